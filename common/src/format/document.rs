@@ -1,0 +1,251 @@
+//! A document: a JSON object, kept as validated MessagePack.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use crate::error::{Error, Reason, Result};
+use crate::format::msgpack::{self, Reader, Token};
+use crate::format::path::Path;
+use crate::format::value::Value;
+use crate::format::{json, key};
+use crate::limits;
+
+/// A document, or a merge patch: a MessagePack map with text keys, no duplicates, within the limits.
+/// Cloning is cheap and shares the bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document(Bytes);
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(Reason::DocumentInvalid, message)
+}
+
+impl Document {
+    /// A document from JSON text.
+    pub fn from_json(text: &str) -> Result<Document> {
+        check_size(text.len())?;
+        Document::checked(json::to_msgpack(text)?.into(), Some(text.len()))
+    }
+
+    /// A document from MessagePack, which is walked and checked.
+    pub fn from_msgpack(encoded: Bytes) -> Result<Document> {
+        check_size(encoded.len())?;
+        validate(&encoded)?;
+        Document::checked(encoded, None)
+    }
+
+    /// A document from a DriftQL literal.
+    pub fn from_value(value: &Value) -> Result<Document> {
+        let mut encoded = Vec::new();
+        value.encode(&mut encoded);
+        Document::checked(encoded.into(), None)
+    }
+
+    /// Bytes that were checked when they were written: those of a frame whose CRC holds.
+    pub fn trusted(encoded: Bytes) -> Document {
+        Document(encoded)
+    }
+
+    fn checked(encoded: Bytes, json_len: Option<usize>) -> Result<Document> {
+        if !matches!(msgpack::first(&encoded)?, Token::Map(_)) {
+            return Err(invalid("a document must be a JSON object"));
+        }
+        check_size(encoded.len())?;
+        // No JSON text is over six times its MessagePack (a control character: 1 byte against \u0000).
+        if json_len.is_none() && encoded.len() > limits::DOCUMENT_BYTES / 6 {
+            check_size(json::from_msgpack(&encoded)?.len())?;
+        }
+        Ok(Document(encoded))
+    }
+
+    /// The document as MessagePack.
+    pub fn msgpack(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// The document as JSON text.
+    pub fn to_json(&self) -> Result<String> {
+        json::from_msgpack(&self.0)
+    }
+
+    /// The encoded value at a path.
+    pub fn get(&self, path: &Path) -> Result<Option<&[u8]>> {
+        path.lookup(&self.0)
+    }
+
+    /// The key in the primary key field.
+    pub fn key(&self, field: &str, key_type: key::KeyType) -> Result<key::Key> {
+        key::Key::from_field(field, self.get(&Path::field(field))?, key_type)
+    }
+
+    /// The document after an RFC 7396 merge patch: objects merge deep, null removes, the rest replaces.
+    pub fn merge(&self, patch: &Document) -> Result<Document> {
+        let mut out = Vec::with_capacity(self.0.len() + patch.0.len());
+        merge_maps(&mut out, msgpack::fields(&self.0)?, msgpack::fields(&patch.0)?)?;
+        Document::checked(out.into(), None)
+    }
+
+    /// A copy that shares no bytes with a larger buffer.
+    #[must_use]
+    pub fn detached(&self) -> Document {
+        Document(Bytes::copy_from_slice(&self.0))
+    }
+}
+
+fn check_size(len: usize) -> Result<()> {
+    if len > limits::DOCUMENT_BYTES {
+        return Err(Error::new(
+            Reason::TooLarge,
+            format!("a document of {len} bytes is over the limit of {} bytes", limits::DOCUMENT_BYTES),
+        ));
+    }
+    Ok(())
+}
+
+/// Checks encoded bytes from outside: one map; text keys without duplicates; nesting; nothing that JSON cannot say.
+fn validate(encoded: &[u8]) -> Result<()> {
+    let mut reader = Reader::new(encoded);
+    validate_value(&mut reader, 0)?;
+    reader.finish()
+}
+
+fn validate_value(reader: &mut Reader<'_>, depth: usize) -> Result<()> {
+    match reader.token()? {
+        Token::Array(len) => {
+            let depth = deeper(depth)?;
+            for _ in 0..len {
+                validate_value(reader, depth)?;
+            }
+        }
+        Token::Map(len) => {
+            let depth = deeper(depth)?;
+            let mut names = Vec::new();
+            for _ in 0..len {
+                names.push(reader.str()?);
+                validate_value(reader, depth)?;
+            }
+            if let Some(name) = json::duplicate(&mut names) {
+                return Err(invalid(format!("field {name:?} occurs twice")));
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn deeper(depth: usize) -> Result<usize> {
+    if depth >= limits::NESTING {
+        return Err(invalid(format!("nested deeper than {} levels", limits::NESTING)));
+    }
+    Ok(depth + 1)
+}
+
+type Fields<'a> = Vec<(&'a str, &'a [u8])>;
+
+/// Writes `target` merged with `patch`. Depth is bounded by the limits both were checked against.
+fn merge_maps(out: &mut Vec<u8>, target: Fields<'_>, patch: Fields<'_>) -> Result<()> {
+    let start = out.len();
+    let mut len = 0;
+    let mut added: HashMap<&str, &[u8]> = patch.iter().copied().collect();
+    for (name, value) in target {
+        match added.remove(name) {
+            None => {
+                msgpack::write_str(out, name);
+                out.extend_from_slice(value);
+            }
+            Some(change) => match msgpack::first(change)? {
+                Token::Nil => continue,
+                Token::Map(_) => {
+                    msgpack::write_str(out, name);
+                    let inner = match msgpack::first(value)? {
+                        Token::Map(_) => msgpack::fields(value)?,
+                        _ => Vec::new(),
+                    };
+                    merge_maps(out, inner, msgpack::fields(change)?)?;
+                }
+                _ => {
+                    msgpack::write_str(out, name);
+                    out.extend_from_slice(change);
+                }
+            },
+        }
+        len += 1;
+    }
+    for (name, change) in patch {
+        if !added.contains_key(name) {
+            continue;
+        }
+        match msgpack::first(change)? {
+            Token::Nil => continue,
+            Token::Map(_) => {
+                msgpack::write_str(out, name);
+                merge_maps(out, Vec::new(), msgpack::fields(change)?)?;
+            }
+            _ => {
+                msgpack::write_str(out, name);
+                out.extend_from_slice(change);
+            }
+        }
+        len += 1;
+    }
+    let mut head = Vec::with_capacity(5);
+    msgpack::write_map_len(&mut head, len);
+    out.splice(start..start, head);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(target: &str, patch: &str) -> String {
+        Document::from_json(target)
+            .unwrap()
+            .merge(&Document::from_json(patch).unwrap())
+            .unwrap()
+            .to_json()
+            .unwrap()
+    }
+
+    /// The examples of RFC 7396, appendix A, whose target and result are objects.
+    #[test]
+    fn merge_patch_as_the_rfc_has_it() {
+        for (target, patch, result) in [
+            (r#"{"a":"b"}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
+            (r#"{"a":"b"}"#, r#"{"b":"c"}"#, r#"{"a":"b","b":"c"}"#),
+            (r#"{"a":"b"}"#, r#"{"a":null}"#, r#"{}"#),
+            (r#"{"a":"b","b":"c"}"#, r#"{"a":null}"#, r#"{"b":"c"}"#),
+            (r#"{"a":["b"]}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
+            (r#"{"a":"c"}"#, r#"{"a":["b"]}"#, r#"{"a":["b"]}"#),
+            (r#"{"a":{"b":"c"}}"#, r#"{"a":{"b":"d","c":null}}"#, r#"{"a":{"b":"d"}}"#),
+            (r#"{"a":[{"b":"c"}]}"#, r#"{"a":[1]}"#, r#"{"a":[1]}"#),
+            (r#"{"e":null}"#, r#"{"a":1}"#, r#"{"e":null,"a":1}"#),
+            (r#"{}"#, r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
+            (r#"{"a":"b"}"#, r#"{"a":{"c":1,"d":null}}"#, r#"{"a":{"c":1}}"#),
+        ] {
+            assert_eq!(merged(target, patch), result);
+        }
+    }
+
+    #[test]
+    fn size_counts_in_the_larger_encoding() {
+        let control = "\u{1}".repeat(limits::DOCUMENT_BYTES / 4);
+        let value = Value::Object(vec![("s".into(), Value::Str(control))]);
+        assert_eq!(Document::from_value(&value).unwrap_err().reason(), Reason::TooLarge);
+    }
+
+    #[test]
+    fn only_objects_are_documents() {
+        for text in ["1", "[]", "null", "\"x\"", "", "{", "{} {}"] {
+            assert_eq!(Document::from_json(text).unwrap_err().reason(), Reason::DocumentInvalid, "{text}");
+        }
+    }
+
+    #[test]
+    fn deep_messagepack_is_refused_without_recursion() {
+        let mut deep = vec![0x81, 0xa1, b'a'];
+        deep.extend(std::iter::repeat_n(0x91, 100_000));
+        deep.push(0xc0);
+        assert!(Document::from_msgpack(deep.into()).is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! A JSON value as DriftQL's literals have it: exact integers, and objects that keep the order of their fields.
+
+use std::cmp::Ordering;
+
+use crate::error::{Error, Reason, Result};
+use crate::format::msgpack::{self, Token};
+use crate::limits;
+
+/// A JSON value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// `null`
+    Null,
+    /// `true`, `false`
+    Bool(bool),
+    /// An integer from -2^63 to 2^64-1.
+    Int(i128),
+    /// Any other number; never NaN or infinite.
+    Float(f64),
+    /// Text.
+    Str(String),
+    /// An array.
+    Array(Vec<Value>),
+    /// An object; its fields in the order written, each name once.
+    Object(Vec<(String, Value)>),
+}
+
+impl Value {
+    /// Appends the value as MessagePack.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Value::Null => msgpack::write_nil(out),
+            Value::Bool(b) => msgpack::write_bool(out, *b),
+            Value::Int(i) => msgpack::write_int(out, *i),
+            Value::Float(f) => msgpack::write_f64(out, *f),
+            Value::Str(s) => msgpack::write_str(out, s),
+            Value::Array(items) => {
+                msgpack::write_array_len(out, items.len());
+                items.iter().for_each(|item| item.encode(out));
+            }
+            Value::Object(fields) => {
+                msgpack::write_map_len(out, fields.len());
+                for (name, value) in fields {
+                    msgpack::write_str(out, name);
+                    value.encode(out);
+                }
+            }
+        }
+    }
+
+    /// Reads one MessagePack value: exactly the bytes given.
+    pub fn decode(bytes: &[u8]) -> Result<Value> {
+        let mut reader = msgpack::Reader::new(bytes);
+        let value = decode_at(&mut reader, 0)?;
+        reader.finish()?;
+        Ok(value)
+    }
+
+    /// What kind of value it is, for error messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Value::Null => "null",
+            Value::Bool(_) => "a boolean",
+            Value::Int(_) => "an integer",
+            Value::Float(_) => "a number",
+            Value::Str(_) => "a string",
+            Value::Array(_) => "an array",
+            Value::Object(_) => "an object",
+        }
+    }
+}
+
+fn decode_at(reader: &mut msgpack::Reader<'_>, depth: usize) -> Result<Value> {
+    if depth > limits::NESTING {
+        return Err(Error::new(Reason::DocumentInvalid, format!("nested deeper than {}", limits::NESTING)));
+    }
+    Ok(match reader.token()? {
+        Token::Nil => Value::Null,
+        Token::Bool(b) => Value::Bool(b),
+        Token::Int(i) => Value::Int(i),
+        Token::Float(f) => Value::Float(f),
+        Token::Str(s) => Value::Str(s.to_owned()),
+        Token::Array(len) => {
+            let mut items = Vec::new();
+            for _ in 0..len {
+                items.push(decode_at(reader, depth + 1)?);
+            }
+            Value::Array(items)
+        }
+        Token::Map(len) => {
+            let mut fields = Vec::new();
+            for _ in 0..len {
+                let name = reader.str()?.to_owned();
+                fields.push((name, decode_at(reader, depth + 1)?));
+            }
+            Value::Object(fields)
+        }
+    })
+}
+
+/// Compares an integer with a float exactly: no integer is rounded to be compared.
+/// `None` only where the float is NaN.
+pub fn compare_int_float(int: i128, float: f64) -> Option<Ordering> {
+    if float.is_nan() {
+        return None;
+    }
+    // Every integer here lies within ±2^64, and within ±2^100 a truncated float is an exact i128.
+    const BOUND: f64 = (1u128 << 100) as f64;
+    if float >= BOUND {
+        return Some(Ordering::Less);
+    }
+    if float <= -BOUND {
+        return Some(Ordering::Greater);
+    }
+    let whole = float.trunc();
+    #[expect(clippy::cast_possible_truncation, reason = "bounded by ±2^100 just above")]
+    let ordering = int.cmp(&(whole as i128));
+    // Equal wholes: what was cut off decides. `partial_cmp`, so that -0.0 equals 0.0.
+    Some(ordering.then(whole.partial_cmp(&float)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_compare_with_floats_without_rounding() {
+        assert_eq!(compare_int_float(1, 1.0), Some(Ordering::Equal));
+        assert_eq!(compare_int_float(0, -0.0), Some(Ordering::Equal));
+        assert_eq!(compare_int_float((1 << 53) + 1, 9007199254740992.0), Some(Ordering::Greater));
+        assert_eq!(compare_int_float(2, 2.5), Some(Ordering::Less));
+        assert_eq!(compare_int_float(-2, -2.5), Some(Ordering::Greater));
+        assert_eq!(compare_int_float(i128::from(u64::MAX), 1e300), Some(Ordering::Less));
+        assert_eq!(compare_int_float(i128::from(i64::MIN), f64::MIN), Some(Ordering::Greater));
+    }
+}

@@ -1,0 +1,1 @@
+//! DriftQL: text to statements, statements to answers.

@@ -1,0 +1,4 @@
+//! What both daemons share of being a gRPC server: configuration, logs, errors on the wire, conversions.
+
+pub mod server;
+pub mod status;

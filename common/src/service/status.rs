@@ -1,0 +1,179 @@
+//! The one place where errors become gRPC statuses, and statuses errors.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use driftdb::v1;
+use prost::Message;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, PreconditionViolation, StatusExt, pb};
+
+use crate::error::{Error, Kind, QueryPlace, Reason, Violation};
+use crate::limits;
+
+/// The domain of `google.rpc.ErrorInfo`.
+pub const DOMAIN: &str = "driftdb.v1";
+/// The most metadata bytes that `ErrorInfo` carries; the message has the rest.
+const METADATA_BYTES: usize = 2 << 10;
+
+fn code(kind: Kind) -> Code {
+    match kind {
+        Kind::Invalid => Code::InvalidArgument,
+        Kind::NotFound => Code::NotFound,
+        Kind::AlreadyExists => Code::AlreadyExists,
+        Kind::Conflict | Kind::Locked => Code::FailedPrecondition,
+        Kind::OutOfRange => Code::OutOfRange,
+        Kind::Behind | Kind::Unavailable => Code::Unavailable,
+        Kind::Corrupt => Code::DataLoss,
+        Kind::Exhausted => Code::ResourceExhausted,
+        Kind::Unknown => Code::Unknown,
+        Kind::Unsupported => Code::Unimplemented,
+        Kind::Internal => Code::Internal,
+    }
+}
+
+/// The status that tells a client of an error: code, message, `ErrorInfo` with the reason, and what more there is.
+pub fn to_status(error: Error) -> Status {
+    let metadata: HashMap<String, String> = error
+        .metadata()
+        .iter()
+        .filter(|(key, value)| key.len() + value.len() <= METADATA_BYTES)
+        .map(|(key, value)| ((*key).to_owned(), value.clone()))
+        .collect();
+    let mut details = ErrorDetails::with_error_info(error.reason().as_str(), DOMAIN, metadata);
+    if !error.violations().is_empty() {
+        let listed = error.violations().iter().take(limits::PRECONDITIONS_LISTED);
+        let mut budget = limits::STATUS_DETAILS_BYTES / 2;
+        let violations = listed
+            .map(|v| {
+                PreconditionViolation::new(clipped(&v.check), clipped(&v.subject), clipped(&v.description))
+            })
+            .take_while(|v| {
+                let size = v.r#type.len() + v.subject.len() + v.description.len();
+                budget.checked_sub(size).map(|left| budget = left).is_some()
+            })
+            .collect::<Vec<_>>();
+        details.set_precondition_failure(violations);
+    }
+    if let Some(delay) = error.retry_delay() {
+        details.set_retry_info(Some(delay));
+    }
+    // The message travels in a header, percent-encoded: kept well under what HTTP/2 stacks accept.
+    let message = clip(error.message(), 2 << 10);
+    let status = Status::with_error_details(code(error.kind()), message, details);
+    match error.place() {
+        Some(place) => with_query_error(&status, place, &error),
+        None => status,
+    }
+}
+
+/// Adds `driftdb.v1.QueryError` to a status's details, for clients that know the type.
+fn with_query_error(status: &Status, place: &QueryPlace, error: &Error) -> Status {
+    let detail = v1::QueryError {
+        start: place.start,
+        end: place.end,
+        line: place.line,
+        column: place.column,
+        message: clip(error.message(), 2 << 10),
+        hint: clipped(&place.hint),
+    };
+    let any = prost_types::Any {
+        type_url: "type.googleapis.com/driftdb.v1.QueryError".to_owned(),
+        value: detail.encode_to_vec(),
+    };
+    let Ok(mut whole) = pb::Status::decode(status.details()) else { return status.clone() };
+    whole.details.push(any);
+    Status::with_details(status.code(), status.message(), whole.encode_to_vec().into())
+}
+
+fn clipped(text: &str) -> String {
+    clip(text, 256)
+}
+
+fn clip(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let mut end = limit;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", text.get(..end).unwrap_or_default())
+}
+
+/// The place in a statement that a status's `driftdb.v1.QueryError` names.
+fn query_place(status: &Status) -> Option<QueryPlace> {
+    let whole = pb::Status::decode(status.details()).ok()?;
+    let any = whole.details.iter().find(|any| any.type_url.ends_with("/driftdb.v1.QueryError"))?;
+    let v1::QueryError { start, end, line, column, hint, .. } =
+        v1::QueryError::decode(any.value.as_slice()).ok()?;
+    Some(QueryPlace { start, end, line, column, hint })
+}
+
+/// The error that a status from a daemon tells of.
+pub fn from_status(status: &Status) -> Error {
+    let details = status.get_error_details();
+    let info = details.error_info().filter(|info| info.domain == DOMAIN);
+    let reason = info.and_then(|info| Reason::parse(&info.reason)).unwrap_or(match status.code() {
+        Code::InvalidArgument => Reason::ArgumentInvalid,
+        Code::Unimplemented => Reason::NotSupported,
+        Code::ResourceExhausted => Reason::Overloaded,
+        Code::OutOfRange => Reason::TooLarge,
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Reason::Unreachable,
+        Code::Unknown => Reason::OutcomeUnknown,
+        _ => Reason::Internal,
+    });
+    let mut error = Error::new(reason, status.message());
+    if let Some(place) = query_place(status) {
+        error = error.at(place);
+    }
+    if let Some(failure) = details.precondition_failure() {
+        let violations = failure.violations.iter();
+        error = error.violating(
+            violations
+                .map(|v| Violation {
+                    check: v.r#type.clone(),
+                    subject: v.subject.clone(),
+                    description: v.description.clone(),
+                })
+                .collect(),
+        );
+    }
+    match details.retry_info().and_then(|info| info.retry_delay) {
+        Some(delay) => error.retry_after(delay.max(Duration::from_millis(1))),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_survives_the_wire() {
+        let place =
+            QueryPlace { start: 14, end: 19, line: 1, column: 15, hint: "did you mean \"orders\"?".into() };
+        let violation =
+            Violation { check: "seq_is".into(), subject: "t/k".into(), description: "found 7".into() };
+        let error = Error::new(Reason::QueryInvalid, "unknown table \"ordes\"")
+            .at(place.clone())
+            .violating(vec![violation.clone()])
+            .retry_after(Duration::from_millis(50));
+        let back = from_status(&to_status(error));
+        assert_eq!(back.reason(), Reason::QueryInvalid);
+        assert_eq!(back.message(), "unknown table \"ordes\"");
+        assert_eq!(back.place(), Some(&place));
+        assert_eq!(back.violations(), [violation]);
+        assert_eq!(back.retry_delay(), Some(Duration::from_millis(50)));
+    }
+
+    #[test]
+    fn details_stay_under_their_limit() {
+        let violation =
+            Violation { check: "é".repeat(500), subject: "s".repeat(5000), description: "d".repeat(5000) };
+        let error = Error::new(Reason::PreconditionFailed, "m".repeat(100_000))
+            .violating(vec![violation; 100])
+            .with("key", "v".repeat(100_000));
+        assert!(to_status(error).details().len() < limits::STATUS_DETAILS_BYTES);
+    }
+}
