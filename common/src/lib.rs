@@ -26,3 +26,4 @@ pub mod limits;
 pub mod log;
 pub mod query;
 pub mod service;
+pub mod table;

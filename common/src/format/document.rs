@@ -85,6 +85,11 @@ impl Document {
         Document::checked(out.into(), None)
     }
 
+    /// Whether two documents have the same content: fields in any order, numbers by value.
+    pub fn same_as(&self, other: &Document) -> Result<bool> {
+        Ok(self.0 == other.0 || Value::decode(&self.0)?.same_as(&Value::decode(&other.0)?))
+    }
+
     /// A copy that shares no bytes with a larger buffer.
     #[must_use]
     pub fn detached(&self) -> Document {

@@ -1,8 +1,12 @@
 //! Bytes to types and back, with no I/O: what `FORMAT.md` describes.
 
 pub mod document;
+pub mod event;
+pub mod frame;
+pub mod head;
 pub mod json;
 pub mod key;
+pub mod manifest;
 pub mod msgpack;
 pub mod path;
 pub mod value;

@@ -56,6 +56,26 @@ impl Value {
         Ok(value)
     }
 
+    /// Whether two values are equal as JSON values: numbers by value, objects whatever the order of their fields.
+    pub fn same_as(&self, other: &Value) -> bool {
+        match (self, other) {
+            (Value::Int(int), Value::Float(float)) | (Value::Float(float), Value::Int(int)) => {
+                compare_int_float(*int, *float) == Some(Ordering::Equal)
+            }
+            (Value::Array(a), Value::Array(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same_as(b))
+            }
+            (Value::Object(a), Value::Object(b)) => {
+                let mut a: Vec<_> = a.iter().collect();
+                let mut b: Vec<_> = b.iter().collect();
+                a.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+                b.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.0 == b.0 && a.1.same_as(&b.1))
+            }
+            _ => self == other,
+        }
+    }
+
     /// What kind of value it is, for error messages.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -1,3 +1,12 @@
 //! Bytes on disk, in order: the append-only log and everything that keeps it whole.
 
+pub mod appender;
+pub mod background;
+pub mod cursor;
+pub mod dir;
 pub mod disk;
+pub mod head;
+pub mod lock;
+pub mod merge;
+pub mod recovery;
+pub mod segment;

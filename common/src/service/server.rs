@@ -149,20 +149,18 @@ impl Stream for Incoming {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match &mut self.0 {
-            Listener::Tcp(listener) => loop {
-                match listener.poll_accept(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok((stream, _))) => {
-                        // Answers are small and awaited: they must not wait for more bytes to join them.
-                        let _ = stream.set_nodelay(true);
-                        return Poll::Ready(Some(Ok(Connection::Tcp(stream))));
-                    }
-                    // One connection failed (reset before it was accepted, too many files): the listener goes on.
-                    Poll::Ready(Err(error)) => {
-                        tracing::warn!(%error, "could not accept a connection");
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
+            Listener::Tcp(listener) => match listener.poll_accept(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Ok((stream, _))) => {
+                    // Answers are small and awaited: they must not wait for more bytes to join them.
+                    let _ = stream.set_nodelay(true);
+                    Poll::Ready(Some(Ok(Connection::Tcp(stream))))
+                }
+                // One connection failed (reset before it was accepted, too many files): the listener goes on.
+                Poll::Ready(Err(error)) => {
+                    tracing::warn!(%error, "could not accept a connection");
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
                 }
             },
             Listener::Memory(receiver) => {

@@ -1,0 +1,224 @@
+//! The event: one immutable change, and what its commit carries along with it.
+
+use bytes::Bytes;
+
+use crate::error::{Error, Reason, Result};
+use crate::format::document::Document;
+use crate::format::key::Key;
+use crate::format::msgpack::{self, Reader, Token};
+
+/// What kind of event a frame holds. The numbers are part of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventType {
+    /// A row made, or replaced as a whole.
+    Insert,
+    /// A merge patch of a row.
+    Patch,
+    /// A row taken away; its past stays.
+    SoftDelete,
+    /// A table created, altered or dropped.
+    Schema,
+}
+
+impl EventType {
+    /// The byte that frames hold.
+    pub const fn to_byte(self) -> u8 {
+        match self {
+            EventType::Insert => 1,
+            EventType::Patch => 2,
+            EventType::SoftDelete => 3,
+            EventType::Schema => 4,
+        }
+    }
+
+    /// The type that a byte stands for. 5 (FLOOR) and 6 (KEEP) belong to compaction, which this version does not know.
+    pub const fn from_byte(byte: u8) -> Option<EventType> {
+        Some(match byte {
+            1 => EventType::Insert,
+            2 => EventType::Patch,
+            3 => EventType::SoftDelete,
+            4 => EventType::Schema,
+            _ => return None,
+        })
+    }
+}
+
+/// Who made a commit and why. Kept in the commit's first frame in each table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CommitMeta {
+    /// The authenticated principal, or empty.
+    pub actor: String,
+    /// Why: as the client gave it, or empty.
+    pub reason: String,
+}
+
+/// What a commit's first frame in a table says of the commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitShape {
+    /// Frames of the commit in all tables.
+    pub frames: u32,
+    /// Frames of the commit in this table.
+    pub frames_here: u32,
+}
+
+impl CommitShape {
+    /// A commit of one frame.
+    pub const SINGLE: CommitShape = CommitShape { frames: 1, frames_here: 1 };
+}
+
+/// An event as a frame's payload holds it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// What kind of change it is.
+    pub kind: EventType,
+    /// The row's key; none for SCHEMA.
+    pub key: Option<Key>,
+    /// The whole document for INSERT, the merge patch for PATCH, the schema for SCHEMA; none for SOFT_DELETE.
+    pub document: Option<Document>,
+    /// The commit's shape, as its first frame in a table tells it; [`CommitShape::SINGLE`] in frames after the first.
+    pub shape: CommitShape,
+    /// Who and why, where the commit's first frame says.
+    pub meta: Option<CommitMeta>,
+    /// The last published seq when the group was written: in the first frame of each segment's part of a group.
+    pub published: Option<u64>,
+}
+
+/// Appends an event's payload. With `first_of_commit` it carries the commit's shape and meta. With `first_of_group`
+/// eight bytes are left for the last published seq, and their position is returned.
+pub fn encode(
+    out: &mut Vec<u8>,
+    key: Option<&Key>,
+    document: Option<&Document>,
+    first_of_commit: Option<(CommitShape, &CommitMeta)>,
+    first_of_group: bool,
+) -> Option<usize> {
+    let (shape, meta) = match first_of_commit {
+        Some((shape, meta)) => (shape, Some(meta)),
+        None => (CommitShape::SINGLE, None),
+    };
+    let actor = meta.map(|meta| meta.actor.as_str()).filter(|actor| !actor.is_empty());
+    let reason = meta.map(|meta| meta.reason.as_str()).filter(|reason| !reason.is_empty());
+    let fields = usize::from(first_of_group)
+        + usize::from(shape.frames > 1)
+        + usize::from(shape.frames_here > 1)
+        + usize::from(actor.is_some())
+        + usize::from(reason.is_some())
+        + usize::from(key.is_some())
+        + usize::from(document.is_some());
+    msgpack::write_map_len(out, fields);
+    let mut published_at = None;
+    if first_of_group {
+        msgpack::write_str(out, "h");
+        published_at = Some(out.len() + 1);
+        msgpack::write_fixed_u64(out, 0);
+    }
+    for (name, frames) in [("n", shape.frames), ("m", shape.frames_here)] {
+        if frames > 1 {
+            msgpack::write_str(out, name);
+            msgpack::write_uint(out, frames.into());
+        }
+    }
+    for (name, text) in [("a", actor), ("w", reason)] {
+        if let Some(text) = text {
+            msgpack::write_str(out, name);
+            msgpack::write_str(out, text);
+        }
+    }
+    if let Some(key) = key {
+        msgpack::write_str(out, "k");
+        key.encode(out);
+    }
+    if let Some(document) = document {
+        msgpack::write_str(out, "d");
+        out.extend_from_slice(document.msgpack());
+    }
+    published_at
+}
+
+/// Reads an event's payload. The document shares the payload's bytes. Unknown fields are passed over.
+pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
+    let invalid = |what: &str| Error::new(Reason::Corrupt, format!("an event's payload: {what}"));
+    let mut event =
+        Event { kind, key: None, document: None, shape: CommitShape::SINGLE, meta: None, published: None };
+    let mut meta = CommitMeta::default();
+    let mut reader = Reader::new(payload);
+    for _ in 0..reader.map()? {
+        match reader.str()? {
+            "k" => event.key = Some(Key::decode(&mut reader)?),
+            "d" => {
+                let document = reader.value()?;
+                event.document = Some(Document::trusted(payload.slice_ref(document)));
+            }
+            "h" => event.published = Some(uint(&mut reader)?),
+            "n" => event.shape.frames = count(&mut reader)?,
+            "m" => event.shape.frames_here = count(&mut reader)?,
+            "a" => meta.actor = reader.str()?.to_owned(),
+            "w" => meta.reason = reader.str()?.to_owned(),
+            _ => {
+                reader.value()?;
+            }
+        }
+    }
+    reader.finish()?;
+    let whole = match kind {
+        EventType::Insert | EventType::Patch => event.key.is_some() && event.document.is_some(),
+        EventType::SoftDelete => event.key.is_some() && event.document.is_none(),
+        EventType::Schema => event.key.is_none() && event.document.is_some(),
+    };
+    if !whole {
+        return Err(invalid("it lacks what its type needs"));
+    }
+    if event.shape.frames_here > event.shape.frames {
+        return Err(invalid("more frames in one table than in all"));
+    }
+    if meta != CommitMeta::default() {
+        event.meta = Some(meta);
+    }
+    Ok(event)
+}
+
+fn uint(reader: &mut Reader<'_>) -> Result<u64> {
+    match reader.token()? {
+        Token::Int(int) => u64::try_from(int).ok(),
+        _ => None,
+    }
+    .ok_or_else(|| Error::new(Reason::Corrupt, "an event's payload: expected a whole number"))
+}
+
+fn count(reader: &mut Reader<'_>) -> Result<u32> {
+    u32::try_from(uint(reader)?)
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| Error::new(Reason::Corrupt, "an event's payload: a count out of range"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let document = Document::from_json(r#"{"id":"a","n":1}"#).unwrap();
+        let key = Key::Str("a".into());
+        let meta = CommitMeta { actor: "ops".into(), reason: "import".into() };
+        let shape = CommitShape { frames: 3, frames_here: 2 };
+        let mut out = Vec::new();
+        let at = encode(&mut out, Some(&key), Some(&document), Some((shape, &meta)), true).unwrap();
+        out[at..at + 8].copy_from_slice(&77u64.to_be_bytes());
+        let event = decode(EventType::Insert, &Bytes::from(out)).unwrap();
+        assert_eq!(event.published, Some(77));
+        assert_eq!((event.key, event.document), (Some(key), Some(document)));
+        assert_eq!((event.shape, event.meta), (shape, Some(meta)));
+    }
+
+    #[test]
+    fn an_event_that_lacks_a_part_is_refused() {
+        let key = Key::Int(4);
+        let mut out = Vec::new();
+        encode(&mut out, Some(&key), None, None, false);
+        let payload = Bytes::from(out);
+        assert!(decode(EventType::SoftDelete, &payload).is_ok());
+        assert!(decode(EventType::Insert, &payload).is_err());
+        assert!(decode(EventType::Schema, &payload).is_err());
+    }
+}

@@ -1,0 +1,273 @@
+//! The frame: one event as it stands in a segment, with its length and a CRC that also covers its place.
+//!
+//! `[u32 length][u32 crc32][varint seq][u64 unix_ms][u8 event_type][msgpack payload]`, little-endian. See `FORMAT.md`.
+
+use std::fmt;
+
+use crate::format::event::EventType;
+use crate::limits;
+
+/// Bytes before the body: length and CRC.
+pub const PREFIX: usize = 8;
+/// The shortest body: a one-byte seq, time, type, an empty map. Zeros can therefore never be a frame.
+pub const MIN_BODY: usize = 1 + 8 + 1 + 1;
+
+/// Where a frame stands. The CRC covers it, so that a frame is valid nowhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The table's id: the seq that created it.
+    pub table: u64,
+    /// The segment's number.
+    pub segment: u64,
+    /// The offset of the frame's first byte in the segment.
+    pub offset: u64,
+}
+
+/// A frame over borrowed bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// The commit it belongs to.
+    pub seq: u64,
+    /// The commit's time, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// What kind of event it holds.
+    pub kind: EventType,
+    /// The event's payload, a MessagePack map.
+    pub payload: &'a [u8],
+    /// The whole frame's length in bytes, prefix included.
+    pub len: usize,
+    /// The stored CRC.
+    pub crc: u32,
+}
+
+/// Why bytes are not a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameError {
+    /// The bytes end before the frame does: so many are needed in all.
+    Incomplete(usize),
+    /// A length that no frame has.
+    Length(u32),
+    /// The CRC does not match.
+    Crc,
+    /// The CRC matches a body that makes no sense.
+    Body(&'static str),
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameError::Incomplete(needed) => write!(f, "a frame of {needed} bytes is cut short"),
+            FrameError::Length(length) => write!(f, "no frame has a length of {length}"),
+            FrameError::Crc => f.write_str("the CRC does not match"),
+            FrameError::Body(what) => write!(f, "the CRC matches, but {what}"),
+        }
+    }
+}
+
+fn crc(length: [u8; 4], body: &[u8], place: Place) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&length);
+    hasher.update(body);
+    hasher.update(&place.table.to_le_bytes());
+    hasher.update(&place.segment.to_le_bytes());
+    hasher.update(&place.offset.to_le_bytes());
+    hasher.finalize()
+}
+
+/// Reads the frame at the start of `bytes`, which stand at `place`.
+pub fn parse(bytes: &[u8], place: Place) -> Result<Frame<'_>, FrameError> {
+    let Some((length_bytes, rest)) = bytes.split_first_chunk::<4>() else {
+        return Err(FrameError::Incomplete(PREFIX + MIN_BODY));
+    };
+    let length = u32::from_le_bytes(*length_bytes);
+    let body_len = length as usize;
+    if !(MIN_BODY..=limits::FRAME_BYTES).contains(&body_len) {
+        return Err(FrameError::Length(length));
+    }
+    let incomplete = FrameError::Incomplete(PREFIX + body_len);
+    let Some((stored, rest)) = rest.split_first_chunk::<4>() else { return Err(incomplete) };
+    let Some(body) = rest.get(..body_len) else { return Err(incomplete) };
+    let stored = u32::from_le_bytes(*stored);
+    if crc(*length_bytes, body, place) != stored {
+        return Err(FrameError::Crc);
+    }
+    let Some((seq, rest)) = read_varint(body) else {
+        return Err(FrameError::Body("its seq is not a varint"));
+    };
+    let Some((time, rest)) = rest.split_first_chunk::<8>() else {
+        return Err(FrameError::Body("it ends before its time"));
+    };
+    let Some((kind, payload)) = rest.split_first() else {
+        return Err(FrameError::Body("it ends before its type"));
+    };
+    let Some(kind) = EventType::from_byte(*kind) else {
+        return Err(FrameError::Body("its event type is unknown"));
+    };
+    let time_ms = u64::from_le_bytes(*time);
+    Ok(Frame { seq, time_ms, kind, payload, len: PREFIX + body_len, crc: stored })
+}
+
+/// LEB128, at most ten bytes, in the shortest form only.
+fn read_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value: u64 = 0;
+    for (i, byte) in bytes.iter().enumerate().take(10) {
+        let bits = u64::from(byte & 0x7f);
+        let shift = 7 * u32::try_from(i).ok()?;
+        if bits << shift >> shift != bits {
+            return None;
+        }
+        value |= bits << shift;
+        if byte & 0x80 == 0 {
+            let shortest = *byte != 0 || i == 0;
+            return shortest.then_some((value, bytes.get(i + 1..)?));
+        }
+    }
+    None
+}
+
+fn write_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "under 0x80 here")]
+    out.push(value as u8);
+}
+
+/// Frames of one table in the making: encoded, but not yet bound to a place.
+///
+/// Admission encodes while the group before is still being synced; only when the group is written are its place and the
+/// last published seq known. [`FrameBuffer::stamp`] fills in both.
+#[derive(Debug, Default)]
+pub struct FrameBuffer {
+    bytes: Vec<u8>,
+    starts: Vec<usize>,
+    published_at: Option<usize>,
+}
+
+impl FrameBuffer {
+    /// Appends a frame whose payload `write_payload` appends. It returns where in the buffer it left eight bytes
+    /// for the last published seq, if it did: the first frame must, no other may.
+    pub fn push(
+        &mut self,
+        seq: u64,
+        time_ms: u64,
+        kind: EventType,
+        write_payload: impl FnOnce(&mut Vec<u8>) -> Option<usize>,
+    ) {
+        let start = self.bytes.len();
+        self.starts.push(start);
+        self.bytes.extend_from_slice(&[0; PREFIX]);
+        write_varint(&mut self.bytes, seq);
+        self.bytes.extend_from_slice(&time_ms.to_le_bytes());
+        self.bytes.push(kind.to_byte());
+        if let Some(at) = write_payload(&mut self.bytes) {
+            self.published_at = Some(at);
+        }
+        // A body over u32 cannot be: documents are limited far below. It would be stored with a length that is refused.
+        let length = u32::try_from(self.bytes.len() - start - PREFIX).unwrap_or(u32::MAX);
+        if let Some(prefix) = self.bytes.get_mut(start..start + 4) {
+            prefix.copy_from_slice(&length.to_le_bytes());
+        }
+    }
+
+    /// Binds the frames to the place where the first will stand: writes the last published seq and the CRCs.
+    /// Returns each frame's CRC, in order.
+    pub fn stamp(&mut self, first: Place, published: u64) -> Vec<u32> {
+        if let Some(at) = self.published_at
+            && let Some(slot) = self.bytes.get_mut(at..at + 8)
+        {
+            slot.copy_from_slice(&published.to_be_bytes());
+        }
+        let ends = self.starts.iter().skip(1).copied().chain([self.bytes.len()]);
+        let mut crcs = Vec::with_capacity(self.starts.len());
+        for (start, end) in self.starts.iter().copied().zip(ends) {
+            let place = Place { offset: first.offset + start as u64, ..first };
+            let Some(frame) = self.bytes.get_mut(start..end) else { continue };
+            let Some((length, rest)) = frame.split_first_chunk_mut::<4>() else { continue };
+            let Some((stored, body)) = rest.split_first_chunk_mut::<4>() else { continue };
+            let value = crc(*length, body, place);
+            *stored = value.to_le_bytes();
+            crcs.push(value);
+        }
+        crcs
+    }
+
+    /// The frames' bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// How many frames there are.
+    pub fn frames(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// Whether there is no frame.
+    pub fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: Place = Place { table: 1, segment: 2, offset: 300 };
+
+    fn one(seq: u64) -> Vec<u8> {
+        let mut buffer = FrameBuffer::default();
+        buffer.push(seq, 1_700_000_000_000, EventType::Insert, |out| {
+            out.extend_from_slice(&[0x81, 0xa1, b'k', 0x07]);
+            None
+        });
+        buffer.stamp(PLACE, 0);
+        buffer.bytes().to_vec()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for seq in [1, 127, 128, 300, 1 << 35, u64::MAX] {
+            let bytes = one(seq);
+            let frame = parse(&bytes, PLACE).unwrap();
+            assert_eq!((frame.seq, frame.time_ms, frame.kind), (seq, 1_700_000_000_000, EventType::Insert));
+            assert_eq!((frame.payload, frame.len), (&[0x81, 0xa1, b'k', 0x07][..], bytes.len()));
+        }
+    }
+
+    #[test]
+    fn a_frame_is_valid_only_in_its_place() {
+        let bytes = one(9);
+        for wrong in
+            [Place { table: 2, ..PLACE }, Place { segment: 3, ..PLACE }, Place { offset: 301, ..PLACE }]
+        {
+            assert_eq!(parse(&bytes, wrong), Err(FrameError::Crc));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_seen() {
+        let bytes = one(9);
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(parse(&flipped, PLACE).is_err(), "bit {bit}");
+        }
+        for len in 0..bytes.len() {
+            assert!(matches!(parse(&bytes[..len], PLACE), Err(FrameError::Incomplete(_))), "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn zeros_and_huge_lengths_are_no_frames() {
+        assert_eq!(parse(&[0; 64], PLACE), Err(FrameError::Length(0)));
+        assert_eq!(parse(&[0xff; 64], PLACE), Err(FrameError::Length(u32::MAX)));
+    }
+
+    #[test]
+    fn varints_have_one_form() {
+        assert_eq!(read_varint(&[0x80, 0x00]), None);
+        assert_eq!(read_varint(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02]), None);
+        assert_eq!(read_varint(&[0x00]), Some((0, &[][..])));
+    }
+}

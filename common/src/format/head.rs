@@ -1,0 +1,254 @@
+//! HEAD: how far the log is durable, in cells of 64 bytes that are each whole or not there.
+//!
+//! Cells 0 and 1 are two copies of the header, written in turn; cell 2+i is the slot of table i. See `FORMAT.md`.
+
+/// Bytes of a cell.
+pub const CELL: usize = 64;
+/// Version of the on-disk format. A database of another version is refused.
+pub const FORMAT_VERSION: u8 = 1;
+
+const HEADER_MAGIC: [u8; 4] = *b"DRHD";
+const SLOT_MAGIC: [u8; 4] = *b"DRSL";
+
+/// The header: names the history, and the newest published commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The database's id (a UUID).
+    pub database_id: [u8; 16],
+    /// Names a history: another after a restore.
+    pub epoch: u64,
+    /// One more at each open for writing.
+    pub term: u64,
+    /// The last published commit; 0 before the first.
+    pub last_seq: u64,
+    /// Its time, in milliseconds since 1970.
+    pub last_ms: u64,
+    /// One more at each write of a header, wrapping: of two valid copies the later one counts.
+    pub generation: u32,
+    /// How many slots follow.
+    pub slots: u16,
+    /// The writer closed the database: no byte beyond the slots was left behind.
+    pub closed: bool,
+}
+
+/// How far one table's log is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Slot {
+    /// The table's id: the seq that created it.
+    pub table: u64,
+    /// The version of the manifest that names the segment.
+    pub manifest: u64,
+    /// The active segment's number.
+    pub segment: u64,
+    /// Bytes of it that are synced.
+    pub bytes: u64,
+    /// The last commit with a frame in this table.
+    pub last_seq: u64,
+    /// The oldest moment that can be read.
+    pub floor: u64,
+}
+
+/// Writes fields into a cell, one after the other.
+struct CellWriter {
+    cell: [u8; CELL],
+    at: usize,
+}
+
+impl CellWriter {
+    fn new(magic: [u8; 4]) -> Self {
+        let mut writer = CellWriter { cell: [0; CELL], at: 0 };
+        writer.put(&magic);
+        writer.at += 4; // the CRC comes last
+        writer
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        if let Some(field) = self.cell.get_mut(self.at..self.at + bytes.len()) {
+            field.copy_from_slice(bytes);
+        }
+        self.at += bytes.len();
+    }
+
+    fn finish(mut self, index: u64) -> [u8; CELL] {
+        let value = crc(&self.cell, index);
+        self.at = 4;
+        self.put(&value.to_le_bytes());
+        self.cell
+    }
+}
+
+/// Reads fields from a cell, one after the other.
+struct CellReader<'a>(&'a [u8]);
+
+impl<'a> CellReader<'a> {
+    fn open(cell: &'a [u8; CELL], magic: [u8; 4], index: u64) -> Option<Self> {
+        let mut reader = CellReader(cell);
+        let valid = reader.take::<4>()? == magic && u32::from_le_bytes(reader.take()?) == crc(cell, index);
+        valid.then_some(reader)
+    }
+
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*field)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+}
+
+/// The CRC of a cell (its own bytes left out) in its place.
+fn crc(cell: &[u8; CELL], index: u64) -> u32 {
+    let (magic, rest) = cell.split_at(4);
+    let (_, fields) = rest.split_at(4);
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(magic);
+    hasher.update(fields);
+    hasher.update(&index.to_le_bytes());
+    hasher.finalize()
+}
+
+impl Header {
+    /// The cell of header copy 0 or 1.
+    pub fn encode(&self, copy: u64) -> [u8; CELL] {
+        let mut cell = CellWriter::new(HEADER_MAGIC);
+        cell.put(&self.database_id);
+        for field in [self.epoch, self.term, self.last_seq, self.last_ms] {
+            cell.put(&field.to_le_bytes());
+        }
+        cell.put(&self.generation.to_le_bytes());
+        cell.put(&self.slots.to_le_bytes());
+        cell.put(&[u8::from(self.closed), FORMAT_VERSION]);
+        cell.finish(copy)
+    }
+
+    fn decode(cell: &[u8; CELL], copy: u64) -> Option<Header> {
+        let mut fields = CellReader::open(cell, HEADER_MAGIC, copy)?;
+        let header = Header {
+            database_id: fields.take()?,
+            epoch: fields.u64()?,
+            term: fields.u64()?,
+            last_seq: fields.u64()?,
+            last_ms: fields.u64()?,
+            generation: u32::from_le_bytes(fields.take()?),
+            slots: u16::from_le_bytes(fields.take()?),
+            closed: fields.take::<1>()? == [1],
+        };
+        (fields.take::<1>()? == [FORMAT_VERSION]).then_some(header)
+    }
+
+    /// Whether this copy was written after the other.
+    fn is_after(&self, other: &Header) -> bool {
+        let later = (1..1 << 31).contains(&self.generation.wrapping_sub(other.generation));
+        self.term > other.term || (self.term == other.term && later)
+    }
+}
+
+impl Slot {
+    /// The cell of slot `index`.
+    pub fn encode(&self, index: u64) -> [u8; CELL] {
+        let mut cell = CellWriter::new(SLOT_MAGIC);
+        for field in [self.table, self.manifest, self.segment, self.bytes, self.last_seq, self.floor] {
+            cell.put(&field.to_le_bytes());
+        }
+        cell.finish(slot_cell(index))
+    }
+
+    fn decode(cell: &[u8; CELL], index: u64) -> Option<Slot> {
+        let mut fields = CellReader::open(cell, SLOT_MAGIC, slot_cell(index))?;
+        Some(Slot {
+            table: fields.u64()?,
+            manifest: fields.u64()?,
+            segment: fields.u64()?,
+            bytes: fields.u64()?,
+            last_seq: fields.u64()?,
+            floor: fields.u64()?,
+        })
+    }
+}
+
+/// The number of the cell that holds slot `index`.
+pub fn slot_cell(index: u64) -> u64 {
+    index + 2
+}
+
+/// The byte offset of a cell.
+pub fn cell_offset(cell: u64) -> u64 {
+    cell * CELL as u64
+}
+
+/// The later of the two header copies, from HEAD's first 128 bytes; `None` where neither is valid.
+pub fn decode_header(bytes: &[u8]) -> Option<Header> {
+    let mut copies = bytes.chunks_exact(CELL).take(2).zip(0..).filter_map(|(cell, i)| {
+        let cell: &[u8; CELL] = cell.try_into().ok()?;
+        Header::decode(cell, i)
+    });
+    let first = copies.next()?;
+    Some(match copies.next() {
+        Some(second) if second.is_after(&first) => second,
+        _ => first,
+    })
+}
+
+/// The slots, from the bytes after the header copies; `None` where one is not valid.
+pub fn decode_slots(bytes: &[u8], count: u16) -> Option<Vec<Slot>> {
+    let slots: Option<Vec<Slot>> = bytes
+        .chunks_exact(CELL)
+        .take(count.into())
+        .zip(0..)
+        .map(|(cell, i)| Slot::decode(cell.try_into().ok()?, i))
+        .collect();
+    slots.filter(|slots| slots.len() == usize::from(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(generation: u32) -> Header {
+        Header {
+            database_id: [7; 16],
+            epoch: 1,
+            term: 2,
+            last_seq: u64::from(generation),
+            last_ms: 4,
+            generation,
+            slots: 1,
+            closed: false,
+        }
+    }
+
+    fn pair(a: &Header, b: &Header) -> Vec<u8> {
+        [a.encode(0), b.encode(1)].concat()
+    }
+
+    #[test]
+    fn the_later_copy_counts_even_when_the_generation_wraps() {
+        assert_eq!(decode_header(&pair(&header(4), &header(5))), Some(header(5)));
+        assert_eq!(decode_header(&pair(&header(6), &header(5))), Some(header(6)));
+        assert_eq!(decode_header(&pair(&header(u32::MAX), &header(0))), Some(header(0)));
+        let later_term = Header { term: 3, ..header(1) };
+        assert_eq!(decode_header(&pair(&header(5), &later_term)), Some(later_term));
+        assert_eq!(decode_header(&pair(&later_term, &header(5))), Some(later_term));
+    }
+
+    #[test]
+    fn a_damaged_copy_leaves_the_other() {
+        for bit in 0..CELL * 8 {
+            let mut bytes = pair(&header(4), &header(5));
+            bytes[CELL + bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode_header(&bytes), Some(header(4)), "bit {bit}");
+        }
+        assert_eq!(decode_header(&[0; 128]), None);
+    }
+
+    #[test]
+    fn a_slot_is_valid_only_in_its_place() {
+        let slot = Slot { table: 1, manifest: 2, segment: 3, bytes: 4, last_seq: 5, floor: 6 };
+        let cells = [slot.encode(0), slot.encode(1)].concat();
+        assert_eq!(decode_slots(&cells, 2), Some(vec![slot, slot]));
+        assert_eq!(decode_slots(&[slot.encode(1), slot.encode(0)].concat(), 2), None);
+        assert_eq!(decode_slots(&cells, 3), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! `database.json` and each table's `meta.json`: small JSON files that carry a CRC of themselves.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Reason, Result};
+
+/// The most bytes that such a file may have.
+pub const FILE_BYTES: u64 = 64 << 20;
+
+/// What names a database: `database.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Database {
+    /// The database's id, a UUID.
+    pub id: uuid::Uuid,
+    /// Names this history, in hexadecimal (JSON numbers lose bits in many readers); another after a restore.
+    #[serde(with = "hex")]
+    pub epoch: u64,
+    /// The version of the on-disk format.
+    pub format: u8,
+}
+
+/// The files that make up a table now, in order: `meta.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The table's name.
+    pub table: String,
+    /// The table's id: the seq that created it.
+    pub table_id: u64,
+    /// One more at each change.
+    pub version: u64,
+    /// The term of the writer that wrote it.
+    pub term: u64,
+    /// The last published commit when it was written: recovery may not fall below it.
+    pub published: u64,
+    /// The segments, oldest first. The last one is active, those before it are sealed.
+    pub segments: Vec<Segment>,
+}
+
+/// A segment, as the manifest lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// The number in the file's name.
+    pub number: u64,
+    /// What a sealed segment holds; absent for the active one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<Seal>,
+}
+
+/// What a sealed segment holds. It never changes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    /// The file's length in bytes.
+    pub bytes: u64,
+    /// How many frames it has.
+    pub frames: u64,
+    /// CRC-32 over its frames' stored CRCs (4 bytes each, little-endian), in order.
+    pub digest: u32,
+}
+
+/// Sums up a segment's frames as they are written or read.
+#[derive(Debug, Clone, Default)]
+pub struct Digest {
+    frames: u64,
+    hasher: crc32fast::Hasher,
+}
+
+impl Digest {
+    /// Takes in the next frame's CRC.
+    pub fn add(&mut self, crc: u32) {
+        self.frames += 1;
+        self.hasher.update(&crc.to_le_bytes());
+    }
+
+    /// The seal of a segment of `bytes` bytes with the frames taken in.
+    pub fn seal(&self, bytes: u64) -> Seal {
+        Seal { bytes, frames: self.frames, digest: self.hasher.clone().finalize() }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<B> {
+    crc32: String,
+    body: B,
+}
+
+/// The bytes of such a file: `{"crc32": …, "body": …}`, the CRC over the body's bytes as they stand.
+pub fn encode<T: Serialize>(content: &T) -> Result<Vec<u8>> {
+    let failed = |e| Error::new(Reason::Internal, format!("cannot encode a manifest: {e}"));
+    let body = serde_json::value::to_raw_value(content).map_err(failed)?;
+    let crc32 = format!("{:08x}", crc32fast::hash(body.get().as_bytes()));
+    let mut bytes = serde_json::to_vec(&Envelope { crc32, body }).map_err(failed)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// Reads such a file; the error says what is wrong with it, for the caller to add which file it is.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<T, String> {
+    let envelope: Envelope<Box<RawValue>> = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    let body = envelope.body.get();
+    if envelope.crc32 != format!("{:08x}", crc32fast::hash(body.as_bytes())) {
+        return Err("its CRC does not match".to_owned());
+    }
+    serde_json::from_str(body).map_err(|e| e.to_string())
+}
+
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{value:016x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        u64::from_str_radix(&text, 16).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_byte_is_seen_or_changes_nothing() {
+        let seal = Seal { bytes: 100, frames: 3, digest: 9 };
+        let manifest = Manifest {
+            table: "orders".into(),
+            table_id: 1,
+            version: 4,
+            term: 2,
+            published: 7,
+            segments: vec![Segment { number: 1, sealed: Some(seal) }, Segment { number: 2, sealed: None }],
+        };
+        let bytes = encode(&manifest).unwrap();
+        assert_eq!(decode::<Manifest>(&bytes), Ok(manifest.clone()));
+        for i in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[i] ^= 1 << bit;
+                if let Ok(found) = decode::<Manifest>(&damaged) {
+                    assert_eq!(found, manifest, "byte {i} bit {bit}");
+                }
+            }
+        }
+    }
+}

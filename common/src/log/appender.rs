@@ -1,0 +1,273 @@
+//! The log, open for writing: takes a group of commits from memory to disk, and publishes it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::error::{Error, Reason, Result};
+use crate::format::frame::{FrameBuffer, Place};
+use crate::format::head::Slot;
+use crate::format::manifest::{self, Database, Manifest, Segment};
+use crate::limits;
+use crate::log::background::Background;
+use crate::log::dir::DataDir;
+use crate::log::disk::{self, Disk};
+use crate::log::head::HeadFile;
+use crate::log::lock::Lock;
+use crate::log::segment::ActiveSegment;
+
+/// How a log is written.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A segment is sealed when it has reached this many bytes.
+    pub segment_bytes: u64,
+    /// Whether threads sync segments together and write zeros ahead. Off only in tests that need a known order.
+    pub background: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { segment_bytes: limits::SEGMENT_BYTES, background: true }
+    }
+}
+
+/// Commits that are written and synced together.
+#[derive(Debug, Default)]
+pub struct Group {
+    /// Tables that its commits create: id and name.
+    pub created: Vec<(u64, String)>,
+    /// Frames by table id.
+    pub tables: BTreeMap<u64, TableFrames>,
+    /// Schemas it changes, for people: table and YAML text.
+    pub schemas: Vec<(String, String)>,
+    /// Its last commit.
+    pub last_seq: u64,
+    /// That commit's time.
+    pub last_ms: u64,
+}
+
+/// A group's frames in one table.
+#[derive(Debug, Default)]
+pub struct TableFrames {
+    /// The frames.
+    pub frames: FrameBuffer,
+    /// The last commit among them.
+    pub last_seq: u64,
+}
+
+/// Why a group did not become durable.
+#[derive(Debug)]
+pub enum AppendError {
+    /// Nothing was written, and the log goes on: no space.
+    Refused(Error),
+    /// What is on disk is not known. The log must not be used again (I5).
+    Fatal(Error),
+}
+
+/// What a table's log amounts to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TableStorage {
+    /// Bytes of frames in all segments.
+    pub bytes: u64,
+    /// Segments.
+    pub segments: u64,
+}
+
+/// One table's log.
+#[derive(Debug)]
+pub(super) struct TableLog {
+    pub(super) manifest: Manifest,
+    pub(super) slot_index: usize,
+    pub(super) slot: Slot,
+    pub(super) segment: ActiveSegment,
+}
+
+/// The log of a database, open for writing. Holds the lock.
+#[derive(Debug)]
+pub struct Log {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: DataDir,
+    pub(super) options: Options,
+    pub(super) lock: Lock,
+    pub(super) database: Database,
+    pub(super) head: HeadFile,
+    pub(super) tables: HashMap<u64, TableLog>,
+    pub(super) background: Background,
+}
+
+impl Log {
+    /// What names the database.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Counts the writers that have opened this database, this one too.
+    pub fn term(&self) -> u64 {
+        self.head.head().header.term
+    }
+
+    /// The last published commit and its time.
+    pub fn published(&self) -> (u64, u64) {
+        let header = &self.head.head().header;
+        (header.last_seq, header.last_ms)
+    }
+
+    /// Says in LOCK where clients reach this writer.
+    pub fn set_address(&mut self, address: &str) -> Result<()> {
+        self.lock.set_address(address)
+    }
+
+    /// What a table's log amounts to.
+    pub fn storage(&self, table_id: u64) -> TableStorage {
+        let Some(table) = self.tables.get(&table_id) else { return TableStorage::default() };
+        let sealed =
+            table.manifest.segments.iter().filter_map(|segment| segment.sealed).map(|seal| seal.bytes);
+        TableStorage {
+            bytes: sealed.sum::<u64>() + table.segment.offset,
+            segments: table.manifest.segments.len() as u64,
+        }
+    }
+
+    /// Makes a group durable and publishes it: append, sync, HEAD. When this returns, its commits are on disk (I3)
+    /// and readers may show them (I4).
+    pub fn append(&mut self, group: &mut Group) -> Result<(), AppendError> {
+        if group.tables.values().all(|table| table.frames.is_empty()) {
+            return Ok(());
+        }
+        // Space first: where there is none, nothing has happened yet and the log can go on.
+        for (id, frames) in &group.tables {
+            if let Some(table) = self.tables.get(id) {
+                let needed = frames.frames.bytes().len() as u64;
+                table.segment.ensure(needed).map_err(|e| match e.reason() {
+                    Reason::DiskFull => AppendError::Refused(e),
+                    _ => AppendError::Fatal(e),
+                })?;
+            }
+        }
+        self.write_and_publish(group).map_err(AppendError::Fatal)
+    }
+
+    fn write_and_publish(&mut self, group: &mut Group) -> Result<()> {
+        for (id, name) in &group.created {
+            self.create_table(*id, name)?;
+        }
+        let (published, _) = self.published();
+        let mut files = Vec::with_capacity(group.tables.len());
+        for (id, frames) in &mut group.tables {
+            if self.tables.get(id).is_some_and(|table| table.segment.offset >= self.options.segment_bytes) {
+                self.rotate(*id)?;
+            }
+            let table = self.tables.get_mut(id).ok_or_else(|| unknown_table(*id))?;
+            let place = Place { table: *id, segment: table.segment.number, offset: table.segment.offset };
+            let crcs = frames.frames.stamp(place, published);
+            table.segment.ensure(frames.frames.bytes().len() as u64)?;
+            table.segment.write(frames.frames.bytes(), &crcs)?;
+            table.slot.bytes = table.segment.offset;
+            table.slot.last_seq = frames.last_seq;
+            files.push(table.segment.file());
+        }
+        self.background.sync_all(&files).map_err(|e| Error::io("cannot sync a segment", &e))?;
+        self.publish(group.tables.keys().copied(), group.last_seq, group.last_ms)?;
+        for (name, yaml) in &group.schemas {
+            // For people only (I8): a commit that is on disk is not undone by it.
+            if let Err(error) = disk::replace(&*self.disk, &self.dir.schema(name), yaml.as_bytes()) {
+                tracing::warn!(%error, table = name, "could not write schema.yaml");
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, ids: impl Iterator<Item = u64>, last_seq: u64, last_ms: u64) -> Result<()> {
+        let mut slots = Vec::new();
+        for id in ids {
+            let table = self.tables.get(&id).ok_or_else(|| unknown_table(id))?;
+            table.segment.check()?;
+            slots.push((table.slot_index, table.slot));
+            self.background.fill_ahead(table.segment.space(), table.segment.offset);
+        }
+        // New slots go to the end, each after the one before it.
+        slots.sort_unstable_by_key(|(index, _)| *index);
+        self.head.publish(&slots, last_seq, last_ms, false)
+    }
+
+    /// Publishes every table's slot as it stands: the end of recovery.
+    pub(super) fn publish_all(&mut self, last_seq: u64, last_ms: u64) -> Result<()> {
+        let ids: Vec<u64> = self.tables.keys().copied().collect();
+        self.publish(ids.into_iter(), last_seq, last_ms)?;
+        self.sync_head()
+    }
+
+    fn sync_head(&self) -> Result<()> {
+        self.head.sync().run().map_err(|e| Error::io("cannot sync HEAD", &e))
+    }
+
+    /// Makes a table's directory and first segment, durable with their names (I6).
+    fn create_table(&mut self, id: u64, name: &str) -> Result<()> {
+        let failed = |e: std::io::Error| Error::io(format_args!("cannot create table {name}"), &e);
+        self.disk.create_dir(&self.dir.segments(name)).map_err(failed)?;
+        self.disk.sync_dir(&self.dir.tables()).map_err(failed)?;
+        self.disk.sync_dir(&self.dir.table(name)).map_err(failed)?;
+        let path = self.dir.segment(name, 1);
+        let segment = ActiveSegment::create(&*self.disk, &path, 1, self.options.segment_bytes)?;
+        let manifest = Manifest {
+            table: name.to_owned(),
+            table_id: id,
+            version: 1,
+            term: self.term(),
+            published: self.published().0,
+            segments: vec![Segment { number: 1, sealed: None }],
+        };
+        self.write_manifest(&manifest)?;
+        // Tables created by this group have no slot in HEAD yet.
+        let slot_index = self.tables.values().map(|table| table.slot_index + 1).max().unwrap_or(0);
+        let slot = Slot { table: id, manifest: 1, segment: 1, ..Slot::default() };
+        self.tables.insert(id, TableLog { manifest, slot_index, slot, segment });
+        Ok(())
+    }
+
+    /// Seals a table's active segment and goes on in a new one. The order matters: the old one is sealed and synced,
+    /// the new one exists durably, and only then does the manifest name it.
+    pub(super) fn rotate(&mut self, id: u64) -> Result<()> {
+        let term = self.term();
+        let (published, _) = self.published();
+        let table = self.tables.get(&id).ok_or_else(|| unknown_table(id))?;
+        let mut manifest = table.manifest.clone();
+        let seal = table.segment.seal()?;
+        if let Some(last) = manifest.segments.last_mut() {
+            last.sealed = Some(seal);
+        }
+        let number = table.segment.number + 1;
+        let path = self.dir.segment(&manifest.table, number);
+        let segment = ActiveSegment::create(&*self.disk, &path, number, self.options.segment_bytes)?;
+        manifest.segments.push(Segment { number, sealed: None });
+        manifest.version += 1;
+        manifest.term = term;
+        manifest.published = published;
+        self.write_manifest(&manifest)?;
+        tracing::debug!(table = manifest.table, segment = number, "rotated");
+        let table = self.tables.get_mut(&id).ok_or_else(|| unknown_table(id))?;
+        table.slot = Slot { manifest: manifest.version, segment: number, bytes: 0, ..table.slot };
+        table.manifest = manifest;
+        table.segment = segment;
+        Ok(())
+    }
+
+    /// Puts a manifest in place. HEAD is synced before: what a manifest says must not lead it.
+    fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
+        self.sync_head()?;
+        disk::replace(&*self.disk, &self.dir.manifest(&manifest.table), &manifest::encode(manifest)?)
+    }
+
+    /// Ends the log in good order: cuts the zeros off, says in HEAD that it was closed, and lets the lock go.
+    pub fn close(mut self) -> Result<()> {
+        for table in self.tables.values() {
+            table.segment.seal()?;
+        }
+        let (last_seq, last_ms) = self.published();
+        self.head.publish(&[], last_seq, last_ms, true)?;
+        self.sync_head()
+    }
+}
+
+fn unknown_table(id: u64) -> Error {
+    Error::new(Reason::Internal, format!("the log has no table of id {id}"))
+}

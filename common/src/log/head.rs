@@ -1,0 +1,156 @@
+//! HEAD on disk: readers look at it, the writer publishes into it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
+use crate::format::head::{self, CELL, Header, Slot};
+use crate::log::dir::DataDir;
+use crate::log::disk::{self, Disk, File};
+
+/// How often a read is tried again where a cell was being written at that moment.
+const READ_TRIES: u32 = 50;
+
+/// HEAD as read at one moment. A slot may be newer than the header, never older.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The later valid copy of the header.
+    pub header: Header,
+    /// One slot per table.
+    pub slots: Vec<Slot>,
+}
+
+impl Head {
+    /// The newest commit that the header or any slot tells of.
+    pub fn last_seq(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.last_seq).fold(self.header.last_seq, u64::max)
+    }
+}
+
+/// Reads HEAD through a fresh open: it may have been replaced, and network file systems cache what is open.
+/// `None` where there is no HEAD.
+pub fn read(disk: &dyn Disk, dir: &DataDir) -> Result<Option<Head>> {
+    let path = dir.head();
+    for last_try in (0..READ_TRIES).map(|i| i + 1 == READ_TRIES) {
+        let file = match disk.open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(format_args!("cannot open {}", path.display()), &e)),
+        };
+        match read_cells(&*file) {
+            Ok(Ok(head)) => return Ok(Some(head)),
+            // A cell may be half written at this moment; a damaged one stays damaged.
+            Ok(Err(_)) if !last_try => std::thread::yield_now(),
+            Ok(Err(offset)) => return Err(Error::corrupt(path.display(), offset, "no valid cell")),
+            Err(e) => return Err(Error::io(format_args!("cannot read {}", path.display()), &e)),
+        }
+    }
+    Err(Error::corrupt(path.display(), 0, "no valid cell"))
+}
+
+/// The header first, then the slots: slots are written before the header that counts them.
+/// The inner error is the offset of the first cell that is not valid.
+fn read_cells(file: &dyn File) -> io::Result<std::result::Result<Head, u64>> {
+    let mut copies = [0; 2 * CELL];
+    let read = file.read_at(&mut copies, 0)?;
+    let Some(header) = copies.get(..read).and_then(head::decode_header) else { return Ok(Err(0)) };
+    let mut cells = vec![0; usize::from(header.slots) * CELL];
+    let read = file.read_at(&mut cells, head::cell_offset(head::slot_cell(0)))?;
+    let slots = cells.get(..read).and_then(|cells| head::decode_slots(cells, header.slots));
+    Ok(slots.map(|slots| Head { header, slots }).ok_or(head::cell_offset(head::slot_cell(0))))
+}
+
+/// HEAD, open for publishing. Not synced by [`HeadFile::publish`]: it lags the disk, and never leads it.
+#[derive(Debug)]
+pub struct HeadFile {
+    file: Arc<dyn File>,
+    head: Head,
+    sync: Arc<HeadSync>,
+}
+
+/// Syncs HEAD from another thread.
+#[derive(Debug)]
+pub struct HeadSync {
+    file: Arc<dyn File>,
+    dirty: AtomicBool,
+    failed: AtomicBool,
+}
+
+impl HeadSync {
+    /// Syncs HEAD if anything was published since the last time. A failure is remembered for ever.
+    pub fn run(&self) -> io::Result<()> {
+        if !self.dirty.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.file.sync().inspect_err(|_| self.failed.store(true, Ordering::Release))
+    }
+}
+
+impl HeadFile {
+    /// Puts a new HEAD in place of the old one, durably. A writer that still has the old one open writes to an orphan.
+    pub fn replace(disk: &dyn Disk, dir: &DataDir, head: Head) -> Result<HeadFile> {
+        let path = dir.head();
+        let mut bytes = Vec::with_capacity((2 + head.slots.len()) * CELL);
+        bytes.extend_from_slice(&head.header.encode(0));
+        bytes.extend_from_slice(&head.header.encode(1));
+        for (slot, i) in head.slots.iter().zip(0..) {
+            bytes.extend_from_slice(&slot.encode(i));
+        }
+        disk::replace(disk, &path, &bytes)?;
+        let file: Arc<dyn File> = disk
+            .open_write(&path)
+            .map_err(|e| Error::io(format_args!("cannot open {}", path.display()), &e))?
+            .into();
+        let sync = HeadSync {
+            file: Arc::clone(&file),
+            dirty: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+        };
+        Ok(HeadFile { file, head, sync: Arc::new(sync) })
+    }
+
+    /// What was last published.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// What syncs this HEAD.
+    pub fn sync(&self) -> &Arc<HeadSync> {
+        &self.sync
+    }
+
+    /// Publishes: first the changed slots (one may be new, at the end), then the older header copy.
+    /// Any failure is final: what readers see can no longer be known.
+    pub fn publish(
+        &mut self,
+        slots: &[(usize, Slot)],
+        last_seq: u64,
+        last_ms: u64,
+        closed: bool,
+    ) -> Result<()> {
+        let failed = |e: &io::Error| Error::io("cannot write HEAD", e);
+        if self.sync.failed.load(Ordering::Acquire) {
+            return Err(failed(&io::Error::other("an earlier sync of it has failed")));
+        }
+        for (index, slot) in slots {
+            let cell = slot.encode(*index as u64);
+            let offset = head::cell_offset(head::slot_cell(*index as u64));
+            self.file.write_at(&cell, offset).map_err(|e| failed(&e))?;
+            match self.head.slots.get_mut(*index) {
+                Some(current) => *current = *slot,
+                None => self.head.slots.push(*slot),
+            }
+        }
+        let header = &mut self.head.header;
+        header.last_seq = last_seq;
+        header.last_ms = last_ms;
+        header.closed = closed;
+        header.slots = u16::try_from(self.head.slots.len()).unwrap_or(u16::MAX);
+        header.generation = header.generation.wrapping_add(1);
+        let copy = u64::from(header.generation % 2);
+        self.file.write_at(&header.encode(copy), head::cell_offset(copy)).map_err(|e| failed(&e))?;
+        self.sync.dirty.store(true, Ordering::Release);
+        Ok(())
+    }
+}

@@ -1,0 +1,279 @@
+//! Puts the tables' frames together again into whole commits, in the order of their numbers.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+use crate::error::{Error, Result};
+use crate::format::event::{CommitMeta, Event};
+use crate::format::frame::FrameError;
+use crate::log::cursor::{Cursor, Entry, Mark, Next, Span};
+
+/// A whole commit.
+#[derive(Debug)]
+pub struct Commit {
+    /// Its number.
+    pub seq: u64,
+    /// Its time, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// Who and why.
+    pub meta: CommitMeta,
+    /// Its events by table id, tables in the order of their ids, events in the order they were written.
+    pub parts: Vec<(u64, Vec<Event>)>,
+}
+
+/// One table's part of a commit, perhaps not read to its end yet.
+#[derive(Debug)]
+struct Part {
+    seq: u64,
+    time_ms: u64,
+    frames: u32,
+    frames_here: u32,
+    events: Vec<Event>,
+    /// Where its first frame stands.
+    start: Mark,
+}
+
+impl Part {
+    fn complete(&self) -> bool {
+        self.events.len() as u64 == u64::from(self.frames_here)
+    }
+}
+
+/// One table's log as far as it may be read.
+#[derive(Debug)]
+pub struct Source {
+    cursor: Cursor,
+    part: Option<Part>,
+    /// The part is complete, and in [`Merge::ready`].
+    queued: bool,
+    invalid: Option<FrameError>,
+    last_seq: u64,
+}
+
+impl Source {
+    /// The last commit handed out that has a part here; 0 for none.
+    pub fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// The table's remaining bytes from where reading stopped.
+    pub fn rest(&mut self) -> Result<bytes::Bytes> {
+        self.cursor.read_to_end()
+    }
+
+    /// Where the table's log goes on after the commits handed out: before the first frame that was not.
+    pub fn mark(&self) -> &Mark {
+        match &self.part {
+            Some(part) => &part.start,
+            None => self.cursor.mark(),
+        }
+    }
+
+    /// The cursor: where the valid frames end, as far as they may be read.
+    pub fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+
+    /// Why reading stopped before the end of what may be read.
+    pub fn invalid(&self) -> Option<FrameError> {
+        self.invalid
+    }
+}
+
+/// Merges the tables' logs into commits.
+#[derive(Debug)]
+pub struct Merge {
+    sources: HashMap<u64, Source>,
+    /// Complete parts at the front of their sources.
+    ready: BinaryHeap<Reverse<(u64, u64)>>,
+    /// Sources that may have more to read and have no complete part.
+    hungry: Vec<u64>,
+    next_seq: u64,
+    /// The greatest "last published" that any frame told of.
+    published: u64,
+}
+
+impl Merge {
+    /// Nothing read yet; the first commit will be `next_seq`.
+    pub fn new(next_seq: u64) -> Merge {
+        Merge {
+            sources: HashMap::new(),
+            ready: BinaryHeap::new(),
+            hungry: Vec::new(),
+            next_seq,
+            published: 0,
+        }
+    }
+
+    /// The number of the next commit.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// The greatest "last published" seq that the frames read tell of.
+    pub fn published(&self) -> u64 {
+        self.published
+    }
+
+    /// Whether a table's log is read here.
+    pub fn has(&self, table_id: u64) -> bool {
+        self.sources.contains_key(&table_id)
+    }
+
+    /// Adds a table's log.
+    pub fn add(&mut self, table_id: u64, cursor: Cursor) {
+        self.sources
+            .insert(table_id, Source { cursor, part: None, queued: false, invalid: None, last_seq: 0 });
+    }
+
+    /// The tables' logs.
+    pub fn sources(&self) -> &HashMap<u64, Source> {
+        &self.sources
+    }
+
+    /// The tables' logs, to read what reading stopped at.
+    pub fn sources_mut(&mut self) -> &mut HashMap<u64, Source> {
+        &mut self.sources
+    }
+
+    /// Allows a table's log to be read on.
+    pub fn extend(&mut self, table_id: u64, span: Span) {
+        if let Some(source) = self.sources.get_mut(&table_id) {
+            source.cursor.extend(span);
+            source.invalid = None;
+            if !source.queued {
+                self.hungry.push(table_id);
+            }
+        }
+    }
+
+    /// Reads every file anew that was found too short or damaged; it may have been a stale view of it.
+    pub fn refresh(&mut self) {
+        for (id, source) in &mut self.sources {
+            source.cursor.refresh();
+            if source.invalid.take().is_some() {
+                self.hungry.push(*id);
+            }
+        }
+    }
+
+    /// The next commit, where it is there and whole.
+    pub fn next_commit(&mut self) -> Result<Option<Commit>> {
+        while let Some(id) = self.hungry.last().copied() {
+            self.fill(id)?;
+            self.hungry.pop();
+        }
+        let mut frames = 0;
+        let mut ids = Vec::new();
+        while let Some(Reverse((seq, id))) = self.ready.peek().copied() {
+            if seq > self.next_seq {
+                break;
+            }
+            if seq < self.next_seq {
+                return Err(self.misplaced(id, "a commit number that has been used before"));
+            }
+            self.ready.pop();
+            ids.push(id);
+            frames += self.front(id).map_or(0, |part| part.frames_here);
+        }
+        let expected = ids.first().and_then(|id| self.front(*id)).map(|part| (part.frames, part.time_ms));
+        match expected {
+            Some((total, time_ms)) if frames == total => self.take(ids, time_ms).map(Some),
+            Some((total, _)) if frames > total => {
+                Err(self
+                    .misplaced(ids.first().copied().unwrap_or_default(), "more frames than its commit has"))
+            }
+            _ => {
+                // Not all of its tables have it yet.
+                self.ready.extend(ids.into_iter().map(|id| Reverse((self.next_seq, id))));
+                Ok(None)
+            }
+        }
+    }
+
+    fn take(&mut self, ids: Vec<u64>, time_ms: u64) -> Result<Commit> {
+        let mut commit = Commit {
+            seq: self.next_seq,
+            time_ms,
+            meta: CommitMeta::default(),
+            parts: Vec::with_capacity(ids.len()),
+        };
+        for id in ids {
+            let Some(source) = self.sources.get_mut(&id) else { continue };
+            source.queued = false;
+            source.last_seq = self.next_seq;
+            let Some(mut part) = source.part.take() else { continue };
+            if part.time_ms != time_ms {
+                return Err(self.misplaced(id, "another time than the rest of its commit"));
+            }
+            if let Some(meta) = part.events.first_mut().and_then(|event| event.meta.take()) {
+                commit.meta = meta;
+            }
+            commit.parts.push((id, part.events));
+            self.hungry.push(id);
+        }
+        self.next_seq += 1;
+        Ok(commit)
+    }
+
+    fn front(&self, id: u64) -> Option<&Part> {
+        self.sources.get(&id)?.part.as_ref()
+    }
+
+    fn misplaced(&self, id: u64, what: &str) -> Error {
+        match self.sources.get(&id) {
+            Some(source) => {
+                let mark = source.mark();
+                Error::corrupt(source.cursor.path().display(), mark.offset, what)
+            }
+            None => Error::corrupt("a segment", 0, what),
+        }
+    }
+
+    /// Reads a source until its front part is complete or nothing more may be read.
+    fn fill(&mut self, id: u64) -> Result<()> {
+        let Some(source) = self.sources.get_mut(&id).filter(|source| !source.queued) else { return Ok(()) };
+        loop {
+            if let Some(part) = &source.part
+                && part.complete()
+            {
+                self.ready.push(Reverse((part.seq, id)));
+                source.queued = true;
+                return Ok(());
+            }
+            match source.cursor.next_frame()? {
+                Next::End => return Ok(()),
+                Next::Invalid(error) => {
+                    source.invalid = Some(error);
+                    return Ok(());
+                }
+                Next::Frame(entry) => {
+                    self.published = self.published.max(entry.event.published.unwrap_or(0));
+                    append(&mut source.part, entry, &source.cursor)?;
+                }
+            }
+        }
+    }
+}
+
+fn append(part: &mut Option<Part>, entry: Entry, cursor: &Cursor) -> Result<()> {
+    let Entry { seq, time_ms, event, at } = entry;
+    match part {
+        None => {
+            *part = Some(Part {
+                seq,
+                time_ms,
+                frames: event.shape.frames,
+                frames_here: event.shape.frames_here,
+                events: vec![event],
+                start: at,
+            });
+        }
+        Some(part) if part.seq == seq && part.time_ms == time_ms => part.events.push(event),
+        Some(part) => {
+            let what = format!("commit {seq} begins before commit {} has all its frames", part.seq);
+            return Err(Error::corrupt(cursor.path().display(), at.offset, what));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,458 @@
+//! Opening a log for writing. There is one way, and it always recovers: look at everything, decide, and only then repair.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Reason, Result};
+use crate::format::event;
+use crate::format::frame::{self, FrameError, Place};
+use crate::format::head::{FORMAT_VERSION, Header, Slot};
+use crate::format::manifest::{self, Database, Manifest};
+use crate::limits;
+use crate::log::appender::{Log, Options, TableLog};
+use crate::log::background::Background;
+use crate::log::cursor::{Cursor, Mark, Span};
+use crate::log::dir::{self, DataDir};
+use crate::log::disk::{self, Disk};
+use crate::log::head::{self, Head, HeadFile};
+use crate::log::lock::Lock;
+use crate::log::merge::{Commit, Merge, Source};
+use crate::log::segment::ActiveSegment;
+
+/// Opens the database in `dir` for writing, and makes one where there is none. Every commit that is kept is handed
+/// to `replay`, in order.
+///
+/// Fails with DATABASE_LOCKED while another writer holds it, and with CORRUPT, having changed nothing but LOCK, where
+/// commits that were acknowledged are damaged or missing (I7).
+pub fn open(
+    disk: Arc<dyn Disk>,
+    dir: &DataDir,
+    options: Options,
+    replay: &mut dyn FnMut(Commit) -> Result<()>,
+) -> Result<Log> {
+    let failed = |e: io::Error| Error::io(format_args!("cannot create {}", dir.root().display()), &e);
+    disk.create_dir(dir.root()).map_err(failed)?;
+    let lock = Lock::acquire(&*disk, dir)?;
+    let (database, head) = match identify(&*disk, dir)? {
+        Some(found) => found,
+        None => initialise(&*disk, dir)?,
+    };
+    let mut survey = Survey::take(&disk, dir, &head)?;
+    survey.replay(replay)?;
+    survey.judge(&head)?;
+    survey.repair(disk, dir, options, lock, database, head)
+}
+
+/// What names the database, and its HEAD; `None` for an empty directory.
+fn identify(disk: &dyn Disk, dir: &DataDir) -> Result<Option<(Database, Head)>> {
+    let database = dir::read_database(disk, dir)?;
+    let head = head::read(disk, dir)?;
+    let tables = dir::table_names(disk, dir)?;
+    match (database, head) {
+        (Some(database), Some(head)) if *database.id.as_bytes() == head.header.database_id => {
+            Ok(Some((database, head)))
+        }
+        (Some(_), Some(_)) => Err(Error::corrupt(dir.head().display(), 0, "it belongs to another database")),
+        (Some(_), None) => Err(Error::corrupt(dir.head().display(), 0, "it is missing")),
+        (None, _) if tables.is_empty() => Ok(None),
+        (None, _) => Err(Error::corrupt(dir.database().display(), 0, "it is missing, and there are tables")),
+    }
+}
+
+/// Makes an empty database. `database.json` comes last: without it, and without tables, this starts over.
+fn initialise(disk: &dyn Disk, dir: &DataDir) -> Result<(Database, Head)> {
+    let failed = |e: io::Error| Error::io(format_args!("cannot initialise {}", dir.root().display()), &e);
+    disk.create_dir(&dir.tables()).map_err(failed)?;
+    if let Some(above) = dir.root().parent().filter(|above| !above.as_os_str().is_empty()) {
+        disk.sync_dir(above).map_err(failed)?;
+    }
+    disk.sync_dir(dir.root()).map_err(failed)?;
+    let id = uuid::Uuid::new_v4();
+    let (_, epoch) = uuid::Uuid::new_v4().as_u64_pair();
+    let database = Database { id, epoch: epoch.max(1), format: FORMAT_VERSION };
+    let header = Header {
+        database_id: *id.as_bytes(),
+        epoch: database.epoch,
+        term: 0,
+        last_seq: 0,
+        last_ms: 0,
+        generation: 0,
+        slots: 0,
+        closed: true,
+    };
+    let head = Head { header, slots: Vec::new() };
+    HeadFile::replace(disk, dir, head.clone())?;
+    disk::replace(disk, &dir.database(), &manifest::encode(&database)?)?;
+    tracing::info!(id = %database.id, dir = %dir.root().display(), "made an empty database");
+    Ok((database, head))
+}
+
+/// Everything found on disk, before anything is changed.
+struct Survey {
+    merge: Merge,
+    tables: HashMap<u64, Found>,
+    /// Directories of tables whose creation never became durable: no manifest.
+    leftovers: Vec<String>,
+    /// The greatest commit that something on disk proves to have been published.
+    published: u64,
+    last_ms: u64,
+}
+
+/// A table as found.
+struct Found {
+    manifest: Manifest,
+    /// Numbered segments that the manifest does not name, and that hold no frame.
+    unlisted: Vec<u64>,
+    /// The active segment's file length.
+    active_len: u64,
+}
+
+impl Survey {
+    fn take(disk: &Arc<dyn Disk>, dir: &DataDir, head: &Head) -> Result<Survey> {
+        let mut survey = Survey {
+            merge: Merge::new(1),
+            tables: HashMap::new(),
+            leftovers: Vec::new(),
+            published: head.last_seq(),
+            last_ms: 0,
+        };
+        for name in dir::table_names(&**disk, dir)? {
+            match dir::read_manifest(&**disk, dir, &name)? {
+                Some(manifest) => survey.add(disk, dir, manifest)?,
+                None => {
+                    if let Some(number) = numbered_segments(&**disk, dir, &name)?.into_iter().find(|n| *n > 1)
+                    {
+                        let what = "its table's meta.json is missing";
+                        return Err(Error::corrupt(dir.segment(&name, number).display(), 0, what));
+                    }
+                    survey.leftovers.push(name);
+                }
+            }
+        }
+        Ok(survey)
+    }
+
+    fn add(&mut self, disk: &Arc<dyn Disk>, dir: &DataDir, manifest: Manifest) -> Result<()> {
+        let (name, id) = (&manifest.table, manifest.table_id);
+        let present = numbered_segments(&**disk, dir, name)?;
+        let mut cursor = Cursor::new(Arc::clone(disk), dir, name, id);
+        let mut active_len = 0;
+        for segment in &manifest.segments {
+            let path = dir.segment(name, segment.number);
+            if !present.contains(&segment.number) {
+                return Err(Error::corrupt(path.display(), 0, "meta.json lists it, and it is missing"));
+            }
+            let end = match segment.sealed {
+                Some(seal) => seal.bytes,
+                None => {
+                    let len = disk.open(&path).and_then(|file| file.len());
+                    active_len =
+                        len.map_err(|e| Error::io(format_args!("cannot open {}", path.display()), &e))?;
+                    active_len
+                }
+            };
+            cursor.extend(Span { segment: segment.number, end, seal: segment.sealed });
+        }
+        let listed = |number: &u64| manifest.segments.iter().any(|segment| segment.number == *number);
+        let unlisted: Vec<u64> = present.into_iter().filter(|number| !listed(number)).collect();
+        for number in &unlisted {
+            let path = dir.segment(name, *number);
+            let bytes = read_from(&**disk, &path, 0, frame::PREFIX as u64 + limits::FRAME_BYTES as u64)?;
+            if frame::parse(&bytes, Place { table: id, segment: *number, offset: 0 }).is_ok() {
+                return Err(Error::corrupt(
+                    path.display(),
+                    0,
+                    "it holds frames, and meta.json does not list it",
+                ));
+            }
+        }
+        self.published = self.published.max(manifest.published);
+        self.merge.add(id, cursor);
+        if let Some(first) = manifest.segments.first() {
+            // Any span wakes the merge; the cursor knows them all already.
+            self.merge.extend(id, Span { segment: first.number, end: 0, seal: None });
+        }
+        self.tables.insert(id, Found { manifest, unlisted, active_len });
+        Ok(())
+    }
+
+    /// Reads every commit that is there and whole.
+    fn replay(&mut self, replay: &mut dyn FnMut(Commit) -> Result<()>) -> Result<()> {
+        while let Some(commit) = self.merge.next_commit()? {
+            if commit.time_ms < self.last_ms {
+                let what = format!("commit {} is older than the one before it", commit.seq);
+                return Err(Error::new(Reason::Corrupt, what));
+            }
+            self.last_ms = commit.time_ms;
+            replay(commit)?;
+        }
+        self.published = self.published.max(self.merge.published());
+        Ok(())
+    }
+
+    /// The last commit that is there and whole, with all before it.
+    fn whole(&self) -> u64 {
+        self.merge.next_seq() - 1
+    }
+
+    /// I7: refuses where anything that was published is not there.
+    fn judge(&mut self, head: &Head) -> Result<()> {
+        for source in self.merge.sources().values() {
+            let (cursor, mark) = (source.cursor(), source.cursor().mark());
+            if let Some(error) = source.invalid()
+                && cursor.in_sealed()
+            {
+                return Err(Error::corrupt(cursor.path().display(), mark.offset, error));
+            }
+        }
+        for slot in &head.slots {
+            let Some(source) = self.merge.sources().get(&slot.table) else {
+                let what =
+                    format!("it names table {}, and no directory under tables/ is that table's", slot.table);
+                return Err(Error::corrupt("HEAD", 0, what));
+            };
+            let (cursor, mark) = (source.cursor(), source.cursor().mark());
+            if (mark.segment, mark.offset) < (slot.segment, slot.bytes) {
+                let what = match source.invalid() {
+                    Some(error) => error.to_string(),
+                    None => "the file ends".to_owned(),
+                };
+                let what = format!(
+                    "{what}; HEAD says that segment {} is durable to byte {}",
+                    slot.segment, slot.bytes
+                );
+                return Err(Error::corrupt(cursor.path().display(), mark.offset, what));
+            }
+        }
+        self.look_past_damage()?;
+        if self.whole() < self.published {
+            return Err(self.lost_commits());
+        }
+        Ok(())
+    }
+
+    /// Frames past an invalid one prove nothing about themselves, but what they say was published, was.
+    fn look_past_damage(&mut self) -> Result<()> {
+        for (id, source) in self.merge.sources_mut() {
+            if source.invalid().is_some() {
+                let tail = source.rest()?;
+                let told = published_in(&tail, *id, source.cursor().mark());
+                self.published = self.published.max(told);
+            }
+        }
+        Ok(())
+    }
+
+    fn lost_commits(&self) -> Error {
+        let missing = self.whole() + 1;
+        let what = |detail: String| format!("commit {missing} was published, and is not whole: {detail}");
+        let sources = self.merge.sources().values();
+        let suspect = sources.max_by_key(|source| (source.invalid().is_some(), source.mark().offset));
+        match suspect {
+            Some(source) => {
+                let detail =
+                    source.invalid().map_or("the log ends".to_owned(), |error: FrameError| error.to_string());
+                Error::corrupt(source.cursor().path().display(), source.cursor().mark().offset, what(detail))
+            }
+            None => Error::corrupt("HEAD", 0, what("there is no table".to_owned())),
+        }
+    }
+
+    /// Makes the log fit to go on: fences older writers, cuts what was never acknowledged, and publishes.
+    fn repair(
+        mut self,
+        disk: Arc<dyn Disk>,
+        dir: &DataDir,
+        options: Options,
+        lock: Lock,
+        database: Database,
+        head: Head,
+    ) -> Result<Log> {
+        let (last_seq, last_ms) = (self.whole(), self.last_ms);
+        if !head.header.closed {
+            tracing::info!("the last writer did not close the database");
+        }
+        let header = Header {
+            term: head.header.term + 1,
+            generation: head.header.generation.wrapping_add(1),
+            closed: false,
+            ..head.header
+        };
+        let old_slots = head.slots.clone();
+        let head = HeadFile::replace(&*disk, dir, Head { header, slots: head.slots })?;
+        let background = if options.background {
+            let failed = |e: io::Error| Error::io("cannot start the log's threads", &e);
+            Background::start(Arc::clone(head.sync())).map_err(failed)?
+        } else {
+            Background::inline()
+        };
+        let tables = HashMap::new();
+        let dir = dir.clone();
+        let mut log = Log { disk, dir, options, lock, database, head, tables, background };
+        for name in std::mem::take(&mut self.leftovers) {
+            remove_table(&log, &name)?;
+        }
+        let mut found: Vec<(u64, Found)> = self.tables.drain().collect();
+        // Tables without a slot get theirs in the order of their creation.
+        found.sort_unstable_by_key(|(id, _)| *id);
+        let mut slots = old_slots.len();
+        for (id, table) in found {
+            let Some(source) = self.merge.sources().get(&id) else { continue };
+            if id > last_seq {
+                remove_table(&log, &table.manifest.table)?;
+                continue;
+            }
+            let slot = old_slots.iter().position(|slot| slot.table == id).unwrap_or_else(|| {
+                slots += 1;
+                slots - 1
+            });
+            adopt(&mut log, id, table, source, slot, last_seq)?;
+        }
+        log.publish_all(last_seq, last_ms)?;
+        tracing::info!(last_seq, term = log.term(), tables = log.tables.len(), "opened for writing");
+        Ok(log)
+    }
+}
+
+/// Takes a table into the log: cuts what lies above the last whole commit, makes sure of what is kept, and goes on in
+/// a new segment where anything was in doubt.
+fn adopt(
+    log: &mut Log,
+    id: u64,
+    found: Found,
+    source: &Source,
+    slot_index: usize,
+    last_seq: u64,
+) -> Result<()> {
+    let Found { manifest, unlisted, active_len } = found;
+    let name = manifest.table.clone();
+    for number in unlisted {
+        let path = log.dir.segment(&name, number);
+        log.disk
+            .remove(&path)
+            .map_err(|e| Error::io(format_args!("cannot remove {}", path.display()), &e))?;
+    }
+    let Mark { segment: number, offset: end, digest } = source.mark().clone();
+    let slot = log.head.head().slots.get(slot_index).copied().unwrap_or_default();
+    let synced = if slot.segment == number { slot.bytes } else { 0 };
+    let path = log.dir.segment(&name, number);
+    let tail = read_from(&*log.disk, &path, end, active_len.saturating_sub(end))?;
+    let torn = tail.iter().rposition(|byte| *byte != 0).map(|last| last + 1);
+    if let Some(torn) = torn {
+        let kept_aside = log.dir.torn(&name, number, log.term());
+        disk::replace(&*log.disk, &kept_aside, tail.get(..torn).unwrap_or_default())?;
+        let file = kept_aside.display().to_string();
+        tracing::warn!(table = name, segment = number, offset = end, bytes = torn, file, "cut a torn tail");
+    }
+    let failed = |e: io::Error| Error::io(format_args!("cannot repair {}", path.display()), &e);
+    if synced < end {
+        // After a failed sync the kernel may hold clean pages that never reached the disk: only writing them again
+        // and syncing proves them.
+        let kept = read_from(&*log.disk, &path, synced, end - synced)?;
+        let file = log.disk.open_write(&path).map_err(failed)?;
+        file.write_at(&kept, synced).map_err(failed)?;
+        file.sync().map_err(failed)?;
+    }
+    let in_doubt = torn.is_some() || synced < end;
+    if active_len > end {
+        let file = log.disk.open_write(&path).map_err(failed)?;
+        file.truncate(end).map_err(failed)?;
+        file.sync().map_err(failed)?;
+    }
+    let limit = log.options.segment_bytes;
+    let segment = ActiveSegment::open(&*log.disk, &path, number, end, digest, limit)?;
+    let slot = Slot {
+        table: id,
+        manifest: manifest.version,
+        segment: number,
+        bytes: end,
+        last_seq: source.last_seq(),
+        floor: 0,
+    };
+    debug_assert!(slot.last_seq <= last_seq);
+    log.tables.insert(id, TableLog { manifest, slot_index, slot, segment });
+    if in_doubt && end > 0 { log.rotate(id) } else { Ok(()) }
+}
+
+/// The greatest "last published" seq in any valid frame of `tail`, which stands at `mark`, at whatever offset.
+fn published_in(tail: &[u8], table: u64, mark: &Mark) -> u64 {
+    let mut published = 0;
+    let mut at = 0;
+    while let Some(rest) = tail.get(at..).filter(|rest| rest.len() > frame::PREFIX) {
+        let place = Place { table, segment: mark.segment, offset: mark.offset + at as u64 };
+        match frame::parse(rest, place) {
+            Ok(frame) => {
+                let payload = bytes::Bytes::copy_from_slice(frame.payload);
+                let event = event::decode(frame.kind, &payload).ok();
+                published = published.max(event.and_then(|event| event.published).unwrap_or(0));
+                at += frame.len;
+            }
+            Err(_) => at += 1,
+        }
+    }
+    published
+}
+
+/// A table whose creation was never acknowledged: removed, or kept aside under a name that no table can have if it
+/// holds anything.
+fn remove_table(log: &Log, name: &str) -> Result<()> {
+    let dir = log.dir.table(name);
+    let failed = |e: io::Error| Error::io(format_args!("cannot remove {}", dir.display()), &e);
+    let aside = log.dir.tables().join(format!("{name}.torn.{}", log.term()));
+    let mut empty = true;
+    for number in numbered_segments(&*log.disk, &log.dir, name)? {
+        empty &=
+            read_from(&*log.disk, &log.dir.segment(name, number), 0, u64::MAX)?.iter().all(|byte| *byte == 0);
+    }
+    log.disk.rename(&dir, &aside).map_err(failed)?;
+    log.disk.sync_dir(&log.dir.tables()).map_err(failed)?;
+    if empty {
+        remove_own_files(&*log.disk, &aside).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Removes what DriftDB makes in a table's directory, and the directory itself if nothing else is in it.
+fn remove_own_files(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    let segments = dir.join("segments");
+    let own_segment = |name: &String| dir::segment_number(name).is_some();
+    for name in disk.list(&segments).unwrap_or_default().iter().filter(|name| own_segment(name)) {
+        disk.remove(&segments.join(name))?;
+    }
+    for name in disk.list(dir)? {
+        if ["meta.json", "meta.tmp", "schema.yaml", "schema.tmp"].contains(&name.as_str()) {
+            disk.remove(&dir.join(name))?;
+        }
+    }
+    for emptied in [&segments, dir] {
+        if disk.list(emptied).is_ok_and(|names| names.is_empty()) {
+            disk.remove_dir(emptied)?;
+        }
+    }
+    Ok(())
+}
+
+/// The numbers of a table's segment files.
+fn numbered_segments(disk: &dyn Disk, dir: &DataDir, table: &str) -> Result<Vec<u64>> {
+    let path = dir.segments(table);
+    match disk.list(&path) {
+        Ok(names) => Ok(names.iter().filter_map(|name| dir::segment_number(name)).collect()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(Error::io(format_args!("cannot list {}", path.display()), &e)),
+    }
+}
+
+/// At most `len` bytes of a file from an offset; fewer where it ends.
+fn read_from(disk: &dyn Disk, path: &Path, offset: u64, len: u64) -> Result<Vec<u8>> {
+    let steps = || {
+        let file = disk.open(path)?;
+        let len = len.min(file.len()?.saturating_sub(offset));
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        let read = file.read_at(&mut bytes, offset)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    };
+    steps().map_err(|e| Error::io(format_args!("cannot read {}", path.display()), &e))
+}

@@ -1,0 +1,17 @@
+//! What events mean: schemas, rows, their past, and what changed between two moments.
+
+pub mod diff;
+pub mod history;
+pub mod moments;
+pub mod operation;
+pub mod overlay;
+pub mod schema;
+pub mod state;
+pub mod timeline;
+pub mod view;
+
+/// A time in milliseconds since 1970 as RFC 3339 has it, in UTC: `2026-01-31T12:00:00.000Z`.
+pub fn format_time(time_ms: u64) -> String {
+    let timestamp = i64::try_from(time_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    timestamp.unwrap_or(jiff::Timestamp::MAX).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}

@@ -1,0 +1,141 @@
+//! A table's schema, and the events that make, change and drop it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Reason, Result};
+use crate::format::document::Document;
+use crate::format::key::KeyType;
+use crate::limits;
+use crate::log::dir::is_table_name;
+
+/// What a table is: its name, its primary key, its indexes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schema {
+    /// The table's name.
+    pub table: String,
+    /// The field that holds the primary key: a top-level field of every document.
+    pub primary_key: String,
+    /// The primary key's type.
+    pub key_type: KeyType,
+    /// Dotted paths of secondary indexes.
+    pub indexes: Vec<String>,
+}
+
+/// What a SCHEMA event did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SchemaAction {
+    /// The table came to be, empty.
+    Create,
+    /// The table was dropped: its rows are gone, their past is not.
+    Drop,
+}
+
+/// A SCHEMA event's content: the action, and the schema after it (on a drop: the last one).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaEvent {
+    /// What was done.
+    pub action: SchemaAction,
+    /// The schema after it.
+    #[serde(flatten)]
+    pub schema: Schema,
+}
+
+impl SchemaEvent {
+    /// The event as the document that frames hold.
+    pub fn to_document(&self) -> Result<Document> {
+        let encoded = rmp_serde::to_vec_named(self)
+            .map_err(|e| Error::new(Reason::Internal, format!("cannot encode a schema: {e}")))?;
+        Document::from_msgpack(encoded.into())
+    }
+
+    /// Reads the event from the document that frames hold.
+    pub fn from_document(document: &Document) -> Result<SchemaEvent> {
+        rmp_serde::from_slice(document.msgpack())
+            .map_err(|e| Error::new(Reason::Corrupt, format!("a SCHEMA event that makes no sense: {e}")))
+    }
+}
+
+impl Schema {
+    /// Checks what a client asks for.
+    pub fn check(&self) -> Result<()> {
+        check_table_name(&self.table)?;
+        if self.primary_key.is_empty() || self.primary_key.len() > limits::KEY_BYTES {
+            let message = format!(
+                "the primary key of table {:?} must be the name of a field, of 1 to {} bytes",
+                self.table,
+                limits::KEY_BYTES
+            );
+            return Err(Error::new(Reason::NameInvalid, message));
+        }
+        if self.indexes.len() > limits::INDEXES_PER_TABLE {
+            let message =
+                format!("{} indexes are over the limit of {}", self.indexes.len(), limits::INDEXES_PER_TABLE);
+            return Err(Error::new(Reason::TooLarge, message));
+        }
+        for (i, index) in self.indexes.iter().enumerate() {
+            if index.is_empty() || index.len() > limits::KEY_BYTES {
+                let message = format!("an index must name a field, in 1 to {} bytes", limits::KEY_BYTES);
+                return Err(Error::new(Reason::NameInvalid, message));
+            }
+            if self.indexes.iter().take(i).any(|earlier| earlier == index) {
+                return Err(Error::new(Reason::NameInvalid, format!("index {index:?} is named twice")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The schema as YAML, for people. Text is quoted as JSON has it, which is YAML too.
+    pub fn to_yaml(&self) -> String {
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let mut yaml = format!(
+            "# For people. The truth is in the log.\ntable: {}\nprimary_key: {}\nkey_type: {}\nindexes:",
+            self.table,
+            quoted(&self.primary_key),
+            self.key_type
+        );
+        if self.indexes.is_empty() {
+            yaml.push_str(" []");
+        }
+        for index in &self.indexes {
+            yaml.push_str("\n  - ");
+            yaml.push_str(&quoted(index));
+        }
+        yaml.push('\n');
+        yaml
+    }
+}
+
+/// Checks a table's name.
+pub fn check_table_name(name: &str) -> Result<()> {
+    if is_table_name(name) {
+        return Ok(());
+    }
+    let message = format!(
+        "{name:?} cannot be a table's name: it takes 1 to {} letters, digits and underscores, no digit first",
+        limits::TABLE_NAME_BYTES
+    );
+    Err(Error::new(Reason::NameInvalid, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_event_survives_the_log() {
+        let schema = Schema {
+            table: "orders".into(),
+            primary_key: "id".into(),
+            key_type: KeyType::Int,
+            indexes: vec!["status".into(), "a.b".into()],
+        };
+        let event = SchemaEvent { action: SchemaAction::Create, schema };
+        let document = event.to_document().unwrap();
+        assert_eq!(
+            document.to_json().unwrap(),
+            r#"{"action":"create","table":"orders","primary_key":"id","key_type":"INT","indexes":["status","a.b"]}"#
+        );
+        assert_eq!(SchemaEvent::from_document(&document).unwrap(), event);
+    }
+}
