@@ -42,8 +42,11 @@ A moment (--as-of, --from, --to) is one of:
   2026-01-01T00:00:00Z              a time; 2026-01-01 is its midnight, UTC
   '5 minutes ago'
 
-Exit codes: 0 done, 1 error, 2 usage, 3 nothing reachable, 4 not found, 5 precondition failed, 6 damage found,
-130 interrupted. Data goes to stdout, everything else to stderr.";
+Exit codes:
+  0 done, 1 error, 2 usage, 3 nothing reachable, 4 not found, 5 precondition failed,
+  6 damage found, 130 interrupted
+
+Data goes to stdout, everything else to stderr.";
 
 /// Options that every command takes, before or after its name.
 #[derive(Debug, Clone, Default, Args)]

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 use std::io;
+use std::sync::Arc;
 
 use driftdb_common::error::{Error, Kind, Reason};
+use driftdb_common::query::report;
 use driftdb_common::service::status::to_status;
 use serde::Serialize;
-
-use crate::statement;
 
 /// Done.
 pub const DONE: u8 = 0;
@@ -37,13 +37,15 @@ pub enum Failure {
     Usage(String),
     /// A daemon, or the embedded database, said no.
     Database(Error),
-    /// A statement failed.
+    /// A statement, or another text of DriftQL, failed.
     Statement {
-        /// What the daemon said.
+        /// What is wrong with it.
         error: Error,
-        /// The statement.
-        text: String,
-        /// Where it begins in its script, where that has more than one line.
+        /// The script it stands in, or the text itself.
+        script: Arc<str>,
+        /// Where in the script it begins, in bytes.
+        offset: usize,
+        /// How people find it, where the script has more than one line.
         place: Option<String>,
     },
 }
@@ -68,6 +70,14 @@ impl From<io::Error> for Failure {
 }
 
 impl Failure {
+    /// An error that may point at a place in a text from the command line.
+    pub fn in_text(error: Error, text: &str) -> Failure {
+        match error.place() {
+            Some(_) => Failure::Statement { error, script: text.into(), offset: 0, place: None },
+            None => Failure::Database(error),
+        }
+    }
+
     fn error(&self) -> Option<&Error> {
         match self {
             Failure::Database(error) | Failure::Statement { error, .. } => Some(error),
@@ -92,9 +102,9 @@ impl Failure {
             Failure::Database(error) => {
                 format!("error: {} ({})\n{}", error.message(), codes(error), violations(error))
             }
-            Failure::Statement { error, text, place } => {
+            Failure::Statement { error, script, offset, place } => {
                 let place = place.as_ref().map(|place| format!("; {place}")).unwrap_or_default();
-                let mut told = statement::describe(error, text).trim_end().to_owned();
+                let mut told = report::describe_in(error, script, *offset);
                 if error.place().is_some() {
                     let _ = write!(told, "\n  = {}{place}", codes(error));
                 } else {
@@ -160,6 +170,8 @@ fn violations(error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use driftdb_common::query::parser;
+
     use super::*;
 
     #[test]
@@ -196,12 +208,25 @@ mod tests {
         assert_eq!(Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)).text(), "");
         let failure = Failure::Statement {
             error: Error::new(Reason::RowNotFound, "no row"),
-            text: "PATCH t KEY 1 SET {}".into(),
+            script: "PATCH t KEY 1 SET {}".into(),
+            offset: 0,
             place: Some("the statement begins at line 3 of x.dql".into()),
         };
         assert_eq!(
             failure.text(),
             "error: no row (NOT_FOUND, ROW_NOT_FOUND; the statement begins at line 3 of x.dql)\n"
         );
+    }
+
+    #[test]
+    fn an_error_points_at_its_place_in_the_script() {
+        let script = "SHOW TABLES;\nSELCT * FROM t";
+        let error = parser::parse("SELCT * FROM t", &[]).unwrap_err();
+        let place = Some("the statement begins at line 2 of x.dql".to_owned());
+        let text = Failure::Statement { error, script: script.into(), offset: 13, place }.text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.get(1..3), Some([" --> 2:1", "  | SELCT * FROM t"].as_slice()), "{text}");
+        let last = "  = INVALID_ARGUMENT, QUERY_SYNTAX; the statement begins at line 2 of x.dql";
+        assert_eq!(lines.last(), Some(&last), "{text}");
     }
 }

@@ -67,7 +67,7 @@ impl Output {
             format,
             asked: true,
             terminal: false,
-            style: Style { colour: false },
+            style: Style::PLAIN,
             written: 0,
             table: table::Table::default(),
             csv: csv::Sheet::default(),
@@ -227,8 +227,7 @@ pub struct Style {
 }
 
 impl Style {
-    /// Without colour.
-    pub const PLAIN: Style = Style { colour: false };
+    const PLAIN: Style = Style { colour: false };
     #[cfg(test)]
     const COLOUR: Style = Style { colour: true };
 
@@ -369,10 +368,10 @@ mod tests {
     #[test]
     fn tables_are_aligned() {
         let expected = [
-            "id    status    amount  tags       note",
-            "----  --------  ------  ---------  ----",
-            "o1    a, \"b\"       100  [\"x\",1.0]",
-            "o2                2.50             null",
+            "id    status  amount  tags       note",
+            "----  ------  ------  ---------  ----",
+            "o1    a, \"b\"     100  [\"x\",1.0]",
+            "o2              2.50             null",
             "ö3\\n",
             "",
         ];

@@ -1,8 +1,8 @@
 //! The commands, one file each.
 
 use driftdb::v1;
-use driftdb_common::error::Result;
 
+use crate::exit::Outcome;
 use crate::statement;
 
 pub mod apply;
@@ -20,6 +20,6 @@ pub mod sql;
 pub mod status;
 
 /// A moment that an option names, where it is given.
-fn moment(option: Option<&str>) -> Result<Option<v1::AsOf>> {
+fn moment(option: Option<&str>) -> Outcome<Option<v1::AsOf>> {
     option.map(statement::point).transpose()
 }

@@ -1,9 +1,14 @@
 //! `sql`: DriftQL scripts, each statement to the daemon that runs it, transactions collected here.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::value::Value;
+use driftdb_common::query::ast::Statement;
+use driftdb_common::query::parser;
+use driftdb_common::query::script::{Piece, split};
 use driftdb_common::service::status::from_status;
 use serde::Serialize;
 use v1::reader_service_execute_response::Result as Found;
@@ -13,7 +18,7 @@ use crate::args::Sql;
 use crate::client::{Client, Reader};
 use crate::exit::{Failure, Outcome};
 use crate::render::{self, Answer, Output, Progress};
-use crate::statement::{self, Piece, Route};
+use crate::statement::{self, Route};
 use crate::{input, shapes};
 
 /// Runs the scripts; stops at the first error.
@@ -23,7 +28,8 @@ pub async fn run(args: Sql, client: &mut Client, out: &mut Output) -> Outcome {
         commit_time: args.time.map(shapes::timestamp),
         ..Default::default()
     };
-    let mut session = Session { client, out, options, params: args.param, open: None };
+    let values = parser::parse_params(&args.param)?;
+    let mut session = Session { client, out, options, values, params: args.param, open: None };
     if args.statement.is_empty() {
         let path = args.file.unwrap_or_else(|| PathBuf::from("-"));
         let script = input::script(&path).await?;
@@ -41,6 +47,8 @@ struct Session<'a> {
     out: &'a mut Output,
     options: v1::CommitOptions,
     params: Vec<String>,
+    /// The same, parsed.
+    values: Vec<Value>,
     /// The transaction that BEGIN opened.
     open: Option<Transaction>,
 }
@@ -51,16 +59,28 @@ struct Transaction {
     request: v1::ApplyRequest,
 }
 
+impl Transaction {
+    fn add(&mut self, statement: Statement) -> Result<()> {
+        let (operations, preconditions) = statement::operations(statement)?;
+        self.request.operations.extend(operations);
+        self.request.preconditions.extend(preconditions);
+        Ok(())
+    }
+}
+
 /// A statement, and where it stands: for errors.
 #[derive(Clone)]
 struct Origin {
     text: String,
+    script: Arc<str>,
+    offset: usize,
     place: Option<String>,
 }
 
 impl Origin {
     fn failure(&self, error: Error) -> Failure {
-        Failure::Statement { error, text: self.text.clone(), place: self.place.clone() }
+        let (script, offset, place) = (self.script.clone(), self.offset, self.place.clone());
+        Failure::Statement { error, script, offset, place }
     }
 
     fn invalid(&self, message: &str) -> Failure {
@@ -72,17 +92,17 @@ impl Session<'_> {
     async fn script(&mut self, script: &str, file: Option<&str>) -> Outcome {
         // In a script of one line the statement itself says enough.
         let placed = file.is_some() || script.trim().contains('\n');
-        let whole = Origin { text: script.to_owned(), place: file.map(str::to_owned) };
-        for Piece { text, line } in statement::split(script).map_err(|e| whole.failure(e))? {
-            let file = file.map(|file| format!(" of {file}")).unwrap_or_default();
+        let file = file.map(|file| format!(" of {file}")).unwrap_or_default();
+        let whole: Arc<str> = script.into();
+        for Piece { text, offset, line, .. } in split(script) {
             let place = placed.then(|| format!("the statement begins at line {line}{file}"));
-            self.statement(Origin { text, place }).await?;
+            self.statement(Origin { text: text.to_owned(), script: whole.clone(), offset, place }).await?;
         }
         Ok(())
     }
 
     async fn statement(&mut self, origin: Origin) -> Outcome {
-        match statement::route(&origin.text, &self.params).map_err(|e| origin.failure(e))? {
+        match statement::route(&origin.text, &self.values).map_err(|e| origin.failure(e))? {
             Route::Begin if self.open.is_some() => Err(origin.invalid("BEGIN inside a transaction")),
             Route::Begin => {
                 let request = v1::ApplyRequest { options: Some(self.options.clone()), ..Default::default() };
@@ -97,21 +117,15 @@ impl Session<'_> {
                 Some(transaction) => self.commit(&origin, transaction.request).await,
                 None => Err(origin.invalid("COMMIT without BEGIN")),
             },
-            _ if self.open.is_some() => self.collect(&origin),
+            Route::Reader if self.open.is_some() => {
+                Err(origin.invalid("a transaction holds writes only: read before BEGIN or after COMMIT"))
+            }
             Route::Reader => self.read(&origin).await,
-            Route::Writer => self.write(&origin).await,
+            Route::Writer(statement) => match &mut self.open {
+                Some(transaction) => transaction.add(*statement).map_err(|e| origin.failure(e)),
+                None => self.write(&origin).await,
+            },
         }
-    }
-
-    /// Adds a statement to the open transaction.
-    fn collect(&mut self, origin: &Origin) -> Outcome {
-        let collected = statement::operations(&origin.text, &self.params);
-        let (operations, preconditions) = collected.map_err(|e| origin.failure(e))?;
-        if let Some(transaction) = &mut self.open {
-            transaction.request.operations.extend(operations);
-            transaction.request.preconditions.extend(preconditions);
-        }
-        Ok(())
     }
 
     async fn commit(&mut self, origin: &Origin, request: v1::ApplyRequest) -> Outcome {

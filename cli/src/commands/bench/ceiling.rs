@@ -65,7 +65,10 @@ impl Log {
         // One wake-up a group crosses threads; those who wait are woken from here, which is cheaper.
         tokio::spawn(async move {
             while let Some((seq, waiting)) = groups.recv().await {
-                waiting.into_iter().for_each(|answer| drop(answer.send(seq)));
+                for answer in waiting {
+                    // A caller that has gone needs no answer.
+                    let _ = answer.send(seq);
+                }
             }
         });
         Ok(Log(sender))
