@@ -3,5 +3,9 @@
 pub mod ast;
 mod display;
 pub mod lexer;
+mod like;
 pub mod parser;
+pub mod plan;
+pub mod predicate;
 pub mod report;
+pub mod script;

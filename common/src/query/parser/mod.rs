@@ -151,12 +151,18 @@ impl<'a> Parser<'a> {
         Err(self.expected(&what, followers, self.habit()))
     }
 
+    /// Fails where the statement goes on: no further than `followers` could it have.
+    fn ends(&self, followers: &[&str]) -> Result<()> {
+        if self.at(";") { Ok(()) } else { self.finish(followers) }
+    }
+
     /// What DriftQL has in place of a clause of other languages.
     fn habit(&self) -> &'static str {
         match self.slice(self.token).to_ascii_uppercase().as_str() {
             "ORDER" => "rows always come in the order of their keys",
             "GROUP" | "HAVING" => "the one aggregate is COUNT(*)",
             "JOIN" | "INNER" | "LEFT" => "a statement reads one table",
+            "TRANSACTION" | "WORK" => "leave it out",
             _ => "",
         }
     }
