@@ -1,10 +1,30 @@
 //! The reader daemon of DriftDB: everything that asks.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::service::server::Listener;
+use driftdb::v1::reader_service_server::ReaderServiceServer;
+use driftdb_common::error::Result;
+use driftdb_common::limits;
+use driftdb_common::log::dir::DataDir;
+use driftdb_common::log::disk::{Disk, RealDisk};
+use driftdb_common::service::server::{self, Listener};
 use tokio_util::sync::CancellationToken;
+use tonic::service::RoutesBuilder;
+
+use crate::follower::Follower;
+use crate::rpc::ReaderRpc;
+use crate::tailer::Tailer;
+
+mod answers;
+mod follower;
+mod freshness;
+mod replica;
+mod rpc;
+mod statement;
+mod steps;
+mod tailer;
+mod token;
 
 /// How a reader runs.
 #[derive(Debug, Clone)]
@@ -22,16 +42,38 @@ impl Config {
 
 /// A database followed: what HEAD showed at the start is applied.
 #[derive(Debug)]
-pub struct Reader {}
+pub struct Reader {
+    disk: Arc<dyn Disk>,
+    dir: DataDir,
+    follower: Follower,
+}
 
 impl Reader {
     /// Opens the database in `config.data`. Takes no lock and writes nothing. Blocks while it catches up.
     pub fn open(config: Config) -> Result<Reader> {
-        Err(Error::new(Reason::Internal, format!("not there yet: {}", config.data.display())))
+        Reader::open_on(RealDisk::shared(), config)
+    }
+
+    /// As [`Reader::open`], on another disk.
+    pub fn open_on(disk: Arc<dyn Disk>, config: Config) -> Result<Reader> {
+        let dir = DataDir::new(&config.data);
+        let mut follower = Follower::open(Arc::clone(&disk), dir.clone())?;
+        follower.look()?;
+        Ok(Reader { disk, dir, follower })
     }
 
     /// Answers gRPC until `shutdown`.
-    pub async fn serve(self, _listener: Listener, _shutdown: CancellationToken) -> Result<()> {
-        Ok(())
+    pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
+        let Reader { disk, dir, follower } = self;
+        let tailer = Tailer::start(follower, dir.root())?;
+        let rpc = ReaderRpc { replica: Arc::clone(tailer.replica()), disk, dir, shutdown: shutdown.clone() };
+        let mut routes = RoutesBuilder::default();
+        routes.add_service(
+            ReaderServiceServer::new(rpc)
+                .max_decoding_message_size(limits::REQUEST_BYTES)
+                .max_encoding_message_size(limits::REQUEST_BYTES),
+        );
+        let health = server::health::<ReaderServiceServer<ReaderRpc>>(shutdown.clone()).await;
+        server::serve(listener, routes, health, shutdown).await
     }
 }

@@ -1,10 +1,29 @@
 //! The writer daemon of DriftDB: everything that changes a database.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
+use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::service::server::Listener;
+use driftdb_common::limits;
+use driftdb_common::log::appender::{Log, Options};
+use driftdb_common::log::dir::DataDir;
+use driftdb_common::log::disk::RealDisk;
+use driftdb_common::log::{disk::Disk, recovery};
+use driftdb_common::service::server::{self, Listener};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tonic::service::RoutesBuilder;
+
+use crate::admit::Admission;
+use crate::commit::{Answer, Commits};
+use crate::rpc::WriterRpc;
+
+mod admit;
+mod commit;
+mod rows;
+mod rpc;
 
 /// How a writer runs.
 #[derive(Debug, Clone)]
@@ -20,22 +39,79 @@ pub struct Config {
 impl Config {
     /// The defaults, for a data directory.
     pub fn new(data: impl Into<PathBuf>) -> Config {
-        Config { data: data.into(), advertise: None, segment_bytes: driftdb_common::limits::SEGMENT_BYTES }
+        Config { data: data.into(), advertise: None, segment_bytes: limits::SEGMENT_BYTES }
     }
 }
 
 /// A database opened for writing: the lock is held and recovery is done.
 #[derive(Debug)]
-pub struct Writer {}
+pub struct Writer {
+    config: Config,
+    log: Log,
+    admission: Admission,
+}
 
 impl Writer {
     /// Opens, or initialises, the database in `config.data`. Blocks while it recovers.
     pub fn open(config: Config) -> Result<Writer> {
-        Err(Error::new(Reason::Internal, format!("not there yet: {}", config.data.display())))
+        Writer::open_on(RealDisk::shared(), config)
     }
 
-    /// Answers gRPC until `shutdown`, then closes the database cleanly.
-    pub async fn serve(self, _listener: Listener, _shutdown: CancellationToken) -> Result<()> {
-        Ok(())
+    /// As [`Writer::open`], on another disk.
+    pub fn open_on(disk: Arc<dyn Disk>, config: Config) -> Result<Writer> {
+        let mut admission = Admission::default();
+        let options = Options { segment_bytes: config.segment_bytes.max(1), background: true };
+        let dir = DataDir::new(&config.data);
+        let log = recovery::open(disk, &dir, options, &mut |commit| admission.replay(commit))?;
+        Ok(Writer { config, log, admission })
     }
+
+    /// Closes the database cleanly without having served.
+    pub fn close(self) -> Result<()> {
+        self.log.close()
+    }
+
+    /// Answers gRPC until `shutdown`, then closes the database cleanly. An error means that the database was not closed
+    /// cleanly: the log failed, and nothing more was acknowledged (I5).
+    pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
+        let Writer { config, mut log, admission } = self;
+        let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
+        log.set_address(&address.unwrap_or_default())?;
+        let (database, term) = (log.database().clone(), log.term());
+        let (sender, mut receiver) = mpsc::unbounded_channel::<Vec<Answer>>();
+        let (commits, thread) = Commits::start(log, admission, sender)?;
+        tokio::spawn(async move {
+            while let Some(answers) = receiver.recv().await {
+                answers.into_iter().for_each(Answer::send);
+            }
+        });
+        let stopping = shutdown.child_token();
+        let committer = tokio::task::spawn_blocking({
+            let stopping = stopping.clone();
+            move || {
+                let ended = join(thread);
+                // Where the committer has failed, there is nothing left to serve.
+                stopping.cancel();
+                ended
+            }
+        });
+        let rpc = WriterRpc::new(commits.clone(), database, term);
+        let mut routes = RoutesBuilder::default();
+        routes.add_service(
+            WriterServiceServer::new(rpc)
+                .max_decoding_message_size(limits::REQUEST_BYTES)
+                .max_encoding_message_size(limits::REQUEST_BYTES),
+        );
+        let health = server::health::<WriterServiceServer<WriterRpc>>(stopping.clone()).await;
+        let served = server::serve(listener, routes, health, stopping).await;
+        commits.close();
+        let closed =
+            committer.await.map_err(|e| Error::new(Reason::Internal, format!("the committer: {e}")))?;
+        served.and(closed)
+    }
+}
+
+fn join(thread: JoinHandle<Result<()>>) -> Result<()> {
+    let panicked = |_| Err(Error::new(Reason::Internal, "the committer's thread panicked"));
+    thread.join().unwrap_or_else(panicked)
 }

@@ -1,6 +1,8 @@
 //! What a write asks for, before it is an event.
 
+use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
+use crate::format::key::{Key, KeyType};
 use crate::table::schema::Schema;
 
 /// One change of one row, as asked for.
@@ -8,10 +10,43 @@ use crate::table::schema::Schema;
 pub struct Operation {
     /// The table's name.
     pub table: String,
-    /// The row's key as text; may be left out where the document holds it.
-    pub key: Option<String>,
+    /// The row's key; may be left out where the document holds it.
+    pub key: Option<KeyInput>,
     /// What to do.
     pub action: Action,
+}
+
+/// A key as a request has it, before it is known what keys the table has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyInput {
+    /// As the API has it: text, also for INT.
+    Text(String),
+    /// As DriftQL has it: a string or an integer, and never the one for the other.
+    Typed(Key),
+}
+
+impl KeyInput {
+    /// The key, for a table whose keys are of a type.
+    pub fn of_type(&self, key_type: KeyType) -> Result<Key> {
+        match self {
+            KeyInput::Text(text) => Key::parse(text, key_type),
+            KeyInput::Typed(key) if key.key_type() == key_type => Ok(key.clone()),
+            KeyInput::Typed(key) => {
+                let message =
+                    format!("this table's keys are {key_type}, and {key} is given as {}", key.key_type());
+                Err(Error::new(Reason::KeyInvalid, message))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for KeyInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            KeyInput::Text(text) => text.fmt(f),
+            KeyInput::Typed(key) => key.fmt(f),
+        }
+    }
 }
 
 /// What to do with a row.
@@ -32,8 +67,8 @@ pub enum Action {
 pub struct Precondition {
     /// The table's name.
     pub table: String,
-    /// The row's key as text.
-    pub key: String,
+    /// The row's key.
+    pub key: KeyInput,
     /// What must hold of the row.
     pub check: Check,
 }
@@ -89,8 +124,8 @@ pub struct CommitOptions {
     pub commit_time_ms: Option<u64>,
 }
 
-/// Names a commit: what an acknowledged write answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Names a commit: what an acknowledged write answers. Zeros stand for the moment before the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Token {
     /// Its sequence number.
     pub seq: u64,

@@ -1,0 +1,54 @@
+//! Statements that write, as the changes they ask for.
+
+use crate::error::{Error, Reason, Result};
+use crate::query::ast::{CreateTable, RowKey, Statement};
+use crate::table::operation::{Action, Change, Check, KeyInput, Operation, Precondition, SchemaChange};
+use crate::table::schema::Schema;
+
+/// The change that a statement asks for. NOT_SUPPORTED for those that this version only parses.
+pub fn of_statement(statement: Statement) -> Result<Change> {
+    let not_yet = |what: &str| Err(Error::new(Reason::NotSupported, format!("{what} is not supported yet")));
+    let (operations, preconditions) = match statement {
+        Statement::CreateTable(CreateTable { table, primary_key, key_type, indexes, if_not_exists }) => {
+            let indexes = indexes.iter().map(ToString::to_string).collect();
+            let schema = Schema { table: table.text, primary_key, key_type, indexes };
+            return Ok(Change::Schema(SchemaChange::Create { schema, if_not_exists }));
+        }
+        Statement::DropTable { table } => return Ok(Change::Schema(SchemaChange::Drop { table: table.text })),
+        Statement::Insert { table, documents } => {
+            let insert = |document| Operation { table: table.text.clone(), key: None, action: Action::Insert(document) };
+            (documents.into_iter().map(insert).collect(), Vec::new())
+        }
+        Statement::Upsert { table, documents } => {
+            let put = |document| Operation { table: table.text.clone(), key: None, action: Action::Put(document) };
+            (documents.into_iter().map(put).collect(), Vec::new())
+        }
+        Statement::Patch { table, key, patch, if_seq } => one(table.text, key, Action::Patch(patch), if_seq),
+        Statement::SoftDelete { table, key, if_seq } => one(table.text, key, Action::SoftDelete, if_seq),
+        Statement::CreateIndex { .. } => return not_yet("CREATE INDEX"),
+        Statement::DropIndex { .. } => return not_yet("DROP INDEX"),
+        Statement::Revert { .. } => return not_yet("REVERT"),
+        Statement::Snapshot { .. } => return not_yet("SNAPSHOT"),
+        Statement::Compact { .. } => return not_yet("COMPACT"),
+        Statement::Verify { .. } => return not_yet("VERIFY"),
+        Statement::Begin | Statement::Commit | Statement::Rollback => {
+            let message = "BEGIN, COMMIT and ROLLBACK are for driftctl, which sends what stands between them as one Apply";
+            return Err(Error::new(Reason::QueryInvalid, message));
+        }
+        Statement::Select(_)
+        | Statement::Explain(_)
+        | Statement::ShowDrift { .. }
+        | Statement::ShowDiff { .. }
+        | Statement::ShowTables { .. }
+        | Statement::Describe { .. } => {
+            return Err(Error::new(Reason::QueryInvalid, "this statement reads: send it to a reader"));
+        }
+    };
+    Ok(Change::Rows { operations, preconditions })
+}
+
+fn one(table: String, key: RowKey, action: Action, if_seq: Option<u64>) -> (Vec<Operation>, Vec<Precondition>) {
+    let key = KeyInput::Typed(key.key);
+    let condition = if_seq.map(|seq| Precondition { table: table.clone(), key: key.clone(), check: Check::SeqIs(seq) });
+    (vec![Operation { table, key: Some(key), action }], condition.into_iter().collect())
+}

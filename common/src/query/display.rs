@@ -1,0 +1,117 @@
+//! Writes conditions as DriftQL: what EXPLAIN shows. Parsed again, the text gives the same condition.
+
+use std::fmt;
+
+use crate::format::json;
+use crate::format::value::Value;
+use crate::query::ast::{Column, Comparison, Condition};
+use crate::query::parser::{RESERVED, is_any};
+
+impl fmt::Display for Column {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = match self {
+            Column::Key => return f.write_str("_key"),
+            Column::Seq => return f.write_str("_seq"),
+            Column::Time => return f.write_str("_time"),
+            Column::Path(path) => path,
+        };
+        for (i, name) in path.names().iter().enumerate() {
+            let first = name.chars().next();
+            let plain = first.is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+                && !is_any(name, RESERVED)
+                && !["_key", "_seq", "_time"].contains(&name.as_str());
+            let dot = if i > 0 { "." } else { "" };
+            if plain { write!(f, "{dot}{name}")? } else { write!(f, "{dot}`{}`", name.replace('`', "``"))? }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Comparison::Equal => "=",
+            Comparison::NotEqual => "!=",
+            Comparison::Less => "<",
+            Comparison::LessOrEqual => "<=",
+            Comparison::Greater => ">",
+            Comparison::GreaterOrEqual => ">=",
+        })
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let not = |negated: &bool| if *negated { "NOT " } else { "" };
+        match self {
+            Condition::And(parts) => {
+                joined(f, parts, " AND ", |part| matches!(part, Condition::And(_) | Condition::Or(_)))
+            }
+            Condition::Or(parts) => joined(f, parts, " OR ", |part| matches!(part, Condition::Or(_))),
+            Condition::Not(inner) => match **inner {
+                Condition::And(_) | Condition::Or(_) => write!(f, "NOT ({inner})"),
+                _ => write!(f, "NOT {inner}"),
+            },
+            Condition::Compare { column, op, value } => {
+                write!(f, "{column} {op} {}", Literal(column, value))
+            }
+            Condition::In { column, values, negated } => {
+                write!(f, "{column} {}IN (", not(negated))?;
+                for (i, value) in values.iter().enumerate() {
+                    let comma = if i > 0 { ", " } else { "" };
+                    write!(f, "{comma}{}", Literal(column, value))?;
+                }
+                f.write_str(")")
+            }
+            Condition::Between { column, low, high, negated } => {
+                let (low, high) = (Literal(column, low), Literal(column, high));
+                write!(f, "{column} {}BETWEEN {low} AND {high}", not(negated))
+            }
+            Condition::Like { column, pattern, negated } => {
+                let pattern = Value::Str(pattern.clone());
+                write!(f, "{column} {}LIKE {}", not(negated), Literal(column, &pattern))
+            }
+            Condition::IsNull { column, negated } => write!(f, "{column} IS {}NULL", not(negated)),
+            Condition::IsMissing { column, negated } => write!(f, "{column} IS {}MISSING", not(negated)),
+        }
+    }
+}
+
+fn joined(
+    f: &mut fmt::Formatter<'_>,
+    parts: &[Condition],
+    word: &str,
+    in_parentheses: impl Fn(&Condition) -> bool,
+) -> fmt::Result {
+    for (i, part) in parts.iter().enumerate() {
+        if i > 0 {
+            f.write_str(word)?;
+        }
+        if in_parentheses(part) { write!(f, "({part})")? } else { write!(f, "{part}")? }
+    }
+    Ok(())
+}
+
+/// A value as the parser reads it beside a column.
+struct Literal<'a>(&'a Column, &'a Value);
+
+impl fmt::Display for Literal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Literal(column, value) = self;
+        let time = match (column, value) {
+            (Column::Time, Value::Int(millis)) => Some((*millis, 0)),
+            #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a time, far below 2^63")]
+            (Column::Time, Value::Float(millis)) => Some((millis.floor() as i128, 500_000)),
+            _ => None,
+        };
+        if let Some((millis, nanos)) = time {
+            let time =
+                jiff::Timestamp::from_nanosecond(millis.saturating_mul(1_000_000).saturating_add(nanos));
+            return write!(f, "\"{}\"", time.map_err(|_| fmt::Error)?);
+        }
+        let mut encoded = Vec::new();
+        value.encode(&mut encoded);
+        f.write_str(&json::from_msgpack(&encoded).map_err(|_| fmt::Error)?)
+    }
+}

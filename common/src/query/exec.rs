@@ -1,0 +1,235 @@
+//! Runs a SELECT over a view, a bounded stretch at a time.
+
+use std::ops::Bound;
+
+use crate::error::Result;
+use crate::format::document::Document;
+use crate::format::key::Key;
+use crate::format::msgpack;
+use crate::query::ast::{Column, Condition};
+use crate::query::plan::{self, Access};
+use crate::query::predicate;
+use crate::table::format_time;
+use crate::table::view::{Row, View};
+
+/// What to read, of which rows.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Which rows; every row where there is none.
+    pub condition: Option<Condition>,
+    /// What of each row; the whole document where empty.
+    pub columns: Vec<Column>,
+    /// At most so many rows.
+    pub limit: Option<u64>,
+    /// After leaving out so many.
+    pub offset: u64,
+    /// Only rows after this key: to go on where an earlier answer ended.
+    pub after: Option<Key>,
+    /// Count the rows, and hand none out.
+    pub count_only: bool,
+}
+
+/// A SELECT under way. Rows come in the order of keys.
+#[derive(Debug)]
+pub struct Select {
+    view: View,
+    selection: Selection,
+    access: Access,
+    /// Rows handed out, or counted.
+    count: u64,
+    /// Rows read so far, matching or not.
+    examined: u64,
+    done: bool,
+}
+
+/// One stretch of an answer.
+#[derive(Debug, Default)]
+pub struct Stretch {
+    /// Rows that match.
+    pub rows: Vec<Row>,
+    /// Whether there are no more.
+    pub done: bool,
+}
+
+impl Select {
+    /// Plans a SELECT over a view.
+    pub fn new(view: View, selection: Selection) -> Select {
+        let schema = view.schema();
+        let access = plan::access(selection.condition.as_ref(), &schema.primary_key, schema.key_type);
+        let done = selection.limit == Some(0);
+        Select { view, selection, access, count: 0, examined: 0, done }
+    }
+
+    /// How the rows are found.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Rows handed out so far, or counted.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The last row read, matching or not: the answer goes on after it.
+    pub fn last_key(&self) -> Option<&Key> {
+        self.selection.after.as_ref()
+    }
+
+    /// Rows read so far, matching or not.
+    pub fn examined(&self) -> u64 {
+        self.examined
+    }
+
+    /// Goes on for at most `rows` rows read, and until about `bytes` bytes match.
+    pub fn next_stretch(&mut self, rows: usize, bytes: usize) -> Result<Stretch> {
+        let mut found = Found { rows: Vec::new(), bytes, left: rows, error: None };
+        if !self.done {
+            let more = match &self.access {
+                Access::Keys(keys) => {
+                    let keys = keys.clone();
+                    self.look_up(&keys, &mut found)
+                }
+                Access::Range { from, to } => {
+                    let (from, to) = (from.clone(), to.clone());
+                    self.scan((from.as_ref(), to.as_ref()), &mut found)
+                }
+                Access::Scan => self.scan((Bound::Unbounded, Bound::Unbounded), &mut found),
+            };
+            self.done |= !more;
+        }
+        match found.error {
+            Some(error) => Err(error),
+            None => Ok(Stretch { rows: found.rows, done: self.done }),
+        }
+    }
+
+    /// Looks the planned keys up; false when there are none left.
+    fn look_up(&mut self, keys: &[Key], found: &mut Found) -> bool {
+        let start = match &self.selection.after {
+            Some(after) => keys.partition_point(|key| key <= after),
+            None => 0,
+        };
+        for key in keys.iter().skip(start) {
+            if self.done {
+                return false;
+            }
+            if !found.has_room() {
+                return true;
+            }
+            self.selection.after = Some(key.clone());
+            if let Some(Row { key, seq, time_ms, document }) = self.view.get(key) {
+                self.consider(&key, seq, time_ms, &document, found);
+            }
+        }
+        false
+    }
+
+    /// Goes through a range of keys; false when it has come to its end.
+    fn scan(&mut self, (from, to): (Bound<&Key>, Bound<&Key>), found: &mut Found) -> bool {
+        let after = self.selection.after.clone();
+        let from = after.as_ref().map_or(from, Bound::Excluded);
+        let view = self.view.clone();
+        let mut more = false;
+        let mut last = None;
+        view.scan((from, to), |key, version, document| {
+            if self.done || !found.has_room() {
+                more = !self.done;
+                return false;
+            }
+            last = Some(key.clone());
+            self.consider(key, version.commit.seq, version.commit.time_ms, document, found);
+            true
+        });
+        if last.is_some() {
+            self.selection.after = last;
+        }
+        more
+    }
+
+    /// Takes a row in if it matches.
+    fn consider(&mut self, key: &Key, seq: u64, time_ms: u64, document: &Document, found: &mut Found) {
+        self.examined += 1;
+        found.left -= 1;
+        let outcome = self.matches(predicate::Row { key, seq, time_ms, document }).and_then(|matches| {
+            if !matches {
+                return Ok(None);
+            }
+            if self.selection.offset > 0 {
+                self.selection.offset -= 1;
+                return Ok(None);
+            }
+            self.count += 1;
+            self.done = self.selection.limit == Some(self.count);
+            if self.selection.count_only {
+                return Ok(None);
+            }
+            let document = project(&self.selection.columns, key, seq, time_ms, document)?;
+            Ok(Some(Row { key: key.clone(), seq, time_ms, document }))
+        });
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(row)) => {
+                found.bytes = found.bytes.saturating_sub(row.document.msgpack().len() + ROW_OVERHEAD);
+                found.rows.push(row);
+            }
+            Err(error) => {
+                self.done = true;
+                found.error = Some(error);
+            }
+        }
+    }
+
+    fn matches(&self, row: predicate::Row<'_>) -> Result<bool> {
+        self.selection.condition.as_ref().map_or(Ok(true), |condition| condition.matches(row))
+    }
+}
+
+/// About what a row needs in a message besides its document.
+const ROW_OVERHEAD: usize = 64;
+
+/// What a stretch has found, and how much more it may.
+struct Found {
+    rows: Vec<Row>,
+    bytes: usize,
+    left: usize,
+    error: Option<crate::error::Error>,
+}
+
+impl Found {
+    fn has_room(&self) -> bool {
+        self.left > 0 && self.bytes > 0
+    }
+}
+
+/// The columns asked for, as a document whose fields are named as the columns are written. Missing ones are left out.
+fn project(columns: &[Column], key: &Key, seq: u64, time_ms: u64, document: &Document) -> Result<Document> {
+    if columns.is_empty() {
+        return Ok(document.clone());
+    }
+    let mut fields = Vec::new();
+    let mut len = 0;
+    for column in columns {
+        let value = match column {
+            Column::Path(path) => match document.get(path)? {
+                Some(value) => value.to_vec(),
+                None => continue,
+            },
+            own => {
+                let mut value = Vec::new();
+                match own {
+                    Column::Key => key.encode(&mut value),
+                    Column::Seq => msgpack::write_uint(&mut value, seq),
+                    _ => msgpack::write_str(&mut value, &format_time(time_ms)),
+                }
+                value
+            }
+        };
+        len += 1;
+        msgpack::write_str(&mut fields, &column.to_string());
+        fields.extend_from_slice(&value);
+    }
+    let mut encoded = Vec::with_capacity(fields.len() + 5);
+    msgpack::write_map_len(&mut encoded, len);
+    encoded.extend_from_slice(&fields);
+    Ok(Document::trusted(encoded.into()))
+}

@@ -1,0 +1,388 @@
+//! Splits DriftQL text into tokens, one at a time and in one pass.
+
+use crate::error::{Error, Reason, Result};
+use crate::query::report;
+
+/// The words with a meaning in statements; a client may highlight them.
+pub const KEYWORDS: &[&str] = &[
+    "AND", "AS", "BEFORE", "BEGIN", "BETWEEN", "BY", "COMMIT", "COMPACT", "COUNT", "CREATE", "DEEP",
+    "DELETE", "DESCRIBE", "DIFF", "DRIFT", "DROP", "DRY", "EXISTS", "EXPLAIN", "FALSE", "FROM", "IF", "IN",
+    "INDEX", "INSERT", "INT", "INTO", "IS", "KEY", "LIKE", "LIMIT", "MISSING", "NOT", "NULL", "OF", "OFFSET",
+    "ON", "OR", "PATCH", "PK", "REVERT", "ROLLBACK", "RUN", "SELECT", "SEQ", "SET", "SHOW", "SNAPSHOT",
+    "SOFT", "STRING", "TABLE", "TABLES", "TO", "TRUE", "UPSERT", "VERIFY", "WHERE",
+];
+
+/// What a token is. Its text is that of its span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    /// A keyword or a name.
+    Word,
+    /// A name in backticks.
+    Quoted,
+    /// A string in double or single quotes, escapes not looked at yet.
+    Str,
+    /// A number as JSON has them.
+    Number,
+    /// `$1`
+    Param,
+    /// A point without quotes: `@seq:100`, `@now`.
+    At,
+    /// An operator or punctuation.
+    Symbol(&'static str),
+    /// After the last token.
+    End,
+}
+
+/// A token and its place: byte offsets of its first byte and after its last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token {
+    /// What it is.
+    pub kind: TokenKind,
+    /// Byte offset of its first byte.
+    pub start: usize,
+    /// Byte offset after its last byte.
+    pub end: usize,
+}
+
+/// Hands out the tokens of a text.
+#[derive(Debug, Clone)]
+pub struct Lexer<'a> {
+    text: &'a str,
+    at: usize,
+    /// Where the last token ended: the place of what is missing after it.
+    last_end: usize,
+}
+
+/// Longest first, so that `<=` is not read as `<`.
+const SYMBOLS: &[&str] =
+    &["<=", ">=", "<>", "!=", "(", ")", "[", "]", "{", "}", ",", ":", ";", ".", "*", "=", "<", ">"];
+
+/// What people write for what DriftQL has.
+const FOREIGN: &[(&str, &str)] = &[
+    ("==", "write ="),
+    ("&&", "write AND"),
+    ("||", "write OR"),
+    ("!", "write NOT"),
+    ("“", "write plain quotes: \""),
+    ("”", "write plain quotes: \""),
+    ("‘", "write plain quotes: '"),
+    ("’", "write plain quotes: '"),
+    ("?", "parameters are $1, $2, …"),
+    ("-", "a name with - in it stands in backticks: `odd-name`"),
+    ("#", "a comment starts with --"),
+    ("//", "a comment starts with --"),
+];
+
+impl<'a> Lexer<'a> {
+    /// A lexer at the first byte of a text.
+    pub fn new(text: &'a str) -> Self {
+        Lexer { text, at: 0, last_end: 0 }
+    }
+
+    /// The next token; after the last one `End`, again and again.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an Iterator would end, and hide that errors are final"
+    )]
+    pub fn next(&mut self) -> Result<Token> {
+        self.skip_blanks()?;
+        let start = self.at;
+        let rest = self.rest();
+        let Some(first) = rest.chars().next() else {
+            return Ok(Token { kind: TokenKind::End, start: self.last_end, end: self.last_end });
+        };
+        let kind = match first {
+            '"' | '\'' => self.string(first)?,
+            '`' => self.quoted_name()?,
+            '$' => self.param()?,
+            '@' => {
+                self.take_while(|c| matches!(c, '@' | ':') || is_word(c));
+                TokenKind::At
+            }
+            '-' if rest.as_bytes().get(1).is_some_and(u8::is_ascii_digit) => self.number()?,
+            '0'..='9' => self.number()?,
+            c if starts_word(c) => {
+                self.take_while(is_word);
+                TokenKind::Word
+            }
+            _ => self.symbol()?,
+        };
+        self.last_end = self.at;
+        Ok(Token { kind, start, end: self.at })
+    }
+
+    fn rest(&self) -> &'a str {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
+    fn take_while(&mut self, mut wanted: impl FnMut(char) -> bool) {
+        let rest = self.rest();
+        self.at += rest.find(|c| !wanted(c)).unwrap_or(rest.len());
+    }
+
+    fn error(&self, start: usize, end: usize, message: impl Into<String>, hint: &str) -> Error {
+        Error::new(Reason::QuerySyntax, message).at(report::place(self.text, start, end, hint))
+    }
+
+    /// Passes white space and comments.
+    fn skip_blanks(&mut self) -> Result<()> {
+        loop {
+            self.take_while(|c| c.is_whitespace() || c == '\u{feff}');
+            let rest = self.rest();
+            if rest.starts_with("--") {
+                self.at += rest.find('\n').unwrap_or(rest.len());
+            } else if let Some(comment) = rest.strip_prefix("/*") {
+                let Some(len) = comment.find("*/") else {
+                    return Err(self.error(
+                        self.at,
+                        self.at + 2,
+                        "a comment that does not end",
+                        "close it with */",
+                    ));
+                };
+                self.at += len + 4;
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Passes a string. Only its end is looked for: `decode_string` checks the rest.
+    fn string(&mut self, quote: char) -> Result<TokenKind> {
+        let start = self.at;
+        let mut escaped = false;
+        for (at, c) in self.rest().char_indices().skip(1) {
+            match c {
+                c if c == quote && !escaped => {
+                    self.at += at + 1;
+                    return Ok(TokenKind::Str);
+                }
+                '\n' => {
+                    let end = start + at;
+                    let hint = format!("close it with {quote}, or write \\n for a line break");
+                    return Err(self.error(start, end, "a string that does not end on its line", &hint));
+                }
+                c => escaped = c == '\\' && !escaped,
+            }
+        }
+        Err(self.error(
+            start,
+            self.text.len(),
+            "a string that does not end",
+            &format!("close it with {quote}"),
+        ))
+    }
+
+    fn quoted_name(&mut self) -> Result<TokenKind> {
+        let start = self.at;
+        let mut at = self.at + 1;
+        while let Some(len) = self.text.get(at..).and_then(|rest| rest.find('`')) {
+            at += len + 1;
+            if self.text.as_bytes().get(at) != Some(&b'`') {
+                self.at = at;
+                return Ok(TokenKind::Quoted);
+            }
+            at += 1;
+        }
+        Err(self.error(start, self.text.len(), "a name that does not end", "close it with a backtick"))
+    }
+
+    fn param(&mut self) -> Result<TokenKind> {
+        let start = self.at;
+        self.at += 1;
+        self.take_while(is_word);
+        let digits = self.text.get(start + 1..self.at).unwrap_or_default();
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            let message = "a parameter is $ and a number";
+            return Err(self.error(start, self.at, message, "the first parameter is $1"));
+        }
+        Ok(TokenKind::Param)
+    }
+
+    /// Passes a number, and whatever is glued to it, so that `12ab` is one error and not two tokens.
+    fn number(&mut self) -> Result<TokenKind> {
+        let start = self.at;
+        let mut last = ' ';
+        self.take_while(|c| {
+            let signed_exponent = matches!(c, '+' | '-') && matches!(last, 'e' | 'E');
+            let wanted = is_word(c) || c == '.' || signed_exponent || (c == '-' && last == ' ');
+            last = c;
+            wanted
+        });
+        let text = self.text.get(start..self.at).unwrap_or_default();
+        if is_json_number(text) {
+            return Ok(TokenKind::Number);
+        }
+        let digits = text.trim_start_matches('-');
+        let hint = if digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit()) {
+            "numbers have no leading zeros, unless they are strings, in quotes"
+        } else {
+            "a string stands in quotes, a name that starts with a digit in backticks"
+        };
+        Err(self.error(start, self.at, format!("{:?} is not a number", clipped(text)), hint))
+    }
+
+    fn symbol(&mut self) -> Result<TokenKind> {
+        let rest = self.rest();
+        let foreign = FOREIGN.iter().find(|(text, _)| rest.starts_with(text));
+        let known = SYMBOLS.iter().find(|symbol| rest.starts_with(**symbol));
+        match (foreign, known) {
+            // `!=` and `==` begin like each other's parts: the longer one is meant.
+            (None, Some(symbol)) => {
+                self.at += symbol.len();
+                Ok(TokenKind::Symbol(symbol))
+            }
+            (Some((text, _)), Some(symbol)) if symbol.len() > text.len() => {
+                self.at += symbol.len();
+                Ok(TokenKind::Symbol(symbol))
+            }
+            (Some((text, hint)), _) => {
+                let message = format!("unexpected {text:?}");
+                Err(self.error(self.at, self.at + text.len(), message, hint))
+            }
+            (None, None) => {
+                let c = rest.chars().next().unwrap_or_default();
+                let message = format!("unexpected character {c:?}");
+                Err(self.error(self.at, self.at + c.len_utf8(), message, ""))
+            }
+        }
+    }
+}
+
+fn starts_word(c: char) -> bool {
+    c == '_' || c.is_alphabetic()
+}
+
+fn is_word(c: char) -> bool {
+    c == '_' || c.is_alphanumeric()
+}
+
+/// `-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?`
+fn is_json_number(text: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let text = text.strip_prefix('-').unwrap_or(text);
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+        None => (text, None),
+    };
+    let (whole, fraction) = match mantissa.split_once('.') {
+        Some((whole, fraction)) => (whole, Some(fraction)),
+        None => (mantissa, None),
+    };
+    digits(whole)
+        && (whole == "0" || !whole.starts_with('0'))
+        && fraction.is_none_or(digits)
+        && exponent.is_none_or(|e| digits(e.strip_prefix(['+', '-']).unwrap_or(e)))
+}
+
+/// The start of a text that may be long, for a message.
+pub(crate) fn clipped(text: &str) -> String {
+    match text.char_indices().nth(40) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(text: &str) -> Vec<(TokenKind, &str)> {
+        let mut lexer = Lexer::new(text);
+        let mut found = Vec::new();
+        loop {
+            let token = lexer.next().unwrap();
+            if token.kind == TokenKind::End {
+                return found;
+            }
+            found.push((token.kind, &text[token.start..token.end]));
+        }
+    }
+
+    fn failure(text: &str) -> (String, String) {
+        let mut lexer = Lexer::new(text);
+        loop {
+            match lexer.next() {
+                Ok(token) => assert_ne!(token.kind, TokenKind::End, "{text}"),
+                Err(error) => return (error.message().to_owned(), error.place().unwrap().hint.clone()),
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_of_token() {
+        use TokenKind::*;
+        assert_eq!(
+            tokens("a.b>=-1.5e+3<>\"x\\\"y\"'it\\'s' `odd``name`$12 @seq:100/* - */@now--end"),
+            [
+                (Word, "a"),
+                (Symbol("."), "."),
+                (Word, "b"),
+                (Symbol(">="), ">="),
+                (Number, "-1.5e+3"),
+                (Symbol("<>"), "<>"),
+                (Str, "\"x\\\"y\""),
+                (Str, "'it\\'s'"),
+                (Quoted, "`odd``name`"),
+                (Param, "$12"),
+                (At, "@seq:100"),
+                (At, "@now"),
+            ]
+        );
+        assert_eq!(tokens("a!=b")[1], (Symbol("!="), "!="));
+        assert_eq!(tokens("\u{feff}prénom ``"), [(Word, "prénom"), (Quoted, "``")]);
+        assert_eq!(tokens(" -- only a comment"), []);
+    }
+
+    #[test]
+    fn the_end_is_right_after_the_last_token() {
+        let mut lexer = Lexer::new("ab  -- c\n");
+        lexer.next().unwrap();
+        assert_eq!(lexer.next().unwrap(), Token { kind: TokenKind::End, start: 2, end: 2 });
+    }
+
+    #[test]
+    fn numbers_are_as_json_has_them() {
+        for text in ["0", "-0", "10", "1.5", "1e9", "1E-9", "-0.0e+0"] {
+            assert_eq!(tokens(text), [(TokenKind::Number, text)]);
+        }
+        for text in ["007", "1.", "1.e5", "1e", "1e+", "0x10", "5abc", "1.2.3", "-01", "1_000", "٣"] {
+            assert!(Lexer::new(text).next().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_other_languages_write_gets_a_hint() {
+        for (text, hint) in [
+            ("a == b", "write ="),
+            ("a && b", "write AND"),
+            ("a || b", "write OR"),
+            ("!a", "write NOT"),
+            ("“x”", "write plain quotes: \""),
+            ("a = ?", "parameters are $1, $2, …"),
+            ("customer-id", "a name with - in it stands in backticks: `odd-name`"),
+            ("$name", "the first parameter is $1"),
+            ("\"abc", "close it with \""),
+            ("/* abc", "close it with */"),
+        ] {
+            assert_eq!(failure(text).1, hint, "{text}");
+        }
+        assert_eq!(failure("a \0").0, "unexpected character '\\0'");
+    }
+
+    #[test]
+    fn tokens_that_never_end_are_passed_once() {
+        for one in ["\"", "'", "`", "/*", "\"\\", "$", "@", "-", "é", "1", "\0"] {
+            let text = one.repeat((1 << 20) / one.len());
+            let mut lexer = Lexer::new(&text);
+            let mut passed = 0;
+            while let Ok(token) = lexer.next() {
+                assert!(token.kind == TokenKind::End || token.start >= passed);
+                passed = token.end;
+                if token.kind == TokenKind::End {
+                    break;
+                }
+            }
+        }
+    }
+}

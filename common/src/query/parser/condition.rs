@@ -1,0 +1,232 @@
+//! Parses conditions: what stands after WHERE.
+
+use crate::error::Result;
+use crate::format::path::Path;
+use crate::format::value::Value;
+use crate::limits;
+use crate::query::ast::{Column, Comparison, Condition};
+use crate::query::lexer::{Token, TokenKind, clipped};
+use crate::query::parser::{Parser, Reserved};
+
+impl Parser<'_> {
+    /// A condition inside `depth` parentheses and NOTs.
+    pub(super) fn condition(&mut self, depth: usize) -> Result<Condition> {
+        let first = self.conjunction(depth)?;
+        if !self.at_keyword("OR") {
+            return Ok(first);
+        }
+        let mut parts = vec![first];
+        while self.eat_keyword("OR")? {
+            parts.push(self.conjunction(depth)?);
+        }
+        Ok(Condition::Or(parts))
+    }
+
+    fn conjunction(&mut self, depth: usize) -> Result<Condition> {
+        let first = self.factor(depth)?;
+        if !self.at_keyword("AND") {
+            return Ok(first);
+        }
+        let mut parts = vec![first];
+        while self.eat_keyword("AND")? {
+            parts.push(self.factor(depth)?);
+        }
+        Ok(Condition::And(parts))
+    }
+
+    fn factor(&mut self, depth: usize) -> Result<Condition> {
+        let opening = self.token;
+        let negated = self.at_keyword("NOT");
+        if !negated && !self.at("(") {
+            return self.predicate();
+        }
+        if depth >= limits::NESTING {
+            return Err(self.too_deep(opening));
+        }
+        self.advance()?;
+        if negated {
+            return Ok(Condition::Not(Box::new(self.factor(depth + 1)?)));
+        }
+        let inner = self.condition(depth + 1)?;
+        if !self.eat(")")? {
+            return Err(self.expected("AND, OR or \")\"", &["AND", "OR"], ""));
+        }
+        Ok(inner)
+    }
+
+    fn predicate(&mut self) -> Result<Condition> {
+        let start = self.token;
+        let column = self.column(Reserved::Refused)?;
+        if let TokenKind::Symbol(symbol) = self.token.kind
+            && let Some(op) = comparison(symbol)
+        {
+            self.advance()?;
+            let value = self.operand(&column, symbol)?;
+            return Ok(Condition::Compare { column, op, value });
+        }
+        if self.eat_keyword("IS")? {
+            return self.is_test(column);
+        }
+        let negated = self.eat_keyword("NOT")?;
+        if self.eat_keyword("IN")? {
+            return self.in_list(column, negated);
+        }
+        if self.eat_keyword("BETWEEN")? {
+            let low = self.operand(&column, "BETWEEN")?;
+            self.expect_keyword("AND")?;
+            let high = self.operand(&column, "BETWEEN")?;
+            return Ok(Condition::Between { column, low, high, negated });
+        }
+        if self.at_keyword("LIKE") {
+            return self.like(column, start, negated);
+        }
+        if negated {
+            let words = ["IN", "BETWEEN", "LIKE"];
+            return Err(self.expected("IN, BETWEEN or LIKE", &words, ""));
+        }
+        let words = ["IN", "BETWEEN", "LIKE", "IS", "NOT"];
+        Err(self.expected("an operator: =, !=, <, <=, >, >=, IN, BETWEEN, LIKE or IS", &words, ""))
+    }
+
+    fn is_test(&mut self, column: Column) -> Result<Condition> {
+        let negated = self.eat_keyword("NOT")?;
+        if self.eat_keyword("NULL")? {
+            return Ok(Condition::IsNull { column, negated });
+        }
+        if self.eat_keyword("MISSING")? {
+            return Ok(Condition::IsMissing { column, negated });
+        }
+        let what = if negated { "NULL or MISSING" } else { "NULL, MISSING or NOT" };
+        Err(self.expected(what, &["NULL", "MISSING", "NOT"], "values are compared with ="))
+    }
+
+    fn in_list(&mut self, column: Column, negated: bool) -> Result<Condition> {
+        if !self.eat("(")? {
+            return Err(self.expected("\"(\"", &[], "write IN (value, …)"));
+        }
+        let mut values = Vec::new();
+        loop {
+            let token = self.token;
+            let value = self.value()?;
+            // As in SQL, null in a list makes what matches nothing else unknown.
+            values.push(if value == Value::Null { value } else { self.typed(&column, token, value)? });
+            if self.eat(")")? {
+                return Ok(Condition::In { column, values, negated });
+            }
+            if !self.eat(",")? {
+                return Err(self.expected("\",\" or \")\"", &[], ""));
+            }
+        }
+    }
+
+    fn like(&mut self, column: Column, start: Token, negated: bool) -> Result<Condition> {
+        if matches!(column, Column::Seq | Column::Time) {
+            let hint = "compare it with <, > or BETWEEN";
+            return Err(self.invalid(start, format!("{column} is no text"), hint));
+        }
+        self.expect_keyword("LIKE")?;
+        let token = self.token;
+        if !matches!(token.kind, TokenKind::Str | TokenKind::Param) {
+            return Err(self.expected("a pattern in quotes", &[], "as in \"a%\""));
+        }
+        let Value::Str(pattern) = self.value()? else {
+            return Err(self.invalid(token, "a pattern is a string", "as in \"a%\""));
+        };
+        let backslashes = pattern.bytes().rev().take_while(|b| *b == b'\\').count();
+        if backslashes % 2 == 1 {
+            return Err(self.invalid(
+                token,
+                "a pattern that ends in the middle of an escape",
+                "write \\\\\\\\",
+            ));
+        }
+        Ok(Condition::Like { column, pattern, negated })
+    }
+
+    /// The value right of an operator, which must be one that the column can be compared with.
+    fn operand(&mut self, column: &Column, op: &str) -> Result<Value> {
+        let token = self.token;
+        let value = self.value()?;
+        if value == Value::Null {
+            let hint = match op {
+                "!=" | "<>" => format!("write {column} IS NOT NULL"),
+                _ => format!("write {column} IS NULL"),
+            };
+            return Err(self.invalid(token, "nothing compares with null, not even null", hint));
+        }
+        self.typed(column, token, value)
+    }
+
+    /// Checks what the row's own columns are compared with: their types are known here, those of fields are not.
+    fn typed(&self, column: &Column, token: Token, value: Value) -> Result<Value> {
+        match (column, &value) {
+            (Column::Time, _) => self.time_operand(token, &value),
+            (Column::Seq, Value::Int(_) | Value::Float(_)) | (Column::Path(_), _) => Ok(value),
+            (Column::Seq, _) => {
+                let message = format!("_seq compares with a number, and this is {}", value.kind());
+                Err(self.invalid(token, message, "as in _seq > 100"))
+            }
+            (Column::Key, Value::Str(_) | Value::Int(_) | Value::Float(_)) => Ok(value),
+            (Column::Key, _) => {
+                let message =
+                    format!("_key compares with a string or a number, and this is {}", value.kind());
+                Err(self.invalid(token, message, ""))
+            }
+        }
+    }
+
+    /// `_key`, `_seq`, `_time`, or a path.
+    pub(super) fn column(&mut self, reserved: Reserved) -> Result<Column> {
+        let token = self.token;
+        if token.kind == TokenKind::Str {
+            let hint = match self.string(token) {
+                Ok(text) => format!("a field stands without quotes, or in backticks: `{}`", clipped(&text)),
+                Err(_) => String::new(),
+            };
+            return Err(self.expected("a field", &[], &hint));
+        }
+        let (first, token) = self.name("a field", reserved)?;
+        let own = match (token.kind, first.as_str()) {
+            (TokenKind::Word, "_key") => Some(Column::Key),
+            (TokenKind::Word, "_seq") => Some(Column::Seq),
+            (TokenKind::Word, "_time") => Some(Column::Time),
+            _ => None,
+        };
+        if let Some(column) = own {
+            if self.at(".") {
+                let hint = format!("a field of that name stands in backticks: `{column}`");
+                return Err(self.invalid(token, format!("{column} has no fields"), hint));
+            }
+            return Ok(column);
+        }
+        let mut names = vec![first];
+        while self.eat(".")? {
+            names.push(self.name("a field", Reserved::Allowed)?.0);
+        }
+        Ok(Column::Path(Path::new(names)))
+    }
+
+    /// A path of the document; the row's own columns will not do.
+    pub(super) fn path(&mut self) -> Result<Path> {
+        let token = self.token;
+        match self.column(Reserved::Refused)? {
+            Column::Path(path) => Ok(path),
+            own => {
+                let hint = format!("a field of that name stands in backticks: `{own}`");
+                Err(self.invalid(token, format!("{own} is the row's own, and no field"), hint))
+            }
+        }
+    }
+}
+
+fn comparison(symbol: &str) -> Option<Comparison> {
+    Some(match symbol {
+        "=" => Comparison::Equal,
+        "!=" | "<>" => Comparison::NotEqual,
+        "<" => Comparison::Less,
+        "<=" => Comparison::LessOrEqual,
+        ">" => Comparison::Greater,
+        ">=" => Comparison::GreaterOrEqual,
+        _ => return None,
+    })
+}

@@ -1,0 +1,175 @@
+//! Parses what reads: SELECT, SHOW, DESCRIBE, EXPLAIN.
+
+use std::collections::HashSet;
+
+use crate::error::{Error, Result};
+use crate::query::ast::{Point, Projection, Select, Statement};
+use crate::query::lexer::TokenKind;
+use crate::query::parser::{Parser, Reserved};
+
+impl Parser<'_> {
+    /// What follows SELECT.
+    pub(super) fn select(&mut self) -> Result<Select> {
+        let projection = self.projection()?;
+        if !self.at_keyword("FROM") {
+            return Err(match projection {
+                Projection::Columns(_) => self.expected("\",\" or FROM", &["FROM"], ""),
+                _ => self.expected("FROM", &["FROM"], ""),
+            });
+        }
+        self.advance()?;
+        let table = self.table_name()?;
+        let mut select =
+            Select { table, projection, condition: None, as_of: None, limit: None, offset: None };
+        loop {
+            if self.at_keyword("WHERE") {
+                self.once("WHERE", select.condition.is_some())?;
+                self.advance()?;
+                select.condition = Some(self.condition(0)?);
+            } else if self.at_keyword("AS") {
+                self.once("AS OF", select.as_of.is_some())?;
+                select.as_of = self.as_of()?;
+            } else if self.at_keyword("LIMIT") {
+                self.once("LIMIT", select.limit.is_some())?;
+                self.advance()?;
+                select.limit = Some(self.count("LIMIT")?);
+            } else if self.at_keyword("OFFSET") {
+                self.once("OFFSET", select.offset.is_some())?;
+                self.advance()?;
+                select.offset = Some(self.count("OFFSET")?);
+            } else if self.at(";") || self.at_end() {
+                return Ok(select);
+            } else {
+                return Err(self.clause_error(&select));
+            }
+        }
+    }
+
+    /// The error for what is no clause, naming those that could stand here.
+    fn clause_error(&self, select: &Select) -> Error {
+        let mut clauses = Vec::new();
+        match select.condition {
+            Some(_) => clauses.extend(["AND", "OR"]),
+            None => clauses.push("WHERE"),
+        }
+        let left = [
+            ("AS OF", select.as_of.is_none()),
+            ("LIMIT", select.limit.is_none()),
+            ("OFFSET", select.offset.is_none()),
+        ];
+        clauses.extend(left.iter().filter(|(_, free)| *free).map(|(clause, _)| *clause));
+        let what = format!("{} or the end", clauses.join(", "));
+        self.expected(&what, &clauses, self.habit())
+    }
+
+    fn projection(&mut self) -> Result<Projection> {
+        if self.eat("*")? {
+            return Ok(Projection::All);
+        }
+        if self.at_keyword("COUNT") && self.peek()?.kind == TokenKind::Symbol("(") {
+            self.advance()?;
+            self.advance()?;
+            if !self.eat("*")? {
+                return Err(self.expected("\"*\"", &[], "write COUNT(*)"));
+            }
+            self.expect(")")?;
+            return Ok(Projection::Count);
+        }
+        let mut columns = Vec::new();
+        let mut seen = HashSet::new();
+        loop {
+            let start = self.token;
+            let column = match start.kind {
+                TokenKind::Word | TokenKind::Quoted | TokenKind::Str => self.column(Reserved::Refused)?,
+                _ => return Err(self.expected("\"*\", COUNT(*) or a field", &[], "")),
+            };
+            if !seen.insert(column.clone()) {
+                return Err(self.invalid(start, format!("{column} is selected twice"), "leave one out"));
+            }
+            columns.push(column);
+            if !self.eat(",")? {
+                return Ok(Projection::Columns(columns));
+            }
+        }
+    }
+
+    /// `AS OF point`, where it stands here.
+    fn as_of(&mut self) -> Result<Option<Point>> {
+        if !self.eat_keyword("AS")? {
+            return Ok(None);
+        }
+        self.expect_keyword("OF")?;
+        self.point().map(Some)
+    }
+
+    /// What follows SHOW.
+    pub(super) fn show(&mut self) -> Result<Statement> {
+        if self.eat_keyword("TABLES")? {
+            return Ok(Statement::ShowTables { as_of: self.as_of()? });
+        }
+        if self.eat_keyword("DRIFT")? {
+            return self.show_drift();
+        }
+        if self.eat_keyword("DIFF")? {
+            return self.show_diff();
+        }
+        Err(self.expected("DRIFT, DIFF or TABLES", &["DRIFT", "DIFF", "TABLES"], ""))
+    }
+
+    fn show_drift(&mut self) -> Result<Statement> {
+        let table = self.table_name()?;
+        let (mut key, mut from, mut to, mut limit) = (None, None, None, None);
+        loop {
+            if self.at_keyword("KEY") {
+                self.once("KEY", key.is_some())?;
+                self.advance()?;
+                key = Some(self.row_key()?);
+            } else if self.at_keyword("FROM") {
+                self.once("FROM", from.is_some())?;
+                self.advance()?;
+                from = Some(self.point()?);
+            } else if self.at_keyword("TO") {
+                self.once("TO", to.is_some())?;
+                self.advance()?;
+                to = Some(self.point()?);
+            } else if self.at_keyword("LIMIT") {
+                self.once("LIMIT", limit.is_some())?;
+                self.advance()?;
+                limit = Some(self.count("LIMIT")?);
+            } else if self.at(";") || self.at_end() {
+                return Ok(Statement::ShowDrift { table, key, from, to, limit });
+            } else {
+                let clauses = ["KEY", "FROM", "TO", "LIMIT"];
+                return Err(self.expected("KEY, FROM, TO, LIMIT or the end", &clauses, ""));
+            }
+        }
+    }
+
+    fn show_diff(&mut self) -> Result<Statement> {
+        let table = self.table_name()?;
+        let key = if self.eat_keyword("KEY")? { Some(self.row_key()?) } else { None };
+        let both = "SHOW DIFF t FROM point TO point needs both moments";
+        if !self.eat_keyword("FROM")? {
+            let what = if key.is_none() { "KEY or FROM" } else { "FROM" };
+            return Err(self.expected(what, &["KEY", "FROM"], both));
+        }
+        let from = self.point()?;
+        if !self.eat_keyword("TO")? {
+            return Err(self.expected("TO", &["TO"], both));
+        }
+        let to = self.point()?;
+        Ok(Statement::ShowDiff { table, key, from, to })
+    }
+
+    /// What follows DESCRIBE.
+    pub(super) fn describe(&mut self) -> Result<Statement> {
+        let table = self.table_name()?;
+        Ok(Statement::Describe { table, as_of: self.as_of()? })
+    }
+
+    /// What follows EXPLAIN.
+    pub(super) fn explain(&mut self) -> Result<Statement> {
+        self.expect_keyword("SELECT")?;
+        self.select().map(Statement::Explain)
+    }
+}

@@ -1,0 +1,267 @@
+//! Parses what writes and maintains, and tells statements apart by their first word.
+
+use crate::error::{Error, Result};
+use crate::format::document::Document;
+use crate::format::key::KeyType;
+use crate::format::path::Path;
+use crate::limits;
+use crate::query::ast::{Column, CreateTable, Name, RowKey, Statement};
+use crate::query::lexer::TokenKind;
+use crate::query::parser::{Parser, Reserved, is_any};
+
+/// The words that a statement can start with.
+const STATEMENTS: &[&str] = &[
+    "SELECT", "INSERT", "UPSERT", "PATCH", "SOFT", "REVERT", "SHOW", "DESCRIBE", "EXPLAIN", "CREATE", "DROP",
+    "SNAPSHOT", "COMPACT", "VERIFY", "BEGIN", "COMMIT", "ROLLBACK",
+];
+
+impl Parser<'_> {
+    pub(super) fn statement(&mut self) -> Result<Statement> {
+        let token = self.token;
+        let word = match token.kind {
+            TokenKind::Word => self.slice(token).to_ascii_uppercase(),
+            _ => String::new(),
+        };
+        if !is_any(&word, STATEMENTS) {
+            return Err(self.no_statement(&word));
+        }
+        self.advance()?;
+        match word.as_str() {
+            "SELECT" => self.select().map(Statement::Select),
+            "SHOW" => self.show(),
+            "DESCRIBE" => self.describe(),
+            "EXPLAIN" => self.explain(),
+            "INSERT" => {
+                let (table, documents) = self.rows()?;
+                Ok(Statement::Insert { table, documents })
+            }
+            "UPSERT" => {
+                let (table, documents) = self.rows()?;
+                Ok(Statement::Upsert { table, documents })
+            }
+            "PATCH" => self.patch(),
+            "SOFT" => self.soft_delete(),
+            "REVERT" => self.revert(),
+            "CREATE" => self.create(),
+            "DROP" => self.drop_statement(),
+            "SNAPSHOT" => Ok(Statement::Snapshot { table: self.table_name()? }),
+            "COMPACT" => self.compact(),
+            "VERIFY" => self.verify(),
+            "BEGIN" => Ok(Statement::Begin),
+            "COMMIT" => Ok(Statement::Commit),
+            _ => Ok(Statement::Rollback),
+        }
+    }
+
+    /// The error for a text that starts like no statement; other languages' words get what DriftQL has for them.
+    fn no_statement(&self, word: &str) -> Error {
+        let hint = match word {
+            "DELETE" => "write SOFT DELETE FROM t KEY k: history stays",
+            "UPDATE" => "write PATCH t KEY k SET {…}",
+            "REPLACE" | "MERGE" | "PUT" => "write UPSERT INTO t {…}",
+            "ALTER" => "write CREATE INDEX ON t (path) or DROP INDEX ON t (path)",
+            "DESC" => "write DESCRIBE t",
+            "TRUNCATE" => "write DROP TABLE t: history stays",
+            "START" => "write BEGIN",
+            "GET" | "FIND" => "write SELECT * FROM t WHERE _key = k",
+            _ => "it starts with a word like SELECT, INSERT, PATCH or SHOW",
+        };
+        self.expected("a statement", STATEMENTS, hint)
+    }
+
+    /// `INTO t {…}, {…}`
+    fn rows(&mut self) -> Result<(Name, Vec<Document>)> {
+        self.expect_keyword("INTO")?;
+        let table = self.table_name()?;
+        let mut documents = vec![self.document()?];
+        while self.eat(",")? {
+            documents.push(self.document()?);
+        }
+        Ok((table, documents))
+    }
+
+    fn patch(&mut self) -> Result<Statement> {
+        let (table, key) = self.table_and_key()?;
+        self.expect_keyword("SET")?;
+        let patch = self.document()?;
+        let if_seq = self.if_seq()?;
+        Ok(Statement::Patch { table, key, patch, if_seq })
+    }
+
+    fn soft_delete(&mut self) -> Result<Statement> {
+        self.expect_keyword("DELETE")?;
+        self.expect_keyword("FROM")?;
+        if let (TokenKind::Word | TokenKind::Quoted, true) = (self.token.kind, self.peek_is("WHERE")?) {
+            self.advance()?;
+            return Err(self.expected("KEY", &[], "rows are deleted one by one, by their keys"));
+        }
+        let (table, key) = self.table_and_key()?;
+        let if_seq = self.if_seq()?;
+        Ok(Statement::SoftDelete { table, key, if_seq })
+    }
+
+    fn revert(&mut self) -> Result<Statement> {
+        let (table, key) = self.table_and_key()?;
+        self.expect_keyword("TO")?;
+        let to = self.point()?;
+        Ok(Statement::Revert { table, key, to })
+    }
+
+    fn peek_is(&self, keyword: &str) -> Result<bool> {
+        let next = self.peek()?;
+        Ok(next.kind == TokenKind::Word && self.slice(next).eq_ignore_ascii_case(keyword))
+    }
+
+    fn table_and_key(&mut self) -> Result<(Name, RowKey)> {
+        let table = self.table_name()?;
+        self.expect_keyword("KEY")?;
+        Ok((table, self.row_key()?))
+    }
+
+    /// `IF SEQ = n`, where it stands here.
+    fn if_seq(&mut self) -> Result<Option<u64>> {
+        if !self.eat_keyword("IF")? {
+            return Ok(None);
+        }
+        self.expect_keyword("SEQ")?;
+        self.expect("=")?;
+        self.count("SEQ").map(Some)
+    }
+
+    fn create(&mut self) -> Result<Statement> {
+        if self.eat_keyword("TABLE")? {
+            return self.create_table();
+        }
+        if self.eat_keyword("INDEX")? {
+            let (table, paths) = self.on_paths()?;
+            return Ok(Statement::CreateIndex { table, paths });
+        }
+        Err(self.expected("TABLE or INDEX", &["TABLE", "INDEX"], ""))
+    }
+
+    fn drop_statement(&mut self) -> Result<Statement> {
+        if self.eat_keyword("TABLE")? {
+            return Ok(Statement::DropTable { table: self.table_name()? });
+        }
+        if self.eat_keyword("INDEX")? {
+            let (table, paths) = self.on_paths()?;
+            return Ok(Statement::DropIndex { table, paths });
+        }
+        Err(self.expected("TABLE or INDEX", &["TABLE", "INDEX"], ""))
+    }
+
+    fn create_table(&mut self) -> Result<Statement> {
+        let if_not_exists = self.eat_keyword("IF")?;
+        if if_not_exists {
+            self.expect_keyword("NOT")?;
+            self.expect_keyword("EXISTS")?;
+        }
+        let table = self.table_name()?;
+        let form = "as in CREATE TABLE t (pk=id, INDEX(status))";
+        if !self.eat("(")? {
+            return Err(self.expected("\"(\"", &[], form));
+        }
+        if !self.eat_keyword("PK")? {
+            return Err(self.expected("PK", &["PK"], form));
+        }
+        self.expect("=")?;
+        let primary_key = self.primary_key()?;
+        let key_type = if self.eat_keyword("INT")? {
+            KeyType::Int
+        } else {
+            self.eat_keyword("STRING")?;
+            KeyType::String
+        };
+        let mut indexes = Vec::new();
+        while self.eat(",")? {
+            self.expect_keyword("INDEX")?;
+            self.paths(&mut indexes)?;
+        }
+        if !self.eat(")")? {
+            let words = ["STRING", "INT"];
+            return Err(self.expected("STRING, INT, \",\" or \")\"", &words, form));
+        }
+        Ok(Statement::CreateTable(CreateTable { table, primary_key, key_type, indexes, if_not_exists }))
+    }
+
+    /// The field that holds the key: a field of the document itself.
+    fn primary_key(&mut self) -> Result<String> {
+        let start = self.token;
+        let column = self.column(Reserved::Refused)?;
+        match &column {
+            Column::Path(path) => match path.names() {
+                [name] => Ok(name.clone()),
+                _ => {
+                    let message = format!("the primary key {column} lies inside another field");
+                    Err(self.invalid(start, message, "it must be a field of the document itself"))
+                }
+            },
+            _ => Err(self.invalid(start, format!("{column} is the row's own, and no field"), "as in pk=id")),
+        }
+    }
+
+    /// `ON t (a, b.c)`
+    fn on_paths(&mut self) -> Result<(Name, Vec<Path>)> {
+        self.expect_keyword("ON")?;
+        let table = self.table_name()?;
+        let mut paths = Vec::new();
+        self.paths(&mut paths)?;
+        Ok((table, paths))
+    }
+
+    /// `(a, b.c)`; a path that is there already is refused. A table has few indexes, so that a scan will do.
+    fn paths(&mut self, paths: &mut Vec<Path>) -> Result<()> {
+        if !self.eat("(")? {
+            return Err(self.expected("\"(\"", &[], "paths stand in parentheses"));
+        }
+        loop {
+            let start = self.token;
+            let path = self.path()?;
+            if paths.contains(&path) {
+                return Err(self.invalid(start, format!("{path} stands here twice"), "leave one out"));
+            }
+            if paths.len() == limits::INDEXES_PER_TABLE {
+                let message = format!("a table has at most {} indexes", limits::INDEXES_PER_TABLE);
+                return Err(self.invalid(start, message, ""));
+            }
+            paths.push(path);
+            if self.eat(")")? {
+                return Ok(());
+            }
+            if !self.eat(",")? {
+                return Err(self.expected("\",\" or \")\"", &[], ""));
+            }
+        }
+    }
+
+    fn compact(&mut self) -> Result<Statement> {
+        let table = self.table_name()?;
+        let before = if self.eat_keyword("BEFORE")? { Some(self.point()?) } else { None };
+        let dry_run = self.eat_keyword("DRY")?;
+        if dry_run {
+            self.expect_keyword("RUN")?;
+        } else if !self.at(";") && !self.at_end() {
+            let (what, words) = match before {
+                None => ("BEFORE, DRY RUN or the end", &["BEFORE", "DRY RUN"][..]),
+                Some(_) => ("DRY RUN or the end", &["DRY RUN"][..]),
+            };
+            return Err(self.expected(what, words, ""));
+        }
+        Ok(Statement::Compact { table, before, dry_run })
+    }
+
+    /// `[t] [DEEP]`: a table named deep stands in backticks.
+    fn verify(&mut self) -> Result<Statement> {
+        let no_table = self.at(";") || self.at_end() || self.at_keyword("DEEP");
+        let table = if no_table { None } else { Some(self.table_name()?) };
+        let deep = self.eat_keyword("DEEP")?;
+        if !deep {
+            self.finish_or_semicolon(&["DEEP"])?;
+        }
+        Ok(Statement::Verify { table, deep })
+    }
+
+    fn finish_or_semicolon(&self, followers: &[&str]) -> Result<()> {
+        if self.at(";") { Ok(()) } else { self.finish(followers) }
+    }
+}

@@ -1,0 +1,315 @@
+//! Parses literals: JSON values, with parameters in their places.
+
+use crate::error::{Error, Result};
+use crate::format::document::Document;
+use crate::format::json;
+use crate::format::key::{Key, KeyType};
+use crate::format::value::Value;
+use crate::limits;
+use crate::query::ast::RowKey;
+use crate::query::lexer::{Token, TokenKind, clipped};
+use crate::query::parser::Parser;
+use crate::query::report;
+
+impl Parser<'_> {
+    /// A JSON value, or the value of a parameter.
+    pub(super) fn value(&mut self) -> Result<Value> {
+        self.value_at(0)
+    }
+
+    /// `depth` objects and arrays stand around the value.
+    fn value_at(&mut self, depth: usize) -> Result<Value> {
+        let token = self.token;
+        let value = match token.kind {
+            TokenKind::Str => Value::Str(self.string(token)?),
+            TokenKind::Number => self.number(token)?,
+            TokenKind::Param => self.param(token, depth)?,
+            TokenKind::Symbol("[") => return self.array(depth),
+            TokenKind::Symbol("{") => return self.object(depth),
+            TokenKind::Word if self.at_keyword("TRUE") => Value::Bool(true),
+            TokenKind::Word if self.at_keyword("FALSE") => Value::Bool(false),
+            TokenKind::Word if self.at_keyword("NULL") => Value::Null,
+            TokenKind::Word | TokenKind::Quoted => {
+                let hint = format!("a string stands in quotes: \"{}\"", clipped(self.slice(token)));
+                return Err(self.expected("a value", &["TRUE", "FALSE", "NULL"], &hint));
+            }
+            TokenKind::Symbol(".") => return Err(self.expected("a value", &[], "write 0.5 for .5")),
+            _ => return Err(self.expected("a value", &[], "")),
+        };
+        self.advance()?;
+        Ok(value)
+    }
+
+    fn deeper(&self, depth: usize) -> Result<usize> {
+        if depth >= limits::NESTING {
+            return Err(self.too_deep(self.token));
+        }
+        Ok(depth + 1)
+    }
+
+    pub(super) fn too_deep(&self, token: Token) -> Error {
+        self.invalid(token, format!("nested deeper than {} levels", limits::NESTING), "")
+    }
+
+    fn array(&mut self, depth: usize) -> Result<Value> {
+        let depth = self.deeper(depth)?;
+        self.expect("[")?;
+        let mut items = Vec::new();
+        if self.eat("]")? {
+            return Ok(Value::Array(items));
+        }
+        loop {
+            items.push(self.value_at(depth)?);
+            if self.eat("]")? {
+                return Ok(Value::Array(items));
+            }
+            if !self.eat(",")? {
+                return Err(self.expected("\",\" or \"]\"", &[], ""));
+            }
+        }
+    }
+
+    fn object(&mut self, depth: usize) -> Result<Value> {
+        let depth = self.deeper(depth)?;
+        self.expect("{")?;
+        let mut fields: Vec<(String, Value)> = Vec::new();
+        let mut places = Vec::new();
+        let mut more = !self.eat("}")?;
+        while more {
+            if self.token.kind != TokenKind::Str {
+                let hint = match self.token.kind {
+                    TokenKind::Word => format!("write \"{}\"", clipped(self.slice(self.token))),
+                    TokenKind::Symbol("}") => "leave out the last comma".to_owned(),
+                    _ => String::new(),
+                };
+                return Err(self.expected("a field name in quotes", &[], &hint));
+            }
+            let token = self.advance()?;
+            let name = self.string(token)?;
+            places.push(token);
+            self.expect(":")?;
+            fields.push((name, self.value_at(depth)?));
+            more = self.eat(",")?;
+            if !more && !self.eat("}")? {
+                return Err(self.expected("\",\" or \"}\"", &[], ""));
+            }
+        }
+        let mut names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
+        if let Some(twice) = json::duplicate(&mut names) {
+            let mut found = fields.iter().zip(&places).filter(|((name, _), _)| name == twice);
+            let place = found.nth(1).map_or(self.token, |(_, place)| *place);
+            let message = format!("field {:?} occurs twice in one object", clipped(twice));
+            return Err(self.invalid(place, message, "leave one out"));
+        }
+        Ok(Value::Object(fields))
+    }
+
+    /// The value of a parameter. Its copies count, so that the statement stays within its size.
+    fn param(&mut self, token: Token, depth: usize) -> Result<Value> {
+        let text = self.slice(token);
+        let number = text.strip_prefix('$').and_then(|digits| digits.parse::<usize>().ok());
+        let value = number.and_then(|n| self.params.get(n.checked_sub(1)?));
+        let Some(value) = value else {
+            let message = match self.params.len() {
+                0 => format!("{} has no value: no parameters were given", clipped(text)),
+                1 => format!("{} has no value: one parameter was given", clipped(text)),
+                n => format!("{} has no value: {n} parameters were given", clipped(text)),
+            };
+            return Err(self.invalid(token, message, "the first parameter is $1"));
+        };
+        let mut left = self.budget;
+        let fits = charge(value, limits::NESTING - depth, &mut left);
+        self.budget = left;
+        match fits {
+            Ok(()) => Ok(value.clone()),
+            Err(Misfit::Deep) => Err(self.too_deep(token)),
+            Err(Misfit::Large) => {
+                let limit = limits::STATEMENT_BYTES;
+                let message = format!("the parameters together are over the limit of {limit} bytes");
+                Err(self.invalid(token, message, "use several statements"))
+            }
+        }
+    }
+
+    fn number(&self, token: Token) -> Result<Value> {
+        let text = self.slice(token);
+        // As JSON documents have it: an integer has no negative zero, so this is a float.
+        if text == "-0" {
+            return Ok(Value::Float(-0.0));
+        }
+        if text.bytes().all(|b| b.is_ascii_digit() || b == b'-') {
+            return match text.parse::<i128>() {
+                Ok(int) if int >= i64::MIN.into() && int <= u64::MAX.into() => Ok(Value::Int(int)),
+                _ => {
+                    let message = format!("{} does not fit in 64 bits", clipped(text));
+                    Err(self.invalid(token, message, "it can be kept as a string, in quotes"))
+                }
+            };
+        }
+        match text.parse::<f64>() {
+            Ok(float) if float.is_finite() => Ok(Value::Float(float)),
+            _ => {
+                let message = format!("{} is beyond what a 64-bit float can hold", clipped(text));
+                Err(self.invalid(token, message, "it can be kept as a string, in quotes"))
+            }
+        }
+    }
+
+    /// What a string token says: quotes taken off, escapes filled in.
+    pub(super) fn string(&self, token: Token) -> Result<String> {
+        let quoted = self.slice(token);
+        let inner = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
+        let mut out = String::with_capacity(inner.len());
+        let mut rest = inner;
+        while let Some(at) = rest.find(|c: char| c == '\\' || c < ' ') {
+            let (before, special) = rest.split_at(at);
+            out.push_str(before);
+            let start = token.end - 1 - special.len();
+            let len = match special.strip_prefix('\\') {
+                Some(escape) => self.escape(start, escape, &mut out)? + 1,
+                None => {
+                    let place = Token { start, end: start + 1, ..token };
+                    let c = special.chars().next().unwrap_or_default();
+                    let hint = format!("write {}", json_escape(c));
+                    return Err(self.syntax(place, "a control character inside a string", hint));
+                }
+            };
+            rest = special.get(len..).unwrap_or_default();
+        }
+        out.push_str(rest);
+        Ok(out)
+    }
+
+    /// Appends the character of an escape whose backslash stands at `start`; the bytes read after that.
+    fn escape(&self, start: usize, escape: &str, out: &mut String) -> Result<usize> {
+        let c = match escape.chars().next() {
+            Some(c @ ('"' | '\'' | '\\' | '/')) => c,
+            Some('b') => '\u{8}',
+            Some('f') => '\u{c}',
+            Some('n') => '\n',
+            Some('r') => '\r',
+            Some('t') => '\t',
+            Some('u') => return self.unicode_escape(start, escape, out),
+            other => {
+                let c = other.unwrap_or_default();
+                let place = Token { kind: TokenKind::Str, start, end: start + 1 + c.len_utf8() };
+                let hint = format!("for a backslash write two: \\\\{c}");
+                return Err(self.syntax(place, format!("\\{} is no escape", c.escape_debug()), hint));
+            }
+        };
+        out.push(c);
+        Ok(1)
+    }
+
+    fn unicode_escape(&self, start: usize, escape: &str, out: &mut String) -> Result<usize> {
+        let unit = |at: usize| -> Option<u32> {
+            let digits = escape.get(at..at + 4)?;
+            let hexadecimal = digits.bytes().all(|b| b.is_ascii_hexdigit());
+            hexadecimal.then(|| u32::from_str_radix(digits, 16).ok())?
+        };
+        let place = |end: usize| Token { kind: TokenKind::Str, start, end };
+        let Some(first) = unit(1) else {
+            return Err(self.syntax(place(start + 2), "\\u without four hexadecimal digits", ""));
+        };
+        if let Some(c) = char::from_u32(first) {
+            out.push(c);
+            return Ok(5);
+        }
+        let second = if escape.get(5..7) == Some("\\u") { unit(7) } else { None };
+        let pair = match (first, second) {
+            (0xd800..=0xdbff, Some(low @ 0xdc00..=0xdfff)) => {
+                char::from_u32(0x10000 + ((first - 0xd800) << 10) + (low - 0xdc00))
+            }
+            _ => None,
+        };
+        let Some(c) = pair else {
+            let message = "half of a surrogate pair";
+            return Err(self.syntax(place(start + 6), message, "both halves, one after the other"));
+        };
+        out.push(c);
+        Ok(11)
+    }
+
+    /// An object that can be stored, with its place in errors.
+    pub(super) fn document(&mut self) -> Result<Document> {
+        let start = self.token;
+        if !matches!(start.kind, TokenKind::Symbol("{") | TokenKind::Param) {
+            return Err(self.expected("a JSON object", &[], "write {\"field\": value, …}"));
+        }
+        let value = self.value()?;
+        let read = self.text.get(start.start..self.token.start).unwrap_or_default();
+        let place = Token { end: start.start + read.trim_end().len(), ..start };
+        if !matches!(value, Value::Object(_)) {
+            let message = format!("expected a JSON object, found {}", value.kind());
+            return Err(self.invalid(place, message, ""));
+        }
+        Document::from_value(&value)
+            .map_err(|error| error.at(report::place(self.text, place.start, place.end, "")))
+    }
+
+    /// A row's key: a string or an integer.
+    pub(super) fn row_key(&mut self) -> Result<RowKey> {
+        let token = self.token;
+        if !matches!(token.kind, TokenKind::Str | TokenKind::Number | TokenKind::Param) {
+            let hint = match token.kind {
+                TokenKind::Word => format!("write \"{}\"", clipped(self.slice(token))),
+                _ => String::new(),
+            };
+            return Err(self.expected("a key: a string or an integer", &[], &hint));
+        }
+        let key = match self.value()? {
+            Value::Str(text) => Key::parse(&text, KeyType::String),
+            Value::Int(int) => Key::parse(&int.to_string(), KeyType::Int),
+            other => {
+                let message = format!("a key is a string or an integer, and this is {}", other.kind());
+                return Err(self.invalid(token, message, ""));
+            }
+        };
+        match key {
+            Ok(key) => Ok(RowKey { key, start: token.start, end: token.end }),
+            Err(error) => Err(error.at(report::place(self.text, token.start, token.end, ""))),
+        }
+    }
+
+    /// A count: an integer from 0 to 2^64-1.
+    pub(super) fn count(&mut self, what: &str) -> Result<u64> {
+        let token = self.token;
+        if !matches!(token.kind, TokenKind::Number | TokenKind::Param) {
+            return Err(self.expected(what, &[], "write a whole number"));
+        }
+        match self.value()? {
+            Value::Int(int) if int >= 0 => u64::try_from(int).ok(),
+            _ => None,
+        }
+        .ok_or_else(|| self.invalid(token, format!("{what} is a whole number, 0 or more"), ""))
+    }
+}
+
+enum Misfit {
+    Deep,
+    Large,
+}
+
+/// Takes about the value's size from `left`; fails where that, or its depth, is too much. `levels` bounds the stack.
+fn charge(value: &Value, levels: usize, left: &mut usize) -> Result<(), Misfit> {
+    let size = match value {
+        Value::Str(text) => text.len(),
+        Value::Object(fields) => fields.iter().map(|(name, _)| name.len()).sum(),
+        _ => 0,
+    };
+    *left = left.checked_sub(size + 1).ok_or(Misfit::Large)?;
+    match value {
+        Value::Array(_) | Value::Object(_) if levels == 0 => Err(Misfit::Deep),
+        Value::Array(items) => items.iter().try_for_each(|item| charge(item, levels - 1, left)),
+        Value::Object(fields) => fields.iter().try_for_each(|(_, field)| charge(field, levels - 1, left)),
+        _ => Ok(()),
+    }
+}
+
+fn json_escape(c: char) -> String {
+    match c {
+        '\t' => "\\t".to_owned(),
+        '\r' => "\\r".to_owned(),
+        c => format!("\\u{:04x}", u32::from(c)),
+    }
+}

@@ -1,0 +1,209 @@
+//! Messages of the API to DriftDB's own types and back.
+
+use std::time::Duration;
+
+use driftdb::v1;
+
+use crate::error::{Error, Reason, Result};
+use crate::format::document::Document;
+use crate::format::event::EventType;
+use crate::format::key::KeyType;
+use crate::limits;
+use crate::table::history::Change;
+use crate::table::operation::{Action, Check, CommitOptions, KeyInput, Operation, Precondition, Token};
+use crate::table::schema::Schema;
+use crate::table::view::Row;
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(Reason::ArgumentInvalid, message)
+}
+
+/// Milliseconds since 1970; the nanoseconds below a millisecond are dropped.
+pub fn time_from_wire(time: &prost_types::Timestamp) -> Result<u64> {
+    let seconds = u64::try_from(time.seconds).ok();
+    let millis = u64::try_from(time.nanos / 1_000_000).ok();
+    let total = seconds.and_then(|s| s.checked_mul(1000)).zip(millis).and_then(|(s, ms)| s.checked_add(ms));
+    total.ok_or_else(|| invalid("a time before 1970, or out of range"))
+}
+
+/// A time in milliseconds since 1970 as the API has it.
+pub fn time_to_wire(time_ms: u64) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: i64::try_from(time_ms / 1000).unwrap_or(i64::MAX),
+        nanos: i32::try_from(time_ms % 1000 * 1_000_000).unwrap_or(0),
+    }
+}
+
+/// A duration, which must not be negative.
+pub fn duration_from_wire(duration: &prost_types::Duration, what: &str) -> Result<Duration> {
+    Duration::try_from(*duration).map_err(|_| invalid(format!("{what} must not be negative")))
+}
+
+/// A document in either encoding.
+pub fn document_from_wire(document: v1::Document) -> Result<Document> {
+    match document.body {
+        Some(v1::document::Body::Json(text)) => Document::from_json(&text),
+        Some(v1::document::Body::Msgpack(bytes)) => Document::from_msgpack(bytes),
+        None => Err(Error::new(Reason::DocumentInvalid, "a document without content: set json or msgpack")),
+    }
+}
+
+/// A document in the encoding asked for.
+pub fn document_to_wire(document: &Document, format: v1::DocumentFormat) -> Result<v1::Document> {
+    let body = match format {
+        v1::DocumentFormat::Msgpack => v1::document::Body::Msgpack(document.msgpack().clone()),
+        v1::DocumentFormat::Json | v1::DocumentFormat::Unspecified => {
+            v1::document::Body::Json(document.to_json()?)
+        }
+    };
+    Ok(v1::Document { body: Some(body) })
+}
+
+/// The encoding that a request's `format` names.
+pub fn format_from_wire(format: i32) -> Result<v1::DocumentFormat> {
+    v1::DocumentFormat::try_from(format).map_err(|_| invalid(format!("unknown document format {format}")))
+}
+
+/// A key type, STRING where none is named.
+pub fn key_type_from_wire(key_type: i32) -> Result<KeyType> {
+    match v1::KeyType::try_from(key_type) {
+        Ok(v1::KeyType::Unspecified | v1::KeyType::String) => Ok(KeyType::String),
+        Ok(v1::KeyType::Int) => Ok(KeyType::Int),
+        Err(_) => Err(invalid(format!("unknown key type {key_type}"))),
+    }
+}
+
+/// A key type as the API has it.
+pub fn key_type_to_wire(key_type: KeyType) -> v1::KeyType {
+    match key_type {
+        KeyType::String => v1::KeyType::String,
+        KeyType::Int => v1::KeyType::Int,
+    }
+}
+
+/// An operation of an Apply.
+pub fn operation_from_wire(operation: v1::Operation) -> Result<Operation> {
+    use v1::operation::Action as Wire;
+    let action = match operation.action {
+        Some(Wire::Insert(document)) => Action::Insert(document_from_wire(document)?),
+        Some(Wire::Put(document)) => Action::Put(document_from_wire(document)?),
+        Some(Wire::Patch(patch)) => Action::Patch(document_from_wire(patch)?),
+        Some(Wire::SoftDelete(_)) => Action::SoftDelete,
+        Some(Wire::Revert(_)) => return Err(Error::new(Reason::NotSupported, "REVERT is not supported yet")),
+        None => return Err(invalid("an operation without an action: set insert, put, patch or soft_delete")),
+    };
+    let key = Some(operation.key).filter(|key| !key.is_empty()).map(KeyInput::Text);
+    Ok(Operation { table: operation.table, key, action })
+}
+
+/// An operation as the API has it.
+pub fn operation_to_wire(operation: Operation) -> v1::Operation {
+    use v1::operation::Action as Wire;
+    let document = |document: Document| v1::Document {
+        body: Some(v1::document::Body::Msgpack(document.msgpack().clone())),
+    };
+    let action = match operation.action {
+        Action::Insert(content) => Wire::Insert(document(content)),
+        Action::Put(content) => Wire::Put(document(content)),
+        Action::Patch(patch) => Wire::Patch(document(patch)),
+        Action::SoftDelete => Wire::SoftDelete(v1::operation::SoftDelete {}),
+    };
+    let key = operation.key.as_ref().map(ToString::to_string).unwrap_or_default();
+    v1::Operation { table: operation.table, key, action: Some(action) }
+}
+
+/// A precondition of an Apply.
+pub fn precondition_from_wire(precondition: v1::Precondition) -> Result<Precondition> {
+    use v1::precondition::Check as Wire;
+    let check = match precondition.check {
+        Some(Wire::SeqIs(seq)) => Check::SeqIs(seq),
+        Some(Wire::Exists(exists)) => Check::Exists(exists),
+        Some(Wire::UnchangedSince(seq)) => Check::UnchangedSince(seq),
+        None => return Err(invalid("a precondition without a check: set seq_is, exists or unchanged_since")),
+    };
+    Ok(Precondition { table: precondition.table, key: KeyInput::Text(precondition.key), check })
+}
+
+/// A precondition as the API has it.
+pub fn precondition_to_wire(precondition: Precondition) -> v1::Precondition {
+    use v1::precondition::Check as Wire;
+    let check = match precondition.check {
+        Check::SeqIs(seq) => Wire::SeqIs(seq),
+        Check::Exists(exists) => Wire::Exists(exists),
+        Check::UnchangedSince(seq) => Wire::UnchangedSince(seq),
+    };
+    v1::Precondition { table: precondition.table, key: precondition.key.to_string(), check: Some(check) }
+}
+
+/// What goes with a commit.
+pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOptions> {
+    let Some(options) = options else { return Ok(CommitOptions::default()) };
+    if !options.request_id.is_empty() {
+        return Err(Error::new(
+            Reason::NotSupported,
+            "request ids are not supported yet: leave request_id empty",
+        ));
+    }
+    if options.reason.len() > limits::REASON_BYTES {
+        let message = format!(
+            "a reason of {} bytes is over the limit of {}",
+            options.reason.len(),
+            limits::REASON_BYTES
+        );
+        return Err(Error::new(Reason::TooLarge, message));
+    }
+    let commit_time_ms = options.commit_time.as_ref().map(time_from_wire).transpose()?;
+    Ok(CommitOptions { reason: options.reason, commit_time_ms })
+}
+
+/// The name of a write, with the epoch it is of.
+pub fn token_to_wire(token: Token, epoch: u64) -> v1::WriteToken {
+    v1::WriteToken { seq: token.seq, time: Some(time_to_wire(token.time_ms)), epoch }
+}
+
+/// A row in the encoding asked for.
+pub fn row_to_wire(row: &Row, format: v1::DocumentFormat) -> Result<v1::Row> {
+    Ok(v1::Row {
+        key: row.key.to_string(),
+        seq: row.seq,
+        time: Some(time_to_wire(row.time_ms)),
+        document: Some(document_to_wire(&row.document, format)?),
+    })
+}
+
+/// An event in the encoding asked for, with the row before and after it where wanted.
+pub fn change_to_wire(
+    change: &Change,
+    table: &str,
+    format: v1::DocumentFormat,
+    (with_before, with_after): (bool, bool),
+) -> Result<v1::Change> {
+    let kind = match change.kind {
+        EventType::Insert => v1::ChangeKind::Insert,
+        EventType::Patch => v1::ChangeKind::Patch,
+        EventType::SoftDelete => v1::ChangeKind::SoftDelete,
+        EventType::Schema => v1::ChangeKind::Schema,
+    };
+    let wire = |document: &Option<Document>, wanted: bool| {
+        document.as_ref().filter(|_| wanted).map(|document| document_to_wire(document, format)).transpose()
+    };
+    Ok(v1::Change {
+        table: table.to_owned(),
+        key: change.key.as_ref().map(ToString::to_string).unwrap_or_default(),
+        kind: kind.into(),
+        payload: wire(&change.payload, true)?,
+        before: wire(&change.before, with_before)?,
+        after: wire(&change.after, with_after)?,
+    })
+}
+
+/// What a schema says of a table; the figures are the caller's to add.
+pub fn schema_to_wire(schema: &Schema) -> v1::TableInfo {
+    v1::TableInfo {
+        table: schema.table.clone(),
+        primary_key: schema.primary_key.clone(),
+        key_type: key_type_to_wire(schema.key_type).into(),
+        indexes: schema.indexes.clone(),
+        ..v1::TableInfo::default()
+    }
+}

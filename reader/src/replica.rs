@@ -1,0 +1,132 @@
+//! What a reader knows: the tables as far as they are applied, and how far that is behind.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use driftdb_common::error::{Error, Reason, Result, nearest};
+use driftdb_common::format::manifest::Database;
+use driftdb_common::table::moments::Moments;
+use driftdb_common::table::timeline::Timeline;
+use driftdb_common::table::view::View;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// Tables by name, dropped ones too.
+pub type Tables = BTreeMap<String, Arc<Timeline>>;
+
+/// The newest state that this reader shows. A query pins one and reads at one seq.
+#[derive(Debug, Clone, Default)]
+pub struct Applied {
+    /// The newest applied commit.
+    pub seq: u64,
+    /// The tables that there are, or were, by then.
+    pub tables: Arc<Tables>,
+}
+
+/// What the follower's thread tells and requests read.
+#[derive(Debug)]
+pub struct Replica {
+    database: Database,
+    moments: Moments,
+    applied: ArcSwap<Applied>,
+    /// The newest commit that HEAD has told of.
+    known_seq: AtomicU64,
+    /// When everything that was published had last been applied.
+    current_at: Mutex<Instant>,
+    /// Why the follower cannot go on, as long as it cannot.
+    problem: Mutex<Option<Error>>,
+    /// Told of every look at HEAD, so that waiting requests look again.
+    looked: watch::Sender<u64>,
+}
+
+impl Replica {
+    /// A replica that has applied nothing yet.
+    pub fn new(database: Database) -> Replica {
+        Replica {
+            database,
+            moments: Moments::default(),
+            applied: ArcSwap::default(),
+            known_seq: AtomicU64::new(0),
+            current_at: Mutex::new(Instant::now()),
+            problem: Mutex::new(None),
+            looked: watch::Sender::new(0),
+        }
+    }
+
+    /// What names the database.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// When each commit happened.
+    pub fn moments(&self) -> &Moments {
+        &self.moments
+    }
+
+    /// The newest state that is shown.
+    pub fn applied(&self) -> Arc<Applied> {
+        self.applied.load_full()
+    }
+
+    /// The newest commit that HEAD has told of.
+    pub fn known_seq(&self) -> u64 {
+        self.known_seq.load(Ordering::Acquire)
+    }
+
+    /// How long ago everything published had last been applied.
+    pub fn staleness(&self) -> Duration {
+        self.current_at.lock().elapsed()
+    }
+
+    /// Why the follower cannot go on.
+    pub fn problem(&self) -> Option<Error> {
+        self.problem.lock().clone()
+    }
+
+    /// Notices of looks at HEAD.
+    pub fn looks(&self) -> watch::Receiver<u64> {
+        self.looked.subscribe()
+    }
+
+    /// Shows a newer state.
+    pub fn publish(&self, applied: Applied) {
+        self.applied.store(Arc::new(applied));
+    }
+
+    /// Tells of a commit that HEAD knows.
+    pub fn know(&self, seq: u64) {
+        self.known_seq.fetch_max(seq, Ordering::AcqRel);
+    }
+
+    /// Tells the outcome of a look at HEAD, which began at `began`.
+    pub fn looked(&self, began: Instant, problem: Option<Error>) {
+        if problem.is_none() && self.applied.load().seq >= self.known_seq() {
+            *self.current_at.lock() = began;
+        }
+        *self.problem.lock() = problem;
+        self.looked.send_modify(|looks| *looks = looks.wrapping_add(1));
+    }
+}
+
+impl Applied {
+    /// A table by its name, which must have existed by then.
+    pub fn table(&self, name: &str) -> Result<&Arc<Timeline>> {
+        self.tables.get(name).ok_or_else(|| {
+            let near = nearest(name, self.tables.keys().map(String::as_str));
+            let hint = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+            let mut error = Error::new(Reason::TableNotFound, format!("unknown table {name:?}{hint}"));
+            if let Some(near) = near {
+                error = error.with("nearest", near);
+            }
+            error.with("table", name)
+        })
+    }
+
+    /// A table's state after a commit.
+    pub fn view(&self, name: &str, seq: u64) -> Result<View> {
+        View::at(self.table(name)?, seq)
+    }
+}

@@ -1,0 +1,247 @@
+//! Starts the real daemons as processes of their own, on real directories, and talks to them.
+
+#![allow(dead_code, reason = "every test file uses its own part of the harness")]
+
+pub mod model;
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use driftdb::v1;
+use driftdb::v1::reader_service_client::ReaderServiceClient;
+use driftdb::v1::writer_service_client::WriterServiceClient;
+use tonic::transport::{Channel, Endpoint};
+
+pub type Writer = WriterServiceClient<Channel>;
+pub type Reader = ReaderServiceClient<Channel>;
+
+/// A binary of this workspace, built if it is not up to date.
+pub fn binary(name: &str) -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let dir = BUILT.get_or_init(|| {
+        // target/<profile>/deps/<test>-<hash>
+        let test = std::env::current_exe().unwrap();
+        let dir = test.parent().and_then(Path::parent).unwrap().to_owned();
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        build.args(["build", "--quiet", "--workspace", "--bins", "--manifest-path"]);
+        build.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+        if dir.file_name().is_some_and(|name| name == "release") {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success(), "cannot build the binaries");
+        dir
+    });
+    dir.join(name)
+}
+
+/// A daemon in a process of its own. Killed when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    pub url: String,
+}
+
+impl Daemon {
+    /// Starts a daemon and waits until it listens; panics where it does not.
+    pub fn start(name: &str, data: &Path, args: &[&str]) -> Daemon {
+        Daemon::try_start(name, data, args).unwrap_or_else(|stderr| panic!("{name} does not start: {stderr}"))
+    }
+
+    /// Starts a daemon; where it ends before it listens, what it said on standard error.
+    pub fn try_start(name: &str, data: &Path, args: &[&str]) -> Result<Daemon, String> {
+        let mut command = Command::new(binary(name));
+        command.arg("--data").arg(data).args(["--listen", "127.0.0.1:0", "--log", "warn"]).args(args);
+        Daemon::spawn(command)
+    }
+
+    /// Starts a daemon by a command line of its own.
+    pub fn spawn(mut command: Command) -> Result<Daemon, String> {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let Some(address) = line.trim().strip_prefix("listening on ") else {
+            let output = child.wait_with_output().unwrap();
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        };
+        let url = format!("http://{address}");
+        // What it logs from here on goes on to the test's own output.
+        let stderr = child.stderr.take().unwrap();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                eprintln!("daemon: {line}");
+            }
+        });
+        Ok(Daemon { child, url })
+    }
+
+    pub fn writer(data: &Path) -> Daemon {
+        Daemon::start("driftdb-writer", data, &[])
+    }
+
+    pub fn reader(data: &Path) -> Daemon {
+        Daemon::start("driftdb-reader", data, &[])
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// SIGTERM, and waits for the end, which must come soon.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait(Duration::from_secs(20))
+    }
+
+    /// Waits for the end.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the daemon does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A client of this writer.
+    pub async fn as_writer(&self) -> Writer {
+        WriterServiceClient::new(connect(&self.url).await).max_decoding_message_size(usize::MAX)
+    }
+
+    /// A client of this reader.
+    pub async fn as_reader(&self) -> Reader {
+        ReaderServiceClient::new(connect(&self.url).await).max_decoding_message_size(usize::MAX)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+pub async fn connect(url: &str) -> Channel {
+    Endpoint::from_shared(url.to_owned()).unwrap().connect().await.unwrap()
+}
+
+/// A database directory, a writer and a reader on it.
+pub struct Cluster {
+    pub dir: tempfile::TempDir,
+    pub writer_daemon: Daemon,
+    pub reader_daemon: Daemon,
+    pub writer: Writer,
+    pub reader: Reader,
+}
+
+impl Cluster {
+    pub async fn start() -> Cluster {
+        let dir = tempfile::tempdir().unwrap();
+        let writer_daemon = Daemon::writer(dir.path());
+        let reader_daemon = Daemon::reader(dir.path());
+        let (writer, reader) = (writer_daemon.as_writer().await, reader_daemon.as_reader().await);
+        Cluster { dir, writer_daemon, reader_daemon, writer, reader }
+    }
+
+    /// Creates a table with STRING keys in `id`.
+    pub async fn create(&mut self, table: &str) -> u64 {
+        create_table(&mut self.writer, table).await.unwrap().seq
+    }
+}
+
+pub async fn create_table(writer: &mut Writer, table: &str) -> Result<v1::WriteToken, tonic::Status> {
+    let request =
+        v1::CreateTableRequest { table: table.into(), primary_key: "id".into(), ..Default::default() };
+    writer.create_table(request).await.map(|answer| answer.into_inner().token.unwrap())
+}
+
+pub fn json(text: impl Into<String>) -> v1::Document {
+    v1::Document { body: Some(v1::document::Body::Json(text.into())) }
+}
+
+pub fn text_of(document: &v1::Document) -> &str {
+    match document.body.as_ref().unwrap() {
+        v1::document::Body::Json(text) => text,
+        v1::document::Body::Msgpack(_) => panic!("expected JSON"),
+    }
+}
+
+pub fn insert(table: &str, document: impl Into<String>) -> v1::Operation {
+    use v1::operation::Action;
+    v1::Operation { table: table.into(), key: String::new(), action: Some(Action::Insert(json(document))) }
+}
+
+pub fn put(table: &str, document: impl Into<String>) -> v1::Operation {
+    use v1::operation::Action;
+    v1::Operation { table: table.into(), key: String::new(), action: Some(Action::Put(json(document))) }
+}
+
+pub fn patch(table: &str, key: &str, patch: impl Into<String>) -> v1::Operation {
+    use v1::operation::Action;
+    v1::Operation { table: table.into(), key: key.into(), action: Some(Action::Patch(json(patch))) }
+}
+
+pub fn delete(table: &str, key: &str) -> v1::Operation {
+    use v1::operation::{Action, SoftDelete};
+    v1::Operation { table: table.into(), key: key.into(), action: Some(Action::SoftDelete(SoftDelete {})) }
+}
+
+pub async fn apply(
+    writer: &mut Writer,
+    operations: Vec<v1::Operation>,
+) -> Result<v1::WriteToken, tonic::Status> {
+    let request = v1::ApplyRequest { operations, ..Default::default() };
+    writer.apply(request).await.map(|answer| answer.into_inner().token.unwrap())
+}
+
+pub fn at_seq(seq: u64) -> Option<v1::AsOf> {
+    Some(v1::AsOf { at: Some(v1::as_of::At::Seq(seq)) })
+}
+
+/// A table's rows after a commit, as (key, JSON text), in the order they come; and the moment the answer is of.
+pub async fn select_at(
+    reader: &mut Reader,
+    table: &str,
+    seq: u64,
+) -> Result<Vec<(String, String)>, tonic::Status> {
+    let request = v1::SelectRequest { table: table.into(), as_of: at_seq(seq), ..Default::default() };
+    select(reader, request).await
+}
+
+pub async fn select(
+    reader: &mut Reader,
+    request: v1::SelectRequest,
+) -> Result<Vec<(String, String)>, tonic::Status> {
+    let mut stream = reader.select(request).await?.into_inner();
+    let mut rows = Vec::new();
+    while let Some(message) = stream.message().await? {
+        rows.extend(
+            message
+                .rows
+                .iter()
+                .map(|row| (row.key.clone(), text_of(row.document.as_ref().unwrap()).to_owned())),
+        );
+    }
+    Ok(rows)
+}
+
+/// The reason in a status's ErrorInfo.
+pub fn reason(status: &tonic::Status) -> String {
+    use tonic_types::StatusExt;
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}

@@ -1,0 +1,363 @@
+//! Admission: checks a change against the newest state, gives it its number and time, and encodes it.
+//!
+//! The state here runs ahead of the disk: it holds commits that are admitted and not yet synced. What it would take to go
+//! back is kept until they are.
+
+use std::collections::HashMap;
+
+use driftdb_common::error::{Error, Reason, Result, Violation, nearest};
+use driftdb_common::format::document::Document;
+use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
+use driftdb_common::format::key::Key;
+use driftdb_common::limits;
+use driftdb_common::log::appender::Group;
+use driftdb_common::log::merge::Commit;
+use driftdb_common::table::operation::{
+    Action, Change, Check, CommitOptions, Operation, Precondition, SchemaChange, Token,
+};
+use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
+use driftdb_common::table::{format_time, state};
+
+use crate::rows::{Mark, RowState, Table, Tables};
+
+/// The newest state of the database, commits that are not yet on disk included.
+#[derive(Debug, Default)]
+pub struct Admission {
+    tables: Tables,
+    last: Token,
+    clock_went_back: bool,
+}
+
+/// An event on its way into a frame.
+struct NewEvent {
+    table: u64,
+    kind: EventType,
+    key: Option<Key>,
+    payload: Option<Document>,
+}
+
+impl Admission {
+    /// The last admitted commit.
+    pub fn last(&self) -> Token {
+        self.last
+    }
+
+    /// The tables.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Takes in a commit from the log.
+    pub fn replay(&mut self, commit: Commit) -> Result<()> {
+        for (id, events) in commit.parts {
+            for event in events {
+                match (event.kind, event.key, event.document) {
+                    (EventType::Schema, _, Some(payload)) => {
+                        self.apply_schema(id, commit.seq, SchemaEvent::from_document(&payload)?)?;
+                    }
+                    (kind, Some(key), payload) => {
+                        let table = self.tables.by_id_mut(id)?;
+                        let after = state::apply(table.live(&key), kind, payload.as_ref())?;
+                        table.set(
+                            key,
+                            RowState { seq: commit.seq, document: after.map(|after| after.detached()) },
+                        );
+                        table.count_event(commit.seq);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.last = Token { seq: commit.seq, time_ms: commit.time_ms };
+        self.tables.forget_undo();
+        Ok(())
+    }
+
+    /// Admits a change: checks it, applies it here, and appends its frames to `group`. On an error nothing has changed.
+    pub fn admit(
+        &mut self,
+        change: Change,
+        options: &CommitOptions,
+        now_ms: u64,
+        group: &mut Group,
+    ) -> Result<Token> {
+        let time_ms = self.commit_time(options, now_ms)?;
+        let token = Token { seq: self.last.seq + 1, time_ms };
+        let mark = self.tables.mark();
+        let events = match change {
+            Change::Rows { operations, preconditions } => self.rows(token, operations, &preconditions),
+            Change::Schema(change) => match self.schema(token, change, group) {
+                // Nothing to do: the newest commit stands for it.
+                Ok(events) if events.is_empty() => return Ok(self.last),
+                other => other,
+            },
+        };
+        match events {
+            Ok(events) => {
+                encode(group, token, &events, &options.reason);
+                self.last = token;
+                Ok(token)
+            }
+            Err(error) => {
+                self.tables.undo_to(mark);
+                Err(error)
+            }
+        }
+    }
+
+    /// Goes back to the state that `durable` was the last commit of: nothing after it reached the disk.
+    pub fn roll_back(&mut self, durable: Token) {
+        self.tables.undo_to(Mark::default());
+        self.last = durable;
+    }
+
+    /// Everything admitted up to here is durable: there is no way back before it.
+    pub fn forget_undo(&mut self, upto: Mark) {
+        self.tables.forget_undo_before(upto);
+    }
+
+    /// I2: a commit's time is the clock's, or the last commit's where the clock has gone back.
+    fn commit_time(&mut self, options: &CommitOptions, now_ms: u64) -> Result<u64> {
+        let last_ms = self.last.time_ms;
+        if let Some(time) = options.commit_time_ms {
+            if time < last_ms || time > now_ms.max(last_ms) {
+                let message = format!(
+                    "commit_time {} is outside what it may be: from the last commit's time, {}, to now, {}",
+                    format_time(time),
+                    format_time(last_ms),
+                    format_time(now_ms)
+                );
+                return Err(Error::new(Reason::ArgumentInvalid, message));
+            }
+            return Ok(time);
+        }
+        let went_back = now_ms < last_ms;
+        if went_back && !self.clock_went_back {
+            let behind_ms = last_ms - now_ms;
+            tracing::warn!(
+                behind_ms,
+                "the clock is behind the last commit's time, which is held until it catches up"
+            );
+        }
+        self.clock_went_back = went_back;
+        Ok(now_ms.max(last_ms))
+    }
+
+    fn rows(
+        &mut self,
+        token: Token,
+        operations: Vec<Operation>,
+        preconditions: &[Precondition],
+    ) -> Result<Vec<NewEvent>> {
+        if operations.is_empty() {
+            return Err(Error::new(Reason::ArgumentInvalid, "a commit needs at least one operation"));
+        }
+        if operations.len() > limits::OPERATIONS_PER_COMMIT {
+            let message = format!(
+                "{} operations are over the limit of {} a commit",
+                operations.len(),
+                limits::OPERATIONS_PER_COMMIT
+            );
+            return Err(Error::new(Reason::TooLarge, message));
+        }
+        self.check(preconditions)?;
+        let several = operations.len() > 1;
+        let mut events = Vec::with_capacity(operations.len());
+        for (i, operation) in operations.into_iter().enumerate() {
+            let event = self.operation(token, operation);
+            events.push(event.map_err(|e| {
+                if several {
+                    e.context(format_args!("operation {}", i + 1)).with("operation", i.to_string())
+                } else {
+                    e
+                }
+            })?);
+        }
+        Ok(events)
+    }
+
+    fn operation(&mut self, token: Token, operation: Operation) -> Result<NewEvent> {
+        let Operation { table: name, key, action } = operation;
+        let table = self.tables.live(&name)?;
+        let schema = table.schema();
+        let named = key.map(|key| key.of_type(schema.key_type)).transpose()?;
+        let key = match (&action, named) {
+            (Action::Insert(document) | Action::Put(document), named) => {
+                let held = document.key(&schema.primary_key, schema.key_type)?;
+                if let Some(named) = named.filter(|named| *named != held) {
+                    let message = format!("the operation's key is {named}, and the document's is {held}");
+                    return Err(Error::new(Reason::KeyInvalid, message));
+                }
+                held
+            }
+            (_, Some(named)) => named,
+            (_, None) => return Err(Error::new(Reason::KeyInvalid, "patch and soft_delete need a key")),
+        };
+        let before = table.live(&key);
+        let (kind, payload) = match action {
+            Action::Insert(_) if before.is_some() => {
+                return Err(Error::new(Reason::RowExists, format!("{name} has a row {key} already"))
+                    .with("table", name)
+                    .with("key", key.to_string()));
+            }
+            Action::Insert(document) | Action::Put(document) => (EventType::Insert, Some(document)),
+            Action::Patch(_) | Action::SoftDelete if before.is_none() => {
+                return Err(Error::new(Reason::RowNotFound, format!("{name} has no row {key}"))
+                    .with("table", name)
+                    .with("key", key.to_string()));
+            }
+            Action::Patch(patch) => (EventType::Patch, Some(patch)),
+            Action::SoftDelete => (EventType::SoftDelete, None),
+        };
+        let after = state::apply(before, kind, payload.as_ref())?;
+        if let (EventType::Patch, Some(after)) = (kind, &after)
+            && after.key(&schema.primary_key, schema.key_type).ok().as_ref() != Some(&key)
+        {
+            let message =
+                format!("the patch changes {:?}, the primary key, which may not change", schema.primary_key);
+            return Err(Error::new(Reason::KeyInvalid, message));
+        }
+        let id = table.id();
+        let row = RowState { seq: token.seq, document: after.map(|after| after.detached()) };
+        self.tables.change(&name, key.clone(), row);
+        Ok(NewEvent { table: id, kind, key: Some(key), payload })
+    }
+
+    /// Checks all preconditions and reports every one that does not hold.
+    fn check(&self, preconditions: &[Precondition]) -> Result<()> {
+        let mut violations = Vec::new();
+        for Precondition { table: name, key, check } in preconditions {
+            let table = self.tables.live(name)?;
+            let row = table.row(&key.of_type(table.schema().key_type)?);
+            let live = row.is_some_and(|row| row.document.is_some());
+            let seq = row.map_or(0, |row| row.seq);
+            let (holds, check, expected) = match check {
+                Check::SeqIs(expected) => (
+                    live && seq == *expected,
+                    "seq_is",
+                    format!("expected its last change to be commit {expected}"),
+                ),
+                Check::Exists(true) => (live, "exists", "expected a live row".to_owned()),
+                Check::Exists(false) => (!live, "exists", "expected no live row".to_owned()),
+                Check::UnchangedSince(since) => {
+                    (seq <= *since, "unchanged_since", format!("expected no change after commit {since}"))
+                }
+            };
+            if !holds {
+                let found = match (live, seq) {
+                    (true, seq) => format!("commit {seq} changed it last"),
+                    (false, 0) => "there is no such row".to_owned(),
+                    (false, seq) => format!("commit {seq} deleted it"),
+                };
+                let subject = format!("{name}/{key}");
+                let description = format!("{expected}; {found}");
+                violations.push(Violation { check: check.to_owned(), subject, description });
+            }
+        }
+        let count = violations.len();
+        let Some(first) = violations.first() else { return Ok(()) };
+        let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+        let message = format!("a precondition failed: {}: {}{more}", first.subject, first.description);
+        violations.truncate(limits::PRECONDITIONS_LISTED);
+        Err(Error::new(Reason::PreconditionFailed, message)
+            .with("failed", count.to_string())
+            .violating(violations))
+    }
+
+    fn schema(&mut self, token: Token, change: SchemaChange, group: &mut Group) -> Result<Vec<NewEvent>> {
+        let (id, event) = match change {
+            SchemaChange::Create { schema, if_not_exists } => {
+                match self.create(token, &schema, if_not_exists)? {
+                    Some(id) => (id, SchemaEvent { action: SchemaAction::Create, schema }),
+                    None => return Ok(Vec::new()),
+                }
+            }
+            SchemaChange::Drop { table } => {
+                let table = self.tables.live(&table)?;
+                (table.id(), SchemaEvent { action: SchemaAction::Drop, schema: table.schema().clone() })
+            }
+        };
+        let payload = event.to_document()?;
+        let (name, yaml) = (event.schema.table.clone(), event.schema.to_yaml());
+        self.apply_schema(id, token.seq, event)?;
+        if id == token.seq {
+            group.created.push((id, name.clone()));
+        }
+        group.schemas.push((name, yaml));
+        Ok(vec![NewEvent { table: id, kind: EventType::Schema, key: None, payload: Some(payload) }])
+    }
+
+    /// The id that a table to be created has; `None` where it exists and that is no error.
+    fn create(&self, token: Token, schema: &Schema, if_not_exists: bool) -> Result<Option<u64>> {
+        schema.check()?;
+        let Some(found) = self.tables.by_name_in_any_case(&schema.table) else {
+            if self.tables.len() >= limits::TABLES {
+                let message = format!(
+                    "there are {} tables, dropped ones counted too: no more are possible",
+                    limits::TABLES
+                );
+                return Err(Error::new(Reason::TooLarge, message));
+            }
+            return Ok(Some(token.seq));
+        };
+        let exact = found.schema().table == schema.table;
+        if !exact {
+            let message =
+                format!("table {:?} differs from {:?} in case only", schema.table, found.schema().table);
+            return Err(Error::new(Reason::TableExists, message).with("table", found.schema().table.clone()));
+        }
+        if found.is_live() {
+            if if_not_exists {
+                return Ok(None);
+            }
+            let message = format!("table {:?} exists already", schema.table);
+            return Err(Error::new(Reason::TableExists, message).with("table", schema.table.clone()));
+        }
+        // The same history goes on: its keys must stay of one kind.
+        let past = found.schema();
+        if (past.primary_key.as_str(), past.key_type) != (schema.primary_key.as_str(), schema.key_type) {
+            let message = format!(
+                "table {:?} was dropped and its history goes on: it must have its primary key again, {} {}",
+                schema.table, past.primary_key, past.key_type
+            );
+            return Err(Error::new(Reason::TableExists, message).with("table", schema.table.clone()));
+        }
+        Ok(Some(found.id()))
+    }
+
+    fn apply_schema(&mut self, id: u64, seq: u64, event: SchemaEvent) -> Result<()> {
+        match event.action {
+            SchemaAction::Create => self.tables.create(Table::new(id, seq, event.schema)),
+            SchemaAction::Drop => self.tables.drop_table(&event.schema.table, seq)?,
+        }
+        Ok(())
+    }
+}
+
+/// Appends a commit's frames to a group.
+fn encode(group: &mut Group, token: Token, events: &[NewEvent], reason: &str) {
+    let meta = CommitMeta { actor: String::new(), reason: reason.to_owned() };
+    let mut frames_here: HashMap<u64, u32> = HashMap::new();
+    for event in events {
+        *frames_here.entry(event.table).or_default() += 1;
+    }
+    let frames = u32::try_from(events.len()).unwrap_or(u32::MAX);
+    for NewEvent { table, kind, key, payload } in events {
+        // Taken out by the commit's first frame in the table, so that later ones do not carry it.
+        let first = frames_here.remove(table).map(|frames_here| (CommitShape { frames, frames_here }, &meta));
+        let table = group.tables.entry(*table).or_default();
+        let first_of_group = table.frames.is_empty();
+        table.last_seq = token.seq;
+        table.frames.push(token.seq, token.time_ms, *kind, |out| {
+            event::encode(out, key.as_ref(), payload.as_ref(), first, first_of_group)
+        });
+    }
+    group.last_seq = token.seq;
+    group.last_ms = token.time_ms;
+}
+
+/// The error for a table that is not there, with the nearest name that is.
+pub fn unknown_table<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Error {
+    let hint = nearest(name, names).map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+    Error::new(Reason::TableNotFound, format!("unknown table {name:?}{hint}")).with("table", name)
+}

@@ -1,0 +1,51 @@
+//! The writer's command line.
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+use driftdb_common::limits;
+use driftdb_common::service::config::{DataArgs, LogArgs};
+use driftdb_writer::Config;
+
+/// The writer daemon of DriftDB: the one process that changes a database.
+///
+/// It takes the lock of the data directory, repairs what a crash may have left, and answers gRPC
+/// (driftdb.v1.WriterService, health and reflection). An answer of success means: on disk. An empty or missing data
+/// directory is made a database.
+///
+/// Any number of driftdb-reader daemons answer questions about the same directory.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Example:\n  driftdb-writer --data ./mydata\n  driftctl sql -e 'CREATE TABLE orders (pk=id)'\n\nSIGTERM ends it cleanly: calls under way are answered, the log is closed."
+)]
+pub struct Args {
+    /// Where everything is kept.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// The address to listen on; port 0 takes a free one. The first line on standard output says which.
+    #[arg(long, env = "DRIFTDB_LISTEN", default_value = "127.0.0.1:7401", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// The address that clients reach this writer at, where that is not the one listened on: readers hand it to
+    /// clients that send them a write.
+    #[arg(long, env = "DRIFTDB_ADVERTISE", value_name = "ADDR")]
+    pub advertise: Option<String>,
+    /// A log segment is sealed when it has reached this many bytes.
+    #[arg(long, env = "DRIFTDB_SEGMENT_BYTES", default_value_t = limits::SEGMENT_BYTES, value_name = "BYTES",
+          value_parser = clap::value_parser!(u64).range(4096..))]
+    pub segment_bytes: u64,
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+impl Args {
+    /// How the writer is to run.
+    pub fn config(&self) -> Config {
+        Config {
+            data: self.data.data.clone(),
+            advertise: self.advertise.clone(),
+            segment_bytes: self.segment_bytes,
+        }
+    }
+}

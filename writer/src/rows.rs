@@ -1,0 +1,243 @@
+//! The newest row of every key, and how to go back from changes that did not reach the disk.
+
+use std::collections::HashMap;
+
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::document::Document;
+use driftdb_common::format::key::Key;
+use driftdb_common::table::schema::Schema;
+
+use crate::admit::unknown_table;
+
+/// A row as its last change left it.
+#[derive(Debug, Clone)]
+pub struct RowState {
+    /// The commit that last changed it.
+    pub seq: u64,
+    /// Its content; `None` once deleted. The key is kept, for preconditions.
+    pub document: Option<Document>,
+}
+
+/// A table's figures.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Figures {
+    /// Live rows.
+    pub rows: u64,
+    /// Events since its creation.
+    pub events: u64,
+    /// The last commit with an event in it.
+    pub last_seq: u64,
+}
+
+/// A table's newest state.
+#[derive(Debug)]
+pub struct Table {
+    id: u64,
+    created_seq: u64,
+    schema: Schema,
+    dropped: bool,
+    rows: HashMap<Key, RowState>,
+    figures: Figures,
+}
+
+impl Table {
+    /// An empty table; `seq` is the commit of its CREATE.
+    pub fn new(id: u64, seq: u64, schema: Schema) -> Table {
+        Table {
+            id,
+            created_seq: seq,
+            schema,
+            dropped: false,
+            rows: HashMap::new(),
+            figures: Figures::default(),
+        }
+    }
+
+    /// Its id: the seq that first created it.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The commit of its last CREATE.
+    pub fn created_seq(&self) -> u64 {
+        self.created_seq
+    }
+
+    /// Its schema; that of its last days where it has been dropped.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// Whether it has not been dropped.
+    pub fn is_live(&self) -> bool {
+        !self.dropped
+    }
+
+    /// Its figures.
+    pub fn figures(&self) -> Figures {
+        self.figures
+    }
+
+    /// A row's last state, deleted rows included.
+    pub fn row(&self, key: &Key) -> Option<&RowState> {
+        self.rows.get(key)
+    }
+
+    /// A live row's content.
+    pub fn live(&self, key: &Key) -> Option<&Document> {
+        self.row(key)?.document.as_ref()
+    }
+
+    /// Sets a row's state and returns the one before.
+    pub fn set(&mut self, key: Key, row: RowState) -> Option<RowState> {
+        let is = u64::from(row.document.is_some());
+        let prior = self.rows.insert(key, row);
+        let was = u64::from(prior.as_ref().is_some_and(|row| row.document.is_some()));
+        self.figures.rows = self.figures.rows + is - was;
+        prior
+    }
+
+    /// Counts an event.
+    pub fn count_event(&mut self, seq: u64) {
+        self.figures.events += 1;
+        self.figures.last_seq = seq;
+    }
+}
+
+/// One step back.
+#[derive(Debug)]
+enum Undo {
+    Row { table: String, key: Key, prior: Option<RowState>, figures: Figures },
+    Table { name: String, prior: Option<Box<Table>> },
+}
+
+/// How many changes had been made at some point, counted since the writer started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Mark(u64);
+
+/// All tables, dropped ones too, and the way back to the last durable state.
+#[derive(Debug, Default)]
+pub struct Tables {
+    by_name: HashMap<String, Table>,
+    /// Names by id, and by name in lower case: names are unique whatever their case.
+    names: HashMap<u64, String>,
+    folded: HashMap<String, String>,
+    undo: std::collections::VecDeque<Undo>,
+    /// Changes whose undo has been forgotten.
+    forgotten: u64,
+}
+
+impl Tables {
+    /// How many there are, dropped ones too.
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Every table, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Table> {
+        self.by_name.values()
+    }
+
+    /// A table that has not been dropped.
+    pub fn live(&self, name: &str) -> Result<&Table> {
+        let found = self.by_name.get(name).filter(|table| table.is_live());
+        found.ok_or_else(|| self.unknown(name))
+    }
+
+    /// A table by its name in any case.
+    pub fn by_name_in_any_case(&self, name: &str) -> Option<&Table> {
+        self.by_name.get(self.folded.get(&name.to_ascii_lowercase())?)
+    }
+
+    /// A table by its id.
+    pub fn by_id_mut(&mut self, id: u64) -> Result<&mut Table> {
+        let name = self.names.get(&id);
+        let table = name.and_then(|name| self.by_name.get_mut(name));
+        table.ok_or_else(|| Error::new(Reason::Corrupt, format!("an event of table {id} before its CREATE")))
+    }
+
+    fn unknown(&self, name: &str) -> Error {
+        unknown_table(
+            name,
+            self.iter().filter(|table| table.is_live()).map(|table| table.schema.table.as_str()),
+        )
+    }
+
+    /// Changes a row, remembering how to go back.
+    pub fn change(&mut self, name: &str, key: Key, row: RowState) {
+        let Some(table) = self.by_name.get_mut(name) else { return };
+        let figures = table.figures;
+        let seq = row.seq;
+        let prior = table.set(key.clone(), row);
+        table.count_event(seq);
+        self.undo.push_back(Undo::Row { table: name.to_owned(), key, prior, figures });
+    }
+
+    /// Makes a table, or makes a dropped one anew, remembering how to go back.
+    pub fn create(&mut self, mut table: Table) {
+        let name = table.schema.table.clone();
+        self.names.insert(table.id, name.clone());
+        self.folded.insert(name.to_ascii_lowercase(), name.clone());
+        let past = self.by_name.get(&name).map(|past| past.figures).unwrap_or_default();
+        table.figures = Figures { rows: 0, ..past };
+        table.count_event(table.created_seq);
+        let prior = self.by_name.insert(name.clone(), table).map(Box::new);
+        self.undo.push_back(Undo::Table { name, prior });
+    }
+
+    /// Drops a table, remembering how to go back.
+    pub fn drop_table(&mut self, name: &str, seq: u64) -> Result<()> {
+        let Some(prior) = self.by_name.remove(name) else { return Err(self.unknown(name)) };
+        let mut dropped = Table {
+            dropped: true,
+            figures: Figures { rows: 0, ..prior.figures },
+            ..Table::new(prior.id, prior.created_seq, prior.schema.clone())
+        };
+        dropped.count_event(seq);
+        self.by_name.insert(name.to_owned(), dropped);
+        self.undo.push_back(Undo::Table { name: name.to_owned(), prior: Some(Box::new(prior)) });
+        Ok(())
+    }
+
+    /// The point that the changes made so far end at.
+    pub fn mark(&self) -> Mark {
+        Mark(self.forgotten + self.undo.len() as u64)
+    }
+
+    /// Takes back every change made after a point, as far as that is remembered.
+    pub fn undo_to(&mut self, mark: Mark) {
+        while self.mark() > mark {
+            match self.undo.pop_back() {
+                Some(Undo::Row { table, key, prior, figures }) => {
+                    let Some(table) = self.by_name.get_mut(&table) else { continue };
+                    match prior {
+                        Some(prior) => _ = table.rows.insert(key, prior),
+                        None => _ = table.rows.remove(&key),
+                    }
+                    table.figures = figures;
+                }
+                Some(Undo::Table { name, prior: Some(prior) }) => _ = self.by_name.insert(name, *prior),
+                Some(Undo::Table { name, prior: None }) => {
+                    if let Some(table) = self.by_name.remove(&name) {
+                        self.names.remove(&table.id);
+                        self.folded.remove(&name.to_ascii_lowercase());
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Forgets how to go back before a point.
+    pub fn forget_undo_before(&mut self, mark: Mark) {
+        let count = mark.0.saturating_sub(self.forgotten);
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.undo.len());
+        self.undo.drain(..count);
+        self.forgotten += count as u64;
+    }
+
+    /// Forgets how to go back at all.
+    pub fn forget_undo(&mut self) {
+        self.forget_undo_before(self.mark());
+    }
+}
