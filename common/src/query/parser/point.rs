@@ -109,7 +109,10 @@ fn named(name: &str, text: &str) -> Result<Point, Problem> {
     let number = match name.split_at_checked(4) {
         Some((prefix, number)) if prefix.eq_ignore_ascii_case("seq:") => number,
         _ => {
-            return Err(Problem::new(format!("unknown moment {:?}", clipped(text)), "write @seq:100 or @now"));
+            return Err(Problem::new(
+                format!("unknown moment {:?}", clipped(text)),
+                "write @seq:100 or @now",
+            ));
         }
     };
     let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
