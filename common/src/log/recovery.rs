@@ -376,14 +376,8 @@ fn adopt(
     if in_doubt && end > 0 { log.rotate(id) } else { Ok(()) }
 }
 
-/// Zeros that a frame may end in: as many as it may have bytes would be slow to look through, and no value ends in more.
-const ZEROS_IN_A_FRAME: usize = 64;
-
 /// The greatest "last published" seq in any valid frame of `tail`, which stands at `mark`, at whatever offset.
 fn published_in(tail: &[u8], table: u64, mark: &Mark) -> u64 {
-    // The zeros written ahead are many, and no frame is made of them: only its end may be some.
-    let written = tail.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    let tail = tail.get(..(written + ZEROS_IN_A_FRAME).min(tail.len())).unwrap_or(tail);
     let mut published = 0;
     let mut at = 0;
     while let Some(rest) = tail.get(at..).filter(|rest| rest.len() > frame::PREFIX) {
@@ -395,7 +389,11 @@ fn published_in(tail: &[u8], table: u64, mark: &Mark) -> u64 {
                 published = published.max(event.and_then(|event| event.published).unwrap_or(0));
                 at += frame.len;
             }
-            Err(_) => at += 1,
+            Err(_) => {
+                // A frame's length is not zero: over the zeros written ahead, which are many.
+                let next = rest.iter().skip(1).position(|byte| *byte != 0).unwrap_or(rest.len());
+                at += (next + 1).saturating_sub(3).max(1);
+            }
         }
     }
     published

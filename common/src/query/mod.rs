@@ -1,7 +1,9 @@
 //! DriftQL: text to statements, statements to answers.
 
 pub mod ast;
+pub mod change;
 mod display;
+pub mod exec;
 pub mod lexer;
 mod like;
 pub mod parser;

@@ -50,6 +50,13 @@ pub fn parse_param(json: &str) -> Result<Value> {
     Ok(value)
 }
 
+/// Parses the values of `$1`, `$2`, …, each one JSON text.
+pub fn parse_params(texts: &[String]) -> Result<Vec<Value>> {
+    let parse =
+        |(i, text): (usize, &String)| parse_param(text).map_err(|e| e.context(format_args!("${}", i + 1)));
+    texts.iter().enumerate().map(parse).collect()
+}
+
 /// Words that begin what may follow a name: to be names themselves, they stand in backticks.
 pub(crate) const RESERVED: &[&str] = &[
     "AND", "AS", "BETWEEN", "FALSE", "FROM", "IN", "IS", "LIKE", "LIMIT", "NOT", "NULL", "OFFSET", "OR",
