@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -188,7 +189,9 @@ impl SimDisk {
     }
 
     fn handle(&self, number: Number, path: &Path, access: Access) -> Box<dyn File> {
-        Box::new(SimFile { disk: self.clone(), number, path: path.to_path_buf(), access })
+        let told = self.machine().state.content(number).map_or(0, |content| content.failures.len());
+        let told = AtomicUsize::new(told);
+        Box::new(SimFile { disk: self.clone(), number, path: path.to_path_buf(), access, told })
     }
 }
 
@@ -271,6 +274,8 @@ struct SimFile {
     number: Number,
     path: PathBuf,
     access: Access,
+    /// How many failed syncs of the file this handle has been told of.
+    told: AtomicUsize,
 }
 
 impl SimFile {
@@ -325,12 +330,16 @@ impl File for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         self.change(Op::Sync, |content, fault| {
-            match fault {
-                None => content.sync(),
-                Some(Fault::Lie) => {}
-                Some(_) => content.fail_sync(),
-            }
-            outcome(fault)
+            let outcome = match fault {
+                None => outcome(content.sync(self.told.load(Ordering::Relaxed))),
+                Some(Fault::Lie) => Ok(()),
+                Some(failure) => {
+                    content.fail_sync(failure);
+                    outcome(fault)
+                }
+            };
+            self.told.store(content.failures.len(), Ordering::Relaxed);
+            outcome
         })
     }
 }

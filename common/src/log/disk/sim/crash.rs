@@ -132,7 +132,7 @@ fn survivor(content: &Content, lost: Lost, chance: &mut Chance) -> Content {
             Lost::GarbageTail(_) => garbage_tail(content, Arc::make_mut(&mut bytes), chance),
         }
     }
-    Content { live: Arc::clone(&bytes), durable: bytes, unsynced: Vec::new() }
+    Content { live: Arc::clone(&bytes), durable: bytes, ..Content::default() }
 }
 
 /// Applies what was not synced, each sector by chance.

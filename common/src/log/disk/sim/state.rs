@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use super::faults::Fault;
+
 /// A file or directory, whatever its name.
 pub(super) type Number = u64;
 
@@ -48,6 +50,8 @@ pub(super) struct Content {
     pub(super) durable: Arc<Vec<u8>>,
     /// What a sync would make durable, in order. What a failed sync lost is in `live` alone.
     pub(super) unsynced: Vec<Edit>,
+    /// Every sync that failed.
+    pub(super) failures: Vec<Fault>,
 }
 
 /// A directory's names.
@@ -313,10 +317,16 @@ impl Content {
         self.unsynced.push(edit);
     }
 
-    pub(super) fn sync(&mut self) {
-        if self.unsynced.is_empty() {
-            return;
+    /// Makes durable what waits for it. As on Linux, that is no answer to an open file that has not been told yet of an
+    /// earlier failure: `told` counts those that it knows, and the last failure comes back where there are more.
+    pub(super) fn sync(&mut self, told: usize) -> Option<Fault> {
+        if !self.unsynced.is_empty() {
+            self.settle();
         }
+        self.failures.get(told..).and_then(|untold| untold.last()).copied()
+    }
+
+    fn settle(&mut self) {
         let durable = Arc::make_mut(&mut self.durable);
         for edit in self.unsynced.drain(..) {
             edit.apply(durable);
@@ -325,8 +335,9 @@ impl Content {
 
     /// A sync that failed: as Linux does it, the pages count as clean from now on and show their bytes, but those never
     /// reach the disk, and the next sync knows nothing of them.
-    pub(super) fn fail_sync(&mut self) {
+    pub(super) fn fail_sync(&mut self, fault: Fault) {
         self.unsynced.clear();
+        self.failures.push(fault);
     }
 
     pub(super) fn read(&self, buf: &mut [u8], offset: u64) -> usize {

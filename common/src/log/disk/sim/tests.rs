@@ -134,6 +134,17 @@ fn after_a_failed_sync_the_next_says_ok_and_the_bytes_are_lost() {
 }
 
 #[test]
+fn every_handle_is_told_once_of_a_failed_sync() {
+    let (disk, file) = disk_with(b"old");
+    let other = disk.open_write(path("/d/f")).unwrap();
+    disk.fail_at(1, Fault::Eio, Repeat::Once);
+    file.sync().unwrap_err();
+    assert_eq!(other.sync().unwrap_err().raw_os_error(), Some(5));
+    let later = disk.open_write(path("/d/f")).unwrap();
+    assert!(file.sync().is_ok() && other.sync().is_ok() && later.sync().is_ok());
+}
+
+#[test]
 fn a_lying_sync_makes_nothing_durable() {
     let (disk, file) = disk_with(b"old");
     disk.fail_when(Op::Sync, "/d/f", 1, Fault::Lie, Repeat::Once);

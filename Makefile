@@ -1,0 +1,48 @@
+# Everything that is done with DriftDB's sources. Rust and make are enough for `build`, `test` and `demo`.
+
+CARGO ?= cargo
+PYTHON ?= python3
+# Cargo.lock is committed: what was tested is what is built.
+LOCKED := --locked
+
+.DEFAULT_GOAL := help
+.PHONY: help build test bench demo clients fmt clippy doc ci soak clean
+
+help: ## Lists these targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Builds driftdb-writer, driftdb-reader and driftctl into target/release.
+	$(CARGO) build $(LOCKED) --release --workspace --bins
+
+# The root tests start the real daemons, so their binaries come first.
+test: ## Runs every test.
+	$(CARGO) build $(LOCKED) --workspace --bins
+	$(CARGO) test $(LOCKED) --workspace
+
+demo: build ## Shows what DriftDB does, on 10,000 generated orders.
+	target/release/driftctl demo
+
+bench: build ## Measures, and prints one line of JSON a figure.
+	target/release/driftctl bench
+
+clients: ## Uses the daemons from Python (needs python3 with venv, and the package index).
+	PYTHON=$(PYTHON) CARGO=$(CARGO) tests/clients/python/run.sh
+
+fmt: ## Formats the sources.
+	$(CARGO) fmt --all
+
+clippy: ## Lints, warnings being errors.
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+
+doc: ## Builds the documentation of the sources, warnings being errors.
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
+
+ci: ## Runs all that must pass before a change is merged.
+	.ci/run
+
+# The same promises as `test`, over many more cases.
+soak: build ## Runs the long tests.
+	DRIFTDB_SOAK=1 $(CARGO) test $(LOCKED) --release --workspace -- --include-ignored
+
+clean: ## Removes what was built.
+	$(CARGO) clean
