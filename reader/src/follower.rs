@@ -98,10 +98,10 @@ impl Follower {
 
     /// Allows every table's log to be read as far as its slot says.
     fn allow(&mut self, head: &Head) -> Result<()> {
-        if head.slots.iter().any(|slot| !self.tables.contains_key(&slot.table)) {
+        if head.slots.iter().any(|slot| slot.table != 0 && !self.tables.contains_key(&slot.table)) {
             self.discover()?;
         }
-        for slot in &head.slots {
+        for slot in head.slots.iter().filter(|slot| slot.table != 0) {
             let Some(table) = self.tables.get_mut(&slot.table) else {
                 let what = format!("it names table {}, and no directory is that table's", slot.table);
                 return Err(Error::corrupt(self.dir.head().display(), 0, what));

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test file uses its own part of the harness")]
 
 pub mod model;
+pub mod script;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -34,7 +34,7 @@ pub struct Header {
 /// How far one table's log is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Slot {
-    /// The table's id: the seq that created it.
+    /// The table's id: the seq that created it. 0 in a slot of no table.
     pub table: u64,
     /// The version of the manifest that names the segment.
     pub manifest: u64,
@@ -191,15 +191,10 @@ pub fn decode_header(bytes: &[u8]) -> Option<Header> {
     })
 }
 
-/// The slots, from the bytes after the header copies; `None` where one is not valid.
-pub fn decode_slots(bytes: &[u8], count: u16) -> Option<Vec<Slot>> {
-    let slots: Option<Vec<Slot>> = bytes
-        .chunks_exact(CELL)
-        .take(count.into())
-        .zip(0..)
-        .map(|(cell, i)| Slot::decode(cell.try_into().ok()?, i))
-        .collect();
-    slots.filter(|slots| slots.len() == usize::from(count))
+/// The slots, from the bytes after the header copies; `None` for each that is not valid.
+pub fn decode_slots(bytes: &[u8], count: u16) -> Vec<Option<Slot>> {
+    let mut cells = bytes.chunks_exact(CELL);
+    (0..u64::from(count)).map(|i| Slot::decode(cells.next()?.try_into().ok()?, i)).collect()
 }
 
 #[cfg(test)]
@@ -247,8 +242,8 @@ mod tests {
     fn a_slot_is_valid_only_in_its_place() {
         let slot = Slot { table: 1, manifest: 2, segment: 3, bytes: 4, last_seq: 5, floor: 6 };
         let cells = [slot.encode(0), slot.encode(1)].concat();
-        assert_eq!(decode_slots(&cells, 2), Some(vec![slot, slot]));
-        assert_eq!(decode_slots(&[slot.encode(1), slot.encode(0)].concat(), 2), None);
-        assert_eq!(decode_slots(&cells, 3), None);
+        assert_eq!(decode_slots(&cells, 2), [Some(slot), Some(slot)]);
+        assert_eq!(decode_slots(&[slot.encode(1), slot.encode(0)].concat(), 2), [None, None]);
+        assert_eq!(decode_slots(&cells, 3), [Some(slot), Some(slot), None]);
     }
 }

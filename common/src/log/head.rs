@@ -31,6 +31,16 @@ impl Head {
 /// Reads HEAD through a fresh open: it may have been replaced, and network file systems cache what is open.
 /// `None` where there is no HEAD.
 pub fn read(disk: &dyn Disk, dir: &DataDir) -> Result<Option<Head>> {
+    read_cells_of(disk, dir, false)
+}
+
+/// As [`read`], for the one that holds the lock: a slot that is not valid is read as that of no table. The header alone
+/// says what was published; slots can be found anew from the log.
+pub fn read_tolerant(disk: &dyn Disk, dir: &DataDir) -> Result<Option<Head>> {
+    read_cells_of(disk, dir, true)
+}
+
+fn read_cells_of(disk: &dyn Disk, dir: &DataDir, tolerant: bool) -> Result<Option<Head>> {
     let path = dir.head();
     for last_try in (0..READ_TRIES).map(|i| i + 1 == READ_TRIES) {
         let file = match disk.open(&path) {
@@ -38,7 +48,7 @@ pub fn read(disk: &dyn Disk, dir: &DataDir) -> Result<Option<Head>> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io(format_args!("cannot open {}", path.display()), &e)),
         };
-        match read_cells(&*file) {
+        match read_cells(&*file, tolerant) {
             Ok(Ok(head)) => return Ok(Some(head)),
             // A cell may be half written at this moment; a damaged one stays damaged.
             Ok(Err(_)) if !last_try => std::thread::yield_now(),
@@ -51,14 +61,22 @@ pub fn read(disk: &dyn Disk, dir: &DataDir) -> Result<Option<Head>> {
 
 /// The header first, then the slots: slots are written before the header that counts them.
 /// The inner error is the offset of the first cell that is not valid.
-fn read_cells(file: &dyn File) -> io::Result<std::result::Result<Head, u64>> {
+fn read_cells(file: &dyn File, tolerant: bool) -> io::Result<std::result::Result<Head, u64>> {
     let mut copies = [0; 2 * CELL];
     let read = file.read_at(&mut copies, 0)?;
     let Some(header) = copies.get(..read).and_then(head::decode_header) else { return Ok(Err(0)) };
     let mut cells = vec![0; usize::from(header.slots) * CELL];
     let read = file.read_at(&mut cells, head::cell_offset(head::slot_cell(0)))?;
-    let slots = cells.get(..read).and_then(|cells| head::decode_slots(cells, header.slots));
-    Ok(slots.map(|slots| Head { header, slots }).ok_or(head::cell_offset(head::slot_cell(0))))
+    let found = head::decode_slots(cells.get(..read).unwrap_or_default(), header.slots);
+    let mut slots = Vec::with_capacity(found.len());
+    for (slot, i) in found.into_iter().zip(0..) {
+        match slot {
+            Some(slot) => slots.push(slot),
+            None if tolerant => slots.push(Slot::default()),
+            None => return Ok(Err(head::cell_offset(head::slot_cell(i)))),
+        }
+    }
+    Ok(Ok(Head { header, slots }))
 }
 
 /// HEAD, open for publishing. Not synced by [`HeadFile::publish`]: it lags the disk, and never leads it.
@@ -133,6 +151,7 @@ impl HeadFile {
         if self.sync.failed.load(Ordering::Acquire) {
             return Err(failed(&io::Error::other("an earlier sync of it has failed")));
         }
+        let counted = self.head.slots.len();
         for (index, slot) in slots {
             let cell = slot.encode(*index as u64);
             let offset = head::cell_offset(head::slot_cell(*index as u64));
@@ -141,6 +160,10 @@ impl HeadFile {
                 Some(current) => *current = *slot,
                 None => self.head.slots.push(*slot),
             }
+        }
+        if self.head.slots.len() > counted {
+            // A header must not count a slot that a power cut may take away: it would leave no valid HEAD.
+            self.file.sync().map_err(|e| failed(&e))?;
         }
         let header = &mut self.head.header;
         header.last_seq = last_seq;

@@ -191,6 +191,26 @@ impl Merge {
         }
     }
 
+    /// Reads every table's log to where its valid frames end, past the commits that can be handed out: for what those
+    /// frames say was published, and for where they end.
+    pub fn drain(&mut self) -> Result<()> {
+        for source in self.sources.values_mut() {
+            loop {
+                match source.cursor.next_frame()? {
+                    Next::Frame(entry) => {
+                        self.published = self.published.max(entry.event.published.unwrap_or(0))
+                    }
+                    Next::Invalid(error) => {
+                        source.invalid = Some(error);
+                        break;
+                    }
+                    Next::End => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn take(&mut self, ids: Vec<u64>, time_ms: u64) -> Result<Commit> {
         let mut commit = Commit {
             seq: self.next_seq,

@@ -48,7 +48,7 @@ pub fn open(
 /// What names the database, and its HEAD; `None` for an empty directory.
 fn identify(disk: &dyn Disk, dir: &DataDir) -> Result<Option<(Database, Head)>> {
     let database = dir::read_database(disk, dir)?;
-    let head = head::read(disk, dir)?;
+    let head = head::read_tolerant(disk, dir)?;
     let tables = dir::table_names(disk, dir)?;
     match (database, head) {
         (Some(database), Some(head)) if *database.id.as_bytes() == head.header.database_id => {
@@ -188,6 +188,7 @@ impl Survey {
             self.last_ms = commit.time_ms;
             replay(commit)?;
         }
+        self.merge.drain()?;
         self.published = self.published.max(self.merge.published());
         Ok(())
     }
@@ -207,7 +208,7 @@ impl Survey {
                 return Err(Error::corrupt(cursor.path().display(), mark.offset, error));
             }
         }
-        for slot in &head.slots {
+        for slot in head.slots.iter().filter(|slot| slot.table != 0) {
             let Some(source) = self.merge.sources().get(&slot.table) else {
                 let what =
                     format!("it names table {}, and no directory under tables/ is that table's", slot.table);
@@ -295,19 +296,18 @@ impl Survey {
             remove_table(&log, &name)?;
         }
         let mut found: Vec<(u64, Found)> = self.tables.drain().collect();
-        // Tables without a slot get theirs in the order of their creation.
+        // Tables without a slot get theirs in the order of their creation: first those of no table, then new ones.
         found.sort_unstable_by_key(|(id, _)| *id);
-        let mut slots = old_slots.len();
+        let taken = |index: &usize| old_slots.get(*index).is_some_and(|slot| slot.table != 0);
+        let mut free = (0..).filter(|index| !taken(index));
         for (id, table) in found {
             let Some(source) = self.merge.sources().get(&id) else { continue };
             if id > last_seq {
                 remove_table(&log, &table.manifest.table)?;
                 continue;
             }
-            let slot = old_slots.iter().position(|slot| slot.table == id).unwrap_or_else(|| {
-                slots += 1;
-                slots - 1
-            });
+            let own = old_slots.iter().position(|slot| slot.table == id);
+            let slot = own.or_else(|| free.next()).unwrap_or(usize::MAX);
             adopt(&mut log, id, table, source, slot, last_seq)?;
         }
         log.publish_all(last_seq, last_ms)?;
@@ -389,7 +389,11 @@ fn published_in(tail: &[u8], table: u64, mark: &Mark) -> u64 {
                 published = published.max(event.and_then(|event| event.published).unwrap_or(0));
                 at += frame.len;
             }
-            Err(_) => at += 1,
+            Err(_) => {
+                // A frame's length is not zero: over the zeros written ahead, which are many.
+                let next = rest.iter().skip(1).position(|byte| *byte != 0).unwrap_or(rest.len());
+                at += (next + 1).saturating_sub(3).max(1);
+            }
         }
     }
     published

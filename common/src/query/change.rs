@@ -14,13 +14,20 @@ pub fn of_statement(statement: Statement) -> Result<Change> {
             let schema = Schema { table: table.text, primary_key, key_type, indexes };
             return Ok(Change::Schema(SchemaChange::Create { schema, if_not_exists }));
         }
-        Statement::DropTable { table } => return Ok(Change::Schema(SchemaChange::Drop { table: table.text })),
+        Statement::DropTable { table } => {
+            return Ok(Change::Schema(SchemaChange::Drop { table: table.text }));
+        }
         Statement::Insert { table, documents } => {
-            let insert = |document| Operation { table: table.text.clone(), key: None, action: Action::Insert(document) };
+            let insert = |document| Operation {
+                table: table.text.clone(),
+                key: None,
+                action: Action::Insert(document),
+            };
             (documents.into_iter().map(insert).collect(), Vec::new())
         }
         Statement::Upsert { table, documents } => {
-            let put = |document| Operation { table: table.text.clone(), key: None, action: Action::Put(document) };
+            let put =
+                |document| Operation { table: table.text.clone(), key: None, action: Action::Put(document) };
             (documents.into_iter().map(put).collect(), Vec::new())
         }
         Statement::Patch { table, key, patch, if_seq } => one(table.text, key, Action::Patch(patch), if_seq),
@@ -47,8 +54,14 @@ pub fn of_statement(statement: Statement) -> Result<Change> {
     Ok(Change::Rows { operations, preconditions })
 }
 
-fn one(table: String, key: RowKey, action: Action, if_seq: Option<u64>) -> (Vec<Operation>, Vec<Precondition>) {
+fn one(
+    table: String,
+    key: RowKey,
+    action: Action,
+    if_seq: Option<u64>,
+) -> (Vec<Operation>, Vec<Precondition>) {
     let key = KeyInput::Typed(key.key);
-    let condition = if_seq.map(|seq| Precondition { table: table.clone(), key: key.clone(), check: Check::SeqIs(seq) });
+    let condition =
+        if_seq.map(|seq| Precondition { table: table.clone(), key: key.clone(), check: Check::SeqIs(seq) });
     (vec![Operation { table, key: Some(key), action }], condition.into_iter().collect())
 }

@@ -275,12 +275,14 @@ fn is_json_number(text: &str) -> bool {
         && exponent.is_none_or(|e| digits(e.strip_prefix(['+', '-']).unwrap_or(e)))
 }
 
-/// The start of a text that may be long, for a message.
+/// The start of a text that may be long, for a message: one line, and nothing that moves a terminal's cursor.
 pub(crate) fn clipped(text: &str) -> String {
-    match text.char_indices().nth(40) {
-        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
-        None => text.to_owned(),
+    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let mut out: String = text.chars().take(40).map(visible).collect();
+    if text.chars().nth(40).is_some() {
+        out.push('…');
     }
+    out
 }
 
 #[cfg(test)]

@@ -51,7 +51,10 @@ pub fn describe_in(error: &Error, script: &str, offset: usize) -> String {
     let _ = write!(out, "\n --> {}:{}", found.line, found.column);
     let (line, padding, carets) = excerpt(script, &found);
     let marks = format!("{}{} {}", " ".repeat(padding), "^".repeat(carets), found.hint);
-    let _ = write!(out, "\n  | {line}\n  | {}", marks.trim_end());
+    for shown in [line, marks] {
+        let _ = write!(out, "\n  | {shown}");
+        out.truncate(out.trim_end().len());
+    }
     out
 }
 
@@ -64,20 +67,22 @@ fn excerpt(script: &str, found: &QueryPlace) -> (String, usize, usize) {
     let rest = rest.split('\n').next().unwrap_or_default();
     let (marked, after) = rest.split_at_checked(end.saturating_sub(start)).unwrap_or((rest, ""));
 
-    let skipped = before.chars().count().saturating_sub(SHOWN_BEFORE);
+    let fits = before.chars().chain(rest.chars()).nth(SHOWN).is_none();
+    let skipped = if fits { 0 } else { before.chars().count().saturating_sub(SHOWN_BEFORE) };
     let mut line = String::new();
     if skipped > 0 {
         line.push('…');
     }
     let padding = usize::from(skipped > 0) + push_visible(&mut line, before.chars().skip(skipped));
-    let mut room = SHOWN.saturating_sub(padding);
+    // A line that fits is shown whole, even where tabs make it longer.
+    let mut room = if fits { SHOWN } else { SHOWN.saturating_sub(padding) };
     let carets = push_visible(&mut line, marked.chars().take(room));
     room = room.saturating_sub(carets);
     push_visible(&mut line, after.chars().take(room));
-    if marked.chars().chain(after.chars()).nth(SHOWN.saturating_sub(padding)).is_some() {
+    if rest.chars().nth(carets + room).is_some() {
         line.push('…');
     }
-    (line.trim_end().to_owned(), padding, carets.max(1))
+    (line, padding, carets.max(1))
 }
 
 /// Appends characters as one column each, tabs as four; returns the columns. Control characters could move a

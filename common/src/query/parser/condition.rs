@@ -137,7 +137,7 @@ impl Parser<'_> {
             return Err(self.invalid(
                 token,
                 "a pattern that ends in the middle of an escape",
-                "write \\\\\\\\",
+                "in quotes a backslash is \\\\\\\\",
             ));
         }
         Ok(Condition::Like { column, pattern, negated })
@@ -148,6 +148,7 @@ impl Parser<'_> {
         let token = self.token;
         let value = self.value()?;
         if value == Value::Null {
+            let column = clipped(&column.to_string());
             let hint = match op {
                 "!=" | "<>" => format!("write {column} IS NOT NULL"),
                 _ => format!("write {column} IS NULL"),

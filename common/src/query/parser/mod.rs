@@ -50,6 +50,13 @@ pub fn parse_param(json: &str) -> Result<Value> {
     Ok(value)
 }
 
+/// Parses the values of `$1`, `$2`, …, each one JSON text.
+pub fn parse_params(texts: &[String]) -> Result<Vec<Value>> {
+    let parse =
+        |(i, text): (usize, &String)| parse_param(text).map_err(|e| e.context(format_args!("${}", i + 1)));
+    texts.iter().enumerate().map(parse).collect()
+}
+
 /// Words that begin what may follow a name: to be names themselves, they stand in backticks.
 pub(crate) const RESERVED: &[&str] = &[
     "AND", "AS", "BETWEEN", "FALSE", "FROM", "IN", "IS", "LIKE", "LIMIT", "NOT", "NULL", "OFFSET", "OR",
@@ -151,12 +158,18 @@ impl<'a> Parser<'a> {
         Err(self.expected(&what, followers, self.habit()))
     }
 
+    /// Fails where the statement goes on: no further than `followers` could it have.
+    fn ends(&self, followers: &[&str]) -> Result<()> {
+        if self.at(";") { Ok(()) } else { self.finish(followers) }
+    }
+
     /// What DriftQL has in place of a clause of other languages.
     fn habit(&self) -> &'static str {
         match self.slice(self.token).to_ascii_uppercase().as_str() {
             "ORDER" => "rows always come in the order of their keys",
             "GROUP" | "HAVING" => "the one aggregate is COUNT(*)",
             "JOIN" | "INNER" | "LEFT" => "a statement reads one table",
+            "TRANSACTION" | "WORK" => "leave it out",
             _ => "",
         }
     }

@@ -17,6 +17,8 @@ const NANOS_PER_MILLI: i128 = 1_000_000;
 /// What would do, where a text is no moment.
 const FORMS: &str =
     "write \"@seq:100\", \"@now\", \"2025-01-01T00:00:00Z\", \"2025-01-01\" or \"5 minutes ago\"";
+/// The same, where only a time will do.
+const TIMES: &str = "write \"2025-01-01T00:00:00Z\" or \"2025-01-01\"";
 
 /// Parses a moment as it stands alone, without quotes: the argument of `--as-of`.
 pub fn parse_point(text: &str) -> Result<Point> {
@@ -75,9 +77,12 @@ impl Parser<'_> {
     pub(super) fn time_operand(&self, token: Token, value: &Value) -> Result<Value> {
         let Value::Str(text) = value else {
             let message = format!("_time compares with a time, and this is {}", value.kind());
-            return Err(self.invalid(token, message, "write \"2025-01-01T00:00:00Z\" or \"2025-01-01\""));
+            return Err(self.invalid(token, message, TIMES));
         };
-        let nanos = time(text.trim()).map_err(|problem| self.problem(token, problem))?;
+        let nanos = time(text.trim()).map_err(|problem| match problem.hint.as_str() {
+            FORMS => self.invalid(token, format!("{:?} is not a time", clipped(text)), TIMES),
+            _ => self.problem(token, problem),
+        })?;
         let millis = nanos.div_euclid(NANOS_PER_MILLI);
         if nanos.rem_euclid(NANOS_PER_MILLI) == 0 {
             return Ok(Value::Int(millis));
@@ -183,6 +188,7 @@ fn time(text: &str) -> Result<i128, Problem> {
 fn unknown(text: &str) -> Problem {
     let hint = match text.parse::<u64>() {
         Ok(seq) => format!("write @seq:{seq}"),
+        Err(_) if text.eq_ignore_ascii_case("now") => "write @now".to_owned(),
         Err(_) => FORMS.to_owned(),
     };
     Problem::new(format!("{:?} is not a moment", clipped(text)), hint)
@@ -219,6 +225,7 @@ mod tests {
     #[test]
     fn what_is_no_moment_gets_a_hint() {
         for (text, hint) in [
+            ("now", "write @now"),
             ("100", "write @seq:100"),
             ("@seq:", "write a whole number, as in @seq:100"),
             ("@seq:+1", "write a whole number, as in @seq:100"),

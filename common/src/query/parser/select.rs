@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::query::ast::{Point, Projection, Select, Statement};
-use crate::query::lexer::TokenKind;
+use crate::query::lexer::{TokenKind, clipped};
 use crate::query::parser::{Parser, Reserved};
 
 impl Parser<'_> {
@@ -37,16 +37,15 @@ impl Parser<'_> {
                 self.once("OFFSET", select.offset.is_some())?;
                 self.advance()?;
                 select.offset = Some(self.count("OFFSET")?);
-            } else if self.at(";") || self.at_end() {
-                return Ok(select);
             } else {
-                return Err(self.clause_error(&select));
+                self.select_ends(&select)?;
+                return Ok(select);
             }
         }
     }
 
-    /// The error for what is no clause, naming those that could stand here.
-    fn clause_error(&self, select: &Select) -> Error {
+    /// Fails where what follows is no clause, and names those that could stand here.
+    fn select_ends(&self, select: &Select) -> Result<()> {
         let mut clauses = Vec::new();
         match select.condition {
             Some(_) => clauses.extend(["AND", "OR"]),
@@ -58,8 +57,7 @@ impl Parser<'_> {
             ("OFFSET", select.offset.is_none()),
         ];
         clauses.extend(left.iter().filter(|(_, free)| *free).map(|(clause, _)| *clause));
-        let what = format!("{} or the end", clauses.join(", "));
-        self.expected(&what, &clauses, self.habit())
+        self.ends(&clauses)
     }
 
     fn projection(&mut self) -> Result<Projection> {
@@ -79,12 +77,19 @@ impl Parser<'_> {
         let mut seen = HashSet::new();
         loop {
             let start = self.token;
+            if !columns.is_empty() && self.at_keyword("FROM") {
+                return Err(self.expected("a field", &[], "leave out the last comma"));
+            }
             let column = match start.kind {
                 TokenKind::Word | TokenKind::Quoted | TokenKind::Str => self.column(Reserved::Refused)?,
                 _ => return Err(self.expected("\"*\", COUNT(*) or a field", &[], "")),
             };
             if !seen.insert(column.clone()) {
-                return Err(self.invalid(start, format!("{column} is selected twice"), "leave one out"));
+                return Err(self.invalid(
+                    start,
+                    format!("{} is selected twice", clipped(&column.to_string())),
+                    "leave one out",
+                ));
             }
             columns.push(column);
             if !self.eat(",")? {
@@ -96,6 +101,7 @@ impl Parser<'_> {
     /// `AS OF point`, where it stands here.
     fn as_of(&mut self) -> Result<Option<Point>> {
         if !self.eat_keyword("AS")? {
+            self.ends(&["AS OF"])?;
             return Ok(None);
         }
         self.expect_keyword("OF")?;
@@ -136,11 +142,9 @@ impl Parser<'_> {
                 self.once("LIMIT", limit.is_some())?;
                 self.advance()?;
                 limit = Some(self.count("LIMIT")?);
-            } else if self.at(";") || self.at_end() {
-                return Ok(Statement::ShowDrift { table, key, from, to, limit });
             } else {
-                let clauses = ["KEY", "FROM", "TO", "LIMIT"];
-                return Err(self.expected("KEY, FROM, TO, LIMIT or the end", &clauses, ""));
+                self.ends(&["KEY", "FROM", "TO", "LIMIT"])?;
+                return Ok(Statement::ShowDrift { table, key, from, to, limit });
             }
         }
     }
@@ -169,7 +173,9 @@ impl Parser<'_> {
 
     /// What follows EXPLAIN.
     pub(super) fn explain(&mut self) -> Result<Statement> {
-        self.expect_keyword("SELECT")?;
+        if !self.eat_keyword("SELECT")? {
+            return Err(self.expected("SELECT", &["SELECT"], "nothing else is explained"));
+        }
         self.select().map(Statement::Explain)
     }
 }

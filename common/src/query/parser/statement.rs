@@ -6,7 +6,7 @@ use crate::format::key::KeyType;
 use crate::format::path::Path;
 use crate::limits;
 use crate::query::ast::{Column, CreateTable, Name, RowKey, Statement};
-use crate::query::lexer::TokenKind;
+use crate::query::lexer::{TokenKind, clipped};
 use crate::query::parser::{Parser, Reserved, is_any};
 
 /// The words that a statement can start with.
@@ -77,6 +77,7 @@ impl Parser<'_> {
         while self.eat(",")? {
             documents.push(self.document()?);
         }
+        self.ends(&["\",\""])?;
         Ok((table, documents))
     }
 
@@ -121,6 +122,7 @@ impl Parser<'_> {
     /// `IF SEQ = n`, where it stands here.
     fn if_seq(&mut self) -> Result<Option<u64>> {
         if !self.eat_keyword("IF")? {
+            self.ends(&["IF SEQ"])?;
             return Ok(None);
         }
         self.expect_keyword("SEQ")?;
@@ -192,7 +194,8 @@ impl Parser<'_> {
             Column::Path(path) => match path.names() {
                 [name] => Ok(name.clone()),
                 _ => {
-                    let message = format!("the primary key {column} lies inside another field");
+                    let message =
+                        format!("the primary key {} lies inside another field", clipped(&column.to_string()));
                     Err(self.invalid(start, message, "it must be a field of the document itself"))
                 }
             },
@@ -218,7 +221,11 @@ impl Parser<'_> {
             let start = self.token;
             let path = self.path()?;
             if paths.contains(&path) {
-                return Err(self.invalid(start, format!("{path} stands here twice"), "leave one out"));
+                return Err(self.invalid(
+                    start,
+                    format!("{} stands here twice", clipped(&path.to_string())),
+                    "leave one out",
+                ));
             }
             if paths.len() == limits::INDEXES_PER_TABLE {
                 let message = format!("a table has at most {} indexes", limits::INDEXES_PER_TABLE);
@@ -240,12 +247,8 @@ impl Parser<'_> {
         let dry_run = self.eat_keyword("DRY")?;
         if dry_run {
             self.expect_keyword("RUN")?;
-        } else if !self.at(";") && !self.at_end() {
-            let (what, words) = match before {
-                None => ("BEFORE, DRY RUN or the end", &["BEFORE", "DRY RUN"][..]),
-                Some(_) => ("DRY RUN or the end", &["DRY RUN"][..]),
-            };
-            return Err(self.expected(what, words, ""));
+        } else {
+            self.ends(if before.is_none() { &["BEFORE", "DRY RUN"] } else { &["DRY RUN"] })?;
         }
         Ok(Statement::Compact { table, before, dry_run })
     }
@@ -256,12 +259,8 @@ impl Parser<'_> {
         let table = if no_table { None } else { Some(self.table_name()?) };
         let deep = self.eat_keyword("DEEP")?;
         if !deep {
-            self.finish_or_semicolon(&["DEEP"])?;
+            self.ends(&["DEEP"])?;
         }
         Ok(Statement::Verify { table, deep })
-    }
-
-    fn finish_or_semicolon(&self, followers: &[&str]) -> Result<()> {
-        if self.at(";") { Ok(()) } else { self.finish(followers) }
     }
 }

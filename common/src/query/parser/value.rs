@@ -259,7 +259,10 @@ impl Parser<'_> {
         }
         let key = match self.value()? {
             Value::Str(text) => Key::parse(&text, KeyType::String),
-            Value::Int(int) => Key::parse(&int.to_string(), KeyType::Int),
+            Value::Int(int) => match i64::try_from(int) {
+                Ok(int) => Ok(Key::Int(int)),
+                Err(_) => return Err(self.invalid(token, format!("no key is as large as {int}"), "")),
+            },
             other => {
                 let message = format!("a key is a string or an integer, and this is {}", other.kind());
                 return Err(self.invalid(token, message, ""));
@@ -271,17 +274,17 @@ impl Parser<'_> {
         }
     }
 
-    /// A count: an integer from 0 to 2^64-1.
-    pub(super) fn count(&mut self, what: &str) -> Result<u64> {
+    /// An integer from 0 to 2^64-1, after the word that has it.
+    pub(super) fn count(&mut self, word: &str) -> Result<u64> {
         let token = self.token;
         if !matches!(token.kind, TokenKind::Number | TokenKind::Param) {
-            return Err(self.expected(what, &[], "write a whole number"));
+            return Err(self.expected(&format!("a whole number after {word}"), &[], ""));
         }
         match self.value()? {
             Value::Int(int) if int >= 0 => u64::try_from(int).ok(),
             _ => None,
         }
-        .ok_or_else(|| self.invalid(token, format!("{what} is a whole number, 0 or more"), ""))
+        .ok_or_else(|| self.invalid(token, format!("after {word} stands a whole number, 0 or more"), ""))
     }
 }
 

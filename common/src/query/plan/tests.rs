@@ -1,0 +1,140 @@
+//! Tests of the planner: that it finds the keys it should, and never leaves out one that it must not.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::format::document::Document;
+use crate::query::parser::parse_condition;
+use crate::query::predicate::Row;
+
+fn shown(condition: &str, key_type: KeyType) -> String {
+    let condition = parse_condition(condition, &[]).unwrap();
+    access(Some(&condition), "id", key_type).to_string()
+}
+
+#[test]
+fn conditions_on_the_key_narrow_what_is_read() {
+    for (condition, expected) in [
+        ("_key = \"a\"", "keys: 1 lookup"),
+        ("id = \"a\" AND status = 1", "keys: 1 lookup"),
+        ("id IN (\"b\", \"a\", \"b\", 5)", "keys: 2 lookups"),
+        ("id = \"a\" OR _key IN (\"b\", \"c\")", "keys: 3 lookups"),
+        ("id = \"a\" OR status = 1", "full scan"),
+        ("id = \"a\" AND id = \"b\"", "keys: nothing can match"),
+        ("id IN (\"a\", \"c\", \"e\") AND id > \"a\" AND id < \"e\"", "keys: 1 lookup"),
+        ("_key >= \"a\" AND _key < \"b\"", "key range from \"a\" to before \"b\""),
+        ("_key > \"a\" AND _key >= \"a\"", "key range after \"a\""),
+        ("_key < \"b\" AND _key <= \"b\"", "key range to before \"b\""),
+        ("_key BETWEEN \"a\" AND \"b\"", "key range from \"a\" to \"b\""),
+        ("_key BETWEEN \"b\" AND \"a\"", "keys: nothing can match"),
+        ("_key LIKE \"ab%\"", "key range from \"ab\" to before \"ac\""),
+        ("_key LIKE \"a\\\\%b\"", "keys: 1 lookup"),
+        ("_key LIKE \"%a\"", "full scan"),
+        ("_key LIKE \"\u{d7ff}%\"", "key range from \"\\u{d7ff}\" to before \"\\u{e000}\""),
+        ("_key LIKE \"a\u{10ffff}%\"", "key range from \"a\\u{10ffff}\" to before \"b\""),
+        ("_key LIKE \"\u{10ffff}%\"", "key range from \"\\u{10ffff}\""),
+        ("_key = 5", "keys: nothing can match"),
+        ("_key = \"\"", "keys: nothing can match"),
+        ("_key < 5", "keys: nothing can match"),
+        ("_key IS MISSING", "keys: nothing can match"),
+        ("_key != \"a\"", "full scan"),
+        ("NOT _key = \"a\"", "full scan"),
+        ("_key NOT IN (\"a\")", "full scan"),
+        ("id.x = \"a\"", "full scan"),
+        ("_seq = 5", "full scan"),
+    ] {
+        assert_eq!(shown(condition, KeyType::String), expected, "{condition}");
+    }
+    assert_eq!(access(None, "id", KeyType::String), Access::Scan);
+}
+
+#[test]
+fn int_keys_lie_between_numbers_of_any_kind() {
+    for (condition, expected) in [
+        ("id = 5.0", "keys: 1 lookup"),
+        ("id = 5.5", "keys: nothing can match"),
+        ("id = 9223372036854775808", "keys: nothing can match"),
+        ("id = \"5\"", "keys: nothing can match"),
+        ("id < 5.5", "key range to 5"),
+        ("id < 5.0", "key range to 4"),
+        ("id <= -5.5", "key range to -6"),
+        ("id > 5.5 AND id <= 7", "key range from 6 to 7"),
+        ("id >= 5.5", "key range from 6"),
+        ("id > 5 AND id < 6", "keys: nothing can match"),
+        ("id > 1e300", "keys: nothing can match"),
+        ("id < 1e300", "full scan"),
+        ("id > 9223372036854775807", "keys: nothing can match"),
+        ("id >= -9223372036854775808", "key range from -9223372036854775808"),
+        ("id LIKE \"5%\"", "keys: nothing can match"),
+    ] {
+        assert_eq!(shown(condition, KeyType::Int), expected, "{condition}");
+    }
+}
+
+fn reaches(access: &Access, key: &Key) -> bool {
+    match access {
+        Access::Keys(keys) => {
+            assert!(keys.is_sorted_by(|a, b| a < b), "sorted, each once");
+            keys.contains(key)
+        }
+        Access::Range { from, to } => std::ops::RangeBounds::contains(&(from.as_ref(), to.as_ref()), key),
+        Access::Scan => true,
+    }
+}
+
+fn any_literal() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => "[ab]{0,3}".prop_map(|text| format!("\"{text}\"")),
+        4 => (-4i64..5).prop_map(|n| n.to_string()),
+        2 => (-8i32..9).prop_map(|n| format!("{:.1}", f64::from(n) / 2.0)),
+        1 => Just("true".to_owned()),
+        1 => Just("[1]".to_owned()),
+    ]
+}
+
+fn any_condition() -> impl Strategy<Value = String> {
+    // `_key` is not compared with booleans or arrays: the parser refuses that.
+    let column = || prop_oneof![4 => Just("id"), 1 => Just("x")];
+    let op = prop_oneof![4 => Just("="), 1 => Just("!="), 1 => Just("<"), 1 => Just("<="), 1 => Just(">"), 1 => Just(">=")];
+    let not = || prop_oneof![4 => Just(""), 1 => Just("NOT ")];
+    let leaf = prop_oneof![
+        (column(), op, any_literal()).prop_map(|(column, op, value)| format!("{column} {op} {value}")),
+        (column(), not(), any_literal(), any_literal())
+            .prop_map(|(c, not, a, b)| format!("{c} {not}IN ({a}, {b}, null)")),
+        (column(), not(), any_literal(), any_literal())
+            .prop_map(|(c, not, a, b)| format!("{c} {not}BETWEEN {a} AND {b}")),
+        (column(), not(), "[ab%_]{0,3}").prop_map(|(c, not, pattern)| format!("{c} {not}LIKE \"{pattern}\"")),
+        ("[ab]{0,2}", not()).prop_map(|(text, not)| format!("_key {not}LIKE \"{text}%\"")),
+        (column(), not()).prop_map(|(c, not)| format!("{c} IS {not}NULL")),
+    ];
+    leaf.prop_recursive(4, 16, 3, |inner| {
+        prop_oneof![
+            3 => prop::collection::vec(inner.clone(), 2..4).prop_map(|parts| format!("({})", parts.join(" AND "))),
+            2 => prop::collection::vec(inner.clone(), 2..4).prop_map(|parts| format!("({})", parts.join(" OR "))),
+            1 => inner.prop_map(|inner| format!("NOT {inner}")),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn no_row_that_matches_is_left_out(
+        condition in any_condition(),
+        texts in prop::collection::vec("[abc]{1,3}", 1..8),
+        ints in prop::collection::vec(-5i64..6, 1..8),
+        x in any_literal(),
+    ) {
+        let condition = parse_condition(&condition, &[]).unwrap();
+        let texts = texts.iter().map(|text| (Key::Str(text.as_str().into()), format!("{text:?}")));
+        let ints = ints.iter().map(|int| (Key::Int(*int), int.to_string()));
+        for (key, id) in texts.chain(ints) {
+            let document = Document::from_json(&format!("{{\"id\": {id}, \"x\": {x}}}")).unwrap();
+            let row = Row { key: &key, seq: 1, time_ms: 1, document: &document };
+            let access = access(Some(&condition), "id", key.key_type());
+            if condition.matches(row).unwrap() {
+                prop_assert!(reaches(&access, &key), "{} leaves out {} of {}", access, key, condition);
+            }
+        }
+    }
+}

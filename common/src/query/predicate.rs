@@ -1,0 +1,201 @@
+//! The one matcher: whether a row meets a condition. SELECT, watch filters and deletes all ask here.
+//!
+//! Logic is SQL's: true, false or unknown (`None`). It works on encoded documents; only what is named is decoded.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use crate::error::Result;
+use crate::format::document::Document;
+use crate::format::key::Key;
+use crate::format::msgpack::{self, Reader, Token};
+use crate::format::value::{Value, compare_int_float};
+use crate::query::ast::{Column, Comparison, Condition};
+use crate::query::like;
+
+/// A row as conditions see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    /// `_key`
+    pub key: &'a Key,
+    /// `_seq`: the commit that last changed the row.
+    pub seq: u64,
+    /// `_time`: that commit's time, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// What paths lead into.
+    pub document: &'a Document,
+}
+
+/// What a column holds in a row.
+enum Operand<'a> {
+    Missing,
+    Scalar(Token<'a>),
+    /// An encoded array or object.
+    Container(&'a [u8]),
+}
+
+impl Condition {
+    /// Whether a row meets the condition; where that is unknown it does not. Fails on a damaged document only.
+    pub fn matches(&self, row: Row<'_>) -> Result<bool> {
+        Ok(self.evaluate(row)? == Some(true))
+    }
+
+    fn evaluate(&self, row: Row<'_>) -> Result<Option<bool>> {
+        match self {
+            Condition::And(parts) => decided_by(false, parts, row),
+            Condition::Or(parts) => decided_by(true, parts, row),
+            Condition::Not(inner) => Ok(inner.evaluate(row)?.map(|met| !met)),
+            Condition::Compare { column, op, value } => compare(&column.of(row)?, *op, value),
+            Condition::In { column, values, negated } => {
+                let found = column.of(row)?;
+                let mut answer = Some(false);
+                for value in values {
+                    match compare(&found, Comparison::Equal, value)? {
+                        Some(true) => return Ok(Some(!negated)),
+                        Some(false) => {}
+                        None => answer = None,
+                    }
+                }
+                Ok(answer.map(|met| met != *negated))
+            }
+            Condition::Between { column, low, high, negated } => {
+                let found = column.of(row)?;
+                let above = compare(&found, Comparison::GreaterOrEqual, low)?;
+                let below = compare(&found, Comparison::LessOrEqual, high)?;
+                let met = match (above, below) {
+                    (Some(false), _) | (_, Some(false)) => Some(false),
+                    (Some(true), Some(true)) => Some(true),
+                    _ => None,
+                };
+                Ok(met.map(|met| met != *negated))
+            }
+            Condition::Like { column, pattern, negated } => Ok(match column.of(row)? {
+                Operand::Missing | Operand::Scalar(Token::Nil) => None,
+                Operand::Scalar(Token::Str(text)) => Some(like::matches(pattern, text) != *negated),
+                // As with `=`: what is no text is unlike any.
+                _ => Some(*negated),
+            }),
+            Condition::IsNull { column, negated } => {
+                let null = matches!(column.of(row)?, Operand::Scalar(Token::Nil));
+                Ok(Some(null != *negated))
+            }
+            Condition::IsMissing { column, negated } => {
+                let missing = matches!(column.of(row)?, Operand::Missing);
+                Ok(Some(missing != *negated))
+            }
+        }
+    }
+}
+
+/// AND and OR: one part that is `deciding` (false, true) decides; else one that is unknown makes all unknown.
+fn decided_by(deciding: bool, parts: &[Condition], row: Row<'_>) -> Result<Option<bool>> {
+    let mut answer = Some(!deciding);
+    for part in parts {
+        match part.evaluate(row)? {
+            Some(met) if met == deciding => return Ok(Some(deciding)),
+            Some(_) => {}
+            None => answer = None,
+        }
+    }
+    Ok(answer)
+}
+
+impl Column {
+    fn of<'a>(&self, row: Row<'a>) -> Result<Operand<'a>> {
+        Ok(match self {
+            Column::Key => Operand::Scalar(match row.key {
+                Key::Int(int) => Token::Int((*int).into()),
+                Key::Str(text) => Token::Str(text),
+            }),
+            Column::Seq => Operand::Scalar(Token::Int(row.seq.into())),
+            Column::Time => Operand::Scalar(Token::Int(row.time_ms.into())),
+            Column::Path(path) => match row.document.get(path)? {
+                None => Operand::Missing,
+                Some(encoded) => match msgpack::first(encoded)? {
+                    Token::Array(_) | Token::Map(_) => Operand::Container(encoded),
+                    scalar => Operand::Scalar(scalar),
+                },
+            },
+        })
+    }
+}
+
+fn compare(found: &Operand<'_>, op: Comparison, value: &Value) -> Result<Option<bool>> {
+    let missing = matches!(found, Operand::Missing | Operand::Scalar(Token::Nil));
+    if missing || matches!(value, Value::Null) {
+        return Ok(None);
+    }
+    let equality = matches!(op, Comparison::Equal | Comparison::NotEqual);
+    if let Operand::Container(encoded) = found {
+        if !equality {
+            return Ok(None);
+        }
+        let equal = equals(&mut Reader::new(encoded), value)?;
+        return Ok(Some(equal == (op == Comparison::Equal)));
+    }
+    let ordering = match found {
+        Operand::Scalar(token) => order(*token, value),
+        _ => None,
+    };
+    Ok(match op {
+        Comparison::Equal => Some(ordering == Some(Ordering::Equal)),
+        Comparison::NotEqual => Some(ordering != Some(Ordering::Equal)),
+        Comparison::Less => ordering.map(Ordering::is_lt),
+        Comparison::LessOrEqual => ordering.map(Ordering::is_le),
+        Comparison::Greater => ordering.map(Ordering::is_gt),
+        Comparison::GreaterOrEqual => ordering.map(Ordering::is_ge),
+    })
+}
+
+/// How two scalars are ordered; `None` where they are of different kinds.
+fn order(token: Token<'_>, value: &Value) -> Option<Ordering> {
+    match (token, value) {
+        (Token::Nil, Value::Null) => Some(Ordering::Equal),
+        (Token::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
+        (Token::Int(a), Value::Int(b)) => Some(a.cmp(b)),
+        (Token::Int(a), Value::Float(b)) => compare_int_float(a, *b),
+        (Token::Float(a), Value::Int(b)) => compare_int_float(*b, a).map(Ordering::reverse),
+        (Token::Float(a), Value::Float(b)) => a.partial_cmp(b),
+        // Bytes of UTF-8 are ordered as the code points are.
+        (Token::Str(a), Value::Str(b)) => Some(a.cmp(b.as_str())),
+        _ => None,
+    }
+}
+
+/// Whether the next value is the same all the way down: numbers by value, objects whatever the order of their
+/// fields, null only like null. Depth is bounded by the limit that both sides were checked against. Where the
+/// answer is false the reader may be left anywhere.
+fn equals(reader: &mut Reader<'_>, value: &Value) -> Result<bool> {
+    let token = reader.token()?;
+    match (token, value) {
+        (Token::Array(len), Value::Array(items)) => {
+            if usize::try_from(len) != Ok(items.len()) {
+                return Ok(false);
+            }
+            for item in items {
+                if !equals(reader, item)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
+        (Token::Map(len), Value::Object(fields)) => {
+            if usize::try_from(len) != Ok(fields.len()) {
+                return Ok(false);
+            }
+            // Neither side has a field twice: as many fields, all of them found, is equal.
+            let wanted: HashMap<&str, &Value> = fields.iter().map(|(name, v)| (name.as_str(), v)).collect();
+            for _ in 0..len {
+                match wanted.get(reader.str()?) {
+                    Some(field) if equals(reader, field)? => {}
+                    _ => return Ok(false),
+                }
+            }
+            Ok(true)
+        }
+        (token, value) => Ok(order(token, value) == Some(Ordering::Equal)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! A scripted history written straight through the log, so that every step of it can be cut short.
+
+#![allow(dead_code, reason = "every test file uses its own part of the script")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use driftdb_common::error::Result;
+use driftdb_common::format::document::Document;
+use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
+use driftdb_common::format::key::{Key, KeyType};
+use driftdb_common::log::appender::{AppendError, Group, Log, Options};
+use driftdb_common::log::dir::DataDir;
+use driftdb_common::log::disk::Disk;
+use driftdb_common::log::merge::Commit;
+use driftdb_common::log::{head, recovery};
+use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
+
+pub const ROOT: &str = "/data";
+pub const TABLES: [&str; 3] = ["alpha", "beta", "gamma"];
+
+/// A commit, for comparing: its number, and its events as (table id, kind, key, content).
+pub type Seen = (u64, Vec<(u64, EventType, Option<Key>, Option<String>)>);
+
+pub fn dir() -> DataDir {
+    DataDir::new(ROOT)
+}
+
+/// A small segment makes rotations frequent; no threads make every step's place known.
+pub fn options(segment_bytes: u64) -> Options {
+    Options { segment_bytes, background: false }
+}
+
+/// Opens the log and returns every commit it kept.
+pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<(Log, Vec<Seen>)> {
+    let mut commits = Vec::new();
+    let log = recovery::open(disk, &dir(), options(segment_bytes), &mut |commit| {
+        commits.push(seen(&commit));
+        Ok(())
+    })?;
+    Ok((log, commits))
+}
+
+pub fn seen(commit: &Commit) -> Seen {
+    let events = commit.parts.iter().flat_map(|(id, events)| {
+        events.iter().map(|event| {
+            let content = event.document.as_ref().map(|document| document.to_json().unwrap());
+            (*id, event.kind, event.key.clone(), content)
+        })
+    });
+    (commit.seq, events.collect())
+}
+
+/// The newest commit that a reader could show at this moment; 0 where there is no HEAD yet.
+pub fn shown(disk: &dyn Disk) -> u64 {
+    head::read(disk, &dir()).ok().flatten().map_or(0, |head| head.last_seq())
+}
+
+/// Commit `seq` of the script. The first three create the tables; the others write to one, two or three of them.
+pub fn commit(seq: u64) -> Seen {
+    if let Some(table) = usize::try_from(seq - 1).ok().and_then(|i| TABLES.get(i)) {
+        let schema = Schema {
+            table: (*table).to_owned(),
+            primary_key: "id".to_owned(),
+            key_type: KeyType::String,
+            indexes: Vec::new(),
+        };
+        let content =
+            SchemaEvent { action: SchemaAction::Create, schema }.to_document().unwrap().to_json().unwrap();
+        return (seq, vec![(seq, EventType::Schema, None, Some(content))]);
+    }
+    let mut events = Vec::new();
+    for table in 1..=(1 + seq % 3) {
+        for i in 0..=(seq % 2) {
+            let key = Key::Str(format!("k{seq}-{i}").into());
+            let content = format!(
+                r#"{{"id":"{key}","n":{seq},"pad":"{}"}}"#,
+                "x".repeat(usize::try_from(seq % 7).unwrap() * 9)
+            );
+            events.push((table, EventType::Insert, Some(key), Some(content)));
+        }
+    }
+    (seq, events)
+}
+
+/// Commits `from` to `to` of the script as one group.
+pub fn group(from: u64, to: u64) -> Group {
+    let mut group = Group::default();
+    for seq in from..=to {
+        let (_, events) = commit(seq);
+        let frames = u32::try_from(events.len()).unwrap();
+        let meta = CommitMeta {
+            actor: String::new(),
+            reason: if seq % 5 == 0 { "why".into() } else { String::new() },
+        };
+        let mut last = 0;
+        for (table, kind, key, content) in &events {
+            if *kind == EventType::Schema {
+                group.created.push((*table, TABLES[usize::try_from(*table).unwrap() - 1].to_owned()));
+            }
+            let here = u32::try_from(events.iter().filter(|event| event.0 == *table).count()).unwrap();
+            let first = (*table != last).then_some((CommitShape { frames, frames_here: here }, &meta));
+            last = *table;
+            let document = content.as_ref().map(|text| Document::from_json(text).unwrap());
+            let entry = group.tables.entry(*table).or_default();
+            let first_of_group = entry.frames.is_empty();
+            entry.last_seq = seq;
+            entry.frames.push(seq, 1_000 + seq, *kind, |out| {
+                event::encode(out, key.as_ref(), document.as_ref(), first, first_of_group)
+            });
+        }
+        group.last_seq = seq;
+        group.last_ms = 1_000 + seq;
+    }
+    group
+}
+
+/// How far a run of the script came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The last commit that was acknowledged.
+    pub acknowledged: u64,
+    /// The last commit that was handed to the log.
+    pub attempted: u64,
+}
+
+/// Runs the script up to commit `last`, in groups of one to four commits, and closes the log. Ends at the first failure.
+pub fn run(disk: Arc<dyn Disk>, segment_bytes: u64, last: u64) -> Progress {
+    let mut progress = Progress::default();
+    let Ok((mut log, _)) = open(disk, segment_bytes) else { return progress };
+    let mut from = 1;
+    while from <= last {
+        let to = (from + from % 4).min(last);
+        progress.attempted = to;
+        match log.append(&mut group(from, to)) {
+            Ok(()) => progress.acknowledged = to,
+            // No space is refused before anything is written, and may be tried again.
+            Err(AppendError::Refused(_)) => return progress,
+            Err(AppendError::Fatal(_)) => return progress,
+        }
+        from = to + 1;
+    }
+    let _ = log.close();
+    progress
+}
+
+/// What the script's first `last` commits look like.
+pub fn expected(last: u64) -> Vec<Seen> {
+    (1..=last).map(commit).collect()
+}
+
+/// The file of a table's segment.
+pub fn segment(table: &str, number: u64) -> std::path::PathBuf {
+    dir().segment(table, number)
+}
+
+/// Whether a path is the lock file, which even a refused open writes.
+pub fn is_lock(path: &Path) -> bool {
+    path == dir().lock()
+}

@@ -1,0 +1,171 @@
+//! The power goes at every step of a scripted run: what was acknowledged or shown stays, and nothing comes by halves.
+
+mod harness;
+
+use std::sync::Arc;
+
+use driftdb_common::error::{Kind, Reason};
+use driftdb_common::log::disk::Disk;
+use driftdb_common::log::disk::sim::{Fault, Lost, Op, Repeat, SimDisk};
+use harness::script::{self, Progress};
+
+const SEGMENT: u64 = 2048;
+const COMMITS: u64 = 40;
+
+fn shared(disk: &SimDisk) -> Arc<dyn Disk> {
+    disk.shared()
+}
+
+fn ways_to_lose(seed: u64) -> Vec<Lost> {
+    vec![
+        Lost::KeepAll,
+        Lost::DropAll,
+        Lost::NoDirectoryEntries,
+        Lost::NoFileContents,
+        Lost::RandomHalves(seed),
+        Lost::GarbageTail(seed),
+        Lost::Mixed(seed),
+        Lost::Mixed(seed.wrapping_mul(31) + 7),
+    ]
+}
+
+/// Opens a disk as found after a power cut, and checks what it kept. Returns the last commit kept.
+fn check(disk: &SimDisk, before: Progress, shown: u64, what: &str) -> Result<u64, String> {
+    let head = script::shown(&*shared(disk));
+    let (mut log, commits) =
+        script::open(shared(disk), SEGMENT).map_err(|e| format!("{what}: does not open: {e}"))?;
+    let kept = commits.len() as u64;
+    let range = before.acknowledged.max(shown)..=before.attempted;
+    if !range.contains(&kept) {
+        return Err(format!("{what}: kept {kept} commits, expected {range:?}"));
+    }
+    if head > kept {
+        return Err(format!("{what}: HEAD said {head} and {kept} were kept"));
+    }
+    if commits != script::expected(kept) {
+        return Err(format!("{what}: the {kept} commits kept are not those that were written"));
+    }
+    if script::shown(&*shared(disk)) != kept {
+        return Err(format!("{what}: recovery did not publish what it kept"));
+    }
+    // And it goes on.
+    log.append(&mut script::group(kept + 1, kept + 3))
+        .map_err(|e| format!("{what}: does not go on: {e:?}"))?;
+    drop(log);
+    let (_, commits) =
+        script::open(shared(disk), SEGMENT).map_err(|e| format!("{what}: a second time: {e}"))?;
+    if commits != script::expected(kept + 3) {
+        return Err(format!("{what}: what was written after recovery is not there"));
+    }
+    Ok(kept)
+}
+
+/// How many operations the whole script takes.
+fn operations() -> u64 {
+    let disk = SimDisk::new();
+    let whole = script::run(shared(&disk), SEGMENT, COMMITS);
+    assert_eq!(whole.acknowledged, COMMITS);
+    disk.operations()
+}
+
+fn seeds() -> u64 {
+    if std::env::var_os("DRIFTDB_SOAK").is_some() { 200 } else { 3 }
+}
+
+#[test]
+fn a_power_cut_at_any_step_loses_nothing_acknowledged_or_shown() {
+    for stop in 0..=operations() {
+        let disk = SimDisk::new();
+        disk.stop_at(stop);
+        let progress = script::run(shared(&disk), SEGMENT, COMMITS);
+        for seed in 0..seeds() {
+            for lost in ways_to_lose(seed * 1_000_003 + stop) {
+                let found = disk.crash(lost);
+                // Readers live on the same disk until the power goes: what HEAD said then may have been shown.
+                let shown = script::shown(&*shared(&disk.crash(Lost::KeepAll)));
+                check(&found, progress, shown, &format!("stopped at {stop}, {lost:?}")).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_during_recovery_changes_nothing_about_that() {
+    let total = operations();
+    for stop in (total / 3..=total).step_by(5) {
+        let disk = SimDisk::new();
+        disk.stop_at(stop);
+        let progress = script::run(shared(&disk), SEGMENT, COMMITS);
+        let shown = script::shown(&*shared(&disk.crash(Lost::KeepAll)));
+        let found = disk.crash(Lost::RandomHalves(stop));
+        let whole = found.clone_state();
+        script::open(shared(&whole), SEGMENT).unwrap();
+        for again in 0..=whole.operations() {
+            let disk = found.clone_state();
+            disk.stop_at(again);
+            let _ = script::open(shared(&disk), SEGMENT);
+            let shown = shown.max(script::shown(&*shared(&disk.crash(Lost::KeepAll))));
+            for lost in ways_to_lose(again) {
+                let what = format!("stopped at {stop}, then in recovery at {again}, {lost:?}");
+                check(&disk.crash(lost), progress, shown, &what).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn after_a_failed_write_or_sync_nothing_more_is_acknowledged() {
+    for number in 0..operations() {
+        for fault in [Fault::Eio, Fault::Enospc, Fault::ShortWrite] {
+            for repeat in [Repeat::Once, Repeat::ForEver] {
+                let disk = SimDisk::new();
+                disk.fail_at(number, fault, repeat);
+                let progress = script::run(shared(&disk), SEGMENT, COMMITS);
+                disk.heal();
+                for lost in [Lost::KeepAll, Lost::DropAll, Lost::Mixed(number)] {
+                    let what = format!("{fault:?} {repeat:?} at {number}, {lost:?}");
+                    let shown = progress.acknowledged;
+                    check(&disk.crash(lost), progress, shown, &what).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// The proof that these tests see: on a disk whose syncs do nothing, they must fail.
+#[test]
+fn a_sync_that_does_nothing_is_caught() {
+    for path in [".seg", "meta.tmp", "segments"] {
+        let op = if path == "segments" { Op::SyncDir } else { Op::Sync };
+        let mut caught = false;
+        for stop in 0..=operations() {
+            let disk = SimDisk::new();
+            disk.fail_when(op, path, 1, Fault::Lie, Repeat::ForEver);
+            disk.stop_at(stop);
+            let progress = script::run(shared(&disk), SEGMENT, COMMITS);
+            caught |= ways_to_lose(stop)
+                .into_iter()
+                .any(|lost| check(&disk.crash(lost), progress, progress.acknowledged, "lying disk").is_err());
+        }
+        assert!(caught, "syncs of {path} can be left out unnoticed");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_and_the_log_goes_on() {
+    let disk = SimDisk::new();
+    let (mut log, _) = script::open(shared(&disk), SEGMENT).unwrap();
+    log.append(&mut script::group(1, 3)).unwrap();
+    disk.fail_when(Op::Write, ".seg", 1, Fault::Enospc, Repeat::ForEver);
+    // Small groups still fit into the zeros written ahead; a large one needs space.
+    let refused = log.append(&mut script::group(4, 90));
+    let Err(driftdb_common::log::appender::AppendError::Refused(error)) = refused else {
+        panic!("expected a refusal, found {refused:?}");
+    };
+    assert_eq!((error.kind(), error.reason()), (Kind::Unavailable, Reason::DiskFull));
+    disk.heal();
+    log.append(&mut script::group(4, 90)).unwrap();
+    drop(log);
+    let (_, commits) = script::open(shared(&disk), SEGMENT).unwrap();
+    assert_eq!(commits, script::expected(90));
+}
