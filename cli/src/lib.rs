@@ -1,1 +1,115 @@
-//! x
+//! `driftctl`, the command line of DriftDB: parse, run, render.
+
+use std::process::ExitCode;
+
+use driftdb_common::error::Error;
+use tokio::signal::unix::{SignalKind, signal};
+
+mod args;
+mod client;
+mod commands;
+mod exit;
+mod input;
+mod orders;
+mod processes;
+mod render;
+mod shapes;
+mod statement;
+
+use args::{Cli, Command, Format};
+use client::Client;
+use exit::{Failure, Outcome};
+use render::Output;
+
+/// The program: reads its arguments, does what they say, and says how it went.
+pub fn main() -> ExitCode {
+    let mut cli = args::parse();
+    match cli.command {
+        // Figures are for programs, and a tour is for people, wherever they go.
+        Command::Bench(_) => cli.global.output = cli.global.output.or(Some(Format::Jsonl)),
+        Command::Demo(_) => cli.global.output = Some(Format::Table),
+        _ => {}
+    }
+    let mut output = Output::stdout(&cli.global);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            let failure = Failure::from(Error::io("cannot start", &e));
+            output.fail(&failure);
+            return ExitCode::from(failure.code());
+        }
+    };
+    let code = runtime.block_on(run(cli, &mut output));
+    // Without waiting for what blocks: a read of a terminal, say.
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+async fn run(cli: Cli, output: &mut Output) -> u8 {
+    // Daemons end themselves, cleanly, on a signal.
+    let serves = matches!(cli.command, Command::Dev(_) | Command::BenchServer(_));
+    let outcome = {
+        let work = dispatch(cli, output);
+        if serves {
+            work.await
+        } else {
+            tokio::select! {
+                outcome = work => outcome,
+                code = interrupted() => return code,
+            }
+        }
+    };
+    match outcome.and_then(|()| output.finish()) {
+        Ok(()) => exit::DONE,
+        Err(failure) => {
+            output.fail(&failure);
+            failure.code()
+        }
+    }
+}
+
+/// The exit code of the signal that came.
+async fn interrupted() -> u8 {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        // Then signals do what they do by default.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => exit::INTERRUPTED,
+        _ = terminate.recv() => exit::TERMINATED,
+    }
+}
+
+async fn dispatch(cli: Cli, out: &mut Output) -> Outcome {
+    let global = cli.global;
+    match cli.command {
+        Command::Init(args) => commands::init::run(args, out).await,
+        Command::Dev(args) => commands::dev::run(args, &global, out).await,
+        Command::Demo(args) => commands::demo::run(&args, out).await,
+        Command::Bench(args) => commands::bench::run(&args, &global, out).await,
+        Command::BenchServer(args) => commands::bench::ceiling::run(args, out).await,
+        Command::Completions(args) => commands::completions::run(&args, out),
+        command => {
+            let mut client = Client::new(&global);
+            let outcome = with_client(command, &mut client, out).await;
+            // The command's own error says more than what follows from it.
+            outcome.and(client.close().await.map_err(Failure::from))
+        }
+    }
+}
+
+async fn with_client(command: Command, client: &mut Client, out: &mut Output) -> Outcome {
+    match command {
+        Command::Sql(args) => commands::sql::run(args, client, out).await,
+        Command::Get(args) => commands::get::run(args, client, out).await,
+        Command::Select(args) => commands::select::run(args, client, out).await,
+        Command::Drift(args) => commands::drift::run(args, client, out).await,
+        Command::Diff(args) => commands::diff::run(args, client, out).await,
+        Command::Ingest(args) => commands::ingest::run(&args, client, out).await,
+        Command::Apply(args) => commands::apply::run(&args, client, out).await,
+        Command::Status => commands::status::run(client, out).await,
+        other => Err(Failure::Usage(format!("{other:?} needs no client"))),
+    }
+}

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The `driftctl` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    driftctl::main()
+}

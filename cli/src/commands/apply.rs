@@ -1,0 +1,198 @@
+//! `apply`: commits from JSON Lines, in order, each whole.
+
+use std::borrow::Cow;
+
+use driftdb::v1;
+use driftdb_common::error::{Error, Reason, Result};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use v1::operation::Action;
+
+use crate::args::Apply;
+use crate::client::Client;
+use crate::exit::Outcome;
+use crate::input::Lines;
+use crate::render::{self, Output, Progress};
+use crate::shapes::{self, Loaded};
+
+/// A line of the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Commit<'a> {
+    #[serde(borrow)]
+    time: Option<Cow<'a, str>>,
+    reason: Option<String>,
+    #[serde(borrow)]
+    ops: Vec<Op<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Op<'a> {
+    op: Kind,
+    table: String,
+    key: Option<Key>,
+    /// As text, unchanged: the daemon decides what a document may be.
+    #[serde(borrow)]
+    doc: Option<&'a RawValue>,
+    #[serde(borrow)]
+    patch: Option<&'a RawValue>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Insert,
+    Put,
+    Patch,
+    Delete,
+}
+
+/// Keys are text on the wire, also those of INT tables.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Key {
+    Text(String),
+    Int(i64),
+}
+
+/// Applies the file's commits and prints how many there were.
+pub async fn run(args: &Apply, client: &mut Client, out: &mut Output) -> Outcome {
+    let mut lines = Lines::open(&args.file)?;
+    let mut loaded = Loaded::default();
+    let outcome = load(args, &mut lines, client, &mut loaded).await;
+    if outcome.is_err() && loaded.commits > 0 {
+        let Loaded { last_seq, commits, .. } = loaded;
+        render::note(&format!("note: {commits} commits before it were applied, up to seq {last_seq}"));
+    }
+    outcome?;
+    out.record(&shapes::line(&loaded)?)
+}
+
+async fn load(args: &Apply, lines: &mut Lines, client: &mut Client, loaded: &mut Loaded) -> Result<()> {
+    let mut progress = Progress::default();
+    // The time before which the next commit cannot be.
+    let mut latest = match args.preserve_time {
+        true => client.writer_status().await?.last_time.and_then(moment),
+        false => None,
+    };
+    while let Some(line) = lines.next().await? {
+        let apply = async {
+            let (request, time) = request(&line.text)?;
+            let commit_time = match args.preserve_time {
+                true => time.max(latest.filter(|_| time.is_some())).map(shapes::timestamp),
+                false => None,
+            };
+            let events = request.operations.len() as u64;
+            let options = request.options.map(|options| v1::CommitOptions { commit_time, ..options });
+            let token = client.apply(v1::ApplyRequest { options, ..request }).await?;
+            Ok::<_, Error>((token, events))
+        };
+        let (token, events) = apply.await.map_err(|e| e.context(lines.place(line.number)))?;
+        latest = token.time.and_then(moment).or(latest);
+        loaded.last_seq = token.seq;
+        loaded.commits += 1;
+        loaded.events += events;
+        progress.show(format_args!("{} commits, {} events", loaded.commits, loaded.events));
+    }
+    Ok(())
+}
+
+fn moment(time: prost_types::Timestamp) -> Option<jiff::Timestamp> {
+    jiff::Timestamp::new(time.seconds, time.nanos).ok()
+}
+
+/// The request that a line makes, and the time it names.
+fn request(line: &str) -> Result<(v1::ApplyRequest, Option<jiff::Timestamp>)> {
+    let commit: Commit<'_> = serde_json::from_str(line).map_err(|e| invalid(format_args!("{e}")))?;
+    let time = commit
+        .time
+        .map(|time| time.parse::<jiff::Timestamp>().map_err(|e| invalid(format_args!("\"time\": {e}"))));
+    let operations = commit.ops.into_iter().map(operation).collect::<Result<_>>()?;
+    let options = v1::CommitOptions { reason: commit.reason.unwrap_or_default(), ..Default::default() };
+    let request = v1::ApplyRequest { operations, options: Some(options), ..Default::default() };
+    Ok((request, time.transpose()?))
+}
+
+fn operation(op: Op<'_>) -> Result<v1::Operation> {
+    let key = op.key.map(|key| match key {
+        Key::Text(text) => text,
+        Key::Int(int) => int.to_string(),
+    });
+    let (wanted, other) = match op.op {
+        Kind::Patch => (op.patch, op.doc.map(|_| "doc")),
+        Kind::Insert | Kind::Put => (op.doc, op.patch.map(|_| "patch")),
+        Kind::Delete => (None, op.doc.map(|_| "doc").or(op.patch.map(|_| "patch"))),
+    };
+    if let Some(name) = other {
+        return Err(invalid(format_args!("{:?} has no {name:?}", op.op)));
+    }
+    let missing = |name| invalid(format_args!("{:?} needs {name:?}", op.op));
+    let key = match op.op {
+        Kind::Insert | Kind::Put => key.unwrap_or_default(),
+        Kind::Patch | Kind::Delete => key.ok_or_else(|| missing("key"))?,
+    };
+    let document = |name| {
+        let text = wanted.ok_or_else(|| missing(name))?.get().to_owned();
+        Ok::<_, Error>(v1::Document { body: Some(v1::document::Body::Json(text)) })
+    };
+    let action = match op.op {
+        Kind::Insert => Action::Insert(document("doc")?),
+        Kind::Put => Action::Put(document("doc")?),
+        Kind::Patch => Action::Patch(document("patch")?),
+        Kind::Delete => Action::SoftDelete(v1::operation::SoftDelete {}),
+    };
+    Ok(v1::Operation { table: op.table, key, action: Some(action) })
+}
+
+fn invalid(what: std::fmt::Arguments<'_>) -> Error {
+    Error::new(Reason::ArgumentInvalid, format!("not a commit: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_becomes_one_request_with_its_documents_unchanged() {
+        let line = r#"{"time":"2026-01-01T00:00:00Z","reason":"why","ops":[
+            {"op":"insert","table":"t","doc":{ "z": 1.0, "a": 1e2 }},
+            {"op":"put","table":"t","key":"k","doc":{}},
+            {"op":"patch","table":"t","key":7,"patch":{"a":null}},
+            {"op":"delete","table":"t","key":"k"}]}"#;
+        let (request, time) = request(line).unwrap();
+        assert_eq!(time.unwrap().to_string(), "2026-01-01T00:00:00Z");
+        assert_eq!(request.options.unwrap().reason, "why");
+        let json = |text: &str| v1::Document { body: Some(v1::document::Body::Json(text.into())) };
+        let actions: Vec<_> = request.operations.into_iter().map(|o| (o.key, o.action.unwrap())).collect();
+        assert_eq!(
+            actions,
+            [
+                (String::new(), Action::Insert(json(r#"{ "z": 1.0, "a": 1e2 }"#))),
+                ("k".into(), Action::Put(json("{}"))),
+                ("7".into(), Action::Patch(json(r#"{"a":null}"#))),
+                ("k".into(), Action::SoftDelete(v1::operation::SoftDelete {})),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_not_a_commit_is_refused() {
+        for line in [
+            "",
+            "[]",
+            "{}",
+            r#"{"ops":[{"op":"nonsense","table":"t","key":"k"}]}"#,
+            r#"{"ops":[{"op":"patch","table":"t","key":"k"}]}"#,
+            r#"{"ops":[{"op":"patch","table":"t","patch":{}}]}"#,
+            r#"{"ops":[{"op":"insert","table":"t","patch":{}}]}"#,
+            r#"{"ops":[{"op":"delete","table":"t","key":"k","doc":{}}]}"#,
+            r#"{"ops":[{"op":"delete","key":"k"}]}"#,
+            r#"{"ops":[],"tiem":"2026-01-01T00:00:00Z"}"#,
+            r#"{"ops":[],"time":"yesterday"}"#,
+        ] {
+            let error = request(line).unwrap_err();
+            assert!(error.message().starts_with("not a commit: "), "{line}: {error}");
+        }
+    }
+}

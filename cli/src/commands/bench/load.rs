@@ -1,0 +1,151 @@
+//! Load: clients that each wait for an answer before they ask again, for a fixed time.
+
+use std::time::Duration;
+
+use driftdb_common::error::{Error, Reason, Result};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tonic::transport::Channel;
+
+use crate::client;
+use crate::processes::Daemon;
+
+/// Connections that the clients share.
+const CHANNELS: usize = 4;
+/// How long the clients run before it counts.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// One client's next call.
+pub trait Call: Send + 'static {
+    /// Makes the call and checks its answer.
+    fn call(&mut self) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// What one run found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// Calls a second, of all clients together.
+    pub ops: f64,
+    /// The median latency, in microseconds.
+    pub p50: f64,
+    /// The 99th percentile, in microseconds.
+    pub p99: f64,
+    /// Processor time of the server for each call, in microseconds, where it is known.
+    pub processor: Option<f64>,
+}
+
+/// Connections to a daemon.
+pub async fn channels(url: &str, what: &str) -> Result<Vec<Channel>> {
+    let mut channels = Vec::new();
+    for _ in 0..CHANNELS {
+        channels.push(client::connect(url, what).await?);
+    }
+    Ok(channels)
+}
+
+/// Runs the clients at once, and measures.
+pub async fn drive<C: Call>(clients: Vec<C>, time: Duration, server: Option<&Daemon>) -> Result<Sample> {
+    let start = Instant::now() + WARM_UP;
+    let end = start + time;
+    let mut running = JoinSet::new();
+    for client in clients {
+        running.spawn(one(client, start, end));
+    }
+    let watched = async {
+        sleep_until(start).await;
+        let before = server.and_then(Daemon::processor_time);
+        sleep_until(end).await;
+        let after = server.and_then(Daemon::processor_time);
+        Ok::<_, Error>(before.zip(after).map(|(before, after)| after.saturating_sub(before)))
+    };
+    let joined = async {
+        let mut latencies = Vec::new();
+        while let Some(ended) = running.join_next().await {
+            let ended = ended.map_err(|e| Error::new(Reason::Internal, format!("a client: {e}")))?;
+            latencies.extend(ended?);
+        }
+        Ok(latencies)
+    };
+    // A client that fails ends the run at once.
+    let (processor, latencies) = tokio::try_join!(watched, joined)?;
+    summary(latencies, time, processor)
+}
+
+/// The latencies of the calls that began and ended in time, in microseconds.
+async fn one(mut client: impl Call, start: Instant, end: Instant) -> Result<Vec<u32>> {
+    let mut latencies = Vec::with_capacity(1 << 16);
+    let mut began = Instant::now();
+    while began < end {
+        client.call().await?;
+        let ended = Instant::now();
+        if began >= start && ended <= end {
+            latencies.push(u32::try_from((ended - began).as_micros()).unwrap_or(u32::MAX));
+        }
+        began = ended;
+    }
+    Ok(latencies)
+}
+
+fn summary(mut latencies: Vec<u32>, time: Duration, processor: Option<Duration>) -> Result<Sample> {
+    latencies.sort_unstable();
+    let at = |part: usize| {
+        let index = (latencies.len().saturating_sub(1)) * part / 100;
+        latencies.get(index).copied().map(f64::from)
+    };
+    let (Some(p50), Some(p99)) = (at(50), at(99)) else {
+        return Err(Error::new(
+            Reason::Internal,
+            format!("not one call ended within {time:?}: take more --seconds"),
+        ));
+    };
+    let count = latencies.len() as f64;
+    let processor = processor.map(|used| used.as_secs_f64() * 1e6 / count);
+    Ok(Sample { ops: count / time.as_secs_f64(), p50, p99, processor })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Sleeper;
+
+    impl Call for Sleeper {
+        async fn call(&mut self) -> Result<()> {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Ok(())
+        }
+    }
+
+    struct Failing;
+
+    impl Call for Failing {
+        async fn call(&mut self) -> Result<()> {
+            Err(Error::new(Reason::Internal, "no"))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_client_counts() {
+        let clients = (0..10).map(|_| Sleeper).collect();
+        let sample = drive(clients, Duration::from_secs(2), None).await.unwrap();
+        // On a paused clock a call takes 5 ms, or 6 where the timer rounds up.
+        assert!((1600.0..=2000.0).contains(&sample.ops), "{sample:?}");
+        assert!(sample.p50 >= 5000.0 && sample.p99 <= 7000.0, "{sample:?}");
+    }
+
+    #[tokio::test]
+    async fn an_error_ends_the_run() {
+        let began = Instant::now();
+        assert!(drive(vec![Failing], Duration::from_secs(60), None).await.is_err());
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn percentiles_of_known_latencies() {
+        let sample =
+            summary((1..=100).rev().collect(), Duration::from_secs(2), Some(Duration::from_millis(1)));
+        let expected = Sample { ops: 50.0, p50: 50.0, p99: 99.0, processor: Some(10.0) };
+        assert_eq!(sample.unwrap(), expected);
+        assert!(summary(Vec::new(), Duration::from_secs(1), None).is_err());
+    }
+}

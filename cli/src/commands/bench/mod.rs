@@ -1,0 +1,209 @@
+//! `bench`: what this machine, or a deployment, does in a second, and how near that is to what it could.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use driftdb_common::error::{Error, Reason, Result};
+
+use crate::args::{Bench, Global, Phase};
+use crate::client::writer_on;
+use crate::exit::{Failure, Outcome};
+use crate::render::{self, Output};
+use load::{Sample, channels, drive};
+use reads::History;
+use report::Report;
+use target::{Ceiling, Target};
+use writes::Work;
+
+pub mod ceiling;
+
+mod load;
+mod reads;
+mod report;
+mod target;
+mod writes;
+
+/// Clients of W2, and of the ceilings it is compared with.
+const WRITERS: usize = 64;
+/// Clients of R1 and R2, where many read.
+const READERS: usize = 32;
+
+/// Measures, and prints a line for every figure.
+pub async fn run(args: &Bench, global: &Global, out: &mut Output) -> Outcome {
+    if global.data.is_some() {
+        let message = "bench measures daemons: leave out --data; --dir says where data of its own go";
+        return Err(Failure::Usage(message.to_owned()));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut machine = Report::default();
+    machine.add("machine", "cores", "cores", cores as f64);
+    machine.print(out)?;
+    let runs = Runs { args, target: Target::new(args, global)? };
+    if runs.wants(&[Phase::Log, Phase::W1, Phase::W2]) {
+        runs.writes().await?.print(out)?;
+    }
+    if runs.wants(&[Phase::Echo, Phase::R1, Phase::R2]) {
+        runs.reads().await?.print(out)?;
+    }
+    Ok(())
+}
+
+/// The runs to make.
+struct Runs<'a> {
+    args: &'a Bench,
+    target: Target,
+}
+
+/// What a ceiling reached in this run.
+struct Reached {
+    name: String,
+    clients: usize,
+    sample: Sample,
+}
+
+impl Runs<'_> {
+    /// `log`, W1 and W2. No reader runs beside them.
+    async fn writes(&self) -> Result<Report> {
+        let many = self.args.clients.map_or(WRITERS, usize::from);
+        let mut wanted = vec![(Phase::Log, vec![1, many])];
+        if self.wants(&[Phase::W2]) {
+            wanted.push((Phase::Echo, vec![many]));
+        }
+        let ceilings = self.ceilings(wanted).await?;
+        let phases = self.only(&[(Phase::W1, "W1", 1), (Phase::W2, "W2", many)]);
+        let mut report = Report::default();
+        let served = match phases.is_empty() {
+            true => None,
+            false => Some(self.target.serve("writes", false).await?),
+        };
+        let channels = match &served {
+            Some(served) => channels(&served.writer, "writer").await?,
+            None => Vec::new(),
+        };
+        let work = Work::new(&self.target.table)?;
+        for run in 1..=self.args.runs {
+            // Beside each run its ceilings: a machine is not the same from one minute to the next.
+            let reached = self.reach(run, &ceilings, &mut report).await?;
+            for (_, name, clients) in &phases {
+                self.tell(run, name);
+                let process = served.as_ref().and_then(|served| served.writer_process.as_ref());
+                let sample = drive(work.clients(&channels, *clients), self.time(), process).await?;
+                compare(&mut report, name, *clients, &sample, &reached);
+            }
+        }
+        drop(channels);
+        if let Some(served) = served {
+            self.target.clean_up(served).await?;
+        }
+        stop(ceilings).await?;
+        Ok(report)
+    }
+
+    /// `echo`, R1 and R2, over a history that is written first.
+    async fn reads(&self) -> Result<Report> {
+        let many = self.args.clients.map_or(READERS, usize::from);
+        let mut report = Report::default();
+        let ceilings = self.ceilings(vec![(Phase::Echo, vec![1, many])]).await?;
+        let (one, all) = (format!(".c{}", 1), format!(".c{many}"));
+        let names =
+            [Phase::R1, Phase::R2].map(|phase| (phase, format!("{phase}{one}"), format!("{phase}{all}")));
+        let phases: Vec<_> = names
+            .iter()
+            .flat_map(|(phase, one, all)| [(*phase, one.as_str(), 1), (*phase, all, many)])
+            .collect();
+        let phases = self.only(&phases);
+        if phases.is_empty() {
+            for run in 1..=self.args.runs {
+                self.reach(run, &ceilings, &mut report).await?;
+            }
+            stop(ceilings).await?;
+            return Ok(report);
+        }
+        let served = self.target.serve("reads", true).await?;
+        let history = Arc::new(self.history(&served.writer).await?);
+        report.add("dataset", "events", "events", history.events() as f64);
+        let channels = channels(&served.reader, "reader").await?;
+        history.await_reader(&channels).await?;
+        for run in 1..=self.args.runs {
+            let reached = self.reach(run, &ceilings, &mut report).await?;
+            for (phase, name, clients) in &phases {
+                self.tell(run, name);
+                let reading = history.clients(&channels, *clients, *phase == Phase::R2);
+                let sample = drive(reading, self.time(), served.reader_process.as_ref()).await?;
+                compare(&mut report, name, *clients, &sample, &reached);
+            }
+        }
+        drop(channels);
+        self.target.clean_up(served).await?;
+        stop(ceilings).await?;
+        Ok(report)
+    }
+
+    async fn history(&self, writer: &str) -> Result<History> {
+        let channel = channels(writer, "writer").await?.pop();
+        let channel = channel.ok_or_else(|| Error::new(Reason::Internal, "no connection was made"))?;
+        let Bench { keys, versions, .. } = *self.args;
+        History::load(&mut writer_on(channel), &self.target.table, keys, versions).await
+    }
+
+    /// Starts the ceilings that were asked for.
+    async fn ceilings(&self, wanted: Vec<(Phase, Vec<usize>)>) -> Result<Vec<Ceiling>> {
+        let mut ceilings = Vec::new();
+        for (phase, mut clients) in wanted {
+            if self.wants(&[phase]) {
+                clients.dedup();
+                ceilings.push(self.target.ceiling(phase, clients).await?);
+            }
+        }
+        Ok(ceilings)
+    }
+
+    /// One run of the ceilings.
+    async fn reach(&self, run: u32, ceilings: &[Ceiling], report: &mut Report) -> Result<Vec<Reached>> {
+        let mut reached = Vec::new();
+        for ceiling in ceilings {
+            for clients in ceiling.clients.iter().copied() {
+                let phase = format!("{}.c{clients}", ceiling.name);
+                self.tell(run, &phase);
+                let sample = ceiling.measure(clients, self.time()).await?;
+                report.sample(&phase, &sample);
+                reached.push(Reached { name: ceiling.name.clone(), clients, sample });
+            }
+        }
+        Ok(reached)
+    }
+
+    fn wants(&self, phases: &[Phase]) -> bool {
+        phases.iter().any(|phase| self.args.phases.contains(phase))
+    }
+
+    /// Of phases with a name and a number of clients, those that were asked for, each once.
+    fn only<'n>(&self, phases: &[(Phase, &'n str, usize)]) -> Vec<(Phase, &'n str, usize)> {
+        let mut phases: Vec<_> = phases.iter().copied().filter(|(phase, ..)| self.wants(&[*phase])).collect();
+        phases.dedup();
+        phases
+    }
+
+    fn time(&self) -> Duration {
+        Duration::from_secs(self.args.seconds.into())
+    }
+
+    fn tell(&self, run: u32, phase: &str) {
+        render::note(&format!("run {run} of {}: {phase}", self.args.runs));
+    }
+}
+
+async fn stop(ceilings: Vec<Ceiling>) -> Result<()> {
+    for ceiling in ceilings {
+        ceiling.stop().await?;
+    }
+    Ok(())
+}
+
+/// Reports a sample, and how it compares with the ceilings that had as many clients.
+fn compare(report: &mut Report, phase: &str, clients: usize, sample: &Sample, reached: &[Reached]) {
+    report.sample(phase, sample);
+    for ceiling in reached.iter().filter(|ceiling| ceiling.clients == clients) {
+        report.ratio(phase, sample, &ceiling.name, &ceiling.sample);
+    }
+}

@@ -1,0 +1,98 @@
+//! The writing client of `bench`: durable commits of one event each.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use driftdb::v1;
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::document::Document;
+use driftdb_common::service::status::from_status;
+use tonic::transport::Channel;
+use v1::operation::Action;
+
+use super::load::Call;
+use crate::client::{Writer, writer_on};
+use crate::orders::order;
+
+/// Digits of a key, after `ORD-`.
+const DIGITS: usize = 10;
+
+/// What the clients of one bench share: new keys for every write, whichever run it is of.
+#[derive(Debug, Clone)]
+pub struct Work {
+    table: String,
+    /// An order as MessagePack, and where the digits of its key stand.
+    template: Arc<(Vec<u8>, usize)>,
+    next: Arc<AtomicU64>,
+}
+
+impl Work {
+    /// Inserts into a table.
+    pub fn new(table: &str) -> Result<Work> {
+        let mut order = order(0, 0);
+        order.id = format!("ORD-{:0DIGITS$}", 0);
+        let template = Document::from_json(&order.json())?.msgpack().to_vec();
+        let position = template.windows(order.id.len()).position(|window| window == order.id.as_bytes());
+        let position = position.ok_or_else(|| Error::new(Reason::Internal, "an order without its key"))?;
+        let template = Arc::new((template, position + "ORD-".len()));
+        Ok(Work { table: table.to_owned(), template, next: Arc::default() })
+    }
+
+    /// Clients, spread over connections.
+    pub fn clients(&self, channels: &[Channel], count: usize) -> Vec<Client> {
+        let channels = channels.iter().cycle().take(count);
+        channels.map(|channel| Client { writer: writer_on(channel.clone()), work: self.clone() }).collect()
+    }
+
+    /// A document with a key that no other has.
+    fn document(&self) -> Bytes {
+        let (template, position) = &*self.template;
+        let mut document = template.clone();
+        let mut number = self.next.fetch_add(1, Ordering::Relaxed);
+        for digit in document.iter_mut().skip(*position).take(DIGITS).rev() {
+            // A remainder of ten is one digit.
+            *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
+            number /= 10;
+        }
+        document.into()
+    }
+}
+
+/// One client.
+#[derive(Debug)]
+pub struct Client {
+    writer: Writer,
+    work: Work,
+}
+
+impl Call for Client {
+    async fn call(&mut self) -> Result<()> {
+        let document = v1::Document { body: Some(v1::document::Body::Msgpack(self.work.document())) };
+        let operation = v1::Operation {
+            table: self.work.table.clone(),
+            key: String::new(),
+            action: Some(Action::Insert(document)),
+        };
+        let request = v1::ApplyRequest { operations: vec![operation], ..Default::default() };
+        let answer = self.writer.apply(request).await.map_err(|s| from_status(&s))?.into_inner();
+        match answer.token {
+            Some(token) if token.seq > 0 => Ok(()),
+            _ => Err(Error::new(Reason::Internal, "a write was answered without its seq")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_document_has_a_key_of_its_own() {
+        let work = Work::new("t").unwrap();
+        for expected in ["ORD-0000000000", "ORD-0000000001"] {
+            let document = Document::from_msgpack(work.document()).unwrap().to_json().unwrap();
+            assert!(document.contains(&format!("\"id\":\"{expected}\"")), "{document}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! `demo`: a tour with real daemons on a fresh directory, which checks everything that it shows.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use driftdb::v1;
+use driftdb_common::error::{Error, Reason};
+use serde_json::Value;
+use v1::operation::Action;
+
+use crate::args::Demo;
+use crate::client::Client;
+use crate::commands::sql;
+use crate::exit::Outcome;
+use crate::orders::{Order, id, order};
+use crate::processes::Daemon;
+use crate::render::{Answer, Output};
+use crate::shapes;
+
+/// Orders that the tour writes.
+const ORDERS: u64 = 10_000;
+/// Orders in a commit.
+const BATCH: u16 = 500;
+/// The order whose life is followed.
+const CHOSEN: u64 = 42;
+
+/// Takes the tour.
+pub async fn run(args: &Demo, out: &mut Output) -> Outcome {
+    // Declared first, so that it is removed last: after the daemons that use it have ended.
+    let dir = tempfile::Builder::new().prefix("driftdb-demo-").tempdir();
+    let mut dir = dir.map_err(|e| Error::io("cannot make a directory for the demo", &e))?;
+    dir.disable_cleanup(args.keep);
+    let data = dir.path().join("data");
+
+    let writer = Daemon::start("driftdb-writer", &data).await?;
+    let reader = Daemon::start("driftdb-reader", &data).await?;
+    let client = client(&writer, &reader);
+    let mut tour = Tour { out, client, data, writer, reader };
+    tour.say(&format!(
+        "A writer ({}) and a reader ({}) serve {}.",
+        tour.writer.url(),
+        tour.reader.url(),
+        tour.data.display()
+    ))?;
+    let created = tour.load().await?;
+    tour.query().await?;
+    let patched = tour.change(created).await?;
+    tour.travel(created, patched).await?;
+    tour.delete().await?;
+    let Tour { mut writer, mut reader, out, .. } = tour.restart().await?;
+    reader.stop().await?;
+    writer.stop().await?;
+    match args.keep {
+        true => out.text(&format!(
+            "\nDone. The data is kept: driftctl -d {} sql -e 'SHOW TABLES'\n",
+            dir.path().join("data").display()
+        )),
+        false => out.text("\nDone; every answer was checked. The daemons have ended and the directory is gone.\nYours: driftctl dev\n"),
+    }
+}
+
+fn client(writer: &Daemon, reader: &Daemon) -> Client {
+    Client::remote(vec![writer.url().to_owned()], vec![reader.url().to_owned()])
+}
+
+/// A commit of the tour.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    seq: u64,
+    time: prost_types::Timestamp,
+}
+
+struct Tour<'a> {
+    out: &'a mut Output,
+    client: Client,
+    data: PathBuf,
+    writer: Daemon,
+    reader: Daemon,
+}
+
+impl Tour<'_> {
+    /// Explains what comes.
+    fn say(&mut self, text: &str) -> Outcome {
+        self.out.text(&format!("\n{text}\n"))
+    }
+
+    fn echo(&mut self, statement: &str) -> Outcome {
+        let prompt = self.out.style().bold(&format!("> {statement}"));
+        self.out.text(&format!("{prompt}\n"))
+    }
+
+    /// Asks, shows the answer, and hands it over to be checked.
+    async fn ask(&mut self, statement: &str) -> Outcome<Vec<Value>> {
+        self.echo(statement)?;
+        let mut found = Vec::new();
+        let out = &mut *self.out;
+        let mut sink = |answer: Answer| {
+            let text = match &answer {
+                Answer::Record(json) => json.clone(),
+                Answer::Difference(diff) => shapes::line(diff)?,
+                Answer::Message(_) => "null".to_owned(),
+            };
+            let value = serde_json::from_str(&text);
+            found.push(
+                value.map_err(|e| Error::new(Reason::Internal, format!("an answer is not JSON: {e}")))?,
+            );
+            out.answer(answer)
+        };
+        sql::ask(&mut self.client, statement, &[], &mut sink).await?;
+        self.out.end_of_result()?;
+        Ok(found)
+    }
+
+    async fn write(&mut self, statement: &str) -> Outcome<Moment> {
+        self.echo(statement)?;
+        let request =
+            v1::WriterServiceExecuteRequest { statement: statement.to_owned(), ..Default::default() };
+        let (token, _) = sql::execute(&mut self.client, request).await?;
+        let token =
+            token.ok_or_else(|| Error::new(Reason::Internal, "a write was answered without its seq"))?;
+        self.client.wrote(Some(token));
+        Ok(moment(token))
+    }
+
+    async fn load(&mut self) -> Outcome<Moment> {
+        self.say("A table, its primary key, and two indexed columns:")?;
+        let mut last = self.write("CREATE TABLE orders (pk=id, INDEX(status, customer_id))").await?;
+        let began = Instant::now();
+        for first in (0..ORDERS).step_by(BATCH.into()) {
+            let operations =
+                (first..first + u64::from(BATCH)).map(|number| insert(&order(number, 0))).collect();
+            let request = v1::ApplyRequest { operations, ..Default::default() };
+            last = moment(self.client.apply(request).await?);
+        }
+        let took = began.elapsed();
+        let rate = ORDERS as f64 / took.as_secs_f64();
+        self.say(&format!(
+            "{ORDERS} orders in {} commits, each on disk when it was answered: {} ms, {rate:.0} orders a second.",
+            ORDERS / u64::from(BATCH),
+            took.as_millis()
+        ))?;
+        let counted = self.ask("SELECT COUNT(*) FROM orders").await?;
+        expect("the count", counted == [serde_json::json!({"count": ORDERS})])?;
+        // So that the next commits are of another time, and "before" can be said as a time.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok(last)
+    }
+
+    async fn query(&mut self) -> Outcome {
+        self.say("A query over an indexed column:")?;
+        let customer = order(CHOSEN, 0).customer;
+        let statement =
+            format!("SELECT id, customer_id, status, amount FROM orders WHERE customer_id = \"{customer}\"");
+        let found = self.ask(&statement).await?;
+        let expected: Vec<String> =
+            (0..ORDERS).map(|n| order(n, 0)).filter(|o| o.customer == customer).map(|o| o.id).collect();
+        expect("the orders of a customer", texts(&found, "id") == expected)
+    }
+
+    async fn change(&mut self, created: Moment) -> Outcome<Moment> {
+        let key = id(CHOSEN);
+        self.say("Patches change a row; nothing is overwritten:")?;
+        self.write(&format!("PATCH orders KEY \"{key}\" SET {{\"status\": \"paid\"}}")).await?;
+        let patched = self
+            .write(&format!(
+                "PATCH orders KEY \"{key}\" SET {{\"status\": \"shipped\", \"carrier\": \"Pigeon Post\"}}"
+            ))
+            .await?;
+        expect("two commits", patched.seq == created.seq + 2)?;
+        let found = self.ask(&status_of(&key, "")).await?;
+        expect("the row now", texts(&found, "status") == ["shipped"])?;
+        Ok(patched)
+    }
+
+    async fn travel(&mut self, created: Moment, patched: Moment) -> Outcome {
+        let key = id(CHOSEN);
+        let original = order(CHOSEN, 0).status;
+        self.say("The same row as it was before, by sequence number and by time:")?;
+        let by_seq = self.ask(&status_of(&key, &format!(" AS OF \"@seq:{}\"", created.seq))).await?;
+        expect("the row before, by seq", texts(&by_seq, "status") == [original])?;
+        let time = shapes::time(Some(&created.time))?;
+        let by_time = self.ask(&status_of(&key, &format!(" AS OF \"{time}\""))).await?;
+        expect("the row before, by time", by_time == by_seq)?;
+
+        self.say("Its drift: every event, with its commit and time:")?;
+        let drift = self.ask(&format!("SHOW DRIFT orders KEY \"{key}\"")).await?;
+        expect("the drift", texts(&drift, "kind") == ["insert", "patch", "patch"])?;
+
+        self.say("And what is different between the two moments, in the whole table:")?;
+        let diff =
+            self.ask(&format!("SHOW DIFF orders FROM @seq:{} TO @seq:{}", created.seq, patched.seq)).await?;
+        let changed = diff.first().and_then(|row| row.pointer("/after/status")).and_then(Value::as_str);
+        expect("the difference", texts(&diff, "key") == [key] && changed == Some("shipped"))
+    }
+
+    async fn delete(&mut self) -> Outcome {
+        let key = id(CHOSEN);
+        self.say("A soft delete hides the row from now on, and only from now on:")?;
+        let deleted = self.write(&format!("SOFT DELETE FROM orders KEY \"{key}\"")).await?;
+        let found = self.ask(&format!("SELECT COUNT(*) FROM orders WHERE id = \"{key}\"")).await?;
+        expect("no row now", found == [serde_json::json!({"count": 0})])?;
+        let before = format!(" AS OF \"@seq:{}\"", deleted.seq - 1);
+        let found = self.ask(&status_of(&key, &before)).await?;
+        expect("the deleted row", texts(&found, "status") == ["shipped"])
+    }
+
+    /// Reads while there is no writer, and goes on with a new one.
+    async fn restart(mut self) -> Outcome<Self> {
+        self.say("Readers learn everything from files. With the writer stopped, they go on:")?;
+        self.writer.stop().await?;
+        // Nobody is asked how fresh to be: there is nobody to ask.
+        self.client = self.client.stale(true);
+        let counted = self.ask("SELECT COUNT(*) FROM orders").await?;
+        expect("the count without a writer", counted == [serde_json::json!({"count": ORDERS - 1})])?;
+
+        self.writer = Daemon::start("driftdb-writer", &self.data).await?;
+        self.client = client(&self.writer, &self.reader);
+        self.say("The writer is back, where it left off:")?;
+        let inserted = order(CHOSEN, 1).json();
+        self.write(&format!("INSERT INTO orders {inserted}")).await?;
+        let counted = self.ask("SELECT COUNT(*) FROM orders").await?;
+        expect("the count at the end", counted == [serde_json::json!({"count": ORDERS})])?;
+        let drift = self.ask(&format!("SHOW DRIFT orders KEY \"{}\"", id(CHOSEN))).await?;
+        let kinds = ["insert", "patch", "patch", "soft_delete", "insert"];
+        expect("the drift at the end", texts(&drift, "kind") == kinds)?;
+        Ok(self)
+    }
+}
+
+fn moment(token: v1::WriteToken) -> Moment {
+    Moment { seq: token.seq, time: token.time.unwrap_or_default() }
+}
+
+fn insert(order: &Order) -> v1::Operation {
+    let document = v1::Document { body: Some(v1::document::Body::Json(order.json())) };
+    v1::Operation { table: "orders".to_owned(), key: String::new(), action: Some(Action::Insert(document)) }
+}
+
+fn status_of(key: &str, as_of: &str) -> String {
+    format!("SELECT id, status, carrier FROM orders WHERE id = \"{key}\"{as_of}")
+}
+
+fn texts(rows: &[Value], field: &str) -> Vec<String> {
+    rows.iter().filter_map(|row| row.get(field)?.as_str()).map(str::to_owned).collect()
+}
+
+/// The tour shows nothing that is wrong.
+fn expect(what: &str, holds: bool) -> Outcome {
+    if holds {
+        return Ok(());
+    }
+    Err(Error::new(Reason::Internal, format!("the demo found a wrong answer: {what}")).into())
+}

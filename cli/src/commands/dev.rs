@@ -1,0 +1,95 @@
+//! `dev`: a writer and a reader in this process, on loopback.
+
+use std::path::PathBuf;
+
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::service::server::{Listener, on_signals};
+use tokio::task::JoinHandle;
+
+use crate::args::{DEFAULT_READER, DEFAULT_WRITER, Dev, Global};
+use crate::exit::Outcome;
+use crate::render::Output;
+
+/// Where the data goes when nobody says.
+const DIRECTORY: &str = "driftdb-data";
+
+/// Serves until a signal, then closes the database cleanly.
+pub async fn run(args: Dev, global: &Global, out: &mut Output) -> Outcome {
+    let data = global.data.clone().unwrap_or_else(|| PathBuf::from(DIRECTORY));
+    let shutdown = on_signals()?;
+    let (write_at, read_at) = (Listener::bind(args.listen).await?, Listener::bind(args.reader_listen).await?);
+    let (writer_url, reader_url) = (url(&write_at)?, url(&read_at)?);
+
+    let mut config = driftdb_writer::Config::new(&data);
+    config.advertise = Some(writer_url.clone());
+    let writer = opened(tokio::task::spawn_blocking(move || driftdb_writer::Writer::open(config))).await?;
+    let mut writer = tokio::spawn(writer.serve(write_at, shutdown.clone()));
+    // The reader comes second: it follows what the writer has made.
+    let config = driftdb_reader::Config::new(&data);
+    let reader = opened(tokio::task::spawn_blocking(move || driftdb_reader::Reader::open(config))).await;
+    let mut reader = match reader {
+        Ok(reader) => tokio::spawn(reader.serve(read_at, shutdown.clone())),
+        Err(error) => {
+            shutdown.cancel();
+            opened(writer).await?;
+            return Err(error.into());
+        }
+    };
+
+    let told = out.text(&greeting(&data.display().to_string(), &writer_url, &reader_url));
+    if told.is_err() {
+        shutdown.cancel();
+    }
+    // Where one ends, for whatever reason, the other has no business going on.
+    let (first, second) = tokio::select! {
+        ended = &mut writer => { shutdown.cancel(); (flat(ended), flat(reader.await)) }
+        ended = &mut reader => { shutdown.cancel(); (flat(ended), flat(writer.await)) }
+    };
+    first.and(second)?;
+    told
+}
+
+fn url(listener: &Listener) -> Result<String> {
+    let address =
+        listener.address().ok_or_else(|| Error::new(Reason::Internal, "a listener without address"))?;
+    Ok(format!("http://{address}"))
+}
+
+fn flat<T>(joined: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    joined.map_err(|e| Error::new(Reason::Internal, format!("a daemon in this process: {e}")))?
+}
+
+async fn opened<T>(opening: JoinHandle<Result<T>>) -> Result<T> {
+    flat(opening.await)
+}
+
+fn greeting(data: &str, writer: &str, reader: &str) -> String {
+    // The default addresses need no options.
+    let to_writer = if writer == DEFAULT_WRITER { String::new() } else { format!(" --writer {writer}") };
+    let to_reader = if reader == DEFAULT_READER { String::new() } else { format!(" --reader {reader}") };
+    let driftctl = format!("driftctl{to_writer}{to_reader}");
+    format!(
+        "writer  {writer}\nreader  {reader}\ndata    {data}\n\n\
+         In another terminal:\n  \
+         {driftctl} sql -e 'CREATE TABLE orders (pk=id, INDEX(status))'\n  \
+         {driftctl} sql -e 'INSERT INTO orders {{\"id\": \"o1\", \"status\": \"new\"}}'\n  \
+         {driftctl} sql -e 'PATCH orders KEY \"o1\" SET {{\"status\": \"paid\"}}'\n  \
+         {driftctl} drift -t orders -k o1\n  \
+         {driftctl} select -t orders --as-of '1 minute ago'\n\n\
+         Ctrl-C ends both.\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greeting_names_only_what_is_not_the_default() {
+        let text = greeting("./x", DEFAULT_WRITER, "http://127.0.0.1:9");
+        assert!(text.contains("\n  driftctl --reader http://127.0.0.1:9 sql -e"), "{text}");
+        assert!(
+            greeting("./x", DEFAULT_WRITER, DEFAULT_READER).contains("\n  driftctl drift -t orders -k o1")
+        );
+    }
+}

@@ -1,0 +1,38 @@
+//! `drift`: what happened to a row, or to a table.
+
+use driftdb::v1;
+
+use crate::args::Drift;
+use crate::client::{Client, Reader};
+use crate::commands::moment;
+use crate::exit::Outcome;
+use crate::render::{self, Output};
+use crate::shapes;
+
+/// Prints the events as they arrive, oldest first.
+pub async fn run(args: Drift, client: &mut Client, out: &mut Output) -> Outcome {
+    let request = v1::HistoryRequest {
+        from: moment(args.from.as_deref())?,
+        to: moment(args.to.as_deref())?,
+        freshness: client.freshness().await?,
+        table: args.table,
+        key: args.key.unwrap_or_default(),
+        limit: args.limit.unwrap_or(0),
+        ..Default::default()
+    };
+    let mut truncated = false;
+    let call = async |mut reader: Reader| reader.history(request.clone()).await;
+    let mut answers = client.read_stream(call).await?;
+    while let Some(answer) = answers.next().await? {
+        truncated |= answer.truncated;
+        for commit in answer.commits {
+            for line in shapes::drift(commit)? {
+                out.record(&line)?;
+            }
+        }
+    }
+    if truncated {
+        render::note("note: older history has been compacted away");
+    }
+    Ok(())
+}

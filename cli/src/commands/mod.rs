@@ -1,0 +1,25 @@
+//! The commands, one file each.
+
+use driftdb::v1;
+
+use crate::exit::Outcome;
+use crate::statement;
+
+pub mod apply;
+pub mod bench;
+pub mod completions;
+pub mod demo;
+pub mod dev;
+pub mod diff;
+pub mod drift;
+pub mod get;
+pub mod ingest;
+pub mod init;
+pub mod select;
+pub mod sql;
+pub mod status;
+
+/// A moment that an option names, where it is given.
+fn moment(option: Option<&str>) -> Outcome<Option<v1::AsOf>> {
+    option.map(statement::point).transpose()
+}

@@ -1,0 +1,239 @@
+//! `status`: the writer, the readers and how far behind they are, the tables.
+
+use driftdb::v1;
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::service::status::from_status;
+use serde::Serialize;
+
+use crate::client::Client;
+use crate::exit::{Failure, Outcome};
+use crate::render::Output;
+use crate::shapes;
+
+#[derive(Serialize)]
+struct Status {
+    writer: Option<Writer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    writer_error: Option<String>,
+    readers: Vec<Reader>,
+    tables: Vec<shapes::Table>,
+}
+
+#[derive(Serialize)]
+struct Writer {
+    last_seq: u64,
+    last_time: String,
+    version: String,
+    database_id: String,
+    /// Text: it is a name, and beyond what many JSON parsers keep of a number.
+    epoch: String,
+    term: u64,
+    jobs: Vec<Job>,
+}
+
+#[derive(Serialize)]
+struct Job {
+    job_id: String,
+    done: u64,
+    total: u64,
+    unit: String,
+}
+
+#[derive(Serialize)]
+struct Reader {
+    url: String,
+    #[serde(flatten)]
+    found: Found,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Found {
+    Up(Box<Up>),
+    Down { error: String },
+}
+
+#[derive(Serialize)]
+struct Up {
+    applied_seq: u64,
+    lag_ms: u64,
+    lag_seqs: u64,
+    floor_seq: u64,
+    watchers: u64,
+    cache_bytes: u64,
+    writer_address: String,
+    version: String,
+    epoch: String,
+}
+
+/// Prints what answers; fails where nothing does.
+pub async fn run(client: &mut Client, out: &mut Output) -> Outcome {
+    let (status, failed) = ask(client).await?;
+    if out.for_people() {
+        out.text(&for_people(&status))?;
+        for table in &status.tables {
+            out.record(&shapes::line(table)?)?;
+        }
+    } else {
+        out.record(&shapes::line(&status)?)?;
+    }
+    failed.map_or(Ok(()), |error| Err(Failure::from(error)))
+}
+
+/// The status, and the error that nothing is reachable with.
+async fn ask(client: &mut Client) -> Result<(Status, Option<Error>)> {
+    let mut status = Status { writer: None, writer_error: None, readers: Vec::new(), tables: Vec::new() };
+    let mut failed = None;
+    // An embedded writer would take the lock, and there is nothing it knows that the reader does not.
+    if client.directory().is_none() {
+        match client.writer_status().await {
+            Ok(found) => {
+                status.tables = found.tables.iter().cloned().map(shapes::Table::from).collect();
+                status.writer = Some(writer(found)?);
+            }
+            Err(error) => {
+                status.writer_error = Some(error.message().to_owned());
+                failed = Some(error);
+            }
+        }
+    }
+    for index in 0..client.readers() {
+        let found = match reader(client, index).await {
+            Ok(up) => Found::Up(Box::new(up)),
+            Err(error) => {
+                let down = Found::Down { error: error.message().to_owned() };
+                failed = failed.or(Some(error));
+                down
+            }
+        };
+        status.readers.push(Reader { url: client.reader_name(index), found });
+    }
+    let reader_up = status.readers.iter().any(|r| matches!(r.found, Found::Up(_)));
+    if status.writer.is_none() && reader_up {
+        status.tables = tables(client).await?;
+    }
+    let reachable = reader_up || status.writer.is_some();
+    Ok((status, failed.filter(|_| !reachable)))
+}
+
+fn writer(found: v1::WriterServiceStatusResponse) -> Result<Writer> {
+    let jobs = found.jobs.into_iter();
+    Ok(Writer {
+        last_seq: found.last_seq,
+        last_time: shapes::time(found.last_time.as_ref())?,
+        version: found.version,
+        database_id: found.database_id,
+        epoch: found.epoch.to_string(),
+        term: found.term,
+        jobs: jobs.map(|j| Job { job_id: j.job_id, done: j.done, total: j.total, unit: j.unit }).collect(),
+    })
+}
+
+async fn reader(client: &mut Client, index: usize) -> Result<Up> {
+    let mut reader = client.reader(index).await?;
+    let found =
+        reader.status(v1::ReaderServiceStatusRequest {}).await.map_err(|s| from_status(&s))?.into_inner();
+    let header = found.header.unwrap_or_default();
+    let lag = std::time::Duration::try_from(found.lag.unwrap_or_default()).unwrap_or_default();
+    Ok(Up {
+        applied_seq: header.applied_seq,
+        lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
+        lag_seqs: found.lag_seqs,
+        floor_seq: header.floor_seq,
+        watchers: found.watchers,
+        cache_bytes: found.cache_bytes,
+        writer_address: found.writer_address,
+        version: found.version,
+        epoch: header.epoch.to_string(),
+    })
+}
+
+/// The tables as a reader lists them, page by page.
+async fn tables(client: &mut Client) -> Result<Vec<shapes::Table>> {
+    let mut tables = Vec::new();
+    let mut request = v1::ListTablesRequest::default();
+    loop {
+        let call = async |mut reader: crate::client::Reader| reader.list_tables(request.clone()).await;
+        let page = client.read(call).await?.into_inner();
+        tables.extend(page.tables.into_iter().map(shapes::Table::from));
+        if page.next_page_token.is_empty() {
+            return Ok(tables);
+        }
+        if page.next_page_token == request.page_token {
+            return Err(Error::new(Reason::Internal, "the reader's list of tables does not end"));
+        }
+        // Every page of the moment of the first.
+        let seq = page.header.unwrap_or_default().read_seq;
+        request.as_of = Some(v1::AsOf { at: Some(v1::as_of::At::Seq(seq)) });
+        request.page_token = page.next_page_token;
+    }
+}
+
+fn for_people(status: &Status) -> String {
+    let mut text = String::new();
+    match (&status.writer, &status.writer_error) {
+        (Some(writer), _) => {
+            text += &format!(
+                "writer  seq {} of {}, term {}, database {}\n",
+                writer.last_seq, writer.last_time, writer.term, writer.database_id
+            );
+            for job in &writer.jobs {
+                text += &format!("        job {}: {} of {} {}\n", job.job_id, job.done, job.total, job.unit);
+            }
+        }
+        (None, Some(error)) => text += &format!("writer  {error}\n"),
+        (None, None) => {}
+    }
+    for reader in &status.readers {
+        text += &match &reader.found {
+            Found::Up(up) => {
+                let Up { applied_seq, lag_ms, lag_seqs, watchers, .. } = **up;
+                format!(
+                    "reader  {}: seq {applied_seq}, {lag_seqs} commits and {lag_ms} ms behind, {watchers} watchers\n",
+                    reader.url
+                )
+            }
+            Found::Down { error } => format!("reader  {error}\n"),
+        };
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shape_of_a_status() {
+        let up = Up {
+            applied_seq: 7,
+            lag_ms: 2,
+            lag_seqs: 1,
+            floor_seq: 0,
+            watchers: 0,
+            cache_bytes: 9,
+            writer_address: String::new(),
+            version: "1".into(),
+            epoch: "18446744073709551615".into(),
+        };
+        let status = Status {
+            writer: None,
+            writer_error: Some("gone".into()),
+            readers: vec![
+                Reader { url: "a".into(), found: Found::Up(Box::new(up)) },
+                Reader { url: "b".into(), found: Found::Down { error: "no".into() } },
+            ],
+            tables: Vec::new(),
+        };
+        assert_eq!(
+            shapes::line(&status).unwrap(),
+            r#"{"writer":null,"writer_error":"gone","readers":[{"url":"a","applied_seq":7,"lag_ms":2,"lag_seqs":1,"floor_seq":0,"watchers":0,"cache_bytes":9,"writer_address":"","version":"1","epoch":"18446744073709551615"},{"url":"b","error":"no"}],"tables":[]}"#
+        );
+        let text = for_people(&status);
+        assert_eq!(
+            text,
+            "writer  gone\nreader  a: seq 7, 1 commits and 2 ms behind, 0 watchers\nreader  no\n\n"
+        );
+    }
+}

@@ -1,0 +1,232 @@
+//! How driftctl ends: what went wrong, how it is told, and the exit code.
+
+use std::fmt::Write;
+use std::io;
+use std::sync::Arc;
+
+use driftdb_common::error::{Error, Kind, Reason};
+use driftdb_common::query::report;
+use driftdb_common::service::status::to_status;
+use serde::Serialize;
+
+/// Done.
+pub const DONE: u8 = 0;
+/// An error with no better code.
+pub const ERROR: u8 = 1;
+/// The command line is wrong.
+pub const USAGE: u8 = 2;
+/// No daemon answers.
+pub const UNREACHABLE: u8 = 3;
+/// The table or row is not there.
+pub const NOT_FOUND: u8 = 4;
+/// The state of the database does not allow it.
+pub const PRECONDITION: u8 = 5;
+/// Damage was found.
+pub const DAMAGE: u8 = 6;
+/// Ended by Ctrl-C.
+pub const INTERRUPTED: u8 = 130;
+/// Ended by SIGTERM.
+pub const TERMINATED: u8 = 143;
+
+/// Why a command did not get to its end.
+#[derive(Debug)]
+pub enum Failure {
+    /// Whoever read our output has stopped: nothing is wrong.
+    BrokenPipe,
+    /// The command line is wrong in a way that only the command could see.
+    Usage(String),
+    /// A daemon, or the embedded database, said no.
+    Database(Error),
+    /// A statement, or another text of DriftQL, failed.
+    Statement {
+        /// What is wrong with it.
+        error: Error,
+        /// The script it stands in, or the text itself.
+        script: Arc<str>,
+        /// Where in the script it begins, in bytes.
+        offset: usize,
+        /// How people find it, where the script has more than one line.
+        place: Option<String>,
+    },
+}
+
+/// What commands return.
+pub type Outcome<T = ()> = Result<T, Failure>;
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Database(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// An error of writing output.
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
+            _ => Failure::Database(Error::io("cannot write the output", &error)),
+        }
+    }
+}
+
+impl Failure {
+    /// An error that may point at a place in a text from the command line.
+    pub fn in_text(error: Error, text: &str) -> Failure {
+        match error.place() {
+            Some(_) => Failure::Statement { error, script: text.into(), offset: 0, place: None },
+            None => Failure::Database(error),
+        }
+    }
+
+    fn error(&self) -> Option<&Error> {
+        match self {
+            Failure::Database(error) | Failure::Statement { error, .. } => Some(error),
+            Failure::BrokenPipe | Failure::Usage(_) => None,
+        }
+    }
+
+    /// The process's exit code.
+    pub fn code(&self) -> u8 {
+        match self {
+            Failure::BrokenPipe => DONE,
+            Failure::Usage(_) => USAGE,
+            Failure::Database(error) | Failure::Statement { error, .. } => exit_code(error),
+        }
+    }
+
+    /// What to tell people; nothing where there is nothing to tell.
+    pub fn text(&self) -> String {
+        match self {
+            Failure::BrokenPipe => String::new(),
+            Failure::Usage(message) => format!("error: {message}\n"),
+            Failure::Database(error) => {
+                format!("error: {} ({})\n{}", error.message(), codes(error), violations(error))
+            }
+            Failure::Statement { error, script, offset, place } => {
+                let place = place.as_ref().map(|place| format!("; {place}")).unwrap_or_default();
+                let mut told = report::describe_in(error, script, *offset);
+                if error.place().is_some() {
+                    let _ = write!(told, "\n  = {}{place}", codes(error));
+                } else {
+                    let _ = write!(told, " ({}{place})", codes(error));
+                }
+                format!("{told}\n{}", violations(error))
+            }
+        }
+    }
+
+    /// The same for programs, as one line of JSON.
+    pub fn json(&self) -> Option<String> {
+        let error = self.error()?;
+        #[derive(Serialize)]
+        struct Told<'a> {
+            code: String,
+            reason: &'a str,
+            message: &'a str,
+        }
+        #[derive(Serialize)]
+        struct Line<'a> {
+            error: Told<'a>,
+        }
+        let told = Told { code: grpc_code(error), reason: error.reason().as_str(), message: error.message() };
+        serde_json::to_string(&Line { error: told }).ok().map(|line| line + "\n")
+    }
+}
+
+fn exit_code(error: &Error) -> u8 {
+    match error.reason() {
+        Reason::Unreachable | Reason::WriterStopped | Reason::ShuttingDown => UNREACHABLE,
+        _ => match error.kind() {
+            Kind::NotFound => NOT_FOUND,
+            Kind::Conflict | Kind::Locked => PRECONDITION,
+            Kind::Corrupt => DAMAGE,
+            _ => ERROR,
+        },
+    }
+}
+
+fn codes(error: &Error) -> String {
+    format!("{}, {}", grpc_code(error), error.reason().as_str())
+}
+
+/// The gRPC code's name as its documentation writes it: `OUT_OF_RANGE`.
+fn grpc_code(error: &Error) -> String {
+    let name = format!("{:?}", to_status(error.clone()).code());
+    let mut spelled = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !spelled.is_empty() {
+            spelled.push('_');
+        }
+        spelled.push(c.to_ascii_uppercase());
+    }
+    spelled
+}
+
+fn violations(error: &Error) -> String {
+    let lines =
+        error.violations().iter().map(|v| format!("  {}: {}: {}\n", v.subject, v.check, v.description));
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use driftdb_common::query::parser;
+
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_the_manual() {
+        for (reason, code) in [
+            (Reason::QuerySyntax, 1),
+            (Reason::RowExists, 1),
+            (Reason::BelowFloor, 1),
+            (Reason::ReplicaBehind, 1),
+            (Reason::DiskFull, 1),
+            (Reason::Unreachable, 3),
+            (Reason::WriterStopped, 3),
+            (Reason::RowNotFound, 4),
+            (Reason::TableNotFound, 4),
+            (Reason::PreconditionFailed, 5),
+            (Reason::DatabaseLocked, 5),
+            (Reason::Corrupt, 6),
+        ] {
+            assert_eq!(Failure::from(Error::new(reason, "")).code(), code, "{reason:?}");
+        }
+        assert_eq!(Failure::Usage(String::new()).code(), 2);
+        assert_eq!(Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)).code(), 0);
+        assert_eq!(Failure::from(io::Error::from(io::ErrorKind::StorageFull)).code(), 1);
+    }
+
+    #[test]
+    fn the_codes_stand_in_both_tellings() {
+        let failure = Failure::from(Error::new(Reason::BelowFloor, "seq 3 is below \"5\""));
+        assert_eq!(failure.text(), "error: seq 3 is below \"5\" (OUT_OF_RANGE, BELOW_FLOOR)\n");
+        assert_eq!(
+            failure.json().unwrap(),
+            "{\"error\":{\"code\":\"OUT_OF_RANGE\",\"reason\":\"BELOW_FLOOR\",\"message\":\"seq 3 is below \\\"5\\\"\"}}\n"
+        );
+        assert_eq!(Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)).text(), "");
+        let failure = Failure::Statement {
+            error: Error::new(Reason::RowNotFound, "no row"),
+            script: "PATCH t KEY 1 SET {}".into(),
+            offset: 0,
+            place: Some("the statement begins at line 3 of x.dql".into()),
+        };
+        assert_eq!(
+            failure.text(),
+            "error: no row (NOT_FOUND, ROW_NOT_FOUND; the statement begins at line 3 of x.dql)\n"
+        );
+    }
+
+    #[test]
+    fn an_error_points_at_its_place_in_the_script() {
+        let script = "SHOW TABLES;\nSELCT * FROM t";
+        let error = parser::parse("SELCT * FROM t", &[]).unwrap_err();
+        let place = Some("the statement begins at line 2 of x.dql".to_owned());
+        let text = Failure::Statement { error, script: script.into(), offset: 13, place }.text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.get(1..3), Some([" --> 2:1", "  | SELCT * FROM t"].as_slice()), "{text}");
+        let last = "  = INVALID_ARGUMENT, QUERY_SYNTAX; the statement begins at line 2 of x.dql";
+        assert_eq!(lines.last(), Some(&last), "{text}");
+    }
+}

@@ -1,0 +1,168 @@
+//! Daemons as child processes: started, asked what they cost, stopped. None outlives its owner.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::log::disk;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::task::JoinHandle;
+
+/// How long a daemon may take to listen.
+const START: Duration = Duration::from_secs(60);
+/// How long a daemon may take to close its database.
+const STOP: Duration = Duration::from_secs(30);
+/// What is kept of a daemon's log, to tell why it did not start.
+const LOG_BYTES: usize = 8 << 10;
+
+/// A daemon in a process of its own; killed when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    url: String,
+    /// Held open: a daemon that writes to a closed pipe would fail.
+    _stdout: BufReader<ChildStdout>,
+    _log: JoinHandle<String>,
+}
+
+impl Daemon {
+    /// Starts one of DriftDB's daemons, which lies beside this program, on a directory and a free port.
+    pub async fn start(name: &str, data: &Path) -> Result<Daemon> {
+        let program = sibling(name)?;
+        Daemon::spawn(
+            &program,
+            [OsStr::new("--data"), data.as_os_str(), "--listen".as_ref(), "127.0.0.1:0".as_ref()],
+        )
+        .await
+    }
+
+    /// Starts a program that says `listening on HOST:PORT` in its first line.
+    pub async fn spawn<S: AsRef<OsStr>>(program: &Path, args: impl IntoIterator<Item = S>) -> Result<Daemon> {
+        let failed = |e: std::io::Error| Error::io(format_args!("cannot start {}", program.display()), &e);
+        let mut child = Command::new(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        let piped = || Error::new(Reason::Internal, "a child process without pipes");
+        let mut stdout = BufReader::new(child.stdout.take().ok_or_else(piped)?);
+        let log = tokio::spawn(last_of(child.stderr.take().ok_or_else(piped)?));
+        let mut line = String::new();
+        let read = tokio::time::timeout(START, stdout.read_line(&mut line)).await;
+        if let Some(address) = line.trim().strip_prefix("listening on ") {
+            let url = format!("http://{address}");
+            return Ok(Daemon { child, url, _stdout: stdout, _log: log });
+        }
+        // It has ended, or it ends now: then its log is complete.
+        let _ = child.kill().await;
+        let why = if read.is_err() {
+            "it did not listen in time".to_owned()
+        } else {
+            log.await.unwrap_or_default()
+        };
+        Err(Error::new(Reason::Internal, format!("{} did not start: {}", program.display(), why.trim())))
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The processor time it has used, where the system tells.
+    pub fn processor_time(&self) -> Option<Duration> {
+        let mut stat = String::new();
+        let path = PathBuf::from(format!("/proc/{}/stat", self.child.id()?));
+        disk::open_input(&path).ok()?.read_to_string(&mut stat).ok()?;
+        let ticks = parse_ticks(&stat)?;
+        Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has.
+    pub async fn stop(&mut self) -> Result<()> {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(id) = id {
+            kill_process(id, Signal::TERM).map_err(|e| Error::io("cannot stop a daemon", &e.into()))?;
+        }
+        match tokio::time::timeout(STOP, self.child.wait()).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(Error::new(Reason::Internal, format!("a daemon ended with {status}"))),
+            Ok(Err(e)) => Err(Error::io("cannot wait for a daemon", &e)),
+            Err(_) => Err(Error::new(Reason::Internal, format!("a daemon did not end within {STOP:?}"))),
+        }
+    }
+}
+
+/// A program in this program's directory.
+fn sibling(name: &str) -> Result<PathBuf> {
+    let own = own_program()?;
+    let path = own.with_file_name(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    if path.exists() {
+        return Ok(path);
+    }
+    let message =
+        format!("{} is not there: it belongs beside driftctl (cargo build --workspace)", path.display());
+    Err(Error::new(Reason::Io, message))
+}
+
+/// This program.
+pub fn own_program() -> Result<PathBuf> {
+    std::env::current_exe().map_err(|e| Error::io("cannot find this program's own path", &e))
+}
+
+/// Drains a pipe, so that its writer never waits, and keeps its last bytes.
+async fn last_of(mut pipe: impl tokio::io::AsyncRead + Unpin) -> String {
+    let mut kept = Vec::new();
+    let mut chunk = [0; 4096];
+    while let Ok(read @ 1..) = pipe.read(&mut chunk).await {
+        kept.extend_from_slice(chunk.get(..read).unwrap_or_default());
+        let over = kept.len().saturating_sub(LOG_BYTES);
+        kept.drain(..over);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+/// User and system time in clock ticks: fields 14 and 15 of `/proc/PID/stat`. The second field is the program's name,
+/// in parentheses, and may hold anything.
+fn parse_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_found_behind_any_name() {
+        let stat = "123 (a ) b 1 2) S 1 123 123 0 -1 4194304 100 0 0 0 70 30 0 0 20 0 4 0 100";
+        assert_eq!(parse_ticks(stat), Some(100));
+        assert_eq!(parse_ticks("123 (x) S 1"), None);
+    }
+
+    #[tokio::test]
+    async fn a_daemon_says_where_it_listens() {
+        let script = "echo listening on 127.0.0.1:7; exec sleep 60";
+        let mut daemon = Daemon::spawn(Path::new("/bin/sh"), ["-c", script]).await.unwrap();
+        assert_eq!(daemon.url(), "http://127.0.0.1:7");
+        assert!(daemon.processor_time().is_some());
+        // Sleep knows no clean end.
+        assert!(daemon.stop().await.unwrap_err().message().contains("signal"));
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_does_not_start_says_why() {
+        let script = "echo the disk is on fire >&2; exit 1";
+        let error = Daemon::spawn(Path::new("/bin/sh"), ["-c", script]).await.unwrap_err();
+        assert!(error.message().ends_with("did not start: the disk is on fire"), "{error}");
+    }
+}

@@ -1,0 +1,81 @@
+//! Comma-separated values: the first rows settle the columns, the rest streams.
+
+use std::io::Write;
+
+use driftdb_common::error::{Error, Reason};
+
+use super::{Fields, cell_text};
+use crate::exit::Outcome;
+
+/// Rows looked at before the columns are settled, and rows written at once after that.
+const WINDOW: usize = 1000;
+
+/// A sheet under way.
+#[derive(Default)]
+pub(super) struct Sheet {
+    columns: Vec<String>,
+    waiting: Vec<Fields>,
+    header_written: bool,
+}
+
+impl Sheet {
+    pub(super) fn add(&mut self, out: &mut dyn Write, fields: Fields) -> Outcome {
+        for (name, _) in &fields.0 {
+            if self.columns.contains(name) {
+                continue;
+            }
+            if self.header_written {
+                let message = format!(
+                    "a row has the field {name:?}, which none of the first {WINDOW} rows has: the header is \
+                     written already. Name the columns with --fields, or use -o jsonl"
+                );
+                return Err(Error::new(Reason::ArgumentInvalid, message).into());
+            }
+            self.columns.push(name.clone());
+        }
+        self.waiting.push(fields);
+        if self.waiting.len() == WINDOW { self.flush(out) } else { Ok(()) }
+    }
+
+    pub(super) fn end(&mut self, out: &mut dyn Write) -> Outcome {
+        self.flush(out)?;
+        *self = Sheet::default();
+        Ok(())
+    }
+
+    fn flush(&mut self, out: &mut dyn Write) -> Outcome {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let failed = |e: csv::Error| std::io::Error::from(e);
+        let mut writer = csv::Writer::from_writer(out);
+        if !self.header_written {
+            writer.write_record(&self.columns).map_err(failed)?;
+            self.header_written = true;
+        }
+        for row in self.waiting.drain(..) {
+            let cells = self.columns.iter().map(|column| {
+                let value = row.0.iter().find(|(name, _)| name == column).map(|(_, value)| value);
+                value.filter(|v| v.get() != "null").map(|v| cell_text(v)).unwrap_or_default()
+            });
+            writer.write_record(cells).map_err(failed)?;
+        }
+        writer.flush()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_comes_after_the_header_is_an_error_not_a_loss() {
+        let (mut sheet, mut out) = (Sheet::default(), Vec::new());
+        for i in 0..WINDOW {
+            sheet.add(&mut out, Fields::parse(&format!("{{\"n\":{i}}}")).unwrap()).unwrap();
+        }
+        assert_eq!(out.iter().filter(|b| **b == b'\n').count(), WINDOW + 1);
+        assert!(sheet.add(&mut out, Fields::parse(r#"{"n":1,"late":2}"#).unwrap()).is_err());
+    }
+}

@@ -1,0 +1,150 @@
+//! DriftQL on the client's side: which daemon runs a statement, and what a transaction's statements ask for.
+
+use driftdb::v1;
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::value::Value;
+use driftdb_common::query::ast::{Point, Statement, StatementKind};
+use driftdb_common::query::{change, parser};
+use driftdb_common::service::convert::{operation_to_wire, precondition_to_wire};
+use driftdb_common::table::operation::Change;
+use prost_types::Timestamp;
+use v1::as_of::At;
+
+use crate::exit::{Failure, Outcome};
+
+/// What is to be done with a statement.
+#[derive(Debug, PartialEq)]
+pub enum Route {
+    /// A reader answers it.
+    Reader,
+    /// The writer runs it. Inside a transaction: what it would do.
+    Writer(Box<Statement>),
+    /// It opens a transaction.
+    Begin,
+    /// It sends the transaction.
+    Commit,
+    /// It drops the transaction.
+    Rollback,
+}
+
+/// Who runs a statement.
+pub fn route(text: &str, params: &[Value]) -> Result<Route> {
+    let statement = parser::parse(text, params)?;
+    Ok(match (statement.kind(), statement) {
+        (_, Statement::Begin) => Route::Begin,
+        (_, Statement::Commit) => Route::Commit,
+        (_, Statement::Rollback) => Route::Rollback,
+        (StatementKind::Read, _) => Route::Reader,
+        (_, statement) => Route::Writer(Box::new(statement)),
+    })
+}
+
+/// What a statement inside a transaction adds to it.
+pub fn operations(statement: Statement) -> Result<(Vec<v1::Operation>, Vec<v1::Precondition>)> {
+    match change::of_statement(statement)? {
+        Change::Rows { operations, preconditions } => Ok((
+            operations.into_iter().map(operation_to_wire).collect(),
+            preconditions.into_iter().map(precondition_to_wire).collect(),
+        )),
+        Change::Schema(_) => Err(Error::new(
+            Reason::QueryInvalid,
+            "a transaction changes rows: tables are made and dropped outside",
+        )),
+    }
+}
+
+/// The moment that an option names.
+pub fn point(text: &str) -> Outcome<v1::AsOf> {
+    let point = parser::parse_point(text).map_err(|error| Failure::in_text(error, text))?;
+    let at = match point {
+        Point::Now => None,
+        Point::Seq(seq) => Some(At::Seq(seq)),
+        Point::Time(ms) => Some(At::Time(time(ms))),
+        Point::Ago(ago) => {
+            let ago = prost_types::Duration::try_from(ago);
+            Some(At::Ago(ago.map_err(|_| Failure::Usage(format!("{text:?} is too long ago")))?))
+        }
+    };
+    Ok(v1::AsOf { at })
+}
+
+fn time(ms: i64) -> Timestamp {
+    let nanos = ms.rem_euclid(1000) * 1_000_000;
+    Timestamp { seconds: ms.div_euclid(1000), nanos: i32::try_from(nanos).unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_statement_has_its_daemon() {
+        for (text, daemon) in [
+            ("select * from t", "reader"),
+            ("EXPLAIN SELECT * FROM t", "reader"),
+            ("SHOW DRIFT t", "reader"),
+            ("SHOW TABLES", "reader"),
+            ("DESCRIBE t", "reader"),
+            ("CREATE TABLE t (pk=id)", "writer"),
+            ("INSERT INTO t {\"id\": \"a\"};", "writer"),
+            ("REVERT t KEY \"a\" TO @seq:1", "writer"),
+            ("SNAPSHOT t", "writer"),
+            ("VERIFY", "writer"),
+            ("begin", "begin"),
+            ("COMMIT", "commit"),
+            ("ROLLBACK", "rollback"),
+        ] {
+            let found = match route(text, &[]).unwrap() {
+                Route::Reader => "reader",
+                Route::Writer(_) => "writer",
+                Route::Begin => "begin",
+                Route::Commit => "commit",
+                Route::Rollback => "rollback",
+            };
+            assert_eq!(found, daemon, "{text}");
+        }
+        assert_eq!(route("SELCT", &[]).unwrap_err().reason(), Reason::QuerySyntax);
+    }
+
+    fn collected(text: &str) -> Result<(Vec<v1::Operation>, Vec<v1::Precondition>)> {
+        operations(parser::parse(text, &[]).unwrap())
+    }
+
+    #[test]
+    fn statements_of_a_transaction_become_operations() {
+        use v1::operation::Action;
+        let (operations, conditions) =
+            collected(r#"INSERT INTO t {"id": "a", "z": 1, "b": 2}, {"id": "b"}"#).unwrap();
+        assert_eq!((operations.len(), conditions.len()), (2, 0));
+        let Some(Action::Insert(document)) = operations[0].action.clone() else { panic!("{operations:?}") };
+        assert_eq!(crate::shapes::document(document).unwrap(), r#"{"id":"a","z":1,"b":2}"#);
+
+        let (operations, conditions) = collected(r#"PATCH t KEY 7 SET {"a": null} IF SEQ = 3"#).unwrap();
+        assert_eq!((operations[0].table.as_str(), operations[0].key.as_str()), ("t", "7"));
+        assert!(matches!(operations[0].action, Some(Action::Patch(_))));
+        let check = Some(v1::precondition::Check::SeqIs(3));
+        assert_eq!(conditions, [v1::Precondition { table: "t".into(), key: "7".into(), check }]);
+
+        let (operations, _) = collected("SOFT DELETE FROM t KEY \"a\"").unwrap();
+        assert!(matches!(operations[0].action, Some(Action::SoftDelete(_))));
+        assert!(collected("DROP TABLE t").is_err());
+        assert!(collected("SNAPSHOT t").is_err());
+    }
+
+    #[test]
+    fn moments_for_the_wire() {
+        let at = |text: &str| point(text).unwrap().at;
+        assert_eq!(at("@now"), None);
+        assert_eq!(at("@seq:7"), Some(At::Seq(7)));
+        assert_eq!(at("1970-01-02"), Some(At::Time(Timestamp { seconds: 86_400, nanos: 0 })));
+        assert_eq!(
+            at("1970-01-01T00:00:01.5Z"),
+            Some(At::Time(Timestamp { seconds: 1, nanos: 500_000_000 }))
+        );
+        assert_eq!(at("5 minutes ago"), Some(At::Ago(prost_types::Duration { seconds: 300, nanos: 0 })));
+        assert_eq!(time(-1), Timestamp { seconds: -1, nanos: 999_000_000 });
+        let failure = point("yesterdya").unwrap_err();
+        assert_eq!(failure.code(), 1);
+        assert!(failure.text().contains("yesterdya"), "{}", failure.text());
+    }
+}
