@@ -16,6 +16,8 @@ use crate::args::{DEFAULT_READER, DEFAULT_WRITER, Global};
 use crate::render;
 
 mod embedded;
+#[cfg(test)]
+mod tests;
 
 /// A client of a writer.
 pub type Writer = WriterServiceClient<Channel>;

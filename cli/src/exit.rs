@@ -100,7 +100,8 @@ impl Failure {
             Failure::BrokenPipe => String::new(),
             Failure::Usage(message) => format!("error: {message}\n"),
             Failure::Database(error) => {
-                format!("error: {} ({})\n{}", error.message(), codes(error), violations(error))
+                let told = format!("error: {} ({})\n{}", error.message(), codes(error), violations(error));
+                told + hint(error)
             }
             Failure::Statement { error, script, offset, place } => {
                 let place = place.as_ref().map(|place| format!("; {place}")).unwrap_or_default();
@@ -160,6 +161,16 @@ fn grpc_code(error: &Error) -> String {
         spelled.push(c.to_ascii_uppercase());
     }
     spelled
+}
+
+/// What would do, where the daemons cannot know it.
+fn hint(error: &Error) -> &'static str {
+    match error.reason() {
+        Reason::Unreachable => {
+            "hint: driftctl dev runs both daemons here; --writer and --reader name others; -d needs none\n"
+        }
+        _ => "",
+    }
 }
 
 fn violations(error: &Error) -> String {
