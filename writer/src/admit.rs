@@ -149,9 +149,6 @@ impl Admission {
         operations: Vec<Operation>,
         preconditions: &[Precondition],
     ) -> Result<Vec<NewEvent>> {
-        if operations.is_empty() {
-            return Err(Error::new(Reason::ArgumentInvalid, "a commit needs at least one operation"));
-        }
         if operations.len() > limits::OPERATIONS_PER_COMMIT {
             let message = format!(
                 "{} operations are over the limit of {} a commit",
@@ -161,6 +158,9 @@ impl Admission {
             return Err(Error::new(Reason::TooLarge, message));
         }
         self.check(preconditions)?;
+        if operations.is_empty() {
+            return Ok(vec![self.note()?]);
+        }
         let several = operations.len() > 1;
         let mut events = Vec::with_capacity(operations.len());
         for (i, operation) in operations.into_iter().enumerate() {
@@ -174,6 +174,15 @@ impl Admission {
             })?);
         }
         Ok(events)
+    }
+
+    /// What stands in the log for a commit that changes nothing.
+    fn note(&self) -> Result<NewEvent> {
+        let oldest = self.tables.iter().map(Table::id).min();
+        let table = oldest.ok_or_else(|| {
+            Error::new(Reason::ArgumentInvalid, "a commit without operations needs a table first: create one")
+        })?;
+        Ok(NewEvent { table, kind: EventType::Note, key: None, payload: None })
     }
 
     fn operation(&mut self, token: Token, operation: Operation) -> Result<NewEvent> {

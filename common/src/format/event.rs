@@ -18,6 +18,8 @@ pub enum EventType {
     SoftDelete,
     /// A table created, altered or dropped.
     Schema,
+    /// A commit that changes nothing: a mark in the history. It stands in the log of the oldest table.
+    Note,
 }
 
 impl EventType {
@@ -28,6 +30,7 @@ impl EventType {
             EventType::Patch => 2,
             EventType::SoftDelete => 3,
             EventType::Schema => 4,
+            EventType::Note => 7,
         }
     }
 
@@ -38,6 +41,7 @@ impl EventType {
             2 => EventType::Patch,
             3 => EventType::SoftDelete,
             4 => EventType::Schema,
+            7 => EventType::Note,
             _ => return None,
         })
     }
@@ -71,9 +75,10 @@ impl CommitShape {
 pub struct Event {
     /// What kind of change it is.
     pub kind: EventType,
-    /// The row's key; none for SCHEMA.
+    /// The row's key; none for SCHEMA and NOTE.
     pub key: Option<Key>,
-    /// The whole document for INSERT, the merge patch for PATCH, the schema for SCHEMA; none for SOFT_DELETE.
+    /// The whole document for INSERT, the merge patch for PATCH, the schema for SCHEMA; none
+    /// for SOFT_DELETE and NOTE.
     pub document: Option<Document>,
     /// The commit's shape, as its first frame in a table tells it; [`CommitShape::SINGLE`] in frames after the first.
     pub shape: CommitShape,
@@ -164,6 +169,7 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
         EventType::Insert | EventType::Patch => event.key.is_some() && event.document.is_some(),
         EventType::SoftDelete => event.key.is_some() && event.document.is_none(),
         EventType::Schema => event.key.is_none() && event.document.is_some(),
+        EventType::Note => event.key.is_none() && event.document.is_none(),
     };
     if !whole {
         return Err(invalid("it lacks what its type needs"));

@@ -183,6 +183,7 @@ pub fn change_to_wire(
         EventType::Patch => v1::ChangeKind::Patch,
         EventType::SoftDelete => v1::ChangeKind::SoftDelete,
         EventType::Schema => v1::ChangeKind::Schema,
+        EventType::Note => v1::ChangeKind::Unspecified,
     };
     let wire = |document: &Option<Document>, wanted: bool| {
         document.as_ref().filter(|_| wanted).map(|document| document_to_wire(document, format)).transpose()

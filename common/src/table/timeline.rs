@@ -71,6 +71,7 @@ impl Timeline {
                     chapters.push(Chapter { commit: Arc::clone(commit), schema, born });
                     self.overlay.push_schema(commit, payload.clone());
                 }
+                (EventType::Note, _) => {}
                 _ => {
                     let born = self.chapters.read().last().map_or(0, |last| last.born);
                     self.overlay.push_row(commit, event, born)?;
