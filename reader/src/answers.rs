@@ -72,11 +72,15 @@ impl Commits {
     fn next_commit(&mut self, bytes: &mut usize) -> Result<Option<v1::Commit>> {
         self.read_ahead()?;
         let Some(info) = self.ahead.front().map(|change| change.commit.clone()) else { return Ok(None) };
+        let (actor, reason) = match &info.meta {
+            Some(meta) => (meta.actor.clone(), meta.reason.clone()),
+            None => Default::default(),
+        };
         let mut commit = v1::Commit {
             seq: info.seq,
             time: Some(convert::time_to_wire(info.time_ms)),
-            actor: info.meta.actor.clone(),
-            reason: info.meta.reason.clone(),
+            actor,
+            reason,
             changes: Vec::new(),
             more: false,
         };

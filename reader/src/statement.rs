@@ -15,7 +15,7 @@ use driftdb_common::table::history::History;
 use driftdb_common::table::timeline::Timeline;
 
 use crate::answers::{self, Commits};
-use crate::freshness::{Freshness, Moment, point_from_wire};
+use crate::freshness::{Freshness, Moment};
 use crate::rpc::{ReaderRpc, key_type, table_info};
 use crate::steps::{self, Answers, Step};
 
@@ -72,7 +72,7 @@ impl ReaderRpc {
         }
         let run = Run {
             text: &request.statement,
-            as_of: point_from_wire(request.as_of)?,
+            as_of: convert::point_from_wire(request.as_of)?,
             freshness: Freshness::from_wire(request.freshness, &self.replica)?,
             format: convert::format_from_wire(request.format)?,
         };

@@ -109,6 +109,7 @@ impl Table {
 enum Undo {
     Row { table: String, key: Key, prior: Option<RowState>, figures: Figures },
     Table { name: String, prior: Option<Box<Table>> },
+    Schema { prior: Schema, figures: Figures },
 }
 
 /// How many changes had been made at some point, counted since the writer started.
@@ -185,6 +186,18 @@ impl Tables {
         self.undo.push_back(Undo::Table { name, prior });
     }
 
+    /// Gives a table another schema, remembering how to go back.
+    pub fn alter(&mut self, schema: Schema, seq: u64) -> Result<()> {
+        let Some(table) = self.by_name.get_mut(&schema.table) else {
+            return Err(self.unknown(&schema.table));
+        };
+        let figures = table.figures;
+        table.count_event(seq);
+        let prior = std::mem::replace(&mut table.schema, schema);
+        self.undo.push_back(Undo::Schema { prior, figures });
+        Ok(())
+    }
+
     /// Drops a table, remembering how to go back.
     pub fn drop_table(&mut self, name: &str, seq: u64) -> Result<()> {
         let Some(prior) = self.by_name.remove(name) else { return Err(self.unknown(name)) };
@@ -216,6 +229,11 @@ impl Tables {
                     }
                     table.figures = figures;
                 }
+                Some(Undo::Schema { prior, figures }) => {
+                    let Some(table) = self.by_name.get_mut(&prior.table) else { continue };
+                    table.schema = prior;
+                    table.figures = figures;
+                }
                 Some(Undo::Table { name, prior: Some(prior) }) => _ = self.by_name.insert(name, *prior),
                 Some(Undo::Table { name, prior: None }) => {
                     if let Some(table) = self.by_name.remove(&name) {
@@ -234,10 +252,5 @@ impl Tables {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.undo.len());
         self.undo.drain(..count);
         self.forgotten += count as u64;
-    }
-
-    /// Forgets how to go back at all.
-    pub fn forget_undo(&mut self) {
-        self.forget_undo_before(self.mark());
     }
 }

@@ -1,13 +1,12 @@
 //! Statements of DriftQL as the parser hands them out: parameters filled in, nothing looked up yet.
 
-use std::time::Duration;
-
 use crate::error::{Error, Result};
 use crate::format::document::Document;
 use crate::format::key::{Key, KeyType};
 use crate::format::path::Path;
 use crate::format::value::Value;
 use crate::query::report;
+pub use crate::table::moments::Point;
 
 /// One statement.
 #[derive(Debug, Clone, PartialEq)]
@@ -284,19 +283,6 @@ pub enum Column {
     Time,
     /// A field of the document. `` `_key` `` in backticks is one.
     Path(Path),
-}
-
-/// A moment in the database's history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Point {
-    /// After this commit.
-    Seq(u64),
-    /// After the newest commit.
-    Now,
-    /// After the last commit at or before this time, in milliseconds since 1970 (UTC).
-    Time(i64),
-    /// The same, counted back from now.
-    Ago(Duration),
 }
 
 /// How two values are compared.
