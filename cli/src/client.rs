@@ -13,9 +13,12 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status, Streaming};
 
 use crate::args::{DEFAULT_READER, DEFAULT_WRITER, Global};
+use crate::exit::ADDRESS;
 use crate::render;
 
 mod embedded;
+#[cfg(test)]
+mod tests;
 
 /// A client of a writer.
 pub type Writer = WriterServiceClient<Channel>;
@@ -294,7 +297,7 @@ pub async fn connect(address: &str, what: &str) -> Result<Channel> {
         .initial_connection_window_size(4 << 20);
     endpoint.connect().await.map_err(|e| {
         let message = format!("cannot reach the {what} at {address}: {}", innermost(&e));
-        Error::new(Reason::Unreachable, message)
+        Error::new(Reason::Unreachable, message).with(ADDRESS, address)
     })
 }
 

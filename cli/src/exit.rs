@@ -28,6 +28,9 @@ pub const INTERRUPTED: u8 = 130;
 /// Ended by SIGTERM.
 pub const TERMINATED: u8 = 143;
 
+/// The detail of an error that says where nobody answered.
+pub const ADDRESS: &str = "address";
+
 /// Why a command did not get to its end.
 #[derive(Debug)]
 pub enum Failure {
@@ -64,7 +67,8 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
-            _ => Failure::Database(Error::io("cannot write the output", &error)),
+            // Not `Error::io`: a full disk here is not the database's.
+            _ => Failure::Database(Error::new(Reason::Io, format!("cannot write the output: {error}"))),
         }
     }
 }
@@ -100,7 +104,8 @@ impl Failure {
             Failure::BrokenPipe => String::new(),
             Failure::Usage(message) => format!("error: {message}\n"),
             Failure::Database(error) => {
-                format!("error: {} ({})\n{}", error.message(), codes(error), violations(error))
+                let told = format!("error: {} ({})\n{}", error.message(), codes(error), violations(error));
+                told + hint(error)
             }
             Failure::Statement { error, script, offset, place } => {
                 let place = place.as_ref().map(|place| format!("; {place}")).unwrap_or_default();
@@ -160,6 +165,16 @@ fn grpc_code(error: &Error) -> String {
         spelled.push(c.to_ascii_uppercase());
     }
     spelled
+}
+
+/// What would do where nobody answers at an address.
+fn hint(error: &Error) -> &'static str {
+    match error.metadata().contains_key(ADDRESS) {
+        true => {
+            "hint: driftctl dev runs both daemons here; --writer and --reader name others; -d DIR needs none\n"
+        }
+        false => "",
+    }
 }
 
 fn violations(error: &Error) -> String {

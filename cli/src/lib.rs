@@ -15,6 +15,8 @@ mod processes;
 mod render;
 mod shapes;
 mod statement;
+#[cfg(test)]
+mod testing;
 
 use args::{Cli, Command, Format};
 use client::Client;

@@ -311,23 +311,8 @@ fn visible(c: char) -> impl Iterator<Item = char> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::testing::Sink;
 
     fn rendered(format: Format, records: &[&str]) -> String {
         let sink = Sink::default();
@@ -336,8 +321,7 @@ mod tests {
             output.record(record).unwrap();
         }
         output.finish().unwrap();
-        let bytes = sink.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        sink.text()
     }
 
     const ROWS: [&str; 3] = [

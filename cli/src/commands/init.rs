@@ -19,9 +19,10 @@ pub async fn run(args: Init, _out: &mut Output) -> Outcome {
         return Ok(());
     }
     render::note(&format!(
-        "{dir} is an empty database. Next:\n  \
-         driftctl -d {dir} sql -e 'CREATE TABLE orders (pk=id, INDEX(status))'     in this directory, without daemons\n  \
-         driftctl dev -d {dir}                                     or serve it: writer and reader in one process"
+        "{dir} is an empty database. To use it here, without daemons:\n  \
+         driftctl -d {dir} sql -e 'CREATE TABLE orders (pk=id, INDEX(status))'\n\
+         To serve it, writer and reader in one process:\n  \
+         driftctl dev -d {dir}"
     ));
     Ok(())
 }

@@ -239,3 +239,6 @@ pub async fn ask(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

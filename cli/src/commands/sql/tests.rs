@@ -1,0 +1,204 @@
+//! Scripts and transactions, run on a database in this process.
+
+use crate::testing::{driftctl, embedded, refused};
+
+const TABLE: &str = "CREATE TABLE t (pk=id)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_reads_what_it_has_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = r#"CREATE TABLE t (pk=id); INSERT INTO t {"id":"a","z":1,"b":2}; -- ; no end
+        SELECT * FROM t; PATCH t KEY "a" SET {"b":null}; SELECT * FROM t; SELECT COUNT(*) FROM t"#;
+    let found = embedded(dir.path(), &["sql", "-e", script]).await;
+    let expected = ["{\"id\":\"a\",\"z\":1,\"b\":2}\n", "{\"id\":\"a\",\"z\":1}\n", "{\"count\":1}\n"];
+    assert_eq!(found, expected.concat());
+    // The next process sees it too.
+    assert_eq!(embedded(dir.path(), &["select", "-t", "t"]).await, expected[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_is_one_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = r#"BEGIN; INSERT INTO t {"id":"a"}; PATCH t KEY "a" SET {"n":1};
+        UPSERT INTO t {"id":"b"}; SOFT DELETE FROM t KEY "b"; COMMIT"#;
+    embedded(dir.path(), &["sql", "-e", TABLE, "-e", script, "--reason", "why"]).await;
+    let drift = embedded(dir.path(), &["drift", "-t", "t", "--from", "@seq:1"]).await;
+    let lines: Vec<serde_json::Value> =
+        drift.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<&str> = lines.iter().map(|line| line["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["insert", "patch", "insert", "soft_delete"]);
+    assert!(lines.iter().all(|line| line["seq"] == 2 && line["reason"] == "why"), "{drift}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_happens_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    embedded(dir.path(), &["sql", "-e", TABLE, "-e", r#"INSERT INTO t {"id":"a"}"#]).await;
+    for (script, code, told) in [
+        (r#"BEGIN; INSERT INTO t {"id":"b"}; PATCH t KEY "no" SET {"n":1}; COMMIT"#, 4, "ROW_NOT_FOUND"),
+        (
+            r#"BEGIN; INSERT INTO t {"id":"b"}; PATCH t KEY "a" SET {"n":1} IF SEQ = 9; COMMIT"#,
+            5,
+            "PRECONDITION_FAILED",
+        ),
+        (r#"BEGIN; INSERT INTO t {"id":"b"}"#, 1, "BEGIN without COMMIT"),
+        (r#"BEGIN; INSERT INTO t {"id":"b"}; SELECT * FROM t; COMMIT"#, 1, "holds writes only"),
+        (r#"BEGIN; INSERT INTO t {"id":"b"}; CREATE TABLE u (pk=id); COMMIT"#, 1, "outside"),
+        (r#"BEGIN; INSERT INTO t {"id":"b"}; BEGIN"#, 1, "BEGIN inside"),
+        ("COMMIT", 1, "COMMIT without BEGIN"),
+        ("ROLLBACK", 1, "ROLLBACK without BEGIN"),
+    ] {
+        let (found, text) = refused(dir.path(), &["sql", "-e", script]).await;
+        assert_eq!(found, code, "{script}: {text}");
+        assert!(text.contains(told), "{script}: {text}");
+    }
+    embedded(dir.path(), &["sql", "-e", r#"BEGIN; INSERT INTO t {"id":"b"}; ROLLBACK"#]).await;
+    assert_eq!(embedded(dir.path(), &["select", "-t", "t"]).await, "{\"id\":\"a\"}\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_stops_at_its_first_error_and_says_where() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "CREATE TABLE t (pk=id);\n\nINSERT INTO t {\"id\":\"a\"};\n  SELCT * FROM t;\nDROP TABLE t";
+    let (code, text) = refused(dir.path(), &["sql", "-e", script]).await;
+    assert_eq!(code, 1);
+    assert!(text.contains(" --> 4:3\n  |   SELCT * FROM t;"), "{text}");
+    assert!(
+        text.contains("QUERY_SYNTAX; the statement begins at line 4)") || text.contains("line 4\n"),
+        "{text}"
+    );
+    assert_eq!(embedded(dir.path(), &["select", "-t", "t"]).await, "{\"id\":\"a\"}\n");
+
+    let (code, text) =
+        refused(dir.path(), &["sql", "-e", "SHOW TABLES;\nPATCH t KEY \"no\" SET {\"n\":1}"]).await;
+    assert_eq!(code, 4);
+    assert!(text.contains("(NOT_FOUND, ROW_NOT_FOUND; the statement begins at line 2)"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_and_times_go_with_the_statements() {
+    let dir = tempfile::tempdir().unwrap();
+    let time = ["--time", "2020-01-02T03:04:05Z"];
+    embedded(
+        dir.path(),
+        &["sql", time[0], time[1], "-e", TABLE, "-e", r#"INSERT INTO t {"id":"a b","n":7}"#],
+    )
+    .await;
+    let select = "SELECT id FROM t WHERE id = $1 AND n = $2";
+    let found = embedded(dir.path(), &["sql", "-e", select, "--param", "\"a b\"", "--param", "7"]).await;
+    assert_eq!(found, "{\"id\":\"a b\"}\n");
+    let found =
+        embedded(dir.path(), &["select", "-t", "t", "--where", "n = $1", "--param", "7", "--meta"]).await;
+    assert_eq!(
+        found,
+        "{\"key\":\"a b\",\"seq\":2,\"time\":\"2020-01-02T03:04:05.000Z\",\"doc\":{\"id\":\"a b\",\"n\":7}}\n"
+    );
+    let (code, text) = refused(dir.path(), &["sql", "-e", select, "--param", "nonsense"]).await;
+    assert_eq!(code, 1, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn formats_of_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = r#"CREATE TABLE t (pk=id); INSERT INTO t {"id":"a","n":1}; PATCH t KEY "a" SET {"n":2}"#;
+    embedded(dir.path(), &["sql", "-e", script]).await;
+    for (args, expected) in [
+        (
+            ["-o", "json", "sql", "-e", "SELECT * FROM t; SELECT COUNT(*) FROM t"],
+            "[{\"id\":\"a\",\"n\":2},\n{\"count\":1}]\n",
+        ),
+        (["-o", "json", "sql", "-e", "SELECT * FROM t WHERE n = 1"], "[]\n"),
+        (["-o", "table", "sql", "-e", "SHOW DIFF t FROM @seq:2 TO @now"], "~ a\n    n: 1 → 2\n"),
+        (["-o", "csv", "sql", "-e", "SELECT * FROM t; SELECT COUNT(*) FROM t"], "id,n\na,2\ncount\n1\n"),
+    ] {
+        assert_eq!(embedded(dir.path(), &args).await, expected, "{args:?}");
+    }
+    let diff = embedded(dir.path(), &["sql", "-e", "SHOW DIFF t FROM @seq:2 TO @seq:3"]).await;
+    assert_eq!(
+        diff,
+        "{\"key\":\"a\",\"kind\":\"changed\",\"before\":{\"id\":\"a\",\"n\":1},\"after\":{\"id\":\"a\",\"n\":2}}\n"
+    );
+    assert_eq!(diff, embedded(dir.path(), &["diff", "-t", "t", "--from", "@seq:2"]).await);
+    let tables = embedded(dir.path(), &["sql", "-e", "SHOW TABLES"]).await;
+    assert!(tables.starts_with(
+        "{\"table\":\"t\",\"primary_key\":\"id\",\"key_type\":\"STRING\",\"indexes\":[],\"rows\":1,"
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_another_writes_can_be_read_and_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    embedded(dir.path(), &["sql", "-e", TABLE]).await;
+    let held = driftdb_writer::Writer::open(driftdb_writer::Config::new(dir.path())).unwrap();
+    assert_eq!(embedded(dir.path(), &["select", "-t", "t"]).await, "");
+    let (code, text) = refused(dir.path(), &["sql", "-e", r#"INSERT INTO t {"id":"a"}"#]).await;
+    assert_eq!(code, 5, "{text}");
+    assert!(text.contains("DATABASE_LOCKED") && text.contains(&std::process::id().to_string()), "{text}");
+    held.close().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_loaded_in_commits() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    embedded(&data, &["sql", "-e", TABLE, "--time", "2020-01-01T00:00:00Z"]).await;
+
+    let mut rows = tempfile::NamedTempFile::new().unwrap();
+    (0..2500).for_each(|i| writeln!(rows, "{{\"id\":\"r{i}\",\"n\":{i}}}").unwrap());
+    let path = rows.path().to_str().unwrap().to_owned();
+    let loaded = embedded(&data, &["ingest", "-t", "t", "--file", &path, "--upsert"]).await;
+    assert_eq!(loaded, "{\"last_seq\":4,\"commits\":3,\"events\":2500}\n");
+    let (code, text) = refused(&data, &["ingest", "-t", "t", "--file", &path]).await;
+    assert!(code == 1 && text.contains("line 1 to 1000: ") && text.contains("ROW_EXISTS"), "{text}");
+
+    let mut commits = tempfile::NamedTempFile::new().unwrap();
+    writeln!(commits, r#"{{"ops":[{{"op":"put","table":"t","doc":{{"id":"r0"}}}},{{"op":"delete","table":"t","key":"r1"}}]}}"#).unwrap();
+    writeln!(commits, "\n{{\"ops\":[{{\"op\":\"put\"}}]}}").unwrap();
+    let path = commits.path().to_str().unwrap().to_owned();
+    let (code, text) = refused(&data, &["apply", "--file", &path]).await;
+    assert!(code == 1 && text.contains("line 3: not a commit: missing field `table`"), "{text}");
+    assert_eq!(embedded(&data, &["get", "-t", "t", "r0"]).await, "{\"id\":\"r0\"}\n");
+    let (code, _) = refused(&data, &["get", "-t", "t", "r1", "r2"]).await;
+    assert_eq!(code, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn imported_times_never_go_back() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    embedded(dir.path(), &["sql", "-e", TABLE, "--time", "2020-01-01T00:00:00Z"]).await;
+    let mut commits = tempfile::NamedTempFile::new().unwrap();
+    for (key, time) in [("a", "2019-01-01"), ("b", "2021-01-01"), ("c", "2020-06-01"), ("d", "2022-01-01")] {
+        let doc = format!("{{\"id\":\"{key}\"}}");
+        writeln!(
+            commits,
+            r#"{{"time":"{time}T00:00:00Z","ops":[{{"op":"insert","table":"t","doc":{doc}}}]}}"#
+        )
+        .unwrap();
+    }
+    let path = commits.path().to_str().unwrap().to_owned();
+    embedded(dir.path(), &["apply", "--file", &path, "--preserve-time"]).await;
+    let drift = embedded(dir.path(), &["drift", "-t", "t", "--from", "@seq:1"]).await;
+    let years: Vec<String> = drift
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["time"].as_str().unwrap()[..4].into()
+        })
+        .collect();
+    assert_eq!(years, ["2020", "2021", "2021", "2022"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_reached_is_exit_3() {
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    for command in [&["status"][..], &["select", "-t", "t"], &["sql", "-e", TABLE]] {
+        let args = [&["--writer", &address, "--reader", &address], command].concat();
+        let (outcome, _) = driftctl(&args).await;
+        let failure = outcome.unwrap_err();
+        assert_eq!(failure.code(), 3, "{}", failure.text());
+        assert!(failure.text().contains(&address), "{}", failure.text());
+    }
+}
