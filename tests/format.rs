@@ -6,6 +6,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "these tests read and copy fixtures")]
 
+#[path = "format/crc.rs"]
+mod crc;
 #[path = "format/decoder.rs"]
 mod decoder;
 mod harness;
@@ -230,7 +232,12 @@ fn frames(table: &str) -> Vec<(u64, u64, u8, String)> {
 /// A segment's digest, as FORMAT.md has it.
 fn digest(frames: &[decoder::Frame]) -> u32 {
     let crcs: Vec<u8> = frames.iter().flat_map(|frame| frame.crc.to_le_bytes()).collect();
-    decoder::crc32(&[&crcs])
+    crc::crc32(&[&crcs])
+}
+
+#[test]
+fn the_crc_is_the_one_of_the_document() {
+    assert_eq!(crc::crc32(&[b"1234", b"56789"]), 0xcbf4_3926);
 }
 
 #[test]

@@ -2,17 +2,7 @@
 //!
 //! It panics wherever the bytes are not exactly as the document has them.
 
-/// CRC-32 as IEEE 802.3 has it (polynomial 0xEDB88320, reflected), over all parts one after the other.
-pub fn crc32(parts: &[&[u8]]) -> u32 {
-    let mut crc = u32::MAX;
-    for byte in parts.iter().copied().flatten() {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
-        }
-    }
-    !crc
-}
+use crate::crc::crc32;
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())

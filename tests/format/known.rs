@@ -9,7 +9,7 @@ use driftdb_common::format::head::{Header, Slot};
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::{self, Database, Digest, Manifest, Segment};
 
-use crate::decoder;
+use crate::{crc, decoder};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -103,7 +103,7 @@ fn the_json_files() {
     digest.add(0x0403_0201);
     digest.add(0x0807_0605);
     let seal = digest.seal(4100);
-    assert_eq!(seal.digest, decoder::crc32(&[&[1, 2, 3, 4, 5, 6, 7, 8]]));
+    assert_eq!(seal.digest, crc::crc32(&[&[1, 2, 3, 4, 5, 6, 7, 8]]));
     let manifest = Manifest {
         table: "t".into(),
         table_id: 7,
