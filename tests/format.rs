@@ -316,24 +316,3 @@ fn check_manifest(body: &str, table: &str, id: u64, seals: &[(usize, usize, u32)
     );
     assert_eq!(body, expected);
 }
-
-#[test]
-fn schema_yaml_is_as_the_document_says() {
-    let files = files(fixture());
-    for (table, expected) in [
-        (
-            "people",
-            "# For people. The truth is in the log.\ntable: people\nprimary_key: \"id\"\nkey_type: STRING\nindexes:\n  - \"city\"\n  - \"name.family\"\n",
-        ),
-        (
-            "numbers",
-            "# For people. The truth is in the log.\ntable: numbers\nprimary_key: \"n\"\nkey_type: INT\nindexes: []\n",
-        ),
-        (
-            "marks",
-            "# For people. The truth is in the log.\ntable: marks\nprimary_key: \"schlüssel\"\nkey_type: STRING\nindexes: []\n",
-        ),
-    ] {
-        assert_eq!(text(&files, &format!("tables/{table}/schema.yaml")), expected);
-    }
-}

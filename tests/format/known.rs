@@ -6,8 +6,9 @@ use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
 use driftdb_common::format::frame::{self, FrameBuffer, Place};
 use driftdb_common::format::head::{Header, Slot};
-use driftdb_common::format::key::Key;
+use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::format::manifest::{self, Database, Digest, Manifest, Segment};
+use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 
 use crate::{crc, decoder};
 
@@ -114,6 +115,37 @@ fn the_json_files() {
     };
     let expected = r#"{"crc32":"6ca733e0","body":{"table":"t","table_id":7,"version":2,"term":1,"published":19,"segments":[{"number":1,"sealed":{"bytes":4100,"frames":2,"digest":1070237893}},{"number":2}]}}"#;
     assert_eq!(String::from_utf8(manifest::encode(&manifest).unwrap()).unwrap(), format!("{expected}\n"));
+}
+
+#[test]
+fn schemas() {
+    let schema = |table: &str, primary_key: &str, key_type, indexes: &[&str]| Schema {
+        table: table.into(),
+        primary_key: primary_key.into(),
+        key_type,
+        indexes: indexes.iter().map(|index| (*index).to_owned()).collect(),
+    };
+    let people = schema("people", "id", KeyType::String, &["city", "name.family"]);
+    let files = crate::files(crate::fixture());
+    for (schema, rest) in [
+        (&people, "\"id\"\nkey_type: STRING\nindexes:\n  - \"city\"\n  - \"name.family\"\n"),
+        (&schema("numbers", "n", KeyType::Int, &[]), "\"n\"\nkey_type: INT\nindexes: []\n"),
+        (
+            &schema("marks", "schlüssel", KeyType::String, &[]),
+            "\"schlüssel\"\nkey_type: STRING\nindexes: []\n",
+        ),
+    ] {
+        let table = &schema.table;
+        let expected = format!("# For people. The truth is in the log.\ntable: {table}\nprimary_key: {rest}");
+        assert_eq!(schema.to_yaml(), expected);
+        assert_eq!(crate::text(&files, &format!("tables/{table}/schema.yaml")), expected);
+    }
+    let event = SchemaEvent { action: SchemaAction::Drop, schema: people };
+    let expected = [
+        "85 a6616374696f6e a464726f70 a57461626c65 a670656f706c65 ab7072696d6172795f6b6579 a26964",
+        "a86b65795f74797065 a6535452494e47 a7696e6465786573 92 a463697479 ab6e616d652e66616d696c79",
+    ];
+    assert_eq!(hex(event.to_document().unwrap().msgpack()), joined(&expected));
 }
 
 #[test]
