@@ -236,6 +236,25 @@ fn digest(frames: &[decoder::Frame]) -> u32 {
 }
 
 #[test]
+fn the_same_history_becomes_the_same_bytes() {
+    let before = files(fixture());
+    let dir = tempfile::tempdir().unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(history::write(dir.path()));
+    let after = files(dir.path());
+    for (name, bytes) in before.iter().filter(|(name, _)| name.contains('/')) {
+        assert!(after[name] == *bytes, "{name} is not as it was");
+    }
+    // What names a database is new each time; the rest of HEAD is not.
+    let ((old, old_slots), (new, new_slots)) =
+        (decoder::head(&before["HEAD"]), decoder::head(&after["HEAD"]));
+    assert_eq!(old_slots, new_slots);
+    for (old, new) in old.into_iter().zip(new) {
+        assert_ne!((old.database_id, old.epoch), (new.database_id, new.epoch));
+        assert_eq!(decoder::Header { database_id: old.database_id, epoch: old.epoch, ..new }, old);
+    }
+}
+
+#[test]
 fn the_crc_is_the_one_of_the_document() {
     assert_eq!(crc::crc32(&[b"1234", b"56789"]), 0xcbf4_3926);
 }

@@ -215,7 +215,9 @@ proptest! {
             let place = [PLACE.table.to_le_bytes(), PLACE.segment.to_le_bytes(), PLACE.offset.to_le_bytes()];
             let crc = crc::crc32(&[&length, body, &place.concat()]).to_le_bytes();
             let bytes = [&length[..], &crc, body].concat();
-            if let Ok(frame) = frame::parse(&bytes, PLACE) {
+            let parsed = frame::parse(&bytes, PLACE);
+            prop_assert_ne!(parsed, Err(frame::FrameError::Crc));
+            if let Ok(frame) = parsed {
                 let _ = event::decode(frame.kind, &Bytes::copy_from_slice(frame.payload));
             }
         }
@@ -305,6 +307,21 @@ proptest! {
         let text = damaged(spelled(&document).into_bytes(), &damages);
         if let Ok(document) = Document::from_json(&String::from_utf8_lossy(&text)) {
             use_document(&document);
+        }
+    }
+
+    #[test]
+    fn a_field_twice_is_refused(document in row(), which: Index, value in value()) {
+        let Value::Object(mut fields) = document else { unreachable!() };
+        if !fields.is_empty() {
+            fields.push((fields[which.index(fields.len())].0.clone(), value));
+            // Inside another as well: every level is looked at.
+            let twice = Value::Object(fields);
+            let inside = Value::Object(vec![("x".into(), Value::Array(vec![twice.clone()]))]);
+            for document in [twice, inside] {
+                prop_assert!(Document::from_msgpack(encoded(&document).into()).is_err());
+                prop_assert!(Document::from_json(&spelled(&document)).is_err());
+            }
         }
     }
 

@@ -149,6 +149,31 @@ fn schemas() {
 }
 
 #[test]
+fn what_each_event_type_needs() {
+    let all =
+        [EventType::Insert, EventType::Patch, EventType::SoftDelete, EventType::Schema, EventType::Note];
+    for (payload, fit) in [
+        (&b"\x80"[..], vec![7]),
+        (b"\x81\xa1k\xa1a", vec![3]),
+        (b"\x81\xa1d\x80", vec![4]),
+        (b"\x82\xa1k\xa1a\xa1d\x80", vec![1, 2]),
+        // In another order, with a field that nobody knows.
+        (b"\x83\xa1d\x80\xa1z\x91\x01\xa1k\xa1a", vec![1, 2]),
+        // A byte too many; no map; a count of 0; more frames in one table than in all; a key that cannot be.
+        (b"\x80\xc0", vec![]),
+        (b"\xc0", vec![]),
+        (b"\x81\xa1n\x00", vec![]),
+        (b"\x82\xa1n\x02\xa1m\x03", vec![]),
+        (b"\x81\xa1k\xcf\xff\xff\xff\xff\xff\xff\xff\xff", vec![]),
+    ] {
+        let found = all.into_iter().filter(|kind| event::decode(*kind, &payload.to_vec().into()).is_ok());
+        assert_eq!(found.map(EventType::to_byte).collect::<Vec<_>>(), fit, "{payload:02x?}");
+    }
+    assert_eq!(all.map(EventType::to_byte), [1, 2, 3, 4, 7]);
+    assert!((0..=u8::MAX).filter_map(EventType::from_byte).eq(all));
+}
+
+#[test]
 fn what_is_read_from_the_fixture_is_written_again_byte_for_byte() {
     let files = crate::files(crate::fixture());
     for (table, id) in crate::TABLES {
