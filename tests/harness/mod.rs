@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test file uses its own part of the harness")]
 
 pub mod calls;
+pub mod condition;
 pub mod model;
 pub mod refusal;
 pub mod script;
