@@ -385,7 +385,7 @@ async fn a_select_answers_the_columns_it_names() {
             columns["_time"] = format!("{whole}.{fraction:0<3}Z").into();
             if let Some(inner) = row.document.get("o") {
                 columns["o.deep"] = inner["deep"].clone();
-                columns["o.`odd name`"] = inner["odd name"].clone();
+                columns["o.odd name"] = inner["odd name"].clone();
             }
             (shown(row).0, columns)
         })
