@@ -32,7 +32,8 @@ async fn apply_as(
 
 async fn counter(reader: &mut Reader, key: &str, min_seq: u64) -> (u64, u64) {
     let freshness = Some(v1::Freshness { min_seq, ..Default::default() });
-    let request = v1::GetRequest { table: "counters".into(), keys: vec![key.into()], freshness, ..Default::default() };
+    let request =
+        v1::GetRequest { table: "counters".into(), keys: vec![key.into()], freshness, ..Default::default() };
     let row = reader.get(request).await.unwrap().into_inner().rows.remove(0);
     let document: serde_json::Value = serde_json::from_str(text_of(row.document.as_ref().unwrap())).unwrap();
     (row.seq, document["n"].as_u64().unwrap())
@@ -50,7 +51,8 @@ async fn count(
     let mut seen = 0;
     let mut round = number;
     while !stop.load(Ordering::Relaxed) {
-        let Ok(channel) = tonic::transport::Endpoint::from_shared(url.lock().await.clone()).unwrap().connect().await
+        let Ok(channel) =
+            tonic::transport::Endpoint::from_shared(url.lock().await.clone()).unwrap().connect().await
         else {
             tokio::time::sleep(Duration::from_millis(2)).await;
             continue;
@@ -122,7 +124,10 @@ async fn counters_under_compare_and_set_count_every_success_once() {
     let unknown = unknown.load(Ordering::Relaxed);
     // Every commit after the two that set things up is one increment: acknowledged, or of unknown outcome.
     assert_eq!(total, last - 2, "a commit that is no increment, or an increment that is no commit");
-    assert!((acknowledged..=acknowledged + unknown).contains(&total), "{acknowledged} acknowledged, {total} counted");
+    assert!(
+        (acknowledged..=acknowledged + unknown).contains(&total),
+        "{acknowledged} acknowledged, {total} counted"
+    );
 }
 
 /// Passes bytes on, and cuts the connection somewhere around the answer when told to.
@@ -204,7 +209,8 @@ async fn a_retry_by_request_id_counts_once_wherever_the_connection_breaks() {
     cluster.writer_daemon = Daemon::writer(cluster.dir.path());
     let mut writer = cluster.writer_daemon.as_writer().await;
     for (seq, id) in answers.iter().step_by(17) {
-        let again = apply_as(&mut writer, id, vec![insert("t", format!(r#"{{"id":"{id}"}}"#))]).await.unwrap();
+        let again =
+            apply_as(&mut writer, id, vec![insert("t", format!(r#"{{"id":"{id}"}}"#))]).await.unwrap();
         assert!(again.replayed);
         assert_eq!(again.token.unwrap().seq, *seq);
     }
@@ -252,7 +258,9 @@ async fn duplicates_in_flight_join_the_first() {
     let calls: Vec<_> = (0..64)
         .map(|_| {
             let mut writer = cluster.writer.clone();
-            tokio::spawn(async move { apply_as(&mut writer, "one", vec![insert("t", r#"{"id":"a"}"#)]).await.unwrap() })
+            tokio::spawn(async move {
+                apply_as(&mut writer, "one", vec![insert("t", r#"{"id":"a"}"#)]).await.unwrap()
+            })
         })
         .collect();
     let mut first = 0;

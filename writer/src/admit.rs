@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use driftdb_common::error::{Error, Reason, Result, Violation, nearest};
+use driftdb_common::error::{Error, Reason, Result, Violation};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType, Origin, RequestId};
 use driftdb_common::format::key::Key;
@@ -239,17 +239,11 @@ impl Admission {
         if operations.is_empty() {
             return Ok(vec![self.note()?]);
         }
-        let several = operations.len() > 1;
+        let count = operations.len();
         let mut events = Vec::with_capacity(operations.len());
         for (i, operation) in operations.into_iter().enumerate() {
             let event = self.operation(token, operation);
-            events.push(event.map_err(|e| {
-                if several {
-                    e.context(format_args!("operation {}", i + 1)).with("operation", i.to_string())
-                } else {
-                    e
-                }
-            })?);
+            events.push(event.map_err(|e| of_operation(e, i, count))?);
         }
         Ok(events)
     }
@@ -323,10 +317,11 @@ impl Admission {
             let table = self.tables.live(name)?;
             let row = table.row(&key.of_type(table.schema().key_type)?);
             let live = row.is_some_and(|row| row.document.is_some());
-            let seq = row.map_or(0, |row| row.seq);
+            // A row that went with its table has changed, and which rows those were is not kept.
+            let seq = row.map_or(table.reborn_seq(), |row| row.seq);
             let (holds, check, expected) = match check {
                 Check::SeqIs(expected) => (
-                    live && seq == *expected,
+                    row.is_some_and(|row| row.seq == *expected),
                     "seq_is",
                     format!("expected its last change to be commit {expected}"),
                 ),
@@ -340,7 +335,8 @@ impl Admission {
                 let found = match (live, seq) {
                     (true, seq) => format!("commit {seq} changed it last"),
                     (false, 0) => "there is no such row".to_owned(),
-                    (false, seq) => format!("commit {seq} deleted it"),
+                    (false, seq) if row.is_some() => format!("commit {seq} deleted it"),
+                    (false, seq) => format!("there is no such row; commit {seq} made the table anew"),
                 };
                 let subject = format!("{name}/{key}");
                 let description = format!("{expected}; {found}");
@@ -454,8 +450,10 @@ fn encode(group: &mut Group, token: Token, events: &[NewEvent], meta: &CommitMet
     group.last_ms = token.time_ms;
 }
 
-/// The error for a table that is not there, with the nearest name that is.
-pub fn unknown_table<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Error {
-    let hint = nearest(name, names).map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
-    Error::new(Reason::TableNotFound, format!("unknown table {name:?}{hint}")).with("table", name)
+/// Says which of `count` operations an error is about, where there are several.
+pub fn of_operation(error: Error, index: usize, count: usize) -> Error {
+    match count {
+        0 | 1 => error,
+        _ => error.context(format_args!("operation {}", index + 1)).with("operation", index.to_string()),
+    }
 }

@@ -7,8 +7,6 @@ use driftdb_common::format::document::Document;
 use driftdb_common::format::key::Key;
 use driftdb_common::table::schema::Schema;
 
-use crate::admit::unknown_table;
-
 /// A row as its last change left it.
 #[derive(Debug, Clone)]
 pub struct RowState {
@@ -61,6 +59,11 @@ impl Table {
     /// The commit of its last CREATE.
     pub fn created_seq(&self) -> u64 {
         self.created_seq
+    }
+
+    /// The commit that made it anew after a drop; 0 where none did.
+    pub fn reborn_seq(&self) -> u64 {
+        if self.created_seq > self.id { self.created_seq } else { 0 }
     }
 
     /// Its schema; that of its last days where it has been dropped.
@@ -158,7 +161,7 @@ impl Tables {
     }
 
     fn unknown(&self, name: &str) -> Error {
-        unknown_table(
+        Error::unknown_table(
             name,
             self.iter().filter(|table| table.is_live()).map(|table| table.schema.table.as_str()),
         )

@@ -7,7 +7,7 @@ use driftdb::v1::writer_service_server::WriterService;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
-use driftdb_common::query::{change, parser};
+use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::convert;
 use driftdb_common::service::status::to_status;
 use driftdb_common::table::operation::{Action, Change, Operation, SchemaChange};
@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::admit::{Admitted, With};
+use crate::admit::{self, Admitted, With};
 use crate::commit::{Commits, now_ms};
 use crate::ingest::Streams;
 use crate::past::Past;
@@ -149,8 +149,11 @@ impl WriterService for WriterRpc {
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
         let request = request.into_inner();
-        let operations =
-            request.operations.into_iter().map(convert::operation_from_wire).collect::<Result<_>>();
+        let count = request.operations.len();
+        let decode = |(i, operation)| {
+            convert::operation_from_wire(operation).map_err(|e| admit::of_operation(e, i, count))
+        };
+        let operations = request.operations.into_iter().enumerate().map(decode).collect::<Result<_>>();
         let preconditions =
             request.preconditions.into_iter().map(convert::precondition_from_wire).collect::<Result<_>>();
         let change = Change::Rows {
@@ -179,8 +182,11 @@ impl WriterService for WriterRpc {
         let request = request.into_inner();
         let params = parser::parse_params(&request.params).map_err(to_status)?;
         let statement = parser::parse(&request.statement, &params).map_err(to_status)?;
+        let table = statement.table().cloned();
         let change = change::of_statement(statement).map_err(to_status)?;
-        let admitted = self.commit(change, request.options).await.map_err(to_status)?;
+        let admitted = self.commit(change, request.options).await;
+        let admitted =
+            admitted.map_err(|e| to_status(report::at_table(e, &request.statement, table.as_ref())))?;
         let event = self.token(admitted).map(v1::writer_service_execute_response::Event::Token);
         let answer = v1::WriterServiceExecuteResponse { event };
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(answer)))))

@@ -184,6 +184,32 @@ impl Statement {
     }
 }
 
+impl Statement {
+    /// The table that the statement is about, where it names one.
+    pub fn table(&self) -> Option<&Name> {
+        match self {
+            Statement::CreateTable(CreateTable { table, .. })
+            | Statement::CreateIndex { table, .. }
+            | Statement::DropIndex { table, .. }
+            | Statement::DropTable { table }
+            | Statement::Insert { table, .. }
+            | Statement::Upsert { table, .. }
+            | Statement::Patch { table, .. }
+            | Statement::SoftDelete { table, .. }
+            | Statement::Revert { table, .. }
+            | Statement::Select(Select { table, .. })
+            | Statement::Explain(Select { table, .. })
+            | Statement::ShowDrift { table, .. }
+            | Statement::ShowDiff { table, .. }
+            | Statement::Describe { table, .. }
+            | Statement::Snapshot { table }
+            | Statement::Compact { table, .. } => Some(table),
+            Statement::Verify { table, .. } => table.as_ref(),
+            Statement::Begin | Statement::Commit | Statement::Rollback | Statement::ShowTables { .. } => None,
+        }
+    }
+}
+
 /// A table's name, and where in the statement it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
