@@ -114,6 +114,24 @@ fn a_power_cut_during_recovery_changes_nothing_about_that() {
 }
 
 #[test]
+fn what_a_killed_writer_left_is_durable_once_recovered() {
+    for stop in 0..=operations() {
+        let disk = SimDisk::new();
+        disk.stop_at(stop);
+        script::run(shared(&disk), SEGMENT, COMMITS);
+        // The machine runs on: the next writer finds everything, synced or not.
+        let killed = disk.clone_state();
+        let (_, commits) = script::open(shared(&killed), SEGMENT).unwrap();
+        let kept = commits.len() as u64;
+        let recovered = Progress { acknowledged: kept, attempted: kept };
+        for lost in ways_to_lose(stop) {
+            let what = format!("killed at {stop}, recovered, {lost:?}");
+            check(&killed.crash(lost), recovered, kept, &what).unwrap();
+        }
+    }
+}
+
+#[test]
 fn after_a_failed_write_or_sync_nothing_more_is_acknowledged() {
     for number in 0..operations() {
         for fault in [Fault::Eio, Fault::Enospc, Fault::ShortWrite] {

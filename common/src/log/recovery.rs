@@ -261,6 +261,22 @@ impl Survey {
         }
     }
 
+    /// Makes every name that was found durable. A writer killed between a rename and its sync leaves names that a power
+    /// cut could still take back, and HEAD is about to rest on them.
+    fn settle_names(&self, disk: &dyn Disk, dir: &DataDir) -> Result<()> {
+        let settle = |path: &Path| {
+            let failed = |e: io::Error| Error::io(format_args!("cannot sync {}", path.display()), &e);
+            disk.sync_dir(path).map_err(failed)
+        };
+        settle(dir.root())?;
+        settle(&dir.tables())?;
+        for table in self.tables.values() {
+            settle(&dir.table(&table.manifest.table))?;
+            settle(&dir.segments(&table.manifest.table))?;
+        }
+        Ok(())
+    }
+
     /// Makes the log fit to go on: fences older writers, cuts what was never acknowledged, and publishes.
     fn repair(
         mut self,
@@ -281,6 +297,7 @@ impl Survey {
             closed: false,
             ..head.header
         };
+        self.settle_names(&*disk, dir)?;
         let old_slots = head.slots.clone();
         let head = HeadFile::replace(&*disk, dir, Head { header, slots: head.slots })?;
         let background = if options.background {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::state::{Content, Edit, Names, Node, ROOT, State, write_into};
+use super::state::{Content, Names, Node, ROOT, State};
 
-/// What a disk writes at once: a write that was not synced survives or is lost in pieces of this size.
+/// What a disk writes at once, whole or not at all. A write over several sectors can be torn between them, while writes to
+/// one sector come in order: it is found as it was at some moment.
 const SECTOR: usize = 512;
 
 /// What becomes, at a power cut, of that which no sync has made durable.
@@ -17,9 +18,10 @@ pub enum Lost {
     KeepAll,
     /// None of it survived.
     DropAll,
-    /// Each sector of a write, each change of length and each name change survived or not, by chance.
+    /// By chance: each sector of a file, and its length, as it was at some moment since the last sync, and each name
+    /// change made or not.
     RandomHalves(u64),
-    /// As `RandomHalves`, but sectors beyond a file's synced length may be garbage, too, and all names survived.
+    /// As `RandomHalves`, but sectors beyond a file's synced ones may be garbage, too, and all names survived.
     GarbageTail(u64),
     /// Bytes survived, names did not.
     NoDirectoryEntries,
@@ -76,6 +78,15 @@ impl Chance {
     fn byte(&mut self) -> u8 {
         self.next().to_le_bytes()[0]
     }
+
+    /// How many of `edits` edits have come through: often none or all.
+    fn moment(&mut self, edits: usize) -> usize {
+        match self.below(4) {
+            0 => 0,
+            1 => self.below(edits + 1),
+            _ => edits,
+        }
+    }
 }
 
 /// The disk as found when the power is back.
@@ -128,51 +139,28 @@ fn survivor(content: &Content, lost: Lost, chance: &mut Chance) -> Content {
                 let bytes = Arc::make_mut(&mut bytes);
                 content.unsynced.iter().for_each(|edit| edit.apply(bytes));
             }
-            Lost::RandomHalves(_) | Lost::Mixed(_) => by_sector(content, Arc::make_mut(&mut bytes), chance),
-            Lost::GarbageTail(_) => garbage_tail(content, Arc::make_mut(&mut bytes), chance),
+            Lost::RandomHalves(_) | Lost::Mixed(_) => bytes = Arc::new(by_sector(content, false, chance)),
+            Lost::GarbageTail(_) => bytes = Arc::new(by_sector(content, true, chance)),
         }
     }
     Content { live: Arc::clone(&bytes), durable: bytes, ..Content::default() }
 }
 
-/// Applies what was not synced, each sector by chance.
-fn by_sector(content: &Content, bytes: &mut Vec<u8>, chance: &mut Chance) {
-    for edit in &content.unsynced {
-        match edit {
-            Edit::SetLen(_) if chance.coin() => edit.apply(bytes),
-            Edit::SetLen(_) => {}
-            Edit::Write { offset, bytes: written } => {
-                let mut at = *offset;
-                let mut rest = &written[..];
-                while !rest.is_empty() {
-                    let (piece, after) = rest.split_at(rest.len().min(SECTOR - at % SECTOR));
-                    if chance.coin() {
-                        write_into(bytes, at, piece);
-                    }
-                    at += piece.len();
-                    rest = after;
-                }
-            }
+/// Each sector as it was at a moment of its own; beyond the synced ones perhaps garbage.
+fn by_sector(content: &Content, garbage: bool, chance: &mut Chance) -> Vec<u8> {
+    let edits = &content.unsynced;
+    let kept = chance.moment(edits.len());
+    let len = edits.iter().take(kept).fold(content.durable.len(), |len, edit| edit.len_after(len));
+    let mut bytes = content.durable.to_vec();
+    bytes.resize(len, 0);
+    for (index, sector) in bytes.chunks_mut(SECTOR).enumerate() {
+        let start = index * SECTOR;
+        for edit in edits.iter().take(chance.moment(edits.len())) {
+            edit.apply_to_part(sector, start);
         }
-    }
-}
-
-/// As `by_sector`; and where the file has grown, what is there may be garbage, and not all of the length.
-fn garbage_tail(content: &Content, bytes: &mut Vec<u8>, chance: &mut Chance) {
-    let synced = bytes.len();
-    let mut whole = bytes.clone();
-    content.unsynced.iter().for_each(|edit| edit.apply(&mut whole));
-    by_sector(content, bytes, chance);
-    let grown = whole.len().saturating_sub(synced);
-    bytes.resize(whole.len() - if chance.coin() { 0 } else { chance.below(grown) }, 0);
-    let mut rest = bytes.get_mut(synced..).unwrap_or_default();
-    let mut at = synced;
-    while !rest.is_empty() {
-        let (sector, after) = rest.split_at_mut(rest.len().min(SECTOR - at % SECTOR));
-        if chance.coin() {
+        if garbage && start >= content.durable.len() && chance.coin() {
             sector.fill_with(|| chance.byte());
         }
-        at += sector.len();
-        rest = after;
     }
+    bytes
 }

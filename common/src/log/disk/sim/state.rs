@@ -25,21 +25,31 @@ pub(super) enum Edit {
 
 impl Edit {
     pub(super) fn apply(&self, to: &mut Vec<u8>) {
+        to.resize(self.len_after(to.len()), 0);
+        self.apply_to_part(to, 0);
+    }
+
+    /// A file's length after this.
+    pub(super) fn len_after(&self, len: usize) -> usize {
         match self {
-            Edit::Write { offset, bytes } => write_into(to, *offset, bytes),
-            Edit::SetLen(len) => to.resize(*len, 0),
+            Edit::Write { bytes, .. } if bytes.is_empty() => len,
+            Edit::Write { offset, bytes } => len.max(offset + bytes.len()),
+            Edit::SetLen(len) => *len,
         }
     }
-}
 
-/// Writes at an offset, filling a gap before it with zeros.
-pub(super) fn write_into(to: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    let end = offset + bytes.len();
-    if to.len() < end && !bytes.is_empty() {
-        to.resize(end, 0);
-    }
-    if let Some(place) = to.get_mut(offset..end) {
-        place.copy_from_slice(bytes);
+    /// Changes the bytes of a part of a file, which begins at `start`. What was cut off are zeros.
+    pub(super) fn apply_to_part(&self, part: &mut [u8], start: usize) {
+        match self {
+            Edit::Write { offset, bytes } => {
+                let (to, from) = (offset.saturating_sub(start), start.saturating_sub(*offset));
+                let places = part.get_mut(to..).unwrap_or_default().iter_mut();
+                places.zip(bytes.get(from..).unwrap_or_default()).for_each(|(place, byte)| *place = *byte);
+            }
+            Edit::SetLen(len) => {
+                part.get_mut(len.saturating_sub(start)..).unwrap_or_default().fill(0);
+            }
+        }
     }
 }
 
