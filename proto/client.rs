@@ -63,6 +63,8 @@ pub type Reader = ReaderServiceClient<Channel>;
 const DOMAIN: &str = "driftdb.v1";
 /// The reason where nobody answers at an address: nothing was sent.
 const UNREACHABLE: &str = "UNREACHABLE";
+/// The detail of it that says where.
+const ADDRESS: &str = "address";
 /// The reason where a write's answer is missing.
 const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
 /// The largest message that a daemon sends.
@@ -191,6 +193,25 @@ impl Client {
         Err(failed.unwrap_or_else(|| Status::unavailable("no writer is named")))
     }
 
+    /// What the writer says of itself: the first that answers.
+    pub async fn writer_status(&self) -> Result<v1::WriterServiceStatusResponse, Status> {
+        let mut failed = None;
+        for (index, daemon) in self.writers.in_turn() {
+            let answer = match daemon.channel().await {
+                Ok(channel) => writer_on(channel).status(v1::WriterServiceStatusRequest {}).await,
+                Err(status) => Err(status),
+            };
+            match answer {
+                Ok(answer) => {
+                    self.writers.current.store(index, Ordering::Relaxed);
+                    return Ok(answer.into_inner());
+                }
+                Err(status) => failed = failed.or(Some(daemon.told(status, false))),
+            }
+        }
+        Err(failed.unwrap_or_else(|| Status::unavailable("no writer is named")))
+    }
+
     /// The addresses of the readers.
     pub fn readers(&self) -> impl Iterator<Item = &str> {
         self.readers.all.iter().map(|daemon| daemon.address())
@@ -204,12 +225,25 @@ impl Client {
     }
 }
 
-fn writer_on(channel: Channel) -> Writer {
+/// A connection to a daemon at an address, as a [`Client`] makes it.
+pub async fn connect(address: &str) -> Result<Channel, Status> {
+    Daemon::at("server", address, 1).channel().await
+}
+
+/// A writer's API on a connection, for answers of any size a daemon sends.
+pub fn writer_on(channel: Channel) -> Writer {
     WriterServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES)
 }
 
-fn reader_on(channel: Channel) -> Reader {
+/// A reader's API on a connection, for answers of any size a daemon sends.
+pub fn reader_on(channel: Channel) -> Reader {
     ReaderServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES)
+}
+
+/// The address at which nobody answered, where that is what failed.
+pub fn unreachable_at(status: &Status) -> Option<String> {
+    let mut info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
+    info.metadata.remove(ADDRESS).filter(|_| info.reason == UNREACHABLE)
 }
 
 /// The machine-readable reason of a failed call, `ROW_EXISTS` for one, where a daemon of DriftDB gave it.

@@ -10,14 +10,12 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::{DOMAIN, OUTCOME_UNKNOWN, UNREACHABLE, reason};
+use super::{ADDRESS, DOMAIN, OUTCOME_UNKNOWN, UNREACHABLE, reason};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(2);
 /// A connection with calls open that is silent for this long, and again after being asked, is given up.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// The detail of an UNREACHABLE that says where nobody answered.
-const ADDRESS: &str = "address";
 
 /// A daemon: its address, and connections that are made when they are first needed.
 #[derive(Debug)]
