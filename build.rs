@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 #[expect(clippy::disallowed_methods, reason = "a build script writes to OUT_DIR")]
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rerun-if-changed=proto/driftdb");
     let files = ["types", "writer", "reader"].map(|name| format!("driftdb/v1/{name}.proto"));
     let descriptors = protox::Compiler::new(["proto"])?
         .include_imports(true)

@@ -1,4 +1,6 @@
-//! The gRPC API of DriftDB: messages, clients and servers generated from `proto/driftdb/v1`.
+//! The gRPC API of DriftDB: messages, clients and servers generated from `proto/driftdb/v1`, and a client to use them by.
+
+pub mod client;
 
 /// Version 1 of the API: `WriterService`, `ReaderService` and the types they share.
 pub mod v1 {

@@ -119,11 +119,14 @@ pub enum Command {
         after_help = "Examples:\n  driftctl diff -t orders --from @seq:100 --to @seq:200\n  driftctl diff -t orders -k order1 --from '1 day ago'"
     )]
     Diff(Diff),
-    /// Load rows from a JSON Lines file, 1,000 a commit
-    #[command(
-        after_help = "Examples:\n  driftctl ingest -t orders --file orders.jsonl\n  zcat orders.jsonl.gz | driftctl ingest -t orders --file - --upsert"
-    )]
+    /// Load rows from a JSON Lines or CSV file, and go on where a run before stopped
+    #[command(after_help = INGEST_EXAMPLES)]
     Ingest(Ingest),
+    /// Bring a row back as it was at a moment, as a new event
+    #[command(
+        after_help = "Examples:\n  driftctl revert -t orders -k order1 --to '1 hour ago' --dry-run\n  driftctl revert -t orders -k order1 --to @seq:100"
+    )]
+    Revert(Revert),
     /// Apply commits from a JSON Lines file, a commit a line
     #[command(after_help = APPLY_EXAMPLES)]
     Apply(Apply),
@@ -154,6 +157,18 @@ const SELECT_EXAMPLES: &str = r#"Examples:
   driftctl select -t orders --where 'status = "paid" AND amount > 100' --limit 10
   driftctl select -t orders --fields id,status --as-of @seq:1000
   driftctl select -t orders -o csv > orders.csv"#;
+
+const INGEST_EXAMPLES: &str = "\
+Each row is a commit of its own. Where the connection breaks or the writer is started anew, it goes on by itself; where
+driftctl itself was ended, the same command goes on where it stopped, as long as the file is the same.
+
+CSV: the first line names the fields. A cell that is a number just as JSON would write it, true, false or null becomes
+that; all else is text, 007 and 1.50 for two, and so is the empty cell. The primary key is what the table says it is.
+
+Examples:
+  driftctl ingest -t orders --file orders.jsonl
+  driftctl ingest -t orders --file orders.csv --skip-bad bad.csv
+  zcat orders.jsonl.gz | driftctl ingest -t orders --file - --upsert";
 
 const APPLY_EXAMPLES: &str = r#"A line:
   {"time":"2026-01-01T00:00:00Z","reason":"import","ops":[
@@ -310,12 +325,60 @@ pub struct Ingest {
     /// The table
     #[arg(short, long, value_name = "TABLE")]
     pub table: String,
-    /// JSON Lines, a row a line; `-` is stdin
+    /// The rows: JSON Lines, or CSV with a header; `-` is stdin
     #[arg(long, value_name = "FILE")]
     pub file: PathBuf,
     /// Replace rows that exist, instead of refusing
     #[arg(long)]
     pub upsert: bool,
+    /// What the file holds [default: csv where its name ends so, else jsonl]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<RowFormat>,
+    /// CSV: keep every cell as text
+    #[arg(long)]
+    pub csv_text: bool,
+    /// Add bad and refused lines to this file and go on, instead of stopping at the first
+    #[arg(long, value_name = "FILE")]
+    pub skip_bad: Option<PathBuf>,
+    /// Names this load, for going on after a break: keep to the same rows and the same --batch
+    /// [default: made of the table and the file's path, length and time]
+    #[arg(long, value_name = "ID", conflicts_with = "restart")]
+    pub producer: Option<String>,
+    /// Begin anew, whatever was loaded before
+    #[arg(long)]
+    pub restart: bool,
+    /// Rows sent together
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch: u32,
+    /// Batches sent ahead of those that are known to be on disk
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub in_flight: u32,
+}
+
+/// What a file of rows holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+pub enum RowFormat {
+    /// A JSON object a line.
+    Jsonl,
+    /// Comma-separated values, the fields named in the first line.
+    Csv,
+}
+
+/// `revert`
+#[derive(Debug, Args)]
+pub struct Revert {
+    /// The table
+    #[arg(short, long, value_name = "TABLE")]
+    pub table: String,
+    /// The row
+    #[arg(short, long, value_name = "KEY")]
+    pub key: String,
+    /// The moment to go back to
+    #[arg(long, value_name = "POINT")]
+    pub to: String,
+    /// Only print what would change
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `apply`

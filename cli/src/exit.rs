@@ -8,6 +8,9 @@ use driftdb_common::error::{Error, Kind, Reason};
 use driftdb_common::query::report;
 use driftdb_common::service::status::to_status;
 use serde::Serialize;
+use tonic::Status;
+
+use crate::client::told;
 
 /// Done.
 pub const DONE: u8 = 0;
@@ -59,6 +62,12 @@ pub type Outcome<T = ()> = Result<T, Failure>;
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure::Database(error)
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Failure {
+        Failure::Database(told(&status))
     }
 }
 

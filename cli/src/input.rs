@@ -21,11 +21,13 @@ pub fn name(path: &Path) -> String {
     if is_stdin(path) { "stdin".to_owned() } else { path.display().to_string() }
 }
 
-fn is_stdin(path: &Path) -> bool {
+/// Whether a path means stdin.
+pub fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
+/// Opens a file, or stdin.
+pub fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
     if is_stdin(path) { Ok(Box::new(io::stdin())) } else { disk::open_input(path) }
 }
 
@@ -100,7 +102,8 @@ fn read_lines(source: impl Read, name: &str, sender: &mpsc::Sender<Result<Line>>
     }
 }
 
-fn read_line(source: &mut impl BufRead) -> Result<Option<String>> {
+/// The next line with its end; `None` where there is no more.
+pub fn raw_line(source: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     let read = source.by_ref().take(LINE_BYTES as u64 + 1).read_until(b'\n', &mut bytes);
     if read.map_err(|e| Error::io("cannot read", &e))? == 0 {
@@ -110,6 +113,11 @@ fn read_line(source: &mut impl BufRead) -> Result<Option<String>> {
         let message = format!("a line over {} MiB", LINE_BYTES >> 20);
         return Err(Error::new(Reason::TooLarge, message));
     }
+    Ok(Some(bytes))
+}
+
+fn read_line(source: &mut impl BufRead) -> Result<Option<String>> {
+    let Some(mut bytes) = raw_line(source)? else { return Ok(None) };
     while matches!(bytes.last(), Some(b'\n' | b'\r')) {
         bytes.pop();
     }

@@ -170,7 +170,7 @@ impl From<v1::TableInfo> for Table {
     }
 }
 
-/// The last line of `apply` and `ingest`.
+/// The last line of `apply`, `ingest` and `revert`.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Loaded {
     /// The last commit made; 0 where there was none.
@@ -179,6 +179,9 @@ pub struct Loaded {
     pub commits: u64,
     /// How many events they hold.
     pub events: u64,
+    /// How many lines were set aside, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<u64>,
 }
 
 #[cfg(test)]

@@ -9,14 +9,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::{Reader, Writer, reader_on, writer_on};
+use super::{db, options};
 
 /// A directory and the daemons that serve it here.
 #[derive(Debug)]
 pub(super) struct Embedded {
     directory: PathBuf,
-    writer: Option<(Writer, Running)>,
-    reader: Option<(Reader, Running)>,
+    writer: Option<(Channel, Running)>,
+    reader: Option<(Channel, Running)>,
 }
 
 /// A daemon's task, and what ends it.
@@ -35,32 +35,41 @@ impl Embedded {
         &self.directory
     }
 
-    pub(super) async fn writer(&mut self) -> Result<Writer> {
-        if let Some((writer, _)) = &self.writer {
-            return Ok(writer.clone());
+    /// Opens the directory for writing, under its lock. Whether that is news.
+    pub(super) async fn open_writer(&mut self) -> Result<bool> {
+        if self.writer.is_some() {
+            return Ok(false);
         }
         let config = driftdb_writer::Config::new(&self.directory);
         let opened = blocking(move || driftdb_writer::Writer::open(config)).await?;
         let (connector, listener) = Listener::memory();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(opened.serve(listener, shutdown.clone()));
-        let writer = writer_on(channel(connector));
-        self.writer = Some((writer.clone(), Running { shutdown, task }));
-        Ok(writer)
+        self.writer = Some((channel(connector), Running { shutdown, task }));
+        Ok(true)
     }
 
-    pub(super) async fn reader(&mut self) -> Result<Reader> {
-        if let Some((reader, _)) = &self.reader {
-            return Ok(reader.clone());
+    /// Opens the directory for reading. Whether that is news.
+    pub(super) async fn open_reader(&mut self) -> Result<bool> {
+        if self.reader.is_some() {
+            return Ok(false);
         }
         let config = driftdb_reader::Config::new(&self.directory);
         let opened = blocking(move || driftdb_reader::Reader::open(config)).await?;
         let (connector, listener) = Listener::memory();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(opened.serve(listener, shutdown.clone()));
-        let reader = reader_on(channel(connector));
-        self.reader = Some((reader.clone(), Running { shutdown, task }));
-        Ok(reader)
+        self.reader = Some((channel(connector), Running { shutdown, task }));
+        Ok(true)
+    }
+
+    /// A client of what is open now, which has written what the one before it has.
+    pub(super) fn client(&self, before: &db::Client) -> db::Client {
+        let channel =
+            |daemon: &Option<(Channel, Running)>| daemon.as_ref().map(|(channel, _)| channel.clone());
+        let client = db::Client::on(options(), channel(&self.writer), channel(&self.reader));
+        before.token().into_iter().for_each(|token| client.wrote(token));
+        client
     }
 
     /// Ends both daemons; the writer's error is the one that matters.

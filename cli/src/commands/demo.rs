@@ -115,10 +115,9 @@ impl Tour<'_> {
         self.echo(statement)?;
         let request =
             v1::WriterServiceExecuteRequest { statement: statement.to_owned(), ..Default::default() };
-        let (token, _) = sql::execute(&mut self.client, request).await?;
+        let token = self.client.execute(request).await?.token;
         let token =
             token.ok_or_else(|| Error::new(Reason::Internal, "a write was answered without its seq"))?;
-        self.client.wrote(Some(token));
         Ok(moment(token))
     }
 

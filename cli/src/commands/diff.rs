@@ -3,7 +3,7 @@
 use driftdb::v1;
 
 use crate::args::Diff;
-use crate::client::{Client, Reader};
+use crate::client::Client;
 use crate::exit::Outcome;
 use crate::render::{Answer, Output};
 use crate::{shapes, statement};
@@ -13,13 +13,11 @@ pub async fn run(args: Diff, client: &mut Client, out: &mut Output) -> Outcome {
     let request = v1::DiffRequest {
         from: Some(statement::point(&args.from)?),
         to: Some(statement::point(&args.to)?),
-        freshness: client.freshness().await?,
         table: args.table,
         keys: args.key,
         ..Default::default()
     };
-    let call = async |mut reader: Reader| reader.diff(request.clone()).await;
-    let mut answers = client.read_stream(call).await?;
+    let mut answers = client.reading().await?.diff(request).await?;
     while let Some(answer) = answers.next().await? {
         for row in answer.rows {
             out.answer(Answer::Difference(shapes::difference(row)?))?;

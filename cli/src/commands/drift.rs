@@ -3,7 +3,7 @@
 use driftdb::v1;
 
 use crate::args::Drift;
-use crate::client::{Client, Reader};
+use crate::client::Client;
 use crate::commands::moment;
 use crate::exit::Outcome;
 use crate::render::{self, Output};
@@ -14,15 +14,13 @@ pub async fn run(args: Drift, client: &mut Client, out: &mut Output) -> Outcome 
     let request = v1::HistoryRequest {
         from: moment(args.from.as_deref())?,
         to: moment(args.to.as_deref())?,
-        freshness: client.freshness().await?,
         table: args.table,
         key: args.key.unwrap_or_default(),
         limit: args.limit.unwrap_or(0),
         ..Default::default()
     };
     let mut truncated = false;
-    let call = async |mut reader: Reader| reader.history(request.clone()).await;
-    let mut answers = client.read_stream(call).await?;
+    let mut answers = client.reading().await?.history(request).await?;
     while let Some(answer) = answers.next().await? {
         truncated |= answer.truncated;
         for commit in answer.commits {

@@ -15,6 +15,7 @@ pub mod drift;
 pub mod get;
 pub mod ingest;
 pub mod init;
+pub mod revert;
 pub mod select;
 pub mod sql;
 pub mod status;

@@ -9,15 +9,13 @@ use driftdb_common::format::value::Value;
 use driftdb_common::query::ast::Statement;
 use driftdb_common::query::parser;
 use driftdb_common::query::script::{Piece, split};
-use driftdb_common::service::status::from_status;
 use serde::Serialize;
 use v1::reader_service_execute_response::Result as Found;
-use v1::writer_service_execute_response::Event;
 
 use crate::args::Sql;
-use crate::client::{Client, Reader};
+use crate::client::Client;
 use crate::exit::{Failure, Outcome};
-use crate::render::{self, Answer, Output, Progress};
+use crate::render::{self, Answer, Output};
 use crate::statement::{self, Route};
 use crate::{input, shapes};
 
@@ -154,12 +152,9 @@ impl Session<'_> {
             params: self.params.clone(),
             options: Some(self.options.clone()),
         };
-        let (token, messages) = execute(self.client, request).await.map_err(|e| origin.failure(e))?;
-        if let Some(token) = token {
-            self.client.wrote(Some(token));
-            self.wrote(token.seq);
-        }
-        messages.into_iter().try_for_each(|message| self.out.answer(Answer::Message(message)))
+        let executed = self.client.execute(request).await.map_err(|e| origin.failure(e))?;
+        executed.token.into_iter().for_each(|token| self.wrote(token.seq));
+        executed.messages.into_iter().try_for_each(|message| self.out.answer(Answer::Message(message)))
     }
 
     fn wrote(&self, seq: u64) {
@@ -179,26 +174,6 @@ impl Session<'_> {
     }
 }
 
-/// Runs one statement at the writer: what it wrote, and what it says.
-pub async fn execute(
-    client: &mut Client,
-    request: v1::WriterServiceExecuteRequest,
-) -> Result<(Option<v1::WriteToken>, Vec<String>)> {
-    let answers = client.writer().await?.execute(request).await;
-    let mut answers = answers.map_err(|s| from_status(&s))?.into_inner();
-    let (mut token, mut messages) = (None, Vec::new());
-    let mut progress = Progress::default();
-    while let Some(answer) = answers.message().await.map_err(|s| from_status(&s))? {
-        match answer.event {
-            Some(Event::Progress(p)) => progress.show(format_args!("{} of {} {}", p.done, p.total, p.unit)),
-            Some(Event::Token(written)) => token = Some(written),
-            Some(Event::Message(message)) => messages.push(message),
-            None => {}
-        }
-    }
-    Ok((token, messages))
-}
-
 /// Runs one statement at a reader, and hands over its answers as they arrive.
 pub async fn ask(
     client: &mut Client,
@@ -213,11 +188,9 @@ pub async fn ask(
     let request = v1::ReaderServiceExecuteRequest {
         statement: text.to_owned(),
         params: params.to_vec(),
-        freshness: client.freshness().await?,
         ..Default::default()
     };
-    let call = async |mut reader: Reader| reader.execute(request.clone()).await;
-    let mut answers = client.read_stream(call).await?;
+    let mut answers = client.reading().await?.query(request).await?;
     while let Some(answer) = answers.next().await? {
         match answer.result {
             Some(Found::Rows(batch)) => {

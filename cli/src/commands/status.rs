@@ -2,10 +2,9 @@
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::service::status::from_status;
 use serde::Serialize;
 
-use crate::client::Client;
+use crate::client::{Client, told};
 use crate::exit::{Failure, Outcome};
 use crate::render::Output;
 use crate::shapes;
@@ -97,16 +96,16 @@ async fn ask(client: &mut Client) -> Result<(Status, Option<Error>)> {
             }
         }
     }
-    for index in 0..client.readers() {
-        let found = match reader(client, index).await {
-            Ok(up) => Found::Up(Box::new(up)),
+    for (url, found) in client.reader_statuses().await {
+        let found = match found {
+            Ok(found) => Found::Up(Box::new(up(found))),
             Err(error) => {
                 let down = Found::Down { error: error.message().to_owned() };
                 failed = failed.or(Some(error));
                 down
             }
         };
-        status.readers.push(Reader { url: client.reader_name(index), found });
+        status.readers.push(Reader { url, found });
     }
     let reader_up = status.readers.iter().any(|r| matches!(r.found, Found::Up(_)));
     if status.writer.is_none() && reader_up {
@@ -129,13 +128,10 @@ fn writer(found: v1::WriterServiceStatusResponse) -> Result<Writer> {
     })
 }
 
-async fn reader(client: &mut Client, index: usize) -> Result<Up> {
-    let mut reader = client.reader(index).await?;
-    let found =
-        reader.status(v1::ReaderServiceStatusRequest {}).await.map_err(|s| from_status(&s))?.into_inner();
+fn up(found: v1::ReaderServiceStatusResponse) -> Up {
     let header = found.header.unwrap_or_default();
     let lag = std::time::Duration::try_from(found.lag.unwrap_or_default()).unwrap_or_default();
-    Ok(Up {
+    Up {
         applied_seq: header.applied_seq,
         lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
         lag_seqs: found.lag_seqs,
@@ -145,16 +141,20 @@ async fn reader(client: &mut Client, index: usize) -> Result<Up> {
         writer_address: found.writer_address,
         version: found.version,
         epoch: header.epoch.to_string(),
-    })
+    }
 }
 
 /// The tables as a reader lists them, page by page.
 async fn tables(client: &mut Client) -> Result<Vec<shapes::Table>> {
     let mut tables = Vec::new();
     let mut request = v1::ListTablesRequest::default();
+    let database = client.reading().await?;
     loop {
-        let call = async |mut reader: crate::client::Reader| reader.list_tables(request.clone()).await;
-        let page = client.read(call).await?.into_inner();
+        let call = |mut reader: crate::client::Reader| {
+            let request = request.clone();
+            async move { reader.list_tables(request).await }
+        };
+        let page = database.read(call).await.map_err(|s| told(&s))?.into_inner();
         tables.extend(page.tables.into_iter().map(shapes::Table::from));
         if page.next_page_token.is_empty() {
             return Ok(tables);

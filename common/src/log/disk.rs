@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result};
 
@@ -202,5 +203,37 @@ pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn open_input(path: &Path) -> Result<Box<dyn Read + Send>> {
     let file =
         fs::File::open(path).map_err(|e| Error::io(format_args!("cannot open {}", path.display()), &e))?;
+    Ok(Box::new(file))
+}
+
+/// What tells a file of the user's from another, or from what it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// Its absolute path, without links.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub len: u64,
+    /// When it was last written, since 1970.
+    pub modified: Duration,
+}
+
+/// The stamp of a file of the user's; `None` for what has no length, a pipe say.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that touches files")]
+pub fn stamp(path: &Path) -> Result<Option<Stamp>> {
+    let failed = |e: io::Error| Error::io(format_args!("cannot open {}", path.display()), &e);
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        return Ok(None);
+    }
+    let modified = metadata.modified().map_err(failed)?.duration_since(SystemTime::UNIX_EPOCH);
+    let path = path.canonicalize().map_err(failed)?;
+    Ok(Some(Stamp { path, len: metadata.len(), modified: modified.unwrap_or_default() }))
+}
+
+/// Opens a file of the user's for writing at its end, and makes it where there is none.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that touches files")]
+pub fn create_output(path: &Path) -> Result<Box<dyn Write + Send>> {
+    let file = OpenOptions::new().append(true).create(true).open(path);
+    let file = file.map_err(|e| Error::io(format_args!("cannot open {} for writing", path.display()), &e))?;
     Ok(Box::new(file))
 }

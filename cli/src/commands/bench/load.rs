@@ -35,10 +35,10 @@ pub struct Sample {
 }
 
 /// Connections to a daemon.
-pub async fn channels(url: &str, what: &str) -> Result<Vec<Channel>> {
+pub async fn channels(url: &str) -> Result<Vec<Channel>> {
     let mut channels = Vec::new();
     for _ in 0..CHANNELS {
-        channels.push(client::connect(url, what).await?);
+        channels.push(client::connect(url).await?);
     }
     Ok(channels)
 }

@@ -77,7 +77,7 @@ impl Runs<'_> {
             false => Some(self.target.serve("writes", false).await?),
         };
         let channels = match &served {
-            Some(served) => channels(&served.writer, "writer").await?,
+            Some(served) => channels(&served.writer).await?,
             None => Vec::new(),
         };
         let work = Work::new(&self.target.table)?;
@@ -122,7 +122,7 @@ impl Runs<'_> {
         let served = self.target.serve("reads", true).await?;
         let history = Arc::new(self.history(&served.writer).await?);
         report.add("dataset", "events", "events", history.events() as f64);
-        let channels = channels(&served.reader, "reader").await?;
+        let channels = channels(&served.reader).await?;
         history.await_reader(&channels).await?;
         for run in 1..=self.args.runs {
             let reached = self.reach(run, &ceilings, &mut report).await?;
@@ -140,7 +140,7 @@ impl Runs<'_> {
     }
 
     async fn history(&self, writer: &str) -> Result<History> {
-        let channel = channels(writer, "writer").await?.pop();
+        let channel = channels(writer).await?.pop();
         let channel = channel.ok_or_else(|| Error::new(Reason::Internal, "no connection was made"))?;
         let Bench { keys, versions, .. } = *self.args;
         History::load(&mut writer_on(channel), &self.target.table, keys, versions).await

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
-use driftdb_common::service::status::from_status;
 use tonic::transport::Channel;
 use v1::document::Body;
 use v1::operation::Action;
 
 use super::load::Call;
-use crate::client::{Reader, Writer, reader_on};
+use crate::client::{Reader, Writer, reader_on, told};
 use crate::orders::{Random, id, order};
 use crate::render::Progress;
 
@@ -48,7 +47,7 @@ impl History {
                 let rows = first..keys.min(first + BATCH);
                 let operations = rows.map(|row| operation(table, row, version)).collect::<Result<_>>()?;
                 let request = v1::ApplyRequest { operations, ..Default::default() };
-                let answer = writer.apply(request).await.map_err(|s| from_status(&s))?.into_inner();
+                let answer = writer.apply(request).await.map_err(|s| told(&s))?.into_inner();
                 let token = answer.token.unwrap_or_default();
                 commits.push(token.seq);
                 (history.last, history.epoch) = (token.seq, token.epoch);
@@ -89,7 +88,7 @@ impl History {
             freshness: Some(freshness),
             ..Default::default()
         };
-        reader_on(channel).get(request).await.map(drop).map_err(|s| from_status(&s))
+        reader_on(channel).get(request).await.map(drop).map_err(|s| told(&s))
     }
 
     /// Clients, spread over connections, that read now or at moments of the past.
@@ -137,7 +136,7 @@ impl Call for Client {
             format: v1::DocumentFormat::Msgpack.into(),
             ..Default::default()
         };
-        let answer = self.reader.get(request).await.map_err(|s| from_status(&s))?.into_inner();
+        let answer = self.reader.get(request).await.map_err(|s| told(&s))?.into_inner();
         let expected = history.written(row, moment);
         let right = match answer.rows.as_slice() {
             [found] => found.key == key && Some(found.seq) == expected && found.document.is_some(),

@@ -11,7 +11,6 @@ use super::load::{Sample, channels, drive};
 use super::writes::Work;
 use crate::args::{Bench, DEFAULT_READER, DEFAULT_WRITER, Global, Phase};
 use crate::client::Client;
-use crate::commands::sql;
 use crate::processes::{Daemon, own_program};
 
 /// Where daemons come from, and the table to use.
@@ -95,7 +94,7 @@ impl Target {
         let dir = self.dir.path().join(format!("ceiling-{name}"));
         let args = ["bench-server".as_ref(), name.as_ref(), "--dir".as_ref(), dir.as_os_str()];
         let process = Daemon::spawn(&own_program()?, args).await?;
-        let channels = channels(process.url(), &name).await?;
+        let channels = channels(process.url()).await?;
         Ok(Ceiling { name, clients, process, channels, work: Work::new(&self.table)? })
     }
 }
@@ -103,7 +102,7 @@ impl Target {
 async fn execute(served: &Served, statement: String) -> Result<()> {
     let mut client = Client::remote(vec![served.writer.clone()], Vec::new());
     let request = v1::WriterServiceExecuteRequest { statement, ..Default::default() };
-    sql::execute(&mut client, request).await.map(drop)
+    client.execute(request).await.map(drop)
 }
 
 /// A server that does the least: what a phase is compared with.

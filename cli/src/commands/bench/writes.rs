@@ -7,12 +7,11 @@ use bytes::Bytes;
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
-use driftdb_common::service::status::from_status;
 use tonic::transport::Channel;
 use v1::operation::Action;
 
 use super::load::Call;
-use crate::client::{Writer, writer_on};
+use crate::client::{Writer, told, writer_on};
 use crate::orders::order;
 
 /// Digits of a key, after `ORD-`.
@@ -75,7 +74,7 @@ impl Call for Client {
             action: Some(Action::Insert(document)),
         };
         let request = v1::ApplyRequest { operations: vec![operation], ..Default::default() };
-        let answer = self.writer.apply(request).await.map_err(|s| from_status(&s))?.into_inner();
+        let answer = self.writer.apply(request).await.map_err(|s| told(&s))?.into_inner();
         match answer.token {
             Some(token) if token.seq > 0 => Ok(()),
             _ => Err(Error::new(Reason::Internal, "a write was answered without its seq")),

@@ -1,0 +1,321 @@
+//! The stream of batches to the writer: many under way, and sent again from where the writer is where it breaks.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use driftdb::v1;
+use driftdb_common::error::{Error, Kind, Reason, Result};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use v1::operation::Action;
+
+use super::aside::Aside;
+use super::meter::Meter;
+use super::rows::{Batch, Piece, Row};
+use crate::client::{Client, told};
+use crate::render;
+use crate::shapes::Loaded;
+
+/// How long it is tried to reach the writer again.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The first wait between two tries.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+/// The longest wait between two tries.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// What is loaded, and how.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub table: String,
+    /// What errors call the file.
+    pub file: String,
+    pub upsert: bool,
+    pub producer: String,
+    /// Batches under way.
+    pub in_flight: usize,
+}
+
+/// A load under way.
+pub struct Load<'a> {
+    plan: Plan,
+    client: &'a mut Client,
+    pieces: mpsc::Receiver<Result<Piece>>,
+    aside: Option<Aside>,
+    meter: Meter,
+    /// Rows known to be on disk, or refused.
+    done: u64,
+    /// Those of them that were refused.
+    refused: u64,
+    last_seq: u64,
+    /// Read, and not known to be on disk.
+    pending: VecDeque<Batch>,
+    /// The last batch read.
+    read: u64,
+    /// The last batch on disk.
+    durable: u64,
+    /// The last line of it.
+    durable_line: u64,
+    /// The batch up to which an earlier run came, until it has been read again.
+    resumed: Option<u64>,
+    /// The file has no more, or no more of it is wanted.
+    ended: bool,
+    /// Why no more is wanted.
+    failed: Option<Error>,
+    /// When the stream broke, where nothing has come through since.
+    broken: Option<Instant>,
+}
+
+/// An open stream.
+struct Stream {
+    requests: mpsc::Sender<v1::IngestRequest>,
+    answers: Streaming<v1::IngestResponse>,
+}
+
+impl<'a> Load<'a> {
+    /// Nothing is sent yet.
+    pub fn new(
+        plan: Plan,
+        client: &'a mut Client,
+        pieces: mpsc::Receiver<Result<Piece>>,
+        aside: Option<Aside>,
+        meter: Meter,
+    ) -> Load<'a> {
+        Load {
+            plan,
+            client,
+            pieces,
+            aside,
+            meter,
+            done: 0,
+            refused: 0,
+            last_seq: 0,
+            pending: VecDeque::new(),
+            read: 0,
+            durable: 0,
+            durable_line: 0,
+            resumed: None,
+            ended: false,
+            failed: None,
+            broken: None,
+        }
+    }
+
+    /// Loads all of it. An error is told after all that was sent before is on disk.
+    pub async fn run(&mut self) -> Result<()> {
+        let mut stream = self.open().await?;
+        self.resumed = Some(self.durable).filter(|durable| *durable > 0);
+        while let Err(error) = self.feed(&mut stream).await {
+            stream = self.open_again(error).await?;
+        }
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None => {
+                self.all_was_loaded();
+                Ok(())
+            }
+        }
+    }
+
+    /// What this run has done.
+    pub fn loaded(&self) -> Loaded {
+        let events = self.done.saturating_sub(self.refused);
+        let skipped = self.aside.as_ref().map(|aside| aside.lines);
+        Loaded { last_seq: self.last_seq, commits: events, events, skipped }
+    }
+
+    /// The last line that is known to be on disk, or dealt with.
+    pub fn last_line(&self) -> u64 {
+        self.durable_line
+    }
+
+    /// Opens a stream and learns where to go on; sends what the writer does not have.
+    async fn open(&mut self) -> Result<Stream> {
+        let lost = || Error::new(Reason::Unreachable, "the writer ended the stream");
+        let (requests, receiver) = mpsc::channel(self.plan.in_flight + 1);
+        let first = v1::IngestRequest { producer_id: self.plan.producer.clone(), ..Default::default() };
+        requests.send(first).await.map_err(|_| lost())?;
+        let mut writer = self.client.writer().await?;
+        let answers = writer.ingest(ReceiverStream::new(receiver)).await.map_err(|s| told(&s))?;
+        let mut answers = answers.into_inner();
+        let answer = answers.message().await.map_err(|s| told(&s))?.ok_or_else(lost)?;
+        let unsure = self.pending.iter().take_while(|batch| batch.id <= answer.durable_batch_id).last();
+        if let Some(line) = unsure.map(Batch::last_line) {
+            render::note(&format!(
+                "note: lines up to {line} were dealt with before the break; had any been refused, that was not told"
+            ));
+        }
+        self.acknowledged(answer);
+        for batch in &self.pending {
+            requests.send(self.request(batch)).await.map_err(|_| lost())?;
+        }
+        Ok(Stream { requests, answers })
+    }
+
+    /// Opens a stream anew where one broke.
+    async fn open_again(&mut self, error: Error) -> Result<Stream> {
+        let broke = *self.broken.get_or_insert_with(Instant::now);
+        let (mut error, mut wait, mut told) = (error, FIRST_WAIT, false);
+        loop {
+            // A writer in this process does not come back.
+            let hopeless = self.client.directory().is_some() || !is_passing(&error);
+            if hopeless || broke.elapsed() > PATIENCE {
+                return Err(error);
+            }
+            if !told {
+                render::note(&format!("note: {error}; trying again"));
+                told = true;
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LAST_WAIT);
+            // Whichever writer answers now.
+            let opened = match self.client.writer_status().await {
+                Ok(_) => self.open().await,
+                Err(error) => Err(error),
+            };
+            match opened {
+                Ok(stream) => {
+                    render::note(&format!("note: going on behind line {}", self.durable_line));
+                    return Ok(stream);
+                }
+                Err(again) => error = again,
+            }
+        }
+    }
+
+    /// Sends batches and takes answers, until all is on disk. An error is one of the stream.
+    async fn feed(&mut self, stream: &mut Stream) -> Result<()> {
+        while !(self.ended && self.pending.is_empty()) {
+            let room = !self.ended && self.pending.len() < self.plan.in_flight;
+            tokio::select! {
+                answer = stream.answers.message() => match answer.map_err(|s| told(&s))? {
+                    Some(answer) => self.acknowledged(answer),
+                    None => return Err(Error::new(Reason::Unreachable, "the writer ended the stream")),
+                },
+                piece = self.pieces.recv(), if room => {
+                    if let Some(batch) = self.piece(piece) {
+                        let request = self.request(&batch);
+                        self.pending.push_back(batch);
+                        // There is room. Where the stream has ended, its answers say why.
+                        let _ = stream.requests.send(request).await;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is to be done about a piece; a batch that is to be sent.
+    fn piece(&mut self, piece: Option<Result<Piece>>) -> Option<Batch> {
+        match piece {
+            None => self.ended = true,
+            Some(Err(error)) => self.fail(error),
+            Some(Ok(Piece::Header(raw))) => {
+                let written = self.aside.as_mut().map_or(Ok(()), |aside| aside.header(&raw));
+                written.unwrap_or_else(|error| self.fail(error));
+            }
+            // A batch behind it is on disk: an earlier run has dealt with it.
+            Some(Ok(Piece::Bad(..))) if self.read < self.durable => {}
+            Some(Ok(Piece::Bad(line, raw, error))) => self.bad(line, &raw, error),
+            Some(Ok(Piece::Batch(batch))) => {
+                self.read = batch.id;
+                if batch.id > self.durable {
+                    self.meter.begin();
+                    return Some(batch);
+                }
+                self.durable_line = batch.last_line();
+                self.meter.pass_over(batch.offset);
+                if self.resumed.take_if(|last| *last == batch.id).is_some() {
+                    let Plan { file, producer, .. } = &self.plan;
+                    render::note(&format!(
+                        "note: {file} was loaded up to line {} before: going on behind it (producer {producer})",
+                        self.durable_line
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    fn request(&self, batch: &Batch) -> v1::IngestRequest {
+        let operation = |row: &Row| {
+            let document = v1::Document { body: Some(v1::document::Body::Msgpack(row.document.clone())) };
+            let action = if self.plan.upsert { Action::Put(document) } else { Action::Insert(document) };
+            v1::Operation { table: self.plan.table.clone(), key: String::new(), action: Some(action) }
+        };
+        let operations = batch.rows.iter().map(operation).collect();
+        v1::IngestRequest { batch_id: batch.id, operations, ..Default::default() }
+    }
+
+    fn acknowledged(&mut self, answer: v1::IngestResponse) {
+        for error in answer.errors {
+            self.refused(error);
+        }
+        while let Some(batch) = self.pending.pop_front_if(|batch| batch.id <= answer.durable_batch_id) {
+            let rows = batch.rows.len() as u64;
+            self.done += rows;
+            self.durable_line = batch.last_line();
+            self.meter.add(rows, batch.offset);
+            self.last_seq = answer.token.map_or(self.last_seq, |token| token.seq);
+            self.broken = None;
+        }
+        self.durable = self.durable.max(answer.durable_batch_id);
+    }
+
+    /// Finds the line of a refused operation.
+    fn refused(&mut self, refused: v1::OperationError) {
+        let reason = Reason::parse(&refused.reason).unwrap_or(Reason::Internal);
+        let error = Error::new(reason, refused.message);
+        let batch = self.pending.iter().find(|batch| batch.id == refused.batch_id);
+        let index = usize::try_from(refused.index).ok();
+        let row = batch.zip(index).and_then(|(batch, index)| batch.rows.get(index)).cloned();
+        self.refused += 1;
+        match row {
+            Some(row) if is_of_the_row(&error) => self.bad(row.line, &row.raw, error),
+            Some(row) => self.fail(error.context(self.place(row.line))),
+            None => self.fail(error.context(format_args!("batch {}", refused.batch_id))),
+        }
+    }
+
+    fn bad(&mut self, line: u64, raw: &[u8], error: Error) {
+        let error = error.context(self.place(line));
+        match &mut self.aside {
+            Some(aside) => aside.add(raw, &error).unwrap_or_else(|error| self.fail(error)),
+            None => self.fail(error),
+        }
+    }
+
+    fn place(&self, line: u64) -> String {
+        format!("{}, line {line}", self.plan.file)
+    }
+
+    /// Reads no more. The first error is the one that is told.
+    fn fail(&mut self, error: Error) {
+        self.failed.get_or_insert(error);
+        self.ended = true;
+    }
+
+    /// Tells of a file that an earlier run has come to the end of.
+    fn all_was_loaded(&self) {
+        if self.done == 0 && self.durable > 0 {
+            let Plan { file, producer, .. } = &self.plan;
+            render::note(&format!(
+                "note: all of {file} was loaded before (producer {producer}); --restart begins anew"
+            ));
+        }
+    }
+}
+
+/// Whether a refusal is the row's own fault: others may be better.
+fn is_of_the_row(error: &Error) -> bool {
+    let kind = error.kind();
+    let own = matches!(kind, Kind::Invalid | Kind::AlreadyExists | Kind::NotFound | Kind::Conflict);
+    own && error.reason() != Reason::TableNotFound
+}
+
+/// Whether a broken stream is worth another try.
+fn is_passing(error: &Error) -> bool {
+    let kind = error.kind();
+    matches!(kind, Kind::Unavailable | Kind::Unknown | Kind::Exhausted) && error.reason() != Reason::DiskFull
+}

@@ -1,0 +1,208 @@
+//! A file of rows as the batches that are sent: the same file is always cut the same way, so that a load can go on.
+
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use bytes::Bytes;
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::document::Document;
+use tokio::sync::mpsc;
+
+use super::sheet::{Cells, Sheet};
+use crate::input;
+
+/// Bytes of lines in a batch, after which it is full.
+const BYTES: u64 = 1 << 20;
+/// Pieces read ahead.
+const AHEAD: usize = 4;
+/// What some programs put before the first line.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// A row to load.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Its line, from 1; the first where it has several.
+    pub line: u64,
+    /// The document, encoded.
+    pub document: Bytes,
+    /// The line itself, where it may have to be set aside.
+    pub raw: Bytes,
+}
+
+/// Rows that are sent together.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// 1, 2, 3 and so on.
+    pub id: u64,
+    /// One at least.
+    pub rows: Vec<Row>,
+    /// Bytes of the file up to the end of this batch.
+    pub offset: u64,
+}
+
+impl Batch {
+    /// The last line in it.
+    pub fn last_line(&self) -> u64 {
+        self.rows.last().map_or(0, |row| row.line)
+    }
+}
+
+/// What a file is made of, in its order.
+#[derive(Debug)]
+pub enum Piece {
+    /// The line with the names of the columns.
+    Header(Bytes),
+    /// Rows.
+    Batch(Batch),
+    /// A line that is no row, with what is wrong.
+    Bad(u64, Bytes, Error),
+}
+
+/// How a file is read.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// CSV, rather than JSON Lines.
+    pub csv: Option<Cells>,
+    /// Rows in a batch.
+    pub batch: usize,
+    /// Whether rows keep their lines.
+    pub keep_raw: bool,
+}
+
+/// Opens a file and begins to read it on a thread of its own.
+pub fn open(path: &Path, rules: Rules) -> Result<mpsc::Receiver<Result<Piece>>> {
+    let (source, name) = (input::open(path)?, input::name(path));
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let mut cutter = Cutter::new(source, rules);
+        loop {
+            let piece = cutter.next();
+            let last = !matches!(piece, Ok(Some(_)));
+            let line = cutter.line;
+            let piece = piece.map_err(|e| e.context(format_args!("{name}, line {line}")));
+            // Nobody listens any more: the command has failed for another reason.
+            let sent = piece.transpose().is_none_or(|piece| sender.blocking_send(piece).is_ok());
+            if last || !sent {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// Cuts a file into pieces. A batch ends where it is full and before a bad line, and nowhere else.
+struct Cutter<R> {
+    source: BufReader<R>,
+    sheet: Option<Sheet>,
+    rules: Rules,
+    id: u64,
+    /// The line last begun.
+    line: u64,
+    lines_read: u64,
+    offset: u64,
+    /// What ended the batch before it.
+    waiting: Option<Result<Piece>>,
+}
+
+/// What a line turned out to be.
+enum Found {
+    Row(Row),
+    Header(Bytes),
+    Bad(u64, Bytes, Error),
+}
+
+impl<R: Read> Cutter<R> {
+    fn new(source: R, rules: Rules) -> Cutter<R> {
+        let sheet = rules.csv.clone().map(Sheet::new);
+        let source = BufReader::with_capacity(256 << 10, source);
+        Cutter { source, sheet, rules, id: 0, line: 0, lines_read: 0, offset: 0, waiting: None }
+    }
+
+    /// The next piece; `None` at the end. An error is one of reading: what follows cannot be made out.
+    fn next(&mut self) -> Result<Option<Piece>> {
+        if let Some(piece) = self.waiting.take() {
+            return piece.map(Some);
+        }
+        let (mut rows, began) = (Vec::new(), self.offset);
+        while rows.len() < self.rules.batch && self.offset - began < BYTES {
+            match self.found() {
+                Ok(None) => break,
+                Ok(Some(Found::Row(row))) => rows.push(row),
+                Ok(Some(Found::Header(raw))) => return Ok(Some(Piece::Header(raw))),
+                Ok(Some(Found::Bad(line, raw, error))) => {
+                    self.waiting = Some(Ok(Piece::Bad(line, raw, error)));
+                    break;
+                }
+                // The rows before it are good.
+                Err(error) => {
+                    self.waiting = Some(Err(error));
+                    break;
+                }
+            }
+        }
+        if rows.is_empty() {
+            return self.waiting.take().transpose();
+        }
+        self.id += 1;
+        Ok(Some(Piece::Batch(Batch { id: self.id, rows, offset: self.offset })))
+    }
+
+    /// The next line that is not blank, or the next record.
+    fn found(&mut self) -> Result<Option<Found>> {
+        loop {
+            let Some(raw) = self.record()? else { return Ok(None) };
+            let text = match &mut self.sheet {
+                Some(sheet) => match sheet.document() {
+                    Ok(Some(text)) => Ok(text),
+                    Ok(None) => return Ok(Some(Found::Header(raw.into()))),
+                    // Without a header nothing can be made out.
+                    Err(error) if sheet.header_is_missing() => return Err(error),
+                    Err(error) => Err(error),
+                },
+                None if raw.trim_ascii().is_empty() => continue,
+                None => json_line(&raw),
+            };
+            let document = text.and_then(|text| Document::from_json(&text));
+            return Ok(Some(match document {
+                Ok(document) => {
+                    let raw = if self.rules.keep_raw { raw.into() } else { Bytes::new() };
+                    Found::Row(Row { line: self.line, document: document.msgpack().clone(), raw })
+                }
+                Err(error) => Found::Bad(self.line, raw.into(), error),
+            }));
+        }
+    }
+
+    /// The bytes of the next line, or of as many as a record has, with their ends.
+    fn record(&mut self) -> Result<Option<Vec<u8>>> {
+        let mut record = Vec::new();
+        while let Some(mut line) = input::raw_line(&mut self.source)? {
+            self.offset += line.len() as u64;
+            self.lines_read += 1;
+            if self.lines_read == 1 && line.starts_with(BYTE_ORDER_MARK) {
+                line.drain(..BYTE_ORDER_MARK.len());
+            }
+            if record.is_empty() {
+                self.line = self.lines_read;
+            }
+            if !line.ends_with(b"\n") {
+                line.push(b'\n');
+            }
+            record.extend_from_slice(&line);
+            let Some(sheet) = &mut self.sheet else { return Ok(Some(record)) };
+            if sheet.take(&line)? {
+                return Ok(Some(record));
+            }
+            if sheet.finish().is_ok() {
+                // A blank line.
+                record.clear();
+            }
+        }
+        self.sheet.as_ref().map_or(Ok(()), Sheet::finish).map(|()| None)
+    }
+}
+
+fn json_line(raw: &[u8]) -> Result<String> {
+    let text = std::str::from_utf8(raw.trim_ascii());
+    text.map(str::to_owned).map_err(|e| Error::new(Reason::DocumentInvalid, format!("not UTF-8: {e}")))
+}

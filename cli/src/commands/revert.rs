@@ -1,0 +1,39 @@
+//! `revert`: a row as it was, as a new event, or what that would change.
+
+use driftdb::v1;
+
+use crate::args::Revert;
+use crate::client::Client;
+use crate::exit::Outcome;
+use crate::render::{self, Answer, Output};
+use crate::shapes::{self, Loaded};
+use crate::statement;
+
+/// Brings the row back and says in which commit, or shows the difference.
+pub async fn run(args: Revert, client: &mut Client, out: &mut Output) -> Outcome {
+    let to = statement::point(&args.to)?;
+    if args.dry_run {
+        return preview(args, to, client, out).await;
+    }
+    let operations = vec![v1::Operation::revert(&args.table, &args.key, to)];
+    let token = client.apply(operations.into()).await?;
+    out.record(&shapes::line(&Loaded { last_seq: token.seq, commits: 1, events: 1, skipped: None })?)
+}
+
+/// The row now, and the row as it was.
+async fn preview(args: Revert, to: v1::AsOf, client: &mut Client, out: &mut Output) -> Outcome {
+    let database = client.reading().await?;
+    let row = async |as_of: Option<v1::AsOf>| {
+        let (table, keys) = (args.table.clone(), vec![args.key.clone()]);
+        let request = v1::GetRequest { table, keys, as_of, ..Default::default() };
+        let row = database.get_rows(request).await?.rows.pop();
+        Outcome::Ok(row.and_then(|row| row.document))
+    };
+    let (before, after) = (row(None).await?, row(Some(to)).await?);
+    if before == after {
+        render::note("note: nothing would change");
+        return Ok(());
+    }
+    let diff = v1::RowDiff { key: args.key, before, after, json_patch: String::new() };
+    out.answer(Answer::Difference(shapes::difference(diff)?))
+}

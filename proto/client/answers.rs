@@ -1,0 +1,125 @@
+//! Answers of many messages: as they come, and rows that go on at another reader where a connection breaks.
+
+use std::sync::Arc;
+use std::vec;
+
+use tonic::{Status, Streaming};
+
+use super::Client;
+use super::pool::Daemon;
+use super::reading::another_may;
+use crate::v1;
+
+/// How often rows are asked for again without a single message in between.
+const TRIES: u32 = 5;
+
+/// The messages of one answer. A reader that failed before the first of them was replaced by the next.
+#[derive(Debug)]
+pub struct Answers<M> {
+    first: Option<M>,
+    rest: Streaming<M>,
+    daemon: Arc<Daemon>,
+}
+
+impl<M> Answers<M> {
+    /// Takes the first message, in which most failures come.
+    pub(super) async fn begin(mut rest: Streaming<M>, daemon: Arc<Daemon>) -> Result<Answers<M>, Status> {
+        let first = rest.message().await?;
+        Ok(Answers { first, rest, daemon })
+    }
+
+    /// The next message; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<M>, Status> {
+        match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => self.rest.message().await.map_err(|status| self.daemon.told(status, false)),
+        }
+    }
+}
+
+/// The rows of a Select, all of one moment, in the order of keys. Where the connection breaks, or the reader goes down,
+/// they go on after the last row that came, at the next reader.
+#[derive(Debug)]
+pub struct Rows {
+    client: Client,
+    request: v1::SelectRequest,
+    answers: Answers<v1::SelectResponse>,
+    header: v1::ReadHeader,
+    rows: vec::IntoIter<v1::Row>,
+    count: u64,
+    /// The last message has come: the end, even if the connection breaks now.
+    complete: bool,
+}
+
+impl Rows {
+    pub(super) async fn ask(client: Client, request: v1::SelectRequest) -> Result<Rows, Status> {
+        let answers = client.select_messages(&request).await?;
+        let (header, rows) = (v1::ReadHeader::default(), Vec::new().into_iter());
+        let mut rows = Rows { client, request, answers, header, rows, count: 0, complete: false };
+        rows.receive().await?;
+        Ok(rows)
+    }
+
+    /// The moment that the rows are of.
+    pub fn header(&self) -> &v1::ReadHeader {
+        &self.header
+    }
+
+    /// How many rows were found, or counted where only the count was asked for: known after the last row.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The next row; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<v1::Row>, Status> {
+        loop {
+            if let Some(row) = self.rows.next() {
+                return Ok(Some(row));
+            }
+            if self.complete {
+                return Ok(None);
+            }
+            self.receive().await?;
+        }
+    }
+
+    /// All that are left, in memory.
+    pub async fn collect(mut self) -> Result<Vec<v1::Row>, Status> {
+        let mut rows = Vec::new();
+        while let Some(row) = self.next().await? {
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    /// Takes the next message, from another reader if it must be.
+    async fn receive(&mut self) -> Result<(), Status> {
+        let mut tries = 0;
+        let message = loop {
+            match self.answers.next().await {
+                Ok(message) => break message,
+                Err(status) if !another_may(&status) || tries == TRIES => return Err(status),
+                Err(_) => self.answers = self.client.select_messages(&self.request).await?,
+            }
+            tries += 1;
+        };
+        let Some(message) = message else {
+            self.complete = true;
+            return Ok(());
+        };
+        if let Some(header) = message.header
+            && self.header.read_seq == 0
+        {
+            self.header = header;
+        }
+        self.rows = message.rows.into_iter();
+        // Only the last message has no token.
+        self.complete = message.resume_token.is_empty();
+        if self.complete {
+            self.count = message.count;
+        } else {
+            self.request.resume_token = message.resume_token;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,87 @@
+//! Short ways to write documents, operations and moments.
+
+use crate::v1;
+use v1::document::Body;
+use v1::operation::{Action, SoftDelete};
+
+impl From<&str> for v1::Document {
+    /// JSON text.
+    fn from(json: &str) -> v1::Document {
+        v1::Document::from(json.to_owned())
+    }
+}
+
+impl From<String> for v1::Document {
+    /// JSON text.
+    fn from(json: String) -> v1::Document {
+        v1::Document { body: Some(Body::Json(json)) }
+    }
+}
+
+impl v1::Document {
+    /// The JSON text, where the document came as JSON: it does unless MessagePack was asked for.
+    pub fn as_json(&self) -> Option<&str> {
+        match &self.body {
+            Some(Body::Json(text)) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl v1::Row {
+    /// The document's JSON text, where it came as JSON: it does unless MessagePack was asked for.
+    pub fn json(&self) -> Option<&str> {
+        self.document.as_ref()?.as_json()
+    }
+}
+
+impl v1::Operation {
+    fn of(table: &str, key: &str, action: Action) -> v1::Operation {
+        v1::Operation { table: table.to_owned(), key: key.to_owned(), action: Some(action) }
+    }
+
+    /// A new row; its document holds the primary key.
+    pub fn insert(table: &str, document: impl Into<v1::Document>) -> v1::Operation {
+        v1::Operation::of(table, "", Action::Insert(document.into()))
+    }
+
+    /// A row, whether or not there is one with its key.
+    pub fn put(table: &str, document: impl Into<v1::Document>) -> v1::Operation {
+        v1::Operation::of(table, "", Action::Put(document.into()))
+    }
+
+    /// A merge patch (RFC 7396) of a row.
+    pub fn patch(table: &str, key: &str, patch: impl Into<v1::Document>) -> v1::Operation {
+        v1::Operation::of(table, key, Action::Patch(patch.into()))
+    }
+
+    /// The end of a row; its past stays readable.
+    pub fn delete(table: &str, key: &str) -> v1::Operation {
+        v1::Operation::of(table, key, Action::SoftDelete(SoftDelete {}))
+    }
+
+    /// A row as it was at a moment, as a new event.
+    pub fn revert(table: &str, key: &str, to: v1::AsOf) -> v1::Operation {
+        v1::Operation::of(table, key, Action::Revert(v1::operation::Revert { to: Some(to) }))
+    }
+}
+
+impl From<Vec<v1::Operation>> for v1::ApplyRequest {
+    fn from(operations: Vec<v1::Operation>) -> v1::ApplyRequest {
+        v1::ApplyRequest { operations, ..Default::default() }
+    }
+}
+
+impl v1::AsOf {
+    /// The state after a commit.
+    pub fn seq(seq: u64) -> v1::AsOf {
+        v1::AsOf { at: Some(v1::as_of::At::Seq(seq)) }
+    }
+}
+
+impl From<v1::WriteToken> for v1::Freshness {
+    /// At least as fresh as a write.
+    fn from(token: v1::WriteToken) -> v1::Freshness {
+        v1::Freshness { min_seq: token.seq, epoch: token.epoch, ..Default::default() }
+    }
+}

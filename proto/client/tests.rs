@@ -1,0 +1,198 @@
+//! What the client promises, against daemons that fail and connections that break.
+
+mod fakes;
+
+use std::time::{Duration, Instant};
+
+use tonic::Code;
+
+use super::*;
+use fakes::{Act, Script};
+
+/// An address where nobody listens.
+const NOBODY: &str = "127.0.0.1:1";
+
+fn options() -> Options {
+    Options { connections: 1, ..Options::default() }
+}
+
+fn told(status: &Status) -> (Code, Option<String>) {
+    (status.code(), reason(status))
+}
+
+fn told_as<T>(code: Code, reason: &str) -> Result<T, (Code, Option<String>)> {
+    Err((code, Some(reason.to_owned())))
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_was_cut_is_sent_again_and_done_once() {
+    let script = Script::new(&[Act::Cut, Act::Cut, Act::Answer]);
+    let client = Client::with(options(), [fakes::writer(&script).await], [""; 0]);
+    let written = client.apply(vec![v1::Operation::delete("t", "k")]).await.unwrap();
+    assert_eq!((written.token.seq, written.replayed), (1, true));
+    let ids = script.asked.lock().unwrap().clone();
+    assert!(ids.len() == 3 && ids.iter().all(|id| *id == ids[0] && id.len() == 38), "{ids:?}");
+    // The next write is another.
+    assert_eq!(client.delete("t", "k").await.unwrap().seq, 4);
+}
+
+#[tokio::test]
+async fn one_may_bring_a_request_id_of_ones_own() {
+    let script = Script::new(&[Act::Fail(Code::Unavailable, "WRITER_STOPPED"), Act::Answer]);
+    let client = Client::with(options(), [fakes::writer(&script).await], [""; 0]);
+    let options = Some(v1::CommitOptions { request_id: "mine".into(), ..Default::default() });
+    let request = v1::CreateTableRequest { options, ..Default::default() };
+    assert_eq!(client.create_table(request).await.unwrap().seq, 1);
+    assert_eq!(*script.asked.lock().unwrap(), [r#""mine""#, r#""mine""#]);
+}
+
+#[tokio::test]
+async fn a_write_without_an_id_is_never_sent_twice() {
+    for act in [Act::Cut, Act::Fail(Code::Unknown, "OUTCOME_UNKNOWN")] {
+        let script = Script::new(&[act]);
+        let options = Options { request_ids: false, ..options() };
+        let client = Client::with(options, [fakes::writer(&script).await], [""; 0]);
+        let failed = client.insert("t", "{}").await.map_err(|s| told(&s));
+        assert_eq!(failed, told_as(Code::Unknown, "OUTCOME_UNKNOWN"));
+        assert_eq!(script.times_asked(), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_sent_goes_to_the_next_writer() {
+    let script = Script::new(&[Act::Answer]);
+    let options = Options { request_ids: false, ..options() };
+    let client = Client::with(options, [NOBODY.to_owned(), fakes::writer(&script).await], [""; 0]);
+    assert_eq!(client.put("t", "{}").await.unwrap().seq, 1);
+    let executed = client.execute("SNAPSHOT t", &[]).await.unwrap();
+    assert_eq!((executed.token.unwrap().seq, executed.messages), (2, vec!["done".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_refused_write_is_not_sent_again_and_a_busy_writer_is_waited_for() {
+    let script = Script::new(&[
+        Act::Fail(Code::AlreadyExists, "ROW_EXISTS"),
+        Act::Fail(Code::ResourceExhausted, "OVERLOADED"),
+        Act::Answer,
+    ]);
+    let options = Options { request_ids: false, ..options() };
+    let client = Client::with(options, [fakes::writer(&script).await], [""; 0]);
+    let failed = client.insert("t", "{}").await.map_err(|s| told(&s));
+    assert_eq!(failed, told_as(Code::AlreadyExists, "ROW_EXISTS"));
+    assert_eq!(script.times_asked(), 1);
+    assert_eq!(client.insert("t", "{}").await.unwrap().seq, 3);
+}
+
+#[tokio::test]
+async fn patience_ends_and_a_doubt_is_told_as_one() {
+    let options = Options { patience: Duration::from_millis(200), ..options() };
+    let began = Instant::now();
+    let client = Client::with(options.clone(), [NOBODY], [NOBODY]);
+    assert_eq!(
+        client.insert("t", "{}").await.map_err(|s| told(&s)),
+        told_as(Code::Unavailable, "UNREACHABLE")
+    );
+    assert_eq!(client.get("t", "k").await.map_err(|s| told(&s)), told_as(Code::Unavailable, "UNREACHABLE"));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+
+    // The first try may have been the one that did it, whatever follows.
+    let script = Script::new(&[Act::Cut, Act::Fail(Code::ResourceExhausted, "OVERLOADED")]);
+    let client = Client::with(options, [fakes::writer(&script).await], [""; 0]);
+    let failed = client.insert("t", "{}").await.unwrap_err();
+    assert_eq!(told(&failed), (Code::Unknown, Some("OUTCOME_UNKNOWN".into())));
+    assert!(failed.message().contains("broke before the answer"), "{failed:?}");
+}
+
+#[tokio::test]
+async fn a_client_reads_what_it_has_written() {
+    let (writes, reads) = (Script::new(&[Act::Answer]), Script::new(&[Act::Answer]));
+    let writers = [fakes::writer(&writes).await];
+    let client = Client::with(options(), writers, [fakes::reader(&reads).await]);
+    client.get("t", "1").await.unwrap();
+    client.clone().insert("t", "{}").await.unwrap();
+    // An older write does not make it forget a newer one.
+    client.wrote(v1::WriteToken { seq: 0, epoch: 7, time: None });
+    let row = client.get("t", "1").await.unwrap().unwrap();
+    assert_eq!(row.json(), Some(r#"{"id":"1"}"#));
+    let keys = ["1", "2", "3", "4", "5"].map(str::to_owned).to_vec();
+    let request = v1::GetRequest { keys: keys.clone(), ..Default::default() };
+    let rows = client.get_rows(request).await.unwrap().rows;
+    assert_eq!(rows.into_iter().map(|row| row.key).collect::<Vec<_>>(), keys);
+    client.forget();
+    client.get("t", "1").await.unwrap();
+    let fresh = "(Some((1, 7)), None)";
+    // Rows of several answers are of one moment.
+    let pinned = "(Some((1, 7)), Some(Seq(5)))";
+    let none = "(None, None)";
+    assert_eq!(*reads.asked.lock().unwrap(), [none, fresh, fresh, pinned, pinned, none]);
+}
+
+#[tokio::test]
+async fn the_next_reader_is_asked_where_one_is_away_or_behind() {
+    let down = Act::Fail(Code::Unavailable, "SHUTTING_DOWN");
+    let behind = Act::Fail(Code::Unavailable, "REPLICA_BEHIND");
+    let floor = Act::Fail(Code::OutOfRange, "BELOW_FLOOR");
+    for (readers, expected) in [
+        (vec![], told_as(Code::Unavailable, "UNREACHABLE")),
+        (vec![Act::Answer], Ok(())),
+        (vec![Act::Cut, Act::Answer], Ok(())),
+        (vec![down.clone(), behind.clone(), Act::Answer], Ok(())),
+        (vec![behind, down], told_as(Code::Unavailable, "REPLICA_BEHIND")),
+        // What one reader refuses, all refuse.
+        (vec![floor, Act::Answer], told_as(Code::OutOfRange, "BELOW_FLOOR")),
+    ] {
+        let mut addresses = vec![NOBODY.to_owned()];
+        for act in &readers {
+            addresses.push(fakes::reader(&Script::new(std::slice::from_ref(act))).await);
+        }
+        let client = || Client::with(options(), [""; 0], &addresses);
+        let got = client().get("t", "1").await.map(drop).map_err(|s| told(&s));
+        assert_eq!(got, expected, "{readers:?}");
+        let selected = client().select(v1::SelectRequest::default()).await.map(drop);
+        assert_eq!(selected.map_err(|s| told(&s)), expected, "{readers:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_is_made_anew() {
+    let script = Script::new(&[Act::Answer, Act::Cut, Act::Answer]);
+    let client = Client::with(options(), [""; 0], [fakes::reader(&script).await]);
+    client.get("t", "1").await.unwrap();
+    client.get("t", "1").await.unwrap();
+    assert_eq!(script.times_asked(), 3);
+}
+
+#[tokio::test]
+async fn rows_go_on_at_another_reader_where_a_connection_breaks() {
+    let first =
+        Script::new(&[Act::CutAfter(3), Act::CutAfter(2), Act::Fail(Code::Unavailable, "SHUTTING_DOWN")]);
+    let second = Script::new(&[Act::Answer]);
+    let readers = [fakes::reader(&first).await, fakes::reader(&second).await];
+    let client = Client::with(options(), [""; 0], readers);
+    let mut rows = client.select(v1::SelectRequest::default()).await.unwrap();
+    let mut keys = String::new();
+    while let Some(row) = rows.next().await.unwrap() {
+        keys += &row.key;
+    }
+    assert_eq!((keys.as_str(), rows.count(), rows.header().read_seq), ("123456789", 9, 5));
+    assert_eq!(
+        (first.asked.lock().unwrap().concat(), second.asked.lock().unwrap().concat()),
+        ("035".into(), "5".into())
+    );
+
+    let all = client.select(v1::SelectRequest::default()).await.unwrap().collect().await.unwrap();
+    assert_eq!(all.len(), 9);
+}
+
+#[test]
+fn calls_can_run_on_tasks_of_their_own() {
+    fn sendable<T: Send>(_: T) {}
+    let client = Client::new([NOBODY], [NOBODY]);
+    sendable(client.insert("t", "{}"));
+    sendable(client.apply(vec![]));
+    sendable(client.execute("", &[]));
+    sendable(client.get("t", "k"));
+    sendable(client.query(v1::ReaderServiceExecuteRequest::default()));
+    sendable(client.history(v1::HistoryRequest::default()));
+    sendable(async { client.select(v1::SelectRequest::default()).await?.collect().await });
+}

@@ -1,0 +1,235 @@
+//! Writes: sent again only where nothing was done, or where a request id makes sure that nothing is done twice.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use uuid::Uuid;
+
+use super::{Client, UNREACHABLE, Writer, reason, writer_on};
+use crate::v1;
+use v1::writer_service_execute_response::Event;
+
+/// The first wait before a write is sent again; each is twice the one before it.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+/// The longest such wait.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// The reason of a writer that has no space for a write, which it refuses.
+const DISK_FULL: &str = "DISK_FULL";
+
+/// What a write came to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Written {
+    /// Names the write.
+    pub token: v1::WriteToken,
+    /// It had been done before, by a request with the same id.
+    pub replayed: bool,
+}
+
+/// What a statement came to at the writer.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Executed {
+    /// Names the write, where there was one.
+    pub token: Option<v1::WriteToken>,
+    /// What a maintenance statement has to say.
+    pub messages: Vec<String>,
+}
+
+impl Client {
+    /// One atomic commit of any operations, with preconditions and options where wanted.
+    pub async fn apply(&self, request: impl Into<v1::ApplyRequest>) -> Result<Written, Status> {
+        let mut request = request.into();
+        let safe = self.identify(&mut request.options);
+        let call = |mut writer: Writer| {
+            let request = request.clone();
+            async move { writer.apply(request).await }
+        };
+        let v1::ApplyResponse { token, replayed } = self.write(safe, call).await?.into_inner();
+        Ok(Written { token: self.noted(token)?, replayed })
+    }
+
+    /// A new row; its document holds the primary key.
+    pub async fn insert(&self, table: &str, row: impl Into<v1::Document>) -> Result<v1::WriteToken, Status> {
+        self.apply_one(v1::Operation::insert(table, row)).await
+    }
+
+    /// A row, whether or not there is one with its key.
+    pub async fn put(&self, table: &str, row: impl Into<v1::Document>) -> Result<v1::WriteToken, Status> {
+        self.apply_one(v1::Operation::put(table, row)).await
+    }
+
+    /// A merge patch (RFC 7396) of a row.
+    pub async fn patch(
+        &self,
+        table: &str,
+        key: &str,
+        patch: impl Into<v1::Document>,
+    ) -> Result<v1::WriteToken, Status> {
+        self.apply_one(v1::Operation::patch(table, key, patch)).await
+    }
+
+    /// The end of a row; its past stays readable.
+    pub async fn delete(&self, table: &str, key: &str) -> Result<v1::WriteToken, Status> {
+        self.apply_one(v1::Operation::delete(table, key)).await
+    }
+
+    async fn apply_one(&self, operation: v1::Operation) -> Result<v1::WriteToken, Status> {
+        self.apply(vec![operation]).await.map(|written| written.token)
+    }
+
+    /// A new table.
+    pub async fn create_table(&self, mut request: v1::CreateTableRequest) -> Result<v1::WriteToken, Status> {
+        let safe = self.identify(&mut request.options);
+        let call = |mut writer: Writer| {
+            let request = request.clone();
+            async move { writer.create_table(request).await }
+        };
+        let answer = self.write(safe, call).await?;
+        self.noted(answer.into_inner().token)
+    }
+
+    /// One statement of DriftQL that writes or maintains. `params` are the values of `$1`, `$2`, …, each one JSON text.
+    pub async fn execute(&self, statement: &str, params: &[&str]) -> Result<Executed, Status> {
+        let params = params.iter().map(|&param| param.to_owned()).collect();
+        let request =
+            v1::WriterServiceExecuteRequest { statement: statement.to_owned(), params, options: None };
+        self.execute_request(request, |_| {}).await
+    }
+
+    /// The same with options; a long job tells how far it has come.
+    pub async fn execute_request(
+        &self,
+        mut request: v1::WriterServiceExecuteRequest,
+        progress: impl Fn(v1::Progress),
+    ) -> Result<Executed, Status> {
+        let safe = self.identify(&mut request.options);
+        let progress = &progress;
+        let call = |mut writer: Writer| {
+            let request = request.clone();
+            async move {
+                let mut answers = writer.execute(request).await?.into_inner();
+                let mut executed = Executed::default();
+                while let Some(answer) = answers.message().await? {
+                    match answer.event {
+                        Some(Event::Progress(made)) => progress(made),
+                        Some(Event::Token(token)) => executed.token = Some(token),
+                        Some(Event::Message(message)) => executed.messages.push(message),
+                        None => {}
+                    }
+                }
+                Ok(executed)
+            }
+        };
+        let executed = self.write(safe, call).await?;
+        executed.token.into_iter().for_each(|token| self.wrote(token));
+        Ok(executed)
+    }
+
+    /// Gives a write a request id, where it has none and the options want one. Whether it has one now.
+    fn identify(&self, options: &mut Option<v1::CommitOptions>) -> bool {
+        if self.options.request_ids {
+            let options = options.get_or_insert_default();
+            if options.request_id.is_empty() {
+                options.request_id = Uuid::new_v4().to_string();
+            }
+        }
+        options.as_ref().is_some_and(|options| !options.request_id.is_empty())
+    }
+
+    fn noted(&self, token: Option<v1::WriteToken>) -> Result<v1::WriteToken, Status> {
+        let token = token.ok_or_else(|| Status::internal("the writer answered without a token"))?;
+        self.wrote(token);
+        Ok(token)
+    }
+
+    /// Sends a write until it is answered, refused, or patience ends. `safe`: it has a request id, so that it can be sent
+    /// again where its answer is missing.
+    async fn write<T, F>(&self, safe: bool, call: impl Fn(Writer) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let began = Instant::now();
+        let mut doubt = None;
+        let mut wait = FIRST_WAIT;
+        for tries in 1.. {
+            let Some((index, daemon)) = self.writers.in_turn().next() else {
+                return Err(Status::unavailable("no writer is named"));
+            };
+            let answer = match daemon.channel().await {
+                Ok(channel) => call(writer_on(channel)).await,
+                Err(status) => Err(status),
+            };
+            let status = match answer {
+                Ok(answer) => return Ok(answer),
+                Err(status) => daemon.told(status, true),
+            };
+            let again = again(&status, safe);
+            if matches!(again, Again::No) {
+                // The answer to this try is also that to those before it: the id makes them one.
+                return Err(status);
+            }
+            let mut pause = wait / 2 + jitter(wait / 2);
+            if let Again::Elsewhere { sent } = again {
+                let next = (index + 1) % self.writers.all.len();
+                self.writers.current.store(next, Ordering::Relaxed);
+                // The others are asked at once, and only then is there something to wait for.
+                if !sent && tries % self.writers.all.len() != 0 {
+                    pause = Duration::ZERO;
+                }
+                if sent {
+                    doubt = Some(status.clone());
+                }
+            }
+            if let Again::After(asked) = again {
+                pause = pause.max(asked);
+            }
+            if tries >= self.options.tries || began.elapsed() + pause > self.options.patience {
+                // Where any try may have been the one that did it, that nobody answers now says less.
+                return Err(doubt.unwrap_or(status));
+            }
+            tokio::time::sleep(pause).await;
+            wait = (wait * 2).min(LAST_WAIT);
+        }
+        Err(Status::internal("a write ended without an answer"))
+    }
+}
+
+/// Whether a failed write is sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// It was refused, or it may have been done and cannot be told apart from another.
+    No,
+    /// At another writer, or at this one when it is back.
+    Elsewhere {
+        /// The write may have been done.
+        sent: bool,
+    },
+    /// At the same writer, which has too much to do.
+    After(Duration),
+}
+
+fn again(status: &Status, safe: bool) -> Again {
+    match status.code() {
+        Code::Unavailable if reason(status).as_deref() == Some(UNREACHABLE) => {
+            Again::Elsewhere { sent: false }
+        }
+        // Nobody makes room in the time that a call has.
+        Code::Unavailable if reason(status).as_deref() == Some(DISK_FULL) => Again::No,
+        Code::Unavailable | Code::Unknown if safe => Again::Elsewhere { sent: true },
+        // Refused before anything was done.
+        Code::ResourceExhausted if reason(status).is_some() => {
+            let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            Again::After(asked.unwrap_or_default())
+        }
+        _ => Again::No,
+    }
+}
+
+/// A random part of a span: clients that failed together do not come back together.
+fn jitter(span: Duration) -> Duration {
+    let (random, _) = Uuid::new_v4().as_u64_pair();
+    let below = span.as_micros().max(1);
+    Duration::from_micros(u64::try_from(u128::from(random) % below).unwrap_or_default())
+}
