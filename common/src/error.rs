@@ -189,6 +189,18 @@ impl Error {
             .with("offset", offset.to_string())
     }
 
+    /// A table that is not there, with the nearest name that is.
+    pub fn unknown_table<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Self {
+        let near = nearest(name, names);
+        let hint = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+        let error = Error::new(Reason::TableNotFound, format!("unknown table {name:?}{hint}"));
+        let error = error.with("table", name);
+        match near {
+            Some(near) => error.with("nearest", near),
+            None => error,
+        }
+    }
+
     /// An operating system error, with what was tried.
     pub fn io(what: impl fmt::Display, source: &std::io::Error) -> Self {
         let reason = match source.kind() {

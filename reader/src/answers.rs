@@ -1,10 +1,13 @@
 //! Rows, events and differences as streams of messages of a bounded size.
 
+use std::collections::HashSet;
+
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::query::ast::Column;
 use driftdb_common::query::exec::{Select, Stretch};
+use driftdb_common::query::parser;
 use driftdb_common::service::convert;
 use driftdb_common::table::diff::{Diff, RowDiff};
 use driftdb_common::table::history::{Change, History};
@@ -72,11 +75,15 @@ impl Commits {
     fn next_commit(&mut self, bytes: &mut usize) -> Result<Option<v1::Commit>> {
         self.read_ahead()?;
         let Some(info) = self.ahead.front().map(|change| change.commit.clone()) else { return Ok(None) };
+        let (actor, reason) = match &info.meta {
+            Some(meta) => (meta.actor.clone(), meta.reason.clone()),
+            None => Default::default(),
+        };
         let mut commit = v1::Commit {
             seq: info.seq,
             time: Some(convert::time_to_wire(info.time_ms)),
-            actor: info.meta.actor.clone(),
-            reason: info.meta.reason.clone(),
+            actor,
+            reason,
             changes: Vec::new(),
             more: false,
         };
@@ -185,5 +192,16 @@ pub fn one_by_one<T: Send + Unpin + 'static>(
 
 /// The columns that `fields` of a request name.
 pub fn columns(fields: &[String]) -> Result<Vec<Column>> {
-    fields.iter().map(|field| driftdb_common::query::parser::parse_column(field)).collect()
+    let mut columns: Vec<Column> = Vec::with_capacity(fields.len());
+    let mut seen = HashSet::new();
+    for field in fields {
+        let column = parser::parse_column(field)?;
+        // A document cannot have a field twice.
+        if !seen.insert(column.clone()) {
+            let message = format!("{column} stands in fields twice: leave one out");
+            return Err(Error::new(Reason::ArgumentInvalid, message));
+        }
+        columns.push(column);
+    }
+    Ok(columns)
 }

@@ -171,7 +171,9 @@ impl Follower {
     }
 
     fn apply_commit(&self, applied: &mut Applied, commit: Commit) -> Result<()> {
-        let info = Arc::new(CommitInfo { seq: commit.seq, time_ms: commit.time_ms, meta: commit.meta });
+        // What only the writer asks about is not kept.
+        let meta = commit.meta.filter(|meta| !meta.actor.is_empty() || !meta.reason.is_empty());
+        let info = Arc::new(CommitInfo { seq: commit.seq, time_ms: commit.time_ms, meta });
         for (id, events) in commit.parts {
             let Some(table) = self.tables.get(&id) else { continue };
             table.timeline.apply(&info, events)?;

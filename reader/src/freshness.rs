@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
-use driftdb_common::query::ast::Point;
 use driftdb_common::service::convert;
+use driftdb_common::table::moments::Point;
 use driftdb_common::table::view::View;
 use tokio::time::{Instant, timeout_at};
 
@@ -155,22 +155,4 @@ impl Replica {
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The point that a request's AsOf names.
-pub fn point_from_wire(as_of: Option<v1::AsOf>) -> Result<Option<Point>> {
-    Ok(match as_of.and_then(|as_of| as_of.at) {
-        None => None,
-        Some(v1::as_of::At::Seq(seq)) => Some(Point::Seq(seq)),
-        Some(v1::as_of::At::Time(time)) => {
-            let ms = time
-                .seconds
-                .checked_mul(1000)
-                .and_then(|ms| ms.checked_add(i64::from(time.nanos / 1_000_000)));
-            Some(Point::Time(
-                ms.ok_or_else(|| Error::new(Reason::ArgumentInvalid, "as_of.time is out of range"))?,
-            ))
-        }
-        Some(v1::as_of::At::Ago(ago)) => Some(Point::Ago(convert::duration_from_wire(&ago, "as_of.ago")?)),
-    })
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use driftdb_common::error::{Error, Reason, Result, nearest};
+use driftdb_common::error::{Error, Result};
 use driftdb_common::format::manifest::Database;
 use driftdb_common::table::moments::Moments;
 use driftdb_common::table::timeline::Timeline;
@@ -114,15 +114,8 @@ impl Replica {
 impl Applied {
     /// A table by its name, which must have existed by then.
     pub fn table(&self, name: &str) -> Result<&Arc<Timeline>> {
-        self.tables.get(name).ok_or_else(|| {
-            let near = nearest(name, self.tables.keys().map(String::as_str));
-            let hint = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
-            let mut error = Error::new(Reason::TableNotFound, format!("unknown table {name:?}{hint}"));
-            if let Some(near) = near {
-                error = error.with("nearest", near);
-            }
-            error.with("table", name)
-        })
+        let found = self.tables.get(name);
+        found.ok_or_else(|| Error::unknown_table(name, self.tables.keys().map(String::as_str)))
     }
 
     /// A table's state after a commit.

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::answers::{self, Commits};
-use crate::freshness::{Freshness, Moment, point_from_wire};
+use crate::freshness::{Freshness, Moment};
 use crate::replica::Replica;
 use crate::steps::{self, Answers, Step};
 use crate::token::{SelectToken, filter_hash};
@@ -52,7 +52,7 @@ impl ReaderRpc {
                 format!("{} keys are over the limit of {} a Get", request.keys.len(), limits::KEYS_PER_GET);
             return Err(Error::new(Reason::TooLarge, message));
         }
-        let moment = self.replica.moment(request.freshness, point_from_wire(request.as_of)?).await?;
+        let moment = self.replica.moment(request.freshness, convert::point_from_wire(request.as_of)?).await?;
         let view = moment.view(&request.table)?;
         let mut answer = v1::GetResponse { header: Some(moment.header(&self.replica)), ..Default::default() };
         let mut bytes = 0;
@@ -79,7 +79,7 @@ impl ReaderRpc {
         };
         let columns = answers::columns(&request.fields)?;
         let filter = select_filter(&request);
-        let mut as_of = point_from_wire(request.as_of)?;
+        let mut as_of = convert::point_from_wire(request.as_of)?;
         let mut selection = Selection {
             condition,
             columns,
@@ -91,7 +91,7 @@ impl ReaderRpc {
         let mut before = 0;
         if !request.resume_token.is_empty() {
             let token = SelectToken::decode(&request.resume_token, self.replica.database(), filter)?;
-            as_of = Some(driftdb_common::query::ast::Point::Seq(token.seq));
+            as_of = Some(driftdb_common::table::moments::Point::Seq(token.seq));
             before = token.count;
             selection.after = Some(token.after());
             selection.limit = selection.limit.map(|limit| limit.saturating_sub(before));
@@ -121,7 +121,7 @@ impl ReaderRpc {
 
     async fn history(&self, request: v1::HistoryRequest) -> Result<Answers<v1::HistoryResponse>> {
         let format = convert::format_from_wire(request.format)?;
-        let (from, to) = (point_from_wire(request.from)?, point_from_wire(request.to)?);
+        let (from, to) = (convert::point_from_wire(request.from)?, convert::point_from_wire(request.to)?);
         let freshness = Freshness::from_wire(request.freshness, &self.replica)?;
         let moment = self.replica.resolve(freshness, to).await?;
         let from = match from {
@@ -147,7 +147,7 @@ impl ReaderRpc {
     async fn diff(&self, request: v1::DiffRequest) -> Result<Answers<v1::DiffResponse>> {
         let format = convert::format_from_wire(request.format)?;
         let freshness = Freshness::from_wire(request.freshness, &self.replica)?;
-        let (from, to) = (point_from_wire(request.from)?, point_from_wire(request.to)?);
+        let (from, to) = (convert::point_from_wire(request.from)?, convert::point_from_wire(request.to)?);
         let from = from.ok_or_else(|| Error::new(Reason::ArgumentInvalid, "a diff needs `from`"))?;
         let (from, to) = self.two_moments(freshness, from, to).await?;
         let (before, after) = (from.view(&request.table)?, to.view(&request.table)?);
@@ -174,8 +174,8 @@ impl ReaderRpc {
     pub(crate) async fn two_moments(
         &self,
         freshness: Freshness,
-        from: driftdb_common::query::ast::Point,
-        to: Option<driftdb_common::query::ast::Point>,
+        from: driftdb_common::table::moments::Point,
+        to: Option<driftdb_common::table::moments::Point>,
     ) -> Result<(Moment, Moment)> {
         let from = self.replica.resolve(freshness, Some(from)).await?;
         let to = self.replica.resolve(freshness, to).await?;
@@ -183,7 +183,7 @@ impl ReaderRpc {
     }
 
     async fn list_tables(&self, request: v1::ListTablesRequest) -> Result<v1::ListTablesResponse> {
-        let moment = self.replica.moment(request.freshness, point_from_wire(request.as_of)?).await?;
+        let moment = self.replica.moment(request.freshness, convert::point_from_wire(request.as_of)?).await?;
         let page = match usize::try_from(request.page_size) {
             Ok(0) => TABLES_PER_PAGE,
             Ok(size) => size.min(TABLES_PER_PAGE),
@@ -205,7 +205,7 @@ impl ReaderRpc {
     }
 
     async fn describe_table(&self, request: v1::DescribeTableRequest) -> Result<v1::DescribeTableResponse> {
-        let moment = self.replica.moment(request.freshness, point_from_wire(request.as_of)?).await?;
+        let moment = self.replica.moment(request.freshness, convert::point_from_wire(request.as_of)?).await?;
         let table = table_info(moment.applied.table(&request.table)?, moment.seq)?;
         Ok(v1::DescribeTableResponse { header: Some(moment.header(&self.replica)), table: Some(table) })
     }

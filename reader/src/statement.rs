@@ -15,7 +15,7 @@ use driftdb_common::table::history::History;
 use driftdb_common::table::timeline::Timeline;
 
 use crate::answers::{self, Commits};
-use crate::freshness::{Freshness, Moment, point_from_wire};
+use crate::freshness::{Freshness, Moment};
 use crate::rpc::{ReaderRpc, key_type, table_info};
 use crate::steps::{self, Answers, Step};
 
@@ -41,14 +41,8 @@ impl Run<'_> {
 
     /// A table, or an error that points at its name.
     fn table<'m>(&self, moment: &'m Moment, name: &Name) -> Result<&'m Arc<Timeline>> {
-        moment.applied.table(&name.text).map_err(|e| {
-            let near = e.metadata().get("nearest");
-            let hint = near.map(|near| format!("did you mean {near:?}?")).unwrap_or_default();
-            let place = report::place(self.text, name.start, name.end, hint);
-            Error::new(Reason::TableNotFound, format!("unknown table {:?}", name.text))
-                .with("table", name.text.clone())
-                .at(place)
-        })
+        let found = moment.applied.table(&name.text);
+        found.map_err(|e| report::at_table(e, self.text, Some(name)))
     }
 
     fn key(&self, timeline: &Timeline, key: Option<RowKey>) -> Result<Option<Key>> {
@@ -72,7 +66,7 @@ impl ReaderRpc {
         }
         let run = Run {
             text: &request.statement,
-            as_of: point_from_wire(request.as_of)?,
+            as_of: convert::point_from_wire(request.as_of)?,
             freshness: Freshness::from_wire(request.freshness, &self.replica)?,
             format: convert::format_from_wire(request.format)?,
         };

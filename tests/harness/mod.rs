@@ -2,7 +2,10 @@
 
 #![allow(dead_code, reason = "every test file uses its own part of the harness")]
 
+pub mod calls;
+pub mod condition;
 pub mod model;
+pub mod refusal;
 pub mod script;
 
 use std::io::{BufRead, BufReader};

@@ -89,10 +89,8 @@ pub fn group(from: u64, to: u64) -> Group {
     for seq in from..=to {
         let (_, events) = commit(seq);
         let frames = u32::try_from(events.len()).unwrap();
-        let meta = CommitMeta {
-            actor: String::new(),
-            reason: if seq % 5 == 0 { "why".into() } else { String::new() },
-        };
+        let reason = if seq % 5 == 0 { "why".to_owned() } else { String::new() };
+        let meta = CommitMeta { reason, ..CommitMeta::default() };
         let mut last = 0;
         for (table, kind, key, content) in &events {
             if *kind == EventType::Schema {

@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 
-use driftdb_common::error::{Error, Reason, Result, Violation, nearest};
+use driftdb_common::error::{Error, Reason, Result, Violation};
 use driftdb_common::format::document::Document;
-use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
+use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType, Origin, RequestId};
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
 use driftdb_common::log::appender::Group;
@@ -18,14 +18,37 @@ use driftdb_common::table::operation::{
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 use driftdb_common::table::{format_time, state};
 
+use crate::requests::{Asked, Producers, Requests, Window};
 use crate::rows::{Mark, RowState, Table, Tables};
 
 /// The newest state of the database, commits that are not yet on disk included.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Admission {
     tables: Tables,
+    requests: Requests,
+    producers: Producers,
     last: Token,
     clock_went_back: bool,
+}
+
+/// What a change has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admitted {
+    /// The commit that stands for it.
+    pub token: Token,
+    /// The commit had been made before, by a request with the same id.
+    pub replayed: bool,
+}
+
+/// What comes with a change.
+#[derive(Debug, Clone, Default)]
+pub struct With {
+    /// What goes with any commit.
+    pub options: CommitOptions,
+    /// The request's id and fingerprint.
+    pub request: Option<RequestId>,
+    /// Where in a producer's stream it comes from.
+    pub origin: Option<Origin>,
 }
 
 /// An event on its way into a frame.
@@ -37,6 +60,27 @@ struct NewEvent {
 }
 
 impl Admission {
+    /// The state of an empty database.
+    pub fn new(window: Window) -> Admission {
+        Admission {
+            tables: Tables::default(),
+            requests: Requests::new(window),
+            producers: Producers::default(),
+            last: Token::default(),
+            clock_went_back: false,
+        }
+    }
+
+    /// How far each producer's stream has come.
+    pub fn producers(&self) -> &Producers {
+        &self.producers
+    }
+
+    /// A producer's batch has been gone through to its end.
+    pub fn complete_batch(&mut self, producer: &str, batch: u64) {
+        self.producers.complete(producer, batch);
+    }
+
     /// The last admitted commit.
     pub fn last(&self) -> Token {
         self.last
@@ -69,34 +113,65 @@ impl Admission {
             }
         }
         self.last = Token { seq: commit.seq, time_ms: commit.time_ms };
-        self.tables.forget_undo();
+        if let Some(meta) = commit.meta {
+            self.remember(meta.request, meta.origin);
+        }
+        self.forget_undo(self.tables.mark(), self.last);
         Ok(())
     }
 
+    /// Remembers what the last commit was asked by.
+    fn remember(&mut self, request: Option<RequestId>, origin: Option<Origin>) {
+        if let Some(request) = request {
+            self.requests.insert(request, self.last);
+        }
+        if let Some(origin) = origin {
+            self.producers.advance(origin, self.last.seq);
+        }
+    }
+
     /// Admits a change: checks it, applies it here, and appends its frames to `group`. On an error nothing has changed.
-    pub fn admit(
-        &mut self,
-        change: Change,
-        options: &CommitOptions,
-        now_ms: u64,
-        group: &mut Group,
-    ) -> Result<Token> {
-        let time_ms = self.commit_time(options, now_ms)?;
+    /// A request that has been made before answers as it did then.
+    pub fn admit(&mut self, change: Change, with: With, now_ms: u64, group: &mut Group) -> Result<Admitted> {
+        let With { options, request, origin } = with;
+        if let Some(request) = &request {
+            match self.requests.find(request) {
+                Asked::Never => {}
+                Asked::Before(token) => return Ok(Admitted { token, replayed: true }),
+                Asked::Otherwise(token) => {
+                    let message = format!(
+                        "request id {:?} was used for another request, which became commit {}: give each request its own",
+                        request.id, token.seq
+                    );
+                    return Err(
+                        Error::new(Reason::RequestIdReused, message).with("seq", token.seq.to_string())
+                    );
+                }
+            }
+        }
+        let time_ms = self.commit_time(&options, now_ms)?;
         let token = Token { seq: self.last.seq + 1, time_ms };
         let mark = self.tables.mark();
         let events = match change {
             Change::Rows { operations, preconditions } => self.rows(token, operations, &preconditions),
             Change::Schema(change) => match self.schema(token, change, group) {
                 // Nothing to do: the newest commit stands for it.
-                Ok(events) if events.is_empty() => return Ok(self.last),
+                Ok(events) if events.is_empty() => return Ok(Admitted { token: self.last, replayed: false }),
                 other => other,
             },
         };
         match events {
             Ok(events) => {
-                encode(group, token, &events, &options.reason);
+                let meta = CommitMeta {
+                    actor: String::new(),
+                    reason: options.reason,
+                    request: request.clone(),
+                    origin: origin.clone(),
+                };
+                encode(group, token, &events, &meta);
                 self.last = token;
-                Ok(token)
+                self.remember(request, origin);
+                Ok(Admitted { token, replayed: false })
             }
             Err(error) => {
                 self.tables.undo_to(mark);
@@ -108,12 +183,15 @@ impl Admission {
     /// Goes back to the state that `durable` was the last commit of: nothing after it reached the disk.
     pub fn roll_back(&mut self, durable: Token) {
         self.tables.undo_to(Mark::default());
+        self.requests.forget_after(durable.seq);
+        self.producers.go_back_to(durable.seq);
         self.last = durable;
     }
 
-    /// Everything admitted up to here is durable: there is no way back before it.
-    pub fn forget_undo(&mut self, upto: Mark) {
+    /// Everything admitted up to `upto`, commit `durable`, is durable: there is no way back before it.
+    pub fn forget_undo(&mut self, upto: Mark, durable: Token) {
         self.tables.forget_undo_before(upto);
+        self.producers.settle(durable.seq);
     }
 
     /// I2: a commit's time is the clock's, or the last commit's where the clock has gone back.
@@ -161,17 +239,11 @@ impl Admission {
         if operations.is_empty() {
             return Ok(vec![self.note()?]);
         }
-        let several = operations.len() > 1;
+        let count = operations.len();
         let mut events = Vec::with_capacity(operations.len());
         for (i, operation) in operations.into_iter().enumerate() {
             let event = self.operation(token, operation);
-            events.push(event.map_err(|e| {
-                if several {
-                    e.context(format_args!("operation {}", i + 1)).with("operation", i.to_string())
-                } else {
-                    e
-                }
-            })?);
+            events.push(event.map_err(|e| of_operation(e, i, count))?);
         }
         Ok(events)
     }
@@ -217,6 +289,12 @@ impl Admission {
             }
             Action::Patch(patch) => (EventType::Patch, Some(patch)),
             Action::SoftDelete => (EventType::SoftDelete, None),
+            Action::Revert(_) => {
+                return Err(Error::new(
+                    Reason::Internal,
+                    "a revert that was not resolved before its admission",
+                ));
+            }
         };
         let after = state::apply(before, kind, payload.as_ref())?;
         if let (EventType::Patch, Some(after)) = (kind, &after)
@@ -239,10 +317,11 @@ impl Admission {
             let table = self.tables.live(name)?;
             let row = table.row(&key.of_type(table.schema().key_type)?);
             let live = row.is_some_and(|row| row.document.is_some());
-            let seq = row.map_or(0, |row| row.seq);
+            // A row that went with its table has changed, and which rows those were is not kept.
+            let seq = row.map_or(table.reborn_seq(), |row| row.seq);
             let (holds, check, expected) = match check {
                 Check::SeqIs(expected) => (
-                    live && seq == *expected,
+                    row.is_some_and(|row| row.seq == *expected),
                     "seq_is",
                     format!("expected its last change to be commit {expected}"),
                 ),
@@ -256,7 +335,8 @@ impl Admission {
                 let found = match (live, seq) {
                     (true, seq) => format!("commit {seq} changed it last"),
                     (false, 0) => "there is no such row".to_owned(),
-                    (false, seq) => format!("commit {seq} deleted it"),
+                    (false, seq) if row.is_some() => format!("commit {seq} deleted it"),
+                    (false, seq) => format!("there is no such row; commit {seq} made the table anew"),
                 };
                 let subject = format!("{name}/{key}");
                 let description = format!("{expected}; {found}");
@@ -280,6 +360,11 @@ impl Admission {
                     Some(id) => (id, SchemaEvent { action: SchemaAction::Create, schema }),
                     None => return Ok(Vec::new()),
                 }
+            }
+            SchemaChange::Alter { table, add, drop } => {
+                let table = self.tables.live(&table)?;
+                let schema = table.schema().altered(&add, &drop)?;
+                (table.id(), SchemaEvent { action: SchemaAction::Alter, schema })
             }
             SchemaChange::Drop { table } => {
                 let table = self.tables.live(&table)?;
@@ -337,6 +422,7 @@ impl Admission {
     fn apply_schema(&mut self, id: u64, seq: u64, event: SchemaEvent) -> Result<()> {
         match event.action {
             SchemaAction::Create => self.tables.create(Table::new(id, seq, event.schema)),
+            SchemaAction::Alter => self.tables.alter(event.schema, seq)?,
             SchemaAction::Drop => self.tables.drop_table(&event.schema.table, seq)?,
         }
         Ok(())
@@ -344,8 +430,7 @@ impl Admission {
 }
 
 /// Appends a commit's frames to a group.
-fn encode(group: &mut Group, token: Token, events: &[NewEvent], reason: &str) {
-    let meta = CommitMeta { actor: String::new(), reason: reason.to_owned() };
+fn encode(group: &mut Group, token: Token, events: &[NewEvent], meta: &CommitMeta) {
     let mut frames_here: HashMap<u64, u32> = HashMap::new();
     for event in events {
         *frames_here.entry(event.table).or_default() += 1;
@@ -353,7 +438,7 @@ fn encode(group: &mut Group, token: Token, events: &[NewEvent], reason: &str) {
     let frames = u32::try_from(events.len()).unwrap_or(u32::MAX);
     for NewEvent { table, kind, key, payload } in events {
         // Taken out by the commit's first frame in the table, so that later ones do not carry it.
-        let first = frames_here.remove(table).map(|frames_here| (CommitShape { frames, frames_here }, &meta));
+        let first = frames_here.remove(table).map(|frames_here| (CommitShape { frames, frames_here }, meta));
         let table = group.tables.entry(*table).or_default();
         let first_of_group = table.frames.is_empty();
         table.last_seq = token.seq;
@@ -365,8 +450,10 @@ fn encode(group: &mut Group, token: Token, events: &[NewEvent], reason: &str) {
     group.last_ms = token.time_ms;
 }
 
-/// The error for a table that is not there, with the nearest name that is.
-pub fn unknown_table<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Error {
-    let hint = nearest(name, names).map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
-    Error::new(Reason::TableNotFound, format!("unknown table {name:?}{hint}")).with("table", name)
+/// Says which of `count` operations an error is about, where there are several.
+pub fn of_operation(error: Error, index: usize, count: usize) -> Error {
+    match count {
+        0 | 1 => error,
+        _ => error.context(format_args!("operation {}", index + 1)).with("operation", index.to_string()),
+    }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::Parser;
 use driftdb_common::limits;
 use driftdb_common::service::config::{DataArgs, LogArgs};
-use driftdb_writer::Config;
+use driftdb_writer::{Config, Window};
 
 /// The writer daemon of DriftDB: the one process that changes a database.
 ///
@@ -34,6 +34,12 @@ pub struct Args {
     #[arg(long, env = "DRIFTDB_SEGMENT_BYTES", default_value_t = limits::SEGMENT_BYTES, value_name = "BYTES",
           value_parser = clap::value_parser!(u64).range(4096..))]
     pub segment_bytes: u64,
+    /// Request ids are remembered for so many commits …
+    #[arg(long, env = "DRIFTDB_REQUEST_COMMITS", default_value_t = Window::default().commits, value_name = "N")]
+    pub request_commits: u64,
+    /// … or for so many seconds, whichever is less. A retry that comes later counts as a new request.
+    #[arg(long, env = "DRIFTDB_REQUEST_SECONDS", default_value_t = Window::default().millis / 1000, value_name = "SECONDS")]
+    pub request_seconds: u64,
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,
@@ -46,6 +52,10 @@ impl Args {
             data: self.data.data.clone(),
             advertise: self.advertise.clone(),
             segment_bytes: self.segment_bytes,
+            requests: Window {
+                commits: self.request_commits,
+                millis: self.request_seconds.saturating_mul(1000),
+            },
         }
     }
 }

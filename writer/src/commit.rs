@@ -12,11 +12,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::log::appender::{AppendError, Group, Log, TableStorage};
-use driftdb_common::table::operation::{Change, CommitOptions, Token};
+use driftdb_common::table::operation::{Change, Operation, Token};
+use driftdb_common::table::schema::Schema;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::admit::Admission;
+use crate::admit::{Admission, Admitted, With};
+use crate::requests::Position;
 use crate::rows::{Mark, Table};
 
 /// How long a client should wait before another try when the queue is full.
@@ -25,8 +27,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// An answer on its way to the request that waits for it.
 #[derive(Debug)]
 pub struct Answer {
-    to: oneshot::Sender<Result<Token>>,
-    result: Result<Token>,
+    to: oneshot::Sender<Result<Admitted>>,
+    result: Result<Admitted>,
 }
 
 impl Answer {
@@ -54,6 +56,152 @@ struct State {
     closing: bool,
     /// Why the writer has stopped taking writes.
     stopped: Option<Error>,
+}
+
+impl State {
+    /// Fails where no write is taken any more.
+    fn check_open(&self) -> Result<()> {
+        if let Some(stopped) = &self.stopped {
+            return Err(stopped.clone());
+        }
+        if self.closing {
+            return Err(Error::new(Reason::ShuttingDown, "the writer is shutting down"));
+        }
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        let bytes: usize = self.gathering.group.tables.values().map(|table| table.frames.bytes().len()).sum();
+        self.gathering.answers.len() < limits::QUEUE_REQUESTS && bytes < limits::QUEUE_BYTES
+    }
+
+    /// Fails where the queue is full.
+    fn check_room(&self) -> Result<()> {
+        if !self.has_room() {
+            let message = "too many writes are waiting for the disk: try again";
+            return Err(Error::new(Reason::Overloaded, message).retry_after(RETRY_AFTER));
+        }
+        Ok(())
+    }
+
+    /// Admits what is new in a batch; returns what was refused.
+    fn admit_batch(
+        &mut self,
+        with: &With,
+        batch: u64,
+        operations: Vec<Result<Operation>>,
+        atomic: bool,
+    ) -> Vec<(u32, Error)> {
+        let producer = with.origin.as_ref().map(|origin| origin.producer.clone());
+        let position = producer.as_ref().and_then(|producer| self.admission.producers().position(producer));
+        let mut refused = Vec::new();
+        let Some(first) = first_new(position, batch) else { return refused };
+        let last = u32::try_from(operations.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        if atomic {
+            if first < operations.len() {
+                let all = operations.into_iter().collect();
+                refused.extend(self.admit_part(with, last, all).err().map(|error| (0, error)));
+            }
+        } else {
+            for (operation, index) in operations.into_iter().zip(0..).skip(first) {
+                let one = operation.map(|operation| vec![operation]);
+                refused.extend(self.admit_part(with, index, one).err().map(|error| (index, error)));
+            }
+        }
+        if let Some(producer) = producer {
+            self.admission.complete_batch(&producer, batch);
+        }
+        refused
+    }
+
+    /// Admits a commit of a batch, which ends with the batch's operation `last`.
+    fn admit_part(&mut self, with: &With, last: u32, operations: Result<Vec<Operation>>) -> Result<Admitted> {
+        let mut with = with.clone();
+        if let Some(origin) = &mut with.origin {
+            origin.operation = last;
+        }
+        let change = Change::Rows { operations: operations?, preconditions: Vec::new() };
+        self.admission.admit(change, with, now_ms(), &mut self.gathering.group)
+    }
+
+    /// Answers at once where the outcome rests on durable commits only, and otherwise with the gathering group.
+    fn answer(&mut self, result: Result<Admitted>) -> Settling {
+        let all_durable =
+            !self.writing && self.gathering.answers.is_empty() && self.gathering.group.tables.is_empty();
+        let durable = match &result {
+            Ok(admitted) => admitted.token.seq <= self.durable.seq,
+            Err(_) => all_durable,
+        };
+        if durable {
+            return Settling::Now(Box::new(result));
+        }
+        let (to, answer) = oneshot::channel();
+        self.gathering.answers.push(Answer { to, result });
+        Settling::Later(answer)
+    }
+}
+
+/// An outcome that is known already, or will be once what it rests on is durable.
+#[derive(Debug)]
+pub enum Settling {
+    /// Known.
+    Now(Box<Result<Admitted>>),
+    /// Known when the group it is in has been written.
+    Later(oneshot::Receiver<Result<Admitted>>),
+}
+
+impl Settling {
+    /// Waits for the outcome.
+    pub async fn wait(self) -> Result<Admitted> {
+        match self {
+            Settling::Now(result) => *result,
+            Settling::Later(answer) => answer.await.map_err(|_| {
+                Error::new(Reason::OutcomeUnknown, "the writer stopped before it could tell the outcome")
+            })?,
+        }
+    }
+
+    /// Whether the outcome is known by now.
+    pub fn is_settled(&self) -> bool {
+        match self {
+            Settling::Now(_) => true,
+            Settling::Later(answer) => !answer.is_empty(),
+        }
+    }
+}
+
+/// A message of a producer's stream.
+#[derive(Debug)]
+pub struct Batch {
+    /// What goes with its commits; `origin.operation` is filled in for each.
+    pub with: With,
+    /// Its number.
+    pub batch: u64,
+    /// Its operations, those that could not be decoded as the error they are.
+    pub operations: Vec<Result<Operation>>,
+    /// One commit for all, or one for each.
+    pub atomic: bool,
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub struct Ingested {
+    /// Its number.
+    pub batch: u64,
+    /// Operations that were refused, by their position.
+    pub refused: Vec<(u32, Error)>,
+    /// Settled when all of its commits are durable.
+    pub answer: Settling,
+}
+
+/// The position of a batch's first operation that has not been admitted before; `None` where all have.
+fn first_new(position: Option<Position>, batch: u64) -> Option<usize> {
+    match position {
+        Some(position) if batch < position.batch => None,
+        Some(position) if batch == position.batch && position.complete => None,
+        Some(position) if batch == position.batch => Some(usize::try_from(position.operation).ok()? + 1),
+        _ => Some(0),
+    }
 }
 
 /// What request tasks and the committer's thread share.
@@ -95,34 +243,59 @@ impl Commits {
 
     /// Admits a change and waits until it is durable, or refused. A refusal that rests on a commit that is not
     /// durable yet is held back until that is.
-    pub async fn commit(&self, change: Change, options: CommitOptions) -> Result<Token> {
-        let (to, answer) = oneshot::channel();
-        {
+    pub async fn commit(&self, change: Change, with: With) -> Result<Admitted> {
+        let answer = {
             let mut state = self.0.state.lock();
-            if let Some(stopped) = &state.stopped {
-                return Err(stopped.clone());
-            }
-            if state.closing {
-                return Err(Error::new(Reason::ShuttingDown, "the writer is shutting down"));
-            }
+            state.check_open()?;
+            state.check_room()?;
             let State { admission, gathering, .. } = &mut *state;
-            let bytes: usize = gathering.group.tables.values().map(|table| table.frames.bytes().len()).sum();
-            if gathering.answers.len() >= limits::QUEUE_REQUESTS || bytes >= limits::QUEUE_BYTES {
-                let message = "too many writes are waiting for the disk: try again";
-                return Err(Error::new(Reason::Overloaded, message).retry_after(RETRY_AFTER));
-            }
-            let result = admission.admit(change, &options, now_ms(), &mut gathering.group);
-            let durable = !state.writing && state.gathering.answers.is_empty();
-            match result {
-                Err(error) if durable => return Err(error),
-                Ok(token) if token == state.durable => return Ok(token),
-                result => state.gathering.answers.push(Answer { to, result }),
-            }
-        }
+            let result = admission.admit(change, with, now_ms(), &mut gathering.group);
+            state.answer(result)
+        };
+        self.settled(answer).await
+    }
+
+    /// Whether the queue has room for another batch.
+    pub fn has_room(&self) -> bool {
+        let state = self.0.state.lock();
+        // A writer that takes no more writes says so at once: nobody waits for it to make room.
+        state.check_open().is_err() || state.has_room()
+    }
+
+    /// A table's schema, as admitted so far.
+    pub fn schema(&self, table: &str) -> Result<Schema> {
+        Ok(self.0.state.lock().admission.tables().live(table)?.schema().clone())
+    }
+
+    /// Admits a batch of a producer's stream, from the first of its operations that has not been admitted before.
+    pub fn ingest(&self, batch: Batch) -> Result<Ingested> {
+        let mut state = self.0.state.lock();
+        state.check_open()?;
+        let refused = state.admit_batch(&batch.with, batch.batch, batch.operations, batch.atomic);
+        let token = state.admission.last();
+        let answer = state.answer(Ok(Admitted { token, replayed: false }));
+        drop(state);
         self.0.gathered.notify_one();
-        let gone =
-            |_| Error::new(Reason::OutcomeUnknown, "the writer stopped before it could tell the outcome");
-        answer.await.map_err(gone)?
+        Ok(Ingested { batch: batch.batch, refused, answer })
+    }
+
+    /// How far a producer's stream has come, once that is durable.
+    pub fn position(&self, producer: &str) -> Result<(Option<Position>, Settling)> {
+        let mut state = self.0.state.lock();
+        state.check_open()?;
+        let position = state.admission.producers().position(producer);
+        let token = state.admission.last();
+        let answer = state.answer(Ok(Admitted { token, replayed: false }));
+        drop(state);
+        self.0.gathered.notify_one();
+        Ok((position, answer))
+    }
+
+    async fn settled(&self, answer: Settling) -> Result<Admitted> {
+        if matches!(answer, Settling::Later(_)) {
+            self.0.gathered.notify_one();
+        }
+        answer.wait().await
     }
 
     /// The last commit that readers may show.
@@ -144,7 +317,8 @@ impl Commits {
     }
 }
 
-fn now_ms() -> u64 {
+/// The clock, in milliseconds since 1970.
+pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
@@ -194,7 +368,8 @@ fn settle(
             if gathered.group.last_seq > 0 {
                 state.durable = Token { seq: gathered.group.last_seq, time_ms: gathered.group.last_ms };
             }
-            state.admission.forget_undo(mark);
+            let durable = state.durable;
+            state.admission.forget_undo(mark, durable);
             for id in gathered.group.tables.keys() {
                 state.storage.insert(*id, log.storage(*id));
             }

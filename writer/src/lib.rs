@@ -18,10 +18,16 @@ use tonic::service::RoutesBuilder;
 
 use crate::admit::Admission;
 use crate::commit::{Answer, Commits};
+use crate::past::Past;
+pub use crate::requests::Window;
 use crate::rpc::WriterRpc;
 
 mod admit;
 mod commit;
+mod fingerprint;
+mod ingest;
+mod past;
+mod requests;
 mod rows;
 mod rpc;
 
@@ -34,12 +40,19 @@ pub struct Config {
     pub advertise: Option<String>,
     /// A segment is sealed when it has reached this many bytes.
     pub segment_bytes: u64,
+    /// How long request ids are remembered.
+    pub requests: Window,
 }
 
 impl Config {
     /// The defaults, for a data directory.
     pub fn new(data: impl Into<PathBuf>) -> Config {
-        Config { data: data.into(), advertise: None, segment_bytes: limits::SEGMENT_BYTES }
+        Config {
+            data: data.into(),
+            advertise: None,
+            segment_bytes: limits::SEGMENT_BYTES,
+            requests: Window::default(),
+        }
     }
 }
 
@@ -47,6 +60,7 @@ impl Config {
 #[derive(Debug)]
 pub struct Writer {
     config: Config,
+    past: Past,
     log: Log,
     admission: Admission,
 }
@@ -59,11 +73,11 @@ impl Writer {
 
     /// As [`Writer::open`], on another disk.
     pub fn open_on(disk: Arc<dyn Disk>, config: Config) -> Result<Writer> {
-        let mut admission = Admission::default();
+        let mut admission = Admission::new(config.requests);
         let options = Options { segment_bytes: config.segment_bytes.max(1), background: true };
         let dir = DataDir::new(&config.data);
-        let log = recovery::open(disk, &dir, options, &mut |commit| admission.replay(commit))?;
-        Ok(Writer { config, log, admission })
+        let log = recovery::open(Arc::clone(&disk), &dir, options, &mut |commit| admission.replay(commit))?;
+        Ok(Writer { config, past: Past::new(disk, dir), log, admission })
     }
 
     /// Closes the database cleanly without having served.
@@ -74,7 +88,7 @@ impl Writer {
     /// Answers gRPC until `shutdown`, then closes the database cleanly. An error means that the database was not closed
     /// cleanly: the log failed, and nothing more was acknowledged (I5).
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
-        let Writer { config, mut log, admission } = self;
+        let Writer { config, past, mut log, admission } = self;
         let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
         log.set_address(&address.unwrap_or_default())?;
         let (database, term) = (log.database().clone(), log.term());
@@ -95,7 +109,7 @@ impl Writer {
                 ended
             }
         });
-        let rpc = WriterRpc::new(commits.clone(), database, term);
+        let rpc = WriterRpc::new(commits.clone(), database, term, past, stopping.clone());
         let mut routes = RoutesBuilder::default();
         routes.add_service(
             WriterServiceServer::new(rpc)

@@ -7,8 +7,6 @@ use driftdb_common::format::document::Document;
 use driftdb_common::format::key::Key;
 use driftdb_common::table::schema::Schema;
 
-use crate::admit::unknown_table;
-
 /// A row as its last change left it.
 #[derive(Debug, Clone)]
 pub struct RowState {
@@ -63,6 +61,11 @@ impl Table {
         self.created_seq
     }
 
+    /// The commit that made it anew after a drop; 0 where none did.
+    pub fn reborn_seq(&self) -> u64 {
+        if self.created_seq > self.id { self.created_seq } else { 0 }
+    }
+
     /// Its schema; that of its last days where it has been dropped.
     pub fn schema(&self) -> &Schema {
         &self.schema
@@ -109,6 +112,7 @@ impl Table {
 enum Undo {
     Row { table: String, key: Key, prior: Option<RowState>, figures: Figures },
     Table { name: String, prior: Option<Box<Table>> },
+    Schema { prior: Schema, figures: Figures },
 }
 
 /// How many changes had been made at some point, counted since the writer started.
@@ -157,7 +161,7 @@ impl Tables {
     }
 
     fn unknown(&self, name: &str) -> Error {
-        unknown_table(
+        Error::unknown_table(
             name,
             self.iter().filter(|table| table.is_live()).map(|table| table.schema.table.as_str()),
         )
@@ -183,6 +187,18 @@ impl Tables {
         table.count_event(table.created_seq);
         let prior = self.by_name.insert(name.clone(), table).map(Box::new);
         self.undo.push_back(Undo::Table { name, prior });
+    }
+
+    /// Gives a table another schema, remembering how to go back.
+    pub fn alter(&mut self, schema: Schema, seq: u64) -> Result<()> {
+        let Some(table) = self.by_name.get_mut(&schema.table) else {
+            return Err(self.unknown(&schema.table));
+        };
+        let figures = table.figures;
+        table.count_event(seq);
+        let prior = std::mem::replace(&mut table.schema, schema);
+        self.undo.push_back(Undo::Schema { prior, figures });
+        Ok(())
     }
 
     /// Drops a table, remembering how to go back.
@@ -216,6 +232,11 @@ impl Tables {
                     }
                     table.figures = figures;
                 }
+                Some(Undo::Schema { prior, figures }) => {
+                    let Some(table) = self.by_name.get_mut(&prior.table) else { continue };
+                    table.schema = prior;
+                    table.figures = figures;
+                }
                 Some(Undo::Table { name, prior: Some(prior) }) => _ = self.by_name.insert(name, *prior),
                 Some(Undo::Table { name, prior: None }) => {
                     if let Some(table) = self.by_name.remove(&name) {
@@ -234,10 +255,5 @@ impl Tables {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.undo.len());
         self.undo.drain(..count);
         self.forgotten += count as u64;
-    }
-
-    /// Forgets how to go back at all.
-    pub fn forget_undo(&mut self) {
-        self.forget_undo_before(self.mark());
     }
 }

@@ -5,16 +5,23 @@ use std::pin::Pin;
 use driftdb::v1;
 use driftdb::v1::writer_service_server::WriterService;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
-use driftdb_common::query::{change, parser};
+use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::convert;
 use driftdb_common::service::status::to_status;
-use driftdb_common::table::operation::{Change, SchemaChange, Token};
+use driftdb_common::table::operation::{Action, Change, Operation, SchemaChange};
 use driftdb_common::table::schema::Schema;
 use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::commit::Commits;
+use crate::admit::{self, Admitted, With};
+use crate::commit::{Commits, now_ms};
+use crate::ingest::Streams;
+use crate::past::Past;
+use crate::{fingerprint, ingest};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -22,6 +29,9 @@ pub struct WriterRpc {
     commits: Commits,
     database: Database,
     term: u64,
+    past: Past,
+    streams: Streams,
+    shutdown: CancellationToken,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -32,16 +42,70 @@ fn not_yet<T>(what: &str) -> Result<Response<T>, Status> {
 
 impl WriterRpc {
     /// The service of an open database.
-    pub fn new(commits: Commits, database: Database, term: u64) -> WriterRpc {
-        WriterRpc { commits, database, term }
+    pub fn new(
+        commits: Commits,
+        database: Database,
+        term: u64,
+        past: Past,
+        shutdown: CancellationToken,
+    ) -> WriterRpc {
+        WriterRpc { commits, database, term, past, streams: Streams::default(), shutdown }
     }
 
-    async fn commit(&self, change: Change, options: Option<v1::CommitOptions>) -> Result<Token> {
-        self.commits.commit(change, convert::options_from_wire(options)?).await
+    /// The way to the committer.
+    pub fn commits(&self) -> &Commits {
+        &self.commits
     }
 
-    fn token(&self, token: Token) -> Option<v1::WriteToken> {
-        Some(convert::token_to_wire(token, self.database.epoch))
+    /// Names the history.
+    pub fn epoch(&self) -> u64 {
+        self.database.epoch
+    }
+
+    /// The newest stream of each producer.
+    pub fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    /// Cancelled when the writer goes down.
+    pub fn shutdown(&self) -> &CancellationToken {
+        &self.shutdown
+    }
+
+    /// Turns a revert into the write of the row as it was; other operations stay as they are.
+    pub async fn resolve(&self, operation: Operation) -> Result<Operation> {
+        let Action::Revert(to) = operation.action else { return Ok(operation) };
+        let Operation { table, key, .. } = operation;
+        let key = key.ok_or_else(|| Error::new(Reason::KeyInvalid, "a revert needs a key"))?;
+        let typed = key.of_type(self.commits.schema(&table)?.key_type)?;
+        let (past, name) = (self.past.clone(), table.clone());
+        let read = tokio::task::spawn_blocking(move || past.row(&name, &typed, to, now_ms()));
+        let row =
+            read.await.map_err(|e| Error::new(Reason::Internal, format!("reading the past: {e}")))??;
+        let action = row.map_or(Action::SoftDelete, Action::Put);
+        Ok(Operation { table, key: Some(key), action })
+    }
+
+    async fn commit(&self, change: Change, options: Option<v1::CommitOptions>) -> Result<Admitted> {
+        let options = convert::options_from_wire(options)?;
+        // Over what was asked, not over what it comes to: a retry asks the same.
+        let id = Some(options.request_id.clone()).filter(|id| !id.is_empty());
+        let request = id.map(|id| RequestId { id, fingerprint: fingerprint::of(&change) });
+        let change = match change {
+            Change::Rows { operations, preconditions } => {
+                let mut resolved = Vec::with_capacity(operations.len());
+                for operation in operations {
+                    resolved.push(self.resolve(operation).await?);
+                }
+                Change::Rows { operations: resolved, preconditions }
+            }
+            schema => schema,
+        };
+        self.commits.commit(change, With { options, request, origin: None }).await
+    }
+
+    fn token(&self, admitted: Admitted) -> Option<v1::WriteToken> {
+        Some(convert::token_to_wire(admitted.token, self.database.epoch))
     }
 }
 
@@ -59,15 +123,18 @@ impl WriterService for WriterRpc {
             indexes: request.indexes,
         };
         let change = SchemaChange::Create { schema, if_not_exists: request.if_not_exists };
-        let token = self.commit(Change::Schema(change), request.options).await.map_err(to_status)?;
-        Ok(Response::new(v1::CreateTableResponse { token: self.token(token) }))
+        let admitted = self.commit(Change::Schema(change), request.options).await.map_err(to_status)?;
+        Ok(Response::new(v1::CreateTableResponse { token: self.token(admitted) }))
     }
 
     async fn alter_table(
         &self,
-        _: Request<v1::AlterTableRequest>,
+        request: Request<v1::AlterTableRequest>,
     ) -> Result<Response<v1::AlterTableResponse>, Status> {
-        not_yet("AlterTable")
+        let v1::AlterTableRequest { table, add_indexes, drop_indexes, options } = request.into_inner();
+        let change = SchemaChange::Alter { table, add: add_indexes, drop: drop_indexes };
+        let admitted = self.commit(Change::Schema(change), options).await.map_err(to_status)?;
+        Ok(Response::new(v1::AlterTableResponse { token: self.token(admitted) }))
     }
 
     async fn drop_table(
@@ -76,31 +143,34 @@ impl WriterService for WriterRpc {
     ) -> Result<Response<v1::DropTableResponse>, Status> {
         let request = request.into_inner();
         let change = SchemaChange::Drop { table: request.table };
-        let token = self.commit(Change::Schema(change), request.options).await.map_err(to_status)?;
-        Ok(Response::new(v1::DropTableResponse { token: self.token(token) }))
+        let admitted = self.commit(Change::Schema(change), request.options).await.map_err(to_status)?;
+        Ok(Response::new(v1::DropTableResponse { token: self.token(admitted) }))
     }
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
         let request = request.into_inner();
-        let operations =
-            request.operations.into_iter().map(convert::operation_from_wire).collect::<Result<_>>();
+        let count = request.operations.len();
+        let decode = |(i, operation)| {
+            convert::operation_from_wire(operation).map_err(|e| admit::of_operation(e, i, count))
+        };
+        let operations = request.operations.into_iter().enumerate().map(decode).collect::<Result<_>>();
         let preconditions =
             request.preconditions.into_iter().map(convert::precondition_from_wire).collect::<Result<_>>();
         let change = Change::Rows {
             operations: operations.map_err(to_status)?,
             preconditions: preconditions.map_err(to_status)?,
         };
-        let token = self.commit(change, request.options).await.map_err(to_status)?;
-        Ok(Response::new(v1::ApplyResponse { token: self.token(token), replayed: false }))
+        let admitted = self.commit(change, request.options).await.map_err(to_status)?;
+        Ok(Response::new(v1::ApplyResponse { token: self.token(admitted), replayed: admitted.replayed }))
     }
 
-    type IngestStream = Answers<v1::IngestResponse>;
+    type IngestStream = ReceiverStream<Result<v1::IngestResponse, Status>>;
 
     async fn ingest(
         &self,
-        _: Request<Streaming<v1::IngestRequest>>,
+        request: Request<Streaming<v1::IngestRequest>>,
     ) -> Result<Response<Self::IngestStream>, Status> {
-        not_yet("Ingest")
+        Ok(Response::new(ingest::serve(self.clone(), request.into_inner())))
     }
 
     type ExecuteStream = Answers<v1::WriterServiceExecuteResponse>;
@@ -112,9 +182,12 @@ impl WriterService for WriterRpc {
         let request = request.into_inner();
         let params = parser::parse_params(&request.params).map_err(to_status)?;
         let statement = parser::parse(&request.statement, &params).map_err(to_status)?;
+        let table = statement.table().cloned();
         let change = change::of_statement(statement).map_err(to_status)?;
-        let token = self.commit(change, request.options).await.map_err(to_status)?;
-        let event = self.token(token).map(v1::writer_service_execute_response::Event::Token);
+        let admitted = self.commit(change, request.options).await;
+        let admitted =
+            admitted.map_err(|e| to_status(report::at_table(e, &request.statement, table.as_ref())))?;
+        let event = self.token(admitted).map(v1::writer_service_execute_response::Event::Token);
         let answer = v1::WriterServiceExecuteResponse { event };
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(answer)))))
     }

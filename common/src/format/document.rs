@@ -24,21 +24,21 @@ impl Document {
     /// A document from JSON text.
     pub fn from_json(text: &str) -> Result<Document> {
         check_size(text.len())?;
-        Document::checked(json::to_msgpack(text)?.into(), Some(text.len()))
+        Document::checked(json::to_msgpack(text)?.into())
     }
 
     /// A document from MessagePack, which is walked and checked.
     pub fn from_msgpack(encoded: Bytes) -> Result<Document> {
         check_size(encoded.len())?;
         validate(&encoded)?;
-        Document::checked(encoded, None)
+        Document::checked(encoded)
     }
 
     /// A document from a DriftQL literal.
     pub fn from_value(value: &Value) -> Result<Document> {
         let mut encoded = Vec::new();
         value.encode(&mut encoded);
-        Document::checked(encoded.into(), None)
+        Document::checked(encoded.into())
     }
 
     /// Bytes that were checked when they were written: those of a frame whose CRC holds.
@@ -46,13 +46,14 @@ impl Document {
         Document(encoded)
     }
 
-    fn checked(encoded: Bytes, json_len: Option<usize>) -> Result<Document> {
+    fn checked(encoded: Bytes) -> Result<Document> {
         if !matches!(msgpack::first(&encoded)?, Token::Map(_)) {
             return Err(invalid("a document must be a JSON object"));
         }
         check_size(encoded.len())?;
-        // No JSON text is over six times its MessagePack (a control character: 1 byte against \u0000).
-        if json_len.is_none() && encoded.len() > limits::DOCUMENT_BYTES / 6 {
+        // No JSON text is over six times its MessagePack (a control character: 1 byte against \u0000). It is measured as
+        // it is answered, whatever came in: 1e15 is answered as 1000000000000000.0.
+        if encoded.len() > limits::DOCUMENT_BYTES / 6 {
             check_size(json::from_msgpack(&encoded)?.len())?;
         }
         Ok(Document(encoded))
@@ -82,7 +83,7 @@ impl Document {
     pub fn merge(&self, patch: &Document) -> Result<Document> {
         let mut out = Vec::with_capacity(self.0.len() + patch.0.len());
         merge_maps(&mut out, msgpack::fields(&self.0)?, msgpack::fields(&patch.0)?)?;
-        Document::checked(out.into(), None)
+        Document::checked(out.into())
     }
 
     /// Whether two documents have the same content: fields in any order, numbers by value.

@@ -54,6 +54,30 @@ pub struct CommitMeta {
     pub actor: String,
     /// Why: as the client gave it, or empty.
     pub reason: String,
+    /// The client's name for the request, where it gave one.
+    pub request: Option<RequestId>,
+    /// Where in a producer's stream it came from, where it came by one.
+    pub origin: Option<Origin>,
+}
+
+/// A client's name for a request: a retry with it answers as the first did.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RequestId {
+    /// The id, of the client's choice.
+    pub id: String,
+    /// A hash of what was asked, to tell a retry from another request.
+    pub fingerprint: [u8; 16],
+}
+
+/// Where in a producer's stream a commit came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The producer's name.
+    pub producer: String,
+    /// The batch, from 1.
+    pub batch: u64,
+    /// The last of the batch's operations that the commit holds, from 0.
+    pub operation: u32,
 }
 
 /// What a commit's first frame in a table says of the commit.
@@ -83,7 +107,7 @@ pub struct Event {
     /// The commit's shape, as its first frame in a table tells it; [`CommitShape::SINGLE`] in frames after the first.
     pub shape: CommitShape,
     /// Who and why, where the commit's first frame says.
-    pub meta: Option<CommitMeta>,
+    pub meta: Option<Box<CommitMeta>>,
     /// The last published seq when the group was written: in the first frame of each segment's part of a group.
     pub published: Option<u64>,
 }
@@ -103,11 +127,15 @@ pub fn encode(
     };
     let actor = meta.map(|meta| meta.actor.as_str()).filter(|actor| !actor.is_empty());
     let reason = meta.map(|meta| meta.reason.as_str()).filter(|reason| !reason.is_empty());
+    let request = meta.and_then(|meta| meta.request.as_ref());
+    let origin = meta.and_then(|meta| meta.origin.as_ref());
     let fields = usize::from(first_of_group)
         + usize::from(shape.frames > 1)
         + usize::from(shape.frames_here > 1)
         + usize::from(actor.is_some())
         + usize::from(reason.is_some())
+        + 2 * usize::from(request.is_some())
+        + 3 * usize::from(origin.is_some())
         + usize::from(key.is_some())
         + usize::from(document.is_some());
     msgpack::write_map_len(out, fields);
@@ -129,6 +157,20 @@ pub fn encode(
             msgpack::write_str(out, text);
         }
     }
+    if let Some(RequestId { id, fingerprint }) = request {
+        msgpack::write_str(out, "r");
+        msgpack::write_str(out, id);
+        msgpack::write_str(out, "f");
+        msgpack::write_bin(out, fingerprint);
+    }
+    if let Some(Origin { producer, batch, operation }) = origin {
+        msgpack::write_str(out, "p");
+        msgpack::write_str(out, producer);
+        msgpack::write_str(out, "b");
+        msgpack::write_uint(out, *batch);
+        msgpack::write_str(out, "j");
+        msgpack::write_uint(out, (*operation).into());
+    }
     if let Some(key) = key {
         msgpack::write_str(out, "k");
         key.encode(out);
@@ -146,6 +188,8 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
     let mut event =
         Event { kind, key: None, document: None, shape: CommitShape::SINGLE, meta: None, published: None };
     let mut meta = CommitMeta::default();
+    let mut request = RequestId { id: String::new(), fingerprint: [0; 16] };
+    let mut origin = Origin { producer: String::new(), batch: 0, operation: 0 };
     let mut reader = Reader::new(payload);
     for _ in 0..reader.map()? {
         match reader.str()? {
@@ -159,6 +203,14 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
             "m" => event.shape.frames_here = count(&mut reader)?,
             "a" => meta.actor = reader.str()?.to_owned(),
             "w" => meta.reason = reader.str()?.to_owned(),
+            "r" => request.id = reader.str()?.to_owned(),
+            "f" => request.fingerprint = reader.bin()?,
+            "p" => origin.producer = reader.str()?.to_owned(),
+            "b" => origin.batch = uint(&mut reader)?,
+            "j" => {
+                origin.operation =
+                    u32::try_from(uint(&mut reader)?).map_err(|_| invalid("an operation's position"))?
+            }
             _ => {
                 reader.value()?;
             }
@@ -177,8 +229,10 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
     if event.shape.frames_here > event.shape.frames {
         return Err(invalid("more frames in one table than in all"));
     }
+    meta.request = Some(request).filter(|request| !request.id.is_empty());
+    meta.origin = Some(origin).filter(|origin| !origin.producer.is_empty());
     if meta != CommitMeta::default() {
-        event.meta = Some(meta);
+        event.meta = Some(Box::new(meta));
     }
     Ok(event)
 }
@@ -206,7 +260,9 @@ mod tests {
     fn what_is_written_is_read() {
         let document = Document::from_json(r#"{"id":"a","n":1}"#).unwrap();
         let key = Key::Str("a".into());
-        let meta = CommitMeta { actor: "ops".into(), reason: "import".into() };
+        let request = Some(RequestId { id: "req-1".into(), fingerprint: [0xab; 16] });
+        let origin = Some(Origin { producer: "loader".into(), batch: 9, operation: 70_000 });
+        let meta = CommitMeta { actor: "ops".into(), reason: "import".into(), request, origin };
         let shape = CommitShape { frames: 3, frames_here: 2 };
         let mut out = Vec::new();
         let at = encode(&mut out, Some(&key), Some(&document), Some((shape, &meta)), true).unwrap();
@@ -214,7 +270,7 @@ mod tests {
         let event = decode(EventType::Insert, &Bytes::from(out)).unwrap();
         assert_eq!(event.published, Some(77));
         assert_eq!((event.key, event.document), (Some(key), Some(document)));
-        assert_eq!((event.shape, event.meta), (shape, Some(meta)));
+        assert_eq!((event.shape, event.meta), (shape, Some(Box::new(meta))));
     }
 
     #[test]

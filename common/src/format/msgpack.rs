@@ -125,6 +125,16 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Reads the next item, which must be `N` bytes of binary data. Frames hold such, documents never do.
+    pub fn bin<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let at = self.pos;
+        let [marker, len] = self.array()?;
+        if Marker::from_u8(marker) != Marker::Bin8 || usize::from(len) != N {
+            return Err(invalid("expected binary data", at));
+        }
+        self.array()
+    }
+
     /// Reads the next item, which must be a map: the number of its pairs.
     pub fn map(&mut self) -> Result<u32> {
         let at = self.pos;
@@ -225,6 +235,11 @@ pub fn write_f64(out: &mut Vec<u8>, value: f64) {
 /// Appends text.
 pub fn write_str(out: &mut Vec<u8>, value: &str) {
     let _ = rmp::encode::write_str(out, value);
+}
+
+/// Appends up to 255 bytes of binary data.
+pub fn write_bin(out: &mut Vec<u8>, value: &[u8]) {
+    let _ = rmp::encode::write_bin(out, value);
 }
 
 /// Appends the head of an array.

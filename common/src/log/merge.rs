@@ -16,7 +16,7 @@ pub struct Commit {
     /// Its time, in milliseconds since 1970.
     pub time_ms: u64,
     /// Who and why.
-    pub meta: CommitMeta,
+    pub meta: Option<Box<CommitMeta>>,
     /// Its events by table id, tables in the order of their ids, events in the order they were written.
     pub parts: Vec<(u64, Vec<Event>)>,
 }
@@ -212,12 +212,8 @@ impl Merge {
     }
 
     fn take(&mut self, ids: Vec<u64>, time_ms: u64) -> Result<Commit> {
-        let mut commit = Commit {
-            seq: self.next_seq,
-            time_ms,
-            meta: CommitMeta::default(),
-            parts: Vec::with_capacity(ids.len()),
-        };
+        let mut commit =
+            Commit { seq: self.next_seq, time_ms, meta: None, parts: Vec::with_capacity(ids.len()) };
         for id in ids {
             let Some(source) = self.sources.get_mut(&id) else { continue };
             source.queued = false;
@@ -227,7 +223,7 @@ impl Merge {
                 return Err(self.misplaced(id, "another time than the rest of its commit"));
             }
             if let Some(meta) = part.events.first_mut().and_then(|event| event.meta.take()) {
-                commit.meta = meta;
+                commit.meta = Some(meta);
             }
             commit.parts.push((id, part.events));
             self.hungry.push(id);

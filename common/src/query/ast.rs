@@ -1,13 +1,12 @@
 //! Statements of DriftQL as the parser hands them out: parameters filled in, nothing looked up yet.
 
-use std::time::Duration;
-
 use crate::error::{Error, Result};
 use crate::format::document::Document;
 use crate::format::key::{Key, KeyType};
 use crate::format::path::Path;
 use crate::format::value::Value;
 use crate::query::report;
+pub use crate::table::moments::Point;
 
 /// One statement.
 #[derive(Debug, Clone, PartialEq)]
@@ -185,6 +184,32 @@ impl Statement {
     }
 }
 
+impl Statement {
+    /// The table that the statement is about, where it names one.
+    pub fn table(&self) -> Option<&Name> {
+        match self {
+            Statement::CreateTable(CreateTable { table, .. })
+            | Statement::CreateIndex { table, .. }
+            | Statement::DropIndex { table, .. }
+            | Statement::DropTable { table }
+            | Statement::Insert { table, .. }
+            | Statement::Upsert { table, .. }
+            | Statement::Patch { table, .. }
+            | Statement::SoftDelete { table, .. }
+            | Statement::Revert { table, .. }
+            | Statement::Select(Select { table, .. })
+            | Statement::Explain(Select { table, .. })
+            | Statement::ShowDrift { table, .. }
+            | Statement::ShowDiff { table, .. }
+            | Statement::Describe { table, .. }
+            | Statement::Snapshot { table }
+            | Statement::Compact { table, .. } => Some(table),
+            Statement::Verify { table, .. } => table.as_ref(),
+            Statement::Begin | Statement::Commit | Statement::Rollback | Statement::ShowTables { .. } => None,
+        }
+    }
+}
+
 /// A table's name, and where in the statement it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
@@ -284,19 +309,6 @@ pub enum Column {
     Time,
     /// A field of the document. `` `_key` `` in backticks is one.
     Path(Path),
-}
-
-/// A moment in the database's history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Point {
-    /// After this commit.
-    Seq(u64),
-    /// After the newest commit.
-    Now,
-    /// After the last commit at or before this time, in milliseconds since 1970 (UTC).
-    Time(i64),
-    /// The same, counted back from now.
-    Ago(Duration),
 }
 
 /// How two values are compared.

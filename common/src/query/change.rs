@@ -1,6 +1,7 @@
 //! Statements that write, as the changes they ask for.
 
 use crate::error::{Error, Reason, Result};
+use crate::format::path::Path;
 use crate::query::ast::{CreateTable, RowKey, Statement};
 use crate::table::operation::{Action, Change, Check, KeyInput, Operation, Precondition, SchemaChange};
 use crate::table::schema::Schema;
@@ -32,9 +33,9 @@ pub fn of_statement(statement: Statement) -> Result<Change> {
         }
         Statement::Patch { table, key, patch, if_seq } => one(table.text, key, Action::Patch(patch), if_seq),
         Statement::SoftDelete { table, key, if_seq } => one(table.text, key, Action::SoftDelete, if_seq),
-        Statement::CreateIndex { .. } => return not_yet("CREATE INDEX"),
-        Statement::DropIndex { .. } => return not_yet("DROP INDEX"),
-        Statement::Revert { .. } => return not_yet("REVERT"),
+        Statement::Revert { table, key, to } => one(table.text, key, Action::Revert(to), None),
+        Statement::CreateIndex { table, paths } => return Ok(alter(table.text, &paths, &[])),
+        Statement::DropIndex { table, paths } => return Ok(alter(table.text, &[], &paths)),
         Statement::Snapshot { .. } => return not_yet("SNAPSHOT"),
         Statement::Compact { .. } => return not_yet("COMPACT"),
         Statement::Verify { .. } => return not_yet("VERIFY"),
@@ -52,6 +53,11 @@ pub fn of_statement(statement: Statement) -> Result<Change> {
         }
     };
     Ok(Change::Rows { operations, preconditions })
+}
+
+fn alter(table: String, add: &[Path], drop: &[Path]) -> Change {
+    let texts = |paths: &[Path]| paths.iter().map(ToString::to_string).collect();
+    Change::Schema(SchemaChange::Alter { table, add: texts(add), drop: texts(drop) })
 }
 
 fn one(

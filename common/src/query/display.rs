@@ -28,6 +28,19 @@ impl fmt::Display for Column {
     }
 }
 
+impl Column {
+    /// The column's name in an answer: as it is written, with backticks only where two columns would have one name.
+    pub fn label(&self) -> String {
+        let Column::Path(path) = self else { return self.to_string() };
+        let own = |name: &str| ["_key", "_seq", "_time"].contains(&name);
+        let label = |name: &String| match name.is_empty() || name.contains(['.', '`']) || own(name) {
+            true => format!("`{}`", name.replace('`', "``")),
+            false => name.clone(),
+        };
+        path.names().iter().map(label).collect::<Vec<_>>().join(".")
+    }
+}
+
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

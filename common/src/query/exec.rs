@@ -201,7 +201,7 @@ impl Found {
     }
 }
 
-/// The columns asked for, as a document whose fields are named as the columns are written. Missing ones are left out.
+/// The columns asked for, as a document whose fields are named after them. Missing ones are left out.
 fn project(columns: &[Column], key: &Key, seq: u64, time_ms: u64, document: &Document) -> Result<Document> {
     if columns.is_empty() {
         return Ok(document.clone());
@@ -225,7 +225,7 @@ fn project(columns: &[Column], key: &Key, seq: u64, time_ms: u64, document: &Doc
             }
         };
         len += 1;
-        msgpack::write_str(&mut fields, &column.to_string());
+        msgpack::write_str(&mut fields, &column.label());
         fields.extend_from_slice(&value);
     }
     let mut encoded = Vec::with_capacity(fields.len() + 5);

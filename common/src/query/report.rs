@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::error::{Error, QueryPlace, Reason};
+use crate::query::ast::Name;
 
 /// How many characters of a long line are shown.
 const SHOWN: usize = 100;
@@ -34,6 +35,22 @@ pub fn invalid_at(
     hint: impl Into<String>,
 ) -> Error {
     Error::new(Reason::QueryInvalid, message).at(place(statement, start, end, hint))
+}
+
+/// An error about an unknown table, pointing at the table's name in a statement. Others stay as they are.
+pub fn at_table(error: Error, statement: &str, table: Option<&Name>) -> Error {
+    let about = |name: &&Name| error.metadata().get("table") == Some(&name.text);
+    let Some(name) = table.filter(about).filter(|_| error.reason() == Reason::TableNotFound) else {
+        return error;
+    };
+    match error.metadata().get("nearest") {
+        // The hint takes the suggestion over from the message.
+        Some(near) => Error::new(Reason::TableNotFound, format!("unknown table {:?}", name.text))
+            .with("table", name.text.clone())
+            .with("nearest", near.clone())
+            .at(place(statement, name.start, name.end, format!("did you mean {near:?}?"))),
+        None => error.at(place(statement, name.start, name.end, "")),
+    }
 }
 
 /// The error as people read it: message, line and column, the line itself, and what would do.

@@ -10,6 +10,7 @@ use crate::format::event::EventType;
 use crate::format::key::KeyType;
 use crate::limits;
 use crate::table::history::Change;
+use crate::table::moments::Point;
 use crate::table::operation::{Action, Check, CommitOptions, KeyInput, Operation, Precondition, Token};
 use crate::table::schema::Schema;
 use crate::table::view::Row;
@@ -81,6 +82,36 @@ pub fn key_type_to_wire(key_type: KeyType) -> v1::KeyType {
     }
 }
 
+/// The point that a request's AsOf names.
+pub fn point_from_wire(as_of: Option<v1::AsOf>) -> Result<Option<Point>> {
+    Ok(match as_of.and_then(|as_of| as_of.at) {
+        None => None,
+        Some(v1::as_of::At::Seq(seq)) => Some(Point::Seq(seq)),
+        Some(v1::as_of::At::Time(time)) => {
+            let ms = time
+                .seconds
+                .checked_mul(1000)
+                .and_then(|ms| ms.checked_add(i64::from(time.nanos / 1_000_000)));
+            Some(Point::Time(ms.ok_or_else(|| invalid("as_of.time is out of range"))?))
+        }
+        Some(v1::as_of::At::Ago(ago)) => Some(Point::Ago(duration_from_wire(&ago, "as_of.ago")?)),
+    })
+}
+
+/// A point as the API has it; nothing for now.
+pub fn point_to_wire(point: Point) -> Option<v1::AsOf> {
+    let at = match point {
+        Point::Now => return None,
+        Point::Seq(seq) => v1::as_of::At::Seq(seq),
+        Point::Time(ms) => {
+            let nanos = i32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap_or(0);
+            v1::as_of::At::Time(prost_types::Timestamp { seconds: ms.div_euclid(1000), nanos })
+        }
+        Point::Ago(ago) => v1::as_of::At::Ago(ago.try_into().ok()?),
+    };
+    Some(v1::AsOf { at: Some(at) })
+}
+
 /// An operation of an Apply.
 pub fn operation_from_wire(operation: v1::Operation) -> Result<Operation> {
     use v1::operation::Action as Wire;
@@ -89,7 +120,10 @@ pub fn operation_from_wire(operation: v1::Operation) -> Result<Operation> {
         Some(Wire::Put(document)) => Action::Put(document_from_wire(document)?),
         Some(Wire::Patch(patch)) => Action::Patch(document_from_wire(patch)?),
         Some(Wire::SoftDelete(_)) => Action::SoftDelete,
-        Some(Wire::Revert(_)) => return Err(Error::new(Reason::NotSupported, "REVERT is not supported yet")),
+        Some(Wire::Revert(revert)) => {
+            let to = point_from_wire(revert.to)?;
+            Action::Revert(to.ok_or_else(|| invalid("a revert needs the moment to go back to: set to"))?)
+        }
         None => return Err(invalid("an operation without an action: set insert, put, patch or soft_delete")),
     };
     let key = Some(operation.key).filter(|key| !key.is_empty()).map(KeyInput::Text);
@@ -107,6 +141,7 @@ pub fn operation_to_wire(operation: Operation) -> v1::Operation {
         Action::Put(content) => Wire::Put(document(content)),
         Action::Patch(patch) => Wire::Patch(document(patch)),
         Action::SoftDelete => Wire::SoftDelete(v1::operation::SoftDelete {}),
+        Action::Revert(to) => Wire::Revert(v1::operation::Revert { to: point_to_wire(to) }),
     };
     let key = operation.key.as_ref().map(ToString::to_string).unwrap_or_default();
     v1::Operation { table: operation.table, key, action: Some(action) }
@@ -153,7 +188,7 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
         return Err(Error::new(Reason::TooLarge, message));
     }
     let commit_time_ms = options.commit_time.as_ref().map(time_from_wire).transpose()?;
-    Ok(CommitOptions { reason: options.reason, commit_time_ms })
+    Ok(CommitOptions { reason: options.reason, commit_time_ms, request_id: options.request_id })
 }
 
 /// The name of a write, with the epoch it is of.

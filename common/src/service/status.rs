@@ -16,7 +16,8 @@ pub const DOMAIN: &str = "driftdb.v1";
 /// The most metadata bytes that `ErrorInfo` carries; the message has the rest.
 const METADATA_BYTES: usize = 2 << 10;
 
-fn code(kind: Kind) -> Code {
+/// The gRPC code that errors of a kind have.
+pub fn code(kind: Kind) -> Code {
     match kind {
         Kind::Invalid => Code::InvalidArgument,
         Kind::NotFound => Code::NotFound,

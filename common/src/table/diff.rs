@@ -8,6 +8,9 @@ use crate::format::key::Key;
 use crate::table::overlay::Happened;
 use crate::table::view::View;
 
+/// Events looked at together.
+const EVENTS_AT_ONCE: usize = 4096;
+
 /// A row that is not the same at both moments.
 #[derive(Debug, Clone)]
 pub struct RowDiff {
@@ -34,16 +37,22 @@ impl Diff {
         let keys = keys.unwrap_or_else(|| {
             let (low, high) = (from.seq().min(to.seq()), from.seq().max(to.seq()));
             let overlay = to.timeline().overlay();
-            let happened = overlay.happened(overlay.positions(low, high));
             let mut keys: BTreeSet<Key> = BTreeSet::new();
-            let mut schema = false;
-            for what in happened {
+            let mut emptied = false;
+            let mut positions = overlay.positions(low, high);
+            // A stretch at a time: what happened may be long, and few keys.
+            let stretches = std::iter::from_fn(|| {
+                let end = positions.end.min(positions.start + EVENTS_AT_ONCE);
+                let stretch = std::mem::replace(&mut positions.start, end)..end;
+                (!stretch.is_empty()).then_some(stretch)
+            });
+            for what in stretches.flat_map(|stretch| overlay.happened(stretch)) {
                 match what {
                     Happened::Row { key, .. } => _ = keys.insert(key),
-                    Happened::Schema { .. } => schema = true,
+                    Happened::Schema { emptied: gone, .. } => emptied |= gone,
                 }
             }
-            if schema {
+            if emptied {
                 // A drop in between took every row away without an event of its own.
                 for view in [&from, &to] {
                     view.scan((std::ops::Bound::Unbounded, std::ops::Bound::Unbounded), |key, _, _| {

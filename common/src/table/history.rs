@@ -95,7 +95,7 @@ impl History {
                 Happened::Row { key, version, .. } => {
                     overlay.with_versions(&key, |versions| self.change(&key, versions, version))?
                 }
-                Happened::Schema { commit, payload } => Some(Change {
+                Happened::Schema { commit, payload, .. } => Some(Change {
                     commit,
                     key: None,
                     kind: EventType::Schema,

@@ -1,6 +1,21 @@
 //! When each commit happened: from a time to the commit that was the newest then.
 
+use std::time::Duration;
+
 use parking_lot::RwLock;
+
+/// A moment in the database's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// After this commit.
+    Seq(u64),
+    /// After the newest commit.
+    Now,
+    /// After the last commit at or before this time, in milliseconds since 1970 (UTC).
+    Time(i64),
+    /// The same, counted back from now.
+    Ago(Duration),
+}
 
 /// The times of commits 1, 2, 3 …, in milliseconds since 1970. They never decrease (I2).
 #[derive(Debug, Default)]

@@ -3,6 +3,7 @@
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::key::{Key, KeyType};
+use crate::table::moments::Point;
 use crate::table::schema::Schema;
 
 /// One change of one row, as asked for.
@@ -60,6 +61,8 @@ pub enum Action {
     Patch(Document),
     /// Take the row away; fails where no live row has the key.
     SoftDelete,
+    /// Bring the row back as it was at a moment. Resolved to one of the others before admission.
+    Revert(Point),
 }
 
 /// Something that must hold just before the commit.
@@ -94,6 +97,15 @@ pub enum SchemaChange {
         /// Whether a table that is there already is no error.
         if_not_exists: bool,
     },
+    /// Other indexes for a table.
+    Alter {
+        /// The table's name.
+        table: String,
+        /// Indexes to add.
+        add: Vec<String>,
+        /// Indexes to drop.
+        drop: Vec<String>,
+    },
     /// The end of a table. Its past stays readable.
     Drop {
         /// The table's name.
@@ -122,6 +134,8 @@ pub struct CommitOptions {
     pub reason: String,
     /// For importing history: the commit's time in milliseconds since 1970.
     pub commit_time_ms: Option<u64>,
+    /// The client's name for the request; empty for none.
+    pub request_id: String,
 }
 
 /// Names a commit: what an acknowledged write answers. Zeros stand for the moment before the first.

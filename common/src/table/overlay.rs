@@ -22,8 +22,8 @@ pub struct CommitInfo {
     pub seq: u64,
     /// Its time in milliseconds since 1970.
     pub time_ms: u64,
-    /// Who and why.
-    pub meta: CommitMeta,
+    /// Who and why, where the commit says.
+    pub meta: Option<Box<CommitMeta>>,
 }
 
 /// A row after one event.
@@ -60,6 +60,8 @@ pub enum Happened {
         commit: Arc<CommitInfo>,
         /// The schema after it, as frames hold it.
         payload: Document,
+        /// Whether it left the table without rows: a creation or a drop.
+        emptied: bool,
     },
 }
 
@@ -122,10 +124,12 @@ impl Overlay {
         Ok(())
     }
 
-    /// Appends a SCHEMA event, after which the table has no live row.
-    pub fn push_schema(&self, commit: &Arc<CommitInfo>, payload: Document) {
-        let what = Happened::Schema { commit: Arc::clone(commit), payload };
-        self.events.write().push(Entry { what, live: 0 });
+    /// Appends a SCHEMA event; whether the table has no live row after it.
+    pub fn push_schema(&self, commit: &Arc<CommitInfo>, payload: Document, emptied: bool) {
+        let what = Happened::Schema { commit: Arc::clone(commit), payload, emptied };
+        let mut events = self.events.write();
+        let live = events.last().map_or(0, |entry| entry.live);
+        events.push(Entry { what, live: if emptied { 0 } else { live } });
     }
 
     /// Looks at a row's versions.

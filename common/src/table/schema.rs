@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, Reason, Result, nearest};
 use crate::format::document::Document;
 use crate::format::key::KeyType;
 use crate::limits;
@@ -27,6 +27,8 @@ pub struct Schema {
 pub enum SchemaAction {
     /// The table came to be, empty.
     Create,
+    /// The table's indexes changed; its rows stay.
+    Alter,
     /// The table was dropped: its rows are gone, their past is not.
     Drop,
 }
@@ -73,6 +75,10 @@ impl Schema {
                 format!("{} indexes are over the limit of {}", self.indexes.len(), limits::INDEXES_PER_TABLE);
             return Err(Error::new(Reason::TooLarge, message));
         }
+        self.check_indexes()
+    }
+
+    fn check_indexes(&self) -> Result<()> {
         for (i, index) in self.indexes.iter().enumerate() {
             if index.is_empty() || index.len() > limits::KEY_BYTES {
                 let message = format!("an index must name a field, in 1 to {} bytes", limits::KEY_BYTES);
@@ -83,6 +89,36 @@ impl Schema {
             }
         }
         Ok(())
+    }
+
+    /// The schema with indexes added and dropped. Each must be one that can be.
+    pub fn altered(&self, add: &[String], drop: &[String]) -> Result<Schema> {
+        let refused =
+            |what: String| Err(Error::new(Reason::ArgumentInvalid, format!("table {:?} {what}", self.table)));
+        if add.is_empty() && drop.is_empty() {
+            return refused(
+                "is to be altered, and nothing says how: name indexes to add or to drop".to_owned(),
+            );
+        }
+        let mut altered = self.clone();
+        for index in drop {
+            match altered.indexes.iter().position(|existing| existing == index) {
+                Some(position) => _ = altered.indexes.remove(position),
+                None => {
+                    let near = nearest(index, self.indexes.iter().map(String::as_str));
+                    let hint = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+                    return refused(format!("has no index {index:?}{hint}"));
+                }
+            }
+        }
+        for index in add {
+            if altered.indexes.contains(index) {
+                return refused(format!("has an index {index:?} already"));
+            }
+            altered.indexes.push(index.clone());
+        }
+        altered.check()?;
+        Ok(altered)
     }
 
     /// The schema as YAML, for people. Text is quoted as JSON has it, which is YAML too.

@@ -65,11 +65,12 @@ impl Timeline {
                 (EventType::Schema, Some(payload)) => {
                     let SchemaEvent { action, schema } = SchemaEvent::from_document(payload)?;
                     let created = action == SchemaAction::Create;
+                    let dropped = action == SchemaAction::Drop;
                     let mut chapters = self.chapters.write();
                     let born = if created { commit.seq } else { chapters.last().map_or(0, |last| last.born) };
-                    let schema = created.then(|| Arc::new(schema));
+                    let schema = (!dropped).then(|| Arc::new(schema));
                     chapters.push(Chapter { commit: Arc::clone(commit), schema, born });
-                    self.overlay.push_schema(commit, payload.clone());
+                    self.overlay.push_schema(commit, payload.clone(), created || dropped);
                 }
                 (EventType::Note, _) => {}
                 _ => {

@@ -185,6 +185,23 @@ fn a_write_is_torn_at_sectors() {
 }
 
 #[test]
+fn writes_to_one_sector_come_in_order() {
+    let (disk, file) = disk_with(&[0; 1024]);
+    for at in [0, 512, 8, 520] {
+        file.write_at(&[1], at).unwrap();
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..200 {
+        let found = disk.crash(Lost::RandomHalves(seed)).bytes("/d/f").unwrap();
+        let [first, second, third, fourth] = [0, 8, 512, 520].map(|at| found[at] == 1);
+        assert!(first || !second, "the later write without the earlier one");
+        assert!(third || !fourth, "the later write without the earlier one");
+        seen.insert([first, second, third, fourth]);
+    }
+    assert_eq!(seen.len(), 9, "sectors are independent of one another: {seen:?}");
+}
+
+#[test]
 fn faults_strike_by_number_and_by_kind_and_path() {
     let (disk, file) = disk_with(b"");
     disk.fail_at(2, Fault::ShortWrite, Repeat::Once);

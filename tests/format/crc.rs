@@ -1,0 +1,13 @@
+//! The CRC of `common/FORMAT.md`, bit by bit: slow, and nobody else's code.
+
+/// CRC-32 as IEEE 802.3 has it (polynomial 0xEDB88320, reflected), over all parts one after the other.
+pub fn crc32(parts: &[&[u8]]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in parts.iter().copied().flatten() {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+        }
+    }
+    !crc
+}

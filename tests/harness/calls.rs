@@ -1,0 +1,146 @@
+//! Calls in few words: statements, conditions, and what comes back from streams.
+
+use driftdb::v1;
+use driftdb::v1::reader_service_execute_response::Result as Outcome;
+use serde_json::Value;
+use tonic::Status;
+
+use super::{Reader, Writer, text_of};
+
+/// Executes a statement that writes.
+pub async fn run(writer: &mut Writer, statement: &str) -> Result<v1::WriteToken, Status> {
+    run_with(writer, statement, &[]).await
+}
+
+/// The same, with parameters.
+pub async fn run_with(
+    writer: &mut Writer,
+    statement: &str,
+    params: &[&str],
+) -> Result<v1::WriteToken, Status> {
+    let params = params.iter().map(ToString::to_string).collect();
+    let request = v1::WriterServiceExecuteRequest { statement: statement.into(), params, options: None };
+    let mut stream = writer.execute(request).await?.into_inner();
+    let answer = stream.message().await?.unwrap();
+    assert!(stream.message().await?.is_none());
+    match answer.event.unwrap() {
+        v1::writer_service_execute_response::Event::Token(token) => Ok(token),
+        other => panic!("expected a token, found {other:?}"),
+    }
+}
+
+/// That a read must see everything up to a commit.
+pub fn fresh(seq: u64) -> Option<v1::Freshness> {
+    Some(v1::Freshness { min_seq: seq, ..Default::default() })
+}
+
+/// What a statement that reads answers.
+#[derive(Debug, Default)]
+pub struct Answer {
+    pub headers: Vec<v1::ReadHeader>,
+    pub results: Vec<Outcome>,
+}
+
+/// Executes a statement that reads, after a commit at least.
+pub async fn ask(reader: &mut Reader, statement: &str, seen: u64) -> Result<Answer, Status> {
+    ask_with(reader, statement, &[], seen).await
+}
+
+/// The same, with parameters.
+pub async fn ask_with(
+    reader: &mut Reader,
+    statement: &str,
+    params: &[&str],
+    seen: u64,
+) -> Result<Answer, Status> {
+    let request = v1::ReaderServiceExecuteRequest {
+        statement: statement.into(),
+        params: params.iter().map(ToString::to_string).collect(),
+        freshness: fresh(seen),
+        ..Default::default()
+    };
+    let mut stream = reader.execute(request).await?.into_inner();
+    let mut answer = Answer::default();
+    while let Some(message) = stream.message().await? {
+        answer.headers.extend(message.header);
+        answer.results.extend(message.result);
+    }
+    assert_eq!(answer.headers.len(), 1, "the header stands in the first message");
+    Ok(answer)
+}
+
+impl Answer {
+    /// The commit that the answer is of.
+    pub fn seq(&self) -> u64 {
+        self.headers[0].read_seq
+    }
+
+    /// The rows of a SELECT: key and document.
+    pub fn rows(&self) -> Vec<(String, Value)> {
+        let batches = self.results.iter().map(|result| match result {
+            Outcome::Rows(batch) => &batch.rows,
+            other => panic!("expected rows, found {other:?}"),
+        });
+        batches.flatten().map(|row| (row.key.clone(), value_of(row.document.as_ref()))).collect()
+    }
+
+    /// The keys of a SELECT's rows.
+    pub fn keys(&self) -> Vec<String> {
+        self.rows().into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// What COUNT(*) answers.
+    pub fn count(&self) -> u64 {
+        match self.results.as_slice() {
+            [Outcome::Count(count)] => *count,
+            other => panic!("expected a count, found {other:?}"),
+        }
+    }
+
+    /// What EXPLAIN answers.
+    pub fn message(&self) -> &str {
+        match self.results.as_slice() {
+            [Outcome::Message(message)] => message,
+            other => panic!("expected a message, found {other:?}"),
+        }
+    }
+
+    /// The tables of SHOW TABLES and DESCRIBE.
+    pub fn tables(&self) -> Vec<&v1::TableInfo> {
+        fn table(result: &Outcome) -> &v1::TableInfo {
+            match result {
+                Outcome::Table(table) => table,
+                other => panic!("expected a table, found {other:?}"),
+            }
+        }
+        self.results.iter().map(table).collect()
+    }
+
+    /// The events of SHOW DRIFT: commit, kind and key.
+    pub fn drift(&self) -> Vec<(u64, v1::ChangeKind, String)> {
+        let commits = self.results.iter().map(|result| match result {
+            Outcome::Commit(commit) => commit,
+            other => panic!("expected a commit, found {other:?}"),
+        });
+        commits
+            .flat_map(|commit| {
+                commit.changes.iter().map(|change| (commit.seq, change.kind(), change.key.clone()))
+            })
+            .collect()
+    }
+
+    /// The rows of SHOW DIFF: key, before and after.
+    pub fn diff(&self) -> Vec<(String, Value, Value)> {
+        let rows = self.results.iter().map(|result| match result {
+            Outcome::Diff(row) => row,
+            other => panic!("expected a difference, found {other:?}"),
+        });
+        rows.map(|row| (row.key.clone(), value_of(row.before.as_ref()), value_of(row.after.as_ref())))
+            .collect()
+    }
+}
+
+/// A document's content; null where there is none.
+pub fn value_of(document: Option<&v1::Document>) -> Value {
+    document.map_or(Value::Null, |document| serde_json::from_str(text_of(document)).unwrap())
+}

@@ -1,0 +1,207 @@
+//! Conditions with a meaning of their own: written as DriftQL, and evaluated here over plain JSON, as documented.
+
+use std::cmp::Ordering;
+
+use serde_json::Value;
+
+/// A row as conditions see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    pub key: Value,
+    pub seq: u64,
+    pub time_ms: i64,
+    pub document: Value,
+}
+
+#[derive(Debug, Clone)]
+pub enum Cond {
+    Compare(&'static str, &'static str, Value),
+    In(&'static str, Vec<Value>, bool),
+    Between(&'static str, Value, Value, bool),
+    Like(&'static str, &'static str, bool),
+    IsNull(&'static str, bool),
+    IsMissing(&'static str, bool),
+    And(Vec<Cond>),
+    Or(Vec<Cond>),
+    Not(Box<Cond>),
+}
+
+/// How a column is written, and what it holds in a row.
+fn operand(path: &str, row: &Row) -> Option<Value> {
+    match path {
+        "_key" => Some(row.key.clone()),
+        "_seq" => Some(row.seq.into()),
+        "_time" => Some(row.time_ms.into()),
+        path => {
+            let mut value = &row.document;
+            for name in path.split('.') {
+                value = value.as_object()?.get(name.trim_matches('`'))?;
+            }
+            Some(value.clone())
+        }
+    }
+}
+
+/// How two values are ordered, where they are.
+fn order(a: &Value, b: &Value) -> Option<Ordering> {
+    match (a, b) {
+        (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
+        (Value::String(a), Value::String(b)) => Some(a.chars().cmp(b.chars())),
+        (Value::Number(a), Value::Number(b)) => {
+            let whole =
+                |n: &serde_json::Number| n.as_i64().map(i128::from).or_else(|| n.as_u64().map(i128::from));
+            match (whole(a), whole(b)) {
+                (Some(a), Some(b)) => Some(a.cmp(&b)),
+                // The rows and conditions here hold floats only where they are exact.
+                _ => a.as_f64()?.partial_cmp(&b.as_f64()?),
+            }
+        }
+        _ => None,
+    }
+}
+
+fn equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Null, Value::Null) => true,
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| equal(a, b)))
+        }
+        (a, b) => order(a, b) == Some(Ordering::Equal),
+    }
+}
+
+/// Times are compared as times: a text on the right stands for its milliseconds.
+fn right(path: &str, value: &Value) -> Value {
+    match (path, value) {
+        ("_time", Value::String(text)) => {
+            let time: prost_types::Timestamp = text.parse().unwrap();
+            (time.seconds * 1000 + i64::from(time.nanos / 1_000_000)).into()
+        }
+        (_, value) => value.clone(),
+    }
+}
+
+fn compare(path: &str, op: &str, value: &Value, row: &Row) -> Option<bool> {
+    let found = operand(path, row).filter(|found| !found.is_null())?;
+    let value = right(path, value);
+    if value.is_null() {
+        return None;
+    }
+    match op {
+        "=" => Some(equal(&found, &value)),
+        "!=" | "<>" => Some(!equal(&found, &value)),
+        op => {
+            let ordering = order(&found, &value)?;
+            Some(match op {
+                "<" => ordering.is_lt(),
+                "<=" => ordering.is_le(),
+                ">" => ordering.is_gt(),
+                _ => ordering.is_ge(),
+            })
+        }
+    }
+}
+
+fn like(pattern: &[char], text: &[char]) -> bool {
+    match pattern {
+        [] => text.is_empty(),
+        ['%', rest @ ..] => (0..=text.len()).any(|skipped| like(rest, &text[skipped..])),
+        ['_', rest @ ..] => !text.is_empty() && like(rest, &text[1..]),
+        ['\\', c, rest @ ..] | [c, rest @ ..] => text.first() == Some(c) && like(rest, &text[1..]),
+    }
+}
+
+fn all(parts: impl Iterator<Item = Option<bool>>) -> Option<bool> {
+    let mut met = Some(true);
+    for part in parts {
+        met = match (met, part) {
+            (Some(false), _) | (_, Some(false)) => Some(false),
+            (Some(true), Some(true)) => Some(true),
+            _ => None,
+        };
+    }
+    met
+}
+
+impl Cond {
+    /// Whether a row meets the condition; `None` where that is unknown.
+    pub fn met(&self, row: &Row) -> Option<bool> {
+        let turned = |met: Option<bool>, negated: bool| met.map(|met| met != negated);
+        match self {
+            Cond::Compare(path, op, value) => compare(path, op, value, row),
+            Cond::In(path, values, negated) => {
+                // One that is not equal, and one that is: as the OR of comparisons.
+                let differ = values.iter().map(|value| compare(path, "!=", value, row));
+                turned(all(differ), !negated)
+            }
+            Cond::Between(path, low, high, negated) => {
+                let both = [compare(path, ">=", low, row), compare(path, "<=", high, row)];
+                turned(all(both.into_iter()), *negated)
+            }
+            Cond::Like(path, pattern, negated) => {
+                let found = operand(path, row).filter(|found| !found.is_null())?;
+                let chars = |text: &str| text.chars().collect::<Vec<_>>();
+                let met = found.as_str().is_some_and(|text| like(&chars(pattern), &chars(text)));
+                Some(met != *negated)
+            }
+            Cond::IsNull(path, negated) => {
+                Some(operand(path, row).is_some_and(|found| found.is_null()) != *negated)
+            }
+            Cond::IsMissing(path, negated) => Some(operand(path, row).is_none() != *negated),
+            Cond::And(parts) => all(parts.iter().map(|part| part.met(row))),
+            Cond::Or(parts) => turned(all(parts.iter().map(|part| turned(part.met(row), true))), true),
+            Cond::Not(inner) => turned(inner.met(row), true),
+        }
+    }
+
+    /// The condition as DriftQL. Values that `params` takes stand in it as `$n`.
+    pub fn text(&self, params: &mut Option<Vec<String>>) -> String {
+        let mut literal = |value: &Value| match params {
+            Some(params) => {
+                params.push(value.to_string());
+                format!("${}", params.len())
+            }
+            None => value.to_string(),
+        };
+        let not = |negated: &bool| if *negated { "NOT " } else { "" };
+        match self {
+            Cond::Compare(path, op, value) => format!("{path} {op} {}", literal(value)),
+            Cond::In(path, values, negated) => {
+                let values: Vec<String> = values.iter().map(literal).collect();
+                format!("{path} {}IN ({})", not(negated), values.join(", "))
+            }
+            Cond::Between(path, low, high, negated) => {
+                let low = literal(low);
+                format!("{path} {}BETWEEN {low} AND {}", not(negated), literal(high))
+            }
+            Cond::Like(path, pattern, negated) => {
+                format!("{path} {}LIKE {}", not(negated), literal(&(*pattern).into()))
+            }
+            Cond::IsNull(path, negated) => format!("{path} IS {}NULL", not(negated)),
+            Cond::IsMissing(path, negated) => format!("{path} IS {}MISSING", not(negated)),
+            Cond::And(parts) | Cond::Or(parts) => {
+                let word = if matches!(self, Cond::And(_)) { " AND " } else { " OR " };
+                let parts: Vec<String> =
+                    parts.iter().map(|part| format!("({})", part.text(params))).collect();
+                parts.join(word)
+            }
+            Cond::Not(inner) => format!("NOT ({})", inner.text(params)),
+        }
+    }
+}
+
+/// A small source of numbers that is the same everywhere.
+#[derive(Debug)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+
+    pub fn pick<T: Clone>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())].clone()
+    }
+}

@@ -1,0 +1,285 @@
+//! What is exactly at a limit works, what is one over it is refused, and neither harms what comes next.
+
+mod harness;
+
+use driftdb::v1;
+use driftdb_common::limits;
+use harness::calls::{ask, ask_with, fresh, run, run_with};
+use harness::refusal::{invalid, refused};
+use harness::*;
+use tonic::Code;
+
+async fn open() -> Cluster {
+    let mut cluster = Cluster::start().await;
+    cluster.create("t").await;
+    cluster
+}
+
+/// `{"id":…,"s":"xxx…"}`, of so many bytes.
+fn document_of(id: &str, bytes: usize) -> String {
+    let empty = format!(r#"{{"id":"{id}","s":""}}"#);
+    format!(r#"{{"id":"{id}","s":"{}"}}"#, "x".repeat(bytes - empty.len()))
+}
+
+/// As an insert in MessagePack.
+fn insert_packed(document: &serde_json::Value) -> v1::Operation {
+    let packed = driftdb_common::format::json::to_msgpack(&document.to_string()).unwrap();
+    let document = v1::Document { body: Some(v1::document::Body::Msgpack(packed.into())) };
+    v1::Operation { action: Some(v1::operation::Action::Insert(document)), ..insert("t", "") }
+}
+
+#[tokio::test]
+async fn a_document_has_a_mebibyte_in_its_larger_encoding() {
+    let mut cluster = open().await;
+    let writer = &mut cluster.writer;
+    let whole = document_of("whole", limits::DOCUMENT_BYTES);
+    let token = apply(writer, vec![insert("t", &whole)]).await.unwrap();
+    let over = document_of("over", limits::DOCUMENT_BYTES + 1);
+    invalid(apply(writer, vec![insert("t", &over)]).await, "TOO_LARGE").says(&["1048577", "1048576"]);
+    invalid(run(writer, &format!("INSERT INTO t {over}")).await, "TOO_LARGE");
+    // JSON needs six bytes for each of these, MessagePack one.
+    let controls = serde_json::json!({"id": "c", "s": "\u{1}".repeat(limits::DOCUMENT_BYTES / 6)});
+    invalid(apply(writer, vec![insert("t", controls.to_string())]).await, "TOO_LARGE");
+    invalid(apply(writer, vec![insert_packed(&controls)]).await, "TOO_LARGE");
+    // MessagePack needs nine bytes for each of these, JSON four.
+    let floats = serde_json::json!({"id": "f", "a": vec![1.5; limits::DOCUMENT_BYTES / 9]});
+    invalid(apply(writer, vec![insert("t", floats.to_string())]).await, "TOO_LARGE");
+    // JSON as it comes back needs nineteen for each of these, however short it was when it came.
+    let short = vec!["1e15"; limits::DOCUMENT_BYTES / 18].join(",");
+    let short = format!(r#"{{"id":"e","a":[{short}]}}"#);
+    invalid(apply(writer, vec![insert("t", &short)]).await, "TOO_LARGE");
+    invalid(apply(writer, vec![insert_packed(&serde_json::from_str(&short).unwrap())]).await, "TOO_LARGE");
+    // A row cannot grow over the limit either; it can shrink.
+    invalid(apply(writer, vec![patch("t", "whole", r#"{"more":1}"#)]).await, "TOO_LARGE");
+    let shown = select_at(&mut cluster.reader, "t", token.seq).await.unwrap();
+    assert_eq!(shown, [("whole".to_owned(), whole)]);
+    apply(writer, vec![patch("t", "whole", r#"{"s":null}"#)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_commit_has_ten_thousand_operations() {
+    let mut cluster = open().await;
+    let operations =
+        |n: usize| (0..n).map(|i| put("t", format!(r#"{{"id":"k{i:05}"}}"#))).collect::<Vec<_>>();
+    let token = apply(&mut cluster.writer, operations(10_000)).await.unwrap();
+    let over = apply(&mut cluster.writer, operations(10_001)).await;
+    invalid(over, "TOO_LARGE").says(&["10001", "10000"]);
+    let documents = (0..10_001).map(|i| format!(r#"{{"id": "s{i}"}}"#)).collect::<Vec<_>>().join(", ");
+    invalid(run(&mut cluster.writer, &format!("INSERT INTO t {documents}")).await, "TOO_LARGE");
+    let count = ask(&mut cluster.reader, "SELECT COUNT(*) FROM t", token.seq).await.unwrap().count();
+    assert_eq!(count, 10_000);
+    assert_eq!(apply(&mut cluster.writer, operations(1)).await.unwrap().seq, token.seq + 1);
+}
+
+#[tokio::test]
+async fn a_key_has_1024_bytes() {
+    let mut cluster = open().await;
+    let (long, over) = ("é".repeat(512), "é".repeat(512) + "x");
+    let document = |key: &str| format!(r#"{{"id":"{key}"}}"#);
+    apply(&mut cluster.writer, vec![insert("t", document(&long))]).await.unwrap();
+    let changed = apply(&mut cluster.writer, vec![patch("t", &long, r#"{"x":1}"#)]).await.unwrap();
+    let get = |key: &str| v1::GetRequest {
+        table: "t".into(),
+        keys: vec![key.into()],
+        freshness: fresh(changed.seq),
+        ..Default::default()
+    };
+    assert_eq!(cluster.reader.get(get(&long)).await.unwrap().into_inner().rows[0].key, long);
+    for operation in [insert("t", document(&over)), patch("t", &over, "{}"), delete("t", &over)] {
+        invalid(apply(&mut cluster.writer, vec![operation]).await, "KEY_INVALID").says(&["1025", "1024"]);
+    }
+    invalid(cluster.reader.get(get(&over)).await, "KEY_INVALID");
+    let statement = format!(r#"SOFT DELETE FROM t KEY "{over}""#);
+    invalid(run(&mut cluster.writer, &statement).await, "KEY_INVALID").place();
+}
+
+#[tokio::test]
+async fn an_error_about_the_longest_names_arrives_whole() {
+    use v1::precondition::Check;
+    let mut cluster = Cluster::start().await;
+    let table = "t".repeat(63);
+    cluster.create(&table).await;
+    let key = "é".repeat(512);
+    let document = format!(r#"{{"id":"{key}"}}"#);
+    apply(&mut cluster.writer, vec![insert(&table, &document)]).await.unwrap();
+    let again = apply(&mut cluster.writer, vec![insert(&table, &document)]).await;
+    let refusal = refused(again, Code::AlreadyExists, "ROW_EXISTS");
+    refusal.tells("key", &key).tells("table", &table).says(&[&key]);
+    let precondition =
+        v1::Precondition { table: table.clone(), key: key.clone(), check: Some(Check::Exists(false)) };
+    let request = v1::ApplyRequest { preconditions: vec![precondition; 10_000], ..Default::default() };
+    let refusal =
+        refused(cluster.writer.apply(request).await, Code::FailedPrecondition, "PRECONDITION_FAILED");
+    assert!(!refusal.violations().is_empty());
+    refusal.tells("failed", 10_000);
+    let unknown = "é".repeat(100_000);
+    let request = v1::SelectRequest { table: unknown.clone(), ..Default::default() };
+    refused(select(&mut cluster.reader, request).await, Code::NotFound, "TABLE_NOT_FOUND");
+    let statement = format!("SELECT * FROM `{unknown}`");
+    refused(ask(&mut cluster.reader, &statement, 0).await, Code::NotFound, "TABLE_NOT_FOUND").place();
+    let statement = format!("SELECT `{unknown}` `{unknown}`");
+    invalid(ask(&mut cluster.reader, &statement, 0).await, "QUERY_SYNTAX").place();
+    let twice = format!(r#"{{"{unknown}":1,"{unknown}":2}}"#);
+    invalid(apply(&mut cluster.writer, vec![insert(&table, twice)]).await, "DOCUMENT_INVALID");
+}
+
+fn nested(levels: usize) -> String {
+    // The document itself is the first level.
+    let (open, close) = ("[".repeat(levels - 1), "]".repeat(levels - 1));
+    format!(r#"{{"id":"n{levels}","a":{open}{close}}}"#)
+}
+
+#[tokio::test]
+async fn documents_nest_64_levels_deep() {
+    let mut cluster = open().await;
+    let (at, over) = (nested(64), nested(65));
+    let (packed_at, packed_over) = (packed_nested(64), packed_nested(65));
+    apply(&mut cluster.writer, vec![insert("t", &at)]).await.unwrap();
+    apply(&mut cluster.writer, vec![packed_at]).await.unwrap();
+    let written = run(&mut cluster.writer, &format!("UPSERT INTO t {at}")).await.unwrap();
+    let param = run_with(&mut cluster.writer, "UPSERT INTO t $1", &[&at]).await.unwrap();
+    assert_eq!(param.seq, written.seq + 1);
+    for operation in [
+        insert("t", &over),
+        packed_over,
+        patch("t", "n64", &over),
+        insert("t", nested(5000)),
+        packed_nested(5000),
+    ] {
+        invalid(apply(&mut cluster.writer, vec![operation]).await, "DOCUMENT_INVALID");
+    }
+    for statement in [format!("INSERT INTO t {over}"), format!("INSERT INTO t {}", nested(100_000))] {
+        invalid(run(&mut cluster.writer, &statement).await, "QUERY_INVALID").says(&["64"]).place();
+    }
+    let rows =
+        ask(&mut cluster.reader, r#"SELECT * FROM t WHERE id = "n64""#, param.seq).await.unwrap().rows();
+    assert_eq!(
+        rows[0].1.to_string(),
+        at.replace(r#""id":"n64","a":"#, r#""a":"#).replace("]}", r#"],"id":"n64"}"#)
+    );
+}
+
+fn packed_nested(levels: usize) -> v1::Operation {
+    let mut packed = vec![0x82, 0xa2, b'i', b'd', 0xa1, b'p', 0xa1, b'a'];
+    packed.extend(std::iter::repeat_n(0x91, levels - 2));
+    packed.push(0x90);
+    let document = v1::Document { body: Some(v1::document::Body::Msgpack(packed.into())) };
+    v1::Operation { action: Some(v1::operation::Action::Insert(document)), ..insert("t", "") }
+}
+
+#[tokio::test]
+async fn conditions_nest_64_levels_deep() {
+    let mut cluster = open().await;
+    let nested = |levels: usize| format!("{}a = 1{}", "(".repeat(levels), ")".repeat(levels));
+    let seq = cluster.create("u").await;
+    let ask_for = |levels| format!("SELECT * FROM t WHERE {}", nested(levels));
+    assert_eq!(ask(&mut cluster.reader, &ask_for(64), seq).await.unwrap().rows(), []);
+    for levels in [65, 100_000] {
+        invalid(ask(&mut cluster.reader, &ask_for(levels), 0).await, "QUERY_INVALID").place();
+        let request = v1::SelectRequest { table: "t".into(), r#where: nested(levels), ..Default::default() };
+        invalid(select(&mut cluster.reader, request).await, "QUERY_INVALID").place();
+    }
+}
+
+#[tokio::test]
+async fn a_reason_has_a_kibibyte_and_comes_back() {
+    let mut cluster = open().await;
+    let reason = "é".repeat(512);
+    let request = |reason: &str| v1::ApplyRequest {
+        operations: vec![put("t", r#"{"id":"a"}"#)],
+        options: Some(v1::CommitOptions { reason: reason.into(), ..Default::default() }),
+        ..Default::default()
+    };
+    let token = cluster.writer.apply(request(&reason)).await.unwrap().into_inner().token.unwrap();
+    let over = format!("{reason}x");
+    invalid(cluster.writer.apply(request(&over)).await, "TOO_LARGE").says(&["1025", "1024"]);
+    let history = v1::HistoryRequest { table: "t".into(), freshness: fresh(token.seq), ..Default::default() };
+    let mut stream = cluster.reader.history(history).await.unwrap().into_inner();
+    let commits = stream.message().await.unwrap().unwrap().commits;
+    assert_eq!(commits.last().unwrap().reason, reason);
+}
+
+#[tokio::test]
+async fn a_get_has_a_thousand_keys_and_hands_back_those_it_left() {
+    let mut cluster = open().await;
+    let names: Vec<String> = (0..1001).map(|i| format!("k{i:04}")).collect();
+    let text = "x".repeat(5000);
+    let inserts = names.iter().map(|name| insert("t", format!(r#"{{"id":"{name}","s":"{text}"}}"#)));
+    let token = apply(&mut cluster.writer, inserts.collect()).await.unwrap();
+    let get = |keys: &[String]| v1::GetRequest {
+        table: "t".into(),
+        keys: keys.to_vec(),
+        freshness: fresh(token.seq),
+        ..Default::default()
+    };
+    invalid(cluster.reader.get(get(&names)).await, "TOO_LARGE").says(&["1001", "1000"]);
+    let mut wanted: Vec<String> = names[..999].iter().rev().cloned().collect();
+    wanted.push("missing".to_owned());
+    let (mut found, mut left, mut answers) = (Vec::new(), wanted.clone(), 0);
+    while !left.is_empty() {
+        let answer = cluster.reader.get(get(&left)).await.unwrap().into_inner();
+        assert!(answer.rows.len() < 800, "an answer ends at about 3 MiB");
+        assert_eq!(answer.header.unwrap().read_seq, token.seq);
+        found.extend(answer.rows.into_iter().map(|row| row.key));
+        left = answer.remaining;
+        answers += 1;
+    }
+    wanted.pop();
+    assert_eq!((found, answers), (wanted, 2));
+}
+
+#[tokio::test]
+async fn names_have_their_letters_and_lengths() {
+    let mut cluster = open().await;
+    let longest = "_".repeat(63);
+    for name in ["a", "_", "A1_b", &longest] {
+        cluster.create(name).await;
+    }
+    let over = "a".repeat(64);
+    for name in ["", "1a", "a-b", "a b", "é", "a.b", "..", "a/b", "a\0", "%2e", "../x", &over] {
+        let refusal = create_table(&mut cluster.writer, name).await;
+        assert!(refusal.is_err(), "{name:?}");
+        invalid(refusal, "NAME_INVALID").says(&["63"]);
+    }
+    invalid(run(&mut cluster.writer, "CREATE TABLE `a b` (pk=id)").await, "NAME_INVALID").says(&["a b"]);
+    let create = |name: &str, primary_key: String, indexes: Vec<String>| v1::CreateTableRequest {
+        table: name.into(),
+        primary_key,
+        indexes,
+        ..Default::default()
+    };
+    let indexes = |n: usize| (0..n).map(|i| format!("f{i}")).collect::<Vec<_>>();
+    let writer = &mut cluster.writer;
+    writer.create_table(create("most", "k".repeat(1024), indexes(64))).await.unwrap();
+    invalid(writer.create_table(create("x", "k".repeat(1025), vec![])).await, "NAME_INVALID");
+    invalid(writer.create_table(create("x", "id".into(), indexes(65))).await, "TOO_LARGE")
+        .says(&["65", "64"]);
+    for wrong in [vec![String::new()], vec!["a".to_owned(), "a".to_owned()]] {
+        invalid(writer.create_table(create("x", "id".into(), wrong)).await, "NAME_INVALID");
+    }
+    let mut tables: Vec<String> =
+        vec!["a", "_", "A1_b", &longest, "most", "t"].into_iter().map(str::to_owned).collect();
+    tables.sort();
+    let seq = cluster.create("zz").await;
+    tables.push("zz".to_owned());
+    let shown = ask(&mut cluster.reader, "SHOW TABLES", seq).await.unwrap();
+    assert_eq!(shown.tables().iter().map(|info| info.table.clone()).collect::<Vec<_>>(), tables);
+}
+
+#[tokio::test]
+async fn what_is_far_too_large_is_refused_and_the_next_request_works() {
+    let mut cluster = open().await;
+    let statement = format!("SELECT * FROM t -- {}", "x".repeat(limits::STATEMENT_BYTES));
+    invalid(ask(&mut cluster.reader, &statement, 0).await, "TOO_LARGE").says(&["16777216"]);
+    let params = "x".repeat(limits::STATEMENT_BYTES / 2);
+    let statement = "SELECT * FROM t WHERE a IN ($1, $1, $1)";
+    let param = format!("\"{params}\"");
+    invalid(ask_with(&mut cluster.reader, statement, &[&param], 0).await, "QUERY_INVALID").place();
+    let huge = v1::ApplyRequest {
+        operations: vec![insert("t", "x".repeat(limits::REQUEST_BYTES))],
+        ..Default::default()
+    };
+    assert!(cluster.writer.apply(huge).await.is_err());
+    let token = apply(&mut cluster.writer, vec![insert("t", r#"{"id":"a"}"#)]).await.unwrap();
+    assert_eq!(select_at(&mut cluster.reader, "t", token.seq).await.unwrap().len(), 1);
+}

@@ -1,0 +1,250 @@
+//! Requests that have no meaning, or none yet, are told so, and change nothing.
+
+mod harness;
+
+use driftdb::v1;
+use harness::calls::{fresh, run};
+use harness::refusal::{invalid, refused};
+use harness::*;
+use prost_types::Timestamp;
+use tonic::{Code, Status};
+
+const FILLED: u64 = 2;
+
+/// A table with large rows, so that a Select of them comes in several messages.
+async fn open() -> Cluster {
+    let mut cluster = Cluster::start().await;
+    cluster.create("t").await;
+    let text = "x".repeat(20_000);
+    let inserts = (0..50).map(|i| insert("t", format!(r#"{{"id":"k{i:02}","s":"{text}"}}"#))).collect();
+    assert_eq!(apply(&mut cluster.writer, inserts).await.unwrap().seq, FILLED);
+    cluster
+}
+
+/// Nothing has changed, and the next write works.
+async fn expect_unchanged(mut cluster: Cluster) {
+    let token = apply(&mut cluster.writer, vec![delete("t", "k00")]).await.unwrap();
+    assert_eq!(token.seq, FILLED + 1);
+    let history = v1::HistoryRequest { table: "t".into(), freshness: fresh(token.seq), ..Default::default() };
+    let mut stream = cluster.reader.history(history).await.unwrap().into_inner();
+    let mut seqs = Vec::new();
+    while let Some(message) = stream.message().await.unwrap() {
+        seqs.extend(message.commits.into_iter().map(|commit| commit.seq));
+    }
+    seqs.dedup();
+    assert_eq!(seqs, [1, FILLED, FILLED + 1]);
+}
+
+fn all() -> v1::SelectRequest {
+    v1::SelectRequest { table: "t".into(), as_of: at_seq(FILLED), ..Default::default() }
+}
+
+async fn first_token(cluster: &mut Cluster, request: v1::SelectRequest) -> Vec<u8> {
+    let mut stream = cluster.reader.select(request).await.unwrap().into_inner();
+    let token = stream.message().await.unwrap().unwrap().resume_token;
+    assert!(!token.is_empty());
+    token.into()
+}
+
+#[tokio::test]
+async fn a_resume_token_goes_on_with_its_own_question_only() {
+    let mut cluster = open().await;
+    let token = first_token(&mut cluster, all()).await;
+    let others = [
+        v1::SelectRequest { r#where: "id > \"k1\"".into(), ..all() },
+        v1::SelectRequest { fields: vec!["id".into()], ..all() },
+        v1::SelectRequest { limit: 10, ..all() },
+        v1::SelectRequest { offset: 1, ..all() },
+        v1::SelectRequest { count_only: true, ..all() },
+        v1::SelectRequest { params: vec!["1".into()], ..all() },
+    ];
+    for other in others {
+        let request = v1::SelectRequest { resume_token: token.clone().into(), ..other };
+        invalid(select(&mut cluster.reader, request).await, "FILTER_MISMATCH").says(&["resume_token"]);
+    }
+    cluster.create("u").await;
+    let request = v1::SelectRequest { resume_token: token.into(), table: "u".into(), ..all() };
+    invalid(select(&mut cluster.reader, request).await, "FILTER_MISMATCH");
+}
+
+#[tokio::test]
+async fn a_resume_token_of_no_reader_or_of_another_database_is_refused() {
+    let mut cluster = open().await;
+    let token = first_token(&mut cluster, all()).await;
+    let resume = |token: Vec<u8>| v1::SelectRequest { resume_token: token.into(), ..all() };
+    for cut in 1..token.len() {
+        invalid(select(&mut cluster.reader, resume(token[..cut].to_vec())).await, "ARGUMENT_INVALID");
+    }
+    for garbage in [vec![0], vec![0xff; 100], b"resume".to_vec(), vec![0x91; 10_000]] {
+        invalid(select(&mut cluster.reader, resume(garbage)).await, "ARGUMENT_INVALID")
+            .says(&["resume_token"]);
+    }
+    // Whatever is changed in it, there is an answer, and the reader lives on.
+    for at in 0..token.len() {
+        let mut changed = token.clone();
+        changed[at] ^= 0x55;
+        let _ = select(&mut cluster.reader, resume(changed)).await;
+    }
+    let mut other = open().await;
+    let refusal = select(&mut other.reader, resume(token.clone())).await;
+    refused(refusal, Code::FailedPrecondition, "EPOCH_CHANGED").says(&["another database"]);
+    assert_eq!(select(&mut cluster.reader, resume(token)).await.unwrap().last().unwrap().0, "k49");
+    expect_unchanged(cluster).await;
+}
+
+#[tokio::test]
+async fn a_commit_time_lies_between_the_last_commit_and_now() {
+    let mut cluster = Cluster::start().await;
+    let at = async |cluster: &mut Cluster, time: Timestamp| -> Result<v1::WriteToken, Status> {
+        let options = Some(v1::CommitOptions { commit_time: Some(time), ..Default::default() });
+        let operations = vec![put("t", r#"{"id":"a"}"#)];
+        let request = v1::ApplyRequest { operations, options, ..Default::default() };
+        cluster.writer.apply(request).await.map(|answer| answer.into_inner().token.unwrap())
+    };
+    let create = v1::CreateTableRequest {
+        table: "t".into(),
+        options: Some(v1::CommitOptions { commit_time: Some(moment(1000)), ..Default::default() }),
+        ..Default::default()
+    };
+    let created = cluster.writer.create_table(create).await.unwrap().into_inner().token.unwrap();
+    assert_eq!(created.time, Some(moment(1000)));
+    for time in [1000, 1001, 1_000_000_000] {
+        assert_eq!(at(&mut cluster, moment(time)).await.unwrap().time, Some(moment(time)));
+    }
+    for (time, word) in [
+        (moment(999_999_999), "2001-09-09T01:46:39.000Z"),
+        (Timestamp { seconds: 999_999_999, nanos: 999_000_000 }, "2001-09-09T01:46:39.999Z"),
+        (moment(7_000_000_000), "2191-10-27T12:26:40.000Z"),
+        (moment(-1), "1970"),
+        (Timestamp { seconds: i64::MAX, nanos: 0 }, "range"),
+        (Timestamp { seconds: 1_000_000_001, nanos: -1_000_000 }, "range"),
+    ] {
+        invalid(at(&mut cluster, time).await, "ARGUMENT_INVALID").says(&[word]);
+    }
+    let now = apply(&mut cluster.writer, vec![put("t", r#"{"id":"a"}"#)]).await.unwrap();
+    assert_eq!(now.seq, 5);
+    invalid(at(&mut cluster, moment(1_000_000_001)).await, "ARGUMENT_INVALID").says(&["commit_time"]);
+    assert_eq!(at(&mut cluster, now.time.unwrap()).await.unwrap().seq, 6);
+}
+
+fn moment(seconds: i64) -> Timestamp {
+    Timestamp { seconds, nanos: 0 }
+}
+
+#[tokio::test]
+async fn what_is_not_built_yet_says_so() {
+    fn not_yet<T>(outcome: Result<T, Status>) {
+        refused(outcome, Code::Unimplemented, "NOT_SUPPORTED").says(&["not supported yet"]);
+    }
+    let mut cluster = open().await;
+    let writer = &mut cluster.writer;
+    for statement in [
+        "CREATE INDEX ON t (s)",
+        "DROP INDEX ON t (s)",
+        "REVERT t KEY \"k00\" TO @seq:1",
+        "VERIFY",
+        "VERIFY t DEEP",
+        "SNAPSHOT t",
+        "COMPACT t",
+        "COMPACT t BEFORE @seq:1 DRY RUN",
+    ] {
+        not_yet(run(writer, statement).await);
+    }
+    let options = Some(v1::CommitOptions { request_id: "r1".into(), ..Default::default() });
+    let operations = vec![delete("t", "k00")];
+    not_yet(
+        writer.apply(v1::ApplyRequest { operations, options: options.clone(), ..Default::default() }).await,
+    );
+    not_yet(
+        writer
+            .create_table(v1::CreateTableRequest {
+                table: "u".into(),
+                options: options.clone(),
+                ..Default::default()
+            })
+            .await,
+    );
+    not_yet(writer.drop_table(v1::DropTableRequest { table: "t".into(), options }).await);
+    let action = v1::operation::Action::Revert(v1::operation::Revert { to: at_seq(1) });
+    not_yet(apply(writer, vec![v1::Operation { action: Some(action), ..delete("t", "k00") }]).await);
+    let ingest = v1::IngestRequest { operations: vec![delete("t", "k00")], ..Default::default() };
+    not_yet(writer.ingest(tokio_stream::once(ingest)).await);
+    not_yet(writer.alter_table(v1::AlterTableRequest { table: "t".into(), ..Default::default() }).await);
+    not_yet(writer.snapshot(v1::SnapshotRequest { table: "t".into() }).await);
+    not_yet(writer.compact(v1::CompactRequest { table: "t".into(), ..Default::default() }).await);
+    not_yet(writer.verify(v1::VerifyRequest::default()).await);
+    not_yet(cluster.reader.watch_drift(v1::WatchDriftRequest::default()).await);
+    for statement in ["BEGIN", "COMMIT", "ROLLBACK"] {
+        invalid(run(&mut cluster.writer, statement).await, "QUERY_INVALID").says(&["driftctl"]);
+    }
+    expect_unchanged(cluster).await;
+}
+
+#[tokio::test]
+async fn a_request_without_meaning_is_refused() {
+    fn meaningless<T>(outcome: Result<T, Status>, word: &str) {
+        invalid(outcome, "ARGUMENT_INVALID").says(&[word]);
+    }
+    let mut cluster = open().await;
+    let operation = v1::Operation { action: None, ..delete("t", "k00") };
+    meaningless(apply(&mut cluster.writer, vec![operation]).await, "action");
+    let precondition = v1::Precondition { table: "t".into(), key: "k00".into(), check: None };
+    let request = v1::ApplyRequest { preconditions: vec![precondition], ..Default::default() };
+    meaningless(cluster.writer.apply(request).await, "check");
+    let create = v1::CreateTableRequest { table: "u".into(), key_type: 99, ..Default::default() };
+    meaningless(cluster.writer.create_table(create).await, "key type");
+    let reader = &mut cluster.reader;
+    meaningless(reader.select(v1::SelectRequest { format: 99, ..all() }).await, "format");
+    meaningless(
+        reader.get(v1::GetRequest { table: "t".into(), format: -1, ..Default::default() }).await,
+        "format",
+    );
+    let fields = vec!["s".to_owned(), "id".to_owned(), "`s`".to_owned()];
+    let twice = reader.select(v1::SelectRequest { fields, ..all() }).await;
+    meaningless(twice, "twice");
+    meaningless(
+        reader.list_tables(v1::ListTablesRequest { page_size: -1, ..Default::default() }).await,
+        "page_size",
+    );
+    meaningless(reader.diff(v1::DiffRequest { table: "t".into(), ..Default::default() }).await, "from");
+    let negative = prost_types::Duration { seconds: -1, nanos: 0 };
+    let ago = Some(v1::AsOf { at: Some(v1::as_of::At::Ago(negative)) });
+    meaningless(reader.select(v1::SelectRequest { as_of: ago, ..all() }).await, "ago");
+    for freshness in [
+        v1::Freshness { wait: Some(negative), ..Default::default() },
+        v1::Freshness { max_staleness: Some(negative), ..Default::default() },
+    ] {
+        meaningless(
+            reader.select(v1::SelectRequest { freshness: Some(freshness), ..all() }).await,
+            "negative",
+        );
+    }
+    let far = Timestamp { seconds: i64::MAX, nanos: 0 };
+    let as_of = Some(v1::AsOf { at: Some(v1::as_of::At::Time(far)) });
+    meaningless(reader.select(v1::SelectRequest { as_of, ..all() }).await, "range");
+    let both = v1::ReaderServiceExecuteRequest {
+        statement: "SELECT * FROM t AS OF @seq:1".into(),
+        as_of: at_seq(1),
+        ..Default::default()
+    };
+    meaningless(reader.execute(both).await, "as_of");
+    expect_unchanged(cluster).await;
+}
+
+#[tokio::test]
+async fn a_commit_is_refused_whole() {
+    let mut cluster = open().await;
+    let mut operations: Vec<_> = (0..100).map(|i| put("t", format!(r#"{{"id":"new{i}"}}"#))).collect();
+    operations.push(delete("t", "k01"));
+    operations.push(patch("t", "k02", r#"{"s":null}"#));
+    operations.push(insert("t", r#"{"id":"new7"}"#));
+    let refusal = refused(apply(&mut cluster.writer, operations).await, Code::AlreadyExists, "ROW_EXISTS");
+    refusal.says(&["operation 103", "new7"]).tells("operation", 102);
+    let statement = r#"INSERT INTO t {"id": "new1"}, {"id": "new2"}, {"id": "k03"}"#;
+    refused(run(&mut cluster.writer, statement).await, Code::AlreadyExists, "ROW_EXISTS");
+    let token = apply(&mut cluster.writer, vec![]).await.unwrap();
+    assert_eq!(token.seq, FILLED + 1, "a commit that changes nothing has a number of its own");
+    let rows = select_at(&mut cluster.reader, "t", token.seq).await.unwrap();
+    assert_eq!(rows.len(), 50);
+    assert!(rows.iter().all(|(key, text)| key.starts_with('k') && text.len() > 20_000));
+}
