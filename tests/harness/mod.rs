@@ -146,11 +146,12 @@ pub async fn connect(url: &str) -> Channel {
 
 /// A database directory, a writer and a reader on it.
 pub struct Cluster {
-    pub dir: tempfile::TempDir,
     pub writer_daemon: Daemon,
     pub reader_daemon: Daemon,
     pub writer: Writer,
     pub reader: Reader,
+    /// Last, so that the daemons have ended when it goes.
+    pub dir: tempfile::TempDir,
 }
 
 impl Cluster {

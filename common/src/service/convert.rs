@@ -173,11 +173,13 @@ pub fn precondition_to_wire(precondition: Precondition) -> v1::Precondition {
 /// What goes with a commit.
 pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOptions> {
     let Some(options) = options else { return Ok(CommitOptions::default()) };
-    if !options.request_id.is_empty() {
-        return Err(Error::new(
-            Reason::NotSupported,
-            "request ids are not supported yet: leave request_id empty",
-        ));
+    if options.request_id.len() > limits::REQUEST_ID_BYTES {
+        let message = format!(
+            "a request id of {} bytes is over the limit of {}",
+            options.request_id.len(),
+            limits::REQUEST_ID_BYTES
+        );
+        return Err(Error::new(Reason::TooLarge, message));
     }
     if options.reason.len() > limits::REASON_BYTES {
         let message = format!(
