@@ -25,8 +25,9 @@ demo: build ## Shows what DriftDB does, on 10,000 generated orders.
 bench: build ## Measures, and prints one line of JSON a figure.
 	target/release/driftctl bench
 
-clients: ## Uses the daemons from Python (needs python3 with venv, and the package index).
+clients: ## Uses the daemons from Python (needs python3 with venv) and Node (skipped where it is not there).
 	PYTHON=$(PYTHON) CARGO=$(CARGO) tests/clients/python/run.sh
+	CARGO=$(CARGO) tests/clients/node/run.sh
 
 fmt: ## Formats the sources.
 	$(CARGO) fmt --all

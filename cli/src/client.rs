@@ -19,9 +19,6 @@ mod embedded;
 #[cfg(test)]
 mod tests;
 
-/// Whether writes carry request ids.
-const REQUEST_IDS: bool = false;
-
 /// A database, wherever it is served. Reads see what was written before them.
 #[derive(Debug)]
 pub struct Client {
@@ -178,7 +175,7 @@ impl Client {
 }
 
 fn options() -> Options {
-    Options { connections: 1, request_ids: REQUEST_IDS, ..Options::default() }
+    Options { connections: 1, ..Options::default() }
 }
 
 /// The error that a status tells of, from a daemon or from the connection to it.

@@ -140,6 +140,10 @@ impl<'a> Load<'a> {
         let answers = writer.ingest(ReceiverStream::new(receiver)).await.map_err(|s| told(&s))?;
         let mut answers = answers.into_inner();
         let answer = answers.message().await.map_err(|s| told(&s))?.ok_or_else(lost)?;
+        if answer.durable_batch_id < self.durable {
+            let message = "the writer no longer has all that it had acknowledged: the database was restored, or repaired";
+            return Err(Error::new(Reason::EpochChanged, message));
+        }
         let unsure = self.pending.iter().take_while(|batch| batch.id <= answer.durable_batch_id).last();
         if let Some(line) = unsure.map(Batch::last_line) {
             render::note(&format!(

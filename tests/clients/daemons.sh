@@ -1,0 +1,53 @@
+# For the scripts beside it: starts a writer and a reader on an empty directory, as $writer and $reader.
+# DRIFTDB_BIN: a directory with built daemons; without it they are built first.
+
+bin=${DRIFTDB_BIN:-target/debug}
+if [ -z "${DRIFTDB_BIN:-}" ]; then
+    "${CARGO:-cargo}" build --locked --workspace --bins
+fi
+
+work=$(mktemp -d)
+daemons=()
+finish() {
+    local code=$?
+    # The newest first: the reader, then the writer.
+    for ((i = ${#daemons[@]} - 1; i >= 0; i--)); do
+        kill "${daemons[i]}" 2>/dev/null && wait "${daemons[i]}" || true
+    done
+    if [ "$code" != 0 ]; then
+        tail -n 20 "$work"/*.err >&2 || true
+    fi
+    rm -rf "$work"
+    exit "$code"
+}
+trap finish EXIT
+
+# start NAME: starts driftdb-NAME on a free port and sets `address` to where it listens.
+start() {
+    "$bin/driftdb-$1" --data "$work/data" --listen 127.0.0.1:0 >"$work/$1.out" 2>"$work/$1.err" &
+    daemons+=($!)
+    for _ in $(seq 300); do
+        address=$(sed -n '1s/^listening on //p' "$work/$1.out")
+        [ -z "$address" ] || return 0
+        kill -0 "${daemons[-1]}" 2>/dev/null || break
+        sleep 0.1
+    done
+    echo "driftdb-$1 does not listen" >&2
+    return 1
+}
+
+# said EXPECTED FOUND: what the README's example prints.
+said() {
+    if [ "$2" != "$1" ]; then
+        printf 'the example printed\n%s\ninstead of\n%s\n' "$2" "$1" >&2
+        return 1
+    fi
+}
+
+start writer
+writer=$address
+start reader
+reader=$address
+example_says='now: {"id":"o1","status":"paid","amount":100}
+then: {"id":"o1","status":"pending","amount":100}
+paid: o1'
