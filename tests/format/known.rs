@@ -186,7 +186,7 @@ fn what_is_read_from_the_fixture_is_written_again_byte_for_byte() {
                 let place = Place { table: id, segment: number, offset: at as u64 };
                 let frame = frame::parse(&bytes[at..], place).unwrap();
                 let event = event::decode(frame.kind, &frame.payload.to_vec().into()).unwrap();
-                let meta = event.meta.clone().unwrap_or_default();
+                let meta = event.meta.as_deref().cloned().unwrap_or_default();
                 let first = Some((event.shape, &meta));
                 let mut again = FrameBuffer::default();
                 again.push(frame.seq, frame.time_ms, frame.kind, |out| {

@@ -199,8 +199,7 @@ impl WriterService for Fake {
 
 fn file(dir: &Path, name: &str, text: &str) -> String {
     let path = dir.join(name);
-    #[expect(clippy::disallowed_methods, reason = "a test's own file")]
-    std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+    driftdb_common::log::disk::create_output(&path).unwrap().write_all(text.as_bytes()).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
