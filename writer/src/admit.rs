@@ -11,7 +11,7 @@ use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType, Or
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
 use driftdb_common::log::appender::Group;
-use driftdb_common::log::merge::Commit;
+use driftdb_common::log::merge;
 use driftdb_common::table::operation::{
     Action, Change, Check, CommitOptions, Operation, Precondition, SchemaChange, Token,
 };
@@ -52,6 +52,7 @@ pub struct With {
 }
 
 /// An event on its way into a frame.
+#[derive(Debug)]
 struct NewEvent {
     table: u64,
     kind: EventType,
@@ -92,7 +93,7 @@ impl Admission {
     }
 
     /// Takes in a commit from the log.
-    pub fn replay(&mut self, commit: Commit) -> Result<()> {
+    pub fn replay(&mut self, commit: merge::Commit) -> Result<()> {
         for (id, events) in commit.parts {
             for event in events {
                 match (event.kind, event.key, event.document) {
@@ -133,21 +134,25 @@ impl Admission {
     /// Admits a change: checks it, applies it here, and appends its frames to `group`. On an error nothing has changed.
     /// A request that has been made before answers as it did then.
     pub fn admit(&mut self, change: Change, with: With, now_ms: u64, group: &mut Group) -> Result<Admitted> {
+        let (admitted, commit) = self.prepare(change, with, now_ms, group)?;
+        if let Some(commit) = commit {
+            commit.encode(group);
+        }
+        Ok(admitted)
+    }
+
+    /// Admits a change without appending its frames: they must be, and before those of any later commit.
+    /// There are none where the change comes to nothing.
+    pub fn prepare(
+        &mut self,
+        change: Change,
+        with: With,
+        now_ms: u64,
+        group: &mut Group,
+    ) -> Result<(Admitted, Option<Commit>)> {
         let With { options, request, origin } = with;
-        if let Some(request) = &request {
-            match self.requests.find(request) {
-                Asked::Never => {}
-                Asked::Before(token) => return Ok(Admitted { token, replayed: true }),
-                Asked::Otherwise(token) => {
-                    let message = format!(
-                        "request id {:?} was used for another request, which became commit {}: give each request its own",
-                        request.id, token.seq
-                    );
-                    return Err(
-                        Error::new(Reason::RequestIdReused, message).with("seq", token.seq.to_string())
-                    );
-                }
-            }
+        if let Some(token) = request.as_ref().map_or(Ok(None), |request| self.made_before(request))? {
+            return Ok((Admitted { token, replayed: true }, None));
         }
         let time_ms = self.commit_time(&options, now_ms)?;
         let token = Token { seq: self.last.seq + 1, time_ms };
@@ -156,26 +161,30 @@ impl Admission {
             Change::Rows { operations, preconditions } => self.rows(token, operations, &preconditions),
             Change::Schema(change) => match self.schema(token, change, group) {
                 // Nothing to do: the newest commit stands for it.
-                Ok(events) if events.is_empty() => return Ok(Admitted { token: self.last, replayed: false }),
+                Ok(events) if events.is_empty() => {
+                    return Ok((Admitted { token: self.last, replayed: false }, None));
+                }
                 other => other,
             },
         };
-        match events {
-            Ok(events) => {
-                let meta = CommitMeta {
-                    actor: String::new(),
-                    reason: options.reason,
-                    request: request.clone(),
-                    origin: origin.clone(),
-                };
-                encode(group, token, &events, &meta);
-                self.last = token;
-                self.remember(request, origin);
-                Ok(Admitted { token, replayed: false })
-            }
-            Err(error) => {
-                self.tables.undo_to(mark);
-                Err(error)
+        let events = events.inspect_err(|_| self.tables.undo_to(mark))?;
+        let meta = CommitMeta { actor: String::new(), reason: options.reason, request, origin };
+        self.last = token;
+        self.remember(meta.request.clone(), meta.origin.clone());
+        Ok((Admitted { token, replayed: false }, Some(Commit { token, events, meta })))
+    }
+
+    /// The commit that a request became before.
+    fn made_before(&self, request: &RequestId) -> Result<Option<Token>> {
+        match self.requests.find(request) {
+            Asked::Never => Ok(None),
+            Asked::Before(token) => Ok(Some(token)),
+            Asked::Otherwise(token) => {
+                let message = format!(
+                    "request id {:?} was used for another request, which became commit {}: give each request its own",
+                    request.id, token.seq
+                );
+                Err(Error::new(Reason::RequestIdReused, message).with("seq", token.seq.to_string()))
             }
         }
     }
@@ -429,7 +438,28 @@ impl Admission {
     }
 }
 
-/// Appends a commit's frames to a group.
+/// An admitted commit whose frames are still to be appended.
+#[derive(Debug)]
+pub struct Commit {
+    token: Token,
+    events: Vec<NewEvent>,
+    meta: CommitMeta,
+}
+
+impl Commit {
+    /// Says that nothing of its batch comes after it.
+    pub fn ends_batch(&mut self) {
+        if let Some(origin) = &mut self.meta.origin {
+            origin.ends = true;
+        }
+    }
+
+    /// Appends its frames to a group.
+    pub fn encode(self, group: &mut Group) {
+        encode(group, self.token, &self.events, &self.meta);
+    }
+}
+
 fn encode(group: &mut Group, token: Token, events: &[NewEvent], meta: &CommitMeta) {
     let mut frames_here: HashMap<u64, u32> = HashMap::new();
     for event in events {

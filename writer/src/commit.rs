@@ -17,7 +17,7 @@ use driftdb_common::table::schema::Schema;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::admit::{Admission, Admitted, With};
+use crate::admit::{Admission, Admitted, Commit, With};
 use crate::requests::Position;
 use crate::rows::{Mark, Table};
 
@@ -96,17 +96,31 @@ impl State {
         let position = producer.as_ref().and_then(|producer| self.admission.producers().position(producer));
         let mut refused = Vec::new();
         let Some(first) = first_new(position, batch) else { return refused };
-        let last = u32::try_from(operations.len().saturating_sub(1)).unwrap_or(u32::MAX);
-        if atomic {
-            if first < operations.len() {
-                let all = operations.into_iter().collect();
-                refused.extend(self.admit_part(with, last, all).err().map(|error| (0, error)));
-            }
+        let commits: Vec<(u32, Result<Vec<Operation>>)> = if atomic {
+            let last = u32::try_from(operations.len().saturating_sub(1)).unwrap_or(u32::MAX);
+            let all = (last, operations.into_iter().collect());
+            if u32::try_from(first).is_ok_and(|first| first <= last) { vec![all] } else { Vec::new() }
         } else {
-            for (operation, index) in operations.into_iter().zip(0..).skip(first) {
-                let one = operation.map(|operation| vec![operation]);
-                refused.extend(self.admit_part(with, index, one).err().map(|error| (index, error)));
+            let one =
+                |(operation, index): (Result<_>, u32)| (index, operation.map(|operation| vec![operation]));
+            operations.into_iter().zip(0..).skip(first).map(one).collect()
+        };
+        // Each is held until the next is admitted: only then is it known not to be the batch's last.
+        let mut held: Option<Commit> = None;
+        for (last, operations) in commits {
+            match self.prepare_part(with, last, operations) {
+                Ok(Some(commit)) => {
+                    if let Some(before) = held.replace(commit) {
+                        before.encode(&mut self.gathering.group);
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => refused.push((if atomic { 0 } else { last }, error)),
             }
+        }
+        if let Some(mut commit) = held {
+            commit.ends_batch();
+            commit.encode(&mut self.gathering.group);
         }
         if let Some(producer) = producer {
             self.admission.complete_batch(&producer, batch);
@@ -114,14 +128,19 @@ impl State {
         refused
     }
 
-    /// Admits a commit of a batch, which ends with the batch's operation `last`.
-    fn admit_part(&mut self, with: &With, last: u32, operations: Result<Vec<Operation>>) -> Result<Admitted> {
+    /// Admits a commit of a batch, whose last operation is the batch's operation `last`.
+    fn prepare_part(
+        &mut self,
+        with: &With,
+        last: u32,
+        operations: Result<Vec<Operation>>,
+    ) -> Result<Option<Commit>> {
         let mut with = with.clone();
         if let Some(origin) = &mut with.origin {
             origin.operation = last;
         }
         let change = Change::Rows { operations: operations?, preconditions: Vec::new() };
-        self.admission.admit(change, with, now_ms(), &mut self.gathering.group)
+        Ok(self.admission.prepare(change, with, now_ms(), &mut self.gathering.group)?.1)
     }
 
     /// Answers at once where the outcome rests on durable commits only, and otherwise with the gathering group.

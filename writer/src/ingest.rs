@@ -121,7 +121,8 @@ impl Stream {
             return Err(Error::new(Reason::ArgumentInvalid, message));
         }
         let batch = request.batch_id;
-        let origin = self.producer.clone().map(|producer| Origin { producer, batch, operation: 0 });
+        let origin =
+            self.producer.clone().map(|producer| Origin { producer, batch, operation: 0, ends: false });
         let with = With { options, request: None, origin };
         let operations: Vec<_> = request.operations.into_iter().map(convert::operation_from_wire).collect();
         let mut resolved = Vec::with_capacity(operations.len());

@@ -89,7 +89,7 @@ pub struct Position {
     pub batch: u64,
     /// The last of its operations that was, from 0.
     pub operation: u32,
-    /// Every later operation of the batch was refused, or there is none. Not known after a restart.
+    /// Every later operation of the batch was refused, or there is none.
     pub complete: bool,
 }
 
@@ -109,8 +109,8 @@ impl Producers {
 
     /// Takes in the origin of a commit.
     pub fn advance(&mut self, origin: Origin, seq: u64) {
-        let Origin { producer, batch, operation } = origin;
-        let position = Position { batch, operation, complete: false };
+        let Origin { producer, batch, operation, ends } = origin;
+        let position = Position { batch, operation, complete: ends };
         let prior = self.positions.insert(producer.clone(), position);
         self.undo.push_back((seq, producer, prior));
     }
@@ -185,7 +185,7 @@ mod tests {
         requests.forget_after(1);
         assert_eq!(requests.find(&request("b", 1)), Asked::Never);
         let mut producers = Producers::default();
-        let origin = |batch| Origin { producer: "p".into(), batch, operation: 0 };
+        let origin = |batch| Origin { producer: "p".into(), batch, operation: 0, ends: false };
         producers.advance(origin(1), 1);
         producers.settle(1);
         producers.advance(origin(2), 2);

@@ -78,6 +78,8 @@ pub struct Origin {
     pub batch: u64,
     /// The last of the batch's operations that the commit holds, from 0.
     pub operation: u32,
+    /// No later operation of the batch was committed: the others were refused, or there are none.
+    pub ends: bool,
 }
 
 /// What a commit's first frame in a table says of the commit.
@@ -136,6 +138,7 @@ pub fn encode(
         + usize::from(reason.is_some())
         + 2 * usize::from(request.is_some())
         + 3 * usize::from(origin.is_some())
+        + usize::from(origin.is_some_and(|origin| origin.ends))
         + usize::from(key.is_some())
         + usize::from(document.is_some());
     msgpack::write_map_len(out, fields);
@@ -163,13 +166,17 @@ pub fn encode(
         msgpack::write_str(out, "f");
         msgpack::write_bin(out, fingerprint);
     }
-    if let Some(Origin { producer, batch, operation }) = origin {
+    if let Some(Origin { producer, batch, operation, ends }) = origin {
         msgpack::write_str(out, "p");
         msgpack::write_str(out, producer);
         msgpack::write_str(out, "b");
         msgpack::write_uint(out, *batch);
         msgpack::write_str(out, "j");
         msgpack::write_uint(out, (*operation).into());
+        if *ends {
+            msgpack::write_str(out, "e");
+            msgpack::write_bool(out, true);
+        }
     }
     if let Some(key) = key {
         msgpack::write_str(out, "k");
@@ -189,7 +196,7 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
         Event { kind, key: None, document: None, shape: CommitShape::SINGLE, meta: None, published: None };
     let mut meta = CommitMeta::default();
     let mut request = RequestId { id: String::new(), fingerprint: [0; 16] };
-    let mut origin = Origin { producer: String::new(), batch: 0, operation: 0 };
+    let mut origin = Origin { producer: String::new(), batch: 0, operation: 0, ends: false };
     let mut reader = Reader::new(payload);
     for _ in 0..reader.map()? {
         match reader.str()? {
@@ -211,6 +218,7 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
                 origin.operation =
                     u32::try_from(uint(&mut reader)?).map_err(|_| invalid("an operation's position"))?
             }
+            "e" => origin.ends = reader.token()? == Token::Bool(true),
             _ => {
                 reader.value()?;
             }
@@ -261,7 +269,7 @@ mod tests {
         let document = Document::from_json(r#"{"id":"a","n":1}"#).unwrap();
         let key = Key::Str("a".into());
         let request = Some(RequestId { id: "req-1".into(), fingerprint: [0xab; 16] });
-        let origin = Some(Origin { producer: "loader".into(), batch: 9, operation: 70_000 });
+        let origin = Some(Origin { producer: "loader".into(), batch: 9, operation: 70_000, ends: true });
         let meta = CommitMeta { actor: "ops".into(), reason: "import".into(), request, origin };
         let shape = CommitShape { frames: 3, frames_here: 2 };
         let mut out = Vec::new();
