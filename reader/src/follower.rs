@@ -37,6 +37,8 @@ struct Followed {
     timeline: Arc<Timeline>,
     manifest: Manifest,
     slot: Slot,
+    /// HEAD has named it: it is there to stay.
+    named: bool,
 }
 
 impl Follower {
@@ -66,6 +68,8 @@ impl Follower {
             // The view of a file may have been stale, or the manifest newer than HEAD: once more, with everything
             // opened anew. Never skip.
             self.merge.refresh();
+            // A table that HEAD has not named may never have come to be, and its number or its name be another's now.
+            self.tables.retain(|_, table| table.named);
             self.tables.values_mut().for_each(|table| table.slot = Slot::default());
             self.try_look()
         });
@@ -125,6 +129,7 @@ impl Follower {
             }
             self.merge.extend(slot.table, Span { segment: slot.segment, end: slot.bytes, seal: None });
             table.slot = *slot;
+            table.named = true;
         }
         Ok(())
     }
@@ -140,7 +145,7 @@ impl Follower {
             let id = manifest.table_id;
             self.merge.add(id, Cursor::new(Arc::clone(&self.disk), &self.dir, &name, id));
             let timeline = Arc::new(Timeline::new(id, name));
-            self.tables.insert(id, Followed { timeline, manifest, slot: Slot::default() });
+            self.tables.insert(id, Followed { timeline, manifest, slot: Slot::default(), named: false });
         }
         Ok(())
     }
@@ -199,5 +204,85 @@ impl Follower {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
+    use driftdb_common::format::key::KeyType;
+    use driftdb_common::format::manifest::{self, Segment};
+    use driftdb_common::log::appender::{Group, Log, Options};
+    use driftdb_common::log::disk::{self, sim::SimDisk};
+    use driftdb_common::log::recovery;
+    use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
+
+    use super::*;
+
+    fn dir() -> DataDir {
+        DataDir::new("/data")
+    }
+
+    fn open(disk: &SimDisk) -> Log {
+        let options = Options { background: false, ..Options::default() };
+        recovery::open(disk.shared(), &dir(), options, &mut |_| Ok(())).unwrap()
+    }
+
+    /// Commit `seq`, which creates a table.
+    fn create(log: &mut Log, seq: u64, table: &str) {
+        let schema = Schema {
+            table: table.into(),
+            primary_key: "id".into(),
+            key_type: KeyType::String,
+            indexes: Vec::new(),
+        };
+        let document = SchemaEvent { action: SchemaAction::Create, schema }.to_document().unwrap();
+        let created = vec![(seq, table.to_owned())];
+        let mut group = Group { created, last_seq: seq, last_ms: seq, ..Group::default() };
+        let frames = group.tables.entry(seq).or_default();
+        frames.last_seq = seq;
+        let meta = CommitMeta::default();
+        frames.frames.push(seq, seq, EventType::Schema, |out| {
+            event::encode(out, None, Some(&document), Some((CommitShape::SINGLE, &meta)), true)
+        });
+        log.append(&mut group).unwrap();
+    }
+
+    /// What a writer that dies while it creates a table leaves: a manifest, and an empty segment.
+    fn begin_to_create(disk: &SimDisk, seq: u64, table: &str) {
+        let shared = disk.shared();
+        shared.create_dir(&dir().segments(table)).unwrap();
+        shared.create(&dir().segment(table, 1)).unwrap().write_at(&[0; 64], 0).unwrap();
+        let segments = vec![Segment { number: 1, sealed: None }];
+        let (table_id, version, term, published) = (seq, 1, 1, seq - 1);
+        let manifest = Manifest { table: table.into(), table_id, version, term, published, segments };
+        disk::replace(&*shared, &dir().manifest(table), &manifest::encode(&manifest).unwrap()).unwrap();
+    }
+
+    /// A reader has seen the directory of a table that then never came to be; its number, or its name, is used again.
+    #[test]
+    fn a_table_that_never_came_to_be_is_forgotten() {
+        for (third, fourth) in [("other", "lost"), ("lost", "other"), ("other", "another")] {
+            let disk = SimDisk::new();
+            let mut log = open(&disk);
+            create(&mut log, 1, "first");
+            let mut follower = Follower::open(disk.shared(), dir()).unwrap();
+            follower.look().unwrap();
+            create(&mut log, 2, "second");
+            begin_to_create(&disk, 3, "lost");
+            follower.look().unwrap();
+            drop(log);
+
+            let mut log = open(&disk);
+            create(&mut log, 3, third);
+            follower.look().unwrap();
+            create(&mut log, 4, fourth);
+            follower.look().unwrap();
+            let applied = follower.replica().applied();
+            assert_eq!(applied.seq, 4);
+            let mut names = vec!["first", "second", third, fourth];
+            names.sort_unstable();
+            assert!(applied.tables.keys().eq(names), "{:?}", applied.tables.keys());
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
+
 use crate::error::{Error, Result};
 use crate::format::head::{self, CELL, Header, Slot};
 use crate::log::dir::DataDir;
@@ -93,11 +95,17 @@ pub struct HeadSync {
     file: Arc<dyn File>,
     dirty: AtomicBool,
     failed: AtomicBool,
+    /// Held by whoever syncs: nobody is told that HEAD is on disk while another is still at it.
+    syncing: Mutex<()>,
 }
 
 impl HeadSync {
     /// Syncs HEAD if anything was published since the last time. A failure is remembered for ever.
     pub fn run(&self) -> io::Result<()> {
+        let _syncing = self.syncing.lock();
+        if self.failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("an earlier sync of HEAD has failed"));
+        }
         if !self.dirty.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
@@ -124,6 +132,7 @@ impl HeadFile {
             file: Arc::clone(&file),
             dirty: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            syncing: Mutex::new(()),
         };
         Ok(HeadFile { file, head, sync: Arc::new(sync) })
     }
@@ -175,5 +184,70 @@ impl HeadFile {
         self.file.write_at(&header.encode(copy), head::cell_offset(copy)).map_err(|e| failed(&e))?;
         self.sync.dirty.store(true, Ordering::Release);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A file whose sync says when it begins, and ends, with the outcome, when told to.
+    #[derive(Debug)]
+    struct Slow {
+        begun: mpsc::Sender<()>,
+        outcomes: Mutex<mpsc::Receiver<io::Result<()>>>,
+    }
+
+    impl File for Slow {
+        fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+            Ok(0)
+        }
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn len(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+        fn truncate(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn sync(&self) -> io::Result<()> {
+            self.begun.send(()).unwrap();
+            self.outcomes.lock().recv().unwrap()
+        }
+    }
+
+    /// Two syncs at once, of which the first has the outcome: what the second one says.
+    fn second_of_two(outcome: io::Result<()>) -> io::Result<()> {
+        let (begun, begins) = mpsc::channel();
+        let (end, outcomes) = mpsc::channel();
+        let sync = HeadSync {
+            file: Arc::new(Slow { begun, outcomes: Mutex::new(outcomes) }),
+            dirty: AtomicBool::new(true),
+            failed: AtomicBool::new(false),
+            syncing: Mutex::new(()),
+        };
+        std::thread::scope(|threads| {
+            let first = threads.spawn(|| sync.run());
+            begins.recv().unwrap();
+            let (done, is_done) = mpsc::channel();
+            let sync = &sync;
+            threads.spawn(move || done.send(sync.run()).unwrap());
+            let early = is_done.recv_timeout(Duration::from_millis(50));
+            let failed = outcome.is_err();
+            end.send(outcome).unwrap();
+            assert_eq!(first.join().unwrap().is_err(), failed);
+            assert!(early.is_err(), "it did not wait for the first");
+            is_done.recv().unwrap()
+        })
+    }
+
+    #[test]
+    fn nobody_is_told_of_a_sync_that_is_not_over() {
+        assert!(second_of_two(Ok(())).is_ok());
+        assert!(second_of_two(Err(io::Error::other("EIO"))).is_err());
     }
 }
