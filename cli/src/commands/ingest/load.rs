@@ -59,6 +59,8 @@ pub struct Load<'a> {
     durable_line: u64,
     /// The batch up to which an earlier run came, until it has been read again.
     resumed: Option<u64>,
+    /// The batch in which it may have stopped, and the last seq when this run began.
+    half_done: (u64, u64),
     /// The file has no more, or no more of it is wanted.
     ended: bool,
     /// Why no more is wanted.
@@ -96,6 +98,7 @@ impl<'a> Load<'a> {
             durable: 0,
             durable_line: 0,
             resumed: None,
+            half_done: (0, 0),
             ended: false,
             failed: None,
             broken: None,
@@ -144,11 +147,18 @@ impl<'a> Load<'a> {
             let message = "the writer no longer has all that it had acknowledged: the database was restored, or repaired";
             return Err(Error::new(Reason::EpochChanged, message));
         }
-        let unsure = self.pending.iter().take_while(|batch| batch.id <= answer.durable_batch_id).last();
-        if let Some(line) = unsure.map(Batch::last_line) {
+        // The batch after the durable ones may be on disk in part.
+        let unsure = self.pending.iter().take_while(|batch| batch.id <= answer.durable_batch_id + 1);
+        let unsure: Vec<&Batch> = unsure.collect();
+        if let (Some(first), Some(last)) = (unsure.first(), unsure.last()) {
             render::note(&format!(
-                "note: lines up to {line} were dealt with before the break; had any been refused, that was not told"
+                "note: had lines from {} to {} been refused just before the break, that would not be told",
+                first.first_line(),
+                last.last_line()
             ));
+        }
+        if self.read == 0 {
+            self.half_done = (answer.durable_batch_id + 1, answer.token.map_or(0, |token| token.seq));
         }
         self.acknowledged(answer);
         for batch in &self.pending {
@@ -257,12 +267,18 @@ impl<'a> Load<'a> {
             self.refused(error);
         }
         while let Some(batch) = self.pending.pop_front_if(|batch| batch.id <= answer.durable_batch_id) {
+            self.durable_line = batch.last_line();
+            self.broken = None;
+            let seq = answer.token.map_or(0, |token| token.seq);
+            let (half_done, began_at) = self.half_done;
+            if batch.id == half_done && seq <= began_at {
+                // It was not half done, but whole: nothing was written.
+                continue;
+            }
             let rows = batch.rows.len() as u64;
             self.done += rows;
-            self.durable_line = batch.last_line();
             self.meter.add(rows, batch.offset);
-            self.last_seq = answer.token.map_or(self.last_seq, |token| token.seq);
-            self.broken = None;
+            self.last_seq = seq;
         }
         self.durable = self.durable.max(answer.durable_batch_id);
     }

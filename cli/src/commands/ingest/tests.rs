@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::json;
+use driftdb_common::log::disk;
 use driftdb_common::service::status::to_status;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -199,7 +200,7 @@ impl WriterService for Fake {
 
 fn file(dir: &Path, name: &str, text: &str) -> String {
     let path = dir.join(name);
-    driftdb_common::log::disk::create_output(&path).unwrap().write_all(text.as_bytes()).unwrap();
+    disk::create_output(&path).unwrap().write_all(text.as_bytes()).unwrap();
     path.to_str().unwrap().to_owned()
 }
 

@@ -31,6 +31,69 @@ async fn a_transaction_is_one_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_goes_over_tables_and_holds_every_kind_of_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = r#"CREATE TABLE t (pk=id); CREATE TABLE u (pk=id INT);
+        INSERT INTO t {"id":"a","n":1}; PATCH t KEY "a" SET {"n":2}; INSERT INTO u {"id":7}"#;
+    embedded(dir.path(), &["sql", "-e", script]).await;
+    let script = r#"BEGIN; REVERT t KEY "a" TO @seq:3; PATCH t KEY "a" SET {"m":1};
+        PATCH u KEY 7 SET {"n":1} IF SEQ = 5; UPSERT INTO u {"id":8}; COMMIT"#;
+    embedded(dir.path(), &["sql", "-e", script]).await;
+    assert_eq!(embedded(dir.path(), &["select", "-t", "t"]).await, "{\"id\":\"a\",\"n\":1,\"m\":1}\n");
+    assert_eq!(embedded(dir.path(), &["select", "-t", "u"]).await, "{\"id\":7,\"n\":1}\n{\"id\":8}\n");
+    for table in ["t", "u"] {
+        let drift = embedded(dir.path(), &["drift", "-t", table, "--from", "@seq:5"]).await;
+        assert!(
+            drift.lines().count() == 2 && drift.lines().all(|line| line.starts_with("{\"seq\":6,")),
+            "{drift}"
+        );
+    }
+    // Both conditions are told, and nothing is done.
+    let script =
+        r#"BEGIN; PATCH t KEY "a" SET {"n":9} IF SEQ = 1; SOFT DELETE FROM u KEY 7 IF SEQ = 2; COMMIT"#;
+    let (code, text) = refused(dir.path(), &["sql", "-e", script]).await;
+    assert!(code == 5 && text.contains("t/a") && text.contains("u/7"), "{text}");
+    assert_eq!(embedded(dir.path(), &["sql", "-e", "SELECT COUNT(*) FROM u"]).await, "{\"count\":2}\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_brought_back_once_one_has_seen_what_that_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = r#"CREATE TABLE t (pk=id); INSERT INTO t {"id":"a","n":1}; SOFT DELETE FROM t KEY "a""#;
+    embedded(dir.path(), &["sql", "-e", script]).await;
+    let revert = ["revert", "-t", "t", "-k", "a", "--to", "@seq:2"];
+    let preview = [&revert[..], &["--dry-run"]].concat();
+    let shown = "{\"key\":\"a\",\"kind\":\"added\",\"before\":null,\"after\":{\"id\":\"a\",\"n\":1}}\n";
+    assert_eq!(embedded(dir.path(), &preview).await, shown);
+    assert_eq!(embedded(dir.path(), &["select", "-t", "t"]).await, "");
+    let done = embedded(dir.path(), &revert).await;
+    assert_eq!(done, "{\"last_seq\":4,\"commits\":1,\"events\":1}\n");
+    assert_eq!(embedded(dir.path(), &["select", "-t", "t"]).await, "{\"id\":\"a\",\"n\":1}\n");
+    assert_eq!(embedded(dir.path(), &preview).await, "");
+    let (code, text) = refused(dir.path(), &["revert", "-t", "nowhere", "-k", "a", "--to", "@seq:2"]).await;
+    assert_eq!(code, 4, "{text}");
+    let (code, text) = refused(dir.path(), &["revert", "-t", "t", "-k", "a", "--to", "@seq:99"]).await;
+    assert!(code == 1 && text.contains("BEYOND_HEAD"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_loaded_into_a_directory_once() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    embedded(dir.path(), &["sql", "-e", TABLE]).await;
+    let mut rows = tempfile::NamedTempFile::new().unwrap();
+    (0..2500).for_each(|i| writeln!(rows, "{{\"id\":\"r{i}\",\"n\":{i}}}").unwrap());
+    let path = rows.path().to_str().unwrap().to_owned();
+    let load = ["ingest", "-t", "t", "--file", &path];
+    assert_eq!(embedded(dir.path(), &load).await, "{\"last_seq\":2501,\"commits\":2500,\"events\":2500}\n");
+    assert_eq!(embedded(dir.path(), &load).await, "{\"last_seq\":0,\"commits\":0,\"events\":0}\n");
+    let (code, text) = refused(dir.path(), &[&load[..], &["--restart"]].concat()).await;
+    assert!(code == 1 && text.contains("line 1: ") && text.contains("ROW_EXISTS"), "{text}");
+    let again = embedded(dir.path(), &[&load[..], &["--restart", "--upsert"]].concat()).await;
+    assert!(again.ends_with("\"commits\":2500,\"events\":2500}\n"), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_happens_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     embedded(dir.path(), &["sql", "-e", TABLE, "-e", r#"INSERT INTO t {"id":"a"}"#]).await;
