@@ -82,6 +82,25 @@ async fn a_refused_operation_is_told_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
+async fn a_refusal_whose_answer_was_lost_is_told_again() {
+    let mut cluster = Cluster::start().await;
+    cluster.create("t").await;
+    let (mut source, _) = Source::open(&mut cluster.writer, "p").await.unwrap();
+    for batch in 1..=2 {
+        source.send(batch, vec![patch("t", "nobody", "{}"), put("t", r#"{"id":"a"}"#)], false).await;
+        while source.ack().await.durable_batch_id < batch {}
+    }
+    drop(source);
+    let (send, messages) = mpsc::channel(1);
+    send.send(v1::IngestRequest { producer_id: "p".into(), ..Default::default() }).await.unwrap();
+    let mut acks = cluster.writer.ingest(ReceiverStream::new(messages)).await.unwrap().into_inner();
+    let first = acks.message().await.unwrap().unwrap();
+    assert_eq!(first.durable_batch_id, 2);
+    let told: Vec<_> = first.errors.iter().map(|e| (e.batch_id, e.index, e.reason.as_str())).collect();
+    assert_eq!(told, [(1, 0, "ROW_NOT_FOUND"), (2, 0, "ROW_NOT_FOUND")]);
+}
+
+#[tokio::test]
 async fn batches_come_in_order_and_a_newer_stream_takes_over() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
@@ -122,6 +141,10 @@ async fn load(
             continue;
         };
         assert!(position >= acked.load(Ordering::Relaxed), "what was acknowledged is to be sent again");
+        acked.store(position, Ordering::Relaxed);
+        if position == batches {
+            return;
+        }
         let Source { send, mut acks } = source;
         let sender = tokio::spawn(async move {
             for batch in position + 1..=batches {
@@ -161,6 +184,10 @@ async fn every_row_arrives_once_though_writer_and_client_are_killed() {
     let mut loader = tokio::spawn(load(url.clone(), batches, size, acked.clone()));
     for kill in 1..=10u64 {
         while acked.load(Ordering::Relaxed) < kill * batches / 12 {
+            if loader.is_finished() {
+                loader.await.unwrap();
+                panic!("the loader has ended early");
+            }
             tokio::time::sleep(Duration::from_micros(500)).await;
         }
         if kill % 3 == 0 {
@@ -210,7 +237,15 @@ async fn a_row_can_be_brought_back_as_it_was() {
     apply(writer, vec![insert("t", r#"{"id":"a","n":1}"#)]).await.unwrap();
     apply(writer, vec![patch("t", "a", r#"{"n":2}"#)]).await.unwrap();
     apply(writer, vec![delete("t", "a")]).await.unwrap();
-    assert_eq!(apply(writer, vec![revert("a", at_seq(3))]).await.unwrap().seq, 5);
+    let request = v1::ApplyRequest {
+        operations: vec![revert("a", at_seq(3))],
+        options: Some(v1::CommitOptions { request_id: "once".into(), ..Default::default() }),
+        ..Default::default()
+    };
+    for replayed in [false, true] {
+        let answer = writer.apply(request.clone()).await.unwrap().into_inner();
+        assert_eq!((answer.token.unwrap().seq, answer.replayed), (5, replayed));
+    }
     assert_eq!(select_at(reader, "t", 5).await.unwrap()[0].1, r#"{"id":"a","n":2}"#);
     apply(writer, vec![revert("a", at_seq(2))]).await.unwrap();
     assert_eq!(select_at(reader, "t", 6).await.unwrap()[0].1, r#"{"id":"a","n":1}"#);

@@ -119,7 +119,8 @@ impl Commits {
     }
 }
 
-fn document_size(document: Option<&v1::Document>) -> usize {
+/// About how many bytes a document takes in a message.
+pub fn document_size(document: Option<&v1::Document>) -> usize {
     match document.and_then(|document| document.body.as_ref()) {
         Some(v1::document::Body::Json(text)) => text.len(),
         Some(v1::document::Body::Msgpack(bytes)) => bytes.len(),

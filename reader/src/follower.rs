@@ -28,6 +28,8 @@ pub struct Follower {
     merge: Merge,
     tables: HashMap<u64, Followed>,
     term: u64,
+    /// A commit that could not be applied: the state after it is not known, and nothing later may be shown.
+    failed: Option<Error>,
     replica: Arc<Replica>,
 }
 
@@ -52,7 +54,15 @@ impl Follower {
             Error::new(Reason::Unreachable, message)
         })?;
         let replica = Arc::new(Replica::new(database));
-        Ok(Follower { disk, dir, merge: Merge::new(1), tables: HashMap::new(), term: 0, replica })
+        Ok(Follower {
+            disk,
+            dir,
+            merge: Merge::new(1),
+            tables: HashMap::new(),
+            term: 0,
+            failed: None,
+            replica,
+        })
     }
 
     /// What the follower tells.
@@ -78,6 +88,9 @@ impl Follower {
     }
 
     fn try_look(&mut self) -> Result<()> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
         let Some(head) = head::read(&*self.disk, &self.dir)? else {
             return Err(Error::corrupt(self.dir.head().display(), 0, "it is missing"));
         };
@@ -158,6 +171,7 @@ impl Follower {
             match self.merge.next_commit() {
                 Ok(Some(commit)) => {
                     if let Err(error) = self.apply_commit(&mut applied, commit) {
+                        self.failed = Some(error.clone());
                         break Err(error);
                     }
                 }

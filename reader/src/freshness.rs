@@ -9,6 +9,7 @@ use driftdb_common::limits;
 use driftdb_common::service::convert;
 use driftdb_common::table::moments::Point;
 use driftdb_common::table::view::View;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::replica::{Applied, Replica};
@@ -93,7 +94,7 @@ impl Replica {
             // What no token vouches for and HEAD does not know does not exist: no use waiting for it.
             if let Some(Point::Seq(seq)) = as_of
                 && seq > freshness.min_seq
-                && self.is_beyond_head(seq, &mut looks).await
+                && self.is_beyond_head(seq, &mut looks, freshness.deadline).await
             {
                 let message =
                     format!("seq {seq} has not happened yet: the newest commit is {}", self.known_seq());
@@ -108,14 +109,14 @@ impl Replica {
     }
 
     /// Whether HEAD, looked at after this call began, knows no such commit.
-    async fn is_beyond_head(&self, seq: u64, looks: &mut tokio::sync::watch::Receiver<u64>) -> bool {
+    async fn is_beyond_head(&self, seq: u64, looks: &mut watch::Receiver<u64>, deadline: Instant) -> bool {
         // The look under way may have begun before; the one after it has not.
         for _ in 0..2 {
-            if self.known_seq() >= seq || looks.changed().await.is_err() {
-                break;
+            if self.known_seq() >= seq || !matches!(timeout_at(deadline, looks.changed()).await, Ok(Ok(()))) {
+                return false;
             }
         }
-        self.known_seq() < seq
+        self.known_seq() < seq && self.problem().is_none()
     }
 
     fn behind(&self, min_seq: u64, applied: &Applied) -> Error {

@@ -60,8 +60,9 @@ impl ReaderRpc {
         for text in keys.by_ref() {
             let key = Key::parse(&text, view.schema().key_type)?;
             let Some(row) = view.get(&key) else { continue };
-            bytes += row.document.msgpack().len();
-            answer.rows.push(convert::row_to_wire(&row, format)?);
+            let row = convert::row_to_wire(&row, format)?;
+            bytes += answers::document_size(row.document.as_ref());
+            answer.rows.push(row);
             if bytes >= limits::GET_BYTES {
                 break;
             }

@@ -18,7 +18,7 @@ use driftdb_common::table::operation::{
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 use driftdb_common::table::{format_time, state};
 
-use crate::requests::{Asked, Producers, Requests, Window};
+use crate::requests::{Asked, Producers, Refusal, Requests, Window};
 use crate::rows::{Mark, RowState, Table, Tables};
 
 /// The newest state of the database, commits that are not yet on disk included.
@@ -77,9 +77,10 @@ impl Admission {
         &self.producers
     }
 
-    /// A producer's batch has been gone through to its end.
-    pub fn complete_batch(&mut self, producer: &str, batch: u64) {
-        self.producers.complete(producer, batch);
+    /// A producer's batch has been gone through to its end, and these of its operations were refused.
+    pub fn complete_batch(&mut self, producer: &str, batch: u64, refused: &[Refusal]) {
+        self.producers.complete(producer, batch, self.last.seq);
+        self.producers.refuse(producer, batch, refused);
     }
 
     /// The last admitted commit.
@@ -175,7 +176,7 @@ impl Admission {
     }
 
     /// The commit that a request became before.
-    fn made_before(&self, request: &RequestId) -> Result<Option<Token>> {
+    pub fn made_before(&self, request: &RequestId) -> Result<Option<Token>> {
         match self.requests.find(request) {
             Asked::Never => Ok(None),
             Asked::Before(token) => Ok(Some(token)),

@@ -10,15 +10,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::event::RequestId;
 use driftdb_common::limits;
 use driftdb_common::log::appender::{AppendError, Group, Log, TableStorage};
 use driftdb_common::table::operation::{Change, Operation, Token};
 use driftdb_common::table::schema::Schema;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::admit::{Admission, Admitted, Commit, With};
-use crate::requests::Position;
+use crate::requests::{Position, Refusal};
 use crate::rows::{Mark, Table};
 
 /// How long a client should wait before another try when the queue is full.
@@ -54,6 +56,8 @@ struct State {
     durable: Token,
     storage: HashMap<u64, TableStorage>,
     closing: bool,
+    /// How often admitted commits had to be taken back. A stream that saw one of them admitted must not go on.
+    rollbacks: u64,
     /// Why the writer has stopped taking writes.
     stopped: Option<Error>,
 }
@@ -91,7 +95,7 @@ impl State {
         batch: u64,
         operations: Vec<Result<Operation>>,
         atomic: bool,
-    ) -> Vec<(u32, Error)> {
+    ) -> Vec<Refusal> {
         let producer = with.origin.as_ref().map(|origin| origin.producer.clone());
         let position = producer.as_ref().and_then(|producer| self.admission.producers().position(producer));
         let mut refused = Vec::new();
@@ -115,7 +119,7 @@ impl State {
                     }
                 }
                 Ok(None) => {}
-                Err(error) => refused.push((if atomic { 0 } else { last }, error)),
+                Err(error) => refused.push(Refusal { batch, index: if atomic { 0 } else { last }, error }),
             }
         }
         if let Some(mut commit) = held {
@@ -123,7 +127,7 @@ impl State {
             commit.encode(&mut self.gathering.group);
         }
         if let Some(producer) = producer {
-            self.admission.complete_batch(&producer, batch);
+            self.admission.complete_batch(&producer, batch, &refused);
         }
         refused
     }
@@ -202,13 +206,21 @@ pub struct Batch {
     pub atomic: bool,
 }
 
+/// What a stream began with.
+#[derive(Debug, Clone)]
+pub struct StreamState {
+    /// Cancelled when a newer stream of the producer comes, or the writer goes down.
+    pub ended: CancellationToken,
+    rollbacks: u64,
+}
+
 /// What became of a batch.
 #[derive(Debug)]
 pub struct Ingested {
     /// Its number.
     pub batch: u64,
-    /// Operations that were refused, by their position.
-    pub refused: Vec<(u32, Error)>,
+    /// Operations that were refused.
+    pub refused: Vec<Refusal>,
     /// Settled when all of its commits are durable.
     pub answer: Settling,
 }
@@ -249,6 +261,7 @@ impl Commits {
             writing: false,
             storage,
             closing: false,
+            rollbacks: 0,
             stopped: None,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), gathered: Condvar::new() });
@@ -274,6 +287,16 @@ impl Commits {
         self.settled(answer).await
     }
 
+    /// The answer to a request that has been made before; `None` where it has not.
+    pub async fn made_before(&self, request: &RequestId) -> Option<Result<Admitted>> {
+        let answer = {
+            let mut state = self.0.state.lock();
+            let before = state.admission.made_before(request).transpose()?;
+            state.answer(before.map(|token| Admitted { token, replayed: true }))
+        };
+        Some(self.settled(answer).await)
+    }
+
     /// Whether the queue has room for another batch.
     pub fn has_room(&self) -> bool {
         let state = self.0.state.lock();
@@ -287,27 +310,44 @@ impl Commits {
     }
 
     /// Admits a batch of a producer's stream, from the first of its operations that has not been admitted before.
-    pub fn ingest(&self, batch: Batch) -> Result<Ingested> {
+    /// `None`, with nothing done, where the stream has ended meanwhile: a newer one has been told where to go on.
+    pub fn ingest(&self, batch: Batch, stream: &StreamState) -> Result<Option<Ingested>> {
         let mut state = self.0.state.lock();
         state.check_open()?;
+        if stream.ended.is_cancelled() {
+            return Ok(None);
+        }
+        if stream.rollbacks != state.rollbacks {
+            let message = "earlier batches of this stream could not be written: connect again, and go on after those that were";
+            return Err(Error::new(Reason::DiskFull, message));
+        }
         let refused = state.admit_batch(&batch.with, batch.batch, batch.operations, batch.atomic);
-        let token = state.admission.last();
-        let answer = state.answer(Ok(Admitted { token, replayed: false }));
-        drop(state);
-        self.0.gathered.notify_one();
-        Ok(Ingested { batch: batch.batch, refused, answer })
+        Ok(Some(self.told(state, batch.batch, refused)))
     }
 
-    /// How far a producer's stream has come, once that is durable.
-    pub fn position(&self, producer: &str) -> Result<(Option<Position>, Settling)> {
-        let mut state = self.0.state.lock();
-        state.check_open()?;
-        let position = state.admission.producers().position(producer);
+    /// What a new stream has to know when it ingests.
+    pub fn new_stream(&self, ended: CancellationToken) -> StreamState {
+        StreamState { ended, rollbacks: self.0.state.lock().rollbacks }
+    }
+
+    /// What became of a batch, told once everything admitted so far is durable.
+    fn told(&self, mut state: MutexGuard<'_, State>, batch: u64, refused: Vec<Refusal>) -> Ingested {
         let token = state.admission.last();
         let answer = state.answer(Ok(Admitted { token, replayed: false }));
         drop(state);
         self.0.gathered.notify_one();
-        Ok((position, answer))
+        Ingested { batch, refused, answer }
+    }
+
+    /// Where a producer goes on, once that is durable: after the last batch that is known to have been gone through
+    /// whole. What was refused lately is told again.
+    pub fn position(&self, producer: &str) -> Result<Ingested> {
+        let state = self.0.state.lock();
+        state.check_open()?;
+        let position = state.admission.producers().position(producer);
+        let batch = position.map_or(0, |at| if at.complete { at.batch } else { at.batch.saturating_sub(1) });
+        let refused = state.admission.producers().refusals(producer, batch);
+        Ok(self.told(state, batch, refused))
     }
 
     async fn settled(&self, answer: Settling) -> Result<Admitted> {
@@ -399,6 +439,7 @@ fn settle(
             answers.append(&mut state.gathering.answers);
             state.gathering = Gathering::default();
             let durable = state.durable;
+            state.rollbacks += 1;
             state.admission.roll_back(durable);
             answers.iter_mut().for_each(|answer| answer.result = Err(error.clone()));
             (answers, None)
@@ -414,7 +455,9 @@ fn settle(
                 answer.result = Err(if answer.result.is_ok() { unknown.clone() } else { stopped.clone() });
             }
             for mut answer in std::mem::take(&mut state.gathering.answers) {
-                answer.result = Err(stopped.clone());
+                // One that joined a commit of the group in flight knows as little as that one.
+                let joined = matches!(&answer.result, Ok(at) if at.token.seq <= gathered.group.last_seq);
+                answer.result = Err(if joined { unknown.clone() } else { stopped.clone() });
                 answers.push(answer);
             }
             state.stopped = Some(stopped);

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use crate::admit::With;
-use crate::commit::{Batch, Ingested};
+use crate::commit::{Batch, Ingested, StreamState};
+use crate::requests::Refusal;
 use crate::rpc::WriterRpc;
 
 /// Batches of one stream that may be admitted and not yet acknowledged. Beyond it the client has to wait.
@@ -52,8 +53,7 @@ enum Outcome {
 struct Stream {
     rpc: WriterRpc,
     producer: Option<String>,
-    /// Cancelled when a newer stream of the producer comes, or the writer goes down.
-    ended: CancellationToken,
+    state: StreamState,
     last_batch: Option<u64>,
     outcomes: mpsc::Sender<Outcome>,
 }
@@ -66,8 +66,8 @@ pub fn serve(
     let (outcomes, admitted) = mpsc::channel(BATCHES_UNDER_WAY);
     let (acks, answers) = mpsc::channel(16);
     let epoch = rpc.epoch();
-    let ended = rpc.shutdown().child_token();
-    let stream = Stream { rpc, producer: None, ended, last_batch: None, outcomes };
+    let state = rpc.commits().new_stream(rpc.shutdown().child_token());
+    let stream = Stream { rpc, producer: None, state, last_batch: None, outcomes };
     tokio::spawn(stream.run(inbound));
     tokio::spawn(acknowledge(admitted, acks, epoch));
     ReceiverStream::new(answers)
@@ -78,8 +78,9 @@ impl Stream {
         let mut first = true;
         loop {
             let message = tokio::select! {
+                biased;
+                () = self.state.ended.cancelled() => Err(self.why_ended()),
                 message = inbound.message() => message,
-                () = self.ended.cancelled() => Err(self.why_ended()),
             };
             let taken = match message {
                 Ok(Some(request)) => self.take(request, first).await.map_err(to_status),
@@ -114,6 +115,11 @@ impl Stream {
         if request.operations.is_empty() {
             return self.position(request.batch_id).map(Some);
         }
+        if request.operations.len() > limits::OPERATIONS_PER_COMMIT {
+            let (found, limit) = (request.operations.len(), limits::OPERATIONS_PER_COMMIT);
+            let message = format!("{found} operations are over the limit of {limit} a batch");
+            return Err(Error::new(Reason::TooLarge, message));
+        }
         self.check_order(request.batch_id)?;
         let options = convert::options_from_wire(request.options)?;
         if !options.request_id.is_empty() {
@@ -137,7 +143,7 @@ impl Stream {
         while !self.rpc.commits().has_room() {
             tokio::time::sleep(QUEUE_FULL_WAIT).await;
         }
-        self.rpc.commits().ingest(batch).map(Some)
+        self.rpc.commits().ingest(batch, &self.state)
     }
 
     fn name(&mut self, producer: &str, first: bool) -> Result<()> {
@@ -154,7 +160,8 @@ impl Stream {
             return Err(Error::new(Reason::TooLarge, message));
         }
         if first {
-            self.ended = self.rpc.streams().take_over(producer, self.rpc.shutdown());
+            let ended = self.rpc.streams().take_over(producer, self.rpc.shutdown());
+            self.state = self.rpc.commits().new_stream(ended);
             self.producer = Some(producer.to_owned());
         }
         Ok(())
@@ -166,7 +173,7 @@ impl Stream {
         if self.producer.is_none() {
             return Ok(());
         }
-        let expected = last.map_or(batch.max(1), |last| last + 1);
+        let expected = last.map_or(batch.max(1), |last| last.saturating_add(1));
         if batch != expected {
             let message = format!("batch {batch} of this producer came where batch {expected} was expected");
             return Err(
@@ -182,9 +189,7 @@ impl Stream {
             let message = "a batch without operations asks where a producer goes on: name it in producer_id";
             return Err(Error::new(Reason::ArgumentInvalid, message).with("batch_id", batch.to_string()));
         };
-        let (position, answer) = self.rpc.commits().position(producer)?;
-        let durable = position.map_or(0, |at| if at.complete { at.batch } else { at.batch - 1 });
-        Ok(Ingested { batch: durable, refused: Vec::new(), answer })
+        self.rpc.commits().position(producer)
     }
 }
 
@@ -208,7 +213,7 @@ async fn acknowledge(
             Ok(admitted) => v1::IngestResponse {
                 durable_batch_id: batch,
                 token: Some(convert::token_to_wire(admitted.token, epoch)),
-                errors: refused.iter().map(|(index, error)| refusal(batch, *index, error)).collect(),
+                errors: refused.iter().map(refusal).collect(),
             },
             Err(error) => {
                 let _ = acks.send(Err(to_status(error))).await;
@@ -226,8 +231,7 @@ async fn acknowledge(
                     };
                     answer.durable_batch_id = more.batch;
                     answer.token = Some(convert::token_to_wire(settled.token, epoch));
-                    let refused = more.refused.iter();
-                    answer.errors.extend(refused.map(|(index, error)| refusal(more.batch, *index, error)));
+                    answer.errors.extend(more.refused.iter().map(refusal));
                 }
                 Ok(other) => break Some(other),
                 Err(_) => break None,
@@ -245,10 +249,10 @@ async fn acknowledge(
 /// Refused operations told of in one answer, about.
 const ERRORS_AT_ONCE: usize = 1000;
 
-fn refusal(batch_id: u64, index: u32, error: &Error) -> v1::OperationError {
+fn refusal(Refusal { batch, index, error }: &Refusal) -> v1::OperationError {
     v1::OperationError {
-        batch_id,
-        index,
+        batch_id: *batch,
+        index: *index,
         code: status::code(error.kind()).into(),
         reason: error.reason().as_str().to_owned(),
         message: error.message().to_owned(),

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use driftdb_common::error::Error;
 use driftdb_common::format::event::{Origin, RequestId};
 use driftdb_common::table::operation::Token;
 
@@ -82,6 +83,9 @@ impl Requests {
     }
 }
 
+/// Refused operations remembered for each producer.
+const REFUSALS_KEPT: usize = 1000;
+
 /// How far a producer's stream has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
@@ -93,10 +97,23 @@ pub struct Position {
     pub complete: bool,
 }
 
+/// An operation of a batch that was refused.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// The batch.
+    pub batch: u64,
+    /// The operation's position in it, from 0.
+    pub index: u32,
+    /// Why.
+    pub error: Error,
+}
+
 /// How far each producer's stream has come.
 #[derive(Debug, Default)]
 pub struct Producers {
     positions: HashMap<String, Position>,
+    /// What was refused lately: told again to a new stream, for the acknowledgement may have been lost with the old one.
+    refusals: HashMap<String, VecDeque<Refusal>>,
     /// What to go back to where a commit does not become durable: its seq, the producer, the position before.
     undo: VecDeque<(u64, String, Option<Position>)>,
 }
@@ -115,16 +132,35 @@ impl Producers {
         self.undo.push_back((seq, producer, prior));
     }
 
-    /// A producer's batch has been gone through to its end, whether or not any of its operations was committed.
-    pub fn complete(&mut self, producer: &str, batch: u64) {
-        match self.positions.get_mut(producer) {
-            Some(position) if position.batch > batch => {}
-            Some(position) if position.batch == batch => position.complete = true,
-            _ => {
-                let position = Position { batch, operation: 0, complete: true };
-                self.positions.insert(producer.to_owned(), position);
-            }
+    /// A producer's batch has been gone through to its end, whether or not any of its operations was committed; what
+    /// was refused may rest on commit `seq`, the newest.
+    pub fn complete(&mut self, producer: &str, batch: u64, seq: u64) {
+        let prior = self.positions.get(producer).copied();
+        let position = match prior {
+            Some(position) if position.batch > batch => return,
+            Some(position) if position.batch == batch => Position { complete: true, ..position },
+            _ => Position { batch, operation: 0, complete: true },
+        };
+        self.positions.insert(producer.to_owned(), position);
+        self.undo.push_back((seq, producer.to_owned(), prior));
+    }
+
+    /// Remembers what was refused of a producer's batch.
+    pub fn refuse(&mut self, producer: &str, batch: u64, refused: &[Refusal]) {
+        if refused.is_empty() {
+            return;
         }
+        let kept = self.refusals.entry(producer.to_owned()).or_default();
+        // A batch that did not become durable is gone through anew.
+        kept.retain(|refusal| refusal.batch != batch);
+        kept.extend(refused.iter().cloned());
+        kept.drain(..kept.len().saturating_sub(REFUSALS_KEPT));
+    }
+
+    /// What was refused lately of a producer's batches, up to one.
+    pub fn refusals(&self, producer: &str, upto: u64) -> Vec<Refusal> {
+        let kept = self.refusals.get(producer).into_iter().flatten();
+        kept.filter(|refusal| refusal.batch <= upto).cloned().collect()
     }
 
     /// Commits up to this one are durable.

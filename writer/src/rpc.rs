@@ -93,6 +93,14 @@ impl WriterRpc {
         let request = id.map(|id| RequestId { id, fingerprint: fingerprint::of(&change) });
         let change = match change {
             Change::Rows { operations, preconditions } => {
+                let reverts =
+                    operations.iter().any(|operation| matches!(operation.action, Action::Revert(_)));
+                if let Some(request) = request.as_ref().filter(|_| reverts)
+                    && let Some(answer) = self.commits.made_before(request).await
+                {
+                    // Not resolved again: its table may be gone since.
+                    return answer;
+                }
                 let mut resolved = Vec::with_capacity(operations.len());
                 for operation in operations {
                     resolved.push(self.resolve(operation).await?);

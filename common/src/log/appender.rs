@@ -87,11 +87,12 @@ pub struct Log {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: DataDir,
     pub(super) options: Options,
-    pub(super) lock: Lock,
     pub(super) database: Database,
     pub(super) head: HeadFile,
     pub(super) tables: HashMap<u64, TableLog>,
     pub(super) background: Background,
+    /// Last, so that it is let go last: no thread of this log may write once another writer can open it.
+    pub(super) lock: Lock,
 }
 
 impl Log {

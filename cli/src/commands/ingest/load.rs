@@ -147,16 +147,6 @@ impl<'a> Load<'a> {
             let message = "the writer no longer has all that it had acknowledged: the database was restored, or repaired";
             return Err(Error::new(Reason::EpochChanged, message));
         }
-        // The batch after the durable ones may be on disk in part.
-        let unsure = self.pending.iter().take_while(|batch| batch.id <= answer.durable_batch_id + 1);
-        let unsure: Vec<&Batch> = unsure.collect();
-        if let (Some(first), Some(last)) = (unsure.first(), unsure.last()) {
-            render::note(&format!(
-                "note: had lines from {} to {} been refused just before the break, that would not be told",
-                first.first_line(),
-                last.last_line()
-            ));
-        }
         if self.read == 0 {
             self.half_done = (answer.durable_batch_id + 1, answer.token.map_or(0, |token| token.seq));
         }
@@ -285,6 +275,18 @@ impl<'a> Load<'a> {
 
     /// Finds the line of a refused operation.
     fn refused(&mut self, refused: v1::OperationError) {
+        if refused.batch_id <= self.durable {
+            // Told again after a break: it has been dealt with.
+            return;
+        }
+        if self.read == 0 {
+            let v1::OperationError { batch_id, index, message, .. } = refused;
+            render::note(&format!(
+                "note: row {} of batch {batch_id} was refused in an earlier run: {message}",
+                index + 1
+            ));
+            return;
+        }
         let reason = Reason::parse(&refused.reason).unwrap_or(Reason::Internal);
         let error = Error::new(reason, refused.message);
         let batch = self.pending.iter().find(|batch| batch.id == refused.batch_id);

@@ -41,11 +41,6 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The first line in it.
-    pub fn first_line(&self) -> u64 {
-        self.rows.first().map_or(0, |row| row.line)
-    }
-
     /// The last line in it.
     pub fn last_line(&self) -> u64 {
         self.rows.last().map_or(0, |row| row.line)
