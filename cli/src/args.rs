@@ -101,6 +101,8 @@ pub enum Command {
     /// Run DriftQL: from -e, from a file, or from stdin
     #[command(after_help = SQL_EXAMPLES)]
     Sql(Sql),
+    /// Open a prompt for DriftQL: \? lists what it knows; without a terminal it is `sql` on stdin
+    Shell,
     /// Print rows by key
     #[command(
         after_help = "Examples:\n  driftctl get -t orders order1 order2\n  driftctl get -t orders order1 --as-of '1 hour ago' --meta"
@@ -217,7 +219,7 @@ pub struct Demo {
 }
 
 /// `sql`
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Sql {
     /// Statements, separated by semicolons; may be given several times
     #[arg(short = 'e', long, value_name = "STMT", conflicts_with = "file")]

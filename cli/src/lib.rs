@@ -1,5 +1,6 @@
 //! `driftctl`, the command line of DriftDB: parse, run, render.
 
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use driftdb_common::error::Error;
@@ -13,6 +14,7 @@ mod input;
 mod orders;
 mod processes;
 mod render;
+mod session;
 mod shapes;
 mod statement;
 #[cfg(test)]
@@ -50,6 +52,8 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli, output: &mut Output) -> u8 {
     // Daemons end themselves, cleanly, on a signal.
     let serves = matches!(cli.command, Command::Dev(_) | Command::BenchServer(_));
+    // At a prompt Ctrl-C ends what is being done there, not the program.
+    let prompts = matches!(cli.command, Command::Shell) && io::stdin().is_terminal();
     let outcome = {
         let work = dispatch(cli, output);
         if serves {
@@ -57,7 +61,7 @@ async fn run(cli: Cli, output: &mut Output) -> u8 {
         } else {
             tokio::select! {
                 outcome = work => outcome,
-                code = interrupted() => return code,
+                code = interrupted(prompts) => return code,
             }
         }
     };
@@ -70,8 +74,8 @@ async fn run(cli: Cli, output: &mut Output) -> u8 {
     }
 }
 
-/// The exit code of the signal that came.
-async fn interrupted() -> u8 {
+/// The exit code of the signal that came; a prompt has Ctrl-C to itself.
+async fn interrupted(prompts: bool) -> u8 {
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
@@ -79,7 +83,7 @@ async fn interrupted() -> u8 {
         return std::future::pending().await;
     };
     tokio::select! {
-        _ = interrupt.recv() => exit::INTERRUPTED,
+        _ = interrupt.recv(), if !prompts => exit::INTERRUPTED,
         _ = terminate.recv() => exit::TERMINATED,
     }
 }
@@ -105,6 +109,7 @@ async fn dispatch(cli: Cli, out: &mut Output) -> Outcome {
 async fn with_client(command: Command, client: &mut Client, out: &mut Output) -> Outcome {
     match command {
         Command::Sql(args) => commands::sql::run(args, client, out).await,
+        Command::Shell => commands::shell::run(client, out).await,
         Command::Get(args) => commands::get::run(args, client, out).await,
         Command::Select(args) => commands::select::run(args, client, out).await,
         Command::Drift(args) => commands::drift::run(args, client, out).await,

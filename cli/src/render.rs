@@ -14,6 +14,7 @@ use crate::shapes::{self, Difference};
 
 mod csv;
 mod diff;
+mod expanded;
 mod table;
 
 /// What a daemon answers with.
@@ -37,6 +38,8 @@ pub struct Output {
     style: Style,
     /// Rows of the JSON array written so far.
     written: u64,
+    /// Whether rows for people are printed a field a line, and how many of this result were.
+    expanded: Option<u64>,
     table: table::Table,
     csv: csv::Sheet,
 }
@@ -69,6 +72,7 @@ impl Output {
             terminal: false,
             style: Style::PLAIN,
             written: 0,
+            expanded: None,
             table: table::Table::default(),
             csv: csv::Sheet::default(),
         }
@@ -94,6 +98,16 @@ impl Output {
         self.style
     }
 
+    /// Whether rows for people are printed a field a line.
+    pub fn expanded(&self) -> bool {
+        self.expanded.is_some()
+    }
+
+    /// Prints rows for people a field a line, or in columns.
+    pub fn expand(&mut self, on: bool) {
+        self.expanded = on.then_some(0);
+    }
+
     /// One answer: a JSON object on one line.
     pub fn record(&mut self, json: &str) -> Outcome {
         match self.format {
@@ -104,6 +118,11 @@ impl Output {
             Format::Json => {
                 self.out.write_all(if self.written == 0 { b"[" } else { b",\n" })?;
                 self.out.write_all(json.as_bytes())?;
+            }
+            Format::Table if self.expanded.is_some() => {
+                let number = self.expanded.map_or(1, |rows| rows + 1);
+                self.expanded = Some(number);
+                expanded::write(&mut self.out, self.style, number, &Fields::parse(json)?)?;
             }
             Format::Table => self.table.add(&mut self.out, self.style, Fields::parse(json)?)?,
             Format::Csv => self.csv.add(&mut self.out, Fields::parse(json)?)?,
@@ -137,6 +156,7 @@ impl Output {
     pub fn end_of_result(&mut self) -> Outcome {
         self.table.end(&mut self.out, self.style)?;
         self.csv.end(&mut self.out)?;
+        self.expand(self.expanded());
         self.out.flush()?;
         Ok(())
     }
@@ -227,12 +247,19 @@ pub struct Style {
 }
 
 impl Style {
-    const PLAIN: Style = Style { colour: false };
+    /// None.
+    pub const PLAIN: Style = Style { colour: false };
+    /// All of them.
     #[cfg(test)]
-    const COLOUR: Style = Style { colour: true };
+    pub const COLOUR: Style = Style { colour: true };
 
     fn paint(self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// Whether there is no colour.
+    pub fn is_plain(self) -> bool {
+        !self.colour
     }
 
     /// For headings.

@@ -1,5 +1,7 @@
 //! DriftQL on the client's side: which daemon runs a statement, and what a transaction's statements ask for.
 
+use std::borrow::Cow;
+
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::value::Value;
@@ -16,7 +18,7 @@ use crate::exit::{Failure, Outcome};
 #[derive(Debug, PartialEq)]
 pub enum Route {
     /// A reader answers it.
-    Reader,
+    Reader(Box<Statement>),
     /// The writer runs it. Inside a transaction: what it would do.
     Writer(Box<Statement>),
     /// It opens a transaction.
@@ -34,9 +36,24 @@ pub fn route(text: &str, params: &[Value]) -> Result<Route> {
         (_, Statement::Begin) => Route::Begin,
         (_, Statement::Commit) => Route::Commit,
         (_, Statement::Rollback) => Route::Rollback,
-        (StatementKind::Read, _) => Route::Reader,
+        (StatementKind::Read, statement) => Route::Reader(Box::new(statement)),
         (_, statement) => Route::Writer(Box::new(statement)),
     })
+}
+
+/// A statement that reads, at a moment where it names none of its own.
+pub fn at<'a>(text: &'a str, statement: &Statement, point: &str) -> Cow<'a, str> {
+    let free = match statement {
+        Statement::Select(select) | Statement::Explain(select) => select.as_of.is_none(),
+        Statement::ShowTables { as_of } | Statement::Describe { as_of, .. } => as_of.is_none(),
+        _ => false,
+    };
+    match serde_json::to_string(point) {
+        Ok(point) if free => {
+            format!("{} AS OF {point}", text.trim_end_matches(|c: char| c == ';' || c.is_whitespace())).into()
+        }
+        _ => text.into(),
+    }
 }
 
 /// What a statement inside a transaction adds to it.
@@ -95,7 +112,7 @@ mod tests {
             ("ROLLBACK", "rollback"),
         ] {
             let found = match route(text, &[]).unwrap() {
-                Route::Reader => "reader",
+                Route::Reader(_) => "reader",
                 Route::Writer(_) => "writer",
                 Route::Begin => "begin",
                 Route::Commit => "commit",
@@ -104,6 +121,23 @@ mod tests {
             assert_eq!(found, daemon, "{text}");
         }
         assert_eq!(route("SELCT", &[]).unwrap_err().reason(), Reason::QuerySyntax);
+    }
+
+    #[test]
+    fn a_moment_goes_to_statements_without_one() {
+        for (text, expected) in [
+            ("SELECT * FROM t LIMIT 1", "SELECT * FROM t LIMIT 1 AS OF \"1 hour ago\""),
+            ("SELECT * FROM t AS OF @seq:1 LIMIT 1", "SELECT * FROM t AS OF @seq:1 LIMIT 1"),
+            ("EXPLAIN SELECT * FROM t;", "EXPLAIN SELECT * FROM t AS OF \"1 hour ago\""),
+            ("DESCRIBE t", "DESCRIBE t AS OF \"1 hour ago\""),
+            ("SHOW TABLES", "SHOW TABLES AS OF \"1 hour ago\""),
+            ("SHOW DRIFT t", "SHOW DRIFT t"),
+        ] {
+            let statement = parser::parse(text, &[]).unwrap();
+            let moved = at(text, &statement, "1 hour ago");
+            assert_eq!(moved, expected);
+            parser::parse(&moved, &[]).unwrap();
+        }
     }
 
     fn collected(text: &str) -> Result<(Vec<v1::Operation>, Vec<v1::Precondition>)> {

@@ -10,11 +10,11 @@ use v1::operation::Action;
 
 use crate::args::Demo;
 use crate::client::Client;
-use crate::commands::sql;
 use crate::exit::Outcome;
 use crate::orders::{Order, id, order};
 use crate::processes::Daemon;
 use crate::render::{Answer, Output};
+use crate::session;
 use crate::shapes;
 
 /// Orders that the tour writes.
@@ -106,7 +106,7 @@ impl Tour<'_> {
             );
             out.answer(answer)
         };
-        sql::ask(&mut self.client, statement, &[], &mut sink).await?;
+        session::ask(&mut self.client, statement, &[], &mut sink).await?;
         self.out.end_of_result()?;
         Ok(found)
     }

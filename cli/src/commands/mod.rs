@@ -17,6 +17,7 @@ pub mod ingest;
 pub mod init;
 pub mod revert;
 pub mod select;
+pub mod shell;
 pub mod sql;
 pub mod status;
 

@@ -1,0 +1,209 @@
+//! `shell`: a prompt for DriftQL.
+
+use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
+
+use driftdb::v1;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use serde::Deserialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::Sql;
+use crate::client::Client;
+use crate::commands::sql;
+use crate::exit::{Failure, Outcome};
+use crate::render::{self, Answer, Output};
+use crate::session::{self, Session};
+
+mod editor;
+mod input;
+mod meta;
+#[cfg(test)]
+mod tests;
+
+use editor::{Editor, Typed};
+use input::{Entry, Input};
+use meta::Meta;
+
+/// How long the names of the tables are waited for: they only help typing.
+const TABLES_WAIT: Duration = Duration::from_secs(2);
+
+/// Asks for statements and runs them; without a terminal, runs stdin as `sql` does.
+pub async fn run(client: &mut Client, out: &mut Output) -> Outcome {
+    if !io::stdin().is_terminal() {
+        return sql::run(Sql::default(), client, out).await;
+    }
+    let _terminal = Terminal::now();
+    let mut editor = Editor::new(out.style())?;
+    let mut shell = Shell::new(Session::new(client, out, v1::CommitOptions::default(), Vec::new())?);
+    render::note("DriftQL: statements end with ;  \\? for help, \\q to leave");
+    let (mut input, mut known) = (Input::default(), None);
+    loop {
+        if known != Some(shell.session.writes()) {
+            known = Some(shell.session.writes());
+            editor.set_tables(shell.tables().await);
+        }
+        let line = match editor.line(shell.prompt(input.is_open())).await? {
+            Typed::Line(line) => line,
+            Typed::Dropped => {
+                input.clear();
+                continue;
+            }
+            Typed::End => break,
+        };
+        let Some(entry) = input.push(&line) else { continue };
+        match &entry {
+            Entry::Meta(text) | Entry::Script(text) => editor.remember(text),
+        }
+        match shell.interruptible(entry).await {
+            Ok(Flow::On) => {}
+            Ok(Flow::Quit) => break,
+            Err(Failure::BrokenPipe) => return Err(Failure::BrokenPipe),
+            Err(failure) => shell.session.out.fail(&failure),
+        }
+    }
+    if let Some(dropped) = shell.dropped() {
+        render::note(&dropped);
+    }
+    Ok(())
+}
+
+/// The terminal's state, put back at the end: also where a signal ends the shell while a line is being typed.
+struct Terminal(Option<Termios>);
+
+impl Terminal {
+    fn now() -> Terminal {
+        Terminal(tcgetattr(io::stdin()).ok())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(state) = &self.0 {
+            // A terminal that has gone needs nothing put back.
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, state);
+        }
+    }
+}
+
+/// Whether the shell goes on.
+#[derive(Debug, PartialEq, Eq)]
+enum Flow {
+    On,
+    Quit,
+}
+
+/// What the shell keeps from one line to the next.
+struct Shell<'a> {
+    session: Session<'a>,
+    timing: bool,
+}
+
+impl<'a> Shell<'a> {
+    fn new(session: Session<'a>) -> Shell<'a> {
+        Shell { session, timing: false }
+    }
+
+    /// The prompt: the moment read at, and the transaction that is open.
+    fn prompt(&self, goes_on: bool) -> String {
+        let moment = self.session.as_of.as_ref().map(|point| format!(" as of {point}")).unwrap_or_default();
+        let open = match self.session.open() {
+            None => String::new(),
+            Some(1) => " (transaction: 1 write)".to_owned(),
+            Some(n) => format!(" (transaction: {n} writes)"),
+        };
+        let prompt = format!("driftdb{moment}{open}> ");
+        if goes_on { format!("{:>1$}", "-> ", prompt.chars().count()) } else { prompt }
+    }
+
+    /// What leaving now leaves behind.
+    fn dropped(&self) -> Option<String> {
+        self.session.open()?;
+        Some("note: the open transaction was dropped: nothing of it was sent".to_owned())
+    }
+
+    /// The names of the tables, as far as they can be had.
+    async fn tables(&mut self) -> Vec<String> {
+        #[derive(Deserialize)]
+        struct Table {
+            table: String,
+        }
+        let mut names = Vec::new();
+        let mut sink = |answer| {
+            if let Answer::Record(json) = answer {
+                names.extend(serde_json::from_str::<Table>(&json).map(|table| table.table));
+            }
+            Ok(())
+        };
+        let asking = session::ask(self.session.client, "SHOW TABLES", &[], &mut sink);
+        // What is wrong will be told when a statement meets it.
+        let _ = tokio::time::timeout(TABLES_WAIT, asking).await;
+        names
+    }
+
+    /// Does what was asked, until that is done or Ctrl-C comes.
+    async fn interruptible(&mut self, entry: Entry) -> Outcome<Flow> {
+        let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return self.accept(entry).await };
+        tokio::select! {
+            flow = self.accept(entry) => return flow,
+            _ = interrupt.recv() => {}
+        }
+        self.session.out.end_of_result()?;
+        render::note(match self.session.dropped_a_write() {
+            true => "\nstopped; whether the write was done is not known",
+            false => "\nstopped",
+        });
+        Ok(Flow::On)
+    }
+
+    /// Does what was asked.
+    async fn accept(&mut self, entry: Entry) -> Outcome<Flow> {
+        let started = Instant::now();
+        match entry {
+            Entry::Meta(line) => return self.meta(meta::parse(&line)?).await,
+            Entry::Script(script) => self.session.script(&script, None).await?,
+        }
+        if self.timing {
+            render::note(&format!("time: {:.1} ms", started.elapsed().as_secs_f64() * 1e3));
+        }
+        Ok(Flow::On)
+    }
+
+    async fn meta(&mut self, meta: Meta) -> Outcome<Flow> {
+        match meta {
+            Meta::Describe(None) => self.session.look("SHOW TABLES").await?,
+            Meta::Describe(Some(table)) => self.session.look(&format!("DESCRIBE {table}")).await?,
+            Meta::AsOf(point) => self.session.as_of = point,
+            Meta::Timing(on) => {
+                self.timing = on.unwrap_or(!self.timing);
+                render::note(if self.timing { "timing is on" } else { "timing is off" });
+            }
+            Meta::Expanded(on) => {
+                let on = on.unwrap_or(!self.session.out.expanded());
+                self.session.out.expand(on);
+                render::note(if on {
+                    "rows are printed a field a line"
+                } else {
+                    "rows are printed in columns"
+                });
+            }
+            Meta::Watch(every) => self.watch(every).await?,
+            Meta::Help => render::note(meta::HELP.trim_end()),
+            Meta::Quit => return Ok(Flow::Quit),
+        }
+        Ok(Flow::On)
+    }
+
+    /// The last SELECT, until it fails or somebody stops it.
+    async fn watch(&mut self, every: Duration) -> Outcome {
+        let Some(select) = self.session.last_select().map(str::to_owned) else {
+            return Err(Failure::Usage("there was no SELECT yet that \\watch could repeat".to_owned()));
+        };
+        loop {
+            let now = jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default();
+            render::note(&format!("-- {now}, every {} s", every.as_secs_f64()));
+            self.session.look(&select).await?;
+            tokio::time::sleep(every).await;
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The line that is being typed: editing, history, completion and highlighting.
+
+use std::borrow::Cow;
+use std::env;
+use std::path::PathBuf;
+
+use driftdb_common::error::{Error, Reason};
+use driftdb_common::log::disk::RealDisk;
+use driftdb_common::query::lexer::{KEYWORDS, Lexer, TokenKind};
+use rustyline::completion::Completer;
+use rustyline::error::ReadlineError;
+use rustyline::highlight::{CmdKind, Highlighter};
+use rustyline::hint::Hinter;
+use rustyline::history::FileHistory;
+use rustyline::validate::Validator;
+use rustyline::{Behavior, ColorMode, CompletionType, Config, Context, Helper};
+
+use crate::exit::{Failure, Outcome};
+use crate::render::Style;
+
+/// Entries kept.
+const HISTORY: usize = 10_000;
+
+/// What came of asking for a line.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Typed {
+    /// A line.
+    Line(String),
+    /// Ctrl-C.
+    Dropped,
+    /// Ctrl-D, or the terminal has gone.
+    End,
+}
+
+/// The line editor.
+pub struct Editor {
+    /// Away while it reads.
+    inner: Option<rustyline::Editor<Assistant, FileHistory>>,
+    history: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for Editor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Editor").field("history", &self.history).finish_non_exhaustive()
+    }
+}
+
+impl Editor {
+    /// An editor on the terminal, with the history of the shells before it.
+    pub fn new(style: Style) -> Outcome<Editor> {
+        let builder = Config::builder().max_history_size(HISTORY).map_err(failed)?;
+        let config = builder
+            .completion_type(CompletionType::List)
+            .color_mode(if style.is_plain() { ColorMode::Disabled } else { ColorMode::Enabled })
+            // Prompts go to the terminal also where stdout, which is for rows, goes elsewhere.
+            .behavior(Behavior::PreferTerm)
+            .build();
+        let mut inner = rustyline::Editor::with_config(config).map_err(failed)?;
+        inner.set_helper(Some(Assistant { tables: Vec::new(), style }));
+        let history = history_file();
+        if let Some(file) = &history {
+            // The first shell has none, and one that cannot be read is not worth a word.
+            let _ = inner.load_history(file);
+        }
+        Ok(Editor { inner: Some(inner), history })
+    }
+
+    /// The tables to complete.
+    pub fn set_tables(&mut self, tables: Vec<String>) {
+        if let Some(assistant) = self.inner.as_mut().and_then(rustyline::Editor::helper_mut) {
+            assistant.tables = tables;
+        }
+    }
+
+    /// Asks for a line, on a thread of its own.
+    pub async fn line(&mut self, prompt: String) -> Outcome<Typed> {
+        let Some(mut inner) = self.inner.take() else { return Ok(Typed::End) };
+        let reading = tokio::task::spawn_blocking(move || {
+            let line = inner.readline(&prompt);
+            (inner, line)
+        });
+        let (inner, line) = reading.await.map_err(failed)?;
+        self.inner = Some(inner);
+        match line {
+            Ok(line) => Ok(Typed::Line(line)),
+            Err(ReadlineError::Interrupted) => Ok(Typed::Dropped),
+            Err(ReadlineError::Eof) => Ok(Typed::End),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Puts an entry into the history, and into its file where that can be written.
+    pub fn remember(&mut self, entry: &str) {
+        let Some(inner) = self.inner.as_mut() else { return };
+        if let (Ok(true), Some(file)) = (inner.add_history_entry(entry), &self.history) {
+            let _ = inner.append_history(file);
+        }
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::Database(Error::new(Reason::Io, format!("cannot read the terminal: {error}")))
+}
+
+/// Where the history is kept, its directory made; `None` where there is no place for it.
+fn history_file() -> Option<PathBuf> {
+    let directory = state_directory(|name| env::var_os(name).map(PathBuf::from))?;
+    // Where this fails, so does what follows, quietly.
+    let _ = RealDisk::shared().create_dir(&directory);
+    Some(directory.join("history"))
+}
+
+fn state_directory(var: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    let state = var("XDG_STATE_HOME").filter(|path| path.is_absolute());
+    let home = || var("HOME").filter(|path| path.is_absolute()).map(|home| home.join(".local/state"));
+    Some(state.or_else(home)?.join("driftctl"))
+}
+
+/// What rustyline asks about a line.
+struct Assistant {
+    tables: Vec<String>,
+    style: Style,
+}
+
+impl Helper for Assistant {}
+impl Hinter for Assistant {
+    type Hint = String;
+}
+impl Validator for Assistant {}
+
+impl Completer for Assistant {
+    type Candidate = String;
+
+    fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+        Ok(complete(line.get(..pos).unwrap_or_default(), &self.tables))
+    }
+}
+
+impl Highlighter for Assistant {
+    fn highlight<'l>(&self, line: &'l str, _: usize) -> Cow<'l, str> {
+        highlight(line, self.style)
+    }
+
+    fn highlight_char(&self, _: &str, _: usize, kind: CmdKind) -> bool {
+        !self.style.is_plain() && kind != CmdKind::MoveCursor
+    }
+}
+
+/// Where the word before the cursor begins, and what it may become. After a space: the tables.
+fn complete(before: &str, tables: &[String]) -> (usize, Vec<String>) {
+    let start = before.rfind(|c: char| !c.is_alphanumeric() && c != '_');
+    let start =
+        start.map_or(0, |at| at + before.get(at..).and_then(|s| s.chars().next()).map_or(1, char::len_utf8));
+    let word = before.get(start..).unwrap_or_default();
+    let begins = |name: &str| name.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word));
+    let mut found: Vec<String> = tables.iter().filter(|table| begins(table)).cloned().collect();
+    if !word.is_empty() && !before.starts_with('\\') {
+        // As it was begun: `sel` becomes `select`, `S` becomes `SELECT`.
+        let lower = word.chars().all(|c| !c.is_uppercase());
+        let spelled = |keyword: &&str| if lower { keyword.to_lowercase() } else { (*keyword).to_owned() };
+        found.extend(KEYWORDS.iter().filter(|keyword| begins(keyword)).map(spelled));
+    }
+    (start, found)
+}
+
+/// Keywords and strings in colour; what is no DriftQL stays as it is.
+fn highlight(line: &str, style: Style) -> Cow<'_, str> {
+    if style.is_plain() || line.starts_with('\\') {
+        return line.into();
+    }
+    let (mut painted, mut done) = (String::new(), 0);
+    let mut lexer = Lexer::new(line);
+    while let Ok(token) = lexer.next() {
+        if token.kind == TokenKind::End {
+            break;
+        }
+        let text = line.get(token.start..token.end).unwrap_or_default();
+        painted.push_str(line.get(done..token.start).unwrap_or_default());
+        match token.kind {
+            TokenKind::Word if KEYWORDS.iter().any(|word| word.eq_ignore_ascii_case(text)) => {
+                painted.push_str(&style.bold(text));
+            }
+            TokenKind::Str => painted.push_str(&style.green(text)),
+            TokenKind::At | TokenKind::Param => painted.push_str(&style.yellow(text)),
+            _ => painted.push_str(text),
+        }
+        done = token.end;
+    }
+    painted.push_str(line.get(done..).unwrap_or_default());
+    painted.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keywords_and_tables_are_completed() {
+        let tables = ["orders".to_owned(), "Outlets".to_owned()];
+        for (before, start, expected) in [
+            ("SEL", 0, &["SELECT"][..]),
+            ("sel", 0, &["select"]),
+            ("SELECT * FROM or", 14, &["orders", "or"]),
+            ("SELECT * FROM ", 14, &["orders", "Outlets"]),
+            ("\\d o", 3, &["orders", "Outlets"]),
+            ("é–up", 5, &["upsert"]),
+            ("zz", 0, &[]),
+        ] {
+            let (at, found) = complete(before, &tables);
+            assert_eq!((at, found), (start, expected.iter().map(ToString::to_string).collect()), "{before}");
+        }
+    }
+
+    #[test]
+    fn colour_only_where_it_is_on() {
+        let line = "select x from t where s = \"from\" # rest";
+        assert_eq!(highlight(line, Style::PLAIN), line);
+        assert_eq!(
+            highlight(line, Style::COLOUR),
+            "\x1b[1mselect\x1b[0m x \x1b[1mfrom\x1b[0m t \x1b[1mwhere\x1b[0m s = \x1b[32m\"from\"\x1b[0m # rest"
+        );
+    }
+
+    #[test]
+    fn the_history_has_a_place_where_the_environment_names_one() {
+        let on = |pairs: &'static [(&str, &str)]| {
+            state_directory(|name| {
+                pairs.iter().find(|(n, _)| *n == name).map(|(_, value)| PathBuf::from(value))
+            })
+        };
+        assert_eq!(on(&[("XDG_STATE_HOME", "/s"), ("HOME", "/h")]), Some("/s/driftctl".into()));
+        assert_eq!(on(&[("XDG_STATE_HOME", "s"), ("HOME", "/h")]), Some("/h/.local/state/driftctl".into()));
+        assert_eq!(on(&[]), None);
+    }
+}
