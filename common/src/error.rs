@@ -115,6 +115,8 @@ reasons! {
     DiskFull = "DISK_FULL": Unavailable,
     /// The daemon is going down.
     ShuttingDown = "SHUTTING_DOWN": Unavailable,
+    /// A file that has been replaced meanwhile: look again.
+    FileGone = "FILE_GONE": Unavailable,
     /// Nothing answers at the address.
     Unreachable = "UNREACHABLE": Unavailable,
     /// Another writer holds the lock.

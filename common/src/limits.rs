@@ -46,3 +46,9 @@ pub const FRESHNESS_WAIT_MAX_SECS: u64 = 60;
 pub const FRESHNESS_WAIT_SECS: u64 = 5;
 /// `google.rpc.Status` details of an error, in bytes: HTTP/2 carries them in a header.
 pub const STATUS_DETAILS_BYTES: usize = 8 << 10;
+/// A block of a sorted block file, unpacked, in bytes. Above what any entry needs.
+pub const BLOCK_BYTES_MAX: usize = 8 << 20;
+/// A key in a sorted block file, in bytes: two of them fit in one block.
+pub const BLOCK_KEY_BYTES: usize = 2 << 20;
+/// Sorted block files that a cache holds open at the same time.
+pub const OPEN_BLOCK_FILES: usize = 256;

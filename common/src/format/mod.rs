@@ -1,5 +1,6 @@
 //! Bytes to types and back, with no I/O: what `FORMAT.md` describes.
 
+pub mod block;
 pub mod document;
 pub mod event;
 pub mod frame;

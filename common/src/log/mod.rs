@@ -2,6 +2,7 @@
 
 pub mod appender;
 pub mod background;
+pub mod blocks;
 pub mod cursor;
 pub mod dir;
 pub mod disk;
