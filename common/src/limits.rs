@@ -10,6 +10,8 @@ pub const TABLE_NAME_BYTES: usize = 63;
 pub const TABLES: usize = 4096;
 /// Secondary indexes of one table.
 pub const INDEXES_PER_TABLE: usize = 64;
+/// What an index holds of a text, in bytes: those of its beginning. Longer texts are found by it, then read.
+pub const INDEX_TEXT_BYTES: usize = 256;
 /// Objects and arrays inside one another, in documents and in conditions.
 pub const NESTING: usize = 64;
 /// Operations in one commit.
@@ -52,3 +54,12 @@ pub const BLOCK_BYTES_MAX: usize = 8 << 20;
 pub const BLOCK_KEY_BYTES: usize = 2 << 20;
 /// Sorted block files that a cache holds open at the same time.
 pub const OPEN_BLOCK_FILES: usize = 256;
+/// Blocks of snapshots kept in memory, in bytes, where no option says otherwise.
+pub const CACHE_BYTES: u64 = 256 << 20;
+/// Events after a table's newest snapshot at which the next is taken, where no option says otherwise.
+pub const SNAPSHOT_EVENTS: u64 = 100_000;
+/// Bytes of log after a table's newest snapshot at which the next is taken, where no option says otherwise.
+pub const SNAPSHOT_BYTES: u64 = 128 << 20;
+/// Bytes of all tables' rows and events that no snapshot holds yet, at which the table with most of them is snapshotted;
+/// at twice that, writes are refused until it is.
+pub const OVERLAY_BYTES: u64 = 512 << 20;

@@ -32,7 +32,6 @@ pub struct Commits {
     history: History,
     table: String,
     format: v1::DocumentFormat,
-    with: (bool, bool),
     left: u64,
     /// Read and not handed out yet.
     ahead: std::collections::VecDeque<Change>,
@@ -45,7 +44,6 @@ impl Commits {
         history: History,
         table: &str,
         format: v1::DocumentFormat,
-        with: (bool, bool),
         limit: u64,
     ) -> Commits {
         let left = if limit == 0 { u64::MAX } else { limit };
@@ -53,7 +51,6 @@ impl Commits {
             history,
             table: table.to_owned(),
             format,
-            with,
             left,
             ahead: Default::default(),
             ended: false,
@@ -88,7 +85,7 @@ impl Commits {
             more: false,
         };
         while let Some(change) = self.ahead.pop_front_if(|change| change.commit.seq == info.seq) {
-            let change = convert::change_to_wire(&change, &self.table, self.format, self.with)?;
+            let change = convert::change_to_wire(&change, &self.table, self.format)?;
             *bytes = bytes.saturating_sub(change_size(&change));
             commit.changes.push(change);
             self.read_ahead()?;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Parser;
+use driftdb_common::limits;
 use driftdb_common::service::config::{DataArgs, LogArgs};
 use driftdb_reader::Config;
 
@@ -23,6 +24,9 @@ pub struct Args {
     /// The address to listen on; port 0 takes a free one. The first line on standard output says which.
     #[arg(long, env = "DRIFTDB_LISTEN", default_value = "127.0.0.1:7402", value_name = "ADDR")]
     pub listen: SocketAddr,
+    /// Bytes of snapshots to keep in memory, unpacked. What is read often stays.
+    #[arg(long = "cache", env = "DRIFTDB_CACHE", default_value_t = limits::CACHE_BYTES, value_name = "BYTES")]
+    pub cache_bytes: u64,
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,
@@ -31,6 +35,6 @@ pub struct Args {
 impl Args {
     /// How the reader is to run.
     pub fn config(&self) -> Config {
-        Config { data: self.data.data.clone() }
+        Config { data: self.data.data.clone(), cache_bytes: self.cache_bytes }
     }
 }

@@ -7,11 +7,11 @@ use std::time::Instant;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::head::Slot;
 use driftdb_common::format::manifest::Manifest;
-use driftdb_common::log::cursor::{Cursor, Span};
-use driftdb_common::log::dir::{self, DataDir};
-use driftdb_common::log::disk::Disk;
+use driftdb_common::log::cursor::{Cursor, Mark, Span};
+use driftdb_common::log::dir;
 use driftdb_common::log::head::{self, Head};
 use driftdb_common::log::merge::{Commit, Merge};
+use driftdb_common::table::chain::Shelf;
 use driftdb_common::table::overlay::CommitInfo;
 use driftdb_common::table::timeline::Timeline;
 
@@ -23,10 +23,11 @@ const SHOW_EVERY: u64 = 10_000;
 /// Follows one data directory. Takes no lock and writes nothing.
 #[derive(Debug)]
 pub struct Follower {
-    disk: Arc<dyn Disk>,
-    dir: DataDir,
+    shelf: Shelf,
     merge: Merge,
     tables: HashMap<u64, Followed>,
+    /// Nothing has been applied since the follower began, or began anew: snapshots may be taken for what they hold.
+    fresh: bool,
     term: u64,
     /// A commit that could not be applied: the state after it is not known, and nothing later may be shown.
     failed: Option<Error>,
@@ -41,24 +42,26 @@ struct Followed {
     slot: Slot,
     /// HEAD has named it: it is there to stay.
     named: bool,
+    /// The manifest whose snapshots the timeline has gone over to, or cannot go over to.
+    adopted: u64,
 }
 
 impl Follower {
     /// A follower that has applied nothing yet.
-    pub fn open(disk: Arc<dyn Disk>, dir: DataDir) -> Result<Follower> {
-        let database = dir::read_database(&*disk, &dir)?.ok_or_else(|| {
+    pub fn open(shelf: Shelf) -> Result<Follower> {
+        let database = dir::read_database(&*shelf.disk, &shelf.dir)?.ok_or_else(|| {
             let message = format!(
                 "{} holds no database: start driftdb-writer on it first, or run driftctl init",
-                dir.root().display()
+                shelf.dir.root().display()
             );
             Error::new(Reason::Unreachable, message)
         })?;
         let replica = Arc::new(Replica::new(database));
         Ok(Follower {
-            disk,
-            dir,
-            merge: Merge::new(1),
+            shelf,
+            merge: Merge::new(0),
             tables: HashMap::new(),
+            fresh: true,
             term: 0,
             failed: None,
             replica,
@@ -79,6 +82,9 @@ impl Follower {
             // opened anew. Never skip.
             self.merge.refresh();
             // A table that HEAD has not named may never have come to be, and its number or its name be another's now.
+            if self.fresh {
+                self.begin_anew();
+            }
             self.tables.retain(|_, table| table.named);
             self.tables.values_mut().for_each(|table| table.slot = Slot::default());
             self.try_look()
@@ -87,30 +93,52 @@ impl Follower {
         outcome
     }
 
+    /// Forgets what was read, so that the next look begins with the newest snapshots. What is shown stays.
+    fn begin_anew(&mut self) {
+        self.merge = Merge::new(0);
+        self.tables.clear();
+        self.fresh = true;
+    }
+
     fn try_look(&mut self) -> Result<()> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let Some(head) = head::read(&*self.disk, &self.dir)? else {
-            return Err(Error::corrupt(self.dir.head().display(), 0, "it is missing"));
+        let Some(mut head) = self.read_head()? else { return Ok(()) };
+        if self.fresh {
+            self.discover()?;
+            // What the newest snapshots rest on has been published: a HEAD read after them tells of it.
+            match self.read_head()? {
+                Some(newer) => head = newer,
+                None => return Ok(()),
+            }
+        }
+        self.term = head.header.term;
+        self.replica.know(head.last_seq());
+        self.allow(&head)?;
+        let applied = self.apply();
+        if applied.is_ok() {
+            self.complain(&head)?;
+        }
+        applied
+    }
+
+    /// HEAD, where it is of this history and not of a writer before the last one seen.
+    fn read_head(&self) -> Result<Option<Head>> {
+        let Shelf { disk, dir, .. } = &self.shelf;
+        let Some(head) = head::read(&**disk, dir)? else {
+            return Err(Error::corrupt(dir.head().display(), 0, "it is missing"));
         };
         let database = self.replica.database();
         if head.header.database_id != *database.id.as_bytes() || head.header.epoch != database.epoch {
             let message = format!(
                 "{} has another history than the one this reader started with: restart the reader",
-                self.dir.root().display()
+                dir.root().display()
             );
             return Err(Error::new(Reason::EpochChanged, message));
         }
-        if head.header.term < self.term {
-            // An orphan that an old writer still writes to, or a stale view of the directory.
-            return Ok(());
-        }
-        self.term = head.header.term;
-        self.replica.know(head.last_seq());
-        self.allow(&head)?;
-        self.apply()?;
-        self.complain(&head)
+        // Of a lower term: an orphan that an old writer still writes to, or a stale view of the directory.
+        Ok(Some(head).filter(|head| head.header.term >= self.term))
     }
 
     /// Allows every table's log to be read as far as its slot says.
@@ -119,47 +147,101 @@ impl Follower {
             self.discover()?;
         }
         for slot in head.slots.iter().filter(|slot| slot.table != 0) {
-            let Some(table) = self.tables.get_mut(&slot.table) else {
+            let Some(table) = self.tables.get(&slot.table) else {
                 let what = format!("it names table {}, and no directory is that table's", slot.table);
-                return Err(Error::corrupt(self.dir.head().display(), 0, what));
+                return Err(Error::corrupt(self.shelf.dir.head().display(), 0, what));
             };
-            if (table.slot.segment, table.slot.bytes) >= (slot.segment, slot.bytes) {
+            let newer_files = slot.manifest > table.manifest.version || table.slot.segment == 0;
+            if !newer_files && (table.slot.segment, table.slot.bytes) >= (slot.segment, slot.bytes) {
                 continue;
             }
-            if table.slot.segment != slot.segment {
-                let name = table.timeline.name();
-                table.manifest = dir::read_manifest(&*self.disk, &self.dir, name)?
-                    .filter(|manifest| manifest.table_id == slot.table && manifest.version >= slot.manifest)
-                    .ok_or_else(|| {
-                        Error::corrupt(self.dir.manifest(name).display(), 0, "it is older than HEAD")
-                    })?;
-                for segment in table.manifest.segments.iter().filter(|segment| segment.number < slot.segment)
-                {
-                    let end = segment.sealed.map_or(0, |seal| seal.bytes);
-                    self.merge
-                        .extend(slot.table, Span { segment: segment.number, end, seal: segment.sealed });
-                }
+            if newer_files || table.slot.segment != slot.segment {
+                self.reread(slot)?;
             }
             self.merge.extend(slot.table, Span { segment: slot.segment, end: slot.bytes, seal: None });
-            table.slot = *slot;
-            table.named = true;
+            if let Some(table) = self.tables.get_mut(&slot.table) {
+                table.slot = *slot;
+                table.named = true;
+            }
         }
         Ok(())
     }
 
+    /// Reads a table's manifest anew and allows the segments before the active one to be read.
+    fn reread(&mut self, slot: &Slot) -> Result<()> {
+        let Some(table) = self.tables.get(&slot.table) else { return Ok(()) };
+        let name = table.timeline.name().to_owned();
+        let manifest = dir::read_manifest(&*self.shelf.disk, &self.shelf.dir, &name)?
+            .filter(|manifest| manifest.table_id == slot.table && manifest.version >= slot.manifest)
+            .ok_or_else(|| {
+                Error::corrupt(self.shelf.dir.manifest(&name).display(), 0, "it is older than HEAD")
+            })?;
+        let at = self.merge.sources().get(&slot.table).map_or(0, |source| source.cursor().mark().segment);
+        let listed = manifest.segments.iter().position(|segment| segment.number == at);
+        if at != 0 && listed.is_none() {
+            self.reload(manifest)?;
+            return self.reread(slot);
+        }
+        let upto = manifest.segments.iter().position(|segment| segment.number == slot.segment);
+        let (from, upto) = (listed.unwrap_or(0), upto.unwrap_or(manifest.segments.len()));
+        for segment in manifest.segments.get(from..upto).unwrap_or_default() {
+            let end = segment.sealed.map_or(0, |seal| seal.bytes);
+            self.merge.extend(slot.table, Span { segment: segment.number, end, seal: segment.sealed });
+        }
+        if let Some(table) = self.tables.get_mut(&slot.table) {
+            table.manifest = manifest;
+        }
+        Ok(())
+    }
+
+    /// Takes a table anew from its newest snapshot, where compaction has taken away the log that was being read.
+    fn reload(&mut self, manifest: Manifest) -> Result<()> {
+        let applied = self.merge.next_seq() - 1;
+        if self.fresh || manifest.eras.last().is_none_or(|era| era.seq > applied) {
+            // This reader is behind the snapshot: so are its other tables, perhaps.
+            self.begin_anew();
+            return Err(Error::new(Reason::FileGone, "the log was compacted while it was being read"));
+        }
+        self.merge.settle(applied);
+        self.add(manifest, true)
+    }
+
     /// Finds the tables that have come to be.
     fn discover(&mut self) -> Result<()> {
-        for name in dir::table_names(&*self.disk, &self.dir)? {
+        for name in dir::table_names(&*self.shelf.disk, &self.shelf.dir)? {
             if self.tables.values().any(|table| table.timeline.name() == name) {
                 continue;
             }
             // One that is being created has no manifest yet, or one that HEAD does not name yet.
-            let Some(manifest) = dir::read_manifest(&*self.disk, &self.dir, &name)? else { continue };
-            let id = manifest.table_id;
-            self.merge.add(id, Cursor::new(Arc::clone(&self.disk), &self.dir, &name, id));
-            let timeline = Arc::new(Timeline::new(id, name));
-            self.tables.insert(id, Followed { timeline, manifest, slot: Slot::default(), named: false });
+            let Some(manifest) = dir::read_manifest(&*self.shelf.disk, &self.shelf.dir, &name)? else { continue };
+            let applied = self.merge.next_seq() - 1;
+            let known = manifest.eras.last().is_some_and(|era| self.fresh || era.seq <= applied);
+            if !known && manifest.floor.is_some() {
+                self.begin_anew();
+                return Err(Error::new(Reason::FileGone, "a table's log was compacted before it was read"));
+            }
+            self.add(manifest, known)?;
         }
+        Ok(())
+    }
+
+    /// Takes a table in: from its snapshots on, or from the start of its log.
+    fn add(&mut self, manifest: Manifest, from_snapshots: bool) -> Result<()> {
+        let (id, name) = (manifest.table_id, manifest.table.clone());
+        let mut cursor = Cursor::new(Arc::clone(&self.shelf.disk), &self.shelf.dir, &name, id);
+        let (mut timeline, mut last_seq, mut adopted) = (Timeline::new(id, &*name), 0, 0);
+        if from_snapshots && let Some(era) = manifest.eras.last() {
+            timeline = Timeline::open(id, &*name, self.shelf.open(&manifest, None)?)?;
+            cursor = cursor.starting_at(Mark::at(&era.position));
+            (last_seq, adopted) = (era.seq, manifest.version);
+            if self.fresh && manifest.published > self.merge.settled() {
+                self.merge.settle(manifest.published);
+                self.replica.moments().push(manifest.published, manifest.published_ms);
+            }
+        }
+        self.merge.add(id, cursor, last_seq);
+        let (timeline, slot) = (Arc::new(timeline), Slot::default());
+        self.tables.insert(id, Followed { timeline, manifest, slot, named: false, adopted });
         Ok(())
     }
 
@@ -178,15 +260,63 @@ impl Follower {
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             }
-            if applied.seq - shown >= SHOW_EVERY {
-                self.replica.publish(applied.clone());
+            if applied.seq >= shown + SHOW_EVERY && self.merge.next_seq() > applied.seq {
+                self.show(&mut applied);
                 shown = applied.seq;
             }
         };
-        if applied.seq > shown {
-            self.replica.publish(applied);
+        let unread = self.merge.sources().values().any(|source| source.invalid().is_some());
+        if outcome.is_ok() && self.fresh && !unread {
+            // Everything up to there is in snapshots, or has been read after them.
+            applied.seq = applied.seq.max(self.merge.next_seq() - 1);
+            self.fresh = false;
+        }
+        // Begun anew, it may still be behind what it has shown.
+        if !self.fresh && self.merge.next_seq() > applied.seq {
+            self.show(&mut applied);
+            self.adopt(applied.seq);
         }
         outcome
+    }
+
+    /// Shows a state, with the tables that there are by then.
+    fn show(&self, applied: &mut Applied) {
+        let shown = |table: &&Followed| {
+            table.named && table.timeline.created_seq() <= applied.seq
+        };
+        let tables = self.tables.values().filter(shown);
+        let is_new = |table: &Followed| {
+            let known = applied.tables.get(table.timeline.name());
+            known.is_none_or(|known| !Arc::ptr_eq(known, &table.timeline))
+        };
+        let new: Vec<_> = tables.filter(|table| is_new(table)).map(|table| Arc::clone(&table.timeline)).collect();
+        if !new.is_empty() {
+            let tables = Arc::make_mut(&mut applied.tables);
+            tables.extend(new.into_iter().map(|timeline| (timeline.name().to_owned(), timeline)));
+        }
+        self.replica.publish(applied.clone());
+    }
+
+    /// Goes over to newer snapshots, which lets go of the events that they hold.
+    fn adopt(&mut self, applied: u64) {
+        for table in self.tables.values_mut() {
+            let end = table.manifest.eras.last().map_or(0, |era| era.seq);
+            if table.adopted == table.manifest.version || end > applied {
+                continue;
+            }
+            let state = table.timeline.state();
+            match self.shelf.open(&table.manifest, Some(&state.chain)) {
+                Ok(chain) => table.timeline.adopt(chain),
+                // Replaced meanwhile: the next look reads the manifest that did.
+                Err(error) if error.reason() == Reason::FileGone => continue,
+                Err(error) => {
+                    // What is in memory goes on serving. The floor counts all the same.
+                    tracing::error!(%error, table = table.timeline.name(), "cannot use new snapshots");
+                    table.timeline.raise_floor(table.manifest.floor);
+                }
+            }
+            table.adopted = table.manifest.version;
+        }
     }
 
     fn apply_commit(&self, applied: &mut Applied, commit: Commit) -> Result<()> {
@@ -196,13 +326,11 @@ impl Follower {
         for (id, events) in commit.parts {
             let Some(table) = self.tables.get(&id) else { continue };
             table.timeline.apply(&info, events)?;
-            if !applied.tables.contains_key(table.timeline.name()) {
-                Arc::make_mut(&mut applied.tables)
-                    .insert(table.timeline.name().to_owned(), Arc::clone(&table.timeline));
-            }
         }
-        self.replica.moments().push(info.time_ms);
-        applied.seq = info.seq;
+        if info.seq > applied.seq && info.seq > self.merge.settled() {
+            self.replica.moments().push(info.seq, info.time_ms);
+            applied.seq = info.seq;
+        }
         Ok(())
     }
 
@@ -227,6 +355,8 @@ mod tests {
     use driftdb_common::format::key::KeyType;
     use driftdb_common::format::manifest::{self, Segment};
     use driftdb_common::log::appender::{Group, Log, Options};
+    use driftdb_common::log::blocks::BlockCache;
+    use driftdb_common::log::dir::DataDir;
     use driftdb_common::log::disk::{self, sim::SimDisk};
     use driftdb_common::log::recovery;
     use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
@@ -235,6 +365,10 @@ mod tests {
 
     fn dir() -> DataDir {
         DataDir::new("/data")
+    }
+
+    fn shelf(disk: &SimDisk) -> Shelf {
+        Shelf { disk: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
     }
 
     fn open(disk: &SimDisk) -> Log {
@@ -257,7 +391,7 @@ mod tests {
         frames.last_seq = seq;
         let meta = CommitMeta::default();
         frames.frames.push(seq, seq, EventType::Schema, |out| {
-            event::encode(out, None, Some(&document), Some((CommitShape::SINGLE, &meta)), true)
+            event::encode(out, None, Some(&document), false, Some((CommitShape::SINGLE, &meta)), true)
         });
         log.append(&mut group).unwrap();
     }
@@ -269,7 +403,18 @@ mod tests {
         shared.create(&dir().segment(table, 1)).unwrap().write_at(&[0; 64], 0).unwrap();
         let segments = vec![Segment { number: 1, sealed: None }];
         let (table_id, version, term, published) = (seq, 1, 1, seq - 1);
-        let manifest = Manifest { table: table.into(), table_id, version, term, published, segments };
+        let manifest = Manifest {
+            table: table.into(),
+            table_id,
+            version,
+            term,
+            published,
+            published_ms: 0,
+            floor: None,
+            eras: Vec::new(),
+            fulls: Vec::new(),
+            segments,
+        };
         disk::replace(&*shared, &dir().manifest(table), &manifest::encode(&manifest).unwrap()).unwrap();
     }
 
@@ -280,7 +425,7 @@ mod tests {
             let disk = SimDisk::new();
             let mut log = open(&disk);
             create(&mut log, 1, "first");
-            let mut follower = Follower::open(disk.shared(), dir()).unwrap();
+            let mut follower = Follower::open(shelf(&disk)).unwrap();
             follower.look().unwrap();
             create(&mut log, 2, "second");
             begin_to_create(&disk, 3, "lost");

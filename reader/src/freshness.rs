@@ -8,6 +8,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::service::convert;
 use driftdb_common::table::moments::Point;
+use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -29,16 +30,21 @@ impl Moment {
         self.applied.view(table, self.seq)
     }
 
-    /// Which moment this is, as every answer tells it.
-    pub fn header(&self, replica: &Replica) -> v1::ReadHeader {
-        v1::ReadHeader {
+    /// Which moment this is, as an answer about some tables tells it.
+    pub fn header<'a>(
+        &self,
+        replica: &Replica,
+        tables: impl IntoIterator<Item = &'a Arc<Timeline>>,
+    ) -> Result<v1::ReadHeader> {
+        let floors = tables.into_iter().filter_map(|table| table.state().chain.floor());
+        Ok(v1::ReadHeader {
             read_seq: self.seq,
-            read_time: replica.moments().time_of(self.seq).map(convert::time_to_wire),
+            read_time: replica.time_of(self.seq, &self.applied)?.map(convert::time_to_wire),
             applied_seq: self.applied.seq,
-            floor_seq: 0,
+            floor_seq: floors.map(|floor| floor.seq).max().unwrap_or(0),
             database_id: replica.database().id.to_string(),
             epoch: replica.database().epoch,
-        }
+        })
     }
 }
 
@@ -89,7 +95,7 @@ impl Replica {
             let applied = self.applied();
             let fresh = freshness.max_staleness.is_none_or(|limit| self.staleness() <= limit);
             if applied.seq >= min_seq && fresh {
-                return Ok(Moment { seq: self.seq_at(as_of, &applied)?, applied });
+                return Ok(Moment { seq: self.seq_of(as_of, &applied)?, applied });
             }
             // What no token vouches for and HEAD does not know does not exist: no use waiting for it.
             if let Some(Point::Seq(seq)) = as_of
@@ -137,17 +143,17 @@ impl Replica {
             .retry_after(Duration::from_millis(100))
     }
 
-    fn seq_at(&self, as_of: Option<Point>, applied: &Applied) -> Result<u64> {
+    fn seq_of(&self, as_of: Option<Point>, applied: &Applied) -> Result<u64> {
         Ok(match as_of {
             None | Some(Point::Now) => applied.seq,
             Some(Point::Seq(seq)) => seq,
             Some(Point::Time(ms)) => match u64::try_from(ms) {
-                Ok(ms) => self.moments().at(ms, applied.seq),
+                Ok(ms) => self.seq_at(ms, applied)?,
                 Err(_) => 0,
             },
             Some(Point::Ago(ago)) => {
                 let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
-                self.moments().at(now_ms().saturating_sub(ago_ms), applied.seq)
+                self.seq_at(now_ms().saturating_sub(ago_ms), applied)?
             }
         })
     }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use driftdb::v1::reader_service_server::ReaderServiceServer;
 use driftdb_common::error::Result;
 use driftdb_common::limits;
+use driftdb_common::log::blocks::BlockCache;
 use driftdb_common::log::dir::DataDir;
 use driftdb_common::log::disk::{Disk, RealDisk};
 use driftdb_common::service::server::{self, Listener};
+use driftdb_common::table::chain::Shelf;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
@@ -31,20 +33,21 @@ mod token;
 pub struct Config {
     /// The data directory.
     pub data: PathBuf,
+    /// Blocks of snapshots kept in memory, in bytes.
+    pub cache_bytes: u64,
 }
 
 impl Config {
     /// The defaults, for a data directory.
     pub fn new(data: impl Into<PathBuf>) -> Config {
-        Config { data: data.into() }
+        Config { data: data.into(), cache_bytes: limits::CACHE_BYTES }
     }
 }
 
 /// A database followed: what HEAD showed at the start is applied.
 #[derive(Debug)]
 pub struct Reader {
-    disk: Arc<dyn Disk>,
-    dir: DataDir,
+    shelf: Shelf,
     follower: Follower,
 }
 
@@ -57,16 +60,17 @@ impl Reader {
     /// As [`Reader::open`], on another disk.
     pub fn open_on(disk: Arc<dyn Disk>, config: Config) -> Result<Reader> {
         let dir = DataDir::new(&config.data);
-        let mut follower = Follower::open(Arc::clone(&disk), dir.clone())?;
+        let shelf = Shelf { disk, dir, cache: BlockCache::new(config.cache_bytes) };
+        let mut follower = Follower::open(shelf.clone())?;
         follower.look()?;
-        Ok(Reader { disk, dir, follower })
+        Ok(Reader { shelf, follower })
     }
 
     /// Answers gRPC until `shutdown`.
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
-        let Reader { disk, dir, follower } = self;
-        let tailer = Tailer::start(follower, dir.root())?;
-        let rpc = ReaderRpc { replica: Arc::clone(tailer.replica()), disk, dir, shutdown: shutdown.clone() };
+        let Reader { shelf, follower } = self;
+        let tailer = Tailer::start(follower, shelf.dir.root())?;
+        let rpc = ReaderRpc { replica: Arc::clone(tailer.replica()), shelf, shutdown: shutdown.clone() };
         let mut routes = RoutesBuilder::default();
         routes.add_service(
             ReaderServiceServer::new(rpc)

@@ -66,6 +66,31 @@ impl Replica {
         &self.moments
     }
 
+    /// The time of a commit, in milliseconds since 1970; `None` where no table keeps it.
+    pub fn time_of(&self, seq: u64, applied: &Applied) -> Result<Option<u64>> {
+        if let Some(time) = self.moments.time_of(seq) {
+            return Ok(Some(time));
+        }
+        for timeline in applied.tables.values() {
+            if let Some(time) = timeline.time_of(seq)? {
+                return Ok(Some(time));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The last commit at or before a time, over all tables, of those that are kept; 0 for none.
+    pub fn seq_at(&self, time_ms: u64, applied: &Applied) -> Result<u64> {
+        if let Some(seq) = self.moments.at(time_ms, applied.seq) {
+            return Ok(seq);
+        }
+        let mut last = 0;
+        for timeline in applied.tables.values() {
+            last = last.max(timeline.last_at(time_ms)?);
+        }
+        Ok(last.min(applied.seq))
+    }
+
     /// The newest state that is shown.
     pub fn applied(&self) -> Arc<Applied> {
         self.applied.load_full()

@@ -8,15 +8,14 @@ use driftdb::v1::reader_service_server::ReaderService;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
-use driftdb_common::log::dir::DataDir;
-use driftdb_common::log::disk::Disk;
 use driftdb_common::log::lock;
 use driftdb_common::query::exec::{Select, Selection};
 use driftdb_common::query::parser;
 use driftdb_common::service::convert;
 use driftdb_common::service::status::to_status;
+use driftdb_common::table::chain::Shelf;
 use driftdb_common::table::diff::Diff;
-use driftdb_common::table::history::History;
+use driftdb_common::table::history::{History, Images, Wanted};
 use driftdb_common::table::timeline::Timeline;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -34,15 +33,14 @@ const TABLES_PER_PAGE: usize = 1000;
 #[derive(Debug, Clone)]
 pub struct ReaderRpc {
     pub(crate) replica: Arc<Replica>,
-    pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) dir: DataDir,
+    pub(crate) shelf: Shelf,
     pub(crate) shutdown: CancellationToken,
 }
 
 impl ReaderRpc {
     /// Where the writer can be reached, as far as LOCK tells.
     pub(crate) fn writer_address(&self) -> String {
-        lock::read_holder(&*self.disk, &self.dir).map(|holder| holder.address).unwrap_or_default()
+        lock::read_holder(&*self.shelf.disk, &self.shelf.dir).map(|holder| holder.address).unwrap_or_default()
     }
 
     async fn get(&self, request: v1::GetRequest) -> Result<v1::GetResponse> {
@@ -54,12 +52,15 @@ impl ReaderRpc {
         }
         let moment = self.replica.moment(request.freshness, convert::point_from_wire(request.as_of)?).await?;
         let view = moment.view(&request.table)?;
-        let mut answer = v1::GetResponse { header: Some(moment.header(&self.replica)), ..Default::default() };
+        let mut answer = v1::GetResponse {
+            header: Some(moment.header(&self.replica, [view.timeline()])?),
+            ..Default::default()
+        };
         let mut bytes = 0;
         let mut keys = request.keys.into_iter();
         for text in keys.by_ref() {
             let key = Key::parse(&text, view.schema().key_type)?;
-            let Some(row) = view.get(&key) else { continue };
+            let Some(row) = view.get(&key)? else { continue };
             let row = convert::row_to_wire(&row, format)?;
             bytes += answers::document_size(row.document.as_ref());
             answer.rows.push(row);
@@ -99,9 +100,10 @@ impl ReaderRpc {
             selection.offset = 0;
         }
         let moment = self.replica.moment(request.freshness, as_of).await?;
-        let mut select = Select::new(moment.view(&request.table)?, selection);
+        let view = moment.view(&request.table)?;
+        let mut header = Some(moment.header(&self.replica, [view.timeline()])?);
+        let mut select = Select::new(view, selection)?;
         let database = self.replica.database().clone();
-        let mut header = Some(moment.header(&self.replica));
         Ok(steps::stream(self.shutdown.clone(), move || {
             let (rows, done) = answers::next_rows(&mut select, format)?;
             if rows.is_empty() && !done {
@@ -132,16 +134,19 @@ impl ReaderRpc {
         let timeline = moment.applied.table(&request.table)?;
         let key = Some(request.key.as_str()).filter(|key| !key.is_empty());
         let key = key.map(|key| Key::parse(key, key_type(timeline)?)).transpose()?;
-        let history = History::new(timeline, key, from, moment.seq, request.newest_first);
-        let with = (request.with_before, request.with_after);
-        let mut commits = Commits::new(history, &request.table, format, with, request.limit);
-        let mut header = Some(moment.header(&self.replica));
+        timeline.check_floor(moment.seq)?;
+        let images = Images { before: request.with_before, after: request.with_after };
+        let wanted = Wanted { key, from, to: moment.seq, newest_first: request.newest_first, images };
+        let history = History::new(timeline, wanted);
+        let truncated = history.is_truncated();
+        let mut commits = Commits::new(history, &request.table, format, request.limit);
+        let mut header = Some(moment.header(&self.replica, [timeline])?);
         Ok(steps::stream(self.shutdown.clone(), move || {
             let commits = commits.next_message()?;
             if commits.is_empty() && header.is_none() {
                 return Ok(Step::Done);
             }
-            Ok(Step::Message(v1::HistoryResponse { header: header.take(), commits, truncated: false }))
+            Ok(Step::Message(v1::HistoryResponse { header: header.take(), commits, truncated }))
         }))
     }
 
@@ -159,9 +164,9 @@ impl ReaderRpc {
                 Some(keys.iter().map(|key| Key::parse(key, key_type)).collect::<Result<BTreeSet<_>>>()?)
             }
         };
-        let mut diff = Diff::new(before, after, keys);
         let from_seq = from.seq;
-        let mut header = Some(to.header(&self.replica));
+        let mut header = Some(to.header(&self.replica, [after.timeline()])?);
+        let mut diff = Diff::new(before, after, keys)?;
         Ok(steps::stream(self.shutdown.clone(), move || {
             let rows = answers::next_diffs(&mut diff, format)?;
             if rows.is_empty() && header.is_none() {
@@ -202,25 +207,31 @@ impl ReaderRpc {
         tables.truncate(page);
         let last = tables.last().filter(|_| more);
         let next_page_token = last.map(|table| table.table.clone()).unwrap_or_default();
-        Ok(v1::ListTablesResponse { header: Some(moment.header(&self.replica)), tables, next_page_token })
+        Ok(v1::ListTablesResponse { header: Some(moment.header(&self.replica, moment.applied.tables.values())?), tables, next_page_token })
     }
 
     async fn describe_table(&self, request: v1::DescribeTableRequest) -> Result<v1::DescribeTableResponse> {
         let moment = self.replica.moment(request.freshness, convert::point_from_wire(request.as_of)?).await?;
         let table = table_info(moment.applied.table(&request.table)?, moment.seq)?;
-        Ok(v1::DescribeTableResponse { header: Some(moment.header(&self.replica)), table: Some(table) })
+        let timeline = moment.applied.table(&request.table)?;
+        let header = Some(moment.header(&self.replica, [timeline])?);
+        Ok(v1::DescribeTableResponse { header, table: Some(table) })
     }
 }
 
 /// What a table is and holds at a moment.
 pub(crate) fn table_info(timeline: &Arc<Timeline>, seq: u64) -> Result<v1::TableInfo> {
     let at = timeline.schema_at(seq)?;
-    let counts = timeline.overlay().counts(seq);
+    timeline.check_floor(seq)?;
+    let counts = timeline.counts(seq)?;
+    let state = timeline.state();
     Ok(v1::TableInfo {
         rows: counts.rows,
         created_seq: at.born,
         last_seq: counts.last_seq,
         events: counts.events,
+        floor_seq: state.chain.floor().map_or(0, |floor| floor.seq),
+        snapshots: state.chain.files() as u64,
         ..convert::schema_to_wire(&at.schema)
     })
 }
@@ -309,7 +320,8 @@ impl ReaderService for ReaderRpc {
         _: Request<v1::ReaderServiceStatusRequest>,
     ) -> Result<Response<v1::ReaderServiceStatusResponse>, Status> {
         let applied = self.replica.applied();
-        let header = Moment { seq: applied.seq, applied }.header(&self.replica);
+        let moment = Moment { seq: applied.seq, applied };
+        let header = moment.header(&self.replica, moment.applied.tables.values()).map_err(to_status)?;
         let lag_seqs = self.replica.known_seq().saturating_sub(header.applied_seq);
         let lag = if lag_seqs == 0 { Default::default() } else { self.replica.staleness() };
         answer(Ok(v1::ReaderServiceStatusResponse {
@@ -318,7 +330,7 @@ impl ReaderService for ReaderRpc {
             lag_seqs,
             lag: lag.try_into().ok(),
             watchers: 0,
-            cache_bytes: 0,
+            cache_bytes: self.shelf.cache.used_bytes(),
             writer_address: self.writer_address(),
         }))
     }

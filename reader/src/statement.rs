@@ -11,7 +11,7 @@ use driftdb_common::query::exec::{Select, Selection};
 use driftdb_common::query::{parser, report};
 use driftdb_common::service::convert;
 use driftdb_common::table::diff::Diff;
-use driftdb_common::table::history::History;
+use driftdb_common::table::history::{History, Wanted};
 use driftdb_common::table::timeline::Timeline;
 
 use crate::answers::{self, Commits};
@@ -81,7 +81,7 @@ impl ReaderRpc {
             Statement::Describe { table, as_of } => {
                 let moment = self.replica.resolve(run.freshness, run.point(as_of)?).await?;
                 let info = table_info(run.table(&moment, &table)?, moment.seq)?;
-                Ok(self.single(&moment, Outcome::Table(info)))
+                self.single(&moment, Outcome::Table(info))
             }
             _ => Err(Error::new(Reason::Internal, "a statement that reads and is not known")),
         }
@@ -101,7 +101,7 @@ impl ReaderRpc {
             },
             after: None,
         };
-        Ok(Select::new(view, selection))
+        Select::new(view, selection)
     }
 
     async fn run_select(
@@ -113,7 +113,7 @@ impl ReaderRpc {
         let count_only = select.projection == Projection::Count;
         let table = select.table.text.clone();
         let mut select = self.plan(&run, &moment, select)?;
-        let mut header = Some(moment.header(&self.replica));
+        let mut header = Some(moment.header(&self.replica, moment.applied.table(&table))?);
         let format = run.format;
         Ok(steps::stream(self.shutdown.clone(), move || {
             let (rows, done) = answers::next_rows(&mut select, format)?;
@@ -138,7 +138,7 @@ impl ReaderRpc {
         let moment = self.replica.resolve(run.freshness, run.point(select.as_of)?).await?;
         let table = select.table.text.clone();
         let mut select = self.plan(&run, &moment, select)?;
-        let mut header = Some(moment.header(&self.replica));
+        let mut header = Some(moment.header(&self.replica, moment.applied.table(&table))?);
         let (format, seq) = (run.format, moment.seq);
         Ok(steps::stream(self.shutdown.clone(), move || {
             let (_, done) = answers::next_rows(&mut select, format)?;
@@ -169,9 +169,10 @@ impl ReaderRpc {
         let key = run.key(timeline, key)?;
         // LIMIT 0 asks for none, where the API's 0 asks for all.
         let to = if limit == Some(0) { from } else { moment.seq };
-        let history = History::new(timeline, key, from, to, false);
-        let mut commits = Commits::new(history, &table.text, run.format, (false, false), limit.unwrap_or(0));
-        let mut header = Some(moment.header(&self.replica));
+        timeline.check_floor(moment.seq)?;
+        let mut header = Some(moment.header(&self.replica, [timeline])?);
+        let history = History::new(timeline, Wanted { key, from, to, ..Wanted::default() });
+        let mut commits = Commits::new(history, &table.text, run.format, limit.unwrap_or(0));
         Ok(steps::stream(self.shutdown.clone(), move || {
             let result = commits.next_single()?.map(Outcome::Commit);
             if result.is_none() && header.is_none() {
@@ -191,8 +192,8 @@ impl ReaderRpc {
         let (from, to) = self.two_moments(run.freshness, from, run.point(Some(to))?).await?;
         let timeline = run.table(&to, &table)?;
         let keys = run.key(timeline, key)?.map(|key| std::collections::BTreeSet::from([key]));
-        let mut diff = Diff::new(from.view(&table.text)?, to.view(&table.text)?, keys);
-        let mut header = Some(to.header(&self.replica));
+        let mut header = Some(to.header(&self.replica, [timeline])?);
+        let mut diff = Diff::new(from.view(&table.text)?, to.view(&table.text)?, keys)?;
         let format = run.format;
         let next_batch = move || {
             let rows = answers::next_diffs(&mut diff, format)?;
@@ -218,7 +219,7 @@ impl ReaderRpc {
         let moment = self.replica.resolve(run.freshness, run.point(as_of)?).await?;
         let tables = moment.applied.tables.values();
         let tables: Vec<_> = tables.filter_map(|timeline| table_info(timeline, moment.seq).ok()).collect();
-        let mut header = Some(moment.header(&self.replica));
+        let mut header = Some(moment.header(&self.replica, moment.applied.tables.values())?);
         let mut results: Vec<_> = tables.into_iter().map(Outcome::Table).map(Some).collect();
         if results.is_empty() {
             results.push(None);
@@ -229,9 +230,9 @@ impl ReaderRpc {
         Ok(Box::pin(tokio_stream::iter(answers)))
     }
 
-    fn single(&self, moment: &Moment, outcome: Outcome) -> Answers<v1::ReaderServiceExecuteResponse> {
-        let header = Some(moment.header(&self.replica));
+    fn single(&self, moment: &Moment, outcome: Outcome) -> Result<Answers<v1::ReaderServiceExecuteResponse>> {
+        let header = Some(moment.header(&self.replica, moment.applied.tables.values())?);
         let answer = v1::ReaderServiceExecuteResponse { header, result: Some(outcome) };
-        Box::pin(tokio_stream::once(Ok(answer)))
+        Ok(Box::pin(tokio_stream::once(Ok(answer))))
     }
 }

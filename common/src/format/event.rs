@@ -106,6 +106,8 @@ pub struct Event {
     /// The whole document for INSERT, the merge patch for PATCH, the schema for SCHEMA; none
     /// for SOFT_DELETE and NOTE.
     pub document: Option<Document>,
+    /// INSERT: the row was live, and is replaced. Not said by every log: where it is not, the row may have been.
+    pub replaces: bool,
     /// The commit's shape, as its first frame in a table tells it; [`CommitShape::SINGLE`] in frames after the first.
     pub shape: CommitShape,
     /// Who and why, where the commit's first frame says.
@@ -120,6 +122,7 @@ pub fn encode(
     out: &mut Vec<u8>,
     key: Option<&Key>,
     document: Option<&Document>,
+    replaces: bool,
     first_of_commit: Option<(CommitShape, &CommitMeta)>,
     first_of_group: bool,
 ) -> Option<usize> {
@@ -139,6 +142,7 @@ pub fn encode(
         + 2 * usize::from(request.is_some())
         + 3 * usize::from(origin.is_some())
         + usize::from(origin.is_some_and(|origin| origin.ends))
+        + usize::from(replaces)
         + usize::from(key.is_some())
         + usize::from(document.is_some());
     msgpack::write_map_len(out, fields);
@@ -178,6 +182,10 @@ pub fn encode(
             msgpack::write_bool(out, true);
         }
     }
+    if replaces {
+        msgpack::write_str(out, "u");
+        msgpack::write_bool(out, true);
+    }
     if let Some(key) = key {
         msgpack::write_str(out, "k");
         key.encode(out);
@@ -192,8 +200,15 @@ pub fn encode(
 /// Reads an event's payload. The document shares the payload's bytes. Unknown fields are passed over.
 pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
     let invalid = |what: &str| Error::new(Reason::Corrupt, format!("an event's payload: {what}"));
-    let mut event =
-        Event { kind, key: None, document: None, shape: CommitShape::SINGLE, meta: None, published: None };
+    let mut event = Event {
+        kind,
+        key: None,
+        document: None,
+        replaces: false,
+        shape: CommitShape::SINGLE,
+        meta: None,
+        published: None,
+    };
     let mut meta = CommitMeta::default();
     let mut request = RequestId { id: String::new(), fingerprint: [0; 16] };
     let mut origin = Origin { producer: String::new(), batch: 0, operation: 0, ends: false };
@@ -218,6 +233,7 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
                 origin.operation =
                     u32::try_from(uint(&mut reader)?).map_err(|_| invalid("an operation's position"))?
             }
+            "u" => event.replaces = reader.token()? == Token::Bool(true),
             "e" => origin.ends = reader.token()? == Token::Bool(true),
             _ => {
                 reader.value()?;
@@ -273,10 +289,10 @@ mod tests {
         let meta = CommitMeta { actor: "ops".into(), reason: "import".into(), request, origin };
         let shape = CommitShape { frames: 3, frames_here: 2 };
         let mut out = Vec::new();
-        let at = encode(&mut out, Some(&key), Some(&document), Some((shape, &meta)), true).unwrap();
+        let at = encode(&mut out, Some(&key), Some(&document), true, Some((shape, &meta)), true).unwrap();
         out[at..at + 8].copy_from_slice(&77u64.to_be_bytes());
         let event = decode(EventType::Insert, &Bytes::from(out)).unwrap();
-        assert_eq!(event.published, Some(77));
+        assert_eq!((event.published, event.replaces), (Some(77), true));
         assert_eq!((event.key, event.document), (Some(key), Some(document)));
         assert_eq!((event.shape, event.meta), (shape, Some(Box::new(meta))));
     }
@@ -285,7 +301,7 @@ mod tests {
     fn an_event_that_lacks_a_part_is_refused() {
         let key = Key::Int(4);
         let mut out = Vec::new();
-        encode(&mut out, Some(&key), None, None, false);
+        encode(&mut out, Some(&key), None, false, None, false);
         let payload = Bytes::from(out);
         assert!(decode(EventType::SoftDelete, &payload).is_ok());
         assert!(decode(EventType::Insert, &payload).is_err());

@@ -34,8 +34,81 @@ pub struct Manifest {
     pub term: u64,
     /// The last published commit when it was written: recovery may not fall below it.
     pub published: u64,
-    /// The segments, oldest first. The last one is active, those before it are sealed.
+    /// That commit's time in milliseconds since 1970.
+    #[serde(default)]
+    pub published_ms: u64,
+    /// The oldest moment that can be read, where compaction has raised it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Floor>,
+    /// What happened from the floor on, in files: oldest first, each from where the one before it ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub eras: Vec<Era>,
+    /// All live rows at some moments, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fulls: Vec<Full>,
+    /// The segments, oldest first: this order counts, not their numbers. The last one is active, those before it are
+    /// sealed.
     pub segments: Vec<Segment>,
+}
+
+/// The oldest moment of a table that can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Floor {
+    /// The commit.
+    pub seq: u64,
+    /// Its time in milliseconds since 1970.
+    pub time_ms: u64,
+    /// The last commit up to it that has a frame in the table.
+    pub last_seq: u64,
+    /// Events up to it, since the table's creation.
+    pub events: u64,
+    /// Live rows after it.
+    pub rows: u64,
+}
+
+/// A file of everything that happened in a table after one commit, up to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Era {
+    /// After this commit; 0 for the first.
+    pub base: u64,
+    /// Up to and with this one, which has a frame in the table.
+    pub seq: u64,
+    /// The file's length in bytes, its indexes' too.
+    pub bytes: u64,
+    /// How many events it holds.
+    pub events: u64,
+    /// The paths that it has an index file of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub indexes: Vec<String>,
+    /// Where the log goes on after it.
+    pub position: Position,
+}
+
+/// A file of all live rows at a moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Full {
+    /// The moment.
+    pub seq: u64,
+    /// How many rows it holds.
+    pub rows: u64,
+    /// The file's length in bytes, its indexes' too.
+    pub bytes: u64,
+    /// The paths that it has an index file of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub indexes: Vec<String>,
+}
+
+/// A place in a table's log, with the sum of the segment's frames before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// The segment's number.
+    pub segment: u64,
+    /// The offset of the next frame in it.
+    pub offset: u64,
+    /// How many frames stand before it.
+    pub frames: u64,
+    /// Their digest, as [`Seal`] has it.
+    pub digest: u32,
 }
 
 /// A segment, as the manifest lists it.
@@ -71,6 +144,12 @@ impl Digest {
     pub fn add(&mut self, crc: u32) {
         self.frames += 1;
         self.hasher.update(&crc.to_le_bytes());
+    }
+
+    /// The sum of the frames before a place in a segment.
+    pub fn resume(position: &Position) -> Digest {
+        let hasher = crc32fast::Hasher::new_with_initial_len(position.digest, position.frames * 4);
+        Digest { frames: position.frames, hasher }
     }
 
     /// The seal of a segment of `bytes` bytes with the frames taken in.
@@ -131,6 +210,17 @@ mod tests {
             version: 4,
             term: 2,
             published: 7,
+            published_ms: 8,
+            floor: Some(Floor { seq: 2, time_ms: 5, last_seq: 2, events: 4, rows: 1 }),
+            eras: vec![Era {
+                base: 2,
+                seq: 6,
+                bytes: 900,
+                events: 4,
+                indexes: vec!["status".into()],
+                position: Position { segment: 2, offset: 30, frames: 1, digest: 77 },
+            }],
+            fulls: vec![Full { seq: 2, rows: 3, bytes: 300, indexes: Vec::new() }],
             segments: vec![Segment { number: 1, sealed: Some(seal) }, Segment { number: 2, sealed: None }],
         };
         let bytes = encode(&manifest).unwrap();

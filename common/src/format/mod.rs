@@ -10,4 +10,6 @@ pub mod key;
 pub mod manifest;
 pub mod msgpack;
 pub mod path;
+pub mod snapshot;
+pub mod sortkey;
 pub mod value;

@@ -81,6 +81,13 @@ pub(super) struct TableLog {
     pub(super) segment: ActiveSegment,
 }
 
+impl TableLog {
+    /// The number of the table's next segment: over all that there are.
+    fn next_number(&self) -> u64 {
+        self.manifest.segments.iter().map(|segment| segment.number).fold(0, u64::max) + 1
+    }
+}
+
 /// The log of a database, open for writing. Holds the lock.
 #[derive(Debug)]
 pub struct Log {
@@ -215,6 +222,10 @@ impl Log {
             version: 1,
             term: self.term(),
             published: self.published().0,
+            published_ms: self.published().1,
+            floor: None,
+            eras: Vec::new(),
+            fulls: Vec::new(),
             segments: vec![Segment { number: 1, sealed: None }],
         };
         self.write_manifest(&manifest)?;
@@ -228,21 +239,16 @@ impl Log {
     /// Seals a table's active segment and goes on in a new one. The order matters: the old one is sealed and synced,
     /// the new one exists durably, and only then does the manifest name it.
     pub(super) fn rotate(&mut self, id: u64) -> Result<()> {
-        let term = self.term();
-        let (published, _) = self.published();
         let table = self.tables.get(&id).ok_or_else(|| unknown_table(id))?;
-        let mut manifest = table.manifest.clone();
+        let mut manifest = self.next_manifest(table);
         let seal = table.segment.seal()?;
         if let Some(last) = manifest.segments.last_mut() {
             last.sealed = Some(seal);
         }
-        let number = table.segment.number + 1;
+        let number = table.next_number();
         let path = self.dir.segment(&manifest.table, number);
         let segment = ActiveSegment::create(&*self.disk, &path, number, self.options.segment_bytes)?;
         manifest.segments.push(Segment { number, sealed: None });
-        manifest.version += 1;
-        manifest.term = term;
-        manifest.published = published;
         self.write_manifest(&manifest)?;
         tracing::debug!(table = manifest.table, segment = number, "rotated");
         let table = self.tables.get_mut(&id).ok_or_else(|| unknown_table(id))?;
@@ -250,6 +256,55 @@ impl Log {
         table.manifest = manifest;
         table.segment = segment;
         Ok(())
+    }
+
+    /// A table's manifest, to be changed and put in place.
+    fn next_manifest(&self, table: &TableLog) -> Manifest {
+        let (published, published_ms) = self.published();
+        let version = table.manifest.version + 1;
+        Manifest { version, term: self.term(), published, published_ms, ..table.manifest.clone() }
+    }
+
+    /// A table's manifest.
+    pub fn manifest(&self, id: u64) -> Option<&Manifest> {
+        self.tables.get(&id).map(|table| &table.manifest)
+    }
+
+    /// How far a table's log is durable.
+    pub fn slot(&self, id: u64) -> Option<&Slot> {
+        self.tables.get(&id).map(|table| &table.slot)
+    }
+
+    /// Changes the files that make up a table, other than its active segment, and tells readers. What the new manifest
+    /// names must be on disk. A failure leaves the old files in use; which manifest is on disk is then not known, and
+    /// both are right. The floor is published before anything that relies on it is done.
+    pub fn edit(
+        &mut self,
+        id: u64,
+        edit: &mut dyn FnMut(&mut Manifest) -> Result<()>,
+    ) -> Result<Manifest, AppendError> {
+        let manifest = self.put_edited(id, edit).map_err(AppendError::Refused)?;
+        let (last_seq, last_ms) = self.published();
+        if let Some(table) = self.tables.get_mut(&id) {
+            table.slot.manifest = manifest.version;
+            table.slot.floor = manifest.floor.map_or(0, |floor| floor.seq);
+            table.manifest = manifest.clone();
+            let slot = (table.slot_index, table.slot);
+            self.head.publish(&[slot], last_seq, last_ms, false).map_err(AppendError::Fatal)?;
+        }
+        Ok(manifest)
+    }
+
+    fn put_edited(&mut self, id: u64, edit: &mut dyn FnMut(&mut Manifest) -> Result<()>) -> Result<Manifest> {
+        let table = self.tables.get(&id).ok_or_else(|| unknown_table(id))?;
+        let mut manifest = self.next_manifest(table);
+        edit(&mut manifest)?;
+        if let Some(table) = self.tables.get_mut(&id) {
+            // Never two manifests of one version, whatever comes of this one.
+            table.manifest.version = manifest.version;
+        }
+        self.write_manifest(&manifest)?;
+        Ok(manifest)
     }
 
     /// Puts a manifest in place. HEAD is synced before: what a manifest says must not lead it.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::format::event::{self, Event};
 use crate::format::frame::{self, FrameError, Place};
-use crate::format::manifest::{Digest, Seal};
+use crate::format::manifest::{Digest, Position, Seal};
 use crate::log::dir::DataDir;
 use crate::log::disk::{Disk, File};
 
@@ -62,6 +62,19 @@ pub struct Mark {
     pub digest: Digest,
 }
 
+impl Mark {
+    /// The mark at a position.
+    pub fn at(position: &Position) -> Mark {
+        Mark { segment: position.segment, offset: position.offset, digest: Digest::resume(position) }
+    }
+
+    /// The position at a mark.
+    pub fn position(&self) -> Position {
+        let Seal { frames, digest, .. } = self.digest.seal(self.offset);
+        Position { segment: self.segment, offset: self.offset, frames, digest }
+    }
+}
+
 /// Reads one table's frames in order.
 #[derive(Debug)]
 pub struct Cursor {
@@ -91,6 +104,12 @@ impl Cursor {
         }
     }
 
+    /// Goes on from a mark, before anything was read.
+    #[must_use]
+    pub fn starting_at(self, mark: Mark) -> Cursor {
+        Cursor { mark, ..self }
+    }
+
     /// The table's name.
     pub fn table(&self) -> &str {
         &self.table
@@ -111,17 +130,21 @@ impl Cursor {
         self.spans.front().is_some_and(|span| span.seal.is_some())
     }
 
-    /// Allows reading on: to a farther end of the last segment, or into a later one.
+    /// Allows reading on: to a farther end of a segment, or into one that follows the last. Those that the cursor has
+    /// passed must not be named again.
     pub fn extend(&mut self, span: Span) {
-        match self.spans.back_mut() {
-            Some(last) if last.segment == span.segment => {
-                last.end = last.end.max(span.end);
-                last.seal = span.seal.or(last.seal);
+        match self.spans.iter_mut().find(|known| known.segment == span.segment) {
+            Some(known) => {
+                known.end = known.end.max(span.end);
+                known.seal = span.seal.or(known.seal);
             }
-            Some(last) if last.segment > span.segment => {}
-            _ if span.segment < self.mark.segment => {}
-            _ => self.spans.push_back(span),
+            None => self.spans.push_back(span),
         }
+    }
+
+    /// The last segment that it may read; 0 for none.
+    pub fn last_segment(&self) -> u64 {
+        self.spans.back().map_or(self.mark.segment, |span| span.segment)
     }
 
     /// Forgets what was read ahead and opens the file anew: it may have been cached, or replaced.

@@ -66,10 +66,55 @@ impl DataDir {
         self.segments(table).join(format!("{number:08}.seg"))
     }
 
+    /// The directory of a table's snapshots.
+    pub fn snapshots(&self, table: &str) -> PathBuf {
+        self.table(table).join("snapshots")
+    }
+
+    /// The directory of a table's secondary indexes.
+    pub fn indexes(&self, table: &str) -> PathBuf {
+        self.table(table).join("indexes")
+    }
+
+    /// A file of what happened after one commit, up to another.
+    pub fn era(&self, table: &str, base: u64, seq: u64) -> PathBuf {
+        self.snapshots(table).join(format!("{}.snap", era_stem(base, seq)))
+    }
+
+    /// A file of all live rows at a moment.
+    pub fn full(&self, table: &str, seq: u64) -> PathBuf {
+        self.snapshots(table).join(format!("{seq:08}.snap"))
+    }
+
+    /// The index on a path, of the snapshot file with a stem.
+    pub fn index(&self, table: &str, path: &str, stem: &str) -> PathBuf {
+        self.indexes(table).join(format!("{}.{stem}.idx", file_word(path)))
+    }
+
     /// Where bytes that recovery cut from a segment are kept: beside it.
     pub fn torn(&self, table: &str, number: u64, term: u64) -> PathBuf {
         self.segments(table).join(format!("{number:08}.torn.{term}"))
     }
+}
+
+/// The name of an era's file, without its extension.
+pub fn era_stem(base: u64, seq: u64) -> String {
+    format!("{base:08}-{seq:08}")
+}
+
+/// The name of a file of all rows, without its extension.
+pub fn full_stem(seq: u64) -> String {
+    format!("{seq:08}")
+}
+
+/// A word for a path that is safe in a file name. Where it is not the path itself, its checksum tells it from others.
+fn file_word(path: &str) -> String {
+    let safe = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+    if path.len() <= 64 && path.starts_with(|c: char| safe(c) && c != '.') && path.chars().all(safe) {
+        return path.to_owned();
+    }
+    let word: String = path.chars().take(40).map(|c| if safe(c) { c } else { '_' }).collect();
+    format!("~{word}~{:08x}{:04x}", crc32fast::hash(path.as_bytes()), path.len())
 }
 
 /// The number in a segment's file name; `None` for other files.
@@ -104,9 +149,12 @@ pub fn read_manifest(disk: &dyn Disk, dir: &DataDir, table: &str) -> Result<Opti
         let sealed_but_last = found.segments.split_last().is_some_and(|(active, sealed)| {
             active.sealed.is_none()
                 && sealed.iter().all(|segment| segment.sealed.is_some())
-                && found.segments.is_sorted_by(|a, b| a.number < b.number)
+                && sealed.iter().all(|segment| segment.number != active.number)
         });
-        if found.table != table || !sealed_but_last {
+        let in_order = found.eras.iter().all(|era| era.base < era.seq)
+            && found.eras.is_sorted_by(|a, b| a.seq <= b.base)
+            && found.fulls.is_sorted_by(|a, b| a.seq < b.seq);
+        if found.table != table || !sealed_but_last || !in_order {
             return Err(Error::corrupt(path.display(), 0, "it does not describe this table's segments"));
         }
     }

@@ -89,25 +89,41 @@ pub struct Merge {
     /// Sources that may have more to read and have no complete part.
     hungry: Vec<u64>,
     next_seq: u64,
+    /// Commits up to this one are known to be whole.
+    settled: u64,
     /// The greatest "last published" that any frame told of.
     published: u64,
 }
 
 impl Merge {
-    /// Nothing read yet; the first commit will be `next_seq`.
-    pub fn new(next_seq: u64) -> Merge {
+    /// Nothing read yet. Commits up to and with `settled` are known to be whole, and to be in order: of them only the parts
+    /// are there that snapshots do not hold.
+    pub fn new(settled: u64) -> Merge {
         Merge {
             sources: HashMap::new(),
             ready: BinaryHeap::new(),
             hungry: Vec::new(),
-            next_seq,
+            next_seq: settled + 1,
+            settled,
             published: 0,
         }
     }
 
-    /// The number of the next commit.
+    /// The number of the next commit that must be whole.
     pub fn next_seq(&self) -> u64 {
         self.next_seq
+    }
+
+    /// The last commit that is known to be whole without being looked at.
+    pub fn settled(&self) -> u64 {
+        self.settled
+    }
+
+    /// Commits up to this one are known to be whole: what comes of them belongs to tables that were added since, or to
+    /// none that was asked before.
+    pub fn settle(&mut self, settled: u64) {
+        self.settled = self.settled.max(settled);
+        self.next_seq = self.next_seq.max(settled + 1);
     }
 
     /// The greatest "last published" seq that the frames read tell of.
@@ -120,10 +136,9 @@ impl Merge {
         self.sources.contains_key(&table_id)
     }
 
-    /// Adds a table's log.
-    pub fn add(&mut self, table_id: u64, cursor: Cursor) {
-        self.sources
-            .insert(table_id, Source { cursor, part: None, queued: false, invalid: None, last_seq: 0 });
+    /// Adds a table's log, from after commit `last_seq` on.
+    pub fn add(&mut self, table_id: u64, cursor: Cursor, last_seq: u64) {
+        self.sources.insert(table_id, Source { cursor, part: None, queued: false, invalid: None, last_seq });
     }
 
     /// The tables' logs.
@@ -157,11 +172,14 @@ impl Merge {
         }
     }
 
-    /// The next commit, where it is there and whole.
+    /// The next commit, where it is there and whole; of a settled one, what is there of it.
     pub fn next_commit(&mut self) -> Result<Option<Commit>> {
         while let Some(id) = self.hungry.last().copied() {
             self.fill(id)?;
             self.hungry.pop();
+        }
+        if let Some(commit) = self.next_settled()? {
+            return Ok(Some(commit));
         }
         let mut frames = 0;
         let mut ids = Vec::new();
@@ -169,16 +187,16 @@ impl Merge {
             if seq > self.next_seq {
                 break;
             }
-            if seq < self.next_seq {
-                return Err(self.misplaced(id, "a commit number that has been used before"));
-            }
             self.ready.pop();
             ids.push(id);
             frames += self.front(id).map_or(0, |part| part.frames_here);
         }
         let expected = ids.first().and_then(|id| self.front(*id)).map(|part| (part.frames, part.time_ms));
         match expected {
-            Some((total, time_ms)) if frames == total => self.take(ids, time_ms).map(Some),
+            Some((total, time_ms)) if frames == total => {
+                self.next_seq += 1;
+                self.take(ids, self.next_seq - 1, time_ms).map(Some)
+            }
             Some((total, _)) if frames > total => {
                 Err(self
                     .misplaced(ids.first().copied().unwrap_or_default(), "more frames than its commit has"))
@@ -189,6 +207,24 @@ impl Merge {
                 Ok(None)
             }
         }
+    }
+
+    /// What is there of the next settled commit. Every source has been read as far as it may be.
+    fn next_settled(&mut self) -> Result<Option<Commit>> {
+        let Some(seq) = self.ready.peek().map(|Reverse((seq, _))| *seq).filter(|seq| *seq < self.next_seq)
+        else {
+            return Ok(None);
+        };
+        let mut ids = Vec::new();
+        while let Some(Reverse((_, id))) = self.ready.peek().copied().filter(|Reverse((at, _))| *at == seq) {
+            if seq > self.settled || self.sources.get(&id).is_some_and(|source| seq <= source.last_seq) {
+                return Err(self.misplaced(id, "a commit number that has been used before"));
+            }
+            self.ready.pop();
+            ids.push(id);
+        }
+        let time_ms = ids.first().and_then(|id| self.front(*id)).map_or(0, |part| part.time_ms);
+        self.take(ids, seq, time_ms).map(Some)
     }
 
     /// Reads every table's log to where its valid frames end, past the commits that can be handed out: for what those
@@ -211,13 +247,12 @@ impl Merge {
         Ok(())
     }
 
-    fn take(&mut self, ids: Vec<u64>, time_ms: u64) -> Result<Commit> {
-        let mut commit =
-            Commit { seq: self.next_seq, time_ms, meta: None, parts: Vec::with_capacity(ids.len()) };
+    fn take(&mut self, ids: Vec<u64>, seq: u64, time_ms: u64) -> Result<Commit> {
+        let mut commit = Commit { seq, time_ms, meta: None, parts: Vec::with_capacity(ids.len()) };
         for id in ids {
             let Some(source) = self.sources.get_mut(&id) else { continue };
             source.queued = false;
-            source.last_seq = self.next_seq;
+            source.last_seq = seq;
             let Some(mut part) = source.part.take() else { continue };
             if part.time_ms != time_ms {
                 return Err(self.misplaced(id, "another time than the rest of its commit"));
@@ -228,7 +263,6 @@ impl Merge {
             commit.parts.push((id, part.events));
             self.hungry.push(id);
         }
-        self.next_seq += 1;
         Ok(commit)
     }
 

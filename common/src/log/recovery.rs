@@ -21,8 +21,27 @@ use crate::log::lock::Lock;
 use crate::log::merge::{Commit, Merge, Source};
 use crate::log::segment::ActiveSegment;
 
-/// Opens the database in `dir` for writing, and makes one where there is none. Every commit that is kept is handed
-/// to `replay`, in order.
+/// What a database is opened for: told what there is.
+pub trait Replay {
+    /// A table, as its manifest has it: what its snapshots hold is not handed out again. Every table comes before any
+    /// commit.
+    fn table(&mut self, manifest: &Manifest) -> Result<()> {
+        let _ = manifest;
+        Ok(())
+    }
+
+    /// A commit after the snapshots, in order; of one that some tables have in a snapshot, the rest.
+    fn commit(&mut self, commit: Commit) -> Result<()>;
+}
+
+impl<F: FnMut(Commit) -> Result<()>> Replay for F {
+    fn commit(&mut self, commit: Commit) -> Result<()> {
+        self(commit)
+    }
+}
+
+/// Opens the database in `dir` for writing, and makes one where there is none. Every commit that is kept, and that no
+/// snapshot holds, is handed to `replay`, in order.
 ///
 /// Fails with DATABASE_LOCKED while another writer holds it, and with CORRUPT, having changed nothing but LOCK, where
 /// commits that were acknowledged are damaged or missing (I7).
@@ -30,7 +49,7 @@ pub fn open(
     disk: Arc<dyn Disk>,
     dir: &DataDir,
     options: Options,
-    replay: &mut dyn FnMut(Commit) -> Result<()>,
+    replay: &mut dyn Replay,
 ) -> Result<Log> {
     let failed = |e: io::Error| Error::io(format_args!("cannot create {}", dir.root().display()), &e);
     disk.create_dir(dir.root()).map_err(failed)?;
@@ -97,6 +116,9 @@ struct Survey {
     leftovers: Vec<String>,
     /// The greatest commit that something on disk proves to have been published.
     published: u64,
+    /// The greatest commit that is known to be whole, with all before it, because a snapshot rests on it; and its time.
+    settled: u64,
+    settled_ms: u64,
     last_ms: u64,
 }
 
@@ -109,13 +131,22 @@ struct Found {
     active_len: u64,
 }
 
+impl Found {
+    /// Where a segment stands among those listed.
+    fn place(&self, number: u64) -> Option<usize> {
+        self.manifest.segments.iter().position(|segment| segment.number == number)
+    }
+}
+
 impl Survey {
     fn take(disk: &Arc<dyn Disk>, dir: &DataDir, head: &Head) -> Result<Survey> {
         let mut survey = Survey {
-            merge: Merge::new(1),
+            merge: Merge::new(0),
             tables: HashMap::new(),
             leftovers: Vec::new(),
             published: head.last_seq(),
+            settled: 0,
+            settled_ms: 0,
             last_ms: 0,
         };
         for name in dir::table_names(&**disk, dir)? {
@@ -138,7 +169,13 @@ impl Survey {
         let (name, id) = (&manifest.table, manifest.table_id);
         let present = numbered_segments(&**disk, dir, name)?;
         let mut cursor = Cursor::new(Arc::clone(disk), dir, name, id);
+        let newest = manifest.eras.last();
+        if let Some(era) = newest {
+            cursor = cursor.starting_at(Mark::at(&era.position));
+        }
         let mut active_len = 0;
+        // Segments before the newest snapshot's place in the log are not read again.
+        let mut within = newest.is_none();
         for segment in &manifest.segments {
             let path = dir.segment(name, segment.number);
             if !present.contains(&segment.number) {
@@ -153,7 +190,14 @@ impl Survey {
                     active_len
                 }
             };
-            cursor.extend(Span { segment: segment.number, end, seal: segment.sealed });
+            within |= newest.is_some_and(|era| era.position.segment == segment.number);
+            if within {
+                cursor.extend(Span { segment: segment.number, end, seal: segment.sealed });
+            }
+        }
+        if !within {
+            let what = "its newest snapshot goes on in a segment that it does not list";
+            return Err(Error::corrupt(dir.manifest(name).display(), 0, what));
         }
         let listed = |number: &u64| manifest.segments.iter().any(|segment| segment.number == *number);
         let unlisted: Vec<u64> = present.into_iter().filter(|number| !listed(number)).collect();
@@ -169,25 +213,34 @@ impl Survey {
             }
         }
         self.published = self.published.max(manifest.published);
-        self.merge.add(id, cursor);
-        if let Some(first) = manifest.segments.first() {
+        if newest.is_some() && manifest.published > self.settled {
+            (self.settled, self.settled_ms) = (manifest.published, manifest.published_ms);
+        }
+        self.merge.add(id, cursor, newest.map_or(0, |era| era.seq));
+        if let Some(last) = manifest.segments.last() {
             // Any span wakes the merge; the cursor knows them all already.
-            self.merge.extend(id, Span { segment: first.number, end: 0, seal: None });
+            self.merge.extend(id, Span { segment: last.number, end: 0, seal: None });
         }
         self.tables.insert(id, Found { manifest, unlisted, active_len });
         Ok(())
     }
 
     /// Reads every commit that is there and whole.
-    fn replay(&mut self, replay: &mut dyn FnMut(Commit) -> Result<()>) -> Result<()> {
+    fn replay(&mut self, replay: &mut dyn Replay) -> Result<()> {
+        // What a snapshot holds was published before, and so was all before it.
+        self.merge.settle(self.settled);
+        let mut tables: Vec<&Manifest> = self.tables.values().map(|table| &table.manifest).collect();
+        tables.sort_unstable_by_key(|manifest| manifest.table_id);
+        tables.into_iter().try_for_each(|manifest| replay.table(manifest))?;
         while let Some(commit) = self.merge.next_commit()? {
             if commit.time_ms < self.last_ms {
                 let what = format!("commit {} is older than the one before it", commit.seq);
                 return Err(Error::new(Reason::Corrupt, what));
             }
             self.last_ms = commit.time_ms;
-            replay(commit)?;
+            replay.commit(commit)?;
         }
+        self.last_ms = self.last_ms.max(self.settled_ms);
         self.merge.drain()?;
         self.published = self.published.max(self.merge.published());
         Ok(())
@@ -215,7 +268,8 @@ impl Survey {
                 return Err(Error::corrupt("HEAD", 0, what));
             };
             let (cursor, mark) = (source.cursor(), source.cursor().mark());
-            if (mark.segment, mark.offset) < (slot.segment, slot.bytes) {
+            let place = |number| self.tables.get(&slot.table).and_then(|table| table.place(number));
+            if (place(mark.segment), mark.offset) < (place(slot.segment), slot.bytes) {
                 let what = match source.invalid() {
                     Some(error) => error.to_string(),
                     None => "the file ends".to_owned(),
@@ -386,7 +440,7 @@ fn adopt(
         segment: number,
         bytes: end,
         last_seq: source.last_seq(),
-        floor: 0,
+        floor: manifest.floor.map_or(0, |floor| floor.seq),
     };
     debug_assert!(slot.last_seq <= last_seq);
     log.tables.insert(id, TableLog { manifest, slot_index, slot, segment });

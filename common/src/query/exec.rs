@@ -53,11 +53,11 @@ pub struct Stretch {
 
 impl Select {
     /// Plans a SELECT over a view.
-    pub fn new(view: View, selection: Selection) -> Select {
+    pub fn new(view: View, selection: Selection) -> Result<Select> {
         let schema = view.schema();
         let access = plan::access(selection.condition.as_ref(), &schema.primary_key, schema.key_type);
         let done = selection.limit == Some(0);
-        Select { view, selection, access, count: 0, examined: 0, done }
+        Ok(Select { view, selection, access, count: 0, examined: 0, done })
     }
 
     /// How the rows are found.
@@ -87,13 +87,13 @@ impl Select {
             let more = match &self.access {
                 Access::Keys(keys) => {
                     let keys = keys.clone();
-                    self.look_up(&keys, &mut found)
+                    self.look_up(&keys, &mut found)?
                 }
                 Access::Range { from, to } => {
                     let (from, to) = (from.clone(), to.clone());
-                    self.scan((from.as_ref(), to.as_ref()), &mut found)
+                    self.scan((from.as_ref(), to.as_ref()), &mut found)?
                 }
-                Access::Scan => self.scan((Bound::Unbounded, Bound::Unbounded), &mut found),
+                Access::Scan => self.scan((Bound::Unbounded, Bound::Unbounded), &mut found)?,
             };
             self.done |= !more;
         }
@@ -104,52 +104,55 @@ impl Select {
     }
 
     /// Looks the planned keys up; false when there are none left.
-    fn look_up(&mut self, keys: &[Key], found: &mut Found) -> bool {
+    fn look_up(&mut self, keys: &[Key], found: &mut Found) -> Result<bool> {
         let start = match &self.selection.after {
             Some(after) => keys.partition_point(|key| key <= after),
             None => 0,
         };
         for key in keys.iter().skip(start) {
             if self.done {
-                return false;
+                return Ok(false);
             }
             if !found.has_room() {
-                return true;
+                return Ok(true);
             }
+            let row = self.view.get(key)?;
             self.selection.after = Some(key.clone());
-            if let Some(Row { key, seq, time_ms, document }) = self.view.get(key) {
-                self.consider(&key, seq, time_ms, &document, found);
+            if let Some(row) = row {
+                self.consider(row, found);
             }
         }
-        false
+        Ok(false)
     }
 
     /// Goes through a range of keys; false when it has come to its end.
-    fn scan(&mut self, (from, to): (Bound<&Key>, Bound<&Key>), found: &mut Found) -> bool {
+    fn scan(&mut self, (from, to): (Bound<&Key>, Bound<&Key>), found: &mut Found) -> Result<bool> {
         let after = self.selection.after.clone();
         let from = after.as_ref().map_or(from, Bound::Excluded);
         let view = self.view.clone();
         let mut more = false;
         let mut last = None;
-        view.scan((from, to), |key, version, document| {
+        view.scan((from, to), |row| {
             if self.done || !found.has_room() {
                 more = !self.done;
                 return false;
             }
-            last = Some(key.clone());
-            self.consider(key, version.commit.seq, version.commit.time_ms, document, found);
+            last = Some(row.key.clone());
+            self.consider(row, found);
             true
-        });
+        })?;
         if last.is_some() {
             self.selection.after = last;
         }
-        more
+        Ok(more)
     }
 
     /// Takes a row in if it matches.
-    fn consider(&mut self, key: &Key, seq: u64, time_ms: u64, document: &Document, found: &mut Found) {
+    fn consider(&mut self, row: Row, found: &mut Found) {
         self.examined += 1;
         found.left -= 1;
+        let Row { key, seq, time_ms, document } = &row;
+        let (seq, time_ms) = (*seq, *time_ms);
         let outcome = self.matches(predicate::Row { key, seq, time_ms, document }).and_then(|matches| {
             if !matches {
                 return Ok(None);

@@ -213,7 +213,6 @@ pub fn change_to_wire(
     change: &Change,
     table: &str,
     format: v1::DocumentFormat,
-    (with_before, with_after): (bool, bool),
 ) -> Result<v1::Change> {
     let kind = match change.kind {
         EventType::Insert => v1::ChangeKind::Insert,
@@ -222,16 +221,16 @@ pub fn change_to_wire(
         EventType::Schema => v1::ChangeKind::Schema,
         EventType::Note => v1::ChangeKind::Unspecified,
     };
-    let wire = |document: &Option<Document>, wanted: bool| {
-        document.as_ref().filter(|_| wanted).map(|document| document_to_wire(document, format)).transpose()
+    let wire = |document: &Option<Document>| {
+        document.as_ref().map(|document| document_to_wire(document, format)).transpose()
     };
     Ok(v1::Change {
         table: table.to_owned(),
         key: change.key.as_ref().map(ToString::to_string).unwrap_or_default(),
         kind: kind.into(),
-        payload: wire(&change.payload, true)?,
-        before: wire(&change.before, with_before)?,
-        after: wire(&change.after, with_after)?,
+        payload: wire(&change.payload)?,
+        before: wire(&change.before)?,
+        after: wire(&change.after)?,
     })
 }
 

@@ -1,15 +1,23 @@
 //! The net difference between two moments of a table.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::key::Key;
-use crate::table::overlay::Happened;
-use crate::table::view::View;
+use crate::format::snapshot::Did;
+use crate::table::chain::Spot;
+use crate::table::overlay::{At, Happened};
+use crate::table::timeline::State;
+use crate::table::view::{Row, View, read, read_key};
 
+/// Keys held at once. Where more rows may have changed, all rows of both moments are gone through instead.
+const KEYS_AT_ONCE: usize = 100_000;
 /// Events looked at together.
 const EVENTS_AT_ONCE: usize = 4096;
+/// Rows of a moment read together.
+const ROWS_AT_ONCE: usize = 1024;
 
 /// A row that is not the same at both moments.
 #[derive(Debug, Clone)]
@@ -27,50 +35,57 @@ pub struct RowDiff {
 pub struct Diff {
     from: View,
     to: View,
-    keys: std::collections::btree_set::IntoIter<Key>,
+    rows: Rows,
+}
+
+/// Which rows are compared.
+#[derive(Debug)]
+enum Rows {
+    /// These.
+    Some(std::collections::btree_set::IntoIter<Key>),
+    /// All of both moments.
+    All(Box<[Page; 2]>),
+}
+
+/// Rows of one moment, read ahead in the order of keys.
+#[derive(Debug, Default)]
+struct Page {
+    rows: std::collections::VecDeque<Row>,
+    last: Option<Key>,
+    ended: bool,
+}
+
+impl Page {
+    fn first(&mut self, view: &View) -> Result<Option<&Key>> {
+        if self.rows.is_empty() && !self.ended {
+            let from = self.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let rows = &mut self.rows;
+            view.scan((from, Bound::Unbounded), |row| {
+                rows.push_back(row);
+                rows.len() < ROWS_AT_ONCE
+            })?;
+            self.ended = self.rows.len() < ROWS_AT_ONCE;
+            self.last = self.rows.back().map(|row| row.key.clone());
+        }
+        Ok(self.rows.front().map(|row| &row.key))
+    }
 }
 
 impl Diff {
     /// The differences between two views of one table, of all rows or of some. Its cost follows what happened in
     /// between, not the table's size.
-    pub fn new(from: View, to: View, keys: Option<BTreeSet<Key>>) -> Diff {
-        let keys = keys.unwrap_or_else(|| {
-            let (low, high) = (from.seq().min(to.seq()), from.seq().max(to.seq()));
-            let overlay = to.timeline().overlay();
-            let mut keys: BTreeSet<Key> = BTreeSet::new();
-            let mut emptied = false;
-            let mut positions = overlay.positions(low, high);
-            // A stretch at a time: what happened may be long, and few keys.
-            let stretches = std::iter::from_fn(|| {
-                let end = positions.end.min(positions.start + EVENTS_AT_ONCE);
-                let stretch = std::mem::replace(&mut positions.start, end)..end;
-                (!stretch.is_empty()).then_some(stretch)
-            });
-            for what in stretches.flat_map(|stretch| overlay.happened(stretch)) {
-                match what {
-                    Happened::Row { key, .. } => _ = keys.insert(key),
-                    Happened::Schema { emptied: gone, .. } => emptied |= gone,
-                }
-            }
-            if emptied {
-                // A drop in between took every row away without an event of its own.
-                for view in [&from, &to] {
-                    view.scan((std::ops::Bound::Unbounded, std::ops::Bound::Unbounded), |key, _, _| {
-                        keys.insert(key.clone());
-                        true
-                    });
-                }
-            }
-            keys
-        });
-        Diff { from, to, keys: keys.into_iter() }
+    pub fn new(from: View, to: View, keys: Option<BTreeSet<Key>>) -> Result<Diff> {
+        let keys = match keys {
+            Some(keys) => Some(keys),
+            None => changed(&from, &to)?,
+        };
+        let rows = keys.map_or_else(|| Rows::All(Box::default()), |keys| Rows::Some(keys.into_iter()));
+        Ok(Diff { from, to, rows })
     }
 
     /// The next difference.
     pub fn next_row(&mut self) -> Result<Option<RowDiff>> {
-        for key in self.keys.by_ref() {
-            let content = |view: &View| view.get(&key).map(|row| row.document);
-            let (before, after) = (content(&self.from), content(&self.to));
+        while let Some((key, before, after)) = self.next_pair()? {
             let same = match (&before, &after) {
                 (Some(before), Some(after)) => before.same_as(after)?,
                 (None, None) => true,
@@ -81,5 +96,76 @@ impl Diff {
             }
         }
         Ok(None)
+    }
+
+    /// The next row to compare, as it was at both moments.
+    fn next_pair(&mut self) -> Result<Option<(Key, Option<Document>, Option<Document>)>> {
+        match &mut self.rows {
+            Rows::Some(keys) => {
+                let Some(key) = keys.next() else { return Ok(None) };
+                let content = |view: &View| Ok(view.get(&key)?.map(|row| row.document));
+                let (before, after) = (content(&self.from)?, content(&self.to)?);
+                Ok(Some((key, before, after)))
+            }
+            Rows::All(pages) => {
+                let [before, after] = &mut **pages;
+                let (a, b) = (before.first(&self.from)?, after.first(&self.to)?);
+                let Some(key) = a.into_iter().chain(b).min().cloned() else { return Ok(None) };
+                let content = |page: &mut Page| {
+                    page.rows.pop_front_if(|row| row.key == key).map(|row| row.document)
+                };
+                let (before, after) = (content(before), content(after));
+                Ok(Some((key, before, after)))
+            }
+        }
+    }
+}
+
+/// The rows that events between two moments were about; `None` where that tells too little, or they are too many.
+fn changed(from: &View, to: &View) -> Result<Option<BTreeSet<Key>>> {
+    let (low, high) = (from.seq().min(to.seq()), from.seq().max(to.seq()));
+    read(to.timeline(), |state| {
+        let mut keys = BTreeSet::new();
+        let whole = changed_in_files(state, (low, high), &mut keys)?
+            && changed_in_memory(state, (low, high), &mut keys);
+        Ok(whole.then_some(keys))
+    })
+}
+
+fn changed_in_files(state: &State, (low, high): (u64, u64), keys: &mut BTreeSet<Key>) -> Result<bool> {
+    let key_type = state.chain.key_type();
+    let mut commits = state.chain.commits(low, high, false);
+    while let Some(commit) = commits.next_commit()? {
+        for did in commit.entry.did {
+            match did {
+                Did::Row(bytes) => _ = keys.insert(read_key(&bytes, key_type)?),
+                // A drop in between took every row away without an event of its own.
+                Did::Schema(_, emptied) if emptied => return Ok(false),
+                Did::Schema(..) => {}
+            }
+        }
+        if keys.len() > KEYS_AT_ONCE {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn changed_in_memory(state: &State, (low, high): (u64, u64), keys: &mut BTreeSet<Key>) -> bool {
+    let mut after = Spot::end_of(low.max(state.chain.end()));
+    loop {
+        let happened = state.overlay.happened(after, Spot::end_of(high), EVENTS_AT_ONCE, false);
+        let Some(last) = happened.last() else { return true };
+        after = last.spot;
+        for At { what, .. } in happened {
+            match what {
+                Happened::Row { key, .. } => _ = keys.insert(key),
+                Happened::Schema { emptied: true, .. } => return false,
+                Happened::Schema { .. } | Happened::Note => {}
+            }
+        }
+        if keys.len() > KEYS_AT_ONCE {
+            return false;
+        }
     }
 }

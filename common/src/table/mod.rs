@@ -1,12 +1,16 @@
 //! What events mean: schemas, rows, their past, and what changed between two moments.
 
+pub mod chain;
 pub mod diff;
 pub mod history;
+pub mod index;
 pub mod moments;
 pub mod operation;
 pub mod overlay;
 pub mod schema;
+pub mod snapshot;
 pub mod state;
+pub mod thinning;
 pub mod timeline;
 pub mod view;
 

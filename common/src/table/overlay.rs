@@ -3,16 +3,20 @@
 //! One thread appends, in commit order; any number read at the same time, each at its own moment. A reader at seq N looks
 //! past every version above N, so nothing needs to be locked for longer than one row's list of versions.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use crossbeam_skiplist::SkipMap;
+use crossbeam_skiplist::{SkipMap, SkipSet};
 use parking_lot::RwLock;
 
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::event::{CommitMeta, Event, EventType};
 use crate::format::key::Key;
+use crate::format::path::Path;
+use crate::format::sortkey;
+use crate::table::chain::{Chain, RowAt, Spot};
 use crate::table::state;
 
 /// A commit's number, time and meta, as versions share it.
@@ -31,12 +35,22 @@ pub struct CommitInfo {
 pub struct Version {
     /// The commit.
     pub commit: Arc<CommitInfo>,
+    /// The event's position among those of its commit in this table.
+    pub index: u32,
     /// What kind of event it was.
     pub kind: EventType,
     /// What was written; none for SOFT_DELETE.
     pub payload: Option<Document>,
-    /// The row after it; `None` where there is none.
-    pub after: Option<Document>,
+    /// The row after it; `None` where there is none. Not known yet for a PATCH of a row that only snapshots hold: a reader
+    /// who wants it works it out.
+    after: OnceLock<Option<Document>>,
+}
+
+impl Version {
+    /// Where it stands among the table's events.
+    pub fn spot(&self) -> Spot {
+        Spot { seq: self.commit.seq, index: self.index }
+    }
 }
 
 /// All versions of one row, oldest first. Several may be of one commit.
@@ -47,8 +61,6 @@ pub type Versions = RwLock<Vec<Version>>;
 pub enum Happened {
     /// A row's event.
     Row {
-        /// The commit.
-        seq: u64,
         /// The row.
         key: Key,
         /// Which of the row's versions it made.
@@ -63,30 +75,39 @@ pub enum Happened {
         /// Whether it left the table without rows: a creation or a drop.
         emptied: bool,
     },
+    /// A commit that changed nothing.
+    Note,
 }
 
-impl Happened {
-    /// The commit's number.
-    pub fn seq(&self) -> u64 {
-        match self {
-            Happened::Row { seq, .. } => *seq,
-            Happened::Schema { commit, .. } => commit.seq,
-        }
-    }
-}
-
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
+    spot: Spot,
+    time_ms: u64,
     what: Happened,
-    /// Live rows after it.
+    /// Events up to and with it, and live rows after it.
+    events: u64,
     live: u64,
 }
+
+/// An event and where it stands.
+#[derive(Debug, Clone)]
+pub struct At {
+    /// Where it stands among the table's events.
+    pub spot: Spot,
+    /// What happened.
+    pub what: Happened,
+}
+
+/// Rows by an indexed value: the value's bytes, then the row's sort key. What a row once had stays.
+type Candidates = SkipSet<Vec<u8>>;
 
 /// The events of an era.
 #[derive(Debug, Default)]
 pub struct Overlay {
+    base: Counts,
     rows: SkipMap<Key, Versions>,
     events: RwLock<Vec<Entry>>,
+    indexes: RwLock<BTreeMap<String, Arc<Candidates>>>,
 }
 
 /// How many events and live rows there are at a moment.
@@ -101,35 +122,153 @@ pub struct Counts {
 }
 
 impl Overlay {
-    /// Appends a row's event. Versions of commits before `born` (the table's last CREATE) count as absent.
-    pub fn push_row(&self, commit: &Arc<CommitInfo>, event: Event, born: u64) -> Result<()> {
-        let Event { kind, key: Some(key), document: payload, .. } = event else { return Ok(()) };
-        let row = match self.rows.get(&key) {
-            Some(row) => row,
-            None => self.rows.insert(key.clone(), Versions::default()),
-        };
+    /// An overlay of what comes after a moment, at which the table had so much.
+    pub fn above(base: Counts) -> Overlay {
+        Overlay { base, ..Overlay::default() }
+    }
+
+    /// The same from a later moment on, at which the table had so much. Only the thread that appends may ask for it.
+    pub fn rebase(&self, base: Counts) -> Overlay {
+        let newer = Overlay::above(base);
+        *newer.indexes.write() =
+            self.indexes.read().keys().map(|path| (path.clone(), Arc::default())).collect();
+        let events = self.events.read();
+        let start = events.partition_point(|entry| entry.spot.seq <= base.last_seq);
+        for entry in events.get(start..).unwrap_or_default() {
+            let Entry { what, .. } = entry;
+            let what = match what {
+                Happened::Row { key, version } => {
+                    let found = self.with_versions(key, |versions| versions.get(*version).cloned());
+                    let Some(found) = found.flatten() else { continue };
+                    newer.index(key, found.payload.as_ref());
+                    Happened::Row { key: key.clone(), version: newer.push_version(key, found) }
+                }
+                other => other.clone(),
+            };
+            newer.events.write().push(Entry { what, ..entry.clone() });
+        }
+        newer
+    }
+
+    /// Appends a row's event. Versions of commits before `born` (the table's last CREATE) count as absent. The chain knows
+    /// the rows that have no version here.
+    pub fn push_row(
+        &self,
+        commit: &Arc<CommitInfo>,
+        index: u32,
+        event: Event,
+        born: u64,
+        chain: &Chain,
+    ) -> Result<()> {
+        let Event { kind, key: Some(key), document: payload, replaces, .. } = event else { return Ok(()) };
         // Only this thread appends: between the look here and the push below nothing changes.
-        let last = row.value().read().last().cloned();
-        let before = last.filter(|version| version.commit.seq >= born).and_then(|version| version.after);
-        let after = state::apply(before.as_ref(), kind, payload.as_ref())?;
-        let (was, is) = (u64::from(before.is_some()), u64::from(after.is_some()));
-        let version = {
-            let mut versions = row.value().write();
-            versions.push(Version { commit: Arc::clone(commit), kind, payload, after });
-            versions.len() - 1
+        let last = self.with_versions(&key, |versions| versions.last().cloned()).flatten();
+        let (was_live, before) = match &last {
+            Some(last) if last.commit.seq < born => (false, Some(None)),
+            Some(last) => match last.after.get() {
+                Some(after) => (after.is_some(), Some(after.clone())),
+                None => (true, None),
+            },
+            None if kind != EventType::Insert || replaces => (true, None),
+            None => (chain.is_live(&key, born)?, None),
         };
-        let mut events = self.events.write();
-        let live = events.last().map_or(0, |entry| entry.live) + is - was;
-        events.push(Entry { what: Happened::Row { seq: commit.seq, key, version }, live });
+        let after = match (kind, &before) {
+            (EventType::Patch, None) if chain.end() > 0 => OnceLock::new(),
+            _ => {
+                let before = before.as_ref().and_then(Option::as_ref);
+                OnceLock::from(state::apply(before, kind, payload.as_ref())?)
+            }
+        };
+        let is_live = after.get().is_none_or(Option::is_some);
+        self.index(&key, payload.as_ref());
+        let version = Version { commit: Arc::clone(commit), index, kind, payload, after };
+        let spot = version.spot();
+        let version = self.push_version(&key, version);
+        let change = |live: u64| live + u64::from(is_live) - u64::from(was_live);
+        self.push_event(spot, commit.time_ms, Happened::Row { key, version }, 1, change);
         Ok(())
     }
 
-    /// Appends a SCHEMA event; whether the table has no live row after it.
-    pub fn push_schema(&self, commit: &Arc<CommitInfo>, payload: Document, emptied: bool) {
-        let what = Happened::Schema { commit: Arc::clone(commit), payload, emptied };
+    fn push_version(&self, key: &Key, version: Version) -> usize {
+        let row = match self.rows.get(key) {
+            Some(row) => row,
+            None => self.rows.insert(key.clone(), Versions::default()),
+        };
+        let mut versions = row.value().write();
+        versions.push(version);
+        versions.len() - 1
+    }
+
+    fn push_event(
+        &self,
+        spot: Spot,
+        time_ms: u64,
+        what: Happened,
+        count: u64,
+        live: impl FnOnce(u64) -> u64,
+    ) {
         let mut events = self.events.write();
-        let live = events.last().map_or(0, |entry| entry.live);
-        events.push(Entry { what, live: if emptied { 0 } else { live } });
+        let (before, rows) =
+            events.last().map_or((self.base.events, self.base.rows), |entry| (entry.events, entry.live));
+        events.push(Entry { spot, time_ms, what, events: before + count, live: live(rows) });
+    }
+
+    /// Appends a SCHEMA event; whether the table has no live row after it.
+    pub fn push_schema(&self, commit: &Arc<CommitInfo>, index: u32, payload: Document, emptied: bool) {
+        let what = Happened::Schema { commit: Arc::clone(commit), payload, emptied };
+        let spot = Spot { seq: commit.seq, index };
+        self.push_event(spot, commit.time_ms, what, 1, |rows| if emptied { 0 } else { rows });
+    }
+
+    /// Appends a commit that changed nothing.
+    pub fn push_note(&self, commit: &CommitInfo, index: u32) {
+        let spot = Spot { seq: commit.seq, index };
+        self.push_event(spot, commit.time_ms, Happened::Note, 0, |rows| rows);
+    }
+
+    /// The row after one of its versions, which stands at `position`.
+    pub fn after(&self, key: &Key, position: usize, chain: &Chain) -> Result<Option<Document>> {
+        let versions = self.with_versions(key, |versions| {
+            let upto = versions.get(..=position)?;
+            let known = upto.iter().rposition(|version| version.after.get().is_some());
+            upto.get(known.unwrap_or(0)..).map(<[Version]>::to_vec)
+        });
+        let gone = || Error::new(Reason::Internal, "a version that an overlay had is gone");
+        let versions = versions.flatten().ok_or_else(gone)?;
+        let Some(first) = versions.first() else { return Err(gone()) };
+        let (mut row, rest) = match first.after.get() {
+            Some(after) => (after.clone(), versions.get(1..).unwrap_or_default()),
+            None => {
+                let before = chain.row(key, first.spot().before())?;
+                (before.and_then(|before| before.document), versions.as_slice())
+            }
+        };
+        for version in rest {
+            row = state::apply(row.as_ref(), version.kind, version.payload.as_ref())?;
+        }
+        if !rest.is_empty() {
+            let row = row.as_ref().map(Document::detached);
+            self.with_versions(key, |versions| versions.get(position).map(|version| version.after.set(row)));
+        }
+        Ok(row)
+    }
+
+    /// The last version of a row up to a spot: its position, and the version. None where the overlay has none.
+    pub fn version(&self, key: &Key, upto: Spot) -> Option<(usize, Version)> {
+        self.with_versions(key, |versions| {
+            let position = versions.partition_point(|version| version.spot() <= upto).checked_sub(1)?;
+            Some((position, versions.get(position)?.clone()))
+        })?
+    }
+
+    /// The row as its last version up to a spot left it; none where the overlay has no such version.
+    pub fn row(&self, key: &Key, upto: Spot, chain: &Chain) -> Result<Option<RowAt>> {
+        let Some((position, version)) = self.version(key, upto) else { return Ok(None) };
+        let document = match version.after.get() {
+            Some(after) => after.clone(),
+            None => self.after(key, position, chain)?,
+        };
+        Ok(Some(RowAt { seq: version.commit.seq, time_ms: version.commit.time_ms, document }))
     }
 
     /// Looks at a row's versions.
@@ -139,44 +278,115 @@ impl Overlay {
         Some(look(&versions))
     }
 
-    /// Goes through the rows of a range of keys, in order, until `look` says false.
-    pub fn scan(&self, range: (Bound<&Key>, Bound<&Key>), mut look: impl FnMut(&Key, &[Version]) -> bool) {
+    /// The first row of a range of keys.
+    pub fn first_key(&self, range: (Bound<&Key>, Bound<&Key>)) -> Option<Key> {
         if is_empty(range) {
-            return;
+            return None;
         }
-        for row in self.rows.range::<Key, _>(range) {
-            if !look(row.key(), &row.value().read()) {
-                return;
-            }
-        }
+        self.rows.range::<Key, _>(range).next().map(|row| row.key().clone())
     }
 
     /// Counts at a moment.
     pub fn counts(&self, seq: u64) -> Counts {
         let events = self.events.read();
-        let upto = events.partition_point(|entry| entry.what.seq() <= seq);
+        let upto = events.partition_point(|entry| entry.spot.seq <= seq);
         match upto.checked_sub(1).and_then(|last| events.get(last)) {
-            Some(entry) => Counts { events: upto as u64, rows: entry.live, last_seq: entry.what.seq() },
-            None => Counts::default(),
+            Some(entry) => Counts { events: entry.events, rows: entry.live, last_seq: entry.spot.seq },
+            None => self.base,
         }
     }
 
-    /// The positions of the events after commit `from`, up to and with commit `to`.
-    pub fn positions(&self, from: u64, to: u64) -> std::ops::Range<usize> {
-        let events = self.events.read();
-        let start = events.partition_point(|entry| entry.what.seq() <= from);
-        start..events.partition_point(|entry| entry.what.seq() <= to).max(start)
+    /// How many events it holds.
+    pub fn len(&self) -> usize {
+        self.events.read().len()
     }
 
-    /// The events at some positions.
-    pub fn happened(&self, positions: std::ops::Range<usize>) -> Vec<Happened> {
+    /// Whether it holds no event.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// At most `limit` events after one spot, up to and with another; the last ones, newest first, where `newest_first`.
+    pub fn happened(&self, after: Spot, upto: Spot, limit: usize, newest_first: bool) -> Vec<At> {
         let events = self.events.read();
-        events.get(positions).unwrap_or_default().iter().map(|entry| entry.what.clone()).collect()
+        let start = events.partition_point(|entry| entry.spot <= after);
+        let end = events.partition_point(|entry| entry.spot <= upto).max(start);
+        let at = |entry: &Entry| At { spot: entry.spot, what: entry.what.clone() };
+        let within = events.get(start..end).unwrap_or_default();
+        if newest_first {
+            within.iter().rev().take(limit).map(at).collect()
+        } else {
+            within.iter().take(limit).map(at).collect()
+        }
+    }
+
+    /// The time of a commit, in milliseconds since 1970, where it stands here.
+    pub fn time_of(&self, seq: u64) -> Option<u64> {
+        let events = self.events.read();
+        let at = events.partition_point(|entry| entry.spot.seq < seq);
+        events.get(at).filter(|entry| entry.spot.seq == seq).map(|entry| entry.time_ms)
+    }
+
+    /// The last commit here at or before a time.
+    pub fn last_at(&self, time_ms: u64) -> Option<u64> {
+        let events = self.events.read();
+        let upto = events.partition_point(|entry| entry.time_ms <= time_ms);
+        events.get(upto.checked_sub(1)?).map(|entry| entry.spot.seq)
+    }
+
+    /// Keeps indexes on these paths from now on, of what is there too. Only the thread that appends may ask for it.
+    pub fn set_indexes(&self, paths: &[String]) {
+        let known = self.indexes.read().clone();
+        let next: BTreeMap<String, Arc<Candidates>> =
+            paths.iter().map(|path| (path.clone(), known.get(path).cloned().unwrap_or_default())).collect();
+        for (path, candidates) in next.iter().filter(|(path, _)| !known.contains_key(*path)) {
+            let path = Path::of_index(path);
+            for row in &self.rows {
+                for version in row.value().read().iter() {
+                    add_candidate(candidates, &path, row.key(), version.payload.as_ref());
+                }
+            }
+        }
+        *self.indexes.write() = next;
+    }
+
+    fn index(&self, key: &Key, payload: Option<&Document>) {
+        for (path, candidates) in self.indexes.read().iter() {
+            add_candidate(candidates, &Path::of_index(path), key, payload);
+        }
+    }
+
+    /// Whether it keeps an index on a path.
+    pub fn has_index(&self, path: &str) -> bool {
+        self.indexes.read().contains_key(path)
+    }
+
+    /// Goes through the candidates of a range of an index's bytes, in order, until `look` says false.
+    pub fn candidates(&self, path: &str, from: &[u8], mut look: impl FnMut(&[u8]) -> bool) {
+        let Some(candidates) = self.indexes.read().get(path).cloned() else { return };
+        for entry in candidates.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
+            if !look(entry.value()) {
+                return;
+            }
+        }
+    }
+}
+
+/// A value that an event writes to an indexed path makes its row a candidate. A PATCH that leaves the path alone keeps
+/// a value that made it one before.
+fn add_candidate(candidates: &Candidates, path: &Path, key: &Key, payload: Option<&Document>) {
+    let value = payload.and_then(|payload| payload.get(path).ok().flatten());
+    // What cannot be read was refused when it was written.
+    if let Some(scalar) = value.and_then(|value| sortkey::scalar_of(value).ok().flatten()) {
+        let mut bytes = Vec::new();
+        sortkey::write_scalar(&mut bytes, scalar);
+        sortkey::write_key(&mut bytes, key);
+        candidates.insert(bytes);
     }
 }
 
 /// Whether a range holds no key whatever there is. Ordered maps may panic on such a range.
-fn is_empty((from, to): (Bound<&Key>, Bound<&Key>)) -> bool {
+pub(super) fn is_empty((from, to): (Bound<&Key>, Bound<&Key>)) -> bool {
     match (from, to) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
         (Bound::Included(from), Bound::Included(to)) => from > to,

@@ -1,13 +1,18 @@
-//! The life of one table: its schemas, and its events by era. There is one era so far, in memory.
+//! The life of one table: its schemas, its past in files, and what came after those in memory.
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 
 use crate::error::{Error, Reason, Result};
-use crate::format::event::{Event, EventType};
-use crate::table::overlay::{CommitInfo, Overlay};
+use crate::format::event::{CommitMeta, Event, EventType};
+use crate::format::manifest::Floor;
+use crate::format::snapshot;
+use crate::table::chain::Chain;
+use crate::table::overlay::{CommitInfo, Counts, Overlay};
 use crate::table::schema::{Schema, SchemaAction, SchemaEvent};
+use crate::table::view::{counts_in, read};
 
 /// One table, from its creation on.
 #[derive(Debug)]
@@ -15,7 +20,17 @@ pub struct Timeline {
     id: u64,
     name: String,
     chapters: RwLock<Vec<Chapter>>,
-    overlay: Overlay,
+    state: ArcSwap<State>,
+}
+
+/// Where a table's events are to be found: up to the chain's end in files, after it in memory. What is in both is the
+/// same in both.
+#[derive(Debug, Default)]
+pub struct State {
+    /// The files.
+    pub chain: Chain,
+    /// What came after them.
+    pub overlay: Arc<Overlay>,
 }
 
 /// What a SCHEMA event began.
@@ -40,7 +55,23 @@ pub struct SchemaAt {
 impl Timeline {
     /// A table that no event has been seen of yet.
     pub fn new(id: u64, name: impl Into<String>) -> Timeline {
-        Timeline { id, name: name.into(), chapters: RwLock::default(), overlay: Overlay::default() }
+        Timeline { id, name: name.into(), chapters: RwLock::default(), state: ArcSwap::default() }
+    }
+
+    /// A table as its files have it.
+    pub fn open(id: u64, name: impl Into<String>, chain: Chain) -> Result<Timeline> {
+        let timeline = Timeline::new(id, name);
+        for chapter in &chain.properties().chapters {
+            let snapshot::Chapter { seq, time_ms, actor, reason, document } = chapter;
+            let meta = CommitMeta { actor: actor.clone(), reason: reason.clone(), ..CommitMeta::default() };
+            let meta = Some(Box::new(meta)).filter(|meta| **meta != CommitMeta::default());
+            let commit = Arc::new(CommitInfo { seq: *seq, time_ms: *time_ms, meta });
+            timeline.begin_chapter(&commit, SchemaEvent::from_document(document)?);
+        }
+        let overlay = Overlay::above(chain.counts());
+        overlay.set_indexes(&timeline.indexes());
+        timeline.state.store(Arc::new(State { chain, overlay: Arc::new(overlay) }));
+        Ok(timeline)
     }
 
     /// The table's id: the seq that first created it.
@@ -53,33 +84,106 @@ impl Timeline {
         &self.name
     }
 
-    /// The events of the newest era.
-    pub fn overlay(&self) -> &Overlay {
-        &self.overlay
+    /// Where its events are to be found now.
+    pub fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
+    /// Goes over to newer files, whose end must have been applied here. Only the thread that applies may ask for it.
+    pub fn adopt(&self, chain: Chain) {
+        let state = self.state();
+        let overlay = if chain.end() > state.chain.end() {
+            Arc::new(state.overlay.rebase(chain.counts()))
+        } else {
+            Arc::clone(&state.overlay)
+        };
+        self.state.store(Arc::new(State { chain, overlay }));
+    }
+
+    /// Raises the floor where newer files cannot be had.
+    pub fn raise_floor(&self, floor: Option<Floor>) {
+        let state = self.state();
+        let chain = state.chain.with_floor(floor);
+        self.state.store(Arc::new(State { chain, overlay: Arc::clone(&state.overlay) }));
+    }
+
+    /// The time of one of its commits, in milliseconds since 1970; `None` where it has no such commit.
+    pub fn time_of(&self, seq: u64) -> Result<Option<u64>> {
+        read(self, |state| match state.overlay.time_of(seq) {
+            Some(time) => Ok(Some(time)),
+            None => state.chain.time_of(seq),
+        })
+    }
+
+    /// The last of its commits at or before a time, of those that are kept; 0 for none.
+    pub fn last_at(&self, time_ms: u64) -> Result<u64> {
+        read(self, |state| match state.overlay.last_at(time_ms) {
+            Some(seq) => Ok(seq),
+            None => Ok(state.chain.last_at(time_ms)?.unwrap_or(0)),
+        })
+    }
+
+    /// How many events and live rows it had at a moment.
+    pub fn counts(&self, seq: u64) -> Result<Counts> {
+        read(self, |state| counts_in(state, seq))
     }
 
     /// Takes in one commit's events of this table. Commits must come in order, from one thread.
     pub fn apply(&self, commit: &Arc<CommitInfo>, events: Vec<Event>) -> Result<()> {
-        for event in events {
+        let State { chain, overlay } = &*self.state();
+        for (event, index) in events.into_iter().zip(0..) {
             match (event.kind, &event.document) {
                 (EventType::Schema, Some(payload)) => {
-                    let SchemaEvent { action, schema } = SchemaEvent::from_document(payload)?;
-                    let created = action == SchemaAction::Create;
-                    let dropped = action == SchemaAction::Drop;
-                    let mut chapters = self.chapters.write();
-                    let born = if created { commit.seq } else { chapters.last().map_or(0, |last| last.born) };
-                    let schema = (!dropped).then(|| Arc::new(schema));
-                    chapters.push(Chapter { commit: Arc::clone(commit), schema, born });
-                    self.overlay.push_schema(commit, payload.clone(), created || dropped);
+                    let change = SchemaEvent::from_document(payload)?;
+                    let emptied = change.action != SchemaAction::Alter;
+                    self.begin_chapter(commit, change);
+                    overlay.set_indexes(&self.indexes());
+                    overlay.push_schema(commit, index, payload.clone(), emptied);
                 }
-                (EventType::Note, _) => {}
+                (EventType::Note, _) => overlay.push_note(commit, index),
                 _ => {
                     let born = self.chapters.read().last().map_or(0, |last| last.born);
-                    self.overlay.push_row(commit, event, born)?;
+                    overlay.push_row(commit, index, event, born, chain)?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn begin_chapter(&self, commit: &Arc<CommitInfo>, change: SchemaEvent) {
+        let SchemaEvent { action, schema } = change;
+        let mut chapters = self.chapters.write();
+        let born = match action {
+            SchemaAction::Create => commit.seq,
+            _ => chapters.last().map_or(0, |last| last.born),
+        };
+        let schema = (action != SchemaAction::Drop).then(|| Arc::new(schema));
+        chapters.push(Chapter { commit: Arc::clone(commit), schema, born });
+    }
+
+    /// The paths that its newest schema has indexes on.
+    fn indexes(&self) -> Vec<String> {
+        let chapters = self.chapters.read();
+        let newest = chapters.last().and_then(|last| last.schema.as_ref());
+        newest.map(|schema| schema.indexes.clone()).unwrap_or_default()
+    }
+
+    /// Fails for moments below the floor (I10).
+    pub fn check_floor(&self, seq: u64) -> Result<()> {
+        match self.state.load().chain.floor() {
+            Some(floor) if seq < floor.seq => {
+                let time = crate::table::format_time(floor.time_ms);
+                let message = format!(
+                    "table {:?} was compacted: its oldest moment that can be read is seq {}, at {time}, and seq {seq} was asked for",
+                    self.name, floor.seq
+                );
+                Err(Error::new(Reason::BelowFloor, message)
+                    .with("table", self.name.clone())
+                    .with("floor_seq", floor.seq.to_string())
+                    .with("floor_time", time))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The table as it was at a moment. NOT_FOUND before its creation and after a drop, saying when that was (I10).

@@ -1,0 +1,695 @@
+//! A table's past in files: eras of what happened, and all rows at some moments; how a row, a commit, a count is found in them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::{Error, Reason, Result};
+use crate::format::block::Identity;
+use crate::format::document::Document;
+use crate::format::event::EventType;
+use crate::format::key::{Key, KeyType};
+use crate::format::manifest::{Floor, Manifest};
+use crate::format::snapshot::{
+    self, CommitEntry, EraProperties, RowEntry, VersionEntry, commit_key, kind, read_commit_key, tree,
+};
+use crate::format::sortkey;
+use crate::log::blocks::{BlockCache, BlockFile, TreeCursor};
+use crate::log::dir::{self, DataDir};
+use crate::log::disk::Disk;
+use crate::table::overlay::Counts;
+use crate::table::schema::SchemaEvent;
+use crate::table::state;
+
+/// Where an event stands among those of its table: its commit, and its position in the commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Spot {
+    /// The commit.
+    pub seq: u64,
+    /// The position among the commit's events in the table.
+    pub index: u32,
+}
+
+impl Spot {
+    /// After everything of a commit.
+    pub fn end_of(seq: u64) -> Spot {
+        Spot { seq, index: u32::MAX }
+    }
+
+    /// The spot just before.
+    #[must_use]
+    pub fn before(self) -> Spot {
+        match self.index.checked_sub(1) {
+            Some(index) => Spot { index, ..self },
+            None => Spot::end_of(self.seq.saturating_sub(1)),
+        }
+    }
+}
+
+/// A row as some event left it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowAt {
+    /// The event's commit.
+    pub seq: u64,
+    /// That commit's time in milliseconds since 1970.
+    pub time_ms: u64,
+    /// The row's content; `None` where it was deleted.
+    pub document: Option<Document>,
+}
+
+/// Where snapshot files are found and opened.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+    /// The data directory.
+    pub dir: DataDir,
+    /// Blocks in memory.
+    pub cache: Arc<BlockCache>,
+}
+
+/// An open file of an era, or of all rows at a moment, and its indexes by path.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// After this commit; the moment itself for all rows.
+    pub base: u64,
+    /// Up to this one.
+    pub seq: u64,
+    /// The file.
+    pub file: Arc<BlockFile>,
+    /// Its indexes: path and file.
+    pub indexes: Vec<(String, Arc<BlockFile>)>,
+}
+
+impl Snapshot {
+    /// The index on a path.
+    pub fn index(&self, path: &str) -> Option<&Arc<BlockFile>> {
+        self.indexes.iter().find(|(name, _)| name == path).map(|(_, file)| file)
+    }
+}
+
+/// A table's past in files.
+#[derive(Debug, Clone, Default)]
+pub struct Chain {
+    table: u64,
+    floor: Option<Floor>,
+    /// Oldest first, each from where the one before it ends.
+    pub(super) eras: Vec<Snapshot>,
+    /// Oldest first.
+    pub(super) fulls: Vec<Snapshot>,
+    newest: EraProperties,
+}
+
+impl Shelf {
+    /// Opens the files that a manifest names. Those that `known` has open already are taken from there.
+    pub fn open(&self, manifest: &Manifest, known: Option<&Chain>) -> Result<Chain> {
+        let known = |base: u64, seq: u64, full: bool| {
+            let snapshots = known.map(|chain| if full { &chain.fulls } else { &chain.eras });
+            snapshots.into_iter().flatten().find(|snapshot| (snapshot.base, snapshot.seq) == (base, seq))
+        };
+        let table = (manifest.table.as_str(), manifest.table_id);
+        let mut eras = Vec::with_capacity(manifest.eras.len());
+        for era in &manifest.eras {
+            let path = self.dir.era(table.0, era.base, era.seq);
+            let stem = dir::era_stem(era.base, era.seq);
+            let place = (era.base, era.seq, kind::ERA);
+            eras.push(self.snapshot(
+                table,
+                place,
+                path,
+                &stem,
+                &era.indexes,
+                known(era.base, era.seq, false),
+            )?);
+        }
+        let mut fulls = Vec::with_capacity(manifest.fulls.len());
+        for full in &manifest.fulls {
+            let path = self.dir.full(table.0, full.seq);
+            let stem = dir::full_stem(full.seq);
+            let place = (full.seq, full.seq, kind::FULL);
+            fulls.push(self.snapshot(
+                table,
+                place,
+                path,
+                &stem,
+                &full.indexes,
+                known(full.seq, full.seq, true),
+            )?);
+        }
+        let newest = match eras.last() {
+            Some(era) => EraProperties::decode(&Bytes::copy_from_slice(era.file.properties()))
+                .map_err(|e| at_file(e, &era.file))?,
+            None => EraProperties::default(),
+        };
+        Ok(Chain { table: manifest.table_id, floor: manifest.floor, eras, fulls, newest })
+    }
+
+    fn snapshot(
+        &self,
+        (table, id): (&str, u64),
+        (base, seq, kind): (u64, u64, u8),
+        path: std::path::PathBuf,
+        stem: &str,
+        indexes: &[String],
+        known: Option<&Snapshot>,
+    ) -> Result<Snapshot> {
+        let open = |path, kind| {
+            let identity = Identity { table: id, base, seq, kind };
+            BlockFile::open(Arc::clone(&self.disk), path, identity, Arc::clone(&self.cache))
+        };
+        let file = match known {
+            Some(known) => Arc::clone(&known.file),
+            None => open(path, kind)?,
+        };
+        let index_kind = if kind == kind::FULL { kind::FULL_INDEX } else { kind::ERA_INDEX };
+        let mut opened = Vec::with_capacity(indexes.len());
+        for index in indexes {
+            let file = match known.and_then(|known| known.index(index)) {
+                Some(file) => Arc::clone(file),
+                None => open(self.dir.index(table, index, stem), index_kind)?,
+            };
+            if file.properties() != index.as_bytes() {
+                return Err(Error::corrupt(file.path().display(), 0, "it is the index of another path"));
+            }
+            opened.push((index.clone(), file));
+        }
+        Ok(Snapshot { base, seq, file, indexes: opened })
+    }
+}
+
+/// Says in which file an entry makes no sense.
+fn at_file(error: Error, file: &BlockFile) -> Error {
+    match error.reason() {
+        Reason::Corrupt => Error::corrupt(file.path().display(), 0, error.message()),
+        _ => error,
+    }
+}
+
+/// A row as far as versions, newest first, have told it.
+#[derive(Debug, Default)]
+struct Traced {
+    /// Seq and time of the newest version.
+    newest: Option<(u64, u64)>,
+    /// Patches on top of what is still to be found, newest first.
+    patches: Vec<Document>,
+}
+
+impl Traced {
+    /// Takes in the next older version; says when what lies under the patches is known.
+    fn take(&mut self, seq: u64, version: VersionEntry) -> Option<Option<Document>> {
+        self.newest.get_or_insert((seq, version.time_ms));
+        match (version.kind, version.image) {
+            (EventType::Insert, _) => Some(version.payload),
+            (EventType::Patch, Some(image)) => Some(Some(image)),
+            (EventType::Patch, None) => {
+                self.patches.extend(version.payload);
+                None
+            }
+            _ => Some(None),
+        }
+    }
+
+    /// The row, over what lies under the patches.
+    fn finish(self, under: Option<Document>) -> Result<Option<RowAt>> {
+        let Some((seq, time_ms)) = self.newest else { return Ok(None) };
+        let mut document = under;
+        for patch in self.patches.iter().rev() {
+            document = state::apply(document.as_ref(), EventType::Patch, Some(patch))?;
+        }
+        Ok(Some(RowAt { seq, time_ms, document }))
+    }
+}
+
+impl Chain {
+    /// The last commit that it holds everything up to; 0 where it holds nothing.
+    pub fn end(&self) -> u64 {
+        self.eras.last().map_or(0, |era| era.seq)
+    }
+
+    /// The oldest moment that can be read.
+    pub fn floor(&self) -> Option<Floor> {
+        self.floor
+    }
+
+    /// The same files with another floor.
+    #[must_use]
+    pub fn with_floor(&self, floor: Option<Floor>) -> Chain {
+        Chain { floor, ..self.clone() }
+    }
+
+    /// How many files it is made of, indexes not counted.
+    pub fn files(&self) -> usize {
+        self.eras.len() + self.fulls.len()
+    }
+
+    /// What is known of the table at its end.
+    pub fn properties(&self) -> &EraProperties {
+        &self.newest
+    }
+
+    /// The type of the table's keys; STRING before its creation.
+    pub fn key_type(&self) -> KeyType {
+        let first = self.newest.chapters.first();
+        let schema = first.and_then(|chapter| SchemaEvent::from_document(&chapter.document).ok());
+        schema.map_or(KeyType::String, |event| event.schema.key_type)
+    }
+
+    /// Counts at its end.
+    pub fn counts(&self) -> Counts {
+        Counts { events: self.newest.events, rows: self.newest.rows, last_seq: self.end() }
+    }
+
+    /// The newest full at or before a spot, where the state after it is the state there or an older one.
+    fn full_at(&self, upto: Spot) -> Option<&Snapshot> {
+        self.fulls.iter().rev().find(|full| Spot::end_of(full.seq) <= upto)
+    }
+
+    /// What its full tells of a moment: versions up to here are not looked at.
+    fn covered(&self, upto: Spot) -> Spot {
+        self.full_at(upto).map_or(Spot::default(), |full| Spot::end_of(full.seq))
+    }
+
+    /// The eras that a moment needs besides its full, newest first.
+    fn eras_at(&self, upto: Spot) -> impl Iterator<Item = &Snapshot> {
+        let covered = self.covered(upto).seq;
+        self.eras.iter().rev().filter(move |era| era.base < upto.seq && era.seq > covered)
+    }
+
+    /// A row as its last event up to a spot left it. `None` where no event of it is known; a deleted row may or may not be.
+    pub fn row(&self, key: &Key, upto: Spot) -> Result<Option<RowAt>> {
+        self.trace(&sort_key(key), upto, false)
+    }
+
+    /// As [`Chain::row`], but a row that was deleted is found in any case, as long as the floor allows.
+    pub fn last_change(&self, key: &Key) -> Result<Option<RowAt>> {
+        self.trace(&sort_key(key), Spot::end_of(self.end()), true)
+    }
+
+    /// Whether a row is live at the end, and no older than `born`.
+    pub fn is_live(&self, key: &Key, born: u64) -> Result<bool> {
+        let row = self.row(key, Spot::end_of(self.end()))?;
+        Ok(row.is_some_and(|row| row.document.is_some() && row.seq >= born))
+    }
+
+    fn trace(&self, key: &[u8], upto: Spot, deletions: bool) -> Result<Option<RowAt>> {
+        let mut traced = Traced::default();
+        let covered = self.covered(upto);
+        for era in self.eras_at(upto) {
+            if let Some(under) = trace_in(era, key, (covered, upto), &mut traced)? {
+                return traced.finish(under);
+            }
+        }
+        if let Some(full) = self.full_at(upto) {
+            if let Some(row) = full_row(full, key)? {
+                traced.newest.get_or_insert((row.seq, row.time_ms));
+                return traced.finish(Some(row.document));
+            }
+            if deletions && traced.newest.is_none() {
+                for era in self.eras.iter().rev().filter(|era| era.base < full.seq) {
+                    let within = (Spot::default(), Spot::end_of(full.seq));
+                    if let Some(under) = trace_in(era, key, within, &mut traced)? {
+                        return traced.finish(under);
+                    }
+                }
+            }
+        }
+        traced.finish(None)
+    }
+
+    /// The era that holds a commit's place: the first that ends at or after it.
+    fn era_of(&self, seq: u64) -> Option<usize> {
+        let at = self.eras.partition_point(|era| era.seq < seq);
+        (at < self.eras.len()).then_some(at)
+    }
+
+    /// Counts at a moment at or before its end, and at or after the floor.
+    pub fn counts_at(&self, seq: u64) -> Result<Counts> {
+        if seq >= self.end() {
+            return Ok(self.counts());
+        }
+        let upto = self.era_of(seq).map_or(0, |at| at + 1);
+        for era in self.eras.iter().take(upto).rev() {
+            let mut cursor = era.file.cursor(tree::COMMITS);
+            cursor.seek_last_by(|key| commit_seq(key) <= seq)?;
+            if let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
+                let (events, rows) =
+                    CommitEntry::decode_counts(&value).map_err(|e| at_file(e, &era.file))?;
+                return Ok(Counts { events, rows, last_seq: commit_seq(key) });
+            }
+        }
+        let floor = self.floor.map(|floor| Counts {
+            events: floor.events,
+            rows: floor.rows,
+            last_seq: floor.last_seq,
+        });
+        Ok(floor.unwrap_or_default())
+    }
+
+    /// The time of one of the table's commits, in milliseconds since 1970.
+    pub fn time_of(&self, seq: u64) -> Result<Option<u64>> {
+        if let Some(floor) = self.floor.filter(|floor| floor.seq == seq) {
+            return Ok(Some(floor.time_ms));
+        }
+        let Some(era) = self.era_of(seq).and_then(|at| self.eras.get(at)) else { return Ok(None) };
+        let mut cursor = era.file.cursor(tree::COMMITS);
+        cursor.seek_by(|key| commit_seq(key) < seq)?;
+        let found = cursor.key().and_then(read_commit_key);
+        Ok(found.filter(|(_, found)| *found == seq).map(|(time, _)| time))
+    }
+
+    /// The last of the table's commits at or before a time, of those that are kept.
+    pub fn last_at(&self, time_ms: u64) -> Result<Option<u64>> {
+        for era in self.eras.iter().rev() {
+            let mut cursor = era.file.cursor(tree::COMMITS);
+            cursor.seek_last_by(|key| *key <= commit_key(time_ms, u64::MAX)[..])?;
+            if let Some(key) = cursor.key() {
+                return Ok(Some(commit_seq(key)));
+            }
+        }
+        Ok(self.floor.filter(|floor| floor.time_ms <= time_ms).map(|floor| floor.seq))
+    }
+
+    /// A walk over the commits after one, up to another; from the last to the first where `backwards`.
+    pub fn commits(&self, after: u64, upto: u64, backwards: bool) -> Commits {
+        let mut files: Vec<_> = self
+            .eras
+            .iter()
+            .filter(|era| era.seq > after && era.base < upto)
+            .map(|era| Arc::clone(&era.file))
+            .collect();
+        if !backwards {
+            files.reverse();
+        }
+        Commits { files, cursor: None, after, upto, backwards }
+    }
+
+    /// One version of a row.
+    pub fn version(&self, key: &[u8], spot: Spot) -> Result<VersionEntry> {
+        let era = self.era_of(spot.seq).and_then(|at| self.eras.get(at));
+        let missing = || Error::new(Reason::Corrupt, "a commit names a version that its era does not hold");
+        let era = era.ok_or_else(missing)?;
+        let mut wanted = key.to_vec();
+        snapshot::push_version(&mut wanted, spot.seq, spot.index);
+        let mut cursor = era.file.cursor(tree::VERSIONS);
+        cursor.seek(&wanted)?;
+        match cursor.value() {
+            Some(value) if cursor.key() == Some(&wanted) => {
+                VersionEntry::decode(&value).map_err(|e| at_file(e, &era.file))
+            }
+            _ => Err(at_file(missing(), &era.file)),
+        }
+    }
+
+    /// The versions of a row after one spot, up to and with another: at most `limit`, from the oldest on, or from the
+    /// newest back.
+    pub fn versions(
+        &self,
+        key: &Key,
+        (after, upto): (Spot, Spot),
+        limit: usize,
+        newest_first: bool,
+    ) -> Result<Vec<(Spot, VersionEntry)>> {
+        let key = sort_key(key);
+        let mut found = Vec::new();
+        let within = |era: &&Snapshot| era.seq > after.seq.saturating_sub(1) && era.base < upto.seq;
+        let mut eras: Vec<&Snapshot> = self.eras.iter().filter(within).collect();
+        if newest_first {
+            eras.reverse();
+        }
+        for era in eras {
+            if found.len() >= limit || !era.file.may_contain(tree::VERSIONS, &key)? {
+                continue;
+            }
+            let mut cursor = era.file.cursor(tree::VERSIONS);
+            if newest_first {
+                cursor.seek_last_by(|at| before_or_at(at, &key, upto))?;
+            } else {
+                cursor.seek_by(|at| before_or_at(at, &key, after))?;
+            }
+            while let (Some(at), Some(value)) = (cursor.key(), cursor.value()) {
+                let Some(spot) = version_of(at, &key) else { break };
+                if spot <= after || spot > upto || found.len() >= limit {
+                    break;
+                }
+                let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &era.file))?;
+                found.push((spot, version));
+                if newest_first { cursor.prev()? } else { cursor.next()? }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether every file that a moment needs has an index on a path.
+    pub fn has_index(&self, path: &str, seq: u64) -> bool {
+        let upto = Spot::end_of(seq);
+        self.eras_at(upto).chain(self.full_at(upto)).all(|snapshot| snapshot.index(path).is_some())
+    }
+
+    /// The index files of a path that a moment needs, and whether each is an era's.
+    pub fn index_files(&self, path: &str, seq: u64) -> Vec<(Arc<BlockFile>, bool)> {
+        let upto = Spot::end_of(seq);
+        let eras = self.eras_at(upto).filter_map(|era| Some((Arc::clone(era.index(path)?), true)));
+        let full =
+            self.full_at(upto).into_iter().filter_map(|full| Some((Arc::clone(full.index(path)?), false)));
+        eras.chain(full).collect()
+    }
+
+    /// A walk over the rows as they were at a moment, deleted ones too, from a key's bytes on.
+    pub fn scan(&self, seq: u64, from: &[u8]) -> Result<ChainScan> {
+        let upto = Spot::end_of(seq);
+        let mut sources = Vec::new();
+        if let Some(full) = self.full_at(upto) {
+            let mut cursor = full.file.cursor(tree::ROWS);
+            cursor.seek(from)?;
+            sources.push(Source { cursor, file: Arc::clone(&full.file), full: true });
+        }
+        let mut eras: Vec<_> = self.eras_at(upto).collect();
+        eras.reverse();
+        for era in eras {
+            let mut cursor = era.file.cursor(tree::VERSIONS);
+            cursor.seek(from)?;
+            sources.push(Source { cursor, file: Arc::clone(&era.file), full: false });
+        }
+        Ok(ChainScan { sources, covered: self.covered(upto), upto })
+    }
+
+    /// The table's id.
+    pub fn table(&self) -> u64 {
+        self.table
+    }
+}
+
+/// A key's sort key.
+pub fn sort_key(key: &Key) -> Vec<u8> {
+    let mut out = Vec::new();
+    sortkey::write_key(&mut out, key);
+    out
+}
+
+fn commit_seq(key: &[u8]) -> u64 {
+    read_commit_key(key).map_or(0, |(_, seq)| seq)
+}
+
+/// The spot of a version's key, where it is one of the row's.
+fn version_of(at: &[u8], key: &[u8]) -> Option<Spot> {
+    let (row, seq, index) = snapshot::read_version(at)?;
+    (row == key).then_some(Spot { seq, index })
+}
+
+/// Whether a version's key stands at or before a spot of a row.
+fn before_or_at(at: &[u8], key: &[u8], spot: Spot) -> bool {
+    match snapshot::read_version(at) {
+        Some((row, seq, index)) => (row, Spot { seq, index }) <= (key, spot),
+        None => at <= key,
+    }
+}
+
+/// Traces a row back through an era; says what lies under the patches where the era tells.
+fn trace_in(
+    era: &Snapshot,
+    key: &[u8],
+    (after, upto): (Spot, Spot),
+    traced: &mut Traced,
+) -> Result<Option<Option<Document>>> {
+    if !era.file.may_contain(tree::VERSIONS, key)? {
+        return Ok(None);
+    }
+    let mut cursor = era.file.cursor(tree::VERSIONS);
+    cursor.seek_last_by(|at| before_or_at(at, key, upto))?;
+    while let (Some(at), Some(value)) = (cursor.key(), cursor.value()) {
+        let Some(spot) = version_of(at, key).filter(|spot| *spot > after) else { break };
+        let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &era.file))?;
+        if let Some(under) = traced.take(spot.seq, version) {
+            return Ok(Some(under));
+        }
+        cursor.prev()?;
+    }
+    Ok(None)
+}
+
+fn full_row(full: &Snapshot, key: &[u8]) -> Result<Option<RowEntry>> {
+    if !full.file.may_contain(tree::ROWS, key)? {
+        return Ok(None);
+    }
+    let mut cursor = full.file.cursor(tree::ROWS);
+    cursor.seek(key)?;
+    match cursor.value() {
+        Some(value) if cursor.key() == Some(key) => {
+            RowEntry::decode(&value).map(Some).map_err(|e| at_file(e, &full.file))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A walk over commits, era by era.
+#[derive(Debug)]
+pub struct Commits {
+    /// What is still to be read, the next one last.
+    files: Vec<Arc<BlockFile>>,
+    cursor: Option<(TreeCursor, Arc<BlockFile>)>,
+    after: u64,
+    upto: u64,
+    backwards: bool,
+}
+
+/// A commit as a table saw it.
+#[derive(Debug)]
+pub struct CommitAt {
+    /// Its number.
+    pub seq: u64,
+    /// Its time in milliseconds since 1970.
+    pub time_ms: u64,
+    /// What it did.
+    pub entry: CommitEntry,
+}
+
+impl Commits {
+    /// The next commit.
+    pub fn next_commit(&mut self) -> Result<Option<CommitAt>> {
+        loop {
+            if self.cursor.is_none() {
+                let Some(file) = self.files.pop() else { return Ok(None) };
+                let mut cursor = file.cursor(tree::COMMITS);
+                let (after, upto) = (self.after, self.upto);
+                if self.backwards {
+                    cursor.seek_last_by(|key| commit_seq(key) <= upto)?;
+                } else {
+                    cursor.seek_by(|key| commit_seq(key) <= after)?;
+                }
+                self.cursor = Some((cursor, file));
+            }
+            let Some((cursor, file)) = &mut self.cursor else { return Ok(None) };
+            let found = match (cursor.key().and_then(read_commit_key), cursor.value()) {
+                (Some((time_ms, seq)), Some(value)) if seq > self.after && seq <= self.upto => {
+                    let entry = CommitEntry::decode(&value).map_err(|e| at_file(e, file))?;
+                    Some(CommitAt { seq, time_ms, entry })
+                }
+                _ => None,
+            };
+            match found {
+                Some(commit) => {
+                    if self.backwards { cursor.prev()? } else { cursor.next()? }
+                    return Ok(Some(commit));
+                }
+                None => self.cursor = None,
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Source {
+    cursor: TreeCursor,
+    file: Arc<BlockFile>,
+    full: bool,
+}
+
+impl Source {
+    /// The row that it stands at.
+    fn key(&self) -> Option<&[u8]> {
+        let key = self.cursor.key()?;
+        if self.full { Some(key) } else { snapshot::read_version(key).map(|(row, ..)| row) }
+    }
+}
+
+/// Versions of one row gone through one by one; a row with more is looked up instead.
+const VERSIONS_IN_A_ROW: usize = 32;
+
+/// A walk over the rows as they were at a moment, in the order of keys.
+#[derive(Debug)]
+pub struct ChainScan {
+    /// All rows first, then the eras, oldest first.
+    sources: Vec<Source>,
+    covered: Spot,
+    upto: Spot,
+}
+
+impl ChainScan {
+    /// The next row's sort key.
+    pub fn key(&self) -> Option<Vec<u8>> {
+        self.sources.iter().filter_map(Source::key).min().map(<[u8]>::to_vec)
+    }
+
+    /// The row with this key, which is the next; goes on to the one after it. None where it has no version yet.
+    pub fn take(&mut self, key: &[u8]) -> Result<Option<RowAt>> {
+        let mut row = None;
+        for source in &mut self.sources {
+            if source.key() != Some(key) {
+                continue;
+            }
+            if source.full {
+                let value = source.cursor.value().unwrap_or_default();
+                let entry = RowEntry::decode(&value).map_err(|e| at_file(e, &source.file))?;
+                let RowEntry { seq, time_ms, document } = entry;
+                row = Some(RowAt { seq, time_ms, document: Some(document) });
+                source.cursor.next()?;
+            } else {
+                take_versions(source, key, (self.covered, self.upto), &mut row)?;
+            }
+        }
+        Ok(row)
+    }
+}
+
+/// Applies an era's versions of a row to what older files say of it, and goes on to the next row.
+fn take_versions(
+    source: &mut Source,
+    key: &[u8],
+    (covered, upto): (Spot, Spot),
+    row: &mut Option<RowAt>,
+) -> Result<()> {
+    let older = row.clone();
+    for _ in 0..VERSIONS_IN_A_ROW {
+        let Some(spot) = source.cursor.key().and_then(|at| version_of(at, key)) else { return Ok(()) };
+        if spot > covered && spot <= upto {
+            let value = source.cursor.value().unwrap_or_default();
+            let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &source.file))?;
+            let before = row.take().and_then(|row| row.document);
+            let document = match version.image {
+                Some(image) => Some(image),
+                None => state::apply(before.as_ref(), version.kind, version.payload.as_ref())?,
+            };
+            *row = Some(RowAt { seq: spot.seq, time_ms: version.time_ms, document });
+        }
+        source.cursor.next()?;
+    }
+    // Many versions: the newest that counts, and what it rests on, from behind.
+    let mut traced = Traced::default();
+    let mut under = None;
+    let mut behind = source.file.cursor(tree::VERSIONS);
+    behind.seek_last_by(|at| before_or_at(at, key, upto))?;
+    while let (Some(at), Some(value)) = (behind.key(), behind.value()) {
+        let Some(spot) = version_of(at, key).filter(|spot| *spot > covered) else { break };
+        let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &source.file))?;
+        under = traced.take(spot.seq, version);
+        if under.is_some() {
+            break;
+        }
+        behind.prev()?;
+    }
+    *row = match traced.newest {
+        Some(_) => traced.finish(under.unwrap_or_else(|| older.and_then(|row| row.document)))?,
+        None => older,
+    };
+    source.cursor.seek_by(|at| before_or_at(at, key, Spot::end_of(u64::MAX)))
+}

@@ -1,0 +1,257 @@
+//! Which snapshots a table keeps: when all rows are written anew, which eras are merged, which files are let go.
+//!
+//! The rule, with bytes of files as weights:
+//! - *All rows* are written after a new era when the eras since the last time outweigh half of what was written then (where
+//!   all rows were never written: half of the first era).
+//! - Between two such moments, and after the last, there are at most [`ERAS_IN_A_GROUP`] eras: of more, the two neighbours that
+//!   weigh least together are merged.
+//! - Of the moments at which all rows were written, the newest is kept; the others as long as together they weigh no more
+//!   than a quarter of all eras. The first to go is the one that leaves the lightest group behind.
+//!
+//! So what a table takes on disk stays in proportion to its log, and what is read for one row, at any moment, is bounded by
+//! the files of one group. An era holds all of its events, so that nothing of this changes an answer.
+
+use std::path::PathBuf;
+
+use crate::error::Result;
+use crate::format::block::{FileWriter, Identity};
+use crate::format::manifest::{Era, Manifest};
+use crate::format::snapshot::{CandidateEntry, RequestEntry, kind, read_version, tree};
+use crate::log::blocks::{Output, TreeCursor, write_file};
+use crate::log::dir::{DataDir, era_stem, full_stem};
+use crate::table::chain::{Shelf, Snapshot};
+use crate::table::snapshot::{Watch, make_dirs, sync_dirs};
+
+/// Eras between two moments of which all rows are kept, at most.
+pub const ERAS_IN_A_GROUP: usize = 8;
+
+/// What is to be done next for a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// Write all rows as they are at the end of the newest era.
+    Full,
+    /// Merge the eras at these positions.
+    Merge(std::ops::Range<usize>),
+    /// Let go of all rows at a moment: the position among them.
+    Drop(usize),
+}
+
+/// What is to be done next for a table; `None` where all is as the rule wants it.
+pub fn next_task(manifest: &Manifest) -> Option<Task> {
+    if full_is_due(manifest) {
+        return Some(Task::Full);
+    }
+    heaviest_to_drop(manifest).map(Task::Drop).or_else(|| neighbours_to_merge(manifest).map(Task::Merge))
+}
+
+fn full_is_due(manifest: &Manifest) -> bool {
+    let last = manifest.fulls.last();
+    let (base, since): (u64, &[Era]) = match (last, manifest.eras.as_slice()) {
+        (Some(full), eras) => {
+            let first = eras.partition_point(|era| era.seq <= full.seq);
+            (full.bytes, eras.get(first..).unwrap_or_default())
+        }
+        (None, [first, rest @ ..]) => (first.bytes, rest),
+        (None, []) => return false,
+    };
+    // Files have a least size: small tables are not written anew each time.
+    let weight: u64 = since.iter().map(|era| era.bytes).sum();
+    !since.is_empty() && weight > base / 2 && (since.len() >= 2 || weight > 64 << 10)
+}
+
+fn heaviest_to_drop(manifest: &Manifest) -> Option<usize> {
+    let (_, older) = manifest.fulls.split_last()?;
+    let eras: u64 = manifest.eras.iter().map(|era| era.bytes).sum();
+    let kept: u64 = older.iter().map(|full| full.bytes).sum();
+    if kept <= eras / 4 {
+        return None;
+    }
+    let floor = manifest.floor.map_or(0, |floor| floor.seq);
+    // The floor's own rows are what everything below is folded into: they stay.
+    let candidates = (0..older.len()).filter(|at| older.get(*at).is_some_and(|full| full.seq != floor));
+    candidates.min_by_key(|at| {
+        let after = at.checked_sub(1).and_then(|before| older.get(before)).map_or(0, |full| full.seq);
+        let upto = manifest.fulls.get(at + 1).map_or(u64::MAX, |full| full.seq);
+        let within = manifest.eras.iter().filter(|era| era.seq > after && era.base < upto);
+        within.map(|era| era.bytes).sum::<u64>()
+    })
+}
+
+fn neighbours_to_merge(manifest: &Manifest) -> Option<std::ops::Range<usize>> {
+    let group_of = |era: &Era| manifest.fulls.partition_point(|full| full.seq < era.seq);
+    let mut start = 0;
+    while let Some(first) = manifest.eras.get(start) {
+        let group = group_of(first);
+        let len = manifest.eras.iter().skip(start).take_while(|era| group_of(era) == group).count();
+        if len > ERAS_IN_A_GROUP {
+            let eras = manifest.eras.get(start..start + len).unwrap_or_default();
+            let lightest =
+                (0..len - 1).min_by_key(|at| eras.iter().skip(*at).take(2).map(|era| era.bytes).sum::<u64>());
+            return lightest.map(|at| start + at..start + at + 2);
+        }
+        start += len;
+    }
+    None
+}
+
+/// Requests older than both are not asked about again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RequestsSince {
+    /// Requests of commits from here on are kept,
+    pub seq: u64,
+    /// if they were made at this time, in milliseconds since 1970, or later.
+    pub time_ms: u64,
+}
+
+/// Merges eras that follow one another into one.
+pub fn merge_eras(
+    shelf: &Shelf,
+    (name, id): (&str, u64),
+    eras: &[(Era, Snapshot)],
+    requests: RequestsSince,
+    watch: Watch<'_>,
+) -> Result<Option<Era>> {
+    let (Some((first, _)), Some((last, newest))) = (eras.first(), eras.last()) else { return Ok(None) };
+    let identity = Identity { table: id, base: first.base, seq: last.seq, kind: kind::ERA };
+    make_dirs(shelf, name)?;
+    let path = shelf.dir.era(name, first.base, last.seq);
+    let mut bytes = write_file(&*shelf.disk, &path, identity, |file| {
+        file.begin_tree(tree::VERSIONS, true)?;
+        merge_versions(file, eras, watch)?;
+        file.end_tree()?;
+        for id in [tree::COMMITS, tree::REQUESTS] {
+            file.begin_tree(id, false)?;
+            append(file, eras, id, requests)?;
+            file.end_tree()?;
+        }
+        file.begin_tree(tree::PRODUCERS, false)?;
+        // Of a producer's positions the last counts.
+        merge(file, eras.iter().map(|(_, era)| &era.file), tree::PRODUCERS, &|_, later| later.to_vec())?;
+        file.end_tree()?;
+        Ok(newest.file.properties().to_vec())
+    })?;
+    let in_all = |path: &&String| eras.iter().all(|(era, _)| era.indexes.contains(path));
+    let indexes: Vec<String> = last.indexes.iter().filter(in_all).cloned().collect();
+    for of_path in &indexes {
+        let path = shelf.dir.index(name, of_path, &era_stem(first.base, last.seq));
+        let identity = Identity { kind: kind::ERA_INDEX, ..identity };
+        bytes += write_file(&*shelf.disk, &path, identity, |file| {
+            file.begin_tree(tree::CANDIDATES, false)?;
+            let files = eras.iter().filter_map(|(_, era)| era.index(of_path));
+            merge(file, files, tree::CANDIDATES, &join_candidates)?;
+            file.end_tree()?;
+            Ok(of_path.clone().into_bytes())
+        })?;
+    }
+    sync_dirs(shelf, name)?;
+    let events = eras.iter().map(|(era, _)| era.events).sum();
+    Ok(Some(Era { base: first.base, seq: last.seq, bytes, events, indexes, position: last.position }))
+}
+
+fn merge_versions(file: &mut FileWriter<Output>, eras: &[(Era, Snapshot)], watch: Watch<'_>) -> Result<()> {
+    let mut cursors = first_entries(eras.iter().map(|(_, era)| &era.file), tree::VERSIONS)?;
+    let mut done = 0;
+    while let Some(cursor) = least(&mut cursors) {
+        if let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
+            let row = read_version(key).map(|(row, ..)| row);
+            file.add(key, row, &value)?;
+        }
+        cursor.next()?;
+        done += 1;
+        if done % 4096 == 0 {
+            watch(done)?;
+        }
+    }
+    Ok(())
+}
+
+/// Appends a tree of each era to the one before: their keys follow one another.
+fn append(
+    file: &mut FileWriter<Output>,
+    eras: &[(Era, Snapshot)],
+    id: u8,
+    since: RequestsSince,
+) -> Result<()> {
+    for (_, era) in eras {
+        let mut cursor = era.file.cursor(id);
+        cursor.first()?;
+        while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
+            let seq = key.first_chunk::<8>().map_or(0, |seq| u64::from_be_bytes(*seq));
+            let keep = id != tree::REQUESTS
+                || (seq >= since.seq && RequestEntry::decode(&value)?.time_ms >= since.time_ms);
+            if keep {
+                file.add(key, None, &value)?;
+            }
+            cursor.next()?;
+        }
+    }
+    Ok(())
+}
+
+/// Merges a tree of files, older ones first; `join` makes one value of an older and a later one of the same key.
+fn merge<'a>(
+    file: &mut FileWriter<Output>,
+    files: impl Iterator<Item = &'a std::sync::Arc<crate::log::blocks::BlockFile>>,
+    id: u8,
+    join: &dyn Fn(&[u8], &[u8]) -> Vec<u8>,
+) -> Result<()> {
+    let mut cursors = first_entries(files, id)?;
+    loop {
+        let Some(key) = least(&mut cursors).and_then(|cursor| cursor.key()).map(<[u8]>::to_vec) else {
+            return Ok(());
+        };
+        let mut joined: Option<Vec<u8>> = None;
+        for cursor in &mut cursors {
+            if cursor.key() == Some(&key) {
+                let value = cursor.value().unwrap_or_default();
+                joined = Some(joined.map_or_else(|| value.to_vec(), |older| join(&older, &value)));
+                cursor.next()?;
+            }
+        }
+        file.add(&key, None, &joined.unwrap_or_default())?;
+    }
+}
+
+/// What two eras say of one candidate. What cannot be read makes it a candidate for ever, which is never wrong.
+fn join_candidates(older: &[u8], later: &[u8]) -> Vec<u8> {
+    let read =
+        |bytes: &[u8]| CandidateEntry::decode(&bytes::Bytes::copy_from_slice(bytes)).unwrap_or_default();
+    let joined = CandidateEntry { first: read(older).first, until: read(later).until };
+    let mut out = Vec::new();
+    joined.encode(&mut out);
+    out
+}
+
+fn first_entries<'a>(
+    files: impl Iterator<Item = &'a std::sync::Arc<crate::log::blocks::BlockFile>>,
+    id: u8,
+) -> Result<Vec<TreeCursor>> {
+    let mut cursors = Vec::new();
+    for file in files {
+        let mut cursor = file.cursor(id);
+        cursor.first()?;
+        cursors.push(cursor);
+    }
+    Ok(cursors)
+}
+
+/// The cursor at the least key; of equal ones, the first.
+fn least(cursors: &mut [TreeCursor]) -> Option<&mut TreeCursor> {
+    cursors.iter_mut().filter(|cursor| cursor.key().is_some()).min_by(|a, b| a.key().cmp(&b.key()))
+}
+
+/// The files of a table that a manifest names, snapshots and indexes.
+pub fn files_of(dir: &DataDir, manifest: &Manifest) -> Vec<PathBuf> {
+    let name = &manifest.table;
+    let eras = manifest.eras.iter().map(|era| {
+        (dir.era(name, era.base, era.seq), era_stem(era.base, era.seq), &era.indexes)
+    });
+    let fulls =
+        manifest.fulls.iter().map(|full| (dir.full(name, full.seq), full_stem(full.seq), &full.indexes));
+    let mut files = Vec::new();
+    for (file, stem, indexes) in eras.chain(fulls) {
+        files.push(file);
+        files.extend(indexes.iter().map(|path| dir.index(name, path, &stem)));
+    }
+    files
+}
