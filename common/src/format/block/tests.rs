@@ -151,7 +151,7 @@ proptest! {
             }
         }
         if let Ok(block) = Block::parse(raw.clone().into()) {
-            prop_assert!(block.len() > 0);
+            prop_assert!(!block.is_empty());
             let bytes = |i| 4 + block.key(i).unwrap().len() + block.value(i).unwrap().len() + 4;
             prop_assert_eq!((0..block.len()).map(bytes).sum::<usize>() + 4, raw.len());
         }

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use proptest::prelude::*;
 
 use super::*;
-use crate::format::block::FileWriter;
+use crate::format::block::{FileWriter, encode_raw};
 use crate::limits;
 use crate::log::disk::sim::{Fault, Lost, Op, Repeat, SimDisk};
 
@@ -402,4 +402,87 @@ fn a_power_cut_leaves_the_old_file_or_the_new_one() {
             }
         }
     }
+}
+
+/// A file whose CRCs are right and whose index is the test's: one root of these entries, one level above one data block
+/// with the keys `b` and `d`, which stands at byte 0.
+fn forged(depth: u8, entries: u64, index: &dyn Fn(Handle, Handle) -> Vec<(Vec<u8>, Vec<u8>)>) -> SimDisk {
+    let block = |entries: &[(Vec<u8>, Vec<u8>)]| {
+        let mut raw = Vec::new();
+        let mut starts = Vec::new();
+        for (key, value) in entries {
+            starts.extend_from_slice(&u32::try_from(raw.len()).unwrap().to_le_bytes());
+            raw.extend_from_slice(&u32::try_from(key.len()).unwrap().to_le_bytes());
+            raw.extend_from_slice(&[&key[..], value].concat());
+        }
+        [raw, starts, u32::try_from(entries.len()).unwrap().to_le_bytes().to_vec()].concat()
+    };
+    let handle =
+        |offset: usize, len: usize| Handle { offset: offset as u64, len: u32::try_from(len).unwrap() };
+    let sealed = |raw: &[u8], at: usize| encode_raw(raw, IDENTITY, at as u64).unwrap();
+    let mut file = sealed(&block(&[(b"b".to_vec(), vec![1]), (b"d".to_vec(), vec![2])]), 0);
+    let data = handle(0, file.len());
+    // A handle has one length, so the root's own follows from any other in its place.
+    let root = handle(file.len(), HEADER_BYTES + block(&index(data, data)).len());
+    file.extend(sealed(&block(&index(data, root)), file.len()));
+    let tree = Tree { id: 1, depth, entries, root: Some(root), filter: None };
+    let raw = Directory { properties: Vec::new(), trees: vec![tree] }.encode().unwrap();
+    let directory = sealed(&raw, file.len());
+    let trailer = Trailer { identity: IDENTITY, directory: handle(file.len(), directory.len()) };
+    let disk = disk();
+    disk.put(PATH, &[file, directory, trailer.encode()].concat()).unwrap();
+    disk
+}
+
+#[test]
+fn an_index_that_lies_is_damage() {
+    let entry = |key: &[u8], handle: Handle| (key.to_vec(), handle.encode().to_vec());
+    let outside = Handle { offset: u64::MAX - 5, len: 100 };
+    type Index<'a> = &'a dyn Fn(Handle, Handle) -> Vec<(Vec<u8>, Vec<u8>)>;
+    let lies: [(u8, u64, Index<'_>); 8] = [
+        (2, 2, &|data, _| vec![entry(b"x", data)]),
+        (2, 2, &|data, _| vec![entry(b"c", data)]),
+        (2, 3, &|data, _| vec![entry(b"d", data)]),
+        (2, 4, &|data, _| vec![entry(b"d", data), entry(b"d", data)]),
+        (2, 2, &|_, _| vec![entry(b"d", outside)]),
+        (2, 2, &|_, _| vec![(b"d".to_vec(), b"no handle".to_vec())]),
+        (64, 1, &|_, root| vec![entry(b"d", root)]),
+        (64, 1 << 60, &|_, root| vec![entry(b"d", root), entry(b"e", root)]),
+    ];
+    let honest = forged(2, 2, &|data, _| vec![entry(b"d", data)]);
+    assert_eq!(open(&honest, PATH, &BlockCache::new(0)).unwrap().verify().unwrap(), 2);
+    for (number, (depth, entries, index)) in lies.into_iter().enumerate() {
+        let file = open(&forged(depth, entries, index), PATH, &BlockCache::new(9000)).unwrap();
+        assert_eq!(file.verify().unwrap_err().reason(), Reason::Corrupt, "lie {number}");
+        let mut cursor = file.cursor(1);
+        for key in [&b""[..], b"b", b"c", b"d", b"dd", b"x", b"y"] {
+            let moves = [cursor.seek(key), cursor.next(), cursor.prev(), cursor.first(), cursor.last()];
+            for error in moves.into_iter().filter_map(Result::err) {
+                assert_eq!(error.reason(), Reason::Corrupt);
+            }
+        }
+    }
+    let file = open(&forged(2, 2, lies[0].2), PATH, &BlockCache::new(0)).unwrap();
+    let mut cursor = file.cursor(1);
+    assert_eq!(cursor.seek(b"e").unwrap_err().reason(), Reason::Corrupt);
+    assert_eq!(pair(&cursor), None);
+    cursor.seek(b"b").unwrap();
+    assert_eq!(cursor.key(), Some(&b"b"[..]));
+}
+
+#[test]
+fn cursors_go_to_other_threads() {
+    fn check<T: Send>() {}
+    check::<TreeCursor>();
+    check::<Arc<BlockFile>>();
+    let (disk, cache) = (disk(), BlockCache::new(20_000));
+    let model = numbered(5000);
+    write(&disk, PATH, 500, &[(1, &model)]);
+    let file = open(&disk, PATH, &cache).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| check_all(&file, 1, &model).unwrap());
+        }
+    });
+    assert!(cache.used_bytes() <= 20_000);
 }
