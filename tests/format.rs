@@ -1,11 +1,13 @@
 //! The on-disk format is frozen: `tests/fixtures/v1` reads as it was written, for the daemons and for a second decoder
-//! made from `common/FORMAT.md`, and known events become exactly known bytes.
+//! made from `common/FORMAT.md`, and known events become exactly known bytes. So does `tests/fixtures/blocks`.
 //!
 //! Where there is no fixture, `DRIFTDB_BLESS=1 cargo test --test format` makes one. A fixture that is there is never made
 //! anew: a change of the format gets a version and a fixture of its own.
 
 #![expect(clippy::disallowed_methods, reason = "these tests read and copy fixtures")]
 
+#[path = "format/blocks.rs"]
+mod blocks;
 #[path = "format/crc.rs"]
 mod crc;
 #[path = "format/decoder.rs"]

@@ -6,6 +6,7 @@ mod crc;
 use std::process::Command;
 
 use bytes::Bytes;
+use driftdb_common::format::block::{self, Block, Directory, FilterPlace, Handle, Identity, Trailer};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
 use driftdb_common::format::frame::{self, FrameBuffer, Place};
@@ -19,6 +20,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 const PLACE: Place = Place { table: 3, segment: 2, offset: 777 };
+const FILE: Identity = Identity { table: 3, base: 7, seq: 300, kind: 2 };
 const KINDS: [EventType; 5] =
     [EventType::Insert, EventType::Patch, EventType::SoftDelete, EventType::Schema, EventType::Note];
 
@@ -183,6 +185,61 @@ fn header() -> Header {
     Header { database_id, epoch: 5, term: 2, last_seq, last_ms, generation: 12, slots: 2, closed: false }
 }
 
+/// A sorted block file of two trees in small blocks, the first of them filtered.
+fn block_file(values: &[Value]) -> Vec<u8> {
+    let mut writer = block::FileWriter::new(Vec::new(), FILE).unwrap();
+    writer.set_target(100);
+    for tree in 1..=2 {
+        writer.begin_tree(tree, tree == 1).unwrap();
+        for (number, value) in (0u16..).zip(values) {
+            writer.add(&number.to_be_bytes(), Some(&[tree]), &encoded(value)).unwrap();
+        }
+        writer.end_tree().unwrap();
+    }
+    writer.finish(b"properties").unwrap().0
+}
+
+/// The raw content of a block inside a file. Where that is asked for, its CRC is made to match first.
+fn block_at(file: &[u8], handle: Handle, valid: bool) -> Option<Bytes> {
+    let start = usize::try_from(handle.offset).ok()?;
+    let mut bytes = file.get(start..)?.get(..usize::try_from(handle.len).ok()?)?.to_vec();
+    if valid && bytes.len() >= block::HEADER_BYTES {
+        let place = [FILE.table.to_le_bytes(), FILE.base.to_le_bytes(), FILE.seq.to_le_bytes()].concat();
+        let at = handle.offset.to_le_bytes();
+        let crc = crc::crc32(&[&bytes[..9], &bytes[13..], &place, &[FILE.kind], &at]);
+        bytes[9..13].copy_from_slice(&crc.to_le_bytes());
+    }
+    block::unpack(&bytes.into(), FILE, handle.offset).ok()
+}
+
+/// Whatever passes as a block can be used as one.
+fn use_block(raw: &Bytes) {
+    let Ok(block) = Block::parse(raw.clone()) else { return };
+    for index in 0..block.len() {
+        assert!(block.key(index).unwrap().len() + block.value(index).unwrap().len() < raw.len());
+        let _ = block.value(index).map(|value| Handle::decode(&value));
+    }
+    assert!(block.key(block.len()).is_none() && block.value(block.len()).is_none());
+    assert!(block.partition_point(|key| key < &b"m"[..]) <= block.len());
+}
+
+/// Whatever passes as a directory can be used as one.
+fn use_directory(directory: &Directory, blocks: u64) {
+    assert_eq!(Directory::decode(&directory.encode().unwrap(), blocks).as_ref(), Ok(directory));
+    for place in directory.trees.iter().filter_map(|tree| tree.filter) {
+        use_filter(&place, b"x");
+        let last = u64::from(place.partitions) - 1;
+        assert!(place.handle(last).end() <= blocks);
+    }
+}
+
+fn use_filter(place: &FilterPlace, partition: &[u8]) {
+    for hash in [0, 1 << 33, u64::MAX] {
+        assert!(block::filter::partition(place, hash) < u64::from(place.partitions.max(1)));
+        let _ = block::filter::may_contain(place, partition, hash);
+    }
+}
+
 /// Whatever passes as a document can be used as one.
 fn use_document(document: &Document) {
     let text = document.to_json().unwrap();
@@ -263,6 +320,37 @@ proptest! {
     }
 
     #[test]
+    fn a_damaged_sorted_block_file(
+        values in prop::collection::vec(value(), 0..8), damages in damages(), valid: bool,
+    ) {
+        let whole = block_file(&values);
+        let trailer = Trailer::decode(whole.last_chunk().unwrap()).unwrap();
+        let found = damaged(whole.clone(), &damages);
+        if let Some(read) = found.last_chunk().and_then(|last| Trailer::decode(last).ok()) {
+            prop_assert_eq!(read, trailer, "damage passes for a trailer");
+        }
+        let blocks = trailer.directory.offset;
+        let raw = block_at(&whole, trailer.directory, false).unwrap();
+        let directory = Directory::decode(&raw, blocks).unwrap();
+        let filters = directory.trees.iter().filter_map(|tree| Some(tree.filter?.handle(0)));
+        let roots = directory.trees.iter().filter_map(|tree| tree.root);
+        for handle in filters.chain(roots).chain([trailer.directory]) {
+            let Some(raw) = block_at(&found, handle, valid) else { continue };
+            prop_assert!(valid || block_at(&whole, handle, false) == Some(raw.clone()), "damage passes for a block");
+            use_block(&raw);
+            if let Ok(directory) = Directory::decode(&raw, blocks) {
+                use_directory(&directory, blocks);
+            }
+        }
+        // The same damage inside, past the CRC.
+        let raw = Bytes::from(damaged(raw.to_vec(), &damages));
+        use_block(&raw);
+        if let Ok(directory) = Directory::decode(&raw, blocks) {
+            use_directory(&directory, blocks);
+        }
+    }
+
+    #[test]
     fn a_damaged_manifest(damages in damages()) {
         let seal = Seal { bytes: 100, frames: 3, digest: 9 };
         let segments = vec![Segment { number: 1, sealed: Some(seal) }, Segment { number: 2, sealed: None }];
@@ -288,6 +376,10 @@ proptest! {
         let _ = (Value::decode(&bytes), json::from_msgpack(&bytes), msgpack::fields(&bytes));
         let _ = Key::decode(&mut msgpack::Reader::new(&bytes));
         let bytes = Bytes::from(bytes);
+        let _ = (block::unpack(&bytes, FILE, 0), bytes.last_chunk().map(Trailer::decode), Handle::decode(&bytes));
+        let _ = Directory::decode(&bytes, 1000);
+        use_filter(&FilterPlace { offset: 0, partitions: 3, lines: 128 }, &bytes);
+        use_block(&bytes);
         for kind in KINDS {
             let _ = event::decode(kind, &bytes);
         }
