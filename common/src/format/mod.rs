@@ -9,4 +9,5 @@ pub mod key;
 pub mod manifest;
 pub mod msgpack;
 pub mod path;
+pub mod sortkey;
 pub mod value;

@@ -1,0 +1,353 @@
+//! Encodings whose bytes sort as what they encode: keys, losslessly, and the values of secondary indexes, cut short.
+//!
+//! No encoding is a prefix of another one of its kind, so that more may follow it and the order stays.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::format::key::{Key, KeyType};
+use crate::format::msgpack::{self, Token};
+use crate::limits;
+
+/// What an index holds of a row: a value that comparisons order. Null, arrays and objects are not indexed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scalar<'a> {
+    /// A boolean.
+    Bool(bool),
+    /// An integer from -2^63 to 2^64-1.
+    Int(i128),
+    /// Any other number; never NaN or infinite.
+    Float(f64),
+    /// Text.
+    Str(&'a str),
+}
+
+/// The first byte of an encoded value. Values of one kind lie together: after `[kind]` and before `[kind + 1]`,
+/// neither of which encodes any value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ScalarKind {
+    /// Booleans.
+    Bool = 1,
+    /// Integers and floats, in one order.
+    Number = 2,
+    /// Texts.
+    Text = 3,
+}
+
+impl ScalarKind {
+    /// The bytes before every value of the kind.
+    pub fn below(self) -> Vec<u8> {
+        vec![self as u8]
+    }
+
+    /// The bytes after every value of the kind.
+    pub fn above(self) -> Vec<u8> {
+        vec![self as u8 + 1]
+    }
+}
+
+impl Scalar<'_> {
+    /// What kind of value it is: the order is one within a kind, and comparisons know none between kinds.
+    pub fn kind(self) -> ScalarKind {
+        match self {
+            Scalar::Bool(_) => ScalarKind::Bool,
+            Scalar::Int(_) | Scalar::Float(_) => ScalarKind::Number,
+            Scalar::Str(_) => ScalarKind::Text,
+        }
+    }
+}
+
+/// Appends a key. Encodings of keys of one type sort as the keys.
+pub fn write_key(out: &mut Vec<u8>, key: &Key) {
+    match key {
+        // With its sign bit flipped a negative number comes before the others.
+        Key::Int(int) => out.extend_from_slice(&(int ^ i64::MIN).to_be_bytes()),
+        Key::Str(text) => write_text(out, text.as_bytes()),
+    }
+}
+
+/// Reads a key off the front of any bytes, and returns what is left; `None` where they are no key of the type.
+pub fn read_key(bytes: &[u8], key_type: KeyType) -> Option<(Key, &[u8])> {
+    if key_type == KeyType::Int {
+        let (int, rest) = bytes.split_first_chunk::<8>()?;
+        return Some((Key::Int(i64::from_be_bytes(*int) ^ i64::MIN), rest));
+    }
+    let mut text = Vec::new();
+    let mut rest = bytes;
+    loop {
+        let zero = rest.iter().position(|byte| *byte == 0)?;
+        let (plain, after) = rest.split_at_checked(zero)?;
+        text.extend_from_slice(plain);
+        if text.len() > limits::KEY_BYTES {
+            return None;
+        }
+        match after {
+            [0, ESCAPED, after @ ..] => {
+                text.push(0);
+                rest = after;
+            }
+            [0, END, after @ ..] => {
+                let text: Arc<str> = String::from_utf8(text).ok()?.into();
+                let allowed = (1..=limits::KEY_BYTES).contains(&text.len());
+                return allowed.then_some((Key::Str(text), after));
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// After a zero: the text has a zero here.
+const ESCAPED: u8 = 0xff;
+/// After a zero: the text ends here. Below `ESCAPED`, so that a text comes before those that it is a prefix of.
+const END: u8 = 0x01;
+
+fn write_escaped(out: &mut Vec<u8>, text: &[u8]) {
+    for byte in text {
+        out.push(*byte);
+        if *byte == 0 {
+            out.push(ESCAPED);
+        }
+    }
+}
+
+fn write_text(out: &mut Vec<u8>, text: &[u8]) {
+    write_escaped(out, text);
+    out.extend_from_slice(&[0, END]);
+}
+
+/// Appends a value as an index holds it: of values `a` and `b` of one kind with `a < b`, the bytes of `a` are less
+/// than those of `b`, or the same.
+///
+/// The same, because numbers are rounded to 64-bit floats, and texts are cut after
+/// [`limits::INDEX_TEXT_BYTES`]. Hence an index finds candidates, to be looked at again, and every bound of a search
+/// is an included one: what is above `b` may have the bytes of `b`.
+pub fn write_scalar(out: &mut Vec<u8>, value: Scalar<'_>) {
+    out.push(value.kind() as u8);
+    match value {
+        Scalar::Bool(value) => out.push(value.into()),
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "rounding keeps the order, and that is all an index needs"
+        )]
+        Scalar::Int(int) => write_number(out, int as f64),
+        Scalar::Float(float) => write_number(out, float),
+        Scalar::Str(text) => write_text(out, cut(text.as_bytes())),
+    }
+}
+
+fn write_number(out: &mut Vec<u8>, number: f64) {
+    const SIGN: u64 = 1 << 63;
+    // -0.0 equals 0.0.
+    let bits = if number == 0.0 { 0 } else { number.to_bits() };
+    // The bits of floats sort as the floats but for the sign: negative ones come first, and in reverse.
+    let bits = if bits & SIGN == 0 { bits | SIGN } else { !bits };
+    out.extend_from_slice(&bits.to_be_bytes());
+}
+
+fn cut(text: &[u8]) -> &[u8] {
+    text.get(..limits::INDEX_TEXT_BYTES).unwrap_or(text)
+}
+
+/// The least and the greatest bytes that an indexed text with a prefix can have, both included.
+pub fn prefix_bounds(prefix: &str) -> (Vec<u8>, Vec<u8>) {
+    let mut low = Vec::new();
+    write_scalar(&mut low, Scalar::Str(prefix));
+    if prefix.len() >= limits::INDEX_TEXT_BYTES {
+        // Nothing of what comes after the prefix is in the index.
+        return (low.clone(), low);
+    }
+    let mut high = vec![ScalarKind::Text as u8];
+    write_escaped(&mut high, prefix.as_bytes());
+    // UTF-8 has no such byte: above whatever can follow.
+    high.push(0xff);
+    (low, high)
+}
+
+/// What an index holds of an encoded value; `None` for null, arrays and objects.
+pub fn scalar_of(encoded: &[u8]) -> Result<Option<Scalar<'_>>> {
+    Ok(match msgpack::first(encoded)? {
+        Token::Bool(value) => Some(Scalar::Bool(value)),
+        Token::Int(int) => Some(Scalar::Int(int)),
+        Token::Float(float) => Some(Scalar::Float(float)),
+        Token::Str(text) => Some(Scalar::Str(text)),
+        Token::Nil | Token::Array(_) | Token::Map(_) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Ordering;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::format::value::{Value, compare_int_float};
+
+    fn key_bytes(key: &Key) -> Vec<u8> {
+        let mut out = Vec::new();
+        write_key(&mut out, key);
+        out
+    }
+
+    fn bytes(scalar: Scalar<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        write_scalar(&mut out, scalar);
+        out
+    }
+
+    fn any_key(key_type: KeyType) -> BoxedStrategy<Key> {
+        match key_type {
+            KeyType::Int => prop_oneof![any::<i64>(), -3i64..4].prop_map(Key::Int).boxed(),
+            KeyType::String => prop_oneof![3 => "[\0\u{1}aé\u{ff}\u{10ffff}]{1,6}", 1 => "\\PC{1,20}"]
+                .prop_map(|text| Key::Str(text.into()))
+                .boxed(),
+        }
+    }
+
+    fn any_number() -> impl Strategy<Value = Scalar<'static>> {
+        prop_oneof![
+            any::<i64>().prop_map(|int| Scalar::Int(int.into())),
+            any::<u64>().prop_map(|int| Scalar::Int(int.into())),
+            (-3i64..4, 50u32..64).prop_map(|(n, power)| Scalar::Int((1i128 << power) + i128::from(n))),
+            (-3i64..4).prop_map(|int| Scalar::Int(int.into())),
+            any::<f64>().prop_filter("finite", |f| f.is_finite()).prop_map(Scalar::Float),
+            (-6i32..7).prop_map(|n| Scalar::Float(f64::from(n) / 2.0)),
+            Just(Scalar::Float(-0.0)),
+        ]
+    }
+
+    fn order(a: Scalar<'_>, b: Scalar<'_>) -> Ordering {
+        match (a, b) {
+            (Scalar::Int(a), Scalar::Int(b)) => a.cmp(&b),
+            (Scalar::Float(a), Scalar::Float(b)) => a.partial_cmp(&b).unwrap(),
+            (Scalar::Int(a), Scalar::Float(b)) => compare_int_float(a, b).unwrap(),
+            (Scalar::Float(a), Scalar::Int(b)) => compare_int_float(b, a).unwrap().reverse(),
+            (Scalar::Str(a), Scalar::Str(b)) => a.cmp(b),
+            (Scalar::Bool(a), Scalar::Bool(b)) => a.cmp(&b),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn keeps_order(a: Scalar<'_>, b: Scalar<'_>) {
+        let (bytes_a, bytes_b) = (bytes(a), bytes(b));
+        match order(a, b) {
+            Ordering::Less => assert!(bytes_a <= bytes_b, "{a:?} {b:?}"),
+            Ordering::Equal => assert_eq!(bytes_a, bytes_b, "{a:?} {b:?}"),
+            Ordering::Greater => assert!(bytes_a >= bytes_b, "{a:?} {b:?}"),
+        }
+        assert!(bytes_a == bytes_b || !bytes_b.starts_with(&bytes_a), "{a:?} {b:?}");
+        assert!(a.kind().below() < bytes_a && bytes_a < a.kind().above());
+    }
+
+    fn key_order_and_reading(a: &Key, b: &Key) {
+        let (bytes_a, bytes_b) = (key_bytes(a), key_bytes(b));
+        assert_eq!(a.cmp(b), bytes_a.cmp(&bytes_b), "{a} {b}");
+        assert!(a == b || !bytes_b.starts_with(&bytes_a), "{a} {b}");
+        let both = [bytes_a, bytes_b.clone()].concat();
+        assert_eq!(read_key(&both, a.key_type()), Some((a.clone(), &bytes_b[..])));
+    }
+
+    proptest! {
+        #[test]
+        fn texts_sort_as_keys_and_come_back(a in any_key(KeyType::String), b in any_key(KeyType::String)) {
+            key_order_and_reading(&a, &b);
+        }
+
+        #[test]
+        fn ints_sort_as_keys_and_come_back(a in any_key(KeyType::Int), b in any_key(KeyType::Int)) {
+            key_order_and_reading(&a, &b);
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(0xff), any::<u8>()], 0..20)) {
+            for key_type in [KeyType::Int, KeyType::String] {
+                if let Some((key, rest)) = read_key(&bytes, key_type) {
+                    prop_assert_eq!([&key_bytes(&key), rest].concat(), &bytes[..], "one spelling");
+                }
+            }
+        }
+
+        #[test]
+        fn numbers_keep_their_order(a in any_number(), b in any_number()) {
+            keeps_order(a, b);
+        }
+
+        #[test]
+        fn texts_keep_their_order(
+            // About the cut, with zeros and long characters across it.
+            shared in (250usize..260).prop_map(|len| "x".repeat(len)),
+            a in "[\0aé\u{10ffff}]{0,8}",
+            b in "[\0aé\u{10ffff}]{0,8}",
+        ) {
+            keeps_order(Scalar::Str(&a), Scalar::Str(&b));
+            let (a, b) = (format!("{shared}{a}"), format!("{shared}{b}"));
+            keeps_order(Scalar::Str(&a), Scalar::Str(&b));
+        }
+
+        #[test]
+        fn a_prefix_bounds_what_it_begins(
+            len in prop_oneof![Just(0usize), 250usize..260],
+            prefix in "[\0aé]{0,3}",
+            rest in "[\0aé\u{10ffff}]{0,3}",
+            other in "[\0aéz]{0,4}",
+        ) {
+            let prefix = format!("{}{prefix}", "x".repeat(len));
+            let (low, high) = prefix_bounds(&prefix);
+            let within = bytes(Scalar::Str(&format!("{prefix}{rest}")));
+            prop_assert!(low <= within && within <= high);
+            let short = format!("{}{other}", "x".repeat(len));
+            if !short.starts_with(&prefix) && short.len().max(prefix.len()) <= limits::INDEX_TEXT_BYTES {
+                let outside = bytes(Scalar::Str(&short));
+                prop_assert!(outside < low || outside > high);
+            }
+        }
+    }
+
+    #[test]
+    fn integers_beyond_floats_are_rounded_and_ordered() {
+        let (low, high) = (Scalar::Int(1 << 53), Scalar::Int((1 << 53) + 1));
+        assert_eq!(bytes(low), bytes(high));
+        assert!(bytes(low) < bytes(Scalar::Int((1 << 53) + 2)));
+        assert_eq!(bytes(Scalar::Int(1)), bytes(Scalar::Float(1.0)));
+        assert_eq!(bytes(Scalar::Float(-0.0)), bytes(Scalar::Int(0)));
+        keeps_order(Scalar::Bool(false), Scalar::Bool(true));
+    }
+
+    #[test]
+    fn keys_have_these_bytes() {
+        assert_eq!(key_bytes(&Key::Int(-1)), [0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+        assert_eq!(key_bytes(&Key::Int(1)), [0x80, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(key_bytes(&Key::Str("a\0b".into())), [b'a', 0, 0xff, b'b', 0, 1]);
+    }
+
+    #[test]
+    fn what_is_no_key_is_not_read() {
+        let long = |len: usize| [vec![b'x'; len], vec![0, 1]].concat();
+        assert!(read_key(&long(limits::KEY_BYTES), KeyType::String).is_some());
+        for bytes in
+            [&b""[..], b"\0\x01", b"a", b"a\0", b"a\0\x02", b"\xff\0\x01", &long(limits::KEY_BYTES + 1)]
+        {
+            assert_eq!(read_key(bytes, KeyType::String), None, "{bytes:?}");
+        }
+        assert_eq!(read_key(&[0; 7], KeyType::Int), None);
+    }
+
+    #[test]
+    fn null_and_containers_are_not_indexed() {
+        for (value, indexed) in [
+            (Value::Null, false),
+            (Value::Array(vec![Value::Int(1)]), false),
+            (Value::Object(vec![]), false),
+            (Value::Bool(true), true),
+            (Value::Int(-5), true),
+            (Value::Float(0.5), true),
+            (Value::Str("x".into()), true),
+        ] {
+            let mut encoded = Vec::new();
+            value.encode(&mut encoded);
+            assert_eq!(scalar_of(&encoded).unwrap().is_some(), indexed, "{value:?}");
+        }
+        assert!(scalar_of(&[]).is_err());
+    }
+}
