@@ -17,6 +17,7 @@ fn schema(indexes: &[&str]) -> Schema {
         primary_key: "id".into(),
         key_type: KeyType::String,
         indexes: indexes.iter().map(|index| (*index).to_owned()).collect(),
+        retain_ms: None,
     }
 }
 
