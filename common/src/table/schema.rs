@@ -78,11 +78,11 @@ impl Schema {
                 format!("{} indexes are over the limit of {}", self.indexes.len(), limits::INDEXES_PER_TABLE);
             return Err(Error::new(Reason::TooLarge, message));
         }
-        if let Some(ms) = self.retain_ms.filter(|ms| *ms < limits::RETAIN_LEAST_MS) {
+        if let Some(ms) = self.retain_ms.filter(|ms| *ms < limits::RETAIN_LEAST_SECS * 1000) {
             let message = format!(
-                "history of table {:?} is to be kept for {ms} ms, and the least is {} ms",
+                "history of table {:?} is to be kept for {ms} ms, and the least is {} s",
                 self.table,
-                limits::RETAIN_LEAST_MS
+                limits::RETAIN_LEAST_SECS
             );
             return Err(Error::new(Reason::ArgumentInvalid, message));
         }

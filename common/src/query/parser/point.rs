@@ -80,7 +80,7 @@ impl Parser<'_> {
         let kept = duration(text.trim())
             .map_err(|problem| self.problem(token, Problem { hint: FORMS.to_owned(), ..problem }))?;
         let millis = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
-        if millis < limits::RETAIN_LEAST_MS {
+        if millis < limits::RETAIN_LEAST_SECS * 1000 {
             return Err(self.invalid(token, "history is kept for a second at least", FORMS));
         }
         Ok(millis)
