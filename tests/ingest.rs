@@ -272,7 +272,7 @@ async fn indexes_are_altered_in_the_history_and_rows_stay() {
         table: "t".into(),
         add_indexes: add.iter().map(ToString::to_string).collect(),
         drop_indexes: drop.iter().map(ToString::to_string).collect(),
-        options: None,
+        ..Default::default()
     };
     cluster.writer.alter_table(alter(&["x", "y"], &[])).await.unwrap();
     cluster.writer.alter_table(alter(&["z"], &["x"])).await.unwrap();

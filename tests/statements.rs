@@ -290,6 +290,51 @@ async fn a_table_is_described_as_it_was() {
 }
 
 #[tokio::test]
+async fn retention_is_part_of_the_schema_of_its_moment() {
+    let mut desk = Desk::open().await;
+    desk.write("CREATE TABLE t (pk=id, RETAIN \"90d\")").await;
+    desk.write("ALTER TABLE t RETAIN \"36 hours\"").await;
+    desk.write("CREATE INDEX ON t (a)").await;
+    desk.write("ALTER TABLE t RETAIN FOREVER").await;
+    let span = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let alter = |retain, retain_forever| v1::AlterTableRequest {
+        table: "t".into(),
+        retain,
+        retain_forever,
+        ..Default::default()
+    };
+    for (request, word) in [
+        (alter(span(0), false), "least"),
+        (alter(span(-5), false), "negative"),
+        (alter(span(60), true), "contradict"),
+        (alter(None, false), "retain"),
+    ] {
+        invalid(desk.cluster.writer.alter_table(request).await, "ARGUMENT_INVALID").says(&[word]);
+    }
+    desk.cluster.writer.alter_table(alter(span(60), false)).await.unwrap();
+    desk.cluster.writer.alter_table(alter(None, true)).await.unwrap();
+    let create = v1::CreateTableRequest { table: "u".into(), retain: span(1), ..Default::default() };
+    desk.cluster.writer.create_table(create).await.unwrap();
+    desk.seq = 7;
+    for (seq, seconds) in
+        [(1, Some(7_776_000)), (2, Some(129_600)), (3, Some(129_600)), (4, None), (5, Some(60)), (6, None)]
+    {
+        let answer = desk.ask(&format!("DESCRIBE t AS OF @seq:{seq}")).await;
+        assert_eq!(answer.tables()[0].retain, seconds.and_then(span), "at {seq}");
+    }
+    let tables = desk.ask("SHOW TABLES").await;
+    assert_eq!(tables.tables().iter().map(|info| info.retain).collect::<Vec<_>>(), [None, span(1)]);
+    let missing = desk.try_write("ALTER TABLE v RETAIN \"1d\"").await;
+    refused(missing, Code::NotFound, "TABLE_NOT_FOUND");
+    // The daemons read it back from the log.
+    desk.cluster.writer_daemon.kill();
+    desk.cluster.writer_daemon = Daemon::writer(desk.cluster.dir.path());
+    desk.cluster.writer = desk.cluster.writer_daemon.as_writer().await;
+    desk.write("ALTER TABLE u RETAIN \"2s\"").await;
+    assert_eq!(desk.ask("DESCRIBE u").await.tables()[0].retain, span(2));
+}
+
+#[tokio::test]
 async fn a_statement_is_sent_to_the_daemon_it_is_for() {
     let mut desk = Desk::open().await;
     desk.write("CREATE TABLE t (pk=id)").await;

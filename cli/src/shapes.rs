@@ -3,6 +3,7 @@
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::json;
+use driftdb_common::table::schema::format_retain;
 use prost_types::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -145,6 +146,8 @@ pub struct Table {
     bytes_on_disk: u64,
     segments: u64,
     snapshots: u64,
+    /// As RETAIN has it; null for ever.
+    retain: Option<String>,
 }
 
 impl From<v1::TableInfo> for Table {
@@ -166,8 +169,14 @@ impl From<v1::TableInfo> for Table {
             bytes_on_disk: info.bytes_on_disk,
             segments: info.segments,
             snapshots: info.snapshots,
+            retain: info.retain.as_ref().map(retain),
         }
     }
+}
+
+fn retain(kept: &prost_types::Duration) -> String {
+    let millis = std::time::Duration::try_from(*kept).map(|kept| kept.as_millis()).unwrap_or_default();
+    format_retain(u64::try_from(millis).unwrap_or(u64::MAX))
 }
 
 /// The last line of `apply`, `ingest` and `revert`.

@@ -103,6 +103,7 @@ mod tests {
             ("SHOW TABLES", "reader"),
             ("DESCRIBE t", "reader"),
             ("CREATE TABLE t (pk=id)", "writer"),
+            ("ALTER TABLE t RETAIN FOREVER", "writer"),
             ("INSERT INTO t {\"id\": \"a\"};", "writer"),
             ("REVERT t KEY \"a\" TO @seq:1", "writer"),
             ("SNAPSHOT t", "writer"),

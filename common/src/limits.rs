@@ -10,6 +10,8 @@ pub const TABLE_NAME_BYTES: usize = 63;
 pub const TABLES: usize = 4096;
 /// Secondary indexes of one table.
 pub const INDEXES_PER_TABLE: usize = 64;
+/// The least that RETAIN takes, in seconds.
+pub const RETAIN_LEAST_SECS: u64 = 1;
 /// What an index holds of a text, in bytes: those of its beginning. Longer texts are found by it, then read.
 pub const INDEX_TEXT_BYTES: usize = 256;
 /// Objects and arrays inside one another, in documents and in conditions.

@@ -383,6 +383,7 @@ mod tests {
             primary_key: "id".into(),
             key_type: KeyType::String,
             indexes: Vec::new(),
+            retain_ms: None,
         };
         let document = SchemaEvent { action: SchemaAction::Create, schema }.to_document().unwrap();
         let created = vec![(seq, table.to_owned())];

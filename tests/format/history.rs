@@ -73,6 +73,7 @@ async fn create(
         indexes: indexes.iter().map(|index| (*index).to_owned()).collect(),
         if_not_exists: false,
         options,
+        retain: None,
     };
     writer.create_table(request).await.unwrap().into_inner().token
 }

@@ -124,6 +124,7 @@ fn schemas() {
         primary_key: primary_key.into(),
         key_type,
         indexes: indexes.iter().map(|index| (*index).to_owned()).collect(),
+        retain_ms: None,
     };
     let people = schema("people", "id", KeyType::String, &["city", "name.family"]);
     let files = crate::files(crate::fixture());

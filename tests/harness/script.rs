@@ -64,6 +64,7 @@ pub fn commit(seq: u64) -> Seen {
             primary_key: "id".to_owned(),
             key_type: KeyType::String,
             indexes: Vec::new(),
+            retain_ms: None,
         };
         let content =
             SchemaEvent { action: SchemaAction::Create, schema }.to_document().unwrap().to_json().unwrap();

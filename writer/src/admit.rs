@@ -371,9 +371,9 @@ impl Admission {
                     None => return Ok(Vec::new()),
                 }
             }
-            SchemaChange::Alter { table, add, drop } => {
+            SchemaChange::Alter { table, add, drop, retain } => {
                 let table = self.tables.live(&table)?;
-                let schema = table.schema().altered(&add, &drop)?;
+                let schema = table.schema().altered(&add, &drop, retain)?;
                 (table.id(), SchemaEvent { action: SchemaAction::Alter, schema })
             }
             SchemaChange::Drop { table } => {

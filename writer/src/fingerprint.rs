@@ -21,11 +21,20 @@ pub fn of(change: &Change) -> [u8; 16] {
             hash.part(b'k', schema.primary_key.as_bytes());
             hash.part(b't', schema.key_type.to_string().as_bytes());
             schema.indexes.iter().for_each(|index| hash.part(b'i', index.as_bytes()));
+            // What came later takes part only where it is given: requests of before keep their hash.
+            if let Some(ms) = schema.retain_ms {
+                hash.part(b'r', &ms.to_le_bytes());
+            }
         }
-        Change::Schema(SchemaChange::Alter { table, add, drop }) => {
+        Change::Schema(SchemaChange::Alter { table, add, drop, retain }) => {
             hash.part(b'A', table.as_bytes());
             add.iter().for_each(|index| hash.part(b'i', index.as_bytes()));
             drop.iter().for_each(|index| hash.part(b'x', index.as_bytes()));
+            match retain {
+                Some(Some(ms)) => hash.part(b'r', &ms.to_le_bytes()),
+                Some(None) => hash.part(b'r', &[]),
+                None => {}
+            }
         }
         Change::Schema(SchemaChange::Drop { table }) => hash.part(b'D', table.as_bytes()),
     }
@@ -77,6 +86,8 @@ impl Hash {
 #[cfg(test)]
 mod tests {
     use driftdb_common::format::document::Document;
+    use driftdb_common::format::key::KeyType;
+    use driftdb_common::table::schema::Schema;
 
     use super::*;
 
@@ -98,6 +109,35 @@ mod tests {
         assert_eq!(u128::from_le_bytes(of(&change)), FROZEN);
     }
 
+    #[test]
+    fn retention_is_part_of_what_is_asked() {
+        let create = |retain_ms| {
+            let (table, primary_key) = ("t".to_owned(), "id".to_owned());
+            let indexes = vec!["a".to_owned()];
+            let schema = Schema { table, primary_key, key_type: KeyType::Int, indexes, retain_ms };
+            of(&Change::Schema(SchemaChange::Create { schema, if_not_exists: false }))
+        };
+        let alter = |retain| {
+            let (table, add) = ("t".to_owned(), vec!["a".to_owned()]);
+            of(&Change::Schema(SchemaChange::Alter { table, add, drop: Vec::new(), retain }))
+        };
+        let hashes = [
+            create(None),
+            create(Some(1000)),
+            create(Some(1001)),
+            alter(None),
+            alter(Some(None)),
+            alter(Some(Some(1000))),
+            alter(Some(Some(1001))),
+        ];
+        assert_eq!(hashes.iter().collect::<std::collections::HashSet<_>>().len(), hashes.len());
+        assert_eq!(u128::from_le_bytes(create(None)), FROZEN_CREATE);
+        assert_eq!(u128::from_le_bytes(alter(None)), FROZEN_ALTER);
+    }
+
+    /// As they were before there was retention.
+    const FROZEN_CREATE: u128 = 15611190766294960569064401475998795135;
+    const FROZEN_ALTER: u128 = 322289165949173634077830101603809685938;
     /// As the first version computed it.
     const FROZEN: u128 = 184282382045635354650412948773886212831;
 }

@@ -129,6 +129,7 @@ impl WriterService for WriterRpc {
             primary_key: if request.primary_key.is_empty() { "id".to_owned() } else { request.primary_key },
             key_type: convert::key_type_from_wire(request.key_type).map_err(to_status)?,
             indexes: request.indexes,
+            retain_ms: convert::retain_from_wire(request.retain).map_err(to_status)?,
         };
         let change = SchemaChange::Create { schema, if_not_exists: request.if_not_exists };
         let admitted = self.commit(Change::Schema(change), request.options).await.map_err(to_status)?;
@@ -139,8 +140,10 @@ impl WriterService for WriterRpc {
         &self,
         request: Request<v1::AlterTableRequest>,
     ) -> Result<Response<v1::AlterTableResponse>, Status> {
-        let v1::AlterTableRequest { table, add_indexes, drop_indexes, options } = request.into_inner();
-        let change = SchemaChange::Alter { table, add: add_indexes, drop: drop_indexes };
+        let v1::AlterTableRequest { table, add_indexes, drop_indexes, options, retain, retain_forever } =
+            request.into_inner();
+        let retain = convert::retain_change_from_wire(retain, retain_forever).map_err(to_status)?;
+        let change = SchemaChange::Alter { table, add: add_indexes, drop: drop_indexes, retain };
         let admitted = self.commit(Change::Schema(change), options).await.map_err(to_status)?;
         Ok(Response::new(v1::AlterTableResponse { token: self.token(admitted) }))
     }

@@ -23,16 +23,16 @@ pub enum Scalar<'a> {
 }
 
 /// The first byte of an encoded value. Values of one kind lie together: after `[kind]` and before `[kind + 1]`,
-/// neither of which encodes any value.
+/// neither of which encodes any value. Every other number, so that one kind does not end where the next begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ScalarKind {
     /// Booleans.
     Bool = 1,
     /// Integers and floats, in one order.
-    Number = 2,
+    Number = 3,
     /// Texts.
-    Text = 3,
+    Text = 5,
 }
 
 impl ScalarKind {
@@ -183,6 +183,14 @@ pub fn prefix_bounds(prefix: &str) -> (Vec<u8>, Vec<u8>) {
     (low, high)
 }
 
+/// The prefix that [`prefix_bounds`] gives these bounds for; `None` where there is none, or where all after it is cut.
+pub fn prefix_within(low: &[u8], high: &[u8]) -> Option<String> {
+    let text = low.strip_prefix(&[ScalarKind::Text as u8])?;
+    let (Key::Str(prefix), []) = read_key(text, KeyType::String)? else { return None };
+    let (_, wanted) = prefix_bounds(&prefix);
+    (wanted == high && low != high).then(|| prefix.as_ref().to_owned())
+}
+
 /// What an index holds of an encoded value; `None` for null, arrays and objects.
 pub fn scalar_of(encoded: &[u8]) -> Result<Option<Scalar<'_>>> {
     Ok(match msgpack::first(encoded)? {
@@ -315,6 +323,10 @@ mod tests {
             let (low, high) = prefix_bounds(&prefix);
             let within = bytes(Scalar::Str(&format!("{prefix}{rest}")));
             prop_assert!(low <= within && within <= high);
+            let found = prefix_within(&low, &high);
+            prop_assert_eq!(found.is_some(), (1..limits::INDEX_TEXT_BYTES).contains(&prefix.len()));
+            prop_assert!(found.is_none_or(|found| found == prefix));
+            prop_assert_eq!(prefix_within(&low, &ScalarKind::Text.above()), None);
             let short = format!("{}{other}", "x".repeat(len));
             if !short.starts_with(&prefix) && short.len().max(prefix.len()) <= limits::INDEX_TEXT_BYTES {
                 let outside = bytes(Scalar::Str(&short));

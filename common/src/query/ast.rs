@@ -27,6 +27,13 @@ pub enum Statement {
         /// The indexes to drop; at least one, each once.
         paths: Vec<Path>,
     },
+    /// `ALTER TABLE`: how long history is kept.
+    AlterTable {
+        /// The table to alter.
+        table: Name,
+        /// `RETAIN`, in milliseconds; none is `FOREVER`.
+        retain_ms: Option<u64>,
+    },
     /// `DROP TABLE`
     DropTable {
         /// The table to drop.
@@ -164,6 +171,7 @@ impl Statement {
             Statement::CreateTable(_)
             | Statement::CreateIndex { .. }
             | Statement::DropIndex { .. }
+            | Statement::AlterTable { .. }
             | Statement::DropTable { .. }
             | Statement::Insert { .. }
             | Statement::Upsert { .. }
@@ -191,6 +199,7 @@ impl Statement {
             Statement::CreateTable(CreateTable { table, .. })
             | Statement::CreateIndex { table, .. }
             | Statement::DropIndex { table, .. }
+            | Statement::AlterTable { table, .. }
             | Statement::DropTable { table }
             | Statement::Insert { table, .. }
             | Statement::Upsert { table, .. }
@@ -266,6 +275,8 @@ pub struct CreateTable {
     pub key_type: KeyType,
     /// The indexed paths, each once.
     pub indexes: Vec<Path>,
+    /// `RETAIN`, in milliseconds: for how long history is kept; for ever where not given.
+    pub retain_ms: Option<u64>,
     /// No error where the table exists.
     pub if_not_exists: bool,
 }

@@ -10,10 +10,22 @@ use crate::table::schema::Schema;
 pub fn of_statement(statement: Statement) -> Result<Change> {
     let not_yet = |what: &str| Err(Error::new(Reason::NotSupported, format!("{what} is not supported yet")));
     let (operations, preconditions) = match statement {
-        Statement::CreateTable(CreateTable { table, primary_key, key_type, indexes, if_not_exists }) => {
+        Statement::CreateTable(CreateTable {
+            table,
+            primary_key,
+            key_type,
+            indexes,
+            retain_ms,
+            if_not_exists,
+        }) => {
             let indexes = indexes.iter().map(ToString::to_string).collect();
-            let schema = Schema { table: table.text, primary_key, key_type, indexes };
+            let schema = Schema { table: table.text, primary_key, key_type, indexes, retain_ms };
             return Ok(Change::Schema(SchemaChange::Create { schema, if_not_exists }));
+        }
+        Statement::AlterTable { table, retain_ms } => {
+            let (add, drop) = (Vec::new(), Vec::new());
+            let change = SchemaChange::Alter { table: table.text, add, drop, retain: Some(retain_ms) };
+            return Ok(Change::Schema(change));
         }
         Statement::DropTable { table } => {
             return Ok(Change::Schema(SchemaChange::Drop { table: table.text }));
@@ -57,7 +69,7 @@ pub fn of_statement(statement: Statement) -> Result<Change> {
 
 fn alter(table: String, add: &[Path], drop: &[Path]) -> Change {
     let texts = |paths: &[Path]| paths.iter().map(ToString::to_string).collect();
-    Change::Schema(SchemaChange::Alter { table, add: texts(add), drop: texts(drop) })
+    Change::Schema(SchemaChange::Alter { table, add: texts(add), drop: texts(drop), retain: None })
 }
 
 fn one(

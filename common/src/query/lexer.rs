@@ -5,11 +5,11 @@ use crate::query::report;
 
 /// The words with a meaning in statements; a client may highlight them.
 pub const KEYWORDS: &[&str] = &[
-    "AND", "AS", "BEFORE", "BEGIN", "BETWEEN", "BY", "COMMIT", "COMPACT", "COUNT", "CREATE", "DEEP",
-    "DELETE", "DESCRIBE", "DIFF", "DRIFT", "DROP", "DRY", "EXISTS", "EXPLAIN", "FALSE", "FROM", "IF", "IN",
-    "INDEX", "INSERT", "INT", "INTO", "IS", "KEY", "LIKE", "LIMIT", "MISSING", "NOT", "NULL", "OF", "OFFSET",
-    "ON", "OR", "PATCH", "PK", "REVERT", "ROLLBACK", "RUN", "SELECT", "SEQ", "SET", "SHOW", "SNAPSHOT",
-    "SOFT", "STRING", "TABLE", "TABLES", "TO", "TRUE", "UPSERT", "VERIFY", "WHERE",
+    "ALTER", "AND", "AS", "BEFORE", "BEGIN", "BETWEEN", "BY", "COMMIT", "COMPACT", "COUNT", "CREATE", "DEEP",
+    "DELETE", "DESCRIBE", "DIFF", "DRIFT", "DROP", "DRY", "EXISTS", "EXPLAIN", "FALSE", "FOREVER", "FROM",
+    "IF", "IN", "INDEX", "INSERT", "INT", "INTO", "IS", "KEY", "LIKE", "LIMIT", "MISSING", "NOT", "NULL",
+    "OF", "OFFSET", "ON", "OR", "PATCH", "PK", "RETAIN", "REVERT", "ROLLBACK", "RUN", "SELECT", "SEQ", "SET",
+    "SHOW", "SNAPSHOT", "SOFT", "STRING", "TABLE", "TABLES", "TO", "TRUE", "UPSERT", "VERIFY", "WHERE",
 ];
 
 /// What a token is. Its text is that of its span.

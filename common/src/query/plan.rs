@@ -1,4 +1,6 @@
-//! Which keys a condition leaves to look at. Only the cost depends on it: whoever reads the rows checks them again.
+//! Which rows a condition leaves to look at. Only the cost depends on it: whoever reads the rows checks them again.
+
+mod probe;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,6 +10,26 @@ use crate::format::key::{Key, KeyType};
 use crate::format::value::Value;
 use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::like;
+pub use crate::query::plan::probe::{Probe, ValueRange};
+use crate::table::schema::Schema;
+
+/// The ways to come to the rows that can match. Each alone leaves out none of them: whoever reads takes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// By key.
+    pub key: Access,
+    /// By secondary indexes, at most once each, the most promising first. They say what may be used, not what is
+    /// there to be used.
+    pub probes: Vec<Probe>,
+}
+
+/// What a condition allows on a table.
+pub fn plan(condition: Option<&Condition>, schema: &Schema) -> Plan {
+    Plan {
+        key: access(condition, &schema.primary_key, schema.key_type),
+        probes: condition.map(|condition| probe::probes(condition, &schema.indexes)).unwrap_or_default(),
+    }
+}
 
 /// How to come to the rows that can match.
 #[derive(Debug, Clone, PartialEq, Eq)]

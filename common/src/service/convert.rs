@@ -40,6 +40,33 @@ pub fn duration_from_wire(duration: &prost_types::Duration, what: &str) -> Resul
     Duration::try_from(*duration).map_err(|_| invalid(format!("{what} must not be negative")))
 }
 
+/// How long history is kept, in milliseconds; what is less than one is dropped.
+pub fn retain_from_wire(retain: Option<prost_types::Duration>) -> Result<Option<u64>> {
+    let Some(retain) = retain else { return Ok(None) };
+    let millis = duration_from_wire(&retain, "retain")?.as_millis();
+    u64::try_from(millis).map(Some).map_err(|_| invalid("retain is out of range"))
+}
+
+/// What an AlterTable does to how long history is kept: `Some(None)` is for ever, `None` as before.
+pub fn retain_change_from_wire(
+    retain: Option<prost_types::Duration>,
+    forever: bool,
+) -> Result<Option<Option<u64>>> {
+    match (retain_from_wire(retain)?, forever) {
+        (Some(_), true) => Err(invalid("retain and retain_forever contradict each other: set one")),
+        (None, true) => Ok(Some(None)),
+        (retain, false) => Ok(retain.map(Some)),
+    }
+}
+
+/// How long history is kept as the API has it.
+pub fn retain_to_wire(retain_ms: u64) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(retain_ms / 1000).unwrap_or(i64::MAX),
+        nanos: i32::try_from(retain_ms % 1000 * 1_000_000).unwrap_or(0),
+    }
+}
+
 /// A document in either encoding.
 pub fn document_from_wire(document: v1::Document) -> Result<Document> {
     match document.body {
@@ -241,6 +268,27 @@ pub fn schema_to_wire(schema: &Schema) -> v1::TableInfo {
         primary_key: schema.primary_key.clone(),
         key_type: key_type_to_wire(schema.key_type).into(),
         indexes: schema.indexes.clone(),
+        retain: schema.retain_ms.map(retain_to_wire),
         ..v1::TableInfo::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retention_goes_over_the_wire_and_back() {
+        let span = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
+        for ms in [1000, 1500, 7_776_000_000] {
+            assert_eq!(retain_from_wire(Some(retain_to_wire(ms))).unwrap(), Some(ms));
+        }
+        assert_eq!(retain_from_wire(span(1, 999_999)).unwrap(), Some(1000));
+        assert_eq!(retain_change_from_wire(None, false).unwrap(), None);
+        assert_eq!(retain_change_from_wire(None, true).unwrap(), Some(None));
+        assert_eq!(retain_change_from_wire(span(60, 0), false).unwrap(), Some(Some(60_000)));
+        for (retain, forever) in [(span(60, 0), true), (span(-1, 0), false), (span(i64::MAX, 0), false)] {
+            assert!(retain_change_from_wire(retain, forever).is_err(), "{retain:?}");
+        }
     }
 }

@@ -97,7 +97,7 @@ pub enum SchemaChange {
         /// Whether a table that is there already is no error.
         if_not_exists: bool,
     },
-    /// Other indexes for a table.
+    /// Other indexes, or another retention, for a table.
     Alter {
         /// The table's name.
         table: String,
@@ -105,6 +105,8 @@ pub enum SchemaChange {
         add: Vec<String>,
         /// Indexes to drop.
         drop: Vec<String>,
+        /// For how many milliseconds to keep history from now on: `Some(None)` is for ever, `None` as before.
+        retain: Option<Option<u64>>,
     },
     /// The end of a table. Its past stays readable.
     Drop {

@@ -8,7 +8,7 @@ use crate::format::key::KeyType;
 use crate::limits;
 use crate::log::dir::is_table_name;
 
-/// What a table is: its name, its primary key, its indexes.
+/// What a table is: its name, its primary key, its indexes, how long its history is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schema {
     /// The table's name.
@@ -19,6 +19,9 @@ pub struct Schema {
     pub key_type: KeyType,
     /// Dotted paths of secondary indexes.
     pub indexes: Vec<String>,
+    /// For how many milliseconds history is kept at least; for ever where not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retain_ms: Option<u64>,
 }
 
 /// What a SCHEMA event did.
@@ -27,7 +30,7 @@ pub struct Schema {
 pub enum SchemaAction {
     /// The table came to be, empty.
     Create,
-    /// The table's indexes changed; its rows stay.
+    /// The table's indexes or its retention changed; its rows stay.
     Alter,
     /// The table was dropped: its rows are gone, their past is not.
     Drop,
@@ -75,6 +78,14 @@ impl Schema {
                 format!("{} indexes are over the limit of {}", self.indexes.len(), limits::INDEXES_PER_TABLE);
             return Err(Error::new(Reason::TooLarge, message));
         }
+        if let Some(ms) = self.retain_ms.filter(|ms| *ms < limits::RETAIN_LEAST_SECS * 1000) {
+            let message = format!(
+                "history of table {:?} is to be kept for {ms} ms, and the least is {} s",
+                self.table,
+                limits::RETAIN_LEAST_SECS
+            );
+            return Err(Error::new(Reason::ArgumentInvalid, message));
+        }
         self.check_indexes()
     }
 
@@ -91,16 +102,18 @@ impl Schema {
         Ok(())
     }
 
-    /// The schema with indexes added and dropped. Each must be one that can be.
-    pub fn altered(&self, add: &[String], drop: &[String]) -> Result<Schema> {
+    /// The schema with indexes added and dropped, each of which must be one that can be, and with another retention
+    /// where one is given: `Some(None)` is for ever.
+    pub fn altered(&self, add: &[String], drop: &[String], retain: Option<Option<u64>>) -> Result<Schema> {
         let refused =
             |what: String| Err(Error::new(Reason::ArgumentInvalid, format!("table {:?} {what}", self.table)));
-        if add.is_empty() && drop.is_empty() {
+        if add.is_empty() && drop.is_empty() && retain.is_none() {
             return refused(
-                "is to be altered, and nothing says how: name indexes to add or to drop".to_owned(),
+                "is to be altered, and nothing says how: name indexes to add or to drop, or how long to retain history".to_owned(),
             );
         }
         let mut altered = self.clone();
+        altered.retain_ms = retain.unwrap_or(self.retain_ms);
         for index in drop {
             match altered.indexes.iter().position(|existing| existing == index) {
                 Some(position) => _ = altered.indexes.remove(position),
@@ -138,8 +151,23 @@ impl Schema {
             yaml.push_str(&quoted(index));
         }
         yaml.push('\n');
+        if let Some(ms) = self.retain_ms {
+            yaml.push_str(&format!("retain: {}\n", format_retain(ms)));
+        }
         yaml
     }
+}
+
+/// How long history is kept, as RETAIN has it: `90d`. Less than a second, which RETAIN does not have, as a fraction.
+pub fn format_retain(ms: u64) -> String {
+    let (seconds, millis) = (ms / 1000, ms % 1000);
+    if millis > 0 {
+        return format!("{seconds}.{millis:03}s");
+    }
+    let units = [("d", 86_400), ("h", 3600), ("m", 60)];
+    let unit = units.into_iter().find(|(_, length)| seconds > 0 && seconds % length == 0);
+    let (unit, length) = unit.unwrap_or(("s", 1));
+    format!("{}{unit}", seconds / length)
 }
 
 /// Checks a table's name.
@@ -165,13 +193,54 @@ mod tests {
             primary_key: "id".into(),
             key_type: KeyType::Int,
             indexes: vec!["status".into(), "a.b".into()],
+            retain_ms: None,
         };
-        let event = SchemaEvent { action: SchemaAction::Create, schema };
+        let mut event = SchemaEvent { action: SchemaAction::Create, schema };
         let document = event.to_document().unwrap();
         assert_eq!(
             document.to_json().unwrap(),
             r#"{"action":"create","table":"orders","primary_key":"id","key_type":"INT","indexes":["status","a.b"]}"#
         );
         assert_eq!(SchemaEvent::from_document(&document).unwrap(), event);
+
+        event.schema.retain_ms = Some(86_400_000);
+        let document = event.to_document().unwrap();
+        assert!(document.to_json().unwrap().ends_with(r#""indexes":["status","a.b"],"retain_ms":86400000}"#));
+        assert_eq!(SchemaEvent::from_document(&document).unwrap(), event);
+    }
+
+    #[test]
+    fn retention_is_altered_alone_and_has_a_least() {
+        let kept = |retain_ms| Schema {
+            table: "t".into(),
+            primary_key: "id".into(),
+            key_type: KeyType::String,
+            indexes: vec!["a".into()],
+            retain_ms,
+        };
+        let all = kept(None);
+        assert_eq!(all.altered(&[], &[], Some(Some(1000))).unwrap(), kept(Some(1000)));
+        assert_eq!(kept(Some(1000)).altered(&[], &[], Some(None)).unwrap(), all);
+        let index_only = kept(Some(1000)).altered(&["b".into()], &[], None).unwrap();
+        assert_eq!(index_only.retain_ms, Some(1000));
+        assert!(all.altered(&[], &[], Some(Some(999))).is_err());
+        assert!(all.altered(&[], &[], None).is_err());
+        assert!(!all.to_yaml().contains("retain"));
+        assert!(kept(Some(5_400_000)).to_yaml().ends_with("\n  - \"a\"\nretain: 90m\n"));
+    }
+
+    #[test]
+    fn retention_reads_as_it_is_written() {
+        for (ms, text) in [
+            (7_776_000_000, "90d"),
+            (1_209_600_000, "14d"),
+            (7_200_000, "2h"),
+            (5_400_000, "90m"),
+            (1000, "1s"),
+            (1500, "1.500s"),
+            (0, "0s"),
+        ] {
+            assert_eq!(format_retain(ms), text);
+        }
     }
 }

@@ -182,7 +182,11 @@ async fn formats_of_answers() {
         "{\"key\":\"a\",\"kind\":\"changed\",\"before\":{\"id\":\"a\",\"n\":1},\"after\":{\"id\":\"a\",\"n\":2}}\n"
     );
     assert_eq!(diff, embedded(dir.path(), &["diff", "-t", "t", "--from", "@seq:2"]).await);
+    let retained = ["sql", "-e", "ALTER TABLE t RETAIN \"90d\"; DESCRIBE t; ALTER TABLE t RETAIN FOREVER"];
+    let described = embedded(dir.path(), &retained).await;
+    assert!(described.contains(",\"retain\":\"90d\"}\n"), "{described}");
     let tables = embedded(dir.path(), &["sql", "-e", "SHOW TABLES"]).await;
+    assert!(tables.ends_with(",\"retain\":null}\n"), "{tables}");
     assert!(tables.starts_with(
         "{\"table\":\"t\",\"primary_key\":\"id\",\"key_type\":\"STRING\",\"indexes\":[],\"rows\":1,"
     ));

@@ -1,4 +1,4 @@
-//! Parses moments: `@seq:100`, `@now`, a time, a date, or how long ago.
+//! Parses moments: `@seq:100`, `@now`, a time, a date, or how long ago; and how long history is kept.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 
 use crate::error::{Error, Result};
 use crate::format::value::Value;
+use crate::limits;
 use crate::query::ast::Point;
 use crate::query::lexer::{Token, TokenKind, clipped};
 use crate::query::parser::Parser;
@@ -59,6 +60,30 @@ impl Parser<'_> {
             _ => return Err(self.expected("a moment", &[], FORMS)),
         };
         point(text.trim()).map_err(|problem| self.problem(token, problem))
+    }
+
+    /// How long history is kept, in milliseconds: `"90d"`.
+    pub(super) fn retention(&mut self) -> Result<u64> {
+        const FORMS: &str = "as in RETAIN \"90d\", with s, m, h, d or w";
+        let token = self.token;
+        if !matches!(token.kind, TokenKind::Str | TokenKind::Param) {
+            // ALTER TABLE, which has the word, has taken it.
+            let (words, hint): (&[&str], _) = match self.at_keyword("FOREVER") {
+                true => (&[], "leave RETAIN out: without it history is kept for ever"),
+                false => (&["FOREVER"], FORMS),
+            };
+            return Err(self.expected("how long history is kept, in quotes", words, hint));
+        }
+        let Value::Str(text) = self.value()? else {
+            return Err(self.invalid(token, "how long history is kept is a string", FORMS));
+        };
+        let kept = duration(text.trim())
+            .map_err(|problem| self.problem(token, Problem { hint: FORMS.to_owned(), ..problem }))?;
+        let millis = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
+        if millis < limits::RETAIN_LEAST_SECS * 1000 {
+            return Err(self.invalid(token, "history is kept for a second at least", FORMS));
+        }
+        Ok(millis)
     }
 
     fn number_hint(&self, token: Token) -> String {
@@ -137,7 +162,7 @@ fn duration(text: &str) -> Result<Duration, Problem> {
     let unit = unit.trim_start();
     let seconds: u64 = match unit.to_ascii_lowercase().as_str() {
         "s" | "sec" | "secs" | "second" | "seconds" => 1,
-        "min" | "mins" | "minute" | "minutes" => 60,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60,
         "h" | "hour" | "hours" => 3600,
         "d" | "day" | "days" => 86_400,
         "w" | "week" | "weeks" => 604_800,
@@ -150,9 +175,10 @@ fn duration(text: &str) -> Result<Duration, Problem> {
     // What lies before the year 1 of our reckoning is a slip, and would overflow what computes with it.
     match number.filter(|n| *n <= 2000 * 366 * 86_400) {
         Some(seconds) => Ok(Duration::from_secs(seconds)),
-        None => {
-            Err(Problem::new("how long ago is a whole number, within 2000 years", "as in \"5 minutes ago\""))
-        }
+        None => Err(Problem::new(
+            "a span of time is a whole number of one unit, within 2000 years",
+            "as in \"5 minutes ago\"",
+        )),
     }
 }
 
@@ -214,6 +240,7 @@ mod tests {
             ("1 s ago", Point::Ago(Duration::from_secs(1))),
             ("90sec ago", Point::Ago(Duration::from_secs(90))),
             ("5 minutes ago", Point::Ago(Duration::from_secs(300))),
+            ("5m ago", Point::Ago(Duration::from_secs(300))),
             ("1 Hour AGO", Point::Ago(Duration::from_secs(3600))),
             ("2 days  ago", Point::Ago(Duration::from_secs(172_800))),
             ("3 weeks ago", Point::Ago(Duration::from_secs(1_814_400))),

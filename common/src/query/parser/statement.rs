@@ -11,8 +11,8 @@ use crate::query::parser::{Parser, Reserved, is_any};
 
 /// The words that a statement can start with.
 const STATEMENTS: &[&str] = &[
-    "SELECT", "INSERT", "UPSERT", "PATCH", "SOFT", "REVERT", "SHOW", "DESCRIBE", "EXPLAIN", "CREATE", "DROP",
-    "SNAPSHOT", "COMPACT", "VERIFY", "BEGIN", "COMMIT", "ROLLBACK",
+    "SELECT", "INSERT", "UPSERT", "PATCH", "SOFT", "REVERT", "SHOW", "DESCRIBE", "EXPLAIN", "CREATE",
+    "ALTER", "DROP", "SNAPSHOT", "COMPACT", "VERIFY", "BEGIN", "COMMIT", "ROLLBACK",
 ];
 
 impl Parser<'_> {
@@ -43,6 +43,7 @@ impl Parser<'_> {
             "SOFT" => self.soft_delete(),
             "REVERT" => self.revert(),
             "CREATE" => self.create(),
+            "ALTER" => self.alter(),
             "DROP" => self.drop_statement(),
             "SNAPSHOT" => Ok(Statement::Snapshot { table: self.table_name()? }),
             "COMPACT" => self.compact(),
@@ -59,7 +60,6 @@ impl Parser<'_> {
             "DELETE" => "write SOFT DELETE FROM t KEY k: history stays",
             "UPDATE" => "write PATCH t KEY k SET {…}",
             "REPLACE" | "MERGE" | "PUT" => "write UPSERT INTO t {…}",
-            "ALTER" => "write CREATE INDEX ON t (path) or DROP INDEX ON t (path)",
             "DESC" => "write DESCRIBE t",
             "TRUNCATE" => "write DROP TABLE t: history stays",
             "START" => "write BEGIN",
@@ -174,16 +174,45 @@ impl Parser<'_> {
             self.eat_keyword("STRING")?;
             KeyType::String
         };
-        let mut indexes = Vec::new();
+        let (mut indexes, mut retain_ms) = (Vec::new(), None);
         while self.eat(",")? {
-            self.expect_keyword("INDEX")?;
-            self.paths(&mut indexes)?;
+            self.once("RETAIN", retain_ms.is_some() && self.at_keyword("RETAIN"))?;
+            if self.eat_keyword("RETAIN")? {
+                retain_ms = Some(self.retention()?);
+            } else if self.eat_keyword("INDEX")? {
+                self.paths(&mut indexes)?;
+            } else {
+                return Err(self.expected("INDEX or RETAIN", &["INDEX", "RETAIN"], form));
+            }
         }
         if !self.eat(")")? {
             let words = ["STRING", "INT"];
             return Err(self.expected("STRING, INT, \",\" or \")\"", &words, form));
         }
-        Ok(Statement::CreateTable(CreateTable { table, primary_key, key_type, indexes, if_not_exists }))
+        Ok(Statement::CreateTable(CreateTable {
+            table,
+            primary_key,
+            key_type,
+            indexes,
+            retain_ms,
+            if_not_exists,
+        }))
+    }
+
+    /// `TABLE t RETAIN "90d"`, `TABLE t RETAIN FOREVER`
+    fn alter(&mut self) -> Result<Statement> {
+        const INDEXES: &str = "indexes: write CREATE INDEX ON t (path) or DROP INDEX ON t (path)";
+        if !self.eat_keyword("TABLE")? {
+            return Err(self.expected("TABLE", &["TABLE"], INDEXES));
+        }
+        let table = self.table_name()?;
+        if !self.eat_keyword("RETAIN")? {
+            let hint =
+                if self.at_end() || self.at(";") { "as in ALTER TABLE t RETAIN \"90d\"" } else { INDEXES };
+            return Err(self.expected("RETAIN", &["RETAIN"], hint));
+        }
+        let retain_ms = if self.eat_keyword("FOREVER")? { None } else { Some(self.retention()?) };
+        Ok(Statement::AlterTable { table, retain_ms })
     }
 
     /// The field that holds the key: a field of the document itself.

@@ -1,0 +1,279 @@
+//! What a condition leaves of a secondary index: ranges of encoded values that hold every row that could match.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use crate::format::path::Path;
+use crate::format::sortkey::{self, Scalar};
+use crate::format::value::Value;
+use crate::query::ast::{Column, Comparison, Condition};
+use crate::query::like;
+
+/// A stretch of an index, both ends included: bytes as [`sortkey::write_scalar`] writes them, or bounds between such.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValueRange {
+    /// The least.
+    pub low: Vec<u8>,
+    /// The greatest.
+    pub high: Vec<u8>,
+}
+
+impl ValueRange {
+    /// Whether an encoded value lies within.
+    pub fn contains(&self, encoded: &[u8]) -> bool {
+        self.low.as_slice() <= encoded && encoded <= self.high.as_slice()
+    }
+
+    fn is_one_value(&self) -> bool {
+        self.low == self.high
+    }
+}
+
+/// A way to come to the rows that can match: by these values of an index. The rows found are candidates only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// What is indexed.
+    pub path: Path,
+    /// The index, as the schema names it.
+    pub index: String,
+    /// Where to look: sorted, no two overlap. None: nothing can match.
+    pub ranges: Vec<ValueRange>,
+    /// Whether each range is one value.
+    pub exact: bool,
+}
+
+impl Probe {
+    /// Whether an encoded value lies in one of the ranges.
+    pub fn contains(&self, encoded: &[u8]) -> bool {
+        let after = self.ranges.partition_point(|range| range.low.as_slice() <= encoded);
+        let last = after.checked_sub(1).and_then(|last| self.ranges.get(last));
+        last.is_some_and(|range| range.contains(encoded))
+    }
+
+    /// What texts in the one range begin with, where it has just those.
+    fn prefix(&self) -> Option<String> {
+        match self.ranges.as_slice() {
+            [range] => sortkey::prefix_within(&range.low, &range.high),
+            _ => None,
+        }
+    }
+
+    /// Less for what promises to find fewer rows.
+    fn rank(&self) -> (u8, usize) {
+        let class = match self.exact {
+            true => 0,
+            false if self.prefix().is_none() => 1,
+            false => 2,
+        };
+        (class, self.ranges.len())
+    }
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "index {}: ", self.index)?;
+        match (self.ranges.len(), self.exact) {
+            (0, _) => f.write_str("nothing can match"),
+            (1, true) => f.write_str("= 1 value"),
+            (n, true) => write!(f, "= {n} values"),
+            (1, false) => match self.prefix() {
+                Some(prefix) => write!(f, "prefix {prefix:?}"),
+                None => f.write_str("range"),
+            },
+            (n, false) => write!(f, "{n} ranges"),
+        }
+    }
+}
+
+/// The probes that a condition allows, the most promising first. Each alone leaves out no row that could match.
+pub(super) fn probes(condition: &Condition, indexes: &[String]) -> Vec<Probe> {
+    let paths: Vec<Path> = indexes.iter().map(|index| Path::of_index(index)).collect();
+    let mut places = HashMap::new();
+    for (place, path) in paths.iter().enumerate() {
+        // Two names may be one path: the first of them will do.
+        places.entry(path).or_insert(place);
+    }
+    let mut left = Prober { places }.ranges(condition);
+    let found = indexes.iter().zip(&paths).enumerate().filter_map(|(place, (index, path))| {
+        let ranges = left.remove(&place)?;
+        let exact = ranges.iter().all(ValueRange::is_one_value);
+        Some(Probe { path: path.clone(), index: index.clone(), ranges, exact })
+    });
+    let mut found: Vec<Probe> = found.collect();
+    found.sort_by_cached_key(Probe::rank);
+    found
+}
+
+/// Sorted, no two overlap.
+type Ranges = Vec<ValueRange>;
+
+/// By the place of the index: in every row that matches, the path holds a scalar in one of the ranges.
+type ByIndex = BTreeMap<usize, Ranges>;
+
+struct Prober<'a> {
+    places: HashMap<&'a Path, usize>,
+}
+
+impl Prober<'_> {
+    fn ranges(&self, condition: &Condition) -> ByIndex {
+        let (column, ranges) = match condition {
+            Condition::And(parts) => return self.all(parts),
+            Condition::Or(parts) => return self.any(parts),
+            Condition::Compare { column, op, value } => (column, compare(*op, value)),
+            Condition::In { column, values, negated: false } => (column, one_of(values)),
+            Condition::Between { column, low, high, negated: false } => (column, between(low, high)),
+            Condition::Like { column, pattern, negated: false } => (column, like(pattern)),
+            // These are met by rows that no index has: by missing fields, null, arrays, objects.
+            Condition::Not(_)
+            | Condition::In { .. }
+            | Condition::Between { .. }
+            | Condition::Like { .. }
+            | Condition::IsNull { .. }
+            | Condition::IsMissing { .. } => return ByIndex::new(),
+        };
+        let Column::Path(path) = column else { return ByIndex::new() };
+        self.places.get(path).copied().zip(ranges).into_iter().collect()
+    }
+
+    fn all(&self, parts: &[Condition]) -> ByIndex {
+        let mut lists: BTreeMap<usize, Vec<Ranges>> = BTreeMap::new();
+        for part in parts {
+            for (place, ranges) in self.ranges(part) {
+                lists.entry(place).or_default().push(ranges);
+            }
+        }
+        lists.into_iter().map(|(place, lists)| (place, intersection(lists))).collect()
+    }
+
+    /// What one part leaves open, all leave open.
+    fn any(&self, parts: &[Condition]) -> ByIndex {
+        let mut parts = parts.iter();
+        let mut common = parts.next().map(|part| self.ranges(part)).unwrap_or_default();
+        for part in parts {
+            if common.is_empty() {
+                return common;
+            }
+            let mut more = self.ranges(part);
+            common.retain(|place, ranges| match more.remove(place) {
+                Some(more) => {
+                    ranges.extend(more);
+                    true
+                }
+                None => false,
+            });
+        }
+        common.into_iter().map(|(place, ranges)| (place, merged(ranges))).collect()
+    }
+}
+
+/// A value as an index holds it; `None` for what none holds.
+fn encoded(value: &Value) -> Option<(Scalar<'_>, Vec<u8>)> {
+    let scalar = match value {
+        Value::Bool(value) => Scalar::Bool(*value),
+        Value::Int(int) => Scalar::Int(*int),
+        Value::Float(float) => Scalar::Float(*float),
+        Value::Str(text) => Scalar::Str(text),
+        Value::Null | Value::Array(_) | Value::Object(_) => return None,
+    };
+    let mut bytes = Vec::new();
+    sortkey::write_scalar(&mut bytes, scalar);
+    Some((scalar, bytes))
+}
+
+fn one(value: Vec<u8>) -> ValueRange {
+    ValueRange { low: value.clone(), high: value }
+}
+
+/// Values of one kind only, as comparisons are typed. The bound itself is always within: others may have its bytes.
+fn compare(op: Comparison, value: &Value) -> Option<Ranges> {
+    let (scalar, bytes) = encoded(value)?;
+    let range = match op {
+        Comparison::NotEqual => return None,
+        Comparison::Equal => one(bytes),
+        Comparison::Less | Comparison::LessOrEqual => ValueRange { low: scalar.kind().below(), high: bytes },
+        Comparison::Greater | Comparison::GreaterOrEqual => {
+            ValueRange { low: bytes, high: scalar.kind().above() }
+        }
+    };
+    Some(vec![range])
+}
+
+fn one_of(values: &[Value]) -> Option<Ranges> {
+    // Nothing equals null.
+    let values = values.iter().filter(|value| **value != Value::Null);
+    let ranges: Option<Ranges> = values.map(|value| encoded(value).map(|(_, bytes)| one(bytes))).collect();
+    ranges.map(merged)
+}
+
+fn between(low: &Value, high: &Value) -> Option<Ranges> {
+    let ((low_scalar, low), (high_scalar, high)) = (encoded(low)?, encoded(high)?);
+    // No value is ordered with both of two kinds.
+    let possible = low_scalar.kind() == high_scalar.kind() && low <= high;
+    Some(if possible { vec![ValueRange { low, high }] } else { Vec::new() })
+}
+
+fn like(pattern: &str) -> Option<Ranges> {
+    let (prefix, whole) = like::prefix(pattern);
+    if whole {
+        return compare(Comparison::Equal, &Value::Str(prefix));
+    }
+    if prefix.is_empty() {
+        return None;
+    }
+    let (low, high) = sortkey::prefix_bounds(&prefix);
+    Some(vec![ValueRange { low, high }])
+}
+
+/// What lies in any of the ranges.
+fn merged(mut ranges: Vec<ValueRange>) -> Ranges {
+    ranges.sort_unstable_by(|a, b| a.low.cmp(&b.low));
+    let mut merged: Ranges = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if range.low <= last.high => {
+                if range.high > last.high {
+                    last.high = range.high;
+                }
+            }
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// What lies in all of the lists. Pair by pair, so that long conditions do not take the square of their length.
+fn intersection(mut lists: Vec<Ranges>) -> Ranges {
+    while lists.len() > 1 {
+        let mut pairs = lists.into_iter();
+        let mut halved = Vec::new();
+        while let Some(first) = pairs.next() {
+            halved.push(match pairs.next() {
+                Some(second) => in_both(first, second),
+                None => first,
+            });
+        }
+        lists = halved;
+    }
+    lists.pop().unwrap_or_default()
+}
+
+fn in_both(a: Ranges, b: Ranges) -> Ranges {
+    let (mut a, mut b) = (a.into_iter().peekable(), b.into_iter().peekable());
+    let mut both = Vec::new();
+    while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
+        let (low, high) = ((&x.low).max(&y.low), (&x.high).min(&y.high));
+        if low <= high {
+            both.push(ValueRange { low: low.clone(), high: high.clone() });
+        }
+        // The one that ends first meets nothing more.
+        if x.high <= y.high {
+            a.next()
+        } else {
+            b.next()
+        };
+    }
+    both
+}
+
+#[cfg(test)]
+mod tests;
