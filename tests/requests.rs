@@ -142,9 +142,12 @@ async fn what_is_not_built_yet_says_so() {
     {
         not_yet(run(writer, statement).await);
     }
-    not_yet(writer.snapshot(v1::SnapshotRequest { table: "t".into() }).await);
-    not_yet(writer.compact(v1::CompactRequest { table: "t".into(), ..Default::default() }).await);
-    not_yet(writer.verify(v1::VerifyRequest::default()).await);
+    let snapshot = writer.snapshot(v1::SnapshotRequest { table: "t".into() }).await.unwrap();
+    not_yet(snapshot.into_inner().message().await);
+    let compact = v1::CompactRequest { table: "t".into(), ..Default::default() };
+    not_yet(writer.compact(compact).await.unwrap().into_inner().message().await);
+    let verify = writer.verify(v1::VerifyRequest::default()).await.unwrap();
+    not_yet(verify.into_inner().message().await);
     not_yet(cluster.reader.watch_drift(v1::WatchDriftRequest::default()).await);
     for statement in ["BEGIN", "COMMIT", "ROLLBACK"] {
         invalid(run(&mut cluster.writer, statement).await, "QUERY_INVALID").says(&["driftctl"]);

@@ -121,6 +121,8 @@ reasons! {
     Unreachable = "UNREACHABLE": Unavailable,
     /// Another writer holds the lock.
     DatabaseLocked = "DATABASE_LOCKED": Locked,
+    /// A job that is running already.
+    JobRunning = "JOB_RUNNING": Conflict,
     /// Bytes on disk are damaged.
     Corrupt = "CORRUPT": Corrupt,
     /// Parsed and understood, but not built yet.

@@ -38,6 +38,12 @@ pub const PRECONDITIONS_LISTED: usize = 20;
 pub const QUEUE_REQUESTS: usize = 65_536;
 /// Bytes of frames admitted but not yet on disk.
 pub const QUEUE_BYTES: usize = 256 << 20;
+/// Long jobs that run at the same time.
+pub const JOBS: usize = 4;
+/// Long jobs that wait for others.
+pub const JOBS_WAITING: usize = 64;
+/// Problems that one verification tells of; more are only counted.
+pub const PROBLEMS_LISTED: u64 = 10_000;
 /// Segments synced at the same time.
 pub const PARALLEL_SYNCS: usize = 16;
 /// A frame's bytes after its CRC. Above what any document, key and commit metadata need together.

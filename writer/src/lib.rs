@@ -18,18 +18,24 @@ use tonic::service::RoutesBuilder;
 
 use crate::admit::Admission;
 use crate::commit::{Answer, Commits};
+use crate::jobs::Jobs;
+use crate::maintenance::Maintenance;
 use crate::past::Past;
 pub use crate::requests::Window;
 use crate::rpc::WriterRpc;
+use crate::upkeep::Upkeep;
 
 mod admit;
 mod commit;
 mod fingerprint;
 mod ingest;
+mod jobs;
+mod maintenance;
 mod past;
 mod requests;
 mod rows;
 mod rpc;
+mod upkeep;
 
 /// How a writer runs.
 #[derive(Debug, Clone)]
@@ -60,6 +66,8 @@ impl Config {
 #[derive(Debug)]
 pub struct Writer {
     config: Config,
+    disk: Arc<dyn Disk>,
+    dir: DataDir,
     past: Past,
     log: Log,
     admission: Admission,
@@ -77,7 +85,8 @@ impl Writer {
         let options = Options { segment_bytes: config.segment_bytes.max(1), background: true };
         let dir = DataDir::new(&config.data);
         let log = recovery::open(Arc::clone(&disk), &dir, options, &mut |commit| admission.replay(commit))?;
-        Ok(Writer { config, past: Past::new(disk, dir), log, admission })
+        let past = Past::new(Arc::clone(&disk), dir.clone());
+        Ok(Writer { config, disk, dir, past, log, admission })
     }
 
     /// Closes the database cleanly without having served.
@@ -88,7 +97,7 @@ impl Writer {
     /// Answers gRPC until `shutdown`, then closes the database cleanly. An error means that the database was not closed
     /// cleanly: the log failed, and nothing more was acknowledged (I5).
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
-        let Writer { config, past, mut log, admission } = self;
+        let Writer { config, disk, dir, past, mut log, admission } = self;
         let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
         log.set_address(&address.unwrap_or_default())?;
         let (database, term) = (log.database().clone(), log.term());
@@ -109,7 +118,10 @@ impl Writer {
                 ended
             }
         });
-        let rpc = WriterRpc::new(commits.clone(), database, term, past, stopping.clone());
+        let jobs = Jobs::default();
+        let cancelling = cancel_with(&jobs, &stopping);
+        let upkeep = Upkeep::new(jobs.clone(), Maintenance::new(disk, dir, commits.clone()), commits.clone());
+        let rpc = WriterRpc::new(commits.clone(), database, term, past, upkeep, stopping.clone());
         let mut routes = RoutesBuilder::default();
         routes.add_service(
             WriterServiceServer::new(rpc)
@@ -117,12 +129,27 @@ impl Writer {
                 .max_encoding_message_size(limits::REQUEST_BYTES),
         );
         let health = server::health::<WriterServiceServer<WriterRpc>>(stopping.clone()).await;
-        let served = server::serve(listener, routes, health, stopping).await;
+        let served = server::serve(listener, routes, health, stopping.clone()).await;
+        stopping.cancel();
+        let ended = cancelling.await;
         commits.close();
         let closed =
             committer.await.map_err(|e| Error::new(Reason::Internal, format!("the committer: {e}")))?;
-        served.and(closed)
+        let ended = ended.map_err(|e| Error::new(Reason::Internal, format!("waiting for jobs: {e}")));
+        served.and(closed).and(ended)
     }
+}
+
+/// Ends the jobs as soon as the writer goes down, before it waits for answers under way: those of jobs are among them.
+/// The task ends when they have. What they work on may be another writer's after that.
+fn cancel_with(jobs: &Jobs, stopping: &CancellationToken) -> tokio::task::JoinHandle<()> {
+    let (jobs, stopping) = (jobs.clone(), stopping.clone());
+    tokio::spawn(async move {
+        stopping.cancelled().await;
+        jobs.cancel();
+        // A panic of a job is the job's own error.
+        let _ = tokio::task::spawn_blocking(move || jobs.join()).await;
+    })
 }
 
 fn join(thread: JoinHandle<Result<()>>) -> Result<()> {

@@ -7,6 +7,7 @@ use driftdb::v1::writer_service_server::WriterService;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
+use driftdb_common::query::ast::StatementKind;
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::convert;
 use driftdb_common::service::status::to_status;
@@ -21,7 +22,8 @@ use crate::admit::{self, Admitted, With};
 use crate::commit::{Commits, now_ms};
 use crate::ingest::Streams;
 use crate::past::Past;
-use crate::{fingerprint, ingest};
+use crate::upkeep::{Messages, Upkeep};
+use crate::{fingerprint, ingest, upkeep};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -31,14 +33,11 @@ pub struct WriterRpc {
     term: u64,
     past: Past,
     streams: Streams,
+    upkeep: Upkeep,
     shutdown: CancellationToken,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-fn not_yet<T>(what: &str) -> Result<Response<T>, Status> {
-    Err(to_status(Error::new(Reason::NotSupported, format!("{what} is not supported yet"))))
-}
 
 impl WriterRpc {
     /// The service of an open database.
@@ -47,9 +46,10 @@ impl WriterRpc {
         database: Database,
         term: u64,
         past: Past,
+        upkeep: Upkeep,
         shutdown: CancellationToken,
     ) -> WriterRpc {
-        WriterRpc { commits, database, term, past, streams: Streams::default(), shutdown }
+        WriterRpc { commits, database, term, past, streams: Streams::default(), upkeep, shutdown }
     }
 
     /// The way to the committer.
@@ -194,6 +194,13 @@ impl WriterService for WriterRpc {
         let params = parser::parse_params(&request.params).map_err(to_status)?;
         let statement = parser::parse(&request.statement, &params).map_err(to_status)?;
         let table = statement.table().cloned();
+        if statement.kind() == StatementKind::Maintenance {
+            let answers = self
+                .upkeep
+                .execute(statement)
+                .map_err(|e| to_status(report::at_table(e, &request.statement, table.as_ref())))?;
+            return Ok(Response::new(Box::pin(answers)));
+        }
         let change = change::of_statement(statement).map_err(to_status)?;
         let admitted = self.commit(change, request.options).await;
         let admitted =
@@ -203,25 +210,38 @@ impl WriterService for WriterRpc {
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(answer)))))
     }
 
-    type SnapshotStream = Answers<v1::SnapshotResponse>;
+    type SnapshotStream = Messages<v1::SnapshotResponse>;
 
     async fn snapshot(
         &self,
-        _: Request<v1::SnapshotRequest>,
+        request: Request<v1::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        not_yet("Snapshot")
+        let follower = self.upkeep.snapshot(&request.into_inner().table).map_err(to_status)?;
+        Ok(Response::new(upkeep::snapshot(follower)))
     }
 
-    type CompactStream = Answers<v1::CompactResponse>;
+    type CompactStream = Messages<v1::CompactResponse>;
 
-    async fn compact(&self, _: Request<v1::CompactRequest>) -> Result<Response<Self::CompactStream>, Status> {
-        not_yet("Compact")
+    async fn compact(
+        &self,
+        request: Request<v1::CompactRequest>,
+    ) -> Result<Response<Self::CompactStream>, Status> {
+        let v1::CompactRequest { table, before, dry_run } = request.into_inner();
+        let before = convert::point_from_wire(before).map_err(to_status)?;
+        let follower = self.upkeep.compact(&table, before, dry_run).map_err(to_status)?;
+        Ok(Response::new(upkeep::compact(follower)))
     }
 
-    type VerifyStream = Answers<v1::VerifyResponse>;
+    type VerifyStream = Messages<v1::VerifyResponse>;
 
-    async fn verify(&self, _: Request<v1::VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
-        not_yet("Verify")
+    async fn verify(
+        &self,
+        request: Request<v1::VerifyRequest>,
+    ) -> Result<Response<Self::VerifyStream>, Status> {
+        let v1::VerifyRequest { table, deep } = request.into_inner();
+        let table = Some(table.as_str()).filter(|table| !table.is_empty());
+        let follower = self.upkeep.verify(table, deep).map_err(to_status)?;
+        Ok(Response::new(upkeep::verify(follower)))
     }
 
     async fn status(
@@ -250,7 +270,7 @@ impl WriterService for WriterRpc {
             last_seq: last.seq,
             last_time: Some(convert::time_to_wire(last.time_ms)),
             tables,
-            jobs: Vec::new(),
+            jobs: self.upkeep.jobs.list().into_iter().map(upkeep::progress_to_wire).collect(),
         }))
     }
 }

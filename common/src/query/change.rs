@@ -6,9 +6,8 @@ use crate::query::ast::{CreateTable, RowKey, Statement};
 use crate::table::operation::{Action, Change, Check, KeyInput, Operation, Precondition, SchemaChange};
 use crate::table::schema::Schema;
 
-/// The change that a statement asks for. NOT_SUPPORTED for those that this version only parses.
+/// The change that a statement asks for.
 pub fn of_statement(statement: Statement) -> Result<Change> {
-    let not_yet = |what: &str| Err(Error::new(Reason::NotSupported, format!("{what} is not supported yet")));
     let (operations, preconditions) = match statement {
         Statement::CreateTable(CreateTable {
             table,
@@ -48,9 +47,11 @@ pub fn of_statement(statement: Statement) -> Result<Change> {
         Statement::Revert { table, key, to } => one(table.text, key, Action::Revert(to), None),
         Statement::CreateIndex { table, paths } => return Ok(alter(table.text, &paths, &[])),
         Statement::DropIndex { table, paths } => return Ok(alter(table.text, &[], &paths)),
-        Statement::Snapshot { .. } => return not_yet("SNAPSHOT"),
-        Statement::Compact { .. } => return not_yet("COMPACT"),
-        Statement::Verify { .. } => return not_yet("VERIFY"),
+        Statement::Snapshot { .. } | Statement::Compact { .. } | Statement::Verify { .. } => {
+            let message =
+                "SNAPSHOT, COMPACT and VERIFY are no writes: they run by themselves, outside a transaction";
+            return Err(Error::new(Reason::QueryInvalid, message));
+        }
         Statement::Begin | Statement::Commit | Statement::Rollback => {
             let message = "BEGIN, COMMIT and ROLLBACK are for driftctl, which sends what stands between them as one Apply";
             return Err(Error::new(Reason::QueryInvalid, message));

@@ -1,0 +1,206 @@
+//! What maintenance does to tables: the work of long jobs, and what it comes to.
+
+use std::fmt;
+use std::sync::Arc;
+
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::log::dir::DataDir;
+use driftdb_common::log::disk::Disk;
+use driftdb_common::table::moments::Point;
+
+use crate::commit::Commits;
+use crate::jobs::JobHandle;
+
+/// A snapshot that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SnapshotInfo {
+    /// The commit it is of.
+    pub seq: u64,
+    /// Its rows.
+    pub rows: u64,
+    /// Its bytes on disk.
+    pub bytes: u64,
+}
+
+/// What a compaction did, or would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CompactInfo {
+    /// The oldest moment that can still be read.
+    pub floor_seq: u64,
+    /// Events that are now part of a snapshot only.
+    pub events_folded: u64,
+    /// Bytes that the disk got back.
+    pub bytes_freed: u64,
+}
+
+/// Something that a verification found wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The file.
+    pub file: String,
+    /// Where in the file.
+    pub offset: u64,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// What a verification went through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VerifySummary {
+    /// Files read.
+    pub files: u64,
+    /// Frames in them.
+    pub frames: u64,
+    /// Rows compared.
+    pub rows: u64,
+    /// Problems found, those that nobody was told of too.
+    pub problems: u64,
+}
+
+/// Maintains the tables of an open database.
+#[derive(Debug, Clone)]
+pub struct Maintenance {
+    #[expect(dead_code, reason = "for the work to come")]
+    disk: Arc<dyn Disk>,
+    #[expect(dead_code, reason = "for the work to come")]
+    dir: DataDir,
+    #[expect(dead_code, reason = "for the work to come")]
+    commits: Commits,
+}
+
+fn not_yet<T>(what: &str) -> Result<T> {
+    Err(Error::new(Reason::NotSupported, format!("{what} is not supported yet")))
+}
+
+impl Maintenance {
+    /// Of the database in a directory, whose commits these are.
+    pub fn new(disk: Arc<dyn Disk>, dir: DataDir, commits: Commits) -> Maintenance {
+        Maintenance { disk, dir, commits }
+    }
+
+    /// Writes a snapshot of a table.
+    pub fn snapshot(&self, _table: &str, _job: &JobHandle) -> Result<SnapshotInfo> {
+        not_yet("Snapshot")
+    }
+
+    /// Raises a table's floor to `before`, or to its newest snapshot; `dry_run` only says what that would do.
+    pub fn compact(
+        &self,
+        _table: &str,
+        _before: Option<Point>,
+        _dry_run: bool,
+        _job: &JobHandle,
+    ) -> Result<CompactInfo> {
+        not_yet("Compact")
+    }
+
+    /// Reads a table's files, or all, and tells of every problem; `deep` also rebuilds the state and compares.
+    pub fn verify(
+        &self,
+        _table: Option<&str>,
+        _deep: bool,
+        _job: &JobHandle,
+        _problem: &mut dyn FnMut(Problem),
+    ) -> Result<VerifySummary> {
+        not_yet("Verify")
+    }
+}
+
+impl SnapshotInfo {
+    /// In a line for people.
+    pub fn line(&self, table: &str) -> String {
+        let SnapshotInfo { seq, rows, bytes } = *self;
+        format!("snapshot of {table} at seq {seq}: {}, {}", counted(rows, "row"), size(bytes))
+    }
+}
+
+impl CompactInfo {
+    /// In a line for people: what was done, or what would be.
+    pub fn line(&self, table: &str, dry_run: bool) -> String {
+        let CompactInfo { floor_seq, events_folded, bytes_freed } = *self;
+        let (events, bytes) = (counted(events_folded, "event"), size(bytes_freed));
+        if dry_run {
+            return format!("{table}: would raise the floor to {floor_seq}, fold {events} and free {bytes}");
+        }
+        format!("{table}: floor {floor_seq}, {events} folded, {bytes} freed")
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at byte {}: {}", self.file, self.offset, self.message)
+    }
+}
+
+impl fmt::Display for VerifySummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (files, frames) = (counted(self.files, "file"), counted(self.frames, "frame"));
+        write!(f, "{files}, {frames}, {}: ", counted(self.rows, "row"))?;
+        match self.problems {
+            0 => f.write_str("no problems"),
+            problems => f.write_str(&counted(problems, "problem")),
+        }
+    }
+}
+
+impl VerifySummary {
+    /// The error that a verification with problems ends with.
+    pub fn damage(&self) -> Option<Error> {
+        let found = || format!("{} found: see the messages before", counted(self.problems, "problem"));
+        (self.problems > 0)
+            .then(|| Error::new(Reason::Corrupt, found()).with("problems", self.problems.to_string()))
+    }
+}
+
+fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Bytes as people say them: three digits are enough.
+fn size(bytes: u64) -> String {
+    let units = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    let Some((unit, name)) = units.into_iter().find(|(unit, _)| bytes >= *unit) else {
+        return format!("{bytes} B");
+    };
+    match (bytes / unit, bytes % unit * 10 / unit) {
+        (whole, tenth) if whole < 10 && tenth > 0 => format!("{whole}.{tenth} {name}"),
+        (whole, _) => format!("{whole} {name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_for_people() {
+        let snapshot = SnapshotInfo { seq: 1200, rows: 340, bytes: 52_100 };
+        assert_eq!(snapshot.line("orders"), "snapshot of orders at seq 1200: 340 rows, 52 kB");
+        let compact = CompactInfo { floor_seq: 1200, events_folded: 860, bytes_freed: 120_000 };
+        assert_eq!(compact.line("orders", false), "orders: floor 1200, 860 events folded, 120 kB freed");
+        assert_eq!(
+            compact.line("orders", true),
+            "orders: would raise the floor to 1200, fold 860 events and free 120 kB"
+        );
+        let mut summary = VerifySummary { files: 1, frames: 7, rows: 3, problems: 0 };
+        assert_eq!(summary.to_string(), "1 file, 7 frames, 3 rows: no problems");
+        assert!(summary.damage().is_none());
+        summary.problems = 1;
+        assert_eq!(summary.to_string(), "1 file, 7 frames, 3 rows: 1 problem");
+        assert_eq!(summary.damage().unwrap().reason(), Reason::Corrupt);
+    }
+
+    #[test]
+    fn sizes() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1 kB"),
+            (1500, "1.5 kB"),
+            (52_999, "52 kB"),
+            (u64::MAX, "18446744 TB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}
