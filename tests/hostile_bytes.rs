@@ -165,7 +165,7 @@ fn payload(kind: EventType, document: &Value, first: bool) -> Vec<u8> {
     let keyed = !matches!(kind, EventType::Schema | EventType::Note);
     let document = Document::from_value(document).ok();
     let document = document.filter(|_| !matches!(kind, EventType::SoftDelete | EventType::Note));
-    event::encode(&mut out, keyed.then_some(&key), document.as_ref(), shape, first);
+    event::encode(&mut out, keyed.then_some(&key), document.as_ref(), first, shape, first);
     out
 }
 
@@ -288,7 +288,7 @@ proptest! {
             let meta = event.meta.clone().unwrap_or_default();
             let mut again = Vec::new();
             let (key, document) = (event.key.as_ref(), event.document.as_ref());
-            let told = event::encode(&mut again, key, document, Some((event.shape, &meta)), event.published.is_some());
+            let told = event::encode(&mut again, key, document, event.replaces, Some((event.shape, &meta)), event.published.is_some());
             if let (Some(at), Some(published)) = (told, event.published) {
                 again[at..at + 8].copy_from_slice(&published.to_be_bytes());
             }
@@ -354,7 +354,7 @@ proptest! {
     fn a_damaged_manifest(damages in damages()) {
         let seal = Seal { bytes: 100, frames: 3, digest: 9 };
         let segments = vec![Segment { number: 1, sealed: Some(seal) }, Segment { number: 2, sealed: None }];
-        let manifest = Manifest { table: "größe".into(), table_id: 1, version: 2, term: 1, published: 7, segments };
+        let manifest = Manifest { table: "größe".into(), table_id: 1, version: 2, term: 1, published: 7, published_ms: 8, floor: None, eras: Vec::new(), fulls: Vec::new(), segments };
         let whole = manifest::encode(&manifest).unwrap();
         let found = damaged(whole.clone(), &damages);
         if let Ok(read) = manifest::decode::<Manifest>(&found) {

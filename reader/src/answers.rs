@@ -40,21 +40,9 @@ pub struct Commits {
 
 impl Commits {
     /// The commits of a history, at most `limit` events of them (0: all).
-    pub fn new(
-        history: History,
-        table: &str,
-        format: v1::DocumentFormat,
-        limit: u64,
-    ) -> Commits {
+    pub fn new(history: History, table: &str, format: v1::DocumentFormat, limit: u64) -> Commits {
         let left = if limit == 0 { u64::MAX } else { limit };
-        Commits {
-            history,
-            table: table.to_owned(),
-            format,
-            left,
-            ahead: Default::default(),
-            ended: false,
-        }
+        Commits { history, table: table.to_owned(), format, left, ahead: Default::default(), ended: false }
     }
 
     fn read_ahead(&mut self) -> Result<()> {

@@ -213,7 +213,9 @@ impl Follower {
                 continue;
             }
             // One that is being created has no manifest yet, or one that HEAD does not name yet.
-            let Some(manifest) = dir::read_manifest(&*self.shelf.disk, &self.shelf.dir, &name)? else { continue };
+            let Some(manifest) = dir::read_manifest(&*self.shelf.disk, &self.shelf.dir, &name)? else {
+                continue;
+            };
             let applied = self.merge.next_seq() - 1;
             let known = manifest.eras.last().is_some_and(|era| self.fresh || era.seq <= applied);
             if !known && manifest.floor.is_some() {
@@ -281,15 +283,14 @@ impl Follower {
 
     /// Shows a state, with the tables that there are by then.
     fn show(&self, applied: &mut Applied) {
-        let shown = |table: &&Followed| {
-            table.named && table.timeline.created_seq() <= applied.seq
-        };
+        let shown = |table: &&Followed| table.named && table.timeline.created_seq() <= applied.seq;
         let tables = self.tables.values().filter(shown);
         let is_new = |table: &Followed| {
             let known = applied.tables.get(table.timeline.name());
             known.is_none_or(|known| !Arc::ptr_eq(known, &table.timeline))
         };
-        let new: Vec<_> = tables.filter(|table| is_new(table)).map(|table| Arc::clone(&table.timeline)).collect();
+        let new: Vec<_> =
+            tables.filter(|table| is_new(table)).map(|table| Arc::clone(&table.timeline)).collect();
         if !new.is_empty() {
             let tables = Arc::make_mut(&mut applied.tables);
             tables.extend(new.into_iter().map(|timeline| (timeline.name().to_owned(), timeline)));

@@ -207,7 +207,11 @@ impl ReaderRpc {
         tables.truncate(page);
         let last = tables.last().filter(|_| more);
         let next_page_token = last.map(|table| table.table.clone()).unwrap_or_default();
-        Ok(v1::ListTablesResponse { header: Some(moment.header(&self.replica, moment.applied.tables.values())?), tables, next_page_token })
+        Ok(v1::ListTablesResponse {
+            header: Some(moment.header(&self.replica, moment.applied.tables.values())?),
+            tables,
+            next_page_token,
+        })
     }
 
     async fn describe_table(&self, request: v1::DescribeTableRequest) -> Result<v1::DescribeTableResponse> {

@@ -33,17 +33,19 @@ fn a_group_of_frames() {
     let mut buffer = FrameBuffer::default();
     let shape = CommitShape { frames: 3, frames_here: 2 };
     buffer.push(300, 1_704_067_200_007, EventType::Insert, |out| {
-        event::encode(out, Some(&key), Some(&insert), Some((shape, &meta)), true)
+        event::encode(out, Some(&key), Some(&insert), false, Some((shape, &meta)), true)
     });
     buffer.push(300, 1_704_067_200_007, EventType::Patch, |out| {
-        event::encode(out, Some(&key), Some(&patch), None, false)
+        event::encode(out, Some(&key), Some(&patch), false, None, false)
     });
     let nothing = plain();
     let alone = Some((CommitShape::SINGLE, &nothing));
     buffer.push(301, 1_704_067_200_008, EventType::SoftDelete, |out| {
-        event::encode(out, Some(&Key::Int(-200)), None, alone, false)
+        event::encode(out, Some(&Key::Int(-200)), None, false, alone, false)
     });
-    buffer.push(302, 1_704_067_200_009, EventType::Note, |out| event::encode(out, None, None, alone, false));
+    buffer.push(302, 1_704_067_200_009, EventType::Note, |out| {
+        event::encode(out, None, None, false, alone, false)
+    });
     buffer.stamp(Place { table: 7, segment: 2, offset: 4096 }, 299);
     let expected = [
         // length, CRC, seq 300, time, INSERT, a map of seven
@@ -111,6 +113,10 @@ fn the_json_files() {
         version: 2,
         term: 1,
         published: 19,
+        published_ms: 0,
+        floor: None,
+        eras: Vec::new(),
+        fulls: Vec::new(),
         segments: vec![Segment { number: 1, sealed: Some(seal) }, Segment { number: 2, sealed: None }],
     };
     let expected = r#"{"crc32":"6ca733e0","body":{"table":"t","table_id":7,"version":2,"term":1,"published":19,"segments":[{"number":1,"sealed":{"bytes":4100,"frames":2,"digest":1070237893}},{"number":2}]}}"#;
@@ -192,7 +198,7 @@ fn what_is_read_from_the_fixture_is_written_again_byte_for_byte() {
                 let mut again = FrameBuffer::default();
                 again.push(frame.seq, frame.time_ms, frame.kind, |out| {
                     let (key, document) = (event.key.as_ref(), event.document.as_ref());
-                    event::encode(out, key, document, first, event.published.is_some())
+                    event::encode(out, key, document, event.replaces, first, event.published.is_some())
                 });
                 again.stamp(place, event.published.unwrap_or_default());
                 assert_eq!(again.bytes(), &bytes[at..at + frame.len], "{table}, commit {}", frame.seq);

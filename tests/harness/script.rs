@@ -105,7 +105,7 @@ pub fn group(from: u64, to: u64) -> Group {
             let first_of_group = entry.frames.is_empty();
             entry.last_seq = seq;
             entry.frames.push(seq, 1_000 + seq, *kind, |out| {
-                event::encode(out, key.as_ref(), document.as_ref(), first, first_of_group)
+                event::encode(out, key.as_ref(), document.as_ref(), false, first, first_of_group)
             });
         }
         group.last_seq = seq;

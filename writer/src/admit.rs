@@ -4,14 +4,18 @@
 //! back is kept until they are.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result, Violation};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType, Origin, RequestId};
 use driftdb_common::format::key::Key;
+use driftdb_common::format::manifest::Manifest;
+use driftdb_common::format::snapshot::{ProducerEntry, RequestEntry};
 use driftdb_common::limits;
 use driftdb_common::log::appender::Group;
 use driftdb_common::log::merge;
+use driftdb_common::table::chain::{Chain, Shelf};
 use driftdb_common::table::operation::{
     Action, Change, Check, CommitOptions, Operation, Precondition, SchemaChange, Token,
 };
@@ -29,6 +33,9 @@ pub struct Admission {
     producers: Producers,
     last: Token,
     clock_went_back: bool,
+    /// What snapshots tell of requests and producers, until every table has been found.
+    found_requests: Vec<(Token, RequestId)>,
+    found_producers: HashMap<String, ProducerEntry>,
 }
 
 /// What a change has come to.
@@ -58,6 +65,8 @@ struct NewEvent {
     kind: EventType,
     key: Option<Key>,
     payload: Option<Document>,
+    /// INSERT: the row was live.
+    replaces: bool,
 }
 
 impl Admission {
@@ -69,6 +78,8 @@ impl Admission {
             producers: Producers::default(),
             last: Token::default(),
             clock_went_back: false,
+            found_requests: Vec::new(),
+            found_producers: HashMap::new(),
         }
     }
 
@@ -93,8 +104,95 @@ impl Admission {
         &self.tables
     }
 
+    /// The tables, to give them newer files.
+    pub fn tables_mut(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+
+    /// The chains that know the rows which a change is about and which are not in memory: to be looked up before the change
+    /// is admitted, so that admission finds them in the cache.
+    pub fn cold(&self, change: &Change) -> Vec<(Arc<Chain>, Key)> {
+        let Change::Rows { operations, preconditions } = change else { return Vec::new() };
+        let mut cold = Vec::new();
+        let mut add = |name: &str, key: &dyn Fn(&Schema) -> Option<Key>| {
+            let Ok(table) = self.tables.live(name) else { return };
+            if table.chain().end() == 0 {
+                return;
+            }
+            // What makes no sense is refused when it is admitted.
+            if let Some(key) = key(table.schema()).filter(|key| !table.has_in_memory(key)) {
+                cold.push((Arc::clone(table.chain()), key));
+            }
+        };
+        for Operation { table, key, action } in operations {
+            add(table, &|schema| match (action, key) {
+                (Action::Insert(document) | Action::Put(document), _) => {
+                    document.key(&schema.primary_key, schema.key_type).ok()
+                }
+                (_, Some(key)) => key.of_type(schema.key_type).ok(),
+                _ => None,
+            });
+        }
+        for Precondition { table, key, .. } in preconditions {
+            add(table, &|schema| key.of_type(schema.key_type).ok());
+        }
+        cold
+    }
+
+    /// Takes in a table as its snapshots have it, with the requests and producers that they tell of.
+    pub fn find_table(&mut self, shelf: &Shelf, manifest: &Manifest) -> Result<()> {
+        if manifest.eras.is_empty() {
+            return Ok(());
+        }
+        let chain = shelf.open(manifest, None)?;
+        let (mut created, mut newest) = (manifest.table_id, None);
+        for chapter in &chain.properties().chapters {
+            let event = SchemaEvent::from_document(&chapter.document)?;
+            if event.action == SchemaAction::Create {
+                created = chapter.seq;
+            }
+            newest = Some(event);
+        }
+        let Some(SchemaEvent { action, schema }) = newest else { return Ok(()) };
+        chain.requests(&mut |seq, entry| {
+            let RequestEntry { time_ms, request } = entry;
+            self.found_requests.push((Token { seq, time_ms }, request));
+        })?;
+        chain.producers(&mut |producer| {
+            let known = self.found_producers.get(&producer.origin.producer);
+            if known.is_none_or(|known| known.seq < producer.seq) {
+                self.found_producers.insert(producer.origin.producer.clone(), producer);
+            }
+        })?;
+        let table = Table::new(manifest.table_id, created, schema);
+        self.tables.found(table.in_files(chain, action == SchemaAction::Drop));
+        Ok(())
+    }
+
+    /// Takes in what snapshots told of requests and producers, once every table was found.
+    fn take_found(&mut self) {
+        let mut requests = std::mem::take(&mut self.found_requests);
+        requests.sort_unstable_by_key(|(token, _)| token.seq);
+        // A commit of several tables stands in each.
+        requests.dedup_by_key(|(token, _)| token.seq);
+        for (token, request) in requests {
+            self.requests.insert(request, token);
+        }
+        for (_, producer) in std::mem::take(&mut self.found_producers) {
+            self.producers.advance(producer.origin, producer.seq);
+        }
+    }
+
+    /// Everything there is has been taken in; the last commit is this one.
+    pub fn opened(&mut self, last: Token) {
+        self.take_found();
+        self.last = last;
+        self.forget_undo(self.tables.mark(), last);
+    }
+
     /// Takes in a commit from the log.
     pub fn replay(&mut self, commit: merge::Commit) -> Result<()> {
+        self.take_found();
         for (id, events) in commit.parts {
             for event in events {
                 match (event.kind, event.key, event.document) {
@@ -103,11 +201,15 @@ impl Admission {
                     }
                     (kind, Some(key), payload) => {
                         let table = self.tables.by_id_mut(id)?;
-                        let after = state::apply(table.live(&key), kind, payload.as_ref())?;
-                        table.set(
-                            key,
-                            RowState { seq: commit.seq, document: after.map(|after| after.detached()) },
-                        );
+                        let before = match kind {
+                            // Not looked up where the log tells enough.
+                            EventType::Insert if event.replaces => None,
+                            _ => table.live(&key)?,
+                        };
+                        let was_live = event.replaces || before.is_some();
+                        let after = state::apply(before.as_ref(), kind, payload.as_ref())?;
+                        let document = after.map(|after| after.detached());
+                        table.set(key, RowState { seq: commit.seq, document }, was_live);
                         table.count_event(commit.seq);
                     }
                     _ => {}
@@ -264,7 +366,7 @@ impl Admission {
         let table = oldest.ok_or_else(|| {
             Error::new(Reason::ArgumentInvalid, "a commit without operations needs a table first: create one")
         })?;
-        Ok(NewEvent { table, kind: EventType::Note, key: None, payload: None })
+        Ok(NewEvent { table, kind: EventType::Note, key: None, payload: None, replaces: false })
     }
 
     fn operation(&mut self, token: Token, operation: Operation) -> Result<NewEvent> {
@@ -284,7 +386,7 @@ impl Admission {
             (_, Some(named)) => named,
             (_, None) => return Err(Error::new(Reason::KeyInvalid, "patch and soft_delete need a key")),
         };
-        let before = table.live(&key);
+        let before = table.live(&key)?;
         let (kind, payload) = match action {
             Action::Insert(_) if before.is_some() => {
                 return Err(Error::new(Reason::RowExists, format!("{name} has a row {key} already"))
@@ -306,7 +408,7 @@ impl Admission {
                 ));
             }
         };
-        let after = state::apply(before, kind, payload.as_ref())?;
+        let after = state::apply(before.as_ref(), kind, payload.as_ref())?;
         if let (EventType::Patch, Some(after)) = (kind, &after)
             && after.key(&schema.primary_key, schema.key_type).ok().as_ref() != Some(&key)
         {
@@ -316,8 +418,9 @@ impl Admission {
         }
         let id = table.id();
         let row = RowState { seq: token.seq, document: after.map(|after| after.detached()) };
-        self.tables.change(&name, key.clone(), row);
-        Ok(NewEvent { table: id, kind, key: Some(key), payload })
+        self.tables.change(&name, key.clone(), row, before.is_some());
+        let replaces = kind == EventType::Insert && before.is_some();
+        Ok(NewEvent { table: id, kind, key: Some(key), payload, replaces })
     }
 
     /// Checks all preconditions and reports every one that does not hold.
@@ -325,10 +428,13 @@ impl Admission {
         let mut violations = Vec::new();
         for Precondition { table: name, key, check } in preconditions {
             let table = self.tables.live(name)?;
-            let row = table.row(&key.of_type(table.schema().key_type)?);
+            let row = table.row(&key.of_type(table.schema().key_type)?)?;
+            let row = row.as_ref();
             let live = row.is_some_and(|row| row.document.is_some());
-            // A row that went with its table has changed, and which rows those were is not kept.
-            let seq = row.map_or(table.reborn_seq(), |row| row.seq);
+            // A row that went with its table has changed, and which rows those were is not kept; nor is what was deleted
+            // before the floor.
+            let floor = table.chain().floor().map_or(0, |floor| floor.seq);
+            let seq = row.map_or(table.reborn_seq().max(floor), |row| row.seq);
             let (holds, check, expected) = match check {
                 Check::SeqIs(expected) => (
                     row.is_some_and(|row| row.seq == *expected),
@@ -346,7 +452,12 @@ impl Admission {
                     (true, seq) => format!("commit {seq} changed it last"),
                     (false, 0) => "there is no such row".to_owned(),
                     (false, seq) if row.is_some() => format!("commit {seq} deleted it"),
-                    (false, seq) => format!("there is no such row; commit {seq} made the table anew"),
+                    (false, seq) if seq == table.reborn_seq() => {
+                        format!("there is no such row; commit {seq} made the table anew")
+                    }
+                    (false, seq) => {
+                        format!("there is no such row, and what was deleted up to commit {seq} is not kept")
+                    }
                 };
                 let subject = format!("{name}/{key}");
                 let description = format!("{expected}; {found}");
@@ -388,7 +499,13 @@ impl Admission {
             group.created.push((id, name.clone()));
         }
         group.schemas.push((name, yaml));
-        Ok(vec![NewEvent { table: id, kind: EventType::Schema, key: None, payload: Some(payload) }])
+        Ok(vec![NewEvent {
+            table: id,
+            kind: EventType::Schema,
+            key: None,
+            payload: Some(payload),
+            replaces: false,
+        }])
     }
 
     /// The id that a table to be created has; `None` where it exists and that is no error.
@@ -467,14 +584,14 @@ fn encode(group: &mut Group, token: Token, events: &[NewEvent], meta: &CommitMet
         *frames_here.entry(event.table).or_default() += 1;
     }
     let frames = u32::try_from(events.len()).unwrap_or(u32::MAX);
-    for NewEvent { table, kind, key, payload } in events {
+    for NewEvent { table, kind, key, payload, replaces } in events {
         // Taken out by the commit's first frame in the table, so that later ones do not carry it.
         let first = frames_here.remove(table).map(|frames_here| (CommitShape { frames, frames_here }, meta));
         let table = group.tables.entry(*table).or_default();
         let first_of_group = table.frames.is_empty();
         table.last_seq = token.seq;
         table.frames.push(token.seq, token.time_ms, *kind, |out| {
-            event::encode(out, key.as_ref(), payload.as_ref(), first, first_of_group)
+            event::encode(out, key.as_ref(), payload.as_ref(), *replaces, first, first_of_group)
         });
     }
     group.last_seq = token.seq;

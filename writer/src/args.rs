@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::Parser;
 use driftdb_common::limits;
 use driftdb_common::service::config::{DataArgs, LogArgs};
-use driftdb_writer::{Config, Window};
+use driftdb_writer::{Config, When, Window};
 
 /// The writer daemon of DriftDB: the one process that changes a database.
 ///
@@ -40,6 +40,22 @@ pub struct Args {
     /// … or for so many seconds, whichever is less. A retry that comes later counts as a new request.
     #[arg(long, env = "DRIFTDB_REQUEST_SECONDS", default_value_t = Window::default().millis / 1000, value_name = "SECONDS")]
     pub request_seconds: u64,
+    /// A table's snapshot is taken after so many events …
+    #[arg(long, env = "DRIFTDB_SNAPSHOT_EVENTS", default_value_t = limits::SNAPSHOT_EVENTS, value_name = "N",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub snapshot_events: u64,
+    /// … or so many bytes of its log, whichever comes first.
+    #[arg(long, env = "DRIFTDB_SNAPSHOT_BYTES", default_value_t = limits::SNAPSHOT_BYTES, value_name = "BYTES",
+          value_parser = clap::value_parser!(u64).range(4096..))]
+    pub snapshot_bytes: u64,
+    /// Bytes of log that no snapshot holds yet, of all tables together, at which the table with most is snapshotted;
+    /// at twice that, writes wait.
+    #[arg(long, env = "DRIFTDB_MEMORY", default_value_t = limits::OVERLAY_BYTES, value_name = "BYTES",
+          value_parser = clap::value_parser!(u64).range(4096..))]
+    pub memory: u64,
+    /// Bytes of snapshots to keep in memory, unpacked.
+    #[arg(long = "cache", env = "DRIFTDB_CACHE", default_value_t = limits::CACHE_BYTES, value_name = "BYTES")]
+    pub cache_bytes: u64,
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,
@@ -56,6 +72,8 @@ impl Args {
                 commits: self.request_commits,
                 millis: self.request_seconds.saturating_mul(1000),
             },
+            snapshots: When { events: self.snapshot_events, bytes: self.snapshot_bytes, memory: self.memory },
+            cache_bytes: self.cache_bytes,
         }
     }
 }

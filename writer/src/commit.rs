@@ -11,10 +11,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
+use driftdb_common::format::key::Key;
+use driftdb_common::format::manifest::Manifest;
 use driftdb_common::limits;
 use driftdb_common::log::appender::{AppendError, Group, Log, TableStorage};
+use driftdb_common::table::chain::Chain;
 use driftdb_common::table::operation::{Change, Operation, Token};
 use driftdb_common::table::schema::Schema;
+use driftdb_common::table::snapshot::Reach;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -47,10 +51,25 @@ struct Gathering {
     answers: Vec<Answer>,
 }
 
-#[derive(Debug)]
+/// Work on the log, for its thread to do between two groups.
+type LogWork = Box<dyn FnOnce(&mut Log) -> Result<(), AppendError> + Send>;
+
+/// What of a table's log no snapshot holds yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tail {
+    /// Events.
+    pub events: u64,
+    /// Bytes of frames.
+    pub bytes: u64,
+}
+
 struct State {
     admission: Admission,
     gathering: Gathering,
+    log_work: Vec<LogWork>,
+    tails: HashMap<u64, Tail>,
+    /// Bytes of all tails together.
+    tail_bytes: u64,
     /// A group is being written: what is admitted now rests on something that is not durable yet.
     writing: bool,
     durable: Token,
@@ -79,9 +98,9 @@ impl State {
         self.gathering.answers.len() < limits::QUEUE_REQUESTS && bytes < limits::QUEUE_BYTES
     }
 
-    /// Fails where the queue is full.
-    fn check_room(&self) -> Result<()> {
-        if !self.has_room() {
+    /// Fails where the queue is full, or more is in memory than snapshots have come to hold.
+    fn check_room(&self, tail_limit: u64) -> Result<()> {
+        if !self.has_room() || self.tail_bytes > tail_limit {
             let message = "too many writes are waiting for the disk: try again";
             return Err(Error::new(Reason::Overloaded, message).retry_after(RETRY_AFTER));
         }
@@ -236,10 +255,19 @@ fn first_new(position: Option<Position>, batch: u64) -> Option<usize> {
 }
 
 /// What request tasks and the committer's thread share.
-#[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
     gathered: Condvar,
+    /// Told when a group may have made a snapshot due, or an index missing.
+    grown: mpsc::Sender<()>,
+    /// Bytes of all tails together at which no write is taken until snapshots have let go of them.
+    tail_limit: u64,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
 }
 
 /// The way to the committer's thread.
@@ -252,11 +280,23 @@ impl Commits {
         log: Log,
         admission: Admission,
         answers: mpsc::UnboundedSender<Vec<Answer>>,
+        grown: mpsc::Sender<()>,
+        tail_limit: u64,
     ) -> Result<(Commits, JoinHandle<Result<()>>)> {
-        let storage = admission.tables().iter().map(|table| (table.id(), log.storage(table.id()))).collect();
+        let ids = || admission.tables().iter().map(Table::id);
+        let storage = ids().map(|id| (id, log.storage(id))).collect();
+        let tail = |table: &Table| Tail {
+            events: table.figures().events.saturating_sub(table.chain().counts().events),
+            bytes: log.tail_bytes(table.id()),
+        };
+        let tails: HashMap<u64, Tail> =
+            admission.tables().iter().map(|table| (table.id(), tail(table))).collect();
         let state = State {
             durable: admission.last(),
             admission,
+            log_work: Vec::new(),
+            tail_bytes: tails.values().map(|tail| tail.bytes).sum(),
+            tails,
             gathering: Gathering::default(),
             writing: false,
             storage,
@@ -264,7 +304,8 @@ impl Commits {
             rollbacks: 0,
             stopped: None,
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), gathered: Condvar::new() });
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), gathered: Condvar::new(), grown, tail_limit });
         let commits = Commits(Arc::clone(&shared));
         let thread = std::thread::Builder::new()
             .name("driftdb-commit".to_owned())
@@ -276,15 +317,26 @@ impl Commits {
     /// Admits a change and waits until it is durable, or refused. A refusal that rests on a commit that is not
     /// durable yet is held back until that is.
     pub async fn commit(&self, change: Change, with: With) -> Result<Admitted> {
+        self.warm(&change);
         let answer = {
             let mut state = self.0.state.lock();
             state.check_open()?;
-            state.check_room()?;
+            state.check_room(self.0.tail_limit)?;
             let State { admission, gathering, .. } = &mut *state;
             let result = admission.admit(change, with, now_ms(), &mut gathering.group);
             state.answer(result)
         };
         self.settled(answer).await
+    }
+
+    /// Reads the rows that a change is about and that are not in memory, so that admission finds them in the cache and
+    /// does not read files while it holds the lock.
+    fn warm(&self, change: &Change) {
+        let cold = self.0.state.lock().admission.cold(change);
+        for (chain, key) in cold {
+            // Whatever is wrong, admission comes upon it again, and says so.
+            let _ = chain.last_change(&key);
+        }
     }
 
     /// The answer to a request that has been made before; `None` where it has not.
@@ -301,7 +353,7 @@ impl Commits {
     pub fn has_room(&self) -> bool {
         let state = self.0.state.lock();
         // A writer that takes no more writes says so at once: nobody waits for it to make room.
-        state.check_open().is_err() || state.has_room()
+        state.check_open().is_err() || state.check_room(self.0.tail_limit).is_ok()
     }
 
     /// A table's schema, as admitted so far.
@@ -309,9 +361,16 @@ impl Commits {
         Ok(self.0.state.lock().admission.tables().live(table)?.schema().clone())
     }
 
+    /// The id of a table that has not been dropped.
+    pub fn table_id(&self, table: &str) -> Result<u64> {
+        Ok(self.0.state.lock().admission.tables().live(table)?.id())
+    }
+
     /// Admits a batch of a producer's stream, from the first of its operations that has not been admitted before.
     /// `None`, with nothing done, where the stream has ended meanwhile: a newer one has been told where to go on.
     pub fn ingest(&self, batch: Batch, stream: &StreamState) -> Result<Option<Ingested>> {
+        let operations = batch.operations.iter().flatten().cloned().collect();
+        self.warm(&Change::Rows { operations, preconditions: Vec::new() });
         let mut state = self.0.state.lock();
         state.check_open()?;
         if stream.ended.is_cancelled() {
@@ -369,6 +428,112 @@ impl Commits {
         live.map(|table| look(table, state.storage.get(&table.id()).copied().unwrap_or_default())).collect()
     }
 
+    /// Has the log's thread do something with the log, between two groups, and waits for what comes of it. Blocks.
+    ///
+    /// A fatal error ends the writer (I5).
+    pub fn with_log<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Log) -> Result<T, AppendError> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, outcome) = std::sync::mpsc::channel();
+        let work = move |log: &mut Log| match work(log) {
+            Ok(done) => {
+                // Who asked waits below.
+                let _ = reply.send(Ok(done));
+                Ok(())
+            }
+            Err(AppendError::Refused(error)) => {
+                let _ = reply.send(Err(error));
+                Ok(())
+            }
+            Err(AppendError::Fatal(error)) => {
+                let _ = reply.send(Err(error.clone()));
+                Err(AppendError::Fatal(error))
+            }
+        };
+        {
+            let mut state = self.0.state.lock();
+            state.check_open()?;
+            state.log_work.push(Box::new(work));
+        }
+        self.0.gathered.notify_one();
+        let ended = |_| Error::new(Reason::WriterStopped, "the writer has stopped");
+        outcome.recv().map_err(ended)?
+    }
+
+    /// A table's manifest, and how far its log may be read: up to the last published commit. Blocks.
+    pub fn look(&self, id: u64) -> Result<(Manifest, Reach)> {
+        self.with_log(move |log| {
+            let (seq, _) = log.published();
+            match (log.manifest(id), log.slot(id)) {
+                (Some(manifest), Some(slot)) => {
+                    let reach = Reach { segment: slot.segment, bytes: slot.bytes, seq };
+                    Ok((manifest.clone(), reach))
+                }
+                _ => {
+                    let message = format!("the log has no table of id {id}");
+                    Err(AppendError::Refused(Error::new(Reason::TableNotFound, message)))
+                }
+            }
+        })
+    }
+
+    /// As [`Commits::look`], with the files that go with the manifest.
+    pub fn past_of(&self, id: u64) -> Result<(Manifest, Reach, Arc<Chain>)> {
+        loop {
+            let (manifest, reach) = self.look(id)?;
+            let missing = || Error::new(Reason::TableNotFound, format!("there is no table of id {id}"));
+            let chain = self.chain(id).ok_or_else(missing)?;
+            // Between the two the files may have been replaced.
+            if chain.end() == manifest.eras.last().map_or(0, |era| era.seq) {
+                return Ok((manifest, reach, chain));
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// A table's files, as admission uses them now. None where there is no such table.
+    pub fn chain(&self, id: u64) -> Option<Arc<Chain>> {
+        let state = self.0.state.lock();
+        let table = state.admission.tables().iter().find(|table| table.id() == id);
+        table.map(|table| Arc::clone(table.chain()))
+    }
+
+    /// Goes over to newer files of a table.
+    pub fn adopt(&self, id: u64, chain: &Arc<Chain>) {
+        let mut state = self.0.state.lock();
+        state.admission.tables_mut().adopt(id, chain);
+    }
+
+    /// Lets go of rows that are in files now, and counts a table's tail anew.
+    pub fn forget(&self, id: u64, keys: &[Key]) {
+        let mut state = self.0.state.lock();
+        if let Ok(table) = state.admission.tables_mut().by_id_mut(id) {
+            table.forget(keys);
+        }
+    }
+
+    /// A snapshot holds so much more of a table's log now.
+    pub fn shorten_tail(&self, id: u64, by: Tail) {
+        let mut state = self.0.state.lock();
+        if let Some(tail) = state.tails.get_mut(&id) {
+            let bytes = tail.bytes.min(by.bytes);
+            tail.bytes -= bytes;
+            tail.events = tail.events.saturating_sub(by.events);
+            state.tail_bytes = state.tail_bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// What of each table's log no snapshot holds yet, by table id.
+    pub fn tails(&self) -> Vec<(u64, Tail)> {
+        self.0.state.lock().tails.iter().map(|(id, tail)| (*id, *tail)).collect()
+    }
+
+    /// Every table as `look` sees it, dropped ones too.
+    pub fn all_tables<T>(&self, mut look: impl FnMut(&Table) -> T) -> Vec<T> {
+        self.0.state.lock().admission.tables().iter().map(&mut look).collect()
+    }
+
     /// Takes no more writes; the thread ends once those admitted are durable.
     pub fn close(&self) {
         self.0.state.lock().closing = true;
@@ -384,7 +549,16 @@ pub fn now_ms() -> u64 {
 
 /// The committer's thread. Ends with an error when what is on disk is no longer known (I5).
 fn run(mut log: Log, shared: &Shared, answers: &mpsc::UnboundedSender<Vec<Answer>>) -> Result<()> {
-    while let Some((mut gathered, mark)) = take(shared) {
+    while let Some((mut gathered, mark, log_work)) = take(shared) {
+        for work in log_work {
+            if let Err(AppendError::Fatal(error) | AppendError::Refused(error)) = work(&mut log) {
+                return Err(stop(shared, gathered, &error, answers));
+            }
+        }
+        if gathered.answers.is_empty() {
+            shared.state.lock().writing = false;
+            continue;
+        }
         let outcome = log.append(&mut gathered.group);
         let (answered, end) = settle(shared, &log, gathered, mark, outcome);
         // The receiver is gone only when the runtime is: then nobody waits.
@@ -398,9 +572,9 @@ fn run(mut log: Log, shared: &Shared, answers: &mpsc::UnboundedSender<Vec<Answer
 }
 
 /// Waits for a group and takes it; `None` when there will be none.
-fn take(shared: &Shared) -> Option<(Gathering, Mark)> {
+fn take(shared: &Shared) -> Option<(Gathering, Mark, Vec<LogWork>)> {
     let mut state = shared.state.lock();
-    while state.gathering.answers.is_empty() {
+    while state.gathering.answers.is_empty() && state.log_work.is_empty() {
         if state.closing {
             return None;
         }
@@ -408,7 +582,33 @@ fn take(shared: &Shared) -> Option<(Gathering, Mark)> {
     }
     state.writing = true;
     let mark = state.admission.tables().mark();
-    Some((std::mem::take(&mut state.gathering), mark))
+    let gathered = if state.gathering.answers.is_empty() {
+        Gathering::default()
+    } else {
+        std::mem::take(&mut state.gathering)
+    };
+    Some((gathered, mark, std::mem::take(&mut state.log_work)))
+}
+
+/// Ends the writer where work on the log has failed for good: nothing of the group was written.
+fn stop(
+    shared: &Shared,
+    mut gathered: Gathering,
+    error: &Error,
+    answers: &mpsc::UnboundedSender<Vec<Answer>>,
+) -> Error {
+    tracing::error!(%error, "the writer stops: what is on disk is no longer known");
+    let mut state = shared.state.lock();
+    state.writing = false;
+    let stopped = Error::new(Reason::WriterStopped, format!("the writer has stopped: {}", error.message()));
+    gathered.answers.append(&mut state.gathering.answers);
+    gathered.answers.iter_mut().for_each(|answer| answer.result = Err(stopped.clone()));
+    state.stopped = Some(stopped);
+    state.log_work.clear();
+    drop(state);
+    // The receiver is gone only when the runtime is: then nobody waits.
+    let _ = answers.send(gathered.answers);
+    error.clone()
 }
 
 /// Draws the consequences of a group's outcome: the answers to give, and the error that ends the writer.
@@ -429,9 +629,16 @@ fn settle(
             }
             let durable = state.durable;
             state.admission.forget_undo(mark, durable);
-            for id in gathered.group.tables.keys() {
+            for (id, frames) in &gathered.group.tables {
                 state.storage.insert(*id, log.storage(*id));
+                let (events, bytes) = (frames.frames.frames() as u64, frames.frames.bytes().len() as u64);
+                let tail = state.tails.entry(*id).or_default();
+                tail.events += events;
+                tail.bytes += bytes;
+                state.tail_bytes += bytes;
             }
+            // Full: it has been told already.
+            let _ = shared.grown.try_send(());
             (answers, None)
         }
         Err(AppendError::Refused(error)) => {
@@ -461,6 +668,7 @@ fn settle(
                 answers.push(answer);
             }
             state.stopped = Some(stopped);
+            state.log_work.clear();
             (answers, Some(error))
         }
     }

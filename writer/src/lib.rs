@@ -6,12 +6,18 @@ use std::thread::JoinHandle;
 
 use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::manifest::Manifest;
 use driftdb_common::limits;
 use driftdb_common::log::appender::{Log, Options};
+use driftdb_common::log::blocks::BlockCache;
 use driftdb_common::log::dir::DataDir;
 use driftdb_common::log::disk::RealDisk;
+use driftdb_common::log::merge::Commit;
+use driftdb_common::log::recovery::Replay;
 use driftdb_common::log::{disk::Disk, recovery};
 use driftdb_common::service::server::{self, Listener};
+use driftdb_common::table::chain::Shelf;
+use driftdb_common::table::operation::Token;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
@@ -23,6 +29,8 @@ use crate::maintenance::Maintenance;
 use crate::past::Past;
 pub use crate::requests::Window;
 use crate::rpc::WriterRpc;
+use crate::snapshotter::Snapshotter;
+pub use crate::snapshotter::When;
 use crate::upkeep::Upkeep;
 
 mod admit;
@@ -35,6 +43,7 @@ mod past;
 mod requests;
 mod rows;
 mod rpc;
+mod snapshotter;
 mod upkeep;
 
 /// How a writer runs.
@@ -48,6 +57,10 @@ pub struct Config {
     pub segment_bytes: u64,
     /// How long request ids are remembered.
     pub requests: Window,
+    /// When snapshots are taken.
+    pub snapshots: When,
+    /// Blocks of snapshots kept in memory, in bytes.
+    pub cache_bytes: u64,
 }
 
 impl Config {
@@ -58,6 +71,8 @@ impl Config {
             advertise: None,
             segment_bytes: limits::SEGMENT_BYTES,
             requests: Window::default(),
+            snapshots: When::default(),
+            cache_bytes: limits::CACHE_BYTES,
         }
     }
 }
@@ -66,11 +81,25 @@ impl Config {
 #[derive(Debug)]
 pub struct Writer {
     config: Config,
-    disk: Arc<dyn Disk>,
-    dir: DataDir,
-    past: Past,
+    shelf: Shelf,
     log: Log,
     admission: Admission,
+}
+
+/// Takes in what there is when the log is opened.
+struct Opening<'a> {
+    shelf: &'a Shelf,
+    admission: &'a mut Admission,
+}
+
+impl Replay for Opening<'_> {
+    fn table(&mut self, manifest: &Manifest) -> Result<()> {
+        self.admission.find_table(self.shelf, manifest)
+    }
+
+    fn commit(&mut self, commit: Commit) -> Result<()> {
+        self.admission.replay(commit)
+    }
 }
 
 impl Writer {
@@ -84,9 +113,12 @@ impl Writer {
         let mut admission = Admission::new(config.requests);
         let options = Options { segment_bytes: config.segment_bytes.max(1), background: true };
         let dir = DataDir::new(&config.data);
-        let log = recovery::open(Arc::clone(&disk), &dir, options, &mut |commit| admission.replay(commit))?;
-        let past = Past::new(Arc::clone(&disk), dir.clone());
-        Ok(Writer { config, disk, dir, past, log, admission })
+        let shelf = Shelf { disk, dir, cache: BlockCache::new(config.cache_bytes) };
+        let mut opening = Opening { shelf: &shelf, admission: &mut admission };
+        let log = recovery::open(Arc::clone(&shelf.disk), &shelf.dir, options, &mut opening)?;
+        let (seq, time_ms) = log.published();
+        admission.opened(Token { seq, time_ms });
+        Ok(Writer { config, shelf, log, admission })
     }
 
     /// Closes the database cleanly without having served.
@@ -97,12 +129,14 @@ impl Writer {
     /// Answers gRPC until `shutdown`, then closes the database cleanly. An error means that the database was not closed
     /// cleanly: the log failed, and nothing more was acknowledged (I5).
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
-        let Writer { config, disk, dir, past, mut log, admission } = self;
+        let Writer { config, shelf, mut log, admission } = self;
         let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
         log.set_address(&address.unwrap_or_default())?;
         let (database, term) = (log.database().clone(), log.term());
         let (sender, mut receiver) = mpsc::unbounded_channel::<Vec<Answer>>();
-        let (commits, thread) = Commits::start(log, admission, sender)?;
+        let (grow, grown) = mpsc::channel(1);
+        let tail_limit = config.snapshots.memory.saturating_mul(2);
+        let (commits, thread) = Commits::start(log, admission, sender, grow, tail_limit)?;
         tokio::spawn(async move {
             while let Some(answers) = receiver.recv().await {
                 answers.into_iter().for_each(Answer::send);
@@ -120,7 +154,10 @@ impl Writer {
         });
         let jobs = Jobs::default();
         let cancelling = cancel_with(&jobs, &stopping);
-        let upkeep = Upkeep::new(jobs.clone(), Maintenance::new(disk, dir, commits.clone()), commits.clone());
+        let snapshotter = Snapshotter::new(shelf.clone(), commits.clone(), config.snapshots, config.requests);
+        let background = tokio::spawn(snapshotter.clone().run(grown, stopping.clone()));
+        let past = Past::new(shelf, commits.clone());
+        let upkeep = Upkeep::new(jobs.clone(), Maintenance::new(snapshotter.clone()), commits.clone());
         let rpc = WriterRpc::new(commits.clone(), database, term, past, upkeep, stopping.clone());
         let mut routes = RoutesBuilder::default();
         routes.add_service(
@@ -131,7 +168,8 @@ impl Writer {
         let health = server::health::<WriterServiceServer<WriterRpc>>(stopping.clone()).await;
         let served = server::serve(listener, routes, health, stopping.clone()).await;
         stopping.cancel();
-        let ended = cancelling.await;
+        let ended = cancelling.await.and(background.await);
+        snapshotter.sweep(true);
         commits.close();
         let closed =
             committer.await.map_err(|e| Error::new(Reason::Internal, format!("the committer: {e}")))?;

@@ -1,15 +1,12 @@
 //! What maintenance does to tables: the work of long jobs, and what it comes to.
 
 use std::fmt;
-use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::log::dir::DataDir;
-use driftdb_common::log::disk::Disk;
 use driftdb_common::table::moments::Point;
 
-use crate::commit::Commits;
 use crate::jobs::JobHandle;
+use crate::snapshotter::{Snapshotter, Taken};
 
 /// A snapshot that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,12 +57,7 @@ pub struct VerifySummary {
 /// Maintains the tables of an open database.
 #[derive(Debug, Clone)]
 pub struct Maintenance {
-    #[expect(dead_code, reason = "for the work to come")]
-    disk: Arc<dyn Disk>,
-    #[expect(dead_code, reason = "for the work to come")]
-    dir: DataDir,
-    #[expect(dead_code, reason = "for the work to come")]
-    commits: Commits,
+    snapshotter: Snapshotter,
 }
 
 fn not_yet<T>(what: &str) -> Result<T> {
@@ -73,14 +65,20 @@ fn not_yet<T>(what: &str) -> Result<T> {
 }
 
 impl Maintenance {
-    /// Of the database in a directory, whose commits these are.
-    pub fn new(disk: Arc<dyn Disk>, dir: DataDir, commits: Commits) -> Maintenance {
-        Maintenance { disk, dir, commits }
+    /// With what takes snapshots of a database.
+    pub fn new(snapshotter: Snapshotter) -> Maintenance {
+        Maintenance { snapshotter }
     }
 
     /// Writes a snapshot of a table.
-    pub fn snapshot(&self, _table: &str, _job: &JobHandle) -> Result<SnapshotInfo> {
-        not_yet("Snapshot")
+    pub fn snapshot(&self, table: &str, job: &JobHandle) -> Result<SnapshotInfo> {
+        let id = self.snapshotter.commits().table_id(table)?;
+        let watch = |done| {
+            job.report(done, 0, "rows");
+            job.check()
+        };
+        let Taken { seq, rows, bytes } = self.snapshotter.take(id, &watch)?;
+        Ok(SnapshotInfo { seq, rows, bytes })
     }
 
     /// Raises a table's floor to `before`, or to its newest snapshot; `dry_run` only says what that would do.

@@ -1,25 +1,26 @@
-//! A row as it was: what REVERT goes back to, read from the log.
+//! A row as it was: what REVERT goes back to, read from snapshots and from the log after them.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::EventType;
 use driftdb_common::format::key::Key;
-use driftdb_common::log::cursor::{Cursor, Entry, Next, Span};
-use driftdb_common::log::dir::{self, DataDir};
-use driftdb_common::log::disk::Disk;
-use driftdb_common::log::head;
+use driftdb_common::format::manifest::Manifest;
+use driftdb_common::log::cursor::{Entry, Next};
+use driftdb_common::table::chain::{Shelf, Spot};
 use driftdb_common::table::moments::Point;
 use driftdb_common::table::schema::{SchemaAction, SchemaEvent};
+use driftdb_common::table::snapshot::{Reach, born_at, log_after};
 use driftdb_common::table::{format_time, state};
+
+use crate::commit::Commits;
 
 /// The database's past, as far as it has been published.
 #[derive(Debug, Clone)]
 pub struct Past {
-    disk: Arc<dyn Disk>,
-    dir: DataDir,
+    shelf: Shelf,
+    commits: Commits,
 }
 
 /// The last commit, or the last time, that counts.
@@ -37,13 +38,13 @@ struct Found {
 }
 
 impl Past {
-    /// The past of the database in a directory.
-    pub fn new(disk: Arc<dyn Disk>, dir: DataDir) -> Past {
-        Past { disk, dir }
+    /// The past of the database whose commits these are.
+    pub fn new(shelf: Shelf, commits: Commits) -> Past {
+        Past { shelf, commits }
     }
 
-    /// A row as it was at a moment; `None` where there was none. Reads the table's log from its start: its cost follows
-    /// the table's history.
+    /// A row as it was at a moment; `None` where there was none. Its cost follows what the table's newest snapshot does not
+    /// hold yet.
     pub fn row(&self, table: &str, key: &Key, to: Point, now_ms: u64) -> Result<Option<Document>> {
         let until = match to {
             Point::Now => {
@@ -56,48 +57,54 @@ impl Past {
                 Until::Time(now_ms.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)))
             }
         };
-        let head = head::read(&*self.disk, &self.dir)?
-            .ok_or_else(|| Error::corrupt(self.dir.head().display(), 0, "it is missing"))?;
+        let id = self.commits.table_id(table)?;
+        let (manifest, reach, chain) = self.commits.past_of(id)?;
         if let Until::Seq(seq) = until
-            && seq > head.last_seq()
+            && seq > reach.seq
         {
-            let message = format!("seq {seq} has not happened yet: the newest commit is {}", head.last_seq());
-            return Err(Error::new(Reason::BeyondHead, message).with("last_seq", head.last_seq().to_string()));
-        }
-        let mut found = Found::default();
-        self.read(table, &head, |entry| found.take(entry, key, until))?;
-        if found.table {
-            return Ok(found.row);
+            let message = format!("seq {seq} has not happened yet: the newest commit is {}", reach.seq);
+            return Err(Error::new(Reason::BeyondHead, message).with("last_seq", reach.seq.to_string()));
         }
         let moment = match until {
             Until::Seq(seq) => format!("seq {seq}"),
             Until::Time(ms) => format_time(ms),
         };
+        let end_ms = chain.properties().time_ms;
+        let in_files = match until {
+            Until::Seq(seq) => Some(seq).filter(|seq| *seq <= chain.end()),
+            Until::Time(ms) if chain.end() > 0 && ms < end_ms => Some(chain.last_at(ms)?.unwrap_or(0)),
+            Until::Time(_) => None,
+        };
+        if let Some(floor) = chain.floor().filter(|floor| match until {
+            Until::Seq(seq) => seq < floor.seq,
+            Until::Time(ms) => ms < floor.time_ms,
+        }) {
+            let message =
+                format!("table {table:?} was compacted up to seq {}: {moment} is before that", floor.seq);
+            return Err(Error::new(Reason::BelowFloor, message).with("floor_seq", floor.seq.to_string()));
+        }
+        let at = in_files.unwrap_or(chain.end());
+        let born = born_at(&chain, at)?;
+        let row = chain.row(key, Spot::end_of(at))?.filter(|row| born.is_some_and(|born| row.seq >= born));
+        let mut found = Found { table: born.is_some(), row: row.and_then(|row| row.document) };
+        if in_files.is_none() {
+            self.read_on(&manifest, reach, &mut |entry| found.take(entry, key, until))?;
+        }
+        if found.table {
+            return Ok(found.row);
+        }
         let message = format!("table {table:?} does not exist at {moment}");
         Err(Error::new(Reason::TableNotFound, message).with("table", table))
     }
 
-    /// Goes through a table's published frames, in order, until `look` breaks.
-    fn read(
+    /// Goes through a table's published frames after its newest snapshot, in order, until `look` breaks.
+    fn read_on(
         &self,
-        table: &str,
-        head: &head::Head,
-        mut look: impl FnMut(Entry) -> Result<ControlFlow<()>>,
+        manifest: &Manifest,
+        reach: Reach,
+        look: &mut dyn FnMut(Entry) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        let manifest = dir::read_manifest(&*self.disk, &self.dir, table)?
-            .ok_or_else(|| Error::new(Reason::TableNotFound, format!("unknown table {table:?}")))?;
-        let Some(slot) = head.slots.iter().find(|slot| slot.table == manifest.table_id) else {
-            return Ok(());
-        };
-        let mut cursor = Cursor::new(Arc::clone(&self.disk), &self.dir, table, manifest.table_id);
-        for segment in manifest.segments.iter().filter(|segment| segment.number <= slot.segment) {
-            let end = if segment.number == slot.segment {
-                slot.bytes
-            } else {
-                segment.sealed.map_or(0, |seal| seal.bytes)
-            };
-            cursor.extend(Span { segment: segment.number, end, seal: None });
-        }
+        let mut cursor = log_after(&self.shelf, manifest, reach);
         loop {
             match cursor.next_frame()? {
                 Next::Frame(entry) => {

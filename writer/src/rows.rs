@@ -1,10 +1,13 @@
-//! The newest row of every key, and how to go back from changes that did not reach the disk.
+//! The newest state of the tables: rows changed since their snapshots in memory, the others in files; and how to go back
+//! from changes that did not reach the disk.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::key::Key;
+use driftdb_common::table::chain::Chain;
 use driftdb_common::table::schema::Schema;
 
 /// A row as its last change left it.
@@ -34,7 +37,9 @@ pub struct Table {
     created_seq: u64,
     schema: Schema,
     dropped: bool,
+    /// Rows that were changed after the chain's end, and perhaps some before.
     rows: HashMap<Key, RowState>,
+    chain: Arc<Chain>,
     figures: Figures,
 }
 
@@ -47,7 +52,35 @@ impl Table {
             schema,
             dropped: false,
             rows: HashMap::new(),
+            chain: Arc::default(),
             figures: Figures::default(),
+        }
+    }
+
+    /// A table as its snapshots have it.
+    pub fn in_files(self, chain: Chain, dropped: bool) -> Table {
+        let counts = chain.counts();
+        let figures = Figures { rows: counts.rows, events: counts.events, last_seq: counts.last_seq };
+        Table { chain: Arc::new(chain), dropped, figures, ..self }
+    }
+
+    /// Its past in files.
+    pub fn chain(&self) -> &Arc<Chain> {
+        &self.chain
+    }
+
+    /// Whether what is known of a row is in memory.
+    pub fn has_in_memory(&self, key: &Key) -> bool {
+        self.rows.contains_key(key)
+    }
+
+    /// Lets go of rows that the chain holds as they are.
+    pub fn forget(&mut self, keys: &[Key]) {
+        let end = self.chain.end();
+        for key in keys {
+            if self.rows.get(key).is_some_and(|row| row.seq <= end) {
+                self.rows.remove(key);
+            }
         }
     }
 
@@ -81,23 +114,29 @@ impl Table {
         self.figures
     }
 
-    /// A row's last state, deleted rows included.
-    pub fn row(&self, key: &Key) -> Option<&RowState> {
-        self.rows.get(key)
+    /// A row's last state, deleted rows included, as far back as the floor allows.
+    pub fn row(&self, key: &Key) -> Result<Option<RowState>> {
+        if let Some(row) = self.rows.get(key) {
+            return Ok(Some(row.clone()));
+        }
+        if self.chain.end() == 0 {
+            return Ok(None);
+        }
+        // What was before the table's last CREATE is not this table's.
+        let row = self.chain.last_change(key)?.filter(|row| row.seq >= self.created_seq);
+        Ok(row.map(|row| RowState { seq: row.seq, document: row.document }))
     }
 
     /// A live row's content.
-    pub fn live(&self, key: &Key) -> Option<&Document> {
-        self.row(key)?.document.as_ref()
+    pub fn live(&self, key: &Key) -> Result<Option<Document>> {
+        Ok(self.row(key)?.and_then(|row| row.document))
     }
 
-    /// Sets a row's state and returns the one before.
-    pub fn set(&mut self, key: Key, row: RowState) -> Option<RowState> {
+    /// Sets a row's state and returns the one before, where that was in memory; `was_live` says what the row was.
+    pub fn set(&mut self, key: Key, row: RowState, was_live: bool) -> Option<RowState> {
         let is = u64::from(row.document.is_some());
-        let prior = self.rows.insert(key, row);
-        let was = u64::from(prior.as_ref().is_some_and(|row| row.document.is_some()));
-        self.figures.rows = self.figures.rows + is - was;
-        prior
+        self.figures.rows = (self.figures.rows + is).saturating_sub(u64::from(was_live));
+        self.rows.insert(key, row)
     }
 
     /// Counts an event.
@@ -167,12 +206,35 @@ impl Tables {
         )
     }
 
-    /// Changes a row, remembering how to go back.
-    pub fn change(&mut self, name: &str, key: Key, row: RowState) {
+    /// Puts in place a table that was found in files.
+    pub fn found(&mut self, table: Table) {
+        let name = table.schema.table.clone();
+        self.names.insert(table.id, name.clone());
+        self.folded.insert(name.to_ascii_lowercase(), name.clone());
+        self.by_name.insert(name, table);
+    }
+
+    /// Newer files of a table. What they hold may be forgotten in memory.
+    pub fn adopt(&mut self, id: u64, chain: &Arc<Chain>) {
+        if let Ok(table) = self.by_id_mut(id) {
+            table.chain = Arc::clone(chain);
+        }
+        for undo in &mut self.undo {
+            // A table that a drop or a creation may be taken back to must find its rows, too.
+            if let Undo::Table { prior: Some(prior), .. } = undo
+                && prior.id == id
+            {
+                prior.chain = Arc::clone(chain);
+            }
+        }
+    }
+
+    /// Changes a row, remembering how to go back; `was_live` says what the row was.
+    pub fn change(&mut self, name: &str, key: Key, row: RowState, was_live: bool) {
         let Some(table) = self.by_name.get_mut(name) else { return };
         let figures = table.figures;
         let seq = row.seq;
-        let prior = table.set(key.clone(), row);
+        let prior = table.set(key.clone(), row, was_live);
         table.count_event(seq);
         self.undo.push_back(Undo::Row { table: name.to_owned(), key, prior, figures });
     }
@@ -182,8 +244,10 @@ impl Tables {
         let name = table.schema.table.clone();
         self.names.insert(table.id, name.clone());
         self.folded.insert(name.to_ascii_lowercase(), name.clone());
-        let past = self.by_name.get(&name).map(|past| past.figures).unwrap_or_default();
-        table.figures = Figures { rows: 0, ..past };
+        if let Some(past) = self.by_name.get(&name) {
+            table.chain = Arc::clone(&past.chain);
+            table.figures = Figures { rows: 0, ..past.figures };
+        }
         table.count_event(table.created_seq);
         let prior = self.by_name.insert(name.clone(), table).map(Box::new);
         self.undo.push_back(Undo::Table { name, prior });
@@ -207,6 +271,7 @@ impl Tables {
         let mut dropped = Table {
             dropped: true,
             figures: Figures { rows: 0, ..prior.figures },
+            chain: Arc::clone(&prior.chain),
             ..Table::new(prior.id, prior.created_seq, prior.schema.clone())
         };
         dropped.count_event(seq);

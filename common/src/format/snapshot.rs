@@ -211,7 +211,9 @@ impl VersionEntry {
         let meta = !self.actor.is_empty() || !self.reason.is_empty();
         let flag = |set: bool, flag: u8| if set { flag } else { 0 };
         out.push(self.kind.to_byte());
-        out.push(flag(self.payload.is_some(), PAYLOAD) | flag(self.image.is_some(), IMAGE) | flag(meta, META));
+        out.push(
+            flag(self.payload.is_some(), PAYLOAD) | flag(self.image.is_some(), IMAGE) | flag(meta, META),
+        );
         write_varint(out, self.time_ms);
         if meta {
             write_bytes(out, self.actor.as_bytes());

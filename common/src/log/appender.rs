@@ -135,6 +135,17 @@ impl Log {
         }
     }
 
+    /// Bytes of a table's log after its newest snapshot.
+    pub fn tail_bytes(&self, table_id: u64) -> u64 {
+        let Some(table) = self.tables.get(&table_id) else { return 0 };
+        let position = table.manifest.eras.last().map(|era| era.position).unwrap_or_default();
+        let segments = table.manifest.segments.iter();
+        let after =
+            segments.skip_while(|segment| position.segment != 0 && segment.number != position.segment);
+        let bytes = after.map(|segment| segment.sealed.map_or(table.segment.offset, |seal| seal.bytes));
+        bytes.sum::<u64>().saturating_sub(position.offset)
+    }
+
     /// Makes a group durable and publishes it: append, sync, HEAD. When this returns, its commits are on disk (I3)
     /// and readers may show them (I4).
     pub fn append(&mut self, group: &mut Group) -> Result<(), AppendError> {

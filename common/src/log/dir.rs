@@ -107,6 +107,21 @@ pub fn full_stem(seq: u64) -> String {
     format!("{seq:08}")
 }
 
+/// The snapshots and indexes of a table that a manifest names.
+pub fn snapshot_files(dir: &DataDir, manifest: &manifest::Manifest) -> Vec<PathBuf> {
+    let name = &manifest.table;
+    let era = |era: &manifest::Era| (dir.era(name, era.base, era.seq), era_stem(era.base, era.seq));
+    let eras = manifest.eras.iter().map(|file| (era(file), &file.indexes));
+    let full = |full: &manifest::Full| (dir.full(name, full.seq), full_stem(full.seq));
+    let fulls = manifest.fulls.iter().map(|file| (full(file), &file.indexes));
+    let mut files = Vec::new();
+    for ((file, stem), indexes) in eras.chain(fulls) {
+        files.push(file);
+        files.extend(indexes.iter().map(|path| dir.index(name, path, &stem)));
+    }
+    files
+}
+
 /// A word for a path that is safe in a file name. Where it is not the path itself, its checksum tells it from others.
 fn file_word(path: &str) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';

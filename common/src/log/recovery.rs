@@ -45,12 +45,7 @@ impl<F: FnMut(Commit) -> Result<()>> Replay for F {
 ///
 /// Fails with DATABASE_LOCKED while another writer holds it, and with CORRUPT, having changed nothing but LOCK, where
 /// commits that were acknowledged are damaged or missing (I7).
-pub fn open(
-    disk: Arc<dyn Disk>,
-    dir: &DataDir,
-    options: Options,
-    replay: &mut dyn Replay,
-) -> Result<Log> {
+pub fn open(disk: Arc<dyn Disk>, dir: &DataDir, options: Options, replay: &mut dyn Replay) -> Result<Log> {
     let failed = |e: io::Error| Error::io(format_args!("cannot create {}", dir.root().display()), &e);
     disk.create_dir(dir.root()).map_err(failed)?;
     let lock = Lock::acquire(&*disk, dir)?;
@@ -405,6 +400,7 @@ fn adopt(
             .remove(&path)
             .map_err(|e| Error::io(format_args!("cannot remove {}", path.display()), &e))?;
     }
+    remove_unlisted_snapshots(log, &manifest)?;
     let Mark { segment: number, offset: end, digest } = source.mark().clone();
     let slot = log.head.head().slots.get(slot_index).copied().unwrap_or_default();
     let synced = if slot.segment == number { slot.bytes } else { 0 };
@@ -445,6 +441,28 @@ fn adopt(
     debug_assert!(slot.last_seq <= last_seq);
     log.tables.insert(id, TableLog { manifest, slot_index, slot, segment });
     if in_doubt && end > 0 { log.rotate(id) } else { Ok(()) }
+}
+
+/// Removes snapshots and indexes that the manifest does not name: made for one that never came to be, or replaced.
+/// They hold nothing that the log does not.
+fn remove_unlisted_snapshots(log: &Log, manifest: &Manifest) -> Result<()> {
+    let named = dir::snapshot_files(&log.dir, manifest);
+    for (dir, own) in
+        [(log.dir.snapshots(&manifest.table), ".snap"), (log.dir.indexes(&manifest.table), ".idx")]
+    {
+        let failed = |e: io::Error| Error::io(format_args!("cannot clear {}", dir.display()), &e);
+        let names = match log.disk.list(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(failed)?,
+        };
+        for name in names {
+            let ours = [own, ".tmp", ".run"].iter().any(|end| name.ends_with(end));
+            if ours && !named.contains(&dir.join(&name)) {
+                log.disk.remove(&dir.join(&name)).map_err(failed)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The greatest "last published" seq in any valid frame of `tail`, which stands at `mark`, at whatever offset.
@@ -499,6 +517,16 @@ fn remove_own_files(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     for name in disk.list(dir)? {
         if ["meta.json", "meta.tmp", "schema.yaml", "schema.tmp"].contains(&name.as_str()) {
             disk.remove(&dir.join(name))?;
+        }
+    }
+    for (of_files, own) in [(dir.join("snapshots"), ".snap"), (dir.join("indexes"), ".idx")] {
+        for name in disk.list(&of_files).unwrap_or_default() {
+            if name.ends_with(own) || name.ends_with(".tmp") {
+                disk.remove(&of_files.join(name))?;
+            }
+        }
+        if disk.list(&of_files).is_ok_and(|names| names.is_empty()) {
+            disk.remove_dir(&of_files)?;
         }
     }
     for emptied in [&segments, dir] {

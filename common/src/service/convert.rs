@@ -236,11 +236,7 @@ pub fn row_to_wire(row: &Row, format: v1::DocumentFormat) -> Result<v1::Row> {
 }
 
 /// An event in the encoding asked for, with the row before and after it where wanted.
-pub fn change_to_wire(
-    change: &Change,
-    table: &str,
-    format: v1::DocumentFormat,
-) -> Result<v1::Change> {
+pub fn change_to_wire(change: &Change, table: &str, format: v1::DocumentFormat) -> Result<v1::Change> {
     let kind = match change.kind {
         EventType::Insert => v1::ChangeKind::Insert,
         EventType::Patch => v1::ChangeKind::Patch,

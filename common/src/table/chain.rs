@@ -9,9 +9,10 @@ use crate::format::block::Identity;
 use crate::format::document::Document;
 use crate::format::event::EventType;
 use crate::format::key::{Key, KeyType};
-use crate::format::manifest::{Floor, Manifest};
+use crate::format::manifest::{Era, Floor, Manifest};
 use crate::format::snapshot::{
-    self, CommitEntry, EraProperties, RowEntry, VersionEntry, commit_key, kind, read_commit_key, tree,
+    self, CommitEntry, EraProperties, ProducerEntry, RequestEntry, RowEntry, VersionEntry, commit_key, kind,
+    read_commit_key, tree,
 };
 use crate::format::sortkey;
 use crate::log::blocks::{BlockCache, BlockFile, TreeCursor};
@@ -332,8 +333,7 @@ impl Chain {
             let mut cursor = era.file.cursor(tree::COMMITS);
             cursor.seek_last_by(|key| commit_seq(key) <= seq)?;
             if let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
-                let (events, rows) =
-                    CommitEntry::decode_counts(&value).map_err(|e| at_file(e, &era.file))?;
+                let (events, rows) = CommitEntry::decode_counts(&value).map_err(|e| at_file(e, &era.file))?;
                 return Ok(Counts { events, rows, last_seq: commit_seq(key) });
             }
         }
@@ -437,6 +437,55 @@ impl Chain {
             }
         }
         Ok(found)
+    }
+
+    /// The files that the newest state is read from, and whether each holds all rows.
+    pub fn needed_now(&self) -> impl Iterator<Item = (&Snapshot, bool)> {
+        let upto = Spot::end_of(self.end());
+        let full = self.full_at(upto).map(|full| (full, true));
+        self.eras_at(upto).map(|era| (era, false)).chain(full)
+    }
+
+    /// Eras with what a manifest says of them.
+    pub fn opened_eras(&self, manifest: &Manifest, range: std::ops::Range<usize>) -> Vec<(Era, Snapshot)> {
+        let eras = manifest.eras.get(range).unwrap_or_default();
+        let open = |era: &Era| self.eras.iter().find(|open| (open.base, open.seq) == (era.base, era.seq));
+        eras.iter().filter_map(|era| Some((era.clone(), open(era)?.clone()))).collect()
+    }
+
+    /// A row's content before a commit, by its sort key.
+    pub fn document_before(&self, key: &[u8], seq: u64) -> Result<Option<Document>> {
+        let row = self.trace(key, Spot::end_of(seq.saturating_sub(1)), false)?;
+        Ok(row.and_then(|row| row.document))
+    }
+
+    /// Hands out every request that is kept, with its commit, in order.
+    pub fn requests(&self, take: &mut dyn FnMut(u64, RequestEntry)) -> Result<()> {
+        self.each(tree::REQUESTS, &mut |key, value| {
+            let seq = key.first_chunk::<8>().map_or(0, |seq| u64::from_be_bytes(*seq));
+            take(seq, RequestEntry::decode(value)?);
+            Ok(())
+        })
+    }
+
+    /// Hands out where each producer's stream came to, in each era.
+    pub fn producers(&self, take: &mut dyn FnMut(ProducerEntry)) -> Result<()> {
+        self.each(tree::PRODUCERS, &mut |key, value| {
+            take(ProducerEntry::decode(key, value)?);
+            Ok(())
+        })
+    }
+
+    fn each(&self, id: u8, take: &mut dyn FnMut(&[u8], &Bytes) -> Result<()>) -> Result<()> {
+        for era in &self.eras {
+            let mut cursor = era.file.cursor(id);
+            cursor.first()?;
+            while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
+                take(key, &value).map_err(|e| at_file(e, &era.file))?;
+                cursor.next()?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether every file that a moment needs has an index on a path.
@@ -588,7 +637,11 @@ impl Commits {
             };
             match found {
                 Some(commit) => {
-                    if self.backwards { cursor.prev()? } else { cursor.next()? }
+                    if self.backwards {
+                        cursor.prev()?
+                    } else {
+                        cursor.next()?
+                    }
                     return Ok(Some(commit));
                 }
                 None => self.cursor = None,

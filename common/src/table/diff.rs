@@ -111,9 +111,8 @@ impl Diff {
                 let [before, after] = &mut **pages;
                 let (a, b) = (before.first(&self.from)?, after.first(&self.to)?);
                 let Some(key) = a.into_iter().chain(b).min().cloned() else { return Ok(None) };
-                let content = |page: &mut Page| {
-                    page.rows.pop_front_if(|row| row.key == key).map(|row| row.document)
-                };
+                let content =
+                    |page: &mut Page| page.rows.pop_front_if(|row| row.key == key).map(|row| row.document);
                 let (before, after) = (content(before), content(after));
                 Ok(Some((key, before, after)))
             }

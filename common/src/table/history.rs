@@ -221,12 +221,18 @@ impl History {
             let left = limit - found.len();
             let happened = state.overlay.happened(after, upto, left, self.wanted.newest_first);
             let Some(last) = happened.last() else { return Ok(()) };
-            if self.wanted.newest_first { upto = last.spot.before() } else { after = last.spot }
+            if self.wanted.newest_first {
+                upto = last.spot.before()
+            } else {
+                after = last.spot
+            }
             for At { spot, what } in happened {
                 match what {
                     Happened::Row { key, version } => {
                         let find = |versions: &[Version]| versions.get(version).cloned();
-                        let Some(version) = state.overlay.with_versions(&key, find).flatten() else { continue };
+                        let Some(version) = state.overlay.with_versions(&key, find).flatten() else {
+                            continue;
+                        };
                         let event = (version.kind, version.payload.clone());
                         found.push(self.found(state, &key, spot, Arc::clone(&version.commit), event)?);
                     }

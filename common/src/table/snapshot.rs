@@ -12,8 +12,8 @@ use crate::format::event::{Event, EventType};
 use crate::format::key::Key;
 use crate::format::manifest::{Era, Full, Manifest, Position};
 use crate::format::snapshot::{
-    self, Chapter, CommitEntry, Did, EraProperties, ProducerEntry, RequestEntry, RowEntry,
-    VersionEntry, commit_key, kind, tree,
+    self, Chapter, CommitEntry, Did, EraProperties, ProducerEntry, RequestEntry, RowEntry, VersionEntry,
+    commit_key, kind, tree,
 };
 use crate::log::blocks::{Output, write_file};
 use crate::log::cursor::{Cursor, Mark, Next, Span};
@@ -174,7 +174,7 @@ fn gather(
 }
 
 /// A cursor over a table's log from its newest snapshot on.
-pub(super) fn log_after(shelf: &Shelf, manifest: &Manifest, reach: Reach) -> Cursor {
+pub fn log_after(shelf: &Shelf, manifest: &Manifest, reach: Reach) -> Cursor {
     let (name, id) = (&manifest.table, manifest.table_id);
     let mut cursor = Cursor::new(Arc::clone(&shelf.disk), &shelf.dir, name, id);
     let position = manifest.eras.last().map(|era| era.position);
@@ -358,7 +358,9 @@ pub fn full(
         file.begin_tree(tree::ROWS, true)?;
         while let Some(key) = scan.key() {
             let row = scan.take(&key)?.filter(|row| born.is_some_and(|born| row.seq >= born));
-            let Some((row, document)) = row.and_then(|row| Some((row.clone(), row.document?))) else { continue };
+            let Some((row, document)) = row.and_then(|row| Some((row.clone(), row.document?))) else {
+                continue;
+            };
             for of_path in &mut candidates {
                 of_path.step(row.seq, Some(&document))?;
                 of_path.end_row(&key);

@@ -11,14 +11,12 @@
 //! So what a table takes on disk stays in proportion to its log, and what is read for one row, at any moment, is bounded by
 //! the files of one group. An era holds all of its events, so that nothing of this changes an answer.
 
-use std::path::PathBuf;
-
 use crate::error::Result;
 use crate::format::block::{FileWriter, Identity};
 use crate::format::manifest::{Era, Manifest};
 use crate::format::snapshot::{CandidateEntry, RequestEntry, kind, read_version, tree};
 use crate::log::blocks::{Output, TreeCursor, write_file};
-use crate::log::dir::{DataDir, era_stem, full_stem};
+use crate::log::dir::era_stem;
 use crate::table::chain::{Shelf, Snapshot};
 use crate::table::snapshot::{Watch, make_dirs, sync_dirs};
 
@@ -238,20 +236,4 @@ fn first_entries<'a>(
 /// The cursor at the least key; of equal ones, the first.
 fn least(cursors: &mut [TreeCursor]) -> Option<&mut TreeCursor> {
     cursors.iter_mut().filter(|cursor| cursor.key().is_some()).min_by(|a, b| a.key().cmp(&b.key()))
-}
-
-/// The files of a table that a manifest names, snapshots and indexes.
-pub fn files_of(dir: &DataDir, manifest: &Manifest) -> Vec<PathBuf> {
-    let name = &manifest.table;
-    let eras = manifest.eras.iter().map(|era| {
-        (dir.era(name, era.base, era.seq), era_stem(era.base, era.seq), &era.indexes)
-    });
-    let fulls =
-        manifest.fulls.iter().map(|full| (dir.full(name, full.seq), full_stem(full.seq), &full.indexes));
-    let mut files = Vec::new();
-    for (file, stem, indexes) in eras.chain(fulls) {
-        files.push(file);
-        files.extend(indexes.iter().map(|path| dir.index(name, path, &stem)));
-    }
-    files
 }

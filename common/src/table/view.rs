@@ -182,7 +182,13 @@ impl View {
 
     /// Keys of rows that may have a value of an indexed path in a range of bytes (both ends included) at this moment, after a
     /// key, in order: at most `limit`, and the others are greater. Only where the range is one value.
-    pub fn candidates_of_value(&self, index: &str, value: &[u8], after: Option<&Key>, limit: usize) -> Result<Vec<Key>> {
+    pub fn candidates_of_value(
+        &self,
+        index: &str,
+        value: &[u8],
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<Key>> {
         let mut from = value.to_vec();
         if let Some(after) = after {
             sortkey::write_key(&mut from, after);
@@ -192,14 +198,20 @@ impl View {
         let mut keys = std::collections::BTreeSet::new();
         self.read(|state| {
             keys.clear();
-            self.collect(state, index, &from, |bytes| {
-                let Some(rest) = bytes.strip_prefix(value) else { return Ok(None) };
-                let (key, _) = sortkey::read_key(rest, self.schema.key_type).ok_or_else(not_a_key)?;
-                Ok(Some(key))
-            }, &mut |key, taken| {
-                keys.insert(key);
-                taken < limit
-            })?;
+            self.collect(
+                state,
+                index,
+                &from,
+                |bytes| {
+                    let Some(rest) = bytes.strip_prefix(value) else { return Ok(None) };
+                    let (key, _) = sortkey::read_key(rest, self.schema.key_type).ok_or_else(not_a_key)?;
+                    Ok(Some(key))
+                },
+                &mut |key, taken| {
+                    keys.insert(key);
+                    taken < limit
+                },
+            )?;
             while keys.len() > limit {
                 keys.pop_last();
             }
@@ -218,17 +230,23 @@ impl View {
         keys: &mut std::collections::BTreeSet<Key>,
     ) -> Result<()> {
         self.read(|state| {
-            self.collect(state, index, low, |bytes| {
-                let Some((value, rest)) = sortkey::split_scalar(bytes) else { return Err(not_a_key()) };
-                if value > high {
-                    return Ok(None);
-                }
-                let (key, _) = sortkey::read_key(rest, self.schema.key_type).ok_or_else(not_a_key)?;
-                Ok(Some(key))
-            }, &mut |key, _| {
-                keys.insert(key);
-                keys.len() <= limit
-            })
+            self.collect(
+                state,
+                index,
+                low,
+                |bytes| {
+                    let Some((value, rest)) = sortkey::split_scalar(bytes) else { return Err(not_a_key()) };
+                    if value > high {
+                        return Ok(None);
+                    }
+                    let (key, _) = sortkey::read_key(rest, self.schema.key_type).ok_or_else(not_a_key)?;
+                    Ok(Some(key))
+                },
+                &mut |key, _| {
+                    keys.insert(key);
+                    keys.len() <= limit
+                },
+            )
         })
     }
 
@@ -248,8 +266,8 @@ impl View {
             let mut taken = 0;
             while let (Some(bytes), Some(value)) = (cursor.key(), cursor.value()) {
                 let Some(key) = read(bytes)? else { break };
-                let holds = !is_era
-                    || crate::format::snapshot::CandidateEntry::decode(&value)?.may_hold_at(self.seq);
+                let holds =
+                    !is_era || crate::format::snapshot::CandidateEntry::decode(&value)?.may_hold_at(self.seq);
                 if holds {
                     taken += 1;
                     if !take(key, taken) {

@@ -1,0 +1,393 @@
+//! Snapshots: taken in the background when enough has happened, or when asked for; merged and thinned as the rule wants it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::key::Key;
+use driftdb_common::format::manifest::Manifest;
+use driftdb_common::format::snapshot::{Did, kind};
+use driftdb_common::format::sortkey;
+use driftdb_common::limits;
+use driftdb_common::log::dir::snapshot_files;
+use driftdb_common::table::chain::{Chain, Shelf};
+use driftdb_common::table::index;
+use driftdb_common::table::snapshot::{self, EraLimits};
+use driftdb_common::table::thinning::{self, RequestsSince, Task};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::commit::{Commits, Tail, now_ms};
+use crate::requests::Window;
+
+/// When snapshots are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct When {
+    /// After so many events in a table,
+    pub events: u64,
+    /// or so many bytes of log.
+    pub bytes: u64,
+    /// Where all tables together have more bytes in memory, the one with most comes first.
+    pub memory: u64,
+}
+
+impl Default for When {
+    fn default() -> When {
+        When { events: limits::SNAPSHOT_EVENTS, bytes: limits::SNAPSHOT_BYTES, memory: limits::OVERLAY_BYTES }
+    }
+}
+
+/// How long files that no manifest names any more are left to readers that have not seen the new one.
+const GRACE: Duration = Duration::from_secs(2);
+/// Between two passes.
+const AFTER_A_PASS: Duration = Duration::from_millis(50);
+/// After a failure, doubled with each one that follows.
+const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
+/// The longest wait after failures.
+const AT_MOST: Duration = Duration::from_secs(60);
+/// A pass comes at least so often: files wait to be removed.
+const AT_LEAST: Duration = Duration::from_secs(1);
+/// Rows let go of while the lock is held.
+const FORGET_AT_ONCE: usize = 1000;
+
+/// Takes snapshots of the tables of an open database.
+#[derive(Debug, Clone)]
+pub struct Snapshotter(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shelf: Shelf,
+    commits: Commits,
+    when: When,
+    window: Window,
+    /// Held while a table's files are being changed: by table id.
+    busy: Mutex<HashMap<u64, Arc<Mutex<()>>>>,
+    doomed: Mutex<Vec<(Instant, PathBuf)>>,
+}
+
+/// A snapshot that there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Taken {
+    /// The commit it is of.
+    pub seq: u64,
+    /// Live rows then.
+    pub rows: u64,
+    /// Bytes of the table's snapshot files that were written for it.
+    pub bytes: u64,
+}
+
+impl Snapshotter {
+    /// Of a database whose commits these are.
+    pub fn new(shelf: Shelf, commits: Commits, when: When, window: Window) -> Snapshotter {
+        let (busy, doomed) = (Mutex::default(), Mutex::default());
+        Snapshotter(Arc::new(Inner { shelf, commits, when, window, busy, doomed }))
+    }
+
+    /// Where files are found and opened.
+    pub fn shelf(&self) -> &Shelf {
+        &self.0.shelf
+    }
+
+    /// The way to the log.
+    pub fn commits(&self) -> &Commits {
+        &self.0.commits
+    }
+
+    /// What is held while a table's files are being changed.
+    pub fn lock_of(&self, id: u64) -> Arc<Mutex<()>> {
+        Arc::clone(self.0.busy.lock().entry(id).or_default())
+    }
+
+    /// Snapshots a table up to the newest commit, and does what the rule wants then. `watch` is told of what has been done,
+    /// and may end it.
+    pub fn take(&self, id: u64, watch: &dyn Fn(u64) -> Result<()>) -> Result<Taken> {
+        let lock = self.lock_of(id);
+        let _busy = lock.lock();
+        let (_, reach) = self.0.commits.look(id)?;
+        let mut taken = Taken::default();
+        while self.take_era(id, reach.seq, &mut taken, watch)? {}
+        self.tend(id, watch)?;
+        let chain = self.chain(id)?;
+        Ok(Taken { seq: chain.end(), rows: chain.counts().rows, ..taken })
+    }
+
+    fn chain(&self, id: u64) -> Result<Arc<Chain>> {
+        let missing = || Error::new(Reason::TableNotFound, format!("there is no table of id {id}"));
+        self.0.commits.chain(id).ok_or_else(missing)
+    }
+
+    /// Takes the next era, up to a commit. False where there is nothing more.
+    fn take_era(
+        &self,
+        id: u64,
+        upto: u64,
+        taken: &mut Taken,
+        watch: &dyn Fn(u64) -> Result<()>,
+    ) -> Result<bool> {
+        let (manifest, mut reach) = self.0.commits.look(id)?;
+        reach.seq = upto;
+        let chain = self.chain(id)?;
+        let limits = EraLimits { events: self.0.when.events, bytes: self.0.when.bytes };
+        let began = Instant::now();
+        let era = snapshot::next_era(&self.0.shelf, &manifest, &chain, reach, limits, watch)?;
+        let Some(era) = era else { return Ok(false) };
+        taken.bytes += era.bytes;
+        let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(
+            table = manifest.table,
+            seq = era.seq,
+            events = era.events,
+            bytes = era.bytes,
+            millis,
+            "snapshot"
+        );
+        let tail_before = self.0.commits.with_log(move |log| Ok(log.tail_bytes(id)))?;
+        let added = era.clone();
+        self.install(id, move |manifest| manifest.eras.push(added.clone()))?;
+        let tail_after = self.0.commits.with_log(move |log| Ok(log.tail_bytes(id)))?;
+        let held = Tail { events: era.events, bytes: tail_before.saturating_sub(tail_after) };
+        self.0.commits.shorten_tail(id, held);
+        self.forget(id, chain.end())?;
+        Ok(true)
+    }
+
+    /// Lets go of the rows in memory that the newest era holds.
+    fn forget(&self, id: u64, after: u64) -> Result<()> {
+        let chain = self.chain(id)?;
+        let mut commits = chain.commits(after, chain.end(), false);
+        let mut keys: Vec<Key> = Vec::with_capacity(FORGET_AT_ONCE);
+        while let Some(commit) = commits.next_commit()? {
+            for did in commit.entry.did {
+                if let Did::Row(bytes) = did
+                    && let Some((key, _)) = sortkey::read_key(&bytes, chain.key_type())
+                {
+                    keys.push(key);
+                }
+            }
+            if keys.len() >= FORGET_AT_ONCE {
+                self.0.commits.forget(id, &keys);
+                keys.clear();
+            }
+        }
+        self.0.commits.forget(id, &keys);
+        Ok(())
+    }
+
+    /// Changes which files make up a table, and goes over to them. Those that are no longer named go, after a while.
+    pub fn install(&self, id: u64, edit: impl Fn(&mut Manifest) + Send + 'static) -> Result<Manifest> {
+        let edited = self.0.commits.with_log(move |log| {
+            let before = log.manifest(id).cloned();
+            let after = log.edit(id, &mut |manifest| {
+                edit(manifest);
+                Ok(())
+            })?;
+            Ok((before, after))
+        });
+        let (before, after) = edited?;
+        let known = self.chain(id)?;
+        let chain = Arc::new(self.0.shelf.open(&after, Some(&known))?);
+        self.0.commits.adopt(id, &chain);
+        if let Some(before) = before {
+            let kept = snapshot_files(&self.0.shelf.dir, &after);
+            let gone =
+                snapshot_files(&self.0.shelf.dir, &before).into_iter().filter(|file| !kept.contains(file));
+            self.doom(gone);
+        }
+        Ok(after)
+    }
+
+    /// Files that no manifest names any more: they go once readers have had time to see that.
+    pub fn doom(&self, files: impl IntoIterator<Item = PathBuf>) {
+        let now = Instant::now();
+        self.0.doomed.lock().extend(files.into_iter().map(|file| (now, file)));
+    }
+
+    /// Removes the files that have been named by nothing for a while; all of them at the end.
+    pub fn sweep(&self, all: bool) {
+        let doomed = std::mem::take(&mut *self.0.doomed.lock());
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            doomed.into_iter().partition(|(since, _)| all || since.elapsed() >= GRACE);
+        for (_, file) in gone {
+            if let Err(error) = self.0.shelf.disk.remove(&file) {
+                // The next open removes it.
+                tracing::warn!(%error, file = %file.display(), "cannot remove a file that is not needed any more");
+            }
+        }
+        self.0.doomed.lock().extend(kept);
+    }
+
+    /// Does what the rule wants for a table: all rows anew, eras merged, indexes made, moments let go of.
+    pub fn tend(&self, id: u64, watch: &dyn Fn(u64) -> Result<()>) -> Result<()> {
+        loop {
+            let (manifest, reach) = self.0.commits.look(id)?;
+            let chain = self.chain(id)?;
+            let table = (manifest.table.as_str(), id);
+            let shelf = &self.0.shelf;
+            match thinning::next_task(&manifest) {
+                Some(Task::Full) => {
+                    let indexes = manifest.eras.last().map(|era| era.indexes.clone()).unwrap_or_default();
+                    let full = snapshot::full(shelf, table, &chain, chain.end(), &indexes, watch)?;
+                    tracing::info!(
+                        table = table.0,
+                        seq = full.seq,
+                        rows = full.rows,
+                        bytes = full.bytes,
+                        "all rows"
+                    );
+                    self.install(id, move |manifest| manifest.fulls.push(full.clone()))?;
+                }
+                Some(Task::Merge(range)) => {
+                    let eras = chain.opened_eras(&manifest, range.clone());
+                    let since = self.requests_since(reach.seq);
+                    let Some(era) = thinning::merge_eras(shelf, table, &eras, since, watch)? else {
+                        return Ok(());
+                    };
+                    self.install(id, move |manifest| {
+                        manifest.eras.splice(range.clone(), [era.clone()]);
+                    })?;
+                }
+                Some(Task::Drop(at)) => {
+                    self.install(id, move |manifest| _ = manifest.fulls.remove(at))?;
+                }
+                None => return self.index(id, watch),
+            }
+        }
+    }
+
+    fn requests_since(&self, seq: u64) -> RequestsSince {
+        let Window { commits, millis } = self.0.window;
+        RequestsSince { seq: seq.saturating_sub(commits), time_ms: now_ms().saturating_sub(millis) }
+    }
+
+    /// Makes the indexes that the newest schema names and the newest files lack, and lets go of those it does not name.
+    fn index(&self, id: u64, watch: &dyn Fn(u64) -> Result<()>) -> Result<()> {
+        let schemas = self.0.commits.all_tables(|table| {
+            (table.id() == id && table.is_live()).then(|| table.schema().indexes.clone())
+        });
+        let Some(wanted) = schemas.into_iter().flatten().next() else { return Ok(()) };
+        let (manifest, _) = self.0.commits.look(id)?;
+        let chain = self.chain(id)?;
+        let table = (manifest.table.as_str(), id);
+        let covered = manifest.fulls.last().map_or(0, |full| full.seq);
+        let mut made: Vec<(u64, u8, String, u64)> = Vec::new();
+        for path in &wanted {
+            for (snapshot, is_full) in chain.needed_now() {
+                if snapshot.index(path).is_some() {
+                    continue;
+                }
+                let before = |key: &[u8], seq: u64| chain.document_before(key, seq);
+                let bytes = index::build(&self.0.shelf, table, snapshot, path, is_full, &before, watch)?;
+                let kind = if is_full { kind::FULL } else { kind::ERA };
+                made.push((snapshot.seq, kind, path.clone(), bytes));
+            }
+        }
+        let unwanted = |indexes: &[String]| indexes.iter().any(|path| !wanted.contains(path));
+        let drops = manifest.eras.iter().any(|era| unwanted(&era.indexes))
+            || manifest.fulls.iter().any(|full| unwanted(&full.indexes));
+        if made.is_empty() && !drops {
+            return Ok(());
+        }
+        tracing::info!(table = table.0, covered, made = made.len(), "indexes");
+        self.install(id, move |manifest| {
+            for era in &mut manifest.eras {
+                let new = made.iter().filter(|(seq, of, ..)| (*seq, *of) == (era.seq, kind::ERA));
+                let (paths, bytes) = (&mut era.indexes, &mut era.bytes);
+                new.for_each(|(_, _, path, len)| {
+                    paths.push(path.clone());
+                    *bytes += len;
+                });
+                paths.retain(|path| wanted.contains(path));
+            }
+            for full in &mut manifest.fulls {
+                let new = made.iter().filter(|(seq, of, ..)| (*seq, *of) == (full.seq, kind::FULL));
+                let (paths, bytes) = (&mut full.indexes, &mut full.bytes);
+                new.for_each(|(_, _, path, len)| {
+                    paths.push(path.clone());
+                    *bytes += len;
+                });
+                paths.retain(|path| wanted.contains(path));
+            }
+        })?;
+        Ok(())
+    }
+
+    /// The table that is due a snapshot, if any is: one that has reached the limits, or the one with most where all
+    /// together have.
+    pub fn due(&self) -> Option<u64> {
+        let When { events, bytes, memory } = self.0.when;
+        let tails = self.0.commits.tails();
+        let largest = tails.iter().max_by_key(|(_, tail)| (tail.events.saturating_mul(1000), tail.bytes))?;
+        let all = tails.iter().fold(Tail::default(), |sum, (_, tail)| Tail {
+            events: sum.events + tail.events,
+            bytes: sum.bytes + tail.bytes,
+        });
+        let over = |tail: &Tail| tail.events >= events || tail.bytes >= bytes;
+        let due = tails.iter().find(|(_, tail)| over(tail)).map(|(id, _)| *id);
+        let too_much = all.bytes > memory || all.events > events.saturating_mul(2);
+        due.or(Some(largest.0).filter(|_| too_much && largest.1.events > 0))
+    }
+
+    /// Makes the indexes that tables lack, and lets go of those that their schemas do not name.
+    pub fn index_all(&self, watch: &dyn Fn(u64) -> Result<()>) -> Result<()> {
+        let needs = self.0.commits.all_tables(|table| {
+            let wanted = &table.schema().indexes;
+            let lacks = table.chain().needed_now().any(|(snapshot, _)| {
+                wanted.iter().any(|path| snapshot.index(path).is_none())
+                    || snapshot.indexes.iter().any(|(path, _)| !wanted.contains(path))
+            });
+            (table.is_live() && lacks).then(|| table.id())
+        });
+        for id in needs.into_iter().flatten() {
+            let lock = self.lock_of(id);
+            let _busy = lock.lock();
+            self.index(id, watch)?;
+        }
+        Ok(())
+    }
+
+    /// Everything that is due.
+    fn pass(&self, watch: &dyn Fn(u64) -> Result<()>) -> Result<()> {
+        while let Some(id) = self.due() {
+            self.take(id, watch)?;
+        }
+        self.index_all(watch)?;
+        self.sweep(false);
+        Ok(())
+    }
+
+    /// Does what is due, whenever something may be, until the writer goes down.
+    pub async fn run(self, mut grown: mpsc::Receiver<()>, stopping: CancellationToken) {
+        let mut wait = AFTER_A_PASS;
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                _ = grown.recv() => {}
+                () = tokio::time::sleep(AT_LEAST) => {}
+            }
+            let (snapshotter, ending) = (self.clone(), stopping.clone());
+            let watch = move |_| if ending.is_cancelled() { Err(snapshot::cancelled()) } else { Ok(()) };
+            let passed = tokio::task::spawn_blocking(move || snapshotter.pass(&watch)).await;
+            let failed = match passed {
+                Ok(outcome) => outcome.err(),
+                Err(error) => Some(Error::new(Reason::Internal, format!("a snapshot: {error}"))),
+            };
+            if stopping.is_cancelled() {
+                return;
+            }
+            if let Some(error) = failed {
+                // Commits go on; what a snapshot would have let go of stays in memory until one succeeds.
+                tracing::error!(%error, "a snapshot failed; it is tried again");
+                wait = (wait * 2).clamp(AFTER_A_FAILURE, AT_MOST);
+            } else {
+                wait = AFTER_A_PASS;
+            }
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+}
