@@ -104,8 +104,13 @@ fn leftovers_are_noted() {
     disk.put(script::dir().torn("alpha", 1, 2), b"torn").unwrap();
     disk.put(script::dir().segments("alpha").join("notes.txt"), b"?").unwrap();
     disk.put(script::dir().segment("alpha", 999), b"").unwrap();
+    // A table whose creation was cut short.
+    let segments = script::dir().segments("delta");
+    disk.shared().create_dir(&script::dir().table("delta")).unwrap();
+    disk.shared().create_dir(&segments).unwrap();
+    disk.put(script::dir().segment("delta", 1), b"").unwrap();
     let (findings, summary) = examined(&disk);
-    assert_eq!((findings.len(), summary.notes, summary.damage), (3, 3, 0), "{findings:#?}");
+    assert_eq!((findings.len(), summary.notes, summary.damage), (4, 4, 0), "{findings:#?}");
 }
 
 #[test]

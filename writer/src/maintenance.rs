@@ -60,11 +60,8 @@ pub struct VerifySummary {
 /// Maintains the tables of an open database.
 #[derive(Debug, Clone)]
 pub struct Maintenance {
-    #[expect(dead_code, reason = "for the work to come")]
     disk: Arc<dyn Disk>,
-    #[expect(dead_code, reason = "for the work to come")]
     dir: DataDir,
-    #[expect(dead_code, reason = "for the work to come")]
     commits: Commits,
 }
 

@@ -59,6 +59,8 @@ fn what_is_wrong_is_refused_as_usage() {
         "driftctl sql -e a -f b",
         "driftctl -o xml status",
         "driftctl bench --phases W9",
+        "driftctl snapshot",
+        "driftctl compact --yes",
     ] {
         assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
     }

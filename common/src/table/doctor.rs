@@ -189,6 +189,7 @@ impl Exam<'_> {
 
     fn tables(&mut self, slots: &BTreeMap<u64, Slot>) -> Result<()> {
         let mut missing = slots.clone();
+        let mut bare = Vec::new();
         for name in dir::table_names(&*self.disk, self.dir)? {
             let path = self.dir.manifest(&name);
             match dir::read_manifest(&*self.disk, self.dir, &name) {
@@ -198,9 +199,12 @@ impl Exam<'_> {
                     missing.remove(&manifest.table_id);
                     self.table(&manifest, slots.get(&manifest.table_id))?;
                 }
-                Ok(None) => self.without_manifest(&name, slots)?,
+                Ok(None) => bare.push(name),
                 Err(error) => self.unreadable(&path, error)?,
             }
+        }
+        for name in bare {
+            self.without_manifest(&name, !missing.is_empty())?;
         }
         for id in missing.into_keys() {
             let message =
@@ -210,14 +214,14 @@ impl Exam<'_> {
         Ok(())
     }
 
-    /// A table's directory without a manifest: of a creation that never became durable, or of one that lost it.
-    fn without_manifest(&mut self, name: &str, slots: &BTreeMap<u64, Slot>) -> Result<()> {
+    /// A table's directory without a manifest: of a creation that never became durable, or of one that lost it. HEAD
+    /// names a table that is missing, or there is more than the first segment: then it is the latter.
+    fn without_manifest(&mut self, name: &str, table_missing: bool) -> Result<()> {
         let path = self.dir.manifest(name);
         let files = self.list(&self.dir.segments(name))?;
-        let used = files.iter().filter_map(|file| segment_number(file)).count();
-        if used > 0 && !slots.is_empty() {
-            let message =
-                format!("it is missing, beside {used} segments: without it the table cannot be read");
+        let newest = files.iter().filter_map(|file| segment_number(file)).max().unwrap_or(0);
+        if newest > 1 || (newest == 1 && table_missing) {
+            let message = "it is missing, beside segments: without it the table cannot be read";
             self.damage(&path, 0, message, COPY_BACK);
         } else {
             self.note(&path, "it is missing: the table's creation never became durable", NEXT_OPEN);
