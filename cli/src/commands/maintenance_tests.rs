@@ -2,6 +2,7 @@
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
+use driftdb_common::log::disk::RealDisk;
 use driftdb_common::service::status::to_status;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -195,4 +196,11 @@ async fn the_doctor_needs_a_database_that_nobody_writes() {
     let (code, told) = refused(dir.path(), &["doctor"]).await;
     assert!(code == 5 && told.contains("DATABASE_LOCKED"), "{code}: {told}");
     writer.close().unwrap();
+    let segment = dir.path().join("tables/t/segments/00000001.seg");
+    RealDisk::shared().open_write(&segment).unwrap().write_at(b"?", 30).unwrap();
+    let line = ["-d", dir.path().to_str().unwrap(), "doctor"];
+    let (outcome, text) = driftctl(&line).await;
+    assert_eq!(outcome.unwrap_err().code(), 6);
+    let named = format!(r#"{{"severity":"damage","file":{segment:?},"offset":0,"message":"#);
+    assert!(text.starts_with(&named) && text.contains(r#""damage":2"#), "{text}");
 }
