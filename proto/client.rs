@@ -43,6 +43,7 @@ use v1::reader_service_client::ReaderServiceClient;
 use v1::writer_service_client::WriterServiceClient;
 
 mod answers;
+mod maintaining;
 mod pool;
 mod reading;
 mod shorthand;

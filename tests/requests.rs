@@ -142,6 +142,12 @@ async fn what_is_not_built_yet_says_so() {
     {
         not_yet(run(writer, statement).await);
     }
+    for statement in ["SNAPSHOT tt", "COMPACT tt", "VERIFY tt"] {
+        let refusal = refused(run(writer, statement).await, Code::NotFound, "TABLE_NOT_FOUND");
+        refusal.tells("nearest", "t");
+    }
+    let unknown = v1::VerifyRequest { table: "tt".into(), deep: false };
+    refused(writer.verify(unknown).await, Code::NotFound, "TABLE_NOT_FOUND").tells("nearest", "t");
     let snapshot = writer.snapshot(v1::SnapshotRequest { table: "t".into() }).await.unwrap();
     not_yet(snapshot.into_inner().message().await);
     let compact = v1::CompactRequest { table: "t".into(), ..Default::default() };

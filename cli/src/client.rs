@@ -91,11 +91,39 @@ impl Client {
     /// One statement that the writer runs.
     pub async fn execute(&mut self, request: v1::WriterServiceExecuteRequest) -> Result<Executed> {
         self.writer().await?;
-        let progress = RefCell::new(Progress::default());
-        let show = |p: v1::Progress| {
-            progress.borrow_mut().show(format_args!("{} of {} {}", p.done, p.total, p.unit));
-        };
-        self.db.execute_request(request, show).await.map_err(|s| told(&s))
+        self.db.execute_request(request, meter()).await.map_err(|s| told(&s))
+    }
+
+    /// The same, with what it has to say as it comes.
+    pub async fn execute_saying(
+        &mut self,
+        request: v1::WriterServiceExecuteRequest,
+        message: impl Fn(String),
+    ) -> Result<Option<v1::WriteToken>> {
+        self.writer().await?;
+        self.db.execute_saying(request, meter(), message).await.map_err(|s| told(&s))
+    }
+
+    /// A snapshot of a table.
+    pub async fn snapshot(&mut self, table: &str) -> Result<v1::SnapshotInfo> {
+        self.writer().await?;
+        self.db.snapshot(table, meter()).await.map_err(|s| told(&s))
+    }
+
+    /// A compaction of a table, or what it would do.
+    pub async fn compact(&mut self, request: v1::CompactRequest) -> Result<v1::CompactInfo> {
+        self.writer().await?;
+        self.db.compact(request, meter()).await.map_err(|s| told(&s))
+    }
+
+    /// A verification; problems as they are found.
+    pub async fn verify(
+        &mut self,
+        request: v1::VerifyRequest,
+        problem: impl Fn(v1::verify_response::Problem),
+    ) -> Result<v1::verify_response::Summary> {
+        self.writer().await?;
+        self.db.verify(request, meter(), problem).await.map_err(|s| told(&s))
     }
 
     /// What the writer says of itself.
@@ -171,6 +199,17 @@ impl Client {
             Some(embedded) => embedded.close().await,
             None => Ok(()),
         }
+    }
+}
+
+/// Shows on a terminal how far a job is, until it is dropped.
+fn meter() -> impl Fn(v1::Progress) {
+    let line = RefCell::new(Progress::default());
+    move |p| {
+        let what = if p.what.is_empty() { String::new() } else { format!("{}: ", p.what) };
+        let waits = if p.waits { "waits for other jobs, " } else { "" };
+        let total = if p.total > 0 { format!(" of {}", p.total) } else { String::new() };
+        line.borrow_mut().show(format_args!("{what}{waits}{}{total} {}", p.done, p.unit));
     }
 }
 

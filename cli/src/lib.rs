@@ -96,6 +96,7 @@ async fn dispatch(cli: Cli, out: &mut Output) -> Outcome {
         Command::Demo(args) => commands::demo::run(&args, out).await,
         Command::Bench(args) => commands::bench::run(&args, &global, out).await,
         Command::BenchServer(args) => commands::bench::ceiling::run(args, out).await,
+        Command::Doctor(args) => commands::doctor::run(&args, &global, out).await,
         Command::Completions(args) => commands::completions::run(&args, out),
         command => {
             let mut client = Client::new(&global);
@@ -117,6 +118,9 @@ async fn with_client(command: Command, client: &mut Client, out: &mut Output) ->
         Command::Ingest(args) => commands::ingest::run(&args, client, out).await,
         Command::Revert(args) => commands::revert::run(args, client, out).await,
         Command::Apply(args) => commands::apply::run(&args, client, out).await,
+        Command::Snapshot(args) => commands::snapshot::run(args, client, out).await,
+        Command::Compact(args) => commands::compact::run(args, client, out).await,
+        Command::Verify(args) => commands::verify::run(args, client, out).await,
         Command::Status => commands::status::run(client, out).await,
         other => Err(Failure::Usage(format!("{other:?} needs no client"))),
     }

@@ -1,6 +1,7 @@
 //! Runs DriftQL statements, each at the daemon that it is for, and collects transactions here.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use driftdb::v1;
@@ -208,11 +209,15 @@ impl<'a> Session<'a> {
             options: Some(self.options.clone()),
         };
         self.writing = true;
-        let executed = self.client.execute(request).await;
+        let messages = RefCell::new(Vec::new());
+        let say = |message| messages.borrow_mut().push(message);
+        let executed = self.client.execute_saying(request, say).await;
         self.writing = false;
-        let executed = executed.map_err(|e| origin.failure(e))?;
-        executed.token.into_iter().for_each(|token| self.wrote(token.seq));
-        executed.messages.into_iter().try_for_each(|message| self.out.answer(Answer::Message(message)))
+        // Also where it failed in the end: a verification tells of the damage, and fails.
+        messages.into_inner().into_iter().try_for_each(|said| self.out.answer(Answer::Message(said)))?;
+        let token = executed.map_err(|e| origin.failure(e))?;
+        token.into_iter().for_each(|token| self.wrote(token.seq));
+        Ok(())
     }
 
     fn wrote(&mut self, seq: u64) {

@@ -1,6 +1,7 @@
 //! Writes: sent again only where nothing was done, or where a request id makes sure that nothing is done twice.
 
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tonic::{Code, Status};
@@ -101,30 +102,43 @@ impl Client {
     /// The same with options; a long job tells how far it has come.
     pub async fn execute_request(
         &self,
-        mut request: v1::WriterServiceExecuteRequest,
+        request: v1::WriterServiceExecuteRequest,
         progress: impl Fn(v1::Progress),
     ) -> Result<Executed, Status> {
+        let messages: Mutex<Vec<String>> = Mutex::default();
+        let say = |message| lock(&messages).push(message);
+        let token = self.execute_saying(request, progress, say).await?;
+        Ok(Executed { token, messages: messages.into_inner().unwrap_or_else(PoisonError::into_inner) })
+    }
+
+    /// The same, with messages as they come: a statement that fails in the end may have had much to say.
+    pub async fn execute_saying(
+        &self,
+        mut request: v1::WriterServiceExecuteRequest,
+        progress: impl Fn(v1::Progress),
+        message: impl Fn(String),
+    ) -> Result<Option<v1::WriteToken>, Status> {
         let safe = self.identify(&mut request.options);
-        let progress = &progress;
+        let (progress, message) = (&progress, &message);
         let call = |mut writer: Writer| {
             let request = request.clone();
             async move {
                 let mut answers = writer.execute(request).await?.into_inner();
-                let mut executed = Executed::default();
+                let mut written = None;
                 while let Some(answer) = answers.message().await? {
                     match answer.event {
                         Some(Event::Progress(made)) => progress(made),
-                        Some(Event::Token(token)) => executed.token = Some(token),
-                        Some(Event::Message(message)) => executed.messages.push(message),
+                        Some(Event::Token(token)) => written = Some(token),
+                        Some(Event::Message(said)) => message(said),
                         None => {}
                     }
                 }
-                Ok(executed)
+                Ok(written)
             }
         };
-        let executed = self.write(safe, call).await?;
-        executed.token.into_iter().for_each(|token| self.wrote(token));
-        Ok(executed)
+        let written = self.write(safe, call).await?;
+        written.into_iter().for_each(|token| self.wrote(token));
+        Ok(written)
     }
 
     /// Gives a write a request id, where it has none and the options want one. Whether it has one now.
@@ -146,7 +160,7 @@ impl Client {
 
     /// Sends a write until it is answered, refused, or patience ends. `safe`: it has a request id, so that it can be sent
     /// again where its answer is missing.
-    async fn write<T, F>(&self, safe: bool, call: impl Fn(Writer) -> F) -> Result<T, Status>
+    pub(super) async fn write<T, F>(&self, safe: bool, call: impl Fn(Writer) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -225,6 +239,10 @@ fn again(status: &Status, safe: bool) -> Again {
         }
         _ => Again::No,
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A random part of a span: clients that failed together do not come back together.

@@ -7,10 +7,12 @@ use crate::statement;
 
 pub mod apply;
 pub mod bench;
+pub mod compact;
 pub mod completions;
 pub mod demo;
 pub mod dev;
 pub mod diff;
+pub mod doctor;
 pub mod drift;
 pub mod get;
 pub mod ingest;
@@ -18,8 +20,13 @@ pub mod init;
 pub mod revert;
 pub mod select;
 pub mod shell;
+pub mod snapshot;
 pub mod sql;
 pub mod status;
+pub mod verify;
+
+#[cfg(test)]
+mod maintenance_tests;
 
 /// A moment that an option names, where it is given.
 fn moment(option: Option<&str>) -> Outcome<Option<v1::AsOf>> {

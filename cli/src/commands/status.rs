@@ -33,6 +33,8 @@ struct Writer {
 #[derive(Serialize)]
 struct Job {
     job_id: String,
+    what: String,
+    waits: bool,
     done: u64,
     total: u64,
     unit: String,
@@ -124,8 +126,12 @@ fn writer(found: v1::WriterServiceStatusResponse) -> Result<Writer> {
         database_id: found.database_id,
         epoch: found.epoch.to_string(),
         term: found.term,
-        jobs: jobs.map(|j| Job { job_id: j.job_id, done: j.done, total: j.total, unit: j.unit }).collect(),
+        jobs: jobs.map(job).collect(),
     })
+}
+
+fn job(v1::Progress { job_id, done, total, unit, what, waits }: v1::Progress) -> Job {
+    Job { job_id, what, waits, done, total, unit }
 }
 
 fn up(found: v1::ReaderServiceStatusResponse) -> Up {
@@ -178,7 +184,9 @@ fn for_people(status: &Status) -> String {
                 writer.last_seq, writer.last_time, writer.term, writer.database_id
             );
             for job in &writer.jobs {
-                text += &format!("        job {}: {} of {} {}\n", job.job_id, job.done, job.total, job.unit);
+                let Job { job_id, what, waits, done, total, unit } = job;
+                let far = if *waits { "waits".to_owned() } else { format!("{done} of {total} {unit}") };
+                text += &format!("        {job_id}, {what}: {far}\n");
             }
         }
         (None, Some(error)) => text += &format!("writer  {error}\n"),

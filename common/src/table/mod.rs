@@ -2,6 +2,7 @@
 
 pub mod chain;
 pub mod diff;
+pub mod doctor;
 pub mod history;
 pub mod index;
 pub mod moments;

@@ -1,0 +1,75 @@
+//! Command lines as they are understood, and refused.
+
+use super::*;
+
+fn parsed(line: &str) -> Result<Cli, clap::Error> {
+    Cli::command().try_get_matches_from(line.split_whitespace()).and_then(|m| from_matches(&m))
+}
+
+#[test]
+fn the_description_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn global_options_stand_before_or_after_the_command() {
+    for line in [
+        "driftctl -d dir -o csv --stale --writer a,b --reader c select -t x",
+        "driftctl select -d dir -o csv --stale --writer a,b --reader c -t x",
+        "driftctl --data dir --output csv select --table x --stale --writer a,b --reader c",
+    ] {
+        let cli = parsed(line).unwrap();
+        assert_eq!(cli.global.data, Some("dir".into()), "{line}");
+        assert_eq!(cli.global.output, Some(Format::Csv));
+        assert_eq!(cli.global.writer, ["a", "b"]);
+        assert_eq!(cli.global.reader, ["c"]);
+        assert!(cli.global.stale);
+    }
+}
+
+#[test]
+fn short_and_long_names() {
+    for line in [
+        "driftctl drift -t x -k y --from @seq:1 --to @now",
+        "driftctl drift --table x --key y --from=@seq:1 --to=@now",
+    ] {
+        let Command::Drift(args) = parsed(line).unwrap().command else { panic!("{line}") };
+        assert_eq!((args.table.as_str(), args.key.as_deref()), ("x", Some("y")));
+        assert_eq!((args.from.as_deref(), args.to.as_deref()), (Some("@seq:1"), Some("@now")));
+    }
+    let Command::Get(args) = parsed("driftctl get -t x a b -k c").unwrap().command else { panic!() };
+    assert_eq!((args.keys, args.key), (vec!["a".to_owned(), "b".to_owned()], vec!["c".to_owned()]));
+    let Command::Sql(args) = parsed("driftctl sql --time 2020-01-01T00:00:00Z -e a -e b").unwrap().command
+    else {
+        panic!()
+    };
+    assert_eq!(args.statement, ["a", "b"]);
+    assert!(args.time.is_some());
+}
+
+#[test]
+fn what_is_wrong_is_refused_as_usage() {
+    for line in [
+        "driftctl",
+        "driftctl nonsense",
+        "driftctl select",
+        "driftctl get -t x",
+        "driftctl select -t x --limit 0",
+        "driftctl diff -t x",
+        "driftctl sql -e a -f b",
+        "driftctl -o xml status",
+        "driftctl bench --phases W9",
+        "driftctl snapshot",
+        "driftctl compact --yes",
+    ] {
+        assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
+    }
+}
+
+#[test]
+fn bench_measures_everything_unless_told() {
+    let Command::Bench(args) = parsed("driftctl bench").unwrap().command else { panic!() };
+    assert_eq!(args.phases, Phase::ALL);
+    let Command::Bench(args) = parsed("driftctl bench --phases echo,W2").unwrap().command else { panic!() };
+    assert_eq!(args.phases, [Phase::Echo, Phase::W2]);
+}

@@ -1,0 +1,61 @@
+//! `compact`: lets go of a table's oldest past, when whoever asks has seen what goes.
+
+use std::io::{self, IsTerminal};
+
+use driftdb::v1;
+use serde::Serialize;
+
+use crate::args::Compact;
+use crate::client::Client;
+use crate::commands::moment;
+use crate::exit::{Failure, Outcome};
+use crate::render::{self, Output};
+use crate::shapes;
+
+#[derive(Serialize)]
+struct Compacted<'a> {
+    table: &'a str,
+    floor_seq: u64,
+    events_folded: u64,
+    bytes_freed: u64,
+    dry_run: bool,
+}
+
+/// Compacts, or says what that would do.
+pub async fn run(args: Compact, client: &mut Client, out: &mut Output) -> Outcome {
+    let before = moment(args.before.as_deref())?;
+    let mut request = v1::CompactRequest { table: args.table.clone(), before, dry_run: args.dry_run };
+    if !args.dry_run && !args.yes {
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            let message = "compact cannot be undone, and nobody can be asked here: pass --yes, or --dry-run to see what would go";
+            return Err(Failure::Usage(message.to_owned()));
+        }
+        let preview = client.compact(v1::CompactRequest { dry_run: true, ..request.clone() }).await?;
+        if !confirmed(&args.table, &preview).await? {
+            render::note("nothing was done");
+            return Ok(());
+        }
+        // What was shown is what is done, whatever is written meanwhile.
+        request.before = Some(v1::AsOf::seq(preview.floor_seq));
+    }
+    let done = client.compact(request).await?;
+    let v1::CompactInfo { floor_seq, events_folded, bytes_freed } = done;
+    let (table, dry_run) = (args.table.as_str(), args.dry_run);
+    out.record(&shapes::line(&Compacted { table, floor_seq, events_folded, bytes_freed, dry_run })?)
+}
+
+/// Shows what would go, and asks.
+async fn confirmed(table: &str, preview: &v1::CompactInfo) -> Outcome<bool> {
+    render::note(&format!(
+        "{table}: moments before seq {} can no longer be read; {} events are folded, {} bytes freed.\n\
+         This cannot be undone. Type yes to do it:",
+        preview.floor_seq, preview.events_folded, preview.bytes_freed
+    ));
+    let read = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let line = read.await.map_err(io::Error::other).and_then(|line| line);
+    let line = line.map_err(|e| Failure::Usage(format!("cannot read the answer: {e}")))?;
+    Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}

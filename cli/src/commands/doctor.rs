@@ -1,0 +1,64 @@
+//! `doctor`: a data directory examined without daemons.
+
+use driftdb_common::error::{Error, Reason};
+use driftdb_common::log::dir::DataDir;
+use driftdb_common::log::disk::RealDisk;
+use driftdb_common::table::doctor::{self, Severity};
+use serde::Serialize;
+
+use crate::args::{Doctor, Global};
+use crate::exit::{Failure, Outcome};
+use crate::render::{self, Output};
+use crate::shapes;
+
+#[derive(Serialize)]
+struct Finding {
+    severity: &'static str,
+    file: String,
+    offset: u64,
+    message: String,
+    remedy: &'static str,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    tables: u64,
+    files: u64,
+    frames: u64,
+    damage: u64,
+    notes: u64,
+    repaired: u64,
+}
+
+/// Prints each finding, then the summary; fails where there is damage.
+pub async fn run(args: &Doctor, global: &Global, out: &mut Output) -> Outcome {
+    let Some(data) = &global.data else {
+        return Err(Failure::Usage("doctor examines a directory: name it with -d DIR".to_owned()));
+    };
+    let (dir, repair) = (DataDir::new(data), args.repair);
+    let examined = tokio::task::spawn_blocking(move || {
+        let mut findings = Vec::new();
+        let examined =
+            doctor::examine(RealDisk::shared(), &dir, repair, &mut |finding| findings.push(finding));
+        (findings, examined)
+    });
+    let (findings, examined) =
+        examined.await.map_err(|e| Error::new(Reason::Internal, format!("examining: {e}")))?;
+    for doctor::Finding { severity, file, offset, message, remedy } in findings {
+        let severity = match severity {
+            Severity::Damage => "damage",
+            Severity::Note => "note",
+        };
+        out.record(&shapes::line(&Finding { severity, file, offset, message, remedy })?)?;
+    }
+    out.end_of_result()?;
+    let doctor::Summary { tables, files, frames, damage, notes, repaired } = examined?;
+    out.record(&shapes::line(&Summary { tables, files, frames, damage, notes, repaired })?)?;
+    if repair && repaired == 0 {
+        render::note("note: nothing here can be repaired automatically; nothing was changed");
+    }
+    if damage == 0 {
+        return Ok(());
+    }
+    Err(Error::new(Reason::Corrupt, format!("damage was found: {damage} findings")).into())
+}
