@@ -11,8 +11,8 @@ use driftdb_common::log::cursor::{Cursor, Mark, Span};
 use driftdb_common::log::dir;
 use driftdb_common::log::head::{self, Head};
 use driftdb_common::log::merge::{Commit, Merge};
-use driftdb_common::table::chain::Shelf;
 use driftdb_common::table::overlay::CommitInfo;
+use driftdb_common::table::shelf::Shelf;
 use driftdb_common::table::timeline::Timeline;
 
 use crate::replica::{Applied, Replica};

@@ -10,7 +10,7 @@ use driftdb_common::log::blocks::BlockCache;
 use driftdb_common::log::dir::DataDir;
 use driftdb_common::log::disk::{Disk, RealDisk};
 use driftdb_common::service::server::{self, Listener};
-use driftdb_common::table::chain::Shelf;
+use driftdb_common::table::shelf::Shelf;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 

@@ -15,11 +15,12 @@ use driftdb_common::format::snapshot::{ProducerEntry, RequestEntry};
 use driftdb_common::limits;
 use driftdb_common::log::appender::Group;
 use driftdb_common::log::merge;
-use driftdb_common::table::chain::{Chain, Shelf};
+use driftdb_common::table::chain::Chain;
 use driftdb_common::table::operation::{
     Action, Change, Check, CommitOptions, Operation, Precondition, SchemaChange, Token,
 };
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
+use driftdb_common::table::shelf::Shelf;
 use driftdb_common::table::{format_time, state};
 
 use crate::requests::{Asked, Producers, Refusal, Requests, Window};

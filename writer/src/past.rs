@@ -8,9 +8,10 @@ use driftdb_common::format::event::EventType;
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::log::cursor::{Entry, Next};
-use driftdb_common::table::chain::{Shelf, Spot};
+use driftdb_common::table::chain::Spot;
 use driftdb_common::table::moments::Point;
 use driftdb_common::table::schema::{SchemaAction, SchemaEvent};
+use driftdb_common::table::shelf::Shelf;
 use driftdb_common::table::snapshot::{Reach, born_at, log_after};
 use driftdb_common::table::{format_time, state};
 

@@ -34,8 +34,8 @@ pub struct Manifest {
     pub term: u64,
     /// The last published commit when it was written: recovery may not fall below it.
     pub published: u64,
-    /// That commit's time in milliseconds since 1970.
-    #[serde(default)]
+    /// That commit's time in milliseconds since 1970; told where there are eras, and the log before them is not read.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub published_ms: u64,
     /// The oldest moment that can be read, where compaction has raised it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,6 +109,11 @@ pub struct Position {
     pub frames: u64,
     /// Their digest, as [`Seal`] has it.
     pub digest: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A segment, as the manifest lists it.

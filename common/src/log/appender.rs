@@ -233,7 +233,7 @@ impl Log {
             version: 1,
             term: self.term(),
             published: self.published().0,
-            published_ms: self.published().1,
+            published_ms: 0,
             floor: None,
             eras: Vec::new(),
             fulls: Vec::new(),
@@ -271,8 +271,9 @@ impl Log {
 
     /// A table's manifest, to be changed and put in place.
     fn next_manifest(&self, table: &TableLog) -> Manifest {
-        let (published, published_ms) = self.published();
+        let (published, last_ms) = self.published();
         let version = table.manifest.version + 1;
+        let published_ms = if table.manifest.eras.is_empty() { 0 } else { last_ms };
         Manifest { version, term: self.term(), published, published_ms, ..table.manifest.clone() }
     }
 
@@ -310,6 +311,7 @@ impl Log {
         let table = self.tables.get(&id).ok_or_else(|| unknown_table(id))?;
         let mut manifest = self.next_manifest(table);
         edit(&mut manifest)?;
+        manifest.published_ms = if manifest.eras.is_empty() { 0 } else { self.published().1 };
         if let Some(table) = self.tables.get_mut(&id) {
             // Never two manifests of one version, whatever comes of this one.
             table.manifest.version = manifest.version;

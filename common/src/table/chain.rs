@@ -5,22 +5,28 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::{Error, Reason, Result};
-use crate::format::block::Identity;
 use crate::format::document::Document;
 use crate::format::event::EventType;
 use crate::format::key::{Key, KeyType};
 use crate::format::manifest::{Era, Floor, Manifest};
 use crate::format::snapshot::{
-    self, CommitEntry, EraProperties, ProducerEntry, RequestEntry, RowEntry, VersionEntry, commit_key, kind,
+    self, CommitEntry, EraProperties, ProducerEntry, RequestEntry, RowEntry, VersionEntry, commit_key,
     read_commit_key, tree,
 };
 use crate::format::sortkey;
-use crate::log::blocks::{BlockCache, BlockFile, TreeCursor};
-use crate::log::dir::{self, DataDir};
+use crate::log::blocks::BlockFile;
 use crate::log::disk::Disk;
 use crate::table::overlay::Counts;
 use crate::table::schema::SchemaEvent;
+use crate::table::shelf::Snapshot;
 use crate::table::state;
+
+mod commits;
+mod scan;
+
+pub use commits::{CommitAt, Commits};
+pub use scan::ChainScan;
+use scan::Source;
 
 /// Where an event stands among those of its table: its commit, and its position in the commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -58,128 +64,20 @@ pub struct RowAt {
     pub document: Option<Document>,
 }
 
-/// Where snapshot files are found and opened.
-#[derive(Debug, Clone)]
-pub struct Shelf {
-    /// The disk.
-    pub disk: Arc<dyn Disk>,
-    /// The data directory.
-    pub dir: DataDir,
-    /// Blocks in memory.
-    pub cache: Arc<BlockCache>,
-}
-
-/// An open file of an era, or of all rows at a moment, and its indexes by path.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// After this commit; the moment itself for all rows.
-    pub base: u64,
-    /// Up to this one.
-    pub seq: u64,
-    /// The file.
-    pub file: Arc<BlockFile>,
-    /// Its indexes: path and file.
-    pub indexes: Vec<(String, Arc<BlockFile>)>,
-}
-
-impl Snapshot {
-    /// The index on a path.
-    pub fn index(&self, path: &str) -> Option<&Arc<BlockFile>> {
-        self.indexes.iter().find(|(name, _)| name == path).map(|(_, file)| file)
-    }
-}
-
 /// A table's past in files.
 #[derive(Debug, Clone, Default)]
 pub struct Chain {
-    table: u64,
-    floor: Option<Floor>,
+    pub(super) table: u64,
+    pub(super) floor: Option<Floor>,
     /// Oldest first, each from where the one before it ends.
     pub(super) eras: Vec<Snapshot>,
     /// Oldest first.
     pub(super) fulls: Vec<Snapshot>,
-    newest: EraProperties,
-}
-
-impl Shelf {
-    /// Opens the files that a manifest names. Those that `known` has open already are taken from there.
-    pub fn open(&self, manifest: &Manifest, known: Option<&Chain>) -> Result<Chain> {
-        let known = |base: u64, seq: u64, full: bool| {
-            let snapshots = known.map(|chain| if full { &chain.fulls } else { &chain.eras });
-            snapshots.into_iter().flatten().find(|snapshot| (snapshot.base, snapshot.seq) == (base, seq))
-        };
-        let table = (manifest.table.as_str(), manifest.table_id);
-        let mut eras = Vec::with_capacity(manifest.eras.len());
-        for era in &manifest.eras {
-            let path = self.dir.era(table.0, era.base, era.seq);
-            let stem = dir::era_stem(era.base, era.seq);
-            let place = (era.base, era.seq, kind::ERA);
-            eras.push(self.snapshot(
-                table,
-                place,
-                path,
-                &stem,
-                &era.indexes,
-                known(era.base, era.seq, false),
-            )?);
-        }
-        let mut fulls = Vec::with_capacity(manifest.fulls.len());
-        for full in &manifest.fulls {
-            let path = self.dir.full(table.0, full.seq);
-            let stem = dir::full_stem(full.seq);
-            let place = (full.seq, full.seq, kind::FULL);
-            fulls.push(self.snapshot(
-                table,
-                place,
-                path,
-                &stem,
-                &full.indexes,
-                known(full.seq, full.seq, true),
-            )?);
-        }
-        let newest = match eras.last() {
-            Some(era) => EraProperties::decode(&Bytes::copy_from_slice(era.file.properties()))
-                .map_err(|e| at_file(e, &era.file))?,
-            None => EraProperties::default(),
-        };
-        Ok(Chain { table: manifest.table_id, floor: manifest.floor, eras, fulls, newest })
-    }
-
-    fn snapshot(
-        &self,
-        (table, id): (&str, u64),
-        (base, seq, kind): (u64, u64, u8),
-        path: std::path::PathBuf,
-        stem: &str,
-        indexes: &[String],
-        known: Option<&Snapshot>,
-    ) -> Result<Snapshot> {
-        let open = |path, kind| {
-            let identity = Identity { table: id, base, seq, kind };
-            BlockFile::open(Arc::clone(&self.disk), path, identity, Arc::clone(&self.cache))
-        };
-        let file = match known {
-            Some(known) => Arc::clone(&known.file),
-            None => open(path, kind)?,
-        };
-        let index_kind = if kind == kind::FULL { kind::FULL_INDEX } else { kind::ERA_INDEX };
-        let mut opened = Vec::with_capacity(indexes.len());
-        for index in indexes {
-            let file = match known.and_then(|known| known.index(index)) {
-                Some(file) => Arc::clone(file),
-                None => open(self.dir.index(table, index, stem), index_kind)?,
-            };
-            if file.properties() != index.as_bytes() {
-                return Err(Error::corrupt(file.path().display(), 0, "it is the index of another path"));
-            }
-            opened.push((index.clone(), file));
-        }
-        Ok(Snapshot { base, seq, file, indexes: opened })
-    }
+    pub(super) newest: EraProperties,
 }
 
 /// Says in which file an entry makes no sense.
-fn at_file(error: Error, file: &BlockFile) -> Error {
+pub(super) fn at_file(error: Error, file: &BlockFile) -> Error {
     match error.reason() {
         Reason::Corrupt => Error::corrupt(file.path().display(), 0, error.message()),
         _ => error,
@@ -380,7 +278,7 @@ impl Chain {
         if !backwards {
             files.reverse();
         }
-        Commits { files, cursor: None, after, upto, backwards }
+        Commits::new(files, (after, upto), backwards)
     }
 
     /// One version of a row.
@@ -588,161 +486,4 @@ fn full_row(full: &Snapshot, key: &[u8]) -> Result<Option<RowEntry>> {
         }
         _ => Ok(None),
     }
-}
-
-/// A walk over commits, era by era.
-#[derive(Debug)]
-pub struct Commits {
-    /// What is still to be read, the next one last.
-    files: Vec<Arc<BlockFile>>,
-    cursor: Option<(TreeCursor, Arc<BlockFile>)>,
-    after: u64,
-    upto: u64,
-    backwards: bool,
-}
-
-/// A commit as a table saw it.
-#[derive(Debug)]
-pub struct CommitAt {
-    /// Its number.
-    pub seq: u64,
-    /// Its time in milliseconds since 1970.
-    pub time_ms: u64,
-    /// What it did.
-    pub entry: CommitEntry,
-}
-
-impl Commits {
-    /// The next commit.
-    pub fn next_commit(&mut self) -> Result<Option<CommitAt>> {
-        loop {
-            if self.cursor.is_none() {
-                let Some(file) = self.files.pop() else { return Ok(None) };
-                let mut cursor = file.cursor(tree::COMMITS);
-                let (after, upto) = (self.after, self.upto);
-                if self.backwards {
-                    cursor.seek_last_by(|key| commit_seq(key) <= upto)?;
-                } else {
-                    cursor.seek_by(|key| commit_seq(key) <= after)?;
-                }
-                self.cursor = Some((cursor, file));
-            }
-            let Some((cursor, file)) = &mut self.cursor else { return Ok(None) };
-            let found = match (cursor.key().and_then(read_commit_key), cursor.value()) {
-                (Some((time_ms, seq)), Some(value)) if seq > self.after && seq <= self.upto => {
-                    let entry = CommitEntry::decode(&value).map_err(|e| at_file(e, file))?;
-                    Some(CommitAt { seq, time_ms, entry })
-                }
-                _ => None,
-            };
-            match found {
-                Some(commit) => {
-                    if self.backwards {
-                        cursor.prev()?
-                    } else {
-                        cursor.next()?
-                    }
-                    return Ok(Some(commit));
-                }
-                None => self.cursor = None,
-            }
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Source {
-    cursor: TreeCursor,
-    file: Arc<BlockFile>,
-    full: bool,
-}
-
-impl Source {
-    /// The row that it stands at.
-    fn key(&self) -> Option<&[u8]> {
-        let key = self.cursor.key()?;
-        if self.full { Some(key) } else { snapshot::read_version(key).map(|(row, ..)| row) }
-    }
-}
-
-/// Versions of one row gone through one by one; a row with more is looked up instead.
-const VERSIONS_IN_A_ROW: usize = 32;
-
-/// A walk over the rows as they were at a moment, in the order of keys.
-#[derive(Debug)]
-pub struct ChainScan {
-    /// All rows first, then the eras, oldest first.
-    sources: Vec<Source>,
-    covered: Spot,
-    upto: Spot,
-}
-
-impl ChainScan {
-    /// The next row's sort key.
-    pub fn key(&self) -> Option<Vec<u8>> {
-        self.sources.iter().filter_map(Source::key).min().map(<[u8]>::to_vec)
-    }
-
-    /// The row with this key, which is the next; goes on to the one after it. None where it has no version yet.
-    pub fn take(&mut self, key: &[u8]) -> Result<Option<RowAt>> {
-        let mut row = None;
-        for source in &mut self.sources {
-            if source.key() != Some(key) {
-                continue;
-            }
-            if source.full {
-                let value = source.cursor.value().unwrap_or_default();
-                let entry = RowEntry::decode(&value).map_err(|e| at_file(e, &source.file))?;
-                let RowEntry { seq, time_ms, document } = entry;
-                row = Some(RowAt { seq, time_ms, document: Some(document) });
-                source.cursor.next()?;
-            } else {
-                take_versions(source, key, (self.covered, self.upto), &mut row)?;
-            }
-        }
-        Ok(row)
-    }
-}
-
-/// Applies an era's versions of a row to what older files say of it, and goes on to the next row.
-fn take_versions(
-    source: &mut Source,
-    key: &[u8],
-    (covered, upto): (Spot, Spot),
-    row: &mut Option<RowAt>,
-) -> Result<()> {
-    let older = row.clone();
-    for _ in 0..VERSIONS_IN_A_ROW {
-        let Some(spot) = source.cursor.key().and_then(|at| version_of(at, key)) else { return Ok(()) };
-        if spot > covered && spot <= upto {
-            let value = source.cursor.value().unwrap_or_default();
-            let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &source.file))?;
-            let before = row.take().and_then(|row| row.document);
-            let document = match version.image {
-                Some(image) => Some(image),
-                None => state::apply(before.as_ref(), version.kind, version.payload.as_ref())?,
-            };
-            *row = Some(RowAt { seq: spot.seq, time_ms: version.time_ms, document });
-        }
-        source.cursor.next()?;
-    }
-    // Many versions: the newest that counts, and what it rests on, from behind.
-    let mut traced = Traced::default();
-    let mut under = None;
-    let mut behind = source.file.cursor(tree::VERSIONS);
-    behind.seek_last_by(|at| before_or_at(at, key, upto))?;
-    while let (Some(at), Some(value)) = (behind.key(), behind.value()) {
-        let Some(spot) = version_of(at, key).filter(|spot| *spot > covered) else { break };
-        let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &source.file))?;
-        under = traced.take(spot.seq, version);
-        if under.is_some() {
-            break;
-        }
-        behind.prev()?;
-    }
-    *row = match traced.newest {
-        Some(_) => traced.finish(under.unwrap_or_else(|| older.and_then(|row| row.document)))?,
-        None => older,
-    };
-    source.cursor.seek_by(|at| before_or_at(at, key, Spot::end_of(u64::MAX)))
 }

@@ -11,7 +11,7 @@ use crate::format::snapshot::{CandidateEntry, RowEntry, VersionEntry, kind, read
 use crate::format::sortkey;
 use crate::log::blocks::{BlockFile, Output, TreeCursor, write_file};
 use crate::log::dir::{era_stem, full_stem};
-use crate::table::chain::{Shelf, Snapshot};
+use crate::table::shelf::{Shelf, Snapshot};
 use crate::table::snapshot::{Watch, make_dirs, sync_dirs};
 use crate::table::state;
 

@@ -9,6 +9,7 @@ pub mod moments;
 pub mod operation;
 pub mod overlay;
 pub mod schema;
+pub mod shelf;
 pub mod snapshot;
 pub mod state;
 pub mod thinning;

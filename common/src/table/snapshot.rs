@@ -18,9 +18,10 @@ use crate::format::snapshot::{
 use crate::log::blocks::{Output, write_file};
 use crate::log::cursor::{Cursor, Mark, Next, Span};
 use crate::log::dir::{era_stem, full_stem};
-use crate::table::chain::{Chain, Shelf, Spot, sort_key};
+use crate::table::chain::{Chain, Spot, sort_key};
 use crate::table::index::{Candidates, write_index};
 use crate::table::schema::{SchemaAction, SchemaEvent};
+use crate::table::shelf::Shelf;
 use crate::table::state;
 
 /// The most patches of a row in an era between two images of it.

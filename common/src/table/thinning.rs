@@ -17,7 +17,7 @@ use crate::format::manifest::{Era, Manifest};
 use crate::format::snapshot::{CandidateEntry, RequestEntry, kind, read_version, tree};
 use crate::log::blocks::{Output, TreeCursor, write_file};
 use crate::log::dir::era_stem;
-use crate::table::chain::{Shelf, Snapshot};
+use crate::table::shelf::{Shelf, Snapshot};
 use crate::table::snapshot::{Watch, make_dirs, sync_dirs};
 
 /// Eras between two moments of which all rows are kept, at most.

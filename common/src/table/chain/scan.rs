@@ -1,0 +1,107 @@
+//! A walk over the rows of a chain as they were at a moment, in the order of keys.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::format::snapshot::{self, RowEntry, VersionEntry, tree};
+use crate::log::blocks::{BlockFile, TreeCursor};
+use crate::table::chain::{RowAt, Spot, Traced, at_file, before_or_at, version_of};
+use crate::table::state;
+
+/// A file's rows, or versions of rows.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) cursor: TreeCursor,
+    pub(super) file: Arc<BlockFile>,
+    pub(super) full: bool,
+}
+
+impl Source {
+    /// The row that it stands at.
+    fn key(&self) -> Option<&[u8]> {
+        let key = self.cursor.key()?;
+        if self.full { Some(key) } else { snapshot::read_version(key).map(|(row, ..)| row) }
+    }
+}
+
+/// Versions of one row gone through one by one; a row with more is looked up instead.
+const VERSIONS_IN_A_ROW: usize = 32;
+
+/// A walk over the rows as they were at a moment, in the order of keys.
+#[derive(Debug)]
+pub struct ChainScan {
+    /// All rows first, then the eras, oldest first.
+    pub(super) sources: Vec<Source>,
+    pub(super) covered: Spot,
+    pub(super) upto: Spot,
+}
+
+impl ChainScan {
+    /// The next row's sort key.
+    pub fn key(&self) -> Option<Vec<u8>> {
+        self.sources.iter().filter_map(Source::key).min().map(<[u8]>::to_vec)
+    }
+
+    /// The row with this key, which is the next; goes on to the one after it. None where it has no version yet.
+    pub fn take(&mut self, key: &[u8]) -> Result<Option<RowAt>> {
+        let mut row = None;
+        for source in &mut self.sources {
+            if source.key() != Some(key) {
+                continue;
+            }
+            if source.full {
+                let value = source.cursor.value().unwrap_or_default();
+                let entry = RowEntry::decode(&value).map_err(|e| at_file(e, &source.file))?;
+                let RowEntry { seq, time_ms, document } = entry;
+                row = Some(RowAt { seq, time_ms, document: Some(document) });
+                source.cursor.next()?;
+            } else {
+                take_versions(source, key, (self.covered, self.upto), &mut row)?;
+            }
+        }
+        Ok(row)
+    }
+}
+
+/// Applies an era's versions of a row to what older files say of it, and goes on to the next row.
+fn take_versions(
+    source: &mut Source,
+    key: &[u8],
+    (covered, upto): (Spot, Spot),
+    row: &mut Option<RowAt>,
+) -> Result<()> {
+    let older = row.clone();
+    for _ in 0..VERSIONS_IN_A_ROW {
+        let Some(spot) = source.cursor.key().and_then(|at| version_of(at, key)) else { return Ok(()) };
+        if spot > covered && spot <= upto {
+            let value = source.cursor.value().unwrap_or_default();
+            let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &source.file))?;
+            let before = row.take().and_then(|row| row.document);
+            let document = match version.image {
+                Some(image) => Some(image),
+                None => state::apply(before.as_ref(), version.kind, version.payload.as_ref())?,
+            };
+            *row = Some(RowAt { seq: spot.seq, time_ms: version.time_ms, document });
+        }
+        source.cursor.next()?;
+    }
+    // Many versions: the newest that counts, and what it rests on, from behind.
+    let mut traced = Traced::default();
+    let mut under = None;
+    let mut behind = source.file.cursor(tree::VERSIONS);
+    behind.seek_last_by(|at| before_or_at(at, key, upto))?;
+    while let (Some(at), Some(value)) = (behind.key(), behind.value()) {
+        let Some(spot) = version_of(at, key).filter(|spot| *spot > covered) else { break };
+        let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &source.file))?;
+        under = traced.take(spot.seq, version);
+        if under.is_some() {
+            break;
+        }
+        behind.prev()?;
+    }
+    *row = match traced.newest {
+        Some(_) => traced.finish(under.unwrap_or_else(|| older.and_then(|row| row.document)))?,
+        None => older,
+    };
+    source.cursor.seek_by(|at| before_or_at(at, key, Spot::end_of(u64::MAX)))
+}
