@@ -102,7 +102,7 @@ impl ReaderRpc {
         let moment = self.replica.moment(request.freshness, as_of).await?;
         let view = moment.view(&request.table)?;
         let mut header = Some(moment.header(&self.replica, [view.timeline()])?);
-        let mut select = Select::new(view, selection)?;
+        let mut select = Select::new(view, selection);
         let database = self.replica.database().clone();
         Ok(steps::stream(self.shutdown.clone(), move || {
             let (rows, done) = answers::next_rows(&mut select, format)?;

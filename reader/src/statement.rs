@@ -101,7 +101,7 @@ impl ReaderRpc {
             },
             after: None,
         };
-        Select::new(view, selection)
+        Ok(Select::new(view, selection))
     }
 
     async fn run_select(
@@ -145,7 +145,7 @@ impl ReaderRpc {
             if !done {
                 return Ok(Step::Working);
             }
-            let (access, examined, count) = (select.access(), select.examined(), select.count());
+            let (access, examined, count) = (select.route()?, select.examined(), select.count());
             let text = format!("{table} at seq {seq}: {access}; {examined} rows read, {count} answered");
             let result = Some(Outcome::Message(text));
             Ok(Step::Last(v1::ReaderServiceExecuteResponse { header: header.take(), result }))

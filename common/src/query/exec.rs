@@ -1,13 +1,17 @@
 //! Runs a SELECT over a view, a bounded stretch at a time.
 
+mod route;
+
 use std::ops::Bound;
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::format::msgpack;
 use crate::query::ast::{Column, Condition};
-use crate::query::plan::{self, Access};
+use crate::query::exec::route::Route;
+use crate::query::plan::Access;
 use crate::query::predicate;
 use crate::table::format_time;
 use crate::table::view::{Row, View};
@@ -34,7 +38,8 @@ pub struct Selection {
 pub struct Select {
     view: View,
     selection: Selection,
-    access: Access,
+    /// Chosen when the first stretch is asked for.
+    route: Option<Arc<Route>>,
     /// Rows handed out, or counted.
     count: u64,
     /// Rows read so far, matching or not.
@@ -52,17 +57,20 @@ pub struct Stretch {
 }
 
 impl Select {
-    /// Plans a SELECT over a view.
-    pub fn new(view: View, selection: Selection) -> Result<Select> {
-        let schema = view.schema();
-        let access = plan::access(selection.condition.as_ref(), &schema.primary_key, schema.key_type);
+    /// A SELECT over a view.
+    pub fn new(view: View, selection: Selection) -> Select {
         let done = selection.limit == Some(0);
-        Ok(Select { view, selection, access, count: 0, examined: 0, done })
+        Select { view, selection, route: None, count: 0, examined: 0, done }
     }
 
     /// How the rows are found.
-    pub fn access(&self) -> &Access {
-        &self.access
+    pub fn route(&mut self) -> Result<Arc<Route>> {
+        if let Some(route) = &self.route {
+            return Ok(Arc::clone(route));
+        }
+        let route = Arc::new(Route::choose(&self.view, &self.selection)?);
+        self.route = Some(Arc::clone(&route));
+        Ok(route)
     }
 
     /// Rows handed out so far, or counted.
@@ -84,16 +92,19 @@ impl Select {
     pub fn next_stretch(&mut self, rows: usize, bytes: usize) -> Result<Stretch> {
         let mut found = Found { rows: Vec::new(), bytes, left: rows, error: None };
         if !self.done {
-            let more = match &self.access {
-                Access::Keys(keys) => {
-                    let keys = keys.clone();
-                    self.look_up(&keys, &mut found)?
+            let more = match &*self.route()? {
+                Route::Key(Access::Keys(keys)) | Route::Candidates { keys, .. } => {
+                    self.look_up(keys, &mut found)?
                 }
-                Access::Range { from, to } => {
-                    let (from, to) = (from.clone(), to.clone());
+                Route::Key(Access::Range { from, to }) => {
                     self.scan((from.as_ref(), to.as_ref()), &mut found)?
                 }
-                Access::Scan => self.scan((Bound::Unbounded, Bound::Unbounded), &mut found)?,
+                Route::Key(Access::Scan) => self.scan((Bound::Unbounded, Bound::Unbounded), &mut found)?,
+                Route::Value { probe, value } => self.look_up_value(&probe.index, value, &mut found)?,
+                Route::Counted { rows } => {
+                    self.count = self.selection.limit.map_or(*rows, |limit| limit.min(*rows));
+                    false
+                }
             };
             self.done |= !more;
         }
@@ -123,6 +134,25 @@ impl Select {
             }
         }
         Ok(false)
+    }
+
+    /// Looks up the candidates of a value; false when there are none left.
+    fn look_up_value(&mut self, index: &str, value: &[u8], found: &mut Found) -> Result<bool> {
+        while found.has_room() && !self.done {
+            let after = self.selection.after.as_ref();
+            let Some(keys) = self.view.candidates_of_value(index, value, after, CANDIDATES_PER_LOOK)? else {
+                // The index was dropped meanwhile. Rows come in the same order without it.
+                self.route = Some(Arc::new(Route::Key(Access::Scan)));
+                return Ok(true);
+            };
+            if self.look_up(&keys, found)? {
+                return Ok(true);
+            }
+            if keys.len() < CANDIDATES_PER_LOOK {
+                return Ok(false);
+            }
+        }
+        Ok(!self.done)
     }
 
     /// Goes through a range of keys; false when it has come to its end.
@@ -186,6 +216,9 @@ impl Select {
         self.selection.condition.as_ref().map_or(Ok(true), |condition| condition.matches(row))
     }
 }
+
+/// Candidates of a value looked up together.
+const CANDIDATES_PER_LOOK: usize = 256;
 
 /// About what a row needs in a message besides its document.
 const ROW_OVERHEAD: usize = 64;

@@ -1,5 +1,6 @@
 //! A table's state after one commit.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::key::{Key, KeyType};
+use crate::format::snapshot::{CandidateEntry, tree};
 use crate::format::sortkey;
 use crate::table::chain::{RowAt, Spot, sort_key};
 use crate::table::overlay::{self, Counts};
@@ -175,28 +177,32 @@ impl View {
 
     /// Whether candidates for values of an indexed path can be told at this moment.
     pub fn has_index(&self, index: &str) -> bool {
-        let state = self.timeline.state();
+        self.has_index_in(&self.timeline.state(), index)
+    }
+
+    fn has_index_in(&self, state: &State, index: &str) -> bool {
         let newer = self.seq < state.chain.end() || state.overlay.has_index(index);
         newer && state.chain.has_index(index, self.seq)
     }
 
     /// Keys of rows that may have a value of an indexed path in a range of bytes (both ends included) at this moment, after a
-    /// key, in order: at most `limit`, and the others are greater. Only where the range is one value.
+    /// key, in order: at most `limit`, and the others are greater. Only where the range is one value. `None` where the
+    /// index cannot be used now.
     pub fn candidates_of_value(
         &self,
         index: &str,
         value: &[u8],
         after: Option<&Key>,
         limit: usize,
-    ) -> Result<Vec<Key>> {
+    ) -> Result<Option<Vec<Key>>> {
         let mut from = value.to_vec();
         if let Some(after) = after {
             sortkey::write_key(&mut from, after);
             // Just behind it: no key's bytes begin with another's.
             from.push(0);
         }
-        let mut keys = std::collections::BTreeSet::new();
-        self.read(|state| {
+        let mut keys = BTreeSet::new();
+        let usable = self.read(|state| {
             keys.clear();
             self.collect(
                 state,
@@ -211,24 +217,20 @@ impl View {
                     keys.insert(key);
                     taken < limit
                 },
-            )?;
-            while keys.len() > limit {
-                keys.pop_last();
-            }
-            Ok(())
+            )
         })?;
-        Ok(keys.into_iter().collect())
+        Ok(usable.then(|| keys.into_iter().take(limit).collect()))
     }
 
     /// Keys of rows that may have a value of an indexed path in a range of bytes, both ends included, at this moment. Stops
-    /// once `keys` has more than `limit`.
+    /// once `keys` has more than `limit`. False where the index cannot be used now.
     pub fn candidates_in(
         &self,
         index: &str,
         (low, high): (&[u8], &[u8]),
         limit: usize,
-        keys: &mut std::collections::BTreeSet<Key>,
-    ) -> Result<()> {
+        keys: &mut BTreeSet<Key>,
+    ) -> Result<bool> {
         self.read(|state| {
             self.collect(
                 state,
@@ -259,15 +261,17 @@ impl View {
         from: &[u8],
         read: impl Fn(&[u8]) -> Result<Option<Key>>,
         take: &mut dyn FnMut(Key, usize) -> bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        if !self.has_index_in(state, index) {
+            return Ok(false);
+        }
         for (file, is_era) in state.chain.index_files(index, self.seq) {
-            let mut cursor = file.cursor(crate::format::snapshot::tree::CANDIDATES);
+            let mut cursor = file.cursor(tree::CANDIDATES);
             cursor.seek(from)?;
             let mut taken = 0;
             while let (Some(bytes), Some(value)) = (cursor.key(), cursor.value()) {
                 let Some(key) = read(bytes)? else { break };
-                let holds =
-                    !is_era || crate::format::snapshot::CandidateEntry::decode(&value)?.may_hold_at(self.seq);
+                let holds = !is_era || CandidateEntry::decode(&value)?.may_hold_at(self.seq);
                 if holds {
                     taken += 1;
                     if !take(key, taken) {
@@ -292,7 +296,7 @@ impl View {
             });
             outcome?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The row, where it is live and of this life of the table.
