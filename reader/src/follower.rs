@@ -255,8 +255,13 @@ impl Follower {
             match self.merge.next_commit() {
                 Ok(Some(commit)) => {
                     if let Err(error) = self.apply_commit(&mut applied, commit) {
-                        self.failed = Some(error.clone());
-                        break Err(error);
+                        if error.reason() == Reason::FileGone {
+                            // A snapshot was replaced while it was being asked: from the one that replaced it.
+                            self.begin_anew();
+                        } else {
+                            self.failed = Some(error.clone());
+                        }
+                        return Err(error);
                     }
                 }
                 Ok(None) => break Ok(()),

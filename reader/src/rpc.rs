@@ -326,6 +326,7 @@ impl ReaderService for ReaderRpc {
         let applied = self.replica.applied();
         let moment = Moment { seq: applied.seq, applied };
         let header = moment.header(&self.replica, moment.applied.tables.values()).map_err(to_status)?;
+        let overlays = moment.applied.tables.values().map(|table| Arc::clone(&table.state().overlay));
         let lag_seqs = self.replica.known_seq().saturating_sub(header.applied_seq);
         let lag = if lag_seqs == 0 { Default::default() } else { self.replica.staleness() };
         answer(Ok(v1::ReaderServiceStatusResponse {
@@ -335,6 +336,9 @@ impl ReaderService for ReaderRpc {
             lag: lag.try_into().ok(),
             watchers: 0,
             cache_bytes: self.shelf.cache.used_bytes(),
+            cache_limit_bytes: self.shelf.cache.budget(),
+            overlay_events: overlays.clone().map(|overlay| overlay.len() as u64).sum(),
+            overlay_bytes: overlays.map(|overlay| overlay.bytes()).sum(),
             writer_address: self.writer_address(),
         }))
     }

@@ -30,6 +30,10 @@ use crate::rows::{Mark, Table};
 /// How long a client should wait before another try when the queue is full.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
+/// How often a table's files are looked at again where they are being replaced, and how long between.
+const LOOKS: u32 = 100;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+
 /// An answer on its way to the request that waits for it.
 #[derive(Debug)]
 pub struct Answer {
@@ -480,16 +484,18 @@ impl Commits {
 
     /// As [`Commits::look`], with the files that go with the manifest.
     pub fn past_of(&self, id: u64) -> Result<(Manifest, Reach, Arc<Chain>)> {
-        loop {
+        // Between the two the files may have been replaced.
+        for _ in 0..LOOKS {
             let (manifest, reach) = self.look(id)?;
             let missing = || Error::new(Reason::TableNotFound, format!("there is no table of id {id}"));
             let chain = self.chain(id).ok_or_else(missing)?;
-            // Between the two the files may have been replaced.
             if chain.end() == manifest.eras.last().map_or(0, |era| era.seq) {
                 return Ok((manifest, reach, chain));
             }
-            std::thread::yield_now();
+            std::thread::sleep(BETWEEN_LOOKS);
         }
+        let message = format!("the newest snapshot of table {id} cannot be opened: see the writer's log");
+        Err(Error::new(Reason::Internal, message))
     }
 
     /// A table's files, as admission uses them now. None where there is no such table.
@@ -522,6 +528,11 @@ impl Commits {
             tail.events = tail.events.saturating_sub(by.events);
             state.tail_bytes = state.tail_bytes.saturating_sub(bytes);
         }
+    }
+
+    /// Bytes of log that no snapshot holds yet, and how many there may be.
+    pub fn tail_bytes(&self) -> (u64, u64) {
+        (self.0.state.lock().tail_bytes, self.0.tail_limit)
     }
 
     /// What of each table's log no snapshot holds yet, by table id.

@@ -213,6 +213,7 @@ impl<T> Follower<T> {
     }
 
     /// The end, whatever else is told before.
+    #[cfg(test)]
     pub async fn outcome(mut self) -> Result<T> {
         while let Some(news) = self.next().await {
             if let News::Done(outcome) = news {

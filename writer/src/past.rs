@@ -7,6 +7,7 @@ use driftdb_common::format::document::Document;
 use driftdb_common::format::event::EventType;
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::Manifest;
+use driftdb_common::log::blocks::BlockCache;
 use driftdb_common::log::cursor::{Entry, Next};
 use driftdb_common::table::chain::Spot;
 use driftdb_common::table::moments::Point;
@@ -42,6 +43,11 @@ impl Past {
     /// The past of the database whose commits these are.
     pub fn new(shelf: Shelf, commits: Commits) -> Past {
         Past { shelf, commits }
+    }
+
+    /// The blocks of snapshots that are in memory.
+    pub fn cache(&self) -> &BlockCache {
+        &self.shelf.cache
     }
 
     /// A row as it was at a moment; `None` where there was none. Its cost follows what the table's newest snapshot does not

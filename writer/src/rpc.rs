@@ -248,6 +248,8 @@ impl WriterService for WriterRpc {
         &self,
         _: Request<v1::WriterServiceStatusRequest>,
     ) -> Result<Response<v1::WriterServiceStatusResponse>, Status> {
+        let cache = self.past.cache();
+        let (tail_bytes, tail_limit_bytes) = self.commits.tail_bytes();
         let last = self.commits.durable();
         let mut tables = self.commits.tables(|table, storage| {
             let figures = table.figures();
@@ -270,6 +272,10 @@ impl WriterService for WriterRpc {
             last_seq: last.seq,
             last_time: Some(convert::time_to_wire(last.time_ms)),
             tables,
+            cache_bytes: cache.used_bytes(),
+            cache_limit_bytes: cache.budget(),
+            tail_bytes,
+            tail_limit_bytes,
             jobs: self.upkeep.jobs.list().into_iter().map(upkeep::progress_to_wire).collect(),
         }))
     }

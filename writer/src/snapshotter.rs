@@ -15,7 +15,7 @@ use driftdb_common::log::dir::snapshot_files;
 use driftdb_common::table::chain::Chain;
 use driftdb_common::table::index;
 use driftdb_common::table::shelf::Shelf;
-use driftdb_common::table::snapshot::{self, EraLimits};
+use driftdb_common::table::snapshot::{self, EraLimits, Reach};
 use driftdb_common::table::thinning::{self, RequestsSince, Task};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -107,17 +107,30 @@ impl Snapshotter {
     pub fn take(&self, id: u64, watch: &dyn Fn(u64) -> Result<()>) -> Result<Taken> {
         let lock = self.lock_of(id);
         let _busy = lock.lock();
-        let (_, reach) = self.0.commits.look(id)?;
+        let (_, reach, _) = self.current(id)?;
         let mut taken = Taken::default();
         while self.take_era(id, reach.seq, &mut taken, watch)? {}
         self.tend(id, watch)?;
-        let chain = self.chain(id)?;
+        let (manifest, _, chain) = self.current(id)?;
+        if taken.bytes == 0 {
+            // Nothing has happened since: the last one is it.
+            taken.bytes = manifest.eras.last().map_or(0, |era| era.bytes);
+        }
         Ok(Taken { seq: chain.end(), rows: chain.counts().rows, ..taken })
     }
 
-    fn chain(&self, id: u64) -> Result<Arc<Chain>> {
+    /// A table's manifest, how far its log may be read, and the files that go with the manifest.
+    fn current(&self, id: u64) -> Result<(Manifest, Reach, Arc<Chain>)> {
+        let (manifest, reach) = self.0.commits.look(id)?;
         let missing = || Error::new(Reason::TableNotFound, format!("there is no table of id {id}"));
-        self.0.commits.chain(id).ok_or_else(missing)
+        let chain = self.0.commits.chain(id).ok_or_else(missing)?;
+        if chain.end() == manifest.eras.last().map_or(0, |era| era.seq) {
+            return Ok((manifest, reach, chain));
+        }
+        // Going over to the newest files has failed before: nothing may be built on older ones.
+        let chain = Arc::new(self.0.shelf.open(&manifest, Some(&chain))?);
+        self.0.commits.adopt(id, &chain);
+        Ok((manifest, reach, chain))
     }
 
     /// Takes the next era, up to a commit. False where there is nothing more.
@@ -128,9 +141,8 @@ impl Snapshotter {
         taken: &mut Taken,
         watch: &dyn Fn(u64) -> Result<()>,
     ) -> Result<bool> {
-        let (manifest, mut reach) = self.0.commits.look(id)?;
+        let (manifest, mut reach, chain) = self.current(id)?;
         reach.seq = upto;
-        let chain = self.chain(id)?;
         let limits = EraLimits { events: self.0.when.events, bytes: self.0.when.bytes };
         let began = Instant::now();
         let era = snapshot::next_era(&self.0.shelf, &manifest, &chain, reach, limits, watch)?;
@@ -157,7 +169,7 @@ impl Snapshotter {
 
     /// Lets go of the rows in memory that the newest era holds.
     fn forget(&self, id: u64, after: u64) -> Result<()> {
-        let chain = self.chain(id)?;
+        let (_, _, chain) = self.current(id)?;
         let mut commits = chain.commits(after, chain.end(), false);
         let mut keys: Vec<Key> = Vec::with_capacity(FORGET_AT_ONCE);
         while let Some(commit) = commits.next_commit()? {
@@ -188,8 +200,8 @@ impl Snapshotter {
             Ok((before, after))
         });
         let (before, after) = edited?;
-        let known = self.chain(id)?;
-        let chain = Arc::new(self.0.shelf.open(&after, Some(&known))?);
+        let known = self.0.commits.chain(id);
+        let chain = Arc::new(self.0.shelf.open(&after, known.as_deref())?);
         self.0.commits.adopt(id, &chain);
         if let Some(before) = before {
             let kept = snapshot_files(&self.0.shelf.dir, &after);
@@ -223,8 +235,7 @@ impl Snapshotter {
     /// Does what the rule wants for a table: all rows anew, eras merged, indexes made, moments let go of.
     pub fn tend(&self, id: u64, watch: &dyn Fn(u64) -> Result<()>) -> Result<()> {
         loop {
-            let (manifest, reach) = self.0.commits.look(id)?;
-            let chain = self.chain(id)?;
+            let (manifest, reach, chain) = self.current(id)?;
             let table = (manifest.table.as_str(), id);
             let shelf = &self.0.shelf;
             match thinning::next_task(&manifest) {
@@ -269,8 +280,7 @@ impl Snapshotter {
             (table.id() == id && table.is_live()).then(|| table.schema().indexes.clone())
         });
         let Some(wanted) = schemas.into_iter().flatten().next() else { return Ok(()) };
-        let (manifest, _) = self.0.commits.look(id)?;
-        let chain = self.chain(id)?;
+        let (manifest, _, chain) = self.current(id)?;
         let table = (manifest.table.as_str(), id);
         let covered = manifest.fulls.last().map_or(0, |full| full.seq);
         let mut made: Vec<(u64, u8, String, u64)> = Vec::new();

@@ -62,6 +62,9 @@ struct Up {
     floor_seq: u64,
     watchers: u64,
     cache_bytes: u64,
+    cache_limit_bytes: u64,
+    overlay_events: u64,
+    overlay_bytes: u64,
     writer_address: String,
     version: String,
     epoch: String,
@@ -144,6 +147,9 @@ fn up(found: v1::ReaderServiceStatusResponse) -> Up {
         floor_seq: header.floor_seq,
         watchers: found.watchers,
         cache_bytes: found.cache_bytes,
+        cache_limit_bytes: found.cache_limit_bytes,
+        overlay_events: found.overlay_events,
+        overlay_bytes: found.overlay_bytes,
         writer_address: found.writer_address,
         version: found.version,
         epoch: header.epoch.to_string(),
@@ -221,6 +227,9 @@ mod tests {
             floor_seq: 0,
             watchers: 0,
             cache_bytes: 9,
+            cache_limit_bytes: 10,
+            overlay_events: 3,
+            overlay_bytes: 99,
             writer_address: String::new(),
             version: "1".into(),
             epoch: "18446744073709551615".into(),
@@ -236,7 +245,7 @@ mod tests {
         };
         assert_eq!(
             shapes::line(&status).unwrap(),
-            r#"{"writer":null,"writer_error":"gone","readers":[{"url":"a","applied_seq":7,"lag_ms":2,"lag_seqs":1,"floor_seq":0,"watchers":0,"cache_bytes":9,"writer_address":"","version":"1","epoch":"18446744073709551615"},{"url":"b","error":"no"}],"tables":[]}"#
+            r#"{"writer":null,"writer_error":"gone","readers":[{"url":"a","applied_seq":7,"lag_ms":2,"lag_seqs":1,"floor_seq":0,"watchers":0,"cache_bytes":9,"cache_limit_bytes":10,"overlay_events":3,"overlay_bytes":99,"writer_address":"","version":"1","epoch":"18446744073709551615"},{"url":"b","error":"no"}],"tables":[]}"#
         );
         let text = for_people(&status);
         assert_eq!(

@@ -15,7 +15,6 @@ use crate::format::snapshot::{
 };
 use crate::format::sortkey;
 use crate::log::blocks::BlockFile;
-use crate::log::disk::Disk;
 use crate::table::overlay::Counts;
 use crate::table::schema::SchemaEvent;
 use crate::table::shelf::Snapshot;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_skiplist::{SkipMap, SkipSet};
@@ -101,12 +102,17 @@ pub struct At {
 /// Rows by an indexed value: the value's bytes, then the row's sort key. What a row once had stays.
 type Candidates = SkipSet<Vec<u8>>;
 
+/// About what an event takes besides its documents: its version, its entry, its share of its commit and of its row.
+const EVENT_OVERHEAD: usize = 320;
+
 /// The events of an era.
 #[derive(Debug, Default)]
 pub struct Overlay {
     base: Counts,
     rows: SkipMap<Key, Versions>,
     events: RwLock<Vec<Entry>>,
+    /// About how much memory the events take.
+    bytes: AtomicU64,
     indexes: RwLock<BTreeMap<String, Arc<Candidates>>>,
 }
 
@@ -190,6 +196,10 @@ impl Overlay {
     }
 
     fn push_version(&self, key: &Key, version: Version) -> usize {
+        let known = version.after.get().and_then(Option::as_ref).filter(|_| version.kind == EventType::Patch);
+        let documents = [version.payload.as_ref(), known].into_iter().flatten();
+        let documents: usize = documents.map(|document| document.msgpack().len()).sum();
+        self.bytes.fetch_add((documents + EVENT_OVERHEAD) as u64, Ordering::Relaxed);
         let row = match self.rows.get(key) {
             Some(row) => row,
             None => self.rows.insert(key.clone(), Versions::default()),
@@ -299,6 +309,11 @@ impl Overlay {
     /// How many events it holds.
     pub fn len(&self) -> usize {
         self.events.read().len()
+    }
+
+    /// About how many bytes of memory its events take.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Whether it holds no event.
