@@ -488,7 +488,7 @@ impl Commits {
             if chain.end() == manifest.eras.last().map_or(0, |era| era.seq) {
                 return Ok((manifest, reach, chain));
             }
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
