@@ -144,7 +144,12 @@ impl Follower {
     /// Allows every table's log to be read as far as its slot says.
     fn allow(&mut self, head: &Head) -> Result<()> {
         if head.slots.iter().any(|slot| slot.table != 0 && !self.tables.contains_key(&slot.table)) {
+            let known = self.tables.len();
             self.discover()?;
+            if self.fresh && self.tables.len() > known {
+                // Its snapshots may rest on commits that this HEAD does not know.
+                return Err(Error::new(Reason::FileGone, "a table came to be while its database was opened"));
+            }
         }
         for slot in head.slots.iter().filter(|slot| slot.table != 0) {
             let Some(table) = self.tables.get(&slot.table) else {

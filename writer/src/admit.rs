@@ -3,7 +3,7 @@
 //! The state here runs ahead of the disk: it holds commits that are admitted and not yet synced. What it would take to go
 //! back is kept until they are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result, Violation};
@@ -35,7 +35,10 @@ pub struct Admission {
     last: Token,
     clock_went_back: bool,
     /// What snapshots tell of requests and producers, until every table has been found.
-    found_requests: Vec<(Token, RequestId)>,
+    found_requests: VecDeque<(Token, RequestId)>,
+    found_in_order: bool,
+    /// The commit of the last request that was found.
+    last_request: u64,
     found_producers: HashMap<String, ProducerEntry>,
 }
 
@@ -79,7 +82,9 @@ impl Admission {
             producers: Producers::default(),
             last: Token::default(),
             clock_went_back: false,
-            found_requests: Vec::new(),
+            found_requests: VecDeque::new(),
+            found_in_order: false,
+            last_request: 0,
             found_producers: HashMap::new(),
         }
     }
@@ -157,7 +162,7 @@ impl Admission {
         let Some(SchemaEvent { action, schema }) = newest else { return Ok(()) };
         chain.requests(&mut |seq, entry| {
             let RequestEntry { time_ms, request } = entry;
-            self.found_requests.push((Token { seq, time_ms }, request));
+            self.found_requests.push_back((Token { seq, time_ms }, request));
         })?;
         chain.producers(&mut |producer| {
             let known = self.found_producers.get(&producer.origin.producer);
@@ -170,30 +175,36 @@ impl Admission {
         Ok(())
     }
 
-    /// Takes in what snapshots told of requests and producers, once every table was found.
-    fn take_found(&mut self) {
-        let mut requests = std::mem::take(&mut self.found_requests);
-        requests.sort_unstable_by_key(|(token, _)| token.seq);
-        // A commit of several tables stands in each.
-        requests.dedup_by_key(|(token, _)| token.seq);
-        for (token, request) in requests {
-            self.requests.insert(request, token);
+    /// Takes in the requests that snapshots told of, up to a commit: they are remembered in the order of their commits,
+    /// whether a snapshot tells of them or the log.
+    fn take_found(&mut self, upto: u64) {
+        if !self.found_in_order {
+            self.found_in_order = true;
+            self.found_requests.make_contiguous().sort_unstable_by_key(|(token, _)| token.seq);
+            for producer in self.found_producers.values() {
+                self.producers.advance(producer.origin.clone(), producer.seq);
+            }
         }
-        for (_, producer) in std::mem::take(&mut self.found_producers) {
-            self.producers.advance(producer.origin, producer.seq);
+        while let Some((token, request)) = self.found_requests.pop_front_if(|(token, _)| token.seq <= upto) {
+            // A commit of several tables stands in each.
+            if self.last_request < token.seq {
+                self.last_request = token.seq;
+                self.requests.insert(request, token);
+            }
         }
     }
 
     /// Everything there is has been taken in; the last commit is this one.
     pub fn opened(&mut self, last: Token) {
-        self.take_found();
+        self.take_found(u64::MAX);
+        self.found_producers.clear();
         self.last = last;
         self.forget_undo(self.tables.mark(), last);
     }
 
     /// Takes in a commit from the log.
     pub fn replay(&mut self, commit: merge::Commit) -> Result<()> {
-        self.take_found();
+        self.take_found(commit.seq);
         for (id, events) in commit.parts {
             for event in events {
                 match (event.kind, event.key, event.document) {
@@ -218,8 +229,13 @@ impl Admission {
             }
         }
         self.last = Token { seq: commit.seq, time_ms: commit.time_ms };
-        if let Some(meta) = commit.meta {
-            self.remember(meta.request, meta.origin);
+        if let Some(CommitMeta { request, origin, .. }) = commit.meta.map(|meta| *meta) {
+            // Another table's snapshot may have told of this commit, or of a later one of its producer.
+            let request = request.filter(|_| self.last_request < commit.seq);
+            let origin = origin.filter(|origin| {
+                self.found_producers.get(&origin.producer).is_none_or(|found| found.seq < commit.seq)
+            });
+            self.remember(request, origin);
         }
         self.forget_undo(self.tables.mark(), self.last);
         Ok(())

@@ -1,27 +1,28 @@
 //! Snapshots: taken in the background when enough has happened, or when asked for; merged and thinned as the rule wants it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::Key;
-use driftdb_common::format::manifest::Manifest;
+use driftdb_common::format::manifest::{Manifest, Position};
 use driftdb_common::format::snapshot::{Did, kind};
 use driftdb_common::format::sortkey;
 use driftdb_common::limits;
-use driftdb_common::log::dir::snapshot_files;
+use driftdb_common::log::dir::{era_stem, full_stem, snapshot_files};
 use driftdb_common::table::chain::Chain;
 use driftdb_common::table::index;
-use driftdb_common::table::shelf::Shelf;
+use driftdb_common::table::operation::Token;
+use driftdb_common::table::shelf::{Shelf, Snapshot};
 use driftdb_common::table::snapshot::{self, EraLimits, Reach};
 use driftdb_common::table::thinning::{self, RequestsSince, Task};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::commit::{Commits, Tail, now_ms};
+use crate::commit::{Commits, Tail};
 use crate::requests::Window;
 
 /// When snapshots are taken.
@@ -107,11 +108,11 @@ impl Snapshotter {
     pub fn take(&self, id: u64, watch: &dyn Fn(u64) -> Result<()>) -> Result<Taken> {
         let lock = self.lock_of(id);
         let _busy = lock.lock();
-        let (_, reach, _) = self.current(id)?;
+        let (_, reach, _) = self.look(id)?;
         let mut taken = Taken::default();
         while self.take_era(id, reach.seq, &mut taken, watch)? {}
         self.tend(id, watch)?;
-        let (manifest, _, chain) = self.current(id)?;
+        let (manifest, _, chain) = self.look(id)?;
         if taken.bytes == 0 {
             // Nothing has happened since: the last one is it.
             taken.bytes = manifest.eras.last().map_or(0, |era| era.bytes);
@@ -119,17 +120,21 @@ impl Snapshotter {
         Ok(Taken { seq: chain.end(), rows: chain.counts().rows, ..taken })
     }
 
-    /// A table's manifest, how far its log may be read, and the files that go with the manifest.
-    fn current(&self, id: u64) -> Result<(Manifest, Reach, Arc<Chain>)> {
-        let (manifest, reach) = self.0.commits.look(id)?;
+    fn chain(&self, id: u64) -> Result<Arc<Chain>> {
         let missing = || Error::new(Reason::TableNotFound, format!("there is no table of id {id}"));
-        let chain = self.0.commits.chain(id).ok_or_else(missing)?;
-        if chain.end() == manifest.eras.last().map_or(0, |era| era.seq) {
-            return Ok((manifest, reach, chain));
+        self.0.commits.chain(id).ok_or_else(missing)
+    }
+
+    /// A table's manifest, how far its log may be read, and the files that the manifest names. Asked for with the table's
+    /// lock held.
+    fn look(&self, id: u64) -> Result<(Manifest, Reach, Arc<Chain>)> {
+        let (manifest, reach) = self.0.commits.look(id)?;
+        let mut chain = self.chain(id)?;
+        if !chain.is_of(&manifest) {
+            // They were put in place, and could not be opened then. What comes next rests on them.
+            chain = Arc::new(self.0.shelf.open(&manifest, Some(&chain))?);
+            self.0.commits.adopt(id, &chain);
         }
-        // Going over to the newest files has failed before: nothing may be built on older ones.
-        let chain = Arc::new(self.0.shelf.open(&manifest, Some(&chain))?);
-        self.0.commits.adopt(id, &chain);
         Ok((manifest, reach, chain))
     }
 
@@ -141,7 +146,7 @@ impl Snapshotter {
         taken: &mut Taken,
         watch: &dyn Fn(u64) -> Result<()>,
     ) -> Result<bool> {
-        let (manifest, mut reach, chain) = self.current(id)?;
+        let (manifest, mut reach, chain) = self.look(id)?;
         reach.seq = upto;
         let limits = EraLimits { events: self.0.when.events, bytes: self.0.when.bytes };
         let began = Instant::now();
@@ -157,19 +162,18 @@ impl Snapshotter {
             millis,
             "snapshot"
         );
-        let tail_before = self.0.commits.with_log(move |log| Ok(log.tail_bytes(id)))?;
+        let held = Tail { events: era.events, bytes: bytes_between(&manifest, era.position) };
         let added = era.clone();
-        self.install(id, move |manifest| manifest.eras.push(added.clone()))?;
-        let tail_after = self.0.commits.with_log(move |log| Ok(log.tail_bytes(id)))?;
-        let held = Tail { events: era.events, bytes: tail_before.saturating_sub(tail_after) };
+        let (before, after) = self.edit(id, move |manifest| manifest.eras.push(added.clone()))?;
         self.0.commits.shorten_tail(id, held);
+        self.go_over(id, before, &after)?;
         self.forget(id, chain.end())?;
         Ok(true)
     }
 
     /// Lets go of the rows in memory that the newest era holds.
     fn forget(&self, id: u64, after: u64) -> Result<()> {
-        let (_, _, chain) = self.current(id)?;
+        let (_, _, chain) = self.look(id)?;
         let mut commits = chain.commits(after, chain.end(), false);
         let mut keys: Vec<Key> = Vec::with_capacity(FORGET_AT_ONCE);
         while let Some(commit) = commits.next_commit()? {
@@ -191,25 +195,38 @@ impl Snapshotter {
 
     /// Changes which files make up a table, and goes over to them. Those that are no longer named go, after a while.
     pub fn install(&self, id: u64, edit: impl Fn(&mut Manifest) + Send + 'static) -> Result<Manifest> {
-        let edited = self.0.commits.with_log(move |log| {
+        let (before, after) = self.edit(id, edit)?;
+        self.go_over(id, before, &after)?;
+        Ok(after)
+    }
+
+    /// Changes which files make up a table: its manifest before and after.
+    fn edit(
+        &self,
+        id: u64,
+        edit: impl Fn(&mut Manifest) + Send + 'static,
+    ) -> Result<(Option<Manifest>, Manifest)> {
+        self.0.commits.with_log(move |log| {
             let before = log.manifest(id).cloned();
             let after = log.edit(id, &mut |manifest| {
                 edit(manifest);
                 Ok(())
             })?;
             Ok((before, after))
-        });
-        let (before, after) = edited?;
-        let known = self.0.commits.chain(id);
-        let chain = Arc::new(self.0.shelf.open(&after, known.as_deref())?);
+        })
+    }
+
+    fn go_over(&self, id: u64, before: Option<Manifest>, after: &Manifest) -> Result<()> {
+        let known = self.chain(id)?;
+        let chain = Arc::new(self.0.shelf.open(after, Some(&known))?);
         self.0.commits.adopt(id, &chain);
         if let Some(before) = before {
-            let kept = snapshot_files(&self.0.shelf.dir, &after);
+            let kept = snapshot_files(&self.0.shelf.dir, after);
             let gone =
                 snapshot_files(&self.0.shelf.dir, &before).into_iter().filter(|file| !kept.contains(file));
             self.doom(gone);
         }
-        Ok(after)
+        Ok(())
     }
 
     /// Files that no manifest names any more: they go once readers have had time to see that.
@@ -218,24 +235,30 @@ impl Snapshotter {
         self.0.doomed.lock().extend(files.into_iter().map(|file| (now, file)));
     }
 
+    /// A file of this name is about to be made again: an index was dropped, and is wanted once more.
+    fn spare(&self, file: &Path) {
+        self.0.doomed.lock().retain(|(_, doomed)| doomed != file);
+    }
+
     /// Removes the files that have been named by nothing for a while; all of them at the end.
     pub fn sweep(&self, all: bool) {
-        let doomed = std::mem::take(&mut *self.0.doomed.lock());
+        // Held to the end: what is not in the list any more is not removed any more.
+        let mut doomed = self.0.doomed.lock();
         let (gone, kept): (Vec<_>, Vec<_>) =
-            doomed.into_iter().partition(|(since, _)| all || since.elapsed() >= GRACE);
+            std::mem::take(&mut *doomed).into_iter().partition(|(since, _)| all || since.elapsed() >= GRACE);
         for (_, file) in gone {
             if let Err(error) = self.0.shelf.disk.remove(&file) {
                 // The next open removes it.
                 tracing::warn!(%error, file = %file.display(), "cannot remove a file that is not needed any more");
             }
         }
-        self.0.doomed.lock().extend(kept);
+        *doomed = kept;
     }
 
     /// Does what the rule wants for a table: all rows anew, eras merged, indexes made, moments let go of.
     pub fn tend(&self, id: u64, watch: &dyn Fn(u64) -> Result<()>) -> Result<()> {
         loop {
-            let (manifest, reach, chain) = self.current(id)?;
+            let (manifest, _, chain) = self.look(id)?;
             let table = (manifest.table.as_str(), id);
             let shelf = &self.0.shelf;
             match thinning::next_task(&manifest) {
@@ -253,7 +276,7 @@ impl Snapshotter {
                 }
                 Some(Task::Merge(range)) => {
                     let eras = chain.opened_eras(&manifest, range.clone());
-                    let since = self.requests_since(reach.seq);
+                    let since = self.requests_since();
                     let Some(era) = thinning::merge_eras(shelf, table, &eras, since, watch)? else {
                         return Ok(());
                     };
@@ -269,9 +292,11 @@ impl Snapshotter {
         }
     }
 
-    fn requests_since(&self, seq: u64) -> RequestsSince {
+    /// As memory does: counted back from the newest commit, whose time need not be now.
+    fn requests_since(&self) -> RequestsSince {
         let Window { commits, millis } = self.0.window;
-        RequestsSince { seq: seq.saturating_sub(commits), time_ms: now_ms().saturating_sub(millis) }
+        let Token { seq, time_ms } = self.0.commits.durable();
+        RequestsSince { seq: seq.saturating_sub(commits), time_ms: time_ms.saturating_sub(millis) }
     }
 
     /// Makes the indexes that the newest schema names and the newest files lack, and lets go of those it does not name.
@@ -280,8 +305,8 @@ impl Snapshotter {
             (table.id() == id && table.is_live()).then(|| table.schema().indexes.clone())
         });
         let Some(wanted) = schemas.into_iter().flatten().next() else { return Ok(()) };
-        let (manifest, _, chain) = self.current(id)?;
-        let table = (manifest.table.as_str(), id);
+        let (manifest, _, chain) = self.look(id)?;
+        let (table, shelf) = ((manifest.table.as_str(), id), &self.0.shelf);
         let covered = manifest.fulls.last().map_or(0, |full| full.seq);
         let mut made: Vec<(u64, u8, String, u64)> = Vec::new();
         for path in &wanted {
@@ -290,7 +315,8 @@ impl Snapshotter {
                     continue;
                 }
                 let before = |key: &[u8], seq: u64| chain.document_before(key, seq);
-                let bytes = index::build(&self.0.shelf, table, snapshot, path, is_full, &before, watch)?;
+                self.spare(&index_file(shelf, &manifest, snapshot, path, is_full));
+                let bytes = index::build(shelf, table, snapshot, path, is_full, &before, watch)?;
                 let kind = if is_full { kind::FULL } else { kind::ERA };
                 made.push((snapshot.seq, kind, path.clone(), bytes));
             }
@@ -362,7 +388,11 @@ impl Snapshotter {
     /// Everything that is due.
     fn pass(&self, watch: &dyn Fn(u64) -> Result<()>) -> Result<()> {
         while let Some(id) = self.due() {
-            self.take(id, watch)?;
+            let taken = self.take(id, watch)?;
+            if taken.bytes == 0 {
+                // Nothing was to be taken: what is due is not in the log yet.
+                break;
+            }
         }
         self.index_all(watch)?;
         self.sweep(false);
@@ -401,4 +431,21 @@ impl Snapshotter {
             }
         }
     }
+}
+
+/// Bytes of a table's log between where a manifest's snapshots end and a later place.
+fn bytes_between(manifest: &Manifest, end: Position) -> u64 {
+    let start = manifest.eras.last().map(|era| era.position).unwrap_or_default();
+    let segments = manifest.segments.iter().map(|segment| (segment.number, segment.sealed));
+    let passed = segments
+        .skip_while(|(number, _)| start.segment != 0 && *number != start.segment)
+        .take_while(|(number, _)| *number != end.segment);
+    let passed: u64 = passed.filter_map(|(_, sealed)| sealed).map(|seal| seal.bytes).sum();
+    (passed + end.offset).saturating_sub(start.offset)
+}
+
+/// The file of an index of a snapshot.
+fn index_file(shelf: &Shelf, manifest: &Manifest, snapshot: &Snapshot, path: &str, is_full: bool) -> PathBuf {
+    let stem = if is_full { full_stem(snapshot.seq) } else { era_stem(snapshot.base, snapshot.seq) };
+    shelf.dir.index(&manifest.table, path, &stem)
 }

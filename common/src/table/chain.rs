@@ -203,15 +203,36 @@ impl Chain {
                 return traced.finish(Some(row.document));
             }
             if deletions && traced.newest.is_none() {
-                for era in self.eras.iter().rev().filter(|era| era.base < full.seq) {
-                    let within = (Spot::default(), Spot::end_of(full.seq));
-                    if let Some(under) = trace_in(era, key, within, &mut traced)? {
-                        return traced.finish(under);
-                    }
-                }
+                return self.last_before(key, full.seq);
             }
         }
         traced.finish(None)
+    }
+
+    /// When a row that is not live at a moment of which all rows are kept was last changed: it was deleted, or went with
+    /// its table. What it was before does not matter.
+    fn last_before(&self, key: &[u8], seq: u64) -> Result<Option<RowAt>> {
+        let within = (Spot::default(), Spot::end_of(seq));
+        for era in self.eras.iter().rev().filter(|era| era.base < seq) {
+            let mut traced = Traced::default();
+            trace_in(era, key, within, &mut traced)?;
+            if let Some((seq, time_ms)) = traced.newest {
+                return Ok(Some(RowAt { seq, time_ms, document: None }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether these are the files that a manifest names.
+    pub fn is_of(&self, manifest: &Manifest) -> bool {
+        let same = |open: &Snapshot, place: (u64, u64), indexes: &[String]| {
+            (open.base, open.seq) == place && open.indexes.iter().map(|(path, _)| path).eq(indexes)
+        };
+        self.floor == manifest.floor
+            && self.eras.len() == manifest.eras.len()
+            && self.fulls.len() == manifest.fulls.len()
+            && self.eras.iter().zip(&manifest.eras).all(|(a, b)| same(a, (b.base, b.seq), &b.indexes))
+            && self.fulls.iter().zip(&manifest.fulls).all(|(a, b)| same(a, (b.seq, b.seq), &b.indexes))
     }
 
     /// The era that holds a commit's place: the first that ends at or after it.

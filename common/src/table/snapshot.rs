@@ -59,6 +59,8 @@ struct Gathered {
     requests: Vec<(u64, RequestEntry)>,
     producers: BTreeMap<String, ProducerEntry>,
     chapters: Vec<Chapter>,
+    /// Of the commit under way.
+    said: Arc<Said>,
     events: u64,
     live: u64,
     born: u64,
@@ -73,7 +75,15 @@ struct Gathered {
 struct GatheredVersion {
     spot: Spot,
     time_ms: u64,
+    said: Arc<Said>,
     event: Event,
+}
+
+/// Who made a commit, and why; or empty.
+#[derive(Debug, Default)]
+struct Said {
+    actor: String,
+    reason: String,
 }
 
 /// Makes the era that follows a table's newest snapshot, as long as the limits allow. `None` where there is nothing new.
@@ -158,6 +168,7 @@ fn gather(
                 if begins {
                     let entry = (entry.seq, entry.time_ms, CommitEntry::default());
                     gathered.commits.push(entry);
+                    gathered.said = Arc::default();
                 }
                 let read = cursor.mark();
                 let same = read.segment == position.segment;
@@ -206,7 +217,9 @@ impl Gathered {
             if let Some(origin) = meta.origin {
                 self.producers.insert(origin.producer.clone(), ProducerEntry { seq, origin });
             }
-            (commit.actor, commit.reason) = (meta.actor, meta.reason);
+            (commit.actor, commit.reason) = (meta.actor.clone(), meta.reason.clone());
+            // Only the commit's first event carries it, and it is said of all.
+            self.said = Arc::new(Said { actor: meta.actor, reason: meta.reason });
         }
         let index = u32::try_from(commit.did.len()).unwrap_or(u32::MAX);
         match (event.kind, &event.document, &event.key) {
@@ -236,7 +249,8 @@ impl Gathered {
                 self.live = (self.live + u64::from(is)).saturating_sub(u64::from(was));
                 self.events += 1;
                 self.touched.insert(bytes.clone(), (is, seq));
-                let version = GatheredVersion { spot: Spot { seq, index }, time_ms, event };
+                let said = Arc::clone(&self.said);
+                let version = GatheredVersion { spot: Spot { seq, index }, time_ms, said, event };
                 let row = self.rows.entry(bytes).or_default();
                 row.0 = version.event.key.clone();
                 row.1.push(version);
@@ -267,7 +281,7 @@ fn write_versions(
     let mut known = false;
     let (mut patches, mut patched) = (0, 0);
     let (mut at, mut value) = (Vec::new(), Vec::new());
-    for GatheredVersion { spot, time_ms, event } in versions {
+    for GatheredVersion { spot, time_ms, said, event } in versions {
         if event.kind == EventType::Patch && !known {
             let before = match typed {
                 Some(key) => chain.row(key, spot.before())?,
@@ -292,10 +306,7 @@ fn write_versions(
         for of_path in &mut *candidates {
             of_path.step(spot.seq, row.as_ref())?;
         }
-        let (actor, reason) = match &event.meta {
-            Some(meta) => (meta.actor.clone(), meta.reason.clone()),
-            None => Default::default(),
-        };
+        let (actor, reason) = (said.actor.clone(), said.reason.clone());
         let payload = event.document.clone();
         let entry = VersionEntry { kind: event.kind, time_ms: *time_ms, actor, reason, payload, image };
         at.clear();
