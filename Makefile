@@ -6,10 +6,10 @@ PYTHON ?= python3
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help build test bench demo clients fmt clippy doc ci soak clean
+.PHONY: help build test bench bench-history demo clients fmt clippy doc ci soak clean
 
 help: ## Lists these targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Builds driftdb-writer, driftdb-reader and driftctl into target/release.
 	$(CARGO) build $(LOCKED) --release --workspace --bins
@@ -24,6 +24,10 @@ demo: build ## Shows what DriftDB does, on 10,000 generated orders.
 
 bench: build ## Measures, and prints one line of JSON a figure.
 	target/release/driftctl bench
+
+# Takes some minutes, and 8 GB of disk.
+bench-history: build ## Measures histories of 1,000,000 and of 10,000,000 events, side by side.
+	target/release/driftctl bench --phases echo,history --history 1000000,10000000
 
 clients: ## Uses the daemons from Python (needs python3 with venv) and Node (skipped where it is not there).
 	PYTHON=$(PYTHON) CARGO=$(CARGO) tests/clients/python/run.sh

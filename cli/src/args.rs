@@ -204,11 +204,13 @@ Examples:
 
 const BENCH_EXAMPLES: &str = "\
 Without --writer and --reader it starts daemons of its own on a fresh directory, and removes it.
-With them it measures that deployment, in a table of its own that is dropped at the end.
+With them it measures that deployment, in a table of its own that is dropped at the end; history and T500,
+which start and stop daemons, are left out then.
 
 Examples:
   driftctl bench
-  driftctl bench --phases log,W1,W2 --runs 5 --dir /mnt/data";
+  driftctl bench --phases log,W1,W2 --runs 5 --dir /mnt/data
+  driftctl bench --phases history --history 1000000,10000000";
 
 /// `init`
 #[derive(Debug, Args)]
@@ -440,6 +442,16 @@ pub struct Bench {
     /// Versions of each of those rows
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub versions: u32,
+    /// Events of the long histories: each is loaded and measured, and they are shown side by side
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1000000",
+          value_parser = clap::value_parser!(u32).range(100..=100_000_000))]
+    pub history: Vec<u32>,
+    /// Tables of T500
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=4000))]
+    pub tables: u32,
+    /// Events of each of those tables
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    pub table_events: u32,
     /// Where to make the data directory: on the disk to measure
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub dir: PathBuf,
@@ -463,11 +475,17 @@ pub enum Phase {
     R1,
     /// Get by key at a random moment of the past.
     R2,
+    /// A long history: start-up, Get, history of a row, indexed select, scan, snapshot, compaction, memory, disk.
+    #[value(name = "history")]
+    History,
+    /// Many tables: start-up, memory, and durable writes spread over them.
+    T500,
 }
 
 impl Phase {
     /// Every phase, in the order measured.
-    pub const ALL: [Phase; 6] = [Phase::Echo, Phase::Log, Phase::W1, Phase::W2, Phase::R1, Phase::R2];
+    pub const ALL: [Phase; 8] =
+        [Phase::Echo, Phase::Log, Phase::W1, Phase::W2, Phase::R1, Phase::R2, Phase::History, Phase::T500];
 }
 
 impl std::fmt::Display for Phase {
@@ -479,6 +497,8 @@ impl std::fmt::Display for Phase {
             Phase::W2 => "W2",
             Phase::R1 => "R1",
             Phase::R2 => "R2",
+            Phase::History => "history",
+            Phase::T500 => "T500",
         })
     }
 }

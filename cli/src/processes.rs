@@ -85,6 +85,14 @@ impl Daemon {
         Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
 
+    /// The bytes of memory that it takes, where the system tells.
+    pub fn memory(&self) -> Option<u64> {
+        let mut status = String::new();
+        let path = PathBuf::from(format!("/proc/{}/status", self.child.id()?));
+        disk::open_input(&path).ok()?.read_to_string(&mut status).ok()?;
+        parse_resident(&status)
+    }
+
     /// Asks it to end (SIGTERM) and waits until it has.
     pub async fn stop(&mut self) -> Result<()> {
         let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
@@ -138,9 +146,23 @@ fn parse_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
+/// The resident memory in bytes, which `/proc/PID/status` has in KiB.
+fn parse_resident(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_found() {
+        let status = "Name:\ta\nVmPeak:\t  9 kB\nVmRSS:\t  2048 kB\nRssAnon:\t 1 kB\n";
+        assert_eq!(parse_resident(status), Some(2 << 20));
+        assert_eq!(parse_resident("Name:\ta\n"), None);
+    }
 
     #[test]
     fn processor_time_is_found_behind_any_name() {
@@ -155,6 +177,7 @@ mod tests {
         let mut daemon = Daemon::spawn(Path::new("/bin/sh"), ["-c", script]).await.unwrap();
         assert_eq!(daemon.url(), "http://127.0.0.1:7");
         assert!(daemon.processor_time().is_some());
+        assert!(daemon.memory().is_some_and(|bytes| bytes > 1000));
         // Sleep knows no clean end.
         assert!(daemon.stop().await.unwrap_err().message().contains("signal"));
     }

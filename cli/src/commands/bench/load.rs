@@ -86,7 +86,8 @@ async fn one(mut client: impl Call, start: Instant, end: Instant) -> Result<Vec<
     Ok(latencies)
 }
 
-fn summary(mut latencies: Vec<u32>, time: Duration, processor: Option<Duration>) -> Result<Sample> {
+/// What latencies in microseconds come to.
+pub fn summary(mut latencies: Vec<u32>, time: Duration, processor: Option<Duration>) -> Result<Sample> {
     latencies.sort_unstable();
     let at = |part: usize| {
         let index = (latencies.len().saturating_sub(1)) * part / 100;

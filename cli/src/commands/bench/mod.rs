@@ -17,9 +17,12 @@ use writes::Work;
 
 pub mod ceiling;
 
+mod history;
+mod ingest;
 mod load;
 mod reads;
 mod report;
+mod tables;
 mod target;
 mod writes;
 
@@ -44,6 +47,12 @@ pub async fn run(args: &Bench, global: &Global, out: &mut Output) -> Outcome {
     }
     if runs.wants(&[Phase::Echo, Phase::R1, Phase::R2]) {
         runs.reads().await?.print(out)?;
+    }
+    if runs.wants(&[Phase::History]) && runs.has_own("history") {
+        runs.histories(out).await?;
+    }
+    if runs.wants(&[Phase::T500]) && runs.has_own("T500") {
+        runs.tables().await?.print(out)?;
     }
     Ok(())
 }
@@ -137,6 +146,42 @@ impl Runs<'_> {
         self.target.clean_up(served).await?;
         stop(ceilings).await?;
         Ok(report)
+    }
+
+    /// Whether the daemons to measure are started here, which a phase needs.
+    fn has_own(&self, phase: &str) -> bool {
+        let own = !self.target.is_given();
+        if !own {
+            render::note(&format!("{phase} is skipped: it starts and stops daemons of its own"));
+        }
+        own
+    }
+
+    /// Long histories, one after another; then side by side.
+    async fn histories(&self, out: &mut Output) -> Outcome {
+        let ceilings = self.ceilings(vec![(Phase::Echo, vec![1])]).await?;
+        let mut reports = Vec::new();
+        for events in self.args.history.iter().copied() {
+            let how = history::How { events, runs: self.args.runs, time: self.time() };
+            let dir = self.target.fresh_dir()?;
+            let report = history::measure(&dir.path().join("data"), how, ceilings.first()).await?;
+            report.print(out)?;
+            reports.push(report);
+        }
+        stop(ceilings).await?;
+        if reports.len() > 1 {
+            render::note(&format!("\n{}", report::side_by_side(&reports)));
+        }
+        Ok(())
+    }
+
+    /// Many tables.
+    async fn tables(&self) -> Result<Report> {
+        let Bench { tables, table_events: events, runs, .. } = *self.args;
+        let clients = self.args.clients.map_or(WRITERS, usize::from);
+        let how = tables::How { tables, events, runs, time: self.time(), clients };
+        let dir = self.target.fresh_dir()?;
+        tables::measure(&dir.path().join("data"), how).await
     }
 
     async fn history(&self, writer: &str) -> Result<History> {

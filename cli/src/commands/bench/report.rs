@@ -9,11 +9,17 @@ use crate::shapes;
 
 /// Figures under way, in the order they were first taken.
 #[derive(Debug, Default)]
-pub struct Report(Vec<Figure>);
+pub struct Report {
+    figures: Vec<Figure>,
+    events: Option<u64>,
+}
 
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 struct Figure {
     phase: String,
+    /// The length of the history measured, where that is what is compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<u64>,
     metric: String,
     value: f64,
     unit: &'static str,
@@ -21,15 +27,21 @@ struct Figure {
 }
 
 impl Report {
+    /// Of a history of so many events.
+    pub fn of_history(events: u64) -> Report {
+        Report { figures: Vec::new(), events: Some(events) }
+    }
+
     /// Adds a run's figure.
     pub fn add(&mut self, phase: &str, metric: &str, unit: &'static str, run: f64) {
         // More digits than this mean nothing, and nobody reads them.
         let run = (run * 1000.0).round() / 1000.0;
         let same = |figure: &&mut Figure| figure.phase == phase && figure.metric == metric;
-        match self.0.iter_mut().find(same) {
+        match self.figures.iter_mut().find(same) {
             Some(figure) => figure.runs.push(run),
-            None => self.0.push(Figure {
+            None => self.figures.push(Figure {
                 phase: phase.to_owned(),
+                events: self.events,
                 metric: metric.to_owned(),
                 value: 0.0,
                 unit,
@@ -55,13 +67,42 @@ impl Report {
     }
 
     /// Prints every figure.
-    pub fn print(self, out: &mut Output) -> Outcome {
-        for mut figure in self.0 {
-            figure.value = median(&figure.runs);
+    pub fn print(&self, out: &mut Output) -> Outcome {
+        for figure in &self.figures {
+            let figure = Figure { value: median(&figure.runs), ..figure.clone() };
             out.record(&shapes::line(&figure)?)?;
         }
         out.end_of_result()
     }
+
+    /// The figure of a phase, where there is one.
+    fn value(&self, phase: &str, metric: &str) -> Option<f64> {
+        let figure = self.figures.iter().find(|figure| figure.phase == phase && figure.metric == metric)?;
+        Some(median(&figure.runs))
+    }
+}
+
+/// Histories side by side, for people: each figure of the first, of the others, and of the last by the first.
+pub fn side_by_side(reports: &[Report]) -> String {
+    let Some((first, others)) = reports.split_first() else { return String::new() };
+    let sizes = reports.iter().map(|report| format!("{:>14}", report.events.unwrap_or_default()));
+    let mut table = format!("{:<30}{}  ratio\n", "events", sizes.collect::<String>());
+    // How far from an empty call is the same question as how long.
+    let figures = first.figures.iter().filter(|figure| !figure.metric.ends_with("_echo"));
+    for Figure { phase, metric, unit, runs, .. } in figures {
+        let one = median(runs);
+        let mut line = format!("{:<30}{one:>14.3}", format!("{phase} {metric}, {unit}"));
+        let mut last = None;
+        for report in others {
+            last = report.value(phase, metric);
+            line.push_str(&last.map_or_else(|| format!("{:>14}", "-"), |value| format!("{value:>14.3}")));
+        }
+        let ratio = last.filter(|_| one != 0.0).map(|last| format!("{:>7.2}", last / one));
+        table.push_str(line.as_str());
+        table.push_str(&ratio.unwrap_or_default());
+        table.push('\n');
+    }
+    table
 }
 
 /// The middle value; of an even number, the mean of the two in the middle.
@@ -89,11 +130,28 @@ mod tests {
         let mut report = Report::default();
         report.add("W1", "p50", "µs", 410.0);
         report.add("W1", "p50", "µs", 400.12345);
-        let mut figure = report.0.pop().unwrap();
+        let mut figure = report.figures.pop().unwrap();
         figure.value = median(&figure.runs);
         assert_eq!(
             shapes::line(&figure).unwrap(),
             r#"{"phase":"W1","metric":"p50","value":405.0615,"unit":"µs","runs":[410.0,400.123]}"#
         );
+        let mut report = Report::of_history(1000);
+        report.add("R3", "p50", "µs", 1.0);
+        let line = shapes::line(&report.figures.pop().unwrap()).unwrap();
+        assert!(line.starts_with(r#"{"phase":"R3","events":1000,"metric":"p50","#), "{line}");
+    }
+
+    #[test]
+    fn histories_stand_side_by_side() {
+        let (mut short, mut long) = (Report::of_history(1000), Report::of_history(10_000));
+        short.add("R3", "p50", "µs", 200.0);
+        short.add("SN", "time", "ms", 1.0);
+        long.add("R3", "p50", "µs", 300.0);
+        let table = side_by_side(&[short, long]);
+        let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0], ["events", "1000", "10000", "ratio"]);
+        assert_eq!(lines[1], ["R3", "p50,", "µs", "200.000", "300.000", "1.50"]);
+        assert_eq!(lines[2], ["SN", "time,", "ms", "1.000", "-"]);
     }
 }

@@ -51,6 +51,17 @@ impl Target {
         Ok(Target { dir, given: Some(given), table: format!("bench_orders_{}", now.as_millis()) })
     }
 
+    /// Whether the daemons are somebody else's.
+    pub fn is_given(&self) -> bool {
+        self.given.is_some()
+    }
+
+    /// A directory for data that are measured, then removed.
+    pub fn fresh_dir(&self) -> Result<TempDir> {
+        let dir = tempfile::tempdir_in(self.dir.path());
+        dir.map_err(|e| Error::io("cannot make a directory for the data", &e))
+    }
+
     /// Starts daemons on a fresh directory, where none are given, and makes the table.
     pub async fn serve(&self, name: &str, with_reader: bool) -> Result<Served> {
         let served = match self.given.clone() {

@@ -1,0 +1,188 @@
+//! What one client asks a reader about a long history. Every answer is checked.
+
+use std::time::Duration;
+
+use driftdb::v1;
+use driftdb_common::error::{Error, Reason, Result};
+use tokio::time::Instant;
+
+use super::dataset::{Dataset, TABLE};
+use crate::client::{Reader, told};
+use crate::orders::Random;
+
+/// A kind of question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// One row, now.
+    Get,
+    /// One row at a random moment of the past.
+    GetAsOf,
+    /// All events of a row.
+    History,
+    /// The orders of a customer, now.
+    Select,
+    /// The orders of a customer at a random moment of the past's later half.
+    SelectAsOf,
+    /// A count of the rows that match, at the middle of the past.
+    Count,
+}
+
+impl Question {
+    /// The name of its phase, and how often it is asked at most.
+    pub const ALL: [(Question, &'static str, usize); 6] = [
+        (Question::Get, "R1", 500),
+        (Question::GetAsOf, "R2", 500),
+        (Question::History, "R3", 300),
+        (Question::Select, "R4.now", 50),
+        (Question::SelectAsOf, "R4.asof", 50),
+        (Question::Count, "R5", 3),
+    ];
+}
+
+/// Somebody who asks.
+#[derive(Debug)]
+pub struct Asker<'a> {
+    /// What is asked about.
+    pub dataset: &'a Dataset,
+    /// How many orders are of more than 500, at the middle of the past.
+    pub large: u64,
+}
+
+impl Asker<'_> {
+    /// The middle of the past.
+    pub fn middle(dataset: &Dataset) -> u64 {
+        u64::midpoint(dataset.first_seq, dataset.last_seq())
+    }
+
+    /// Asks for so long, or so often; always the same things with the same seed. How long each took, in microseconds.
+    pub async fn ask(
+        &self,
+        reader: &mut Reader,
+        question: Question,
+        (calls, time): (usize, Duration),
+        seed: u64,
+    ) -> Result<Vec<u32>> {
+        let mut random = Random::new(seed);
+        let mut latencies = Vec::with_capacity(calls);
+        let end = Instant::now() + time;
+        while latencies.len() < calls && (latencies.is_empty() || Instant::now() < end) {
+            let took = match question {
+                Question::Get => self.get(reader, false, &mut random).await?,
+                Question::GetAsOf => self.get(reader, true, &mut random).await?,
+                Question::History => self.history(reader, &mut random).await?,
+                Question::Select => self.select(reader, false, &mut random).await?,
+                Question::SelectAsOf => self.select(reader, true, &mut random).await?,
+                Question::Count => self.count(reader).await?,
+            };
+            latencies.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
+        }
+        Ok(latencies)
+    }
+
+    async fn get(&self, reader: &mut Reader, past: bool, random: &mut Random) -> Result<Duration> {
+        let (order, key) = self.dataset.any_order(random);
+        let moment = match past {
+            true => self.dataset.any_moment_of(order, random),
+            false => self.dataset.last_seq(),
+        };
+        let request = v1::GetRequest {
+            table: TABLE.to_owned(),
+            keys: vec![key],
+            as_of: past.then(|| v1::AsOf::seq(moment)),
+            format: v1::DocumentFormat::Msgpack.into(),
+            ..Default::default()
+        };
+        let began = Instant::now();
+        let answer = reader.get(request).await.map_err(|s| told(&s))?.into_inner();
+        let took = began.elapsed();
+        let found = answer.rows.first().map(|row| row.seq);
+        check(found, self.dataset.written(order, moment), format_args!("order {order} at seq {moment}"))?;
+        Ok(took)
+    }
+
+    async fn history(&self, reader: &mut Reader, random: &mut Random) -> Result<Duration> {
+        let (order, key) = self.dataset.any_order(random);
+        let format = v1::DocumentFormat::Msgpack.into();
+        let request = v1::HistoryRequest { table: TABLE.to_owned(), key, format, ..Default::default() };
+        let began = Instant::now();
+        let mut answers = reader.history(request).await.map_err(|s| told(&s))?.into_inner();
+        let mut seqs = Vec::new();
+        while let Some(answer) = answers.message().await.map_err(|s| told(&s))? {
+            seqs.extend(answer.commits.iter().map(|commit| commit.seq));
+        }
+        let took = began.elapsed();
+        check(seqs, self.dataset.seqs(order).collect(), format_args!("the history of order {order}"))?;
+        Ok(took)
+    }
+
+    async fn select(&self, reader: &mut Reader, past: bool, random: &mut Random) -> Result<Duration> {
+        let last = self.dataset.last_seq();
+        let half = Asker::middle(self.dataset);
+        let moment = if past { half + random.below(last - half + 1) } else { last };
+        let (customer, expected) = self.dataset.any_customer(moment, random);
+        let request = v1::SelectRequest {
+            table: TABLE.to_owned(),
+            r#where: condition(&customer),
+            as_of: past.then(|| v1::AsOf::seq(moment)),
+            format: v1::DocumentFormat::Msgpack.into(),
+            ..Default::default()
+        };
+        let (took, found) = selected(reader, request).await?;
+        check(found, expected, format_args!("the orders of {customer} at seq {moment}"))?;
+        Ok(took)
+    }
+
+    async fn count(&self, reader: &mut Reader) -> Result<Duration> {
+        let moment = Asker::middle(self.dataset);
+        let request = v1::SelectRequest {
+            table: TABLE.to_owned(),
+            r#where: "amount > 500".to_owned(),
+            as_of: Some(v1::AsOf::seq(moment)),
+            count_only: true,
+            ..Default::default()
+        };
+        let (took, found) = selected(reader, request).await?;
+        check(found, self.large, format_args!("the count at seq {moment}"))?;
+        Ok(took)
+    }
+
+    /// How a reader finds the orders of a customer.
+    pub async fn explain(&self, reader: &mut Reader) -> Result<String> {
+        let (customer, _) = self.dataset.any_customer(0, &mut Random::new(0));
+        let statement = format!("EXPLAIN SELECT * FROM {TABLE} WHERE {}", condition(&customer));
+        let request = v1::ReaderServiceExecuteRequest { statement, ..Default::default() };
+        let mut answers = reader.execute(request).await.map_err(|s| told(&s))?.into_inner();
+        let mut said = String::new();
+        while let Some(answer) = answers.message().await.map_err(|s| told(&s))? {
+            if let Some(v1::reader_service_execute_response::Result::Message(line)) = answer.result {
+                said.push_str(&line);
+            }
+        }
+        Ok(said)
+    }
+}
+
+fn condition(customer: &str) -> String {
+    format!(r#"customer_id = "{customer}""#)
+}
+
+/// How long a select took, and its count.
+async fn selected(reader: &mut Reader, request: v1::SelectRequest) -> Result<(Duration, u64)> {
+    let count_only = request.count_only;
+    let began = Instant::now();
+    let mut answers = reader.select(request).await.map_err(|s| told(&s))?.into_inner();
+    let (mut rows, mut count) = (0, 0);
+    while let Some(answer) = answers.message().await.map_err(|s| told(&s))? {
+        rows += answer.rows.len() as u64;
+        count = answer.count;
+    }
+    Ok((began.elapsed(), if count_only { count } else { rows }))
+}
+
+fn check<T: PartialEq + std::fmt::Debug>(found: T, expected: T, what: std::fmt::Arguments<'_>) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    let message = format!("a wrong answer: {what}: {found:?}, not {expected:?}");
+    Err(Error::new(Reason::Internal, message))
+}
