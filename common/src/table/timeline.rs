@@ -117,10 +117,15 @@ impl Timeline {
 
     /// The last of its commits at or before a time, of those that are kept; 0 for none.
     pub fn last_at(&self, time_ms: u64) -> Result<u64> {
-        read(self, |state| match state.overlay.last_at(time_ms) {
-            Some(seq) => Ok(seq),
-            None => Ok(state.chain.last_at(time_ms)?.unwrap_or(0)),
-        })
+        let found = read(self, |state| match state.overlay.last_at(time_ms) {
+            Some(seq) => Ok(Some(seq)),
+            None => state.chain.last_at(time_ms),
+        })?;
+        // SCHEMA events are kept below the floor, too: they tell what is below it from what was before the table.
+        let chapters = self.chapters.read();
+        let upto = chapters.partition_point(|chapter| chapter.commit.time_ms <= time_ms);
+        let chapter = upto.checked_sub(1).and_then(|last| chapters.get(last));
+        Ok(found.unwrap_or_else(|| chapter.map_or(0, |chapter| chapter.commit.seq)))
     }
 
     /// How many events and live rows it had at a moment.
