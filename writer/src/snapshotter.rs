@@ -67,6 +67,8 @@ struct Inner {
     /// Held while a table's files are being changed: by table id.
     busy: Mutex<HashMap<u64, Arc<Mutex<()>>>>,
     doomed: Mutex<Vec<(Instant, PathBuf)>>,
+    /// When a table's retention was last looked at.
+    retained: Mutex<HashMap<u64, Instant>>,
 }
 
 /// A snapshot that there is.
@@ -83,8 +85,8 @@ pub struct Taken {
 impl Snapshotter {
     /// Of a database whose commits these are.
     pub fn new(shelf: Shelf, commits: Commits, when: When, window: Window) -> Snapshotter {
-        let (busy, doomed) = (Mutex::default(), Mutex::default());
-        Snapshotter(Arc::new(Inner { shelf, commits, when, window, busy, doomed }))
+        let (busy, doomed, retained) = Default::default();
+        Snapshotter(Arc::new(Inner { shelf, commits, when, window, busy, doomed, retained }))
     }
 
     /// Where files are found and opened.
@@ -115,13 +117,14 @@ impl Snapshotter {
         Ok(Taken { seq: chain.end(), rows: chain.counts().rows, ..taken })
     }
 
-    fn chain(&self, id: u64) -> Result<Arc<Chain>> {
+    /// A table's files as they are now.
+    pub fn chain(&self, id: u64) -> Result<Arc<Chain>> {
         let missing = || Error::new(Reason::TableNotFound, format!("there is no table of id {id}"));
         self.0.commits.chain(id).ok_or_else(missing)
     }
 
     /// Takes the next era, up to a commit. False where there is nothing more.
-    fn take_era(
+    pub fn take_era(
         &self,
         id: u64,
         upto: u64,
@@ -185,9 +188,10 @@ impl Snapshotter {
                 edit(manifest);
                 Ok(())
             })?;
-            Ok((before, after))
+            Ok((before, after, log.storage(id)))
         });
-        let (before, after) = edited?;
+        let (before, after, storage) = edited?;
+        self.0.commits.stored(id, storage);
         let known = self.chain(id)?;
         let chain = Arc::new(self.0.shelf.open(&after, Some(&known))?);
         self.0.commits.adopt(id, &chain);
@@ -203,21 +207,42 @@ impl Snapshotter {
     /// Files that no manifest names any more: they go once readers have had time to see that.
     pub fn doom(&self, files: impl IntoIterator<Item = PathBuf>) {
         let now = Instant::now();
-        self.0.doomed.lock().extend(files.into_iter().map(|file| (now, file)));
+        let mut doomed = self.0.doomed.lock();
+        for file in files {
+            if !doomed.iter().any(|(_, other)| *other == file) {
+                doomed.push((now, file));
+            }
+        }
+    }
+
+    /// Files that are about to be written again: those before them do not go.
+    pub fn spare(&self, files: &[PathBuf]) {
+        self.0.doomed.lock().retain(|(_, doomed)| !files.contains(doomed));
+    }
+
+    /// Whether something is due for a table that was last done so long ago; then it counts as done now.
+    pub fn is_due_again(&self, id: u64, every: Duration, now: Instant) -> bool {
+        let mut retained = self.0.retained.lock();
+        let due = retained.get(&id).is_none_or(|last| now.duration_since(*last) >= every);
+        if due {
+            retained.insert(id, now);
+        }
+        due
     }
 
     /// Removes the files that have been named by nothing for a while; all of them at the end.
     pub fn sweep(&self, all: bool) {
-        let doomed = std::mem::take(&mut *self.0.doomed.lock());
+        // Held to the end: what is spared meanwhile must not be on its way out.
+        let mut doomed = self.0.doomed.lock();
         let (gone, kept): (Vec<_>, Vec<_>) =
-            doomed.into_iter().partition(|(since, _)| all || since.elapsed() >= GRACE);
+            doomed.drain(..).partition(|(since, _)| all || since.elapsed() >= GRACE);
         for (_, file) in gone {
             if let Err(error) = self.0.shelf.disk.remove(&file) {
                 // The next open removes it.
                 tracing::warn!(%error, file = %file.display(), "cannot remove a file that is not needed any more");
             }
         }
-        self.0.doomed.lock().extend(kept);
+        *doomed = kept;
     }
 
     /// Does what the rule wants for a table: all rows anew, eras merged, indexes made, moments let go of.
@@ -258,7 +283,8 @@ impl Snapshotter {
         }
     }
 
-    fn requests_since(&self, seq: u64) -> RequestsSince {
+    /// The requests that are still asked about after a commit.
+    pub fn requests_since(&self, seq: u64) -> RequestsSince {
         let Window { commits, millis } = self.0.window;
         RequestsSince { seq: seq.saturating_sub(commits), time_ms: now_ms().saturating_sub(millis) }
     }
@@ -355,6 +381,7 @@ impl Snapshotter {
             self.take(id, watch)?;
         }
         self.index_all(watch)?;
+        self.retain(watch)?;
         self.sweep(false);
         Ok(())
     }
