@@ -53,7 +53,8 @@ fn every_figure_of_a_long_history_and_of_many_tables_comes_out() {
         assert!(found.contains(&(events, phase.clone(), metric.to_owned())), "{events} {phase} {metric}");
     }
     if cfg!(target_os = "linux") {
-        for (events, phase, metric) in [(1000, "ST", "memory"), (3000, "R3", "memory"), (0, "T500", "memory")] {
+        for (events, phase, metric) in [(1000, "ST", "memory"), (3000, "R3", "memory"), (0, "T500", "memory")]
+        {
             assert!(found.contains(&(events, phase.to_owned(), metric.to_owned())), "{phase} {metric}");
         }
     }

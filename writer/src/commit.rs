@@ -511,6 +511,11 @@ impl Commits {
         state.admission.tables_mut().adopt(id, chain);
     }
 
+    /// What a table takes on disk now.
+    pub fn stored(&self, id: u64, storage: TableStorage) {
+        self.0.state.lock().storage.insert(id, storage);
+    }
+
     /// Lets go of rows that are in files now, and counts a table's tail anew.
     pub fn forget(&self, id: u64, keys: &[Key]) {
         let mut state = self.0.state.lock();

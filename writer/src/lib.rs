@@ -35,6 +35,7 @@ use crate::upkeep::Upkeep;
 
 mod admit;
 mod commit;
+mod compactor;
 mod fingerprint;
 mod ingest;
 mod jobs;

@@ -77,19 +77,24 @@ impl Maintenance {
             job.report(done, 0, "rows");
             job.check()
         };
-        let Taken { seq, rows, bytes } = self.snapshotter.take(id, &watch)?;
+        let Taken { seq, rows, bytes, .. } = self.snapshotter.take(id, &watch)?;
         Ok(SnapshotInfo { seq, rows, bytes })
     }
 
     /// Raises a table's floor to `before`, or to its newest snapshot; `dry_run` only says what that would do.
     pub fn compact(
         &self,
-        _table: &str,
-        _before: Option<Point>,
-        _dry_run: bool,
-        _job: &JobHandle,
+        table: &str,
+        before: Option<Point>,
+        dry_run: bool,
+        job: &JobHandle,
     ) -> Result<CompactInfo> {
-        not_yet("Compact")
+        let id = self.snapshotter.commits().table_id(table)?;
+        let watch = |done| {
+            job.report(done, 0, "rows");
+            job.check()
+        };
+        self.snapshotter.compact(id, before, dry_run, &watch)
     }
 
     /// Reads a table's files, or all, and tells of every problem; `deep` also rebuilds the state and compares.

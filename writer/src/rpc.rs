@@ -258,8 +258,10 @@ impl WriterService for WriterRpc {
                 created_seq: table.created_seq(),
                 last_seq: figures.last_seq,
                 events: figures.events,
-                bytes_on_disk: storage.bytes,
+                bytes_on_disk: storage.bytes_on_disk,
                 segments: storage.segments,
+                snapshots: storage.snapshots,
+                floor_seq: storage.floor,
                 ..convert::schema_to_wire(table.schema())
             }
         });

@@ -1,7 +1,7 @@
 //! Snapshots: taken in the background when enough has happened, or when asked for; merged and thinned as the rule wants it.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,8 @@ struct Inner {
     /// Held while a table's files are being changed: by table id.
     busy: Mutex<HashMap<u64, Arc<Mutex<()>>>>,
     doomed: Mutex<Vec<(Instant, PathBuf)>>,
+    /// When a table's retention was last looked at.
+    retained: Mutex<HashMap<u64, Instant>>,
 }
 
 /// A snapshot that there is.
@@ -77,15 +79,17 @@ pub struct Taken {
     pub seq: u64,
     /// Live rows then.
     pub rows: u64,
-    /// Bytes of the table's snapshot files that were written for it.
+    /// Bytes of its files.
     pub bytes: u64,
+    /// How many eras were written for it; none where there was one already.
+    pub eras: u64,
 }
 
 impl Snapshotter {
     /// Of a database whose commits these are.
     pub fn new(shelf: Shelf, commits: Commits, when: When, window: Window) -> Snapshotter {
-        let (busy, doomed) = (Mutex::default(), Mutex::default());
-        Snapshotter(Arc::new(Inner { shelf, commits, when, window, busy, doomed }))
+        let (busy, doomed, retained) = Default::default();
+        Snapshotter(Arc::new(Inner { shelf, commits, when, window, busy, doomed, retained }))
     }
 
     /// Where files are found and opened.
@@ -113,14 +117,15 @@ impl Snapshotter {
         while self.take_era(id, reach.seq, &mut taken, watch)? {}
         self.tend(id, watch)?;
         let (manifest, _, chain) = self.look(id)?;
-        if taken.bytes == 0 {
+        if taken.eras == 0 {
             // Nothing has happened since: the last one is it.
             taken.bytes = manifest.eras.last().map_or(0, |era| era.bytes);
         }
         Ok(Taken { seq: chain.end(), rows: chain.counts().rows, ..taken })
     }
 
-    fn chain(&self, id: u64) -> Result<Arc<Chain>> {
+    /// A table's files as they are now.
+    pub fn chain(&self, id: u64) -> Result<Arc<Chain>> {
         let missing = || Error::new(Reason::TableNotFound, format!("there is no table of id {id}"));
         self.0.commits.chain(id).ok_or_else(missing)
     }
@@ -139,7 +144,7 @@ impl Snapshotter {
     }
 
     /// Takes the next era, up to a commit. False where there is nothing more.
-    fn take_era(
+    pub fn take_era(
         &self,
         id: u64,
         upto: u64,
@@ -153,6 +158,7 @@ impl Snapshotter {
         let era = snapshot::next_era(&self.0.shelf, &manifest, &chain, reach, limits, watch)?;
         let Some(era) = era else { return Ok(false) };
         taken.bytes += era.bytes;
+        taken.eras += 1;
         let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             table = manifest.table,
@@ -206,14 +212,17 @@ impl Snapshotter {
         id: u64,
         edit: impl Fn(&mut Manifest) + Send + 'static,
     ) -> Result<(Option<Manifest>, Manifest)> {
-        self.0.commits.with_log(move |log| {
+        let edited = self.0.commits.with_log(move |log| {
             let before = log.manifest(id).cloned();
             let after = log.edit(id, &mut |manifest| {
                 edit(manifest);
                 Ok(())
             })?;
-            Ok((before, after))
-        })
+            Ok((before, after, log.storage(id)))
+        })?;
+        let (before, after, storage) = edited;
+        self.0.commits.stored(id, storage);
+        Ok((before, after))
     }
 
     fn go_over(&self, id: u64, before: Option<Manifest>, after: &Manifest) -> Result<()> {
@@ -232,20 +241,35 @@ impl Snapshotter {
     /// Files that no manifest names any more: they go once readers have had time to see that.
     pub fn doom(&self, files: impl IntoIterator<Item = PathBuf>) {
         let now = Instant::now();
-        self.0.doomed.lock().extend(files.into_iter().map(|file| (now, file)));
+        let mut doomed = self.0.doomed.lock();
+        for file in files {
+            if !doomed.iter().any(|(_, other)| *other == file) {
+                doomed.push((now, file));
+            }
+        }
     }
 
-    /// A file of this name is about to be made again: an index was dropped, and is wanted once more.
-    fn spare(&self, file: &Path) {
-        self.0.doomed.lock().retain(|(_, doomed)| doomed != file);
+    /// Files that are about to be written again (an index was dropped, and is wanted once more): those before them do not go.
+    pub fn spare(&self, files: &[PathBuf]) {
+        self.0.doomed.lock().retain(|(_, doomed)| !files.contains(doomed));
+    }
+
+    /// Whether something is due for a table that was last done so long ago; then it counts as done now.
+    pub fn is_due_again(&self, id: u64, every: Duration, now: Instant) -> bool {
+        let mut retained = self.0.retained.lock();
+        let due = retained.get(&id).is_none_or(|last| now.duration_since(*last) >= every);
+        if due {
+            retained.insert(id, now);
+        }
+        due
     }
 
     /// Removes the files that have been named by nothing for a while; all of them at the end.
     pub fn sweep(&self, all: bool) {
-        // Held to the end: what is not in the list any more is not removed any more.
+        // Held to the end: what is spared meanwhile must not be on its way out.
         let mut doomed = self.0.doomed.lock();
         let (gone, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut *doomed).into_iter().partition(|(since, _)| all || since.elapsed() >= GRACE);
+            doomed.drain(..).partition(|(since, _)| all || since.elapsed() >= GRACE);
         for (_, file) in gone {
             if let Err(error) = self.0.shelf.disk.remove(&file) {
                 // The next open removes it.
@@ -292,8 +316,9 @@ impl Snapshotter {
         }
     }
 
-    /// As memory does: counted back from the newest commit, whose time need not be now.
-    fn requests_since(&self) -> RequestsSince {
+    /// The requests that are still asked about: as memory does, counted back from the newest commit, whose time need not
+    /// be now.
+    pub fn requests_since(&self) -> RequestsSince {
         let Window { commits, millis } = self.0.window;
         let Token { seq, time_ms } = self.0.commits.durable();
         RequestsSince { seq: seq.saturating_sub(commits), time_ms: time_ms.saturating_sub(millis) }
@@ -315,7 +340,7 @@ impl Snapshotter {
                     continue;
                 }
                 let before = |key: &[u8], seq: u64| chain.document_before(key, seq);
-                self.spare(&index_file(shelf, &manifest, snapshot, path, is_full));
+                self.spare(&[index_file(shelf, &manifest, snapshot, path, is_full)]);
                 let bytes = index::build(shelf, table, snapshot, path, is_full, &before, watch)?;
                 let kind = if is_full { kind::FULL } else { kind::ERA };
                 made.push((snapshot.seq, kind, path.clone(), bytes));
@@ -389,12 +414,13 @@ impl Snapshotter {
     fn pass(&self, watch: &dyn Fn(u64) -> Result<()>) -> Result<()> {
         while let Some(id) = self.due() {
             let taken = self.take(id, watch)?;
-            if taken.bytes == 0 {
+            if taken.eras == 0 {
                 // Nothing was to be taken: what is due is not in the log yet.
                 break;
             }
         }
         self.index_all(watch)?;
+        self.retain(watch)?;
         self.sweep(false);
         Ok(())
     }

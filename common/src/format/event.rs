@@ -18,6 +18,10 @@ pub enum EventType {
     SoftDelete,
     /// A table created, altered or dropped.
     Schema,
+    /// What the frames after it are: a table's state, folded by compaction. It stands first in its segment.
+    Floor,
+    /// Requests and producers that compaction kept, though their commits are gone.
+    Keep,
     /// A commit that changes nothing: a mark in the history. It stands in the log of the oldest table.
     Note,
 }
@@ -30,17 +34,21 @@ impl EventType {
             EventType::Patch => 2,
             EventType::SoftDelete => 3,
             EventType::Schema => 4,
+            EventType::Floor => 5,
+            EventType::Keep => 6,
             EventType::Note => 7,
         }
     }
 
-    /// The type that a byte stands for. 5 (FLOOR) and 6 (KEEP) belong to compaction, which this version does not know.
+    /// The type that a byte stands for.
     pub const fn from_byte(byte: u8) -> Option<EventType> {
         Some(match byte {
             1 => EventType::Insert,
             2 => EventType::Patch,
             3 => EventType::SoftDelete,
             4 => EventType::Schema,
+            5 => EventType::Floor,
+            6 => EventType::Keep,
             7 => EventType::Note,
             _ => return None,
         })
@@ -246,6 +254,10 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
         EventType::SoftDelete => event.key.is_some() && event.document.is_none(),
         EventType::Schema => event.key.is_none() && event.document.is_some(),
         EventType::Note => event.key.is_none() && event.document.is_none(),
+        // They are no events: see `format::folded`.
+        EventType::Floor | EventType::Keep => {
+            return Err(invalid("it is no event, but a part of a folded state"));
+        }
     };
     if !whole {
         return Err(invalid("it lacks what its type needs"));

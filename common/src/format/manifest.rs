@@ -66,12 +66,13 @@ pub struct Floor {
     pub rows: u64,
 }
 
-/// A file of everything that happened in a table after one commit, up to another.
+/// A file of everything that happened in a table after one commit, up to another. One whose `base` is its `seq` stands at the
+/// floor for what compaction has folded: it holds no event, but the requests and producers that outlive theirs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Era {
     /// After this commit; 0 for the first.
     pub base: u64,
-    /// Up to and with this one, which has a frame in the table.
+    /// Up to and with this one, which has a frame in the table where any is held.
     pub seq: u64,
     /// The file's length in bytes, its indexes' too.
     pub bytes: u64,
@@ -82,6 +83,13 @@ pub struct Era {
     pub indexes: Vec<String>,
     /// Where the log goes on after it.
     pub position: Position,
+}
+
+impl Era {
+    /// Whether it stands for what compaction has folded.
+    pub fn is_folded(&self) -> bool {
+        self.base == self.seq
+    }
 }
 
 /// A file of all live rows at a moment.
@@ -149,6 +157,14 @@ impl Digest {
     pub fn add(&mut self, crc: u32) {
         self.frames += 1;
         self.hasher.update(&crc.to_le_bytes());
+    }
+
+    /// The sum of these frames, and then of those of another sum.
+    #[must_use]
+    pub fn then(&self, later: &Digest) -> Digest {
+        let mut hasher = self.hasher.clone();
+        hasher.combine(&later.hasher);
+        Digest { frames: self.frames + later.frames, hasher }
     }
 
     /// The sum of the frames before a place in a segment.

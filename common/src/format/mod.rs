@@ -3,6 +3,7 @@
 pub mod block;
 pub mod document;
 pub mod event;
+pub mod folded;
 pub mod frame;
 pub mod head;
 pub mod json;

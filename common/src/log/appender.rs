@@ -6,10 +6,10 @@ use std::sync::Arc;
 use crate::error::{Error, Reason, Result};
 use crate::format::frame::{FrameBuffer, Place};
 use crate::format::head::Slot;
-use crate::format::manifest::{self, Database, Manifest, Segment};
+use crate::format::manifest::{self, Database, Manifest, Seal, Segment};
 use crate::limits;
 use crate::log::background::Background;
-use crate::log::dir::DataDir;
+use crate::log::dir::{self, DataDir};
 use crate::log::disk::{self, Disk};
 use crate::log::head::HeadFile;
 use crate::log::lock::Lock;
@@ -70,6 +70,23 @@ pub struct TableStorage {
     pub bytes: u64,
     /// Segments.
     pub segments: u64,
+    /// Bytes of all files: frames, snapshots, indexes.
+    pub bytes_on_disk: u64,
+    /// Snapshot files, indexes not counted.
+    pub snapshots: u64,
+    /// The oldest moment that can be read; 0 where none is too old.
+    pub floor: u64,
+}
+
+/// What a compaction of a table's log starts from.
+#[derive(Debug, Clone)]
+pub struct FoldBase {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The number of the segment to write. No other gets it.
+    pub number: u64,
+    /// Numbered segments that are there and that the manifest does not name: superseded before, not removed yet.
+    pub stale: Vec<u64>,
 }
 
 /// One table's log.
@@ -79,12 +96,16 @@ pub(super) struct TableLog {
     pub(super) slot_index: usize,
     pub(super) slot: Slot,
     pub(super) segment: ActiveSegment,
+    /// The greatest number that was given to a segment which the manifest may not name yet.
+    pub(super) reserved: u64,
 }
 
 impl TableLog {
     /// The number of the table's next segment: over all that there are.
-    fn next_number(&self) -> u64 {
-        self.manifest.segments.iter().map(|segment| segment.number).fold(0, u64::max) + 1
+    fn next_number(&mut self) -> u64 {
+        let segments = self.manifest.segments.iter().map(|segment| segment.number);
+        self.reserved = segments.fold(self.reserved, u64::max) + 1;
+        self.reserved
     }
 }
 
@@ -129,9 +150,15 @@ impl Log {
         let Some(table) = self.tables.get(&table_id) else { return TableStorage::default() };
         let sealed =
             table.manifest.segments.iter().filter_map(|segment| segment.sealed).map(|seal| seal.bytes);
+        let Manifest { eras, fulls, segments, floor, .. } = &table.manifest;
+        let bytes = sealed.sum::<u64>() + table.segment.offset;
+        let files = eras.iter().map(|era| era.bytes).chain(fulls.iter().map(|full| full.bytes));
         TableStorage {
-            bytes: sealed.sum::<u64>() + table.segment.offset,
-            segments: table.manifest.segments.len() as u64,
+            bytes,
+            segments: segments.len() as u64,
+            bytes_on_disk: bytes + files.sum::<u64>(),
+            snapshots: (eras.len() + fulls.len()) as u64,
+            floor: floor.map_or(0, |floor| floor.seq),
         }
     }
 
@@ -243,22 +270,32 @@ impl Log {
         // Tables created by this group have no slot in HEAD yet.
         let slot_index = self.tables.values().map(|table| table.slot_index + 1).max().unwrap_or(0);
         let slot = Slot { table: id, manifest: 1, segment: 1, ..Slot::default() };
-        self.tables.insert(id, TableLog { manifest, slot_index, slot, segment });
+        self.tables.insert(id, TableLog { manifest, slot_index, slot, segment, reserved: 1 });
         Ok(())
     }
 
     /// Seals a table's active segment and goes on in a new one. The order matters: the old one is sealed and synced,
     /// the new one exists durably, and only then does the manifest name it.
     pub(super) fn rotate(&mut self, id: u64) -> Result<()> {
+        let seal = self.tables.get(&id).ok_or_else(|| unknown_table(id))?.segment.seal()?;
+        let segment = self.create_segment(id)?;
+        self.go_on_in(id, seal, segment)
+    }
+
+    fn create_segment(&mut self, id: u64) -> Result<ActiveSegment> {
+        let table = self.tables.get_mut(&id).ok_or_else(|| unknown_table(id))?;
+        let number = table.next_number();
+        let path = self.dir.segment(&table.manifest.table, number);
+        ActiveSegment::create(&*self.disk, &path, number, self.options.segment_bytes)
+    }
+
+    fn go_on_in(&mut self, id: u64, seal: Seal, segment: ActiveSegment) -> Result<()> {
         let table = self.tables.get(&id).ok_or_else(|| unknown_table(id))?;
         let mut manifest = self.next_manifest(table);
-        let seal = table.segment.seal()?;
         if let Some(last) = manifest.segments.last_mut() {
             last.sealed = Some(seal);
         }
-        let number = table.next_number();
-        let path = self.dir.segment(&manifest.table, number);
-        let segment = ActiveSegment::create(&*self.disk, &path, number, self.options.segment_bytes)?;
+        let number = segment.number;
         manifest.segments.push(Segment { number, sealed: None });
         self.write_manifest(&manifest)?;
         tracing::debug!(table = manifest.table, segment = number, "rotated");
@@ -267,6 +304,30 @@ impl Log {
         table.manifest = manifest;
         table.segment = segment;
         Ok(())
+    }
+
+    /// Readies a table's log for a compaction that takes in its segment `upto`: an active one is sealed, so that what
+    /// is copied does not grow meanwhile. Between two groups only.
+    pub fn begin_fold(&mut self, id: u64, upto: u64) -> Result<FoldBase, AppendError> {
+        let unknown = || AppendError::Refused(unknown_table(id));
+        let table = self.tables.get(&id).ok_or_else(unknown)?;
+        if table.segment.number == upto {
+            // The new one first: where there is no space for it, nothing has happened.
+            let segment = self.create_segment(id).map_err(AppendError::Refused)?;
+            let table = self.tables.get(&id).ok_or_else(unknown)?;
+            let seal = table.segment.seal().map_err(AppendError::Fatal)?;
+            self.go_on_in(id, seal, segment).map_err(AppendError::Fatal)?;
+        }
+        let table = self.tables.get_mut(&id).ok_or_else(unknown)?;
+        let (number, manifest) = (table.next_number(), table.manifest.clone());
+        let path = self.dir.segments(&manifest.table);
+        let names = self.disk.list(&path).map_err(|e| {
+            AppendError::Refused(Error::io(format_args!("cannot list {}", path.display()), &e))
+        })?;
+        let listed = |number: &u64| manifest.segments.iter().any(|segment| segment.number == *number);
+        let numbers = names.iter().filter_map(|name| dir::segment_number(name));
+        let stale = numbers.filter(|number| !listed(number)).collect();
+        Ok(FoldBase { manifest, number, stale })
     }
 
     /// A table's manifest, to be changed and put in place.

@@ -66,6 +66,11 @@ impl DataDir {
         self.segments(table).join(format!("{number:08}.seg"))
     }
 
+    /// A segment that compaction is writing.
+    pub fn segment_tmp(&self, table: &str, number: u64) -> PathBuf {
+        self.segments(table).join(format!("{number:08}{SEGMENT_TMP}"))
+    }
+
     /// The directory of a table's snapshots.
     pub fn snapshots(&self, table: &str) -> PathBuf {
         self.table(table).join("snapshots")
@@ -96,6 +101,9 @@ impl DataDir {
         self.segments(table).join(format!("{number:08}.torn.{term}"))
     }
 }
+
+/// How the names of segments end that compaction has not finished.
+pub const SEGMENT_TMP: &str = ".seg.tmp";
 
 /// The name of an era's file, without its extension.
 pub fn era_stem(base: u64, seq: u64) -> String {
@@ -166,8 +174,10 @@ pub fn read_manifest(disk: &dyn Disk, dir: &DataDir, table: &str) -> Result<Opti
                 && sealed.iter().all(|segment| segment.sealed.is_some())
                 && sealed.iter().all(|segment| segment.number != active.number)
         });
-        let in_order = found.eras.iter().all(|era| era.base < era.seq)
-            && found.eras.is_sorted_by(|a, b| a.seq <= b.base)
+        let floor = found.floor.map_or(0, |floor| floor.seq);
+        let in_order = found.eras.iter().all(|era| era.base < era.seq || (era.is_folded() && era.seq <= floor))
+            // The floor may stand within an era: what is folded then ends after that era's beginning.
+            && found.eras.is_sorted_by(|a, b| a.seq <= b.base || (a.is_folded() && a.seq < b.seq))
             && found.fulls.is_sorted_by(|a, b| a.seq < b.seq);
         if found.table != table || !sealed_but_last || !in_order {
             return Err(Error::corrupt(path.display(), 0, "it does not describe this table's segments"));

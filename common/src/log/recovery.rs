@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Reason, Result};
-use crate::format::event;
+use crate::format::event::{self, EventType};
 use crate::format::frame::{self, FrameError, Place};
 use crate::format::head::{FORMAT_VERSION, Header, Slot};
 use crate::format::manifest::{self, Database, Manifest};
@@ -16,6 +16,7 @@ use crate::log::background::Background;
 use crate::log::cursor::{Cursor, Mark, Span};
 use crate::log::dir::{self, DataDir};
 use crate::log::disk::{self, Disk};
+use crate::log::folded::FoldedReader;
 use crate::log::head::{self, Head, HeadFile};
 use crate::log::lock::Lock;
 use crate::log::merge::{Commit, Merge, Source};
@@ -120,7 +121,7 @@ struct Survey {
 /// A table as found.
 struct Found {
     manifest: Manifest,
-    /// Numbered segments that the manifest does not name, and that hold no frame.
+    /// Numbered segments that the manifest does not name, and that hold no frame that counts.
     unlisted: Vec<u64>,
     /// The active segment's file length.
     active_len: u64,
@@ -196,10 +197,13 @@ impl Survey {
         }
         let listed = |number: &u64| manifest.segments.iter().any(|segment| segment.number == *number);
         let unlisted: Vec<u64> = present.into_iter().filter(|number| !listed(number)).collect();
-        for number in &unlisted {
+        let superseded = superseded(&**disk, dir, &manifest)?;
+        for number in unlisted.iter().filter(|number| !superseded.contains(number)) {
             let path = dir.segment(name, *number);
             let bytes = read_from(&**disk, &path, 0, frame::PREFIX as u64 + limits::FRAME_BYTES as u64)?;
-            if frame::parse(&bytes, Place { table: id, segment: *number, offset: 0 }).is_ok() {
+            let first = frame::parse(&bytes, Place { table: id, segment: *number, offset: 0 });
+            // FLOOR begins what a compaction wrote that then never came to be.
+            if first.is_ok_and(|first| first.kind != EventType::Floor) {
                 return Err(Error::corrupt(
                     path.display(),
                     0,
@@ -400,6 +404,7 @@ fn adopt(
             .remove(&path)
             .map_err(|e| Error::io(format_args!("cannot remove {}", path.display()), &e))?;
     }
+    remove_unfinished_segments(log, &name)?;
     remove_unlisted_snapshots(log, &manifest)?;
     let Mark { segment: number, offset: end, digest } = source.mark().clone();
     let slot = log.head.head().slots.get(slot_index).copied().unwrap_or_default();
@@ -439,8 +444,29 @@ fn adopt(
         floor: manifest.floor.map_or(0, |floor| floor.seq),
     };
     debug_assert!(slot.last_seq <= last_seq);
-    log.tables.insert(id, TableLog { manifest, slot_index, slot, segment });
+    log.tables.insert(id, TableLog { manifest, slot_index, slot, segment, reserved: 0 });
     if in_doubt && end > 0 { log.rotate(id) } else { Ok(()) }
+}
+
+/// The segments that the first one listed stands for, where a compaction made it: those still there may go.
+fn superseded(disk: &dyn Disk, dir: &DataDir, manifest: &Manifest) -> Result<Vec<u64>> {
+    let (Some(first), Some(_)) = (manifest.segments.first(), manifest.floor) else { return Ok(Vec::new()) };
+    let Some(seal) = first.sealed else { return Ok(Vec::new()) };
+    let table = (manifest.table.as_str(), manifest.table_id);
+    let folded = FoldedReader::open(disk, dir, table, first.number, seal.bytes)?;
+    Ok(folded.map(|folded| folded.floor().superseded.clone()).unwrap_or_default())
+}
+
+/// Removes what compactions began to write and did not finish.
+fn remove_unfinished_segments(log: &Log, table: &str) -> Result<()> {
+    let dir = log.dir.segments(table);
+    let failed = |e: io::Error| Error::io(format_args!("cannot clear {}", dir.display()), &e);
+    for name in log.disk.list(&dir).map_err(failed)? {
+        if name.ends_with(dir::SEGMENT_TMP) {
+            log.disk.remove(&dir.join(&name)).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes snapshots and indexes that the manifest does not name: made for one that never came to be, or replaced.

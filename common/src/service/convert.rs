@@ -242,7 +242,7 @@ pub fn change_to_wire(change: &Change, table: &str, format: v1::DocumentFormat) 
         EventType::Patch => v1::ChangeKind::Patch,
         EventType::SoftDelete => v1::ChangeKind::SoftDelete,
         EventType::Schema => v1::ChangeKind::Schema,
-        EventType::Note => v1::ChangeKind::Unspecified,
+        EventType::Floor | EventType::Keep | EventType::Note => v1::ChangeKind::Unspecified,
     };
     let wire = |document: &Option<Document>| {
         document.as_ref().map(|document| document_to_wire(document, format)).transpose()

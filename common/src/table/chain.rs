@@ -135,6 +135,13 @@ impl Chain {
         Chain { floor, ..self.clone() }
     }
 
+    /// Only the eras that end at or before a commit.
+    #[must_use]
+    pub(super) fn eras_upto(&self, seq: u64) -> Chain {
+        let eras = self.eras.iter().filter(|era| era.seq <= seq).cloned().collect();
+        Chain { eras, fulls: Vec::new(), ..self.clone() }
+    }
+
     /// How many files it is made of, indexes not counted.
     pub fn files(&self) -> usize {
         self.eras.len() + self.fulls.len()
@@ -154,7 +161,10 @@ impl Chain {
 
     /// Counts at its end.
     pub fn counts(&self) -> Counts {
-        Counts { events: self.newest.events, rows: self.newest.rows, last_seq: self.end() }
+        // What is folded may end at a moment between two of the table's commits.
+        let folded = self.floor.filter(|floor| floor.seq == self.end());
+        let last_seq = folded.map_or(self.end(), |floor| floor.last_seq);
+        Counts { events: self.newest.events, rows: self.newest.rows, last_seq }
     }
 
     /// The newest full at or before a spot, where the state after it is the state there or an older one.

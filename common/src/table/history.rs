@@ -91,10 +91,8 @@ impl History {
         }
         let after = self.left.0;
         let found = read(&self.timeline, |state| {
-            if !self.truncated {
-                // Nothing is left out without being said: a floor that has risen meanwhile ends the answer.
-                self.timeline.check_floor(after.seq)?;
-            }
+            // Nothing is left out without being said: a floor that has risen meanwhile ends the answer.
+            self.timeline.check_floor(after.seq)?;
             match &self.wanted.key {
                 Some(key) => self.of_row(state, key, limit),
                 None => self.of_table(state, limit),

@@ -1,6 +1,7 @@
 //! What events mean: schemas, rows, their past, and what changed between two moments.
 
 pub mod chain;
+pub mod compaction;
 pub mod diff;
 pub mod doctor;
 pub mod history;

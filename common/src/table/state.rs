@@ -19,7 +19,7 @@ pub fn apply(
             None => Err(Error::new(Reason::Corrupt, "a patch of a row that is not there")),
         },
         (EventType::SoftDelete, _) => Ok(None),
-        (EventType::Schema | EventType::Note, _) | (_, None) => {
+        (EventType::Schema | EventType::Floor | EventType::Keep | EventType::Note, _) | (_, None) => {
             Err(Error::new(Reason::Internal, "an event that changes no row was applied to one"))
         }
     }

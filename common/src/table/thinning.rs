@@ -101,6 +101,13 @@ pub struct RequestsSince {
     pub time_ms: u64,
 }
 
+impl RequestsSince {
+    /// Whether a request is still asked about.
+    pub fn keeps(&self, seq: u64, request: &RequestEntry) -> bool {
+        seq >= self.seq && request.time_ms >= self.time_ms
+    }
+}
+
 /// Merges eras that follow one another into one.
 pub fn merge_eras(
     shelf: &Shelf,
@@ -175,8 +182,7 @@ fn append(
         cursor.first()?;
         while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
             let seq = key.first_chunk::<8>().map_or(0, |seq| u64::from_be_bytes(*seq));
-            let keep = id != tree::REQUESTS
-                || (seq >= since.seq && RequestEntry::decode(&value)?.time_ms >= since.time_ms);
+            let keep = id != tree::REQUESTS || since.keeps(seq, &RequestEntry::decode(&value)?);
             if keep {
                 file.add(key, None, &value)?;
             }

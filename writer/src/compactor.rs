@@ -1,0 +1,254 @@
+//! Compaction of a table: up to where, what comes of it, and when it comes by itself.
+
+use std::time::{Duration, Instant};
+
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::event::EventType;
+use driftdb_common::format::manifest::Manifest;
+use driftdb_common::log::appender::FoldBase;
+use driftdb_common::log::cursor::Next;
+use driftdb_common::log::dir::full_stem;
+use driftdb_common::table::compaction::{self, Edit, Hands, Plan, Wanted};
+use driftdb_common::table::moments::Point;
+use driftdb_common::table::snapshot::log_after;
+
+use crate::commit::now_ms;
+use crate::maintenance::CompactInfo;
+use crate::snapshotter::{Snapshotter, Taken};
+
+/// How often tables with a retention are looked at.
+const RETAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// Told how far it has come; an error ends it.
+type Watch<'a> = &'a dyn Fn(u64) -> Result<()>;
+
+/// What a compaction does to one table's log.
+struct OneTable<'a> {
+    snapshotter: &'a Snapshotter,
+    id: u64,
+}
+
+impl Hands for OneTable<'_> {
+    fn begin(&self, upto: u64) -> Result<FoldBase> {
+        let id = self.id;
+        self.snapshotter.commits().with_log(move |log| log.begin_fold(id, upto))
+    }
+
+    fn install(&self, edit: Edit) -> Result<Manifest> {
+        self.snapshotter.install(self.id, edit)
+    }
+}
+
+/// What stands in a table's log after its newest snapshot, up to some commit.
+#[derive(Debug, Clone, Copy, Default)]
+struct TailUpto {
+    events: u64,
+    bytes: u64,
+    /// The last commit among it, and its time.
+    last: Option<(u64, u64)>,
+}
+
+impl Snapshotter {
+    /// Raises a table's floor to a moment, or to its newest snapshot, and folds what is below it into one state. A dry run
+    /// only says what that would do.
+    pub fn compact(
+        &self,
+        id: u64,
+        before: Option<Point>,
+        dry_run: bool,
+        watch: Watch<'_>,
+    ) -> Result<CompactInfo> {
+        let lock = self.lock_of(id);
+        let _busy = lock.lock();
+        let (manifest, reach) = self.commits().look(id)?;
+        let seq = match self.floor_wanted(id, before)? {
+            Some(seq) => seq,
+            None => return Ok(nothing_to_do(&manifest)),
+        };
+        if seq > reach.seq {
+            let message = format!("seq {seq} has not happened yet: the newest commit is {}", reach.seq);
+            return Err(Error::new(Reason::BeyondHead, message).with("last_seq", reach.seq.to_string()));
+        }
+        if seq < id {
+            let message =
+                format!("the table was created by commit {id}: there is nothing of it at seq {seq}");
+            return Err(Error::new(Reason::TableNotFound, message).with("seq", id.to_string()));
+        }
+        // One that was cut short after it raised the floor is brought to its end.
+        let floor = manifest.floor.map_or(0, |floor| floor.seq);
+        let seq = seq.max(floor);
+        if seq == floor && compaction::is_complete(&manifest) {
+            return Ok(nothing_to_do(&manifest));
+        }
+        if dry_run { self.preview(id, seq) } else { self.fold(id, seq, watch) }
+    }
+
+    /// The commit that is to be the floor; `None` where there is none at or before the time asked for.
+    fn floor_wanted(&self, id: u64, before: Option<Point>) -> Result<Option<u64>> {
+        let time = match before {
+            None => {
+                let end = self.chain(id)?.end();
+                let newest = || Ok::<_, Error>(self.tail(id, |_, _| true)?.last.map(|(seq, _)| seq));
+                return if end > 0 { Ok(Some(end)) } else { newest() };
+            }
+            Some(Point::Seq(seq)) => return Ok(Some(seq)),
+            Some(Point::Now) => return Ok(Some(self.commits().look(id)?.1.seq)),
+            Some(Point::Time(ms)) => u64::try_from(ms).unwrap_or(0),
+            Some(Point::Ago(ago)) => {
+                now_ms().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))
+            }
+        };
+        self.last_at(id, time)
+    }
+
+    /// The last of a table's commits at or before a time. The state is the same up to the next one's.
+    fn last_at(&self, id: u64, time_ms: u64) -> Result<Option<u64>> {
+        let chain = self.chain(id)?;
+        if chain.end() == 0 || chain.properties().time_ms <= time_ms {
+            let tail = self.tail(id, |_, at| at <= time_ms)?;
+            if let Some((seq, _)) = tail.last {
+                return Ok(Some(seq));
+            }
+        }
+        chain.last_at(time_ms)
+    }
+
+    /// What a table's log holds after its newest snapshot, as long as `look` says so of a commit and its time.
+    fn tail(&self, id: u64, look: impl Fn(u64, u64) -> bool) -> Result<TailUpto> {
+        let (manifest, reach) = self.commits().look(id)?;
+        let mut cursor = log_after(self.shelf(), &manifest, reach);
+        let (mut tail, mut at) = (TailUpto::default(), cursor.mark().offset);
+        loop {
+            match cursor.next_frame()? {
+                Next::Frame(entry) if look(entry.seq, entry.time_ms) => {
+                    let end = cursor.mark().offset;
+                    tail.bytes += if end > at { end - at } else { end };
+                    tail.events += u64::from(entry.event.kind != EventType::Note);
+                    tail.last = Some((entry.seq, entry.time_ms));
+                    at = end;
+                }
+                Next::Frame(_) | Next::End => return Ok(tail),
+                Next::Invalid(error) => {
+                    return Err(Error::corrupt(cursor.path().display(), cursor.mark().offset, error));
+                }
+            }
+        }
+    }
+
+    /// The time of a commit, as any table tells it.
+    fn time_of(&self, seq: u64) -> Result<Option<u64>> {
+        let published = self.commits().with_log(|log| Ok(log.published()))?;
+        if published.0 == seq {
+            return Ok(Some(published.1));
+        }
+        let ids = self.commits().all_tables(|table| table.id());
+        for id in &ids {
+            if let Some(time) = self.chain(*id)?.time_of(seq)? {
+                return Ok(Some(time));
+            }
+        }
+        for id in ids.into_iter().filter(|id| *id <= seq) {
+            let last = self.tail(id, |at, _| at <= seq)?.last;
+            if let Some((_, time)) = last.filter(|(at, _)| *at == seq) {
+                return Ok(Some(time));
+            }
+        }
+        Ok(None)
+    }
+
+    fn preview(&self, id: u64, seq: u64) -> Result<CompactInfo> {
+        let (manifest, _) = self.commits().look(id)?;
+        let chain = self.chain(id)?;
+        let tail = if seq > chain.end() { self.tail(id, |at, _| at <= seq)? } else { TailUpto::default() };
+        let upto = seq.min(chain.end());
+        if upto == 0 {
+            return Ok(CompactInfo { floor_seq: seq, events_folded: tail.events, bytes_freed: 0 });
+        }
+        let requests = self.requests_since();
+        let plan =
+            compaction::plan(self.shelf(), &manifest, &chain, Wanted { seq: upto, time_ms: 0, requests })?;
+        Ok(CompactInfo { floor_seq: seq, ..info(&plan, tail) })
+    }
+
+    fn fold(&self, id: u64, seq: u64, watch: Watch<'_>) -> Result<CompactInfo> {
+        let mut taken = Taken::default();
+        if seq > self.chain(id)?.end() {
+            let (_, reach) = self.commits().look(id)?;
+            while self.take_era(id, reach.seq, &mut taken, watch)? {}
+        }
+        let (manifest, _) = self.commits().look(id)?;
+        let chain = self.chain(id)?;
+        let requests = self.requests_since();
+        let known = match manifest.floor.filter(|floor| floor.seq == seq) {
+            Some(floor) => Some(floor.time_ms),
+            None => self.time_of(seq)?,
+        };
+        let (seq, time_ms) = match known {
+            Some(time_ms) => (seq, time_ms),
+            // No table tells of that commit any more: this one's last before it leaves the same state.
+            None => {
+                let last = chain.counts_at(seq)?.last_seq;
+                let missing = || Error::new(Reason::Corrupt, "a commit that no table has the time of");
+                (last, chain.time_of(last)?.ok_or_else(missing)?)
+            }
+        };
+        if manifest.floor.is_some_and(|floor| seq < floor.seq) {
+            return Ok(nothing_to_do(&manifest));
+        }
+        let wanted = Wanted { seq, time_ms, requests };
+        let plan = compaction::plan(self.shelf(), &manifest, &chain, wanted)?;
+        self.spare(&self.files_of_full(&manifest, seq));
+        let hands = OneTable { snapshotter: self, id };
+        let done = compaction::run(self.shelf(), &hands, &chain, (plan, wanted), watch)?;
+        self.doom(done.superseded);
+        Ok(info(&done.plan, TailUpto::default()))
+    }
+
+    /// The files of all rows at a moment, which are about to be written, perhaps again.
+    fn files_of_full(&self, manifest: &Manifest, seq: u64) -> Vec<std::path::PathBuf> {
+        let (dir, name) = (&self.shelf().dir, manifest.table.as_str());
+        let indexes = manifest.eras.last().into_iter().flat_map(|era| &era.indexes);
+        let indexes = indexes.map(|path| dir.index(name, path, &full_stem(seq)));
+        indexes.chain([dir.full(name, seq)]).collect()
+    }
+
+    /// Compacts the tables whose schemas say for how long history is kept, where it is worth it.
+    pub fn retain(&self, watch: Watch<'_>) -> Result<()> {
+        let retained = self.commits().all_tables(|table| Some((table.id(), table.schema().retain_ms?)));
+        for (id, retain_ms) in retained.into_iter().flatten() {
+            let every = RETAIN_EVERY.min(Duration::from_millis(retain_ms));
+            if !self.is_due_again(id, every, Instant::now()) {
+                continue;
+            }
+            if let Some(seq) = self.outlived(id, now_ms().saturating_sub(retain_ms))? {
+                self.compact(id, Some(Point::Seq(seq)), false, watch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The floor that a table's retention asks for, once a quarter of its eras, in bytes, lies below it.
+    fn outlived(&self, id: u64, time_ms: u64) -> Result<Option<u64>> {
+        let Some(seq) = self.last_at(id, time_ms)? else { return Ok(None) };
+        let (manifest, _) = self.commits().look(id)?;
+        let seq = seq.min(manifest.eras.last().map_or(0, |era| era.seq));
+        let eras = || manifest.eras.iter().filter(|era| !era.is_folded());
+        let all: u64 = eras().map(|era| era.bytes).sum();
+        let below: u64 = eras().filter(|era| era.seq <= seq).map(|era| era.bytes).sum();
+        let risen = manifest.floor.is_none_or(|floor| seq > floor.seq);
+        Ok(Some(seq).filter(|_| risen && below > 0 && below.saturating_mul(4) >= all))
+    }
+}
+
+fn nothing_to_do(manifest: &Manifest) -> CompactInfo {
+    let floor_seq = manifest.floor.map_or(0, |floor| floor.seq);
+    CompactInfo { floor_seq, events_folded: 0, bytes_freed: 0 }
+}
+
+fn info(plan: &Plan, tail: TailUpto) -> CompactInfo {
+    CompactInfo {
+        floor_seq: plan.floor.seq,
+        events_folded: plan.events + tail.events,
+        bytes_freed: (plan.bytes_before + tail.bytes).saturating_sub(plan.bytes_after),
+    }
+}
