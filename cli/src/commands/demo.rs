@@ -1,5 +1,6 @@
 //! `demo`: a tour with real daemons on a fresh directory, which checks everything that it shows.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use v1::operation::Action;
 
 use crate::args::Demo;
 use crate::client::Client;
-use crate::exit::Outcome;
+use crate::exit::{Failure, Outcome};
 use crate::orders::{Order, id, order};
 use crate::processes::Daemon;
 use crate::render::{Answer, Output};
@@ -47,7 +48,10 @@ pub async fn run(args: &Demo, out: &mut Output) -> Outcome {
     let patched = tour.change(created).await?;
     tour.travel(created, patched).await?;
     tour.delete().await?;
-    let Tour { mut writer, mut reader, out, .. } = tour.restart().await?;
+    tour.snapshot(created).await?;
+    let mut tour = tour.restart().await?;
+    tour.compact(created, patched).await?;
+    let Tour { mut writer, mut reader, out, .. } = tour;
     reader.stop().await?;
     writer.stop().await?;
     match args.keep {
@@ -201,6 +205,52 @@ impl Tour<'_> {
         let before = format!(" AS OF \"@seq:{}\"", deleted.seq - 1);
         let found = self.ask(&status_of(&key, &before)).await?;
         expect("the deleted row", texts(&found, "status") == ["shipped"])
+    }
+
+    /// Has something maintained, and shows what was said of it.
+    async fn maintain(&mut self, statement: &str) -> Outcome {
+        self.echo(statement)?;
+        let said = RefCell::new(Vec::new());
+        let request =
+            v1::WriterServiceExecuteRequest { statement: statement.to_owned(), ..Default::default() };
+        self.client.execute_saying(request, |message| said.borrow_mut().push(message)).await?;
+        for message in said.into_inner() {
+            self.out.text(&format!("{message}\n"))?;
+        }
+        Ok(())
+    }
+
+    async fn snapshot(&mut self, created: Moment) -> Outcome {
+        self.say(
+            "Snapshots are taken in the background, and when asked for. Then no question reads the log:",
+        )?;
+        self.maintain("SNAPSHOT orders").await?;
+        let customer = order(CHOSEN, 0).customer;
+        let plan = format!(
+            "EXPLAIN SELECT * FROM orders WHERE customer_id = \"{customer}\" AS OF \"@seq:{}\"",
+            created.seq
+        );
+        self.ask(&plan).await?;
+        let key = id(CHOSEN);
+        let before = self.ask(&status_of(&key, &format!(" AS OF \"@seq:{}\"", created.seq))).await?;
+        expect("the row before the snapshot", texts(&before, "status") == [order(CHOSEN, 0).status])
+    }
+
+    async fn compact(&mut self, created: Moment, patched: Moment) -> Outcome {
+        self.say(
+            "History is kept for ever unless you ask. This folds what happened before a moment into rows:",
+        )?;
+        self.maintain(&format!("COMPACT orders BEFORE \"@seq:{}\"", patched.seq)).await?;
+        let key = id(CHOSEN);
+        let kept = self.ask(&status_of(&key, &format!(" AS OF \"@seq:{}\"", patched.seq))).await?;
+        expect("the oldest moment", texts(&kept, "status") == ["shipped"])?;
+        let gone = self.ask(&status_of(&key, &format!(" AS OF \"@seq:{}\"", created.seq))).await;
+        let refused = match gone {
+            Err(Failure::Database(error) | Failure::Statement { error, .. }) => error,
+            _ => return expect("the refusal of what is below the floor", false),
+        };
+        self.out.text(&format!("{refused}\n"))?;
+        expect("the refusal", refused.reason() == Reason::BelowFloor)
     }
 
     /// Reads while there is no writer, and goes on with a new one.
