@@ -579,7 +579,7 @@ fn soak() -> bool {
 fn run_all(first: u64, cache: u64) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let only: Option<u64> = std::env::var("DRIFTDB_SEED").ok().and_then(|seed| seed.parse().ok());
-    let (count, steps) = if soak() { (60, 600) } else { (1, 110) };
+    let (count, steps) = if soak() { (60, 600) } else { (3, 110) };
     for seed in only.map_or(first..first + count, |seed| seed..seed + 1) {
         eprintln!("history {seed} with a cache of {cache} bytes");
         runtime.block_on(history(seed, cache, steps));
