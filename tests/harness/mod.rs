@@ -4,9 +4,11 @@
 
 pub mod calls;
 pub mod condition;
+pub mod keeper;
 pub mod model;
 pub mod refusal;
 pub mod script;
+pub mod world;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -327,3 +327,99 @@ fn append(part: &mut Option<Part>, entry: Entry, cursor: &Cursor) -> Result<()> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::format::document::Document;
+    use crate::format::event::{self, CommitShape, EventType};
+    use crate::format::frame::{FrameBuffer, Place};
+    use crate::format::key::Key;
+    use crate::log::dir::DataDir;
+    use crate::log::disk::sim::SimDisk;
+
+    /// Writes a table's log: of each commit, its number, its frames in all tables and its frames here.
+    fn log(disk: &SimDisk, id: u64, commits: &[(u64, u32, u32)]) -> (Cursor, u64) {
+        let (dir, name) = (DataDir::new("/data"), format!("t{id}"));
+        let mut frames = FrameBuffer::default();
+        for (seq, all, here) in commits {
+            for i in 0..*here {
+                let meta = CommitMeta { reason: format!("r{seq}"), ..CommitMeta::default() };
+                let shape = CommitShape { frames: *all, frames_here: *here };
+                let key = Key::Str(format!("k{i}").into());
+                let document = Document::from_json("{}").unwrap();
+                let first = (i == 0).then_some((shape, &meta));
+                frames.push(*seq, seq * 10, EventType::Insert, |out| {
+                    event::encode(out, Some(&key), Some(&document), false, first, false)
+                });
+            }
+        }
+        frames.stamp(Place { table: id, segment: 1, offset: 0 }, 0);
+        disk.put(dir.segment(&name, 1), frames.bytes()).unwrap();
+        let end = frames.bytes().len() as u64;
+        (Cursor::new(Arc::new(disk.clone()), &dir, &name, id), end)
+    }
+
+    /// A merge over logs, of which each table's snapshot holds all up to a commit; all are allowed to be read.
+    fn merge(settled: u64, logs: &[(u64, u64, &[(u64, u32, u32)])]) -> Merge {
+        let disk = SimDisk::new();
+        let mut merge = Merge::new(0);
+        merge.settle(settled);
+        for (id, last_seq, commits) in logs {
+            let (cursor, end) = log(&disk, *id, commits);
+            merge.add(*id, cursor, *last_seq);
+            merge.extend(*id, Span { segment: 1, end, seal: None });
+        }
+        merge
+    }
+
+    fn handed_out(merge: &mut Merge) -> Vec<(u64, Vec<u64>)> {
+        let mut found = Vec::new();
+        while let Some(commit) = merge.next_commit().unwrap() {
+            assert_eq!(
+                (commit.time_ms, commit.meta.unwrap().reason),
+                (commit.seq * 10, format!("r{}", commit.seq))
+            );
+            found.push((commit.seq, commit.parts.iter().map(|(id, _)| *id).collect()));
+        }
+        found
+    }
+
+    #[test]
+    fn settled_commits_come_in_order_as_far_as_they_are_there_and_whole_ones_after_them() {
+        // Table 1 has a snapshot up to 6, table 2 none: of 3, which both have, only one part is left. 4 is gone whole.
+        let mut merge = merge(
+            6,
+            &[(1, 6, &[(7, 2, 1), (8, 1, 1)]), (2, 0, &[(2, 1, 1), (3, 3, 2), (5, 1, 1), (7, 2, 1)])],
+        );
+        let expected = [(2, vec![2]), (3, vec![2]), (5, vec![2]), (7, vec![1, 2]), (8, vec![1])];
+        assert_eq!(handed_out(&mut merge), expected);
+        assert_eq!((merge.next_seq(), merge.settled()), (9, 6));
+    }
+
+    #[test]
+    fn a_commit_after_the_settled_ones_that_is_not_whole_is_not_handed_out() {
+        let mut merge = merge(3, &[(1, 3, &[(5, 1, 1)]), (2, 0, &[(2, 1, 1), (4, 2, 1)])]);
+        assert_eq!(handed_out(&mut merge), [(2, vec![2])]);
+        assert_eq!(merge.next_seq(), 4, "the next that must be whole");
+        assert_eq!(
+            merge.sources()[&2].mark().offset,
+            merge.sources()[&2].part.as_ref().unwrap().start.offset
+        );
+    }
+
+    #[test]
+    fn a_settled_commit_that_a_snapshot_holds_or_that_came_before_is_damage() {
+        let mut held = merge(6, &[(1, 4, &[(4, 1, 1)])]);
+        assert!(held.next_commit().is_err(), "the snapshot holds 4, and the log after it has it again");
+        let mut again = merge(2, &[(1, 0, &[(3, 1, 1)])]);
+        assert_eq!(handed_out(&mut again), [(3, vec![1])]);
+        let disk = SimDisk::new();
+        let (cursor, end) = log(&disk, 2, &[(3, 1, 1)]);
+        again.add(2, cursor, 0);
+        again.extend(2, Span { segment: 1, end, seal: None });
+        assert!(again.next_commit().is_err(), "3 was not settled, and has been handed out whole");
+    }
+}

@@ -243,3 +243,134 @@ fn first_entries<'a>(
 fn least(cursors: &mut [TreeCursor]) -> Option<&mut TreeCursor> {
     cursors.iter_mut().filter(|cursor| cursor.key().is_some()).min_by(|a, b| a.key().cmp(&b.key()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::manifest::{Floor, Full, Position, Segment};
+
+    fn table() -> Manifest {
+        Manifest {
+            table: "t".into(),
+            table_id: 1,
+            version: 1,
+            term: 1,
+            published: 0,
+            published_ms: 0,
+            floor: None,
+            eras: Vec::new(),
+            fulls: Vec::new(),
+            segments: vec![Segment { number: 1, sealed: None }],
+        }
+    }
+
+    fn push_era(manifest: &mut Manifest, bytes: u64) {
+        let base = manifest.eras.last().map_or(0, |era| era.seq);
+        let (indexes, position) = (Vec::new(), Position::default());
+        manifest.eras.push(Era { base, seq: base + 10, bytes, events: 10, indexes, position });
+    }
+
+    /// Does what the rule wants until it wants no more; `rows` is what all rows weigh. How many tasks there were.
+    fn tend(manifest: &mut Manifest, rows: u64) -> usize {
+        for done in 0..1000 {
+            match next_task(manifest) {
+                Some(Task::Full) => {
+                    let seq = manifest.eras.last().unwrap().seq;
+                    manifest.fulls.push(Full { seq, rows: 1, bytes: rows, indexes: Vec::new() });
+                }
+                Some(Task::Merge(range)) => {
+                    assert_eq!(range.len(), 2);
+                    let eras = &manifest.eras[range.clone()];
+                    let crosses = manifest.fulls.iter().any(|full| full.seq == eras[0].seq);
+                    assert!(!crosses, "an era may not span a moment of which all rows are kept");
+                    let mut era = eras[1].clone();
+                    (era.base, era.bytes) = (eras[0].base, eras[0].bytes + eras[1].bytes);
+                    manifest.eras.splice(range, [era]);
+                }
+                Some(Task::Drop(at)) => _ = manifest.fulls.remove(at),
+                None => return done,
+            }
+        }
+        panic!("it never ends: {manifest:?}");
+    }
+
+    fn check(manifest: &Manifest) {
+        let eras: u64 = manifest.eras.iter().map(|era| era.bytes).sum();
+        let (_, older) = manifest.fulls.split_last().unwrap_or((&manifest.fulls[0], &[]));
+        let floor = manifest.floor.map_or(0, |floor| floor.seq);
+        let kept: u64 = older.iter().filter(|full| full.seq != floor).map(|full| full.bytes).sum();
+        assert!(kept <= eras / 4, "{kept} bytes of all rows at older moments beside {eras} of eras");
+        let mut ends: Vec<u64> = manifest.fulls.iter().map(|full| full.seq).collect();
+        ends.push(u64::MAX);
+        let mut base = 0;
+        for end in ends {
+            let group = manifest.eras.iter().filter(|era| era.base >= base && era.seq <= end).count();
+            assert!(group <= ERAS_IN_A_GROUP, "{group} eras up to {end}");
+            base = end;
+        }
+        assert!(manifest.eras.windows(2).all(|two| two[0].seq == two[1].base), "eras follow one another");
+        // What is read for the newest state is bounded by what all rows weigh.
+        let newest = manifest.fulls.last().unwrap();
+        let since: u64 = manifest.eras.iter().filter(|era| era.seq > newest.seq).map(|era| era.bytes).sum();
+        assert!(
+            since <= (newest.bytes / 2).max(64 << 10),
+            "{since} bytes since {} of all rows",
+            newest.bytes
+        );
+    }
+
+    #[test]
+    fn whatever_eras_weigh_the_rule_ends_and_keeps_its_bounds() {
+        let mut dice = 7u64;
+        let mut below = |n: u64| {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (dice >> 33) % n
+        };
+        for case in 0..200 {
+            let mut manifest = table();
+            let (largest, rows) = (1 << (6 + case % 24), 1 << (6 + below(26)));
+            let mut tasks = 0;
+            for _ in 0..60 {
+                push_era(&mut manifest, 300 + below(largest));
+                tasks += tend(&mut manifest, 200 + below(rows));
+                if manifest.eras.len() > 1 && !manifest.fulls.is_empty() {
+                    check(&manifest);
+                }
+                if manifest.floor.is_none() && below(40) == 0 && !manifest.fulls.is_empty() {
+                    let seq = manifest.fulls[0].seq;
+                    manifest.eras.retain(|era| era.base >= seq);
+                    manifest.floor = Some(Floor { seq, time_ms: 1, last_seq: seq, events: 1, rows: 1 });
+                    if manifest.eras.is_empty() {
+                        break;
+                    }
+                }
+            }
+            assert!(tasks <= 60 * 4, "{tasks} tasks for 60 eras");
+        }
+    }
+
+    #[test]
+    fn a_table_without_snapshots_wants_nothing() {
+        assert_eq!(next_task(&table()), None);
+    }
+
+    #[test]
+    fn the_rows_at_the_floor_stay() {
+        let mut manifest = table();
+        manifest.floor = Some(Floor { seq: 10, time_ms: 1, last_seq: 10, events: 1, rows: 1 });
+        for seq in [10, 20, 30] {
+            manifest.fulls.push(Full { seq, rows: 1, bytes: 1 << 30, indexes: Vec::new() });
+        }
+        manifest.eras.push(Era {
+            base: 10,
+            seq: 30,
+            bytes: 1000,
+            events: 1,
+            indexes: Vec::new(),
+            position: Position::default(),
+        });
+        assert_eq!(next_task(&manifest), Some(Task::Drop(1)));
+        manifest.fulls.remove(1);
+        assert_eq!(next_task(&manifest), None);
+    }
+}

@@ -1,0 +1,497 @@
+//! A history written straight through the log, with snapshots taken as the writer takes them, one step after the other; and
+//! what every moment of it must look like.
+
+#![allow(dead_code, reason = "every test file uses its own part")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::document::Document;
+use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
+use driftdb_common::format::key::{Key, KeyType};
+use driftdb_common::format::manifest::{Era, Full, Manifest};
+use driftdb_common::log::appender::{AppendError, Group, Log, Options};
+use driftdb_common::log::blocks::BlockCache;
+use driftdb_common::log::dir::{DataDir, snapshot_files};
+use driftdb_common::log::disk::sim::SimDisk;
+use driftdb_common::log::merge::Commit;
+use driftdb_common::log::recovery::{self, Replay};
+use driftdb_common::table::chain::Chain;
+use driftdb_common::table::history::{History, Images, Wanted};
+use driftdb_common::table::overlay::CommitInfo;
+use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
+use driftdb_common::table::shelf::Shelf;
+use driftdb_common::table::snapshot::{self, EraLimits, Reach};
+use driftdb_common::table::thinning::{self, RequestsSince, Task};
+use driftdb_common::table::timeline::Timeline;
+use driftdb_common::table::view::View;
+use driftdb_common::table::{diff, index};
+use serde_json::{Value, json};
+
+pub const TABLES: [&str; 2] = ["t", "u"];
+/// A commit in which `t` goes, and the one in which it comes again; and the one that gives it another index.
+const DROPPED: u64 = 21;
+const ALTERED: u64 = 11;
+
+pub fn dir() -> DataDir {
+    DataDir::new("/data")
+}
+
+type Rows = BTreeMap<String, Value>;
+/// Of one table: kind, key, and the row after it.
+type Happened = (EventType, Option<String>, Option<Value>);
+
+/// What a commit does to each table, given the rows before it.
+fn commit(seq: u64, rows: &[Option<Rows>; 2]) -> Vec<(usize, Happened)> {
+    match seq {
+        1 | 2 => return vec![(usize::from(seq == 2), (EventType::Schema, None, None))],
+        ALTERED => return vec![(0, (EventType::Schema, None, None))],
+        DROPPED => return vec![(0, (EventType::Schema, None, None))],
+        _ if seq == DROPPED + 1 => return vec![(0, (EventType::Schema, None, None))],
+        _ => {}
+    }
+    let mut events = Vec::new();
+    for table in 0..=usize::from(seq % 3 == 0) {
+        let mut now = rows[table].clone().unwrap_or_default();
+        for i in 0..1 + seq % 3 {
+            let key = format!("k{}", (seq * 7 + i * i) % 5);
+            let event = match now.get(&key) {
+                None => {
+                    let row = json!({"id": key, "n": seq, "pad": "x".repeat(usize::try_from(seq % 4).unwrap() * 50)});
+                    (EventType::Insert, Some(key.clone()), Some(row))
+                }
+                Some(_) if (seq + i) % 4 == 0 => (EventType::SoftDelete, Some(key.clone()), None),
+                Some(row) => {
+                    let mut row = row.clone();
+                    row["n"] = (seq * 10 + i).into();
+                    (EventType::Patch, Some(key.clone()), Some(row))
+                }
+            };
+            match &event.2 {
+                Some(row) => _ = now.insert(key, row.clone()),
+                None => _ = now.remove(&key),
+            }
+            events.push((table, event));
+        }
+    }
+    events
+}
+
+/// The rows of each table after every commit, and what happened in it.
+pub struct Script {
+    pub states: Vec<[Option<Rows>; 2]>,
+    pub events: Vec<Vec<(usize, Happened)>>,
+}
+
+impl Script {
+    pub fn new(last: u64) -> Script {
+        let mut script = Script { states: vec![[None, None]], events: vec![Vec::new()] };
+        for seq in 1..=last {
+            let mut rows = script.states.last().unwrap().clone();
+            let events = commit(seq, &rows);
+            for (table, (kind, key, after)) in &events {
+                match (kind, key) {
+                    (EventType::Schema, _) if seq == DROPPED => rows[*table] = None,
+                    (EventType::Schema, _) => _ = rows[*table].get_or_insert_default(),
+                    (_, Some(key)) => {
+                        let rows = rows[*table].as_mut().unwrap();
+                        match after {
+                            Some(row) => _ = rows.insert(key.clone(), row.clone()),
+                            None => _ = rows.remove(key),
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            script.states.push(rows);
+            script.events.push(events);
+        }
+        script
+    }
+
+    /// A commit as the log takes it.
+    pub fn group(&self, seq: u64) -> Group {
+        let events = &self.events[usize::try_from(seq).unwrap()];
+        let mut group = Group { last_seq: seq, last_ms: 1000 + seq * 10, ..Group::default() };
+        let mut told: BTreeSet<usize> = BTreeSet::new();
+        let meta = CommitMeta { reason: format!("r{seq}"), ..CommitMeta::default() };
+        for (table, (kind, key, after)) in events {
+            let id = *table as u64 + 1;
+            let here = u32::try_from(events.iter().filter(|(at, _)| at == table).count()).unwrap();
+            let shape = CommitShape { frames: u32::try_from(events.len()).unwrap(), frames_here: here };
+            let first = told.insert(*table).then_some((shape, &meta));
+            let document = match kind {
+                EventType::Schema => Some(schema(*table, seq)),
+                EventType::Patch => Some(json_document(&json!({"n": after.as_ref().unwrap()["n"]}))),
+                _ => after.as_ref().map(json_document),
+            };
+            if seq <= 2 {
+                group.created.push((id, TABLES[*table].to_owned()));
+            }
+            let frames = group.tables.entry(id).or_default();
+            let first_of_group = frames.frames.is_empty();
+            frames.last_seq = seq;
+            let key = key.as_ref().map(|key| Key::Str(key.as_str().into()));
+            frames.frames.push(seq, group.last_ms, *kind, |out| {
+                event::encode(out, key.as_ref(), document.as_ref(), false, first, first_of_group)
+            });
+        }
+        group
+    }
+}
+
+fn json_document(value: &Value) -> Document {
+    Document::from_json(&value.to_string()).unwrap()
+}
+
+fn schema(table: usize, seq: u64) -> Document {
+    let action = match seq {
+        DROPPED => SchemaAction::Drop,
+        ALTERED => SchemaAction::Alter,
+        _ => SchemaAction::Create,
+    };
+    let indexes = if seq >= ALTERED { vec!["n".to_owned(), "pad".to_owned()] } else { vec!["n".to_owned()] };
+    let schema = Schema {
+        table: TABLES[table].to_owned(),
+        primary_key: "id".to_owned(),
+        key_type: KeyType::String,
+        indexes,
+        retain_ms: None,
+    };
+    SchemaEvent { action, schema }.to_document().unwrap()
+}
+
+/// What is to be done next: more of everything than files of this size would need.
+fn next_task(manifest: &Manifest) -> Option<Task> {
+    let full = manifest.fulls.last().map_or(0, |full| full.seq);
+    let last = manifest.eras.last()?.seq;
+    if last >= full + 9 {
+        return Some(Task::Full);
+    }
+    if manifest.fulls.len() > 1 {
+        return Some(Task::Drop(0));
+    }
+    let newest = manifest.eras.partition_point(|era| era.seq <= full);
+    (manifest.eras.len() - newest > 3).then(|| Task::Merge(newest + 1..newest + 3))
+}
+
+/// A database opened for writing, and for reading what was found.
+pub struct Keeper {
+    pub log: Log,
+    pub shelf: Shelf,
+    chains: BTreeMap<u64, Chain>,
+    pub timelines: BTreeMap<u64, Arc<Timeline>>,
+}
+
+pub fn shelf(disk: &SimDisk) -> Shelf {
+    Shelf { disk: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
+}
+
+struct Opening<'a> {
+    shelf: &'a Shelf,
+    chains: BTreeMap<u64, Chain>,
+    timelines: BTreeMap<u64, Arc<Timeline>>,
+}
+
+impl Replay for Opening<'_> {
+    fn table(&mut self, manifest: &Manifest) -> Result<()> {
+        let chain = self.shelf.open(manifest, None)?;
+        let id = manifest.table_id;
+        self.chains.insert(id, chain.clone());
+        self.timelines.insert(id, Arc::new(Timeline::open(id, &*manifest.table, chain)?));
+        Ok(())
+    }
+
+    fn commit(&mut self, commit: Commit) -> Result<()> {
+        let info = Arc::new(CommitInfo { seq: commit.seq, time_ms: commit.time_ms, meta: commit.meta });
+        commit.parts.into_iter().try_for_each(|(id, events)| {
+            let timeline = self.timelines.get(&id).expect("every table comes first");
+            timeline.apply(&info, events)
+        })
+    }
+}
+
+impl Keeper {
+    pub fn open(disk: &SimDisk) -> Result<Keeper> {
+        let shelf = shelf(disk);
+        let options = Options { background: false, ..Options::default() };
+        let mut opening = Opening { shelf: &shelf, chains: BTreeMap::new(), timelines: BTreeMap::new() };
+        let log = recovery::open(disk.shared(), &dir(), options, &mut opening)?;
+        let Opening { chains, mut timelines, .. } = opening;
+        // One that never came to be is told of, too.
+        timelines.retain(|id, _| log.manifest(*id).is_some());
+        Ok(Keeper { log, shelf, chains, timelines })
+    }
+
+    pub fn published(&self) -> u64 {
+        self.log.published().0
+    }
+
+    pub fn manifest(&self, id: u64) -> Manifest {
+        self.log.manifest(id).unwrap().clone()
+    }
+
+    fn edit(&mut self, id: u64, change: &dyn Fn(&mut Manifest)) -> Result<(), AppendError> {
+        let before = self.manifest(id);
+        let after = self.log.edit(id, &mut |manifest| {
+            change(manifest);
+            Ok(())
+        })?;
+        let known = self.chains.get(&id);
+        let chain = self.shelf.open(&after, known).map_err(AppendError::Refused)?;
+        self.chains.insert(id, chain);
+        let kept = snapshot_files(&self.shelf.dir, &after);
+        for file in snapshot_files(&self.shelf.dir, &before).into_iter().filter(|file| !kept.contains(file)) {
+            let _ = self.shelf.disk.remove(&file);
+        }
+        Ok(())
+    }
+
+    fn chain(&mut self, id: u64) -> Result<Chain, AppendError> {
+        let manifest = self.manifest(id);
+        let known = self.chains.get(&id).cloned().unwrap_or_default();
+        if !known.is_of(&manifest) {
+            let chain = self.shelf.open(&manifest, Some(&known)).map_err(AppendError::Refused)?;
+            self.chains.insert(id, chain);
+        }
+        Ok(self.chains.get(&id).cloned().unwrap_or_default())
+    }
+
+    /// Takes a snapshot of a table and does what the rule wants then. What was done, in words.
+    pub fn take(&mut self, id: u64, limits: EraLimits) -> Result<Vec<&'static str>, AppendError> {
+        let refused = AppendError::Refused;
+        let mut done = Vec::new();
+        let (seq, _) = self.log.published();
+        loop {
+            let (manifest, chain) = (self.manifest(id), self.chain(id)?);
+            let slot = self.log.slot(id).unwrap();
+            let reach = Reach { segment: slot.segment, bytes: slot.bytes, seq };
+            let era = snapshot::next_era(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()));
+            let Some(era) = era.map_err(refused)? else { break };
+            self.edit(id, &|manifest| manifest.eras.push(era.clone()))?;
+            done.push("era");
+        }
+        loop {
+            let (manifest, chain) = (self.manifest(id), self.chain(id)?);
+            let table = (manifest.table.as_str(), id);
+            match next_task(&manifest) {
+                Some(Task::Full) => {
+                    let indexes = manifest.eras.last().unwrap().indexes.clone();
+                    let full = snapshot::full(&self.shelf, table, &chain, chain.end(), &indexes, &|_| Ok(()));
+                    let full = full.map_err(refused)?;
+                    self.edit(id, &|manifest| manifest.fulls.push(full.clone()))?;
+                    done.push("full");
+                }
+                Some(Task::Merge(range)) => {
+                    let eras = chain.opened_eras(&manifest, range.clone());
+                    let since = RequestsSince::default();
+                    let era = thinning::merge_eras(&self.shelf, table, &eras, since, &|_| Ok(()));
+                    let era = era.map_err(refused)?.unwrap();
+                    self.edit(id, &|manifest| {
+                        _ = manifest.eras.splice(range.clone(), [era.clone()]).count()
+                    })?;
+                    done.push("merge");
+                }
+                Some(Task::Drop(at)) => {
+                    self.edit(id, &|manifest| _ = manifest.fulls.remove(at))?;
+                    done.push("drop");
+                }
+                None => break,
+            }
+        }
+        done.extend(self.index(id)?);
+        Ok(done)
+    }
+
+    /// Makes the index on `pad` that the newest files lack.
+    fn index(&mut self, id: u64) -> Result<Option<&'static str>, AppendError> {
+        let (manifest, chain) = (self.manifest(id), self.chain(id)?);
+        if id != 1 || chain.end() < ALTERED {
+            return Ok(None);
+        }
+        let (mut eras, mut fulls) = (Vec::new(), Vec::new());
+        for (file, is_full) in chain.needed_now().filter(|(file, _)| file.index("pad").is_none()) {
+            let before = |key: &[u8], seq: u64| chain.document_before(key, seq);
+            let table = (manifest.table.as_str(), id);
+            index::build(&self.shelf, table, file, "pad", is_full, &before, &|_| Ok(()))
+                .map_err(AppendError::Refused)?;
+            if is_full { fulls.push(file.seq) } else { eras.push(file.seq) }
+        }
+        if eras.is_empty() && fulls.is_empty() {
+            return Ok(None);
+        }
+        self.edit(id, &|manifest| {
+            let add = |indexes: &mut Vec<String>| indexes.push("pad".to_owned());
+            manifest
+                .eras
+                .iter_mut()
+                .filter(|era: &&mut Era| eras.contains(&era.seq))
+                .for_each(|e| add(&mut e.indexes));
+            manifest
+                .fulls
+                .iter_mut()
+                .filter(|f: &&mut Full| fulls.contains(&f.seq))
+                .for_each(|f| add(&mut f.indexes));
+        })?;
+        Ok(Some("index"))
+    }
+
+    /// That snapshots and indexes on disk are those that the manifests name.
+    pub fn check_files(&self) -> Result<(), String> {
+        for (id, timeline) in &self.timelines {
+            let named: BTreeSet<PathBuf> = snapshot_files(&dir(), &self.manifest(*id)).into_iter().collect();
+            let mut found = BTreeSet::new();
+            for of_files in [dir().snapshots(timeline.name()), dir().indexes(timeline.name())] {
+                let names = self.shelf.disk.list(&of_files).unwrap_or_default();
+                found.extend(names.into_iter().map(|name| of_files.join(name)));
+            }
+            if named != found {
+                return Err(format!("named are {named:?}, and there are {found:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// That every moment up to a commit reads as the script has it.
+    pub fn check(&self, script: &Script, upto: u64) -> Result<(), String> {
+        for table in 0..2 {
+            let Some(timeline) = self.timelines.get(&(table as u64 + 1)) else {
+                if upto > table as u64 {
+                    return Err(format!("table {table} is not there"));
+                }
+                continue;
+            };
+            check_timeline(timeline, script, table, upto).map_err(|e| format!("{}: {e}", TABLES[table]))?;
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with an answer: an error, or another content than expected.
+#[derive(Debug)]
+pub enum Wrong {
+    Failed(Error),
+    Content(String),
+}
+
+impl From<Error> for Wrong {
+    fn from(error: Error) -> Wrong {
+        Wrong::Failed(error)
+    }
+}
+
+impl std::fmt::Display for Wrong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// That a table's every moment up to a commit is as the script has it, by every way to ask.
+pub fn check_timeline(
+    timeline: &Arc<Timeline>,
+    script: &Script,
+    table: usize,
+    upto: u64,
+) -> Result<(), Wrong> {
+    for seq in 0..=upto {
+        check_moment(timeline, script, table, seq)?;
+    }
+    check_history(timeline, script, table, upto)?;
+    let first = script.states.iter().position(|rows| rows[table].is_some()).unwrap() as u64;
+    for (low, high) in [(first, upto), (upto / 2, upto)] {
+        let rows = |seq: u64| script.states[seq as usize][table].clone();
+        let (Some(before), Some(after)) = (rows(low), rows(high)) else { continue };
+        let mut walk = diff::Diff::new(View::at(timeline, low)?, View::at(timeline, high)?, None)?;
+        let mut found = BTreeSet::new();
+        while let Some(row) = walk.next_row()? {
+            found.insert(row.key.to_string());
+        }
+        let keys = before.keys().chain(after.keys());
+        let expected = keys.filter(|key| before.get(*key) != after.get(*key)).cloned().collect();
+        same(&found, &expected, || format!("diff from {low} to {high}"))?;
+    }
+    Ok(())
+}
+
+fn check_moment(timeline: &Arc<Timeline>, script: &Script, table: usize, seq: u64) -> Result<(), Wrong> {
+    let view = match (View::at(timeline, seq), &script.states[seq as usize][table]) {
+        (Ok(view), Some(_)) => view,
+        (Err(error), None) if error.reason() == Reason::TableNotFound => return Ok(()),
+        (Err(error), _) => return Err(error.into()),
+        (Ok(_), None) => return Err(Wrong::Content(format!("there is no table at {seq}"))),
+    };
+    let expected = script.states[seq as usize][table].clone().unwrap();
+    let mut found = Rows::new();
+    let mut failed = None;
+    view.scan((Bound::Unbounded, Bound::Unbounded), |row| match row.document.to_json() {
+        Ok(text) => {
+            found.insert(row.key.to_string(), serde_json::from_str(&text).unwrap());
+            true
+        }
+        Err(error) => {
+            failed = Some(error);
+            false
+        }
+    })?;
+    failed.map_or(Ok(()), Err)?;
+    same(&found, &expected, || format!("rows at {seq}"))?;
+    for key in (0..5).map(|k| format!("k{k}")) {
+        let row = view.get(&Key::Str(key.as_str().into()))?;
+        let row = row.map(|row| row.document.to_json()).transpose()?;
+        let row: Option<Value> = row.map(|text| serde_json::from_str(&text).unwrap());
+        same(&row.as_ref(), &expected.get(&key), || format!("{key} at {seq}"))?;
+    }
+    same(&view.counts()?.rows, &(expected.len() as u64), || format!("rows counted at {seq}"))?;
+    let events =
+        script.events[..=seq as usize].iter().flatten().filter(|(at, _)| *at == table).count() as u64;
+    same(&view.counts()?.events, &events, || format!("events counted at {seq}"))
+}
+
+fn check_history(timeline: &Arc<Timeline>, script: &Script, table: usize, upto: u64) -> Result<(), Wrong> {
+    for newest_first in [false, true] {
+        let images = Images { before: true, after: true };
+        let wanted = Wanted { key: None, from: 0, to: upto, newest_first, images };
+        let mut history = History::new(timeline, wanted);
+        let mut found = Vec::new();
+        loop {
+            let batch = history.next_batch(7)?;
+            if batch.is_empty() {
+                break;
+            }
+            for change in batch {
+                let after = change.after.map(|row| row.to_json()).transpose()?;
+                let after: Option<Value> = after.map(|text| serde_json::from_str(&text).unwrap());
+                let reason = change.commit.meta.as_ref().map(|meta| meta.reason.clone());
+                let key = change.key.map(|key| key.to_string());
+                found.push((change.commit.seq, reason, change.kind, key, after));
+            }
+        }
+        let events = script.events.iter().enumerate().take(upto as usize + 1);
+        let mut expected: Vec<_> = events
+            .flat_map(|(seq, events)| events.iter().map(move |event| (seq as u64, event)))
+            .filter(|(_, (at, _))| *at == table)
+            .map(|(seq, (_, (kind, key, after)))| {
+                (seq, Some(format!("r{seq}")), *kind, key.clone(), after.clone())
+            })
+            .collect();
+        if newest_first {
+            expected.reverse();
+        }
+        same(&found, &expected, || format!("history, newest first: {newest_first}"))?;
+    }
+    Ok(())
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(
+    found: &T,
+    expected: &T,
+    what: impl Fn() -> String,
+) -> Result<(), Wrong> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Wrong::Content(format!("{}: found {found:?}, expected {expected:?}", what())))
+}

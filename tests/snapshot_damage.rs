@@ -1,0 +1,175 @@
+//! Snapshots, indexes, manifests and HEAD cut at every length and flipped at every byte: the right answer or an error that
+//! names the file, never a wrong row, never a panic.
+
+mod harness;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use driftdb_common::error::{Error, Reason};
+use driftdb_common::format::document::Document;
+use driftdb_common::format::sortkey;
+use driftdb_common::log::dir::snapshot_files;
+use driftdb_common::log::disk::sim::SimDisk;
+use driftdb_common::table::snapshot::EraLimits;
+use driftdb_common::table::timeline::Timeline;
+use driftdb_common::table::view::View;
+use harness::keeper::{Keeper, Script, Wrong, check_timeline, dir};
+
+const COMMITS: u64 = 17;
+const LIMITS: EraLimits = EraLimits { events: 12, bytes: 1 << 20 };
+
+fn soak() -> bool {
+    std::env::var_os("DRIFTDB_SOAK").is_some()
+}
+
+/// A closed database with eras, all rows at a moment, indexes, and a tail that no snapshot holds.
+fn build() -> (SimDisk, Script) {
+    let (disk, script) = (SimDisk::new(), Script::new(COMMITS));
+    let mut keeper = Keeper::open(&disk).unwrap();
+    for seq in 1..=COMMITS {
+        keeper.log.append(&mut script.group(seq)).unwrap();
+        if seq == 8 || seq == 15 {
+            keeper.take(1, LIMITS).unwrap();
+            keeper.take(2, LIMITS).unwrap();
+        }
+    }
+    keeper.log.close().unwrap();
+    (disk, script)
+}
+
+fn files(disk: &SimDisk) -> Vec<PathBuf> {
+    let keeper = Keeper::open(&disk.clone_state()).unwrap();
+    let files = snapshot_files(&dir(), &keeper.manifest(1));
+    let of = |part: &str| files.iter().filter(|file| file.to_string_lossy().contains(part)).count();
+    assert!(of("-") >= 2 && of("/snapshots/") > of("-0") / 2 && of("/indexes/") >= 2, "{files:?}");
+    files
+}
+
+/// The keys that an index tells for every value at every moment must be all that have it.
+fn check_index(timeline: &Arc<Timeline>, script: &Script) -> Result<(), Wrong> {
+    for seq in 1..=COMMITS {
+        let rows = script.states[usize::try_from(seq).unwrap()][0].clone().unwrap_or_default();
+        let view = View::at(timeline, seq)?;
+        if !view.has_index("n") {
+            continue;
+        }
+        for (key, row) in &rows {
+            let document = Document::from_json(&row.to_string()).unwrap();
+            let path = driftdb_common::format::path::Path::of_index("n");
+            let scalar = sortkey::scalar_of(document.get(&path).unwrap().unwrap()).unwrap().unwrap();
+            let mut value = Vec::new();
+            sortkey::write_scalar(&mut value, scalar);
+            let mut all = BTreeSet::new();
+            view.candidates_in("n", (&value, &value), 100, &mut all)?;
+            let of_value = view.candidates_of_value("n", &value, None, 100)?;
+            let has =
+                |key: &String, mut keys: Box<dyn Iterator<Item = String>>| keys.any(|found| found == *key);
+            if !has(key, Box::new(all.into_iter().map(|key| key.to_string())))
+                || !has(key, Box::new(of_value.into_iter().map(|key| key.to_string())))
+            {
+                return Err(Wrong::Content(format!("the index does not tell of {key} at {seq}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Opens a damaged database and asks everything. Whether the damage was seen.
+fn outcome(disk: &SimDisk, script: &Script, what: &str) -> bool {
+    let named = |error: &Error| {
+        assert_eq!(error.reason(), Reason::Corrupt, "{what}: {error}");
+        assert!(error.metadata().contains_key("file"), "{what}: {error} names no file");
+    };
+    let keeper = match Keeper::open(disk) {
+        Ok(keeper) => keeper,
+        Err(error) => {
+            named(&error);
+            return true;
+        }
+    };
+    assert_eq!(keeper.published(), COMMITS, "{what}");
+    let mut seen = false;
+    let timeline = |id: u64| keeper.timelines.get(&id).unwrap();
+    let asked = [
+        check_timeline(timeline(1), script, 0, COMMITS),
+        check_timeline(timeline(2), script, 1, COMMITS),
+        check_index(timeline(1), script),
+    ];
+    for answer in asked {
+        match answer {
+            Ok(()) => {}
+            Err(Wrong::Failed(error)) => {
+                named(&error);
+                seen = true;
+            }
+            Err(Wrong::Content(wrong)) => panic!("{what}: {wrong}"),
+        }
+    }
+    seen
+}
+
+/// Damages a file everywhere. How many damages there were, and how many of them were seen.
+fn damage(disk: &SimDisk, script: &Script, path: &Path) -> (usize, usize) {
+    let len = disk.bytes(path).unwrap().len();
+    let (done, seen) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let count = |was_seen: bool| {
+        done.fetch_add(1, Ordering::Relaxed);
+        seen.fetch_add(usize::from(was_seen), Ordering::Relaxed);
+    };
+    std::thread::scope(|threads| {
+        for part in 0..4 {
+            let count = &count;
+            threads.spawn(move || {
+                for offset in (part..len).step_by(4) {
+                    let bits = if soak() { (0..8).collect() } else { vec![(offset * 5 % 8) as u8] };
+                    for bit in bits {
+                        let flipped = disk.clone_state();
+                        flipped.flip_bit(path, offset, bit).unwrap();
+                        let what = format!("{} byte {offset} of {len}, bit {bit}", path.display());
+                        count(outcome(&flipped, script, &what));
+                    }
+                    if soak() || offset % 7 == 0 || offset + 64 > len {
+                        let cut = disk.clone_state();
+                        cut.cut(path, offset).unwrap();
+                        count(outcome(&cut, script, &format!("{} cut at {offset} of {len}", path.display())));
+                    }
+                }
+            });
+        }
+    });
+    (done.into_inner(), seen.into_inner())
+}
+
+#[test]
+fn a_damaged_snapshot_or_index_is_named_and_never_read_wrong() {
+    let (disk, script) = build();
+    assert!(!outcome(&disk.clone_state(), &script, "no damage"));
+    for path in files(&disk) {
+        let (done, seen) = damage(&disk, &script, &path);
+        // Every byte of a file counts; what a query does not need it does not read.
+        assert!(seen * 10 >= done * 6, "{}: {seen} of {done} damages were seen", path.display());
+    }
+}
+
+#[test]
+fn a_damaged_manifest_or_head_is_named_or_made_up_for() {
+    let (disk, script) = build();
+    for path in [dir().manifest("t"), dir().head()] {
+        damage(&disk, &script, &path);
+    }
+}
+
+#[test]
+fn a_missing_snapshot_or_index_is_named() {
+    let (disk, script) = build();
+    for path in files(&disk) {
+        let missing = disk.clone_state();
+        missing.shared().remove(&path).unwrap();
+        let error = Keeper::open(&missing).err().unwrap_or_else(|| panic!("{} is missing", path.display()));
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+    }
+    let _ = script;
+}
