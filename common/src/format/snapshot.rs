@@ -441,3 +441,6 @@ impl EraProperties {
         Ok(EraProperties { events, rows, time_ms, chapters })
     }
 }
+
+#[cfg(test)]
+mod tests;
