@@ -562,7 +562,7 @@ async fn history(seed: u64, cache: u64, steps: u64) {
         }
     }
     readers.push(Asked::start("at the end", &run).await);
-    run.ask(&mut readers, if soak() { 300 } else { 60 }).await;
+    run.ask(&mut readers, if world::soak() { 300 } else { 60 }).await;
     // Without the writer, and after it.
     run.daemon.as_mut().unwrap().terminate();
     run.ask(&mut readers, 10).await;
@@ -572,14 +572,10 @@ async fn history(seed: u64, cache: u64, steps: u64) {
     run.ask(&mut readers, 10).await;
 }
 
-fn soak() -> bool {
-    std::env::var_os("DRIFTDB_SOAK").is_some()
-}
-
 fn run_all(first: u64, cache: u64) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let only: Option<u64> = std::env::var("DRIFTDB_SEED").ok().and_then(|seed| seed.parse().ok());
-    let (count, steps) = if soak() { (60, 600) } else { (3, 110) };
+    let (count, steps) = if world::soak() { (60, 600) } else { (3, 110) };
     for seed in only.map_or(first..first + count, |seed| seed..seed + 1) {
         eprintln!("history {seed} with a cache of {cache} bytes");
         runtime.block_on(history(seed, cache, steps));

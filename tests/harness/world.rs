@@ -323,3 +323,8 @@ pub fn put_row(table: &str, key: &Key, salt: usize) -> v1::Operation {
     let action = Some(v1::operation::Action::Put(document(row_of(key, table, salt).to_string())));
     v1::Operation { table: table.into(), key: String::new(), action }
 }
+
+/// Whether the long form of a test is asked for.
+pub fn soak() -> bool {
+    std::env::var_os("DRIFTDB_SOAK").is_some()
+}

@@ -1,0 +1,259 @@
+//! Rows that are changed hundreds of times, in one commit and over many eras: whichever way a row is looked for, at any event,
+//! it is the same, in files and in memory.
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use driftdb_common::format::document::Document;
+use driftdb_common::format::event::{self, CommitMeta, CommitShape, Event, EventType};
+use driftdb_common::format::key::Key;
+use driftdb_common::log::appender::Group;
+use driftdb_common::log::disk::sim::SimDisk;
+use driftdb_common::table::chain::{Chain, Spot, sort_key};
+use driftdb_common::table::overlay::CommitInfo;
+use driftdb_common::table::snapshot::EraLimits;
+use driftdb_common::table::timeline::Timeline;
+use driftdb_common::table::view::View;
+use harness::condition::Dice;
+use harness::keeper::{Keeper, Script};
+use harness::model::merge;
+use serde_json::{Value, json};
+
+const KEYS: usize = 4;
+
+fn key(number: usize) -> Key {
+    Key::Str(format!("k{number}").into())
+}
+
+/// A row's event and the row after it.
+#[derive(Debug, Clone)]
+struct Was {
+    spot: Spot,
+    key: usize,
+    kind: EventType,
+    payload: Option<Value>,
+    after: Option<Value>,
+}
+
+#[derive(Default)]
+struct Hot {
+    events: Vec<Was>,
+    live: BTreeMap<usize, Value>,
+}
+
+impl Hot {
+    /// A commit of so many events.
+    fn commit(&mut self, dice: &mut Dice, seq: u64, count: usize) -> Vec<Was> {
+        let favourite = dice.below(KEYS);
+        let events: Vec<Was> = (0..count)
+            .map(|index| {
+                let key = if dice.below(4) == 0 { dice.below(KEYS) } else { favourite };
+                let spot = Spot { seq, index: u32::try_from(index).unwrap() };
+                let (kind, payload, after) = match self.live.get(&key) {
+                    Some(_) if dice.below(40) == 0 => (EventType::SoftDelete, None, None),
+                    Some(row) if dice.below(60) > 0 => {
+                        let mut after = row.clone();
+                        let field = format!("f{}", dice.below(6));
+                        let value = if dice.below(5) == 0 { Value::Null } else { dice.below(1000).into() };
+                        let patch = json!({"deep": {field: value}, "last": index});
+                        merge(&mut after, &patch);
+                        (EventType::Patch, Some(patch), Some(after))
+                    }
+                    _ => {
+                        let row = json!({"id": format!("k{key}"), "pad": "y".repeat(dice.below(3) * 3000)});
+                        (EventType::Insert, Some(row.clone()), Some(row))
+                    }
+                };
+                match &after {
+                    Some(row) => _ = self.live.insert(key, row.clone()),
+                    None => _ = self.live.remove(&key),
+                }
+                Was { spot, key, kind, payload, after }
+            })
+            .collect();
+        self.events.extend(events.iter().cloned());
+        events
+    }
+
+    fn last(&self, of: usize, upto: Spot) -> Option<&Was> {
+        self.events.iter().rev().find(|was| was.key == of && was.spot <= upto)
+    }
+}
+
+fn document(value: &Value) -> Document {
+    Document::from_json(&value.to_string()).unwrap()
+}
+
+fn value(document: &Document) -> Value {
+    serde_json::from_str(&document.to_json().unwrap()).unwrap()
+}
+
+fn group(seq: u64, events: &[Was]) -> Group {
+    let mut group = Group { last_seq: seq, last_ms: 1000 + seq * 10, ..Group::default() };
+    let frames = group.tables.entry(1).or_default();
+    frames.last_seq = seq;
+    let (meta, count) = (CommitMeta::default(), u32::try_from(events.len()).unwrap());
+    for (i, was) in events.iter().enumerate() {
+        let first = (i == 0).then_some((CommitShape { frames: count, frames_here: count }, &meta));
+        let payload = was.payload.as_ref().map(document);
+        frames.frames.push(seq, 1000 + seq * 10, was.kind, |out| {
+            event::encode(out, Some(&key(was.key)), payload.as_ref(), false, first, i == 0)
+        });
+    }
+    group
+}
+
+/// Takes a commit in as a reader does.
+fn apply(timeline: &Timeline, seq: u64, events: &[Was]) {
+    let events = events.iter().map(|was| Event {
+        kind: was.kind,
+        key: Some(key(was.key)),
+        document: was.payload.as_ref().map(document),
+        replaces: false,
+        shape: CommitShape::SINGLE,
+        meta: None,
+        published: None,
+    });
+    let info = Arc::new(CommitInfo { seq, time_ms: 1000 + seq * 10, meta: None });
+    timeline.apply(&info, events.collect()).unwrap();
+}
+
+fn check_chain(chain: &Chain, hot: &Hot, dice: &mut Dice) {
+    let end = chain.end();
+    for _ in 0..40 {
+        let spot = hot.events[dice.below(hot.events.len())].spot;
+        if spot.seq > end {
+            continue;
+        }
+        for number in 0..KEYS {
+            let expected = hot.last(number, spot);
+            let found = chain.row(&key(number), spot).unwrap();
+            let content = found.as_ref().and_then(|row| row.document.as_ref()).map(value);
+            assert_eq!(content, expected.and_then(|was| was.after.clone()), "k{number} at {spot:?}");
+            if let (Some(found), Some(expected)) = (&found, expected) {
+                assert_eq!(found.seq, expected.spot.seq, "k{number} at {spot:?}");
+            }
+        }
+        check_scan(chain, hot, spot.seq);
+        let after = hot.events[dice.below(hot.events.len())].spot;
+        check_versions(chain, hot, (after.min(spot), spot), dice);
+    }
+    for number in 0..KEYS {
+        let found = chain.last_change(&key(number)).unwrap();
+        let expected = hot.last(number, Spot::end_of(end));
+        assert_eq!(
+            found.as_ref().map(|row| row.seq),
+            expected.map(|was| was.spot.seq),
+            "k{number} changed last"
+        );
+        let content = found.and_then(|row| row.document).map(|row| value(&row));
+        assert_eq!(content, expected.and_then(|was| was.after.clone()));
+    }
+}
+
+fn check_scan(chain: &Chain, hot: &Hot, seq: u64) {
+    let mut scan = chain.scan(seq, &[]).unwrap();
+    let mut found = BTreeMap::new();
+    while let Some(key) = scan.key() {
+        if let Some(row) = scan.take(&key).unwrap() {
+            found.insert(key, (row.seq, row.document.map(|row| value(&row))));
+        }
+    }
+    for number in 0..KEYS {
+        let expected = hot.last(number, Spot::end_of(seq));
+        let found = found.get(&sort_key(&key(number)));
+        let content = found.and_then(|(_, row)| row.clone());
+        assert_eq!(content, expected.and_then(|was| was.after.clone()), "k{number} in a walk at {seq}");
+        if let (Some((found, Some(_))), Some(expected)) = (found, expected) {
+            assert_eq!(*found, expected.spot.seq, "k{number} in a walk at {seq}");
+        }
+    }
+}
+
+fn check_versions(chain: &Chain, hot: &Hot, (after, upto): (Spot, Spot), dice: &mut Dice) {
+    let (number, newest_first) = (dice.below(KEYS), dice.below(2) == 0);
+    let limit = dice.pick(&[1, 5, 100, usize::MAX]);
+    let found = chain.versions(&key(number), (after, upto), limit, newest_first).unwrap();
+    let found: Vec<_> = found
+        .iter()
+        .map(|(spot, version)| (*spot, version.kind, version.payload.as_ref().map(value)))
+        .collect();
+    let within = hot.events.iter().filter(|was| was.key == number && was.spot > after && was.spot <= upto);
+    let mut expected: Vec<_> = within.map(|was| (was.spot, was.kind, was.payload.clone())).collect();
+    if newest_first {
+        expected.reverse();
+    }
+    expected.truncate(limit);
+    assert!(
+        found == expected,
+        "versions of k{number} after {after:?} up to {upto:?}, {newest_first} {limit}"
+    );
+}
+
+/// Views of a timeline that has lived through everything: what it let go of is in files.
+fn check_views(timeline: &Arc<Timeline>, hot: &Hot, last: u64, dice: &mut Dice) {
+    for _ in 0..30 {
+        let seq = 1 + dice.below(usize::try_from(last).unwrap()) as u64;
+        let view = View::at(timeline, seq).unwrap();
+        let mut scanned = BTreeMap::new();
+        view.scan((Bound::Unbounded, Bound::Unbounded), |row| {
+            scanned.insert(row.key.clone(), (row.seq, value(&row.document)));
+            true
+        })
+        .unwrap();
+        for number in 0..KEYS {
+            let expected = hot.last(number, Spot::end_of(seq));
+            let expected = expected.and_then(|was| Some((was.spot.seq, was.after.clone()?)));
+            let got = view.get(&key(number)).unwrap().map(|row| (row.seq, value(&row.document)));
+            assert_eq!(got, expected, "k{number} at {seq}");
+            assert_eq!(scanned.get(&key(number)).cloned(), expected, "k{number} in a walk at {seq}");
+        }
+        let upto = Spot::end_of(seq);
+        let live = (0..KEYS).filter(|k| hot.last(*k, upto).is_some_and(|was| was.after.is_some())).count();
+        let events = hot.events.iter().filter(|was| was.spot <= upto).count() as u64 + 1;
+        let counts = view.counts().unwrap();
+        assert_eq!((counts.rows, counts.events), (live as u64, events), "counts at {seq}");
+    }
+}
+
+fn history(seed: u64) {
+    let mut dice = Dice(seed);
+    let disk = SimDisk::new();
+    let mut keeper = Keeper::open(&disk).unwrap();
+    let script = Script::new(1);
+    keeper.log.append(&mut script.group(1)).unwrap();
+    // The creation, as files have it.
+    keeper.take(1, EraLimits { events: 1, bytes: 1 << 20 }).unwrap();
+    let open = |keeper: &Keeper| keeper.shelf.open(&keeper.manifest(1), None).unwrap();
+    let timeline = Arc::new(Timeline::open(1, "t", open(&keeper)).unwrap());
+    let mut hot = Hot::default();
+    for seq in 2..=40 {
+        let count = dice.pick(&[1, 3, 30, 30, 300]);
+        let events = hot.commit(&mut dice, seq, count);
+        keeper.log.append(&mut group(seq, &events)).unwrap();
+        apply(&timeline, seq, &events);
+        if dice.below(3) == 0 {
+            let limits = EraLimits { events: dice.pick(&[20, 200, 100_000]), bytes: 1 << 30 };
+            keeper.take(1, limits).unwrap();
+            if dice.below(2) == 0 {
+                timeline.adopt(open(&keeper));
+            }
+        }
+        if seq % 10 == 0 {
+            check_chain(&open(&keeper), &hot, &mut dice);
+            check_views(&timeline, &hot, seq, &mut dice);
+        }
+    }
+}
+
+#[test]
+fn a_row_is_the_same_whichever_way_it_is_looked_for() {
+    let count = if std::env::var_os("DRIFTDB_SOAK").is_some() { 500 } else { 8 };
+    for seed in 1..=count {
+        eprintln!("history {seed}");
+        history(seed * 31);
+    }
+}

@@ -1,0 +1,116 @@
+//! What a writer knows after a restart is what it knew before, whether snapshots tell it or the log.
+
+mod harness;
+
+use std::time::Duration;
+
+use driftdb::v1;
+use harness::*;
+use prost_types::Timestamp;
+
+fn request(table: &str, key: &str, id: &str) -> v1::ApplyRequest {
+    let options = v1::CommitOptions { request_id: id.into(), ..Default::default() };
+    let operations = vec![put(table, format!(r#"{{"id":"{key}","n":1}}"#))];
+    v1::ApplyRequest { operations, options: Some(options), ..Default::default() }
+}
+
+async fn make(writer: &mut Writer, request: &v1::ApplyRequest) -> (u64, bool) {
+    let answer = writer.apply(request.clone()).await.unwrap().into_inner();
+    (answer.token.unwrap().seq, answer.replayed)
+}
+
+async fn snapshot(writer: &mut Writer, table: &str) {
+    let mut stream = writer.snapshot(v1::SnapshotRequest { table: table.into() }).await.unwrap().into_inner();
+    while stream.message().await.unwrap().is_some() {}
+}
+
+async fn start(dir: &std::path::Path, args: &[&str]) -> (Daemon, Writer) {
+    let daemon = Daemon::start("driftdb-writer", dir, args);
+    let writer = daemon.as_writer().await;
+    (daemon, writer)
+}
+
+/// An id that was used again after its window belongs to the later commit, also where a snapshot tells of that one and only
+/// the log of the first.
+#[tokio::test]
+async fn a_request_id_used_twice_belongs_to_the_later_commit_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["--request-commits", "10"];
+    let (mut daemon, mut writer) = start(dir.path(), &args).await;
+    for table in ["a", "b"] {
+        create_table(&mut writer, table).await.unwrap();
+    }
+    assert_eq!(make(&mut writer, &request("b", "first", "twice")).await, (3, false));
+    for i in 4..20 {
+        assert_eq!(make(&mut writer, &request("a", "k", &format!("r{i}"))).await, (i, false));
+    }
+    let second = request("a", "second", "twice");
+    assert_eq!(make(&mut writer, &second).await, (20, false));
+    snapshot(&mut writer, "a").await;
+    assert!(daemon.terminate().success());
+    let (_daemon, mut writer) = start(dir.path(), &args).await;
+    assert_eq!(make(&mut writer, &second).await, (20, true));
+}
+
+/// Imported commits are older than the window by the clock. Their ids are remembered by their own times, also once their eras
+/// have been merged.
+#[tokio::test]
+async fn request_ids_of_imported_commits_are_remembered_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut daemon, mut writer) = start(dir.path(), &[]).await;
+    let long_ago = |i: i64| Timestamp { seconds: 1_600_000_000 + i, nanos: 0 };
+    let create = v1::CreateTableRequest {
+        table: "a".into(),
+        primary_key: "id".into(),
+        options: Some(v1::CommitOptions { commit_time: Some(long_ago(0)), ..Default::default() }),
+        ..Default::default()
+    };
+    writer.create_table(create).await.unwrap();
+    let mut made = Vec::new();
+    for i in 0..40 {
+        let mut request = request("a", "k", &format!("r{i}"));
+        request.options.as_mut().unwrap().commit_time = Some(long_ago(i));
+        made.push((make(&mut writer, &request).await.0, request));
+        snapshot(&mut writer, "a").await;
+    }
+    let files = std::fs::read_dir(dir.path().join("tables/a/snapshots")).unwrap();
+    let eras =
+        files.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().contains('-')).count();
+    assert!(daemon.terminate().success());
+    let (_daemon, mut writer) = start(dir.path(), &[]).await;
+    for (seq, request) in made {
+        assert_eq!(make(&mut writer, &request).await, (seq, true), "of {eras} eras");
+    }
+}
+
+/// An index that is dropped and at once wanted again: the file of the second is not taken for that of the first, which goes.
+#[tokio::test]
+async fn an_index_that_is_wanted_again_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut daemon, mut writer) = start(dir.path(), &[]).await;
+    create_table(&mut writer, "a").await.unwrap();
+    let alter = |add: bool| {
+        let mut request = v1::AlterTableRequest { table: "a".into(), ..Default::default() };
+        if add { &mut request.add_indexes } else { &mut request.drop_indexes }.push("n".into());
+        request
+    };
+    make(&mut writer, &request("a", "k", "")).await;
+    writer.alter_table(alter(true)).await.unwrap();
+    snapshot(&mut writer, "a").await;
+    let indexes = || std::fs::read_dir(dir.path().join("tables/a/indexes")).map_or(0, Iterator::count);
+    assert!(indexes() > 0);
+    for add in [false, true] {
+        writer.alter_table(alter(add)).await.unwrap();
+        snapshot(&mut writer, "a").await;
+    }
+    // Longer than files are left to readers.
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    assert!(indexes() > 0);
+    assert!(daemon.terminate().success());
+    let (_daemon, mut writer) = start(dir.path(), &[]).await;
+    make(&mut writer, &request("a", "k", "")).await;
+    let mut reader = Daemon::reader(dir.path());
+    let mut client = reader.as_reader().await;
+    assert_eq!(select_at(&mut client, "a", 6).await.unwrap().len(), 1);
+    reader.kill();
+}
