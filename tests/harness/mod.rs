@@ -4,6 +4,7 @@
 
 pub mod calls;
 pub mod condition;
+pub mod database;
 pub mod keeper;
 pub mod model;
 pub mod refusal;

@@ -4,6 +4,8 @@ use std::fmt;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::table::moments::Point;
+use driftdb_common::table::snapshot::Watch;
+use driftdb_common::table::verification::{self, Figures};
 
 use crate::jobs::JobHandle;
 use crate::snapshotter::{Snapshotter, Taken};
@@ -54,6 +56,9 @@ pub struct VerifySummary {
     pub problems: u64,
 }
 
+/// How often a table is verified while its files may be replaced, before they are held still.
+const VERIFIED_FREELY: u32 = 3;
+
 /// Maintains the tables of an open database.
 #[derive(Debug, Clone)]
 pub struct Maintenance {
@@ -97,15 +102,61 @@ impl Maintenance {
         self.snapshotter.compact(id, before, dry_run, &watch)
     }
 
-    /// Reads a table's files, or all, and tells of every problem; `deep` also rebuilds the state and compares.
+    /// Reads a table's files, or all, and tells of every problem; `deep` also rebuilds the state and compares. Commits go on
+    /// meanwhile: what is verified is what was published when its table's turn came.
     pub fn verify(
         &self,
-        _table: Option<&str>,
-        _deep: bool,
-        _job: &JobHandle,
-        _problem: &mut dyn FnMut(Problem),
+        table: Option<&str>,
+        deep: bool,
+        job: &JobHandle,
+        problem: &mut dyn FnMut(Problem),
     ) -> Result<VerifySummary> {
-        not_yet("Verify")
+        let commits = self.snapshotter.commits();
+        let ids = match table {
+            Some(table) => vec![commits.table_id(table)?],
+            // Dropped tables too: their past can be read.
+            None => commits.all_tables(|table| table.id()),
+        };
+        let mut summary = VerifySummary::default();
+        let mut done = 0;
+        for id in ids {
+            let watch = |more| {
+                job.report(done + more, 0, "entries");
+                job.check()
+            };
+            let (figures, found) = self.verify_table(id, deep, &watch)?;
+            found.into_iter().for_each(&mut *problem);
+            let Figures { files, frames, rows, problems } = figures;
+            done += frames + rows;
+            summary.files += files;
+            summary.frames += frames;
+            summary.rows += rows;
+            summary.problems += problems;
+        }
+        Ok(summary)
+    }
+
+    /// Snapshots may be replaced, and the old ones go: what was found wrong while the manifest moved on is looked at anew,
+    /// in the end with the table's files held still.
+    fn verify_table(&self, id: u64, deep: bool, watch: Watch<'_>) -> Result<(Figures, Vec<Problem>)> {
+        let commits = self.snapshotter.commits();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let lock = self.snapshotter.lock_of(id);
+            let _still = (tries > VERIFIED_FREELY).then(|| lock.lock());
+            let (manifest, reach) = commits.look(id)?;
+            let mut found = Vec::new();
+            let mut take = |verification::Problem { file, offset, message }| {
+                found.push(Problem { file, offset, message });
+            };
+            let shelf = self.snapshotter.shelf();
+            let figures = verification::verify(shelf, &manifest, reach, deep, watch, &mut take)?;
+            let moved = commits.look(id)?.0.version != manifest.version;
+            if found.is_empty() || !moved || tries > VERIFIED_FREELY {
+                return Ok((figures, found));
+            }
+        }
     }
 }
 

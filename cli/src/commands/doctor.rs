@@ -48,6 +48,7 @@ pub async fn run(args: &Doctor, global: &Global, out: &mut Output) -> Outcome {
         let severity = match severity {
             Severity::Damage => "damage",
             Severity::Note => "note",
+            Severity::Repair => "repair",
         };
         out.record(&shapes::line(&Finding { severity, file, offset, message, remedy })?)?;
     }
@@ -55,7 +56,7 @@ pub async fn run(args: &Doctor, global: &Global, out: &mut Output) -> Outcome {
     let doctor::Summary { tables, files, frames, damage, notes, repaired } = examined?;
     out.record(&shapes::line(&Summary { tables, files, frames, damage, notes, repaired })?)?;
     if repair && repaired == 0 {
-        render::note("note: nothing here can be repaired automatically; nothing was changed");
+        render::note("note: there was nothing that can be repaired automatically; nothing was changed");
     }
     if damage == 0 {
         return Ok(());

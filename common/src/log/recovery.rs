@@ -60,6 +60,15 @@ pub fn open(disk: Arc<dyn Disk>, dir: &DataDir, options: Options, replay: &mut d
     survey.repair(disk, dir, options, lock, database, head)
 }
 
+/// The last commit that is there and whole, with its time, as the segments alone tell: what recovery would find without HEAD.
+/// An error is what it would refuse for. Changes nothing.
+pub fn last_whole(disk: &Arc<dyn Disk>, dir: &DataDir, head: &Head) -> Result<(u64, u64)> {
+    let mut survey = Survey::take(disk, dir, head)?;
+    survey.replay(&mut |_| Ok(()))?;
+    survey.judge(head)?;
+    Ok((survey.whole(), survey.last_ms))
+}
+
 /// What names the database, and its HEAD; `None` for an empty directory.
 fn identify(disk: &dyn Disk, dir: &DataDir) -> Result<Option<(Database, Head)>> {
     let database = dir::read_database(disk, dir)?;

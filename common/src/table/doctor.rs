@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Reason, Result};
@@ -12,10 +12,18 @@ use crate::log::cursor::{Cursor, Next, Span};
 use crate::log::dir::{self, DataDir, segment_number};
 use crate::log::disk::{self, Disk};
 use crate::log::lock::Lock;
+use crate::table::verification::{Files, Positions};
+
+mod derived;
+mod repair;
 
 /// The most that is read of HEAD: more than slots for every table need.
 const HEAD_BYTES: u64 = 16 << 20;
 const COPY_BACK: &str = "put back a copy of this file, or restore the database from a backup";
+const FROM_HEAD: &str =
+    "put back a copy of this file, or have it made from HEAD with driftctl doctor --repair";
+const FROM_LOG: &str =
+    "put back a copy of this file, or have it made from the segments with driftctl doctor --repair";
 const NEXT_OPEN: &str = "nothing: the next writer sees to it when it opens the database";
 
 /// How bad something is.
@@ -25,6 +33,8 @@ pub enum Severity {
     Damage,
     /// Worth knowing; no data is concerned.
     Note,
+    /// What a repair is about to do.
+    Repair,
 }
 
 /// Something found.
@@ -59,10 +69,42 @@ pub struct Summary {
     pub repaired: u64,
 }
 
+/// What a repair begins with.
+#[derive(Default)]
+struct Wounds {
+    /// database.json is missing or not to be read.
+    database: bool,
+    /// HEAD is missing, or has no valid header.
+    head: bool,
+    header: Option<Header>,
+    slots: BTreeMap<u64, Slot>,
+    /// Tables with a manifest.
+    known: Vec<u64>,
+    /// Tables whose manifest is missing or not to be read.
+    manifests: Vec<String>,
+    /// Tables with a segment that is.
+    segments: Vec<String>,
+    /// Tables of which snapshots or indexes are damaged, with what is left.
+    derived: Vec<Derived>,
+    leftovers: Vec<PathBuf>,
+}
+
+/// A table's snapshots, where not all are sound.
+struct Derived {
+    manifest: Manifest,
+    files: Files,
+    /// The last commits of eras that do not end where they say.
+    misplaced: Vec<u64>,
+}
+
+/// Rounds of repairs: one may make the next possible.
+const ROUNDS: u32 = 5;
+
 /// Examines the database in `dir` under the writer's lock, and hands each finding to `say`. Changes nothing but LOCK.
 ///
-/// `repair` is for what can be repaired without losing anything. There is no such thing yet that the next open of the
-/// database does not see to by itself, so it repairs nothing, which `Summary::repaired` says.
+/// With `repair` it rebuilds what can be told from other files without losing anything: database.json, HEAD, manifests; it
+/// lets go of snapshots and indexes that are not sound, as the log has everything (I8), and of leftovers. Segments are never
+/// touched. Each step is told before it is taken. The summary is of what is left then.
 pub fn examine(
     disk: Arc<dyn Disk>,
     dir: &DataDir,
@@ -77,17 +119,41 @@ pub fn examine(
         return Err(Error::new(Reason::ArgumentInvalid, message));
     }
     let _lock = Lock::acquire(&*disk, dir)?;
-    let mut exam = Exam { disk, dir, say, summary: Summary::default(), newest: 0 };
-    tracing::debug!(repair, "examining");
+    let mut said: Vec<Finding> = Vec::new();
+    let mut say_once = |finding: Finding| {
+        if !said.contains(&finding) {
+            said.push(finding.clone());
+            say(finding);
+        }
+    };
+    let (mut summary, mut wounds) = look(&disk, dir, &mut say_once)?;
+    let mut repaired = 0;
+    for _ in 0..ROUNDS {
+        let done = if repair { repair::repair(&disk, dir, &wounds, &mut say_once)? } else { 0 };
+        if done == 0 {
+            break;
+        }
+        repaired += done;
+        (summary, wounds) = look(&disk, dir, &mut say_once)?;
+    }
+    Ok(Summary { repaired, ..summary })
+}
+
+/// Looks at everything once.
+fn look(disk: &Arc<dyn Disk>, dir: &DataDir, say: &mut dyn FnMut(Finding)) -> Result<(Summary, Wounds)> {
+    let (summary, wounds) = (Summary::default(), Wounds::default());
+    let mut exam = Exam { disk: Arc::clone(disk), dir, say, summary, newest: 0, wounds };
     let id = exam.database()?;
     let (header, slots) = exam.head(id)?;
+    (exam.wounds.header, exam.wounds.slots) = (header, slots.clone());
     exam.tables(&slots)?;
+    exam.leftovers()?;
     if let Some(header) = header.filter(|header| exam.newest < header.last_seq) {
         let (last, newest) = (header.last_seq, exam.newest);
         let message = format!("it says that commit {last} was published, and the newest found is {newest}");
         exam.damage(&dir.head(), 0, message, "see to the segments named before: they hold the commits");
     }
-    Ok(exam.summary)
+    Ok((exam.summary, exam.wounds))
 }
 
 struct Exam<'a> {
@@ -97,6 +163,7 @@ struct Exam<'a> {
     summary: Summary,
     /// The newest commit seen in any frame.
     newest: u64,
+    wounds: Wounds,
 }
 
 impl Exam<'_> {
@@ -115,12 +182,12 @@ impl Exam<'_> {
     }
 
     /// An error of reading a file as a finding; one that says nothing of the file goes on as an error.
-    fn unreadable(&mut self, file: &Path, error: Error) -> Result<()> {
+    fn unreadable(&mut self, file: &Path, error: Error, remedy: &'static str) -> Result<()> {
         if !matches!(error.reason(), Reason::Corrupt | Reason::Io) {
             return Err(error);
         }
         let offset = error.metadata().get("offset").and_then(|at| at.parse().ok()).unwrap_or(0);
-        self.damage(file, offset, error.message().to_owned(), COPY_BACK);
+        self.damage(file, offset, error.message().to_owned(), remedy);
         Ok(())
     }
 
@@ -129,9 +196,10 @@ impl Exam<'_> {
         self.summary.files += 1;
         match dir::read_database(&*self.disk, self.dir) {
             Ok(Some(database)) => return Ok(Some(*database.id.as_bytes())),
-            Ok(None) => self.damage(&path, 0, "it is missing: it names the database", COPY_BACK),
-            Err(error) => self.unreadable(&path, error)?,
+            Ok(None) => self.damage(&path, 0, "it is missing: it names the database", FROM_HEAD),
+            Err(error) => self.unreadable(&path, error, FROM_HEAD)?,
         }
+        self.wounds.database = true;
         Ok(None)
     }
 
@@ -142,11 +210,12 @@ impl Exam<'_> {
         let bytes = match disk::read(&*self.disk, &path, HEAD_BYTES) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => {
-                self.damage(&path, 0, "it is missing: it says what was published", COPY_BACK);
+                self.damage(&path, 0, "it is missing: it says what was published", FROM_LOG);
+                self.wounds.head = true;
                 return Ok((None, BTreeMap::new()));
             }
             Err(error) => {
-                self.unreadable(&path, error)?;
+                self.unreadable(&path, error, COPY_BACK)?;
                 return Ok((None, BTreeMap::new()));
             }
         };
@@ -165,7 +234,8 @@ impl Exam<'_> {
         }
         let Some(header) = decode_header(&bytes) else {
             let message = "neither copy of its header is valid: what was published is not known from it";
-            self.damage(&path, 0, message, COPY_BACK);
+            self.damage(&path, 0, message, FROM_LOG);
+            self.wounds.head = true;
             return Ok((None, BTreeMap::new()));
         };
         if id.is_some_and(|id| id != header.database_id) {
@@ -197,10 +267,14 @@ impl Exam<'_> {
                     self.summary.tables += 1;
                     self.summary.files += 1;
                     missing.remove(&manifest.table_id);
+                    self.wounds.known.push(manifest.table_id);
                     self.table(&manifest, slots.get(&manifest.table_id))?;
                 }
                 Ok(None) => bare.push(name),
-                Err(error) => self.unreadable(&path, error)?,
+                Err(error) => {
+                    self.unreadable(&path, error, FROM_LOG)?;
+                    self.wounds.manifests.push(name);
+                }
             }
         }
         for name in bare {
@@ -222,7 +296,8 @@ impl Exam<'_> {
         let newest = files.iter().filter_map(|file| segment_number(file)).max().unwrap_or(0);
         if newest > 1 || (newest == 1 && table_missing) {
             let message = "it is missing, beside segments: without it the table cannot be read";
-            self.damage(&path, 0, message, COPY_BACK);
+            self.damage(&path, 0, message, FROM_LOG);
+            self.wounds.manifests.push(name.to_owned());
         } else {
             self.note(&path, "it is missing: the table's creation never became durable", NEXT_OPEN);
         }
@@ -231,14 +306,21 @@ impl Exam<'_> {
 
     fn table(&mut self, manifest: &Manifest, slot: Option<&Slot>) -> Result<()> {
         let present = self.list(&self.dir.segments(&manifest.table))?;
+        let mut positions = Positions::of(manifest);
+        let damage = self.summary.damage;
+        let mut last = 0;
         for segment in &manifest.segments {
             let path = self.dir.segment(&manifest.table, segment.number);
             if present.iter().any(|name| segment_number(name) == Some(segment.number)) {
-                self.segment(manifest, segment, slot, &path)?;
+                self.segment((manifest, segment, slot), &path, (&mut positions, &mut last))?;
             } else {
                 self.damage(&path, 0, "meta.json lists it, and it is missing", COPY_BACK);
             }
         }
+        if self.summary.damage > damage {
+            self.wounds.segments.push(manifest.table.clone());
+        }
+        self.derived(manifest, positions)?;
         for name in &present {
             let path = self.dir.segments(&manifest.table).join(name);
             match segment_number(name) {
@@ -258,10 +340,9 @@ impl Exam<'_> {
     /// says that they are durable.
     fn segment(
         &mut self,
-        manifest: &Manifest,
-        segment: &Segment,
-        slot: Option<&Slot>,
+        (manifest, segment, slot): (&Manifest, &Segment, Option<&Slot>),
         path: &Path,
+        (positions, last): (&mut Positions<'_>, &mut u64),
     ) -> Result<()> {
         self.summary.files += 1;
         let durable = slot.filter(|slot| slot.segment == segment.number).map(|slot| slot.bytes);
@@ -271,7 +352,7 @@ impl Exam<'_> {
             // HEAD does not say: whatever is whole counts, and its end proves nothing.
             (None, None) => match self.disk.open(path).and_then(|file| file.len()) {
                 Ok(len) => len,
-                Err(e) => return self.unreadable(path, Error::io("cannot open it", &e)),
+                Err(e) => return self.unreadable(path, Error::io("cannot open it", &e), COPY_BACK),
             },
         };
         let mut cursor = Cursor::new(Arc::clone(&self.disk), self.dir, &manifest.table, manifest.table_id);
@@ -281,9 +362,17 @@ impl Exam<'_> {
                 Ok(Next::Frame(entry)) => {
                     self.summary.frames += 1;
                     self.newest = self.newest.max(entry.seq);
+                    positions.note(&entry.at, *last, Some(entry.seq));
+                    *last = entry.seq;
                 }
-                Ok(Next::End) => return Ok(()),
-                Ok(Next::Invalid(_)) if segment.sealed.is_none() && durable.is_none() => return Ok(()),
+                Ok(Next::End) => {
+                    positions.note(cursor.mark(), *last, None);
+                    return Ok(());
+                }
+                Ok(Next::Invalid(_)) if segment.sealed.is_none() && durable.is_none() => {
+                    positions.note(cursor.mark(), *last, None);
+                    return Ok(());
+                }
                 Ok(Next::Invalid(error)) => {
                     let at = cursor.mark().offset;
                     let said = if segment.sealed.is_some() {
@@ -297,7 +386,7 @@ impl Exam<'_> {
                     self.damage(path, at, message, COPY_BACK);
                     return Ok(());
                 }
-                Err(error) => return self.unreadable(path, error),
+                Err(error) => return self.unreadable(path, error, COPY_BACK),
             }
         }
     }

@@ -51,13 +51,7 @@ impl Candidates {
 
     /// The current row after a commit.
     pub fn step(&mut self, seq: u64, row: Option<&Document>) -> Result<()> {
-        let value = row.map(|row| row.get(&self.path)).transpose()?.flatten();
-        let scalar = value.map(sortkey::scalar_of).transpose()?.flatten();
-        let value = scalar.map(|scalar| {
-            let mut bytes = Vec::new();
-            sortkey::write_scalar(&mut bytes, scalar);
-            bytes
-        });
+        let value = value_at(&self.path, row)?;
         for (held, entry) in &mut self.held {
             if entry.until == 0 && Some(&*held) != value.as_ref() {
                 entry.until = seq;
@@ -104,6 +98,17 @@ impl Candidates {
         self.runs.push((path, file));
         Ok(())
     }
+}
+
+/// What an index on a path holds of a row; `None` where the row has no such value.
+pub(super) fn value_at(path: &Path, row: Option<&Document>) -> Result<Option<Vec<u8>>> {
+    let value = row.map(|row| row.get(path)).transpose()?.flatten();
+    let scalar = value.map(sortkey::scalar_of).transpose()?.flatten();
+    Ok(scalar.map(|scalar| {
+        let mut bytes = Vec::new();
+        sortkey::write_scalar(&mut bytes, scalar);
+        bytes
+    }))
 }
 
 fn add_all<'a>(

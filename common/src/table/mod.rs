@@ -15,6 +15,7 @@ pub mod snapshot;
 pub mod state;
 pub mod thinning;
 pub mod timeline;
+pub mod verification;
 pub mod view;
 
 /// A time in milliseconds since 1970 as RFC 3339 has it, in UTC: `2026-01-31T12:00:00.000Z`.

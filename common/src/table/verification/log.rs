@@ -1,0 +1,202 @@
+//! A table's segments: that their frames are whole, in order, sealed as the manifest says, and that eras end between them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::format::manifest::{Era, Manifest, Position};
+use crate::log::cursor::{Cursor, Entry, Mark, Next, Span};
+use crate::table::shelf::Shelf;
+use crate::table::snapshot::Reach;
+use crate::table::verification::Report;
+
+/// The places in the log where eras end.
+pub(in crate::table) struct Positions<'a> {
+    /// Those not passed yet, oldest first.
+    eras: Vec<&'a Era>,
+    /// What was found wrong, where nobody took it at once.
+    wrong: Vec<(u64, String)>,
+}
+
+impl<'a> Positions<'a> {
+    pub(in crate::table) fn of(manifest: &'a Manifest) -> Positions<'a> {
+        Positions { eras: manifest.eras.iter().collect(), wrong: Vec::new() }
+    }
+
+    /// A place between two frames is passed: the commit of the frame before it, and of the one after it in its segment.
+    /// What is wrong where an era ends there, and with which era, by its last commit.
+    pub(in crate::table) fn pass(
+        &mut self,
+        mark: &Mark,
+        before: u64,
+        after: Option<u64>,
+    ) -> Option<(u64, String)> {
+        let here = |at: &Position| (at.segment, at.offset) == (mark.segment, mark.offset);
+        let found = self.eras.iter().position(|era| here(&era.position))?;
+        let era = self.eras.remove(found);
+        let (position, Era { base, seq, .. }) = (mark.position(), era);
+        let what = if position != era.position {
+            let Position { frames, digest, .. } = position;
+            let said = era.position;
+            format!(
+                "{} frames of digest {:08x} before it, and there are {frames} of {digest:08x}",
+                said.frames, said.digest
+            )
+        } else if before != *seq {
+            format!("commit {seq} before it, and there is commit {before}")
+        } else if let Some(after) = after.filter(|after| after <= seq) {
+            format!("what comes after commit {seq}, and commit {after} follows")
+        } else {
+            return None;
+        };
+        let place = format!("ends at byte {} of segment {}", mark.offset, mark.segment);
+        Some((*seq, format!("era {base}-{seq} {place}: expected {what}")))
+    }
+
+    /// As [`Positions::pass`], kept for later.
+    pub(in crate::table) fn note(&mut self, mark: &Mark, before: u64, after: Option<u64>) {
+        let wrong = self.pass(mark, before, after);
+        self.wrong.extend(wrong);
+    }
+
+    /// What was noted.
+    pub(in crate::table) fn take_wrong(&mut self) -> Vec<(u64, String)> {
+        std::mem::take(&mut self.wrong)
+    }
+
+    /// What is wrong with the eras whose ends were not passed.
+    pub(in crate::table) fn missed(&self) -> impl Iterator<Item = (u64, String)> {
+        self.eras.iter().map(|era| {
+            let (Era { base, seq, .. }, Position { segment, offset, .. }) = (era, era.position);
+            (
+                *seq,
+                format!("era {base}-{seq} ends at byte {offset} of segment {segment}, where no frame ends"),
+            )
+        })
+    }
+}
+
+/// The order of commits in a table, frame by frame.
+#[derive(Default)]
+pub(in crate::table) struct Order {
+    seq: u64,
+    time_ms: u64,
+    /// Frames that the commit has in the table, and those read.
+    frames: (u32, u32),
+}
+
+impl Order {
+    /// The last frame's commit; 0 before the first.
+    pub(in crate::table) fn last_seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The next frame; what is wrong with its place.
+    pub(in crate::table) fn take(&mut self, entry: &Entry) -> Option<String> {
+        let (seq, time_ms) = (entry.seq, entry.time_ms);
+        let mut wrong = None;
+        if seq == self.seq {
+            self.frames.1 += 1;
+            if self.frames.1 > self.frames.0 {
+                let (all, found) = self.frames;
+                wrong =
+                    Some(format!("commit {seq} has {all} frames in the table, and this is frame {found}"));
+            } else if time_ms != self.time_ms {
+                wrong = Some(format!("commit {seq} is of {}, and this frame of {time_ms}", self.time_ms));
+            }
+        } else {
+            wrong = self.end();
+            if seq < self.seq {
+                wrong = Some(format!("commit {seq} comes after commit {}", self.seq));
+            } else if time_ms < self.time_ms {
+                wrong = Some(format!("commit {seq} is of {time_ms}, and the one before of {}", self.time_ms));
+            }
+            self.frames = (entry.event.shape.frames_here, 1);
+        }
+        (self.seq, self.time_ms) = (seq, time_ms);
+        wrong
+    }
+
+    /// What is wrong where no frame follows.
+    pub(in crate::table) fn end(&self) -> Option<String> {
+        let (all, found) = self.frames;
+        (found < all)
+            .then(|| format!("commit {} has {all} frames in the table, and {found} are there", self.seq))
+    }
+}
+
+/// Checks all segments; says whether they can be read to the end.
+pub(super) fn check(
+    shelf: &Shelf,
+    manifest: &Manifest,
+    reach: Reach,
+    report: &mut Report<'_>,
+) -> Result<bool> {
+    let mut readable = true;
+    let mut positions = Positions::of(manifest);
+    let mut order = Order::default();
+    let mut last = shelf.dir.segments(&manifest.table);
+    for segment in &manifest.segments {
+        let path = shelf.dir.segment(&manifest.table, segment.number);
+        let end = match segment.sealed {
+            Some(seal) => seal.bytes,
+            None if segment.number == reach.segment => reach.bytes,
+            None => 0,
+        };
+        report.figures.files += 1;
+        let mut cursor = Cursor::new(Arc::clone(&shelf.disk), &shelf.dir, &manifest.table, manifest.table_id);
+        cursor.extend(Span { segment: segment.number, end, seal: segment.sealed });
+        if !check_segment(&mut cursor, &path, (&mut order, &mut positions), (shelf, manifest), report)? {
+            // What follows is looked at for itself.
+            readable = false;
+            order = Order::default();
+        }
+        last = path;
+    }
+    if let Some(what) = order.end() {
+        report.problem(&last, 0, what);
+        readable = false;
+    }
+    if readable {
+        for (_, what) in positions.missed() {
+            report.problem(&shelf.dir.manifest(&manifest.table), 0, what);
+        }
+    }
+    Ok(readable)
+}
+
+fn check_segment(
+    cursor: &mut Cursor,
+    path: &Path,
+    (order, positions): (&mut Order, &mut Positions<'_>),
+    (shelf, manifest): (&Shelf, &Manifest),
+    report: &mut Report<'_>,
+) -> Result<bool> {
+    loop {
+        let at = match cursor.next_frame() {
+            Ok(Next::Frame(entry)) => {
+                report.figures.frames += 1;
+                report.step()?;
+                let before = order.last_seq();
+                if let Some(what) = order.take(&entry) {
+                    report.problem(path, entry.at.offset, what);
+                }
+                (entry.at, before, Some(entry.seq))
+            }
+            // A segment without a byte is not entered.
+            Ok(Next::End) => (cursor.mark().clone(), order.last_seq(), None),
+            Ok(Next::Invalid(error)) => {
+                report.problem(path, cursor.mark().offset, error.to_string());
+                return Ok(false);
+            }
+            Err(error) => return report.failed(path, error).map(|()| false),
+        };
+        let (mark, before, after) = at;
+        if let Some((_, what)) = positions.pass(&mark, before, after) {
+            report.problem(&shelf.dir.manifest(&manifest.table), 0, what);
+        }
+        if after.is_none() {
+            return Ok(true);
+        }
+    }
+}

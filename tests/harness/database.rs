@@ -1,0 +1,243 @@
+//! A database with some of everything, made by a real writer; copies of it, its files, and all that can be asked of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use driftdb::v1;
+use driftdb_common::format::block::Identity;
+use driftdb_common::format::manifest::{Manifest, encode};
+use driftdb_common::format::snapshot::{kind, tree};
+use driftdb_common::log::blocks::{BlockCache, BlockFile, write_file};
+use driftdb_common::log::dir::{DataDir, era_stem, full_stem, read_manifest, table_names};
+use driftdb_common::log::disk::{RealDisk, replace};
+use driftdb_common::log::head;
+use driftdb_common::table::shelf::Shelf;
+use driftdb_common::table::snapshot::Reach;
+use driftdb_common::table::verification::{self, Figures, Problem};
+
+use super::calls::{ask, run};
+use super::*;
+
+pub const ARGS: [&str; 4] = ["--snapshot-events", "40", "--segment-bytes", "16384"];
+pub const TABLES: [&str; 4] = ["orders", "numbers", "reborn", "gone"];
+const COMMITS: u64 = 420;
+
+/// Makes the database, and ends the writer.
+pub async fn build(dir: &Path) {
+    let mut daemon = Daemon::start("driftdb-writer", dir, &ARGS);
+    let mut writer = daemon.as_writer().await;
+    for statement in [
+        "CREATE TABLE orders (pk=id, INDEX(status, who.name))",
+        "CREATE TABLE reborn (pk=id, INDEX(status))",
+        "CREATE TABLE gone (pk=id)",
+    ] {
+        run(&mut writer, statement).await.unwrap();
+    }
+    let numbers = v1::CreateTableRequest {
+        table: "numbers".into(),
+        primary_key: "id".into(),
+        key_type: v1::KeyType::Int.into(),
+        ..Default::default()
+    };
+    writer.create_table(numbers).await.unwrap();
+    let mut random = 7u64;
+    for n in 0..COMMITS {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let (key, pick) = (format!("k{}", random >> 33 & 31), random >> 40 & 7);
+        let row = format!(
+            r#"{{"id":"{key}","n":{n},"status":"s{}","who":{{"name":"w{}"}},"pad":"{}"}}"#,
+            n % 5,
+            n % 3,
+            "x".repeat(usize::try_from(n % 90).unwrap())
+        );
+        let mut operations = vec![put("orders", row.clone())];
+        match pick {
+            0 => operations.push(delete("orders", &key)),
+            1..=4 => operations.push(patch("orders", &key, format!(r#"{{"status":"p{}","n":{n}}}"#, n % 4))),
+            5 => operations.push(put("reborn", row)),
+            _ => operations.push(put("numbers", format!(r#"{{"id":{},"n":{n}}}"#, n % 50))),
+        }
+        if n % 3 == 0 {
+            operations.push(patch("orders", &key, r#"{"who":{"name":"again"}}"#));
+            if pick == 0 {
+                operations.pop();
+            }
+        }
+        let reason = if n % 4 == 0 { format!("why {n}") } else { String::new() };
+        let options = Some(v1::CommitOptions { reason, request_id: format!("r{n}"), ..Default::default() });
+        writer.apply(v1::ApplyRequest { operations, options, ..Default::default() }).await.unwrap();
+        match n {
+            50 => drop(run(&mut writer, r#"INSERT INTO gone {"id": "a"}, {"id": "b"}"#).await.unwrap()),
+            100 => drop(run(&mut writer, "DROP TABLE reborn").await.unwrap()),
+            101 => drop(run(&mut writer, "CREATE TABLE reborn (pk=id, INDEX(status))").await.unwrap()),
+            _ => {}
+        }
+    }
+    run(&mut writer, "DROP TABLE gone").await.unwrap();
+    for table in ["orders", "numbers", "reborn"] {
+        let mut answers =
+            writer.snapshot(v1::SnapshotRequest { table: table.into() }).await.unwrap().into_inner();
+        while answers.message().await.unwrap().is_some() {}
+    }
+    for n in 0..9 {
+        apply(&mut writer, vec![put("orders", format!(r#"{{"id":"late{n}","status":"s1"}}"#))])
+            .await
+            .unwrap();
+    }
+    assert!(daemon.terminate().success());
+}
+
+/// Copies a directory.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// All that can be asked of a database: rows at moments from its beginning to its end, and what happened to them.
+pub async fn answers(dir: &Path) -> BTreeMap<String, String> {
+    let mut writer_daemon = Daemon::start("driftdb-writer", dir, &ARGS);
+    let reader_daemon = Daemon::reader(dir);
+    let (mut writer, mut reader) = (writer_daemon.as_writer().await, reader_daemon.as_reader().await);
+    let status = writer.status(v1::WriterServiceStatusRequest {}).await.unwrap().into_inner();
+    let last = status.last_seq;
+    let mut found = BTreeMap::from([("last".to_owned(), last.to_string())]);
+    for table in TABLES {
+        for seq in (1..=last).filter(|seq| seq % 13 == 0 || seq + 3 > last) {
+            let statement = format!("SELECT * FROM {table} AS OF @seq:{seq}");
+            let rows = ask(&mut reader, &statement, last).await.map(|answer| answer.rows());
+            found.insert(statement, format!("{:?}", rows.map_err(|status| reason(&status))));
+        }
+        let statement = format!("SELECT * FROM {table} WHERE status = \"p1\" AS OF @seq:{}", last / 2);
+        let rows = ask(&mut reader, &statement, last).await.map(|answer| answer.rows());
+        found.insert(statement, format!("{:?}", rows.map_err(|status| reason(&status))));
+        let statement = format!("SHOW DRIFT {table} FROM @seq:1");
+        let drift = ask(&mut reader, &statement, last).await.map(|answer| answer.drift());
+        found.insert(statement, format!("{:?}", drift.map_err(|status| reason(&status))));
+    }
+    assert!(writer_daemon.terminate().success());
+    found
+}
+
+/// A copy of a database, its writer at rest.
+pub struct Copy {
+    pub dir: DataDir,
+    _held: tempfile::TempDir,
+}
+
+impl Copy {
+    pub fn of(original: &Path) -> Copy {
+        let held = tempfile::tempdir().unwrap();
+        copy(original, held.path());
+        Copy { dir: DataDir::new(held.path()), _held: held }
+    }
+
+    pub fn shelf(&self) -> Shelf {
+        Shelf { disk: RealDisk::shared(), dir: self.dir.clone(), cache: BlockCache::new(1 << 24) }
+    }
+
+    pub fn manifest(&self, table: &str) -> Manifest {
+        read_manifest(&*RealDisk::shared(), &self.dir, table).unwrap().unwrap()
+    }
+
+    pub fn put_manifest(&self, manifest: &Manifest) {
+        let path = self.dir.manifest(&manifest.table);
+        replace(&*RealDisk::shared(), &path, &encode(manifest).unwrap()).unwrap();
+    }
+
+    /// Every snapshot and index of a table, with what it is.
+    pub fn files(&self, table: &str) -> Vec<(PathBuf, Identity)> {
+        let manifest = self.manifest(table);
+        let id = manifest.table_id;
+        let mut files = Vec::new();
+        for era in &manifest.eras {
+            let identity = Identity { table: id, base: era.base, seq: era.seq, kind: kind::ERA };
+            files.push((self.dir.era(table, era.base, era.seq), identity));
+            let identity = Identity { kind: kind::ERA_INDEX, ..identity };
+            let stem = era_stem(era.base, era.seq);
+            files.extend(era.indexes.iter().map(|path| (self.dir.index(table, path, &stem), identity)));
+        }
+        for full in &manifest.fulls {
+            let identity = Identity { table: id, base: full.seq, seq: full.seq, kind: kind::FULL };
+            files.push((self.dir.full(table, full.seq), identity));
+            let identity = Identity { kind: kind::FULL_INDEX, ..identity };
+            let stem = full_stem(full.seq);
+            files.extend(full.indexes.iter().map(|path| (self.dir.index(table, path, &stem), identity)));
+        }
+        files
+    }
+
+    /// The first file of a kind.
+    pub fn file(&self, table: &str, kind: u8) -> (PathBuf, Identity) {
+        let mut files = self.files(table).into_iter();
+        files.find(|(_, identity)| identity.kind == kind).unwrap_or_else(|| panic!("{table} has no {kind}"))
+    }
+
+    /// Writes a file anew with the library, its CRCs right, with other entries: `edit` makes of each what it likes.
+    pub fn rewrite(
+        &self,
+        (path, identity): &(PathBuf, Identity),
+        edit: &mut dyn FnMut(u8, &[u8], &[u8]) -> Vec<(Vec<u8>, Vec<u8>)>,
+    ) {
+        let disk = RealDisk::shared();
+        let cache = BlockCache::new(1 << 24);
+        let file = BlockFile::open(Arc::clone(&disk), path.clone(), *identity, cache).unwrap();
+        write_file(&*disk, path, *identity, |out| {
+            for id in
+                [tree::VERSIONS, tree::COMMITS, tree::REQUESTS, tree::PRODUCERS, tree::ROWS, tree::CANDIDATES]
+            {
+                let belongs = match identity.kind {
+                    kind::ERA => id <= tree::PRODUCERS,
+                    kind::FULL => id == tree::ROWS,
+                    _ => id == tree::CANDIDATES,
+                };
+                if !belongs {
+                    continue;
+                }
+                let filtered = id == tree::VERSIONS || id == tree::ROWS;
+                out.begin_tree(id, filtered)?;
+                let mut cursor = file.cursor(id);
+                cursor.first()?;
+                while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
+                    for (key, value) in edit(id, key, &value) {
+                        let row = if id == tree::VERSIONS { &key[..key.len() - 12] } else { &key[..] };
+                        out.add(&key, filtered.then_some(row), &value)?;
+                    }
+                    cursor.next()?;
+                }
+                out.end_tree()?;
+            }
+            Ok(file.properties().to_vec())
+        })
+        .unwrap();
+    }
+
+    /// Verifies every table.
+    pub fn verify(&self, deep: bool) -> (Vec<Problem>, Figures) {
+        let disk = RealDisk::shared();
+        let head = head::read(&*disk, &self.dir).unwrap().unwrap();
+        let (mut problems, mut all) = (Vec::new(), Figures::default());
+        for table in table_names(&*disk, &self.dir).unwrap() {
+            let manifest = self.manifest(&table);
+            let slot = head.slots.iter().find(|slot| slot.table == manifest.table_id).unwrap();
+            let reach = Reach { segment: slot.segment, bytes: slot.bytes, seq: head.last_seq() };
+            let mut take = |problem| problems.push(problem);
+            let figures =
+                verification::verify(&self.shelf(), &manifest, reach, deep, &|_| Ok(()), &mut take).unwrap();
+            all.files += figures.files;
+            all.frames += figures.frames;
+            all.rows += figures.rows;
+            all.problems += figures.problems;
+        }
+        (problems, all)
+    }
+}

@@ -1,0 +1,336 @@
+//! Verification finds nothing where nothing is wrong; deep, it finds lies that no checksum sees; shallow, every flipped byte.
+
+#![expect(clippy::disallowed_methods, reason = "this test damages files, and runs driftctl")]
+
+mod harness;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bytes::Bytes;
+use driftdb_common::format::document::Document;
+use driftdb_common::format::snapshot::{
+    CandidateEntry, CommitEntry, ProducerEntry, RequestEntry, RowEntry, VersionEntry, kind, tree,
+};
+use harness::database::{ARGS, Copy, build};
+use harness::{Daemon, binary};
+
+type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
+async fn original() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path()).await;
+    dir
+}
+
+/// `driftctl`, its exit code and what it prints.
+fn driftctl(args: &[&str]) -> (i32, String) {
+    let output = Command::new(binary("driftctl")).args(args).output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+}
+
+/// Changes the entry in the middle of a tree, and leaves the others.
+fn in_the_middle(
+    wanted: u8,
+    mut count: u64,
+    mut change: impl FnMut(&[u8], Bytes) -> Option<Entries>,
+) -> impl FnMut(u8, &[u8], &[u8]) -> Entries {
+    let mut changed = false;
+    move |tree, key, value| {
+        let as_it_is = vec![(key.to_vec(), value.to_vec())];
+        if tree != wanted || changed {
+            return as_it_is;
+        }
+        count = count.saturating_sub(1);
+        if count > 0 {
+            return as_it_is;
+        }
+        match change(key, Bytes::copy_from_slice(value)) {
+            Some(entries) => {
+                changed = true;
+                entries
+            }
+            None => as_it_is,
+        }
+    }
+}
+
+fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode(&mut out);
+    out
+}
+
+/// Lies: what they are, the kind of the file, and how an entry is changed.
+fn lies() -> Vec<(&'static str, u8, Box<dyn FnMut(u8, &[u8], &[u8]) -> Entries>)> {
+    let other = || Document::from_json(r#"{"id":"k1","status":"never"}"#).unwrap();
+    let version = |change: fn(VersionEntry) -> Option<VersionEntry>| {
+        in_the_middle(tree::VERSIONS, 9, move |key, value| {
+            let entry = change(VersionEntry::decode(&value).unwrap())?;
+            Some(vec![(key.to_vec(), encoded(|out| entry.encode(out)))])
+        })
+    };
+    let commit = |change: fn(&mut CommitEntry)| {
+        in_the_middle(tree::COMMITS, 9, move |key, value| {
+            let mut entry = CommitEntry::decode(&value).unwrap();
+            change(&mut entry);
+            Some(vec![(key.to_vec(), encoded(|out| entry.encode(out)))])
+        })
+    };
+    let candidate = |change: fn(CandidateEntry) -> CandidateEntry| {
+        in_the_middle(tree::CANDIDATES, 3, move |key, value| {
+            let entry = CandidateEntry::decode(&value).unwrap();
+            let changed = change(entry);
+            (changed != entry).then(|| vec![(key.to_vec(), encoded(|out| changed.encode(out)))])
+        })
+    };
+    vec![
+        (
+            "a row of all rows with another content",
+            kind::FULL,
+            Box::new(in_the_middle(tree::ROWS, 5, move |key, value| {
+                let entry = RowEntry { document: other(), ..RowEntry::decode(&value).unwrap() };
+                Some(vec![(key.to_vec(), encoded(|out| entry.encode(out)))])
+            })),
+        ),
+        (
+            "a row of another commit",
+            kind::FULL,
+            Box::new(in_the_middle(tree::ROWS, 5, |key, value| {
+                let entry = RowEntry::decode(&value).unwrap();
+                let entry = RowEntry { seq: entry.seq - 1, ..entry };
+                Some(vec![(key.to_vec(), encoded(|out| entry.encode(out)))])
+            })),
+        ),
+        ("a row missing", kind::FULL, Box::new(in_the_middle(tree::ROWS, 5, |_, _| Some(Vec::new())))),
+        (
+            "a row too many",
+            kind::FULL,
+            Box::new(in_the_middle(tree::ROWS, 5, |key, value| {
+                let mut next = key.to_vec();
+                next.extend_from_slice(&[1, 0, 0]);
+                Some(vec![(key.to_vec(), value.to_vec()), (next, value.to_vec())])
+            })),
+        ),
+        ("a version missing", kind::ERA, Box::new(in_the_middle(tree::VERSIONS, 9, |_, _| Some(Vec::new())))),
+        (
+            "a version too many",
+            kind::ERA,
+            Box::new(in_the_middle(tree::VERSIONS, 9, |key, value| {
+                let mut next = key.to_vec();
+                *next.last_mut().unwrap() += 7;
+                Some(vec![(key.to_vec(), value.to_vec()), (next, value.to_vec())])
+            })),
+        ),
+        (
+            "another content of a version",
+            kind::ERA,
+            Box::new(version(|entry| {
+                entry.payload.as_ref()?;
+                let payload = Document::from_json(r#"{"status":"never"}"#).ok();
+                Some(VersionEntry { payload, ..entry })
+            })),
+        ),
+        (
+            "another time of a version",
+            kind::ERA,
+            Box::new(version(|entry| Some(VersionEntry { time_ms: entry.time_ms + 1, ..entry }))),
+        ),
+        (
+            "another row after a patch",
+            kind::ERA,
+            Box::new(version(|entry| {
+                entry.image.as_ref()?;
+                let image = Document::from_json(r#"{"id":"k1","status":"never"}"#).ok();
+                Some(VersionEntry { image, ..entry })
+            })),
+        ),
+        ("another count of rows", kind::ERA, Box::new(commit(|entry| entry.rows += 1))),
+        ("another count of events", kind::ERA, Box::new(commit(|entry| entry.events += 1))),
+        ("another reason", kind::ERA, Box::new(commit(|entry| entry.reason = "nobody said this".into()))),
+        ("a commit that did less", kind::ERA, Box::new(commit(|entry| drop(entry.did.pop())))),
+        ("a commit missing", kind::ERA, Box::new(in_the_middle(tree::COMMITS, 9, |_, _| Some(Vec::new())))),
+        ("a request missing", kind::ERA, Box::new(in_the_middle(tree::REQUESTS, 9, |_, _| Some(Vec::new())))),
+        (
+            "another request",
+            kind::ERA,
+            Box::new(in_the_middle(tree::REQUESTS, 9, |key, value| {
+                let mut entry = RequestEntry::decode(&value).unwrap();
+                entry.request.id.push('x');
+                Some(vec![(key.to_vec(), encoded(|out| entry.encode(out)))])
+            })),
+        ),
+        (
+            "a candidate missing",
+            kind::FULL_INDEX,
+            Box::new(in_the_middle(tree::CANDIDATES, 3, |_, _| Some(Vec::new()))),
+        ),
+        (
+            "a candidate of an era missing",
+            kind::ERA_INDEX,
+            Box::new(in_the_middle(tree::CANDIDATES, 3, |_, _| Some(Vec::new()))),
+        ),
+        (
+            "a candidate too many",
+            kind::ERA_INDEX,
+            Box::new(in_the_middle(tree::CANDIDATES, 3, |key, value| {
+                let mut next = key.to_vec();
+                next.insert(next.len() - 2, b'x');
+                Some(vec![(key.to_vec(), value.to_vec()), (next, value.to_vec())])
+            })),
+        ),
+        (
+            "a candidate that comes too late",
+            kind::ERA_INDEX,
+            Box::new(candidate(|entry| CandidateEntry { first: entry.first + 1, ..entry })),
+        ),
+        (
+            "a candidate that ends too early",
+            kind::ERA_INDEX,
+            Box::new(candidate(|entry| match entry.until {
+                0 => CandidateEntry { until: entry.first + 1, ..entry },
+                _ => entry,
+            })),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn a_healthy_database_has_no_problems_and_lies_are_found() {
+    let original = original().await;
+    let healthy = Copy::of(original.path());
+    let manifest = healthy.manifest("orders");
+    assert!(manifest.eras.len() > 2 && !manifest.fulls.is_empty(), "{manifest:?}");
+    assert!(manifest.segments.len() > 2, "{manifest:?}");
+    for deep in [false, true] {
+        let (problems, figures) = healthy.verify(deep);
+        assert_eq!(problems, []);
+        assert!(figures.files > 10 && figures.frames > 800 && figures.rows > 700, "{figures:?}");
+        assert_eq!(figures.problems, 0);
+    }
+    for (what, kind, mut change) in lies() {
+        let copy = Copy::of(original.path());
+        let file = copy.file("orders", kind);
+        let before = fs::read(&file.0).unwrap();
+        copy.rewrite(&file, &mut change);
+        assert!(before != fs::read(&file.0).unwrap(), "{what}: nothing was changed");
+        let (problems, _) = copy.verify(true);
+        let first = problems.first().unwrap_or_else(|| panic!("{what}: not found"));
+        assert_eq!(first.file, file.0.display().to_string(), "{what}: {problems:#?}");
+        println!("{what}: {}", first.message);
+    }
+}
+
+/// A producer's place, which only Ingest makes, is compared too.
+#[tokio::test]
+async fn a_producer_that_never_was_is_found() {
+    let original = original().await;
+    let copy = Copy::of(original.path());
+    let file = copy.file("orders", kind::ERA);
+    let origin = driftdb_common::format::event::Origin {
+        producer: "nobody".into(),
+        batch: 1,
+        operation: 0,
+        ends: true,
+    };
+    let entry = ProducerEntry { seq: file.1.seq, origin };
+    let disk = driftdb_common::log::disk::RealDisk::shared();
+    let shelf = copy.shelf();
+    let old = driftdb_common::log::blocks::BlockFile::open(disk.clone(), file.0.clone(), file.1, shelf.cache)
+        .unwrap();
+    driftdb_common::log::blocks::write_file(&*disk, &file.0, file.1, |out| {
+        for id in [tree::VERSIONS, tree::COMMITS, tree::REQUESTS] {
+            out.begin_tree(id, false)?;
+            let mut cursor = old.cursor(id);
+            cursor.first()?;
+            while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
+                out.add(key, None, &value)?;
+                cursor.next()?;
+            }
+            out.end_tree()?;
+        }
+        out.begin_tree(tree::PRODUCERS, false)?;
+        out.add(b"nobody", None, &encoded(|out| entry.encode(out)))?;
+        out.end_tree()?;
+        Ok(old.properties().to_vec())
+    })
+    .unwrap();
+    assert_eq!(copy.verify(false).0, []);
+    let (problems, _) = copy.verify(true);
+    assert!(problems[0].message.contains("nobody"), "{problems:?}");
+}
+
+/// Damages one byte of a file.
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn every_flipped_byte_is_found() {
+    let original = original().await;
+    let healthy = Copy::of(original.path());
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for table in ["orders", "reborn"] {
+        paths.extend(healthy.files(table).into_iter().map(|(path, _)| path));
+        let segments = healthy.manifest(table).segments;
+        paths.extend(segments.iter().map(|segment| healthy.dir.segment(table, segment.number)));
+    }
+    for path in paths {
+        let kept = fs::read(&path).unwrap();
+        let steps = kept.len().div_ceil(6).max(1);
+        for at in (0..kept.len()).step_by(steps).chain([kept.len().saturating_sub(1)]) {
+            if kept.is_empty() {
+                continue;
+            }
+            flip(&path, at);
+            let (problems, _) = healthy.verify(false);
+            let named = problems.iter().any(|problem| problem.file == path.display().to_string());
+            assert!(named, "{} byte {at}: {problems:#?}", path.display());
+            fs::write(&path, &kept).unwrap();
+        }
+        fs::remove_file(&path).unwrap();
+        let (problems, _) = healthy.verify(true);
+        assert!(problems.iter().any(|problem| problem.file == path.display().to_string()), "{problems:#?}");
+        fs::write(&path, &kept).unwrap();
+    }
+    // What meta.json says of eras is held against the log.
+    let sound = healthy.manifest("orders");
+    type Change = fn(&mut driftdb_common::format::manifest::Position);
+    let changes: [Change; 4] = [
+        |position| position.offset += 1,
+        |position| position.digest ^= 1,
+        |position| position.frames += 1,
+        |position| position.segment += 70,
+    ];
+    for change in changes {
+        let mut manifest = sound.clone();
+        change(&mut manifest.eras[0].position);
+        healthy.put_manifest(&manifest);
+        let (problems, _) = healthy.verify(false);
+        assert!(problems.iter().any(|found| found.file.ends_with("orders/meta.json")), "{problems:?}");
+    }
+}
+
+#[tokio::test]
+async fn driftctl_says_so_while_the_writer_goes_on() {
+    let original = original().await;
+    let copy = Copy::of(original.path());
+    let daemon = Daemon::start("driftdb-writer", copy.dir.root(), &ARGS);
+    let (code, told) = driftctl(&["--writer", &daemon.url, "verify", "--deep"]);
+    assert!(code == 0 && told.contains(r#""problems":0"#), "{code} {told}");
+    let (code, told) = driftctl(&["--writer", &daemon.url, "verify", "-t", "orders"]);
+    assert!(code == 0 && told.contains(r#""problems":0"#), "{code} {told}");
+    let (_, _, mut change) = lies().remove(0);
+    let file = copy.file("orders", kind::FULL);
+    copy.rewrite(&file, &mut change);
+    assert_eq!(driftctl(&["--writer", &daemon.url, "verify"]).0, 0);
+    let (code, told) = driftctl(&["--writer", &daemon.url, "verify", "--deep"]);
+    assert!(code == 6 && told.contains(&file.0.display().to_string()), "{code} {told}");
+    flip(&file.0, 40);
+    let (code, told) = driftctl(&["--writer", &daemon.url, "verify", "-t", "orders"]);
+    assert!(code == 6 && told.contains(&file.0.display().to_string()), "{code} {told}");
+    assert_eq!(driftctl(&["--writer", &daemon.url, "verify", "-t", "numbers", "--deep"]).0, 0);
+}
