@@ -61,7 +61,7 @@ fn commit(seq: u64) -> Vec<(u64, EventType, Option<String>, Option<String>)> {
     if seq % 6 != 3 {
         events.push(match (live, seq % 4) {
             (true, 0) => (1, EventType::SoftDelete, Some(key.clone()), None),
-            (true, 1 | 2) => (1, EventType::Patch, Some(key.clone()), Some(format!(r#"{{"p":{seq}}}"#))),
+            (true, 1 | 2) => (1, EventType::Patch, Some(key.clone()), Some(format!(r#"{{"zz":{seq}}}"#))),
             _ => (1, EventType::Insert, Some(key.clone()), Some(insert(&key))),
         });
     }
