@@ -138,17 +138,12 @@ async fn what_is_not_built_yet_says_so() {
     }
     let mut cluster = open().await;
     let writer = &mut cluster.writer;
-    for statement in ["COMPACT t", "COMPACT t BEFORE @seq:1 DRY RUN"] {
-        not_yet(run(writer, statement).await);
-    }
     for statement in ["SNAPSHOT tt", "COMPACT tt", "VERIFY tt"] {
         let refusal = refused(run(writer, statement).await, Code::NotFound, "TABLE_NOT_FOUND");
         refusal.tells("nearest", "t");
     }
     let unknown = v1::VerifyRequest { table: "tt".into(), deep: false };
     refused(writer.verify(unknown).await, Code::NotFound, "TABLE_NOT_FOUND").tells("nearest", "t");
-    let compact = v1::CompactRequest { table: "t".into(), ..Default::default() };
-    not_yet(writer.compact(compact).await.unwrap().into_inner().message().await);
     not_yet(cluster.reader.watch_drift(v1::WatchDriftRequest::default()).await);
     for statement in ["BEGIN", "COMMIT", "ROLLBACK"] {
         invalid(run(&mut cluster.writer, statement).await, "QUERY_INVALID").says(&["driftctl"]);

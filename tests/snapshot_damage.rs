@@ -64,7 +64,7 @@ fn check_index(timeline: &Arc<Timeline>, script: &Script) -> Result<(), Wrong> {
             sortkey::write_scalar(&mut value, scalar);
             let mut all = BTreeSet::new();
             view.candidates_in("n", (&value, &value), 100, &mut all)?;
-            let of_value = view.candidates_of_value("n", &value, None, 100)?;
+            let of_value = view.candidates_of_value("n", &value, None, 100)?.unwrap();
             let has =
                 |key: &String, mut keys: Box<dyn Iterator<Item = String>>| keys.any(|found| found == *key);
             if !has(key, Box::new(all.into_iter().map(|key| key.to_string())))

@@ -361,6 +361,9 @@ impl Follower {
 }
 
 #[cfg(test)]
+mod compacted;
+
+#[cfg(test)]
 mod tests {
     use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
     use driftdb_common::format::key::KeyType;
@@ -374,21 +377,21 @@ mod tests {
 
     use super::*;
 
-    fn dir() -> DataDir {
+    pub(super) fn dir() -> DataDir {
         DataDir::new("/data")
     }
 
-    fn shelf(disk: &SimDisk) -> Shelf {
+    pub(super) fn shelf(disk: &SimDisk) -> Shelf {
         Shelf { disk: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
     }
 
-    fn open(disk: &SimDisk) -> Log {
+    pub(super) fn open(disk: &SimDisk) -> Log {
         let options = Options { background: false, ..Options::default() };
         recovery::open(disk.shared(), &dir(), options, &mut |_| Ok(())).unwrap()
     }
 
     /// Commit `seq`, which creates a table.
-    fn create(log: &mut Log, seq: u64, table: &str) {
+    pub(super) fn create(log: &mut Log, seq: u64, table: &str) {
         let schema = Schema {
             table: table.into(),
             primary_key: "id".into(),

@@ -80,7 +80,29 @@ impl Snapshotter {
         if seq == floor && compaction::is_complete(&manifest) {
             return Ok(nothing_to_do(&manifest));
         }
-        if dry_run { self.preview(id, seq) } else { self.fold(id, seq, watch) }
+        let (seq, time_ms) = self.settle(id, &manifest, seq)?;
+        if seq < floor {
+            return Ok(nothing_to_do(&manifest));
+        }
+        if dry_run { self.preview(id, seq) } else { self.fold(id, (seq, time_ms), watch) }
+    }
+
+    /// The floor and its time. Where no table tells of that commit any more, this one's last before it counts: it leaves
+    /// the same state.
+    fn settle(&self, id: u64, manifest: &Manifest, seq: u64) -> Result<(u64, u64)> {
+        let floor = manifest.floor.filter(|floor| floor.seq == seq);
+        if let Some(time_ms) = floor.map_or_else(|| self.time_of(seq), |floor| Ok(Some(floor.time_ms)))? {
+            return Ok((seq, time_ms));
+        }
+        let chain = self.chain(id)?;
+        if seq > chain.end()
+            && let Some(last) = self.tail(id, |at, _| at <= seq)?.last
+        {
+            return Ok(last);
+        }
+        let last = chain.counts_at(seq)?.last_seq;
+        let missing = || Error::new(Reason::Corrupt, "a commit that no table has the time of");
+        Ok((last, chain.time_of(last)?.ok_or_else(missing)?))
     }
 
     /// The commit that is to be the floor; `None` where there is none at or before the time asked for.
@@ -170,7 +192,7 @@ impl Snapshotter {
         Ok(CompactInfo { floor_seq: seq, ..info(&plan, tail) })
     }
 
-    fn fold(&self, id: u64, seq: u64, watch: Watch<'_>) -> Result<CompactInfo> {
+    fn fold(&self, id: u64, (seq, time_ms): (u64, u64), watch: Watch<'_>) -> Result<CompactInfo> {
         let mut taken = Taken::default();
         if seq > self.chain(id)?.end() {
             let (_, reach) = self.commits().look(id)?;
@@ -179,22 +201,6 @@ impl Snapshotter {
         let (manifest, _) = self.commits().look(id)?;
         let chain = self.chain(id)?;
         let requests = self.requests_since();
-        let known = match manifest.floor.filter(|floor| floor.seq == seq) {
-            Some(floor) => Some(floor.time_ms),
-            None => self.time_of(seq)?,
-        };
-        let (seq, time_ms) = match known {
-            Some(time_ms) => (seq, time_ms),
-            // No table tells of that commit any more: this one's last before it leaves the same state.
-            None => {
-                let last = chain.counts_at(seq)?.last_seq;
-                let missing = || Error::new(Reason::Corrupt, "a commit that no table has the time of");
-                (last, chain.time_of(last)?.ok_or_else(missing)?)
-            }
-        };
-        if manifest.floor.is_some_and(|floor| seq < floor.seq) {
-            return Ok(nothing_to_do(&manifest));
-        }
         let wanted = Wanted { seq, time_ms, requests };
         let plan = compaction::plan(self.shelf(), &manifest, &chain, wanted)?;
         self.spare(&self.files_of_full(&manifest, seq));

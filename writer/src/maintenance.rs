@@ -65,10 +65,6 @@ pub struct Maintenance {
     snapshotter: Snapshotter,
 }
 
-fn not_yet<T>(what: &str) -> Result<T> {
-    Err(Error::new(Reason::NotSupported, format!("{what} is not supported yet")))
-}
-
 impl Maintenance {
     /// With what takes snapshots of a database.
     pub fn new(snapshotter: Snapshotter) -> Maintenance {

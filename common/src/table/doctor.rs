@@ -8,9 +8,10 @@ use std::sync::Arc;
 use crate::error::{Error, Reason, Result};
 use crate::format::head::{CELL, Header, Slot, cell_offset, decode_header, decode_slots, slot_cell};
 use crate::format::manifest::{Manifest, Segment};
-use crate::log::cursor::{Cursor, Next, Span};
-use crate::log::dir::{self, DataDir, segment_number};
+use crate::log::cursor::{Cursor, Mark, Next, Span};
+use crate::log::dir::{self, DataDir, SEGMENT_TMP, segment_number};
 use crate::log::disk::{self, Disk};
+use crate::log::folded::FoldedReader;
 use crate::log::lock::Lock;
 use crate::table::verification::{Files, Positions};
 
@@ -330,10 +331,27 @@ impl Exam<'_> {
                     let message = "bytes that recovery cut from a segment: they were never acknowledged";
                     self.note(&path, message, "remove it once nobody wants to look at it");
                 }
+                None if name.ends_with(SEGMENT_TMP) => {
+                    self.note(&path, "a compaction began to write it, and did not finish", NEXT_OPEN);
+                }
                 None => self.note(&path, "no file of DriftDB's", "remove it if it is not wanted"),
             }
         }
         Ok(())
+    }
+
+    /// Reads the state that a compacted segment begins with; where its events begin.
+    fn folded(&mut self, manifest: &Manifest, number: u64, end: u64) -> Result<Option<Mark>> {
+        let table = (manifest.table.as_str(), manifest.table_id);
+        let Some(mut folded) = FoldedReader::open(&*self.disk, self.dir, table, number, end)? else {
+            return Ok(None);
+        };
+        self.summary.frames += 1;
+        while folded.next_piece()?.is_some() {
+            self.summary.frames += 1;
+        }
+        self.newest = self.newest.max(folded.floor().floor.last_seq);
+        Ok(Some(folded.mark()))
     }
 
     /// Reads a segment's frames: those of a sealed one must give its seal, those of the active one reach as far as HEAD
@@ -356,6 +374,13 @@ impl Exam<'_> {
             },
         };
         let mut cursor = Cursor::new(Arc::clone(&self.disk), self.dir, &manifest.table, manifest.table_id);
+        if segment.sealed.is_some() && manifest.floor.is_some() {
+            match self.folded(manifest, segment.number, end) {
+                Ok(Some(mark)) => cursor = cursor.starting_at(mark),
+                Ok(None) => {}
+                Err(error) => return self.unreadable(path, error, COPY_BACK),
+            }
+        }
         cursor.extend(Span { segment: segment.number, end, seal: segment.sealed });
         loop {
             match cursor.next_frame() {
