@@ -147,7 +147,8 @@ impl Overlay {
                     let found = self.with_versions(key, |versions| versions.get(*version).cloned());
                     let Some(found) = found.flatten() else { continue };
                     newer.index(key, found.payload.as_ref());
-                    Happened::Row { key: key.clone(), version: newer.push_version(key, found) }
+                    let row = newer.rows.get_or_insert_with(key.clone(), Versions::default);
+                    Happened::Row { key: key.clone(), version: newer.push_version(row.value(), found) }
                 }
                 other => other.clone(),
             };
@@ -167,8 +168,10 @@ impl Overlay {
         chain: &Chain,
     ) -> Result<()> {
         let Event { kind, key: Some(key), document: payload, replaces, .. } = event else { return Ok(()) };
-        // Only this thread appends: between the look here and the push below nothing changes.
-        let last = self.with_versions(&key, |versions| versions.last().cloned()).flatten();
+        // Searched once. Only this thread appends: between the look here and the push below nothing changes, and a row
+        // without a version is as one that is not here.
+        let row = self.rows.get_or_insert_with(key.clone(), Versions::default);
+        let last = row.value().read().last().cloned();
         let (was_live, before) = match &last {
             Some(last) if last.commit.seq < born => (false, Some(None)),
             Some(last) => match last.after.get() {
@@ -189,22 +192,19 @@ impl Overlay {
         self.index(&key, payload.as_ref());
         let version = Version { commit: Arc::clone(commit), index, kind, payload, after };
         let spot = version.spot();
-        let version = self.push_version(&key, version);
+        let version = self.push_version(row.value(), version);
         let change = |live: u64| live + u64::from(is_live) - u64::from(was_live);
         self.push_event(spot, commit.time_ms, Happened::Row { key, version }, 1, change);
         Ok(())
     }
 
-    fn push_version(&self, key: &Key, version: Version) -> usize {
+    /// Appends a version to a row's; its position.
+    fn push_version(&self, versions: &Versions, version: Version) -> usize {
         let known = version.after.get().and_then(Option::as_ref).filter(|_| version.kind == EventType::Patch);
         let documents = [version.payload.as_ref(), known].into_iter().flatten();
         let documents: usize = documents.map(|document| document.msgpack().len()).sum();
         self.bytes.fetch_add((documents + EVENT_OVERHEAD) as u64, Ordering::Relaxed);
-        let row = match self.rows.get(key) {
-            Some(row) => row,
-            None => self.rows.insert(key.clone(), Versions::default()),
-        };
-        let mut versions = row.value().write();
+        let mut versions = versions.write();
         versions.push(version);
         versions.len() - 1
     }
@@ -396,7 +396,8 @@ fn add_candidate(candidates: &Candidates, path: &Path, key: &Key, payload: Optio
         let mut bytes = Vec::new();
         sortkey::write_scalar(&mut bytes, scalar);
         sortkey::write_key(&mut bytes, key);
-        candidates.insert(bytes);
+        // Not `insert`, which puts a new node in the place of one that is there.
+        candidates.get_or_insert(bytes);
     }
 }
 
