@@ -238,6 +238,18 @@ impl Overlay {
 
     /// The row after one of its versions, which stands at `position`.
     pub fn after(&self, key: &Key, position: usize, chain: &Chain) -> Result<Option<Document>> {
+        self.after_over(key, position, |first| {
+            Ok(chain.row(key, first.before())?.and_then(|before| before.document))
+        })
+    }
+
+    /// The same, where `under` tells what the row was before its first version here.
+    fn after_over(
+        &self,
+        key: &Key,
+        position: usize,
+        under: impl FnOnce(Spot) -> Result<Option<Document>>,
+    ) -> Result<Option<Document>> {
         let versions = self.with_versions(key, |versions| {
             let upto = versions.get(..=position)?;
             let known = upto.iter().rposition(|version| version.after.get().is_some());
@@ -248,10 +260,7 @@ impl Overlay {
         let Some(first) = versions.first() else { return Err(gone()) };
         let (mut row, rest) = match first.after.get() {
             Some(after) => (after.clone(), versions.get(1..).unwrap_or_default()),
-            None => {
-                let before = chain.row(key, first.spot().before())?;
-                (before.and_then(|before| before.document), versions.as_slice())
-            }
+            None => (under(first.spot())?, versions.as_slice()),
         };
         for version in rest {
             row = state::apply(row.as_ref(), version.kind, version.payload.as_ref())?;
@@ -273,10 +282,24 @@ impl Overlay {
 
     /// The row as its last version up to a spot left it; none where the overlay has no such version.
     pub fn row(&self, key: &Key, upto: Spot, chain: &Chain) -> Result<Option<RowAt>> {
+        self.row_as(key, upto, |position| self.after(key, position, chain))
+    }
+
+    /// The same, over what the row is at the end of the chain, for who has that at hand.
+    pub fn row_over(&self, key: &Key, upto: Spot, under: Option<&Document>) -> Result<Option<RowAt>> {
+        self.row_as(key, upto, |position| self.after_over(key, position, |_| Ok(under.cloned())))
+    }
+
+    fn row_as(
+        &self,
+        key: &Key,
+        upto: Spot,
+        after: impl FnOnce(usize) -> Result<Option<Document>>,
+    ) -> Result<Option<RowAt>> {
         let Some((position, version)) = self.version(key, upto) else { return Ok(None) };
         let document = match version.after.get() {
             Some(after) => after.clone(),
-            None => self.after(key, position, chain)?,
+            None => after(position)?,
         };
         Ok(Some(RowAt { seq: version.commit.seq, time_ms: version.commit.time_ms, document }))
     }
@@ -288,12 +311,9 @@ impl Overlay {
         Some(look(&versions))
     }
 
-    /// The first row of a range of keys.
-    pub fn first_key(&self, range: (Bound<&Key>, Bound<&Key>)) -> Option<Key> {
-        if is_empty(range) {
-            return None;
-        }
-        self.rows.range::<Key, _>(range).next().map(|row| row.key().clone())
+    /// The rows of a range of keys, which is not empty whatever there is.
+    pub fn keys<'a>(&'a self, range: (Bound<&'a Key>, Bound<&'a Key>)) -> impl Iterator<Item = Key> + 'a {
+        self.rows.range::<Key, _>(range).map(|row| row.key().clone())
     }
 
     /// Counts at a moment.
