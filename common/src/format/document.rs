@@ -148,13 +148,45 @@ fn deeper(depth: usize) -> Result<usize> {
 
 type Fields<'a> = Vec<(&'a str, &'a [u8])>;
 
+/// Fields of a patch up to which they are compared one by one; of more, a map is made.
+const FEW_FIELDS: usize = 16;
+
+/// The fields of a patch that no field of the target has met yet.
+struct Added<'a, 'p> {
+    patch: &'p [(&'a str, &'a [u8])],
+    left: Vec<bool>,
+    by_name: Option<HashMap<&'a str, usize>>,
+}
+
+impl<'a, 'p> Added<'a, 'p> {
+    fn of(patch: &'p [(&'a str, &'a [u8])]) -> Added<'a, 'p> {
+        let indexed = || patch.iter().zip(0..).map(|((name, _), index)| (*name, index)).collect();
+        let by_name = (patch.len() > FEW_FIELDS).then(indexed);
+        Added { patch, left: vec![true; patch.len()], by_name }
+    }
+
+    fn take(&mut self, name: &str) -> Option<&'a [u8]> {
+        let index = match &self.by_name {
+            Some(by_name) => by_name.get(name).copied()?,
+            None => self.patch.iter().position(|(field, _)| *field == name)?,
+        };
+        // The target has no field twice.
+        *self.left.get_mut(index)? = false;
+        self.patch.get(index).map(|(_, change)| *change)
+    }
+
+    fn has(&self, index: usize) -> bool {
+        self.left.get(index).copied().unwrap_or_default()
+    }
+}
+
 /// Writes `target` merged with `patch`. Depth is bounded by the limits both were checked against.
 fn merge_maps(out: &mut Vec<u8>, target: Fields<'_>, patch: Fields<'_>) -> Result<()> {
     let start = out.len();
     let mut len = 0;
-    let mut added: HashMap<&str, &[u8]> = patch.iter().copied().collect();
+    let mut added = Added::of(&patch);
     for (name, value) in target {
-        match added.remove(name) {
+        match added.take(name) {
             None => {
                 msgpack::write_str(out, name);
                 out.extend_from_slice(value);
@@ -177,8 +209,8 @@ fn merge_maps(out: &mut Vec<u8>, target: Fields<'_>, patch: Fields<'_>) -> Resul
         }
         len += 1;
     }
-    for (name, change) in patch {
-        if !added.contains_key(name) {
+    for (index, (name, change)) in patch.iter().enumerate() {
+        if !added.has(index) {
             continue;
         }
         match msgpack::first(change)? {

@@ -78,17 +78,25 @@ pub fn read_key(bytes: &[u8], key_type: KeyType) -> Option<(Key, &[u8])> {
     loop {
         let zero = rest.iter().position(|byte| *byte == 0)?;
         let (plain, after) = rest.split_at_checked(zero)?;
-        text.extend_from_slice(plain);
-        if text.len() > limits::KEY_BYTES {
+        if text.len() + plain.len() > limits::KEY_BYTES {
             return None;
         }
         match after {
             [0, ESCAPED, after @ ..] => {
+                text.extend_from_slice(plain);
                 text.push(0);
                 rest = after;
             }
             [0, END, after @ ..] => {
-                let text: Arc<str> = String::from_utf8(text).ok()?.into();
+                // Nothing was escaped, mostly: then the bytes are the text.
+                let bytes = match text.is_empty() {
+                    true => plain,
+                    false => {
+                        text.extend_from_slice(plain);
+                        &text
+                    }
+                };
+                let text: Arc<str> = std::str::from_utf8(bytes).ok()?.into();
                 let allowed = (1..=limits::KEY_BYTES).contains(&text.len());
                 return allowed.then_some((Key::Str(text), after));
             }

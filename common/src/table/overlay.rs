@@ -147,7 +147,8 @@ impl Overlay {
                     let found = self.with_versions(key, |versions| versions.get(*version).cloned());
                     let Some(found) = found.flatten() else { continue };
                     newer.index(key, found.payload.as_ref());
-                    Happened::Row { key: key.clone(), version: newer.push_version(key, found) }
+                    let row = newer.rows.get_or_insert_with(key.clone(), Versions::default);
+                    Happened::Row { key: key.clone(), version: newer.push_version(row.value(), found) }
                 }
                 other => other.clone(),
             };
@@ -167,8 +168,10 @@ impl Overlay {
         chain: &Chain,
     ) -> Result<()> {
         let Event { kind, key: Some(key), document: payload, replaces, .. } = event else { return Ok(()) };
-        // Only this thread appends: between the look here and the push below nothing changes.
-        let last = self.with_versions(&key, |versions| versions.last().cloned()).flatten();
+        // Searched once. Only this thread appends: between the look here and the push below nothing changes, and a row
+        // without a version is as one that is not here.
+        let row = self.rows.get_or_insert_with(key.clone(), Versions::default);
+        let last = row.value().read().last().cloned();
         let (was_live, before) = match &last {
             Some(last) if last.commit.seq < born => (false, Some(None)),
             Some(last) => match last.after.get() {
@@ -189,22 +192,19 @@ impl Overlay {
         self.index(&key, payload.as_ref());
         let version = Version { commit: Arc::clone(commit), index, kind, payload, after };
         let spot = version.spot();
-        let version = self.push_version(&key, version);
+        let version = self.push_version(row.value(), version);
         let change = |live: u64| live + u64::from(is_live) - u64::from(was_live);
         self.push_event(spot, commit.time_ms, Happened::Row { key, version }, 1, change);
         Ok(())
     }
 
-    fn push_version(&self, key: &Key, version: Version) -> usize {
+    /// Appends a version to a row's; its position.
+    fn push_version(&self, versions: &Versions, version: Version) -> usize {
         let known = version.after.get().and_then(Option::as_ref).filter(|_| version.kind == EventType::Patch);
         let documents = [version.payload.as_ref(), known].into_iter().flatten();
         let documents: usize = documents.map(|document| document.msgpack().len()).sum();
         self.bytes.fetch_add((documents + EVENT_OVERHEAD) as u64, Ordering::Relaxed);
-        let row = match self.rows.get(key) {
-            Some(row) => row,
-            None => self.rows.insert(key.clone(), Versions::default()),
-        };
-        let mut versions = row.value().write();
+        let mut versions = versions.write();
         versions.push(version);
         versions.len() - 1
     }
@@ -238,6 +238,18 @@ impl Overlay {
 
     /// The row after one of its versions, which stands at `position`.
     pub fn after(&self, key: &Key, position: usize, chain: &Chain) -> Result<Option<Document>> {
+        self.after_over(key, position, |first| {
+            Ok(chain.row(key, first.before())?.and_then(|before| before.document))
+        })
+    }
+
+    /// The same, where `under` tells what the row was before its first version here.
+    fn after_over(
+        &self,
+        key: &Key,
+        position: usize,
+        under: impl FnOnce(Spot) -> Result<Option<Document>>,
+    ) -> Result<Option<Document>> {
         let versions = self.with_versions(key, |versions| {
             let upto = versions.get(..=position)?;
             let known = upto.iter().rposition(|version| version.after.get().is_some());
@@ -248,10 +260,7 @@ impl Overlay {
         let Some(first) = versions.first() else { return Err(gone()) };
         let (mut row, rest) = match first.after.get() {
             Some(after) => (after.clone(), versions.get(1..).unwrap_or_default()),
-            None => {
-                let before = chain.row(key, first.spot().before())?;
-                (before.and_then(|before| before.document), versions.as_slice())
-            }
+            None => (under(first.spot())?, versions.as_slice()),
         };
         for version in rest {
             row = state::apply(row.as_ref(), version.kind, version.payload.as_ref())?;
@@ -273,10 +282,24 @@ impl Overlay {
 
     /// The row as its last version up to a spot left it; none where the overlay has no such version.
     pub fn row(&self, key: &Key, upto: Spot, chain: &Chain) -> Result<Option<RowAt>> {
+        self.row_as(key, upto, |position| self.after(key, position, chain))
+    }
+
+    /// The same, over what the row is at the end of the chain, for who has that at hand.
+    pub fn row_over(&self, key: &Key, upto: Spot, under: Option<&Document>) -> Result<Option<RowAt>> {
+        self.row_as(key, upto, |position| self.after_over(key, position, |_| Ok(under.cloned())))
+    }
+
+    fn row_as(
+        &self,
+        key: &Key,
+        upto: Spot,
+        after: impl FnOnce(usize) -> Result<Option<Document>>,
+    ) -> Result<Option<RowAt>> {
         let Some((position, version)) = self.version(key, upto) else { return Ok(None) };
         let document = match version.after.get() {
             Some(after) => after.clone(),
-            None => self.after(key, position, chain)?,
+            None => after(position)?,
         };
         Ok(Some(RowAt { seq: version.commit.seq, time_ms: version.commit.time_ms, document }))
     }
@@ -288,12 +311,9 @@ impl Overlay {
         Some(look(&versions))
     }
 
-    /// The first row of a range of keys.
-    pub fn first_key(&self, range: (Bound<&Key>, Bound<&Key>)) -> Option<Key> {
-        if is_empty(range) {
-            return None;
-        }
-        self.rows.range::<Key, _>(range).next().map(|row| row.key().clone())
+    /// The rows of a range of keys, which is not empty whatever there is.
+    pub fn keys<'a>(&'a self, range: (Bound<&'a Key>, Bound<&'a Key>)) -> impl Iterator<Item = Key> + 'a {
+        self.rows.range::<Key, _>(range).map(|row| row.key().clone())
     }
 
     /// Counts at a moment.
@@ -396,7 +416,8 @@ fn add_candidate(candidates: &Candidates, path: &Path, key: &Key, payload: Optio
         let mut bytes = Vec::new();
         sortkey::write_scalar(&mut bytes, scalar);
         sortkey::write_key(&mut bytes, key);
-        candidates.insert(bytes);
+        // Not `insert`, which puts a new node in the place of one that is there.
+        candidates.get_or_insert(bytes);
     }
 }
 

@@ -137,7 +137,9 @@ impl View {
         let key_type = self.schema.key_type;
         let mut chain = state.chain.scan(self.seq, &first_bytes(from))?;
         let use_overlay = self.seq >= state.chain.end();
-        let mut newer = if use_overlay { state.overlay.first_key((from, to)) } else { None };
+        let mut newer_keys = use_overlay.then(|| state.overlay.keys((from, to)));
+        let mut next_newer = || newer_keys.as_mut().and_then(Iterator::next);
+        let mut newer = next_newer();
         let within = |key: &Key| std::ops::RangeBounds::contains(&(from, to), key);
         loop {
             let older = match chain.key() {
@@ -155,10 +157,11 @@ impl View {
                 _ => None,
             };
             if newer.as_ref() == Some(&key) {
-                if let Some(found) = state.overlay.row(&key, Spot::end_of(self.seq), &state.chain)? {
+                let under = row.as_ref().and_then(|row| row.document.as_ref());
+                if let Some(found) = state.overlay.row_over(&key, Spot::end_of(self.seq), under)? {
                     row = Some(found);
                 }
-                newer = state.overlay.first_key((Bound::Excluded(&key), to));
+                newer = next_newer();
             }
             if !within(&key) {
                 if from_is_before(from, &key) {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::format::document::Document;
+use crate::format::event::EventType;
 use crate::format::snapshot::{self, RowEntry, VersionEntry, tree};
 use crate::log::blocks::{BlockFile, TreeCursor};
 use crate::table::chain::{RowAt, Spot, Traced, at_file, before_or_at, version_of};
@@ -44,7 +46,7 @@ impl ChainScan {
 
     /// The row with this key, which is the next; goes on to the one after it. None where it has no version yet.
     pub fn take(&mut self, key: &[u8]) -> Result<Option<RowAt>> {
-        let mut row = None;
+        let mut row = Pending::default();
         for source in &mut self.sources {
             if source.key() != Some(key) {
                 continue;
@@ -53,35 +55,67 @@ impl ChainScan {
                 let value = source.cursor.value().unwrap_or_default();
                 let entry = RowEntry::decode(&value).map_err(|e| at_file(e, &source.file))?;
                 let RowEntry { seq, time_ms, document } = entry;
-                row = Some(RowAt { seq, time_ms, document: Some(document) });
+                row = Pending { newest: Some((seq, time_ms)), under: Some(document), patches: Vec::new() };
                 source.cursor.next()?;
             } else {
                 take_versions(source, key, (self.covered, self.upto), &mut row)?;
             }
         }
-        Ok(row)
+        row.finish()
     }
 }
 
-/// Applies an era's versions of a row to what older files say of it, and goes on to the next row.
+/// A row as far as versions, oldest first, have told it. Patches wait: mostly a whole document comes after them.
+#[derive(Debug, Default)]
+struct Pending {
+    /// Seq and time of the newest version.
+    newest: Option<(u64, u64)>,
+    under: Option<Document>,
+    /// Patches on top of it, oldest first.
+    patches: Vec<Document>,
+}
+
+impl Pending {
+    /// Takes in the next later version.
+    fn take(&mut self, seq: u64, version: VersionEntry) {
+        self.newest = Some((seq, version.time_ms));
+        match (version.kind, version.image) {
+            (EventType::Patch, None) => self.patches.extend(version.payload),
+            (EventType::Insert, _) => self.stand_on(version.payload),
+            (EventType::Patch, image) => self.stand_on(image),
+            _ => self.stand_on(None),
+        }
+    }
+
+    fn stand_on(&mut self, document: Option<Document>) {
+        self.under = document;
+        self.patches.clear();
+    }
+
+    fn finish(self) -> Result<Option<RowAt>> {
+        let Some((seq, time_ms)) = self.newest else { return Ok(None) };
+        let mut document = self.under;
+        for patch in &self.patches {
+            document = state::apply(document.as_ref(), EventType::Patch, Some(patch))?;
+        }
+        Ok(Some(RowAt { seq, time_ms, document }))
+    }
+}
+
+/// Takes in an era's versions of a row, and goes on to the next row.
 fn take_versions(
     source: &mut Source,
     key: &[u8],
     (covered, upto): (Spot, Spot),
-    row: &mut Option<RowAt>,
+    row: &mut Pending,
 ) -> Result<()> {
-    let older = row.clone();
+    let mut seen = covered;
     for _ in 0..VERSIONS_IN_A_ROW {
         let Some(spot) = source.cursor.key().and_then(|at| version_of(at, key)) else { return Ok(()) };
         if spot > covered && spot <= upto {
             let value = source.cursor.value().unwrap_or_default();
-            let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &source.file))?;
-            let before = row.take().and_then(|row| row.document);
-            let document = match version.image {
-                Some(image) => Some(image),
-                None => state::apply(before.as_ref(), version.kind, version.payload.as_ref())?,
-            };
-            *row = Some(RowAt { seq: spot.seq, time_ms: version.time_ms, document });
+            row.take(spot.seq, VersionEntry::decode(&value).map_err(|e| at_file(e, &source.file))?);
+            seen = spot;
         }
         source.cursor.next()?;
     }
@@ -91,7 +125,7 @@ fn take_versions(
     let mut behind = source.file.cursor(tree::VERSIONS);
     behind.seek_last_by(|at| before_or_at(at, key, upto))?;
     while let (Some(at), Some(value)) = (behind.key(), behind.value()) {
-        let Some(spot) = version_of(at, key).filter(|spot| *spot > covered) else { break };
+        let Some(spot) = version_of(at, key).filter(|spot| *spot > seen) else { break };
         let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &source.file))?;
         under = traced.take(spot.seq, version);
         if under.is_some() {
@@ -99,9 +133,10 @@ fn take_versions(
         }
         behind.prev()?;
     }
-    *row = match traced.newest {
-        Some(_) => traced.finish(under.unwrap_or_else(|| older.and_then(|row| row.document)))?,
-        None => older,
-    };
+    if let Some(under) = under {
+        row.stand_on(under);
+    }
+    row.newest = traced.newest.or(row.newest);
+    row.patches.extend(traced.patches.into_iter().rev());
     source.cursor.seek_by(|at| before_or_at(at, key, Spot::end_of(u64::MAX)))
 }
