@@ -141,7 +141,6 @@ fn segments_upto(manifest: &Manifest, number: u64) -> &[Segment] {
 fn boundary(shelf: &Shelf, manifest: &Manifest, seq: u64) -> Result<Boundary> {
     let lost = || Error::new(Reason::Internal, "an era goes on in a segment that the manifest does not list");
     let era = manifest.eras.iter().rev().find(|era| era.seq <= seq);
-    let newest = manifest.eras.last().map_or(0, |era| era.seq);
     let (mut at, mut offset) = match era {
         Some(Era { position, .. }) => {
             let at = manifest.segments.iter().position(|segment| segment.number == position.segment);
