@@ -149,8 +149,10 @@ fn boundary(shelf: &Shelf, manifest: &Manifest, seq: u64) -> Result<Boundary> {
         None => (0, 0),
     };
     // Behind the newest era there is nothing at or below the floor.
-    let segments = if newest > seq { manifest.segments.get(at..).unwrap_or_default() } else { &[] };
-    for segment in segments {
+    if manifest.eras.last().is_none_or(|newest| newest.seq <= seq) {
+        return behind(manifest, at, offset).ok_or_else(lost);
+    }
+    while let Some(segment) = manifest.segments.get(at) {
         let place = Place { table: manifest.table_id, segment: segment.number, offset };
         // Beyond its durable bytes an active segment has zeros; a frame above the floor comes before them.
         let end = segment.sealed.map_or(u64::MAX, |seal| seal.bytes);
