@@ -69,8 +69,12 @@ async fn the_first_statements_of_the_tour_work_as_they_stand() {
     let late = desk.try_ask("SELECT * FROM orders WHERE customer_id=\"cust1\" AS OF \"@seq:1000\"").await;
     refused(late, Code::OutOfRange, "BEYOND_HEAD");
     for statement in ["SNAPSHOT orders", "COMPACT orders"] {
-        refused(desk.try_write(statement).await, Code::Unimplemented, "NOT_SUPPORTED");
+        let request = v1::WriterServiceExecuteRequest { statement: statement.into(), ..Default::default() };
+        let mut said = desk.cluster.writer.execute(request).await.unwrap().into_inner();
+        while said.message().await.unwrap().is_some() {}
     }
+    let below = desk.try_ask("SELECT * FROM orders AS OF \"@seq:5\"").await;
+    refused(below, Code::OutOfRange, "BELOW_FLOOR").tells("floor_seq", "6");
     let tables = desk.ask("SHOW TABLES").await;
     let shown: Vec<_> =
         tables.tables().iter().map(|info| (info.table.as_str(), info.indexes.len())).collect();

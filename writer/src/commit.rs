@@ -33,6 +33,9 @@ mod batch;
 mod queue;
 mod thread;
 
+/// Rows that are not in memory, of one change, from which on several threads look them up.
+const WORTH_SHARING: usize = 64;
+
 /// How often a table's files are looked at again where they are being replaced, and how long between.
 const LOOKS: u32 = 100;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
@@ -116,10 +119,21 @@ impl Commits {
     /// does not read files while it holds the lock.
     fn warm(&self, change: &Change) {
         let cold = self.0.state.lock().admission.cold(change);
-        for (chain, key) in cold {
-            // Whatever is wrong, admission comes upon it again, and says so.
-            let _ = chain.last_change(&key);
+        let read = |cold: &[(Arc<Chain>, Key)]| {
+            for (chain, key) in cold {
+                // Whatever is wrong, admission comes upon it again, and says so.
+                let _ = chain.last_change(key);
+            }
+        };
+        let hands = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        if cold.len() < WORTH_SHARING || hands < 2 {
+            return read(&cold);
         }
+        std::thread::scope(|threads| {
+            for share in cold.chunks(cold.len().div_ceil(hands)) {
+                threads.spawn(|| read(share));
+            }
+        });
     }
 
     /// The answer to a request that has been made before; `None` where it has not.

@@ -3,8 +3,8 @@
 //! The rule, with bytes of files as weights:
 //! - *All rows* are written after a new era when the eras since the last time outweigh half of what was written then (where
 //!   all rows were never written: half of the first era).
-//! - Between two such moments, and after the last, there are at most [`ERAS_IN_A_GROUP`] eras: of more, the two neighbours that
-//!   weigh least together are merged.
+//! - After the last such moment there are at most [`NEWEST_ERAS`] eras, between two of them at most [`ERAS_BETWEEN`]: of more, the
+//!   two neighbours that weigh least together are merged.
 //! - Of the moments at which all rows were written, the newest is kept; the others as long as together they weigh no more
 //!   than a quarter of all eras. The first to go is the one that leaves the lightest group behind.
 //!
@@ -20,8 +20,10 @@ use crate::log::dir::era_stem;
 use crate::table::shelf::{Shelf, Snapshot};
 use crate::table::snapshot::{Watch, make_dirs, sync_dirs};
 
-/// Eras between two moments of which all rows are kept, at most.
-pub const ERAS_IN_A_GROUP: usize = 8;
+/// Eras after the last moment of which all rows are kept, at most: what the newest state is read from.
+pub const NEWEST_ERAS: usize = 8;
+/// Eras between two such moments, at most. They are read less, and stay: fewer of them make a row's whole history cheap.
+pub const ERAS_BETWEEN: usize = 2;
 
 /// What is to be done next for a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +83,8 @@ fn neighbours_to_merge(manifest: &Manifest) -> Option<std::ops::Range<usize>> {
     while let Some(first) = manifest.eras.get(start) {
         let group = group_of(first);
         let len = manifest.eras.iter().skip(start).take_while(|era| group_of(era) == group).count();
-        if len > ERAS_IN_A_GROUP {
+        let most = if group == manifest.fulls.len() { NEWEST_ERAS } else { ERAS_BETWEEN };
+        if len > most {
             let eras = manifest.eras.get(start..start + len).unwrap_or_default();
             let lightest =
                 (0..len - 1).min_by_key(|at| eras.iter().skip(*at).take(2).map(|era| era.bytes).sum::<u64>());
@@ -307,7 +310,7 @@ mod tests {
         let mut base = 0;
         for end in ends {
             let group = manifest.eras.iter().filter(|era| era.base >= base && era.seq <= end).count();
-            assert!(group <= ERAS_IN_A_GROUP, "{group} eras up to {end}");
+            assert!(group <= NEWEST_ERAS, "{group} eras up to {end}");
             base = end;
         }
         assert!(manifest.eras.windows(2).all(|two| two[0].seq == two[1].base), "eras follow one another");
