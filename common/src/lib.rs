@@ -10,8 +10,11 @@
 //! - **segment**: one file of a table's log. The newest is active, the others are sealed.
 //! - **manifest**: the list of the files that make up a table now.
 //! - **HEAD**: how far each table's log is durable; what readers may show.
-//! - **overlay**: the events of the newest era in memory, by key and by sequence number.
-//! - **timeline**: the life of one table: its schemas and its eras.
+//! - **era**: a file of all that happened to a table in a stretch of commits; a **full** has all rows at one moment.
+//!   Either is a **snapshot**, and a table's snapshots, opened, are its **chain**.
+//! - **floor**: the oldest moment of a table that can be read; compaction raises it.
+//! - **overlay**: what happened after the newest era, in memory, by key and by sequence number.
+//! - **timeline**: the life of one table: its schemas, its chain and its overlay.
 //! - **view**: a table's state after one commit.
 //!
 //! # Positions

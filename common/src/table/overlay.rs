@@ -1,4 +1,4 @@
-//! The newest era's events in memory: by key, every version of a row; by sequence number, what happened.
+//! What came after the newest era, in memory: by key, every version of a row; by sequence number, what happened.
 //!
 //! One thread appends, in commit order; any number read at the same time, each at its own moment. A reader at seq N looks
 //! past every version above N, so nothing needs to be locked for longer than one row's list of versions.
