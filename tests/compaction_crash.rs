@@ -65,7 +65,7 @@ fn commit(seq: u64) -> Vec<(u64, EventType, Option<String>, Option<String>)> {
             _ => (1, EventType::Insert, Some(key.clone()), Some(insert(&key))),
         });
     }
-    if seq % 3 == 0 {
+    if seq.is_multiple_of(3) {
         events.push((2, EventType::Insert, Some(key.clone()), Some(insert(&key))));
     }
     events

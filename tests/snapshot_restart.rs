@@ -1,5 +1,7 @@
 //! What a writer knows after a restart is what it knew before, whether snapshots tell it or the log.
 
+#![expect(clippy::disallowed_methods, reason = "looks at a database's files from outside")]
+
 mod harness;
 
 use std::time::Duration;

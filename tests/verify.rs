@@ -62,8 +62,10 @@ fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     out
 }
 
-/// Lies: what they are, the kind of the file, and how an entry is changed.
-fn lies() -> Vec<(&'static str, u8, Box<dyn FnMut(u8, &[u8], &[u8]) -> Entries>)> {
+/// What a lie is, the kind of the file, and how an entry is changed.
+type Lie = (&'static str, u8, Box<dyn FnMut(u8, &[u8], &[u8]) -> Entries>);
+
+fn lies() -> Vec<Lie> {
     let other = || Document::from_json(r#"{"id":"k1","status":"never"}"#).unwrap();
     let version = |change: fn(VersionEntry) -> Option<VersionEntry>| {
         in_the_middle(tree::VERSIONS, 9, move |key, value| {

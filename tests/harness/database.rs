@@ -90,6 +90,7 @@ pub async fn build(dir: &Path) {
 }
 
 /// Copies a directory.
+#[expect(clippy::disallowed_methods, reason = "copies a database, as an operator would")]
 pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -186,7 +187,7 @@ impl Copy {
     pub fn rewrite(
         &self,
         (path, identity): &(PathBuf, Identity),
-        edit: &mut dyn FnMut(u8, &[u8], &[u8]) -> Vec<(Vec<u8>, Vec<u8>)>,
+        edit: &mut impl FnMut(u8, &[u8], &[u8]) -> Vec<(Vec<u8>, Vec<u8>)>,
     ) {
         let disk = RealDisk::shared();
         let cache = BlockCache::new(1 << 24);

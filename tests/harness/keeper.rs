@@ -54,8 +54,9 @@ fn commit(seq: u64, rows: &[Option<Rows>; 2]) -> Vec<(usize, Happened)> {
         _ => {}
     }
     let mut events = Vec::new();
-    for table in 0..=usize::from(seq % 3 == 0) {
-        let mut now = rows[table].clone().unwrap_or_default();
+    let tables = if seq.is_multiple_of(3) { 2 } else { 1 };
+    for (table, rows) in rows.iter().enumerate().take(tables) {
+        let mut now = rows.clone().unwrap_or_default();
         for i in 0..1 + seq % 3 {
             let key = format!("k{}", (seq * 7 + i * i) % 5);
             let event = match now.get(&key) {
@@ -63,7 +64,7 @@ fn commit(seq: u64, rows: &[Option<Rows>; 2]) -> Vec<(usize, Happened)> {
                     let row = json!({"id": key, "n": seq, "pad": "x".repeat(usize::try_from(seq % 4).unwrap() * 50)});
                     (EventType::Insert, Some(key.clone()), Some(row))
                 }
-                Some(_) if (seq + i) % 4 == 0 => (EventType::SoftDelete, Some(key.clone()), None),
+                Some(_) if (seq + i).is_multiple_of(4) => (EventType::SoftDelete, Some(key.clone()), None),
                 Some(row) => {
                     let mut row = row.clone();
                     row["n"] = (seq * 10 + i).into();
@@ -357,14 +358,14 @@ impl Keeper {
 
     /// That every moment up to a commit reads as the script has it.
     pub fn check(&self, script: &Script, upto: u64) -> Result<(), String> {
-        for table in 0..2 {
+        for (table, name) in TABLES.iter().enumerate() {
             let Some(timeline) = self.timelines.get(&(table as u64 + 1)) else {
                 if upto > table as u64 {
                     return Err(format!("table {table} is not there"));
                 }
                 continue;
             };
-            check_timeline(timeline, script, table, upto).map_err(|e| format!("{}: {e}", TABLES[table]))?;
+            check_timeline(timeline, script, table, upto).map_err(|e| format!("{name}: {e}"))?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use driftdb_common::error::{Error, Reason, Result, Violation};
+use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType, Origin, RequestId};
 use driftdb_common::format::key::Key;
@@ -16,15 +16,16 @@ use driftdb_common::limits;
 use driftdb_common::log::appender::Group;
 use driftdb_common::log::merge;
 use driftdb_common::table::chain::Chain;
-use driftdb_common::table::operation::{
-    Action, Change, Check, CommitOptions, Operation, Precondition, SchemaChange, Token,
-};
+use driftdb_common::table::operation::{Action, Change, CommitOptions, Operation, Precondition, Token};
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 use driftdb_common::table::shelf::Shelf;
 use driftdb_common::table::{format_time, state};
 
 use crate::requests::{Asked, Producers, Refusal, Requests, Window};
 use crate::rows::{Mark, RowState, Table, Tables};
+
+mod preconditions;
+mod schema;
 
 /// The newest state of the database, commits that are not yet on disk included.
 #[derive(Debug)]
@@ -438,138 +439,6 @@ impl Admission {
         self.tables.change(&name, key.clone(), row, before.is_some());
         let replaces = kind == EventType::Insert && before.is_some();
         Ok(NewEvent { table: id, kind, key: Some(key), payload, replaces })
-    }
-
-    /// Checks all preconditions and reports every one that does not hold.
-    fn check(&self, preconditions: &[Precondition]) -> Result<()> {
-        let mut violations = Vec::new();
-        for Precondition { table: name, key, check } in preconditions {
-            let table = self.tables.live(name)?;
-            let row = table.row(&key.of_type(table.schema().key_type)?)?;
-            let row = row.as_ref();
-            let live = row.is_some_and(|row| row.document.is_some());
-            // A row that went with its table has changed, and which rows those were is not kept; nor is what was deleted
-            // before the floor.
-            let floor = table.chain().floor().map_or(0, |floor| floor.seq);
-            let seq = row.map_or(table.reborn_seq().max(floor), |row| row.seq);
-            let (holds, check, expected) = match check {
-                Check::SeqIs(expected) => (
-                    row.is_some_and(|row| row.seq == *expected),
-                    "seq_is",
-                    format!("expected its last change to be commit {expected}"),
-                ),
-                Check::Exists(true) => (live, "exists", "expected a live row".to_owned()),
-                Check::Exists(false) => (!live, "exists", "expected no live row".to_owned()),
-                Check::UnchangedSince(since) => {
-                    (seq <= *since, "unchanged_since", format!("expected no change after commit {since}"))
-                }
-            };
-            if !holds {
-                let found = match (live, seq) {
-                    (true, seq) => format!("commit {seq} changed it last"),
-                    (false, 0) => "there is no such row".to_owned(),
-                    (false, seq) if row.is_some() => format!("commit {seq} deleted it"),
-                    (false, seq) if seq == table.reborn_seq() => {
-                        format!("there is no such row; commit {seq} made the table anew")
-                    }
-                    (false, seq) => {
-                        format!("there is no such row, and what was deleted up to commit {seq} is not kept")
-                    }
-                };
-                let subject = format!("{name}/{key}");
-                let description = format!("{expected}; {found}");
-                violations.push(Violation { check: check.to_owned(), subject, description });
-            }
-        }
-        let count = violations.len();
-        let Some(first) = violations.first() else { return Ok(()) };
-        let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
-        let message = format!("a precondition failed: {}: {}{more}", first.subject, first.description);
-        violations.truncate(limits::PRECONDITIONS_LISTED);
-        Err(Error::new(Reason::PreconditionFailed, message)
-            .with("failed", count.to_string())
-            .violating(violations))
-    }
-
-    fn schema(&mut self, token: Token, change: SchemaChange, group: &mut Group) -> Result<Vec<NewEvent>> {
-        let (id, event) = match change {
-            SchemaChange::Create { schema, if_not_exists } => {
-                match self.create(token, &schema, if_not_exists)? {
-                    Some(id) => (id, SchemaEvent { action: SchemaAction::Create, schema }),
-                    None => return Ok(Vec::new()),
-                }
-            }
-            SchemaChange::Alter { table, add, drop, retain } => {
-                let table = self.tables.live(&table)?;
-                let schema = table.schema().altered(&add, &drop, retain)?;
-                (table.id(), SchemaEvent { action: SchemaAction::Alter, schema })
-            }
-            SchemaChange::Drop { table } => {
-                let table = self.tables.live(&table)?;
-                (table.id(), SchemaEvent { action: SchemaAction::Drop, schema: table.schema().clone() })
-            }
-        };
-        let payload = event.to_document()?;
-        let (name, yaml) = (event.schema.table.clone(), event.schema.to_yaml());
-        self.apply_schema(id, token.seq, event)?;
-        if id == token.seq {
-            group.created.push((id, name.clone()));
-        }
-        group.schemas.push((name, yaml));
-        Ok(vec![NewEvent {
-            table: id,
-            kind: EventType::Schema,
-            key: None,
-            payload: Some(payload),
-            replaces: false,
-        }])
-    }
-
-    /// The id that a table to be created has; `None` where it exists and that is no error.
-    fn create(&self, token: Token, schema: &Schema, if_not_exists: bool) -> Result<Option<u64>> {
-        schema.check()?;
-        let Some(found) = self.tables.by_name_in_any_case(&schema.table) else {
-            if self.tables.len() >= limits::TABLES {
-                let message = format!(
-                    "there are {} tables, dropped ones counted too: no more are possible",
-                    limits::TABLES
-                );
-                return Err(Error::new(Reason::TooLarge, message));
-            }
-            return Ok(Some(token.seq));
-        };
-        let exact = found.schema().table == schema.table;
-        if !exact {
-            let message =
-                format!("table {:?} differs from {:?} in case only", schema.table, found.schema().table);
-            return Err(Error::new(Reason::TableExists, message).with("table", found.schema().table.clone()));
-        }
-        if found.is_live() {
-            if if_not_exists {
-                return Ok(None);
-            }
-            let message = format!("table {:?} exists already", schema.table);
-            return Err(Error::new(Reason::TableExists, message).with("table", schema.table.clone()));
-        }
-        // The same history goes on: its keys must stay of one kind.
-        let past = found.schema();
-        if (past.primary_key.as_str(), past.key_type) != (schema.primary_key.as_str(), schema.key_type) {
-            let message = format!(
-                "table {:?} was dropped and its history goes on: it must have its primary key again, {} {}",
-                schema.table, past.primary_key, past.key_type
-            );
-            return Err(Error::new(Reason::TableExists, message).with("table", schema.table.clone()));
-        }
-        Ok(Some(found.id()))
-    }
-
-    fn apply_schema(&mut self, id: u64, seq: u64, event: SchemaEvent) -> Result<()> {
-        match event.action {
-            SchemaAction::Create => self.tables.create(Table::new(id, seq, event.schema)),
-            SchemaAction::Alter => self.tables.alter(event.schema, seq)?,
-            SchemaAction::Drop => self.tables.drop_table(&event.schema.table, seq)?,
-        }
-        Ok(())
     }
 }
 

@@ -13,22 +13,25 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::Manifest;
-use driftdb_common::limits;
-use driftdb_common::log::appender::{AppendError, Group, Log, TableStorage};
+use driftdb_common::log::appender::{AppendError, Log, TableStorage};
 use driftdb_common::table::chain::Chain;
-use driftdb_common::table::operation::{Change, Operation, Token};
+use driftdb_common::table::operation::{Change, Token};
 use driftdb_common::table::schema::Schema;
 use driftdb_common::table::snapshot::Reach;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::admit::{Admission, Admitted, Commit, With};
-use crate::requests::{Position, Refusal};
-use crate::rows::{Mark, Table};
+use crate::admit::{Admission, Admitted, With};
+pub use crate::commit::batch::{Batch, Ingested, StreamState};
+pub use crate::commit::queue::{Answer, Tail};
+use crate::commit::queue::{Gathering, Settling, State};
+use crate::requests::Refusal;
+use crate::rows::Table;
 
-/// How long a client should wait before another try when the queue is full.
-const RETRY_AFTER: Duration = Duration::from_millis(50);
+mod batch;
+mod queue;
+mod thread;
 
 /// Rows that are not in memory, of one change, from which on several threads look them up.
 const WORTH_SHARING: usize = 64;
@@ -36,230 +39,6 @@ const WORTH_SHARING: usize = 64;
 /// How often a table's files are looked at again where they are being replaced, and how long between.
 const LOOKS: u32 = 100;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
-
-/// An answer on its way to the request that waits for it.
-#[derive(Debug)]
-pub struct Answer {
-    to: oneshot::Sender<Result<Admitted>>,
-    result: Result<Admitted>,
-}
-
-impl Answer {
-    /// Hands the answer over. Who asked may have gone; the commit stands.
-    pub fn send(self) {
-        let _ = self.to.send(self.result);
-    }
-}
-
-/// Admitted, and waiting to be written.
-#[derive(Debug, Default)]
-struct Gathering {
-    group: Group,
-    answers: Vec<Answer>,
-}
-
-/// Work on the log, for its thread to do between two groups.
-type LogWork = Box<dyn FnOnce(&mut Log) -> Result<(), AppendError> + Send>;
-
-/// What of a table's log no snapshot holds yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tail {
-    /// Events.
-    pub events: u64,
-    /// Bytes of frames.
-    pub bytes: u64,
-}
-
-struct State {
-    admission: Admission,
-    gathering: Gathering,
-    log_work: Vec<LogWork>,
-    tails: HashMap<u64, Tail>,
-    /// Bytes of all tails together.
-    tail_bytes: u64,
-    /// A group is being written: what is admitted now rests on something that is not durable yet.
-    writing: bool,
-    durable: Token,
-    storage: HashMap<u64, TableStorage>,
-    closing: bool,
-    /// How often admitted commits had to be taken back. A stream that saw one of them admitted must not go on.
-    rollbacks: u64,
-    /// Why the writer has stopped taking writes.
-    stopped: Option<Error>,
-}
-
-impl State {
-    /// Fails where no write is taken any more.
-    fn check_open(&self) -> Result<()> {
-        if let Some(stopped) = &self.stopped {
-            return Err(stopped.clone());
-        }
-        if self.closing {
-            return Err(Error::new(Reason::ShuttingDown, "the writer is shutting down"));
-        }
-        Ok(())
-    }
-
-    fn has_room(&self) -> bool {
-        let bytes: usize = self.gathering.group.tables.values().map(|table| table.frames.bytes().len()).sum();
-        self.gathering.answers.len() < limits::QUEUE_REQUESTS && bytes < limits::QUEUE_BYTES
-    }
-
-    /// Fails where the queue is full, or more is in memory than snapshots have come to hold.
-    fn check_room(&self, tail_limit: u64) -> Result<()> {
-        if !self.has_room() || self.tail_bytes > tail_limit {
-            let message = "too many writes are waiting for the disk: try again";
-            return Err(Error::new(Reason::Overloaded, message).retry_after(RETRY_AFTER));
-        }
-        Ok(())
-    }
-
-    /// Admits what is new in a batch; returns what was refused.
-    fn admit_batch(
-        &mut self,
-        with: &With,
-        batch: u64,
-        operations: Vec<Result<Operation>>,
-        atomic: bool,
-    ) -> Vec<Refusal> {
-        let producer = with.origin.as_ref().map(|origin| origin.producer.clone());
-        let position = producer.as_ref().and_then(|producer| self.admission.producers().position(producer));
-        let mut refused = Vec::new();
-        let Some(first) = first_new(position, batch) else { return refused };
-        let commits: Vec<(u32, Result<Vec<Operation>>)> = if atomic {
-            let last = u32::try_from(operations.len().saturating_sub(1)).unwrap_or(u32::MAX);
-            let all = (last, operations.into_iter().collect());
-            if u32::try_from(first).is_ok_and(|first| first <= last) { vec![all] } else { Vec::new() }
-        } else {
-            let one =
-                |(operation, index): (Result<_>, u32)| (index, operation.map(|operation| vec![operation]));
-            operations.into_iter().zip(0..).skip(first).map(one).collect()
-        };
-        // Each is held until the next is admitted: only then is it known not to be the batch's last.
-        let mut held: Option<Commit> = None;
-        for (last, operations) in commits {
-            match self.prepare_part(with, last, operations) {
-                Ok(Some(commit)) => {
-                    if let Some(before) = held.replace(commit) {
-                        before.encode(&mut self.gathering.group);
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => refused.push(Refusal { batch, index: if atomic { 0 } else { last }, error }),
-            }
-        }
-        if let Some(mut commit) = held {
-            commit.ends_batch();
-            commit.encode(&mut self.gathering.group);
-        }
-        if let Some(producer) = producer {
-            self.admission.complete_batch(&producer, batch, &refused);
-        }
-        refused
-    }
-
-    /// Admits a commit of a batch, whose last operation is the batch's operation `last`.
-    fn prepare_part(
-        &mut self,
-        with: &With,
-        last: u32,
-        operations: Result<Vec<Operation>>,
-    ) -> Result<Option<Commit>> {
-        let mut with = with.clone();
-        if let Some(origin) = &mut with.origin {
-            origin.operation = last;
-        }
-        let change = Change::Rows { operations: operations?, preconditions: Vec::new() };
-        Ok(self.admission.prepare(change, with, now_ms(), &mut self.gathering.group)?.1)
-    }
-
-    /// Answers at once where the outcome rests on durable commits only, and otherwise with the gathering group.
-    fn answer(&mut self, result: Result<Admitted>) -> Settling {
-        let all_durable =
-            !self.writing && self.gathering.answers.is_empty() && self.gathering.group.tables.is_empty();
-        let durable = match &result {
-            Ok(admitted) => admitted.token.seq <= self.durable.seq,
-            Err(_) => all_durable,
-        };
-        if durable {
-            return Settling::Now(Box::new(result));
-        }
-        let (to, answer) = oneshot::channel();
-        self.gathering.answers.push(Answer { to, result });
-        Settling::Later(answer)
-    }
-}
-
-/// An outcome that is known already, or will be once what it rests on is durable.
-#[derive(Debug)]
-pub enum Settling {
-    /// Known.
-    Now(Box<Result<Admitted>>),
-    /// Known when the group it is in has been written.
-    Later(oneshot::Receiver<Result<Admitted>>),
-}
-
-impl Settling {
-    /// Waits for the outcome.
-    pub async fn wait(self) -> Result<Admitted> {
-        match self {
-            Settling::Now(result) => *result,
-            Settling::Later(answer) => answer.await.map_err(|_| {
-                Error::new(Reason::OutcomeUnknown, "the writer stopped before it could tell the outcome")
-            })?,
-        }
-    }
-
-    /// Whether the outcome is known by now.
-    pub fn is_settled(&self) -> bool {
-        match self {
-            Settling::Now(_) => true,
-            Settling::Later(answer) => !answer.is_empty(),
-        }
-    }
-}
-
-/// A message of a producer's stream.
-#[derive(Debug)]
-pub struct Batch {
-    /// What goes with its commits; `origin.operation` is filled in for each.
-    pub with: With,
-    /// Its number.
-    pub batch: u64,
-    /// Its operations, those that could not be decoded as the error they are.
-    pub operations: Vec<Result<Operation>>,
-    /// One commit for all, or one for each.
-    pub atomic: bool,
-}
-
-/// What a stream began with.
-#[derive(Debug, Clone)]
-pub struct StreamState {
-    /// Cancelled when a newer stream of the producer comes, or the writer goes down.
-    pub ended: CancellationToken,
-    rollbacks: u64,
-}
-
-/// What became of a batch.
-#[derive(Debug)]
-pub struct Ingested {
-    /// Its number.
-    pub batch: u64,
-    /// Operations that were refused.
-    pub refused: Vec<Refusal>,
-    /// Settled when all of its commits are durable.
-    pub answer: Settling,
-}
-
-/// The position of a batch's first operation that has not been admitted before; `None` where all have.
-fn first_new(position: Option<Position>, batch: u64) -> Option<usize> {
-    match position {
-        Some(position) if batch < position.batch => None,
-        Some(position) if batch == position.batch && position.complete => None,
-        Some(position) if batch == position.batch => Some(usize::try_from(position.operation).ok()? + 1),
-        _ => Some(0),
-    }
-}
 
 /// What request tasks and the committer's thread share.
 struct Shared {
@@ -316,7 +95,7 @@ impl Commits {
         let commits = Commits(Arc::clone(&shared));
         let thread = std::thread::Builder::new()
             .name("driftdb-commit".to_owned())
-            .spawn(move || run(log, &shared, &answers))
+            .spawn(move || thread::run(log, &shared, &answers))
             .map_err(|e| Error::io("cannot start the committer's thread", &e))?;
         Ok((commits, thread))
     }
@@ -575,131 +354,4 @@ impl Commits {
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The committer's thread. Ends with an error when what is on disk is no longer known (I5).
-fn run(mut log: Log, shared: &Shared, answers: &mpsc::UnboundedSender<Vec<Answer>>) -> Result<()> {
-    while let Some((mut gathered, mark, log_work)) = take(shared) {
-        for work in log_work {
-            if let Err(AppendError::Fatal(error) | AppendError::Refused(error)) = work(&mut log) {
-                return Err(stop(shared, gathered, &error, answers));
-            }
-        }
-        if gathered.answers.is_empty() {
-            shared.state.lock().writing = false;
-            continue;
-        }
-        let outcome = log.append(&mut gathered.group);
-        let (answered, end) = settle(shared, &log, gathered, mark, outcome);
-        // The receiver is gone only when the runtime is: then nobody waits.
-        let _ = answers.send(answered);
-        if let Some(error) = end {
-            tracing::error!(%error, "the writer stops: what is on disk is no longer known");
-            return Err(error);
-        }
-    }
-    log.close()
-}
-
-/// Waits for a group and takes it; `None` when there will be none.
-fn take(shared: &Shared) -> Option<(Gathering, Mark, Vec<LogWork>)> {
-    let mut state = shared.state.lock();
-    while state.gathering.answers.is_empty() && state.log_work.is_empty() {
-        if state.closing {
-            return None;
-        }
-        shared.gathered.wait(&mut state);
-    }
-    state.writing = true;
-    let mark = state.admission.tables().mark();
-    let gathered = if state.gathering.answers.is_empty() {
-        Gathering::default()
-    } else {
-        std::mem::take(&mut state.gathering)
-    };
-    Some((gathered, mark, std::mem::take(&mut state.log_work)))
-}
-
-/// Ends the writer where work on the log has failed for good: nothing of the group was written.
-fn stop(
-    shared: &Shared,
-    mut gathered: Gathering,
-    error: &Error,
-    answers: &mpsc::UnboundedSender<Vec<Answer>>,
-) -> Error {
-    tracing::error!(%error, "the writer stops: what is on disk is no longer known");
-    let mut state = shared.state.lock();
-    state.writing = false;
-    let stopped = Error::new(Reason::WriterStopped, format!("the writer has stopped: {}", error.message()));
-    gathered.answers.append(&mut state.gathering.answers);
-    gathered.answers.iter_mut().for_each(|answer| answer.result = Err(stopped.clone()));
-    state.stopped = Some(stopped);
-    state.log_work.clear();
-    drop(state);
-    // The receiver is gone only when the runtime is: then nobody waits.
-    let _ = answers.send(gathered.answers);
-    error.clone()
-}
-
-/// Draws the consequences of a group's outcome: the answers to give, and the error that ends the writer.
-fn settle(
-    shared: &Shared,
-    log: &Log,
-    gathered: Gathering,
-    mark: Mark,
-    outcome: Result<(), AppendError>,
-) -> (Vec<Answer>, Option<Error>) {
-    let mut state = shared.state.lock();
-    state.writing = false;
-    let mut answers = gathered.answers;
-    match outcome {
-        Ok(()) => {
-            if gathered.group.last_seq > 0 {
-                state.durable = Token { seq: gathered.group.last_seq, time_ms: gathered.group.last_ms };
-            }
-            let durable = state.durable;
-            state.admission.forget_undo(mark, durable);
-            for (id, frames) in &gathered.group.tables {
-                state.storage.insert(*id, log.storage(*id));
-                let (events, bytes) = (frames.frames.frames() as u64, frames.frames.bytes().len() as u64);
-                let tail = state.tails.entry(*id).or_default();
-                tail.events += events;
-                tail.bytes += bytes;
-                state.tail_bytes += bytes;
-            }
-            // Full: it has been told already.
-            let _ = shared.grown.try_send(());
-            (answers, None)
-        }
-        Err(AppendError::Refused(error)) => {
-            // Nothing was written. What gathered meanwhile rests on it, and goes back as well.
-            answers.append(&mut state.gathering.answers);
-            state.gathering = Gathering::default();
-            let durable = state.durable;
-            state.rollbacks += 1;
-            state.admission.roll_back(durable);
-            answers.iter_mut().for_each(|answer| answer.result = Err(error.clone()));
-            (answers, None)
-        }
-        Err(AppendError::Fatal(error)) => {
-            let stopped =
-                Error::new(Reason::WriterStopped, format!("the writer has stopped: {}", error.message()));
-            let unknown = Error::new(
-                Reason::OutcomeUnknown,
-                format!("appended, but durability was not confirmed: {}", error.message()),
-            );
-            for answer in &mut answers {
-                answer.result = Err(if answer.result.is_ok() { unknown.clone() } else { stopped.clone() });
-            }
-            for mut answer in std::mem::take(&mut state.gathering.answers) {
-                // One that joined a commit of the group in flight knows as little as that one.
-                let joined = matches!(&answer.result, Ok(at) if at.token.seq <= gathered.group.last_seq);
-                answer.result = Err(if joined { unknown.clone() } else { stopped.clone() });
-                answers.push(answer);
-            }
-            state.stopped = Some(stopped);
-            state.log_work.clear();
-            (answers, Some(error))
-        }
-    }
 }

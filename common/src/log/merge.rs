@@ -362,8 +362,11 @@ mod tests {
         (Cursor::new(Arc::new(disk.clone()), &dir, &name, id), end)
     }
 
-    /// A merge over logs, of which each table's snapshot holds all up to a commit; all are allowed to be read.
-    fn merge(settled: u64, logs: &[(u64, u64, &[(u64, u32, u32)])]) -> Merge {
+    /// A table's id, the commit up to which its snapshot holds all, and the commits in its log.
+    type TableLog<'a> = (u64, u64, &'a [(u64, u32, u32)]);
+
+    /// A merge over logs, all of which are allowed to be read.
+    fn merge(settled: u64, logs: &[TableLog<'_>]) -> Merge {
         let disk = SimDisk::new();
         let mut merge = Merge::new(0);
         merge.settle(settled);

@@ -141,7 +141,6 @@ fn segments_upto(manifest: &Manifest, number: u64) -> &[Segment] {
 fn boundary(shelf: &Shelf, manifest: &Manifest, seq: u64) -> Result<Boundary> {
     let lost = || Error::new(Reason::Internal, "an era goes on in a segment that the manifest does not list");
     let era = manifest.eras.iter().rev().find(|era| era.seq <= seq);
-    let newest = manifest.eras.last().map_or(0, |era| era.seq);
     let (mut at, mut offset) = match era {
         Some(Era { position, .. }) => {
             let at = manifest.segments.iter().position(|segment| segment.number == position.segment);
@@ -150,8 +149,10 @@ fn boundary(shelf: &Shelf, manifest: &Manifest, seq: u64) -> Result<Boundary> {
         None => (0, 0),
     };
     // Behind the newest era there is nothing at or below the floor.
-    let segments = if newest > seq { manifest.segments.get(at..).unwrap_or_default() } else { &[] };
-    for segment in segments {
+    if manifest.eras.last().is_none_or(|newest| newest.seq <= seq) {
+        return behind(manifest, at, offset).ok_or_else(lost);
+    }
+    while let Some(segment) = manifest.segments.get(at) {
         let place = Place { table: manifest.table_id, segment: segment.number, offset };
         // Beyond its durable bytes an active segment has zeros; a frame above the floor comes before them.
         let end = segment.sealed.map_or(u64::MAX, |seal| seal.bytes);

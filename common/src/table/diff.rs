@@ -85,27 +85,27 @@ impl Diff {
 
     /// The next difference.
     pub fn next_row(&mut self) -> Result<Option<RowDiff>> {
-        while let Some((key, before, after)) = self.next_pair()? {
-            let same = match (&before, &after) {
+        while let Some(row) = self.next_pair()? {
+            let same = match (&row.before, &row.after) {
                 (Some(before), Some(after)) => before.same_as(after)?,
                 (None, None) => true,
                 _ => false,
             };
             if !same {
-                return Ok(Some(RowDiff { key, before, after }));
+                return Ok(Some(row));
             }
         }
         Ok(None)
     }
 
     /// The next row to compare, as it was at both moments.
-    fn next_pair(&mut self) -> Result<Option<(Key, Option<Document>, Option<Document>)>> {
+    fn next_pair(&mut self) -> Result<Option<RowDiff>> {
         match &mut self.rows {
             Rows::Some(keys) => {
                 let Some(key) = keys.next() else { return Ok(None) };
                 let content = |view: &View| Ok(view.get(&key)?.map(|row| row.document));
                 let (before, after) = (content(&self.from)?, content(&self.to)?);
-                Ok(Some((key, before, after)))
+                Ok(Some(RowDiff { key, before, after }))
             }
             Rows::All(pages) => {
                 let [before, after] = &mut **pages;
@@ -114,7 +114,7 @@ impl Diff {
                 let content =
                     |page: &mut Page| page.rows.pop_front_if(|row| row.key == key).map(|row| row.document);
                 let (before, after) = (content(before), content(after));
-                Ok(Some((key, before, after)))
+                Ok(Some(RowDiff { key, before, after }))
             }
         }
     }

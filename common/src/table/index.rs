@@ -190,14 +190,17 @@ fn merge_runs(
     }
 }
 
-/// Makes the index on a path that a snapshot lacks; returns its length. `at_base` tells rows as they were before an era.
+/// Tells a row, by the bytes of its key, as it was before a commit.
+pub type RowBefore<'a> = &'a dyn Fn(&[u8], u64) -> Result<Option<Document>>;
+
+/// Makes the index on a path that a snapshot lacks; returns its length. `row_before` tells rows as they were before an era.
 pub fn build(
     shelf: &Shelf,
     (name, id): (&str, u64),
     snapshot: &Snapshot,
     path: &str,
     is_full: bool,
-    row_before: &dyn Fn(&[u8], u64) -> Result<Option<Document>>,
+    row_before: RowBefore<'_>,
     watch: Watch<'_>,
 ) -> Result<u64> {
     let (stem, kind) = match is_full {
@@ -241,7 +244,7 @@ fn step_row(cursor: &mut TreeCursor, candidates: &mut Candidates) -> Result<()> 
 fn step_versions(
     cursor: &mut TreeCursor,
     candidates: &mut Candidates,
-    row_before: &dyn Fn(&[u8], u64) -> Result<Option<Document>>,
+    row_before: RowBefore<'_>,
 ) -> Result<()> {
     let mut current: Option<(Vec<u8>, Option<Document>)> = None;
     while let (Some(at), Some(value)) = (cursor.key(), cursor.value()) {

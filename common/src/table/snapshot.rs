@@ -162,7 +162,7 @@ fn gather(
                 if entry.seq > reach.seq || (begins && full && gathered.frames > 0) {
                     break;
                 }
-                if gathered.frames % 4096 == 0 {
+                if gathered.frames.is_multiple_of(4096) {
                     watch(gathered.frames)?;
                 }
                 if begins {

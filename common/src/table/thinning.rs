@@ -134,7 +134,9 @@ pub fn merge_eras(
         }
         file.begin_tree(tree::PRODUCERS, false)?;
         // Of a producer's positions the last counts.
-        merge(file, eras.iter().map(|(_, era)| &era.file), tree::PRODUCERS, &|_, later| later.to_vec())?;
+        merge(file, eras.iter().map(|(_, era)| &era.file), tree::PRODUCERS, |_, later: &[u8]| {
+            later.to_vec()
+        })?;
         file.end_tree()?;
         Ok(newest.file.properties().to_vec())
     })?;
@@ -146,7 +148,7 @@ pub fn merge_eras(
         bytes += write_file(&*shelf.disk, &path, identity, |file| {
             file.begin_tree(tree::CANDIDATES, false)?;
             let files = eras.iter().filter_map(|(_, era)| era.index(of_path));
-            merge(file, files, tree::CANDIDATES, &join_candidates)?;
+            merge(file, files, tree::CANDIDATES, join_candidates)?;
             file.end_tree()?;
             Ok(of_path.clone().into_bytes())
         })?;
@@ -200,7 +202,7 @@ fn merge<'a>(
     file: &mut FileWriter<Output>,
     files: impl Iterator<Item = &'a std::sync::Arc<crate::log::blocks::BlockFile>>,
     id: u8,
-    join: &dyn Fn(&[u8], &[u8]) -> Vec<u8>,
+    join: impl Fn(&[u8], &[u8]) -> Vec<u8>,
 ) -> Result<()> {
     let mut cursors = first_entries(files, id)?;
     loop {

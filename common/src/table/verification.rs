@@ -87,7 +87,7 @@ impl<'a> Report<'a> {
     /// One frame or entry more has been read.
     fn step(&mut self) -> Result<()> {
         self.done += 1;
-        if self.done % STEP == 0 { (self.watch)(self.done) } else { Ok(()) }
+        if self.done.is_multiple_of(STEP) { (self.watch)(self.done) } else { Ok(()) }
     }
 }
 
