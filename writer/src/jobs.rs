@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::table::verification::Problem;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-
-use crate::maintenance::Problem;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::fmt;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::table::moments::Point;
 use driftdb_common::table::snapshot::Watch;
-use driftdb_common::table::verification::{self, Figures};
+use driftdb_common::table::verification::{self, Figures, Problem};
 
 use crate::jobs::JobHandle;
 use crate::snapshotter::{Snapshotter, Taken};
@@ -30,17 +30,6 @@ pub struct CompactInfo {
     pub events_folded: u64,
     /// Bytes that the disk got back.
     pub bytes_freed: u64,
-}
-
-/// Something that a verification found wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The file.
-    pub file: String,
-    /// Where in the file.
-    pub offset: u64,
-    /// What is wrong.
-    pub message: String,
 }
 
 /// What a verification went through.
@@ -143,8 +132,8 @@ impl Maintenance {
             let _still = (tries > VERIFIED_FREELY).then(|| lock.lock());
             let (manifest, reach) = commits.look(id)?;
             let mut found = Vec::new();
-            let mut take = |verification::Problem { file, offset, message }| {
-                found.push(Problem { file, offset, message });
+            let mut take = |problem| {
+                found.push(problem);
             };
             let shelf = self.snapshotter.shelf();
             let figures = verification::verify(shelf, &manifest, reach, deep, watch, &mut take)?;
@@ -173,12 +162,6 @@ impl CompactInfo {
             return format!("{table}: would raise the floor to {floor_seq}, fold {events} and free {bytes}");
         }
         format!("{table}: floor {floor_seq}, {events} folded, {bytes} freed")
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at byte {}: {}", self.file, self.offset, self.message)
     }
 }
 

@@ -357,18 +357,12 @@ impl Snapshotter {
         }
         tracing::info!(table = table.0, covered, made = made.len(), "indexes");
         self.install(id, move |manifest| {
-            for era in &mut manifest.eras {
-                let new = made.iter().filter(|(seq, of, ..)| (*seq, *of) == (era.seq, kind::ERA));
-                let (paths, bytes) = (&mut era.indexes, &mut era.bytes);
-                new.for_each(|(_, _, path, len)| {
-                    paths.push(path.clone());
-                    *bytes += len;
-                });
-                paths.retain(|path| wanted.contains(path));
-            }
-            for full in &mut manifest.fulls {
-                let new = made.iter().filter(|(seq, of, ..)| (*seq, *of) == (full.seq, kind::FULL));
-                let (paths, bytes) = (&mut full.indexes, &mut full.bytes);
+            let eras = manifest.eras.iter_mut();
+            let eras = eras.map(|era| ((era.seq, kind::ERA), &mut era.indexes, &mut era.bytes));
+            let fulls = manifest.fulls.iter_mut();
+            let fulls = fulls.map(|full| ((full.seq, kind::FULL), &mut full.indexes, &mut full.bytes));
+            for (snapshot, paths, bytes) in eras.chain(fulls) {
+                let new = made.iter().filter(|(seq, of, ..)| (*seq, *of) == snapshot);
                 new.for_each(|(_, _, path, len)| {
                     paths.push(path.clone());
                     *bytes += len;
@@ -396,7 +390,7 @@ impl Snapshotter {
     }
 
     /// Makes the indexes that tables lack, and lets go of those that their schemas do not name.
-    pub fn index_all(&self, watch: &dyn Fn(u64) -> Result<()>) -> Result<()> {
+    fn index_all(&self, watch: &dyn Fn(u64) -> Result<()>) -> Result<()> {
         let needs = self.0.commits.all_tables(|table| {
             let wanted = &table.schema().indexes;
             let lacks = table.chain().needed_now().any(|(snapshot, _)| {

@@ -5,13 +5,14 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::query::ast::Statement;
 use driftdb_common::service::status::to_status;
 use driftdb_common::table::moments::Point;
+use driftdb_common::table::verification::Problem;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::commit::Commits;
 use crate::jobs::{Follower, Jobs, Kind, News, Progress, Task};
-use crate::maintenance::{CompactInfo, Maintenance, Problem, SnapshotInfo, VerifySummary};
+use crate::maintenance::{CompactInfo, Maintenance, SnapshotInfo, VerifySummary};
 
 use v1::writer_service_execute_response::Event as Executed;
 

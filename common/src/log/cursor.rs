@@ -142,11 +142,6 @@ impl Cursor {
         }
     }
 
-    /// The last segment that it may read; 0 for none.
-    pub fn last_segment(&self) -> u64 {
-        self.spans.back().map_or(self.mark.segment, |span| span.segment)
-    }
-
     /// Forgets what was read ahead and opens the file anew: it may have been cached, or replaced.
     pub fn refresh(&mut self) {
         self.file = None;

@@ -1,6 +1,7 @@
 //! Reads a table's files and says what is wrong with them; deep, it also compares them with what the log makes of them.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 
 use crate::error::{Error, Reason, Result};
@@ -35,6 +36,12 @@ pub struct Problem {
     pub offset: u64,
     /// What was expected, and what is there.
     pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at byte {}: {}", self.file, self.offset, self.message)
+    }
 }
 
 /// What was gone through.

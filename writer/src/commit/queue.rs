@@ -1,4 +1,4 @@
-//! What request tasks and the committer's thread share: the newest state, and the group that gathers on it.
+//! What waits for the committer's thread: admitted commits, their answers, work on the log; and the state that they rest on.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -16,6 +16,7 @@ use super::history::{bytes_in, client, mebibytes};
 use super::ingest;
 use super::load::{Call, channels, drive};
 use super::report::Report;
+use super::writes::acknowledged;
 use crate::client::{Reader, Writer, connect, reader_on, told, writer_on};
 use crate::orders::{id, order};
 use crate::processes::Daemon;
@@ -156,11 +157,7 @@ impl Call for Client {
         let row = u32::try_from(number % 100_000).unwrap_or_default() + 1_000_000;
         let operations = vec![put((table, row, 0))?];
         let request = v1::ApplyRequest { operations, ..Default::default() };
-        let answer = self.writer.apply(request).await.map_err(|s| told(&s))?.into_inner();
-        match answer.token {
-            Some(token) if token.seq > 0 => Ok(()),
-            _ => Err(Error::new(Reason::Internal, "a write was answered without its seq")),
-        }
+        acknowledged(&mut self.writer, request).await
     }
 }
 

@@ -74,11 +74,16 @@ impl Call for Client {
             action: Some(Action::Insert(document)),
         };
         let request = v1::ApplyRequest { operations: vec![operation], ..Default::default() };
-        let answer = self.writer.apply(request).await.map_err(|s| told(&s))?.into_inner();
-        match answer.token {
-            Some(token) if token.seq > 0 => Ok(()),
-            _ => Err(Error::new(Reason::Internal, "a write was answered without its seq")),
-        }
+        acknowledged(&mut self.writer, request).await
+    }
+}
+
+/// Makes a write, and checks that it became a commit.
+pub async fn acknowledged(writer: &mut Writer, request: v1::ApplyRequest) -> Result<()> {
+    let answer = writer.apply(request).await.map_err(|s| told(&s))?.into_inner();
+    match answer.token {
+        Some(token) if token.seq > 0 => Ok(()),
+        _ => Err(Error::new(Reason::Internal, "a write was answered without its seq")),
     }
 }
 
