@@ -13,16 +13,10 @@ use driftdb_common::format::document::Document;
 use driftdb_common::format::snapshot::{
     CandidateEntry, CommitEntry, ProducerEntry, RequestEntry, RowEntry, VersionEntry, kind, tree,
 };
-use harness::database::{ARGS, Copy, build};
+use harness::database::{ARGS, Copy, shared};
 use harness::{Daemon, binary};
 
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
-
-async fn original() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    build(dir.path()).await;
-    dir
-}
 
 /// `driftctl`, its exit code and what it prints.
 fn driftctl(args: &[&str]) -> (i32, String) {
@@ -200,11 +194,15 @@ fn lies() -> Vec<Lie> {
 
 #[tokio::test]
 async fn a_healthy_database_has_no_problems_and_lies_are_found() {
-    let original = original().await;
+    let original = shared().await;
     let healthy = Copy::of(original.path());
     let manifest = healthy.manifest("orders");
     assert!(manifest.eras.len() > 2 && !manifest.fulls.is_empty(), "{manifest:?}");
     assert!(manifest.segments.len() > 2, "{manifest:?}");
+    let compacted = healthy.manifest("archive");
+    let [folded, next, ..] = &compacted.eras[..] else { panic!("{compacted:?}") };
+    // The floor lies within an era.
+    assert!(folded.is_folded() && next.base < folded.seq, "{compacted:?}");
     for deep in [false, true] {
         let (problems, figures) = healthy.verify(deep);
         assert_eq!(problems, []);
@@ -227,7 +225,7 @@ async fn a_healthy_database_has_no_problems_and_lies_are_found() {
 /// A producer's place, which only Ingest makes, is compared too.
 #[tokio::test]
 async fn a_producer_that_never_was_is_found() {
-    let original = original().await;
+    let original = shared().await;
     let copy = Copy::of(original.path());
     let file = copy.file("orders", kind::ERA);
     let origin = driftdb_common::format::event::Origin {
@@ -272,10 +270,10 @@ fn flip(path: &Path, at: usize) {
 
 #[tokio::test]
 async fn every_flipped_byte_is_found() {
-    let original = original().await;
+    let original = shared().await;
     let healthy = Copy::of(original.path());
     let mut paths: Vec<PathBuf> = Vec::new();
-    for table in ["orders", "reborn"] {
+    for table in ["orders", "reborn", "archive"] {
         paths.extend(healthy.files(table).into_iter().map(|(path, _)| path));
         let segments = healthy.manifest(table).segments;
         paths.extend(segments.iter().map(|segment| healthy.dir.segment(table, segment.number)));
@@ -318,7 +316,7 @@ async fn every_flipped_byte_is_found() {
 
 #[tokio::test]
 async fn driftctl_says_so_while_the_writer_goes_on() {
-    let original = original().await;
+    let original = shared().await;
     let copy = Copy::of(original.path());
     let daemon = Daemon::start("driftdb-writer", copy.dir.root(), &ARGS);
     let (code, told) = driftctl(&["--writer", &daemon.url, "verify", "--deep"]);

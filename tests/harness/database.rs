@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use driftdb::v1;
 use driftdb_common::format::block::Identity;
@@ -21,7 +21,7 @@ use super::calls::{ask, run};
 use super::*;
 
 pub const ARGS: [&str; 4] = ["--snapshot-events", "40", "--segment-bytes", "16384"];
-pub const TABLES: [&str; 4] = ["orders", "numbers", "reborn", "gone"];
+pub const TABLES: [&str; 5] = ["orders", "numbers", "reborn", "gone", "archive"];
 const COMMITS: u64 = 420;
 
 /// Makes the database, and ends the writer.
@@ -32,6 +32,7 @@ pub async fn build(dir: &Path) {
         "CREATE TABLE orders (pk=id, INDEX(status, who.name))",
         "CREATE TABLE reborn (pk=id, INDEX(status))",
         "CREATE TABLE gone (pk=id)",
+        "CREATE TABLE archive (pk=id, INDEX(status))",
     ] {
         run(&mut writer, statement).await.unwrap();
     }
@@ -65,6 +66,13 @@ pub async fn build(dir: &Path) {
                 operations.pop();
             }
         }
+        let kept = format!("a{}", n % 23);
+        operations.push(put("archive", format!(r#"{{"id":"{kept}","n":{n},"status":"s{}"}}"#, n % 7)));
+        match n % 3 {
+            0 => operations.push(patch("archive", &kept, format!(r#"{{"status":"p{}"}}"#, n % 4))),
+            1 if n % 5 == 0 => operations.push(delete("archive", &kept)),
+            _ => {}
+        }
         let reason = if n % 4 == 0 { format!("why {n}") } else { String::new() };
         let options = Some(v1::CommitOptions { reason, request_id: format!("r{n}"), ..Default::default() });
         writer.apply(v1::ApplyRequest { operations, options, ..Default::default() }).await.unwrap();
@@ -72,9 +80,11 @@ pub async fn build(dir: &Path) {
             50 => drop(run(&mut writer, r#"INSERT INTO gone {"id": "a"}, {"id": "b"}"#).await.unwrap()),
             100 => drop(run(&mut writer, "DROP TABLE reborn").await.unwrap()),
             101 => drop(run(&mut writer, "CREATE TABLE reborn (pk=id, INDEX(status))").await.unwrap()),
+            150 => compact(&mut writer, 90).await,
             _ => {}
         }
     }
+    compact(&mut writer, 203).await;
     run(&mut writer, "DROP TABLE gone").await.unwrap();
     for table in ["orders", "numbers", "reborn"] {
         let mut answers =
@@ -87,6 +97,26 @@ pub async fn build(dir: &Path) {
             .unwrap();
     }
     assert!(daemon.terminate().success());
+}
+
+/// Raises the floor of `archive`, which an earlier compaction may have raised before, into the midst of an era.
+async fn compact(writer: &mut Writer, seq: u64) {
+    let request = v1::CompactRequest { table: "archive".into(), before: at_seq(seq), dry_run: false };
+    let mut answers = writer.compact(request).await.unwrap().into_inner();
+    while answers.message().await.unwrap().is_some() {}
+}
+
+/// The database, made once for all tests that ask for it at a time.
+pub async fn shared() -> Arc<tempfile::TempDir> {
+    static BUILT: tokio::sync::Mutex<Weak<tempfile::TempDir>> = tokio::sync::Mutex::const_new(Weak::new());
+    let mut built = BUILT.lock().await;
+    if let Some(dir) = built.upgrade() {
+        return dir;
+    }
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    build(dir.path()).await;
+    *built = Arc::downgrade(&dir);
+    dir
 }
 
 /// Copies a directory.

@@ -114,7 +114,10 @@ impl Snapshotter {
         let _busy = lock.lock();
         let (_, reach, _) = self.look(id)?;
         let mut taken = Taken::default();
-        while self.take_era(id, reach.seq, &mut taken, watch)? {}
+        while self.take_era(id, reach.seq, &mut taken, watch)? {
+            // Each time: the next era looks rows up in what there is, which must not grow long.
+            self.tend(id, watch)?;
+        }
         self.tend(id, watch)?;
         let (manifest, _, chain) = self.look(id)?;
         if taken.eras == 0 {

@@ -14,6 +14,7 @@ mod candidates;
 mod chunk;
 mod deep;
 mod files;
+mod folded;
 mod full;
 mod log;
 

@@ -38,6 +38,8 @@ pub(super) struct Step<'a> {
     pub(super) time_ms: u64,
     pub(super) event: &'a Event,
     pub(super) born: u64,
+    /// Who made the commit, and why.
+    pub(super) said: (&'a str, &'a str),
 }
 
 /// A row before and after an event.
@@ -56,14 +58,14 @@ impl Chunk {
     /// Takes in an event of a row. What the row was before is asked of `past`, which must hold everything before this chunk;
     /// without it nothing is said of the row after. An error is one of the log.
     pub(super) fn take(&mut self, step: &Step<'_>, past: Option<&Chain>) -> Result<Option<Turn>> {
-        let Step { spot, time_ms, event, born } = step;
+        let Step { spot, time_ms, event, born, said } = step;
         let Some(key) = &event.key else { return Ok(None) };
         let row = sort_key(key);
         let mut entry = VersionEntry {
             kind: event.kind,
             time_ms: *time_ms,
-            actor: String::new(),
-            reason: String::new(),
+            actor: said.0.to_owned(),
+            reason: said.1.to_owned(),
             payload: event.document.clone(),
             image: None,
         };

@@ -24,6 +24,7 @@ use crate::table::schema::{SchemaAction, SchemaEvent};
 use crate::table::shelf::{Shelf, Snapshot};
 use crate::table::snapshot::{Reach, born_at, log_after};
 use crate::table::verification::chunk::{Chunk, Step};
+use crate::table::verification::folded::{self, Folded};
 use crate::table::verification::{Files, Report, candidates, full};
 
 /// Compares all snapshots and indexes of a table with its log.
@@ -34,15 +35,33 @@ pub(super) fn compare(
     files: &Files,
     report: &mut Report<'_>,
 ) -> Result<()> {
-    let mut deep = Deep::begin(shelf, manifest, reach, files)?;
+    let mut deep = Deep::begin(shelf, manifest, reach);
     let mut fulls = manifest.fulls.iter().zip(&files.fulls).peekable();
-    if let Some(floor) = manifest.floor {
-        // The state at the floor is what compaction left: there is no log before it to compare it with.
-        while let Some((_, open)) = fulls.next_if(|(full, _)| full.seq <= floor.seq) {
-            deep.past.fulls.extend(open.clone());
+    let mut eras = manifest.eras.iter().zip(&files.eras).peekable();
+    if let Some((era, open)) = eras.next_if(|(era, _)| era.is_folded()) {
+        let full = fulls.next_if(|(full, _)| full.seq == era.seq).and_then(|(_, open)| open.as_ref());
+        let (Some(open), Some(full)) = (open, full) else {
+            let what = "the files at the floor are not sound: no snapshot was compared with the log";
+            report.problem(&shelf.dir.manifest(&manifest.table), 0, what);
+            return Ok(());
+        };
+        let before = report.figures.problems;
+        let next = eras.peek().and_then(|(_, next)| next.as_ref()).filter(|next| next.base < era.seq);
+        let folded = match folded::compare(shelf, manifest, (open, full, next), report) {
+            Ok(Some(folded)) => folded,
+            Ok(None) => return Ok(()),
+            Err(error) => return report.failed(full.file.path(), error),
+        };
+        deep.begin_at_floor((shelf, manifest, reach), folded, (era, open, full))?;
+        if report.figures.problems > before {
+            deep.rows_known = false;
+        }
+        for (path, index) in full.indexes.iter().filter(|_| deep.rows_known) {
+            let compared = candidates::of_full(full, path, index, report);
+            told(report, index, compared)?;
         }
     }
-    for (era, open) in manifest.eras.iter().zip(&files.eras) {
+    for (era, open) in eras {
         let Some(open) = open else {
             let what = "it is not sound: neither it nor what is newer was compared with the log";
             let path = shelf.dir.era(&manifest.table, era.base, era.seq);
@@ -56,7 +75,7 @@ pub(super) fn compare(
         }
         let known = deep.rows_known;
         for (path, index) in open.indexes.iter().filter(|_| known) {
-            let compared = candidates::of_era(&deep.past, open, path, index, report);
+            let compared = candidates::of_era(&deep.past, (open, deep.floor), path, index, report);
             told(report, index, compared)?;
         }
         while let Some((of, open)) = fulls.next_if(|(full, _)| full.seq <= era.seq) {
@@ -100,7 +119,7 @@ struct Deep {
     time_ms: u64,
     chapters: Vec<Chapter>,
     born: u64,
-    /// Commits up to the floor are state, not events: they are passed over.
+    /// Up to here the log has a folded state only.
     floor: u64,
 }
 
@@ -108,6 +127,8 @@ struct Deep {
 struct Course<'a> {
     era: &'a Era,
     open: &'a Snapshot,
+    /// What the era holds up to here the log has folded: it is passed over. 0 where it begins at or after the floor.
+    folded: u64,
     commits: TreeCursor,
     requests: TreeCursor,
     /// A request of the era was found: none after it may have been forgotten.
@@ -121,11 +142,11 @@ struct Course<'a> {
 }
 
 impl Deep {
-    /// Before the first event: of all, or after the floor. This is the one place that knows how a log begins.
-    fn begin(shelf: &Shelf, manifest: &Manifest, reach: Reach, files: &Files) -> Result<Deep> {
+    /// Before the first event.
+    fn begin(shelf: &Shelf, manifest: &Manifest, reach: Reach) -> Deep {
         let whole = Manifest { eras: Vec::new(), ..manifest.clone() };
-        let past = Chain { table: manifest.table_id, floor: manifest.floor, ..Chain::default() };
-        let mut deep = Deep {
+        let past = Chain { table: manifest.table_id, ..Chain::default() };
+        Deep {
             cursor: log_after(shelf, &whole, reach),
             ahead: None,
             past,
@@ -136,50 +157,53 @@ impl Deep {
             chapters: Vec::new(),
             born: 0,
             floor: 0,
-        };
-        if let Some(floor) = manifest.floor {
-            (deep.events, deep.rows, deep.time_ms) = (floor.events, floor.rows, floor.time_ms);
-            deep.floor = floor.seq;
-            // SCHEMA events up to the floor are known from the files alone.
-            if let Some(first) = files.eras.iter().flatten().next() {
-                let mut chapters = properties(&first.file)?.chapters;
-                chapters.retain(|chapter| chapter.seq <= floor.seq);
-                deep.past.newest.chapters.clone_from(&chapters);
-                deep.born = born_at(&deep.past, floor.seq)?.unwrap_or(0);
-                deep.chapters = chapters;
-            }
         }
-        Ok(deep)
+    }
+
+    /// Behind a folded state, which the files at the floor were compared with.
+    fn begin_at_floor(
+        &mut self,
+        (shelf, manifest, reach): (&Shelf, &Manifest, Reach),
+        Folded { floor, position, chapters }: Folded,
+        (era, open, full): (&Era, &Snapshot, &Snapshot),
+    ) -> Result<()> {
+        let behind = Manifest { eras: vec![Era { position, ..era.clone() }], ..manifest.clone() };
+        self.cursor = log_after(shelf, &behind, reach);
+        (self.events, self.rows, self.time_ms) = (floor.events, floor.rows, floor.time_ms);
+        self.floor = floor.seq;
+        self.past.floor = Some(floor);
+        self.past.eras.push(open.clone());
+        self.past.fulls.push(full.clone());
+        self.past.newest.chapters.clone_from(&chapters);
+        self.born = born_at(&self.past, floor.seq)?.unwrap_or(0);
+        self.chapters = chapters;
+        Ok(())
     }
 
     /// The next frame up to a commit.
     fn next(&mut self, upto: u64) -> Result<Option<Entry>> {
-        loop {
-            let entry = match self.ahead.take() {
-                Some(entry) => entry,
-                None => match self.cursor.next_frame()? {
-                    Next::Frame(entry) => entry,
-                    Next::End => return Ok(None),
-                    Next::Invalid(error) => {
-                        let (path, at) = (self.cursor.path(), self.cursor.mark().offset);
-                        return Err(Error::corrupt(path.display(), at, error));
-                    }
-                },
-            };
-            if entry.seq > upto {
-                self.ahead = Some(entry);
-                return Ok(None);
-            }
-            if entry.seq > self.floor {
-                return Ok(Some(entry));
-            }
+        let entry = match self.ahead.take() {
+            Some(entry) => entry,
+            None => match self.cursor.next_frame()? {
+                Next::Frame(entry) => entry,
+                Next::End => return Ok(None),
+                Next::Invalid(error) => {
+                    let (path, at) = (self.cursor.path(), self.cursor.mark().offset);
+                    return Err(Error::corrupt(path.display(), at, error));
+                }
+            },
+        };
+        if entry.seq > upto {
+            self.ahead = Some(entry);
+            return Ok(None);
         }
+        Ok(Some(entry))
     }
 
     /// Compares an era. False where the log cannot be read on.
     fn era(&mut self, era: &Era, open: &Snapshot, report: &mut Report<'_>) -> Result<bool> {
         self.past.eras.push(open.clone());
-        let mut course = Course::begin(era, open)?;
+        let mut course = Course::begin(era, open, self.floor)?;
         let mut chunk = Chunk::default();
         loop {
             let entry = match self.next(era.seq) {
@@ -241,7 +265,8 @@ impl Deep {
             (EventType::Insert | EventType::Patch | EventType::SoftDelete, _, Some(key)) => {
                 commit.did.push(Did::Row(sort_key(key).into()));
                 self.events += 1;
-                let step = Step { spot: Spot { seq, index }, time_ms, event: &event, born: self.born };
+                let said = (commit.actor.as_str(), commit.reason.as_str());
+                let step = Step { spot: Spot { seq, index }, time_ms, event: &event, born: self.born, said };
                 let taken = chunk.take(&step, Some(&self.past).filter(|_| self.rows_known));
                 match taken {
                     Ok(Some(turn)) => {
@@ -265,14 +290,16 @@ impl Deep {
 }
 
 impl<'a> Course<'a> {
-    fn begin(era: &'a Era, open: &'a Snapshot) -> Result<Course<'a>> {
+    fn begin(era: &'a Era, open: &'a Snapshot, floor: u64) -> Result<Course<'a>> {
+        let folded = if era.base < floor { floor } else { 0 };
         let mut commits = open.file.cursor(tree::COMMITS);
-        commits.first()?;
+        commits.seek_by(|key| read_commit_key(key).is_some_and(|(_, seq)| seq <= folded))?;
         let mut requests = open.file.cursor(tree::REQUESTS);
-        requests.first()?;
+        requests.seek(&(folded + 1).to_be_bytes())?;
         Ok(Course {
             era,
             open,
+            folded,
             commits,
             requests,
             any_request: false,
@@ -414,12 +441,12 @@ impl<'a> Course<'a> {
             self.requests.next()?;
         }
         self.compare_producers(report)?;
-        let expected = (self.era.seq, self.frames);
-        let found = (self.last_seq, self.era.events);
-        if expected != found {
+        // What was folded is counted with the rest.
+        let counted = self.frames == self.era.events || (self.folded > 0 && self.frames < self.era.events);
+        if !counted || self.last_seq != self.era.seq {
             let what = format!(
                 "meta.json says {} events up to commit {}, and the log has {} up to {}",
-                found.1, expected.0, expected.1, found.0
+                self.era.events, self.era.seq, self.frames, self.last_seq
             );
             self.problem(report, what);
         }
@@ -430,12 +457,28 @@ impl<'a> Course<'a> {
         if found != expected {
             self.problem(report, format!("the table at its end is {found:?}, and the log has {expected:?}"));
         }
-        let count = self.open.file.entries(tree::VERSIONS);
+        let count = self.count_versions(report)?;
         if count > self.versions {
             self.problem(report, format!("{count} versions, and the log has {}", self.versions));
             self.name_extra(report)?;
         }
         Ok(count <= self.versions)
+    }
+
+    /// Versions that the log must have.
+    fn count_versions(&self, report: &mut Report<'_>) -> Result<u64> {
+        if self.folded == 0 {
+            return Ok(self.open.file.entries(tree::VERSIONS));
+        }
+        let mut cursor = self.open.file.cursor(tree::VERSIONS);
+        cursor.first()?;
+        let mut count = 0;
+        while let Some(key) = cursor.key() {
+            report.step()?;
+            count += u64::from(read_version(key).is_some_and(|(_, seq, _)| seq > self.folded));
+            cursor.next()?;
+        }
+        Ok(count)
     }
 
     /// Names versions that no commit of the era has made.
@@ -469,7 +512,7 @@ impl<'a> Course<'a> {
         while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
             let found = ProducerEntry::decode(key, &value)?;
             let logged = expected.remove(&found.origin.producer);
-            if logged.as_ref() != Some(&found) {
+            if logged.as_ref() != Some(&found) && (logged.is_some() || found.seq > self.folded) {
                 self.problem(report, format!("of a producer {found:?}, and the log has {logged:?}"));
             }
             cursor.next()?;
@@ -481,7 +524,7 @@ impl<'a> Course<'a> {
     }
 }
 
-fn properties(file: &Arc<BlockFile>) -> Result<EraProperties> {
+pub(super) fn properties(file: &Arc<BlockFile>) -> Result<EraProperties> {
     EraProperties::decode(&Bytes::copy_from_slice(file.properties()))
 }
 
@@ -511,7 +554,10 @@ fn version_differs(found: &VersionEntry, expected: &VersionEntry) -> Option<Stri
     let time = (found.time_ms != expected.time_ms)
         .then(|| format!("it is of {}, and the log has {}", found.time_ms, expected.time_ms));
     let who = ((&found.actor, &found.reason) != (&expected.actor, &expected.reason))
-        .then(|| "it says who and why, which its commit does".to_owned());
+        .then(|| {
+            let said = |entry: &VersionEntry| format!("by {:?}, why {:?}", entry.actor, entry.reason);
+            format!("it is {}, and the log has {}", said(found), said(expected))
+        });
     let payload =
         (found.payload != expected.payload).then(|| "its content is not that of the log".to_owned());
     // Not every patch keeps the row after it; where the rows are not known there is nothing to compare it with.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::format::block::Identity;
-use crate::format::manifest::{Era, Full, Manifest};
+use crate::format::manifest::{Era, Floor, Full, Manifest};
 use crate::format::snapshot::{
     CandidateEntry, CommitEntry, Did, EraProperties, ProducerEntry, RequestEntry, RowEntry, VersionEntry,
     kind, read_commit_key, read_version, tree,
@@ -28,9 +28,13 @@ pub(in crate::table) struct Files {
 pub(in crate::table) fn open(shelf: &Shelf, manifest: &Manifest, report: &mut Report<'_>) -> Result<Files> {
     let (name, id) = (&manifest.table, manifest.table_id);
     let mut files = Files { eras: Vec::new(), fulls: Vec::new() };
-    let mut before = manifest.floor.map_or((0, 0), |floor| (floor.seq, floor.events));
-    for era in &manifest.eras {
-        if era.base != before.0 {
+    // Where the one before ends, and the events since the table's creation up to there. The era after a folded state may begin
+    // before it, the floor lying within it.
+    let (mut before, mut folded) = ((0, 0), 0);
+    for (at, era) in (0..).zip(&manifest.eras) {
+        if at == 0 && era.is_folded() {
+            folded = era.seq;
+        } else if era.base != before.0 && !(at == 1 && era.base < folded && era.seq > folded) {
             let what =
                 format!("era {}-{} begins after {}, where the one before ends", era.base, era.seq, before.0);
             report.problem(&shelf.dir.manifest(name), 0, what);
@@ -38,7 +42,10 @@ pub(in crate::table) fn open(shelf: &Shelf, manifest: &Manifest, report: &mut Re
         let identity = Identity { table: id, base: era.base, seq: era.seq, kind: kind::ERA };
         let path = shelf.dir.era(name, era.base, era.seq);
         let (file, events) = match checked(shelf, path, identity, report, |file, report| {
-            check_era(file, era, before.1, report)
+            if era.is_folded() {
+                return check_folded(file, era, manifest.floor);
+            }
+            check_era(file, era, (before.1, folded), report)
         })? {
             Some((file, events)) => (Some(file), events),
             None => (None, 0),
@@ -127,7 +134,12 @@ fn each(
 }
 
 /// Checks an era; hands back the events since the table's creation.
-fn check_era(file: &Arc<BlockFile>, era: &Era, before: u64, report: &mut Report<'_>) -> Result<u64> {
+fn check_era(
+    file: &Arc<BlockFile>,
+    era: &Era,
+    (before, folded): (u64, u64),
+    report: &mut Report<'_>,
+) -> Result<u64> {
     let properties = EraProperties::decode(&Bytes::copy_from_slice(file.properties()))?;
     let within = |seq: u64| match seq > era.base && seq <= era.seq {
         true => Ok(seq),
@@ -142,7 +154,7 @@ fn check_era(file: &Arc<BlockFile>, era: &Era, before: u64, report: &mut Report<
         Ok(())
     })?;
     report.figures.rows += versions;
-    let (mut rows_changed, mut done) = (0, 0);
+    let (mut rows_changed, mut done, mut done_since) = (0, 0, 0);
     let mut last = (0, CommitEntry::default(), 0);
     each(file, tree::COMMITS, report, &mut |key, value| {
         let (time_ms, seq) =
@@ -153,6 +165,9 @@ fn check_era(file: &Arc<BlockFile>, era: &Era, before: u64, report: &mut Report<
         }
         rows_changed += entry.did.iter().filter(|did| matches!(did, Did::Row(_))).count() as u64;
         done += entry.did.len() as u64;
+        if seq > folded {
+            done_since += entry.did.len() as u64;
+        }
         last = (seq, entry, time_ms);
         Ok(())
     })?;
@@ -166,7 +181,7 @@ fn check_era(file: &Arc<BlockFile>, era: &Era, before: u64, report: &mut Report<
         // An era whose forerunner is not sound is not counted on from there.
         (
             "events since the table's creation",
-            if before == 0 && era.base > 0 { commit.events } else { before + done },
+            if before == 0 && era.base > 0 { commit.events } else { before + done_since },
             commit.events,
         ),
     ] {
@@ -185,6 +200,42 @@ fn check_era(file: &Arc<BlockFile>, era: &Era, before: u64, report: &mut Report<
     each(file, tree::PRODUCERS, report, &mut |key, value| {
         within(ProducerEntry::decode(key, value)?.seq).map(drop)
     })?;
+    Ok(properties.events)
+}
+
+/// Checks the era that stands for a folded state; hands back the events since the table's creation.
+fn check_folded(file: &Arc<BlockFile>, era: &Era, floor: Option<Floor>) -> Result<u64> {
+    let properties = EraProperties::decode(&Bytes::copy_from_slice(file.properties()))?;
+    for (id, what) in [(tree::VERSIONS, "versions"), (tree::COMMITS, "commits")] {
+        let found = file.entries(id);
+        if found > 0 {
+            return Err(wrong(format!("{found} {what}, and what it stands for was folded")));
+        }
+    }
+    let within = |seq: u64| match seq <= era.seq {
+        true => Ok(()),
+        false => Err(wrong(format!("commit {seq} is after {}", era.seq))),
+    };
+    let mut cursor = file.cursor(tree::REQUESTS);
+    cursor.first()?;
+    while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
+        let seq = key.try_into().map(u64::from_be_bytes);
+        within(seq.map_err(|_| wrong("a request's key has another length"))?)?;
+        RequestEntry::decode(&value)?;
+        cursor.next()?;
+    }
+    let mut cursor = file.cursor(tree::PRODUCERS);
+    cursor.first()?;
+    while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
+        within(ProducerEntry::decode(key, &value)?.seq)?;
+        cursor.next()?;
+    }
+    if let Some(floor) = floor.filter(|floor| floor.seq == era.seq) {
+        let (said, found) = ((floor.events, floor.rows), (properties.events, properties.rows));
+        if said != found {
+            return Err(wrong(format!("events and rows at the floor: meta.json says {said:?}, found {found:?}")));
+        }
+    }
     Ok(properties.events)
 }
 

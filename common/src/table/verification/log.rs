@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Reason, Result};
 use crate::format::manifest::{Era, Manifest, Position};
 use crate::log::cursor::{Cursor, Entry, Mark, Next, Span};
+use crate::log::folded::{FoldedReader, Piece};
 use crate::table::shelf::Shelf;
 use crate::table::snapshot::Reach;
 use crate::table::verification::Report;
@@ -42,7 +43,7 @@ impl<'a> Positions<'a> {
                 "{} frames of digest {:08x} before it, and there are {frames} of {digest:08x}",
                 said.frames, said.digest
             )
-        } else if before != *seq {
+        } else if before != *seq && !era.is_folded() {
             format!("commit {seq} before it, and there is commit {before}")
         } else if let Some(after) = after.filter(|after| after <= seq) {
             format!("what comes after commit {seq}, and commit {after} follows")
@@ -136,6 +137,7 @@ pub(super) fn check(
     let mut positions = Positions::of(manifest);
     let mut order = Order::default();
     let mut last = shelf.dir.segments(&manifest.table);
+    let mut first = true;
     for segment in &manifest.segments {
         let path = shelf.dir.segment(&manifest.table, segment.number);
         let end = match segment.sealed {
@@ -145,6 +147,18 @@ pub(super) fn check(
         };
         report.figures.files += 1;
         let mut cursor = Cursor::new(Arc::clone(&shelf.disk), &shelf.dir, &manifest.table, manifest.table_id);
+        if std::mem::take(&mut first) {
+            match past_folded(shelf, manifest, (segment.number, end), report) {
+                Ok(Some(mark)) => cursor = cursor.starting_at(mark),
+                Ok(None) => {}
+                Err(error) => {
+                    report.failed(&path, error)?;
+                    readable = false;
+                    last = path;
+                    continue;
+                }
+            }
+        }
         cursor.extend(Span { segment: segment.number, end, seal: segment.sealed });
         if !check_segment(&mut cursor, &path, (&mut order, &mut positions), (shelf, manifest), report)? {
             // What follows is looked at for itself.
@@ -163,6 +177,56 @@ pub(super) fn check(
         }
     }
     Ok(readable)
+}
+
+/// Reads the folded state that the log of a compacted table begins with; where its events begin.
+fn past_folded(
+    shelf: &Shelf,
+    manifest: &Manifest,
+    (number, end): (u64, u64),
+    report: &mut Report<'_>,
+) -> Result<Option<Mark>> {
+    let era = manifest.eras.first().filter(|era| era.is_folded());
+    if end == 0 {
+        return Ok(None);
+    }
+    let path = shelf.dir.segment(&manifest.table, number);
+    let table = (manifest.table.as_str(), manifest.table_id);
+    let folded = match FoldedReader::open(&*shelf.disk, &shelf.dir, table, number, end) {
+        Ok(folded) => folded,
+        // A segment like others; what is wrong with its first frame is told with all of them.
+        Err(error) if error.reason() == Reason::Corrupt && era.is_none() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let (seq, mut folded) = match (era, folded) {
+        (Some(era), Some(folded)) => (era.seq, folded),
+        (None, None) => return Ok(None),
+        (Some(era), None) => {
+            let what = format!("meta.json says that it begins with the state after {}, and it does not", era.seq);
+            report.problem(&path, 0, what);
+            return Ok(None);
+        }
+        (None, Some(folded)) => {
+            report.problem(&path, 0, "it begins with a folded state, of which meta.json says nothing");
+            (folded.floor().floor.seq, folded)
+        }
+    };
+    report.figures.frames += 1;
+    let floor = folded.floor().floor;
+    if floor.seq != seq || manifest.floor.is_none_or(|said| said.seq < seq || (said.seq == seq && said != floor)) {
+        let said = manifest.floor;
+        report.problem(&path, 0, format!("its floor is {floor:?}, and meta.json says {said:?} and era {seq}-{seq}"));
+    }
+    let mut rows = 0;
+    while let Some(piece) = folded.next_piece()? {
+        report.figures.frames += 1;
+        report.step()?;
+        rows += u64::from(matches!(piece, Piece::Event(_, _, event) if event.key.is_some()));
+    }
+    if rows != floor.rows {
+        report.problem(&path, 0, format!("{} rows in its folded state are expected, and there are {rows}", floor.rows));
+    }
+    Ok(Some(folded.mark()))
 }
 
 fn check_segment(
