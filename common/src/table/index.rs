@@ -76,11 +76,11 @@ impl Candidates {
     }
 
     /// Writes what is in memory aside, beside the file that it will be in, where it is much.
-    pub fn spill(&mut self, shelf: &Shelf, beside: &FilePath) -> Result<()> {
+    pub fn spill(&mut self, shelf: &Shelf, beside: impl FnOnce(&str) -> PathBuf) -> Result<()> {
         if self.bytes < SPILL_BYTES {
             return Ok(());
         }
-        let mut name = beside.as_os_str().to_owned();
+        let mut name = beside(&self.text).into_os_string();
         name.push(format!(".{}.run", self.runs.len()));
         let path = PathBuf::from(name);
         let identity = Identity { table: 0, base: 0, seq: self.runs.len() as u64, kind: u8::MAX };
@@ -220,7 +220,7 @@ pub fn build(
         } else {
             step_versions(&mut cursor, &mut candidates, row_before)?;
         }
-        candidates.spill(shelf, &target)?;
+        candidates.spill(shelf, |_| target.clone())?;
         done += 1;
         if done % 4096 == 0 {
             watch(done)?;

@@ -376,7 +376,7 @@ pub fn full(
             for of_path in &mut candidates {
                 of_path.step(row.seq, Some(&document))?;
                 of_path.end_row(&key);
-                of_path.spill(shelf, &index_path(of_path.path()))?;
+                of_path.spill(shelf, index_path)?;
             }
             value.clear();
             RowEntry { seq: row.seq, time_ms: row.time_ms, document }.encode(&mut value);
