@@ -297,7 +297,9 @@ impl Repair<'_> {
                 (1, Some(floor)) => era.base <= floor && era.seq > floor,
                 _ => era.base == before,
             };
-            let Some(open) = open.as_ref().filter(|_| !misplaced.contains(&era.seq) && follows) else { break };
+            let Some(open) = open.as_ref().filter(|_| !misplaced.contains(&era.seq) && follows) else {
+                break;
+            };
             let mut era = era.clone();
             era.indexes.retain(|path| open.index(path).is_some());
             era.bytes = open.file.bytes() + open.indexes.iter().map(|(_, file)| file.bytes()).sum::<u64>();
@@ -348,7 +350,9 @@ fn at_floor(manifest: &Manifest, made: &Manifest) -> Option<&'static str> {
     }
     let state = made.fulls.iter().any(|full| Some(full.seq) == folded);
     if folded.is_some() && (made.eras.is_empty() || !state) {
-        return Some("the table was compacted, and its state at the floor is not made anew from the compacted segment");
+        return Some(
+            "the table was compacted, and its state at the floor is not made anew from the compacted segment",
+        );
     }
     // It alone tells the requests of its commits that are folded.
     let within = made.eras.len() == 1 && manifest.eras.get(1).is_some_and(|era| era.base < floor);

@@ -553,11 +553,10 @@ fn version_differs(found: &VersionEntry, expected: &VersionEntry) -> Option<Stri
         .then(|| format!("it is of kind {:?}, and the log has {:?}", found.kind, expected.kind));
     let time = (found.time_ms != expected.time_ms)
         .then(|| format!("it is of {}, and the log has {}", found.time_ms, expected.time_ms));
-    let who = ((&found.actor, &found.reason) != (&expected.actor, &expected.reason))
-        .then(|| {
-            let said = |entry: &VersionEntry| format!("by {:?}, why {:?}", entry.actor, entry.reason);
-            format!("it is {}, and the log has {}", said(found), said(expected))
-        });
+    let who = ((&found.actor, &found.reason) != (&expected.actor, &expected.reason)).then(|| {
+        let said = |entry: &VersionEntry| format!("by {:?}, why {:?}", entry.actor, entry.reason);
+        format!("it is {}, and the log has {}", said(found), said(expected))
+    });
     let payload =
         (found.payload != expected.payload).then(|| "its content is not that of the log".to_owned());
     // Not every patch keeps the row after it; where the rows are not known there is nothing to compare it with.

@@ -233,7 +233,9 @@ fn check_folded(file: &Arc<BlockFile>, era: &Era, floor: Option<Floor>) -> Resul
     if let Some(floor) = floor.filter(|floor| floor.seq == era.seq) {
         let (said, found) = ((floor.events, floor.rows), (properties.events, properties.rows));
         if said != found {
-            return Err(wrong(format!("events and rows at the floor: meta.json says {said:?}, found {found:?}")));
+            return Err(wrong(format!(
+                "events and rows at the floor: meta.json says {said:?}, found {found:?}"
+            )));
         }
     }
     Ok(properties.events)

@@ -10,9 +10,9 @@ use crate::log::blocks::TreeCursor;
 use crate::log::folded::{FoldedReader, Piece};
 use crate::table::chain::sort_key;
 use crate::table::shelf::{Shelf, Snapshot};
+use crate::table::verification::Report;
 use crate::table::verification::deep::properties;
 use crate::table::verification::full::name;
-use crate::table::verification::Report;
 
 /// What lies behind a folded state needs of it.
 pub(super) struct Folded {
@@ -112,7 +112,8 @@ impl<'a> Beside<'a> {
             match found.map(|value| RequestEntry::decode(&value)).transpose()? {
                 Some(found) if found == expected => {}
                 found => {
-                    let what = format!("the request of commit {seq} is {found:?}, and the log kept {expected:?}");
+                    let what =
+                        format!("the request of commit {seq} is {found:?}, and the log kept {expected:?}");
                     report.problem(path, 0, what);
                 }
             }
@@ -130,7 +131,11 @@ impl<'a> Beside<'a> {
             match found.map(|value| ProducerEntry::decode(key, &value)).transpose()? {
                 Some(found) if found == expected => {}
                 found => {
-                    report.problem(path, 0, format!("of a producer {found:?}, and the log kept {expected:?}"));
+                    report.problem(
+                        path,
+                        0,
+                        format!("of a producer {found:?}, and the log kept {expected:?}"),
+                    );
                 }
             }
         }
@@ -194,11 +199,7 @@ fn request(key: &[u8]) -> String {
 }
 
 /// The value at a key, the cursor being moved past it; keys before it are handed to `extra`.
-fn along(
-    cursor: &mut TreeCursor,
-    wanted: &[u8],
-    extra: &mut dyn FnMut(&[u8]),
-) -> Result<Option<Bytes>> {
+fn along(cursor: &mut TreeCursor, wanted: &[u8], extra: &mut dyn FnMut(&[u8])) -> Result<Option<Bytes>> {
     while let Some(key) = cursor.key().filter(|key| *key < wanted) {
         extra(key);
         cursor.next()?;

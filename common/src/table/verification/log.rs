@@ -202,7 +202,8 @@ fn past_folded(
         (Some(era), Some(folded)) => (era.seq, folded),
         (None, None) => return Ok(None),
         (Some(era), None) => {
-            let what = format!("meta.json says that it begins with the state after {}, and it does not", era.seq);
+            let what =
+                format!("meta.json says that it begins with the state after {}, and it does not", era.seq);
             report.problem(&path, 0, what);
             return Ok(None);
         }
@@ -213,9 +214,15 @@ fn past_folded(
     };
     report.figures.frames += 1;
     let floor = folded.floor().floor;
-    if floor.seq != seq || manifest.floor.is_none_or(|said| said.seq < seq || (said.seq == seq && said != floor)) {
+    if floor.seq != seq
+        || manifest.floor.is_none_or(|said| said.seq < seq || (said.seq == seq && said != floor))
+    {
         let said = manifest.floor;
-        report.problem(&path, 0, format!("its floor is {floor:?}, and meta.json says {said:?} and era {seq}-{seq}"));
+        report.problem(
+            &path,
+            0,
+            format!("its floor is {floor:?}, and meta.json says {said:?} and era {seq}-{seq}"),
+        );
     }
     let mut rows = 0;
     while let Some(piece) = folded.next_piece()? {
@@ -224,7 +231,11 @@ fn past_folded(
         rows += u64::from(matches!(piece, Piece::Event(_, _, event) if event.key.is_some()));
     }
     if rows != floor.rows {
-        report.problem(&path, 0, format!("{} rows in its folded state are expected, and there are {rows}", floor.rows));
+        report.problem(
+            &path,
+            0,
+            format!("{} rows in its folded state are expected, and there are {rows}", floor.rows),
+        );
     }
     Ok(Some(folded.mark()))
 }
