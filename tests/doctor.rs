@@ -1,12 +1,19 @@
-//! The doctor names what is damaged, and changes nothing.
+//! The doctor names what is damaged, and changes nothing unless it is to repair; what it repairs answers as before.
+
+#![expect(clippy::disallowed_methods, reason = "this test damages files")]
 
 mod harness;
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use driftdb_common::error::Reason;
+use driftdb_common::format::snapshot::kind;
+use driftdb_common::log::disk::RealDisk;
 use driftdb_common::log::disk::sim::SimDisk;
 use driftdb_common::table::doctor::{self, Finding, Severity, Summary};
+use harness::database::{Copy, answers, shared};
 use harness::script;
 
 /// So small that there are many sealed segments.
@@ -122,4 +129,246 @@ fn a_database_with_a_writer_is_left_alone() {
     log.close().unwrap();
     let empty = doctor::examine(SimDisk::new().shared(), &script::dir(), false, &mut |_| {}).unwrap_err();
     assert!(matches!(empty.reason(), Reason::Io | Reason::ArgumentInvalid));
+}
+
+/// All files below a directory but LOCK.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else if !path.ends_with("LOCK") {
+            found.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+fn segments(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = contents(dir);
+    found.retain(|path, _| path.extension().is_some_and(|end| end == "seg"));
+    found
+}
+
+fn doctored(copy: &Copy, repair: bool) -> (Vec<Finding>, Summary) {
+    let mut findings = Vec::new();
+    let summary =
+        doctor::examine(RealDisk::shared(), &copy.dir, repair, &mut |finding| findings.push(finding))
+            .unwrap();
+    (findings, summary)
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Harm {
+    Flip,
+    Remove,
+}
+
+impl Harm {
+    fn to(self, path: &Path) {
+        match self {
+            Harm::Flip => {
+                let mut bytes = fs::read(path).unwrap();
+                let at = bytes.len() / 3;
+                bytes[at] ^= 0x10;
+                fs::write(path, bytes).unwrap();
+            }
+            Harm::Remove => fs::remove_file(path).unwrap(),
+        }
+    }
+}
+
+type Damage = (String, Box<dyn Fn(&Copy)>);
+
+/// What can be repaired.
+fn damages() -> Vec<Damage> {
+    let mut damages: Vec<Damage> = Vec::new();
+    for harm in [Harm::Flip, Harm::Remove] {
+        for (table, kind) in [
+            ("orders", kind::ERA),
+            ("orders", kind::FULL),
+            ("orders", kind::ERA_INDEX),
+            ("orders", kind::FULL_INDEX),
+            ("archive", kind::FULL_INDEX),
+            ("archive", kind::ERA_INDEX),
+        ] {
+            damages.push((
+                format!("{harm:?} file of kind {kind} of {table}"),
+                Box::new(move |copy| harm.to(&copy.file(table, kind).0)),
+            ));
+        }
+        damages.push((
+            format!("{harm:?} newest era of a compacted table"),
+            Box::new(move |copy| {
+                let manifest = copy.manifest("archive");
+                let era = manifest.eras.last().unwrap();
+                assert!(manifest.eras.len() > 2);
+                harm.to(&copy.dir.era("archive", era.base, era.seq));
+            }),
+        ));
+        for table in ["orders", "gone"] {
+            damages.push((
+                format!("{harm:?} meta.json of {table}"),
+                Box::new(move |copy| harm.to(&copy.dir.manifest(table))),
+            ));
+        }
+    }
+    damages.push((
+        "an era and an index of another table".into(),
+        Box::new(|copy| {
+            let era = copy.manifest("numbers").eras[1].clone();
+            Harm::Flip.to(&copy.dir.era("numbers", era.base, era.seq));
+            Harm::Remove.to(&copy.file("orders", kind::ERA_INDEX).0);
+        }),
+    ));
+    damages.push((
+        "both headers of HEAD".into(),
+        Box::new(|copy| {
+            let mut bytes = fs::read(copy.dir.head()).unwrap();
+            bytes[20] ^= 1;
+            bytes[84] ^= 1;
+            fs::write(copy.dir.head(), bytes).unwrap();
+        }),
+    ));
+    damages.push(("no HEAD".into(), Box::new(|copy| fs::remove_file(copy.dir.head()).unwrap())));
+    damages.push((
+        "no HEAD, and no era".into(),
+        Box::new(|copy| {
+            fs::remove_file(copy.dir.head()).unwrap();
+            Harm::Remove.to(&copy.file("orders", kind::ERA).0);
+        }),
+    ));
+    damages.push(("no database.json".into(), Box::new(|copy| fs::remove_file(copy.dir.database()).unwrap())));
+    damages
+}
+
+#[tokio::test]
+async fn what_is_repaired_answers_as_before() {
+    let original = shared().await;
+    let before = answers(Copy::of(original.path()).dir.root()).await;
+    assert!(before.len() > 100);
+    let soak = std::env::var_os("DRIFTDB_SOAK").is_some();
+    let in_each_way = |at: usize| soak || at >= 18 || at % 9 % 2 == usize::from(at >= 9);
+    for (_, (what, damage)) in (0..).zip(damages()).filter(|(at, _)| in_each_way(*at)) {
+        let copy = Copy::of(original.path());
+        let root = copy.dir.root();
+        damage(&copy);
+        let harmed = contents(root);
+        let (findings, summary) = doctored(&copy, false);
+        assert!(summary.damage > 0 && summary.repaired == 0, "{what}: {findings:#?}");
+        assert!(contents(root) == harmed, "{what}: changed without --repair");
+        let log = segments(root);
+        let (findings, summary) = doctored(&copy, true);
+        assert!(summary.damage == 0 && summary.repaired > 0, "{what}: {summary:?} {findings:#?}");
+        assert!(findings.iter().any(|finding| finding.severity == Severity::Repair), "{what}");
+        assert!(segments(root) == log, "{what}: a segment was touched");
+        let after = answers(root).await;
+        for (question, answer) in &before {
+            assert_eq!(after.get(question), Some(answer), "{what}: {question}");
+        }
+        assert_eq!(copy.verify(true).0, [], "{what}");
+        assert_eq!(doctored(&copy, false).1.damage, 0, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn leftovers_are_removed_and_nothing_else() {
+    let original = shared().await;
+    let copy = Copy::of(original.path());
+    let root = copy.dir.root();
+    let before = contents(root);
+    let (findings, summary) = doctored(&copy, true);
+    assert_eq!((summary.damage, summary.repaired), (0, 0), "{findings:#?}");
+    let left = [
+        root.join("HEAD.tmp"),
+        copy.dir.table("orders").join("meta.tmp"),
+        copy.dir.era("orders", 7, 9),
+        copy.dir.index("orders", "status", "00000007-00000009"),
+    ];
+    for path in &left {
+        fs::write(path, b"left").unwrap();
+    }
+    assert_eq!(doctored(&copy, false).1.notes, 4);
+    let (_, summary) = doctored(&copy, true);
+    assert_eq!((summary.damage, summary.repaired), (0, 4));
+    assert!(contents(root) == before);
+}
+
+#[tokio::test]
+async fn what_cannot_be_repaired_is_said_and_left() {
+    let original = shared().await;
+    let mut damages: Vec<(Damage, bool)> = Vec::new();
+    let mut add =
+        |what: &str, said: bool, damage: Box<dyn Fn(&Copy)>| damages.push(((what.to_owned(), damage), said));
+    for harm in [Harm::Flip, Harm::Remove] {
+        add(
+            "the rows at the floor",
+            true,
+            Box::new(move |copy| harm.to(&copy.file("archive", kind::FULL).0)),
+        );
+        add(
+            "what stands at the floor",
+            true,
+            Box::new(move |copy| harm.to(&copy.file("archive", kind::ERA).0)),
+        );
+        add(
+            "the era around the floor",
+            true,
+            Box::new(move |copy| {
+                let era = copy.manifest("archive").eras[1].clone();
+                harm.to(&copy.dir.era("archive", era.base, era.seq));
+            }),
+        );
+        add(
+            "meta.json of a compacted table",
+            true,
+            Box::new(move |copy| harm.to(&copy.dir.manifest("archive"))),
+        );
+        add("a segment", false, Box::new(move |copy| harm.to(&copy.dir.segment("orders", 1))));
+        add(
+            "a segment and an era",
+            true,
+            Box::new(move |copy| {
+                harm.to(&copy.dir.segment("orders", 2));
+                harm.to(&copy.file("orders", kind::ERA).0);
+            }),
+        );
+        add(
+            "a segment and HEAD",
+            true,
+            Box::new(move |copy| {
+                harm.to(&copy.dir.segment("orders", 2));
+                fs::remove_file(copy.dir.head()).unwrap();
+            }),
+        );
+        add(
+            "HEAD and database.json",
+            true,
+            Box::new(move |copy| {
+                fs::remove_file(copy.dir.database()).unwrap();
+                fs::remove_file(copy.dir.head()).unwrap();
+            }),
+        );
+        add(
+            "meta.json and a segment",
+            true,
+            Box::new(move |copy| {
+                harm.to(&copy.dir.manifest("orders"));
+                harm.to(&copy.dir.segment("orders", 1));
+            }),
+        );
+    }
+    for ((what, damage), said) in damages {
+        let copy = Copy::of(original.path());
+        damage(&copy);
+        let harmed = contents(copy.dir.root());
+        let (findings, summary) = doctored(&copy, true);
+        assert!(summary.damage > 0 && summary.repaired == 0, "{what}: {summary:?} {findings:#?}");
+        assert!(contents(copy.dir.root()) == harmed, "{what}: something was changed");
+        let told = findings.iter().any(|finding| finding.message.contains("cannot be made anew"));
+        assert_eq!(told, said, "{what}: {findings:#?}");
+        // Nobody opens it as if nothing was: the writer says so too, or reads what is damaged when it is asked for.
+        assert!(findings.iter().any(|finding| finding.severity == Severity::Damage), "{what}");
+    }
 }

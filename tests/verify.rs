@@ -11,7 +11,8 @@ use std::process::Command;
 use bytes::Bytes;
 use driftdb_common::format::document::Document;
 use driftdb_common::format::snapshot::{
-    CandidateEntry, CommitEntry, ProducerEntry, RequestEntry, RowEntry, VersionEntry, kind, tree,
+    CandidateEntry, CommitEntry, ProducerEntry, RequestEntry, RowEntry, VersionEntry, kind, push_version,
+    read_version, tree,
 };
 use harness::database::{ARGS, Copy, shared};
 use harness::{Daemon, binary};
@@ -113,10 +114,20 @@ fn lies() -> Vec<Lie> {
         (
             "a version too many",
             kind::ERA,
-            Box::new(in_the_middle(tree::VERSIONS, 9, |key, value| {
-                let mut next = key.to_vec();
-                *next.last_mut().unwrap() += 7;
-                Some(vec![(key.to_vec(), value.to_vec()), (next, value.to_vec())])
+            Box::new(in_the_middle(tree::VERSIONS, 9, {
+                let mut before: Option<Vec<u8>> = None;
+                move |key, value| {
+                    // Before the first version of a row, of the commit before: there the order stays.
+                    let row = key[..key.len() - 12].to_vec();
+                    let same = before.replace(row.clone()).is_none_or(|before| before == row);
+                    let (_, seq, index) = read_version(key).unwrap();
+                    if same || seq < 2 {
+                        return None;
+                    }
+                    let mut extra = row;
+                    push_version(&mut extra, seq - 1, index);
+                    Some(vec![(extra, value.to_vec()), (key.to_vec(), value.to_vec())])
+                }
             })),
         ),
         (

@@ -288,10 +288,16 @@ impl Repair<'_> {
         let mut made = manifest.clone();
         made.version = made.version.max(slot.map_or(0, |slot| slot.manifest)) + 1;
         made.eras.clear();
-        let mut before = manifest.floor.map_or(0, |floor| floor.seq);
-        for (era, open) in manifest.eras.iter().zip(&files.eras) {
-            let Some(open) = open.as_ref().filter(|_| !misplaced.contains(&era.seq) && era.base == before)
-            else {
+        let folded = manifest.eras.first().filter(|era| era.is_folded()).map(|era| era.seq);
+        let mut before = 0;
+        for (at, (era, open)) in (0..).zip(manifest.eras.iter().zip(&files.eras)) {
+            let follows = match (at, folded) {
+                (0, Some(_)) => true,
+                // The floor may lie within it.
+                (1, Some(floor)) => era.base <= floor && era.seq > floor,
+                _ => era.base == before,
+            };
+            let Some(open) = open.as_ref().filter(|_| !misplaced.contains(&era.seq) && follows) else {
                 break;
             };
             let mut era = era.clone();
@@ -312,11 +318,7 @@ impl Repair<'_> {
             made.published_ms = 0;
         }
         let lost = made.eras.len() < manifest.eras.len();
-        if let Some(floor) = manifest.floor
-            && (lost || !made.fulls.iter().any(|full| full.seq == floor.seq))
-        {
-            let why =
-                "the table was compacted, and making it anew from the compacted segment is not built yet";
+        if let Some(why) = at_floor(manifest, &made) {
             return Ok(Err(why.to_owned()));
         }
         if lost && self.wounds.segments.contains(&manifest.table) {
@@ -335,4 +337,24 @@ impl Repair<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Why a compacted table cannot do without the files that `made` does not name any more. What was folded is in the
+/// compacted segment too, but nothing makes files of that.
+fn at_floor(manifest: &Manifest, made: &Manifest) -> Option<&'static str> {
+    let floor = manifest.floor?.seq;
+    let lost = made.eras.len() < manifest.eras.len();
+    let folded = manifest.eras.first().filter(|era| era.is_folded()).map(|era| era.seq);
+    if lost && folded != Some(floor) {
+        return Some("a compaction was cut short, and only the next writer can tell what it left");
+    }
+    let state = made.fulls.iter().any(|full| Some(full.seq) == folded);
+    if folded.is_some() && (made.eras.is_empty() || !state) {
+        return Some(
+            "the table was compacted, and its state at the floor is not made anew from the compacted segment",
+        );
+    }
+    // It alone tells the requests of its commits that are folded.
+    let within = made.eras.len() == 1 && manifest.eras.get(1).is_some_and(|era| era.base < floor);
+    within.then_some("the table was compacted, and the floor lies within the era that is not sound")
 }
