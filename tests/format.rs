@@ -46,7 +46,12 @@ fn made(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
     if !dir.exists() && std::env::var_os("DRIFTDB_BLESS").is_some() {
         let made = tempfile::tempdir().unwrap();
-        tokio::runtime::Runtime::new().unwrap().block_on(history::write(made.path()));
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            history::write(made.path()).await;
+            if name == "snapshots" {
+                history::snapshot(made.path(), &TABLES.map(|(table, _)| table)).await;
+            }
+        });
         fs::remove_file(made.path().join("LOCK")).unwrap();
         copy(made.path(), &dir);
     }
@@ -112,6 +117,26 @@ fn the_daemons_read_the_fixture_as_it_was_written() {
     }
     let expected = before.keys().map(String::as_str).chain(["LOCK"]);
     assert!(after.keys().map(String::as_str).eq(sorted(expected)), "{:?}", after.keys());
+}
+
+/// The same history, of which every table has a snapshot: answers come from eras and indexes.
+#[test]
+fn the_daemons_read_snapshots_as_they_were_written() {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&made("snapshots"), dir.path());
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut reader_daemon = Daemon::reader(dir.path());
+        let mut reader = reader_daemon.as_reader().await;
+        check(&mut reader).await;
+        let found = reader.status(v1::ReaderServiceStatusRequest {}).await.unwrap().into_inner();
+        assert!(found.cache_bytes > 0 && found.overlay_events == 0, "nothing is read from the log: {found:?}");
+        let mut writer_daemon = Daemon::writer(dir.path());
+        let mut writer = writer_daemon.as_writer().await;
+        let token = apply(&mut writer, vec![insert("people", r#"{"id":"new"}"#)]).await.unwrap();
+        assert_eq!(token.seq, LAST + 1);
+        check(&mut reader).await;
+        assert!(writer_daemon.terminate().success() && reader_daemon.terminate().success());
+    });
 }
 
 fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {

@@ -29,6 +29,18 @@ pub async fn write(dir: &Path) {
     }
 }
 
+/// Takes a snapshot of every table.
+pub async fn snapshot(dir: &Path, tables: &[&str]) {
+    let mut daemon = Daemon::writer(dir);
+    let mut writer = daemon.as_writer().await;
+    for table in tables {
+        let request = v1::SnapshotRequest { table: (*table).to_owned() };
+        let mut answers = writer.snapshot(request).await.unwrap().into_inner();
+        while answers.message().await.unwrap().is_some() {}
+    }
+    assert!(daemon.terminate().success());
+}
+
 async fn commit(writer: &mut Writer, seq: u64) -> u64 {
     let options = Some(v1::CommitOptions {
         reason: reason(seq).to_owned(),
