@@ -249,8 +249,9 @@ async fn what_is_repaired_answers_as_before() {
     let before = answers(Copy::of(original.path()).dir.root()).await;
     assert!(before.len() > 100);
     let soak = std::env::var_os("DRIFTDB_SOAK").is_some();
-    let in_each_way = |at: usize| soak || at >= 18 || at % 9 % 2 == usize::from(at >= 9);
-    for (_, (what, damage)) in (0..).zip(damages()).filter(|(at, _)| in_each_way(*at)) {
+    // Each takes seconds: a few of all kinds, and all of them in the long form.
+    let chosen = |at: usize| soak || at % 5 == 2;
+    for (_, (what, damage)) in (0..).zip(damages()).filter(|(at, _)| chosen(*at)) {
         let copy = Copy::of(original.path());
         let root = copy.dir.root();
         damage(&copy);

@@ -129,7 +129,10 @@ fn the_daemons_read_snapshots_as_they_were_written() {
         let mut reader = reader_daemon.as_reader().await;
         check(&mut reader).await;
         let found = reader.status(v1::ReaderServiceStatusRequest {}).await.unwrap().into_inner();
-        assert!(found.cache_bytes > 0 && found.overlay_events == 0, "nothing is read from the log: {found:?}");
+        assert!(
+            found.cache_bytes > 0 && found.overlay_events == 0,
+            "nothing is read from the log: {found:?}"
+        );
         let mut writer_daemon = Daemon::writer(dir.path());
         let mut writer = writer_daemon.as_writer().await;
         let token = apply(&mut writer, vec![insert("people", r#"{"id":"new"}"#)]).await.unwrap();
