@@ -116,10 +116,13 @@ impl Admission {
         &mut self.tables
     }
 
-    /// The chains that know the rows which a change is about and which are not in memory: to be looked up before the change
+    /// The chains that know the rows which operations and preconditions are about and which are not in memory: to be looked up before the change
     /// is admitted, so that admission finds them in the cache.
-    pub fn cold(&self, change: &Change) -> Vec<(Arc<Chain>, Key)> {
-        let Change::Rows { operations, preconditions } = change else { return Vec::new() };
+    pub fn cold<'a>(
+        &self,
+        operations: impl IntoIterator<Item = &'a Operation>,
+        preconditions: &[Precondition],
+    ) -> Vec<(Arc<Chain>, Key)> {
         let mut cold = Vec::new();
         let mut add = |name: &str, key: &dyn Fn(&Schema) -> Option<Key>| {
             let Ok(table) = self.tables.live(name) else { return };

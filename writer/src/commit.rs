@@ -15,7 +15,7 @@ use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::log::appender::{AppendError, Log, TableStorage};
 use driftdb_common::table::chain::Chain;
-use driftdb_common::table::operation::{Change, Token};
+use driftdb_common::table::operation::{Change, Operation, Precondition, Token};
 use driftdb_common::table::schema::Schema;
 use driftdb_common::table::snapshot::Reach;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -103,7 +103,9 @@ impl Commits {
     /// Admits a change and waits until it is durable, or refused. A refusal that rests on a commit that is not
     /// durable yet is held back until that is.
     pub async fn commit(&self, change: Change, with: With) -> Result<Admitted> {
-        self.warm(&change);
+        if let Change::Rows { operations, preconditions } = &change {
+            self.warm(operations, preconditions);
+        }
         let answer = {
             let mut state = self.0.state.lock();
             state.check_open()?;
@@ -117,8 +119,8 @@ impl Commits {
 
     /// Reads the rows that a change is about and that are not in memory, so that admission finds them in the cache and
     /// does not read files while it holds the lock.
-    fn warm(&self, change: &Change) {
-        let cold = self.0.state.lock().admission.cold(change);
+    fn warm<'a>(&self, operations: impl IntoIterator<Item = &'a Operation>, preconditions: &[Precondition]) {
+        let cold = self.0.state.lock().admission.cold(operations, preconditions);
         let read = |cold: &[(Arc<Chain>, Key)]| {
             for (chain, key) in cold {
                 // Whatever is wrong, admission comes upon it again, and says so.
@@ -131,7 +133,8 @@ impl Commits {
         }
         std::thread::scope(|threads| {
             for share in cold.chunks(cold.len().div_ceil(hands)) {
-                threads.spawn(|| read(share));
+                // Without a thread for it, admission reads this share itself.
+                let _ = std::thread::Builder::new().spawn_scoped(threads, || read(share));
             }
         });
     }
@@ -166,8 +169,7 @@ impl Commits {
     /// Admits a batch of a producer's stream, from the first of its operations that has not been admitted before.
     /// `None`, with nothing done, where the stream has ended meanwhile: a newer one has been told where to go on.
     pub fn ingest(&self, batch: Batch, stream: &StreamState) -> Result<Option<Ingested>> {
-        let operations = batch.operations.iter().flatten().cloned().collect();
-        self.warm(&Change::Rows { operations, preconditions: Vec::new() });
+        self.warm(batch.operations.iter().flatten(), &[]);
         let mut state = self.0.state.lock();
         state.check_open()?;
         if stream.ended.is_cancelled() {

@@ -99,8 +99,34 @@ pub struct At {
     pub what: Happened,
 }
 
-/// Rows by an indexed value: the value's bytes, then the row's sort key. What a row once had stays.
-type Candidates = SkipSet<Vec<u8>>;
+/// Rows by an indexed value.
+#[derive(Debug)]
+struct ValueIndex {
+    path: Path,
+    /// The value's bytes, then the row's sort key. What a row once had stays.
+    candidates: SkipSet<Vec<u8>>,
+}
+
+impl ValueIndex {
+    /// An index on a path, as a schema names it, of no rows yet.
+    fn on(path: &str) -> Arc<ValueIndex> {
+        Arc::new(ValueIndex { path: Path::of_index(path), candidates: SkipSet::new() })
+    }
+
+    /// A value that an event writes to the path makes its row a candidate. A PATCH that leaves the path alone keeps a value
+    /// that made it one before.
+    fn add(&self, key: &Key, payload: Option<&Document>) {
+        let value = payload.and_then(|payload| payload.get(&self.path).ok().flatten());
+        // What cannot be read was refused when it was written.
+        if let Some(scalar) = value.and_then(|value| sortkey::scalar_of(value).ok().flatten()) {
+            let mut bytes = Vec::new();
+            sortkey::write_scalar(&mut bytes, scalar);
+            sortkey::write_key(&mut bytes, key);
+            // Not `insert`, which puts a new node in the place of one that is there.
+            self.candidates.get_or_insert(bytes);
+        }
+    }
+}
 
 /// About what an event takes besides its documents: its version, its entry, its share of its commit and of its row.
 const EVENT_OVERHEAD: usize = 320;
@@ -113,7 +139,7 @@ pub struct Overlay {
     events: RwLock<Vec<Entry>>,
     /// About how much memory the events take.
     bytes: AtomicU64,
-    indexes: RwLock<BTreeMap<String, Arc<Candidates>>>,
+    indexes: RwLock<BTreeMap<String, Arc<ValueIndex>>>,
 }
 
 /// How many events and live rows there are at a moment.
@@ -137,7 +163,7 @@ impl Overlay {
     pub fn rebase(&self, base: Counts) -> Overlay {
         let newer = Overlay::above(base);
         *newer.indexes.write() =
-            self.indexes.read().keys().map(|path| (path.clone(), Arc::default())).collect();
+            self.indexes.read().keys().map(|path| (path.clone(), ValueIndex::on(path))).collect();
         let events = self.events.read();
         let start = events.partition_point(|entry| entry.spot.seq <= base.last_seq);
         for entry in events.get(start..).unwrap_or_default() {
@@ -372,13 +398,12 @@ impl Overlay {
     /// Keeps indexes on these paths from now on, of what is there too. Only the thread that appends may ask for it.
     pub fn set_indexes(&self, paths: &[String]) {
         let known = self.indexes.read().clone();
-        let next: BTreeMap<String, Arc<Candidates>> =
-            paths.iter().map(|path| (path.clone(), known.get(path).cloned().unwrap_or_default())).collect();
-        for (path, candidates) in next.iter().filter(|(path, _)| !known.contains_key(*path)) {
-            let path = Path::of_index(path);
+        let kept = |path: &String| known.get(path).cloned().unwrap_or_else(|| ValueIndex::on(path));
+        let next: BTreeMap<_, _> = paths.iter().map(|path| (path.clone(), kept(path))).collect();
+        for (_, index) in next.iter().filter(|(path, _)| !known.contains_key(*path)) {
             for row in &self.rows {
                 for version in row.value().read().iter() {
-                    add_candidate(candidates, &path, row.key(), version.payload.as_ref());
+                    index.add(row.key(), version.payload.as_ref());
                 }
             }
         }
@@ -386,9 +411,7 @@ impl Overlay {
     }
 
     fn index(&self, key: &Key, payload: Option<&Document>) {
-        for (path, candidates) in self.indexes.read().iter() {
-            add_candidate(candidates, &Path::of_index(path), key, payload);
-        }
+        self.indexes.read().values().for_each(|index| index.add(key, payload));
     }
 
     /// Whether it keeps an index on a path.
@@ -398,26 +421,12 @@ impl Overlay {
 
     /// Goes through the candidates of a range of an index's bytes, in order, until `look` says false.
     pub fn candidates(&self, path: &str, from: &[u8], mut look: impl FnMut(&[u8]) -> bool) {
-        let Some(candidates) = self.indexes.read().get(path).cloned() else { return };
-        for entry in candidates.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
+        let Some(index) = self.indexes.read().get(path).cloned() else { return };
+        for entry in index.candidates.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
             if !look(entry.value()) {
                 return;
             }
         }
-    }
-}
-
-/// A value that an event writes to an indexed path makes its row a candidate. A PATCH that leaves the path alone keeps
-/// a value that made it one before.
-fn add_candidate(candidates: &Candidates, path: &Path, key: &Key, payload: Option<&Document>) {
-    let value = payload.and_then(|payload| payload.get(path).ok().flatten());
-    // What cannot be read was refused when it was written.
-    if let Some(scalar) = value.and_then(|value| sortkey::scalar_of(value).ok().flatten()) {
-        let mut bytes = Vec::new();
-        sortkey::write_scalar(&mut bytes, scalar);
-        sortkey::write_key(&mut bytes, key);
-        // Not `insert`, which puts a new node in the place of one that is there.
-        candidates.get_or_insert(bytes);
     }
 }
 
