@@ -105,6 +105,10 @@ reasons! {
     FilterMismatch = "FILTER_MISMATCH": Invalid,
     /// A field of the request that has no meaning.
     ArgumentInvalid = "ARGUMENT_INVALID": Invalid,
+    /// A writer that waits for another's end: the metadata says where that one is.
+    Standby = "STANDBY": Unavailable,
+    /// Another writer has taken the database over.
+    Fenced = "FENCED": Unavailable,
     /// The queue of writes is full.
     Overloaded = "OVERLOADED": Exhausted,
     /// Appended, but durability was not confirmed.

@@ -38,6 +38,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Opens or makes a file and takes an exclusive lock on it, which ends when the file is dropped.
     /// `None` where another holds it.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn File>>>;
+    /// Whether a path lies on a file system that other machines share: it sends no notices of their changes, what it says of
+    /// sizes may be old, and a lock on it may lapse.
+    fn is_network(&self, path: &Path) -> io::Result<bool>;
 }
 
 /// An open file.
@@ -58,6 +61,24 @@ pub trait File: Send + Sync + fmt::Debug {
     /// another try.
     fn sync(&self) -> io::Result<()>;
 }
+
+/// File systems that machines share, by the number that `statfs` gives (Linux, `magic.h`): AFS, BeeGFS, Ceph, CIFS, FUSE
+/// (sshfs, GlusterFS and S3 mounts among others), GFS2, GPFS, Lustre, NFS, OCFS2, SMB, SMB2, 9P.
+const NETWORK_FILE_SYSTEMS: [u64; 13] = [
+    0x5346_414f,
+    0x1983_0326,
+    0x00c3_6400,
+    0xff53_4d42,
+    0x6573_5546,
+    0x0116_1970,
+    0x4750_4653,
+    0x0bd0_0bd0,
+    0x6969,
+    0x7461_636f,
+    0x517b,
+    0xfe53_4d42,
+    0x0102_1997,
+];
 
 /// The operating system's file system.
 #[derive(Debug, Clone, Copy, Default)]
@@ -122,6 +143,11 @@ impl Disk for RealDisk {
             Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    fn is_network(&self, path: &Path) -> io::Result<bool> {
+        let kind = u64::try_from(rustix::fs::statfs(path)?.f_type).unwrap_or_default();
+        Ok(NETWORK_FILE_SYSTEMS.contains(&(kind & 0xffff_ffff)))
     }
 }
 

@@ -257,6 +257,10 @@ impl Disk for SimDisk {
         let free = self.machine().locked.insert(number);
         Ok(free.then(|| self.handle(number, path, Access::Lock)))
     }
+
+    fn is_network(&self, _: &Path) -> io::Result<bool> {
+        Ok(false)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
