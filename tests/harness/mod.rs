@@ -13,6 +13,7 @@ pub mod model;
 pub mod refusal;
 pub mod script;
 pub mod watcher;
+pub mod watching;
 pub mod world;
 
 use std::io::{BufRead, BufReader};
