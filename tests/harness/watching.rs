@@ -131,8 +131,8 @@ impl Watch {
         let mut rows = Vec::new();
         loop {
             match self.event().await {
+                // One without rows says that the stream is alive.
                 Event::Rows(batch) => {
-                    assert!(!batch.rows.is_empty());
                     rows.extend(batch.rows.into_iter().map(|row| (batch.table.clone(), row)));
                 }
                 Event::RowsDone(header) => {
