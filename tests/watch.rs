@@ -60,7 +60,7 @@ impl Story {
         let operations =
             vec![insert("t", r#"{"id":"d","n":8}"#), patch("t", "d", r#"{"n":9}"#), delete("t", "d")];
         times.push(apply(&mut cluster.writer, operations).await.unwrap().time);
-        for statement in ["DROP TABLE v", "ALTER TABLE t ADD INDEX (n)"] {
+        for statement in ["DROP TABLE v", "CREATE INDEX ON t (n)"] {
             times.push(run(&mut cluster.writer, statement).await.unwrap().time);
         }
         assert_eq!(times.len() as u64, HEAD + 1);
