@@ -163,6 +163,7 @@ def filtered(daemons, writer, model):
 def copy(daemons, writer, model):
     """The rows, then what changes, with no gap: a copy is what a Select at the same moment says, over restarts."""
     model.applied(writer.Apply(model.fill(3000, 400)).token)
+    began = model.commits[-1][0]
     reader, rows, batches, kills = daemons.reader(), {}, 0, 0
     addresses = [reader.address]
     load, changed = Load(writer, model), 0
@@ -180,8 +181,7 @@ def copy(daemons, writer, model):
             addresses[:] = [reader.address]
         if message.HasField("rows_done"):
             # What was written before the rows were read comes as rows, not as commits.
-            began = message.rows_done.read_seq
-            for _ in range(sum(seq <= began for seq, _ in model.commits)):
+            for _ in up_to(message.rows_done.read_seq, model.matching(lambda change: True, began)):
                 load.room.release()
         done = load.finished()
         reached = max(message.progress.read_seq, message.caught_up.read_seq)
