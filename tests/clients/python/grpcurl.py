@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Does what docs/grpcurl.md says, line by line, by the means that grpcurl has: reflection, and requests as JSON.
+"""Does what the guides have grpcurl do, line by line, by the means that grpcurl has: reflection, and requests as JSON.
 
 Run by run.sh. grpcurl itself is not needed: what could rot is names, fields and JSON, and those are checked here.
 """
 
+import itertools
 import shlex
 import sys
 import time
@@ -22,7 +23,7 @@ FAILS = {"ordes": (grpc.StatusCode.NOT_FOUND, "TABLE_NOT_FOUND")}
 
 
 def lines(path):
-    """The commands of the guide's shell blocks, each as words."""
+    """The lines of a guide that call grpcurl, each as words."""
     with open(path, encoding="utf-8") as file:
         blocks = file.read().split("```sh\n")[1:]
     for block in blocks:
@@ -33,7 +34,7 @@ def lines(path):
                 words = shlex.split(command, comments=True)
             except ValueError:
                 continue  # a quote is open: the command goes on
-            if words:
+            if "grpcurl" in words[:1]:
                 yield words
             command = ""
         assert not command.strip(), command
@@ -64,8 +65,7 @@ class Server:
 
 def run(servers, words, token):
     """One line of the guide; returns its answers. TOKEN in it stands for the token of an answer before."""
-    assert words.pop(0) == "grpcurl", words
-    body = "{}"
+    words, body = words[1:], "{}"
     while words[0].startswith("-"):
         option = words.pop(0)
         values = [words.pop(0) for _ in range(OPTIONS[option])]
@@ -88,11 +88,11 @@ def run(servers, words, token):
 
 
 def main():
-    guide = sys.argv[1]
+    guides = sys.argv[1:]
     counted, failed, token = 0, 0, ""
     with Daemons() as daemons:
         servers = {"127.0.0.1:7401": Server(daemons.writer), "127.0.0.1:7402": Server(daemons.reader().address)}
-        for words in lines(guide):
+        for words in itertools.chain(*map(lines, guides)):
             counted += 1
             said = shlex.join(words)
             expected = next((error for sign, error in FAILS.items() if sign in said), None)
@@ -105,7 +105,7 @@ def main():
                 assert (error.code(), reason_of(error)) == expected, f"{said}\n{error}"
                 failed += 1
     assert counted > 10 and failed == len(FAILS), (counted, failed)
-    print(f"{guide}: {counted} lines do what they say")
+    print(f"{' and '.join(guides)}: {counted} lines of grpcurl do what they say")
 
 
 if __name__ == "__main__":
