@@ -26,11 +26,16 @@ fn the_readme_and_the_guides_quote_the_examples_as_they_are() {
         ("docs/node.md", "js", "watch.mjs"),
     ] {
         let text = read(page);
-        let mut quoted =
-            text.split(&format!("\n```{language}\n")).skip(1).map(|rest| rest.split_once("\n```\n").unwrap().0);
+        let mut quoted = text
+            .split(&format!("\n```{language}\n"))
+            .skip(1)
+            .map(|rest| rest.split_once("\n```\n").unwrap().0);
         let example = read(&format!("docs/examples/{name}"));
         let count = quoted.clone().count();
-        assert!(quoted.any(|block| block == example.trim_end()), "{page} does not quote docs/examples/{name}");
+        assert!(
+            quoted.any(|block| block == example.trim_end()),
+            "{page} does not quote docs/examples/{name}"
+        );
         // All that the README has is run.
         assert!(page != "README.md" || count == 1, "{count} programs in {page}");
     }
