@@ -308,11 +308,15 @@ impl Follower {
         };
         let new: Vec<_> =
             tables.filter(|table| is_new(table)).map(|table| Arc::clone(&table.timeline)).collect();
+        let renewed = new.iter().any(|table| applied.tables.contains_key(table.name()));
         if !new.is_empty() {
             let tables = Arc::make_mut(&mut applied.tables);
             tables.extend(new.into_iter().map(|timeline| (timeline.name().to_owned(), timeline)));
         }
         self.replica.publish(applied.clone(), self.live.drain(..));
+        if renewed {
+            self.replica.renewed();
+        }
     }
 
     /// Goes over to newer snapshots, which lets go of the events that they hold.

@@ -43,6 +43,8 @@ pub struct Replica {
     /// Told of every look at HEAD, so that waiting requests look again.
     looked: watch::Sender<u64>,
     subscriptions: Arc<Subscriptions>,
+    /// How often tables have been taken anew from their files, because the old ones were gone.
+    renewals: AtomicU64,
 }
 
 impl Replica {
@@ -57,6 +59,7 @@ impl Replica {
             problem: Mutex::new(None),
             looked: watch::Sender::new(0),
             subscriptions: Arc::default(),
+            renewals: AtomicU64::new(0),
         }
     }
 
@@ -73,6 +76,16 @@ impl Replica {
     /// The newest commits for watches, and how many of those there are.
     pub fn subscriptions(&self) -> &Arc<Subscriptions> {
         &self.subscriptions
+    }
+
+    /// How often tables have been taken anew. What reads from those of before may find its files gone.
+    pub fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Acquire)
+    }
+
+    /// Tells that tables have been taken anew, and are shown.
+    pub fn renewed(&self) {
+        self.renewals.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The time of a commit, in milliseconds since 1970; `None` where no table keeps it.
