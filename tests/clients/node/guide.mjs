@@ -9,7 +9,8 @@ const pieces = [...guide.matchAll(/^```js\n(.*?)^```$/gms)].map(([, piece]) => p
 if (pieces.length < 6) throw new Error(`only ${pieces.length} pieces of JavaScript are found in the guide`);
 
 await withDaemons(async (daemons) => {
-  const addresses = { "127.0.0.1:7401": daemons.writer, "127.0.0.1:7402": (await daemons.reader()).address };
+  const [one, two] = [await daemons.reader(), await daemons.reader()];
+  const addresses = { "127.0.0.1:7401": daemons.writer, "127.0.0.1:7402": one.address, "127.0.0.1:7403": two.address };
   // What the guide leaves to whoever reads it: a table, and an error to look at.
   const program = [
     `import { watch } from "./watch.mjs";`,

@@ -24,7 +24,8 @@ def main():
     names = {"timestamp": timestamp_pb2.Timestamp(seconds=int(time.time())), "duration": duration_pb2.Duration(seconds=1)}
     count = 0
     with Daemons() as daemons:
-        addresses = {"127.0.0.1:7401": daemons.writer, "127.0.0.1:7402": daemons.reader().address}
+        addresses = {"127.0.0.1:7401": daemons.writer}
+        addresses |= {f"127.0.0.1:{port}": daemons.reader().address for port in (7402, 7403)}
         for block in blocks(guide):
             for usual, address in addresses.items():
                 block = block.replace(usual, address)
