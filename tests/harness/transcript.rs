@@ -38,7 +38,7 @@ pub async fn transcript(reader: &mut Reader, table: &str, seq: u64) -> Vec<(Stri
             key: key.clone(),
             from: at_seq(seq.saturating_sub(60)),
             to: as_of,
-            newest_first: seq % 2 == 0,
+            newest_first: seq.is_multiple_of(2),
             with_before: true,
             with_after: true,
             ..Default::default()
