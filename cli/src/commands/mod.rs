@@ -24,6 +24,7 @@ pub mod snapshot;
 pub mod sql;
 pub mod status;
 pub mod verify;
+pub mod watch;
 
 #[cfg(test)]
 mod maintenance_tests;

@@ -105,7 +105,7 @@ async fn a_watch_goes_on_at_the_next_reader_and_says_so_once() {
 #[tokio::test]
 async fn a_start_of_now_stays_what_it_was() {
     let script = Script::new(&[Act::Cut, Act::CutAfter(1), Act::Answer]);
-    let client = readers(&[script.clone()]).await;
+    let client = readers(std::slice::from_ref(&script)).await;
     let mut watch = client.watch(v1::WatchDriftRequest::default());
     assert!(watch.token().is_none());
     assert_eq!(all(&mut watch).await.len(), 1 + COMMITS.len());
@@ -116,7 +116,7 @@ async fn a_start_of_now_stays_what_it_was() {
 #[tokio::test]
 async fn a_silent_reader_is_given_up() {
     let script = Script::new(&[Act::SilentAfter(2), Act::Answer]);
-    let client = readers(&[script.clone()]).await;
+    let client = readers(std::slice::from_ref(&script)).await;
     let heartbeat = prost_types::Duration { seconds: 0, nanos: 100_000_000 };
     let request = v1::WatchDriftRequest { heartbeat: Some(heartbeat), ..Default::default() };
     let mut watch = client.watch(request);
