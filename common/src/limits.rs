@@ -24,6 +24,16 @@ pub const REQUEST_BYTES: usize = 64 << 20;
 pub const MESSAGE_BYTES: usize = 256 << 10;
 /// A Get answer, in bytes, after which the keys left over are handed back.
 pub const GET_BYTES: usize = 3 << 20;
+/// Keys that a watch names.
+pub const KEYS_PER_WATCH: usize = 1000;
+/// Watches that a reader serves at the same time.
+pub const WATCHES: usize = 20_000;
+/// The newest commits that a reader keeps for watches that follow the head, in bytes; one that is behind reads files.
+pub const RING_BYTES: usize = 16 << 20;
+/// How often a quiet watch says how far it is, where the request does not say, in milliseconds.
+pub const HEARTBEAT_MS: u64 = 10_000;
+/// The shortest such time, in milliseconds.
+pub const HEARTBEAT_LEAST_MS: u64 = 100;
 /// Keys in one Get.
 pub const KEYS_PER_GET: usize = 1000;
 /// A DriftQL statement, in bytes.

@@ -113,7 +113,8 @@ pub fn document_size(document: Option<&v1::Document>) -> usize {
     }
 }
 
-fn change_size(change: &v1::Change) -> usize {
+/// About how many bytes a change takes in a message.
+pub fn change_size(change: &v1::Change) -> usize {
     let documents = [&change.payload, &change.before, &change.after];
     64 + change.key.len()
         + documents.into_iter().map(|document| document_size(document.as_ref())).sum::<usize>()

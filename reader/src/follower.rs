@@ -16,6 +16,7 @@ use driftdb_common::table::shelf::Shelf;
 use driftdb_common::table::timeline::Timeline;
 
 use crate::replica::{Applied, Replica};
+use crate::subscriptions::LiveCommit;
 
 /// Commits applied before they are shown, while catching up: waiting reads see progress.
 const SHOW_EVERY: u64 = 10_000;
@@ -31,6 +32,8 @@ pub struct Follower {
     term: u64,
     /// A commit that could not be applied: the state after it is not known, and nothing later may be shown.
     failed: Option<Error>,
+    /// Applied and not shown yet, for watches.
+    live: Vec<LiveCommit>,
     replica: Arc<Replica>,
 }
 
@@ -64,6 +67,7 @@ impl Follower {
             fresh: true,
             term: 0,
             failed: None,
+            live: Vec::new(),
             replica,
         })
     }
@@ -97,6 +101,8 @@ impl Follower {
     fn begin_anew(&mut self) {
         self.merge = Merge::new(0);
         self.tables.clear();
+        self.live.clear();
+        self.replica.subscriptions().forget();
         self.fresh = true;
     }
 
@@ -208,6 +214,7 @@ impl Follower {
             return Err(Error::new(Reason::FileGone, "the log was compacted while it was being read"));
         }
         self.merge.settle(applied);
+        self.replica.subscriptions().forget();
         self.add(manifest, true)
     }
 
@@ -292,7 +299,7 @@ impl Follower {
     }
 
     /// Shows a state, with the tables that there are by then.
-    fn show(&self, applied: &mut Applied) {
+    fn show(&mut self, applied: &mut Applied) {
         let shown = |table: &&Followed| table.named && table.timeline.created_seq() <= applied.seq;
         let tables = self.tables.values().filter(shown);
         let is_new = |table: &Followed| {
@@ -305,7 +312,7 @@ impl Follower {
             let tables = Arc::make_mut(&mut applied.tables);
             tables.extend(new.into_iter().map(|timeline| (timeline.name().to_owned(), timeline)));
         }
-        self.replica.publish(applied.clone());
+        self.replica.publish(applied.clone(), self.live.drain(..));
     }
 
     /// Goes over to newer snapshots, which lets go of the events that they hold.
@@ -330,17 +337,24 @@ impl Follower {
         }
     }
 
-    fn apply_commit(&self, applied: &mut Applied, commit: Commit) -> Result<()> {
+    fn apply_commit(&mut self, applied: &mut Applied, commit: Commit) -> Result<()> {
         // What only the writer asks about is not kept.
         let meta = commit.meta.filter(|meta| !meta.actor.is_empty() || !meta.reason.is_empty());
         let info = Arc::new(CommitInfo { seq: commit.seq, time_ms: commit.time_ms, meta });
+        let is_next = info.seq > applied.seq && info.seq > self.merge.settled();
+        let followed = is_next && self.replica.subscriptions().watches() > 0;
+        let mut live = followed.then(|| LiveCommit::new(Arc::clone(&info)));
         for (id, events) in commit.parts {
             let Some(table) = self.tables.get(&id) else { continue };
+            if let Some(live) = &mut live {
+                live.push(&table.timeline, &events);
+            }
             table.timeline.apply(&info, events)?;
         }
-        if info.seq > applied.seq && info.seq > self.merge.settled() {
+        if is_next {
             self.replica.moments().push(info.seq, info.time_ms);
             applied.seq = info.seq;
+            self.live.extend(live);
         }
         Ok(())
     }

@@ -25,8 +25,10 @@ mod replica;
 mod rpc;
 mod statement;
 mod steps;
+mod subscriptions;
 mod tailer;
 mod token;
+mod watch;
 
 /// How a reader runs.
 #[derive(Debug, Clone)]

@@ -14,6 +14,8 @@ use driftdb_common::table::view::View;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::subscriptions::{LiveCommit, Subscriptions};
+
 /// Tables by name, dropped ones too.
 pub type Tables = BTreeMap<String, Arc<Timeline>>;
 
@@ -40,6 +42,7 @@ pub struct Replica {
     problem: Mutex<Option<Error>>,
     /// Told of every look at HEAD, so that waiting requests look again.
     looked: watch::Sender<u64>,
+    subscriptions: Arc<Subscriptions>,
 }
 
 impl Replica {
@@ -53,6 +56,7 @@ impl Replica {
             current_at: Mutex::new(Instant::now()),
             problem: Mutex::new(None),
             looked: watch::Sender::new(0),
+            subscriptions: Arc::default(),
         }
     }
 
@@ -64,6 +68,11 @@ impl Replica {
     /// When each commit happened.
     pub fn moments(&self) -> &Moments {
         &self.moments
+    }
+
+    /// The newest commits for watches, and how many of those there are.
+    pub fn subscriptions(&self) -> &Arc<Subscriptions> {
+        &self.subscriptions
     }
 
     /// The time of a commit, in milliseconds since 1970; `None` where no table keeps it.
@@ -116,9 +125,11 @@ impl Replica {
         self.looked.subscribe()
     }
 
-    /// Shows a newer state.
-    pub fn publish(&self, applied: Applied) {
+    /// Shows a newer state, and what made it so as far as it was read from the log.
+    pub fn publish(&self, applied: Applied, commits: impl IntoIterator<Item = LiveCommit>) {
+        let seq = applied.seq;
         self.applied.store(Arc::new(applied));
+        self.subscriptions.extend(commits, seq);
     }
 
     /// Tells of a commit that HEAD knows.

@@ -25,6 +25,7 @@ use crate::freshness::{Freshness, Moment};
 use crate::replica::Replica;
 use crate::steps::{self, Answers, Step};
 use crate::token::{SelectToken, filter_hash};
+use crate::watch::Watch;
 
 /// Tables in one answer of ListTables, where the request does not say.
 const TABLES_PER_PAGE: usize = 1000;
@@ -136,7 +137,8 @@ impl ReaderRpc {
         let key = key.map(|key| Key::parse(key, key_type(timeline)?)).transpose()?;
         timeline.check_floor(moment.seq)?;
         let images = Images { before: request.with_before, after: request.with_after };
-        let wanted = Wanted { key, from, to: moment.seq, newest_first: request.newest_first, images };
+        let newest_first = request.newest_first;
+        let wanted = Wanted { key, from, to: moment.seq, newest_first, images, ..Wanted::default() };
         let history = History::new(timeline, wanted);
         let truncated = history.is_truncated();
         let mut commits = Commits::new(history, &request.table, format, request.limit);
@@ -291,9 +293,10 @@ impl ReaderService for ReaderRpc {
 
     async fn watch_drift(
         &self,
-        _: Request<v1::WatchDriftRequest>,
+        request: Request<v1::WatchDriftRequest>,
     ) -> Result<Response<Self::WatchDriftStream>, Status> {
-        answer(Err(Error::new(Reason::NotSupported, "WatchDrift is not supported yet")))
+        let (replica, shutdown) = (Arc::clone(&self.replica), self.shutdown.clone());
+        answer(Watch::start(replica, request.into_inner(), shutdown).await.map(Watch::into_stream))
     }
 
     async fn list_tables(
@@ -334,7 +337,7 @@ impl ReaderService for ReaderRpc {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             lag_seqs,
             lag: lag.try_into().ok(),
-            watchers: 0,
+            watchers: self.replica.subscriptions().watches() as u64,
             cache_bytes: self.shelf.cache.used_bytes(),
             cache_limit_bytes: self.shelf.cache.budget(),
             overlay_events: overlays.clone().map(|overlay| overlay.len() as u64).sum(),

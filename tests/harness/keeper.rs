@@ -454,7 +454,7 @@ fn check_moment(timeline: &Arc<Timeline>, script: &Script, table: usize, seq: u6
 fn check_history(timeline: &Arc<Timeline>, script: &Script, table: usize, upto: u64) -> Result<(), Wrong> {
     for newest_first in [false, true] {
         let images = Images { before: true, after: true };
-        let wanted = Wanted { key: None, from: 0, to: upto, newest_first, images };
+        let wanted = Wanted { to: upto, newest_first, images, ..Wanted::default() };
         let mut history = History::new(timeline, wanted);
         let mut found = Vec::new();
         loop {
@@ -463,7 +463,7 @@ fn check_history(timeline: &Arc<Timeline>, script: &Script, table: usize, upto: 
                 break;
             }
             for change in batch {
-                let after = change.after.map(|row| row.to_json()).transpose()?;
+                let after = change.after.map(|row| row.document.to_json()).transpose()?;
                 let after: Option<Value> = after.map(|text| serde_json::from_str(&text).unwrap());
                 let reason = change.commit.meta.as_ref().map(|meta| meta.reason.clone());
                 let key = change.key.map(|key| key.to_string());

@@ -247,13 +247,15 @@ pub fn change_to_wire(change: &Change, table: &str, format: v1::DocumentFormat) 
     let wire = |document: &Option<Document>| {
         document.as_ref().map(|document| document_to_wire(document, format)).transpose()
     };
+    let image =
+        |row: &Option<Row>| row.as_ref().map(|row| document_to_wire(&row.document, format)).transpose();
     Ok(v1::Change {
         table: table.to_owned(),
         key: change.key.as_ref().map(ToString::to_string).unwrap_or_default(),
         kind: kind.into(),
         payload: wire(&change.payload)?,
-        before: wire(&change.before)?,
-        after: wire(&change.after)?,
+        before: image(&change.before)?,
+        after: image(&change.after)?,
     })
 }
 

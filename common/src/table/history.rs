@@ -1,5 +1,6 @@
 //! What happened to a row, or to a whole table, between two moments.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::Result;
@@ -10,7 +11,7 @@ use crate::format::snapshot::{Did, VersionEntry};
 use crate::table::chain::{Spot, sort_key};
 use crate::table::overlay::{At, CommitInfo, Happened, Version};
 use crate::table::timeline::{State, Timeline};
-use crate::table::view::{read, read_key, row_in};
+use crate::table::view::{Row, read, read_key, row_in};
 
 /// One event, with the row before and after it where asked for.
 #[derive(Debug, Clone)]
@@ -24,10 +25,22 @@ pub struct Change {
     /// What was written; none for SOFT_DELETE.
     pub payload: Option<Document>,
     /// The row before it.
-    pub before: Option<Document>,
+    pub before: Option<Row>,
     /// The row after it.
-    pub after: Option<Document>,
+    pub after: Option<Row>,
 }
+
+impl Change {
+    /// About how many bytes it takes.
+    pub fn size(&self) -> usize {
+        let images = [&self.before, &self.after].into_iter().flatten().map(|row| &row.document);
+        let documents = images.chain(&self.payload).map(|document| document.msgpack().len());
+        EVENT_BYTES + documents.sum::<usize>()
+    }
+}
+
+/// About what an event takes besides its documents.
+const EVENT_BYTES: usize = 128;
 
 /// Which images of a row go with its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,11 +51,40 @@ pub struct Images {
     pub after: bool,
 }
 
+/// Which rows, by their keys. Both must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyFilter {
+    /// One of these, as the API has keys; any where empty.
+    pub keys: BTreeSet<String>,
+    /// What the key begins with, as the API has it.
+    pub prefix: String,
+}
+
+impl KeyFilter {
+    /// Whether every row passes.
+    pub fn is_open(&self) -> bool {
+        self.keys.is_empty() && self.prefix.is_empty()
+    }
+
+    /// Whether a row passes.
+    pub fn passes(&self, key: &Key) -> bool {
+        let meets =
+            |text: &str| (self.keys.is_empty() || self.keys.contains(text)) && text.starts_with(&self.prefix);
+        match key {
+            _ if self.is_open() => true,
+            Key::Str(text) => meets(text),
+            Key::Int(int) => meets(&int.to_string()),
+        }
+    }
+}
+
 /// Which events, in which order.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
     /// Of this row; with SCHEMA events of the whole table where there is none.
     pub key: Option<Key>,
+    /// Of the whole table: only of rows that pass. SCHEMA events have none, and are handed out in any case.
+    pub rows: KeyFilter,
     /// After this commit. The floor counts where it is greater: what was folded into rows is no event.
     pub from: u64,
     /// Up to and with this one.
@@ -51,6 +93,15 @@ pub struct Wanted {
     pub newest_first: bool,
     /// With the row before and after.
     pub images: Images,
+}
+
+/// How much is read at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Events gone through, whether they pass or not.
+    pub events: usize,
+    /// About how many bytes of those handed out; one event may be more.
+    pub bytes: usize,
 }
 
 /// Goes through the events of a table, or of one row, after one commit and up to another. It holds on to no files.
@@ -63,11 +114,31 @@ pub struct History {
     truncated: bool,
 }
 
-/// An event on its way out.
+/// What a look at the events has come to.
 #[derive(Debug)]
-struct Found {
-    spot: Spot,
-    change: Change,
+struct Gathered {
+    changes: Vec<(Spot, Change)>,
+    left: Bounds,
+    /// The last event gone through.
+    reached: Option<Spot>,
+}
+
+impl Gathered {
+    fn has_room(&self) -> bool {
+        self.left.events > 0 && self.left.bytes > 0
+    }
+
+    /// An event, or a commit without any here, has been gone through.
+    fn pass(&mut self, spot: Spot) {
+        self.reached = Some(spot);
+        self.left.events = self.left.events.saturating_sub(1);
+    }
+
+    fn push(&mut self, spot: Spot, change: Change) {
+        self.left.bytes = self.left.bytes.saturating_sub(change.size());
+        self.changes.push((spot, change));
+        self.pass(spot);
+    }
 }
 
 impl History {
@@ -84,41 +155,77 @@ impl History {
         self.truncated
     }
 
+    /// The table.
+    pub fn timeline(&self) -> &Arc<Timeline> {
+        &self.timeline
+    }
+
+    /// Up to where, from the oldest on, everything has been gone through.
+    pub fn reached(&self) -> Spot {
+        self.left.0
+    }
+
+    /// Whether everything has been gone through.
+    pub fn is_done(&self) -> bool {
+        self.left.0 >= self.left.1
+    }
+
     /// The next events, at most `limit`; none at the end.
     pub fn next_batch(&mut self, limit: usize) -> Result<Vec<Change>> {
-        if limit == 0 || self.left.0 >= self.left.1 {
+        let bounds = Bounds { events: limit, bytes: usize::MAX };
+        while limit > 0 && !self.is_done() {
+            let changes = self.next_stretch(bounds)?;
+            if !changes.is_empty() {
+                return Ok(changes.into_iter().map(|(_, change)| change).collect());
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Goes on for a stretch, in which there may be no events that pass.
+    pub fn next_stretch(&mut self, bounds: Bounds) -> Result<Vec<(Spot, Change)>> {
+        if self.is_done() {
             return Ok(Vec::new());
         }
         let after = self.left.0;
-        let found = read(&self.timeline, |state| {
+        let gathered = read(&self.timeline, |state| {
             // Nothing is left out without being said: a floor that has risen meanwhile ends the answer.
             self.timeline.check_floor(after.seq)?;
-            match &self.wanted.key {
-                Some(key) => self.of_row(state, key, limit),
-                None => self.of_table(state, limit),
-            }
+            let mut gathered = Gathered { changes: Vec::new(), left: bounds, reached: None };
+            self.gather(state, &mut gathered)?;
+            Ok(gathered)
         })?;
-        match found.last() {
-            Some(last) if self.wanted.newest_first => self.left.1 = last.spot.before(),
-            Some(last) => self.left.0 = last.spot,
+        match gathered.reached.filter(|_| !gathered.has_room()) {
+            Some(last) if self.wanted.newest_first => self.left.1 = last.before(),
+            Some(last) => self.left.0 = last,
             None => self.left.0 = self.left.1,
         }
-        Ok(found.into_iter().map(|found| found.change).collect())
+        Ok(gathered.changes)
     }
 
-    fn of_row(&self, state: &State, key: &Key, limit: usize) -> Result<Vec<Found>> {
+    fn gather(&self, state: &State, gathered: &mut Gathered) -> Result<()> {
         let (after, upto) = self.left;
-        let mut found: Vec<Found> = Vec::new();
         // The overlay may hold older events than the chain's end, too: those are the chain's.
         let boundary = Spot::end_of(state.chain.end()).max(after).min(upto);
-        if self.wanted.newest_first {
-            self.of_overlay_row(state, key, (boundary, upto), limit, &mut found)?;
-            self.of_chain_row(state, key, (after, boundary), limit, &mut found)?;
-        } else {
-            self.of_chain_row(state, key, (after, boundary), limit, &mut found)?;
-            self.of_overlay_row(state, key, (boundary, upto), limit, &mut found)?;
+        let (older, newer) = ((after, boundary), (boundary, upto));
+        match &self.wanted.key {
+            Some(key) if self.wanted.newest_first => {
+                self.of_overlay_row(state, key, newer, gathered)?;
+                self.of_chain_row(state, key, older, gathered)
+            }
+            Some(key) => {
+                self.of_chain_row(state, key, older, gathered)?;
+                self.of_overlay_row(state, key, newer, gathered)
+            }
+            None if self.wanted.newest_first => {
+                self.of_overlay(state, newer, gathered)?;
+                self.of_chain(state, older, gathered)
+            }
+            None => {
+                self.of_chain(state, older, gathered)?;
+                self.of_overlay(state, newer, gathered)
+            }
         }
-        Ok(found)
     }
 
     fn of_overlay_row(
@@ -126,14 +233,13 @@ impl History {
         state: &State,
         key: &Key,
         (after, upto): (Spot, Spot),
-        limit: usize,
-        found: &mut Vec<Found>,
+        gathered: &mut Gathered,
     ) -> Result<()> {
+        let left = gathered.left.events;
         let versions = state.overlay.with_versions(key, |versions| {
             let start = versions.partition_point(|version| version.spot() <= after);
             let end = versions.partition_point(|version| version.spot() <= upto).max(start);
             let within = versions.get(start..end).unwrap_or_default();
-            let left = limit.saturating_sub(found.len());
             if self.wanted.newest_first {
                 within.iter().rev().take(left).cloned().collect::<Vec<_>>()
             } else {
@@ -141,8 +247,11 @@ impl History {
             }
         });
         for version in versions.unwrap_or_default() {
-            let event = (version.kind, version.payload.clone());
-            found.push(self.found(state, key, version.spot(), Arc::clone(&version.commit), event)?);
+            if !gathered.has_room() {
+                break;
+            }
+            let (spot, event) = (version.spot(), (version.kind, version.payload.clone()));
+            gathered.push(spot, self.change(state, key, spot, Arc::clone(&version.commit), event)?);
         }
         Ok(())
     }
@@ -152,138 +261,148 @@ impl History {
         state: &State,
         key: &Key,
         spots: (Spot, Spot),
-        limit: usize,
-        found: &mut Vec<Found>,
+        gathered: &mut Gathered,
     ) -> Result<()> {
         if spots.0 >= spots.1 {
             return Ok(());
         }
-        let left = limit.saturating_sub(found.len());
-        for (spot, version) in state.chain.versions(key, spots, left, self.wanted.newest_first)? {
-            found.push(self.of_entry(state, key, spot, version)?);
+        for (spot, version) in
+            state.chain.versions(key, spots, gathered.left.events, self.wanted.newest_first)?
+        {
+            if !gathered.has_room() {
+                break;
+            }
+            gathered.push(spot, self.of_entry(state, key, spot, version)?);
         }
         Ok(())
     }
 
-    fn of_entry(&self, state: &State, key: &Key, spot: Spot, version: VersionEntry) -> Result<Found> {
+    fn of_entry(&self, state: &State, key: &Key, spot: Spot, version: VersionEntry) -> Result<Change> {
         let VersionEntry { kind, time_ms, actor, reason, payload, .. } = version;
         let commit = commit_info(spot.seq, time_ms, actor, reason);
-        self.found(state, key, spot, commit, (kind, payload))
+        self.change(state, key, spot, commit, (kind, payload))
     }
 
-    fn found(
+    fn change(
         &self,
         state: &State,
         key: &Key,
         spot: Spot,
         commit: Arc<CommitInfo>,
         (kind, payload): (EventType, Option<Document>),
-    ) -> Result<Found> {
-        let mut change = Change { commit, key: Some(key.clone()), kind, payload, before: None, after: None };
-        if self.wanted.images.before {
-            let before = row_in(state, key, spot.before())?;
-            // A row of a table that has been dropped and created again since was absent before this event.
-            let born = self.timeline.born_at(spot.seq);
-            let before = before.filter(|before| before.seq == spot.seq || born <= before.seq);
-            change.before = before.and_then(|before| before.document);
-        }
-        if self.wanted.images.after {
-            change.after = row_in(state, key, spot)?.and_then(|after| after.document);
-        }
-        Ok(Found { spot, change })
+    ) -> Result<Change> {
+        let (before, after) = images_in(&self.timeline, state, key, spot, self.wanted.images)?;
+        Ok(Change { commit, key: Some(key.clone()), kind, payload, before, after })
     }
 
-    fn of_table(&self, state: &State, limit: usize) -> Result<Vec<Found>> {
-        let (after, upto) = self.left;
-        let mut found: Vec<Found> = Vec::new();
-        let boundary = Spot::end_of(state.chain.end()).max(after).min(upto);
-        if self.wanted.newest_first {
-            self.of_overlay(state, (boundary, upto), limit, &mut found)?;
-            self.of_chain(state, (after, boundary), limit, &mut found)?;
-        } else {
-            self.of_chain(state, (after, boundary), limit, &mut found)?;
-            self.of_overlay(state, (boundary, upto), limit, &mut found)?;
-        }
-        Ok(found)
-    }
-
-    fn of_overlay(
-        &self,
-        state: &State,
-        (after, upto): (Spot, Spot),
-        limit: usize,
-        found: &mut Vec<Found>,
-    ) -> Result<()> {
+    fn of_overlay(&self, state: &State, (after, upto): (Spot, Spot), gathered: &mut Gathered) -> Result<()> {
         let (mut after, mut upto) = (after, upto);
-        while found.len() < limit {
-            let left = limit - found.len();
-            let happened = state.overlay.happened(after, upto, left, self.wanted.newest_first);
+        while gathered.has_room() {
+            let newest_first = self.wanted.newest_first;
+            let happened = state.overlay.happened(after, upto, gathered.left.events, newest_first);
             let Some(last) = happened.last() else { return Ok(()) };
-            if self.wanted.newest_first {
+            if newest_first {
                 upto = last.spot.before()
             } else {
                 after = last.spot
             }
             for At { spot, what } in happened {
+                if !gathered.has_room() {
+                    return Ok(());
+                }
                 match what {
-                    Happened::Row { key, version } => {
+                    Happened::Row { key, version } if self.wanted.rows.passes(&key) => {
                         let find = |versions: &[Version]| versions.get(version).cloned();
                         let Some(version) = state.overlay.with_versions(&key, find).flatten() else {
                             continue;
                         };
                         let event = (version.kind, version.payload.clone());
-                        found.push(self.found(state, &key, spot, Arc::clone(&version.commit), event)?);
+                        let commit = Arc::clone(&version.commit);
+                        gathered.push(spot, self.change(state, &key, spot, commit, event)?);
                     }
-                    Happened::Schema { commit, payload, .. } => found.push(of_schema(spot, commit, payload)),
-                    Happened::Note => {}
+                    Happened::Schema { commit, payload, .. } => {
+                        gathered.push(spot, of_schema(commit, payload))
+                    }
+                    Happened::Row { .. } | Happened::Note => gathered.pass(spot),
                 }
             }
         }
         Ok(())
     }
 
-    fn of_chain(
-        &self,
-        state: &State,
-        (after, upto): (Spot, Spot),
-        limit: usize,
-        found: &mut Vec<Found>,
-    ) -> Result<()> {
+    fn of_chain(&self, state: &State, (after, upto): (Spot, Spot), gathered: &mut Gathered) -> Result<()> {
         if after >= upto {
             return Ok(());
         }
         // From within a commit on, the commit itself is gone through again, and what was told is left out.
         let within = u64::from(after.index < u32::MAX);
         let from = after.seq.saturating_sub(within);
-        let mut commits = state.chain.commits(from, upto.seq, self.wanted.newest_first);
+        let newest_first = self.wanted.newest_first;
+        let mut commits = state.chain.commits(from, upto.seq, newest_first);
         let key_type = state.chain.key_type();
-        while found.len() < limit {
+        while gathered.has_room() {
             let Some(commit) = commits.next_commit()? else { break };
             let mut did: Vec<(Spot, Did)> = (0..)
                 .zip(commit.entry.did)
                 .map(|(index, did)| (Spot { seq: commit.seq, index }, did))
                 .filter(|(spot, _)| *spot > after && *spot <= upto)
                 .collect();
-            if self.wanted.newest_first {
+            if newest_first {
                 did.reverse();
             }
-            for (spot, did) in did.into_iter().take(limit - found.len()) {
+            if did.is_empty() {
+                let beginning = Spot { seq: commit.seq, index: 0 };
+                gathered.pass(if newest_first { beginning } else { Spot::end_of(commit.seq) });
+            }
+            for (spot, did) in did {
+                if !gathered.has_room() {
+                    break;
+                }
                 match did {
                     Did::Row(bytes) => {
                         let key = read_key(&bytes, key_type)?;
+                        if !self.wanted.rows.passes(&key) {
+                            gathered.pass(spot);
+                            continue;
+                        }
                         let version = state.chain.version(&sort_key(&key), spot)?;
-                        found.push(self.of_entry(state, &key, spot, version)?);
+                        gathered.push(spot, self.of_entry(state, &key, spot, version)?);
                     }
                     Did::Schema(payload, _) => {
                         let (actor, reason) = (commit.entry.actor.clone(), commit.entry.reason.clone());
                         let info = commit_info(commit.seq, commit.time_ms, actor, reason);
-                        found.push(of_schema(spot, info, payload));
+                        gathered.push(spot, of_schema(info, payload));
                     }
                 }
             }
         }
         Ok(())
     }
+}
+
+/// A row before and after one of its events.
+pub type RowImages = (Option<Row>, Option<Row>);
+
+/// A row before and after its event at a spot, as far as wanted. Fails where the floor has risen past what is wanted.
+pub fn images_of(timeline: &Timeline, key: &Key, spot: Spot, images: Images) -> Result<RowImages> {
+    read(timeline, |state| {
+        timeline.check_floor(spot.seq.saturating_sub(u64::from(images.before)))?;
+        images_in(timeline, state, key, spot, images)
+    })
+}
+
+fn images_in(timeline: &Timeline, state: &State, key: &Key, spot: Spot, images: Images) -> Result<RowImages> {
+    let image = |upto: Spot| -> Result<Option<Row>> {
+        let found = row_in(state, key, upto)?;
+        let row = |document, seq, time_ms| Row { key: key.clone(), seq, time_ms, document };
+        Ok(found.and_then(|found| Some(row(found.document?, found.seq, found.time_ms))))
+    };
+    let before = if images.before { image(spot.before())? } else { None };
+    // A row of a table that has been dropped and created again since was absent before this event.
+    let born = timeline.born_at(spot.seq);
+    let before = before.filter(|before| before.seq == spot.seq || born <= before.seq);
+    let after = if images.after { image(spot)? } else { None };
+    Ok((before, after))
 }
 
 fn commit_info(seq: u64, time_ms: u64, actor: String, reason: String) -> Arc<CommitInfo> {
@@ -292,8 +411,7 @@ fn commit_info(seq: u64, time_ms: u64, actor: String, reason: String) -> Arc<Com
     Arc::new(CommitInfo { seq, time_ms, meta })
 }
 
-fn of_schema(spot: Spot, commit: Arc<CommitInfo>, payload: Document) -> Found {
+fn of_schema(commit: Arc<CommitInfo>, payload: Document) -> Change {
     let payload = Some(payload);
-    let change = Change { commit, key: None, kind: EventType::Schema, payload, before: None, after: None };
-    Found { spot, change }
+    Change { commit, key: None, kind: EventType::Schema, payload, before: None, after: None }
 }
