@@ -59,13 +59,13 @@ pub struct Watch {
     request: v1::WatchDriftRequest,
     patience: Option<Duration>,
     /// So long without a message, and the connection is given up.
-    silence: Option<Duration>,
+    silence: Duration,
     stream: Option<Stream>,
     /// The parts that have come of a commit that is not whole yet.
     parts: Option<v1::Commit>,
     retry: Retry,
     opened: bool,
-    /// Rows come, of which there may be none for long: silence says nothing.
+    /// Rows of the beginning are yet to come.
     rows_come: bool,
     /// The newest commit that is known to have come, as all before it.
     reached: u64,
@@ -101,7 +101,7 @@ impl Client {
         Watch {
             client: self.clone(),
             patience: None,
-            silence: Some(heartbeat.saturating_mul(SILENT_BEATS).max(SILENCE_MIN)),
+            silence: heartbeat.saturating_mul(SILENT_BEATS).max(SILENCE_MIN),
             stream: None,
             parts: None,
             retry: Retry::default(),
@@ -136,7 +136,7 @@ impl Watch {
     pub async fn next(&mut self) -> Result<Option<WatchEvent>, Status> {
         while !self.ended {
             let found = match &mut self.stream {
-                Some(stream) => stream.message(self.silence.filter(|_| !self.rows_come)).await,
+                Some(stream) => stream.message(self.silence).await,
                 None => match self.connect().await {
                     Ok(()) => continue,
                     Err(status) => Err(status),
@@ -216,7 +216,8 @@ impl Watch {
     fn take(&mut self, message: v1::WatchDriftResponse) -> Result<Option<WatchEvent>, Status> {
         let event = match message.event {
             Some(Event::Opened(header)) => Some(self.opened(header)),
-            Some(Event::Rows(rows)) => Some(WatchEvent::Rows(rows)),
+            // One without rows says that the reader is there.
+            Some(Event::Rows(rows)) => (!rows.rows.is_empty()).then_some(WatchEvent::Rows(rows)),
             Some(Event::RowsDone(header)) => {
                 self.rows_come = false;
                 Some(WatchEvent::RowsDone(header))
@@ -300,16 +301,10 @@ impl Watch {
 
 impl Stream {
     /// The next message. Where nothing comes for `silence`, the connection is taken for dead.
-    async fn message(&mut self, silence: Option<Duration>) -> Result<Option<v1::WatchDriftResponse>, Status> {
-        let limit = if self.opened { silence } else { Some(OPENING) };
-        let message = self.messages.message();
-        let message = match limit {
-            Some(limit) => match timeout_at(self.heard + limit, message).await {
-                Ok(message) => message,
-                Err(_) => return Err(silent(&self.daemon, limit)),
-            },
-            None => message.await,
-        };
+    async fn message(&mut self, silence: Duration) -> Result<Option<v1::WatchDriftResponse>, Status> {
+        let limit = if self.opened { silence } else { OPENING };
+        let message = timeout_at(self.heard + limit, self.messages.message()).await;
+        let message = message.map_err(|_| silent(&self.daemon, limit))?;
         self.heard = Instant::now();
         message.map_err(|status| self.daemon.told(status, false))
     }
