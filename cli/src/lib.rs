@@ -117,6 +117,7 @@ async fn with_client(command: Command, client: &mut Client, out: &mut Output) ->
         Command::Select(args) => commands::select::run(args, client, out).await,
         Command::Drift(args) => commands::drift::run(args, client, out).await,
         Command::Diff(args) => commands::diff::run(args, client, out).await,
+        Command::Watch(args) => commands::watch::run(args, client, out).await,
         Command::Ingest(args) => commands::ingest::run(&args, client, out).await,
         Command::Revert(args) => commands::revert::run(args, client, out).await,
         Command::Apply(args) => commands::apply::run(&args, client, out).await,

@@ -25,6 +25,7 @@ pub mod sql;
 pub mod status;
 pub mod storage_check;
 pub mod verify;
+pub mod watch;
 
 #[cfg(test)]
 mod maintenance_tests;
