@@ -170,6 +170,9 @@ async fn only_what_passes_every_filter_comes() {
     assert_eq!(story.told(keys(&["a", "-12", "1", "nobody"])).await, of_rows);
     let prefix = v1::WatchDriftRequest { key_prefix: "d".into(), ..everything() };
     assert_eq!(story.told(prefix).await, ["9: insert t/d, patch t/d, delete t/d"]);
+    // Keys are the text that the API has of them.
+    let prefix = v1::WatchDriftRequest { key_prefix: "-1".into(), ..everything() };
+    assert_eq!(story.told(prefix).await, ["4: insert u/-12"]);
     let everywhere = v1::WatchDriftRequest { tables: vec!["t".into()], ..keys(&["b", "1"]) };
     assert_eq!(story.told(everywhere).await, ["3: insert t/b", "7: delete t/b"]);
     let none = v1::WatchDriftRequest { key_prefix: "x".into(), ..keys(&["a"]) };
@@ -318,6 +321,8 @@ async fn rows_come_first_where_asked_for_and_then_what_changes_them() {
         (keys(&["c", "1", "b"]), vec!["t/c@4", "u/1@4"]),
         (condition("n = 5 OR n = 7"), vec!["t/a@5", "u/-12@4"]),
         (v1::WatchDriftRequest { key_prefix: "c".into(), ..everything() }, vec!["t/c@4"]),
+        (v1::WatchDriftRequest { key_prefix: "1".into(), ..everything() }, vec!["u/1@4"]),
+        (v1::WatchDriftRequest { key_prefix: "-".into(), ..keys(&["-12", "1", "c"]) }, vec!["u/-12@4"]),
     ] {
         let request = v1::WatchDriftRequest { initial_rows: true, ..request };
         let mut stream = story.watch(request.clone()).await.unwrap();

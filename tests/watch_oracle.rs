@@ -27,6 +27,8 @@ const READER: [&str; 2] = ["--cache", "2097152"];
 /// Of each writing client: its tables, and whether their keys are INT.
 const TABLES: [[(&str, bool); 2]; 2] = [[("a", false), ("b", true)], [("c", false), ("wide", false)]];
 const KEYS: usize = 150;
+/// Rows of these come in many messages.
+const LARGE: (&str, usize) = ("large", 400);
 /// Tables that come and go.
 const PASSING: [&str; 3] = ["brief", "passing", "late"];
 
@@ -36,6 +38,14 @@ fn events_wanted() -> u64 {
 
 /// Each second of the run has about so many events, so that a fast machine meets as many kills.
 const EVENTS_PER_SECOND: u64 = 4_000;
+
+/// What a watcher waits after each message of rows.
+const ROWS_PAUSE: Duration = Duration::from_millis(400);
+
+/// Histories differ by this.
+fn seed() -> u64 {
+    std::env::var("DRIFTDB_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(77)
+}
 
 /// A client that writes: every answer that is lost is asked for again.
 struct Client {
@@ -127,6 +137,13 @@ impl Client {
             let call = Call::Create(self.desk.create(table, int));
             self.commit(call).await;
         }
+        if self.number == 1 {
+            let call = Call::Create(self.desk.create(LARGE.0, false));
+            self.commit(call).await;
+            let row = |n: usize| json!({"n": n, "pad": "large ".repeat(600)});
+            let rows = (0..LARGE.1).map(|n| self.desk.put(LARGE.0, &format!("k{n:03}"), row(n))).collect();
+            self.commit(Call::Apply(rows)).await;
+        }
     }
 
     async fn run(mut self, wanted: u64) -> Client {
@@ -154,6 +171,11 @@ impl Client {
     fn operation(&mut self) -> v1::Operation {
         let passing: Vec<&str> = PASSING.into_iter().filter(|table| self.desk.is_live(table)).collect();
         let [(first, _), (second, _)] = TABLES[self.number];
+        if self.number == 1 && self.dice.below(200) == 0 {
+            let key = format!("k{:03}", self.dice.below(LARGE.1));
+            let salt = self.dice.below(1000);
+            return self.desk.patch(LARGE.0, &key, json!({"n": salt}));
+        }
         let table = match self.dice.below(20) {
             0 if !passing.is_empty() => self.dice.pick(&passing),
             0..12 => first,
@@ -236,13 +258,14 @@ fn watchers() -> Vec<(u64, Kind, Filter)> {
             },
         ),
         (40, Kind::Time, Filter { keys: keys(10..30), after: true, msgpack: true, ..all.clone() }),
-        (10, Kind::Rows, Filter { tables: vec!["c"], prefix: "k05", after: true, ..all.clone() }),
+        (10, Kind::Rows, Filter { tables: vec!["c", "large"], after: true, ..all.clone() }),
         (50, Kind::Rows, Filter { condition: Some(low_or_s1), before: true, ..all.clone() }),
         (
             0,
             Kind::Oldest,
             Filter {
                 tables: vec!["b", "wide", "a"],
+                prefix: "k0",
                 condition: Some(Cond::IsMissing("n", false)),
                 before: true,
                 ..all.clone()
@@ -364,9 +387,12 @@ impl Watching {
                 Kind::Rows => Start::InitialRows,
             };
             let mut watcher = Watcher::new(Checker::new(filter, start));
-            if kind == Kind::Slow {
-                watcher.pause = Some((50, Duration::from_millis(40)));
-            }
+            watcher.pause = match kind {
+                Kind::Slow => Some((50, Duration::from_millis(40))),
+                // Long enough for a reader to be killed while the rows come.
+                Kind::Rows => Some((1, ROWS_PAUSE)),
+                _ => None,
+            };
             // What is folded must not be above where it begins.
             let first = if matches!(kind, Kind::Middle | Kind::Slow | Kind::Time) { middle } else { 0 };
             watcher.position.store(first, Ordering::Relaxed);
@@ -387,8 +413,8 @@ impl Watching {
         let mut wrong = Vec::new();
         for (kind, position, following) in self.begun {
             match tokio::time::timeout(Duration::from_secs(120), following).await {
-                Ok(Ok(Ok(Watcher { streams, checker, .. }))) => {
-                    eprintln!("{kind:?}: {streams} streams, {:?}", checker.counts);
+                Ok(Ok(Ok(Watcher { streams, streams_in_rows, checker, .. }))) => {
+                    eprintln!("{kind:?}: {streams} streams, {streams_in_rows} in rows, {:?}", checker.counts);
                 }
                 Ok(ended) => wrong.push(format!("{kind:?}: {ended:?}")),
                 Err(_) => wrong.push(format!("{kind:?} does not get to the end: it is at {position:?}")),
@@ -419,7 +445,7 @@ async fn the_six_guarantees_hold_whatever_happens() {
     let mut clients = Vec::new();
     for number in 0..TABLES.len() {
         let (url, journal, events) = (site.writer_url.clone(), site.journal.clone(), events.clone());
-        let (desk, dice) = (Desk::default(), Dice(77 + number as u64));
+        let (desk, dice) = (Desk::default(), Dice(seed() + number as u64));
         let mut client =
             Client { number, url, writer: None, desk, dice, journal, events, calls: 0, retries: 0 };
         client.create_tables().await;

@@ -127,6 +127,7 @@ async fn rows_at_the_start_are_resumed_in_the_midst_at_another_reader() {
                 other => panic!("{other:?}"),
             }
             batches += 1;
+            assert!(batches < 2 * ROWS, "rows come again and again");
             let token = stream.token.clone();
             let reader = &mut readers[batches % 2];
             stream = watch(reader, resume(&token, &request)).await.unwrap();

@@ -125,6 +125,11 @@ impl Checker {
         self.position
     }
 
+    /// Rows at the start were asked for.
+    pub fn wants_rows(&self) -> bool {
+        self.start.has_rows()
+    }
+
     /// The rows at the start are still coming.
     pub fn in_rows(&self) -> bool {
         self.rows.is_some()
