@@ -118,6 +118,12 @@ impl Watcher {
     /// A stream from where the last one ended; the inner error is one that another try may not meet.
     async fn open(&mut self, url: &str) -> Result<Result<Stream, Status>, Violation> {
         let endpoint = Endpoint::from_shared(url.to_owned()).unwrap().connect_timeout(Duration::from_secs(2));
+        // What is not read must not wait in this process.
+        let endpoint = if self.pause.is_some() {
+            endpoint.initial_stream_window_size(64 << 10).initial_connection_window_size(64 << 10)
+        } else {
+            endpoint
+        };
         let channel = match endpoint.connect().await {
             Ok(channel) => channel,
             Err(e) => return Ok(Err(Status::unavailable(e.to_string()))),
