@@ -131,7 +131,7 @@ async fn a_watcher_that_stops_reading_is_nobody_elses_trouble() {
     let plain_daemon = Daemon::start("driftdb-reader", cluster.dir.path(), &READER);
     let mut plain = plain_daemon.as_reader().await;
     for reader in [&mut plain, &mut cluster.reader] {
-        let request = v1::ListTablesRequest { freshness: Some(reads.clone()), ..Default::default() };
+        let request = v1::ListTablesRequest { freshness: Some(reads), ..Default::default() };
         reader.list_tables(request).await.unwrap();
     }
     let stalled = narrow(&cluster.reader_daemon).await;
