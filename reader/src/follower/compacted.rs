@@ -17,7 +17,7 @@ use super::*;
 
 pub(super) struct Writing {
     pub(super) disk: SimDisk,
-    log: RefCell<Log>,
+    pub(super) log: RefCell<Log>,
 }
 
 fn plain(error: AppendError) -> Error {
@@ -51,10 +51,14 @@ impl Writing {
     }
 
     pub(super) fn insert(&self, seq: u64) {
+        self.insert_into(1, seq);
+    }
+
+    pub(super) fn insert_into(&self, table: u64, seq: u64) {
         let key = Key::Str(format!("k{seq:02}").into());
         let document = Document::from_json(&format!(r#"{{"id":"{key}"}}"#)).unwrap();
         let mut group = Group { last_seq: seq, last_ms: seq, ..Group::default() };
-        let frames = group.tables.entry(1).or_default();
+        let frames = group.tables.entry(table).or_default();
         frames.last_seq = seq;
         let meta = CommitMeta::default();
         frames.frames.push(seq, seq, EventType::Insert, |out| {

@@ -254,3 +254,32 @@ fn a_table_that_is_not_listed_yet_is_waited_for() {
     }
     assert!(waited > 0, "nothing was stale");
 }
+
+/// HEAD is seen as it was before what the newest snapshots rest on: what no snapshot holds of that is not known to be read.
+#[test]
+fn a_head_older_than_snapshots_is_not_believed() {
+    let mut waited = 0;
+    for seed in 0..40 {
+        let writing = Writing::start(3);
+        super::tests::create(&mut writing.log.borrow_mut(), 4, "u");
+        let old = writing.disk.bytes(dir().head()).unwrap();
+        writing.insert_into(4, 5);
+        writing.insert(6);
+        writing.snapshot();
+        let stale = Stale::new(writing.disk.clone(), seed);
+        stale.files.lock().insert(dir().head(), old);
+        let mut follower = follower_on(stale);
+        for _ in 0..100 {
+            look(&mut follower);
+            let applied = follower.replica().applied();
+            if applied.seq < 6 {
+                waited += 1;
+                continue;
+            }
+            let counts = applied.tables["u"].counts(applied.seq).unwrap();
+            assert_eq!(counts.rows, 1, "seed {seed}: a commit is missing");
+        }
+        assert_eq!(follower.replica().applied().seq, 6);
+    }
+    assert!(waited > 0, "nothing was stale");
+}
