@@ -61,6 +61,7 @@ fn what_is_wrong_is_refused_as_usage() {
         "driftctl bench --phases W9",
         "driftctl snapshot",
         "driftctl compact --yes",
+        "driftctl storage-check",
     ] {
         assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
     }
