@@ -104,7 +104,7 @@ pub enum Command {
         after_help = "Examples:\n  driftctl dev\n  driftctl dev -d ./mydata --listen 127.0.0.1:7501 --reader-listen 127.0.0.1:7502"
     )]
     Dev(Dev),
-    /// Take a tour: 10,000 orders, queries, time travel, drift and diff on a fresh directory
+    /// Take a tour: 10,000 orders, queries, time travel, drift, diff and a watch on a fresh directory
     Demo(Demo),
     /// Run DriftQL: from -e, from a file, or from stdin
     #[command(after_help = SQL_EXAMPLES)]
