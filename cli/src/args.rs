@@ -12,7 +12,7 @@ mod maintenance;
 mod tests;
 mod watch;
 
-pub use maintenance::{Compact, Doctor, Snapshot, Verify};
+pub use maintenance::{Compact, Doctor, Snapshot, StorageCheck, StoragePeer, Verify};
 pub use watch::Watch;
 
 /// Where the writer is looked for when nobody says.
@@ -52,7 +52,7 @@ A moment (--as-of, --from, --to, --until) is one of:
 
 Exit codes:
   0 done, 1 error, 2 usage, 3 nothing reachable, 4 not found, 5 precondition failed,
-  6 damage found, 130 interrupted
+  6 damage found or storage unsafe, 130 interrupted
 
 Data goes to stdout, everything else to stderr.";
 
@@ -155,6 +155,12 @@ pub enum Command {
     /// Examine a data directory without daemons
     #[command(after_help = "Example:\n  driftctl doctor -d ./mydata")]
     Doctor(Doctor),
+    /// Try what a file system does of what DriftDB needs, from two processes
+    #[command(after_help = maintenance::STORAGE_EXAMPLES)]
+    StorageCheck(StorageCheck),
+    /// The other process of `storage-check`
+    #[command(hide = true)]
+    StoragePeer(StoragePeer),
     /// Show the writer, the readers, how far behind they are, and the tables
     Status,
     /// Measure this machine, or a deployment: JSON lines, a figure each

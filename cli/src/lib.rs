@@ -98,6 +98,8 @@ async fn dispatch(cli: Cli, out: &mut Output) -> Outcome {
         Command::BenchServer(args) => commands::bench::ceiling::run(args, out).await,
         Command::Doctor(args) => commands::doctor::run(&args, &global, out).await,
         Command::Completions(args) => commands::completions::run(&args, out),
+        Command::StorageCheck(args) => commands::storage_check::run(&args, out).await,
+        Command::StoragePeer(args) => commands::storage_check::peer::run(&args, out),
         command => {
             let mut client = Client::new(&global);
             let outcome = with_client(command, &mut client, out).await;

@@ -16,6 +16,9 @@ use tokio::sync::watch;
 
 use crate::subscriptions::{LiveCommit, Subscriptions};
 
+/// A look at HEAD may be so long ago before a reader that knows of nothing newer is said to lag.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// Tables by name, dropped ones too.
 pub type Tables = BTreeMap<String, Arc<Timeline>>;
 
@@ -43,6 +46,8 @@ pub struct Replica {
     /// Told of every look at HEAD, so that waiting requests look again.
     looked: watch::Sender<u64>,
     subscriptions: Arc<Subscriptions>,
+    /// How often tables have been taken anew from their files, because the old ones were gone.
+    renewals: AtomicU64,
 }
 
 impl Replica {
@@ -57,6 +62,7 @@ impl Replica {
             problem: Mutex::new(None),
             looked: watch::Sender::new(0),
             subscriptions: Arc::default(),
+            renewals: AtomicU64::new(0),
         }
     }
 
@@ -73,6 +79,16 @@ impl Replica {
     /// The newest commits for watches, and how many of those there are.
     pub fn subscriptions(&self) -> &Arc<Subscriptions> {
         &self.subscriptions
+    }
+
+    /// How often tables have been taken anew. What reads from those of before may find its files gone.
+    pub fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Acquire)
+    }
+
+    /// Tells that tables have been taken anew, and are shown.
+    pub fn renewed(&self) {
+        self.renewals.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The time of a commit, in milliseconds since 1970; `None` where no table keeps it.
@@ -113,6 +129,13 @@ impl Replica {
     /// How long ago everything published had last been applied.
     pub fn staleness(&self) -> Duration {
         self.current_at.lock().elapsed()
+    }
+
+    /// How far behind it is: nothing where all that HEAD tells of is applied, and HEAD can be read.
+    pub fn lag(&self) -> Duration {
+        let staleness = self.staleness();
+        let has_all = self.applied.load().seq >= self.known_seq() && self.problem.lock().is_none();
+        if has_all && staleness <= QUIET { Duration::ZERO } else { staleness }
     }
 
     /// Why the follower cannot go on.

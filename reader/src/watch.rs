@@ -13,7 +13,7 @@ use driftdb_common::service::convert;
 use driftdb_common::service::status::to_status;
 use driftdb_common::table::history::Images;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 use tonic::Status;
@@ -25,7 +25,7 @@ use crate::subscriptions::{LiveCommit, Next, Subscription};
 use crate::token::WatchToken;
 use crate::watch::catch_up::CatchUp;
 use crate::watch::filter::Filter;
-use crate::watch::initial::InitialRows;
+use crate::watch::initial::{Batch, InitialRows};
 use crate::watch::live::Delivery;
 use crate::watch::message::Assembler;
 
@@ -35,6 +35,9 @@ mod initial;
 mod live;
 mod message;
 mod start;
+
+/// How long to wait for tables to be taken anew, where their files are gone.
+const RENEWAL: Duration = Duration::from_secs(5);
 
 /// One WatchDrift under way. It computes a message when the subscriber takes one, and holds no more than a few.
 #[derive(Debug)]
@@ -56,6 +59,8 @@ pub struct Watch {
     /// The commit at which the subscriber is told that it follows the head; none where it has been.
     catching_up_to: Option<u64>,
     head: watch::Receiver<u64>,
+    /// What the tables read from were: the replica's count of renewals.
+    renewals: u64,
     sent_at: Instant,
     _subscription: Subscription,
 }
@@ -148,13 +153,39 @@ impl Watch {
 
     fn open(&mut self, rows: Option<(u64, Option<Key>)>) -> Result<Event> {
         self.phase = match rows {
-            Some(place) => {
-                let rows = InitialRows::new(Arc::clone(&self.filter), &self.replica, self.position, place);
-                Phase::Rows(Box::new(rows))
-            }
+            Some(place) => Phase::Rows(self.initial_rows(place)),
             None => Phase::CatchingUp(None),
         };
         Ok(Event::Opened(self.header()?))
+    }
+
+    fn initial_rows(&self, place: (u64, Option<Key>)) -> Box<InitialRows> {
+        Box::new(InitialRows::new(Arc::clone(&self.filter), &self.replica, self.position, place))
+    }
+
+    /// After a failure: waits until the tables have been taken anew from their files, where that is what it takes. What has
+    /// not been sent is gone through again.
+    async fn renew(&mut self, error: Error) -> Result<()> {
+        if error.reason() != Reason::Corrupt {
+            return Err(error);
+        }
+        let deadline = Instant::now() + RENEWAL;
+        let mut looks = self.replica.looks();
+        while self.replica.renewals() == self.renewals {
+            if timeout_at(deadline, looks.changed()).await.is_err() {
+                return Err(error);
+            }
+        }
+        if self.out.is_within() {
+            // The parts that were sent cannot be taken back: from the last token on they come again.
+            let message =
+                "the files of a commit were replaced while it was sent: go on with the resume token";
+            return Err(Error::new(Reason::FileGone, message));
+        }
+        self.renewals = self.replica.renewals();
+        self.out = Assembler::new(self.format);
+        self.gone_through = self.position;
+        Ok(())
     }
 
     /// The next batch of initial rows, or that there are no more. A batch without rows says that the stream is alive.
@@ -176,7 +207,15 @@ impl Watch {
                 break;
             }
         }
-        let Some(batch) = batch? else {
+        let batch = match batch {
+            Err(error) => {
+                self.renew(error).await?;
+                rows = self.initial_rows(rows.place());
+                Some(Batch::default())
+            }
+            Ok(batch) => batch,
+        };
+        let Some(batch) = batch else {
             self.phase = Phase::CatchingUp(None);
             let header = self.header()?;
             return self.message(Event::RowsDone(header));
@@ -226,25 +265,18 @@ impl Watch {
             (way, out, reached)
         })
         .await?;
+        self.out = out;
         match reached {
             Ok(reached) => {
-                self.out = out;
                 self.gone_through = reached;
                 self.phase = Phase::CatchingUp(Some(way).filter(|way| !way.is_done()));
-                Ok(None)
             }
-            Err(error) if way.is_replaced(&self.replica, &error) => {
-                if out.is_within() {
-                    // The parts that were sent cannot be taken back: from the last token on they come again.
-                    let message =
-                        "the files of a commit were replaced while it was sent: go on with the resume token";
-                    return Err(Error::new(Reason::FileGone, message));
-                }
+            Err(error) => {
+                self.renew(error).await?;
                 self.phase = Phase::CatchingUp(None);
-                Ok(None)
             }
-            Err(error) => Err(error),
         }
+        Ok(None)
     }
 
     /// Delivers what the ring has, and waits for more.
@@ -289,7 +321,7 @@ impl Watch {
         let seq = commit.info.seq;
         let wanted = self.filter.images(self.images);
         let done = if delivery.is_ready(&self.filter, wanted) {
-            delivery.step(&self.filter, self.images, &mut self.out)?
+            delivery.step(&self.filter, self.images, &mut self.out)
         } else {
             // Rows that only files have.
             let mut out = std::mem::replace(&mut self.out, Assembler::new(self.format));
@@ -301,13 +333,20 @@ impl Watch {
             })
             .await?;
             self.out = out;
-            done?
+            done
         };
-        if done {
-            self.out.finish_before(seq + 1);
-            self.gone_through = seq;
+        match done {
+            Ok(true) => {
+                self.out.finish_before(seq + 1);
+                self.gone_through = seq;
+                self.phase = Phase::Following(None);
+            }
+            Ok(false) => self.phase = Phase::Following(Some(delivery)),
+            Err(error) => {
+                self.renew(error).await?;
+                self.phase = Phase::CatchingUp(None);
+            }
         }
-        self.phase = Phase::Following(Some(delivery).filter(|_| !done));
         Ok(())
     }
 

@@ -3,12 +3,19 @@
 #![allow(dead_code, reason = "every test file uses its own part of the harness")]
 
 pub mod calls;
+pub mod checker;
+pub mod churn;
 pub mod condition;
 pub mod database;
+pub mod filter;
+pub mod history;
 pub mod keeper;
 pub mod model;
 pub mod refusal;
 pub mod script;
+pub mod transcript;
+pub mod watcher;
+pub mod watching;
 pub mod world;
 
 use std::io::{BufRead, BufReader};

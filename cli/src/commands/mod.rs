@@ -23,6 +23,7 @@ pub mod shell;
 pub mod snapshot;
 pub mod sql;
 pub mod status;
+pub mod storage_check;
 pub mod verify;
 pub mod watch;
 

@@ -78,11 +78,6 @@ impl Select {
         self.count
     }
 
-    /// The table's state that is read.
-    pub fn view(&self) -> &View {
-        &self.view
-    }
-
     /// The last row read, matching or not: the answer goes on after it.
     pub fn last_key(&self) -> Option<&Key> {
         self.selection.after.as_ref()

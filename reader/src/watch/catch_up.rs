@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::Result;
 use driftdb_common::limits;
 use driftdb_common::table::chain::Spot;
 use driftdb_common::table::history::{Bounds, Change, History, Images, Wanted};
@@ -116,15 +116,6 @@ impl CatchUp {
     /// Whether everything has been gone through.
     pub fn is_done(&self) -> bool {
         self.next.is_empty()
-    }
-
-    /// Whether a step failed because tables have been taken anew from their files, which the old ones made room for.
-    pub fn is_replaced(&self, replica: &Replica, error: &Error) -> bool {
-        let applied = replica.applied();
-        let newest = self.filter.timelines(&applied);
-        let known = self.sources.iter().map(|source| source.history.timeline());
-        error.reason() == Reason::Corrupt
-            && known.zip(newest).any(|(known, newest)| !Arc::ptr_eq(known, newest))
     }
 }
 

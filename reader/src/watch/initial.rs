@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::{Reason, Result};
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
 use driftdb_common::query::exec::{Select, Selection, Stretch};
@@ -38,7 +38,7 @@ struct Current {
 }
 
 /// A stretch of initial rows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Batch {
     /// The table by name.
     pub table: String,
@@ -78,15 +78,7 @@ impl InitialRows {
                 self.current = self.begin(replica, table, after)?;
             }
             let Some(Current { table, select }) = &mut self.current else { continue };
-            let stretch = match select.next_stretch(ROWS_PER_STEP, limits::MESSAGE_BYTES) {
-                Err(error) if is_replaced(replica, select, &table.1, &error) => {
-                    let (table, after) = (table.clone(), select.last_key().cloned());
-                    self.current = self.begin(replica, table, after)?;
-                    continue;
-                }
-                stretch => stretch?,
-            };
-            let Stretch { mut rows, done } = stretch;
+            let Stretch { mut rows, done } = select.next_stretch(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
             rows.retain(|row| self.filter.rows.passes(&row.key));
             let (id, name) = table.clone();
             if done {
@@ -115,12 +107,4 @@ impl InitialRows {
         let select = Select::new(view, Selection { condition, after, ..Selection::default() });
         Ok(Some(Current { table, select }))
     }
-}
-
-/// Whether a read failed because the table has been taken anew from its files, which the old ones made room for.
-fn is_replaced(replica: &Replica, select: &Select, table: &str, error: &Error) -> bool {
-    let applied = replica.applied();
-    let newest = applied.table(table);
-    error.reason() == Reason::Corrupt
-        && newest.is_ok_and(|newest| !Arc::ptr_eq(newest, select.view().timeline()))
 }

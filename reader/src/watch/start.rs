@@ -55,6 +55,7 @@ impl Watch {
             gone_through: position,
             phase: Phase::Opening(rows),
             catching_up_to: None,
+            renewals: replica.renewals(),
             head,
             sent_at: Instant::now(),
             _subscription: subscription,

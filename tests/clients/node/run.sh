@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs orders.mjs and the README's example against a writer and a reader on an empty directory.
+# Runs the programs beside it and the README's example, each against daemons on an empty directory.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../.."
@@ -18,6 +18,7 @@ if ! cmp -s "$here/package-lock.json" "$modules/installed.json"; then
     (cd "$modules" && npm ci --silent --ignore-scripts --no-audit --no-fund)
     cp "$here/package-lock.json" "$modules/installed.json"
 fi
+cp "$here"/{daemons,guide,model,watching}.mjs docs/examples/watch.mjs "$modules"
 cp "$here/orders.mjs" "$modules/test.mjs"
 cp docs/examples/orders.mjs "$modules/example.mjs"
 
@@ -25,3 +26,7 @@ cp docs/examples/orders.mjs "$modules/example.mjs"
 export DRIFTDB_WRITER=$writer DRIFTDB_READER=$reader
 node "$modules/test.mjs"
 said "$example_says" "$(node "$modules/example.mjs")"
+# A stream that stands still would wait for ever.
+export DRIFTDB_BIN=$bin
+timeout 300 node "$modules/watching.mjs"
+timeout 300 node "$modules/guide.mjs"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs orders.py and the README's example against a writer and a reader on an empty directory.
+# Runs the programs beside it, the README's example and the guides' lines, each against daemons on an empty directory.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../.."
@@ -17,6 +17,11 @@ fi
 mkdir "$work/stubs"
 "$venv/bin/python" -m grpc_tools.protoc -I proto --python_out="$work/stubs" --grpc_python_out="$work/stubs" \
     proto/driftdb/v1/{types,writer,reader}.proto
-export PYTHONPATH="$work/stubs"
+export PYTHONPATH="$work/stubs:docs/examples" PYTHONDONTWRITEBYTECODE=1 DRIFTDB_BIN=$bin
 "$venv/bin/python" "$here/orders.py" --writer "$writer" --reader "$reader"
 said "$example_says" "$(DRIFTDB_WRITER=$writer DRIFTDB_READER=$reader "$venv/bin/python" docs/examples/orders.py)"
+# A stream that stands still would wait for ever.
+for program in aio.py watching.py "guide.py docs/python.md" "grpcurl.py docs/grpcurl.md docs/replicas.md"; do
+    # shellcheck disable=SC2086 # a program and what it is given
+    timeout 300 "$venv/bin/python" "$here"/$program
+done

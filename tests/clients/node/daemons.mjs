@@ -1,0 +1,42 @@
+// Daemons for the programs beside it: on free ports, ended by the process that was started.
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+
+const running = new Set();
+
+async function start(name, directory) {
+  const args = ["--data", join(directory, "data"), "--listen", "127.0.0.1:0", "--log", "error"];
+  const child = spawn(join(process.env.DRIFTDB_BIN, `driftdb-${name}`), args, { stdio: ["ignore", "pipe", "inherit"] });
+  const ended = once(child, "exit");
+  running.add(child);
+  const [said] = await Promise.race([once(createInterface(child.stdout), "line"), ended]);
+  const [, address] = /^listening on (.+)$/.exec(said) ?? [];
+  if (!address) throw new Error(`${name} says ${said} instead of where it listens`);
+  const kill = async () => {
+    // What kill -9 does: nothing is said, nothing is put away.
+    child.kill("SIGKILL");
+    await ended;
+    running.delete(child);
+  };
+  return { address, kill };
+}
+
+// Runs a step with a writer, and readers as it needs them, on a directory of its own.
+export async function withDaemons(step) {
+  const directory = mkdtempSync(join(tmpdir(), "driftdb-"));
+  try {
+    const writer = await start("writer", directory);
+    await step({ writer: writer.address, reader: () => start("reader", directory) });
+  } finally {
+    const ended = [...running].map((child) => once(child, "exit"));
+    for (const child of running) child.kill("SIGKILL");
+    await Promise.all(ended);
+    running.clear();
+    rmSync(directory, { recursive: true });
+  }
+}

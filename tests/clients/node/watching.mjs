@@ -1,0 +1,307 @@
+// DriftDB from Node: streams of what happens, over readers that are killed, with filters, and as a copy of a table.
+//
+// Run by run.sh. Readers are killed while commits go on; what came is compared with a model of what was written.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import grpc from "@grpc/grpc-js";
+import { loadSync } from "@grpc/proto-loader";
+import { withDaemons } from "./daemons.mjs";
+import { Model, commitsOf, document, materialise, value } from "./model.mjs";
+import { reasonOf, watch } from "./watch.mjs";
+
+const COMMITS = 240;
+// How far commits run ahead of a stream, so that readers are killed among them and not after them.
+const AHEAD = 30;
+const heartbeat = { nanos: 100_000_000 };
+const images = { withBefore: true, withAfter: true };
+
+const files = ["driftdb/v1/writer.proto", "driftdb/v1/reader.proto"];
+const definition = loadSync(files, { includeDirs: ["proto"], longs: String, enums: String, arrays: true });
+const { WriterService, ReaderService } = grpc.loadPackageDefinition(definition).driftdb.v1;
+const plain = grpc.credentials.createInsecure();
+const call = (client, method, request) =>
+  new Promise((resolve, reject) => client[method](request, (error, answer) => (error ? reject(error) : resolve(answer))));
+const apply = async (writer, request) => (await call(writer, "apply", request)).token;
+const request = (fields) => ({ tables: ["parcels"], ...fields });
+
+// Makes commits while a stream is read, never far ahead of it.
+class Load {
+  room = AHEAD;
+  done = false;
+  #wake = () => {};
+
+  constructor(writer, model) {
+    this.model = model;
+    this.run = this.#run(writer).then(() => (this.done = true));
+    this.run.catch(() => {}); // whoever reads the stream is told by finished()
+  }
+
+  async #run(writer) {
+    for (let number = 0; number < COMMITS; number++) {
+      while (this.room === 0) await new Promise((resolve) => (this.#wake = resolve));
+      this.room--;
+      this.model.applied(await apply(writer, this.model.next()));
+    }
+  }
+
+  seen(commits = 1) {
+    this.room += commits;
+    this.#wake();
+  }
+
+  // Whether all commits have been made; fails where one has.
+  async finished() {
+    await Promise.race([this.run, Promise.resolve()]);
+    return this.done;
+  }
+}
+
+// How far a message says that everything has been sent.
+const reachedBy = ({ progress, caughtUp }) => Number((progress ?? caughtUp)?.readSeq ?? 0);
+const upTo = (last, commits) => commits.map(([seq]) => seq).filter((seq) => seq <= last);
+
+// Yields how many commits of a load have come, up to its last; checks them all.
+async function* follow(load, addresses, afterSeq) {
+  const seen = [];
+  for await (const message of watch(addresses, request({ afterSeq, heartbeat, ...images }))) {
+    for (const commit of commitsOf(message)) {
+      load.seen();
+      yield seen.push(commit);
+    }
+    const done = await load.finished();
+    // What a stream says of itself is true: nothing up to there is still to come.
+    const reached = reachedBy(message);
+    const expected = load.model.matching(() => true, afterSeq);
+    const last = expected.at(-1)?.[0] ?? 0;
+    assert.deepEqual(upTo(Math.min(reached, last), seen), upTo(reached, expected));
+    if (done && reached >= last) {
+      assert.deepEqual(seen, expected);
+      return;
+    }
+  }
+}
+
+// From the first commit on: `opened`, the table's creation, each commit, and the end that was asked for.
+async function wholeStream({ daemons, writer, model }) {
+  for (let number = 0; number < 20; number++) model.applied(await apply(writer, model.next()));
+  const messages = [];
+  const reader = new ReaderService((await daemons.reader()).address, plain);
+  const everything = request({ afterSeq: 0, untilSeq: model.last(), ...images });
+  for await (const message of reader.watchDrift(everything)) messages.push(message);
+  reader.close();
+  assert.ok(messages[0].opened);
+  assert.ok(messages.every((message) => message.resumeToken?.length > 0));
+  const schema = messages.find((message) => message.commit).commit.changes[0];
+  assert.equal(schema.kind, "CHANGE_KIND_SCHEMA");
+  assert.equal(value(schema.payload).action, "create");
+  assert.deepEqual(messages.flatMap(commitsOf), model.commits);
+  console.log(`  ${model.commits.length} commits from the first on, with rows before and after`);
+}
+
+// One reader, killed now and then among commits, and started again: each commit once, in order.
+async function restartedReader({ daemons, writer, model }) {
+  const began = model.last();
+  let [reader, kills, seen] = [await daemons.reader(), 0, 0];
+  const addresses = [reader.address];
+  for await (seen of follow(new Load(writer, model), addresses, began)) {
+    if (seen % 60 !== 30) continue;
+    await reader.kill();
+    reader = await daemons.reader();
+    addresses[0] = reader.address;
+    kills++;
+  }
+  assert.deepEqual([seen, kills], [COMMITS, 4]);
+  console.log(`  ${seen} commits, each once and in order, over ${kills} restarts of the reader`);
+}
+
+// Two readers in a client's list: where one is killed the other goes on, and back.
+async function failOver({ daemons, writer, model }) {
+  const began = model.last();
+  const readers = [await daemons.reader(), await daemons.reader()];
+  const addresses = readers.map((reader) => reader.address);
+  let seen = 0;
+  for await (seen of follow(new Load(writer, model), addresses, began)) {
+    if (seen === COMMITS / 3) await readers[0].kill();
+    if (seen === COMMITS / 2) {
+      addresses[0] = (await daemons.reader()).address;
+      await readers[1].kill();
+    }
+  }
+  assert.equal(seen, COMMITS);
+  console.log("  from one reader to the other and back, with nothing missing");
+}
+
+// Conditions on the row before or after, keys and prefixes; a filter goes on where it was, at another reader.
+async function filtered({ daemons, writer, model }) {
+  const began = model.last();
+  for (let number = 0; number < COMMITS; number++) model.applied(await apply(writer, model.next()));
+  const sent = ({ before, after }) => before?.status === "sent" || after?.status === "sent";
+  for (const [what, passes, filter] of [
+    ["where", sent, { where: "status = $1", params: [JSON.stringify("sent")] }],
+    ["keys", ({ key }) => key === "p007" || key === "p011", { keys: ["p007", "p011"] }],
+    ["keyPrefix", ({ key }) => key.startsWith("p00"), { keyPrefix: "p00" }],
+  ]) {
+    const reader = await daemons.reader();
+    const [addresses, seen] = [[reader.address], []];
+    for await (const message of watch(addresses, request({ afterSeq: began, untilSeq: model.last(), ...images, ...filter }))) {
+      seen.push(...commitsOf(message));
+      if (seen.length === 5 && addresses[0] === reader.address) {
+        await reader.kill();
+        addresses[0] = (await daemons.reader()).address;
+      }
+    }
+    const expected = model.matching(passes, began);
+    assert.deepEqual(seen, expected, what);
+    assert.ok(expected.length > 5 && expected.length < COMMITS, what);
+    console.log(`  ${what}: ${seen.length} of ${COMMITS} commits pass`);
+  }
+}
+
+// The rows, then what changes, with no gap: a copy is what a select at the same moment says, over restarts.
+async function copy({ daemons, writer, model }) {
+  model.applied(await apply(writer, model.fill(3000, 400)));
+  const began = model.last();
+  let [reader, batches, kills, changed, reached] = [await daemons.reader(), 0, 0, 0, 0];
+  const [addresses, rows, load] = [[reader.address], new Map(), new Load(writer, model)];
+  for await (const message of watch(addresses, request({ initialRows: true, heartbeat, withAfter: true }))) {
+    if (message.rows) batches++;
+    for (const row of message.rows?.rows ?? []) rows.set(row.key, value(row.document));
+    if (message.commit) {
+      materialise(rows, commitsOf(message).flatMap(([, changes]) => changes));
+      changed++;
+      load.seen();
+    }
+    // What was written before the rows were read comes as rows, not as commits.
+    if (message.rowsDone) load.seen(upTo(Number(message.rowsDone.readSeq), model.matching(() => true, began)).length);
+    if ((batches === 2 && kills === 0) || (changed === 50 && kills === 1)) {
+      await reader.kill();
+      reader = await daemons.reader();
+      addresses[0] = reader.address;
+      kills++;
+    }
+    reached = reachedBy(message);
+    if ((await load.finished()) && reached >= model.last()) break;
+  }
+  assert.ok(batches > 2 && kills === 2);
+  const selected = new Map();
+  const client = new ReaderService(reader.address, plain);
+  for await (const message of client.select({ table: "parcels", asOf: { seq: reached } })) {
+    for (const row of message.rows) selected.set(row.key, value(row.document));
+  }
+  client.close();
+  const sorted = (map) => [...map].sort(([a], [b]) => (a < b ? -1 : 1));
+  assert.deepEqual(sorted(rows), sorted(selected));
+  assert.deepEqual(sorted(rows), sorted(model.rows));
+  console.log(`  a copy of ${rows.size} rows in ${batches} messages and ${changed} commits is the table at commit ${reached}`);
+}
+
+// A large commit comes in parts without tokens. Those of a connection that broke among them are dropped.
+async function commitInParts({ daemons, writer }) {
+  await call(writer, "createTable", { table: "blobs", primaryKey: "id" });
+  const before = (await apply(writer, {})).seq;
+  const keys = Array.from({ length: 24 }, (_, number) => `b${number}`);
+  const operations = keys.map((id) => ({ table: "blobs", insert: document({ id, blob: "x".repeat(1_000_000) }) }));
+  const large = (await apply(writer, { operations })).seq;
+  const everything = { tables: ["blobs"], afterSeq: before, untilSeq: large };
+
+  const reader = await daemons.reader();
+  const [client, parts] = [new ReaderService(reader.address, plain), []];
+  let token;
+  const failure = await (async () => {
+    for await (const message of client.watchDrift(everything)) {
+      token = message.resumeToken ?? token;
+      if (!message.commit) continue;
+      // The rest cannot be on its way already: it is more than fits between the two.
+      if (parts.push(message) === 1) await reader.kill();
+    }
+  })().catch((error) => error);
+  client.close();
+  assert.equal(failure?.code, grpc.status.UNAVAILABLE, failure);
+  assert.ok(parts.length > 0 && parts.every(({ commit, resumeToken }) => commit.more && resumeToken === undefined));
+
+  const another = await daemons.reader();
+  const resumed = { tables: ["blobs"], untilSeq: large, resumeToken: token };
+  const commits = [];
+  for await (const { commit } of watch([another.address], resumed)) {
+    if (commit) commits.push(commit.changes.map((change) => change.key));
+  }
+  assert.deepEqual(commits, [keys]);
+  console.log(`  a commit of ${keys.length} MiB, begun anew where the reader was killed after ${parts.length} of its parts`);
+}
+
+// What a stream is refused for, and how a copy starts over.
+async function refused({ daemons, writer, model }) {
+  const { address } = await daemons.reader();
+  const reader = new ReaderService(address, plain);
+
+  async function expectError(code, reason, fields) {
+    const failing = async () => {
+      for await (const message of reader.watchDrift(request(fields))) assert.ok(message.opened);
+    };
+    const error = await failing().then(() => assert.fail(`expected ${reason}`), (error) => error);
+    assert.deepEqual([grpc.status[error.code], reasonOf(error)], [code, reason], error);
+    console.log(`  ${code} ${reason}: ${error.details}`);
+  }
+
+  const stream = reader.watchDrift(request({ where: 'status = "sent"' }));
+  const [{ opened, resumeToken }] = await once(stream, "data");
+  stream.on("error", (error) => assert.equal(error.code, grpc.status.CANCELLED));
+  stream.cancel();
+  await expectError("INVALID_ARGUMENT", "FILTER_MISMATCH", { resumeToken, where: 'status = "packed"' });
+  await expectError("INVALID_ARGUMENT", "QUERY_SYNTAX", { where: "status =" });
+  const epoch = String(BigInt(opened.epoch) ^ 1n);
+  await expectError("FAILED_PRECONDITION", "EPOCH_CHANGED", { afterSeq: 1, epoch });
+  model.applied(await apply(writer, model.next()));
+  for await (const _ of writer.compact({ table: "parcels", before: { seq: model.last() } }));
+  await call(reader, "get", { table: "parcels", keys: ["p001"], freshness: { minSeq: model.last() } });
+  await expectError("OUT_OF_RANGE", "BELOW_FLOOR", { afterSeq: 1 });
+  reader.close();
+  const rows = new Map();
+  let copies = 0;
+  for await (const message of watch([address], request({ afterSeq: 1, epoch }))) {
+    if (message.opened) copies++;
+    for (const row of message.rows?.rows ?? []) rows.set(row.key, value(row.document));
+    if (message.rowsDone) break;
+  }
+  assert.equal(copies, 1);
+  assert.equal(rows.size, model.rows.size);
+  console.log("  started over with the rows that there are, where the start was of another epoch");
+}
+
+// docs/examples/watch.mjs as a user runs it, with the reader that it asks killed on the way.
+async function example({ daemons, writer }) {
+  const orders = (...keys) =>
+    apply(writer, { operations: keys.map((id) => ({ table: "orders", put: document({ id }) })) });
+  await call(writer, "createTable", { table: "orders", primaryKey: "id" });
+  await orders("o1", "o2");
+  const readers = [await daemons.reader(), await daemons.reader()];
+  const env = { ...process.env, DRIFTDB_READER: readers.map((reader) => reader.address).join(",") };
+  const program = spawn(process.execPath, [new URL("watch.mjs", import.meta.url).pathname], { env, stdio: ["ignore", "pipe", "inherit"] });
+  const lines = createInterface(program.stdout)[Symbol.asyncIterator]();
+  const said = [(await lines.next()).value];
+  await orders("o3", "o4", "o5");
+  said.push((await lines.next()).value);
+  await readers[0].kill();
+  await apply(writer, { operations: [{ table: "orders", key: "o1", softDelete: {} }] });
+  await call(writer, "dropTable", { table: "orders" });
+  said.push((await lines.next()).value, (await lines.next()).value);
+  program.kill();
+  const expected = [[2, 2], [3, 5], [4, 4], [5, 0]];
+  assert.deepEqual(said, expected.map(([seq, orders]) => `as of commit ${seq}: ${orders} orders`));
+  console.log("  the guide's program goes on at the next reader");
+}
+
+const started = performance.now();
+for (const steps of [[wholeStream, restartedReader, failOver, filtered, copy, commitInParts, refused], [example]]) {
+  await withDaemons(async (daemons) => {
+    const writer = new WriterService(daemons.writer, plain);
+    const model = new Model(7);
+    if (steps[0] !== example) await call(writer, "createTable", { table: "parcels", primaryKey: "id" });
+    for (const step of steps) await step({ daemons, writer, model });
+    writer.close();
+  });
+}
+console.log(`node watching: ok (${((performance.now() - started) / 1000).toFixed(1)} s)`);

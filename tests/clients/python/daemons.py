@@ -1,0 +1,50 @@
+"""Daemons for the programs beside it: on free ports, ended by the process that was started."""
+
+import os
+import subprocess
+import tempfile
+
+
+class Daemon:
+    """driftdb-writer or driftdb-reader on a data directory."""
+
+    def __init__(self, name, data, *options):
+        program = os.path.join(os.environ["DRIFTDB_BIN"], f"driftdb-{name}")
+        command = [program, "--data", data, "--listen", "127.0.0.1:0", "--log", "error", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        said = self.process.stdout.readline().strip()
+        self.address = said.removeprefix("listening on ")
+        assert self.address != said, f"{name} says {said!r} instead of where it listens"
+
+    def kill(self):
+        """What kill -9 does: nothing is said, nothing is put away."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+class Daemons:
+    """A writer, and readers as they are needed, on a directory of their own."""
+
+    def __enter__(self):
+        self.directory = tempfile.TemporaryDirectory()
+        self.running = []
+        self.writer = self.start("writer").address
+        return self
+
+    def start(self, name, *options):
+        daemon = Daemon(name, os.path.join(self.directory.name, "data"), *options)
+        self.running.append(daemon)
+        return daemon
+
+    def reader(self):
+        return self.start("reader")
+
+    def kill(self, daemon):
+        self.running.remove(daemon)
+        daemon.kill()
+
+    def __exit__(self, *_):
+        for daemon in reversed(self.running):
+            daemon.kill()
+        self.directory.cleanup()

@@ -1,0 +1,176 @@
+//! A watcher that goes on through whatever happens to readers, and has all that comes checked.
+
+#![allow(dead_code, reason = "every test file uses its own part of the watcher")]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use driftdb::v1;
+use tokio::sync::watch;
+use tonic::transport::Endpoint;
+use tonic::{Status, Streaming};
+
+use super::checker::{Checker, Violation, reach};
+use super::history::History;
+use super::{Reader, reason};
+
+pub type Stream = Streaming<v1::WatchDriftResponse>;
+
+/// How long anything may take that must come.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Progress at least every so many milliseconds.
+pub fn heartbeat(millis: u64) -> Option<prost_types::Duration> {
+    Some(Duration::from_millis(millis).try_into().unwrap())
+}
+
+/// What was acknowledged, as it grows.
+#[derive(Debug)]
+pub struct Journal {
+    history: RwLock<History>,
+    complete: watch::Sender<u64>,
+}
+
+impl Journal {
+    pub fn new() -> Arc<Journal> {
+        Arc::new(Journal { history: RwLock::default(), complete: watch::Sender::new(0) })
+    }
+
+    pub fn add(&self, commit: super::history::Committed) {
+        let mut history = self.history.write().unwrap();
+        history.add(commit);
+        self.complete.send_replace(history.complete());
+    }
+
+    /// Every commit up to this one is known.
+    pub fn complete(&self) -> u64 {
+        *self.complete.borrow()
+    }
+
+    /// Waits until every commit up to one is known.
+    pub async fn known(&self, seq: u64) {
+        let mut complete = self.complete.subscribe();
+        complete.wait_for(|complete| *complete >= seq).await.unwrap();
+    }
+
+    pub fn read<T>(&self, with: impl FnOnce(&History) -> T) -> T {
+        with(&self.history.read().unwrap())
+    }
+}
+
+/// A watcher in a task of its own.
+#[derive(Debug)]
+pub struct Watcher {
+    pub checker: Checker,
+    pub heartbeat_ms: u64,
+    /// Waits so long after every so many messages: a slow subscriber.
+    pub pause: Option<(u64, Duration)>,
+    /// Everything up to this commit has come, for others to see.
+    pub position: Arc<AtomicU64>,
+    pub streams: u64,
+}
+
+/// Whether a stream's end is one to be expected where readers come and go.
+fn is_passing(status: &Status) -> bool {
+    // What no reader said itself is a broken connection.
+    matches!(reason(status).as_str(), "" | "SHUTTING_DOWN" | "REPLICA_BEHIND")
+}
+
+impl Watcher {
+    pub fn new(checker: Checker) -> Watcher {
+        Watcher { checker, heartbeat_ms: 200, pause: None, position: Arc::default(), streams: 0 }
+    }
+
+    /// Follows whatever readers are up until everything up to the `end` has come.
+    pub async fn follow(
+        mut self,
+        readers: Arc<Mutex<Vec<String>>>,
+        journal: Arc<Journal>,
+        mut end: watch::Receiver<u64>,
+    ) -> Result<Watcher, Violation> {
+        let mut turn = Arc::as_ptr(&self.position) as usize / 64;
+        loop {
+            turn += 1;
+            let url = {
+                let readers = readers.lock().unwrap();
+                readers[turn % readers.len()].clone()
+            };
+            let Ok(stream) = self.open(&url).await? else {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            if self.drain(stream, &journal, &mut end).await? {
+                return Ok(self);
+            }
+        }
+    }
+
+    /// A stream from where the last one ended; the inner error is one that another try may not meet.
+    async fn open(&mut self, url: &str) -> Result<Result<Stream, Status>, Violation> {
+        let endpoint = Endpoint::from_shared(url.to_owned()).unwrap().connect_timeout(Duration::from_secs(2));
+        let channel = match endpoint.connect().await {
+            Ok(channel) => channel,
+            Err(e) => return Ok(Err(Status::unavailable(e.to_string()))),
+        };
+        let mut reader = Reader::new(channel).max_decoding_message_size(usize::MAX);
+        let request =
+            v1::WatchDriftRequest { heartbeat: heartbeat(self.heartbeat_ms), ..self.checker.request() };
+        self.streams += 1;
+        match reader.watch_drift(request).await {
+            Ok(answer) => Ok(Ok(answer.into_inner())),
+            Err(status) if is_passing(&status) => Ok(Err(status)),
+            Err(status) => Err(refused(&status)),
+        }
+    }
+
+    /// Whether the end was reached; where not, the stream broke.
+    async fn drain(
+        &mut self,
+        mut stream: Stream,
+        journal: &Journal,
+        end: &mut watch::Receiver<u64>,
+    ) -> Result<bool, Violation> {
+        let mut messages = 0;
+        loop {
+            let done = *end.borrow_and_update();
+            if self.checker.position() >= done && !self.checker.in_rows() {
+                return Ok(true);
+            }
+            let message = tokio::select! {
+                message = stream.message() => message,
+                _ = end.changed() => continue,
+            };
+            let message = match message {
+                Ok(Some(message)) => message,
+                Err(status) if is_passing(&status) => return Ok(false),
+                Err(status) => return Err(refused(&status)),
+                Ok(None) => {
+                    let what = "the stream ended, and nobody asked for that".to_owned();
+                    return Err(Violation { of: super::checker::Guarantee::Resumable, what });
+                }
+            };
+            // It may be shown before the answer has come back to whoever wrote it.
+            journal.known(reach(&message)).await;
+            journal.read(|history| self.checker.take(history, message))?;
+            self.position.store(self.checker.position(), Ordering::Relaxed);
+            messages += 1;
+            if let Some((every, pause)) = self.pause
+                && messages % every == 0
+            {
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+fn refused(status: &Status) -> Violation {
+    let what = format!("refused to go on: {} {status:?}", reason(status));
+    Violation { of: super::checker::Guarantee::Resumable, what }
+}
+
+/// The next message of a stream, which must come.
+pub async fn next(stream: &mut Stream) -> v1::WatchDriftResponse {
+    let message = tokio::time::timeout(LIMIT, stream.message()).await.expect("a message must come");
+    message.unwrap().expect("the stream must go on")
+}

@@ -1,0 +1,112 @@
+//! Many watchers of one reader: what each costs in memory, and that one commit reaches every one of them, once.
+
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use driftdb::v1;
+use driftdb::v1::watch_drift_response::Event;
+use harness::watching::{Watch, watch};
+use harness::world::soak;
+use harness::*;
+
+/// A connection has fewer streams than it may have.
+const PER_CONNECTION: usize = 2_500;
+/// The most that a quiet watcher may take of the reader's memory, in bytes; the goal is 20 KB.
+const BOUND: u64 = 64 << 10;
+
+fn watchers() -> usize {
+    if soak() { 10_000 } else { 1_000 }
+}
+
+/// What is in memory of a process, in KiB.
+#[expect(clippy::disallowed_methods, reason = "reads what the system says of a daemon")]
+fn resident(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Watchers of some kinds: of everything, of a table, of keys, by a condition.
+fn request(number: usize, until_seq: u64) -> v1::WatchDriftRequest {
+    let (mut tables, mut keys, mut text) = (Vec::new(), Vec::new(), String::new());
+    match number % 4 {
+        0 => tables = vec!["t".to_owned()],
+        1 => keys = vec![format!("k{number}"), "one".to_owned(), "two".to_owned()],
+        2 => text = "n < 10".to_owned(),
+        _ => {}
+    }
+    v1::WatchDriftRequest { tables, keys, r#where: text, until_seq, with_after: true, ..Default::default() }
+}
+
+/// Reads on until it follows the head.
+async fn catch_up(stream: &mut Watch) {
+    while !matches!(stream.event().await, Event::CaughtUp(_)) {}
+}
+
+/// The commits that come until the stream ends, and when the first one came.
+async fn drain(mut stream: Watch) -> (Vec<u64>, Instant) {
+    let mut seqs = vec![stream.commit().await.seq];
+    let first = Instant::now();
+    while let Some(message) = stream.stream.message().await.unwrap() {
+        if let Some(Event::Commit(commit)) = message.event {
+            seqs.push(commit.seq);
+        }
+    }
+    (seqs, first)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_commit_reaches_every_watcher_once() {
+    let mut cluster = Cluster::start().await;
+    cluster.create("t").await;
+    let head = apply(&mut cluster.writer, vec![put("t", r#"{"id":"zero","n":0}"#)]).await.unwrap().seq;
+    select_at(&mut cluster.reader, "t", head).await.unwrap();
+    let mut connections = Vec::new();
+    for _ in 0..watchers().div_ceil(PER_CONNECTION).max(4) {
+        connections.push(cluster.reader_daemon.as_reader().await);
+    }
+    // What the first watchers cost is no other's.
+    for reader in &mut connections {
+        catch_up(&mut watch(reader, request(0, 0)).await.unwrap()).await;
+    }
+    let before = resident(&cluster.reader_daemon);
+    let mut streams = Vec::new();
+    for number in 0..watchers() {
+        let at = number % connections.len();
+        let mut stream = watch(&mut connections[at], request(number, head + 2)).await.unwrap();
+        catch_up(&mut stream).await;
+        streams.push(stream);
+    }
+    // Those at the beginning have gone, sooner or later.
+    loop {
+        let status = cluster.reader.status(v1::ReaderServiceStatusRequest {}).await.unwrap().into_inner();
+        if status.watchers == watchers() as u64 {
+            break;
+        }
+        assert!(status.watchers > watchers() as u64);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let each = resident(&cluster.reader_daemon).saturating_sub(before) * 1024 / watchers() as u64;
+    let draining: Vec<_> = streams.into_iter().map(|stream| tokio::spawn(drain(stream))).collect();
+    // All of them wait by now.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let sent = Instant::now();
+    let row = |key: &str| put("t", format!(r#"{{"id":"{key}","n":1}}"#));
+    let first = apply(&mut cluster.writer, vec![row("one")]).await.unwrap().seq;
+    let acknowledged = sent.elapsed();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    apply(&mut cluster.writer, vec![row("two")]).await.unwrap();
+    let mut last = sent;
+    for drained in draining {
+        let (seqs, came) = tokio::time::timeout(watcher::LIMIT, drained).await.unwrap().unwrap();
+        assert_eq!(seqs, [first, first + 1]);
+        last = last.max(came);
+    }
+    eprintln!(
+        "watch fan: {} watchers, {each} bytes of memory each, acknowledged after {acknowledged:.1?}, at the last of them after {:.1?}",
+        watchers(),
+        last - sent,
+    );
+    assert!(each < BOUND, "{each} bytes a watcher");
+}

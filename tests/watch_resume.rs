@@ -1,0 +1,308 @@
+//! Tokens of WatchDrift: good at any reader and over restarts, refused where they are of something else, and never a way to
+//! get too little.
+
+mod harness;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use driftdb::v1;
+use driftdb::v1::watch_drift_request::Start;
+use driftdb::v1::watch_drift_response::Event;
+use harness::calls::fresh;
+use harness::refusal::{invalid, refused};
+use harness::watching::{Watch, after, everything, resume, told, watch};
+use harness::*;
+use tonic::{Code, Status};
+
+const ROWS: usize = 60;
+
+/// Two tables of large rows, some of them deleted; and the last commit.
+async fn open() -> (Cluster, u64) {
+    let mut cluster = Cluster::start().await;
+    cluster.create("t").await;
+    cluster.create("u").await;
+    let mut seq = 0;
+    for table in ["t", "u"] {
+        seq = apply(&mut cluster.writer, (0..ROWS).map(|n| row(table, n, 0)).collect()).await.unwrap().seq;
+    }
+    for n in [3, 30] {
+        seq = apply(&mut cluster.writer, vec![delete("t", &key(n))]).await.unwrap().seq;
+    }
+    seen(&mut cluster.reader, seq).await;
+    (cluster, seq)
+}
+
+fn key(n: usize) -> String {
+    format!("k{n:03}")
+}
+
+fn row(table: &str, n: usize, version: usize) -> v1::Operation {
+    put(table, format!(r#"{{"id":"{}","n":{n},"version":{version},"pad":"{}"}}"#, key(n), "x".repeat(20_000)))
+}
+
+async fn seen(reader: &mut Reader, seq: u64) {
+    reader.list_tables(v1::ListTablesRequest { freshness: fresh(seq), ..Default::default() }).await.unwrap();
+}
+
+fn names(rows: &[(String, v1::Row)]) -> Vec<(String, String, u64)> {
+    rows.iter().map(|(table, row)| (table.clone(), row.key.clone(), row.seq)).collect()
+}
+
+#[tokio::test]
+async fn every_message_can_be_resumed_after_at_any_reader() {
+    let (mut cluster, seq) = open().await;
+    let other = Daemon::reader(cluster.dir.path());
+    let mut other = other.as_reader().await;
+    for request in [
+        after(0),
+        v1::WatchDriftRequest { tables: vec!["u".into()], with_after: true, ..after(1) },
+        v1::WatchDriftRequest { r#where: "n < $1".into(), params: vec!["9".into()], ..after(0) },
+        v1::WatchDriftRequest { keys: vec![key(3)], ..after(0) },
+    ] {
+        let mut stream = watch(&mut cluster.reader, request.clone()).await.unwrap();
+        let mut tokens = vec![(0, stream.token.clone())];
+        let mut commits = Vec::new();
+        loop {
+            match stream.event().await {
+                Event::Commit(commit) if commit.more => stream.parts.push(commit),
+                Event::Commit(commit) => {
+                    stream.parts.push(commit);
+                    let parts = stream.parts.drain(..);
+                    let whole = parts.reduce(|mut whole, part| {
+                        whole.changes.extend(part.changes);
+                        whole
+                    });
+                    commits.push(told(&whole.unwrap()));
+                    tokens.push((commits.len(), stream.token.clone()));
+                }
+                Event::Progress(header) if header.read_seq >= seq => break,
+                _ => tokens.push((commits.len(), stream.token.clone())),
+            }
+        }
+        assert!(!commits.is_empty());
+        for (came, token) in tokens {
+            let mut stream = watch(&mut other, resume(&token, &request)).await.unwrap();
+            assert_eq!(stream.told(seq).await, commits[came..], "{request:?} after {came} commits");
+        }
+    }
+}
+
+#[tokio::test]
+async fn rows_at_the_start_are_resumed_in_the_midst_at_another_reader() {
+    let (mut cluster, seq) = open().await;
+    let other = Daemon::reader(cluster.dir.path());
+    let mut readers = [cluster.reader.clone(), other.as_reader().await];
+    for request in [everything(), v1::WatchDriftRequest { r#where: "n != 17".into(), ..after(seq) }] {
+        let request = v1::WatchDriftRequest { initial_rows: true, ..request };
+        let head = apply(&mut cluster.writer, vec![]).await.unwrap().seq;
+        seen(&mut readers[0], head).await;
+        let mut whole = watch(&mut readers[0], request.clone()).await.unwrap();
+        let moment = whole.opened.read_seq;
+        let expected = names(&whole.rows().await);
+        assert_eq!(expected.len(), 2 * ROWS - if request.r#where.is_empty() { 2 } else { 4 });
+        // A batch from each reader in turn, while rows that came and rows that are to come change.
+        let mut stream = watch(
+            &mut readers[0],
+            v1::WatchDriftRequest { start: Some(Start::AfterSeq(moment)), ..request.clone() },
+        )
+        .await
+        .unwrap();
+        let (mut rows, mut batches, mut last) = (Vec::new(), 0, moment);
+        loop {
+            match stream.event().await {
+                Event::Rows(batch) => {
+                    rows.extend(batch.rows.into_iter().map(|row| (batch.table.clone(), row)));
+                    let changes =
+                        vec![row("t", 1, batches + 2), row("u", 58, batches + 2), delete("t", &key(50))];
+                    let changes = changes[..if batches == 0 { 3 } else { 2 }].to_vec();
+                    last = apply(&mut cluster.writer, changes).await.unwrap().seq;
+                }
+                Event::RowsDone(header) => {
+                    assert_eq!(header.read_seq, moment);
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+            batches += 1;
+            let token = stream.token.clone();
+            let reader = &mut readers[batches % 2];
+            stream = watch(reader, resume(&token, &request)).await.unwrap();
+            assert_eq!(stream.opened.read_seq, moment);
+        }
+        assert!(batches > 5, "{batches} batches");
+        assert_eq!(names(&rows), expected);
+        // rows_done has a token, too: after it come the changes, all of them.
+        let mut stream = watch(&mut readers[0], resume(&stream.token, &request)).await.unwrap();
+        let seqs: Vec<u64> = stream.upto(last).await.iter().map(|commit| commit.seq).collect();
+        assert_eq!(seqs, (moment + 1..=last).collect::<Vec<_>>());
+        apply(&mut cluster.writer, vec![row("t", 50, 0)]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_of_one_filter_and_one_history() {
+    let (mut cluster, seq) = open().await;
+    let of_t = v1::WatchDriftRequest {
+        tables: vec!["t".into()],
+        keys: vec![key(1), key(2)],
+        key_prefix: "k".into(),
+        r#where: "n = $1".into(),
+        params: vec!["1".into()],
+        ..everything()
+    };
+    let token = watch(&mut cluster.reader, of_t.clone()).await.unwrap().token;
+    for other in [
+        everything(),
+        v1::WatchDriftRequest { tables: vec![], ..of_t.clone() },
+        v1::WatchDriftRequest { tables: vec!["u".into()], ..of_t.clone() },
+        v1::WatchDriftRequest { tables: vec!["t".into(), "u".into()], ..of_t.clone() },
+        v1::WatchDriftRequest { keys: vec![key(1)], ..of_t.clone() },
+        v1::WatchDriftRequest { keys: vec![format!("{}{}", key(1), key(2))], ..of_t.clone() },
+        v1::WatchDriftRequest { key_prefix: String::new(), ..of_t.clone() },
+        v1::WatchDriftRequest { r#where: "n > $1".into(), ..of_t.clone() },
+        v1::WatchDriftRequest { params: vec!["2".into()], ..of_t.clone() },
+    ] {
+        let refusal = watch(&mut cluster.reader, resume(&token, &other)).await;
+        invalid(refusal, "FILTER_MISMATCH");
+    }
+    // How it comes is no part of the filter.
+    let heartbeat = watcher::heartbeat(300);
+    let request = v1::WatchDriftRequest { heartbeat, until_seq: seq, ..of_t.clone() };
+    watch(&mut cluster.reader, resume(&token, &request)).await.unwrap();
+    let mut elsewhere = Cluster::start().await;
+    elsewhere.create("t").await;
+    elsewhere.create("u").await;
+    seen(&mut elsewhere.reader, 2).await;
+    let refusal = watch(&mut elsewhere.reader, resume(&token, &of_t)).await;
+    refused(refusal, Code::FailedPrecondition, "EPOCH_CHANGED");
+}
+
+#[tokio::test]
+async fn nonsense_for_a_token_is_refused_and_harms_nothing() {
+    let (mut cluster, seq) = open().await;
+    let request = v1::WatchDriftRequest { initial_rows: true, ..everything() };
+    let mut stream = watch(&mut cluster.reader, request.clone()).await.unwrap();
+    stream.event().await;
+    let in_rows = stream.token.clone();
+    for nonsense in [&b"x"[..], &[0; 8], &[0xff; 300], &[0xdd; 40], &[0x93, 1, 2, 3]] {
+        let token = Bytes::copy_from_slice(nonsense);
+        invalid(watch(&mut cluster.reader, resume(&token, &request)).await, "ARGUMENT_INVALID");
+    }
+    for len in 1..in_rows.len() {
+        let token = in_rows.slice(..len);
+        invalid(watch(&mut cluster.reader, resume(&token, &request)).await, "ARGUMENT_INVALID");
+    }
+    let select = v1::SelectRequest { table: "t".into(), ..Default::default() };
+    let mut rows = cluster.reader.select(select).await.unwrap().into_inner();
+    let token = rows.message().await.unwrap().unwrap().resume_token;
+    assert!(!token.is_empty());
+    invalid(watch(&mut cluster.reader, resume(&token, &request)).await, "ARGUMENT_INVALID");
+    for bit in 0..in_rows.len() * 8 {
+        let mut flipped = in_rows.to_vec();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let token = Bytes::from(flipped);
+        let opening = watch(&mut cluster.reader, resume(&token, &request));
+        // One that names a commit far ahead is waited for.
+        match tokio::time::timeout(Duration::from_millis(100), opening).await {
+            Ok(Err(status)) => assert!(!reason(&status).is_empty(), "bit {bit}: {status:?}"),
+            Ok(Ok(_)) | Err(_) => {}
+        }
+    }
+    let mut stream = watch(&mut cluster.reader, resume(&in_rows, &request)).await.unwrap();
+    assert!(!stream.rows().await.is_empty());
+    assert!(stream.told(seq).await.is_empty());
+}
+
+async fn compact(cluster: &mut Cluster, table: &str, seq: u64) {
+    let request = v1::CompactRequest { table: table.into(), before: at_seq(seq), dry_run: false };
+    let mut answers = cluster.writer.compact(request).await.unwrap().into_inner();
+    while answers.message().await.unwrap().is_some() {}
+    let describe = v1::DescribeTableRequest { table: table.into(), ..Default::default() };
+    loop {
+        let table =
+            cluster.reader.describe_table(describe.clone()).await.unwrap().into_inner().table.unwrap();
+        if table.floor_seq == seq {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn below_the_floor_is_refused_and_the_floor_is_told() {
+    let (mut cluster, seq) = open().await;
+    let of = |table: &str| v1::WatchDriftRequest { tables: vec![table.into()], ..after(4) };
+    let early = watch(&mut cluster.reader, of("t")).await.unwrap().token;
+    let early_of_all = watch(&mut cluster.reader, after(4)).await.unwrap().token;
+    let time = watch(&mut cluster.reader, after(3)).await.unwrap().opened.read_time.unwrap();
+    compact(&mut cluster, "t", 5).await;
+    let below = |outcome: Result<Watch, Status>| {
+        refused(outcome, Code::OutOfRange, "BELOW_FLOOR").tells("floor_seq", 5);
+    };
+    let reader = &mut cluster.reader;
+    below(watch(reader, of("t")).await);
+    below(watch(reader, after(4)).await);
+    below(watch(reader, after(1)).await);
+    below(watch(reader, v1::WatchDriftRequest { initial_rows: true, ..of("t") }).await);
+    below(watch(reader, v1::WatchDriftRequest { start: Some(Start::AfterTime(time)), ..everything() }).await);
+    below(watch(reader, resume(&early, &of("t"))).await);
+    below(watch(reader, resume(&early_of_all, &everything())).await);
+    // All that is retained begins at the floor; so does what asks for the floor itself.
+    for request in [after(0), after(5)] {
+        let mut stream = watch(reader, request).await.unwrap();
+        assert_eq!((stream.opened.read_seq, stream.opened.floor_seq), (5, 5));
+        assert_eq!(stream.told(seq).await, [format!("{seq}: delete t/{}", key(30))]);
+    }
+    // A table that keeps everything is not concerned.
+    let of_u = v1::WatchDriftRequest { tables: vec!["u".into()], ..after(0) };
+    let mut stream = watch(reader, of_u).await.unwrap();
+    assert_eq!(stream.opened.read_seq, 0);
+    let seqs: Vec<u64> = stream.upto(seq).await.iter().map(|commit| commit.seq).collect();
+    assert_eq!(seqs, [2, 4]);
+    // The row before a change is known where the change is, though what made it is folded.
+    let request = v1::WatchDriftRequest { with_before: true, ..after(5) };
+    let commit = watch(reader, request).await.unwrap().commit().await;
+    assert_eq!(calls::value_of(commit.changes[0].before.as_ref())["n"], 30);
+}
+
+#[tokio::test]
+async fn tokens_outlive_the_daemons() {
+    let (mut cluster, seq) = open().await;
+    let mut stream = watch(&mut cluster.reader, after(0)).await.unwrap();
+    stream.commit().await;
+    let early = stream.token.clone();
+    stream.upto(seq).await;
+    let late = stream.token.clone();
+    drop(stream);
+    cluster.reader_daemon.kill();
+    cluster.writer_daemon.kill();
+    cluster.writer_daemon = Daemon::start("driftdb-writer", cluster.dir.path(), &["--snapshot-events", "10"]);
+    cluster.writer = cluster.writer_daemon.as_writer().await;
+    cluster.reader_daemon = Daemon::reader(cluster.dir.path());
+    let mut reader = cluster.reader_daemon.as_reader().await;
+    let last = apply(&mut cluster.writer, vec![row("t", 1, 1)]).await.unwrap().seq;
+    for (token, count) in [(early, 6), (late, 1)] {
+        let mut stream = watch(&mut reader, resume(&token, &everything())).await.unwrap();
+        let commits = stream.upto(last).await;
+        assert_eq!(commits.len(), count);
+        assert_eq!(commits.last().unwrap().seq, last);
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_a_token_says_so() {
+    let (mut cluster, seq) = open().await;
+    assert!(cluster.writer_daemon.terminate().success());
+    let copied = database::Copy::of(cluster.dir.path());
+    cluster.writer_daemon = Daemon::writer(cluster.dir.path());
+    cluster.writer = cluster.writer_daemon.as_writer().await;
+    let last = apply(&mut cluster.writer, vec![row("t", 1, 1)]).await.unwrap().seq;
+    seen(&mut cluster.reader, last).await;
+    let stream = watch(&mut cluster.reader, after(last)).await.unwrap();
+    let behind = Daemon::reader(copied.dir.root());
+    let mut behind = behind.as_reader().await;
+    let refusal = watch(&mut behind, resume(&stream.token, &everything())).await;
+    refused(refusal, Code::Unavailable, "REPLICA_BEHIND").tells("applied_seq", seq);
+    refused(watch(&mut behind, after(last)).await, Code::OutOfRange, "BEYOND_HEAD").tells("last_seq", seq);
+}

@@ -1,0 +1,161 @@
+//! A watcher that stops reading while a million events pass: nobody else notices, the reader's memory stays bounded, and it
+//! catches up with none missing.
+
+mod harness;
+
+use std::time::Instant;
+
+use driftdb::v1;
+use driftdb::v1::watch_drift_response::Event;
+use harness::watcher::next;
+use harness::watching::{Watch, watch};
+use harness::world::soak;
+use harness::*;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+
+/// Events in each commit.
+const EVENTS: u64 = 20;
+
+fn commits() -> u64 {
+    if soak() { 500_000 } else { 50_000 }
+}
+
+/// What a stalled watcher may cost a reader, in KiB: far less than what it has not read, which is ten times as much.
+const BOUND_KIB: u64 = 32 << 10;
+
+/// A figure of a process in KiB, by its name in /proc.
+#[expect(clippy::disallowed_methods, reason = "reads what the system says of a daemon")]
+fn memory(daemon: &Daemon, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Writes commit after commit, each of several events; the last commit.
+async fn write(writer: &mut Writer) -> u64 {
+    let (send, messages) = mpsc::channel(64);
+    let feeding = tokio::spawn(async move {
+        for batch_id in 1..=commits() {
+            let first = (batch_id - 1) * EVENTS;
+            let row = |n: u64| {
+                put("t", format!(r#"{{"id":"k{}","n":{n},"pad":"{}"}}"#, n % 20_000, "x".repeat(180)))
+            };
+            let operations = (first..first + EVENTS).map(row).collect();
+            let batch = v1::IngestRequest { batch_id, operations, atomic: true, ..Default::default() };
+            send.send(batch).await.unwrap();
+        }
+    });
+    let mut acks = writer.ingest(ReceiverStream::new(messages)).await.unwrap().into_inner();
+    let mut last = 0;
+    while let Some(ack) = acks.message().await.unwrap() {
+        assert!(ack.errors.is_empty());
+        last = ack.token.map_or(last, |token| token.seq);
+    }
+    feeding.await.unwrap();
+    last
+}
+
+/// What a stream of this history must be: every commit after the first, each whole.
+#[derive(Debug, Default)]
+struct Followed {
+    events: u64,
+    seq: u64,
+    fell_behind: u64,
+    /// Since it last fell behind.
+    caught_up: bool,
+}
+
+impl Followed {
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Commit(commit) => {
+                assert!(!commit.more, "commits this small come whole");
+                assert_eq!(commit.seq, self.seq + 1);
+                assert_eq!(commit.changes.len() as u64, EVENTS);
+                for change in &commit.changes {
+                    let text = text_of(change.payload.as_ref().unwrap());
+                    let number = text.split("\"n\":").nth(1).unwrap().split(',').next().unwrap();
+                    assert_eq!(number.parse::<u64>().unwrap(), self.events);
+                    self.events += 1;
+                }
+                self.seq = commit.seq;
+            }
+            Event::Progress(header) => assert_eq!(header.read_seq, self.seq),
+            Event::FellBehind(_) => {
+                self.fell_behind += 1;
+                self.caught_up = false;
+            }
+            Event::CaughtUp(_) => self.caught_up = true,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Reads on until everything has come.
+    async fn follow(mut self, mut stream: Watch) -> Followed {
+        while self.events < commits() * EVENTS || !self.caught_up {
+            self.take(next(&mut stream.stream).await.event.unwrap());
+        }
+        self
+    }
+}
+
+/// A stream over a connection of its own, which takes in little that is not read.
+async fn narrow(daemon: &Daemon) -> Watch {
+    let endpoint = Endpoint::from_shared(daemon.url.clone()).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(16 << 10).initial_connection_window_size(64 << 10);
+    watch(&mut Reader::new(endpoint.connect().await.unwrap()), request()).await.unwrap()
+}
+
+fn request() -> v1::WatchDriftRequest {
+    v1::WatchDriftRequest { tables: vec!["t".into()], ..watching::after(1) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_watcher_that_stops_reading_is_nobody_elses_trouble() {
+    let mut cluster = Cluster::start().await;
+    assert_eq!(cluster.create("t").await, 1);
+    let reads = v1::Freshness { min_seq: 1, ..Default::default() };
+    // One reader has the stalled watcher, one has none: else they do the same.
+    let plain_daemon = Daemon::reader(cluster.dir.path());
+    let mut plain = plain_daemon.as_reader().await;
+    for reader in [&mut plain, &mut cluster.reader] {
+        let request = v1::ListTablesRequest { freshness: Some(reads.clone()), ..Default::default() };
+        reader.list_tables(request).await.unwrap();
+    }
+    let stalled = narrow(&cluster.reader_daemon).await;
+    let mut followers = Vec::new();
+    for mut reader in [plain, cluster.reader.clone(), cluster.reader.clone()] {
+        let stream = watch(&mut reader, request()).await.unwrap();
+        followers.push(tokio::spawn(Followed { seq: 1, ..Followed::default() }.follow(stream)));
+    }
+    let began = Instant::now();
+    let last = write(&mut cluster.writer).await;
+    let written = began.elapsed();
+    assert_eq!(last, commits() + 1);
+    let mut fell = Vec::new();
+    for follower in followers {
+        let followed = follower.await.unwrap();
+        assert_eq!((followed.events, followed.seq), (commits() * EVENTS, last));
+        fell.push(followed.fell_behind);
+    }
+    let others = began.elapsed();
+    let [with, without] = [&cluster.reader_daemon, &plain_daemon].map(|daemon| memory(daemon, "VmHWM:"));
+    let again = Instant::now();
+    let caught = Followed { seq: 1, ..Followed::default() }.follow(stalled).await;
+    assert!(caught.fell_behind > 0, "it was told that it is behind");
+    assert_eq!((caught.events, caught.seq), (commits() * EVENTS, last));
+    let after = memory(&cluster.reader_daemon, "VmHWM:");
+    eprintln!(
+        "watch stalled: {} events in {last} commits written in {written:.1?}, others done after {others:.1?} (fell behind {fell:?} times), the stalled one caught up in {:.1?} (fell behind {}); peak memory of the reader with it {} MiB, then {} MiB, of one without {} MiB",
+        caught.events,
+        again.elapsed(),
+        caught.fell_behind,
+        with >> 10,
+        after >> 10,
+        without >> 10,
+    );
+    assert!(with < without + BOUND_KIB, "{with} KiB with a stalled watcher, {without} KiB without");
+    assert!(after < without + 2 * BOUND_KIB, "{after} KiB after it caught up, {without} KiB without");
+}
