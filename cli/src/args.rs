@@ -486,6 +486,9 @@ pub enum Phase {
     R1,
     /// Get by key at a random moment of the past.
     R2,
+    /// Watches: 5,000 commits a second to one watcher, 500 a second to each of 100.
+    #[value(name = "WA")]
+    Wa,
     /// A long history: start-up, Get, history of a row, indexed select, scan, snapshot, compaction, memory, disk.
     #[value(name = "history")]
     History,
@@ -495,8 +498,17 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order measured.
-    pub const ALL: [Phase; 8] =
-        [Phase::Echo, Phase::Log, Phase::W1, Phase::W2, Phase::R1, Phase::R2, Phase::History, Phase::T500];
+    pub const ALL: [Phase; 9] = [
+        Phase::Echo,
+        Phase::Log,
+        Phase::W1,
+        Phase::W2,
+        Phase::R1,
+        Phase::R2,
+        Phase::Wa,
+        Phase::History,
+        Phase::T500,
+    ];
 }
 
 impl std::fmt::Display for Phase {
@@ -508,6 +520,7 @@ impl std::fmt::Display for Phase {
             Phase::W2 => "W2",
             Phase::R1 => "R1",
             Phase::R2 => "R2",
+            Phase::Wa => "WA",
             Phase::History => "history",
             Phase::T500 => "T500",
         })
