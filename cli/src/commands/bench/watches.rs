@@ -133,7 +133,9 @@ async fn one(
             _ = last.changed() => continue,
         };
         match event {
-            Some(WatchEvent::Opened(_)) => drop(opened.wait().await),
+            Some(WatchEvent::Opened(_)) => {
+                opened.wait().await;
+            }
             Some(WatchEvent::Commit(commit)) => arrived.push((commit.seq, Instant::now())),
             Some(WatchEvent::Interrupted(status)) => return Err(told(&status)),
             Some(_) => {}
