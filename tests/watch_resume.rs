@@ -13,6 +13,7 @@ use harness::calls::fresh;
 use harness::refusal::{invalid, refused};
 use harness::watching::{Watch, after, everything, resume, told, watch};
 use harness::*;
+use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
 const ROWS: usize = 60;
@@ -93,6 +94,7 @@ async fn rows_at_the_start_are_resumed_in_the_midst_at_another_reader() {
     let (mut cluster, seq) = open().await;
     let other = Daemon::reader(cluster.dir.path());
     let mut readers = [cluster.reader.clone(), other.as_reader().await];
+    let mut changes = Vec::new();
     for request in [everything(), v1::WatchDriftRequest { r#where: "n != 17".into(), ..after(seq) }] {
         let request = v1::WatchDriftRequest { initial_rows: true, ..request };
         let head = apply(&mut cluster.writer, vec![]).await.unwrap().seq;
@@ -108,15 +110,15 @@ async fn rows_at_the_start_are_resumed_in_the_midst_at_another_reader() {
         )
         .await
         .unwrap();
-        let (mut rows, mut batches, mut last) = (Vec::new(), 0, moment);
+        let (mut rows, mut batches) = (Vec::new(), 0);
         loop {
             match stream.event().await {
                 Event::Rows(batch) => {
                     rows.extend(batch.rows.into_iter().map(|row| (batch.table.clone(), row)));
-                    let changes =
+                    let operations =
                         vec![row("t", 1, batches + 2), row("u", 58, batches + 2), delete("t", &key(50))];
-                    let changes = changes[..if batches == 0 { 3 } else { 2 }].to_vec();
-                    last = apply(&mut cluster.writer, changes).await.unwrap().seq;
+                    let operations = operations[..if batches == 0 { 3 } else { 2 }].to_vec();
+                    changes.push(apply(&mut cluster.writer, operations).await.unwrap().seq);
                 }
                 Event::RowsDone(header) => {
                     assert_eq!(header.read_seq, moment);
@@ -134,9 +136,10 @@ async fn rows_at_the_start_are_resumed_in_the_midst_at_another_reader() {
         assert_eq!(names(&rows), expected);
         // rows_done has a token, too: after it come the changes, all of them.
         let mut stream = watch(&mut readers[0], resume(&stream.token, &request)).await.unwrap();
+        let last = *changes.last().unwrap();
         let seqs: Vec<u64> = stream.upto(last).await.iter().map(|commit| commit.seq).collect();
-        assert_eq!(seqs, (moment + 1..=last).collect::<Vec<_>>());
-        apply(&mut cluster.writer, vec![row("t", 50, 0)]).await.unwrap();
+        assert_eq!(seqs, changes.iter().copied().filter(|seq| *seq > moment).collect::<Vec<_>>());
+        changes.push(apply(&mut cluster.writer, vec![row("t", 50, 0)]).await.unwrap().seq);
     }
 }
 
@@ -266,6 +269,58 @@ async fn below_the_floor_is_refused_and_the_floor_is_told() {
     assert_eq!(calls::value_of(commit.changes[0].before.as_ref())["n"], 30);
 }
 
+/// A stream over a connection of its own, which takes in little that is not read.
+async fn narrow(daemon: &Daemon, request: v1::WatchDriftRequest) -> Watch {
+    let endpoint = Endpoint::from_shared(daemon.url.clone()).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(16 << 10).initial_connection_window_size(64 << 10);
+    watch(&mut Reader::new(endpoint.connect().await.unwrap()), request).await.unwrap()
+}
+
+/// Follows a stream whose commits follow each other up to a commit, or up to where it is refused.
+async fn drain(stream: &mut Watch, mut seq: u64, head: u64) -> Result<(), Status> {
+    while seq < head {
+        match stream.stream.message().await?.expect("the stream goes on").event.unwrap() {
+            Event::Commit(commit) => {
+                assert_eq!(commit.seq, seq + 1, "a commit is missing");
+                seq += u64::from(!commit.more);
+            }
+            Event::Progress(header) | Event::CaughtUp(header) => assert!(header.read_seq <= seq),
+            Event::RowsDone(header) => assert_eq!(header.read_seq, seq),
+            Event::Rows(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_floor_that_rises_past_a_stream_leaves_no_gap_in_it() {
+    let (mut cluster, seq) = open().await;
+    cluster.writer_daemon.kill();
+    cluster.writer_daemon = Daemon::start("driftdb-writer", cluster.dir.path(), &["--snapshot-events", "50"]);
+    cluster.writer = cluster.writer_daemon.as_writer().await;
+    let mut head = 0;
+    for version in 0..30 {
+        let operations = (0..ROWS).map(|n| row("t", n, version)).collect();
+        head = apply(&mut cluster.writer, operations).await.unwrap().seq;
+    }
+    seen(&mut cluster.reader, head).await;
+    let of_t = v1::WatchDriftRequest { tables: vec!["t".into()], with_before: true, ..after(seq) };
+    let with_rows = v1::WatchDriftRequest { initial_rows: true, ..of_t.clone() };
+    let mut slow = Vec::new();
+    for request in [of_t, with_rows] {
+        slow.push(narrow(&cluster.reader_daemon, request).await);
+    }
+    compact(&mut cluster, "t", head - 1).await;
+    for mut stream in slow {
+        // What had been opened before may be read to its end.
+        match drain(&mut stream, seq, head).await {
+            Ok(()) => eprintln!("all of it came"),
+            refusal => _ = refused(refusal, Code::OutOfRange, "BELOW_FLOOR").tells("floor_seq", head - 1),
+        }
+    }
+}
+
 #[tokio::test]
 async fn tokens_outlive_the_daemons() {
     let (mut cluster, seq) = open().await;
@@ -293,6 +348,8 @@ async fn tokens_outlive_the_daemons() {
 #[tokio::test]
 async fn a_replica_that_is_behind_a_token_says_so() {
     let (mut cluster, seq) = open().await;
+    // An open connection is waited for.
+    cluster.writer = Writer::new(Endpoint::from_static("http://127.0.0.1:1").connect_lazy());
     assert!(cluster.writer_daemon.terminate().success());
     let copied = database::Copy::of(cluster.dir.path());
     cluster.writer_daemon = Daemon::writer(cluster.dir.path());

@@ -25,7 +25,7 @@ use crate::subscriptions::{LiveCommit, Next, Subscription};
 use crate::token::WatchToken;
 use crate::watch::catch_up::CatchUp;
 use crate::watch::filter::Filter;
-use crate::watch::initial::{Batch, InitialRows};
+use crate::watch::initial::InitialRows;
 use crate::watch::live::Delivery;
 use crate::watch::message::Assembler;
 
@@ -94,7 +94,7 @@ impl Watch {
             self.position = self.position.max(self.gone_through);
             let event = match std::mem::replace(&mut self.phase, Phase::Ended) {
                 Phase::Opening(rows) => Some(self.open(rows)?),
-                Phase::Rows(rows) => return self.send_rows(rows).await.map(Some),
+                Phase::Rows(rows) => self.send_rows(rows).await?,
                 Phase::CatchingUp(way) => self.catch_up(way).await?,
                 Phase::Following(delivery) => self.follow(delivery).await?,
                 Phase::Ended => return Ok(None),
@@ -109,9 +109,12 @@ impl Watch {
         }
     }
 
-    /// Whether it is time to say how far the stream is.
+    /// Whether it is time to say how far the stream is. Within initial rows that cannot be said.
     fn is_quiet(&self) -> bool {
-        !self.out.is_within() && self.out.is_empty() && self.sent_at.elapsed() >= self.heartbeat
+        !matches!(self.phase, Phase::Rows(_))
+            && !self.out.is_within()
+            && self.out.is_empty()
+            && self.sent_at.elapsed() >= self.heartbeat
     }
 
     fn header(&self) -> Result<v1::ReadHeader> {
@@ -189,42 +192,34 @@ impl Watch {
     }
 
     /// The next batch of initial rows, or that there are no more. A batch without rows says that the stream is alive.
-    async fn send_rows(&mut self, mut rows: Box<InitialRows>) -> Result<v1::WatchDriftResponse> {
-        let mut batch;
-        loop {
-            let replica = Arc::clone(&self.replica);
-            let _turn = self.replica.subscriptions().turn().await;
-            (rows, batch) = blocking(move || {
-                let batch = rows.next_batch(&replica);
-                (rows, batch)
-            })
-            .await?;
-            match &batch {
-                Ok(Some(batch)) if batch.rows.is_empty() && self.sent_at.elapsed() < self.heartbeat => {}
-                _ => break,
-            }
-            if self.shutdown.is_cancelled() {
-                break;
-            }
-        }
+    async fn send_rows(&mut self, mut rows: Box<InitialRows>) -> Result<Option<Event>> {
+        let replica = Arc::clone(&self.replica);
+        let subscriptions = Arc::clone(self.replica.subscriptions());
+        let _turn = subscriptions.turn().await;
+        let batch;
+        (rows, batch) = blocking(move || {
+            let batch = rows.next_batch(&replica);
+            (rows, batch)
+        })
+        .await?;
         let batch = match batch {
+            Ok(Some(batch)) => batch,
+            Ok(None) => {
+                self.phase = Phase::CatchingUp(None);
+                return Ok(Some(Event::RowsDone(self.header()?)));
+            }
             Err(error) => {
                 self.renew(error).await?;
-                rows = self.initial_rows(rows.place());
-                Some(Batch::default())
+                self.phase = Phase::Rows(self.initial_rows(rows.place()));
+                return Ok(None);
             }
-            Ok(batch) => batch,
         };
-        let Some(batch) = batch else {
-            self.phase = Phase::CatchingUp(None);
-            let header = self.header()?;
-            return self.message(Event::RowsDone(header));
-        };
-        let format = self.format;
-        let documents = batch.rows.iter().map(|row| convert::row_to_wire(row, format));
-        let event = v1::RowBatch { table: batch.table, rows: documents.collect::<Result<_>>()? };
         self.phase = Phase::Rows(rows);
-        self.message(Event::Rows(event))
+        if batch.rows.is_empty() && self.sent_at.elapsed() < self.heartbeat {
+            return Ok(None);
+        }
+        let documents = batch.rows.iter().map(|row| convert::row_to_wire(row, self.format));
+        Ok(Some(Event::Rows(v1::RowBatch { table: batch.table, rows: documents.collect::<Result<_>>()? })))
     }
 
     /// Ends the stream where it has come to its end.

@@ -198,7 +198,7 @@ impl Desk {
 
     fn schema(&mut self, name: Arc<str>, action: &str) {
         let table = &self.tables[&name];
-        let key_type = if table.int { "int" } else { "string" };
+        let key_type = if table.int { "INT" } else { "STRING" };
         let payload = json!({"action": action, "table": *name, "primary_key": "id", "key_type": key_type,
             "indexes": table.indexes});
         self.pending.push(Happened {

@@ -38,7 +38,7 @@ struct Current {
 }
 
 /// A stretch of initial rows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Batch {
     /// The table by name.
     pub table: String,
