@@ -8,6 +8,9 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 
 const running = new Set();
+// A program that fails, or is ended for taking too long, ends its daemons.
+process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
+process.on("SIGTERM", () => process.exit(1));
 
 async function start(name, directory) {
   const args = ["--data", join(directory, "data"), "--listen", "127.0.0.1:0", "--log", "error"];
@@ -17,13 +20,13 @@ async function start(name, directory) {
   const [said] = await Promise.race([once(createInterface(child.stdout), "line"), ended]);
   const [, address] = /^listening on (.+)$/.exec(said) ?? [];
   if (!address) throw new Error(`${name} says ${said} instead of where it listens`);
-  const kill = async () => {
-    // What kill -9 does: nothing is said, nothing is put away.
-    child.kill("SIGKILL");
+  const end = async (signal) => {
+    child.kill(signal);
     await ended;
     running.delete(child);
   };
-  return { address, kill };
+  // What kill -9 does: nothing is said. What an operator does: streams are told to go on elsewhere.
+  return { address, kill: () => end("SIGKILL"), stop: () => end("SIGTERM") };
 }
 
 // Runs a step with a writer, and readers as it needs them, on a directory of its own.

@@ -102,13 +102,13 @@ def up_to(last, commits):
 
 
 def restarted_reader(daemons, writer, model):
-    """One reader, killed now and then among commits, and started again: each commit once, in order."""
+    """One reader, killed or stopped now and then among commits, and started again: each commit once, in order."""
     began = model.commits[-1][0]
     reader, kills = daemons.reader(), 0
     addresses = [reader.address]
     for number in follow(Load(writer, model), addresses, began):
         if number % 60 == 30:
-            daemons.kill(reader)
+            (daemons.stop if kills % 2 else daemons.kill)(reader)
             reader, kills = daemons.reader(), kills + 1
             addresses[:] = [reader.address]
     assert (number, kills) == (COMMITS, 4)
