@@ -26,10 +26,8 @@ fn the_readme_and_the_guides_quote_the_examples_as_they_are() {
         ("docs/node.md", "js", "watch.mjs"),
     ] {
         let text = read(page);
-        let mut quoted = text
-            .split(&format!("\n```{language}\n"))
-            .skip(1)
-            .map(|rest| rest.split_once("\n```\n").unwrap().0);
+        let opening = format!("\n```{language}\n");
+        let mut quoted = text.split(&opening).skip(1).map(|rest| rest.split_once("\n```\n").unwrap().0);
         let example = read(&format!("docs/examples/{name}"));
         let count = quoted.clone().count();
         assert!(

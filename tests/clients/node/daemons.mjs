@@ -12,8 +12,8 @@ const running = new Set();
 process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
 process.on("SIGTERM", () => process.exit(1));
 
-async function start(name, directory) {
-  const args = ["--data", join(directory, "data"), "--listen", "127.0.0.1:0", "--log", "error"];
+async function start(directory, name, ...options) {
+  const args = ["--data", join(directory, "data"), "--listen", "127.0.0.1:0", "--log", "error", ...options];
   const child = spawn(join(process.env.DRIFTDB_BIN, `driftdb-${name}`), args, { stdio: ["ignore", "pipe", "inherit"] });
   const ended = once(child, "exit");
   running.add(child);
@@ -30,11 +30,12 @@ async function start(name, directory) {
 }
 
 // Runs a step with a writer, and readers as it needs them, on a directory of its own.
-export async function withDaemons(step) {
+export async function withDaemons(step, ...options) {
   const directory = mkdtempSync(join(tmpdir(), "driftdb-"));
   try {
-    const writer = await start("writer", directory);
-    await step({ writer: writer.address, reader: () => start("reader", directory) });
+    const daemon = (name, ...options) => start(directory, name, ...options);
+    const holder = await daemon("writer", ...options);
+    await step({ holder, writer: holder.address, start: daemon, reader: () => daemon("reader") });
   } finally {
     const ended = [...running].map((child) => once(child, "exit"));
     for (const child of running) child.kill("SIGKILL");

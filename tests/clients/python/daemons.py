@@ -35,12 +35,15 @@ class Daemon:
 class Daemons:
     """A writer, and readers as they are needed, on a directory of their own."""
 
+    def __init__(self, *options):
+        self.options = options
+
     def __enter__(self):
         # A program that is ended for taking too long ends its daemons.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended before it was done"))
         self.directory = tempfile.TemporaryDirectory()
         self.running = []
-        self.writer = self.start("writer").address
+        self.writer = self.start("writer", *self.options).address
         return self
 
     def start(self, name, *options):
