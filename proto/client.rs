@@ -30,8 +30,7 @@
 //! # }
 //! ```
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tonic::Status;
@@ -44,15 +43,19 @@ use v1::writer_service_client::WriterServiceClient;
 
 mod answers;
 mod maintaining;
+mod pauses;
 mod pool;
 mod reading;
 mod shorthand;
 #[cfg(test)]
 mod tests;
+mod watching;
 mod writing;
 
 pub use answers::{Answers, Rows};
-use pool::Daemon;
+use pauses::Pauses;
+use pool::{Daemon, Daemons};
+pub use watching::{Watch, WatchEvent};
 pub use writing::{Executed, Written};
 
 /// A writer's API, on a connection of a [`Client`].
@@ -66,6 +69,8 @@ const DOMAIN: &str = "driftdb.v1";
 const UNREACHABLE: &str = "UNREACHABLE";
 /// The detail of it that says where.
 const ADDRESS: &str = "address";
+/// The reason of a writer that waits for another's end, and has done nothing.
+const STANDBY: &str = "STANDBY";
 /// The reason where a write's answer is missing.
 const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
 /// The largest message that a daemon sends.
@@ -79,11 +84,12 @@ pub struct Options {
     /// Whether writes get a random request id, where they have none of their own. One with an id can be sent again
     /// safely, because the writer does it only once.
     pub request_ids: bool,
-    /// How often a write is tried.
+    /// How often a write is tried, at each writer.
     pub tries: usize,
     /// How long after its beginning a write may still be tried again.
     pub patience: Duration,
-    /// Whether reads take what the reader has, instead of waiting for this client's own writes.
+    /// Whether reads take what the reader has, instead of waiting for this client's own writes and, where there are
+    /// several readers, for what it has read before.
     pub stale: bool,
 }
 
@@ -105,33 +111,22 @@ pub struct Client {
     options: Options,
     writers: Arc<Daemons>,
     readers: Arc<Daemons>,
-    token: Arc<Mutex<Option<v1::WriteToken>>>,
+    known: Arc<Mutex<Known>>,
 }
 
-/// Daemons that can stand in for one another.
-#[derive(Debug)]
-struct Daemons {
-    all: Vec<Arc<Daemon>>,
-    /// The one that answered last.
-    current: AtomicUsize,
-}
-
-impl Daemons {
-    fn new(all: Vec<Daemon>) -> Arc<Daemons> {
-        Arc::new(Daemons { all: all.into_iter().map(Arc::new).collect(), current: AtomicUsize::new(0) })
-    }
-
-    /// All of them, the one that answered last first.
-    fn in_turn(&self) -> impl Iterator<Item = (usize, &Arc<Daemon>)> {
-        let current = self.current.load(Ordering::Relaxed);
-        let all = self.all.iter().enumerate();
-        all.clone().skip(current).chain(all.take(current))
-    }
+/// What reads must not fall behind.
+#[derive(Debug, Default)]
+struct Known {
+    /// The newest write of this client.
+    written: Option<v1::WriteToken>,
+    /// The history and the newest moment that a reader has answered of.
+    seen: Option<(u64, u64)>,
 }
 
 impl Client {
     /// A client of the daemons at these addresses; `http://` may be left out. Nothing is connected until it is needed.
-    /// One writer serves a database: others named here take over where it is away. Readers are asked in this order.
+    /// One writer serves a database: the one that is found among those named, also after another has taken over. Reads go
+    /// round over the readers; one that failed or was behind is asked after the others for a while.
     pub fn new<W: AsRef<str>, R: AsRef<str>>(
         writers: impl IntoIterator<Item = W>,
         readers: impl IntoIterator<Item = R>,
@@ -148,7 +143,7 @@ impl Client {
         let writers = writers.into_iter().map(|a| Daemon::at("writer", a.as_ref(), options.connections));
         let readers = readers.into_iter().map(|a| Daemon::at("reader", a.as_ref(), options.connections));
         let (writers, readers) = (Daemons::new(writers.collect()), Daemons::new(readers.collect()));
-        Client { options, writers, readers, token: Arc::default() }
+        Client { options, writers, readers, known: Arc::default() }
     }
 
     /// A client on connections that were made elsewhere: of any kind, to daemons in this process say.
@@ -157,70 +152,103 @@ impl Client {
         let reader = reader.map(|channel| Daemon::on("reader", channel));
         let writers = Daemons::new(writer.into_iter().collect());
         let readers = Daemons::new(reader.into_iter().collect());
-        Client { options, writers, readers, token: Arc::default() }
+        Client { options, writers, readers, known: Arc::default() }
     }
 
     /// The newest write of this client, which its reads see.
     pub fn token(&self) -> Option<v1::WriteToken> {
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known().written
     }
 
     /// Remembers a write that was made elsewhere, so that reads see it.
     pub fn wrote(&self, token: v1::WriteToken) {
-        let mut newest = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
         // After a restore the numbers begin anew: another epoch is always the newer.
-        if newest.is_none_or(|known| known.epoch != token.epoch || known.seq < token.seq) {
-            *newest = Some(token);
+        if known.written.is_none_or(|written| written.epoch != token.epoch || written.seq < token.seq) {
+            known.written = Some(token);
         }
     }
 
-    /// Forgets what was written: reads after a restore, whose history is another, would be refused.
+    /// Forgets what was written and read: reads after a restore, whose history is another, would be refused.
     pub fn forget(&self) {
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.known() = Known::default();
     }
 
-    /// The first writer that can be connected. Calls on it are the caller's own: nothing is tried again.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The writer: of several, the one that is not standing by; while one takes over, it is waited for, as long as
+    /// patience allows. Calls on it are the caller's own: nothing is tried again.
     pub async fn writer(&self) -> Result<Writer, Status> {
-        let mut failed = None;
-        for (index, daemon) in self.writers.in_turn() {
-            match daemon.channel().await {
-                Ok(channel) => {
-                    self.writers.current.store(index, Ordering::Relaxed);
-                    return Ok(writer_on(channel));
-                }
-                Err(status) => failed = failed.or(Some(status)),
+        if let [only] = self.writers.all() {
+            return only.channel().await.map(writer_on);
+        }
+        let mut pauses = Pauses::new(self.options.patience);
+        loop {
+            match self.find_writer().await {
+                Ok((writer, _)) => return Ok(writer),
+                Err(status) if is_standby(&status) => match pauses.next() {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => return Err(status),
+                },
+                Err(status) => return Err(status),
             }
         }
-        Err(failed.unwrap_or_else(|| Status::unavailable("no writer is named")))
     }
 
-    /// What the writer says of itself: the first that answers.
+    /// What the writer says of itself: the first that answers, and is not standing by.
     pub async fn writer_status(&self) -> Result<v1::WriterServiceStatusResponse, Status> {
-        let mut failed = None;
+        self.find_writer().await.map(|(_, status)| status)
+    }
+
+    async fn find_writer(&self) -> Result<(Writer, v1::WriterServiceStatusResponse), Status> {
+        let mut failed: Option<Status> = None;
         for (index, daemon) in self.writers.in_turn() {
             let answer = match daemon.channel().await {
-                Ok(channel) => writer_on(channel).status(v1::WriterServiceStatusRequest {}).await,
+                Ok(channel) => {
+                    let mut writer = writer_on(channel);
+                    let answer = writer.status(v1::WriterServiceStatusRequest {}).await;
+                    answer.map(|answer| (writer, answer.into_inner()))
+                }
                 Err(status) => Err(status),
             };
             match answer {
-                Ok(answer) => {
-                    self.writers.current.store(index, Ordering::Relaxed);
-                    return Ok(answer.into_inner());
+                Ok(found) => {
+                    self.writers.prefer(index);
+                    return Ok(found);
                 }
-                Err(status) => failed = failed.or(Some(daemon.told(status, false))),
+                Err(status) => {
+                    let status = daemon.told(status, false);
+                    // A writer that stands by says more than one that is away.
+                    let says_more = is_standby(&status) && !failed.as_ref().is_some_and(is_standby);
+                    failed = if says_more { Some(status) } else { failed.or(Some(status)) };
+                }
             }
         }
         Err(failed.unwrap_or_else(|| Status::unavailable("no writer is named")))
+    }
+
+    /// The addresses of the writers.
+    pub fn writers(&self) -> impl Iterator<Item = &str> {
+        self.writers.all().iter().map(|daemon| daemon.address())
+    }
+
+    /// One of the writers, by its place in [`Client::writers`], whether or not it is standing by.
+    pub async fn writer_at(&self, index: usize) -> Result<Writer, Status> {
+        let daemon = self.writers.all().get(index);
+        let daemon = daemon.ok_or_else(|| Status::invalid_argument(format!("there is no writer {index}")))?;
+        daemon.channel().await.map(writer_on)
     }
 
     /// The addresses of the readers.
     pub fn readers(&self) -> impl Iterator<Item = &str> {
-        self.readers.all.iter().map(|daemon| daemon.address())
+        self.readers.all().iter().map(|daemon| daemon.address())
     }
 
     /// One of the readers, by its place in [`Client::readers`]. Calls on it are the caller's own.
     pub async fn reader(&self, index: usize) -> Result<Reader, Status> {
-        let daemon = self.readers.all.get(index);
+        let daemon = self.readers.all().get(index);
         let daemon = daemon.ok_or_else(|| Status::invalid_argument(format!("there is no reader {index}")))?;
         daemon.channel().await.map(reader_on)
     }
@@ -245,6 +273,10 @@ pub fn reader_on(channel: Channel) -> Reader {
 pub fn unreachable_at(status: &Status) -> Option<String> {
     let mut info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
     info.metadata.remove(ADDRESS).filter(|_| info.reason == UNREACHABLE)
+}
+
+fn is_standby(status: &Status) -> bool {
+    reason(status).as_deref() == Some(STANDBY)
 }
 
 /// The machine-readable reason of a failed call, `ROW_EXISTS` for one, where a daemon of DriftDB gave it.

@@ -261,7 +261,7 @@ fn output(name: &str, args: &[&str]) -> Output {
 fn help_and_version_teach() {
     for (name, variables) in [
         ("driftdb-writer", &["DATA", "LISTEN", "ADVERTISE", "SEGMENT_BYTES", "LOG", "LOG_FORMAT"][..]),
-        ("driftdb-reader", &["DATA", "LISTEN", "LOG", "LOG_FORMAT"]),
+        ("driftdb-reader", &["DATA", "LISTEN", "LOG", "LOG_FORMAT", "FOLLOW", "POLL_INTERVAL", "MAX_LAG"]),
         ("driftctl", &["WRITER", "READER"]),
     ] {
         let help = output(name, &["--help"]);

@@ -10,8 +10,10 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 mod maintenance;
 #[cfg(test)]
 mod tests;
+mod watch;
 
-pub use maintenance::{Compact, Doctor, Snapshot, Verify};
+pub use maintenance::{Compact, Doctor, Snapshot, StorageCheck, StoragePeer, Verify};
+pub use watch::Watch;
 
 /// Where the writer is looked for when nobody says.
 pub const DEFAULT_WRITER: &str = "http://127.0.0.1:7401";
@@ -42,7 +44,7 @@ First steps:
   driftctl dev                      both daemons in one process, on ./driftdb-data
   driftctl sql -e 'SHOW TABLES'     ask them
 
-A moment (--as-of, --from, --to) is one of:
+A moment (--as-of, --from, --to, --until) is one of:
   @seq:100                          the state after commit 100
   @now                              the newest
   2026-01-01T00:00:00Z              a time; 2026-01-01 is its midnight, UTC
@@ -50,7 +52,7 @@ A moment (--as-of, --from, --to) is one of:
 
 Exit codes:
   0 done, 1 error, 2 usage, 3 nothing reachable, 4 not found, 5 precondition failed,
-  6 damage found, 130 interrupted
+  6 damage found or storage unsafe, 130 interrupted
 
 Data goes to stdout, everything else to stderr.";
 
@@ -58,10 +60,10 @@ Data goes to stdout, everything else to stderr.";
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// The writer; with several, separated by commas, the first that answers [default: http://127.0.0.1:7401]
+    /// The writer; of several, separated by commas, the one that is not standing by [default: http://127.0.0.1:7401]
     #[arg(long, global = true, value_name = "URL", env = "DRIFTDB_WRITER", value_delimiter = ',')]
     pub writer: Vec<String>,
-    /// The readers, separated by commas, in the order to try them [default: http://127.0.0.1:7402]
+    /// The readers, separated by commas; those that answer are asked in turn [default: http://127.0.0.1:7402]
     #[arg(long, global = true, value_name = "URL", env = "DRIFTDB_READER", value_delimiter = ',')]
     pub reader: Vec<String>,
     /// Embedded: open this directory here, without daemons; beside a live writer it can be read
@@ -127,6 +129,9 @@ pub enum Command {
         after_help = "Examples:\n  driftctl diff -t orders --from @seq:100 --to @seq:200\n  driftctl diff -t orders -k order1 --from '1 day ago'"
     )]
     Diff(Diff),
+    /// Print changes as they happen, from now on or from a moment of the past, or run a program for each commit
+    #[command(after_help = watch::WATCH_HELP)]
+    Watch(Watch),
     /// Load rows from a JSON Lines or CSV file, and go on where a run before stopped
     #[command(after_help = INGEST_EXAMPLES)]
     Ingest(Ingest),
@@ -150,6 +155,12 @@ pub enum Command {
     /// Examine a data directory without daemons
     #[command(after_help = "Example:\n  driftctl doctor -d ./mydata")]
     Doctor(Doctor),
+    /// Try what a file system does of what DriftDB needs, from two processes
+    #[command(after_help = maintenance::STORAGE_EXAMPLES)]
+    StorageCheck(StorageCheck),
+    /// The other process of `storage-check`
+    #[command(hide = true)]
+    StoragePeer(StoragePeer),
     /// Show the writer, the readers, how far behind they are, and the tables
     Status,
     /// Measure this machine, or a deployment: JSON lines, a figure each

@@ -134,13 +134,19 @@ impl Client {
         self.db.writer_status().await.map_err(|s| told(&s))
     }
 
-    /// The database for reading what has been written up to now.
-    pub async fn reading(&mut self) -> Result<&db::Client> {
+    /// The database for reading, however fresh.
+    pub async fn database(&mut self) -> Result<&db::Client> {
         if let Some(embedded) = &mut self.embedded
             && embedded.open_reader().await?
         {
             self.db = embedded.client(&self.db);
         }
+        Ok(&self.db)
+    }
+
+    /// The database for reading what has been written up to now.
+    pub async fn reading(&mut self) -> Result<&db::Client> {
+        self.database().await?;
         if self.stale {
             self.db.forget();
         } else if self.embedded.is_none() {

@@ -41,6 +41,8 @@ pub enum Failure {
     BrokenPipe,
     /// The command line is wrong in a way that only the command could see.
     Usage(String),
+    /// A program that was run as asked has failed.
+    Program(String),
     /// A daemon, or the embedded database, said no.
     Database(Error),
     /// A statement, or another text of DriftQL, failed.
@@ -94,7 +96,7 @@ impl Failure {
     fn error(&self) -> Option<&Error> {
         match self {
             Failure::Database(error) | Failure::Statement { error, .. } => Some(error),
-            Failure::BrokenPipe | Failure::Usage(_) => None,
+            Failure::BrokenPipe | Failure::Usage(_) | Failure::Program(_) => None,
         }
     }
 
@@ -103,6 +105,7 @@ impl Failure {
         match self {
             Failure::BrokenPipe => DONE,
             Failure::Usage(_) => USAGE,
+            Failure::Program(_) => ERROR,
             Failure::Database(error) | Failure::Statement { error, .. } => exit_code(error),
         }
     }
@@ -111,7 +114,7 @@ impl Failure {
     pub fn text(&self) -> String {
         match self {
             Failure::BrokenPipe => String::new(),
-            Failure::Usage(message) => format!("error: {message}\n"),
+            Failure::Usage(message) | Failure::Program(message) => format!("error: {message}\n"),
             Failure::Database(error) => {
                 let told = format!("error: {} ({})\n{}", error.message(), codes(error), violations(error));
                 told + hint(error)
@@ -149,7 +152,11 @@ impl Failure {
 
 fn exit_code(error: &Error) -> u8 {
     match error.reason() {
-        Reason::Unreachable | Reason::WriterStopped | Reason::ShuttingDown => UNREACHABLE,
+        Reason::Unreachable
+        | Reason::WriterStopped
+        | Reason::ShuttingDown
+        | Reason::Standby
+        | Reason::Fenced => UNREACHABLE,
         _ => match error.kind() {
             Kind::NotFound => NOT_FOUND,
             Kind::Conflict | Kind::Locked => PRECONDITION,
@@ -208,6 +215,7 @@ mod tests {
             (Reason::DiskFull, 1),
             (Reason::Unreachable, 3),
             (Reason::WriterStopped, 3),
+            (Reason::Standby, 3),
             (Reason::RowNotFound, 4),
             (Reason::TableNotFound, 4),
             (Reason::PreconditionFailed, 5),

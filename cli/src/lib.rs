@@ -98,6 +98,8 @@ async fn dispatch(cli: Cli, out: &mut Output) -> Outcome {
         Command::BenchServer(args) => commands::bench::ceiling::run(args, out).await,
         Command::Doctor(args) => commands::doctor::run(&args, &global, out).await,
         Command::Completions(args) => commands::completions::run(&args, out),
+        Command::StorageCheck(args) => commands::storage_check::run(&args, out).await,
+        Command::StoragePeer(args) => commands::storage_check::peer::run(&args, out),
         command => {
             let mut client = Client::new(&global);
             let outcome = with_client(command, &mut client, out).await;
@@ -115,6 +117,7 @@ async fn with_client(command: Command, client: &mut Client, out: &mut Output) ->
         Command::Select(args) => commands::select::run(args, client, out).await,
         Command::Drift(args) => commands::drift::run(args, client, out).await,
         Command::Diff(args) => commands::diff::run(args, client, out).await,
+        Command::Watch(args) => commands::watch::run(args, client, out).await,
         Command::Ingest(args) => commands::ingest::run(&args, client, out).await,
         Command::Revert(args) => commands::revert::run(args, client, out).await,
         Command::Apply(args) => commands::apply::run(&args, client, out).await,

@@ -4,17 +4,19 @@ use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Write};
 
 use driftdb_common::error::{Error, Reason};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::args::{Format, Global};
 use crate::exit::{Failure, Outcome};
-use crate::shapes::{self, Difference};
+use crate::shapes::{self, Difference, Event};
 
 mod csv;
 mod diff;
 mod expanded;
+mod live;
 mod table;
 
 /// What a daemon answers with.
@@ -35,6 +37,8 @@ pub struct Output {
     /// Whether the format was asked for, rather than taken because of where stdout goes.
     asked: bool,
     terminal: bool,
+    /// It goes to standard output, whose other end may go away.
+    piped: bool,
     style: Style,
     /// Rows of the JSON array written so far.
     written: u64,
@@ -58,7 +62,7 @@ impl Output {
         let format = global.output.unwrap_or(if terminal { Format::Table } else { Format::Jsonl });
         let mut output = Output::new(Box::new(BufWriter::with_capacity(64 << 10, stdout)), format);
         output.asked = global.output.is_some();
-        output.terminal = terminal;
+        (output.terminal, output.piped) = (terminal, !terminal);
         output.style = Style { colour: terminal && !global.no_color };
         output
     }
@@ -70,6 +74,7 @@ impl Output {
             format,
             asked: true,
             terminal: false,
+            piped: false,
             style: Style::PLAIN,
             written: 0,
             expanded: None,
@@ -81,6 +86,11 @@ impl Output {
     /// Whether people read this: the format is `table`.
     pub fn for_people(&self) -> bool {
         self.format == Format::Table
+    }
+
+    /// Whether rows can be printed before the last of them is known.
+    pub fn can_go_on(&self) -> bool {
+        self.format != Format::Csv
     }
 
     /// Whether errors are told as JSON too.
@@ -150,6 +160,35 @@ impl Output {
             }
             Answer::Message(message) => self.record(&shapes::line(&Message { message })?),
         }
+    }
+
+    /// A change as it happened: for people a readable line, else as a record.
+    pub fn event(&mut self, event: &Event) -> Outcome {
+        match self.for_people() {
+            true => Ok(self.out.write_all(live::event(event, self.style)?.as_bytes())?),
+            false => self.record(&shapes::line(event)?),
+        }
+    }
+
+    /// A record that stands between events: for people on a line of its own.
+    pub fn aside(&mut self, json: &str) -> Outcome {
+        match self.for_people() {
+            true => Ok(self.out.write_all(live::aside(json, self.style).as_bytes())?),
+            false => self.record(json),
+        }
+    }
+
+    /// Hands on what was printed so far.
+    pub fn flush(&mut self) -> Outcome {
+        Ok(self.out.flush()?)
+    }
+
+    /// Whether whoever read this has gone: the next byte would break the pipe.
+    pub fn is_closed(&self) -> bool {
+        let stdout = io::stdout();
+        let mut ends = [PollFd::new(&stdout, PollFlags::empty())];
+        let found = self.piped && poll(&mut ends, Some(&Timespec::default())).is_ok();
+        found && ends.iter().any(|end| end.revents().contains(PollFlags::ERR))
     }
 
     /// The end of one statement's answer: the next may have other columns.

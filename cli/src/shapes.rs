@@ -9,6 +9,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use v1::document::Body;
 
+mod event;
+
+pub use event::{Event, Images, commit, drift, events, progress, watched_row, watched_rows};
+
 /// An answer as one line of JSON.
 pub fn line<T: Serialize>(answer: &T) -> Result<String> {
     serde_json::to_string(answer)
@@ -65,47 +69,6 @@ pub fn row(row: v1::Row, meta: bool) -> Result<String> {
         return line(&Meta { key: row.key, seq: row.seq, time, doc: raw(row.document)? });
     }
     document(row.document.unwrap_or_default())
-}
-
-/// The drift lines of a commit, or of a part of one.
-pub fn drift(commit: v1::Commit) -> Result<Vec<String>> {
-    #[derive(Serialize)]
-    struct Event<'a> {
-        seq: u64,
-        time: &'a str,
-        table: String,
-        key: String,
-        kind: &'static str,
-        payload: Option<Box<RawValue>>,
-        actor: &'a str,
-        reason: &'a str,
-    }
-    let time = time(commit.time.as_ref())?;
-    let lines = commit.changes.into_iter().map(|change| {
-        line(&Event {
-            seq: commit.seq,
-            time: &time,
-            kind: kind(change.kind())?,
-            table: change.table,
-            key: change.key,
-            payload: raw(change.payload)?,
-            actor: &commit.actor,
-            reason: &commit.reason,
-        })
-    });
-    lines.collect()
-}
-
-fn kind(kind: v1::ChangeKind) -> Result<&'static str> {
-    Ok(match kind {
-        v1::ChangeKind::Insert => "insert",
-        v1::ChangeKind::Patch => "patch",
-        v1::ChangeKind::SoftDelete => "soft_delete",
-        v1::ChangeKind::Schema => "schema",
-        v1::ChangeKind::Unspecified => {
-            return Err(Error::new(Reason::Internal, "an answer has a change of no kind this version knows"));
-        }
-    })
 }
 
 /// The net change of one row between two moments.
@@ -228,34 +191,6 @@ mod tests {
         let packed = json::to_msgpack(r#"{"z":1,"a":2}"#).unwrap().into();
         let packed = v1::Document { body: Some(Body::Msgpack(packed)) };
         assert_eq!(super::row(row(Some(packed)), false).unwrap(), r#"{"z":1,"a":2}"#);
-    }
-
-    #[test]
-    fn a_commit_is_a_line_a_change() {
-        let change = |kind: v1::ChangeKind, key: &str, payload| v1::Change {
-            table: "orders".into(),
-            key: key.into(),
-            kind: kind.into(),
-            payload,
-            ..Default::default()
-        };
-        let commit = v1::Commit {
-            seq: 7,
-            time: Some(Timestamp { seconds: 0, nanos: 0 }),
-            reason: "why".into(),
-            changes: vec![
-                change(v1::ChangeKind::Patch, "o1", json(r#"{"b":1,"a":2}"#)),
-                change(v1::ChangeKind::SoftDelete, "o2", None),
-            ],
-            ..Default::default()
-        };
-        assert_eq!(
-            drift(commit).unwrap(),
-            [
-                r#"{"seq":7,"time":"1970-01-01T00:00:00.000Z","table":"orders","key":"o1","kind":"patch","payload":{"b":1,"a":2},"actor":"","reason":"why"}"#,
-                r#"{"seq":7,"time":"1970-01-01T00:00:00.000Z","table":"orders","key":"o2","kind":"soft_delete","payload":null,"actor":"","reason":"why"}"#,
-            ]
-        );
     }
 
     #[test]

@@ -28,12 +28,23 @@ impl<M> Answers<M> {
         Ok(Answers { first, rest, daemon })
     }
 
+    /// The first message, where it has not been taken.
+    pub(super) fn peek(&self) -> Option<&M> {
+        self.first.as_ref()
+    }
+
     /// The next message; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<M>, Status> {
-        match self.first.take() {
-            Some(first) => Ok(Some(first)),
-            None => self.rest.message().await.map_err(|status| self.daemon.told(status, false)),
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
         }
+        self.rest.message().await.map_err(|status| {
+            let status = self.daemon.told(status, false);
+            if another_may(&status) {
+                self.daemon.set_aside();
+            }
+            status
+        })
     }
 }
 
@@ -110,6 +121,7 @@ impl Rows {
         if let Some(header) = message.header
             && self.header.read_seq == 0
         {
+            self.client.reach(&mut self.request.freshness, &header);
             self.header = header;
         }
         self.rows = message.rows.into_iter();

@@ -1,9 +1,10 @@
-//! Connections to one daemon, and what their failures mean.
+//! Daemons that can stand in for one another, connections to each, and what their failures mean.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::OnceCell;
 use tonic::transport::{Channel, Endpoint};
@@ -16,6 +17,57 @@ use super::{ADDRESS, DOMAIN, OUTCOME_UNKNOWN, UNREACHABLE, reason};
 const CONNECT: Duration = Duration::from_secs(2);
 /// A connection with calls open that is silent for this long, and again after being asked, is given up.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long a daemon that failed or was behind is asked after the others.
+const ASIDE: Duration = Duration::from_secs(5);
+
+/// Daemons that can stand in for one another.
+#[derive(Debug)]
+pub(super) struct Daemons {
+    all: Vec<Arc<Daemon>>,
+    /// The first to be asked next.
+    first: AtomicUsize,
+}
+
+impl Daemons {
+    pub(super) fn new(all: Vec<Daemon>) -> Arc<Daemons> {
+        Arc::new(Daemons { all: all.into_iter().map(Arc::new).collect(), first: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn all(&self) -> &[Arc<Daemon>] {
+        &self.all
+    }
+
+    /// All of them, from the one to be asked first, with their places.
+    pub(super) fn in_turn(&self) -> impl Iterator<Item = (usize, &Arc<Daemon>)> {
+        self.from(self.first.load(Ordering::Relaxed))
+    }
+
+    /// All of them, from the one after that which was asked first the last time; those set aside come last.
+    pub(super) fn round(&self) -> impl Iterator<Item = &Arc<Daemon>> {
+        let mut daemons: Vec<_> = self.from(self.first.fetch_add(1, Ordering::Relaxed)).collect();
+        if daemons.len() > 1 {
+            daemons.sort_by_cached_key(|(_, daemon)| daemon.is_aside());
+        }
+        daemons.into_iter().map(|(_, daemon)| daemon)
+    }
+
+    fn from(&self, first: usize) -> impl Iterator<Item = (usize, &Arc<Daemon>)> {
+        let first = first.checked_rem(self.all.len()).unwrap_or_default();
+        let all = self.all.iter().enumerate();
+        all.clone().skip(first).chain(all.take(first))
+    }
+
+    /// From now on another than this is asked first, unless somebody has found a better one.
+    pub(super) fn pass_over(&self, index: usize) {
+        let next = (index + 1).checked_rem(self.all.len()).unwrap_or_default();
+        let _ = self.first.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// From now on this one is asked first.
+    pub(super) fn prefer(&self, index: usize) {
+        self.first.store(index, Ordering::Relaxed);
+    }
+}
 
 /// A daemon: its address, and connections that are made when they are first needed.
 #[derive(Debug)]
@@ -24,6 +76,9 @@ pub(super) struct Daemon {
     address: String,
     channels: Vec<OnceCell<Channel>>,
     next: AtomicUsize,
+    /// The connection was made elsewhere, and no other can be.
+    given: bool,
+    aside: Mutex<Option<Instant>>,
 }
 
 impl Daemon {
@@ -34,13 +89,14 @@ impl Daemon {
             false => format!("http://{address}"),
         };
         let channels = (0..connections.max(1)).map(|_| OnceCell::new()).collect();
-        Daemon { what, address, channels, next: AtomicUsize::new(0) }
+        Daemon { what, address, channels, next: AtomicUsize::new(0), given: false, aside: Mutex::default() }
     }
 
     /// The daemon behind a connection that was made elsewhere.
     pub(super) fn on(what: &'static str, channel: Channel) -> Daemon {
         let channels = vec![OnceCell::new_with(Some(channel))];
-        Daemon { what, address: "this process".to_owned(), channels, next: AtomicUsize::new(0) }
+        let address = "this process".to_owned();
+        Daemon { what, address, channels, next: AtomicUsize::new(0), given: true, aside: Mutex::default() }
     }
 
     pub(super) fn address(&self) -> &str {
@@ -53,6 +109,29 @@ impl Daemon {
         let slot = turn.and_then(|turn| self.channels.get(turn));
         let slot = slot.ok_or_else(|| Status::internal("a daemon without connections"))?;
         slot.get_or_try_init(|| self.connect()).await.cloned()
+    }
+
+    /// A connection for one caller alone, who may leave what comes unread for as long as need be.
+    pub(super) async fn own_channel(&self) -> Result<Channel, Status> {
+        match self.given {
+            true => self.channel().await,
+            false => self.connect().await,
+        }
+    }
+
+    /// It failed, or it is behind: for a while others are asked first.
+    pub(super) fn set_aside(&self) {
+        *self.aside.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// It has answered.
+    pub(super) fn answered(&self) {
+        *self.aside.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn is_aside(&self) -> bool {
+        let aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
+        aside.is_some_and(|since| since.elapsed() < ASIDE)
     }
 
     async fn connect(&self) -> Result<Channel, Status> {

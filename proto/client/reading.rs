@@ -1,8 +1,8 @@
-//! Reads: at least as fresh as this client's writes, and at the next reader where one is away or behind.
+//! Reads: at least as fresh as this client's writes and, over several readers, as what it has read; at the next reader
+//! where one is away or behind.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tonic::{Code, Response, Status, Streaming};
 
@@ -14,6 +14,8 @@ use crate::v1;
 const KEYS_PER_GET: usize = 1000;
 /// The reason of a reader that has not caught up in time.
 const REPLICA_BEHIND: &str = "REPLICA_BEHIND";
+/// The reason of a reader whose history is another than the one asked about.
+const EPOCH_CHANGED: &str = "EPOCH_CHANGED";
 
 impl Client {
     /// A row by its key, now.
@@ -35,12 +37,15 @@ impl Client {
                 async move { reader.get(request).await }
             };
             let mut answer = self.read(call).await?.into_inner();
+            self.saw(answer.header.as_ref());
             std::mem::take(&mut answer.remaining).into_iter().rev().for_each(|key| keys.push_front(key));
             let rows = std::mem::take(&mut answer.rows);
             let whole = whole.get_or_insert(answer);
             whole.rows.extend(rows);
             // What is left is read at the moment that the first answer was of.
-            request.as_of = Some(v1::AsOf::seq(whole.header.as_ref().map_or(0, |header| header.read_seq)));
+            let header = whole.header.clone().unwrap_or_default();
+            request.as_of = Some(v1::AsOf::seq(header.read_seq));
+            self.reach(&mut request.freshness, &header);
         }
         Ok(whole.unwrap_or_default())
     }
@@ -59,7 +64,9 @@ impl Client {
             let request = request.clone();
             async move { reader.select(request).await }
         };
-        self.read_stream(call).await
+        let answers = self.read_stream(call).await?;
+        self.saw(answers.peek().and_then(|answer| answer.header.as_ref()));
+        Ok(answers)
     }
 
     /// What happened to a row or to a table.
@@ -72,7 +79,9 @@ impl Client {
             let request = request.clone();
             async move { reader.history(request).await }
         };
-        self.read_stream(call).await
+        let answers = self.read_stream(call).await?;
+        self.saw(answers.peek().and_then(|answer| answer.header.as_ref()));
+        Ok(answers)
     }
 
     /// The net change between two moments.
@@ -82,7 +91,9 @@ impl Client {
             let request = request.clone();
             async move { reader.diff(request).await }
         };
-        self.read_stream(call).await
+        let answers = self.read_stream(call).await?;
+        self.saw(answers.peek().and_then(|answer| answer.header.as_ref()));
+        Ok(answers)
     }
 
     /// One statement of DriftQL that reads.
@@ -95,15 +106,44 @@ impl Client {
             let request = request.clone();
             async move { reader.execute(request).await }
         };
-        self.read_stream(call).await
+        let answers = self.read_stream(call).await?;
+        self.saw(answers.peek().and_then(|answer| answer.header.as_ref()));
+        Ok(answers)
     }
 
-    /// How fresh a read must be: as it says itself, or so that it sees this client's writes.
+    /// How fresh a read must be: as it says itself, or so that it sees what this client has written and what it has read.
     fn fresh(&self, given: Option<v1::Freshness>) -> Option<v1::Freshness> {
-        given.or_else(|| self.token().filter(|_| !self.options.stale).map(v1::Freshness::from))
+        if given.is_some() || self.options.stale {
+            return given;
+        }
+        let known = self.known();
+        let (epoch, seq) = match (known.written, known.seen) {
+            (Some(written), Some((epoch, seen))) if written.epoch == epoch => (epoch, seen.max(written.seq)),
+            (Some(written), _) => (written.epoch, written.seq),
+            (None, seen) => seen?,
+        };
+        Some(v1::Freshness { min_seq: seq, epoch, ..Default::default() })
     }
 
-    /// Asks the readers in turn until one answers that is reachable and has caught up. The call may be made several times.
+    /// Remembers a moment that was read, for another reader must not go back behind it. One reader never does.
+    fn saw(&self, header: Option<&v1::ReadHeader>) {
+        let Some(header) = header.filter(|_| self.readers.all().len() > 1) else { return };
+        let mut known = self.known();
+        if known.seen.is_none_or(|(epoch, seq)| epoch != header.epoch || seq < header.read_seq) {
+            known.seen = Some((header.epoch, header.read_seq));
+        }
+    }
+
+    /// Makes what follows an answer wait, at another reader, until the answer's moment can be read there.
+    pub(super) fn reach(&self, freshness: &mut Option<v1::Freshness>, header: &v1::ReadHeader) {
+        if self.readers.all().len() > 1 {
+            let freshness = freshness.get_or_insert_default();
+            freshness.min_seq = freshness.min_seq.max(header.read_seq);
+            freshness.epoch = header.epoch;
+        }
+    }
+
+    /// Asks the readers in turn, beginning with another each time, until one answers that is reachable and has caught up. The call may be made several times.
     pub async fn read<T, F>(&self, call: impl Fn(Reader) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
@@ -132,25 +172,31 @@ impl Client {
         // A connection that broke may have been an old one, to a reader that has been started anew since.
         for _round in 0..2 {
             let mut broken = false;
-            for (index, daemon) in self.readers.in_turn() {
+            for daemon in self.readers.round() {
                 let answer = match daemon.channel().await {
                     Ok(channel) => call(reader_on(channel), daemon.clone()).await,
                     Err(status) => Err(status),
                 };
-                let answer = answer.map_err(|status| daemon.told(status, false));
-                match answer {
+                let status = match answer {
                     Ok(answer) => {
-                        self.readers.current.store(index, Ordering::Relaxed);
+                        daemon.answered();
                         return Ok(answer);
                     }
-                    Err(status) if !another_may(&status) => return Err(status),
-                    Err(status) => {
-                        broken |= reason(&status).is_none();
-                        // A reader that is behind says more than one that is away.
-                        let behind = reason(&status).as_deref() == Some(REPLICA_BEHIND);
-                        failed = if behind { Some(status) } else { failed.or(Some(status)) };
+                    Err(status) => daemon.told(status, false),
+                };
+                if !another_may(&status) {
+                    // After a restore nothing would be as fresh as what was read before it. What was written stands: that
+                    // it is gone is for its writer to know.
+                    if reason(&status).as_deref() == Some(EPOCH_CHANGED) {
+                        self.known().seen = None;
                     }
+                    return Err(status);
                 }
+                daemon.set_aside();
+                broken |= reason(&status).is_none();
+                // A reader that is behind says more than one that is away.
+                let behind = reason(&status).as_deref() == Some(REPLICA_BEHIND);
+                failed = if behind { Some(status) } else { failed.or(Some(status)) };
             }
             if !broken {
                 break;

@@ -1,6 +1,8 @@
 //! What the client promises, against daemons that fail and connections that break.
 
 mod fakes;
+mod feed;
+mod watches;
 
 use std::time::{Duration, Instant};
 
@@ -162,11 +164,14 @@ async fn a_connection_that_broke_is_made_anew() {
     assert_eq!(script.times_asked(), 3);
 }
 
+fn answers(script: &Script) -> String {
+    script.asked.lock().unwrap().concat()
+}
+
 #[tokio::test]
 async fn rows_go_on_at_another_reader_where_a_connection_breaks() {
-    let first =
-        Script::new(&[Act::CutAfter(3), Act::CutAfter(2), Act::Fail(Code::Unavailable, "SHUTTING_DOWN")]);
-    let second = Script::new(&[Act::Answer]);
+    let first = Script::new(&[Act::CutAfter(3), Act::Answer]);
+    let second = Script::new(&[Act::CutAfter(2), Act::Fail(Code::Unavailable, "SHUTTING_DOWN")]);
     let readers = [fakes::reader(&first).await, fakes::reader(&second).await];
     let client = Client::with(options(), [""; 0], readers);
     let mut rows = client.select(v1::SelectRequest::default()).await.unwrap();
@@ -175,13 +180,114 @@ async fn rows_go_on_at_another_reader_where_a_connection_breaks() {
         keys += &row.key;
     }
     assert_eq!((keys.as_str(), rows.count(), rows.header().read_seq), ("123456789", 9, 5));
-    assert_eq!(
-        (first.asked.lock().unwrap().concat(), second.asked.lock().unwrap().concat()),
-        ("035".into(), "5".into())
-    );
+    assert_eq!((answers(&first), answers(&second)), ("05".into(), "3".into()));
 
     let all = client.select(v1::SelectRequest::default()).await.unwrap().collect().await.unwrap();
     assert_eq!(all.len(), 9);
+}
+
+#[tokio::test]
+async fn reads_go_round_over_the_readers_that_answer() {
+    let scripts = [
+        Script::new(&[Act::Answer]),
+        Script::new(&[Act::Fail(Code::Unavailable, "REPLICA_BEHIND"), Act::Answer]),
+        Script::new(&[Act::Answer]),
+    ];
+    let mut readers = vec![NOBODY.to_owned()];
+    for script in &scripts {
+        readers.push(fakes::reader(script).await);
+    }
+    let client = Client::with(options(), [""; 0], readers);
+    for _ in 0..24 {
+        client.select(v1::SelectRequest::default()).await.unwrap();
+    }
+    let [one, behind, other] = scripts.map(|script| script.times_asked());
+    assert_eq!((one + other, behind), (24, 1), "one that was behind is left alone for a while");
+    assert!(one >= 6 && other >= 6, "{one} {other}");
+}
+
+#[tokio::test]
+async fn no_reader_answers_of_an_older_moment_than_another_did() {
+    let changed = Act::Fail(Code::FailedPrecondition, "EPOCH_CHANGED");
+    let first = Script::new(&[Act::Answer, Act::Answer, changed, Act::Answer]);
+    let second = Script::new(&[Act::Answer]);
+    let readers = [fakes::reader(&first).await, fakes::reader(&second).await];
+    let client = Client::with(options(), [""; 0], readers);
+    for _ in 0..4 {
+        client.get("t", "1").await.unwrap();
+    }
+    let (none, seen) = ("(None, None)".to_owned(), "(Some((5, 0)), None)".to_owned());
+    // A restore is told of once, and then another history is read.
+    let failed = client.get("t", "1").await.map(drop).map_err(|s| told(&s));
+    assert_eq!(failed, told_as(Code::FailedPrecondition, "EPOCH_CHANGED"));
+    client.get("t", "1").await.unwrap();
+    assert_eq!(*first.asked.lock().unwrap(), [none.clone(), seen.clone(), seen.clone()]);
+    assert_eq!(*second.asked.lock().unwrap(), [seen.clone(), seen.clone(), none.clone()]);
+
+    // What was written is newer than what was read.
+    client.wrote(v1::WriteToken { seq: 9, epoch: 0, time: None });
+    client.get("t", "1").await.unwrap();
+    assert_eq!(first.asked.lock().unwrap().last().unwrap(), "(Some((9, 0)), None)");
+    client.forget();
+    client.get("t", "1").await.unwrap();
+    assert_eq!(*second.asked.lock().unwrap().last().unwrap(), none);
+    // Rows that are left over are asked for where their moment can be read, at any reader.
+    let keys = ["1", "2", "3"].map(str::to_owned).to_vec();
+    client.get_rows(v1::GetRequest { keys, ..Default::default() }).await.unwrap();
+    assert_eq!(second.asked.lock().unwrap().last().unwrap(), "(Some((5, 0)), Some(Seq(5)))");
+}
+
+fn standby() -> Act {
+    Act::Fail(Code::Unavailable, "STANDBY")
+}
+
+#[tokio::test]
+async fn a_write_finds_the_writer_that_is_not_standing_by() {
+    let (waits, writes) = (Script::new(&[standby()]), Script::new(&[Act::Answer]));
+    let writers = [NOBODY.to_owned(), fakes::writer(&waits).await, fakes::writer(&writes).await];
+    // Also without request ids: a standby has done nothing.
+    let options = Options { request_ids: false, ..options() };
+    let client = Client::with(options.clone(), &writers, [""; 0]);
+    client.insert("t", "{}").await.unwrap();
+    client.insert("t", "{}").await.unwrap();
+    assert_eq!((waits.times_asked(), writes.times_asked()), (1, 2));
+
+    // Connecting is not enough to find it.
+    let client = Client::with(options, &writers, [""; 0]);
+    let mut writer = client.writer().await.unwrap();
+    let _ = writer.apply(v1::ApplyRequest::default()).await.unwrap();
+    client.writer_status().await.unwrap();
+    assert_eq!((waits.times_asked(), writes.times_asked()), (2, 5));
+    assert_eq!(client.writers().count(), 3);
+    let mut standing_by = client.writer_at(1).await.unwrap();
+    let told = standing_by.status(v1::WriterServiceStatusRequest {}).await.unwrap_err();
+    assert!(is_standby(&told));
+}
+
+#[tokio::test]
+async fn a_take_over_is_waited_for() {
+    let down = Act::Fail(Code::Unavailable, "WRITER_STOPPED");
+    let old = Script::new(&[Act::Answer, down]);
+    let new = Script::new(&[standby(), standby(), standby(), Act::Answer]);
+    let client = Client::with(options(), [fakes::writer(&old).await, fakes::writer(&new).await], [""; 0]);
+    client.insert("t", "{}").await.unwrap();
+    client.insert("t", "{}").await.unwrap();
+    assert_eq!(new.times_asked(), 4);
+
+    let new = Script::new(&[standby(), standby(), Act::Answer]);
+    let client = Client::with(options(), [NOBODY.to_owned(), fakes::writer(&new).await], [""; 0]);
+    client.writer().await.unwrap();
+    assert_eq!(new.times_asked(), 3);
+
+    // Patience ends, and what is told is what is known.
+    let options = Options { patience: Duration::from_millis(100), ..options() };
+    let idle = fakes::writer(&Script::new(&[standby()])).await;
+    let client = Client::with(options, [idle, NOBODY.to_owned()], [""; 0]);
+    let failed = client.writer().await.map(drop).map_err(|s| told(&s));
+    assert_eq!(failed, told_as(Code::Unavailable, "STANDBY"));
+    let failed = client.writer_status().await.map(drop).map_err(|s| told(&s));
+    assert_eq!(failed, told_as(Code::Unavailable, "STANDBY"));
+    assert!(client.insert("t", "{}").await.is_err());
 }
 
 #[test]
@@ -194,5 +300,6 @@ fn calls_can_run_on_tasks_of_their_own() {
     sendable(client.get("t", "k"));
     sendable(client.query(v1::ReaderServiceExecuteRequest::default()));
     sendable(client.history(v1::HistoryRequest::default()));
+    sendable(async { client.watch(v1::WatchDriftRequest::default()).next().await });
     sendable(async { client.select(v1::SelectRequest::default()).await?.collect().await });
 }

@@ -1,21 +1,15 @@
 //! Writes: sent again only where nothing was done, or where a request id makes sure that nothing is done twice.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use super::{Client, UNREACHABLE, Writer, reason, writer_on};
+use super::{Client, Pauses, STANDBY, UNREACHABLE, Writer, reason, writer_on};
 use crate::v1;
 use v1::writer_service_execute_response::Event;
-
-/// The first wait before a write is sent again; each is twice the one before it.
-const FIRST_WAIT: Duration = Duration::from_millis(20);
-/// The longest such wait.
-const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// The reason of a writer that has no space for a write, which it refuses.
 const DISK_FULL: &str = "DISK_FULL";
@@ -164,9 +158,9 @@ impl Client {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let began = Instant::now();
+        let writers = self.writers.all().len();
+        let mut pauses = Pauses::new(self.options.patience);
         let mut doubt = None;
-        let mut wait = FIRST_WAIT;
         for tries in 1.. {
             let Some((index, daemon)) = self.writers.in_turn().next() else {
                 return Err(Status::unavailable("no writer is named"));
@@ -179,32 +173,29 @@ impl Client {
                 Ok(answer) => return Ok(answer),
                 Err(status) => daemon.told(status, true),
             };
-            let again = again(&status, safe);
-            if matches!(again, Again::No) {
+            let (mut asked, mut at_once) = (Duration::ZERO, false);
+            match again(&status, safe) {
                 // The answer to this try is also that to those before it: the id makes them one.
-                return Err(status);
-            }
-            let mut pause = wait / 2 + jitter(wait / 2);
-            if let Again::Elsewhere { sent } = again {
-                let next = (index + 1) % self.writers.all.len();
-                self.writers.current.store(next, Ordering::Relaxed);
-                // The others are asked at once, and only then is there something to wait for.
-                if !sent && tries % self.writers.all.len() != 0 {
-                    pause = Duration::ZERO;
+                Again::No => return Err(status),
+                Again::Elsewhere { sent } => {
+                    self.writers.pass_over(index);
+                    // The others are asked at once, and only then is there something to wait for.
+                    at_once = !sent && tries % writers != 0;
+                    if sent {
+                        doubt = Some(status.clone());
+                    }
                 }
-                if sent {
-                    doubt = Some(status.clone());
-                }
+                Again::After(wait) => asked = wait,
             }
-            if let Again::After(asked) = again {
-                pause = pause.max(asked);
-            }
-            if tries >= self.options.tries || began.elapsed() + pause > self.options.patience {
+            let pause = match at_once {
+                true => pauses.allows(Duration::ZERO).then_some(Duration::ZERO),
+                false => pauses.at_least(asked),
+            };
+            let Some(pause) = pause.filter(|_| tries < self.options.tries.saturating_mul(writers)) else {
                 // Where any try may have been the one that did it, that nobody answers now says less.
                 return Err(doubt.unwrap_or(status));
-            }
+            };
             tokio::time::sleep(pause).await;
-            wait = (wait * 2).min(LAST_WAIT);
         }
         Err(Status::internal("a write ended without an answer"))
     }
@@ -226,7 +217,7 @@ enum Again {
 
 fn again(status: &Status, safe: bool) -> Again {
     match status.code() {
-        Code::Unavailable if reason(status).as_deref() == Some(UNREACHABLE) => {
+        Code::Unavailable if matches!(reason(status).as_deref(), Some(UNREACHABLE | STANDBY)) => {
             Again::Elsewhere { sent: false }
         }
         // Nobody makes room in the time that a call has.
@@ -243,11 +234,4 @@ fn again(status: &Status, safe: bool) -> Again {
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A random part of a span: clients that failed together do not come back together.
-fn jitter(span: Duration) -> Duration {
-    let (random, _) = Uuid::new_v4().as_u64_pair();
-    let below = span.as_micros().max(1);
-    Duration::from_micros(u64::try_from(u128::from(random) % below).unwrap_or_default())
 }

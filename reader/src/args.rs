@@ -1,11 +1,12 @@
 //! The reader's command line.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Parser;
 use driftdb_common::limits;
-use driftdb_common::service::config::{DataArgs, LogArgs};
-use driftdb_reader::Config;
+use driftdb_common::service::config::{self, DataArgs, LogArgs};
+use driftdb_reader::{Config, Follow};
 
 /// A reader daemon of DriftDB: answers questions about a database, now or as of any moment in its past.
 ///
@@ -27,14 +28,51 @@ pub struct Args {
     /// Bytes of snapshots to keep in memory, unpacked. What is read often stays.
     #[arg(long = "cache", env = "DRIFTDB_CACHE", default_value_t = limits::CACHE_BYTES, value_name = "BYTES")]
     pub cache_bytes: u64,
+    /// How it comes to know of new commits.
+    #[arg(long, value_enum, env = "DRIFTDB_FOLLOW", default_value = "auto", value_name = "HOW")]
+    pub follow: Follow,
+    /// How often it looks for new commits where it polls: 1ms to 10s.
+    #[arg(long, env = "DRIFTDB_POLL_INTERVAL", default_value = "50ms", value_name = "TIME", value_parser = poll_interval)]
+    pub poll_interval: Duration,
+    /// Further behind than this, health says NOT_SERVING for driftdb.v1.ReaderService, and reads are answered all the
+    /// same; `off` or 0: never.
+    #[arg(long, env = "DRIFTDB_MAX_LAG", default_value = "10s", value_name = "TIME", value_parser = max_lag)]
+    pub max_lag: MaxLag,
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,
 }
 
+/// A limit of lag, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxLag(Option<Duration>);
+
+fn poll_interval(text: &str) -> Result<Duration, String> {
+    let bounds = Duration::from_millis(1)..=Duration::from_secs(10);
+    let interval = config::duration(text)?;
+    if bounds.contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("it is 1ms at least and 10s at most".to_owned())
+    }
+}
+
+fn max_lag(text: &str) -> Result<MaxLag, String> {
+    match text.trim() {
+        "off" | "0" => Ok(MaxLag(None)),
+        text => Ok(MaxLag(Some(config::duration(text)?).filter(|limit| !limit.is_zero()))),
+    }
+}
+
 impl Args {
     /// How the reader is to run.
     pub fn config(&self) -> Config {
-        Config { data: self.data.data.clone(), cache_bytes: self.cache_bytes }
+        Config {
+            data: self.data.data.clone(),
+            cache_bytes: self.cache_bytes,
+            follow: self.follow,
+            poll: self.poll_interval,
+            max_lag: self.max_lag.0,
+        }
     }
 }

@@ -2,21 +2,24 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::head::Slot;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::log::cursor::{Cursor, Mark, Span};
-use driftdb_common::log::dir;
 use driftdb_common::log::head::{self, Head};
 use driftdb_common::log::merge::{Commit, Merge};
+use driftdb_common::log::{dir, disk};
 use driftdb_common::table::overlay::CommitInfo;
 use driftdb_common::table::shelf::Shelf;
 use driftdb_common::table::timeline::Timeline;
 
+use crate::follower::patience::Patience;
 use crate::replica::{Applied, Replica};
 use crate::subscriptions::LiveCommit;
+
+mod patience;
 
 /// Commits applied before they are shown, while catching up: waiting reads see progress.
 const SHOW_EVERY: u64 = 10_000;
@@ -34,6 +37,7 @@ pub struct Follower {
     failed: Option<Error>,
     /// Applied and not shown yet, for watches.
     live: Vec<LiveCommit>,
+    patience: Patience,
     replica: Arc<Replica>,
 }
 
@@ -61,6 +65,7 @@ impl Follower {
         })?;
         let replica = Arc::new(Replica::new(database));
         Ok(Follower {
+            patience: Patience::with(&shelf),
             shelf,
             merge: Merge::new(0),
             tables: HashMap::new(),
@@ -75,6 +80,22 @@ impl Follower {
     /// What the follower tells.
     pub fn replica(&self) -> &Arc<Replica> {
         &self.replica
+    }
+
+    /// The first look, again every so often as long as what it shows may be stale.
+    pub fn first_look(&mut self, every: Duration) -> Result<()> {
+        let mut told = false;
+        loop {
+            match self.look() {
+                Err(error) if error.reason() == Reason::ReplicaBehind => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%error, "waiting for the storage");
+                    }
+                    std::thread::sleep(every);
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Looks at HEAD and applies what is newly durable. Whatever goes wrong, what is applied stays, and the next look
@@ -93,6 +114,7 @@ impl Follower {
             self.tables.values_mut().for_each(|table| table.slot = Slot::default());
             self.try_look()
         });
+        let outcome = self.patience.judge(outcome);
         self.replica.looked(began, outcome.as_ref().err().cloned());
         outcome
     }
@@ -110,13 +132,13 @@ impl Follower {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let Some(mut head) = self.read_head()? else { return Ok(()) };
+        let mut head = self.read_head()?;
         if self.fresh {
             self.discover()?;
             // What the newest snapshots rest on has been published: a HEAD read after them tells of it.
-            match self.read_head()? {
-                Some(newer) => head = newer,
-                None => return Ok(()),
+            head = self.read_head()?;
+            if head.last_seq() < self.merge.settled() {
+                return Err(Error::corrupt(self.shelf.dir.head().display(), 0, "it is older than snapshots"));
             }
         }
         self.term = head.header.term;
@@ -130,10 +152,10 @@ impl Follower {
     }
 
     /// HEAD, where it is of this history and not of a writer before the last one seen.
-    fn read_head(&self) -> Result<Option<Head>> {
+    fn read_head(&self) -> Result<Head> {
         let Shelf { disk, dir, .. } = &self.shelf;
         let Some(head) = head::read(&**disk, dir)? else {
-            return Err(Error::corrupt(dir.head().display(), 0, "it is missing"));
+            return Err(disk::gone(&dir.head(), "is the storage there?"));
         };
         let database = self.replica.database();
         if head.header.database_id != *database.id.as_bytes() || head.header.epoch != database.epoch {
@@ -143,8 +165,12 @@ impl Follower {
             );
             return Err(Error::new(Reason::EpochChanged, message));
         }
-        // Of a lower term: an orphan that an old writer still writes to, or a stale view of the directory.
-        Ok(Some(head).filter(|head| head.header.term >= self.term))
+        if head.header.term < self.term {
+            // An orphan that an old writer still writes to, or a stale view of the directory: what it tells is no news.
+            let message = format!("{} is that of an earlier writer", dir.head().display());
+            return Err(Error::new(Reason::ReplicaBehind, message));
+        }
+        Ok(head)
     }
 
     /// Allows every table's log to be read as far as its slot says.
@@ -389,7 +415,7 @@ mod tests {
     use driftdb_common::log::appender::{Group, Log, Options};
     use driftdb_common::log::blocks::BlockCache;
     use driftdb_common::log::dir::DataDir;
-    use driftdb_common::log::disk::{self, sim::SimDisk};
+    use driftdb_common::log::disk::sim::SimDisk;
     use driftdb_common::log::recovery;
     use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 

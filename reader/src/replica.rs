@@ -16,6 +16,9 @@ use tokio::sync::watch;
 
 use crate::subscriptions::{LiveCommit, Subscriptions};
 
+/// A look at HEAD may be so long ago before a reader that knows of nothing newer is said to lag.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// Tables by name, dropped ones too.
 pub type Tables = BTreeMap<String, Arc<Timeline>>;
 
@@ -126,6 +129,13 @@ impl Replica {
     /// How long ago everything published had last been applied.
     pub fn staleness(&self) -> Duration {
         self.current_at.lock().elapsed()
+    }
+
+    /// How far behind it is: nothing where all that HEAD tells of is applied, and HEAD can be read.
+    pub fn lag(&self) -> Duration {
+        let staleness = self.staleness();
+        let has_all = self.applied.load().seq >= self.known_seq() && self.problem.lock().is_none();
+        if has_all && staleness <= QUIET { Duration::ZERO } else { staleness }
     }
 
     /// Why the follower cannot go on.

@@ -331,12 +331,11 @@ impl ReaderService for ReaderRpc {
         let header = moment.header(&self.replica, moment.applied.tables.values()).map_err(to_status)?;
         let overlays = moment.applied.tables.values().map(|table| Arc::clone(&table.state().overlay));
         let lag_seqs = self.replica.known_seq().saturating_sub(header.applied_seq);
-        let lag = if lag_seqs == 0 { Default::default() } else { self.replica.staleness() };
         answer(Ok(v1::ReaderServiceStatusResponse {
             header: Some(header),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             lag_seqs,
-            lag: lag.try_into().ok(),
+            lag: self.replica.lag().try_into().ok(),
             watchers: self.replica.subscriptions().watches() as u64,
             cache_bytes: self.shelf.cache.used_bytes(),
             cache_limit_bytes: self.shelf.cache.budget(),

@@ -4,6 +4,7 @@
 
 pub mod calls;
 pub mod checker;
+pub mod churn;
 pub mod condition;
 pub mod database;
 pub mod filter;
@@ -12,6 +13,7 @@ pub mod keeper;
 pub mod model;
 pub mod refusal;
 pub mod script;
+pub mod transcript;
 pub mod watcher;
 pub mod watching;
 pub mod world;

@@ -23,7 +23,9 @@ pub mod shell;
 pub mod snapshot;
 pub mod sql;
 pub mod status;
+pub mod storage_check;
 pub mod verify;
+pub mod watch;
 
 #[cfg(test)]
 mod maintenance_tests;

@@ -11,7 +11,7 @@ use crate::format::block::{
     Block, BlockError, Directory, FilterPlace, HEADER_BYTES, Handle, Identity, TRAILER_BYTES, Trailer, Tree,
     filter, unpack,
 };
-use crate::log::disk::{Disk, File};
+use crate::log::disk::{Disk, File, gone, read_failed};
 
 mod cache;
 mod cursor;
@@ -24,10 +24,6 @@ pub use cache::BlockCache;
 use cache::Cached;
 pub use cursor::TreeCursor;
 pub use write::{Output, write_file};
-
-/// `ESTALE`: what NFS says of an open file that another machine has removed. The standard library's name for it is not
-/// stable.
-const STALE: i32 = 116;
 
 /// A sorted block file, open for reading. Its descriptor may be closed at any time and opened again when needed.
 #[derive(Debug)]
@@ -60,8 +56,8 @@ impl BlockFile {
         identity: Identity,
         cache: Arc<BlockCache>,
     ) -> Result<Arc<BlockFile>> {
-        let handle = disk.open(&path).map_err(|e| failed(&path, &e))?;
-        let (bytes, trailer_bytes) = read_trailer(handle.as_ref()).map_err(|e| failed(&path, &e))?;
+        let handle = disk.open(&path).map_err(|e| read_failed(&path, &e))?;
+        let (bytes, trailer_bytes) = read_trailer(handle.as_ref()).map_err(|e| read_failed(&path, &e))?;
         let ends = bytes.saturating_sub(TRAILER_BYTES as u64);
         let damaged = |offset: u64, e: BlockError| Error::corrupt(path.display(), offset, e);
         let trailer = trailer_bytes.ok_or_else(|| damaged(0, BlockError::Incomplete))?;
@@ -173,8 +169,8 @@ impl BlockFile {
 
     /// Opens the file again, which must be the one that it was.
     fn reopen(&self) -> Result<Box<dyn File>> {
-        let file = self.disk.open(&self.path).map_err(|e| failed(&self.path, &e))?;
-        let (bytes, trailer) = read_trailer(file.as_ref()).map_err(|e| failed(&self.path, &e))?;
+        let file = self.disk.open(&self.path).map_err(|e| read_failed(&self.path, &e))?;
+        let (bytes, trailer) = read_trailer(file.as_ref()).map_err(|e| read_failed(&self.path, &e))?;
         if bytes != self.bytes || trailer != Some(self.trailer) {
             return Err(gone(&self.path, "another file has taken its place"));
         }
@@ -200,7 +196,7 @@ fn read_block(file: &dyn File, path: &Path, identity: Identity, handle: Handle) 
     // Handles are checked when decoded: the length is that of a block.
     let len = usize::try_from(handle.len).unwrap_or(HEADER_BYTES);
     let mut stored = vec![0; len];
-    let read = file.read_at(&mut stored, handle.offset).map_err(|e| failed(path, &e))?;
+    let read = file.read_at(&mut stored, handle.offset).map_err(|e| read_failed(path, &e))?;
     stored.truncate(read);
     let raw = if read == len {
         unpack(&stored.into(), identity, handle.offset)
@@ -208,17 +204,4 @@ fn read_block(file: &dyn File, path: &Path, identity: Identity, handle: Handle) 
         Err(BlockError::Incomplete)
     };
     raw.map_err(|e| Error::corrupt(path.display(), handle.offset, e))
-}
-
-/// An error of reading; a file that is no more has a reason of its own.
-fn failed(path: &Path, e: &io::Error) -> Error {
-    if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(STALE) {
-        return gone(path, e);
-    }
-    Error::io(format_args!("cannot read {}", path.display()), e)
-}
-
-fn gone(path: &Path, what: impl std::fmt::Display) -> Error {
-    Error::new(Reason::FileGone, format!("{} is gone: {what}", path.display()))
-        .with("file", path.display().to_string())
 }

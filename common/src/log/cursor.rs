@@ -11,7 +11,7 @@ use crate::format::event::{self, Event};
 use crate::format::frame::{self, FrameError, Place};
 use crate::format::manifest::{Digest, Position, Seal};
 use crate::log::dir::DataDir;
-use crate::log::disk::{Disk, File};
+use crate::log::disk::{self, Disk, File};
 
 /// How much is read at once. Decoded documents share these bytes.
 const CHUNK: u64 = 1 << 20;
@@ -212,13 +212,20 @@ impl Cursor {
     /// Reads `len` bytes from the cursor's position, fewer where the file ends.
     fn fill(&mut self, len: u64) -> Result<()> {
         let path = self.path();
-        let failed = |e: std::io::Error| Error::io(format_args!("cannot read {}", path.display()), &e);
+        let failed = |e: std::io::Error| disk::read_failed(&path, &e);
         let file = match &self.file {
             Some(file) => file,
-            None => self.file.insert(self.disk.open(&path).map_err(failed)?),
+            None => self.file.insert(self.disk.open_fresh(&path).map_err(failed)?),
         };
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        let read = file.read_at(&mut bytes, self.mark.offset).map_err(failed)?;
+        let read = match file.read_at(&mut bytes, self.mark.offset) {
+            Ok(read) => read,
+            Err(e) => {
+                // Of another file that has its name by now, this handle would go on saying so.
+                self.refresh();
+                return Err(failed(e));
+            }
+        };
         bytes.truncate(read);
         self.buffer = bytes.into();
         Ok(())

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::error::{Error, Result};
+use parking_lot::Mutex;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+use crate::error::{Error, Reason, Result};
 
 pub mod sim;
 
@@ -17,8 +20,13 @@ pub mod sim;
 /// A name made, renamed or removed is durable only after [`Disk::sync_dir`] of its directory; bytes written, only after
 /// [`File::sync`].
 pub trait Disk: Send + Sync + fmt::Debug {
-    /// Opens a file for reading.
+    /// Opens a file for reading. Where machines share the file system, what another one changed may be seen late.
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>>;
+    /// Opens a file for reading that others append to or replace: what they have written is seen, also where machines share
+    /// the file system and it caches. [`File::len`] may still be old there: only reading tells where the file ends.
+    fn open_fresh(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        self.open(path)
+    }
     /// Opens a file that exists, for reading and writing.
     fn open_write(&self, path: &Path) -> io::Result<Box<dyn File>>;
     /// Makes a file for reading and writing; fails where there is one.
@@ -80,9 +88,32 @@ const NETWORK_FILE_SYSTEMS: [u64; 13] = [
     0x0102_1997,
 ];
 
+/// `ESTALE`: what NFS says of a file that another machine has removed. The standard library's name for it is not stable.
+const STALE: i32 = 116;
+/// How often a small file is read again that was replaced while it was being read.
+const READ_TRIES: u32 = 5;
+/// How much is asked for beyond the length that a file says it has.
+const READ_ON: u64 = 64 << 10;
+/// How many file systems are remembered to be of a kind; a process sees one or two.
+const MOUNTS: usize = 16;
+
+/// What is known of file systems, by device number: whether machines share it. Asking a network file system is a journey.
+static MOUNTS_SEEN: Mutex<Vec<(u64, bool)>> = Mutex::new(Vec::new());
+
 /// The operating system's file system.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealDisk;
+
+/// A file whose reads go past the caches of this machine, as far as its file system does that.
+#[derive(Debug)]
+struct DirectFile(fs::File);
+
+impl DirectFile {
+    /// Takes the cache back in.
+    fn give_up(&self) -> io::Result<()> {
+        Ok(fcntl_setfl(&self.0, fcntl_getfl(&self.0)? - OFlags::DIRECT)?)
+    }
+}
 
 impl RealDisk {
     /// The real disk, ready to share.
@@ -95,6 +126,18 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
         Ok(Box::new(fs::File::open(path)?))
+    }
+
+    fn open_fresh(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        let file = fs::File::open(path)?;
+        if !is_shared(path, file.metadata()?.dev())? {
+            return Ok(Box::new(file));
+        }
+        // Local file systems want reads that are aligned; these take any, or say so.
+        match fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::DIRECT)) {
+            Ok(()) => Ok(Box::new(DirectFile(file))),
+            Err(_) => Ok(Box::new(file)),
+        }
     }
 
     fn open_write(&self, path: &Path) -> io::Result<Box<dyn File>> {
@@ -182,26 +225,106 @@ impl File for fs::File {
     }
 }
 
+impl File for DirectFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        match File::read_at(&self.0, buf, offset) {
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+                self.give_up()?;
+                File::read_at(&self.0, buf, offset)
+            }
+            read => read,
+        }
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        File::write_at(&self.0, bytes, offset)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        File::len(&self.0)
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        File::truncate(&self.0, len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::sync(&self.0)
+    }
+}
+
+/// Whether machines share the file system that a path lies on, whose device number this is.
+fn is_shared(path: &Path, device: u64) -> io::Result<bool> {
+    if let Some((_, shared)) = MOUNTS_SEEN.lock().iter().find(|(seen, _)| *seen == device) {
+        return Ok(*shared);
+    }
+    let shared = RealDisk.is_network(path)?;
+    let mut seen = MOUNTS_SEEN.lock();
+    seen.truncate(MOUNTS - 1);
+    seen.insert(0, (device, shared));
+    Ok(shared)
+}
+
+/// Whether an error of opening or reading says that the file is no more: it was removed, or replaced.
+pub fn is_gone(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(STALE)
+}
+
+/// An error of opening or reading a file; one that is no more has a reason of its own.
+pub fn read_failed(path: &Path, e: &io::Error) -> Error {
+    match is_gone(e) {
+        true => gone(path, e),
+        false => Error::io(format_args!("cannot read {}", path.display()), e),
+    }
+}
+
+/// That a file is no more, or is not the one that it was.
+pub fn gone(path: &Path, what: impl fmt::Display) -> Error {
+    Error::new(Reason::FileGone, format!("{} is gone: {what}", path.display()))
+        .with("file", path.display().to_string())
+}
+
 /// Reads a whole file, refusing one over `limit` bytes. `None` where there is none.
 pub fn read(disk: &dyn Disk, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-    let failed = |e: io::Error| Error::io(format_args!("cannot read {}", path.display()), &e);
-    let file = match disk.open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(failed(e)),
+    let mut tries = 1;
+    let read = loop {
+        let read = disk.open_fresh(path).and_then(|file| read_whole(&*file, limit));
+        match read {
+            Err(e) if e.raw_os_error() == Some(STALE) && tries < READ_TRIES => tries += 1,
+            read => break read,
+        }
     };
-    let len = file.len().map_err(failed)?;
-    if len > limit {
-        return Err(Error::corrupt(
-            path.display(),
-            limit,
-            format_args!("{len} bytes, where at most {limit} belong"),
-        ));
+    match read {
+        Ok(Some(bytes)) => Ok(Some(bytes)),
+        Ok(None) => {
+            let what = format_args!("it is longer than {limit} bytes, which at most belong there");
+            Err(Error::corrupt(path.display(), limit, what))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(read_failed(path, &e)),
     }
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-    let read = file.read_at(&mut bytes, 0).map_err(failed)?;
-    bytes.truncate(read);
-    Ok(Some(bytes))
+}
+
+/// A file's bytes up to where reading finds its end: its length may be that of the file it has replaced. `None` where there
+/// are more than `limit`.
+fn read_whole(file: &dyn File, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    let mut ask = file.len()?.saturating_add(1);
+    loop {
+        let end = (bytes.len() as u64).saturating_add(ask).min(limit.saturating_add(1));
+        let end = usize::try_from(end).unwrap_or(usize::MAX);
+        let known = bytes.len();
+        bytes.resize(end, 0);
+        let read = file.read_at(bytes.get_mut(known..).unwrap_or_default(), known as u64)?;
+        bytes.truncate(known + read);
+        if bytes.len() as u64 > limit {
+            return Ok(None);
+        }
+        if bytes.len() < end {
+            return Ok(Some(bytes));
+        }
+        ask = READ_ON;
+    }
 }
 
 /// Puts a file in place whole: after a crash there is the old one or the new one, and once this returns, the new one.

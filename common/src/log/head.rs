@@ -45,16 +45,15 @@ pub fn read_tolerant(disk: &dyn Disk, dir: &DataDir) -> Result<Option<Head>> {
 fn read_cells_of(disk: &dyn Disk, dir: &DataDir, tolerant: bool) -> Result<Option<Head>> {
     let path = dir.head();
     for last_try in (0..READ_TRIES).map(|i| i + 1 == READ_TRIES) {
-        let file = match disk.open(&path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(format_args!("cannot open {}", path.display()), &e)),
-        };
-        match read_cells(&*file, tolerant) {
+        let cells = disk.open_fresh(&path).and_then(|file| read_cells(&*file, tolerant));
+        match cells {
             Ok(Ok(head)) => return Ok(Some(head)),
             // A cell may be half written at this moment; a damaged one stays damaged.
             Ok(Err(_)) if !last_try => std::thread::yield_now(),
             Ok(Err(offset)) => return Err(Error::corrupt(path.display(), offset, "no valid cell")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // It was replaced between being opened and being read.
+            Err(e) if disk::is_gone(&e) && !last_try => std::thread::yield_now(),
             Err(e) => return Err(Error::io(format_args!("cannot read {}", path.display()), &e)),
         }
     }

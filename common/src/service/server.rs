@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
@@ -113,11 +113,31 @@ pub async fn serve<H: Health>(
 
 /// Health answers for service `S`: SERVING, and NOT_SERVING once `shutdown` is cancelled.
 pub async fn health<S: NamedService>(shutdown: CancellationToken) -> HealthServer<impl Health> {
+    health_while::<S>(watch::channel(true).1, shutdown).await
+}
+
+/// As [`health`], and NOT_SERVING too as long as `ready` is false. The server as a whole stays SERVING: it is alive.
+pub async fn health_while<S: NamedService>(
+    mut ready: watch::Receiver<bool>,
+    shutdown: CancellationToken,
+) -> HealthServer<impl Health> {
     let (reporter, server) = tonic_health::server::health_reporter();
-    reporter.set_serving::<S>().await;
+    let report = async move |serving: bool| match serving {
+        true => reporter.set_serving::<S>().await,
+        false => reporter.set_not_serving::<S>().await,
+    };
+    let now = *ready.borrow_and_update();
+    report(now).await;
     tokio::spawn(async move {
-        shutdown.cancelled().await;
-        reporter.set_not_serving::<S>().await;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return report(false).await,
+                Ok(()) = ready.changed() => {
+                    let now = *ready.borrow_and_update();
+                    report(now).await;
+                }
+            }
+        }
     });
     server
 }

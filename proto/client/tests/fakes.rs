@@ -1,5 +1,6 @@
 //! Daemons that answer as a test wants it, and a way to them that can be cut.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
@@ -36,6 +37,10 @@ pub(super) enum Act {
     Cut,
     /// The connection breaks after so many messages of the answer.
     CutAfter(u64),
+    /// The answer ends after so many messages, as if that were all.
+    EndAfter(u64),
+    /// Nothing comes after so many messages of the answer.
+    SilentAfter(u64),
 }
 
 /// What a fake was asked, and what it will do: the last act again and again.
@@ -69,12 +74,20 @@ impl Script {
     }
 }
 
-/// Serves a fake behind a proxy that its script cuts.
+/// Serves a fake behind a proxy that its script cuts, on any port.
 async fn serve(script: Arc<Script>, server: tonic::transport::server::Router) -> String {
+    serve_at(script, server, ([127, 0, 0, 1], 0).into()).await
+}
+
+async fn serve_at(
+    script: Arc<Script>,
+    server: tonic::transport::server::Router,
+    address: SocketAddr,
+) -> String {
     let inside = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = inside.local_addr().unwrap();
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(inside)));
-    let outside = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let outside = TcpListener::bind(address).await.unwrap();
     let address = outside.local_addr().unwrap().to_string();
     tokio::spawn(async move {
         loop {
@@ -99,8 +112,13 @@ pub(super) async fn writer(script: &Arc<Script>) -> String {
 
 /// A reader of the rows `1` to `9`, each in a message of its own; a resume token is the last of them.
 pub(super) async fn reader(script: &Arc<Script>) -> String {
+    reader_at(script, ([127, 0, 0, 1], 0).into()).await
+}
+
+/// The same at an address.
+pub(super) async fn reader_at(script: &Arc<Script>, address: SocketAddr) -> String {
     let fake = ReaderServiceServer::new(FakeReader(script.clone()));
-    serve(script.clone(), Server::builder().add_service(fake)).await
+    serve_at(script.clone(), Server::builder().add_service(fake), address).await
 }
 
 /// A writer that knows its request ids: `asked` has them, and the place of the first of an id is its seq.
@@ -119,7 +137,7 @@ impl FakeWriter {
                 Ok(v1::ApplyResponse { token: Some(v1::WriteToken { seq, time: None, epoch: 7 }), replayed })
             }
             Act::Fail(code, reason) => Err(failure(code, reason)),
-            Act::Cut | Act::CutAfter(_) => self.0.broken().await,
+            _ => self.0.broken().await,
         }
     }
 }
@@ -190,7 +208,11 @@ impl WriterService for FakeWriter {
         &self,
         _: Request<v1::WriterServiceStatusRequest>,
     ) -> Result<Response<v1::WriterServiceStatusResponse>, Status> {
-        not_asked()
+        match self.0.asked("status") {
+            Act::Answer => Ok(Response::new(v1::WriterServiceStatusResponse::default())),
+            Act::Fail(code, reason) => Err(failure(code, reason)),
+            _ => self.0.broken().await,
+        }
     }
 }
 
@@ -239,7 +261,7 @@ impl ReaderService for FakeReader {
             Act::Fail(code, reason) => return Err(failure(code, reason)),
             Act::Cut => return self.0.broken().await,
             Act::CutAfter(messages) => after + messages,
-            Act::Answer => 9,
+            _ => 9,
         };
         let script = self.0.clone();
         let messages = (after + 1..=9).map(move |key| {
@@ -269,9 +291,36 @@ impl ReaderService for FakeReader {
     }
     async fn watch_drift(
         &self,
-        _: Request<v1::WatchDriftRequest>,
+        request: Request<v1::WatchDriftRequest>,
     ) -> Result<Response<Self::WatchDriftStream>, Status> {
-        not_asked()
+        let request = request.into_inner();
+        let act = self.0.asked(super::feed::asked(&request));
+        let (stop, silent) = match act {
+            Act::Fail(code, reason) => return Err(failure(code, reason)),
+            Act::Cut => return self.0.broken().await,
+            Act::Answer => (u64::MAX, false),
+            Act::CutAfter(messages) | Act::EndAfter(messages) => (messages, false),
+            Act::SilentAfter(messages) => (messages, true),
+        };
+        let script = self.0.clone();
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            let messages = super::feed::messages(&request);
+            for message in messages.into_iter().take(usize::try_from(stop).unwrap_or(usize::MAX)) {
+                if sender.send(Ok(message)).await.is_err() {
+                    return;
+                }
+            }
+            if let Act::CutAfter(_) = act {
+                // What was sent is on its way.
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                let _: Result<(), Status> = script.broken().await;
+            }
+            if silent || matches!(act, Act::Answer) && request.until_seq == 0 {
+                sender.closed().await;
+            }
+        });
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
     }
     async fn list_tables(
         &self,

@@ -1,0 +1,368 @@
+//! `storage-check`: what a directory's file system does of what DriftDB needs, tried from two processes.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::log::disk::{self, Disk, RealDisk};
+use serde::Serialize;
+
+use crate::args::StorageCheck;
+use crate::exit::{Failure, Outcome};
+use crate::render::Output;
+use crate::shapes;
+
+pub mod peer;
+mod side;
+
+use peer::{Answer, Request, Way, generation};
+use side::{PeerProcess, Scratch};
+
+/// Longer than this until another process sees a change is slow.
+const SLOW_MS: u64 = 100;
+/// How long a change may take to be seen.
+const LIMIT_MS: u64 = 5_000;
+/// How long a new name may take to be seen: listings are cached the longest.
+const LISTED_MS: u64 = 65_000;
+/// How long a notice may take.
+const NOTICE_MS: u64 = 2_000;
+/// How often a file is replaced under the peer's eyes.
+const GENERATIONS: u64 = 60;
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+enum Ending {
+    #[serde(rename = "ok")]
+    Fine,
+    #[serde(rename = "slow")]
+    Slow,
+    /// Not there, and nothing depends on it.
+    #[serde(rename = "no")]
+    Absent,
+    #[serde(rename = "UNSAFE")]
+    Unsafe,
+}
+
+/// A check, as it is printed.
+#[derive(Debug, Serialize)]
+struct Line {
+    check: &'static str,
+    result: Ending,
+    ms: Option<u64>,
+    means: String,
+}
+
+/// Whom it hurts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Concerns {
+    Writer,
+    Readers,
+    Both,
+}
+
+/// A run of the checks.
+struct Checking<'a> {
+    out: &'a mut Output,
+    scratch: Scratch,
+    peer: PeerProcess,
+    peer_dir: std::path::PathBuf,
+    /// Whether machines share the file system on either side.
+    shared: bool,
+    unsafe_for_writer: bool,
+    unsafe_for_readers: bool,
+    slow: bool,
+    notices: bool,
+}
+
+/// Tries everything, tells of each, and fails where something is unsafe.
+pub async fn run(args: &StorageCheck, out: &mut Output) -> Outcome {
+    let other = args.peer.as_deref().unwrap_or(&args.dir);
+    for dir in [args.dir.as_path(), other] {
+        // Before anything is made in it.
+        RealDisk
+            .list(dir)
+            .map_err(|e| Failure::Usage(format!("{} is no directory to check: {e}", dir.display())))?;
+    }
+    let scratch = Scratch::make(&args.dir)?;
+    let peer_dir = other.join(scratch.name());
+    let shared = is_shared(&args.dir)? || is_shared(other)?;
+    let mut checking = Checking {
+        out,
+        peer: PeerProcess::start(&peer_dir)?,
+        scratch,
+        peer_dir,
+        shared,
+        unsafe_for_writer: false,
+        unsafe_for_readers: false,
+        slow: false,
+        notices: false,
+    };
+    if checking.same_storage().await? {
+        checking.lock(args.peer.is_some()).await?;
+        checking.release().await?;
+        checking.rename().await?;
+        checking.append().await?;
+        checking.listing().await?;
+        checking.sync()?;
+        checking.unlink().await?;
+        checking.notices().await?;
+    }
+    checking.verdict()
+}
+
+fn is_shared(dir: &Path) -> Result<bool> {
+    let shared = RealDisk.is_network(dir);
+    shared.map_err(|e| Error::io(format_args!("cannot examine {}", dir.display()), &e))
+}
+
+impl Checking<'_> {
+    fn tell(
+        &mut self,
+        check: &'static str,
+        result: Ending,
+        ms: Option<u64>,
+        means: impl Into<String>,
+    ) -> Outcome {
+        self.slow |= result == Ending::Slow;
+        let line = Line { check, result, ms, means: means.into() };
+        self.out.record(&shapes::line(&line)?)
+    }
+
+    fn harm(&mut self, check: &'static str, whom: Concerns, means: impl Into<String>) -> Outcome {
+        self.unsafe_for_writer |= whom != Concerns::Readers;
+        self.unsafe_for_readers |= whom != Concerns::Writer;
+        self.tell(check, Ending::Unsafe, None, means)
+    }
+
+    /// Whether something was seen: `whom` it hurts where it never is.
+    fn seen(&mut self, check: &'static str, answer: Answer, whom: Concerns, what: &str) -> Outcome<bool> {
+        match answer {
+            Answer::Seen { ms, odd: 0 } => {
+                let ending = if ms > SLOW_MS { Ending::Slow } else { Ending::Fine };
+                self.tell(check, ending, Some(ms), what)?;
+                return Ok(true);
+            }
+            Answer::Seen { odd, .. } => {
+                self.harm(
+                    check,
+                    whom,
+                    format!("{odd} times a file was found that was neither the old nor the new one"),
+                )?;
+            }
+            Answer::Unseen(found) => {
+                let found: String = found.chars().take(60).collect();
+                self.harm(check, whom, format!("the other process never saw it; it saw {found:?}"))?;
+            }
+            other => self.harm(check, whom, format!("it could not be tried: {other:?}"))?,
+        }
+        Ok(false)
+    }
+
+    async fn same_storage(&mut self) -> Outcome<bool> {
+        self.scratch.write("here", "here").map_err(|e| Error::io("cannot write a file", &e))?;
+        let read =
+            Request::Read { name: "here".into(), way: Way::Fresh, text: "here".into(), limit_ms: LIMIT_MS };
+        let answer = self.peer.ask(read).await?;
+        if !matches!(answer, Answer::Seen { .. }) {
+            let what = format!(
+                "{} does not show what is written in {}: it is other storage, or shows it later than after {LIMIT_MS} ms",
+                self.peer_dir.display(),
+                self.scratch.dir().display()
+            );
+            self.harm("same storage", Concerns::Both, what)?;
+            return Ok(false);
+        }
+        self.seen("same storage", answer, Concerns::Both, "a new file is seen by the other process")
+    }
+
+    /// Locks exclude, both ways.
+    async fn lock(&mut self, other_mount: bool) -> Outcome {
+        let path = self.scratch.path("lock");
+        let had = RealDisk.lock(&path);
+        let theirs = match &had {
+            Ok(Some(_)) => Some(self.peer.ask(Request::Lock("lock".into())).await?),
+            _ => None,
+        };
+        self.peer.ask(Request::Unlock).await?;
+        drop(had);
+        let taken = self.peer.ask(Request::Lock("lock".into())).await?;
+        let ours = RealDisk.lock(&path);
+        self.peer.ask(Request::Unlock).await?;
+        match (theirs, taken, ours) {
+            (Some(Answer::Locked(false)), Answer::Locked(true), Ok(None)) => {
+                let means = match self.shared && !other_mount {
+                    true => "between processes of this machine; for others, ask with --peer on another mount",
+                    false => "there is one writer at a time",
+                };
+                self.tell("lock", Ending::Fine, None, means)
+            }
+            (Some(Answer::Locked(true)), ..) | (_, Answer::Locked(true), Ok(Some(_))) => {
+                let means = "both processes held it: two writers would write at once. Run writers on one machine, \
+                             by one mount";
+                self.harm("lock", Concerns::Writer, means)
+            }
+            _ => self.harm("lock", Concerns::Writer, "files cannot be locked: no writer starts here"),
+        }
+    }
+
+    /// A lock goes with its holder.
+    async fn release(&mut self) -> Outcome {
+        self.peer.ask(Request::Lock("held".into())).await?;
+        let next = PeerProcess::start(&self.peer_dir)?;
+        let (began, path) = (Instant::now(), self.scratch.path("held"));
+        std::mem::replace(&mut self.peer, next).kill().await?;
+        loop {
+            let held = RealDisk.lock(&path).is_ok_and(|lock| lock.is_some());
+            let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let check = "lock after a death";
+            if held {
+                let ending = if ms > 1000 { Ending::Slow } else { Ending::Fine };
+                return self.tell(check, ending, Some(ms), "a standby writer can take over");
+            }
+            if ms > LIMIT_MS {
+                let means = "the lock of a process that was killed stays: no other writer can take over";
+                return self.harm(check, Concerns::Writer, means);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// A rename replaces a file whole.
+    async fn rename(&mut self) -> Outcome {
+        let path = self.scratch.path("replaced");
+        disk::replace(&RealDisk, &path, generation(0).as_bytes())?;
+        let read = Request::Read {
+            name: "replaced".into(),
+            way: Way::Fresh,
+            text: generation(0),
+            limit_ms: LIMIT_MS,
+        };
+        self.peer.ask(read).await?;
+        let watched =
+            Request::Replaced { name: "replaced".into(), last: GENERATIONS, limit_ms: 2 * LIMIT_MS };
+        self.peer.tell(watched).await?;
+        for number in 1..=GENERATIONS {
+            disk::replace(&RealDisk, &path, generation(number).as_bytes())?;
+        }
+        // The time includes that of writing them.
+        let answer = match self.peer.answer().await? {
+            Answer::Seen { odd, .. } => Answer::Seen { ms: 0, odd },
+            answer => answer,
+        };
+        let means = "manifests are replaced whole, and seen";
+        self.seen("rename", answer, Concerns::Both, means).map(drop)
+    }
+
+    /// Bytes that are appended and synced are seen: by each way to read.
+    async fn append(&mut self) -> Outcome {
+        for (check, way, means) in [
+            ("append, file kept open", Way::Kept, "an open file shows what is appended"),
+            ("append, file opened anew", Way::Open, "opening a file anew shows what is appended"),
+            ("append, read past caches", Way::Fresh, "this is how readers read"),
+        ] {
+            let name = format!("{way:?}");
+            let failed = |e| Error::io("cannot append to a file", &e);
+            let file = self.scratch.write(&name, "old").map_err(failed)?;
+            let before = Request::Read { name: name.clone(), way, text: "old".into(), limit_ms: LIMIT_MS };
+            self.peer.ask(Request::Keep(name.clone())).await?;
+            self.peer.ask(before).await?;
+            file.write_at(b" new", 3).and_then(|()| file.sync()).map_err(failed)?;
+            let limit_ms = LIMIT_MS;
+            let answer = self.peer.ask(Request::Read { name, way, text: "old new".into(), limit_ms }).await?;
+            match (way, answer) {
+                (Way::Kept | Way::Open, Answer::Unseen(_) | Answer::Failed(_)) => {
+                    let means = format!("not within {LIMIT_MS} ms; readers do not rely on it");
+                    self.tell(check, Ending::Absent, None, means)?;
+                }
+                (_, answer) => drop(self.seen(check, answer, Concerns::Readers, means)?),
+            }
+        }
+        Ok(())
+    }
+
+    /// A new name comes up in a listing that was read before.
+    async fn listing(&mut self) -> Outcome {
+        let list = |name: &str, limit_ms| Request::List { name: name.into(), limit_ms };
+        self.peer.ask(list("nothing", 0)).await?;
+        self.scratch.write("listed", "").map_err(|e| Error::io("cannot write a file", &e))?;
+        let answer = self.peer.ask(list("listed", LISTED_MS)).await?;
+        let means = "so long a reader waits for a new table; shorten it where the file system is mounted";
+        self.seen("listing", answer, Concerns::Readers, means).map(drop)
+    }
+
+    fn sync(&mut self) -> Outcome {
+        let began = Instant::now();
+        let synced = self.scratch.write("synced", "synced").and_then(|file| {
+            file.write_at(b"!", 6)?;
+            file.sync()?;
+            RealDisk.sync_dir(self.scratch.dir())
+        });
+        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match synced {
+            Ok(()) => self.tell("sync", Ending::Fine, Some(ms), "files and directories can be synced"),
+            Err(e) => self.harm("sync", Concerns::Writer, format!("what was written may be lost: {e}")),
+        }
+    }
+
+    /// A file that is open is read on although its name is gone.
+    async fn unlink(&mut self) -> Outcome {
+        let failed = |e| Error::io("cannot remove a file", &e);
+        drop(self.scratch.write("gone", "still here").map_err(failed)?);
+        self.peer.ask(Request::Keep("gone".into())).await?;
+        RealDisk.remove(&self.scratch.path("gone")).map_err(failed)?;
+        let (name, text) = ("gone".into(), "still here".into());
+        match self.peer.ask(Request::Read { name, way: Way::Kept, text, limit_ms: 0 }).await? {
+            Answer::Unseen(found) if !found.contains("os error") => {
+                let means = format!("an open file that was removed reads as {found:?}");
+                self.harm("unlink while open", Concerns::Readers, means)
+            }
+            Answer::Seen { .. } => {
+                self.tell("unlink while open", Ending::Fine, None, "open files outlive their names")
+            }
+            _ => {
+                let means = "open files go with their names: readers look for what has replaced them";
+                self.tell("unlink while open", Ending::Fine, None, means)
+            }
+        }
+    }
+
+    async fn notices(&mut self) -> Outcome {
+        let watching = matches!(self.peer.ask(Request::Watch).await?, Answer::Done);
+        self.scratch.write("noticed", "x").map_err(|e| Error::io("cannot write a file", &e))?;
+        let answer = self.peer.ask(Request::Notice { limit_ms: NOTICE_MS }).await?;
+        self.notices = watching && matches!(answer, Answer::Seen { .. });
+        match answer {
+            Answer::Seen { ms, .. } if self.notices => {
+                self.tell("change notices", Ending::Fine, Some(ms), "readers are told of commits")
+            }
+            _ => self.tell("change notices", Ending::Absent, None, "readers have to poll"),
+        }
+    }
+
+    /// What all of it comes to.
+    fn verdict(mut self) -> Outcome {
+        self.out.end_of_result()?;
+        let (writer, readers) = (self.unsafe_for_writer, self.unsafe_for_readers);
+        match writer {
+            true => {
+                self.tell("writer", Ending::Unsafe, None, "do not run a writer on each side of this storage")?
+            }
+            false => self.tell("writer", Ending::Fine, None, "a writer, and a standby, can run here")?,
+        }
+        let follow = match (self.shared, self.notices) {
+            (true, _) => "readers can run here: --follow auto, which polls here, or poll",
+            (false, true) => "readers can run here: --follow auto, or notify",
+            (false, false) => "readers can run here: --follow poll",
+        };
+        match readers {
+            true => self.tell("readers", Ending::Unsafe, None, "do not run readers on this storage")?,
+            false if self.slow => self.tell("readers", Ending::Slow, None, format!("{follow}; they lag"))?,
+            false => self.tell("readers", Ending::Fine, None, follow)?,
+        }
+        if !writer && !readers {
+            return Ok(());
+        }
+        let what = "this storage does not do what DriftDB needs: see the lines that say UNSAFE";
+        Err(Error::new(Reason::Corrupt, what).into())
+    }
+}

@@ -1,0 +1,233 @@
+//! `watch`: changes as they happen, printed or given to a program.
+
+use std::time::Duration;
+
+use driftdb::client::{WatchEvent, reason};
+use driftdb::v1;
+use driftdb_common::error::Reason;
+use tokio::time::{MissedTickBehavior, interval};
+use v1::as_of::At;
+use v1::watch_drift_request::Start;
+
+use crate::args::Watch;
+use crate::client::{Client, Reader, told};
+use crate::commands::moment;
+use crate::exit::{Failure, Outcome};
+use crate::render::{self, Output};
+use crate::shapes::{self, Images};
+use crate::statement;
+use bookmark::Bookmark;
+use program::Program;
+
+mod bookmark;
+mod program;
+
+/// How often it is looked whether anybody still reads, and whether the bookmark is to be kept.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Watches until the moment where it is to end, an error, or whoever reads has gone.
+pub async fn run(args: Watch, client: &mut Client, out: &mut Output) -> Outcome {
+    if !out.can_go_on() && args.until.is_none() && args.command.is_empty() {
+        let message = "csv needs all columns before the first line: give --until, or take -o jsonl";
+        return Err(Failure::Usage(message.to_owned()));
+    }
+    let bookmark = args.resume.as_deref().map(Bookmark::open).transpose()?;
+    let request = request(&args, bookmark.as_ref(), client).await?;
+    let mut watch = client.database().await?.watch(request);
+    let mut watching = Watching {
+        out,
+        images: Images { before: args.with_before, after: args.with_after },
+        progress: args.progress,
+        program: Program::new(&args.command),
+        bookmark,
+        opened: false,
+    };
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let event = tokio::select! {
+            event = watch.next() => event,
+            _ = ticks.tick() => {
+                watching.tick()?;
+                continue;
+            }
+        };
+        let condition = || args.condition.clone().unwrap_or_default();
+        let event = event.map_err(|status| Failure::in_text(told(&status), &condition()))?;
+        let Some(event) = event else { break };
+        let seq = watching.show(event).await?;
+        if let (Some(bookmark), Some(token)) = (&mut watching.bookmark, watch.token()) {
+            // What a program has done is not to be done again because of a crash.
+            bookmark.move_to(seq, token, watching.program.is_some())?;
+        }
+    }
+    watching.keep()
+}
+
+async fn request(
+    args: &Watch,
+    bookmark: Option<&Bookmark>,
+    client: &mut Client,
+) -> Outcome<v1::WatchDriftRequest> {
+    let until_seq = match &args.until {
+        Some(until) => last_at(until, client).await?,
+        None => 0,
+    };
+    let mut request = v1::WatchDriftRequest {
+        tables: args.table.clone(),
+        keys: args.key.clone(),
+        key_prefix: args.prefix.clone().unwrap_or_default(),
+        r#where: args.condition.clone().unwrap_or_default(),
+        params: args.param.clone(),
+        initial_rows: args.initial,
+        with_before: args.with_before,
+        with_after: args.with_after,
+        until_seq,
+        heartbeat: args.heartbeat.and_then(|heartbeat| heartbeat.try_into().ok()),
+        ..Default::default()
+    };
+    let from = moment(args.from.as_deref())?.and_then(|from| from.at);
+    request.start = match (bookmark.and_then(Bookmark::token), from) {
+        (Some(token), _) => Some(Start::ResumeToken(token)),
+        (None, Some(At::Seq(seq))) => Some(Start::AfterSeq(seq)),
+        (None, Some(At::Time(time))) => Some(Start::AfterTime(time)),
+        (None, Some(At::Ago(ago))) => Some(Start::AfterTime(shapes::timestamp(before_now(ago)?))),
+        // What was written before the command is not what happens from now on, even where a reader has yet to see it.
+        (None, None) => client.reading().await?.token().map(|written| {
+            request.epoch = written.epoch;
+            Start::AfterSeq(written.seq)
+        }),
+    };
+    Ok(request)
+}
+
+fn before_now(ago: prost_types::Duration) -> Outcome<jiff::Timestamp> {
+    let too_long = || Failure::Usage("--from is too long ago".to_owned());
+    let ago = Duration::try_from(ago).map_err(|_| too_long())?;
+    jiff::Timestamp::now().checked_sub(ago).map_err(|_| too_long())
+}
+
+fn in_future(time: &prost_types::Timestamp) -> bool {
+    let now = shapes::timestamp(jiff::Timestamp::now());
+    (time.seconds, time.nanos) > (now.seconds, now.nanos)
+}
+
+/// The last commit at or before a moment that has been.
+async fn last_at(until: &str, client: &mut Client) -> Outcome<u64> {
+    let as_of = statement::point(until)?;
+    let seq = match &as_of.at {
+        Some(At::Seq(seq)) => *seq,
+        Some(At::Time(time)) if in_future(time) => {
+            let message = format!(
+                "--until {until} lies in the future, where nobody knows which commit will be the last: \
+                 it takes a moment that has been, or a commit (@seq:100)"
+            );
+            return Err(Failure::Usage(message));
+        }
+        _ => {
+            let database = client.reading().await?;
+            let freshness = database.token().map(v1::Freshness::from);
+            let request =
+                v1::ListTablesRequest { as_of: Some(as_of), freshness, page_size: 1, ..Default::default() };
+            let call = |mut reader: Reader| {
+                let request = request.clone();
+                async move { reader.list_tables(request).await }
+            };
+            database.read(call).await?.into_inner().header.unwrap_or_default().read_seq
+        }
+    };
+    if seq == 0 {
+        return Err(Failure::Usage(format!("--until {until}: nothing had happened by then")));
+    }
+    Ok(seq)
+}
+
+/// A watch under way.
+struct Watching<'a> {
+    out: &'a mut Output,
+    images: Images,
+    progress: bool,
+    program: Option<Program>,
+    bookmark: Option<Bookmark>,
+    opened: bool,
+}
+
+impl Watching<'_> {
+    /// Prints an event, or has it seen to. The commit that it tells of.
+    async fn show(&mut self, event: WatchEvent) -> Outcome<u64> {
+        let seq = match event {
+            WatchEvent::Opened(header) => {
+                self.opened = true;
+                header.read_seq
+            }
+            WatchEvent::Rows(batch) => self.rows(batch).await?,
+            WatchEvent::Commit(commit) => self.commit(commit).await?,
+            WatchEvent::RowsDone(header) | WatchEvent::Progress(header) | WatchEvent::CaughtUp(header) => {
+                if self.progress && self.program.is_none() {
+                    self.out.aside(&shapes::progress(header.read_seq)?)?;
+                }
+                header.read_seq
+            }
+            WatchEvent::FellBehind(header) => {
+                if self.out.wants_notes() {
+                    render::note(
+                        "note: this watch is slower than the database; it catches up from the files",
+                    );
+                }
+                header.read_seq
+            }
+            WatchEvent::Interrupted(status) => {
+                // Where nobody listens from the beginning, waiting does not help.
+                if !self.opened && reason(&status).as_deref() == Some(Reason::Unreachable.as_str()) {
+                    return Err(status.into());
+                }
+                render::note(&format!("note: {}; the watch goes on when it can", told(&status).message()));
+                0
+            }
+            WatchEvent::Resumed(header) => {
+                render::note(&format!("note: the watch goes on after commit {}", header.read_seq));
+                header.read_seq
+            }
+        };
+        self.out.flush()?;
+        Ok(seq)
+    }
+
+    async fn rows(&mut self, batch: v1::RowBatch) -> Outcome<u64> {
+        let seq = batch.rows.iter().map(|row| row.seq).max().unwrap_or_default();
+        match &self.program {
+            Some(program) => program.run(&shapes::watched_rows(batch)?, None).await?,
+            None => {
+                for row in batch.rows {
+                    self.out.aside(&shapes::watched_row(&batch.table, row)?)?;
+                }
+            }
+        }
+        Ok(seq)
+    }
+
+    async fn commit(&mut self, commit: v1::Commit) -> Outcome<u64> {
+        let seq = commit.seq;
+        match &self.program {
+            Some(program) => program.run(&shapes::commit(commit, self.images)?, Some(seq)).await?,
+            None => {
+                for event in shapes::events(commit, self.images)? {
+                    self.out.event(&event)?;
+                }
+            }
+        }
+        Ok(seq)
+    }
+
+    /// Keeps the place up to which everything is done.
+    fn keep(&mut self) -> Outcome {
+        Ok(self.bookmark.as_mut().map_or(Ok(()), Bookmark::keep)?)
+    }
+
+    fn tick(&mut self) -> Outcome {
+        if self.out.is_closed() {
+            return Err(Failure::BrokenPipe);
+        }
+        self.keep()
+    }
+}

@@ -1,0 +1,114 @@
+//! All that a reader says of a table at a moment, byte by byte, so that two readers can be compared.
+
+use driftdb::v1;
+use prost::Message;
+use tonic::{Status, Streaming};
+
+use super::{Reader, at_seq, reason};
+
+/// Keys that `churn` uses.
+pub const KEYS: u64 = 24;
+
+/// Asks for rows, counts, drift and differences of a table after a commit: each answer as bytes, or as an error. What the
+/// header says of the replica itself is left out; and what time it was, where not `timed`: once every table of a commit is
+/// compacted beyond it, only those who have seen it know.
+pub async fn transcript(reader: &mut Reader, table: &str, seq: u64, timed: bool) -> Vec<(String, Vec<u8>)> {
+    let (as_of, name) = (at_seq(seq), || table.to_owned());
+    let mut told = Vec::new();
+    let get = v1::GetRequest {
+        table: name(),
+        keys: (0..KEYS).map(|n| format!("k{n:02}")).collect(),
+        as_of,
+        format: v1::DocumentFormat::Msgpack.into(),
+        ..Default::default()
+    };
+    told.push(("get".to_owned(), one(reader.get(get).await.map(|answer| answer.into_inner()), timed)));
+    for condition in ["", "n > 100 AND n < 900", r#"status = "s1""#] {
+        let select =
+            v1::SelectRequest { table: name(), r#where: condition.into(), as_of, ..Default::default() };
+        let fields = v1::SelectRequest { fields: vec!["id".into(), "n".into()], limit: 7, ..select.clone() };
+        for request in [select, fields] {
+            let stream = reader.select(request).await.map(|answer| answer.into_inner());
+            told.push((format!("select {condition}"), all(stream, timed).await));
+        }
+    }
+    let key = format!("k{:02}", seq % KEYS);
+    for key in [String::new(), key.clone()] {
+        let history = v1::HistoryRequest {
+            table: name(),
+            key: key.clone(),
+            from: at_seq(seq.saturating_sub(60)),
+            to: as_of,
+            newest_first: seq.is_multiple_of(2),
+            with_before: true,
+            with_after: true,
+            ..Default::default()
+        };
+        let stream = reader.history(history).await.map(|answer| answer.into_inner());
+        told.push((format!("history {key}"), all(stream, timed).await));
+    }
+    let diff = v1::DiffRequest { table: name(), from: at_seq(seq / 2 + 1), to: as_of, ..Default::default() };
+    told.push((
+        "diff".to_owned(),
+        all(reader.diff(diff).await.map(|answer| answer.into_inner()), timed).await,
+    ));
+    for statement in [
+        format!(r#"SELECT COUNT(*) FROM {table} WHERE status = "s2" AS OF @seq:{seq}"#),
+        format!("SELECT _key, _seq, n FROM {table} WHERE n > 5 LIMIT 9 OFFSET 2 AS OF @seq:{seq}"),
+        format!(r#"SHOW DRIFT {table} KEY "{key}" TO @seq:{seq}"#),
+        format!("SHOW DIFF {table} FROM @seq:{} TO @seq:{seq}", seq / 2 + 1),
+    ] {
+        let request = v1::ReaderServiceExecuteRequest { statement: statement.clone(), ..Default::default() };
+        let stream = reader.execute(request).await.map(|answer| answer.into_inner());
+        told.push((statement, all(stream, timed).await));
+    }
+    told
+}
+
+/// A message that has a header.
+trait Headed: Message {
+    fn header(&mut self) -> &mut Option<v1::ReadHeader>;
+}
+
+macro_rules! headed {
+    ($($message:ident)*) => {
+        $(impl Headed for v1::$message {
+            fn header(&mut self) -> &mut Option<v1::ReadHeader> {
+                &mut self.header
+            }
+        })*
+    };
+}
+
+headed! { GetResponse SelectResponse HistoryResponse DiffResponse ReaderServiceExecuteResponse }
+
+fn one(answer: Result<impl Headed, Status>, timed: bool) -> Vec<u8> {
+    match answer {
+        Ok(mut message) => {
+            if let Some(header) = message.header() {
+                header.applied_seq = 0;
+                header.read_time = header.read_time.filter(|_| timed);
+            }
+            message.encode_length_delimited_to_vec()
+        }
+        Err(status) => format!("{:?} {}", status.code(), reason(&status)).into_bytes(),
+    }
+}
+
+async fn all<T: Headed>(stream: Result<Streaming<T>, Status>, timed: bool) -> Vec<u8> {
+    let mut stream = match stream {
+        Ok(stream) => stream,
+        Err(status) => return one(Err::<T, _>(status), timed),
+    };
+    let mut told = Vec::new();
+    loop {
+        match stream.message().await {
+            Ok(Some(message)) => told.extend(one(Ok(message), timed)),
+            Ok(None) => return told,
+            Err(status) => {
+                told.extend(one(Err::<T, _>(status), timed));
+                return told;
+            }
+        }
+    }
+}
