@@ -279,7 +279,8 @@ async function example({ daemons, writer }) {
   await orders("o1", "o2");
   const readers = [await daemons.reader(), await daemons.reader()];
   const env = { ...process.env, DRIFTDB_READER: readers.map((reader) => reader.address).join(",") };
-  const program = spawn(process.execPath, [new URL("watch.mjs", import.meta.url).pathname], { env, stdio: ["ignore", "pipe", "inherit"] });
+  const args = [new URL("watch.mjs", import.meta.url).pathname];
+  const program = spawn(process.execPath, args, { env, stdio: ["ignore", "pipe", "inherit"] });
   const lines = createInterface(program.stdout)[Symbol.asyncIterator]();
   const said = [(await lines.next()).value];
   await orders("o3", "o4", "o5");
