@@ -28,7 +28,7 @@ pub fn dir() -> DataDir {
 
 /// A small segment makes rotations frequent; no threads make every step's place known.
 pub fn options(segment_bytes: u64) -> Options {
-    Options { segment_bytes, background: false }
+    Options { segment_bytes, background: false, ..Options::default() }
 }
 
 /// Opens the log and returns every commit it kept.
