@@ -30,6 +30,10 @@ pub struct Args {
     /// clients that send them a write.
     #[arg(long, env = "DRIFTDB_ADVERTISE", value_name = "ADDR")]
     pub advertise: Option<String>,
+    /// Waits where another writer holds the database, and takes over when that one has ended. It listens meanwhile, and
+    /// refuses what it is asked for with STANDBY, naming the other; health says NOT_SERVING.
+    #[arg(long, env = "DRIFTDB_STANDBY", value_parser = clap::builder::FalseyValueParser::new())]
+    pub standby: bool,
     /// Whether the writer looks at HEAD, before each write and before each answer, for another one that has taken over: it then
     /// stops, and acknowledges nothing more. `auto` does where the data directory lies on a network file system (NFS, SMB, FUSE
     /// and others), whose locks may lapse. All writers of a directory need the same.

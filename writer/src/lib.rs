@@ -32,6 +32,7 @@ pub use crate::requests::Window;
 use crate::rpc::WriterRpc;
 use crate::snapshotter::Snapshotter;
 pub use crate::snapshotter::When;
+pub use crate::standby::stand_by;
 use crate::upkeep::Upkeep;
 
 mod admit;
@@ -46,6 +47,7 @@ mod requests;
 mod rows;
 mod rpc;
 mod snapshotter;
+mod standby;
 mod upkeep;
 
 /// How a writer runs.
