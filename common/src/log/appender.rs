@@ -439,7 +439,9 @@ impl Log {
         self.fence.check()?;
         let (last_seq, last_ms) = self.published();
         self.head.publish(&[], last_seq, last_ms, true)?;
-        self.sync_head()
+        self.sync_head()?;
+        // It may have been said in a HEAD that nobody reads.
+        self.fence.check()
     }
 }
 

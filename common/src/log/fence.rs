@@ -98,6 +98,11 @@ impl FencedDisk {
     fn check(&self) -> io::Result<()> {
         self.fence.check().map_err(io::Error::other)
     }
+
+    /// Where a file is missing because whoever has taken over removed it, that is what to tell.
+    fn told<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
+        outcome.or_else(|error| self.check().and(Err(error)))
+    }
 }
 
 impl Disk for FencedDisk {
@@ -106,34 +111,30 @@ impl Disk for FencedDisk {
     }
 
     fn open_write(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        self.disk.open_write(path)
+        self.told(self.disk.open_write(path))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        self.disk.create(path)
+        self.told(self.disk.create(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.check()?;
-        self.disk.rename(from, to).or_else(|error| {
-            // Whoever has taken over removed it: that is what to tell.
-            self.check()?;
-            Err(error)
-        })
+        self.told(self.disk.rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.check()?;
-        self.disk.remove(path)
+        self.told(self.disk.remove(path))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
+        self.told(self.disk.create_dir(path))
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         self.check()?;
-        self.disk.remove_dir(path)
+        self.told(self.disk.remove_dir(path))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -141,7 +142,7 @@ impl Disk for FencedDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_dir(path)
+        self.told(self.disk.sync_dir(path))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn File>>> {

@@ -58,12 +58,15 @@ pub fn open(disk: Arc<dyn Disk>, dir: &DataDir, options: Options, replay: &mut d
         None => initialise(&*disk, dir)?,
     };
     let fenced = options.fencing.is_on(&*disk, dir)?;
+    // A view in which another has begun to change things is no damage: that one has taken over.
     // Where the lock may have lapsed, the last writer may be alive, and write on until it finds that it is one no more. What
     // it closed, it has done with.
     let follows = if fenced && !head.header.closed { Follows::Living } else { Follows::Ended };
     let mut survey = match follows {
         Follows::Ended => Survey::of(&disk, dir, &head, replay)?,
-        Follows::Living => Survey::of(&disk, dir, &head, &mut |_| Ok(()))?,
+        Follows::Living => Survey::of(&disk, dir, &head, &mut |_| Ok(())).map_err(|error| {
+            Fence::new(&disk, dir, head.header.term, fenced).check().err().unwrap_or(error)
+        })?,
     };
     survey.settle_names(&*disk, dir)?;
     let found = head;
@@ -73,7 +76,8 @@ pub fn open(disk: Arc<dyn Disk>, dir: &DataDir, options: Options, replay: &mut d
     leftovers::remove_unfinished(&*disk, dir)?;
     if follows == Follows::Living {
         // What it has acknowledged up to the change of HEAD is on disk by now, and its manifests change no more.
-        survey = Survey::of(&disk, dir, &found, replay)?;
+        survey =
+            Survey::of(&disk, dir, &found, replay).map_err(|error| fence.check().err().unwrap_or(error))?;
         survey.settle_names(&*disk, dir)?;
     }
     let background = if options.background {
