@@ -25,6 +25,9 @@ use crate::log::segment::ActiveSegment;
 
 mod leftovers;
 
+/// How often a database that another may still write to is looked at before what is wrong with it counts.
+const LOOKS: u32 = 5;
+
 /// What a database is opened for: told what there is.
 pub trait Replay {
     /// A table, as its manifest has it: what its snapshots hold is not handed out again. Every table comes before any
@@ -58,15 +61,12 @@ pub fn open(disk: Arc<dyn Disk>, dir: &DataDir, options: Options, replay: &mut d
         None => initialise(&*disk, dir)?,
     };
     let fenced = options.fencing.is_on(&*disk, dir)?;
-    // A view in which another has begun to change things is no damage: that one has taken over.
     // Where the lock may have lapsed, the last writer may be alive, and write on until it finds that it is one no more. What
     // it closed, it has done with.
     let follows = if fenced && !head.header.closed { Follows::Living } else { Follows::Ended };
     let mut survey = match follows {
         Follows::Ended => Survey::of(&disk, dir, &head, replay)?,
-        Follows::Living => Survey::of(&disk, dir, &head, &mut |_| Ok(())).map_err(|error| {
-            Fence::new(&disk, dir, head.header.term, fenced).check().err().unwrap_or(error)
-        })?,
+        Follows::Living => Survey::of_living(&disk, dir, &head)?,
     };
     survey.settle_names(&*disk, dir)?;
     let found = head;
@@ -188,6 +188,24 @@ impl Survey {
         survey.replay(replay)?;
         survey.judge(head)?;
         Ok(survey)
+    }
+
+    /// As [`Survey::of`], while the last writer may still change what there is: damage stays, and what is seen in the middle
+    /// of a change does not.
+    fn of_living(disk: &Arc<dyn Disk>, dir: &DataDir, head: &Head) -> Result<Survey> {
+        let mut looks = 0;
+        loop {
+            let error = match Survey::of(disk, dir, head, &mut |_| Ok(())) {
+                Ok(survey) => return Ok(survey),
+                Err(error) => error,
+            };
+            // Where another has taken over already, that is what to tell.
+            Fence::new(disk, dir, head.header.term, true).check()?;
+            looks += 1;
+            if looks == LOOKS {
+                return Err(error);
+            }
+        }
     }
 
     fn take(disk: &Arc<dyn Disk>, dir: &DataDir, head: &Head) -> Result<Survey> {
