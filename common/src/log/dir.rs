@@ -219,7 +219,7 @@ pub fn table_names(disk: &dyn Disk, dir: &DataDir) -> Result<Vec<String>> {
     let names = match disk.list(&dir.tables()) {
         Ok(names) => names,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(e) => return Err(Error::io(format_args!("cannot list {}", dir.tables().display()), &e)),
+        Err(e) => return Err(disk::read_failed(&dir.tables(), &e)),
     };
     Ok(names.into_iter().filter(|name| is_table_name(name)).collect())
 }

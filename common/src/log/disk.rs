@@ -14,6 +14,8 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use crate::error::{Error, Reason, Result};
 
 pub mod sim;
+#[cfg(test)]
+mod tests;
 
 /// A file system as DriftDB uses it. Paths are used as given.
 ///
