@@ -180,7 +180,7 @@ async fn one_after_the_other_takes_over_and_no_acknowledged_write_is_lost() {
         Code::FailedPrecondition,
         "NOT_WRITER",
     );
-    assert_eq!(format!("http://{}", refusal.metadata["writer"]), holding.url, "whom readers name");
+    assert_eq!(format!("http://{}", refusal.metadata["writer_address"]), holding.url, "whom readers name");
     load.stop.store(true, Ordering::Relaxed);
     for client in clients {
         client.await.unwrap();
@@ -193,7 +193,12 @@ async fn one_after_the_other_takes_over_and_no_acknowledged_write_is_lost() {
     assert!(next.terminate().success(), "a standby ends cleanly");
 }
 
-async fn check(reader: &Daemon, asked: &BTreeMap<String, Option<Answered>>, reigns: &Reigns, last: u64) {
+async fn check(
+    reader: &Daemon,
+    asked: &BTreeMap<String, Option<Answered>>,
+    reigns: &[(String, u64, u64)],
+    last: u64,
+) {
     let mut reader = reader.as_reader().await;
     let freshness = Some(v1::Freshness { min_seq: last, ..Default::default() });
     let request = v1::HistoryRequest { table: "t".into(), freshness, ..Default::default() };
