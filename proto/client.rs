@@ -71,6 +71,8 @@ const UNREACHABLE: &str = "UNREACHABLE";
 const ADDRESS: &str = "address";
 /// The reason of a writer that waits for another's end, and has done nothing.
 const STANDBY: &str = "STANDBY";
+/// The detail of it that says where the other one is.
+const WRITER: &str = "writer";
 /// The reason where a write's answer is missing.
 const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
 /// The largest message that a daemon sends.
@@ -273,6 +275,12 @@ pub fn reader_on(channel: Channel) -> Reader {
 pub fn unreachable_at(status: &Status) -> Option<String> {
     let mut info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
     info.metadata.remove(ADDRESS).filter(|_| info.reason == UNREACHABLE)
+}
+
+/// The address of the writer that a standby waits for, where that is what a call failed with and it is known.
+pub fn standby_for(status: &Status) -> Option<String> {
+    let mut info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
+    info.metadata.remove(WRITER).filter(|_| info.reason == STANDBY)
 }
 
 fn is_standby(status: &Status) -> bool {

@@ -14,7 +14,7 @@ use serde_json::Value;
 fn every_figure_of_a_long_history_and_of_many_tables_comes_out() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(binary("driftctl"));
-    command.args(["bench", "--phases", "echo,history,T500", "--history", "1000,3000", "--runs", "2"]);
+    command.args(["bench", "--phases", "echo,WA,history,T500", "--history", "1000,3000", "--runs", "2"]);
     command.args(["--seconds", "1", "--clients", "4", "--tables", "5", "--table-events", "50", "--dir"]);
     let output = command.arg(dir.path()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -51,6 +51,9 @@ fn every_figure_of_a_long_history_and_of_many_tables_comes_out() {
         wanted.push((0, "T500".to_owned(), metric));
     }
     wanted.push((0, "T500.c4".to_owned(), "throughput"));
+    for metric in ["events", "send_to_delivered_p50", "send_to_delivered_p99", "ack_to_delivered_p50"] {
+        wanted.extend(["WA", "WA.fan"].map(|phase| (0, phase.to_owned(), metric)));
+    }
     for (events, phase, metric) in wanted {
         assert!(found.contains(&(events, phase.clone(), metric.to_owned())), "{events} {phase} {metric}");
     }

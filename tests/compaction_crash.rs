@@ -353,7 +353,7 @@ fn expect_no_orphans(disk: &SimDisk) {
         let mut named: BTreeSet<PathBuf> = segments.chain(dir::snapshot_files(&data, &manifest)).collect();
         named.extend([data.manifest(name), data.schema(name)]);
         for path in disk.paths().into_iter().filter(|path| path.starts_with(data.table(name))) {
-            let aside = path.to_string_lossy().contains(".torn.") || path.ends_with("meta.tmp");
+            let aside = path.to_string_lossy().contains(".torn.") || path.to_string_lossy().ends_with(".tmp");
             let is_dir = disk.bytes(&path).is_none();
             assert!(aside || is_dir || named.contains(&path), "{} is an orphan", path.display());
         }

@@ -2,9 +2,12 @@
 
 mod harness;
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use driftdb::client::Client;
+use driftdb::v1;
 use harness::{Daemon, binary};
 
 /// What each of them prints on an empty database.
@@ -26,10 +29,8 @@ fn the_readme_and_the_guides_quote_the_examples_as_they_are() {
         ("docs/node.md", "js", "watch.mjs"),
     ] {
         let text = read(page);
-        let mut quoted = text
-            .split(&format!("\n```{language}\n"))
-            .skip(1)
-            .map(|rest| rest.split_once("\n```\n").unwrap().0);
+        let opening = format!("\n```{language}\n");
+        let mut quoted = text.split(&opening).skip(1).map(|rest| rest.split_once("\n```\n").unwrap().0);
         let example = read(&format!("docs/examples/{name}"));
         let count = quoted.clone().count();
         assert!(
@@ -41,20 +42,55 @@ fn the_readme_and_the_guides_quote_the_examples_as_they_are() {
     }
 }
 
-#[test]
-fn the_example_in_rust_runs() {
-    let dir = tempfile::tempdir().unwrap();
-    let (writer, reader) = (Daemon::writer(dir.path()), Daemon::reader(dir.path()));
+/// A program of docs/examples, built as these tests were.
+fn example(name: &str) -> Command {
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    build.args(["build", "--quiet", "--example", "orders", "--manifest-path"]);
+    build.args(["build", "--quiet", "--example", name, "--manifest-path"]);
     build.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
-    let example = binary("examples").join("orders");
+    let example = binary("examples").join(name);
     if example.components().any(|part| part.as_os_str() == "release") {
         build.arg("--release");
     }
     assert!(build.status().unwrap().success());
-    let mut run = Command::new(example);
+    Command::new(example)
+}
+
+#[test]
+fn the_example_in_rust_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (writer, reader) = (Daemon::writer(dir.path()), Daemon::reader(dir.path()));
+    let mut run = example("orders");
     let output = run.env("DRIFTDB_WRITER", &writer.url).env("DRIFTDB_READER", &reader.url).output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout);
     assert_eq!(printed, PRINTED, "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn the_watcher_in_rust_goes_on_at_the_next_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = Daemon::writer(dir.path());
+    let (mut asked, next) = (Daemon::reader(dir.path()), Daemon::reader(dir.path()));
+    let client = Client::new([&writer.url], [&next.url]);
+    let orders =
+        v1::CreateTableRequest { table: "orders".into(), primary_key: "id".into(), ..Default::default() };
+    client.create_table(orders).await.unwrap();
+    client.put("orders", r#"{"id": "o1"}"#).await.unwrap();
+
+    let mut run = example("watch");
+    run.env("DRIFTDB_READER", format!("{},{}", asked.url, next.url)).stdout(Stdio::piped());
+    let mut program = run.spawn().unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    let mut said = vec![lines.next().unwrap().unwrap()];
+    client.put("orders", r#"{"id": "o2"}"#).await.unwrap();
+    said.push(lines.next().unwrap().unwrap());
+    asked.kill();
+    client.patch("orders", "o2", r#"{"status": "paid"}"#).await.unwrap();
+    client.delete("orders", "o1").await.unwrap();
+    client.execute("DROP TABLE orders", &[]).await.unwrap();
+    said.extend(lines.by_ref().take(3).map(Result::unwrap));
+    program.kill().unwrap();
+    program.wait().unwrap();
+    let counts = [(2, 1), (3, 2), (4, 2), (5, 1), (6, 0)];
+    let expected = counts.map(|(seq, orders)| format!("as of commit {seq}: {orders} orders"));
+    assert_eq!(said, expected);
 }

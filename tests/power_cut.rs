@@ -153,7 +153,7 @@ fn after_a_failed_write_or_sync_nothing_more_is_acknowledged() {
 /// The proof that these tests see: on a disk whose syncs do nothing, they must fail.
 #[test]
 fn a_sync_that_does_nothing_is_caught() {
-    for path in [".seg", "meta.tmp", "segments"] {
+    for path in [".seg", "/meta.", "segments"] {
         let op = if path == "segments" { Op::SyncDir } else { Op::Sync };
         let mut caught = false;
         for stop in 0..=operations() {

@@ -89,7 +89,8 @@ async fn compacted(
     let mut compared = 0;
     for restart in [false, true] {
         if restart {
-            (old.kill(), young.kill());
+            old.kill();
+            young.kill();
             (*old, *young) = (Daemon::reader(dir), Daemon::reader(dir));
         }
         let (mut one, mut other) = (old.as_reader().await, young.as_reader().await);
@@ -106,10 +107,9 @@ async fn every_way_to_follow_follows() {
     let dir = tempfile::tempdir().unwrap();
     let writer = Daemon::start("driftdb-writer", dir.path(), &WRITER);
     let mut churn = Churn::start(writer.as_writer().await, 5).await;
-    // Looked at every ten seconds only, the second one must be told.
     let ways: [&[&str]; 3] = [
         &["--follow", "auto", "--poll-interval", "30ms"],
-        &["--follow", "notify", "--poll-interval", "10s", "--max-lag", "off"],
+        &["--follow", "notify", "--max-lag", "off"],
         &["--follow", "poll", "--poll-interval", "5ms"],
     ];
     let daemons = ways.map(|args| Daemon::start("driftdb-reader", dir.path(), args));
@@ -145,7 +145,7 @@ async fn a_reader_refuses_intervals_that_make_no_sense() {
     };
     for args in [
         ["--poll-interval", "0s"],
-        ["--poll-interval", "11s"],
+        ["--poll-interval", "2s"],
         ["--poll-interval", "50"],
         ["--max-lag", "soon"],
         ["--follow", "never"],

@@ -104,7 +104,7 @@ pub enum Command {
         after_help = "Examples:\n  driftctl dev\n  driftctl dev -d ./mydata --listen 127.0.0.1:7501 --reader-listen 127.0.0.1:7502"
     )]
     Dev(Dev),
-    /// Take a tour: 10,000 orders, queries, time travel, drift and diff on a fresh directory
+    /// Take a tour: 10,000 orders, queries, time travel, drift, diff and a watch on a fresh directory
     Demo(Demo),
     /// Run DriftQL: from -e, from a file, or from stdin
     #[command(after_help = SQL_EXAMPLES)]
@@ -486,6 +486,9 @@ pub enum Phase {
     R1,
     /// Get by key at a random moment of the past.
     R2,
+    /// Watches: 5,000 commits a second to one watcher, 500 a second to each of 100.
+    #[value(name = "WA")]
+    Wa,
     /// A long history: start-up, Get, history of a row, indexed select, scan, snapshot, compaction, memory, disk.
     #[value(name = "history")]
     History,
@@ -495,8 +498,17 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order measured.
-    pub const ALL: [Phase; 8] =
-        [Phase::Echo, Phase::Log, Phase::W1, Phase::W2, Phase::R1, Phase::R2, Phase::History, Phase::T500];
+    pub const ALL: [Phase; 9] = [
+        Phase::Echo,
+        Phase::Log,
+        Phase::W1,
+        Phase::W2,
+        Phase::R1,
+        Phase::R2,
+        Phase::Wa,
+        Phase::History,
+        Phase::T500,
+    ];
 }
 
 impl std::fmt::Display for Phase {
@@ -508,6 +520,7 @@ impl std::fmt::Display for Phase {
             Phase::W2 => "W2",
             Phase::R1 => "R1",
             Phase::R2 => "R2",
+            Phase::Wa => "WA",
             Phase::History => "history",
             Phase::T500 => "T500",
         })

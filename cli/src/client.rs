@@ -2,11 +2,13 @@
 
 use std::cell::RefCell;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use driftdb::client::{self as db, Executed, Options, unreachable_at};
+use driftdb::client::{self as db, Executed, Options, standby_for, unreachable_at};
 use driftdb::v1;
-use driftdb_common::error::{Error, Kind, Result};
+use driftdb_common::error::{Error, Kind, Reason, Result};
 use driftdb_common::service::status::from_status;
+use tokio::time::timeout;
 use tonic::Status;
 
 use crate::args::{DEFAULT_READER, DEFAULT_WRITER, Global};
@@ -19,6 +21,11 @@ mod embedded;
 #[cfg(test)]
 mod tests;
 
+/// The detail of a standby's error that says where the writer is that it waits for.
+pub const HOLDER: &str = "writer";
+/// How long a daemon may take to say how it is.
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// A database, wherever it is served. Reads see what was written before them.
 #[derive(Debug)]
 pub struct Client {
@@ -26,6 +33,8 @@ pub struct Client {
     embedded: Option<embedded::Embedded>,
     db: db::Client,
     stale: bool,
+    /// The writer has been found: from now on the database's client looks for it where it has to.
+    found: bool,
     /// The user knows already that the writer does not answer.
     told: bool,
 }
@@ -49,6 +58,7 @@ impl Client {
             embedded: None,
             db: db::Client::with(options(), writers, readers),
             stale: false,
+            found: false,
             told: false,
         }
     }
@@ -56,7 +66,8 @@ impl Client {
     /// A directory, served in this process.
     pub fn embedded(data: PathBuf) -> Client {
         let embedded = Some(embedded::Embedded::new(data));
-        Client { embedded, db: db::Client::on(options(), None, None), stale: false, told: false }
+        let db = db::Client::on(options(), None, None);
+        Client { embedded, db, stale: false, found: false, told: false }
     }
 
     /// Whether reads do without asking how fresh they must be.
@@ -70,7 +81,7 @@ impl Client {
         self.embedded.as_ref().map(embedded::Embedded::directory)
     }
 
-    /// The writer: the first address that answers, or the directory's, opened under its lock.
+    /// The writer: of several addresses the one that is not standing by, or the directory's, opened under its lock.
     pub async fn writer(&mut self) -> Result<Writer> {
         if let Some(embedded) = &mut self.embedded
             && embedded.open_writer().await?
@@ -81,17 +92,24 @@ impl Client {
         self.db.writer().await.map_err(|s| told(&s))
     }
 
+    /// Where no writer is there from the beginning, a write need not wait for one.
+    async fn writing(&mut self) -> Result<&db::Client> {
+        if !self.found {
+            self.writer().await?;
+            self.found = true;
+        }
+        Ok(&self.db)
+    }
+
     /// One atomic commit.
     pub async fn apply(&mut self, request: v1::ApplyRequest) -> Result<v1::WriteToken> {
-        self.writer().await?;
-        let written = self.db.apply(request).await.map_err(|s| told(&s))?;
+        let written = self.writing().await?.apply(request).await.map_err(|s| told(&s))?;
         Ok(written.token)
     }
 
     /// One statement that the writer runs.
     pub async fn execute(&mut self, request: v1::WriterServiceExecuteRequest) -> Result<Executed> {
-        self.writer().await?;
-        self.db.execute_request(request, meter()).await.map_err(|s| told(&s))
+        self.writing().await?.execute_request(request, meter()).await.map_err(|s| told(&s))
     }
 
     /// The same, with what it has to say as it comes.
@@ -100,20 +118,17 @@ impl Client {
         request: v1::WriterServiceExecuteRequest,
         message: impl Fn(String),
     ) -> Result<Option<v1::WriteToken>> {
-        self.writer().await?;
-        self.db.execute_saying(request, meter(), message).await.map_err(|s| told(&s))
+        self.writing().await?.execute_saying(request, meter(), message).await.map_err(|s| told(&s))
     }
 
     /// A snapshot of a table.
     pub async fn snapshot(&mut self, table: &str) -> Result<v1::SnapshotInfo> {
-        self.writer().await?;
-        self.db.snapshot(table, meter()).await.map_err(|s| told(&s))
+        self.writing().await?.snapshot(table, meter()).await.map_err(|s| told(&s))
     }
 
     /// A compaction of a table, or what it would do.
     pub async fn compact(&mut self, request: v1::CompactRequest) -> Result<v1::CompactInfo> {
-        self.writer().await?;
-        self.db.compact(request, meter()).await.map_err(|s| told(&s))
+        self.writing().await?.compact(request, meter()).await.map_err(|s| told(&s))
     }
 
     /// A verification; problems as they are found.
@@ -122,8 +137,7 @@ impl Client {
         request: v1::VerifyRequest,
         problem: impl Fn(v1::verify_response::Problem),
     ) -> Result<v1::verify_response::Summary> {
-        self.writer().await?;
-        self.db.verify(request, meter(), problem).await.map_err(|s| told(&s))
+        self.writing().await?.verify(request, meter(), problem).await.map_err(|s| told(&s))
     }
 
     /// What the writer says of itself.
@@ -174,26 +188,30 @@ impl Client {
         }
     }
 
+    /// What each writer says of itself, by its address; one that stands by says so in its error.
+    pub async fn writer_statuses(&mut self) -> Vec<(String, Result<v1::WriterServiceStatusResponse>)> {
+        let (db, names) = (&self.db, self.db.writers().map(str::to_owned).collect());
+        let ask = |index: usize| {
+            let db = db.clone();
+            async move { db.writer_at(index).await?.status(v1::WriterServiceStatusRequest {}).await }
+        };
+        all("writer", names, ask).await
+    }
+
     /// What each reader says of itself, by its address.
     pub async fn reader_statuses(&mut self) -> Vec<(String, Result<v1::ReaderServiceStatusResponse>)> {
         let directory = self.directory().map(|directory| directory.display().to_string());
-        if let Some(embedded) = &mut self.embedded {
-            match embedded.open_reader().await {
-                Ok(true) => self.db = embedded.client(&self.db),
-                Ok(false) => {}
-                Err(error) => return vec![(directory.unwrap_or_default(), Err(error))],
-            }
+        if let Err(error) = self.database().await {
+            return vec![(directory.unwrap_or_default(), Err(error))];
         }
-        let mut statuses = Vec::new();
-        for (index, address) in self.db.readers().enumerate() {
-            let name = directory.clone().unwrap_or_else(|| address.to_owned());
-            let answer = match self.db.reader(index).await {
-                Ok(mut reader) => reader.status(v1::ReaderServiceStatusRequest {}).await,
-                Err(status) => Err(status),
-            };
-            statuses.push((name, answer.map(tonic::Response::into_inner).map_err(|s| told(&s))));
-        }
-        statuses
+        let db = &self.db;
+        let name = |address: &str| directory.clone().unwrap_or_else(|| address.to_owned());
+        let names = db.readers().map(name).collect();
+        let ask = |index: usize| {
+            let db = db.clone();
+            async move { db.reader(index).await?.status(v1::ReaderServiceStatusRequest {}).await }
+        };
+        all("reader", names, ask).await
     }
 
     /// Ends what was opened in this process, cleanly.
@@ -206,6 +224,29 @@ impl Client {
             None => Ok(()),
         }
     }
+}
+
+/// Asks daemons at the same time, so that one that is stuck holds up no other.
+async fn all<T, F>(what: &str, names: Vec<String>, ask: impl Fn(usize) -> F) -> Vec<(String, Result<T>)>
+where
+    T: Send + 'static,
+    F: Future<Output = std::result::Result<tonic::Response<T>, Status>> + Send + 'static,
+{
+    let asked: Vec<_> =
+        names.iter().enumerate().map(|(index, _)| tokio::spawn(timeout(ANSWER, ask(index)))).collect();
+    let mut found = Vec::new();
+    for (name, asked) in names.into_iter().zip(asked) {
+        let answer = match asked.await {
+            Ok(Ok(answer)) => answer.map(tonic::Response::into_inner).map_err(|s| told(&s)),
+            Ok(Err(_)) => {
+                let message = format!("the {what} at {name} does not answer within {ANSWER:?}");
+                Err(Error::new(Reason::Unreachable, message))
+            }
+            Err(e) => Err(Error::new(Reason::Internal, format!("asking the {what} at {name}: {e}"))),
+        };
+        found.push((name, answer));
+    }
+    found
 }
 
 /// Shows on a terminal how far a job is, until it is dropped.
@@ -226,9 +267,10 @@ fn options() -> Options {
 /// The error that a status tells of, from a daemon or from the connection to it.
 pub fn told(status: &Status) -> Error {
     let error = from_status(status);
-    match unreachable_at(status) {
-        Some(address) => error.with(ADDRESS, address),
-        None => error,
+    match (unreachable_at(status), standby_for(status)) {
+        (Some(address), _) => error.with(ADDRESS, address),
+        (None, Some(holder)) => error.with(HOLDER, holder),
+        (None, None) => error,
     }
 }
 

@@ -211,6 +211,10 @@ impl Error {
 
     /// An operating system error, with what was tried.
     pub fn io(what: impl fmt::Display, source: &std::io::Error) -> Self {
+        if let Some(ours) = source.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+            // It only came by way of the operating system's type.
+            return ours.clone().context(what);
+        }
         let reason = match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Reason::DiskFull,
             _ => Reason::Io,

@@ -31,7 +31,7 @@ pub struct Args {
     /// How it comes to know of new commits.
     #[arg(long, value_enum, env = "DRIFTDB_FOLLOW", default_value = "auto", value_name = "HOW")]
     pub follow: Follow,
-    /// How often it looks for new commits where it polls: 1ms to 10s.
+    /// How often it looks for new commits where it polls: 1ms to 1s.
     #[arg(long, env = "DRIFTDB_POLL_INTERVAL", default_value = "50ms", value_name = "TIME", value_parser = poll_interval)]
     pub poll_interval: Duration,
     /// Further behind than this, health says NOT_SERVING for driftdb.v1.ReaderService, and reads are answered all the
@@ -48,12 +48,13 @@ pub struct Args {
 pub struct MaxLag(Option<Duration>);
 
 fn poll_interval(text: &str) -> Result<Duration, String> {
-    let bounds = Duration::from_millis(1)..=Duration::from_secs(10);
+    // Files that were replaced are removed two seconds later: by then every reader is to have looked.
+    let bounds = Duration::from_millis(1)..=Duration::from_secs(1);
     let interval = config::duration(text)?;
     if bounds.contains(&interval) {
         Ok(interval)
     } else {
-        Err("it is 1ms at least and 10s at most".to_owned())
+        Err("it is 1ms at least and 1s at most".to_owned())
     }
 }
 
@@ -73,6 +74,36 @@ impl Args {
             follow: self.follow,
             poll: self.poll_interval,
             max_lag: self.max_lag.0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(options: &[&str]) -> Result<Config, clap::Error> {
+        let line = ["driftdb-reader", "--data", "dir"].into_iter().chain(options.iter().copied());
+        Args::try_parse_from(line).map(|args| args.config())
+    }
+
+    #[test]
+    fn a_limit_of_lag_can_be_switched_off() {
+        assert_eq!(parsed(&[]).unwrap().max_lag, Some(driftdb_reader::MAX_LAG));
+        assert_eq!(parsed(&["--max-lag", "1m"]).unwrap().max_lag, Some(Duration::from_secs(60)));
+        for none in ["off", "0", "0s"] {
+            assert_eq!(parsed(&["--max-lag", none]).unwrap().max_lag, None, "{none}");
+        }
+    }
+
+    #[test]
+    fn intervals_have_bounds() {
+        let poll = |text| parsed(&["--poll-interval", text]).map(|config| config.poll);
+        assert_eq!(parsed(&[]).unwrap().poll, driftdb_reader::POLL);
+        assert_eq!(poll("1ms").unwrap(), Duration::from_millis(1));
+        assert_eq!(poll("1s").unwrap(), Duration::from_secs(1));
+        for wrong in ["0s", "900us", "1001ms", "50", "soon"] {
+            assert_eq!(poll(wrong).unwrap_err().exit_code(), 2, "{wrong}");
         }
     }
 }

@@ -406,6 +406,8 @@ impl Follower {
 
 #[cfg(test)]
 mod compacted;
+#[cfg(test)]
+mod stale;
 
 #[cfg(test)]
 mod tests {

@@ -112,6 +112,7 @@ fn may_be_a_change(event: &notify::Result<notify::Event>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use driftdb_common::log::disk::{self, Disk, RealDisk};
     use notify::Event;
     use notify::event::{AccessKind, Flag, ModifyKind};
 
@@ -138,6 +139,23 @@ mod tests {
         waker.wake();
         waker.stop();
         assert_eq!(notices.wait(Duration::from_secs(60)), Woken::Stopped);
+    }
+
+    #[test]
+    fn a_write_is_noticed_and_a_read_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("HEAD");
+        let file = RealDisk.create(&path).unwrap();
+        let notices = Notices::of(dir.path()).unwrap();
+        for byte in 0..20 {
+            file.write_at(&[byte], byte.into()).unwrap();
+            // Without a notice this comes back in a minute, and says so.
+            assert_eq!(notices.wait(Duration::from_secs(60)), Woken::Changed);
+            // A write may be told of twice.
+            while notices.wait(Duration::from_millis(20)) == Woken::Changed {}
+            disk::read(&RealDisk, &path, 100).unwrap().unwrap();
+            assert_eq!(notices.wait(Duration::from_millis(20)), Woken::Quiet);
+        }
     }
 
     #[test]

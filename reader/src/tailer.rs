@@ -71,7 +71,7 @@ fn run(mut follower: Follower, notices: &Notices, every: Duration) {
                 reported = Some(error.reason());
                 match error.reason() {
                     Reason::ReplicaBehind | Reason::FileGone => {
-                        tracing::warn!(%error, "what HEAD tells of is not to be seen yet; what has been applied is served");
+                        tracing::warn!(%error, "behind; what has been applied is still served");
                     }
                     _ => {
                         tracing::error!(%error, "cannot follow the log; what has been applied is still served")

@@ -28,7 +28,7 @@ pub fn dir() -> DataDir {
 
 /// A small segment makes rotations frequent; no threads make every step's place known.
 pub fn options(segment_bytes: u64) -> Options {
-    Options { segment_bytes, background: false }
+    Options { segment_bytes, background: false, ..Options::default() }
 }
 
 /// Opens the log and returns every commit it kept.
@@ -86,9 +86,13 @@ pub fn commit(seq: u64) -> Seen {
 
 /// Commits `from` to `to` of the script as one group.
 pub fn group(from: u64, to: u64) -> Group {
+    group_of((from..=to).map(commit))
+}
+
+/// Commits as one group.
+pub fn group_of(commits: impl Iterator<Item = Seen>) -> Group {
     let mut group = Group::default();
-    for seq in from..=to {
-        let (_, events) = commit(seq);
+    for (seq, events) in commits {
         let frames = u32::try_from(events.len()).unwrap();
         let reason = if seq % 5 == 0 { "why".to_owned() } else { String::new() };
         let meta = CommitMeta { reason, ..CommitMeta::default() };

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
 use driftdb_common::service::config::{DataArgs, LogArgs};
-use driftdb_writer::{Config, When, Window};
+use driftdb_writer::{Config, Fencing, When, Window};
 
 /// The writer daemon of DriftDB: the one process that changes a database.
 ///
@@ -30,6 +30,15 @@ pub struct Args {
     /// clients that send them a write.
     #[arg(long, env = "DRIFTDB_ADVERTISE", value_name = "ADDR")]
     pub advertise: Option<String>,
+    /// Waits where another writer holds the database, and takes over when that one has ended. It listens meanwhile, and
+    /// refuses what it is asked for with STANDBY, naming the other; health says NOT_SERVING.
+    #[arg(long, env = "DRIFTDB_STANDBY", value_parser = clap::builder::FalseyValueParser::new())]
+    pub standby: bool,
+    /// Whether the writer looks at HEAD, before each write and before each answer, for another one that has taken over: it then
+    /// stops, and acknowledges nothing more. `auto` does where the data directory lies on a network file system (NFS, SMB, FUSE
+    /// and others), whose locks may lapse. All writers of a directory need the same.
+    #[arg(long, env = "DRIFTDB_FENCE", value_enum, default_value = "auto", value_name = "WHEN")]
+    pub fence: Fence,
     /// A log segment is sealed when it has reached this many bytes.
     #[arg(long, env = "DRIFTDB_SEGMENT_BYTES", default_value_t = limits::SEGMENT_BYTES, value_name = "BYTES",
           value_parser = clap::value_parser!(u64).range(4096..))]
@@ -61,12 +70,34 @@ pub struct Args {
     pub log: LogArgs,
 }
 
+/// When a writer looks for others that have taken over.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Fence {
+    /// On network file systems.
+    Auto,
+    /// Always.
+    On,
+    /// Never: the lock alone keeps others out.
+    Off,
+}
+
+impl From<Fence> for Fencing {
+    fn from(fence: Fence) -> Fencing {
+        match fence {
+            Fence::Auto => Fencing::Auto,
+            Fence::On => Fencing::On,
+            Fence::Off => Fencing::Off,
+        }
+    }
+}
+
 impl Args {
     /// How the writer is to run.
     pub fn config(&self) -> Config {
         Config {
             data: self.data.data.clone(),
             advertise: self.advertise.clone(),
+            fencing: self.fence.into(),
             segment_bytes: self.segment_bytes,
             requests: Window {
                 commits: self.request_commits,

@@ -12,6 +12,7 @@ use driftdb_common::log::appender::{Log, Options};
 use driftdb_common::log::blocks::BlockCache;
 use driftdb_common::log::dir::DataDir;
 use driftdb_common::log::disk::RealDisk;
+pub use driftdb_common::log::fence::Fencing;
 use driftdb_common::log::merge::Commit;
 use driftdb_common::log::recovery::Replay;
 use driftdb_common::log::{disk::Disk, recovery};
@@ -31,6 +32,7 @@ pub use crate::requests::Window;
 use crate::rpc::WriterRpc;
 use crate::snapshotter::Snapshotter;
 pub use crate::snapshotter::When;
+pub use crate::standby::stand_by;
 use crate::upkeep::Upkeep;
 
 mod admit;
@@ -45,6 +47,7 @@ mod requests;
 mod rows;
 mod rpc;
 mod snapshotter;
+mod standby;
 mod upkeep;
 
 /// How a writer runs.
@@ -54,6 +57,8 @@ pub struct Config {
     pub data: PathBuf,
     /// The address that clients reach this writer at, as readers tell it.
     pub advertise: Option<String>,
+    /// Whether it looks for writers that have taken over.
+    pub fencing: Fencing,
     /// A segment is sealed when it has reached this many bytes.
     pub segment_bytes: u64,
     /// How long request ids are remembered.
@@ -70,6 +75,7 @@ impl Config {
         Config {
             data: data.into(),
             advertise: None,
+            fencing: Fencing::Auto,
             segment_bytes: limits::SEGMENT_BYTES,
             requests: Window::default(),
             snapshots: When::default(),
@@ -112,11 +118,14 @@ impl Writer {
     /// As [`Writer::open`], on another disk.
     pub fn open_on(disk: Arc<dyn Disk>, config: Config) -> Result<Writer> {
         let mut admission = Admission::new(config.requests);
-        let options = Options { segment_bytes: config.segment_bytes.max(1), background: true };
+        let options =
+            Options { segment_bytes: config.segment_bytes.max(1), background: true, fencing: config.fencing };
         let dir = DataDir::new(&config.data);
-        let shelf = Shelf { disk, dir, cache: BlockCache::new(config.cache_bytes) };
+        let mut shelf = Shelf { disk, dir, cache: BlockCache::new(config.cache_bytes) };
         let mut opening = Opening { shelf: &shelf, admission: &mut admission };
         let log = recovery::open(Arc::clone(&shelf.disk), &shelf.dir, options, &mut opening)?;
+        // From here on nothing has its name changed but in this writer's term.
+        shelf.disk = Arc::clone(log.disk());
         let (seq, time_ms) = log.published();
         admission.opened(Token { seq, time_ms });
         Ok(Writer { config, shelf, log, admission })

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use driftdb_common::error::{Error, Result};
+use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::service::server::{Listener, on_signals};
 use driftdb_common::service::{config, telemetry};
-use driftdb_writer::Writer;
+use driftdb_writer::{Writer, stand_by};
 
 mod args;
 
@@ -16,6 +16,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("driftdb-writer: {error}");
+            if error.reason() == Reason::DatabaseLocked {
+                eprintln!("With --standby this writer waits, and takes over when that one has ended.");
+            }
             ExitCode::FAILURE
         }
     }
@@ -26,6 +29,11 @@ fn run(args: &args::Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|e| Error::io("cannot start the runtime", &e))?.block_on(async {
         let shutdown = on_signals()?;
+        if args.standby {
+            let listener = Listener::bind(args.listen).await?;
+            config::announce(listener.address());
+            return stand_by(args.config(), listener, shutdown).await;
+        }
         let writer = Writer::open(args.config())?;
         let listener = Listener::bind(args.listen).await?;
         config::announce(listener.address());

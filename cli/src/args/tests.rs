@@ -61,9 +61,22 @@ fn what_is_wrong_is_refused_as_usage() {
         "driftctl bench --phases W9",
         "driftctl snapshot",
         "driftctl compact --yes",
+        "driftctl storage-check",
+        "driftctl watch orders",
+        "driftctl watch --heartbeat 1ms",
+        "driftctl watch --heartbeat soon",
     ] {
         assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
     }
+}
+
+#[test]
+fn what_a_watch_runs_stands_behind_two_dashes() {
+    let line = "driftctl watch -t a,b -t c -k 1 -k 2 --heartbeat 500ms --until @now -- cat -t x";
+    let Command::Watch(args) = parsed(line).unwrap().command else { panic!() };
+    assert_eq!((args.table, args.key.len()), (["a", "b", "c"].map(str::to_owned).to_vec(), 2));
+    assert_eq!(args.heartbeat, Some(std::time::Duration::from_millis(500)));
+    assert_eq!(args.command, ["cat", "-t", "x"]);
 }
 
 #[test]

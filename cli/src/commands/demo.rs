@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use driftdb::client::{Watch, WatchEvent};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
 use serde_json::Value;
@@ -16,7 +17,7 @@ use crate::orders::{Order, id, order};
 use crate::processes::Daemon;
 use crate::render::{Answer, Output};
 use crate::session;
-use crate::shapes;
+use crate::shapes::{self, Images};
 
 /// Orders that the tour writes.
 const ORDERS: u64 = 10_000;
@@ -24,6 +25,9 @@ const ORDERS: u64 = 10_000;
 const BATCH: u16 = 500;
 /// The order whose life is followed.
 const CHOSEN: u64 = 42;
+
+/// How long a change may take to arrive: it takes milliseconds.
+const ARRIVAL: Duration = Duration::from_secs(30);
 
 /// Takes the tour.
 pub async fn run(args: &Demo, out: &mut Output) -> Outcome {
@@ -51,6 +55,7 @@ pub async fn run(args: &Demo, out: &mut Output) -> Outcome {
     tour.snapshot(created).await?;
     let mut tour = tour.restart().await?;
     tour.compact(created, patched).await?;
+    tour.watch().await?;
     let Tour { mut writer, mut reader, out, .. } = tour;
     reader.stop().await?;
     writer.stop().await?;
@@ -253,6 +258,39 @@ impl Tour<'_> {
         expect("the refusal", refused.reason() == Reason::BelowFloor)
     }
 
+    /// Sees a change arrive that is made meanwhile.
+    async fn watch(&mut self) -> Outcome {
+        self.say(
+            "And what happens can be watched: each commit arrives once, whole, also over broken connections:",
+        )?;
+        self.echo("driftctl watch -t orders --where 'status = \"returned\"' --with-before --with-after")?;
+        let request = v1::WatchDriftRequest {
+            tables: vec!["orders".to_owned()],
+            r#where: "status = \"returned\"".to_owned(),
+            with_before: true,
+            with_after: true,
+            ..Default::default()
+        };
+        let mut watch = self.client.reading().await?.watch(request);
+        let mut watched = watch_next(&mut watch).await?;
+        expect("the beginning of a watch", matches!(watched, WatchEvent::Opened(_)))?;
+        let key = id(CHOSEN);
+        let passed_over = id(CHOSEN + 1);
+        self.write(&format!("PATCH orders KEY \"{passed_over}\" SET {{\"status\": \"paid\"}}")).await?;
+        let written =
+            self.write(&format!("PATCH orders KEY \"{key}\" SET {{\"status\": \"returned\"}}")).await?;
+        let commit = loop {
+            match watched {
+                WatchEvent::Commit(commit) => break commit,
+                _ => watched = watch_next(&mut watch).await?,
+            }
+        };
+        let events = shapes::events(commit, Images { before: true, after: true })?;
+        events.iter().try_for_each(|event| self.out.event(event))?;
+        let found: Vec<_> = events.iter().map(|event| (event.seq, event.key.as_str())).collect();
+        expect("what was watched", found == [(written.seq, key.as_str())])
+    }
+
     /// Reads while there is no writer, and goes on with a new one.
     async fn restart(mut self) -> Outcome<Self> {
         self.say("Readers learn everything from files. With the writer stopped, they go on:")?;
@@ -274,6 +312,12 @@ impl Tour<'_> {
         expect("the drift at the end", texts(&drift, "kind") == kinds)?;
         Ok(self)
     }
+}
+
+async fn watch_next(watch: &mut Watch) -> Outcome<WatchEvent> {
+    let event = tokio::time::timeout(ARRIVAL, watch.next()).await;
+    let event = event.map_err(|_| Error::new(Reason::Internal, "a change was watched for in vain"))?;
+    Ok(event?.ok_or_else(|| Error::new(Reason::Internal, "a watch without an end has ended"))?)
 }
 
 fn moment(token: v1::WriteToken) -> Moment {

@@ -4,16 +4,17 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use serde::Serialize;
 
-use crate::client::{Client, told};
+use crate::client::{Client, HOLDER, told};
 use crate::exit::{Failure, Outcome};
 use crate::render::Output;
 use crate::shapes;
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Status {
     writer: Option<Writer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     writer_error: Option<String>,
+    writers: Vec<WriterState>,
     readers: Vec<Reader>,
     tables: Vec<shapes::Table>,
 }
@@ -28,6 +29,18 @@ struct Writer {
     epoch: String,
     term: u64,
     jobs: Vec<Job>,
+}
+
+/// One of the writers that were named.
+#[derive(Serialize)]
+struct WriterState {
+    url: String,
+    state: &'static str,
+    /// Where the writer is that a standby waits for, as that one says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits_for: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -86,20 +99,27 @@ pub async fn run(client: &mut Client, out: &mut Output) -> Outcome {
 
 /// The status, and the error that nothing is reachable with.
 async fn ask(client: &mut Client) -> Result<(Status, Option<Error>)> {
-    let mut status = Status { writer: None, writer_error: None, readers: Vec::new(), tables: Vec::new() };
+    let mut status = Status::default();
     let mut failed = None;
     // An embedded writer would take the lock, and there is nothing it knows that the reader does not.
     if client.directory().is_none() {
-        match client.writer_status().await {
-            Ok(found) => {
-                status.tables = found.tables.iter().cloned().map(shapes::Table::from).collect();
-                status.writer = Some(writer(found)?);
-            }
-            Err(error) => {
-                status.writer_error = Some(error.message().to_owned());
-                failed = Some(error);
-            }
+        for (url, found) in client.writer_statuses().await {
+            let (state, error) = match found {
+                Ok(found) => {
+                    status.tables = found.tables.iter().cloned().map(shapes::Table::from).collect();
+                    status.writer = Some(writer(found)?);
+                    ("active", None)
+                }
+                Err(error) if error.reason() == Reason::Standby => ("standby", Some(error)),
+                Err(error) => ("down", Some(error)),
+            };
+            let waits_for = error.as_ref().and_then(|error| error.metadata().get(HOLDER).cloned());
+            let told = error.as_ref().map(|error| error.message().to_owned());
+            failed = failed.or(error);
+            status.writers.push(WriterState { url, state, waits_for, error: told });
         }
+        let error = failed.as_ref().filter(|_| status.writer.is_none());
+        status.writer_error = error.map(|error| error.message().to_owned());
     }
     for (url, found) in client.reader_statuses().await {
         let found = match found {
@@ -183,20 +203,27 @@ async fn tables(client: &mut Client) -> Result<Vec<shapes::Table>> {
 
 fn for_people(status: &Status) -> String {
     let mut text = String::new();
-    match (&status.writer, &status.writer_error) {
-        (Some(writer), _) => {
-            text += &format!(
-                "writer  seq {} of {}, term {}, database {}\n",
-                writer.last_seq, writer.last_time, writer.term, writer.database_id
-            );
-            for job in &writer.jobs {
-                let Job { job_id, what, waits, done, total, unit } = job;
-                let far = if *waits { "waits".to_owned() } else { format!("{done} of {total} {unit}") };
-                text += &format!("        {job_id}, {what}: {far}\n");
-            }
+    if let Some(writer) = &status.writer {
+        text += &format!(
+            "writer  seq {} of {}, term {}, database {}\n",
+            writer.last_seq, writer.last_time, writer.term, writer.database_id
+        );
+        for job in &writer.jobs {
+            let Job { job_id, what, waits, done, total, unit } = job;
+            let far = if *waits { "waits".to_owned() } else { format!("{done} of {total} {unit}") };
+            text += &format!("        {job_id}, {what}: {far}\n");
         }
-        (None, Some(error)) => text += &format!("writer  {error}\n"),
-        (None, None) => {}
+    }
+    for writer in &status.writers {
+        let WriterState { url, state, waits_for, error } = writer;
+        let what = match (*state, waits_for, error) {
+            ("active", ..) => continue,
+            ("standby", Some(holder), _) => format!("{url} stands by: it waits for the end of {holder}"),
+            ("standby", ..) => format!("{url} stands by"),
+            (_, _, Some(error)) => error.clone(),
+            _ => format!("{url} is {state}"),
+        };
+        text += &format!("writer  {what}\n");
     }
     for reader in &status.readers {
         text += &match &reader.found {
@@ -237,6 +264,15 @@ mod tests {
         let status = Status {
             writer: None,
             writer_error: Some("gone".into()),
+            writers: vec![
+                WriterState { url: "w".into(), state: "down", waits_for: None, error: Some("gone".into()) },
+                WriterState {
+                    url: "x".into(),
+                    state: "standby",
+                    waits_for: Some("w".into()),
+                    error: Some("waits".into()),
+                },
+            ],
             readers: vec![
                 Reader { url: "a".into(), found: Found::Up(Box::new(up)) },
                 Reader { url: "b".into(), found: Found::Down { error: "no".into() } },
@@ -245,12 +281,12 @@ mod tests {
         };
         assert_eq!(
             shapes::line(&status).unwrap(),
-            r#"{"writer":null,"writer_error":"gone","readers":[{"url":"a","applied_seq":7,"lag_ms":2,"lag_seqs":1,"floor_seq":0,"watchers":0,"cache_bytes":9,"cache_limit_bytes":10,"overlay_events":3,"overlay_bytes":99,"writer_address":"","version":"1","epoch":"18446744073709551615"},{"url":"b","error":"no"}],"tables":[]}"#
+            r#"{"writer":null,"writer_error":"gone","writers":[{"url":"w","state":"down","error":"gone"},{"url":"x","state":"standby","waits_for":"w","error":"waits"}],"readers":[{"url":"a","applied_seq":7,"lag_ms":2,"lag_seqs":1,"floor_seq":0,"watchers":0,"cache_bytes":9,"cache_limit_bytes":10,"overlay_events":3,"overlay_bytes":99,"writer_address":"","version":"1","epoch":"18446744073709551615"},{"url":"b","error":"no"}],"tables":[]}"#
         );
         let text = for_people(&status);
         assert_eq!(
             text,
-            "writer  gone\nreader  a: seq 7, 1 commits and 2 ms behind, 0 watchers\nreader  no\n\n"
+            "writer  gone\nwriter  x stands by: it waits for the end of w\nreader  a: seq 7, 1 commits and 2 ms behind, 0 watchers\nreader  no\n\n"
         );
     }
 }

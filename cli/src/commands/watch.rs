@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use driftdb::client::{WatchEvent, reason};
 use driftdb::v1;
-use driftdb_common::error::Reason;
+use driftdb_common::error::{Error, Reason};
 use tokio::time::{MissedTickBehavior, interval};
+use tonic::Status;
 use v1::as_of::At;
 use v1::watch_drift_request::Start;
 
@@ -53,7 +54,7 @@ pub async fn run(args: Watch, client: &mut Client, out: &mut Output) -> Outcome 
             }
         };
         let condition = || args.condition.clone().unwrap_or_default();
-        let event = event.map_err(|status| Failure::in_text(told(&status), &condition()))?;
+        let event = event.map_err(|status| Failure::in_text(watching.told(&status), &condition()))?;
         let Some(event) = event else { break };
         let seq = watching.show(event).await?;
         if let (Some(bookmark), Some(token)) = (&mut watching.bookmark, watch.token()) {
@@ -217,6 +218,18 @@ impl Watching<'_> {
             }
         }
         Ok(seq)
+    }
+
+    /// An error of the watch; of one that was to go on, with what would do.
+    fn told(&self, status: &Status) -> Error {
+        let error = told(status);
+        let stale = [Reason::FilterMismatch, Reason::EpochChanged, Reason::BelowFloor];
+        match &self.bookmark {
+            Some(bookmark) if !self.opened && stale.contains(&error.reason()) => {
+                error.context(format_args!("going on from {} (remove it to begin anew)", bookmark.path()))
+            }
+            _ => error,
+        }
     }
 
     /// Keeps the place up to which everything is done.

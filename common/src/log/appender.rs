@@ -11,6 +11,7 @@ use crate::limits;
 use crate::log::background::Background;
 use crate::log::dir::{self, DataDir};
 use crate::log::disk::{self, Disk};
+use crate::log::fence::{Fence, Fencing};
 use crate::log::head::HeadFile;
 use crate::log::lock::Lock;
 use crate::log::segment::ActiveSegment;
@@ -22,11 +23,13 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Whether threads sync segments together and write zeros ahead. Off only in tests that need a known order.
     pub background: bool,
+    /// Whether it looks for writers that have taken over.
+    pub fencing: Fencing,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { segment_bytes: limits::SEGMENT_BYTES, background: true }
+        Options { segment_bytes: limits::SEGMENT_BYTES, background: true, fencing: Fencing::Auto }
     }
 }
 
@@ -63,6 +66,16 @@ pub enum AppendError {
     Fatal(Error),
 }
 
+impl AppendError {
+    /// That of something that can fail alone. Where another writer has taken over, all has failed.
+    fn alone(error: Error) -> AppendError {
+        match error.reason() {
+            Reason::Fenced => AppendError::Fatal(error),
+            _ => AppendError::Refused(error),
+        }
+    }
+}
+
 /// What a table's log amounts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TableStorage {
@@ -85,6 +98,8 @@ pub struct FoldBase {
     pub manifest: Manifest,
     /// The number of the segment to write. No other gets it.
     pub number: u64,
+    /// The term of the writer, for the name of the segment while it is written.
+    pub term: u64,
     /// Numbered segments that are there and that the manifest does not name: superseded before, not removed yet.
     pub stale: Vec<u64>,
 }
@@ -112,7 +127,9 @@ impl TableLog {
 /// The log of a database, open for writing. Holds the lock.
 #[derive(Debug)]
 pub struct Log {
+    /// Fenced, where fencing is on.
     pub(super) disk: Arc<dyn Disk>,
+    pub(super) fence: Fence,
     pub(super) dir: DataDir,
     pub(super) options: Options,
     pub(super) database: Database,
@@ -140,8 +157,19 @@ impl Log {
         (header.last_seq, header.last_ms)
     }
 
+    /// The disk, for all that is done in this writer's name beside the log: once another has taken over, no name changes.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// What tells whether this still is the writer.
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
     /// Says in LOCK where clients reach this writer.
     pub fn set_address(&mut self, address: &str) -> Result<()> {
+        self.fence.check()?;
         self.lock.set_address(address)
     }
 
@@ -193,6 +221,7 @@ impl Log {
     }
 
     fn write_and_publish(&mut self, group: &mut Group) -> Result<()> {
+        self.fence.check()?;
         for (id, name) in &group.created {
             self.create_table(*id, name)?;
         }
@@ -212,10 +241,13 @@ impl Log {
             files.push(table.segment.file());
         }
         self.background.sync_all(&files).map_err(|e| Error::io("cannot sync a segment", &e))?;
+        // One that takes over after this look finds the group on disk, and keeps it.
+        self.fence.check()?;
         self.publish(group.tables.keys().copied(), group.last_seq, group.last_ms)?;
         for (name, yaml) in &group.schemas {
             // For people only (I8): a commit that is on disk is not undone by it.
-            if let Err(error) = disk::replace(&*self.disk, &self.dir.schema(name), yaml.as_bytes()) {
+            let (path, temporary) = (self.dir.schema(name), self.dir.schema_tmp(name, self.term()));
+            if let Err(error) = disk::replace_by(&*self.disk, &temporary, &path, yaml.as_bytes()) {
                 tracing::warn!(%error, table = name, "could not write schema.yaml");
             }
         }
@@ -252,8 +284,7 @@ impl Log {
         self.disk.create_dir(&self.dir.segments(name)).map_err(failed)?;
         self.disk.sync_dir(&self.dir.tables()).map_err(failed)?;
         self.disk.sync_dir(&self.dir.table(name)).map_err(failed)?;
-        let path = self.dir.segment(name, 1);
-        let segment = ActiveSegment::create(&*self.disk, &path, 1, self.options.segment_bytes)?;
+        let segment = self.new_segment(name, 1)?;
         let manifest = Manifest {
             table: name.to_owned(),
             table_id: id,
@@ -277,6 +308,7 @@ impl Log {
     /// Seals a table's active segment and goes on in a new one. The order matters: the old one is sealed and synced,
     /// the new one exists durably, and only then does the manifest name it.
     pub(super) fn rotate(&mut self, id: u64) -> Result<()> {
+        self.fence.check()?;
         let seal = self.tables.get(&id).ok_or_else(|| unknown_table(id))?.segment.seal()?;
         let segment = self.create_segment(id)?;
         self.go_on_in(id, seal, segment)
@@ -285,8 +317,14 @@ impl Log {
     fn create_segment(&mut self, id: u64) -> Result<ActiveSegment> {
         let table = self.tables.get_mut(&id).ok_or_else(|| unknown_table(id))?;
         let number = table.next_number();
-        let path = self.dir.segment(&table.manifest.table, number);
-        ActiveSegment::create(&*self.disk, &path, number, self.options.segment_bytes)
+        let name = table.manifest.table.clone();
+        self.new_segment(&name, number)
+    }
+
+    pub(super) fn new_segment(&self, table: &str, number: u64) -> Result<ActiveSegment> {
+        let (path, temporary) =
+            (self.dir.segment(table, number), self.dir.segment_tmp(table, number, self.term()));
+        ActiveSegment::create(&*self.disk, (&temporary, &path), number, self.options.segment_bytes)
     }
 
     fn go_on_in(&mut self, id: u64, seal: Seal, segment: ActiveSegment) -> Result<()> {
@@ -313,7 +351,8 @@ impl Log {
         let table = self.tables.get(&id).ok_or_else(unknown)?;
         if table.segment.number == upto {
             // The new one first: where there is no space for it, nothing has happened.
-            let segment = self.create_segment(id).map_err(AppendError::Refused)?;
+            let segment = self.create_segment(id).map_err(AppendError::alone)?;
+            self.fence.check().map_err(AppendError::Fatal)?;
             let table = self.tables.get(&id).ok_or_else(unknown)?;
             let seal = table.segment.seal().map_err(AppendError::Fatal)?;
             self.go_on_in(id, seal, segment).map_err(AppendError::Fatal)?;
@@ -327,7 +366,7 @@ impl Log {
         let listed = |number: &u64| manifest.segments.iter().any(|segment| segment.number == *number);
         let numbers = names.iter().filter_map(|name| dir::segment_number(name));
         let stale = numbers.filter(|number| !listed(number)).collect();
-        Ok(FoldBase { manifest, number, stale })
+        Ok(FoldBase { manifest, number, term: self.term(), stale })
     }
 
     /// A table's manifest, to be changed and put in place.
@@ -356,13 +395,14 @@ impl Log {
         id: u64,
         edit: &mut dyn FnMut(&mut Manifest) -> Result<()>,
     ) -> Result<Manifest, AppendError> {
-        let manifest = self.put_edited(id, edit).map_err(AppendError::Refused)?;
+        let manifest = self.put_edited(id, edit).map_err(AppendError::alone)?;
         let (last_seq, last_ms) = self.published();
         if let Some(table) = self.tables.get_mut(&id) {
             table.slot.manifest = manifest.version;
             table.slot.floor = manifest.floor.map_or(0, |floor| floor.seq);
             table.manifest = manifest.clone();
             let slot = (table.slot_index, table.slot);
+            self.fence.check().map_err(AppendError::Fatal)?;
             self.head.publish(&[slot], last_seq, last_ms, false).map_err(AppendError::Fatal)?;
         }
         Ok(manifest)
@@ -384,17 +424,24 @@ impl Log {
     /// Puts a manifest in place. HEAD is synced before: what a manifest says must not lead it.
     fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
         self.sync_head()?;
-        disk::replace(&*self.disk, &self.dir.manifest(&manifest.table), &manifest::encode(manifest)?)
+        let (path, temporary) =
+            (self.dir.manifest(&manifest.table), self.dir.manifest_tmp(&manifest.table, manifest.term));
+        disk::replace_by(&*self.disk, &temporary, &path, &manifest::encode(manifest)?)
     }
 
     /// Ends the log in good order: cuts the zeros off, says in HEAD that it was closed, and lets the lock go.
     pub fn close(mut self) -> Result<()> {
+        self.fence.check()?;
         for table in self.tables.values() {
             table.segment.seal()?;
         }
+        // Whoever reads that the log was closed goes on in its segments.
+        self.fence.check()?;
         let (last_seq, last_ms) = self.published();
         self.head.publish(&[], last_seq, last_ms, true)?;
-        self.sync_head()
+        self.sync_head()?;
+        // It may have been said in a HEAD that nobody reads.
+        self.fence.check()
     }
 }
 

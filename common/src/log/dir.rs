@@ -31,6 +31,11 @@ impl DataDir {
         self.0.join("HEAD")
     }
 
+    /// A commit watermark that the writer of a term is making.
+    pub fn head_tmp(&self, term: u64) -> PathBuf {
+        self.0.join(format!("HEAD.{term}.tmp"))
+    }
+
     /// What names the database.
     pub fn database(&self) -> PathBuf {
         self.0.join("database.json")
@@ -51,6 +56,17 @@ impl DataDir {
         self.table(table).join("meta.json")
     }
 
+    /// A manifest that the writer of a term is making. No two terms share a name: what one removes, the other cannot put
+    /// in place.
+    pub fn manifest_tmp(&self, table: &str, term: u64) -> PathBuf {
+        self.table(table).join(format!("meta.{term}.tmp"))
+    }
+
+    /// A schema for people that the writer of a term is making.
+    pub fn schema_tmp(&self, table: &str, term: u64) -> PathBuf {
+        self.table(table).join(format!("schema.{term}.tmp"))
+    }
+
     /// A table's schema, for people.
     pub fn schema(&self, table: &str) -> PathBuf {
         self.table(table).join("schema.yaml")
@@ -66,9 +82,9 @@ impl DataDir {
         self.segments(table).join(format!("{number:08}.seg"))
     }
 
-    /// A segment that compaction is writing.
-    pub fn segment_tmp(&self, table: &str, number: u64) -> PathBuf {
-        self.segments(table).join(format!("{number:08}{SEGMENT_TMP}"))
+    /// A segment that the writer of a term is making.
+    pub fn segment_tmp(&self, table: &str, number: u64, term: u64) -> PathBuf {
+        self.segments(table).join(format!("{number:08}.{term}{SEGMENT_TMP}"))
     }
 
     /// The directory of a table's snapshots.
@@ -102,8 +118,15 @@ impl DataDir {
     }
 }
 
-/// How the names of segments end that compaction has not finished.
+/// How the names of segments end that are not finished.
 pub const SEGMENT_TMP: &str = ".seg.tmp";
+/// How the names of all files end that are not finished.
+pub const TMP: &str = ".tmp";
+
+/// The term in the name of a HEAD that is not finished; `None` for other files.
+pub fn head_tmp_term(file_name: &str) -> Option<u64> {
+    file_name.strip_prefix("HEAD.")?.strip_suffix(TMP)?.parse().ok()
+}
 
 /// The name of an era's file, without its extension.
 pub fn era_stem(base: u64, seq: u64) -> String {
@@ -196,7 +219,7 @@ pub fn table_names(disk: &dyn Disk, dir: &DataDir) -> Result<Vec<String>> {
     let names = match disk.list(&dir.tables()) {
         Ok(names) => names,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(e) => return Err(Error::io(format_args!("cannot list {}", dir.tables().display()), &e)),
+        Err(e) => return Err(disk::read_failed(&dir.tables(), &e)),
     };
     Ok(names.into_iter().filter(|name| is_table_name(name)).collect())
 }

@@ -14,6 +14,8 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use crate::error::{Error, Reason, Result};
 
 pub mod sim;
+#[cfg(test)]
+mod tests;
 
 /// A file system as DriftDB uses it. Paths are used as given.
 ///
@@ -329,16 +331,20 @@ fn read_whole(file: &dyn File, limit: u64) -> io::Result<Option<Vec<u8>>> {
 
 /// Puts a file in place whole: after a crash there is the old one or the new one, and once this returns, the new one.
 pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_by(disk, &path.with_extension("tmp"), path, bytes)
+}
+
+/// As [`replace`], with a name for the file while it is made.
+pub fn replace_by(disk: &dyn Disk, temporary: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     let steps = || -> io::Result<()> {
-        let temporary = path.with_extension("tmp");
-        match disk.remove(&temporary) {
+        match disk.remove(temporary) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let file = disk.create(&temporary)?;
+        let file = disk.create(temporary)?;
         file.write_at(bytes, 0)?;
         file.sync()?;
-        disk.rename(&temporary, path)?;
+        disk.rename(temporary, path)?;
         match path.parent() {
             Some(dir) => disk.sync_dir(dir),
             None => Ok(()),

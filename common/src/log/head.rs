@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::format::head::{self, CELL, Header, Slot};
-use crate::log::dir::DataDir;
+use crate::log::dir::{self, DataDir};
 use crate::log::disk::{self, Disk, File};
+use crate::log::fence;
 
 /// How often a read is tried again where a cell was being written at that moment.
 const READ_TRIES: u32 = 50;
@@ -42,12 +43,27 @@ pub fn read_tolerant(disk: &dyn Disk, dir: &DataDir) -> Result<Option<Head>> {
     read_cells_of(disk, dir, true)
 }
 
+/// Reads what HEAD's header says, through a fresh open. `None` where there is no HEAD.
+pub fn read_header(disk: &dyn Disk, dir: &DataDir) -> Result<Option<Header>> {
+    let header = |file: &dyn File| Ok(read_copies(file)?.ok_or(0));
+    read_whole(disk, dir, header)
+}
+
 fn read_cells_of(disk: &dyn Disk, dir: &DataDir, tolerant: bool) -> Result<Option<Head>> {
+    read_whole(disk, dir, |file| read_cells(file, tolerant))
+}
+
+/// Reads HEAD until `read` finds what it wants whole; it says at which offset it does not.
+fn read_whole<T>(
+    disk: &dyn Disk,
+    dir: &DataDir,
+    read: impl Fn(&dyn File) -> io::Result<std::result::Result<T, u64>>,
+) -> Result<Option<T>> {
     let path = dir.head();
     for last_try in (0..READ_TRIES).map(|i| i + 1 == READ_TRIES) {
-        let cells = disk.open_fresh(&path).and_then(|file| read_cells(&*file, tolerant));
-        match cells {
-            Ok(Ok(head)) => return Ok(Some(head)),
+        let found = disk.open_fresh(&path).and_then(|file| read(&*file));
+        match found {
+            Ok(Ok(found)) => return Ok(Some(found)),
             // A cell may be half written at this moment; a damaged one stays damaged.
             Ok(Err(_)) if !last_try => std::thread::yield_now(),
             Ok(Err(offset)) => return Err(Error::corrupt(path.display(), offset, "no valid cell")),
@@ -60,12 +76,16 @@ fn read_cells_of(disk: &dyn Disk, dir: &DataDir, tolerant: bool) -> Result<Optio
     Err(Error::corrupt(path.display(), 0, "no valid cell"))
 }
 
+fn read_copies(file: &dyn File) -> io::Result<Option<Header>> {
+    let mut copies = [0; 2 * CELL];
+    let read = file.read_at(&mut copies, 0)?;
+    Ok(copies.get(..read).and_then(head::decode_header))
+}
+
 /// The header first, then the slots: slots are written before the header that counts them.
 /// The inner error is the offset of the first cell that is not valid.
 fn read_cells(file: &dyn File, tolerant: bool) -> io::Result<std::result::Result<Head, u64>> {
-    let mut copies = [0; 2 * CELL];
-    let read = file.read_at(&mut copies, 0)?;
-    let Some(header) = copies.get(..read).and_then(head::decode_header) else { return Ok(Err(0)) };
+    let Some(header) = read_copies(file)? else { return Ok(Err(0)) };
     let mut cells = vec![0; usize::from(header.slots) * CELL];
     let read = file.read_at(&mut cells, head::cell_offset(head::slot_cell(0)))?;
     let found = head::decode_slots(cells.get(..read).unwrap_or_default(), header.slots);
@@ -78,6 +98,44 @@ fn read_cells(file: &dyn File, tolerant: bool) -> io::Result<std::result::Result
         }
     }
     Ok(Ok(Head { header, slots }))
+}
+
+fn encode(head: &Head) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity((2 + head.slots.len()) * CELL);
+    bytes.extend_from_slice(&head.header.encode(0));
+    bytes.extend_from_slice(&head.header.encode(1));
+    for (slot, i) in head.slots.iter().zip(0..) {
+        bytes.extend_from_slice(&slot.encode(i));
+    }
+    bytes
+}
+
+/// The terms that writers have claimed, and that are not HEAD's yet.
+fn claims(disk: &dyn Disk, dir: &DataDir) -> Result<Vec<u64>> {
+    let names = disk.list(dir.root());
+    let names = names.map_err(|e| Error::io(format_args!("cannot list {}", dir.root().display()), &e))?;
+    Ok(names.iter().filter_map(|name| dir::head_tmp_term(name)).collect())
+}
+
+/// Claims a term over all others, and removes their claims.
+fn claim(disk: &dyn Disk, dir: &DataDir, found: u64) -> Result<(u64, Box<dyn File>)> {
+    let failed = |e: io::Error| Error::io(format_args!("cannot write {}", dir.head().display()), &e);
+    loop {
+        let term = claims(disk, dir)?.into_iter().fold(found, u64::max) + 1;
+        let file = match disk.create(&dir.head_tmp(term)) {
+            Ok(file) => file,
+            // Another was quicker.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(e) => return Err(failed(e)),
+        };
+        for lower in claims(disk, dir)?.into_iter().filter(|claimed| *claimed < term) {
+            match disk.remove(&dir.head_tmp(lower)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+                _ => {}
+            }
+        }
+        return Ok((term, file));
+    }
 }
 
 /// HEAD, open for publishing. Not synced by [`HeadFile::publish`]: it lags the disk, and never leads it.
@@ -113,20 +171,37 @@ impl HeadSync {
 }
 
 impl HeadFile {
-    /// Puts a new HEAD in place of the old one, durably. A writer that still has the old one open writes to an orphan.
-    pub fn replace(disk: &dyn Disk, dir: &DataDir, head: Head) -> Result<HeadFile> {
+    /// Puts a HEAD in place, durably.
+    pub fn replace(disk: &dyn Disk, dir: &DataDir, head: &Head) -> Result<()> {
+        disk::replace_by(disk, &dir.head_tmp(head.header.term), &dir.head(), &encode(head))
+    }
+
+    /// Begins a new term, durably: puts a copy of the HEAD that was found in its place, not closed. A writer that still has
+    /// the old one open writes to an orphan.
+    ///
+    /// Of several that try at once, as where a lock has lapsed, one comes through. Its temporary file is its claim: the name
+    /// tells the term, the greatest wins, and those before it are removed.
+    pub fn take_over(disk: &dyn Disk, dir: &DataDir, found: &Head) -> Result<HeadFile> {
         let path = dir.head();
-        let mut bytes = Vec::with_capacity((2 + head.slots.len()) * CELL);
-        bytes.extend_from_slice(&head.header.encode(0));
-        bytes.extend_from_slice(&head.header.encode(1));
-        for (slot, i) in head.slots.iter().zip(0..) {
-            bytes.extend_from_slice(&slot.encode(i));
+        let failed = |e: io::Error| Error::io(format_args!("cannot write {}", path.display()), &e);
+        let (term, file) = claim(disk, dir, found.header.term)?;
+        let mut head = found.clone();
+        head.header.term = term;
+        head.header.generation = head.header.generation.wrapping_add(1);
+        head.header.closed = false;
+        file.write_at(&encode(&head), 0).and_then(|()| file.sync()).map_err(failed)?;
+        // In this order: a claim that has become HEAD meanwhile is seen there.
+        let greatest = claims(disk, dir)?.into_iter().fold(term, u64::max);
+        let now = read_header(disk, dir)?.map_or(0, |header| header.term);
+        if greatest != term || now != found.header.term {
+            return Err(fence::taken_over(dir, term, greatest.max(now)));
         }
-        disk::replace(disk, &path, &bytes)?;
-        let file: Arc<dyn File> = disk
-            .open_write(&path)
-            .map_err(|e| Error::io(format_args!("cannot open {}", path.display()), &e))?
-            .into();
+        disk.rename(&dir.head_tmp(term), &path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => fence::taken_over(dir, term, term + 1),
+            _ => failed(e),
+        })?;
+        disk.sync_dir(dir.root()).map_err(failed)?;
+        let file: Arc<dyn File> = file.into();
         let sync = HeadSync {
             file: Arc::clone(&file),
             dirty: AtomicBool::new(false),

@@ -33,8 +33,10 @@ impl Lock {
         let taken =
             disk.lock(&path).map_err(|e| Error::io(format_args!("cannot lock {}", path.display()), &e))?;
         let Some(file) = taken else {
+            let mut held_at = String::new();
             let message = match read_holder(disk, dir) {
                 Some(Holder { pid, host, address, since }) => {
+                    held_at.clone_from(&address);
                     let listening =
                         if address.is_empty() { String::new() } else { format!(", listening on {address}") };
                     format!(
@@ -44,7 +46,8 @@ impl Lock {
                 }
                 None => format!("{} is held by another writer", dir.root().display()),
             };
-            return Err(Error::new(Reason::DatabaseLocked, message));
+            let error = Error::new(Reason::DatabaseLocked, message);
+            return Err(if held_at.is_empty() { error } else { error.with("writer", held_at) });
         };
         let holder = Holder {
             pid: std::process::id(),

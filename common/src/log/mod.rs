@@ -6,6 +6,7 @@ pub mod blocks;
 pub mod cursor;
 pub mod dir;
 pub mod disk;
+pub mod fence;
 pub mod folded;
 pub mod head;
 pub mod lock;

@@ -16,11 +16,17 @@ use crate::log::background::Background;
 use crate::log::cursor::{Cursor, Mark, Span};
 use crate::log::dir::{self, DataDir};
 use crate::log::disk::{self, Disk};
+use crate::log::fence::Fence;
 use crate::log::folded::FoldedReader;
 use crate::log::head::{self, Head, HeadFile};
 use crate::log::lock::Lock;
 use crate::log::merge::{Commit, Merge, Source};
 use crate::log::segment::ActiveSegment;
+
+mod leftovers;
+
+/// How often a database that another may still write to is looked at before what is wrong with it counts.
+const LOOKS: u32 = 5;
 
 /// What a database is opened for: told what there is.
 pub trait Replay {
@@ -54,18 +60,50 @@ pub fn open(disk: Arc<dyn Disk>, dir: &DataDir, options: Options, replay: &mut d
         Some(found) => found,
         None => initialise(&*disk, dir)?,
     };
-    let mut survey = Survey::take(&disk, dir, &head)?;
-    survey.replay(replay)?;
-    survey.judge(&head)?;
-    survey.repair(disk, dir, options, lock, database, head)
+    let fenced = options.fencing.is_on(&*disk, dir)?;
+    // Where the lock may have lapsed, the last writer may be alive, and write on until it finds that it is one no more. What
+    // it closed, it has done with.
+    let follows = if fenced && !head.header.closed { Follows::Living } else { Follows::Ended };
+    let mut survey = match follows {
+        Follows::Ended => Survey::of(&disk, dir, &head, replay)?,
+        Follows::Living => Survey::of_living(&disk, dir, &head)?,
+    };
+    survey.settle_names(&*disk, dir)?;
+    let found = head;
+    let head = HeadFile::take_over(&*disk, dir, &found)?;
+    let fence = Fence::new(&disk, dir, head.head().header.term, fenced);
+    let disk = fence.around(disk);
+    leftovers::remove_unfinished(&*disk, dir)?;
+    if follows == Follows::Living {
+        // What it has acknowledged up to the change of HEAD is on disk by now, and its manifests change no more.
+        survey =
+            Survey::of(&disk, dir, &found, replay).map_err(|error| fence.check().err().unwrap_or(error))?;
+        survey.settle_names(&*disk, dir)?;
+    }
+    let background = if options.background {
+        let failed = |e: io::Error| Error::io("cannot start the log's threads", &e);
+        Background::start(Arc::clone(head.sync())).map_err(failed)?
+    } else {
+        Background::inline()
+    };
+    let (dir, tables) = (dir.clone(), HashMap::new());
+    let log = Log { disk, fence, dir, options, lock, database, head, tables, background };
+    survey.repair(log, &found, follows)
+}
+
+/// Whom a writer follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Follows {
+    /// One that has ended.
+    Ended,
+    /// One that may still write to the files it has open.
+    Living,
 }
 
 /// The last commit that is there and whole, with its time, as the segments alone tell: what recovery would find without HEAD.
 /// An error is what it would refuse for. Changes nothing.
 pub fn last_whole(disk: &Arc<dyn Disk>, dir: &DataDir, head: &Head) -> Result<(u64, u64)> {
-    let mut survey = Survey::take(disk, dir, head)?;
-    survey.replay(&mut |_| Ok(()))?;
-    survey.judge(head)?;
+    let survey = Survey::of(disk, dir, head, &mut |_| Ok(()))?;
     Ok((survey.whole(), survey.last_ms))
 }
 
@@ -107,7 +145,7 @@ fn initialise(disk: &dyn Disk, dir: &DataDir) -> Result<(Database, Head)> {
         closed: true,
     };
     let head = Head { header, slots: Vec::new() };
-    HeadFile::replace(disk, dir, head.clone())?;
+    HeadFile::replace(disk, dir, &head)?;
     disk::replace(disk, &dir.database(), &manifest::encode(&database)?)?;
     tracing::info!(id = %database.id, dir = %dir.root().display(), "made an empty database");
     Ok((database, head))
@@ -144,6 +182,32 @@ impl Found {
 }
 
 impl Survey {
+    /// Looks at everything, and refuses where something that was published is not there.
+    fn of(disk: &Arc<dyn Disk>, dir: &DataDir, head: &Head, replay: &mut dyn Replay) -> Result<Survey> {
+        let mut survey = Survey::take(disk, dir, head)?;
+        survey.replay(replay)?;
+        survey.judge(head)?;
+        Ok(survey)
+    }
+
+    /// As [`Survey::of`], while the last writer may still change what there is: damage stays, and what is seen in the middle
+    /// of a change does not.
+    fn of_living(disk: &Arc<dyn Disk>, dir: &DataDir, head: &Head) -> Result<Survey> {
+        let mut looks = 0;
+        loop {
+            let error = match Survey::of(disk, dir, head, &mut |_| Ok(())) {
+                Ok(survey) => return Ok(survey),
+                Err(error) => error,
+            };
+            // Where another has taken over already, that is what to tell.
+            Fence::new(disk, dir, head.header.term, true).check()?;
+            looks += 1;
+            if looks == LOOKS {
+                return Err(error);
+            }
+        }
+    }
+
     fn take(disk: &Arc<dyn Disk>, dir: &DataDir, head: &Head) -> Result<Survey> {
         let mut survey = Survey {
             merge: Merge::new(0),
@@ -339,40 +403,15 @@ impl Survey {
         Ok(())
     }
 
-    /// Makes the log fit to go on: fences older writers, cuts what was never acknowledged, and publishes.
-    fn repair(
-        mut self,
-        disk: Arc<dyn Disk>,
-        dir: &DataDir,
-        options: Options,
-        lock: Lock,
-        database: Database,
-        head: Head,
-    ) -> Result<Log> {
+    /// Makes the log fit to go on: cuts what was never acknowledged, and publishes.
+    fn repair(mut self, mut log: Log, found: &Head, follows: Follows) -> Result<Log> {
         let (last_seq, last_ms) = (self.whole(), self.last_ms);
-        if !head.header.closed {
+        if !found.header.closed {
             tracing::info!("the last writer did not close the database");
         }
-        let header = Header {
-            term: head.header.term + 1,
-            generation: head.header.generation.wrapping_add(1),
-            closed: false,
-            ..head.header
-        };
-        self.settle_names(&*disk, dir)?;
-        let old_slots = head.slots.clone();
-        let head = HeadFile::replace(&*disk, dir, Head { header, slots: head.slots })?;
-        let background = if options.background {
-            let failed = |e: io::Error| Error::io("cannot start the log's threads", &e);
-            Background::start(Arc::clone(head.sync())).map_err(failed)?
-        } else {
-            Background::inline()
-        };
-        let tables = HashMap::new();
-        let dir = dir.clone();
-        let mut log = Log { disk, dir, options, lock, database, head, tables, background };
+        let old_slots = &found.slots;
         for name in std::mem::take(&mut self.leftovers) {
-            remove_table(&log, &name)?;
+            leftovers::remove_table(&log, &name)?;
         }
         let mut found: Vec<(u64, Found)> = self.tables.drain().collect();
         // Tables without a slot get theirs in the order of their creation: first those of no table, then new ones.
@@ -382,12 +421,12 @@ impl Survey {
         for (id, table) in found {
             let Some(source) = self.merge.sources().get(&id) else { continue };
             if id > last_seq {
-                remove_table(&log, &table.manifest.table)?;
+                leftovers::remove_table(&log, &table.manifest.table)?;
                 continue;
             }
             let own = old_slots.iter().position(|slot| slot.table == id);
             let slot = own.or_else(|| free.next()).unwrap_or(usize::MAX);
-            adopt(&mut log, id, table, source, slot, last_seq)?;
+            adopt(&mut log, (id, table), source, (slot, last_seq), follows)?;
         }
         log.publish_all(last_seq, last_ms)?;
         tracing::info!(last_seq, term = log.term(), tables = log.tables.len(), "opened for writing");
@@ -399,13 +438,14 @@ impl Survey {
 /// a new segment where anything was in doubt.
 fn adopt(
     log: &mut Log,
-    id: u64,
-    found: Found,
+    (id, found): (u64, Found),
     source: &Source,
-    slot_index: usize,
-    last_seq: u64,
+    (slot_index, last_seq): (usize, u64),
+    follows: Follows,
 ) -> Result<()> {
     let Found { manifest, unlisted, active_len } = found;
+    // What a writer that still lives is about to remove must not be the name of a new one.
+    let reserved = unlisted.iter().copied().fold(0, u64::max);
     let name = manifest.table.clone();
     for number in unlisted {
         let path = log.dir.segment(&name, number);
@@ -413,8 +453,7 @@ fn adopt(
             .remove(&path)
             .map_err(|e| Error::io(format_args!("cannot remove {}", path.display()), &e))?;
     }
-    remove_unfinished_segments(log, &name)?;
-    remove_unlisted_snapshots(log, &manifest)?;
+    leftovers::remove_unlisted_snapshots(log, &manifest)?;
     let Mark { segment: number, offset: end, digest } = source.mark().clone();
     let slot = log.head.head().slots.get(slot_index).copied().unwrap_or_default();
     let synced = if slot.segment == number { slot.bytes } else { 0 };
@@ -442,8 +481,11 @@ fn adopt(
         file.truncate(end).map_err(failed)?;
         file.sync().map_err(failed)?;
     }
-    let limit = log.options.segment_bytes;
-    let segment = ActiveSegment::open(&*log.disk, &path, number, end, digest, limit)?;
+    let segment = match follows {
+        // An empty one cannot be left for a new one; another file in its place can: the one that lives writes to an orphan.
+        Follows::Living if end == 0 => log.new_segment(&name, number)?,
+        _ => ActiveSegment::open(&*log.disk, &path, number, end, digest, log.options.segment_bytes)?,
+    };
     let slot = Slot {
         table: id,
         manifest: manifest.version,
@@ -453,8 +495,8 @@ fn adopt(
         floor: manifest.floor.map_or(0, |floor| floor.seq),
     };
     debug_assert!(slot.last_seq <= last_seq);
-    log.tables.insert(id, TableLog { manifest, slot_index, slot, segment, reserved: 0 });
-    if in_doubt && end > 0 { log.rotate(id) } else { Ok(()) }
+    log.tables.insert(id, TableLog { manifest, slot_index, slot, segment, reserved });
+    if (in_doubt || follows == Follows::Living) && end > 0 { log.rotate(id) } else { Ok(()) }
 }
 
 /// The segments that the first one listed stands for, where a compaction made it: those still there may go.
@@ -464,40 +506,6 @@ fn superseded(disk: &dyn Disk, dir: &DataDir, manifest: &Manifest) -> Result<Vec
     let table = (manifest.table.as_str(), manifest.table_id);
     let folded = FoldedReader::open(disk, dir, table, first.number, seal.bytes)?;
     Ok(folded.map(|folded| folded.floor().superseded.clone()).unwrap_or_default())
-}
-
-/// Removes what compactions began to write and did not finish.
-fn remove_unfinished_segments(log: &Log, table: &str) -> Result<()> {
-    let dir = log.dir.segments(table);
-    let failed = |e: io::Error| Error::io(format_args!("cannot clear {}", dir.display()), &e);
-    for name in log.disk.list(&dir).map_err(failed)? {
-        if name.ends_with(dir::SEGMENT_TMP) {
-            log.disk.remove(&dir.join(&name)).map_err(failed)?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes snapshots and indexes that the manifest does not name: made for one that never came to be, or replaced.
-/// They hold nothing that the log does not.
-fn remove_unlisted_snapshots(log: &Log, manifest: &Manifest) -> Result<()> {
-    let named = dir::snapshot_files(&log.dir, manifest);
-    for (dir, own) in
-        [(log.dir.snapshots(&manifest.table), ".snap"), (log.dir.indexes(&manifest.table), ".idx")]
-    {
-        let failed = |e: io::Error| Error::io(format_args!("cannot clear {}", dir.display()), &e);
-        let names = match log.disk.list(&dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            other => other.map_err(failed)?,
-        };
-        for name in names {
-            let ours = [own, ".tmp", ".run"].iter().any(|end| name.ends_with(end));
-            if ours && !named.contains(&dir.join(&name)) {
-                log.disk.remove(&dir.join(&name)).map_err(failed)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The greatest "last published" seq in any valid frame of `tail`, which stands at `mark`, at whatever offset.
@@ -521,55 +529,6 @@ fn published_in(tail: &[u8], table: u64, mark: &Mark) -> u64 {
         }
     }
     published
-}
-
-/// A table whose creation was never acknowledged: removed, or kept aside under a name that no table can have if it
-/// holds anything.
-fn remove_table(log: &Log, name: &str) -> Result<()> {
-    let dir = log.dir.table(name);
-    let failed = |e: io::Error| Error::io(format_args!("cannot remove {}", dir.display()), &e);
-    let aside = log.dir.tables().join(format!("{name}.torn.{}", log.term()));
-    let mut empty = true;
-    for number in numbered_segments(&*log.disk, &log.dir, name)? {
-        empty &=
-            read_from(&*log.disk, &log.dir.segment(name, number), 0, u64::MAX)?.iter().all(|byte| *byte == 0);
-    }
-    log.disk.rename(&dir, &aside).map_err(failed)?;
-    log.disk.sync_dir(&log.dir.tables()).map_err(failed)?;
-    if empty {
-        remove_own_files(&*log.disk, &aside).map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// Removes what DriftDB makes in a table's directory, and the directory itself if nothing else is in it.
-fn remove_own_files(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
-    let segments = dir.join("segments");
-    let own_segment = |name: &String| dir::segment_number(name).is_some();
-    for name in disk.list(&segments).unwrap_or_default().iter().filter(|name| own_segment(name)) {
-        disk.remove(&segments.join(name))?;
-    }
-    for name in disk.list(dir)? {
-        if ["meta.json", "meta.tmp", "schema.yaml", "schema.tmp"].contains(&name.as_str()) {
-            disk.remove(&dir.join(name))?;
-        }
-    }
-    for (of_files, own) in [(dir.join("snapshots"), ".snap"), (dir.join("indexes"), ".idx")] {
-        for name in disk.list(&of_files).unwrap_or_default() {
-            if name.ends_with(own) || name.ends_with(".tmp") {
-                disk.remove(&of_files.join(name))?;
-            }
-        }
-        if disk.list(&of_files).is_ok_and(|names| names.is_empty()) {
-            disk.remove_dir(&of_files)?;
-        }
-    }
-    for emptied in [&segments, dir] {
-        if disk.list(emptied).is_ok_and(|names| names.is_empty()) {
-            disk.remove_dir(emptied)?;
-        }
-    }
-    Ok(())
 }
 
 /// The numbers of a table's segment files.

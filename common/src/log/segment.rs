@@ -100,16 +100,23 @@ impl Space {
 }
 
 impl ActiveSegment {
-    /// Makes a segment, durable with its name and its first zeros (I6).
-    pub fn create(disk: &dyn Disk, path: &Path, number: u64, limit: u64) -> Result<ActiveSegment> {
+    /// Makes a segment, durable with its name and its first zeros (I6). It gets its name last, once it is open: by its name
+    /// another writer's segment could be found.
+    pub fn create(
+        disk: &dyn Disk,
+        (temporary, path): (&Path, &Path),
+        number: u64,
+        limit: u64,
+    ) -> Result<ActiveSegment> {
         let failed = |e: io::Error| Error::io(format_args!("cannot create {}", path.display()), &e);
-        let file = disk.create(path).map_err(failed)?;
-        file.sync().map_err(failed)?;
+        disk.create(temporary).map_err(failed)?;
+        let segment = ActiveSegment::open(disk, temporary, number, 0, Digest::default(), limit)?;
+        segment.ensure(1)?;
+        segment.file.sync().map_err(failed)?;
+        disk.rename(temporary, path).map_err(failed)?;
         if let Some(dir) = path.parent() {
             disk.sync_dir(dir).map_err(failed)?;
         }
-        let segment = ActiveSegment::open(disk, path, number, 0, Digest::default(), limit)?;
-        segment.ensure(1)?;
         Ok(segment)
     }
 

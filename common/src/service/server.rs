@@ -40,6 +40,21 @@ impl Listener {
         listener.map(Listener::Tcp).map_err(|e| Error::io(format_args!("cannot listen on {address}"), &e))
     }
 
+    /// Two listeners of one address, for one that serves after the other: what connects in between waits.
+    pub fn split(self) -> Result<(Listener, Listener)> {
+        let Listener::Tcp(listener) = self else {
+            return Err(Error::new(Reason::Internal, "only TCP listeners can be split"));
+        };
+        let halves = || {
+            let first = listener.into_std()?;
+            let second = first.try_clone()?;
+            Ok((TcpListener::from_std(first)?, TcpListener::from_std(second)?))
+        };
+        let halves: io::Result<_> = halves();
+        let (first, second) = halves.map_err(|e| Error::io("cannot share a listener", &e))?;
+        Ok((Listener::Tcp(first), Listener::Tcp(second)))
+    }
+
     /// A listener inside this process, and what connects to it.
     pub fn memory() -> (MemoryConnector, Listener) {
         let (sender, receiver) = mpsc::channel(16);
@@ -138,6 +153,18 @@ pub async fn health_while<S: NamedService>(
                 }
             }
         }
+    });
+    server
+}
+
+/// Health answers for service `S` while another process serves it: NOT_SERVING, and no more of it once `over` is cancelled.
+pub async fn waiting_health<S: NamedService>(over: CancellationToken) -> HealthServer<impl Health> {
+    let (mut reporter, server) = tonic_health::server::health_reporter();
+    reporter.set_not_serving::<S>().await;
+    tokio::spawn(async move {
+        over.cancelled().await;
+        // Streams end, and ask anew: another server answers them.
+        reporter.clear_service_status(S::NAME).await;
     });
     server
 }

@@ -188,7 +188,7 @@ pub fn run(
     let base = hands.begin(plan.boundary.segment)?;
     let table = base.manifest.table.clone();
     let (old, number) = (snapshot_files(&shelf.dir, &base.manifest), base.number);
-    let temporary = shelf.dir.segment_tmp(&table, number);
+    let temporary = shelf.dir.segment_tmp(&table, number, base.term);
     let built = match build(shelf, chain, &base, (&plan, wanted), watch) {
         Ok(built) => built,
         Err(error) => {
@@ -249,7 +249,7 @@ fn build(
         segments_upto(manifest, plan.boundary.segment).iter().map(|segment| segment.number).collect();
     superseded.extend(base.stale.iter().copied());
     let first = FloorFrame { floor, frames: 0, digest: 0, superseded: superseded.clone() };
-    let path = shelf.dir.segment_tmp(table.0, base.number);
+    let path = shelf.dir.segment_tmp(table.0, base.number, base.term);
     let mut out = FoldWriter::create(&shelf.disk, path, table.1, base.number, first)?;
     write_keep(&mut out, chain, floor, wanted.requests)?;
     write_schemas(&mut out, chain, floor.seq)?;

@@ -332,7 +332,7 @@ impl Exam<'_> {
                     self.note(&path, message, "remove it once nobody wants to look at it");
                 }
                 None if name.ends_with(SEGMENT_TMP) => {
-                    self.note(&path, "a compaction began to write it, and did not finish", NEXT_OPEN);
+                    self.note(&path, "a writer began to make it, and did not finish", NEXT_OPEN);
                 }
                 None => self.note(&path, "no file of DriftDB's", "remove it if it is not wanted"),
             }

@@ -15,9 +15,9 @@ use driftdb_common::table::thinning::RequestsSince;
 use super::tests::{create, open, shelf};
 use super::*;
 
-struct Writing {
-    disk: SimDisk,
-    log: RefCell<Log>,
+pub(super) struct Writing {
+    pub(super) disk: SimDisk,
+    pub(super) log: RefCell<Log>,
 }
 
 fn plain(error: AppendError) -> Error {
@@ -41,7 +41,7 @@ impl Hands for Writing {
 
 impl Writing {
     /// A table, and commits 2 to `last`: each makes a row of its own.
-    fn start(last: u64) -> Writing {
+    pub(super) fn start(last: u64) -> Writing {
         let disk = SimDisk::new();
         let mut log = open(&disk);
         create(&mut log, 1, "t");
@@ -50,11 +50,15 @@ impl Writing {
         writing
     }
 
-    fn insert(&self, seq: u64) {
+    pub(super) fn insert(&self, seq: u64) {
+        self.insert_into(1, seq);
+    }
+
+    pub(super) fn insert_into(&self, table: u64, seq: u64) {
         let key = Key::Str(format!("k{seq:02}").into());
         let document = Document::from_json(&format!(r#"{{"id":"{key}"}}"#)).unwrap();
         let mut group = Group { last_seq: seq, last_ms: seq, ..Group::default() };
-        let frames = group.tables.entry(1).or_default();
+        let frames = group.tables.entry(table).or_default();
         frames.last_seq = seq;
         let meta = CommitMeta::default();
         frames.frames.push(seq, seq, EventType::Insert, |out| {
@@ -64,7 +68,7 @@ impl Writing {
     }
 
     /// Snapshots everything there is.
-    fn snapshot(&self) {
+    pub(super) fn snapshot(&self) {
         let (manifest, slot) = self.now();
         let reach = Reach { segment: slot.segment, bytes: slot.bytes, seq: slot.last_seq };
         let shelf = shelf(&self.disk);
@@ -80,7 +84,7 @@ impl Writing {
     }
 
     /// Compacts, and removes at once what is not needed any more, as if every reader had had its time.
-    fn compact(&self, seq: u64) {
+    pub(super) fn compact(&self, seq: u64) {
         let (manifest, _) = self.now();
         let shelf = shelf(&self.disk);
         let chain = shelf.open(&manifest, None).unwrap();
@@ -93,7 +97,7 @@ impl Writing {
     }
 
     /// Every moment, as a follower shows it.
-    fn check(&self, follower: &Follower, floor: u64, last: u64) {
+    pub(super) fn check(&self, follower: &Follower, floor: u64, last: u64) {
         let applied = follower.replica().applied();
         assert_eq!(applied.seq, last);
         for seq in 1..=last {

@@ -31,7 +31,9 @@ impl Patience {
                 if since.elapsed() >= self.allowed {
                     return Err(error);
                 }
-                let message = format!("what HEAD tells of is not to be seen here yet: {error}");
+                let offset = error.metadata().get("offset").map_or("", String::as_str);
+                let seen = error.message().replacen(&format!(" damaged at byte {offset}:"), "", 1);
+                let message = format!("what HEAD tells of is not to be seen here yet: {seen}");
                 Err(Error::new(Reason::ReplicaBehind, message))
             }
             Ok(()) => {
@@ -60,7 +62,9 @@ mod tests {
         let mut local = Patience { allowed: Duration::ZERO, since: None };
         assert_eq!(reason(local.judge(damage())), Reason::Corrupt);
         let mut shared = Patience { allowed: PATIENCE, since: None };
-        assert_eq!(reason(shared.judge(damage())), Reason::ReplicaBehind);
+        let error = shared.judge(damage()).unwrap_err();
+        assert_eq!(error.reason(), Reason::ReplicaBehind);
+        assert!(error.message().ends_with("yet: x: y"), "{error}");
         shared.since = Instant::now().checked_sub(PATIENCE);
         assert_eq!(reason(shared.judge(damage())), Reason::Corrupt);
         shared.judge(Ok(())).unwrap();

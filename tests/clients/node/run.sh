@@ -18,7 +18,7 @@ if ! cmp -s "$here/package-lock.json" "$modules/installed.json"; then
     (cd "$modules" && npm ci --silent --ignore-scripts --no-audit --no-fund)
     cp "$here/package-lock.json" "$modules/installed.json"
 fi
-cp "$here"/{daemons,guide,model,watching}.mjs docs/examples/watch.mjs "$modules"
+cp "$here"/{daemons,guide,model,watching,writers}.mjs docs/examples/watch.mjs "$modules"
 cp "$here/orders.mjs" "$modules/test.mjs"
 cp docs/examples/orders.mjs "$modules/example.mjs"
 
@@ -29,4 +29,5 @@ said "$example_says" "$(node "$modules/example.mjs")"
 # A stream that stands still would wait for ever.
 export DRIFTDB_BIN=$bin
 timeout 300 node "$modules/watching.mjs"
+timeout 300 node "$modules/writers.mjs"
 timeout 300 node "$modules/guide.mjs"

@@ -101,14 +101,14 @@ async function wholeStream({ daemons, writer, model }) {
   console.log(`  ${model.commits.length} commits from the first on, with rows before and after`);
 }
 
-// One reader, killed now and then among commits, and started again: each commit once, in order.
+// One reader, killed or stopped now and then among commits, and started again: each commit once, in order.
 async function restartedReader({ daemons, writer, model }) {
   const began = model.last();
   let [reader, kills, seen] = [await daemons.reader(), 0, 0];
   const addresses = [reader.address];
   for await (seen of follow(new Load(writer, model), addresses, began)) {
     if (seen % 60 !== 30) continue;
-    await reader.kill();
+    await (kills % 2 === 1 ? reader.stop() : reader.kill());
     reader = await daemons.reader();
     addresses[0] = reader.address;
     kills++;
@@ -279,7 +279,8 @@ async function example({ daemons, writer }) {
   await orders("o1", "o2");
   const readers = [await daemons.reader(), await daemons.reader()];
   const env = { ...process.env, DRIFTDB_READER: readers.map((reader) => reader.address).join(",") };
-  const program = spawn(process.execPath, [new URL("watch.mjs", import.meta.url).pathname], { env, stdio: ["ignore", "pipe", "inherit"] });
+  const args = [new URL("watch.mjs", import.meta.url).pathname];
+  const program = spawn(process.execPath, args, { env, stdio: ["ignore", "pipe", "inherit"] });
   const lines = createInterface(program.stdout)[Symbol.asyncIterator]();
   const said = [(await lines.next()).value];
   await orders("o3", "o4", "o5");

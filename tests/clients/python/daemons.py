@@ -1,7 +1,9 @@
 """Daemons for the programs beside it: on free ports, ended by the process that was started."""
 
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 
 
@@ -18,7 +20,14 @@ class Daemon:
 
     def kill(self):
         """What kill -9 does: nothing is said, nothing is put away."""
-        self.process.kill()
+        self.end(signal.SIGKILL)
+
+    def stop(self):
+        """What an operator does: streams are told to go on elsewhere."""
+        self.end(signal.SIGTERM)
+
+    def end(self, how):
+        self.process.send_signal(how)
         self.process.wait()
         self.process.stdout.close()
 
@@ -26,10 +35,15 @@ class Daemon:
 class Daemons:
     """A writer, and readers as they are needed, on a directory of their own."""
 
+    def __init__(self, *options):
+        self.options = options
+
     def __enter__(self):
+        # A program that is ended for taking too long ends its daemons.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended before it was done"))
         self.directory = tempfile.TemporaryDirectory()
         self.running = []
-        self.writer = self.start("writer").address
+        self.writer = self.start("writer", *self.options).address
         return self
 
     def start(self, name, *options):
@@ -43,6 +57,10 @@ class Daemons:
     def kill(self, daemon):
         self.running.remove(daemon)
         daemon.kill()
+
+    def stop(self, daemon):
+        self.running.remove(daemon)
+        daemon.stop()
 
     def __exit__(self, *_):
         for daemon in reversed(self.running):

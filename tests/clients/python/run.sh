@@ -21,7 +21,7 @@ export PYTHONPATH="$work/stubs:docs/examples" PYTHONDONTWRITEBYTECODE=1 DRIFTDB_
 "$venv/bin/python" "$here/orders.py" --writer "$writer" --reader "$reader"
 said "$example_says" "$(DRIFTDB_WRITER=$writer DRIFTDB_READER=$reader "$venv/bin/python" docs/examples/orders.py)"
 # A stream that stands still would wait for ever.
-for program in aio.py watching.py "guide.py docs/python.md" "grpcurl.py docs/grpcurl.md docs/replicas.md"; do
+for program in aio.py watching.py writers.py "guide.py docs/python.md" "grpcurl.py docs/grpcurl.md docs/replicas.md"; do
     # shellcheck disable=SC2086 # a program and what it is given
     timeout 300 "$venv/bin/python" "$here"/$program
 done

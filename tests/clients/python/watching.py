@@ -6,6 +6,7 @@ Run by run.sh. Readers are killed while commits go on; what came is compared wit
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,12 +15,14 @@ import time
 import grpc
 from driftdb.v1 import reader_pb2, reader_pb2_grpc, types_pb2, writer_pb2, writer_pb2_grpc
 
+import watch as guide
 from daemons import Daemons
 from model import Model, changes_of, create, document, materialise, value
 from watch import reason_of, watch
 
 COMMITS = 240
 HEARTBEAT = {"nanos": 100_000_000}
+IMAGES = {"with_before": True, "with_after": True}
 # How far commits run ahead of a stream, so that readers are killed among them and not after them.
 AHEAD = 30
 
@@ -81,8 +84,8 @@ def whole_stream(daemons, writer, model):
 
 def follow(load, addresses, began):
     """Yields the commits of a load as they come, up to its last, and how many they are; checks them all."""
-    seen, images = [], {"with_before": True, "with_after": True}
-    for message in watch(addresses, request(after_seq=began, heartbeat=HEARTBEAT, **images)):
+    seen = []
+    for message in watch(addresses, request(after_seq=began, heartbeat=HEARTBEAT, **IMAGES)):
         for commit in commits_of([message]):
             seen.append(commit)
             load.room.release()
@@ -102,13 +105,13 @@ def up_to(last, commits):
 
 
 def restarted_reader(daemons, writer, model):
-    """One reader, killed now and then among commits, and started again: each commit once, in order."""
+    """One reader, killed or stopped now and then among commits, and started again: each commit once, in order."""
     began = model.commits[-1][0]
     reader, kills = daemons.reader(), 0
     addresses = [reader.address]
     for number in follow(Load(writer, model), addresses, began):
         if number % 60 == 30:
-            daemons.kill(reader)
+            (daemons.stop if kills % 2 else daemons.kill)(reader)
             reader, kills = daemons.reader(), kills + 1
             addresses[:] = [reader.address]
     assert (number, kills) == (COMMITS, 4)
@@ -130,6 +133,20 @@ def fail_over(daemons, writer, model):
     print("  from one reader to the other and back, with nothing missing")
 
 
+def frozen_reader(daemons, writer, model):
+    """A reader that stands still, as one does whose machine is lost: pings find it out, and the next one goes on."""
+    usual, guide.OPTIONS = guide.OPTIONS, [(name, value // 20) for name, value in guide.OPTIONS]
+    frozen, other = daemons.reader(), daemons.reader()
+    stream = watch([frozen.address, other.address], request(after_seq=model.commits[-1][0], **IMAGES))
+    next(message for message in stream if message.HasField("caught_up"))
+    frozen.process.send_signal(signal.SIGSTOP)
+    model.applied(writer.Apply(model.next()).token)
+    assert next(commits_of(stream)) == model.commits[-1]
+    daemons.kill(frozen)
+    guide.OPTIONS = usual
+    print("  from a reader that stands still to the next")
+
+
 def filtered(daemons, writer, model):
     """Conditions on the row before or after, keys and prefixes; a filter goes on where it was, at another reader."""
     began = model.commits[-1][0]
@@ -147,8 +164,7 @@ def filtered(daemons, writer, model):
     ]:
         reader = daemons.reader()
         addresses, seen, tokens = [reader.address], [], []
-        images = {"with_before": True, "with_after": True}
-        for message in watch(addresses, request(after_seq=began, until_seq=last, **images, **fields)):
+        for message in watch(addresses, request(after_seq=began, until_seq=last, **IMAGES, **fields)):
             seen.extend(commits_of([message]))
             tokens.append(message.resume_token)
             if len(seen) == 5 and reader:
@@ -308,7 +324,7 @@ def main():
         writer = writer_pb2_grpc.WriterServiceStub(channel)
         writer.CreateTable(create())
         model = Model(seed=5)
-        for step in (whole_stream, restarted_reader, fail_over, filtered, copy):
+        for step in (whole_stream, restarted_reader, fail_over, frozen_reader, filtered, copy):
             step(daemons, writer, model)
         commit_in_parts(daemons, writer)
         refused(daemons, writer, model)

@@ -1,5 +1,7 @@
 //! The committer's thread: takes the gathered group, makes it durable, and draws the consequences.
 
+use std::time::Duration;
+
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::log::appender::{AppendError, Log};
 use driftdb_common::table::operation::Token;
@@ -9,9 +11,12 @@ use crate::commit::Shared;
 use crate::commit::queue::{Answer, Gathering, LogWork};
 use crate::rows::Mark;
 
+/// How often an idle writer looks whether another has taken over.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// The committer's thread. Ends with an error when what is on disk is no longer known (I5).
 pub(super) fn run(mut log: Log, shared: &Shared, answers: &mpsc::UnboundedSender<Vec<Answer>>) -> Result<()> {
-    while let Some((mut gathered, mark, log_work)) = take(shared) {
+    while let Some((mut gathered, mark, log_work)) = take(shared, log.fence().is_on()) {
         for work in log_work {
             if let Err(AppendError::Fatal(error) | AppendError::Refused(error)) = work(&mut log) {
                 return Err(stop(shared, gathered, &error, answers));
@@ -33,14 +38,19 @@ pub(super) fn run(mut log: Log, shared: &Shared, answers: &mpsc::UnboundedSender
     log.close()
 }
 
-/// Waits for a group and takes it; `None` when there will be none.
-fn take(shared: &Shared) -> Option<(Gathering, Mark, Vec<LogWork>)> {
+/// Waits for a group and takes it; `None` when there will be none. A fenced writer that has nothing to do looks every now and
+/// then whether it still is the writer: it answers questions, too.
+fn take(shared: &Shared, fenced: bool) -> Option<(Gathering, Mark, Vec<LogWork>)> {
     let mut state = shared.state.lock();
     while state.gathering.answers.is_empty() && state.log_work.is_empty() {
         if state.closing {
             return None;
         }
-        shared.gathered.wait(&mut state);
+        if !fenced {
+            shared.gathered.wait(&mut state);
+        } else if shared.gathered.wait_for(&mut state, LOOK_EVERY).timed_out() {
+            state.log_work.push(Box::new(|log| log.fence().check().map_err(AppendError::Fatal)));
+        }
     }
     state.writing = true;
     let mark = state.admission.tables().mark();

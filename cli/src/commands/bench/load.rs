@@ -13,7 +13,7 @@ use crate::processes::Daemon;
 /// Connections that the clients share.
 const CHANNELS: usize = 4;
 /// How long the clients run before it counts.
-const WARM_UP: Duration = Duration::from_millis(300);
+pub const WARM_UP: Duration = Duration::from_millis(300);
 
 /// One client's next call.
 pub trait Call: Send + 'static {

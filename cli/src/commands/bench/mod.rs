@@ -24,6 +24,7 @@ mod reads;
 mod report;
 mod tables;
 mod target;
+mod watches;
 mod writes;
 
 /// Clients of W2, and of the ceilings it is compared with.
@@ -47,6 +48,9 @@ pub async fn run(args: &Bench, global: &Global, out: &mut Output) -> Outcome {
     }
     if runs.wants(&[Phase::Echo, Phase::R1, Phase::R2]) {
         runs.reads().await?.print(out)?;
+    }
+    if runs.wants(&[Phase::Wa]) {
+        runs.watches().await?.print(out)?;
     }
     if runs.wants(&[Phase::History]) && runs.has_own("history") {
         runs.histories(out).await?;
@@ -145,6 +149,21 @@ impl Runs<'_> {
         drop(channels);
         self.target.clean_up(served).await?;
         stop(ceilings).await?;
+        Ok(report)
+    }
+
+    /// WA, with one watcher and with many.
+    async fn watches(&self) -> Result<Report> {
+        let mut report = Report::default();
+        let served = self.target.serve("watches", true).await?;
+        let work = Work::new(&self.target.table)?;
+        for run in 1..=self.args.runs {
+            for how in [watches::alone(self.time()), watches::fan(self.time())] {
+                self.tell(run, how.phase);
+                watches::measure(&served, &self.target.table, &work, how, &mut report).await?;
+            }
+        }
+        self.target.clean_up(served).await?;
         Ok(report)
     }
 

@@ -157,7 +157,7 @@ impl Call for Client {
         let row = u32::try_from(number % 100_000).unwrap_or_default() + 1_000_000;
         let operations = vec![put((table, row, 0))?];
         let request = v1::ApplyRequest { operations, ..Default::default() };
-        acknowledged(&mut self.writer, request).await
+        acknowledged(&mut self.writer, request).await.map(drop)
     }
 }
 

@@ -65,8 +65,9 @@ pub struct Client {
     work: Work,
 }
 
-impl Call for Client {
-    async fn call(&mut self) -> Result<()> {
+impl Client {
+    /// Makes a commit of one event: its number.
+    pub async fn write(&mut self) -> Result<u64> {
         let document = v1::Document { body: Some(v1::document::Body::Msgpack(self.work.document())) };
         let operation = v1::Operation {
             table: self.work.table.clone(),
@@ -78,11 +79,17 @@ impl Call for Client {
     }
 }
 
-/// Makes a write, and checks that it became a commit.
-pub async fn acknowledged(writer: &mut Writer, request: v1::ApplyRequest) -> Result<()> {
+impl Call for Client {
+    async fn call(&mut self) -> Result<()> {
+        self.write().await.map(drop)
+    }
+}
+
+/// Makes a write, and checks that it became a commit: its number.
+pub async fn acknowledged(writer: &mut Writer, request: v1::ApplyRequest) -> Result<u64> {
     let answer = writer.apply(request).await.map_err(|s| told(&s))?.into_inner();
     match answer.token {
-        Some(token) if token.seq > 0 => Ok(()),
+        Some(token) if token.seq > 0 => Ok(token.seq),
         _ => Err(Error::new(Reason::Internal, "a write was answered without its seq")),
     }
 }

@@ -48,6 +48,11 @@ impl Bookmark {
         Ok(Bookmark { path, disk, token, ahead: None })
     }
 
+    /// The file.
+    pub fn path(&self) -> std::path::Display<'_> {
+        self.path.display()
+    }
+
     /// Where the watch goes on.
     pub fn token(&self) -> Option<Bytes> {
         self.token.clone()

@@ -1,10 +1,10 @@
 //! A disk in memory that can lose power, fail and lie, for tests.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -12,6 +12,7 @@ use super::{Disk, File};
 
 mod crash;
 mod faults;
+mod process;
 mod state;
 
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod tests;
 pub use crash::Lost;
 use faults::{Asked, Plan};
 pub use faults::{Fault, Op, Repeat, Step, is_power_off};
+pub use process::Process;
 use state::{Number, State, failed};
 
 /// A disk in memory. A clone is another handle of the same disk.
@@ -33,8 +35,8 @@ pub struct SimDisk(Arc<Mutex<Machine>>);
 struct Machine {
     state: State,
     plan: Plan,
-    /// The files that a live handle holds locked.
-    locked: BTreeSet<Number>,
+    /// The files that a live handle holds locked, and which of all the locks that there were it is.
+    locked: BTreeMap<Number, u64>,
 }
 
 impl Default for SimDisk {
@@ -50,7 +52,7 @@ impl SimDisk {
     }
 
     fn with(state: State) -> SimDisk {
-        SimDisk(Arc::new(Mutex::new(Machine { state, plan: Plan::default(), locked: BTreeSet::new() })))
+        SimDisk(Arc::new(Mutex::new(Machine { state, plan: Plan::default(), locked: BTreeMap::new() })))
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
@@ -72,6 +74,16 @@ impl SimDisk {
     /// What is durable and what is not stays apart. No locks, no faults planned, operations counted anew.
     pub fn clone_state(&self) -> SimDisk {
         SimDisk::with(self.machine().state.clone())
+    }
+
+    /// A handle of this disk for one process.
+    pub fn process(&self) -> Process {
+        Process::new(self.clone())
+    }
+
+    /// Lets all locks lapse, as network file systems may: those who hold them go on, and know nothing of it.
+    pub fn lapse_locks(&self) {
+        self.machine().locked.clear();
     }
 
     /// Lets an operation fail, by its number.
@@ -189,9 +201,13 @@ impl SimDisk {
     }
 
     fn handle(&self, number: Number, path: &Path, access: Access) -> Box<dyn File> {
+        Box::new(self.file(number, path, access))
+    }
+
+    fn file(&self, number: Number, path: &Path, access: Access) -> SimFile {
         let told = self.machine().state.content(number).map_or(0, |content| content.failures.len());
         let told = AtomicUsize::new(told);
-        Box::new(SimFile { disk: self.clone(), number, path: path.to_path_buf(), access, told })
+        SimFile { disk: self.clone(), number, path: path.to_path_buf(), access, told, lock: 0 }
     }
 }
 
@@ -254,8 +270,14 @@ impl Disk for SimDisk {
             }
             found => found?,
         };
-        let free = self.machine().locked.insert(number);
-        Ok(free.then(|| self.handle(number, path, Access::Lock)))
+        static LOCKS: AtomicU64 = AtomicU64::new(1);
+        let lock = LOCKS.fetch_add(1, Ordering::Relaxed);
+        if *self.machine().locked.entry(number).or_insert(lock) != lock {
+            return Ok(None);
+        }
+        let mut file = self.file(number, path, Access::Write);
+        file.lock = lock;
+        Ok(Some(Box::new(file)))
     }
 
     fn is_network(&self, _: &Path) -> io::Result<bool> {
@@ -267,8 +289,6 @@ impl Disk for SimDisk {
 enum Access {
     Read,
     Write,
-    /// As `Write`, and the file stays locked until the handle is dropped.
-    Lock,
 }
 
 /// An open file of a [`SimDisk`]: like a file descriptor, it stays with the file when that is renamed or removed.
@@ -280,6 +300,8 @@ struct SimFile {
     access: Access,
     /// How many failed syncs of the file this handle has been told of.
     told: AtomicUsize,
+    /// The lock that it holds until it is dropped; 0 for none.
+    lock: u64,
 }
 
 impl SimFile {
@@ -350,8 +372,9 @@ impl File for SimFile {
 
 impl Drop for SimFile {
     fn drop(&mut self) {
-        if self.access == Access::Lock {
-            self.disk.machine().locked.remove(&self.number);
+        if self.lock != 0 {
+            // One that has lapsed may be another's now.
+            self.disk.machine().locked.retain(|_, lock| *lock != self.lock);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{Derived, Exam};
 use crate::error::Result;
 use crate::format::manifest::Manifest;
 use crate::log::blocks::BlockCache;
-use crate::log::dir::snapshot_files;
+use crate::log::dir::{head_tmp_term, snapshot_files};
 use crate::table::shelf::Shelf;
 use crate::table::verification::{Positions, Problem, Report, open_files};
 
@@ -73,7 +73,7 @@ impl Exam<'_> {
     /// Files beside HEAD that were not finished.
     pub(super) fn leftovers(&mut self) -> Result<()> {
         for file in self.list(self.dir.root())? {
-            if ["HEAD.tmp", "database.tmp"].contains(&file.as_str()) {
+            if ["HEAD.tmp", "database.tmp"].contains(&file.as_str()) || head_tmp_term(&file).is_some() {
                 self.leftover(self.dir.root().join(file), "a file that was never finished");
             }
         }

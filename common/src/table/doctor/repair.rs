@@ -137,7 +137,7 @@ impl Repair<'_> {
         self.tell(&path, message, "done with this");
         self.done += 1;
         let header = Header { last_seq, last_ms, ..header };
-        HeadFile::replace(&**self.disk, self.dir, Head { header, slots: Vec::new() }).map(drop)
+        HeadFile::replace(&**self.disk, self.dir, &Head { header, slots: Vec::new() })
     }
 
     fn manifest(&mut self, table: &str) -> Result<()> {

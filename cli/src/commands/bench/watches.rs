@@ -1,0 +1,181 @@
+//! The watching clients of `bench`: how soon a commit arrives at one watcher, and at many.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use driftdb::client::{Client as Database, Options, Watch, WatchEvent};
+use driftdb::v1;
+use driftdb_common::error::{Error, Reason, Result};
+use tokio::sync::{Barrier, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval_at};
+
+use super::load::{WARM_UP, channels, summary};
+use super::report::Report;
+use super::target::Served;
+use super::writes::{Client, Work};
+use crate::client::told;
+use crate::processes::Daemon;
+
+/// Clients that write.
+const WRITERS: u32 = 50;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    /// The name of the figures.
+    pub phase: &'static str,
+    /// Watchers, each with a connection of its own.
+    pub watchers: usize,
+    /// Events written in a second, a commit each.
+    pub rate: u32,
+    /// How long they are.
+    pub time: Duration,
+}
+
+/// One watcher, at the rate that peers are measured at.
+pub fn alone(time: Duration) -> How {
+    How { phase: "WA", watchers: 1, rate: 5000, time }
+}
+
+/// Many watchers, to which ten times as many events are delivered in all.
+pub fn fan(time: Duration) -> How {
+    How { phase: "WA.fan", watchers: 100, rate: 500, time }
+}
+
+/// A commit: when it was sent, and when its answer came.
+struct Written {
+    seq: u64,
+    sent: Instant,
+    acknowledged: Instant,
+}
+
+/// One run. Every watcher must get every commit, once and in order.
+pub async fn measure(served: &Served, table: &str, work: &Work, how: How, report: &mut Report) -> Result<()> {
+    let opened = Arc::new(Barrier::new(how.watchers + 1));
+    let (last, known) = watch::channel(None);
+    let mut watching = JoinSet::new();
+    for _ in 0..how.watchers {
+        let database = Database::with(Options::default(), [""; 0], [&served.reader]);
+        let request = v1::WatchDriftRequest {
+            tables: vec![table.to_owned()],
+            format: v1::DocumentFormat::Msgpack.into(),
+            ..Default::default()
+        };
+        watching.spawn(one(database.watch(request), opened.clone(), known.clone()));
+    }
+    let writing = async {
+        opened.wait().await;
+        let processor = || served.reader_process.as_ref().and_then(Daemon::processor_time);
+        let before = processor();
+        let mut written = write(served, work, how).await?;
+        written.sort_by_key(|written| written.seq);
+        last.send_replace(Some(written.last().map_or(0, |written| written.seq)));
+        Ok::<_, Error>((written, before, processor))
+    };
+    let joined = async {
+        let mut all = Vec::new();
+        while let Some(ended) = watching.join_next().await {
+            all.push(ended.map_err(|e| Error::new(Reason::Internal, format!("a watcher: {e}")))??);
+        }
+        Ok::<_, Error>(all)
+    };
+    let ((written, before, processor), delivered) = tokio::try_join!(writing, joined)?;
+    let used = before.zip(processor()).map(|(before, after)| after.saturating_sub(before));
+    tell(&written, &delivered, used, how, report)
+}
+
+/// Writes at the rate asked for, until the time is over.
+async fn write(served: &Served, work: &Work, how: How) -> Result<Vec<Written>> {
+    let begin = Instant::now();
+    let every = Duration::from_secs(1) * WRITERS / how.rate.max(1);
+    let mut writing = JoinSet::new();
+    let clients = work.clients(&channels(&served.writer).await?, usize::try_from(WRITERS).unwrap_or(1));
+    for (number, client) in (0..WRITERS).zip(clients) {
+        writing.spawn(paced(client, begin + every * number / WRITERS, every, begin + WARM_UP + how.time));
+    }
+    let mut written = Vec::new();
+    while let Some(ended) = writing.join_next().await {
+        written.extend(ended.map_err(|e| Error::new(Reason::Internal, format!("a client: {e}")))??);
+    }
+    Ok(written)
+}
+
+async fn paced(mut client: Client, first: Instant, every: Duration, end: Instant) -> Result<Vec<Written>> {
+    let mut ticks = interval_at(first, every);
+    let mut written = Vec::new();
+    loop {
+        ticks.tick().await;
+        let sent = Instant::now();
+        if sent >= end {
+            return Ok(written);
+        }
+        let seq = client.write().await?;
+        written.push(Written { seq, sent, acknowledged: Instant::now() });
+    }
+}
+
+/// One watcher, until the last commit has arrived: when each did.
+async fn one(
+    mut watch: Watch,
+    opened: Arc<Barrier>,
+    mut last: watch::Receiver<Option<u64>>,
+) -> Result<Vec<(u64, Instant)>> {
+    let mut arrived: Vec<(u64, Instant)> = Vec::with_capacity(1 << 14);
+    loop {
+        let newest = arrived.last().map_or(0, |(seq, _)| *seq);
+        if last.borrow().is_some_and(|last| newest >= last) {
+            return Ok(arrived);
+        }
+        let event = tokio::select! {
+            event = watch.next() => event.map_err(|s| told(&s))?,
+            // It outlives every watcher.
+            _ = last.changed() => continue,
+        };
+        match event {
+            Some(WatchEvent::Opened(_)) => {
+                opened.wait().await;
+            }
+            Some(WatchEvent::Commit(commit)) => arrived.push((commit.seq, Instant::now())),
+            Some(WatchEvent::Interrupted(status)) => return Err(told(&status)),
+            Some(_) => {}
+            None => return Err(Error::new(Reason::Internal, "a watch without an end has ended")),
+        }
+    }
+}
+
+/// Adds the figures of a run.
+fn tell(
+    written: &[Written],
+    delivered: &[Vec<(u64, Instant)>],
+    processor: Option<Duration>,
+    how: How,
+    report: &mut Report,
+) -> Result<()> {
+    let counted = written.first().map(|first| first.sent + WARM_UP);
+    let micros = |span: Duration| u32::try_from(span.as_micros()).unwrap_or(u32::MAX);
+    let (mut since_sent, mut since_acknowledged) = (Vec::new(), Vec::new());
+    for arrived in delivered {
+        if !arrived.iter().map(|(seq, _)| seq).eq(written.iter().map(|written| &written.seq)) {
+            let message = format!("a watcher got {} commits of {}", arrived.len(), written.len());
+            return Err(Error::new(Reason::Internal, message));
+        }
+        let both = written.iter().zip(arrived).filter(|(written, _)| Some(written.sent) >= counted);
+        for (written, (_, arrived)) in both {
+            since_sent.push(micros(arrived.saturating_duration_since(written.sent)));
+            since_acknowledged.push(micros(arrived.saturating_duration_since(written.acknowledged)));
+        }
+    }
+    let deliveries = (written.len() * delivered.len()) as f64;
+    let phase = how.phase;
+    report.add(phase, "events", "events/s", written.len() as f64 / (WARM_UP + how.time).as_secs_f64());
+    for (name, latencies) in [("send_to_delivered", since_sent), ("ack_to_delivered", since_acknowledged)] {
+        let sample = summary(latencies, how.time, None)?;
+        report.add(phase, &format!("{name}_p50"), "µs", sample.p50);
+        report.add(phase, &format!("{name}_p99"), "µs", sample.p99);
+    }
+    if let Some(used) = processor {
+        report.add(phase, "server_cpu", "µs/delivery", used.as_secs_f64() * 1e6 / deliveries);
+    }
+    Ok(())
+}

@@ -1,0 +1,287 @@
+//! Standby writers: one takes over when the holder dies, and not before; at any time one writer answers for the database.
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use driftdb::v1;
+use driftdb_common::log::dir::DataDir;
+use driftdb_common::log::disk::RealDisk;
+use driftdb_common::log::{head, lock};
+use harness::refusal::refused;
+use harness::*;
+use tokio::sync::Mutex;
+use tonic::Code;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+const CLIENTS: u64 = 8;
+/// No take-over takes this long; it only keeps a test from hanging.
+const LONG: Duration = Duration::from_secs(60);
+
+fn takeovers() -> u64 {
+    if std::env::var_os("DRIFTDB_SOAK").is_some() { 500 } else { 20 }
+}
+
+fn standby(data: &Path) -> Daemon {
+    Daemon::start("driftdb-writer", data, &["--standby", "--segment-bytes", "65536"])
+}
+
+async fn health(url: &str) -> ServingStatus {
+    let request = HealthCheckRequest { service: "driftdb.v1.WriterService".into() };
+    let answer = HealthClient::new(connect(url).await).check(request).await;
+    answer.unwrap().into_inner().status()
+}
+
+async fn status_of(writer: &mut Writer) -> Result<v1::WriterServiceStatusResponse, tonic::Status> {
+    writer.status(v1::WriterServiceStatusRequest {}).await.map(tonic::Response::into_inner)
+}
+
+fn term(data: &Path) -> u64 {
+    head::read(&RealDisk, &DataDir::new(data)).unwrap().unwrap().header.term
+}
+
+fn holder(data: &Path) -> String {
+    format!("http://{}", lock::read_holder(&RealDisk, &DataDir::new(data)).unwrap().address)
+}
+
+/// Waits until a daemon answers as the writer.
+async fn until_serving(writer: &mut Writer) -> v1::WriterServiceStatusResponse {
+    let deadline = Instant::now() + LONG;
+    loop {
+        match status_of(writer).await {
+            Ok(status) => return status,
+            Err(error) => assert!(Instant::now() < deadline, "it does not take over: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A write, and who answered it with what.
+#[derive(Debug, Clone)]
+struct Answered {
+    seq: u64,
+    by: String,
+}
+
+/// Kept outside the database: writes by their request ids, which are their rows' keys, too.
+#[derive(Debug, Default)]
+struct Journal {
+    asked: BTreeMap<String, Option<Answered>>,
+}
+
+struct Load {
+    urls: Mutex<Vec<String>>,
+    stop: AtomicBool,
+    acknowledged: AtomicU64,
+    journal: Mutex<Journal>,
+}
+
+/// Asks every writer that there is until one has done the write.
+async fn write(
+    load: &Load,
+    channels: &mut BTreeMap<String, Writer>,
+    id: &str,
+) -> Option<(v1::WriteToken, String)> {
+    while !load.stop.load(Ordering::Relaxed) {
+        for url in load.urls.lock().await.clone() {
+            let writer = channels
+                .entry(url.clone())
+                .or_insert_with(|| Writer::new(Endpoint::from_shared(url.clone()).unwrap().connect_lazy()));
+            let options = Some(v1::CommitOptions { request_id: id.to_owned(), ..Default::default() });
+            let operations = vec![insert("t", format!(r#"{{"id":"{id}"}}"#))];
+            match writer.apply(v1::ApplyRequest { operations, options, ..Default::default() }).await {
+                Ok(answer) => return Some((answer.into_inner().token.unwrap(), url)),
+                Err(status) => {
+                    let again = [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal];
+                    assert!(again.contains(&status.code()), "{status:?}");
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    None
+}
+
+async fn client(number: u64, load: Arc<Load>) {
+    let mut channels = BTreeMap::new();
+    for n in 0.. {
+        let id = format!("c{number}-{n}");
+        load.journal.lock().await.asked.insert(id.clone(), None);
+        let Some((token, by)) = write(&load, &mut channels, &id).await else { return };
+        load.journal.lock().await.asked.insert(id, Some(Answered { seq: token.seq, by }));
+        load.acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Waits for so many more acknowledgements.
+async fn under_load(load: &Load, more: u64) {
+    let (goal, deadline) = (load.acknowledged.load(Ordering::Relaxed) + more, Instant::now() + LONG);
+    while load.acknowledged.load(Ordering::Relaxed) < goal {
+        assert!(Instant::now() < deadline, "nobody acknowledges writes");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// The chain of those that held the database: each by its address, with its term and the commits that there were when it
+/// took over.
+type Reigns = Vec<(String, u64, u64)>;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_after_the_other_takes_over_and_no_acknowledged_write_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut holding = Daemon::start("driftdb-writer", dir.path(), &[]);
+    create_table(&mut holding.as_writer().await, "t").await.unwrap();
+    let mut reigns: Reigns = vec![(holding.url.clone(), term(dir.path()), 1)];
+    let mut next = standby(dir.path());
+    let reader = Daemon::reader(dir.path());
+    let load = Arc::new(Load {
+        urls: Mutex::new(vec![holding.url.clone(), next.url.clone()]),
+        stop: AtomicBool::new(false),
+        acknowledged: AtomicU64::new(0),
+        journal: Mutex::default(),
+    });
+    let clients: Vec<_> = (0..CLIENTS).map(|number| tokio::spawn(client(number, load.clone()))).collect();
+    let mut took = Vec::new();
+    for round in 0..takeovers() {
+        under_load(&load, 20 + round * 7 % 60).await;
+        // The connection is made while it stands by, and is used after.
+        let mut writer = next.as_writer().await;
+        let refusal = refused(status_of(&mut writer).await, Code::Unavailable, "STANDBY");
+        assert_eq!(format!("http://{}", refusal.metadata["writer"]), holding.url);
+        assert_eq!((term(dir.path()), holder(dir.path())), (reigns.last().unwrap().1, holding.url.clone()));
+        holding.kill();
+        let killed = Instant::now();
+        let status = until_serving(&mut writer).await;
+        took.push(killed.elapsed());
+        assert!(status.term > reigns.last().unwrap().1, "no new term");
+        reigns.push((next.url.clone(), status.term, status.last_seq));
+        assert_eq!(health(&next.url).await, ServingStatus::Serving);
+        holding = std::mem::replace(&mut next, standby(dir.path()));
+        *load.urls.lock().await = vec![next.url.clone(), holding.url.clone()];
+    }
+    under_load(&load, 20).await;
+    assert_eq!((term(dir.path()), holder(dir.path())), (reigns.last().unwrap().1, holding.url.clone()));
+    let refusal = refused(
+        reader
+            .as_reader()
+            .await
+            .execute(v1::ReaderServiceExecuteRequest {
+                statement: "DROP TABLE t".into(),
+                ..Default::default()
+            })
+            .await,
+        Code::FailedPrecondition,
+        "NOT_WRITER",
+    );
+    assert_eq!(format!("http://{}", refusal.metadata["writer_address"]), holding.url, "whom readers name");
+    load.stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    let last = status_of(&mut holding.as_writer().await).await.unwrap().last_seq;
+    check(&reader, &load.journal.lock().await.asked, &reigns, last).await;
+    took.sort_unstable();
+    let (median, longest) = (took[took.len() / 2], took.last().unwrap());
+    eprintln!("{} take-overs: {median:?} in the middle, {longest:?} at most; {last} commits", took.len());
+    assert!(next.terminate().success(), "a standby ends cleanly");
+}
+
+async fn check(
+    reader: &Daemon,
+    asked: &BTreeMap<String, Option<Answered>>,
+    reigns: &[(String, u64, u64)],
+    last: u64,
+) {
+    let mut reader = reader.as_reader().await;
+    let freshness = Some(v1::Freshness { min_seq: last, ..Default::default() });
+    let request = v1::HistoryRequest { table: "t".into(), freshness, ..Default::default() };
+    let mut stream = reader.history(request).await.unwrap().into_inner();
+    let (mut seqs, mut found) = (Vec::new(), BTreeMap::new());
+    while let Some(message) = stream.message().await.unwrap() {
+        for commit in message.commits {
+            seqs.push(commit.seq);
+            for change in commit.changes.into_iter().filter(|change| !change.key.is_empty()) {
+                assert_eq!(found.insert(change.key.clone(), commit.seq), None, "{} twice", change.key);
+            }
+        }
+    }
+    assert_eq!(seqs, (1..=last).collect::<Vec<_>>(), "a number was skipped");
+    for (id, answered) in asked {
+        let Some(Answered { seq, by }) = answered else { continue };
+        assert_eq!(found.get(id), Some(seq), "{id} was acknowledged");
+        // Who tells of a write that was made under another had it from the log: it came later. Nobody tells of one that
+        // another has made after it.
+        let reign = reigns.iter().rposition(|(_, _, from)| from < seq).unwrap_or(0);
+        let answering = reigns.iter().position(|(url, _, _)| url == by);
+        assert!(answering.is_some_and(|by| by >= reign), "{id}, commit {seq}, was answered by {by}");
+    }
+    assert!(found.keys().all(|id| asked.contains_key(id)), "a row that nobody asked for");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_holder_that_is_stopped_keeps_the_database_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let holding = Daemon::writer(dir.path());
+    let mut writer = holding.as_writer().await;
+    create_table(&mut writer, "t").await.unwrap();
+    let next = standby(dir.path());
+    let mut waiting = next.as_writer().await;
+    let before = term(dir.path());
+    holding.signal("STOP");
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        refused(status_of(&mut waiting).await, Code::Unavailable, "STANDBY");
+        let row = insert("t", r#"{"id":"no"}"#);
+        refused(apply(&mut waiting, vec![row]).await, Code::Unavailable, "STANDBY");
+        assert_eq!((term(dir.path()), holder(dir.path())), (before, holding.url.clone()));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(health(&next.url).await, ServingStatus::NotServing);
+    holding.signal("CONT");
+    let token = apply(&mut writer, vec![insert("t", r#"{"id":"yes"}"#)]).await.unwrap();
+    assert_eq!((token.seq, term(dir.path())), (2, before));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_standby_takes_over_what_was_closed_and_says_where_it_cannot() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut holding = Daemon::writer(dir.path());
+    create_table(&mut holding.as_writer().await, "t").await.unwrap();
+    let locked = Daemon::try_start("driftdb-writer", dir.path(), &[]).unwrap_err();
+    assert!(locked.contains("held by another writer") && locked.contains("--standby"), "{locked}");
+    // Two wait; one comes through, and the other goes on waiting.
+    let (first, second) = (standby(dir.path()), standby(dir.path()));
+    let (mut one, mut other) = (first.as_writer().await, second.as_writer().await);
+    refused(status_of(&mut one).await, Code::Unavailable, "STANDBY");
+    assert!(holding.terminate().success());
+    let deadline = Instant::now() + LONG;
+    let (owner, mut waiting) = loop {
+        match (status_of(&mut one).await.is_ok(), status_of(&mut other).await.is_ok()) {
+            (true, false) => break (first, second),
+            (false, true) => break (second, first),
+            (both, _) => assert!(!both && Instant::now() < deadline, "there are two writers, or none"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let mut refusing = waiting.as_writer().await;
+    let deadline = Instant::now() + LONG;
+    loop {
+        let refusal = refused(status_of(&mut refusing).await, Code::Unavailable, "STANDBY");
+        if refusal.metadata.get("writer").is_some_and(|at| format!("http://{at}") == owner.url) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it does not name the new holder");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The next one finds damage.
+    std::fs::write(dir.path().join("database.json"), b"nonsense").unwrap();
+    drop(owner);
+    assert!(!waiting.wait(LONG).success(), "it should have ended with an error");
+}
