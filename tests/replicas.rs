@@ -23,7 +23,7 @@ async fn all(
     let mut told = BTreeMap::new();
     for seq in moments {
         for (table, _) in &churn.tables {
-            told.insert((table.clone(), *seq), transcript(reader, table, *seq, true).await);
+            told.insert((table.clone(), *seq), transcript(reader, table, *seq).await);
         }
     }
     told

@@ -267,6 +267,7 @@ impl Follower {
 
     /// Takes a table in: from its snapshots on, or from the start of its log.
     fn add(&mut self, manifest: Manifest, from_snapshots: bool) -> Result<()> {
+        self.replica.raise_floor(manifest.floor);
         let (id, name) = (manifest.table_id, manifest.table.clone());
         let mut cursor = Cursor::new(Arc::clone(&self.shelf.disk), &self.shelf.dir, &name, id);
         let (mut timeline, mut last_seq, mut adopted) = (Timeline::new(id, &*name), 0, 0);
@@ -353,6 +354,7 @@ impl Follower {
                 continue;
             }
             let state = table.timeline.state();
+            self.replica.raise_floor(table.manifest.floor);
             match self.shelf.open(&table.manifest, Some(&state.chain)) {
                 Ok(chain) => table.timeline.adopt(chain),
                 // Replaced meanwhile: the next look reads the manifest that did.

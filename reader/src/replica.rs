@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use driftdb_common::error::{Error, Result};
-use driftdb_common::format::manifest::Database;
+use driftdb_common::format::manifest::{Database, Floor};
 use driftdb_common::table::moments::Moments;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
@@ -48,6 +48,7 @@ pub struct Replica {
     subscriptions: Arc<Subscriptions>,
     /// How often tables have been taken anew from their files, because the old ones were gone.
     renewals: AtomicU64,
+    floor: AtomicU64,
 }
 
 impl Replica {
@@ -63,6 +64,7 @@ impl Replica {
             looked: watch::Sender::new(0),
             subscriptions: Arc::default(),
             renewals: AtomicU64::new(0),
+            floor: AtomicU64::new(0),
         }
     }
 
@@ -91,9 +93,20 @@ impl Replica {
         self.renewals.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// The greatest floor of any table. Below it only the tables say when a commit was: what this reader has seen itself,
+    /// before it was compacted away, another does not know (I9).
+    pub fn greatest_floor(&self) -> u64 {
+        self.floor.load(Ordering::Acquire)
+    }
+
+    /// Tells of a table's floor.
+    pub fn raise_floor(&self, floor: Option<Floor>) {
+        self.floor.fetch_max(floor.map_or(0, |floor| floor.seq), Ordering::AcqRel);
+    }
+
     /// The time of a commit, in milliseconds since 1970; `None` where no table keeps it.
     pub fn time_of(&self, seq: u64, applied: &Applied) -> Result<Option<u64>> {
-        if let Some(time) = self.moments.time_of(seq) {
+        if let Some(time) = self.moments.time_of(seq).filter(|_| seq >= self.greatest_floor()) {
             return Ok(Some(time));
         }
         for timeline in applied.tables.values() {
@@ -106,7 +119,7 @@ impl Replica {
 
     /// The last commit at or before a time, over all tables, of those that are kept; 0 for none.
     pub fn seq_at(&self, time_ms: u64, applied: &Applied) -> Result<u64> {
-        if let Some(seq) = self.moments.at(time_ms, applied.seq) {
+        if let Some(seq) = self.moments.at(time_ms, applied.seq).filter(|seq| *seq >= self.greatest_floor()) {
             return Ok(seq);
         }
         let mut last = 0;

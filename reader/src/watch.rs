@@ -264,7 +264,9 @@ impl Watch {
         match reached {
             Ok(reached) => {
                 self.gone_through = reached;
-                self.phase = Phase::CatchingUp(Some(way).filter(|way| !way.is_done()));
+                // The subscriber may take its time: what a way holds on to, tables that are old by then, is let go first.
+                let kept = !way.is_done() && !self.out.settle();
+                self.phase = Phase::CatchingUp(kept.then_some(way));
             }
             Err(error) => {
                 self.renew(error).await?;

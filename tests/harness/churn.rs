@@ -105,12 +105,10 @@ pub async fn compare(churn: &Churn, readers: [&mut Reader; 2], moments: impl Ite
     churn.wait_for(one).await;
     churn.wait_for(other).await;
     let mut compared = 0;
-    let floor = churn.tables.iter().map(|(_, floor)| *floor).max().unwrap_or(0);
     for seq in moments {
         for (table, _) in &churn.tables {
-            let told = transcript::transcript(one, table, seq, seq >= floor).await;
-            for (one, other) in told.iter().zip(transcript::transcript(other, table, seq, seq >= floor).await)
-            {
+            let told = transcript::transcript(one, table, seq).await;
+            for (one, other) in told.iter().zip(transcript::transcript(other, table, seq).await) {
                 if *one != other {
                     let [one, other] = [one, &other].map(|(ask, told)| (ask, String::from_utf8_lossy(told)));
                     panic!("{table} at {seq}: two readers differ\n{one:?}\n{other:?}");

@@ -10,9 +10,8 @@ use super::{Reader, at_seq, reason};
 pub const KEYS: u64 = 24;
 
 /// Asks for rows, counts, drift and differences of a table after a commit: each answer as bytes, or as an error. What the
-/// header says of the replica itself is left out; and what time it was, where not `timed`: once every table of a commit is
-/// compacted beyond it, only those who have seen it know.
-pub async fn transcript(reader: &mut Reader, table: &str, seq: u64, timed: bool) -> Vec<(String, Vec<u8>)> {
+/// header says of the replica itself is left out.
+pub async fn transcript(reader: &mut Reader, table: &str, seq: u64) -> Vec<(String, Vec<u8>)> {
     let (as_of, name) = (at_seq(seq), || table.to_owned());
     let mut told = Vec::new();
     let get = v1::GetRequest {
@@ -22,14 +21,14 @@ pub async fn transcript(reader: &mut Reader, table: &str, seq: u64, timed: bool)
         format: v1::DocumentFormat::Msgpack.into(),
         ..Default::default()
     };
-    told.push(("get".to_owned(), one(reader.get(get).await.map(|answer| answer.into_inner()), timed)));
+    told.push(("get".to_owned(), one(reader.get(get).await.map(|answer| answer.into_inner()))));
     for condition in ["", "n > 100 AND n < 900", r#"status = "s1""#] {
         let select =
             v1::SelectRequest { table: name(), r#where: condition.into(), as_of, ..Default::default() };
         let fields = v1::SelectRequest { fields: vec!["id".into(), "n".into()], limit: 7, ..select.clone() };
         for request in [select, fields] {
             let stream = reader.select(request).await.map(|answer| answer.into_inner());
-            told.push((format!("select {condition}"), all(stream, timed).await));
+            told.push((format!("select {condition}"), all(stream).await));
         }
     }
     let key = format!("k{:02}", seq % KEYS);
@@ -45,13 +44,10 @@ pub async fn transcript(reader: &mut Reader, table: &str, seq: u64, timed: bool)
             ..Default::default()
         };
         let stream = reader.history(history).await.map(|answer| answer.into_inner());
-        told.push((format!("history {key}"), all(stream, timed).await));
+        told.push((format!("history {key}"), all(stream).await));
     }
     let diff = v1::DiffRequest { table: name(), from: at_seq(seq / 2 + 1), to: as_of, ..Default::default() };
-    told.push((
-        "diff".to_owned(),
-        all(reader.diff(diff).await.map(|answer| answer.into_inner()), timed).await,
-    ));
+    told.push(("diff".to_owned(), all(reader.diff(diff).await.map(|answer| answer.into_inner())).await));
     for statement in [
         format!(r#"SELECT COUNT(*) FROM {table} WHERE status = "s2" AS OF @seq:{seq}"#),
         format!("SELECT _key, _seq, n FROM {table} WHERE n > 5 LIMIT 9 OFFSET 2 AS OF @seq:{seq}"),
@@ -60,7 +56,7 @@ pub async fn transcript(reader: &mut Reader, table: &str, seq: u64, timed: bool)
     ] {
         let request = v1::ReaderServiceExecuteRequest { statement: statement.clone(), ..Default::default() };
         let stream = reader.execute(request).await.map(|answer| answer.into_inner());
-        told.push((statement, all(stream, timed).await));
+        told.push((statement, all(stream).await));
     }
     told
 }
@@ -82,12 +78,11 @@ macro_rules! headed {
 
 headed! { GetResponse SelectResponse HistoryResponse DiffResponse ReaderServiceExecuteResponse }
 
-fn one(answer: Result<impl Headed, Status>, timed: bool) -> Vec<u8> {
+fn one(answer: Result<impl Headed, Status>) -> Vec<u8> {
     match answer {
         Ok(mut message) => {
             if let Some(header) = message.header() {
                 header.applied_seq = 0;
-                header.read_time = header.read_time.filter(|_| timed);
             }
             message.encode_length_delimited_to_vec()
         }
@@ -95,18 +90,18 @@ fn one(answer: Result<impl Headed, Status>, timed: bool) -> Vec<u8> {
     }
 }
 
-async fn all<T: Headed>(stream: Result<Streaming<T>, Status>, timed: bool) -> Vec<u8> {
+async fn all<T: Headed>(stream: Result<Streaming<T>, Status>) -> Vec<u8> {
     let mut stream = match stream {
         Ok(stream) => stream,
-        Err(status) => return one(Err::<T, _>(status), timed),
+        Err(status) => return one(Err::<T, _>(status)),
     };
     let mut told = Vec::new();
     loop {
         match stream.message().await {
-            Ok(Some(message)) => told.extend(one(Ok(message), timed)),
+            Ok(Some(message)) => told.extend(one(Ok(message))),
             Ok(None) => return told,
             Err(status) => {
-                told.extend(one(Err::<T, _>(status), timed));
+                told.extend(one(Err::<T, _>(status)));
                 return told;
             }
         }

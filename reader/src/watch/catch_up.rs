@@ -16,7 +16,7 @@ use crate::watch::message::Assembler;
 /// Events gone through at most in one step: about some milliseconds.
 const EVENTS_PER_STEP: usize = 8192;
 /// Events of one table read at once, at the most and at the least.
-const EVENTS_AT_ONCE: (usize, usize) = (1024, 16);
+const EVENTS_AT_ONCE: (usize, usize) = (256, 16);
 
 /// A way from one commit up to another.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use driftdb_common::table::overlay::CommitInfo;
 use crate::answers::change_size;
 
 /// Messages ready to be sent at most.
-const MESSAGES: usize = 256;
+const MESSAGES: usize = 1024;
 
 /// Puts changes, which come in order, together to messages.
 #[derive(Debug)]
@@ -37,6 +37,20 @@ impl Assembler {
     /// Whether another change may come before messages are taken.
     pub fn has_room(&self) -> bool {
         self.ready.len() < MESSAGES && self.bytes < limits::MESSAGE_BYTES
+    }
+
+    /// Lets go of the commit under way, which comes again, where no part of it has been made ready. Whether there is something
+    /// to be sent and nothing else is left.
+    pub fn settle(&mut self) -> bool {
+        let split = match self.ready.back() {
+            Some(last) => last.more,
+            None => self.is_within,
+        };
+        if split || self.ready.is_empty() {
+            return false;
+        }
+        self.current = None;
+        true
     }
 
     /// Whether nothing is ready, nor under way.
