@@ -285,3 +285,44 @@ async fn a_standby_takes_over_what_was_closed_and_says_where_it_cannot() {
     drop(owner);
     assert!(!waiting.wait(LONG).success(), "it should have ended with an error");
 }
+
+/// What a client has a list for: it finds the writer in it, and goes on at the one that takes over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_client_goes_on_at_the_writer_that_takes_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = Daemon::writer(dir.path());
+    let second = standby(dir.path());
+    // The one that stands by is named first.
+    let urls = [second.url.clone(), first.url.clone()];
+    let client = driftdb::client::Client::new(&urls, [""; 0]);
+    let create = v1::CreateTableRequest { table: "t".into(), primary_key: "id".into(), ..Default::default() };
+    assert_eq!(client.create_table(create).await.unwrap().seq, 1);
+    let writing = tokio::spawn({
+        let client = client.clone();
+        async move {
+            let mut seqs = Vec::new();
+            for n in 0..400 {
+                seqs.push(client.insert("t", format!(r#"{{"id":"k{n}"}}"#)).await.unwrap().seq);
+            }
+            seqs
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let status = driftctl_status(&urls);
+    assert_eq!([&status[0]["state"], &status[1]["state"]], ["standby", "active"]);
+    assert_eq!(status[0]["waits_for"], first.url.trim_start_matches("http://"));
+    first.kill();
+    // Each once, in order: what was asked again was done once.
+    assert!(writing.await.unwrap().into_iter().eq(2..402));
+    let status = driftctl_status(&urls);
+    assert_eq!([&status[0]["state"], &status[1]["state"]], ["active", "down"]);
+}
+
+/// What driftctl says of a list of writers, where no reader is named.
+fn driftctl_status(urls: &[String; 2]) -> Vec<serde_json::Value> {
+    let mut command = std::process::Command::new(binary("driftctl"));
+    command.args(["-o", "jsonl", "--reader", "", "--writer", &format!("{},{}", urls[0], urls[1]), "status"]);
+    let output = command.output().unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    status["writers"].as_array().unwrap().clone()
+}

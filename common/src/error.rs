@@ -129,7 +129,7 @@ reasons! {
     JobRunning = "JOB_RUNNING": Conflict,
     /// Bytes on disk are damaged.
     Corrupt = "CORRUPT": Corrupt,
-    /// Parsed and understood, but not built yet.
+    /// What this version, or this machine, cannot do.
     NotSupported = "NOT_SUPPORTED": Unsupported,
     /// An operating system error.
     Io = "IO": Internal,
