@@ -250,6 +250,7 @@ async fn a_holder_that_is_stopped_keeps_the_database_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[expect(clippy::disallowed_methods, reason = "damages a file as nothing else would")]
 async fn a_standby_takes_over_what_was_closed_and_says_where_it_cannot() {
     let dir = tempfile::tempdir().unwrap();
     let mut holding = Daemon::writer(dir.path());
