@@ -243,17 +243,40 @@ async fn an_old_holder_stopped_anywhere_acknowledges_and_shows_nothing_more() {
     eprintln!("stopped at each of {places} places");
 }
 
-/// The old holder stopped before operation `k` of its opening, which repairs what a killed one left.
-async fn opening_taken_over_before(k: u64) -> bool {
+/// What the last holder left.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Left {
+    /// A commit half written.
+    Torn,
+    /// Segments that it had begun and nothing stands in: it was killed when it had opened after a killed one.
+    Idle,
+    /// A database that it closed.
+    Closed,
+}
+
+fn leave(left: Left) -> SimDisk {
     let disk = SimDisk::new();
     let (mut log, _) = open(disk.shared()).unwrap();
     log.append(&mut script::group(1, 4)).unwrap();
     log.append(&mut script::group(5, 6)).unwrap();
-    // Killed, with a commit half written.
-    disk.stop_at(disk.operations() + 3);
-    log.append(&mut script::group(7, 7)).unwrap_err();
-    drop(log);
-    let disk = disk.clone_state();
+    match left {
+        Left::Torn => {
+            disk.stop_at(disk.operations() + 3);
+            log.append(&mut script::group(7, 7)).unwrap_err();
+            drop(log);
+        }
+        Left::Idle => {
+            drop(log);
+            drop(open(disk.shared()).unwrap());
+        }
+        Left::Closed => log.close().unwrap(),
+    }
+    disk.clone_state()
+}
+
+/// The old holder stopped before operation `k` of its opening, which repairs what was left.
+async fn opening_taken_over_before(left: Left, k: u64) -> bool {
+    let disk = leave(left);
     let followed = Following::start(&disk).await;
     let old = disk.process();
     old.stop_before(k);
@@ -271,7 +294,7 @@ async fn opening_taken_over_before(k: u64) -> bool {
         opened.unwrap();
         return false;
     };
-    let what = format!("stopped before operation {k} of its opening, {stopped}");
+    let what = format!("{left:?}: stopped before operation {k} of its opening, {stopped}");
     disk.lapse_locks();
     let mut new = New::take_over(&disk, &what);
     new.append(3, &what);
@@ -303,7 +326,9 @@ async fn opening_taken_over_before(k: u64) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn of_two_that_open_at_once_one_comes_through() {
-    let places = every(opening_taken_over_before).await;
-    assert!(places > 60, "{places} places");
-    eprintln!("stopped at each of {places} places");
+    for (left, least) in [(Left::Torn, 60), (Left::Idle, 40), (Left::Closed, 20)] {
+        let places = every(move |k| opening_taken_over_before(left, k)).await;
+        assert!(places > least, "{left:?}: {places} places");
+        eprintln!("{left:?}: stopped at each of {places} places");
+    }
 }

@@ -60,18 +60,7 @@ impl Commits {
     fn next_commit(&mut self, bytes: &mut usize) -> Result<Option<v1::Commit>> {
         self.read_ahead()?;
         let Some(info) = self.ahead.front().map(|change| change.commit.clone()) else { return Ok(None) };
-        let (actor, reason) = match &info.meta {
-            Some(meta) => (meta.actor.clone(), meta.reason.clone()),
-            None => Default::default(),
-        };
-        let mut commit = v1::Commit {
-            seq: info.seq,
-            time: Some(convert::time_to_wire(info.time_ms)),
-            actor,
-            reason,
-            changes: Vec::new(),
-            more: false,
-        };
+        let mut commit = convert::commit_to_wire(&info);
         while let Some(change) = self.ahead.pop_front_if(|change| change.commit.seq == info.seq) {
             let change = convert::change_to_wire(&change, &self.table, self.format)?;
             *bytes = bytes.saturating_sub(change_size(&change));

@@ -35,6 +35,8 @@ pub struct Follower {
     term: u64,
     /// A commit that could not be applied: the state after it is not known, and nothing later may be shown.
     failed: Option<Error>,
+    /// A table is being read again from its newest snapshot on, and may not have come to what is shown yet.
+    rereading: bool,
     /// Applied and not shown yet, for watches.
     live: Vec<LiveCommit>,
     patience: Patience,
@@ -72,6 +74,7 @@ impl Follower {
             fresh: true,
             term: 0,
             failed: None,
+            rereading: false,
             live: Vec::new(),
             replica,
         })
@@ -123,6 +126,7 @@ impl Follower {
     fn begin_anew(&mut self) {
         self.merge = Merge::new(0);
         self.tables.clear();
+        self.rereading = false;
         self.live.clear();
         self.replica.subscriptions().forget();
         self.fresh = true;
@@ -241,6 +245,7 @@ impl Follower {
         }
         self.merge.settle(applied);
         self.replica.subscriptions().forget();
+        self.rereading = true;
         self.add(manifest, true)
     }
 
@@ -277,7 +282,10 @@ impl Follower {
             (last_seq, adopted) = (era.seq, manifest.version);
             if self.fresh && manifest.published > self.merge.settled() {
                 self.merge.settle(manifest.published);
-                self.replica.moments().push(manifest.published, manifest.published_ms);
+                // Begun anew, it has seen the moments up to what it shows already.
+                if manifest.published > self.replica.applied().seq {
+                    self.replica.moments().push(manifest.published, manifest.published_ms);
+                }
             }
         }
         self.merge.add(id, cursor, last_seq);
@@ -294,8 +302,9 @@ impl Follower {
             match self.merge.next_commit() {
                 Ok(Some(commit)) => {
                     if let Err(error) = self.apply_commit(&mut applied, commit) {
-                        if error.reason() == Reason::FileGone {
-                            // A snapshot was replaced while it was being asked: from the one that replaced it.
+                        if matches!(error.reason(), Reason::FileGone | Reason::Io) {
+                            // A snapshot was replaced while it was being asked, or could not be read just now: from the
+                            // newest ones on, at the next look.
                             self.begin_anew();
                         } else {
                             self.failed = Some(error.clone());
@@ -306,19 +315,20 @@ impl Follower {
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             }
-            if applied.seq >= shown + SHOW_EVERY && self.merge.next_seq() > applied.seq {
+            let whole = !self.fresh && !self.rereading;
+            if whole && applied.seq >= shown + SHOW_EVERY && self.merge.next_seq() > applied.seq {
                 self.show(&mut applied);
                 shown = applied.seq;
             }
         };
         let unread = self.merge.sources().values().any(|source| source.invalid().is_some());
-        if outcome.is_ok() && self.fresh && !unread {
+        if outcome.is_ok() && (self.fresh || self.rereading) && !unread {
             // Everything up to there is in snapshots, or has been read after them.
             applied.seq = applied.seq.max(self.merge.next_seq() - 1);
-            self.fresh = false;
+            (self.fresh, self.rereading) = (false, false);
         }
         // Begun anew, it may still be behind what it has shown.
-        if !self.fresh && self.merge.next_seq() > applied.seq {
+        if !self.fresh && !self.rereading && self.merge.next_seq() > applied.seq {
             self.show(&mut applied);
             self.adopt(applied.seq);
         }

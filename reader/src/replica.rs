@@ -117,6 +117,11 @@ impl Replica {
         Ok(None)
     }
 
+    /// Whether [`Replica::time_of`] tells a commit's time without a look at files.
+    pub fn remembers(&self, seq: u64) -> bool {
+        seq >= self.greatest_floor() && self.moments.time_of(seq).is_some()
+    }
+
     /// The last commit at or before a time, over all tables, of those that are kept; 0 for none.
     pub fn seq_at(&self, time_ms: u64, applied: &Applied) -> Result<u64> {
         if let Some(seq) = self.moments.at(time_ms, applied.seq).filter(|seq| *seq >= self.greatest_floor()) {

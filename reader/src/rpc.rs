@@ -134,7 +134,7 @@ impl ReaderRpc {
         };
         let timeline = moment.applied.table(&request.table)?;
         let key = Some(request.key.as_str()).filter(|key| !key.is_empty());
-        let key = key.map(|key| Key::parse(key, key_type(timeline)?)).transpose()?;
+        let key = key.map(|key| Key::parse(key, timeline.key_type()?)).transpose()?;
         timeline.check_floor(moment.seq)?;
         let images = Images { before: request.with_before, after: request.with_after };
         let newest_first = request.newest_first;
@@ -240,11 +240,6 @@ pub(crate) fn table_info(timeline: &Arc<Timeline>, seq: u64) -> Result<v1::Table
         snapshots: state.chain.files() as u64,
         ..convert::schema_to_wire(&at.schema)
     })
-}
-
-/// The type of a table's keys: the same all its life.
-pub(crate) fn key_type(timeline: &Timeline) -> Result<driftdb_common::format::key::KeyType> {
-    Ok(timeline.schema_at(timeline.created_seq())?.schema.key_type)
 }
 
 /// What a Select asks, as a number.

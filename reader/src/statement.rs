@@ -16,7 +16,7 @@ use driftdb_common::table::timeline::Timeline;
 
 use crate::answers::{self, Commits};
 use crate::freshness::{Freshness, Moment};
-use crate::rpc::{ReaderRpc, key_type, table_info};
+use crate::rpc::{ReaderRpc, table_info};
 use crate::steps::{self, Answers, Step};
 
 /// A statement being executed: its text for error messages, and what the request asks for besides.
@@ -46,7 +46,7 @@ impl Run<'_> {
     }
 
     fn key(&self, timeline: &Timeline, key: Option<RowKey>) -> Result<Option<Key>> {
-        key.map(|key| key.of_type(key_type(timeline)?, self.text)).transpose()
+        key.map(|key| key.of_type(timeline.key_type()?, self.text)).transpose()
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, watch};
 /// Watches that read files at the same time; the others wait for their turn.
 const CATCHING_UP: usize = 8;
 /// Images of a row that take more than this are worked out for each watch anew.
-const IMAGE_BYTES: usize = 2048;
+const IMAGE_BYTES: usize = 1024;
 
 /// The live ring, and who follows it.
 #[derive(Debug)]
@@ -191,7 +191,8 @@ impl Ring {
 impl LiveCommit {
     /// A commit that has done nothing yet.
     pub fn new(info: Arc<CommitInfo>) -> LiveCommit {
-        LiveCommit { info, parts: Vec::new(), bytes: COMMIT_BYTES, resolving: Mutex::default() }
+        let said = info.meta.as_ref().map_or(0, |meta| meta.actor.len() + meta.reason.len());
+        LiveCommit { info, parts: Vec::new(), bytes: COMMIT_BYTES + said, resolving: Mutex::default() }
     }
 
     /// Adds what it did in a table.
@@ -206,7 +207,8 @@ impl LiveCommit {
         let events: Vec<LiveEvent> = events.iter().zip(0..).map(of).filter(shown).collect();
         let payloads = events.iter().filter_map(|event| event.payload.as_ref());
         let payloads: usize = payloads.map(|payload| payload.msgpack().len()).sum();
-        self.bytes += events.len() * EVENT_BYTES + payloads;
+        let keys: usize = events.iter().map(|event| key_bytes(event.key.as_ref())).sum();
+        self.bytes += events.len() * EVENT_BYTES + keys + payloads;
         self.parts.push(LivePart { timeline: Arc::clone(timeline), events });
     }
 
@@ -220,6 +222,13 @@ impl LiveCommit {
 const COMMIT_BYTES: usize = 192;
 const EVENT_BYTES: usize = 192;
 
+fn key_bytes(key: Option<&Key>) -> usize {
+    match key {
+        Some(Key::Str(text)) => text.len(),
+        _ => 0,
+    }
+}
+
 impl LiveEvent {
     /// Whether the images wanted are at hand: a look at the files is not needed.
     pub fn has_images(&self, images: Images) -> bool {
@@ -229,25 +238,20 @@ impl LiveEvent {
     /// The change, with the images wanted; more may come with them.
     pub fn change(&self, commit: &Arc<CommitInfo>, timeline: &Timeline, images: Images) -> Result<Change> {
         let (before, after) = match &self.key {
-            Some(key) if images != Images::default() => self.images(key, timeline, images)?,
+            Some(key) if images != Images::default() => self.images(key, timeline)?,
             _ => (None, None),
         };
         let (commit, key) = (Arc::clone(commit), self.key.clone());
         Ok(Change { commit, key, kind: self.kind, payload: self.payload.clone(), before, after })
     }
 
-    fn images(&self, key: &Key, timeline: &Timeline, images: Images) -> Result<RowImages> {
+    fn images(&self, key: &Key, timeline: &Timeline) -> Result<RowImages> {
         if let Some(known) = &*self.images.lock() {
             return Ok(RowImages::clone(known));
         }
+        // Both: the next one who asks may want the other.
         let both = Images { before: true, after: true };
-        let found = match history::images_of(timeline, key, self.spot, both) {
-            // What is not wanted need not be there any more.
-            Err(error) if error.reason() == Reason::BelowFloor => {
-                return history::images_of(timeline, key, self.spot, images);
-            }
-            found => found?,
-        };
+        let found = history::images_of(timeline, key, self.spot, both)?;
         let rows = [&found.0, &found.1].into_iter().flatten();
         if rows.map(|row| row.document.msgpack().len()).sum::<usize>() <= IMAGE_BYTES {
             // Not as slices of the block that they were read from, which would stay with them.

@@ -93,14 +93,14 @@ impl Watch {
             }
             self.position = self.position.max(self.gone_through);
             let event = match std::mem::replace(&mut self.phase, Phase::Ended) {
-                Phase::Opening(rows) => Some(self.open(rows)?),
+                Phase::Opening(rows) => Some(self.open(rows).await?),
                 Phase::Rows(rows) => self.send_rows(rows).await?,
                 Phase::CatchingUp(way) => self.catch_up(way).await?,
                 Phase::Following(delivery) => self.follow(delivery).await?,
                 Phase::Ended => return Ok(None),
             };
             let event = match event {
-                None if self.is_quiet() => Some(Event::Progress(self.header()?)),
+                None if self.is_quiet() => Some(Event::Progress(self.header().await?)),
                 event => event,
             };
             if let Some(event) = event {
@@ -117,9 +117,12 @@ impl Watch {
             && self.sent_at.elapsed() >= self.heartbeat
     }
 
-    fn header(&self) -> Result<v1::ReadHeader> {
+    /// Where the stream is, as a message tells it. What only files know of it is read where that holds nobody up.
+    async fn header(&self) -> Result<v1::ReadHeader> {
         let moment = Moment { applied: self.replica.applied(), seq: self.position };
-        moment.header(&self.replica, self.filter.timelines(&moment.applied))
+        let (replica, filter) = (Arc::clone(&self.replica), Arc::clone(&self.filter));
+        let header = move || moment.header(&replica, filter.timelines(&moment.applied));
+        if self.replica.remembers(self.position) { header() } else { blocking(header).await? }
     }
 
     fn message(&mut self, event: Event) -> Result<v1::WatchDriftResponse> {
@@ -154,12 +157,12 @@ impl Watch {
         self.send(Event::Commit(commit), token)
     }
 
-    fn open(&mut self, rows: Option<(u64, Option<Key>)>) -> Result<Event> {
+    async fn open(&mut self, rows: Option<(u64, Option<Key>)>) -> Result<Event> {
         self.phase = match rows {
             Some(place) => Phase::Rows(self.initial_rows(place)),
             None => Phase::CatchingUp(None),
         };
-        Ok(Event::Opened(self.header()?))
+        Ok(Event::Opened(self.header().await?))
     }
 
     fn initial_rows(&self, place: (u64, Option<Key>)) -> Box<InitialRows> {
@@ -176,7 +179,9 @@ impl Watch {
         let mut looks = self.replica.looks();
         while self.replica.renewals() == self.renewals {
             if timeout_at(deadline, looks.changed()).await.is_err() {
-                return Err(error);
+                // What the follower cannot see yet says more.
+                let behind = self.replica.problem().filter(|problem| problem.reason() != Reason::Corrupt);
+                return Err(behind.unwrap_or(error));
             }
         }
         if self.out.is_within() {
@@ -195,18 +200,19 @@ impl Watch {
     async fn send_rows(&mut self, mut rows: Box<InitialRows>) -> Result<Option<Event>> {
         let replica = Arc::clone(&self.replica);
         let subscriptions = Arc::clone(self.replica.subscriptions());
-        let _turn = subscriptions.turn().await;
+        let turn = subscriptions.turn().await;
         let batch;
         (rows, batch) = blocking(move || {
             let batch = rows.next_batch(&replica);
             (rows, batch)
         })
         .await?;
+        drop(turn);
         let batch = match batch {
             Ok(Some(batch)) => batch,
             Ok(None) => {
                 self.phase = Phase::CatchingUp(None);
-                return Ok(Some(Event::RowsDone(self.header()?)));
+                return Ok(Some(Event::RowsDone(self.header().await?)));
             }
             Err(error) => {
                 self.renew(error).await?;
@@ -223,9 +229,9 @@ impl Watch {
     }
 
     /// Ends the stream where it has come to its end.
-    fn end(&mut self) -> Result<Option<Event>> {
+    async fn end(&mut self) -> Result<Option<Event>> {
         self.phase = Phase::Ended;
-        Ok(Some(Event::Progress(self.header()?)))
+        Ok(Some(Event::Progress(self.header().await?)))
     }
 
     fn is_at_end(&self) -> bool {
@@ -235,11 +241,17 @@ impl Watch {
     /// Goes on reading files, until the ring has what comes next.
     async fn catch_up(&mut self, way: Option<Box<CatchUp>>) -> Result<Option<Event>> {
         if self.is_at_end() {
-            return self.end();
+            return self.end().await;
         }
+        let subscriptions = Arc::clone(self.replica.subscriptions());
+        let turn = subscriptions.turn().await;
+        // One that stood before tables were taken anew would find their files gone.
+        let way = way.filter(|_| self.replica.renewals() == self.renewals || self.out.is_within());
         let mut way = match way {
             Some(way) => way,
             None => {
+                self.renewals = self.replica.renewals();
+                self.out = Assembler::new(self.format);
                 let applied = self.replica.applied().seq;
                 self.catching_up_to.get_or_insert(applied);
                 if !matches!(self.replica.subscriptions().after(self.position), Next::Behind) {
@@ -252,14 +264,13 @@ impl Watch {
             }
         };
         let mut out = std::mem::replace(&mut self.out, Assembler::new(self.format));
-        let subscriptions = Arc::clone(self.replica.subscriptions());
-        let _turn = subscriptions.turn().await;
         let reached;
         (way, out, reached) = blocking(move || {
             let reached = way.step(&mut out);
             (way, out, reached)
         })
         .await?;
+        drop(turn);
         self.out = out;
         match reached {
             Ok(reached) => {
@@ -279,14 +290,14 @@ impl Watch {
     /// Delivers what the ring has, and waits for more.
     async fn follow(&mut self, delivery: Option<Delivery>) -> Result<Option<Event>> {
         if let Some(delivery) = delivery {
-            return self.deliver(delivery).await.map(|()| None);
+            return self.deliver(delivery).await;
         }
         if self.is_at_end() {
-            return self.end();
+            return self.end().await;
         }
         self.phase = Phase::Following(None);
         if self.catching_up_to.take_if(|upto| *upto <= self.position).is_some() {
-            return Ok(Some(Event::CaughtUp(self.header()?)));
+            return Ok(Some(Event::CaughtUp(self.header().await?)));
         }
         self.head.borrow_and_update();
         match self.replica.subscriptions().after(self.position) {
@@ -294,12 +305,7 @@ impl Watch {
                 self.phase = Phase::Following(Some(Delivery::new(commit)));
                 Ok(None)
             }
-            Next::Behind => {
-                self.phase = Phase::CatchingUp(None);
-                // One that has not followed the head yet has not fallen behind it.
-                let followed = self.catching_up_to.is_none();
-                if followed { Ok(Some(Event::FellBehind(self.header()?))) } else { Ok(None) }
-            }
+            Next::Behind => self.fall_behind().await,
             Next::AtHead => {
                 tokio::select! {
                     // It ends with the replica, which this holds on to.
@@ -312,8 +318,17 @@ impl Watch {
         }
     }
 
+    /// Goes back to the files, and says so where the subscriber was told that it follows the head.
+    async fn fall_behind(&mut self) -> Result<Option<Event>> {
+        self.phase = Phase::CatchingUp(None);
+        match self.catching_up_to {
+            None => Ok(Some(Event::FellBehind(self.header().await?))),
+            Some(_) => Ok(None),
+        }
+    }
+
     /// Goes on with a commit of the ring.
-    async fn deliver(&mut self, mut delivery: Delivery) -> Result<()> {
+    async fn deliver(&mut self, mut delivery: Delivery) -> Result<Option<Event>> {
         let commit: &Arc<LiveCommit> = delivery.commit();
         let seq = commit.info.seq;
         let wanted = self.filter.images(self.images);
@@ -321,6 +336,8 @@ impl Watch {
             delivery.step(&self.filter, self.images, &mut self.out)
         } else {
             // Rows that only files have.
+            let subscriptions = Arc::clone(self.replica.subscriptions());
+            let _turn = subscriptions.turn().await;
             let mut out = std::mem::replace(&mut self.out, Assembler::new(self.format));
             let (filter, images) = (Arc::clone(&self.filter), self.images);
             let done;
@@ -341,10 +358,10 @@ impl Watch {
             Ok(false) => self.phase = Phase::Following(Some(delivery)),
             Err(error) => {
                 self.renew(error).await?;
-                self.phase = Phase::CatchingUp(None);
+                return self.fall_behind().await;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// As a stream of messages, as tonic takes it.

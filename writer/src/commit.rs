@@ -79,6 +79,7 @@ impl Commits {
             admission.tables().iter().map(|table| (table.id(), tail(table))).collect();
         let state = State {
             durable: admission.last(),
+            fenced: log.fence().is_on(),
             admission,
             log_work: Vec::new(),
             tail_bytes: tails.values().map(|tail| tail.bytes).sum(),

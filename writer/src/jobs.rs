@@ -281,12 +281,14 @@ impl Jobs {
         let cancelled = self.0.cancelled.clone();
         let handle = JobHandle { job, cancelled, problems, told: AtomicU64::new(0) };
         let run = move || {
-            // Dropped last, also where the work panics: whoever waits for the registry waits for all of this.
+            // Left where the work panics, too: whoever waits for the registry waits for the work.
             let listed = listed;
             let outcome = listed.wait(&handle.job).and_then(|()| work(&handle));
             if let Err(error) = &outcome {
                 tracing::warn!(job = handle.job.number, task = %handle.job.task, %error, "a job failed");
             }
+            // Before the outcome is told: whoever hears of it may ask for the same again.
+            drop(listed);
             let _ = result.send(outcome);
             drop(handle);
         };

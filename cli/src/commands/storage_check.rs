@@ -286,8 +286,8 @@ impl Checking<'_> {
         self.peer.ask(list("nothing", 0)).await?;
         self.scratch.write("listed", "").map_err(|e| Error::io("cannot write a file", &e))?;
         let answer = self.peer.ask(list("listed", LISTED_MS)).await?;
-        let means = "so long a reader waits for a new table; shorten it where the file system is mounted";
-        self.seen("listing", answer, Concerns::Readers, means).map(drop)
+        let means = "so long a reader waits for a new table, and a standby writer may miss what another began; shorten it where the file system is mounted";
+        self.seen("listing", answer, Concerns::Both, means).map(drop)
     }
 
     fn sync(&mut self) -> Outcome {

@@ -204,6 +204,8 @@ impl Log {
     /// Makes a group durable and publishes it: append, sync, HEAD. When this returns, its commits are on disk (I3)
     /// and readers may show them (I4).
     pub fn append(&mut self, group: &mut Group) -> Result<(), AppendError> {
+        // Also where nothing is to be written: what is answered rests on this still being the writer.
+        self.fence.check().map_err(AppendError::Fatal)?;
         if group.tables.values().all(|table| table.frames.is_empty()) {
             return Ok(());
         }
@@ -221,7 +223,6 @@ impl Log {
     }
 
     fn write_and_publish(&mut self, group: &mut Group) -> Result<()> {
-        self.fence.check()?;
         for (id, name) in &group.created {
             self.create_table(*id, name)?;
         }
@@ -269,6 +270,7 @@ impl Log {
 
     /// Publishes every table's slot as it stands: the end of recovery.
     pub(super) fn publish_all(&mut self, last_seq: u64, last_ms: u64) -> Result<()> {
+        self.fence.check()?;
         let ids: Vec<u64> = self.tables.keys().copied().collect();
         self.publish(ids.into_iter(), last_seq, last_ms)?;
         self.sync_head()

@@ -329,6 +329,18 @@ fn read_whole(file: &dyn File, limit: u64) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
+/// Where a file ends, found by reading on from what its length is said to be, which may be old. See [`Disk::open_fresh`].
+pub fn end_of(file: &dyn File) -> io::Result<u64> {
+    let mut end = file.len()?;
+    let mut chunk = vec![0; usize::try_from(READ_ON).unwrap_or(usize::MAX)];
+    loop {
+        match file.read_at(&mut chunk, end)? {
+            0 => return Ok(end),
+            read => end += read as u64,
+        }
+    }
+}
+
 /// Puts a file in place whole: after a crash there is the old one or the new one, and once this returns, the new one.
 pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
     replace_by(disk, &path.with_extension("tmp"), path, bytes)

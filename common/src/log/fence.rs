@@ -115,7 +115,10 @@ impl Disk for FencedDisk {
     }
 
     fn open_write(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        self.told(self.disk.open_write(path))
+        // In this order: what has been opened while this still is the writer is no file that another has put in its place.
+        let file = self.told(self.disk.open_write(path))?;
+        self.check()?;
+        Ok(file)
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, Reason, Result};
 use crate::format::event::{self, EventType};
@@ -27,6 +28,8 @@ mod leftovers;
 
 /// How often a database that another may still write to is looked at before what is wrong with it counts.
 const LOOKS: u32 = 5;
+/// How long between two such looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// What a database is opened for: told what there is.
 pub trait Replay {
@@ -205,6 +208,7 @@ impl Survey {
             if looks == LOOKS {
                 return Err(error);
             }
+            std::thread::sleep(BETWEEN_LOOKS);
         }
     }
 
@@ -253,7 +257,7 @@ impl Survey {
             let end = match segment.sealed {
                 Some(seal) => seal.bytes,
                 None => {
-                    let len = disk.open(&path).and_then(|file| file.len());
+                    let len = disk.open_fresh(&path).and_then(|file| disk::end_of(&*file));
                     active_len =
                         len.map_err(|e| Error::io(format_args!("cannot open {}", path.display()), &e))?;
                     active_len
@@ -462,7 +466,8 @@ fn adopt(
     let torn = tail.iter().rposition(|byte| *byte != 0).map(|last| last + 1);
     if let Some(torn) = torn {
         let kept_aside = log.dir.torn(&name, number, log.term());
-        disk::replace(&*log.disk, &kept_aside, tail.get(..torn).unwrap_or_default())?;
+        let temporary = kept_aside.with_extension(format!("{}.tmp", log.term()));
+        disk::replace_by(&*log.disk, &temporary, &kept_aside, tail.get(..torn).unwrap_or_default())?;
         let file = kept_aside.display().to_string();
         tracing::warn!(table = name, segment = number, offset = end, bytes = torn, file, "cut a torn tail");
     }
@@ -544,8 +549,8 @@ fn numbered_segments(disk: &dyn Disk, dir: &DataDir, table: &str) -> Result<Vec<
 /// At most `len` bytes of a file from an offset; fewer where it ends.
 fn read_from(disk: &dyn Disk, path: &Path, offset: u64, len: u64) -> Result<Vec<u8>> {
     let steps = || {
-        let file = disk.open(path)?;
-        let len = len.min(file.len()?.saturating_sub(offset));
+        let file = disk.open_fresh(path)?;
+        let len = len.min(disk::end_of(&*file)?.saturating_sub(offset));
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         let read = file.read_at(&mut bytes, offset)?;
         bytes.truncate(read);

@@ -110,8 +110,11 @@ impl ActiveSegment {
     ) -> Result<ActiveSegment> {
         let failed = |e: io::Error| Error::io(format_args!("cannot create {}", path.display()), &e);
         disk.create(temporary).map_err(failed)?;
-        let segment = ActiveSegment::open(disk, temporary, number, 0, Digest::default(), limit)?;
-        segment.ensure(1)?;
+        let made = ActiveSegment::open(disk, temporary, number, 0, Digest::default(), limit);
+        let segment = made.and_then(|segment| segment.ensure(1).map(|()| segment)).inspect_err(|_| {
+            // There was no space, say. What cannot be removed, the next open removes.
+            let _ = disk.remove(temporary);
+        })?;
         segment.file.sync().map_err(failed)?;
         disk.rename(temporary, path).map_err(failed)?;
         if let Some(dir) = path.parent() {

@@ -12,6 +12,7 @@ use crate::limits;
 use crate::table::history::Change;
 use crate::table::moments::Point;
 use crate::table::operation::{Action, Check, CommitOptions, KeyInput, Operation, Precondition, Token};
+use crate::table::overlay::CommitInfo;
 use crate::table::schema::Schema;
 use crate::table::view::Row;
 
@@ -233,6 +234,16 @@ pub fn row_to_wire(row: &Row, format: v1::DocumentFormat) -> Result<v1::Row> {
         time: Some(time_to_wire(row.time_ms)),
         document: Some(document_to_wire(&row.document, format)?),
     })
+}
+
+/// A commit, of which no change has been added yet.
+pub fn commit_to_wire(commit: &CommitInfo) -> v1::Commit {
+    let (actor, reason) = match &commit.meta {
+        Some(meta) => (meta.actor.clone(), meta.reason.clone()),
+        None => Default::default(),
+    };
+    let time = Some(time_to_wire(commit.time_ms));
+    v1::Commit { seq: commit.seq, time, actor, reason, changes: Vec::new(), more: false }
 }
 
 /// An event in the encoding asked for, with the row before and after it where wanted.

@@ -84,7 +84,7 @@ pub struct Wanted {
     /// Of this row; with SCHEMA events of the whole table where there is none.
     pub key: Option<Key>,
     /// Of the whole table: only of rows that pass. SCHEMA events have none, and are handed out in any case.
-    pub rows: KeyFilter,
+    pub rows: Arc<KeyFilter>,
     /// After this commit. The floor counts where it is greater: what was folded into rows is no event.
     pub from: u64,
     /// Up to and with this one.
@@ -190,7 +190,8 @@ impl History {
         let after = self.left.0;
         let gathered = read(&self.timeline, |state| {
             // Nothing is left out without being said: a floor that has risen meanwhile ends the answer.
-            self.timeline.check_floor(after.seq)?;
+            // Within a commit, its rest must be events yet: at the floor it is folded.
+            self.timeline.check_floor(after.seq - u64::from(after.index < u32::MAX).min(after.seq))?;
             let mut gathered = Gathered { changes: Vec::new(), left: bounds, reached: None };
             self.gather(state, &mut gathered)?;
             Ok(gathered)
@@ -383,10 +384,11 @@ impl History {
 /// A row before and after one of its events.
 pub type RowImages = (Option<Row>, Option<Row>);
 
-/// A row before and after its event at a spot, as far as wanted. Fails where the floor has risen past what is wanted.
+/// A row before and after its event at a spot, as far as wanted. Fails where the floor has risen to the event's commit: then
+/// it is folded, and what it came to within the commit is not known.
 pub fn images_of(timeline: &Timeline, key: &Key, spot: Spot, images: Images) -> Result<RowImages> {
     read(timeline, |state| {
-        timeline.check_floor(spot.seq.saturating_sub(u64::from(images.before)))?;
+        timeline.check_floor(spot.seq.saturating_sub(1))?;
         images_in(timeline, state, key, spot, images)
     })
 }

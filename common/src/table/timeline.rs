@@ -7,6 +7,7 @@ use parking_lot::RwLock;
 
 use crate::error::{Error, Reason, Result};
 use crate::format::event::{CommitMeta, Event, EventType};
+use crate::format::key::KeyType;
 use crate::format::manifest::Floor;
 use crate::format::snapshot;
 use crate::table::chain::Chain;
@@ -216,6 +217,11 @@ impl Timeline {
             .with("table", self.name.clone())
             .with("seq", commit.seq.to_string())
             .with("time", time)
+    }
+
+    /// The type of the table's keys: the same all its life.
+    pub fn key_type(&self) -> Result<KeyType> {
+        Ok(self.schema_at(self.created_seq())?.schema.key_type)
     }
 
     /// The last CREATE at or before a commit; 0 where there is none.

@@ -68,7 +68,7 @@ impl CatchUp {
         let mut sources = Vec::with_capacity(timelines.len());
         for timeline in timelines {
             let wanted = Wanted {
-                rows: filter.rows.clone(),
+                rows: Arc::clone(&filter.rows),
                 from: after,
                 to: upto,
                 images: filter.images(images),

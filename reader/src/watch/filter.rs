@@ -15,7 +15,6 @@ use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::Row;
 
 use crate::replica::Applied;
-use crate::rpc::key_type;
 use crate::token::filter_hash;
 
 /// A filter. All of its parts must be met.
@@ -24,7 +23,7 @@ pub struct Filter {
     /// The tables by name; every table where there is none.
     tables: BTreeSet<String>,
     /// Which rows, by their keys.
-    pub rows: KeyFilter,
+    pub rows: Arc<KeyFilter>,
     condition: Option<Condition>,
     hash: u64,
 }
@@ -40,6 +39,11 @@ impl Filter {
             );
             return Err(Error::new(Reason::TooLarge, message));
         }
+        let longest = request.keys.iter().chain([&request.key_prefix]).map(String::len).max().unwrap_or(0);
+        if longest > limits::KEY_BYTES {
+            let message = format!("a key of {longest} bytes: no row has one over {}", limits::KEY_BYTES);
+            return Err(Error::new(Reason::KeyInvalid, message));
+        }
         let params = parser::parse_params(&request.params)?;
         let condition = match request.r#where.trim() {
             "" => None,
@@ -53,7 +57,7 @@ impl Filter {
         let texts = tables.iter().chain(&keys).chain(&request.params).map(String::as_str);
         let texts = texts.chain([request.key_prefix.as_str(), request.r#where.trim()]).map(str::as_bytes);
         let hash = filter_hash(counts.iter().map(<[u8; 8]>::as_slice).chain(texts));
-        let rows = KeyFilter { keys, prefix: request.key_prefix.clone() };
+        let rows = Arc::new(KeyFilter { keys, prefix: request.key_prefix.clone() });
         Ok(Filter { tables, rows, condition, hash })
     }
 
@@ -65,7 +69,7 @@ impl Filter {
     /// The first table named that there is not, and never was, as an error; so is a key that a named table cannot have.
     pub fn check(&self, applied: &Applied) -> Result<()> {
         for table in &self.tables {
-            let key_type = key_type(applied.table(table)?)?;
+            let key_type = applied.table(table)?.key_type()?;
             self.rows.keys.iter().try_for_each(|key| Key::parse(key, key_type).map(|_| ()))?;
         }
         Ok(())

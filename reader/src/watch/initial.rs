@@ -10,7 +10,6 @@ use driftdb_common::query::exec::{Select, Selection, Stretch};
 use driftdb_common::table::view::{Row, View};
 
 use crate::replica::Replica;
-use crate::rpc::key_type;
 use crate::watch::filter::Filter;
 
 /// Rows read at most between two looks at what else there is to do.
@@ -103,7 +102,7 @@ impl InitialRows {
             Err(error) if error.reason() == Reason::TableNotFound => return Ok(None),
             view => view?,
         };
-        let Some(condition) = self.filter.condition(key_type(timeline)?) else { return Ok(None) };
+        let Some(condition) = self.filter.condition(timeline.key_type()?) else { return Ok(None) };
         let select = Select::new(view, Selection { condition, after, ..Selection::default() });
         Ok(Some(Current { table, select }))
     }

@@ -7,7 +7,6 @@ use driftdb_common::error::Result;
 use driftdb_common::limits;
 use driftdb_common::service::convert;
 use driftdb_common::table::history::Change;
-use driftdb_common::table::overlay::CommitInfo;
 
 use crate::answers::change_size;
 
@@ -71,7 +70,8 @@ impl Assembler {
         if self.current.as_ref().is_some_and(|(_, bytes)| *bytes + added > limits::MESSAGE_BYTES) {
             self.set_ready(true);
         }
-        let (commit, bytes) = self.current.get_or_insert_with(|| (begin(&change.commit), 0));
+        let (commit, bytes) =
+            self.current.get_or_insert_with(|| (convert::commit_to_wire(&change.commit), 0));
         commit.changes.push(change_to_add);
         *bytes += added;
         Ok(())
@@ -101,13 +101,4 @@ impl Assembler {
         self.is_within = commit.more;
         Some(commit)
     }
-}
-
-fn begin(info: &CommitInfo) -> v1::Commit {
-    let (actor, reason) = match &info.meta {
-        Some(meta) => (meta.actor.clone(), meta.reason.clone()),
-        None => Default::default(),
-    };
-    let time = Some(convert::time_to_wire(info.time_ms));
-    v1::Commit { seq: info.seq, time, actor, reason, changes: Vec::new(), more: false }
 }

@@ -21,6 +21,9 @@ use crate::watch::filter::Filter;
 use crate::watch::message::Assembler;
 use crate::watch::{Phase, Watch};
 
+/// The longest heartbeat: more is as good as this.
+const HEARTBEAT_MOST: Duration = Duration::from_secs(86_400);
+
 /// Where a watch starts: the commit after which, and the place in the initial rows where there are any to send.
 type Place = (u64, Option<(u64, Option<Key>)>);
 
@@ -50,7 +53,7 @@ impl Watch {
             out: Assembler::new(format),
             format,
             until: Some(request.until_seq).filter(|until| *until > 0),
-            heartbeat: heartbeat.max(Duration::from_millis(limits::HEARTBEAT_LEAST_MS)),
+            heartbeat: heartbeat.clamp(Duration::from_millis(limits::HEARTBEAT_LEAST_MS), HEARTBEAT_MOST),
             position,
             gone_through: position,
             phase: Phase::Opening(rows),

@@ -58,6 +58,8 @@ pub(super) struct State {
     /// A group is being written: what is admitted now rests on something that is not durable yet.
     pub(super) writing: bool,
     pub(super) durable: Token,
+    /// Another writer may have taken over: no answer leaves before the committer has made sure that none has.
+    pub(super) fenced: bool,
     pub(super) storage: HashMap<u64, TableStorage>,
     pub(super) closing: bool,
     /// How often admitted commits had to be taken back. A stream that saw one of them admitted must not go on.
@@ -100,7 +102,7 @@ impl State {
             Ok(admitted) => admitted.token.seq <= self.durable.seq,
             Err(_) => all_durable,
         };
-        if durable {
+        if durable && !self.fenced {
             return Settling::Now(Box::new(result));
         }
         let (to, answer) = oneshot::channel();

@@ -14,7 +14,7 @@ use crate::log::disk::Disk;
 pub(super) fn remove_unfinished(disk: &dyn Disk, data: &DataDir) -> Result<()> {
     for table in dir::table_names(disk, data)? {
         remove_ending(disk, &data.table(&table), TMP)?;
-        remove_ending(disk, &data.segments(&table), SEGMENT_TMP)?;
+        remove_ending(disk, &data.segments(&table), TMP)?;
     }
     Ok(())
 }
