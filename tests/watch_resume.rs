@@ -321,6 +321,42 @@ async fn a_floor_that_rises_past_a_stream_leaves_no_gap_in_it() {
     }
 }
 
+/// The floor rises to the very commit of which parts have been sent: the rest is folded, and no event any more.
+#[tokio::test]
+async fn a_commit_that_is_folded_before_its_rest_was_sent_is_not_told_as_whole() {
+    let (mut cluster, seq) = open().await;
+    let operations: Vec<_> = (0..400).map(|n| row("t", n, 1)).collect();
+    let head = apply(&mut cluster.writer, operations.clone()).await.unwrap().seq;
+    // A new reader has nothing of it in its ring.
+    cluster.reader_daemon = Daemon::reader(cluster.dir.path());
+    cluster.reader = cluster.reader_daemon.as_reader().await;
+    let mut stream = narrow(&cluster.reader_daemon, after(seq)).await;
+    let mut changes = 0;
+    while changes == 0 {
+        changes += part(&mut stream).await.unwrap().map_or(0, |commit| commit.changes.len());
+    }
+    compact(&mut cluster, "t", head).await;
+    let refusal = loop {
+        match part(&mut stream).await {
+            Ok(None) => {}
+            Ok(Some(commit)) => {
+                changes += commit.changes.len();
+                assert!(commit.more || changes == operations.len(), "{changes} changes are told as all");
+            }
+            Err(status) => break status,
+        }
+    };
+    refused(Err::<(), _>(refusal), Code::OutOfRange, "BELOW_FLOOR").tells("floor_seq", head);
+}
+
+/// The next part of a commit, where that is what comes next.
+async fn part(stream: &mut Watch) -> Result<Option<v1::Commit>, Status> {
+    match stream.stream.message().await?.expect("the stream goes on").event.unwrap() {
+        Event::Commit(commit) => Ok(Some(commit)),
+        _ => Ok(None),
+    }
+}
+
 #[tokio::test]
 async fn tokens_outlive_the_daemons() {
     let (mut cluster, seq) = open().await;
