@@ -43,6 +43,7 @@ use v1::writer_service_client::WriterServiceClient;
 
 mod answers;
 mod maintaining;
+mod opening;
 mod pauses;
 mod pool;
 mod reading;

@@ -175,6 +175,11 @@ impl Daemon {
         }
     }
 
+    /// What is told where it has not answered for a while.
+    pub(super) fn silent(&self, span: Duration) -> Status {
+        Status::unavailable(format!("the {} at {} has said nothing for {span:?}", self.what, self.address))
+    }
+
     fn status(&self, code: Code, reason: &str, message: String) -> Status {
         let metadata = HashMap::from([(ADDRESS.to_owned(), self.address.clone())]);
         Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, metadata))

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -41,6 +42,8 @@ pub(super) enum Act {
     EndAfter(u64),
     /// Nothing comes after so many messages of the answer.
     SilentAfter(u64),
+    /// What another act does, after a while.
+    Late(Duration, &'static Act),
 }
 
 /// What a fake was asked, and what it will do: the last act again and again.
@@ -274,7 +277,7 @@ impl ReaderService for FakeReader {
             for message in messages {
                 if message.rows[0].key.parse::<u64>().unwrap() > until {
                     // What was sent is on its way.
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                     let _: Result<(), Status> = script.broken().await;
                 }
                 sender.send(Ok(message)).await.unwrap();
@@ -294,13 +297,18 @@ impl ReaderService for FakeReader {
         request: Request<v1::WatchDriftRequest>,
     ) -> Result<Response<Self::WatchDriftStream>, Status> {
         let request = request.into_inner();
-        let act = self.0.asked(super::feed::asked(&request));
+        let mut act = self.0.asked(super::feed::asked(&request));
+        if let Act::Late(wait, then) = act {
+            tokio::time::sleep(wait).await;
+            act = then.clone();
+        }
         let (stop, silent) = match act {
             Act::Fail(code, reason) => return Err(failure(code, reason)),
             Act::Cut => return self.0.broken().await,
             Act::Answer => (u64::MAX, false),
             Act::CutAfter(messages) | Act::EndAfter(messages) => (messages, false),
             Act::SilentAfter(messages) => (messages, true),
+            Act::Late(..) => return not_asked(),
         };
         let script = self.0.clone();
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
@@ -313,7 +321,7 @@ impl ReaderService for FakeReader {
             }
             if let Act::CutAfter(_) = act {
                 // What was sent is on its way.
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
                 let _: Result<(), Status> = script.broken().await;
             }
             if silent || matches!(act, Act::Answer) && request.until_seq == 0 {
