@@ -70,6 +70,14 @@ impl Script {
         self.asked.lock().unwrap().len()
     }
 
+    /// After how many messages the next answer is to break.
+    fn cut_after(&self) -> Option<usize> {
+        match self.acts.lock().unwrap().last() {
+            Some(Act::CutAfter(messages)) => usize::try_from(*messages).ok(),
+            _ => None,
+        }
+    }
+
     /// Breaks the connection, and never answers on it.
     async fn broken<T>(&self) -> Result<T, Status> {
         self.cut.notify_waiters();
@@ -136,7 +144,7 @@ impl FakeWriter {
         let replayed = !id.is_empty() && first + 1 < asked.len();
         let seq = if id.is_empty() { asked.len() } else { first + 1 } as u64;
         match act {
-            Act::Answer => {
+            Act::Answer | Act::CutAfter(_) => {
                 Ok(v1::ApplyResponse { token: Some(v1::WriteToken { seq, time: None, epoch: 7 }), replayed })
             }
             Act::Fail(code, reason) => Err(failure(code, reason)),
@@ -170,11 +178,24 @@ impl WriterService for FakeWriter {
         request: Request<v1::WriterServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         use v1::writer_service_execute_response::Event;
+        let cut = self.0.cut_after();
         let token = self.answer(request.into_inner().options).await?.token.unwrap();
         let events =
             [Event::Progress(v1::Progress::default()), Event::Token(token), Event::Message("done".into())];
         let answers = events.map(|event| Ok(v1::WriterServiceExecuteResponse { event: Some(event) }));
-        Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
+        let script = self.0.clone();
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            for (place, answer) in answers.into_iter().enumerate() {
+                if Some(place) == cut {
+                    // What was sent is on its way.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    let _: Result<(), Status> = script.broken().await;
+                }
+                sender.send(answer).await.unwrap();
+            }
+        });
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
     }
 
     async fn alter_table(
