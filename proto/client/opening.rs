@@ -20,7 +20,10 @@ const OVERLOADED: &str = "OVERLOADED";
 const OPENING: Duration = Duration::from_secs(30);
 
 /// A stream that is being opened. Whoever waits for it may stop, and wait again later, and it goes on from there.
-pub(super) struct Opening(Mutex<Pin<Box<dyn Future<Output = Result<Stream, Status>> + Send>>>);
+pub(super) struct Opening(Mutex<Pin<Box<Connecting>>>);
+
+/// In a lock that is never waited for: with it a watch can be shared between threads.
+type Connecting = dyn Future<Output = Result<Stream, Status>> + Send;
 
 impl Opening {
     /// Begins at some moment, not before it is waited for.
