@@ -33,6 +33,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tonic::Status;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
@@ -43,6 +44,7 @@ use v1::writer_service_client::WriterServiceClient;
 
 mod answers;
 mod maintaining;
+mod opening;
 mod pauses;
 mod pool;
 mod reading;
@@ -75,6 +77,8 @@ const STANDBY: &str = "STANDBY";
 const WRITER: &str = "writer";
 /// The reason where a write's answer is missing.
 const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
+/// How long a writer may take to say how it is. One that is stopped takes connections, and never answers.
+const ANSWER: Duration = Duration::from_secs(5);
 /// The largest message that a daemon sends.
 const MESSAGE_BYTES: usize = 64 << 20;
 
@@ -210,8 +214,11 @@ impl Client {
             let answer = match daemon.channel().await {
                 Ok(channel) => {
                     let mut writer = writer_on(channel);
-                    let answer = writer.status(v1::WriterServiceStatusRequest {}).await;
-                    answer.map(|answer| (writer, answer.into_inner()))
+                    match timeout(ANSWER, writer.status(v1::WriterServiceStatusRequest {})).await {
+                        Ok(Ok(answer)) => Ok((writer, answer.into_inner())),
+                        Ok(Err(status)) => Err(daemon.told(status, false)),
+                        Err(_) => Err(daemon.silent(ANSWER)),
+                    }
                 }
                 Err(status) => Err(status),
             };
@@ -221,7 +228,6 @@ impl Client {
                     return Ok(found);
                 }
                 Err(status) => {
-                    let status = daemon.told(status, false);
                     // A writer that stands by says more than one that is away.
                     let says_more = is_standby(&status) && !failed.as_ref().is_some_and(is_standby);
                     failed = if says_more { Some(status) } else { failed.or(Some(status)) };

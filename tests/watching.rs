@@ -270,6 +270,12 @@ async fn a_watch_ends_when_nobody_reads_it_and_at_once_on_ctrl_c() {
     let mut watching = Watching::start(driftctl(&cluster, &args));
     assert_eq!(watching.next(), 1);
     assert_eq!(watching.interrupt(), Some(130));
+    // Which may end what it has begun, where that is soon.
+    let args = ["watch", "--from", "@seq:7", "--", "sh", "-c", "echo 1; sleep 0.3; echo 2"];
+    let mut watching = Watching::start(driftctl(&cluster, &args));
+    assert_eq!(watching.next(), 1);
+    assert_eq!(watching.interrupt(), Some(130));
+    assert_eq!(watching.next(), 2);
 }
 
 /// The lines of a program that says nothing.
@@ -295,6 +301,13 @@ async fn a_directory_is_watched_without_daemons_and_every_reader_has_its_status(
     stuck.signal("STOP");
     let readers = format!("127.0.0.1:1,{},{}", stuck.url, cluster.reader_daemon.url);
     let writers = format!("127.0.0.1:1,{}", cluster.writer_daemon.url);
+    // Where no writer answers a reader knows the tables, and none is asked for a second time.
+    let args = ["status", "--reader", &cluster.reader_daemon.url, "--writer", "127.0.0.1:1"];
+    let status = run(&cluster, &args);
+    assert_eq!(std::str::from_utf8(&status.stderr), Ok(""));
+    let status = lines(&status).remove(0);
+    assert_eq!((&status["writer"], status["tables"].as_array().unwrap().len()), (&Value::Null, 2));
+
     let status = run(&cluster, &["status", "--reader", &readers, "--writer", &writers]);
     let status = lines(&status).remove(0);
     assert_eq!(status["writer"]["last_seq"], 9, "{status}");

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::vec;
 
+use tokio::time::sleep;
 use tonic::{Status, Streaming};
 
-use super::Client;
 use super::pool::Daemon;
 use super::reading::another_may;
+use super::{Client, Pauses};
 use crate::v1;
 
 /// How often rows are asked for again without a single message in between.
@@ -105,12 +106,15 @@ impl Rows {
 
     /// Takes the next message, from another reader if it must be.
     async fn receive(&mut self) -> Result<(), Status> {
-        let mut tries = 0;
+        let (mut tries, mut pauses) = (0, Pauses::new(None));
         let message = loop {
             match self.answers.next().await {
                 Ok(message) => break message,
                 Err(status) if !another_may(&status) || tries == TRIES => return Err(status),
-                Err(_) => self.answers = self.client.select_messages(&self.request).await?,
+                Err(_) => {
+                    sleep(pauses.next().unwrap_or_default()).await;
+                    self.answers = self.client.select_messages(&self.request).await?;
+                }
             }
             tries += 1;
         };

@@ -15,8 +15,9 @@ use super::{ADDRESS, DOMAIN, OUTCOME_UNKNOWN, UNREACHABLE, reason};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(2);
-/// A connection with calls open that is silent for this long, and again after being asked, is given up.
-const KEEPALIVE: Duration = Duration::from_secs(20);
+/// A connection with calls open that is silent for this long, and again after being asked, is given up: soon enough that
+/// a write still has patience for another writer.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 /// How long a daemon that failed or was behind is asked after the others.
 const ASIDE: Duration = Duration::from_secs(5);
 
@@ -173,6 +174,11 @@ impl Daemon {
             }
             false => Status::unavailable(format!("{what}: {cause}")),
         }
+    }
+
+    /// What is told where it has not answered for a while.
+    pub(super) fn silent(&self, span: Duration) -> Status {
+        Status::unavailable(format!("the {} at {} has said nothing for {span:?}", self.what, self.address))
     }
 
     fn status(&self, code: Code, reason: &str, message: String) -> Status {

@@ -143,7 +143,8 @@ impl Client {
         }
     }
 
-    /// Asks the readers in turn, beginning with another each time, until one answers that is reachable and has caught up. The call may be made several times.
+    /// Asks the readers in turn, beginning with another each time, until one answers that is reachable and has caught up.
+    /// The call may be made several times.
     pub async fn read<T, F>(&self, call: impl Fn(Reader) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,

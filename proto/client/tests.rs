@@ -61,6 +61,29 @@ async fn a_write_without_an_id_is_never_sent_twice() {
 }
 
 #[tokio::test]
+async fn a_job_that_has_told_of_itself_is_not_begun_again() {
+    // Before that it may be a write.
+    let script = Script::new(&[Act::Cut, Act::CutAfter(0), Act::CutAfter(1)]);
+    let client = Client::with(options(), [fakes::writer(&script).await], [""; 0]);
+    let failed = client.execute("VERIFY", &[]).await.map(drop).map_err(|s| told(&s));
+    assert_eq!(failed, told_as(Code::Unknown, "OUTCOME_UNKNOWN"));
+    assert_eq!(script.times_asked(), 3);
+}
+
+#[tokio::test]
+async fn a_writer_that_never_answers_is_given_up() {
+    // As one that is stopped: connections are taken, and nobody reads what comes.
+    let stopped = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let writes = Script::new(&[Act::Answer]);
+    let writers = [stopped.local_addr().unwrap().to_string(), fakes::writer(&writes).await];
+    let client = || Client::with(options(), writers.clone(), [""; 0]);
+    let (one, other) = (client(), client());
+    let (written, found) = tokio::join!(one.insert("t", "{}"), other.writer_status());
+    assert_eq!(written.map(|token| token.epoch).map_err(|s| told(&s)), Ok(7));
+    assert!(found.is_ok(), "{found:?}");
+}
+
+#[tokio::test]
 async fn what_was_not_sent_goes_to_the_next_writer() {
     let script = Script::new(&[Act::Answer]);
     let options = Options { request_ids: false, ..options() };

@@ -1,16 +1,14 @@
 //! A watch: commits as they happen, each once and whole, over any number of broken connections and readers.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tonic::{Code, Status, Streaming};
+use tokio::time::Instant;
+use tonic::Status;
 use tonic_types::StatusExt;
 
-use super::pool::Daemon;
-use super::reading::another_may;
-use super::{Client, Pauses, UNREACHABLE, reader_on, reason};
+use super::opening::{Opening, Stream, may_pass};
+use super::{Client, Pauses};
 use crate::v1;
 use v1::watch_drift_request::Start;
 use v1::watch_drift_response::Event;
@@ -21,10 +19,6 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const SILENT_BEATS: u32 = 3;
 /// It is not given up sooner than this, however short the heartbeat is.
 const SILENCE_MIN: Duration = Duration::from_secs(2);
-/// The reason of a reader that has as many watchers as it takes.
-const OVERLOADED: &str = "OVERLOADED";
-/// How long a reader may take to open a stream.
-const OPENING: Duration = Duration::from_secs(30);
 
 /// What a [`Watch`] hands out.
 #[derive(Debug, Clone)]
@@ -61,6 +55,8 @@ pub struct Watch {
     /// So long without a message, and the connection is given up.
     silence: Duration,
     stream: Option<Stream>,
+    /// While there is no stream: the next, once it has been asked for. It outlives the call that began it.
+    opening: Option<Opening>,
     /// The parts that have come of a commit that is not whole yet.
     parts: Option<v1::Commit>,
     retry: Retry,
@@ -71,15 +67,6 @@ pub struct Watch {
     reached: u64,
     last_commit: u64,
     ended: bool,
-}
-
-#[derive(Debug)]
-struct Stream {
-    messages: Streaming<v1::WatchDriftResponse>,
-    daemon: Arc<Daemon>,
-    /// When its last message came.
-    heard: Instant,
-    opened: bool,
 }
 
 /// Tries to open a stream since the last one broke.
@@ -103,6 +90,7 @@ impl Client {
             patience: None,
             silence: heartbeat.saturating_mul(SILENT_BEATS).max(SILENCE_MIN),
             stream: None,
+            opening: None,
             parts: None,
             retry: Retry::default(),
             opened: false,
@@ -137,8 +125,11 @@ impl Watch {
         while !self.ended {
             let found = match &mut self.stream {
                 Some(stream) => stream.message(self.silence).await,
-                None => match self.connect().await {
-                    Ok(()) => continue,
+                None => match self.open().await {
+                    Ok(stream) => {
+                        self.stream = Some(stream);
+                        continue;
+                    }
                     Err(status) => Err(status),
                 },
             };
@@ -159,38 +150,12 @@ impl Watch {
         Ok(None)
     }
 
-    /// Opens a stream at the first reader that does.
-    async fn connect(&mut self) -> Result<(), Status> {
-        if let Some(next) = self.retry.next {
-            sleep_until(next).await;
-        }
-        let mut failed: Option<Status> = None;
-        let readers = self.client.readers.clone();
-        for daemon in readers.round() {
-            match self.open(daemon).await {
-                Ok(messages) => {
-                    daemon.answered();
-                    let daemon = daemon.clone();
-                    self.stream = Some(Stream { messages, daemon, heard: Instant::now(), opened: false });
-                    return Ok(());
-                }
-                Err(status) if !may_pass(&status) => return Err(status),
-                Err(status) => {
-                    daemon.set_aside();
-                    // A reader that says no says more than one that is away.
-                    let says_more = reason(&status).is_some_and(|reason| reason != UNREACHABLE);
-                    failed = if says_more { Some(status) } else { failed.or(Some(status)) };
-                }
-            }
-        }
-        Err(failed.unwrap_or_else(|| Status::invalid_argument("no reader is named")))
-    }
-
-    async fn open(&self, daemon: &Daemon) -> Result<Streaming<v1::WatchDriftResponse>, Status> {
-        let mut reader = reader_on(daemon.own_channel().await?);
-        let call = timeout(OPENING, reader.watch_drift(self.request.clone())).await;
-        let answer = call.map_err(|_| silent(daemon, OPENING))?;
-        Ok(answer.map_err(|status| daemon.told(status, false))?.into_inner())
+    /// The next stream, or what the readers said. What a call that was given up had begun goes on.
+    async fn open(&mut self) -> Result<Stream, Status> {
+        let begin = || Opening::new(self.client.clone(), self.request.clone(), self.retry.next);
+        let opened = self.opening.get_or_insert_with(begin).await;
+        self.opening = None;
+        opened
     }
 
     /// What the end of a stream means: the first since the last message is told, and all are got over, while there is
@@ -297,25 +262,4 @@ impl Watch {
         let address = stream.as_ref().map_or("?", |stream| stream.daemon.address());
         Status::internal(format!("the reader at {address} {what}"))
     }
-}
-
-impl Stream {
-    /// The next message. Where nothing comes for `silence`, the connection is taken for dead.
-    async fn message(&mut self, silence: Duration) -> Result<Option<v1::WatchDriftResponse>, Status> {
-        let limit = if self.opened { silence } else { OPENING };
-        let message = timeout_at(self.heard + limit, self.messages.message()).await;
-        let message = message.map_err(|_| silent(&self.daemon, limit))?;
-        self.heard = Instant::now();
-        message.map_err(|status| self.daemon.told(status, false))
-    }
-}
-
-fn silent(daemon: &Daemon, span: Duration) -> Status {
-    Status::unavailable(format!("the reader at {} has said nothing for {span:?}", daemon.address()))
-}
-
-/// Whether a watch gets over this, at another reader or after a while.
-fn may_pass(status: &Status) -> bool {
-    another_may(status)
-        || status.code() == Code::ResourceExhausted && reason(status).as_deref() == Some(OVERLOADED)
 }

@@ -1,5 +1,6 @@
 //! Writes: sent again only where nothing was done, or where a request id makes sure that nothing is done twice.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -112,8 +113,10 @@ impl Client {
         progress: impl Fn(v1::Progress),
         message: impl Fn(String),
     ) -> Result<Option<v1::WriteToken>, Status> {
-        let safe = self.identify(&mut request.options);
-        let (progress, message) = (&progress, &message);
+        let safe = AtomicBool::new(self.identify(&mut request.options));
+        // Only maintenance tells of itself, and it knows no request ids: sent again, the job would run again.
+        let maintains = || safe.store(false, Ordering::Relaxed);
+        let (progress, message, maintains) = (&progress, &message, &maintains);
         let call = |mut writer: Writer| {
             let request = request.clone();
             async move {
@@ -121,16 +124,22 @@ impl Client {
                 let mut written = None;
                 while let Some(answer) = answers.message().await? {
                     match answer.event {
-                        Some(Event::Progress(made)) => progress(made),
+                        Some(Event::Progress(made)) => {
+                            maintains();
+                            progress(made);
+                        }
                         Some(Event::Token(token)) => written = Some(token),
-                        Some(Event::Message(said)) => message(said),
+                        Some(Event::Message(said)) => {
+                            maintains();
+                            message(said);
+                        }
                         None => {}
                     }
                 }
                 Ok(written)
             }
         };
-        let written = self.write(safe, call).await?;
+        let written = self.write_while(|| safe.load(Ordering::Relaxed), call).await?;
         written.into_iter().for_each(|token| self.wrote(token));
         Ok(written)
     }
@@ -158,6 +167,18 @@ impl Client {
     where
         F: Future<Output = Result<T, Status>>,
     {
+        self.write_while(|| safe, call).await
+    }
+
+    /// The same where a try may show that it is not safe.
+    async fn write_while<T, F>(
+        &self,
+        safe: impl Fn() -> bool,
+        call: impl Fn(Writer) -> F,
+    ) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
         let writers = self.writers.all().len();
         let mut pauses = Pauses::new(self.options.patience);
         let mut doubt = None;
@@ -174,7 +195,7 @@ impl Client {
                 Err(status) => daemon.told(status, true),
             };
             let (mut asked, mut at_once) = (Duration::ZERO, false);
-            match again(&status, safe) {
+            match again(&status, safe()) {
                 // The answer to this try is also that to those before it: the id makes them one.
                 Again::No => return Err(status),
                 Again::Elsewhere { sent } => {

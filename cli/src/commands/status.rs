@@ -180,7 +180,8 @@ fn up(found: v1::ReaderServiceStatusResponse) -> Up {
 async fn tables(client: &mut Client) -> Result<Vec<shapes::Table>> {
     let mut tables = Vec::new();
     let mut request = v1::ListTablesRequest::default();
-    let database = client.reading().await?;
+    // No writer has answered: none is asked again.
+    let database = client.database().await?;
     loop {
         let call = |mut reader: crate::client::Reader| {
             let request = request.clone();

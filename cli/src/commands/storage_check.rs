@@ -63,8 +63,9 @@ enum Concerns {
 /// A run of the checks.
 struct Checking<'a> {
     out: &'a mut Output,
-    scratch: Scratch,
+    /// Before the directory, so that it is also ended first where the check is broken off.
     peer: PeerProcess,
+    scratch: Scratch,
     peer_dir: std::path::PathBuf,
     /// Whether machines share the file system on either side.
     shared: bool,
@@ -97,17 +98,12 @@ pub async fn run(args: &StorageCheck, out: &mut Output) -> Outcome {
         slow: false,
         notices: false,
     };
-    if checking.same_storage().await? {
-        checking.lock(args.peer.is_some()).await?;
-        checking.release().await?;
-        checking.rename().await?;
-        checking.append().await?;
-        checking.listing().await?;
-        checking.sync()?;
-        checking.unlink().await?;
-        checking.notices().await?;
-    }
-    checking.verdict()
+    let done = checking.all(args.peer.is_some()).await;
+    let Checking { peer, scratch, .. } = checking;
+    // What the other process has open would keep the directory from being removed: on NFS it has a name there, `.nfs…`.
+    let ended = peer.kill().await;
+    drop(scratch);
+    done.and(ended.map_err(Failure::from))
 }
 
 fn is_shared(dir: &Path) -> Result<bool> {
@@ -116,6 +112,20 @@ fn is_shared(dir: &Path) -> Result<bool> {
 }
 
 impl Checking<'_> {
+    async fn all(&mut self, other_mount: bool) -> Outcome {
+        if self.same_storage().await? {
+            self.lock(other_mount).await?;
+            self.release().await?;
+            self.rename().await?;
+            self.append().await?;
+            self.listing().await?;
+            self.sync()?;
+            self.unlink().await?;
+            self.notices().await?;
+        }
+        self.verdict()
+    }
+
     fn tell(
         &mut self,
         check: &'static str,
@@ -340,7 +350,7 @@ impl Checking<'_> {
     }
 
     /// What all of it comes to.
-    fn verdict(mut self) -> Outcome {
+    fn verdict(&mut self) -> Outcome {
         self.out.end_of_result()?;
         let (writer, readers) = (self.unsafe_for_writer, self.unsafe_for_readers);
         match writer {

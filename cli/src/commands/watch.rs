@@ -1,5 +1,6 @@
 //! `watch`: changes as they happen, printed or given to a program.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use driftdb::client::{WatchEvent, reason};
@@ -46,11 +47,13 @@ pub async fn run(args: Watch, client: &mut Client, out: &mut Output) -> Outcome 
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let event = tokio::select! {
-            event = watch.next() => event,
-            _ = ticks.tick() => {
-                watching.tick()?;
-                continue;
+        let event = {
+            let mut next = pin!(watch.next());
+            loop {
+                tokio::select! {
+                    event = &mut next => break event,
+                    _ = ticks.tick() => watching.tick()?,
+                }
             }
         };
         let condition = || args.condition.clone().unwrap_or_default();

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -41,6 +42,8 @@ pub(super) enum Act {
     EndAfter(u64),
     /// Nothing comes after so many messages of the answer.
     SilentAfter(u64),
+    /// What another act does, after a while.
+    Late(Duration, &'static Act),
 }
 
 /// What a fake was asked, and what it will do: the last act again and again.
@@ -65,6 +68,14 @@ impl Script {
 
     pub(super) fn times_asked(&self) -> usize {
         self.asked.lock().unwrap().len()
+    }
+
+    /// After how many messages the next answer is to break.
+    fn cut_after(&self) -> Option<usize> {
+        match self.acts.lock().unwrap().last() {
+            Some(Act::CutAfter(messages)) => usize::try_from(*messages).ok(),
+            _ => None,
+        }
     }
 
     /// Breaks the connection, and never answers on it.
@@ -133,7 +144,7 @@ impl FakeWriter {
         let replayed = !id.is_empty() && first + 1 < asked.len();
         let seq = if id.is_empty() { asked.len() } else { first + 1 } as u64;
         match act {
-            Act::Answer => {
+            Act::Answer | Act::CutAfter(_) => {
                 Ok(v1::ApplyResponse { token: Some(v1::WriteToken { seq, time: None, epoch: 7 }), replayed })
             }
             Act::Fail(code, reason) => Err(failure(code, reason)),
@@ -167,11 +178,24 @@ impl WriterService for FakeWriter {
         request: Request<v1::WriterServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         use v1::writer_service_execute_response::Event;
+        let cut = self.0.cut_after();
         let token = self.answer(request.into_inner().options).await?.token.unwrap();
         let events =
             [Event::Progress(v1::Progress::default()), Event::Token(token), Event::Message("done".into())];
         let answers = events.map(|event| Ok(v1::WriterServiceExecuteResponse { event: Some(event) }));
-        Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
+        let script = self.0.clone();
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            for (place, answer) in answers.into_iter().enumerate() {
+                if Some(place) == cut {
+                    // What was sent is on its way.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    let _: Result<(), Status> = script.broken().await;
+                }
+                sender.send(answer).await.unwrap();
+            }
+        });
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
     }
 
     async fn alter_table(
@@ -274,7 +298,7 @@ impl ReaderService for FakeReader {
             for message in messages {
                 if message.rows[0].key.parse::<u64>().unwrap() > until {
                     // What was sent is on its way.
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                     let _: Result<(), Status> = script.broken().await;
                 }
                 sender.send(Ok(message)).await.unwrap();
@@ -294,13 +318,18 @@ impl ReaderService for FakeReader {
         request: Request<v1::WatchDriftRequest>,
     ) -> Result<Response<Self::WatchDriftStream>, Status> {
         let request = request.into_inner();
-        let act = self.0.asked(super::feed::asked(&request));
+        let mut act = self.0.asked(super::feed::asked(&request));
+        if let Act::Late(wait, then) = act {
+            tokio::time::sleep(wait).await;
+            act = then.clone();
+        }
         let (stop, silent) = match act {
             Act::Fail(code, reason) => return Err(failure(code, reason)),
             Act::Cut => return self.0.broken().await,
             Act::Answer => (u64::MAX, false),
             Act::CutAfter(messages) | Act::EndAfter(messages) => (messages, false),
             Act::SilentAfter(messages) => (messages, true),
+            Act::Late(..) => return not_asked(),
         };
         let script = self.0.clone();
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
@@ -313,7 +342,7 @@ impl ReaderService for FakeReader {
             }
             if let Act::CutAfter(_) = act {
                 // What was sent is on its way.
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
                 let _: Result<(), Status> = script.broken().await;
             }
             if silent || matches!(act, Act::Answer) && request.until_seq == 0 {

@@ -169,6 +169,34 @@ async fn patience_may_have_an_end() {
 }
 
 #[tokio::test]
+async fn a_stream_that_opens_late_is_opened_by_calls_that_are_given_up_sooner() {
+    const LATE: Duration = Duration::from_millis(1500);
+    let next = async |watch: &mut Watch| {
+        for _ in 0..200 {
+            if let Ok(next) = tokio::time::timeout(Duration::from_millis(100), watch.next()).await {
+                return next;
+            }
+        }
+        panic!("nothing comes");
+    };
+    let script = Script::new(&[Act::Late(LATE, &Act::Answer)]);
+    let client = readers(std::slice::from_ref(&script)).await;
+    let mut watch = client.watch(v1::WatchDriftRequest::default());
+    assert_eq!(word(next(&mut watch).await.unwrap().unwrap()), "opened 3");
+    assert_eq!(all(&mut watch).await, COMMITS);
+    assert_eq!(asked(&script), ["now"], "it is asked for once");
+
+    // Also where it comes to nothing.
+    const REFUSED: Act = Act::Fail(Code::NotFound, "TABLE_NOT_FOUND");
+    let script = Script::new(&[Act::Late(LATE, &REFUSED)]);
+    let client = readers(std::slice::from_ref(&script)).await;
+    let mut watch = client.watch(v1::WatchDriftRequest::default());
+    let failed = next(&mut watch).await.map(drop).map_err(|s| told(&s));
+    assert_eq!(failed, told_as(Code::NotFound, "TABLE_NOT_FOUND"));
+    assert_eq!(asked(&script), ["now"]);
+}
+
+#[tokio::test]
 async fn a_watch_with_an_end_ends_there() {
     for acts in [
         vec![Act::Answer],

@@ -2,14 +2,21 @@
 
 use std::ffi::OsString;
 use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::exit::{Failure, Outcome};
 
 /// The variable that holds the commit's number.
 const SEQ: &str = "DRIFTDB_SEQ";
+
+/// How long a program may go on where the watch is interrupted.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often it is looked whether it has ended.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A program and its arguments.
 #[derive(Debug)]
@@ -33,14 +40,14 @@ impl Program {
         if let Some(seq) = seq {
             command.env(SEQ, seq.to_string());
         }
-        let mut child =
-            command.spawn().map_err(|e| Failure::Program(format!("{name} cannot be run: {e}")))?;
-        if let Some(mut stdin) = child.stdin.take() {
+        let child = command.spawn().map_err(|e| Failure::Program(format!("{name} cannot be run: {e}")))?;
+        let mut running = Running(child);
+        if let Some(mut stdin) = running.0.stdin.take() {
             // Who does not want to know what is there need not read it.
             let _ = stdin.write_all(input.as_bytes()).await;
             let _ = stdin.write_all(b"\n").await;
         }
-        let ended = child.wait().await;
+        let ended = running.0.wait().await;
         let ended = ended.map_err(|e| Failure::Program(format!("cannot wait for {name}: {e}")))?;
         if ended.success() {
             return Ok(());
@@ -51,5 +58,18 @@ impl Program {
         };
         let at = seq.map_or("rows at the beginning".to_owned(), |seq| format!("commit {seq}"));
         Err(Failure::Program(format!("{name} {how} on {at}; the watch ends, so that nothing is left out")))
+    }
+}
+
+/// A program under way. Where the watch is interrupted it has a while to end by itself: at a terminal Ctrl-C goes to it
+/// too. What is left then is killed.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let began = Instant::now();
+        while matches!(self.0.try_wait(), Ok(None)) && began.elapsed() < GRACE {
+            thread::sleep(LOOK);
+        }
     }
 }
