@@ -18,6 +18,8 @@ use crate::snapshotter::{Snapshotter, Taken};
 
 /// How often tables with a retention are looked at.
 const RETAIN_EVERY: Duration = Duration::from_secs(60);
+/// How long between two looks for a commit that no table has, while snapshots are taken.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// Told how far it has come; an error ends it.
 type Watch<'a> = &'a dyn Fn(u64) -> Result<()>;
@@ -164,16 +166,20 @@ impl Snapshotter {
             return Ok(Some(published.1));
         }
         let ids = self.commits().all_tables(|table| table.id());
-        for id in &ids {
-            if let Some(time) = self.chain(*id)?.time_of(seq)? {
-                return Ok(Some(time));
+        // A snapshot that is taken between the two looks has what was in neither: then once more.
+        for pause in [Some(BETWEEN_LOOKS), None] {
+            for id in &ids {
+                if let Some(time) = self.chain(*id)?.time_of(seq)? {
+                    return Ok(Some(time));
+                }
             }
-        }
-        for id in ids.into_iter().filter(|id| *id <= seq) {
-            let last = self.tail(id, |at, _| at <= seq)?.last;
-            if let Some((_, time)) = last.filter(|(at, _)| *at == seq) {
-                return Ok(Some(time));
+            for id in ids.iter().filter(|id| **id <= seq) {
+                let last = self.tail(*id, |at, _| at <= seq)?.last;
+                if let Some((_, time)) = last.filter(|(at, _)| *at == seq) {
+                    return Ok(Some(time));
+                }
             }
+            pause.into_iter().for_each(std::thread::sleep);
         }
         Ok(None)
     }
