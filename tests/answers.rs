@@ -292,7 +292,7 @@ async fn history_tells_what_stood_before_and_after() {
         }
     }
     let between =
-        v1::HistoryRequest { table: "t".into(), from: at_seq(2), to: at_seq(4), ..Default::default() };
+        v1::HistoryRequest { table: "t".into(), start: at_seq(2), end: at_seq(4), ..Default::default() };
     let seqs: Vec<u64> =
         commits_of(history(&mut cluster.reader, between).await).iter().map(|c| c.seq).collect();
     assert_eq!(seqs, [3, 4], "after `from`, up to and with `to`");
@@ -325,13 +325,13 @@ async fn the_json_patch_of_a_difference_leads_from_before_to_after() {
     let after = apply(&mut cluster.writer, seconds).await.unwrap().seq;
     let request = v1::DiffRequest {
         table: "t".into(),
-        from: at_seq(before),
+        start: at_seq(before),
         freshness: fresh(after),
         ..Default::default()
     };
     let mut stream = cluster.reader.diff(request.clone()).await.unwrap().into_inner();
     let message = stream.message().await.unwrap().unwrap();
-    assert_eq!((message.header.unwrap().read_seq, message.from_seq), (after, before));
+    assert_eq!((message.header.unwrap().read_seq, message.start_seq), (after, before));
     assert_eq!(message.rows.len(), pairs.len() + 1);
     for row in message.rows {
         let [mut before, after] = [&row.before, &row.after].map(|document| value_of(document.as_ref()));
@@ -448,7 +448,7 @@ async fn both_encodings_carry_the_same_documents() {
         documents.extend(rows_of(&messages(reader, select).await).into_iter().map(|row| row.document));
         let request = v1::HistoryRequest {
             table: "t".into(),
-            to: at_seq(seq),
+            end: at_seq(seq),
             format,
             with_before: true,
             with_after: true,
@@ -461,8 +461,8 @@ async fn both_encodings_carry_the_same_documents() {
         }
         let request = v1::DiffRequest {
             table: "t".into(),
-            from: at_seq(2),
-            to: at_seq(seq),
+            start: at_seq(2),
+            end: at_seq(seq),
             format,
             ..Default::default()
         };

@@ -188,9 +188,9 @@ async fn below_floor_everywhere(reader: &mut Reader, table: &str, seq: u64) {
     let (name, as_of) = (table.to_owned(), at_seq(seq));
     let get = v1::GetRequest { table: name.clone(), keys: vec!["k01".into()], as_of, ..Default::default() };
     let mut answers = vec![reader.get(get).await.map(drop)];
-    let from_below = v1::DiffRequest { table: name.clone(), from: as_of, ..Default::default() };
+    let from_below = v1::DiffRequest { table: name.clone(), start: as_of, ..Default::default() };
     answers.push(reader.diff(from_below).await.map(drop));
-    let history = v1::HistoryRequest { table: name.clone(), to: as_of, ..Default::default() };
+    let history = v1::HistoryRequest { table: name.clone(), end: as_of, ..Default::default() };
     answers.push(reader.history(history).await.map(drop));
     let describe = v1::DescribeTableRequest { table: name, as_of, freshness: None };
     answers.push(reader.describe_table(describe).await.map(drop));
@@ -202,7 +202,7 @@ async fn below_floor_everywhere(reader: &mut Reader, table: &str, seq: u64) {
 async fn check_history(reader: &mut Reader, model: &Model, table: &str, floor: u64, seq: u64) {
     let key = format!("k{:02}", seq % 25);
     let request =
-        v1::HistoryRequest { table: table.into(), key: key.clone(), to: at_seq(seq), ..Default::default() };
+        v1::HistoryRequest { table: table.into(), key: key.clone(), end: at_seq(seq), ..Default::default() };
     let mut stream = reader.history(request).await.unwrap().into_inner();
     let (mut found, mut truncated) = (Vec::new(), false);
     while let Some(message) = stream.message().await.unwrap() {

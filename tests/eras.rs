@@ -371,8 +371,8 @@ impl Question {
         let request = v1::HistoryRequest {
             table: self.table.into(),
             key: key.as_ref().map(|key| key.1.clone()).unwrap_or_default(),
-            from: at_seq(from),
-            to: at_seq(self.seq),
+            start: at_seq(from),
+            end: at_seq(self.seq),
             newest_first,
             with_before: images.0,
             with_after: images.1,
@@ -424,8 +424,8 @@ impl Question {
         let named = keys.iter().flatten().map(|number| key_of(self.table, *number)).collect::<BTreeSet<_>>();
         let request = v1::DiffRequest {
             table: self.table.into(),
-            from: at_seq(*from),
-            to: at_seq(self.seq),
+            start: at_seq(*from),
+            end: at_seq(self.seq),
             keys: named.iter().map(|key| key.1.clone()).collect(),
             freshness: fresh(world.seq()),
             ..Default::default()

@@ -164,7 +164,7 @@ async fn an_unknown_table_is_answered_with_the_nearest_name() {
     unknown(reader.get(get).await, "ordes").says(&near);
     let history = v1::HistoryRequest { table: "ordes".into(), ..Default::default() };
     unknown(reader.history(history).await, "ordes").says(&near);
-    let diff = v1::DiffRequest { table: "ordes".into(), from: at_seq(1), ..Default::default() };
+    let diff = v1::DiffRequest { table: "ordes".into(), start: at_seq(1), ..Default::default() };
     unknown(reader.diff(diff).await, "ordes").says(&near);
     let describe = v1::DescribeTableRequest { table: "ordes".into(), ..Default::default() };
     unknown(reader.describe_table(describe).await, "ordes").says(&near);
@@ -536,7 +536,7 @@ async fn keys_that_the_table_cannot_have_are_refused() {
         invalid(shop.cluster.reader.get(get).await, "KEY_INVALID");
         let diff = v1::DiffRequest {
             table: table.into(),
-            from: at_seq(3),
+            start: at_seq(3),
             keys: vec![key.into()],
             ..Default::default()
         };

@@ -130,7 +130,7 @@ fn the_daemons_read_snapshots_as_they_were_written() {
         check(&mut reader).await;
         let found = reader.status(v1::ReaderServiceStatusRequest {}).await.unwrap().into_inner();
         assert!(
-            found.cache_bytes > 0 && found.overlay_events == 0,
+            found.cache_bytes > 0 && found.memtable_events == 0,
             "nothing is read from the log: {found:?}"
         );
         let mut writer_daemon = Daemon::writer(dir.path());
@@ -172,7 +172,7 @@ async fn check(reader: &mut Reader) {
 }
 
 async fn check_drift(reader: &mut Reader, table: &str) {
-    let request = v1::HistoryRequest { table: table.into(), to: at_seq(LAST), ..Default::default() };
+    let request = v1::HistoryRequest { table: table.into(), end: at_seq(LAST), ..Default::default() };
     let mut stream = reader.history(request).await.unwrap().into_inner();
     let mut found = Vec::new();
     while let Some(message) = stream.message().await.unwrap() {
@@ -194,7 +194,7 @@ async fn check_drift(reader: &mut Reader, table: &str) {
 async fn check_diff(reader: &mut Reader, table: &str, from: u64, to: u64) {
     let (Some(before), Some(after)) = (history::rows(table, from), history::rows(table, to)) else { return };
     let request =
-        v1::DiffRequest { table: table.into(), from: at_seq(from), to: at_seq(to), ..Default::default() };
+        v1::DiffRequest { table: table.into(), start: at_seq(from), end: at_seq(to), ..Default::default() };
     let mut stream = reader.diff(request).await.unwrap().into_inner();
     let mut found = BTreeMap::new();
     let content = |document: Option<v1::Document>| document.map(|document| text_of(&document).to_owned());

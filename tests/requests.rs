@@ -173,7 +173,7 @@ async fn a_request_without_meaning_is_refused() {
         reader.list_tables(v1::ListTablesRequest { page_size: -1, ..Default::default() }).await,
         "page_size",
     );
-    meaningless(reader.diff(v1::DiffRequest { table: "t".into(), ..Default::default() }).await, "from");
+    meaningless(reader.diff(v1::DiffRequest { table: "t".into(), ..Default::default() }).await, "start");
     let negative = prost_types::Duration { seconds: -1, nanos: 0 };
     let ago = Some(v1::AsOf { at: Some(v1::as_of::At::Ago(negative)) });
     meaningless(reader.select(v1::SelectRequest { as_of: ago, ..all() }).await, "ago");

@@ -156,7 +156,7 @@ impl Run {
     async fn ask_diff(&self, reader: &mut Reader, table: &str, seq: u64) {
         let to = self.model.seq();
         let request =
-            v1::DiffRequest { table: table.into(), from: at_seq(seq), to: at_seq(to), ..Default::default() };
+            v1::DiffRequest { table: table.into(), start: at_seq(seq), end: at_seq(to), ..Default::default() };
         let mut stream = reader.diff(request).await.unwrap().into_inner();
         let mut found = BTreeMap::new();
         while let Some(message) = stream.message().await.unwrap() {
@@ -180,7 +180,7 @@ impl Run {
         let request = v1::HistoryRequest {
             table: table.into(),
             key: key.into(),
-            to: at_seq(self.model.seq()),
+            end: at_seq(self.model.seq()),
             with_before: true,
             with_after: true,
             ..Default::default()

@@ -253,8 +253,8 @@ where
 fn meter() -> impl Fn(v1::Progress) {
     let line = RefCell::new(Progress::default());
     move |p| {
-        let what = if p.what.is_empty() { String::new() } else { format!("{}: ", p.what) };
-        let waits = if p.waits { "waits for other jobs, " } else { "" };
+        let what = if p.description.is_empty() { String::new() } else { format!("{}: ", p.description) };
+        let waits = if p.queued { "waits for other jobs, " } else { "" };
         let total = if p.total > 0 { format!(" of {}", p.total) } else { String::new() };
         line.borrow_mut().show(format_args!("{what}{waits}{}{total} {}", p.done, p.unit));
     }

@@ -125,7 +125,7 @@ impl ReaderRpc {
 
     async fn history(&self, request: v1::HistoryRequest) -> Result<Answers<v1::HistoryResponse>> {
         let format = convert::format_from_wire(request.format)?;
-        let (from, to) = (convert::point_from_wire(request.from)?, convert::point_from_wire(request.to)?);
+        let (from, to) = (convert::point_from_wire(request.start)?, convert::point_from_wire(request.end)?);
         let freshness = Freshness::from_wire(request.freshness, &self.replica)?;
         let moment = self.replica.resolve(freshness, to).await?;
         let from = match from {
@@ -155,8 +155,8 @@ impl ReaderRpc {
     async fn diff(&self, request: v1::DiffRequest) -> Result<Answers<v1::DiffResponse>> {
         let format = convert::format_from_wire(request.format)?;
         let freshness = Freshness::from_wire(request.freshness, &self.replica)?;
-        let (from, to) = (convert::point_from_wire(request.from)?, convert::point_from_wire(request.to)?);
-        let from = from.ok_or_else(|| Error::new(Reason::ArgumentInvalid, "a diff needs `from`"))?;
+        let (from, to) = (convert::point_from_wire(request.start)?, convert::point_from_wire(request.end)?);
+        let from = from.ok_or_else(|| Error::new(Reason::ArgumentInvalid, "a diff needs `start`: the moment to compare from"))?;
         let (from, to) = self.two_moments(freshness, from, to).await?;
         let (before, after) = (from.view(&request.table)?, to.view(&request.table)?);
         let keys = match request.keys.as_slice() {
@@ -166,7 +166,7 @@ impl ReaderRpc {
                 Some(keys.iter().map(|key| Key::parse(key, key_type)).collect::<Result<BTreeSet<_>>>()?)
             }
         };
-        let from_seq = from.seq;
+        let start_seq = from.seq;
         let mut header = Some(to.header(&self.replica, [after.timeline()])?);
         let mut diff = Diff::new(before, after, keys)?;
         Ok(steps::stream(self.shutdown.clone(), move || {
@@ -174,7 +174,7 @@ impl ReaderRpc {
             if rows.is_empty() && header.is_none() {
                 return Ok(Step::Done);
             }
-            Ok(Step::Message(v1::DiffResponse { header: header.take(), from_seq, rows }))
+            Ok(Step::Message(v1::DiffResponse { header: header.take(), start_seq, rows }))
         }))
     }
 
@@ -334,8 +334,8 @@ impl ReaderService for ReaderRpc {
             watchers: self.replica.subscriptions().watches() as u64,
             cache_bytes: self.shelf.cache.used_bytes(),
             cache_limit_bytes: self.shelf.cache.budget(),
-            overlay_events: overlays.clone().map(|overlay| overlay.len() as u64).sum(),
-            overlay_bytes: overlays.map(|overlay| overlay.bytes()).sum(),
+            memtable_events: overlays.clone().map(|overlay| overlay.len() as u64).sum(),
+            memtable_bytes: overlays.map(|overlay| overlay.bytes()).sum(),
             writer_address: self.writer_address(),
         }))
     }

@@ -138,7 +138,7 @@ pub fn answers<T: Send + 'static, M: Send + 'static>(
 /// How far a job is, as the API has it.
 pub fn progress_to_wire(progress: Progress) -> v1::Progress {
     let Progress { id, what, waits, done, total, unit } = progress;
-    v1::Progress { job_id: id, done, total, unit: unit.to_owned(), what, waits }
+    v1::Progress { job_id: id, done, total, unit: unit.to_owned(), description: what, queued: waits }
 }
 
 /// What a Snapshot answers.

@@ -11,8 +11,8 @@ use crate::{shapes, statement};
 /// Prints the rows that differ as they arrive.
 pub async fn run(args: Diff, client: &mut Client, out: &mut Output) -> Outcome {
     let request = v1::DiffRequest {
-        from: Some(statement::point(&args.from)?),
-        to: Some(statement::point(&args.to)?),
+        start: Some(statement::point(&args.from)?),
+        end: Some(statement::point(&args.to)?),
         table: args.table,
         keys: args.key,
         ..Default::default()

@@ -12,8 +12,8 @@ use crate::shapes;
 /// Prints the events as they arrive, oldest first.
 pub async fn run(args: Drift, client: &mut Client, out: &mut Output) -> Outcome {
     let request = v1::HistoryRequest {
-        from: moment(args.from.as_deref())?,
-        to: moment(args.to.as_deref())?,
+        start: moment(args.from.as_deref())?,
+        end: moment(args.to.as_deref())?,
         table: args.table,
         key: args.key.unwrap_or_default(),
         limit: args.limit.unwrap_or(0),

@@ -131,7 +131,7 @@ impl WriterService for Fake {
         &self,
         _: Request<v1::WriterServiceStatusRequest>,
     ) -> Result<Response<v1::WriterServiceStatusResponse>, Status> {
-        let jobs = vec![v1::Progress { what: "snapshot of orders".into(), ..progress() }];
+        let jobs = vec![v1::Progress { description: "snapshot of orders".into(), ..progress() }];
         Ok(Response::new(v1::WriterServiceStatusResponse { jobs, ..Default::default() }))
     }
 }
@@ -181,7 +181,7 @@ async fn a_verification_with_problems_ends_with_its_code() {
 #[tokio::test]
 async fn a_status_tells_of_jobs() {
     let (_, text) = at_fake(&["--reader", "http://127.0.0.1:1", "status"]).await;
-    let job = r#""jobs":[{"job_id":"job-1","what":"snapshot of orders","waits":false,"done":1,"total":2,"unit":"rows"}]"#;
+    let job = r#""jobs":[{"job_id":"job-1","description":"snapshot of orders","queued":false,"done":1,"total":2,"unit":"rows"}]"#;
     assert!(text.contains(job), "{text}");
 }
 

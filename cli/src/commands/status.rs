@@ -46,8 +46,8 @@ struct WriterState {
 #[derive(Serialize)]
 struct Job {
     job_id: String,
-    what: String,
-    waits: bool,
+    description: String,
+    queued: bool,
     done: u64,
     total: u64,
     unit: String,
@@ -76,8 +76,8 @@ struct Up {
     watchers: u64,
     cache_bytes: u64,
     cache_limit_bytes: u64,
-    overlay_events: u64,
-    overlay_bytes: u64,
+    memtable_events: u64,
+    memtable_bytes: u64,
     writer_address: String,
     version: String,
     epoch: String,
@@ -153,8 +153,8 @@ fn writer(found: v1::WriterServiceStatusResponse) -> Result<Writer> {
     })
 }
 
-fn job(v1::Progress { job_id, done, total, unit, what, waits }: v1::Progress) -> Job {
-    Job { job_id, what, waits, done, total, unit }
+fn job(v1::Progress { job_id, done, total, unit, description, queued }: v1::Progress) -> Job {
+    Job { job_id, description, queued, done, total, unit }
 }
 
 fn up(found: v1::ReaderServiceStatusResponse) -> Up {
@@ -168,8 +168,8 @@ fn up(found: v1::ReaderServiceStatusResponse) -> Up {
         watchers: found.watchers,
         cache_bytes: found.cache_bytes,
         cache_limit_bytes: found.cache_limit_bytes,
-        overlay_events: found.overlay_events,
-        overlay_bytes: found.overlay_bytes,
+        memtable_events: found.memtable_events,
+        memtable_bytes: found.memtable_bytes,
         writer_address: found.writer_address,
         version: found.version,
         epoch: header.epoch.to_string(),
@@ -210,9 +210,9 @@ fn for_people(status: &Status) -> String {
             writer.last_seq, writer.last_time, writer.term, writer.database_id
         );
         for job in &writer.jobs {
-            let Job { job_id, what, waits, done, total, unit } = job;
-            let far = if *waits { "waits".to_owned() } else { format!("{done} of {total} {unit}") };
-            text += &format!("        {job_id}, {what}: {far}\n");
+            let Job { job_id, description, queued, done, total, unit } = job;
+            let far = if *queued { "waits".to_owned() } else { format!("{done} of {total} {unit}") };
+            text += &format!("        {job_id}, {description}: {far}\n");
         }
     }
     for writer in &status.writers {
@@ -256,8 +256,8 @@ mod tests {
             watchers: 0,
             cache_bytes: 9,
             cache_limit_bytes: 10,
-            overlay_events: 3,
-            overlay_bytes: 99,
+            memtable_events: 3,
+            memtable_bytes: 99,
             writer_address: String::new(),
             version: "1".into(),
             epoch: "18446744073709551615".into(),
@@ -282,7 +282,7 @@ mod tests {
         };
         assert_eq!(
             shapes::line(&status).unwrap(),
-            r#"{"writer":null,"writer_error":"gone","writers":[{"url":"w","state":"down","error":"gone"},{"url":"x","state":"standby","waits_for":"w","error":"waits"}],"readers":[{"url":"a","applied_seq":7,"lag_ms":2,"lag_seqs":1,"floor_seq":0,"watchers":0,"cache_bytes":9,"cache_limit_bytes":10,"overlay_events":3,"overlay_bytes":99,"writer_address":"","version":"1","epoch":"18446744073709551615"},{"url":"b","error":"no"}],"tables":[]}"#
+            r#"{"writer":null,"writer_error":"gone","writers":[{"url":"w","state":"down","error":"gone"},{"url":"x","state":"standby","waits_for":"w","error":"waits"}],"readers":[{"url":"a","applied_seq":7,"lag_ms":2,"lag_seqs":1,"floor_seq":0,"watchers":0,"cache_bytes":9,"cache_limit_bytes":10,"memtable_events":3,"memtable_bytes":99,"writer_address":"","version":"1","epoch":"18446744073709551615"},{"url":"b","error":"no"}],"tables":[]}"#
         );
         let text = for_people(&status);
         assert_eq!(
