@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use driftdb::v1;
-use driftdb_common::log::dir::DataDir;
-use driftdb_common::log::disk::RealDisk;
-use driftdb_common::log::head;
+use driftdb_common::storage::fs::OsFileSystem;
+use driftdb_common::storage::head;
+use driftdb_common::storage::layout::DataDir;
 use harness::*;
 use tokio::sync::Mutex;
 
@@ -118,7 +118,7 @@ async fn a_killed_writer_loses_nothing_it_acknowledged() {
             tokio::time::sleep(Duration::from_micros(300)).await;
         }
         cluster.writer_daemon.kill();
-        let published = head::read(&RealDisk, &dir).unwrap().unwrap().last_seq();
+        let published = head::read(&OsFileSystem, &dir).unwrap().unwrap().last_seq();
         cluster.writer_daemon =
             Daemon::start("driftdb-writer", cluster.dir.path(), &["--segment-bytes", "65536"]);
         let mut writer = cluster.writer_daemon.as_writer().await;

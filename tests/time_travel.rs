@@ -155,8 +155,12 @@ impl Run {
 
     async fn ask_diff(&self, reader: &mut Reader, table: &str, seq: u64) {
         let to = self.model.seq();
-        let request =
-            v1::DiffRequest { table: table.into(), start: at_seq(seq), end: at_seq(to), ..Default::default() };
+        let request = v1::DiffRequest {
+            table: table.into(),
+            start: at_seq(seq),
+            end: at_seq(to),
+            ..Default::default()
+        };
         let mut stream = reader.diff(request).await.unwrap().into_inner();
         let mut found = BTreeMap::new();
         while let Some(message) = stream.message().await.unwrap() {
