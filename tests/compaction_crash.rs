@@ -1,13 +1,12 @@
 //! The power goes at every step of a compaction, and of the recovery after it: the table is the old or the new one.
 
-mod harness;
-
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::harness::script;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType, RequestId};
@@ -30,7 +29,6 @@ use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
-use harness::script;
 
 const SEGMENT: u64 = 700;
 const TABLES: [&str; 2] = ["t", "u"];
@@ -88,7 +86,7 @@ fn state_at(seq: u64, table: u64) -> Rows {
             EventType::SoftDelete => _ = rows.remove(&key),
             EventType::Patch => {
                 let mut row: serde_json::Value = serde_json::from_str(&rows[&key].1).unwrap();
-                harness::model::merge(&mut row, &serde_json::from_str(&content.unwrap()).unwrap());
+                crate::harness::model::merge(&mut row, &serde_json::from_str(&content.unwrap()).unwrap());
                 rows.insert(key, (seq, row.to_string()));
             }
             _ => _ = rows.insert(key, (seq, content.unwrap())),

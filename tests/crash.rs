@@ -1,17 +1,15 @@
 //! kill -9 of the writer under load: nothing acknowledged is lost, no number is skipped, no commit comes by halves.
 
-mod harness;
-
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::harness::*;
 use driftdb::v1;
 use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::head;
 use driftdb_common::storage::layout::DataDir;
-use harness::*;
 use tokio::sync::Mutex;
 
 const TABLES: [&str; 4] = ["t0", "t1", "t2", "t3"];

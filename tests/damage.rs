@@ -1,16 +1,14 @@
 //! The end of the log cut at every byte and flipped at every bit: recovery keeps a legal prefix, or refuses (I7).
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::harness::script::{self, Seen};
 use driftdb_common::error::Reason;
 use driftdb_common::storage::fs::FileSystem;
 use driftdb_common::storage::fs::sim::{Lost, SimDisk};
-use harness::script::{self, Seen};
 
 const SEGMENT: u64 = 1 << 20;
 const COMMITS: u64 = 60;

@@ -2,19 +2,17 @@
 
 #![expect(clippy::disallowed_methods, reason = "this test damages files")]
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::harness::database::{Copy, answers, shared};
+use crate::harness::script;
 use driftdb_common::error::Reason;
 use driftdb_common::format::snapshot::kind;
 use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::fs::sim::SimDisk;
 use driftdb_common::table::check::doctor::{self, ExamSummary, Finding, Severity};
-use harness::database::{Copy, answers, shared};
-use harness::script;
 
 /// So small that there are many sealed segments.
 const SEGMENT: u64 = 2000;

@@ -1,11 +1,11 @@
 //! A lock that lapses: the old holder, stopped before each operation on its way and woken up when another has taken over,
 //! acknowledges nothing more, and nothing of what it does then is ever shown.
 
-mod harness;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::harness::script::{self, Seen};
+use crate::harness::{Reader, connect};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::event::EventType;
@@ -18,8 +18,6 @@ use driftdb_common::storage::wal::appender::{AppendError, Log, LogOptions};
 use driftdb_common::storage::{head, recovery};
 use driftdb_common::table::check::doctor;
 use driftdb_reader::Config;
-use harness::script::{self, Seen};
-use harness::{Reader, connect};
 use tokio_util::sync::CancellationToken;
 
 const SEGMENT: u64 = 700;

@@ -1,7 +1,6 @@
 //! Random and damaged bytes for everything that decodes: an error or the right answer, no panic, little memory.
 
-#[path = "format/crc.rs"]
-mod crc;
+use crate::format::crc;
 
 use std::process::Command;
 
@@ -512,6 +511,9 @@ fn deep_nesting() {
 fn in_little_memory() {
     let mut command = Command::new("sh");
     command.args(["-c", r#"ulimit -v 1000000 && exec "$0" "$@""#]).arg(std::env::current_exe().unwrap());
-    let output = command.args(["--skip", "in_little_memory", "--test-threads", "2"]).output().unwrap();
+    let output = command
+        .args(["hostile_bytes::", "--skip", "in_little_memory", "--test-threads", "2"])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }

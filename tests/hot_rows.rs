@@ -1,12 +1,13 @@
 //! Rows that are changed hundreds of times, in one commit and over many eras: whichever way a row is looked for, at any event,
 //! it is the same, in files and in memory.
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::harness::condition::Dice;
+use crate::harness::keeper::{Keeper, Script};
+use crate::harness::model::merge;
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, Event, EventType};
 use driftdb_common::format::key::Key;
@@ -17,9 +18,6 @@ use driftdb_common::table::layers::{EventId, LayerMap, sort_key};
 use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
-use harness::condition::Dice;
-use harness::keeper::{Keeper, Script};
-use harness::model::merge;
 use serde_json::{Value, json};
 
 const KEYS: usize = 4;

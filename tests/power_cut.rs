@@ -1,13 +1,11 @@
 //! The power goes at every step of a scripted run: what was acknowledged or shown stays, and nothing comes by halves.
 
-mod harness;
-
 use std::sync::Arc;
 
+use crate::harness::script::{self, Progress};
 use driftdb_common::error::{ErrorKind, Reason};
 use driftdb_common::storage::fs::FileSystem;
 use driftdb_common::storage::fs::sim::{Fault, Lost, Op, Repeat, SimDisk};
-use harness::script::{self, Progress};
 
 const SEGMENT: u64 = 2048;
 const COMMITS: u64 = 40;

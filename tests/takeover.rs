@@ -1,19 +1,17 @@
 //! Standby writers: one takes over when the holder dies, and not before; at any time one writer answers for the database.
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::harness::refusal::refused;
+use crate::harness::*;
 use driftdb::v1;
 use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::layout::DataDir;
 use driftdb_common::storage::{head, lock};
-use harness::refusal::refused;
-use harness::*;
 use tokio::sync::Mutex;
 use tonic::Code;
 use tonic::transport::Endpoint;

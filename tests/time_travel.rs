@@ -1,12 +1,10 @@
 //! Random histories, with restarts and kills of the writer, against a plain in-memory model at random moments.
 
-mod harness;
-
 use std::collections::BTreeMap;
 
+use crate::harness::model::{Model, Op};
+use crate::harness::*;
 use driftdb::v1;
-use harness::model::{Model, Op};
-use harness::*;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};

@@ -2,20 +2,18 @@
 
 #![expect(clippy::disallowed_methods, reason = "this test damages files, and runs driftctl")]
 
-mod harness;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::harness::database::{ARGS, Copy, shared};
+use crate::harness::{Daemon, binary};
 use bytes::Bytes;
 use driftdb_common::format::document::Document;
 use driftdb_common::format::snapshot::{
     CandidateEntry, CommitEntry, ProducerEntry, RequestEntry, RowEntry, VersionEntry, kind, push_version,
     read_version, tree,
 };
-use harness::database::{ARGS, Copy, shared};
-use harness::{Daemon, binary};
 
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 

@@ -11,8 +11,8 @@ use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::sst::{BlockCache, SstFile};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::crc::crc32;
-use crate::decoder::{u32_at, u64_at};
+use super::crc::crc32;
+use super::decoder::{u32_at, u64_at};
 
 const IDENTITY: Identity = Identity { table: 2, base: 100, seq: 300, kind: 1 };
 const PROPERTIES: &[u8] = b"two trees";

@@ -10,7 +10,7 @@ use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::format::manifest::{self, Database, Digest, Manifest, Segment};
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 
-use crate::{crc, decoder};
+use super::{crc, decoder};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -133,7 +133,7 @@ fn schemas() {
         retain_ms: None,
     };
     let people = schema("people", "id", KeyType::String, &["city", "name.family"]);
-    let files = crate::files(crate::fixture());
+    let files = super::files(super::fixture());
     for (schema, rest) in [
         (&people, "\"id\"\nkey_type: STRING\nindexes:\n  - \"city\"\n  - \"name.family\"\n"),
         (&schema("numbers", "n", KeyType::Int, &[]), "\"n\"\nkey_type: INT\nindexes: []\n"),
@@ -145,7 +145,7 @@ fn schemas() {
         let table = &schema.table;
         let expected = format!("# For people. The truth is in the log.\ntable: {table}\nprimary_key: {rest}");
         assert_eq!(schema.to_yaml(), expected);
-        assert_eq!(crate::text(&files, &format!("tables/{table}/schema.yaml")), expected);
+        assert_eq!(super::text(&files, &format!("tables/{table}/schema.yaml")), expected);
     }
     let event = SchemaEvent { action: SchemaAction::Drop, schema: people };
     let expected = [
@@ -184,8 +184,8 @@ fn what_each_event_type_needs() {
 
 #[test]
 fn what_is_read_from_the_fixture_is_written_again_byte_for_byte() {
-    let files = crate::files(crate::fixture());
-    for (table, id) in crate::TABLES {
+    let files = super::files(super::fixture());
+    for (table, id) in super::TABLES {
         for number in 1..=3 {
             let Some(bytes) = files.get(&format!("tables/{table}/segments/{number:08}.seg")) else {
                 continue;

@@ -1,8 +1,6 @@
 //! A history written straight through the log, with snapshots taken as the writer takes them, one step after the other; and
 //! what every moment of it must look like.
 
-#![allow(dead_code, reason = "every test file uses its own part")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::PathBuf;

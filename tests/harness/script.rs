@@ -1,7 +1,5 @@
 //! A scripted history written straight through the log, so that every step of it can be cut short.
 
-#![allow(dead_code, reason = "every test file uses its own part of the script")]
-
 use std::path::Path;
 use std::sync::Arc;
 
