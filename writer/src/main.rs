@@ -1,4 +1,4 @@
-//! `driftdb-writer`: reads the command line, opens the database, serves until a signal.
+//! `driftdb-writer`: reads the command line, opens the database, and serves until a signal.
 
 use std::process::ExitCode;
 
@@ -11,20 +11,20 @@ use driftdb_writer::{Writer, stand_by};
 mod args;
 
 fn main() -> ExitCode {
-    let args = args::Args::parse();
+    let args = args::WriterArgs::parse();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("driftdb-writer: {error}");
             if error.reason() == Reason::DatabaseLocked {
-                eprintln!("With --standby this writer waits, and takes over when that one has ended.");
+                eprintln!("With --standby this writer waits and takes over when the other one ends.");
             }
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(args: &args::Args) -> Result<()> {
+fn run(args: &args::WriterArgs) -> Result<()> {
     telemetry::init(args.log.log_format, &args.log.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|e| Error::io("cannot start the runtime", &e))?.block_on(async {
