@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What every fallible function of DriftDB returns.
@@ -163,11 +164,24 @@ pub struct Violation {
     pub description: String,
 }
 
+/// The file that an error is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileError {
+    /// The file's path.
+    pub file: String,
+    /// The byte offset of the damage; `None` if the error is about the whole file.
+    pub offset: Option<u64>,
+    /// What is wrong with the file, without its name and offset.
+    pub detail: String,
+}
+
 #[derive(Debug, Clone)]
 struct Inner {
     reason: Reason,
     message: String,
     metadata: BTreeMap<&'static str, String>,
+    file_error: Option<FileError>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
     place: Option<QueryPlace>,
     violations: Vec<Violation>,
     retry_after: Option<Duration>,
@@ -184,6 +198,8 @@ impl Error {
             reason,
             message: message.into(),
             metadata: BTreeMap::new(),
+            file_error: None,
+            source: None,
             place: None,
             violations: Vec::new(),
             retry_after: None,
@@ -192,9 +208,20 @@ impl Error {
 
     /// Damage found on disk: names the file and the byte offset.
     pub fn corrupt(file: impl fmt::Display, offset: u64, what: impl fmt::Display) -> Self {
-        Error::new(Reason::Corrupt, format!("{file}: damaged at byte {offset}: {what}"))
-            .with("file", file.to_string())
-            .with("offset", offset.to_string())
+        let (file, detail) = (file.to_string(), what.to_string());
+        let message = format!("{file}: damaged at byte {offset}: {detail}");
+        let mut error =
+            Error::new(Reason::Corrupt, message).with("file", &file).with("offset", offset.to_string());
+        error.0.file_error = Some(FileError { file, offset: Some(offset), detail });
+        error
+    }
+
+    /// A file that was removed or replaced while it was in use.
+    pub fn file_gone(file: impl fmt::Display, what: impl fmt::Display) -> Self {
+        let (file, detail) = (file.to_string(), what.to_string());
+        let mut error = Error::new(Reason::FileGone, format!("{file} is gone: {detail}")).with("file", &file);
+        error.0.file_error = Some(FileError { file, offset: None, detail });
+        error
     }
 
     /// A table that is not there, with the nearest name that is.
@@ -219,7 +246,18 @@ impl Error {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Reason::DiskFull,
             _ => Reason::Io,
         };
-        Error::new(reason, format!("{what}: {source}"))
+        let kept = match source.raw_os_error() {
+            Some(code) => std::io::Error::from_raw_os_error(code),
+            None => std::io::Error::new(source.kind(), source.to_string()),
+        };
+        Error::new(reason, format!("{what}: {source}")).caused_by(kept)
+    }
+
+    /// Records the error that caused this one, for [`std::error::Error::source`].
+    #[must_use]
+    pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Arc::new(source));
+        self
     }
 
     /// Adds a machine-readable detail (`google.rpc.ErrorInfo` metadata).
@@ -277,6 +315,16 @@ impl Error {
         &self.0.metadata
     }
 
+    /// The file that the error is about, if it is about one.
+    pub fn file_error(&self) -> Option<&FileError> {
+        self.0.file_error.as_ref()
+    }
+
+    /// The byte offset of the damage that the error is about.
+    pub fn offset(&self) -> Option<u64> {
+        self.0.file_error.as_ref().and_then(|error| error.offset)
+    }
+
     /// The place in the statement, for errors of DriftQL.
     pub fn place(&self) -> Option<&QueryPlace> {
         self.0.place.as_ref()
@@ -299,7 +347,12 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let source: &(dyn std::error::Error + 'static) = self.0.source.as_deref()?;
+        Some(source)
+    }
+}
 
 /// The candidate nearest to a word that was not found, where one is near enough to suggest.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -346,6 +399,18 @@ mod tests {
         assert_eq!(nearest("SELCT", ["SHOW", "SELECT"]), Some("SELECT"));
         assert_eq!(nearest("invoices", ["users", "orders"]), None);
         assert_eq!(edit_distance("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn an_error_about_a_file_carries_the_file_and_its_cause() {
+        let io = std::io::Error::from_raw_os_error(5);
+        let error = Error::corrupt("a.seg", 12, "zeros").caused_by(Error::io("cannot read", &io));
+        let expected = FileError { file: "a.seg".into(), offset: Some(12), detail: "zeros".into() };
+        assert_eq!((error.file_error(), error.offset()), (Some(&expected), Some(12)));
+        assert_eq!(error.message(), "a.seg: damaged at byte 12: zeros");
+        let cause = std::error::Error::source(&error).unwrap();
+        let os = cause.source().unwrap().downcast_ref::<std::io::Error>().unwrap();
+        assert_eq!(os.raw_os_error(), Some(5));
     }
 
     #[test]
