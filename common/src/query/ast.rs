@@ -6,7 +6,7 @@ use crate::format::key::{Key, KeyType};
 use crate::format::path::Path;
 use crate::format::value::Value;
 use crate::query::report;
-pub use crate::table::commit_times::PointInTime;
+pub use crate::table::point_in_time::PointInTime;
 
 /// One statement.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,10 +9,10 @@ use crate::format::document::Document;
 use crate::format::event::EventType;
 use crate::format::key::KeyType;
 use crate::limits;
-use crate::table::commit_times::PointInTime;
 use crate::table::history::DriftEvent;
 use crate::table::memtable::CommitInfo;
 use crate::table::operation::{Action, Check, CommitOptions, KeyInput, Operation, Precondition, WriteToken};
+use crate::table::point_in_time::PointInTime;
 use crate::table::schema::Schema;
 use crate::table::view::Row;
 

@@ -16,6 +16,7 @@ use crate::format::snapshot::{
 use crate::format::sortkey;
 use crate::storage::sst::SstFile;
 use crate::table::memtable::TableCounts;
+use crate::table::point_in_time::CommitBound;
 use crate::table::schema::SchemaEvent;
 use crate::table::state;
 use crate::table::table_files::LayerFile;
@@ -122,6 +123,14 @@ impl LayerMap {
     /// The last commit that it holds everything up to; 0 where it holds nothing.
     pub fn end(&self) -> u64 {
         self.eras.last().map_or(0, |era| era.seq)
+    }
+
+    /// Whether the layers hold every commit within a bound; otherwise the log after them must be read, too.
+    pub fn covers(&self, bound: CommitBound) -> bool {
+        match bound {
+            CommitBound::Seq(seq) => seq <= self.end(),
+            CommitBound::Time(ms) => self.end() > 0 && ms < self.newest.time_ms,
+        }
     }
 
     /// The oldest moment that can be read.
