@@ -64,6 +64,8 @@ impl fmt::Display for FrameError {
     }
 }
 
+impl std::error::Error for FrameError {}
+
 fn crc(length: [u8; 4], body: &[u8], place: FrameAddress) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&length);

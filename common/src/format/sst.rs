@@ -119,6 +119,8 @@ impl fmt::Display for BlockError {
     }
 }
 
+impl std::error::Error for BlockError {}
+
 fn crc(fields: &[u8], stored: &[u8], identity: Identity, offset: u64) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(fields);

@@ -191,7 +191,7 @@ impl Exam<'_> {
         if !matches!(error.reason(), Reason::Corrupt | Reason::Io) {
             return Err(error);
         }
-        let offset = error.metadata().get("offset").and_then(|at| at.parse().ok()).unwrap_or(0);
+        let offset = error.offset().unwrap_or(0);
         self.damage(file, offset, error.message().to_owned(), remedy);
         Ok(())
     }

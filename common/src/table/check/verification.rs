@@ -90,7 +90,7 @@ impl<'a> ProblemList<'a> {
         if !matches!(error.reason(), Reason::Corrupt | Reason::Io | Reason::FileGone) {
             return Err(error);
         }
-        let offset = error.metadata().get("offset").and_then(|at| at.parse().ok()).unwrap_or(0);
+        let offset = error.offset().unwrap_or(0);
         self.problem(file, offset, error.message());
         Ok(())
     }

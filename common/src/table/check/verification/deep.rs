@@ -189,7 +189,7 @@ impl Deep {
                 CursorItem::End => return Ok(None),
                 CursorItem::Invalid(error) => {
                     let (path, at) = (self.cursor.path(), self.cursor.mark().offset);
-                    return Err(Error::corrupt(path.display(), at, error));
+                    return Err(Error::corrupt_by(path.display(), at, error));
                 }
             },
         };
@@ -276,7 +276,7 @@ impl Deep {
                     Ok(None) => {}
                     Err(error) => {
                         let path = self.cursor.path();
-                        if error.reason() != Reason::Corrupt || error.metadata().contains_key("file") {
+                        if error.reason() != Reason::Corrupt || error.location().is_some() {
                             return Err(error);
                         }
                         report.problem(&path, at.offset, format!("commit {seq}: {}", error.message()));
