@@ -167,13 +167,15 @@ pub struct Violation {
     pub description: String,
 }
 
-/// The file that an error concerns.
+/// The file that an error is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileLocation {
+pub struct FileError {
     /// The file's path.
     pub file: String,
-    /// The byte offset of the damage; `None` if the whole file is concerned.
+    /// The byte offset of the damage; `None` if the error is about the whole file.
     pub offset: Option<u64>,
+    /// What is wrong with the file, without its name and offset.
+    pub detail: String,
 }
 
 type SharedSource = Arc<dyn std::error::Error + Send + Sync>;
@@ -183,7 +185,7 @@ struct ErrorBody {
     reason: Reason,
     message: String,
     metadata: BTreeMap<&'static str, String>,
-    location: Option<FileLocation>,
+    file_error: Option<FileError>,
     place: Option<QueryPlace>,
     violations: Vec<Violation>,
     retry_after: Option<Duration>,
@@ -204,7 +206,7 @@ impl Error {
             reason,
             message: message.into(),
             metadata: BTreeMap::new(),
-            location: None,
+            file_error: None,
             place: None,
             violations: Vec::new(),
             retry_after: None,
@@ -214,8 +216,11 @@ impl Error {
 
     /// Damage in a file, at a byte offset.
     pub fn corrupt(file: impl fmt::Display, offset: u64, what: impl fmt::Display) -> Self {
-        Error::new(Reason::Corrupt, format!("{file}: damaged at byte {offset}: {what}"))
-            .at_location(file, Some(offset))
+        let (file, detail) = (file.to_string(), what.to_string());
+        let message = format!("{file}: damaged at byte {offset}: {detail}");
+        let error =
+            Error::new(Reason::Corrupt, message).with("file", &file).with("offset", offset.to_string());
+        error.about(FileError { file, offset: Some(offset), detail })
     }
 
     /// Damage in a file, at a byte offset, that a decoder reported: its error becomes the source.
@@ -224,7 +229,19 @@ impl Error {
         offset: u64,
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
-        Error::corrupt(file, offset, &source).with_source(source)
+        Error::corrupt(file, offset, &source).caused_by(source)
+    }
+
+    /// A file that was removed or replaced while it was in use.
+    pub fn file_gone(file: impl fmt::Display, what: impl fmt::Display) -> Self {
+        let (file, detail) = (file.to_string(), what.to_string());
+        let error = Error::new(Reason::FileGone, format!("{file} is gone: {detail}")).with("file", &file);
+        error.about(FileError { file, offset: None, detail })
+    }
+
+    fn about(mut self, file_error: FileError) -> Self {
+        self.0.file_error = Some(file_error);
+        self
     }
 
     /// The table does not exist. Suggests the nearest name of those that do.
@@ -249,7 +266,7 @@ impl Error {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Reason::DiskFull,
             _ => Reason::Io,
         };
-        Error::new(reason, format!("{what}: {source}")).with_source(copy_of(source))
+        Error::new(reason, format!("{what}: {source}")).caused_by(copy_of(source))
     }
 
     /// Adds a machine-readable detail (`google.rpc.ErrorInfo` metadata).
@@ -259,31 +276,19 @@ impl Error {
         self
     }
 
-    /// Adds the file, and the offset if known, as a field and as metadata. The message stays as it is.
-    #[must_use]
-    pub fn at_location(mut self, file: impl fmt::Display, offset: Option<u64>) -> Self {
-        let file = file.to_string();
-        self.0.metadata.insert("file", file.clone());
-        if let Some(offset) = offset {
-            self.0.metadata.insert("offset", offset.to_string());
-        }
-        self.0.location = Some(FileLocation { file, offset });
-        self
-    }
-
     /// Adds the file to a [`Reason::Corrupt`] error of a decoder, which does not know the file. Other errors, and errors
     /// with a file, stay as they are.
     #[must_use]
     pub fn in_file(self, file: impl fmt::Display, offset: u64) -> Self {
         match self.0.reason {
-            Reason::Corrupt if self.0.location.is_none() => Error::corrupt_by(file, offset, self),
+            Reason::Corrupt if self.0.file_error.is_none() => Error::corrupt_by(file, offset, self),
             _ => self,
         }
     }
 
     /// Adds the error that caused this one, for [`std::error::Error::source`].
     #[must_use]
-    pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+    pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.0.source = Some(Arc::new(source));
         self
     }
@@ -336,14 +341,14 @@ impl Error {
         &self.0.metadata
     }
 
-    /// The file that the error concerns, if it concerns one.
-    pub fn location(&self) -> Option<&FileLocation> {
-        self.0.location.as_ref()
+    /// The file that the error is about, if it is about one.
+    pub fn file_error(&self) -> Option<&FileError> {
+        self.0.file_error.as_ref()
     }
 
-    /// The byte offset of the damage, if known.
+    /// The byte offset of the damage, if the error is about damage in a file.
     pub fn offset(&self) -> Option<u64> {
-        self.location().and_then(|location| location.offset)
+        self.file_error().and_then(|error| error.offset)
     }
 
     /// The position in the statement, for errors of DriftQL.
@@ -446,10 +451,10 @@ mod tests {
     fn a_decoder_error_gets_its_file_once() {
         let error = Error::new(Reason::Corrupt, "bad length").in_file("a.snap", 13).in_file("b.snap", 0);
         assert_eq!(error.message(), "a.snap: damaged at byte 13: bad length");
-        let expected = FileLocation { file: "a.snap".to_owned(), offset: Some(13) };
-        assert_eq!(error.location(), Some(&expected));
+        let expected = FileError { file: "a.snap".into(), offset: Some(13), detail: "bad length".into() };
+        assert_eq!((error.file_error(), error.offset()), (Some(&expected), Some(13)));
         assert_eq!(error.source().map(ToString::to_string), Some("bad length".to_owned()));
         let other = Error::new(Reason::ShuttingDown, "the writer is shutting down").in_file("a.snap", 13);
-        assert_eq!(other.location(), None);
+        assert_eq!(other.file_error(), None);
     }
 }

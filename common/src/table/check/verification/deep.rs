@@ -276,7 +276,7 @@ impl Deep {
                     Ok(None) => {}
                     Err(error) => {
                         let path = self.cursor.path();
-                        if error.reason() != Reason::Corrupt || error.location().is_some() {
+                        if error.reason() != Reason::Corrupt || error.file_error().is_some() {
                             return Err(error);
                         }
                         report.problem(&path, at.offset, format!("commit {seq}: {}", error.message()));
