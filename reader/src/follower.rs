@@ -8,9 +8,9 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::head::TableEntry;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::head::{self, Head};
+use driftdb_common::storage::layout;
 use driftdb_common::storage::wal::commits::{CommitReader, LogCommit};
 use driftdb_common::storage::wal::cursor::{Cursor, CursorPosition, Span};
-use driftdb_common::storage::{fs, layout};
 use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
@@ -159,7 +159,7 @@ impl Follower {
     fn read_head(&self) -> Result<Head> {
         let TableFiles { disk, dir, .. } = &self.shelf;
         let Some(head) = head::read(&**disk, dir)? else {
-            return Err(fs::gone(&dir.head(), "is the storage there?"));
+            return Err(Error::file_gone(dir.head().display(), "is the storage there?"));
         };
         let database = self.replica.database();
         if head.header.database_id != *database.id.as_bytes() || head.header.epoch != database.epoch {
@@ -426,7 +426,7 @@ mod tests {
     use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
     use driftdb_common::format::key::KeyType;
     use driftdb_common::format::manifest::{self, Segment};
-    use driftdb_common::storage::fs::sim::SimDisk;
+    use driftdb_common::storage::fs::{self, sim::SimDisk};
     use driftdb_common::storage::layout::DataDir;
     use driftdb_common::storage::recovery;
     use driftdb_common::storage::sst::BlockCache;

@@ -11,7 +11,7 @@ use crate::format::sst::{
     Block, BlockError, Directory, FilterPlace, HEADER_BYTES, Handle, Identity, TRAILER_BYTES, Trailer, Tree,
     filter, unpack,
 };
-use crate::storage::fs::{File, FileSystem, gone, read_failed};
+use crate::storage::fs::{File, FileSystem, read_failed};
 
 mod cache;
 mod cursor;
@@ -172,7 +172,7 @@ impl SstFile {
         let file = self.disk.open(&self.path).map_err(|e| read_failed(&self.path, &e))?;
         let (bytes, trailer) = read_trailer(file.as_ref()).map_err(|e| read_failed(&self.path, &e))?;
         if bytes != self.bytes || trailer != Some(self.trailer) {
-            return Err(gone(&self.path, "another file has taken its place"));
+            return Err(Error::file_gone(self.path.display(), "another file has taken its place"));
         }
         Ok(file)
     }
