@@ -25,13 +25,13 @@ pub mod tree {
 /// Kinds of files, as their identity has them.
 pub mod kind {
     /// All live rows at a moment.
-    pub const FULL: u8 = 1;
+    pub const IMAGE: u8 = 1;
     /// What happened after one commit, up to another.
-    pub const ERA: u8 = 2;
+    pub const DELTA: u8 = 2;
     /// An index of a file of all rows.
-    pub const FULL_INDEX: u8 = 3;
+    pub const IMAGE_INDEX: u8 = 3;
     /// An index of an era.
-    pub const ERA_INDEX: u8 = 4;
+    pub const DELTA_INDEX: u8 = 4;
 }
 
 /// One event of a row, in an era's file.
@@ -53,7 +53,7 @@ pub struct VersionEntry {
 
 /// What a commit did in a table, in order.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Did {
+pub enum TableChange {
     /// It changed a row, whose key as sort key this is.
     Row(Bytes),
     /// It changed the schema: the SCHEMA event's document, and whether no row was left.
@@ -72,7 +72,7 @@ pub struct CommitEntry {
     /// Why; or empty.
     pub reason: String,
     /// What it did.
-    pub did: Vec<Did>,
+    pub changes: Vec<TableChange>,
 }
 
 /// A request that became a commit.
@@ -261,14 +261,14 @@ impl CommitEntry {
         write_varint(out, self.rows);
         write_bytes(out, self.actor.as_bytes());
         write_bytes(out, self.reason.as_bytes());
-        write_varint(out, self.did.len() as u64);
-        for did in &self.did {
-            match did {
-                Did::Row(key) => {
+        write_varint(out, self.changes.len() as u64);
+        for changes in &self.changes {
+            match changes {
+                TableChange::Row(key) => {
                     out.push(DID_ROW);
                     write_bytes(out, key);
                 }
-                Did::Schema(document, emptied) => {
+                TableChange::Schema(document, emptied) => {
                     out.push(if *emptied { DID_EMPTY } else { DID_SCHEMA });
                     write_bytes(out, document.msgpack());
                 }
@@ -287,17 +287,17 @@ impl CommitEntry {
         let mut fields = Fields(bytes, 0);
         let (events, rows) = (fields.varint()?, fields.varint()?);
         let (actor, reason) = (fields.text()?, fields.text()?);
-        let mut did = Vec::new();
+        let mut changes = Vec::new();
         for _ in 0..fields.varint()? {
-            did.push(match fields.byte()? {
-                DID_ROW => Did::Row(fields.bytes()?),
-                DID_SCHEMA => Did::Schema(fields.document()?, false),
-                DID_EMPTY => Did::Schema(fields.document()?, true),
+            changes.push(match fields.byte()? {
+                DID_ROW => TableChange::Row(fields.bytes()?),
+                DID_SCHEMA => TableChange::Schema(fields.document()?, false),
+                DID_EMPTY => TableChange::Schema(fields.document()?, true),
                 _ => return Err(damaged("a commit that did what is not known")),
             });
         }
         fields.finish()?;
-        Ok(CommitEntry { events, rows, actor, reason, did })
+        Ok(CommitEntry { events, rows, actor, reason, changes })
     }
 }
 
@@ -391,7 +391,7 @@ pub struct DeltaProperties {
     /// The time of its last commit, in milliseconds since 1970.
     pub time_ms: u64,
     /// Every SCHEMA event of the table so far.
-    pub chapters: Vec<SchemaEntry>,
+    pub schema_entries: Vec<SchemaEntry>,
 }
 
 /// A SCHEMA event.
@@ -413,15 +413,15 @@ impl DeltaProperties {
     /// The properties as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        for number in [self.events, self.rows, self.time_ms, self.chapters.len() as u64] {
+        for number in [self.events, self.rows, self.time_ms, self.schema_entries.len() as u64] {
             write_varint(&mut out, number);
         }
-        for chapter in &self.chapters {
-            write_varint(&mut out, chapter.seq);
-            write_varint(&mut out, chapter.time_ms);
-            write_bytes(&mut out, chapter.actor.as_bytes());
-            write_bytes(&mut out, chapter.reason.as_bytes());
-            write_bytes(&mut out, chapter.document.msgpack());
+        for schema_entry in &self.schema_entries {
+            write_varint(&mut out, schema_entry.seq);
+            write_varint(&mut out, schema_entry.time_ms);
+            write_bytes(&mut out, schema_entry.actor.as_bytes());
+            write_bytes(&mut out, schema_entry.reason.as_bytes());
+            write_bytes(&mut out, schema_entry.document.msgpack());
         }
         out
     }
@@ -430,9 +430,9 @@ impl DeltaProperties {
     pub fn decode(bytes: &Bytes) -> Result<DeltaProperties> {
         let mut fields = Fields(bytes, 0);
         let (events, rows, time_ms) = (fields.varint()?, fields.varint()?, fields.varint()?);
-        let mut chapters = Vec::new();
+        let mut schema_entries = Vec::new();
         for _ in 0..fields.varint()? {
-            chapters.push(SchemaEntry {
+            schema_entries.push(SchemaEntry {
                 seq: fields.varint()?,
                 time_ms: fields.varint()?,
                 actor: fields.text()?,
@@ -441,7 +441,7 @@ impl DeltaProperties {
             });
         }
         fields.finish()?;
-        Ok(DeltaProperties { events, rows, time_ms, chapters })
+        Ok(DeltaProperties { events, rows, time_ms, schema_entries })
     }
 }
 

@@ -41,14 +41,20 @@ fn versions() -> Vec<VersionEntry> {
 }
 
 fn commit() -> CommitEntry {
-    let did = vec![Did::Row(Bytes::from_static(b"key\0\x01")), Did::Schema(document(), true)];
-    CommitEntry { events: 300, rows: 2, actor: String::new(), reason: "import".into(), did }
+    let changes =
+        vec![TableChange::Row(Bytes::from_static(b"key\0\x01")), TableChange::Schema(document(), true)];
+    CommitEntry { events: 300, rows: 2, actor: String::new(), reason: "import".into(), changes }
 }
 
 fn properties() -> DeltaProperties {
-    let chapter =
+    let schema_entry =
         SchemaEntry { seq: 7, time_ms: 70, actor: String::new(), reason: "why".into(), document: document() };
-    DeltaProperties { events: 1, rows: 2, time_ms: 3, chapters: vec![chapter.clone(), chapter] }
+    DeltaProperties {
+        events: 1,
+        rows: 2,
+        time_ms: 3,
+        schema_entries: vec![schema_entry.clone(), schema_entry],
+    }
 }
 
 fn origin() -> IngestOrigin {

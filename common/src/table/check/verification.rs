@@ -123,7 +123,7 @@ pub fn verify(
     let files = files::open(&shelf, manifest, &mut report)?;
     if deep && readable {
         deep::compare(&shelf, manifest, reach, &files, &mut report)?;
-    } else if deep && !manifest.eras.is_empty() {
+    } else if deep && !manifest.deltas.is_empty() {
         let what = "the log cannot be read to its end: snapshots and indexes were not compared with it";
         report.problem(&shelf.dir.segments(&manifest.table), 0, what);
     }
