@@ -285,7 +285,7 @@ impl Commits {
             let (manifest, reach) = self.look(id)?;
             let missing = || Error::new(Reason::TableNotFound, format!("there is no table of id {id}"));
             let chain = self.chain(id).ok_or_else(missing)?;
-            if chain.end() == manifest.eras.last().map_or(0, |era| era.seq) {
+            if chain.end() == manifest.deltas.last().map_or(0, |era| era.seq) {
                 return Ok((manifest, reach, chain));
             }
             std::thread::sleep(BETWEEN_LOOKS);

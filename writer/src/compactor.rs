@@ -210,7 +210,7 @@ impl Snapshotter {
     /// The files of all rows at a moment, which are about to be written, perhaps again.
     fn files_of_full(&self, manifest: &Manifest, seq: u64) -> Vec<std::path::PathBuf> {
         let (dir, name) = (&self.shelf().dir, manifest.table.as_str());
-        let indexes = manifest.eras.last().into_iter().flat_map(|era| &era.indexes);
+        let indexes = manifest.deltas.last().into_iter().flat_map(|era| &era.indexes);
         let indexes = indexes.map(|path| dir.index(name, path, &image_stem(seq)));
         indexes.chain([dir.full(name, seq)]).collect()
     }
@@ -234,10 +234,10 @@ impl Snapshotter {
     fn outlived(&self, id: u64, time_ms: u64) -> Result<Option<u64>> {
         let Some(seq) = self.last_at(id, time_ms)? else { return Ok(None) };
         let (manifest, _) = self.commits().look(id)?;
-        let seq = seq.min(manifest.eras.last().map_or(0, |era| era.seq));
-        let eras = || manifest.eras.iter().filter(|era| !era.is_folded());
-        let all: u64 = eras().map(|era| era.bytes).sum();
-        let below: u64 = eras().filter(|era| era.seq <= seq).map(|era| era.bytes).sum();
+        let seq = seq.min(manifest.deltas.last().map_or(0, |era| era.seq));
+        let deltas = || manifest.deltas.iter().filter(|era| !era.is_compaction_base());
+        let all: u64 = deltas().map(|era| era.bytes).sum();
+        let below: u64 = deltas().filter(|era| era.seq <= seq).map(|era| era.bytes).sum();
         let risen = manifest.floor.is_none_or(|floor| seq > floor.seq);
         Ok(Some(seq).filter(|_| risen && below > 0 && below.saturating_mul(4) >= all))
     }
