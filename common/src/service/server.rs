@@ -158,7 +158,7 @@ pub async fn health_while<S: NamedService>(
 }
 
 /// Health answers for service `S` while another process serves it: NOT_SERVING, and no more of it once `over` is cancelled.
-pub async fn waiting_health<S: NamedService>(over: CancellationToken) -> HealthServer<impl Health> {
+pub async fn standby_health<S: NamedService>(over: CancellationToken) -> HealthServer<impl Health> {
     let (mut reporter, server) = tonic_health::server::health_reporter();
     reporter.set_not_serving::<S>().await;
     tokio::spawn(async move {
@@ -167,25 +167,6 @@ pub async fn waiting_health<S: NamedService>(over: CancellationToken) -> HealthS
         reporter.clear_service_status(S::NAME).await;
     });
     server
-}
-
-/// Cancelled by SIGTERM or SIGINT.
-pub fn on_signals() -> Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let failed = |e: io::Error| Error::io("cannot handle signals", &e);
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let shutdown = CancellationToken::new();
-    let token = shutdown.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("shutting down");
-        token.cancel();
-    });
-    Ok(shutdown)
 }
 
 /// The stream of accepted connections.
