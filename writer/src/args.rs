@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
-use driftdb_common::service::config::{DataArgs, LogArgs};
+use driftdb_common::service::options::{DataArgs, LogArgs};
 use driftdb_writer::{Config, Fencing, When, Window};
 
 /// The writer daemon of DriftDB: the one process that changes a database.

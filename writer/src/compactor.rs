@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::EventType;
 use driftdb_common::format::manifest::Manifest;
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::storage::layout::image_stem;
 use driftdb_common::storage::wal::appender::CompactionInput;
 use driftdb_common::storage::wal::cursor::CursorItem;
@@ -14,7 +15,6 @@ use driftdb_common::table::build::compaction::{
 use driftdb_common::table::build::snapshot::log_after;
 use driftdb_common::table::point_in_time::{CommitBound, PointInTime};
 
-use crate::commit::now_ms;
 use crate::maintenance::CompactInfo;
 use crate::snapshotter::{Snapshotter, Taken};
 
