@@ -41,6 +41,17 @@ fn the_readme_tells_the_limits() {
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
 
+#[test]
+fn only_tests_see_the_simulated_file_system() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifests = ["", "common/", "writer/", "reader/", "cli/"].map(|dir| format!("{dir}Cargo.toml"));
+    let wrong: Vec<String> = manifests
+        .iter()
+        .flat_map(|path| sim_in_shipped_code(path, &fs::read_to_string(top.join(path)).unwrap()))
+        .collect();
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
 /// Every `.rs` file below some directories, by its path from the top.
 fn files(dirs: &[&str]) -> BTreeMap<String, String> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -247,6 +258,21 @@ fn unreachable(files: &BTreeMap<String, String>) -> Vec<String> {
     lost.map(|path| format!("{path}: no `mod` leads here")).collect()
 }
 
+/// Only a dev-dependency enables the feature `sim`, so that no released binary contains it.
+fn sim_in_shipped_code(path: &str, manifest: &str) -> Vec<String> {
+    let mut section = "";
+    let mut wrong = Vec::new();
+    for (line, text) in manifest.lines().enumerate() {
+        if text.starts_with('[') {
+            section = text;
+        }
+        if text.contains("\"sim\"") && section != "[dev-dependencies]" {
+            wrong.push(format!("{path}:{}: {section} enables the feature `sim`", line + 1));
+        }
+    }
+    wrong
+}
+
 /// The README's table names every limit, with its value: `| what | value | CONSTANT |`.
 fn limits_differ(readme: &str, limits: &str) -> Vec<String> {
     let constants: BTreeMap<&str, Option<u64>> = limits
@@ -372,6 +398,17 @@ mod the_rules {
         assert_eq!(unreachable(&files), Vec::<String>::new());
         files.insert("a/src/log/lost.rs".to_owned(), String::new());
         assert_eq!(unreachable(&files).len(), 1);
+    }
+
+    #[test]
+    fn only_a_dev_dependency_may_enable_sim() {
+        let common = r#"common = { features = ["sim"] }"#;
+        assert!(sim_in_shipped_code("a", &format!("[dev-dependencies]\n{common}")).is_empty());
+        assert_eq!(
+            sim_in_shipped_code("a", &format!("[dev-dependencies]\n[dependencies]\n{common}")).len(),
+            1
+        );
+        assert_eq!(sim_in_shipped_code("a", "[features]\ndefault = [\"sim\"]\nsim = []").len(), 1);
     }
 
     #[test]
