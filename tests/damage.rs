@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::harness::script::{self, Seen};
 use driftdb_common::error::Reason;
-use driftdb_common::log::disk::Disk;
-use driftdb_common::log::disk::sim::{Lost, SimDisk};
+use driftdb_common::storage::fs::FileSystem;
+use driftdb_common::storage::fs::sim::{Lost, SimDisk};
 
 const SEGMENT: u64 = 1 << 20;
 const COMMITS: u64 = 60;
 /// How much of the end of the log is damaged.
 const REACH: usize = 4096;
 
-fn shared(disk: &SimDisk) -> Arc<dyn Disk> {
+fn shared(disk: &SimDisk) -> Arc<dyn FileSystem> {
     disk.shared()
 }
 

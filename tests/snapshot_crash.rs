@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use crate::harness::keeper::{Keeper, Script};
-use driftdb_common::log::appender::AppendError;
-use driftdb_common::log::disk::sim::{Fault, Lost, Op, Repeat, SimDisk};
-use driftdb_common::table::snapshot::EraLimits;
+use driftdb_common::storage::fs::sim::{Fault, Lost, Op, Repeat, SimDisk};
+use driftdb_common::storage::wal::appender::AppendError;
+use driftdb_common::table::build::snapshot::DeltaLimits;
 
 const COMMITS: u64 = 40;
-const LIMITS: EraLimits = EraLimits { events: 6, bytes: 1 << 20 };
+const LIMITS: DeltaLimits = DeltaLimits { events: 6, bytes: 1 << 20 };
 
 fn soak() -> bool {
     std::env::var_os("DRIFTDB_SOAK").is_some()

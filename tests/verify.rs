@@ -237,18 +237,18 @@ async fn a_producer_that_never_was_is_found() {
     let original = shared().await;
     let copy = Copy::of(original.path());
     let file = copy.file("orders", kind::ERA);
-    let origin = driftdb_common::format::event::Origin {
+    let origin = driftdb_common::format::event::IngestOrigin {
         producer: "nobody".into(),
         batch: 1,
         operation: 0,
         ends: true,
     };
     let entry = ProducerEntry { seq: file.1.seq, origin };
-    let disk = driftdb_common::log::disk::RealDisk::shared();
+    let disk = driftdb_common::storage::fs::OsFileSystem::shared();
     let shelf = copy.shelf();
-    let old = driftdb_common::log::blocks::BlockFile::open(disk.clone(), file.0.clone(), file.1, shelf.cache)
+    let old = driftdb_common::storage::sst::SstFile::open(disk.clone(), file.0.clone(), file.1, shelf.cache)
         .unwrap();
-    driftdb_common::log::blocks::write_file(&*disk, &file.0, file.1, |out| {
+    driftdb_common::storage::sst::write_file(&*disk, &file.0, file.1, |out| {
         for id in [tree::VERSIONS, tree::COMMITS, tree::REQUESTS] {
             out.begin_tree(id, false)?;
             let mut cursor = old.cursor(id);
@@ -307,7 +307,7 @@ async fn every_flipped_byte_is_found() {
     }
     // What meta.json says of eras is held against the log.
     let sound = healthy.manifest("orders");
-    type Change = fn(&mut driftdb_common::format::manifest::Position);
+    type Change = fn(&mut driftdb_common::format::manifest::LogPosition);
     let changes: [Change; 4] = [
         |position| position.offset += 1,
         |position| position.digest ^= 1,
