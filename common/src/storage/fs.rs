@@ -1,4 +1,4 @@
-//! Every effect on files, behind one trait, so that tests can cut the power at any of them (see [`sim`]).
+//! Every effect on files, behind one trait, so that tests can cut the power at any of them (see the module `sim`).
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -13,6 +13,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::error::{Error, Result};
 
+#[cfg(any(test, feature = "sim"))]
 pub mod sim;
 #[cfg(test)]
 mod tests;
