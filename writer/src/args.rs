@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
-use driftdb_common::service::config::{DataArgs, LogArgs};
+use driftdb_common::service::options::{DataArgs, LogArgs};
 use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
 
 /// Run the writer of a DriftDB database
@@ -76,7 +76,7 @@ pub(crate) struct WriterArgs {
     /// Take a snapshot of the table with the longest log if the logs of all tables after their newest snapshots have more bytes
     /// than this. At twice this size, writes are refused with OVERLOADED until a snapshot is taken. Lower it to use less
     /// memory; raise it if writes are refused
-    #[arg(long, env = "DRIFTDB_MEMORY", default_value_t = limits::OVERLAY_BYTES, value_name = "BYTES",
+    #[arg(long, env = "DRIFTDB_MEMORY", default_value_t = limits::MEMTABLE_BYTES, value_name = "BYTES",
           value_parser = clap::value_parser!(u64).range(4096..), help_heading = "Memory")]
     pub(crate) memory: u64,
     /// Keep this many bytes of uncompressed snapshot blocks in memory. Raise it if writes change rows that are not in memory and
@@ -92,7 +92,7 @@ pub(crate) struct WriterArgs {
     #[arg(long, env = "DRIFTDB_REQUEST_SECONDS", default_value_t = RequestWindow::default().millis / 1000,
           value_name = "SECONDS", help_heading = "Retries")]
     pub(crate) request_seconds: u64,
-    #[command(flatten, next_help_heading = "Logging")]
+    #[command(flatten)]
     pub(crate) log: LogArgs,
 }
 

@@ -58,7 +58,7 @@ impl Default for SnapshotTriggers {
         SnapshotTriggers {
             events: limits::SNAPSHOT_EVENTS,
             bytes: limits::SNAPSHOT_BYTES,
-            memory: limits::OVERLAY_BYTES,
+            memory: limits::MEMTABLE_BYTES,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! A hash of what a request asks for, which tells a retry from a different request with the same id.
 
-use driftdb_common::table::commit_times::PointInTime;
 use driftdb_common::table::operation::{
     Action, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
 };
+use driftdb_common::table::point_in_time::PointInTime;
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// The XXH3-128 of a change: every part with its kind and its length. The log stores it, so it must never change.

@@ -1,7 +1,6 @@
 //! The writer daemon of DriftDB: the one process that changes a database.
 
 mod admission;
-mod clock;
 mod commit;
 mod config;
 mod fingerprint;

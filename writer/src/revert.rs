@@ -1,9 +1,9 @@
 //! Turns REVERT into an ordinary write before admission: the row as of the earlier moment is put, or deleted.
 
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::operation::{Action, Operation};
 
-use crate::clock::now_ms;
 use crate::commit::TableCatalog;
 use crate::row_as_of::RowAsOfReader;
 

@@ -9,11 +9,11 @@ use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::wal::cursor::{CursorItem, DecodedFrame};
 use driftdb_common::table::build::snapshot::{ReadLimit, born_at, log_after};
-use driftdb_common::table::commit_times::PointInTime;
 use driftdb_common::table::layers::EventId;
+use driftdb_common::table::point_in_time::{CommitBound, PointInTime};
 use driftdb_common::table::schema::{SchemaAction, SchemaEvent};
+use driftdb_common::table::state;
 use driftdb_common::table::table_files::TableFiles;
-use driftdb_common::table::{format_time, state};
 
 use crate::commit::{LogAccess, TableCatalog};
 
@@ -23,13 +23,6 @@ pub(crate) struct RowAsOfReader {
     files: TableFiles,
     catalog: TableCatalog,
     log: LogAccess,
-}
-
-/// The last commit, or the last time in milliseconds since 1970, that counts.
-#[derive(Debug, Clone, Copy)]
-enum Until {
-    Seq(u64),
-    Time(u64),
 }
 
 /// The row and its table after the frames replayed so far.
@@ -54,41 +47,23 @@ impl RowAsOfReader {
         point: PointInTime,
         now_ms: u64,
     ) -> Result<Option<Document>> {
-        let until = match point {
-            PointInTime::Now => {
-                let message = "REVERT needs an earlier moment: a seq, a time or an age";
-                return Err(Error::new(Reason::ArgumentInvalid, message));
-            }
-            PointInTime::Seq(seq) => Until::Seq(seq),
-            PointInTime::Time(ms) => Until::Time(u64::try_from(ms).unwrap_or(0)),
-            PointInTime::Ago(ago) => {
-                Until::Time(now_ms.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)))
-            }
-        };
+        if point == PointInTime::Now {
+            let message = "REVERT needs an earlier point in time: a seq, a time or an age";
+            return Err(Error::new(Reason::ArgumentInvalid, message));
+        }
         let id = self.catalog.table_id(table)?;
         let (manifest, limit, layers) = self.log.manifest_and_layers(id)?;
-        if let Until::Seq(seq) = until
-            && seq > limit.seq
-        {
-            let message = format!("seq {seq} has not happened yet: the newest commit is {}", limit.seq);
-            return Err(Error::new(Reason::BeyondHead, message).with("last_seq", limit.seq.to_string()));
-        }
-        let moment = match until {
-            Until::Seq(seq) => format!("seq {seq}"),
-            Until::Time(ms) => format_time(ms),
-        };
-        let end_ms = layers.properties().time_ms;
+        let until = point.bound(limit.seq, now_ms)?;
         let in_files = match until {
-            Until::Seq(seq) => Some(seq).filter(|seq| *seq <= layers.end()),
-            Until::Time(ms) if layers.end() > 0 && ms < end_ms => Some(layers.last_at(ms)?.unwrap_or(0)),
-            Until::Time(_) => None,
+            _ if !layers.covers(until) => None,
+            CommitBound::Seq(seq) => Some(seq),
+            CommitBound::Time(ms) => Some(layers.last_at(ms)?.unwrap_or(0)),
         };
-        if let Some(floor) = layers.floor().filter(|floor| match until {
-            Until::Seq(seq) => seq < floor.seq,
-            Until::Time(ms) => ms < floor.time_ms,
-        }) {
-            let message =
-                format!("table {table:?} was compacted up to seq {}: {moment} is before that", floor.seq);
+        if let Some(floor) = layers.floor().filter(|floor| !until.includes(floor.seq, floor.time_ms)) {
+            let message = format!(
+                "cannot read table {table:?} at {until}: its history before seq {} was discarded by compaction",
+                floor.seq
+            );
             return Err(Error::new(Reason::BelowFloor, message).with("floor_seq", floor.seq.to_string()));
         }
         let at = in_files.unwrap_or(layers.end());
@@ -103,7 +78,7 @@ impl RowAsOfReader {
         if replayed.table_exists {
             return Ok(replayed.row);
         }
-        let message = format!("table {table:?} does not exist at {moment}");
+        let message = format!("table {table:?} does not exist at {until}");
         Err(Error::new(Reason::TableNotFound, message).with("table", table))
     }
 
@@ -133,12 +108,8 @@ impl RowAsOfReader {
 
 impl ReplayedRow {
     /// Applies a frame. Breaks at the first one after `until`.
-    fn apply(&mut self, frame: DecodedFrame, key: &Key, until: Until) -> Result<ControlFlow<()>> {
-        let counts = match until {
-            Until::Seq(seq) => frame.seq <= seq,
-            Until::Time(ms) => frame.time_ms <= ms,
-        };
-        if !counts {
+    fn apply(&mut self, frame: DecodedFrame, key: &Key, until: CommitBound) -> Result<ControlFlow<()>> {
+        if !until.includes(frame.seq, frame.time_ms) {
             return Ok(ControlFlow::Break(()));
         }
         match (frame.event.kind, &frame.event.document) {

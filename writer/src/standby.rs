@@ -33,7 +33,7 @@ pub async fn stand_by(config: WriterConfig, listener: Listener, shutdown: Cancel
     let holder = Arc::new(Mutex::new(cause));
     let mut routes = RoutesBuilder::default();
     routes.add_service(StandbyService(Arc::clone(&holder)));
-    let health = server::waiting_health::<StandbyService>(over.clone()).await;
+    let health = server::standby_health::<StandbyService>(over.clone()).await;
     let refusing = tokio::spawn(server::serve(standby_listener, routes, health, over.clone()));
     let outcome = wait_for_lock(&config, &holder, &shutdown).await;
     // The connections close, so clients connect again and reach the writer. Connections that stay open, such as a health

@@ -118,15 +118,15 @@ impl<'a> AdmissionRebuild<'a> {
 
 impl Replay for AdmissionRebuild<'_> {
     fn table(&mut self, manifest: &Manifest) -> Result<()> {
-        if manifest.eras.is_empty() {
+        if manifest.deltas.is_empty() {
             return Ok(());
         }
         let layers = self.files.open(manifest, None)?;
         let (mut created, mut newest) = (manifest.table_id, None);
-        for chapter in &layers.properties().chapters {
-            let event = SchemaEvent::from_document(&chapter.document)?;
+        for entry in &layers.properties().schema_entries {
+            let event = SchemaEvent::from_document(&entry.document)?;
             if event.action == SchemaAction::Create {
-                created = chapter.seq;
+                created = entry.seq;
             }
             newest = Some(event);
         }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::operation::{CommitRequest, Operation};
 use parking_lot::MutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::prepared_commit::PreparedCommit;
 use crate::admission::{CommitContext, CommitReceipt};
-use crate::clock::now_ms;
 use crate::commit::acks::PendingAck;
 use crate::commit::prefetch::prefetch_rows;
 use crate::commit::state::{CommitShared, CommitState};

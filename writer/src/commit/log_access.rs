@@ -86,7 +86,7 @@ impl LogAccess {
             let layers = self.0.state.lock().layers(id);
             let unknown = || Error::new(Reason::TableNotFound, format!("unknown table id {id}"));
             let layers = layers.ok_or_else(unknown)?;
-            if layers.end() == manifest.eras.last().map_or(0, |era| era.seq) {
+            if layers.end() == manifest.deltas.last().map_or(0, |era| era.seq) {
                 return Ok((manifest, limit, layers));
             }
             std::thread::sleep(MANIFEST_PAUSE);

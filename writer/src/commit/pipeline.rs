@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use driftdb_common::error::Result;
 use driftdb_common::format::event::RequestId;
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::operation::CommitRequest;
 
 use crate::admission::{CommitContext, CommitReceipt};
-use crate::clock::now_ms;
 use crate::commit::acks::PendingAck;
 use crate::commit::prefetch::prefetch_rows;
 use crate::commit::state::{CommitShared, CommitState};

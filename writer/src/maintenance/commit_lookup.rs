@@ -7,6 +7,7 @@ use driftdb_common::error::{Error, Result};
 use driftdb_common::format::event::EventType;
 use driftdb_common::storage::wal::cursor::CursorItem;
 use driftdb_common::table::build::snapshot::log_after;
+use driftdb_common::table::point_in_time::CommitBound;
 
 use crate::maintenance::context::MaintenanceContext;
 
@@ -61,7 +62,7 @@ impl CommitLookup {
     /// The last of a table's commits at or before a time, or `None` if all are later.
     pub(super) fn last_commit_at(&self, id: u64, time_ms: u64) -> Result<Option<u64>> {
         let layers = self.context.commits.catalog.layers(id)?;
-        if layers.end() == 0 || layers.properties().time_ms <= time_ms {
+        if !layers.covers(CommitBound::Time(time_ms)) {
             let tail = self.scan_tail(id, |_, at| at <= time_ms)?;
             if let Some((seq, _)) = tail.last {
                 return Ok(Some(seq));
@@ -70,9 +71,10 @@ impl CommitLookup {
         layers.last_at(time_ms)
     }
 
-    /// The last commit in a table's log after its newest snapshot.
-    pub(super) fn newest_in_tail(&self, id: u64) -> Result<Option<u64>> {
-        Ok(self.scan_tail(id, |_, _| true)?.last.map(|(seq, _)| seq))
+    /// The commit of a table's newest snapshot, or the table's newest commit if it has no snapshot.
+    pub(super) fn newest_snapshot(&self, id: u64) -> Result<Option<u64>> {
+        let end = self.context.commits.catalog.layers(id)?.end();
+        if end > 0 { Ok(Some(end)) } else { Ok(self.scan_tail(id, |_, _| true)?.last.map(|(seq, _)| seq)) }
     }
 
     /// The time of a commit, or `None` if no table's files have it any more.

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::manifest::Manifest;
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::storage::layout::image_stem;
 use driftdb_common::storage::wal::appender::CompactionInput;
 use driftdb_common::table::build::compaction::{
     self, CompactionLog, CompactionPlan, CompactionRequest, ManifestEdit,
 };
 use driftdb_common::table::build::snapshot::ProgressFn;
-use driftdb_common::table::commit_times::PointInTime;
+use driftdb_common::table::point_in_time::PointInTime;
 
-use crate::clock::now_ms;
 use crate::maintenance::commit_lookup::{CommitLookup, ScannedTail};
 use crate::maintenance::context::MaintenanceContext;
 use crate::maintenance::snapshotter::Snapshotter;
@@ -68,11 +68,13 @@ impl Compactor {
         let lock = self.editor.table_lock(id);
         let _locked = lock.lock();
         let (manifest, limit) = self.context.commits.log.manifest(id)?;
-        let Some(seq) = self.requested_floor(id, before)? else { return Ok(unchanged(&manifest)) };
-        if seq > limit.seq {
-            let message = format!("seq {seq} has not happened yet: the newest commit is {}", limit.seq);
-            return Err(Error::new(Reason::BeyondHead, message).with("last_seq", limit.seq.to_string()));
-        }
+        let requested = match before {
+            Some(point) => {
+                point.resolve(limit.seq, now_ms(), |time_ms| self.lookup.last_commit_at(id, time_ms))?
+            }
+            None => self.lookup.newest_snapshot(id)?,
+        };
+        let Some(seq) = requested else { return Ok(unchanged(&manifest)) };
         if seq < id {
             let message = format!(
                 "cannot compact table {:?} at seq {seq}: the table was created by commit {id}",
@@ -91,23 +93,6 @@ impl Compactor {
             return Ok(unchanged(&manifest));
         }
         if dry_run { self.preview(id, seq) } else { self.raise_floor(id, (seq, time_ms), progress) }
-    }
-
-    /// The commit that becomes the floor, or `None` if the table has no commit at or before the requested time.
-    fn requested_floor(&self, id: u64, before: Option<PointInTime>) -> Result<Option<u64>> {
-        let time = match before {
-            None => {
-                let end = self.context.commits.catalog.layers(id)?.end();
-                return if end > 0 { Ok(Some(end)) } else { self.lookup.newest_in_tail(id) };
-            }
-            Some(PointInTime::Seq(seq)) => return Ok(Some(seq)),
-            Some(PointInTime::Now) => return Ok(Some(self.context.commits.log.manifest(id)?.1.seq)),
-            Some(PointInTime::Time(ms)) => u64::try_from(ms).unwrap_or(0),
-            Some(PointInTime::Ago(ago)) => {
-                now_ms().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))
-            }
-        };
-        self.lookup.last_commit_at(id, time)
     }
 
     /// The floor's commit and its time. If no table has that commit's time any more, the table's last commit before it is used:
@@ -180,7 +165,7 @@ impl Compactor {
     /// that wait for deletion.
     fn image_files(&self, manifest: &Manifest, seq: u64) -> Vec<PathBuf> {
         let (dir, name) = (&self.context.files.dir, manifest.table.as_str());
-        let indexes = manifest.eras.last().into_iter().flat_map(|delta| &delta.indexes);
+        let indexes = manifest.deltas.last().into_iter().flat_map(|delta| &delta.indexes);
         let indexes = indexes.map(|path| dir.index(name, path, &image_stem(seq)));
         indexes.chain([dir.full(name, seq)]).collect()
     }

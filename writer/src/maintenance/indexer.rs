@@ -61,8 +61,8 @@ impl Indexer {
         let Some(wanted) = schemas.into_iter().flatten().next() else { return Ok(()) };
         let (manifest, built) = self.build_missing(id, &wanted, progress)?;
         let has_unwanted = |indexes: &[String]| indexes.iter().any(|path| !wanted.contains(path));
-        let removes = manifest.eras.iter().any(|delta| has_unwanted(&delta.indexes))
-            || manifest.fulls.iter().any(|image| has_unwanted(&image.indexes));
+        let removes = manifest.deltas.iter().any(|delta| has_unwanted(&delta.indexes))
+            || manifest.images.iter().any(|image| has_unwanted(&image.indexes));
         if built.is_empty() && !removes {
             return Ok(());
         }
@@ -90,7 +90,7 @@ impl Indexer {
                 // The index may have been dropped a moment ago: then its file waits for deletion under the same name.
                 self.editor.cancel_delete(&[index_file(files, &manifest, snapshot, path, is_image)]);
                 let bytes = index::build(files, table, snapshot, path, is_image, &row_before, progress)?;
-                let kind = if is_image { kind::FULL } else { kind::ERA };
+                let kind = if is_image { kind::IMAGE } else { kind::DELTA };
                 built.push(BuiltIndex { seq: snapshot.seq, kind, path: path.clone(), bytes });
             }
         }
@@ -100,10 +100,10 @@ impl Indexer {
 
 /// Adds built indexes to the snapshots of a manifest, and removes those that are not wanted.
 fn list_indexes(manifest: &mut Manifest, built: &[BuiltIndex], wanted: &[String]) {
-    let deltas = manifest.eras.iter_mut();
-    let deltas = deltas.map(|delta| ((delta.seq, kind::ERA), &mut delta.indexes, &mut delta.bytes));
-    let images = manifest.fulls.iter_mut();
-    let images = images.map(|image| ((image.seq, kind::FULL), &mut image.indexes, &mut image.bytes));
+    let deltas = manifest.deltas.iter_mut();
+    let deltas = deltas.map(|delta| ((delta.seq, kind::DELTA), &mut delta.indexes, &mut delta.bytes));
+    let images = manifest.images.iter_mut();
+    let images = images.map(|image| ((image.seq, kind::IMAGE), &mut image.indexes, &mut image.bytes));
     for (snapshot, paths, bytes) in deltas.chain(images) {
         for index in built.iter().filter(|index| (index.seq, index.kind) == snapshot) {
             paths.push(index.path.clone());

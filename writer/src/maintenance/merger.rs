@@ -42,7 +42,7 @@ impl Merger {
                     }
                 }
                 Some(MergeTask::Drop(at)) => {
-                    self.editor.replace_files(id, move |manifest| _ = manifest.fulls.remove(at))?;
+                    self.editor.replace_files(id, move |manifest| _ = manifest.images.remove(at))?;
                 }
                 None => return self.indexer.update(id, progress),
             }
@@ -58,7 +58,7 @@ impl Merger {
         progress: ProgressFn<'_>,
     ) -> Result<()> {
         let table = (manifest.table.as_str(), id);
-        let indexes = manifest.eras.last().map(|delta| delta.indexes.clone()).unwrap_or_default();
+        let indexes = manifest.deltas.last().map(|delta| delta.indexes.clone()).unwrap_or_default();
         let image = snapshot::full(&self.context.files, table, layers, layers.end(), &indexes, progress)?;
         tracing::info!(
             table = manifest.table,
@@ -67,7 +67,7 @@ impl Merger {
             bytes = image.bytes,
             "wrote an image layer"
         );
-        self.editor.replace_files(id, move |manifest| manifest.fulls.push(image.clone()))?;
+        self.editor.replace_files(id, move |manifest| manifest.images.push(image.clone()))?;
         Ok(())
     }
 
@@ -86,7 +86,7 @@ impl Merger {
         let merged = merge_policy::merge_eras(&self.context.files, table, &deltas, since, progress)?;
         let Some(merged) = merged else { return Ok(false) };
         self.editor.replace_files(id, move |manifest| {
-            manifest.eras.splice(range.clone(), [merged.clone()]);
+            manifest.deltas.splice(range.clone(), [merged.clone()]);
         })?;
         Ok(true)
     }

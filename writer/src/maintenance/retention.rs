@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use driftdb_common::error::Result;
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::build::snapshot::ProgressFn;
-use driftdb_common::table::commit_times::PointInTime;
+use driftdb_common::table::point_in_time::PointInTime;
 use parking_lot::Mutex;
 
-use crate::clock::now_ms;
 use crate::maintenance::commit_lookup::CommitLookup;
 use crate::maintenance::compactor::Compactor;
 use crate::maintenance::context::MaintenanceContext;
@@ -68,8 +68,8 @@ impl Retention {
     fn expired_floor(&self, id: u64, time_ms: u64) -> Result<Option<u64>> {
         let Some(seq) = self.lookup.last_commit_at(id, time_ms)? else { return Ok(None) };
         let (manifest, _) = self.context.commits.log.manifest(id)?;
-        let seq = seq.min(manifest.eras.last().map_or(0, |delta| delta.seq));
-        let deltas = || manifest.eras.iter().filter(|delta| !delta.is_folded());
+        let seq = seq.min(manifest.deltas.last().map_or(0, |delta| delta.seq));
+        let deltas = || manifest.deltas.iter().filter(|delta| !delta.is_compaction_base());
         let all: u64 = deltas().map(|delta| delta.bytes).sum();
         let below: u64 = deltas().filter(|delta| delta.seq <= seq).map(|delta| delta.bytes).sum();
         let is_higher = manifest.floor.is_none_or(|floor| seq > floor.seq);

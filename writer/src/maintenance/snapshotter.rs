@@ -6,7 +6,7 @@ use std::time::Instant;
 use driftdb_common::error::Result;
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::{DeltaLayer, LogPosition, Manifest};
-use driftdb_common::format::snapshot::Did;
+use driftdb_common::format::snapshot::TableChange;
 use driftdb_common::format::sortkey;
 use driftdb_common::table::build::snapshot::{self, DeltaLimits, ProgressFn};
 
@@ -61,7 +61,7 @@ impl Snapshotter {
         let (manifest, _, layers) = self.editor.current(id)?;
         if taken.deltas == 0 {
             // No commit came after the newest snapshot, so report that one.
-            taken.summary.bytes = manifest.eras.last().map_or(0, |delta| delta.bytes);
+            taken.summary.bytes = manifest.deltas.last().map_or(0, |delta| delta.bytes);
         }
         taken.summary.seq = layers.end();
         taken.summary.rows = layers.counts().rows;
@@ -95,7 +95,7 @@ impl Snapshotter {
         let covered = LogTail { events: delta.events, bytes: bytes_between(&manifest, delta.position) };
         let added = delta.clone();
         let (before, after) =
-            self.editor.edit_manifest(id, move |manifest| manifest.eras.push(added.clone()))?;
+            self.editor.edit_manifest(id, move |manifest| manifest.deltas.push(added.clone()))?;
         // Before the files are opened: if that fails, the delta layer is part of the manifest all the same.
         self.context.commits.updates.shorten_tail(id, covered);
         self.editor.switch_files(id, before, &after)?;
@@ -110,8 +110,8 @@ impl Snapshotter {
         let mut commits = layers.commits(after, layers.end(), false);
         let mut keys: Vec<Key> = Vec::with_capacity(EVICT_AT_ONCE);
         while let Some(commit) = commits.next_commit()? {
-            for did in commit.entry.did {
-                if let Did::Row(bytes) = did
+            for change in commit.entry.changes {
+                if let TableChange::Row(bytes) = change
                     && let Some((key, _)) = sortkey::read_key(&bytes, layers.key_type())
                 {
                     keys.push(key);
@@ -129,7 +129,7 @@ impl Snapshotter {
 
 /// The bytes of a table's log between the end of a manifest's newest snapshot and a later position.
 fn bytes_between(manifest: &Manifest, end: LogPosition) -> u64 {
-    let start = manifest.eras.last().map(|delta| delta.position).unwrap_or_default();
+    let start = manifest.deltas.last().map(|delta| delta.position).unwrap_or_default();
     let segments = manifest.segments.iter().map(|segment| (segment.number, segment.sealed));
     let passed = segments
         .skip_while(|(number, _)| start.segment != 0 && *number != start.segment)
