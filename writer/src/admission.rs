@@ -19,9 +19,9 @@ use driftdb_common::table::schema::Schema;
 use crate::admission::operations::admit_operations;
 use crate::admission::prepared_commit::PreparedCommit;
 use crate::admission::schema_changes::admit_schema_change;
+use crate::admitted_tables::{AdmittedTables, UndoMark};
 use crate::producers::{ProducerPositions, RefusedOperation};
 use crate::requests::{RecentRequests, RequestMatch, RequestWindow};
-use crate::table_set::{TableSet, UndoMark};
 
 pub(crate) mod operations;
 mod preconditions;
@@ -32,7 +32,7 @@ mod schema_changes;
 /// The newest state of the database, including commits that are not durable yet.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    pub(crate) tables: TableSet,
+    pub(crate) tables: AdmittedTables,
     pub(crate) requests: RecentRequests,
     pub(crate) producers: ProducerPositions,
     pub(crate) last: WriteToken,
@@ -63,7 +63,7 @@ impl Admission {
     /// The state of an empty database.
     pub(crate) fn new(window: RequestWindow) -> Admission {
         Admission {
-            tables: TableSet::default(),
+            tables: AdmittedTables::default(),
             requests: RecentRequests::new(window),
             producers: ProducerPositions::default(),
             last: WriteToken::default(),

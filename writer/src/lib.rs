@@ -1,6 +1,8 @@
 //! The writer daemon of DriftDB: the one process that changes a database.
 
 mod admission;
+mod admitted_table;
+mod admitted_tables;
 mod commit;
 mod config;
 mod fingerprint;
@@ -14,8 +16,6 @@ mod revert;
 mod row_as_of;
 mod rpc;
 mod standby;
-mod table_set;
-mod table_state;
 mod writer;
 
 pub use config::{SnapshotTriggers, WriterConfig};

@@ -10,13 +10,13 @@ use driftdb_common::table::state;
 
 use crate::admission::preconditions::check_preconditions;
 use crate::admission::prepared_commit::NewEvent;
-use crate::table_set::TableSet;
-use crate::table_state::{RowState, TableState};
+use crate::admitted_table::{AdmittedTable, RowState};
+use crate::admitted_tables::AdmittedTables;
 
 /// Checks a commit's preconditions and applies its operations in order; each one sees those before it. After an error the
 /// caller must undo the operations that were applied.
 pub(super) fn admit_operations(
-    tables: &mut TableSet,
+    tables: &mut AdmittedTables,
     token: WriteToken,
     operations: Vec<Operation>,
     preconditions: &[Precondition],
@@ -42,8 +42,8 @@ pub(super) fn admit_operations(
 }
 
 /// The event of a commit without operations. Every commit needs a frame, so the oldest table's log gets one.
-fn note(tables: &TableSet) -> Result<NewEvent> {
-    let oldest = tables.iter().map(TableState::id).min();
+fn note(tables: &AdmittedTables) -> Result<NewEvent> {
+    let oldest = tables.iter().map(AdmittedTable::id).min();
     let table = oldest.ok_or_else(|| {
         let message = "cannot commit without operations: the database has no table; create a table first";
         Error::new(Reason::ArgumentInvalid, message)
@@ -51,7 +51,7 @@ fn note(tables: &TableSet) -> Result<NewEvent> {
     Ok(NewEvent { table, kind: EventType::Note, key: None, payload: None, replaces: false })
 }
 
-fn admit_operation(tables: &mut TableSet, token: WriteToken, operation: Operation) -> Result<NewEvent> {
+fn admit_operation(tables: &mut AdmittedTables, token: WriteToken, operation: Operation) -> Result<NewEvent> {
     let Operation { table: name, key, action } = operation;
     let table = tables.live(&name)?;
     let schema = table.schema();

@@ -4,11 +4,11 @@ use driftdb_common::error::{Error, Reason, Result, Violation};
 use driftdb_common::limits;
 use driftdb_common::table::operation::{Check, Precondition};
 
-use crate::table_set::TableSet;
-use crate::table_state::{RowState, TableState};
+use crate::admitted_table::{AdmittedTable, RowState};
+use crate::admitted_tables::AdmittedTables;
 
 /// Checks all preconditions and reports every one that does not hold.
-pub(super) fn check_preconditions(tables: &TableSet, preconditions: &[Precondition]) -> Result<()> {
+pub(super) fn check_preconditions(tables: &AdmittedTables, preconditions: &[Precondition]) -> Result<()> {
     let mut violations = Vec::new();
     for Precondition { table: name, key, check } in preconditions {
         let table = tables.live(name)?;
@@ -46,13 +46,13 @@ pub(super) fn check_preconditions(tables: &TableSet, preconditions: &[Preconditi
 
 /// The commit up to which a missing row may have been deleted without trace: a DROP deletes all rows and does not keep which
 /// ones, and compaction removes what was deleted before the floor. 0 if every deletion is known.
-fn oldest_known_seq(table: &TableState) -> u64 {
+fn oldest_known_seq(table: &AdmittedTable) -> u64 {
     let floor = table.layers().floor().map_or(0, |floor| floor.seq);
     table.recreated_seq().max(floor)
 }
 
 /// Says what changed a row last.
-fn describe_last_change(table: &TableState, row: Option<&RowState>, seq: u64) -> String {
+fn describe_last_change(table: &AdmittedTable, row: Option<&RowState>, seq: u64) -> String {
     match row {
         Some(row) if row.document.is_some() => format!("commit {seq} changed it last"),
         Some(_) => format!("commit {seq} deleted it"),

@@ -16,8 +16,8 @@ use driftdb_common::table::table_files::TableFiles;
 
 use crate::admission::Admission;
 use crate::admission::schema_changes::apply_schema_event;
+use crate::admitted_table::{AdmittedTable, RowState};
 use crate::requests::RequestWindow;
-use crate::table_state::{RowState, TableState};
 
 /// The admission state while it is rebuilt: recovery passes every table first, then the commits of the log in order.
 ///
@@ -132,7 +132,7 @@ impl Replay for AdmissionRebuild<'_> {
         }
         let Some(SchemaEvent { action, schema }) = newest else { return Ok(()) };
         self.collect_snapshot_requests(&layers)?;
-        let table = TableState::new(manifest.table_id, created, schema);
+        let table = AdmittedTable::new(manifest.table_id, created, schema);
         self.admission.tables.add_durable(table.with_layers(layers, action == SchemaAction::Drop));
         Ok(())
     }

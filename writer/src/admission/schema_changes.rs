@@ -8,12 +8,12 @@ use driftdb_common::table::operation::{SchemaChange, WriteToken};
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 
 use crate::admission::prepared_commit::NewEvent;
-use crate::table_set::TableSet;
-use crate::table_state::TableState;
+use crate::admitted_table::AdmittedTable;
+use crate::admitted_tables::AdmittedTables;
 
 /// Admits a change of a schema. Returns no events if the schema is already as requested.
 pub(super) fn admit_schema_change(
-    tables: &mut TableSet,
+    tables: &mut AdmittedTables,
     token: WriteToken,
     change: SchemaChange,
     group: &mut Group,
@@ -54,7 +54,7 @@ pub(super) fn admit_schema_change(
 /// The id of the table that a CREATE makes: the commit's seq, or the old id if the table was dropped. `None` if the table
 /// exists and `if_not_exists` is set.
 fn table_id_for_create(
-    tables: &TableSet,
+    tables: &AdmittedTables,
     token: WriteToken,
     schema: &Schema,
     if_not_exists: bool,
@@ -100,9 +100,14 @@ fn table_id_for_create(
 }
 
 /// Applies a schema event to the tables.
-pub(super) fn apply_schema_event(tables: &mut TableSet, id: u64, seq: u64, event: SchemaEvent) -> Result<()> {
+pub(super) fn apply_schema_event(
+    tables: &mut AdmittedTables,
+    id: u64,
+    seq: u64,
+    event: SchemaEvent,
+) -> Result<()> {
     match event.action {
-        SchemaAction::Create => tables.create(TableState::new(id, seq, event.schema)),
+        SchemaAction::Create => tables.create(AdmittedTable::new(id, seq, event.schema)),
         SchemaAction::Alter => tables.alter(event.schema, seq)?,
         SchemaAction::Drop => tables.drop_table(&event.schema.table, seq)?,
     }

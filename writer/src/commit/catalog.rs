@@ -6,8 +6,8 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::schema::Schema;
 
+use crate::admitted_table::AdmittedTable;
 use crate::commit::state::CommitShared;
-use crate::table_state::TableState;
 
 /// Looks up tables. What it returns includes changes that are not durable yet.
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ impl TableCatalog {
     }
 
     /// Calls `f` for every table, including dropped ones. The lock is held meanwhile, so `f` must be quick.
-    pub(crate) fn map_tables<T>(&self, f: impl FnMut(&TableState) -> T) -> Vec<T> {
+    pub(crate) fn map_tables<T>(&self, f: impl FnMut(&AdmittedTable) -> T) -> Vec<T> {
         self.0.state.lock().admission.tables.iter().map(f).collect()
     }
 }

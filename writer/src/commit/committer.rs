@@ -8,15 +8,15 @@ use driftdb_common::table::operation::WriteToken;
 use parking_lot::MutexGuard;
 use tokio::sync::mpsc;
 
+use crate::admitted_tables::UndoMark;
 use crate::commit::acks::CommitAck;
 use crate::commit::state::{CommitShared, CommitState, LogTask, OpenGroup};
-use crate::table_set::UndoMark;
 
 /// How often an idle writer with fencing checks whether another writer has taken over.
 const FENCE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the committer does next.
-struct Work {
+struct CommitterWork {
     group: OpenGroup,
     /// The undo log's end when the group was taken.
     mark: UndoMark,
@@ -30,7 +30,7 @@ pub(super) fn run(
     acks: &mpsc::UnboundedSender<Vec<CommitAck>>,
 ) -> Result<()> {
     while let Some(work) = wait_for_work(shared, log.fence().is_on()) {
-        let Work { mut group, mark, log_tasks } = work;
+        let CommitterWork { mut group, mark, log_tasks } = work;
         for task in log_tasks {
             if let Err(AppendError::Fatal(error) | AppendError::Refused(error)) = task(&mut log) {
                 return Err(stop_before_write(shared, group, &error, acks));
@@ -54,7 +54,7 @@ pub(super) fn run(
 /// Waits until the open group or the log tasks are not empty, and takes them. Returns `None` once the writer is closing and
 /// nothing is left. With fencing, an idle writer checks periodically whether it still is the writer, because it also answers
 /// questions.
-fn wait_for_work(shared: &CommitShared, fenced: bool) -> Option<Work> {
+fn wait_for_work(shared: &CommitShared, fenced: bool) -> Option<CommitterWork> {
     let mut state = shared.state.lock();
     while state.open.acks.is_empty() && state.log_tasks.is_empty() {
         if state.closing {
@@ -71,7 +71,7 @@ fn wait_for_work(shared: &CommitShared, fenced: bool) -> Option<Work> {
     // If only log tasks wait, the open group is empty and stays.
     let group =
         if state.open.acks.is_empty() { OpenGroup::default() } else { std::mem::take(&mut state.open) };
-    Some(Work { group, mark, log_tasks: std::mem::take(&mut state.log_tasks) })
+    Some(CommitterWork { group, mark, log_tasks: std::mem::take(&mut state.log_tasks) })
 }
 
 /// Sends a group's acks. The receiver is gone only if the runtime is, and then no request waits.

@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::mpsc;
 
 use crate::admission::Admission;
+use crate::admitted_table::AdmittedTable;
 use crate::commit::acks::CommitAck;
 use crate::commit::catalog::TableCatalog;
 use crate::commit::committer;
@@ -19,7 +20,6 @@ use crate::commit::pipeline::CommitPipeline;
 use crate::commit::state::{CommitShared, CommitState, LogTail, OpenGroup};
 use crate::commit::status::CommitStatus;
 use crate::commit::table_updates::TableUpdates;
-use crate::table_state::TableState;
 
 /// The roles over one commit state.
 #[derive(Debug, Clone)]
@@ -61,7 +61,7 @@ pub(crate) fn start(
 
 fn initial_state(log: &Log, admission: Admission) -> CommitState {
     let storage = admission.tables.iter().map(|table| (table.id(), log.storage(table.id()))).collect();
-    let tail = |table: &TableState| LogTail {
+    let tail = |table: &AdmittedTable| LogTail {
         events: table.counts().events.saturating_sub(table.layers().counts().events),
         bytes: log.tail_bytes(table.id()),
     };

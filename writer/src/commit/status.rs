@@ -5,8 +5,8 @@ use std::sync::Arc;
 use driftdb_common::storage::wal::appender::TableStorage;
 use driftdb_common::table::operation::WriteToken;
 
+use crate::admitted_table::AdmittedTable;
 use crate::commit::state::{CommitShared, LogTail};
-use crate::table_state::TableState;
 
 /// Reports the state of commits.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ impl CommitStatus {
     }
 
     /// Calls `f` for every table that is not dropped. The lock is held meanwhile, so `f` must be quick.
-    pub(crate) fn map_live_tables<T>(&self, mut f: impl FnMut(&TableState, TableStorage) -> T) -> Vec<T> {
+    pub(crate) fn map_live_tables<T>(&self, mut f: impl FnMut(&AdmittedTable, TableStorage) -> T) -> Vec<T> {
         let state = self.0.state.lock();
         let live = state.admission.tables.iter().filter(|table| table.is_live());
         live.map(|table| f(table, state.storage.get(&table.id()).copied().unwrap_or_default())).collect()

@@ -22,7 +22,7 @@ pub(crate) struct RowState {
 
 /// A table's newest admitted state.
 #[derive(Debug)]
-pub(crate) struct TableState {
+pub(crate) struct AdmittedTable {
     id: u64,
     created_seq: u64,
     schema: Schema,
@@ -33,10 +33,10 @@ pub(crate) struct TableState {
     counts: TableCounts,
 }
 
-impl TableState {
+impl AdmittedTable {
     /// An empty table that commit `seq` creates.
-    pub(crate) fn new(id: u64, seq: u64, schema: Schema) -> TableState {
-        TableState {
+    pub(crate) fn new(id: u64, seq: u64, schema: Schema) -> AdmittedTable {
+        AdmittedTable {
             id,
             created_seq: seq,
             schema,
@@ -48,22 +48,22 @@ impl TableState {
     }
 
     /// This table with the rows and counts of its snapshot files.
-    pub(crate) fn with_layers(self, layers: LayerMap, dropped: bool) -> TableState {
+    pub(crate) fn with_layers(self, layers: LayerMap, dropped: bool) -> AdmittedTable {
         let counts = layers.counts();
-        TableState { layers: Arc::new(layers), dropped, counts, ..self }
+        AdmittedTable { layers: Arc::new(layers), dropped, counts, ..self }
     }
 
     /// The successor of this table's `past` under the same name: a new CREATE continues the past's history and starts
     /// without rows.
-    pub(crate) fn continuing(self, past: &TableState) -> TableState {
+    pub(crate) fn continuing(self, past: &AdmittedTable) -> AdmittedTable {
         let counts = TableCounts { rows: 0, ..past.counts };
-        TableState { layers: Arc::clone(&past.layers), counts, ..self }
+        AdmittedTable { layers: Arc::clone(&past.layers), counts, ..self }
     }
 
     /// This table after its DROP: no rows, the same history.
-    pub(crate) fn after_drop(&self) -> TableState {
-        let empty = TableState::new(self.id, self.created_seq, self.schema.clone());
-        TableState { dropped: true, ..empty.continuing(self) }
+    pub(crate) fn after_drop(&self) -> AdmittedTable {
+        let empty = AdmittedTable::new(self.id, self.created_seq, self.schema.clone());
+        AdmittedTable { dropped: true, ..empty.continuing(self) }
     }
 
     /// The table's snapshot files.

@@ -9,13 +9,13 @@ use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::memtable::TableCounts;
 use driftdb_common::table::schema::Schema;
 
-use crate::table_state::{RowState, TableState};
+use crate::admitted_table::{AdmittedTable, RowState};
 
 /// How to take back one change.
 #[derive(Debug)]
 enum UndoEntry {
     Row { table: String, key: Key, prior: Option<RowState>, counts: TableCounts },
-    Table { name: String, prior: Option<Box<TableState>> },
+    Table { name: String, prior: Option<Box<AdmittedTable>> },
     Schema { prior: Schema, counts: TableCounts },
 }
 
@@ -25,8 +25,8 @@ pub(crate) struct UndoMark(u64);
 
 /// All tables, including dropped ones.
 #[derive(Debug, Default)]
-pub(crate) struct TableSet {
-    by_name: HashMap<String, TableState>,
+pub(crate) struct AdmittedTables {
+    by_name: HashMap<String, AdmittedTable>,
     names_by_id: HashMap<u64, String>,
     /// Names by their lower-case form: two tables must not differ in case only.
     names_by_lower_case: HashMap<String, String>,
@@ -35,35 +35,35 @@ pub(crate) struct TableSet {
     undo_discarded: u64,
 }
 
-impl TableSet {
+impl AdmittedTables {
     /// The number of tables, including dropped ones.
     pub(crate) fn len(&self) -> usize {
         self.by_name.len()
     }
 
     /// Every table, including dropped ones, in no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &TableState> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &AdmittedTable> {
         self.by_name.values()
     }
 
     /// A table that is not dropped, by its name.
-    pub(crate) fn live(&self, name: &str) -> Result<&TableState> {
+    pub(crate) fn live(&self, name: &str) -> Result<&AdmittedTable> {
         let found = self.by_name.get(name).filter(|table| table.is_live());
         found.ok_or_else(|| self.unknown_table(name))
     }
 
     /// A table by its name in any case.
-    pub(crate) fn by_name_in_any_case(&self, name: &str) -> Option<&TableState> {
+    pub(crate) fn by_name_in_any_case(&self, name: &str) -> Option<&AdmittedTable> {
         self.by_name.get(self.names_by_lower_case.get(&name.to_ascii_lowercase())?)
     }
 
     /// A table by its id, or `None` if no table has it.
-    pub(crate) fn by_id(&self, id: u64) -> Option<&TableState> {
+    pub(crate) fn by_id(&self, id: u64) -> Option<&AdmittedTable> {
         self.by_name.get(self.names_by_id.get(&id)?)
     }
 
     /// A table by its id. Fails with CORRUPT: an event in the log names a table that the log did not create.
-    pub(crate) fn by_id_mut(&mut self, id: u64) -> Result<&mut TableState> {
+    pub(crate) fn by_id_mut(&mut self, id: u64) -> Result<&mut AdmittedTable> {
         let name = self.names_by_id.get(&id);
         let table = name.and_then(|name| self.by_name.get_mut(name));
         table.ok_or_else(|| {
@@ -79,12 +79,12 @@ impl TableSet {
     }
 
     /// Adds a table that was read from its snapshot files. No undo entry is kept: the table is durable.
-    pub(crate) fn add_durable(&mut self, table: TableState) {
+    pub(crate) fn add_durable(&mut self, table: AdmittedTable) {
         self.add_names(&table);
         self.by_name.insert(table.schema().table.clone(), table);
     }
 
-    fn add_names(&mut self, table: &TableState) {
+    fn add_names(&mut self, table: &AdmittedTable) {
         let name = &table.schema().table;
         self.names_by_id.insert(table.id(), name.clone());
         self.names_by_lower_case.insert(name.to_ascii_lowercase(), name.clone());
@@ -116,7 +116,7 @@ impl TableSet {
     }
 
     /// Creates a table, or creates a dropped one again.
-    pub(crate) fn create(&mut self, table: TableState) {
+    pub(crate) fn create(&mut self, table: AdmittedTable) {
         self.add_names(&table);
         let name = table.schema().table.clone();
         let mut table = match self.by_name.get(&name) {
