@@ -23,7 +23,7 @@ pub async fn run(args: Dev, global: &Global, out: &mut Output) -> Outcome {
 
     let mut config = driftdb_writer::WriterConfig::new(&data);
     config.advertise = Some(writer_url.clone());
-    let writer = opened(tokio::task::spawn_blocking(move || driftdb_writer::Writer::open(config))).await?;
+    let writer = opened(tokio::task::spawn_blocking(move || driftdb_writer::WriterDaemon::open(config))).await?;
     let mut writer = tokio::spawn(writer.serve(write_at, shutdown.clone()));
     // The reader comes second: it follows what the writer has made.
     let config = driftdb_reader::Config::new(&data);
