@@ -1,4 +1,4 @@
-//! Every limit of DriftDB, named once. The README lists them.
+//! Every limit of DriftDB, named once. docs/limits.md lists them.
 
 /// A document, in the larger of its two encodings, in bytes.
 pub const DOCUMENT_BYTES: usize = 1 << 20;
