@@ -136,7 +136,7 @@ fn validate_value(reader: &mut MsgpackReader<'_>, depth: usize) -> Result<()> {
                 names.push(reader.str()?);
                 validate_value(reader, depth)?;
             }
-            if let Some(name) = json::duplicate(&mut names) {
+            if let Some(name) = json::find_duplicate(&mut names) {
                 return Err(invalid(format!("duplicate field {name:?}")));
             }
         }
