@@ -44,9 +44,9 @@ pub const REASON_BYTES: usize = 1024;
 pub const REQUEST_ID_BYTES: usize = 128;
 /// The number of false preconditions that one error lists.
 pub const PRECONDITIONS_LISTED: usize = 20;
-/// The number of admitted writes that are not durable yet. Further writes wait or fail with `OVERLOADED`.
+/// The number of admitted writes that are not durable yet. Further writes fail with `OVERLOADED`.
 pub const QUEUE_REQUESTS: usize = 65_536;
-/// The size of admitted frames that are not durable yet, in bytes. Further writes wait or fail with `OVERLOADED`.
+/// The size of admitted frames that are not durable yet, in bytes. Further writes fail with `OVERLOADED`.
 pub const QUEUE_BYTES: usize = 256 << 20;
 /// The number of maintenance jobs that run at the same time.
 pub const JOBS: usize = 4;

@@ -108,7 +108,7 @@ fn check_size(len: usize) -> Result<()> {
     if len > limits::DOCUMENT_BYTES {
         return Err(Error::new(
             Reason::TooLarge,
-            format!("document too large: {len} bytes; the limit is {} bytes", limits::DOCUMENT_BYTES),
+            format!("the document is too large: {len} bytes, the limit is {}", limits::DOCUMENT_BYTES),
         ));
     }
     Ok(())
@@ -137,7 +137,7 @@ fn validate_value(reader: &mut MsgpackReader<'_>, depth: usize) -> Result<()> {
                 validate_value(reader, depth)?;
             }
             if let Some(name) = json::find_duplicate(&mut names) {
-                return Err(invalid(format!("duplicate field {name:?}")));
+                return Err(invalid(format!("field {name:?} occurs twice in one object")));
             }
         }
         _ => {}
@@ -147,7 +147,7 @@ fn validate_value(reader: &mut MsgpackReader<'_>, depth: usize) -> Result<()> {
 
 fn nested(depth: usize) -> Result<usize> {
     if depth >= limits::NESTING {
-        return Err(invalid(format!("nesting exceeds the limit of {} levels", limits::NESTING)));
+        return Err(invalid(format!("nested more than {} levels deep", limits::NESTING)));
     }
     Ok(depth + 1)
 }

@@ -83,7 +83,7 @@ fn push_serialized<T: serde::Serialize + ?Sized>(out: &mut String, value: &T) ->
 }
 
 fn too_deep() -> Error {
-    Error::new(Reason::DocumentInvalid, format!("nesting exceeds the limit of {} levels", limits::NESTING))
+    Error::new(Reason::DocumentInvalid, format!("nested more than {} levels deep", limits::NESTING))
 }
 
 /// Finds integers that exceed 64 bits. The parser returns them as rounded floats, so this scans the text again.
@@ -137,7 +137,7 @@ impl<'de> DeserializeSeed<'de> for Transcoder<'_> {
 impl Transcoder<'_> {
     fn nested<E: de::Error>(&mut self) -> Result<Transcoder<'_>, E> {
         if self.depth >= limits::NESTING {
-            return Err(E::custom(format_args!("nesting exceeds the limit of {} levels", limits::NESTING)));
+            return Err(E::custom(format_args!("nested more than {} levels deep", limits::NESTING)));
         }
         Ok(Transcoder { out: self.out, rounded: self.rounded, depth: self.depth + 1 })
     }
@@ -207,7 +207,7 @@ impl<'de> Visitor<'de> for Transcoder<'_> {
             pairs.next_value_seed(self.nested()?)?;
         }
         if let Some(name) = find_duplicate(&mut names.iter().map(String::as_str).collect::<Vec<_>>()) {
-            return Err(de::Error::custom(format_args!("duplicate field {name:?}")));
+            return Err(de::Error::custom(format_args!("field {name:?} occurs twice in one object")));
         }
         let mut header = Vec::with_capacity(5);
         msgpack::write_map_len(&mut header, names.len());

@@ -121,9 +121,9 @@ impl Key {
 
 fn check_len(text: &str) -> Result<()> {
     match text.len() {
-        0 => Err(invalid("invalid key: it is empty".to_owned())),
+        0 => Err(invalid("the key is empty: a key has at least one byte".to_owned())),
         len if len > limits::KEY_BYTES => {
-            Err(invalid(format!("key too long: {len} bytes; the limit is {} bytes", limits::KEY_BYTES)))
+            Err(invalid(format!("the key is too long: {len} bytes, the limit is {}", limits::KEY_BYTES)))
         }
         _ => Ok(()),
     }

@@ -94,7 +94,7 @@ fn decode_nested(reader: &mut msgpack::MsgpackReader<'_>, depth: usize) -> Resul
     if depth > limits::NESTING {
         return Err(Error::new(
             Reason::DocumentInvalid,
-            format!("nesting exceeds the limit of {} levels", limits::NESTING),
+            format!("nested more than {} levels deep", limits::NESTING),
         ));
     }
     Ok(match reader.token()? {
