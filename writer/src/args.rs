@@ -107,11 +107,11 @@ pub(crate) struct WriterArgs {
         help_heading = "Storage"
     )]
     pub(crate) snapshot_bytes: u64,
-    /// Size of all tables' logs without a snapshot, in bytes
+    /// Size of the log that no snapshot covers, in bytes
     ///
-    /// At least 4096. The rows of this log are in memory. At this size the writer takes a snapshot of the table with the most.
-    /// At twice this size writes are refused with OVERLOADED until a snapshot is taken. Lower it to use less memory; raise
-    /// it if writes are refused.
+    /// At least 4096. Counts all tables together; the rows in this log are in memory. At this size the writer takes a snapshot
+    /// of the table with the longest log. At twice this size it refuses writes with OVERLOADED until a snapshot is taken.
+    /// Lower it to use less memory; raise it if writes are refused.
     #[arg(
         long,
         env = "DRIFTDB_MEMORY",
