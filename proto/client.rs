@@ -1,4 +1,4 @@
-//! A client in Rust: the writer and any number of readers behind one handle, which retries only where that is safe.
+//! A Rust client: one handle for the writer and any number of readers. It retries only if that is safe.
 //!
 //! ```no_run
 //! use driftdb::client::Client;
@@ -11,8 +11,8 @@
 //! let inserted = client.insert("orders", r#"{"id":"o1","status":"pending"}"#).await?;
 //! client.patch("orders", "o1", r#"{"status":"paid"}"#).await?;
 //!
-//! // What this client has written, it reads.
-//! let now = client.get("orders", "o1").await?.expect("it was written");
+//! // A client reads its own writes.
+//! let now = client.get("orders", "o1").await?.expect("the row exists");
 //! assert_eq!(now.json(), Some(r#"{"id":"o1","status":"paid"}"#));
 //!
 //! let pending = v1::SelectRequest {
@@ -60,42 +60,42 @@ use pool::{Daemon, Daemons};
 pub use watching::{Watch, WatchEvent};
 pub use writing::{Executed, Written};
 
-/// A writer's API, on a connection of a [`Client`].
+/// The API of a writer, on a connection of a [`Client`].
 pub type Writer = WriterServiceClient<Channel>;
-/// A reader's API, on a connection of a [`Client`].
+/// The API of a reader, on a connection of a [`Client`].
 pub type Reader = ReaderServiceClient<Channel>;
 
-/// The domain of DriftDB's `google.rpc.ErrorInfo`.
+/// The domain of DriftDB in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "driftdb.v1";
-/// The reason where nobody answers at an address: nothing was sent.
+/// The reason if a daemon cannot be reached: nothing was sent.
 const UNREACHABLE: &str = "UNREACHABLE";
-/// The detail of it that says where.
+/// The error detail that holds the address of that daemon.
 const ADDRESS: &str = "address";
-/// The reason of a writer that waits for another's end, and has done nothing.
+/// The reason of a standby writer, which has executed nothing.
 const STANDBY: &str = "STANDBY";
-/// The detail of it that says where the other one is.
+/// The error detail that holds the address of the active writer.
 const WRITER: &str = "writer";
-/// The reason where a write's answer is missing.
+/// The reason if the response to a write is missing.
 const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
-/// How long a writer may take to say how it is. One that is stopped takes connections, and never answers.
+/// How long a writer may take to report its status. A stopped process accepts connections and never responds.
 const ANSWER: Duration = Duration::from_secs(5);
-/// The largest message that a daemon sends.
+/// The maximum size of a message from a daemon, in bytes.
 const MESSAGE_BYTES: usize = 64 << 20;
 
-/// How a client behaves.
+/// The options of a [`Client`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Connections to each daemon. Calls take them in turn.
+    /// The number of connections to each daemon. Calls use them in turn. Default: 2.
     pub connections: usize,
-    /// Whether writes get a random request id, where they have none of their own. One with an id can be sent again
-    /// safely, because the writer does it only once.
+    /// Whether writes get a random request id if they have none. The writer executes a request id only once, so a write
+    /// with an id can be retried safely. Default: true.
     pub request_ids: bool,
-    /// How often a write is tried, at each writer.
+    /// How often a write is tried at each writer. Default: 20.
     pub tries: usize,
-    /// How long after its beginning a write may still be tried again.
+    /// How long a write is retried after its first try. Default: 30 s.
     pub patience: Duration,
-    /// Whether reads take what the reader has, instead of waiting for this client's own writes and, where there are
-    /// several readers, for what it has read before.
+    /// Whether reads return what the reader has. Otherwise they wait for this client's own writes and, if there are several
+    /// readers, for the newest state that this client has read. Default: false.
     pub stale: bool,
 }
 
@@ -111,7 +111,7 @@ impl Default for Options {
     }
 }
 
-/// A database: its writer and its readers. Clones share the connections and what was written last.
+/// A database: its writer and its readers. Clones share connections and the newest write.
 #[derive(Debug, Clone)]
 pub struct Client {
     options: Options,
@@ -120,19 +120,19 @@ pub struct Client {
     known: Arc<Mutex<Known>>,
 }
 
-/// What reads must not fall behind.
+/// The state that reads must include.
 #[derive(Debug, Default)]
 struct Known {
     /// The newest write of this client.
     written: Option<v1::WriteToken>,
-    /// The history and the newest moment that a reader has answered of.
+    /// The epoch and seq of the newest state that a reader has returned.
     seen: Option<(u64, u64)>,
 }
 
 impl Client {
-    /// A client of the daemons at these addresses; `http://` may be left out. Nothing is connected until it is needed.
-    /// One writer serves a database: the one that is found among those named, also after another has taken over. Reads go
-    /// round over the readers; one that failed or was behind is asked after the others for a while.
+    /// Creates a client of the daemons at these addresses; `http://` can be omitted. It connects when a call needs it.
+    /// One writer is active; the client finds it among those named, also after a takeover. Reads use the readers in turn;
+    /// one that failed or was behind is used after the others for some seconds.
     pub fn new<W: AsRef<str>, R: AsRef<str>>(
         writers: impl IntoIterator<Item = W>,
         readers: impl IntoIterator<Item = R>,
@@ -140,7 +140,7 @@ impl Client {
         Client::with(Options::default(), writers, readers)
     }
 
-    /// The same, with options.
+    /// Like [`Client::new`], with options.
     pub fn with<W: AsRef<str>, R: AsRef<str>>(
         options: Options,
         writers: impl IntoIterator<Item = W>,
@@ -152,7 +152,7 @@ impl Client {
         Client { options, writers, readers, known: Arc::default() }
     }
 
-    /// A client on connections that were made elsewhere: of any kind, to daemons in this process say.
+    /// Creates a client on existing connections, for example to daemons in this process.
     pub fn on(options: Options, writer: Option<Channel>, reader: Option<Channel>) -> Client {
         let writer = writer.map(|channel| Daemon::on("writer", channel));
         let reader = reader.map(|channel| Daemon::on("reader", channel));
@@ -161,21 +161,21 @@ impl Client {
         Client { options, writers, readers, known: Arc::default() }
     }
 
-    /// The newest write of this client, which its reads see.
+    /// The newest write of this client. Its reads include this write.
     pub fn token(&self) -> Option<v1::WriteToken> {
         self.known().written
     }
 
-    /// Remembers a write that was made elsewhere, so that reads see it.
+    /// Registers a write that was made elsewhere, so that reads include it.
     pub fn wrote(&self, token: v1::WriteToken) {
         let mut known = self.known();
-        // After a restore the numbers begin anew: another epoch is always the newer.
+        // After a restore, seqs start again: a token with another epoch is always newer.
         if known.written.is_none_or(|written| written.epoch != token.epoch || written.seq < token.seq) {
             known.written = Some(token);
         }
     }
 
-    /// Forgets what was written and read: reads after a restore, whose history is another, would be refused.
+    /// Forgets what was written and read. After a restore, reads would otherwise be rejected, because the history changed.
     pub fn forget(&self) {
         *self.known() = Known::default();
     }
@@ -184,8 +184,8 @@ impl Client {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The writer: of several, the one that is not standing by; while one takes over, it is waited for, as long as
-    /// patience allows. Calls on it are the caller's own: nothing is tried again.
+    /// Returns the active writer. During a takeover, waits for it up to the patience of the options. Calls on the returned
+    /// writer are not retried.
     pub async fn writer(&self) -> Result<Writer, Status> {
         if let [only] = self.writers.all() {
             return only.channel().await.map(writer_on);
@@ -203,7 +203,7 @@ impl Client {
         }
     }
 
-    /// What the writer says of itself: the first that answers, and is not standing by.
+    /// The status of the active writer: the first that responds and is not a standby.
     pub async fn writer_status(&self) -> Result<v1::WriterServiceStatusResponse, Status> {
         self.find_writer().await.map(|(_, status)| status)
     }
@@ -228,13 +228,13 @@ impl Client {
                     return Ok(found);
                 }
                 Err(status) => {
-                    // A writer that stands by says more than one that is away.
+                    // The error of a standby is more useful than that of a writer that cannot be reached.
                     let says_more = is_standby(&status) && !failed.as_ref().is_some_and(is_standby);
                     failed = if says_more { Some(status) } else { failed.or(Some(status)) };
                 }
             }
         }
-        Err(failed.unwrap_or_else(|| Status::unavailable("no writer is named")))
+        Err(failed.unwrap_or_else(|| Status::unavailable("the client has no writer address")))
     }
 
     /// The addresses of the writers.
@@ -242,10 +242,10 @@ impl Client {
         self.writers.all().iter().map(|daemon| daemon.address())
     }
 
-    /// One of the writers, by its place in [`Client::writers`], whether or not it is standing by.
+    /// One of the writers by its index in [`Client::writers`], active or standby.
     pub async fn writer_at(&self, index: usize) -> Result<Writer, Status> {
         let daemon = self.writers.all().get(index);
-        let daemon = daemon.ok_or_else(|| Status::invalid_argument(format!("there is no writer {index}")))?;
+        let daemon = daemon.ok_or_else(|| Status::invalid_argument(format!("writer index {index} is out of range")))?;
         daemon.channel().await.map(writer_on)
     }
 
@@ -254,36 +254,36 @@ impl Client {
         self.readers.all().iter().map(|daemon| daemon.address())
     }
 
-    /// One of the readers, by its place in [`Client::readers`]. Calls on it are the caller's own.
+    /// One of the readers by its index in [`Client::readers`]. Calls on it are not retried.
     pub async fn reader(&self, index: usize) -> Result<Reader, Status> {
         let daemon = self.readers.all().get(index);
-        let daemon = daemon.ok_or_else(|| Status::invalid_argument(format!("there is no reader {index}")))?;
+        let daemon = daemon.ok_or_else(|| Status::invalid_argument(format!("reader index {index} is out of range")))?;
         daemon.channel().await.map(reader_on)
     }
 }
 
-/// A connection to a daemon at an address, as a [`Client`] makes it.
+/// Connects to a daemon, with the settings of a [`Client`].
 pub async fn connect(address: &str) -> Result<Channel, Status> {
     Daemon::at("server", address, 1).channel().await
 }
 
-/// A writer's API on a connection, for answers of any size a daemon sends.
+/// The API of a writer on a connection, without a limit for responses below that of the daemon.
 pub fn writer_on(channel: Channel) -> Writer {
     WriterServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES)
 }
 
-/// A reader's API on a connection, for answers of any size a daemon sends.
+/// The API of a reader on a connection, without a limit for responses below that of the daemon.
 pub fn reader_on(channel: Channel) -> Reader {
     ReaderServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES)
 }
 
-/// The address at which nobody answered, where that is what failed.
+/// The address of the daemon that could not be reached, if that is why a call failed.
 pub fn unreachable_at(status: &Status) -> Option<String> {
     let mut info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
     info.metadata.remove(ADDRESS).filter(|_| info.reason == UNREACHABLE)
 }
 
-/// The address of the writer that a standby waits for, where that is what a call failed with and it is known.
+/// The address of the active writer, if a call failed because the writer is a standby and knows the address.
 pub fn standby_for(status: &Status) -> Option<String> {
     let mut info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
     info.metadata.remove(WRITER).filter(|_| info.reason == STANDBY)
@@ -293,7 +293,7 @@ fn is_standby(status: &Status) -> bool {
     reason(status).as_deref() == Some(STANDBY)
 }
 
-/// The machine-readable reason of a failed call, `ROW_EXISTS` for one, where a daemon of DriftDB gave it.
+/// The machine-readable reason of a failed call, such as `ROW_EXISTS`, if a daemon of DriftDB gave one.
 pub fn reason(status: &Status) -> Option<String> {
     let info = status.get_details_error_info()?;
     (info.domain == DOMAIN).then_some(info.reason)

@@ -1,4 +1,4 @@
-//! The gRPC API of DriftDB: messages, clients and servers generated from `proto/driftdb/v1`, and a client to use them by.
+//! The gRPC API of DriftDB: messages, clients and servers generated from `proto/driftdb/v1`, and a client library.
 
 pub mod client;
 
@@ -8,5 +8,5 @@ pub mod v1 {
     tonic::include_proto!("driftdb.v1");
 }
 
-/// The compiled `.proto` files, as server reflection serves them (an encoded `FileDescriptorSet`).
+/// The compiled `.proto` files for server reflection: an encoded `FileDescriptorSet`.
 pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("driftdb.v1");

@@ -1,4 +1,4 @@
-//! `driftctl`, the command line of DriftDB: parse, run, render.
+//! `driftctl`, the command line of DriftDB: parses arguments, runs a command and prints its result.
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -25,11 +25,11 @@ use client::Client;
 use exit::{Failure, Outcome};
 use render::Output;
 
-/// The program: reads its arguments, does what they say, and says how it went.
+/// Runs the program: parses the arguments, runs the command and reports errors.
 pub fn main() -> ExitCode {
     let mut cli = args::parse();
     match cli.command {
-        // Figures are for programs, and a tour is for people, wherever they go.
+        // `bench` prints for programs and `demo` for people, wherever stdout goes.
         Command::Bench(_) => cli.global.output = cli.global.output.or(Some(Format::Jsonl)),
         Command::Demo(_) => cli.global.output = Some(Format::Table),
         _ => {}
@@ -44,15 +44,15 @@ pub fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(run(cli, &mut output));
-    // Without waiting for what blocks: a read of a terminal, say.
+    // Do not wait for blocking calls, such as a read from the terminal.
     runtime.shutdown_background();
     ExitCode::from(code)
 }
 
 async fn run(cli: Cli, output: &mut Output) -> u8 {
-    // Daemons end themselves, cleanly, on a signal.
+    // Servers handle signals themselves, to shut down cleanly.
     let serves = matches!(cli.command, Command::Dev(_) | Command::BenchServer(_));
-    // At a prompt Ctrl-C ends what is being done there, not the program.
+    // At a prompt Ctrl-C stops the running statement, not the program.
     let prompts = matches!(cli.command, Command::Shell) && io::stdin().is_terminal();
     let outcome = {
         let work = dispatch(cli, output);
@@ -74,12 +74,12 @@ async fn run(cli: Cli, output: &mut Output) -> u8 {
     }
 }
 
-/// The exit code of the signal that came; a prompt has Ctrl-C to itself.
+/// Waits for a signal and returns its exit code. At a prompt, Ctrl-C is left to the prompt.
 async fn interrupted(prompts: bool) -> u8 {
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
-        // Then signals do what they do by default.
+        // Signals then have their default effect.
         return std::future::pending().await;
     };
     tokio::select! {
@@ -103,7 +103,7 @@ async fn dispatch(cli: Cli, out: &mut Output) -> Outcome {
         command => {
             let mut client = Client::new(&global);
             let outcome = with_client(command, &mut client, out).await;
-            // The command's own error says more than what follows from it.
+            // If both fail, the error of the command is the cause.
             outcome.and(client.close().await.map_err(Failure::from))
         }
     }
@@ -125,6 +125,6 @@ async fn with_client(command: Command, client: &mut Client, out: &mut Output) ->
         Command::Compact(args) => commands::compact::run(args, client, out).await,
         Command::Verify(args) => commands::verify::run(args, client, out).await,
         Command::Status => commands::status::run(client, out).await,
-        other => Err(Failure::Usage(format!("{other:?} needs no client"))),
+        other => Err(Failure::Usage(format!("{other:?} does not take a database"))),
     }
 }

@@ -1,11 +1,11 @@
-//! The orders that `demo` and `bench` write: the same on every run.
+//! Generated orders for `demo` and `bench`: the same orders on every run.
 
-/// A pseudo-random sequence (SplitMix64): repeatable, and good enough to spread keys and amounts.
+/// A pseudo-random sequence (SplitMix64). It is repeatable, and random enough to spread keys and amounts.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
 impl Random {
-    /// The sequence of a seed.
+    /// A sequence that starts with this seed.
     pub fn new(seed: u64) -> Random {
         Random(seed)
     }
@@ -19,29 +19,29 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `limit`, which is not 0. The bias of a remainder does not matter here.
+    /// A number below `limit`. The bias of the remainder does not matter here.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit.max(1)
     }
 }
 
-/// The states an order goes through.
+/// The statuses of an order.
 pub const STATUSES: [&str; 4] = ["pending", "paid", "shipped", "delivered"];
 
 /// An order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
-    /// `ORD-000001`
+    /// The primary key, such as `ORD-000001`.
     pub id: String,
-    /// `CUST-0042`
+    /// The customer, such as `CUST-0042`.
     pub customer: String,
     /// One of [`STATUSES`].
     pub status: &'static str,
-    /// In cents.
+    /// The amount, in cents.
     pub cents: u64,
 }
 
-/// Order `number` in its `version`: the same customer, another status and amount.
+/// Version `version` of order `number`. Versions have the same customer, and different statuses and amounts.
 pub fn order(number: u64, version: u64) -> Order {
     let mut random = Random::new(number);
     let customer = format!("CUST-{:04}", random.below(1000));
@@ -57,7 +57,7 @@ pub fn id(number: u64) -> String {
 }
 
 impl Order {
-    /// The document, of about 200 bytes.
+    /// The JSON document, about 200 bytes long.
     pub fn json(&self) -> String {
         let Order { id, customer, status, cents } = self;
         let (whole, part) = (cents / 100, cents % 100);
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_are_the_same_on_every_run_and_of_the_size_agreed() {
+    fn orders_are_repeatable_and_about_200_bytes_long() {
         assert_eq!(order(1, 0), order(1, 0));
         assert_ne!(order(1, 0), order(1, 1));
         assert_eq!(order(1, 0).customer, order(1, 1).customer);
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sequence_is_spread() {
+    fn the_sequence_covers_all_remainders() {
         let mut random = Random::new(7);
         let found: std::collections::BTreeSet<u64> = (0..1000).map(|_| random.below(10)).collect();
         assert_eq!(found.len(), 10);

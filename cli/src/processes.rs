@@ -1,4 +1,4 @@
-//! Daemons as child processes: started, asked what they cost, stopped. None outlives its owner.
+//! Daemons as child processes: start, measure and stop them. A child never outlives its owner.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -13,25 +13,25 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
-/// How long a daemon may take to listen.
+/// How long a daemon may take to start listening.
 const START: Duration = Duration::from_secs(60);
 /// How long a daemon may take to close its database.
 const STOP: Duration = Duration::from_secs(30);
-/// What is kept of a daemon's log, to tell why it did not start.
+/// How many bytes of a daemon's log are kept, to explain why it did not start.
 const LOG_BYTES: usize = 8 << 10;
 
-/// A daemon in a process of its own; killed when dropped.
+/// A daemon in its own process. It is killed on drop.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
     url: String,
-    /// Held open: a daemon that writes to a closed pipe would fail.
+    /// Kept open: a daemon that writes to a closed pipe would fail.
     _stdout: BufReader<ChildStdout>,
     _log: JoinHandle<String>,
 }
 
 impl Daemon {
-    /// Starts one of DriftDB's daemons, which lies beside this program, on a directory and a free port.
+    /// Starts a daemon of DriftDB on a directory and a free port. Its program must be in the directory of this program.
     pub async fn start(name: &str, data: &Path) -> Result<Daemon> {
         let program = sibling(name)?;
         Daemon::spawn(
@@ -41,7 +41,7 @@ impl Daemon {
         .await
     }
 
-    /// Starts a program that says `listening on HOST:PORT` in its first line.
+    /// Starts a program that prints `listening on HOST:PORT` as its first line.
     pub async fn spawn<S: AsRef<OsStr>>(program: &Path, args: impl IntoIterator<Item = S>) -> Result<Daemon> {
         let failed = |e: std::io::Error| Error::io(format_args!("cannot start {}", program.display()), &e);
         let mut child = Command::new(program)
@@ -52,7 +52,7 @@ impl Daemon {
             .kill_on_drop(true)
             .spawn()
             .map_err(failed)?;
-        let piped = || Error::new(Reason::Internal, "a child process without pipes");
+        let piped = || Error::new(Reason::Internal, "a child process has no pipes");
         let mut stdout = BufReader::new(child.stdout.take().ok_or_else(piped)?);
         let log = tokio::spawn(last_of(child.stderr.take().ok_or_else(piped)?));
         let mut line = String::new();
@@ -61,22 +61,22 @@ impl Daemon {
             let url = format!("http://{address}");
             return Ok(Daemon { child, url, _stdout: stdout, _log: log });
         }
-        // It has ended, or it ends now: then its log is complete.
+        // The process has ended or ends now, so its log is complete.
         let _ = child.kill().await;
         let why = if read.is_err() {
-            "it did not listen in time".to_owned()
+            "it did not start listening within {START:?}".to_owned()
         } else {
             log.await.unwrap_or_default()
         };
         Err(Error::new(Reason::Internal, format!("{} did not start: {}", program.display(), why.trim())))
     }
 
-    /// Where it listens.
+    /// The address at which the daemon listens.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The processor time it has used, where the system tells.
+    /// The processor time used by the daemon, if the system reports it.
     pub fn processor_time(&self) -> Option<Duration> {
         let mut stat = String::new();
         let path = PathBuf::from(format!("/proc/{}/stat", self.child.id()?));
@@ -85,7 +85,7 @@ impl Daemon {
         Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
 
-    /// The bytes of memory that it takes, where the system tells.
+    /// The resident memory of the daemon in bytes, if the system reports it.
     pub fn memory(&self) -> Option<u64> {
         let mut status = String::new();
         let path = PathBuf::from(format!("/proc/{}/status", self.child.id()?));
@@ -93,7 +93,7 @@ impl Daemon {
         parse_resident(&status)
     }
 
-    /// Asks it to end (SIGTERM) and waits until it has.
+    /// Sends SIGTERM and waits until the daemon has ended.
     pub async fn stop(&mut self) -> Result<()> {
         let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(id) = id {
@@ -101,14 +101,14 @@ impl Daemon {
         }
         match tokio::time::timeout(STOP, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
-            Ok(Ok(status)) => Err(Error::new(Reason::Internal, format!("a daemon ended with {status}"))),
+            Ok(Ok(status)) => Err(Error::new(Reason::Internal, format!("a daemon failed: {status}"))),
             Ok(Err(e)) => Err(Error::io("cannot wait for a daemon", &e)),
-            Err(_) => Err(Error::new(Reason::Internal, format!("a daemon did not end within {STOP:?}"))),
+            Err(_) => Err(Error::new(Reason::Internal, format!("a daemon did not stop within {STOP:?}"))),
         }
     }
 }
 
-/// A program in this program's directory.
+/// The path of a program in the directory of this program.
 fn sibling(name: &str) -> Result<PathBuf> {
     let own = own_program()?;
     let path = own.with_file_name(format!("{name}{}", std::env::consts::EXE_SUFFIX));
@@ -116,16 +116,16 @@ fn sibling(name: &str) -> Result<PathBuf> {
         return Ok(path);
     }
     let message =
-        format!("{} is not there: it belongs beside driftctl (cargo build --workspace)", path.display());
+        format!("cannot find {}: it must be in the directory of driftctl; build it with `cargo build --workspace`", path.display());
     Err(Error::new(Reason::Io, message))
 }
 
-/// This program.
+/// The path of this program.
 pub fn own_program() -> Result<PathBuf> {
     std::env::current_exe().map_err(|e| Error::io("cannot find this program's own path", &e))
 }
 
-/// Drains a pipe, so that its writer never waits, and keeps its last bytes.
+/// Drains a pipe, so that its writer never blocks, and returns its last bytes.
 async fn last_of(mut pipe: impl tokio::io::AsyncRead + Unpin) -> String {
     let mut kept = Vec::new();
     let mut chunk = [0; 4096];
@@ -137,8 +137,8 @@ async fn last_of(mut pipe: impl tokio::io::AsyncRead + Unpin) -> String {
     String::from_utf8_lossy(&kept).into_owned()
 }
 
-/// User and system time in clock ticks: fields 14 and 15 of `/proc/PID/stat`. The second field is the program's name,
-/// in parentheses, and may hold anything.
+/// User and system time in clock ticks: fields 14 and 15 of `/proc/PID/stat`. The second field is the program's name
+/// in parentheses, and may contain any character.
 fn parse_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
@@ -146,7 +146,7 @@ fn parse_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
-/// The resident memory in bytes, which `/proc/PID/status` has in KiB.
+/// The resident memory in bytes. `/proc/PID/status` reports it in KiB.
 fn parse_resident(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
@@ -158,32 +158,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_found() {
+    fn resident_memory_is_parsed() {
         let status = "Name:\ta\nVmPeak:\t  9 kB\nVmRSS:\t  2048 kB\nRssAnon:\t 1 kB\n";
         assert_eq!(parse_resident(status), Some(2 << 20));
         assert_eq!(parse_resident("Name:\ta\n"), None);
     }
 
     #[test]
-    fn processor_time_is_found_behind_any_name() {
+    fn processor_time_is_parsed_after_any_program_name() {
         let stat = "123 (a ) b 1 2) S 1 123 123 0 -1 4194304 100 0 0 0 70 30 0 0 20 0 4 0 100";
         assert_eq!(parse_ticks(stat), Some(100));
         assert_eq!(parse_ticks("123 (x) S 1"), None);
     }
 
     #[tokio::test]
-    async fn a_daemon_says_where_it_listens() {
+    async fn a_daemon_reports_its_address() {
         let script = "echo listening on 127.0.0.1:7; exec sleep 60";
         let mut daemon = Daemon::spawn(Path::new("/bin/sh"), ["-c", script]).await.unwrap();
         assert_eq!(daemon.url(), "http://127.0.0.1:7");
         assert!(daemon.processor_time().is_some());
         assert!(daemon.memory().is_some_and(|bytes| bytes > 1000));
-        // Sleep knows no clean end.
+        // `sleep` does not handle SIGTERM.
         assert!(daemon.stop().await.unwrap_err().message().contains("signal"));
     }
 
     #[tokio::test]
-    async fn a_daemon_that_does_not_start_says_why() {
+    async fn an_error_contains_the_log_of_a_daemon_that_did_not_start() {
         let script = "echo the disk is on fire >&2; exit 1";
         let error = Daemon::spawn(Path::new("/bin/sh"), ["-c", script]).await.unwrap_err();
         assert!(error.message().ends_with("did not start: the disk is on fire"), "{error}");

@@ -1,4 +1,6 @@
-//! Everything that driftctl says: rows on stdout in the format asked for, the rest on stderr. Nothing else writes stdout.
+//! Everything that driftctl prints: rows go to stdout in the requested format, the rest to stderr.
+//!
+//! No other module writes to stdout.
 
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -19,30 +21,30 @@ mod expanded;
 mod live;
 mod table;
 
-/// What a daemon answers with.
+/// One result of a daemon.
 #[derive(Debug)]
 pub enum Answer {
     /// A JSON object on one line.
     Record(String),
     /// The net change of a row.
     Difference(Difference),
-    /// Words for people: a plan, what a job did.
+    /// A message for people: a query plan, or what a job did.
     Message(String),
 }
 
-/// Where answers go, and how they look.
+/// Prints results in a format.
 pub struct Output {
     out: Box<dyn Write + Send>,
     format: Format,
-    /// Whether the format was asked for, rather than taken because of where stdout goes.
+    /// Whether the user chose the format.
     asked: bool,
     terminal: bool,
-    /// It goes to standard output, whose other end may go away.
+    /// Whether this is standard output and not a terminal, so that its reader may close it.
     piped: bool,
     style: Style,
-    /// Rows of the JSON array written so far.
+    /// The number of rows written to the JSON array so far.
     written: u64,
-    /// Whether rows for people are printed a field a line, and how many of this result were.
+    /// The rows printed of this result if rows are printed one field a line; `None` if they are printed in columns.
     expanded: Option<u64>,
     table: table::Table,
     csv: csv::Sheet,
@@ -55,7 +57,7 @@ impl fmt::Debug for Output {
 }
 
 impl Output {
-    /// Standard output, as the options say.
+    /// Standard output, configured by the options.
     pub fn stdout(global: &Global) -> Output {
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();
@@ -83,22 +85,22 @@ impl Output {
         }
     }
 
-    /// Whether people read this: the format is `table`.
+    /// Whether people read the output: the format is `table`.
     pub fn for_people(&self) -> bool {
         self.format == Format::Table
     }
 
-    /// Whether rows can be printed before the last of them is known.
+    /// Whether rows can be printed before the last one is known.
     pub fn can_go_on(&self) -> bool {
         self.format != Format::Csv
     }
 
-    /// Whether errors are told as JSON too.
+    /// Whether errors are also printed as JSON.
     pub fn errors_as_json(&self) -> bool {
         self.asked && matches!(self.format, Format::Json | Format::Jsonl)
     }
 
-    /// Whether short notes of success belong on stderr.
+    /// Whether notes about success are printed on stderr.
     pub fn wants_notes(&self) -> bool {
         self.terminal && self.for_people()
     }
@@ -108,17 +110,17 @@ impl Output {
         self.style
     }
 
-    /// Whether rows for people are printed a field a line.
+    /// Whether rows are printed one field a line.
     pub fn expanded(&self) -> bool {
         self.expanded.is_some()
     }
 
-    /// Prints rows for people a field a line, or in columns.
+    /// Selects one field a line, or columns.
     pub fn expand(&mut self, on: bool) {
         self.expanded = on.then_some(0);
     }
 
-    /// One answer: a JSON object on one line.
+    /// Prints one record: a JSON object on one line.
     pub fn record(&mut self, json: &str) -> Outcome {
         match self.format {
             Format::Jsonl => {
@@ -141,7 +143,7 @@ impl Output {
         Ok(())
     }
 
-    /// An answer in the shape that suits the format.
+    /// Prints a result in the shape that suits the format.
     pub fn answer(&mut self, answer: Answer) -> Outcome {
         #[derive(Serialize)]
         struct Message {
@@ -162,7 +164,7 @@ impl Output {
         }
     }
 
-    /// A change as it happened: for people a readable line, else as a record.
+    /// Prints a change: for people a readable line, otherwise a record.
     pub fn event(&mut self, event: &Event) -> Outcome {
         match self.for_people() {
             true => Ok(self.out.write_all(live::event(event, self.style)?.as_bytes())?),
@@ -170,7 +172,7 @@ impl Output {
         }
     }
 
-    /// A record that stands between events: for people on a line of its own.
+    /// Prints a record that is not a change: for people on its own line.
     pub fn aside(&mut self, json: &str) -> Outcome {
         match self.for_people() {
             true => Ok(self.out.write_all(live::aside(json, self.style).as_bytes())?),
@@ -178,12 +180,12 @@ impl Output {
         }
     }
 
-    /// Hands on what was printed so far.
+    /// Flushes the output.
     pub fn flush(&mut self) -> Outcome {
         Ok(self.out.flush()?)
     }
 
-    /// Whether whoever read this has gone: the next byte would break the pipe.
+    /// Whether the reader of a pipe has closed it, so that the next write would fail.
     pub fn is_closed(&self) -> bool {
         let stdout = io::stdout();
         let mut ends = [PollFd::new(&stdout, PollFlags::empty())];
@@ -191,7 +193,7 @@ impl Output {
         found && ends.iter().any(|end| end.revents().contains(PollFlags::ERR))
     }
 
-    /// The end of one statement's answer: the next may have other columns.
+    /// Ends the result of one statement: the next result may have other columns.
     pub fn end_of_result(&mut self) -> Outcome {
         self.table.end(&mut self.out, self.style)?;
         self.csv.end(&mut self.out)?;
@@ -200,7 +202,7 @@ impl Output {
         Ok(())
     }
 
-    /// The end of everything.
+    /// Ends the output.
     pub fn finish(&mut self) -> Outcome {
         self.end_of_result()?;
         match (self.format, self.written) {
@@ -212,22 +214,22 @@ impl Output {
         Ok(())
     }
 
-    /// Lines for people, or lines that are the whole answer, as they are; at once.
+    /// Prints text unchanged and flushes it.
     pub fn text(&mut self, text: &str) -> Outcome {
         self.out.write_all(text.as_bytes())?;
         self.out.flush()?;
         Ok(())
     }
 
-    /// Bytes as they are.
+    /// Prints bytes unchanged.
     pub fn bytes(&mut self, bytes: &[u8]) -> Outcome {
         self.out.write_all(bytes)?;
         Ok(())
     }
 
-    /// Tells of a failure on stderr, after what had been printed.
+    /// Prints an error on stderr, after the results that came before it.
     pub fn fail(&mut self, failure: &Failure) {
-        // Stdout may be what failed; the error is still told.
+        // Stdout may be what failed. Print the error nevertheless.
         let _ = self.end_of_result();
         let mut told = failure.text();
         if self.errors_as_json() {
@@ -237,17 +239,17 @@ impl Output {
     }
 }
 
-/// A line on stderr.
+/// Prints a line on stderr.
 pub fn note(text: &str) {
     say(&format!("{text}\n"));
 }
 
 fn say(text: &str) {
-    // With stderr gone there is nobody to tell.
+    // If stderr is closed, nothing can be reported.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// A line on stderr that is written over: only on a terminal.
+/// A progress line on stderr that is overwritten. It is shown only on a terminal.
 #[derive(Debug)]
 pub struct Progress {
     shown: bool,
@@ -261,7 +263,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Shows how far it is, at most ten times a second.
+    /// Shows the progress, at most ten times a second.
     pub fn show(&mut self, text: impl fmt::Display) {
         let due = self.last.is_none_or(|last| last.elapsed().as_millis() >= 100);
         if self.shown && due {
@@ -286,9 +288,9 @@ pub struct Style {
 }
 
 impl Style {
-    /// None.
+    /// No colours.
     pub const PLAIN: Style = Style { colour: false };
-    /// All of them.
+    /// All colours.
     #[cfg(test)]
     pub const COLOUR: Style = Style { colour: true };
 
@@ -296,7 +298,7 @@ impl Style {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// Whether there is no colour.
+    /// Whether colours are off.
     pub fn is_plain(self) -> bool {
         !self.colour
     }
@@ -306,33 +308,33 @@ impl Style {
         self.paint("1", text)
     }
 
-    /// For what was added.
+    /// For added text.
     pub fn green(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    /// For what was removed.
+    /// For removed text.
     pub fn red(self, text: &str) -> String {
         self.paint("31", text)
     }
 
-    /// For what was changed.
+    /// For changed text.
     pub fn yellow(self, text: &str) -> String {
         self.paint("33", text)
     }
 
-    /// For what comes second.
+    /// For secondary text.
     pub fn dim(self, text: &str) -> String {
         self.paint("2", text)
     }
 }
 
-/// The fields of a JSON object, in its order, their values as they are written.
+/// The fields of a JSON object in their order, with their values as JSON text.
 struct Fields(Vec<(String, Box<RawValue>)>);
 
 impl Fields {
     fn parse(json: &str) -> Outcome<Fields> {
-        let wrong = |e| Error::new(Reason::Internal, format!("an answer is not a JSON object: {e}"));
+        let wrong = |e| Error::new(Reason::Internal, format!("a result is not a JSON object: {e}"));
         Ok(serde_json::from_str(json).map_err(wrong)?)
     }
 }
@@ -359,7 +361,7 @@ impl<'de> Deserialize<'de> for Fields {
     }
 }
 
-/// A value as a cell has it: text without its quotes, the rest as JSON.
+/// The text of a cell: strings without quotes, other values as JSON.
 fn cell_text(value: &RawValue) -> String {
     let raw = value.get();
     if raw.starts_with('"') {
@@ -368,7 +370,7 @@ fn cell_text(value: &RawValue) -> String {
     raw.to_owned()
 }
 
-/// A character as a terminal may be given it: control characters escaped, so that data cannot steer the terminal.
+/// Escapes control characters, so that data cannot control the terminal.
 fn visible(c: char) -> impl Iterator<Item = char> {
     let escaped = c.is_control().then(|| c.escape_default());
     let plain = (!c.is_control()).then_some(c);
@@ -397,7 +399,7 @@ mod tests {
     ];
 
     #[test]
-    fn jsonl_and_json_pass_documents_through() {
+    fn jsonl_and_json_print_documents_unchanged() {
         assert_eq!(rendered(Format::Jsonl, &ROWS), format!("{}\n{}\n{}\n", ROWS[0], ROWS[1], ROWS[2]));
         assert_eq!(rendered(Format::Json, &ROWS), format!("[{},\n{},\n{}]\n", ROWS[0], ROWS[1], ROWS[2]));
         assert_eq!(rendered(Format::Json, &[]), "[]\n");
@@ -405,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn csv_has_every_field_as_a_column() {
+    fn csv_has_a_column_for_each_field() {
         assert_eq!(
             rendered(Format::Csv, &ROWS),
             "id,status,amount,tags,note\n\
@@ -416,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_are_aligned() {
+    fn table_columns_are_aligned() {
         let expected = [
             "id    status  amount  tags       note",
             "----  ------  ------  ---------  ----",
@@ -441,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_pipe_is_a_quiet_end() {
+    fn a_broken_pipe_ends_the_output_silently() {
         for format in [Format::Jsonl, Format::Json, Format::Csv, Format::Table] {
             let mut output = Output::new(Box::new(Closed), format);
             let outcome = output.record(ROWS[0]).and_then(|()| output.finish());

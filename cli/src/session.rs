@@ -1,4 +1,4 @@
-//! Runs DriftQL statements, each at the daemon that it is for, and collects transactions here.
+//! Runs DriftQL statements, each at the daemon responsible for it, and collects transactions.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -19,30 +19,30 @@ use crate::render::{self, Answer, Output};
 use crate::shapes;
 use crate::statement::{self, Route};
 
-/// Statements that run one after the other: a script, or what is typed.
+/// Runs statements one after another: a script, or what a user types.
 #[derive(Debug)]
 pub struct Session<'a> {
     /// The database.
     pub client: &'a mut Client,
-    /// Where answers go.
+    /// Where results are printed.
     pub out: &'a mut Output,
-    /// The moment of reads that name none of their own.
+    /// The point in time of reads without an `AS OF` of their own.
     pub as_of: Option<String>,
     options: v1::CommitOptions,
     params: Vec<String>,
-    /// The same, parsed.
+    /// `params`, parsed.
     values: Vec<Value>,
     /// The transaction that BEGIN opened.
     open: Option<Transaction>,
-    /// The last SELECT that a script had.
+    /// The last SELECT of a script.
     last_select: Option<String>,
-    /// A write has been sent and not been answered.
+    /// A write has been sent and not yet been acknowledged.
     writing: bool,
-    /// Writes so far.
+    /// The number of acknowledged writes.
     writes: u64,
 }
 
-/// Writes between BEGIN and COMMIT.
+/// The writes between BEGIN and COMMIT.
 #[derive(Debug)]
 struct Transaction {
     begin: Origin,
@@ -58,7 +58,7 @@ impl Transaction {
     }
 }
 
-/// A statement, and where it stands: for errors.
+/// A statement and its position, for error messages.
 #[derive(Debug, Clone)]
 struct Origin {
     text: String,
@@ -79,7 +79,7 @@ impl Origin {
 }
 
 impl<'a> Session<'a> {
-    /// A session in which nothing has happened; `params` are the JSON texts of `$1`, `$2`, ….
+    /// A new session. `params` are the values of `$1`, `$2`, …, each as JSON text.
     pub fn new(
         client: &'a mut Client,
         out: &'a mut Output,
@@ -102,34 +102,34 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// How many operations the open transaction holds; `None` where none is open.
+    /// The number of operations in the open transaction, or `None` if none is open.
     pub fn open(&self) -> Option<usize> {
         self.open.as_ref().map(|transaction| transaction.request.operations.len())
     }
 
-    /// The last SELECT that a script had.
+    /// The last SELECT of a script.
     pub fn last_select(&self) -> Option<&str> {
         self.last_select.as_deref()
     }
 
-    /// How many writes have been answered: tables may have come or gone since fewer.
+    /// The number of acknowledged writes. If it has changed, tables may have been created or dropped.
     pub fn writes(&self) -> u64 {
         self.writes
     }
 
-    /// Whether the work that was dropped had sent a write and not heard of it.
+    /// Whether interrupted work had sent a write that was not acknowledged. Resets the flag.
     pub fn dropped_a_write(&mut self) -> bool {
         std::mem::take(&mut self.writing)
     }
 
-    /// Runs a script; stops at its first error. A transaction may stay open.
+    /// Runs a script and stops at its first error. A transaction may stay open.
     pub async fn script(&mut self, script: &str, file: Option<&str>) -> Outcome {
-        // In a script of one line the statement itself says enough.
+        // In a script of one line, the error shows the whole statement.
         let placed = file.is_some() || script.trim().contains('\n');
         let file = file.map(|file| format!(" of {file}")).unwrap_or_default();
         let whole: Arc<str> = script.into();
         for Piece { text, offset, line, .. } in split(script) {
-            let place = placed.then(|| format!("the statement begins at line {line}{file}"));
+            let place = placed.then(|| format!("the statement starts at line {line}{file}"));
             self.statement(Origin { text: text.to_owned(), script: whole.clone(), offset, place }).await?;
         }
         Ok(())
@@ -137,7 +137,7 @@ impl<'a> Session<'a> {
 
     async fn statement(&mut self, origin: Origin) -> Outcome {
         match statement::route(&origin.text, &self.values).map_err(|e| origin.failure(e))? {
-            Route::Begin if self.open.is_some() => Err(origin.invalid("BEGIN inside a transaction")),
+            Route::Begin if self.open.is_some() => Err(origin.invalid("a transaction is already open: end it with COMMIT or ROLLBACK before BEGIN")),
             Route::Begin => {
                 let request = v1::ApplyRequest { options: Some(self.options.clone()), ..Default::default() };
                 self.open = Some(Transaction { begin: origin, request });
@@ -145,14 +145,14 @@ impl<'a> Session<'a> {
             }
             Route::Rollback => match self.open.take() {
                 Some(_) => Ok(()),
-                None => Err(origin.invalid("ROLLBACK without BEGIN")),
+                None => Err(origin.invalid("no transaction is open: ROLLBACK needs a BEGIN before it")),
             },
             Route::Commit => match self.open.take() {
                 Some(transaction) => self.commit(&origin, transaction.request).await,
-                None => Err(origin.invalid("COMMIT without BEGIN")),
+                None => Err(origin.invalid("no transaction is open: COMMIT needs a BEGIN before it")),
             },
             Route::Reader(_) if self.open.is_some() => {
-                Err(origin.invalid("a transaction holds writes only: read before BEGIN or after COMMIT"))
+                Err(origin.invalid("a transaction can only contain writes: read before BEGIN or after COMMIT"))
             }
             Route::Reader(statement) => {
                 if matches!(*statement, Statement::Select(_)) {
@@ -168,7 +168,7 @@ impl<'a> Session<'a> {
     }
 
     async fn commit(&mut self, origin: &Origin, request: v1::ApplyRequest) -> Outcome {
-        // An empty transaction changes nothing: there is nothing to commit.
+        // An empty transaction changes nothing.
         if request.operations.is_empty() {
             return Ok(());
         }
@@ -179,12 +179,12 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Runs one statement that reads, also while a transaction is open.
+    /// Runs one read statement, even if a transaction is open.
     pub async fn look(&mut self, text: &str) -> Outcome {
         let origin = Origin { text: text.to_owned(), script: text.into(), offset: 0, place: None };
         match statement::route(text, &self.values).map_err(|e| origin.failure(e))? {
             Route::Reader(statement) => self.read(&origin, &statement).await,
-            _ => Err(origin.invalid("this does not read")),
+            _ => Err(origin.invalid("not a read statement")),
         }
     }
 
@@ -213,7 +213,7 @@ impl<'a> Session<'a> {
         let say = |message| messages.borrow_mut().push(message);
         let executed = self.client.execute_saying(request, say).await;
         self.writing = false;
-        // Also where it failed in the end: a verification tells of the damage, and fails.
+        // Print messages even if the statement fails: VERIFY reports damage and then fails.
         messages.into_inner().into_iter().try_for_each(|said| self.out.answer(Answer::Message(said)))?;
         let token = executed.map_err(|e| origin.failure(e))?;
         token.into_iter().for_each(|token| self.wrote(token.seq));
@@ -227,18 +227,18 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The end of all scripts: a transaction that nobody has ended is not sent.
+    /// Ends the session. A transaction that is still open is not sent, and is an error.
     pub fn end(self) -> Outcome {
         match self.open {
             Some(transaction) => {
-                Err(transaction.begin.invalid("BEGIN without COMMIT: nothing of this transaction was sent"))
+                Err(transaction.begin.invalid("the transaction has no COMMIT: it was discarded"))
             }
             None => Ok(()),
         }
     }
 }
 
-/// Runs one statement at a reader, and hands over its answers as they arrive.
+/// Runs one statement at a reader and passes each result to `sink` as it arrives.
 pub async fn ask(
     client: &mut Client,
     text: &str,

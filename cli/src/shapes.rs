@@ -1,4 +1,4 @@
-//! The JSON shapes of driftctl's answers, made from the daemons' messages.
+//! The JSON shapes of driftctl's output, converted from the messages of the daemons.
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
@@ -13,23 +13,23 @@ mod event;
 
 pub use event::{Event, Images, commit, drift, events, progress, watched_row, watched_rows};
 
-/// An answer as one line of JSON.
+/// Encodes a value as one line of JSON.
 pub fn line<T: Serialize>(answer: &T) -> Result<String> {
     serde_json::to_string(answer)
-        .map_err(|e| Error::new(Reason::Internal, format!("an answer is not JSON: {e}")))
+        .map_err(|e| Error::new(Reason::Internal, format!("cannot encode a result as JSON: {e}")))
 }
 
-/// A moment as RFC 3339 in UTC with milliseconds.
+/// Formats a time as RFC 3339 in UTC with milliseconds.
 pub fn time(timestamp: Option<&Timestamp>) -> Result<String> {
     let Timestamp { seconds, nanos } = timestamp.copied().unwrap_or_default();
     let moment = jiff::Timestamp::new(seconds, nanos);
-    let moment = moment.map_err(|e| Error::new(Reason::Internal, format!("an answer's time: {e}")))?;
+    let moment = moment.map_err(|e| Error::new(Reason::Internal, format!("a result has an invalid time: {e}")))?;
     Ok(moment.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
 }
 
-/// A moment for the wire.
+/// Converts a time for the API.
 pub fn timestamp(moment: jiff::Timestamp) -> Timestamp {
-    // Floored, as the wire wants it: nanoseconds are never negative.
+    // The API wants seconds rounded down: nanoseconds are never negative.
     let nanos = moment.subsec_nanosecond();
     let below = i64::from(nanos < 0);
     Timestamp {
@@ -38,12 +38,12 @@ pub fn timestamp(moment: jiff::Timestamp) -> Timestamp {
     }
 }
 
-/// A document's JSON text: as the daemon sent it.
+/// The JSON text of a document, as the daemon sent it.
 pub fn document(document: v1::Document) -> Result<String> {
     match document.body {
         Some(Body::Json(text)) => Ok(text),
         Some(Body::Msgpack(encoded)) => json::from_msgpack(&encoded),
-        None => Err(Error::new(Reason::Internal, "an answer has a document without a body")),
+        None => Err(Error::new(Reason::Internal, "a result has a document without a body")),
     }
 }
 
@@ -52,10 +52,10 @@ fn raw(document: Option<v1::Document>) -> Result<Option<Box<RawValue>>> {
     let text = self::document(document)?;
     let raw = RawValue::from_string(text);
     raw.map(Some)
-        .map_err(|e| Error::new(Reason::Internal, format!("an answer has a document that is not JSON: {e}")))
+        .map_err(|e| Error::new(Reason::Internal, format!("a result has a document that is not JSON: {e}")))
 }
 
-/// A row: its document, or with `meta` its key, seq and time too.
+/// A row: its document, or with `meta` also its key, seq and time.
 pub fn row(row: v1::Row, meta: bool) -> Result<String> {
     #[derive(Serialize)]
     struct Meta {
@@ -71,20 +71,20 @@ pub fn row(row: v1::Row, meta: bool) -> Result<String> {
     document(row.document.unwrap_or_default())
 }
 
-/// The net change of one row between two moments.
+/// The net change of one row between two points in time.
 #[derive(Debug, Serialize)]
 pub struct Difference {
-    /// The row's key.
+    /// The key of the row.
     pub key: String,
     /// `added`, `removed` or `changed`.
     pub kind: &'static str,
-    /// The row at the earlier moment.
+    /// The row at the earlier point, or `None` if it did not exist.
     pub before: Option<Box<RawValue>>,
-    /// The row at the later moment.
+    /// The row at the later point, or `None` if it did not exist.
     pub after: Option<Box<RawValue>>,
 }
 
-/// The net change of one row.
+/// Converts the net change of one row.
 pub fn difference(diff: v1::RowDiff) -> Result<Difference> {
     let kind = match (&diff.before, &diff.after) {
         (None, _) => "added",
@@ -94,7 +94,7 @@ pub fn difference(diff: v1::RowDiff) -> Result<Difference> {
     Ok(Difference { key: diff.key, kind, before: raw(diff.before)?, after: raw(diff.after)? })
 }
 
-/// What there is to know about a table.
+/// The properties of a table.
 #[derive(Debug, Serialize)]
 pub struct Table {
     table: String,
@@ -109,7 +109,7 @@ pub struct Table {
     bytes_on_disk: u64,
     segments: u64,
     snapshots: u64,
-    /// As RETAIN has it; null for ever.
+    /// The value of RETAIN; `null` if history is kept for ever.
     retain: Option<String>,
 }
 
@@ -142,16 +142,16 @@ fn retain(kept: &prost_types::Duration) -> String {
     format_retain(u64::try_from(millis).unwrap_or(u64::MAX))
 }
 
-/// The last line of `apply`, `ingest` and `revert`.
+/// The result of `apply`, `ingest` and `revert`.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Loaded {
-    /// The last commit made; 0 where there was none.
+    /// The seq of the last commit; 0 if no commit was made.
     pub last_seq: u64,
-    /// How many commits were made.
+    /// The number of commits.
     pub commits: u64,
-    /// How many events they hold.
+    /// The number of events in them.
     pub events: u64,
-    /// How many lines were set aside, where that was asked for.
+    /// The number of skipped lines, if skipping was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<u64>,
 }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn times_have_milliseconds_and_a_z() {
+    fn times_have_milliseconds_and_end_with_z() {
         for (seconds, nanos, text) in [
             (1_767_225_600, 0, "2026-01-01T00:00:00.000Z"),
             (1_767_225_600, 5_000_000, "2026-01-01T00:00:00.005Z"),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_keep_the_order_of_their_fields() {
+    fn documents_keep_their_field_order() {
         let text = r#"{"z":1,"a":{"y":1.0,"b":[1e3]}}"#;
         let row = |document| v1::Row { key: "k".into(), seq: 7, time: None, document };
         assert_eq!(super::row(row(json(text)), false).unwrap(), text);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_says_of_which_kind_it_is() {
+    fn a_difference_has_a_kind() {
         for (before, after, kind) in [
             (None, json("{}"), "added"),
             (json("{}"), None, "removed"),

@@ -1,4 +1,4 @@
-//! What tests share: command lines run in this process, their output caught.
+//! Helpers for tests: run a command line in this process and capture its output.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,12 +10,12 @@ use crate::args::{Cli, Format};
 use crate::exit::Outcome;
 use crate::render::Output;
 
-/// A writer whose bytes can be looked at.
+/// A writer that keeps its bytes for inspection.
 #[derive(Clone, Default)]
 pub(crate) struct Sink(Arc<Mutex<Vec<u8>>>);
 
 impl Sink {
-    /// What was written so far.
+    /// The bytes written so far, as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
@@ -32,7 +32,7 @@ impl Write for Sink {
     }
 }
 
-/// Runs a command line: how it ended, and what it printed.
+/// Runs a command line. Returns its result and its output.
 pub(crate) async fn driftctl(args: &[&str]) -> (Outcome, String) {
     let cli = Cli::try_parse_from(["driftctl"].iter().chain(args)).unwrap();
     let sink = Sink::default();
@@ -45,14 +45,14 @@ pub(crate) async fn driftctl(args: &[&str]) -> (Outcome, String) {
     (outcome, sink.text())
 }
 
-/// Runs a command line on a directory, embedded; it must succeed.
+/// Runs a command line on a directory, embedded. It must succeed. Returns its output.
 pub(crate) async fn embedded(dir: &Path, args: &[&str]) -> String {
     let (outcome, text) = driftctl(&on(dir, args)).await;
     outcome.unwrap_or_else(|failure| panic!("{args:?}: {}", failure.text()));
     text
 }
 
-/// The same where it must fail: the exit code, and what is told.
+/// Runs a command line on a directory, embedded. It must fail. Returns the exit code and the message.
 pub(crate) async fn refused(dir: &Path, args: &[&str]) -> (u8, String) {
     let (outcome, _) = driftctl(&on(dir, args)).await;
     let failure = outcome.unwrap_err();

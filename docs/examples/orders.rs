@@ -1,4 +1,4 @@
-//! DriftDB from Rust: write, read it back, read the past.
+//! DriftDB from Rust: write rows, read them back, and read the past.
 
 use driftdb::client::Client;
 use driftdb::v1::{AsOf, CreateTableRequest, GetRequest, SelectRequest};
@@ -15,7 +15,7 @@ async fn main() -> Result<(), tonic::Status> {
     let placed = client.put("orders", r#"{"id": "o1", "status": "pending", "amount": 100}"#).await?;
     client.patch("orders", "o1", r#"{"status": "paid"}"#).await?;
 
-    // A client reads what it has written, at any reader.
+    // A client reads its own writes, at any reader.
     if let Some(order) = client.get("orders", "o1").await? {
         println!("now: {}", order.json().unwrap_or_default());
     }

@@ -1,4 +1,4 @@
-//! DriftDB from Rust: a copy of a table that follows it, whatever becomes of the readers.
+//! DriftDB from Rust: a copy of a table that follows it, even if readers stop and restart.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ async fn main() -> Result<(), tonic::Status> {
         let event = match watch.next().await {
             Ok(Some(event)) => event,
             Ok(None) => return Ok(()),
-            // What has not come yet is gone, or the copy is of another history: begin anew.
+            // Missing history was discarded, or the history is another one: start again.
             Err(status) if matches!(reason(&status).as_deref(), Some("BELOW_FLOOR" | "EPOCH_CHANGED")) => {
                 watch = client.watch(request.clone());
                 continue;

@@ -1,4 +1,4 @@
-//! Answers of many messages: as they come, and rows that go on at another reader where a connection breaks.
+//! Responses of many messages, and the rows of a Select, which continue at another reader if a connection breaks.
 
 use std::sync::Arc;
 use std::vec;
@@ -11,10 +11,10 @@ use super::reading::another_may;
 use super::{Client, Pauses};
 use crate::v1;
 
-/// How often rows are asked for again without a single message in between.
+/// How often rows are requested again without receiving a message.
 const TRIES: u32 = 5;
 
-/// The messages of one answer. A reader that failed before the first of them was replaced by the next.
+/// The messages of one response. If a reader failed before the first message, the next reader was asked.
 #[derive(Debug)]
 pub struct Answers<M> {
     first: Option<M>,
@@ -23,13 +23,13 @@ pub struct Answers<M> {
 }
 
 impl<M> Answers<M> {
-    /// Takes the first message, in which most failures come.
+    /// Receives the first message. Most failures occur there.
     pub(super) async fn begin(mut rest: Streaming<M>, daemon: Arc<Daemon>) -> Result<Answers<M>, Status> {
         let first = rest.message().await?;
         Ok(Answers { first, rest, daemon })
     }
 
-    /// The first message, where it has not been taken.
+    /// The first message, if it has not been taken.
     pub(super) fn peek(&self) -> Option<&M> {
         self.first.as_ref()
     }
@@ -49,8 +49,8 @@ impl<M> Answers<M> {
     }
 }
 
-/// The rows of a Select, all of one moment, in the order of keys. Where the connection breaks, or the reader goes down,
-/// they go on after the last row that came, at the next reader.
+/// The rows of a Select, all at the same point in time, in key order. If the connection breaks or the reader stops, they
+/// continue after the last received row at the next reader.
 #[derive(Debug)]
 pub struct Rows {
     client: Client,
@@ -59,7 +59,7 @@ pub struct Rows {
     header: v1::ReadHeader,
     rows: vec::IntoIter<v1::Row>,
     count: u64,
-    /// The last message has come: the end, even if the connection breaks now.
+    /// The last message has been received, so a broken connection no longer matters.
     complete: bool,
 }
 
@@ -72,12 +72,12 @@ impl Rows {
         Ok(rows)
     }
 
-    /// The moment that the rows are of.
+    /// The point in time of the rows.
     pub fn header(&self) -> &v1::ReadHeader {
         &self.header
     }
 
-    /// How many rows were found, or counted where only the count was asked for: known after the last row.
+    /// The number of rows that match, or the count if only the count was requested. It is known after the last row.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -95,7 +95,7 @@ impl Rows {
         }
     }
 
-    /// All that are left, in memory.
+    /// Collects the remaining rows in memory.
     pub async fn collect(mut self) -> Result<Vec<v1::Row>, Status> {
         let mut rows = Vec::new();
         while let Some(row) = self.next().await? {
@@ -104,7 +104,7 @@ impl Rows {
         Ok(rows)
     }
 
-    /// Takes the next message, from another reader if it must be.
+    /// Receives the next message, from another reader if needed.
     async fn receive(&mut self) -> Result<(), Status> {
         let (mut tries, mut pauses) = (0, Pauses::new(None));
         let message = loop {

@@ -1,4 +1,4 @@
-//! Maintenance: long jobs at the writer, which tell how far they have come. They go on where the connection breaks.
+//! Maintenance calls: long jobs of the writer that report progress. They continue on the writer if the connection breaks.
 
 use tonic::Status;
 
@@ -7,7 +7,7 @@ use crate::v1;
 use v1::verify_response::{Problem, Summary};
 
 impl Client {
-    /// A snapshot of a table.
+    /// Writes a snapshot of a table.
     pub async fn snapshot(
         &self,
         table: &str,
@@ -33,7 +33,7 @@ impl Client {
         self.write(false, call).await
     }
 
-    /// A higher floor for a table, or with `dry_run` what that would do.
+    /// Raises the floor of a table, or with `dry_run` only computes the effect.
     pub async fn compact(
         &self,
         request: v1::CompactRequest,
@@ -59,7 +59,7 @@ impl Client {
         self.write(false, call).await
     }
 
-    /// Reads everything, or a table, and tells of what is wrong as it is found.
+    /// Checks all files, or those of one table, and reports problems as they are found.
     pub async fn verify(
         &self,
         request: v1::VerifyRequest,
@@ -89,5 +89,5 @@ impl Client {
 }
 
 fn no_result() -> Status {
-    Status::internal("the writer ended a job without its result")
+    Status::internal("the writer ended a job without a result")
 }

@@ -1,4 +1,4 @@
-//! The opening of a watch's stream: at the first reader that does, kept over calls that are given up.
+//! Opening the stream of a watch. An opening survives a call that is cancelled, and the next call continues it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -14,19 +14,19 @@ use super::reading::another_may;
 use super::{Client, UNREACHABLE, reader_on, reason};
 use crate::v1;
 
-/// The reason of a reader that has as many watchers as it takes.
+/// The reason of a reader that has its maximum number of watchers.
 const OVERLOADED: &str = "OVERLOADED";
 /// How long a reader may take to open a stream.
 const OPENING: Duration = Duration::from_secs(30);
 
-/// A stream that is being opened. Whoever waits for it may stop, and wait again later, and it goes on from there.
+/// A stream that is being opened. A caller can stop waiting for it and continue to wait later.
 pub(super) struct Opening(Mutex<Pin<Box<Connecting>>>);
 
-/// In a lock that is never waited for: with it a watch can be shared between threads.
+/// The lock is never contended. It makes a watch `Sync`.
 type Connecting = dyn Future<Output = Result<Stream, Status>> + Send;
 
 impl Opening {
-    /// Begins at some moment, not before it is waited for.
+    /// Prepares to open a stream, not before a certain time. Nothing is sent before the first poll.
     pub(super) fn new(
         client: Client,
         request: v1::WatchDriftRequest,
@@ -55,19 +55,19 @@ impl fmt::Debug for Opening {
     }
 }
 
-/// A stream of a watch, and where it comes from.
+/// A stream of a watch, and its reader.
 #[derive(Debug)]
 pub(super) struct Stream {
     messages: Streaming<v1::WatchDriftResponse>,
     pub(super) daemon: Arc<Daemon>,
-    /// When its last message came.
+    /// When the last message was received.
     heard: Instant,
-    /// Its first event has come.
+    /// Whether the first event was received.
     pub(super) opened: bool,
 }
 
 impl Stream {
-    /// The next message. Where nothing comes for `silence`, the connection is taken for dead.
+    /// Receives the next message. If none arrives within `silence`, the connection is considered broken.
     pub(super) async fn message(
         &mut self,
         silence: Duration,
@@ -80,7 +80,7 @@ impl Stream {
     }
 }
 
-/// Opens a stream at the first reader that does.
+/// Opens a stream at the first reader that accepts it.
 async fn connect(client: &Client, request: &v1::WatchDriftRequest) -> Result<Stream, Status> {
     let mut failed: Option<Status> = None;
     for daemon in client.readers.round() {
@@ -93,13 +93,13 @@ async fn connect(client: &Client, request: &v1::WatchDriftRequest) -> Result<Str
             Err(status) if !may_pass(&status) => return Err(status),
             Err(status) => {
                 daemon.set_aside();
-                // A reader that says no says more than one that is away.
+                // The error of a reader that responds is more useful than that of one that cannot be reached.
                 let says_more = reason(&status).is_some_and(|reason| reason != UNREACHABLE);
                 failed = if says_more { Some(status) } else { failed.or(Some(status)) };
             }
         }
     }
-    Err(failed.unwrap_or_else(|| Status::invalid_argument("no reader is named")))
+    Err(failed.unwrap_or_else(|| Status::invalid_argument("the client has no reader address")))
 }
 
 async fn open(
@@ -112,7 +112,7 @@ async fn open(
     Ok(answer.map_err(|status| daemon.told(status, false))?.into_inner())
 }
 
-/// Whether a watch gets over this, at another reader or after a while.
+/// Whether a watch can continue after this error, at another reader or later.
 pub(super) fn may_pass(status: &Status) -> bool {
     another_may(status)
         || status.code() == Code::ResourceExhausted && reason(status).as_deref() == Some(OVERLOADED)

@@ -1,16 +1,15 @@
-//! How long to wait before something is tried again: longer each time, and by chance, so that clients that failed
-//! together do not come back together.
+//! The pauses between retries: exponential with jitter, so that clients that failed together do not retry together.
 
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-/// The first wait; each is twice the one before it.
+/// The first pause, without jitter. Each pause is twice as long as the one before it.
 const FIRST: Duration = Duration::from_millis(20);
-/// The longest wait.
+/// The longest pause, without jitter.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// The waits of one undertaking, which ends with its patience.
+/// The pauses of one call, up to its patience.
 #[derive(Debug)]
 pub(super) struct Pauses {
     began: Instant,
@@ -23,12 +22,12 @@ impl Pauses {
         Pauses { began: Instant::now(), patience: patience.into(), wait: FIRST }
     }
 
-    /// The next wait; `None` where it would end after patience does.
+    /// The next pause; `None` if it would exceed the patience.
     pub(super) fn next(&mut self) -> Option<Duration> {
         self.at_least(Duration::ZERO)
     }
 
-    /// The same for a wait that somebody asked for.
+    /// The next pause, at least as long as the daemon asked for.
     pub(super) fn at_least(&mut self, asked: Duration) -> Option<Duration> {
         let pause = (self.wait / 2 + jitter(self.wait / 2)).max(asked);
         let pause = self.allows(pause).then_some(pause)?;
@@ -36,13 +35,13 @@ impl Pauses {
         Some(pause)
     }
 
-    /// Whether there is time for a wait.
+    /// Whether a pause ends within the patience.
     pub(super) fn allows(&self, pause: Duration) -> bool {
         self.patience.is_none_or(|patience| self.began.elapsed() + pause <= patience)
     }
 }
 
-/// A random part of a span.
+/// A random part of a duration.
 fn jitter(span: Duration) -> Duration {
     let (random, _) = Uuid::new_v4().as_u64_pair();
     let below = span.as_micros().max(1);

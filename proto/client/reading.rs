@@ -1,5 +1,5 @@
-//! Reads: at least as fresh as this client's writes and, over several readers, as what it has read; at the next reader
-//! where one is away or behind.
+//! Reads. They include this client's writes and, with several readers, what it has read before. If a reader is
+//! unreachable or behind, the next one is asked.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,22 +10,22 @@ use super::pool::Daemon;
 use super::{Answers, Client, Reader, Rows, reader_on, reason};
 use crate::v1;
 
-/// Keys in one Get.
+/// The maximum number of keys in one Get.
 const KEYS_PER_GET: usize = 1000;
-/// The reason of a reader that has not caught up in time.
+/// The reason of a reader that did not catch up in time.
 const REPLICA_BEHIND: &str = "REPLICA_BEHIND";
-/// The reason of a reader whose history is another than the one asked about.
+/// The reason of a reader whose history is not the requested one.
 const EPOCH_CHANGED: &str = "EPOCH_CHANGED";
 
 impl Client {
-    /// A row by its key, now.
+    /// Reads a row by its key, now.
     pub async fn get(&self, table: &str, key: &str) -> Result<Option<v1::Row>, Status> {
         let request =
             v1::GetRequest { table: table.to_owned(), keys: vec![key.to_owned()], ..Default::default() };
         Ok(self.get_rows(request).await?.rows.pop())
     }
 
-    /// Any number of rows by their keys, all of one moment. A key without a row is left out.
+    /// Reads any number of rows by key, all at the same point in time. Missing rows are omitted.
     pub async fn get_rows(&self, mut request: v1::GetRequest) -> Result<v1::GetResponse, Status> {
         request.freshness = self.fresh(request.freshness);
         let mut keys = VecDeque::from(std::mem::take(&mut request.keys));
@@ -42,7 +42,7 @@ impl Client {
             let rows = std::mem::take(&mut answer.rows);
             let whole = whole.get_or_insert(answer);
             whole.rows.extend(rows);
-            // What is left is read at the moment that the first answer was of.
+            // Read the remaining keys at the point in time of the first response.
             let header = whole.header.clone().unwrap_or_default();
             request.as_of = Some(v1::AsOf::seq(header.read_seq));
             self.reach(&mut request.freshness, &header);
@@ -50,7 +50,7 @@ impl Client {
         Ok(whole.unwrap_or_default())
     }
 
-    /// The rows that meet a condition, in the order of keys, as they come.
+    /// Reads the rows that match a condition, in key order, as they arrive.
     pub async fn select(&self, mut request: v1::SelectRequest) -> Result<Rows, Status> {
         request.freshness = self.fresh(request.freshness);
         Rows::ask(self.clone(), request).await
@@ -69,7 +69,7 @@ impl Client {
         Ok(answers)
     }
 
-    /// What happened to a row or to a table.
+    /// Reads the history of a row or a table.
     pub async fn history(
         &self,
         mut request: v1::HistoryRequest,
@@ -84,7 +84,7 @@ impl Client {
         Ok(answers)
     }
 
-    /// The net change between two moments.
+    /// Computes the net difference between two points in time.
     pub async fn diff(&self, mut request: v1::DiffRequest) -> Result<Answers<v1::DiffResponse>, Status> {
         request.freshness = self.fresh(request.freshness);
         let call = |mut reader: Reader| {
@@ -96,7 +96,7 @@ impl Client {
         Ok(answers)
     }
 
-    /// One statement of DriftQL that reads.
+    /// Runs one DriftQL statement that reads.
     pub async fn query(
         &self,
         mut request: v1::ReaderServiceExecuteRequest,
@@ -111,7 +111,7 @@ impl Client {
         Ok(answers)
     }
 
-    /// How fresh a read must be: as it says itself, or so that it sees what this client has written and what it has read.
+    /// How fresh a read must be: as requested, or fresh enough to include this client's writes and reads.
     fn fresh(&self, given: Option<v1::Freshness>) -> Option<v1::Freshness> {
         if given.is_some() || self.options.stale {
             return given;
@@ -125,7 +125,7 @@ impl Client {
         Some(v1::Freshness { min_seq: seq, epoch, ..Default::default() })
     }
 
-    /// Remembers a moment that was read, for another reader must not go back behind it. One reader never does.
+    /// Registers a state that was read, so that no other reader returns an older one. A single reader never goes back.
     fn saw(&self, header: Option<&v1::ReadHeader>) {
         let Some(header) = header.filter(|_| self.readers.all().len() > 1) else { return };
         let mut known = self.known();
@@ -134,7 +134,7 @@ impl Client {
         }
     }
 
-    /// Makes what follows an answer wait, at another reader, until the answer's moment can be read there.
+    /// Makes later calls at another reader wait for the point in time of this response.
     pub(super) fn reach(&self, freshness: &mut Option<v1::Freshness>, header: &v1::ReadHeader) {
         if self.readers.all().len() > 1 {
             let freshness = freshness.get_or_insert_default();
@@ -143,8 +143,7 @@ impl Client {
         }
     }
 
-    /// Asks the readers in turn, beginning with another each time, until one answers that is reachable and has caught up.
-    /// The call may be made several times.
+    /// Tries the readers in turn until one responds that is reachable and has caught up. `call` can run several times.
     pub async fn read<T, F>(&self, call: impl Fn(Reader) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
@@ -152,7 +151,7 @@ impl Client {
         self.read_from(|reader, _| call(reader)).await
     }
 
-    /// The same for an answer of many messages. Where a reader fails before its first message, the next is asked.
+    /// Like [`Client::read`], for a response of many messages. If a reader fails before its first message, the next is tried.
     pub async fn read_stream<M, F>(&self, call: impl Fn(Reader) -> F) -> Result<Answers<M>, Status>
     where
         M: Send + 'static,
@@ -170,7 +169,7 @@ impl Client {
         F: Future<Output = Result<T, Status>>,
     {
         let mut failed: Option<Status> = None;
-        // A connection that broke may have been an old one, to a reader that has been started anew since.
+        // A broken connection may be an old one, to a reader that was restarted since: try again once.
         for _round in 0..2 {
             let mut broken = false;
             for daemon in self.readers.round() {
@@ -186,8 +185,8 @@ impl Client {
                     Err(status) => daemon.told(status, false),
                 };
                 if !another_may(&status) {
-                    // After a restore nothing would be as fresh as what was read before it. What was written stands: that
-                    // it is gone is for its writer to know.
+                    // After a restore no reader reaches the state that was read before. Keep the token of the last write:
+                    // only the writer can tell whether that write still exists.
                     if reason(&status).as_deref() == Some(EPOCH_CHANGED) {
                         self.known().seen = None;
                     }
@@ -195,7 +194,7 @@ impl Client {
                 }
                 daemon.set_aside();
                 broken |= reason(&status).is_none();
-                // A reader that is behind says more than one that is away.
+                // The error of a reader that is behind is more useful than that of one that cannot be reached.
                 let behind = reason(&status).as_deref() == Some(REPLICA_BEHIND);
                 failed = if behind { Some(status) } else { failed.or(Some(status)) };
             }
@@ -203,11 +202,11 @@ impl Client {
                 break;
             }
         }
-        Err(failed.unwrap_or_else(|| Status::unavailable("no reader is named")))
+        Err(failed.unwrap_or_else(|| Status::unavailable("the client has no reader address")))
     }
 }
 
-/// Whether another reader may answer where one has failed like this.
+/// Whether another reader may succeed after this error.
 pub(super) fn another_may(status: &Status) -> bool {
     status.code() == Code::Unavailable
 }

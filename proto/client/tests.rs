@@ -1,4 +1,4 @@
-//! What the client promises, against daemons that fail and connections that break.
+//! Tests of the client with daemons that fail and connections that break.
 
 mod fakes;
 mod feed;
@@ -11,7 +11,7 @@ use tonic::Code;
 use super::*;
 use fakes::{Act, Script};
 
-/// An address where nobody listens.
+/// An address where nothing listens.
 const NOBODY: &str = "127.0.0.1:1";
 
 fn options() -> Options {
@@ -27,19 +27,19 @@ fn told_as<T>(code: Code, reason: &str) -> Result<T, (Code, Option<String>)> {
 }
 
 #[tokio::test]
-async fn a_write_whose_answer_was_cut_is_sent_again_and_done_once() {
+async fn a_write_with_a_lost_response_is_retried_and_executed_once() {
     let script = Script::new(&[Act::Cut, Act::Cut, Act::Answer]);
     let client = Client::with(options(), [fakes::writer(&script).await], [""; 0]);
     let written = client.apply(vec![v1::Operation::delete("t", "k")]).await.unwrap();
     assert_eq!((written.token.seq, written.replayed), (1, true));
     let ids = script.asked.lock().unwrap().clone();
     assert!(ids.len() == 3 && ids.iter().all(|id| *id == ids[0] && id.len() == 38), "{ids:?}");
-    // The next write is another.
+    // The next write has another id.
     assert_eq!(client.delete("t", "k").await.unwrap().seq, 4);
 }
 
 #[tokio::test]
-async fn one_may_bring_a_request_id_of_ones_own() {
+async fn a_caller_can_choose_the_request_id() {
     let script = Script::new(&[Act::Fail(Code::Unavailable, "WRITER_STOPPED"), Act::Answer]);
     let client = Client::with(options(), [fakes::writer(&script).await], [""; 0]);
     let options = Some(v1::CommitOptions { request_id: "mine".into(), ..Default::default() });
@@ -49,7 +49,7 @@ async fn one_may_bring_a_request_id_of_ones_own() {
 }
 
 #[tokio::test]
-async fn a_write_without_an_id_is_never_sent_twice() {
+async fn a_write_without_an_id_is_never_retried() {
     for act in [Act::Cut, Act::Fail(Code::Unknown, "OUTCOME_UNKNOWN")] {
         let script = Script::new(&[act]);
         let options = Options { request_ids: false, ..options() };
@@ -61,8 +61,8 @@ async fn a_write_without_an_id_is_never_sent_twice() {
 }
 
 #[tokio::test]
-async fn a_job_that_has_told_of_itself_is_not_begun_again() {
-    // Before that it may be a write.
+async fn a_job_that_reported_progress_is_not_restarted() {
+    // Before the first report it may be a write.
     let script = Script::new(&[Act::Cut, Act::CutAfter(0), Act::CutAfter(1)]);
     let client = Client::with(options(), [fakes::writer(&script).await], [""; 0]);
     let failed = client.execute("VERIFY", &[]).await.map(drop).map_err(|s| told(&s));
@@ -71,8 +71,8 @@ async fn a_job_that_has_told_of_itself_is_not_begun_again() {
 }
 
 #[tokio::test]
-async fn a_writer_that_never_answers_is_given_up() {
-    // As one that is stopped: connections are taken, and nobody reads what comes.
+async fn a_writer_that_never_responds_is_abandoned() {
+    // Like a stopped process: it accepts connections and reads nothing.
     let stopped = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let writes = Script::new(&[Act::Answer]);
     let writers = [stopped.local_addr().unwrap().to_string(), fakes::writer(&writes).await];
@@ -84,7 +84,7 @@ async fn a_writer_that_never_answers_is_given_up() {
 }
 
 #[tokio::test]
-async fn what_was_not_sent_goes_to_the_next_writer() {
+async fn an_unsent_write_goes_to_the_next_writer() {
     let script = Script::new(&[Act::Answer]);
     let options = Options { request_ids: false, ..options() };
     let client = Client::with(options, [NOBODY.to_owned(), fakes::writer(&script).await], [""; 0]);
@@ -94,7 +94,7 @@ async fn what_was_not_sent_goes_to_the_next_writer() {
 }
 
 #[tokio::test]
-async fn a_refused_write_is_not_sent_again_and_a_busy_writer_is_waited_for() {
+async fn a_rejected_write_is_not_retried_and_an_overloaded_writer_is_retried() {
     let script = Script::new(&[
         Act::Fail(Code::AlreadyExists, "ROW_EXISTS"),
         Act::Fail(Code::ResourceExhausted, "OVERLOADED"),
@@ -109,7 +109,7 @@ async fn a_refused_write_is_not_sent_again_and_a_busy_writer_is_waited_for() {
 }
 
 #[tokio::test]
-async fn patience_ends_and_a_doubt_is_told_as_one() {
+async fn retries_end_and_an_unknown_outcome_is_reported() {
     let options = Options { patience: Duration::from_millis(200), ..options() };
     let began = Instant::now();
     let client = Client::with(options.clone(), [NOBODY], [NOBODY]);
@@ -120,22 +120,22 @@ async fn patience_ends_and_a_doubt_is_told_as_one() {
     assert_eq!(client.get("t", "k").await.map_err(|s| told(&s)), told_as(Code::Unavailable, "UNREACHABLE"));
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 
-    // The first try may have been the one that did it, whatever follows.
+    // The first try may have been executed, whatever the later ones report.
     let script = Script::new(&[Act::Cut, Act::Fail(Code::ResourceExhausted, "OVERLOADED")]);
     let client = Client::with(options, [fakes::writer(&script).await], [""; 0]);
     let failed = client.insert("t", "{}").await.unwrap_err();
     assert_eq!(told(&failed), (Code::Unknown, Some("OUTCOME_UNKNOWN".into())));
-    assert!(failed.message().contains("broke before the answer"), "{failed:?}");
+    assert!(failed.message().contains("broke before the response"), "{failed:?}");
 }
 
 #[tokio::test]
-async fn a_client_reads_what_it_has_written() {
+async fn a_client_reads_its_own_writes() {
     let (writes, reads) = (Script::new(&[Act::Answer]), Script::new(&[Act::Answer]));
     let writers = [fakes::writer(&writes).await];
     let client = Client::with(options(), writers, [fakes::reader(&reads).await]);
     client.get("t", "1").await.unwrap();
     client.clone().insert("t", "{}").await.unwrap();
-    // An older write does not make it forget a newer one.
+    // An older write does not replace a newer one.
     client.wrote(v1::WriteToken { seq: 0, epoch: 7, time: None });
     let row = client.get("t", "1").await.unwrap().unwrap();
     assert_eq!(row.json(), Some(r#"{"id":"1"}"#));
@@ -146,14 +146,14 @@ async fn a_client_reads_what_it_has_written() {
     client.forget();
     client.get("t", "1").await.unwrap();
     let fresh = "(Some((1, 7)), None)";
-    // Rows of several answers are of one moment.
+    // Rows of several responses have the same point in time.
     let pinned = "(Some((1, 7)), Some(Seq(5)))";
     let none = "(None, None)";
     assert_eq!(*reads.asked.lock().unwrap(), [none, fresh, fresh, pinned, pinned, none]);
 }
 
 #[tokio::test]
-async fn the_next_reader_is_asked_where_one_is_away_or_behind() {
+async fn the_next_reader_is_asked_if_one_is_unreachable_or_behind() {
     let down = Act::Fail(Code::Unavailable, "SHUTTING_DOWN");
     let behind = Act::Fail(Code::Unavailable, "REPLICA_BEHIND");
     let floor = Act::Fail(Code::OutOfRange, "BELOW_FLOOR");
@@ -163,7 +163,7 @@ async fn the_next_reader_is_asked_where_one_is_away_or_behind() {
         (vec![Act::Cut, Act::Answer], Ok(())),
         (vec![down.clone(), behind.clone(), Act::Answer], Ok(())),
         (vec![behind, down], told_as(Code::Unavailable, "REPLICA_BEHIND")),
-        // What one reader refuses, all refuse.
+        // A rejection by one reader is final.
         (vec![floor, Act::Answer], told_as(Code::OutOfRange, "BELOW_FLOOR")),
     ] {
         let mut addresses = vec![NOBODY.to_owned()];
@@ -179,7 +179,7 @@ async fn the_next_reader_is_asked_where_one_is_away_or_behind() {
 }
 
 #[tokio::test]
-async fn a_connection_that_broke_is_made_anew() {
+async fn a_broken_connection_is_reopened() {
     let script = Script::new(&[Act::Answer, Act::Cut, Act::Answer]);
     let client = Client::with(options(), [""; 0], [fakes::reader(&script).await]);
     client.get("t", "1").await.unwrap();
@@ -192,7 +192,7 @@ fn answers(script: &Script) -> String {
 }
 
 #[tokio::test]
-async fn rows_go_on_at_another_reader_where_a_connection_breaks() {
+async fn rows_continue_at_another_reader_after_a_broken_connection() {
     let first = Script::new(&[Act::CutAfter(3), Act::Answer]);
     let second = Script::new(&[Act::CutAfter(2), Act::Fail(Code::Unavailable, "SHUTTING_DOWN")]);
     let readers = [fakes::reader(&first).await, fakes::reader(&second).await];
@@ -210,7 +210,7 @@ async fn rows_go_on_at_another_reader_where_a_connection_breaks() {
 }
 
 #[tokio::test]
-async fn reads_go_round_over_the_readers_that_answer() {
+async fn reads_rotate_over_the_readers_that_respond() {
     let scripts = [
         Script::new(&[Act::Answer]),
         Script::new(&[Act::Fail(Code::Unavailable, "REPLICA_BEHIND"), Act::Answer]),
@@ -225,12 +225,12 @@ async fn reads_go_round_over_the_readers_that_answer() {
         client.select(v1::SelectRequest::default()).await.unwrap();
     }
     let [one, behind, other] = scripts.map(|script| script.times_asked());
-    assert_eq!((one + other, behind), (24, 1), "one that was behind is left alone for a while");
+    assert_eq!((one + other, behind), (24, 1), "a reader that was behind is set aside");
     assert!(one >= 6 && other >= 6, "{one} {other}");
 }
 
 #[tokio::test]
-async fn no_reader_answers_of_an_older_moment_than_another_did() {
+async fn no_reader_returns_an_older_state_than_another() {
     let changed = Act::Fail(Code::FailedPrecondition, "EPOCH_CHANGED");
     let first = Script::new(&[Act::Answer, Act::Answer, changed, Act::Answer]);
     let second = Script::new(&[Act::Answer]);
@@ -240,21 +240,21 @@ async fn no_reader_answers_of_an_older_moment_than_another_did() {
         client.get("t", "1").await.unwrap();
     }
     let (none, seen) = ("(None, None)".to_owned(), "(Some((5, 0)), None)".to_owned());
-    // A restore is told of once, and then another history is read.
+    // A restore is reported once; then the new history is read.
     let failed = client.get("t", "1").await.map(drop).map_err(|s| told(&s));
     assert_eq!(failed, told_as(Code::FailedPrecondition, "EPOCH_CHANGED"));
     client.get("t", "1").await.unwrap();
     assert_eq!(*first.asked.lock().unwrap(), [none.clone(), seen.clone(), seen.clone()]);
     assert_eq!(*second.asked.lock().unwrap(), [seen.clone(), seen.clone(), none.clone()]);
 
-    // What was written is newer than what was read.
+    // The write is newer than the read.
     client.wrote(v1::WriteToken { seq: 9, epoch: 0, time: None });
     client.get("t", "1").await.unwrap();
     assert_eq!(first.asked.lock().unwrap().last().unwrap(), "(Some((9, 0)), None)");
     client.forget();
     client.get("t", "1").await.unwrap();
     assert_eq!(*second.asked.lock().unwrap().last().unwrap(), none);
-    // Rows that are left over are asked for where their moment can be read, at any reader.
+    // Remaining keys are read where their point in time is available, at any reader.
     let keys = ["1", "2", "3"].map(str::to_owned).to_vec();
     client.get_rows(v1::GetRequest { keys, ..Default::default() }).await.unwrap();
     assert_eq!(second.asked.lock().unwrap().last().unwrap(), "(Some((5, 0)), Some(Seq(5)))");
@@ -265,17 +265,17 @@ fn standby() -> Act {
 }
 
 #[tokio::test]
-async fn a_write_finds_the_writer_that_is_not_standing_by() {
+async fn a_write_finds_the_active_writer() {
     let (waits, writes) = (Script::new(&[standby()]), Script::new(&[Act::Answer]));
     let writers = [NOBODY.to_owned(), fakes::writer(&waits).await, fakes::writer(&writes).await];
-    // Also without request ids: a standby has done nothing.
+    // Also without request ids: a standby executes nothing.
     let options = Options { request_ids: false, ..options() };
     let client = Client::with(options.clone(), &writers, [""; 0]);
     client.insert("t", "{}").await.unwrap();
     client.insert("t", "{}").await.unwrap();
     assert_eq!((waits.times_asked(), writes.times_asked()), (1, 2));
 
-    // Connecting is not enough to find it.
+    // Connecting is not enough to find the active writer.
     let client = Client::with(options, &writers, [""; 0]);
     let mut writer = client.writer().await.unwrap();
     let _ = writer.apply(v1::ApplyRequest::default()).await.unwrap();
@@ -288,7 +288,7 @@ async fn a_write_finds_the_writer_that_is_not_standing_by() {
 }
 
 #[tokio::test]
-async fn a_take_over_is_waited_for() {
+async fn calls_wait_for_a_takeover() {
     let down = Act::Fail(Code::Unavailable, "WRITER_STOPPED");
     let old = Script::new(&[Act::Answer, down]);
     let new = Script::new(&[standby(), standby(), standby(), Act::Answer]);
@@ -302,7 +302,7 @@ async fn a_take_over_is_waited_for() {
     client.writer().await.unwrap();
     assert_eq!(new.times_asked(), 3);
 
-    // Patience ends, and what is told is what is known.
+    // When the patience ends, the last known error is returned.
     let options = Options { patience: Duration::from_millis(100), ..options() };
     let idle = fakes::writer(&Script::new(&[standby()])).await;
     let client = Client::with(options, [idle, NOBODY.to_owned()], [""; 0]);
@@ -314,7 +314,7 @@ async fn a_take_over_is_waited_for() {
 }
 
 #[test]
-fn calls_can_run_on_tasks_of_their_own() {
+fn calls_can_run_on_other_tasks() {
     fn sendable<T: Send>(_: T) {}
     let client = Client::new([NOBODY], [NOBODY]);
     sendable(client.insert("t", "{}"));

@@ -1,4 +1,4 @@
-//! `apply`: commits from JSON Lines, in order, each whole.
+//! `apply`: applies commits from a JSON Lines file, in order. Each line is one atomic commit.
 
 use std::borrow::Cow;
 
@@ -32,7 +32,7 @@ struct Op<'a> {
     op: Kind,
     table: String,
     key: Option<Key>,
-    /// As text, unchanged: the daemon decides what a document may be.
+    /// Kept as text: the writer validates documents.
     #[serde(borrow)]
     doc: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -48,7 +48,7 @@ enum Kind {
     Delete,
 }
 
-/// Keys are text on the wire, also those of INT tables.
+/// A key. The API takes keys as text, also those of INT tables.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Key {
@@ -56,14 +56,14 @@ enum Key {
     Int(i64),
 }
 
-/// Applies the file's commits and prints how many there were.
+/// Applies the commits of the file and prints their number.
 pub async fn run(args: &Apply, client: &mut Client, out: &mut Output) -> Outcome {
     let mut lines = Lines::open(&args.file)?;
     let mut loaded = Loaded::default();
     let outcome = load(args, &mut lines, client, &mut loaded).await;
     if outcome.is_err() && loaded.commits > 0 {
         let Loaded { last_seq, commits, .. } = loaded;
-        render::note(&format!("note: {commits} commits before it were applied, up to seq {last_seq}"));
+        render::note(&format!("note: the {commits} commits before it were applied; the last seq is {last_seq}"));
     }
     outcome?;
     out.record(&shapes::line(&loaded)?)
@@ -71,7 +71,7 @@ pub async fn run(args: &Apply, client: &mut Client, out: &mut Output) -> Outcome
 
 async fn load(args: &Apply, lines: &mut Lines, client: &mut Client, loaded: &mut Loaded) -> Result<()> {
     let mut progress = Progress::default();
-    // The time before which the next commit cannot be.
+    // The next commit must not be earlier than this.
     let mut latest = match args.preserve_time {
         true => client.writer_status().await?.last_time.and_then(moment),
         false => None,
@@ -102,7 +102,7 @@ fn moment(time: prost_types::Timestamp) -> Option<jiff::Timestamp> {
     jiff::Timestamp::new(time.seconds, time.nanos).ok()
 }
 
-/// The request that a line makes, and the time it names.
+/// The request of a line, and the time that the line names.
 fn request(line: &str) -> Result<(v1::ApplyRequest, Option<jiff::Timestamp>)> {
     let commit: Commit<'_> = serde_json::from_str(line).map_err(|e| invalid(format_args!("{e}")))?;
     let time = commit
@@ -125,9 +125,9 @@ fn operation(op: Op<'_>) -> Result<v1::Operation> {
         Kind::Delete => (None, op.doc.map(|_| "doc").or(op.patch.map(|_| "patch"))),
     };
     if let Some(name) = other {
-        return Err(invalid(format_args!("{:?} has no {name:?}", op.op)));
+        return Err(invalid(format_args!("operation {:?} does not take the field {name:?}", op.op)));
     }
-    let missing = |name| invalid(format_args!("{:?} needs {name:?}", op.op));
+    let missing = |name| invalid(format_args!("operation {:?} needs the field {name:?}", op.op));
     let key = match op.op {
         Kind::Insert | Kind::Put => key.unwrap_or_default(),
         Kind::Patch | Kind::Delete => key.ok_or_else(|| missing("key"))?,
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_becomes_one_request_with_its_documents_unchanged() {
+    fn a_line_becomes_one_request_with_unchanged_documents() {
         let line = r#"{"time":"2026-01-01T00:00:00Z","reason":"why","ops":[
             {"op":"insert","table":"t","doc":{ "z": 1.0, "a": 1e2 }},
             {"op":"put","table":"t","key":"k","doc":{}},
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_commit_is_refused() {
+    fn an_invalid_line_is_rejected() {
         for line in [
             "",
             "[]",

@@ -1,4 +1,4 @@
-//! `completions`: what a shell needs to complete driftctl's command line.
+//! `completions`: prints a completion script for a shell.
 
 use crate::args::{self, Completions};
 use crate::exit::Outcome;

@@ -1,4 +1,4 @@
-//! `demo`: a tour with real daemons on a fresh directory, which checks everything that it shows.
+//! `demo`: a tour with real daemons on a new directory. It checks every result that it shows.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -19,21 +19,21 @@ use crate::render::{Answer, Output};
 use crate::session;
 use crate::shapes::{self, Images};
 
-/// Orders that the tour writes.
+/// The number of orders in the tour.
 const ORDERS: u64 = 10_000;
-/// Orders in a commit.
+/// The number of orders in one commit.
 const BATCH: u16 = 500;
-/// The order whose life is followed.
+/// The order that the tour follows.
 const CHOSEN: u64 = 42;
 
-/// How long a change may take to arrive: it takes milliseconds.
+/// How long to wait for a change to arrive. It normally takes milliseconds.
 const ARRIVAL: Duration = Duration::from_secs(30);
 
-/// Takes the tour.
+/// Runs the tour.
 pub async fn run(args: &Demo, out: &mut Output) -> Outcome {
-    // Declared first, so that it is removed last: after the daemons that use it have ended.
+    // Declared first, so that the directory is removed last, after its daemons have ended.
     let dir = tempfile::Builder::new().prefix("driftdb-demo-").tempdir();
-    let mut dir = dir.map_err(|e| Error::io("cannot make a directory for the demo", &e))?;
+    let mut dir = dir.map_err(|e| Error::io("cannot create a directory for the demo", &e))?;
     dir.disable_cleanup(args.keep);
     let data = dir.path().join("data");
 
@@ -42,7 +42,7 @@ pub async fn run(args: &Demo, out: &mut Output) -> Outcome {
     let client = client(&writer, &reader);
     let mut tour = Tour { out, client, data, writer, reader };
     tour.say(&format!(
-        "A writer ({}) and a reader ({}) serve {}.",
+        "A writer ({}) and a reader ({}) serve the directory {}.",
         tour.writer.url(),
         tour.reader.url(),
         tour.data.display()
@@ -61,10 +61,10 @@ pub async fn run(args: &Demo, out: &mut Output) -> Outcome {
     writer.stop().await?;
     match args.keep {
         true => out.text(&format!(
-            "\nDone. The data is kept: driftctl -d {} sql -e 'SHOW TABLES'\n",
+            "\nDone. The data was kept. To read it: driftctl -d {} sql -e 'SHOW TABLES'\n",
             dir.path().join("data").display()
         )),
-        false => out.text("\nDone; every answer was checked. The daemons have ended and the directory is gone.\nYours: driftctl dev\n"),
+        false => out.text("\nDone. Every result was checked. The daemons have stopped, and the directory was removed.\nTo start your own database: driftctl dev\n"),
     }
 }
 
@@ -88,7 +88,7 @@ struct Tour<'a> {
 }
 
 impl Tour<'_> {
-    /// Explains what comes.
+    /// Explains the next step.
     fn say(&mut self, text: &str) -> Outcome {
         self.out.text(&format!("\n{text}\n"))
     }
@@ -98,7 +98,7 @@ impl Tour<'_> {
         self.out.text(&format!("{prompt}\n"))
     }
 
-    /// Asks, shows the answer, and hands it over to be checked.
+    /// Runs a read statement, shows its result and returns it for checking.
     async fn ask(&mut self, statement: &str) -> Outcome<Vec<Value>> {
         self.echo(statement)?;
         let mut found = Vec::new();
@@ -111,7 +111,7 @@ impl Tour<'_> {
             };
             let value = serde_json::from_str(&text);
             found.push(
-                value.map_err(|e| Error::new(Reason::Internal, format!("an answer is not JSON: {e}")))?,
+                value.map_err(|e| Error::new(Reason::Internal, format!("a result is not JSON: {e}")))?,
             );
             out.answer(answer)
         };
@@ -126,12 +126,12 @@ impl Tour<'_> {
             v1::WriterServiceExecuteRequest { statement: statement.to_owned(), ..Default::default() };
         let token = self.client.execute(request).await?.token;
         let token =
-            token.ok_or_else(|| Error::new(Reason::Internal, "a write was answered without its seq"))?;
+            token.ok_or_else(|| Error::new(Reason::Internal, "the writer acknowledged a write without a seq"))?;
         Ok(moment(token))
     }
 
     async fn load(&mut self) -> Outcome<Moment> {
-        self.say("A table, its primary key, and two indexed columns:")?;
+        self.say("Create a table with a primary key and two indexed fields:")?;
         let mut last = self.write("CREATE TABLE orders (pk=id, INDEX(status, customer_id))").await?;
         let began = Instant::now();
         for first in (0..ORDERS).step_by(BATCH.into()) {
@@ -143,19 +143,19 @@ impl Tour<'_> {
         let took = began.elapsed();
         let rate = ORDERS as f64 / took.as_secs_f64();
         self.say(&format!(
-            "{ORDERS} orders in {} commits, each on disk when it was answered: {} ms, {rate:.0} orders a second.",
+            "Inserted {ORDERS} orders in {} commits, each on disk before it was acknowledged: {} ms, {rate:.0} orders per second.",
             ORDERS / u64::from(BATCH),
             took.as_millis()
         ))?;
         let counted = self.ask("SELECT COUNT(*) FROM orders").await?;
         expect("the count", counted == [serde_json::json!({"count": ORDERS})])?;
-        // So that the next commits are of another time, and "before" can be said as a time.
+        // So that the next commits have a later time, and AS OF a time can tell them apart.
         tokio::time::sleep(Duration::from_millis(20)).await;
         Ok(last)
     }
 
     async fn query(&mut self) -> Outcome {
-        self.say("A query over an indexed column:")?;
+        self.say("Query an indexed field:")?;
         let customer = order(CHOSEN, 0).customer;
         let statement =
             format!("SELECT id, customer_id, status, amount FROM orders WHERE customer_id = \"{customer}\"");
@@ -167,7 +167,7 @@ impl Tour<'_> {
 
     async fn change(&mut self, created: Moment) -> Outcome<Moment> {
         let key = id(CHOSEN);
-        self.say("Patches change a row; nothing is overwritten:")?;
+        self.say("Patch a row. Its older versions are kept:")?;
         self.write(&format!("PATCH orders KEY \"{key}\" SET {{\"status\": \"paid\"}}")).await?;
         let patched = self
             .write(&format!(
@@ -183,18 +183,18 @@ impl Tour<'_> {
     async fn travel(&mut self, created: Moment, patched: Moment) -> Outcome {
         let key = id(CHOSEN);
         let original = order(CHOSEN, 0).status;
-        self.say("The same row as it was before, by sequence number and by time:")?;
+        self.say("Read the row as it was before the patches, by seq and by time:")?;
         let by_seq = self.ask(&status_of(&key, &format!(" AS OF \"@seq:{}\"", created.seq))).await?;
         expect("the row before, by seq", texts(&by_seq, "status") == [original])?;
         let time = shapes::time(Some(&created.time))?;
         let by_time = self.ask(&status_of(&key, &format!(" AS OF \"{time}\""))).await?;
         expect("the row before, by time", by_time == by_seq)?;
 
-        self.say("Its drift: every event, with its commit and time:")?;
+        self.say("Show its drift: every event of the row, with its commit and time:")?;
         let drift = self.ask(&format!("SHOW DRIFT orders KEY \"{key}\"")).await?;
         expect("the drift", texts(&drift, "kind") == ["insert", "patch", "patch"])?;
 
-        self.say("And what is different between the two moments, in the whole table:")?;
+        self.say("Show the net difference of the whole table between the two commits:")?;
         let diff =
             self.ask(&format!("SHOW DIFF orders FROM @seq:{} TO @seq:{}", created.seq, patched.seq)).await?;
         let changed = diff.first().and_then(|row| row.pointer("/after/status")).and_then(Value::as_str);
@@ -203,7 +203,7 @@ impl Tour<'_> {
 
     async fn delete(&mut self) -> Outcome {
         let key = id(CHOSEN);
-        self.say("A soft delete hides the row from now on, and only from now on:")?;
+        self.say("Delete the row. It stays readable at earlier points in time:")?;
         let deleted = self.write(&format!("SOFT DELETE FROM orders KEY \"{key}\"")).await?;
         let found = self.ask(&format!("SELECT COUNT(*) FROM orders WHERE id = \"{key}\"")).await?;
         expect("no row now", found == [serde_json::json!({"count": 0})])?;
@@ -212,7 +212,7 @@ impl Tour<'_> {
         expect("the deleted row", texts(&found, "status") == ["shipped"])
     }
 
-    /// Has something maintained, and shows what was said of it.
+    /// Runs a maintenance statement and shows its messages.
     async fn maintain(&mut self, statement: &str) -> Outcome {
         self.echo(statement)?;
         let said = RefCell::new(Vec::new());
@@ -227,7 +227,7 @@ impl Tour<'_> {
 
     async fn snapshot(&mut self, created: Moment) -> Outcome {
         self.say(
-            "Snapshots are taken in the background, and when asked for. Then no question reads the log:",
+                        "Take a snapshot. Snapshots are also taken in the background; with them, queries do not need to read the log:",
         )?;
         self.maintain("SNAPSHOT orders").await?;
         let customer = order(CHOSEN, 0).customer;
@@ -243,7 +243,7 @@ impl Tour<'_> {
 
     async fn compact(&mut self, created: Moment, patched: Moment) -> Outcome {
         self.say(
-            "History is kept for ever unless you ask. This folds what happened before a moment into rows:",
+                        "Compact the table. History is kept for ever unless you compact it, which merges old events into rows:",
         )?;
         self.maintain(&format!("COMPACT orders BEFORE \"@seq:{}\"", patched.seq)).await?;
         let key = id(CHOSEN);
@@ -258,10 +258,10 @@ impl Tour<'_> {
         expect("the refusal", refused.reason() == Reason::BelowFloor)
     }
 
-    /// Sees a change arrive that is made meanwhile.
+    /// Watches a change that is made meanwhile.
     async fn watch(&mut self) -> Outcome {
         self.say(
-            "And what happens can be watched: each commit arrives once, whole, also over broken connections:",
+                        "Watch the table. Each commit arrives once and whole, even if connections break:",
         )?;
         self.echo("driftctl watch -t orders --where 'status = \"returned\"' --with-before --with-after")?;
         let request = v1::WatchDriftRequest {
@@ -291,18 +291,18 @@ impl Tour<'_> {
         expect("what was watched", found == [(written.seq, key.as_str())])
     }
 
-    /// Reads while there is no writer, and goes on with a new one.
+    /// Reads without a writer, then continues with a new one.
     async fn restart(mut self) -> Outcome<Self> {
-        self.say("Readers learn everything from files. With the writer stopped, they go on:")?;
+        self.say("Stop the writer. Readers read the files, so they continue without it:")?;
         self.writer.stop().await?;
-        // Nobody is asked how fresh to be: there is nobody to ask.
+        // No writer is running, so do not ask it how fresh reads must be.
         self.client = self.client.stale(true);
         let counted = self.ask("SELECT COUNT(*) FROM orders").await?;
         expect("the count without a writer", counted == [serde_json::json!({"count": ORDERS - 1})])?;
 
         self.writer = Daemon::start("driftdb-writer", &self.data).await?;
         self.client = client(&self.writer, &self.reader);
-        self.say("The writer is back, where it left off:")?;
+        self.say("Start the writer again. It continues after its last commit:")?;
         let inserted = order(CHOSEN, 1).json();
         self.write(&format!("INSERT INTO orders {inserted}")).await?;
         let counted = self.ask("SELECT COUNT(*) FROM orders").await?;
@@ -316,8 +316,8 @@ impl Tour<'_> {
 
 async fn watch_next(watch: &mut Watch) -> Outcome<WatchEvent> {
     let event = tokio::time::timeout(ARRIVAL, watch.next()).await;
-    let event = event.map_err(|_| Error::new(Reason::Internal, "a change was watched for in vain"))?;
-    Ok(event?.ok_or_else(|| Error::new(Reason::Internal, "a watch without an end has ended"))?)
+    let event = event.map_err(|_| Error::new(Reason::Internal, "a change did not arrive at the watch"))?;
+    Ok(event?.ok_or_else(|| Error::new(Reason::Internal, "a watch ended unexpectedly"))?)
 }
 
 fn moment(token: v1::WriteToken) -> Moment {
@@ -337,10 +337,10 @@ fn texts(rows: &[Value], field: &str) -> Vec<String> {
     rows.iter().filter_map(|row| row.get(field)?.as_str()).map(str::to_owned).collect()
 }
 
-/// The tour shows nothing that is wrong.
+/// Fails if a result is wrong, so that the tour never shows one.
 fn expect(what: &str, holds: bool) -> Outcome {
     if holds {
         return Ok(());
     }
-    Err(Error::new(Reason::Internal, format!("the demo found a wrong answer: {what}")).into())
+    Err(Error::new(Reason::Internal, format!("the demo got a wrong result: {what}")).into())
 }

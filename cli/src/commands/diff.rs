@@ -1,4 +1,4 @@
-//! `diff`: the net change between two moments.
+//! `diff`: the net difference between two points in time.
 
 use driftdb::v1;
 
@@ -8,7 +8,7 @@ use crate::exit::Outcome;
 use crate::render::{Answer, Output};
 use crate::{shapes, statement};
 
-/// Prints the rows that differ as they arrive.
+/// Prints the rows that differ, as they arrive.
 pub async fn run(args: Diff, client: &mut Client, out: &mut Output) -> Outcome {
     let request = v1::DiffRequest {
         start: Some(statement::point(&args.from)?),

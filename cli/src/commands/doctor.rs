@@ -1,4 +1,4 @@
-//! `doctor`: a data directory examined without daemons.
+//! `doctor`: checks a data directory without daemons.
 
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::log::dir::DataDir;
@@ -30,10 +30,10 @@ struct Summary {
     repaired: u64,
 }
 
-/// Prints each finding, then the summary; fails where there is damage.
+/// Prints each finding and then the summary. Fails if damage was found.
 pub async fn run(args: &Doctor, global: &Global, out: &mut Output) -> Outcome {
     let Some(data) = &global.data else {
-        return Err(Failure::Usage("doctor examines a directory: name it with -d DIR".to_owned()));
+        return Err(Failure::Usage("doctor needs a data directory: pass it with -d DIR".to_owned()));
     };
     let (dir, repair) = (DataDir::new(data), args.repair);
     let examined = tokio::task::spawn_blocking(move || {
@@ -43,7 +43,7 @@ pub async fn run(args: &Doctor, global: &Global, out: &mut Output) -> Outcome {
         (findings, examined)
     });
     let (findings, examined) =
-        examined.await.map_err(|e| Error::new(Reason::Internal, format!("examining: {e}")))?;
+        examined.await.map_err(|e| Error::new(Reason::Internal, format!("the check failed: {e}")))?;
     for doctor::Finding { severity, file, offset, message, remedy } in findings {
         let severity = match severity {
             Severity::Damage => "damage",
@@ -56,10 +56,10 @@ pub async fn run(args: &Doctor, global: &Global, out: &mut Output) -> Outcome {
     let doctor::Summary { tables, files, frames, damage, notes, repaired } = examined?;
     out.record(&shapes::line(&Summary { tables, files, frames, damage, notes, repaired })?)?;
     if repair && repaired == 0 {
-        render::note("note: there was nothing that can be repaired automatically; nothing was changed");
+        render::note("note: nothing can be repaired automatically; nothing was changed");
     }
     if damage == 0 {
         return Ok(());
     }
-    Err(Error::new(Reason::Corrupt, format!("damage was found: {damage} findings")).into())
+    Err(Error::new(Reason::Corrupt, format!("found damage in {damage} places")).into())
 }

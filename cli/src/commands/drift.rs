@@ -1,4 +1,4 @@
-//! `drift`: what happened to a row, or to a table.
+//! `drift`: the history of a row or a table.
 
 use driftdb::v1;
 
@@ -30,7 +30,7 @@ pub async fn run(args: Drift, client: &mut Client, out: &mut Output) -> Outcome 
         }
     }
     if truncated {
-        render::note("note: older history has been compacted away");
+        render::note("note: older history was discarded by a compaction");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `get`: rows by key, all of one moment.
+//! `get`: rows by key, all at the same point in time.
 
 use std::collections::HashSet;
 
@@ -13,10 +13,10 @@ use crate::exit::Outcome;
 use crate::render::Output;
 use crate::shapes;
 
-/// Keys that an error names.
+/// How many missing keys an error names.
 const NAMED: usize = 10;
 
-/// Prints the rows in the order of their keys on the command line; a key without a row is an error at the end.
+/// Prints the rows in the order of the keys on the command line. A key without a row is an error at the end.
 pub async fn run(args: Get, client: &mut Client, out: &mut Output) -> Outcome {
     let wanted: Vec<String> = args.keys.into_iter().chain(args.key).collect();
     let mut missing = Vec::new();
@@ -31,7 +31,7 @@ pub async fn run(args: Get, client: &mut Client, out: &mut Output) -> Outcome {
         for row in answer.rows {
             out.record(&shapes::row(row, args.meta)?)?;
         }
-        // What is still to be read is read at the moment that this answer was.
+        // Read the remaining keys at the point in time of the first result.
         as_of = Some(v1::AsOf::seq(answer.header.unwrap_or_default().read_seq));
     }
     if missing.is_empty() {
@@ -41,6 +41,6 @@ pub async fn run(args: Get, client: &mut Client, out: &mut Output) -> Outcome {
     missing.truncate(NAMED);
     let named = missing.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let message = format!("table {:?} has no row with the key {named}{more} at that moment", args.table);
+    let message = format!("table {:?} has no row with key {named}{more} at this point in time", args.table);
     Err(Error::new(Reason::RowNotFound, message).into())
 }

@@ -1,4 +1,4 @@
-//! `ingest`: rows from JSON Lines or CSV, many batches under way, and on from where a run before stopped.
+//! `ingest`: loads rows from a JSON Lines or CSV file, with several batches in flight. A repeated command resumes.
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result, nearest};
@@ -28,7 +28,7 @@ use meter::Meter;
 use rows::Rules;
 use sheet::Cells;
 
-/// Loads the file's rows and prints how many there were.
+/// Loads the rows of the file and prints their number.
 pub async fn run(args: &Ingest, client: &mut Client, out: &mut Output) -> Outcome {
     let stamp = if input::is_stdin(&args.file) { None } else { disk::stamp(&args.file)? };
     let aside = args.skip_bad.as_ref().map(|path| Aside::open(path, stamp.as_ref())).transpose()?;
@@ -47,19 +47,19 @@ pub async fn run(args: &Ingest, client: &mut Client, out: &mut Output) -> Outcom
     };
     if args.restart {
         let producer = &plan.producer;
-        render::note(&format!("note: after a break this load goes on with --producer {producer}"));
+        render::note(&format!("note: if this load is interrupted, resume it with --producer {producer}"));
     }
     let meter = Meter::new(stamp.map(|stamp| stamp.len));
     let mut load = Load::new(plan, client, rows::open(&args.file, rules)?, aside, meter);
     let outcome = load.run().await;
     let (loaded, line) = (load.loaded(), load.last_line());
-    // The bar goes before anything else is said.
+    // Remove the progress bar before anything else is printed.
     drop(load);
     if outcome.is_err() && line > 0 {
         let rows = loaded.events;
-        let skip = if args.skip_bad.is_none() { "; --skip-bad FILE passes over bad lines" } else { "" };
+        let skip = if args.skip_bad.is_none() { "; --skip-bad FILE skips invalid lines" } else { "" };
         render::note(&format!(
-            "note: {rows} rows were loaded in this run; the same command goes on behind line {line}{skip}"
+            "note: this run loaded {rows} rows; the same command resumes after line {line}{skip}"
         ));
     }
     outcome?;
@@ -75,7 +75,7 @@ fn format(args: &Ingest) -> RowFormat {
     args.format.unwrap_or(if named_so { RowFormat::Csv } else { RowFormat::Jsonl })
 }
 
-/// What must be known of the table.
+/// The properties of the table that a load needs.
 struct Table {
     primary_key: String,
     key_type: KeyType,
@@ -95,11 +95,11 @@ async fn table(client: &mut Client, name: &str) -> Result<Table> {
     }
     let near = nearest(name, tables.iter().map(|info: &v1::TableInfo| info.table.as_str()));
     let near = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
-    Err(Error::new(Reason::TableNotFound, format!("there is no table {name:?}{near}")))
+    Err(Error::new(Reason::TableNotFound, format!("table {name:?} does not exist{near}")))
 }
 
-/// The name under which the writer remembers how far this load has come. Batches of another size are another load: what
-/// a batch's number means would be another.
+/// The producer id under which the writer remembers the progress of this load. It includes the batch size: with another
+/// size, a batch number would mean other rows.
 fn producer(args: &Ingest, stamp: Option<&Stamp>) -> String {
     if let Some(id) = &args.producer {
         let usual = args.batch == 1000;
@@ -108,12 +108,12 @@ fn producer(args: &Ingest, stamp: Option<&Stamp>) -> String {
     let random = Uuid::new_v4().simple();
     match stamp.filter(|_| !args.restart) {
         Some(stamp) => format!("driftctl:{}:{:032x}", args.table, digest(args, stamp)),
-        // Also for a pipe, which cannot be read again: its load ends with this run.
+        // A pipe cannot be read again, so its load cannot be resumed either.
         None => format!("driftctl:{}:{random}", args.table),
     }
 }
 
-/// All that decides which rows a batch holds, and what becomes of them. FNV-1a, which will be the same tomorrow.
+/// A hash of everything that determines the rows of a batch and their effect. FNV-1a, because it is stable across releases.
 fn digest(args: &Ingest, Stamp { path, len, modified }: &Stamp) -> u128 {
     let version = env!("CARGO_PKG_VERSION");
     let (format, batch, upsert, csv_text) = (format(args), args.batch, args.upsert, args.csv_text);

@@ -1,4 +1,4 @@
-//! Maintenance against a writer that answers as it is told, and the doctor on a directory.
+//! Tests of maintenance commands with a stub writer, and of the doctor on a directory.
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
@@ -56,7 +56,7 @@ impl WriterService for Fake {
         use v1::compact_response::Event;
         let answer = |event| Ok(v1::CompactResponse { event: Some(event) });
         let request = request.into_inner();
-        // So that the test sees what was asked for.
+        // The result shows the test what was requested.
         let info = v1::CompactInfo {
             floor_seq: u64::from(request.dry_run),
             events_folded: u64::from(request.before.is_some()),
@@ -148,14 +148,14 @@ async fn at_fake(args: &[&str]) -> (u8, String) {
 }
 
 #[tokio::test]
-async fn a_snapshot_says_what_it_holds() {
+async fn a_snapshot_reports_its_contents() {
     let (code, text) = at_fake(&["snapshot", "-t", "orders"]).await;
     assert_eq!((code, text.as_str()), (0, "{\"table\":\"orders\",\"seq\":7,\"rows\":3,\"bytes\":120}\n"));
     assert_eq!(at_fake(&["snapshot", "-t", "ordes"]).await.0, 4);
 }
 
 #[tokio::test]
-async fn a_compaction_is_not_done_unasked() {
+async fn a_compaction_needs_a_confirmation() {
     let (code, text) = at_fake(&["compact", "-t", "orders"]).await;
     assert_eq!((code, text.as_str()), (2, ""));
     let (code, text) = at_fake(&["compact", "-t", "orders", "--yes"]).await;
@@ -169,7 +169,7 @@ async fn a_compaction_is_not_done_unasked() {
 }
 
 #[tokio::test]
-async fn a_verification_with_problems_ends_with_its_code() {
+async fn a_verification_that_finds_damage_exits_with_code_6() {
     let summary = |problems| format!("{{\"files\":1,\"frames\":2,\"rows\":3,\"problems\":{problems}}}\n");
     assert_eq!(at_fake(&["verify"]).await, (0, summary(0)));
     let problem = "{\"file\":\"f.seg\",\"offset\":8,\"message\":\"bad\"}\n";
@@ -179,14 +179,14 @@ async fn a_verification_with_problems_ends_with_its_code() {
 }
 
 #[tokio::test]
-async fn a_status_tells_of_jobs() {
+async fn status_lists_jobs() {
     let (_, text) = at_fake(&["--reader", "http://127.0.0.1:1", "status"]).await;
     let job = r#""jobs":[{"job_id":"job-1","description":"snapshot of orders","queued":false,"done":1,"total":2,"unit":"rows"}]"#;
     assert!(text.contains(job), "{text}");
 }
 
 #[tokio::test]
-async fn the_doctor_needs_a_database_that_nobody_writes() {
+async fn doctor_checks_a_database_only_without_a_writer() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(refused(dir.path(), &["doctor"]).await.0, 1);
     embedded(dir.path(), &["sql", "-e", r#"CREATE TABLE t (pk=id); INSERT INTO t {"id": "a"}"#]).await;

@@ -30,7 +30,7 @@ pub mod watch;
 #[cfg(test)]
 mod maintenance_tests;
 
-/// A moment that an option names, where it is given.
+/// Parses an optional point in time.
 fn moment(option: Option<&str>) -> Outcome<Option<v1::AsOf>> {
     option.map(statement::point).transpose()
 }

@@ -1,4 +1,4 @@
-//! `select`: the rows that match, in the order of keys.
+//! `select`: the rows that match a condition, in key order.
 
 use driftdb::v1;
 

@@ -1,4 +1,4 @@
-//! `snapshot`: a table as it is now, written down.
+//! `snapshot`: writes a snapshot of a table.
 
 use serde::Serialize;
 
@@ -16,7 +16,7 @@ struct Written {
     bytes: u64,
 }
 
-/// Writes the snapshot and says what it holds.
+/// Writes the snapshot and prints its properties.
 pub async fn run(args: Snapshot, client: &mut Client, out: &mut Output) -> Outcome {
     let info = client.snapshot(&args.table).await?;
     let written = Written { table: args.table, seq: info.seq, rows: info.rows, bytes: info.bytes };

@@ -1,4 +1,4 @@
-//! `sql`: DriftQL scripts from the command line, from a file or from stdin.
+//! `sql`: runs DriftQL scripts from the command line, a file or stdin.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::render::Output;
 use crate::session::Session;
 use crate::{input, shapes};
 
-/// Runs the scripts; stops at the first error.
+/// Runs the scripts and stops at the first error.
 pub async fn run(args: Sql, client: &mut Client, out: &mut Output) -> Outcome {
     let options = v1::CommitOptions {
         reason: args.reason.unwrap_or_default(),

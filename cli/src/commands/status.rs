@@ -1,4 +1,4 @@
-//! `status`: the writer, the readers and how far behind they are, the tables.
+//! `status`: the writers, the readers and their lag, and the tables.
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
@@ -25,18 +25,18 @@ struct Writer {
     last_time: String,
     version: String,
     database_id: String,
-    /// Text: it is a name, and beyond what many JSON parsers keep of a number.
+    /// Text: many JSON parsers round numbers of this size.
     epoch: String,
     term: u64,
     jobs: Vec<Job>,
 }
 
-/// One of the writers that were named.
+/// One of the named writers.
 #[derive(Serialize)]
 struct WriterState {
     url: String,
     state: &'static str,
-    /// Where the writer is that a standby waits for, as that one says.
+    /// The address of the active writer, if this one is a standby and knows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     waits_for: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,7 +83,7 @@ struct Up {
     epoch: String,
 }
 
-/// Prints what answers; fails where nothing does.
+/// Prints the status of the daemons that answer. Fails if none does.
 pub async fn run(client: &mut Client, out: &mut Output) -> Outcome {
     let (status, failed) = ask(client).await?;
     if out.for_people() {
@@ -97,11 +97,11 @@ pub async fn run(client: &mut Client, out: &mut Output) -> Outcome {
     failed.map_or(Ok(()), |error| Err(Failure::from(error)))
 }
 
-/// The status, and the error that nothing is reachable with.
+/// The status, and an error if no daemon can be reached.
 async fn ask(client: &mut Client) -> Result<(Status, Option<Error>)> {
     let mut status = Status::default();
     let mut failed = None;
-    // An embedded writer would take the lock, and there is nothing it knows that the reader does not.
+    // An embedded writer would take the lock, and it knows nothing that the reader does not know.
     if client.directory().is_none() {
         for (url, found) in client.writer_statuses().await {
             let (state, error) = match found {
@@ -180,7 +180,7 @@ fn up(found: v1::ReaderServiceStatusResponse) -> Up {
 async fn tables(client: &mut Client) -> Result<Vec<shapes::Table>> {
     let mut tables = Vec::new();
     let mut request = v1::ListTablesRequest::default();
-    // No writer has answered: none is asked again.
+    // No writer answered, so do not ask for its last seq again.
     let database = client.database().await?;
     loop {
         let call = |mut reader: crate::client::Reader| {
@@ -193,9 +193,9 @@ async fn tables(client: &mut Client) -> Result<Vec<shapes::Table>> {
             return Ok(tables);
         }
         if page.next_page_token == request.page_token {
-            return Err(Error::new(Reason::Internal, "the reader's list of tables does not end"));
+            return Err(Error::new(Reason::Internal, "the reader returned the same page of tables twice"));
         }
-        // Every page of the moment of the first.
+        // Read all pages at the point in time of the first.
         let seq = page.header.unwrap_or_default().read_seq;
         request.as_of = Some(v1::AsOf { at: Some(v1::as_of::At::Seq(seq)) });
         request.page_token = page.next_page_token;
@@ -211,7 +211,7 @@ fn for_people(status: &Status) -> String {
         );
         for job in &writer.jobs {
             let Job { job_id, description, queued, done, total, unit } = job;
-            let far = if *queued { "waits".to_owned() } else { format!("{done} of {total} {unit}") };
+            let far = if *queued { "queued".to_owned() } else { format!("{done} of {total} {unit}") };
             text += &format!("        {job_id}, {description}: {far}\n");
         }
     }
@@ -219,8 +219,8 @@ fn for_people(status: &Status) -> String {
         let WriterState { url, state, waits_for, error } = writer;
         let what = match (*state, waits_for, error) {
             ("active", ..) => continue,
-            ("standby", Some(holder), _) => format!("{url} stands by: it waits for the end of {holder}"),
-            ("standby", ..) => format!("{url} stands by"),
+            ("standby", Some(holder), _) => format!("{url} is standing by for {holder}"),
+            ("standby", ..) => format!("{url} is standing by"),
             (_, _, Some(error)) => error.clone(),
             _ => format!("{url} is {state}"),
         };
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shape_of_a_status() {
+    fn status_has_a_stable_shape() {
         let up = Up {
             applied_seq: 7,
             lag_ms: 2,
@@ -287,7 +287,7 @@ mod tests {
         let text = for_people(&status);
         assert_eq!(
             text,
-            "writer  gone\nwriter  x stands by: it waits for the end of w\nreader  a: seq 7, 1 commits and 2 ms behind, 0 watchers\nreader  no\n\n"
+            "writer  gone\nwriter  x is standing by for w\nreader  a: seq 7, 1 commits and 2 ms behind, 0 watchers\nreader  no\n\n"
         );
     }
 }

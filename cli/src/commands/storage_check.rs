@@ -1,4 +1,4 @@
-//! `storage-check`: what a directory's file system does of what DriftDB needs, tried from two processes.
+//! `storage-check`: checks from two processes whether the file system of a directory is safe for DriftDB.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,32 +18,32 @@ mod side;
 use peer::{Answer, Request, Way, generation};
 use side::{PeerProcess, Scratch};
 
-/// Longer than this until another process sees a change is slow.
+/// A change that another process sees later than this is slow.
 const SLOW_MS: u64 = 100;
-/// How long a change may take to be seen.
+/// How long to wait for a change to become visible.
 const LIMIT_MS: u64 = 5_000;
-/// How long a new name may take to be seen: listings are cached the longest.
+/// How long to wait for a new name in a listing: network file systems cache listings longest.
 const LISTED_MS: u64 = 65_000;
-/// How long a notice may take.
+/// How long to wait for a change notification.
 const NOTICE_MS: u64 = 2_000;
-/// How often a file is replaced under the peer's eyes.
+/// How often a file is replaced while the peer reads it.
 const GENERATIONS: u64 = 60;
 
-/// How a check ended.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 enum Ending {
     #[serde(rename = "ok")]
     Fine,
     #[serde(rename = "slow")]
     Slow,
-    /// Not there, and nothing depends on it.
+    /// Not supported, and not needed.
     #[serde(rename = "no")]
     Absent,
     #[serde(rename = "UNSAFE")]
     Unsafe,
 }
 
-/// A check, as it is printed.
+/// The output line of a check.
 #[derive(Debug, Serialize)]
 struct Line {
     check: &'static str,
@@ -52,7 +52,7 @@ struct Line {
     means: String,
 }
 
-/// Whom it hurts.
+/// Who is affected if a check fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Concerns {
     Writer,
@@ -60,14 +60,14 @@ enum Concerns {
     Both,
 }
 
-/// A run of the checks.
+/// A run of all checks.
 struct Checking<'a> {
     out: &'a mut Output,
-    /// Before the directory, so that it is also ended first where the check is broken off.
+    /// Declared before the directory, so that the peer is dropped first if the check is interrupted.
     peer: PeerProcess,
     scratch: Scratch,
     peer_dir: std::path::PathBuf,
-    /// Whether machines share the file system on either side.
+    /// Whether either directory is on a network file system.
     shared: bool,
     unsafe_for_writer: bool,
     unsafe_for_readers: bool,
@@ -75,14 +75,14 @@ struct Checking<'a> {
     notices: bool,
 }
 
-/// Tries everything, tells of each, and fails where something is unsafe.
+/// Runs all checks and prints each result. Fails if one is unsafe.
 pub async fn run(args: &StorageCheck, out: &mut Output) -> Outcome {
     let other = args.peer.as_deref().unwrap_or(&args.dir);
     for dir in [args.dir.as_path(), other] {
-        // Before anything is made in it.
+        // Before anything is created in it.
         RealDisk
             .list(dir)
-            .map_err(|e| Failure::Usage(format!("{} is no directory to check: {e}", dir.display())))?;
+            .map_err(|e| Failure::Usage(format!("cannot check {}: {e}", dir.display())))?;
     }
     let scratch = Scratch::make(&args.dir)?;
     let peer_dir = other.join(scratch.name());
@@ -100,7 +100,7 @@ pub async fn run(args: &StorageCheck, out: &mut Output) -> Outcome {
     };
     let done = checking.all(args.peer.is_some()).await;
     let Checking { peer, scratch, .. } = checking;
-    // What the other process has open would keep the directory from being removed: on NFS it has a name there, `.nfs…`.
+    // Stop the peer first: on NFS its open files would stay in the directory as `.nfs…` and keep it from being removed.
     let ended = peer.kill().await;
     drop(scratch);
     done.and(ended.map_err(Failure::from))
@@ -108,7 +108,7 @@ pub async fn run(args: &StorageCheck, out: &mut Output) -> Outcome {
 
 fn is_shared(dir: &Path) -> Result<bool> {
     let shared = RealDisk.is_network(dir);
-    shared.map_err(|e| Error::io(format_args!("cannot examine {}", dir.display()), &e))
+    shared.map_err(|e| Error::io(format_args!("cannot detect the file system of {}", dir.display()), &e))
 }
 
 impl Checking<'_> {
@@ -144,7 +144,7 @@ impl Checking<'_> {
         self.tell(check, Ending::Unsafe, None, means)
     }
 
-    /// Whether something was seen: `whom` it hurts where it never is.
+    /// Reports whether the peer saw a change. `whom` is affected if it never did.
     fn seen(&mut self, check: &'static str, answer: Answer, whom: Concerns, what: &str) -> Outcome<bool> {
         match answer {
             Answer::Seen { ms, odd: 0 } => {
@@ -156,14 +156,14 @@ impl Checking<'_> {
                 self.harm(
                     check,
                     whom,
-                    format!("{odd} times a file was found that was neither the old nor the new one"),
+                    format!("the other process found a file that was neither the old nor the new one, {odd} times"),
                 )?;
             }
             Answer::Unseen(found) => {
                 let found: String = found.chars().take(60).collect();
-                self.harm(check, whom, format!("the other process never saw it; it saw {found:?}"))?;
+                self.harm(check, whom, format!("the other process did not see the change; it saw {found:?}"))?;
             }
-            other => self.harm(check, whom, format!("it could not be tried: {other:?}"))?,
+            other => self.harm(check, whom, format!("the check could not run: {other:?}"))?,
         }
         Ok(false)
     }
@@ -175,17 +175,17 @@ impl Checking<'_> {
         let answer = self.peer.ask(read).await?;
         if !matches!(answer, Answer::Seen { .. }) {
             let what = format!(
-                "{} does not show what is written in {}: it is other storage, or shows it later than after {LIMIT_MS} ms",
+                "{} does not show a file written in {} within {LIMIT_MS} ms: it is other storage, or too slow",
                 self.peer_dir.display(),
                 self.scratch.dir().display()
             );
             self.harm("same storage", Concerns::Both, what)?;
             return Ok(false);
         }
-        self.seen("same storage", answer, Concerns::Both, "a new file is seen by the other process")
+        self.seen("same storage", answer, Concerns::Both, "the other process sees a new file")
     }
 
-    /// Locks exclude, both ways.
+    /// Locks exclude each other in both directions.
     async fn lock(&mut self, other_mount: bool) -> Outcome {
         let path = self.scratch.path("lock");
         let had = RealDisk.lock(&path);
@@ -201,21 +201,21 @@ impl Checking<'_> {
         match (theirs, taken, ours) {
             (Some(Answer::Locked(false)), Answer::Locked(true), Ok(None)) => {
                 let means = match self.shared && !other_mount {
-                    true => "between processes of this machine; for others, ask with --peer on another mount",
-                    false => "there is one writer at a time",
+                    true => "locks exclude processes of this machine; to check other machines, pass another mount as --peer",
+                    false => "only one writer can run at a time",
                 };
                 self.tell("lock", Ending::Fine, None, means)
             }
             (Some(Answer::Locked(true)), ..) | (_, Answer::Locked(true), Ok(Some(_))) => {
-                let means = "both processes held it: two writers would write at once. Run writers on one machine, \
-                             by one mount";
+                                let means = "both processes got the lock, so two writers could run at once; run writers on one machine, through \
+                                             one mount";
                 self.harm("lock", Concerns::Writer, means)
             }
-            _ => self.harm("lock", Concerns::Writer, "files cannot be locked: no writer starts here"),
+            _ => self.harm("lock", Concerns::Writer, "files cannot be locked; a writer does not start here"),
         }
     }
 
-    /// A lock goes with its holder.
+    /// The lock of a killed process is released.
     async fn release(&mut self) -> Outcome {
         self.peer.ask(Request::Lock("held".into())).await?;
         let next = PeerProcess::start(&self.peer_dir)?;
@@ -230,14 +230,14 @@ impl Checking<'_> {
                 return self.tell(check, ending, Some(ms), "a standby writer can take over");
             }
             if ms > LIMIT_MS {
-                let means = "the lock of a process that was killed stays: no other writer can take over";
+                let means = "the lock of a killed process is not released; no other writer can take over";
                 return self.harm(check, Concerns::Writer, means);
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    /// A rename replaces a file whole.
+    /// A rename replaces a file atomically.
     async fn rename(&mut self) -> Outcome {
         let path = self.scratch.path("replaced");
         disk::replace(&RealDisk, &path, generation(0).as_bytes())?;
@@ -254,21 +254,21 @@ impl Checking<'_> {
         for number in 1..=GENERATIONS {
             disk::replace(&RealDisk, &path, generation(number).as_bytes())?;
         }
-        // The time includes that of writing them.
+        // The time would include the time to write the files.
         let answer = match self.peer.answer().await? {
             Answer::Seen { odd, .. } => Answer::Seen { ms: 0, odd },
             answer => answer,
         };
-        let means = "manifests are replaced whole, and seen";
+        let means = "files are replaced atomically, and the other process sees it";
         self.seen("rename", answer, Concerns::Both, means).map(drop)
     }
 
-    /// Bytes that are appended and synced are seen: by each way to read.
+    /// Appended and synced bytes become visible, for each way of reading.
     async fn append(&mut self) -> Outcome {
         for (check, way, means) in [
-            ("append, file kept open", Way::Kept, "an open file shows what is appended"),
-            ("append, file opened anew", Way::Open, "opening a file anew shows what is appended"),
-            ("append, read past caches", Way::Fresh, "this is how readers read"),
+            ("append, file kept open", Way::Kept, "an open file shows appended bytes"),
+            ("append, file reopened", Way::Open, "a reopened file shows appended bytes"),
+            ("append, uncached read", Way::Fresh, "an uncached read shows appended bytes; readers read this way"),
         ] {
             let name = format!("{way:?}");
             let failed = |e| Error::io("cannot append to a file", &e);
@@ -281,7 +281,7 @@ impl Checking<'_> {
             let answer = self.peer.ask(Request::Read { name, way, text: "old new".into(), limit_ms }).await?;
             match (way, answer) {
                 (Way::Kept | Way::Open, Answer::Unseen(_) | Answer::Failed(_)) => {
-                    let means = format!("not within {LIMIT_MS} ms; readers do not rely on it");
+                    let means = format!("not visible within {LIMIT_MS} ms; readers do not rely on it");
                     self.tell(check, Ending::Absent, None, means)?;
                 }
                 (_, answer) => drop(self.seen(check, answer, Concerns::Readers, means)?),
@@ -290,13 +290,13 @@ impl Checking<'_> {
         Ok(())
     }
 
-    /// A new name comes up in a listing that was read before.
+    /// A new name becomes visible in a directory that was listed before.
     async fn listing(&mut self) -> Outcome {
         let list = |name: &str, limit_ms| Request::List { name: name.into(), limit_ms };
         self.peer.ask(list("nothing", 0)).await?;
         self.scratch.write("listed", "").map_err(|e| Error::io("cannot write a file", &e))?;
         let answer = self.peer.ask(list("listed", LISTED_MS)).await?;
-        let means = "so long a reader waits for a new table, and a standby writer may miss what another began; shorten it where the file system is mounted";
+        let means = "a reader sees a new table after this time, and a standby writer may miss newer files meanwhile; reduce it with the mount options";
         self.seen("listing", answer, Concerns::Both, means).map(drop)
     }
 
@@ -310,11 +310,11 @@ impl Checking<'_> {
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         match synced {
             Ok(()) => self.tell("sync", Ending::Fine, Some(ms), "files and directories can be synced"),
-            Err(e) => self.harm("sync", Concerns::Writer, format!("what was written may be lost: {e}")),
+            Err(e) => self.harm("sync", Concerns::Writer, format!("written data may be lost: {e}")),
         }
     }
 
-    /// A file that is open is read on although its name is gone.
+    /// An open file stays readable after its name was removed.
     async fn unlink(&mut self) -> Outcome {
         let failed = |e| Error::io("cannot remove a file", &e);
         drop(self.scratch.write("gone", "still here").map_err(failed)?);
@@ -323,14 +323,14 @@ impl Checking<'_> {
         let (name, text) = ("gone".into(), "still here".into());
         match self.peer.ask(Request::Read { name, way: Way::Kept, text, limit_ms: 0 }).await? {
             Answer::Unseen(found) if !found.contains("os error") => {
-                let means = format!("an open file that was removed reads as {found:?}");
+                let means = format!("a removed file that is still open reads as {found:?}");
                 self.harm("unlink while open", Concerns::Readers, means)
             }
             Answer::Seen { .. } => {
-                self.tell("unlink while open", Ending::Fine, None, "open files outlive their names")
+                self.tell("unlink while open", Ending::Fine, None, "open files stay readable after they are removed")
             }
             _ => {
-                let means = "open files go with their names: readers look for what has replaced them";
+                let means = "open files become unreadable when they are removed; readers open their replacements";
                 self.tell("unlink while open", Ending::Fine, None, means)
             }
         }
@@ -343,36 +343,36 @@ impl Checking<'_> {
         self.notices = watching && matches!(answer, Answer::Seen { .. });
         match answer {
             Answer::Seen { ms, .. } if self.notices => {
-                self.tell("change notices", Ending::Fine, Some(ms), "readers are told of commits")
+                self.tell("change notices", Ending::Fine, Some(ms), "readers are notified of commits")
             }
-            _ => self.tell("change notices", Ending::Absent, None, "readers have to poll"),
+            _ => self.tell("change notices", Ending::Absent, None, "readers must poll"),
         }
     }
 
-    /// What all of it comes to.
+    /// Prints the overall result.
     fn verdict(&mut self) -> Outcome {
         self.out.end_of_result()?;
         let (writer, readers) = (self.unsafe_for_writer, self.unsafe_for_readers);
         match writer {
             true => {
-                self.tell("writer", Ending::Unsafe, None, "do not run a writer on each side of this storage")?
+                self.tell("writer", Ending::Unsafe, None, "do not run writers on both sides of this storage")?
             }
-            false => self.tell("writer", Ending::Fine, None, "a writer, and a standby, can run here")?,
+            false => self.tell("writer", Ending::Fine, None, "a writer and a standby can run here")?,
         }
         let follow = match (self.shared, self.notices) {
-            (true, _) => "readers can run here: --follow auto, which polls here, or poll",
-            (false, true) => "readers can run here: --follow auto, or notify",
-            (false, false) => "readers can run here: --follow poll",
+            (true, _) => "readers can run here with --follow auto, which polls here, or --follow poll",
+            (false, true) => "readers can run here with --follow auto or --follow notify",
+            (false, false) => "readers can run here with --follow poll",
         };
         match readers {
             true => self.tell("readers", Ending::Unsafe, None, "do not run readers on this storage")?,
-            false if self.slow => self.tell("readers", Ending::Slow, None, format!("{follow}; they lag"))?,
+            false if self.slow => self.tell("readers", Ending::Slow, None, format!("{follow}; they will lag"))?,
             false => self.tell("readers", Ending::Fine, None, follow)?,
         }
         if !writer && !readers {
             return Ok(());
         }
-        let what = "this storage does not do what DriftDB needs: see the lines that say UNSAFE";
+        let what = "this storage is not safe for DriftDB: see the checks marked UNSAFE";
         Err(Error::new(Reason::Corrupt, what).into())
     }
 }

@@ -1,4 +1,4 @@
-//! `verify`: everything read at the writer, and what is wrong with it.
+//! `verify`: the writer checks every file, and driftctl prints the damage.
 
 use std::cell::RefCell;
 
@@ -27,11 +27,11 @@ struct Summary {
     problems: u64,
 }
 
-/// Prints each problem, then the summary; fails where there was a problem.
+/// Prints each problem and then the summary. Fails if there was a problem.
 pub async fn run(args: Verify, client: &mut Client, out: &mut Output) -> Outcome {
     let request = v1::VerifyRequest { table: args.table.unwrap_or_default(), deep: args.deep };
     let summary = {
-        // The first that cannot be printed ends the printing.
+        // After the first problem that cannot be printed, print nothing more.
         let printed = RefCell::new((&mut *out, Ok(())));
         let print = |v1::verify_response::Problem { file, offset, message }| {
             let (out, printed) = &mut *printed.borrow_mut();
@@ -50,5 +50,5 @@ pub async fn run(args: Verify, client: &mut Client, out: &mut Output) -> Outcome
     if problems == 0 {
         return Ok(());
     }
-    Err(Error::new(Reason::Corrupt, format!("damage was found: {problems} problems")).into())
+    Err(Error::new(Reason::Corrupt, format!("found damage: {problems} problems")).into())
 }

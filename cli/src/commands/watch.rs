@@ -1,4 +1,4 @@
-//! `watch`: changes as they happen, printed or given to a program.
+//! `watch`: prints changes as they happen, or runs a program for each commit.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -24,13 +24,13 @@ use program::Program;
 mod bookmark;
 mod program;
 
-/// How often it is looked whether anybody still reads, and whether the bookmark is to be kept.
+/// How often to check whether the output is still read, and to save the bookmark.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Watches until the moment where it is to end, an error, or whoever reads has gone.
+/// Watches until the requested end, an error, or until the output is closed.
 pub async fn run(args: Watch, client: &mut Client, out: &mut Output) -> Outcome {
     if !out.can_go_on() && args.until.is_none() && args.command.is_empty() {
-        let message = "csv needs all columns before the first line: give --until, or take -o jsonl";
+        let message = "cannot print an endless watch as csv: csv needs all columns before the first row; pass --until, or use -o jsonl";
         return Err(Failure::Usage(message.to_owned()));
     }
     let bookmark = args.resume.as_deref().map(Bookmark::open).transpose()?;
@@ -61,7 +61,7 @@ pub async fn run(args: Watch, client: &mut Client, out: &mut Output) -> Outcome 
         let Some(event) = event else { break };
         let seq = watching.show(event).await?;
         if let (Some(bookmark), Some(token)) = (&mut watching.bookmark, watch.token()) {
-            // What a program has done is not to be done again because of a crash.
+            // A crash must not run the program again for a commit that it has finished.
             bookmark.move_to(seq, token, watching.program.is_some())?;
         }
     }
@@ -96,7 +96,7 @@ async fn request(
         (None, Some(At::Seq(seq))) => Some(Start::AfterSeq(seq)),
         (None, Some(At::Time(time))) => Some(Start::AfterTime(time)),
         (None, Some(At::Ago(ago))) => Some(Start::AfterTime(shapes::timestamp(before_now(ago)?))),
-        // What was written before the command is not what happens from now on, even where a reader has yet to see it.
+        // Start after the last acknowledged commit, even if the reader has not applied it yet.
         (None, None) => client.reading().await?.token().map(|written| {
             request.epoch = written.epoch;
             Start::AfterSeq(written.seq)
@@ -106,7 +106,7 @@ async fn request(
 }
 
 fn before_now(ago: prost_types::Duration) -> Outcome<jiff::Timestamp> {
-    let too_long = || Failure::Usage("--from is too long ago".to_owned());
+    let too_long = || Failure::Usage("--from is too far in the past".to_owned());
     let ago = Duration::try_from(ago).map_err(|_| too_long())?;
     jiff::Timestamp::now().checked_sub(ago).map_err(|_| too_long())
 }
@@ -116,15 +116,14 @@ fn in_future(time: &prost_types::Timestamp) -> bool {
     (time.seconds, time.nanos) > (now.seconds, now.nanos)
 }
 
-/// The last commit at or before a moment that has been.
+/// The last commit at or before a point in the past.
 async fn last_at(until: &str, client: &mut Client) -> Outcome<u64> {
     let as_of = statement::point(until)?;
     let seq = match &as_of.at {
         Some(At::Seq(seq)) => *seq,
         Some(At::Time(time)) if in_future(time) => {
             let message = format!(
-                "--until {until} lies in the future, where nobody knows which commit will be the last: \
-                 it takes a moment that has been, or a commit (@seq:100)"
+                "--until {until} is in the future: pass a past point in time, or a commit (@seq:100)"
             );
             return Err(Failure::Usage(message));
         }
@@ -141,12 +140,12 @@ async fn last_at(until: &str, client: &mut Client) -> Outcome<u64> {
         }
     };
     if seq == 0 {
-        return Err(Failure::Usage(format!("--until {until}: nothing had happened by then")));
+        return Err(Failure::Usage(format!("--until {until} is before the first commit")));
     }
     Ok(seq)
 }
 
-/// A watch under way.
+/// A watch in progress.
 struct Watching<'a> {
     out: &'a mut Output,
     images: Images,
@@ -157,7 +156,7 @@ struct Watching<'a> {
 }
 
 impl Watching<'_> {
-    /// Prints an event, or has it seen to. The commit that it tells of.
+    /// Prints an event or runs the program for it. Returns the seq of its commit.
     async fn show(&mut self, event: WatchEvent) -> Outcome<u64> {
         let seq = match event {
             WatchEvent::Opened(header) => {
@@ -175,21 +174,21 @@ impl Watching<'_> {
             WatchEvent::FellBehind(header) => {
                 if self.out.wants_notes() {
                     render::note(
-                        "note: this watch is slower than the database; it catches up from the files",
+                        "note: this watch is slower than the database; it catches up from files",
                     );
                 }
                 header.read_seq
             }
             WatchEvent::Interrupted(status) => {
-                // Where nobody listens from the beginning, waiting does not help.
+                // If no reader was reachable from the start, waiting does not help.
                 if !self.opened && reason(&status).as_deref() == Some(Reason::Unreachable.as_str()) {
                     return Err(status.into());
                 }
-                render::note(&format!("note: {}; the watch goes on when it can", told(&status).message()));
+                render::note(&format!("note: {}; the watch resumes when a reader is available", told(&status).message()));
                 0
             }
             WatchEvent::Resumed(header) => {
-                render::note(&format!("note: the watch goes on after commit {}", header.read_seq));
+                render::note(&format!("note: the watch resumed after seq {}", header.read_seq));
                 header.read_seq
             }
         };
@@ -223,19 +222,19 @@ impl Watching<'_> {
         Ok(seq)
     }
 
-    /// An error of the watch; of one that was to go on, with what would do.
+    /// Converts an error of the watch. If the bookmark is the cause, adds advice.
     fn told(&self, status: &Status) -> Error {
         let error = told(status);
         let stale = [Reason::FilterMismatch, Reason::EpochChanged, Reason::BelowFloor];
         match &self.bookmark {
             Some(bookmark) if !self.opened && stale.contains(&error.reason()) => {
-                error.context(format_args!("going on from {} (remove it to begin anew)", bookmark.path()))
+                error.context(format_args!("cannot resume from {} (remove this file to start again)", bookmark.path()))
             }
             _ => error,
         }
     }
 
-    /// Keeps the place up to which everything is done.
+    /// Saves the position up to which everything is done.
     fn keep(&mut self) -> Outcome {
         Ok(self.bookmark.as_mut().map_or(Ok(()), Bookmark::keep)?)
     }

@@ -1,4 +1,4 @@
-//! Comma-separated values: the first rows settle the columns, the rest streams.
+//! CSV output: the first rows determine the columns, and later rows are streamed.
 
 use std::io::Write;
 
@@ -7,10 +7,10 @@ use driftdb_common::error::{Error, Reason};
 use super::{Fields, cell_text};
 use crate::exit::Outcome;
 
-/// Rows looked at before the columns are settled, and rows written at once after that.
+/// How many rows determine the columns, and how many rows are written at once.
 const WINDOW: usize = 1000;
 
-/// A sheet under way.
+/// A CSV result in progress.
 #[derive(Default)]
 pub(super) struct Sheet {
     columns: Vec<String>,
@@ -26,8 +26,8 @@ impl Sheet {
             }
             if self.header_written {
                 let message = format!(
-                    "a row has the field {name:?}, which none of the first {WINDOW} rows has: the header is \
-                     written already. Name the columns with --fields, or use -o jsonl"
+                                        "cannot print field {name:?} as CSV: it is not in the first {WINDOW} rows, and the header is already \
+                                         written; name the columns with --fields, or use -o jsonl"
                 );
                 return Err(Error::new(Reason::ArgumentInvalid, message).into());
             }
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_that_comes_after_the_header_is_an_error_not_a_loss() {
+    fn a_new_field_after_the_header_is_an_error() {
         let (mut sheet, mut out) = (Sheet::default(), Vec::new());
         for i in 0..WINDOW {
             sheet.add(&mut out, Fields::parse(&format!("{{\"n\":{i}}}")).unwrap()).unwrap();

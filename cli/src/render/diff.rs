@@ -1,4 +1,4 @@
-//! A net change for people: a line a field.
+//! A net change for people: one line for each changed field.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use super::{Fields, Style, visible};
 use crate::exit::Outcome;
 use crate::shapes::Difference;
 
-/// The lines of one row's net change, coloured by field.
+/// The lines of the net change of one row, coloured by field.
 pub fn lines(diff: &Difference, style: Style) -> Outcome<String> {
     let before = fields(diff.before.as_deref())?;
     let after = fields(diff.after.as_deref())?;
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_a_field_that_changed() {
+    fn each_changed_field_has_a_line() {
         let changed =
             diff("changed", Some(r#"{"a":1,"b":"x","c":[1]}"#), Some(r#"{"a":1,"b":"y","d":null}"#));
         let expected = "~ o1\n    b: \"x\" → \"y\"\n    c: [1]\n    d: null\n";

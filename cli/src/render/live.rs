@@ -1,4 +1,4 @@
-//! Changes for people, as they happen: a line each, and what it did to the row where that was asked for.
+//! Changes for people: one line for each change, and the row before and after it if requested.
 
 use serde_json::value::RawValue;
 
@@ -6,7 +6,7 @@ use super::{Style, diff, visible};
 use crate::exit::Outcome;
 use crate::shapes::{Difference, Event};
 
-/// Characters of a document that are shown.
+/// The maximum length of a document, in characters; longer documents are cut.
 const DOCUMENT: usize = 100;
 
 /// The lines of a change.
@@ -45,7 +45,7 @@ pub fn event(event: &Event, style: Style) -> Outcome<String> {
     Ok(line)
 }
 
-/// A record that is no change.
+/// The line of a record that is not a change.
 pub fn aside(json: &str, style: Style) -> String {
     style.dim(&shown(json)) + "\n"
 }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_a_change() {
+    fn each_change_has_a_line() {
         let line = |change: &Event| event(change, Style::PLAIN).unwrap();
         let head = "2026-01-01T00:00:00.000Z        7  patch       orders/o1\\n";
         assert_eq!(line(&patched()), format!("{head}  {{\"b\":2}}  (why)\n"));

@@ -1,4 +1,4 @@
-//! Aligned columns for people: widths come from the first rows, so that memory stays bounded.
+//! Aligned columns for people. The first rows determine the widths, so that memory use is bounded.
 
 use std::io::{self, Write};
 
@@ -6,16 +6,16 @@ use serde_json::value::RawValue;
 
 use super::{Fields, Style, cell_text, visible};
 
-/// Rows looked at before the widths are settled.
+/// How many rows determine the widths.
 const WINDOW: usize = 256;
-/// Characters of a cell that are shown.
+/// The maximum width of a cell, in characters.
 const CELL: usize = 64;
 
-/// A table under way.
+/// A table in progress.
 #[derive(Default)]
 pub(super) struct Table {
     columns: Vec<Column>,
-    /// Rows that wait for the header.
+    /// Rows that are kept until the header is written.
     waiting: Vec<Vec<Option<Cell>>>,
     header_written: bool,
 }
@@ -36,7 +36,7 @@ impl Table {
     pub(super) fn add(&mut self, out: &mut dyn Write, style: Style, fields: Fields) -> io::Result<()> {
         let known = |name: &String| self.columns.iter().any(|c| c.name == *name);
         if self.header_written && !fields.0.iter().all(|(name, _)| known(name)) {
-            // A column that nobody knew of: a new header, rather than a value lost.
+            // Start a new header for a new column, so that no value is lost.
             self.header_written = false;
             writeln!(out)?;
         }
@@ -56,7 +56,7 @@ impl Table {
         Ok(())
     }
 
-    /// Puts fields under their columns, adding those that are new.
+    /// Puts fields under their columns, and adds new columns.
     fn arrange(&mut self, fields: Fields) -> Vec<Option<Cell>> {
         let mut row: Vec<Option<Cell>> = self.columns.iter().map(|_| None).collect();
         for (name, value) in fields.0 {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_that_comes_late_starts_a_new_header() {
+    fn a_late_column_starts_a_new_header() {
         let (mut table, mut out) = (Table::default(), Vec::new());
         for i in 0..=WINDOW {
             add(&mut table, &mut out, &format!("{{\"n\":{i}}}"));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn long_cells_are_cut_and_control_characters_shown() {
+    fn long_cells_are_cut_and_control_characters_are_escaped() {
         let (mut table, mut out) = (Table::default(), Vec::new());
         add(&mut table, &mut out, &format!(r#"{{"a":"{}","b":"\u001b[2J"}}"#, "x".repeat(100)));
         table.end(&mut out, Style::COLOUR).unwrap();

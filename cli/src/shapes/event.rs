@@ -1,4 +1,4 @@
-//! What happened, as JSON: a line a change, or a commit whole; and what else a watch prints.
+//! JSON shapes of changes: one line for each change, a whole commit, and the other records of a watch.
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
@@ -7,46 +7,46 @@ use serde_json::value::RawValue;
 
 use super::{line, raw, time};
 
-/// The row before and after a change: `None` where it was not asked for, `Some(None)` where there was none.
+/// A row before or after a change: `None` if not requested, `Some(None)` if the row did not exist.
 type Image = Option<Option<Box<RawValue>>>;
 
-/// Which images of rows were asked for.
+/// Which images of rows were requested.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Images {
     /// The row before each change.
     pub before: bool,
-    /// The row after it.
+    /// The row after each change.
     pub after: bool,
 }
 
-/// One change, with all that is known of its commit.
+/// One change, with the properties of its commit.
 #[derive(Debug, Serialize)]
 pub struct Event {
-    /// The commit.
+    /// The seq of the commit.
     pub seq: u64,
-    /// Its time.
+    /// The time of the commit.
     pub time: String,
     /// The table.
     pub table: String,
-    /// The row; empty for a change of the schema.
+    /// The key of the row; empty for a schema change.
     pub key: String,
     /// `insert`, `patch`, `soft_delete` or `schema`.
     pub kind: &'static str,
-    /// What was written.
+    /// The document or patch that was written.
     pub payload: Option<Box<RawValue>>,
-    /// Who wrote it.
+    /// Who made the commit.
     pub actor: String,
-    /// Why.
+    /// The reason of the commit.
     pub reason: String,
-    /// The row before, where asked for.
+    /// The row before the change, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Image,
-    /// The row after, where asked for.
+    /// The row after the change, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Image,
 }
 
-/// The changes of a commit, or of a part of one.
+/// The changes of a commit, or of a part of it.
 pub fn events(commit: v1::Commit, images: Images) -> Result<Vec<Event>> {
     let time = time(commit.time.as_ref())?;
     let image = |wanted: bool, document| wanted.then(|| raw(document)).transpose();
@@ -67,12 +67,12 @@ pub fn events(commit: v1::Commit, images: Images) -> Result<Vec<Event>> {
     events.collect()
 }
 
-/// The drift lines of a commit, or of a part of one.
+/// The lines of `drift` for a commit, or for a part of it.
 pub fn drift(commit: v1::Commit) -> Result<Vec<String>> {
     events(commit, Images::default())?.iter().map(line).collect()
 }
 
-/// A commit as one line.
+/// A whole commit as one line.
 pub fn commit(commit: v1::Commit, images: Images) -> Result<String> {
     #[derive(Serialize)]
     struct Change {
@@ -116,7 +116,7 @@ fn row(table: &str, row: v1::Row) -> Result<Row<'_>> {
     Ok(Row { table, key: row.key, seq: row.seq, time, doc: raw(row.document)? })
 }
 
-/// A row that stands at the beginning of a watch.
+/// An initial row of a watch.
 pub fn watched_row(table: &str, row: v1::Row) -> Result<String> {
     #[derive(Serialize)]
     struct Line<'a> {
@@ -125,7 +125,7 @@ pub fn watched_row(table: &str, row: v1::Row) -> Result<String> {
     line(&Line { row: self::row(table, row)? })
 }
 
-/// Several such rows, as a program gets them.
+/// Several initial rows, as a program receives them.
 pub fn watched_rows(batch: v1::RowBatch) -> Result<String> {
     #[derive(Serialize)]
     struct Line<'a> {
@@ -135,7 +135,7 @@ pub fn watched_rows(batch: v1::RowBatch) -> Result<String> {
     line(&Line { rows: rows.collect::<Result<_>>()? })
 }
 
-/// How far a watch is.
+/// The progress of a watch.
 pub fn progress(seq: u64) -> Result<String> {
     #[derive(Serialize)]
     struct Line {
@@ -155,7 +155,7 @@ fn kind(kind: v1::ChangeKind) -> Result<&'static str> {
         v1::ChangeKind::SoftDelete => "soft_delete",
         v1::ChangeKind::Schema => "schema",
         v1::ChangeKind::Unspecified => {
-            return Err(Error::new(Reason::Internal, "an answer has a change of no kind this version knows"));
+            return Err(Error::new(Reason::Internal, "a result has a change of an unknown kind; update driftctl"));
         }
     })
 }
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_is_a_line_a_change() {
+    fn each_change_of_a_commit_is_a_line() {
         let change = |kind: v1::ChangeKind, key: &str, payload| v1::Change {
             table: "orders".into(),
             key: key.into(),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_at_the_beginning_have_lines_of_their_own() {
+    fn initial_rows_have_their_own_shape() {
         let row = v1::Row { key: "o1".into(), seq: 3, time: None, document: json(r#"{"b":1,"a":2}"#) };
         let inner = concat!(
             r#"{"table":"orders","key":"o1","seq":3,"time":"1970-01-01T00:00:00.000Z","#,

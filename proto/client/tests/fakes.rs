@@ -1,4 +1,4 @@
-//! Daemons that answer as a test wants it, and a way to them that can be cut.
+//! Stub daemons with scripted behaviour, behind a proxy that can break connections.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -19,34 +19,34 @@ use v1::writer_service_server::{WriterService, WriterServiceServer};
 
 pub(super) type Stubborn<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// A failure as a daemon tells it.
+/// A failure as a daemon reports it.
 pub(super) fn failure(code: Code, reason: &str) -> Status {
     let details = ErrorDetails::with_error_info(reason, super::DOMAIN, std::collections::HashMap::new());
-    Status::with_error_details(code, "as the test wants it", details)
+    Status::with_error_details(code, "scripted failure", details)
 }
 
 fn not_asked<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented("no test asks for this"))
 }
 
-/// What a fake does with a request.
+/// What a stub does with a request.
 #[derive(Debug, Clone)]
 pub(super) enum Act {
     Answer,
     Fail(Code, &'static str),
-    /// The work is done, and the connection breaks before the answer.
+    /// Executes the request and breaks the connection before the response.
     Cut,
-    /// The connection breaks after so many messages of the answer.
+    /// Breaks the connection after this many messages of the response.
     CutAfter(u64),
-    /// The answer ends after so many messages, as if that were all.
+    /// Ends the response after this many messages, as if it were complete.
     EndAfter(u64),
-    /// Nothing comes after so many messages of the answer.
+    /// Sends nothing after this many messages of the response.
     SilentAfter(u64),
-    /// What another act does, after a while.
+    /// Performs another act after a delay.
     Late(Duration, &'static Act),
 }
 
-/// What a fake was asked, and what it will do: the last act again and again.
+/// The requests that a stub received, and its next acts. The last act is repeated.
 #[derive(Debug)]
 pub(super) struct Script {
     acts: Mutex<Vec<Act>>,
@@ -70,7 +70,7 @@ impl Script {
         self.asked.lock().unwrap().len()
     }
 
-    /// After how many messages the next answer is to break.
+    /// The number of messages after which the next response breaks.
     fn cut_after(&self) -> Option<usize> {
         match self.acts.lock().unwrap().last() {
             Some(Act::CutAfter(messages)) => usize::try_from(*messages).ok(),
@@ -78,14 +78,14 @@ impl Script {
         }
     }
 
-    /// Breaks the connection, and never answers on it.
+    /// Breaks the connection and never responds on it.
     async fn broken<T>(&self) -> Result<T, Status> {
         self.cut.notify_waiters();
         std::future::pending().await
     }
 }
 
-/// Serves a fake behind a proxy that its script cuts, on any port.
+/// Serves a stub on any port, behind a proxy that its script breaks.
 async fn serve(script: Arc<Script>, server: tonic::transport::server::Router) -> String {
     serve_at(script, server, ([127, 0, 0, 1], 0).into()).await
 }
@@ -121,18 +121,18 @@ pub(super) async fn writer(script: &Arc<Script>) -> String {
     serve(script.clone(), Server::builder().add_service(fake)).await
 }
 
-/// A reader of the rows `1` to `9`, each in a message of its own; a resume token is the last of them.
+/// Serves a reader of the rows `1` to `9`, each in its own message. A resume token is the last key sent.
 pub(super) async fn reader(script: &Arc<Script>) -> String {
     reader_at(script, ([127, 0, 0, 1], 0).into()).await
 }
 
-/// The same at an address.
+/// Like `reader`, at an address.
 pub(super) async fn reader_at(script: &Arc<Script>, address: SocketAddr) -> String {
     let fake = ReaderServiceServer::new(FakeReader(script.clone()));
     serve_at(script.clone(), Server::builder().add_service(fake), address).await
 }
 
-/// A writer that knows its request ids: `asked` has them, and the place of the first of an id is its seq.
+/// A writer that knows its request ids: `asked` contains them. The seq of a write is the position of its first request.
 struct FakeWriter(Arc<Script>);
 
 impl FakeWriter {
@@ -188,7 +188,7 @@ impl WriterService for FakeWriter {
         tokio::spawn(async move {
             for (place, answer) in answers.into_iter().enumerate() {
                 if Some(place) == cut {
-                    // What was sent is on its way.
+                    // Let the messages that were sent arrive.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     let _: Result<(), Status> = script.broken().await;
                 }
@@ -262,7 +262,7 @@ impl ReaderService for FakeReader {
     type WatchDriftStream = Stubborn<v1::WatchDriftResponse>;
     type ExecuteStream = Stubborn<v1::ReaderServiceExecuteResponse>;
 
-    /// Two keys a call; the rest is left over.
+    /// Returns two keys per call; the rest is `remaining`.
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
         let v1::GetRequest { mut keys, freshness, as_of, .. } = request.into_inner();
         let act = self.0.asked((freshness.map(|f| (f.min_seq, f.epoch)), as_of.and_then(|a| a.at)));
@@ -297,7 +297,7 @@ impl ReaderService for FakeReader {
         tokio::spawn(async move {
             for message in messages {
                 if message.rows[0].key.parse::<u64>().unwrap() > until {
-                    // What was sent is on its way.
+                    // Let the messages that were sent arrive.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     let _: Result<(), Status> = script.broken().await;
                 }
@@ -341,7 +341,7 @@ impl ReaderService for FakeReader {
                 }
             }
             if let Act::CutAfter(_) = act {
-                // What was sent is on its way.
+                // Let the messages that were sent arrive.
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 let _: Result<(), Status> = script.broken().await;
             }

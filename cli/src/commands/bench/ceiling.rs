@@ -1,4 +1,4 @@
-//! The ceilings that `bench` compares with: a writer's API that does nothing, or a log and nothing else.
+//! Ceilings for `bench` to compare with: a writer API that does nothing, and one that only appends to a log.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -20,9 +20,9 @@ use crate::args::{BenchServer, Ceiling};
 use crate::exit::Outcome;
 use crate::render::Output;
 
-/// The log's file: preallocated, and written from the start again when it is full.
+/// The size of the log file in bytes. It is preallocated, and overwritten from the start when it is full.
 const FILE_BYTES: usize = 64 << 20;
-/// Bytes of one group.
+/// The maximum size of a group, in bytes.
 const GROUP_BYTES: usize = 4 << 20;
 
 /// Serves a ceiling until a signal.
@@ -44,13 +44,13 @@ pub async fn run(args: BenchServer, out: &mut Output) -> Outcome {
     Ok(server::serve(listener, routes, health, shutdown).await?)
 }
 
-/// An append to the log, and who waits for it.
+/// An append to the log, and the channel for its acknowledgement.
 struct Entry {
     bytes: Bytes,
     answer: oneshot::Sender<u64>,
 }
 
-/// Group commit: one thread writes and syncs what has gathered.
+/// Group commit: one thread writes and syncs all appends that have arrived.
 struct Log(mpsc::Sender<Entry>);
 
 impl Log {
@@ -62,11 +62,11 @@ impl Log {
         let (sender, entries) = mpsc::channel(limits::QUEUE_REQUESTS);
         let (synced, mut groups) = mpsc::unbounded_channel::<(u64, Vec<oneshot::Sender<u64>>)>();
         std::thread::spawn(move || commit(file.as_ref(), entries, &synced));
-        // One wake-up a group crosses threads; those who wait are woken from here, which is cheaper.
+        // One message per group crosses threads. Waking the callers from this task is cheaper.
         tokio::spawn(async move {
             while let Some((seq, waiting)) = groups.recv().await {
                 for answer in waiting {
-                    // A caller that has gone needs no answer.
+                    // A caller that has gone needs no acknowledgement.
                     let _ = answer.send(seq);
                 }
             }
@@ -84,7 +84,7 @@ impl Log {
 
 fn preallocated(dir: &Path) -> std::io::Result<Box<dyn File>> {
     let file = RealDisk.create(&dir.join("ceiling.log"))?;
-    // Zeros are written, not only reserved: the first write to a reserved block goes through the journal.
+    // Write zeros instead of only reserving space: the first write to a reserved block is slower, because it is journaled.
     let zeros = vec![0; 1 << 20];
     for start in (0..FILE_BYTES).step_by(zeros.len()) {
         file.write_at(&zeros, start as u64)?;
@@ -94,7 +94,7 @@ fn preallocated(dir: &Path) -> std::io::Result<Box<dyn File>> {
     Ok(file)
 }
 
-/// Ends with the first error; those who wait learn of it because nobody answers them.
+/// Stops at the first error. Waiting callers notice it because their channels close.
 fn commit(
     file: &dyn File,
     mut entries: mpsc::Receiver<Entry>,
@@ -132,7 +132,7 @@ struct Server {
 type Answers<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
 
 fn not_here<T>() -> std::result::Result<Response<T>, Status> {
-    Err(Status::unimplemented("a ceiling only applies"))
+    Err(Status::unimplemented("a ceiling only serves Apply"))
 }
 
 #[tonic::async_trait]
@@ -221,7 +221,7 @@ impl WriterService for Server {
     }
 }
 
-/// What of an operation a log would hold.
+/// The bytes of an operation that a log would contain.
 fn bytes_of(operation: v1::Operation) -> Bytes {
     let document = match operation.action {
         Some(Action::Insert(document) | Action::Put(document) | Action::Patch(document)) => document.body,
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_log_answers_what_it_has_written() {
+    async fn an_acknowledged_append_is_in_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let log = std::sync::Arc::new(Log::open(dir.path()).unwrap());
         let appends = (0..100u8).map(|i| {

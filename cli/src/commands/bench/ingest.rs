@@ -1,4 +1,4 @@
-//! Loads what is to be measured: one stream of Ingest, some batches ahead of those that are on disk.
+//! Loads data for `bench` through one Ingest stream, with several batches in flight.
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
@@ -7,12 +7,12 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::client::{Writer, told};
 
-/// Operations in a batch.
+/// The number of operations in a batch.
 pub const BATCH: usize = 1000;
-/// Batches under way.
+/// The maximum number of batches in flight.
 const IN_FLIGHT: usize = 16;
 
-/// Writes batches, each operation a commit of its own; the token of the last.
+/// Writes batches; each operation is a commit. Returns the token of the last commit.
 pub async fn load(
     writer: &mut Writer,
     producer: &str,
@@ -31,7 +31,7 @@ pub async fn load(
     loop {
         let answer = answers.message().await.map_err(|s| told(&s))?.ok_or_else(ended)?;
         if let Some(refused) = answer.errors.first() {
-            let message = format!("a row was refused: {}", refused.message);
+            let message = format!("the writer rejected a row: {}", refused.message);
             return Err(Error::new(Reason::Internal, message));
         }
         let durable = answer.durable_batch_id;

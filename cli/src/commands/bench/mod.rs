@@ -1,4 +1,4 @@
-//! `bench`: what this machine, or a deployment, does in a second, and how near that is to what it could.
+//! `bench`: measures the throughput and latency of this machine or a deployment, and compares them with ceilings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,15 +27,15 @@ mod target;
 mod watches;
 mod writes;
 
-/// Clients of W2, and of the ceilings it is compared with.
+/// The number of clients of W2, and of its ceilings.
 const WRITERS: usize = 64;
-/// Clients of R1 and R2, where many read.
+/// The number of clients of R1 and R2 in their concurrent runs.
 const READERS: usize = 32;
 
-/// Measures, and prints a line for every figure.
+/// Measures, and prints a line for each figure.
 pub async fn run(args: &Bench, global: &Global, out: &mut Output) -> Outcome {
     if global.data.is_some() {
-        let message = "bench measures daemons: leave out --data; --dir says where data of its own go";
+        let message = "bench measures daemons and does not take --data; pass --dir to choose where it creates its own data";
         return Err(Failure::Usage(message.to_owned()));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -61,13 +61,13 @@ pub async fn run(args: &Bench, global: &Global, out: &mut Output) -> Outcome {
     Ok(())
 }
 
-/// The runs to make.
+/// The requested runs.
 struct Runs<'a> {
     args: &'a Bench,
     target: Target,
 }
 
-/// What a ceiling reached in this run.
+/// The result of a ceiling in this run.
 struct Reached {
     name: String,
     clients: usize,
@@ -75,7 +75,7 @@ struct Reached {
 }
 
 impl Runs<'_> {
-    /// `log`, W1 and W2. No reader runs beside them.
+    /// Measures `log`, W1 and W2. No reader runs at the same time.
     async fn writes(&self) -> Result<Report> {
         let many = self.args.clients.map_or(WRITERS, usize::from);
         let mut wanted = vec![(Phase::Log, vec![1, many])];
@@ -95,7 +95,7 @@ impl Runs<'_> {
         };
         let work = Work::new(&self.target.table)?;
         for run in 1..=self.args.runs {
-            // Beside each run its ceilings: a machine is not the same from one minute to the next.
+            // Measure the ceilings beside each run, because the speed of a machine varies over time.
             let reached = self.reach(run, &ceilings, &mut report).await?;
             for (_, name, clients) in &phases {
                 self.tell(run, name);
@@ -112,7 +112,7 @@ impl Runs<'_> {
         Ok(report)
     }
 
-    /// `echo`, R1 and R2, over a history that is written first.
+    /// Measures `echo`, R1 and R2 on a history that is written first.
     async fn reads(&self) -> Result<Report> {
         let many = self.args.clients.map_or(READERS, usize::from);
         let mut report = Report::default();
@@ -152,7 +152,7 @@ impl Runs<'_> {
         Ok(report)
     }
 
-    /// WA, with one watcher and with many.
+    /// Measures WA, with one watcher and with many.
     async fn watches(&self) -> Result<Report> {
         let mut report = Report::default();
         let served = self.target.serve("watches", true).await?;
@@ -167,16 +167,16 @@ impl Runs<'_> {
         Ok(report)
     }
 
-    /// Whether the daemons to measure are started here, which a phase needs.
+    /// Whether `bench` starts the daemons itself, which this phase needs.
     fn has_own(&self, phase: &str) -> bool {
         let own = !self.target.is_given();
         if !own {
-            render::note(&format!("{phase} is skipped: it starts and stops daemons of its own"));
+            render::note(&format!("note: skipped {phase}: it must start and stop its own daemons"));
         }
         own
     }
 
-    /// Long histories, one after another; then side by side.
+    /// Measures long histories one after another, then prints them side by side.
     async fn histories(&self, out: &mut Output) -> Outcome {
         let ceilings = self.ceilings(vec![(Phase::Echo, vec![1])]).await?;
         let mut reports = Vec::new();
@@ -194,7 +194,7 @@ impl Runs<'_> {
         Ok(())
     }
 
-    /// Many tables.
+    /// Measures many tables.
     async fn tables(&self) -> Result<Report> {
         let Bench { tables, table_events: events, runs, .. } = *self.args;
         let clients = self.args.clients.map_or(WRITERS, usize::from);
@@ -205,12 +205,12 @@ impl Runs<'_> {
 
     async fn history(&self, writer: &str) -> Result<History> {
         let channel = channels(writer).await?.pop();
-        let channel = channel.ok_or_else(|| Error::new(Reason::Internal, "no connection was made"))?;
+        let channel = channel.ok_or_else(|| Error::new(Reason::Internal, "no connection was opened"))?;
         let Bench { keys, versions, .. } = *self.args;
         History::load(&mut writer_on(channel), &self.target.table, keys, versions).await
     }
 
-    /// Starts the ceilings that were asked for.
+    /// Starts the requested ceilings.
     async fn ceilings(&self, wanted: Vec<(Phase, Vec<usize>)>) -> Result<Vec<Ceiling>> {
         let mut ceilings = Vec::new();
         for (phase, mut clients) in wanted {
@@ -222,7 +222,7 @@ impl Runs<'_> {
         Ok(ceilings)
     }
 
-    /// One run of the ceilings.
+    /// Measures each ceiling once.
     async fn reach(&self, run: u32, ceilings: &[Ceiling], report: &mut Report) -> Result<Vec<Reached>> {
         let mut reached = Vec::new();
         for ceiling in ceilings {
@@ -241,7 +241,7 @@ impl Runs<'_> {
         phases.iter().any(|phase| self.args.phases.contains(phase))
     }
 
-    /// Of phases with a name and a number of clients, those that were asked for, each once.
+    /// The requested phases, with their names and numbers of clients, without repetitions.
     fn only<'n>(&self, phases: &[(Phase, &'n str, usize)]) -> Vec<(Phase, &'n str, usize)> {
         let mut phases: Vec<_> = phases.iter().copied().filter(|(phase, ..)| self.wants(&[*phase])).collect();
         phases.dedup();
@@ -264,7 +264,7 @@ async fn stop(ceilings: Vec<Ceiling>) -> Result<()> {
     Ok(())
 }
 
-/// Reports a sample, and how it compares with the ceilings that had as many clients.
+/// Reports a sample, and its ratio to the ceilings with the same number of clients.
 fn compare(report: &mut Report, phase: &str, clients: usize, sample: &Sample, reached: &[Reached]) {
     report.sample(phase, sample);
     for ceiling in reached.iter().filter(|ceiling| ceiling.clients == clients) {

@@ -1,4 +1,4 @@
-//! The reading client of `bench`, and the history it reads: every answer is checked against what was written.
+//! The reading client of `bench` and the history that it reads. Every response is compared with what was written.
 
 use std::sync::Arc;
 
@@ -14,24 +14,24 @@ use crate::client::{Reader, Writer, reader_on, told};
 use crate::orders::{Random, id, order};
 use crate::render::Progress;
 
-/// Rows in a commit of the history.
+/// The number of rows in a commit of the history.
 const BATCH: u32 = 1000;
 
-/// A table with a history: every row in several versions.
+/// A table whose rows have several versions.
 #[derive(Debug)]
 pub struct History {
     table: String,
     keys: u32,
-    /// For each batch of rows, the commits that wrote its versions, in order.
+    /// For each batch of rows, the seqs of the commits that wrote its versions, in order.
     commits: Vec<Vec<u64>>,
-    /// The first commit at which every row is there.
+    /// The seq from which every row exists.
     whole: u64,
     last: u64,
     epoch: u64,
 }
 
 impl History {
-    /// Writes it, and waits until a reader shows it.
+    /// Writes the history.
     pub async fn load(writer: &mut Writer, table: &str, keys: u32, versions: u32) -> Result<History> {
         let mut history = History {
             table: table.to_owned(),
@@ -60,20 +60,20 @@ impl History {
         Ok(history)
     }
 
-    /// How many events it has.
+    /// The number of events in the history.
     pub fn events(&self) -> u64 {
         let versions = self.commits.first().map_or(0, Vec::len) as u64;
         u64::from(self.keys) * versions
     }
 
-    /// The commit that wrote a row as it was after commit `seq`.
+    /// The seq of the commit that wrote the version of a row at `seq`.
     fn written(&self, row: u32, seq: u64) -> Option<u64> {
         let commits = self.commits.get(usize::try_from(row / BATCH).ok()?)?;
         let later = commits.partition_point(|commit| *commit <= seq);
         commits.get(later.checked_sub(1)?).copied()
     }
 
-    /// Waits until a reader has applied it all.
+    /// Waits until a reader has applied the whole history.
     pub async fn await_reader(&self, channels: &[Channel]) -> Result<()> {
         let Some(channel) = channels.first().cloned() else { return Ok(()) };
         let freshness = v1::Freshness {
@@ -91,7 +91,7 @@ impl History {
         reader_on(channel).get(request).await.map(drop).map_err(|s| told(&s))
     }
 
-    /// Clients, spread over connections, that read now or at moments of the past.
+    /// Clients, spread over connections, that read now or at random points in the past.
     pub fn clients(self: &Arc<History>, channels: &[Channel], count: usize, past: bool) -> Vec<Client> {
         let channels = channels.iter().cycle().take(count);
         let client = |(channel, seed): (&Channel, u64)| Client {
@@ -110,7 +110,7 @@ fn operation(table: &str, row: u32, version: u32) -> Result<v1::Operation> {
     Ok(v1::Operation { table: table.to_owned(), key: String::new(), action: Some(Action::Put(document)) })
 }
 
-/// One client.
+/// A client that reads one row per call.
 #[derive(Debug)]
 pub struct Client {
     reader: Reader,
@@ -146,7 +146,7 @@ impl Call for Client {
             return Ok(());
         }
         let found: Vec<u64> = answer.rows.iter().map(|row| row.seq).collect();
-        let message = format!("a wrong answer: {key} at seq {moment} is of {found:?}, not of {expected:?}");
+        let message = format!("wrong result: {key} as of seq {moment} has seq {found:?}, expected {expected:?}");
         Err(Error::new(Reason::Internal, message))
     }
 }
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_of_a_row_at_a_moment_is_known() {
+    fn the_version_of_a_row_at_a_seq_is_known() {
         let commits = vec![vec![5, 8, 12], vec![6, 9, 13]];
         let history = History { table: "t".into(), keys: 1500, commits, whole: 6, last: 13, epoch: 1 };
         for (row, seq, commit) in [

@@ -1,4 +1,4 @@
-//! T500: many tables with a little history each, instead of one with much.
+//! The T500 phase of `bench`: many tables with short histories.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,21 +22,21 @@ use crate::orders::{id, order};
 use crate::processes::Daemon;
 use crate::render::{self, Progress};
 
-/// Versions of each row.
+/// The number of versions of each row.
 const VERSIONS: u32 = 10;
 
-/// How it is measured.
+/// The parameters of the phase.
 #[derive(Debug, Clone, Copy)]
 pub struct How {
-    /// How many tables.
+    /// The number of tables.
     pub tables: u32,
-    /// Events of each.
+    /// The number of events in each table.
     pub events: u32,
-    /// How often each figure is taken.
+    /// How often each figure is measured.
     pub runs: u32,
-    /// How long a run of writes lasts.
+    /// The duration of a run of writes.
     pub time: Duration,
-    /// How many clients write.
+    /// The number of writing clients.
     pub clients: usize,
 }
 
@@ -102,7 +102,7 @@ fn add_memory(report: &mut Report, metric: &str, daemon: &Daemon) {
     }
 }
 
-/// The last row of the last table, as it was written last.
+/// Reads the last row of the last table.
 async fn first_answer(reader: &mut Reader, loading: &Loading) -> Result<()> {
     let key = id((loading.rows - 1).into());
     let table = name(loading.tables - 1);
@@ -110,11 +110,11 @@ async fn first_answer(reader: &mut Reader, loading: &Loading) -> Result<()> {
     let answer = reader.get(request).await.map_err(|s| told(&s))?.into_inner();
     match answer.rows.as_slice() {
         [row] if row.key == key => Ok(()),
-        rows => Err(Error::new(Reason::Internal, format!("a wrong answer: {} rows for {key}", rows.len()))),
+        rows => Err(Error::new(Reason::Internal, format!("wrong result: {} rows for key {key}, expected 1", rows.len()))),
     }
 }
 
-/// What is loaded: table by table, version by version.
+/// The data to load: table by table, version by version.
 #[derive(Debug, Clone, Copy)]
 struct Loading {
     tables: u32,
@@ -141,7 +141,7 @@ fn put((table, row, version): (u32, u32, u32)) -> Result<v1::Operation> {
     Ok(v1::Operation { table: name(table), key: String::new(), action: Some(Action::Put(document)) })
 }
 
-/// One client: a durable write into one table after another.
+/// A client that makes durable writes to one table after another.
 #[derive(Debug)]
 struct Client {
     writer: Writer,
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_of_every_table_has_its_versions() {
+    fn the_load_writes_every_version_of_every_row() {
         let loading = Loading { tables: 3, rows: 40 };
         let batches: Vec<_> = loading.batches().map(Result::unwrap).collect();
         let sizes: Vec<usize> = batches.iter().map(Vec::len).collect();

@@ -1,4 +1,4 @@
-//! The watching clients of `bench`: how soon a commit arrives at one watcher, and at many.
+//! The watching clients of `bench`: how fast a commit arrives at one watcher and at many.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,40 +17,40 @@ use super::writes::{Client, Work};
 use crate::client::told;
 use crate::processes::Daemon;
 
-/// Clients that write.
+/// The number of writing clients.
 const WRITERS: u32 = 50;
 
-/// What is measured.
+/// The parameters of the phase.
 #[derive(Debug, Clone, Copy)]
 pub struct How {
     /// The name of the figures.
     pub phase: &'static str,
-    /// Watchers, each with a connection of its own.
+    /// The number of watchers, each with its own connection.
     pub watchers: usize,
-    /// Events written in a second, a commit each.
+    /// The number of events written per second, one commit each.
     pub rate: u32,
-    /// How long they are.
+    /// The duration of the writes.
     pub time: Duration,
 }
 
-/// One watcher, at the rate that peers are measured at.
+/// One watcher, at the rate used in benchmarks of comparable systems.
 pub fn alone(time: Duration) -> How {
     How { phase: "WA", watchers: 1, rate: 5000, time }
 }
 
-/// Many watchers, to which ten times as many events are delivered in all.
+/// Many watchers, which together receive ten times as many events.
 pub fn fan(time: Duration) -> How {
     How { phase: "WA.fan", watchers: 100, rate: 500, time }
 }
 
-/// A commit: when it was sent, and when its answer came.
+/// A commit: when it was sent and when it was acknowledged.
 struct Written {
     seq: u64,
     sent: Instant,
     acknowledged: Instant,
 }
 
-/// One run. Every watcher must get every commit, once and in order.
+/// Measures one run. Every watcher must receive every commit, once and in order.
 pub async fn measure(served: &Served, table: &str, work: &Work, how: How, report: &mut Report) -> Result<()> {
     let opened = Arc::new(Barrier::new(how.watchers + 1));
     let (last, known) = watch::channel(None);
@@ -76,7 +76,7 @@ pub async fn measure(served: &Served, table: &str, work: &Work, how: How, report
     let joined = async {
         let mut all = Vec::new();
         while let Some(ended) = watching.join_next().await {
-            all.push(ended.map_err(|e| Error::new(Reason::Internal, format!("a watcher: {e}")))??);
+            all.push(ended.map_err(|e| Error::new(Reason::Internal, format!("a watcher failed: {e}")))??);
         }
         Ok::<_, Error>(all)
     };
@@ -85,7 +85,7 @@ pub async fn measure(served: &Served, table: &str, work: &Work, how: How, report
     tell(&written, &delivered, used, how, report)
 }
 
-/// Writes at the rate asked for, until the time is over.
+/// Writes at the requested rate until the time is over.
 async fn write(served: &Served, work: &Work, how: How) -> Result<Vec<Written>> {
     let begin = Instant::now();
     let every = Duration::from_secs(1) * WRITERS / how.rate.max(1);
@@ -96,7 +96,7 @@ async fn write(served: &Served, work: &Work, how: How) -> Result<Vec<Written>> {
     }
     let mut written = Vec::new();
     while let Some(ended) = writing.join_next().await {
-        written.extend(ended.map_err(|e| Error::new(Reason::Internal, format!("a client: {e}")))??);
+        written.extend(ended.map_err(|e| Error::new(Reason::Internal, format!("a client failed: {e}")))??);
     }
     Ok(written)
 }
@@ -115,7 +115,7 @@ async fn paced(mut client: Client, first: Instant, every: Duration, end: Instant
     }
 }
 
-/// One watcher, until the last commit has arrived: when each did.
+/// Runs one watcher until the last commit has arrived. Returns when each commit arrived.
 async fn one(
     mut watch: Watch,
     opened: Arc<Barrier>,
@@ -129,7 +129,7 @@ async fn one(
         }
         let event = tokio::select! {
             event = watch.next() => event.map_err(|s| told(&s))?,
-            // It outlives every watcher.
+            // The sender outlives every watcher.
             _ = last.changed() => continue,
         };
         match event {
@@ -139,7 +139,7 @@ async fn one(
             Some(WatchEvent::Commit(commit)) => arrived.push((commit.seq, Instant::now())),
             Some(WatchEvent::Interrupted(status)) => return Err(told(&status)),
             Some(_) => {}
-            None => return Err(Error::new(Reason::Internal, "a watch without an end has ended")),
+            None => return Err(Error::new(Reason::Internal, "a watch ended unexpectedly")),
         }
     }
 }
@@ -157,7 +157,7 @@ fn tell(
     let (mut since_sent, mut since_acknowledged) = (Vec::new(), Vec::new());
     for arrived in delivered {
         if !arrived.iter().map(|(seq, _)| seq).eq(written.iter().map(|written| &written.seq)) {
-            let message = format!("a watcher got {} commits of {}", arrived.len(), written.len());
+            let message = format!("a watcher received {} commits, expected {}", arrived.len(), written.len());
             return Err(Error::new(Reason::Internal, message));
         }
         let both = written.iter().zip(arrived).filter(|(written, _)| Some(written.sent) >= counted);

@@ -1,4 +1,5 @@
-//! The stream of batches to the writer: many under way, and sent again from where the writer is where it breaks.
+//! The stream of batches to the writer: several batches are in flight, and unacknowledged batches are sent again on a new
+//! stream if the stream breaks.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,54 +19,54 @@ use crate::client::{Client, told};
 use crate::render;
 use crate::shapes::Loaded;
 
-/// How long it is tried to reach the writer again.
+/// How long to try to reach the writer again.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The first wait between two tries.
+/// The first pause between two attempts.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
-/// The longest wait between two tries.
+/// The longest pause between two attempts.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// What is loaded, and how.
+/// The parameters of a load.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub table: String,
-    /// What errors call the file.
+    /// The name of the file in messages.
     pub file: String,
     pub upsert: bool,
     pub producer: String,
-    /// Batches under way.
+    /// The maximum number of batches in flight.
     pub in_flight: usize,
 }
 
-/// A load under way.
+/// A load in progress.
 pub struct Load<'a> {
     plan: Plan,
     client: &'a mut Client,
     pieces: mpsc::Receiver<Result<Piece>>,
     aside: Option<Aside>,
     meter: Meter,
-    /// Rows known to be on disk, or refused.
+    /// The number of rows that are on disk or were rejected.
     done: u64,
-    /// Those of them that were refused.
+    /// The number of rejected rows among them.
     refused: u64,
     last_seq: u64,
-    /// Read, and not known to be on disk.
+    /// Batches that were read and not acknowledged.
     pending: VecDeque<Batch>,
-    /// The last batch read.
+    /// The id of the last batch read.
     read: u64,
-    /// The last batch on disk.
+    /// The id of the last batch on disk.
     durable: u64,
-    /// The last line of it.
+    /// The last line of that batch.
     durable_line: u64,
-    /// The batch up to which an earlier run came, until it has been read again.
+    /// The last batch of an earlier run, until it has been read again.
     resumed: Option<u64>,
-    /// The batch in which it may have stopped, and the last seq when this run began.
+    /// The batch that an earlier run may have written in part, and the last seq at the start of this run.
     half_done: (u64, u64),
-    /// The file has no more, or no more of it is wanted.
+    /// The file has ended, or an error has occurred.
     ended: bool,
-    /// Why no more is wanted.
+    /// The error that ended the load.
     failed: Option<Error>,
-    /// When the stream broke, where nothing has come through since.
+    /// When the stream broke, if no batch was acknowledged since.
     broken: Option<Instant>,
 }
 
@@ -76,7 +77,7 @@ struct Stream {
 }
 
 impl<'a> Load<'a> {
-    /// Nothing is sent yet.
+    /// Creates a load. Nothing is sent yet.
     pub fn new(
         plan: Plan,
         client: &'a mut Client,
@@ -105,7 +106,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Loads all of it. An error is told after all that was sent before is on disk.
+    /// Loads the whole file. If it fails, the rows before the error are on disk.
     pub async fn run(&mut self) -> Result<()> {
         let mut stream = self.open().await?;
         self.resumed = Some(self.durable).filter(|durable| *durable > 0);
@@ -121,19 +122,19 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// What this run has done.
+    /// The result of this run.
     pub fn loaded(&self) -> Loaded {
         let events = self.done.saturating_sub(self.refused);
         let skipped = self.aside.as_ref().map(|aside| aside.lines);
         Loaded { last_seq: self.last_seq, commits: events, events, skipped }
     }
 
-    /// The last line that is known to be on disk, or dealt with.
+    /// The last line that is on disk or was skipped.
     pub fn last_line(&self) -> u64 {
         self.durable_line
     }
 
-    /// Opens a stream and learns where to go on; sends what the writer does not have.
+    /// Opens a stream, learns from the writer which batches are on disk, and sends those that are not.
     async fn open(&mut self) -> Result<Stream> {
         let lost = || Error::new(Reason::Unreachable, "the writer ended the stream");
         let (requests, receiver) = mpsc::channel(self.plan.in_flight + 1);
@@ -144,7 +145,7 @@ impl<'a> Load<'a> {
         let mut answers = answers.into_inner();
         let answer = answers.message().await.map_err(|s| told(&s))?.ok_or_else(lost)?;
         if answer.durable_batch_id < self.durable {
-            let message = "the writer no longer has all that it had acknowledged: the database was restored, or repaired";
+            let message = "the writer has lost acknowledged batches: the database was restored or repaired meanwhile; start again with --restart";
             return Err(Error::new(Reason::EpochChanged, message));
         }
         if self.read == 0 {
@@ -157,30 +158,30 @@ impl<'a> Load<'a> {
         Ok(Stream { requests, answers })
     }
 
-    /// Opens a stream anew where one broke.
+    /// Opens a new stream after one broke.
     async fn open_again(&mut self, error: Error) -> Result<Stream> {
         let broke = *self.broken.get_or_insert_with(Instant::now);
         let (mut error, mut wait, mut told) = (error, FIRST_WAIT, false);
         loop {
-            // A writer in this process does not come back.
+            // A writer in this process does not restart.
             let hopeless = self.client.directory().is_some() || !is_passing(&error);
             if hopeless || broke.elapsed() > PATIENCE {
                 return Err(error);
             }
             if !told {
-                render::note(&format!("note: {error}; trying again"));
+                render::note(&format!("note: {error}; retrying for up to {} s"));
                 told = true;
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LAST_WAIT);
-            // Whichever writer answers now.
+            // Find the active writer: another one may have taken over.
             let opened = match self.client.writer_status().await {
                 Ok(_) => self.open().await,
                 Err(error) => Err(error),
             };
             match opened {
                 Ok(stream) => {
-                    render::note(&format!("note: going on behind line {}", self.durable_line));
+                    render::note(&format!("note: resumed after line {}", self.durable_line));
                     return Ok(stream);
                 }
                 Err(again) => error = again,
@@ -188,7 +189,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Sends batches and takes answers, until all is on disk. An error is one of the stream.
+    /// Sends batches and receives acknowledgements until everything is on disk. An error means that the stream broke.
     async fn feed(&mut self, stream: &mut Stream) -> Result<()> {
         while !(self.ended && self.pending.is_empty()) {
             let room = !self.ended && self.pending.len() < self.plan.in_flight;
@@ -201,7 +202,7 @@ impl<'a> Load<'a> {
                     if let Some(batch) = self.piece(piece) {
                         let request = self.request(&batch);
                         self.pending.push_back(batch);
-                        // There is room. Where the stream has ended, its answers say why.
+                        // The channel has room. If the stream has ended, its responses say why.
                         let _ = stream.requests.send(request).await;
                     }
                 }
@@ -210,7 +211,7 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
-    /// What is to be done about a piece; a batch that is to be sent.
+    /// Handles a piece of the file. Returns a batch if it must be sent.
     fn piece(&mut self, piece: Option<Result<Piece>>) -> Option<Batch> {
         match piece {
             None => self.ended = true,
@@ -219,7 +220,7 @@ impl<'a> Load<'a> {
                 let written = self.aside.as_mut().map_or(Ok(()), |aside| aside.header(&raw));
                 written.unwrap_or_else(|error| self.fail(error));
             }
-            // A batch behind it is on disk: an earlier run has dealt with it.
+            // A later batch is on disk, so an earlier run has handled this line.
             Some(Ok(Piece::Bad(..))) if self.read < self.durable => {}
             Some(Ok(Piece::Bad(line, raw, error))) => self.bad(line, &raw, error),
             Some(Ok(Piece::Batch(batch))) => {
@@ -233,7 +234,7 @@ impl<'a> Load<'a> {
                 if self.resumed.take_if(|last| *last == batch.id).is_some() {
                     let Plan { file, producer, .. } = &self.plan;
                     render::note(&format!(
-                        "note: {file} was loaded up to line {} before: going on behind it (producer {producer})",
+                        "note: an earlier run loaded {file} up to line {}; resuming after it (producer {producer})",
                         self.durable_line
                     ));
                 }
@@ -262,7 +263,7 @@ impl<'a> Load<'a> {
             let seq = answer.token.map_or(0, |token| token.seq);
             let (half_done, began_at) = self.half_done;
             if batch.id == half_done && seq <= began_at {
-                // It was not half done, but whole: nothing was written.
+                // The batch was not half done but complete: nothing was written now.
                 continue;
             }
             let rows = batch.rows.len() as u64;
@@ -273,16 +274,16 @@ impl<'a> Load<'a> {
         self.durable = self.durable.max(answer.durable_batch_id);
     }
 
-    /// Finds the line of a refused operation.
+    /// Handles a rejected operation: finds its line.
     fn refused(&mut self, refused: v1::OperationError) {
         if refused.batch_id <= self.durable {
-            // Told again after a break: it has been dealt with.
+            // Reported again after a broken stream: it was handled before.
             return;
         }
         if self.read == 0 {
             let v1::OperationError { batch_id, index, message, .. } = refused;
             render::note(&format!(
-                "note: row {} of batch {batch_id} was refused in an earlier run: {message}",
+                "note: row {} of batch {batch_id} was rejected in an earlier run: {message}",
                 index + 1
             ));
             return;
@@ -312,31 +313,31 @@ impl<'a> Load<'a> {
         format!("{}, line {line}", self.plan.file)
     }
 
-    /// Reads no more. The first error is the one that is told.
+    /// Stops reading. Only the first error is reported.
     fn fail(&mut self, error: Error) {
         self.failed.get_or_insert(error);
         self.ended = true;
     }
 
-    /// Tells of a file that an earlier run has come to the end of.
+    /// Reports that an earlier run has loaded the whole file.
     fn all_was_loaded(&self) {
         if self.done == 0 && self.durable > 0 {
             let Plan { file, producer, .. } = &self.plan;
             render::note(&format!(
-                "note: all of {file} was loaded before (producer {producer}); --restart begins anew"
+                "note: an earlier run loaded all of {file} (producer {producer}); to load it again, pass --restart"
             ));
         }
     }
 }
 
-/// Whether a refusal is the row's own fault: others may be better.
+/// Whether the row itself is the cause of a rejection, so that other rows may be accepted.
 fn is_of_the_row(error: &Error) -> bool {
     let kind = error.kind();
     let own = matches!(kind, Kind::Invalid | Kind::AlreadyExists | Kind::NotFound | Kind::Conflict);
     own && error.reason() != Reason::TableNotFound
 }
 
-/// Whether a broken stream is worth another try.
+/// Whether a broken stream should be opened again.
 fn is_passing(error: &Error) -> bool {
     let kind = error.kind();
     matches!(kind, Kind::Unavailable | Kind::Unknown | Kind::Exhausted) && error.reason() != Reason::DiskFull

@@ -1,4 +1,4 @@
-//! Loads against a writer that remembers its producers, and breaks off where a test wants it.
+//! Tests of loads with a stub writer that remembers its producers and breaks streams on request.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -20,16 +20,16 @@ use v1::writer_service_server::{WriterService, WriterServiceServer};
 
 use crate::testing::driftctl;
 
-/// What is on the fake's disk.
+/// The state of the stub writer.
 #[derive(Debug, Default)]
 struct Disk {
     rows: BTreeMap<String, String>,
     seq: u64,
-    /// The last batch and operation of each producer; after the last operation of a batch, the greatest number.
+    /// The last batch and operation of each producer; `usize::MAX` after the last operation of a batch.
     producers: HashMap<String, (u64, usize)>,
-    /// How many streams were opened.
+    /// The number of streams opened so far.
     streams: usize,
-    /// After so many operations each stream breaks, while there is a number.
+    /// The number of operations after which each next stream breaks, last first. Without a number it does not break.
     breaks: Vec<usize>,
 }
 
@@ -57,7 +57,7 @@ impl Fake {
         self.0.lock().unwrap().rows.values().cloned().collect()
     }
 
-    /// Writes a batch but for what is written already; what was refused.
+    /// Writes the operations of a batch that were not written before. Returns the rejected ones.
     fn batch(
         &self,
         producer: &str,
@@ -214,23 +214,23 @@ fn numbered(keys: std::ops::Range<u64>) -> String {
     keys.map(|key| format!("{{\"id\":\"{key:03}\"}}\n")).collect()
 }
 
-/// What a load prints, or its exit code and error.
+/// Runs a load. Returns its output, or its exit code and error.
 async fn ingest(writer: &str, args: &[&str]) -> Result<String, (u8, String)> {
     let (outcome, text) = driftctl(&[&["--writer", writer, "ingest", "-t", "orders"], args].concat()).await;
     outcome.map(|()| text).map_err(|failure| (failure.code(), failure.text()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_row_is_loaded_once_however_often_the_stream_breaks() {
+async fn every_row_is_loaded_once_even_if_the_stream_breaks() {
     let dir = tempfile::tempdir().unwrap();
     let path = file(dir.path(), "rows.jsonl", &numbered(0..300));
-    // In the middle of batches, at their ends, at once.
+    // Inside batches, at their ends, and immediately.
     let (fake, writer) = Fake::serve(&[25, 10, 0, 7, 100, 1]).await;
     let args = ["--file", &path, "--batch", "10", "--in-flight", "4"];
     assert_eq!(ingest(&writer, &args).await.unwrap(), "{\"last_seq\":300,\"commits\":300,\"events\":300}\n");
     assert_eq!(fake.rows().len(), 300);
     assert_eq!(fake.0.lock().unwrap().streams, 7);
-    // The same command knows that nothing is left to do; --restart does it all again.
+    // A repeated command finds nothing to do; --restart loads everything again.
     assert_eq!(ingest(&writer, &args).await.unwrap(), "{\"last_seq\":0,\"commits\":0,\"events\":0}\n");
     let (code, text) = ingest(&writer, &[&args[..], &["--restart"]].concat()).await.unwrap_err();
     assert!(code == 1 && text.contains("rows.jsonl, line 1: exists (ALREADY_EXISTS, ROW_EXISTS)"), "{text}");
@@ -239,7 +239,7 @@ async fn every_row_is_loaded_once_however_often_the_stream_breaks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_load_goes_on_where_it_was_stopped() {
+async fn a_load_resumes_where_it_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let text = format!("{}nonsense\n{}", numbered(0..25), numbered(25..40));
     let path = file(dir.path(), "rows.jsonl", &text);
@@ -247,7 +247,7 @@ async fn a_load_goes_on_where_it_was_stopped() {
     let args = ["--file", &path, "--batch", "10"];
     let (code, told) = ingest(&writer, &args).await.unwrap_err();
     assert!(code == 1 && told.contains("rows.jsonl, line 26: "), "{told}");
-    // The good lines before it are on disk, and are not sent again.
+    // The valid lines before it are on disk and are not sent again.
     assert_eq!(fake.rows().len(), 25);
     let bad = dir.path().join("bad.jsonl");
     let skipping = [&args[..], &["--skip-bad", bad.to_str().unwrap()]].concat();
@@ -257,7 +257,7 @@ async fn a_load_goes_on_where_it_was_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_and_refused_lines_are_set_aside_as_they_were() {
+async fn invalid_and_rejected_lines_are_skipped_and_kept_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let bad = dir.path().join("bad").to_str().unwrap().to_owned();
     let path = file(
@@ -274,11 +274,11 @@ async fn bad_and_refused_lines_are_set_aside_as_they_were() {
     aside.sort();
     assert_eq!(aside, ["  {\"id\":\"a\"}", "[1]", "{\"id\":\"c\",\"c\":1,\"c\":2}"]);
     let (code, told) = ingest(&writer, &["--file", &path, "--skip-bad", &path]).await.unwrap_err();
-    assert!(code == 2 && told.contains("is the file to load"), "{told}");
+    assert!(code == 2 && told.contains("is the input file"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn csv_is_loaded_with_the_types_of_its_cells() {
+async fn csv_cells_are_loaded_with_their_types() {
     let dir = tempfile::tempdir().unwrap();
     let text = "\u{feff}id,n,note\r\n7,1.5,\"two\r\nlines\"\r\n8,007\r\n9,2,x\r\n";
     let path = file(dir.path(), "rows.CSV", text);
@@ -288,7 +288,7 @@ async fn csv_is_loaded_with_the_types_of_its_cells() {
     assert!(loaded.contains("\"events\":2,\"skipped\":1"), "{loaded}");
     let rows = [r#"{"id":"7","n":1.5,"note":"two\r\nlines"}"#, r#"{"id":"9","n":2,"note":"x"}"#];
     assert_eq!(fake.rows(), rows);
-    // It has a header, so that it can be put right and loaded.
+    // The file of skipped lines has a header, so that it can be corrected and loaded.
     assert_eq!(text_of(&bad), "id,n,note\r\n8,007\r\n");
     let (code, told) =
         ingest(&writer, &["--file", &path, "--format", "jsonl", "--restart"]).await.unwrap_err();
@@ -296,7 +296,7 @@ async fn csv_is_loaded_with_the_types_of_its_cells() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_is_not_there_is_told_before_anything_is_read() {
+async fn a_missing_table_is_reported_before_the_file_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let path = file(dir.path(), "rows.jsonl", &numbered(0..3));
     let (_, writer) = Fake::serve(&[]).await;

@@ -1,28 +1,28 @@
-//! What is typed, line by line: statements that end with `;`, and commands that begin with a backslash.
+//! The typed lines: statements that end with `;`, and shell commands that start with a backslash.
 
 use driftdb_common::query::lexer::{Lexer, TokenKind};
 use driftdb_common::query::script::split;
 
-/// What a line completed.
+/// A complete entry.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// A command of the shell itself.
+    /// A command of the shell.
     Meta(String),
-    /// One statement or more.
+    /// One or more statements.
     Script(String),
 }
 
-/// Lines that are no statement yet.
+/// The lines of a statement that is not complete yet.
 #[derive(Debug, Default)]
 pub struct Input {
     pending: String,
 }
 
 impl Input {
-    /// Takes a line; hands over what is complete now.
+    /// Adds a line. Returns the entry that it completes, if any.
     pub fn push(&mut self, line: &str) -> Option<Entry> {
         let word = line.trim();
-        // Nothing in DriftQL begins a line with a backslash, so commands work in the middle of a statement too.
+        // In DriftQL no line starts with a backslash, so shell commands also work inside a statement.
         if word.starts_with('\\') || (!self.is_open() && matches!(word, "help" | "quit" | "exit")) {
             return Some(Entry::Meta(word.to_owned()));
         }
@@ -40,23 +40,23 @@ impl Input {
         }
     }
 
-    /// Whether a statement has begun and not ended.
+    /// Whether a statement has been started and not completed.
     pub fn is_open(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// Forgets what was typed of a statement.
+    /// Discards the incomplete statement.
     pub fn clear(&mut self) {
         self.pending.clear();
     }
 }
 
 enum State {
-    /// No statement at all.
+    /// There is no statement.
     Blank,
-    /// More lines belong to it.
+    /// The statement continues on the next line.
     Open,
-    /// Ready to run, or wrong in a way that more lines cannot mend.
+    /// Ready to run, or invalid in a way that further lines cannot correct.
     Whole,
 }
 
@@ -71,7 +71,7 @@ fn state(text: &str) -> State {
     }
 }
 
-/// Where a text stops being DriftQL.
+/// The position of the first lexical error.
 fn first_error(text: &str) -> Option<usize> {
     let mut lexer = Lexer::new(text);
     loop {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn statements_go_on_to_their_semicolon() {
+    fn a_statement_continues_until_its_semicolon() {
         assert_eq!(typed(&["SELECT *", "FROM t;"]), (vec![script("SELECT *\nFROM t;")], false));
         assert_eq!(typed(&["BEGIN; SELECT", " 1;  "]), (vec![script("BEGIN; SELECT\n 1;  ")], false));
         assert_eq!(typed(&["", "  -- nothing", ";"]), (vec![], false));
@@ -111,13 +111,13 @@ mod tests {
     }
 
     #[test]
-    fn what_more_lines_cannot_mend_is_told_at_once() {
+    fn a_statement_that_cannot_become_valid_is_run_at_once() {
         assert_eq!(typed(&["SELECT # FROM t"]), (vec![script("SELECT # FROM t")], false));
         assert_eq!(typed(&["SELECT \"abc"]), (vec![script("SELECT \"abc")], false));
     }
 
     #[test]
-    fn commands_begin_with_a_backslash() {
+    fn shell_commands_start_with_a_backslash() {
         assert_eq!(typed(&[" \\d t "]), (vec![meta("\\d t")], false));
         assert_eq!(
             typed(&["SELECT *", "\\timing", "FROM t;"]),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_is_gone() {
+    fn a_cleared_statement_is_discarded() {
         let mut input = Input::default();
         assert_eq!(input.push("SELECT"), None);
         input.clear();

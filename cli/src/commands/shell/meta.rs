@@ -1,49 +1,50 @@
-//! The shell's own commands, which begin with a backslash.
+//! The commands of the shell, which start with a backslash.
 
 use std::time::Duration;
 
 use crate::exit::{Failure, Outcome};
 use crate::statement;
 
-/// What `\?` prints.
-pub const HELP: &str = r"A statement ends with ; and may take several lines. BEGIN; … COMMIT; makes one commit of several writes.
+/// The text that `\?` prints.
+pub const HELP: &str = r"Statements end with ; and can span several lines. BEGIN; … COMMIT; combines several writes into one commit.
 
-  \d [TABLE]          the tables, or one of them
-  \as-of POINT|off    read at a moment: SELECT, EXPLAIN, SHOW TABLES and DESCRIBE without AS OF
-  \timing [on|off]    say how long things took
-  \x [on|off]         print rows a field a line
-  \watch [SECONDS]    repeat the last SELECT until Ctrl-C, every 2 seconds
-  \?                  this
-  \q                  leave, as Ctrl-D does
+  \d [TABLE]          list the tables, or describe one
+  \as-of POINT|off    read at a point in time if a statement has no AS OF
+  \timing [on|off]    print how long each statement takes
+  \x [on|off]         print rows one field a line
+  \watch [SECONDS]    repeat the last SELECT until Ctrl-C [default: every 2 seconds]
+  \?                  print this help
+  \q                  quit (also Ctrl-D)
 
-Ctrl-C drops what is being typed, or stops what is running. Tab completes keywords and tables.
+Points in time: @seq:100, @now, 2026-01-01T00:00:00Z, 5 minutes ago.
+Ctrl-C clears the current input or interrupts the running statement. Tab completes keywords and tables.
 ";
 
-/// How often `\watch` asks where nobody says.
+/// The default interval of `\watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
-/// The longest wait of `\watch`, in seconds.
+/// The longest interval of `\watch`, in seconds.
 const WATCH_MAX: f64 = 86_400.0;
 
 /// A command.
 #[derive(Debug, PartialEq)]
 pub enum Meta {
-    /// The tables, or one.
+    /// List the tables, or describe one.
     Describe(Option<String>),
-    /// The moment of reads that name none.
+    /// Set the point in time of reads without an `AS OF`.
     AsOf(Option<String>),
-    /// Whether to say how long things took; toggled where not told.
+    /// Print how long statements take; toggle if `None`.
     Timing(Option<bool>),
-    /// Whether rows go a field a line; toggled where not told.
+    /// Print rows one field a line; toggle if `None`.
     Expanded(Option<bool>),
-    /// The last SELECT, again and again.
+    /// Repeat the last SELECT.
     Watch(Duration),
-    /// Says what there is.
+    /// Print the help.
     Help,
-    /// Leaves.
+    /// Quit the shell.
     Quit,
 }
 
-/// Reads a command.
+/// Parses a command.
 pub fn parse(line: &str) -> Outcome<Meta> {
     let line = line.trim().trim_end_matches(';').trim_end();
     let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
@@ -52,7 +53,7 @@ pub fn parse(line: &str) -> Outcome<Meta> {
         ("\\d", table) => Ok(Meta::Describe(table.map(str::to_owned))),
         ("\\as-of", Some("off")) => Ok(Meta::AsOf(None)),
         ("\\as-of", Some(point)) => moment(point),
-        ("\\as-of", None) => Err(usage("\\as-of wants a moment, or off: \\as-of @seq:100")),
+        ("\\as-of", None) => Err(usage("\\as-of needs a point in time, or off; for example: \\as-of @seq:100")),
         ("\\timing", on) => Ok(Meta::Timing(switch(name, on)?)),
         ("\\x", on) => Ok(Meta::Expanded(switch(name, on)?)),
         ("\\watch", None) => Ok(Meta::Watch(WATCH_EVERY)),
@@ -60,13 +61,13 @@ pub fn parse(line: &str) -> Outcome<Meta> {
         ("\\?" | "\\h" | "\\help" | "help", None) => Ok(Meta::Help),
         ("\\q" | "\\quit" | "quit" | "exit", None) => Ok(Meta::Quit),
         ("\\?" | "\\h" | "\\help" | "\\q" | "\\quit", Some(rest)) => {
-            Err(usage(&format!("{name} takes nothing, and got {rest:?}")))
+            Err(usage(&format!("{name} takes no argument; got {rest:?}")))
         }
-        _ => Err(usage(&format!("{name} is no command; \\? lists them"))),
+        _ => Err(usage(&format!("unknown command {name}; type \\? for help"))),
     }
 }
 
-/// A moment, with or without quotes.
+/// A point in time, with or without quotes.
 fn moment(text: &str) -> Outcome<Meta> {
     let bare = ['"', '\''].iter().find_map(|q| text.strip_prefix(*q)?.strip_suffix(*q)).unwrap_or(text);
     statement::point(bare)?;
@@ -78,14 +79,14 @@ fn switch(name: &str, text: Option<&str>) -> Outcome<Option<bool>> {
         None => Ok(None),
         Some("on") => Ok(Some(true)),
         Some("off") => Ok(Some(false)),
-        Some(other) => Err(usage(&format!("{name} takes on or off, and got {other:?}"))),
+        Some(other) => Err(usage(&format!("{name} takes on or off; got {other:?}"))),
     }
 }
 
 fn every(text: &str) -> Outcome<Meta> {
     let seconds = text.parse::<f64>().ok().filter(|s| (0.1..=WATCH_MAX).contains(s));
     let every = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
-    every.map(Meta::Watch).ok_or_else(|| usage(&format!("\\watch takes seconds from 0.1, and got {text:?}")))
+    every.map(Meta::Watch).ok_or_else(|| usage(&format!("\\watch takes 0.1 to 86400 seconds; got {text:?}")))
 }
 
 fn usage(message: &str) -> Failure {
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_is_read() {
+    fn every_command_is_parsed() {
         let some = |text: &str| Some(text.to_owned());
         for (line, expected) in [
             ("\\d", Meta::Describe(None)),
@@ -120,16 +121,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_command_is_told() {
+    fn an_unknown_command_is_an_error() {
         for (line, told) in [
-            ("\\nonsense", "\\nonsense is no command"),
-            ("\\as-of", "wants a moment"),
+            ("\\nonsense", "unknown command \\nonsense"),
+            ("\\as-of", "needs a point in time"),
             ("\\as-of yesterdya", "yesterdya"),
             ("\\timing maybe", "on or off"),
             ("\\watch 0", "seconds"),
             ("\\watch NaN", "seconds"),
             ("\\watch 1e300", "seconds"),
-            ("\\q now", "takes nothing"),
+            ("\\q now", "takes no argument"),
         ] {
             let failure = parse(line).unwrap_err();
             assert!(failure.text().contains(told), "{line}: {}", failure.text());

@@ -1,4 +1,4 @@
-//! The other process of `storage-check`: does on its side what it is asked, line by line, until it is not asked any more.
+//! The other process of `storage-check`. It reads requests line by line from stdin and answers each on stdout.
 
 use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
@@ -13,64 +13,64 @@ use crate::exit::Outcome;
 use crate::render::Output;
 use crate::shapes;
 
-/// Between two looks for something to come.
+/// The pause between two attempts.
 const BETWEEN: Duration = Duration::from_millis(1);
-/// More than any file of the check holds.
+/// Larger than every file of the check.
 const FILE_BYTES: usize = 16 << 10;
 
 /// How a file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Way {
-    /// By the file that was opened before.
+    /// With the file handle that was opened before.
     Kept,
-    /// Opened for each look.
+    /// Opened for each attempt.
     Open,
-    /// Opened for each look, past the caches of this machine where machines share the file system.
+    /// Opened for each attempt, without the caches of this machine if the file system is shared.
     Fresh,
 }
 
-/// What the peer is asked for.
+/// A request to the peer.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Take a lock, and keep it.
+    /// Take a lock and keep it.
     Lock(String),
-    /// Let go of it.
+    /// Release the lock.
     Unlock,
-    /// Open a file, and keep it open.
+    /// Open a file and keep it open.
     Keep(String),
-    /// Read a file until it holds this text.
+    /// Read a file until it contains this text.
     Read { name: String, way: Way, text: String, limit_ms: u64 },
-    /// List the directory until it has this name.
+    /// List the directory until it contains this name.
     List { name: String, limit_ms: u64 },
-    /// Read a file that is replaced again and again, until its generation is this one.
+    /// Read a file that is repeatedly replaced, until its generation is `last`.
     Replaced { name: String, last: u64, limit_ms: u64 },
-    /// Begin to take notices.
+    /// Start to watch the directory for changes.
     Watch,
-    /// Wait for a notice.
+    /// Wait for a change notification.
     Notice { limit_ms: u64 },
 }
 
-/// What the peer has to say.
+/// The response of the peer.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
-    /// It is done.
+    /// The request was executed.
     Done,
-    /// Whether the lock was had.
+    /// Whether the lock was acquired.
     Locked(bool),
-    /// It came after so long; so many looks found neither the old nor the new.
+    /// The change was seen after `ms` milliseconds; `odd` attempts found neither the old nor the new state.
     Seen { ms: u64, odd: u64 },
-    /// It did not come in time: what was there instead.
+    /// The change was not seen in time; the text is what was found instead.
     Unseen(String),
-    /// The system said no.
+    /// The system returned an error.
     Failed(String),
 }
 
-/// A file of one generation: whoever finds its two ends differ has found two files in one.
+/// The content of a file of one generation. If its two ends differ, a reader has seen parts of two files.
 pub fn generation(number: u64) -> String {
     format!("{number:08}{}{number:08}", "-".repeat(6000))
 }
 
-/// Answers requests on standard input.
+/// Answers the requests on standard input.
 pub fn run(args: &StoragePeer, out: &mut Output) -> Outcome {
     let mut peer = Peer { dir: args.dir.clone(), lock: None, kept: None, notices: None };
     for line in io::stdin().lock().lines() {
@@ -108,7 +108,7 @@ impl Peer {
             }
             Request::Keep(name) => {
                 let file = RealDisk.open(&self.path(&name))?;
-                // Once read, it may be cached.
+                // A file that was read once may be cached.
                 text_of(&*file)?;
                 self.kept = Some(file);
                 Ok(Answer::Done)
@@ -154,31 +154,31 @@ impl Peer {
     }
 }
 
-/// What a look has found.
+/// The result of one attempt.
 enum Look {
     There,
     Not(String),
-    /// What must never be there.
+    /// A state that must never be visible.
     Odd(String),
 }
 
-/// One look at a file that is being replaced: always whole, old or new.
+/// Reads a file that is being replaced. It must always be complete: the old or the new one.
 fn replaced(path: &Path, last: u64) -> io::Result<Look> {
     let found = match RealDisk.open_fresh(path).and_then(|file| text_of(&*file)) {
-        // Replaced between being opened and being read: readers open it again.
+        // The file was replaced after it was opened: readers open it again.
         Err(e) if is_gone(&e) && e.kind() != io::ErrorKind::NotFound => return Ok(Look::Not(String::new())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Look::Odd("it was not there".to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Look::Odd("the file does not exist".to_owned())),
         found => found?,
     };
     let number = found.get(..8).and_then(|digits| digits.parse().ok());
     Ok(match number {
         Some(number) if found == generation(number) && number == last => Look::There,
         Some(number) if found == generation(number) => Look::Not(format!("generation {number}")),
-        _ => Look::Odd(format!("{} bytes of no generation", found.len())),
+        _ => Look::Odd(format!("{} bytes that are no generation", found.len())),
     })
 }
 
-/// Looks until it is there, or the time is over.
+/// Repeats an attempt until it succeeds or the time limit is reached.
 fn until(limit_ms: u64, mut look: impl FnMut() -> io::Result<Look>) -> io::Result<Answer> {
     let (began, limit, mut odd) = (Instant::now(), Duration::from_millis(limit_ms), 0);
     loop {

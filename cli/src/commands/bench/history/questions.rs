@@ -1,4 +1,4 @@
-//! What one client asks a reader about a long history. Every answer is checked.
+//! The queries of the history phase. Every result is checked.
 
 use std::time::Duration;
 
@@ -10,25 +10,25 @@ use super::dataset::{Dataset, TABLE};
 use crate::client::{Reader, told};
 use crate::orders::Random;
 
-/// A kind of question.
+/// A kind of query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
     /// One row, now.
     Get,
-    /// One row at a random moment of the past.
+    /// One row at a random point in the past.
     GetAsOf,
     /// All events of a row.
     History,
     /// The orders of a customer, now.
     Select,
-    /// The orders of a customer at a random moment of the past's later half.
+    /// The orders of a customer at a random point in the later half of the history.
     SelectAsOf,
-    /// A count of the rows that match, at the middle of the past.
+    /// The number of matching rows in the middle of the history.
     Count,
 }
 
 impl Question {
-    /// The name of its phase, and how often it is asked at most.
+    /// Each kind with the name of its phase and the maximum number of queries.
     pub const ALL: [(Question, &'static str, usize); 6] = [
         (Question::Get, "R1", 500),
         (Question::GetAsOf, "R2", 500),
@@ -39,22 +39,22 @@ impl Question {
     ];
 }
 
-/// Somebody who asks.
+/// A client that runs queries.
 #[derive(Debug)]
 pub struct Asker<'a> {
-    /// What is asked about.
+    /// The data that is queried.
     pub dataset: &'a Dataset,
-    /// How many orders are of more than 500, at the middle of the past.
+    /// The number of orders with an amount over 500 in the middle of the history.
     pub large: u64,
 }
 
 impl Asker<'_> {
-    /// The middle of the past.
+    /// The seq in the middle of the history.
     pub fn middle(dataset: &Dataset) -> u64 {
         u64::midpoint(dataset.first_seq, dataset.last_seq())
     }
 
-    /// Asks for so long, or so often; always the same things with the same seed. How long each took, in microseconds.
+    /// Runs queries until `calls` or `time` is reached; a seed determines the queries. Returns the latencies in microseconds.
     pub async fn ask(
         &self,
         reader: &mut Reader,
@@ -146,7 +146,7 @@ impl Asker<'_> {
         Ok(took)
     }
 
-    /// How a reader finds the orders of a customer.
+    /// The plan of the query for the orders of a customer.
     pub async fn explain(&self, reader: &mut Reader) -> Result<String> {
         let (customer, _) = self.dataset.any_customer(0, &mut Random::new(0));
         let statement = format!("EXPLAIN SELECT * FROM {TABLE} WHERE {}", condition(&customer));
@@ -166,7 +166,7 @@ fn condition(customer: &str) -> String {
     format!(r#"customer_id = "{customer}""#)
 }
 
-/// How long a select took, and its count.
+/// Runs a select. Returns how long it took, and its count.
 async fn selected(reader: &mut Reader, request: v1::SelectRequest) -> Result<(Duration, u64)> {
     let count_only = request.count_only;
     let began = Instant::now();
@@ -183,6 +183,6 @@ fn check<T: PartialEq + std::fmt::Debug>(found: T, expected: T, what: std::fmt::
     if found == expected {
         return Ok(());
     }
-    let message = format!("a wrong answer: {what}: {found:?}, not {expected:?}");
+    let message = format!("wrong result: {what}: got {found:?}, expected {expected:?}");
     Err(Error::new(Reason::Internal, message))
 }
