@@ -14,9 +14,9 @@ help: ## Lists these targets.
 build: ## Builds driftdb-writer, driftdb-reader and driftctl into target/release.
 	$(CARGO) build $(LOCKED) --release --workspace --bins
 
-# The root tests start the real daemons, so their binaries come first.
+# One build for the tests and for the daemons that they start.
 test: ## Runs every test.
-	$(CARGO) build $(LOCKED) --workspace --bins
+	$(CARGO) build $(LOCKED) --workspace --bins --tests --examples
 	$(CARGO) test $(LOCKED) --workspace
 
 demo: build ## Shows what DriftDB does, on 10,000 generated orders.

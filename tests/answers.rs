@@ -1,10 +1,8 @@
 //! Streamed answers: whole, in order, resumable anywhere, and the same in either encoding.
 
-mod harness;
-
+use crate::harness::calls::{fresh, run, value_of};
+use crate::harness::*;
 use driftdb::v1;
-use harness::calls::{fresh, run, value_of};
-use harness::*;
 use serde_json::{Value, json};
 
 const ROWS: usize = 60;

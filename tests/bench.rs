@@ -2,12 +2,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "looks at a database's files from outside")]
 
-mod harness;
-
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use harness::binary;
+use crate::harness::binary;
 use serde_json::Value;
 
 #[test]

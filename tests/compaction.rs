@@ -2,15 +2,13 @@
 
 #![expect(clippy::disallowed_methods, reason = "looks at a database's files from outside")]
 
-mod harness;
-
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::harness::model::{Model, Op};
+use crate::harness::*;
 use driftdb::v1;
-use harness::model::{Model, Op};
-use harness::*;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -349,7 +347,7 @@ async fn what_the_writer_remembers_outlives_compaction_and_restart() {
 async fn retention_compacts_by_itself() {
     let mut run = Run::start().await;
     let statement = r#"CREATE TABLE kept (pk=id, RETAIN "1s")"#;
-    harness::calls::run(&mut run.cluster.writer, statement).await.unwrap();
+    crate::harness::calls::run(&mut run.cluster.writer, statement).await.unwrap();
     let began = Instant::now();
     let mut number = 0;
     loop {

@@ -1,36 +1,34 @@
 //! The power goes at every step of a compaction, and of the recovery after it: the table is the old or the new one.
 
-mod harness;
-
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::harness::script;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType, RequestId};
 use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::format::manifest::Manifest;
-use driftdb_common::log::appender::{AppendError, FoldBase, Group, Log};
-use driftdb_common::log::blocks::BlockCache;
-use driftdb_common::log::cursor::{Cursor, Next, Span};
-use driftdb_common::log::dir::{self, DataDir};
-use driftdb_common::log::disk::sim::{Lost, SimDisk};
-use driftdb_common::log::folded::{FoldedReader, Piece};
-use driftdb_common::log::merge::Commit;
-use driftdb_common::log::recovery::{self, Replay};
-use driftdb_common::table::chain::Chain;
-use driftdb_common::table::compaction::{self, Edit, Hands, Wanted};
-use driftdb_common::table::overlay::CommitInfo;
+use driftdb_common::storage::fs::sim::{Lost, SimDisk};
+use driftdb_common::storage::layout::{self, DataDir};
+use driftdb_common::storage::recovery::{self, Replay};
+use driftdb_common::storage::sst::BlockCache;
+use driftdb_common::storage::wal::appender::{AppendError, CompactionInput, Group, Log};
+use driftdb_common::storage::wal::commits::LogCommit;
+use driftdb_common::storage::wal::compaction_base::{BasePiece, BaseReader};
+use driftdb_common::storage::wal::cursor::{Cursor, CursorItem, Span};
+use driftdb_common::table::build::compaction::{self, CompactionLog, CompactionRequest, ManifestEdit};
+use driftdb_common::table::build::merge_policy::{self, RequestsSince};
+use driftdb_common::table::build::snapshot::{self, DeltaLimits, ReadLimit};
+use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
-use driftdb_common::table::shelf::Shelf;
-use driftdb_common::table::snapshot::{self, EraLimits, Reach};
-use driftdb_common::table::thinning::{self, RequestsSince};
+use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
-use harness::script;
 
 const SEGMENT: u64 = 700;
 const TABLES: [&str; 2] = ["t", "u"];
@@ -88,7 +86,7 @@ fn state_at(seq: u64, table: u64) -> Rows {
             EventType::SoftDelete => _ = rows.remove(&key),
             EventType::Patch => {
                 let mut row: serde_json::Value = serde_json::from_str(&rows[&key].1).unwrap();
-                harness::model::merge(&mut row, &serde_json::from_str(&content.unwrap()).unwrap());
+                crate::harness::model::merge(&mut row, &serde_json::from_str(&content.unwrap()).unwrap());
                 rows.insert(key, (seq, row.to_string()));
             }
             _ => _ = rows.insert(key, (seq, content.unwrap())),
@@ -134,7 +132,7 @@ fn group(from: u64, to: u64) -> Group {
 
 /// A database open for writing, and everything it told when it was opened.
 struct Open {
-    shelf: Shelf,
+    shelf: TableFiles,
     log: RefCell<Log>,
     timelines: HashMap<u64, Arc<Timeline>>,
     requests: BTreeSet<u64>,
@@ -143,7 +141,7 @@ struct Open {
 }
 
 struct Opening<'a> {
-    shelf: &'a Shelf,
+    shelf: &'a TableFiles,
     timelines: HashMap<u64, Arc<Timeline>>,
     requests: BTreeSet<u64>,
 }
@@ -162,7 +160,7 @@ impl Replay for Opening<'_> {
         Ok(())
     }
 
-    fn commit(&mut self, commit: Commit) -> Result<()> {
+    fn commit(&mut self, commit: LogCommit) -> Result<()> {
         if commit.meta.as_ref().is_some_and(|meta| meta.request.is_some()) {
             self.requests.insert(commit.seq);
         }
@@ -175,7 +173,8 @@ impl Replay for Opening<'_> {
 }
 
 fn open(disk: &SimDisk) -> Result<Open> {
-    let shelf = Shelf { disk: disk.shared(), dir: DataDir::new("/data"), cache: BlockCache::new(1 << 20) };
+    let shelf =
+        TableFiles { disk: disk.shared(), dir: DataDir::new("/data"), cache: BlockCache::new(1 << 20) };
     let mut opening = Opening { shelf: &shelf, timelines: HashMap::new(), requests: BTreeSet::new() };
     let log = recovery::open(disk.shared(), &shelf.dir, script::options(SEGMENT), &mut opening)?;
     let Opening { timelines, requests, .. } = opening;
@@ -190,12 +189,12 @@ fn plain(error: AppendError) -> Error {
 
 struct OneTable<'a>(&'a Open, u64);
 
-impl Hands for OneTable<'_> {
-    fn begin(&self, upto: u64) -> Result<FoldBase> {
+impl CompactionLog for OneTable<'_> {
+    fn begin(&self, upto: u64) -> Result<CompactionInput> {
         self.0.log.borrow_mut().begin_fold(self.1, upto).map_err(plain)
     }
 
-    fn install(&self, edit: Edit) -> Result<Manifest> {
+    fn install(&self, edit: ManifestEdit) -> Result<Manifest> {
         self.0.edit(self.1, &*edit)
     }
 }
@@ -205,18 +204,18 @@ impl Open {
         self.log.borrow().manifest(id).unwrap().clone()
     }
 
-    fn chain(&self, id: u64) -> Result<Chain> {
+    fn chain(&self, id: u64) -> Result<LayerMap> {
         self.shelf.open(&self.manifest(id), None)
     }
 
     fn edit(&self, id: u64, edit: &dyn Fn(&mut Manifest)) -> Result<Manifest> {
-        let before = dir::snapshot_files(&self.shelf.dir, &self.manifest(id));
+        let before = layout::snapshot_files(&self.shelf.dir, &self.manifest(id));
         let edited = self.log.borrow_mut().edit(id, &mut |manifest| {
             edit(manifest);
             Ok(())
         });
         let after = edited.map_err(plain)?;
-        let named = dir::snapshot_files(&self.shelf.dir, &after);
+        let named = layout::snapshot_files(&self.shelf.dir, &after);
         self.doomed.borrow_mut().extend(before.into_iter().filter(|file| !named.contains(file)));
         Ok(after)
     }
@@ -229,14 +228,14 @@ impl Open {
         loop {
             let (manifest, slot) = (self.manifest(id), *self.log.borrow().slot(id).unwrap());
             let (seq, _) = self.log.borrow().published();
-            let reach = Reach { segment: slot.segment, bytes: slot.bytes, seq };
-            let limits = EraLimits { events: 9, bytes: u64::MAX };
+            let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
+            let limits = DeltaLimits { events: 9, bytes: u64::MAX };
             let chain = self.chain(id)?;
             let era = snapshot::next_era(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()))?;
             let Some(era) = era else { break };
             self.edit(id, &|manifest| manifest.eras.push(era.clone()))?;
         }
-        if let Some(thinning::Task::Full) = thinning::next_task(&self.manifest(id)) {
+        if let Some(merge_policy::MergeTask::ImageLayer) = merge_policy::next_task(&self.manifest(id)) {
             let chain = self.chain(id)?;
             let name = TABLES[usize::try_from(id).unwrap() - 1];
             let indexes = ["n".to_owned()];
@@ -256,7 +255,7 @@ impl Open {
             self.snapshot(id)?;
         }
         let (manifest, chain) = (self.manifest(id), self.chain(id)?);
-        let wanted = Wanted { seq, time_ms: time_of(seq), requests: RequestsSince::default() };
+        let wanted = CompactionRequest { seq, time_ms: time_of(seq), requests: RequestsSince::default() };
         let plan = compaction::plan(&self.shelf, &manifest, &chain, wanted)?;
         let hands = OneTable(self, id);
         let done = compaction::run(&self.shelf, &hands, &chain, (plan, wanted), &|_| Ok(()))?;
@@ -310,12 +309,11 @@ impl Open {
         let (mut rows, mut upto) = (Rows::new(), 0);
         if let Some(seal) = first.sealed
             && let Some(mut folded) =
-                FoldedReader::open(&*self.shelf.disk, &self.shelf.dir, table, first.number, seal.bytes)
-                    .unwrap()
+                BaseReader::open(&*self.shelf.disk, &self.shelf.dir, table, first.number, seal.bytes).unwrap()
         {
             upto = folded.floor().floor.seq;
             while let Some(piece) = folded.next_piece().unwrap() {
-                if let Piece::Event(seq, time_ms, event) = piece {
+                if let BasePiece::Event(seq, time_ms, event) = piece {
                     assert_eq!(time_ms, time_of(seq));
                     let Some(key) = event.key else { continue };
                     rows.insert(key.to_string(), (seq, event.document.unwrap().to_json().unwrap()));
@@ -330,7 +328,7 @@ impl Open {
             cursor.extend(Span { segment: segment.number, end, seal: segment.sealed });
         }
         let mut found = Vec::new();
-        while let Next::Frame(entry) = cursor.next_frame().unwrap() {
+        while let CursorItem::Frame(entry) = cursor.next_frame().unwrap() {
             found.push(entry.seq);
         }
         let expected: Vec<u64> = (upto + 1..=self.kept)
@@ -348,9 +346,9 @@ impl Open {
 fn expect_no_orphans(disk: &SimDisk) {
     let (shared, data) = (disk.shared(), DataDir::new("/data"));
     for name in TABLES {
-        let manifest = dir::read_manifest(&*shared, &data, name).unwrap().unwrap();
+        let manifest = layout::read_manifest(&*shared, &data, name).unwrap().unwrap();
         let segments = manifest.segments.iter().map(|segment| data.segment(name, segment.number));
-        let mut named: BTreeSet<PathBuf> = segments.chain(dir::snapshot_files(&data, &manifest)).collect();
+        let mut named: BTreeSet<PathBuf> = segments.chain(layout::snapshot_files(&data, &manifest)).collect();
         named.extend([data.manifest(name), data.schema(name)]);
         for path in disk.paths().into_iter().filter(|path| path.starts_with(data.table(name))) {
             let aside = path.to_string_lossy().contains(".torn.") || path.to_string_lossy().ends_with(".tmp");

@@ -1,17 +1,15 @@
 //! kill -9 of the writer under load: nothing acknowledged is lost, no number is skipped, no commit comes by halves.
 
-mod harness;
-
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::harness::*;
 use driftdb::v1;
-use driftdb_common::log::dir::DataDir;
-use driftdb_common::log::disk::RealDisk;
-use driftdb_common::log::head;
-use harness::*;
+use driftdb_common::storage::fs::OsFileSystem;
+use driftdb_common::storage::head;
+use driftdb_common::storage::layout::DataDir;
 use tokio::sync::Mutex;
 
 const TABLES: [&str; 4] = ["t0", "t1", "t2", "t3"];
@@ -118,7 +116,7 @@ async fn a_killed_writer_loses_nothing_it_acknowledged() {
             tokio::time::sleep(Duration::from_micros(300)).await;
         }
         cluster.writer_daemon.kill();
-        let published = head::read(&RealDisk, &dir).unwrap().unwrap().last_seq();
+        let published = head::read(&OsFileSystem, &dir).unwrap().unwrap().last_seq();
         cluster.writer_daemon =
             Daemon::start("driftdb-writer", cluster.dir.path(), &["--segment-bytes", "65536"]);
         let mut writer = cluster.writer_daemon.as_writer().await;

@@ -2,16 +2,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "looks at a database's files from outside")]
 
-mod harness;
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::harness::calls::{ask, fresh, run};
+use crate::harness::*;
 use driftdb::v1;
-use harness::calls::{ask, fresh, run};
-use harness::*;
 use tonic::Code;
 
 /// Waits until something holds.

@@ -1,23 +1,21 @@
 //! The end of the log cut at every byte and flipped at every bit: recovery keeps a legal prefix, or refuses (I7).
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::harness::script::{self, Seen};
 use driftdb_common::error::Reason;
-use driftdb_common::log::disk::Disk;
-use driftdb_common::log::disk::sim::{Lost, SimDisk};
-use harness::script::{self, Seen};
+use driftdb_common::storage::fs::FileSystem;
+use driftdb_common::storage::fs::sim::{Lost, SimDisk};
 
 const SEGMENT: u64 = 1 << 20;
 const COMMITS: u64 = 60;
 /// How much of the end of the log is damaged.
 const REACH: usize = 4096;
 
-fn shared(disk: &SimDisk) -> Arc<dyn Disk> {
+fn shared(disk: &SimDisk) -> Arc<dyn FileSystem> {
     disk.shared()
 }
 

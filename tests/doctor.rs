@@ -2,19 +2,17 @@
 
 #![expect(clippy::disallowed_methods, reason = "this test damages files")]
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::harness::database::{Copy, answers, shared};
+use crate::harness::script;
 use driftdb_common::error::Reason;
 use driftdb_common::format::snapshot::kind;
-use driftdb_common::log::disk::RealDisk;
-use driftdb_common::log::disk::sim::SimDisk;
-use driftdb_common::table::doctor::{self, Finding, Severity, Summary};
-use harness::database::{Copy, answers, shared};
-use harness::script;
+use driftdb_common::storage::fs::OsFileSystem;
+use driftdb_common::storage::fs::sim::SimDisk;
+use driftdb_common::table::check::doctor::{self, ExamSummary, Finding, Severity};
 
 /// So small that there are many sealed segments.
 const SEGMENT: u64 = 2000;
@@ -28,7 +26,7 @@ fn closed() -> SimDisk {
 }
 
 /// What the doctor finds; it must leave everything but LOCK as it was.
-fn examined(disk: &SimDisk) -> (Vec<Finding>, Summary) {
+fn examined(disk: &SimDisk) -> (Vec<Finding>, ExamSummary) {
     let state = || -> Vec<(PathBuf, Option<Vec<u8>>)> {
         let paths = disk.paths().into_iter().filter(|path| !path.ends_with("LOCK"));
         paths.map(|path| (path.clone(), disk.bytes(&path))).collect()
@@ -71,7 +69,8 @@ fn a_flipped_bit_in_a_sealed_segment_is_named() {
 fn a_truncated_active_segment_is_named() {
     let disk = closed();
     let list = disk.shared().list(&script::dir().segments("beta")).unwrap();
-    let newest = list.iter().filter_map(|name| driftdb_common::log::dir::segment_number(name)).max().unwrap();
+    let newest =
+        list.iter().filter_map(|name| driftdb_common::storage::layout::segment_number(name)).max().unwrap();
     let path = script::dir().segment("beta", newest);
     disk.cut(&path, 10).unwrap();
     let (findings, _) = examined(&disk);
@@ -151,10 +150,10 @@ fn segments(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-fn doctored(copy: &Copy, repair: bool) -> (Vec<Finding>, Summary) {
+fn doctored(copy: &Copy, repair: bool) -> (Vec<Finding>, ExamSummary) {
     let mut findings = Vec::new();
     let summary =
-        doctor::examine(RealDisk::shared(), &copy.dir, repair, &mut |finding| findings.push(finding))
+        doctor::examine(OsFileSystem::shared(), &copy.dir, repair, &mut |finding| findings.push(finding))
             .unwrap();
     (findings, summary)
 }

@@ -2,7 +2,7 @@
 //!
 //! In those files a line `> …` is DriftQL text (a statement; or after `where>`, `point>` and `script>` what these
 //! say), more such lines continue it, and a line `$ …` before it is the next parameter. What follows is the outcome.
-//! `DRIFTDB_BLESS=1 cargo test --test driftql` writes the outcomes anew; read the difference before committing it.
+//! `DRIFTDB_BLESS=1 cargo test --test integration driftql::` writes the outcomes anew; read the difference before committing it.
 
 use std::fmt::{Debug, Write as _};
 

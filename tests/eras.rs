@@ -1,16 +1,14 @@
 //! A table's past cut into eras, all rows written anew, eras merged and moments let go of, all the time, while histories run,
 //! writers die and readers come and go: every question about every moment is answered as if nothing of that happened.
 
-mod harness;
-
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use crate::harness::calls::{fresh, value_of};
+use crate::harness::condition::{self, Cond, Dice};
+use crate::harness::world::{self, KEYS, TABLES, Table, World, key_of};
+use crate::harness::*;
 use driftdb::v1;
-use harness::calls::{fresh, value_of};
-use harness::condition::{self, Cond, Dice};
-use harness::world::{self, KEYS, TABLES, Table, World, key_of};
-use harness::*;
 use prost_types::Timestamp;
 use serde_json::{Value, json};
 

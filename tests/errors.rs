@@ -1,11 +1,9 @@
 //! What is refused says why, in words that programs can match on and people can use, and changes nothing.
 
-mod harness;
-
+use crate::harness::calls::{ask, ask_with, run, run_with};
+use crate::harness::refusal::{Refusal, invalid, refused};
+use crate::harness::*;
 use driftdb::v1;
-use harness::calls::{ask, ask_with, run, run_with};
-use harness::refusal::{Refusal, invalid, refused};
-use harness::*;
 use tonic::{Code, Status};
 
 /// A database with a past: `orders` and `counts` (INT keys), a row in each, a deleted row, a dropped table.

@@ -1,14 +1,12 @@
 //! The README's programs are files that run, and print what they should.
 
-mod harness;
-
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::harness::{Daemon, example};
 use driftdb::client::Client;
 use driftdb::v1;
-use harness::{Daemon, binary};
 
 /// What each of them prints on an empty database.
 const PRINTED: &str = r#"now: {"id":"o1","status":"paid","amount":100}
@@ -42,24 +40,11 @@ fn the_readme_and_the_guides_quote_the_examples_as_they_are() {
     }
 }
 
-/// A program of docs/examples, built as these tests were.
-fn example(name: &str) -> Command {
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    build.args(["build", "--quiet", "--example", name, "--manifest-path"]);
-    build.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
-    let example = binary("examples").join(name);
-    if example.components().any(|part| part.as_os_str() == "release") {
-        build.arg("--release");
-    }
-    assert!(build.status().unwrap().success());
-    Command::new(example)
-}
-
 #[test]
 fn the_example_in_rust_runs() {
     let dir = tempfile::tempdir().unwrap();
     let (writer, reader) = (Daemon::writer(dir.path()), Daemon::reader(dir.path()));
-    let mut run = example("orders");
+    let mut run = Command::new(example("orders"));
     let output = run.env("DRIFTDB_WRITER", &writer.url).env("DRIFTDB_READER", &reader.url).output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout);
     assert_eq!(printed, PRINTED, "{}", String::from_utf8_lossy(&output.stderr));
@@ -76,7 +61,7 @@ async fn the_watcher_in_rust_goes_on_at_the_next_reader() {
     client.create_table(orders).await.unwrap();
     client.put("orders", r#"{"id": "o1"}"#).await.unwrap();
 
-    let mut run = example("watch");
+    let mut run = Command::new(example("watch"));
     run.env("DRIFTDB_READER", format!("{},{}", asked.url, next.url)).stdout(Stdio::piped());
     let mut program = run.spawn().unwrap();
     let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();

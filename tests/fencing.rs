@@ -1,25 +1,23 @@
 //! A lock that lapses: the old holder, stopped before each operation on its way and woken up when another has taken over,
 //! acknowledges nothing more, and nothing of what it does then is ever shown.
 
-mod harness;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::harness::script::{self, Seen};
+use crate::harness::{Reader, connect};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::event::EventType;
 use driftdb_common::format::key::Key;
-use driftdb_common::log::appender::{AppendError, Log, Options};
-use driftdb_common::log::disk::Disk;
-use driftdb_common::log::disk::sim::{Process, SimDisk};
-use driftdb_common::log::fence::Fencing;
-use driftdb_common::log::{head, recovery};
 use driftdb_common::service::server::Listener;
-use driftdb_common::table::doctor;
+use driftdb_common::storage::fence::Fencing;
+use driftdb_common::storage::fs::FileSystem;
+use driftdb_common::storage::fs::sim::{Process, SimDisk};
+use driftdb_common::storage::wal::appender::{AppendError, Log, LogOptions};
+use driftdb_common::storage::{head, recovery};
+use driftdb_common::table::check::doctor;
 use driftdb_reader::Config;
-use harness::script::{self, Seen};
-use harness::{Reader, connect};
 use tokio_util::sync::CancellationToken;
 
 const SEGMENT: u64 = 700;
@@ -28,8 +26,8 @@ const BEFORE: u64 = 2;
 /// The last commit that it tries.
 const LAST: u64 = 14;
 
-fn open(disk: Arc<dyn Disk>) -> Result<(Log, Vec<Seen>), Error> {
-    let options = Options { fencing: Fencing::On, ..script::options(SEGMENT) };
+fn open(disk: Arc<dyn FileSystem>) -> Result<(Log, Vec<Seen>), Error> {
+    let options = LogOptions { fencing: Fencing::On, ..script::options(SEGMENT) };
     let mut commits = Vec::new();
     let log = recovery::open(disk, &script::dir(), options, &mut |commit| {
         commits.push(script::seen(&commit));

@@ -1,21 +1,15 @@
 //! The on-disk format is frozen: `tests/fixtures/v1` reads as it was written, for the daemons and for a second decoder
 //! made from `common/FORMAT.md`, and known events become exactly known bytes. So does `tests/fixtures/blocks`.
 //!
-//! Where there is no fixture, `DRIFTDB_BLESS=1 cargo test --test format` makes one. A fixture that is there is never made
+//! Where there is no fixture, `DRIFTDB_BLESS=1 cargo test --test integration format::` makes one. A fixture that is there is never made
 //! anew: a change of the format gets a version and a fixture of its own.
 
 #![expect(clippy::disallowed_methods, reason = "these tests read and copy fixtures")]
 
-#[path = "format/blocks.rs"]
 mod blocks;
-#[path = "format/crc.rs"]
-mod crc;
-#[path = "format/decoder.rs"]
+pub mod crc;
 mod decoder;
-mod harness;
-#[path = "format/history.rs"]
 mod history;
-#[path = "format/known.rs"]
 mod known;
 
 use std::collections::BTreeMap;
@@ -23,8 +17,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use crate::harness::*;
 use driftdb::v1;
-use harness::*;
 use history::LAST;
 
 const TABLES: [(&str, u64); 3] = [("people", 1), ("numbers", 2), ("marks", 3)];

@@ -1,27 +1,26 @@
 //! Random and damaged bytes for everything that decodes: an error or the right answer, no panic, little memory.
 
-#[path = "format/crc.rs"]
-mod crc;
+use crate::format::crc;
 
 use std::process::Command;
 
 use bytes::Bytes;
-use driftdb_common::format::block::{self, Block, Directory, FilterPlace, Handle, Identity, Trailer};
+use driftdb_common::format::compaction_base::{FloorFrame, KeepFrame};
 use driftdb_common::format::document::Document;
-use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType, Origin, RequestId};
-use driftdb_common::format::folded::{FloorFrame, KeepFrame};
-use driftdb_common::format::frame::{self, FrameBuffer, Place};
-use driftdb_common::format::head::{self, Header, Slot};
+use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType, IngestOrigin, RequestId};
+use driftdb_common::format::frame::{self, FrameAddress, FrameBuffer};
+use driftdb_common::format::head::{self, Header, TableEntry};
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::{self, Database, Floor, Manifest, Seal, Segment};
 use driftdb_common::format::snapshot::{ProducerEntry, RequestEntry};
+use driftdb_common::format::sst::{self, Block, Directory, FilterPlace, Handle, Identity, Trailer};
 use driftdb_common::format::value::Value;
 use driftdb_common::format::{json, msgpack};
 use driftdb_common::limits;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-const PLACE: Place = Place { table: 3, segment: 2, offset: 777 };
+const PLACE: FrameAddress = FrameAddress { table: 3, segment: 2, offset: 777 };
 const FILE: Identity = Identity { table: 3, base: 7, seq: 300, kind: 2 };
 const KINDS: [EventType; 5] =
     [EventType::Insert, EventType::Patch, EventType::SoftDelete, EventType::Schema, EventType::Note];
@@ -189,7 +188,7 @@ fn header() -> Header {
 
 /// A sorted block file of two trees in small blocks, the first of them filtered.
 fn block_file(values: &[Value]) -> Vec<u8> {
-    let mut writer = block::FileWriter::new(Vec::new(), FILE).unwrap();
+    let mut writer = sst::SstWriter::new(Vec::new(), FILE).unwrap();
     writer.set_target(100);
     for tree in 1..=2 {
         writer.begin_tree(tree, tree == 1).unwrap();
@@ -205,13 +204,13 @@ fn block_file(values: &[Value]) -> Vec<u8> {
 fn block_at(file: &[u8], handle: Handle, valid: bool) -> Option<Bytes> {
     let start = usize::try_from(handle.offset).ok()?;
     let mut bytes = file.get(start..)?.get(..usize::try_from(handle.len).ok()?)?.to_vec();
-    if valid && bytes.len() >= block::HEADER_BYTES {
+    if valid && bytes.len() >= sst::HEADER_BYTES {
         let place = [FILE.table.to_le_bytes(), FILE.base.to_le_bytes(), FILE.seq.to_le_bytes()].concat();
         let at = handle.offset.to_le_bytes();
         let crc = crc::crc32(&[&bytes[..9], &bytes[13..], &place, &[FILE.kind], &at]);
         bytes[9..13].copy_from_slice(&crc.to_le_bytes());
     }
-    block::unpack(&bytes.into(), FILE, handle.offset).ok()
+    sst::unpack(&bytes.into(), FILE, handle.offset).ok()
 }
 
 /// Whatever passes as a block can be used as one.
@@ -237,8 +236,8 @@ fn use_directory(directory: &Directory, blocks: u64) {
 
 fn use_filter(place: &FilterPlace, partition: &[u8]) {
     for hash in [0, 1 << 33, u64::MAX] {
-        assert!(block::filter::partition(place, hash) < u64::from(place.partitions.max(1)));
-        let _ = block::filter::may_contain(place, partition, hash);
+        assert!(sst::filter::partition(place, hash) < u64::from(place.partitions.max(1)));
+        let _ = sst::filter::may_contain(place, partition, hash);
     }
 }
 
@@ -303,7 +302,7 @@ proptest! {
         let floor = Floor { seq: u64::MAX, time_ms: 5, last_seq: 9, events: 70_000, rows: 3 };
         let floor = FloorFrame { floor, frames: 7, digest: 9, superseded: numbers.clone() };
         let request = RequestId { id: "r-1".into(), fingerprint: [7; 16] };
-        let origin = Origin { producer: "p".into(), batch: 3, operation: 70_000, ends: true };
+        let origin = IngestOrigin { producer: "p".into(), batch: 3, operation: 70_000, ends: true };
         let requests = numbers.iter().map(|seq| (*seq, RequestEntry { time_ms: 1, request: request.clone() }));
         let producers = vec![ProducerEntry { seq: 8, origin }];
         let keep = KeepFrame { requests: requests.collect(), producers };
@@ -330,8 +329,8 @@ proptest! {
     #[test]
     fn a_damaged_head(damages in damages(), valid: bool) {
         let (older, newer) = (header(), Header { generation: 13, last_seq: 10, ..header() });
-        let slot = Slot { table: 1, manifest: 1, segment: 1, bytes: 500, last_seq: 10, floor: 0 };
-        let slots = [slot, Slot { table: 2, ..slot }];
+        let slot = TableEntry { table: 1, manifest: 1, segment: 1, bytes: 500, last_seq: 10, floor: 0 };
+        let slots = [slot, TableEntry { table: 2, ..slot }];
         let whole = [older.encode(0), newer.encode(1), slots[0].encode(0), slots[1].encode(1)].concat();
         let mut found = damaged(whole, &damages);
         if valid {
@@ -405,9 +404,9 @@ proptest! {
         let _ = frame::parse(&bytes, PLACE);
         let _ = (manifest::decode::<Manifest>(&bytes), manifest::decode::<Database>(&bytes));
         let _ = (Value::decode(&bytes), json::from_msgpack(&bytes), msgpack::fields(&bytes));
-        let _ = Key::decode(&mut msgpack::Reader::new(&bytes));
+        let _ = Key::decode(&mut msgpack::MsgpackReader::new(&bytes));
         let bytes = Bytes::from(bytes);
-        let _ = (block::unpack(&bytes, FILE, 0), bytes.last_chunk().map(Trailer::decode), Handle::decode(&bytes));
+        let _ = (sst::unpack(&bytes, FILE, 0), bytes.last_chunk().map(Trailer::decode), Handle::decode(&bytes));
         let _ = Directory::decode(&bytes, 1000);
         use_filter(&FilterPlace { offset: 0, partitions: 3, lines: 128 }, &bytes);
         use_block(&bytes);
@@ -479,7 +478,7 @@ fn claims_of_four_billion() {
         for bytes in cases.map(Bytes::from) {
             assert!(Value::decode(&bytes).is_err() && json::from_msgpack(&bytes).is_err());
             assert!(Document::from_msgpack(bytes.clone()).is_err());
-            assert!(msgpack::fields(&bytes).is_err() && msgpack::Reader::new(&bytes).value().is_err());
+            assert!(msgpack::fields(&bytes).is_err() && msgpack::MsgpackReader::new(&bytes).value().is_err());
             assert!(KINDS.iter().all(|kind| event::decode(*kind, &bytes).is_err()));
         }
     }
@@ -512,6 +511,9 @@ fn deep_nesting() {
 fn in_little_memory() {
     let mut command = Command::new("sh");
     command.args(["-c", r#"ulimit -v 1000000 && exec "$0" "$@""#]).arg(std::env::current_exe().unwrap());
-    let output = command.args(["--skip", "in_little_memory", "--test-threads", "2"]).output().unwrap();
+    let output = command
+        .args(["hostile_bytes::", "--skip", "in_little_memory", "--test-threads", "2"])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }

@@ -1,25 +1,23 @@
 //! Rows that are changed hundreds of times, in one commit and over many eras: whichever way a row is looked for, at any event,
 //! it is the same, in files and in memory.
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::harness::condition::Dice;
+use crate::harness::keeper::{Keeper, Script};
+use crate::harness::model::merge;
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, Event, EventType};
 use driftdb_common::format::key::Key;
-use driftdb_common::log::appender::Group;
-use driftdb_common::log::disk::sim::SimDisk;
-use driftdb_common::table::chain::{Chain, Spot, sort_key};
-use driftdb_common::table::overlay::CommitInfo;
-use driftdb_common::table::snapshot::EraLimits;
+use driftdb_common::storage::fs::sim::SimDisk;
+use driftdb_common::storage::wal::appender::Group;
+use driftdb_common::table::build::snapshot::DeltaLimits;
+use driftdb_common::table::layers::{EventId, LayerMap, sort_key};
+use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
-use harness::condition::Dice;
-use harness::keeper::{Keeper, Script};
-use harness::model::merge;
 use serde_json::{Value, json};
 
 const KEYS: usize = 4;
@@ -31,7 +29,7 @@ fn key(number: usize) -> Key {
 /// A row's event and the row after it.
 #[derive(Debug, Clone)]
 struct Was {
-    spot: Spot,
+    spot: EventId,
     key: usize,
     kind: EventType,
     payload: Option<Value>,
@@ -51,7 +49,7 @@ impl Hot {
         let events: Vec<Was> = (0..count)
             .map(|index| {
                 let key = if dice.below(4) == 0 { dice.below(KEYS) } else { favourite };
-                let spot = Spot { seq, index: u32::try_from(index).unwrap() };
+                let spot = EventId { seq, index: u32::try_from(index).unwrap() };
                 let (kind, payload, after) = match self.live.get(&key) {
                     Some(_) if dice.below(40) == 0 => (EventType::SoftDelete, None, None),
                     Some(row) if dice.below(60) > 0 => {
@@ -78,7 +76,7 @@ impl Hot {
         events
     }
 
-    fn last(&self, of: usize, upto: Spot) -> Option<&Was> {
+    fn last(&self, of: usize, upto: EventId) -> Option<&Was> {
         self.events.iter().rev().find(|was| was.key == of && was.spot <= upto)
     }
 }
@@ -121,7 +119,7 @@ fn apply(timeline: &Timeline, seq: u64, events: &[Was]) {
     timeline.apply(&info, events.collect()).unwrap();
 }
 
-fn check_chain(chain: &Chain, hot: &Hot, dice: &mut Dice) {
+fn check_chain(chain: &LayerMap, hot: &Hot, dice: &mut Dice) {
     let end = chain.end();
     for _ in 0..40 {
         let spot = hot.events[dice.below(hot.events.len())].spot;
@@ -143,7 +141,7 @@ fn check_chain(chain: &Chain, hot: &Hot, dice: &mut Dice) {
     }
     for number in 0..KEYS {
         let found = chain.last_change(&key(number)).unwrap();
-        let expected = hot.last(number, Spot::end_of(end));
+        let expected = hot.last(number, EventId::end_of(end));
         assert_eq!(
             found.as_ref().map(|row| row.seq),
             expected.map(|was| was.spot.seq),
@@ -154,7 +152,7 @@ fn check_chain(chain: &Chain, hot: &Hot, dice: &mut Dice) {
     }
 }
 
-fn check_scan(chain: &Chain, hot: &Hot, seq: u64) {
+fn check_scan(chain: &LayerMap, hot: &Hot, seq: u64) {
     let mut scan = chain.scan(seq, &[]).unwrap();
     let mut found = BTreeMap::new();
     while let Some(key) = scan.key() {
@@ -163,7 +161,7 @@ fn check_scan(chain: &Chain, hot: &Hot, seq: u64) {
         }
     }
     for number in 0..KEYS {
-        let expected = hot.last(number, Spot::end_of(seq));
+        let expected = hot.last(number, EventId::end_of(seq));
         let found = found.get(&sort_key(&key(number)));
         let content = found.and_then(|(_, row)| row.clone());
         assert_eq!(content, expected.and_then(|was| was.after.clone()), "k{number} in a walk at {seq}");
@@ -173,7 +171,7 @@ fn check_scan(chain: &Chain, hot: &Hot, seq: u64) {
     }
 }
 
-fn check_versions(chain: &Chain, hot: &Hot, (after, upto): (Spot, Spot), dice: &mut Dice) {
+fn check_versions(chain: &LayerMap, hot: &Hot, (after, upto): (EventId, EventId), dice: &mut Dice) {
     let (number, newest_first) = (dice.below(KEYS), dice.below(2) == 0);
     let limit = dice.pick(&[1, 5, 100, usize::MAX]);
     let found = chain.versions(&key(number), (after, upto), limit, newest_first).unwrap();
@@ -205,13 +203,13 @@ fn check_views(timeline: &Arc<Timeline>, hot: &Hot, last: u64, dice: &mut Dice) 
         })
         .unwrap();
         for number in 0..KEYS {
-            let expected = hot.last(number, Spot::end_of(seq));
+            let expected = hot.last(number, EventId::end_of(seq));
             let expected = expected.and_then(|was| Some((was.spot.seq, was.after.clone()?)));
             let got = view.get(&key(number)).unwrap().map(|row| (row.seq, value(&row.document)));
             assert_eq!(got, expected, "k{number} at {seq}");
             assert_eq!(scanned.get(&key(number)).cloned(), expected, "k{number} in a walk at {seq}");
         }
-        let upto = Spot::end_of(seq);
+        let upto = EventId::end_of(seq);
         let live = (0..KEYS).filter(|k| hot.last(*k, upto).is_some_and(|was| was.after.is_some())).count();
         let events = hot.events.iter().filter(|was| was.spot <= upto).count() as u64 + 1;
         let counts = view.counts().unwrap();
@@ -226,7 +224,7 @@ fn history(seed: u64) {
     let script = Script::new(1);
     keeper.log.append(&mut script.group(1)).unwrap();
     // The creation, as files have it.
-    keeper.take(1, EraLimits { events: 1, bytes: 1 << 20 }).unwrap();
+    keeper.take(1, DeltaLimits { events: 1, bytes: 1 << 20 }).unwrap();
     let open = |keeper: &Keeper| keeper.shelf.open(&keeper.manifest(1), None).unwrap();
     let timeline = Arc::new(Timeline::open(1, "t", open(&keeper)).unwrap());
     let mut hot = Hot::default();
@@ -236,7 +234,7 @@ fn history(seed: u64) {
         keeper.log.append(&mut group(seq, &events)).unwrap();
         apply(&timeline, seq, &events);
         if dice.below(3) == 0 {
-            let limits = EraLimits { events: dice.pick(&[20, 200, 100_000]), bytes: 1 << 30 };
+            let limits = DeltaLimits { events: dice.pick(&[20, 200, 100_000]), bytes: 1 << 30 };
             keeper.take(1, limits).unwrap();
             if dice.below(2) == 0 {
                 timeline.adopt(open(&keeper));

@@ -1,12 +1,10 @@
 //! Ingest: everything once, in order, whatever breaks; and the writes that came with it: indexes altered, rows brought back.
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::harness::*;
 use driftdb::v1;
-use harness::*;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};

@@ -1,12 +1,10 @@
 //! What is exactly at a limit works, what is one over it is refused, and neither harms what comes next.
 
-mod harness;
-
+use crate::harness::calls::{ask, ask_with, fresh, run, run_with};
+use crate::harness::refusal::{invalid, refused};
+use crate::harness::*;
 use driftdb::v1;
 use driftdb_common::limits;
-use harness::calls::{ask, ask_with, fresh, run, run_with};
-use harness::refusal::{invalid, refused};
-use harness::*;
 use tonic::Code;
 
 async fn open() -> Cluster {

@@ -1,13 +1,11 @@
 //! A file is loaded once, whatever is killed while it is.
 
-mod harness;
-
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use harness::{Daemon, binary};
+use crate::harness::{Daemon, binary};
 
 fn writer(data: &Path, port: u16) -> Daemon {
     let mut command = Command::new(binary("driftdb-writer"));

@@ -1,12 +1,10 @@
 //! Rows with more versions than are gone through one by one, in snapshots and after them: scans and lookups agree with what
 //! was written, at every moment.
 
-mod harness;
-
 use std::collections::BTreeMap;
 
+use crate::harness::*;
 use driftdb::v1;
-use harness::*;
 use serde_json::{Value, json as value};
 
 /// The rows after each commit, as they should be.

@@ -1,18 +1,16 @@
 //! The power goes at every step of a scripted run: what was acknowledged or shown stays, and nothing comes by halves.
 
-mod harness;
-
 use std::sync::Arc;
 
-use driftdb_common::error::{Kind, Reason};
-use driftdb_common::log::disk::Disk;
-use driftdb_common::log::disk::sim::{Fault, Lost, Op, Repeat, SimDisk};
-use harness::script::{self, Progress};
+use crate::harness::script::{self, Progress};
+use driftdb_common::error::{ErrorKind, Reason};
+use driftdb_common::storage::fs::FileSystem;
+use driftdb_common::storage::fs::sim::{Fault, Lost, Op, Repeat, SimDisk};
 
 const SEGMENT: u64 = 2048;
 const COMMITS: u64 = 40;
 
-fn shared(disk: &SimDisk) -> Arc<dyn Disk> {
+fn shared(disk: &SimDisk) -> Arc<dyn FileSystem> {
     disk.shared()
 }
 
@@ -177,10 +175,10 @@ fn a_full_disk_refuses_and_the_log_goes_on() {
     disk.fail_when(Op::Write, ".seg", 1, Fault::Enospc, Repeat::ForEver);
     // Small groups still fit into the zeros written ahead; a large one needs space.
     let refused = log.append(&mut script::group(4, 90));
-    let Err(driftdb_common::log::appender::AppendError::Refused(error)) = refused else {
+    let Err(driftdb_common::storage::wal::appender::AppendError::Refused(error)) = refused else {
         panic!("expected a refusal, found {refused:?}");
     };
-    assert_eq!((error.kind(), error.reason()), (Kind::Unavailable, Reason::DiskFull));
+    assert_eq!((error.kind(), error.reason()), (ErrorKind::Unavailable, Reason::DiskFull));
     disk.heal();
     log.append(&mut script::group(4, 90)).unwrap();
     drop(log);

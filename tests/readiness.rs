@@ -2,13 +2,11 @@
 
 #![expect(clippy::disallowed_methods, reason = "hides a database's files from a reader")]
 
-mod harness;
-
 use std::time::{Duration, Instant};
 
+use crate::harness::refusal::refused;
+use crate::harness::*;
 use driftdb::v1;
-use harness::refusal::refused;
-use harness::*;
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_health::pb::health_check_response::ServingStatus;

@@ -1,14 +1,12 @@
 //! Readers of one directory: they say the same of the same moment, however they follow and whatever they have gone through.
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::process::Command;
 
+use crate::harness::churn::{Churn, compare};
+use crate::harness::transcript::transcript;
+use crate::harness::*;
 use driftdb::v1;
-use harness::churn::{Churn, compare};
-use harness::transcript::transcript;
-use harness::*;
 
 /// Small segments and snapshots.
 const WRITER: [&str; 4] = ["--segment-bytes", "8192", "--snapshot-events", "60"];

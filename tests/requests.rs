@@ -1,11 +1,9 @@
 //! Requests that have no meaning, or none yet, are told so, and change nothing.
 
-mod harness;
-
+use crate::harness::calls::{fresh, run};
+use crate::harness::refusal::{invalid, refused};
+use crate::harness::*;
 use driftdb::v1;
-use harness::calls::{fresh, run};
-use harness::refusal::{invalid, refused};
-use harness::*;
 use prost_types::Timestamp;
 use tonic::{Code, Status};
 

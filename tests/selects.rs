@@ -1,14 +1,12 @@
 //! SELECT answers what its condition says, of every moment, by whatever way it finds the rows.
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::harness::calls::{ask, ask_with, run};
+use crate::harness::condition::{Cond, Dice, Row};
+use crate::harness::*;
 use driftdb::v1;
-use harness::calls::{ask, ask_with, run};
-use harness::condition::{Cond, Dice, Row};
-use harness::*;
 use prost_types::Timestamp;
 use serde_json::{Value, json};
 

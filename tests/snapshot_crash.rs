@@ -1,17 +1,15 @@
 //! The power goes, or the disk fails, at every step of taking snapshots: every moment stays readable, commits go on, no file
 //! is left behind for ever, and the next snapshot works.
 
-mod harness;
-
 use std::collections::BTreeSet;
 
-use driftdb_common::log::appender::AppendError;
-use driftdb_common::log::disk::sim::{Fault, Lost, Op, Repeat, SimDisk};
-use driftdb_common::table::snapshot::EraLimits;
-use harness::keeper::{Keeper, Script};
+use crate::harness::keeper::{Keeper, Script};
+use driftdb_common::storage::fs::sim::{Fault, Lost, Op, Repeat, SimDisk};
+use driftdb_common::storage::wal::appender::AppendError;
+use driftdb_common::table::build::snapshot::DeltaLimits;
 
 const COMMITS: u64 = 40;
-const LIMITS: EraLimits = EraLimits { events: 6, bytes: 1 << 20 };
+const LIMITS: DeltaLimits = DeltaLimits { events: 6, bytes: 1 << 20 };
 
 fn soak() -> bool {
     std::env::var_os("DRIFTDB_SOAK").is_some()

@@ -1,25 +1,23 @@
 //! Snapshots, indexes, manifests and HEAD cut at every length and flipped at every byte: the right answer or an error that
 //! names the file, never a wrong row, never a panic.
 
-mod harness;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::harness::keeper::{Keeper, Script, Wrong, check_timeline, dir};
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::sortkey;
-use driftdb_common::log::dir::snapshot_files;
-use driftdb_common::log::disk::sim::SimDisk;
-use driftdb_common::table::snapshot::EraLimits;
+use driftdb_common::storage::fs::sim::SimDisk;
+use driftdb_common::storage::layout::snapshot_files;
+use driftdb_common::table::build::snapshot::DeltaLimits;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
-use harness::keeper::{Keeper, Script, Wrong, check_timeline, dir};
 
 const COMMITS: u64 = 17;
-const LIMITS: EraLimits = EraLimits { events: 12, bytes: 1 << 20 };
+const LIMITS: DeltaLimits = DeltaLimits { events: 12, bytes: 1 << 20 };
 
 fn soak() -> bool {
     std::env::var_os("DRIFTDB_SOAK").is_some()

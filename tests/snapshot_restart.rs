@@ -2,12 +2,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "looks at a database's files from outside")]
 
-mod harness;
-
 use std::time::Duration;
 
+use crate::harness::*;
 use driftdb::v1;
-use harness::*;
 use prost_types::Timestamp;
 
 fn request(table: &str, key: &str, id: &str) -> v1::ApplyRequest {

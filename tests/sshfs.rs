@@ -2,8 +2,6 @@
 
 #![expect(clippy::disallowed_methods, reason = "mounts a file system, and looks at it")]
 
-mod harness;
-
 use std::fs;
 use std::io::pipe;
 use std::path::{Path, PathBuf};
@@ -12,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::harness::churn::{Churn, compare};
+use crate::harness::*;
 use driftdb::v1;
-use harness::churn::{Churn, compare};
-use harness::*;
 use serde_json::Value;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};

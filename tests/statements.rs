@@ -1,12 +1,10 @@
 //! Statements do through the daemons what the language's description says of them.
 
-mod harness;
-
+use crate::harness::calls::{Answer, ask, ask_with, run, run_with};
+use crate::harness::refusal::{invalid, refused};
+use crate::harness::*;
 use driftdb::v1::ChangeKind::{Insert, Patch, Schema, SoftDelete};
 use driftdb::v1::{self, KeyType};
-use harness::calls::{Answer, ask, ask_with, run, run_with};
-use harness::refusal::{invalid, refused};
-use harness::*;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 

@@ -2,12 +2,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "looks at what the check leaves behind")]
 
-mod harness;
-
 use std::path::Path;
 use std::process::{Command, Output};
 
-use harness::binary;
+use crate::harness::binary;
 use serde_json::Value;
 
 fn check(args: &[&Path]) -> Output {

@@ -1,19 +1,17 @@
 //! Standby writers: one takes over when the holder dies, and not before; at any time one writer answers for the database.
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::harness::refusal::refused;
+use crate::harness::*;
 use driftdb::v1;
-use driftdb_common::log::dir::DataDir;
-use driftdb_common::log::disk::RealDisk;
-use driftdb_common::log::{head, lock};
-use harness::refusal::refused;
-use harness::*;
+use driftdb_common::storage::fs::OsFileSystem;
+use driftdb_common::storage::layout::DataDir;
+use driftdb_common::storage::{head, lock};
 use tokio::sync::Mutex;
 use tonic::Code;
 use tonic::transport::Endpoint;
@@ -44,11 +42,11 @@ async fn status_of(writer: &mut Writer) -> Result<v1::WriterServiceStatusRespons
 }
 
 fn term(data: &Path) -> u64 {
-    head::read(&RealDisk, &DataDir::new(data)).unwrap().unwrap().header.term
+    head::read(&OsFileSystem, &DataDir::new(data)).unwrap().unwrap().header.term
 }
 
 fn holder(data: &Path) -> String {
-    format!("http://{}", lock::read_holder(&RealDisk, &DataDir::new(data)).unwrap().address)
+    format!("http://{}", lock::read_holder(&OsFileSystem, &DataDir::new(data)).unwrap().address)
 }
 
 /// Waits until a daemon answers as the writer.

@@ -1,12 +1,10 @@
 //! Random histories, with restarts and kills of the writer, against a plain in-memory model at random moments.
 
-mod harness;
-
 use std::collections::BTreeMap;
 
+use crate::harness::model::{Model, Op};
+use crate::harness::*;
 use driftdb::v1;
-use harness::model::{Model, Op};
-use harness::*;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
@@ -155,8 +153,12 @@ impl Run {
 
     async fn ask_diff(&self, reader: &mut Reader, table: &str, seq: u64) {
         let to = self.model.seq();
-        let request =
-            v1::DiffRequest { table: table.into(), start: at_seq(seq), end: at_seq(to), ..Default::default() };
+        let request = v1::DiffRequest {
+            table: table.into(),
+            start: at_seq(seq),
+            end: at_seq(to),
+            ..Default::default()
+        };
         let mut stream = reader.diff(request).await.unwrap().into_inner();
         let mut found = BTreeMap::new();
         while let Some(message) = stream.message().await.unwrap() {

@@ -2,20 +2,18 @@
 
 #![expect(clippy::disallowed_methods, reason = "this test damages files, and runs driftctl")]
 
-mod harness;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::harness::database::{ARGS, Copy, shared};
+use crate::harness::{Daemon, binary};
 use bytes::Bytes;
 use driftdb_common::format::document::Document;
 use driftdb_common::format::snapshot::{
     CandidateEntry, CommitEntry, ProducerEntry, RequestEntry, RowEntry, VersionEntry, kind, push_version,
     read_version, tree,
 };
-use harness::database::{ARGS, Copy, shared};
-use harness::{Daemon, binary};
 
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -239,18 +237,18 @@ async fn a_producer_that_never_was_is_found() {
     let original = shared().await;
     let copy = Copy::of(original.path());
     let file = copy.file("orders", kind::ERA);
-    let origin = driftdb_common::format::event::Origin {
+    let origin = driftdb_common::format::event::IngestOrigin {
         producer: "nobody".into(),
         batch: 1,
         operation: 0,
         ends: true,
     };
     let entry = ProducerEntry { seq: file.1.seq, origin };
-    let disk = driftdb_common::log::disk::RealDisk::shared();
+    let disk = driftdb_common::storage::fs::OsFileSystem::shared();
     let shelf = copy.shelf();
-    let old = driftdb_common::log::blocks::BlockFile::open(disk.clone(), file.0.clone(), file.1, shelf.cache)
+    let old = driftdb_common::storage::sst::SstFile::open(disk.clone(), file.0.clone(), file.1, shelf.cache)
         .unwrap();
-    driftdb_common::log::blocks::write_file(&*disk, &file.0, file.1, |out| {
+    driftdb_common::storage::sst::write_file(&*disk, &file.0, file.1, |out| {
         for id in [tree::VERSIONS, tree::COMMITS, tree::REQUESTS] {
             out.begin_tree(id, false)?;
             let mut cursor = old.cursor(id);
@@ -309,7 +307,7 @@ async fn every_flipped_byte_is_found() {
     }
     // What meta.json says of eras is held against the log.
     let sound = healthy.manifest("orders");
-    type Change = fn(&mut driftdb_common::format::manifest::Position);
+    type Change = fn(&mut driftdb_common::format::manifest::LogPosition);
     let changes: [Change; 4] = [
         |position| position.offset += 1,
         |position| position.digest ^= 1,

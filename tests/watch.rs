@@ -1,14 +1,12 @@
 //! What WatchDrift promises, one thing at a time: where a stream begins, what passes, what comes with it, how it ends.
 
-mod harness;
-
+use crate::harness::calls::{run, value_of};
+use crate::harness::refusal::{invalid, refused};
+use crate::harness::watching::{Watch, after, everything, resume, told, watch};
+use crate::harness::*;
 use driftdb::v1;
 use driftdb::v1::watch_drift_request::Start;
 use driftdb::v1::watch_drift_response::Event;
-use harness::calls::{run, value_of};
-use harness::refusal::{invalid, refused};
-use harness::watching::{Watch, after, everything, resume, told, watch};
-use harness::*;
 use prost::Message;
 use serde_json::{Value, json};
 use tonic::{Code, Status};

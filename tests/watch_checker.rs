@@ -1,16 +1,14 @@
 //! The checker of WatchDrift's guarantees sees: a stream that breaks one of them is told from one that keeps them all.
 
-mod harness;
-
 use std::collections::BTreeMap;
 
+use crate::harness::checker::{Checker, Guarantee, Start, Violation};
+use crate::harness::condition::Cond;
+use crate::harness::filter::Filter;
+use crate::harness::history::{Desk, Happened, History, Version};
 use driftdb::v1;
 use driftdb::v1::watch_drift_response::Event;
 use driftdb_common::format::document::Document;
-use harness::checker::{Checker, Guarantee, Start, Violation};
-use harness::condition::Cond;
-use harness::filter::Filter;
-use harness::history::{Desk, Happened, History, Version};
 use serde_json::{Value, json};
 
 /// How many changes a message of this stream holds at most.
@@ -310,7 +308,7 @@ fn content_that_is_not_what_was_written_is_seen() {
     fn wrong(edit: impl FnOnce(&mut v1::Commit)) {
         breaks(Guarantee::Content, |sent| edit(commit(sent, 11)));
     }
-    let other = || Some(harness::json(r#"{"id":"k9","n":2}"#));
+    let other = || Some(crate::harness::json(r#"{"id":"k9","n":2}"#));
     wrong(|commit| commit.changes[0].before = other());
     wrong(|commit| commit.changes[1].after = other());
     wrong(|commit| commit.changes[1].after = None);

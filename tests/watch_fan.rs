@@ -1,14 +1,12 @@
 //! Many watchers of one reader: what each costs in memory, and that one commit reaches every one of them, once.
 
-mod harness;
-
 use std::time::{Duration, Instant};
 
+use crate::harness::watching::{Watch, watch};
+use crate::harness::world::soak;
+use crate::harness::*;
 use driftdb::v1;
 use driftdb::v1::watch_drift_response::Event;
-use harness::watching::{Watch, watch};
-use harness::world::soak;
-use harness::*;
 
 /// A connection has fewer streams than it may have.
 const PER_CONNECTION: usize = 2_500;

@@ -1,21 +1,19 @@
 //! WatchDrift's six guarantees, while readers are killed and replaced every second, the writer restarts, and snapshots and
 //! compactions go on: everything that watchers of all kinds get is checked against what was acknowledged.
 
-mod harness;
-
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::harness::checker::{Checker, Start, Violation};
+use crate::harness::condition::{Cond, Dice};
+use crate::harness::filter::Filter;
+use crate::harness::history::Desk;
+use crate::harness::watcher::{Journal, Watcher};
+use crate::harness::world::soak;
+use crate::harness::*;
 use driftdb::v1;
-use harness::checker::{Checker, Start, Violation};
-use harness::condition::{Cond, Dice};
-use harness::filter::Filter;
-use harness::history::Desk;
-use harness::watcher::{Journal, Watcher};
-use harness::world::soak;
-use harness::*;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;

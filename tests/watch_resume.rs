@@ -1,18 +1,16 @@
 //! Tokens of WatchDrift: good at any reader and over restarts, refused where they are of something else, and never a way to
 //! get too little.
 
-mod harness;
-
 use std::time::Duration;
 
+use crate::harness::calls::fresh;
+use crate::harness::refusal::{invalid, refused};
+use crate::harness::watching::{Watch, after, everything, resume, told, watch};
+use crate::harness::*;
 use bytes::Bytes;
 use driftdb::v1;
 use driftdb::v1::watch_drift_request::Start;
 use driftdb::v1::watch_drift_response::Event;
-use harness::calls::fresh;
-use harness::refusal::{invalid, refused};
-use harness::watching::{Watch, after, everything, resume, told, watch};
-use harness::*;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 

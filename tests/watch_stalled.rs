@@ -1,16 +1,14 @@
 //! A watcher that stops reading while a million events pass: nobody else notices, the reader's memory stays bounded, and it
 //! catches up with none missing.
 
-mod harness;
-
 use std::time::Instant;
 
+use crate::harness::watcher::next;
+use crate::harness::watching::{Watch, watch};
+use crate::harness::world::soak;
+use crate::harness::*;
 use driftdb::v1;
 use driftdb::v1::watch_drift_response::Event;
-use harness::watcher::next;
-use harness::watching::{Watch, watch};
-use harness::world::soak;
-use harness::*;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;

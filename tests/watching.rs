@@ -2,13 +2,11 @@
 
 #![expect(clippy::disallowed_methods, reason = "looks at a test's own files")]
 
-mod harness;
-
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
-use harness::{Cluster, Daemon, apply, binary, insert, patch, put};
+use crate::harness::{Cluster, Daemon, apply, binary, insert, patch, put};
 use serde_json::{Value, json};
 
 /// A command line for a cluster.
@@ -74,7 +72,7 @@ async fn filled() -> Cluster {
         vec![insert("t", r#"{"id":"a1","n":1}"#), insert("t", r#"{"id":"a2","n":2}"#)],
         vec![insert("u", r#"{"id":"b1","n":9}"#)],
         vec![patch("t", "a1", r#"{"n":5}"#), patch("u", "b1", r#"{"n":1}"#)],
-        vec![harness::delete("t", "a2")],
+        vec![crate::harness::delete("t", "a2")],
         vec![put("t", r#"{"id":"c","n":7}"#)],
         vec![patch("u", "b1", r#"{"m":1}"#)],
     ] {

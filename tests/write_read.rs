@@ -1,8 +1,6 @@
 //! What is written through the writer is read through the reader, now and as of any commit.
 
-mod harness;
-
-use harness::*;
+use crate::harness::*;
 
 #[tokio::test]
 async fn a_row_can_be_followed_through_its_life() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use driftdb::client::{self as db, Executed, Options, standby_for, unreachable_at};
 use driftdb::v1;
-use driftdb_common::error::{Error, Kind, Reason, Result};
+use driftdb_common::error::{Error, ErrorKind, Reason, Result};
 use driftdb_common::service::status::from_status;
 use tokio::time::timeout;
 use tonic::Status;
@@ -177,7 +177,7 @@ impl Client {
                 self.db.wrote(v1::WriteToken { seq, time, epoch });
                 Ok(())
             }
-            Err(error) if error.kind() == Kind::Unavailable => {
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
                 if !self.told {
                     render::note(&format!("note: {}; reading what the reader has", error.message()));
                     self.told = true;

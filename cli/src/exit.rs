@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::io;
 use std::sync::Arc;
 
-use driftdb_common::error::{Error, Kind, Reason};
+use driftdb_common::error::{Error, ErrorKind, Reason};
 use driftdb_common::query::report;
 use driftdb_common::service::status::to_status;
 use serde::Serialize;
@@ -158,9 +158,9 @@ fn exit_code(error: &Error) -> u8 {
         | Reason::Standby
         | Reason::Fenced => UNREACHABLE,
         _ => match error.kind() {
-            Kind::NotFound => NOT_FOUND,
-            Kind::Conflict | Kind::Locked => PRECONDITION,
-            Kind::Corrupt => DAMAGE,
+            ErrorKind::NotFound => NOT_FOUND,
+            ErrorKind::Conflict | ErrorKind::Locked => PRECONDITION,
+            ErrorKind::Corrupt => DAMAGE,
             _ => ERROR,
         },
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
-use driftdb_common::log::disk;
+use driftdb_common::storage::fs;
 use tokio::sync::mpsc;
 
 /// The maximum length of a line, in bytes: a longer one does not fit in a request.
@@ -29,7 +29,7 @@ pub fn is_stdin(path: &Path) -> bool {
 
 /// Opens a file or stdin.
 pub fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
-    if is_stdin(path) { Ok(Box::new(io::stdin())) } else { disk::open_input(path) }
+    if is_stdin(path) { Ok(Box::new(io::stdin())) } else { fs::open_input(path) }
 }
 
 /// Reads a whole script.

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::log::disk;
+use driftdb_common::storage::fs;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
@@ -80,7 +80,7 @@ impl Daemon {
     pub fn processor_time(&self) -> Option<Duration> {
         let mut stat = String::new();
         let path = PathBuf::from(format!("/proc/{}/stat", self.child.id()?));
-        disk::open_input(&path).ok()?.read_to_string(&mut stat).ok()?;
+        fs::open_input(&path).ok()?.read_to_string(&mut stat).ok()?;
         let ticks = parse_ticks(&stat)?;
         Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
@@ -89,7 +89,7 @@ impl Daemon {
     pub fn memory(&self) -> Option<u64> {
         let mut status = String::new();
         let path = PathBuf::from(format!("/proc/{}/status", self.child.id()?));
-        disk::open_input(&path).ok()?.read_to_string(&mut status).ok()?;
+        fs::open_input(&path).ok()?.read_to_string(&mut status).ok()?;
         parse_resident(&status)
     }
 

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::value::Value;
-use driftdb_common::query::ast::{Point, Statement, StatementKind};
+use driftdb_common::query::ast::{PointInTime, Statement, StatementKind};
 use driftdb_common::query::{change, parser};
 use driftdb_common::service::convert::{operation_to_wire, precondition_to_wire};
-use driftdb_common::table::operation::Change;
+use driftdb_common::table::operation::CommitRequest;
 use prost_types::Timestamp;
 use v1::as_of::At;
 
@@ -59,11 +59,11 @@ pub fn at<'a>(text: &'a str, statement: &Statement, point: &str) -> Cow<'a, str>
 /// The operations and preconditions that a statement adds to a transaction.
 pub fn operations(statement: Statement) -> Result<(Vec<v1::Operation>, Vec<v1::Precondition>)> {
     match change::of_statement(statement)? {
-        Change::Rows { operations, preconditions } => Ok((
+        CommitRequest::Rows { operations, preconditions } => Ok((
             operations.into_iter().map(operation_to_wire).collect(),
             preconditions.into_iter().map(precondition_to_wire).collect(),
         )),
-        Change::Schema(_) => Err(Error::new(
+        CommitRequest::Schema(_) => Err(Error::new(
             Reason::QueryInvalid,
             "a transaction can only change rows: run CREATE, ALTER and DROP TABLE outside it",
         )),
@@ -74,10 +74,10 @@ pub fn operations(statement: Statement) -> Result<(Vec<v1::Operation>, Vec<v1::P
 pub fn point(text: &str) -> Outcome<v1::AsOf> {
     let point = parser::parse_point(text).map_err(|error| Failure::in_text(error, text))?;
     let at = match point {
-        Point::Now => None,
-        Point::Seq(seq) => Some(At::Seq(seq)),
-        Point::Time(ms) => Some(At::Time(time(ms))),
-        Point::Ago(ago) => {
+        PointInTime::Now => None,
+        PointInTime::Seq(seq) => Some(At::Seq(seq)),
+        PointInTime::Time(ms) => Some(At::Time(time(ms))),
+        PointInTime::Ago(ago) => {
             let ago = prost_types::Duration::try_from(ago);
             Some(At::Ago(ago.map_err(|_| Failure::Usage(format!("{text:?} is too far in the past")))?))
         }

@@ -9,7 +9,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What a caller can do about an error. Each maps to one gRPC code (see `service::status`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ErrorKind {
     /// The request is wrong, whatever the state of the database.
     Invalid,
     /// The named table or row does not exist at the moment asked about.
@@ -54,8 +54,8 @@ macro_rules! reasons {
             }
 
             /// The kind that errors of this reason have.
-            pub const fn kind(self) -> Kind {
-                match self { $(Reason::$name => Kind::$kind,)* }
+            pub const fn kind(self) -> ErrorKind {
+                match self { $(Reason::$name => ErrorKind::$kind,)* }
             }
 
             /// The reason that a word from the wire names.
@@ -258,7 +258,7 @@ impl Error {
     }
 
     /// What a caller can do about it.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ErrorKind {
         self.0.reason.kind()
     }
 

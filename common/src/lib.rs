@@ -26,7 +26,7 @@
 pub mod error;
 pub mod format;
 pub mod limits;
-pub mod log;
 pub mod query;
 pub mod service;
+pub mod storage;
 pub mod table;

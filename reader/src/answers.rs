@@ -6,11 +6,11 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::query::ast::Column;
-use driftdb_common::query::exec::{Select, Stretch};
+use driftdb_common::query::exec::{SelectExecution, Stretch};
 use driftdb_common::query::parser;
 use driftdb_common::service::convert;
 use driftdb_common::table::diff::{Diff, RowDiff};
-use driftdb_common::table::history::{Change, History};
+use driftdb_common::table::history::{DriftEvent, History};
 
 use crate::steps::Step;
 
@@ -20,7 +20,7 @@ const ROWS_PER_STEP: usize = 4096;
 const EVENTS_PER_STEP: usize = 1024;
 
 /// Goes on with a SELECT until there is a message of rows, or a stretch without one.
-pub fn next_rows(select: &mut Select, format: v1::DocumentFormat) -> Result<(Vec<v1::Row>, bool)> {
+pub fn next_rows(select: &mut SelectExecution, format: v1::DocumentFormat) -> Result<(Vec<v1::Row>, bool)> {
     let Stretch { rows, done } = select.next_stretch(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
     let rows = rows.iter().map(|row| convert::row_to_wire(row, format)).collect::<Result<_>>()?;
     Ok((rows, done))
@@ -34,7 +34,7 @@ pub struct Commits {
     format: v1::DocumentFormat,
     left: u64,
     /// Read and not handed out yet.
-    ahead: std::collections::VecDeque<Change>,
+    ahead: std::collections::VecDeque<DriftEvent>,
     ended: bool,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::log::disk::Disk;
+use driftdb_common::storage::fs::FileSystem;
 
 use crate::notices::Notices;
 
@@ -34,7 +34,7 @@ impl Follow {
     }
 
     /// The notices to follow by, in a directory.
-    pub fn notices(self, disk: &dyn Disk, dir: &Path, poll: Duration) -> Result<Notices> {
+    pub fn notices(self, disk: &dyn FileSystem, dir: &Path, poll: Duration) -> Result<Notices> {
         let shared = || {
             let shared = disk.is_network(dir);
             shared.map_err(|e| Error::io(format_args!("cannot examine {}", dir.display()), &e))

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::format::head::Slot;
+use driftdb_common::format::head::TableEntry;
 use driftdb_common::format::manifest::Manifest;
-use driftdb_common::log::cursor::{Cursor, Mark, Span};
-use driftdb_common::log::head::{self, Head};
-use driftdb_common::log::merge::{Commit, Merge};
-use driftdb_common::log::{dir, disk};
-use driftdb_common::table::overlay::CommitInfo;
-use driftdb_common::table::shelf::Shelf;
+use driftdb_common::storage::head::{self, Head};
+use driftdb_common::storage::wal::commits::{CommitReader, LogCommit};
+use driftdb_common::storage::wal::cursor::{Cursor, CursorPosition, Span};
+use driftdb_common::storage::{fs, layout};
+use driftdb_common::table::memtable::CommitInfo;
+use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
 
 use crate::follower::patience::Patience;
@@ -27,8 +27,8 @@ const SHOW_EVERY: u64 = 10_000;
 /// Follows one data directory. Takes no lock and writes nothing.
 #[derive(Debug)]
 pub struct Follower {
-    shelf: Shelf,
-    merge: Merge,
+    shelf: TableFiles,
+    merge: CommitReader,
     tables: HashMap<u64, Followed>,
     /// Nothing has been applied since the follower began, or began anew: snapshots may be taken for what they hold.
     fresh: bool,
@@ -48,7 +48,7 @@ pub struct Follower {
 struct Followed {
     timeline: Arc<Timeline>,
     manifest: Manifest,
-    slot: Slot,
+    slot: TableEntry,
     /// HEAD has named it: it is there to stay.
     named: bool,
     /// The manifest whose snapshots the timeline has gone over to, or cannot go over to.
@@ -57,8 +57,8 @@ struct Followed {
 
 impl Follower {
     /// A follower that has applied nothing yet.
-    pub fn open(shelf: Shelf) -> Result<Follower> {
-        let database = dir::read_database(&*shelf.disk, &shelf.dir)?.ok_or_else(|| {
+    pub fn open(shelf: TableFiles) -> Result<Follower> {
+        let database = layout::read_database(&*shelf.disk, &shelf.dir)?.ok_or_else(|| {
             let message = format!(
                 "{} holds no database: start driftdb-writer on it first, or run driftctl init",
                 shelf.dir.root().display()
@@ -69,7 +69,7 @@ impl Follower {
         Ok(Follower {
             patience: Patience::with(&shelf),
             shelf,
-            merge: Merge::new(0),
+            merge: CommitReader::new(0),
             tables: HashMap::new(),
             fresh: true,
             term: 0,
@@ -114,7 +114,7 @@ impl Follower {
                 self.begin_anew();
             }
             self.tables.retain(|_, table| table.named);
-            self.tables.values_mut().for_each(|table| table.slot = Slot::default());
+            self.tables.values_mut().for_each(|table| table.slot = TableEntry::default());
             self.try_look()
         });
         let outcome = self.patience.judge(outcome);
@@ -124,7 +124,7 @@ impl Follower {
 
     /// Forgets what was read, so that the next look begins with the newest snapshots. What is shown stays.
     fn begin_anew(&mut self) {
-        self.merge = Merge::new(0);
+        self.merge = CommitReader::new(0);
         self.tables.clear();
         self.rereading = false;
         self.live.clear();
@@ -157,9 +157,9 @@ impl Follower {
 
     /// HEAD, where it is of this history and not of a writer before the last one seen.
     fn read_head(&self) -> Result<Head> {
-        let Shelf { disk, dir, .. } = &self.shelf;
+        let TableFiles { disk, dir, .. } = &self.shelf;
         let Some(head) = head::read(&**disk, dir)? else {
-            return Err(disk::gone(&dir.head(), "is the storage there?"));
+            return Err(fs::gone(&dir.head(), "is the storage there?"));
         };
         let database = self.replica.database();
         if head.header.database_id != *database.id.as_bytes() || head.header.epoch != database.epoch {
@@ -209,10 +209,10 @@ impl Follower {
     }
 
     /// Reads a table's manifest anew and allows the segments before the active one to be read.
-    fn reread(&mut self, slot: &Slot) -> Result<()> {
+    fn reread(&mut self, slot: &TableEntry) -> Result<()> {
         let Some(table) = self.tables.get(&slot.table) else { return Ok(()) };
         let name = table.timeline.name().to_owned();
-        let manifest = dir::read_manifest(&*self.shelf.disk, &self.shelf.dir, &name)?
+        let manifest = layout::read_manifest(&*self.shelf.disk, &self.shelf.dir, &name)?
             .filter(|manifest| manifest.table_id == slot.table && manifest.version >= slot.manifest)
             .ok_or_else(|| {
                 Error::corrupt(self.shelf.dir.manifest(&name).display(), 0, "it is older than HEAD")
@@ -251,12 +251,12 @@ impl Follower {
 
     /// Finds the tables that have come to be.
     fn discover(&mut self) -> Result<()> {
-        for name in dir::table_names(&*self.shelf.disk, &self.shelf.dir)? {
+        for name in layout::table_names(&*self.shelf.disk, &self.shelf.dir)? {
             if self.tables.values().any(|table| table.timeline.name() == name) {
                 continue;
             }
             // One that is being created has no manifest yet, or one that HEAD does not name yet.
-            let Some(manifest) = dir::read_manifest(&*self.shelf.disk, &self.shelf.dir, &name)? else {
+            let Some(manifest) = layout::read_manifest(&*self.shelf.disk, &self.shelf.dir, &name)? else {
                 continue;
             };
             let applied = self.merge.next_seq() - 1;
@@ -278,7 +278,7 @@ impl Follower {
         let (mut timeline, mut last_seq, mut adopted) = (Timeline::new(id, &*name), 0, 0);
         if from_snapshots && let Some(era) = manifest.eras.last() {
             timeline = Timeline::open(id, &*name, self.shelf.open(&manifest, None)?)?;
-            cursor = cursor.starting_at(Mark::at(&era.position));
+            cursor = cursor.starting_at(CursorPosition::at(&era.position));
             (last_seq, adopted) = (era.seq, manifest.version);
             if self.fresh && manifest.published > self.merge.settled() {
                 self.merge.settle(manifest.published);
@@ -289,7 +289,7 @@ impl Follower {
             }
         }
         self.merge.add(id, cursor, last_seq);
-        let (timeline, slot) = (Arc::new(timeline), Slot::default());
+        let (timeline, slot) = (Arc::new(timeline), TableEntry::default());
         self.tables.insert(id, Followed { timeline, manifest, slot, named: false, adopted });
         Ok(())
     }
@@ -379,7 +379,7 @@ impl Follower {
         }
     }
 
-    fn apply_commit(&mut self, applied: &mut Applied, commit: Commit) -> Result<()> {
+    fn apply_commit(&mut self, applied: &mut Applied, commit: LogCommit) -> Result<()> {
         // What only the writer asks about is not kept.
         let meta = commit.meta.filter(|meta| !meta.actor.is_empty() || !meta.reason.is_empty());
         let info = Arc::new(CommitInfo { seq: commit.seq, time_ms: commit.time_ms, meta });
@@ -426,11 +426,11 @@ mod tests {
     use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
     use driftdb_common::format::key::KeyType;
     use driftdb_common::format::manifest::{self, Segment};
-    use driftdb_common::log::appender::{Group, Log, Options};
-    use driftdb_common::log::blocks::BlockCache;
-    use driftdb_common::log::dir::DataDir;
-    use driftdb_common::log::disk::sim::SimDisk;
-    use driftdb_common::log::recovery;
+    use driftdb_common::storage::fs::sim::SimDisk;
+    use driftdb_common::storage::layout::DataDir;
+    use driftdb_common::storage::recovery;
+    use driftdb_common::storage::sst::BlockCache;
+    use driftdb_common::storage::wal::appender::{Group, Log, LogOptions};
     use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 
     use super::*;
@@ -439,16 +439,16 @@ mod tests {
         DataDir::new("/data")
     }
 
-    pub(super) fn shelf(disk: &SimDisk) -> Shelf {
-        Shelf { disk: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
+    pub(super) fn shelf(disk: &SimDisk) -> TableFiles {
+        TableFiles { disk: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
     }
 
     pub(super) fn open(disk: &SimDisk) -> Log {
-        let options = Options { background: false, ..Options::default() };
+        let options = LogOptions { background: false, ..LogOptions::default() };
         recovery::open(disk.shared(), &dir(), options, &mut |_| Ok(())).unwrap()
     }
 
-    /// Commit `seq`, which creates a table.
+    /// LogCommit `seq`, which creates a table.
     pub(super) fn create(log: &mut Log, seq: u64, table: &str) {
         let schema = Schema {
             table: table.into(),
@@ -488,7 +488,7 @@ mod tests {
             fulls: Vec::new(),
             segments,
         };
-        disk::replace(&*shared, &dir().manifest(table), &manifest::encode(&manifest).unwrap()).unwrap();
+        fs::replace(&*shared, &dir().manifest(table), &manifest::encode(&manifest).unwrap()).unwrap();
     }
 
     /// A reader has seen the directory of a table that then never came to be; its number, or its name, is used again.

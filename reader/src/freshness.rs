@@ -7,7 +7,7 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::service::convert;
-use driftdb_common::table::moments::Point;
+use driftdb_common::table::commit_times::PointInTime;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
 use tokio::sync::watch;
@@ -78,15 +78,19 @@ impl Freshness {
 
 impl Replica {
     /// The moment that a request is of: waits until this replica is fresh enough.
-    pub async fn moment(&self, freshness: Option<v1::Freshness>, as_of: Option<Point>) -> Result<Moment> {
+    pub async fn moment(
+        &self,
+        freshness: Option<v1::Freshness>,
+        as_of: Option<PointInTime>,
+    ) -> Result<Moment> {
         let freshness = Freshness::from_wire(freshness, self)?;
         self.resolve(freshness, as_of).await
     }
 
     /// The moment that a point names, once the replica is fresh enough.
-    pub async fn resolve(&self, freshness: Freshness, as_of: Option<Point>) -> Result<Moment> {
+    pub async fn resolve(&self, freshness: Freshness, as_of: Option<PointInTime>) -> Result<Moment> {
         let min_seq = match as_of {
-            Some(Point::Seq(seq)) => freshness.min_seq.max(seq),
+            Some(PointInTime::Seq(seq)) => freshness.min_seq.max(seq),
             _ => freshness.min_seq,
         };
         let mut looks = self.looks();
@@ -98,7 +102,7 @@ impl Replica {
                 return Ok(Moment { seq: self.seq_of(as_of, &applied)?, applied });
             }
             // What no token vouches for and HEAD does not know does not exist: no use waiting for it.
-            if let Some(Point::Seq(seq)) = as_of
+            if let Some(PointInTime::Seq(seq)) = as_of
                 && seq > freshness.min_seq
                 && self.is_beyond_head(seq, &mut looks, freshness.deadline).await
             {
@@ -143,15 +147,15 @@ impl Replica {
             .retry_after(Duration::from_millis(100))
     }
 
-    fn seq_of(&self, as_of: Option<Point>, applied: &Applied) -> Result<u64> {
+    fn seq_of(&self, as_of: Option<PointInTime>, applied: &Applied) -> Result<u64> {
         Ok(match as_of {
-            None | Some(Point::Now) => applied.seq,
-            Some(Point::Seq(seq)) => seq,
-            Some(Point::Time(ms)) => match u64::try_from(ms) {
+            None | Some(PointInTime::Now) => applied.seq,
+            Some(PointInTime::Seq(seq)) => seq,
+            Some(PointInTime::Time(ms)) => match u64::try_from(ms) {
                 Ok(ms) => self.seq_at(ms, applied)?,
                 Err(_) => 0,
             },
-            Some(Point::Ago(ago)) => {
+            Some(PointInTime::Ago(ago)) => {
                 let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
                 self.seq_at(now_ms().saturating_sub(ago_ms), applied)?
             }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use driftdb::v1::reader_service_server::ReaderServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
-use driftdb_common::log::blocks::BlockCache;
-use driftdb_common::log::dir::DataDir;
-use driftdb_common::log::disk::{Disk, RealDisk};
 use driftdb_common::service::server::{self, Listener};
-use driftdb_common::table::shelf::Shelf;
+use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
+use driftdb_common::storage::layout::DataDir;
+use driftdb_common::storage::sst::BlockCache;
+use driftdb_common::table::table_files::TableFiles;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
@@ -88,7 +88,7 @@ impl Config {
 #[derive(Debug)]
 pub struct Reader {
     config: Config,
-    shelf: Shelf,
+    shelf: TableFiles,
     follower: Follower,
     notices: Notices,
 }
@@ -96,14 +96,14 @@ pub struct Reader {
 impl Reader {
     /// Opens the database in `config.data`. Takes no lock and writes nothing. Blocks while it catches up.
     pub fn open(config: Config) -> Result<Reader> {
-        Reader::open_on(RealDisk::shared(), config)
+        Reader::open_on(OsFileSystem::shared(), config)
     }
 
     /// As [`Reader::open`], on another disk.
-    pub fn open_on(disk: Arc<dyn Disk>, config: Config) -> Result<Reader> {
+    pub fn open_on(disk: Arc<dyn FileSystem>, config: Config) -> Result<Reader> {
         config.check()?;
         let dir = DataDir::new(&config.data);
-        let shelf = Shelf { disk, dir, cache: BlockCache::new(config.cache_bytes) };
+        let shelf = TableFiles { disk, dir, cache: BlockCache::new(config.cache_bytes) };
         let mut follower = Follower::open(shelf.clone())?;
         let notices = config.follow.notices(&*shelf.disk, shelf.dir.root(), config.poll)?;
         follower.first_look(config.poll)?;

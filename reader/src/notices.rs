@@ -112,7 +112,7 @@ fn may_be_a_change(event: &notify::Result<notify::Event>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use driftdb_common::log::disk::{self, Disk, RealDisk};
+    use driftdb_common::storage::fs::{self, FileSystem, OsFileSystem};
     use notify::Event;
     use notify::event::{AccessKind, Flag, ModifyKind};
 
@@ -145,7 +145,7 @@ mod tests {
     fn a_write_is_noticed_and_a_read_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("HEAD");
-        let file = RealDisk.create(&path).unwrap();
+        let file = OsFileSystem.create(&path).unwrap();
         let notices = Notices::of(dir.path()).unwrap();
         for byte in 0..20 {
             file.write_at(&[byte], byte.into()).unwrap();
@@ -153,7 +153,7 @@ mod tests {
             assert_eq!(notices.wait(Duration::from_secs(60)), Woken::Changed);
             // A write may be told of twice.
             while notices.wait(Duration::from_millis(20)) == Woken::Changed {}
-            disk::read(&RealDisk, &path, 100).unwrap().unwrap();
+            fs::read(&OsFileSystem, &path, 100).unwrap().unwrap();
             assert_eq!(notices.wait(Duration::from_millis(20)), Woken::Quiet);
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use driftdb_common::error::{Error, Result};
 use driftdb_common::format::manifest::{Database, Floor};
-use driftdb_common::table::moments::Moments;
+use driftdb_common::table::commit_times::CommitTimes;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
 use parking_lot::Mutex;
@@ -35,7 +35,7 @@ pub struct Applied {
 #[derive(Debug)]
 pub struct Replica {
     database: Database,
-    moments: Moments,
+    moments: CommitTimes,
     applied: ArcSwap<Applied>,
     /// The newest commit that HEAD has told of.
     known_seq: AtomicU64,
@@ -56,7 +56,7 @@ impl Replica {
     pub fn new(database: Database) -> Replica {
         Replica {
             database,
-            moments: Moments::default(),
+            moments: CommitTimes::default(),
             applied: ArcSwap::default(),
             known_seq: AtomicU64::new(0),
             current_at: Mutex::new(Instant::now()),
@@ -74,7 +74,7 @@ impl Replica {
     }
 
     /// When each commit happened.
-    pub fn moments(&self) -> &Moments {
+    pub fn moments(&self) -> &CommitTimes {
         &self.moments
     }
 

@@ -8,14 +8,14 @@ use driftdb::v1::reader_service_server::ReaderService;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
-use driftdb_common::log::lock;
-use driftdb_common::query::exec::{Select, Selection};
+use driftdb_common::query::exec::{SelectExecution, Selection};
 use driftdb_common::query::parser;
 use driftdb_common::service::convert;
 use driftdb_common::service::status::to_status;
+use driftdb_common::storage::lock;
 use driftdb_common::table::diff::Diff;
-use driftdb_common::table::history::{History, Images, Wanted};
-use driftdb_common::table::shelf::Shelf;
+use driftdb_common::table::history::{History, HistoryQuery, Images};
+use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -34,7 +34,7 @@ const TABLES_PER_PAGE: usize = 1000;
 #[derive(Debug, Clone)]
 pub struct ReaderRpc {
     pub(crate) replica: Arc<Replica>,
-    pub(crate) shelf: Shelf,
+    pub(crate) shelf: TableFiles,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -94,7 +94,7 @@ impl ReaderRpc {
         let mut before = 0;
         if !request.resume_token.is_empty() {
             let token = SelectToken::decode(&request.resume_token, self.replica.database(), filter)?;
-            as_of = Some(driftdb_common::table::moments::Point::Seq(token.seq));
+            as_of = Some(driftdb_common::table::commit_times::PointInTime::Seq(token.seq));
             before = token.count;
             selection.after = Some(token.after());
             selection.limit = selection.limit.map(|limit| limit.saturating_sub(before));
@@ -103,7 +103,7 @@ impl ReaderRpc {
         let moment = self.replica.moment(request.freshness, as_of).await?;
         let view = moment.view(&request.table)?;
         let mut header = Some(moment.header(&self.replica, [view.timeline()])?);
-        let mut select = Select::new(view, selection);
+        let mut select = SelectExecution::new(view, selection);
         let database = self.replica.database().clone();
         Ok(steps::stream(self.shutdown.clone(), move || {
             let (rows, done) = answers::next_rows(&mut select, format)?;
@@ -138,7 +138,8 @@ impl ReaderRpc {
         timeline.check_floor(moment.seq)?;
         let images = Images { before: request.with_before, after: request.with_after };
         let newest_first = request.newest_first;
-        let wanted = Wanted { key, from, to: moment.seq, newest_first, images, ..Wanted::default() };
+        let wanted =
+            HistoryQuery { key, from, to: moment.seq, newest_first, images, ..HistoryQuery::default() };
         let history = History::new(timeline, wanted);
         let truncated = history.is_truncated();
         let mut commits = Commits::new(history, &request.table, format, request.limit);
@@ -156,7 +157,9 @@ impl ReaderRpc {
         let format = convert::format_from_wire(request.format)?;
         let freshness = Freshness::from_wire(request.freshness, &self.replica)?;
         let (from, to) = (convert::point_from_wire(request.start)?, convert::point_from_wire(request.end)?);
-        let from = from.ok_or_else(|| Error::new(Reason::ArgumentInvalid, "a diff needs `start`: the moment to compare from"))?;
+        let from = from.ok_or_else(|| {
+            Error::new(Reason::ArgumentInvalid, "a diff needs `start`: the moment to compare from")
+        })?;
         let (from, to) = self.two_moments(freshness, from, to).await?;
         let (before, after) = (from.view(&request.table)?, to.view(&request.table)?);
         let keys = match request.keys.as_slice() {
@@ -182,8 +185,8 @@ impl ReaderRpc {
     pub(crate) async fn two_moments(
         &self,
         freshness: Freshness,
-        from: driftdb_common::table::moments::Point,
-        to: Option<driftdb_common::table::moments::Point>,
+        from: driftdb_common::table::commit_times::PointInTime,
+        to: Option<driftdb_common::table::commit_times::PointInTime>,
     ) -> Result<(Moment, Moment)> {
         let from = self.replica.resolve(freshness, Some(from)).await?;
         let to = self.replica.resolve(freshness, to).await?;
@@ -242,7 +245,7 @@ pub(crate) fn table_info(timeline: &Arc<Timeline>, seq: u64) -> Result<v1::Table
     })
 }
 
-/// What a Select asks, as a number.
+/// What a SelectExecution asks, as a number.
 fn select_filter(request: &v1::SelectRequest) -> u64 {
     let numbers = [request.limit, request.offset, u64::from(request.count_only), request.params.len() as u64]
         .map(u64::to_le_bytes);

@@ -6,12 +6,14 @@ use driftdb::v1;
 use driftdb::v1::reader_service_execute_response::Result as Outcome;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::Key;
-use driftdb_common::query::ast::{self, Name, Point, Projection, RowKey, Statement, StatementKind};
-use driftdb_common::query::exec::{Select, Selection};
+use driftdb_common::query::ast::{
+    self, PointInTime, Projection, RowKey, Statement, StatementKind, TableName,
+};
+use driftdb_common::query::exec::{SelectExecution, Selection};
 use driftdb_common::query::{parser, report};
 use driftdb_common::service::convert;
 use driftdb_common::table::diff::Diff;
-use driftdb_common::table::history::{History, Wanted};
+use driftdb_common::table::history::{History, HistoryQuery};
 use driftdb_common::table::timeline::Timeline;
 
 use crate::answers::{self, Commits};
@@ -22,14 +24,14 @@ use crate::steps::{self, Answers, Step};
 /// A statement being executed: its text for error messages, and what the request asks for besides.
 struct Run<'a> {
     text: &'a str,
-    as_of: Option<Point>,
+    as_of: Option<PointInTime>,
     freshness: Freshness,
     format: v1::DocumentFormat,
 }
 
 impl Run<'_> {
     /// The moment that a statement is of: its own AS OF, or the request's.
-    fn point(&self, own: Option<Point>) -> Result<Option<Point>> {
+    fn point(&self, own: Option<PointInTime>) -> Result<Option<PointInTime>> {
         match (own, self.as_of) {
             (Some(_), Some(_)) => {
                 let message = "the statement has an AS OF, and the request has as_of too: give one of them";
@@ -40,7 +42,7 @@ impl Run<'_> {
     }
 
     /// A table, or an error that points at its name.
-    fn table<'m>(&self, moment: &'m Moment, name: &Name) -> Result<&'m Arc<Timeline>> {
+    fn table<'m>(&self, moment: &'m Moment, name: &TableName) -> Result<&'m Arc<Timeline>> {
         let found = moment.applied.table(&name.text);
         found.map_err(|e| report::at_table(e, self.text, Some(name)))
     }
@@ -87,7 +89,7 @@ impl ReaderRpc {
         }
     }
 
-    fn plan(&self, run: &Run<'_>, moment: &Moment, select: ast::Select) -> Result<Select> {
+    fn plan(&self, run: &Run<'_>, moment: &Moment, select: ast::SelectStatement) -> Result<SelectExecution> {
         let timeline = run.table(moment, &select.table)?;
         let view = driftdb_common::table::view::View::at(timeline, moment.seq)?;
         let selection = Selection {
@@ -101,13 +103,13 @@ impl ReaderRpc {
             },
             after: None,
         };
-        Ok(Select::new(view, selection))
+        Ok(SelectExecution::new(view, selection))
     }
 
     async fn run_select(
         &self,
         run: Run<'_>,
-        select: ast::Select,
+        select: ast::SelectStatement,
     ) -> Result<Answers<v1::ReaderServiceExecuteResponse>> {
         let moment = self.replica.resolve(run.freshness, run.point(select.as_of)?).await?;
         let count_only = select.projection == Projection::Count;
@@ -133,7 +135,7 @@ impl ReaderRpc {
     async fn run_explain(
         &self,
         run: Run<'_>,
-        select: ast::Select,
+        select: ast::SelectStatement,
     ) -> Result<Answers<v1::ReaderServiceExecuteResponse>> {
         let moment = self.replica.resolve(run.freshness, run.point(select.as_of)?).await?;
         let table = select.table.text.clone();
@@ -155,9 +157,9 @@ impl ReaderRpc {
     async fn run_drift(
         &self,
         run: Run<'_>,
-        table: Name,
+        table: TableName,
         key: Option<RowKey>,
-        (from, to): (Option<Point>, Option<Point>),
+        (from, to): (Option<PointInTime>, Option<PointInTime>),
         limit: Option<u64>,
     ) -> Result<Answers<v1::ReaderServiceExecuteResponse>> {
         let moment = self.replica.resolve(run.freshness, run.point(to)?).await?;
@@ -171,7 +173,7 @@ impl ReaderRpc {
         let to = if limit == Some(0) { from } else { moment.seq };
         timeline.check_floor(moment.seq)?;
         let mut header = Some(moment.header(&self.replica, [timeline])?);
-        let history = History::new(timeline, Wanted { key, from, to, ..Wanted::default() });
+        let history = History::new(timeline, HistoryQuery { key, from, to, ..HistoryQuery::default() });
         let mut commits = Commits::new(history, &table.text, run.format, limit.unwrap_or(0));
         Ok(steps::stream(self.shutdown.clone(), move || {
             let result = commits.next_single()?.map(Outcome::Commit);
@@ -185,9 +187,9 @@ impl ReaderRpc {
     async fn run_diff(
         &self,
         run: Run<'_>,
-        table: Name,
+        table: TableName,
         key: Option<RowKey>,
-        (from, to): (Point, Point),
+        (from, to): (PointInTime, PointInTime),
     ) -> Result<Answers<v1::ReaderServiceExecuteResponse>> {
         let (from, to) = self.two_moments(run.freshness, from, run.point(Some(to))?).await?;
         let timeline = run.table(&to, &table)?;
@@ -214,7 +216,7 @@ impl ReaderRpc {
     async fn run_tables(
         &self,
         run: Run<'_>,
-        as_of: Option<Point>,
+        as_of: Option<PointInTime>,
     ) -> Result<Answers<v1::ReaderServiceExecuteResponse>> {
         let moment = self.replica.resolve(run.freshness, run.point(as_of)?).await?;
         let tables = moment.applied.tables.values();

@@ -10,9 +10,9 @@ use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{Event, EventType};
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
-use driftdb_common::table::chain::Spot;
-use driftdb_common::table::history::{self, Change, Images, RowImages};
-use driftdb_common::table::overlay::CommitInfo;
+use driftdb_common::table::history::{self, DriftEvent, Images, RowImages};
+use driftdb_common::table::layers::EventId;
+use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::Row;
 use parking_lot::{Mutex, RwLock};
@@ -67,7 +67,7 @@ pub struct LivePart {
 pub struct LiveEvent {
     /// The row; none for SCHEMA.
     pub key: Option<Key>,
-    spot: Spot,
+    spot: EventId,
     kind: EventType,
     payload: Option<Document>,
     /// The row before and after, as soon as anybody has asked.
@@ -200,7 +200,7 @@ impl LiveCommit {
         let seq = self.info.seq;
         let of = |(event, index): (&Event, u32)| {
             let Event { kind, key, document, .. } = event;
-            let (key, payload, spot) = (key.clone(), document.clone(), Spot { seq, index });
+            let (key, payload, spot) = (key.clone(), document.clone(), EventId { seq, index });
             LiveEvent { key, spot, kind: *kind, payload, images: Mutex::default() }
         };
         let shown = |event: &LiveEvent| event.kind != EventType::Note;
@@ -236,13 +236,18 @@ impl LiveEvent {
     }
 
     /// The change, with the images wanted; more may come with them.
-    pub fn change(&self, commit: &Arc<CommitInfo>, timeline: &Timeline, images: Images) -> Result<Change> {
+    pub fn change(
+        &self,
+        commit: &Arc<CommitInfo>,
+        timeline: &Timeline,
+        images: Images,
+    ) -> Result<DriftEvent> {
         let (before, after) = match &self.key {
             Some(key) if images != Images::default() => self.images(key, timeline)?,
             _ => (None, None),
         };
         let (commit, key) = (Arc::clone(commit), self.key.clone());
-        Ok(Change { commit, key, kind: self.kind, payload: self.payload.clone(), before, after })
+        Ok(DriftEvent { commit, key, kind: self.kind, payload: self.payload.clone(), before, after })
     }
 
     fn images(&self, key: &Key, timeline: &Timeline) -> Result<RowImages> {

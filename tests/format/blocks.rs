@@ -6,13 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-use driftdb_common::format::block::{FileWriter, Identity, TARGET_BYTES};
-use driftdb_common::log::blocks::{BlockCache, BlockFile};
-use driftdb_common::log::disk::RealDisk;
+use driftdb_common::format::sst::{Identity, SstWriter, TARGET_BYTES};
+use driftdb_common::storage::fs::OsFileSystem;
+use driftdb_common::storage::sst::{BlockCache, SstFile};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::crc::crc32;
-use crate::decoder::{u32_at, u64_at};
+use super::crc::crc32;
+use super::decoder::{u32_at, u64_at};
 
 const IDENTITY: Identity = Identity { table: 2, base: 100, seq: 300, kind: 1 };
 const PROPERTIES: &[u8] = b"two trees";
@@ -62,7 +62,7 @@ fn fixture() -> PathBuf {
 }
 
 fn written() -> Vec<u8> {
-    let mut writer = FileWriter::new(Vec::new(), IDENTITY).unwrap();
+    let mut writer = SstWriter::new(Vec::new(), IDENTITY).unwrap();
     for (id, tree) in trees() {
         writer.set_target(if id < 10 { 256 } else { TARGET_BYTES });
         writer.begin_tree(id, is_filtered(id)).unwrap();
@@ -77,7 +77,7 @@ fn written() -> Vec<u8> {
 #[test]
 fn the_code_reads_the_block_fixture_as_it_was_written() {
     let cache = BlockCache::new(1 << 20);
-    let file = BlockFile::open(RealDisk::shared(), fixture(), IDENTITY, cache).unwrap();
+    let file = SstFile::open(OsFileSystem::shared(), fixture(), IDENTITY, cache).unwrap();
     assert_eq!(file.properties(), PROPERTIES);
     let mut entries = 0;
     for (id, tree) in trees() {

@@ -2,7 +2,7 @@
 //!
 //! It panics wherever the bytes are not exactly as the document has them.
 
-use crate::crc::crc32;
+use super::crc::crc32;
 
 pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())

@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
-use driftdb_common::format::frame::{self, FrameBuffer, Place};
-use driftdb_common::format::head::{Header, Slot};
+use driftdb_common::format::frame::{self, FrameAddress, FrameBuffer};
+use driftdb_common::format::head::{Header, TableEntry};
 use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::format::manifest::{self, Database, Digest, Manifest, Segment};
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 
-use crate::{crc, decoder};
+use super::{crc, decoder};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -46,7 +46,7 @@ fn a_group_of_frames() {
     buffer.push(302, 1_704_067_200_009, EventType::Note, |out| {
         event::encode(out, None, None, false, alone, false)
     });
-    buffer.stamp(Place { table: 7, segment: 2, offset: 4096 }, 299);
+    buffer.stamp(FrameAddress { table: 7, segment: 2, offset: 4096 }, 299);
     let expected = [
         // length, CRC, seq 300, time, INSERT, a map of seven
         "39000000 8b94a6df ac02 07f451c28c010000 01 87",
@@ -87,7 +87,7 @@ fn the_cells_of_head() {
     ]);
     assert_eq!(hex(&header.encode(0)), cell);
     assert_ne!(header.encode(0), header.encode(1), "the CRC covers the place");
-    let slot = Slot { table: 7, manifest: 4, segment: 2, bytes: 4096, last_seq: 19, floor: 5 };
+    let slot = TableEntry { table: 7, manifest: 4, segment: 2, bytes: 4096, last_seq: 19, floor: 5 };
     let cell = joined(&[
         "4452534c a7fc3c63 0700000000000000 0400000000000000 0200000000000000 0010000000000000",
         "1300000000000000 0500000000000000 0000000000000000",
@@ -133,7 +133,7 @@ fn schemas() {
         retain_ms: None,
     };
     let people = schema("people", "id", KeyType::String, &["city", "name.family"]);
-    let files = crate::files(crate::fixture());
+    let files = super::files(super::fixture());
     for (schema, rest) in [
         (&people, "\"id\"\nkey_type: STRING\nindexes:\n  - \"city\"\n  - \"name.family\"\n"),
         (&schema("numbers", "n", KeyType::Int, &[]), "\"n\"\nkey_type: INT\nindexes: []\n"),
@@ -145,7 +145,7 @@ fn schemas() {
         let table = &schema.table;
         let expected = format!("# For people. The truth is in the log.\ntable: {table}\nprimary_key: {rest}");
         assert_eq!(schema.to_yaml(), expected);
-        assert_eq!(crate::text(&files, &format!("tables/{table}/schema.yaml")), expected);
+        assert_eq!(super::text(&files, &format!("tables/{table}/schema.yaml")), expected);
     }
     let event = SchemaEvent { action: SchemaAction::Drop, schema: people };
     let expected = [
@@ -184,15 +184,15 @@ fn what_each_event_type_needs() {
 
 #[test]
 fn what_is_read_from_the_fixture_is_written_again_byte_for_byte() {
-    let files = crate::files(crate::fixture());
-    for (table, id) in crate::TABLES {
+    let files = super::files(super::fixture());
+    for (table, id) in super::TABLES {
         for number in 1..=3 {
             let Some(bytes) = files.get(&format!("tables/{table}/segments/{number:08}.seg")) else {
                 continue;
             };
             let mut at = 0;
             while at < bytes.len() {
-                let place = Place { table: id, segment: number, offset: at as u64 };
+                let place = FrameAddress { table: id, segment: number, offset: at as u64 };
                 let frame = frame::parse(&bytes[at..], place).unwrap();
                 let event = event::decode(frame.kind, &frame.payload.to_vec().into()).unwrap();
                 let meta = event.meta.as_deref().cloned().unwrap_or_default();

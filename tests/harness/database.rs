@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use driftdb::v1;
-use driftdb_common::format::block::Identity;
 use driftdb_common::format::manifest::{Manifest, encode};
 use driftdb_common::format::snapshot::{kind, tree};
-use driftdb_common::log::blocks::{BlockCache, BlockFile, write_file};
-use driftdb_common::log::dir::{DataDir, era_stem, full_stem, read_manifest, table_names};
-use driftdb_common::log::disk::{RealDisk, replace};
-use driftdb_common::log::head;
-use driftdb_common::table::shelf::Shelf;
-use driftdb_common::table::snapshot::Reach;
-use driftdb_common::table::verification::{self, Figures, Problem};
+use driftdb_common::format::sst::Identity;
+use driftdb_common::storage::fs::{OsFileSystem, replace};
+use driftdb_common::storage::head;
+use driftdb_common::storage::layout::{DataDir, delta_stem, image_stem, read_manifest, table_names};
+use driftdb_common::storage::sst::{BlockCache, SstFile, write_file};
+use driftdb_common::table::build::snapshot::ReadLimit;
+use driftdb_common::table::check::verification::{self, Problem, VerifiedCounts};
+use driftdb_common::table::table_files::TableFiles;
 
 use super::calls::{ask, run};
 use super::*;
@@ -172,17 +172,17 @@ impl Copy {
         Copy { dir: DataDir::new(held.path()), _held: held }
     }
 
-    pub fn shelf(&self) -> Shelf {
-        Shelf { disk: RealDisk::shared(), dir: self.dir.clone(), cache: BlockCache::new(1 << 24) }
+    pub fn shelf(&self) -> TableFiles {
+        TableFiles { disk: OsFileSystem::shared(), dir: self.dir.clone(), cache: BlockCache::new(1 << 24) }
     }
 
     pub fn manifest(&self, table: &str) -> Manifest {
-        read_manifest(&*RealDisk::shared(), &self.dir, table).unwrap().unwrap()
+        read_manifest(&*OsFileSystem::shared(), &self.dir, table).unwrap().unwrap()
     }
 
     pub fn put_manifest(&self, manifest: &Manifest) {
         let path = self.dir.manifest(&manifest.table);
-        replace(&*RealDisk::shared(), &path, &encode(manifest).unwrap()).unwrap();
+        replace(&*OsFileSystem::shared(), &path, &encode(manifest).unwrap()).unwrap();
     }
 
     /// Every snapshot and index of a table, with what it is.
@@ -194,14 +194,14 @@ impl Copy {
             let identity = Identity { table: id, base: era.base, seq: era.seq, kind: kind::ERA };
             files.push((self.dir.era(table, era.base, era.seq), identity));
             let identity = Identity { kind: kind::ERA_INDEX, ..identity };
-            let stem = era_stem(era.base, era.seq);
+            let stem = delta_stem(era.base, era.seq);
             files.extend(era.indexes.iter().map(|path| (self.dir.index(table, path, &stem), identity)));
         }
         for full in &manifest.fulls {
             let identity = Identity { table: id, base: full.seq, seq: full.seq, kind: kind::FULL };
             files.push((self.dir.full(table, full.seq), identity));
             let identity = Identity { kind: kind::FULL_INDEX, ..identity };
-            let stem = full_stem(full.seq);
+            let stem = image_stem(full.seq);
             files.extend(full.indexes.iter().map(|path| (self.dir.index(table, path, &stem), identity)));
         }
         files
@@ -219,9 +219,9 @@ impl Copy {
         (path, identity): &(PathBuf, Identity),
         edit: &mut impl FnMut(u8, &[u8], &[u8]) -> Vec<(Vec<u8>, Vec<u8>)>,
     ) {
-        let disk = RealDisk::shared();
+        let disk = OsFileSystem::shared();
         let cache = BlockCache::new(1 << 24);
-        let file = BlockFile::open(Arc::clone(&disk), path.clone(), *identity, cache).unwrap();
+        let file = SstFile::open(Arc::clone(&disk), path.clone(), *identity, cache).unwrap();
         write_file(&*disk, path, *identity, |out| {
             for id in
                 [tree::VERSIONS, tree::COMMITS, tree::REQUESTS, tree::PRODUCERS, tree::ROWS, tree::CANDIDATES]
@@ -253,14 +253,14 @@ impl Copy {
     }
 
     /// Verifies every table.
-    pub fn verify(&self, deep: bool) -> (Vec<Problem>, Figures) {
-        let disk = RealDisk::shared();
+    pub fn verify(&self, deep: bool) -> (Vec<Problem>, VerifiedCounts) {
+        let disk = OsFileSystem::shared();
         let head = head::read(&*disk, &self.dir).unwrap().unwrap();
-        let (mut problems, mut all) = (Vec::new(), Figures::default());
+        let (mut problems, mut all) = (Vec::new(), VerifiedCounts::default());
         for table in table_names(&*disk, &self.dir).unwrap() {
             let manifest = self.manifest(&table);
             let slot = head.slots.iter().find(|slot| slot.table == manifest.table_id).unwrap();
-            let reach = Reach { segment: slot.segment, bytes: slot.bytes, seq: head.last_seq() };
+            let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq: head.last_seq() };
             let mut take = |problem| problems.push(problem);
             let figures =
                 verification::verify(&self.shelf(), &manifest, reach, deep, &|_| Ok(()), &mut take).unwrap();

@@ -1,7 +1,5 @@
 //! What a watcher asks for, and which changes of which commit that is.
 
-#![allow(dead_code, reason = "every test file uses its own part of the filter")]
-
 use driftdb::v1;
 use serde_json::Value;
 

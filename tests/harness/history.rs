@@ -1,7 +1,5 @@
 //! A history as its writers had it acknowledged: what each commit did, with the rows before and after each change.
 
-#![allow(dead_code, reason = "every test file uses its own part of the history")]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,7 +7,7 @@ use driftdb::v1;
 use serde_json::{Value, json};
 
 use super::model::merge;
-use super::{delete, insert, json as document, patch, put};
+use super::{delete, insert, patch, put};
 
 /// The number of a commit that is not acknowledged yet.
 const PENDING: u64 = u64::MAX;
@@ -131,11 +129,6 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// The changes of operations that are made and not acknowledged.
-    pub fn pending(&self) -> usize {
-        self.pending.len()
-    }
-
     pub fn is_live(&self, table: &str) -> bool {
         self.tables.get(table).is_some_and(|table| table.live)
     }
@@ -257,9 +250,4 @@ impl Desk {
         }
         Committed { seq, time_ms, reason: reason.into(), changes }
     }
-}
-
-/// A document, whatever field it is for.
-pub fn as_wire(value: &Value) -> v1::Document {
-    document(value.to_string())
 }

@@ -1,8 +1,6 @@
 //! A history written straight through the log, with snapshots taken as the writer takes them, one step after the other; and
 //! what every moment of it must look like.
 
-#![allow(dead_code, reason = "every test file uses its own part")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -12,23 +10,23 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
 use driftdb_common::format::key::{Key, KeyType};
-use driftdb_common::format::manifest::{Era, Full, Manifest};
-use driftdb_common::log::appender::{AppendError, Group, Log, Options};
-use driftdb_common::log::blocks::BlockCache;
-use driftdb_common::log::dir::{DataDir, snapshot_files};
-use driftdb_common::log::disk::sim::SimDisk;
-use driftdb_common::log::merge::Commit;
-use driftdb_common::log::recovery::{self, Replay};
-use driftdb_common::table::chain::Chain;
-use driftdb_common::table::history::{History, Images, Wanted};
-use driftdb_common::table::overlay::CommitInfo;
+use driftdb_common::format::manifest::{DeltaLayer, ImageLayer, Manifest};
+use driftdb_common::storage::fs::sim::SimDisk;
+use driftdb_common::storage::layout::{DataDir, snapshot_files};
+use driftdb_common::storage::recovery::{self, Replay};
+use driftdb_common::storage::sst::BlockCache;
+use driftdb_common::storage::wal::appender::{AppendError, Group, Log, LogOptions};
+use driftdb_common::storage::wal::commits::LogCommit;
+use driftdb_common::table::build::merge_policy::{self, MergeTask, RequestsSince};
+use driftdb_common::table::build::snapshot::{self, DeltaLimits, ReadLimit};
+use driftdb_common::table::history::{History, HistoryQuery, Images};
+use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
-use driftdb_common::table::shelf::Shelf;
-use driftdb_common::table::snapshot::{self, EraLimits, Reach};
-use driftdb_common::table::thinning::{self, RequestsSince, Task};
+use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
-use driftdb_common::table::{diff, index};
+use driftdb_common::table::{build::index, diff};
 use serde_json::{Value, json};
 
 pub const TABLES: [&str; 2] = ["t", "u"];
@@ -166,34 +164,34 @@ fn schema(table: usize, seq: u64) -> Document {
 }
 
 /// What is to be done next: more of everything than files of this size would need.
-fn next_task(manifest: &Manifest) -> Option<Task> {
+fn next_task(manifest: &Manifest) -> Option<MergeTask> {
     let full = manifest.fulls.last().map_or(0, |full| full.seq);
     let last = manifest.eras.last()?.seq;
     if last >= full + 9 {
-        return Some(Task::Full);
+        return Some(MergeTask::ImageLayer);
     }
     if manifest.fulls.len() > 1 {
-        return Some(Task::Drop(0));
+        return Some(MergeTask::Drop(0));
     }
     let newest = manifest.eras.partition_point(|era| era.seq <= full);
-    (manifest.eras.len() - newest > 3).then(|| Task::Merge(newest + 1..newest + 3))
+    (manifest.eras.len() - newest > 3).then(|| MergeTask::Merge(newest + 1..newest + 3))
 }
 
 /// A database opened for writing, and for reading what was found.
 pub struct Keeper {
     pub log: Log,
-    pub shelf: Shelf,
-    chains: BTreeMap<u64, Chain>,
+    pub shelf: TableFiles,
+    chains: BTreeMap<u64, LayerMap>,
     pub timelines: BTreeMap<u64, Arc<Timeline>>,
 }
 
-pub fn shelf(disk: &SimDisk) -> Shelf {
-    Shelf { disk: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
+pub fn shelf(disk: &SimDisk) -> TableFiles {
+    TableFiles { disk: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
 }
 
 struct Opening<'a> {
-    shelf: &'a Shelf,
-    chains: BTreeMap<u64, Chain>,
+    shelf: &'a TableFiles,
+    chains: BTreeMap<u64, LayerMap>,
     timelines: BTreeMap<u64, Arc<Timeline>>,
 }
 
@@ -206,7 +204,7 @@ impl Replay for Opening<'_> {
         Ok(())
     }
 
-    fn commit(&mut self, commit: Commit) -> Result<()> {
+    fn commit(&mut self, commit: LogCommit) -> Result<()> {
         let info = Arc::new(CommitInfo { seq: commit.seq, time_ms: commit.time_ms, meta: commit.meta });
         commit.parts.into_iter().try_for_each(|(id, events)| {
             let timeline = self.timelines.get(&id).expect("every table comes first");
@@ -218,7 +216,7 @@ impl Replay for Opening<'_> {
 impl Keeper {
     pub fn open(disk: &SimDisk) -> Result<Keeper> {
         let shelf = shelf(disk);
-        let options = Options { background: false, ..Options::default() };
+        let options = LogOptions { background: false, ..LogOptions::default() };
         let mut opening = Opening { shelf: &shelf, chains: BTreeMap::new(), timelines: BTreeMap::new() };
         let log = recovery::open(disk.shared(), &dir(), options, &mut opening)?;
         let Opening { chains, mut timelines, .. } = opening;
@@ -251,7 +249,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn chain(&mut self, id: u64) -> Result<Chain, AppendError> {
+    fn chain(&mut self, id: u64) -> Result<LayerMap, AppendError> {
         let manifest = self.manifest(id);
         let known = self.chains.get(&id).cloned().unwrap_or_default();
         if !known.is_of(&manifest) {
@@ -262,14 +260,14 @@ impl Keeper {
     }
 
     /// Takes a snapshot of a table and does what the rule wants then. What was done, in words.
-    pub fn take(&mut self, id: u64, limits: EraLimits) -> Result<Vec<&'static str>, AppendError> {
+    pub fn take(&mut self, id: u64, limits: DeltaLimits) -> Result<Vec<&'static str>, AppendError> {
         let refused = AppendError::Refused;
         let mut done = Vec::new();
         let (seq, _) = self.log.published();
         loop {
             let (manifest, chain) = (self.manifest(id), self.chain(id)?);
             let slot = self.log.slot(id).unwrap();
-            let reach = Reach { segment: slot.segment, bytes: slot.bytes, seq };
+            let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
             let era = snapshot::next_era(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()));
             let Some(era) = era.map_err(refused)? else { break };
             self.edit(id, &|manifest| manifest.eras.push(era.clone()))?;
@@ -279,24 +277,24 @@ impl Keeper {
             let (manifest, chain) = (self.manifest(id), self.chain(id)?);
             let table = (manifest.table.as_str(), id);
             match next_task(&manifest) {
-                Some(Task::Full) => {
+                Some(MergeTask::ImageLayer) => {
                     let indexes = manifest.eras.last().unwrap().indexes.clone();
                     let full = snapshot::full(&self.shelf, table, &chain, chain.end(), &indexes, &|_| Ok(()));
                     let full = full.map_err(refused)?;
                     self.edit(id, &|manifest| manifest.fulls.push(full.clone()))?;
                     done.push("full");
                 }
-                Some(Task::Merge(range)) => {
+                Some(MergeTask::Merge(range)) => {
                     let eras = chain.opened_eras(&manifest, range.clone());
                     let since = RequestsSince::default();
-                    let era = thinning::merge_eras(&self.shelf, table, &eras, since, &|_| Ok(()));
+                    let era = merge_policy::merge_eras(&self.shelf, table, &eras, since, &|_| Ok(()));
                     let era = era.map_err(refused)?.unwrap();
                     self.edit(id, &|manifest| {
                         _ = manifest.eras.splice(range.clone(), [era.clone()]).count()
                     })?;
                     done.push("merge");
                 }
-                Some(Task::Drop(at)) => {
+                Some(MergeTask::Drop(at)) => {
                     self.edit(id, &|manifest| _ = manifest.fulls.remove(at))?;
                     done.push("drop");
                 }
@@ -329,12 +327,12 @@ impl Keeper {
             manifest
                 .eras
                 .iter_mut()
-                .filter(|era: &&mut Era| eras.contains(&era.seq))
+                .filter(|era: &&mut DeltaLayer| eras.contains(&era.seq))
                 .for_each(|e| add(&mut e.indexes));
             manifest
                 .fulls
                 .iter_mut()
-                .filter(|f: &&mut Full| fulls.contains(&f.seq))
+                .filter(|f: &&mut ImageLayer| fulls.contains(&f.seq))
                 .for_each(|f| add(&mut f.indexes));
         })?;
         Ok(Some("index"))
@@ -454,7 +452,7 @@ fn check_moment(timeline: &Arc<Timeline>, script: &Script, table: usize, seq: u6
 fn check_history(timeline: &Arc<Timeline>, script: &Script, table: usize, upto: u64) -> Result<(), Wrong> {
     for newest_first in [false, true] {
         let images = Images { before: true, after: true };
-        let wanted = Wanted { to: upto, newest_first, images, ..Wanted::default() };
+        let wanted = HistoryQuery { to: upto, newest_first, images, ..HistoryQuery::default() };
         let mut history = History::new(timeline, wanted);
         let mut found = Vec::new();
         loop {

@@ -1,7 +1,6 @@
 //! Starts the real daemons as processes of their own, on real directories, and talks to them.
 
-#![allow(dead_code, reason = "every test file uses its own part of the harness")]
-
+mod binaries;
 pub mod calls;
 pub mod checker;
 pub mod churn;
@@ -19,9 +18,8 @@ pub mod watching;
 pub mod world;
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use driftdb::v1;
@@ -29,27 +27,10 @@ use driftdb::v1::reader_service_client::ReaderServiceClient;
 use driftdb::v1::writer_service_client::WriterServiceClient;
 use tonic::transport::{Channel, Endpoint};
 
+pub use binaries::{binary, example};
+
 pub type Writer = WriterServiceClient<Channel>;
 pub type Reader = ReaderServiceClient<Channel>;
-
-/// A binary of this workspace, built if it is not up to date.
-pub fn binary(name: &str) -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let dir = BUILT.get_or_init(|| {
-        // target/<profile>/deps/<test>-<hash>
-        let test = std::env::current_exe().unwrap();
-        let dir = test.parent().and_then(Path::parent).unwrap().to_owned();
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        build.args(["build", "--quiet", "--workspace", "--bins", "--manifest-path"]);
-        build.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
-        if dir.file_name().is_some_and(|name| name == "release") {
-            build.arg("--release");
-        }
-        assert!(build.status().unwrap().success(), "cannot build the binaries");
-        dir
-    });
-    dir.join(name)
-}
 
 /// A daemon in a process of its own. Killed when dropped.
 #[derive(Debug)]

@@ -1,7 +1,5 @@
 //! A scripted history written straight through the log, so that every step of it can be cut short.
 
-#![allow(dead_code, reason = "every test file uses its own part of the script")]
-
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,11 +7,11 @@ use driftdb_common::error::Result;
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
 use driftdb_common::format::key::{Key, KeyType};
-use driftdb_common::log::appender::{AppendError, Group, Log, Options};
-use driftdb_common::log::dir::DataDir;
-use driftdb_common::log::disk::Disk;
-use driftdb_common::log::merge::Commit;
-use driftdb_common::log::{head, recovery};
+use driftdb_common::storage::fs::FileSystem;
+use driftdb_common::storage::layout::DataDir;
+use driftdb_common::storage::wal::appender::{AppendError, Group, Log, LogOptions};
+use driftdb_common::storage::wal::commits::LogCommit;
+use driftdb_common::storage::{head, recovery};
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 
 pub const ROOT: &str = "/data";
@@ -27,12 +25,12 @@ pub fn dir() -> DataDir {
 }
 
 /// A small segment makes rotations frequent; no threads make every step's place known.
-pub fn options(segment_bytes: u64) -> Options {
-    Options { segment_bytes, background: false, ..Options::default() }
+pub fn options(segment_bytes: u64) -> LogOptions {
+    LogOptions { segment_bytes, background: false, ..LogOptions::default() }
 }
 
 /// Opens the log and returns every commit it kept.
-pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<(Log, Vec<Seen>)> {
+pub fn open(disk: Arc<dyn FileSystem>, segment_bytes: u64) -> Result<(Log, Vec<Seen>)> {
     let mut commits = Vec::new();
     let log = recovery::open(disk, &dir(), options(segment_bytes), &mut |commit| {
         commits.push(seen(&commit));
@@ -41,7 +39,7 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<(Log, Vec<Seen>)>
     Ok((log, commits))
 }
 
-pub fn seen(commit: &Commit) -> Seen {
+pub fn seen(commit: &LogCommit) -> Seen {
     let events = commit.parts.iter().flat_map(|(id, events)| {
         events.iter().map(|event| {
             let content = event.document.as_ref().map(|document| document.to_json().unwrap());
@@ -52,11 +50,11 @@ pub fn seen(commit: &Commit) -> Seen {
 }
 
 /// The newest commit that a reader could show at this moment; 0 where there is no HEAD yet.
-pub fn shown(disk: &dyn Disk) -> u64 {
+pub fn shown(disk: &dyn FileSystem) -> u64 {
     head::read(disk, &dir()).ok().flatten().map_or(0, |head| head.last_seq())
 }
 
-/// Commit `seq` of the script. The first three create the tables; the others write to one, two or three of them.
+/// LogCommit `seq` of the script. The first three create the tables; the others write to one, two or three of them.
 pub fn commit(seq: u64) -> Seen {
     if let Some(table) = usize::try_from(seq - 1).ok().and_then(|i| TABLES.get(i)) {
         let schema = Schema {
@@ -128,7 +126,7 @@ pub struct Progress {
 }
 
 /// Runs the script up to commit `last`, in groups of one to four commits, and closes the log. Ends at the first failure.
-pub fn run(disk: Arc<dyn Disk>, segment_bytes: u64, last: u64) -> Progress {
+pub fn run(disk: Arc<dyn FileSystem>, segment_bytes: u64, last: u64) -> Progress {
     let mut progress = Progress::default();
     let Ok((mut log, _)) = open(disk, segment_bytes) else { return progress };
     let mut from = 1;

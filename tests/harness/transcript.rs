@@ -46,7 +46,8 @@ pub async fn transcript(reader: &mut Reader, table: &str, seq: u64) -> Vec<(Stri
         let stream = reader.history(history).await.map(|answer| answer.into_inner());
         told.push((format!("history {key}"), all(stream).await));
     }
-    let diff = v1::DiffRequest { table: name(), start: at_seq(seq / 2 + 1), end: as_of, ..Default::default() };
+    let diff =
+        v1::DiffRequest { table: name(), start: at_seq(seq / 2 + 1), end: as_of, ..Default::default() };
     told.push(("diff".to_owned(), all(reader.diff(diff).await.map(|answer| answer.into_inner())).await));
     for statement in [
         format!(r#"SELECT COUNT(*) FROM {table} WHERE status = "s2" AS OF @seq:{seq}"#),

@@ -1,7 +1,5 @@
 //! A watcher that goes on through whatever happens to readers, and has all that comes checked.
 
-#![allow(dead_code, reason = "every test file uses its own part of the watcher")]
-
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;

@@ -1,7 +1,5 @@
 //! One WatchDrift stream as a test reads it: what came, in words.
 
-#![allow(dead_code, reason = "every test file uses its own part")]
-
 use bytes::Bytes;
 use driftdb::v1;
 use driftdb::v1::watch_drift_request::Start;

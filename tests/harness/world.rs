@@ -1,7 +1,5 @@
 //! A plain model of a whole database: rows, events, tables and their times after every commit; and random commits for it.
 
-#![allow(dead_code, reason = "every test file uses its own part of the model")]
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use driftdb::v1;

@@ -8,17 +8,19 @@ use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
-use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType, Origin, RequestId};
+use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType, IngestOrigin, RequestId};
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::format::snapshot::{ProducerEntry, RequestEntry};
 use driftdb_common::limits;
-use driftdb_common::log::appender::Group;
-use driftdb_common::log::merge;
-use driftdb_common::table::chain::Chain;
-use driftdb_common::table::operation::{Action, Change, CommitOptions, Operation, Precondition, Token};
+use driftdb_common::storage::wal::appender::Group;
+use driftdb_common::storage::wal::commits;
+use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::operation::{
+    Action, CommitOptions, CommitRequest, Operation, Precondition, WriteToken,
+};
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
-use driftdb_common::table::shelf::Shelf;
+use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::{format_time, state};
 
 use crate::requests::{Asked, Producers, Refusal, Requests, Window};
@@ -33,10 +35,10 @@ pub struct Admission {
     tables: Tables,
     requests: Requests,
     producers: Producers,
-    last: Token,
+    last: WriteToken,
     clock_went_back: bool,
     /// What snapshots tell of requests and producers, until every table has been found.
-    found_requests: VecDeque<(Token, RequestId)>,
+    found_requests: VecDeque<(WriteToken, RequestId)>,
     found_in_order: bool,
     /// The commit of the last request that was found.
     last_request: u64,
@@ -47,7 +49,7 @@ pub struct Admission {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admitted {
     /// The commit that stands for it.
-    pub token: Token,
+    pub token: WriteToken,
     /// The commit had been made before, by a request with the same id.
     pub replayed: bool,
 }
@@ -60,7 +62,7 @@ pub struct With {
     /// The request's id and fingerprint.
     pub request: Option<RequestId>,
     /// Where in a producer's stream it comes from.
-    pub origin: Option<Origin>,
+    pub origin: Option<IngestOrigin>,
 }
 
 /// An event on its way into a frame.
@@ -81,7 +83,7 @@ impl Admission {
             tables: Tables::default(),
             requests: Requests::new(window),
             producers: Producers::default(),
-            last: Token::default(),
+            last: WriteToken::default(),
             clock_went_back: false,
             found_requests: VecDeque::new(),
             found_in_order: false,
@@ -102,7 +104,7 @@ impl Admission {
     }
 
     /// The last admitted commit.
-    pub fn last(&self) -> Token {
+    pub fn last(&self) -> WriteToken {
         self.last
     }
 
@@ -122,7 +124,7 @@ impl Admission {
         &self,
         operations: impl IntoIterator<Item = &'a Operation>,
         preconditions: &[Precondition],
-    ) -> Vec<(Arc<Chain>, Key)> {
+    ) -> Vec<(Arc<LayerMap>, Key)> {
         let mut cold = Vec::new();
         let mut add = |name: &str, key: &dyn Fn(&Schema) -> Option<Key>| {
             let Ok(table) = self.tables.live(name) else { return };
@@ -150,7 +152,7 @@ impl Admission {
     }
 
     /// Takes in a table as its snapshots have it, with the requests and producers that they tell of.
-    pub fn find_table(&mut self, shelf: &Shelf, manifest: &Manifest) -> Result<()> {
+    pub fn find_table(&mut self, shelf: &TableFiles, manifest: &Manifest) -> Result<()> {
         if manifest.eras.is_empty() {
             return Ok(());
         }
@@ -166,7 +168,7 @@ impl Admission {
         let Some(SchemaEvent { action, schema }) = newest else { return Ok(()) };
         chain.requests(&mut |seq, entry| {
             let RequestEntry { time_ms, request } = entry;
-            self.found_requests.push_back((Token { seq, time_ms }, request));
+            self.found_requests.push_back((WriteToken { seq, time_ms }, request));
         })?;
         chain.producers(&mut |producer| {
             let known = self.found_producers.get(&producer.origin.producer);
@@ -199,7 +201,7 @@ impl Admission {
     }
 
     /// Everything there is has been taken in; the last commit is this one.
-    pub fn opened(&mut self, last: Token) {
+    pub fn opened(&mut self, last: WriteToken) {
         self.take_found(u64::MAX);
         self.found_producers.clear();
         self.last = last;
@@ -207,7 +209,7 @@ impl Admission {
     }
 
     /// Takes in a commit from the log.
-    pub fn replay(&mut self, commit: merge::Commit) -> Result<()> {
+    pub fn replay(&mut self, commit: commits::LogCommit) -> Result<()> {
         self.take_found(commit.seq);
         for (id, events) in commit.parts {
             for event in events {
@@ -232,7 +234,7 @@ impl Admission {
                 }
             }
         }
-        self.last = Token { seq: commit.seq, time_ms: commit.time_ms };
+        self.last = WriteToken { seq: commit.seq, time_ms: commit.time_ms };
         if let Some(CommitMeta { request, origin, .. }) = commit.meta.map(|meta| *meta) {
             // Another table's snapshot may have told of this commit, or of a later one of its producer.
             let request = request.filter(|_| self.last_request < commit.seq);
@@ -246,7 +248,7 @@ impl Admission {
     }
 
     /// Remembers what the last commit was asked by.
-    fn remember(&mut self, request: Option<RequestId>, origin: Option<Origin>) {
+    fn remember(&mut self, request: Option<RequestId>, origin: Option<IngestOrigin>) {
         if let Some(request) = request {
             self.requests.insert(request, self.last);
         }
@@ -257,7 +259,13 @@ impl Admission {
 
     /// Admits a change: checks it, applies it here, and appends its frames to `group`. On an error nothing has changed.
     /// A request that has been made before answers as it did then.
-    pub fn admit(&mut self, change: Change, with: With, now_ms: u64, group: &mut Group) -> Result<Admitted> {
+    pub fn admit(
+        &mut self,
+        change: CommitRequest,
+        with: With,
+        now_ms: u64,
+        group: &mut Group,
+    ) -> Result<Admitted> {
         let (admitted, commit) = self.prepare(change, with, now_ms, group)?;
         if let Some(commit) = commit {
             commit.encode(group);
@@ -269,7 +277,7 @@ impl Admission {
     /// There are none where the change comes to nothing.
     pub fn prepare(
         &mut self,
-        change: Change,
+        change: CommitRequest,
         with: With,
         now_ms: u64,
         group: &mut Group,
@@ -279,11 +287,11 @@ impl Admission {
             return Ok((Admitted { token, replayed: true }, None));
         }
         let time_ms = self.commit_time(&options, now_ms)?;
-        let token = Token { seq: self.last.seq + 1, time_ms };
+        let token = WriteToken { seq: self.last.seq + 1, time_ms };
         let mark = self.tables.mark();
         let events = match change {
-            Change::Rows { operations, preconditions } => self.rows(token, operations, &preconditions),
-            Change::Schema(change) => match self.schema(token, change, group) {
+            CommitRequest::Rows { operations, preconditions } => self.rows(token, operations, &preconditions),
+            CommitRequest::Schema(change) => match self.schema(token, change, group) {
                 // Nothing to do: the newest commit stands for it.
                 Ok(events) if events.is_empty() => {
                     return Ok((Admitted { token: self.last, replayed: false }, None));
@@ -299,7 +307,7 @@ impl Admission {
     }
 
     /// The commit that a request became before.
-    pub fn made_before(&self, request: &RequestId) -> Result<Option<Token>> {
+    pub fn made_before(&self, request: &RequestId) -> Result<Option<WriteToken>> {
         match self.requests.find(request) {
             Asked::Never => Ok(None),
             Asked::Before(token) => Ok(Some(token)),
@@ -314,7 +322,7 @@ impl Admission {
     }
 
     /// Goes back to the state that `durable` was the last commit of: nothing after it reached the disk.
-    pub fn roll_back(&mut self, durable: Token) {
+    pub fn roll_back(&mut self, durable: WriteToken) {
         self.tables.undo_to(Mark::default());
         self.requests.forget_after(durable.seq);
         self.producers.go_back_to(durable.seq);
@@ -322,7 +330,7 @@ impl Admission {
     }
 
     /// Everything admitted up to `upto`, commit `durable`, is durable: there is no way back before it.
-    pub fn forget_undo(&mut self, upto: Mark, durable: Token) {
+    pub fn forget_undo(&mut self, upto: Mark, durable: WriteToken) {
         self.tables.forget_undo_before(upto);
         self.producers.settle(durable.seq);
     }
@@ -356,7 +364,7 @@ impl Admission {
 
     fn rows(
         &mut self,
-        token: Token,
+        token: WriteToken,
         operations: Vec<Operation>,
         preconditions: &[Precondition],
     ) -> Result<Vec<NewEvent>> {
@@ -390,7 +398,7 @@ impl Admission {
         Ok(NewEvent { table, kind: EventType::Note, key: None, payload: None, replaces: false })
     }
 
-    fn operation(&mut self, token: Token, operation: Operation) -> Result<NewEvent> {
+    fn operation(&mut self, token: WriteToken, operation: Operation) -> Result<NewEvent> {
         let Operation { table: name, key, action } = operation;
         let table = self.tables.live(&name)?;
         let schema = table.schema();
@@ -448,7 +456,7 @@ impl Admission {
 /// An admitted commit whose frames are still to be appended.
 #[derive(Debug)]
 pub struct Commit {
-    token: Token,
+    token: WriteToken,
     events: Vec<NewEvent>,
     meta: CommitMeta,
 }
@@ -467,7 +475,7 @@ impl Commit {
     }
 }
 
-fn encode(group: &mut Group, token: Token, events: &[NewEvent], meta: &CommitMeta) {
+fn encode(group: &mut Group, token: WriteToken, events: &[NewEvent], meta: &CommitMeta) {
     let mut frames_here: HashMap<u64, u32> = HashMap::new();
     for event in events {
         *frames_here.entry(event.table).or_default() += 1;

@@ -13,11 +13,11 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::Manifest;
-use driftdb_common::log::appender::{AppendError, Log, TableStorage};
-use driftdb_common::table::chain::Chain;
-use driftdb_common::table::operation::{Change, Operation, Precondition, Token};
+use driftdb_common::storage::wal::appender::{AppendError, Log, TableStorage};
+use driftdb_common::table::build::snapshot::ReadLimit;
+use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::operation::{CommitRequest, Operation, Precondition, WriteToken};
 use driftdb_common::table::schema::Schema;
-use driftdb_common::table::snapshot::Reach;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -103,8 +103,8 @@ impl Commits {
 
     /// Admits a change and waits until it is durable, or refused. A refusal that rests on a commit that is not
     /// durable yet is held back until that is.
-    pub async fn commit(&self, change: Change, with: With) -> Result<Admitted> {
-        if let Change::Rows { operations, preconditions } = &change {
+    pub async fn commit(&self, change: CommitRequest, with: With) -> Result<Admitted> {
+        if let CommitRequest::Rows { operations, preconditions } = &change {
             self.warm(operations, preconditions);
         }
         let answer = {
@@ -122,7 +122,7 @@ impl Commits {
     /// does not read files while it holds the lock.
     fn warm<'a>(&self, operations: impl IntoIterator<Item = &'a Operation>, preconditions: &[Precondition]) {
         let cold = self.0.state.lock().admission.cold(operations, preconditions);
-        let read = |cold: &[(Arc<Chain>, Key)]| {
+        let read = |cold: &[(Arc<LayerMap>, Key)]| {
             for (chain, key) in cold {
                 // Whatever is wrong, admission comes upon it again, and says so.
                 let _ = chain.last_change(key);
@@ -217,7 +217,7 @@ impl Commits {
     }
 
     /// The last commit that readers may show.
-    pub fn durable(&self) -> Token {
+    pub fn durable(&self) -> WriteToken {
         self.0.state.lock().durable
     }
 
@@ -262,12 +262,12 @@ impl Commits {
     }
 
     /// A table's manifest, and how far its log may be read: up to the last published commit. Blocks.
-    pub fn look(&self, id: u64) -> Result<(Manifest, Reach)> {
+    pub fn look(&self, id: u64) -> Result<(Manifest, ReadLimit)> {
         self.with_log(move |log| {
             let (seq, _) = log.published();
             match (log.manifest(id), log.slot(id)) {
                 (Some(manifest), Some(slot)) => {
-                    let reach = Reach { segment: slot.segment, bytes: slot.bytes, seq };
+                    let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
                     Ok((manifest.clone(), reach))
                 }
                 _ => {
@@ -279,7 +279,7 @@ impl Commits {
     }
 
     /// As [`Commits::look`], with the files that go with the manifest.
-    pub fn past_of(&self, id: u64) -> Result<(Manifest, Reach, Arc<Chain>)> {
+    pub fn past_of(&self, id: u64) -> Result<(Manifest, ReadLimit, Arc<LayerMap>)> {
         // Between the two the files may have been replaced.
         for _ in 0..LOOKS {
             let (manifest, reach) = self.look(id)?;
@@ -295,14 +295,14 @@ impl Commits {
     }
 
     /// A table's files, as admission uses them now. None where there is no such table.
-    pub fn chain(&self, id: u64) -> Option<Arc<Chain>> {
+    pub fn chain(&self, id: u64) -> Option<Arc<LayerMap>> {
         let state = self.0.state.lock();
         let table = state.admission.tables().iter().find(|table| table.id() == id);
         table.map(|table| Arc::clone(table.chain()))
     }
 
     /// Goes over to newer files of a table.
-    pub fn adopt(&self, id: u64, chain: &Arc<Chain>) {
+    pub fn adopt(&self, id: u64, chain: &Arc<LayerMap>) {
         let mut state = self.0.state.lock();
         state.admission.tables_mut().adopt(id, chain);
     }

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::EventType;
 use driftdb_common::format::manifest::Manifest;
-use driftdb_common::log::appender::FoldBase;
-use driftdb_common::log::cursor::Next;
-use driftdb_common::log::dir::full_stem;
-use driftdb_common::table::compaction::{self, Edit, Hands, Plan, Wanted};
-use driftdb_common::table::moments::Point;
-use driftdb_common::table::snapshot::log_after;
+use driftdb_common::storage::layout::image_stem;
+use driftdb_common::storage::wal::appender::CompactionInput;
+use driftdb_common::storage::wal::cursor::CursorItem;
+use driftdb_common::table::build::compaction::{
+    self, CompactionLog, CompactionPlan, CompactionRequest, ManifestEdit,
+};
+use driftdb_common::table::build::snapshot::log_after;
+use driftdb_common::table::commit_times::PointInTime;
 
 use crate::commit::now_ms;
 use crate::maintenance::CompactInfo;
@@ -30,13 +32,13 @@ struct OneTable<'a> {
     id: u64,
 }
 
-impl Hands for OneTable<'_> {
-    fn begin(&self, upto: u64) -> Result<FoldBase> {
+impl CompactionLog for OneTable<'_> {
+    fn begin(&self, upto: u64) -> Result<CompactionInput> {
         let id = self.id;
         self.snapshotter.commits().with_log(move |log| log.begin_fold(id, upto))
     }
 
-    fn install(&self, edit: Edit) -> Result<Manifest> {
+    fn install(&self, edit: ManifestEdit) -> Result<Manifest> {
         self.snapshotter.install(self.id, edit)
     }
 }
@@ -56,7 +58,7 @@ impl Snapshotter {
     pub fn compact(
         &self,
         id: u64,
-        before: Option<Point>,
+        before: Option<PointInTime>,
         dry_run: bool,
         watch: Watch<'_>,
     ) -> Result<CompactInfo> {
@@ -108,17 +110,17 @@ impl Snapshotter {
     }
 
     /// The commit that is to be the floor; `None` where there is none at or before the time asked for.
-    fn floor_wanted(&self, id: u64, before: Option<Point>) -> Result<Option<u64>> {
+    fn floor_wanted(&self, id: u64, before: Option<PointInTime>) -> Result<Option<u64>> {
         let time = match before {
             None => {
                 let end = self.chain(id)?.end();
                 let newest = || Ok::<_, Error>(self.tail(id, |_, _| true)?.last.map(|(seq, _)| seq));
                 return if end > 0 { Ok(Some(end)) } else { newest() };
             }
-            Some(Point::Seq(seq)) => return Ok(Some(seq)),
-            Some(Point::Now) => return Ok(Some(self.commits().look(id)?.1.seq)),
-            Some(Point::Time(ms)) => u64::try_from(ms).unwrap_or(0),
-            Some(Point::Ago(ago)) => {
+            Some(PointInTime::Seq(seq)) => return Ok(Some(seq)),
+            Some(PointInTime::Now) => return Ok(Some(self.commits().look(id)?.1.seq)),
+            Some(PointInTime::Time(ms)) => u64::try_from(ms).unwrap_or(0),
+            Some(PointInTime::Ago(ago)) => {
                 now_ms().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))
             }
         };
@@ -144,15 +146,15 @@ impl Snapshotter {
         let (mut tail, mut at) = (TailUpto::default(), cursor.mark().offset);
         loop {
             match cursor.next_frame()? {
-                Next::Frame(entry) if look(entry.seq, entry.time_ms) => {
+                CursorItem::Frame(entry) if look(entry.seq, entry.time_ms) => {
                     let end = cursor.mark().offset;
                     tail.bytes += if end > at { end - at } else { end };
                     tail.events += u64::from(entry.event.kind != EventType::Note);
                     tail.last = Some((entry.seq, entry.time_ms));
                     at = end;
                 }
-                Next::Frame(_) | Next::End => return Ok(tail),
-                Next::Invalid(error) => {
+                CursorItem::Frame(_) | CursorItem::End => return Ok(tail),
+                CursorItem::Invalid(error) => {
                     return Err(Error::corrupt(cursor.path().display(), cursor.mark().offset, error));
                 }
             }
@@ -193,8 +195,12 @@ impl Snapshotter {
             return Ok(CompactInfo { floor_seq: seq, events_folded: tail.events, bytes_freed: 0 });
         }
         let requests = self.requests_since();
-        let plan =
-            compaction::plan(self.shelf(), &manifest, &chain, Wanted { seq: upto, time_ms: 0, requests })?;
+        let plan = compaction::plan(
+            self.shelf(),
+            &manifest,
+            &chain,
+            CompactionRequest { seq: upto, time_ms: 0, requests },
+        )?;
         Ok(CompactInfo { floor_seq: seq, ..info(&plan, tail) })
     }
 
@@ -207,7 +213,7 @@ impl Snapshotter {
         let (manifest, _) = self.commits().look(id)?;
         let chain = self.chain(id)?;
         let requests = self.requests_since();
-        let wanted = Wanted { seq, time_ms, requests };
+        let wanted = CompactionRequest { seq, time_ms, requests };
         let plan = compaction::plan(self.shelf(), &manifest, &chain, wanted)?;
         self.spare(&self.files_of_full(&manifest, seq));
         let hands = OneTable { snapshotter: self, id };
@@ -220,7 +226,7 @@ impl Snapshotter {
     fn files_of_full(&self, manifest: &Manifest, seq: u64) -> Vec<std::path::PathBuf> {
         let (dir, name) = (&self.shelf().dir, manifest.table.as_str());
         let indexes = manifest.eras.last().into_iter().flat_map(|era| &era.indexes);
-        let indexes = indexes.map(|path| dir.index(name, path, &full_stem(seq)));
+        let indexes = indexes.map(|path| dir.index(name, path, &image_stem(seq)));
         indexes.chain([dir.full(name, seq)]).collect()
     }
 
@@ -233,7 +239,7 @@ impl Snapshotter {
                 continue;
             }
             if let Some(seq) = self.outlived(id, now_ms().saturating_sub(retain_ms))? {
-                self.compact(id, Some(Point::Seq(seq)), false, watch)?;
+                self.compact(id, Some(PointInTime::Seq(seq)), false, watch)?;
             }
         }
         Ok(())
@@ -257,7 +263,7 @@ fn nothing_to_do(manifest: &Manifest) -> CompactInfo {
     CompactInfo { floor_seq, events_folded: 0, bytes_freed: 0 }
 }
 
-fn info(plan: &Plan, tail: TailUpto) -> CompactInfo {
+fn info(plan: &CompactionPlan, tail: TailUpto) -> CompactInfo {
     CompactInfo {
         floor_seq: plan.floor.seq,
         events_folded: plan.events + tail.events,

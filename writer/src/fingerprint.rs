@@ -1,21 +1,21 @@
 //! A hash of what a request asks for: tells a retry from another request with the same id.
 
-use driftdb_common::table::moments::Point;
+use driftdb_common::table::commit_times::PointInTime;
 use driftdb_common::table::operation::{
-    Action, Change, Check, KeyInput, Operation, Precondition, SchemaChange,
+    Action, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
 };
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// XXH3-128 over a change, part by part, each with its kind and length. It is kept in the log: it must never change.
-pub fn of(change: &Change) -> [u8; 16] {
+pub fn of(change: &CommitRequest) -> [u8; 16] {
     let mut hash = Hash(Xxh3Default::new());
     match change {
-        Change::Rows { operations, preconditions } => {
+        CommitRequest::Rows { operations, preconditions } => {
             hash.part(b'R', &(operations.len() as u64).to_le_bytes());
             operations.iter().for_each(|operation| hash.operation(operation));
             preconditions.iter().for_each(|precondition| hash.precondition(precondition));
         }
-        Change::Schema(SchemaChange::Create { schema, if_not_exists }) => {
+        CommitRequest::Schema(SchemaChange::Create { schema, if_not_exists }) => {
             hash.part(b'C', schema.table.as_bytes());
             hash.part(b'f', &[u8::from(*if_not_exists)]);
             hash.part(b'k', schema.primary_key.as_bytes());
@@ -26,7 +26,7 @@ pub fn of(change: &Change) -> [u8; 16] {
                 hash.part(b'r', &ms.to_le_bytes());
             }
         }
-        Change::Schema(SchemaChange::Alter { table, add, drop, retain }) => {
+        CommitRequest::Schema(SchemaChange::Alter { table, add, drop, retain }) => {
             hash.part(b'A', table.as_bytes());
             add.iter().for_each(|index| hash.part(b'i', index.as_bytes()));
             drop.iter().for_each(|index| hash.part(b'x', index.as_bytes()));
@@ -36,7 +36,7 @@ pub fn of(change: &Change) -> [u8; 16] {
                 None => {}
             }
         }
-        Change::Schema(SchemaChange::Drop { table }) => hash.part(b'D', table.as_bytes()),
+        CommitRequest::Schema(SchemaChange::Drop { table }) => hash.part(b'D', table.as_bytes()),
     }
     hash.0.digest128().to_le_bytes()
 }
@@ -64,10 +64,10 @@ impl Hash {
             Action::Put(document) => self.part(b'P', document.msgpack()),
             Action::Patch(patch) => self.part(b'M', patch.msgpack()),
             Action::SoftDelete => self.part(b'S', &[]),
-            Action::Revert(Point::Seq(seq)) => self.part(b'V', &seq.to_le_bytes()),
-            Action::Revert(Point::Time(ms)) => self.part(b'T', &ms.to_le_bytes()),
-            Action::Revert(Point::Ago(ago)) => self.part(b'O', &ago.as_millis().to_le_bytes()),
-            Action::Revert(Point::Now) => self.part(b'N', &[]),
+            Action::Revert(PointInTime::Seq(seq)) => self.part(b'V', &seq.to_le_bytes()),
+            Action::Revert(PointInTime::Time(ms)) => self.part(b'T', &ms.to_le_bytes()),
+            Action::Revert(PointInTime::Ago(ago)) => self.part(b'O', &ago.as_millis().to_le_bytes()),
+            Action::Revert(PointInTime::Now) => self.part(b'N', &[]),
         }
     }
 
@@ -91,10 +91,10 @@ mod tests {
 
     use super::*;
 
-    fn insert(key: Option<&str>, json: &str) -> Change {
+    fn insert(key: Option<&str>, json: &str) -> CommitRequest {
         let key = key.map(|key| KeyInput::Text(key.into()));
         let action = Action::Insert(Document::from_json(json).unwrap());
-        Change::Rows {
+        CommitRequest::Rows {
             operations: vec![Operation { table: "t".into(), key, action }],
             preconditions: Vec::new(),
         }
@@ -115,11 +115,11 @@ mod tests {
             let (table, primary_key) = ("t".to_owned(), "id".to_owned());
             let indexes = vec!["a".to_owned()];
             let schema = Schema { table, primary_key, key_type: KeyType::Int, indexes, retain_ms };
-            of(&Change::Schema(SchemaChange::Create { schema, if_not_exists: false }))
+            of(&CommitRequest::Schema(SchemaChange::Create { schema, if_not_exists: false }))
         };
         let alter = |retain| {
             let (table, add) = ("t".to_owned(), vec!["a".to_owned()]);
-            of(&Change::Schema(SchemaChange::Alter { table, add, drop: Vec::new(), retain }))
+            of(&CommitRequest::Schema(SchemaChange::Alter { table, add, drop: Vec::new(), retain }))
         };
         let hashes = [
             create(None),

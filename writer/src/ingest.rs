@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::format::event::Origin;
+use driftdb_common::format::event::IngestOrigin;
 use driftdb_common::limits;
 use driftdb_common::service::convert;
 use driftdb_common::service::status::{self, to_status};
@@ -128,7 +128,7 @@ impl Stream {
         }
         let batch = request.batch_id;
         let origin =
-            self.producer.clone().map(|producer| Origin { producer, batch, operation: 0, ends: false });
+            self.producer.clone().map(|producer| IngestOrigin { producer, batch, operation: 0, ends: false });
         let with = With { options, request: None, origin };
         let operations: Vec<_> = request.operations.into_iter().map(convert::operation_from_wire).collect();
         let mut resolved = Vec::with_capacity(operations.len());

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
-use driftdb_common::table::verification::Problem;
+use driftdb_common::table::check::verification::Problem;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;

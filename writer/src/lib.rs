@@ -8,17 +8,17 @@ use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::limits;
-use driftdb_common::log::appender::{Log, Options};
-use driftdb_common::log::blocks::BlockCache;
-use driftdb_common::log::dir::DataDir;
-use driftdb_common::log::disk::RealDisk;
-pub use driftdb_common::log::fence::Fencing;
-use driftdb_common::log::merge::Commit;
-use driftdb_common::log::recovery::Replay;
-use driftdb_common::log::{disk::Disk, recovery};
 use driftdb_common::service::server::{self, Listener};
-use driftdb_common::table::operation::Token;
-use driftdb_common::table::shelf::Shelf;
+pub use driftdb_common::storage::fence::Fencing;
+use driftdb_common::storage::fs::OsFileSystem;
+use driftdb_common::storage::layout::DataDir;
+use driftdb_common::storage::recovery::Replay;
+use driftdb_common::storage::sst::BlockCache;
+use driftdb_common::storage::wal::appender::{Log, LogOptions};
+use driftdb_common::storage::wal::commits::LogCommit;
+use driftdb_common::storage::{fs::FileSystem, recovery};
+use driftdb_common::table::operation::WriteToken;
+use driftdb_common::table::table_files::TableFiles;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
@@ -88,14 +88,14 @@ impl Config {
 #[derive(Debug)]
 pub struct Writer {
     config: Config,
-    shelf: Shelf,
+    shelf: TableFiles,
     log: Log,
     admission: Admission,
 }
 
 /// Takes in what there is when the log is opened.
 struct Opening<'a> {
-    shelf: &'a Shelf,
+    shelf: &'a TableFiles,
     admission: &'a mut Admission,
 }
 
@@ -104,7 +104,7 @@ impl Replay for Opening<'_> {
         self.admission.find_table(self.shelf, manifest)
     }
 
-    fn commit(&mut self, commit: Commit) -> Result<()> {
+    fn commit(&mut self, commit: LogCommit) -> Result<()> {
         self.admission.replay(commit)
     }
 }
@@ -112,22 +112,25 @@ impl Replay for Opening<'_> {
 impl Writer {
     /// Opens, or initialises, the database in `config.data`. Blocks while it recovers.
     pub fn open(config: Config) -> Result<Writer> {
-        Writer::open_on(RealDisk::shared(), config)
+        Writer::open_on(OsFileSystem::shared(), config)
     }
 
     /// As [`Writer::open`], on another disk.
-    pub fn open_on(disk: Arc<dyn Disk>, config: Config) -> Result<Writer> {
+    pub fn open_on(disk: Arc<dyn FileSystem>, config: Config) -> Result<Writer> {
         let mut admission = Admission::new(config.requests);
-        let options =
-            Options { segment_bytes: config.segment_bytes.max(1), background: true, fencing: config.fencing };
+        let options = LogOptions {
+            segment_bytes: config.segment_bytes.max(1),
+            background: true,
+            fencing: config.fencing,
+        };
         let dir = DataDir::new(&config.data);
-        let mut shelf = Shelf { disk, dir, cache: BlockCache::new(config.cache_bytes) };
+        let mut shelf = TableFiles { disk, dir, cache: BlockCache::new(config.cache_bytes) };
         let mut opening = Opening { shelf: &shelf, admission: &mut admission };
         let log = recovery::open(Arc::clone(&shelf.disk), &shelf.dir, options, &mut opening)?;
         // From here on nothing has its name changed but in this writer's term.
         shelf.disk = Arc::clone(log.disk());
         let (seq, time_ms) = log.published();
-        admission.opened(Token { seq, time_ms });
+        admission.opened(WriteToken { seq, time_ms });
         Ok(Writer { config, shelf, log, admission })
     }
 

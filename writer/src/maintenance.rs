@@ -3,9 +3,9 @@
 use std::fmt;
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::table::moments::Point;
-use driftdb_common::table::snapshot::Watch;
-use driftdb_common::table::verification::{self, Figures, Problem};
+use driftdb_common::table::build::snapshot::ProgressFn;
+use driftdb_common::table::check::verification::{self, Problem, VerifiedCounts};
+use driftdb_common::table::commit_times::PointInTime;
 
 use crate::jobs::JobHandle;
 use crate::snapshotter::{Snapshotter, Taken};
@@ -75,7 +75,7 @@ impl Maintenance {
     pub fn compact(
         &self,
         table: &str,
-        before: Option<Point>,
+        before: Option<PointInTime>,
         dry_run: bool,
         job: &JobHandle,
     ) -> Result<CompactInfo> {
@@ -111,7 +111,7 @@ impl Maintenance {
             };
             let (figures, found) = self.verify_table(id, deep, &watch)?;
             found.into_iter().for_each(&mut *problem);
-            let Figures { files, frames, rows, problems } = figures;
+            let VerifiedCounts { files, frames, rows, problems } = figures;
             done += frames + rows;
             summary.files += files;
             summary.frames += frames;
@@ -123,7 +123,12 @@ impl Maintenance {
 
     /// Snapshots may be replaced, and the old ones go: what was found wrong while the manifest moved on is looked at anew,
     /// in the end with the table's files held still.
-    fn verify_table(&self, id: u64, deep: bool, watch: Watch<'_>) -> Result<(Figures, Vec<Problem>)> {
+    fn verify_table(
+        &self,
+        id: u64,
+        deep: bool,
+        watch: ProgressFn<'_>,
+    ) -> Result<(VerifiedCounts, Vec<Problem>)> {
         let commits = self.snapshotter.commits();
         let mut tries = 0;
         loop {

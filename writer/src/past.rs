@@ -7,13 +7,13 @@ use driftdb_common::format::document::Document;
 use driftdb_common::format::event::EventType;
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::Manifest;
-use driftdb_common::log::blocks::BlockCache;
-use driftdb_common::log::cursor::{Entry, Next};
-use driftdb_common::table::chain::Spot;
-use driftdb_common::table::moments::Point;
+use driftdb_common::storage::sst::BlockCache;
+use driftdb_common::storage::wal::cursor::{CursorItem, DecodedFrame};
+use driftdb_common::table::build::snapshot::{ReadLimit, born_at, log_after};
+use driftdb_common::table::commit_times::PointInTime;
+use driftdb_common::table::layers::EventId;
 use driftdb_common::table::schema::{SchemaAction, SchemaEvent};
-use driftdb_common::table::shelf::Shelf;
-use driftdb_common::table::snapshot::{Reach, born_at, log_after};
+use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::{format_time, state};
 
 use crate::commit::Commits;
@@ -21,7 +21,7 @@ use crate::commit::Commits;
 /// The database's past, as far as it has been published.
 #[derive(Debug, Clone)]
 pub struct Past {
-    shelf: Shelf,
+    shelf: TableFiles,
     commits: Commits,
 }
 
@@ -41,7 +41,7 @@ struct Found {
 
 impl Past {
     /// The past of the database whose commits these are.
-    pub fn new(shelf: Shelf, commits: Commits) -> Past {
+    pub fn new(shelf: TableFiles, commits: Commits) -> Past {
         Past { shelf, commits }
     }
 
@@ -52,15 +52,15 @@ impl Past {
 
     /// A row as it was at a moment; `None` where there was none. Its cost follows what the table's newest snapshot does not
     /// hold yet.
-    pub fn row(&self, table: &str, key: &Key, to: Point, now_ms: u64) -> Result<Option<Document>> {
+    pub fn row(&self, table: &str, key: &Key, to: PointInTime, now_ms: u64) -> Result<Option<Document>> {
         let until = match to {
-            Point::Now => {
+            PointInTime::Now => {
                 let message = "REVERT needs a moment in the past to go back to";
                 return Err(Error::new(Reason::ArgumentInvalid, message));
             }
-            Point::Seq(seq) => Until::Seq(seq),
-            Point::Time(ms) => Until::Time(u64::try_from(ms).unwrap_or(0)),
-            Point::Ago(ago) => {
+            PointInTime::Seq(seq) => Until::Seq(seq),
+            PointInTime::Time(ms) => Until::Time(u64::try_from(ms).unwrap_or(0)),
+            PointInTime::Ago(ago) => {
                 Until::Time(now_ms.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)))
             }
         };
@@ -92,7 +92,7 @@ impl Past {
         }
         let at = in_files.unwrap_or(chain.end());
         let born = born_at(&chain, at)?;
-        let row = chain.row(key, Spot::end_of(at))?.filter(|row| born.is_some_and(|born| row.seq >= born));
+        let row = chain.row(key, EventId::end_of(at))?.filter(|row| born.is_some_and(|born| row.seq >= born));
         let mut found = Found { table: born.is_some(), row: row.and_then(|row| row.document) };
         if in_files.is_none() {
             self.read_on(&manifest, reach, &mut |entry| found.take(entry, key, until))?;
@@ -108,19 +108,19 @@ impl Past {
     fn read_on(
         &self,
         manifest: &Manifest,
-        reach: Reach,
-        look: &mut dyn FnMut(Entry) -> Result<ControlFlow<()>>,
+        reach: ReadLimit,
+        look: &mut dyn FnMut(DecodedFrame) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let mut cursor = log_after(&self.shelf, manifest, reach);
         loop {
             match cursor.next_frame()? {
-                Next::Frame(entry) => {
+                CursorItem::Frame(entry) => {
                     if look(entry)?.is_break() {
                         return Ok(());
                     }
                 }
-                Next::End => return Ok(()),
-                Next::Invalid(error) => {
+                CursorItem::End => return Ok(()),
+                CursorItem::Invalid(error) => {
                     return Err(Error::corrupt(cursor.path().display(), cursor.mark().offset, error));
                 }
             }
@@ -129,7 +129,7 @@ impl Past {
 }
 
 impl Found {
-    fn take(&mut self, entry: Entry, key: &Key, until: Until) -> Result<ControlFlow<()>> {
+    fn take(&mut self, entry: DecodedFrame, key: &Key, until: Until) -> Result<ControlFlow<()>> {
         let within = match until {
             Until::Seq(seq) => entry.seq <= seq,
             Until::Time(ms) => entry.time_ms <= ms,

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use driftdb_common::error::Error;
-use driftdb_common::format::event::{Origin, RequestId};
-use driftdb_common::table::operation::Token;
+use driftdb_common::format::event::{IngestOrigin, RequestId};
+use driftdb_common::table::operation::WriteToken;
 
 /// How long request ids are remembered: whichever bound is reached first. Bounds the memory, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,18 +27,18 @@ pub enum Asked {
     /// Not within the window.
     Never,
     /// The same request became this commit.
-    Before(Token),
+    Before(WriteToken),
     /// Another request with the same id became this commit.
-    Otherwise(Token),
+    Otherwise(WriteToken),
 }
 
 /// The requests within the window, by id. Ids are of one principal until there are several.
 #[derive(Debug)]
 pub struct Requests {
     window: Window,
-    by_id: HashMap<String, ([u8; 16], Token)>,
+    by_id: HashMap<String, ([u8; 16], WriteToken)>,
     /// Oldest first.
-    order: VecDeque<(String, Token)>,
+    order: VecDeque<(String, WriteToken)>,
 }
 
 impl Requests {
@@ -57,7 +57,7 @@ impl Requests {
     }
 
     /// Remembers the request that a commit was asked by, and forgets those that have left the window.
-    pub fn insert(&mut self, request: RequestId, token: Token) {
+    pub fn insert(&mut self, request: RequestId, token: WriteToken) {
         self.order.push_back((request.id.clone(), token));
         self.by_id.insert(request.id, (request.fingerprint, token));
         let Window { commits, millis } = self.window;
@@ -125,8 +125,8 @@ impl Producers {
     }
 
     /// Takes in the origin of a commit.
-    pub fn advance(&mut self, origin: Origin, seq: u64) {
-        let Origin { producer, batch, operation, ends } = origin;
+    pub fn advance(&mut self, origin: IngestOrigin, seq: u64) {
+        let IngestOrigin { producer, batch, operation, ends } = origin;
         let position = Position { batch, operation, complete: ends };
         let prior = self.positions.insert(producer.clone(), position);
         self.undo.push_back((seq, producer, prior));
@@ -187,8 +187,8 @@ mod tests {
         RequestId { id: id.into(), fingerprint: [fingerprint; 16] }
     }
 
-    fn token(seq: u64) -> Token {
-        Token { seq, time_ms: seq * 1000 }
+    fn token(seq: u64) -> WriteToken {
+        WriteToken { seq, time_ms: seq * 1000 }
     }
 
     #[test]
@@ -221,7 +221,7 @@ mod tests {
         requests.forget_after(1);
         assert_eq!(requests.find(&request("b", 1)), Asked::Never);
         let mut producers = Producers::default();
-        let origin = |batch| Origin { producer: "p".into(), batch, operation: 0, ends: false };
+        let origin = |batch| IngestOrigin { producer: "p".into(), batch, operation: 0, ends: false };
         producers.advance(origin(1), 1);
         producers.settle(1);
         producers.advance(origin(2), 2);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::key::Key;
-use driftdb_common::table::chain::Chain;
+use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::schema::Schema;
 
 /// A row as its last change left it.
@@ -39,7 +39,7 @@ pub struct Table {
     dropped: bool,
     /// Rows that were changed after the chain's end, and perhaps some before.
     rows: HashMap<Key, RowState>,
-    chain: Arc<Chain>,
+    chain: Arc<LayerMap>,
     figures: Figures,
 }
 
@@ -58,14 +58,14 @@ impl Table {
     }
 
     /// A table as its snapshots have it.
-    pub fn in_files(self, chain: Chain, dropped: bool) -> Table {
+    pub fn in_files(self, chain: LayerMap, dropped: bool) -> Table {
         let counts = chain.counts();
         let figures = Figures { rows: counts.rows, events: counts.events, last_seq: counts.last_seq };
         Table { chain: Arc::new(chain), dropped, figures, ..self }
     }
 
     /// Its past in files.
-    pub fn chain(&self) -> &Arc<Chain> {
+    pub fn chain(&self) -> &Arc<LayerMap> {
         &self.chain
     }
 
@@ -215,7 +215,7 @@ impl Tables {
     }
 
     /// Newer files of a table. What they hold may be forgotten in memory.
-    pub fn adopt(&mut self, id: u64, chain: &Arc<Chain>) {
+    pub fn adopt(&mut self, id: u64, chain: &Arc<LayerMap>) {
         if let Ok(table) = self.by_id_mut(id) {
             table.chain = Arc::clone(chain);
         }

@@ -11,7 +11,7 @@ use driftdb_common::query::ast::StatementKind;
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::convert;
 use driftdb_common::service::status::to_status;
-use driftdb_common::table::operation::{Action, Change, Operation, SchemaChange};
+use driftdb_common::table::operation::{Action, CommitRequest, Operation, SchemaChange};
 use driftdb_common::table::schema::Schema;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -86,13 +86,13 @@ impl WriterRpc {
         Ok(Operation { table, key: Some(key), action })
     }
 
-    async fn commit(&self, change: Change, options: Option<v1::CommitOptions>) -> Result<Admitted> {
+    async fn commit(&self, change: CommitRequest, options: Option<v1::CommitOptions>) -> Result<Admitted> {
         let options = convert::options_from_wire(options)?;
         // Over what was asked, not over what it comes to: a retry asks the same.
         let id = Some(options.request_id.clone()).filter(|id| !id.is_empty());
         let request = id.map(|id| RequestId { id, fingerprint: fingerprint::of(&change) });
         let change = match change {
-            Change::Rows { operations, preconditions } => {
+            CommitRequest::Rows { operations, preconditions } => {
                 let reverts =
                     operations.iter().any(|operation| matches!(operation.action, Action::Revert(_)));
                 if let Some(request) = request.as_ref().filter(|_| reverts)
@@ -105,7 +105,7 @@ impl WriterRpc {
                 for operation in operations {
                     resolved.push(self.resolve(operation).await?);
                 }
-                Change::Rows { operations: resolved, preconditions }
+                CommitRequest::Rows { operations: resolved, preconditions }
             }
             schema => schema,
         };
@@ -132,7 +132,8 @@ impl WriterService for WriterRpc {
             retain_ms: convert::retain_from_wire(request.retain).map_err(to_status)?,
         };
         let change = SchemaChange::Create { schema, if_not_exists: request.if_not_exists };
-        let admitted = self.commit(Change::Schema(change), request.options).await.map_err(to_status)?;
+        let admitted =
+            self.commit(CommitRequest::Schema(change), request.options).await.map_err(to_status)?;
         Ok(Response::new(v1::CreateTableResponse { token: self.token(admitted) }))
     }
 
@@ -144,7 +145,7 @@ impl WriterService for WriterRpc {
             request.into_inner();
         let retain = convert::retain_change_from_wire(retain, retain_forever).map_err(to_status)?;
         let change = SchemaChange::Alter { table, add: add_indexes, drop: drop_indexes, retain };
-        let admitted = self.commit(Change::Schema(change), options).await.map_err(to_status)?;
+        let admitted = self.commit(CommitRequest::Schema(change), options).await.map_err(to_status)?;
         Ok(Response::new(v1::AlterTableResponse { token: self.token(admitted) }))
     }
 
@@ -154,7 +155,8 @@ impl WriterService for WriterRpc {
     ) -> Result<Response<v1::DropTableResponse>, Status> {
         let request = request.into_inner();
         let change = SchemaChange::Drop { table: request.table };
-        let admitted = self.commit(Change::Schema(change), request.options).await.map_err(to_status)?;
+        let admitted =
+            self.commit(CommitRequest::Schema(change), request.options).await.map_err(to_status)?;
         Ok(Response::new(v1::DropTableResponse { token: self.token(admitted) }))
     }
 
@@ -167,7 +169,7 @@ impl WriterService for WriterRpc {
         let operations = request.operations.into_iter().enumerate().map(decode).collect::<Result<_>>();
         let preconditions =
             request.preconditions.into_iter().map(convert::precondition_from_wire).collect::<Result<_>>();
-        let change = Change::Rows {
+        let change = CommitRequest::Rows {
             operations: operations.map_err(to_status)?,
             preconditions: preconditions.map_err(to_status)?,
         };

@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::Key;
-use driftdb_common::format::manifest::{Manifest, Position};
+use driftdb_common::format::manifest::{LogPosition, Manifest};
 use driftdb_common::format::snapshot::{Did, kind};
 use driftdb_common::format::sortkey;
 use driftdb_common::limits;
-use driftdb_common::log::dir::{era_stem, full_stem, snapshot_files};
-use driftdb_common::table::chain::Chain;
-use driftdb_common::table::index;
-use driftdb_common::table::operation::Token;
-use driftdb_common::table::shelf::{Shelf, Snapshot};
-use driftdb_common::table::snapshot::{self, EraLimits, Reach};
-use driftdb_common::table::thinning::{self, RequestsSince, Task};
+use driftdb_common::storage::layout::{delta_stem, image_stem, snapshot_files};
+use driftdb_common::table::build::index;
+use driftdb_common::table::build::merge_policy::{self, MergeTask, RequestsSince};
+use driftdb_common::table::build::snapshot::{self, DeltaLimits, ReadLimit};
+use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::operation::WriteToken;
+use driftdb_common::table::table_files::{LayerFile, TableFiles};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -61,7 +61,7 @@ pub struct Snapshotter(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    shelf: Shelf,
+    shelf: TableFiles,
     commits: Commits,
     when: When,
     window: Window,
@@ -87,13 +87,13 @@ pub struct Taken {
 
 impl Snapshotter {
     /// Of a database whose commits these are.
-    pub fn new(shelf: Shelf, commits: Commits, when: When, window: Window) -> Snapshotter {
+    pub fn new(shelf: TableFiles, commits: Commits, when: When, window: Window) -> Snapshotter {
         let (busy, doomed, retained) = Default::default();
         Snapshotter(Arc::new(Inner { shelf, commits, when, window, busy, doomed, retained }))
     }
 
     /// Where files are found and opened.
-    pub fn shelf(&self) -> &Shelf {
+    pub fn shelf(&self) -> &TableFiles {
         &self.0.shelf
     }
 
@@ -128,14 +128,14 @@ impl Snapshotter {
     }
 
     /// A table's files as they are now.
-    pub fn chain(&self, id: u64) -> Result<Arc<Chain>> {
+    pub fn chain(&self, id: u64) -> Result<Arc<LayerMap>> {
         let missing = || Error::new(Reason::TableNotFound, format!("there is no table of id {id}"));
         self.0.commits.chain(id).ok_or_else(missing)
     }
 
     /// A table's manifest, how far its log may be read, and the files that the manifest names. Asked for with the table's
     /// lock held.
-    fn look(&self, id: u64) -> Result<(Manifest, Reach, Arc<Chain>)> {
+    fn look(&self, id: u64) -> Result<(Manifest, ReadLimit, Arc<LayerMap>)> {
         let (manifest, reach) = self.0.commits.look(id)?;
         let mut chain = self.chain(id)?;
         if !chain.is_of(&manifest) {
@@ -156,7 +156,7 @@ impl Snapshotter {
     ) -> Result<bool> {
         let (manifest, mut reach, chain) = self.look(id)?;
         reach.seq = upto;
-        let limits = EraLimits { events: self.0.when.events, bytes: self.0.when.bytes };
+        let limits = DeltaLimits { events: self.0.when.events, bytes: self.0.when.bytes };
         let began = Instant::now();
         let era = snapshot::next_era(&self.0.shelf, &manifest, &chain, reach, limits, watch)?;
         let Some(era) = era else { return Ok(false) };
@@ -288,8 +288,8 @@ impl Snapshotter {
             let (manifest, _, chain) = self.look(id)?;
             let table = (manifest.table.as_str(), id);
             let shelf = &self.0.shelf;
-            match thinning::next_task(&manifest) {
-                Some(Task::Full) => {
+            match merge_policy::next_task(&manifest) {
+                Some(MergeTask::ImageLayer) => {
                     let indexes = manifest.eras.last().map(|era| era.indexes.clone()).unwrap_or_default();
                     let full = snapshot::full(shelf, table, &chain, chain.end(), &indexes, watch)?;
                     tracing::info!(
@@ -301,17 +301,17 @@ impl Snapshotter {
                     );
                     self.install(id, move |manifest| manifest.fulls.push(full.clone()))?;
                 }
-                Some(Task::Merge(range)) => {
+                Some(MergeTask::Merge(range)) => {
                     let eras = chain.opened_eras(&manifest, range.clone());
                     let since = self.requests_since();
-                    let Some(era) = thinning::merge_eras(shelf, table, &eras, since, watch)? else {
+                    let Some(era) = merge_policy::merge_eras(shelf, table, &eras, since, watch)? else {
                         return Ok(());
                     };
                     self.install(id, move |manifest| {
                         manifest.eras.splice(range.clone(), [era.clone()]);
                     })?;
                 }
-                Some(Task::Drop(at)) => {
+                Some(MergeTask::Drop(at)) => {
                     self.install(id, move |manifest| _ = manifest.fulls.remove(at))?;
                 }
                 None => return self.index(id, watch),
@@ -323,7 +323,7 @@ impl Snapshotter {
     /// be now.
     pub fn requests_since(&self) -> RequestsSince {
         let Window { commits, millis } = self.0.window;
-        let Token { seq, time_ms } = self.0.commits.durable();
+        let WriteToken { seq, time_ms } = self.0.commits.durable();
         RequestsSince { seq: seq.saturating_sub(commits), time_ms: time_ms.saturating_sub(millis) }
     }
 
@@ -457,7 +457,7 @@ impl Snapshotter {
 }
 
 /// Bytes of a table's log between where a manifest's snapshots end and a later place.
-fn bytes_between(manifest: &Manifest, end: Position) -> u64 {
+fn bytes_between(manifest: &Manifest, end: LogPosition) -> u64 {
     let start = manifest.eras.last().map(|era| era.position).unwrap_or_default();
     let segments = manifest.segments.iter().map(|segment| (segment.number, segment.sealed));
     let passed = segments
@@ -468,7 +468,13 @@ fn bytes_between(manifest: &Manifest, end: Position) -> u64 {
 }
 
 /// The file of an index of a snapshot.
-fn index_file(shelf: &Shelf, manifest: &Manifest, snapshot: &Snapshot, path: &str, is_full: bool) -> PathBuf {
-    let stem = if is_full { full_stem(snapshot.seq) } else { era_stem(snapshot.base, snapshot.seq) };
+fn index_file(
+    shelf: &TableFiles,
+    manifest: &Manifest,
+    snapshot: &LayerFile,
+    path: &str,
+    is_full: bool,
+) -> PathBuf {
+    let stem = if is_full { image_stem(snapshot.seq) } else { delta_stem(snapshot.base, snapshot.seq) };
     shelf.dir.index(&manifest.table, path, &stem)
 }

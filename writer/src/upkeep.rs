@@ -4,8 +4,8 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::query::ast::Statement;
 use driftdb_common::service::status::to_status;
-use driftdb_common::table::moments::Point;
-use driftdb_common::table::verification::Problem;
+use driftdb_common::table::check::verification::Problem;
+use driftdb_common::table::commit_times::PointInTime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -48,7 +48,7 @@ impl Upkeep {
     pub fn compact(
         &self,
         table: &str,
-        before: Option<Point>,
+        before: Option<PointInTime>,
         dry_run: bool,
     ) -> Result<Follower<CompactInfo>> {
         let task = self.task(Kind::Compact, Some(table))?;

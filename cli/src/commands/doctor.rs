@@ -1,9 +1,9 @@
 //! `doctor`: checks a data directory without daemons.
 
 use driftdb_common::error::{Error, Reason};
-use driftdb_common::log::dir::DataDir;
-use driftdb_common::log::disk::RealDisk;
-use driftdb_common::table::doctor::{self, Severity};
+use driftdb_common::storage::fs::OsFileSystem;
+use driftdb_common::storage::layout::DataDir;
+use driftdb_common::table::check::doctor::{self, Severity};
 use serde::Serialize;
 
 use crate::args::{Doctor, Global};
@@ -39,7 +39,7 @@ pub async fn run(args: &Doctor, global: &Global, out: &mut Output) -> Outcome {
     let examined = tokio::task::spawn_blocking(move || {
         let mut findings = Vec::new();
         let examined =
-            doctor::examine(RealDisk::shared(), &dir, repair, &mut |finding| findings.push(finding));
+            doctor::examine(OsFileSystem::shared(), &dir, repair, &mut |finding| findings.push(finding));
         (findings, examined)
     });
     let (findings, examined) =
@@ -53,7 +53,7 @@ pub async fn run(args: &Doctor, global: &Global, out: &mut Output) -> Outcome {
         out.record(&shapes::line(&Finding { severity, file, offset, message, remedy })?)?;
     }
     out.end_of_result()?;
-    let doctor::Summary { tables, files, frames, damage, notes, repaired } = examined?;
+    let doctor::ExamSummary { tables, files, frames, damage, notes, repaired } = examined?;
     out.record(&shapes::line(&Summary { tables, files, frames, damage, notes, repaired })?)?;
     if repair && repaired == 0 {
         render::note("note: nothing can be repaired automatically; nothing was changed");

@@ -3,8 +3,8 @@
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result, nearest};
 use driftdb_common::format::key::KeyType;
-use driftdb_common::log::disk::{self, Stamp};
 use driftdb_common::service::convert::key_type_from_wire;
+use driftdb_common::storage::fs::{self, Stamp};
 use uuid::Uuid;
 
 use crate::args::{Ingest, RowFormat};
@@ -30,7 +30,7 @@ use sheet::Cells;
 
 /// Loads the rows of the file and prints their number.
 pub async fn run(args: &Ingest, client: &mut Client, out: &mut Output) -> Outcome {
-    let stamp = if input::is_stdin(&args.file) { None } else { disk::stamp(&args.file)? };
+    let stamp = if input::is_stdin(&args.file) { None } else { fs::stamp(&args.file)? };
     let aside = args.skip_bad.as_ref().map(|path| Aside::open(path, stamp.as_ref())).transpose()?;
     let table = table(client, &args.table).await?;
     let rules = Rules {

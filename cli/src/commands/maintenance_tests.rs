@@ -2,8 +2,8 @@
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
-use driftdb_common::log::disk::RealDisk;
 use driftdb_common::service::status::to_status;
+use driftdb_common::storage::fs::OsFileSystem;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -197,7 +197,7 @@ async fn doctor_checks_a_database_only_without_a_writer() {
     assert!(code == 5 && told.contains("DATABASE_LOCKED"), "{code}: {told}");
     writer.close().unwrap();
     let segment = dir.path().join("tables/t/segments/00000001.seg");
-    RealDisk::shared().open_write(&segment).unwrap().write_at(b"?", 30).unwrap();
+    OsFileSystem::shared().open_write(&segment).unwrap().write_at(b"?", 30).unwrap();
     let line = ["-d", dir.path().to_str().unwrap(), "doctor"];
     let (outcome, text) = driftctl(&line).await;
     assert_eq!(outcome.unwrap_err().code(), 6);

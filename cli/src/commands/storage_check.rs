@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::log::disk::{self, Disk, RealDisk};
+use driftdb_common::storage::fs::{self, FileSystem, OsFileSystem};
 use serde::Serialize;
 
 use crate::args::StorageCheck;
@@ -80,7 +80,7 @@ pub async fn run(args: &StorageCheck, out: &mut Output) -> Outcome {
     let other = args.peer.as_deref().unwrap_or(&args.dir);
     for dir in [args.dir.as_path(), other] {
         // Before anything is created in it.
-        RealDisk
+        OsFileSystem
             .list(dir)
             .map_err(|e| Failure::Usage(format!("cannot check {}: {e}", dir.display())))?;
     }
@@ -107,7 +107,7 @@ pub async fn run(args: &StorageCheck, out: &mut Output) -> Outcome {
 }
 
 fn is_shared(dir: &Path) -> Result<bool> {
-    let shared = RealDisk.is_network(dir);
+    let shared = OsFileSystem.is_network(dir);
     shared.map_err(|e| Error::io(format_args!("cannot detect the file system of {}", dir.display()), &e))
 }
 
@@ -188,7 +188,7 @@ impl Checking<'_> {
     /// Locks exclude each other in both directions.
     async fn lock(&mut self, other_mount: bool) -> Outcome {
         let path = self.scratch.path("lock");
-        let had = RealDisk.lock(&path);
+        let had = OsFileSystem.lock(&path);
         let theirs = match &had {
             Ok(Some(_)) => Some(self.peer.ask(Request::Lock("lock".into())).await?),
             _ => None,
@@ -196,7 +196,7 @@ impl Checking<'_> {
         self.peer.ask(Request::Unlock).await?;
         drop(had);
         let taken = self.peer.ask(Request::Lock("lock".into())).await?;
-        let ours = RealDisk.lock(&path);
+        let ours = OsFileSystem.lock(&path);
         self.peer.ask(Request::Unlock).await?;
         match (theirs, taken, ours) {
             (Some(Answer::Locked(false)), Answer::Locked(true), Ok(None)) => {
@@ -222,7 +222,7 @@ impl Checking<'_> {
         let (began, path) = (Instant::now(), self.scratch.path("held"));
         std::mem::replace(&mut self.peer, next).kill().await?;
         loop {
-            let held = RealDisk.lock(&path).is_ok_and(|lock| lock.is_some());
+            let held = OsFileSystem.lock(&path).is_ok_and(|lock| lock.is_some());
             let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             let check = "lock after a death";
             if held {
@@ -240,7 +240,7 @@ impl Checking<'_> {
     /// A rename replaces a file atomically.
     async fn rename(&mut self) -> Outcome {
         let path = self.scratch.path("replaced");
-        disk::replace(&RealDisk, &path, generation(0).as_bytes())?;
+        fs::replace(&OsFileSystem, &path, generation(0).as_bytes())?;
         let read = Request::Read {
             name: "replaced".into(),
             way: Way::Fresh,
@@ -252,7 +252,7 @@ impl Checking<'_> {
             Request::Replaced { name: "replaced".into(), last: GENERATIONS, limit_ms: 2 * LIMIT_MS };
         self.peer.tell(watched).await?;
         for number in 1..=GENERATIONS {
-            disk::replace(&RealDisk, &path, generation(number).as_bytes())?;
+            fs::replace(&OsFileSystem, &path, generation(number).as_bytes())?;
         }
         // The time would include the time to write the files.
         let answer = match self.peer.answer().await? {
@@ -305,7 +305,7 @@ impl Checking<'_> {
         let synced = self.scratch.write("synced", "synced").and_then(|file| {
             file.write_at(b"!", 6)?;
             file.sync()?;
-            RealDisk.sync_dir(self.scratch.dir())
+            OsFileSystem.sync_dir(self.scratch.dir())
         });
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         match synced {
@@ -319,7 +319,7 @@ impl Checking<'_> {
         let failed = |e| Error::io("cannot remove a file", &e);
         drop(self.scratch.write("gone", "still here").map_err(failed)?);
         self.peer.ask(Request::Keep("gone".into())).await?;
-        RealDisk.remove(&self.scratch.path("gone")).map_err(failed)?;
+        OsFileSystem.remove(&self.scratch.path("gone")).map_err(failed)?;
         let (name, text) = ("gone".into(), "still here".into());
         match self.peer.ask(Request::Read { name, way: Way::Kept, text, limit_ms: 0 }).await? {
             Answer::Unseen(found) if !found.contains("os error") => {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::error::{Error, Reason, Result};
-use crate::format::msgpack::{self, Reader, Token};
+use crate::format::msgpack::{self, MsgpackItem, MsgpackReader};
 use crate::format::path::Path;
 use crate::format::value::Value;
 use crate::format::{json, key};
@@ -47,7 +47,7 @@ impl Document {
     }
 
     fn checked(encoded: Bytes) -> Result<Document> {
-        if !matches!(msgpack::first(&encoded)?, Token::Map(_)) {
+        if !matches!(msgpack::first(&encoded)?, MsgpackItem::Map(_)) {
             return Err(invalid("a document must be a JSON object"));
         }
         check_size(encoded.len())?;
@@ -110,20 +110,20 @@ fn check_size(len: usize) -> Result<()> {
 
 /// Checks encoded bytes from outside: one map; text keys without duplicates; nesting; nothing that JSON cannot say.
 fn validate(encoded: &[u8]) -> Result<()> {
-    let mut reader = Reader::new(encoded);
+    let mut reader = MsgpackReader::new(encoded);
     validate_value(&mut reader, 0)?;
     reader.finish()
 }
 
-fn validate_value(reader: &mut Reader<'_>, depth: usize) -> Result<()> {
+fn validate_value(reader: &mut MsgpackReader<'_>, depth: usize) -> Result<()> {
     match reader.token()? {
-        Token::Array(len) => {
+        MsgpackItem::Array(len) => {
             let depth = deeper(depth)?;
             for _ in 0..len {
                 validate_value(reader, depth)?;
             }
         }
-        Token::Map(len) => {
+        MsgpackItem::Map(len) => {
             let depth = deeper(depth)?;
             let mut names = Vec::new();
             for _ in 0..len {
@@ -192,11 +192,11 @@ fn merge_maps(out: &mut Vec<u8>, target: Fields<'_>, patch: Fields<'_>) -> Resul
                 out.extend_from_slice(value);
             }
             Some(change) => match msgpack::first(change)? {
-                Token::Nil => continue,
-                Token::Map(_) => {
+                MsgpackItem::Nil => continue,
+                MsgpackItem::Map(_) => {
                     msgpack::write_str(out, name);
                     let inner = match msgpack::first(value)? {
-                        Token::Map(_) => msgpack::fields(value)?,
+                        MsgpackItem::Map(_) => msgpack::fields(value)?,
                         _ => Vec::new(),
                     };
                     merge_maps(out, inner, msgpack::fields(change)?)?;
@@ -214,8 +214,8 @@ fn merge_maps(out: &mut Vec<u8>, target: Fields<'_>, patch: Fields<'_>) -> Resul
             continue;
         }
         match msgpack::first(change)? {
-            Token::Nil => continue,
-            Token::Map(_) => {
+            MsgpackItem::Nil => continue,
+            MsgpackItem::Map(_) => {
                 msgpack::write_str(out, name);
                 merge_maps(out, Vec::new(), msgpack::fields(change)?)?;
             }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::key::Key;
-use crate::format::msgpack::{self, Reader, Token};
+use crate::format::msgpack::{self, MsgpackItem, MsgpackReader};
 
 /// What kind of event a frame holds. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,7 +65,7 @@ pub struct CommitMeta {
     /// The client's name for the request, where it gave one.
     pub request: Option<RequestId>,
     /// Where in a producer's stream it came from, where it came by one.
-    pub origin: Option<Origin>,
+    pub origin: Option<IngestOrigin>,
 }
 
 /// A client's name for a request: a retry with it answers as the first did.
@@ -79,7 +79,7 @@ pub struct RequestId {
 
 /// Where in a producer's stream a commit came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub struct IngestOrigin {
     /// The producer's name.
     pub producer: String,
     /// The batch, from 1.
@@ -178,7 +178,7 @@ pub fn encode(
         msgpack::write_str(out, "f");
         msgpack::write_bin(out, fingerprint);
     }
-    if let Some(Origin { producer, batch, operation, ends }) = origin {
+    if let Some(IngestOrigin { producer, batch, operation, ends }) = origin {
         msgpack::write_str(out, "p");
         msgpack::write_str(out, producer);
         msgpack::write_str(out, "b");
@@ -219,8 +219,8 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
     };
     let mut meta = CommitMeta::default();
     let mut request = RequestId { id: String::new(), fingerprint: [0; 16] };
-    let mut origin = Origin { producer: String::new(), batch: 0, operation: 0, ends: false };
-    let mut reader = Reader::new(payload);
+    let mut origin = IngestOrigin { producer: String::new(), batch: 0, operation: 0, ends: false };
+    let mut reader = MsgpackReader::new(payload);
     for _ in 0..reader.map()? {
         match reader.str()? {
             "k" => event.key = Some(Key::decode(&mut reader)?),
@@ -241,8 +241,8 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
                 origin.operation =
                     u32::try_from(uint(&mut reader)?).map_err(|_| invalid("an operation's position"))?
             }
-            "u" => event.replaces = reader.token()? == Token::Bool(true),
-            "e" => origin.ends = reader.token()? == Token::Bool(true),
+            "u" => event.replaces = reader.token()? == MsgpackItem::Bool(true),
+            "e" => origin.ends = reader.token()? == MsgpackItem::Bool(true),
             _ => {
                 reader.value()?;
             }
@@ -273,15 +273,15 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
     Ok(event)
 }
 
-fn uint(reader: &mut Reader<'_>) -> Result<u64> {
+fn uint(reader: &mut MsgpackReader<'_>) -> Result<u64> {
     match reader.token()? {
-        Token::Int(int) => u64::try_from(int).ok(),
+        MsgpackItem::Int(int) => u64::try_from(int).ok(),
         _ => None,
     }
     .ok_or_else(|| Error::new(Reason::Corrupt, "an event's payload: expected a whole number"))
 }
 
-fn count(reader: &mut Reader<'_>) -> Result<u32> {
+fn count(reader: &mut MsgpackReader<'_>) -> Result<u32> {
     u32::try_from(uint(reader)?)
         .ok()
         .filter(|count| *count > 0)
@@ -297,7 +297,8 @@ mod tests {
         let document = Document::from_json(r#"{"id":"a","n":1}"#).unwrap();
         let key = Key::Str("a".into());
         let request = Some(RequestId { id: "req-1".into(), fingerprint: [0xab; 16] });
-        let origin = Some(Origin { producer: "loader".into(), batch: 9, operation: 70_000, ends: true });
+        let origin =
+            Some(IngestOrigin { producer: "loader".into(), batch: 9, operation: 70_000, ends: true });
         let meta = CommitMeta { actor: "ops".into(), reason: "import".into(), request, origin };
         let shape = CommitShape { frames: 3, frames_here: 2 };
         let mut out = Vec::new();

@@ -14,7 +14,7 @@ pub const MIN_BODY: usize = 1 + 8 + 1 + 1;
 
 /// Where a frame stands. The CRC covers it, so that a frame is valid nowhere else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct FrameAddress {
     /// The table's id: the seq that created it.
     pub table: u64,
     /// The segment's number.
@@ -64,7 +64,7 @@ impl fmt::Display for FrameError {
     }
 }
 
-fn crc(length: [u8; 4], body: &[u8], place: Place) -> u32 {
+fn crc(length: [u8; 4], body: &[u8], place: FrameAddress) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&length);
     hasher.update(body);
@@ -75,7 +75,7 @@ fn crc(length: [u8; 4], body: &[u8], place: Place) -> u32 {
 }
 
 /// Reads the frame at the start of `bytes`, which stand at `place`.
-pub fn parse(bytes: &[u8], place: Place) -> Result<Frame<'_>, FrameError> {
+pub fn parse(bytes: &[u8], place: FrameAddress) -> Result<Frame<'_>, FrameError> {
     let Some((length_bytes, rest)) = bytes.split_first_chunk::<4>() else {
         return Err(FrameError::Incomplete(PREFIX + MIN_BODY));
     };
@@ -173,7 +173,7 @@ impl FrameBuffer {
 
     /// Binds the frames to the place where the first will stand: writes the last published seq and the CRCs.
     /// Returns each frame's CRC, in order.
-    pub fn stamp(&mut self, first: Place, published: u64) -> Vec<u32> {
+    pub fn stamp(&mut self, first: FrameAddress, published: u64) -> Vec<u32> {
         if let Some(at) = self.published_at
             && let Some(slot) = self.bytes.get_mut(at..at + 8)
         {
@@ -182,7 +182,7 @@ impl FrameBuffer {
         let ends = self.starts.iter().skip(1).copied().chain([self.bytes.len()]);
         let mut crcs = Vec::with_capacity(self.starts.len());
         for (start, end) in self.starts.iter().copied().zip(ends) {
-            let place = Place { offset: first.offset + start as u64, ..first };
+            let place = FrameAddress { offset: first.offset + start as u64, ..first };
             let Some(frame) = self.bytes.get_mut(start..end) else { continue };
             let Some((length, rest)) = frame.split_first_chunk_mut::<4>() else { continue };
             let Some((stored, body)) = rest.split_first_chunk_mut::<4>() else { continue };
@@ -213,7 +213,7 @@ impl FrameBuffer {
 mod tests {
     use super::*;
 
-    const PLACE: Place = Place { table: 1, segment: 2, offset: 300 };
+    const PLACE: FrameAddress = FrameAddress { table: 1, segment: 2, offset: 300 };
 
     fn one(seq: u64) -> Vec<u8> {
         let mut buffer = FrameBuffer::default();
@@ -238,9 +238,11 @@ mod tests {
     #[test]
     fn a_frame_is_valid_only_in_its_place() {
         let bytes = one(9);
-        for wrong in
-            [Place { table: 2, ..PLACE }, Place { segment: 3, ..PLACE }, Place { offset: 301, ..PLACE }]
-        {
+        for wrong in [
+            FrameAddress { table: 2, ..PLACE },
+            FrameAddress { segment: 3, ..PLACE },
+            FrameAddress { offset: 301, ..PLACE },
+        ] {
             assert_eq!(parse(&bytes, wrong), Err(FrameError::Crc));
         }
     }

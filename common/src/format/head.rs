@@ -33,7 +33,7 @@ pub struct Header {
 
 /// How far one table's log is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Slot {
+pub struct TableEntry {
     /// The table's id: the seq that created it. 0 in a slot of no table.
     pub table: u64,
     /// The version of the manifest that names the segment.
@@ -145,7 +145,7 @@ impl Header {
     }
 }
 
-impl Slot {
+impl TableEntry {
     /// The cell of slot `index`.
     pub fn encode(&self, index: u64) -> [u8; CELL] {
         let mut cell = CellWriter::new(SLOT_MAGIC);
@@ -155,9 +155,9 @@ impl Slot {
         cell.finish(slot_cell(index))
     }
 
-    fn decode(cell: &[u8; CELL], index: u64) -> Option<Slot> {
+    fn decode(cell: &[u8; CELL], index: u64) -> Option<TableEntry> {
         let mut fields = CellReader::open(cell, SLOT_MAGIC, slot_cell(index))?;
-        Some(Slot {
+        Some(TableEntry {
             table: fields.u64()?,
             manifest: fields.u64()?,
             segment: fields.u64()?,
@@ -192,9 +192,9 @@ pub fn decode_header(bytes: &[u8]) -> Option<Header> {
 }
 
 /// The slots, from the bytes after the header copies; `None` for each that is not valid.
-pub fn decode_slots(bytes: &[u8], count: u16) -> Vec<Option<Slot>> {
+pub fn decode_slots(bytes: &[u8], count: u16) -> Vec<Option<TableEntry>> {
     let mut cells = bytes.chunks_exact(CELL);
-    (0..u64::from(count)).map(|i| Slot::decode(cells.next()?.try_into().ok()?, i)).collect()
+    (0..u64::from(count)).map(|i| TableEntry::decode(cells.next()?.try_into().ok()?, i)).collect()
 }
 
 #[cfg(test)]
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_valid_only_in_its_place() {
-        let slot = Slot { table: 1, manifest: 2, segment: 3, bytes: 4, last_seq: 5, floor: 6 };
+        let slot = TableEntry { table: 1, manifest: 2, segment: 3, bytes: 4, last_seq: 5, floor: 6 };
         let cells = [slot.encode(0), slot.encode(1)].concat();
         assert_eq!(decode_slots(&cells, 2), [Some(slot), Some(slot)]);
         assert_eq!(decode_slots(&[slot.encode(1), slot.encode(0)].concat(), 2), [None, None]);

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{Error, Reason, Result};
-use crate::format::msgpack::{self, Token};
+use crate::format::msgpack::{self, MsgpackItem};
 use crate::limits;
 
 fn invalid(message: impl fmt::Display) -> Error {
@@ -27,28 +27,28 @@ pub fn to_msgpack(text: &str) -> Result<Vec<u8>> {
 }
 
 /// Appends one MessagePack value as JSON text.
-pub fn write(out: &mut String, reader: &mut msgpack::Reader<'_>) -> Result<()> {
+pub fn write(out: &mut String, reader: &mut msgpack::MsgpackReader<'_>) -> Result<()> {
     write_at(out, reader, 0)
 }
 
 /// One MessagePack value as JSON text.
 pub fn from_msgpack(encoded: &[u8]) -> Result<String> {
     let mut out = String::with_capacity(encoded.len() + encoded.len() / 4);
-    write(&mut out, &mut msgpack::Reader::new(encoded))?;
+    write(&mut out, &mut msgpack::MsgpackReader::new(encoded))?;
     Ok(out)
 }
 
-fn write_at(out: &mut String, reader: &mut msgpack::Reader<'_>, depth: usize) -> Result<()> {
+fn write_at(out: &mut String, reader: &mut msgpack::MsgpackReader<'_>, depth: usize) -> Result<()> {
     if depth > limits::NESTING {
         return Err(too_deep());
     }
     match reader.token()? {
-        Token::Nil => out.push_str("null"),
-        Token::Bool(b) => out.push_str(if b { "true" } else { "false" }),
-        Token::Int(i) => out.push_str(&i.to_string()),
-        Token::Float(f) => push_serialized(out, &f)?,
-        Token::Str(s) => push_serialized(out, s)?,
-        Token::Array(len) => {
+        MsgpackItem::Nil => out.push_str("null"),
+        MsgpackItem::Bool(b) => out.push_str(if b { "true" } else { "false" }),
+        MsgpackItem::Int(i) => out.push_str(&i.to_string()),
+        MsgpackItem::Float(f) => push_serialized(out, &f)?,
+        MsgpackItem::Str(s) => push_serialized(out, s)?,
+        MsgpackItem::Array(len) => {
             out.push('[');
             for i in 0..len {
                 if i > 0 {
@@ -58,7 +58,7 @@ fn write_at(out: &mut String, reader: &mut msgpack::Reader<'_>, depth: usize) ->
             }
             out.push(']');
         }
-        Token::Map(len) => {
+        MsgpackItem::Map(len) => {
             out.push('{');
             for i in 0..len {
                 if i > 0 {

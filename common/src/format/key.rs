@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Reason, Result};
-use crate::format::msgpack::{self, Token};
+use crate::format::msgpack::{self, MsgpackItem};
 use crate::limits;
 
 /// The type of a table's primary key.
@@ -67,33 +67,33 @@ impl Key {
             )));
         };
         let found = match (msgpack::first(encoded)?, key_type) {
-            (Token::Str(text), KeyType::String) => {
+            (MsgpackItem::Str(text), KeyType::String) => {
                 check_len(text)?;
                 return Ok(Key::Str(text.into()));
             }
-            (Token::Int(int), KeyType::Int) => {
+            (MsgpackItem::Int(int), KeyType::Int) => {
                 return i64::try_from(int).map(Key::Int).map_err(|_| {
                     invalid(format!(
                         "field {field:?}, the primary key, is {int}: INT keys are signed 64-bit integers"
                     ))
                 });
             }
-            (Token::Nil, _) => "null",
-            (Token::Bool(_), _) => "a boolean",
-            (Token::Int(_), _) => "an integer",
-            (Token::Float(_), _) => "a number that is not an integer",
-            (Token::Str(_), _) => "a string",
-            (Token::Array(_), _) => "an array",
-            (Token::Map(_), _) => "an object",
+            (MsgpackItem::Nil, _) => "null",
+            (MsgpackItem::Bool(_), _) => "a boolean",
+            (MsgpackItem::Int(_), _) => "an integer",
+            (MsgpackItem::Float(_), _) => "a number that is not an integer",
+            (MsgpackItem::Str(_), _) => "a string",
+            (MsgpackItem::Array(_), _) => "an array",
+            (MsgpackItem::Map(_), _) => "an object",
         };
         Err(invalid(format!("field {field:?}, the primary key, must be {key_type} and is {found}")))
     }
 
     /// Reads a key as frames hold it.
-    pub fn decode(reader: &mut msgpack::Reader<'_>) -> Result<Key> {
+    pub fn decode(reader: &mut msgpack::MsgpackReader<'_>) -> Result<Key> {
         match reader.token()? {
-            Token::Str(text) => Ok(Key::Str(text.into())),
-            Token::Int(int) => i64::try_from(int)
+            MsgpackItem::Str(text) => Ok(Key::Str(text.into())),
+            MsgpackItem::Int(int) => i64::try_from(int)
                 .map(Key::Int)
                 .map_err(|_| invalid(format!("key {int} is not a signed 64-bit integer"))),
             _ => Err(invalid("a key that is neither text nor an integer".to_owned())),

@@ -42,10 +42,10 @@ pub struct Manifest {
     pub floor: Option<Floor>,
     /// What happened from the floor on, in files: oldest first, each from where the one before it ends.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub eras: Vec<Era>,
+    pub eras: Vec<DeltaLayer>,
     /// All live rows at some moments, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub fulls: Vec<Full>,
+    pub fulls: Vec<ImageLayer>,
     /// The segments, oldest first: this order counts, not their numbers. The last one is active, those before it are
     /// sealed.
     pub segments: Vec<Segment>,
@@ -69,7 +69,7 @@ pub struct Floor {
 /// A file of everything that happened in a table after one commit, up to another. One whose `base` is its `seq` stands at the
 /// floor for what compaction has folded: it holds no event, but the requests and producers that outlive theirs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Era {
+pub struct DeltaLayer {
     /// After this commit; 0 for the first.
     pub base: u64,
     /// Up to and with this one, which has a frame in the table where any is held.
@@ -82,10 +82,10 @@ pub struct Era {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub indexes: Vec<String>,
     /// Where the log goes on after it.
-    pub position: Position,
+    pub position: LogPosition,
 }
 
-impl Era {
+impl DeltaLayer {
     /// Whether it stands for what compaction has folded.
     pub fn is_folded(&self) -> bool {
         self.base == self.seq
@@ -94,7 +94,7 @@ impl Era {
 
 /// A file of all live rows at a moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Full {
+pub struct ImageLayer {
     /// The moment.
     pub seq: u64,
     /// How many rows it holds.
@@ -108,7 +108,7 @@ pub struct Full {
 
 /// A place in a table's log, with the sum of the segment's frames before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Position {
+pub struct LogPosition {
     /// The segment's number.
     pub segment: u64,
     /// The offset of the next frame in it.
@@ -168,7 +168,7 @@ impl Digest {
     }
 
     /// The sum of the frames before a place in a segment.
-    pub fn resume(position: &Position) -> Digest {
+    pub fn resume(position: &LogPosition) -> Digest {
         let hasher = crc32fast::Hasher::new_with_initial_len(position.digest, position.frames * 4);
         Digest { frames: position.frames, hasher }
     }
@@ -233,15 +233,15 @@ mod tests {
             published: 7,
             published_ms: 8,
             floor: Some(Floor { seq: 2, time_ms: 5, last_seq: 2, events: 4, rows: 1 }),
-            eras: vec![Era {
+            eras: vec![DeltaLayer {
                 base: 2,
                 seq: 6,
                 bytes: 900,
                 events: 4,
                 indexes: vec!["status".into()],
-                position: Position { segment: 2, offset: 30, frames: 1, digest: 77 },
+                position: LogPosition { segment: 2, offset: 30, frames: 1, digest: 77 },
             }],
-            fulls: vec![Full { seq: 2, rows: 3, bytes: 300, indexes: Vec::new() }],
+            fulls: vec![ImageLayer { seq: 2, rows: 3, bytes: 300, indexes: Vec::new() }],
             segments: vec![Segment { number: 1, sealed: Some(seal) }, Segment { number: 2, sealed: None }],
         };
         let bytes = encode(&manifest).unwrap();

@@ -1,9 +1,8 @@
 //! Bytes to types and back, with no I/O: what `FORMAT.md` describes.
 
-pub mod block;
+pub mod compaction_base;
 pub mod document;
 pub mod event;
-pub mod folded;
 pub mod frame;
 pub mod head;
 pub mod json;
@@ -13,4 +12,5 @@ pub mod msgpack;
 pub mod path;
 pub mod snapshot;
 pub mod sortkey;
+pub mod sst;
 pub mod value;

@@ -9,7 +9,7 @@ use crate::error::{Error, Reason, Result};
 
 /// One MessagePack item; arrays and maps as their number of elements or pairs, which follow.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Token<'a> {
+pub enum MsgpackItem<'a> {
     /// nil
     Nil,
     /// A boolean.
@@ -28,7 +28,7 @@ pub enum Token<'a> {
 
 /// Reads items one after the other from a slice.
 #[derive(Debug, Clone)]
-pub struct Reader<'a> {
+pub struct MsgpackReader<'a> {
     bytes: &'a [u8],
     pos: usize,
 }
@@ -37,10 +37,10 @@ fn invalid(what: &str, pos: usize) -> Error {
     Error::new(Reason::DocumentInvalid, format!("invalid MessagePack at byte {pos}: {what}"))
 }
 
-impl<'a> Reader<'a> {
+impl<'a> MsgpackReader<'a> {
     /// A reader at the first byte.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Reader { bytes, pos: 0 }
+        MsgpackReader { bytes, pos: 0 }
     }
 
     /// How many bytes have been read.
@@ -71,44 +71,44 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the next item.
-    pub fn token(&mut self) -> Result<Token<'a>> {
+    pub fn token(&mut self) -> Result<MsgpackItem<'a>> {
         let at = self.pos;
         let [first] = self.array()?;
         Ok(match Marker::from_u8(first) {
-            Marker::FixPos(n) => Token::Int(n.into()),
-            Marker::FixNeg(n) => Token::Int(n.into()),
-            Marker::Null => Token::Nil,
-            Marker::True => Token::Bool(true),
-            Marker::False => Token::Bool(false),
-            Marker::U8 => Token::Int(u8::from_be_bytes(self.array()?).into()),
-            Marker::U16 => Token::Int(u16::from_be_bytes(self.array()?).into()),
-            Marker::U32 => Token::Int(u32::from_be_bytes(self.array()?).into()),
-            Marker::U64 => Token::Int(u64::from_be_bytes(self.array()?).into()),
-            Marker::I8 => Token::Int(i8::from_be_bytes(self.array()?).into()),
-            Marker::I16 => Token::Int(i16::from_be_bytes(self.array()?).into()),
-            Marker::I32 => Token::Int(i32::from_be_bytes(self.array()?).into()),
-            Marker::I64 => Token::Int(i64::from_be_bytes(self.array()?).into()),
+            Marker::FixPos(n) => MsgpackItem::Int(n.into()),
+            Marker::FixNeg(n) => MsgpackItem::Int(n.into()),
+            Marker::Null => MsgpackItem::Nil,
+            Marker::True => MsgpackItem::Bool(true),
+            Marker::False => MsgpackItem::Bool(false),
+            Marker::U8 => MsgpackItem::Int(u8::from_be_bytes(self.array()?).into()),
+            Marker::U16 => MsgpackItem::Int(u16::from_be_bytes(self.array()?).into()),
+            Marker::U32 => MsgpackItem::Int(u32::from_be_bytes(self.array()?).into()),
+            Marker::U64 => MsgpackItem::Int(u64::from_be_bytes(self.array()?).into()),
+            Marker::I8 => MsgpackItem::Int(i8::from_be_bytes(self.array()?).into()),
+            Marker::I16 => MsgpackItem::Int(i16::from_be_bytes(self.array()?).into()),
+            Marker::I32 => MsgpackItem::Int(i32::from_be_bytes(self.array()?).into()),
+            Marker::I64 => MsgpackItem::Int(i64::from_be_bytes(self.array()?).into()),
             Marker::F32 => finite(f32::from_be_bytes(self.array()?).into(), at)?,
             Marker::F64 => finite(f64::from_be_bytes(self.array()?), at)?,
-            Marker::FixStr(n) => Token::Str(self.text(n.into())?),
+            Marker::FixStr(n) => MsgpackItem::Str(self.text(n.into())?),
             Marker::Str8 => {
                 let len = u8::from_be_bytes(self.array()?);
-                Token::Str(self.text(len.into())?)
+                MsgpackItem::Str(self.text(len.into())?)
             }
             Marker::Str16 => {
                 let len = u16::from_be_bytes(self.array()?);
-                Token::Str(self.text(len.into())?)
+                MsgpackItem::Str(self.text(len.into())?)
             }
             Marker::Str32 => {
                 let len = u32::from_be_bytes(self.array()?);
-                Token::Str(self.text(len)?)
+                MsgpackItem::Str(self.text(len)?)
             }
-            Marker::FixArray(n) => Token::Array(n.into()),
-            Marker::Array16 => Token::Array(u16::from_be_bytes(self.array()?).into()),
-            Marker::Array32 => Token::Array(u32::from_be_bytes(self.array()?)),
-            Marker::FixMap(n) => Token::Map(n.into()),
-            Marker::Map16 => Token::Map(u16::from_be_bytes(self.array()?).into()),
-            Marker::Map32 => Token::Map(u32::from_be_bytes(self.array()?)),
+            Marker::FixArray(n) => MsgpackItem::Array(n.into()),
+            Marker::Array16 => MsgpackItem::Array(u16::from_be_bytes(self.array()?).into()),
+            Marker::Array32 => MsgpackItem::Array(u32::from_be_bytes(self.array()?)),
+            Marker::FixMap(n) => MsgpackItem::Map(n.into()),
+            Marker::Map16 => MsgpackItem::Map(u16::from_be_bytes(self.array()?).into()),
+            Marker::Map32 => MsgpackItem::Map(u32::from_be_bytes(self.array()?)),
             Marker::Bin8 | Marker::Bin16 | Marker::Bin32 => {
                 return Err(invalid("binary data has no JSON counterpart: send text instead", at));
             }
@@ -120,7 +120,7 @@ impl<'a> Reader<'a> {
     pub fn str(&mut self) -> Result<&'a str> {
         let at = self.pos;
         match self.token()? {
-            Token::Str(text) => Ok(text),
+            MsgpackItem::Str(text) => Ok(text),
             _ => Err(invalid("a field name that is not text", at)),
         }
     }
@@ -139,7 +139,7 @@ impl<'a> Reader<'a> {
     pub fn map(&mut self) -> Result<u32> {
         let at = self.pos;
         match self.token()? {
-            Token::Map(len) => Ok(len),
+            MsgpackItem::Map(len) => Ok(len),
             _ => Err(invalid("expected a map", at)),
         }
     }
@@ -151,8 +151,8 @@ impl<'a> Reader<'a> {
         while left > 0 {
             left -= 1;
             match self.token()? {
-                Token::Array(len) => left += u64::from(len),
-                Token::Map(len) => left += 2 * u64::from(len),
+                MsgpackItem::Array(len) => left += u64::from(len),
+                MsgpackItem::Map(len) => left += 2 * u64::from(len),
                 _ => {}
             }
         }
@@ -168,22 +168,22 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn finite(float: f64, at: usize) -> Result<Token<'static>> {
+fn finite(float: f64, at: usize) -> Result<MsgpackItem<'static>> {
     if float.is_finite() {
-        Ok(Token::Float(float))
+        Ok(MsgpackItem::Float(float))
     } else {
         Err(invalid("NaN and infinity have no JSON counterpart", at))
     }
 }
 
 /// The first item of encoded bytes: enough to know a scalar, or what kind of container it is.
-pub fn first(bytes: &[u8]) -> Result<Token<'_>> {
-    Reader::new(bytes).token()
+pub fn first(bytes: &[u8]) -> Result<MsgpackItem<'_>> {
+    MsgpackReader::new(bytes).token()
 }
 
 /// The fields of an encoded map: name and encoded value, in order.
 pub fn fields(bytes: &[u8]) -> Result<Vec<(&str, &[u8])>> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = MsgpackReader::new(bytes);
     let len = reader.map()?;
     // A map of n pairs has at least 2n bytes: the claim is checked before memory is given.
     let mut fields = Vec::with_capacity((len as usize).min(bytes.len() / 2));
@@ -259,14 +259,14 @@ mod tests {
     #[test]
     fn a_claimed_length_allocates_nothing() {
         assert!(fields(&[0xdf, 0xff, 0xff, 0xff, 0xff]).is_err());
-        assert!(Reader::new(&[0xdd, 0xff, 0xff, 0xff, 0xff, 0xc0]).value().is_err());
+        assert!(MsgpackReader::new(&[0xdd, 0xff, 0xff, 0xff, 0xff, 0xc0]).value().is_err());
     }
 
     #[test]
     fn deep_nesting_is_skipped_without_recursion() {
         let mut deep = vec![0x91; 1_000_000];
         deep.push(0xc0);
-        assert_eq!(Reader::new(&deep).value().unwrap().len(), deep.len());
+        assert_eq!(MsgpackReader::new(&deep).value().unwrap().len(), deep.len());
     }
 
     #[test]
@@ -274,7 +274,7 @@ mod tests {
         for bytes in
             [&[0xc4, 0][..], &[0xd4, 1, 1], &[0xc1], &[0xcb, 0x7f, 0xf8, 0, 0, 0, 0, 0, 0], &[0xa1, 0xff]]
         {
-            assert!(Reader::new(bytes).token().is_err(), "{bytes:02x?}");
+            assert!(MsgpackReader::new(bytes).token().is_err(), "{bytes:02x?}");
         }
     }
 }

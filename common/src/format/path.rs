@@ -87,8 +87,8 @@ fn quoted_name(text: &str) -> Option<(String, &str)> {
 
 /// The encoded value of a field of an encoded map; `None` where it is missing or `encoded` is no map.
 fn find_field<'a>(encoded: &'a [u8], name: &str) -> Result<Option<&'a [u8]>> {
-    let mut reader = msgpack::Reader::new(encoded);
-    let msgpack::Token::Map(len) = reader.token()? else {
+    let mut reader = msgpack::MsgpackReader::new(encoded);
+    let msgpack::MsgpackItem::Map(len) = reader.token()? else {
         return Ok(None);
     };
     for _ in 0..len {

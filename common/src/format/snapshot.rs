@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
-use crate::format::event::{EventType, Origin, RequestId};
+use crate::format::event::{EventType, IngestOrigin, RequestId};
 
 /// Trees of an era's file, and of a file of all rows.
 pub mod tree {
@@ -90,7 +90,7 @@ pub struct ProducerEntry {
     /// The commit.
     pub seq: u64,
     /// Where in the stream it came from.
-    pub origin: Origin,
+    pub origin: IngestOrigin,
 }
 
 /// A live row, in a file of all rows.
@@ -337,7 +337,10 @@ impl ProducerEntry {
         let ends = fields.byte()? != 0;
         fields.finish()?;
         let producer = std::str::from_utf8(producer).map_err(|_| damaged("text that is not UTF-8"))?;
-        Ok(ProducerEntry { seq, origin: Origin { producer: producer.to_owned(), batch, operation, ends } })
+        Ok(ProducerEntry {
+            seq,
+            origin: IngestOrigin { producer: producer.to_owned(), batch, operation, ends },
+        })
     }
 }
 
@@ -380,7 +383,7 @@ impl CandidateEntry {
 
 /// What an era's file says of itself: the table at its end.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct EraProperties {
+pub struct DeltaProperties {
     /// Events since the table's creation.
     pub events: u64,
     /// Live rows.
@@ -388,12 +391,12 @@ pub struct EraProperties {
     /// The time of its last commit, in milliseconds since 1970.
     pub time_ms: u64,
     /// Every SCHEMA event of the table so far.
-    pub chapters: Vec<Chapter>,
+    pub chapters: Vec<SchemaEntry>,
 }
 
 /// A SCHEMA event.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Chapter {
+pub struct SchemaEntry {
     /// Its commit.
     pub seq: u64,
     /// The commit's time in milliseconds since 1970.
@@ -406,7 +409,7 @@ pub struct Chapter {
     pub document: Document,
 }
 
-impl EraProperties {
+impl DeltaProperties {
     /// The properties as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -424,12 +427,12 @@ impl EraProperties {
     }
 
     /// Reads the properties.
-    pub fn decode(bytes: &Bytes) -> Result<EraProperties> {
+    pub fn decode(bytes: &Bytes) -> Result<DeltaProperties> {
         let mut fields = Fields(bytes, 0);
         let (events, rows, time_ms) = (fields.varint()?, fields.varint()?, fields.varint()?);
         let mut chapters = Vec::new();
         for _ in 0..fields.varint()? {
-            chapters.push(Chapter {
+            chapters.push(SchemaEntry {
                 seq: fields.varint()?,
                 time_ms: fields.varint()?,
                 actor: fields.text()?,
@@ -438,7 +441,7 @@ impl EraProperties {
             });
         }
         fields.finish()?;
-        Ok(EraProperties { events, rows, time_ms, chapters })
+        Ok(DeltaProperties { events, rows, time_ms, chapters })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::key::{Key, KeyType};
-use crate::format::msgpack::{self, Token};
+use crate::format::msgpack::{self, MsgpackItem};
 use crate::limits;
 
 /// What an index holds of a row: a value that comparisons order. Null, arrays and objects are not indexed.
@@ -202,11 +202,11 @@ pub fn prefix_within(low: &[u8], high: &[u8]) -> Option<String> {
 /// What an index holds of an encoded value; `None` for null, arrays and objects.
 pub fn scalar_of(encoded: &[u8]) -> Result<Option<Scalar<'_>>> {
     Ok(match msgpack::first(encoded)? {
-        Token::Bool(value) => Some(Scalar::Bool(value)),
-        Token::Int(int) => Some(Scalar::Int(int)),
-        Token::Float(float) => Some(Scalar::Float(float)),
-        Token::Str(text) => Some(Scalar::Str(text)),
-        Token::Nil | Token::Array(_) | Token::Map(_) => None,
+        MsgpackItem::Bool(value) => Some(Scalar::Bool(value)),
+        MsgpackItem::Int(int) => Some(Scalar::Int(int)),
+        MsgpackItem::Float(float) => Some(Scalar::Float(float)),
+        MsgpackItem::Str(text) => Some(Scalar::Str(text)),
+        MsgpackItem::Nil | MsgpackItem::Array(_) | MsgpackItem::Map(_) => None,
     })
 }
 

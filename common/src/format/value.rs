@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use crate::error::{Error, Reason, Result};
-use crate::format::msgpack::{self, Token};
+use crate::format::msgpack::{self, MsgpackItem};
 use crate::limits;
 
 /// A JSON value.
@@ -50,7 +50,7 @@ impl Value {
 
     /// Reads one MessagePack value: exactly the bytes given.
     pub fn decode(bytes: &[u8]) -> Result<Value> {
-        let mut reader = msgpack::Reader::new(bytes);
+        let mut reader = msgpack::MsgpackReader::new(bytes);
         let value = decode_at(&mut reader, 0)?;
         reader.finish()?;
         Ok(value)
@@ -90,24 +90,24 @@ impl Value {
     }
 }
 
-fn decode_at(reader: &mut msgpack::Reader<'_>, depth: usize) -> Result<Value> {
+fn decode_at(reader: &mut msgpack::MsgpackReader<'_>, depth: usize) -> Result<Value> {
     if depth > limits::NESTING {
         return Err(Error::new(Reason::DocumentInvalid, format!("nested deeper than {}", limits::NESTING)));
     }
     Ok(match reader.token()? {
-        Token::Nil => Value::Null,
-        Token::Bool(b) => Value::Bool(b),
-        Token::Int(i) => Value::Int(i),
-        Token::Float(f) => Value::Float(f),
-        Token::Str(s) => Value::Str(s.to_owned()),
-        Token::Array(len) => {
+        MsgpackItem::Nil => Value::Null,
+        MsgpackItem::Bool(b) => Value::Bool(b),
+        MsgpackItem::Int(i) => Value::Int(i),
+        MsgpackItem::Float(f) => Value::Float(f),
+        MsgpackItem::Str(s) => Value::Str(s.to_owned()),
+        MsgpackItem::Array(len) => {
             let mut items = Vec::new();
             for _ in 0..len {
                 items.push(decode_at(reader, depth + 1)?);
             }
             Value::Array(items)
         }
-        Token::Map(len) => {
+        MsgpackItem::Map(len) => {
             let mut fields = Vec::new();
             for _ in 0..len {
                 let name = reader.str()?.to_owned();

@@ -6,7 +6,7 @@ use crate::format::key::{Key, KeyType};
 use crate::format::path::Path;
 use crate::format::value::Value;
 use crate::query::report;
-pub use crate::table::moments::Point;
+pub use crate::table::commit_times::PointInTime;
 
 /// One statement.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,47 +16,47 @@ pub enum Statement {
     /// `CREATE INDEX ON`: one index for each path.
     CreateIndex {
         /// The table to index.
-        table: Name,
+        table: TableName,
         /// What to index; at least one, each once.
         paths: Vec<Path>,
     },
     /// `DROP INDEX ON`
     DropIndex {
         /// The indexed table.
-        table: Name,
+        table: TableName,
         /// The indexes to drop; at least one, each once.
         paths: Vec<Path>,
     },
     /// `ALTER TABLE`: how long history is kept.
     AlterTable {
         /// The table to alter.
-        table: Name,
+        table: TableName,
         /// `RETAIN`, in milliseconds; none is `FOREVER`.
         retain_ms: Option<u64>,
     },
     /// `DROP TABLE`
     DropTable {
         /// The table to drop.
-        table: Name,
+        table: TableName,
     },
     /// `INSERT INTO`: new rows.
     Insert {
         /// Where the rows go.
-        table: Name,
+        table: TableName,
         /// The rows; at least one.
         documents: Vec<Document>,
     },
     /// `UPSERT INTO`: rows to insert or replace.
     Upsert {
         /// Where the rows go.
-        table: Name,
+        table: TableName,
         /// The rows; at least one.
         documents: Vec<Document>,
     },
     /// `PATCH`: an RFC 7396 merge patch of one row.
     Patch {
         /// The row's table.
-        table: Name,
+        table: TableName,
         /// The row.
         key: RowKey,
         /// The merge patch.
@@ -67,7 +67,7 @@ pub enum Statement {
     /// `SOFT DELETE FROM`
     SoftDelete {
         /// The row's table.
-        table: Name,
+        table: TableName,
         /// The row.
         key: RowKey,
         /// `IF SEQ =`: the row's last change must be this commit.
@@ -76,11 +76,11 @@ pub enum Statement {
     /// `REVERT`: the row as it was, as a new event.
     Revert {
         /// The row's table.
-        table: Name,
+        table: TableName,
         /// The row.
         key: RowKey,
         /// The moment to go back to.
-        to: Point,
+        to: PointInTime,
     },
     /// `BEGIN`: the writes that follow are one commit.
     Begin,
@@ -89,63 +89,63 @@ pub enum Statement {
     /// `ROLLBACK`
     Rollback,
     /// `SELECT`
-    Select(Select),
+    Select(SelectStatement),
     /// `EXPLAIN SELECT`
-    Explain(Select),
+    Explain(SelectStatement),
     /// `SHOW DRIFT`: events, newest last.
     ShowDrift {
         /// The table.
-        table: Name,
+        table: TableName,
         /// Only this row.
         key: Option<RowKey>,
         /// Events after this moment.
-        from: Option<Point>,
+        from: Option<PointInTime>,
         /// Events up to and with this moment.
-        to: Option<Point>,
+        to: Option<PointInTime>,
         /// At most so many.
         limit: Option<u64>,
     },
     /// `SHOW DIFF`: the net change between two moments.
     ShowDiff {
         /// The table.
-        table: Name,
+        table: TableName,
         /// Only this row.
         key: Option<RowKey>,
         /// The earlier moment.
-        from: Point,
+        from: PointInTime,
         /// The later moment.
-        to: Point,
+        to: PointInTime,
     },
     /// `SHOW TABLES`
     ShowTables {
         /// The moment asked about.
-        as_of: Option<Point>,
+        as_of: Option<PointInTime>,
     },
     /// `DESCRIBE`
     Describe {
         /// The table.
-        table: Name,
+        table: TableName,
         /// The moment asked about.
-        as_of: Option<Point>,
+        as_of: Option<PointInTime>,
     },
     /// `SNAPSHOT`
     Snapshot {
         /// The table.
-        table: Name,
+        table: TableName,
     },
     /// `COMPACT`
     Compact {
         /// The table.
-        table: Name,
+        table: TableName,
         /// The new floor; the newest snapshot where it is not given.
-        before: Option<Point>,
+        before: Option<PointInTime>,
         /// Only say what would be done.
         dry_run: bool,
     },
     /// `VERIFY`
     Verify {
         /// Only this table.
-        table: Option<Name>,
+        table: Option<TableName>,
         /// Also rebuild the state from the log and compare.
         deep: bool,
     },
@@ -194,7 +194,7 @@ impl Statement {
 
 impl Statement {
     /// The table that the statement is about, where it names one.
-    pub fn table(&self) -> Option<&Name> {
+    pub fn table(&self) -> Option<&TableName> {
         match self {
             Statement::CreateTable(CreateTable { table, .. })
             | Statement::CreateIndex { table, .. }
@@ -206,8 +206,8 @@ impl Statement {
             | Statement::Patch { table, .. }
             | Statement::SoftDelete { table, .. }
             | Statement::Revert { table, .. }
-            | Statement::Select(Select { table, .. })
-            | Statement::Explain(Select { table, .. })
+            | Statement::Select(SelectStatement { table, .. })
+            | Statement::Explain(SelectStatement { table, .. })
             | Statement::ShowDrift { table, .. }
             | Statement::ShowDiff { table, .. }
             | Statement::Describe { table, .. }
@@ -221,7 +221,7 @@ impl Statement {
 
 /// A table's name, and where in the statement it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Name {
+pub struct TableName {
     /// The name, without backticks.
     pub text: String,
     /// Byte offset of its first byte.
@@ -268,7 +268,7 @@ impl RowKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateTable {
     /// The table's name.
-    pub table: Name,
+    pub table: TableName,
     /// The field that holds the key.
     pub primary_key: String,
     /// STRING where not given.
@@ -283,15 +283,15 @@ pub struct CreateTable {
 
 /// `SELECT`
 #[derive(Debug, Clone, PartialEq)]
-pub struct Select {
+pub struct SelectStatement {
     /// The table read.
-    pub table: Name,
+    pub table: TableName,
     /// What of each row to answer.
     pub projection: Projection,
     /// `WHERE`: which rows.
     pub condition: Option<Condition>,
     /// `AS OF`: at which moment.
-    pub as_of: Option<Point>,
+    pub as_of: Option<PointInTime>,
     /// At most so many rows.
     pub limit: Option<u64>,
     /// After leaving out so many.

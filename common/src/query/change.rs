@@ -3,11 +3,13 @@
 use crate::error::{Error, Reason, Result};
 use crate::format::path::Path;
 use crate::query::ast::{CreateTable, RowKey, Statement};
-use crate::table::operation::{Action, Change, Check, KeyInput, Operation, Precondition, SchemaChange};
+use crate::table::operation::{
+    Action, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
+};
 use crate::table::schema::Schema;
 
 /// The change that a statement asks for.
-pub fn of_statement(statement: Statement) -> Result<Change> {
+pub fn of_statement(statement: Statement) -> Result<CommitRequest> {
     let (operations, preconditions) = match statement {
         Statement::CreateTable(CreateTable {
             table,
@@ -19,15 +21,15 @@ pub fn of_statement(statement: Statement) -> Result<Change> {
         }) => {
             let indexes = indexes.iter().map(ToString::to_string).collect();
             let schema = Schema { table: table.text, primary_key, key_type, indexes, retain_ms };
-            return Ok(Change::Schema(SchemaChange::Create { schema, if_not_exists }));
+            return Ok(CommitRequest::Schema(SchemaChange::Create { schema, if_not_exists }));
         }
         Statement::AlterTable { table, retain_ms } => {
             let (add, drop) = (Vec::new(), Vec::new());
             let change = SchemaChange::Alter { table: table.text, add, drop, retain: Some(retain_ms) };
-            return Ok(Change::Schema(change));
+            return Ok(CommitRequest::Schema(change));
         }
         Statement::DropTable { table } => {
-            return Ok(Change::Schema(SchemaChange::Drop { table: table.text }));
+            return Ok(CommitRequest::Schema(SchemaChange::Drop { table: table.text }));
         }
         Statement::Insert { table, documents } => {
             let insert = |document| Operation {
@@ -65,12 +67,12 @@ pub fn of_statement(statement: Statement) -> Result<Change> {
             return Err(Error::new(Reason::QueryInvalid, "this statement reads: send it to a reader"));
         }
     };
-    Ok(Change::Rows { operations, preconditions })
+    Ok(CommitRequest::Rows { operations, preconditions })
 }
 
-fn alter(table: String, add: &[Path], drop: &[Path]) -> Change {
+fn alter(table: String, add: &[Path], drop: &[Path]) -> CommitRequest {
     let texts = |paths: &[Path]| paths.iter().map(ToString::to_string).collect();
-    Change::Schema(SchemaChange::Alter { table, add: texts(add), drop: texts(drop), retain: None })
+    CommitRequest::Schema(SchemaChange::Alter { table, add: texts(add), drop: texts(drop), retain: None })
 }
 
 fn one(

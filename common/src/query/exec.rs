@@ -11,7 +11,7 @@ use crate::format::key::Key;
 use crate::format::msgpack;
 use crate::query::ast::{Column, Condition};
 use crate::query::exec::route::Route;
-use crate::query::plan::Access;
+use crate::query::plan::AccessPath;
 use crate::query::predicate;
 use crate::table::format_time;
 use crate::table::view::{Row, View};
@@ -35,7 +35,7 @@ pub struct Selection {
 
 /// A SELECT under way. Rows come in the order of keys.
 #[derive(Debug)]
-pub struct Select {
+pub struct SelectExecution {
     view: View,
     selection: Selection,
     /// Chosen when the first stretch is asked for.
@@ -56,11 +56,11 @@ pub struct Stretch {
     pub done: bool,
 }
 
-impl Select {
+impl SelectExecution {
     /// A SELECT over a view.
-    pub fn new(view: View, selection: Selection) -> Select {
+    pub fn new(view: View, selection: Selection) -> SelectExecution {
         let done = selection.limit == Some(0);
-        Select { view, selection, route: None, count: 0, examined: 0, done }
+        SelectExecution { view, selection, route: None, count: 0, examined: 0, done }
     }
 
     /// How the rows are found.
@@ -93,13 +93,15 @@ impl Select {
         let mut found = Found { rows: Vec::new(), bytes, left: rows, error: None };
         if !self.done {
             let more = match &*self.route()? {
-                Route::Key(Access::Keys(keys)) | Route::Candidates { keys, .. } => {
+                Route::Key(AccessPath::Keys(keys)) | Route::Candidates { keys, .. } => {
                     self.look_up(keys, &mut found)?
                 }
-                Route::Key(Access::Range { from, to }) => {
+                Route::Key(AccessPath::Range { from, to }) => {
                     self.scan((from.as_ref(), to.as_ref()), &mut found)?
                 }
-                Route::Key(Access::Scan) => self.scan((Bound::Unbounded, Bound::Unbounded), &mut found)?,
+                Route::Key(AccessPath::Scan) => {
+                    self.scan((Bound::Unbounded, Bound::Unbounded), &mut found)?
+                }
                 Route::Value { probe, value } => self.look_up_value(&probe.index, value, &mut found)?,
                 Route::Counted { rows } => {
                     self.count = self.selection.limit.map_or(*rows, |limit| limit.min(*rows));
@@ -142,7 +144,7 @@ impl Select {
             let after = self.selection.after.as_ref();
             let Some(keys) = self.view.candidates_of_value(index, value, after, CANDIDATES_PER_LOOK)? else {
                 // The index was dropped meanwhile. Rows come in the same order without it.
-                self.route = Some(Arc::new(Route::Key(Access::Scan)));
+                self.route = Some(Arc::new(Route::Key(AccessPath::Scan)));
                 return Ok(true);
             };
             if self.look_up(&keys, found)? {
@@ -183,7 +185,7 @@ impl Select {
         found.left -= 1;
         let Row { key, seq, time_ms, document } = &row;
         let (seq, time_ms) = (*seq, *time_ms);
-        let outcome = self.matches(predicate::Row { key, seq, time_ms, document }).and_then(|matches| {
+        let outcome = self.matches(predicate::RowRef { key, seq, time_ms, document }).and_then(|matches| {
             if !matches {
                 return Ok(None);
             }
@@ -212,7 +214,7 @@ impl Select {
         }
     }
 
-    fn matches(&self, row: predicate::Row<'_>) -> Result<bool> {
+    fn matches(&self, row: predicate::RowRef<'_>) -> Result<bool> {
         self.selection.condition.as_ref().map_or(Ok(true), |condition| condition.matches(row))
     }
 }

@@ -15,17 +15,17 @@ use crate::table::schema::Schema;
 
 /// The ways to come to the rows that can match. Each alone leaves out none of them: whoever reads takes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct QueryPlan {
     /// By key.
-    pub key: Access,
+    pub key: AccessPath,
     /// By secondary indexes, at most once each, the most promising first. They say what may be used, not what is
     /// there to be used.
     pub probes: Vec<Probe>,
 }
 
 /// What a condition allows on a table.
-pub fn plan(condition: Option<&Condition>, schema: &Schema) -> Plan {
-    Plan {
+pub fn plan(condition: Option<&Condition>, schema: &Schema) -> QueryPlan {
+    QueryPlan {
         key: access(condition, &schema.primary_key, schema.key_type),
         probes: condition.map(|condition| probe::probes(condition, &schema.indexes)).unwrap_or_default(),
     }
@@ -33,7 +33,7 @@ pub fn plan(condition: Option<&Condition>, schema: &Schema) -> Plan {
 
 /// How to come to the rows that can match.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Access {
+pub enum AccessPath {
     /// Look these keys up; in order, each once. None: nothing can match.
     Keys(Vec<Key>),
     /// Read this range of keys.
@@ -50,10 +50,10 @@ pub enum Access {
 /// The narrowest access by key that leaves out no row that could match.
 ///
 /// `primary_key` is the field that holds the key, in every document of the table: a condition on it is one on `_key`.
-pub fn access(condition: Option<&Condition>, primary_key: &str, key_type: KeyType) -> Access {
+pub fn access(condition: Option<&Condition>, primary_key: &str, key_type: KeyType) -> AccessPath {
     match condition {
         Some(condition) => Planner { primary_key, key_type }.access(condition),
-        None => Access::Scan,
+        None => AccessPath::Scan,
     }
 }
 
@@ -63,14 +63,14 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn access(&self, condition: &Condition) -> Access {
+    fn access(&self, condition: &Condition) -> AccessPath {
         match condition {
             Condition::And(parts) => {
-                parts.iter().fold(Access::Scan, |access, part| intersect(access, self.access(part)))
+                parts.iter().fold(AccessPath::Scan, |access, part| intersect(access, self.access(part)))
             }
             Condition::Or(parts) => {
                 let all: Option<Vec<Vec<Key>>> = parts.iter().map(|part| self.access(part).keys()).collect();
-                all.map_or(Access::Scan, |keys| lookups(keys.into_iter().flatten()))
+                all.map_or(AccessPath::Scan, |keys| lookups(keys.into_iter().flatten()))
             }
             Condition::Compare { column, op, value } if self.is_key(column) => self.compare(*op, value),
             Condition::In { column, values, negated: false } if self.is_key(column) => {
@@ -88,7 +88,7 @@ impl Planner<'_> {
             {
                 nothing()
             }
-            _ => Access::Scan,
+            _ => AccessPath::Scan,
         }
     }
 
@@ -114,9 +114,9 @@ impl Planner<'_> {
         }
     }
 
-    fn compare(&self, op: Comparison, value: &Value) -> Access {
+    fn compare(&self, op: Comparison, value: &Value) -> AccessPath {
         if op == Comparison::NotEqual {
-            return Access::Scan;
+            return AccessPath::Scan;
         }
         if op == Comparison::Equal {
             return lookups(self.key(value));
@@ -139,7 +139,7 @@ impl Planner<'_> {
         }
     }
 
-    fn like(&self, pattern: &str) -> Access {
+    fn like(&self, pattern: &str) -> AccessPath {
         if self.key_type == KeyType::Int {
             return nothing();
         }
@@ -148,7 +148,7 @@ impl Planner<'_> {
             return lookups(Key::parse(&prefix, KeyType::String).ok());
         }
         if prefix.is_empty() {
-            return Access::Scan;
+            return AccessPath::Scan;
         }
         let to = match after_prefix(&prefix) {
             Some(text) => Bound::Excluded(Key::Str(text.into())),
@@ -158,21 +158,21 @@ impl Planner<'_> {
     }
 }
 
-impl Access {
+impl AccessPath {
     fn keys(self) -> Option<Vec<Key>> {
         match self {
-            Access::Keys(keys) => Some(keys),
-            Access::Range { .. } | Access::Scan => None,
+            AccessPath::Keys(keys) => Some(keys),
+            AccessPath::Range { .. } | AccessPath::Scan => None,
         }
     }
 }
 
-fn nothing() -> Access {
-    Access::Keys(Vec::new())
+fn nothing() -> AccessPath {
+    AccessPath::Keys(Vec::new())
 }
 
-fn lookups(keys: impl IntoIterator<Item = Key>) -> Access {
-    Access::Keys(keys.into_iter().collect::<BTreeSet<_>>().into_iter().collect())
+fn lookups(keys: impl IntoIterator<Item = Key>) -> AccessPath {
+    AccessPath::Keys(keys.into_iter().collect::<BTreeSet<_>>().into_iter().collect())
 }
 
 /// The greatest integer that is not above a float; beyond what any key can be, some integer beyond it too.
@@ -183,16 +183,16 @@ fn whole_below(float: f64) -> i128 {
 }
 
 /// The INT keys on one side of a number; `whole` is the greatest integer not above it, and `exact` if it is it.
-fn int_range(op: Comparison, whole: i128, exact: bool) -> Access {
+fn int_range(op: Comparison, whole: i128, exact: bool) -> AccessPath {
     let least = |from: i128| match i64::try_from(from) {
         Ok(from) => range(Bound::Included(Key::Int(from)), Bound::Unbounded),
         Err(_) if from > 0 => nothing(),
-        Err(_) => Access::Scan,
+        Err(_) => AccessPath::Scan,
     };
     let greatest = |to: i128| match i64::try_from(to) {
         Ok(to) => range(Bound::Unbounded, Bound::Included(Key::Int(to))),
         Err(_) if to < 0 => nothing(),
-        Err(_) => Access::Scan,
+        Err(_) => AccessPath::Scan,
     };
     match op {
         Comparison::Less if exact => greatest(whole.saturating_sub(1)),
@@ -216,7 +216,7 @@ fn after_prefix(prefix: &str) -> Option<String> {
 }
 
 /// A range, or nothing where no key can lie in it.
-fn range(from: Bound<Key>, to: Bound<Key>) -> Access {
+fn range(from: Bound<Key>, to: Bound<Key>) -> AccessPath {
     let empty = match (&from, &to) {
         (Bound::Included(from), Bound::Included(to)) => from > to,
         (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => {
@@ -224,21 +224,21 @@ fn range(from: Bound<Key>, to: Bound<Key>) -> Access {
         }
         _ => false,
     };
-    if empty { nothing() } else { Access::Range { from, to } }
+    if empty { nothing() } else { AccessPath::Range { from, to } }
 }
 
-fn intersect(a: Access, b: Access) -> Access {
+fn intersect(a: AccessPath, b: AccessPath) -> AccessPath {
     match (a, b) {
-        (Access::Scan, other) | (other, Access::Scan) => other,
-        (Access::Keys(a), Access::Keys(b)) => {
-            Access::Keys(a.into_iter().filter(|key| b.binary_search(key).is_ok()).collect())
+        (AccessPath::Scan, other) | (other, AccessPath::Scan) => other,
+        (AccessPath::Keys(a), AccessPath::Keys(b)) => {
+            AccessPath::Keys(a.into_iter().filter(|key| b.binary_search(key).is_ok()).collect())
         }
-        (Access::Keys(keys), Access::Range { from, to })
-        | (Access::Range { from, to }, Access::Keys(keys)) => {
+        (AccessPath::Keys(keys), AccessPath::Range { from, to })
+        | (AccessPath::Range { from, to }, AccessPath::Keys(keys)) => {
             let within = |key: &Key| std::ops::RangeBounds::contains(&(from.as_ref(), to.as_ref()), key);
-            Access::Keys(keys.into_iter().filter(within).collect())
+            AccessPath::Keys(keys.into_iter().filter(within).collect())
         }
-        (Access::Range { from, to }, Access::Range { from: other_from, to: other_to }) => {
+        (AccessPath::Range { from, to }, AccessPath::Range { from: other_from, to: other_to }) => {
             range(tighter(from, other_from, |a, b| a > b), tighter(to, other_to, |a, b| a < b))
         }
     }
@@ -256,15 +256,15 @@ fn tighter(a: Bound<Key>, b: Bound<Key>, inside: impl Fn(&Key, &Key) -> bool) ->
     }
 }
 
-impl fmt::Display for Access {
+impl fmt::Display for AccessPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Access::Keys(keys) => match keys.len() {
+            AccessPath::Keys(keys) => match keys.len() {
                 0 => f.write_str("keys: nothing can match"),
                 1 => f.write_str("keys: 1 lookup"),
                 n => write!(f, "keys: {n} lookups"),
             },
-            Access::Range { from, to } => {
+            AccessPath::Range { from, to } => {
                 f.write_str("key range")?;
                 match from {
                     Bound::Included(key) => write!(f, " from {}", Quoted(key))?,
@@ -277,7 +277,7 @@ impl fmt::Display for Access {
                     Bound::Unbounded => Ok(()),
                 }
             }
-            Access::Scan => f.write_str("full scan"),
+            AccessPath::Scan => f.write_str("full scan"),
         }
     }
 }

@@ -8,14 +8,14 @@ use std::collections::HashMap;
 use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::key::Key;
-use crate::format::msgpack::{self, Reader, Token};
+use crate::format::msgpack::{self, MsgpackItem, MsgpackReader};
 use crate::format::value::{Value, compare_int_float};
 use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::like;
 
 /// A row as conditions see it.
 #[derive(Debug, Clone, Copy)]
-pub struct Row<'a> {
+pub struct RowRef<'a> {
     /// `_key`
     pub key: &'a Key,
     /// `_seq`: the commit that last changed the row.
@@ -29,18 +29,18 @@ pub struct Row<'a> {
 /// What a column holds in a row.
 enum Operand<'a> {
     Missing,
-    Scalar(Token<'a>),
+    Scalar(MsgpackItem<'a>),
     /// An encoded array or object.
     Container(&'a [u8]),
 }
 
 impl Condition {
     /// Whether a row meets the condition; where that is unknown it does not. Fails on a damaged document only.
-    pub fn matches(&self, row: Row<'_>) -> Result<bool> {
+    pub fn matches(&self, row: RowRef<'_>) -> Result<bool> {
         Ok(self.evaluate(row)? == Some(true))
     }
 
-    fn evaluate(&self, row: Row<'_>) -> Result<Option<bool>> {
+    fn evaluate(&self, row: RowRef<'_>) -> Result<Option<bool>> {
         match self {
             Condition::And(parts) => decided_by(false, parts, row),
             Condition::Or(parts) => decided_by(true, parts, row),
@@ -70,13 +70,13 @@ impl Condition {
                 Ok(met.map(|met| met != *negated))
             }
             Condition::Like { column, pattern, negated } => Ok(match column.of(row)? {
-                Operand::Missing | Operand::Scalar(Token::Nil) => None,
-                Operand::Scalar(Token::Str(text)) => Some(like::matches(pattern, text) != *negated),
+                Operand::Missing | Operand::Scalar(MsgpackItem::Nil) => None,
+                Operand::Scalar(MsgpackItem::Str(text)) => Some(like::matches(pattern, text) != *negated),
                 // As with `=`: what is no text is unlike any.
                 _ => Some(*negated),
             }),
             Condition::IsNull { column, negated } => {
-                let null = matches!(column.of(row)?, Operand::Scalar(Token::Nil));
+                let null = matches!(column.of(row)?, Operand::Scalar(MsgpackItem::Nil));
                 Ok(Some(null != *negated))
             }
             Condition::IsMissing { column, negated } => {
@@ -88,7 +88,7 @@ impl Condition {
 }
 
 /// AND and OR: one part that is `deciding` (false, true) decides; else one that is unknown makes all unknown.
-fn decided_by(deciding: bool, parts: &[Condition], row: Row<'_>) -> Result<Option<bool>> {
+fn decided_by(deciding: bool, parts: &[Condition], row: RowRef<'_>) -> Result<Option<bool>> {
     let mut answer = Some(!deciding);
     for part in parts {
         match part.evaluate(row)? {
@@ -101,18 +101,18 @@ fn decided_by(deciding: bool, parts: &[Condition], row: Row<'_>) -> Result<Optio
 }
 
 impl Column {
-    fn of<'a>(&self, row: Row<'a>) -> Result<Operand<'a>> {
+    fn of<'a>(&self, row: RowRef<'a>) -> Result<Operand<'a>> {
         Ok(match self {
             Column::Key => Operand::Scalar(match row.key {
-                Key::Int(int) => Token::Int((*int).into()),
-                Key::Str(text) => Token::Str(text),
+                Key::Int(int) => MsgpackItem::Int((*int).into()),
+                Key::Str(text) => MsgpackItem::Str(text),
             }),
-            Column::Seq => Operand::Scalar(Token::Int(row.seq.into())),
-            Column::Time => Operand::Scalar(Token::Int(row.time_ms.into())),
+            Column::Seq => Operand::Scalar(MsgpackItem::Int(row.seq.into())),
+            Column::Time => Operand::Scalar(MsgpackItem::Int(row.time_ms.into())),
             Column::Path(path) => match row.document.get(path)? {
                 None => Operand::Missing,
                 Some(encoded) => match msgpack::first(encoded)? {
-                    Token::Array(_) | Token::Map(_) => Operand::Container(encoded),
+                    MsgpackItem::Array(_) | MsgpackItem::Map(_) => Operand::Container(encoded),
                     scalar => Operand::Scalar(scalar),
                 },
             },
@@ -121,7 +121,7 @@ impl Column {
 }
 
 fn compare(found: &Operand<'_>, op: Comparison, value: &Value) -> Result<Option<bool>> {
-    let missing = matches!(found, Operand::Missing | Operand::Scalar(Token::Nil));
+    let missing = matches!(found, Operand::Missing | Operand::Scalar(MsgpackItem::Nil));
     if missing || matches!(value, Value::Null) {
         return Ok(None);
     }
@@ -130,7 +130,7 @@ fn compare(found: &Operand<'_>, op: Comparison, value: &Value) -> Result<Option<
         if !equality {
             return Ok(None);
         }
-        let equal = equals(&mut Reader::new(encoded), value)?;
+        let equal = equals(&mut MsgpackReader::new(encoded), value)?;
         return Ok(Some(equal == (op == Comparison::Equal)));
     }
     let ordering = match found {
@@ -148,16 +148,16 @@ fn compare(found: &Operand<'_>, op: Comparison, value: &Value) -> Result<Option<
 }
 
 /// How two scalars are ordered; `None` where they are of different kinds.
-fn order(token: Token<'_>, value: &Value) -> Option<Ordering> {
+fn order(token: MsgpackItem<'_>, value: &Value) -> Option<Ordering> {
     match (token, value) {
-        (Token::Nil, Value::Null) => Some(Ordering::Equal),
-        (Token::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
-        (Token::Int(a), Value::Int(b)) => Some(a.cmp(b)),
-        (Token::Int(a), Value::Float(b)) => compare_int_float(a, *b),
-        (Token::Float(a), Value::Int(b)) => compare_int_float(*b, a).map(Ordering::reverse),
-        (Token::Float(a), Value::Float(b)) => a.partial_cmp(b),
+        (MsgpackItem::Nil, Value::Null) => Some(Ordering::Equal),
+        (MsgpackItem::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
+        (MsgpackItem::Int(a), Value::Int(b)) => Some(a.cmp(b)),
+        (MsgpackItem::Int(a), Value::Float(b)) => compare_int_float(a, *b),
+        (MsgpackItem::Float(a), Value::Int(b)) => compare_int_float(*b, a).map(Ordering::reverse),
+        (MsgpackItem::Float(a), Value::Float(b)) => a.partial_cmp(b),
         // Bytes of UTF-8 are ordered as the code points are.
-        (Token::Str(a), Value::Str(b)) => Some(a.cmp(b.as_str())),
+        (MsgpackItem::Str(a), Value::Str(b)) => Some(a.cmp(b.as_str())),
         _ => None,
     }
 }
@@ -165,10 +165,10 @@ fn order(token: Token<'_>, value: &Value) -> Option<Ordering> {
 /// Whether the next value is the same all the way down: numbers by value, objects whatever the order of their
 /// fields, null only like null. Depth is bounded by the limit that both sides were checked against. Where the
 /// answer is false the reader may be left anywhere.
-fn equals(reader: &mut Reader<'_>, value: &Value) -> Result<bool> {
+fn equals(reader: &mut MsgpackReader<'_>, value: &Value) -> Result<bool> {
     let token = reader.token()?;
     match (token, value) {
-        (Token::Array(len), Value::Array(items)) => {
+        (MsgpackItem::Array(len), Value::Array(items)) => {
             if usize::try_from(len) != Ok(items.len()) {
                 return Ok(false);
             }
@@ -179,7 +179,7 @@ fn equals(reader: &mut Reader<'_>, value: &Value) -> Result<bool> {
             }
             Ok(true)
         }
-        (Token::Map(len), Value::Object(fields)) => {
+        (MsgpackItem::Map(len), Value::Object(fields)) => {
             if usize::try_from(len) != Ok(fields.len()) {
                 return Ok(false);
             }

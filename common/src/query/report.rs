@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::error::{Error, QueryPlace, Reason};
-use crate::query::ast::Name;
+use crate::query::ast::TableName;
 
 /// How many characters of a long line are shown.
 const SHOWN: usize = 100;
@@ -38,8 +38,8 @@ pub fn invalid_at(
 }
 
 /// An error about an unknown table, pointing at the table's name in a statement. Others stay as they are.
-pub fn at_table(error: Error, statement: &str, table: Option<&Name>) -> Error {
-    let about = |name: &&Name| error.metadata().get("table") == Some(&name.text);
+pub fn at_table(error: Error, statement: &str, table: Option<&TableName>) -> Error {
+    let about = |name: &&TableName| error.metadata().get("table") == Some(&name.text);
     let Some(name) = table.filter(about).filter(|_| error.reason() == Reason::TableNotFound) else {
         return error;
     };

@@ -9,10 +9,10 @@ use crate::format::document::Document;
 use crate::format::event::EventType;
 use crate::format::key::KeyType;
 use crate::limits;
-use crate::table::history::Change;
-use crate::table::moments::Point;
-use crate::table::operation::{Action, Check, CommitOptions, KeyInput, Operation, Precondition, Token};
-use crate::table::overlay::CommitInfo;
+use crate::table::commit_times::PointInTime;
+use crate::table::history::DriftEvent;
+use crate::table::memtable::CommitInfo;
+use crate::table::operation::{Action, Check, CommitOptions, KeyInput, Operation, Precondition, WriteToken};
 use crate::table::schema::Schema;
 use crate::table::view::Row;
 
@@ -111,31 +111,31 @@ pub fn key_type_to_wire(key_type: KeyType) -> v1::KeyType {
 }
 
 /// The point that a request's AsOf names.
-pub fn point_from_wire(as_of: Option<v1::AsOf>) -> Result<Option<Point>> {
+pub fn point_from_wire(as_of: Option<v1::AsOf>) -> Result<Option<PointInTime>> {
     Ok(match as_of.and_then(|as_of| as_of.at) {
         None => None,
-        Some(v1::as_of::At::Seq(seq)) => Some(Point::Seq(seq)),
+        Some(v1::as_of::At::Seq(seq)) => Some(PointInTime::Seq(seq)),
         Some(v1::as_of::At::Time(time)) => {
             let ms = time
                 .seconds
                 .checked_mul(1000)
                 .and_then(|ms| ms.checked_add(i64::from(time.nanos / 1_000_000)));
-            Some(Point::Time(ms.ok_or_else(|| invalid("as_of.time is out of range"))?))
+            Some(PointInTime::Time(ms.ok_or_else(|| invalid("as_of.time is out of range"))?))
         }
-        Some(v1::as_of::At::Ago(ago)) => Some(Point::Ago(duration_from_wire(&ago, "as_of.ago")?)),
+        Some(v1::as_of::At::Ago(ago)) => Some(PointInTime::Ago(duration_from_wire(&ago, "as_of.ago")?)),
     })
 }
 
 /// A point as the API has it; nothing for now.
-pub fn point_to_wire(point: Point) -> Option<v1::AsOf> {
+pub fn point_to_wire(point: PointInTime) -> Option<v1::AsOf> {
     let at = match point {
-        Point::Now => return None,
-        Point::Seq(seq) => v1::as_of::At::Seq(seq),
-        Point::Time(ms) => {
+        PointInTime::Now => return None,
+        PointInTime::Seq(seq) => v1::as_of::At::Seq(seq),
+        PointInTime::Time(ms) => {
             let nanos = i32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap_or(0);
             v1::as_of::At::Time(prost_types::Timestamp { seconds: ms.div_euclid(1000), nanos })
         }
-        Point::Ago(ago) => v1::as_of::At::Ago(ago.try_into().ok()?),
+        PointInTime::Ago(ago) => v1::as_of::At::Ago(ago.try_into().ok()?),
     };
     Some(v1::AsOf { at: Some(at) })
 }
@@ -222,7 +222,7 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
 }
 
 /// The name of a write, with the epoch it is of.
-pub fn token_to_wire(token: Token, epoch: u64) -> v1::WriteToken {
+pub fn token_to_wire(token: WriteToken, epoch: u64) -> v1::WriteToken {
     v1::WriteToken { seq: token.seq, time: Some(time_to_wire(token.time_ms)), epoch }
 }
 
@@ -247,7 +247,7 @@ pub fn commit_to_wire(commit: &CommitInfo) -> v1::Commit {
 }
 
 /// An event in the encoding asked for, with the row before and after it where wanted.
-pub fn change_to_wire(change: &Change, table: &str, format: v1::DocumentFormat) -> Result<v1::Change> {
+pub fn change_to_wire(change: &DriftEvent, table: &str, format: v1::DocumentFormat) -> Result<v1::Change> {
     let kind = match change.kind {
         EventType::Insert => v1::ChangeKind::Insert,
         EventType::Patch => v1::ChangeKind::Patch,

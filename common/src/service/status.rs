@@ -8,7 +8,7 @@ use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, PreconditionViolation, StatusExt, pb};
 
-use crate::error::{Error, Kind, QueryPlace, Reason, Violation};
+use crate::error::{Error, ErrorKind, QueryPlace, Reason, Violation};
 use crate::limits;
 
 /// The domain of `google.rpc.ErrorInfo`.
@@ -17,19 +17,19 @@ pub const DOMAIN: &str = "driftdb.v1";
 const METADATA_BYTES: usize = 2 << 10;
 
 /// The gRPC code that errors of a kind have.
-pub fn code(kind: Kind) -> Code {
+pub fn code(kind: ErrorKind) -> Code {
     match kind {
-        Kind::Invalid => Code::InvalidArgument,
-        Kind::NotFound => Code::NotFound,
-        Kind::AlreadyExists => Code::AlreadyExists,
-        Kind::Conflict | Kind::Locked => Code::FailedPrecondition,
-        Kind::OutOfRange => Code::OutOfRange,
-        Kind::Behind | Kind::Unavailable => Code::Unavailable,
-        Kind::Corrupt => Code::DataLoss,
-        Kind::Exhausted => Code::ResourceExhausted,
-        Kind::Unknown => Code::Unknown,
-        Kind::Unsupported => Code::Unimplemented,
-        Kind::Internal => Code::Internal,
+        ErrorKind::Invalid => Code::InvalidArgument,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::AlreadyExists => Code::AlreadyExists,
+        ErrorKind::Conflict | ErrorKind::Locked => Code::FailedPrecondition,
+        ErrorKind::OutOfRange => Code::OutOfRange,
+        ErrorKind::Behind | ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::Corrupt => Code::DataLoss,
+        ErrorKind::Exhausted => Code::ResourceExhausted,
+        ErrorKind::Unknown => Code::Unknown,
+        ErrorKind::Unsupported => Code::Unimplemented,
+        ErrorKind::Internal => Code::Internal,
     }
 }
 

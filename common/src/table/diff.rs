@@ -7,16 +7,16 @@ use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::format::snapshot::Did;
-use crate::table::chain::Spot;
-use crate::table::overlay::{At, Happened};
-use crate::table::timeline::State;
+use crate::table::layers::EventId;
+use crate::table::memtable::{MemtableEvent, NumberedEvent};
+use crate::table::timeline::TableState;
 use crate::table::view::{Row, View, read, read_key};
 
 /// Keys held at once. Where more rows may have changed, all rows of both moments are gone through instead.
 const KEYS_AT_ONCE: usize = 100_000;
 /// Events looked at together.
 const EVENTS_AT_ONCE: usize = 4096;
-/// Rows of a moment read together.
+/// ComparedRows of a moment read together.
 const ROWS_AT_ONCE: usize = 1024;
 
 /// A row that is not the same at both moments.
@@ -35,19 +35,19 @@ pub struct RowDiff {
 pub struct Diff {
     from: View,
     to: View,
-    rows: Rows,
+    rows: ComparedRows,
 }
 
 /// Which rows are compared.
 #[derive(Debug)]
-enum Rows {
+enum ComparedRows {
     /// These.
     Some(std::collections::btree_set::IntoIter<Key>),
     /// All of both moments.
     All(Box<[Page; 2]>),
 }
 
-/// Rows of one moment, read ahead in the order of keys.
+/// ComparedRows of one moment, read ahead in the order of keys.
 #[derive(Debug, Default)]
 struct Page {
     rows: std::collections::VecDeque<Row>,
@@ -79,7 +79,8 @@ impl Diff {
             Some(keys) => Some(keys),
             None => changed(&from, &to)?,
         };
-        let rows = keys.map_or_else(|| Rows::All(Box::default()), |keys| Rows::Some(keys.into_iter()));
+        let rows = keys
+            .map_or_else(|| ComparedRows::All(Box::default()), |keys| ComparedRows::Some(keys.into_iter()));
         Ok(Diff { from, to, rows })
     }
 
@@ -101,13 +102,13 @@ impl Diff {
     /// The next row to compare, as it was at both moments.
     fn next_pair(&mut self) -> Result<Option<RowDiff>> {
         match &mut self.rows {
-            Rows::Some(keys) => {
+            ComparedRows::Some(keys) => {
                 let Some(key) = keys.next() else { return Ok(None) };
                 let content = |view: &View| Ok(view.get(&key)?.map(|row| row.document));
                 let (before, after) = (content(&self.from)?, content(&self.to)?);
                 Ok(Some(RowDiff { key, before, after }))
             }
-            Rows::All(pages) => {
+            ComparedRows::All(pages) => {
                 let [before, after] = &mut **pages;
                 let (a, b) = (before.first(&self.from)?, after.first(&self.to)?);
                 let Some(key) = a.into_iter().chain(b).min().cloned() else { return Ok(None) };
@@ -131,7 +132,7 @@ fn changed(from: &View, to: &View) -> Result<Option<BTreeSet<Key>>> {
     })
 }
 
-fn changed_in_files(state: &State, (low, high): (u64, u64), keys: &mut BTreeSet<Key>) -> Result<bool> {
+fn changed_in_files(state: &TableState, (low, high): (u64, u64), keys: &mut BTreeSet<Key>) -> Result<bool> {
     let key_type = state.chain.key_type();
     let mut commits = state.chain.commits(low, high, false);
     while let Some(commit) = commits.next_commit()? {
@@ -150,17 +151,17 @@ fn changed_in_files(state: &State, (low, high): (u64, u64), keys: &mut BTreeSet<
     Ok(true)
 }
 
-fn changed_in_memory(state: &State, (low, high): (u64, u64), keys: &mut BTreeSet<Key>) -> bool {
-    let mut after = Spot::end_of(low.max(state.chain.end()));
+fn changed_in_memory(state: &TableState, (low, high): (u64, u64), keys: &mut BTreeSet<Key>) -> bool {
+    let mut after = EventId::end_of(low.max(state.chain.end()));
     loop {
-        let happened = state.overlay.happened(after, Spot::end_of(high), EVENTS_AT_ONCE, false);
+        let happened = state.overlay.happened(after, EventId::end_of(high), EVENTS_AT_ONCE, false);
         let Some(last) = happened.last() else { return true };
         after = last.spot;
-        for At { what, .. } in happened {
+        for NumberedEvent { what, .. } in happened {
             match what {
-                Happened::Row { key, .. } => _ = keys.insert(key),
-                Happened::Schema { emptied: true, .. } => return false,
-                Happened::Schema { .. } | Happened::Note => {}
+                MemtableEvent::Row { key, .. } => _ = keys.insert(key),
+                MemtableEvent::Schema { emptied: true, .. } => return false,
+                MemtableEvent::Schema { .. } | MemtableEvent::Note => {}
             }
         }
         if keys.len() > KEYS_AT_ONCE {

@@ -8,14 +8,14 @@ use crate::format::document::Document;
 use crate::format::event::{CommitMeta, EventType};
 use crate::format::key::Key;
 use crate::format::snapshot::{Did, VersionEntry};
-use crate::table::chain::{Spot, sort_key};
-use crate::table::overlay::{At, CommitInfo, Happened, Version};
-use crate::table::timeline::{State, Timeline};
+use crate::table::layers::{EventId, sort_key};
+use crate::table::memtable::{CommitInfo, MemtableEvent, NumberedEvent, Version};
+use crate::table::timeline::{TableState, Timeline};
 use crate::table::view::{Row, read, read_key, row_in};
 
 /// One event, with the row before and after it where asked for.
 #[derive(Debug, Clone)]
-pub struct Change {
+pub struct DriftEvent {
     /// The commit.
     pub commit: Arc<CommitInfo>,
     /// The row; none for SCHEMA.
@@ -30,7 +30,7 @@ pub struct Change {
     pub after: Option<Row>,
 }
 
-impl Change {
+impl DriftEvent {
     /// About how many bytes it takes.
     pub fn size(&self) -> usize {
         let images = [&self.before, &self.after].into_iter().flatten().map(|row| &row.document);
@@ -80,7 +80,7 @@ impl KeyFilter {
 
 /// Which events, in which order.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
+pub struct HistoryQuery {
     /// Of this row; with SCHEMA events of the whole table where there is none.
     pub key: Option<Key>,
     /// Of the whole table: only of rows that pass. SCHEMA events have none, and are handed out in any case.
@@ -108,19 +108,19 @@ pub struct Bounds {
 #[derive(Debug)]
 pub struct History {
     timeline: Arc<Timeline>,
-    wanted: Wanted,
+    wanted: HistoryQuery,
     /// What is left lies after the first spot, up to and with the second.
-    left: (Spot, Spot),
+    left: (EventId, EventId),
     truncated: bool,
 }
 
 /// What a look at the events has come to.
 #[derive(Debug)]
 struct Gathered {
-    changes: Vec<(Spot, Change)>,
+    changes: Vec<(EventId, DriftEvent)>,
     left: Bounds,
     /// The last event gone through.
-    reached: Option<Spot>,
+    reached: Option<EventId>,
 }
 
 impl Gathered {
@@ -129,12 +129,12 @@ impl Gathered {
     }
 
     /// An event, or a commit without any here, has been gone through.
-    fn pass(&mut self, spot: Spot) {
+    fn pass(&mut self, spot: EventId) {
         self.reached = Some(spot);
         self.left.events = self.left.events.saturating_sub(1);
     }
 
-    fn push(&mut self, spot: Spot, change: Change) {
+    fn push(&mut self, spot: EventId, change: DriftEvent) {
         self.left.bytes = self.left.bytes.saturating_sub(change.size());
         self.changes.push((spot, change));
         self.pass(spot);
@@ -143,10 +143,10 @@ impl Gathered {
 
 impl History {
     /// The events wanted.
-    pub fn new(timeline: &Arc<Timeline>, wanted: Wanted) -> History {
+    pub fn new(timeline: &Arc<Timeline>, wanted: HistoryQuery) -> History {
         let floor = timeline.state().chain.floor().map_or(0, |floor| floor.seq);
         let truncated = wanted.from < floor;
-        let left = (Spot::end_of(wanted.from.max(floor)), Spot::end_of(wanted.to));
+        let left = (EventId::end_of(wanted.from.max(floor)), EventId::end_of(wanted.to));
         History { timeline: Arc::clone(timeline), wanted, left, truncated }
     }
 
@@ -161,7 +161,7 @@ impl History {
     }
 
     /// Up to where, from the oldest on, everything has been gone through.
-    pub fn reached(&self) -> Spot {
+    pub fn reached(&self) -> EventId {
         self.left.0
     }
 
@@ -171,7 +171,7 @@ impl History {
     }
 
     /// The next events, at most `limit`; none at the end.
-    pub fn next_batch(&mut self, limit: usize) -> Result<Vec<Change>> {
+    pub fn next_batch(&mut self, limit: usize) -> Result<Vec<DriftEvent>> {
         let bounds = Bounds { events: limit, bytes: usize::MAX };
         while limit > 0 && !self.is_done() {
             let changes = self.next_stretch(bounds)?;
@@ -183,7 +183,7 @@ impl History {
     }
 
     /// Goes on for a stretch, in which there may be no events that pass.
-    pub fn next_stretch(&mut self, bounds: Bounds) -> Result<Vec<(Spot, Change)>> {
+    pub fn next_stretch(&mut self, bounds: Bounds) -> Result<Vec<(EventId, DriftEvent)>> {
         if self.is_done() {
             return Ok(Vec::new());
         }
@@ -204,10 +204,10 @@ impl History {
         Ok(gathered.changes)
     }
 
-    fn gather(&self, state: &State, gathered: &mut Gathered) -> Result<()> {
+    fn gather(&self, state: &TableState, gathered: &mut Gathered) -> Result<()> {
         let (after, upto) = self.left;
         // The overlay may hold older events than the chain's end, too: those are the chain's.
-        let boundary = Spot::end_of(state.chain.end()).max(after).min(upto);
+        let boundary = EventId::end_of(state.chain.end()).max(after).min(upto);
         let (older, newer) = ((after, boundary), (boundary, upto));
         match &self.wanted.key {
             Some(key) if self.wanted.newest_first => {
@@ -231,9 +231,9 @@ impl History {
 
     fn of_overlay_row(
         &self,
-        state: &State,
+        state: &TableState,
         key: &Key,
-        (after, upto): (Spot, Spot),
+        (after, upto): (EventId, EventId),
         gathered: &mut Gathered,
     ) -> Result<()> {
         let left = gathered.left.events;
@@ -259,9 +259,9 @@ impl History {
 
     fn of_chain_row(
         &self,
-        state: &State,
+        state: &TableState,
         key: &Key,
-        spots: (Spot, Spot),
+        spots: (EventId, EventId),
         gathered: &mut Gathered,
     ) -> Result<()> {
         if spots.0 >= spots.1 {
@@ -278,7 +278,13 @@ impl History {
         Ok(())
     }
 
-    fn of_entry(&self, state: &State, key: &Key, spot: Spot, version: VersionEntry) -> Result<Change> {
+    fn of_entry(
+        &self,
+        state: &TableState,
+        key: &Key,
+        spot: EventId,
+        version: VersionEntry,
+    ) -> Result<DriftEvent> {
         let VersionEntry { kind, time_ms, actor, reason, payload, .. } = version;
         let commit = commit_info(spot.seq, time_ms, actor, reason);
         self.change(state, key, spot, commit, (kind, payload))
@@ -286,17 +292,22 @@ impl History {
 
     fn change(
         &self,
-        state: &State,
+        state: &TableState,
         key: &Key,
-        spot: Spot,
+        spot: EventId,
         commit: Arc<CommitInfo>,
         (kind, payload): (EventType, Option<Document>),
-    ) -> Result<Change> {
+    ) -> Result<DriftEvent> {
         let (before, after) = images_in(&self.timeline, state, key, spot, self.wanted.images)?;
-        Ok(Change { commit, key: Some(key.clone()), kind, payload, before, after })
+        Ok(DriftEvent { commit, key: Some(key.clone()), kind, payload, before, after })
     }
 
-    fn of_overlay(&self, state: &State, (after, upto): (Spot, Spot), gathered: &mut Gathered) -> Result<()> {
+    fn of_overlay(
+        &self,
+        state: &TableState,
+        (after, upto): (EventId, EventId),
+        gathered: &mut Gathered,
+    ) -> Result<()> {
         let (mut after, mut upto) = (after, upto);
         while gathered.has_room() {
             let newest_first = self.wanted.newest_first;
@@ -307,12 +318,12 @@ impl History {
             } else {
                 after = last.spot
             }
-            for At { spot, what } in happened {
+            for NumberedEvent { spot, what } in happened {
                 if !gathered.has_room() {
                     return Ok(());
                 }
                 match what {
-                    Happened::Row { key, version } if self.wanted.rows.passes(&key) => {
+                    MemtableEvent::Row { key, version } if self.wanted.rows.passes(&key) => {
                         let find = |versions: &[Version]| versions.get(version).cloned();
                         let Some(version) = state.overlay.with_versions(&key, find).flatten() else {
                             continue;
@@ -321,17 +332,22 @@ impl History {
                         let commit = Arc::clone(&version.commit);
                         gathered.push(spot, self.change(state, &key, spot, commit, event)?);
                     }
-                    Happened::Schema { commit, payload, .. } => {
+                    MemtableEvent::Schema { commit, payload, .. } => {
                         gathered.push(spot, of_schema(commit, payload))
                     }
-                    Happened::Row { .. } | Happened::Note => gathered.pass(spot),
+                    MemtableEvent::Row { .. } | MemtableEvent::Note => gathered.pass(spot),
                 }
             }
         }
         Ok(())
     }
 
-    fn of_chain(&self, state: &State, (after, upto): (Spot, Spot), gathered: &mut Gathered) -> Result<()> {
+    fn of_chain(
+        &self,
+        state: &TableState,
+        (after, upto): (EventId, EventId),
+        gathered: &mut Gathered,
+    ) -> Result<()> {
         if after >= upto {
             return Ok(());
         }
@@ -343,17 +359,17 @@ impl History {
         let key_type = state.chain.key_type();
         while gathered.has_room() {
             let Some(commit) = commits.next_commit()? else { break };
-            let mut did: Vec<(Spot, Did)> = (0..)
+            let mut did: Vec<(EventId, Did)> = (0..)
                 .zip(commit.entry.did)
-                .map(|(index, did)| (Spot { seq: commit.seq, index }, did))
+                .map(|(index, did)| (EventId { seq: commit.seq, index }, did))
                 .filter(|(spot, _)| *spot > after && *spot <= upto)
                 .collect();
             if newest_first {
                 did.reverse();
             }
             if did.is_empty() {
-                let beginning = Spot { seq: commit.seq, index: 0 };
-                gathered.pass(if newest_first { beginning } else { Spot::end_of(commit.seq) });
+                let beginning = EventId { seq: commit.seq, index: 0 };
+                gathered.pass(if newest_first { beginning } else { EventId::end_of(commit.seq) });
             }
             for (spot, did) in did {
                 if !gathered.has_room() {
@@ -386,15 +402,21 @@ pub type RowImages = (Option<Row>, Option<Row>);
 
 /// A row before and after its event at a spot, as far as wanted. Fails where the floor has risen to the event's commit: then
 /// it is folded, and what it came to within the commit is not known.
-pub fn images_of(timeline: &Timeline, key: &Key, spot: Spot, images: Images) -> Result<RowImages> {
+pub fn images_of(timeline: &Timeline, key: &Key, spot: EventId, images: Images) -> Result<RowImages> {
     read(timeline, |state| {
         timeline.check_floor(spot.seq.saturating_sub(1))?;
         images_in(timeline, state, key, spot, images)
     })
 }
 
-fn images_in(timeline: &Timeline, state: &State, key: &Key, spot: Spot, images: Images) -> Result<RowImages> {
-    let image = |upto: Spot| -> Result<Option<Row>> {
+fn images_in(
+    timeline: &Timeline,
+    state: &TableState,
+    key: &Key,
+    spot: EventId,
+    images: Images,
+) -> Result<RowImages> {
+    let image = |upto: EventId| -> Result<Option<Row>> {
         let found = row_in(state, key, upto)?;
         let row = |document, seq, time_ms| Row { key: key.clone(), seq, time_ms, document };
         Ok(found.and_then(|found| Some(row(found.document?, found.seq, found.time_ms))))
@@ -413,7 +435,7 @@ fn commit_info(seq: u64, time_ms: u64, actor: String, reason: String) -> Arc<Com
     Arc::new(CommitInfo { seq, time_ms, meta })
 }
 
-fn of_schema(commit: Arc<CommitInfo>, payload: Document) -> Change {
+fn of_schema(commit: Arc<CommitInfo>, payload: Document) -> DriftEvent {
     let payload = Some(payload);
-    Change { commit, key: None, kind: EventType::Schema, payload, before: None, after: None }
+    DriftEvent { commit, key: None, kind: EventType::Schema, payload, before: None, after: None }
 }

@@ -1,21 +1,17 @@
 //! What events mean: schemas, rows, their past, and what changed between two moments.
 
-pub mod chain;
-pub mod compaction;
+pub mod build;
+pub mod check;
+pub mod commit_times;
 pub mod diff;
-pub mod doctor;
 pub mod history;
-pub mod index;
-pub mod moments;
+pub mod layers;
+pub mod memtable;
 pub mod operation;
-pub mod overlay;
 pub mod schema;
-pub mod shelf;
-pub mod snapshot;
 pub mod state;
-pub mod thinning;
+pub mod table_files;
 pub mod timeline;
-pub mod verification;
 pub mod view;
 
 /// A time in milliseconds since 1970 as RFC 3339 has it, in UTC: `2026-01-31T12:00:00.000Z`.

@@ -3,7 +3,7 @@
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::key::{Key, KeyType};
-use crate::table::moments::Point;
+use crate::table::commit_times::PointInTime;
 use crate::table::schema::Schema;
 
 /// One change of one row, as asked for.
@@ -62,7 +62,7 @@ pub enum Action {
     /// Take the row away; fails where no live row has the key.
     SoftDelete,
     /// Bring the row back as it was at a moment. Resolved to one of the others before admission.
-    Revert(Point),
+    Revert(PointInTime),
 }
 
 /// Something that must hold just before the commit.
@@ -117,7 +117,7 @@ pub enum SchemaChange {
 
 /// What a commit is to do.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Change {
+pub enum CommitRequest {
     /// Changes of rows, all or none.
     Rows {
         /// In order; each sees those before it.
@@ -142,7 +142,7 @@ pub struct CommitOptions {
 
 /// Names a commit: what an acknowledged write answers. Zeros stand for the moment before the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Token {
+pub struct WriteToken {
     /// Its sequence number.
     pub seq: u64,
     /// Its time in milliseconds since 1970.

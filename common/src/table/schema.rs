@@ -6,7 +6,7 @@ use crate::error::{Error, Reason, Result, nearest};
 use crate::format::document::Document;
 use crate::format::key::KeyType;
 use crate::limits;
-use crate::log::dir::is_table_name;
+use crate::storage::layout::is_table_name;
 
 /// What a table is: its name, its primary key, its indexes, how long its history is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,8 +10,8 @@ use crate::format::event::{CommitMeta, Event, EventType};
 use crate::format::key::KeyType;
 use crate::format::manifest::Floor;
 use crate::format::snapshot;
-use crate::table::chain::Chain;
-use crate::table::overlay::{CommitInfo, Counts, Overlay};
+use crate::table::layers::LayerMap;
+use crate::table::memtable::{CommitInfo, Memtable, TableCounts};
 use crate::table::schema::{Schema, SchemaAction, SchemaEvent};
 use crate::table::view::{counts_in, read};
 
@@ -20,23 +20,23 @@ use crate::table::view::{counts_in, read};
 pub struct Timeline {
     id: u64,
     name: String,
-    chapters: RwLock<Vec<Chapter>>,
-    state: ArcSwap<State>,
+    chapters: RwLock<Vec<SchemaVersion>>,
+    state: ArcSwap<TableState>,
 }
 
 /// Where a table's events are to be found: up to the chain's end in files, after it in memory. What is in both is the
 /// same in both.
 #[derive(Debug, Default)]
-pub struct State {
+pub struct TableState {
     /// The files.
-    pub chain: Chain,
+    pub chain: LayerMap,
     /// What came after them.
-    pub overlay: Arc<Overlay>,
+    pub overlay: Arc<Memtable>,
 }
 
 /// What a SCHEMA event began.
 #[derive(Debug, Clone)]
-struct Chapter {
+struct SchemaVersion {
     commit: Arc<CommitInfo>,
     /// `None` from a drop on.
     schema: Option<Arc<Schema>>,
@@ -60,18 +60,18 @@ impl Timeline {
     }
 
     /// A table as its files have it.
-    pub fn open(id: u64, name: impl Into<String>, chain: Chain) -> Result<Timeline> {
+    pub fn open(id: u64, name: impl Into<String>, chain: LayerMap) -> Result<Timeline> {
         let timeline = Timeline::new(id, name);
         for chapter in &chain.properties().chapters {
-            let snapshot::Chapter { seq, time_ms, actor, reason, document } = chapter;
+            let snapshot::SchemaEntry { seq, time_ms, actor, reason, document } = chapter;
             let meta = CommitMeta { actor: actor.clone(), reason: reason.clone(), ..CommitMeta::default() };
             let meta = Some(Box::new(meta)).filter(|meta| **meta != CommitMeta::default());
             let commit = Arc::new(CommitInfo { seq: *seq, time_ms: *time_ms, meta });
             timeline.begin_chapter(&commit, SchemaEvent::from_document(document)?);
         }
-        let overlay = Overlay::above(chain.counts());
+        let overlay = Memtable::above(chain.counts());
         overlay.set_indexes(&timeline.indexes());
-        timeline.state.store(Arc::new(State { chain, overlay: Arc::new(overlay) }));
+        timeline.state.store(Arc::new(TableState { chain, overlay: Arc::new(overlay) }));
         Ok(timeline)
     }
 
@@ -86,26 +86,26 @@ impl Timeline {
     }
 
     /// Where its events are to be found now.
-    pub fn state(&self) -> Arc<State> {
+    pub fn state(&self) -> Arc<TableState> {
         self.state.load_full()
     }
 
     /// Goes over to newer files, whose end must have been applied here. Only the thread that applies may ask for it.
-    pub fn adopt(&self, chain: Chain) {
+    pub fn adopt(&self, chain: LayerMap) {
         let state = self.state();
         let overlay = if chain.end() > state.chain.end() {
             Arc::new(state.overlay.rebase(chain.counts()))
         } else {
             Arc::clone(&state.overlay)
         };
-        self.state.store(Arc::new(State { chain, overlay }));
+        self.state.store(Arc::new(TableState { chain, overlay }));
     }
 
     /// Raises the floor where newer files cannot be had.
     pub fn raise_floor(&self, floor: Option<Floor>) {
         let state = self.state();
         let chain = state.chain.with_floor(floor);
-        self.state.store(Arc::new(State { chain, overlay: Arc::clone(&state.overlay) }));
+        self.state.store(Arc::new(TableState { chain, overlay: Arc::clone(&state.overlay) }));
     }
 
     /// The time of one of its commits, in milliseconds since 1970; `None` where it has no such commit.
@@ -130,13 +130,13 @@ impl Timeline {
     }
 
     /// How many events and live rows it had at a moment.
-    pub fn counts(&self, seq: u64) -> Result<Counts> {
+    pub fn counts(&self, seq: u64) -> Result<TableCounts> {
         read(self, |state| counts_in(state, seq))
     }
 
     /// Takes in one commit's events of this table. Commits must come in order, from one thread.
     pub fn apply(&self, commit: &Arc<CommitInfo>, events: Vec<Event>) -> Result<()> {
-        let State { chain, overlay } = &*self.state();
+        let TableState { chain, overlay } = &*self.state();
         for (event, index) in events.into_iter().zip(0..) {
             match (event.kind, &event.document) {
                 (EventType::Schema, Some(payload)) => {
@@ -164,7 +164,7 @@ impl Timeline {
             _ => chapters.last().map_or(0, |last| last.born),
         };
         let schema = (action != SchemaAction::Drop).then(|| Arc::new(schema));
-        chapters.push(Chapter { commit: Arc::clone(commit), schema, born });
+        chapters.push(SchemaVersion { commit: Arc::clone(commit), schema, born });
     }
 
     /// The paths that its newest schema has indexes on.
@@ -198,10 +198,10 @@ impl Timeline {
         let upto = chapters.partition_point(|chapter| chapter.commit.seq <= seq);
         let chapter = upto.checked_sub(1).and_then(|last| chapters.get(last));
         match (chapter, chapters.first()) {
-            (Some(Chapter { schema: Some(schema), born, .. }), _) => {
+            (Some(SchemaVersion { schema: Some(schema), born, .. }), _) => {
                 Ok(SchemaAt { schema: Arc::clone(schema), born: *born })
             }
-            (Some(Chapter { commit, .. }), _) => Err(self.absent(seq, "was dropped by", commit)),
+            (Some(SchemaVersion { commit, .. }), _) => Err(self.absent(seq, "was dropped by", commit)),
             (None, Some(first)) => Err(self.absent(seq, "was created by", &first.commit)),
             (None, None) => Err(Error::new(Reason::TableNotFound, format!("unknown table {:?}", self.name))),
         }

@@ -10,10 +10,10 @@ use crate::format::document::Document;
 use crate::format::key::{Key, KeyType};
 use crate::format::snapshot::{CandidateEntry, tree};
 use crate::format::sortkey;
-use crate::table::chain::{RowAt, Spot, sort_key};
-use crate::table::overlay::{self, Counts};
+use crate::table::layers::{EventId, RowVersion, sort_key};
+use crate::table::memtable::{self, TableCounts};
 use crate::table::schema::Schema;
-use crate::table::timeline::{State, Timeline};
+use crate::table::timeline::{TableState, Timeline};
 
 /// How often files that have vanished are looked for anew, in the manifest that replaced them.
 const LOOKS: u32 = 40;
@@ -46,7 +46,7 @@ pub struct View {
 }
 
 /// Reads from where a table's events are to be found, again where files were replaced meanwhile.
-pub(super) fn read<T>(timeline: &Timeline, mut read: impl FnMut(&State) -> Result<T>) -> Result<T> {
+pub(super) fn read<T>(timeline: &Timeline, mut read: impl FnMut(&TableState) -> Result<T>) -> Result<T> {
     let mut looks = 0;
     loop {
         let state = timeline.state();
@@ -91,11 +91,11 @@ impl View {
     }
 
     /// How many events and live rows there were then.
-    pub fn counts(&self) -> Result<Counts> {
+    pub fn counts(&self) -> Result<TableCounts> {
         self.timeline.counts(self.seq)
     }
 
-    fn read<T>(&self, mut look: impl FnMut(&State) -> Result<T>) -> Result<T> {
+    fn read<T>(&self, mut look: impl FnMut(&TableState) -> Result<T>) -> Result<T> {
         read(&self.timeline, |state| {
             let found = look(state);
             // The floor may have risen meanwhile; then what was found may be what is left.
@@ -106,7 +106,7 @@ impl View {
 
     /// The row with a key.
     pub fn get(&self, key: &Key) -> Result<Option<Row>> {
-        let found = self.read(|state| row_in(state, key, Spot::end_of(self.seq)))?;
+        let found = self.read(|state| row_in(state, key, EventId::end_of(self.seq)))?;
         Ok(found.and_then(|row| self.live(key, row)))
     }
 
@@ -126,12 +126,12 @@ impl View {
 
     fn scan_in(
         &self,
-        state: &State,
+        state: &TableState,
         (from, to): (Bound<&Key>, Bound<&Key>),
         last: &mut Option<Key>,
         look: &mut impl FnMut(Row) -> bool,
     ) -> Result<()> {
-        if overlay::is_empty((from, to)) {
+        if memtable::is_empty((from, to)) {
             return Ok(());
         }
         let key_type = self.schema.key_type;
@@ -158,7 +158,7 @@ impl View {
             };
             if newer.as_ref() == Some(&key) {
                 let under = row.as_ref().and_then(|row| row.document.as_ref());
-                if let Some(found) = state.overlay.row_over(&key, Spot::end_of(self.seq), under)? {
+                if let Some(found) = state.overlay.row_over(&key, EventId::end_of(self.seq), under)? {
                     row = Some(found);
                 }
                 newer = next_newer();
@@ -183,7 +183,7 @@ impl View {
         self.has_index_in(&self.timeline.state(), index)
     }
 
-    fn has_index_in(&self, state: &State, index: &str) -> bool {
+    fn has_index_in(&self, state: &TableState, index: &str) -> bool {
         let newer = self.seq < state.chain.end() || state.overlay.has_index(index);
         newer && state.chain.has_index(index, self.seq)
     }
@@ -259,7 +259,7 @@ impl View {
     /// and `take` says to go on, which is told how many it has been given from the same place.
     fn collect(
         &self,
-        state: &State,
+        state: &TableState,
         index: &str,
         from: &[u8],
         read: impl Fn(&[u8]) -> Result<Option<Key>>,
@@ -303,15 +303,15 @@ impl View {
     }
 
     /// The row, where it is live and of this life of the table.
-    fn live(&self, key: &Key, row: RowAt) -> Option<Row> {
-        let RowAt { seq, time_ms, document } = row;
+    fn live(&self, key: &Key, row: RowVersion) -> Option<Row> {
+        let RowVersion { seq, time_ms, document } = row;
         let document = document.filter(|_| seq >= self.born)?;
         Some(Row { key: key.clone(), seq, time_ms, document })
     }
 }
 
 /// A row as its last event up to a spot left it.
-pub(super) fn row_in(state: &State, key: &Key, upto: Spot) -> Result<Option<RowAt>> {
+pub(super) fn row_in(state: &TableState, key: &Key, upto: EventId) -> Result<Option<RowVersion>> {
     if upto.seq >= state.chain.end()
         && let Some(row) = state.overlay.row(key, upto, &state.chain)?
     {
@@ -320,8 +320,8 @@ pub(super) fn row_in(state: &State, key: &Key, upto: Spot) -> Result<Option<RowA
     state.chain.row(key, upto)
 }
 
-/// Counts at a moment.
-pub(super) fn counts_in(state: &State, seq: u64) -> Result<Counts> {
+/// TableCounts at a moment.
+pub(super) fn counts_in(state: &TableState, seq: u64) -> Result<TableCounts> {
     if seq >= state.chain.end() { Ok(state.overlay.counts(seq)) } else { state.chain.counts_at(seq) }
 }
 

@@ -6,11 +6,11 @@ use std::ops::Bound;
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
 use driftdb_common::format::key::Key;
-use driftdb_common::log::appender::{AppendError, FoldBase, Group, Log};
-use driftdb_common::log::disk::sim::SimDisk;
-use driftdb_common::table::compaction::{self, Edit, Hands, Wanted};
-use driftdb_common::table::snapshot::{self, EraLimits, Reach};
-use driftdb_common::table::thinning::RequestsSince;
+use driftdb_common::storage::fs::sim::SimDisk;
+use driftdb_common::storage::wal::appender::{AppendError, CompactionInput, Group, Log};
+use driftdb_common::table::build::compaction::{self, CompactionLog, CompactionRequest, ManifestEdit};
+use driftdb_common::table::build::merge_policy::RequestsSince;
+use driftdb_common::table::build::snapshot::{self, DeltaLimits, ReadLimit};
 
 use super::tests::{create, open, shelf};
 use super::*;
@@ -25,12 +25,12 @@ fn plain(error: AppendError) -> Error {
     error
 }
 
-impl Hands for Writing {
-    fn begin(&self, upto: u64) -> Result<FoldBase> {
+impl CompactionLog for Writing {
+    fn begin(&self, upto: u64) -> Result<CompactionInput> {
         self.log.borrow_mut().begin_fold(1, upto).map_err(plain)
     }
 
-    fn install(&self, edit: Edit) -> Result<Manifest> {
+    fn install(&self, edit: ManifestEdit) -> Result<Manifest> {
         let mut edit = |manifest: &mut Manifest| {
             edit(manifest);
             Ok(())
@@ -70,15 +70,15 @@ impl Writing {
     /// Snapshots everything there is.
     pub(super) fn snapshot(&self) {
         let (manifest, slot) = self.now();
-        let reach = Reach { segment: slot.segment, bytes: slot.bytes, seq: slot.last_seq };
+        let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq: slot.last_seq };
         let shelf = shelf(&self.disk);
         let chain = shelf.open(&manifest, None).unwrap();
-        let limits = EraLimits { events: u64::MAX, bytes: u64::MAX };
+        let limits = DeltaLimits { events: u64::MAX, bytes: u64::MAX };
         let era = snapshot::next_era(&shelf, &manifest, &chain, reach, limits, &|_| Ok(())).unwrap().unwrap();
         self.install(Box::new(move |manifest| manifest.eras.push(era.clone()))).unwrap();
     }
 
-    fn now(&self) -> (Manifest, Slot) {
+    fn now(&self) -> (Manifest, TableEntry) {
         let log = self.log.borrow();
         (log.manifest(1).unwrap().clone(), *log.slot(1).unwrap())
     }
@@ -88,11 +88,12 @@ impl Writing {
         let (manifest, _) = self.now();
         let shelf = shelf(&self.disk);
         let chain = shelf.open(&manifest, None).unwrap();
-        let wanted = Wanted { seq, time_ms: seq, requests: RequestsSince::default() };
+        let wanted = CompactionRequest { seq, time_ms: seq, requests: RequestsSince::default() };
         let plan = compaction::plan(&shelf, &manifest, &chain, wanted).unwrap();
         let done = compaction::run(&shelf, self, &chain, (plan, wanted), &|_| Ok(())).unwrap();
-        let kept = dir::snapshot_files(&shelf.dir, &self.now().0);
-        let old = dir::snapshot_files(&shelf.dir, &manifest).into_iter().filter(|file| !kept.contains(file));
+        let kept = layout::snapshot_files(&shelf.dir, &self.now().0);
+        let old =
+            layout::snapshot_files(&shelf.dir, &manifest).into_iter().filter(|file| !kept.contains(file));
         old.chain(done.superseded).for_each(|file| shelf.disk.remove(&file).unwrap());
     }
 

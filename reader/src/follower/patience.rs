@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::table::shelf::Shelf;
+use driftdb_common::table::table_files::TableFiles;
 
 /// How long a file system that machines share may show what is no more. sshfs keeps listings for 20 s, NFS for up to 60 s
 /// where nothing else has it look again.
@@ -18,7 +18,7 @@ pub struct Patience {
 
 impl Patience {
     /// Patience with a data directory: none where what it shows is what it holds.
-    pub fn with(shelf: &Shelf) -> Patience {
+    pub fn with(shelf: &TableFiles) -> Patience {
         let shared = shelf.disk.is_network(shelf.dir.root()).unwrap_or(false);
         Patience { allowed: if shared { PATIENCE } else { Duration::ZERO }, since: None }
     }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use driftdb_common::log::blocks::BlockCache;
-use driftdb_common::log::disk::sim::SimDisk;
-use driftdb_common::log::disk::{Disk, File};
+use driftdb_common::storage::fs::sim::SimDisk;
+use driftdb_common::storage::fs::{File, FileSystem};
+use driftdb_common::storage::sst::BlockCache;
 use parking_lot::Mutex;
 
 use super::compacted::Writing;
@@ -50,7 +50,7 @@ impl Stale {
     }
 }
 
-impl Disk for Stale {
+impl FileSystem for Stale {
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
         self.disk.open(path)
     }
@@ -188,7 +188,7 @@ fn look(follower: &mut Follower) {
 }
 
 fn follower_on(disk: Stale) -> Follower {
-    let shelf = Shelf { disk: Arc::new(disk), dir: dir(), cache: BlockCache::new(1 << 20) };
+    let shelf = TableFiles { disk: Arc::new(disk), dir: dir(), cache: BlockCache::new(1 << 20) };
     Follower::open(shelf).unwrap()
 }
 

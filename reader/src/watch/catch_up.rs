@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use driftdb_common::error::Result;
 use driftdb_common::limits;
-use driftdb_common::table::chain::Spot;
-use driftdb_common::table::history::{Bounds, Change, History, Images, Wanted};
+use driftdb_common::table::history::{Bounds, DriftEvent, History, HistoryQuery, Images};
+use driftdb_common::table::layers::EventId;
 
 use crate::replica::Replica;
 use crate::watch::filter::Filter;
@@ -35,7 +35,7 @@ pub struct CatchUp {
 #[derive(Debug)]
 struct Source {
     history: History,
-    ahead: VecDeque<(Spot, Change)>,
+    ahead: VecDeque<(EventId, DriftEvent)>,
 }
 
 impl Source {
@@ -67,12 +67,12 @@ impl CatchUp {
             Bounds { events: share(4 * most).clamp(least, most), bytes: share(limits::MESSAGE_BYTES).max(1) };
         let mut sources = Vec::with_capacity(timelines.len());
         for timeline in timelines {
-            let wanted = Wanted {
+            let wanted = HistoryQuery {
                 rows: Arc::clone(&filter.rows),
                 from: after,
                 to: upto,
                 images: filter.images(images),
-                ..Wanted::default()
+                ..HistoryQuery::default()
             };
             let history = History::new(timeline, wanted);
             // A history begins at the floor where that is greater: then events were left out.
@@ -120,7 +120,7 @@ impl CatchUp {
 }
 
 /// Takes away the images that were needed only to tell whether the change passes.
-pub fn keep_only(change: &mut Change, images: Images) {
+pub fn keep_only(change: &mut DriftEvent, images: Images) {
     if !images.before {
         change.before = None;
     }

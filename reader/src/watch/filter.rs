@@ -10,7 +10,7 @@ use driftdb_common::format::value::Value;
 use driftdb_common::limits;
 use driftdb_common::query::ast::{Column, Comparison, Condition};
 use driftdb_common::query::{parser, predicate};
-use driftdb_common::table::history::{Change, Images, KeyFilter};
+use driftdb_common::table::history::{DriftEvent, Images, KeyFilter};
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::Row;
 
@@ -103,14 +103,14 @@ impl Filter {
     }
 
     /// Whether a change passes. It must have the images that [`Filter::images`] tells.
-    pub fn passes(&self, change: &Change) -> Result<bool> {
+    pub fn passes(&self, change: &DriftEvent) -> Result<bool> {
         if !self.may_pass(change.key.as_ref()) {
             return Ok(false);
         }
         let Some(condition) = &self.condition else { return Ok(true) };
         for row in [&change.before, &change.after].into_iter().flatten() {
             let Row { key, seq, time_ms, document } = row;
-            if condition.matches(predicate::Row { key, seq: *seq, time_ms: *time_ms, document })? {
+            if condition.matches(predicate::RowRef { key, seq: *seq, time_ms: *time_ms, document })? {
                 return Ok(true);
             }
         }

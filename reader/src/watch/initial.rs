@@ -6,7 +6,7 @@ use std::sync::Arc;
 use driftdb_common::error::{Reason, Result};
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
-use driftdb_common::query::exec::{Select, Selection, Stretch};
+use driftdb_common::query::exec::{SelectExecution, Selection, Stretch};
 use driftdb_common::table::view::{Row, View};
 
 use crate::replica::Replica;
@@ -33,7 +33,7 @@ pub struct InitialRows {
 #[derive(Debug)]
 struct Current {
     table: (u64, String),
-    select: Select,
+    select: SelectExecution,
 }
 
 /// A stretch of initial rows.
@@ -103,7 +103,7 @@ impl InitialRows {
             view => view?,
         };
         let Some(condition) = self.filter.condition(timeline.key_type()?) else { return Ok(None) };
-        let select = Select::new(view, Selection { condition, after, ..Selection::default() });
+        let select = SelectExecution::new(view, Selection { condition, after, ..Selection::default() });
         Ok(Some(Current { table, select }))
     }
 }

@@ -6,7 +6,7 @@ use driftdb::v1;
 use driftdb_common::error::Result;
 use driftdb_common::limits;
 use driftdb_common::service::convert;
-use driftdb_common::table::history::Change;
+use driftdb_common::table::history::DriftEvent;
 
 use crate::answers::change_size;
 
@@ -63,7 +63,7 @@ impl Assembler {
     }
 
     /// Adds a change, which belongs to the commit under way or begins the next.
-    pub fn push(&mut self, change: &Change, table: &str) -> Result<()> {
+    pub fn push(&mut self, change: &DriftEvent, table: &str) -> Result<()> {
         let change_to_add = convert::change_to_wire(change, table, self.format)?;
         let added = change_size(&change_to_add) + table.len();
         self.finish_before(change.commit.seq);

@@ -9,8 +9,8 @@ use driftdb_common::error::{Reason, Result};
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
 use driftdb_common::service::convert;
+use driftdb_common::table::commit_times::PointInTime;
 use driftdb_common::table::history::Images;
-use driftdb_common::table::moments::Point;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -81,7 +81,7 @@ async fn place(replica: &Replica, filter: &Filter, request: &v1::WatchDriftReque
             check_tables(replica, filter).await?;
             return Ok((filter.floor(&replica.applied()), beginning));
         }
-        Some(Start::AfterSeq(seq)) => (freshness, Some(Point::Seq(*seq)), beginning),
+        Some(Start::AfterSeq(seq)) => (freshness, Some(PointInTime::Seq(*seq)), beginning),
         Some(Start::AfterTime(time)) => {
             let as_of = v1::AsOf { at: Some(v1::as_of::At::Time(*time)) };
             (freshness, convert::point_from_wire(Some(as_of))?, beginning)
@@ -90,7 +90,7 @@ async fn place(replica: &Replica, filter: &Filter, request: &v1::WatchDriftReque
             let token = WatchToken::decode(token, replica.database(), filter.hash())?;
             // It has happened, though this replica may not have come to see it.
             let freshness = v1::Freshness { min_seq: token.seq, ..freshness };
-            (freshness, Some(Point::Seq(token.seq)), token.rows())
+            (freshness, Some(PointInTime::Seq(token.seq)), token.rows())
         }
     };
     let freshness = Freshness::from_wire(Some(freshness), replica)?;

@@ -3,8 +3,8 @@
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::EventType;
 use driftdb_common::limits;
-use driftdb_common::log::appender::Group;
-use driftdb_common::table::operation::{SchemaChange, Token};
+use driftdb_common::storage::wal::appender::Group;
+use driftdb_common::table::operation::{SchemaChange, WriteToken};
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 
 use crate::admit::{Admission, NewEvent};
@@ -14,7 +14,7 @@ impl Admission {
     /// Admits a change of a schema; no events where there is nothing to do.
     pub(super) fn schema(
         &mut self,
-        token: Token,
+        token: WriteToken,
         change: SchemaChange,
         group: &mut Group,
     ) -> Result<Vec<NewEvent>> {
@@ -52,7 +52,7 @@ impl Admission {
     }
 
     /// The id that a table to be created has; `None` where it exists and that is no error.
-    fn create(&self, token: Token, schema: &Schema, if_not_exists: bool) -> Result<Option<u64>> {
+    fn create(&self, token: WriteToken, schema: &Schema, if_not_exists: bool) -> Result<Option<u64>> {
         schema.check()?;
         let Some(found) = self.tables.by_name_in_any_case(&schema.table) else {
             if self.tables.len() >= limits::TABLES {

@@ -1,7 +1,7 @@
 //! Batches of a producer's stream: which of their operations are new, and what became of them.
 
 use driftdb_common::error::Result;
-use driftdb_common::table::operation::{Change, Operation};
+use driftdb_common::table::operation::{CommitRequest, Operation};
 use tokio_util::sync::CancellationToken;
 
 use crate::admit::{Commit, With};
@@ -97,7 +97,7 @@ impl State {
         if let Some(origin) = &mut with.origin {
             origin.operation = last;
         }
-        let change = Change::Rows { operations: operations?, preconditions: Vec::new() };
+        let change = CommitRequest::Rows { operations: operations?, preconditions: Vec::new() };
         Ok(self.admission.prepare(change, with, now_ms(), &mut self.gathering.group)?.1)
     }
 }

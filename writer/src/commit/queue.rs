@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
-use driftdb_common::log::appender::{AppendError, Group, Log, TableStorage};
-use driftdb_common::table::operation::Token;
+use driftdb_common::storage::wal::appender::{AppendError, Group, Log, TableStorage};
+use driftdb_common::table::operation::WriteToken;
 use tokio::sync::oneshot;
 
 use crate::admit::{Admission, Admitted};
@@ -57,7 +57,7 @@ pub(super) struct State {
     pub(super) tail_bytes: u64,
     /// A group is being written: what is admitted now rests on something that is not durable yet.
     pub(super) writing: bool,
-    pub(super) durable: Token,
+    pub(super) durable: WriteToken,
     /// Another writer may have taken over: no answer leaves before the committer has made sure that none has.
     pub(super) fenced: bool,
     pub(super) storage: HashMap<u64, TableStorage>,

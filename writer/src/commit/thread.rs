@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::log::appender::{AppendError, Log};
-use driftdb_common::table::operation::Token;
+use driftdb_common::storage::wal::appender::{AppendError, Log};
+use driftdb_common::table::operation::WriteToken;
 use tokio::sync::mpsc;
 
 use crate::commit::Shared;
@@ -97,7 +97,7 @@ fn settle(
     match outcome {
         Ok(()) => {
             if gathered.group.last_seq > 0 {
-                state.durable = Token { seq: gathered.group.last_seq, time_ms: gathered.group.last_ms };
+                state.durable = WriteToken { seq: gathered.group.last_seq, time_ms: gathered.group.last_ms };
             }
             let durable = state.durable;
             state.admission.forget_undo(mark, durable);

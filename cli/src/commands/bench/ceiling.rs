@@ -8,8 +8,8 @@ use driftdb::v1;
 use driftdb::v1::writer_service_server::{WriterService, WriterServiceServer};
 use driftdb_common::error::{Error, Result};
 use driftdb_common::limits;
-use driftdb_common::log::disk::{Disk, File, RealDisk};
 use driftdb_common::service::server::{self, Listener};
+use driftdb_common::storage::fs::{File, FileSystem, OsFileSystem};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
@@ -57,7 +57,7 @@ impl Log {
     fn open(dir: &Path) -> Result<Log> {
         let failed =
             |e: std::io::Error| Error::io(format_args!("cannot make a log in {}", dir.display()), &e);
-        RealDisk.create_dir(dir).map_err(failed)?;
+        OsFileSystem.create_dir(dir).map_err(failed)?;
         let file = preallocated(dir).map_err(failed)?;
         let (sender, entries) = mpsc::channel(limits::QUEUE_REQUESTS);
         let (synced, mut groups) = mpsc::unbounded_channel::<(u64, Vec<oneshot::Sender<u64>>)>();
@@ -83,14 +83,14 @@ impl Log {
 }
 
 fn preallocated(dir: &Path) -> std::io::Result<Box<dyn File>> {
-    let file = RealDisk.create(&dir.join("ceiling.log"))?;
+    let file = OsFileSystem.create(&dir.join("ceiling.log"))?;
     // Write zeros instead of only reserving space: the first write to a reserved block is slower, because it is journaled.
     let zeros = vec![0; 1 << 20];
     for start in (0..FILE_BYTES).step_by(zeros.len()) {
         file.write_at(&zeros, start as u64)?;
     }
     file.sync()?;
-    RealDisk.sync_dir(dir)?;
+    OsFileSystem.sync_dir(dir)?;
     Ok(file)
 }
 
@@ -252,7 +252,7 @@ mod tests {
             last = last.max(append.await.unwrap());
         }
         assert_eq!(last, 100);
-        let file = RealDisk.open(&dir.path().join("ceiling.log")).unwrap();
+        let file = OsFileSystem.open(&dir.path().join("ceiling.log")).unwrap();
         let mut bytes = vec![0; 1000];
         assert_eq!(file.read_at(&mut bytes, 0).unwrap(), 1000);
         bytes.sort_unstable();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::log::disk::{Disk, RealDisk};
+use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
 use tokio::process::Command;
 use tokio::time::Instant;
 
@@ -265,7 +265,7 @@ fn megabytes(bytes: u64) -> f64 {
 
 /// The total size in bytes of all files below a directory.
 pub fn bytes_in(dir: &Path) -> u64 {
-    files_in(dir).iter().filter_map(|file| RealDisk.open(file).ok()?.len().ok()).sum()
+    files_in(dir).iter().filter_map(|file| OsFileSystem.open(file).ok()?.len().ok()).sum()
 }
 
 /// The files below a directory. Files that are removed meanwhile are ignored.
@@ -273,7 +273,7 @@ fn files_in(dir: &Path) -> Vec<std::path::PathBuf> {
     let mut files = Vec::new();
     let mut open = vec![dir.to_owned()];
     while let Some(path) = open.pop() {
-        match RealDisk.list(&path) {
+        match OsFileSystem.list(&path) {
             Ok(names) => open.extend(names.into_iter().map(|name| path.join(name))),
             Err(_) => files.push(path),
         }
@@ -306,9 +306,9 @@ mod tests {
     #[tokio::test]
     async fn the_size_of_a_directory_is_measured_and_its_files_can_be_dropped_from_the_page_cache() {
         let dir = tempfile::tempdir().unwrap();
-        RealDisk.create_dir(&dir.path().join("a/b")).unwrap();
+        OsFileSystem.create_dir(&dir.path().join("a/b")).unwrap();
         for (name, bytes) in [("x", 3), ("a/y", 5), ("a/b/z", 7)] {
-            let file = RealDisk.create(&dir.path().join(name)).unwrap();
+            let file = OsFileSystem.create(&dir.path().join(name)).unwrap();
             file.write_at(&vec![1; bytes], 0).unwrap();
             file.sync().unwrap();
         }

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use driftdb_common::error::{Error, Result};
-use driftdb_common::log::disk;
+use driftdb_common::storage::fs;
 
 use crate::exit::{Failure, Outcome};
 use crate::render;
@@ -28,9 +28,9 @@ pub struct Aside {
 
 impl Aside {
     /// Opens the file. It must not be the input file.
-    pub fn open(path: &Path, input: Option<&disk::Stamp>) -> Outcome<Aside> {
-        let file = disk::create_output(path)?;
-        let stamp = disk::stamp(path)?;
+    pub fn open(path: &Path, input: Option<&fs::Stamp>) -> Outcome<Aside> {
+        let file = fs::create_output(path)?;
+        let stamp = fs::stamp(path)?;
         if input.is_some_and(|input| stamp.as_ref().is_some_and(|stamp| stamp.path == input.path)) {
             return Err(Failure::Usage(format!("--skip-bad {} is the input file; name another file", path.display())));
         }
@@ -44,7 +44,7 @@ impl Aside {
     }
 
     fn read(&mut self) -> io::Result<()> {
-        let source = disk::open_input(&self.path).map_err(io::Error::other)?;
+        let source = fs::open_input(&self.path).map_err(io::Error::other)?;
         for line in BufReader::new(source).split(b'\n') {
             let mut line = line?;
             line.push(b'\n');

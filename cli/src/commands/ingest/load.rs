@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use driftdb::v1;
-use driftdb_common::error::{Error, Kind, Reason, Result};
+use driftdb_common::error::{Error, ErrorKind, Reason, Result};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -333,12 +333,16 @@ impl<'a> Load<'a> {
 /// Whether the row itself is the cause of a rejection, so that other rows may be accepted.
 fn is_of_the_row(error: &Error) -> bool {
     let kind = error.kind();
-    let own = matches!(kind, Kind::Invalid | Kind::AlreadyExists | Kind::NotFound | Kind::Conflict);
+    let own = matches!(
+        kind,
+        ErrorKind::Invalid | ErrorKind::AlreadyExists | ErrorKind::NotFound | ErrorKind::Conflict
+    );
     own && error.reason() != Reason::TableNotFound
 }
 
 /// Whether a broken stream should be opened again.
 fn is_passing(error: &Error) -> bool {
     let kind = error.kind();
-    matches!(kind, Kind::Unavailable | Kind::Unknown | Kind::Exhausted) && error.reason() != Reason::DiskFull
+    matches!(kind, ErrorKind::Unavailable | ErrorKind::Unknown | ErrorKind::Exhausted)
+        && error.reason() != Reason::DiskFull
 }

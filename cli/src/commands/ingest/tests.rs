@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::json;
-use driftdb_common::log::disk;
 use driftdb_common::service::status::to_status;
+use driftdb_common::storage::fs;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
@@ -200,7 +200,7 @@ impl WriterService for Fake {
 
 fn file(dir: &Path, name: &str, text: &str) -> String {
     let path = dir.join(name);
-    disk::create_output(&path).unwrap().write_all(text.as_bytes()).unwrap();
+    fs::create_output(&path).unwrap().write_all(text.as_bytes()).unwrap();
     path.to_str().unwrap().to_owned()
 }
 

@@ -5,8 +5,8 @@ use std::env;
 use std::path::PathBuf;
 
 use driftdb_common::error::{Error, Reason};
-use driftdb_common::log::disk::RealDisk;
 use driftdb_common::query::lexer::{KEYWORDS, Lexer, TokenKind};
+use driftdb_common::storage::fs::OsFileSystem;
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::{CmdKind, Highlighter};
@@ -106,7 +106,7 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 fn history_file() -> Option<PathBuf> {
     let directory = state_directory(|name| env::var_os(name).map(PathBuf::from))?;
     // If this fails, using the history fails later, silently.
-    let _ = RealDisk::shared().create_dir(&directory);
+    let _ = OsFileSystem::shared().create_dir(&directory);
     Some(directory.join("history"))
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use driftdb_common::log::disk::{Disk, File, RealDisk, is_gone};
+use driftdb_common::storage::fs::{File, FileSystem, OsFileSystem, is_gone};
 use driftdb_reader::notices::{Notices, Woken};
 use serde::{Deserialize, Serialize};
 
@@ -99,7 +99,7 @@ impl Peer {
     fn answer(&mut self, request: Request) -> io::Result<Answer> {
         match request {
             Request::Lock(name) => {
-                self.lock = RealDisk.lock(&self.path(&name))?;
+                self.lock = OsFileSystem.lock(&self.path(&name))?;
                 Ok(Answer::Locked(self.lock.is_some()))
             }
             Request::Unlock => {
@@ -107,7 +107,7 @@ impl Peer {
                 Ok(Answer::Done)
             }
             Request::Keep(name) => {
-                let file = RealDisk.open(&self.path(&name))?;
+                let file = OsFileSystem.open(&self.path(&name))?;
                 // A file that was read once may be cached.
                 text_of(&*file)?;
                 self.kept = Some(file);
@@ -121,7 +121,7 @@ impl Peer {
                 })
             }
             Request::List { name, limit_ms } => until(limit_ms, || {
-                let names = RealDisk.list(&self.dir)?;
+                let names = OsFileSystem.list(&self.dir)?;
                 Ok(if names.contains(&name) { Look::There } else { Look::Not(names.join(" ")) })
             }),
             Request::Replaced { name, last, limit_ms } => {
@@ -148,8 +148,8 @@ impl Peer {
     fn read(&self, path: &Path, way: Way) -> io::Result<String> {
         match (way, &self.kept) {
             (Way::Kept, Some(kept)) => text_of(&**kept),
-            (Way::Kept | Way::Open, _) => text_of(&*RealDisk.open(path)?),
-            (Way::Fresh, _) => text_of(&*RealDisk.open_fresh(path)?),
+            (Way::Kept | Way::Open, _) => text_of(&*OsFileSystem.open(path)?),
+            (Way::Fresh, _) => text_of(&*OsFileSystem.open_fresh(path)?),
         }
     }
 }
@@ -164,7 +164,7 @@ enum Look {
 
 /// Reads a file that is being replaced. It must always be complete: the old or the new one.
 fn replaced(path: &Path, last: u64) -> io::Result<Look> {
-    let found = match RealDisk.open_fresh(path).and_then(|file| text_of(&*file)) {
+    let found = match OsFileSystem.open_fresh(path).and_then(|file| text_of(&*file)) {
         // The file was replaced after it was opened: readers open it again.
         Err(e) if is_gone(&e) && e.kind() != io::ErrorKind::NotFound => return Ok(Look::Not(String::new())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Look::Odd("the file does not exist".to_owned())),

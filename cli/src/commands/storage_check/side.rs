@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::log::disk::{Disk, File, RealDisk};
+use driftdb_common::storage::fs::{File, FileSystem, OsFileSystem};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use uuid::Uuid;
@@ -29,7 +29,7 @@ impl Scratch {
     pub fn make(parent: &Path) -> Result<Scratch> {
         let name = format!(".driftdb-storage-check-{}", Uuid::new_v4().simple());
         let dir = parent.join(&name);
-        RealDisk
+        OsFileSystem
             .create_dir(&dir)
             .map_err(|e| Error::io(format_args!("cannot make a directory in {}", parent.display()), &e))?;
         Ok(Scratch { dir, name })
@@ -52,10 +52,10 @@ impl Scratch {
 
     /// Creates a file with this text, and syncs it.
     pub fn write(&self, name: &str, text: &str) -> std::io::Result<Box<dyn File>> {
-        let file = RealDisk.create(&self.path(name))?;
+        let file = OsFileSystem.create(&self.path(name))?;
         file.write_at(text.as_bytes(), 0)?;
         file.sync()?;
-        RealDisk.sync_dir(&self.dir)?;
+        OsFileSystem.sync_dir(&self.dir)?;
         Ok(file)
     }
 }
@@ -63,10 +63,10 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // What cannot be removed stays. Its name says which program it belongs to.
-        for name in RealDisk.list(&self.dir).unwrap_or_default() {
-            let _ = RealDisk.remove(&self.path(&name));
+        for name in OsFileSystem.list(&self.dir).unwrap_or_default() {
+            let _ = OsFileSystem.remove(&self.path(&name));
         }
-        let _ = RealDisk.remove_dir(&self.dir);
+        let _ = OsFileSystem.remove_dir(&self.dir);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::log::disk::{self, Disk, RealDisk};
+use driftdb_common::storage::fs::{self, FileSystem, OsFileSystem};
 use serde::{Deserialize, Serialize};
 
 use crate::shapes;
@@ -26,7 +26,7 @@ struct Place {
 /// The position of a watch, saved in a file. It is also saved on drop.
 pub struct Bookmark {
     path: PathBuf,
-    disk: Arc<dyn Disk>,
+    disk: Arc<dyn FileSystem>,
     token: Option<Bytes>,
     /// The seq of a position that is not in the file yet.
     ahead: Option<u64>,
@@ -37,8 +37,8 @@ impl Bookmark {
     pub fn open(path: &Path) -> Result<Bookmark> {
         let failed = |e| Error::io(format_args!("cannot find {}", path.display()), &e);
         let path = std::path::absolute(path).map_err(failed)?;
-        let disk = RealDisk::shared();
-        let token = match disk::read(&*disk, &path, BYTES_MAX)? {
+        let disk = OsFileSystem::shared();
+        let token = match fs::read(&*disk, &path, BYTES_MAX)? {
             Some(text) => Some(parse(&text).ok_or_else(|| {
                 let message = format!("{} is not a bookmark of a watch", path.display());
                 Error::new(Reason::ArgumentInvalid, message)
@@ -145,7 +145,7 @@ mod tests {
 
     impl Names for PathBuf {
         fn read_dir_names(&self) -> Vec<String> {
-            RealDisk::shared().list(self.parent().unwrap()).unwrap()
+            OsFileSystem::shared().list(self.parent().unwrap()).unwrap()
         }
     }
 
@@ -160,7 +160,7 @@ mod tests {
             "{\"seq\":1,\"resume_token\":\"\"}",
             "{\"seq\":1,\"resume_token\":\"zz\"}",
         ] {
-            disk::replace(&*RealDisk::shared(), &path, text.as_bytes()).unwrap();
+            fs::replace(&*OsFileSystem::shared(), &path, text.as_bytes()).unwrap();
             let failed = Bookmark::open(&path).map(drop).unwrap_err();
             assert!(failed.message().contains("notes"), "{failed}");
         }

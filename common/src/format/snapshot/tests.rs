@@ -45,14 +45,14 @@ fn commit() -> CommitEntry {
     CommitEntry { events: 300, rows: 2, actor: String::new(), reason: "import".into(), did }
 }
 
-fn properties() -> EraProperties {
+fn properties() -> DeltaProperties {
     let chapter =
-        Chapter { seq: 7, time_ms: 70, actor: String::new(), reason: "why".into(), document: document() };
-    EraProperties { events: 1, rows: 2, time_ms: 3, chapters: vec![chapter.clone(), chapter] }
+        SchemaEntry { seq: 7, time_ms: 70, actor: String::new(), reason: "why".into(), document: document() };
+    DeltaProperties { events: 1, rows: 2, time_ms: 3, chapters: vec![chapter.clone(), chapter] }
 }
 
-fn origin() -> Origin {
-    Origin { producer: "loader".into(), batch: 9, operation: 70_000, ends: true }
+fn origin() -> IngestOrigin {
+    IngestOrigin { producer: "loader".into(), batch: 9, operation: 70_000, ends: true }
 }
 
 /// Every kind of entry as bytes.
@@ -85,7 +85,7 @@ fn what_is_written_is_read() {
     let bytes = Bytes::from(out);
     assert_eq!(CommitEntry::decode(&bytes).unwrap(), commit());
     assert_eq!(CommitEntry::decode_counts(&bytes).unwrap(), (300, 2));
-    assert_eq!(EraProperties::decode(&properties().encode().into()).unwrap(), properties());
+    assert_eq!(DeltaProperties::decode(&properties().encode().into()).unwrap(), properties());
     let mut out = Vec::new();
     ProducerEntry { seq: 4, origin: origin() }.encode(&mut out);
     assert_eq!(ProducerEntry::decode(b"loader", &out.into()).unwrap().origin, origin());
@@ -119,7 +119,7 @@ fn no_bytes_do_worse_than_be_refused() {
             assert_eq!(CommitEntry::decode(&again.into()).unwrap(), commit);
         }
         let _ = CommitEntry::decode_counts(&bytes);
-        let _ = EraProperties::decode(&bytes);
+        let _ = DeltaProperties::decode(&bytes);
         let _ = RequestEntry::decode(&bytes);
         let _ = ProducerEntry::decode(&bytes, &bytes);
         let _ = RowEntry::decode(&bytes);

@@ -6,7 +6,7 @@ use std::fmt;
 use crate::error::Result;
 use crate::format::key::Key;
 use crate::query::exec::Selection;
-use crate::query::plan::{self, Access, Plan, Probe};
+use crate::query::plan::{self, AccessPath, Probe, QueryPlan};
 use crate::table::view::View;
 
 /// Candidates looked for at first; each probe in turn, then ten times as many.
@@ -20,7 +20,7 @@ const ROWS_PER_LOOKUP: u64 = 8;
 #[derive(Debug)]
 pub enum Route {
     /// By key.
-    Key(Access),
+    Key(AccessPath),
     /// These candidates of an index, in order.
     Candidates {
         /// What was looked for.
@@ -52,12 +52,12 @@ impl Route {
         {
             return Ok(Route::Counted { rows: view.counts()?.rows });
         }
-        let Plan { key, probes } = plan::plan(selection.condition.as_ref(), view.schema());
-        if matches!(key, Access::Keys(_)) {
+        let QueryPlan { key, probes } = plan::plan(selection.condition.as_ref(), view.schema());
+        if matches!(key, AccessPath::Keys(_)) {
             return Ok(Route::Key(key));
         }
         if probes.iter().any(|probe| probe.ranges.is_empty()) {
-            return Ok(Route::Key(Access::Keys(Vec::new())));
+            return Ok(Route::Key(AccessPath::Keys(Vec::new())));
         }
         let usable: Vec<Probe> = probes.into_iter().filter(|probe| view.has_index(&probe.index)).collect();
         if usable.is_empty() {

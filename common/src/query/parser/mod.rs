@@ -11,7 +11,7 @@ pub use point::parse_point;
 use crate::error::{Error, Reason, Result, nearest};
 use crate::format::value::Value;
 use crate::limits;
-use crate::query::ast::{Column, Condition, Name, Statement};
+use crate::query::ast::{Column, Condition, Statement, TableName};
 use crate::query::lexer::{Lexer, Token, TokenKind, clipped};
 use crate::query::report;
 
@@ -225,13 +225,13 @@ impl<'a> Parser<'a> {
         Ok((name, token))
     }
 
-    fn table_name(&mut self) -> Result<Name> {
+    fn table_name(&mut self) -> Result<TableName> {
         if self.token.kind == TokenKind::Word && is_any(self.slice(self.token), RESERVED_FOR_TABLES) {
             let hint = format!("as a name it stands in backticks: `{}`", self.slice(self.token));
             return Err(self.expected("a table name", &[], &hint));
         }
         let (text, token) = self.name("a table name", Reserved::Refused)?;
-        Ok(Name { text, start: token.start, end: token.end })
+        Ok(TableName { text, start: token.start, end: token.end })
     }
 
     /// Fails where a clause stands a second time.

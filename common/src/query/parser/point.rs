@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use crate::error::{Error, Result};
 use crate::format::value::Value;
 use crate::limits;
-use crate::query::ast::Point;
+use crate::query::ast::PointInTime;
 use crate::query::lexer::{Token, TokenKind, clipped};
 use crate::query::parser::Parser;
 use crate::query::report;
@@ -22,7 +22,7 @@ const FORMS: &str =
 const TIMES: &str = "write \"2025-01-01T00:00:00Z\" or \"2025-01-01\"";
 
 /// Parses a moment as it stands alone, without quotes: the argument of `--as-of`.
-pub fn parse_point(text: &str) -> Result<Point> {
+pub fn parse_point(text: &str) -> Result<PointInTime> {
     point(text.trim())
         .map_err(|problem| report::invalid_at(text, 0, text.len(), problem.message, problem.hint))
 }
@@ -41,7 +41,7 @@ impl Problem {
 
 impl Parser<'_> {
     /// A moment: in quotes, or `@…` without.
-    pub(super) fn point(&mut self) -> Result<Point> {
+    pub(super) fn point(&mut self) -> Result<PointInTime> {
         let token = self.token;
         let text = match token.kind {
             TokenKind::At => {
@@ -118,7 +118,7 @@ impl Parser<'_> {
     }
 }
 
-fn point(text: &str) -> Result<Point, Problem> {
+fn point(text: &str) -> Result<PointInTime, Problem> {
     if let Some(name) = text.strip_prefix('@') {
         return named(name, text);
     }
@@ -126,15 +126,15 @@ fn point(text: &str) -> Result<Point, Problem> {
     if let Some((length, word)) = ago
         && word.eq_ignore_ascii_case("ago")
     {
-        return duration(length.trim_end()).map(Point::Ago);
+        return duration(length.trim_end()).map(PointInTime::Ago);
     }
     let millis = time(text)?.div_euclid(NANOS_PER_MILLI);
-    i64::try_from(millis).map(Point::Time).map_err(|_| unknown(text))
+    i64::try_from(millis).map(PointInTime::Time).map_err(|_| unknown(text))
 }
 
-fn named(name: &str, text: &str) -> Result<Point, Problem> {
+fn named(name: &str, text: &str) -> Result<PointInTime, Problem> {
     if name.eq_ignore_ascii_case("now") {
-        return Ok(Point::Now);
+        return Ok(PointInTime::Now);
     }
     let number = match name.split_at_checked(4) {
         Some((prefix, number)) if prefix.eq_ignore_ascii_case("seq:") => number,
@@ -147,7 +147,7 @@ fn named(name: &str, text: &str) -> Result<Point, Problem> {
     };
     let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
     match number.parse() {
-        Ok(seq) if digits => Ok(Point::Seq(seq)),
+        Ok(seq) if digits => Ok(PointInTime::Seq(seq)),
         _ => {
             let message = format!("{:?} is not a sequence number", clipped(number));
             Err(Problem::new(message, "write a whole number, as in @seq:100"))
@@ -227,23 +227,23 @@ mod tests {
     #[test]
     fn every_form_of_a_moment() {
         for (text, expected) in [
-            ("@seq:100", Point::Seq(100)),
-            ("@SEQ:0", Point::Seq(0)),
-            ("@seq:18446744073709551615", Point::Seq(u64::MAX)),
-            (" @Now ", Point::Now),
-            ("2025-01-01T00:00:00Z", Point::Time(1_735_689_600_000)),
-            ("2025-01-01 01:00:00.5+01:00", Point::Time(1_735_689_600_500)),
-            ("2024-12-31t19:00:00-05:00", Point::Time(1_735_689_600_000)),
-            ("2025-01-01T00:00:00.0019Z", Point::Time(1_735_689_600_001)),
-            ("1969-12-31T23:59:59.9999Z", Point::Time(-1)),
-            ("2025-01-01", Point::Time(1_735_689_600_000)),
-            ("1 s ago", Point::Ago(Duration::from_secs(1))),
-            ("90sec ago", Point::Ago(Duration::from_secs(90))),
-            ("5 minutes ago", Point::Ago(Duration::from_secs(300))),
-            ("5m ago", Point::Ago(Duration::from_secs(300))),
-            ("1 Hour AGO", Point::Ago(Duration::from_secs(3600))),
-            ("2 days  ago", Point::Ago(Duration::from_secs(172_800))),
-            ("3 weeks ago", Point::Ago(Duration::from_secs(1_814_400))),
+            ("@seq:100", PointInTime::Seq(100)),
+            ("@SEQ:0", PointInTime::Seq(0)),
+            ("@seq:18446744073709551615", PointInTime::Seq(u64::MAX)),
+            (" @Now ", PointInTime::Now),
+            ("2025-01-01T00:00:00Z", PointInTime::Time(1_735_689_600_000)),
+            ("2025-01-01 01:00:00.5+01:00", PointInTime::Time(1_735_689_600_500)),
+            ("2024-12-31t19:00:00-05:00", PointInTime::Time(1_735_689_600_000)),
+            ("2025-01-01T00:00:00.0019Z", PointInTime::Time(1_735_689_600_001)),
+            ("1969-12-31T23:59:59.9999Z", PointInTime::Time(-1)),
+            ("2025-01-01", PointInTime::Time(1_735_689_600_000)),
+            ("1 s ago", PointInTime::Ago(Duration::from_secs(1))),
+            ("90sec ago", PointInTime::Ago(Duration::from_secs(90))),
+            ("5 minutes ago", PointInTime::Ago(Duration::from_secs(300))),
+            ("5m ago", PointInTime::Ago(Duration::from_secs(300))),
+            ("1 Hour AGO", PointInTime::Ago(Duration::from_secs(3600))),
+            ("2 days  ago", PointInTime::Ago(Duration::from_secs(172_800))),
+            ("3 weeks ago", PointInTime::Ago(Duration::from_secs(1_814_400))),
         ] {
             assert_eq!(parse_point(text).unwrap(), expected, "{text}");
         }

@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 
 use crate::error::Result;
-use crate::query::ast::{Point, Projection, Select, Statement};
+use crate::query::ast::{PointInTime, Projection, SelectStatement, Statement};
 use crate::query::lexer::{TokenKind, clipped};
 use crate::query::parser::{Parser, Reserved};
 
 impl Parser<'_> {
     /// What follows SELECT.
-    pub(super) fn select(&mut self) -> Result<Select> {
+    pub(super) fn select(&mut self) -> Result<SelectStatement> {
         let projection = self.projection()?;
         if !self.at_keyword("FROM") {
             return Err(match projection {
@@ -20,7 +20,7 @@ impl Parser<'_> {
         self.advance()?;
         let table = self.table_name()?;
         let mut select =
-            Select { table, projection, condition: None, as_of: None, limit: None, offset: None };
+            SelectStatement { table, projection, condition: None, as_of: None, limit: None, offset: None };
         loop {
             if self.at_keyword("WHERE") {
                 self.once("WHERE", select.condition.is_some())?;
@@ -45,7 +45,7 @@ impl Parser<'_> {
     }
 
     /// Fails where what follows is no clause, and names those that could stand here.
-    fn select_ends(&self, select: &Select) -> Result<()> {
+    fn select_ends(&self, select: &SelectStatement) -> Result<()> {
         let mut clauses = Vec::new();
         match select.condition {
             Some(_) => clauses.extend(["AND", "OR"]),
@@ -99,7 +99,7 @@ impl Parser<'_> {
     }
 
     /// `AS OF point`, where it stands here.
-    fn as_of(&mut self) -> Result<Option<Point>> {
+    fn as_of(&mut self) -> Result<Option<PointInTime>> {
         if !self.eat_keyword("AS")? {
             self.ends(&["AS OF"])?;
             return Ok(None);

@@ -5,7 +5,7 @@ use crate::format::document::Document;
 use crate::format::key::KeyType;
 use crate::format::path::Path;
 use crate::limits;
-use crate::query::ast::{Column, CreateTable, Name, RowKey, Statement};
+use crate::query::ast::{Column, CreateTable, RowKey, Statement, TableName};
 use crate::query::lexer::{TokenKind, clipped};
 use crate::query::parser::{Parser, Reserved, is_any};
 
@@ -70,7 +70,7 @@ impl Parser<'_> {
     }
 
     /// `INTO t {…}, {…}`
-    fn rows(&mut self) -> Result<(Name, Vec<Document>)> {
+    fn rows(&mut self) -> Result<(TableName, Vec<Document>)> {
         self.expect_keyword("INTO")?;
         let table = self.table_name()?;
         let mut documents = vec![self.document()?];
@@ -113,7 +113,7 @@ impl Parser<'_> {
         Ok(next.kind == TokenKind::Word && self.slice(next).eq_ignore_ascii_case(keyword))
     }
 
-    fn table_and_key(&mut self) -> Result<(Name, RowKey)> {
+    fn table_and_key(&mut self) -> Result<(TableName, RowKey)> {
         let table = self.table_name()?;
         self.expect_keyword("KEY")?;
         Ok((table, self.row_key()?))
@@ -233,7 +233,7 @@ impl Parser<'_> {
     }
 
     /// `ON t (a, b.c)`
-    fn on_paths(&mut self) -> Result<(Name, Vec<Path>)> {
+    fn on_paths(&mut self) -> Result<(TableName, Vec<Path>)> {
         self.expect_keyword("ON")?;
         let table = self.table_name()?;
         let mut paths = Vec::new();

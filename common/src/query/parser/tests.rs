@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::format::document::Document;
 use crate::format::{json, path::Path};
-use crate::query::ast::{Comparison, Point, Projection, Select, StatementKind};
+use crate::query::ast::{Comparison, PointInTime, Projection, SelectStatement, StatementKind};
 use crate::query::lexer::KEYWORDS;
 
 fn parsed(text: &str) -> Statement {
@@ -42,8 +42,8 @@ fn the_statements_of_the_first_version_all_work() {
 
 #[test]
 fn a_select_with_every_clause_in_any_order() {
-    let expected = Statement::Select(Select {
-        table: Name { text: "t".into(), start: 21, end: 22 },
+    let expected = Statement::Select(SelectStatement {
+        table: TableName { text: "t".into(), start: 21, end: 22 },
         projection: Projection::Columns(vec![
             Column::Key,
             Column::Path(Path::new(vec!["a".into(), "b".into()])),
@@ -53,7 +53,7 @@ fn a_select_with_every_clause_in_any_order() {
             op: Comparison::NotEqual,
             value: Value::Int(1),
         }),
-        as_of: Some(Point::Seq(9)),
+        as_of: Some(PointInTime::Seq(9)),
         limit: Some(10),
         offset: Some(5),
     });

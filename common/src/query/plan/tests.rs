@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::format::document::Document;
 use crate::query::parser::parse_condition;
-use crate::query::predicate::Row;
+use crate::query::predicate::RowRef;
 
 fn shown(condition: &str, key_type: KeyType) -> String {
     let condition = parse_condition(condition, &[]).unwrap();
@@ -45,7 +45,7 @@ fn conditions_on_the_key_narrow_what_is_read() {
     ] {
         assert_eq!(shown(condition, KeyType::String), expected, "{condition}");
     }
-    assert_eq!(access(None, "id", KeyType::String), Access::Scan);
+    assert_eq!(access(None, "id", KeyType::String), AccessPath::Scan);
 }
 
 #[test]
@@ -71,14 +71,14 @@ fn int_keys_lie_between_numbers_of_any_kind() {
     }
 }
 
-fn reaches(access: &Access, key: &Key) -> bool {
+fn reaches(access: &AccessPath, key: &Key) -> bool {
     match access {
-        Access::Keys(keys) => {
+        AccessPath::Keys(keys) => {
             assert!(keys.is_sorted_by(|a, b| a < b), "sorted, each once");
             keys.contains(key)
         }
-        Access::Range { from, to } => std::ops::RangeBounds::contains(&(from.as_ref(), to.as_ref()), key),
-        Access::Scan => true,
+        AccessPath::Range { from, to } => std::ops::RangeBounds::contains(&(from.as_ref(), to.as_ref()), key),
+        AccessPath::Scan => true,
     }
 }
 
@@ -130,7 +130,7 @@ proptest! {
         let ints = ints.iter().map(|int| (Key::Int(*int), int.to_string()));
         for (key, id) in texts.chain(ints) {
             let document = Document::from_json(&format!("{{\"id\": {id}, \"x\": {x}}}")).unwrap();
-            let row = Row { key: &key, seq: 1, time_ms: 1, document: &document };
+            let row = RowRef { key: &key, seq: 1, time_ms: 1, document: &document };
             let access = access(Some(&condition), "id", key.key_type());
             if condition.matches(row).unwrap() {
                 prop_assert!(reaches(&access, &key), "{} leaves out {} of {}", access, key, condition);

@@ -10,7 +10,7 @@ const TIME: u64 = 1_735_689_600_123; // 2025-01-01T00:00:00.123Z
 
 fn matches_key(condition: &str, key: &Key, document: &str) -> bool {
     let document = Document::from_json(document).unwrap();
-    let row = Row { key, seq: 42, time_ms: TIME, document: &document };
+    let row = RowRef { key, seq: 42, time_ms: TIME, document: &document };
     let condition = parse_condition(condition, &[]).unwrap_or_else(|e| panic!("{condition}: {e}"));
     condition.matches(row).unwrap()
 }
@@ -298,7 +298,7 @@ proptest! {
     ) {
         let value = Value::Object(fields.into_iter().collect());
         let document = Document::from_value(&value).unwrap();
-        let row = Row { key: &Key::Int(1), seq: 1, time_ms: 1, document: &document };
+        let row = RowRef { key: &Key::Int(1), seq: 1, time_ms: 1, document: &document };
         prop_assert_eq!(condition.evaluate(row).unwrap(), naive(&condition, &plain(&value)));
     }
 }

@@ -7,8 +7,8 @@ use crate::format::document::Document;
 use crate::format::key::{Key, KeyType};
 use crate::limits;
 use crate::query::parser::parse_condition;
-use crate::query::plan::{Access, plan};
-use crate::query::predicate::Row;
+use crate::query::plan::{AccessPath, plan};
+use crate::query::predicate::RowRef;
 use crate::table::schema::Schema;
 
 fn schema(indexes: &[&str]) -> Schema {
@@ -85,9 +85,9 @@ fn conditions_allow_these_probes() {
 fn a_plan_has_the_access_by_key_too() {
     let condition = parse_condition("_key = \"k\" AND a = 1", &[]).unwrap();
     let both = plan(Some(&condition), &schema(&["a"]));
-    assert_eq!((both.key, both.probes.len()), (Access::Keys(vec![Key::Str("k".into())]), 1));
+    assert_eq!((both.key, both.probes.len()), (AccessPath::Keys(vec![Key::Str("k".into())]), 1));
     let all = plan(None, &schema(&["a"]));
-    assert_eq!((all.key, all.probes), (Access::Scan, vec![]));
+    assert_eq!((all.key, all.probes), (AccessPath::Scan, vec![]));
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn leaves_out_none(condition: &str, documents: Vec<String>) -> Result<(), TestCa
     for json in documents {
         let document = Document::from_json(&json).unwrap();
         let key = Key::Str("k".into());
-        if !condition.matches(Row { key: &key, seq: 1, time_ms: 1, document: &document }).unwrap() {
+        if !condition.matches(RowRef { key: &key, seq: 1, time_ms: 1, document: &document }).unwrap() {
             continue;
         }
         for probe in &plan.probes {

@@ -1,0 +1,201 @@
+//! What compaction writes before a folded state: FLOOR, which says what follows, and KEEP, what outlives its commits.
+
+use crate::error::{Error, Reason, Result};
+use crate::format::event::{IngestOrigin, RequestId};
+use crate::format::manifest::Floor;
+use crate::format::msgpack::{self, MsgpackItem, MsgpackReader};
+use crate::format::snapshot::{ProducerEntry, RequestEntry};
+
+/// The first frame of a compacted segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FloorFrame {
+    /// The moment whose state follows.
+    pub floor: Floor,
+    /// How many frames of state follow it: KEEP, SCHEMA, INSERT.
+    pub frames: u64,
+    /// CRC-32 over the stored CRCs of those frames, as a segment's digest is.
+    pub digest: u32,
+    /// The segments that this one stands for. Whichever of them is still there may go.
+    pub superseded: Vec<u64>,
+}
+
+/// What a KEEP frame holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeepFrame {
+    /// Commits that were asked for with a request id.
+    pub requests: Vec<(u64, RequestEntry)>,
+    /// Where producers' streams had come to.
+    pub producers: Vec<ProducerEntry>,
+}
+
+fn damaged(what: &str) -> Error {
+    Error::new(Reason::Corrupt, format!("a folded state: {what}"))
+}
+
+fn uint(reader: &mut MsgpackReader<'_>) -> Result<u64> {
+    match reader.token()? {
+        MsgpackItem::Int(int) => u64::try_from(int).ok(),
+        _ => None,
+    }
+    .ok_or_else(|| damaged("expected a whole number"))
+}
+
+fn array(reader: &mut MsgpackReader<'_>) -> Result<u32> {
+    match reader.token()? {
+        MsgpackItem::Array(len) => Ok(len),
+        _ => Err(damaged("expected an array")),
+    }
+}
+
+fn array_of(reader: &mut MsgpackReader<'_>, expected: u32) -> Result<()> {
+    if array(reader)? == expected { Ok(()) } else { Err(damaged("an entry of another length")) }
+}
+
+impl FloorFrame {
+    /// Appends the payload. Its length does not depend on `frames` and `digest`, which are known only in the end.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let Floor { seq, time_ms, last_seq, events, rows } = self.floor;
+        msgpack::write_map_len(out, 8);
+        for (name, number) in [("s", seq), ("t", time_ms), ("l", last_seq), ("e", events), ("r", rows)] {
+            msgpack::write_str(out, name);
+            msgpack::write_uint(out, number);
+        }
+        for (name, number) in [("c", self.frames), ("g", self.digest.into())] {
+            msgpack::write_str(out, name);
+            msgpack::write_fixed_u64(out, number);
+        }
+        msgpack::write_str(out, "x");
+        msgpack::write_array_len(out, self.superseded.len());
+        self.superseded.iter().for_each(|number| msgpack::write_uint(out, *number));
+    }
+
+    /// Reads the payload. Unknown fields are passed over.
+    pub fn decode(payload: &[u8]) -> Result<FloorFrame> {
+        let mut floor = Floor { seq: 0, time_ms: 0, last_seq: 0, events: 0, rows: 0 };
+        let (mut frames, mut digest, mut superseded) = (None, None, Vec::new());
+        let mut reader = MsgpackReader::new(payload);
+        for _ in 0..reader.map()? {
+            match reader.str()? {
+                "s" => floor.seq = uint(&mut reader)?,
+                "t" => floor.time_ms = uint(&mut reader)?,
+                "l" => floor.last_seq = uint(&mut reader)?,
+                "e" => floor.events = uint(&mut reader)?,
+                "r" => floor.rows = uint(&mut reader)?,
+                "c" => frames = Some(uint(&mut reader)?),
+                "g" => {
+                    let number = u32::try_from(uint(&mut reader)?);
+                    digest = Some(number.map_err(|_| damaged("a digest out of range"))?);
+                }
+                "x" => {
+                    for _ in 0..array(&mut reader)? {
+                        superseded.push(uint(&mut reader)?);
+                    }
+                }
+                _ => _ = reader.value()?,
+            }
+        }
+        reader.finish()?;
+        let (Some(frames), Some(digest)) = (frames, digest) else {
+            return Err(damaged("its FLOOR does not say what follows"));
+        };
+        if floor.seq == 0 || floor.last_seq > floor.seq {
+            return Err(damaged("its FLOOR is of no moment"));
+        }
+        Ok(FloorFrame { floor, frames, digest, superseded })
+    }
+}
+
+impl KeepFrame {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty() && self.producers.is_empty()
+    }
+
+    /// Appends the payload.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        msgpack::write_map_len(out, 2);
+        msgpack::write_str(out, "r");
+        msgpack::write_array_len(out, self.requests.len());
+        for (seq, RequestEntry { time_ms, request }) in &self.requests {
+            msgpack::write_array_len(out, 4);
+            msgpack::write_str(out, &request.id);
+            msgpack::write_bin(out, &request.fingerprint);
+            msgpack::write_uint(out, *seq);
+            msgpack::write_uint(out, *time_ms);
+        }
+        msgpack::write_str(out, "p");
+        msgpack::write_array_len(out, self.producers.len());
+        for ProducerEntry { seq, origin } in &self.producers {
+            msgpack::write_array_len(out, 5);
+            msgpack::write_str(out, &origin.producer);
+            msgpack::write_uint(out, origin.batch);
+            msgpack::write_uint(out, origin.operation.into());
+            msgpack::write_bool(out, origin.ends);
+            msgpack::write_uint(out, *seq);
+        }
+    }
+
+    /// Reads the payload. Unknown fields are passed over.
+    pub fn decode(payload: &[u8]) -> Result<KeepFrame> {
+        let mut keep = KeepFrame::default();
+        let mut reader = MsgpackReader::new(payload);
+        for _ in 0..reader.map()? {
+            match reader.str()? {
+                "r" => {
+                    for _ in 0..array(&mut reader)? {
+                        array_of(&mut reader, 4)?;
+                        let request = RequestId { id: reader.str()?.to_owned(), fingerprint: reader.bin()? };
+                        let (seq, time_ms) = (uint(&mut reader)?, uint(&mut reader)?);
+                        keep.requests.push((seq, RequestEntry { time_ms, request }));
+                    }
+                }
+                "p" => {
+                    for _ in 0..array(&mut reader)? {
+                        array_of(&mut reader, 5)?;
+                        keep.producers.push(producer(&mut reader)?);
+                    }
+                }
+                _ => _ = reader.value()?,
+            }
+        }
+        reader.finish()?;
+        Ok(keep)
+    }
+}
+
+fn producer(reader: &mut MsgpackReader<'_>) -> Result<ProducerEntry> {
+    let producer = reader.str()?.to_owned();
+    let batch = uint(reader)?;
+    let operation = u32::try_from(uint(reader)?).map_err(|_| damaged("an operation's position"))?;
+    let MsgpackItem::Bool(ends) = reader.token()? else { return Err(damaged("expected true or false")) };
+    Ok(ProducerEntry { seq: uint(reader)?, origin: IngestOrigin { producer, batch, operation, ends } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let floor = Floor { seq: 900, time_ms: 1_700_000_000_000, last_seq: 890, events: 70_000, rows: 3 };
+        let written = FloorFrame { floor, frames: 9, digest: 0xcbf4_3926, superseded: vec![1, 2, 300] };
+        let (mut out, mut other) = (Vec::new(), Vec::new());
+        written.encode(&mut out);
+        assert_eq!(FloorFrame::decode(&out).unwrap(), written);
+        FloorFrame { frames: 0, digest: 0, ..written }.encode(&mut other);
+        assert_eq!(out.len(), other.len());
+
+        let request = RequestId { id: "r-1".into(), fingerprint: [7; 16] };
+        let origin = IngestOrigin { producer: "loader".into(), batch: 4, operation: 70_000, ends: true };
+        let keep = KeepFrame {
+            requests: vec![(890, RequestEntry { time_ms: 5, request })],
+            producers: vec![ProducerEntry { seq: 880, origin }],
+        };
+        let mut out = Vec::new();
+        keep.encode(&mut out);
+        assert_eq!(KeepFrame::decode(&out).unwrap(), keep);
+        for cut in 0..out.len() {
+            assert!(KeepFrame::decode(out.get(..cut).unwrap()).is_err(), "cut at {cut}");
+        }
+    }
+}

@@ -1,0 +1,489 @@
+//! Tests of reading sorted block files: against a map, damaged, gone, and more of them than may be open.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::format::sst::{SstWriter, encode_raw};
+use crate::limits;
+use crate::storage::fs::sim::{Fault, Lost, Op, Repeat, SimDisk};
+
+const IDENTITY: Identity = Identity { table: 3, base: 100, seq: 200, kind: 1 };
+const PATH: &str = "/data/1.blk";
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn disk() -> SimDisk {
+    let disk = SimDisk::new();
+    disk.create_dir(Path::new("/data")).unwrap();
+    disk
+}
+
+/// Writes a file with these trees; those of odd ids are filtered on the first two bytes of a key.
+fn write(disk: &SimDisk, path: &str, target: usize, trees: &[(u8, &Model)]) -> u64 {
+    let build = |writer: &mut SstWriter<SstOutput>| {
+        writer.set_target(target);
+        for (id, model) in trees {
+            writer.begin_tree(*id, id % 2 == 1)?;
+            for (key, value) in *model {
+                writer.add(key, Some(prefix(key)), value)?;
+            }
+            writer.end_tree()?;
+        }
+        Ok(b"for whom it concerns".to_vec())
+    };
+    write_file(disk, Path::new(path), IDENTITY, build).unwrap()
+}
+
+fn prefix(key: &[u8]) -> &[u8] {
+    key.get(..2).unwrap_or(key)
+}
+
+fn open(disk: &SimDisk, path: &str, cache: &Arc<BlockCache>) -> Result<Arc<SstFile>> {
+    SstFile::open(disk.shared(), path.into(), IDENTITY, Arc::clone(cache))
+}
+
+fn pair(cursor: &TreeCursor) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (key, value) = (cursor.key(), cursor.value());
+    assert_eq!(key.is_some(), value.is_some());
+    Some((key?.to_vec(), value?.to_vec()))
+}
+
+fn owned((key, value): (&Vec<u8>, &Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
+    (key.clone(), value.clone())
+}
+
+fn numbered(entries: u32) -> Model {
+    (0..entries).map(|n| (format!("key {n:06}").into_bytes(), n.to_le_bytes().repeat(3))).collect()
+}
+
+/// Everything from the start to the end, and back.
+fn check_all(file: &Arc<SstFile>, tree: u8, model: &Model) -> Result<()> {
+    let mut cursor = file.cursor(tree);
+    cursor.next()?;
+    for entry in model {
+        assert_eq!(pair(&cursor), Some(owned(entry)));
+        cursor.next()?;
+    }
+    assert_eq!(pair(&cursor), None);
+    for entry in model.iter().rev() {
+        cursor.prev()?;
+        assert_eq!(pair(&cursor), Some(owned(entry)));
+        assert!(file.may_contain(tree, prefix(entry.0))?);
+    }
+    cursor.prev()?;
+    assert_eq!(pair(&cursor), None);
+    Ok(())
+}
+
+#[derive(Debug, Clone)]
+enum Move {
+    Seek(Vec<u8>),
+    SeekBy(Vec<u8>),
+    SeekLast(Vec<u8>),
+    First,
+    Last,
+    Next,
+    Prev,
+}
+
+fn key() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(prop::sample::select(b"\0abz\xff".to_vec()), 0..5)
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        3 => key().prop_map(Move::Seek),
+        2 => key().prop_map(Move::SeekBy),
+        2 => key().prop_map(Move::SeekLast),
+        1 => Just(Move::First),
+        1 => Just(Move::Last),
+        5 => Just(Move::Next),
+        5 => Just(Move::Prev),
+    ];
+    prop::collection::vec(one, 1..60)
+}
+
+/// Where the model says that a cursor stands.
+#[derive(Debug, Clone, PartialEq)]
+enum Stand {
+    Before,
+    On(Vec<u8>),
+    Past,
+}
+
+fn moved(model: &Model, from: Stand, step: &Move) -> Stand {
+    let up = |key: Option<&Vec<u8>>| key.cloned().map_or(Stand::Past, Stand::On);
+    let down = |key: Option<&Vec<u8>>| key.cloned().map_or(Stand::Before, Stand::On);
+    match (step, from) {
+        (Move::Seek(key), _) => up(model.range(key.clone()..).next().map(|(key, _)| key)),
+        (Move::SeekBy(at), _) => up(model.keys().find(|key| prefix(key) >= prefix(at))),
+        (Move::SeekLast(at), _) => down(model.keys().rfind(|key| prefix(key) <= prefix(at))),
+        (Move::First, _) | (Move::Next, Stand::Before) => up(model.keys().next()),
+        (Move::Last, _) | (Move::Prev, Stand::Past) => down(model.keys().next_back()),
+        (Move::Next, Stand::Past) => Stand::Past,
+        (Move::Prev, Stand::Before) => Stand::Before,
+        (Move::Next, Stand::On(key)) => {
+            up(model.range((Bound::Excluded(key), Bound::Unbounded)).next().map(|(key, _)| key))
+        }
+        (Move::Prev, Stand::On(key)) => down(model.range(..key).next_back().map(|(key, _)| key)),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
+
+    #[test]
+    fn a_tree_reads_as_a_map_does(
+        model in prop::collection::btree_map(key(), prop::collection::vec(any::<u8>(), 0..30), 0..200),
+        target in 20usize..400,
+        budget in prop::sample::select(vec![0u64, 2000, 1 << 20]),
+        moves in moves(),
+    ) {
+        let (disk, cache) = (disk(), BlockCache::new(budget));
+        let other = numbered(20);
+        let bytes = write(&disk, PATH, target, &[(7, &model), (2, &other), (4, &Model::new())]);
+        let file = open(&disk, PATH, &cache).unwrap();
+        prop_assert_eq!(file.verify().unwrap(), (model.len() + other.len()) as u64);
+        prop_assert_eq!(file.entries(7), model.len() as u64);
+        prop_assert_eq!(file.bytes(), bytes);
+        prop_assert_eq!(file.properties(), b"for whom it concerns");
+        for (tree, model) in [(7, &model), (2, &other), (4, &Model::new()), (99, &Model::new())] {
+            check_all(&file, tree, model).unwrap();
+        }
+        let mut cursor = file.cursor(7);
+        let mut stand = Stand::Before;
+        for step in moves {
+            match &step {
+                Move::Seek(key) => cursor.seek(key),
+                Move::SeekBy(at) => cursor.seek_by(|key| prefix(key) < prefix(at)),
+                Move::SeekLast(at) => cursor.seek_last_by(|key| prefix(key) <= prefix(at)),
+                Move::First => cursor.first(),
+                Move::Last => cursor.last(),
+                Move::Next => cursor.next(),
+                Move::Prev => cursor.prev(),
+            }
+            .unwrap();
+            stand = moved(&model, stand, &step);
+            let expected = match &stand {
+                Stand::On(key) => Some((key.clone(), model[key].clone())),
+                _ => None,
+            };
+            prop_assert_eq!(pair(&cursor), expected, "after {:?}", step);
+        }
+        // A budget is kept to within a block.
+        prop_assert!(cache.used_bytes() <= budget + 1000, "{} of {}", cache.used_bytes(), budget);
+    }
+}
+
+#[test]
+fn large_entries_stand_among_small_ones() {
+    let mut model = numbered(2000);
+    for n in [0, 500, 501, 1999] {
+        let large: Vec<u8> = (0..1u32 << 18).flat_map(|i| (i.wrapping_mul(n + 7)).to_le_bytes()).collect();
+        model.insert(format!("key {n:06}").into_bytes(), large);
+    }
+    let (disk, cache) = (disk(), BlockCache::new(64 << 20));
+    write(&disk, PATH, crate::format::sst::TARGET_BYTES, &[(1, &model)]);
+    let file = open(&disk, PATH, &cache).unwrap();
+    assert_eq!(file.verify().unwrap(), 2000);
+    assert_eq!(cache.used_bytes(), 0, "verifying goes past the cache");
+    check_all(&file, 1, &model).unwrap();
+    assert!(cache.used_bytes() > 4 << 20);
+}
+
+#[test]
+fn seeks_nearby_read_nothing() {
+    let (disk, cache) = (disk(), BlockCache::new(0));
+    let model = numbered(10_000);
+    write(&disk, PATH, 1000, &[(2, &model)]);
+    let file = open(&disk, PATH, &cache).unwrap();
+    let mut cursor = file.cursor(2);
+    cursor.seek(b"key 005000").unwrap();
+    // Nothing is cached, and nothing can be read.
+    let mut here = 0;
+    disk.fail_when(Op::Read, PATH, 1, Fault::Eio, Repeat::ForEver);
+    for n in 5001..5100 {
+        cursor.seek(format!("key {n:06}").as_bytes()).unwrap_or_default();
+        match cursor.key() {
+            Some(_) => here += 1,
+            None => break,
+        }
+    }
+    assert!((5..99).contains(&here), "{here}");
+    disk.heal();
+    cursor.seek(b"key 005000").unwrap();
+    assert_eq!(cursor.key(), Some(&b"key 005000"[..]));
+}
+
+#[test]
+fn a_filter_spares_looks() {
+    let (disk, cache) = (disk(), BlockCache::new(1 << 20));
+    let model: Model = (0..200u8).map(|n| (vec![n, 0, n], vec![])).collect();
+    write(&disk, PATH, 1000, &[(1, &model), (2, &model), (3, &Model::new())]);
+    let file = open(&disk, PATH, &cache).unwrap();
+    let found =
+        |tree: u8, second: u8| (0..=255).filter(|n| file.may_contain(tree, &[*n, second]).unwrap()).count();
+    assert!(found(1, 0) >= 200);
+    assert!(found(1, 1) < 30);
+    assert_eq!((found(2, 1), found(3, 0), found(77, 0)), (256, 0, 0));
+}
+
+fn small() -> (SimDisk, Vec<u8>, Model, Model) {
+    let disk = disk();
+    let (one, two) = (numbered(40), numbered(3));
+    write(&disk, PATH, 200, &[(1, &one), (2, &two)]);
+    let bytes = disk.bytes(PATH).unwrap();
+    (disk, bytes, one, two)
+}
+
+/// Reads everything: the right answer, or an error.
+fn use_file(disk: &SimDisk, one: &Model, two: &Model) -> Result<()> {
+    let file = open(disk, PATH, &BlockCache::new(1 << 20))?;
+    let verified = file.verify();
+    let read = check_all(&file, 1, one).and_then(|()| check_all(&file, 2, two));
+    for (tree, model) in [(1, one), (2, two)] {
+        for entry in model {
+            let mut cursor = file.cursor(tree);
+            if cursor.seek(entry.0).is_ok() {
+                assert_eq!(pair(&cursor), Some(owned(entry)));
+            }
+            assert!(file.may_contain(tree, prefix(entry.0)).unwrap_or(true));
+        }
+    }
+    assert!(verified.is_err() || read.is_ok());
+    verified.map(|entries| assert_eq!(entries, (one.len() + two.len()) as u64))
+}
+
+#[test]
+fn every_flipped_bit_is_seen() {
+    let (disk, bytes, one, two) = small();
+    use_file(&disk, &one, &two).unwrap();
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            disk.flip_bit(PATH, at, bit).unwrap();
+            let error = use_file(&disk, &one, &two).expect_err(&format!("byte {at} bit {bit}"));
+            assert_eq!(error.reason(), Reason::Corrupt);
+            disk.flip_bit(PATH, at, bit).unwrap();
+        }
+    }
+    use_file(&disk, &one, &two).unwrap();
+}
+
+#[test]
+fn every_cut_is_seen() {
+    let (disk, bytes, one, two) = small();
+    for len in 0..bytes.len() {
+        disk.put(PATH, &bytes[..len]).unwrap();
+        let error = use_file(&disk, &one, &two).expect_err(&format!("cut at {len}"));
+        assert_eq!(error.reason(), Reason::Corrupt);
+        // Cut while it is open.
+        disk.put(PATH, &bytes).unwrap();
+        let file = open(&disk, PATH, &BlockCache::new(0)).unwrap();
+        disk.put(PATH, &bytes[..len]).unwrap();
+        if let Err(e) = check_all(&file, 1, &one) {
+            assert_eq!(e.reason(), Reason::Corrupt);
+        }
+    }
+    disk.put(PATH, &[&bytes[..], b"\0"].concat()).unwrap();
+    assert_eq!(use_file(&disk, &one, &two).unwrap_err().reason(), Reason::Corrupt);
+}
+
+#[test]
+fn another_identity_is_another_file() {
+    let (disk, ..) = small();
+    for wrong in [Identity { table: 4, ..IDENTITY }, Identity { kind: 2, ..IDENTITY }] {
+        let opened = SstFile::open(disk.shared(), PATH.into(), wrong, BlockCache::new(0));
+        assert_eq!(opened.unwrap_err().reason(), Reason::Corrupt);
+    }
+}
+
+#[test]
+fn more_files_than_handles() {
+    let (disk, cache) = (disk(), BlockCache::new(0));
+    let model = numbered(3);
+    let files: Vec<_> = (0..limits::OPEN_BLOCK_FILES + 50)
+        .map(|n| {
+            let path = format!("/data/{n}.blk");
+            write(&disk, &path, 1000, &[(1, &model)]);
+            let file = open(&disk, &path, &cache).unwrap();
+            assert!(cache.open_files() <= limits::OPEN_BLOCK_FILES);
+            file
+        })
+        .collect();
+    assert_eq!(cache.open_files(), limits::OPEN_BLOCK_FILES);
+    // The first has been closed; it opens again as long as it is the same file.
+    check_all(&files[0], 1, &model).unwrap();
+    assert_eq!(cache.open_files(), limits::OPEN_BLOCK_FILES);
+    // The second is closed and gone, the third is closed and another file has its name.
+    disk.remove(Path::new("/data/1.blk")).unwrap();
+    assert_eq!(check_all(&files[1], 1, &model).unwrap_err().reason(), Reason::FileGone);
+    write(&disk, "/data/2.blk", 1000, &[(1, &numbered(4))]);
+    assert_eq!(check_all(&files[2], 1, &model).unwrap_err().reason(), Reason::FileGone);
+    let opened = open(&disk, "/data/2.blk", &cache).unwrap();
+    check_all(&opened, 1, &numbered(4)).unwrap();
+    // One that is open is read on although its name is gone.
+    let last = files.last().unwrap();
+    disk.remove(last.path()).unwrap();
+    check_all(last, 1, &model).unwrap();
+    drop((files, opened));
+    assert_eq!(cache.open_files(), 0);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_gone() {
+    let opened = open(&disk(), PATH, &BlockCache::new(0));
+    assert_eq!(opened.unwrap_err().reason(), Reason::FileGone);
+    let reason = |code| read_failed(Path::new(PATH), &io::Error::from_raw_os_error(code)).reason();
+    // ESTALE, and EIO.
+    assert_eq!((reason(116), reason(5)), (Reason::FileGone, Reason::Io));
+}
+
+#[test]
+fn a_file_is_written_whole_or_not_at_all() {
+    let (disk, _, one, two) = small();
+    disk.put("/data/1.blk.tmp", b"left over").unwrap();
+    let before = disk.operations();
+    write(&disk.clone_state(), PATH, 200, &[(1, &one)]);
+    assert_eq!(disk.operations(), before);
+    for number in 1..=20 {
+        let run = disk.clone_state();
+        run.fail_at(number, Fault::Eio, Repeat::Once);
+        let written = write_file(&run, Path::new(PATH), IDENTITY, |writer| {
+            writer.begin_tree(9, false)?;
+            writer.end_tree()?;
+            Ok(Vec::new())
+        });
+        match written {
+            Ok(_) => assert_eq!(open(&run, PATH, &BlockCache::new(0)).unwrap().entries(1), 0),
+            Err(_) => use_file(&run, &one, &two).unwrap(),
+        }
+        assert!(number == 1 || run.bytes("/data/1.blk.tmp").is_none(), "operation {number}");
+    }
+    let failed = write_file(&disk, Path::new(PATH), IDENTITY, |_| Err(Error::new(Reason::Internal, "no")));
+    assert_eq!(failed.unwrap_err().message(), "cannot write /data/1.blk: no");
+    assert_eq!(disk.bytes("/data/1.blk.tmp"), None);
+    use_file(&disk, &one, &two).unwrap();
+}
+
+#[test]
+fn a_power_cut_leaves_the_old_file_or_the_new_one() {
+    let (old, _, one, two) = small();
+    old.sync_dir(Path::new("/")).unwrap();
+    old.sync_dir(Path::new("/data")).unwrap();
+    let new = numbered(100);
+    let run = |disk: &SimDisk| {
+        let written = write_file(disk, Path::new(PATH), IDENTITY, |writer| {
+            writer.begin_tree(1, false)?;
+            for (key, value) in &new {
+                writer.add(key, None, value)?;
+            }
+            writer.end_tree()?;
+            Ok(Vec::new())
+        });
+        written.and_then(|_| disk.sync_dir(Path::new("/data")).map_err(|e| Error::io("sync", &e)))
+    };
+    let whole = old.clone_state();
+    run(&whole).unwrap();
+    for stop in 1..=whole.operations() + 1 {
+        let disk = old.clone_state();
+        disk.stop_at(stop);
+        assert_eq!(run(&disk).is_ok(), stop > whole.operations());
+        for lost in Lost::every(7) {
+            let after = disk.crash(lost);
+            let file = open(&after, PATH, &BlockCache::new(0)).unwrap();
+            file.verify().unwrap();
+            if file.entries(1) == 100 {
+                check_all(&file, 1, &new).unwrap();
+            } else {
+                assert!(stop <= whole.operations(), "the old file after all was durable");
+                use_file(&after, &one, &two).unwrap();
+            }
+        }
+    }
+}
+
+/// A file whose CRCs are right and whose index is the test's: one root of these entries, one level above one data block
+/// with the keys `b` and `d`, which stands at byte 0.
+fn forged(depth: u8, entries: u64, index: &dyn Fn(Handle, Handle) -> Vec<(Vec<u8>, Vec<u8>)>) -> SimDisk {
+    let block = |entries: &[(Vec<u8>, Vec<u8>)]| {
+        let mut raw = Vec::new();
+        let mut starts = Vec::new();
+        for (key, value) in entries {
+            starts.extend_from_slice(&u32::try_from(raw.len()).unwrap().to_le_bytes());
+            raw.extend_from_slice(&u32::try_from(key.len()).unwrap().to_le_bytes());
+            raw.extend_from_slice(&[&key[..], value].concat());
+        }
+        [raw, starts, u32::try_from(entries.len()).unwrap().to_le_bytes().to_vec()].concat()
+    };
+    let handle =
+        |offset: usize, len: usize| Handle { offset: offset as u64, len: u32::try_from(len).unwrap() };
+    let sealed = |raw: &[u8], at: usize| encode_raw(raw, IDENTITY, at as u64).unwrap();
+    let mut file = sealed(&block(&[(b"b".to_vec(), vec![1]), (b"d".to_vec(), vec![2])]), 0);
+    let data = handle(0, file.len());
+    // A handle has one length, so the root's own follows from any other in its place.
+    let root = handle(file.len(), HEADER_BYTES + block(&index(data, data)).len());
+    file.extend(sealed(&block(&index(data, root)), file.len()));
+    let tree = Tree { id: 1, depth, entries, root: Some(root), filter: None };
+    let raw = Directory { properties: Vec::new(), trees: vec![tree] }.encode().unwrap();
+    let directory = sealed(&raw, file.len());
+    let trailer = Trailer { identity: IDENTITY, directory: handle(file.len(), directory.len()) };
+    let disk = disk();
+    disk.put(PATH, &[file, directory, trailer.encode()].concat()).unwrap();
+    disk
+}
+
+#[test]
+fn an_index_that_lies_is_damage() {
+    let entry = |key: &[u8], handle: Handle| (key.to_vec(), handle.encode().to_vec());
+    let outside = Handle { offset: u64::MAX - 5, len: 100 };
+    type Index<'a> = &'a dyn Fn(Handle, Handle) -> Vec<(Vec<u8>, Vec<u8>)>;
+    let lies: [(u8, u64, Index<'_>); 8] = [
+        (2, 2, &|data, _| vec![entry(b"x", data)]),
+        (2, 2, &|data, _| vec![entry(b"c", data)]),
+        (2, 3, &|data, _| vec![entry(b"d", data)]),
+        (2, 4, &|data, _| vec![entry(b"d", data), entry(b"d", data)]),
+        (2, 2, &|_, _| vec![entry(b"d", outside)]),
+        (2, 2, &|_, _| vec![(b"d".to_vec(), b"no handle".to_vec())]),
+        (64, 1, &|_, root| vec![entry(b"d", root)]),
+        (64, 1 << 60, &|_, root| vec![entry(b"d", root), entry(b"e", root)]),
+    ];
+    let honest = forged(2, 2, &|data, _| vec![entry(b"d", data)]);
+    assert_eq!(open(&honest, PATH, &BlockCache::new(0)).unwrap().verify().unwrap(), 2);
+    for (number, (depth, entries, index)) in lies.into_iter().enumerate() {
+        let file = open(&forged(depth, entries, index), PATH, &BlockCache::new(9000)).unwrap();
+        assert_eq!(file.verify().unwrap_err().reason(), Reason::Corrupt, "lie {number}");
+        let mut cursor = file.cursor(1);
+        for key in [&b""[..], b"b", b"c", b"d", b"dd", b"x", b"y"] {
+            let moves = [cursor.seek(key), cursor.next(), cursor.prev(), cursor.first(), cursor.last()];
+            for error in moves.into_iter().filter_map(Result::err) {
+                assert_eq!(error.reason(), Reason::Corrupt);
+            }
+        }
+    }
+    let file = open(&forged(2, 2, lies[0].2), PATH, &BlockCache::new(0)).unwrap();
+    let mut cursor = file.cursor(1);
+    assert_eq!(cursor.seek(b"e").unwrap_err().reason(), Reason::Corrupt);
+    assert_eq!(pair(&cursor), None);
+    cursor.seek(b"b").unwrap();
+    assert_eq!(cursor.key(), Some(&b"b"[..]));
+}
+
+#[test]
+fn cursors_go_to_other_threads() {
+    fn check<T: Send>() {}
+    check::<TreeCursor>();
+    check::<Arc<SstFile>>();
+    let (disk, cache) = (disk(), BlockCache::new(20_000));
+    let model = numbered(5000);
+    write(&disk, PATH, 500, &[(1, &model)]);
+    let file = open(&disk, PATH, &cache).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| check_all(&file, 1, &model).unwrap());
+        }
+    });
+    assert!(cache.used_bytes() <= 20_000);
+}

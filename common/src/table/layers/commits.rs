@@ -1,0 +1,73 @@
+//! A walk over the commits of a chain, in order or backwards.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::format::snapshot::{CommitEntry, read_commit_key, tree};
+use crate::storage::sst::{SstFile, TreeCursor};
+use crate::table::layers::{at_file, commit_seq};
+
+/// A walk over commits, era by era.
+#[derive(Debug)]
+pub struct CommitWalk {
+    /// What is still to be read, the next one last.
+    files: Vec<Arc<SstFile>>,
+    cursor: Option<(TreeCursor, Arc<SstFile>)>,
+    after: u64,
+    upto: u64,
+    backwards: bool,
+}
+
+/// A commit as a table saw it.
+#[derive(Debug)]
+pub struct TableCommit {
+    /// Its number.
+    pub seq: u64,
+    /// Its time in milliseconds since 1970.
+    pub time_ms: u64,
+    /// What it did.
+    pub entry: CommitEntry,
+}
+
+impl CommitWalk {
+    /// Over files, the next one last: the commits after one, up to another.
+    pub(super) fn new(files: Vec<Arc<SstFile>>, (after, upto): (u64, u64), backwards: bool) -> CommitWalk {
+        CommitWalk { files, cursor: None, after, upto, backwards }
+    }
+
+    /// The next commit.
+    pub fn next_commit(&mut self) -> Result<Option<TableCommit>> {
+        loop {
+            if self.cursor.is_none() {
+                let Some(file) = self.files.pop() else { return Ok(None) };
+                let mut cursor = file.cursor(tree::COMMITS);
+                let (after, upto) = (self.after, self.upto);
+                if self.backwards {
+                    cursor.seek_last_by(|key| commit_seq(key) <= upto)?;
+                } else {
+                    cursor.seek_by(|key| commit_seq(key) <= after)?;
+                }
+                self.cursor = Some((cursor, file));
+            }
+            let Some((cursor, file)) = &mut self.cursor else { return Ok(None) };
+            let found = match (cursor.key().and_then(read_commit_key), cursor.value()) {
+                (Some((time_ms, seq)), Some(value)) if seq > self.after && seq <= self.upto => {
+                    let entry = CommitEntry::decode(&value).map_err(|e| at_file(e, file))?;
+                    Some(TableCommit { seq, time_ms, entry })
+                }
+                _ => None,
+            };
+            match found {
+                Some(commit) => {
+                    if self.backwards {
+                        cursor.prev()?
+                    } else {
+                        cursor.next()?
+                    }
+                    return Ok(Some(commit));
+                }
+                None => self.cursor = None,
+            }
+        }
+    }
+}
