@@ -1,6 +1,7 @@
 //! The gRPC API of DriftDB: messages, clients and servers generated from `proto/driftdb/v1`, and a client library.
 
 pub mod client;
+pub mod stub;
 
 /// Version 1 of the API: `WriterService`, `ReaderService` and the types they share.
 pub mod v1 {

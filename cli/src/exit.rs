@@ -10,7 +10,7 @@ use driftdb_common::service::status::to_status;
 use serde::Serialize;
 use tonic::Status;
 
-use crate::client::told;
+use crate::errors::{ADDRESS, to_error};
 
 /// Success.
 pub const DONE: u8 = 0;
@@ -30,9 +30,6 @@ pub const DAMAGE: u8 = 6;
 pub const INTERRUPTED: u8 = 130;
 /// Terminated by SIGTERM.
 pub const TERMINATED: u8 = 143;
-
-/// The error detail that holds the address of a daemon that cannot be reached.
-pub const ADDRESS: &str = "address";
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -59,7 +56,7 @@ pub enum Failure {
 }
 
 /// The result of a command.
-pub type Outcome<T = ()> = Result<T, Failure>;
+pub type CliResult<T = ()> = Result<T, Failure>;
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
@@ -69,7 +66,7 @@ impl From<Error> for Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Failure {
-        Failure::Database(told(&status))
+        Failure::Database(to_error(&status))
     }
 }
 
@@ -136,17 +133,18 @@ impl Failure {
     pub fn json(&self) -> Option<String> {
         let error = self.error()?;
         #[derive(Serialize)]
-        struct Told<'a> {
+        struct ErrorBody<'a> {
             code: String,
             reason: &'a str,
             message: &'a str,
         }
         #[derive(Serialize)]
-        struct Line<'a> {
-            error: Told<'a>,
+        struct ErrorLine<'a> {
+            error: ErrorBody<'a>,
         }
-        let told = Told { code: grpc_code(error), reason: error.reason().as_str(), message: error.message() };
-        serde_json::to_string(&Line { error: told }).ok().map(|line| line + "\n")
+        let told =
+            ErrorBody { code: grpc_code(error), reason: error.reason().as_str(), message: error.message() };
+        serde_json::to_string(&ErrorLine { error: told }).ok().map(|line| line + "\n")
     }
 }
 
@@ -187,7 +185,7 @@ fn grpc_code(error: &Error) -> String {
 fn hint(error: &Error) -> &'static str {
     match error.metadata().contains_key(ADDRESS) {
         true => {
-                        "hint: start both daemons with `driftctl dev`; name others with --writer and --reader; or use -d DIR without daemons\n"
+            "hint: start both daemons with `driftctl dev`; name others with --writer and --reader; or use -d DIR without daemons\n"
         }
         false => "",
     }

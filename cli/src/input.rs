@@ -40,8 +40,10 @@ pub async fn script(path: &Path) -> Result<String> {
         let mut text = String::new();
         let read = open(&path)?.take(SCRIPT_BYTES as u64 + 1).read_to_string(&mut text).map_err(failed)?;
         if read > SCRIPT_BYTES {
-            let message =
-                format!("{name} is larger than the limit of {} MiB: load data with ingest or apply", SCRIPT_BYTES >> 20);
+            let message = format!(
+                "{name} is larger than the limit of {} MiB: load data with ingest or apply",
+                SCRIPT_BYTES >> 20
+            );
             return Err(Error::new(Reason::TooLarge, message));
         }
         Ok(text)
@@ -51,7 +53,7 @@ pub async fn script(path: &Path) -> Result<String> {
 
 /// A line of a file, without its line ending.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct InputLine {
     /// The line number, from 1.
     pub number: u64,
     /// The text; never blank.
@@ -62,7 +64,7 @@ pub struct Line {
 #[derive(Debug)]
 pub struct Lines {
     name: String,
-    receiver: mpsc::Receiver<Result<Line>>,
+    receiver: mpsc::Receiver<Result<InputLine>>,
 }
 
 impl Lines {
@@ -76,7 +78,7 @@ impl Lines {
     }
 
     /// The next line; `None` at the end of the file.
-    pub async fn next(&mut self) -> Result<Option<Line>> {
+    pub async fn next(&mut self) -> Result<Option<InputLine>> {
         self.receiver.recv().await.transpose()
     }
 
@@ -86,13 +88,13 @@ impl Lines {
     }
 }
 
-fn read_lines(source: impl Read, name: &str, sender: &mpsc::Sender<Result<Line>>) {
+fn read_lines(source: impl Read, name: &str, sender: &mpsc::Sender<Result<InputLine>>) {
     let mut source = BufReader::with_capacity(256 << 10, source);
     for number in 1.. {
         let line = match read_line(&mut source) {
             Ok(None) => return,
             Ok(Some(text)) if text.trim().is_empty() => continue,
-            Ok(Some(text)) => Ok(Line { number, text }),
+            Ok(Some(text)) => Ok(InputLine { number, text }),
             Err(error) => Err(error.context(format_args!("{name}, line {number}"))),
         };
         let last = line.is_err();
@@ -130,7 +132,7 @@ fn read_line(source: &mut impl BufRead) -> Result<Option<String>> {
 mod tests {
     use super::*;
 
-    fn lines(bytes: &[u8]) -> Vec<Result<Line>> {
+    fn lines(bytes: &[u8]) -> Vec<Result<InputLine>> {
         let (sender, mut receiver) = mpsc::channel(100);
         read_lines(bytes, "x.jsonl", &sender);
         drop(sender);
@@ -139,9 +141,9 @@ mod tests {
 
     #[test]
     fn blank_lines_are_numbered_and_skipped() {
-        let found: Vec<Line> =
+        let found: Vec<InputLine> =
             lines(b"{\"a\":1}\r\n\n  \n{\"b\":2}").into_iter().collect::<Result<_>>().unwrap();
-        let line = |number, text: &str| Line { number, text: text.to_owned() };
+        let line = |number, text: &str| InputLine { number, text: text.to_owned() };
         assert_eq!(found, [line(1, "{\"a\":1}"), line(4, "{\"b\":2}")]);
         assert!(lines(b"").is_empty());
     }

@@ -7,8 +7,11 @@ use driftdb_common::error::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod args;
-mod client;
+mod child;
 mod commands;
+mod database;
+mod dispatch;
+mod errors;
 mod exit;
 mod input;
 mod orders;
@@ -21,9 +24,9 @@ mod statement;
 mod testing;
 
 use args::{Cli, Command, Format};
-use client::Client;
-use exit::{Failure, Outcome};
-use render::Output;
+use dispatch::dispatch;
+use exit::Failure;
+use render::Printer;
 
 /// Runs the program: parses the arguments, runs the command and reports errors.
 pub fn main() -> ExitCode {
@@ -34,7 +37,7 @@ pub fn main() -> ExitCode {
         Command::Demo(_) => cli.global.output = Some(Format::Table),
         _ => {}
     }
-    let mut output = Output::stdout(&cli.global);
+    let mut output = Printer::stdout(&cli.global);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -49,7 +52,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-async fn run(cli: Cli, output: &mut Output) -> u8 {
+async fn run(cli: Cli, output: &mut Printer) -> u8 {
     // Servers handle signals themselves, to shut down cleanly.
     let serves = matches!(cli.command, Command::Dev(_) | Command::BenchServer(_));
     // At a prompt Ctrl-C stops the running statement, not the program.
@@ -85,46 +88,5 @@ async fn interrupted(prompts: bool) -> u8 {
     tokio::select! {
         _ = interrupt.recv(), if !prompts => exit::INTERRUPTED,
         _ = terminate.recv() => exit::TERMINATED,
-    }
-}
-
-async fn dispatch(cli: Cli, out: &mut Output) -> Outcome {
-    let global = cli.global;
-    match cli.command {
-        Command::Init(args) => commands::init::run(args, out).await,
-        Command::Dev(args) => commands::dev::run(args, &global, out).await,
-        Command::Demo(args) => commands::demo::run(&args, out).await,
-        Command::Bench(args) => commands::bench::run(&args, &global, out).await,
-        Command::BenchServer(args) => commands::bench::ceiling::run(args, out).await,
-        Command::Doctor(args) => commands::doctor::run(&args, &global, out).await,
-        Command::Completions(args) => commands::completions::run(&args, out),
-        Command::StorageCheck(args) => commands::storage_check::run(&args, out).await,
-        Command::StoragePeer(args) => commands::storage_check::peer::run(&args, out),
-        command => {
-            let mut client = Client::new(&global);
-            let outcome = with_client(command, &mut client, out).await;
-            // If both fail, the error of the command is the cause.
-            outcome.and(client.close().await.map_err(Failure::from))
-        }
-    }
-}
-
-async fn with_client(command: Command, client: &mut Client, out: &mut Output) -> Outcome {
-    match command {
-        Command::Sql(args) => commands::sql::run(args, client, out).await,
-        Command::Shell => commands::shell::run(client, out).await,
-        Command::Get(args) => commands::get::run(args, client, out).await,
-        Command::Select(args) => commands::select::run(args, client, out).await,
-        Command::Drift(args) => commands::drift::run(args, client, out).await,
-        Command::Diff(args) => commands::diff::run(args, client, out).await,
-        Command::Watch(args) => commands::watch::run(args, client, out).await,
-        Command::Ingest(args) => commands::ingest::run(&args, client, out).await,
-        Command::Revert(args) => commands::revert::run(args, client, out).await,
-        Command::Apply(args) => commands::apply::run(&args, client, out).await,
-        Command::Snapshot(args) => commands::snapshot::run(args, client, out).await,
-        Command::Compact(args) => commands::compact::run(args, client, out).await,
-        Command::Verify(args) => commands::verify::run(args, client, out).await,
-        Command::Status => commands::status::run(client, out).await,
-        other => Err(Failure::Usage(format!("{other:?} does not take a database"))),
     }
 }

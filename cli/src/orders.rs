@@ -2,12 +2,12 @@
 
 /// A pseudo-random sequence (SplitMix64). It is repeatable, and random enough to spread keys and amounts.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub struct SplitMix64(u64);
 
-impl Random {
+impl SplitMix64 {
     /// A sequence that starts with this seed.
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
+    pub fn new(seed: u64) -> SplitMix64 {
+        SplitMix64(seed)
     }
 
     /// The next number.
@@ -30,7 +30,7 @@ pub const STATUSES: [&str; 4] = ["pending", "paid", "shipped", "delivered"];
 
 /// An order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Order {
+pub struct SampleOrder {
     /// The primary key, such as `ORD-000001`.
     pub id: String,
     /// The customer, such as `CUST-0042`.
@@ -42,13 +42,13 @@ pub struct Order {
 }
 
 /// Version `version` of order `number`. Versions have the same customer, and different statuses and amounts.
-pub fn order(number: u64, version: u64) -> Order {
-    let mut random = Random::new(number);
+pub fn order(number: u64, version: u64) -> SampleOrder {
+    let mut random = SplitMix64::new(number);
     let customer = format!("CUST-{:04}", random.below(1000));
-    let mut random = Random::new(number.wrapping_mul(1_000_003).wrapping_add(version));
+    let mut random = SplitMix64::new(number.wrapping_mul(1_000_003).wrapping_add(version));
     let pick = random.below(STATUSES.len() as u64);
     let status = STATUSES.iter().zip(0..).find(|(_, i)| *i == pick).map_or("pending", |(status, _)| *status);
-    Order { id: id(number), customer, status, cents: random.below(100_000) }
+    SampleOrder { id: id(number), customer, status, cents: random.below(100_000) }
 }
 
 /// The key of order `number`.
@@ -56,10 +56,10 @@ pub fn id(number: u64) -> String {
     format!("ORD-{number:06}")
 }
 
-impl Order {
+impl SampleOrder {
     /// The JSON document, about 200 bytes long.
     pub fn json(&self) -> String {
-        let Order { id, customer, status, cents } = self;
+        let SampleOrder { id, customer, status, cents } = self;
         let (whole, part) = (cents / 100, cents % 100);
         let note = "Leave it at the door; ring twice, and mind the cat, which belongs to the neighbours and likes parcels.";
         format!(
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn the_sequence_covers_all_remainders() {
-        let mut random = Random::new(7);
+        let mut random = SplitMix64::new(7);
         let found: std::collections::BTreeSet<u64> = (0..1000).map(|_| random.below(10)).collect();
         assert_eq!(found.len(), 10);
     }

@@ -1,6 +1,5 @@
 //! Daemons as child processes: start, measure and stop them. A child never outlives its owner.
 
-use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -8,10 +7,11 @@ use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::storage::fs;
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
 use tokio::task::JoinHandle;
+
+use crate::child::{ChildProcess, own_program};
 
 /// How long a daemon may take to start listening.
 const START: Duration = Duration::from_secs(60);
@@ -22,53 +22,39 @@ const LOG_BYTES: usize = 8 << 10;
 
 /// A daemon in its own process. It is killed on drop.
 #[derive(Debug)]
-pub struct Daemon {
-    child: Child,
+pub struct DaemonProcess {
+    process: ChildProcess,
     url: String,
-    /// Kept open: a daemon that writes to a closed pipe would fail.
-    _stdout: BufReader<ChildStdout>,
+    /// Drains stderr, so that the daemon never blocks on it.
     _log: JoinHandle<String>,
 }
 
-impl Daemon {
+impl DaemonProcess {
     /// Starts a daemon of DriftDB on a directory and a free port. Its program must be in the directory of this program.
-    pub async fn start(name: &str, data: &Path) -> Result<Daemon> {
-        let program = sibling(name)?;
-        Daemon::spawn(
-            &program,
-            [OsStr::new("--data"), data.as_os_str(), "--listen".as_ref(), "127.0.0.1:0".as_ref()],
-        )
-        .await
+    pub async fn start(name: &str, data: &Path) -> Result<DaemonProcess> {
+        let mut command = Command::new(sibling(name)?);
+        command.arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]);
+        DaemonProcess::spawn(command).await
     }
 
     /// Starts a program that prints `listening on HOST:PORT` as its first line.
-    pub async fn spawn<S: AsRef<OsStr>>(program: &Path, args: impl IntoIterator<Item = S>) -> Result<Daemon> {
-        let failed = |e: std::io::Error| Error::io(format_args!("cannot start {}", program.display()), &e);
-        let mut child = Command::new(program)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(failed)?;
-        let piped = || Error::new(Reason::Internal, "a child process has no pipes");
-        let mut stdout = BufReader::new(child.stdout.take().ok_or_else(piped)?);
-        let log = tokio::spawn(last_of(child.stderr.take().ok_or_else(piped)?));
-        let mut line = String::new();
-        let read = tokio::time::timeout(START, stdout.read_line(&mut line)).await;
-        if let Some(address) = line.trim().strip_prefix("listening on ") {
+    pub async fn spawn(mut command: Command) -> Result<DaemonProcess> {
+        let name = command.as_std().get_program().display().to_string();
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut process = ChildProcess::spawn(command)?;
+        let log = tokio::spawn(last_of(process.take_stderr()?));
+        let line = process.read_line(START).await?;
+        if let Some(address) = line.as_deref().and_then(|line| line.trim().strip_prefix("listening on ")) {
             let url = format!("http://{address}");
-            return Ok(Daemon { child, url, _stdout: stdout, _log: log });
+            return Ok(DaemonProcess { process, url, _log: log });
         }
         // The process has ended or ends now, so its log is complete.
-        let _ = child.kill().await;
-        let why = if read.is_err() {
-            "it did not start listening within {START:?}".to_owned()
-        } else {
-            log.await.unwrap_or_default()
+        let _ = process.kill().await;
+        let why = match line {
+            Some(_) => log.await.unwrap_or_default(),
+            None => format!("it did not start listening within {START:?}"),
         };
-        Err(Error::new(Reason::Internal, format!("{} did not start: {}", program.display(), why.trim())))
+        Err(Error::new(Reason::Internal, format!("{name} did not start: {}", why.trim())))
     }
 
     /// The address at which the daemon listens.
@@ -79,7 +65,7 @@ impl Daemon {
     /// The processor time used by the daemon, if the system reports it.
     pub fn processor_time(&self) -> Option<Duration> {
         let mut stat = String::new();
-        let path = PathBuf::from(format!("/proc/{}/stat", self.child.id()?));
+        let path = PathBuf::from(format!("/proc/{}/stat", self.process.id()?));
         fs::open_input(&path).ok()?.read_to_string(&mut stat).ok()?;
         let ticks = parse_ticks(&stat)?;
         Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
@@ -88,23 +74,14 @@ impl Daemon {
     /// The resident memory of the daemon in bytes, if the system reports it.
     pub fn memory(&self) -> Option<u64> {
         let mut status = String::new();
-        let path = PathBuf::from(format!("/proc/{}/status", self.child.id()?));
+        let path = PathBuf::from(format!("/proc/{}/status", self.process.id()?));
         fs::open_input(&path).ok()?.read_to_string(&mut status).ok()?;
         parse_resident(&status)
     }
 
     /// Sends SIGTERM and waits until the daemon has ended.
     pub async fn stop(&mut self) -> Result<()> {
-        let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(id) = id {
-            kill_process(id, Signal::TERM).map_err(|e| Error::io("cannot stop a daemon", &e.into()))?;
-        }
-        match tokio::time::timeout(STOP, self.child.wait()).await {
-            Ok(Ok(status)) if status.success() => Ok(()),
-            Ok(Ok(status)) => Err(Error::new(Reason::Internal, format!("a daemon failed: {status}"))),
-            Ok(Err(e)) => Err(Error::io("cannot wait for a daemon", &e)),
-            Err(_) => Err(Error::new(Reason::Internal, format!("a daemon did not stop within {STOP:?}"))),
-        }
+        self.process.stop(STOP).await
     }
 }
 
@@ -115,14 +92,11 @@ fn sibling(name: &str) -> Result<PathBuf> {
     if path.exists() {
         return Ok(path);
     }
-    let message =
-        format!("cannot find {}: it must be in the directory of driftctl; build it with `cargo build --workspace`", path.display());
+    let message = format!(
+        "cannot find {}: it must be in the directory of driftctl; build it with `cargo build --workspace`",
+        path.display()
+    );
     Err(Error::new(Reason::Io, message))
-}
-
-/// The path of this program.
-pub fn own_program() -> Result<PathBuf> {
-    std::env::current_exe().map_err(|e| Error::io("cannot find this program's own path", &e))
 }
 
 /// Drains a pipe, so that its writer never blocks, and returns its last bytes.
@@ -171,10 +145,16 @@ mod tests {
         assert_eq!(parse_ticks("123 (x) S 1"), None);
     }
 
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        command
+    }
+
     #[tokio::test]
     async fn a_daemon_reports_its_address() {
         let script = "echo listening on 127.0.0.1:7; exec sleep 60";
-        let mut daemon = Daemon::spawn(Path::new("/bin/sh"), ["-c", script]).await.unwrap();
+        let mut daemon = DaemonProcess::spawn(shell(script)).await.unwrap();
         assert_eq!(daemon.url(), "http://127.0.0.1:7");
         assert!(daemon.processor_time().is_some());
         assert!(daemon.memory().is_some_and(|bytes| bytes > 1000));
@@ -185,7 +165,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_contains_the_log_of_a_daemon_that_did_not_start() {
         let script = "echo the disk is on fire >&2; exit 1";
-        let error = Daemon::spawn(Path::new("/bin/sh"), ["-c", script]).await.unwrap_err();
+        let error = DaemonProcess::spawn(shell(script)).await.unwrap_err();
         assert!(error.message().ends_with("did not start: the disk is on fire"), "{error}");
     }
 }

@@ -12,11 +12,11 @@ use driftdb_common::table::operation::CommitRequest;
 use prost_types::Timestamp;
 use v1::as_of::At;
 
-use crate::exit::{Failure, Outcome};
+use crate::exit::{CliResult, Failure};
 
 /// Where a statement is executed.
 #[derive(Debug, PartialEq)]
-pub enum Route {
+pub enum StatementRoute {
     /// A reader executes it.
     Reader(Box<Statement>),
     /// The writer executes it. Inside a transaction it adds operations instead.
@@ -30,14 +30,14 @@ pub enum Route {
 }
 
 /// Decides where a statement is executed.
-pub fn route(text: &str, params: &[Value]) -> Result<Route> {
+pub fn route(text: &str, params: &[Value]) -> Result<StatementRoute> {
     let statement = parser::parse(text, params)?;
     Ok(match (statement.kind(), statement) {
-        (_, Statement::Begin) => Route::Begin,
-        (_, Statement::Commit) => Route::Commit,
-        (_, Statement::Rollback) => Route::Rollback,
-        (StatementKind::Read, statement) => Route::Reader(Box::new(statement)),
-        (_, statement) => Route::Writer(Box::new(statement)),
+        (_, Statement::Begin) => StatementRoute::Begin,
+        (_, Statement::Commit) => StatementRoute::Commit,
+        (_, Statement::Rollback) => StatementRoute::Rollback,
+        (StatementKind::Read, statement) => StatementRoute::Reader(Box::new(statement)),
+        (_, statement) => StatementRoute::Writer(Box::new(statement)),
     })
 }
 
@@ -71,7 +71,7 @@ pub fn operations(statement: Statement) -> Result<(Vec<v1::Operation>, Vec<v1::P
 }
 
 /// Parses the point in time of an option.
-pub fn point(text: &str) -> Outcome<v1::AsOf> {
+pub fn point(text: &str) -> CliResult<v1::AsOf> {
     let point = parser::parse_point(text).map_err(|error| Failure::in_text(error, text))?;
     let at = match point {
         PointInTime::Now => None,
@@ -83,6 +83,11 @@ pub fn point(text: &str) -> Outcome<v1::AsOf> {
         }
     };
     Ok(v1::AsOf { at })
+}
+
+/// Parses the point in time of an optional option.
+pub fn optional_point(text: Option<&str>) -> CliResult<Option<v1::AsOf>> {
+    text.map(point).transpose()
 }
 
 fn time(ms: i64) -> Timestamp {
@@ -113,11 +118,11 @@ mod tests {
             ("ROLLBACK", "rollback"),
         ] {
             let found = match route(text, &[]).unwrap() {
-                Route::Reader(_) => "reader",
-                Route::Writer(_) => "writer",
-                Route::Begin => "begin",
-                Route::Commit => "commit",
-                Route::Rollback => "rollback",
+                StatementRoute::Reader(_) => "reader",
+                StatementRoute::Writer(_) => "writer",
+                StatementRoute::Begin => "begin",
+                StatementRoute::Commit => "commit",
+                StatementRoute::Rollback => "rollback",
             };
             assert_eq!(found, daemon, "{text}");
         }
@@ -152,7 +157,7 @@ mod tests {
             collected(r#"INSERT INTO t {"id": "a", "z": 1, "b": 2}, {"id": "b"}"#).unwrap();
         assert_eq!((operations.len(), conditions.len()), (2, 0));
         let Some(Action::Insert(document)) = operations[0].action.clone() else { panic!("{operations:?}") };
-        assert_eq!(crate::shapes::document(document).unwrap(), r#"{"id":"a","z":1,"b":2}"#);
+        assert_eq!(document.as_json(), Some(r#"{"id":"a","z":1,"b":2}"#));
 
         let (operations, conditions) = collected(r#"PATCH t KEY 7 SET {"a": null} IF SEQ = 3"#).unwrap();
         assert_eq!((operations[0].table.as_str(), operations[0].key.as_str()), ("t", "7"));

@@ -2,24 +2,27 @@
 
 use std::time::{Duration, Instant};
 
-use uuid::Uuid;
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// The first pause, without jitter. Each pause is twice as long as the one before it.
-const FIRST: Duration = Duration::from_millis(20);
-/// The longest pause, without jitter.
-const LONGEST: Duration = Duration::from_secs(2);
+/// The pauses double from 10 ms to 1 s; jitter makes each up to twice as long.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(10))
+    .with_max_delay(Duration::from_secs(1))
+    .without_max_times()
+    .with_jitter();
 
 /// The pauses of one call, up to its patience.
 #[derive(Debug)]
 pub(super) struct Pauses {
     began: Instant,
     patience: Option<Duration>,
-    wait: Duration,
+    pauses: ExponentialBackoff,
 }
 
 impl Pauses {
+    /// Starts the time of a call. Without `patience`, the pauses never end.
     pub(super) fn new(patience: impl Into<Option<Duration>>) -> Pauses {
-        Pauses { began: Instant::now(), patience: patience.into(), wait: FIRST }
+        Pauses { began: Instant::now(), patience: patience.into(), pauses: PAUSES.build() }
     }
 
     /// The next pause; `None` if it would exceed the patience.
@@ -29,10 +32,8 @@ impl Pauses {
 
     /// The next pause, at least as long as the daemon asked for.
     pub(super) fn at_least(&mut self, asked: Duration) -> Option<Duration> {
-        let pause = (self.wait / 2 + jitter(self.wait / 2)).max(asked);
-        let pause = self.allows(pause).then_some(pause)?;
-        self.wait = (self.wait * 2).min(LONGEST);
-        Some(pause)
+        let pause = self.pauses.next()?.max(asked);
+        self.allows(pause).then_some(pause)
     }
 
     /// Whether a pause ends within the patience.
@@ -41,9 +42,25 @@ impl Pauses {
     }
 }
 
-/// A random part of a duration.
-fn jitter(span: Duration) -> Duration {
-    let (random, _) = Uuid::new_v4().as_u64_pair();
-    let below = span.as_micros().max(1);
-    Duration::from_micros(u64::try_from(u128::from(random) % below).unwrap_or_default())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_vary() {
+        let mut pauses = Pauses::new(None);
+        for longest in [20, 40, 80, 160, 320, 640, 1280, 2000, 2000, 2000] {
+            let (pause, longest) = (pauses.next().unwrap(), Duration::from_millis(longest));
+            assert!((longest / 2..=longest).contains(&pause), "{pause:?} is not about {longest:?}");
+        }
+        assert_eq!(pauses.at_least(Duration::from_secs(60)), Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn pauses_end_with_the_patience() {
+        let mut pauses = Pauses::new(Duration::from_millis(100));
+        assert!(pauses.next().is_some());
+        assert_eq!(pauses.at_least(Duration::from_millis(200)), None);
+        assert!(pauses.allows(Duration::ZERO));
+    }
 }

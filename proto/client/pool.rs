@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::{ADDRESS, DOMAIN, OUTCOME_UNKNOWN, UNREACHABLE, reason};
+use super::reasons::{ADDRESS, DOMAIN, OUTCOME_UNKNOWN, UNREACHABLE, reason};
 
 /// How long it may take to connect.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -23,36 +23,43 @@ const ASIDE: Duration = Duration::from_secs(5);
 
 /// Interchangeable daemons.
 #[derive(Debug)]
-pub(super) struct Daemons {
-    all: Vec<Arc<Daemon>>,
+pub(super) struct BackendPool {
+    all: Vec<Arc<Backend>>,
     /// The index of the daemon to use first.
     first: AtomicUsize,
 }
 
-impl Daemons {
-    pub(super) fn new(all: Vec<Daemon>) -> Arc<Daemons> {
-        Arc::new(Daemons { all: all.into_iter().map(Arc::new).collect(), first: AtomicUsize::new(0) })
+impl BackendPool {
+    pub(super) fn new(all: Vec<Backend>) -> Arc<BackendPool> {
+        Arc::new(BackendPool { all: all.into_iter().map(Arc::new).collect(), first: AtomicUsize::new(0) })
     }
 
-    pub(super) fn all(&self) -> &[Arc<Daemon>] {
+    pub(super) fn all(&self) -> &[Arc<Backend>] {
         &self.all
     }
 
+    /// The daemon with this index; `what` names it in errors.
+    pub(super) fn get(&self, what: &str, index: usize) -> Result<&Backend, Status> {
+        let backend = self.all.get(index).map(|backend| &**backend);
+        let message = || format!("{what} index {index} is out of range: the client has {}", self.all.len());
+        backend.ok_or_else(|| Status::invalid_argument(message()))
+    }
+
     /// All daemons with their indexes, starting with the one to use first.
-    pub(super) fn in_turn(&self) -> impl Iterator<Item = (usize, &Arc<Daemon>)> {
+    pub(super) fn in_turn(&self) -> impl Iterator<Item = (usize, &Arc<Backend>)> {
         self.from(self.first.load(Ordering::Relaxed))
     }
 
     /// All daemons, starting with the next one in turn; those set aside come last.
-    pub(super) fn round(&self) -> impl Iterator<Item = &Arc<Daemon>> {
-        let mut daemons: Vec<_> = self.from(self.first.fetch_add(1, Ordering::Relaxed)).collect();
-        if daemons.len() > 1 {
-            daemons.sort_by_cached_key(|(_, daemon)| daemon.is_aside());
+    pub(super) fn round(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        let mut backends: Vec<_> = self.from(self.first.fetch_add(1, Ordering::Relaxed)).collect();
+        if backends.len() > 1 {
+            backends.sort_by_cached_key(|(_, backend)| backend.is_aside());
         }
-        daemons.into_iter().map(|(_, daemon)| daemon)
+        backends.into_iter().map(|(_, backend)| backend)
     }
 
-    fn from(&self, first: usize) -> impl Iterator<Item = (usize, &Arc<Daemon>)> {
+    fn from(&self, first: usize) -> impl Iterator<Item = (usize, &Arc<Backend>)> {
         let first = first.checked_rem(self.all.len()).unwrap_or_default();
         let all = self.all.iter().enumerate();
         all.clone().skip(first).chain(all.take(first))
@@ -72,7 +79,7 @@ impl Daemons {
 
 /// A daemon: its address, and connections that are opened when they are first needed.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(super) struct Backend {
     what: &'static str,
     address: String,
     channels: Vec<OnceCell<Channel>>,
@@ -82,22 +89,22 @@ pub(super) struct Daemon {
     aside: Mutex<Option<Instant>>,
 }
 
-impl Daemon {
+impl Backend {
     /// The daemon at an address; `http://` can be omitted. `what` names it in errors.
-    pub(super) fn at(what: &'static str, address: &str, connections: usize) -> Daemon {
+    pub(super) fn at(what: &'static str, address: &str, connections: usize) -> Backend {
         let address = match address.contains("://") {
             true => address.to_owned(),
             false => format!("http://{address}"),
         };
         let channels = (0..connections.max(1)).map(|_| OnceCell::new()).collect();
-        Daemon { what, address, channels, next: AtomicUsize::new(0), given: false, aside: Mutex::default() }
+        Backend { what, address, channels, next: AtomicUsize::new(0), given: false, aside: Mutex::default() }
     }
 
     /// The daemon behind an existing connection.
-    pub(super) fn on(what: &'static str, channel: Channel) -> Daemon {
+    pub(super) fn on(what: &'static str, channel: Channel) -> Backend {
         let channels = vec![OnceCell::new_with(Some(channel))];
         let address = "this process".to_owned();
-        Daemon { what, address, channels, next: AtomicUsize::new(0), given: true, aside: Mutex::default() }
+        Backend { what, address, channels, next: AtomicUsize::new(0), given: true, aside: Mutex::default() }
     }
 
     pub(super) fn address(&self) -> &str {
@@ -126,7 +133,7 @@ impl Daemon {
     }
 
     /// Notes that the daemon responded.
-    pub(super) fn answered(&self) {
+    pub(super) fn set_healthy(&self) {
         *self.aside.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -137,7 +144,10 @@ impl Daemon {
 
     async fn connect(&self) -> Result<Channel, Status> {
         let endpoint = Endpoint::from_shared(self.address.clone()).map_err(|e| {
-            Status::invalid_argument(format!("{:?} is not a valid address of a {}: {e}", self.address, self.what))
+            Status::invalid_argument(format!(
+                "{:?} is not a valid address of a {}: {e}",
+                self.address, self.what
+            ))
         })?;
         let endpoint = endpoint
             .connect_timeout(CONNECT)
@@ -149,13 +159,18 @@ impl Daemon {
     }
 
     fn unreachable(&self, error: &dyn Error) -> Status {
-        let message = format!("cannot reach the {} at {}: {}", self.what, self.address, innermost(error));
+        let hint = match self.what {
+            "server" => String::new(),
+            what => format!(" (is driftdb-{what} running?)"),
+        };
+        let cause = innermost(error);
+        let message = format!("cannot connect to the {} at {}: {cause}{hint}", self.what, self.address);
         self.status(Code::Unavailable, UNREACHABLE, message)
     }
 
     /// Converts the error of a call for its caller. An error of the daemon stays as it is; a failed connection becomes
     /// UNAVAILABLE if nothing was sent. If `writes` is set and the response is missing, it becomes UNKNOWN.
-    pub(super) fn told(&self, status: Status, writes: bool) -> Status {
+    pub(super) fn map_status(&self, status: Status, writes: bool) -> Status {
         if reason(&status).is_some() {
             return status;
         }
@@ -169,7 +184,8 @@ impl Daemon {
         let what = format!("the connection to the {} at {} broke", self.what, self.address);
         match writes {
             true => {
-                let message = format!("{what} before the response, so the outcome of the write is unknown: {cause}");
+                let message =
+                    format!("{what} before the response, so the outcome of the write is unknown: {cause}");
                 self.status(Code::Unknown, OUTCOME_UNKNOWN, message)
             }
             false => Status::unavailable(format!("{what}: {cause}")),
@@ -177,7 +193,7 @@ impl Daemon {
     }
 
     /// The error if the daemon has not responded for `span`.
-    pub(super) fn silent(&self, span: Duration) -> Status {
+    pub(super) fn no_response(&self, span: Duration) -> Status {
         Status::unavailable(format!("the {} at {} has not responded for {span:?}", self.what, self.address))
     }
 

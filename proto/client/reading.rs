@@ -4,19 +4,17 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tonic::{Code, Response, Status, Streaming};
+use tonic::{Response, Status, Streaming};
 
-use super::pool::Daemon;
-use super::{Answers, Client, Reader, Rows, reader_on, reason};
+use super::api::{ReaderApi, reader_on};
+use super::handle::Client;
+use super::messages::MessageStream;
+use super::pool::Backend;
+use super::reasons::{EPOCH_CHANGED, REPLICA_BEHIND, is_retryable_read, reason};
 use crate::v1;
 
 /// The maximum number of keys in one Get.
 const KEYS_PER_GET: usize = 1000;
-/// The reason of a reader that did not catch up in time.
-const REPLICA_BEHIND: &str = "REPLICA_BEHIND";
-/// The reason of a reader whose history is not the requested one.
-const EPOCH_CHANGED: &str = "EPOCH_CHANGED";
-
 impl Client {
     /// Reads a row by its key, now.
     pub async fn get(&self, table: &str, key: &str) -> Result<Option<v1::Row>, Status> {
@@ -27,17 +25,17 @@ impl Client {
 
     /// Reads any number of rows by key, all at the same point in time. Missing rows are omitted.
     pub async fn get_rows(&self, mut request: v1::GetRequest) -> Result<v1::GetResponse, Status> {
-        request.freshness = self.fresh(request.freshness);
+        request.freshness = self.freshness(request.freshness);
         let mut keys = VecDeque::from(std::mem::take(&mut request.keys));
         let mut whole: Option<v1::GetResponse> = None;
         while whole.is_none() || !keys.is_empty() {
             request.keys = keys.drain(..keys.len().min(KEYS_PER_GET)).collect();
-            let call = |mut reader: Reader| {
+            let call = |mut reader: ReaderApi| {
                 let request = request.clone();
                 async move { reader.get(request).await }
             };
             let mut answer = self.read(call).await?.into_inner();
-            self.saw(answer.header.as_ref());
+            self.register_read(answer.header.as_ref());
             std::mem::take(&mut answer.remaining).into_iter().rev().for_each(|key| keys.push_front(key));
             let rows = std::mem::take(&mut answer.rows);
             let whole = whole.get_or_insert(answer);
@@ -45,74 +43,67 @@ impl Client {
             // Read the remaining keys at the point in time of the first response.
             let header = whole.header.clone().unwrap_or_default();
             request.as_of = Some(v1::AsOf::seq(header.read_seq));
-            self.reach(&mut request.freshness, &header);
+            self.require_at_least(&mut request.freshness, &header);
         }
         Ok(whole.unwrap_or_default())
-    }
-
-    /// Reads the rows that match a condition, in key order, as they arrive.
-    pub async fn select(&self, mut request: v1::SelectRequest) -> Result<Rows, Status> {
-        request.freshness = self.fresh(request.freshness);
-        Rows::ask(self.clone(), request).await
-    }
-
-    pub(super) async fn select_messages(
-        &self,
-        request: &v1::SelectRequest,
-    ) -> Result<Answers<v1::SelectResponse>, Status> {
-        let call = |mut reader: Reader| {
-            let request = request.clone();
-            async move { reader.select(request).await }
-        };
-        let answers = self.read_stream(call).await?;
-        self.saw(answers.peek().and_then(|answer| answer.header.as_ref()));
-        Ok(answers)
     }
 
     /// Reads the history of a row or a table.
     pub async fn history(
         &self,
         mut request: v1::HistoryRequest,
-    ) -> Result<Answers<v1::HistoryResponse>, Status> {
-        request.freshness = self.fresh(request.freshness);
-        let call = |mut reader: Reader| {
+    ) -> Result<MessageStream<v1::HistoryResponse>, Status> {
+        request.freshness = self.freshness(request.freshness);
+        let call = |mut reader: ReaderApi| {
             let request = request.clone();
             async move { reader.history(request).await }
         };
-        let answers = self.read_stream(call).await?;
-        self.saw(answers.peek().and_then(|answer| answer.header.as_ref()));
-        Ok(answers)
+        self.read_messages(call, |response| response.header.as_ref()).await
     }
 
     /// Computes the net difference between two points in time.
-    pub async fn diff(&self, mut request: v1::DiffRequest) -> Result<Answers<v1::DiffResponse>, Status> {
-        request.freshness = self.fresh(request.freshness);
-        let call = |mut reader: Reader| {
+    pub async fn diff(
+        &self,
+        mut request: v1::DiffRequest,
+    ) -> Result<MessageStream<v1::DiffResponse>, Status> {
+        request.freshness = self.freshness(request.freshness);
+        let call = |mut reader: ReaderApi| {
             let request = request.clone();
             async move { reader.diff(request).await }
         };
-        let answers = self.read_stream(call).await?;
-        self.saw(answers.peek().and_then(|answer| answer.header.as_ref()));
-        Ok(answers)
+        self.read_messages(call, |response| response.header.as_ref()).await
     }
 
     /// Runs one DriftQL statement that reads.
     pub async fn query(
         &self,
         mut request: v1::ReaderServiceExecuteRequest,
-    ) -> Result<Answers<v1::ReaderServiceExecuteResponse>, Status> {
-        request.freshness = self.fresh(request.freshness);
-        let call = |mut reader: Reader| {
+    ) -> Result<MessageStream<v1::ReaderServiceExecuteResponse>, Status> {
+        request.freshness = self.freshness(request.freshness);
+        let call = |mut reader: ReaderApi| {
             let request = request.clone();
             async move { reader.execute(request).await }
         };
-        let answers = self.read_stream(call).await?;
-        self.saw(answers.peek().and_then(|answer| answer.header.as_ref()));
-        Ok(answers)
+        self.read_messages(call, |response| response.header.as_ref()).await
+    }
+
+    /// Like [`Client::read_stream`]; also registers the state that the first message was read at.
+    pub(super) async fn read_messages<M, F>(
+        &self,
+        call: impl Fn(ReaderApi) -> F,
+        header: impl Fn(&M) -> Option<&v1::ReadHeader>,
+    ) -> Result<MessageStream<M>, Status>
+    where
+        M: Send + 'static,
+        F: Future<Output = Result<Response<Streaming<M>>, Status>>,
+    {
+        let messages = self.read_stream(call).await?;
+        self.register_read(messages.peek().and_then(header));
+        Ok(messages)
     }
 
     /// How fresh a read must be: as requested, or fresh enough to include this client's writes and reads.
-    fn fresh(&self, given: Option<v1::Freshness>) -> Option<v1::Freshness> {
+    pub(super) fn freshness(&self, given: Option<v1::Freshness>) -> Option<v1::Freshness> {
         if given.is_some() || self.options.stale {
             return given;
         }
@@ -126,7 +117,7 @@ impl Client {
     }
 
     /// Registers a state that was read, so that no other reader returns an older one. A single reader never goes back.
-    fn saw(&self, header: Option<&v1::ReadHeader>) {
+    fn register_read(&self, header: Option<&v1::ReadHeader>) {
         let Some(header) = header.filter(|_| self.readers.all().len() > 1) else { return };
         let mut known = self.known();
         if known.seen.is_none_or(|(epoch, seq)| epoch != header.epoch || seq < header.read_seq) {
@@ -135,7 +126,7 @@ impl Client {
     }
 
     /// Makes later calls at another reader wait for the point in time of this response.
-    pub(super) fn reach(&self, freshness: &mut Option<v1::Freshness>, header: &v1::ReadHeader) {
+    pub(super) fn require_at_least(&self, freshness: &mut Option<v1::Freshness>, header: &v1::ReadHeader) {
         if self.readers.all().len() > 1 {
             let freshness = freshness.get_or_insert_default();
             freshness.min_seq = freshness.min_seq.max(header.read_seq);
@@ -144,7 +135,7 @@ impl Client {
     }
 
     /// Tries the readers in turn until one responds that is reachable and has caught up. `call` can run several times.
-    pub async fn read<T, F>(&self, call: impl Fn(Reader) -> F) -> Result<T, Status>
+    pub async fn read<T, F>(&self, call: impl Fn(ReaderApi) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -152,19 +143,19 @@ impl Client {
     }
 
     /// Like [`Client::read`], for a response of many messages. If a reader fails before its first message, the next is tried.
-    pub async fn read_stream<M, F>(&self, call: impl Fn(Reader) -> F) -> Result<Answers<M>, Status>
+    pub async fn read_stream<M, F>(&self, call: impl Fn(ReaderApi) -> F) -> Result<MessageStream<M>, Status>
     where
         M: Send + 'static,
         F: Future<Output = Result<Response<Streaming<M>>, Status>>,
     {
-        let begin = |reader, daemon| {
+        let begin = |reader, backend| {
             let answer = call(reader);
-            async move { Answers::begin(answer.await?.into_inner(), daemon).await }
+            async move { MessageStream::begin(answer.await?.into_inner(), backend).await }
         };
         self.read_from(begin).await
     }
 
-    async fn read_from<T, F>(&self, call: impl Fn(Reader, Arc<Daemon>) -> F) -> Result<T, Status>
+    async fn read_from<T, F>(&self, call: impl Fn(ReaderApi, Arc<Backend>) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -172,19 +163,19 @@ impl Client {
         // A broken connection may be an old one, to a reader that was restarted since: try again once.
         for _round in 0..2 {
             let mut broken = false;
-            for daemon in self.readers.round() {
-                let answer = match daemon.channel().await {
-                    Ok(channel) => call(reader_on(channel), daemon.clone()).await,
+            for backend in self.readers.round() {
+                let answer = match backend.channel().await {
+                    Ok(channel) => call(reader_on(channel), backend.clone()).await,
                     Err(status) => Err(status),
                 };
                 let status = match answer {
                     Ok(answer) => {
-                        daemon.answered();
+                        backend.set_healthy();
                         return Ok(answer);
                     }
-                    Err(status) => daemon.told(status, false),
+                    Err(status) => backend.map_status(status, false),
                 };
-                if !another_may(&status) {
+                if !is_retryable_read(&status) {
                     // After a restore no reader reaches the state that was read before. Keep the token of the last write:
                     // only the writer can tell whether that write still exists.
                     if reason(&status).as_deref() == Some(EPOCH_CHANGED) {
@@ -192,7 +183,7 @@ impl Client {
                     }
                     return Err(status);
                 }
-                daemon.set_aside();
+                backend.set_aside();
                 broken |= reason(&status).is_none();
                 // The error of a reader that is behind is more useful than that of one that cannot be reached.
                 let behind = reason(&status).as_deref() == Some(REPLICA_BEHIND);
@@ -204,9 +195,4 @@ impl Client {
         }
         Err(failed.unwrap_or_else(|| Status::unavailable("the client has no reader address")))
     }
-}
-
-/// Whether another reader may succeed after this error.
-pub(super) fn another_may(status: &Status) -> bool {
-    status.code() == Code::Unavailable
 }

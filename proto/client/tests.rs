@@ -1,21 +1,23 @@
 //! Tests of the client with daemons that fail and connections that break.
 
-mod fakes;
 mod feed;
+mod stubs;
 mod watches;
 
 use std::time::{Duration, Instant};
 
-use tonic::Code;
+use tonic::{Code, Status};
 
+use super::reasons::is_standby;
 use super::*;
-use fakes::{Act, Script};
+use crate::v1;
+use stubs::{Act, StubScript};
 
 /// An address where nothing listens.
 const NOBODY: &str = "127.0.0.1:1";
 
-fn options() -> Options {
-    Options { connections: 1, ..Options::default() }
+fn options() -> ClientOptions {
+    ClientOptions { connections: 1, ..ClientOptions::default() }
 }
 
 fn told(status: &Status) -> (Code, Option<String>) {
@@ -28,8 +30,8 @@ fn told_as<T>(code: Code, reason: &str) -> Result<T, (Code, Option<String>)> {
 
 #[tokio::test]
 async fn a_write_with_a_lost_response_is_retried_and_executed_once() {
-    let script = Script::new(&[Act::Cut, Act::Cut, Act::Answer]);
-    let client = Client::with(options(), [fakes::writer(&script).await], [""; 0]);
+    let script = StubScript::new(&[Act::Cut, Act::Cut, Act::Answer]);
+    let client = Client::with(options(), [stubs::writer(&script).await], [""; 0]);
     let written = client.apply(vec![v1::Operation::delete("t", "k")]).await.unwrap();
     assert_eq!((written.token.seq, written.replayed), (1, true));
     let ids = script.asked.lock().unwrap().clone();
@@ -40,8 +42,8 @@ async fn a_write_with_a_lost_response_is_retried_and_executed_once() {
 
 #[tokio::test]
 async fn a_caller_can_choose_the_request_id() {
-    let script = Script::new(&[Act::Fail(Code::Unavailable, "WRITER_STOPPED"), Act::Answer]);
-    let client = Client::with(options(), [fakes::writer(&script).await], [""; 0]);
+    let script = StubScript::new(&[Act::Fail(Code::Unavailable, "WRITER_STOPPED"), Act::Answer]);
+    let client = Client::with(options(), [stubs::writer(&script).await], [""; 0]);
     let options = Some(v1::CommitOptions { request_id: "mine".into(), ..Default::default() });
     let request = v1::CreateTableRequest { options, ..Default::default() };
     assert_eq!(client.create_table(request).await.unwrap().seq, 1);
@@ -51,9 +53,9 @@ async fn a_caller_can_choose_the_request_id() {
 #[tokio::test]
 async fn a_write_without_an_id_is_never_retried() {
     for act in [Act::Cut, Act::Fail(Code::Unknown, "OUTCOME_UNKNOWN")] {
-        let script = Script::new(&[act]);
-        let options = Options { request_ids: false, ..options() };
-        let client = Client::with(options, [fakes::writer(&script).await], [""; 0]);
+        let script = StubScript::new(&[act]);
+        let options = ClientOptions { request_ids: false, ..options() };
+        let client = Client::with(options, [stubs::writer(&script).await], [""; 0]);
         let failed = client.insert("t", "{}").await.map_err(|s| told(&s));
         assert_eq!(failed, told_as(Code::Unknown, "OUTCOME_UNKNOWN"));
         assert_eq!(script.times_asked(), 1);
@@ -63,8 +65,8 @@ async fn a_write_without_an_id_is_never_retried() {
 #[tokio::test]
 async fn a_job_that_reported_progress_is_not_restarted() {
     // Before the first report it may be a write.
-    let script = Script::new(&[Act::Cut, Act::CutAfter(0), Act::CutAfter(1)]);
-    let client = Client::with(options(), [fakes::writer(&script).await], [""; 0]);
+    let script = StubScript::new(&[Act::Cut, Act::CutAfter(0), Act::CutAfter(1)]);
+    let client = Client::with(options(), [stubs::writer(&script).await], [""; 0]);
     let failed = client.execute("VERIFY", &[]).await.map(drop).map_err(|s| told(&s));
     assert_eq!(failed, told_as(Code::Unknown, "OUTCOME_UNKNOWN"));
     assert_eq!(script.times_asked(), 3);
@@ -74,8 +76,8 @@ async fn a_job_that_reported_progress_is_not_restarted() {
 async fn a_writer_that_never_responds_is_abandoned() {
     // Like a stopped process: it accepts connections and reads nothing.
     let stopped = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let writes = Script::new(&[Act::Answer]);
-    let writers = [stopped.local_addr().unwrap().to_string(), fakes::writer(&writes).await];
+    let writes = StubScript::new(&[Act::Answer]);
+    let writers = [stopped.local_addr().unwrap().to_string(), stubs::writer(&writes).await];
     let client = || Client::with(options(), writers.clone(), [""; 0]);
     let (one, other) = (client(), client());
     let (written, found) = tokio::join!(one.insert("t", "{}"), other.writer_status());
@@ -85,9 +87,9 @@ async fn a_writer_that_never_responds_is_abandoned() {
 
 #[tokio::test]
 async fn an_unsent_write_goes_to_the_next_writer() {
-    let script = Script::new(&[Act::Answer]);
-    let options = Options { request_ids: false, ..options() };
-    let client = Client::with(options, [NOBODY.to_owned(), fakes::writer(&script).await], [""; 0]);
+    let script = StubScript::new(&[Act::Answer]);
+    let options = ClientOptions { request_ids: false, ..options() };
+    let client = Client::with(options, [NOBODY.to_owned(), stubs::writer(&script).await], [""; 0]);
     assert_eq!(client.put("t", "{}").await.unwrap().seq, 1);
     let executed = client.execute("SNAPSHOT t", &[]).await.unwrap();
     assert_eq!((executed.token.unwrap().seq, executed.messages), (2, vec!["done".to_owned()]));
@@ -95,13 +97,13 @@ async fn an_unsent_write_goes_to_the_next_writer() {
 
 #[tokio::test]
 async fn a_rejected_write_is_not_retried_and_an_overloaded_writer_is_retried() {
-    let script = Script::new(&[
+    let script = StubScript::new(&[
         Act::Fail(Code::AlreadyExists, "ROW_EXISTS"),
         Act::Fail(Code::ResourceExhausted, "OVERLOADED"),
         Act::Answer,
     ]);
-    let options = Options { request_ids: false, ..options() };
-    let client = Client::with(options, [fakes::writer(&script).await], [""; 0]);
+    let options = ClientOptions { request_ids: false, ..options() };
+    let client = Client::with(options, [stubs::writer(&script).await], [""; 0]);
     let failed = client.insert("t", "{}").await.map_err(|s| told(&s));
     assert_eq!(failed, told_as(Code::AlreadyExists, "ROW_EXISTS"));
     assert_eq!(script.times_asked(), 1);
@@ -110,7 +112,7 @@ async fn a_rejected_write_is_not_retried_and_an_overloaded_writer_is_retried() {
 
 #[tokio::test]
 async fn retries_end_and_an_unknown_outcome_is_reported() {
-    let options = Options { patience: Duration::from_millis(200), ..options() };
+    let options = ClientOptions { patience: Duration::from_millis(200), ..options() };
     let began = Instant::now();
     let client = Client::with(options.clone(), [NOBODY], [NOBODY]);
     assert_eq!(
@@ -121,8 +123,8 @@ async fn retries_end_and_an_unknown_outcome_is_reported() {
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 
     // The first try may have been executed, whatever the later ones report.
-    let script = Script::new(&[Act::Cut, Act::Fail(Code::ResourceExhausted, "OVERLOADED")]);
-    let client = Client::with(options, [fakes::writer(&script).await], [""; 0]);
+    let script = StubScript::new(&[Act::Cut, Act::Fail(Code::ResourceExhausted, "OVERLOADED")]);
+    let client = Client::with(options, [stubs::writer(&script).await], [""; 0]);
     let failed = client.insert("t", "{}").await.unwrap_err();
     assert_eq!(told(&failed), (Code::Unknown, Some("OUTCOME_UNKNOWN".into())));
     assert!(failed.message().contains("broke before the response"), "{failed:?}");
@@ -130,9 +132,9 @@ async fn retries_end_and_an_unknown_outcome_is_reported() {
 
 #[tokio::test]
 async fn a_client_reads_its_own_writes() {
-    let (writes, reads) = (Script::new(&[Act::Answer]), Script::new(&[Act::Answer]));
-    let writers = [fakes::writer(&writes).await];
-    let client = Client::with(options(), writers, [fakes::reader(&reads).await]);
+    let (writes, reads) = (StubScript::new(&[Act::Answer]), StubScript::new(&[Act::Answer]));
+    let writers = [stubs::writer(&writes).await];
+    let client = Client::with(options(), writers, [stubs::reader(&reads).await]);
     client.get("t", "1").await.unwrap();
     client.clone().insert("t", "{}").await.unwrap();
     // An older write does not replace a newer one.
@@ -168,7 +170,7 @@ async fn the_next_reader_is_asked_if_one_is_unreachable_or_behind() {
     ] {
         let mut addresses = vec![NOBODY.to_owned()];
         for act in &readers {
-            addresses.push(fakes::reader(&Script::new(std::slice::from_ref(act))).await);
+            addresses.push(stubs::reader(&StubScript::new(std::slice::from_ref(act))).await);
         }
         let client = || Client::with(options(), [""; 0], &addresses);
         let got = client().get("t", "1").await.map(drop).map_err(|s| told(&s));
@@ -180,22 +182,22 @@ async fn the_next_reader_is_asked_if_one_is_unreachable_or_behind() {
 
 #[tokio::test]
 async fn a_broken_connection_is_reopened() {
-    let script = Script::new(&[Act::Answer, Act::Cut, Act::Answer]);
-    let client = Client::with(options(), [""; 0], [fakes::reader(&script).await]);
+    let script = StubScript::new(&[Act::Answer, Act::Cut, Act::Answer]);
+    let client = Client::with(options(), [""; 0], [stubs::reader(&script).await]);
     client.get("t", "1").await.unwrap();
     client.get("t", "1").await.unwrap();
     assert_eq!(script.times_asked(), 3);
 }
 
-fn answers(script: &Script) -> String {
+fn answers(script: &StubScript) -> String {
     script.asked.lock().unwrap().concat()
 }
 
 #[tokio::test]
 async fn rows_continue_at_another_reader_after_a_broken_connection() {
-    let first = Script::new(&[Act::CutAfter(3), Act::Answer]);
-    let second = Script::new(&[Act::CutAfter(2), Act::Fail(Code::Unavailable, "SHUTTING_DOWN")]);
-    let readers = [fakes::reader(&first).await, fakes::reader(&second).await];
+    let first = StubScript::new(&[Act::CutAfter(3), Act::Answer]);
+    let second = StubScript::new(&[Act::CutAfter(2), Act::Fail(Code::Unavailable, "SHUTTING_DOWN")]);
+    let readers = [stubs::reader(&first).await, stubs::reader(&second).await];
     let client = Client::with(options(), [""; 0], readers);
     let mut rows = client.select(v1::SelectRequest::default()).await.unwrap();
     let mut keys = String::new();
@@ -212,13 +214,13 @@ async fn rows_continue_at_another_reader_after_a_broken_connection() {
 #[tokio::test]
 async fn reads_rotate_over_the_readers_that_respond() {
     let scripts = [
-        Script::new(&[Act::Answer]),
-        Script::new(&[Act::Fail(Code::Unavailable, "REPLICA_BEHIND"), Act::Answer]),
-        Script::new(&[Act::Answer]),
+        StubScript::new(&[Act::Answer]),
+        StubScript::new(&[Act::Fail(Code::Unavailable, "REPLICA_BEHIND"), Act::Answer]),
+        StubScript::new(&[Act::Answer]),
     ];
     let mut readers = vec![NOBODY.to_owned()];
     for script in &scripts {
-        readers.push(fakes::reader(script).await);
+        readers.push(stubs::reader(script).await);
     }
     let client = Client::with(options(), [""; 0], readers);
     for _ in 0..24 {
@@ -232,9 +234,9 @@ async fn reads_rotate_over_the_readers_that_respond() {
 #[tokio::test]
 async fn no_reader_returns_an_older_state_than_another() {
     let changed = Act::Fail(Code::FailedPrecondition, "EPOCH_CHANGED");
-    let first = Script::new(&[Act::Answer, Act::Answer, changed, Act::Answer]);
-    let second = Script::new(&[Act::Answer]);
-    let readers = [fakes::reader(&first).await, fakes::reader(&second).await];
+    let first = StubScript::new(&[Act::Answer, Act::Answer, changed, Act::Answer]);
+    let second = StubScript::new(&[Act::Answer]);
+    let readers = [stubs::reader(&first).await, stubs::reader(&second).await];
     let client = Client::with(options(), [""; 0], readers);
     for _ in 0..4 {
         client.get("t", "1").await.unwrap();
@@ -266,10 +268,10 @@ fn standby() -> Act {
 
 #[tokio::test]
 async fn a_write_finds_the_active_writer() {
-    let (waits, writes) = (Script::new(&[standby()]), Script::new(&[Act::Answer]));
-    let writers = [NOBODY.to_owned(), fakes::writer(&waits).await, fakes::writer(&writes).await];
+    let (waits, writes) = (StubScript::new(&[standby()]), StubScript::new(&[Act::Answer]));
+    let writers = [NOBODY.to_owned(), stubs::writer(&waits).await, stubs::writer(&writes).await];
     // Also without request ids: a standby executes nothing.
-    let options = Options { request_ids: false, ..options() };
+    let options = ClientOptions { request_ids: false, ..options() };
     let client = Client::with(options.clone(), &writers, [""; 0]);
     client.insert("t", "{}").await.unwrap();
     client.insert("t", "{}").await.unwrap();
@@ -290,21 +292,21 @@ async fn a_write_finds_the_active_writer() {
 #[tokio::test]
 async fn calls_wait_for_a_takeover() {
     let down = Act::Fail(Code::Unavailable, "WRITER_STOPPED");
-    let old = Script::new(&[Act::Answer, down]);
-    let new = Script::new(&[standby(), standby(), standby(), Act::Answer]);
-    let client = Client::with(options(), [fakes::writer(&old).await, fakes::writer(&new).await], [""; 0]);
+    let old = StubScript::new(&[Act::Answer, down]);
+    let new = StubScript::new(&[standby(), standby(), standby(), Act::Answer]);
+    let client = Client::with(options(), [stubs::writer(&old).await, stubs::writer(&new).await], [""; 0]);
     client.insert("t", "{}").await.unwrap();
     client.insert("t", "{}").await.unwrap();
     assert_eq!(new.times_asked(), 4);
 
-    let new = Script::new(&[standby(), standby(), Act::Answer]);
-    let client = Client::with(options(), [NOBODY.to_owned(), fakes::writer(&new).await], [""; 0]);
+    let new = StubScript::new(&[standby(), standby(), Act::Answer]);
+    let client = Client::with(options(), [NOBODY.to_owned(), stubs::writer(&new).await], [""; 0]);
     client.writer().await.unwrap();
     assert_eq!(new.times_asked(), 3);
 
     // When the patience ends, the last known error is returned.
-    let options = Options { patience: Duration::from_millis(100), ..options() };
-    let idle = fakes::writer(&Script::new(&[standby()])).await;
+    let options = ClientOptions { patience: Duration::from_millis(100), ..options() };
+    let idle = stubs::writer(&StubScript::new(&[standby()])).await;
     let client = Client::with(options, [idle, NOBODY.to_owned()], [""; 0]);
     let failed = client.writer().await.map(drop).map_err(|s| told(&s));
     assert_eq!(failed, told_as(Code::Unavailable, "STANDBY"));

@@ -1,4 +1,4 @@
-//! A watch: commits as they happen, each once and whole, across broken connections and readers.
+//! Watches: commits as they happen, each once and whole, across broken connections and readers.
 
 use std::time::Duration;
 
@@ -7,8 +7,9 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic_types::StatusExt;
 
-use super::opening::{Opening, Stream, may_pass};
-use super::{Client, Pauses};
+use super::handle::Client;
+use super::opening::{StreamOpening, WatchStream, is_retryable_watch};
+use super::pauses::Pauses;
 use crate::v1;
 use v1::watch_drift_request::Start;
 use v1::watch_drift_response::Event;
@@ -20,7 +21,7 @@ const SILENT_BEATS: u32 = 3;
 /// The shortest silence after which a connection is considered broken.
 const SILENCE_MIN: Duration = Duration::from_secs(2);
 
-/// An event of a [`Watch`].
+/// An event of a [`Watcher`].
 #[derive(Debug, Clone)]
 pub enum WatchEvent {
     /// The first event: where the watch starts. Every later commit follows.
@@ -47,24 +48,24 @@ pub enum WatchEvent {
 /// the next reader, after the last delivered event. It has its own connection, so that a watch that is not polled does
 /// not block other calls.
 #[derive(Debug)]
-pub struct Watch {
+pub struct Watcher {
     client: Client,
     /// The request to send next: it starts from the newest token, once there is one.
     request: v1::WatchDriftRequest,
     patience: Option<Duration>,
     /// After this time without a message the connection is considered broken.
     silence: Duration,
-    stream: Option<Stream>,
+    stream: Option<WatchStream>,
     /// The next stream while none is open. It outlives the call that started it.
-    opening: Option<Opening>,
+    opening: Option<StreamOpening>,
     /// The received parts of a commit that is not complete yet.
     parts: Option<v1::Commit>,
     retry: Retry,
     opened: bool,
     /// Whether initial rows are still to be delivered.
-    rows_come: bool,
+    rows_pending: bool,
     /// All commits up to this seq were delivered.
-    reached: u64,
+    delivered: u64,
     last_commit: u64,
     ended: bool,
 }
@@ -75,17 +76,17 @@ struct Retry {
     pauses: Option<Pauses>,
     /// The time before which no attempt is made.
     next: Option<Instant>,
-    told: bool,
+    reported: bool,
 }
 
 impl Client {
-    /// Watches changes from now on, or from the start of the request. Nothing is sent before the first [`Watch::next`].
+    /// Watches changes from now on, or from the start of the request. Nothing is sent before the first [`Watcher::next`].
     /// After [`WatchEvent::Opened`] no commit is lost.
-    pub fn watch(&self, mut request: v1::WatchDriftRequest) -> Watch {
+    pub fn watch(&self, mut request: v1::WatchDriftRequest) -> Watcher {
         let heartbeat = request.heartbeat.and_then(|given| Duration::try_from(given).ok());
         let heartbeat = heartbeat.filter(|given| !given.is_zero()).unwrap_or(HEARTBEAT);
         request.heartbeat = prost_types::Duration::try_from(heartbeat).ok();
-        Watch {
+        Watcher {
             client: self.clone(),
             patience: None,
             silence: heartbeat.saturating_mul(SILENT_BEATS).max(SILENCE_MIN),
@@ -94,8 +95,8 @@ impl Client {
             parts: None,
             retry: Retry::default(),
             opened: false,
-            rows_come: request.initial_rows,
-            reached: 0,
+            rows_pending: request.initial_rows,
+            delivered: 0,
             last_commit: 0,
             ended: false,
             request,
@@ -103,11 +104,11 @@ impl Client {
     }
 }
 
-impl Watch {
+impl Watcher {
     /// Limits how long after a break the watch looks for a reader. By default there is no limit.
     #[must_use]
-    pub fn patience(self, patience: Duration) -> Watch {
-        Watch { patience: Some(patience), ..self }
+    pub fn patience(self, patience: Duration) -> Watcher {
+        Watcher { patience: Some(patience), ..self }
     }
 
     /// The resume token after the last delivered event. A watch with the same filter that starts from it continues there, at
@@ -134,14 +135,14 @@ impl Watch {
                 },
             };
             let event = match found {
-                Ok(Some(message)) => self.take(message)?,
+                Ok(Some(message)) => self.accept(message)?,
                 Ok(None) if self.is_complete() => {
                     self.ended = true;
                     None
                 }
                 // A reader that shuts down may end its streams without an error.
-                Ok(None) => self.broke(Status::unavailable("the reader ended the stream"))?,
-                Err(status) => self.broke(status)?,
+                Ok(None) => self.handle_break(Status::unavailable("the reader ended the stream"))?,
+                Err(status) => self.handle_break(status)?,
             };
             if event.is_some() {
                 return Ok(event);
@@ -151,47 +152,47 @@ impl Watch {
     }
 
     /// Opens the next stream. Continues the opening of a cancelled call.
-    async fn open(&mut self) -> Result<Stream, Status> {
-        let begin = || Opening::new(self.client.clone(), self.request.clone(), self.retry.next);
+    async fn open(&mut self) -> Result<WatchStream, Status> {
+        let begin = || StreamOpening::new(self.client.clone(), self.request.clone(), self.retry.next);
         let opened = self.opening.get_or_insert_with(begin).await;
         self.opening = None;
         opened
     }
 
     /// Handles a broken stream. The first break since the last message is reported; all are retried within the patience.
-    fn broke(&mut self, status: Status) -> Result<Option<WatchEvent>, Status> {
-        if let Some(stream) = self.stream.take().filter(|_| may_pass(&status)) {
-            stream.daemon.set_aside();
+    fn handle_break(&mut self, status: Status) -> Result<Option<WatchEvent>, Status> {
+        if let Some(stream) = self.stream.take().filter(|_| is_retryable_watch(&status)) {
+            stream.backend.set_aside();
         }
         self.parts = None;
         let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
         let pauses = self.retry.pauses.get_or_insert_with(|| Pauses::new(self.patience));
-        let pause = pauses.at_least(asked.unwrap_or_default()).filter(|_| may_pass(&status));
+        let pause = pauses.at_least(asked.unwrap_or_default()).filter(|_| is_retryable_watch(&status));
         let Some(pause) = pause else {
             self.ended = true;
             return Err(status);
         };
         self.retry.next = Some(Instant::now() + pause);
-        let told = std::mem::replace(&mut self.retry.told, true);
-        Ok((!told).then_some(WatchEvent::Interrupted(status)))
+        let reported = std::mem::replace(&mut self.retry.reported, true);
+        Ok((!reported).then_some(WatchEvent::Interrupted(status)))
     }
 
     /// The event of a message, once it is complete.
-    fn take(&mut self, message: v1::WatchDriftResponse) -> Result<Option<WatchEvent>, Status> {
+    fn accept(&mut self, message: v1::WatchDriftResponse) -> Result<Option<WatchEvent>, Status> {
         let event = match message.event {
-            Some(Event::Opened(header)) => Some(self.opened(header)),
+            Some(Event::Opened(header)) => Some(self.register_opening(header)),
             // A batch without rows is a heartbeat.
             Some(Event::Rows(rows)) => (!rows.rows.is_empty()).then_some(WatchEvent::Rows(rows)),
             Some(Event::RowsDone(header)) => {
-                self.rows_come = false;
+                self.rows_pending = false;
                 Some(WatchEvent::RowsDone(header))
             }
-            Some(Event::Commit(part)) => match self.whole(part)? {
+            Some(Event::Commit(part)) => match self.assemble(part)? {
                 Some(commit) => Some(WatchEvent::Commit(commit)),
                 None => return Ok(None),
             },
             Some(Event::Progress(header)) => {
-                self.reached = self.reached.max(header.read_seq);
+                self.delivered = self.delivered.max(header.read_seq);
                 // Everything was delivered: if the connection breaks before the end of the stream, there is nothing to resume.
                 self.ended = self.is_complete();
                 Some(WatchEvent::Progress(header))
@@ -206,19 +207,19 @@ impl Watch {
         }
         if message.resume_token.is_empty() {
             // Without a token, resuming would lose or repeat events.
-            return Err(self.wrong("sent an event without a resume token"));
+            return Err(self.violation("sent an event without a resume token"));
         }
         self.request.start = Some(Start::ResumeToken(message.resume_token));
         Ok(event)
     }
 
-    fn opened(&mut self, header: v1::ReadHeader) -> WatchEvent {
+    fn register_opening(&mut self, header: v1::ReadHeader) -> WatchEvent {
         if let Some(stream) = &mut self.stream {
             stream.opened = true;
         }
-        self.retry.told = false;
-        if !self.rows_come {
-            self.reached = self.reached.max(header.read_seq);
+        self.retry.reported = false;
+        if !self.rows_pending {
+            self.delivered = self.delivered.max(header.read_seq);
         }
         match std::mem::replace(&mut self.opened, true) {
             false => WatchEvent::Opened(header),
@@ -227,7 +228,7 @@ impl Watch {
     }
 
     /// The commit, once its last part was received.
-    fn whole(&mut self, part: v1::Commit) -> Result<Option<v1::Commit>, Status> {
+    fn assemble(&mut self, part: v1::Commit) -> Result<Option<v1::Commit>, Status> {
         let commit = match self.parts.take() {
             None => part,
             Some(mut commit) if commit.seq == part.seq => {
@@ -235,30 +236,30 @@ impl Watch {
                 commit.more = part.more;
                 commit
             }
-            Some(_) => return Err(self.wrong("sent another commit before the end of the last one")),
+            Some(_) => return Err(self.violation("sent another commit before the end of the last one")),
         };
         if commit.more {
             self.parts = Some(commit);
             return Ok(None);
         }
         if commit.seq <= self.last_commit {
-            return Err(self.wrong("sent a commit twice or out of order"));
+            return Err(self.violation("sent a commit twice or out of order"));
         }
-        (self.last_commit, self.rows_come) = (commit.seq, false);
-        self.reached = self.reached.max(commit.seq);
+        (self.last_commit, self.rows_pending) = (commit.seq, false);
+        self.delivered = self.delivered.max(commit.seq);
         Ok(Some(commit))
     }
 
     /// Whether everything that was requested was delivered.
     fn is_complete(&self) -> bool {
-        self.request.until_seq != 0 && self.reached >= self.request.until_seq
+        self.request.until_seq != 0 && self.delivered >= self.request.until_seq
     }
 
     /// Ends the watch after a violation of the protocol.
-    fn wrong(&mut self, what: &str) -> Status {
+    fn violation(&mut self, what: &str) -> Status {
         self.ended = true;
         let stream = self.stream.take();
-        let address = stream.as_ref().map_or("?", |stream| stream.daemon.address());
+        let address = stream.as_ref().map_or("?", |stream| stream.backend.address());
         Status::internal(format!("the reader at {address} {what}"))
     }
 }

@@ -8,16 +8,16 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use super::{Client, Pauses, STANDBY, UNREACHABLE, Writer, reason, writer_on};
+use super::api::{WriterApi, writer_on};
+use super::handle::Client;
+use super::pauses::Pauses;
+use super::reasons::{DISK_FULL, STANDBY, UNREACHABLE, reason};
 use crate::v1;
 use v1::writer_service_execute_response::Event;
 
-/// The reason of a writer that rejects a write because its disk is full.
-const DISK_FULL: &str = "DISK_FULL";
-
 /// The result of a write.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Written {
+pub struct WriteReceipt {
     /// Identifies the commit.
     pub token: v1::WriteToken,
     /// Whether an earlier request with the same id had already been executed.
@@ -35,15 +35,15 @@ pub struct Executed {
 
 impl Client {
     /// Commits operations atomically, with optional preconditions and options.
-    pub async fn apply(&self, request: impl Into<v1::ApplyRequest>) -> Result<Written, Status> {
+    pub async fn apply(&self, request: impl Into<v1::ApplyRequest>) -> Result<WriteReceipt, Status> {
         let mut request = request.into();
-        let safe = self.identify(&mut request.options);
-        let call = |mut writer: Writer| {
+        let safe = self.add_request_id(&mut request.options);
+        let call = |mut writer: WriterApi| {
             let request = request.clone();
             async move { writer.apply(request).await }
         };
         let v1::ApplyResponse { token, replayed } = self.write(safe, call).await?.into_inner();
-        Ok(Written { token: self.noted(token)?, replayed })
+        Ok(WriteReceipt { token: self.register_write(token)?, replayed })
     }
 
     /// Inserts a row; the document contains the primary key.
@@ -77,16 +77,16 @@ impl Client {
 
     /// Creates a table.
     pub async fn create_table(&self, mut request: v1::CreateTableRequest) -> Result<v1::WriteToken, Status> {
-        let safe = self.identify(&mut request.options);
-        let call = |mut writer: Writer| {
+        let safe = self.add_request_id(&mut request.options);
+        let call = |mut writer: WriterApi| {
             let request = request.clone();
             async move { writer.create_table(request).await }
         };
         let answer = self.write(safe, call).await?;
-        self.noted(answer.into_inner().token)
+        self.register_write(answer.into_inner().token)
     }
 
-    /// Runs one DriftQL statement that writes or maintains. `params` are the values of `$1`, `$2`, …, each as JSON text.
+    /// Runs one DriftQL statement that writes or mark_maintenance. `params` are the values of `$1`, `$2`, …, each as JSON text.
     pub async fn execute(&self, statement: &str, params: &[&str]) -> Result<Executed, Status> {
         let params = params.iter().map(|&param| param.to_owned()).collect();
         let request =
@@ -101,23 +101,23 @@ impl Client {
         progress: impl Fn(v1::Progress),
     ) -> Result<Executed, Status> {
         let messages: Mutex<Vec<String>> = Mutex::default();
-        let say = |message| lock(&messages).push(message);
-        let token = self.execute_saying(request, progress, say).await?;
+        let keep = |message| lock(&messages).push(message);
+        let token = self.execute_with_messages(request, progress, keep).await?;
         Ok(Executed { token, messages: messages.into_inner().unwrap_or_else(PoisonError::into_inner) })
     }
 
     /// Like [`Client::execute_request`], with messages as they arrive, also those of a statement that finally fails.
-    pub async fn execute_saying(
+    pub async fn execute_with_messages(
         &self,
         mut request: v1::WriterServiceExecuteRequest,
         progress: impl Fn(v1::Progress),
         message: impl Fn(String),
     ) -> Result<Option<v1::WriteToken>, Status> {
-        let safe = AtomicBool::new(self.identify(&mut request.options));
+        let safe = AtomicBool::new(self.add_request_id(&mut request.options));
         // Only maintenance reports progress or messages. It ignores request ids: a retry would run the job again.
-        let maintains = || safe.store(false, Ordering::Relaxed);
-        let (progress, message, maintains) = (&progress, &message, &maintains);
-        let call = |mut writer: Writer| {
+        let mark_maintenance = || safe.store(false, Ordering::Relaxed);
+        let (progress, message, mark_maintenance) = (&progress, &message, &mark_maintenance);
+        let call = |mut writer: WriterApi| {
             let request = request.clone();
             async move {
                 let mut answers = writer.execute(request).await?.into_inner();
@@ -125,12 +125,12 @@ impl Client {
                 while let Some(answer) = answers.message().await? {
                     match answer.event {
                         Some(Event::Progress(made)) => {
-                            maintains();
+                            mark_maintenance();
                             progress(made);
                         }
                         Some(Event::Token(token)) => written = Some(token),
                         Some(Event::Message(said)) => {
-                            maintains();
+                            mark_maintenance();
                             message(said);
                         }
                         None => {}
@@ -145,7 +145,7 @@ impl Client {
     }
 
     /// Gives a write a request id if it has none and the options ask for it. Returns whether it has one.
-    fn identify(&self, options: &mut Option<v1::CommitOptions>) -> bool {
+    fn add_request_id(&self, options: &mut Option<v1::CommitOptions>) -> bool {
         if self.options.request_ids {
             let options = options.get_or_insert_default();
             if options.request_id.is_empty() {
@@ -155,15 +155,16 @@ impl Client {
         options.as_ref().is_some_and(|options| !options.request_id.is_empty())
     }
 
-    fn noted(&self, token: Option<v1::WriteToken>) -> Result<v1::WriteToken, Status> {
-        let token = token.ok_or_else(|| Status::internal("the writer acknowledged a write without a token"))?;
+    fn register_write(&self, token: Option<v1::WriteToken>) -> Result<v1::WriteToken, Status> {
+        let token =
+            token.ok_or_else(|| Status::internal("the writer acknowledged a write without a token"))?;
         self.wrote(token);
         Ok(token)
     }
 
     /// Sends a write until it succeeds, is rejected, or the patience ends. `safe`: it has a request id, so it can be retried
     /// if its response is missing.
-    pub(super) async fn write<T, F>(&self, safe: bool, call: impl Fn(Writer) -> F) -> Result<T, Status>
+    pub(super) async fn write<T, F>(&self, safe: bool, call: impl Fn(WriterApi) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -174,39 +175,39 @@ impl Client {
     async fn write_while<T, F>(
         &self,
         safe: impl Fn() -> bool,
-        call: impl Fn(Writer) -> F,
+        call: impl Fn(WriterApi) -> F,
     ) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
         let writers = self.writers.all().len();
         let mut pauses = Pauses::new(self.options.patience);
-        let mut doubt = None;
+        let mut unknown = None;
         for tries in 1.. {
-            let Some((index, daemon)) = self.writers.in_turn().next() else {
+            let Some((index, backend)) = self.writers.in_turn().next() else {
                 return Err(Status::unavailable("the client has no writer address"));
             };
-            let answer = match daemon.channel().await {
+            let answer = match backend.channel().await {
                 Ok(channel) => call(writer_on(channel)).await,
                 Err(status) => Err(status),
             };
             let status = match answer {
                 Ok(answer) => return Ok(answer),
-                Err(status) => daemon.told(status, true),
+                Err(status) => backend.map_status(status, true),
             };
             let (mut asked, mut at_once) = (Duration::ZERO, false);
-            match again(&status, safe()) {
+            match retry_place(&status, safe()) {
                 // The result also applies to earlier tries, because the request id makes them one write.
-                Again::No => return Err(status),
-                Again::Elsewhere { sent } => {
+                RetryPlace::No => return Err(status),
+                RetryPlace::Elsewhere { sent } => {
                     self.writers.pass_over(index);
                     // Try the other writers at once; wait only after all of them.
                     at_once = !sent && tries % writers != 0;
                     if sent {
-                        doubt = Some(status.clone());
+                        unknown = Some(status.clone());
                     }
                 }
-                Again::After(wait) => asked = wait,
+                RetryPlace::After(wait) => asked = wait,
             }
             let pause = match at_once {
                 true => pauses.allows(Duration::ZERO).then_some(Duration::ZERO),
@@ -214,7 +215,7 @@ impl Client {
             };
             let Some(pause) = pause.filter(|_| tries < self.options.tries.saturating_mul(writers)) else {
                 // If any try may have been executed, that uncertainty matters more than the last error.
-                return Err(doubt.unwrap_or(status));
+                return Err(unknown.unwrap_or(status));
             };
             tokio::time::sleep(pause).await;
         }
@@ -224,7 +225,7 @@ impl Client {
 
 /// Whether and where a failed write is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Again {
+enum RetryPlace {
     /// Not at all: it was rejected, or it may have been executed and cannot be retried safely.
     No,
     /// At another writer, or at the same one when it is back.
@@ -236,20 +237,20 @@ enum Again {
     After(Duration),
 }
 
-fn again(status: &Status, safe: bool) -> Again {
+fn retry_place(status: &Status, safe: bool) -> RetryPlace {
     match status.code() {
         Code::Unavailable if matches!(reason(status).as_deref(), Some(UNREACHABLE | STANDBY)) => {
-            Again::Elsewhere { sent: false }
+            RetryPlace::Elsewhere { sent: false }
         }
         // A full disk stays full for longer than a call lasts.
-        Code::Unavailable if reason(status).as_deref() == Some(DISK_FULL) => Again::No,
-        Code::Unavailable | Code::Unknown if safe => Again::Elsewhere { sent: true },
+        Code::Unavailable if reason(status).as_deref() == Some(DISK_FULL) => RetryPlace::No,
+        Code::Unavailable | Code::Unknown if safe => RetryPlace::Elsewhere { sent: true },
         // Rejected before anything was executed.
         Code::ResourceExhausted if reason(status).is_some() => {
             let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
-            Again::After(asked.unwrap_or_default())
+            RetryPlace::After(asked.unwrap_or_default())
         }
-        _ => Again::No,
+        _ => RetryPlace::No,
     }
 }
 

@@ -4,20 +4,20 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use driftdb::client::{Watch, WatchEvent};
+use driftdb::client::{WatchEvent, Watcher};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
 use serde_json::Value;
 use v1::operation::Action;
 
-use crate::args::Demo;
-use crate::client::Client;
-use crate::exit::{Failure, Outcome};
-use crate::orders::{Order, id, order};
-use crate::processes::Daemon;
-use crate::render::{Answer, Output};
+use crate::args::DemoArgs;
+use crate::database::DatabaseHandle;
+use crate::exit::{CliResult, Failure};
+use crate::orders::{SampleOrder, id, order};
+use crate::processes::DaemonProcess;
+use crate::render::{Printer, ResultItem};
 use crate::session;
-use crate::shapes::{self, Images};
+use crate::shapes::{self, RequestedImages};
 
 /// The number of orders in the tour.
 const ORDERS: u64 = 10_000;
@@ -30,17 +30,17 @@ const CHOSEN: u64 = 42;
 const ARRIVAL: Duration = Duration::from_secs(30);
 
 /// Runs the tour.
-pub async fn run(args: &Demo, out: &mut Output) -> Outcome {
+pub async fn run(args: &DemoArgs, out: &mut Printer) -> CliResult {
     // Declared first, so that the directory is removed last, after its daemons have ended.
     let dir = tempfile::Builder::new().prefix("driftdb-demo-").tempdir();
     let mut dir = dir.map_err(|e| Error::io("cannot create a directory for the demo", &e))?;
     dir.disable_cleanup(args.keep);
     let data = dir.path().join("data");
 
-    let writer = Daemon::start("driftdb-writer", &data).await?;
-    let reader = Daemon::start("driftdb-reader", &data).await?;
-    let client = client(&writer, &reader);
-    let mut tour = Tour { out, client, data, writer, reader };
+    let writer = DaemonProcess::start("driftdb-writer", &data).await?;
+    let reader = DaemonProcess::start("driftdb-reader", &data).await?;
+    let database = client(&writer, &reader);
+    let mut tour = Tour { out, database, data, writer, reader };
     tour.say(&format!(
         "A writer ({}) and a reader ({}) serve the directory {}.",
         tour.writer.url(),
@@ -68,69 +68,68 @@ pub async fn run(args: &Demo, out: &mut Output) -> Outcome {
     }
 }
 
-fn client(writer: &Daemon, reader: &Daemon) -> Client {
-    Client::remote(vec![writer.url().to_owned()], vec![reader.url().to_owned()])
+fn client(writer: &DaemonProcess, reader: &DaemonProcess) -> DatabaseHandle {
+    DatabaseHandle::remote(vec![writer.url().to_owned()], vec![reader.url().to_owned()])
 }
 
 /// A commit of the tour.
 #[derive(Debug, Clone, Copy)]
-struct Moment {
+struct TourCommit {
     seq: u64,
     time: prost_types::Timestamp,
 }
 
 struct Tour<'a> {
-    out: &'a mut Output,
-    client: Client,
+    out: &'a mut Printer,
+    database: DatabaseHandle,
     data: PathBuf,
-    writer: Daemon,
-    reader: Daemon,
+    writer: DaemonProcess,
+    reader: DaemonProcess,
 }
 
 impl Tour<'_> {
     /// Explains the next step.
-    fn say(&mut self, text: &str) -> Outcome {
+    fn say(&mut self, text: &str) -> CliResult {
         self.out.text(&format!("\n{text}\n"))
     }
 
-    fn echo(&mut self, statement: &str) -> Outcome {
+    fn echo(&mut self, statement: &str) -> CliResult {
         let prompt = self.out.style().bold(&format!("> {statement}"));
         self.out.text(&format!("{prompt}\n"))
     }
 
     /// Runs a read statement, shows its result and returns it for checking.
-    async fn ask(&mut self, statement: &str) -> Outcome<Vec<Value>> {
+    async fn ask(&mut self, statement: &str) -> CliResult<Vec<Value>> {
         self.echo(statement)?;
         let mut found = Vec::new();
         let out = &mut *self.out;
-        let mut sink = |answer: Answer| {
+        let mut sink = |answer: ResultItem| {
             let text = match &answer {
-                Answer::Record(json) => json.clone(),
-                Answer::Difference(diff) => shapes::line(diff)?,
-                Answer::Message(_) => "null".to_owned(),
+                ResultItem::Record(json) => json.clone(),
+                ResultItem::Difference(diff) => shapes::line(diff)?,
+                ResultItem::Message(_) => "null".to_owned(),
             };
             let value = serde_json::from_str(&text);
-            found.push(
-                value.map_err(|e| Error::new(Reason::Internal, format!("a result is not JSON: {e}")))?,
-            );
+            found
+                .push(value.map_err(|e| Error::new(Reason::Internal, format!("a result is not JSON: {e}")))?);
             out.answer(answer)
         };
-        session::ask(&mut self.client, statement, &[], &mut sink).await?;
+        session::ask(&mut self.database, statement, &[], &mut sink).await?;
         self.out.end_of_result()?;
         Ok(found)
     }
 
-    async fn write(&mut self, statement: &str) -> Outcome<Moment> {
+    async fn write(&mut self, statement: &str) -> CliResult<TourCommit> {
         self.echo(statement)?;
         let request =
             v1::WriterServiceExecuteRequest { statement: statement.to_owned(), ..Default::default() };
-        let token = self.client.execute(request).await?.token;
-        let token =
-            token.ok_or_else(|| Error::new(Reason::Internal, "the writer acknowledged a write without a seq"))?;
+        let token = self.database.execute(request).await?.token;
+        let token = token
+            .ok_or_else(|| Error::new(Reason::Internal, "the writer acknowledged a write without a seq"))?;
         Ok(moment(token))
     }
 
-    async fn load(&mut self) -> Outcome<Moment> {
+    async fn load(&mut self) -> CliResult<TourCommit> {
         self.say("Create a table with a primary key and two indexed fields:")?;
         let mut last = self.write("CREATE TABLE orders (pk=id, INDEX(status, customer_id))").await?;
         let began = Instant::now();
@@ -138,7 +137,7 @@ impl Tour<'_> {
             let operations =
                 (first..first + u64::from(BATCH)).map(|number| insert(&order(number, 0))).collect();
             let request = v1::ApplyRequest { operations, ..Default::default() };
-            last = moment(self.client.apply(request).await?);
+            last = moment(self.database.apply(request).await?);
         }
         let took = began.elapsed();
         let rate = ORDERS as f64 / took.as_secs_f64();
@@ -154,7 +153,7 @@ impl Tour<'_> {
         Ok(last)
     }
 
-    async fn query(&mut self) -> Outcome {
+    async fn query(&mut self) -> CliResult {
         self.say("Query an indexed field:")?;
         let customer = order(CHOSEN, 0).customer;
         let statement =
@@ -165,7 +164,7 @@ impl Tour<'_> {
         expect("the orders of a customer", texts(&found, "id") == expected)
     }
 
-    async fn change(&mut self, created: Moment) -> Outcome<Moment> {
+    async fn change(&mut self, created: TourCommit) -> CliResult<TourCommit> {
         let key = id(CHOSEN);
         self.say("Patch a row. Its older versions are kept:")?;
         self.write(&format!("PATCH orders KEY \"{key}\" SET {{\"status\": \"paid\"}}")).await?;
@@ -180,7 +179,7 @@ impl Tour<'_> {
         Ok(patched)
     }
 
-    async fn travel(&mut self, created: Moment, patched: Moment) -> Outcome {
+    async fn travel(&mut self, created: TourCommit, patched: TourCommit) -> CliResult {
         let key = id(CHOSEN);
         let original = order(CHOSEN, 0).status;
         self.say("Read the row as it was before the patches, by seq and by time:")?;
@@ -201,7 +200,7 @@ impl Tour<'_> {
         expect("the difference", texts(&diff, "key") == [key] && changed == Some("shipped"))
     }
 
-    async fn delete(&mut self) -> Outcome {
+    async fn delete(&mut self) -> CliResult {
         let key = id(CHOSEN);
         self.say("Delete the row. It stays readable at earlier points in time:")?;
         let deleted = self.write(&format!("SOFT DELETE FROM orders KEY \"{key}\"")).await?;
@@ -213,19 +212,19 @@ impl Tour<'_> {
     }
 
     /// Runs a maintenance statement and shows its messages.
-    async fn maintain(&mut self, statement: &str) -> Outcome {
+    async fn maintain(&mut self, statement: &str) -> CliResult {
         self.echo(statement)?;
         let said = RefCell::new(Vec::new());
         let request =
             v1::WriterServiceExecuteRequest { statement: statement.to_owned(), ..Default::default() };
-        self.client.execute_saying(request, |message| said.borrow_mut().push(message)).await?;
+        self.database.execute_with_messages(request, |message| said.borrow_mut().push(message)).await?;
         for message in said.into_inner() {
             self.out.text(&format!("{message}\n"))?;
         }
         Ok(())
     }
 
-    async fn snapshot(&mut self, created: Moment) -> Outcome {
+    async fn snapshot(&mut self, created: TourCommit) -> CliResult {
         self.say(
                         "Take a snapshot. Snapshots are also taken in the background; with them, queries do not need to read the log:",
         )?;
@@ -241,7 +240,7 @@ impl Tour<'_> {
         expect("the row before the snapshot", texts(&before, "status") == [order(CHOSEN, 0).status])
     }
 
-    async fn compact(&mut self, created: Moment, patched: Moment) -> Outcome {
+    async fn compact(&mut self, created: TourCommit, patched: TourCommit) -> CliResult {
         self.say(
                         "Compact the table. History is kept for ever unless you compact it, which merges old events into rows:",
         )?;
@@ -259,10 +258,8 @@ impl Tour<'_> {
     }
 
     /// Watches a change that is made meanwhile.
-    async fn watch(&mut self) -> Outcome {
-        self.say(
-                        "Watch the table. Each commit arrives once and whole, even if connections break:",
-        )?;
+    async fn watch(&mut self) -> CliResult {
+        self.say("Watch the table. Each commit arrives once and whole, even if connections break:")?;
         self.echo("driftctl watch -t orders --where 'status = \"returned\"' --with-before --with-after")?;
         let request = v1::WatchDriftRequest {
             tables: vec!["orders".to_owned()],
@@ -271,7 +268,7 @@ impl Tour<'_> {
             with_after: true,
             ..Default::default()
         };
-        let mut watch = self.client.reading().await?.watch(request);
+        let mut watch = self.database.fresh_client().await?.watch(request);
         let mut watched = watch_next(&mut watch).await?;
         expect("the beginning of a watch", matches!(watched, WatchEvent::Opened(_)))?;
         let key = id(CHOSEN);
@@ -285,23 +282,23 @@ impl Tour<'_> {
                 _ => watched = watch_next(&mut watch).await?,
             }
         };
-        let events = shapes::events(commit, Images { before: true, after: true })?;
+        let events = shapes::events(commit, RequestedImages { before: true, after: true })?;
         events.iter().try_for_each(|event| self.out.event(event))?;
         let found: Vec<_> = events.iter().map(|event| (event.seq, event.key.as_str())).collect();
         expect("what was watched", found == [(written.seq, key.as_str())])
     }
 
     /// Reads without a writer, then continues with a new one.
-    async fn restart(mut self) -> Outcome<Self> {
+    async fn restart(mut self) -> CliResult<Self> {
         self.say("Stop the writer. Readers read the files, so they continue without it:")?;
         self.writer.stop().await?;
         // No writer is running, so do not ask it how fresh reads must be.
-        self.client = self.client.stale(true);
+        self.database = self.database.stale(true);
         let counted = self.ask("SELECT COUNT(*) FROM orders").await?;
         expect("the count without a writer", counted == [serde_json::json!({"count": ORDERS - 1})])?;
 
-        self.writer = Daemon::start("driftdb-writer", &self.data).await?;
-        self.client = client(&self.writer, &self.reader);
+        self.writer = DaemonProcess::start("driftdb-writer", &self.data).await?;
+        self.database = client(&self.writer, &self.reader);
         self.say("Start the writer again. It continues after its last commit:")?;
         let inserted = order(CHOSEN, 1).json();
         self.write(&format!("INSERT INTO orders {inserted}")).await?;
@@ -314,17 +311,17 @@ impl Tour<'_> {
     }
 }
 
-async fn watch_next(watch: &mut Watch) -> Outcome<WatchEvent> {
+async fn watch_next(watch: &mut Watcher) -> CliResult<WatchEvent> {
     let event = tokio::time::timeout(ARRIVAL, watch.next()).await;
     let event = event.map_err(|_| Error::new(Reason::Internal, "a change did not arrive at the watch"))?;
     Ok(event?.ok_or_else(|| Error::new(Reason::Internal, "a watch ended unexpectedly"))?)
 }
 
-fn moment(token: v1::WriteToken) -> Moment {
-    Moment { seq: token.seq, time: token.time.unwrap_or_default() }
+fn moment(token: v1::WriteToken) -> TourCommit {
+    TourCommit { seq: token.seq, time: token.time.unwrap_or_default() }
 }
 
-fn insert(order: &Order) -> v1::Operation {
+fn insert(order: &SampleOrder) -> v1::Operation {
     let document = v1::Document { body: Some(v1::document::Body::Json(order.json())) };
     v1::Operation { table: "orders".to_owned(), key: String::new(), action: Some(Action::Insert(document)) }
 }
@@ -338,7 +335,7 @@ fn texts(rows: &[Value], field: &str) -> Vec<String> {
 }
 
 /// Fails if a result is wrong, so that the tour never shows one.
-fn expect(what: &str, holds: bool) -> Outcome {
+fn expect(what: &str, holds: bool) -> CliResult {
     if holds {
         return Ok(());
     }

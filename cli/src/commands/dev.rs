@@ -6,15 +6,15 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::service::server::{Listener, on_signals};
 use tokio::task::JoinHandle;
 
-use crate::args::{DEFAULT_READER, DEFAULT_WRITER, Dev, Global};
-use crate::exit::Outcome;
-use crate::render::Output;
+use crate::args::{DEFAULT_READER, DEFAULT_WRITER, DevArgs, GlobalArgs};
+use crate::exit::CliResult;
+use crate::render::Printer;
 
 /// The default data directory.
 const DIRECTORY: &str = "driftdb-data";
 
 /// Serves until a signal, then closes the database cleanly.
-pub async fn run(args: Dev, global: &Global, out: &mut Output) -> Outcome {
+pub async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
     let data = global.data.clone().unwrap_or_else(|| PathBuf::from(DIRECTORY));
     let shutdown = on_signals()?;
     let (write_at, read_at) = (Listener::bind(args.listen).await?, Listener::bind(args.reader_listen).await?);

@@ -6,13 +6,13 @@ use driftdb_common::storage::layout::DataDir;
 use driftdb_common::table::check::doctor::{self, Severity};
 use serde::Serialize;
 
-use crate::args::{Doctor, Global};
-use crate::exit::{Failure, Outcome};
-use crate::render::{self, Output};
+use crate::args::{DoctorArgs, GlobalArgs};
+use crate::exit::{CliResult, Failure};
+use crate::render::{self, Printer};
 use crate::shapes;
 
 #[derive(Serialize)]
-struct Finding {
+struct FindingJson {
     severity: &'static str,
     file: String,
     offset: u64,
@@ -21,7 +21,7 @@ struct Finding {
 }
 
 #[derive(Serialize)]
-struct Summary {
+struct DoctorSummary {
     tables: u64,
     files: u64,
     frames: u64,
@@ -31,7 +31,7 @@ struct Summary {
 }
 
 /// Prints each finding and then the summary. Fails if damage was found.
-pub async fn run(args: &Doctor, global: &Global, out: &mut Output) -> Outcome {
+pub async fn run(args: &DoctorArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
     let Some(data) = &global.data else {
         return Err(Failure::Usage("doctor needs a data directory: pass it with -d DIR".to_owned()));
     };
@@ -50,11 +50,11 @@ pub async fn run(args: &Doctor, global: &Global, out: &mut Output) -> Outcome {
             Severity::Note => "note",
             Severity::Repair => "repair",
         };
-        out.record(&shapes::line(&Finding { severity, file, offset, message, remedy })?)?;
+        out.record(&shapes::line(&FindingJson { severity, file, offset, message, remedy })?)?;
     }
     out.end_of_result()?;
     let doctor::ExamSummary { tables, files, frames, damage, notes, repaired } = examined?;
-    out.record(&shapes::line(&Summary { tables, files, frames, damage, notes, repaired })?)?;
+    out.record(&shapes::line(&DoctorSummary { tables, files, frames, damage, notes, repaired })?)?;
     if repair && repaired == 0 {
         render::note("note: nothing can be repaired automatically; nothing was changed");
     }

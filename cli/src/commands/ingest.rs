@@ -7,38 +7,38 @@ use driftdb_common::service::convert::key_type_from_wire;
 use driftdb_common::storage::fs::{self, Stamp};
 use uuid::Uuid;
 
-use crate::args::{Ingest, RowFormat};
-use crate::client::Client;
-use crate::exit::Outcome;
+use crate::args::{IngestArgs, RowFormat};
+use crate::database::DatabaseHandle;
+use crate::exit::CliResult;
 use crate::input;
-use crate::render::{self, Output};
+use crate::render::{self, Printer};
 use crate::shapes;
 
-mod aside;
+mod csv_parser;
 mod load;
 mod meter;
 mod rows;
-mod sheet;
+mod skipped;
 #[cfg(test)]
 mod tests;
 
-use aside::Aside;
-use load::{Load, Plan};
+use csv_parser::CellRules;
+use load::{Load, LoadPlan};
 use meter::Meter;
-use rows::Rules;
-use sheet::Cells;
+use rows::ReadRules;
+use skipped::SkippedLines;
 
 /// Loads the rows of the file and prints their number.
-pub async fn run(args: &Ingest, client: &mut Client, out: &mut Output) -> Outcome {
+pub async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let stamp = if input::is_stdin(&args.file) { None } else { fs::stamp(&args.file)? };
-    let aside = args.skip_bad.as_ref().map(|path| Aside::open(path, stamp.as_ref())).transpose()?;
-    let table = table(client, &args.table).await?;
-    let rules = Rules {
+    let skipped = args.skip_bad.as_ref().map(|path| SkippedLines::open(path, stamp.as_ref())).transpose()?;
+    let table = table(database, &args.table).await?;
+    let rules = ReadRules {
         csv: (format(args) == RowFormat::Csv).then(|| table.cells(args)),
         batch: batch(args),
-        keep_raw: aside.is_some(),
+        keep_raw: skipped.is_some(),
     };
-    let plan = Plan {
+    let plan = LoadPlan {
         table: args.table.clone(),
         file: input::name(&args.file),
         upsert: args.upsert,
@@ -50,7 +50,7 @@ pub async fn run(args: &Ingest, client: &mut Client, out: &mut Output) -> Outcom
         render::note(&format!("note: if this load is interrupted, resume it with --producer {producer}"));
     }
     let meter = Meter::new(stamp.map(|stamp| stamp.len));
-    let mut load = Load::new(plan, client, rows::open(&args.file, rules)?, aside, meter);
+    let mut load = Load::new(plan, database, rows::open(&args.file, rules)?, skipped, meter);
     let outcome = load.run().await;
     let (loaded, line) = (load.loaded(), load.last_line());
     // Remove the progress bar before anything else is printed.
@@ -66,32 +66,32 @@ pub async fn run(args: &Ingest, client: &mut Client, out: &mut Output) -> Outcom
     out.record(&shapes::line(&loaded)?)
 }
 
-fn batch(args: &Ingest) -> usize {
+fn batch(args: &IngestArgs) -> usize {
     usize::try_from(args.batch).unwrap_or(1)
 }
 
-fn format(args: &Ingest) -> RowFormat {
+fn format(args: &IngestArgs) -> RowFormat {
     let named_so = args.file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
     args.format.unwrap_or(if named_so { RowFormat::Csv } else { RowFormat::Jsonl })
 }
 
 /// The properties of the table that a load needs.
-struct Table {
+struct TableKey {
     primary_key: String,
     key_type: KeyType,
 }
 
-impl Table {
-    fn cells(self, args: &Ingest) -> Cells {
-        Cells { text: args.csv_text, key: self.primary_key, key_type: self.key_type }
+impl TableKey {
+    fn cells(self, args: &IngestArgs) -> CellRules {
+        CellRules { text: args.csv_text, key: self.primary_key, key_type: self.key_type }
     }
 }
 
-async fn table(client: &mut Client, name: &str) -> Result<Table> {
-    let tables = client.writer_status().await?.tables;
+async fn table(database: &mut DatabaseHandle, name: &str) -> Result<TableKey> {
+    let tables = database.writer_status().await?.tables;
     if let Some(info) = tables.iter().find(|info| info.table == name) {
         let key_type = key_type_from_wire(info.key_type)?;
-        return Ok(Table { primary_key: info.primary_key.clone(), key_type });
+        return Ok(TableKey { primary_key: info.primary_key.clone(), key_type });
     }
     let near = nearest(name, tables.iter().map(|info: &v1::TableInfo| info.table.as_str()));
     let near = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
@@ -100,7 +100,7 @@ async fn table(client: &mut Client, name: &str) -> Result<Table> {
 
 /// The producer id under which the writer remembers the progress of this load. It includes the batch size: with another
 /// size, a batch number would mean other rows.
-fn producer(args: &Ingest, stamp: Option<&Stamp>) -> String {
+fn producer(args: &IngestArgs, stamp: Option<&Stamp>) -> String {
     if let Some(id) = &args.producer {
         let usual = args.batch == 1000;
         return if usual { id.clone() } else { format!("{id}/{}", args.batch) };
@@ -114,7 +114,7 @@ fn producer(args: &Ingest, stamp: Option<&Stamp>) -> String {
 }
 
 /// A hash of everything that determines the rows of a batch and their effect. FNV-1a, because it is stable across releases.
-fn digest(args: &Ingest, Stamp { path, len, modified }: &Stamp) -> u128 {
+fn digest(args: &IngestArgs, Stamp { path, len, modified }: &Stamp) -> u128 {
     let version = env!("CARGO_PKG_VERSION");
     let (format, batch, upsert, csv_text) = (format(args), args.batch, args.upsert, args.csv_text);
     let what = format!("{version} {path:?} {len} {modified:?} {format:?} {batch} {upsert} {csv_text}");

@@ -2,17 +2,17 @@
 
 use driftdb_common::error::Error;
 
-use crate::args::Init;
-use crate::client::Client;
-use crate::exit::Outcome;
-use crate::render::{self, Output};
+use crate::args::InitArgs;
+use crate::database::DatabaseHandle;
+use crate::exit::CliResult;
+use crate::render::{self, Printer};
 
 /// Opens the directory as a writer, which creates missing files, and closes it.
-pub async fn run(args: Init, _out: &mut Output) -> Outcome {
+pub async fn run(args: InitArgs, _out: &mut Printer) -> CliResult {
     let dir = args.dir.display().to_string();
-    let mut client = Client::embedded(args.dir);
-    let status = client.writer_status().await;
-    client.close().await.map_err(|e: Error| e.context(format_args!("cannot close {dir}")))?;
+    let mut database = DatabaseHandle::embedded(args.dir);
+    let status = database.writer_status().await;
+    database.close().await.map_err(|e: Error| e.context(format_args!("cannot close {dir}")))?;
     let last = status?.last_seq;
     if last > 0 {
         render::note(&format!("note: {dir} already contains a database; its last seq is {last}"));

@@ -1,10 +1,5 @@
 //! The commands, one file each.
 
-use driftdb::v1;
-
-use crate::exit::Outcome;
-use crate::statement;
-
 pub mod apply;
 pub mod bench;
 pub mod compact;
@@ -29,8 +24,3 @@ pub mod watch;
 
 #[cfg(test)]
 mod maintenance_tests;
-
-/// Parses an optional point in time.
-fn moment(option: Option<&str>) -> Outcome<Option<v1::AsOf>> {
-    option.map(statement::point).transpose()
-}

@@ -8,34 +8,34 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::Sql;
-use crate::client::Client;
+use crate::args::SqlArgs;
 use crate::commands::sql;
-use crate::exit::{Failure, Outcome};
-use crate::render::{self, Answer, Output};
+use crate::database::DatabaseHandle;
+use crate::exit::{CliResult, Failure};
+use crate::render::{self, Printer, ResultItem};
 use crate::session::{self, Session};
 
+mod command;
 mod editor;
 mod input;
-mod meta;
 #[cfg(test)]
 mod tests;
 
+use command::ShellCommand;
 use editor::{Editor, Typed};
-use input::{Entry, Input};
-use meta::Meta;
+use input::{Input, ShellEntry};
 
 /// How long to wait for the table names: they are only used for completion.
 const TABLES_WAIT: Duration = Duration::from_secs(2);
 
 /// Reads statements and runs them. Without a terminal, runs stdin as `sql` does.
-pub async fn run(client: &mut Client, out: &mut Output) -> Outcome {
+pub async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     if !io::stdin().is_terminal() {
-        return sql::run(Sql::default(), client, out).await;
+        return sql::run(SqlArgs::default(), database, out).await;
     }
     let _terminal = Terminal::now();
     let mut editor = Editor::new(out.style())?;
-    let mut shell = Shell::new(Session::new(client, out, v1::CommitOptions::default(), Vec::new())?);
+    let mut shell = Shell::new(Session::new(database, out, v1::CommitOptions::default(), Vec::new())?);
     render::note("DriftQL: end statements with ;  Type \\? for help, \\q to quit");
     let (mut input, mut known) = (Input::default(), None);
     loop {
@@ -53,7 +53,7 @@ pub async fn run(client: &mut Client, out: &mut Output) -> Outcome {
         };
         let Some(entry) = input.push(&line) else { continue };
         match &entry {
-            Entry::Meta(text) | Entry::Script(text) => editor.remember(text),
+            ShellEntry::Command(text) | ShellEntry::Script(text) => editor.remember(text),
         }
         match shell.interruptible(entry).await {
             Ok(Flow::On) => {}
@@ -125,24 +125,24 @@ impl<'a> Shell<'a> {
     /// The names of the tables, if they can be read in time.
     async fn tables(&mut self) -> Vec<String> {
         #[derive(Deserialize)]
-        struct Table {
+        struct ListedTable {
             table: String,
         }
         let mut names = Vec::new();
         let mut sink = |answer| {
-            if let Answer::Record(json) = answer {
-                names.extend(serde_json::from_str::<Table>(&json).map(|table| table.table));
+            if let ResultItem::Record(json) = answer {
+                names.extend(serde_json::from_str::<ListedTable>(&json).map(|table| table.table));
             }
             Ok(())
         };
-        let asking = session::ask(self.session.client, "SHOW TABLES", &[], &mut sink);
+        let asking = session::ask(self.session.database, "SHOW TABLES", &[], &mut sink);
         // Ignore errors: a statement that needs the reader will report them.
         let _ = tokio::time::timeout(TABLES_WAIT, asking).await;
         names
     }
 
     /// Runs an entry until it ends or Ctrl-C is pressed.
-    async fn interruptible(&mut self, entry: Entry) -> Outcome<Flow> {
+    async fn interruptible(&mut self, entry: ShellEntry) -> CliResult<Flow> {
         let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return self.accept(entry).await };
         tokio::select! {
             flow = self.accept(entry) => return flow,
@@ -157,11 +157,11 @@ impl<'a> Shell<'a> {
     }
 
     /// Runs an entry.
-    async fn accept(&mut self, entry: Entry) -> Outcome<Flow> {
+    async fn accept(&mut self, entry: ShellEntry) -> CliResult<Flow> {
         let started = Instant::now();
         match entry {
-            Entry::Meta(line) => return self.meta(meta::parse(&line)?).await,
-            Entry::Script(script) => self.session.script(&script, None).await?,
+            ShellEntry::Command(line) => return self.meta(command::parse(&line)?).await,
+            ShellEntry::Script(script) => self.session.script(&script, None).await?,
         }
         if self.timing {
             render::note(&format!("time: {:.1} ms", started.elapsed().as_secs_f64() * 1e3));
@@ -169,16 +169,16 @@ impl<'a> Shell<'a> {
         Ok(Flow::On)
     }
 
-    async fn meta(&mut self, meta: Meta) -> Outcome<Flow> {
+    async fn meta(&mut self, meta: ShellCommand) -> CliResult<Flow> {
         match meta {
-            Meta::Describe(None) => self.session.look("SHOW TABLES").await?,
-            Meta::Describe(Some(table)) => self.session.look(&format!("DESCRIBE {table}")).await?,
-            Meta::AsOf(point) => self.session.as_of = point,
-            Meta::Timing(on) => {
+            ShellCommand::Describe(None) => self.session.look("SHOW TABLES").await?,
+            ShellCommand::Describe(Some(table)) => self.session.look(&format!("DESCRIBE {table}")).await?,
+            ShellCommand::AsOf(point) => self.session.as_of = point,
+            ShellCommand::Timing(on) => {
                 self.timing = on.unwrap_or(!self.timing);
                 render::note(if self.timing { "timing is on" } else { "timing is off" });
             }
-            Meta::Expanded(on) => {
+            ShellCommand::Expanded(on) => {
                 let on = on.unwrap_or(!self.session.out.expanded());
                 self.session.out.expand(on);
                 render::note(if on {
@@ -187,17 +187,19 @@ impl<'a> Shell<'a> {
                     "rows are printed in columns"
                 });
             }
-            Meta::Watch(every) => self.watch(every).await?,
-            Meta::Help => render::note(meta::HELP.trim_end()),
-            Meta::Quit => return Ok(Flow::Quit),
+            ShellCommand::Watch(every) => self.watch(every).await?,
+            ShellCommand::Help => render::note(command::HELP.trim_end()),
+            ShellCommand::Quit => return Ok(Flow::Quit),
         }
         Ok(Flow::On)
     }
 
     /// Repeats the last SELECT until it fails or is interrupted.
-    async fn watch(&mut self, every: Duration) -> Outcome {
+    async fn watch(&mut self, every: Duration) -> CliResult {
         let Some(select) = self.session.last_select().map(str::to_owned) else {
-            return Err(Failure::Usage("\\watch repeats the last SELECT, but no SELECT has run yet".to_owned()));
+            return Err(Failure::Usage(
+                "\\watch repeats the last SELECT, but no SELECT has run yet".to_owned(),
+            ));
         };
         loop {
             let now = jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default();

@@ -11,12 +11,12 @@ use tonic::Status;
 use v1::as_of::At;
 use v1::watch_drift_request::Start;
 
-use crate::args::Watch;
-use crate::client::{Client, Reader, told};
-use crate::commands::moment;
-use crate::exit::{Failure, Outcome};
-use crate::render::{self, Output};
-use crate::shapes::{self, Images};
+use crate::args::WatchArgs;
+use crate::database::{DatabaseHandle, ReaderApi};
+use crate::errors::to_error;
+use crate::exit::{CliResult, Failure};
+use crate::render::{self, Printer};
+use crate::shapes::{self, RequestedImages};
 use crate::statement;
 use bookmark::Bookmark;
 use program::Program;
@@ -28,17 +28,17 @@ mod program;
 const TICK: Duration = Duration::from_millis(500);
 
 /// Watches until the requested end, an error, or until the output is closed.
-pub async fn run(args: Watch, client: &mut Client, out: &mut Output) -> Outcome {
+pub async fn run(args: WatchArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     if !out.can_go_on() && args.until.is_none() && args.command.is_empty() {
         let message = "cannot print an endless watch as csv: csv needs all columns before the first row; pass --until, or use -o jsonl";
         return Err(Failure::Usage(message.to_owned()));
     }
     let bookmark = args.resume.as_deref().map(Bookmark::open).transpose()?;
-    let request = request(&args, bookmark.as_ref(), client).await?;
-    let mut watch = client.database().await?.watch(request);
+    let request = request(&args, bookmark.as_ref(), database).await?;
+    let mut watch = database.stale_client().await?.watch(request);
     let mut watching = Watching {
         out,
-        images: Images { before: args.with_before, after: args.with_after },
+        images: RequestedImages { before: args.with_before, after: args.with_after },
         progress: args.progress,
         program: Program::new(&args.command),
         bookmark,
@@ -57,7 +57,7 @@ pub async fn run(args: Watch, client: &mut Client, out: &mut Output) -> Outcome 
             }
         };
         let condition = || args.condition.clone().unwrap_or_default();
-        let event = event.map_err(|status| Failure::in_text(watching.told(&status), &condition()))?;
+        let event = event.map_err(|status| Failure::in_text(watching.error(&status), &condition()))?;
         let Some(event) = event else { break };
         let seq = watching.show(event).await?;
         if let (Some(bookmark), Some(token)) = (&mut watching.bookmark, watch.token()) {
@@ -69,12 +69,12 @@ pub async fn run(args: Watch, client: &mut Client, out: &mut Output) -> Outcome 
 }
 
 async fn request(
-    args: &Watch,
+    args: &WatchArgs,
     bookmark: Option<&Bookmark>,
-    client: &mut Client,
-) -> Outcome<v1::WatchDriftRequest> {
+    database: &mut DatabaseHandle,
+) -> CliResult<v1::WatchDriftRequest> {
     let until_seq = match &args.until {
-        Some(until) => last_at(until, client).await?,
+        Some(until) => last_at(until, database).await?,
         None => 0,
     };
     let mut request = v1::WatchDriftRequest {
@@ -90,14 +90,14 @@ async fn request(
         heartbeat: args.heartbeat.and_then(|heartbeat| heartbeat.try_into().ok()),
         ..Default::default()
     };
-    let from = moment(args.from.as_deref())?.and_then(|from| from.at);
+    let from = statement::optional_point(args.from.as_deref())?.and_then(|from| from.at);
     request.start = match (bookmark.and_then(Bookmark::token), from) {
         (Some(token), _) => Some(Start::ResumeToken(token)),
         (None, Some(At::Seq(seq))) => Some(Start::AfterSeq(seq)),
         (None, Some(At::Time(time))) => Some(Start::AfterTime(time)),
         (None, Some(At::Ago(ago))) => Some(Start::AfterTime(shapes::timestamp(before_now(ago)?))),
         // Start after the last acknowledged commit, even if the reader has not applied it yet.
-        (None, None) => client.reading().await?.token().map(|written| {
+        (None, None) => database.fresh_client().await?.token().map(|written| {
             request.epoch = written.epoch;
             Start::AfterSeq(written.seq)
         }),
@@ -105,7 +105,7 @@ async fn request(
     Ok(request)
 }
 
-fn before_now(ago: prost_types::Duration) -> Outcome<jiff::Timestamp> {
+fn before_now(ago: prost_types::Duration) -> CliResult<jiff::Timestamp> {
     let too_long = || Failure::Usage("--from is too far in the past".to_owned());
     let ago = Duration::try_from(ago).map_err(|_| too_long())?;
     jiff::Timestamp::now().checked_sub(ago).map_err(|_| too_long())
@@ -117,7 +117,7 @@ fn in_future(time: &prost_types::Timestamp) -> bool {
 }
 
 /// The last commit at or before a point in the past.
-async fn last_at(until: &str, client: &mut Client) -> Outcome<u64> {
+async fn last_at(until: &str, database: &mut DatabaseHandle) -> CliResult<u64> {
     let as_of = statement::point(until)?;
     let seq = match &as_of.at {
         Some(At::Seq(seq)) => *seq,
@@ -128,15 +128,15 @@ async fn last_at(until: &str, client: &mut Client) -> Outcome<u64> {
             return Err(Failure::Usage(message));
         }
         _ => {
-            let database = client.reading().await?;
-            let freshness = database.token().map(v1::Freshness::from);
+            let client = database.fresh_client().await?;
+            let freshness = client.token().map(v1::Freshness::from);
             let request =
                 v1::ListTablesRequest { as_of: Some(as_of), freshness, page_size: 1, ..Default::default() };
-            let call = |mut reader: Reader| {
+            let call = |mut reader: ReaderApi| {
                 let request = request.clone();
                 async move { reader.list_tables(request).await }
             };
-            database.read(call).await?.into_inner().header.unwrap_or_default().read_seq
+            client.read(call).await?.into_inner().header.unwrap_or_default().read_seq
         }
     };
     if seq == 0 {
@@ -147,8 +147,8 @@ async fn last_at(until: &str, client: &mut Client) -> Outcome<u64> {
 
 /// A watch in progress.
 struct Watching<'a> {
-    out: &'a mut Output,
-    images: Images,
+    out: &'a mut Printer,
+    images: RequestedImages,
     progress: bool,
     program: Option<Program>,
     bookmark: Option<Bookmark>,
@@ -157,7 +157,7 @@ struct Watching<'a> {
 
 impl Watching<'_> {
     /// Prints an event or runs the program for it. Returns the seq of its commit.
-    async fn show(&mut self, event: WatchEvent) -> Outcome<u64> {
+    async fn show(&mut self, event: WatchEvent) -> CliResult<u64> {
         let seq = match event {
             WatchEvent::Opened(header) => {
                 self.opened = true;
@@ -173,9 +173,7 @@ impl Watching<'_> {
             }
             WatchEvent::FellBehind(header) => {
                 if self.out.wants_notes() {
-                    render::note(
-                        "note: this watch is slower than the database; it catches up from files",
-                    );
+                    render::note("note: this watch is slower than the database; it catches up from files");
                 }
                 header.read_seq
             }
@@ -184,7 +182,10 @@ impl Watching<'_> {
                 if !self.opened && reason(&status).as_deref() == Some(Reason::Unreachable.as_str()) {
                     return Err(status.into());
                 }
-                render::note(&format!("note: {}; the watch resumes when a reader is available", told(&status).message()));
+                render::note(&format!(
+                    "note: {}; the watch resumes when a reader is available",
+                    to_error(&status).message()
+                ));
                 0
             }
             WatchEvent::Resumed(header) => {
@@ -196,7 +197,7 @@ impl Watching<'_> {
         Ok(seq)
     }
 
-    async fn rows(&mut self, batch: v1::RowBatch) -> Outcome<u64> {
+    async fn rows(&mut self, batch: v1::RowBatch) -> CliResult<u64> {
         let seq = batch.rows.iter().map(|row| row.seq).max().unwrap_or_default();
         match &self.program {
             Some(program) => program.run(&shapes::watched_rows(batch)?, None).await?,
@@ -209,7 +210,7 @@ impl Watching<'_> {
         Ok(seq)
     }
 
-    async fn commit(&mut self, commit: v1::Commit) -> Outcome<u64> {
+    async fn commit(&mut self, commit: v1::Commit) -> CliResult<u64> {
         let seq = commit.seq;
         match &self.program {
             Some(program) => program.run(&shapes::commit(commit, self.images)?, Some(seq)).await?,
@@ -223,23 +224,24 @@ impl Watching<'_> {
     }
 
     /// Converts an error of the watch. If the bookmark is the cause, adds advice.
-    fn told(&self, status: &Status) -> Error {
-        let error = told(status);
+    fn error(&self, status: &Status) -> Error {
+        let error = to_error(status);
         let stale = [Reason::FilterMismatch, Reason::EpochChanged, Reason::BelowFloor];
         match &self.bookmark {
-            Some(bookmark) if !self.opened && stale.contains(&error.reason()) => {
-                error.context(format_args!("cannot resume from {} (remove this file to start again)", bookmark.path()))
-            }
+            Some(bookmark) if !self.opened && stale.contains(&error.reason()) => error.context(format_args!(
+                "cannot resume from {} (remove this file to start again)",
+                bookmark.path()
+            )),
             _ => error,
         }
     }
 
     /// Saves the position up to which everything is done.
-    fn keep(&mut self) -> Outcome {
+    fn keep(&mut self) -> CliResult {
         Ok(self.bookmark.as_mut().map_or(Ok(()), Bookmark::keep)?)
     }
 
-    fn tick(&mut self) -> Outcome {
+    fn tick(&mut self) -> CliResult {
         if self.out.is_closed() {
             return Err(Failure::BrokenPipe);
         }

@@ -4,12 +4,13 @@ use std::fmt::Write;
 
 use serde_json::value::RawValue;
 
-use super::{Fields, Style, visible};
-use crate::exit::Outcome;
+use super::fields::JsonFields;
+use super::style::{Style, visible};
+use crate::exit::CliResult;
 use crate::shapes::Difference;
 
 /// The lines of the net change of one row, coloured by field.
-pub fn lines(diff: &Difference, style: Style) -> Outcome<String> {
+pub fn lines(diff: &Difference, style: Style) -> CliResult<String> {
     let before = fields(diff.before.as_deref())?;
     let after = fields(diff.after.as_deref())?;
     let key: String = diff.key.chars().flat_map(visible).collect();
@@ -39,8 +40,8 @@ pub fn lines(diff: &Difference, style: Style) -> Outcome<String> {
     Ok(text)
 }
 
-fn fields(document: Option<&RawValue>) -> Outcome<Vec<(String, Box<RawValue>)>> {
-    document.map_or(Ok(Vec::new()), |document| Ok(Fields::parse(document.get())?.0))
+fn fields(document: Option<&RawValue>) -> CliResult<Vec<(String, Box<RawValue>)>> {
+    document.map_or(Ok(Vec::new()), |document| Ok(JsonFields::parse(document.get())?.0))
 }
 
 #[cfg(test)]

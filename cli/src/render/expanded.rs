@@ -2,10 +2,11 @@
 
 use std::io::{self, Write};
 
-use super::{Fields, Style, cell_text, visible};
+use super::fields::{JsonFields, cell_text};
+use super::style::{Style, visible};
 
 /// Writes row `number`, counted from 1.
-pub(super) fn write(out: &mut dyn Write, style: Style, number: u64, fields: &Fields) -> io::Result<()> {
+pub(super) fn write(out: &mut dyn Write, style: Style, number: u64, fields: &JsonFields) -> io::Result<()> {
     let names = fields.0.iter().map(|(name, _)| name.chars().flat_map(visible).collect::<String>());
     let names: Vec<String> = names.collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or_default();

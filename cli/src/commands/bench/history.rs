@@ -9,23 +9,24 @@ use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
 use tokio::process::Command;
 use tokio::time::Instant;
 
-use self::dataset::{Dataset, Script, TABLE};
+use self::dataset::{Dataset, EventScript, TABLE};
 use self::questions::{Asker, Question};
 use super::ingest;
 use super::load::summary;
-use super::report::Report;
-use super::target::Ceiling;
-use crate::client::{Client, Reader, connect, reader_on, told, writer_on};
+use super::report::BenchReport;
+use super::target::CeilingProcess;
+use crate::database::{DatabaseHandle, ReaderApi, connect, reader_on, writer_on};
+use crate::errors::to_error;
 use crate::orders::id;
-use crate::processes::Daemon;
-use crate::render::{self, Progress};
+use crate::processes::DaemonProcess;
+use crate::render::{self, ProgressLine};
 
 mod dataset;
 mod questions;
 
 /// The parameters of the phase.
 #[derive(Debug, Clone, Copy)]
-pub struct How {
+pub struct HistoryPlan {
     /// The number of events before the tail.
     pub events: u32,
     /// How often each figure is measured.
@@ -35,17 +36,17 @@ pub struct How {
 }
 
 /// A loaded history and the writer that wrote it.
-struct Loaded<'a> {
-    how: How,
+struct LoadedHistory<'a> {
+    how: HistoryPlan,
     data: &'a Path,
-    writer: Daemon,
-    script: Script,
-    report: Report,
+    writer: DaemonProcess,
+    script: EventScript,
+    report: BenchReport,
 }
 
 /// Loads a history into a directory and measures it. `echo` is the ceiling of a call that does nothing.
-pub async fn measure(data: &Path, how: How, echo: Option<&Ceiling>) -> Result<Report> {
-    let mut loaded = Loaded::load(data, how).await?;
+pub async fn measure(data: &Path, how: HistoryPlan, echo: Option<&CeilingProcess>) -> Result<BenchReport> {
+    let mut loaded = LoadedHistory::load(data, how).await?;
     let first_seq = loaded.first_seq().await?;
     let dataset = loaded.script.dataset(first_seq);
     let large = dataset.large_orders(Asker::middle(&dataset));
@@ -71,15 +72,15 @@ pub async fn measure(data: &Path, how: How, echo: Option<&Ceiling>) -> Result<Re
     Ok(loaded.report)
 }
 
-impl Loaded<'_> {
+impl LoadedHistory<'_> {
     /// Writes the history, takes a snapshot, and writes the tail.
-    async fn load(data: &Path, how: How) -> Result<Loaded<'_>> {
-        let writer = Daemon::start("driftdb-writer", data).await?;
+    async fn load(data: &Path, how: HistoryPlan) -> Result<LoadedHistory<'_>> {
+        let writer = DaemonProcess::start("driftdb-writer", data).await?;
         let mut client = client(&writer);
         let statement = format!("CREATE TABLE {TABLE} (pk=id, INDEX(status, customer_id))");
         client.execute(v1::WriterServiceExecuteRequest { statement, ..Default::default() }).await?;
-        let report = Report::of_history(how.events.into());
-        let mut loaded = Loaded { how, data, writer, script: dataset::script(how.events), report };
+        let report = BenchReport::of_history(how.events.into());
+        let mut loaded = LoadedHistory { how, data, writer, script: dataset::script(how.events), report };
         let whole = loaded.script.len();
         let began = Instant::now();
         loaded.ingest("load", 0..whole).await?;
@@ -97,7 +98,7 @@ impl Loaded<'_> {
     }
 
     async fn ingest(&self, producer: &str, events: std::ops::Range<usize>) -> Result<v1::WriteToken> {
-        let mut progress = Progress::default();
+        let mut progress = ProgressLine::default();
         let total = events.len().div_ceil(ingest::BATCH);
         let batches = self.script.batches(events, ingest::BATCH);
         let mut writer = writer_on(connect(self.writer.url()).await?);
@@ -144,9 +145,9 @@ impl Loaded<'_> {
         }
     }
 
-    async fn start(&self, dataset: &Dataset) -> Result<(Daemon, Duration, Reader)> {
+    async fn start(&self, dataset: &Dataset) -> Result<(DaemonProcess, Duration, ReaderApi)> {
         let began = Instant::now();
-        let daemon = Daemon::start("driftdb-reader", self.data).await?;
+        let daemon = DaemonProcess::start("driftdb-reader", self.data).await?;
         let mut reader = reader_on(connect(daemon.url()).await?);
         get(&mut reader, dataset, dataset.orders() / 2).await?;
         Ok((daemon, began.elapsed(), reader))
@@ -232,16 +233,16 @@ impl Loaded<'_> {
     }
 
     fn tell(&self, run: u32, phase: &str) {
-        let How { events, runs, .. } = self.how;
+        let HistoryPlan { events, runs, .. } = self.how;
         render::note(&format!("run {run} of {runs}: {phase} of {events} events"));
     }
 }
 
 /// Reads one row, which must exist.
-async fn get(reader: &mut Reader, dataset: &Dataset, order: u32) -> Result<()> {
+async fn get(reader: &mut ReaderApi, dataset: &Dataset, order: u32) -> Result<()> {
     let keys = vec![id(order.into())];
     let request = v1::GetRequest { table: TABLE.to_owned(), keys, ..Default::default() };
-    let answer = reader.get(request).await.map_err(|s| told(&s))?.into_inner();
+    let answer = reader.get(request).await.map_err(|s| to_error(&s))?.into_inner();
     let found = answer.rows.first().map(|row| row.seq);
     if found == dataset.written(order, dataset.last_seq()) {
         return Ok(());
@@ -250,8 +251,8 @@ async fn get(reader: &mut Reader, dataset: &Dataset, order: u32) -> Result<()> {
 }
 
 /// A connection to a writer without readers.
-pub fn client(writer: &Daemon) -> Client {
-    Client::remote(vec![writer.url().to_owned()], Vec::new())
+pub fn client(writer: &DaemonProcess) -> DatabaseHandle {
+    DatabaseHandle::remote(vec![writer.url().to_owned()], Vec::new())
 }
 
 /// Converts bytes to MiB, the unit of memory figures.
@@ -293,7 +294,10 @@ async fn leave_page_cache(dir: &Path) -> Result<()> {
         let output = output.map_err(|e| Error::io("cannot drop files from the page cache: dd", &e))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(Error::new(Reason::NotSupported, format!("cannot drop files from the page cache: {said}")));
+            return Err(Error::new(
+                Reason::NotSupported,
+                format!("cannot drop files from the page cache: {said}"),
+            ));
         }
     }
     Ok(())

@@ -7,8 +7,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tonic::transport::Channel;
 
-use crate::client;
-use crate::processes::Daemon;
+use crate::database::connect;
+use crate::processes::DaemonProcess;
 
 /// The number of connections that the clients share.
 const CHANNELS: usize = 4;
@@ -38,13 +38,17 @@ pub struct Sample {
 pub async fn channels(url: &str) -> Result<Vec<Channel>> {
     let mut channels = Vec::new();
     for _ in 0..CHANNELS {
-        channels.push(client::connect(url).await?);
+        channels.push(connect(url).await?);
     }
     Ok(channels)
 }
 
 /// Runs all clients at the same time and measures their calls.
-pub async fn drive<C: Call>(clients: Vec<C>, time: Duration, server: Option<&Daemon>) -> Result<Sample> {
+pub async fn drive<C: Call>(
+    clients: Vec<C>,
+    time: Duration,
+    server: Option<&DaemonProcess>,
+) -> Result<Sample> {
     let start = Instant::now() + WARM_UP;
     let end = start + time;
     let mut running = JoinSet::new();
@@ -53,9 +57,9 @@ pub async fn drive<C: Call>(clients: Vec<C>, time: Duration, server: Option<&Dae
     }
     let watched = async {
         sleep_until(start).await;
-        let before = server.and_then(Daemon::processor_time);
+        let before = server.and_then(DaemonProcess::processor_time);
         sleep_until(end).await;
-        let after = server.and_then(Daemon::processor_time);
+        let after = server.and_then(DaemonProcess::processor_time);
         Ok::<_, Error>(before.zip(after).map(|(before, after)| after.saturating_sub(before)))
     };
     let joined = async {

@@ -3,13 +3,13 @@
 use serde::Serialize;
 
 use super::load::Sample;
-use crate::exit::Outcome;
-use crate::render::Output;
+use crate::exit::CliResult;
+use crate::render::Printer;
 use crate::shapes;
 
 /// Figures, in the order in which they were first measured.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct BenchReport {
     figures: Vec<Figure>,
     events: Option<u64>,
 }
@@ -26,10 +26,10 @@ struct Figure {
     runs: Vec<f64>,
 }
 
-impl Report {
+impl BenchReport {
     /// A report about a history of this many events.
-    pub fn of_history(events: u64) -> Report {
-        Report { figures: Vec::new(), events: Some(events) }
+    pub fn of_history(events: u64) -> BenchReport {
+        BenchReport { figures: Vec::new(), events: Some(events) }
     }
 
     /// Adds the value of one run to a figure.
@@ -67,7 +67,7 @@ impl Report {
     }
 
     /// Prints every figure.
-    pub fn print(&self, out: &mut Output) -> Outcome {
+    pub fn print(&self, out: &mut Printer) -> CliResult {
         for figure in &self.figures {
             let figure = Figure { value: median(&figure.runs), ..figure.clone() };
             out.record(&shapes::line(&figure)?)?;
@@ -83,7 +83,7 @@ impl Report {
 }
 
 /// Histories side by side, for people: each figure of every history, and the ratio of the last to the first.
-pub fn side_by_side(reports: &[Report]) -> String {
+pub fn side_by_side(reports: &[BenchReport]) -> String {
     let Some((first, others)) = reports.split_first() else { return String::new() };
     let sizes = reports.iter().map(|report| format!("{:>14}", report.events.unwrap_or_default()));
     let mut table = format!("{:<30}{}  ratio\n", "events", sizes.collect::<String>());
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_figure_has_a_stable_shape() {
-        let mut report = Report::default();
+        let mut report = BenchReport::default();
         report.add("W1", "p50", "µs", 410.0);
         report.add("W1", "p50", "µs", 400.12345);
         let mut figure = report.figures.pop().unwrap();
@@ -136,7 +136,7 @@ mod tests {
             shapes::line(&figure).unwrap(),
             r#"{"phase":"W1","metric":"p50","value":405.0615,"unit":"µs","runs":[410.0,400.123]}"#
         );
-        let mut report = Report::of_history(1000);
+        let mut report = BenchReport::of_history(1000);
         report.add("R3", "p50", "µs", 1.0);
         let line = shapes::line(&report.figures.pop().unwrap()).unwrap();
         assert!(line.starts_with(r#"{"phase":"R3","events":1000,"metric":"p50","#), "{line}");
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn histories_are_printed_side_by_side() {
-        let (mut short, mut long) = (Report::of_history(1000), Report::of_history(10_000));
+        let (mut short, mut long) = (BenchReport::of_history(1000), BenchReport::of_history(10_000));
         short.add("R3", "p50", "µs", 200.0);
         short.add("SN", "time", "ms", 1.0);
         long.add("R3", "p50", "µs", 300.0);

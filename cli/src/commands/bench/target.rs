@@ -5,13 +5,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use tempfile::TempDir;
+use tokio::process::Command;
 use tonic::transport::Channel;
 
 use super::load::{Sample, channels, drive};
 use super::writes::Work;
-use crate::args::{Bench, DEFAULT_READER, DEFAULT_WRITER, Global, Phase};
-use crate::client::Client;
-use crate::processes::{Daemon, own_program};
+use crate::args::{BenchArgs, BenchPhase, DEFAULT_READER, DEFAULT_WRITER, GlobalArgs};
+use crate::child::own_program;
+use crate::database::DatabaseHandle;
+use crate::processes::DaemonProcess;
 
 /// The source of daemons, and the measured table.
 pub struct Target {
@@ -28,17 +30,18 @@ pub struct Served {
     /// The address of the reader.
     pub reader: String,
     /// The process of the writer, if `bench` started it.
-    pub writer_process: Option<Daemon>,
+    pub writer_process: Option<DaemonProcess>,
     /// The process of the reader, if `bench` started it.
-    pub reader_process: Option<Daemon>,
+    pub reader_process: Option<DaemonProcess>,
 }
 
 impl Target {
     /// Uses the deployment whose addresses the options name; without addresses, `bench` starts its own daemons.
-    pub fn new(args: &Bench, global: &Global) -> Result<Target> {
+    pub fn new(args: &BenchArgs, global: &GlobalArgs) -> Result<Target> {
         let dir = tempfile::Builder::new().prefix("driftdb-bench-").tempdir_in(&args.dir);
-        let dir = dir
-            .map_err(|e| Error::io(format_args!("cannot create a directory in {}", args.dir.display()), &e))?;
+        let dir = dir.map_err(|e| {
+            Error::io(format_args!("cannot create a directory in {}", args.dir.display()), &e)
+        })?;
         if global.writer.is_empty() && global.reader.is_empty() {
             return Ok(Target { dir, given: None, table: "orders".to_owned() });
         }
@@ -75,9 +78,9 @@ impl Target {
 
     async fn start(&self, name: &str, with_reader: bool) -> Result<Served> {
         let data = self.dir.path().join(name);
-        let writer = Daemon::start("driftdb-writer", &data).await?;
+        let writer = DaemonProcess::start("driftdb-writer", &data).await?;
         let reader = match with_reader {
-            true => Some(Daemon::start("driftdb-reader", &data).await?),
+            true => Some(DaemonProcess::start("driftdb-reader", &data).await?),
             false => None,
         };
         Ok(Served {
@@ -100,34 +103,35 @@ impl Target {
     }
 
     /// Starts the server of a ceiling, which is measured with these numbers of clients.
-    pub async fn ceiling(&self, phase: Phase, clients: Vec<usize>) -> Result<Ceiling> {
+    pub async fn ceiling(&self, phase: BenchPhase, clients: Vec<usize>) -> Result<CeilingProcess> {
         let name = phase.to_string();
         let dir = self.dir.path().join(format!("ceiling-{name}"));
-        let args = ["bench-server".as_ref(), name.as_ref(), "--dir".as_ref(), dir.as_os_str()];
-        let process = Daemon::spawn(&own_program()?, args).await?;
+        let mut command = Command::new(own_program()?);
+        command.args(["bench-server", &name, "--dir"]).arg(dir);
+        let process = DaemonProcess::spawn(command).await?;
         let channels = channels(process.url()).await?;
-        Ok(Ceiling { name, clients, process, channels, work: Work::new(&self.table)? })
+        Ok(CeilingProcess { name, clients, process, channels, work: Work::new(&self.table)? })
     }
 }
 
 async fn execute(served: &Served, statement: String) -> Result<()> {
-    let mut client = Client::remote(vec![served.writer.clone()], Vec::new());
+    let mut client = DatabaseHandle::remote(vec![served.writer.clone()], Vec::new());
     let request = v1::WriterServiceExecuteRequest { statement, ..Default::default() };
     client.execute(request).await.map(drop)
 }
 
 /// A server that does the minimum: what a phase is compared with.
-pub struct Ceiling {
+pub struct CeilingProcess {
     /// The name: `echo` or `log`.
     pub name: String,
     /// The numbers of clients with which it is measured.
     pub clients: Vec<usize>,
-    process: Daemon,
+    process: DaemonProcess,
     channels: Vec<Channel>,
     work: Work,
 }
 
-impl Ceiling {
+impl CeilingProcess {
     /// Measures one run.
     pub async fn measure(&self, clients: usize, time: Duration) -> Result<Sample> {
         drive(self.work.clients(&self.channels, clients), time, Some(&self.process)).await

@@ -11,7 +11,8 @@ use tonic::transport::Channel;
 use v1::operation::Action;
 
 use super::load::Call;
-use crate::client::{Writer, told, writer_on};
+use crate::database::{WriterApi, writer_on};
+use crate::errors::to_error;
 use crate::orders::order;
 
 /// The number of digits of a key, after `ORD-`.
@@ -33,15 +34,18 @@ impl Work {
         order.id = format!("ORD-{:0DIGITS$}", 0);
         let template = Document::from_json(&order.json())?.msgpack().to_vec();
         let position = template.windows(order.id.len()).position(|window| window == order.id.as_bytes());
-        let position = position.ok_or_else(|| Error::new(Reason::Internal, "the encoded order does not contain its key"))?;
+        let position = position
+            .ok_or_else(|| Error::new(Reason::Internal, "the encoded order does not contain its key"))?;
         let template = Arc::new((template, position + "ORD-".len()));
         Ok(Work { table: table.to_owned(), template, next: Arc::default() })
     }
 
     /// Clients, spread over connections.
-    pub fn clients(&self, channels: &[Channel], count: usize) -> Vec<Client> {
+    pub fn clients(&self, channels: &[Channel], count: usize) -> Vec<WriteClient> {
         let channels = channels.iter().cycle().take(count);
-        channels.map(|channel| Client { writer: writer_on(channel.clone()), work: self.clone() }).collect()
+        channels
+            .map(|channel| WriteClient { writer: writer_on(channel.clone()), work: self.clone() })
+            .collect()
     }
 
     /// A document with a key that no other document has.
@@ -60,12 +64,12 @@ impl Work {
 
 /// A client that inserts one row per call.
 #[derive(Debug)]
-pub struct Client {
-    writer: Writer,
+pub struct WriteClient {
+    writer: WriterApi,
     work: Work,
 }
 
-impl Client {
+impl WriteClient {
     /// Commits one event. Returns its seq.
     pub async fn write(&mut self) -> Result<u64> {
         let document = v1::Document { body: Some(v1::document::Body::Msgpack(self.work.document())) };
@@ -79,15 +83,15 @@ impl Client {
     }
 }
 
-impl Call for Client {
+impl Call for WriteClient {
     async fn call(&mut self) -> Result<()> {
         self.write().await.map(drop)
     }
 }
 
 /// Sends a write and checks that it was committed. Returns its seq.
-pub async fn acknowledged(writer: &mut Writer, request: v1::ApplyRequest) -> Result<u64> {
-    let answer = writer.apply(request).await.map_err(|s| told(&s))?.into_inner();
+pub async fn acknowledged(writer: &mut WriterApi, request: v1::ApplyRequest) -> Result<u64> {
+    let answer = writer.apply(request).await.map_err(|s| to_error(&s))?.into_inner();
     match answer.token {
         Some(token) if token.seq > 0 => Ok(token.seq),
         _ => Err(Error::new(Reason::Internal, "the writer acknowledged a write without a seq")),

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use driftdb::v1;
 use driftdb_common::error::{Error, ErrorKind, Reason, Result};
 use tokio::sync::mpsc;
@@ -12,23 +13,25 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use v1::operation::Action;
 
-use super::aside::Aside;
 use super::meter::Meter;
-use super::rows::{Batch, Piece, Row};
-use crate::client::{Client, told};
+use super::rows::{InputBatch, InputPiece, InputRow};
+use super::skipped::SkippedLines;
+use crate::database::DatabaseHandle;
+use crate::errors::to_error;
 use crate::render;
-use crate::shapes::Loaded;
+use crate::shapes::LoadSummary;
 
 /// How long to try to reach the writer again.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The first pause between two attempts.
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-/// The longest pause between two attempts.
-const LAST_WAIT: Duration = Duration::from_secs(2);
+/// The pauses between two attempts.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(50))
+    .with_max_delay(Duration::from_secs(2))
+    .without_max_times();
 
 /// The parameters of a load.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct LoadPlan {
     pub table: String,
     /// The name of the file in messages.
     pub file: String,
@@ -40,10 +43,10 @@ pub struct Plan {
 
 /// A load in progress.
 pub struct Load<'a> {
-    plan: Plan,
-    client: &'a mut Client,
-    pieces: mpsc::Receiver<Result<Piece>>,
-    aside: Option<Aside>,
+    plan: LoadPlan,
+    database: &'a mut DatabaseHandle,
+    pieces: mpsc::Receiver<Result<InputPiece>>,
+    skipped: Option<SkippedLines>,
     meter: Meter,
     /// The number of rows that are on disk or were rejected.
     done: u64,
@@ -51,7 +54,7 @@ pub struct Load<'a> {
     refused: u64,
     last_seq: u64,
     /// Batches that were read and not acknowledged.
-    pending: VecDeque<Batch>,
+    pending: VecDeque<InputBatch>,
     /// The id of the last batch read.
     read: u64,
     /// The id of the last batch on disk.
@@ -71,25 +74,25 @@ pub struct Load<'a> {
 }
 
 /// An open stream.
-struct Stream {
+struct BatchStream {
     requests: mpsc::Sender<v1::IngestRequest>,
-    answers: Streaming<v1::IngestResponse>,
+    responses: Streaming<v1::IngestResponse>,
 }
 
 impl<'a> Load<'a> {
     /// Creates a load. Nothing is sent yet.
     pub fn new(
-        plan: Plan,
-        client: &'a mut Client,
-        pieces: mpsc::Receiver<Result<Piece>>,
-        aside: Option<Aside>,
+        plan: LoadPlan,
+        database: &'a mut DatabaseHandle,
+        pieces: mpsc::Receiver<Result<InputPiece>>,
+        skipped: Option<SkippedLines>,
         meter: Meter,
     ) -> Load<'a> {
         Load {
             plan,
-            client,
+            database,
             pieces,
-            aside,
+            skipped,
             meter,
             done: 0,
             refused: 0,
@@ -123,10 +126,10 @@ impl<'a> Load<'a> {
     }
 
     /// The result of this run.
-    pub fn loaded(&self) -> Loaded {
+    pub fn loaded(&self) -> LoadSummary {
         let events = self.done.saturating_sub(self.refused);
-        let skipped = self.aside.as_ref().map(|aside| aside.lines);
-        Loaded { last_seq: self.last_seq, commits: events, events, skipped }
+        let skipped = self.skipped.as_ref().map(|skipped| skipped.lines);
+        LoadSummary { last_seq: self.last_seq, commits: events, events, skipped }
     }
 
     /// The last line that is on disk or was skipped.
@@ -135,15 +138,15 @@ impl<'a> Load<'a> {
     }
 
     /// Opens a stream, learns from the writer which batches are on disk, and sends those that are not.
-    async fn open(&mut self) -> Result<Stream> {
+    async fn open(&mut self) -> Result<BatchStream> {
         let lost = || Error::new(Reason::Unreachable, "the writer ended the stream");
         let (requests, receiver) = mpsc::channel(self.plan.in_flight + 1);
         let first = v1::IngestRequest { producer_id: self.plan.producer.clone(), ..Default::default() };
         requests.send(first).await.map_err(|_| lost())?;
-        let mut writer = self.client.writer().await?;
-        let answers = writer.ingest(ReceiverStream::new(receiver)).await.map_err(|s| told(&s))?;
+        let mut writer = self.database.writer().await?;
+        let answers = writer.ingest(ReceiverStream::new(receiver)).await.map_err(|s| to_error(&s))?;
         let mut answers = answers.into_inner();
-        let answer = answers.message().await.map_err(|s| told(&s))?.ok_or_else(lost)?;
+        let answer = answers.message().await.map_err(|s| to_error(&s))?.ok_or_else(lost)?;
         if answer.durable_batch_id < self.durable {
             let message = "the writer has lost acknowledged batches: the database was restored or repaired meanwhile; start again with --restart";
             return Err(Error::new(Reason::EpochChanged, message));
@@ -155,27 +158,26 @@ impl<'a> Load<'a> {
         for batch in &self.pending {
             requests.send(self.request(batch)).await.map_err(|_| lost())?;
         }
-        Ok(Stream { requests, answers })
+        Ok(BatchStream { requests, responses: answers })
     }
 
     /// Opens a new stream after one broke.
-    async fn open_again(&mut self, error: Error) -> Result<Stream> {
+    async fn open_again(&mut self, error: Error) -> Result<BatchStream> {
         let broke = *self.broken.get_or_insert_with(Instant::now);
-        let (mut error, mut wait, mut told) = (error, FIRST_WAIT, false);
-        loop {
+        let (mut error, mut noted) = (error, false);
+        for pause in PAUSES.build() {
             // A writer in this process does not restart.
-            let hopeless = self.client.directory().is_some() || !is_passing(&error);
+            let hopeless = self.database.directory().is_some() || !is_passing(&error);
             if hopeless || broke.elapsed() > PATIENCE {
                 return Err(error);
             }
-            if !told {
-                render::note(&format!("note: {error}; retrying for up to {} s"));
-                told = true;
+            if !noted {
+                render::note(&format!("note: {error}; retrying for up to {PATIENCE:?}"));
+                noted = true;
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LAST_WAIT);
+            tokio::time::sleep(pause).await;
             // Find the active writer: another one may have taken over.
-            let opened = match self.client.writer_status().await {
+            let opened = match self.database.writer_status().await {
                 Ok(_) => self.open().await,
                 Err(error) => Err(error),
             };
@@ -187,14 +189,15 @@ impl<'a> Load<'a> {
                 Err(again) => error = again,
             }
         }
+        Err(error)
     }
 
     /// Sends batches and receives acknowledgements until everything is on disk. An error means that the stream broke.
-    async fn feed(&mut self, stream: &mut Stream) -> Result<()> {
+    async fn feed(&mut self, stream: &mut BatchStream) -> Result<()> {
         while !(self.ended && self.pending.is_empty()) {
             let room = !self.ended && self.pending.len() < self.plan.in_flight;
             tokio::select! {
-                answer = stream.answers.message() => match answer.map_err(|s| told(&s))? {
+                answer = stream.responses.message() => match answer.map_err(|s| to_error(&s))? {
                     Some(answer) => self.acknowledged(answer),
                     None => return Err(Error::new(Reason::Unreachable, "the writer ended the stream")),
                 },
@@ -212,18 +215,18 @@ impl<'a> Load<'a> {
     }
 
     /// Handles a piece of the file. Returns a batch if it must be sent.
-    fn piece(&mut self, piece: Option<Result<Piece>>) -> Option<Batch> {
+    fn piece(&mut self, piece: Option<Result<InputPiece>>) -> Option<InputBatch> {
         match piece {
             None => self.ended = true,
             Some(Err(error)) => self.fail(error),
-            Some(Ok(Piece::Header(raw))) => {
-                let written = self.aside.as_mut().map_or(Ok(()), |aside| aside.header(&raw));
+            Some(Ok(InputPiece::Header(raw))) => {
+                let written = self.skipped.as_mut().map_or(Ok(()), |skipped| skipped.header(&raw));
                 written.unwrap_or_else(|error| self.fail(error));
             }
             // A later batch is on disk, so an earlier run has handled this line.
-            Some(Ok(Piece::Bad(..))) if self.read < self.durable => {}
-            Some(Ok(Piece::Bad(line, raw, error))) => self.bad(line, &raw, error),
-            Some(Ok(Piece::Batch(batch))) => {
+            Some(Ok(InputPiece::Bad(..))) if self.read < self.durable => {}
+            Some(Ok(InputPiece::Bad(line, raw, error))) => self.bad(line, &raw, error),
+            Some(Ok(InputPiece::Batch(batch))) => {
                 self.read = batch.id;
                 if batch.id > self.durable {
                     self.meter.begin();
@@ -232,7 +235,7 @@ impl<'a> Load<'a> {
                 self.durable_line = batch.last_line();
                 self.meter.pass_over(batch.offset);
                 if self.resumed.take_if(|last| *last == batch.id).is_some() {
-                    let Plan { file, producer, .. } = &self.plan;
+                    let LoadPlan { file, producer, .. } = &self.plan;
                     render::note(&format!(
                         "note: an earlier run loaded {file} up to line {}; resuming after it (producer {producer})",
                         self.durable_line
@@ -243,8 +246,8 @@ impl<'a> Load<'a> {
         None
     }
 
-    fn request(&self, batch: &Batch) -> v1::IngestRequest {
-        let operation = |row: &Row| {
+    fn request(&self, batch: &InputBatch) -> v1::IngestRequest {
+        let operation = |row: &InputRow| {
             let document = v1::Document { body: Some(v1::document::Body::Msgpack(row.document.clone())) };
             let action = if self.plan.upsert { Action::Put(document) } else { Action::Insert(document) };
             v1::Operation { table: self.plan.table.clone(), key: String::new(), action: Some(action) }
@@ -303,8 +306,8 @@ impl<'a> Load<'a> {
 
     fn bad(&mut self, line: u64, raw: &[u8], error: Error) {
         let error = error.context(self.place(line));
-        match &mut self.aside {
-            Some(aside) => aside.add(raw, &error).unwrap_or_else(|error| self.fail(error)),
+        match &mut self.skipped {
+            Some(skipped) => skipped.add(raw, &error).unwrap_or_else(|error| self.fail(error)),
             None => self.fail(error),
         }
     }
@@ -322,7 +325,7 @@ impl<'a> Load<'a> {
     /// Reports that an earlier run has loaded the whole file.
     fn all_was_loaded(&self) {
         if self.done == 0 && self.durable > 0 {
-            let Plan { file, producer, .. } = &self.plan;
+            let LoadPlan { file, producer, .. } = &self.plan;
             render::note(&format!(
                 "note: an earlier run loaded all of {file} (producer {producer}); to load it again, pass --restart"
             ));

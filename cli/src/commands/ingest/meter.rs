@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::render::Progress;
+use crate::render::ProgressLine;
 
 /// The width of the bar, in characters.
 const BAR: u64 = 24;
@@ -12,7 +12,7 @@ const BAR: u64 = 24;
 /// The progress line, and the numbers in it.
 #[derive(Debug)]
 pub struct Meter {
-    progress: Progress,
+    progress: ProgressLine,
     /// The length of the file in bytes, if known.
     total: Option<u64>,
     began: Option<Instant>,
@@ -25,7 +25,7 @@ impl Meter {
     /// Creates a meter of which nothing is loaded yet.
     pub fn new(total: Option<u64>) -> Meter {
         let total = total.filter(|total| *total > 0);
-        Meter { progress: Progress::default(), total, began: None, from: 0, rows: 0 }
+        Meter { progress: ProgressLine::default(), total, began: None, from: 0, rows: 0 }
     }
 
     /// Notes that an earlier run loaded the file up to a byte offset.

@@ -8,7 +8,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
 use tokio::sync::mpsc;
 
-use super::sheet::{Cells, Sheet};
+use super::csv_parser::{CellRules, CsvParser};
 use crate::input;
 
 /// A batch is full when its lines have this many bytes.
@@ -20,7 +20,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A row to load.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct InputRow {
     /// The line number, from 1; the first line if the record has several.
     pub line: u64,
     /// The encoded document.
@@ -31,16 +31,16 @@ pub struct Row {
 
 /// The rows of one request.
 #[derive(Debug, Clone)]
-pub struct Batch {
+pub struct InputBatch {
     /// The number of the batch, from 1.
     pub id: u64,
     /// Never empty.
-    pub rows: Vec<Row>,
+    pub rows: Vec<InputRow>,
     /// The byte offset of the end of this batch in the file.
     pub offset: u64,
 }
 
-impl Batch {
+impl InputBatch {
     /// The line number of the last row.
     pub fn last_line(&self) -> u64 {
         self.rows.last().map_or(0, |row| row.line)
@@ -49,20 +49,20 @@ impl Batch {
 
 /// The pieces of a file, in order.
 #[derive(Debug)]
-pub enum Piece {
+pub enum InputPiece {
     /// The CSV header.
     Header(Bytes),
     /// Rows.
-    Batch(Batch),
+    Batch(InputBatch),
     /// The line number, text and error of a line that is not a row.
     Bad(u64, Bytes, Error),
 }
 
 /// How a file is read.
 #[derive(Debug, Clone)]
-pub struct Rules {
+pub struct ReadRules {
     /// The rules for CSV cells; `None` for JSON Lines.
-    pub csv: Option<Cells>,
+    pub csv: Option<CellRules>,
     /// The number of rows in a batch.
     pub batch: usize,
     /// Whether rows keep the text of their lines.
@@ -70,7 +70,7 @@ pub struct Rules {
 }
 
 /// Opens a file and starts to read it on another thread.
-pub fn open(path: &Path, rules: Rules) -> Result<mpsc::Receiver<Result<Piece>>> {
+pub fn open(path: &Path, rules: ReadRules) -> Result<mpsc::Receiver<Result<InputPiece>>> {
     let (source, name) = (input::open(path)?, input::name(path));
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
@@ -93,33 +93,33 @@ pub fn open(path: &Path, rules: Rules) -> Result<mpsc::Receiver<Result<Piece>>> 
 /// Cuts a file into pieces. A batch ends when it is full, before an invalid line, and at the end of the file.
 struct Cutter<R> {
     source: BufReader<R>,
-    sheet: Option<Sheet>,
-    rules: Rules,
+    sheet: Option<CsvParser>,
+    rules: ReadRules,
     id: u64,
     /// The line at which the current record starts.
     line: u64,
     lines_read: u64,
     offset: u64,
     /// The piece after the last batch: what ended it.
-    waiting: Option<Result<Piece>>,
+    waiting: Option<Result<InputPiece>>,
 }
 
 /// The content of a line.
-enum Found {
-    Row(Row),
+enum ParsedLine {
+    Row(InputRow),
     Header(Bytes),
     Bad(u64, Bytes, Error),
 }
 
 impl<R: Read> Cutter<R> {
-    fn new(source: R, rules: Rules) -> Cutter<R> {
-        let sheet = rules.csv.clone().map(Sheet::new);
+    fn new(source: R, rules: ReadRules) -> Cutter<R> {
+        let sheet = rules.csv.clone().map(CsvParser::new);
         let source = BufReader::with_capacity(256 << 10, source);
         Cutter { source, sheet, rules, id: 0, line: 0, lines_read: 0, offset: 0, waiting: None }
     }
 
     /// The next piece; `None` at the end of the file. After a read error the rest of the file cannot be parsed.
-    fn next(&mut self) -> Result<Option<Piece>> {
+    fn next(&mut self) -> Result<Option<InputPiece>> {
         if let Some(piece) = self.waiting.take() {
             return piece.map(Some);
         }
@@ -127,10 +127,10 @@ impl<R: Read> Cutter<R> {
         while rows.len() < self.rules.batch && self.offset - began < BYTES {
             match self.found() {
                 Ok(None) => break,
-                Ok(Some(Found::Row(row))) => rows.push(row),
-                Ok(Some(Found::Header(raw))) => return Ok(Some(Piece::Header(raw))),
-                Ok(Some(Found::Bad(line, raw, error))) => {
-                    self.waiting = Some(Ok(Piece::Bad(line, raw, error)));
+                Ok(Some(ParsedLine::Row(row))) => rows.push(row),
+                Ok(Some(ParsedLine::Header(raw))) => return Ok(Some(InputPiece::Header(raw))),
+                Ok(Some(ParsedLine::Bad(line, raw, error))) => {
+                    self.waiting = Some(Ok(InputPiece::Bad(line, raw, error)));
                     break;
                 }
                 // Return the rows before the error first.
@@ -144,17 +144,17 @@ impl<R: Read> Cutter<R> {
             return self.waiting.take().transpose();
         }
         self.id += 1;
-        Ok(Some(Piece::Batch(Batch { id: self.id, rows, offset: self.offset })))
+        Ok(Some(InputPiece::Batch(InputBatch { id: self.id, rows, offset: self.offset })))
     }
 
     /// The next record, or the next line that is not blank.
-    fn found(&mut self) -> Result<Option<Found>> {
+    fn found(&mut self) -> Result<Option<ParsedLine>> {
         loop {
             let Some(raw) = self.record()? else { return Ok(None) };
             let text = match &mut self.sheet {
                 Some(sheet) => match sheet.document() {
                     Ok(Some(text)) => Ok(text),
-                    Ok(None) => return Ok(Some(Found::Header(raw.into()))),
+                    Ok(None) => return Ok(Some(ParsedLine::Header(raw.into()))),
                     // Without a header the rows have no field names.
                     Err(error) if sheet.header_is_missing() => return Err(error),
                     Err(error) => Err(error),
@@ -166,9 +166,9 @@ impl<R: Read> Cutter<R> {
             return Ok(Some(match document {
                 Ok(document) => {
                     let raw = if self.rules.keep_raw { raw.into() } else { Bytes::new() };
-                    Found::Row(Row { line: self.line, document: document.msgpack().clone(), raw })
+                    ParsedLine::Row(InputRow { line: self.line, document: document.msgpack().clone(), raw })
                 }
-                Err(error) => Found::Bad(self.line, raw.into(), error),
+                Err(error) => ParsedLine::Bad(self.line, raw.into(), error),
             }));
         }
     }
@@ -198,7 +198,7 @@ impl<R: Read> Cutter<R> {
                 record.clear();
             }
         }
-        self.sheet.as_ref().map_or(Ok(()), Sheet::finish).map(|()| None)
+        self.sheet.as_ref().map_or(Ok(()), CsvParser::finish).map(|()| None)
     }
 }
 

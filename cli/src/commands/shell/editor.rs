@@ -15,7 +15,7 @@ use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
 use rustyline::{Behavior, ColorMode, CompletionType, Config, Context, Helper};
 
-use crate::exit::{Failure, Outcome};
+use crate::exit::{CliResult, Failure};
 use crate::render::Style;
 
 /// How many entries the history keeps.
@@ -47,7 +47,7 @@ impl std::fmt::Debug for Editor {
 
 impl Editor {
     /// Creates an editor on the terminal, with the saved history.
-    pub fn new(style: Style) -> Outcome<Editor> {
+    pub fn new(style: Style) -> CliResult<Editor> {
         let builder = Config::builder().max_history_size(HISTORY).map_err(failed)?;
         let config = builder
             .completion_type(CompletionType::List)
@@ -73,7 +73,7 @@ impl Editor {
     }
 
     /// Reads a line on another thread.
-    pub async fn line(&mut self, prompt: String) -> Outcome<Typed> {
+    pub async fn line(&mut self, prompt: String) -> CliResult<Typed> {
         let Some(mut inner) = self.inner.take() else { return Ok(Typed::End) };
         let reading = tokio::task::spawn_blocking(move || {
             let line = inner.readline(&prompt);

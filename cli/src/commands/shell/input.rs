@@ -5,9 +5,9 @@ use driftdb_common::query::script::split;
 
 /// A complete entry.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum ShellEntry {
     /// A command of the shell.
-    Meta(String),
+    Command(String),
     /// One or more statements.
     Script(String),
 }
@@ -20,23 +20,23 @@ pub struct Input {
 
 impl Input {
     /// Adds a line. Returns the entry that it completes, if any.
-    pub fn push(&mut self, line: &str) -> Option<Entry> {
+    pub fn push(&mut self, line: &str) -> Option<ShellEntry> {
         let word = line.trim();
         // In DriftQL no line starts with a backslash, so shell commands also work inside a statement.
         if word.starts_with('\\') || (!self.is_open() && matches!(word, "help" | "quit" | "exit")) {
-            return Some(Entry::Meta(word.to_owned()));
+            return Some(ShellEntry::Command(word.to_owned()));
         }
         self.pending.push_str(line);
         match state(&self.pending) {
-            State::Open => {
+            Completeness::Open => {
                 self.pending.push('\n');
                 None
             }
-            State::Blank => {
+            Completeness::Blank => {
                 self.pending.clear();
                 None
             }
-            State::Whole => Some(Entry::Script(std::mem::take(&mut self.pending))),
+            Completeness::Whole => Some(ShellEntry::Script(std::mem::take(&mut self.pending))),
         }
     }
 
@@ -51,7 +51,7 @@ impl Input {
     }
 }
 
-enum State {
+enum Completeness {
     /// There is no statement.
     Blank,
     /// The statement continues on the next line.
@@ -60,13 +60,13 @@ enum State {
     Whole,
 }
 
-fn state(text: &str) -> State {
+fn state(text: &str) -> Completeness {
     match split(text).last() {
-        None => State::Blank,
-        Some(last) if last.terminated => State::Whole,
+        None => Completeness::Blank,
+        Some(last) if last.terminated => Completeness::Whole,
         Some(_) => match first_error(text) {
-            Some(start) if !text.get(start..).unwrap_or_default().starts_with("/*") => State::Whole,
-            _ => State::Open,
+            Some(start) if !text.get(start..).unwrap_or_default().starts_with("/*") => Completeness::Whole,
+            _ => Completeness::Open,
         },
     }
 }
@@ -87,18 +87,18 @@ fn first_error(text: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn typed(lines: &[&str]) -> (Vec<Entry>, bool) {
+    fn typed(lines: &[&str]) -> (Vec<ShellEntry>, bool) {
         let mut input = Input::default();
         let found = lines.iter().filter_map(|line| input.push(line)).collect();
         (found, input.is_open())
     }
 
-    fn script(text: &str) -> Entry {
-        Entry::Script(text.to_owned())
+    fn script(text: &str) -> ShellEntry {
+        ShellEntry::Script(text.to_owned())
     }
 
-    fn meta(text: &str) -> Entry {
-        Entry::Meta(text.to_owned())
+    fn meta(text: &str) -> ShellEntry {
+        ShellEntry::Command(text.to_owned())
     }
 
     #[test]

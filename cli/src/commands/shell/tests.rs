@@ -4,14 +4,15 @@ use std::path::Path;
 
 use super::*;
 use crate::args::Format;
-use crate::testing::{Sink, embedded};
+use crate::render::sink::Sink;
+use crate::testing::embedded;
 
 /// Types lines. Returns, for each completed entry, its error or an empty text; then the prompt, the note on leaving and the output.
 async fn typed(dir: &Path, format: Format, lines: &[&str]) -> (Vec<String>, String, Option<String>, String) {
     let sink = Sink::default();
-    let mut out = Output::new(Box::new(sink.clone()), format);
-    let mut client = Client::embedded(dir.to_owned());
-    let session = Session::new(&mut client, &mut out, v1::CommitOptions::default(), Vec::new()).unwrap();
+    let mut out = Printer::new(Box::new(sink.clone()), format);
+    let mut database = DatabaseHandle::embedded(dir.to_owned());
+    let session = Session::new(&mut database, &mut out, v1::CommitOptions::default(), Vec::new()).unwrap();
     let (mut shell, mut input, mut errors) = (Shell::new(session), Input::default(), Vec::new());
     for line in lines {
         let Some(entry) = input.push(line) else { continue };
@@ -22,7 +23,7 @@ async fn typed(dir: &Path, format: Format, lines: &[&str]) -> (Vec<String>, Stri
     }
     let told = (errors, shell.prompt(input.is_open()), shell.dropped());
     out.end_of_result().unwrap();
-    client.close().await.unwrap();
+    database.close().await.unwrap();
     (told.0, told.1, told.2, sink.text())
 }
 
@@ -103,10 +104,11 @@ async fn table_names_are_optional_for_the_shell() {
     let dir = tempfile::tempdir().unwrap();
     embedded(dir.path(), &["sql", "-e", "CREATE TABLE a (pk=id); CREATE TABLE b (pk=id)"]).await;
     for (data, expected) in [(dir.path().to_owned(), &["a", "b"][..]), (dir.path().join("no"), &[])] {
-        let mut out = Output::new(Box::new(Sink::default()), Format::Jsonl);
-        let mut client = Client::embedded(data);
-        let session = Session::new(&mut client, &mut out, v1::CommitOptions::default(), Vec::new()).unwrap();
+        let mut out = Printer::new(Box::new(Sink::default()), Format::Jsonl);
+        let mut database = DatabaseHandle::embedded(data);
+        let session =
+            Session::new(&mut database, &mut out, v1::CommitOptions::default(), Vec::new()).unwrap();
         assert_eq!(Shell::new(session).tables().await, expected);
-        client.close().await.unwrap();
+        database.close().await.unwrap();
     }
 }

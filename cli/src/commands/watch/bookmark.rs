@@ -16,7 +16,7 @@ const BYTES_MAX: u64 = 1 << 20;
 
 /// The content of the file.
 #[derive(Debug, Serialize, Deserialize)]
-struct Place {
+struct BookmarkFile {
     /// Only for people.
     seq: u64,
     /// In hexadecimal digits.
@@ -76,7 +76,7 @@ impl Bookmark {
     pub fn keep(&mut self) -> Result<()> {
         let (Some(seq), Some(token)) = (self.ahead, &self.token) else { return Ok(()) };
         let resume_token = token.iter().map(|byte| format!("{byte:02x}")).collect();
-        let text = shapes::line(&Place { seq, resume_token })? + "\n";
+        let text = shapes::line(&BookmarkFile { seq, resume_token })? + "\n";
         self.replace(text.as_bytes())
             .map_err(|e| Error::io(format_args!("cannot write {}", self.path.display()), &e))?;
         self.ahead = None;
@@ -108,7 +108,7 @@ impl Drop for Bookmark {
 }
 
 fn parse(text: &[u8]) -> Option<Bytes> {
-    let Place { resume_token, .. } = serde_json::from_slice(text).ok()?;
+    let BookmarkFile { resume_token, .. } = serde_json::from_slice(text).ok()?;
     let pairs = resume_token.as_bytes().chunks(2);
     let token: Option<Vec<u8>> =
         pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
@@ -136,17 +136,7 @@ mod tests {
         assert_eq!(bookmark.token(), Some(second));
         bookmark.move_to(9, &third, true).unwrap();
         assert_eq!(Bookmark::open(&path).unwrap().token(), Some(third));
-        assert_eq!(path.read_dir_names(), ["a.watch"]);
-    }
-
-    trait Names {
-        fn read_dir_names(&self) -> Vec<String>;
-    }
-
-    impl Names for PathBuf {
-        fn read_dir_names(&self) -> Vec<String> {
-            OsFileSystem::shared().list(self.parent().unwrap()).unwrap()
-        }
+        assert_eq!(OsFileSystem::shared().list(dir.path()).unwrap(), ["a.watch"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
-use crate::exit::{Failure, Outcome};
+use crate::exit::{CliResult, Failure};
 
 /// The environment variable that contains the seq of the commit.
 const SEQ: &str = "DRIFTDB_SEQ";
@@ -33,7 +33,7 @@ impl Program {
     }
 
     /// Runs the program to its end. It must exit with code 0.
-    pub async fn run(&self, input: &str, seq: Option<u64>) -> Outcome {
+    pub async fn run(&self, input: &str, seq: Option<u64>) -> CliResult {
         let name = self.name.display();
         let mut command = Command::new(&self.name);
         command.args(&self.args).stdin(Stdio::piped()).kill_on_drop(true).env_remove(SEQ);
@@ -41,7 +41,7 @@ impl Program {
             command.env(SEQ, seq.to_string());
         }
         let child = command.spawn().map_err(|e| Failure::Program(format!("cannot run {name}: {e}")))?;
-        let mut running = Running(child);
+        let mut running = RunningProgram(child);
         if let Some(mut stdin) = running.0.stdin.take() {
             // The program need not read its input, so a failed write is not an error.
             let _ = stdin.write_all(input.as_bytes()).await;
@@ -63,9 +63,9 @@ impl Program {
 
 /// A running program. If the watch is interrupted, the program has some time to end by itself, because Ctrl-C at a
 /// terminal also reaches it. Then it is killed.
-struct Running(Child);
+struct RunningProgram(Child);
 
-impl Drop for Running {
+impl Drop for RunningProgram {
     fn drop(&mut self) {
         let began = Instant::now();
         while matches!(self.0.try_wait(), Ok(None)) && began.elapsed() < GRACE {

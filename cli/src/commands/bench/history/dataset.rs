@@ -6,7 +6,7 @@ use driftdb_common::format::document::Document;
 use v1::document::Body;
 use v1::operation::Action;
 
-use crate::orders::{Order, Random, id, order};
+use crate::orders::{SampleOrder, SplitMix64, id, order};
 
 /// The measured table.
 pub const TABLE: &str = "orders";
@@ -57,7 +57,7 @@ const WORDS_IN_A_NOTE: usize = 18;
 
 /// The order that each event changes.
 #[derive(Debug)]
-pub struct Script {
+pub struct EventScript {
     orders: Vec<u32>,
     /// The number of orders.
     count: u32,
@@ -77,21 +77,21 @@ pub struct Dataset {
 }
 
 /// A script of this many events, without a tail.
-pub fn script(events: u32) -> Script {
+pub fn script(events: u32) -> EventScript {
     let count = (events / VERSIONS).max(1);
     let mut orders: Vec<u32> = (0..count * VERSIONS).map(|event| event % count).collect();
-    let mut random = Random::new(u64::from(events));
+    let mut random = SplitMix64::new(u64::from(events));
     for last in (1..orders.len()).rev() {
         let other = random.below(last as u64 + 1);
         orders.swap(last, usize::try_from(other).unwrap_or_default());
     }
-    Script { orders, count, customers: count.div_ceil(ORDERS_OF_A_CUSTOMER) }
+    EventScript { orders, count, customers: count.div_ceil(ORDERS_OF_A_CUSTOMER) }
 }
 
-impl Script {
+impl EventScript {
     /// Adds a tail that changes random orders. Returns its length.
     pub fn add_tail(&mut self, seed: u64) -> u32 {
-        let mut random = Random::new(seed);
+        let mut random = SplitMix64::new(seed);
         let tail = TAIL.min(self.count * VERSIONS / 2);
         let count = u64::from(self.count);
         self.orders.extend((0..tail).map(|_| u32::try_from(random.below(count)).unwrap_or_default()));
@@ -156,8 +156,8 @@ fn next_version(versions: &mut [u32], order: u32) -> u32 {
 }
 
 /// A version of an order.
-fn version_of(number: u32, version: u32, customers: u32) -> Order {
-    Order { customer: customer(number % customers.max(1)), ..order(number.into(), version.into()) }
+fn version_of(number: u32, version: u32, customers: u32) -> SampleOrder {
+    SampleOrder { customer: customer(number % customers.max(1)), ..order(number.into(), version.into()) }
 }
 
 fn customer(number: u32) -> String {
@@ -170,7 +170,7 @@ fn operation(number: u32, version: u32, customers: u32) -> Result<v1::Operation>
     let patches = version > 0 && version % 5 != 4;
     let text = match patches {
         true => {
-            let Order { status, cents, .. } = &order;
+            let SampleOrder { status, cents, .. } = &order;
             format!(r#"{{"status":"{status}","amount":{}.{:02}}}"#, cents / 100, cents % 100)
         }
         false => whole(&order, number),
@@ -186,9 +186,9 @@ fn operation(number: u32, version: u32, customers: u32) -> Result<v1::Operation>
 }
 
 /// The document of an order, about 200 bytes. Every order has a different note, so that compression is realistic.
-fn whole(order: &Order, number: u32) -> String {
-    let Order { id, customer, status, cents } = order;
-    let mut random = Random::new(u64::from(number) << 32);
+fn whole(order: &SampleOrder, number: u32) -> String {
+    let SampleOrder { id, customer, status, cents } = order;
+    let mut random = SplitMix64::new(u64::from(number) << 32);
     let mut note = String::with_capacity(WORDS_IN_A_NOTE * 7);
     for _ in 0..WORDS_IN_A_NOTE {
         let word = WORDS.get(usize::try_from(random.below(WORDS.len() as u64)).unwrap_or_default());
@@ -226,19 +226,19 @@ impl Dataset {
     }
 
     /// A random order, and its key.
-    pub fn any_order(&self, random: &mut Random) -> (u32, String) {
+    pub fn any_order(&self, random: &mut SplitMix64) -> (u32, String) {
         let number = u32::try_from(random.below(self.orders().into())).unwrap_or_default();
         (number, id(number.into()))
     }
 
     /// A random seq at which an order exists.
-    pub fn any_moment_of(&self, order: u32, random: &mut Random) -> u64 {
+    pub fn any_moment_of(&self, order: u32, random: &mut SplitMix64) -> u64 {
         let first = self.seqs(order).next().unwrap_or(self.first_seq);
         first + random.below(self.last_seq() - first + 1)
     }
 
     /// A random customer's name, and the number of its orders that exist at `moment`.
-    pub fn any_customer(&self, moment: u64, random: &mut Random) -> (String, u64) {
+    pub fn any_customer(&self, moment: u64, random: &mut SplitMix64) -> (String, u64) {
         let number = u32::try_from(random.below(self.customers.into())).unwrap_or_default();
         let own = (number..self.orders()).step_by(self.customers.max(1) as usize);
         let there = own.filter(|order| self.seqs(*order).next().is_some_and(|first| first <= moment));
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn a_customer_has_a_hundred_orders() {
         let dataset = script(10_000).dataset(1);
-        let mut random = Random::new(1);
+        let mut random = SplitMix64::new(1);
         for _ in 0..20 {
             let (name, rows) = dataset.any_customer(dataset.last_seq(), &mut random);
             assert_eq!((name.len(), rows), (9, 100));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::exit::{Failure, Outcome};
+use crate::exit::{CliResult, Failure};
 use crate::statement;
 
 /// The text that `\?` prints.
@@ -27,7 +27,7 @@ const WATCH_MAX: f64 = 86_400.0;
 
 /// A command.
 #[derive(Debug, PartialEq)]
-pub enum Meta {
+pub enum ShellCommand {
     /// List the tables, or describe one.
     Describe(Option<String>),
     /// Set the point in time of reads without an `AS OF`.
@@ -45,21 +45,23 @@ pub enum Meta {
 }
 
 /// Parses a command.
-pub fn parse(line: &str) -> Outcome<Meta> {
+pub fn parse(line: &str) -> CliResult<ShellCommand> {
     let line = line.trim().trim_end_matches(';').trim_end();
     let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let rest = Some(rest.trim()).filter(|rest| !rest.is_empty());
     match (name, rest) {
-        ("\\d", table) => Ok(Meta::Describe(table.map(str::to_owned))),
-        ("\\as-of", Some("off")) => Ok(Meta::AsOf(None)),
+        ("\\d", table) => Ok(ShellCommand::Describe(table.map(str::to_owned))),
+        ("\\as-of", Some("off")) => Ok(ShellCommand::AsOf(None)),
         ("\\as-of", Some(point)) => moment(point),
-        ("\\as-of", None) => Err(usage("\\as-of needs a point in time, or off; for example: \\as-of @seq:100")),
-        ("\\timing", on) => Ok(Meta::Timing(switch(name, on)?)),
-        ("\\x", on) => Ok(Meta::Expanded(switch(name, on)?)),
-        ("\\watch", None) => Ok(Meta::Watch(WATCH_EVERY)),
+        ("\\as-of", None) => {
+            Err(usage("\\as-of needs a point in time, or off; for example: \\as-of @seq:100"))
+        }
+        ("\\timing", on) => Ok(ShellCommand::Timing(switch(name, on)?)),
+        ("\\x", on) => Ok(ShellCommand::Expanded(switch(name, on)?)),
+        ("\\watch", None) => Ok(ShellCommand::Watch(WATCH_EVERY)),
         ("\\watch", Some(seconds)) => every(seconds),
-        ("\\?" | "\\h" | "\\help" | "help", None) => Ok(Meta::Help),
-        ("\\q" | "\\quit" | "quit" | "exit", None) => Ok(Meta::Quit),
+        ("\\?" | "\\h" | "\\help" | "help", None) => Ok(ShellCommand::Help),
+        ("\\q" | "\\quit" | "quit" | "exit", None) => Ok(ShellCommand::Quit),
         ("\\?" | "\\h" | "\\help" | "\\q" | "\\quit", Some(rest)) => {
             Err(usage(&format!("{name} takes no argument; got {rest:?}")))
         }
@@ -68,13 +70,13 @@ pub fn parse(line: &str) -> Outcome<Meta> {
 }
 
 /// A point in time, with or without quotes.
-fn moment(text: &str) -> Outcome<Meta> {
+fn moment(text: &str) -> CliResult<ShellCommand> {
     let bare = ['"', '\''].iter().find_map(|q| text.strip_prefix(*q)?.strip_suffix(*q)).unwrap_or(text);
     statement::point(bare)?;
-    Ok(Meta::AsOf(Some(bare.to_owned())))
+    Ok(ShellCommand::AsOf(Some(bare.to_owned())))
 }
 
-fn switch(name: &str, text: Option<&str>) -> Outcome<Option<bool>> {
+fn switch(name: &str, text: Option<&str>) -> CliResult<Option<bool>> {
     match text {
         None => Ok(None),
         Some("on") => Ok(Some(true)),
@@ -83,10 +85,12 @@ fn switch(name: &str, text: Option<&str>) -> Outcome<Option<bool>> {
     }
 }
 
-fn every(text: &str) -> Outcome<Meta> {
+fn every(text: &str) -> CliResult<ShellCommand> {
     let seconds = text.parse::<f64>().ok().filter(|s| (0.1..=WATCH_MAX).contains(s));
     let every = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
-    every.map(Meta::Watch).ok_or_else(|| usage(&format!("\\watch takes 0.1 to 86400 seconds; got {text:?}")))
+    every
+        .map(ShellCommand::Watch)
+        .ok_or_else(|| usage(&format!("\\watch takes 0.1 to 86400 seconds; got {text:?}")))
 }
 
 fn usage(message: &str) -> Failure {
@@ -101,19 +105,19 @@ mod tests {
     fn every_command_is_parsed() {
         let some = |text: &str| Some(text.to_owned());
         for (line, expected) in [
-            ("\\d", Meta::Describe(None)),
-            ("\\d orders;", Meta::Describe(some("orders"))),
-            ("\\as-of @seq:3", Meta::AsOf(some("@seq:3"))),
-            ("\\as-of  5 minutes ago", Meta::AsOf(some("5 minutes ago"))),
-            ("\\as-of \"2026-01-01\"", Meta::AsOf(some("2026-01-01"))),
-            ("\\as-of off", Meta::AsOf(None)),
-            ("\\timing", Meta::Timing(None)),
-            ("\\x on", Meta::Expanded(Some(true))),
-            ("\\watch", Meta::Watch(WATCH_EVERY)),
-            ("\\watch 0.5", Meta::Watch(Duration::from_millis(500))),
-            ("\\?", Meta::Help),
-            ("\\q", Meta::Quit),
-            ("exit;", Meta::Quit),
+            ("\\d", ShellCommand::Describe(None)),
+            ("\\d orders;", ShellCommand::Describe(some("orders"))),
+            ("\\as-of @seq:3", ShellCommand::AsOf(some("@seq:3"))),
+            ("\\as-of  5 minutes ago", ShellCommand::AsOf(some("5 minutes ago"))),
+            ("\\as-of \"2026-01-01\"", ShellCommand::AsOf(some("2026-01-01"))),
+            ("\\as-of off", ShellCommand::AsOf(None)),
+            ("\\timing", ShellCommand::Timing(None)),
+            ("\\x on", ShellCommand::Expanded(Some(true))),
+            ("\\watch", ShellCommand::Watch(WATCH_EVERY)),
+            ("\\watch 0.5", ShellCommand::Watch(Duration::from_millis(500))),
+            ("\\?", ShellCommand::Help),
+            ("\\q", ShellCommand::Quit),
+            ("exit;", ShellCommand::Quit),
         ] {
             assert_eq!(parse(line).unwrap(), expected, "{line}");
             assert!(!line.starts_with('\\') || HELP.contains(line.split([' ', ';']).next().unwrap()));

@@ -13,7 +13,7 @@ fn invalid(message: impl Into<String>) -> Error {
 
 /// How CSV cells are converted.
 #[derive(Debug, Clone)]
-pub struct Cells {
+pub struct CellRules {
     /// Whether every cell is text, except the key of an INT table.
     pub text: bool,
     /// The name of the primary key field.
@@ -24,8 +24,8 @@ pub struct Cells {
 
 /// The parser of a CSV file. It is fed line by line.
 #[derive(Debug)]
-pub struct Sheet {
-    cells: Cells,
+pub struct CsvParser {
+    cells: CellRules,
     header: Vec<String>,
     parser: csv_core::Reader,
     /// The bytes of the current record.
@@ -38,12 +38,12 @@ pub struct Sheet {
     ended: usize,
 }
 
-impl Sheet {
+impl CsvParser {
     /// Creates a parser for a file whose first record is the header.
-    pub fn new(cells: Cells) -> Sheet {
+    pub fn new(cells: CellRules) -> CsvParser {
         let (text, ends) = (vec![0; 4096], vec![0; 64]);
         let parser = csv_core::Reader::new();
-        Sheet { cells, header: Vec::new(), parser, len: 0, text, used: 0, ends, ended: 0 }
+        CsvParser { cells, header: Vec::new(), parser, len: 0, text, used: 0, ends, ended: 0 }
     }
 
     /// Parses a line with its line ending. Returns whether it completes a record: a quoted cell can span lines.
@@ -104,7 +104,8 @@ impl Sheet {
             return Ok(None);
         }
         if cells.len() != self.header.len() {
-            let message = format!("the record has {} cells, but the header has {}", cells.len(), self.header.len());
+            let message =
+                format!("the record has {} cells, but the header has {}", cells.len(), self.header.len());
             return Err(invalid(message));
         }
         let mut json = String::from("{");
@@ -148,7 +149,8 @@ fn header(names: Vec<String>) -> Result<Vec<String>> {
 }
 
 fn quoted(text: &str) -> Result<String> {
-    serde_json::to_string(text).map_err(|e| Error::new(Reason::Internal, format!("cannot encode text as JSON: {e}")))
+    serde_json::to_string(text)
+        .map_err(|e| Error::new(Reason::Internal, format!("cannot encode text as JSON: {e}")))
 }
 
 /// Whether the cell is a number exactly as JSON prints it, so that the conversion loses nothing.
@@ -162,7 +164,7 @@ mod tests {
     use super::*;
 
     fn documents(text: &str, key_type: KeyType, csv_text: bool) -> Result<Vec<String>> {
-        let mut sheet = Sheet::new(Cells { text: csv_text, key: "id".into(), key_type });
+        let mut sheet = CsvParser::new(CellRules { text: csv_text, key: "id".into(), key_type });
         let mut found = Vec::new();
         for line in text.split_inclusive('\n') {
             if sheet.take(line.as_bytes())? {

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use driftdb::client::{Client, ClientOptions};
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::service::server::{Listener, MemoryConnector};
 use hyper_util::rt::TokioIo;
@@ -11,19 +12,17 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::{db, options};
-
 /// A directory and the daemons in this process that serve it.
 #[derive(Debug)]
 pub(super) struct Embedded {
     directory: PathBuf,
-    writer: Option<(Channel, Running)>,
-    reader: Option<(Channel, Running)>,
+    writer: Option<(Channel, ServingDaemon)>,
+    reader: Option<(Channel, ServingDaemon)>,
 }
 
 /// The task of a daemon, and the token that stops it.
 #[derive(Debug)]
-struct Running {
+struct ServingDaemon {
     shutdown: CancellationToken,
     task: JoinHandle<Result<()>>,
 }
@@ -47,7 +46,7 @@ impl Embedded {
         let (connector, listener) = Listener::memory();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(opened.serve(listener, shutdown.clone()));
-        self.writer = Some((channel(connector), Running { shutdown, task }));
+        self.writer = Some((channel(connector), ServingDaemon { shutdown, task }));
         Ok(true)
     }
 
@@ -61,15 +60,15 @@ impl Embedded {
         let (connector, listener) = Listener::memory();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(opened.serve(listener, shutdown.clone()));
-        self.reader = Some((channel(connector), Running { shutdown, task }));
+        self.reader = Some((channel(connector), ServingDaemon { shutdown, task }));
         Ok(true)
     }
 
     /// A client of the daemons that are open now. It keeps the write token of the client before it.
-    pub(super) fn client(&self, before: &db::Client) -> db::Client {
+    pub(super) fn client(&self, options: ClientOptions, before: &Client) -> Client {
         let channel =
-            |daemon: &Option<(Channel, Running)>| daemon.as_ref().map(|(channel, _)| channel.clone());
-        let client = db::Client::on(options(), channel(&self.writer), channel(&self.reader));
+            |daemon: &Option<(Channel, ServingDaemon)>| daemon.as_ref().map(|(channel, _)| channel.clone());
+        let client = Client::on(options, channel(&self.writer), channel(&self.reader));
         before.token().into_iter().for_each(|token| client.wrote(token));
         client
     }
@@ -90,7 +89,7 @@ impl Embedded {
     }
 }
 
-impl Running {
+impl ServingDaemon {
     async fn end(self) -> Result<()> {
         self.shutdown.cancel();
         let ended = self.task.await;

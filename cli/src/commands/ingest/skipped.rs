@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use driftdb_common::error::{Error, Result};
 use driftdb_common::storage::fs;
 
-use crate::exit::{Failure, Outcome};
+use crate::exit::{CliResult, Failure};
 use crate::render;
 
 /// How many skipped lines are reported one by one.
 const TOLD: u64 = 20;
 
 /// The file of skipped lines, and its earlier content.
-pub struct Aside {
+pub struct SkippedLines {
     path: PathBuf,
     file: Box<dyn Write + Send>,
     /// Hashes of the lines of earlier runs, with their number: a resumed load does not write them again.
@@ -26,21 +26,24 @@ pub struct Aside {
     pub lines: u64,
 }
 
-impl Aside {
+impl SkippedLines {
     /// Opens the file. It must not be the input file.
-    pub fn open(path: &Path, input: Option<&fs::Stamp>) -> Outcome<Aside> {
+    pub fn open(path: &Path, input: Option<&fs::Stamp>) -> CliResult<SkippedLines> {
         let file = fs::create_output(path)?;
         let stamp = fs::stamp(path)?;
         if input.is_some_and(|input| stamp.as_ref().is_some_and(|stamp| stamp.path == input.path)) {
-            return Err(Failure::Usage(format!("--skip-bad {} is the input file; name another file", path.display())));
+            return Err(Failure::Usage(format!(
+                "--skip-bad {} is the input file; name another file",
+                path.display()
+            )));
         }
         let empty = stamp.as_ref().is_none_or(|stamp| stamp.len == 0);
         let (known, hasher) = (HashMap::new(), RandomState::new());
-        let mut aside = Aside { path: path.to_owned(), file, known, hasher, empty, lines: 0 };
+        let mut skipped = SkippedLines { path: path.to_owned(), file, known, hasher, empty, lines: 0 };
         if stamp.is_some() {
-            aside.read().map_err(|e| aside.failed("read", &e))?;
+            skipped.read().map_err(|e| skipped.failed("read", &e))?;
         }
-        Ok(aside)
+        Ok(skipped)
     }
 
     fn read(&mut self) -> io::Result<()> {

@@ -1,61 +1,46 @@
-//! Responses of many messages, and the rows of a Select, which continue at another reader if a connection breaks.
+//! The rows of a Select, which continue at another reader if a connection breaks.
 
-use std::sync::Arc;
 use std::vec;
 
 use tokio::time::sleep;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
-use super::pool::Daemon;
-use super::reading::another_may;
-use super::{Client, Pauses};
+use super::api::ReaderApi;
+use super::handle::Client;
+use super::messages::MessageStream;
+use super::pauses::Pauses;
+use super::reasons::is_retryable_read;
 use crate::v1;
 
 /// How often rows are requested again without receiving a message.
-const TRIES: u32 = 5;
+const TRIES_MAX: u32 = 5;
 
-/// The messages of one response. If a reader failed before the first message, the next reader was asked.
-#[derive(Debug)]
-pub struct Answers<M> {
-    first: Option<M>,
-    rest: Streaming<M>,
-    daemon: Arc<Daemon>,
-}
-
-impl<M> Answers<M> {
-    /// Receives the first message. Most failures occur there.
-    pub(super) async fn begin(mut rest: Streaming<M>, daemon: Arc<Daemon>) -> Result<Answers<M>, Status> {
-        let first = rest.message().await?;
-        Ok(Answers { first, rest, daemon })
+impl Client {
+    /// Reads the rows that match a condition, in key order, as they arrive.
+    pub async fn select(&self, mut request: v1::SelectRequest) -> Result<RowStream, Status> {
+        request.freshness = self.freshness(request.freshness);
+        RowStream::open(self.clone(), request).await
     }
 
-    /// The first message, if it has not been taken.
-    pub(super) fn peek(&self) -> Option<&M> {
-        self.first.as_ref()
-    }
-
-    /// The next message; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<M>, Status> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
-        }
-        self.rest.message().await.map_err(|status| {
-            let status = self.daemon.told(status, false);
-            if another_may(&status) {
-                self.daemon.set_aside();
-            }
-            status
-        })
+    async fn select_messages(
+        &self,
+        request: &v1::SelectRequest,
+    ) -> Result<MessageStream<v1::SelectResponse>, Status> {
+        let call = |mut reader: ReaderApi| {
+            let request = request.clone();
+            async move { reader.select(request).await }
+        };
+        self.read_messages(call, |response| response.header.as_ref()).await
     }
 }
 
 /// The rows of a Select, all at the same point in time, in key order. If the connection breaks or the reader stops, they
 /// continue after the last received row at the next reader.
 #[derive(Debug)]
-pub struct Rows {
+pub struct RowStream {
     client: Client,
     request: v1::SelectRequest,
-    answers: Answers<v1::SelectResponse>,
+    messages: MessageStream<v1::SelectResponse>,
     header: v1::ReadHeader,
     rows: vec::IntoIter<v1::Row>,
     count: u64,
@@ -63,11 +48,11 @@ pub struct Rows {
     complete: bool,
 }
 
-impl Rows {
-    pub(super) async fn ask(client: Client, request: v1::SelectRequest) -> Result<Rows, Status> {
-        let answers = client.select_messages(&request).await?;
+impl RowStream {
+    async fn open(client: Client, request: v1::SelectRequest) -> Result<RowStream, Status> {
+        let messages = client.select_messages(&request).await?;
         let (header, rows) = (v1::ReadHeader::default(), Vec::new().into_iter());
-        let mut rows = Rows { client, request, answers, header, rows, count: 0, complete: false };
+        let mut rows = RowStream { client, request, messages, header, rows, count: 0, complete: false };
         rows.receive().await?;
         Ok(rows)
     }
@@ -108,12 +93,12 @@ impl Rows {
     async fn receive(&mut self) -> Result<(), Status> {
         let (mut tries, mut pauses) = (0, Pauses::new(None));
         let message = loop {
-            match self.answers.next().await {
+            match self.messages.next().await {
                 Ok(message) => break message,
-                Err(status) if !another_may(&status) || tries == TRIES => return Err(status),
+                Err(status) if !is_retryable_read(&status) || tries == TRIES_MAX => return Err(status),
                 Err(_) => {
                     sleep(pauses.next().unwrap_or_default()).await;
-                    self.answers = self.client.select_messages(&self.request).await?;
+                    self.messages = self.client.select_messages(&self.request).await?;
                 }
             }
             tries += 1;
@@ -125,7 +110,7 @@ impl Rows {
         if let Some(header) = message.header
             && self.header.read_seq == 0
         {
-            self.client.reach(&mut self.request.freshness, &header);
+            self.client.require_at_least(&mut self.request.freshness, &header);
             self.header = header;
         }
         self.rows = message.rows.into_iter();
