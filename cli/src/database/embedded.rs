@@ -42,7 +42,7 @@ impl Embedded {
             return Ok(false);
         }
         let config = driftdb_writer::WriterConfig::new(&self.directory);
-        let opened = blocking(move || driftdb_writer::Writer::open(config)).await?;
+        let opened = blocking(move || driftdb_writer::WriterDaemon::open(config)).await?;
         let (connector, listener) = Listener::memory();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(opened.serve(listener, shutdown.clone()));
