@@ -55,7 +55,7 @@ fn every_source_keeps_the_house_rules() {
 #[test]
 fn the_readme_tells_the_limits() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = fs::read_to_string(top.join("README.md")).unwrap();
+    let readme = fs::read_to_string(top.join("docs/limits.md")).unwrap();
     let limits = fs::read_to_string(top.join("common/src/limits.rs")).unwrap();
     let wrong = limits_differ(&readme, &limits);
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
