@@ -42,7 +42,7 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => {
             let failure = Failure::from(Error::io("cannot start", &e));
-            output.fail(&failure);
+            output.print_failure(&failure);
             return ExitCode::from(failure.code());
         }
     };
@@ -71,7 +71,7 @@ async fn run(cli: Cli, output: &mut Printer) -> u8 {
     match outcome.and_then(|()| output.finish()) {
         Ok(()) => exit::DONE,
         Err(failure) => {
-            output.fail(&failure);
+            output.print_failure(&failure);
             failure.code()
         }
     }

@@ -103,7 +103,7 @@ impl<'a> Session<'a> {
     }
 
     /// The number of operations in the open transaction, or `None` if none is open.
-    pub fn open(&self) -> Option<usize> {
+    pub fn open_operations(&self) -> Option<usize> {
         self.open.as_ref().map(|transaction| transaction.request.operations.len())
     }
 
@@ -118,7 +118,7 @@ impl<'a> Session<'a> {
     }
 
     /// Whether interrupted work had sent a write that was not acknowledged. Resets the flag.
-    pub fn dropped_a_write(&mut self) -> bool {
+    pub fn take_unacknowledged_write(&mut self) -> bool {
         std::mem::take(&mut self.writing)
     }
 
@@ -185,7 +185,7 @@ impl<'a> Session<'a> {
     }
 
     /// Runs one read statement, even if a transaction is open.
-    pub async fn look(&mut self, text: &str) -> CliResult {
+    pub async fn run_read(&mut self, text: &str) -> CliResult {
         let origin = StatementOrigin { text: text.to_owned(), script: text.into(), offset: 0, place: None };
         match statement::route(text, &self.values).map_err(|e| origin.failure(e))? {
             StatementRoute::Reader(statement) => self.read(&origin, &statement).await,
@@ -199,12 +199,12 @@ impl<'a> Session<'a> {
             Some(point) => statement::at(&origin.text, statement, point),
             None => Cow::Borrowed(origin.text.as_str()),
         };
-        let asked = ask(self.database, &text, &self.params, &mut |answer| out.answer(answer)).await;
+        let asked = run_query(self.database, &text, &self.params, &mut |item| out.print_item(item)).await;
         asked.map_err(|failure| match failure {
             Failure::Database(error) => origin.failure(error),
             other => other,
         })?;
-        self.out.end_of_result()
+        self.out.end_result()
     }
 
     async fn write(&mut self, origin: &StatementOrigin) -> CliResult {
@@ -219,7 +219,10 @@ impl<'a> Session<'a> {
         let executed = self.database.execute_with_messages(request, say).await;
         self.writing = false;
         // Print messages even if the statement fails: VERIFY reports damage and then fails.
-        messages.into_inner().into_iter().try_for_each(|said| self.out.answer(ResultItem::Message(said)))?;
+        messages
+            .into_inner()
+            .into_iter()
+            .try_for_each(|said| self.out.print_item(ResultItem::Message(said)))?;
         let token = executed.map_err(|e| origin.failure(e))?;
         token.into_iter().for_each(|token| self.wrote(token.seq));
         Ok(())
@@ -244,7 +247,7 @@ impl<'a> Session<'a> {
 }
 
 /// Runs one statement at a reader and passes each result to `sink` as it arrives.
-pub async fn ask(
+pub async fn run_query(
     database: &mut DatabaseHandle,
     text: &str,
     params: &[String],

@@ -21,7 +21,7 @@ pub(crate) async fn driftctl(args: &[&str]) -> (CliResult, String) {
     let outcome = crate::dispatch::dispatch(cli, &mut output).await;
     let outcome = match outcome {
         Ok(()) => output.finish(),
-        Err(failure) => output.end_of_result().and(Err(failure)),
+        Err(failure) => output.end_result().and(Err(failure)),
     };
     (outcome, sink.text())
 }

@@ -158,7 +158,7 @@ impl Backend {
         endpoint.connect().await.map_err(|e| self.unreachable(&e))
     }
 
-    fn unreachable(&self, error: &dyn Error) -> Status {
+    fn unreachable(&self, error: &(dyn Error + 'static)) -> Status {
         let hint = match self.what {
             "server" => String::new(),
             what => format!(" (is driftdb-{what} running?)"),
@@ -215,10 +215,14 @@ fn find<T: Error + 'static>(status: &Status) -> Option<&T> {
     None
 }
 
-fn innermost(error: &dyn Error) -> String {
+fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
     }
-    error.to_string()
+    // The kind is readable; the text of the system adds its number.
+    match error.downcast_ref::<std::io::Error>() {
+        Some(error) if error.raw_os_error().is_some() => error.kind().to_string(),
+        _ => error.to_string(),
+    }
 }

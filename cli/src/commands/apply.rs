@@ -63,12 +63,10 @@ pub async fn run(args: &ApplyArgs, database: &mut DatabaseHandle, out: &mut Prin
     let outcome = load(args, &mut lines, database, &mut loaded).await;
     if outcome.is_err() && loaded.commits > 0 {
         let LoadSummary { last_seq, commits, .. } = loaded;
-        render::note(&format!(
-            "note: the {commits} commits before it were applied; the last seq is {last_seq}"
-        ));
+        render::note(&format!("note: commits applied before the error: {commits}; last seq: {last_seq}"));
     }
     outcome?;
-    out.record(&shapes::line(&loaded)?)
+    out.print_record(&shapes::line(&loaded)?)
 }
 
 async fn load(

@@ -40,7 +40,13 @@ pub async fn run(args: CompactArgs, database: &mut DatabaseHandle, out: &mut Pri
     let done = database.compact(request).await?;
     let v1::CompactInfo { floor_seq, events_folded, bytes_freed } = done;
     let (table, dry_run) = (args.table.as_str(), args.dry_run);
-    out.record(&shapes::line(&CompactionJson { table, floor_seq, events_folded, bytes_freed, dry_run })?)
+    out.print_record(&shapes::line(&CompactionJson {
+        table,
+        floor_seq,
+        events_folded,
+        bytes_freed,
+        dry_run,
+    })?)
 }
 
 /// Shows the effect and asks for confirmation.

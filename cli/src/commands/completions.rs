@@ -8,5 +8,5 @@ use crate::render::Printer;
 pub fn run(args: &CompletionsArgs, out: &mut Printer) -> CliResult {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut args::command(), "driftctl", &mut script);
-    out.bytes(&script)
+    out.print_bytes(&script)
 }

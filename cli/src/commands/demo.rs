@@ -60,11 +60,11 @@ pub async fn run(args: &DemoArgs, out: &mut Printer) -> CliResult {
     reader.stop().await?;
     writer.stop().await?;
     match args.keep {
-        true => out.text(&format!(
+        true => out.print_text(&format!(
             "\nDone. The data was kept. To read it: driftctl -d {} sql -e 'SHOW TABLES'\n",
             dir.path().join("data").display()
         )),
-        false => out.text("\nDone. Every result was checked. The daemons have stopped, and the directory was removed.\nTo start your own database: driftctl dev\n"),
+        false => out.print_text("\nDone. Every result was checked. The daemons have stopped, and the directory was removed.\nTo start your own database: driftctl dev\n"),
     }
 }
 
@@ -90,12 +90,12 @@ struct Tour<'a> {
 impl Tour<'_> {
     /// Explains the next step.
     fn say(&mut self, text: &str) -> CliResult {
-        self.out.text(&format!("\n{text}\n"))
+        self.out.print_text(&format!("\n{text}\n"))
     }
 
     fn echo(&mut self, statement: &str) -> CliResult {
         let prompt = self.out.style().bold(&format!("> {statement}"));
-        self.out.text(&format!("{prompt}\n"))
+        self.out.print_text(&format!("{prompt}\n"))
     }
 
     /// Runs a read statement, shows its result and returns it for checking.
@@ -112,10 +112,10 @@ impl Tour<'_> {
             let value = serde_json::from_str(&text);
             found
                 .push(value.map_err(|e| Error::new(Reason::Internal, format!("a result is not JSON: {e}")))?);
-            out.answer(answer)
+            out.print_item(answer)
         };
-        session::ask(&mut self.database, statement, &[], &mut sink).await?;
-        self.out.end_of_result()?;
+        session::run_query(&mut self.database, statement, &[], &mut sink).await?;
+        self.out.end_result()?;
         Ok(found)
     }
 
@@ -219,7 +219,7 @@ impl Tour<'_> {
             v1::WriterServiceExecuteRequest { statement: statement.to_owned(), ..Default::default() };
         self.database.execute_with_messages(request, |message| said.borrow_mut().push(message)).await?;
         for message in said.into_inner() {
-            self.out.text(&format!("{message}\n"))?;
+            self.out.print_text(&format!("{message}\n"))?;
         }
         Ok(())
     }
@@ -253,7 +253,7 @@ impl Tour<'_> {
             Err(Failure::Database(error) | Failure::Statement { error, .. }) => error,
             _ => return expect("the refusal of what is below the floor", false),
         };
-        self.out.text(&format!("{refused}\n"))?;
+        self.out.print_text(&format!("{refused}\n"))?;
         expect("the refusal", refused.reason() == Reason::BelowFloor)
     }
 
@@ -283,7 +283,7 @@ impl Tour<'_> {
             }
         };
         let events = shapes::events(commit, RequestedImages { before: true, after: true })?;
-        events.iter().try_for_each(|event| self.out.event(event))?;
+        events.iter().try_for_each(|event| self.out.print_event(event))?;
         let found: Vec<_> = events.iter().map(|event| (event.seq, event.key.as_str())).collect();
         expect("what was watched", found == [(written.seq, key.as_str())])
     }

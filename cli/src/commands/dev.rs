@@ -37,7 +37,7 @@ pub async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliRe
         }
     };
 
-    let told = out.text(&greeting(&data.display().to_string(), &writer_url, &reader_url));
+    let told = out.print_text(&greeting(&data.display().to_string(), &writer_url, &reader_url));
     if told.is_err() {
         shutdown.cancel();
     }

@@ -20,7 +20,7 @@ pub async fn run(args: DiffArgs, database: &mut DatabaseHandle, out: &mut Printe
     let mut answers = database.fresh_client().await?.diff(request).await?;
     while let Some(answer) = answers.next().await? {
         for row in answer.rows {
-            out.answer(ResultItem::Difference(shapes::difference(row)?))?;
+            out.print_item(ResultItem::Difference(shapes::difference(row)?))?;
         }
     }
     Ok(())

@@ -50,11 +50,11 @@ pub async fn run(args: &DoctorArgs, global: &GlobalArgs, out: &mut Printer) -> C
             Severity::Note => "note",
             Severity::Repair => "repair",
         };
-        out.record(&shapes::line(&FindingJson { severity, file, offset, message, remedy })?)?;
+        out.print_record(&shapes::line(&FindingJson { severity, file, offset, message, remedy })?)?;
     }
-    out.end_of_result()?;
+    out.end_result()?;
     let doctor::ExamSummary { tables, files, frames, damage, notes, repaired } = examined?;
-    out.record(&shapes::line(&DoctorSummary { tables, files, frames, damage, notes, repaired })?)?;
+    out.print_record(&shapes::line(&DoctorSummary { tables, files, frames, damage, notes, repaired })?)?;
     if repair && repaired == 0 {
         render::note("note: nothing can be repaired automatically; nothing was changed");
     }

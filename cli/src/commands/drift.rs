@@ -24,7 +24,7 @@ pub async fn run(args: DriftArgs, database: &mut DatabaseHandle, out: &mut Print
         truncated |= answer.truncated;
         for commit in answer.commits {
             for line in shapes::drift(commit)? {
-                out.record(&line)?;
+                out.print_record(&line)?;
             }
         }
     }

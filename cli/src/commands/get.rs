@@ -28,7 +28,7 @@ pub async fn run(args: GetArgs, database: &mut DatabaseHandle, out: &mut Printer
         let found: HashSet<&str> = answer.rows.iter().map(|row| row.key.as_str()).collect();
         missing.extend(keys.iter().filter(|key| !found.contains(key.as_str())).cloned());
         for row in answer.rows {
-            out.record(&shapes::row(row, args.meta)?)?;
+            out.print_record(&shapes::row(row, args.meta)?)?;
         }
         // Read the remaining keys at the point in time of the first result.
         as_of = Some(v1::AsOf::seq(answer.header.unwrap_or_default().read_seq));

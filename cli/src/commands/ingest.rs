@@ -63,7 +63,7 @@ pub async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &mut Pri
         ));
     }
     outcome?;
-    out.record(&shapes::line(&loaded)?)
+    out.print_record(&shapes::line(&loaded)?)
 }
 
 fn batch(args: &IngestArgs) -> usize {

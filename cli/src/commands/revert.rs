@@ -17,7 +17,12 @@ pub async fn run(args: RevertArgs, database: &mut DatabaseHandle, out: &mut Prin
     }
     let operations = vec![v1::Operation::revert(&args.table, &args.key, to)];
     let token = database.apply(operations.into()).await?;
-    out.record(&shapes::line(&LoadSummary { last_seq: token.seq, commits: 1, events: 1, skipped: None })?)
+    out.print_record(&shapes::line(&LoadSummary {
+        last_seq: token.seq,
+        commits: 1,
+        events: 1,
+        skipped: None,
+    })?)
 }
 
 /// The row now, and the row as it was.
@@ -40,5 +45,5 @@ async fn preview(
         return Ok(());
     }
     let diff = v1::RowDiff { key: args.key, before, after, json_patch: String::new() };
-    out.answer(ResultItem::Difference(shapes::difference(diff)?))
+    out.print_item(ResultItem::Difference(shapes::difference(diff)?))
 }

@@ -24,7 +24,7 @@ pub async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &mut Prin
     let rows = database.fresh_client().await?.select(request).await;
     let mut rows = rows.map_err(|status| Failure::in_text(to_error(&status), &condition))?;
     while let Some(row) = rows.next().await? {
-        out.record(&shapes::row(row, args.meta)?)?;
+        out.print_record(&shapes::row(row, args.meta)?)?;
     }
     Ok(())
 }

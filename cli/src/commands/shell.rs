@@ -59,7 +59,7 @@ pub async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> CliResult 
             Ok(Flow::On) => {}
             Ok(Flow::Quit) => break,
             Err(Failure::BrokenPipe) => return Err(Failure::BrokenPipe),
-            Err(failure) => shell.session.out.fail(&failure),
+            Err(failure) => shell.session.out.print_failure(&failure),
         }
     }
     if let Some(dropped) = shell.dropped() {
@@ -107,7 +107,7 @@ impl<'a> Shell<'a> {
     /// The prompt, with the point in time of reads and the open transaction.
     fn prompt(&self, goes_on: bool) -> String {
         let moment = self.session.as_of.as_ref().map(|point| format!(" as of {point}")).unwrap_or_default();
-        let open = match self.session.open() {
+        let open = match self.session.open_operations() {
             None => String::new(),
             Some(1) => " (transaction: 1 write)".to_owned(),
             Some(n) => format!(" (transaction: {n} writes)"),
@@ -118,7 +118,7 @@ impl<'a> Shell<'a> {
 
     /// The note about an open transaction when the shell ends.
     fn dropped(&self) -> Option<String> {
-        self.session.open()?;
+        self.session.open_operations()?;
         Some("note: the open transaction was discarded".to_owned())
     }
 
@@ -135,7 +135,7 @@ impl<'a> Shell<'a> {
             }
             Ok(())
         };
-        let asking = session::ask(self.session.database, "SHOW TABLES", &[], &mut sink);
+        let asking = session::run_query(self.session.database, "SHOW TABLES", &[], &mut sink);
         // Ignore errors: a statement that needs the reader will report them.
         let _ = tokio::time::timeout(TABLES_WAIT, asking).await;
         names
@@ -148,8 +148,8 @@ impl<'a> Shell<'a> {
             flow = self.accept(entry) => return flow,
             _ = interrupt.recv() => {}
         }
-        self.session.out.end_of_result()?;
-        render::note(match self.session.dropped_a_write() {
+        self.session.out.end_result()?;
+        render::note(match self.session.take_unacknowledged_write() {
             true => "\ninterrupted; the outcome of the write is unknown",
             false => "\ninterrupted",
         });
@@ -171,16 +171,18 @@ impl<'a> Shell<'a> {
 
     async fn meta(&mut self, meta: ShellCommand) -> CliResult<Flow> {
         match meta {
-            ShellCommand::Describe(None) => self.session.look("SHOW TABLES").await?,
-            ShellCommand::Describe(Some(table)) => self.session.look(&format!("DESCRIBE {table}")).await?,
+            ShellCommand::Describe(None) => self.session.run_read("SHOW TABLES").await?,
+            ShellCommand::Describe(Some(table)) => {
+                self.session.run_read(&format!("DESCRIBE {table}")).await?
+            }
             ShellCommand::AsOf(point) => self.session.as_of = point,
             ShellCommand::Timing(on) => {
                 self.timing = on.unwrap_or(!self.timing);
                 render::note(if self.timing { "timing is on" } else { "timing is off" });
             }
             ShellCommand::Expanded(on) => {
-                let on = on.unwrap_or(!self.session.out.expanded());
-                self.session.out.expand(on);
+                let on = on.unwrap_or(!self.session.out.is_expanded());
+                self.session.out.set_expanded(on);
                 render::note(if on {
                     "rows are printed one field a line"
                 } else {
@@ -204,7 +206,7 @@ impl<'a> Shell<'a> {
         loop {
             let now = jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default();
             render::note(&format!("-- {now}, repeated every {} s", every.as_secs_f64()));
-            self.session.look(&select).await?;
+            self.session.run_read(&select).await?;
             tokio::time::sleep(every).await;
         }
     }

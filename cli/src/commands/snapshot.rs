@@ -20,5 +20,5 @@ struct SnapshotJson {
 pub async fn run(args: SnapshotArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let info = database.snapshot(&args.table).await?;
     let written = SnapshotJson { table: args.table, seq: info.seq, rows: info.rows, bytes: info.bytes };
-    out.record(&shapes::line(&written)?)
+    out.print_record(&shapes::line(&written)?)
 }

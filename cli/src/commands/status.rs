@@ -87,13 +87,13 @@ struct ReaderFigures {
 /// Prints the status of the daemons that answer. Fails if none does.
 pub async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let (status, failed) = ask(database).await?;
-    if out.for_people() {
-        out.text(&for_people(&status))?;
+    if out.is_for_people() {
+        out.print_text(&for_people(&status))?;
         for table in &status.tables {
-            out.record(&shapes::line(table)?)?;
+            out.print_record(&shapes::line(table)?)?;
         }
     } else {
-        out.record(&shapes::line(&status)?)?;
+        out.print_record(&shapes::line(&status)?)?;
     }
     failed.map_or(Ok(()), |error| Err(Failure::from(error)))
 }

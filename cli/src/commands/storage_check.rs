@@ -13,10 +13,12 @@ use crate::render::Printer;
 use crate::shapes;
 
 pub mod peer;
-mod side;
+mod peer_process;
+mod scratch;
 
 use peer::{PeerRequest, PeerResponse, ReadMode, generation};
-use side::{PeerProcess, Scratch};
+use peer_process::PeerProcess;
+use scratch::Scratch;
 
 /// A change that another process sees later than this is slow.
 const SLOW_MS: u64 = 100;
@@ -133,7 +135,7 @@ impl StorageChecker<'_> {
     ) -> CliResult {
         self.slow |= result == CheckResult::Slow;
         let line = CheckLine { check, result, ms, means: means.into() };
-        self.out.record(&shapes::line(&line)?)
+        self.out.print_record(&shapes::line(&line)?)
     }
 
     fn report_unsafe(
@@ -249,7 +251,7 @@ impl StorageChecker<'_> {
         loop {
             let held = OsFileSystem.lock(&path).is_ok_and(|lock| lock.is_some());
             let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let check = "lock after a death";
+            let check = "lock after a kill";
             if held {
                 let ending = if ms > 1000 { CheckResult::Slow } else { CheckResult::Fine };
                 return self.report(check, ending, Some(ms), "a standby writer can take over");
@@ -377,16 +379,19 @@ impl StorageChecker<'_> {
         let answer = self.peer.ask(PeerRequest::Notice { limit_ms: NOTICE_MS }).await?;
         self.notifies = watching && matches!(answer, PeerResponse::Seen { .. });
         match answer {
-            PeerResponse::Seen { ms, .. } if self.notifies => {
-                self.report("change notices", CheckResult::Fine, Some(ms), "readers are notified of commits")
-            }
-            _ => self.report("change notices", CheckResult::Absent, None, "readers must poll"),
+            PeerResponse::Seen { ms, .. } if self.notifies => self.report(
+                "change notifications",
+                CheckResult::Fine,
+                Some(ms),
+                "readers are notified of commits",
+            ),
+            _ => self.report("change notifications", CheckResult::Absent, None, "readers must poll"),
         }
     }
 
     /// Prints the overall result.
     fn report_verdict(&mut self) -> CliResult {
-        self.out.end_of_result()?;
+        self.out.end_result()?;
         let (writer, readers) = (self.unsafe_for_writer, self.unsafe_for_readers);
         match writer {
             true => self.report(

@@ -37,16 +37,16 @@ pub async fn run(args: VerifyArgs, database: &mut DatabaseHandle, out: &mut Prin
             let (out, printed) = &mut *printed.borrow_mut();
             if printed.is_ok() {
                 let line = shapes::line(&ProblemJson { file, offset, message }).map_err(Failure::from);
-                *printed = line.and_then(|line| out.record(&line));
+                *printed = line.and_then(|line| out.print_record(&line));
             }
         };
         let summary = database.verify(request, print).await;
         printed.into_inner().1?;
         summary?
     };
-    out.end_of_result()?;
+    out.end_result()?;
     let v1::verify_response::Summary { files, frames, rows, problems } = summary;
-    out.record(&shapes::line(&VerifyTotals { files, frames, rows, problems })?)?;
+    out.print_record(&shapes::line(&VerifyTotals { files, frames, rows, problems })?)?;
     if problems == 0 {
         return Ok(());
     }

@@ -29,7 +29,7 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Watches until the requested end, an error, or until the output is closed.
 pub async fn run(args: WatchArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
-    if !out.can_go_on() && args.until.is_none() && args.command.is_empty() {
+    if !out.can_stream() && args.until.is_none() && args.command.is_empty() {
         let message = "cannot print an endless watch as csv: csv needs all columns before the first row; pass --until, or use -o jsonl";
         return Err(Failure::Usage(message.to_owned()));
     }
@@ -62,7 +62,7 @@ pub async fn run(args: WatchArgs, database: &mut DatabaseHandle, out: &mut Print
         let seq = watching.show(event).await?;
         if let (Some(bookmark), Some(token)) = (&mut watching.bookmark, watch.token()) {
             // A crash must not run the program again for a commit that it has finished.
-            bookmark.move_to(seq, token, watching.program.is_some())?;
+            bookmark.advance(seq, token, watching.program.is_some())?;
         }
     }
     watching.keep()
@@ -167,7 +167,7 @@ impl Watching<'_> {
             WatchEvent::Commit(commit) => self.commit(commit).await?,
             WatchEvent::RowsDone(header) | WatchEvent::Progress(header) | WatchEvent::CaughtUp(header) => {
                 if self.progress && self.program.is_none() {
-                    self.out.aside(&shapes::progress(header.read_seq)?)?;
+                    self.out.print_aside(&shapes::progress(header.read_seq)?)?;
                 }
                 header.read_seq
             }
@@ -203,7 +203,7 @@ impl Watching<'_> {
             Some(program) => program.run(&shapes::watched_rows(batch)?, None).await?,
             None => {
                 for row in batch.rows {
-                    self.out.aside(&shapes::watched_row(&batch.table, row)?)?;
+                    self.out.print_aside(&shapes::watched_row(&batch.table, row)?)?;
                 }
             }
         }
@@ -216,7 +216,7 @@ impl Watching<'_> {
             Some(program) => program.run(&shapes::commit(commit, self.images)?, Some(seq)).await?,
             None => {
                 for event in shapes::events(commit, self.images)? {
-                    self.out.event(&event)?;
+                    self.out.print_event(&event)?;
                 }
             }
         }
@@ -238,7 +238,7 @@ impl Watching<'_> {
 
     /// Saves the position up to which everything is done.
     fn keep(&mut self) -> CliResult {
-        Ok(self.bookmark.as_mut().map_or(Ok(()), Bookmark::keep)?)
+        Ok(self.bookmark.as_mut().map_or(Ok(()), Bookmark::save)?)
     }
 
     fn tick(&mut self) -> CliResult {

@@ -81,23 +81,23 @@ impl Printer {
     }
 
     /// Whether people read the output: the format is `table`.
-    pub fn for_people(&self) -> bool {
+    pub fn is_for_people(&self) -> bool {
         self.format == Format::Table
     }
 
     /// Whether rows can be printed before the last one is known.
-    pub fn can_go_on(&self) -> bool {
+    pub fn can_stream(&self) -> bool {
         self.format != Format::Csv
     }
 
     /// Whether errors are also printed as JSON.
-    pub fn errors_as_json(&self) -> bool {
+    pub fn prints_errors_as_json(&self) -> bool {
         self.asked && matches!(self.format, Format::Json | Format::Jsonl)
     }
 
     /// Whether notes about success are printed on stderr.
     pub fn wants_notes(&self) -> bool {
-        self.terminal && self.for_people()
+        self.terminal && self.is_for_people()
     }
 
     /// The colours in use.
@@ -106,17 +106,17 @@ impl Printer {
     }
 
     /// Whether rows are printed one field a line.
-    pub fn expanded(&self) -> bool {
+    pub fn is_expanded(&self) -> bool {
         self.expanded.is_some()
     }
 
     /// Selects one field a line, or columns.
-    pub fn expand(&mut self, on: bool) {
+    pub fn set_expanded(&mut self, on: bool) {
         self.expanded = on.then_some(0);
     }
 
     /// Prints one record: a JSON object on one line.
-    pub fn record(&mut self, json: &str) -> CliResult {
+    pub fn print_record(&mut self, json: &str) -> CliResult {
         match self.format {
             Format::Jsonl => {
                 self.out.write_all(json.as_bytes())?;
@@ -139,39 +139,39 @@ impl Printer {
     }
 
     /// Prints a result in the shape that suits the format.
-    pub fn answer(&mut self, answer: ResultItem) -> CliResult {
+    pub fn print_item(&mut self, item: ResultItem) -> CliResult {
         #[derive(Serialize)]
         struct Message {
             message: String,
         }
-        match answer {
-            ResultItem::Record(json) => self.record(&json),
-            ResultItem::Difference(diff) if self.for_people() => {
+        match item {
+            ResultItem::Record(json) => self.print_record(&json),
+            ResultItem::Difference(diff) if self.is_for_people() => {
                 let lines = diff::lines(&diff, self.style)?;
                 self.out.write_all(lines.as_bytes()).map_err(Failure::from)
             }
-            ResultItem::Difference(diff) => self.record(&shapes::line(&diff)?),
-            ResultItem::Message(message) if self.for_people() => {
-                self.end_of_result()?;
-                self.text(&format!("{}\n", message.trim_end()))
+            ResultItem::Difference(diff) => self.print_record(&shapes::line(&diff)?),
+            ResultItem::Message(message) if self.is_for_people() => {
+                self.end_result()?;
+                self.print_text(&format!("{}\n", message.trim_end()))
             }
-            ResultItem::Message(message) => self.record(&shapes::line(&Message { message })?),
+            ResultItem::Message(message) => self.print_record(&shapes::line(&Message { message })?),
         }
     }
 
     /// Prints a change: for people a readable line, otherwise a record.
-    pub fn event(&mut self, event: &EventJson) -> CliResult {
-        match self.for_people() {
+    pub fn print_event(&mut self, event: &EventJson) -> CliResult {
+        match self.is_for_people() {
             true => Ok(self.out.write_all(live::event(event, self.style)?.as_bytes())?),
-            false => self.record(&shapes::line(event)?),
+            false => self.print_record(&shapes::line(event)?),
         }
     }
 
     /// Prints a record that is not a change: for people on its own line.
-    pub fn aside(&mut self, json: &str) -> CliResult {
-        match self.for_people() {
+    pub fn print_aside(&mut self, json: &str) -> CliResult {
+        match self.is_for_people() {
             true => Ok(self.out.write_all(live::aside(json, self.style).as_bytes())?),
-            false => self.record(json),
+            false => self.print_record(json),
         }
     }
 
@@ -189,17 +189,17 @@ impl Printer {
     }
 
     /// Ends the result of one statement: the next result may have other columns.
-    pub fn end_of_result(&mut self) -> CliResult {
+    pub fn end_result(&mut self) -> CliResult {
         self.table.end(&mut self.out, self.style)?;
         self.csv.end(&mut self.out)?;
-        self.expand(self.expanded());
+        self.set_expanded(self.is_expanded());
         self.out.flush()?;
         Ok(())
     }
 
     /// Ends the output.
     pub fn finish(&mut self) -> CliResult {
-        self.end_of_result()?;
+        self.end_result()?;
         match (self.format, self.written) {
             (Format::Json, 0) => self.out.write_all(b"[]\n")?,
             (Format::Json, _) => self.out.write_all(b"]\n")?,
@@ -210,24 +210,24 @@ impl Printer {
     }
 
     /// Prints text unchanged and flushes it.
-    pub fn text(&mut self, text: &str) -> CliResult {
+    pub fn print_text(&mut self, text: &str) -> CliResult {
         self.out.write_all(text.as_bytes())?;
         self.out.flush()?;
         Ok(())
     }
 
     /// Prints bytes unchanged.
-    pub fn bytes(&mut self, bytes: &[u8]) -> CliResult {
+    pub fn print_bytes(&mut self, bytes: &[u8]) -> CliResult {
         self.out.write_all(bytes)?;
         Ok(())
     }
 
     /// Prints an error on stderr, after the results that came before it.
-    pub fn fail(&mut self, failure: &Failure) {
+    pub fn print_failure(&mut self, failure: &Failure) {
         // Stdout may be what failed. Print the error nevertheless.
-        let _ = self.end_of_result();
+        let _ = self.end_result();
         let mut told = failure.text();
-        if self.errors_as_json() {
+        if self.prints_errors_as_json() {
             told.extend(failure.json());
         }
         print_stderr(&told);
@@ -243,7 +243,7 @@ mod tests {
         let sink = Sink::default();
         let mut output = Printer::new(Box::new(sink.clone()), format);
         for record in records {
-            output.record(record).unwrap();
+            output.print_record(record).unwrap();
         }
         output.finish().unwrap();
         sink.text()
@@ -303,7 +303,7 @@ mod tests {
     fn a_broken_pipe_ends_the_output_silently() {
         for format in [Format::Jsonl, Format::Json, Format::Csv, Format::Table] {
             let mut output = Printer::new(Box::new(Closed), format);
-            let outcome = output.record(ROWS[0]).and_then(|()| output.finish());
+            let outcome = output.print_record(ROWS[0]).and_then(|()| output.finish());
             let failure = outcome.unwrap_err();
             assert!(matches!(failure, Failure::BrokenPipe), "{format:?}: {failure:?}");
             assert_eq!((failure.code(), failure.text()), (0, String::new()));

@@ -34,7 +34,7 @@ pub async fn run(args: BenchServerArgs, out: &mut Printer) -> CliResult {
         CeilingKind::Log => Some(CeilingLog::open(&args.dir)?),
     };
     if let Some(address) = listener.address() {
-        out.text(&format!("listening on {address}\n"))?;
+        out.print_text(&format!("listening on {address}\n"))?;
     }
     let service = StubWriter(CeilingServer { log });
     let mut routes = tonic::service::Routes::builder();

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use self::dataset::{Dataset, EventScript, TABLE};
-use self::questions::{Asker, Question};
+use self::queries::{HistoryQuery, QueryClient};
 use super::ingest;
 use super::load::summary;
 use super::report::BenchReport;
@@ -22,7 +22,7 @@ use crate::processes::DaemonProcess;
 use crate::render::{self, ProgressLine};
 
 mod dataset;
-mod questions;
+mod queries;
 
 /// The parameters of the phase.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +37,7 @@ pub struct HistoryPlan {
 
 /// A loaded history and the writer that wrote it.
 struct LoadedHistory<'a> {
-    how: HistoryPlan,
+    plan: HistoryPlan,
     data: &'a Path,
     writer: DaemonProcess,
     script: EventScript,
@@ -45,25 +45,25 @@ struct LoadedHistory<'a> {
 }
 
 /// Loads a history into a directory and measures it. `echo` is the ceiling of a call that does nothing.
-pub async fn measure(data: &Path, how: HistoryPlan, echo: Option<&CeilingProcess>) -> Result<BenchReport> {
-    let mut loaded = LoadedHistory::load(data, how).await?;
+pub async fn measure(data: &Path, plan: HistoryPlan, echo: Option<&CeilingProcess>) -> Result<BenchReport> {
+    let mut loaded = LoadedHistory::load(data, plan).await?;
     let first_seq = loaded.first_seq().await?;
     let dataset = loaded.script.dataset(first_seq);
-    let large = dataset.large_orders(Asker::middle(&dataset));
-    let asker = Asker { dataset: &dataset, large };
-    for run in 1..=how.runs {
+    let large = dataset.large_orders(QueryClient::middle(&dataset));
+    let client = QueryClient { dataset: &dataset, large };
+    for run in 1..=plan.runs {
         let echo = match echo {
             Some(echo) => {
-                loaded.tell(run, "echo");
-                let sample = echo.measure(1, how.time).await?;
+                loaded.note_run(run, "echo");
+                let sample = echo.measure(1, plan.time).await?;
                 loaded.report.add("echo.c1", "p50", "µs", sample.p50);
                 Some(sample.p50)
             }
             None => None,
         };
         loaded.starts(run, &dataset).await?;
-        for question in Question::ALL {
-            loaded.asks(run, &asker, question, echo).await?;
+        for query in HistoryQuery::ALL {
+            loaded.asks(run, &client, query, echo).await?;
         }
     }
     loaded.snapshots().await?;
@@ -74,13 +74,13 @@ pub async fn measure(data: &Path, how: HistoryPlan, echo: Option<&CeilingProcess
 
 impl LoadedHistory<'_> {
     /// Writes the history, takes a snapshot, and writes the tail.
-    async fn load(data: &Path, how: HistoryPlan) -> Result<LoadedHistory<'_>> {
+    async fn load(data: &Path, plan: HistoryPlan) -> Result<LoadedHistory<'_>> {
         let writer = DaemonProcess::start("driftdb-writer", data).await?;
         let mut client = client(&writer);
         let statement = format!("CREATE TABLE {TABLE} (pk=id, INDEX(status, customer_id))");
         client.execute(v1::WriterServiceExecuteRequest { statement, ..Default::default() }).await?;
-        let report = BenchReport::of_history(how.events.into());
-        let mut loaded = LoadedHistory { how, data, writer, script: dataset::script(how.events), report };
+        let report = BenchReport::of_history(plan.events.into());
+        let mut loaded = LoadedHistory { plan, data, writer, script: dataset::script(plan.events), report };
         let whole = loaded.script.len();
         let began = Instant::now();
         loaded.ingest("load", 0..whole).await?;
@@ -121,7 +121,7 @@ impl LoadedHistory<'_> {
 
     /// Measures the time from the start of a reader to its first response, with files in the page cache and without.
     async fn starts(&mut self, run: u32, dataset: &Dataset) -> Result<()> {
-        self.tell(run, "ST");
+        self.note_run(run, "ST");
         let (mut reader, took, mut asking) = self.start(dataset).await?;
         self.report.add("ST", "first_answer", "ms", took.as_secs_f64() * 1e3);
         if let Some(memory) = reader.memory() {
@@ -157,22 +157,22 @@ impl LoadedHistory<'_> {
     async fn asks(
         &mut self,
         run: u32,
-        asker: &Asker<'_>,
-        (question, phase, calls): (Question, &str, usize),
+        client: &QueryClient<'_>,
+        (query, phase, calls): (HistoryQuery, &str, usize),
         echo: Option<f64>,
     ) -> Result<()> {
-        self.tell(run, phase);
-        let (mut daemon, _, mut reader) = self.start(asker.dataset).await?;
-        if run == 1 && question == Question::Select {
-            render::note(&format!("R4: {}", asker.explain(&mut reader).await?.trim()));
+        self.note_run(run, phase);
+        let (mut daemon, _, mut reader) = self.start(client.dataset).await?;
+        if run == 1 && query == HistoryQuery::Select {
+            render::note(&format!("R4: {}", client.explain(&mut reader).await?.trim()));
         }
         let seed = u64::from(run);
-        let cold = asker.ask(&mut reader, question, (calls, self.how.time), seed).await?;
+        let cold = client.ask(&mut reader, query, (calls, self.plan.time), seed).await?;
         // Repeat exactly the queries of the first round.
         let again = (cold.len(), Duration::from_secs(3600));
-        let warm = asker.ask(&mut reader, question, again, seed).await?;
+        let warm = client.ask(&mut reader, query, again, seed).await?;
         for (latencies, name) in [(cold, format!("{phase}.cold")), (warm, format!("{phase}.warm"))] {
-            let sample = summary(latencies, self.how.time, None)?;
+            let sample = summary(latencies, self.plan.time, None)?;
             self.report.add(&name, "p50", "µs", sample.p50);
             self.report.add(&name, "p99", "µs", sample.p99);
             if let Some(echo) = echo {
@@ -189,8 +189,8 @@ impl LoadedHistory<'_> {
 
     /// Measures a snapshot of the tail; each run after the first adds another tail.
     async fn snapshots(&mut self) -> Result<()> {
-        for run in 1..=self.how.runs {
-            self.tell(run, "SN");
+        for run in 1..=self.plan.runs {
+            self.note_run(run, "SN");
             if run > 1 {
                 self.add_tail(run.into()).await?;
             }
@@ -205,7 +205,7 @@ impl LoadedHistory<'_> {
 
     /// Measures a compaction up to the newest snapshot. It can only be done once.
     async fn compaction(&mut self) -> Result<()> {
-        self.tell(1, "CO");
+        self.note_run(1, "CO");
         let before = bytes_in(self.data);
         let began = Instant::now();
         let request = v1::CompactRequest { table: TABLE.to_owned(), ..Default::default() };
@@ -232,8 +232,8 @@ impl LoadedHistory<'_> {
         }
     }
 
-    fn tell(&self, run: u32, phase: &str) {
-        let HistoryPlan { events, runs, .. } = self.how;
+    fn note_run(&self, run: u32, phase: &str) {
+        let HistoryPlan { events, runs, .. } = self.plan;
         render::note(&format!("run {run} of {runs}: {phase} of {events} events"));
     }
 }

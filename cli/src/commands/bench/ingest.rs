@@ -18,7 +18,7 @@ pub async fn load(
     writer: &mut WriterApi,
     producer: &str,
     batches: impl Iterator<Item = Result<Vec<v1::Operation>>>,
-    mut told_of: impl FnMut(u64),
+    mut acknowledged: impl FnMut(u64),
 ) -> Result<v1::WriteToken> {
     let ended = || Error::new(Reason::Unreachable, "the writer ended the stream");
     let (requests, receiver) = mpsc::channel(IN_FLIGHT + 1);
@@ -37,7 +37,7 @@ pub async fn load(
         }
         let durable = answer.durable_batch_id;
         last = answer.token.unwrap_or(last);
-        told_of(durable);
+        acknowledged(durable);
         while next <= durable + IN_FLIGHT as u64
             && let Some(operations) = batches.next()
         {

@@ -98,7 +98,7 @@ impl Runs<'_> {
             // Measure the ceilings beside each run, because the speed of a machine varies over time.
             let reached = self.reach(run, &ceilings, &mut report).await?;
             for (_, name, clients) in &phases {
-                self.tell(run, name);
+                self.note_run(run, name);
                 let process = served.as_ref().and_then(|served| served.writer_process.as_ref());
                 let sample = drive(work.clients(&channels, *clients), self.time(), process).await?;
                 compare(&mut report, name, *clients, &sample, &reached);
@@ -140,7 +140,7 @@ impl Runs<'_> {
         for run in 1..=self.args.runs {
             let reached = self.reach(run, &ceilings, &mut report).await?;
             for (phase, name, clients) in &phases {
-                self.tell(run, name);
+                self.note_run(run, name);
                 let reading = history.clients(&channels, *clients, *phase == BenchPhase::R2);
                 let sample = drive(reading, self.time(), served.reader_process.as_ref()).await?;
                 compare(&mut report, name, *clients, &sample, &reached);
@@ -158,9 +158,9 @@ impl Runs<'_> {
         let served = self.target.serve("watches", true).await?;
         let work = Work::new(&self.target.table)?;
         for run in 1..=self.args.runs {
-            for how in [watches::alone(self.time()), watches::fan(self.time())] {
-                self.tell(run, how.phase);
-                watches::measure(&served, &self.target.table, &work, how, &mut report).await?;
+            for plan in [watches::alone(self.time()), watches::fan(self.time())] {
+                self.note_run(run, plan.phase);
+                watches::measure(&served, &self.target.table, &work, plan, &mut report).await?;
             }
         }
         self.target.clean_up(served).await?;
@@ -181,9 +181,9 @@ impl Runs<'_> {
         let ceilings = self.ceilings(vec![(BenchPhase::Echo, vec![1])]).await?;
         let mut reports = Vec::new();
         for events in self.args.history.iter().copied() {
-            let how = history::HistoryPlan { events, runs: self.args.runs, time: self.time() };
+            let plan = history::HistoryPlan { events, runs: self.args.runs, time: self.time() };
             let dir = self.target.fresh_dir()?;
-            let report = history::measure(&dir.path().join("data"), how, ceilings.first()).await?;
+            let report = history::measure(&dir.path().join("data"), plan, ceilings.first()).await?;
             report.print(out)?;
             reports.push(report);
         }
@@ -198,9 +198,9 @@ impl Runs<'_> {
     async fn tables(&self) -> Result<BenchReport> {
         let BenchArgs { tables, table_events: events, runs, .. } = *self.args;
         let clients = self.args.clients.map_or(WRITERS, usize::from);
-        let how = tables::TablesPlan { tables, events, runs, time: self.time(), clients };
+        let plan = tables::TablesPlan { tables, events, runs, time: self.time(), clients };
         let dir = self.target.fresh_dir()?;
-        tables::measure(&dir.path().join("data"), how).await
+        tables::measure(&dir.path().join("data"), plan).await
     }
 
     async fn history(&self, writer: &str) -> Result<VersionedTable> {
@@ -233,7 +233,7 @@ impl Runs<'_> {
         for ceiling in ceilings {
             for clients in ceiling.clients.iter().copied() {
                 let phase = format!("{}.c{clients}", ceiling.name);
-                self.tell(run, &phase);
+                self.note_run(run, &phase);
                 let sample = ceiling.measure(clients, self.time()).await?;
                 report.sample(&phase, &sample);
                 reached.push(Reached { name: ceiling.name.clone(), clients, sample });
@@ -257,7 +257,7 @@ impl Runs<'_> {
         Duration::from_secs(self.args.seconds.into())
     }
 
-    fn tell(&self, run: u32, phase: &str) {
+    fn note_run(&self, run: u32, phase: &str) {
         render::note(&format!("run {run} of {}: {phase}", self.args.runs));
     }
 }

@@ -4,15 +4,13 @@ use std::sync::Arc;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::format::document::Document;
 use tonic::transport::Channel;
-use v1::document::Body;
-use v1::operation::Action;
 
 use super::load::Call;
+use super::writes::put_order;
 use crate::database::{ReaderApi, WriterApi, reader_on};
 use crate::errors::to_error;
-use crate::orders::{SplitMix64, id, order};
+use crate::orders::{SplitMix64, id};
 use crate::render::ProgressLine;
 
 /// The number of rows in a commit of the history.
@@ -51,7 +49,7 @@ impl VersionedTable {
         for version in 0..versions {
             for (first, commits) in (0..keys).step_by(BATCH as usize).zip(&mut history.commits) {
                 let rows = first..keys.min(first + BATCH);
-                let operations = rows.map(|row| operation(table, row, version)).collect::<Result<_>>()?;
+                let operations = rows.map(|row| put_order(table, row, version)).collect::<Result<_>>()?;
                 let request = v1::ApplyRequest { operations, ..Default::default() };
                 let answer = writer.apply(request).await.map_err(|s| to_error(&s))?.into_inner();
                 let token = answer.token.unwrap_or_default();
@@ -113,12 +111,6 @@ impl VersionedTable {
         };
         channels.zip(1..).map(client).collect()
     }
-}
-
-fn operation(table: &str, row: u32, version: u32) -> Result<v1::Operation> {
-    let document = Document::from_json(&order(row.into(), version.into()).json())?;
-    let document = v1::Document { body: Some(Body::Msgpack(document.msgpack().clone())) };
-    Ok(v1::Operation { table: table.to_owned(), key: String::new(), action: Some(Action::Put(document)) })
 }
 
 /// A client that reads one row per call.

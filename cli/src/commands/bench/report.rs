@@ -70,9 +70,9 @@ impl BenchReport {
     pub fn print(&self, out: &mut Printer) -> CliResult {
         for figure in &self.figures {
             let figure = Figure { value: median(&figure.runs), ..figure.clone() };
-            out.record(&shapes::line(&figure)?)?;
+            out.print_record(&shapes::line(&figure)?)?;
         }
-        out.end_of_result()
+        out.end_result()
     }
 
     /// The value of a figure, if it was measured.

@@ -7,19 +7,16 @@ use std::time::Duration;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::format::document::Document;
 use tokio::time::Instant;
-use v1::document::Body;
-use v1::operation::Action;
 
 use super::history::{bytes_in, client, mebibytes};
 use super::ingest;
 use super::load::{Call, channels, drive};
 use super::report::BenchReport;
-use super::writes::acknowledged;
+use super::writes::{acknowledged, put_order};
 use crate::database::{ReaderApi, WriterApi, connect, reader_on, writer_on};
 use crate::errors::to_error;
-use crate::orders::{id, order};
+use crate::orders::id;
 use crate::processes::DaemonProcess;
 use crate::render::{self, ProgressLine};
 
@@ -42,25 +39,25 @@ pub struct TablesPlan {
 }
 
 /// Loads the tables into a directory and measures.
-pub async fn measure(data: &Path, how: TablesPlan) -> Result<BenchReport> {
+pub async fn measure(data: &Path, plan: TablesPlan) -> Result<BenchReport> {
     let mut report = BenchReport::default();
     let mut writer = DaemonProcess::start("driftdb-writer", data).await?;
-    create(&writer, how.tables).await?;
+    create(&writer, plan.tables).await?;
     let began = Instant::now();
-    let loading = Loading { tables: how.tables, rows: how.events / VERSIONS };
+    let loading = Loading { tables: plan.tables, rows: plan.events / VERSIONS };
     let mut progress = ProgressLine::default();
     let mut ingesting = writer_on(connect(writer.url()).await?);
     let show = |done| progress.show(format_args!("T500: batch {done}"));
     ingest::load(&mut ingesting, "tables", loading.batches(), show).await?;
     drop(ingesting);
-    let events = f64::from(how.tables) * f64::from(loading.rows * VERSIONS);
+    let events = f64::from(plan.tables) * f64::from(loading.rows * VERSIONS);
     report.add("T500", "load", "events/s", events / began.elapsed().as_secs_f64());
     add_memory(&mut report, "writer_memory", &writer);
     report.add("T500", "disk", "MB", bytes_in(data) as f64 / 1e6);
     let writers = channels(writer.url()).await?;
     let next = Arc::new(AtomicU64::new(0));
-    for run in 1..=how.runs {
-        render::note(&format!("run {run} of {}: T500", how.runs));
+    for run in 1..=plan.runs {
+        render::note(&format!("run {run} of {}: T500", plan.runs));
         let began = Instant::now();
         let mut daemon = DaemonProcess::start("driftdb-reader", data).await?;
         let mut reader = reader_on(connect(daemon.url()).await?);
@@ -69,14 +66,14 @@ pub async fn measure(data: &Path, how: TablesPlan) -> Result<BenchReport> {
         add_memory(&mut report, "memory", &daemon);
         drop(reader);
         daemon.stop().await?;
-        let channels = writers.iter().cycle().take(how.clients).cloned();
+        let channels = writers.iter().cycle().take(plan.clients).cloned();
         let clients = channels.map(|channel| TableClient {
             writer: writer_on(channel),
-            tables: how.tables,
+            tables: plan.tables,
             next: Arc::clone(&next),
         });
-        let sample = drive(clients.collect(), how.time, Some(&writer)).await?;
-        report.sample(&format!("T500.c{}", how.clients), &sample);
+        let sample = drive(clients.collect(), plan.time, Some(&writer)).await?;
+        report.sample(&format!("T500.c{}", plan.clients), &sample);
     }
     drop(writers);
     add_memory(&mut report, "writer_memory_after", &writer);
@@ -133,16 +130,13 @@ impl Loading {
         let mut events = (0..self.tables).flat_map(events);
         std::iter::from_fn(move || {
             let batch: Vec<_> = events.by_ref().take(ingest::BATCH).collect();
-            let operations = || batch.iter().map(|event| put(*event)).collect();
+            let operations = || {
+                let put = |(table, row, version): &(u32, u32, u32)| put_order(&name(*table), *row, *version);
+                batch.iter().map(put).collect()
+            };
             (!batch.is_empty()).then(operations)
         })
     }
-}
-
-fn put((table, row, version): (u32, u32, u32)) -> Result<v1::Operation> {
-    let document = Document::from_json(&order(row.into(), version.into()).json())?;
-    let document = v1::Document { body: Some(Body::Msgpack(document.msgpack().clone())) };
-    Ok(v1::Operation { table: name(table), key: String::new(), action: Some(Action::Put(document)) })
 }
 
 /// A client that makes durable writes to one table after another.
@@ -159,7 +153,7 @@ impl Call for TableClient {
         let table = u32::try_from(number % u64::from(self.tables)).unwrap_or_default();
         // Rows that the load has not written.
         let row = u32::try_from(number % 100_000).unwrap_or_default() + 1_000_000;
-        let operations = vec![put((table, row, 0))?];
+        let operations = vec![put_order(&name(table), row, 0)?];
         let request = v1::ApplyRequest { operations, ..Default::default() };
         acknowledged(&mut self.writer, request).await.map(drop)
     }

@@ -55,13 +55,13 @@ pub async fn measure(
     served: &Served,
     table: &str,
     work: &Work,
-    how: WatchPlan,
+    plan: WatchPlan,
     report: &mut BenchReport,
 ) -> Result<()> {
-    let opened = Arc::new(Barrier::new(how.watchers + 1));
+    let opened = Arc::new(Barrier::new(plan.watchers + 1));
     let (last, known) = watch::channel(None);
     let mut watching = JoinSet::new();
-    for _ in 0..how.watchers {
+    for _ in 0..plan.watchers {
         let database = Client::with(ClientOptions::default(), [""; 0], [&served.reader]);
         let request = v1::WatchDriftRequest {
             tables: vec![table.to_owned()],
@@ -74,7 +74,7 @@ pub async fn measure(
         opened.wait().await;
         let processor = || served.reader_process.as_ref().and_then(DaemonProcess::processor_time);
         let before = processor();
-        let mut written = write(served, work, how).await?;
+        let mut written = write(served, work, plan).await?;
         written.sort_by_key(|written| written.seq);
         last.send_replace(Some(written.last().map_or(0, |written| written.seq)));
         Ok::<_, Error>((written, before, processor))
@@ -88,17 +88,17 @@ pub async fn measure(
     };
     let ((written, before, processor), delivered) = tokio::try_join!(writing, joined)?;
     let used = before.zip(processor()).map(|(before, after)| after.saturating_sub(before));
-    tell(&written, &delivered, used, how, report)
+    add_figures(&written, &delivered, used, plan, report)
 }
 
 /// Writes at the requested rate until the time is over.
-async fn write(served: &Served, work: &Work, how: WatchPlan) -> Result<Vec<TimedCommit>> {
+async fn write(served: &Served, work: &Work, plan: WatchPlan) -> Result<Vec<TimedCommit>> {
     let begin = Instant::now();
-    let every = Duration::from_secs(1) * WRITERS / how.rate.max(1);
+    let every = Duration::from_secs(1) * WRITERS / plan.rate.max(1);
     let mut writing = JoinSet::new();
     let clients = work.clients(&channels(&served.writer).await?, usize::try_from(WRITERS).unwrap_or(1));
     for (number, client) in (0..WRITERS).zip(clients) {
-        writing.spawn(paced(client, begin + every * number / WRITERS, every, begin + WARM_UP + how.time));
+        writing.spawn(paced(client, begin + every * number / WRITERS, every, begin + WARM_UP + plan.time));
     }
     let mut written = Vec::new();
     while let Some(ended) = writing.join_next().await {
@@ -156,11 +156,11 @@ async fn one(
 }
 
 /// Adds the figures of a run.
-fn tell(
+fn add_figures(
     written: &[TimedCommit],
     delivered: &[Vec<(u64, Instant)>],
     processor: Option<Duration>,
-    how: WatchPlan,
+    plan: WatchPlan,
     report: &mut BenchReport,
 ) -> Result<()> {
     let counted = written.first().map(|first| first.sent + WARM_UP);
@@ -178,10 +178,10 @@ fn tell(
         }
     }
     let deliveries = (written.len() * delivered.len()) as f64;
-    let phase = how.phase;
-    report.add(phase, "events", "events/s", written.len() as f64 / (WARM_UP + how.time).as_secs_f64());
+    let phase = plan.phase;
+    report.add(phase, "events", "events/s", written.len() as f64 / (WARM_UP + plan.time).as_secs_f64());
     for (name, latencies) in [("send_to_delivered", since_sent), ("ack_to_delivered", since_acknowledged)] {
-        let sample = summary(latencies, how.time, None)?;
+        let sample = summary(latencies, plan.time, None)?;
         report.add(phase, &format!("{name}_p50"), "µs", sample.p50);
         report.add(phase, &format!("{name}_p99"), "µs", sample.p99);
     }

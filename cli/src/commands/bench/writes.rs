@@ -89,6 +89,13 @@ impl Call for WriteClient {
     }
 }
 
+/// A Put of an order's version, encoded as MessagePack.
+pub fn put_order(table: &str, number: u32, version: u32) -> Result<v1::Operation> {
+    let document = Document::from_json(&order(number.into(), version.into()).json())?;
+    let body = Some(v1::document::Body::Msgpack(document.msgpack().clone()));
+    Ok(v1::Operation::put(table, v1::Document { body }))
+}
+
 /// Sends a write and checks that it was committed. Returns its seq.
 pub async fn acknowledged(writer: &mut WriterApi, request: v1::ApplyRequest) -> Result<u64> {
     let answer = writer.apply(request).await.map_err(|s| to_error(&s))?.into_inner();

@@ -150,7 +150,7 @@ impl<R: Read> Cutter<R> {
     /// The next record, or the next line that is not blank.
     fn found(&mut self) -> Result<Option<ParsedLine>> {
         loop {
-            let Some(raw) = self.record()? else { return Ok(None) };
+            let Some(raw) = self.print_record()? else { return Ok(None) };
             let text = match &mut self.sheet {
                 Some(sheet) => match sheet.document() {
                     Ok(Some(text)) => Ok(text),
@@ -174,7 +174,7 @@ impl<R: Read> Cutter<R> {
     }
 
     /// The bytes of the next record with their line endings. A record can have several lines.
-    fn record(&mut self) -> Result<Option<Vec<u8>>> {
+    fn print_record(&mut self) -> Result<Option<Vec<u8>>> {
         let mut record = Vec::new();
         while let Some(mut line) = input::raw_line(&mut self.source)? {
             self.offset += line.len() as u64;

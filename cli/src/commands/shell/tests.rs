@@ -22,7 +22,7 @@ async fn typed(dir: &Path, format: Format, lines: &[&str]) -> (Vec<String>, Stri
         }
     }
     let told = (errors, shell.prompt(input.is_open()), shell.dropped());
-    out.end_of_result().unwrap();
+    out.end_result().unwrap();
     database.close().await.unwrap();
     (told.0, told.1, told.2, sink.text())
 }

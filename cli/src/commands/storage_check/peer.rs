@@ -79,7 +79,7 @@ pub fn run(args: &StoragePeerArgs, out: &mut Printer) -> CliResult {
             Ok(request) => peer.answer(request).unwrap_or_else(|e| PeerResponse::Failed(e.to_string())),
             Err(e) => PeerResponse::Failed(format!("not a request: {e}")),
         };
-        out.text(&format!("{}\n", shapes::line(&answer)?))?;
+        out.print_text(&format!("{}\n", shapes::line(&answer)?))?;
     }
     Ok(())
 }

@@ -59,21 +59,21 @@ impl Bookmark {
     }
 
     /// Moves the bookmark. Saves it now if `at_once`, otherwise at the next call of `keep`.
-    pub fn move_to(&mut self, seq: u64, token: &Bytes, at_once: bool) -> Result<()> {
+    pub fn advance(&mut self, seq: u64, token: &Bytes, at_once: bool) -> Result<()> {
         if self.token.as_ref() != Some(token) {
             // Create a missing file now: from this position on nothing may be lost.
             let first = self.token.is_none();
             self.token = Some(token.clone());
             self.ahead = Some(seq);
             if at_once || first {
-                return self.keep();
+                return self.save();
             }
         }
         Ok(())
     }
 
     /// Saves the position if it is not in the file yet, atomically and durably.
-    pub fn keep(&mut self) -> Result<()> {
+    pub fn save(&mut self) -> Result<()> {
         let (Some(seq), Some(token)) = (self.ahead, &self.token) else { return Ok(()) };
         let resume_token = token.iter().map(|byte| format!("{byte:02x}")).collect();
         let text = shapes::line(&BookmarkFile { seq, resume_token })? + "\n";
@@ -103,7 +103,7 @@ impl Bookmark {
 impl Drop for Bookmark {
     fn drop(&mut self) {
         // For example after Ctrl-C. If saving fails, some commits are repeated in the next run.
-        let _ = self.keep();
+        let _ = self.save();
     }
 }
 
@@ -126,15 +126,15 @@ mod tests {
         let mut bookmark = Bookmark::open(&path).unwrap();
         assert_eq!(bookmark.token(), None);
         let [first, second, third] = [b"\x00\xffa".as_slice(), b"2", b"3"].map(Bytes::from_static);
-        bookmark.move_to(7, &first, false).unwrap();
+        bookmark.advance(7, &first, false).unwrap();
         assert_eq!(Bookmark::open(&path).unwrap().token(), Some(first.clone()));
         // Later positions are saved at the next `keep`, or on drop.
-        bookmark.move_to(8, &second, false).unwrap();
+        bookmark.advance(8, &second, false).unwrap();
         assert_eq!(Bookmark::open(&path).unwrap().token(), Some(first));
         drop(bookmark);
         let mut bookmark = Bookmark::open(&path).unwrap();
         assert_eq!(bookmark.token(), Some(second));
-        bookmark.move_to(9, &third, true).unwrap();
+        bookmark.advance(9, &third, true).unwrap();
         assert_eq!(Bookmark::open(&path).unwrap().token(), Some(third));
         assert_eq!(OsFileSystem::shared().list(dir.path()).unwrap(), ["a.watch"]);
     }

@@ -13,7 +13,7 @@ use crate::orders::SplitMix64;
 
 /// A kind of query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
+pub enum HistoryQuery {
     /// One row, now.
     Get,
     /// One row at a random point in the past.
@@ -28,28 +28,28 @@ pub enum Question {
     Count,
 }
 
-impl Question {
+impl HistoryQuery {
     /// Each kind with the name of its phase and the maximum number of queries.
-    pub const ALL: [(Question, &'static str, usize); 6] = [
-        (Question::Get, "R1", 500),
-        (Question::GetAsOf, "R2", 500),
-        (Question::History, "R3", 300),
-        (Question::Select, "R4.now", 50),
-        (Question::SelectAsOf, "R4.asof", 50),
-        (Question::Count, "R5", 3),
+    pub const ALL: [(HistoryQuery, &'static str, usize); 6] = [
+        (HistoryQuery::Get, "R1", 500),
+        (HistoryQuery::GetAsOf, "R2", 500),
+        (HistoryQuery::History, "R3", 300),
+        (HistoryQuery::Select, "R4.now", 50),
+        (HistoryQuery::SelectAsOf, "R4.asof", 50),
+        (HistoryQuery::Count, "R5", 3),
     ];
 }
 
 /// A client that runs queries.
 #[derive(Debug)]
-pub struct Asker<'a> {
+pub struct QueryClient<'a> {
     /// The data that is queried.
     pub dataset: &'a Dataset,
     /// The number of orders with an amount over 500 in the middle of the history.
     pub large: u64,
 }
 
-impl Asker<'_> {
+impl QueryClient<'_> {
     /// The seq in the middle of the history.
     pub fn middle(dataset: &Dataset) -> u64 {
         u64::midpoint(dataset.first_seq, dataset.last_seq())
@@ -59,7 +59,7 @@ impl Asker<'_> {
     pub async fn ask(
         &self,
         reader: &mut ReaderApi,
-        question: Question,
+        query: HistoryQuery,
         (calls, time): (usize, Duration),
         seed: u64,
     ) -> Result<Vec<u32>> {
@@ -67,13 +67,13 @@ impl Asker<'_> {
         let mut latencies = Vec::with_capacity(calls);
         let end = Instant::now() + time;
         while latencies.len() < calls && (latencies.is_empty() || Instant::now() < end) {
-            let took = match question {
-                Question::Get => self.get(reader, false, &mut random).await?,
-                Question::GetAsOf => self.get(reader, true, &mut random).await?,
-                Question::History => self.history(reader, &mut random).await?,
-                Question::Select => self.select(reader, false, &mut random).await?,
-                Question::SelectAsOf => self.select(reader, true, &mut random).await?,
-                Question::Count => self.count(reader).await?,
+            let took = match query {
+                HistoryQuery::Get => self.get(reader, false, &mut random).await?,
+                HistoryQuery::GetAsOf => self.get(reader, true, &mut random).await?,
+                HistoryQuery::History => self.history(reader, &mut random).await?,
+                HistoryQuery::Select => self.select(reader, false, &mut random).await?,
+                HistoryQuery::SelectAsOf => self.select(reader, true, &mut random).await?,
+                HistoryQuery::Count => self.count(reader).await?,
             };
             latencies.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
         }
@@ -118,7 +118,7 @@ impl Asker<'_> {
 
     async fn select(&self, reader: &mut ReaderApi, past: bool, random: &mut SplitMix64) -> Result<Duration> {
         let last = self.dataset.last_seq();
-        let half = Asker::middle(self.dataset);
+        let half = QueryClient::middle(self.dataset);
         let moment = if past { half + random.below(last - half + 1) } else { last };
         let (customer, expected) = self.dataset.any_customer(moment, random);
         let request = v1::SelectRequest {
@@ -134,7 +134,7 @@ impl Asker<'_> {
     }
 
     async fn count(&self, reader: &mut ReaderApi) -> Result<Duration> {
-        let moment = Asker::middle(self.dataset);
+        let moment = QueryClient::middle(self.dataset);
         let request = v1::SelectRequest {
             table: TABLE.to_owned(),
             r#where: "amount > 500".to_owned(),
