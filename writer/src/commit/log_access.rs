@@ -11,6 +11,7 @@ use driftdb_common::table::build::snapshot::ReadLimit;
 use driftdb_common::table::layers::LayerMap;
 
 use crate::commit::state::CommitShared;
+use crate::errors::unknown_table_id;
 
 /// How often [`LogAccess::manifest_and_layers`] tries again while a table's files are replaced, and the pause between.
 const MANIFEST_TRIES: u32 = 100;
@@ -70,10 +71,7 @@ impl LogAccess {
                     let limit = ReadLimit { segment: entry.segment, bytes: entry.bytes, seq };
                     Ok((manifest.clone(), limit))
                 }
-                _ => {
-                    let message = format!("unknown table id {id}");
-                    Err(AppendError::Refused(Error::new(Reason::TableNotFound, message)))
-                }
+                _ => Err(AppendError::Refused(unknown_table_id(id))),
             }
         })
     }
@@ -84,8 +82,7 @@ impl LogAccess {
         for _ in 0..MANIFEST_TRIES {
             let (manifest, limit) = self.manifest(id)?;
             let layers = self.0.state.lock().layers(id);
-            let unknown = || Error::new(Reason::TableNotFound, format!("unknown table id {id}"));
-            let layers = layers.ok_or_else(unknown)?;
+            let layers = layers.ok_or_else(|| unknown_table_id(id))?;
             if layers.end() == manifest.deltas.last().map_or(0, |era| era.seq) {
                 return Ok((manifest, limit, layers));
             }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::admission::{Admission, CommitReceipt};
 use crate::commit::acks::{CommitAck, PendingAck};
+use crate::errors::shutting_down;
 
 /// How long a client waits before it retries when the queue is full.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -87,7 +88,7 @@ impl CommitState {
             return Err(stopped.clone());
         }
         if self.closing {
-            return Err(Error::new(Reason::ShuttingDown, "the writer is shutting down; retry later"));
+            return Err(shutting_down());
         }
         Ok(())
     }

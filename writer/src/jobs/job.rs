@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::Result;
 use driftdb_common::limits;
 use driftdb_common::table::check::verification::Problem;
 use tokio::sync::{mpsc, watch};
 
+use crate::errors::shutting_down;
 use crate::jobs::task::JobTask;
 
 /// A job's progress.
@@ -101,9 +102,4 @@ impl JobHandle {
             let _ = self.problems.send(problem);
         }
     }
-}
-
-/// The error of a job that the shutdown ends or refuses.
-pub(super) fn shutting_down() -> Error {
-    Error::new(Reason::ShuttingDown, "the writer is shutting down; retry later")
 }

@@ -10,8 +10,9 @@ use driftdb_common::limits;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::errors::shutting_down;
 use crate::jobs::follower::JobFollower;
-use crate::jobs::job::{JobHandle, JobProgress, JobState, shutting_down};
+use crate::jobs::job::{JobHandle, JobProgress, JobState};
 use crate::jobs::task::{JobKind, JobTask};
 
 /// How long a client waits before it retries when too many jobs wait.

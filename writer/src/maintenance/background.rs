@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::table::build::snapshot::{self, ProgressFn};
+use driftdb_common::table::build::snapshot::ProgressFn;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::commit::LogTail;
 use crate::config::SnapshotTriggers;
+use crate::errors::shutting_down;
 use crate::maintenance::context::MaintenanceContext;
 use crate::maintenance::indexer::Indexer;
 use crate::maintenance::retention::Retention;
@@ -46,7 +47,7 @@ impl BackgroundMaintenance {
                 () = tokio::time::sleep(PASS_INTERVAL_MAX) => {}
             }
             let (this, ending) = (Arc::clone(&self), shutdown.clone());
-            let progress = move |_| if ending.is_cancelled() { Err(snapshot::cancelled()) } else { Ok(()) };
+            let progress = move |_| if ending.is_cancelled() { Err(shutting_down()) } else { Ok(()) };
             let pass = tokio::task::spawn_blocking(move || this.run_pass(&progress)).await;
             let failure = match pass {
                 Ok(outcome) => outcome.err(),

@@ -12,8 +12,8 @@ use driftdb_common::table::build::snapshot::{ReadLimit, born_at, log_after};
 use driftdb_common::table::layers::EventId;
 use driftdb_common::table::point_in_time::{CommitBound, PointInTime};
 use driftdb_common::table::schema::{SchemaAction, SchemaEvent};
-use driftdb_common::table::state;
 use driftdb_common::table::table_files::TableFiles;
+use driftdb_common::table::{format_time, state};
 
 use crate::commit::{LogAccess, TableCatalog};
 
@@ -60,11 +60,15 @@ impl RowAsOfReader {
             CommitBound::Time(ms) => Some(layers.last_at(ms)?.unwrap_or(0)),
         };
         if let Some(floor) = layers.floor().filter(|floor| !until.includes(floor.seq, floor.time_ms)) {
+            let time = format_time(floor.time_ms);
             let message = format!(
-                "cannot read table {table:?} at {until}: its history before seq {} was discarded by compaction",
+                "cannot read table {table:?} at {until}: its history before seq {} ({time}) was compacted away; read at that seq or later",
                 floor.seq
             );
-            return Err(Error::new(Reason::BelowFloor, message).with("floor_seq", floor.seq.to_string()));
+            return Err(Error::new(Reason::BelowFloor, message)
+                .with("table", table)
+                .with("floor_seq", floor.seq.to_string())
+                .with("floor_time", time));
         }
         let at = in_files.unwrap_or(layers.end());
         let created = born_at(&layers, at)?;
