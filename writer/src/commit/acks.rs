@@ -5,7 +5,8 @@ use tokio::sync::oneshot;
 
 use crate::admission::CommitReceipt;
 
-/// An outcome that the committer sends to a waiting request once everything that the outcome depends on is durable.
+/// An outcome that the committer sends to a waiting request once everything that the outcome depends on is
+/// durable.
 #[derive(Debug)]
 pub(crate) struct CommitAck {
     request: oneshot::Sender<Result<CommitReceipt>>,
@@ -19,7 +20,8 @@ impl CommitAck {
         (CommitAck { request, outcome }, PendingAck::Waiting(ack))
     }
 
-    /// Sends the outcome. If the client has disconnected, the outcome is dropped: the commit is durable anyway.
+    /// Sends the outcome. If the client has disconnected, the outcome is dropped: the commit is durable
+    /// anyway.
     pub(crate) fn send(self) {
         let _ = self.request.send(self.outcome);
     }

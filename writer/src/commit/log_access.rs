@@ -13,7 +13,8 @@ use driftdb_common::table::layers::LayerMap;
 use crate::commit::state::CommitShared;
 use crate::errors::unknown_table_id;
 
-/// How often [`LogAccess::manifest_and_layers`] tries again while a table's files are replaced, and the pause between.
+/// How often [`LogAccess::manifest_and_layers`] tries again while a table's files are replaced, and the pause
+/// between.
 const MANIFEST_TRIES: u32 = 100;
 const MANIFEST_PAUSE: Duration = Duration::from_millis(1);
 
@@ -26,7 +27,8 @@ impl LogAccess {
         LogAccess(Arc::clone(shared))
     }
 
-    /// Runs `work` on the committer between two groups and returns its result. A fatal error stops the writer (I5).
+    /// Runs `work` on the committer between two groups and returns its result. A fatal error stops the writer
+    /// (I5).
     pub(crate) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Log) -> Result<T, AppendError> + Send + 'static,
@@ -76,7 +78,8 @@ impl LogAccess {
         })
     }
 
-    /// A table's manifest and read limit as [`LogAccess::manifest`] returns them, with the files that the manifest names.
+    /// A table's manifest and read limit as [`LogAccess::manifest`] returns them, with the files that the
+    /// manifest names.
     pub(crate) fn manifest_and_layers(&self, id: u64) -> Result<(Manifest, ReadLimit, Arc<LayerMap>)> {
         // A snapshot job can replace the files between the two reads.
         for _ in 0..MANIFEST_TRIES {

@@ -1,4 +1,5 @@
-//! The background task: takes snapshots that are due, updates indexes, enforces retention, and deletes unused files.
+//! The background task: takes snapshots that are due, updates indexes, enforces retention, and deletes unused
+//! files.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +38,8 @@ pub(crate) struct BackgroundMaintenance {
 }
 
 impl BackgroundMaintenance {
-    /// Runs a pass whenever `growth` receives a message, and at least once a second, until `shutdown` is cancelled.
+    /// Runs a pass whenever `growth` receives a message, and at least once a second, until `shutdown` is
+    /// cancelled.
     pub(crate) async fn run(self: Arc<Self>, mut growth: mpsc::Receiver<()>, shutdown: CancellationToken) {
         let mut pause = PASS_PAUSE;
         loop {
@@ -89,8 +91,8 @@ impl BackgroundMaintenance {
         Ok(())
     }
 
-    /// A table that is due for a snapshot: one that has reached a trigger, or the one with the longest log if all tables
-    /// together have.
+    /// A table that is due for a snapshot: one that has reached a trigger, or the one with the longest log if
+    /// all tables together have.
     fn due_table(&self) -> Option<u64> {
         let SnapshotTriggers { events, bytes, memory } = self.context.triggers;
         let tails = self.context.commits.status.tails();

@@ -1,4 +1,5 @@
-//! Runs the merge policy on a table: writes image layers, merges delta layers, drops old images, and updates indexes.
+//! Runs the merge policy on a table: writes image layers, merges delta layers, drops old images, and updates
+//! indexes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,7 +31,8 @@ impl Merger {
         Merger { context, editor, indexer }
     }
 
-    /// Runs the merge policy's tasks until none is left, then updates the indexes. The caller must hold the table's lock.
+    /// Runs the merge policy's tasks until none is left, then updates the indexes. The caller must hold the
+    /// table's lock.
     pub(super) fn run_merge_policy(&self, id: u64, progress: ProgressFn<'_>) -> Result<()> {
         loop {
             let (manifest, _, layers) = self.editor.current(id)?;

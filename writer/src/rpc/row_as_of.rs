@@ -38,8 +38,8 @@ impl RowAsOfReader {
         RowAsOfReader { files, catalog, log }
     }
 
-    /// The row as of a moment, or `None` if it did not exist. Fails if the table did not exist. The cost grows with the log
-    /// after the table's newest snapshot. Blocks.
+    /// The row as of a moment, or `None` if it did not exist. Fails if the table did not exist. The cost
+    /// grows with the log after the table's newest snapshot. Blocks.
     pub(crate) fn row(
         &self,
         table: &str,
