@@ -26,8 +26,9 @@ pub async fn run(args: Dev, global: &Global, out: &mut Output) -> Outcome {
     let writer = opened(tokio::task::spawn_blocking(move || driftdb_writer::Writer::open(config))).await?;
     let mut writer = tokio::spawn(writer.serve(write_at, shutdown.clone()));
     // The reader comes second: it follows what the writer has made.
-    let config = driftdb_reader::Config::new(&data);
-    let reader = opened(tokio::task::spawn_blocking(move || driftdb_reader::Reader::open(config))).await;
+    let config = driftdb_reader::ReaderConfig::new(&data);
+    let reader =
+        opened(tokio::task::spawn_blocking(move || driftdb_reader::ReaderDaemon::open(config))).await;
     let mut reader = match reader {
         Ok(reader) => tokio::spawn(reader.serve(read_at, shutdown.clone())),
         Err(error) => {
