@@ -14,9 +14,9 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::head::TableEntry;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::head::{self, Head};
+use driftdb_common::storage::layout;
 use driftdb_common::storage::wal::commits::{CommitReader, LogCommit};
 use driftdb_common::storage::wal::cursor::{Cursor, CursorPosition, Span};
-use driftdb_common::storage::{fs, layout};
 use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
@@ -172,7 +172,7 @@ impl Follower {
     fn read_head(&self) -> Result<Head> {
         let TableFiles { disk, dir, .. } = &self.files;
         let Some(head) = head::read(&**disk, dir)? else {
-            return Err(fs::gone(&dir.head(), "check that the storage is mounted"));
+            return Err(Error::file_gone(dir.head().display(), "check that the storage is mounted"));
         };
         let database = self.replica.database();
         if head.header.database_id != *database.id.as_bytes() || head.header.epoch != database.epoch {
@@ -262,7 +262,7 @@ impl Follower {
     /// Reads a table again from its newest snapshot, after compaction removed the segment that was being read.
     fn reload_table(&mut self, manifest: Manifest) -> Result<()> {
         let applied = self.commits.next_seq() - 1;
-        if self.starting || manifest.eras.last().is_none_or(|layer| layer.seq > applied) {
+        if self.starting || manifest.deltas.last().is_none_or(|layer| layer.seq > applied) {
             // The snapshot is ahead of this reader, whose other tables may be as far behind.
             self.restart_from_snapshots();
             return Err(compacted(&manifest.table));
@@ -285,7 +285,7 @@ impl Follower {
             };
             let applied = self.commits.next_seq() - 1;
             let from_snapshots =
-                manifest.eras.last().is_some_and(|layer| self.starting || layer.seq <= applied);
+                manifest.deltas.last().is_some_and(|layer| self.starting || layer.seq <= applied);
             if !from_snapshots && manifest.floor.is_some() {
                 self.restart_from_snapshots();
                 return Err(compacted(&name));
@@ -301,7 +301,7 @@ impl Follower {
         let (id, name) = (manifest.table_id, manifest.table.clone());
         let mut cursor = Cursor::new(Arc::clone(&self.files.disk), &self.files.dir, &name, id);
         let (mut timeline, mut last_seq, mut adopted_version) = (Timeline::new(id, &*name), 0, 0);
-        if from_snapshots && let Some(layer) = manifest.eras.last() {
+        if from_snapshots && let Some(layer) = manifest.deltas.last() {
             timeline = Timeline::open(id, &*name, self.files.open(&manifest, None)?)?;
             cursor = cursor.starting_at(CursorPosition::at(&layer.position));
             (last_seq, adopted_version) = (layer.seq, manifest.version);
@@ -387,7 +387,7 @@ impl Follower {
     /// Makes the tables use newer snapshots, which frees the memory of the events in them.
     fn adopt_snapshots(&mut self, applied: u64) {
         for table in self.tables.values_mut() {
-            let snapshot_seq = table.manifest.eras.last().map_or(0, |layer| layer.seq);
+            let snapshot_seq = table.manifest.deltas.last().map_or(0, |layer| layer.seq);
             if table.adopted_version == table.manifest.version || snapshot_seq > applied {
                 continue;
             }

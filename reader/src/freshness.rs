@@ -7,7 +7,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
-use driftdb_common::table::commit_times::PointInTime;
+use driftdb_common::table::point_in_time::{PointInTime, beyond_head};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -72,9 +72,7 @@ impl Replica {
                 && seq > freshness.min_seq
                 && self.is_beyond_head(seq, &mut head_checks, freshness.deadline).await
             {
-                let last_seq = self.head_seq();
-                let message = format!("seq {seq} does not exist yet: the newest commit is {last_seq}");
-                return Err(Error::new(Reason::BeyondHead, message).with("last_seq", last_seq.to_string()));
+                return Err(beyond_head(seq, self.head_seq()));
             }
             if timeout_at(freshness.deadline, head_checks.changed()).await.is_err() {
                 return Err(self.behind_error(min_seq, &applied));
@@ -116,17 +114,9 @@ impl Replica {
     }
 
     fn seq_of(&self, as_of: Option<PointInTime>, applied: &Applied) -> Result<u64> {
-        Ok(match as_of {
-            None | Some(PointInTime::Now) => applied.seq,
-            Some(PointInTime::Seq(seq)) => seq,
-            Some(PointInTime::Time(ms)) => match u64::try_from(ms) {
-                Ok(ms) => self.seq_at(ms, applied)?,
-                Err(_) => 0,
-            },
-            Some(PointInTime::Ago(ago)) => {
-                let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
-                self.seq_at(now_ms().saturating_sub(ago_ms), applied)?
-            }
-        })
+        let point = as_of.unwrap_or(PointInTime::Now);
+        let seq = point.resolve(applied.seq, now_ms(), |time_ms| self.seq_at(time_ms, applied).map(Some))?;
+        // Seq 0 is the state before the first commit.
+        Ok(seq.unwrap_or(0))
     }
 }

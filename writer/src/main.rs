@@ -10,7 +10,7 @@ use driftdb_writer::{Writer, stand_by};
 mod args;
 
 fn main() -> ExitCode {
-    let args = args::Args::parse();
+    let args = args::WriterArgs::parse();
     daemon::run("driftdb-writer", &args.log, async |shutdown| {
         if args.standby {
             return stand_by(args.config(), daemon::listen(args.listen).await?, shutdown).await;

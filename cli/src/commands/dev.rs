@@ -21,7 +21,7 @@ pub async fn run(args: Dev, global: &Global, out: &mut Output) -> Outcome {
     let (write_at, read_at) = (Listener::bind(args.listen).await?, Listener::bind(args.reader_listen).await?);
     let (writer_url, reader_url) = (url(&write_at)?, url(&read_at)?);
 
-    let mut config = driftdb_writer::Config::new(&data);
+    let mut config = driftdb_writer::WriterConfig::new(&data);
     config.advertise = Some(writer_url.clone());
     let writer = opened(tokio::task::spawn_blocking(move || driftdb_writer::Writer::open(config))).await?;
     let mut writer = tokio::spawn(writer.serve(write_at, shutdown.clone()));

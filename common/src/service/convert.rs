@@ -9,10 +9,10 @@ use crate::format::document::Document;
 use crate::format::event::EventType;
 use crate::format::key::KeyType;
 use crate::limits;
-use crate::table::commit_times::PointInTime;
 use crate::table::history::DriftEvent;
 use crate::table::memtable::CommitInfo;
 use crate::table::operation::{Action, Check, CommitOptions, KeyInput, Operation, Precondition, WriteToken};
+use crate::table::point_in_time::PointInTime;
 use crate::table::schema::Schema;
 use crate::table::view::Row;
 
@@ -205,7 +205,7 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
     let Some(options) = options else { return Ok(CommitOptions::default()) };
     if options.request_id.len() > limits::REQUEST_ID_BYTES {
         let message = format!(
-            "request_id is too long: {} bytes, the limit is {}",
+            "the request id is too long: {} bytes, the limit is {}",
             options.request_id.len(),
             limits::REQUEST_ID_BYTES
         );
@@ -213,7 +213,7 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
     }
     if options.reason.len() > limits::REASON_BYTES {
         let message = format!(
-            "reason is too long: {} bytes, the limit is {}",
+            "the reason is too long: {} bytes, the limit is {}",
             options.reason.len(),
             limits::REASON_BYTES
         );

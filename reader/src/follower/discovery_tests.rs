@@ -22,8 +22,8 @@ fn begin_to_create(disk: &SimDisk, seq: u64, table: &str) {
         published,
         published_ms: 0,
         floor: None,
-        eras: Vec::new(),
-        fulls: Vec::new(),
+        deltas: Vec::new(),
+        images: Vec::new(),
         segments,
     };
     fs::replace(&*shared, &dir().manifest(table), &manifest::encode(&manifest).unwrap()).unwrap();

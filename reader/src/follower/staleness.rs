@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::{Error, FileError, Reason, Result};
 use driftdb_common::table::table_files::TableFiles;
 
 /// How long a network file system may show an old state. sshfs caches listings for 20 s, NFS for up to 60 s unless something
@@ -32,10 +32,13 @@ impl StaleViewTolerance {
                 if since.elapsed() >= self.limit {
                     return Err(error);
                 }
-                let offset = error.metadata().get("offset").map_or("", String::as_str);
-                let found = error.message().replacen(&format!(" damaged at byte {offset}:"), "", 1);
+                // "damaged at byte" would be wrong: nothing may be damaged.
+                let found = match error.file_error().filter(|damage| damage.offset.is_some()) {
+                    Some(FileError { file, detail, .. }) => format!("{file}: {detail}"),
+                    None => error.message().to_owned(),
+                };
                 let message = format!("data referenced by HEAD is not visible on this mount yet: {found}");
-                Err(Error::new(Reason::ReplicaBehind, message))
+                Err(Error::new(Reason::ReplicaBehind, message).caused_by(error))
             }
             Ok(()) => {
                 self.since = None;

@@ -124,7 +124,7 @@ impl TestLog {
         let limits = DeltaLimits { events: u64::MAX, bytes: u64::MAX };
         let delta =
             snapshot::next_era(&files, &manifest, &layers, limit, limits, &|_| Ok(())).unwrap().unwrap();
-        self.install(Box::new(move |manifest| manifest.eras.push(delta.clone()))).unwrap();
+        self.install(Box::new(move |manifest| manifest.deltas.push(delta.clone()))).unwrap();
     }
 
     fn current(&self) -> (Manifest, TableEntry) {

@@ -5,7 +5,7 @@ use driftdb_common::error::Result;
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
 use driftdb_common::query::ast::PointInTime;
-use driftdb_common::query::exec::{SelectExecution, Selection, Stretch};
+use driftdb_common::query::exec::{SelectExecution, SelectPage, Selection};
 use driftdb_common::service::convert;
 use driftdb_common::table::view::View;
 
@@ -91,7 +91,7 @@ impl RowPages {
 
     /// Computes the next page, or part of it. A page without rows is returned only as the last one.
     pub fn next_page(&mut self) -> Result<PageStep<RowPage>> {
-        let Stretch { rows, done } = self.execution.next_stretch(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
+        let SelectPage { rows, done } = self.execution.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
         if rows.is_empty() && !done {
             return Ok(PageStep::Working);
         }
@@ -106,7 +106,7 @@ impl RowPages {
 
     /// Runs the SELECT a step further. At its end, explains how the SELECT found its rows.
     pub fn next_explanation(&mut self) -> Result<PageStep<Explanation>> {
-        let Stretch { done, .. } = self.execution.next_stretch(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
+        let SelectPage { done, .. } = self.execution.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
         if !done {
             return Ok(PageStep::Working);
         }

@@ -41,7 +41,7 @@ impl WatchFilter {
         }
         let longest = request.keys.iter().chain([&request.key_prefix]).map(String::len).max().unwrap_or(0);
         if longest > limits::KEY_BYTES {
-            let message = format!("key is too long: {longest} bytes, the limit is {}", limits::KEY_BYTES);
+            let message = format!("the key is too long: {longest} bytes, the limit is {}", limits::KEY_BYTES);
             return Err(Error::new(Reason::KeyInvalid, message));
         }
         let params = parser::parse_params(&request.params)?;
