@@ -7,8 +7,7 @@ pub(crate) fn shutting_down() -> Error {
     Error::new(Reason::ShuttingDown, "the writer is shutting down; retry later")
 }
 
-/// The error for a table id that no table has. Ids come from the writer itself, so this is a race with a
-/// rollback.
+/// The error for a table id that no table has.
 pub(crate) fn unknown_table_id(id: u64) -> Error {
     Error::new(Reason::TableNotFound, format!("unknown table id {id}"))
 }

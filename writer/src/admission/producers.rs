@@ -12,9 +12,9 @@ const REFUSALS_KEPT: usize = 1000;
 /// The position of a producer's stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProducerPosition {
-    /// The last batch with a committed operation.
+    /// The last batch that was processed, at least in part.
     pub(crate) batch: u64,
-    /// The last committed operation of that batch, counted from 0.
+    /// The last committed operation of that batch, counted from 0; 0 if none was committed.
     pub(crate) operation: u32,
     /// Whether the batch was processed to its end: no later operation of it can still be committed.
     pub(crate) complete: bool,

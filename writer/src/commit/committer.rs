@@ -53,8 +53,8 @@ pub(super) fn run(
 }
 
 /// Waits until the open group or the log tasks are not empty, and takes them. Returns `None` once the writer
-/// is closing and nothing is left. With fencing, an idle writer checks periodically whether it still is the
-/// writer, because it also answers questions.
+/// is closing and nothing is left. With fencing, an idle writer checks periodically that no other writer has
+/// taken over, because calls such as Status do not go through the committer.
 fn wait_for_work(shared: &CommitShared, fenced: bool) -> Option<CommitterWork> {
     let mut state = shared.state.lock();
     while state.open.acks.is_empty() && state.log_tasks.is_empty() {

@@ -72,8 +72,8 @@ pub(super) struct CommitState {
     pub(super) writing: bool,
     /// The last durable commit.
     pub(super) durable: WriteToken,
-    /// Whether another writer may have taken over. If so, every answer waits until the committer has checked
-    /// that none has.
+    /// Whether fencing is on. If so, every answer waits until the committer has checked that no other writer
+    /// has taken over.
     pub(super) fenced: bool,
     /// By table id.
     pub(super) storage: HashMap<u64, TableStorage>,

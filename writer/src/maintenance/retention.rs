@@ -1,4 +1,4 @@
-//! Compacts the tables whose schemas limit how long history is kept (RETAIN), when it pays.
+//! Compacts the tables whose schemas limit how long history is kept (RETAIN), once enough can be freed.
 
 use std::collections::HashMap;
 use std::sync::Arc;

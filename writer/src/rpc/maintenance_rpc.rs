@@ -15,7 +15,7 @@ use crate::commit::TableCatalog;
 use crate::jobs::{JobEvent, JobFollower, JobKind, JobProgress, JobTask, Jobs};
 use crate::maintenance::{CompactionSummary, MaintenanceWork, SnapshotSummary, VerificationSummary};
 
-/// Responses that wait for a slow client. Beyond it the follower waits, and the job's progress reports are
+/// Responses that wait for a slow client. At the limit the stream waits, and the job's progress reports are
 /// merged.
 const RESPONSES_AHEAD: usize = 16;
 

@@ -1,4 +1,4 @@
-//! A row as of an earlier moment, for REVERT: read from the table's snapshots and from the log after them.
+//! A row as of an earlier point in time, for REVERT: read from the table's snapshots and the log after them.
 
 use std::ops::ControlFlow;
 
@@ -17,7 +17,7 @@ use driftdb_common::table::{format_time, state};
 
 use crate::commit::{LogAccess, TableCatalog};
 
-/// Reads rows as of earlier moments. Only published commits count.
+/// Reads rows as of earlier points in time. Only published commits count.
 #[derive(Debug, Clone)]
 pub(crate) struct RowAsOfReader {
     files: TableFiles,
@@ -38,7 +38,7 @@ impl RowAsOfReader {
         RowAsOfReader { files, catalog, log }
     }
 
-    /// The row as of a moment, or `None` if it did not exist. Fails if the table did not exist. The cost
+    /// The row as of a point in time, or `None` if it did not exist. Fails if the table did not exist. The cost
     /// grows with the log after the table's newest snapshot. Blocks.
     pub(crate) fn row(
         &self,
