@@ -41,7 +41,7 @@ impl Exam<'_> {
             self.damage(&path, 0, what.clone(), LET_GO);
         }
         let sound = |snapshot: &Option<_>, paths: &[String]| {
-            snapshot.as_ref().is_some_and(|open: &crate::table::table_files::LayerFile| {
+            snapshot.as_ref().is_some_and(|open: &crate::table::layers::LayerFile| {
                 paths.iter().all(|path| open.index(path).is_some())
             })
         };

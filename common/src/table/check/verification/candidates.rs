@@ -7,17 +7,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::format::document::Document;
-use crate::format::event::EventType;
 use crate::format::path::Path;
 use crate::format::snapshot::{CandidateEntry, RowEntry, VersionEntry, read_version, tree};
 use crate::storage::sst::{SstFile, TreeCursor};
 use crate::table::build::index::value_at;
 use crate::table::check::verification::ProblemList;
 use crate::table::check::verification::image::name;
-use crate::table::layers::LayerMap;
-use crate::table::state;
-use crate::table::table_files::LayerFile;
+use crate::table::layers::{LayerFile, LayerMap};
+use crate::table::row_fold::RowFold;
 
 /// Looks candidates up.
 struct Lookup<'a> {
@@ -103,7 +100,7 @@ pub(super) fn of_full(
 #[derive(Default)]
 struct Row {
     key: Vec<u8>,
-    document: Option<Document>,
+    fold: RowFold,
     /// What it has now, and since which commit.
     held: Option<(Vec<u8>, u64)>,
     values: HashSet<Vec<u8>>,
@@ -165,15 +162,10 @@ pub(super) fn of_era(
         if row.key != key {
             let next = Row { key: key.to_vec(), ..Row::default() };
             std::mem::replace(&mut row, next).end(&mut lookup, report)?;
-            if version.kind == EventType::Patch && version.image.is_none() {
-                row.document = past.document_before(key, seq)?;
-            }
         }
-        row.document = match version.image {
-            Some(image) => Some(image),
-            None => state::apply(row.document.as_ref(), version.kind, version.payload.as_ref())?,
-        };
-        let value = value_at(&path, row.document.as_ref())?;
+        let VersionEntry { kind, payload, image, .. } = version;
+        let before = || past.document_before(key, seq);
+        let value = value_at(&path, row.fold.apply(kind, payload.as_ref(), image, before)?)?;
         row.hold(value, seq, &mut lookup, report)?;
         cursor.next()?;
     }

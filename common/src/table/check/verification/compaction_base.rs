@@ -11,8 +11,8 @@ use crate::storage::wal::compaction_base::{BasePiece, BaseReader};
 use crate::table::check::verification::ProblemList;
 use crate::table::check::verification::deep::properties;
 use crate::table::check::verification::image::name;
-use crate::table::layers::sort_key;
-use crate::table::table_files::{LayerFile, TableFiles};
+use crate::table::layers::{LayerFile, sort_key};
+use crate::table::table_files::TableFiles;
 
 /// What lies behind a folded state needs of it.
 pub(super) struct Folded {

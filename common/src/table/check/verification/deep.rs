@@ -19,13 +19,14 @@ use crate::format::snapshot::{
 };
 use crate::storage::sst::{SstFile, TreeCursor};
 use crate::storage::wal::cursor::{Cursor, CursorItem, DecodedFrame};
-use crate::table::build::snapshot::{ReadLimit, born_at, log_after};
 use crate::table::check::verification::chunk::{Chunk, Step};
 use crate::table::check::verification::compaction_base::{self, Folded};
 use crate::table::check::verification::{Files, ProblemList, candidates, image};
-use crate::table::layers::{EventId, LayerMap, sort_key};
+use crate::table::event_id::EventId;
+use crate::table::layers::{LayerFile, LayerMap, sort_key};
+use crate::table::log_tail::{ReadLimit, log_after};
 use crate::table::schema::{SchemaAction, SchemaEvent};
-use crate::table::table_files::{LayerFile, TableFiles};
+use crate::table::table_files::TableFiles;
 
 /// Compares all snapshots and indexes of a table with its log.
 pub(super) fn compare(
@@ -80,7 +81,7 @@ pub(super) fn compare(
         }
         while let Some((of, open)) = fulls.next_if(|(full, _)| full.seq <= era.seq) {
             let Some(open) = open.as_ref().filter(|_| known) else { continue };
-            let born = born_at(&deep.past, of.seq)?;
+            let born = deep.past.created_at(of.seq)?;
             let before = report.figures.problems;
             let compared = image::compare(&deep.past, of.seq, born, open, report);
             told(report, &open.file, compared)?;
@@ -89,7 +90,7 @@ pub(super) fn compare(
                 told(report, index, compared)?;
             }
             if report.figures.problems == before {
-                deep.past.fulls.push(open.clone());
+                deep.past.images.push(open.clone());
             }
         }
     }
@@ -172,10 +173,10 @@ impl Deep {
         (self.events, self.rows, self.time_ms) = (floor.events, floor.rows, floor.time_ms);
         self.floor = floor.seq;
         self.past.floor = Some(floor);
-        self.past.eras.push(open.clone());
-        self.past.fulls.push(full.clone());
+        self.past.deltas.push(open.clone());
+        self.past.images.push(full.clone());
         self.past.newest.chapters.clone_from(&chapters);
-        self.born = born_at(&self.past, floor.seq)?.unwrap_or(0);
+        self.born = self.past.created_at(floor.seq)?.unwrap_or(0);
         self.chapters = chapters;
         Ok(())
     }
@@ -202,7 +203,7 @@ impl Deep {
 
     /// Compares an era. False where the log cannot be read on.
     fn era(&mut self, era: &DeltaLayer, open: &LayerFile, report: &mut ProblemList<'_>) -> Result<bool> {
-        self.past.eras.push(open.clone());
+        self.past.deltas.push(open.clone());
         let mut course = Course::begin(era, open, self.floor)?;
         let mut chunk = Chunk::default();
         loop {

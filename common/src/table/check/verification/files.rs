@@ -16,7 +16,8 @@ use crate::format::sst::Identity;
 use crate::storage::layout::{delta_stem, image_stem};
 use crate::storage::sst::SstFile;
 use crate::table::check::verification::ProblemList;
-use crate::table::table_files::{LayerFile, TableFiles};
+use crate::table::layers::LayerFile;
+use crate::table::table_files::TableFiles;
 
 /// The snapshots that were found sound, each with those of its indexes that were; at the places that the manifest has.
 pub(in crate::table) struct Files {

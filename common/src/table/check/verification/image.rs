@@ -3,8 +3,8 @@
 use crate::error::Result;
 use crate::format::snapshot::{RowEntry, tree};
 use crate::table::check::verification::ProblemList;
-use crate::table::layers::{LayerMap, RowVersion};
-use crate::table::table_files::LayerFile;
+use crate::table::layers::{LayerFile, LayerMap};
+use crate::table::row_fold::RowVersion;
 
 /// Compares the rows in a file with the state after commit `seq` that `past` gives, which does not have that file.
 pub(super) fn compare(

@@ -7,8 +7,8 @@ use crate::error::{Reason, Result};
 use crate::format::manifest::{DeltaLayer, LogPosition, Manifest};
 use crate::storage::wal::compaction_base::{BasePiece, BaseReader};
 use crate::storage::wal::cursor::{Cursor, CursorItem, CursorPosition, DecodedFrame, Span};
-use crate::table::build::snapshot::ReadLimit;
 use crate::table::check::verification::ProblemList;
+use crate::table::log_tail::ReadLimit;
 use crate::table::table_files::TableFiles;
 
 /// The places in the log where eras end.
