@@ -21,9 +21,12 @@ use driftdb_common::storage::wal::commits::LogCommit;
 use driftdb_common::storage::wal::compaction_base::{BasePiece, BaseReader};
 use driftdb_common::storage::wal::cursor::{Cursor, CursorItem, Span};
 use driftdb_common::table::build::compaction::{self, CompactionLog, CompactionRequest, ManifestEdit};
-use driftdb_common::table::build::merge_policy::{self, RequestsSince};
-use driftdb_common::table::build::snapshot::{self, DeltaLimits, ReadLimit};
+use driftdb_common::table::build::delta::DeltaLimits;
+use driftdb_common::table::build::merge_policy;
+use driftdb_common::table::build::requests_since::RequestsSince;
+use driftdb_common::table::build::{delta, image};
 use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::log_tail::ReadLimit;
 use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 use driftdb_common::table::table_files::TableFiles;
@@ -115,7 +118,7 @@ fn group(from: u64, to: u64) -> Group {
             if kind == EventType::Schema {
                 group.created.push((table, TABLES[usize::try_from(table).unwrap() - 1].to_owned()));
             }
-            let shape = CommitShape { frames, frames_here: 1 };
+            let shape = CommitShape { frames, frames_in_table: 1 };
             let key = key.map(|key| Key::Str(key.into()));
             let document = content.map(|text| Document::from_json(&text).unwrap());
             let entry = group.tables.entry(table).or_default();
@@ -149,7 +152,7 @@ struct Opening<'a> {
 impl Replay for Opening<'_> {
     fn table(&mut self, manifest: &Manifest) -> Result<()> {
         let (id, name) = (manifest.table_id, manifest.table.as_str());
-        let timeline = if manifest.eras.is_empty() {
+        let timeline = if manifest.deltas.is_empty() {
             Timeline::new(id, name)
         } else {
             let chain = self.shelf.open(manifest, None)?;
@@ -231,16 +234,16 @@ impl Open {
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
             let limits = DeltaLimits { events: 9, bytes: u64::MAX };
             let chain = self.chain(id)?;
-            let era = snapshot::next_era(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()))?;
+            let era = delta::build_next(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()))?;
             let Some(era) = era else { break };
-            self.edit(id, &|manifest| manifest.eras.push(era.clone()))?;
+            self.edit(id, &|manifest| manifest.deltas.push(era.clone()))?;
         }
-        if let Some(merge_policy::MergeTask::ImageLayer) = merge_policy::next_task(&self.manifest(id)) {
+        if let Some(merge_policy::MergeTask::WriteImage) = merge_policy::next_task(&self.manifest(id)) {
             let chain = self.chain(id)?;
             let name = TABLES[usize::try_from(id).unwrap() - 1];
             let indexes = ["n".to_owned()];
-            let full = snapshot::full(&self.shelf, (name, id), &chain, chain.end(), &indexes, &|_| Ok(()))?;
-            self.edit(id, &|manifest| manifest.fulls.push(full.clone()))?;
+            let full = image::build(&self.shelf, (name, id), &chain, chain.end(), &indexes, &|_| Ok(()))?;
+            self.edit(id, &|manifest| manifest.images.push(full.clone()))?;
         }
         Ok(())
     }
@@ -251,7 +254,7 @@ impl Open {
         if manifest.floor.is_some_and(|floor| floor.seq == seq) && compaction::is_complete(&manifest) {
             return Ok(());
         }
-        if manifest.eras.last().is_none_or(|era| era.seq < seq) {
+        if manifest.deltas.last().is_none_or(|era| era.seq < seq) {
             self.snapshot(id)?;
         }
         let (manifest, chain) = (self.manifest(id), self.chain(id)?);
@@ -278,7 +281,7 @@ impl Open {
         let expected: BTreeSet<u64> = (1..=self.kept).filter(|seq| has_request(*seq)).collect();
         assert_eq!(self.requests, expected);
         for (id, timeline) in &self.timelines {
-            let floor = timeline.state().chain.floor().map_or(0, |floor| floor.seq);
+            let floor = timeline.state().layers.floor().map_or(0, |floor| floor.seq);
             for seq in *id..=self.kept {
                 let view = View::at(timeline, seq);
                 if seq < floor {

@@ -239,11 +239,11 @@ async fn preconditions_that_fail_are_listed_and_nothing_is_applied() {
     for (key, wrong, description) in [
         ("o1", Check::SeqIs(2), "commit 3 changed it last"),
         ("o2", Check::SeqIs(INSERTED), "commit 5 deleted it"),
-        ("o3", Check::SeqIs(3), "there is no such row"),
-        ("o3", Check::SeqIs(0), "there is no such row"),
+        ("o3", Check::SeqIs(3), "the row does not exist"),
+        ("o3", Check::SeqIs(0), "the row does not exist"),
         ("o1", Check::Exists(false), "commit 3 changed it last"),
         ("o2", Check::Exists(true), "commit 5 deleted it"),
-        ("o3", Check::Exists(true), "there is no such row"),
+        ("o3", Check::Exists(true), "the row does not exist"),
         ("o1", Check::UnchangedSince(2), "commit 3 changed it last"),
         ("o2", Check::UnchangedSince(4), "commit 5 deleted it"),
     ] {

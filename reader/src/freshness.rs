@@ -1,11 +1,12 @@
 //! Which moment a read is of: waits until the replica is as fresh as asked, and resolves AS OF.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
 use driftdb_common::table::point_in_time::{PointInTime, beyond_head};
 use driftdb_common::table::timeline::Timeline;
@@ -36,7 +37,7 @@ impl Moment {
         replica: &Replica,
         tables: impl IntoIterator<Item = &'a Arc<Timeline>>,
     ) -> Result<v1::ReadHeader> {
-        let floors = tables.into_iter().filter_map(|table| table.state().chain.floor());
+        let floors = tables.into_iter().filter_map(|table| table.state().layers.floor());
         Ok(v1::ReadHeader {
             read_seq: self.seq,
             read_time: replica.time_of(self.seq, &self.applied)?.map(convert::time_to_wire),
@@ -149,9 +150,4 @@ impl Replica {
         // Seq 0 is the state before the first commit.
         Ok(seq.unwrap_or(0))
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

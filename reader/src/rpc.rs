@@ -138,8 +138,14 @@ impl ReaderRpc {
         timeline.check_floor(moment.seq)?;
         let images = Images { before: request.with_before, after: request.with_after };
         let newest_first = request.newest_first;
-        let wanted =
-            HistoryQuery { key, from, to: moment.seq, newest_first, images, ..HistoryQuery::default() };
+        let wanted = HistoryQuery {
+            key,
+            after: from,
+            last: moment.seq,
+            newest_first,
+            images,
+            ..HistoryQuery::default()
+        };
         let history = History::new(timeline, wanted);
         let truncated = history.is_truncated();
         let mut commits = Commits::new(history, &request.table, format, request.limit);
@@ -236,11 +242,11 @@ pub(crate) fn table_info(timeline: &Arc<Timeline>, seq: u64) -> Result<v1::Table
     let state = timeline.state();
     Ok(v1::TableInfo {
         rows: counts.rows,
-        created_seq: at.born,
+        created_seq: at.created_at,
         last_seq: counts.last_seq,
         events: counts.events,
-        floor_seq: state.chain.floor().map_or(0, |floor| floor.seq),
-        snapshots: state.chain.files() as u64,
+        floor_seq: state.layers.floor().map_or(0, |floor| floor.seq),
+        snapshots: state.layers.len() as u64,
         ..convert::schema_to_wire(&at.schema)
     })
 }
@@ -327,7 +333,7 @@ impl ReaderService for ReaderRpc {
         let applied = self.replica.applied();
         let moment = Moment { seq: applied.seq, applied };
         let header = moment.header(&self.replica, moment.applied.tables.values()).map_err(to_status)?;
-        let overlays = moment.applied.tables.values().map(|table| Arc::clone(&table.state().overlay));
+        let overlays = moment.applied.tables.values().map(|table| Arc::clone(&table.state().memtable));
         let lag_seqs = self.replica.known_seq().saturating_sub(header.applied_seq);
         answer(Ok(v1::ReaderServiceStatusResponse {
             header: Some(header),

@@ -173,7 +173,8 @@ impl ReaderRpc {
         let to = if limit == Some(0) { from } else { moment.seq };
         timeline.check_floor(moment.seq)?;
         let mut header = Some(moment.header(&self.replica, [timeline])?);
-        let history = History::new(timeline, HistoryQuery { key, from, to, ..HistoryQuery::default() });
+        let history =
+            History::new(timeline, HistoryQuery { key, after: from, last: to, ..HistoryQuery::default() });
         let mut commits = Commits::new(history, &table.text, run.format, limit.unwrap_or(0));
         Ok(steps::stream(self.shutdown.clone(), move || {
             let result = commits.next_single()?.map(Outcome::Commit);

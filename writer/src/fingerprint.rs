@@ -1,4 +1,4 @@
-//! A hash of what a request asks for: tells a retry from another request with the same id.
+//! A hash of what a request asks for, which tells a retry from a different request with the same id.
 
 use driftdb_common::table::operation::{
     Action, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
@@ -6,9 +6,9 @@ use driftdb_common::table::operation::{
 use driftdb_common::table::point_in_time::PointInTime;
 use xxhash_rust::xxh3::Xxh3Default;
 
-/// XXH3-128 over a change, part by part, each with its kind and length. It is kept in the log: it must never change.
-pub fn of(change: &CommitRequest) -> [u8; 16] {
-    let mut hash = Hash(Xxh3Default::new());
+/// The XXH3-128 of a change: every part with its kind and its length. The log stores it, so it must never change.
+pub(crate) fn compute(change: &CommitRequest) -> [u8; 16] {
+    let mut hash = FingerprintHasher(Xxh3Default::new());
     match change {
         CommitRequest::Rows { operations, preconditions } => {
             hash.part(b'R', &(operations.len() as u64).to_le_bytes());
@@ -21,7 +21,7 @@ pub fn of(change: &CommitRequest) -> [u8; 16] {
             hash.part(b'k', schema.primary_key.as_bytes());
             hash.part(b't', schema.key_type.to_string().as_bytes());
             schema.indexes.iter().for_each(|index| hash.part(b'i', index.as_bytes()));
-            // What came later takes part only where it is given: requests of before keep their hash.
+            // Newer options are hashed only if they are set, so that requests without them keep their fingerprint.
             if let Some(ms) = schema.retain_ms {
                 hash.part(b'r', &ms.to_le_bytes());
             }
@@ -41,9 +41,10 @@ pub fn of(change: &CommitRequest) -> [u8; 16] {
     hash.0.digest128().to_le_bytes()
 }
 
-struct Hash(Xxh3Default);
+/// Hashes the parts of a request.
+struct FingerprintHasher(Xxh3Default);
 
-impl Hash {
+impl FingerprintHasher {
     fn part(&mut self, kind: u8, bytes: &[u8]) {
         self.0.update(&[kind]);
         self.0.update(&(bytes.len() as u64).to_le_bytes());
@@ -101,25 +102,25 @@ mod tests {
     }
 
     #[test]
-    fn the_same_request_has_the_same_fingerprint_for_ever() {
+    fn the_fingerprint_of_a_request_never_changes() {
         let change = insert(None, r#"{"id":"a"}"#);
-        assert_eq!(of(&change), of(&change.clone()));
-        assert_ne!(of(&change), of(&insert(None, r#"{"id":"b"}"#)));
-        assert_ne!(of(&change), of(&insert(Some("a"), r#"{"id":"a"}"#)));
-        assert_eq!(u128::from_le_bytes(of(&change)), FROZEN);
+        assert_eq!(compute(&change), compute(&change.clone()));
+        assert_ne!(compute(&change), compute(&insert(None, r#"{"id":"b"}"#)));
+        assert_ne!(compute(&change), compute(&insert(Some("a"), r#"{"id":"a"}"#)));
+        assert_eq!(u128::from_le_bytes(compute(&change)), FROZEN);
     }
 
     #[test]
-    fn retention_is_part_of_what_is_asked() {
+    fn retention_changes_the_fingerprint() {
         let create = |retain_ms| {
             let (table, primary_key) = ("t".to_owned(), "id".to_owned());
             let indexes = vec!["a".to_owned()];
             let schema = Schema { table, primary_key, key_type: KeyType::Int, indexes, retain_ms };
-            of(&CommitRequest::Schema(SchemaChange::Create { schema, if_not_exists: false }))
+            compute(&CommitRequest::Schema(SchemaChange::Create { schema, if_not_exists: false }))
         };
         let alter = |retain| {
             let (table, add) = ("t".to_owned(), vec!["a".to_owned()]);
-            of(&CommitRequest::Schema(SchemaChange::Alter { table, add, drop: Vec::new(), retain }))
+            compute(&CommitRequest::Schema(SchemaChange::Alter { table, add, drop: Vec::new(), retain }))
         };
         let hashes = [
             create(None),
@@ -135,9 +136,9 @@ mod tests {
         assert_eq!(u128::from_le_bytes(alter(None)), FROZEN_ALTER);
     }
 
-    /// As they were before there was retention.
+    /// The fingerprints of the version before retention existed.
     const FROZEN_CREATE: u128 = 15611190766294960569064401475998795135;
     const FROZEN_ALTER: u128 = 322289165949173634077830101603809685938;
-    /// As the first version computed it.
+    /// The fingerprint of the first version.
     const FROZEN: u128 = 184282382045635354650412948773886212831;
 }

@@ -1,119 +1,111 @@
-//! `WriterService`: decodes requests, hands them to the committer, and answers when they are durable.
+//! `WriterService`: decodes requests, commits them, and answers once they are durable.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use driftdb::v1;
 use driftdb::v1::writer_service_server::WriterService;
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::Result;
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
 use driftdb_common::query::ast::StatementKind;
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::convert;
 use driftdb_common::service::status::to_status;
-use driftdb_common::table::operation::{Action, CommitRequest, Operation, SchemaChange};
+use driftdb_common::storage::sst::BlockCache;
+use driftdb_common::table::operation::{Action, CommitRequest, SchemaChange};
 use driftdb_common::table::schema::Schema;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::admit::{self, Admitted, With};
-use crate::commit::{Commits, now_ms};
-use crate::ingest::Streams;
-use crate::past::Past;
-use crate::upkeep::{Messages, Upkeep};
-use crate::{fingerprint, ingest, upkeep};
+use crate::admission::operations::error_at_operation;
+use crate::admission::{CommitContext, CommitReceipt};
+use crate::commit::{CommitPipeline, CommitStatus};
+use crate::fingerprint;
+use crate::ingest_stream::IngestService;
+use crate::maintenance_rpc::{self, JobStream, MaintenanceCalls};
+use crate::revert::RevertResolver;
+
+/// A stream of response messages.
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service.
 #[derive(Debug, Clone)]
-pub struct WriterRpc {
-    commits: Commits,
-    database: Database,
-    term: u64,
-    past: Past,
-    streams: Streams,
-    upkeep: Upkeep,
-    shutdown: CancellationToken,
+pub(crate) struct WriterRpc {
+    pub(crate) pipeline: CommitPipeline,
+    pub(crate) status: CommitStatus,
+    pub(crate) ingest: IngestService,
+    pub(crate) reverts: RevertResolver,
+    pub(crate) maintenance: MaintenanceCalls,
+    pub(crate) cache: Arc<BlockCache>,
+    pub(crate) database: Database,
+    pub(crate) term: u64,
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
 impl WriterRpc {
-    /// The service of an open database.
-    pub fn new(
-        commits: Commits,
-        database: Database,
-        term: u64,
-        past: Past,
-        upkeep: Upkeep,
-        shutdown: CancellationToken,
-    ) -> WriterRpc {
-        WriterRpc { commits, database, term, past, streams: Streams::default(), upkeep, shutdown }
-    }
-
-    /// The way to the committer.
-    pub fn commits(&self) -> &Commits {
-        &self.commits
-    }
-
-    /// Names the history.
-    pub fn epoch(&self) -> u64 {
-        self.database.epoch
-    }
-
-    /// The newest stream of each producer.
-    pub fn streams(&self) -> &Streams {
-        &self.streams
-    }
-
-    /// Cancelled when the writer goes down.
-    pub fn shutdown(&self) -> &CancellationToken {
-        &self.shutdown
-    }
-
-    /// Turns a revert into the write of the row as it was; other operations stay as they are.
-    pub async fn resolve(&self, operation: Operation) -> Result<Operation> {
-        let Action::Revert(to) = operation.action else { return Ok(operation) };
-        let Operation { table, key, .. } = operation;
-        let key = key.ok_or_else(|| Error::new(Reason::KeyInvalid, "a revert needs a key"))?;
-        let typed = key.of_type(self.commits.schema(&table)?.key_type)?;
-        let (past, name) = (self.past.clone(), table.clone());
-        let read = tokio::task::spawn_blocking(move || past.row(&name, &typed, to, now_ms()));
-        let row =
-            read.await.map_err(|e| Error::new(Reason::Internal, format!("reading the past: {e}")))??;
-        let action = row.map_or(Action::SoftDelete, Action::Put);
-        Ok(Operation { table, key: Some(key), action })
-    }
-
-    async fn commit(&self, change: CommitRequest, options: Option<v1::CommitOptions>) -> Result<Admitted> {
+    async fn commit(
+        &self,
+        change: CommitRequest,
+        options: Option<v1::CommitOptions>,
+    ) -> Result<CommitReceipt> {
         let options = convert::options_from_wire(options)?;
-        // Over what was asked, not over what it comes to: a retry asks the same.
+        // The fingerprint covers what the client sent, before reverts are resolved: a retry sends the same.
         let id = Some(options.request_id.clone()).filter(|id| !id.is_empty());
-        let request = id.map(|id| RequestId { id, fingerprint: fingerprint::of(&change) });
+        let request = id.map(|id| RequestId { id, fingerprint: fingerprint::compute(&change) });
         let change = match change {
             CommitRequest::Rows { operations, preconditions } => {
-                let reverts =
+                let has_reverts =
                     operations.iter().any(|operation| matches!(operation.action, Action::Revert(_)));
-                if let Some(request) = request.as_ref().filter(|_| reverts)
-                    && let Some(answer) = self.commits.made_before(request).await
+                if let Some(request) = request.as_ref().filter(|_| has_reverts)
+                    && let Some(receipt) = self.pipeline.find_request(request).await
                 {
-                    // Not resolved again: its table may be gone since.
-                    return answer;
+                    // A repeated revert is not resolved again: its table may have been dropped since.
+                    return receipt;
                 }
                 let mut resolved = Vec::with_capacity(operations.len());
                 for operation in operations {
-                    resolved.push(self.resolve(operation).await?);
+                    resolved.push(self.reverts.resolve(operation).await?);
                 }
                 CommitRequest::Rows { operations: resolved, preconditions }
             }
             schema => schema,
         };
-        self.commits.commit(change, With { options, request, origin: None }).await
+        self.pipeline.commit(change, CommitContext { options, request, origin: None }).await
     }
 
-    fn token(&self, admitted: Admitted) -> Option<v1::WriteToken> {
-        Some(convert::token_to_wire(admitted.token, self.database.epoch))
+    fn token(&self, receipt: CommitReceipt) -> Option<v1::WriteToken> {
+        Some(convert::token_to_wire(receipt.token, self.database.epoch))
+    }
+
+    /// Commits a change of a schema and returns its token.
+    async fn commit_schema(
+        &self,
+        change: SchemaChange,
+        options: Option<v1::CommitOptions>,
+    ) -> Result<Option<v1::WriteToken>, Status> {
+        let receipt = self.commit(CommitRequest::Schema(change), options).await.map_err(to_status)?;
+        Ok(self.token(receipt))
+    }
+
+    /// The tables that are not dropped, by name.
+    fn tables_to_wire(&self) -> Vec<v1::TableInfo> {
+        let mut tables = self.status.map_live_tables(|table, storage| {
+            let counts = table.counts();
+            v1::TableInfo {
+                rows: counts.rows,
+                created_seq: table.created_seq(),
+                last_seq: counts.last_seq,
+                events: counts.events,
+                bytes_on_disk: storage.bytes_on_disk,
+                segments: storage.segments,
+                snapshots: storage.snapshots,
+                floor_seq: storage.floor,
+                ..convert::schema_to_wire(table.schema())
+            }
+        });
+        tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
+        tables
     }
 }
 
@@ -132,9 +124,8 @@ impl WriterService for WriterRpc {
             retain_ms: convert::retain_from_wire(request.retain).map_err(to_status)?,
         };
         let change = SchemaChange::Create { schema, if_not_exists: request.if_not_exists };
-        let admitted =
-            self.commit(CommitRequest::Schema(change), request.options).await.map_err(to_status)?;
-        Ok(Response::new(v1::CreateTableResponse { token: self.token(admitted) }))
+        let token = self.commit_schema(change, request.options).await?;
+        Ok(Response::new(v1::CreateTableResponse { token }))
     }
 
     async fn alter_table(
@@ -145,8 +136,8 @@ impl WriterService for WriterRpc {
             request.into_inner();
         let retain = convert::retain_change_from_wire(retain, retain_forever).map_err(to_status)?;
         let change = SchemaChange::Alter { table, add: add_indexes, drop: drop_indexes, retain };
-        let admitted = self.commit(CommitRequest::Schema(change), options).await.map_err(to_status)?;
-        Ok(Response::new(v1::AlterTableResponse { token: self.token(admitted) }))
+        let token = self.commit_schema(change, options).await?;
+        Ok(Response::new(v1::AlterTableResponse { token }))
     }
 
     async fn drop_table(
@@ -155,16 +146,15 @@ impl WriterService for WriterRpc {
     ) -> Result<Response<v1::DropTableResponse>, Status> {
         let request = request.into_inner();
         let change = SchemaChange::Drop { table: request.table };
-        let admitted =
-            self.commit(CommitRequest::Schema(change), request.options).await.map_err(to_status)?;
-        Ok(Response::new(v1::DropTableResponse { token: self.token(admitted) }))
+        let token = self.commit_schema(change, request.options).await?;
+        Ok(Response::new(v1::DropTableResponse { token }))
     }
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
         let request = request.into_inner();
         let count = request.operations.len();
         let decode = |(i, operation)| {
-            convert::operation_from_wire(operation).map_err(|e| admit::of_operation(e, i, count))
+            convert::operation_from_wire(operation).map_err(|e| error_at_operation(e, i, count))
         };
         let operations = request.operations.into_iter().enumerate().map(decode).collect::<Result<_>>();
         let preconditions =
@@ -173,8 +163,8 @@ impl WriterService for WriterRpc {
             operations: operations.map_err(to_status)?,
             preconditions: preconditions.map_err(to_status)?,
         };
-        let admitted = self.commit(change, request.options).await.map_err(to_status)?;
-        Ok(Response::new(v1::ApplyResponse { token: self.token(admitted), replayed: admitted.replayed }))
+        let receipt = self.commit(change, request.options).await.map_err(to_status)?;
+        Ok(Response::new(v1::ApplyResponse { token: self.token(receipt), replayed: receipt.replayed }))
     }
 
     type IngestStream = ReceiverStream<Result<v1::IngestResponse, Status>>;
@@ -183,10 +173,10 @@ impl WriterService for WriterRpc {
         &self,
         request: Request<Streaming<v1::IngestRequest>>,
     ) -> Result<Response<Self::IngestStream>, Status> {
-        Ok(Response::new(ingest::serve(self.clone(), request.into_inner())))
+        Ok(Response::new(self.ingest.serve(request.into_inner())))
     }
 
-    type ExecuteStream = Answers<v1::WriterServiceExecuteResponse>;
+    type ExecuteStream = ResponseStream<v1::WriterServiceExecuteResponse>;
 
     async fn execute(
         &self,
@@ -196,33 +186,29 @@ impl WriterService for WriterRpc {
         let params = parser::parse_params(&request.params).map_err(to_status)?;
         let statement = parser::parse(&request.statement, &params).map_err(to_status)?;
         let table = statement.table().cloned();
+        let with_place = |e| to_status(report::at_table(e, &request.statement, table.as_ref()));
         if statement.kind() == StatementKind::Maintenance {
-            let answers = self
-                .upkeep
-                .execute(statement)
-                .map_err(|e| to_status(report::at_table(e, &request.statement, table.as_ref())))?;
-            return Ok(Response::new(Box::pin(answers)));
+            let responses = self.maintenance.execute(statement).map_err(with_place)?;
+            return Ok(Response::new(Box::pin(responses)));
         }
         let change = change::of_statement(statement).map_err(to_status)?;
-        let admitted = self.commit(change, request.options).await;
-        let admitted =
-            admitted.map_err(|e| to_status(report::at_table(e, &request.statement, table.as_ref())))?;
-        let event = self.token(admitted).map(v1::writer_service_execute_response::Event::Token);
-        let answer = v1::WriterServiceExecuteResponse { event };
-        Ok(Response::new(Box::pin(tokio_stream::once(Ok(answer)))))
+        let receipt = self.commit(change, request.options).await.map_err(with_place)?;
+        let event = self.token(receipt).map(v1::writer_service_execute_response::Event::Token);
+        let response = v1::WriterServiceExecuteResponse { event };
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(response)))))
     }
 
-    type SnapshotStream = Messages<v1::SnapshotResponse>;
+    type SnapshotStream = JobStream<v1::SnapshotResponse>;
 
     async fn snapshot(
         &self,
         request: Request<v1::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        let follower = self.upkeep.snapshot(&request.into_inner().table).map_err(to_status)?;
-        Ok(Response::new(upkeep::snapshot(follower)))
+        let follower = self.maintenance.snapshot(&request.into_inner().table).map_err(to_status)?;
+        Ok(Response::new(maintenance_rpc::snapshot_responses(follower)))
     }
 
-    type CompactStream = Messages<v1::CompactResponse>;
+    type CompactStream = JobStream<v1::CompactResponse>;
 
     async fn compact(
         &self,
@@ -230,11 +216,11 @@ impl WriterService for WriterRpc {
     ) -> Result<Response<Self::CompactStream>, Status> {
         let v1::CompactRequest { table, before, dry_run } = request.into_inner();
         let before = convert::point_from_wire(before).map_err(to_status)?;
-        let follower = self.upkeep.compact(&table, before, dry_run).map_err(to_status)?;
-        Ok(Response::new(upkeep::compact(follower)))
+        let follower = self.maintenance.compact(&table, before, dry_run).map_err(to_status)?;
+        Ok(Response::new(maintenance_rpc::compact_responses(follower)))
     }
 
-    type VerifyStream = Messages<v1::VerifyResponse>;
+    type VerifyStream = JobStream<v1::VerifyResponse>;
 
     async fn verify(
         &self,
@@ -242,32 +228,16 @@ impl WriterService for WriterRpc {
     ) -> Result<Response<Self::VerifyStream>, Status> {
         let v1::VerifyRequest { table, deep } = request.into_inner();
         let table = Some(table.as_str()).filter(|table| !table.is_empty());
-        let follower = self.upkeep.verify(table, deep).map_err(to_status)?;
-        Ok(Response::new(upkeep::verify(follower)))
+        let follower = self.maintenance.verify(table, deep).map_err(to_status)?;
+        Ok(Response::new(maintenance_rpc::verify_responses(follower)))
     }
 
     async fn status(
         &self,
         _: Request<v1::WriterServiceStatusRequest>,
     ) -> Result<Response<v1::WriterServiceStatusResponse>, Status> {
-        let cache = self.past.cache();
-        let (tail_bytes, tail_limit_bytes) = self.commits.tail_bytes();
-        let last = self.commits.durable();
-        let mut tables = self.commits.tables(|table, storage| {
-            let figures = table.figures();
-            v1::TableInfo {
-                rows: figures.rows,
-                created_seq: table.created_seq(),
-                last_seq: figures.last_seq,
-                events: figures.events,
-                bytes_on_disk: storage.bytes_on_disk,
-                segments: storage.segments,
-                snapshots: storage.snapshots,
-                floor_seq: storage.floor,
-                ..convert::schema_to_wire(table.schema())
-            }
-        });
-        tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
+        let (tail_bytes, tail_limit_bytes) = self.status.tail_bytes();
+        let last = self.status.durable();
         Ok(Response::new(v1::WriterServiceStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             database_id: self.database.id.to_string(),
@@ -275,12 +245,12 @@ impl WriterService for WriterRpc {
             term: self.term,
             last_seq: last.seq,
             last_time: Some(convert::time_to_wire(last.time_ms)),
-            tables,
-            cache_bytes: cache.used_bytes(),
-            cache_limit_bytes: cache.budget(),
+            tables: self.tables_to_wire(),
+            cache_bytes: self.cache.used_bytes(),
+            cache_limit_bytes: self.cache.budget(),
             tail_bytes,
             tail_limit_bytes,
-            jobs: self.upkeep.jobs.list().into_iter().map(upkeep::progress_to_wire).collect(),
+            jobs: self.maintenance.jobs(),
         }))
     }
 }

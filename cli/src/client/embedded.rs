@@ -40,7 +40,7 @@ impl Embedded {
         if self.writer.is_some() {
             return Ok(false);
         }
-        let config = driftdb_writer::Config::new(&self.directory);
+        let config = driftdb_writer::WriterConfig::new(&self.directory);
         let opened = blocking(move || driftdb_writer::Writer::open(config)).await?;
         let (connector, listener) = Listener::memory();
         let shutdown = CancellationToken::new();

@@ -192,7 +192,7 @@ async fn the_doctor_needs_a_database_that_nobody_writes() {
     embedded(dir.path(), &["sql", "-e", r#"CREATE TABLE t (pk=id); INSERT INTO t {"id": "a"}"#]).await;
     let healthy = "{\"tables\":1,\"files\":4,\"frames\":2,\"damage\":0,\"notes\":0,\"repaired\":0}\n";
     assert_eq!(embedded(dir.path(), &["doctor", "--repair"]).await, healthy);
-    let writer = driftdb_writer::Writer::open(driftdb_writer::Config::new(dir.path())).unwrap();
+    let writer = driftdb_writer::Writer::open(driftdb_writer::WriterConfig::new(dir.path())).unwrap();
     let (code, told) = refused(dir.path(), &["doctor"]).await;
     assert!(code == 5 && told.contains("DATABASE_LOCKED"), "{code}: {told}");
     writer.close().unwrap();

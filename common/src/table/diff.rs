@@ -10,7 +10,7 @@ use std::ops::Bound;
 use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::key::Key;
-use crate::format::snapshot::Did;
+use crate::format::snapshot::TableChange;
 use crate::table::event_id::EventId;
 use crate::table::layers::read_sort_key;
 use crate::table::memtable::{MemtableEvent, NumberedEvent};
@@ -168,12 +168,12 @@ fn add_changed_in_layers(
     let key_type = state.layers.key_type();
     let mut commits = state.layers.commits(low, high, false);
     while let Some(commit) = commits.next_commit()? {
-        for did in commit.entry.did {
-            match did {
-                Did::Row(bytes) => _ = keys.insert(read_sort_key(&bytes, key_type)?),
+        for change in commit.entry.changes {
+            match change {
+                TableChange::Row(bytes) => _ = keys.insert(read_sort_key(&bytes, key_type)?),
                 // A DROP removes every row without an event for each.
-                Did::Schema(_, emptied) if emptied => return Ok(false),
-                Did::Schema(..) => {}
+                TableChange::Schema(_, emptied) if emptied => return Ok(false),
+                TableChange::Schema(..) => {}
             }
         }
         if keys.len() > MAX_CHANGED_KEYS {

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::event::{CommitMeta, EventType};
 use crate::format::key::Key;
-use crate::format::snapshot::{Did, VersionEntry};
+use crate::format::snapshot::{TableChange, VersionEntry};
 use crate::table::event_id::EventId;
 use crate::table::layers::{TableCommit, read_sort_key, sort_key};
 use crate::table::memtable::{CommitInfo, MemtableEvent, NumberedEvent, Version};
@@ -382,24 +382,24 @@ impl History {
         TableCommit { seq, time_ms, entry }: TableCommit,
     ) -> Result<()> {
         let key_type = state.layers.key_type();
-        let mut did: Vec<(EventId, Did)> = (0..)
-            .zip(entry.did)
-            .map(|(index, did)| (EventId { seq, index }, did))
+        let mut changes: Vec<(EventId, TableChange)> = (0..)
+            .zip(entry.changes)
+            .map(|(index, change)| (EventId { seq, index }, change))
             .filter(|(id, _)| *id > after && *id <= last)
             .collect();
         if self.query.newest_first {
-            did.reverse();
+            changes.reverse();
         }
-        if did.is_empty() {
+        if changes.is_empty() {
             let beginning = EventId { seq, index: 0 };
             batch.skip(if self.query.newest_first { beginning } else { EventId::end_of(seq) });
         }
-        for (id, did) in did {
+        for (id, change) in changes {
             if !batch.has_room() {
                 break;
             }
-            match did {
-                Did::Row(bytes) => {
+            match change {
+                TableChange::Row(bytes) => {
                     let key = read_sort_key(&bytes, key_type)?;
                     if !self.query.rows.passes(&key) {
                         batch.skip(id);
@@ -408,7 +408,7 @@ impl History {
                     let version = state.layers.version(&sort_key(&key), id)?;
                     batch.push(id, self.layer_event(state, &key, id, version)?);
                 }
-                Did::Schema(payload, _) => {
+                TableChange::Schema(payload, _) => {
                     let commit = commit_info(seq, time_ms, entry.actor.clone(), entry.reason.clone());
                     batch.push(id, schema_event(commit, payload));
                 }

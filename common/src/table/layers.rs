@@ -103,7 +103,7 @@ impl LayerMap {
 
     /// The type of the table's keys; STRING if the layers hold no schema.
     pub fn key_type(&self) -> KeyType {
-        let first = self.newest.chapters.first();
+        let first = self.newest.schema_entries.first();
         let schema = first.and_then(|chapter| SchemaEvent::from_document(&chapter.document).ok());
         schema.map_or(KeyType::String, |event| event.schema.key_type)
     }
@@ -111,7 +111,7 @@ impl LayerMap {
     /// The table's last CREATE at or before a commit; `None` if the table does not exist then.
     pub fn created_at(&self, seq: u64) -> Result<Option<u64>> {
         let mut created = None;
-        for chapter in self.newest.chapters.iter().take_while(|chapter| chapter.seq <= seq) {
+        for chapter in self.newest.schema_entries.iter().take_while(|chapter| chapter.seq <= seq) {
             match SchemaEvent::from_document(&chapter.document)?.action {
                 SchemaAction::Create => created = Some(chapter.seq),
                 SchemaAction::Drop => created = None,
@@ -200,10 +200,10 @@ impl LayerMap {
             (open.base, open.seq) == range && open.indexes.iter().map(|(path, _)| path).eq(indexes)
         };
         self.floor == manifest.floor
-            && self.deltas.len() == manifest.eras.len()
-            && self.images.len() == manifest.fulls.len()
-            && self.deltas.iter().zip(&manifest.eras).all(|(a, b)| same(a, (b.base, b.seq), &b.indexes))
-            && self.images.iter().zip(&manifest.fulls).all(|(a, b)| same(a, (b.seq, b.seq), &b.indexes))
+            && self.deltas.len() == manifest.deltas.len()
+            && self.images.len() == manifest.images.len()
+            && self.deltas.iter().zip(&manifest.deltas).all(|(a, b)| same(a, (b.base, b.seq), &b.indexes))
+            && self.images.iter().zip(&manifest.images).all(|(a, b)| same(a, (b.seq, b.seq), &b.indexes))
     }
 
     /// The newest image layer at or before an event.
@@ -246,7 +246,7 @@ impl LayerMap {
         manifest: &Manifest,
         positions: std::ops::Range<usize>,
     ) -> Vec<(DeltaLayer, LayerFile)> {
-        let named = manifest.eras.get(positions).unwrap_or_default();
+        let named = manifest.deltas.get(positions).unwrap_or_default();
         let open = |named: &DeltaLayer| {
             self.deltas.iter().find(|open| (open.base, open.seq) == (named.base, named.seq))
         };

@@ -21,7 +21,7 @@ pub struct ReadLimit {
 pub fn log_after(files: &TableFiles, manifest: &Manifest, limit: ReadLimit) -> Cursor {
     let (name, id) = (&manifest.table, manifest.table_id);
     let mut cursor = Cursor::new(Arc::clone(&files.disk), &files.dir, name, id);
-    let position = manifest.eras.last().map(|delta| delta.position);
+    let position = manifest.deltas.last().map(|delta| delta.position);
     if let Some(position) = &position {
         cursor = cursor.starting_at(CursorPosition::at(position));
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::format::snapshot::{DeltaProperties, kind};
-use crate::format::sst::Identity;
+use crate::format::sst::SstIdentity;
 use crate::storage::fs::FileSystem;
 use crate::storage::layout::{self, DataDir};
 use crate::storage::sst::{BlockCache, SstFile};
@@ -42,27 +42,27 @@ impl TableFiles {
     /// Opens the layers that a manifest names. Files that `known` has open are taken from there.
     pub fn open(&self, manifest: &Manifest, known: Option<&LayerMap>) -> Result<LayerMap> {
         let table = (manifest.table.as_str(), manifest.table_id);
-        let mut deltas = Vec::with_capacity(manifest.eras.len());
-        for delta in &manifest.eras {
+        let mut deltas = Vec::with_capacity(manifest.deltas.len());
+        for delta in &manifest.deltas {
             let (base, seq) = (delta.base, delta.seq);
             let layer = NamedLayer {
                 base,
                 seq,
-                kind: kind::ERA,
-                index_kind: kind::ERA_INDEX,
+                kind: kind::DELTA,
+                index_kind: kind::DELTA_INDEX,
                 path: self.dir.era(table.0, base, seq),
                 stem: layout::delta_stem(base, seq),
                 indexes: &delta.indexes,
             };
             deltas.push(self.open_layer(table, &layer, known.map(|known| known.deltas.as_slice()))?);
         }
-        let mut images = Vec::with_capacity(manifest.fulls.len());
-        for image in &manifest.fulls {
+        let mut images = Vec::with_capacity(manifest.images.len());
+        for image in &manifest.images {
             let layer = NamedLayer {
                 base: image.seq,
                 seq: image.seq,
-                kind: kind::FULL,
-                index_kind: kind::FULL_INDEX,
+                kind: kind::IMAGE,
+                index_kind: kind::IMAGE_INDEX,
                 path: self.dir.full(table.0, image.seq),
                 stem: layout::image_stem(image.seq),
                 indexes: &image.indexes,
@@ -86,7 +86,7 @@ impl TableFiles {
         let (base, seq) = (layer.base, layer.seq);
         let known = known.unwrap_or_default().iter().find(|known| (known.base, known.seq) == (base, seq));
         let open = |path, kind| {
-            let identity = Identity { table: id, base, seq, kind };
+            let identity = SstIdentity { table: id, base, seq, kind };
             SstFile::open(Arc::clone(&self.disk), path, identity, Arc::clone(&self.cache))
         };
         let file = match known {

@@ -60,7 +60,7 @@ impl Timeline {
     /// A table with the events that its layers hold.
     pub fn open(id: u64, name: impl Into<String>, layers: LayerMap) -> Result<Timeline> {
         let timeline = Timeline::new(id, name);
-        for entry in &layers.properties().chapters {
+        for entry in &layers.properties().schema_entries {
             let SchemaEntry { seq, time_ms, actor, reason, document } = entry;
             let meta = CommitMeta { actor: actor.clone(), reason: reason.clone(), ..CommitMeta::default() };
             let meta = Some(Box::new(meta)).filter(|meta| **meta != CommitMeta::default());

@@ -9,8 +9,10 @@ use driftdb_common::format::key::Key;
 use driftdb_common::storage::fs::sim::SimDisk;
 use driftdb_common::storage::wal::appender::{AppendError, CompactionInput, Group, Log};
 use driftdb_common::table::build::compaction::{self, CompactionLog, CompactionRequest, ManifestEdit};
-use driftdb_common::table::build::merge_policy::RequestsSince;
-use driftdb_common::table::build::snapshot::{self, DeltaLimits, ReadLimit};
+use driftdb_common::table::build::delta;
+use driftdb_common::table::build::delta::DeltaLimits;
+use driftdb_common::table::build::requests_since::RequestsSince;
+use driftdb_common::table::log_tail::ReadLimit;
 
 use super::tests::{create, open, shelf};
 use super::*;
@@ -74,8 +76,8 @@ impl Writing {
         let shelf = shelf(&self.disk);
         let chain = shelf.open(&manifest, None).unwrap();
         let limits = DeltaLimits { events: u64::MAX, bytes: u64::MAX };
-        let era = snapshot::next_era(&shelf, &manifest, &chain, reach, limits, &|_| Ok(())).unwrap().unwrap();
-        self.install(Box::new(move |manifest| manifest.eras.push(era.clone()))).unwrap();
+        let era = delta::build_next(&shelf, &manifest, &chain, reach, limits, &|_| Ok(())).unwrap().unwrap();
+        self.install(Box::new(move |manifest| manifest.deltas.push(era.clone()))).unwrap();
     }
 
     fn now(&self) -> (Manifest, TableEntry) {

@@ -220,8 +220,8 @@ fn what_is_stale_is_waited_for() {
         for _ in 0..1000 {
             look(&mut follower);
             let table = follower.tables.get(&1);
-            let is_of_now =
-                table.is_some_and(|table| table.timeline.state().chain.floor().map_or(0, |f| f.seq) == floor);
+            let is_of_now = table
+                .is_some_and(|table| table.timeline.state().layers.floor().map_or(0, |f| f.seq) == floor);
             if follower.replica().applied().seq == 60 && is_of_now {
                 break;
             }

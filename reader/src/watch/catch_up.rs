@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use driftdb_common::error::Result;
 use driftdb_common::limits;
-use driftdb_common::table::history::{Bounds, DriftEvent, History, HistoryQuery, Images};
-use driftdb_common::table::layers::EventId;
+use driftdb_common::table::event_id::EventId;
+use driftdb_common::table::history::{DriftEvent, History, HistoryQuery, Images, ReadBudget};
 
 use crate::replica::Replica;
 use crate::watch::filter::Filter;
@@ -27,7 +27,7 @@ pub struct CatchUp {
     sources: Vec<Source>,
     /// For each source the commit that its next event is of, at the least.
     next: BinaryHeap<Reverse<(u64, usize)>>,
-    bounds: Bounds,
+    bounds: ReadBudget,
     images: Images,
 }
 
@@ -45,7 +45,9 @@ impl Source {
             Some((spot, _)) => Some(spot.seq),
             None if self.history.is_done() => None,
             // Within a commit, the rest of it.
-            None => Some(self.history.reached().seq + u64::from(self.history.reached().index == u32::MAX)),
+            None => {
+                Some(self.history.read_up_to().seq + u64::from(self.history.read_up_to().index == u32::MAX))
+            }
         }
     }
 }
@@ -63,14 +65,16 @@ impl CatchUp {
         // What all tables have ahead together is bounded.
         let share = |whole: usize| whole / timelines.len().max(1);
         let (most, least) = EVENTS_AT_ONCE;
-        let bounds =
-            Bounds { events: share(4 * most).clamp(least, most), bytes: share(limits::MESSAGE_BYTES).max(1) };
+        let bounds = ReadBudget {
+            events: share(4 * most).clamp(least, most),
+            bytes: share(limits::MESSAGE_BYTES).max(1),
+        };
         let mut sources = Vec::with_capacity(timelines.len());
         for timeline in timelines {
             let wanted = HistoryQuery {
                 rows: Arc::clone(&filter.rows),
-                from: after,
-                to: upto,
+                after,
+                last: upto,
                 images: filter.images(images),
                 ..HistoryQuery::default()
             };
@@ -100,7 +104,7 @@ impl CatchUp {
                     }
                 }
                 None => {
-                    source.ahead = source.history.next_stretch(self.bounds)?.into();
+                    source.ahead = source.history.read_some(self.bounds)?.into();
                     examined += self.bounds.events;
                 }
             }

@@ -96,7 +96,7 @@ pub fn run(
     rename().map_err(|e| Error::io(format_args!("cannot rename segment {number} of table {table:?}"), &e))?;
     let applied = new.clone();
     let manifest = log.install(Box::new(move |manifest| applied.apply_to(manifest)))?;
-    let bytes_after: u64 = manifest.eras.first().map_or(0, |delta| delta.bytes)
+    let bytes_after: u64 = manifest.deltas.first().map_or(0, |delta| delta.bytes)
         + new.image.as_ref().map_or(0, |image| image.bytes)
         + new.segment.sealed.map_or(0, |seal| seal.bytes);
     tracing::info!(
@@ -121,8 +121,8 @@ fn build(
 ) -> Result<NewFiles> {
     let (manifest, floor) = (&input.manifest, plan.floor);
     let table = (manifest.table.as_str(), manifest.table_id);
-    let has_image = manifest.fulls.iter().any(|image| image.seq == floor.seq);
-    let indexes = manifest.eras.last().map(|delta| delta.indexes.clone()).unwrap_or_default();
+    let has_image = manifest.images.iter().any(|image| image.seq == floor.seq);
+    let indexes = manifest.deltas.last().map(|delta| delta.indexes.clone()).unwrap_or_default();
     let image = match has_image {
         true => None,
         false => Some(image::build(files, table, layers, floor.seq, &indexes, progress)?),
@@ -131,7 +131,7 @@ fn build(
     // that it can be read.
     let mut with_image = manifest.clone();
     if let Some(image) = &image {
-        insert_image(&mut with_image.fulls, image.clone());
+        insert_image(&mut with_image.images, image.clone());
     }
     let with_image = files.open(&with_image, Some(layers))?;
     let mut base_delta = base::write_base_delta(files, table, layers, floor, request.requests)?;
@@ -162,17 +162,17 @@ impl NewFiles {
         manifest.floor = Some(self.floor);
         manifest.segments.retain(|segment| !self.superseded.contains(&segment.number));
         manifest.segments.insert(0, self.segment.clone());
-        manifest.eras.retain(|delta| delta.seq > floor);
-        for delta in manifest.eras.iter_mut().filter(|delta| delta.position.segment == self.boundary) {
+        manifest.deltas.retain(|delta| delta.seq > floor);
+        for delta in manifest.deltas.iter_mut().filter(|delta| delta.position.segment == self.boundary) {
             let moved = self.moved.iter().find(|(offset, _)| *offset == delta.position.offset);
             if let Some((_, position)) = moved {
                 delta.position = *position;
             }
         }
-        manifest.eras.insert(0, self.base_delta.clone());
-        manifest.fulls.retain(|image| image.seq >= floor);
+        manifest.deltas.insert(0, self.base_delta.clone());
+        manifest.images.retain(|image| image.seq >= floor);
         if let Some(image) = &self.image {
-            insert_image(&mut manifest.fulls, image.clone());
+            insert_image(&mut manifest.images, image.clone());
         }
     }
 }

@@ -14,10 +14,10 @@ use crate::format::event::{Event, EventType};
 use crate::format::key::Key;
 use crate::format::manifest::{DeltaLayer, LogPosition, Manifest};
 use crate::format::snapshot::{
-    CommitEntry, DeltaProperties, Did, ProducerEntry, RequestEntry, SchemaEntry, VersionEntry, commit_key,
-    kind, push_version, tree,
+    CommitEntry, DeltaProperties, ProducerEntry, RequestEntry, SchemaEntry, TableChange, VersionEntry,
+    commit_key, kind, push_version, tree,
 };
-use crate::format::sst::{Identity, SstWriter};
+use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::layout::delta_stem;
 use crate::storage::sst::{SstOutput, write_file};
 use crate::storage::wal::cursor::CursorItem;
@@ -104,14 +104,14 @@ pub fn build_next(
     let Some((seq, time_ms, _)) = content.commits.last() else { return Ok(None) };
     let (base, seq, time_ms) = (layers.end(), *seq, *time_ms);
     let name = &manifest.table;
-    let identity = Identity { table: manifest.table_id, base, seq, kind: kind::ERA };
+    let identity = SstIdentity { table: manifest.table_id, base, seq, kind: kind::DELTA };
     let indexes = newest_indexes(&content.schemas)?;
     let mut builders: Vec<IndexBuilder> = indexes.iter().map(|path| IndexBuilder::new(path)).collect();
     let properties = DeltaProperties {
         events: content.events,
         rows: content.live,
         time_ms,
-        chapters: content.schemas.clone(),
+        schema_entries: content.schemas.clone(),
     };
     files.create_dirs(name)?;
     let mut bytes = write_file(&*files.disk, &files.dir.era(name, base, seq), identity, |file| {
@@ -128,7 +128,7 @@ pub fn build_next(
     })?;
     for index in builders {
         let path = files.dir.index(name, index.path(), &delta_stem(base, seq));
-        bytes += index.write(files, &path, Identity { kind: kind::ERA_INDEX, ..identity })?;
+        bytes += index.write(files, &path, SstIdentity { kind: kind::DELTA_INDEX, ..identity })?;
     }
     files.sync_dirs(name)?;
     let events = content.frames;
@@ -181,13 +181,13 @@ impl DeltaContent {
     fn after(layers: &LayerMap, position: LogPosition) -> Result<DeltaContent> {
         let properties = layers.properties();
         let mut content = DeltaContent {
-            schemas: properties.chapters.clone(),
+            schemas: properties.schema_entries.clone(),
             events: properties.events,
             live: properties.rows,
             position,
             ..DeltaContent::default()
         };
-        for entry in &properties.chapters {
+        for entry in &properties.schema_entries {
             if SchemaEvent::from_document(&entry.document)?.action == SchemaAction::Create {
                 content.created_at = entry.seq;
             }
@@ -211,14 +211,14 @@ impl DeltaContent {
             // The commit's first event carries the meta of all its events.
             self.author = Arc::new(CommitAuthor { actor: meta.actor, reason: meta.reason });
         }
-        let index = u32::try_from(commit.did.len()).unwrap_or(u32::MAX);
+        let index = u32::try_from(commit.changes.len()).unwrap_or(u32::MAX);
         match (event.kind, &event.document, &event.key) {
             (EventType::Note, ..) => {}
             (EventType::Schema, Some(document), _) => {
                 let emptied = SchemaEvent::from_document(document)?.action != SchemaAction::Alter;
                 let (actor, reason) = (commit.actor.clone(), commit.reason.clone());
                 let document = document.detached();
-                commit.did.push(Did::Schema(document.clone(), emptied));
+                commit.changes.push(TableChange::Schema(document.clone(), emptied));
                 if emptied {
                     // A DROP comes before a second CREATE; after either, no older row is live.
                     self.created_at = seq;
@@ -229,7 +229,7 @@ impl DeltaContent {
             }
             (kind, _, Some(key)) => {
                 let bytes = sort_key(key);
-                commit.did.push(Did::Row(Bytes::copy_from_slice(&bytes)));
+                commit.changes.push(TableChange::Row(Bytes::copy_from_slice(&bytes)));
                 let was_live = match self.rows_after.get(&bytes) {
                     Some((is_live, at)) => *is_live && *at >= self.created_at,
                     None if kind != EventType::Insert || event.replaces => true,

@@ -4,7 +4,7 @@
 use crate::error::Result;
 use crate::format::manifest::ImageLayer;
 use crate::format::snapshot::{RowEntry, kind, tree};
-use crate::format::sst::Identity;
+use crate::format::sst::SstIdentity;
 use crate::storage::layout::image_stem;
 use crate::storage::sst::write_file;
 use crate::table::build::index::IndexBuilder;
@@ -22,7 +22,7 @@ pub fn build(
     indexes: &[String],
     progress: ProgressFn<'_>,
 ) -> Result<ImageLayer> {
-    let identity = Identity { table: id, base: seq, seq, kind: kind::FULL };
+    let identity = SstIdentity { table: id, base: seq, seq, kind: kind::IMAGE };
     let path = files.dir.full(name, seq);
     let index_path = |of: &str| files.dir.index(name, of, &image_stem(seq));
     let mut builders: Vec<IndexBuilder> = indexes.iter().map(|path| IndexBuilder::new(path)).collect();
@@ -59,7 +59,7 @@ pub fn build(
     })?;
     for index in builders {
         let path = index_path(index.path());
-        bytes += index.write(files, &path, Identity { kind: kind::FULL_INDEX, ..identity })?;
+        bytes += index.write(files, &path, SstIdentity { kind: kind::IMAGE_INDEX, ..identity })?;
     }
     files.sync_dirs(name)?;
     Ok(ImageLayer { seq, rows, bytes, indexes: indexes.to_vec() })

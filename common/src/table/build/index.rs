@@ -12,7 +12,7 @@ use crate::format::document::Document;
 use crate::format::path::Path;
 use crate::format::snapshot::{CandidateEntry, RowEntry, VersionEntry, kind, read_version, tree};
 use crate::format::sortkey;
-use crate::format::sst::{Identity, SstWriter};
+use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::layout::{delta_stem, image_stem};
 use crate::storage::sst::{SstFile, SstOutput, TreeCursor, write_file};
 use crate::table::build::progress::{ProgressFn, REPORT_INTERVAL};
@@ -99,7 +99,7 @@ impl IndexBuilder {
         let mut name = index_path(&self.name).into_os_string();
         name.push(format!(".{}.run", self.runs.len()));
         let path = PathBuf::from(name);
-        let identity = Identity { table: 0, base: 0, seq: self.runs.len() as u64, kind: u8::MAX };
+        let identity = SstIdentity { table: 0, base: 0, seq: self.runs.len() as u64, kind: u8::MAX };
         self.candidates.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let candidates = std::mem::take(&mut self.candidates);
         self.bytes = 0;
@@ -115,7 +115,7 @@ impl IndexBuilder {
     }
 
     /// Writes the index file and removes the runs. Returns the file's length in bytes.
-    pub fn write(mut self, files: &TableFiles, path: &FilePath, identity: Identity) -> Result<u64> {
+    pub fn write(mut self, files: &TableFiles, path: &FilePath, identity: SstIdentity) -> Result<u64> {
         self.candidates.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let written = write_file(&*files.disk, path, identity, |file| {
             file.begin_tree(tree::CANDIDATES, false)?;
@@ -211,11 +211,11 @@ pub fn build(
     progress: ProgressFn<'_>,
 ) -> Result<u64> {
     let (stem, kind) = match is_image {
-        true => (image_stem(layer.seq), kind::FULL_INDEX),
-        false => (delta_stem(layer.base, layer.seq), kind::ERA_INDEX),
+        true => (image_stem(layer.seq), kind::IMAGE_INDEX),
+        false => (delta_stem(layer.base, layer.seq), kind::DELTA_INDEX),
     };
     let target = files.dir.index(name, path, &stem);
-    let identity = Identity { table: id, base: layer.base, seq: layer.seq, kind };
+    let identity = SstIdentity { table: id, base: layer.base, seq: layer.seq, kind };
     let mut index = IndexBuilder::new(path);
     files.create_dirs(name)?;
     let mut cursor = layer.file.cursor(if is_image { tree::ROWS } else { tree::VERSIONS });

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::error::Result;
 use crate::format::manifest::DeltaLayer;
 use crate::format::snapshot::{CandidateEntry, RequestEntry, kind, read_version, tree};
-use crate::format::sst::{Identity, SstWriter};
+use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::layout::delta_stem;
 use crate::storage::sst::{SstFile, SstOutput, TreeCursor, write_file};
 use crate::table::build::progress::{ProgressFn, REPORT_INTERVAL};
@@ -26,7 +26,7 @@ pub fn merge_deltas(
     progress: ProgressFn<'_>,
 ) -> Result<Option<DeltaLayer>> {
     let (Some((first, _)), Some((last, newest))) = (deltas.first(), deltas.last()) else { return Ok(None) };
-    let identity = Identity { table: id, base: first.base, seq: last.seq, kind: kind::ERA };
+    let identity = SstIdentity { table: id, base: first.base, seq: last.seq, kind: kind::DELTA };
     files.create_dirs(name)?;
     let path = files.dir.era(name, first.base, last.seq);
     let mut bytes = write_file(&*files.disk, &path, identity, |file| {
@@ -48,7 +48,7 @@ pub fn merge_deltas(
     let indexes: Vec<String> = last.indexes.iter().filter(is_in_all).cloned().collect();
     for index in &indexes {
         let path = files.dir.index(name, index, &delta_stem(first.base, last.seq));
-        let identity = Identity { kind: kind::ERA_INDEX, ..identity };
+        let identity = SstIdentity { kind: kind::DELTA_INDEX, ..identity };
         bytes += write_file(&*files.disk, &path, identity, |file| {
             file.begin_tree(tree::CANDIDATES, false)?;
             let merged = deltas.iter().filter_map(|(_, delta)| delta.index(index));

@@ -44,8 +44,8 @@ pub fn next_task(manifest: &Manifest) -> Option<MergeTask> {
 }
 
 fn is_image_due(manifest: &Manifest) -> bool {
-    let last = manifest.fulls.last();
-    let (base, since): (u64, &[DeltaLayer]) = match (last, manifest.eras.as_slice()) {
+    let last = manifest.images.last();
+    let (base, since): (u64, &[DeltaLayer]) = match (last, manifest.deltas.as_slice()) {
         (Some(image), deltas) => {
             let first = deltas.partition_point(|delta| delta.seq <= image.seq);
             (image.bytes, deltas.get(first..).unwrap_or_default())
@@ -59,8 +59,8 @@ fn is_image_due(manifest: &Manifest) -> bool {
 }
 
 fn image_to_remove(manifest: &Manifest) -> Option<usize> {
-    let (_, older) = manifest.fulls.split_last()?;
-    let deltas: u64 = manifest.eras.iter().map(|delta| delta.bytes).sum();
+    let (_, older) = manifest.images.split_last()?;
+    let deltas: u64 = manifest.deltas.iter().map(|delta| delta.bytes).sum();
     let kept: u64 = older.iter().map(|image| image.bytes).sum();
     if kept <= deltas / 4 {
         return None;
@@ -70,21 +70,21 @@ fn image_to_remove(manifest: &Manifest) -> Option<usize> {
     let removable = (0..older.len()).filter(|at| older.get(*at).is_some_and(|image| image.seq != floor));
     removable.min_by_key(|at| {
         let after = at.checked_sub(1).and_then(|before| older.get(before)).map_or(0, |image| image.seq);
-        let last = manifest.fulls.get(at + 1).map_or(u64::MAX, |image| image.seq);
-        let within = manifest.eras.iter().filter(|delta| delta.seq > after && delta.base < last);
+        let last = manifest.images.get(at + 1).map_or(u64::MAX, |image| image.seq);
+        let within = manifest.deltas.iter().filter(|delta| delta.seq > after && delta.base < last);
         within.map(|delta| delta.bytes).sum::<u64>()
     })
 }
 
 fn deltas_to_merge(manifest: &Manifest) -> Option<std::ops::Range<usize>> {
-    let group_of = |delta: &DeltaLayer| manifest.fulls.partition_point(|image| image.seq < delta.seq);
+    let group_of = |delta: &DeltaLayer| manifest.images.partition_point(|image| image.seq < delta.seq);
     let mut start = 0;
-    while let Some(first) = manifest.eras.get(start) {
+    while let Some(first) = manifest.deltas.get(start) {
         let group = group_of(first);
-        let len = manifest.eras.iter().skip(start).take_while(|delta| group_of(delta) == group).count();
-        let most = if group == manifest.fulls.len() { MAX_NEWEST_DELTAS } else { MAX_OLDER_DELTAS };
+        let len = manifest.deltas.iter().skip(start).take_while(|delta| group_of(delta) == group).count();
+        let most = if group == manifest.images.len() { MAX_NEWEST_DELTAS } else { MAX_OLDER_DELTAS };
         if len > most {
-            let deltas = manifest.eras.get(start..start + len).unwrap_or_default();
+            let deltas = manifest.deltas.get(start..start + len).unwrap_or_default();
             let pair_bytes =
                 |at: &usize| deltas.iter().skip(*at).take(2).map(|delta| delta.bytes).sum::<u64>();
             let smallest = (0..len - 1).min_by_key(pair_bytes);
@@ -109,16 +109,16 @@ mod tests {
             published: 0,
             published_ms: 0,
             floor: None,
-            eras: Vec::new(),
-            fulls: Vec::new(),
+            deltas: Vec::new(),
+            images: Vec::new(),
             segments: vec![Segment { number: 1, sealed: None }],
         }
     }
 
     fn push_delta(manifest: &mut Manifest, bytes: u64) {
-        let base = manifest.eras.last().map_or(0, |era| era.seq);
+        let base = manifest.deltas.last().map_or(0, |era| era.seq);
         let (indexes, position) = (Vec::new(), LogPosition::default());
-        manifest.eras.push(DeltaLayer { base, seq: base + 10, bytes, events: 10, indexes, position });
+        manifest.deltas.push(DeltaLayer { base, seq: base + 10, bytes, events: 10, indexes, position });
     }
 
     /// Does the tasks until there are none. `rows` is the size of an image layer. Returns the number of tasks.
@@ -126,19 +126,19 @@ mod tests {
         for done in 0..1000 {
             match next_task(manifest) {
                 Some(MergeTask::WriteImage) => {
-                    let seq = manifest.eras.last().unwrap().seq;
-                    manifest.fulls.push(ImageLayer { seq, rows: 1, bytes: rows, indexes: Vec::new() });
+                    let seq = manifest.deltas.last().unwrap().seq;
+                    manifest.images.push(ImageLayer { seq, rows: 1, bytes: rows, indexes: Vec::new() });
                 }
                 Some(MergeTask::MergeDeltas(range)) => {
                     assert_eq!(range.len(), 2);
-                    let deltas = &manifest.eras[range.clone()];
-                    let crosses = manifest.fulls.iter().any(|full| full.seq == deltas[0].seq);
+                    let deltas = &manifest.deltas[range.clone()];
+                    let crosses = manifest.images.iter().any(|full| full.seq == deltas[0].seq);
                     assert!(!crosses, "a merged delta layer must not span the commit of an image layer");
                     let mut delta = deltas[1].clone();
                     (delta.base, delta.bytes) = (deltas[0].base, deltas[0].bytes + deltas[1].bytes);
-                    manifest.eras.splice(range, [delta]);
+                    manifest.deltas.splice(range, [delta]);
                 }
-                Some(MergeTask::RemoveImage(at)) => _ = manifest.fulls.remove(at),
+                Some(MergeTask::RemoveImage(at)) => _ = manifest.images.remove(at),
                 None => return done,
             }
         }
@@ -146,26 +146,26 @@ mod tests {
     }
 
     fn check(manifest: &Manifest) {
-        let deltas: u64 = manifest.eras.iter().map(|era| era.bytes).sum();
-        let (_, older) = manifest.fulls.split_last().unwrap_or((&manifest.fulls[0], &[]));
+        let deltas: u64 = manifest.deltas.iter().map(|era| era.bytes).sum();
+        let (_, older) = manifest.images.split_last().unwrap_or((&manifest.images[0], &[]));
         let floor = manifest.floor.map_or(0, |floor| floor.seq);
         let kept: u64 = older.iter().filter(|full| full.seq != floor).map(|full| full.bytes).sum();
         assert!(kept <= deltas / 4, "{kept} bytes of older image layers, and {deltas} bytes of delta layers");
-        let mut ends: Vec<u64> = manifest.fulls.iter().map(|full| full.seq).collect();
+        let mut ends: Vec<u64> = manifest.images.iter().map(|full| full.seq).collect();
         ends.push(u64::MAX);
         let mut base = 0;
         for end in ends {
-            let group = manifest.eras.iter().filter(|era| era.base >= base && era.seq <= end).count();
+            let group = manifest.deltas.iter().filter(|era| era.base >= base && era.seq <= end).count();
             assert!(group <= MAX_NEWEST_DELTAS, "{group} delta layers up to {end}");
             base = end;
         }
         assert!(
-            manifest.eras.windows(2).all(|two| two[0].seq == two[1].base),
+            manifest.deltas.windows(2).all(|two| two[0].seq == two[1].base),
             "delta layers must follow one another"
         );
         // The size of the image layer bounds what is read for the newest state.
-        let newest = manifest.fulls.last().unwrap();
-        let since: u64 = manifest.eras.iter().filter(|era| era.seq > newest.seq).map(|era| era.bytes).sum();
+        let newest = manifest.images.last().unwrap();
+        let since: u64 = manifest.deltas.iter().filter(|era| era.seq > newest.seq).map(|era| era.bytes).sum();
         assert!(
             since <= (newest.bytes / 2).max(64 << 10),
             "{since} bytes of delta layers after an image layer of {} bytes",
@@ -187,14 +187,14 @@ mod tests {
             for _ in 0..60 {
                 push_delta(&mut manifest, 300 + below(largest));
                 tasks += run_tasks(&mut manifest, 200 + below(rows));
-                if manifest.eras.len() > 1 && !manifest.fulls.is_empty() {
+                if manifest.deltas.len() > 1 && !manifest.images.is_empty() {
                     check(&manifest);
                 }
-                if manifest.floor.is_none() && below(40) == 0 && !manifest.fulls.is_empty() {
-                    let seq = manifest.fulls[0].seq;
-                    manifest.eras.retain(|era| era.base >= seq);
+                if manifest.floor.is_none() && below(40) == 0 && !manifest.images.is_empty() {
+                    let seq = manifest.images[0].seq;
+                    manifest.deltas.retain(|era| era.base >= seq);
                     manifest.floor = Some(Floor { seq, time_ms: 1, last_seq: seq, events: 1, rows: 1 });
-                    if manifest.eras.is_empty() {
+                    if manifest.deltas.is_empty() {
                         break;
                     }
                 }
@@ -213,9 +213,9 @@ mod tests {
         let mut manifest = table();
         manifest.floor = Some(Floor { seq: 10, time_ms: 1, last_seq: 10, events: 1, rows: 1 });
         for seq in [10, 20, 30] {
-            manifest.fulls.push(ImageLayer { seq, rows: 1, bytes: 1 << 30, indexes: Vec::new() });
+            manifest.images.push(ImageLayer { seq, rows: 1, bytes: 1 << 30, indexes: Vec::new() });
         }
-        manifest.eras.push(DeltaLayer {
+        manifest.deltas.push(DeltaLayer {
             base: 10,
             seq: 30,
             bytes: 1000,
@@ -224,7 +224,7 @@ mod tests {
             position: LogPosition::default(),
         });
         assert_eq!(next_task(&manifest), Some(MergeTask::RemoveImage(1)));
-        manifest.fulls.remove(1);
+        manifest.images.remove(1);
         assert_eq!(next_task(&manifest), None);
     }
 }

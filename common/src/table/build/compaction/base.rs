@@ -9,7 +9,7 @@ use crate::format::event::{self, CommitMeta, CommitShape, EventType};
 use crate::format::frame::FrameAddress;
 use crate::format::manifest::{DeltaLayer, Floor, LogPosition, Manifest};
 use crate::format::snapshot::{DeltaProperties, ProducerEntry, RequestEntry, kind, tree};
-use crate::format::sst::Identity;
+use crate::format::sst::SstIdentity;
 use crate::storage::sst::write_file;
 use crate::storage::wal::compaction_base::{BaseWriter, RawFrames, SegmentPosition};
 use crate::table::build::compaction::plan::LogBoundary;
@@ -30,9 +30,9 @@ pub(super) fn write_base_delta(
     floor: Floor,
     since: RequestsSince,
 ) -> Result<DeltaLayer> {
-    let identity = Identity { table: id, base: floor.seq, seq: floor.seq, kind: kind::ERA };
-    let mut chapters = layers.properties().chapters.clone();
-    chapters.retain(|chapter| chapter.seq <= floor.seq);
+    let identity = SstIdentity { table: id, base: floor.seq, seq: floor.seq, kind: kind::DELTA };
+    let mut schema_entries = layers.properties().schema_entries.clone();
+    schema_entries.retain(|entry| entry.seq <= floor.seq);
     // A delta layer that spans the floor stays, with its requests and producers.
     let replaced = layers.deltas_up_to(floor.seq);
     // The time of the last commit below the floor. If no layer has it, the floor's time serves: the delta layer that spans
@@ -59,7 +59,7 @@ pub(super) fn write_base_delta(
             file.add(producer.origin.producer.as_bytes(), None, &value)?;
         }
         file.end_tree()?;
-        Ok(DeltaProperties { events: floor.events, rows: floor.rows, time_ms, chapters }.encode())
+        Ok(DeltaProperties { events: floor.events, rows: floor.rows, time_ms, schema_entries }.encode())
     })?;
     files.sync_dirs(name)?;
     let (indexes, position) = (Vec::new(), LogPosition::default());
@@ -124,7 +124,7 @@ pub(super) fn write_kept(
 
 /// Writes the SCHEMA events up to the floor.
 pub(super) fn write_schemas(out: &mut BaseWriter, layers: &LayerMap, floor: u64) -> Result<()> {
-    for entry in layers.properties().chapters.iter().take_while(|entry| entry.seq <= floor) {
+    for entry in layers.properties().schema_entries.iter().take_while(|entry| entry.seq <= floor) {
         let (actor, reason) = (entry.actor.clone(), entry.reason.clone());
         let meta = CommitMeta { actor, reason, ..CommitMeta::default() };
         out.push((entry.seq, entry.time_ms), EventType::Schema, |payload| {
@@ -180,7 +180,7 @@ pub(super) fn copy_rest(
         let ends_here = |delta: &DeltaLayer| {
             (delta.position.segment, delta.position.offset) == (boundary.segment, offset)
         };
-        offset == boundary.offset || manifest.eras.iter().any(ends_here)
+        offset == boundary.offset || manifest.deltas.iter().any(ends_here)
     };
     let (mut offsets, mut positions, mut copied) = (Vec::new(), Vec::new(), 0);
     loop {

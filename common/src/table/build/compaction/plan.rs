@@ -47,7 +47,8 @@ pub(super) struct LogBoundary {
 /// run again.
 pub fn is_complete(manifest: &Manifest) -> bool {
     let floor = manifest.floor.map_or(0, |floor| floor.seq);
-    floor == 0 || manifest.eras.first().is_some_and(|delta| delta.is_folded() && delta.seq == floor)
+    floor == 0
+        || manifest.deltas.first().is_some_and(|delta| delta.is_compaction_base() && delta.seq == floor)
 }
 
 /// Plans the compaction of a table. The layers must hold every commit up to the new floor.
@@ -73,13 +74,13 @@ pub fn plan(
     let within = segments_up_to(manifest, boundary.segment);
     let log: u64 =
         within.iter().map(|segment| segment.sealed.map_or(boundary.offset, |seal| seal.bytes)).sum();
-    let deltas = manifest.eras.iter().filter(|delta| delta.seq <= floor.seq).map(|delta| delta.bytes);
-    let images = manifest.fulls.iter().filter(|image| image.seq < floor.seq).map(|image| image.bytes);
+    let deltas = manifest.deltas.iter().filter(|delta| delta.seq <= floor.seq).map(|delta| delta.bytes);
+    let images = manifest.images.iter().filter(|image| image.seq < floor.seq).map(|image| image.bytes);
     // The frames after the boundary are copied.
     let copied =
         within.last().and_then(|segment| segment.sealed).map_or(0, |seal| seal.bytes - boundary.offset);
     let state = (log - copied).saturating_mul(floor.rows) / floor.events.max(1);
-    let image = manifest.fulls.iter().rev().find(|image| image.seq <= floor.seq).map(|image| image.bytes);
+    let image = manifest.images.iter().rev().find(|image| image.seq <= floor.seq).map(|image| image.bytes);
     Ok(CompactionPlan {
         floor,
         events: floor.events.saturating_sub(compacted_before),
@@ -100,7 +101,7 @@ pub(super) fn segments_up_to(manifest: &Manifest, number: u64) -> &[Segment] {
 fn find_boundary(files: &TableFiles, manifest: &Manifest, floor: u64) -> Result<LogBoundary> {
     let unlisted =
         || Error::new(Reason::Internal, "a delta layer ends in a segment that the manifest does not list");
-    let delta = manifest.eras.iter().rev().find(|delta| delta.seq <= floor);
+    let delta = manifest.deltas.iter().rev().find(|delta| delta.seq <= floor);
     let (mut at, mut offset) = match delta {
         Some(DeltaLayer { position, .. }) => {
             let at = manifest.segments.iter().position(|segment| segment.number == position.segment);
@@ -109,7 +110,7 @@ fn find_boundary(files: &TableFiles, manifest: &Manifest, floor: u64) -> Result<
         None => (0, 0),
     };
     // The log after the newest delta layer has no frame at or below the floor.
-    if manifest.eras.last().is_none_or(|newest| newest.seq <= floor) {
+    if manifest.deltas.last().is_none_or(|newest| newest.seq <= floor) {
         return boundary_at(manifest, at, offset).ok_or_else(unlisted);
     }
     while let Some(segment) = manifest.segments.get(at) {
