@@ -7,8 +7,8 @@ use driftdb_common::error::Result;
 use driftdb_common::format::document::Document;
 use driftdb_common::format::key::Key;
 use driftdb_common::table::layers::LayerMap;
-use driftdb_common::table::memtable::TableCounts;
 use driftdb_common::table::schema::Schema;
+use driftdb_common::table::table_counts::TableCounts;
 
 /// A row after its last change.
 #[derive(Debug, Clone)]

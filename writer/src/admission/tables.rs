@@ -6,8 +6,8 @@ use std::sync::Arc;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::Key;
 use driftdb_common::table::layers::LayerMap;
-use driftdb_common::table::memtable::TableCounts;
 use driftdb_common::table::schema::Schema;
+use driftdb_common::table::table_counts::TableCounts;
 
 use crate::admission::table::{AdmittedTable, RowState};
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::wal::appender::{AppendError, Log};
-use driftdb_common::table::build::snapshot::ReadLimit;
 use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::log_tail::ReadLimit;
 
 use crate::commit::state::CommitShared;
 use crate::errors::unknown_table_id;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::table::build::snapshot::ProgressFn;
+use driftdb_common::table::build::progress::ProgressFn;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use driftdb_common::error::{Error, Result};
 use driftdb_common::format::event::EventType;
 use driftdb_common::storage::wal::cursor::CursorItem;
-use driftdb_common::table::build::snapshot::log_after;
+use driftdb_common::table::log_tail::log_after;
 use driftdb_common::table::point_in_time::CommitBound;
 
 use crate::maintenance::context::MaintenanceContext;

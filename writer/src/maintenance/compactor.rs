@@ -11,7 +11,7 @@ use driftdb_common::storage::wal::appender::CompactionInput;
 use driftdb_common::table::build::compaction::{
     self, CompactionLog, CompactionPlan, CompactionRequest, ManifestEdit,
 };
-use driftdb_common::table::build::snapshot::ProgressFn;
+use driftdb_common::table::build::progress::ProgressFn;
 use driftdb_common::table::point_in_time::PointInTime;
 
 use crate::maintenance::commit_lookup::{CommitLookup, ScannedTail};

@@ -1,6 +1,6 @@
 //! What every maintenance task uses: the files, the roles over the commit state, and the configuration.
 
-use driftdb_common::table::build::merge_policy::RequestsSince;
+use driftdb_common::table::build::requests_since::RequestsSince;
 use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::table_files::TableFiles;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use driftdb_common::error::Result;
 use driftdb_common::service::clock::now_ms;
-use driftdb_common::table::build::snapshot::ProgressFn;
+use driftdb_common::table::build::progress::ProgressFn;
 use driftdb_common::table::point_in_time::PointInTime;
 use parking_lot::Mutex;
 

@@ -9,7 +9,8 @@ use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::{DeltaLayer, LogPosition, Manifest};
 use driftdb_common::format::snapshot::TableChange;
 use driftdb_common::format::sortkey;
-use driftdb_common::table::build::snapshot::{self, DeltaLimits, ProgressFn};
+use driftdb_common::table::build::delta::{self, DeltaLimits};
+use driftdb_common::table::build::progress::ProgressFn;
 
 use crate::commit::LogTail;
 use crate::maintenance::context::MaintenanceContext;
@@ -83,7 +84,7 @@ impl Snapshotter {
         let triggers = &self.context.triggers;
         let limits = DeltaLimits { events: triggers.events, bytes: triggers.bytes };
         let start = Instant::now();
-        let delta = snapshot::next_era(&self.context.files, &manifest, &layers, limit, limits, progress)?;
+        let delta = delta::build_next(&self.context.files, &manifest, &layers, limit, limits, progress)?;
         let Some(delta) = delta else { return Ok(None) };
         let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(

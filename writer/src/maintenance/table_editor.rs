@@ -8,8 +8,8 @@ use std::sync::Arc;
 use driftdb_common::error::Result;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::layout::snapshot_files;
-use driftdb_common::table::build::snapshot::ReadLimit;
 use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::log_tail::ReadLimit;
 use parking_lot::Mutex;
 
 use crate::maintenance::context::MaintenanceContext;
@@ -40,7 +40,7 @@ impl TableEditor {
         let commits = &self.context.commits;
         let (manifest, limit) = commits.log.manifest(id)?;
         let mut layers = commits.catalog.layers(id)?;
-        if !layers.is_of(&manifest) {
+        if !layers.matches(&manifest) {
             // An earlier edit named these files in the manifest and then failed to open them. The next edit
             // depends on them.
             layers = Arc::new(self.context.files.open(&manifest, Some(&layers))?);

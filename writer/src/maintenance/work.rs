@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use driftdb_common::error::Result;
-use driftdb_common::table::build::snapshot::ProgressFn;
+use driftdb_common::table::build::progress::ProgressFn;
 use driftdb_common::table::check::verification::{self, Problem, VerifiedCounts};
 use driftdb_common::table::point_in_time::PointInTime;
 

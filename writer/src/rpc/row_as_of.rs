@@ -8,8 +8,8 @@ use driftdb_common::format::event::EventType;
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::wal::cursor::{CursorItem, DecodedFrame};
-use driftdb_common::table::build::snapshot::{ReadLimit, born_at, log_after};
-use driftdb_common::table::layers::EventId;
+use driftdb_common::table::event_id::EventId;
+use driftdb_common::table::log_tail::{ReadLimit, log_after};
 use driftdb_common::table::point_in_time::{CommitBound, PointInTime};
 use driftdb_common::table::schema::{SchemaAction, SchemaEvent};
 use driftdb_common::table::table_files::TableFiles;
@@ -71,7 +71,7 @@ impl RowAsOfReader {
                 .with("floor_time", time));
         }
         let at = in_files.unwrap_or(layers.end());
-        let created = born_at(&layers, at)?;
+        let created = layers.created_at(at)?;
         let row = layers.row(key, EventId::end_of(at))?;
         let row = row.filter(|row| created.is_some_and(|created| row.seq >= created));
         let mut replayed =
