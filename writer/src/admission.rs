@@ -18,16 +18,21 @@ use driftdb_common::table::schema::Schema;
 
 use crate::admission::operations::admit_operations;
 use crate::admission::prepared_commit::PreparedCommit;
+use crate::admission::producers::{ProducerPositions, RefusedOperation};
+use crate::admission::requests::{RecentRequests, RequestMatch, RequestWindow};
 use crate::admission::schema_changes::admit_schema_change;
-use crate::admitted_tables::{AdmittedTables, UndoMark};
-use crate::producers::{ProducerPositions, RefusedOperation};
-use crate::requests::{RecentRequests, RequestMatch, RequestWindow};
+use crate::admission::tables::{AdmittedTables, UndoMark};
 
+pub(crate) mod fingerprint;
 pub(crate) mod operations;
 mod preconditions;
 pub(crate) mod prepared_commit;
+pub(crate) mod producers;
 pub(crate) mod rebuild;
+pub(crate) mod requests;
 mod schema_changes;
+pub(crate) mod table;
+pub(crate) mod tables;
 
 /// The newest state of the database, including commits that are not durable yet.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use driftdb_common::limits;
 use driftdb_common::storage::fence::Fencing;
 
-use crate::requests::RequestWindow;
+use crate::admission::requests::RequestWindow;
 
 /// The writer's configuration.
 #[derive(Debug, Clone)]

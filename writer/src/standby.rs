@@ -19,13 +19,13 @@ use tonic::service::RoutesBuilder;
 
 use crate::config::WriterConfig;
 use crate::rpc::WriterRpc;
-use crate::writer::Writer;
+use crate::writer::WriterDaemon;
 
 /// How often a standby tries the lock.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Refuses calls with STANDBY until the lock is free, then opens the database and serves at the same address until `shutdown` is
-/// cancelled. Fails if the database cannot be opened, or as [`Writer::serve`] does.
+/// cancelled. Fails if the database cannot be opened, or as [`WriterDaemon::serve`] does.
 pub async fn stand_by(config: WriterConfig, listener: Listener, shutdown: CancellationToken) -> Result<()> {
     let (standby_listener, writer_listener) = listener.split()?;
     let over = shutdown.child_token();
@@ -53,12 +53,12 @@ async fn wait_for_lock(
     config: &WriterConfig,
     holder: &Mutex<Error>,
     shutdown: &CancellationToken,
-) -> Result<Option<Writer>> {
+) -> Result<Option<WriterDaemon>> {
     let mut logged = String::new();
     loop {
         let start = Instant::now();
         let config = config.clone();
-        let opened = tokio::task::spawn_blocking(move || Writer::open(config)).await;
+        let opened = tokio::task::spawn_blocking(move || WriterDaemon::open(config)).await;
         match opened.map_err(|e| Error::new(Reason::Internal, format!("opening the database failed: {e}")))? {
             Ok(writer) if shutdown.is_cancelled() => return writer.close().map(|()| None),
             Ok(writer) => {

@@ -22,26 +22,22 @@ use crate::admission::Admission;
 use crate::admission::rebuild::AdmissionRebuild;
 use crate::commit::{self, CommitAck, CommitHandles};
 use crate::config::WriterConfig;
-use crate::ingest_stream::IngestService;
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceWork};
-use crate::maintenance_rpc::MaintenanceCalls;
-use crate::revert::RevertResolver;
-use crate::row_as_of::RowAsOfReader;
-use crate::rpc::WriterRpc;
+use crate::rpc::{IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
 
 /// A database that is open for writing: its lock is held, and recovery is done.
 #[derive(Debug)]
-pub struct Writer {
+pub struct WriterDaemon {
     config: WriterConfig,
     files: TableFiles,
     log: Log,
     admission: Admission,
 }
 
-impl Writer {
+impl WriterDaemon {
     /// Opens the database in `config.data`, or creates it if the directory is empty or missing. Blocks during recovery.
-    pub fn open(config: WriterConfig) -> Result<Writer> {
+    pub fn open(config: WriterConfig) -> Result<WriterDaemon> {
         let options = LogOptions {
             segment_bytes: config.segment_bytes.max(1),
             background: true,
@@ -59,7 +55,7 @@ impl Writer {
         // From here on files are changed through the log's fenced file system: once another writer has taken over, it
         // refuses.
         files.disk = Arc::clone(log.disk());
-        Ok(Writer { config, files, log, admission })
+        Ok(WriterDaemon { config, files, log, admission })
     }
 
     /// Closes the database cleanly without serving.
@@ -70,7 +66,7 @@ impl Writer {
     /// Serves gRPC until `shutdown` is cancelled, then closes the database cleanly. An error means that the database was not
     /// closed cleanly: the log failed, and no later write was acknowledged (I5).
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
-        let Writer { config, files, mut log, admission } = self;
+        let WriterDaemon { config, files, mut log, admission } = self;
         let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
         log.set_address(&address.unwrap_or_default())?;
         let (database, term) = (log.database().clone(), log.term());

@@ -4,8 +4,8 @@ use driftdb_common::error::{Error, Reason, Result, Violation};
 use driftdb_common::limits;
 use driftdb_common::table::operation::{Check, Precondition};
 
-use crate::admitted_table::{AdmittedTable, RowState};
-use crate::admitted_tables::AdmittedTables;
+use crate::admission::table::{AdmittedTable, RowState};
+use crate::admission::tables::AdmittedTables;
 
 /// Checks all preconditions and reports every one that does not hold.
 pub(super) fn check_preconditions(tables: &AdmittedTables, preconditions: &[Precondition]) -> Result<()> {

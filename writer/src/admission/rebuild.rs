@@ -15,9 +15,9 @@ use driftdb_common::table::state;
 use driftdb_common::table::table_files::TableFiles;
 
 use crate::admission::Admission;
+use crate::admission::requests::RequestWindow;
 use crate::admission::schema_changes::apply_schema_event;
-use crate::admitted_table::{AdmittedTable, RowState};
-use crate::requests::RequestWindow;
+use crate::admission::table::{AdmittedTable, RowState};
 
 /// The admission state while it is rebuilt: recovery passes every table first, then the commits of the log in order.
 ///

@@ -8,8 +8,8 @@ use driftdb_common::table::operation::{SchemaChange, WriteToken};
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 
 use crate::admission::prepared_commit::NewEvent;
-use crate::admitted_table::AdmittedTable;
-use crate::admitted_tables::AdmittedTables;
+use crate::admission::table::AdmittedTable;
+use crate::admission::tables::AdmittedTables;
 
 /// Admits a change of a schema. Returns no events if the schema is already as requested.
 pub(super) fn admit_schema_change(

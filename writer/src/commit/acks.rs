@@ -40,7 +40,7 @@ impl PendingAck {
         match self {
             PendingAck::Ready(outcome) => *outcome,
             PendingAck::Waiting(ack) => ack.await.map_err(|_| {
-                let message = "the writer stopped before it confirmed the commit; send the request again with the same request_id, or read first";
+                let message = "the writer stopped before the commit was confirmed to be on disk; send it again with the same request_id, or read first";
                 Error::new(Reason::OutcomeUnknown, message)
             })?,
         }

@@ -6,7 +6,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::schema::Schema;
 
-use crate::admitted_table::AdmittedTable;
+use crate::admission::table::AdmittedTable;
 use crate::commit::state::CommitShared;
 
 /// Looks up tables. What it returns includes changes that are not durable yet.

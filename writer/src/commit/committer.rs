@@ -8,7 +8,7 @@ use driftdb_common::table::operation::WriteToken;
 use parking_lot::MutexGuard;
 use tokio::sync::mpsc;
 
-use crate::admitted_tables::UndoMark;
+use crate::admission::tables::UndoMark;
 use crate::commit::acks::CommitAck;
 use crate::commit::state::{CommitShared, CommitState, LogTask, OpenGroup};
 
@@ -80,7 +80,7 @@ fn send(acks: &mpsc::UnboundedSender<Vec<CommitAck>>, answered: Vec<CommitAck>) 
 }
 
 fn log_stop(error: &Error) {
-    tracing::error!(%error, "the writer stops: the content of the disk is not known any more");
+    tracing::error!(%error, "the writer stops: it cannot write to the log any more");
 }
 
 fn stopped_error(cause: &Error) -> Error {
@@ -164,7 +164,7 @@ fn settle_unknown(mut state: MutexGuard<'_, CommitState>, group: OpenGroup, erro
     let unknown = Error::new(
         Reason::OutcomeUnknown,
         format!(
-            "the commit was appended, but the writer stopped before it confirmed that the commit is on disk: {}; send the request again with the same request_id, or read first",
+            "the commit was appended, but not confirmed to be on disk: {}; send it again with the same request_id, or read first",
             error.message()
         ),
     );

@@ -9,11 +9,11 @@ use parking_lot::MutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::prepared_commit::PreparedCommit;
+use crate::admission::producers::{ProducerPosition, RefusedOperation};
 use crate::admission::{CommitContext, CommitReceipt};
 use crate::commit::acks::PendingAck;
 use crate::commit::prefetch::prefetch_rows;
 use crate::commit::state::{CommitShared, CommitState};
-use crate::producers::{ProducerPosition, RefusedOperation};
 
 /// One message of a producer's stream.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::mpsc;
 
 use crate::admission::Admission;
-use crate::admitted_table::AdmittedTable;
+use crate::admission::table::AdmittedTable;
 use crate::commit::acks::CommitAck;
 use crate::commit::catalog::TableCatalog;
 use crate::commit::committer;

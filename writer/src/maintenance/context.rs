@@ -4,9 +4,9 @@ use driftdb_common::table::build::merge_policy::RequestsSince;
 use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::table_files::TableFiles;
 
+use crate::admission::requests::RequestWindow;
 use crate::commit::CommitHandles;
 use crate::config::SnapshotTriggers;
-use crate::requests::RequestWindow;
 
 /// The context of maintenance.
 #[derive(Debug)]

@@ -1,63 +1,58 @@
-//! Daemons that answer as a test wants it, and a way to them that can be cut.
+//! Stub daemons with scripted behaviour, behind a proxy that can break connections.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use tokio_stream::Stream;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::Server;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::feed;
+use crate::client::reasons::DOMAIN;
+use crate::stub::{ReaderStub, StubReader, StubStream, StubWriter, WriterStub};
 use crate::v1;
-use v1::reader_service_server::{ReaderService, ReaderServiceServer};
-use v1::writer_service_server::{WriterService, WriterServiceServer};
+use v1::reader_service_server::ReaderServiceServer;
+use v1::writer_service_server::WriterServiceServer;
 
-pub(super) type Stubborn<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// A failure as a daemon tells it.
+/// A failure as a daemon reports it.
 pub(super) fn failure(code: Code, reason: &str) -> Status {
-    let details = ErrorDetails::with_error_info(reason, super::DOMAIN, std::collections::HashMap::new());
-    Status::with_error_details(code, "as the test wants it", details)
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new());
+    Status::with_error_details(code, "scripted failure", details)
 }
 
-fn not_asked<T>() -> Result<Response<T>, Status> {
-    Err(Status::unimplemented("no test asks for this"))
-}
-
-/// What a fake does with a request.
+/// What a stub does with a request.
 #[derive(Debug, Clone)]
 pub(super) enum Act {
     Answer,
     Fail(Code, &'static str),
-    /// The work is done, and the connection breaks before the answer.
+    /// Executes the request and breaks the connection before the response.
     Cut,
-    /// The connection breaks after so many messages of the answer.
+    /// Breaks the connection after this many messages of the response.
     CutAfter(u64),
-    /// The answer ends after so many messages, as if that were all.
+    /// Ends the response after this many messages, as if it were complete.
     EndAfter(u64),
-    /// Nothing comes after so many messages of the answer.
+    /// Sends nothing after this many messages of the response.
     SilentAfter(u64),
-    /// What another act does, after a while.
+    /// Performs another act after a delay.
     Late(Duration, &'static Act),
 }
 
-/// What a fake was asked, and what it will do: the last act again and again.
+/// The requests that a stub received, and its next acts. The last act is repeated.
 #[derive(Debug)]
-pub(super) struct Script {
+pub(super) struct StubScript {
     acts: Mutex<Vec<Act>>,
     pub(super) asked: Mutex<Vec<String>>,
     cut: Notify,
 }
 
-impl Script {
-    pub(super) fn new(acts: &[Act]) -> Arc<Script> {
+impl StubScript {
+    pub(super) fn new(acts: &[Act]) -> Arc<StubScript> {
         let acts = acts.iter().rev().cloned().collect();
-        Arc::new(Script { acts: Mutex::new(acts), asked: Mutex::default(), cut: Notify::new() })
+        Arc::new(StubScript { acts: Mutex::new(acts), asked: Mutex::default(), cut: Notify::new() })
     }
 
     fn asked(&self, what: impl std::fmt::Debug) -> Act {
@@ -70,7 +65,7 @@ impl Script {
         self.asked.lock().unwrap().len()
     }
 
-    /// After how many messages the next answer is to break.
+    /// The number of messages after which the next response breaks.
     fn cut_after(&self) -> Option<usize> {
         match self.acts.lock().unwrap().last() {
             Some(Act::CutAfter(messages)) => usize::try_from(*messages).ok(),
@@ -78,20 +73,20 @@ impl Script {
         }
     }
 
-    /// Breaks the connection, and never answers on it.
+    /// Breaks the connection and never responds on it.
     async fn broken<T>(&self) -> Result<T, Status> {
         self.cut.notify_waiters();
         std::future::pending().await
     }
 }
 
-/// Serves a fake behind a proxy that its script cuts, on any port.
-async fn serve(script: Arc<Script>, server: tonic::transport::server::Router) -> String {
+/// Serves a stub on any port, behind a proxy that its script breaks.
+async fn serve(script: Arc<StubScript>, server: tonic::transport::server::Router) -> String {
     serve_at(script, server, ([127, 0, 0, 1], 0).into()).await
 }
 
 async fn serve_at(
-    script: Arc<Script>,
+    script: Arc<StubScript>,
     server: tonic::transport::server::Router,
     address: SocketAddr,
 ) -> String {
@@ -116,26 +111,26 @@ async fn serve_at(
     address
 }
 
-pub(super) async fn writer(script: &Arc<Script>) -> String {
-    let fake = WriterServiceServer::new(FakeWriter(script.clone()));
-    serve(script.clone(), Server::builder().add_service(fake)).await
+pub(super) async fn writer(script: &Arc<StubScript>) -> String {
+    let service = WriterServiceServer::new(StubWriter(ScriptedWriter(script.clone())));
+    serve(script.clone(), Server::builder().add_service(service)).await
 }
 
-/// A reader of the rows `1` to `9`, each in a message of its own; a resume token is the last of them.
-pub(super) async fn reader(script: &Arc<Script>) -> String {
+/// Serves a reader of the rows `1` to `9`, each in its own message. A resume token is the last key sent.
+pub(super) async fn reader(script: &Arc<StubScript>) -> String {
     reader_at(script, ([127, 0, 0, 1], 0).into()).await
 }
 
-/// The same at an address.
-pub(super) async fn reader_at(script: &Arc<Script>, address: SocketAddr) -> String {
-    let fake = ReaderServiceServer::new(FakeReader(script.clone()));
-    serve_at(script.clone(), Server::builder().add_service(fake), address).await
+/// Like `reader`, at an address.
+pub(super) async fn reader_at(script: &Arc<StubScript>, address: SocketAddr) -> String {
+    let service = ReaderServiceServer::new(StubReader(ScriptedReader(script.clone())));
+    serve_at(script.clone(), Server::builder().add_service(service), address).await
 }
 
-/// A writer that knows its request ids: `asked` has them, and the place of the first of an id is its seq.
-struct FakeWriter(Arc<Script>);
+/// A writer that knows its request ids: `asked` contains them. The seq of a write is the position of its first request.
+struct ScriptedWriter(Arc<StubScript>);
 
-impl FakeWriter {
+impl ScriptedWriter {
     async fn answer(&self, options: Option<v1::CommitOptions>) -> Result<v1::ApplyResponse, Status> {
         let id = options.unwrap_or_default().request_id;
         let act = self.0.asked(&id);
@@ -154,32 +149,23 @@ impl FakeWriter {
 }
 
 #[tonic::async_trait]
-impl WriterService for FakeWriter {
-    type IngestStream = Stubborn<v1::IngestResponse>;
-    type ExecuteStream = Stubborn<v1::WriterServiceExecuteResponse>;
-    type SnapshotStream = Stubborn<v1::SnapshotResponse>;
-    type CompactStream = Stubborn<v1::CompactResponse>;
-    type VerifyStream = Stubborn<v1::VerifyResponse>;
-
-    async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
-        self.answer(request.into_inner().options).await.map(Response::new)
+impl WriterStub for ScriptedWriter {
+    async fn apply(&self, request: v1::ApplyRequest) -> Result<v1::ApplyResponse, Status> {
+        self.answer(request.options).await
     }
 
-    async fn create_table(
-        &self,
-        request: Request<v1::CreateTableRequest>,
-    ) -> Result<Response<v1::CreateTableResponse>, Status> {
-        let token = self.answer(request.into_inner().options).await?.token;
-        Ok(Response::new(v1::CreateTableResponse { token }))
+    async fn create_table(&self, request: v1::CreateTableRequest) -> Result<v1::CreateTableResponse, Status> {
+        let token = self.answer(request.options).await?.token;
+        Ok(v1::CreateTableResponse { token })
     }
 
     async fn execute(
         &self,
-        request: Request<v1::WriterServiceExecuteRequest>,
-    ) -> Result<Response<Self::ExecuteStream>, Status> {
+        request: v1::WriterServiceExecuteRequest,
+    ) -> Result<StubStream<v1::WriterServiceExecuteResponse>, Status> {
         use v1::writer_service_execute_response::Event;
         let cut = self.0.cut_after();
-        let token = self.answer(request.into_inner().options).await?.token.unwrap();
+        let token = self.answer(request.options).await?.token.unwrap();
         let events =
             [Event::Progress(v1::Progress::default()), Event::Token(token), Event::Message("done".into())];
         let answers = events.map(|event| Ok(v1::WriterServiceExecuteResponse { event: Some(event) }));
@@ -188,59 +174,26 @@ impl WriterService for FakeWriter {
         tokio::spawn(async move {
             for (place, answer) in answers.into_iter().enumerate() {
                 if Some(place) == cut {
-                    // What was sent is on its way.
+                    // Let the messages that were sent arrive.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     let _: Result<(), Status> = script.broken().await;
                 }
                 sender.send(answer).await.unwrap();
             }
         });
-        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
+        Ok(Box::pin(ReceiverStream::new(receiver)))
     }
 
-    async fn alter_table(
-        &self,
-        _: Request<v1::AlterTableRequest>,
-    ) -> Result<Response<v1::AlterTableResponse>, Status> {
-        not_asked()
-    }
-    async fn drop_table(
-        &self,
-        _: Request<v1::DropTableRequest>,
-    ) -> Result<Response<v1::DropTableResponse>, Status> {
-        not_asked()
-    }
-    async fn ingest(
-        &self,
-        _: Request<tonic::Streaming<v1::IngestRequest>>,
-    ) -> Result<Response<Self::IngestStream>, Status> {
-        not_asked()
-    }
-    async fn snapshot(
-        &self,
-        _: Request<v1::SnapshotRequest>,
-    ) -> Result<Response<Self::SnapshotStream>, Status> {
-        not_asked()
-    }
-    async fn compact(&self, _: Request<v1::CompactRequest>) -> Result<Response<Self::CompactStream>, Status> {
-        not_asked()
-    }
-    async fn verify(&self, _: Request<v1::VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
-        not_asked()
-    }
-    async fn status(
-        &self,
-        _: Request<v1::WriterServiceStatusRequest>,
-    ) -> Result<Response<v1::WriterServiceStatusResponse>, Status> {
+    async fn status(&self) -> Result<v1::WriterServiceStatusResponse, Status> {
         match self.0.asked("status") {
-            Act::Answer => Ok(Response::new(v1::WriterServiceStatusResponse::default())),
+            Act::Answer => Ok(v1::WriterServiceStatusResponse::default()),
             Act::Fail(code, reason) => Err(failure(code, reason)),
             _ => self.0.broken().await,
         }
     }
 }
 
-struct FakeReader(Arc<Script>);
+struct ScriptedReader(Arc<StubScript>);
 
 fn row(key: u64) -> v1::Row {
     v1::Row {
@@ -255,31 +208,22 @@ fn header() -> Option<v1::ReadHeader> {
 }
 
 #[tonic::async_trait]
-impl ReaderService for FakeReader {
-    type SelectStream = Stubborn<v1::SelectResponse>;
-    type HistoryStream = Stubborn<v1::HistoryResponse>;
-    type DiffStream = Stubborn<v1::DiffResponse>;
-    type WatchDriftStream = Stubborn<v1::WatchDriftResponse>;
-    type ExecuteStream = Stubborn<v1::ReaderServiceExecuteResponse>;
-
-    /// Two keys a call; the rest is left over.
-    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        let v1::GetRequest { mut keys, freshness, as_of, .. } = request.into_inner();
+impl ReaderStub for ScriptedReader {
+    /// Returns two keys per call; the rest is `remaining`.
+    async fn get(&self, request: v1::GetRequest) -> Result<v1::GetResponse, Status> {
+        let v1::GetRequest { mut keys, freshness, as_of, .. } = request;
         let act = self.0.asked((freshness.map(|f| (f.min_seq, f.epoch)), as_of.and_then(|a| a.at)));
         let remaining = keys.split_off(keys.len().min(2));
         let rows = keys.iter().map(|key| row(key.parse().unwrap())).collect();
         match act {
             Act::Fail(code, reason) => Err(failure(code, reason)),
             Act::Cut => self.0.broken().await,
-            _ => Ok(Response::new(v1::GetResponse { header: header(), rows, remaining })),
+            _ => Ok(v1::GetResponse { header: header(), rows, remaining }),
         }
     }
 
-    async fn select(
-        &self,
-        request: Request<v1::SelectRequest>,
-    ) -> Result<Response<Self::SelectStream>, Status> {
-        let token = request.into_inner().resume_token;
+    async fn select(&self, request: v1::SelectRequest) -> Result<StubStream<v1::SelectResponse>, Status> {
+        let token = request.resume_token;
         let after: u64 = std::str::from_utf8(&token).unwrap().parse().unwrap_or(0);
         let until = match self.0.asked(after) {
             Act::Fail(code, reason) => return Err(failure(code, reason)),
@@ -297,28 +241,21 @@ impl ReaderService for FakeReader {
         tokio::spawn(async move {
             for message in messages {
                 if message.rows[0].key.parse::<u64>().unwrap() > until {
-                    // What was sent is on its way.
+                    // Let the messages that were sent arrive.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     let _: Result<(), Status> = script.broken().await;
                 }
                 sender.send(Ok(message)).await.unwrap();
             }
         });
-        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
+        Ok(Box::pin(ReceiverStream::new(receiver)))
     }
 
-    async fn history(&self, _: Request<v1::HistoryRequest>) -> Result<Response<Self::HistoryStream>, Status> {
-        not_asked()
-    }
-    async fn diff(&self, _: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
-        not_asked()
-    }
     async fn watch_drift(
         &self,
-        request: Request<v1::WatchDriftRequest>,
-    ) -> Result<Response<Self::WatchDriftStream>, Status> {
-        let request = request.into_inner();
-        let mut act = self.0.asked(super::feed::asked(&request));
+        request: v1::WatchDriftRequest,
+    ) -> Result<StubStream<v1::WatchDriftResponse>, Status> {
+        let mut act = self.0.asked(feed::asked(&request));
         if let Act::Late(wait, then) = act {
             tokio::time::sleep(wait).await;
             act = then.clone();
@@ -329,19 +266,19 @@ impl ReaderService for FakeReader {
             Act::Answer => (u64::MAX, false),
             Act::CutAfter(messages) | Act::EndAfter(messages) => (messages, false),
             Act::SilentAfter(messages) => (messages, true),
-            Act::Late(..) => return not_asked(),
+            Act::Late(..) => return Err(Status::internal("a late act cannot contain another")),
         };
         let script = self.0.clone();
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {
-            let messages = super::feed::messages(&request);
+            let messages = feed::messages(&request);
             for message in messages.into_iter().take(usize::try_from(stop).unwrap_or(usize::MAX)) {
                 if sender.send(Ok(message)).await.is_err() {
                     return;
                 }
             }
             if let Act::CutAfter(_) = act {
-                // What was sent is on its way.
+                // Let the messages that were sent arrive.
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 let _: Result<(), Status> = script.broken().await;
             }
@@ -349,30 +286,6 @@ impl ReaderService for FakeReader {
                 sender.closed().await;
             }
         });
-        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
-    }
-    async fn list_tables(
-        &self,
-        _: Request<v1::ListTablesRequest>,
-    ) -> Result<Response<v1::ListTablesResponse>, Status> {
-        not_asked()
-    }
-    async fn describe_table(
-        &self,
-        _: Request<v1::DescribeTableRequest>,
-    ) -> Result<Response<v1::DescribeTableResponse>, Status> {
-        not_asked()
-    }
-    async fn execute(
-        &self,
-        _: Request<v1::ReaderServiceExecuteRequest>,
-    ) -> Result<Response<Self::ExecuteStream>, Status> {
-        not_asked()
-    }
-    async fn status(
-        &self,
-        _: Request<v1::ReaderServiceStatusRequest>,
-    ) -> Result<Response<v1::ReaderServiceStatusResponse>, Status> {
-        not_asked()
+        Ok(Box::pin(ReceiverStream::new(receiver)))
     }
 }

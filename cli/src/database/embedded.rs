@@ -1,7 +1,10 @@
-//! Daemons in this process, over a directory: a reader without the lock, a writer under it once something is written.
+//! Daemons in this process that serve one directory: a reader without the lock, and a writer that holds it.
+//!
+//! Each daemon is opened when it is first needed, so that a command that only reads never takes the lock.
 
 use std::path::PathBuf;
 
+use driftdb::client::{Client, ClientOptions};
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::service::server::{Listener, MemoryConnector};
 use hyper_util::rt::TokioIo;
@@ -9,19 +12,17 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::{db, options};
-
-/// A directory and the daemons that serve it here.
+/// A directory and the daemons in this process that serve it.
 #[derive(Debug)]
 pub(super) struct Embedded {
     directory: PathBuf,
-    writer: Option<(Channel, Running)>,
-    reader: Option<(Channel, Running)>,
+    writer: Option<(Channel, ServingDaemon)>,
+    reader: Option<(Channel, ServingDaemon)>,
 }
 
-/// A daemon's task, and what ends it.
+/// The task of a daemon, and the token that stops it.
 #[derive(Debug)]
-struct Running {
+struct ServingDaemon {
     shutdown: CancellationToken,
     task: JoinHandle<Result<()>>,
 }
@@ -35,21 +36,21 @@ impl Embedded {
         &self.directory
     }
 
-    /// Opens the directory for writing, under its lock. Whether that is news.
+    /// Opens the directory for writing and takes its lock. Returns whether the writer was not open before.
     pub(super) async fn open_writer(&mut self) -> Result<bool> {
         if self.writer.is_some() {
             return Ok(false);
         }
         let config = driftdb_writer::WriterConfig::new(&self.directory);
-        let opened = blocking(move || driftdb_writer::Writer::open(config)).await?;
+        let opened = blocking(move || driftdb_writer::WriterDaemon::open(config)).await?;
         let (connector, listener) = Listener::memory();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(opened.serve(listener, shutdown.clone()));
-        self.writer = Some((channel(connector), Running { shutdown, task }));
+        self.writer = Some((channel(connector), ServingDaemon { shutdown, task }));
         Ok(true)
     }
 
-    /// Opens the directory for reading. Whether that is news.
+    /// Opens the directory for reading. Returns whether the reader was not open before.
     pub(super) async fn open_reader(&mut self) -> Result<bool> {
         if self.reader.is_some() {
             return Ok(false);
@@ -59,22 +60,22 @@ impl Embedded {
         let (connector, listener) = Listener::memory();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(opened.serve(listener, shutdown.clone()));
-        self.reader = Some((channel(connector), Running { shutdown, task }));
+        self.reader = Some((channel(connector), ServingDaemon { shutdown, task }));
         Ok(true)
     }
 
-    /// A client of what is open now, which has written what the one before it has.
-    pub(super) fn client(&self, before: &db::Client) -> db::Client {
+    /// A client of the daemons that are open now. It keeps the write token of the client before it.
+    pub(super) fn client(&self, options: ClientOptions, before: &Client) -> Client {
         let channel =
-            |daemon: &Option<(Channel, Running)>| daemon.as_ref().map(|(channel, _)| channel.clone());
-        let client = db::Client::on(options(), channel(&self.writer), channel(&self.reader));
+            |daemon: &Option<(Channel, ServingDaemon)>| daemon.as_ref().map(|(channel, _)| channel.clone());
+        let client = Client::on(options, channel(&self.writer), channel(&self.reader));
         before.token().into_iter().for_each(|token| client.wrote(token));
         client
     }
 
-    /// Ends both daemons; the writer's error is the one that matters.
+    /// Stops both daemons. An error of the writer takes precedence.
     pub(super) async fn close(self) -> Result<()> {
-        // The connections go first: a daemon waits for those that are open.
+        // Drop the connections first: a daemon waits for its open connections.
         let reader = self.reader.map(|(_, running)| running);
         let writer = self.writer.map(|(_, running)| running);
         let ended = match writer {
@@ -88,22 +89,22 @@ impl Embedded {
     }
 }
 
-impl Running {
+impl ServingDaemon {
     async fn end(self) -> Result<()> {
         self.shutdown.cancel();
         let ended = self.task.await;
-        ended.map_err(|e| Error::new(Reason::Internal, format!("a daemon in this process: {e}")))?
+        ended.map_err(|e| Error::new(Reason::Internal, format!("a daemon in this process failed: {e}")))?
     }
 }
 
-/// Runs what blocks away from the tasks that must go on.
+/// Runs a blocking call on its own thread, so that other tasks can make progress.
 async fn blocking<T: Send + 'static>(open: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let opened = tokio::task::spawn_blocking(open).await;
-    opened.map_err(|e| Error::new(Reason::Internal, format!("opening the database: {e}")))?
+    opened.map_err(|e| Error::new(Reason::Internal, format!("opening the database failed: {e}")))?
 }
 
 fn channel(connector: MemoryConnector) -> Channel {
-    // The address is never looked up: the connector knows where to go.
+    // Nothing resolves this address: the connector returns an in-memory connection.
     let endpoint = Endpoint::from_static("http://embedded");
     endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
         let connector = connector.clone();

@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use crate::admission::CommitContext;
+use crate::admission::producers::RefusedOperation;
 use crate::commit::{AdmittedBatch, IngestBatch, IngestPipeline, IngestSession};
-use crate::producers::RefusedOperation;
-use crate::revert::RevertResolver;
+use crate::rpc::revert::RevertResolver;
 
 /// Batches of one stream that may be admitted and not acknowledged. At the limit the stream takes no more messages, and
 /// gRPC's flow control makes the client wait.

@@ -1,4 +1,4 @@
-//! What one client asks a reader about a long history. Every answer is checked.
+//! The queries of the history phase. Every result is checked.
 
 use std::time::Duration;
 
@@ -7,79 +7,80 @@ use driftdb_common::error::{Error, Reason, Result};
 use tokio::time::Instant;
 
 use super::dataset::{Dataset, TABLE};
-use crate::client::{Reader, told};
-use crate::orders::Random;
+use crate::database::ReaderApi;
+use crate::errors::to_error;
+use crate::orders::SplitMix64;
 
-/// A kind of question.
+/// A kind of query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
+pub enum HistoryQuery {
     /// One row, now.
     Get,
-    /// One row at a random moment of the past.
+    /// One row at a random point in the past.
     GetAsOf,
     /// All events of a row.
     History,
     /// The orders of a customer, now.
     Select,
-    /// The orders of a customer at a random moment of the past's later half.
+    /// The orders of a customer at a random point in the later half of the history.
     SelectAsOf,
-    /// A count of the rows that match, at the middle of the past.
+    /// The number of matching rows in the middle of the history.
     Count,
 }
 
-impl Question {
-    /// The name of its phase, and how often it is asked at most.
-    pub const ALL: [(Question, &'static str, usize); 6] = [
-        (Question::Get, "R1", 500),
-        (Question::GetAsOf, "R2", 500),
-        (Question::History, "R3", 300),
-        (Question::Select, "R4.now", 50),
-        (Question::SelectAsOf, "R4.asof", 50),
-        (Question::Count, "R5", 3),
+impl HistoryQuery {
+    /// Each kind with the name of its phase and the maximum number of queries.
+    pub const ALL: [(HistoryQuery, &'static str, usize); 6] = [
+        (HistoryQuery::Get, "R1", 500),
+        (HistoryQuery::GetAsOf, "R2", 500),
+        (HistoryQuery::History, "R3", 300),
+        (HistoryQuery::Select, "R4.now", 50),
+        (HistoryQuery::SelectAsOf, "R4.asof", 50),
+        (HistoryQuery::Count, "R5", 3),
     ];
 }
 
-/// Somebody who asks.
+/// A client that runs queries.
 #[derive(Debug)]
-pub struct Asker<'a> {
-    /// What is asked about.
+pub struct QueryClient<'a> {
+    /// The data that is queried.
     pub dataset: &'a Dataset,
-    /// How many orders are of more than 500, at the middle of the past.
+    /// The number of orders with an amount over 500 in the middle of the history.
     pub large: u64,
 }
 
-impl Asker<'_> {
-    /// The middle of the past.
+impl QueryClient<'_> {
+    /// The seq in the middle of the history.
     pub fn middle(dataset: &Dataset) -> u64 {
         u64::midpoint(dataset.first_seq, dataset.last_seq())
     }
 
-    /// Asks for so long, or so often; always the same things with the same seed. How long each took, in microseconds.
+    /// Runs queries until `calls` or `time` is reached; a seed determines the queries. Returns the latencies in microseconds.
     pub async fn ask(
         &self,
-        reader: &mut Reader,
-        question: Question,
+        reader: &mut ReaderApi,
+        query: HistoryQuery,
         (calls, time): (usize, Duration),
         seed: u64,
     ) -> Result<Vec<u32>> {
-        let mut random = Random::new(seed);
+        let mut random = SplitMix64::new(seed);
         let mut latencies = Vec::with_capacity(calls);
         let end = Instant::now() + time;
         while latencies.len() < calls && (latencies.is_empty() || Instant::now() < end) {
-            let took = match question {
-                Question::Get => self.get(reader, false, &mut random).await?,
-                Question::GetAsOf => self.get(reader, true, &mut random).await?,
-                Question::History => self.history(reader, &mut random).await?,
-                Question::Select => self.select(reader, false, &mut random).await?,
-                Question::SelectAsOf => self.select(reader, true, &mut random).await?,
-                Question::Count => self.count(reader).await?,
+            let took = match query {
+                HistoryQuery::Get => self.get(reader, false, &mut random).await?,
+                HistoryQuery::GetAsOf => self.get(reader, true, &mut random).await?,
+                HistoryQuery::History => self.history(reader, &mut random).await?,
+                HistoryQuery::Select => self.select(reader, false, &mut random).await?,
+                HistoryQuery::SelectAsOf => self.select(reader, true, &mut random).await?,
+                HistoryQuery::Count => self.count(reader).await?,
             };
             latencies.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
         }
         Ok(latencies)
     }
 
-    async fn get(&self, reader: &mut Reader, past: bool, random: &mut Random) -> Result<Duration> {
+    async fn get(&self, reader: &mut ReaderApi, past: bool, random: &mut SplitMix64) -> Result<Duration> {
         let (order, key) = self.dataset.any_order(random);
         let moment = match past {
             true => self.dataset.any_moment_of(order, random),
@@ -93,21 +94,21 @@ impl Asker<'_> {
             ..Default::default()
         };
         let began = Instant::now();
-        let answer = reader.get(request).await.map_err(|s| told(&s))?.into_inner();
+        let answer = reader.get(request).await.map_err(|s| to_error(&s))?.into_inner();
         let took = began.elapsed();
         let found = answer.rows.first().map(|row| row.seq);
         check(found, self.dataset.written(order, moment), format_args!("order {order} at seq {moment}"))?;
         Ok(took)
     }
 
-    async fn history(&self, reader: &mut Reader, random: &mut Random) -> Result<Duration> {
+    async fn history(&self, reader: &mut ReaderApi, random: &mut SplitMix64) -> Result<Duration> {
         let (order, key) = self.dataset.any_order(random);
         let format = v1::DocumentFormat::Msgpack.into();
         let request = v1::HistoryRequest { table: TABLE.to_owned(), key, format, ..Default::default() };
         let began = Instant::now();
-        let mut answers = reader.history(request).await.map_err(|s| told(&s))?.into_inner();
+        let mut answers = reader.history(request).await.map_err(|s| to_error(&s))?.into_inner();
         let mut seqs = Vec::new();
-        while let Some(answer) = answers.message().await.map_err(|s| told(&s))? {
+        while let Some(answer) = answers.message().await.map_err(|s| to_error(&s))? {
             seqs.extend(answer.commits.iter().map(|commit| commit.seq));
         }
         let took = began.elapsed();
@@ -115,9 +116,9 @@ impl Asker<'_> {
         Ok(took)
     }
 
-    async fn select(&self, reader: &mut Reader, past: bool, random: &mut Random) -> Result<Duration> {
+    async fn select(&self, reader: &mut ReaderApi, past: bool, random: &mut SplitMix64) -> Result<Duration> {
         let last = self.dataset.last_seq();
-        let half = Asker::middle(self.dataset);
+        let half = QueryClient::middle(self.dataset);
         let moment = if past { half + random.below(last - half + 1) } else { last };
         let (customer, expected) = self.dataset.any_customer(moment, random);
         let request = v1::SelectRequest {
@@ -132,8 +133,8 @@ impl Asker<'_> {
         Ok(took)
     }
 
-    async fn count(&self, reader: &mut Reader) -> Result<Duration> {
-        let moment = Asker::middle(self.dataset);
+    async fn count(&self, reader: &mut ReaderApi) -> Result<Duration> {
+        let moment = QueryClient::middle(self.dataset);
         let request = v1::SelectRequest {
             table: TABLE.to_owned(),
             r#where: "amount > 500".to_owned(),
@@ -146,14 +147,14 @@ impl Asker<'_> {
         Ok(took)
     }
 
-    /// How a reader finds the orders of a customer.
-    pub async fn explain(&self, reader: &mut Reader) -> Result<String> {
-        let (customer, _) = self.dataset.any_customer(0, &mut Random::new(0));
+    /// The plan of the query for the orders of a customer.
+    pub async fn explain(&self, reader: &mut ReaderApi) -> Result<String> {
+        let (customer, _) = self.dataset.any_customer(0, &mut SplitMix64::new(0));
         let statement = format!("EXPLAIN SELECT * FROM {TABLE} WHERE {}", condition(&customer));
         let request = v1::ReaderServiceExecuteRequest { statement, ..Default::default() };
-        let mut answers = reader.execute(request).await.map_err(|s| told(&s))?.into_inner();
+        let mut answers = reader.execute(request).await.map_err(|s| to_error(&s))?.into_inner();
         let mut said = String::new();
-        while let Some(answer) = answers.message().await.map_err(|s| told(&s))? {
+        while let Some(answer) = answers.message().await.map_err(|s| to_error(&s))? {
             if let Some(v1::reader_service_execute_response::Result::Message(line)) = answer.result {
                 said.push_str(&line);
             }
@@ -166,13 +167,13 @@ fn condition(customer: &str) -> String {
     format!(r#"customer_id = "{customer}""#)
 }
 
-/// How long a select took, and its count.
-async fn selected(reader: &mut Reader, request: v1::SelectRequest) -> Result<(Duration, u64)> {
+/// Runs a select. Returns how long it took, and its count.
+async fn selected(reader: &mut ReaderApi, request: v1::SelectRequest) -> Result<(Duration, u64)> {
     let count_only = request.count_only;
     let began = Instant::now();
-    let mut answers = reader.select(request).await.map_err(|s| told(&s))?.into_inner();
+    let mut answers = reader.select(request).await.map_err(|s| to_error(&s))?.into_inner();
     let (mut rows, mut count) = (0, 0);
-    while let Some(answer) = answers.message().await.map_err(|s| told(&s))? {
+    while let Some(answer) = answers.message().await.map_err(|s| to_error(&s))? {
         rows += answer.rows.len() as u64;
         count = answer.count;
     }
@@ -183,6 +184,6 @@ fn check<T: PartialEq + std::fmt::Debug>(found: T, expected: T, what: std::fmt::
     if found == expected {
         return Ok(());
     }
-    let message = format!("a wrong answer: {what}: {found:?}, not {expected:?}");
+    let message = format!("wrong result: {what}: got {found:?}, expected {expected:?}");
     Err(Error::new(Reason::Internal, message))
 }

@@ -5,7 +5,7 @@ use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::operation::{Action, Operation};
 
 use crate::commit::TableCatalog;
-use crate::row_as_of::RowAsOfReader;
+use crate::rpc::row_as_of::RowAsOfReader;
 
 /// Resolves reverts.
 #[derive(Debug, Clone)]
@@ -24,7 +24,12 @@ impl RevertResolver {
     pub(crate) async fn resolve(&self, operation: Operation) -> Result<Operation> {
         let Action::Revert(point) = operation.action else { return Ok(operation) };
         let Operation { table, key, .. } = operation;
-        let key = key.ok_or_else(|| Error::new(Reason::KeyInvalid, "revert needs a key"))?;
+        let key = key.ok_or_else(|| {
+            Error::new(
+                Reason::KeyInvalid,
+                format!("the operation on table {table:?} has no key; a revert needs one"),
+            )
+        })?;
         let typed = key.of_type(self.catalog.schema(&table)?.key_type)?;
         let (rows, name) = (self.rows.clone(), table.clone());
         let read = tokio::task::spawn_blocking(move || rows.row(&name, &typed, point, now_ms()));

@@ -1,52 +1,52 @@
-//! CSV: records out of lines, and the JSON documents that they mean.
+//! Parses CSV records from lines and converts them to JSON documents.
 
 use csv_core::ReadRecordResult;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::{Key, KeyType};
 
-/// The most bytes of one record: a document of 1 MiB fits, with every character doubled and quoted.
+/// The maximum size of a record, in bytes: a document of 1 MiB with every character doubled and quoted.
 const RECORD_BYTES: usize = 4 << 20;
 
 fn invalid(message: impl Into<String>) -> Error {
     Error::new(Reason::DocumentInvalid, message)
 }
 
-/// Which cells become something else than text.
+/// How CSV cells are converted.
 #[derive(Debug, Clone)]
-pub struct Cells {
-    /// None does, but for the key of an INT table.
+pub struct CellRules {
+    /// Whether every cell is text, except the key of an INT table.
     pub text: bool,
-    /// The primary key's field.
+    /// The name of the primary key field.
     pub key: String,
-    /// What the table wants there.
+    /// The type of the primary key.
     pub key_type: KeyType,
 }
 
-/// A file of comma-separated values, line by line.
+/// The parser of a CSV file. It is fed line by line.
 #[derive(Debug)]
-pub struct Sheet {
-    cells: Cells,
+pub struct CsvParser {
+    cells: CellRules,
     header: Vec<String>,
     parser: csv_core::Reader,
-    /// The record's bytes so far.
+    /// The bytes of the current record.
     len: usize,
-    /// The cells so far, one after another, and the room behind them.
+    /// The cells of the current record, concatenated, and free space.
     text: Vec<u8>,
     used: usize,
-    /// Where each of them ends, and the room behind them.
+    /// The end offsets of the cells, and free space.
     ends: Vec<usize>,
     ended: usize,
 }
 
-impl Sheet {
-    /// A file whose header comes first.
-    pub fn new(cells: Cells) -> Sheet {
+impl CsvParser {
+    /// Creates a parser for a file whose first record is the header.
+    pub fn new(cells: CellRules) -> CsvParser {
         let (text, ends) = (vec![0; 4096], vec![0; 64]);
         let parser = csv_core::Reader::new();
-        Sheet { cells, header: Vec::new(), parser, len: 0, text, used: 0, ends, ended: 0 }
+        CsvParser { cells, header: Vec::new(), parser, len: 0, text, used: 0, ends, ended: 0 }
     }
 
-    /// Takes a line with its end. Whether a record is complete with it: a quoted cell may hold more lines.
+    /// Parses a line with its line ending. Returns whether it completes a record: a quoted cell can span lines.
     pub fn take(&mut self, line: &[u8]) -> Result<bool> {
         self.len += line.len();
         let mut rest = line;
@@ -65,7 +65,7 @@ impl Sheet {
                     return Err(unclosed());
                 }
                 ReadRecordResult::InputEmpty | ReadRecordResult::End => {
-                    // A blank line leaves nothing behind.
+                    // A blank line adds nothing.
                     self.len = if self.used + self.ended == 0 { 0 } else { self.len };
                     return Ok(false);
                 }
@@ -73,17 +73,17 @@ impl Sheet {
         }
     }
 
-    /// The end of the file: nothing may be left.
+    /// Ends the file. No record may be incomplete.
     pub fn finish(&self) -> Result<()> {
         if self.used > 0 || self.ended > 0 { Err(unclosed()) } else { Ok(()) }
     }
 
-    /// Whether no header was found yet.
+    /// Whether the header has not been parsed yet.
     pub fn header_is_missing(&self) -> bool {
         self.header.is_empty()
     }
 
-    /// The complete record's cells.
+    /// Takes the cells of the complete record.
     fn cells(&mut self) -> Result<Vec<String>> {
         let mut start = 0;
         let mut cells = Vec::with_capacity(self.ended);
@@ -96,7 +96,7 @@ impl Sheet {
         cells.into_iter().map(|cell| cell.map_err(|e| invalid(format!("not UTF-8: {e}")))).collect()
     }
 
-    /// The complete record as the document it means; `None` for the header.
+    /// Takes the complete record as a JSON document; `None` if it is the header.
     pub fn document(&mut self) -> Result<Option<String>> {
         let cells = self.cells()?;
         if self.header.is_empty() {
@@ -104,7 +104,8 @@ impl Sheet {
             return Ok(None);
         }
         if cells.len() != self.header.len() {
-            let message = format!("{} cells, where the header has {}", cells.len(), self.header.len());
+            let message =
+                format!("the record has {} cells, but the header has {}", cells.len(), self.header.len());
             return Err(invalid(message));
         }
         let mut json = String::from("{");
@@ -132,26 +133,27 @@ impl Sheet {
 }
 
 fn unclosed() -> Error {
-    invalid("a quote that is opened here is never closed")
+    invalid("the quote that starts here is not closed")
 }
 
 fn header(names: Vec<String>) -> Result<Vec<String>> {
     for (i, name) in names.iter().enumerate() {
         if name.is_empty() {
-            return Err(invalid(format!("the header's field {} has no name", i + 1)));
+            return Err(invalid(format!("field {} of the header has no name", i + 1)));
         }
         if names.iter().take(i).any(|other| other == name) {
-            return Err(invalid(format!("the header names {name:?} twice")));
+            return Err(invalid(format!("field {name:?} appears twice in the header")));
         }
     }
     Ok(names)
 }
 
 fn quoted(text: &str) -> Result<String> {
-    serde_json::to_string(text).map_err(|e| Error::new(Reason::Internal, format!("text as JSON: {e}")))
+    serde_json::to_string(text)
+        .map_err(|e| Error::new(Reason::Internal, format!("cannot encode text as JSON: {e}")))
 }
 
-/// A number in just the letters that JSON would write it in: nothing is lost, and comes back the same.
+/// Whether the cell is a number exactly as JSON prints it, so that the conversion loses nothing.
 fn is_number(cell: &str) -> bool {
     let may = cell.starts_with(|c: char| c == '-' || c.is_ascii_digit());
     may && serde_json::from_str::<serde_json::Number>(cell).is_ok_and(|number| number.to_string() == cell)
@@ -162,7 +164,7 @@ mod tests {
     use super::*;
 
     fn documents(text: &str, key_type: KeyType, csv_text: bool) -> Result<Vec<String>> {
-        let mut sheet = Sheet::new(Cells { text: csv_text, key: "id".into(), key_type });
+        let mut sheet = CsvParser::new(CellRules { text: csv_text, key: "id".into(), key_type });
         let mut found = Vec::new();
         for line in text.split_inclusive('\n') {
             if sheet.take(line.as_bytes())? {
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_become_what_they_say_and_nothing_is_lost() {
+    fn cells_are_converted_without_loss() {
         let cells = [
             ("1", "1"),
             ("-7", "-7"),
@@ -182,7 +184,7 @@ mod tests {
             ("true", "true"),
             ("false", "false"),
             ("null", "null"),
-            // Not as JSON would write them, or not numbers at all.
+            // Not numbers, or not as JSON prints them.
             ("007", "\"007\""),
             ("1.50", "\"1.50\""),
             ("+1", "\"+1\""),
@@ -210,26 +212,26 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_of_the_tables_type() {
+    fn the_key_has_the_type_of_the_table() {
         assert_eq!(documents("id\n7\n", KeyType::String, false).unwrap(), [r#"{"id":"7"}"#]);
         assert_eq!(documents("id\n7\n", KeyType::Int, true).unwrap(), [r#"{"id":7}"#]);
         assert_eq!(documents("id\n07\n", KeyType::Int, false).unwrap(), [r#"{"id":"07"}"#]);
     }
 
     #[test]
-    fn records_may_span_lines_and_lines_may_be_empty() {
+    fn records_can_span_lines_and_lines_can_be_blank() {
         let text = "id,a\r\n\r\n1,\"x\r\ny, \"\"z\"\"\"\r\n\n2,\"\"\n";
         let found = documents(text, KeyType::String, false).unwrap();
         assert_eq!(found, [r#"{"id":"1","a":"x\r\ny, \"z\""}"#, r#"{"id":"2","a":""}"#]);
     }
 
     #[test]
-    fn what_is_no_record_is_named() {
+    fn an_invalid_record_is_reported() {
         for (text, told) in [
-            ("id,a\n1\n", "1 cells, where the header has 2"),
-            ("id,id\n", "the header names \"id\" twice"),
-            ("id,\n", "field 2 has no name"),
-            ("id,a\n1,\"x\n2,y\n", "never closed"),
+            ("id,a\n1\n", "the record has 1 cells, but the header has 2"),
+            ("id,id\n", "field \"id\" appears twice in the header"),
+            ("id,\n", "field 2 of the header has no name"),
+            ("id,a\n1,\"x\n2,y\n", "is not closed"),
         ] {
             let error = documents(text, KeyType::String, false).unwrap_err();
             assert!(error.message().contains(told), "{text:?}: {error}");

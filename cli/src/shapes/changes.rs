@@ -1,57 +1,57 @@
-//! What happened, as JSON: a line a change, or a commit whole; and what else a watch prints.
+//! JSON shapes of changes: one line for each change, a whole commit, and the other records of a watch.
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{line, raw, time};
+use super::values::{line, raw, time};
 
-/// The row before and after a change: `None` where it was not asked for, `Some(None)` where there was none.
+/// A row before or after a change: `None` if not requested, `Some(None)` if the row did not exist.
 type Image = Option<Option<Box<RawValue>>>;
 
-/// Which images of rows were asked for.
+/// Which images of rows were requested.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Images {
+pub struct RequestedImages {
     /// The row before each change.
     pub before: bool,
-    /// The row after it.
+    /// The row after each change.
     pub after: bool,
 }
 
-/// One change, with all that is known of its commit.
+/// One change, with the properties of its commit.
 #[derive(Debug, Serialize)]
-pub struct Event {
-    /// The commit.
+pub struct EventJson {
+    /// The seq of the commit.
     pub seq: u64,
-    /// Its time.
+    /// The time of the commit.
     pub time: String,
     /// The table.
     pub table: String,
-    /// The row; empty for a change of the schema.
+    /// The key of the row; empty for a schema change.
     pub key: String,
     /// `insert`, `patch`, `soft_delete` or `schema`.
     pub kind: &'static str,
-    /// What was written.
+    /// The document or patch that was written.
     pub payload: Option<Box<RawValue>>,
-    /// Who wrote it.
+    /// Who made the commit.
     pub actor: String,
-    /// Why.
+    /// The reason of the commit.
     pub reason: String,
-    /// The row before, where asked for.
+    /// The row before the change, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Image,
-    /// The row after, where asked for.
+    /// The row after the change, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Image,
 }
 
-/// The changes of a commit, or of a part of one.
-pub fn events(commit: v1::Commit, images: Images) -> Result<Vec<Event>> {
+/// The changes of a commit, or of a part of it.
+pub fn events(commit: v1::Commit, images: RequestedImages) -> Result<Vec<EventJson>> {
     let time = time(commit.time.as_ref())?;
     let image = |wanted: bool, document| wanted.then(|| raw(document)).transpose();
     let events = commit.changes.into_iter().map(|change| {
-        Ok(Event {
+        Ok(EventJson {
             seq: commit.seq,
             time: time.clone(),
             kind: kind(change.kind())?,
@@ -67,15 +67,15 @@ pub fn events(commit: v1::Commit, images: Images) -> Result<Vec<Event>> {
     events.collect()
 }
 
-/// The drift lines of a commit, or of a part of one.
+/// The lines of `drift` for a commit, or for a part of it.
 pub fn drift(commit: v1::Commit) -> Result<Vec<String>> {
-    events(commit, Images::default())?.iter().map(line).collect()
+    events(commit, RequestedImages::default())?.iter().map(line).collect()
 }
 
-/// A commit as one line.
-pub fn commit(commit: v1::Commit, images: Images) -> Result<String> {
+/// A whole commit as one line.
+pub fn commit(commit: v1::Commit, images: RequestedImages) -> Result<String> {
     #[derive(Serialize)]
-    struct Change {
+    struct ChangeJson {
         table: String,
         key: String,
         kind: &'static str,
@@ -86,24 +86,24 @@ pub fn commit(commit: v1::Commit, images: Images) -> Result<String> {
         after: Image,
     }
     #[derive(Serialize)]
-    struct Commit {
+    struct CommitJson {
         seq: u64,
         time: String,
         actor: String,
         reason: String,
-        changes: Vec<Change>,
+        changes: Vec<ChangeJson>,
     }
     let (seq, time) = (commit.seq, time(commit.time.as_ref())?);
     let (actor, reason) = (commit.actor.clone(), commit.reason.clone());
     let changes = events(commit, images)?.into_iter().map(|event| {
-        let Event { table, key, kind, payload, before, after, .. } = event;
-        Change { table, key, kind, payload, before, after }
+        let EventJson { table, key, kind, payload, before, after, .. } = event;
+        ChangeJson { table, key, kind, payload, before, after }
     });
-    line(&Commit { seq, time, actor, reason, changes: changes.collect() })
+    line(&CommitJson { seq, time, actor, reason, changes: changes.collect() })
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
+struct WatchedRowJson<'a> {
     table: &'a str,
     key: String,
     seq: u64,
@@ -111,41 +111,41 @@ struct Row<'a> {
     doc: Option<Box<RawValue>>,
 }
 
-fn row(table: &str, row: v1::Row) -> Result<Row<'_>> {
+fn row(table: &str, row: v1::Row) -> Result<WatchedRowJson<'_>> {
     let time = time(row.time.as_ref())?;
-    Ok(Row { table, key: row.key, seq: row.seq, time, doc: raw(row.document)? })
+    Ok(WatchedRowJson { table, key: row.key, seq: row.seq, time, doc: raw(row.document)? })
 }
 
-/// A row that stands at the beginning of a watch.
+/// An initial row of a watch.
 pub fn watched_row(table: &str, row: v1::Row) -> Result<String> {
     #[derive(Serialize)]
-    struct Line<'a> {
-        row: Row<'a>,
+    struct InitialRowJson<'a> {
+        row: WatchedRowJson<'a>,
     }
-    line(&Line { row: self::row(table, row)? })
+    line(&InitialRowJson { row: self::row(table, row)? })
 }
 
-/// Several such rows, as a program gets them.
+/// Several initial rows, as a program receives them.
 pub fn watched_rows(batch: v1::RowBatch) -> Result<String> {
     #[derive(Serialize)]
-    struct Line<'a> {
-        rows: Vec<Row<'a>>,
+    struct InitialRowsJson<'a> {
+        rows: Vec<WatchedRowJson<'a>>,
     }
     let rows = batch.rows.into_iter().map(|found| row(&batch.table, found));
-    line(&Line { rows: rows.collect::<Result<_>>()? })
+    line(&InitialRowsJson { rows: rows.collect::<Result<_>>()? })
 }
 
-/// How far a watch is.
+/// The progress of a watch.
 pub fn progress(seq: u64) -> Result<String> {
     #[derive(Serialize)]
-    struct Line {
+    struct ProgressJson {
         progress: Seq,
     }
     #[derive(Serialize)]
     struct Seq {
         seq: u64,
     }
-    line(&Line { progress: Seq { seq } })
+    line(&ProgressJson { progress: Seq { seq } })
 }
 
 fn kind(kind: v1::ChangeKind) -> Result<&'static str> {
@@ -155,7 +155,10 @@ fn kind(kind: v1::ChangeKind) -> Result<&'static str> {
         v1::ChangeKind::SoftDelete => "soft_delete",
         v1::ChangeKind::Schema => "schema",
         v1::ChangeKind::Unspecified => {
-            return Err(Error::new(Reason::Internal, "an answer has a change of no kind this version knows"));
+            return Err(Error::new(
+                Reason::Internal,
+                "a result has a change of an unknown kind; update driftctl",
+            ));
         }
     })
 }
@@ -171,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_is_a_line_a_change() {
+    fn each_change_of_a_commit_is_a_line() {
         let change = |kind: v1::ChangeKind, key: &str, payload| v1::Change {
             table: "orders".into(),
             key: key.into(),
@@ -196,7 +199,7 @@ mod tests {
                 r#"{"seq":7,"time":"1970-01-01T00:00:00.000Z","table":"orders","key":"o2","kind":"soft_delete","payload":null,"actor":"","reason":"why"}"#,
             ]
         );
-        let images = Images { before: true, after: false };
+        let images = RequestedImages { before: true, after: false };
         let whole = super::commit(commit, images).unwrap();
         let expected = concat!(
             r#"{"seq":7,"time":"1970-01-01T00:00:00.000Z","actor":"","reason":"why","changes":["#,
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_at_the_beginning_have_lines_of_their_own() {
+    fn initial_rows_have_their_own_shape() {
         let row = v1::Row { key: "o1".into(), seq: 3, time: None, document: json(r#"{"b":1,"a":2}"#) };
         let inner = concat!(
             r#"{"table":"orders","key":"o1","seq":3,"time":"1970-01-01T00:00:00.000Z","#,

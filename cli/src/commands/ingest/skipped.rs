@@ -1,4 +1,4 @@
-//! Lines that could not be loaded, kept in a file of the user's as they were.
+//! The file of `--skip-bad`: lines that could not be loaded, unchanged.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -8,39 +8,42 @@ use std::path::{Path, PathBuf};
 use driftdb_common::error::{Error, Result};
 use driftdb_common::storage::fs;
 
-use crate::exit::{Failure, Outcome};
+use crate::exit::{CliResult, Failure};
 use crate::render;
 
-/// Lines that are told of one by one.
+/// How many skipped lines are reported one by one.
 const TOLD: u64 = 20;
 
-/// The file, and what stands in it already.
-pub struct Aside {
+/// The file of skipped lines, and its earlier content.
+pub struct SkippedLines {
     path: PathBuf,
     file: Box<dyn Write + Send>,
-    /// Lines of earlier runs, and how often each: they are not written again where a load goes on.
+    /// Hashes of the lines of earlier runs, with their number: a resumed load does not write them again.
     known: HashMap<u64, u64>,
     hasher: RandomState,
     empty: bool,
-    /// How many lines were set aside in this run.
+    /// The number of lines skipped in this run.
     pub lines: u64,
 }
 
-impl Aside {
-    /// Opens the file, which must not be the one that is loaded.
-    pub fn open(path: &Path, input: Option<&fs::Stamp>) -> Outcome<Aside> {
+impl SkippedLines {
+    /// Opens the file. It must not be the input file.
+    pub fn open(path: &Path, input: Option<&fs::Stamp>) -> CliResult<SkippedLines> {
         let file = fs::create_output(path)?;
         let stamp = fs::stamp(path)?;
         if input.is_some_and(|input| stamp.as_ref().is_some_and(|stamp| stamp.path == input.path)) {
-            return Err(Failure::Usage(format!("--skip-bad {} is the file to load", path.display())));
+            return Err(Failure::Usage(format!(
+                "--skip-bad {} is the input file; name another file",
+                path.display()
+            )));
         }
         let empty = stamp.as_ref().is_none_or(|stamp| stamp.len == 0);
         let (known, hasher) = (HashMap::new(), RandomState::new());
-        let mut aside = Aside { path: path.to_owned(), file, known, hasher, empty, lines: 0 };
+        let mut skipped = SkippedLines { path: path.to_owned(), file, known, hasher, empty, lines: 0 };
         if stamp.is_some() {
-            aside.read().map_err(|e| aside.failed("read", &e))?;
+            skipped.read().map_err(|e| skipped.failed("read", &e))?;
         }
-        Ok(aside)
+        Ok(skipped)
     }
 
     fn read(&mut self) -> io::Result<()> {
@@ -53,20 +56,20 @@ impl Aside {
         Ok(())
     }
 
-    /// The names of the columns, so that the file can be loaded once it is put right.
+    /// Writes the CSV header to an empty file, so that the file can be corrected and loaded.
     pub fn header(&mut self, raw: &[u8]) -> Result<()> {
         if self.empty { self.write(raw) } else { Ok(()) }
     }
 
-    /// Sets a line aside, with its end; `error` names it.
+    /// Skips a line and writes it to the file, with its line ending. `error` names the line.
     pub fn add(&mut self, raw: &[u8], error: &Error) -> Result<()> {
         self.lines += 1;
         match self.lines {
-            ..=TOLD => render::note(&format!("set aside: {error}")),
-            _ if self.lines == TOLD + 1 => render::note("more lines are set aside"),
+            ..=TOLD => render::note(&format!("skipped: {error}")),
+            _ if self.lines == TOLD + 1 => render::note("further skipped lines are not reported"),
             _ => {}
         }
-        // Known by its last line, where a record has several.
+        // A record with several lines is identified by its last line.
         let last = raw.trim_ascii_end().iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let line = self.hasher.hash_one(raw.get(last..).unwrap_or_default());
         match self.known.get_mut(&line) {

@@ -9,7 +9,7 @@ use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::memtable::TableCounts;
 use driftdb_common::table::schema::Schema;
 
-use crate::admitted_table::{AdmittedTable, RowState};
+use crate::admission::table::{AdmittedTable, RowState};
 
 /// How to take back one change.
 #[derive(Debug)]

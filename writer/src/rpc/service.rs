@@ -19,13 +19,13 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::admission::fingerprint;
 use crate::admission::operations::error_at_operation;
 use crate::admission::{CommitContext, CommitReceipt};
 use crate::commit::{CommitPipeline, CommitStatus};
-use crate::fingerprint;
-use crate::ingest_stream::IngestService;
-use crate::maintenance_rpc::{self, JobStream, MaintenanceCalls};
-use crate::revert::RevertResolver;
+use crate::rpc::ingest_stream::IngestService;
+use crate::rpc::maintenance_rpc::{self, JobStream, MaintenanceCalls};
+use crate::rpc::revert::RevertResolver;
 
 /// A stream of response messages.
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
