@@ -113,18 +113,18 @@ impl Failure {
             Failure::BrokenPipe => String::new(),
             Failure::Usage(message) | Failure::Program(message) => format!("error: {message}\n"),
             Failure::Database(error) => {
-                let told = format!("error: {} ({})\n{}", error.message(), codes(error), violations(error));
-                told + hint(error)
+                let text = format!("error: {} ({})\n{}", error.message(), codes(error), violations(error));
+                text + hint(error)
             }
             Failure::Statement { error, script, offset, place } => {
                 let place = place.as_ref().map(|place| format!("; {place}")).unwrap_or_default();
-                let mut told = report::describe_in(error, script, *offset);
+                let mut text = report::describe_in(error, script, *offset);
                 if error.place().is_some() {
-                    let _ = write!(told, "\n  = {}{place}", codes(error));
+                    let _ = write!(text, "\n  = {}{place}", codes(error));
                 } else {
-                    let _ = write!(told, " ({}{place})", codes(error));
+                    let _ = write!(text, " ({}{place})", codes(error));
                 }
-                format!("{told}\n{}", violations(error))
+                format!("{text}\n{}", violations(error))
             }
         }
     }
@@ -142,9 +142,9 @@ impl Failure {
         struct ErrorLine<'a> {
             error: ErrorBody<'a>,
         }
-        let told =
+        let text =
             ErrorBody { code: grpc_code(error), reason: error.reason().as_str(), message: error.message() };
-        serde_json::to_string(&ErrorLine { error: told }).ok().map(|line| line + "\n")
+        serde_json::to_string(&ErrorLine { error: text }).ok().map(|line| line + "\n")
     }
 }
 

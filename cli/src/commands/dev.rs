@@ -36,8 +36,8 @@ pub async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliRe
         }
     };
 
-    let told = out.print_text(&greeting(&data.display().to_string(), &writer_url, &reader_url));
-    if told.is_err() {
+    let printed = out.print_text(&greeting(&data.display().to_string(), &writer_url, &reader_url));
+    if printed.is_err() {
         shutdown.cancel();
     }
     // If one daemon ends for any reason, stop the other too.
@@ -46,7 +46,7 @@ pub async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliRe
         ended = &mut reader => { shutdown.cancel(); (flat(ended), flat(writer.await)) }
     };
     first.and(second)?;
-    told
+    printed
 }
 
 fn url(listener: &Listener) -> Result<String> {

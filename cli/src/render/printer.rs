@@ -226,11 +226,11 @@ impl Printer {
     pub fn print_failure(&mut self, failure: &Failure) {
         // Stdout may be what failed. Print the error nevertheless.
         let _ = self.end_result();
-        let mut told = failure.text();
+        let mut text = failure.text();
         if self.prints_errors_as_json() {
-            told.extend(failure.json());
+            text.extend(failure.json());
         }
-        print_stderr(&told);
+        print_stderr(&text);
     }
 }
 

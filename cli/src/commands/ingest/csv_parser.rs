@@ -227,14 +227,14 @@ mod tests {
 
     #[test]
     fn an_invalid_record_is_reported() {
-        for (text, told) in [
+        for (text, expected) in [
             ("id,a\n1\n", "the record has 1 cells, but the header has 2"),
             ("id,id\n", "field \"id\" appears twice in the header"),
             ("id,\n", "field 2 of the header has no name"),
             ("id,a\n1,\"x\n2,y\n", "is not closed"),
         ] {
             let error = documents(text, KeyType::String, false).unwrap_err();
-            assert!(error.message().contains(told), "{text:?}: {error}");
+            assert!(error.message().contains(expected), "{text:?}: {error}");
         }
     }
 }

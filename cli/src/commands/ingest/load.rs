@@ -22,7 +22,7 @@ use crate::render;
 use crate::shapes::LoadSummary;
 
 /// How long to try to reach the writer again.
-const PATIENCE: Duration = Duration::from_secs(120);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(120);
 /// The pauses between two attempts.
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(50))
@@ -168,11 +168,11 @@ impl<'a> Load<'a> {
         for pause in PAUSES.build() {
             // A writer in this process does not restart.
             let hopeless = self.database.directory().is_some() || !is_passing(&error);
-            if hopeless || broke.elapsed() > PATIENCE {
+            if hopeless || broke.elapsed() > RETRY_TIMEOUT {
                 return Err(error);
             }
             if !noted {
-                render::note(&format!("note: {error}; retrying for up to {PATIENCE:?}"));
+                render::note(&format!("note: {error}; retrying for up to {RETRY_TIMEOUT:?}"));
                 noted = true;
             }
             tokio::time::sleep(pause).await;

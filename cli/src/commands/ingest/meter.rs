@@ -52,8 +52,8 @@ fn line(rows: u64, (from, offset, total): (u64, u64, Option<u64>), time: Duratio
     // The counters are far below the limit.
     let ratio = |a: u64, b: u128| u64::try_from(u128::from(a) * b).unwrap_or(u64::MAX);
     let per_second = ratio(rows, 1000) / u64::try_from(ms).unwrap_or(u64::MAX);
-    let told = format!("{} rows  {}/s", grouped(rows), grouped(per_second));
-    let Some(total) = total else { return told };
+    let rate = format!("{} rows  {}/s", grouped(rows), grouped(per_second));
+    let Some(total) = total else { return rate };
     let offset = offset.min(total);
     let filled = ratio(offset, BAR.into()) / total;
     let bar: String = (0..BAR).map(|cell| if cell < filled { '█' } else { '░' }).collect();
@@ -63,7 +63,7 @@ fn line(rows: u64, (from, offset, total): (u64, u64, Option<u64>), time: Duratio
         0 => format!("{:02}:{:02}", left / 60, left % 60),
         hours => format!("{hours}:{:02}:{:02}", left / 60 % 60, left % 60),
     };
-    format!("{bar} {percent:>3} %  {told}  {clock} left")
+    format!("{bar} {percent:>3} %  {rate}  {clock} left")
 }
 
 /// The number with commas between thousands.

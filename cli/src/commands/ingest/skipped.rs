@@ -12,7 +12,7 @@ use crate::exit::{CliResult, Failure};
 use crate::render;
 
 /// How many skipped lines are reported one by one.
-const TOLD: u64 = 20;
+const REPORTED: u64 = 20;
 
 /// The file of skipped lines, and its earlier content.
 pub struct SkippedLines {
@@ -65,8 +65,8 @@ impl SkippedLines {
     pub fn add(&mut self, raw: &[u8], error: &Error) -> Result<()> {
         self.lines += 1;
         match self.lines {
-            ..=TOLD => render::note(&format!("skipped: {error}")),
-            _ if self.lines == TOLD + 1 => render::note("further skipped lines are not reported"),
+            ..=REPORTED => render::note(&format!("skipped: {error}")),
+            _ if self.lines == REPORTED + 1 => render::note("further skipped lines are not reported"),
             _ => {}
         }
         // A record with several lines is identified by its last line.

@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn an_unknown_command_is_an_error() {
-        for (line, told) in [
+        for (line, expected) in [
             ("\\nonsense", "unknown command \\nonsense"),
             ("\\as-of", "needs a point in time"),
             ("\\as-of yesterdya", "yesterdya"),
@@ -137,7 +137,7 @@ mod tests {
             ("\\q now", "takes no argument"),
         ] {
             let failure = parse(line).unwrap_err();
-            assert!(failure.text().contains(told), "{line}: {}", failure.text());
+            assert!(failure.text().contains(expected), "{line}: {}", failure.text());
         }
     }
 }

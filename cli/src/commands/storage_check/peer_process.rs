@@ -13,7 +13,7 @@ use crate::child::{ChildProcess, own_program};
 use crate::shapes;
 
 /// How long the peer may take longer than requested: a network file system may be busy.
-const PATIENCE: Duration = Duration::from_secs(120);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The process of the peer. It is killed on drop.
 #[derive(Debug)]
@@ -47,9 +47,10 @@ impl PeerProcess {
 
     /// Waits for the response to a request.
     pub async fn receive(&mut self) -> Result<PeerResponse> {
-        let late =
-            || Error::new(Reason::Internal, format!("the storage did not respond within {PATIENCE:?}"));
-        let line = self.process.read_line(PATIENCE).await?.ok_or_else(late)?;
+        let late = || {
+            Error::new(Reason::Internal, format!("the storage did not respond within {RESPONSE_TIMEOUT:?}"))
+        };
+        let line = self.process.read_line(RESPONSE_TIMEOUT).await?.ok_or_else(late)?;
         let invalid = |e| {
             Error::new(Reason::Internal, format!("the second process sent an invalid response {line:?}: {e}"))
         };

@@ -56,7 +56,7 @@ impl QueryClient<'_> {
     }
 
     /// Runs queries until `calls` or `time` is reached; a seed determines the queries. Returns the latencies in microseconds.
-    pub async fn ask(
+    pub async fn run(
         &self,
         reader: &mut ReaderApi,
         query: HistoryQuery,
@@ -153,13 +153,13 @@ impl QueryClient<'_> {
         let statement = format!("EXPLAIN SELECT * FROM {TABLE} WHERE {}", condition(&customer));
         let request = v1::ReaderServiceExecuteRequest { statement, ..Default::default() };
         let mut answers = reader.execute(request).await.map_err(|s| to_error(&s))?.into_inner();
-        let mut said = String::new();
+        let mut plan = String::new();
         while let Some(answer) = answers.message().await.map_err(|s| to_error(&s))? {
             if let Some(v1::reader_service_execute_response::Result::Message(line)) = answer.result {
-                said.push_str(&line);
+                plan.push_str(&line);
             }
         }
-        Ok(said)
+        Ok(plan)
     }
 }
 
