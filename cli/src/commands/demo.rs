@@ -30,7 +30,7 @@ const CHOSEN: u64 = 42;
 const ARRIVAL: Duration = Duration::from_secs(30);
 
 /// Runs the tour.
-pub async fn run(args: &DemoArgs, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: &DemoArgs, out: &mut Printer) -> CliResult {
     // Declared first, so that the directory is removed last, after its daemons have ended.
     let dir = tempfile::Builder::new().prefix("driftdb-demo-").tempdir();
     let mut dir = dir.map_err(|e| Error::io("cannot create a directory for the demo", &e))?;

@@ -14,7 +14,7 @@ use crate::render::Printer;
 const DIRECTORY: &str = "driftdb-data";
 
 /// Serves until a signal, then closes the database cleanly.
-pub async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
     let data = global.data.clone().unwrap_or_else(|| PathBuf::from(DIRECTORY));
     let shutdown = on_signals()?;
     let (write_at, read_at) = (Listener::bind(args.listen).await?, Listener::bind(args.reader_listen).await?);

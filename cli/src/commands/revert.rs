@@ -10,7 +10,7 @@ use crate::shapes::{self, LoadSummary};
 use crate::statement;
 
 /// Restores the row and prints its commit, or prints the difference.
-pub async fn run(args: RevertArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: RevertArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let to = statement::point(&args.to)?;
     if args.dry_run {
         return preview(args, to, database, out).await;

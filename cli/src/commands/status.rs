@@ -85,7 +85,7 @@ struct ReaderFigures {
 }
 
 /// Prints the status of the daemons that answer. Fails if none does.
-pub async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let (status, failed) = ask(database).await?;
     if out.is_for_people() {
         out.print_text(&for_people(&status))?;

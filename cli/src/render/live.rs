@@ -11,7 +11,7 @@ use crate::shapes::{Difference, EventJson};
 const DOCUMENT: usize = 100;
 
 /// The lines of a change.
-pub fn event(event: &EventJson, style: Style) -> CliResult<String> {
+pub(crate) fn event(event: &EventJson, style: Style) -> CliResult<String> {
     let kind = format!("{:<11}", event.kind);
     let kind = match event.kind {
         "insert" => style.green(&kind),
@@ -47,7 +47,7 @@ pub fn event(event: &EventJson, style: Style) -> CliResult<String> {
 }
 
 /// The line of a record that is not a change.
-pub fn aside(json: &str, style: Style) -> String {
+pub(crate) fn aside(json: &str, style: Style) -> String {
     style.dim(&shown(json)) + "\n"
 }
 

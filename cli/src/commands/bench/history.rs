@@ -26,13 +26,13 @@ mod queries;
 
 /// The parameters of the phase.
 #[derive(Debug, Clone, Copy)]
-pub struct HistoryPlan {
+pub(crate) struct HistoryPlan {
     /// The number of events before the tail.
-    pub events: u32,
+    pub(crate) events: u32,
     /// How often each figure is measured.
-    pub runs: u32,
+    pub(crate) runs: u32,
     /// The maximum duration of each kind of query in a run.
-    pub time: Duration,
+    pub(crate) time: Duration,
 }
 
 /// A loaded history and the writer that wrote it.
@@ -45,7 +45,11 @@ struct LoadedHistory<'a> {
 }
 
 /// Loads a history into a directory and measures it. `echo` is the ceiling of a call that does nothing.
-pub async fn measure(data: &Path, plan: HistoryPlan, echo: Option<&CeilingProcess>) -> Result<BenchReport> {
+pub(crate) async fn measure(
+    data: &Path,
+    plan: HistoryPlan,
+    echo: Option<&CeilingProcess>,
+) -> Result<BenchReport> {
     let mut loaded = LoadedHistory::load(data, plan).await?;
     let first_seq = loaded.first_seq().await?;
     let dataset = loaded.script.dataset(first_seq);
@@ -251,12 +255,12 @@ async fn get(reader: &mut ReaderApi, dataset: &Dataset, order: u32) -> Result<()
 }
 
 /// A connection to a writer without readers.
-pub fn client(writer: &DaemonProcess) -> DatabaseHandle {
+pub(crate) fn client(writer: &DaemonProcess) -> DatabaseHandle {
     DatabaseHandle::remote(vec![writer.url().to_owned()], Vec::new())
 }
 
 /// Converts bytes to MiB, the unit of memory figures.
-pub fn mebibytes(bytes: u64) -> f64 {
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
@@ -265,7 +269,7 @@ fn megabytes(bytes: u64) -> f64 {
 }
 
 /// The total size in bytes of all files below a directory.
-pub fn bytes_in(dir: &Path) -> u64 {
+pub(crate) fn bytes_in(dir: &Path) -> u64 {
     files_in(dir).iter().filter_map(|file| OsFileSystem.open(file).ok()?.len().ok()).sum()
 }
 

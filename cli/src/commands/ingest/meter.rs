@@ -11,7 +11,7 @@ const BAR: u64 = 24;
 
 /// The progress line, and the numbers in it.
 #[derive(Debug)]
-pub struct Meter {
+pub(crate) struct Meter {
     progress: ProgressLine,
     /// The length of the file in bytes, if known.
     total: Option<u64>,
@@ -23,23 +23,23 @@ pub struct Meter {
 
 impl Meter {
     /// Creates a meter of which nothing is loaded yet.
-    pub fn new(total: Option<u64>) -> Meter {
+    pub(crate) fn new(total: Option<u64>) -> Meter {
         let total = total.filter(|total| *total > 0);
         Meter { progress: ProgressLine::default(), total, began: None, from: 0, rows: 0 }
     }
 
     /// Notes that an earlier run loaded the file up to a byte offset.
-    pub fn pass_over(&mut self, offset: u64) {
+    pub(crate) fn pass_over(&mut self, offset: u64) {
         self.from = offset;
     }
 
     /// Starts the clock when the first rows are sent.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.began.get_or_insert_with(Instant::now);
     }
 
     /// Notes that more rows are on disk, up to a byte offset of the file.
-    pub fn add(&mut self, rows: u64, offset: u64) {
+    pub(crate) fn add(&mut self, rows: u64, offset: u64) {
         self.rows += rows;
         let Some(began) = self.began else { return };
         let (rows, from, total) = (self.rows, self.from, self.total);
