@@ -1,4 +1,4 @@
-//! DriftDB from Rust: a copy of a table that follows it, even if readers stop and restart.
+//! DriftDB from Rust: keeps a copy of a table up to date, and uses the next reader if one fails.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ async fn main() -> Result<(), tonic::Status> {
         let event = match watch.next().await {
             Ok(Some(event)) => event,
             Ok(None) => return Ok(()),
-            // Missing history was discarded, or the history is another one: start again.
+            // The missing commits were compacted, or the database was restored: start over.
             Err(status) if matches!(reason(&status).as_deref(), Some("BELOW_FLOOR" | "EPOCH_CHANGED")) => {
                 watch = client.watch(request.clone());
                 continue;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::service::server::{Listener, on_signals};
+use driftdb_common::service::daemon::cancel_on_signals;
+use driftdb_common::service::server::Listener;
 use tokio::task::JoinHandle;
 
 use crate::args::{DEFAULT_READER, DEFAULT_WRITER, DevArgs, GlobalArgs};
@@ -16,17 +17,19 @@ const DIRECTORY: &str = "driftdb-data";
 /// Serves until a signal, then closes the database cleanly.
 pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
     let data = global.data.clone().unwrap_or_else(|| PathBuf::from(DIRECTORY));
-    let shutdown = on_signals()?;
+    let shutdown = cancel_on_signals()?;
     let (write_at, read_at) = (Listener::bind(args.listen).await?, Listener::bind(args.reader_listen).await?);
     let (writer_url, reader_url) = (url(&write_at)?, url(&read_at)?);
 
-    let mut config = driftdb_writer::Config::new(&data);
+    let mut config = driftdb_writer::WriterConfig::new(&data);
     config.advertise = Some(writer_url.clone());
-    let writer = opened(tokio::task::spawn_blocking(move || driftdb_writer::Writer::open(config))).await?;
+    let writer =
+        opened(tokio::task::spawn_blocking(move || driftdb_writer::WriterDaemon::open(config))).await?;
     let mut writer = tokio::spawn(writer.serve(write_at, shutdown.clone()));
     // Open the reader second: it follows the files that the writer creates.
-    let config = driftdb_reader::Config::new(&data);
-    let reader = opened(tokio::task::spawn_blocking(move || driftdb_reader::Reader::open(config))).await;
+    let config = driftdb_reader::ReaderConfig::new(&data);
+    let reader =
+        opened(tokio::task::spawn_blocking(move || driftdb_reader::ReaderDaemon::open(config))).await;
     let mut reader = match reader {
         Ok(reader) => tokio::spawn(reader.serve(read_at, shutdown.clone())),
         Err(error) => {

@@ -133,7 +133,7 @@ async fn doctor_checks_a_database_only_without_a_writer() {
     embedded(dir.path(), &["sql", "-e", r#"CREATE TABLE t (pk=id); INSERT INTO t {"id": "a"}"#]).await;
     let healthy = "{\"tables\":1,\"files\":4,\"frames\":2,\"damage\":0,\"notes\":0,\"repaired\":0}\n";
     assert_eq!(embedded(dir.path(), &["doctor", "--repair"]).await, healthy);
-    let writer = driftdb_writer::Writer::open(driftdb_writer::Config::new(dir.path())).unwrap();
+    let writer = driftdb_writer::WriterDaemon::open(driftdb_writer::WriterConfig::new(dir.path())).unwrap();
     let (code, text) = refused(dir.path(), &["doctor"]).await;
     assert!(code == 5 && text.contains("DATABASE_LOCKED"), "{code}: {text}");
     writer.close().unwrap();

@@ -1,4 +1,4 @@
-//! Every effect on files, behind one trait, so that tests can cut the power at any of them (see [`sim`]).
+//! Every effect on files, behind one trait, so that tests can cut the power at any of them (see the module `sim`).
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -11,8 +11,9 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, Result};
 
+#[cfg(any(test, feature = "sim"))]
 pub mod sim;
 #[cfg(test)]
 mod tests;
@@ -275,15 +276,9 @@ pub fn is_gone(e: &io::Error) -> bool {
 /// An error of opening or reading a file; one that is no more has a reason of its own.
 pub fn read_failed(path: &Path, e: &io::Error) -> Error {
     match is_gone(e) {
-        true => gone(path, e),
+        true => Error::file_gone(path.display(), e),
         false => Error::io(format_args!("cannot read {}", path.display()), e),
     }
-}
-
-/// That a file is no more, or is not the one that it was.
-pub fn gone(path: &Path, what: impl fmt::Display) -> Error {
-    Error::new(Reason::FileGone, format!("{} is gone: {what}", path.display()))
-        .with("file", path.display().to_string())
 }
 
 /// Reads a whole file, refusing one over `limit` bytes. `None` where there is none.

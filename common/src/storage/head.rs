@@ -86,15 +86,15 @@ fn read_copies(file: &dyn File) -> io::Result<Option<Header>> {
 /// The inner error is the offset of the first cell that is not valid.
 fn read_cells(file: &dyn File, tolerant: bool) -> io::Result<std::result::Result<Head, u64>> {
     let Some(header) = read_copies(file)? else { return Ok(Err(0)) };
-    let mut cells = vec![0; usize::from(header.slots) * CELL];
-    let read = file.read_at(&mut cells, head::cell_offset(head::slot_cell(0)))?;
-    let found = head::decode_slots(cells.get(..read).unwrap_or_default(), header.slots);
+    let mut cells = vec![0; usize::from(header.table_entry_count) * CELL];
+    let read = file.read_at(&mut cells, head::cell_offset(head::table_entry_cell(0)))?;
+    let found = head::decode_table_entries(cells.get(..read).unwrap_or_default(), header.table_entry_count);
     let mut slots = Vec::with_capacity(found.len());
     for (slot, i) in found.into_iter().zip(0..) {
         match slot {
             Some(slot) => slots.push(slot),
             None if tolerant => slots.push(TableEntry::default()),
-            None => return Ok(Err(head::cell_offset(head::slot_cell(i)))),
+            None => return Ok(Err(head::cell_offset(head::table_entry_cell(i)))),
         }
     }
     Ok(Ok(Head { header, slots }))
@@ -237,7 +237,7 @@ impl HeadFile {
         let counted = self.head.slots.len();
         for (index, slot) in slots {
             let cell = slot.encode(*index as u64);
-            let offset = head::cell_offset(head::slot_cell(*index as u64));
+            let offset = head::cell_offset(head::table_entry_cell(*index as u64));
             self.file.write_at(&cell, offset).map_err(|e| failed(&e))?;
             match self.head.slots.get_mut(*index) {
                 Some(current) => *current = *slot,
@@ -252,7 +252,7 @@ impl HeadFile {
         header.last_seq = last_seq;
         header.last_ms = last_ms;
         header.closed = closed;
-        header.slots = u16::try_from(self.head.slots.len()).unwrap_or(u16::MAX);
+        header.table_entry_count = u16::try_from(self.head.slots.len()).unwrap_or(u16::MAX);
         header.generation = header.generation.wrapping_add(1);
         let copy = u64::from(header.generation % 2);
         self.file.write_at(&header.encode(copy), head::cell_offset(copy)).map_err(|e| failed(&e))?;

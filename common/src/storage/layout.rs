@@ -142,11 +142,11 @@ pub fn image_stem(seq: u64) -> String {
 pub fn snapshot_files(dir: &DataDir, manifest: &manifest::Manifest) -> Vec<PathBuf> {
     let name = &manifest.table;
     let era = |era: &manifest::DeltaLayer| (dir.era(name, era.base, era.seq), delta_stem(era.base, era.seq));
-    let eras = manifest.eras.iter().map(|file| (era(file), &file.indexes));
+    let deltas = manifest.deltas.iter().map(|file| (era(file), &file.indexes));
     let full = |full: &manifest::ImageLayer| (dir.full(name, full.seq), image_stem(full.seq));
-    let fulls = manifest.fulls.iter().map(|file| (full(file), &file.indexes));
+    let images = manifest.images.iter().map(|file| (full(file), &file.indexes));
     let mut files = Vec::new();
-    for ((file, stem), indexes) in eras.chain(fulls) {
+    for ((file, stem), indexes) in deltas.chain(images) {
         files.push(file);
         files.extend(indexes.iter().map(|path| dir.index(name, path, &stem)));
     }
@@ -202,10 +202,10 @@ pub fn read_manifest(
                 && sealed.iter().all(|segment| segment.number != active.number)
         });
         let floor = found.floor.map_or(0, |floor| floor.seq);
-        let in_order = found.eras.iter().all(|era| era.base < era.seq || (era.is_folded() && era.seq <= floor))
+        let in_order = found.deltas.iter().all(|era| era.base < era.seq || (era.is_compaction_base() && era.seq <= floor))
             // The floor may stand within an era: what is folded then ends after that era's beginning.
-            && found.eras.is_sorted_by(|a, b| a.seq <= b.base || (a.is_folded() && a.seq < b.seq))
-            && found.fulls.is_sorted_by(|a, b| a.seq < b.seq);
+            && found.deltas.is_sorted_by(|a, b| a.seq <= b.base || (a.is_compaction_base() && a.seq < b.seq))
+            && found.images.is_sorted_by(|a, b| a.seq < b.seq);
         if found.table != table || !sealed_but_last || !in_order {
             return Err(Error::corrupt(path.display(), 0, "it does not describe this table's segments"));
         }

@@ -149,7 +149,7 @@ fn initialise(disk: &dyn FileSystem, dir: &DataDir) -> Result<(Database, Head)> 
         last_seq: 0,
         last_ms: 0,
         generation: 0,
-        slots: 0,
+        table_entry_count: 0,
         closed: true,
     };
     let head = Head { header, slots: Vec::new() };
@@ -247,7 +247,7 @@ impl Survey {
         let (name, id) = (&manifest.table, manifest.table_id);
         let present = numbered_segments(&**disk, dir, name)?;
         let mut cursor = Cursor::new(Arc::clone(disk), dir, name, id);
-        let newest = manifest.eras.last();
+        let newest = manifest.deltas.last();
         if let Some(era) = newest {
             cursor = cursor.starting_at(CursorPosition::at(&era.position));
         }

@@ -8,10 +8,10 @@ use bytes::Bytes;
 
 use crate::error::{Error, Reason, Result};
 use crate::format::sst::{
-    Block, BlockError, Directory, FilterPlace, HEADER_BYTES, Handle, Identity, TRAILER_BYTES, Trailer, Tree,
-    filter, unpack,
+    Block, BlockError, BlockHandle, FilterHandle, HEADER_BYTES, SstDirectory, SstIdentity, TRAILER_BYTES,
+    Trailer, Tree, decode_block, filter,
 };
-use crate::storage::fs::{File, FileSystem, gone, read_failed};
+use crate::storage::fs::{File, FileSystem, read_failed};
 
 mod cache;
 mod cursor;
@@ -35,10 +35,10 @@ pub struct SstFile {
     bytes: u64,
     /// As found when first opened: what is at the path later must end with the same.
     trailer: [u8; TRAILER_BYTES],
-    identity: Identity,
+    identity: SstIdentity,
     /// Where the directory block is: what stands before it are blocks of trees and filters.
-    directory_at: Handle,
-    directory: Directory,
+    directory_at: BlockHandle,
+    directory: SstDirectory,
     cache: Arc<BlockCache>,
 }
 
@@ -53,7 +53,7 @@ impl SstFile {
     pub fn open(
         disk: Arc<dyn FileSystem>,
         path: PathBuf,
-        identity: Identity,
+        identity: SstIdentity,
         cache: Arc<BlockCache>,
     ) -> Result<Arc<SstFile>> {
         let handle = disk.open(&path).map_err(|e| read_failed(&path, &e))?;
@@ -70,7 +70,7 @@ impl SstFile {
             return Err(Error::corrupt(path.display(), ends, "its directory is not where it says"));
         }
         let raw = read_block(handle.as_ref(), &path, identity, directory_at)?;
-        let directory = Directory::decode(&raw, directory_at.offset);
+        let directory = SstDirectory::decode(&raw, directory_at.offset);
         let directory = directory.map_err(|e| damaged(directory_at.offset, e))?;
         let id = cache.admit(handle);
         Ok(Arc::new(SstFile { disk, path, id, bytes, trailer, identity, directory_at, directory, cache }))
@@ -87,7 +87,7 @@ impl SstFile {
     }
 
     /// What the file is.
-    pub fn identity(&self) -> Identity {
+    pub fn identity(&self) -> SstIdentity {
         self.identity
     }
 
@@ -131,7 +131,7 @@ impl SstFile {
     }
 
     /// A data or index block, through the cache.
-    fn block(&self, handle: Handle) -> Result<Block> {
+    fn block(&self, handle: BlockHandle) -> Result<Block> {
         if let Some(Cached::Entries(block)) = self.cache.get(self.id, handle.offset) {
             return Ok(block);
         }
@@ -141,12 +141,12 @@ impl SstFile {
     }
 
     /// A data or index block, from the disk.
-    fn read_entries(&self, handle: Handle) -> Result<Block> {
+    fn read_entries(&self, handle: BlockHandle) -> Result<Block> {
         Block::parse(self.read(handle)?).map_err(|e| self.damaged(handle.offset, e))
     }
 
     /// A filter's partition, from the disk.
-    fn read_partition(&self, place: &FilterPlace, handle: Handle) -> Result<Bytes> {
+    fn read_partition(&self, place: &FilterHandle, handle: BlockHandle) -> Result<Bytes> {
         let partition = self.read(handle)?;
         if partition.len() != place.partition_bytes() {
             return Err(self.damaged(handle.offset, "a part of the filter has another length"));
@@ -155,7 +155,7 @@ impl SstFile {
     }
 
     /// A block's raw content, from the disk.
-    fn read(&self, handle: Handle) -> Result<Bytes> {
+    fn read(&self, handle: BlockHandle) -> Result<Bytes> {
         if handle.end() > self.directory_at.offset {
             return Err(self.damaged(handle.offset, "a block lies outside the file"));
         }
@@ -172,7 +172,7 @@ impl SstFile {
         let file = self.disk.open(&self.path).map_err(|e| read_failed(&self.path, &e))?;
         let (bytes, trailer) = read_trailer(file.as_ref()).map_err(|e| read_failed(&self.path, &e))?;
         if bytes != self.bytes || trailer != Some(self.trailer) {
-            return Err(gone(&self.path, "another file has taken its place"));
+            return Err(Error::file_gone(self.path.display(), "another file has taken its place"));
         }
         Ok(file)
     }
@@ -192,14 +192,14 @@ fn read_trailer(file: &dyn File) -> io::Result<(u64, Option<[u8; TRAILER_BYTES]>
 }
 
 /// Reads a block and unpacks it.
-fn read_block(file: &dyn File, path: &Path, identity: Identity, handle: Handle) -> Result<Bytes> {
+fn read_block(file: &dyn File, path: &Path, identity: SstIdentity, handle: BlockHandle) -> Result<Bytes> {
     // Handles are checked when decoded: the length is that of a block.
     let len = usize::try_from(handle.len).unwrap_or(HEADER_BYTES);
     let mut stored = vec![0; len];
     let read = file.read_at(&mut stored, handle.offset).map_err(|e| read_failed(path, &e))?;
     stored.truncate(read);
     let raw = if read == len {
-        unpack(&stored.into(), identity, handle.offset)
+        decode_block(&stored.into(), identity, handle.offset)
     } else {
         Err(BlockError::Incomplete)
     };

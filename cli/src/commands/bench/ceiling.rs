@@ -8,6 +8,7 @@ use driftdb::v1;
 use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Result};
 use driftdb_common::limits;
+use driftdb_common::service::daemon;
 use driftdb_common::service::server::{self, Listener};
 use driftdb_common::storage::fs::{File, FileSystem, OsFileSystem};
 use tokio::sync::{mpsc, oneshot};
@@ -26,7 +27,7 @@ const GROUP_BYTES: usize = 4 << 20;
 
 /// Serves a ceiling until a signal.
 pub(crate) async fn run(args: BenchServerArgs, out: &mut Printer) -> CliResult {
-    let shutdown = server::on_signals()?;
+    let shutdown = daemon::cancel_on_signals()?;
     let listener = Listener::bind(args.listen).await?;
     let log = match args.ceiling {
         CeilingKind::Echo => None,

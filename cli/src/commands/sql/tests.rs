@@ -196,7 +196,7 @@ async fn results_are_printed_in_each_format() {
 async fn a_database_with_a_running_writer_can_be_read_but_not_written() {
     let dir = tempfile::tempdir().unwrap();
     embedded(dir.path(), &["sql", "-e", TABLE]).await;
-    let held = driftdb_writer::Writer::open(driftdb_writer::Config::new(dir.path())).unwrap();
+    let held = driftdb_writer::WriterDaemon::open(driftdb_writer::WriterConfig::new(dir.path())).unwrap();
     assert_eq!(embedded(dir.path(), &["select", "-t", "t"]).await, "");
     let (code, text) = refused(dir.path(), &["sql", "-e", r#"INSERT INTO t {"id":"a"}"#]).await;
     assert_eq!(code, 5, "{text}");

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::SstFile;
 use crate::error::Result;
-use crate::format::sst::{Block, Handle, Tree};
+use crate::format::sst::{Block, BlockHandle, Tree};
 
 /// A place in a tree: on an entry, before the first, or past the last. It keeps the blocks that it stands on.
 ///
@@ -221,7 +221,7 @@ impl TreeCursor {
     fn step_down(&mut self) -> Result<()> {
         let value = self.path.last().and_then(|step| step.block.value(step.at));
         let handle = value.ok_or_else(|| self.misled())?;
-        let handle = Handle::decode(&handle).map_err(|_| self.misled())?;
+        let handle = BlockHandle::decode(&handle).map_err(|_| self.misled())?;
         self.path.push(Step { block: self.file.block(handle)?, at: 0 });
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::SstFile;
 use crate::error::Result;
-use crate::format::sst::{Handle, Tree};
+use crate::format::sst::{BlockHandle, Tree};
 
 /// What a walk through a tree has seen.
 #[derive(Default)]
@@ -36,7 +36,7 @@ pub(super) fn verify(file: &SstFile) -> Result<u64> {
 
 impl Walk {
     /// Checks a block and all below it, `depth` levels in all.
-    fn below(&mut self, file: &SstFile, tree: &Tree, handle: Handle, depth: u8) -> Result<()> {
+    fn below(&mut self, file: &SstFile, tree: &Tree, handle: BlockHandle, depth: u8) -> Result<()> {
         let block = file.read_entries(handle)?;
         let damaged = |what: &str| Err(file.damaged(handle.offset, what));
         self.bytes += u64::from(handle.len);
@@ -45,7 +45,9 @@ impl Walk {
                 return damaged("an entry is missing");
             };
             if let Some(lower) = depth.checked_sub(1).filter(|lower| *lower > 0) {
-                let Ok(child) = Handle::decode(&value) else { return damaged("an index entry is no place") };
+                let Ok(child) = BlockHandle::decode(&value) else {
+                    return damaged("an index entry is no place");
+                };
                 self.below(file, tree, child, lower)?;
                 if self.last.as_deref() != Some(key) {
                     return damaged("an index entry has another key than its block ends with");

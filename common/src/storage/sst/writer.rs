@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::format::sst::{Identity, SstWriter};
+use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::fs::{File, FileSystem};
 
 /// Bytes written at once.
@@ -51,7 +51,7 @@ impl Write for SstOutput {
 pub fn write_file(
     disk: &dyn FileSystem,
     path: &Path,
-    identity: Identity,
+    identity: SstIdentity,
     build: impl FnOnce(&mut SstWriter<SstOutput>) -> Result<Vec<u8>>,
 ) -> Result<u64> {
     let temporary = temporary(path);
@@ -74,7 +74,7 @@ pub fn write_file(
 
 fn fill(
     file: Box<dyn File>,
-    identity: Identity,
+    identity: SstIdentity,
     build: impl FnOnce(&mut SstWriter<SstOutput>) -> Result<Vec<u8>>,
 ) -> Result<u64> {
     let mut writer = SstWriter::new(SstOutput::new(file), identity)?;

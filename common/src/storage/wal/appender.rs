@@ -178,14 +178,14 @@ impl Log {
         let Some(table) = self.tables.get(&table_id) else { return TableStorage::default() };
         let sealed =
             table.manifest.segments.iter().filter_map(|segment| segment.sealed).map(|seal| seal.bytes);
-        let Manifest { eras, fulls, segments, floor, .. } = &table.manifest;
+        let Manifest { deltas, images, segments, floor, .. } = &table.manifest;
         let bytes = sealed.sum::<u64>() + table.segment.offset;
-        let files = eras.iter().map(|era| era.bytes).chain(fulls.iter().map(|full| full.bytes));
+        let files = deltas.iter().map(|era| era.bytes).chain(images.iter().map(|full| full.bytes));
         TableStorage {
             bytes,
             segments: segments.len() as u64,
             bytes_on_disk: bytes + files.sum::<u64>(),
-            snapshots: (eras.len() + fulls.len()) as u64,
+            snapshots: (deltas.len() + images.len()) as u64,
             floor: floor.map_or(0, |floor| floor.seq),
         }
     }
@@ -193,7 +193,7 @@ impl Log {
     /// Bytes of a table's log after its newest snapshot.
     pub fn tail_bytes(&self, table_id: u64) -> u64 {
         let Some(table) = self.tables.get(&table_id) else { return 0 };
-        let position = table.manifest.eras.last().map(|era| era.position).unwrap_or_default();
+        let position = table.manifest.deltas.last().map(|era| era.position).unwrap_or_default();
         let segments = table.manifest.segments.iter();
         let after =
             segments.skip_while(|segment| position.segment != 0 && segment.number != position.segment);
@@ -296,8 +296,8 @@ impl Log {
             published: self.published().0,
             published_ms: 0,
             floor: None,
-            eras: Vec::new(),
-            fulls: Vec::new(),
+            deltas: Vec::new(),
+            images: Vec::new(),
             segments: vec![Segment { number: 1, sealed: None }],
         };
         self.write_manifest(&manifest)?;
@@ -376,7 +376,7 @@ impl Log {
     fn next_manifest(&self, table: &TableLog) -> Manifest {
         let (published, last_ms) = self.published();
         let version = table.manifest.version + 1;
-        let published_ms = if table.manifest.eras.is_empty() { 0 } else { last_ms };
+        let published_ms = if table.manifest.deltas.is_empty() { 0 } else { last_ms };
         Manifest { version, term: self.term(), published, published_ms, ..table.manifest.clone() }
     }
 
@@ -415,7 +415,7 @@ impl Log {
         let table = self.tables.get(&id).ok_or_else(|| unknown_table(id))?;
         let mut manifest = self.next_manifest(table);
         edit(&mut manifest)?;
-        manifest.published_ms = if manifest.eras.is_empty() { 0 } else { self.published().1 };
+        manifest.published_ms = if manifest.deltas.is_empty() { 0 } else { self.published().1 };
         if let Some(table) = self.tables.get_mut(&id) {
             // Never two manifests of one version, whatever comes of this one.
             table.manifest.version = manifest.version;
