@@ -9,8 +9,8 @@ use driftdb_common::format::head::TableEntry;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::head::{self, Head};
 use driftdb_common::storage::layout;
-use driftdb_common::storage::wal::commits::{CommitReader, LogCommit};
-use driftdb_common::storage::wal::cursor::{Cursor, CursorPosition, Span};
+use driftdb_common::storage::wal::commit_reader::{CommitReader, LogCommit};
+use driftdb_common::storage::wal::cursor::{CursorPosition, LogCursor, SegmentSpan};
 use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
@@ -141,7 +141,7 @@ impl Follower {
             self.discover()?;
             // What the newest snapshots rest on has been published: a HEAD read after them tells of it.
             head = self.read_head()?;
-            if head.last_seq() < self.merge.settled() {
+            if head.last_seq() < self.merge.assumed_whole() {
                 return Err(Error::corrupt(self.shelf.dir.head().display(), 0, "it is older than snapshots"));
             }
         }
@@ -179,7 +179,7 @@ impl Follower {
 
     /// Allows every table's log to be read as far as its slot says.
     fn allow(&mut self, head: &Head) -> Result<()> {
-        if head.slots.iter().any(|slot| slot.table != 0 && !self.tables.contains_key(&slot.table)) {
+        if head.entries.iter().any(|slot| slot.table != 0 && !self.tables.contains_key(&slot.table)) {
             let known = self.tables.len();
             self.discover()?;
             if self.fresh && self.tables.len() > known {
@@ -187,7 +187,7 @@ impl Follower {
                 return Err(Error::new(Reason::FileGone, "a table came to be while its database was opened"));
             }
         }
-        for slot in head.slots.iter().filter(|slot| slot.table != 0) {
+        for slot in head.entries.iter().filter(|slot| slot.table != 0) {
             let Some(table) = self.tables.get(&slot.table) else {
                 let what = format!("it names table {}, and no directory is that table's", slot.table);
                 return Err(Error::corrupt(self.shelf.dir.head().display(), 0, what));
@@ -199,7 +199,7 @@ impl Follower {
             if newer_files || table.slot.segment != slot.segment {
                 self.reread(slot)?;
             }
-            self.merge.extend(slot.table, Span { segment: slot.segment, end: slot.bytes, seal: None });
+            self.merge.extend(slot.table, SegmentSpan { segment: slot.segment, end: slot.bytes, seal: None });
             if let Some(table) = self.tables.get_mut(&slot.table) {
                 table.slot = *slot;
                 table.named = true;
@@ -217,7 +217,7 @@ impl Follower {
             .ok_or_else(|| {
                 Error::corrupt(self.shelf.dir.manifest(&name).display(), 0, "it is older than HEAD")
             })?;
-        let at = self.merge.sources().get(&slot.table).map_or(0, |source| source.cursor().mark().segment);
+        let at = self.merge.sources().get(&slot.table).map_or(0, |source| source.cursor().position().segment);
         let listed = manifest.segments.iter().position(|segment| segment.number == at);
         if at != 0 && listed.is_none() {
             self.reload(manifest)?;
@@ -227,7 +227,7 @@ impl Follower {
         let (from, upto) = (listed.unwrap_or(0), upto.unwrap_or(manifest.segments.len()));
         for segment in manifest.segments.get(from..upto).unwrap_or_default() {
             let end = segment.sealed.map_or(0, |seal| seal.bytes);
-            self.merge.extend(slot.table, Span { segment: segment.number, end, seal: segment.sealed });
+            self.merge.extend(slot.table, SegmentSpan { segment: segment.number, end, seal: segment.sealed });
         }
         if let Some(table) = self.tables.get_mut(&slot.table) {
             table.manifest = manifest;
@@ -243,7 +243,7 @@ impl Follower {
             self.begin_anew();
             return Err(Error::new(Reason::FileGone, "the log was compacted while it was being read"));
         }
-        self.merge.settle(applied);
+        self.merge.assume_whole(applied);
         self.replica.subscriptions().forget();
         self.rereading = true;
         self.add(manifest, true)
@@ -274,21 +274,21 @@ impl Follower {
     fn add(&mut self, manifest: Manifest, from_snapshots: bool) -> Result<()> {
         self.replica.raise_floor(manifest.floor);
         let (id, name) = (manifest.table_id, manifest.table.clone());
-        let mut cursor = Cursor::new(Arc::clone(&self.shelf.disk), &self.shelf.dir, &name, id);
+        let mut cursor = LogCursor::new(Arc::clone(&self.shelf.disk), &self.shelf.dir, &name, id);
         let (mut timeline, mut last_seq, mut adopted) = (Timeline::new(id, &*name), 0, 0);
         if from_snapshots && let Some(era) = manifest.eras.last() {
             timeline = Timeline::open(id, &*name, self.shelf.open(&manifest, None)?)?;
-            cursor = cursor.starting_at(CursorPosition::at(&era.position));
+            cursor = cursor.starting_at(CursorPosition::from_log_position(&era.position));
             (last_seq, adopted) = (era.seq, manifest.version);
-            if self.fresh && manifest.published > self.merge.settled() {
-                self.merge.settle(manifest.published);
+            if self.fresh && manifest.published > self.merge.assumed_whole() {
+                self.merge.assume_whole(manifest.published);
                 // Begun anew, it has seen the moments up to what it shows already.
                 if manifest.published > self.replica.applied().seq {
                     self.replica.moments().push(manifest.published, manifest.published_ms);
                 }
             }
         }
-        self.merge.add(id, cursor, last_seq);
+        self.merge.add_table(id, cursor, last_seq);
         let (timeline, slot) = (Arc::new(timeline), TableEntry::default());
         self.tables.insert(id, Followed { timeline, manifest, slot, named: false, adopted });
         Ok(())
@@ -383,7 +383,7 @@ impl Follower {
         // What only the writer asks about is not kept.
         let meta = commit.meta.filter(|meta| !meta.actor.is_empty() || !meta.reason.is_empty());
         let info = Arc::new(CommitInfo { seq: commit.seq, time_ms: commit.time_ms, meta });
-        let is_next = info.seq > applied.seq && info.seq > self.merge.settled();
+        let is_next = info.seq > applied.seq && info.seq > self.merge.assumed_whole();
         let followed = is_next && self.replica.subscriptions().watches() > 0;
         let mut live = followed.then(|| LiveCommit::new(Arc::clone(&info)));
         for (id, events) in commit.parts {
@@ -405,11 +405,11 @@ impl Follower {
     fn complain(&self, head: &Head) -> Result<()> {
         for (id, source) in self.merge.sources() {
             if let Some(error) = source.invalid() {
-                let slot = head.slots.iter().find(|slot| slot.table == *id);
+                let slot = head.entries.iter().find(|slot| slot.table == *id);
                 let durable = slot.map_or(0, |slot| slot.bytes);
                 let what = format!("{error}; HEAD says that it is durable to byte {durable}");
                 let cursor = source.cursor();
-                return Err(Error::corrupt(cursor.path().display(), cursor.mark().offset, what));
+                return Err(Error::corrupt(cursor.path().display(), cursor.position().offset, what));
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use driftdb_common::format::manifest::Manifest;
 use driftdb_common::format::snapshot::{ProducerEntry, RequestEntry};
 use driftdb_common::limits;
 use driftdb_common::storage::wal::appender::Group;
-use driftdb_common::storage::wal::commits;
+use driftdb_common::storage::wal::commit_reader;
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::operation::{
     Action, CommitOptions, CommitRequest, Operation, Precondition, WriteToken,
@@ -209,7 +209,7 @@ impl Admission {
     }
 
     /// Takes in a commit from the log.
-    pub fn replay(&mut self, commit: commits::LogCommit) -> Result<()> {
+    pub fn replay(&mut self, commit: commit_reader::LogCommit) -> Result<()> {
         self.take_found(commit.seq);
         for (id, events) in commit.parts {
             for event in events {

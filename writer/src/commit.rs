@@ -70,10 +70,10 @@ impl Commits {
         tail_limit: u64,
     ) -> Result<(Commits, JoinHandle<Result<()>>)> {
         let ids = || admission.tables().iter().map(Table::id);
-        let storage = ids().map(|id| (id, log.storage(id))).collect();
+        let storage = ids().map(|id| (id, log.table_storage(id))).collect();
         let tail = |table: &Table| Tail {
             events: table.figures().events.saturating_sub(table.chain().counts().events),
-            bytes: log.tail_bytes(table.id()),
+            bytes: log.bytes_since_snapshot(table.id()),
         };
         let tails: HashMap<u64, Tail> =
             admission.tables().iter().map(|table| (table.id(), tail(table))).collect();
@@ -265,7 +265,7 @@ impl Commits {
     pub fn look(&self, id: u64) -> Result<(Manifest, ReadLimit)> {
         self.with_log(move |log| {
             let (seq, _) = log.published();
-            match (log.manifest(id), log.slot(id)) {
+            match (log.manifest(id), log.table_entry(id)) {
                 (Some(manifest), Some(slot)) => {
                     let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
                     Ok((manifest.clone(), reach))

@@ -35,7 +35,7 @@ struct OneTable<'a> {
 impl CompactionLog for OneTable<'_> {
     fn begin(&self, upto: u64) -> Result<CompactionInput> {
         let id = self.id;
-        self.snapshotter.commits().with_log(move |log| log.begin_fold(id, upto))
+        self.snapshotter.commits().with_log(move |log| log.begin_compaction(id, upto))
     }
 
     fn install(&self, edit: ManifestEdit) -> Result<Manifest> {
@@ -143,11 +143,11 @@ impl Snapshotter {
     fn tail(&self, id: u64, look: impl Fn(u64, u64) -> bool) -> Result<TailUpto> {
         let (manifest, reach) = self.commits().look(id)?;
         let mut cursor = log_after(self.shelf(), &manifest, reach);
-        let (mut tail, mut at) = (TailUpto::default(), cursor.mark().offset);
+        let (mut tail, mut at) = (TailUpto::default(), cursor.position().offset);
         loop {
             match cursor.next_frame()? {
                 CursorItem::Frame(entry) if look(entry.seq, entry.time_ms) => {
-                    let end = cursor.mark().offset;
+                    let end = cursor.position().offset;
                     tail.bytes += if end > at { end - at } else { end };
                     tail.events += u64::from(entry.event.kind != EventType::Note);
                     tail.last = Some((entry.seq, entry.time_ms));
@@ -155,7 +155,7 @@ impl Snapshotter {
                 }
                 CursorItem::Frame(_) | CursorItem::End => return Ok(tail),
                 CursorItem::Invalid(error) => {
-                    return Err(Error::corrupt(cursor.path().display(), cursor.mark().offset, error));
+                    return Err(Error::corrupt(cursor.path().display(), cursor.position().offset, error));
                 }
             }
         }
@@ -227,7 +227,7 @@ impl Snapshotter {
         let (dir, name) = (&self.shelf().dir, manifest.table.as_str());
         let indexes = manifest.eras.last().into_iter().flat_map(|era| &era.indexes);
         let indexes = indexes.map(|path| dir.index(name, path, &image_stem(seq)));
-        indexes.chain([dir.full(name, seq)]).collect()
+        indexes.chain([dir.image_layer(name, seq)]).collect()
     }
 
     /// Compacts the tables whose schemas say for how long history is kept, where it is worth it.

@@ -15,7 +15,7 @@ use driftdb_common::storage::layout::DataDir;
 use driftdb_common::storage::recovery::Replay;
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::storage::wal::appender::{Log, LogOptions};
-use driftdb_common::storage::wal::commits::LogCommit;
+use driftdb_common::storage::wal::commit_reader::LogCommit;
 use driftdb_common::storage::{fs::FileSystem, recovery};
 use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::table_files::TableFiles;
@@ -100,11 +100,11 @@ struct Opening<'a> {
 }
 
 impl Replay for Opening<'_> {
-    fn table(&mut self, manifest: &Manifest) -> Result<()> {
+    fn replay_table(&mut self, manifest: &Manifest) -> Result<()> {
         self.admission.find_table(self.shelf, manifest)
     }
 
-    fn commit(&mut self, commit: LogCommit) -> Result<()> {
+    fn replay_commit(&mut self, commit: LogCommit) -> Result<()> {
         self.admission.replay(commit)
     }
 }
@@ -128,7 +128,7 @@ impl Writer {
         let mut opening = Opening { shelf: &shelf, admission: &mut admission };
         let log = recovery::open(Arc::clone(&shelf.disk), &shelf.dir, options, &mut opening)?;
         // From here on nothing has its name changed but in this writer's term.
-        shelf.disk = Arc::clone(log.disk());
+        shelf.disk = Arc::clone(log.fs());
         let (seq, time_ms) = log.published();
         admission.opened(WriteToken { seq, time_ms });
         Ok(Writer { config, shelf, log, admission })

@@ -121,7 +121,7 @@ impl Past {
                 }
                 CursorItem::End => return Ok(()),
                 CursorItem::Invalid(error) => {
-                    return Err(Error::corrupt(cursor.path().display(), cursor.mark().offset, error));
+                    return Err(Error::corrupt(cursor.path().display(), cursor.position().offset, error));
                 }
             }
         }

@@ -217,11 +217,11 @@ impl Snapshotter {
     ) -> Result<(Option<Manifest>, Manifest)> {
         let edited = self.0.commits.with_log(move |log| {
             let before = log.manifest(id).cloned();
-            let after = log.edit(id, &mut |manifest| {
+            let after = log.edit_manifest(id, &mut |manifest| {
                 edit(manifest);
                 Ok(())
             })?;
-            Ok((before, after, log.storage(id)))
+            Ok((before, after, log.table_storage(id)))
         })?;
         let (before, after, storage) = edited;
         self.0.commits.stored(id, storage);

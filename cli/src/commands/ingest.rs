@@ -4,7 +4,7 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result, nearest};
 use driftdb_common::format::key::KeyType;
 use driftdb_common::service::convert::key_type_from_wire;
-use driftdb_common::storage::fs::{self, Stamp};
+use driftdb_common::storage::fs::{self, FileStamp};
 use uuid::Uuid;
 
 use crate::args::{Ingest, RowFormat};
@@ -30,7 +30,7 @@ use sheet::Cells;
 
 /// Loads the file's rows and prints how many there were.
 pub async fn run(args: &Ingest, client: &mut Client, out: &mut Output) -> Outcome {
-    let stamp = if input::is_stdin(&args.file) { None } else { fs::stamp(&args.file)? };
+    let stamp = if input::is_stdin(&args.file) { None } else { fs::read_stamp(&args.file)? };
     let aside = args.skip_bad.as_ref().map(|path| Aside::open(path, stamp.as_ref())).transpose()?;
     let table = table(client, &args.table).await?;
     let rules = Rules {
@@ -100,7 +100,7 @@ async fn table(client: &mut Client, name: &str) -> Result<Table> {
 
 /// The name under which the writer remembers how far this load has come. Batches of another size are another load: what
 /// a batch's number means would be another.
-fn producer(args: &Ingest, stamp: Option<&Stamp>) -> String {
+fn producer(args: &Ingest, stamp: Option<&FileStamp>) -> String {
     if let Some(id) = &args.producer {
         let usual = args.batch == 1000;
         return if usual { id.clone() } else { format!("{id}/{}", args.batch) };
@@ -114,7 +114,7 @@ fn producer(args: &Ingest, stamp: Option<&Stamp>) -> String {
 }
 
 /// All that decides which rows a batch holds, and what becomes of them. FNV-1a, which will be the same tomorrow.
-fn digest(args: &Ingest, Stamp { path, len, modified }: &Stamp) -> u128 {
+fn digest(args: &Ingest, FileStamp { path, len, modified }: &FileStamp) -> u128 {
     let version = env!("CARGO_PKG_VERSION");
     let (format, batch, upsert, csv_text) = (format(args), args.batch, args.upsert, args.csv_text);
     let what = format!("{version} {path:?} {len} {modified:?} {format:?} {batch} {upsert} {csv_text}");

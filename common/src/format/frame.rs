@@ -53,6 +53,8 @@ pub enum FrameError {
     Body(&'static str),
 }
 
+impl std::error::Error for FrameError {}
+
 impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -105,6 +105,8 @@ pub enum BlockError {
     Content(&'static str),
 }
 
+impl std::error::Error for BlockError {}
+
 impl fmt::Display for BlockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

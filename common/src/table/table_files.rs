@@ -55,7 +55,7 @@ impl TableFiles {
         let table = (manifest.table.as_str(), manifest.table_id);
         let mut eras = Vec::with_capacity(manifest.eras.len());
         for era in &manifest.eras {
-            let path = self.dir.era(table.0, era.base, era.seq);
+            let path = self.dir.delta_layer(table.0, era.base, era.seq);
             let stem = layout::delta_stem(era.base, era.seq);
             let place = (era.base, era.seq, kind::ERA);
             eras.push(self.snapshot(
@@ -69,7 +69,7 @@ impl TableFiles {
         }
         let mut fulls = Vec::with_capacity(manifest.fulls.len());
         for full in &manifest.fulls {
-            let path = self.dir.full(table.0, full.seq);
+            let path = self.dir.image_layer(table.0, full.seq);
             let stem = layout::image_stem(full.seq);
             let place = (full.seq, full.seq, kind::FULL);
             fulls.push(self.snapshot(

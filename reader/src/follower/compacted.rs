@@ -27,7 +27,7 @@ fn plain(error: AppendError) -> Error {
 
 impl CompactionLog for Writing {
     fn begin(&self, upto: u64) -> Result<CompactionInput> {
-        self.log.borrow_mut().begin_fold(1, upto).map_err(plain)
+        self.log.borrow_mut().begin_compaction(1, upto).map_err(plain)
     }
 
     fn install(&self, edit: ManifestEdit) -> Result<Manifest> {
@@ -35,7 +35,7 @@ impl CompactionLog for Writing {
             edit(manifest);
             Ok(())
         };
-        self.log.borrow_mut().edit(1, &mut edit).map_err(plain)
+        self.log.borrow_mut().edit_manifest(1, &mut edit).map_err(plain)
     }
 }
 
@@ -80,7 +80,7 @@ impl Writing {
 
     fn now(&self) -> (Manifest, TableEntry) {
         let log = self.log.borrow();
-        (log.manifest(1).unwrap().clone(), *log.slot(1).unwrap())
+        (log.manifest(1).unwrap().clone(), *log.table_entry(1).unwrap())
     }
 
     /// Compacts, and removes at once what is not needed any more, as if every reader had had its time.

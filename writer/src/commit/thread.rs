@@ -102,7 +102,7 @@ fn settle(
             let durable = state.durable;
             state.admission.forget_undo(mark, durable);
             for (id, frames) in &gathered.group.tables {
-                state.storage.insert(*id, log.storage(*id));
+                state.storage.insert(*id, log.table_storage(*id));
                 let (events, bytes) = (frames.frames.frames() as u64, frames.frames.bytes().len() as u64);
                 let tail = state.tails.entry(*id).or_default();
                 tail.events += events;

@@ -28,9 +28,9 @@ pub struct Aside {
 
 impl Aside {
     /// Opens the file, which must not be the one that is loaded.
-    pub fn open(path: &Path, input: Option<&fs::Stamp>) -> Outcome<Aside> {
+    pub fn open(path: &Path, input: Option<&fs::FileStamp>) -> Outcome<Aside> {
         let file = fs::create_output(path)?;
-        let stamp = fs::stamp(path)?;
+        let stamp = fs::read_stamp(path)?;
         if input.is_some_and(|input| stamp.as_ref().is_some_and(|stamp| stamp.path == input.path)) {
             return Err(Failure::Usage(format!("--skip-bad {} is the file to load", path.display())));
         }

@@ -18,7 +18,7 @@ use crate::format::sst::Identity;
 use crate::storage::layout::snapshot_files;
 use crate::storage::sst::write_file;
 use crate::storage::wal::appender::CompactionInput;
-use crate::storage::wal::compaction_base::{BaseWriter, RawFrames, SegmentPosition};
+use crate::storage::wal::compaction_base::{BaseWriter, RawFrameReader, SegmentPosition};
 use crate::table::build::merge_policy::RequestsSince;
 use crate::table::build::snapshot::{self, ProgressFn, born_at, make_dirs, sync_dirs};
 use crate::table::layers::LayerMap;
@@ -29,7 +29,7 @@ pub type ManifestEdit = Box<dyn Fn(&mut Manifest) + Send>;
 
 /// The way to the log of the table that is compacted. Its snapshots must not be changed by others meanwhile.
 pub trait CompactionLog {
-    /// See [`crate::storage::wal::appender::Log::begin_fold`].
+    /// See [`crate::storage::wal::appender::Log::begin_compaction`].
     fn begin(&self, upto: u64) -> Result<CompactionInput>;
 
     /// Changes the manifest, and tells readers and the writer.
@@ -161,7 +161,7 @@ fn boundary(shelf: &TableFiles, manifest: &Manifest, seq: u64) -> Result<Boundar
         let place = FrameAddress { table: manifest.table_id, segment: segment.number, offset };
         // Beyond its durable bytes an active segment has zeros; a frame above the floor comes before them.
         let end = segment.sealed.map_or(u64::MAX, |seal| seal.bytes);
-        let mut frames = RawFrames::open(&*shelf.disk, &shelf.dir, &manifest.table, place, end)?;
+        let mut frames = RawFrameReader::open(&*shelf.disk, &shelf.dir, &manifest.table, place, end)?;
         while let Some(frame) = frames.next_frame()? {
             if frame.seq > seq {
                 return behind(manifest, at, offset).ok_or_else(lost);
@@ -259,7 +259,7 @@ fn build(
     write_keep(&mut out, chain, floor, wanted.requests)?;
     write_schemas(&mut out, chain, floor.seq)?;
     write_rows(&mut out, &with_full, floor.seq, watch)?;
-    out.end_state()?;
+    out.end_base()?;
     let (offsets, spots) = copy_rest(&mut out, shelf, manifest, plan.boundary, watch)?;
     let (seal, positions) = out.finish(&spots)?;
     let moved: Vec<(u64, LogPosition)> = offsets.into_iter().zip(positions).collect();
@@ -311,28 +311,29 @@ fn folded_era(
     // The time of its last commit; where the floor stands within an era, that of the floor is as good: the era tells.
     let time_ms = chain.time_of(floor.last_seq)?.unwrap_or(floor.time_ms);
     make_dirs(shelf, name)?;
-    let bytes = write_file(&*shelf.disk, &shelf.dir.era(name, floor.seq, floor.seq), identity, |file| {
-        for empty in [tree::VERSIONS, tree::COMMITS] {
-            file.begin_tree(empty, empty == tree::VERSIONS)?;
+    let bytes =
+        write_file(&*shelf.disk, &shelf.dir.delta_layer(name, floor.seq, floor.seq), identity, |file| {
+            for empty in [tree::VERSIONS, tree::COMMITS] {
+                file.begin_tree(empty, empty == tree::VERSIONS)?;
+                file.end_tree()?;
+            }
+            file.begin_tree(tree::REQUESTS, false)?;
+            let mut value = Vec::new();
+            each_request(&own, floor.seq, since, &mut |seq, request| {
+                value.clear();
+                request.encode(&mut value);
+                file.add(&seq.to_be_bytes(), None, &value)
+            })?;
             file.end_tree()?;
-        }
-        file.begin_tree(tree::REQUESTS, false)?;
-        let mut value = Vec::new();
-        each_request(&own, floor.seq, since, &mut |seq, request| {
-            value.clear();
-            request.encode(&mut value);
-            file.add(&seq.to_be_bytes(), None, &value)
+            file.begin_tree(tree::PRODUCERS, false)?;
+            for producer in producers(&own, floor.seq)? {
+                value.clear();
+                producer.encode(&mut value);
+                file.add(producer.origin.producer.as_bytes(), None, &value)?;
+            }
+            file.end_tree()?;
+            Ok(DeltaProperties { events: floor.events, rows: floor.rows, time_ms, chapters }.encode())
         })?;
-        file.end_tree()?;
-        file.begin_tree(tree::PRODUCERS, false)?;
-        for producer in producers(&own, floor.seq)? {
-            value.clear();
-            producer.encode(&mut value);
-            file.add(producer.origin.producer.as_bytes(), None, &value)?;
-        }
-        file.end_tree()?;
-        Ok(DeltaProperties { events: floor.events, rows: floor.rows, time_ms, chapters }.encode())
-    })?;
     sync_dirs(shelf, name)?;
     let (indexes, position) = (Vec::new(), LogPosition::default());
     Ok(DeltaLayer { base: floor.seq, seq: floor.seq, bytes, events: 0, indexes, position })
@@ -436,7 +437,7 @@ fn copy_rest(
     let end =
         sealed.ok_or_else(|| Error::new(Reason::Internal, "a segment to be folded is not sealed"))?.bytes;
     let place = FrameAddress { table: manifest.table_id, segment: boundary.segment, offset: boundary.offset };
-    let mut frames = RawFrames::open(&*shelf.disk, &shelf.dir, &manifest.table, place, end)?;
+    let mut frames = RawFrameReader::open(&*shelf.disk, &shelf.dir, &manifest.table, place, end)?;
     let wanted = |offset: u64| {
         let of_era =
             |era: &DeltaLayer| (era.position.segment, era.position.offset) == (boundary.segment, offset);
@@ -447,7 +448,7 @@ fn copy_rest(
         let offset = frames.offset();
         if wanted(offset) {
             offsets.push(offset);
-            spots.push(out.here()?);
+            spots.push(out.save_position()?);
         }
         let Some(frame) = frames.next_frame()? else { return Ok((offsets, spots)) };
         out.push((frame.seq, frame.time_ms), frame.kind, |payload| {

@@ -124,7 +124,7 @@ pub fn merge_eras(
     let (Some((first, _)), Some((last, newest))) = (eras.first(), eras.last()) else { return Ok(None) };
     let identity = Identity { table: id, base: first.base, seq: last.seq, kind: kind::ERA };
     make_dirs(shelf, name)?;
-    let path = shelf.dir.era(name, first.base, last.seq);
+    let path = shelf.dir.delta_layer(name, first.base, last.seq);
     let mut bytes = write_file(&*shelf.disk, &path, identity, |file| {
         file.begin_tree(tree::VERSIONS, true)?;
         merge_versions(file, eras, watch)?;

@@ -17,7 +17,7 @@ use crate::format::snapshot::{
 use crate::format::sst::{Identity, SstWriter};
 use crate::storage::layout::{delta_stem, image_stem};
 use crate::storage::sst::{SstOutput, write_file};
-use crate::storage::wal::cursor::{Cursor, CursorItem, CursorPosition, Span};
+use crate::storage::wal::cursor::{CursorItem, CursorPosition, LogCursor, SegmentSpan};
 use crate::table::build::index::{Candidates, write_index};
 use crate::table::layers::{EventId, LayerMap, sort_key};
 use crate::table::schema::{SchemaAction, SchemaEvent};
@@ -109,7 +109,7 @@ pub fn next_era(
         chapters: gathered.chapters.clone(),
     };
     make_dirs(shelf, name)?;
-    let mut bytes = write_file(&*shelf.disk, &shelf.dir.era(name, base, seq), identity, |file| {
+    let mut bytes = write_file(&*shelf.disk, &shelf.dir.delta_layer(name, base, seq), identity, |file| {
         file.begin_tree(tree::VERSIONS, true)?;
         for (at, (key, (typed, versions))) in (0..).zip(&gathered.rows) {
             if at % 4096 == 0 {
@@ -145,7 +145,7 @@ fn gather(
         chapters: properties.chapters.clone(),
         events: properties.events,
         live: properties.rows,
-        position: cursor.mark().position(),
+        position: cursor.position().to_log_position(),
         ..Gathered::default()
     };
     for chapter in &properties.chapters {
@@ -154,7 +154,7 @@ fn gather(
         }
     }
     loop {
-        let position = cursor.mark().position();
+        let position = cursor.position().to_log_position();
         match cursor.next_frame()? {
             CursorItem::Frame(entry) => {
                 let begins = gathered.commits.last().is_none_or(|(seq, ..)| *seq != entry.seq);
@@ -170,15 +170,15 @@ fn gather(
                     gathered.commits.push(entry);
                     gathered.said = Arc::default();
                 }
-                let read = cursor.mark();
+                let read = cursor.position();
                 let same = read.segment == position.segment;
                 gathered.bytes += read.offset - if same { position.offset } else { 0 };
-                gathered.position = read.position();
+                gathered.position = read.to_log_position();
                 gathered.take(entry.seq, entry.time_ms, entry.event, chain)?;
             }
             CursorItem::End => break,
             CursorItem::Invalid(error) => {
-                return Err(Error::corrupt(cursor.path().display(), cursor.mark().offset, error));
+                return Err(Error::corrupt(cursor.path().display(), cursor.position().offset, error));
             }
         }
     }
@@ -186,12 +186,12 @@ fn gather(
 }
 
 /// A cursor over a table's log from its newest snapshot on.
-pub fn log_after(shelf: &TableFiles, manifest: &Manifest, reach: ReadLimit) -> Cursor {
+pub fn log_after(shelf: &TableFiles, manifest: &Manifest, reach: ReadLimit) -> LogCursor {
     let (name, id) = (&manifest.table, manifest.table_id);
-    let mut cursor = Cursor::new(Arc::clone(&shelf.disk), &shelf.dir, name, id);
+    let mut cursor = LogCursor::new(Arc::clone(&shelf.disk), &shelf.dir, name, id);
     let position = manifest.eras.last().map(|era| era.position);
     if let Some(position) = &position {
-        cursor = cursor.starting_at(CursorPosition::at(position));
+        cursor = cursor.starting_at(CursorPosition::from_log_position(position));
     }
     let before = |number: u64| position.is_some_and(|position| position.segment != number);
     for segment in manifest.segments.iter().skip_while(|segment| before(segment.number)) {
@@ -200,7 +200,7 @@ pub fn log_after(shelf: &TableFiles, manifest: &Manifest, reach: ReadLimit) -> C
             None if segment.number == reach.segment => reach.bytes,
             None => 0,
         };
-        cursor.extend(Span { segment: segment.number, end, seal: segment.sealed });
+        cursor.extend(SegmentSpan { segment: segment.number, end, seal: segment.sealed });
     }
     cursor
 }
@@ -358,7 +358,7 @@ pub fn full(
     watch: ProgressFn<'_>,
 ) -> Result<ImageLayer> {
     let identity = Identity { table: id, base: seq, seq, kind: kind::FULL };
-    let path = shelf.dir.full(name, seq);
+    let path = shelf.dir.image_layer(name, seq);
     let index_path = |of: &str| shelf.dir.index(name, of, &image_stem(seq));
     let mut candidates: Vec<Candidates> = indexes.iter().map(|path| Candidates::new(path)).collect();
     make_dirs(shelf, name)?;

@@ -12,7 +12,7 @@ use crate::storage::fs::{self, FileSystem};
 use crate::storage::layout::{self, DataDir, SEGMENT_TMP, segment_number};
 use crate::storage::lock::Lock;
 use crate::storage::wal::compaction_base::BaseReader;
-use crate::storage::wal::cursor::{Cursor, CursorItem, CursorPosition, Span};
+use crate::storage::wal::cursor::{CursorItem, CursorPosition, LogCursor, SegmentSpan};
 use crate::table::check::verification::{Files, Positions};
 
 mod derived;
@@ -351,11 +351,11 @@ impl Exam<'_> {
             return Ok(None);
         };
         self.summary.frames += 1;
-        while folded.next_piece()?.is_some() {
+        while folded.next_item()?.is_some() {
             self.summary.frames += 1;
         }
         self.newest = self.newest.max(folded.floor().floor.last_seq);
-        Ok(Some(folded.mark()))
+        Ok(Some(folded.position()))
     }
 
     /// Reads a segment's frames: those of a sealed one must give its seal, those of the active one reach as far as HEAD
@@ -377,7 +377,7 @@ impl Exam<'_> {
                 Err(e) => return self.unreadable(path, Error::io("cannot open it", &e), COPY_BACK),
             },
         };
-        let mut cursor = Cursor::new(Arc::clone(&self.disk), self.dir, &manifest.table, manifest.table_id);
+        let mut cursor = LogCursor::new(Arc::clone(&self.disk), self.dir, &manifest.table, manifest.table_id);
         if segment.sealed.is_some() && manifest.floor.is_some() {
             match self.folded(manifest, segment.number, end) {
                 Ok(Some(mark)) => cursor = cursor.starting_at(mark),
@@ -385,7 +385,7 @@ impl Exam<'_> {
                 Err(error) => return self.unreadable(path, error, COPY_BACK),
             }
         }
-        cursor.extend(Span { segment: segment.number, end, seal: segment.sealed });
+        cursor.extend(SegmentSpan { segment: segment.number, end, seal: segment.sealed });
         loop {
             match cursor.next_frame() {
                 Ok(CursorItem::Frame(entry)) => {
@@ -395,15 +395,15 @@ impl Exam<'_> {
                     *last = entry.seq;
                 }
                 Ok(CursorItem::End) => {
-                    positions.note(cursor.mark(), *last, None);
+                    positions.note(cursor.position(), *last, None);
                     return Ok(());
                 }
                 Ok(CursorItem::Invalid(_)) if segment.sealed.is_none() && durable.is_none() => {
-                    positions.note(cursor.mark(), *last, None);
+                    positions.note(cursor.position(), *last, None);
                     return Ok(());
                 }
                 Ok(CursorItem::Invalid(error)) => {
-                    let at = cursor.mark().offset;
+                    let at = cursor.position().offset;
                     let said = if segment.sealed.is_some() {
                         "meta.json seals it"
                     } else {

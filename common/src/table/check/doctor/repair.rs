@@ -9,10 +9,11 @@ use crate::format::event::EventType;
 use crate::format::head::{FORMAT_VERSION, Header, TableEntry};
 use crate::format::manifest::{self, Database, Manifest, Segment};
 use crate::storage::fs::{self, FileSystem};
-use crate::storage::head::{Head, HeadFile};
+use crate::storage::head::Head;
+use crate::storage::head_file::HeadFile;
 use crate::storage::layout::{self, DataDir, segment_number};
 use crate::storage::recovery;
-use crate::storage::wal::cursor::{Cursor, CursorItem, Span};
+use crate::storage::wal::cursor::{CursorItem, LogCursor, SegmentSpan};
 use crate::table::check::verification::Order;
 use crate::table::schema::SchemaEvent;
 
@@ -122,7 +123,7 @@ impl Repair<'_> {
             slots: 0,
             closed: false,
         };
-        let empty = Head { header, slots: Vec::new() };
+        let empty = Head { header, entries: Vec::new() };
         let (last_seq, last_ms) = match recovery::last_whole(self.disk, self.dir, &empty) {
             Ok(found) => found,
             Err(error) => {
@@ -138,7 +139,7 @@ impl Repair<'_> {
         self.tell(&path, message, "done with this");
         self.done += 1;
         let header = Header { last_seq, last_ms, ..header };
-        HeadFile::replace(&**self.disk, self.dir, &Head { header, slots: Vec::new() })
+        HeadFile::replace(&**self.disk, self.dir, &Head { header, entries: Vec::new() })
     }
 
     fn manifest(&mut self, table: &str) -> Result<()> {
@@ -204,12 +205,12 @@ impl Repair<'_> {
         }))
     }
 
-    fn cursor(&self, table: &str, id: u64, number: u64) -> Result<Cursor> {
+    fn cursor(&self, table: &str, id: u64, number: u64) -> Result<LogCursor> {
         let path = self.dir.segment(table, number);
         let len = self.disk.open(&path).and_then(|file| file.len());
         let end = len.map_err(|e| Error::io(format_args!("cannot open {}", path.display()), &e))?;
-        let mut cursor = Cursor::new(Arc::clone(self.disk), self.dir, table, id);
-        cursor.extend(Span { segment: number, end, seal: None });
+        let mut cursor = LogCursor::new(Arc::clone(self.disk), self.dir, table, id);
+        cursor.extend(SegmentSpan { segment: number, end, seal: None });
         Ok(cursor)
     }
 
@@ -246,11 +247,11 @@ impl Repair<'_> {
                     Err(error) => return Err(error),
                 }
             };
-            let end = cursor.mark().offset;
+            let end = cursor.position().offset;
             if (!whole && !active) || (*number == slot.segment && end < slot.bytes) {
                 return Ok(Err(format!("segment {number} cannot be read past byte {end}")));
             }
-            let sealed = (!active).then(|| cursor.mark().digest.seal(end));
+            let sealed = (!active).then(|| cursor.position().digest.seal(end));
             segments.push(Segment { number: *number, sealed });
         }
         if !numbers.contains(&slot.segment) || order.last_seq() < slot.last_seq {

@@ -7,7 +7,7 @@ use crate::format::compaction_base::KeepFrame;
 use crate::format::manifest::{Floor, LogPosition, Manifest};
 use crate::format::snapshot::{ProducerEntry, RequestEntry, RowEntry, SchemaEntry, tree};
 use crate::storage::sst::TreeCursor;
-use crate::storage::wal::compaction_base::{BasePiece, BaseReader};
+use crate::storage::wal::compaction_base::{BaseItem, BaseReader};
 use crate::table::check::verification::ProblemList;
 use crate::table::check::verification::deep::properties;
 use crate::table::check::verification::image::name;
@@ -54,9 +54,9 @@ pub(super) fn compare(
     let mut beside = Beside::begin(era, full, next)?;
     loop {
         report.step()?;
-        match reader.next_piece() {
-            Ok(Some(BasePiece::Keep(keep))) => beside.keep(keep, report)?,
-            Ok(Some(BasePiece::Event(seq, time_ms, event))) => {
+        match reader.next_item() {
+            Ok(Some(BaseItem::Keep(keep))) => beside.keep(keep, report)?,
+            Ok(Some(BaseItem::Event(seq, time_ms, event))) => {
                 let meta = event.meta.unwrap_or_default();
                 match (event.key, event.document) {
                     (None, Some(document)) => {
@@ -76,7 +76,7 @@ pub(super) fn compare(
     }
     let floor = reader.floor().floor;
     let chapters = beside.end(floor, report)?;
-    Ok(Some(Folded { floor, position: reader.mark().position(), chapters }))
+    Ok(Some(Folded { floor, position: reader.position().to_log_position(), chapters }))
 }
 
 impl<'a> Beside<'a> {

@@ -18,7 +18,7 @@ use crate::format::snapshot::{
     read_commit_key, read_version, tree,
 };
 use crate::storage::sst::{SstFile, TreeCursor};
-use crate::storage::wal::cursor::{Cursor, CursorItem, DecodedFrame};
+use crate::storage::wal::cursor::{CursorItem, DecodedFrame, LogCursor};
 use crate::table::build::snapshot::{ReadLimit, born_at, log_after};
 use crate::table::check::verification::chunk::{Chunk, Step};
 use crate::table::check::verification::compaction_base::{self, Folded};
@@ -64,7 +64,7 @@ pub(super) fn compare(
     for (era, open) in eras {
         let Some(open) = open else {
             let what = "it is not sound: neither it nor what is newer was compared with the log";
-            let path = shelf.dir.era(&manifest.table, era.base, era.seq);
+            let path = shelf.dir.delta_layer(&manifest.table, era.base, era.seq);
             report.problem(&path, 0, what);
             return Ok(());
         };
@@ -95,7 +95,7 @@ pub(super) fn compare(
     }
     for (of, _) in fulls {
         let what = format!("it is of commit {}, after the newest era", of.seq);
-        report.problem(&shelf.dir.full(&manifest.table, of.seq), 0, what);
+        report.problem(&shelf.dir.image_layer(&manifest.table, of.seq), 0, what);
     }
     Ok(())
 }
@@ -107,7 +107,7 @@ fn told(report: &mut ProblemList<'_>, file: &SstFile, compared: Result<()>) -> R
 
 /// The log, and the table as it makes it.
 struct Deep {
-    cursor: Cursor,
+    cursor: LogCursor,
     /// Read, and of a later era.
     ahead: Option<DecodedFrame>,
     /// The files that have been compared, and the era that is being.
@@ -188,7 +188,7 @@ impl Deep {
                 CursorItem::Frame(entry) => entry,
                 CursorItem::End => return Ok(None),
                 CursorItem::Invalid(error) => {
-                    let (path, at) = (self.cursor.path(), self.cursor.mark().offset);
+                    let (path, at) = (self.cursor.path(), self.cursor.position().offset);
                     return Err(Error::corrupt(path.display(), at, error));
                 }
             },

@@ -44,7 +44,7 @@ pub(in crate::table) fn open(
             report.problem(&shelf.dir.manifest(name), 0, what);
         }
         let identity = Identity { table: id, base: era.base, seq: era.seq, kind: kind::ERA };
-        let path = shelf.dir.era(name, era.base, era.seq);
+        let path = shelf.dir.delta_layer(name, era.base, era.seq);
         let (file, events) = match checked(shelf, path, identity, report, |file, report| {
             if era.is_folded() {
                 return check_folded(file, era, manifest.floor);
@@ -60,9 +60,10 @@ pub(in crate::table) fn open(
     }
     for full in &manifest.fulls {
         let identity = Identity { table: id, base: full.seq, seq: full.seq, kind: kind::FULL };
-        let file = checked(shelf, shelf.dir.full(name, full.seq), identity, report, |file, report| {
-            check_full(file, full, report)
-        })?;
+        let file =
+            checked(shelf, shelf.dir.image_layer(name, full.seq), identity, report, |file, report| {
+                check_full(file, full, report)
+            })?;
         let place = (full.seq, full.seq, kind::FULL_INDEX, image_stem(full.seq));
         let file = file.map(|(file, ())| file);
         files.fulls.push(with_indexes(shelf, (name, id), file, place, &full.indexes, report)?);

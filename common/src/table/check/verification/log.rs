@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::error::{Reason, Result};
 use crate::format::manifest::{DeltaLayer, LogPosition, Manifest};
-use crate::storage::wal::compaction_base::{BasePiece, BaseReader};
-use crate::storage::wal::cursor::{Cursor, CursorItem, CursorPosition, DecodedFrame, Span};
+use crate::storage::wal::compaction_base::{BaseItem, BaseReader};
+use crate::storage::wal::cursor::{CursorItem, CursorPosition, DecodedFrame, LogCursor, SegmentSpan};
 use crate::table::build::snapshot::ReadLimit;
 use crate::table::check::verification::ProblemList;
 use crate::table::table_files::TableFiles;
@@ -35,7 +35,7 @@ impl<'a> Positions<'a> {
         let here = |at: &LogPosition| (at.segment, at.offset) == (mark.segment, mark.offset);
         let found = self.eras.iter().position(|era| here(&era.position))?;
         let era = self.eras.remove(found);
-        let (position, DeltaLayer { base, seq, .. }) = (mark.position(), era);
+        let (position, DeltaLayer { base, seq, .. }) = (mark.to_log_position(), era);
         let what = if position != era.position {
             let LogPosition { frames, digest, .. } = position;
             let said = era.position;
@@ -146,7 +146,8 @@ pub(super) fn check(
             None => 0,
         };
         report.figures.files += 1;
-        let mut cursor = Cursor::new(Arc::clone(&shelf.disk), &shelf.dir, &manifest.table, manifest.table_id);
+        let mut cursor =
+            LogCursor::new(Arc::clone(&shelf.disk), &shelf.dir, &manifest.table, manifest.table_id);
         if std::mem::take(&mut first) {
             match past_folded(shelf, manifest, (segment.number, end), report) {
                 Ok(Some(mark)) => cursor = cursor.starting_at(mark),
@@ -159,7 +160,7 @@ pub(super) fn check(
                 }
             }
         }
-        cursor.extend(Span { segment: segment.number, end, seal: segment.sealed });
+        cursor.extend(SegmentSpan { segment: segment.number, end, seal: segment.sealed });
         if !check_segment(&mut cursor, &path, (&mut order, &mut positions), (shelf, manifest), report)? {
             // What follows is looked at for itself.
             readable = false;
@@ -225,10 +226,10 @@ fn past_folded(
         );
     }
     let mut rows = 0;
-    while let Some(piece) = folded.next_piece()? {
+    while let Some(piece) = folded.next_item()? {
         report.figures.frames += 1;
         report.step()?;
-        rows += u64::from(matches!(piece, BasePiece::Event(_, _, event) if event.key.is_some()));
+        rows += u64::from(matches!(piece, BaseItem::Event(_, _, event) if event.key.is_some()));
     }
     if rows != floor.rows {
         report.problem(
@@ -237,11 +238,11 @@ fn past_folded(
             format!("{} rows in its folded state are expected, and there are {rows}", floor.rows),
         );
     }
-    Ok(Some(folded.mark()))
+    Ok(Some(folded.position()))
 }
 
 fn check_segment(
-    cursor: &mut Cursor,
+    cursor: &mut LogCursor,
     path: &Path,
     (order, positions): (&mut Order, &mut Positions<'_>),
     (shelf, manifest): (&TableFiles, &Manifest),
@@ -259,9 +260,9 @@ fn check_segment(
                 (entry.at, before, Some(entry.seq))
             }
             // A segment without a byte is not entered.
-            Ok(CursorItem::End) => (cursor.mark().clone(), order.last_seq(), None),
+            Ok(CursorItem::End) => (cursor.position().clone(), order.last_seq(), None),
             Ok(CursorItem::Invalid(error)) => {
-                report.problem(path, cursor.mark().offset, error.to_string());
+                report.problem(path, cursor.position().offset, error.to_string());
                 return Ok(false);
             }
             Err(error) => return report.failed(path, error).map(|()| false),
