@@ -115,7 +115,7 @@ fn group(from: u64, to: u64) -> Group {
             if kind == EventType::Schema {
                 group.created.push((table, TABLES[usize::try_from(table).unwrap() - 1].to_owned()));
             }
-            let shape = CommitShape { frames, frames_here: 1 };
+            let shape = CommitShape { frames, frames_in_table: 1 };
             let key = key.map(|key| Key::Str(key.into()));
             let document = content.map(|text| Document::from_json(&text).unwrap());
             let entry = group.tables.entry(table).or_default();
@@ -149,7 +149,7 @@ struct Opening<'a> {
 impl Replay for Opening<'_> {
     fn replay_table(&mut self, manifest: &Manifest) -> Result<()> {
         let (id, name) = (manifest.table_id, manifest.table.as_str());
-        let timeline = if manifest.eras.is_empty() {
+        let timeline = if manifest.deltas.is_empty() {
             Timeline::new(id, name)
         } else {
             let chain = self.shelf.open(manifest, None)?;
@@ -233,14 +233,14 @@ impl Open {
             let chain = self.chain(id)?;
             let era = snapshot::next_era(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()))?;
             let Some(era) = era else { break };
-            self.edit(id, &|manifest| manifest.eras.push(era.clone()))?;
+            self.edit(id, &|manifest| manifest.deltas.push(era.clone()))?;
         }
         if let Some(merge_policy::MergeTask::ImageLayer) = merge_policy::next_task(&self.manifest(id)) {
             let chain = self.chain(id)?;
             let name = TABLES[usize::try_from(id).unwrap() - 1];
             let indexes = ["n".to_owned()];
             let full = snapshot::full(&self.shelf, (name, id), &chain, chain.end(), &indexes, &|_| Ok(()))?;
-            self.edit(id, &|manifest| manifest.fulls.push(full.clone()))?;
+            self.edit(id, &|manifest| manifest.images.push(full.clone()))?;
         }
         Ok(())
     }
@@ -251,7 +251,7 @@ impl Open {
         if manifest.floor.is_some_and(|floor| floor.seq == seq) && compaction::is_complete(&manifest) {
             return Ok(());
         }
-        if manifest.eras.last().is_none_or(|era| era.seq < seq) {
+        if manifest.deltas.last().is_none_or(|era| era.seq < seq) {
             self.snapshot(id)?;
         }
         let (manifest, chain) = (self.manifest(id), self.chain(id)?);

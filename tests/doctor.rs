@@ -185,12 +185,12 @@ fn damages() -> Vec<Damage> {
     let mut damages: Vec<Damage> = Vec::new();
     for harm in [Harm::Flip, Harm::Remove] {
         for (table, kind) in [
-            ("orders", kind::ERA),
-            ("orders", kind::FULL),
-            ("orders", kind::ERA_INDEX),
-            ("orders", kind::FULL_INDEX),
-            ("archive", kind::FULL_INDEX),
-            ("archive", kind::ERA_INDEX),
+            ("orders", kind::DELTA),
+            ("orders", kind::IMAGE),
+            ("orders", kind::DELTA_INDEX),
+            ("orders", kind::IMAGE_INDEX),
+            ("archive", kind::IMAGE_INDEX),
+            ("archive", kind::DELTA_INDEX),
         ] {
             damages.push((
                 format!("{harm:?} file of kind {kind} of {table}"),
@@ -201,8 +201,8 @@ fn damages() -> Vec<Damage> {
             format!("{harm:?} newest era of a compacted table"),
             Box::new(move |copy| {
                 let manifest = copy.manifest("archive");
-                let era = manifest.eras.last().unwrap();
-                assert!(manifest.eras.len() > 2);
+                let era = manifest.deltas.last().unwrap();
+                assert!(manifest.deltas.len() > 2);
                 harm.to(&copy.dir.delta_layer("archive", era.base, era.seq));
             }),
         ));
@@ -216,9 +216,9 @@ fn damages() -> Vec<Damage> {
     damages.push((
         "an era and an index of another table".into(),
         Box::new(|copy| {
-            let era = copy.manifest("numbers").eras[1].clone();
+            let era = copy.manifest("numbers").deltas[1].clone();
             Harm::Flip.to(&copy.dir.delta_layer("numbers", era.base, era.seq));
-            Harm::Remove.to(&copy.file("orders", kind::ERA_INDEX).0);
+            Harm::Remove.to(&copy.file("orders", kind::DELTA_INDEX).0);
         }),
     ));
     damages.push((
@@ -235,7 +235,7 @@ fn damages() -> Vec<Damage> {
         "no HEAD, and no era".into(),
         Box::new(|copy| {
             fs::remove_file(copy.dir.head()).unwrap();
-            Harm::Remove.to(&copy.file("orders", kind::ERA).0);
+            Harm::Remove.to(&copy.file("orders", kind::DELTA).0);
         }),
     ));
     damages.push(("no database.json".into(), Box::new(|copy| fs::remove_file(copy.dir.database()).unwrap())));
@@ -305,18 +305,18 @@ async fn what_cannot_be_repaired_is_said_and_left() {
         add(
             "the rows at the floor",
             true,
-            Box::new(move |copy| harm.to(&copy.file("archive", kind::FULL).0)),
+            Box::new(move |copy| harm.to(&copy.file("archive", kind::IMAGE).0)),
         );
         add(
             "what stands at the floor",
             true,
-            Box::new(move |copy| harm.to(&copy.file("archive", kind::ERA).0)),
+            Box::new(move |copy| harm.to(&copy.file("archive", kind::DELTA).0)),
         );
         add(
             "the era around the floor",
             true,
             Box::new(move |copy| {
-                let era = copy.manifest("archive").eras[1].clone();
+                let era = copy.manifest("archive").deltas[1].clone();
                 harm.to(&copy.dir.delta_layer("archive", era.base, era.seq));
             }),
         );
@@ -331,7 +331,7 @@ async fn what_cannot_be_repaired_is_said_and_left() {
             true,
             Box::new(move |copy| {
                 harm.to(&copy.dir.segment("orders", 2));
-                harm.to(&copy.file("orders", kind::ERA).0);
+                harm.to(&copy.file("orders", kind::DELTA).0);
             }),
         );
         add(

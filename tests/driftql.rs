@@ -58,7 +58,7 @@ fn outcome(before: &[&str], kind: &str, text: &str) -> String {
         },
         "point" => shown(parser::parse_point(text).map(|point| Box::new(point) as Box<dyn Debug>)),
         "script" => {
-            let outcome = |piece: script::Piece<'_>| match parser::parse(piece.text, &params) {
+            let outcome = |piece: script::ScriptStatement<'_>| match parser::parse(piece.text, &params) {
                 Ok(statement) => format!("line {}: {:?}", piece.line, statement.kind()),
                 Err(error) => report::describe_in(&error, text, piece.offset),
             };

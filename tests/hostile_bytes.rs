@@ -13,7 +13,9 @@ use driftdb_common::format::head::{self, Header, TableEntry};
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::{self, Database, Floor, Manifest, Seal, Segment};
 use driftdb_common::format::snapshot::{ProducerEntry, RequestEntry};
-use driftdb_common::format::sst::{self, Block, Directory, FilterPlace, Handle, Identity, Trailer};
+use driftdb_common::format::sst::{
+    self, Block, BlockHandle, FilterHandle, SstDirectory, SstIdentity, Trailer,
+};
 use driftdb_common::format::value::Value;
 use driftdb_common::format::{json, msgpack};
 use driftdb_common::limits;
@@ -21,7 +23,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 const PLACE: FrameAddress = FrameAddress { table: 3, segment: 2, offset: 777 };
-const FILE: Identity = Identity { table: 3, base: 7, seq: 300, kind: 2 };
+const FILE: SstIdentity = SstIdentity { table: 3, base: 7, seq: 300, kind: 2 };
 const KINDS: [EventType; 5] =
     [EventType::Insert, EventType::Patch, EventType::SoftDelete, EventType::Schema, EventType::Note];
 
@@ -161,7 +163,7 @@ fn spelled(value: &Value) -> String {
 fn payload(kind: EventType, document: &Value, first: bool) -> Vec<u8> {
     let meta = CommitMeta::default();
     let mut out = Vec::new();
-    let shape = first.then_some((CommitShape { frames: 70_000, frames_here: 2 }, &meta));
+    let shape = first.then_some((CommitShape { frames: 70_000, frames_in_table: 2 }, &meta));
     let key = Key::Str("k".into());
     let keyed = !matches!(kind, EventType::Schema | EventType::Note);
     let document = Document::from_value(document).ok();
@@ -183,7 +185,16 @@ fn framed(payload: &[u8]) -> Vec<u8> {
 fn header() -> Header {
     let (last_seq, last_ms) = (9, 1_700_000_000_000);
     let database_id = *b"0123456789abcdef";
-    Header { database_id, epoch: 5, term: 2, last_seq, last_ms, generation: 12, slots: 2, closed: false }
+    Header {
+        database_id,
+        epoch: 5,
+        term: 2,
+        last_seq,
+        last_ms,
+        generation: 12,
+        table_entry_count: 2,
+        closed: false,
+    }
 }
 
 /// A sorted block file of two trees in small blocks, the first of them filtered.
@@ -201,7 +212,7 @@ fn block_file(values: &[Value]) -> Vec<u8> {
 }
 
 /// The raw content of a block inside a file. Where that is asked for, its CRC is made to match first.
-fn block_at(file: &[u8], handle: Handle, valid: bool) -> Option<Bytes> {
+fn block_at(file: &[u8], handle: BlockHandle, valid: bool) -> Option<Bytes> {
     let start = usize::try_from(handle.offset).ok()?;
     let mut bytes = file.get(start..)?.get(..usize::try_from(handle.len).ok()?)?.to_vec();
     if valid && bytes.len() >= sst::HEADER_BYTES {
@@ -210,7 +221,7 @@ fn block_at(file: &[u8], handle: Handle, valid: bool) -> Option<Bytes> {
         let crc = crc::crc32(&[&bytes[..9], &bytes[13..], &place, &[FILE.kind], &at]);
         bytes[9..13].copy_from_slice(&crc.to_le_bytes());
     }
-    sst::unpack(&bytes.into(), FILE, handle.offset).ok()
+    sst::decode_block(&bytes.into(), FILE, handle.offset).ok()
 }
 
 /// Whatever passes as a block can be used as one.
@@ -218,15 +229,15 @@ fn use_block(raw: &Bytes) {
     let Ok(block) = Block::parse(raw.clone()) else { return };
     for index in 0..block.len() {
         assert!(block.key(index).unwrap().len() + block.value(index).unwrap().len() < raw.len());
-        let _ = block.value(index).map(|value| Handle::decode(&value));
+        let _ = block.value(index).map(|value| BlockHandle::decode(&value));
     }
     assert!(block.key(block.len()).is_none() && block.value(block.len()).is_none());
     assert!(block.partition_point(|key| key < &b"m"[..]) <= block.len());
 }
 
 /// Whatever passes as a directory can be used as one.
-fn use_directory(directory: &Directory, blocks: u64) {
-    assert_eq!(Directory::decode(&directory.encode().unwrap(), blocks).as_ref(), Ok(directory));
+fn use_directory(directory: &SstDirectory, blocks: u64) {
+    assert_eq!(SstDirectory::decode(&directory.encode().unwrap(), blocks).as_ref(), Ok(directory));
     for place in directory.trees.iter().filter_map(|tree| tree.filter) {
         use_filter(&place, b"x");
         let last = u64::from(place.partitions) - 1;
@@ -234,7 +245,7 @@ fn use_directory(directory: &Directory, blocks: u64) {
     }
 }
 
-fn use_filter(place: &FilterPlace, partition: &[u8]) {
+fn use_filter(place: &FilterHandle, partition: &[u8]) {
     for hash in [0, 1 << 33, u64::MAX] {
         assert!(sst::filter::partition(place, hash) < u64::from(place.partitions.max(1)));
         let _ = sst::filter::may_contain(place, partition, hash);
@@ -340,8 +351,8 @@ proptest! {
             }
         }
         let header = head::decode_header(&found);
-        let count = header.map_or(u16::MAX, |header| header.slots);
-        let read = head::decode_slots(found.get(128..).unwrap_or_default(), count);
+        let count = header.map_or(u16::MAX, |header| header.table_entry_count);
+        let read = head::decode_table_entries(found.get(128..).unwrap_or_default(), count);
         prop_assert_eq!(read.len(), usize::from(count));
         if !valid {
             prop_assert!(header.is_none_or(|header| header == older || header == newer));
@@ -361,21 +372,21 @@ proptest! {
         }
         let blocks = trailer.directory.offset;
         let raw = block_at(&whole, trailer.directory, false).unwrap();
-        let directory = Directory::decode(&raw, blocks).unwrap();
+        let directory = SstDirectory::decode(&raw, blocks).unwrap();
         let filters = directory.trees.iter().filter_map(|tree| Some(tree.filter?.handle(0)));
         let roots = directory.trees.iter().filter_map(|tree| tree.root);
         for handle in filters.chain(roots).chain([trailer.directory]) {
             let Some(raw) = block_at(&found, handle, valid) else { continue };
             prop_assert!(valid || block_at(&whole, handle, false) == Some(raw.clone()), "damage passes for a block");
             use_block(&raw);
-            if let Ok(directory) = Directory::decode(&raw, blocks) {
+            if let Ok(directory) = SstDirectory::decode(&raw, blocks) {
                 use_directory(&directory, blocks);
             }
         }
         // The same damage inside, past the CRC.
         let raw = Bytes::from(damaged(raw.to_vec(), &damages));
         use_block(&raw);
-        if let Ok(directory) = Directory::decode(&raw, blocks) {
+        if let Ok(directory) = SstDirectory::decode(&raw, blocks) {
             use_directory(&directory, blocks);
         }
     }
@@ -384,7 +395,7 @@ proptest! {
     fn a_damaged_manifest(damages in damages()) {
         let seal = Seal { bytes: 100, frames: 3, digest: 9 };
         let segments = vec![Segment { number: 1, sealed: Some(seal) }, Segment { number: 2, sealed: None }];
-        let manifest = Manifest { table: "größe".into(), table_id: 1, version: 2, term: 1, published: 7, published_ms: 8, floor: None, eras: Vec::new(), fulls: Vec::new(), segments };
+        let manifest = Manifest { table: "größe".into(), table_id: 1, version: 2, term: 1, published: 7, published_ms: 8, floor: None, deltas: Vec::new(), images: Vec::new(), segments };
         let whole = manifest::encode(&manifest).unwrap();
         let found = damaged(whole.clone(), &damages);
         if let Ok(read) = manifest::decode::<Manifest>(&found) {
@@ -406,9 +417,9 @@ proptest! {
         let _ = (Value::decode(&bytes), json::from_msgpack(&bytes), msgpack::fields(&bytes));
         let _ = Key::decode(&mut msgpack::MsgpackReader::new(&bytes));
         let bytes = Bytes::from(bytes);
-        let _ = (sst::unpack(&bytes, FILE, 0), bytes.last_chunk().map(Trailer::decode), Handle::decode(&bytes));
-        let _ = Directory::decode(&bytes, 1000);
-        use_filter(&FilterPlace { offset: 0, partitions: 3, lines: 128 }, &bytes);
+        let _ = (sst::decode_block(&bytes, FILE, 0), bytes.last_chunk().map(Trailer::decode), BlockHandle::decode(&bytes));
+        let _ = SstDirectory::decode(&bytes, 1000);
+        use_filter(&FilterHandle { offset: 0, partitions: 3, lines: 128 }, &bytes);
         use_block(&bytes);
         let _ = (FloorFrame::decode(&bytes), KeepFrame::decode(&bytes));
         for kind in KINDS {
@@ -486,7 +497,7 @@ fn claims_of_four_billion() {
         let bytes = [&length.to_le_bytes()[..], &[0xff; 300]].concat();
         assert_eq!(frame::parse(&bytes, PLACE), Err(frame::FrameError::Length(length)));
     }
-    assert_eq!(head::decode_slots(&[], u16::MAX).len(), usize::from(u16::MAX));
+    assert_eq!(head::decode_table_entries(&[], u16::MAX).len(), usize::from(u16::MAX));
 }
 
 /// A hundred thousand levels, on the small stack of a test's thread.

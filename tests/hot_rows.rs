@@ -95,7 +95,7 @@ fn group(seq: u64, events: &[Was]) -> Group {
     frames.last_seq = seq;
     let (meta, count) = (CommitMeta::default(), u32::try_from(events.len()).unwrap());
     for (i, was) in events.iter().enumerate() {
-        let first = (i == 0).then_some((CommitShape { frames: count, frames_here: count }, &meta));
+        let first = (i == 0).then_some((CommitShape { frames: count, frames_in_table: count }, &meta));
         let payload = was.payload.as_ref().map(document);
         frames.frames.push(seq, 1000 + seq * 10, was.kind, |out| {
             event::encode(out, Some(&key(was.key)), payload.as_ref(), false, first, i == 0)

@@ -74,12 +74,12 @@ async fn request_ids_of_imported_commits_are_remembered_after_a_restart() {
         snapshot(&mut writer, "a").await;
     }
     let files = std::fs::read_dir(dir.path().join("tables/a/snapshots")).unwrap();
-    let eras =
+    let deltas =
         files.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().contains('-')).count();
     assert!(daemon.terminate().success());
     let (_daemon, mut writer) = start(dir.path(), &[]).await;
     for (seq, request) in made {
-        assert_eq!(make(&mut writer, &request).await, (seq, true), "of {eras} eras");
+        assert_eq!(make(&mut writer, &request).await, (seq, true), "of {deltas} eras");
     }
 }
 

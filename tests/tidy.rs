@@ -2,9 +2,18 @@
 
 #![expect(clippy::disallowed_methods, reason = "this test reads the sources, not a database")]
 
+mod cycles;
+mod lexer;
+mod limits;
+mod modules;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+
+use cycles::cycles;
+use lexer::{code_of, is_word, taken_from, words};
+use limits::limits_differ;
 
 /// No source file is longer.
 const LINES_MAX: usize = 600;
@@ -12,6 +21,17 @@ const LINES_MAX: usize = 600;
 const LAYERS: [&str; 7] = ["error", "limits", "format", "storage", "table", "query", "service"];
 /// Where the rules for shipped code hold.
 const SOURCES: [&str; 4] = ["common/src", "writer/src", "reader/src", "cli/src"];
+
+/// Where each crate begins, and its sources.
+const ROOTS: [(&str, &str); 5] = [
+    ("common/src/lib.rs", "common/src"),
+    ("writer/src/lib.rs", "writer/src"),
+    ("reader/src/lib.rs", "reader/src"),
+    ("cli/src/lib.rs", "cli/src"),
+    ("proto/lib.rs", "proto"),
+];
+/// Where a name of a type has one meaning.
+const TYPED: [&str; 5] = ["common/src", "writer/src", "reader/src", "cli/src", "proto"];
 
 #[test]
 fn every_source_keeps_the_house_rules() {
@@ -41,6 +61,32 @@ fn the_readme_tells_the_limits() {
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
 
+#[test]
+fn only_tests_see_the_simulated_file_system() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifests = ["", "common/", "writer/", "reader/", "cli/"].map(|dir| format!("{dir}Cargo.toml"));
+    let wrong: Vec<String> = manifests
+        .iter()
+        .flat_map(|path| sim_in_shipped_code(path, &fs::read_to_string(top.join(path)).unwrap()))
+        .collect();
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+#[ignore = "some are left; `-- --include-ignored` prints them"]
+fn no_files_use_each_other_in_a_cycle() {
+    let wrong: Vec<String> =
+        ROOTS.iter().flat_map(|(root, directory)| cycles(root, &files(&[directory]))).collect();
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+#[ignore = "some are left; `-- --include-ignored` prints them"]
+fn no_two_files_define_a_type_of_the_same_name() {
+    let wrong = same_names(&files(&TYPED));
+    assert!(wrong.is_empty(), "{} names\n{}\n", wrong.len(), wrong.join("\n"));
+}
+
 /// Every `.rs` file below some directories, by its path from the top.
 fn files(dirs: &[&str]) -> BTreeMap<String, String> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -59,103 +105,6 @@ fn files(dirs: &[&str]) -> BTreeMap<String, String> {
     }
     assert!(!found.is_empty());
     found
-}
-
-/// A source with the contents of comments, strings and characters turned into spaces. Lines stay where they are.
-fn code_of(text: &str) -> String {
-    let mut code = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let (blank, len) = match first {
-            '/' if rest.starts_with("//") => (true, rest.find('\n').unwrap_or(rest.len())),
-            '/' if rest.starts_with("/*") => (true, rest.find("*/").map_or(rest.len(), |at| at + 2)),
-            '"' => (true, quoted(rest, '"')),
-            'r' if !code.ends_with(is_word) => match raw_string(rest) {
-                Some(len) => (true, len),
-                None => (false, 1),
-            },
-            // A lifetime has no closing quote; a character has one after it or after its escape.
-            '\'' if rest[1..].starts_with('\\') => (true, quoted(rest, '\'')),
-            '\'' => match rest.char_indices().nth(2) {
-                Some((at, '\'')) => (true, at + 1),
-                _ => (false, 1),
-            },
-            other => (false, other.len_utf8()),
-        };
-        let (piece, after) = rest.split_at(len);
-        code.extend(piece.chars().map(|c| if blank && c != '\n' { ' ' } else { c }));
-        rest = after;
-    }
-    code
-}
-
-/// The length of a literal from its opening quote to its closing one.
-fn quoted(text: &str, quote: char) -> usize {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            c if c == quote => return at + 1,
-            _ => {}
-        }
-    }
-    text.len()
-}
-
-/// The length of a raw string, where there is one.
-fn raw_string(text: &str) -> Option<usize> {
-    let hashes = text[1..].len() - text[1..].trim_start_matches('#').len();
-    let body = text[1 + hashes..].strip_prefix('"')?;
-    let end = format!("\"{}", "#".repeat(hashes));
-    Some(body.find(&end).map_or(text.len(), |at| 2 + hashes + at + end.len()))
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-/// The words of a source, each with its line from 1 and what follows it.
-fn words(code: &str) -> impl Iterator<Item = (usize, &str, &str)> {
-    code.lines().enumerate().flat_map(|(line, text)| {
-        text.split(|c| !is_word(c)).filter(|word| !word.is_empty()).map(move |word| {
-            let after = word.as_ptr() as usize - text.as_ptr() as usize + word.len();
-            (line + 1, word, &text[after..])
-        })
-    })
-}
-
-/// The names taken from a module, by path (`crate::log::…`) or by a group (`crate::{log, table::…}`), with their lines.
-fn taken_from(code: &str, module: &str) -> Vec<(usize, String)> {
-    let mut taken = Vec::new();
-    let start = format!("{module}::");
-    for (at, _) in code.match_indices(&start).filter(|(at, _)| !code[..*at].ends_with(is_word)) {
-        let line = code[..at].matches('\n').count() + 1;
-        let rest = &code[at + start.len()..];
-        let word =
-            |text: &str| text.trim_start().split(|c| !is_word(c)).next().unwrap_or_default().to_owned();
-        let Some(group) = rest.strip_prefix('{') else {
-            taken.push((line, word(rest)));
-            continue;
-        };
-        let mut depth = 0;
-        let mut item = 0;
-        for (at, c) in group.char_indices() {
-            match c {
-                '{' => depth += 1,
-                '}' if depth > 0 => depth -= 1,
-                ',' | '}' if depth == 0 => {
-                    taken.push((line, word(&group[item..])));
-                    item = at + 1;
-                    if c == '}' {
-                        break;
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-    taken
 }
 
 /// A layer names no layer after it.
@@ -247,56 +196,34 @@ fn unreachable(files: &BTreeMap<String, String>) -> Vec<String> {
     lost.map(|path| format!("{path}: no `mod` leads here")).collect()
 }
 
-/// The README's table names every limit, with its value: `| what | value | CONSTANT |`.
-fn limits_differ(readme: &str, limits: &str) -> Vec<String> {
-    let constants: BTreeMap<&str, Option<u64>> = limits
-        .lines()
-        .filter_map(|line| {
-            let (name, rest) = line.strip_prefix("pub const ")?.split_once(':')?;
-            Some((name, constant(rest.split_once('=')?.1.trim_end_matches(';'))))
-        })
-        .collect();
-    let mut wrong = Vec::new();
-    let mut told = BTreeSet::new();
-    for row in readme.lines().filter_map(|line| line.strip_prefix('|')) {
-        let cells: Vec<&str> = row.trim_end_matches('|').split('|').map(str::trim).collect();
-        let [_, value, name] = cells[..] else { continue };
-        let name = name.trim_matches('`');
-        if name.is_empty() || !name.chars().all(|c| c.is_ascii_uppercase() || c == '_') {
-            continue;
-        }
-        told.insert(name);
-        match constants.get(name) {
-            Some(Some(limit)) if quantity(value) == Some(*limit) => {}
-            Some(limit) => wrong.push(format!("README.md: {name} is {limit:?}, not {value}")),
-            None => wrong.push(format!("README.md: no limit is called {name}")),
+/// No two files define types of the same name.
+fn same_names(files: &BTreeMap<String, String>) -> Vec<String> {
+    let mut defined: BTreeMap<String, BTreeMap<&str, usize>> = BTreeMap::new();
+    for (path, text) in files {
+        for (name, line) in modules::types(text) {
+            defined.entry(name).or_default().entry(path).or_insert(line);
         }
     }
-    let untold = constants.keys().filter(|name| !told.contains(*name));
-    wrong.extend(untold.map(|name| format!("README.md: the table of limits lacks {name}")));
-    wrong
-}
-
-/// The value of `1000`, `10_000` or `64 << 20`.
-fn constant(expression: &str) -> Option<u64> {
-    let number = |text: &str| text.trim().replace('_', "").parse::<u64>().ok();
-    match expression.split_once("<<") {
-        Some((value, shift)) => number(value)?.checked_shl(u32::try_from(number(shift)?).ok()?),
-        None => number(expression),
-    }
-}
-
-/// The value of `10,000`, `64 MiB`, `128 bytes` or `5 s`.
-fn quantity(text: &str) -> Option<u64> {
-    let (number, unit) = text.split_once(' ').unwrap_or((text, ""));
-    let factor = match unit {
-        "" | "bytes" | "s" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return None,
+    defined.retain(|_, places| places.len() > 1);
+    let places = |places: &BTreeMap<&str, usize>| {
+        places.iter().map(|(path, line)| format!("{path}:{line}")).collect::<Vec<_>>().join(", ")
     };
-    Some(number.replace(',', "").parse::<u64>().ok()? * factor)
+    defined.iter().map(|(name, found)| format!("{name} is defined in {}", places(found))).collect()
+}
+
+/// Only a dev-dependency enables the feature `sim`, so that no released binary contains it.
+fn sim_in_shipped_code(path: &str, manifest: &str) -> Vec<String> {
+    let mut section = "";
+    let mut wrong = Vec::new();
+    for (line, text) in manifest.lines().enumerate() {
+        if text.starts_with('[') {
+            section = text;
+        }
+        if text.contains("\"sim\"") && section != "[dev-dependencies]" {
+            wrong.push(format!("{path}:{}: {section} enables the feature `sim`", line + 1));
+        }
+    }
+    wrong
 }
 
 mod the_rules {
@@ -375,6 +302,17 @@ mod the_rules {
     }
 
     #[test]
+    fn only_a_dev_dependency_may_enable_sim() {
+        let common = r#"common = { features = ["sim"] }"#;
+        assert!(sim_in_shipped_code("a", &format!("[dev-dependencies]\n{common}")).is_empty());
+        assert_eq!(
+            sim_in_shipped_code("a", &format!("[dev-dependencies]\n[dependencies]\n{common}")).len(),
+            1
+        );
+        assert_eq!(sim_in_shipped_code("a", "[features]\ndefault = [\"sim\"]\nsim = []").len(), 1);
+    }
+
+    #[test]
     fn a_wrong_or_missing_limit_is_found() {
         let limits = "/// x\npub const BYTES: usize = 64 << 20;\npub const KEYS: usize = 10_000;\n";
         let table = "| what | limit | name |\n|---|---|---|\n| a | 64 MiB | `BYTES` |\n";
@@ -385,5 +323,85 @@ mod the_rules {
             limits_differ(&format!("{table}| b | 10,000 | `KEYS` |\n| c | 5 s | `WAIT` |"), limits).len(),
             1
         );
+    }
+
+    fn crate_of(files: &[(&str, &str)]) -> BTreeMap<String, String> {
+        files.iter().map(|(path, text)| (format!("a/{path}.rs"), (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_cycle_of_files_is_found() {
+        let found = |files: &[(&str, &str)]| cycles("a/lib.rs", &crate_of(files)).len();
+        // An import, a path, a group, a glob, an alias; with a file in between.
+        let one = ("one", "pub struct One; fn f(_: crate::two::Two) {}");
+        for two in [
+            "pub struct Two; use crate::one::One;",
+            "pub struct Two; use super::one::{self}; type A = one::One;",
+            "pub struct Two; use crate::{error::E, one::{One as Other}};",
+            "pub struct Two; use crate::one::*; type A = One;",
+            "pub struct Two; use crate::one as other; type A = Vec<other::One>;",
+            "pub struct Two; fn g() { if true { super::one::f(1) } }",
+            "pub struct Two; use super::three;  fn g() { three::Three }",
+        ] {
+            let three = ("three", "use crate::one::One; pub struct Three;");
+            let root = ("lib", "mod one; pub mod two; mod three; mod error;");
+            assert_eq!(found(&[root, one, ("two", two), three, ("error", "pub struct E;")]), 1, "{two}");
+        }
+        // A child that uses what its parent's file defines, and the parent the child.
+        let root = ("lib", "mod parent;");
+        let child = ("parent/child", "use super::Parent; pub struct Child;");
+        assert_eq!(found(&[root, ("parent", "mod child; use child::Child; struct Parent;"), child]), 1);
+        assert_eq!(
+            found(&[root, ("parent", "mod child; pub use child::Child; struct Parent(Child);"), child]),
+            1
+        );
+        let inline = ("parent/child", "mod inner { use super::super::Parent; } pub struct Child;");
+        assert_eq!(found(&[root, ("parent", "mod child; use child::Child; struct Parent;"), inline]), 1);
+    }
+
+    #[test]
+    fn what_is_no_cycle_of_files_passes() {
+        let found = |files: &[(&str, &str)]| cycles("a/lib.rs", &crate_of(files));
+        let root = ("lib", "mod parent; mod other;");
+        let other = ("other", "pub struct Other;");
+        for (parent, child) in [
+            // The parent declares and re-exports.
+            ("mod child; pub use child::Child; struct Parent;", "use super::Parent; pub struct Child;"),
+            // The child uses a sibling through the parent, and what the parent imports.
+            (
+                "mod child; mod leaf; pub use leaf::Leaf; use child::Child;",
+                "use super::Leaf; pub struct Child;",
+            ),
+            ("mod child; use crate::other::Other; use child::Child;", "use super::Other; pub struct Child;"),
+            ("mod child; mod leaf; use child::Child; use leaf::*;", "use super::*; pub struct Child(Leaf);"),
+            // Tests use anything.
+            (
+                "mod child; use child::f; struct Parent;",
+                "pub fn f() {}\n#[cfg(test)] mod tests { use super::super::Parent; }",
+            ),
+            ("mod child; use child::f; struct Parent;", "pub fn f() {}\n#[cfg(test)] use super::Parent;"),
+            // Words in comments, fields and names of other crates.
+            (
+                "mod child; use child::f; pub fn parent() {}",
+                "// super::parent\npub fn f() { a.parent(); parent::parent() }",
+            ),
+        ] {
+            let leaf = ("parent/leaf", "pub struct Leaf;");
+            let files = [root, other, leaf, ("parent", parent), ("parent/child", child)];
+            assert_eq!(found(&files), Vec::<String>::new(), "{parent}\n{child}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_two_meanings_is_found() {
+        let found = |one: &str, two: &str| same_names(&crate_of(&[("one", one), ("two", two)])).len();
+        for kind in ["struct", "pub enum", "pub(crate) type", "trait"] {
+            let one = format!("{kind} Name;");
+            assert_eq!(found(&one, "mod tests { #[derive(Debug)]\nstruct Name(u8); }"), 1, "{kind}");
+        }
+        assert_eq!(found("struct One;", "struct Two; // struct One"), 0);
+        let item = "impl Iterator for X { type Item = u8; } pub trait T { type Item; }";
+        assert_eq!(found(&format!("struct X; {item}"), item), 1);
+        assert_eq!(found(item, &item.replace("trait T", "trait U")), 0);
     }
 }

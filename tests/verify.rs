@@ -83,7 +83,7 @@ fn lies() -> Vec<Lie> {
     vec![
         (
             "a row of all rows with another content",
-            kind::FULL,
+            kind::IMAGE,
             Box::new(in_the_middle(tree::ROWS, 5, move |key, value| {
                 let entry = RowEntry { document: other(), ..RowEntry::decode(&value).unwrap() };
                 Some(vec![(key.to_vec(), encoded(|out| entry.encode(out)))])
@@ -91,27 +91,31 @@ fn lies() -> Vec<Lie> {
         ),
         (
             "a row of another commit",
-            kind::FULL,
+            kind::IMAGE,
             Box::new(in_the_middle(tree::ROWS, 5, |key, value| {
                 let entry = RowEntry::decode(&value).unwrap();
                 let entry = RowEntry { seq: entry.seq - 1, ..entry };
                 Some(vec![(key.to_vec(), encoded(|out| entry.encode(out)))])
             })),
         ),
-        ("a row missing", kind::FULL, Box::new(in_the_middle(tree::ROWS, 5, |_, _| Some(Vec::new())))),
+        ("a row missing", kind::IMAGE, Box::new(in_the_middle(tree::ROWS, 5, |_, _| Some(Vec::new())))),
         (
             "a row too many",
-            kind::FULL,
+            kind::IMAGE,
             Box::new(in_the_middle(tree::ROWS, 5, |key, value| {
                 let mut next = key.to_vec();
                 next.extend_from_slice(&[1, 0, 0]);
                 Some(vec![(key.to_vec(), value.to_vec()), (next, value.to_vec())])
             })),
         ),
-        ("a version missing", kind::ERA, Box::new(in_the_middle(tree::VERSIONS, 9, |_, _| Some(Vec::new())))),
+        (
+            "a version missing",
+            kind::DELTA,
+            Box::new(in_the_middle(tree::VERSIONS, 9, |_, _| Some(Vec::new()))),
+        ),
         (
             "a version too many",
-            kind::ERA,
+            kind::DELTA,
             Box::new(in_the_middle(tree::VERSIONS, 9, {
                 let mut before: Option<Vec<u8>> = None;
                 move |key, value| {
@@ -130,7 +134,7 @@ fn lies() -> Vec<Lie> {
         ),
         (
             "another content of a version",
-            kind::ERA,
+            kind::DELTA,
             Box::new(version(|entry| {
                 entry.payload.as_ref()?;
                 let payload = Document::from_json(r#"{"status":"never"}"#).ok();
@@ -139,27 +143,31 @@ fn lies() -> Vec<Lie> {
         ),
         (
             "another time of a version",
-            kind::ERA,
+            kind::DELTA,
             Box::new(version(|entry| Some(VersionEntry { time_ms: entry.time_ms + 1, ..entry }))),
         ),
         (
             "another row after a patch",
-            kind::ERA,
+            kind::DELTA,
             Box::new(version(|entry| {
                 entry.image.as_ref()?;
                 let image = Document::from_json(r#"{"id":"k1","status":"never"}"#).ok();
                 Some(VersionEntry { image, ..entry })
             })),
         ),
-        ("another count of rows", kind::ERA, Box::new(commit(|entry| entry.rows += 1))),
-        ("another count of events", kind::ERA, Box::new(commit(|entry| entry.events += 1))),
-        ("another reason", kind::ERA, Box::new(commit(|entry| entry.reason = "nobody said this".into()))),
-        ("a commit that did less", kind::ERA, Box::new(commit(|entry| drop(entry.did.pop())))),
-        ("a commit missing", kind::ERA, Box::new(in_the_middle(tree::COMMITS, 9, |_, _| Some(Vec::new())))),
-        ("a request missing", kind::ERA, Box::new(in_the_middle(tree::REQUESTS, 9, |_, _| Some(Vec::new())))),
+        ("another count of rows", kind::DELTA, Box::new(commit(|entry| entry.rows += 1))),
+        ("another count of events", kind::DELTA, Box::new(commit(|entry| entry.events += 1))),
+        ("another reason", kind::DELTA, Box::new(commit(|entry| entry.reason = "nobody said this".into()))),
+        ("a commit that did less", kind::DELTA, Box::new(commit(|entry| drop(entry.changes.pop())))),
+        ("a commit missing", kind::DELTA, Box::new(in_the_middle(tree::COMMITS, 9, |_, _| Some(Vec::new())))),
+        (
+            "a request missing",
+            kind::DELTA,
+            Box::new(in_the_middle(tree::REQUESTS, 9, |_, _| Some(Vec::new()))),
+        ),
         (
             "another request",
-            kind::ERA,
+            kind::DELTA,
             Box::new(in_the_middle(tree::REQUESTS, 9, |key, value| {
                 let mut entry = RequestEntry::decode(&value).unwrap();
                 entry.request.id.push('x');
@@ -168,17 +176,17 @@ fn lies() -> Vec<Lie> {
         ),
         (
             "a candidate missing",
-            kind::FULL_INDEX,
+            kind::IMAGE_INDEX,
             Box::new(in_the_middle(tree::CANDIDATES, 3, |_, _| Some(Vec::new()))),
         ),
         (
             "a candidate of an era missing",
-            kind::ERA_INDEX,
+            kind::DELTA_INDEX,
             Box::new(in_the_middle(tree::CANDIDATES, 3, |_, _| Some(Vec::new()))),
         ),
         (
             "a candidate too many",
-            kind::ERA_INDEX,
+            kind::DELTA_INDEX,
             Box::new(in_the_middle(tree::CANDIDATES, 3, |key, value| {
                 let mut next = key.to_vec();
                 next.insert(next.len() - 2, b'x');
@@ -187,12 +195,12 @@ fn lies() -> Vec<Lie> {
         ),
         (
             "a candidate that comes too late",
-            kind::ERA_INDEX,
+            kind::DELTA_INDEX,
             Box::new(candidate(|entry| CandidateEntry { first: entry.first + 1, ..entry })),
         ),
         (
             "a candidate that ends too early",
-            kind::ERA_INDEX,
+            kind::DELTA_INDEX,
             Box::new(candidate(|entry| match entry.until {
                 0 => CandidateEntry { until: entry.first + 1, ..entry },
                 _ => entry,
@@ -206,12 +214,12 @@ async fn a_healthy_database_has_no_problems_and_lies_are_found() {
     let original = shared().await;
     let healthy = Copy::of(original.path());
     let manifest = healthy.manifest("orders");
-    assert!(manifest.eras.len() > 2 && !manifest.fulls.is_empty(), "{manifest:?}");
+    assert!(manifest.deltas.len() > 2 && !manifest.images.is_empty(), "{manifest:?}");
     assert!(manifest.segments.len() > 2, "{manifest:?}");
     let compacted = healthy.manifest("archive");
-    let [folded, next, ..] = &compacted.eras[..] else { panic!("{compacted:?}") };
+    let [folded, next, ..] = &compacted.deltas[..] else { panic!("{compacted:?}") };
     // The floor lies within an era.
-    assert!(folded.is_folded() && next.base < folded.seq, "{compacted:?}");
+    assert!(folded.is_compaction_base() && next.base < folded.seq, "{compacted:?}");
     for deep in [false, true] {
         let (problems, figures) = healthy.verify(deep);
         assert_eq!(problems, []);
@@ -236,7 +244,7 @@ async fn a_healthy_database_has_no_problems_and_lies_are_found() {
 async fn a_producer_that_never_was_is_found() {
     let original = shared().await;
     let copy = Copy::of(original.path());
-    let file = copy.file("orders", kind::ERA);
+    let file = copy.file("orders", kind::DELTA);
     let origin = driftdb_common::format::event::IngestOrigin {
         producer: "nobody".into(),
         batch: 1,
@@ -316,7 +324,7 @@ async fn every_flipped_byte_is_found() {
     ];
     for change in changes {
         let mut manifest = sound.clone();
-        change(&mut manifest.eras[0].position);
+        change(&mut manifest.deltas[0].position);
         healthy.put_manifest(&manifest);
         let (problems, _) = healthy.verify(false);
         assert!(problems.iter().any(|found| found.file.ends_with("orders/meta.json")), "{problems:?}");
@@ -333,7 +341,7 @@ async fn driftctl_says_so_while_the_writer_goes_on() {
     let (code, told) = driftctl(&["--writer", &daemon.url, "verify", "-t", "orders"]);
     assert!(code == 0 && told.contains(r#""problems":0"#), "{code} {told}");
     let (_, _, mut change) = lies().remove(0);
-    let file = copy.file("orders", kind::FULL);
+    let file = copy.file("orders", kind::IMAGE);
     copy.rewrite(&file, &mut change);
     assert_eq!(driftctl(&["--writer", &daemon.url, "verify"]).0, 0);
     let (code, told) = driftctl(&["--writer", &daemon.url, "verify", "--deep"]);

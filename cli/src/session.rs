@@ -9,7 +9,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::value::Value;
 use driftdb_common::query::ast::Statement;
 use driftdb_common::query::parser;
-use driftdb_common::query::script::{Piece, split};
+use driftdb_common::query::script::{ScriptStatement, split};
 use serde::Serialize;
 use v1::reader_service_execute_response::Result as Found;
 
@@ -128,7 +128,7 @@ impl<'a> Session<'a> {
         let placed = file.is_some() || script.trim().contains('\n');
         let file = file.map(|file| format!(" of {file}")).unwrap_or_default();
         let whole: Arc<str> = script.into();
-        for Piece { text, offset, line, .. } in split(script) {
+        for ScriptStatement { text, offset, line, .. } in split(script) {
             let place = placed.then(|| format!("the statement begins at line {line}{file}"));
             self.statement(Origin { text: text.to_owned(), script: whole.clone(), offset, place }).await?;
         }

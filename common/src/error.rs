@@ -1,47 +1,50 @@
-//! The one error type: a kind that says what a caller can do, a reason that is API, a message for people.
+//! The error type of every fallible function: what a caller can do, a reason that is API, and a message for people.
+//!
+//! An [`Error`] is cloned to every request that one failed write concerns, so it cannot own an [`std::io::Error`]; it keeps
+//! a shared or copied source instead.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What every fallible function of DriftDB returns.
+/// The result of every fallible function of DriftDB.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a caller can do about an error. Each maps to one gRPC code (see `service::status`).
+/// What a caller can do about an error. Each kind maps to one gRPC code (see `service::status`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// The request is wrong, whatever the state of the database.
+    /// The request is wrong, whatever the state of the database. Change the request.
     Invalid,
-    /// The named table or row does not exist at the moment asked about.
+    /// The named table or row does not exist at the requested point in time.
     NotFound,
-    /// The named table or row exists already.
+    /// The named table or row already exists.
     AlreadyExists,
-    /// The state of the database does not allow the request.
+    /// The current state of the database does not allow the request. Read the state, then decide.
     Conflict,
-    /// The moment asked about is outside what is kept or has happened.
+    /// The requested point in time is before the oldest kept history or after the last commit.
     OutOfRange,
-    /// This replica has not caught up yet: try again, or elsewhere.
+    /// This replica has not caught up. Retry, or ask another reader.
     Behind,
-    /// Another process holds the database.
+    /// Another process has the database open for writing.
     Locked,
-    /// Bytes on disk are not what was written.
+    /// Bytes on disk are not the bytes that were written.
     Corrupt,
-    /// Too much at once: try again later.
+    /// The daemon has too much work. Retry later.
     Exhausted,
-    /// Whether the write took effect is not known.
+    /// The write may or may not have taken effect.
     Unknown,
-    /// The daemon cannot serve now.
+    /// The daemon cannot serve the request now. Retry, or ask another daemon.
     Unavailable,
-    /// This version cannot do what was asked.
+    /// This version or this machine does not support the request.
     Unsupported,
-    /// A defect in DriftDB, or an operating system error with no better name.
+    /// A bug in DriftDB, or an operating system error without a more exact kind.
     Internal,
 }
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal : $kind:ident,)*) => {
-        /// Why, in a word that is API: clients may match on it.
+        /// Why a request failed, as a stable word: clients may match on it.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Reason { $($(#[$doc])* $name,)* }
 
@@ -49,17 +52,17 @@ macro_rules! reasons {
             /// Every reason, in the order of the documentation.
             pub const ALL: &[Reason] = &[$(Reason::$name,)*];
 
-            /// The word that goes on the wire.
+            /// The word that `google.rpc.ErrorInfo` carries, such as `ROW_EXISTS`.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Reason::$name => $text,)* }
             }
 
-            /// The kind that errors of this reason have.
+            /// The kind of every error with this reason.
             pub const fn kind(self) -> ErrorKind {
                 match self { $(Reason::$name => ErrorKind::$kind,)* }
             }
 
-            /// The reason that a word from the wire names.
+            /// The reason with this word; `None` if this version does not know the word.
             pub fn parse(text: &str) -> Option<Reason> {
                 match text { $($text => Some(Reason::$name),)* _ => None }
             }
@@ -68,99 +71,99 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// An insert on a live key.
+    /// An insert found a live row with the same key. Use upsert or patch, or choose another key.
     RowExists = "ROW_EXISTS": AlreadyExists,
-    /// The table to create is there.
+    /// A table with this name already exists. Choose another name, or drop the table first.
     TableExists = "TABLE_EXISTS": AlreadyExists,
-    /// A patch or delete of no row.
+    /// A patch or delete found no live row with this key. Insert the row first, or treat it as deleted.
     RowNotFound = "ROW_NOT_FOUND": NotFound,
-    /// No such table at that moment.
+    /// The table does not exist at the requested point in time. The message suggests the nearest name.
     TableNotFound = "TABLE_NOT_FOUND": NotFound,
-    /// A precondition of a write does not hold.
+    /// A precondition of a write is false. The violations list what was expected and found; read the rows and retry.
     PreconditionFailed = "PRECONDITION_FAILED": Conflict,
-    /// A write was sent to a reader.
+    /// A reader received a write. Send it to the writer, whose address the metadata contains.
     NotWriter = "NOT_WRITER": Conflict,
-    /// A token of another history of this database.
+    /// The token or seq belongs to another history of this database, such as the one before a restore. Start over without it.
     EpochChanged = "EPOCH_CHANGED": Conflict,
-    /// The moment lies below what compaction kept.
+    /// Compaction has discarded the requested point in time. Read at the floor, which the metadata contains, or later.
     BelowFloor = "BELOW_FLOOR": OutOfRange,
-    /// The sequence number has not been given out yet.
+    /// The requested seq is greater than the last commit's. Use a seq that a commit receipt or an answer contained.
     BeyondHead = "BEYOND_HEAD": OutOfRange,
-    /// The replica did not get there in the time allowed.
+    /// The reader did not apply the requested commit within the allowed time. Retry, or ask another reader.
     ReplicaBehind = "REPLICA_BEHIND": Behind,
-    /// The statement cannot be parsed.
+    /// The DriftQL statement cannot be parsed. The error contains the position and a hint.
     QuerySyntax = "QUERY_SYNTAX": Invalid,
-    /// The statement parses but has no meaning.
+    /// The DriftQL statement parses, but it cannot be executed: a clause or value does not fit. Change the statement.
     QueryInvalid = "QUERY_INVALID": Invalid,
-    /// A document that cannot be stored.
+    /// The document cannot be stored: it is not a JSON object, or has duplicate fields or unsupported values.
     DocumentInvalid = "DOCUMENT_INVALID": Invalid,
-    /// A key that cannot be stored.
+    /// The key is missing, has the wrong type, or is too long for the table.
     KeyInvalid = "KEY_INVALID": Invalid,
-    /// A name that tables or columns cannot have.
+    /// The name is not allowed for a table, a column or an index path.
     NameInvalid = "NAME_INVALID": Invalid,
-    /// Over a limit.
+    /// A value exceeds a limit. The message contains the limit and the actual size.
     TooLarge = "TOO_LARGE": Invalid,
-    /// A request id that another request has used.
+    /// Another request already used this request id. Retry only identical requests with one id.
     RequestIdReused = "REQUEST_ID_REUSED": Invalid,
-    /// A resume token of another question.
+    /// The resume token belongs to a watch with another filter. Use the original filter, or start over without the token.
     FilterMismatch = "FILTER_MISMATCH": Invalid,
-    /// A field of the request that has no meaning.
+    /// A field of the request is missing or has an invalid value. Change the request.
     ArgumentInvalid = "ARGUMENT_INVALID": Invalid,
-    /// A writer that waits for another's end: the metadata says where that one is.
+    /// This writer is a standby: another writer holds the database. Connect to that one; the metadata contains its address.
     Standby = "STANDBY": Unavailable,
-    /// Another writer has taken the database over.
+    /// Another writer has taken over the database, so this writer has stopped. Connect to the new writer.
     Fenced = "FENCED": Unavailable,
-    /// The queue of writes is full.
+    /// The queue of writes or of jobs is full. Retry after the delay in the error.
     Overloaded = "OVERLOADED": Exhausted,
-    /// Appended, but durability was not confirmed.
+    /// The write was appended, but syncing it failed. It may become visible after a restart; retry it with its request id.
     OutcomeUnknown = "OUTCOME_UNKNOWN": Unknown,
-    /// The writer has stopped taking writes.
+    /// The writer has stopped accepting writes after a disk failure. Fix the disk, then restart the writer.
     WriterStopped = "WRITER_STOPPED": Unavailable,
-    /// No space for the write.
+    /// The disk or quota is full. Free space, then retry.
     DiskFull = "DISK_FULL": Unavailable,
-    /// The daemon is going down.
+    /// The daemon is shutting down. Retry with another daemon, or after the restart.
     ShuttingDown = "SHUTTING_DOWN": Unavailable,
-    /// A file that has been replaced meanwhile: look again.
+    /// A file was replaced while it was read. Retry: the newer manifest names the replacement.
     FileGone = "FILE_GONE": Unavailable,
-    /// Nothing answers at the address.
+    /// No daemon answers at the address, or the answer did not arrive in time. Check the address and that the daemon runs.
     Unreachable = "UNREACHABLE": Unavailable,
-    /// Another writer holds the lock.
+    /// Another writer holds the database's lock. Stop that writer first; the metadata contains its address.
     DatabaseLocked = "DATABASE_LOCKED": Locked,
-    /// A job that is running already.
+    /// A job of this kind is already running for the table. Wait for it, or cancel it.
     JobRunning = "JOB_RUNNING": Conflict,
-    /// Bytes on disk are damaged.
+    /// Bytes on disk are damaged. The error contains the file and the offset; run `driftctl doctor`.
     Corrupt = "CORRUPT": Corrupt,
-    /// What this version, or this machine, cannot do.
+    /// This version, file system or machine does not support the request.
     NotSupported = "NOT_SUPPORTED": Unsupported,
-    /// An operating system error.
+    /// An operating system call failed. The message contains the file and the system's error.
     Io = "IO": Internal,
-    /// A defect in DriftDB.
+    /// A bug in DriftDB. Please report it with the message.
     Internal = "INTERNAL": Internal,
 }
 
-/// Where in a statement an error lies, and what would do.
+/// The position of an error in a DriftQL statement.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct QueryPlace {
-    /// Byte offset of the first byte concerned.
+    /// Byte offset of the first affected byte.
     pub start: u32,
-    /// Byte offset after the last byte concerned.
+    /// Byte offset after the last affected byte.
     pub end: u32,
     /// Line, from 1.
     pub line: u32,
     /// Column in characters, from 1.
     pub column: u32,
-    /// What would do, as a phrase; may be empty.
+    /// What the parser accepts at this position, as a phrase; may be empty.
     pub hint: String,
 }
 
-/// One precondition that did not hold, as google.rpc.PreconditionFailure has it.
+/// One false precondition, in the shape of `google.rpc.PreconditionFailure`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// `seq_is`, `exists` or `unchanged_since`.
     pub check: String,
     /// `table/key`.
     pub subject: String,
-    /// What was expected and what was found.
+    /// The expected and the actual value.
     pub description: String,
 }
 
@@ -175,56 +178,73 @@ pub struct FileError {
     pub detail: String,
 }
 
+type SharedSource = Arc<dyn std::error::Error + Send + Sync>;
+
 #[derive(Debug, Clone)]
-struct Inner {
+struct ErrorBody {
     reason: Reason,
     message: String,
     metadata: BTreeMap<&'static str, String>,
     file_error: Option<FileError>,
-    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
     place: Option<QueryPlace>,
     violations: Vec<Violation>,
     retry_after: Option<Duration>,
+    source: Option<SharedSource>,
 }
 
-/// An error of any part of DriftDB. One word wide, so that results stay small.
+/// An error of any part of DriftDB.
+///
+/// The body is boxed, so that `Result<T, Error>` stays small. The message already contains the text of the source: print
+/// the message alone.
 #[derive(Debug, Clone)]
-pub struct Error(Box<Inner>);
+pub struct Error(Box<ErrorBody>);
 
 impl Error {
-    /// An error of a reason, with a message for people that names the thing and what would do.
+    /// An error with a message for people: `what failed: why; what to do`, lower case, without a full stop.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Error(Box::new(Inner {
+        Error(Box::new(ErrorBody {
             reason,
             message: message.into(),
             metadata: BTreeMap::new(),
             file_error: None,
-            source: None,
             place: None,
             violations: Vec::new(),
             retry_after: None,
+            source: None,
         }))
     }
 
-    /// Damage found on disk: names the file and the byte offset.
+    /// Damage in a file, at a byte offset.
     pub fn corrupt(file: impl fmt::Display, offset: u64, what: impl fmt::Display) -> Self {
         let (file, detail) = (file.to_string(), what.to_string());
         let message = format!("{file}: damaged at byte {offset}: {detail}");
-        let mut error =
+        let error =
             Error::new(Reason::Corrupt, message).with("file", &file).with("offset", offset.to_string());
-        error.0.file_error = Some(FileError { file, offset: Some(offset), detail });
-        error
+        error.about(FileError { file, offset: Some(offset), detail })
+    }
+
+    /// Damage in a file, at a byte offset, that a decoder reported: its error becomes the source.
+    pub fn corrupt_by(
+        file: impl fmt::Display,
+        offset: u64,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Error::corrupt(file, offset, &source).caused_by(source)
     }
 
     /// A file that was removed or replaced while it was in use.
     pub fn file_gone(file: impl fmt::Display, what: impl fmt::Display) -> Self {
         let (file, detail) = (file.to_string(), what.to_string());
-        let mut error = Error::new(Reason::FileGone, format!("{file} is gone: {detail}")).with("file", &file);
-        error.0.file_error = Some(FileError { file, offset: None, detail });
-        error
+        let error = Error::new(Reason::FileGone, format!("{file} is gone: {detail}")).with("file", &file);
+        error.about(FileError { file, offset: None, detail })
     }
 
-    /// A table that is not there, with the nearest name that is.
+    fn about(mut self, file_error: FileError) -> Self {
+        self.0.file_error = Some(file_error);
+        self
+    }
+
+    /// The table does not exist. Suggests the nearest name of those that do.
     pub fn unknown_table<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Self {
         let near = nearest(name, names);
         let hint = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
@@ -236,28 +256,17 @@ impl Error {
         }
     }
 
-    /// An operating system error, with what was tried.
+    /// An operating system error, with what failed. A full disk or quota becomes [`Reason::DiskFull`].
     pub fn io(what: impl fmt::Display, source: &std::io::Error) -> Self {
         if let Some(ours) = source.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
-            // It only came by way of the operating system's type.
+            // An `Error` that passed through an interface of `std::io`.
             return ours.clone().context(what);
         }
         let reason = match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Reason::DiskFull,
             _ => Reason::Io,
         };
-        let kept = match source.raw_os_error() {
-            Some(code) => std::io::Error::from_raw_os_error(code),
-            None => std::io::Error::new(source.kind(), source.to_string()),
-        };
-        Error::new(reason, format!("{what}: {source}")).caused_by(kept)
-    }
-
-    /// Records the error that caused this one, for [`std::error::Error::source`].
-    #[must_use]
-    pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        self.0.source = Some(Arc::new(source));
-        self
+        Error::new(reason, format!("{what}: {source}")).caused_by(copy_of(source))
     }
 
     /// Adds a machine-readable detail (`google.rpc.ErrorInfo` metadata).
@@ -267,21 +276,38 @@ impl Error {
         self
     }
 
-    /// Adds the place in the statement.
+    /// Adds the file to a [`Reason::Corrupt`] error of a decoder, which does not know the file. Other errors, and errors
+    /// with a file, stay as they are.
+    #[must_use]
+    pub fn in_file(self, file: impl fmt::Display, offset: u64) -> Self {
+        match self.0.reason {
+            Reason::Corrupt if self.0.file_error.is_none() => Error::corrupt_by(file, offset, self),
+            _ => self,
+        }
+    }
+
+    /// Adds the error that caused this one, for [`std::error::Error::source`].
+    #[must_use]
+    pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Arc::new(source));
+        self
+    }
+
+    /// Adds the position in the statement.
     #[must_use]
     pub fn at(mut self, place: QueryPlace) -> Self {
         self.0.place = Some(place);
         self
     }
 
-    /// Adds the preconditions that did not hold.
+    /// Adds the false preconditions.
     #[must_use]
     pub fn violating(mut self, violations: Vec<Violation>) -> Self {
         self.0.violations = violations;
         self
     }
 
-    /// Adds how long to wait before another try.
+    /// Adds how long the caller should wait before a retry.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.0.retry_after = Some(wait);
@@ -295,12 +321,12 @@ impl Error {
         self
     }
 
-    /// What a caller can do about it.
+    /// What a caller can do about the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.reason.kind()
     }
 
-    /// Why, in a word that is API.
+    /// Why the request failed, as a stable word.
     pub fn reason(&self) -> Reason {
         self.0.reason
     }
@@ -310,7 +336,7 @@ impl Error {
         &self.0.message
     }
 
-    /// Machine-readable details.
+    /// Machine-readable details, by key.
     pub fn metadata(&self) -> &BTreeMap<&'static str, String> {
         &self.0.metadata
     }
@@ -320,22 +346,22 @@ impl Error {
         self.0.file_error.as_ref()
     }
 
-    /// The byte offset of the damage that the error is about.
+    /// The byte offset of the damage, if the error is about damage in a file.
     pub fn offset(&self) -> Option<u64> {
-        self.0.file_error.as_ref().and_then(|error| error.offset)
+        self.file_error().and_then(|error| error.offset)
     }
 
-    /// The place in the statement, for errors of DriftQL.
+    /// The position in the statement, for errors of DriftQL.
     pub fn place(&self) -> Option<&QueryPlace> {
         self.0.place.as_ref()
     }
 
-    /// The preconditions that did not hold.
+    /// The false preconditions; empty for errors other than [`Reason::PreconditionFailed`].
     pub fn violations(&self) -> &[Violation] {
         &self.0.violations
     }
 
-    /// How long to wait before another try, where that is known.
+    /// How long the caller should wait before a retry, if known.
     pub fn retry_delay(&self) -> Option<Duration> {
         self.0.retry_after
     }
@@ -349,74 +375,86 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        let source: &(dyn std::error::Error + 'static) = self.0.source.as_deref()?;
-        Some(source)
+        self.0.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
     }
 }
 
-/// The candidate nearest to a word that was not found, where one is near enough to suggest.
+/// [`std::io::Error`] cannot be cloned. The copy has the same kind, code and text.
+fn copy_of(error: &std::io::Error) -> std::io::Error {
+    match error.raw_os_error() {
+        Some(code) => std::io::Error::from_raw_os_error(code),
+        None => std::io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+/// Longer words are never suggested: comparing them costs time, and a typo in them is not the likely cause.
+const LONGEST_SUGGESTION: usize = 64;
+
+/// The candidate nearest to an unknown word, ignoring case. `None` if none differs by at most one character plus one
+/// for every four characters of the word.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let too_long = |text: &str| text.chars().nth(LONGEST_SUGGESTION).is_some();
     let word = word.to_lowercase();
+    if too_long(&word) {
+        return None;
+    }
     let allowed = 1 + word.chars().count() / 4;
     candidates
         .into_iter()
-        .map(|candidate| (edit_distance(&word, &candidate.to_lowercase()), candidate))
+        .map(|candidate| (candidate, candidate.to_lowercase()))
+        .filter(|(_, lower)| !too_long(lower))
+        .map(|(candidate, lower)| (strsim::levenshtein(&word, &lower), candidate))
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein distance in characters; words over 64 characters count as infinitely far.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(65).collect();
-    if b.len() > 64 || a.chars().take(65).count() > 64 {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(&b) {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = *cell;
-            left = substituted.min(diagonal + 1).min(left + 1);
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(usize::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
+
     use super::*;
 
     #[test]
-    fn the_nearest_name_is_suggested_only_when_it_is_near() {
+    fn nearest_suggests_only_similar_names() {
         assert_eq!(nearest("ordes", ["users", "orders"]), Some("orders"));
         assert_eq!(nearest("SELCT", ["SHOW", "SELECT"]), Some("SELECT"));
         assert_eq!(nearest("invoices", ["users", "orders"]), None);
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
     }
 
     #[test]
-    fn an_error_about_a_file_carries_the_file_and_its_cause() {
-        let io = std::io::Error::from_raw_os_error(5);
-        let error = Error::corrupt("a.seg", 12, "zeros").caused_by(Error::io("cannot read", &io));
-        let expected = FileError { file: "a.seg".into(), offset: Some(12), detail: "zeros".into() };
-        assert_eq!((error.file_error(), error.offset()), (Some(&expected), Some(12)));
-        assert_eq!(error.message(), "a.seg: damaged at byte 12: zeros");
-        let cause = std::error::Error::source(&error).unwrap();
-        let os = cause.source().unwrap().downcast_ref::<std::io::Error>().unwrap();
-        assert_eq!(os.raw_os_error(), Some(5));
+    fn nearest_ignores_words_over_64_characters() {
+        let (at_limit, over_limit) = ("é".repeat(64), "é".repeat(65));
+        assert_eq!(nearest(&at_limit, [at_limit.as_str()]), Some(at_limit.as_str()));
+        assert_eq!(nearest(&over_limit, [over_limit.as_str()]), None);
+        assert_eq!(nearest(&at_limit, [over_limit.as_str()]), None);
     }
 
     #[test]
-    fn every_reason_survives_the_wire() {
+    fn every_reason_parses_from_its_word() {
         for reason in Reason::ALL {
             assert_eq!(Reason::parse(reason.as_str()), Some(*reason));
         }
+    }
+
+    #[test]
+    fn an_io_error_keeps_its_source() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = Error::io("cannot write \"a\"", &full);
+        assert_eq!(error.reason(), Reason::DiskFull);
+        assert_eq!(error.message(), format!("cannot write \"a\": {full}"));
+        let source = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+        assert_eq!(source.map(std::io::Error::kind), Some(std::io::ErrorKind::StorageFull));
+    }
+
+    #[test]
+    fn a_decoder_error_gets_its_file_once() {
+        let error = Error::new(Reason::Corrupt, "bad length").in_file("a.snap", 13).in_file("b.snap", 0);
+        assert_eq!(error.message(), "a.snap: damaged at byte 13: bad length");
+        let expected = FileError { file: "a.snap".into(), offset: Some(13), detail: "bad length".into() };
+        assert_eq!((error.file_error(), error.offset()), (Some(&expected), Some(13)));
+        assert_eq!(error.source().map(ToString::to_string), Some("bad length".to_owned()));
+        let other = Error::new(Reason::ShuttingDown, "the writer is shutting down").in_file("a.snap", 13);
+        assert_eq!(other.file_error(), None);
     }
 }

@@ -71,7 +71,7 @@ pub const BLOCK_BYTES_MAX: usize = 8 << 20;
 /// A key in a sorted block file, in bytes: two of them fit in one block.
 pub const BLOCK_KEY_BYTES: usize = 2 << 20;
 /// Sorted block files that a cache holds open at the same time.
-pub const OPEN_BLOCK_FILES: usize = 256;
+pub const OPEN_SST_FILES: usize = 256;
 /// Blocks of snapshots kept in memory, in bytes, where no option says otherwise.
 pub const CACHE_BYTES: u64 = 256 << 20;
 /// Events after a table's newest snapshot at which the next is taken, where no option says otherwise.
@@ -80,4 +80,4 @@ pub const SNAPSHOT_EVENTS: u64 = 100_000;
 pub const SNAPSHOT_BYTES: u64 = 128 << 20;
 /// Bytes of all tables' rows and events that no snapshot holds yet, at which the table with most of them is snapshotted;
 /// at twice that, writes are refused until it is.
-pub const OVERLAY_BYTES: u64 = 512 << 20;
+pub const MEMTABLE_BYTES: u64 = 512 << 20;

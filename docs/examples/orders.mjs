@@ -1,4 +1,4 @@
-// DriftDB from Node: write, read it back, read the past.
+// DriftDB from Node: places an order, pays it, and reads it as it is now and as it was.
 
 import { randomUUID } from "node:crypto";
 import grpc from "@grpc/grpc-js";
@@ -13,7 +13,7 @@ const reader = new ReaderService(process.env.DRIFTDB_READER ?? "127.0.0.1:7402",
 
 const call = (client, method, request) =>
   new Promise((resolve, reject) => client[method](request, (error, answer) => (error ? reject(error) : resolve(answer))));
-// One atomic commit. Sent again with the same request id, it is still done once.
+// Writes one atomic commit. The request id makes it safe to send the same request again.
 const apply = async (...operations) =>
   (await call(writer, "apply", { operations, options: { requestId: randomUUID() } })).token;
 const document = (value) => ({ json: JSON.stringify(value) });
@@ -23,7 +23,7 @@ const order = { id: "o1", status: "pending", amount: 100 };
 const placed = await apply({ table: "orders", put: document(order) });
 const paid = await apply({ table: "orders", key: "o1", patch: document({ status: "paid" }) });
 
-// The reader waits until it has caught up with the write.
+// The reader waits until it has the write.
 const freshness = { minSeq: paid.seq, epoch: paid.epoch };
 const now = await call(reader, "get", { table: "orders", keys: ["o1"], freshness });
 console.log("now:", now.rows[0].document.json);

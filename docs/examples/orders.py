@@ -1,4 +1,4 @@
-"""DriftDB from Python: write, read it back, read the past."""
+"""DriftDB from Python: places an order, pays it, and reads it as it is now and as it was."""
 
 import json
 import os
@@ -16,7 +16,7 @@ reader = reader_pb2_grpc.ReaderServiceStub(
 
 
 def apply(*operations):
-    """One atomic commit. Sent again with the same request id, it is still done once."""
+    """Writes one atomic commit. The request id makes it safe to send the same request again."""
     options = writer_pb2.CommitOptions(request_id=str(uuid.uuid4()))
     return writer.Apply(writer_pb2.ApplyRequest(operations=operations, options=options)).token
 
@@ -30,7 +30,7 @@ order = {"id": "o1", "status": "pending", "amount": 100}
 placed = apply(writer_pb2.Operation(table="orders", put=document(order)))
 paid = apply(writer_pb2.Operation(table="orders", key="o1", patch=document({"status": "paid"})))
 
-# The reader waits until it has caught up with the write.
+# The reader waits until it has the write.
 fresh = types_pb2.Freshness(min_seq=paid.seq, epoch=paid.epoch)
 now = reader.Get(reader_pb2.GetRequest(table="orders", keys=["o1"], freshness=fresh))
 print("now:", now.rows[0].document.json)

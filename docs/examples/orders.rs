@@ -1,11 +1,11 @@
-//! DriftDB from Rust: write, read it back, read the past.
+//! DriftDB from Rust: places an order, pays it, and reads it as it is now and as it was.
 
 use driftdb::client::Client;
 use driftdb::v1::{AsOf, CreateTableRequest, GetRequest, SelectRequest};
 
 #[tokio::main]
 async fn main() -> Result<(), tonic::Status> {
-    let address = |name: &str, usual: &str| std::env::var(name).unwrap_or(usual.to_owned());
+    let address = |name: &str, default: &str| std::env::var(name).unwrap_or(default.to_owned());
     let writer = address("DRIFTDB_WRITER", "127.0.0.1:7401");
     let client = Client::new([writer], [address("DRIFTDB_READER", "127.0.0.1:7402")]);
 
@@ -15,7 +15,7 @@ async fn main() -> Result<(), tonic::Status> {
     let placed = client.put("orders", r#"{"id": "o1", "status": "pending", "amount": 100}"#).await?;
     client.patch("orders", "o1", r#"{"status": "paid"}"#).await?;
 
-    // A client reads what it has written, at any reader.
+    // The reader waits until it has this client's writes.
     if let Some(order) = client.get("orders", "o1").await? {
         println!("now: {}", order.json().unwrap_or_default());
     }

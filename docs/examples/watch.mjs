@@ -1,4 +1,4 @@
-// DriftDB from Node: a copy of a table that follows it, whatever becomes of the readers.
+// DriftDB from Node: keeps a copy of a table up to date, and uses the next reader if one fails.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -8,7 +8,7 @@ import protobuf from "protobufjs";
 
 const load = { includeDirs: ["proto"], longs: String, enums: String, arrays: true };
 const { ReaderService } = grpc.loadPackageDefinition(loadSync("driftdb/v1/reader.proto", load)).driftdb.v1;
-// A stream is quiet for long: pings find out that its connection has broken without a word.
+// A stream can be silent for a long time. Pings detect a connection that broke without an error.
 const options = { "grpc.keepalive_time_ms": 20_000, "grpc.keepalive_timeout_ms": 20_000 };
 
 const { root } = protobuf.parse(`
@@ -24,15 +24,15 @@ export function reasonOf(error) {
   return info && root.lookupType("ErrorInfo").decode(info.value).reason;
 }
 
-// Yields each message once, in order, and commits whole. Where a reader goes away, the next one goes on. `opened`
-// comes where everything begins: at first, and where what came so far no longer holds.
+// Yields each message once and in order, and each commit whole. If a reader fails, continues at the next one.
+// Yields `opened` at the start, and again if everything received so far is no longer valid.
 export async function* watch(readers, request) {
   for (let attempt = 0; ; attempt++) {
     const reader = new ReaderService(readers[attempt % readers.length], grpc.credentials.createInsecure(), options);
     const stream = reader.watchDrift(request);
     const resumed = Boolean(request.resumeToken);
     try {
-      let changes = []; // a large commit comes in parts, the last without `more`
+      let changes = []; // a large commit comes in parts; all but the last have `more`
       for await (const message of stream) {
         if (message.commit) message.commit.changes = changes = [...changes, ...message.commit.changes];
         if (message.commit?.more) continue;
@@ -41,7 +41,7 @@ export async function* watch(readers, request) {
         request = { ...filter, resumeToken: message.resumeToken };
         if (!(resumed && message.opened)) yield message;
       }
-      return; // untilSeq has been reached
+      return; // untilSeq was reached
     } catch (error) {
       if (["EPOCH_CHANGED", "BELOW_FLOOR"].includes(reasonOf(error))) {
         const { afterSeq, afterTime, resumeToken, epoch, ...filter } = request;

@@ -1,4 +1,4 @@
-"""DriftDB from Python: a copy of a table that follows it, whatever becomes of the readers."""
+"""DriftDB from Python: keeps a copy of a table up to date, and uses the next reader if one fails."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ from driftdb.v1 import reader_pb2, reader_pb2_grpc, types_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-# A stream is quiet for long: pings find out that its connection has broken without a word.
+# A stream can be silent for a long time. Pings detect a connection that broke without an error.
 OPTIONS = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -26,22 +26,22 @@ def reason_of(error):
 
 
 def watch(readers, request):
-    """Yields each message once, in order, and commits whole. Where a reader goes away, the next one goes on. `opened`
-    comes where everything begins: at first, and where what came so far no longer holds."""
+    """Yields each message once and in order, and each commit whole. If a reader fails, continues at the next one.
+    Yields `opened` at the start, and again if everything received so far is no longer valid."""
     for attempt in itertools.count():
         resumed = request.WhichOneof("start") == "resume_token"
         with grpc.insecure_channel(readers[attempt % len(readers)], OPTIONS) as channel:
             try:
                 whole = reader_pb2.WatchDriftResponse()
                 for message in reader_pb2_grpc.ReaderServiceStub(channel).WatchDrift(request):
-                    whole.MergeFrom(message)  # a large commit comes in parts, the last without `more`
+                    whole.MergeFrom(message)  # a large commit comes in parts; all but the last have `more`
                     if message.commit.more:
                         continue
                     request.resume_token = message.resume_token
                     if not (resumed and message.HasField("opened")):
                         yield whole
                     whole = reader_pb2.WatchDriftResponse()
-                return  # until_seq has been reached
+                return  # until_seq was reached
             except grpc.RpcError as error:
                 if reason_of(error) in ("EPOCH_CHANGED", "BELOW_FLOOR"):
                     for start in ("after_seq", "after_time", "resume_token"):

@@ -1,4 +1,4 @@
-//! DriftDB from Rust: a copy of a table that follows it, whatever becomes of the readers.
+//! DriftDB from Rust: keeps a copy of a table up to date, and uses the next reader if one fails.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ async fn main() -> Result<(), tonic::Status> {
         let event = match watch.next().await {
             Ok(Some(event)) => event,
             Ok(None) => return Ok(()),
-            // What has not come yet is gone, or the copy is of another history: begin anew.
+            // The missing commits were compacted, or the database was restored: start over.
             Err(status) if matches!(reason(&status).as_deref(), Some("BELOW_FLOOR" | "EPOCH_CHANGED")) => {
                 watch = client.watch(request.clone());
                 continue;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use driftdb_common::limits;
-use driftdb_common::service::config::{self, DataArgs, LogArgs};
+use driftdb_common::service::options::{DataArgs, LogArgs, parse_duration};
 use driftdb_reader::{Config, Follow};
 
 /// A reader daemon of DriftDB: answers questions about a database, now or as of any moment in its past.
@@ -18,7 +18,7 @@ use driftdb_reader::{Config, Follow};
     version,
     after_help = "Example:\n  driftdb-reader --data ./mydata\n  driftctl select -t orders --as-of '5 minutes ago'\n\nSIGTERM ends it cleanly; streams under way end with UNAVAILABLE."
 )]
-pub struct Args {
+pub struct ReaderArgs {
     /// The database to follow.
     #[command(flatten)]
     pub data: DataArgs,
@@ -50,7 +50,7 @@ pub struct MaxLag(Option<Duration>);
 fn poll_interval(text: &str) -> Result<Duration, String> {
     // Files that were replaced are removed two seconds later: by then every reader is to have looked.
     let bounds = Duration::from_millis(1)..=Duration::from_secs(1);
-    let interval = config::duration(text)?;
+    let interval = parse_duration(text)?;
     if bounds.contains(&interval) {
         Ok(interval)
     } else {
@@ -61,11 +61,11 @@ fn poll_interval(text: &str) -> Result<Duration, String> {
 fn max_lag(text: &str) -> Result<MaxLag, String> {
     match text.trim() {
         "off" | "0" => Ok(MaxLag(None)),
-        text => Ok(MaxLag(Some(config::duration(text)?).filter(|limit| !limit.is_zero()))),
+        text => Ok(MaxLag(Some(parse_duration(text)?).filter(|limit| !limit.is_zero()))),
     }
 }
 
-impl Args {
+impl ReaderArgs {
     /// How the reader is to run.
     pub fn config(&self) -> Config {
         Config {
@@ -84,7 +84,7 @@ mod tests {
 
     fn parsed(options: &[&str]) -> Result<Config, clap::Error> {
         let line = ["driftdb-reader", "--data", "dir"].into_iter().chain(options.iter().copied());
-        Args::try_parse_from(line).map(|args| args.config())
+        ReaderArgs::try_parse_from(line).map(|args| args.config())
     }
 
     #[test]

@@ -238,7 +238,7 @@ impl Follower {
     /// Takes a table anew from its newest snapshot, where compaction has taken away the log that was being read.
     fn reload(&mut self, manifest: Manifest) -> Result<()> {
         let applied = self.merge.next_seq() - 1;
-        if self.fresh || manifest.eras.last().is_none_or(|era| era.seq > applied) {
+        if self.fresh || manifest.deltas.last().is_none_or(|era| era.seq > applied) {
             // This reader is behind the snapshot: so are its other tables, perhaps.
             self.begin_anew();
             return Err(Error::new(Reason::FileGone, "the log was compacted while it was being read"));
@@ -260,7 +260,7 @@ impl Follower {
                 continue;
             };
             let applied = self.merge.next_seq() - 1;
-            let known = manifest.eras.last().is_some_and(|era| self.fresh || era.seq <= applied);
+            let known = manifest.deltas.last().is_some_and(|era| self.fresh || era.seq <= applied);
             if !known && manifest.floor.is_some() {
                 self.begin_anew();
                 return Err(Error::new(Reason::FileGone, "a table's log was compacted before it was read"));
@@ -276,7 +276,7 @@ impl Follower {
         let (id, name) = (manifest.table_id, manifest.table.clone());
         let mut cursor = LogCursor::new(Arc::clone(&self.shelf.disk), &self.shelf.dir, &name, id);
         let (mut timeline, mut last_seq, mut adopted) = (Timeline::new(id, &*name), 0, 0);
-        if from_snapshots && let Some(era) = manifest.eras.last() {
+        if from_snapshots && let Some(era) = manifest.deltas.last() {
             timeline = Timeline::open(id, &*name, self.shelf.open(&manifest, None)?)?;
             cursor = cursor.starting_at(CursorPosition::from_log_position(&era.position));
             (last_seq, adopted) = (era.seq, manifest.version);
@@ -359,7 +359,7 @@ impl Follower {
     /// Goes over to newer snapshots, which lets go of the events that they hold.
     fn adopt(&mut self, applied: u64) {
         for table in self.tables.values_mut() {
-            let end = table.manifest.eras.last().map_or(0, |era| era.seq);
+            let end = table.manifest.deltas.last().map_or(0, |era| era.seq);
             if table.adopted == table.manifest.version || end > applied {
                 continue;
             }
@@ -484,8 +484,8 @@ mod tests {
             published,
             published_ms: 0,
             floor: None,
-            eras: Vec::new(),
-            fulls: Vec::new(),
+            deltas: Vec::new(),
+            images: Vec::new(),
             segments,
         };
         fs::replace(&*shared, &dir().manifest(table), &manifest::encode(&manifest).unwrap()).unwrap();

@@ -1,13 +1,14 @@
 //! Which moment a read is of: waits until the replica is as fresh as asked, and resolves AS OF.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
-use driftdb_common::table::commit_times::PointInTime;
+use driftdb_common::table::point_in_time::{PointInTime, beyond_head};
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
 use tokio::sync::watch;
@@ -106,11 +107,7 @@ impl Replica {
                 && seq > freshness.min_seq
                 && self.is_beyond_head(seq, &mut looks, freshness.deadline).await
             {
-                let message =
-                    format!("seq {seq} has not happened yet: the newest commit is {}", self.known_seq());
-                return Err(
-                    Error::new(Reason::BeyondHead, message).with("last_seq", self.known_seq().to_string())
-                );
+                return Err(beyond_head(seq, self.known_seq()));
             }
             if timeout_at(freshness.deadline, looks.changed()).await.is_err() {
                 return Err(self.behind(min_seq, &applied));
@@ -148,22 +145,9 @@ impl Replica {
     }
 
     fn seq_of(&self, as_of: Option<PointInTime>, applied: &Applied) -> Result<u64> {
-        Ok(match as_of {
-            None | Some(PointInTime::Now) => applied.seq,
-            Some(PointInTime::Seq(seq)) => seq,
-            Some(PointInTime::Time(ms)) => match u64::try_from(ms) {
-                Ok(ms) => self.seq_at(ms, applied)?,
-                Err(_) => 0,
-            },
-            Some(PointInTime::Ago(ago)) => {
-                let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
-                self.seq_at(now_ms().saturating_sub(ago_ms), applied)?
-            }
-        })
+        let point = as_of.unwrap_or(PointInTime::Now);
+        let seq = point.resolve(applied.seq, now_ms(), |time_ms| self.seq_at(time_ms, applied).map(Some))?;
+        // Seq 0 is the state before the first commit.
+        Ok(seq.unwrap_or(0))
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

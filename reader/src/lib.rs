@@ -20,6 +20,7 @@ use crate::notices::Notices;
 use crate::rpc::ReaderRpc;
 use crate::tailer::Tailer;
 
+#[path = "message_size.rs"]
 mod answers;
 mod follow;
 mod follower;
@@ -29,9 +30,11 @@ mod readiness;
 mod replica;
 mod rpc;
 mod statement;
+#[path = "paged_stream.rs"]
 mod steps;
 mod subscriptions;
 mod tailer;
+#[path = "resume_token.rs"]
 mod token;
 mod watch;
 

@@ -94,7 +94,7 @@ impl ReaderRpc {
         let mut before = 0;
         if !request.resume_token.is_empty() {
             let token = SelectToken::decode(&request.resume_token, self.replica.database(), filter)?;
-            as_of = Some(driftdb_common::table::commit_times::PointInTime::Seq(token.seq));
+            as_of = Some(driftdb_common::table::point_in_time::PointInTime::Seq(token.seq));
             before = token.count;
             selection.after = Some(token.after());
             selection.limit = selection.limit.map(|limit| limit.saturating_sub(before));
@@ -185,8 +185,8 @@ impl ReaderRpc {
     pub(crate) async fn two_moments(
         &self,
         freshness: Freshness,
-        from: driftdb_common::table::commit_times::PointInTime,
-        to: Option<driftdb_common::table::commit_times::PointInTime>,
+        from: driftdb_common::table::point_in_time::PointInTime,
+        to: Option<driftdb_common::table::point_in_time::PointInTime>,
     ) -> Result<(Moment, Moment)> {
         let from = self.replica.resolve(freshness, Some(from)).await?;
         let to = self.replica.resolve(freshness, to).await?;

@@ -36,7 +36,7 @@ start() {
     return 1
 }
 
-# said EXPECTED FOUND: what the README's example prints.
+# said EXPECTED FOUND: what the program in docs/clients.md prints.
 said() {
     if [ "$2" != "$1" ]; then
         printf 'the example printed\n%s\ninstead of\n%s\n' "$2" "$1" >&2

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-use driftdb_common::format::sst::{Identity, SstWriter, TARGET_BYTES};
+use driftdb_common::format::sst::{SstIdentity, SstWriter, TARGET_BYTES};
 use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::sst::{BlockCache, SstFile};
 use xxhash_rust::xxh3::xxh3_64;
@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::crc::crc32;
 use super::decoder::{u32_at, u64_at};
 
-const IDENTITY: Identity = Identity { table: 2, base: 100, seq: 300, kind: 1 };
+const IDENTITY: SstIdentity = SstIdentity { table: 2, base: 100, seq: 300, kind: 1 };
 const PROPERTIES: &[u8] = b"two trees";
 
 type Tree = BTreeMap<Vec<u8>, Vec<u8>>;

@@ -31,7 +31,7 @@ fn a_group_of_frames() {
     let patch = Document::from_json(r#"{"n":null}"#).unwrap();
     let key = Key::Str("a".into());
     let mut buffer = FrameBuffer::default();
-    let shape = CommitShape { frames: 3, frames_here: 2 };
+    let shape = CommitShape { frames: 3, frames_in_table: 2 };
     buffer.push(300, 1_704_067_200_007, EventType::Insert, |out| {
         event::encode(out, Some(&key), Some(&insert), false, Some((shape, &meta)), true)
     });
@@ -78,7 +78,7 @@ fn the_cells_of_head() {
         last_seq: 20,
         last_ms: 1_704_067_200_007,
         generation: 26,
-        slots: 3,
+        table_entry_count: 3,
         closed: true,
     };
     let cell = joined(&[
@@ -115,8 +115,8 @@ fn the_json_files() {
         published: 19,
         published_ms: 0,
         floor: None,
-        eras: Vec::new(),
-        fulls: Vec::new(),
+        deltas: Vec::new(),
+        images: Vec::new(),
         segments: vec![Segment { number: 1, sealed: Some(seal) }, Segment { number: 2, sealed: None }],
     };
     let expected = r#"{"crc32":"6ca733e0","body":{"table":"t","table_id":7,"version":2,"term":1,"published":19,"segments":[{"number":1,"sealed":{"bytes":4100,"frames":2,"digest":1070237893}},{"number":2}]}}"#;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use driftdb::v1;
 use driftdb_common::format::manifest::{Manifest, encode};
 use driftdb_common::format::snapshot::{kind, tree};
-use driftdb_common::format::sst::Identity;
+use driftdb_common::format::sst::SstIdentity;
 use driftdb_common::storage::fs::{OsFileSystem, replace};
 use driftdb_common::storage::head;
 use driftdb_common::storage::layout::{DataDir, delta_stem, image_stem, read_manifest, table_names};
@@ -186,21 +186,21 @@ impl Copy {
     }
 
     /// Every snapshot and index of a table, with what it is.
-    pub fn files(&self, table: &str) -> Vec<(PathBuf, Identity)> {
+    pub fn files(&self, table: &str) -> Vec<(PathBuf, SstIdentity)> {
         let manifest = self.manifest(table);
         let id = manifest.table_id;
         let mut files = Vec::new();
-        for era in &manifest.eras {
-            let identity = Identity { table: id, base: era.base, seq: era.seq, kind: kind::ERA };
+        for era in &manifest.deltas {
+            let identity = SstIdentity { table: id, base: era.base, seq: era.seq, kind: kind::DELTA };
             files.push((self.dir.delta_layer(table, era.base, era.seq), identity));
-            let identity = Identity { kind: kind::ERA_INDEX, ..identity };
+            let identity = SstIdentity { kind: kind::DELTA_INDEX, ..identity };
             let stem = delta_stem(era.base, era.seq);
             files.extend(era.indexes.iter().map(|path| (self.dir.index(table, path, &stem), identity)));
         }
-        for full in &manifest.fulls {
-            let identity = Identity { table: id, base: full.seq, seq: full.seq, kind: kind::FULL };
+        for full in &manifest.images {
+            let identity = SstIdentity { table: id, base: full.seq, seq: full.seq, kind: kind::IMAGE };
             files.push((self.dir.image_layer(table, full.seq), identity));
-            let identity = Identity { kind: kind::FULL_INDEX, ..identity };
+            let identity = SstIdentity { kind: kind::IMAGE_INDEX, ..identity };
             let stem = image_stem(full.seq);
             files.extend(full.indexes.iter().map(|path| (self.dir.index(table, path, &stem), identity)));
         }
@@ -208,7 +208,7 @@ impl Copy {
     }
 
     /// The first file of a kind.
-    pub fn file(&self, table: &str, kind: u8) -> (PathBuf, Identity) {
+    pub fn file(&self, table: &str, kind: u8) -> (PathBuf, SstIdentity) {
         let mut files = self.files(table).into_iter();
         files.find(|(_, identity)| identity.kind == kind).unwrap_or_else(|| panic!("{table} has no {kind}"))
     }
@@ -216,7 +216,7 @@ impl Copy {
     /// Writes a file anew with the library, its CRCs right, with other entries: `edit` makes of each what it likes.
     pub fn rewrite(
         &self,
-        (path, identity): &(PathBuf, Identity),
+        (path, identity): &(PathBuf, SstIdentity),
         edit: &mut impl FnMut(u8, &[u8], &[u8]) -> Vec<(Vec<u8>, Vec<u8>)>,
     ) {
         let disk = OsFileSystem::shared();
@@ -227,8 +227,8 @@ impl Copy {
                 [tree::VERSIONS, tree::COMMITS, tree::REQUESTS, tree::PRODUCERS, tree::ROWS, tree::CANDIDATES]
             {
                 let belongs = match identity.kind {
-                    kind::ERA => id <= tree::PRODUCERS,
-                    kind::FULL => id == tree::ROWS,
+                    kind::DELTA => id <= tree::PRODUCERS,
+                    kind::IMAGE => id == tree::ROWS,
                     _ => id == tree::CANDIDATES,
                 };
                 if !belongs {

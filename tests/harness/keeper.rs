@@ -120,7 +120,7 @@ impl Script {
         for (table, (kind, key, after)) in events {
             let id = *table as u64 + 1;
             let here = u32::try_from(events.iter().filter(|(at, _)| at == table).count()).unwrap();
-            let shape = CommitShape { frames: u32::try_from(events.len()).unwrap(), frames_here: here };
+            let shape = CommitShape { frames: u32::try_from(events.len()).unwrap(), frames_in_table: here };
             let first = told.insert(*table).then_some((shape, &meta));
             let document = match kind {
                 EventType::Schema => Some(schema(*table, seq)),
@@ -165,16 +165,16 @@ fn schema(table: usize, seq: u64) -> Document {
 
 /// What is to be done next: more of everything than files of this size would need.
 fn next_task(manifest: &Manifest) -> Option<MergeTask> {
-    let full = manifest.fulls.last().map_or(0, |full| full.seq);
-    let last = manifest.eras.last()?.seq;
+    let full = manifest.images.last().map_or(0, |full| full.seq);
+    let last = manifest.deltas.last()?.seq;
     if last >= full + 9 {
         return Some(MergeTask::ImageLayer);
     }
-    if manifest.fulls.len() > 1 {
+    if manifest.images.len() > 1 {
         return Some(MergeTask::Drop(0));
     }
-    let newest = manifest.eras.partition_point(|era| era.seq <= full);
-    (manifest.eras.len() - newest > 3).then(|| MergeTask::Merge(newest + 1..newest + 3))
+    let newest = manifest.deltas.partition_point(|era| era.seq <= full);
+    (manifest.deltas.len() - newest > 3).then(|| MergeTask::Merge(newest + 1..newest + 3))
 }
 
 /// A database opened for writing, and for reading what was found.
@@ -270,7 +270,7 @@ impl Keeper {
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
             let era = snapshot::next_era(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()));
             let Some(era) = era.map_err(refused)? else { break };
-            self.edit(id, &|manifest| manifest.eras.push(era.clone()))?;
+            self.edit(id, &|manifest| manifest.deltas.push(era.clone()))?;
             done.push("era");
         }
         loop {
@@ -278,24 +278,24 @@ impl Keeper {
             let table = (manifest.table.as_str(), id);
             match next_task(&manifest) {
                 Some(MergeTask::ImageLayer) => {
-                    let indexes = manifest.eras.last().unwrap().indexes.clone();
+                    let indexes = manifest.deltas.last().unwrap().indexes.clone();
                     let full = snapshot::full(&self.shelf, table, &chain, chain.end(), &indexes, &|_| Ok(()));
                     let full = full.map_err(refused)?;
-                    self.edit(id, &|manifest| manifest.fulls.push(full.clone()))?;
+                    self.edit(id, &|manifest| manifest.images.push(full.clone()))?;
                     done.push("full");
                 }
                 Some(MergeTask::Merge(range)) => {
-                    let eras = chain.opened_eras(&manifest, range.clone());
+                    let deltas = chain.opened_eras(&manifest, range.clone());
                     let since = RequestsSince::default();
-                    let era = merge_policy::merge_eras(&self.shelf, table, &eras, since, &|_| Ok(()));
+                    let era = merge_policy::merge_eras(&self.shelf, table, &deltas, since, &|_| Ok(()));
                     let era = era.map_err(refused)?.unwrap();
                     self.edit(id, &|manifest| {
-                        _ = manifest.eras.splice(range.clone(), [era.clone()]).count()
+                        _ = manifest.deltas.splice(range.clone(), [era.clone()]).count()
                     })?;
                     done.push("merge");
                 }
                 Some(MergeTask::Drop(at)) => {
-                    self.edit(id, &|manifest| _ = manifest.fulls.remove(at))?;
+                    self.edit(id, &|manifest| _ = manifest.images.remove(at))?;
                     done.push("drop");
                 }
                 None => break,
@@ -311,28 +311,28 @@ impl Keeper {
         if id != 1 || chain.end() < ALTERED {
             return Ok(None);
         }
-        let (mut eras, mut fulls) = (Vec::new(), Vec::new());
+        let (mut deltas, mut images) = (Vec::new(), Vec::new());
         for (file, is_full) in chain.needed_now().filter(|(file, _)| file.index("pad").is_none()) {
             let before = |key: &[u8], seq: u64| chain.document_before(key, seq);
             let table = (manifest.table.as_str(), id);
             index::build(&self.shelf, table, file, "pad", is_full, &before, &|_| Ok(()))
                 .map_err(AppendError::Refused)?;
-            if is_full { fulls.push(file.seq) } else { eras.push(file.seq) }
+            if is_full { images.push(file.seq) } else { deltas.push(file.seq) }
         }
-        if eras.is_empty() && fulls.is_empty() {
+        if deltas.is_empty() && images.is_empty() {
             return Ok(None);
         }
         self.edit(id, &|manifest| {
             let add = |indexes: &mut Vec<String>| indexes.push("pad".to_owned());
             manifest
-                .eras
+                .deltas
                 .iter_mut()
-                .filter(|era: &&mut DeltaLayer| eras.contains(&era.seq))
+                .filter(|era: &&mut DeltaLayer| deltas.contains(&era.seq))
                 .for_each(|e| add(&mut e.indexes));
             manifest
-                .fulls
+                .images
                 .iter_mut()
-                .filter(|f: &&mut ImageLayer| fulls.contains(&f.seq))
+                .filter(|f: &&mut ImageLayer| images.contains(&f.seq))
                 .for_each(|f| add(&mut f.indexes));
         })?;
         Ok(Some("index"))

@@ -100,7 +100,7 @@ pub fn group_of(commits: impl Iterator<Item = Seen>) -> Group {
                 group.created.push((*table, TABLES[usize::try_from(*table).unwrap() - 1].to_owned()));
             }
             let here = u32::try_from(events.iter().filter(|event| event.0 == *table).count()).unwrap();
-            let first = (*table != last).then_some((CommitShape { frames, frames_here: here }, &meta));
+            let first = (*table != last).then_some((CommitShape { frames, frames_in_table: here }, &meta));
             last = *table;
             let document = content.as_ref().map(|text| Document::from_json(text).unwrap());
             let entry = group.tables.entry(*table).or_default();

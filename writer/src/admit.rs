@@ -153,15 +153,15 @@ impl Admission {
 
     /// Takes in a table as its snapshots have it, with the requests and producers that they tell of.
     pub fn find_table(&mut self, shelf: &TableFiles, manifest: &Manifest) -> Result<()> {
-        if manifest.eras.is_empty() {
+        if manifest.deltas.is_empty() {
             return Ok(());
         }
         let chain = shelf.open(manifest, None)?;
         let (mut created, mut newest) = (manifest.table_id, None);
-        for chapter in &chain.properties().chapters {
-            let event = SchemaEvent::from_document(&chapter.document)?;
+        for schema_entry in &chain.properties().schema_entries {
+            let event = SchemaEvent::from_document(&schema_entry.document)?;
             if event.action == SchemaAction::Create {
-                created = chapter.seq;
+                created = schema_entry.seq;
             }
             newest = Some(event);
         }
@@ -476,14 +476,16 @@ impl Commit {
 }
 
 fn encode(group: &mut Group, token: WriteToken, events: &[NewEvent], meta: &CommitMeta) {
-    let mut frames_here: HashMap<u64, u32> = HashMap::new();
+    let mut frames_in_table: HashMap<u64, u32> = HashMap::new();
     for event in events {
-        *frames_here.entry(event.table).or_default() += 1;
+        *frames_in_table.entry(event.table).or_default() += 1;
     }
     let frames = u32::try_from(events.len()).unwrap_or(u32::MAX);
     for NewEvent { table, kind, key, payload, replaces } in events {
         // Taken out by the commit's first frame in the table, so that later ones do not carry it.
-        let first = frames_here.remove(table).map(|frames_here| (CommitShape { frames, frames_here }, meta));
+        let first = frames_in_table
+            .remove(table)
+            .map(|frames_in_table| (CommitShape { frames, frames_in_table }, meta));
         let table = group.tables.entry(*table).or_default();
         let first_of_group = table.frames.is_empty();
         table.last_seq = token.seq;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
-use driftdb_common::service::config::{DataArgs, LogArgs};
+use driftdb_common::service::options::{DataArgs, LogArgs};
 use driftdb_writer::{Config, Fencing, When, Window};
 
 /// The writer daemon of DriftDB: the one process that changes a database.
@@ -59,7 +59,7 @@ pub struct Args {
     pub snapshot_bytes: u64,
     /// Bytes of log that no snapshot holds yet, of all tables together, at which the table with most is snapshotted;
     /// at twice that, writes wait.
-    #[arg(long, env = "DRIFTDB_MEMORY", default_value_t = limits::OVERLAY_BYTES, value_name = "BYTES",
+    #[arg(long, env = "DRIFTDB_MEMORY", default_value_t = limits::MEMTABLE_BYTES, value_name = "BYTES",
           value_parser = clap::value_parser!(u64).range(4096..))]
     pub memory: u64,
     /// Bytes of snapshots to keep in memory, unpacked.

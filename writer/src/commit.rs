@@ -7,12 +7,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::Manifest;
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::storage::wal::appender::{AppendError, Log, TableStorage};
 use driftdb_common::table::build::snapshot::ReadLimit;
 use driftdb_common::table::layers::LayerMap;
@@ -285,7 +286,7 @@ impl Commits {
             let (manifest, reach) = self.look(id)?;
             let missing = || Error::new(Reason::TableNotFound, format!("there is no table of id {id}"));
             let chain = self.chain(id).ok_or_else(missing)?;
-            if chain.end() == manifest.eras.last().map_or(0, |era| era.seq) {
+            if chain.end() == manifest.deltas.last().map_or(0, |era| era.seq) {
                 return Ok((manifest, reach, chain));
             }
             std::thread::sleep(BETWEEN_LOOKS);
@@ -351,10 +352,4 @@ impl Commits {
         self.0.state.lock().closing = true;
         self.0.gathered.notify_one();
     }
-}
-
-/// The clock, in milliseconds since 1970.
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::EventType;
 use driftdb_common::format::manifest::Manifest;
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::storage::layout::image_stem;
 use driftdb_common::storage::wal::appender::CompactionInput;
 use driftdb_common::storage::wal::cursor::CursorItem;
@@ -12,9 +13,8 @@ use driftdb_common::table::build::compaction::{
     self, CompactionLog, CompactionPlan, CompactionRequest, ManifestEdit,
 };
 use driftdb_common::table::build::snapshot::log_after;
-use driftdb_common::table::commit_times::PointInTime;
+use driftdb_common::table::point_in_time::{CommitBound, PointInTime};
 
-use crate::commit::now_ms;
 use crate::maintenance::CompactInfo;
 use crate::snapshotter::{Snapshotter, Taken};
 
@@ -65,14 +65,11 @@ impl Snapshotter {
         let lock = self.lock_of(id);
         let _busy = lock.lock();
         let (manifest, reach) = self.commits().look(id)?;
-        let seq = match self.floor_wanted(id, before)? {
-            Some(seq) => seq,
-            None => return Ok(nothing_to_do(&manifest)),
+        let wanted = match before {
+            Some(point) => point.resolve(reach.seq, now_ms(), |time_ms| self.last_at(id, time_ms))?,
+            None => self.newest_snapshot(id)?,
         };
-        if seq > reach.seq {
-            let message = format!("seq {seq} has not happened yet: the newest commit is {}", reach.seq);
-            return Err(Error::new(Reason::BeyondHead, message).with("last_seq", reach.seq.to_string()));
-        }
+        let Some(seq) = wanted else { return Ok(nothing_to_do(&manifest)) };
         if seq < id {
             let message =
                 format!("the table was created by commit {id}: there is nothing of it at seq {seq}");
@@ -109,28 +106,16 @@ impl Snapshotter {
         Ok((last, chain.time_of(last)?.ok_or_else(missing)?))
     }
 
-    /// The commit that is to be the floor; `None` where there is none at or before the time asked for.
-    fn floor_wanted(&self, id: u64, before: Option<PointInTime>) -> Result<Option<u64>> {
-        let time = match before {
-            None => {
-                let end = self.chain(id)?.end();
-                let newest = || Ok::<_, Error>(self.tail(id, |_, _| true)?.last.map(|(seq, _)| seq));
-                return if end > 0 { Ok(Some(end)) } else { newest() };
-            }
-            Some(PointInTime::Seq(seq)) => return Ok(Some(seq)),
-            Some(PointInTime::Now) => return Ok(Some(self.commits().look(id)?.1.seq)),
-            Some(PointInTime::Time(ms)) => u64::try_from(ms).unwrap_or(0),
-            Some(PointInTime::Ago(ago)) => {
-                now_ms().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))
-            }
-        };
-        self.last_at(id, time)
+    /// The end of a table's newest snapshot; if it has none, the table's newest commit.
+    fn newest_snapshot(&self, id: u64) -> Result<Option<u64>> {
+        let end = self.chain(id)?.end();
+        if end > 0 { Ok(Some(end)) } else { Ok(self.tail(id, |_, _| true)?.last.map(|(seq, _)| seq)) }
     }
 
     /// The last of a table's commits at or before a time. The state is the same up to the next one's.
     fn last_at(&self, id: u64, time_ms: u64) -> Result<Option<u64>> {
         let chain = self.chain(id)?;
-        if chain.end() == 0 || chain.properties().time_ms <= time_ms {
+        if !chain.covers(CommitBound::Time(time_ms)) {
             let tail = self.tail(id, |_, at| at <= time_ms)?;
             if let Some((seq, _)) = tail.last {
                 return Ok(Some(seq));
@@ -225,7 +210,7 @@ impl Snapshotter {
     /// The files of all rows at a moment, which are about to be written, perhaps again.
     fn files_of_full(&self, manifest: &Manifest, seq: u64) -> Vec<std::path::PathBuf> {
         let (dir, name) = (&self.shelf().dir, manifest.table.as_str());
-        let indexes = manifest.eras.last().into_iter().flat_map(|era| &era.indexes);
+        let indexes = manifest.deltas.last().into_iter().flat_map(|era| &era.indexes);
         let indexes = indexes.map(|path| dir.index(name, path, &image_stem(seq)));
         indexes.chain([dir.image_layer(name, seq)]).collect()
     }
@@ -249,10 +234,10 @@ impl Snapshotter {
     fn outlived(&self, id: u64, time_ms: u64) -> Result<Option<u64>> {
         let Some(seq) = self.last_at(id, time_ms)? else { return Ok(None) };
         let (manifest, _) = self.commits().look(id)?;
-        let seq = seq.min(manifest.eras.last().map_or(0, |era| era.seq));
-        let eras = || manifest.eras.iter().filter(|era| !era.is_folded());
-        let all: u64 = eras().map(|era| era.bytes).sum();
-        let below: u64 = eras().filter(|era| era.seq <= seq).map(|era| era.bytes).sum();
+        let seq = seq.min(manifest.deltas.last().map_or(0, |era| era.seq));
+        let deltas = || manifest.deltas.iter().filter(|era| !era.is_compaction_base());
+        let all: u64 = deltas().map(|era| era.bytes).sum();
+        let below: u64 = deltas().filter(|era| era.seq <= seq).map(|era| era.bytes).sum();
         let risen = manifest.floor.is_none_or(|floor| seq > floor.seq);
         Ok(Some(seq).filter(|_| risen && below > 0 && below.saturating_mul(4) >= all))
     }

@@ -1,9 +1,9 @@
 //! A hash of what a request asks for: tells a retry from another request with the same id.
 
-use driftdb_common::table::commit_times::PointInTime;
 use driftdb_common::table::operation::{
     Action, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
 };
+use driftdb_common::table::point_in_time::PointInTime;
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// XXH3-128 over a change, part by part, each with its kind and length. It is kept in the log: it must never change.

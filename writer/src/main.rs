@@ -1,42 +1,32 @@
-//! `driftdb-writer`: reads the command line, opens the database, serves until a signal.
+//! The `driftdb-writer` program.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::service::server::{Listener, on_signals};
-use driftdb_common::service::{config, telemetry};
+use driftdb_common::error::{Error, Reason};
+use driftdb_common::service::daemon;
 use driftdb_writer::{Writer, stand_by};
 
 mod args;
 
 fn main() -> ExitCode {
     let args = args::Args::parse();
-    match run(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("driftdb-writer: {error}");
-            if error.reason() == Reason::DatabaseLocked {
-                eprintln!("With --standby this writer waits, and takes over when that one has ended.");
-            }
-            ExitCode::FAILURE
+    daemon::run("driftdb-writer", &args.log, async |shutdown| {
+        if args.standby {
+            return stand_by(args.config(), daemon::listen(args.listen).await?, shutdown).await;
         }
-    }
+        let writer = Writer::open(args.config()).map_err(with_standby_hint)?;
+        writer.serve(daemon::listen(args.listen).await?, shutdown).await
+    })
 }
 
-fn run(args: &args::Args) -> Result<()> {
-    telemetry::init(args.log.log_format, &args.log.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(|e| Error::io("cannot start the runtime", &e))?.block_on(async {
-        let shutdown = on_signals()?;
-        if args.standby {
-            let listener = Listener::bind(args.listen).await?;
-            config::announce(listener.address());
-            return stand_by(args.config(), listener, shutdown).await;
-        }
-        let writer = Writer::open(args.config())?;
-        let listener = Listener::bind(args.listen).await?;
-        config::announce(listener.address());
-        writer.serve(listener, shutdown).await
-    })
+/// Adds what the operator can do about a database that another writer holds.
+fn with_standby_hint(error: Error) -> Error {
+    if error.reason() != Reason::DatabaseLocked {
+        return error;
+    }
+    Error::new(
+        Reason::DatabaseLocked,
+        format!("{error}; start with --standby to take over when that writer stops"),
+    )
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::table::build::snapshot::ProgressFn;
 use driftdb_common::table::check::verification::{self, Problem, VerifiedCounts};
-use driftdb_common::table::commit_times::PointInTime;
+use driftdb_common::table::point_in_time::PointInTime;
 
 use crate::jobs::JobHandle;
 use crate::snapshotter::{Snapshotter, Taken};

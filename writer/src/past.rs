@@ -10,11 +10,11 @@ use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::storage::wal::cursor::{CursorItem, DecodedFrame};
 use driftdb_common::table::build::snapshot::{ReadLimit, born_at, log_after};
-use driftdb_common::table::commit_times::PointInTime;
 use driftdb_common::table::layers::EventId;
+use driftdb_common::table::point_in_time::{CommitBound, PointInTime};
 use driftdb_common::table::schema::{SchemaAction, SchemaEvent};
+use driftdb_common::table::state;
 use driftdb_common::table::table_files::TableFiles;
-use driftdb_common::table::{format_time, state};
 
 use crate::commit::Commits;
 
@@ -23,13 +23,6 @@ use crate::commit::Commits;
 pub struct Past {
     shelf: TableFiles,
     commits: Commits,
-}
-
-/// The last commit, or the last time, that counts.
-#[derive(Debug, Clone, Copy)]
-enum Until {
-    Seq(u64),
-    Time(u64),
 }
 
 /// A row, and whether there is a table for it, as the log is gone through.
@@ -53,41 +46,21 @@ impl Past {
     /// A row as it was at a moment; `None` where there was none. Its cost follows what the table's newest snapshot does not
     /// hold yet.
     pub fn row(&self, table: &str, key: &Key, to: PointInTime, now_ms: u64) -> Result<Option<Document>> {
-        let until = match to {
-            PointInTime::Now => {
-                let message = "REVERT needs a moment in the past to go back to";
-                return Err(Error::new(Reason::ArgumentInvalid, message));
-            }
-            PointInTime::Seq(seq) => Until::Seq(seq),
-            PointInTime::Time(ms) => Until::Time(u64::try_from(ms).unwrap_or(0)),
-            PointInTime::Ago(ago) => {
-                Until::Time(now_ms.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)))
-            }
-        };
+        if to == PointInTime::Now {
+            let message = "REVERT needs a moment in the past to go back to";
+            return Err(Error::new(Reason::ArgumentInvalid, message));
+        }
         let id = self.commits.table_id(table)?;
         let (manifest, reach, chain) = self.commits.past_of(id)?;
-        if let Until::Seq(seq) = until
-            && seq > reach.seq
-        {
-            let message = format!("seq {seq} has not happened yet: the newest commit is {}", reach.seq);
-            return Err(Error::new(Reason::BeyondHead, message).with("last_seq", reach.seq.to_string()));
-        }
-        let moment = match until {
-            Until::Seq(seq) => format!("seq {seq}"),
-            Until::Time(ms) => format_time(ms),
-        };
-        let end_ms = chain.properties().time_ms;
+        let until = to.bound(reach.seq, now_ms)?;
         let in_files = match until {
-            Until::Seq(seq) => Some(seq).filter(|seq| *seq <= chain.end()),
-            Until::Time(ms) if chain.end() > 0 && ms < end_ms => Some(chain.last_at(ms)?.unwrap_or(0)),
-            Until::Time(_) => None,
+            _ if !chain.covers(until) => None,
+            CommitBound::Seq(seq) => Some(seq),
+            CommitBound::Time(ms) => Some(chain.last_at(ms)?.unwrap_or(0)),
         };
-        if let Some(floor) = chain.floor().filter(|floor| match until {
-            Until::Seq(seq) => seq < floor.seq,
-            Until::Time(ms) => ms < floor.time_ms,
-        }) {
+        if let Some(floor) = chain.floor().filter(|floor| !until.includes(floor.seq, floor.time_ms)) {
             let message =
-                format!("table {table:?} was compacted up to seq {}: {moment} is before that", floor.seq);
+                format!("table {table:?} was compacted up to seq {}: {until} is before that", floor.seq);
             return Err(Error::new(Reason::BelowFloor, message).with("floor_seq", floor.seq.to_string()));
         }
         let at = in_files.unwrap_or(chain.end());
@@ -100,7 +73,7 @@ impl Past {
         if found.table {
             return Ok(found.row);
         }
-        let message = format!("table {table:?} does not exist at {moment}");
+        let message = format!("table {table:?} does not exist at {until}");
         Err(Error::new(Reason::TableNotFound, message).with("table", table))
     }
 
@@ -129,12 +102,8 @@ impl Past {
 }
 
 impl Found {
-    fn take(&mut self, entry: DecodedFrame, key: &Key, until: Until) -> Result<ControlFlow<()>> {
-        let within = match until {
-            Until::Seq(seq) => entry.seq <= seq,
-            Until::Time(ms) => entry.time_ms <= ms,
-        };
-        if !within {
+    fn take(&mut self, entry: DecodedFrame, key: &Key, until: CommitBound) -> Result<ControlFlow<()>> {
+        if !until.includes(entry.seq, entry.time_ms) {
             return Ok(ControlFlow::Break(()));
         }
         match (entry.event.kind, &entry.event.document) {

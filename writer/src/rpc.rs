@@ -9,6 +9,7 @@ use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
 use driftdb_common::query::ast::StatementKind;
 use driftdb_common::query::{change, parser, report};
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
 use driftdb_common::service::status::to_status;
 use driftdb_common::table::operation::{Action, CommitRequest, Operation, SchemaChange};
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::admit::{self, Admitted, With};
-use crate::commit::{Commits, now_ms};
+use crate::commit::Commits;
 use crate::ingest::Streams;
 use crate::past::Past;
 use crate::upkeep::{Messages, Upkeep};

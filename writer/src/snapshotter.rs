@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::{LogPosition, Manifest};
-use driftdb_common::format::snapshot::{Did, kind};
+use driftdb_common::format::snapshot::{TableChange, kind};
 use driftdb_common::format::sortkey;
 use driftdb_common::limits;
 use driftdb_common::storage::layout::{delta_stem, image_stem, snapshot_files};
@@ -38,7 +38,11 @@ pub struct When {
 
 impl Default for When {
     fn default() -> When {
-        When { events: limits::SNAPSHOT_EVENTS, bytes: limits::SNAPSHOT_BYTES, memory: limits::OVERLAY_BYTES }
+        When {
+            events: limits::SNAPSHOT_EVENTS,
+            bytes: limits::SNAPSHOT_BYTES,
+            memory: limits::MEMTABLE_BYTES,
+        }
     }
 }
 
@@ -82,7 +86,7 @@ pub struct Taken {
     /// Bytes of its files.
     pub bytes: u64,
     /// How many eras were written for it; none where there was one already.
-    pub eras: u64,
+    pub deltas: u64,
 }
 
 impl Snapshotter {
@@ -120,9 +124,9 @@ impl Snapshotter {
         }
         self.tend(id, watch)?;
         let (manifest, _, chain) = self.look(id)?;
-        if taken.eras == 0 {
+        if taken.deltas == 0 {
             // Nothing has happened since: the last one is it.
-            taken.bytes = manifest.eras.last().map_or(0, |era| era.bytes);
+            taken.bytes = manifest.deltas.last().map_or(0, |era| era.bytes);
         }
         Ok(Taken { seq: chain.end(), rows: chain.counts().rows, ..taken })
     }
@@ -161,7 +165,7 @@ impl Snapshotter {
         let era = snapshot::next_era(&self.0.shelf, &manifest, &chain, reach, limits, watch)?;
         let Some(era) = era else { return Ok(false) };
         taken.bytes += era.bytes;
-        taken.eras += 1;
+        taken.deltas += 1;
         let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             table = manifest.table,
@@ -173,7 +177,7 @@ impl Snapshotter {
         );
         let held = Tail { events: era.events, bytes: bytes_between(&manifest, era.position) };
         let added = era.clone();
-        let (before, after) = self.edit(id, move |manifest| manifest.eras.push(added.clone()))?;
+        let (before, after) = self.edit(id, move |manifest| manifest.deltas.push(added.clone()))?;
         self.0.commits.shorten_tail(id, held);
         self.go_over(id, before, &after)?;
         self.forget(id, chain.end())?;
@@ -186,8 +190,8 @@ impl Snapshotter {
         let mut commits = chain.commits(after, chain.end(), false);
         let mut keys: Vec<Key> = Vec::with_capacity(FORGET_AT_ONCE);
         while let Some(commit) = commits.next_commit()? {
-            for did in commit.entry.did {
-                if let Did::Row(bytes) = did
+            for change in commit.entry.changes {
+                if let TableChange::Row(bytes) = change
                     && let Some((key, _)) = sortkey::read_key(&bytes, chain.key_type())
                 {
                     keys.push(key);
@@ -290,7 +294,7 @@ impl Snapshotter {
             let shelf = &self.0.shelf;
             match merge_policy::next_task(&manifest) {
                 Some(MergeTask::ImageLayer) => {
-                    let indexes = manifest.eras.last().map(|era| era.indexes.clone()).unwrap_or_default();
+                    let indexes = manifest.deltas.last().map(|era| era.indexes.clone()).unwrap_or_default();
                     let full = snapshot::full(shelf, table, &chain, chain.end(), &indexes, watch)?;
                     tracing::info!(
                         table = table.0,
@@ -299,20 +303,20 @@ impl Snapshotter {
                         bytes = full.bytes,
                         "all rows"
                     );
-                    self.install(id, move |manifest| manifest.fulls.push(full.clone()))?;
+                    self.install(id, move |manifest| manifest.images.push(full.clone()))?;
                 }
                 Some(MergeTask::Merge(range)) => {
-                    let eras = chain.opened_eras(&manifest, range.clone());
+                    let deltas = chain.opened_eras(&manifest, range.clone());
                     let since = self.requests_since();
-                    let Some(era) = merge_policy::merge_eras(shelf, table, &eras, since, watch)? else {
+                    let Some(era) = merge_policy::merge_eras(shelf, table, &deltas, since, watch)? else {
                         return Ok(());
                     };
                     self.install(id, move |manifest| {
-                        manifest.eras.splice(range.clone(), [era.clone()]);
+                        manifest.deltas.splice(range.clone(), [era.clone()]);
                     })?;
                 }
                 Some(MergeTask::Drop(at)) => {
-                    self.install(id, move |manifest| _ = manifest.fulls.remove(at))?;
+                    self.install(id, move |manifest| _ = manifest.images.remove(at))?;
                 }
                 None => return self.index(id, watch),
             }
@@ -335,7 +339,7 @@ impl Snapshotter {
         let Some(wanted) = schemas.into_iter().flatten().next() else { return Ok(()) };
         let (manifest, _, chain) = self.look(id)?;
         let (table, shelf) = ((manifest.table.as_str(), id), &self.0.shelf);
-        let covered = manifest.fulls.last().map_or(0, |full| full.seq);
+        let covered = manifest.images.last().map_or(0, |full| full.seq);
         let mut made: Vec<(u64, u8, String, u64)> = Vec::new();
         for path in &wanted {
             for (snapshot, is_full) in chain.needed_now() {
@@ -345,23 +349,23 @@ impl Snapshotter {
                 let before = |key: &[u8], seq: u64| chain.document_before(key, seq);
                 self.spare(&[index_file(shelf, &manifest, snapshot, path, is_full)]);
                 let bytes = index::build(shelf, table, snapshot, path, is_full, &before, watch)?;
-                let kind = if is_full { kind::FULL } else { kind::ERA };
+                let kind = if is_full { kind::IMAGE } else { kind::DELTA };
                 made.push((snapshot.seq, kind, path.clone(), bytes));
             }
         }
         let unwanted = |indexes: &[String]| indexes.iter().any(|path| !wanted.contains(path));
-        let drops = manifest.eras.iter().any(|era| unwanted(&era.indexes))
-            || manifest.fulls.iter().any(|full| unwanted(&full.indexes));
+        let drops = manifest.deltas.iter().any(|era| unwanted(&era.indexes))
+            || manifest.images.iter().any(|full| unwanted(&full.indexes));
         if made.is_empty() && !drops {
             return Ok(());
         }
         tracing::info!(table = table.0, covered, made = made.len(), "indexes");
         self.install(id, move |manifest| {
-            let eras = manifest.eras.iter_mut();
-            let eras = eras.map(|era| ((era.seq, kind::ERA), &mut era.indexes, &mut era.bytes));
-            let fulls = manifest.fulls.iter_mut();
-            let fulls = fulls.map(|full| ((full.seq, kind::FULL), &mut full.indexes, &mut full.bytes));
-            for (snapshot, paths, bytes) in eras.chain(fulls) {
+            let deltas = manifest.deltas.iter_mut();
+            let deltas = deltas.map(|era| ((era.seq, kind::DELTA), &mut era.indexes, &mut era.bytes));
+            let images = manifest.images.iter_mut();
+            let images = images.map(|full| ((full.seq, kind::IMAGE), &mut full.indexes, &mut full.bytes));
+            for (snapshot, paths, bytes) in deltas.chain(images) {
                 let new = made.iter().filter(|(seq, of, ..)| (*seq, *of) == snapshot);
                 new.for_each(|(_, _, path, len)| {
                     paths.push(path.clone());
@@ -411,7 +415,7 @@ impl Snapshotter {
     fn pass(&self, watch: &dyn Fn(u64) -> Result<()>) -> Result<()> {
         while let Some(id) = self.due() {
             let taken = self.take(id, watch)?;
-            if taken.eras == 0 {
+            if taken.deltas == 0 {
                 // Nothing was to be taken: what is due is not in the log yet.
                 break;
             }
@@ -458,7 +462,7 @@ impl Snapshotter {
 
 /// Bytes of a table's log between where a manifest's snapshots end and a later place.
 fn bytes_between(manifest: &Manifest, end: LogPosition) -> u64 {
-    let start = manifest.eras.last().map(|era| era.position).unwrap_or_default();
+    let start = manifest.deltas.last().map(|era| era.position).unwrap_or_default();
     let segments = manifest.segments.iter().map(|segment| (segment.number, segment.sealed));
     let passed = segments
         .skip_while(|(number, _)| start.segment != 0 && *number != start.segment)

@@ -31,7 +31,7 @@ pub async fn stand_by(config: Config, listener: Listener, shutdown: Cancellation
     let held = Arc::new(Mutex::new(Error::new(Reason::DatabaseLocked, "the lock has not been tried yet")));
     let mut routes = RoutesBuilder::default();
     routes.add_service(Refusing(Arc::clone(&held)));
-    let health = server::waiting_health::<Refusing>(over.clone()).await;
+    let health = server::standby_health::<Refusing>(over.clone()).await;
     let refusing = tokio::spawn(server::serve(waiting, routes, health, over.clone()));
     let outcome = wait(&config, &held, &shutdown).await;
     // Its connections are told to go: their clients connect again, and find the writer. Those that do not, a stream of health

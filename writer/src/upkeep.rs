@@ -5,7 +5,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::query::ast::Statement;
 use driftdb_common::service::status::to_status;
 use driftdb_common::table::check::verification::Problem;
-use driftdb_common::table::commit_times::PointInTime;
+use driftdb_common::table::point_in_time::PointInTime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::service::server::{Listener, on_signals};
+use driftdb_common::service::daemon::cancel_on_signals;
+use driftdb_common::service::server::Listener;
 use tokio::task::JoinHandle;
 
 use crate::args::{DEFAULT_READER, DEFAULT_WRITER, Dev, Global};
@@ -16,7 +17,7 @@ const DIRECTORY: &str = "driftdb-data";
 /// Serves until a signal, then closes the database cleanly.
 pub async fn run(args: Dev, global: &Global, out: &mut Output) -> Outcome {
     let data = global.data.clone().unwrap_or_else(|| PathBuf::from(DIRECTORY));
-    let shutdown = on_signals()?;
+    let shutdown = cancel_on_signals()?;
     let (write_at, read_at) = (Listener::bind(args.listen).await?, Listener::bind(args.reader_listen).await?);
     let (writer_url, reader_url) = (url(&write_at)?, url(&read_at)?);
 

@@ -96,12 +96,12 @@ pub struct CommitShape {
     /// Frames of the commit in all tables.
     pub frames: u32,
     /// Frames of the commit in this table.
-    pub frames_here: u32,
+    pub frames_in_table: u32,
 }
 
 impl CommitShape {
     /// A commit of one frame.
-    pub const SINGLE: CommitShape = CommitShape { frames: 1, frames_here: 1 };
+    pub const SINGLE: CommitShape = CommitShape { frames: 1, frames_in_table: 1 };
 }
 
 /// An event as a frame's payload holds it.
@@ -144,7 +144,7 @@ pub fn encode(
     let origin = meta.and_then(|meta| meta.origin.as_ref());
     let fields = usize::from(first_of_group)
         + usize::from(shape.frames > 1)
-        + usize::from(shape.frames_here > 1)
+        + usize::from(shape.frames_in_table > 1)
         + usize::from(actor.is_some())
         + usize::from(reason.is_some())
         + 2 * usize::from(request.is_some())
@@ -160,7 +160,7 @@ pub fn encode(
         published_at = Some(out.len() + 1);
         msgpack::write_fixed_u64(out, 0);
     }
-    for (name, frames) in [("n", shape.frames), ("m", shape.frames_here)] {
+    for (name, frames) in [("n", shape.frames), ("m", shape.frames_in_table)] {
         if frames > 1 {
             msgpack::write_str(out, name);
             msgpack::write_uint(out, frames.into());
@@ -230,7 +230,7 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
             }
             "h" => event.published = Some(uint(&mut reader)?),
             "n" => event.shape.frames = count(&mut reader)?,
-            "m" => event.shape.frames_here = count(&mut reader)?,
+            "m" => event.shape.frames_in_table = count(&mut reader)?,
             "a" => meta.actor = reader.str()?.to_owned(),
             "w" => meta.reason = reader.str()?.to_owned(),
             "r" => request.id = reader.str()?.to_owned(),
@@ -262,7 +262,7 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
     if !whole {
         return Err(invalid("it lacks what its type needs"));
     }
-    if event.shape.frames_here > event.shape.frames {
+    if event.shape.frames_in_table > event.shape.frames {
         return Err(invalid("more frames in one table than in all"));
     }
     meta.request = Some(request).filter(|request| !request.id.is_empty());
@@ -300,7 +300,7 @@ mod tests {
         let origin =
             Some(IngestOrigin { producer: "loader".into(), batch: 9, operation: 70_000, ends: true });
         let meta = CommitMeta { actor: "ops".into(), reason: "import".into(), request, origin };
-        let shape = CommitShape { frames: 3, frames_here: 2 };
+        let shape = CommitShape { frames: 3, frames_in_table: 2 };
         let mut out = Vec::new();
         let at = encode(&mut out, Some(&key), Some(&document), true, Some((shape, &meta)), true).unwrap();
         out[at..at + 8].copy_from_slice(&77u64.to_be_bytes());

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use crate::format::event::EventType;
+use crate::format::varint;
 use crate::limits;
 
 /// Bytes before the body: length and CRC.
@@ -53,8 +54,6 @@ pub enum FrameError {
     Body(&'static str),
 }
 
-impl std::error::Error for FrameError {}
-
 impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -65,6 +64,8 @@ impl fmt::Display for FrameError {
         }
     }
 }
+
+impl std::error::Error for FrameError {}
 
 fn crc(length: [u8; 4], body: &[u8], place: FrameAddress) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
@@ -93,7 +94,7 @@ pub fn parse(bytes: &[u8], place: FrameAddress) -> Result<Frame<'_>, FrameError>
     if crc(*length_bytes, body, place) != stored {
         return Err(FrameError::Crc);
     }
-    let Some((seq, rest)) = read_varint(body) else {
+    let Some((seq, rest)) = varint::read(body) else {
         return Err(FrameError::Body("its seq is not a varint"));
     };
     let Some((time, rest)) = rest.split_first_chunk::<8>() else {
@@ -107,33 +108,6 @@ pub fn parse(bytes: &[u8], place: FrameAddress) -> Result<Frame<'_>, FrameError>
     };
     let time_ms = u64::from_le_bytes(*time);
     Ok(Frame { seq, time_ms, kind, payload, len: PREFIX + body_len, crc: stored })
-}
-
-/// LEB128, at most ten bytes, in the shortest form only.
-fn read_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut value: u64 = 0;
-    for (i, byte) in bytes.iter().enumerate().take(10) {
-        let bits = u64::from(byte & 0x7f);
-        let shift = 7 * u32::try_from(i).ok()?;
-        if bits << shift >> shift != bits {
-            return None;
-        }
-        value |= bits << shift;
-        if byte & 0x80 == 0 {
-            let shortest = *byte != 0 || i == 0;
-            return shortest.then_some((value, bytes.get(i + 1..)?));
-        }
-    }
-    None
-}
-
-fn write_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "under 0x80 here")]
-    out.push(value as u8);
 }
 
 /// Frames of one table in the making: encoded, but not yet bound to a place.
@@ -160,7 +134,7 @@ impl FrameBuffer {
         let start = self.bytes.len();
         self.starts.push(start);
         self.bytes.extend_from_slice(&[0; PREFIX]);
-        write_varint(&mut self.bytes, seq);
+        varint::write(&mut self.bytes, seq);
         self.bytes.extend_from_slice(&time_ms.to_le_bytes());
         self.bytes.push(kind.to_byte());
         if let Some(at) = write_payload(&mut self.bytes) {
@@ -266,12 +240,5 @@ mod tests {
     fn zeros_and_huge_lengths_are_no_frames() {
         assert_eq!(parse(&[0; 64], PLACE), Err(FrameError::Length(0)));
         assert_eq!(parse(&[0xff; 64], PLACE), Err(FrameError::Length(u32::MAX)));
-    }
-
-    #[test]
-    fn varints_have_one_form() {
-        assert_eq!(read_varint(&[0x80, 0x00]), None);
-        assert_eq!(read_varint(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02]), None);
-        assert_eq!(read_varint(&[0x00]), Some((0, &[][..])));
     }
 }

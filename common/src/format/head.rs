@@ -26,7 +26,7 @@ pub struct Header {
     /// One more at each write of a header, wrapping: of two valid copies the later one counts.
     pub generation: u32,
     /// How many slots follow.
-    pub slots: u16,
+    pub table_entry_count: u16,
     /// The writer closed the database: no byte beyond the slots was left behind.
     pub closed: bool,
 }
@@ -118,7 +118,7 @@ impl Header {
             cell.put(&field.to_le_bytes());
         }
         cell.put(&self.generation.to_le_bytes());
-        cell.put(&self.slots.to_le_bytes());
+        cell.put(&self.table_entry_count.to_le_bytes());
         cell.put(&[u8::from(self.closed), FORMAT_VERSION]);
         cell.finish(copy)
     }
@@ -132,7 +132,7 @@ impl Header {
             last_seq: fields.u64()?,
             last_ms: fields.u64()?,
             generation: u32::from_le_bytes(fields.take()?),
-            slots: u16::from_le_bytes(fields.take()?),
+            table_entry_count: u16::from_le_bytes(fields.take()?),
             closed: fields.take::<1>()? == [1],
         };
         (fields.take::<1>()? == [FORMAT_VERSION]).then_some(header)
@@ -152,11 +152,11 @@ impl TableEntry {
         for field in [self.table, self.manifest, self.segment, self.bytes, self.last_seq, self.floor] {
             cell.put(&field.to_le_bytes());
         }
-        cell.finish(slot_cell(index))
+        cell.finish(table_entry_cell(index))
     }
 
     fn decode(cell: &[u8; CELL], index: u64) -> Option<TableEntry> {
-        let mut fields = CellReader::open(cell, SLOT_MAGIC, slot_cell(index))?;
+        let mut fields = CellReader::open(cell, SLOT_MAGIC, table_entry_cell(index))?;
         Some(TableEntry {
             table: fields.u64()?,
             manifest: fields.u64()?,
@@ -169,7 +169,7 @@ impl TableEntry {
 }
 
 /// The number of the cell that holds slot `index`.
-pub fn slot_cell(index: u64) -> u64 {
+pub fn table_entry_cell(index: u64) -> u64 {
     index + 2
 }
 
@@ -192,7 +192,7 @@ pub fn decode_header(bytes: &[u8]) -> Option<Header> {
 }
 
 /// The slots, from the bytes after the header copies; `None` for each that is not valid.
-pub fn decode_slots(bytes: &[u8], count: u16) -> Vec<Option<TableEntry>> {
+pub fn decode_table_entries(bytes: &[u8], count: u16) -> Vec<Option<TableEntry>> {
     let mut cells = bytes.chunks_exact(CELL);
     (0..u64::from(count)).map(|i| TableEntry::decode(cells.next()?.try_into().ok()?, i)).collect()
 }
@@ -209,7 +209,7 @@ mod tests {
             last_seq: u64::from(generation),
             last_ms: 4,
             generation,
-            slots: 1,
+            table_entry_count: 1,
             closed: false,
         }
     }
@@ -242,8 +242,8 @@ mod tests {
     fn a_slot_is_valid_only_in_its_place() {
         let slot = TableEntry { table: 1, manifest: 2, segment: 3, bytes: 4, last_seq: 5, floor: 6 };
         let cells = [slot.encode(0), slot.encode(1)].concat();
-        assert_eq!(decode_slots(&cells, 2), [Some(slot), Some(slot)]);
-        assert_eq!(decode_slots(&[slot.encode(1), slot.encode(0)].concat(), 2), [None, None]);
-        assert_eq!(decode_slots(&cells, 3), [Some(slot), Some(slot), None]);
+        assert_eq!(decode_table_entries(&cells, 2), [Some(slot), Some(slot)]);
+        assert_eq!(decode_table_entries(&[slot.encode(1), slot.encode(0)].concat(), 2), [None, None]);
+        assert_eq!(decode_table_entries(&cells, 3), [Some(slot), Some(slot), None]);
     }
 }

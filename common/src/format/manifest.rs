@@ -41,11 +41,11 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<Floor>,
     /// What happened from the floor on, in files: oldest first, each from where the one before it ends.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub eras: Vec<DeltaLayer>,
+    #[serde(rename = "eras", default, skip_serializing_if = "Vec::is_empty")]
+    pub deltas: Vec<DeltaLayer>,
     /// All live rows at some moments, oldest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub fulls: Vec<ImageLayer>,
+    #[serde(rename = "fulls", default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImageLayer>,
     /// The segments, oldest first: this order counts, not their numbers. The last one is active, those before it are
     /// sealed.
     pub segments: Vec<Segment>,
@@ -87,7 +87,7 @@ pub struct DeltaLayer {
 
 impl DeltaLayer {
     /// Whether it stands for what compaction has folded.
-    pub fn is_folded(&self) -> bool {
+    pub fn is_compaction_base(&self) -> bool {
         self.base == self.seq
     }
 }
@@ -233,7 +233,7 @@ mod tests {
             published: 7,
             published_ms: 8,
             floor: Some(Floor { seq: 2, time_ms: 5, last_seq: 2, events: 4, rows: 1 }),
-            eras: vec![DeltaLayer {
+            deltas: vec![DeltaLayer {
                 base: 2,
                 seq: 6,
                 bytes: 900,
@@ -241,7 +241,7 @@ mod tests {
                 indexes: vec!["status".into()],
                 position: LogPosition { segment: 2, offset: 30, frames: 1, digest: 77 },
             }],
-            fulls: vec![ImageLayer { seq: 2, rows: 3, bytes: 300, indexes: Vec::new() }],
+            images: vec![ImageLayer { seq: 2, rows: 3, bytes: 300, indexes: Vec::new() }],
             segments: vec![Segment { number: 1, sealed: Some(seal) }, Segment { number: 2, sealed: None }],
         };
         let bytes = encode(&manifest).unwrap();

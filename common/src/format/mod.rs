@@ -1,4 +1,4 @@
-//! Bytes to types and back, with no I/O: what `FORMAT.md` describes.
+//! Bytes to types and back, without I/O. `FORMAT.md` describes the bytes.
 
 pub mod compaction_base;
 pub mod document;
@@ -14,3 +14,4 @@ pub mod snapshot;
 pub mod sortkey;
 pub mod sst;
 pub mod value;
+mod varint;

@@ -1,204 +1,151 @@
-//! What stands in the trees of snapshot files: versions, commits, requests, producers, rows; and in index files.
+//! The entries of snapshot files (delta and image layers) and of their index files, and the keys of those entries.
 
 use bytes::Bytes;
 
-use crate::error::{Error, Reason, Result};
+use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::event::{EventType, IngestOrigin, RequestId};
+use crate::format::varint;
 
-/// Trees of an era's file, and of a file of all rows.
+mod entry_reader;
+
+use entry_reader::{EntryReader, corrupt};
+
+/// The ids of the trees in a snapshot or index file.
 pub mod tree {
-    /// Every event of a row: key, seq and position in the commit → [`super::VersionEntry`].
+    /// In a delta layer, every event of every row: row key, seq and index in the commit → [`super::VersionEntry`].
     pub const VERSIONS: u8 = 1;
-    /// Every commit: time and seq → [`super::CommitEntry`].
+    /// In a delta layer, every commit: time and seq → [`super::CommitEntry`].
     pub const COMMITS: u8 = 2;
-    /// Commits that were asked for with a request id: seq → [`super::RequestEntry`].
+    /// In a delta layer, commits whose client gave a request id: seq → [`super::RequestEntry`].
     pub const REQUESTS: u8 = 3;
-    /// Where each producer's stream has come to: its name → [`super::ProducerEntry`].
+    /// In a delta layer, the newest position of each producer's stream: producer name → [`super::ProducerEntry`].
     pub const PRODUCERS: u8 = 4;
-    /// Live rows: key → [`super::RowEntry`].
+    /// In an image layer, live rows: row key → [`super::RowEntry`].
     pub const ROWS: u8 = 5;
-    /// Candidates of an index: value and key → [`super::CandidateEntry`].
+    /// In an index, candidate rows: value and row key → [`super::CandidateEntry`].
     pub const CANDIDATES: u8 = 6;
 }
 
-/// Kinds of files, as their identity has them.
+/// The kinds of snapshot and index files, as [`SstIdentity`](crate::format::sst::SstIdentity) contains them.
 pub mod kind {
-    /// All live rows at a moment.
-    pub const FULL: u8 = 1;
-    /// What happened after one commit, up to another.
-    pub const ERA: u8 = 2;
-    /// An index of a file of all rows.
-    pub const FULL_INDEX: u8 = 3;
-    /// An index of an era.
-    pub const ERA_INDEX: u8 = 4;
+    /// An image layer: all live rows after one commit.
+    pub const IMAGE: u8 = 1;
+    /// A delta layer: every event after one commit, up to and including another.
+    pub const DELTA: u8 = 2;
+    /// An index of an image layer.
+    pub const IMAGE_INDEX: u8 = 3;
+    /// An index of a delta layer.
+    pub const DELTA_INDEX: u8 = 4;
 }
 
-/// One event of a row, in an era's file.
+/// One event of a row, in a delta layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VersionEntry {
-    /// What kind of event it was.
+    /// The type of the event: INSERT, PATCH or SOFT_DELETE.
     pub kind: EventType,
     /// The commit's time in milliseconds since 1970.
     pub time_ms: u64,
-    /// Who made the commit; or empty.
+    /// Who made the commit; may be empty.
     pub actor: String,
-    /// Why; or empty.
+    /// Why the commit was made; may be empty.
     pub reason: String,
-    /// What was written; none for SOFT_DELETE.
+    /// The document of an INSERT, the merge patch of a PATCH; `None` for SOFT_DELETE.
     pub payload: Option<Document>,
-    /// The row after a PATCH, where that is kept.
+    /// The row after a PATCH. Only some patches of a row have it: as many as keep reading the row cheap.
     pub image: Option<Document>,
 }
 
-/// What a commit did in a table, in order.
+/// One change that a commit made in a table.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Did {
-    /// It changed a row, whose key as sort key this is.
+pub enum TableChange {
+    /// It changed the row with this sort key.
     Row(Bytes),
-    /// It changed the schema: the SCHEMA event's document, and whether no row was left.
+    /// It changed the schema: the SCHEMA event's document, and whether the change removed all rows.
     Schema(Document, bool),
 }
 
-/// A commit as a table saw it, in an era's file.
+/// What one commit did in a table, in a delta layer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct CommitEntry {
-    /// Events in the table up to and with this commit, since its creation.
+    /// Events in the table since its creation, up to and including this commit.
     pub events: u64,
-    /// Live rows after it.
+    /// Live rows after the commit.
     pub rows: u64,
-    /// Who made it; or empty.
+    /// Who made the commit; may be empty.
     pub actor: String,
-    /// Why; or empty.
+    /// Why the commit was made; may be empty.
     pub reason: String,
-    /// What it did.
-    pub did: Vec<Did>,
+    /// The changes, in the order of the commit's operations.
+    pub changes: Vec<TableChange>,
 }
 
-/// A request that became a commit.
+/// The request that a commit answered, so that a retry gets the same answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestEntry {
     /// The commit's time in milliseconds since 1970.
     pub time_ms: u64,
-    /// The id, and the hash of what was asked.
+    /// The request's id and fingerprint.
     pub request: RequestId,
 }
 
-/// Where a producer's stream has come to.
+/// The newest committed position of a producer's stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProducerEntry {
-    /// The commit.
+    /// The commit that reached the position.
     pub seq: u64,
-    /// Where in the stream it came from.
+    /// The position in the stream.
     pub origin: IngestOrigin,
 }
 
-/// A live row, in a file of all rows.
+/// A live row, in an image layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowEntry {
-    /// The commit that last changed it.
+    /// The commit that last changed the row.
     pub seq: u64,
     /// That commit's time in milliseconds since 1970.
     pub time_ms: u64,
-    /// Its content.
+    /// The row's document.
     pub document: Document,
 }
 
-/// From when to when a row may have had a value, as far as its file tells.
+/// The range of commits after which a row may have an indexed value, within the layer that the index belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CandidateEntry {
-    /// The first commit that gave it the value.
+    /// The first commit that gave the row the value.
     pub first: u64,
-    /// The commit that last took it away; 0 where the row had the value at the file's end.
+    /// The commit that last removed the value; 0 if the row has the value at the end of the layer.
     pub until: u64,
 }
 
-/// The key of a commit: time and seq, which grow together.
+/// The key of a commit in its tree. Time and seq increase together, so the tree can be searched by either.
 pub fn commit_key(time_ms: u64, seq: u64) -> [u8; 16] {
     (u128::from(time_ms) << 64 | u128::from(seq)).to_be_bytes()
 }
 
-/// Time and seq from the key of a commit.
+/// The time and seq in the key of a commit; `None` if the key has another length.
 pub fn read_commit_key(key: &[u8]) -> Option<(u64, u64)> {
     let (time, rest) = key.split_first_chunk::<8>()?;
     let seq: &[u8; 8] = rest.try_into().ok()?;
     Some((u64::from_be_bytes(*time), u64::from_be_bytes(*seq)))
 }
 
-/// Appends to a row's sort key what makes it the key of one of its versions.
+/// Turns a row's sort key into the key of one of its versions: appends the seq and the event's index in the commit.
 pub fn push_version(out: &mut Vec<u8>, seq: u64, index: u32) {
     out.extend_from_slice(&seq.to_be_bytes());
     out.extend_from_slice(&index.to_be_bytes());
 }
 
-/// A row's sort key, and the seq and position in the commit, from the key of a version.
+/// The row's sort key, the seq, and the index in the commit, from the key of a version; `None` if the key is too short.
 pub fn read_version(key: &[u8]) -> Option<(&[u8], u64, u32)> {
     let (rest, index) = key.split_last_chunk::<4>()?;
     let (row, seq) = rest.split_last_chunk::<8>()?;
     Some((row, u64::from_be_bytes(*seq), u32::from_be_bytes(*index)))
 }
 
-/// Appends LEB128.
-pub fn write_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "under 0x80 here")]
-    out.push(value as u8);
-}
-
 fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    write_varint(out, bytes.len() as u64);
+    varint::write(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
-}
-
-fn damaged(what: &str) -> Error {
-    Error::new(Reason::Corrupt, format!("an entry of a snapshot: {what}"))
-}
-
-/// Takes fields off an entry, one after the other.
-struct Fields<'a>(&'a Bytes, usize);
-
-impl Fields<'_> {
-    fn byte(&mut self) -> Result<u8> {
-        let byte = self.0.get(self.1).copied().ok_or_else(|| damaged("it ends too early"))?;
-        self.1 += 1;
-        Ok(byte)
-    }
-
-    fn varint(&mut self) -> Result<u64> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(damaged("a number that is too long"))
-    }
-
-    fn bytes(&mut self) -> Result<Bytes> {
-        let len = usize::try_from(self.varint()?).map_err(|_| damaged("a length out of range"))?;
-        let end = self.1.checked_add(len).filter(|end| *end <= self.0.len());
-        let end = end.ok_or_else(|| damaged("it ends too early"))?;
-        let bytes = self.0.slice(self.1..end);
-        self.1 = end;
-        Ok(bytes)
-    }
-
-    fn text(&mut self) -> Result<String> {
-        String::from_utf8(self.bytes()?.into()).map_err(|_| damaged("text that is not UTF-8"))
-    }
-
-    fn document(&mut self) -> Result<Document> {
-        Ok(Document::trusted(self.bytes()?))
-    }
-
-    fn finish(self) -> Result<()> {
-        if self.1 == self.0.len() { Ok(()) } else { Err(damaged("it goes on after its end")) }
-    }
 }
 
 const PAYLOAD: u8 = 1;
@@ -214,7 +161,7 @@ impl VersionEntry {
         out.push(
             flag(self.payload.is_some(), PAYLOAD) | flag(self.image.is_some(), IMAGE) | flag(meta, META),
         );
-        write_varint(out, self.time_ms);
+        varint::write(out, self.time_ms);
         if meta {
             write_bytes(out, self.actor.as_bytes());
             write_bytes(out, self.reason.as_bytes());
@@ -224,10 +171,11 @@ impl VersionEntry {
         }
     }
 
-    /// Reads an entry. Its documents share the bytes.
+    /// Decodes an entry. Its documents share the memory of `bytes`.
     pub fn decode(bytes: &Bytes) -> Result<VersionEntry> {
-        let mut fields = Fields(bytes, 0);
-        let kind = EventType::from_byte(fields.byte()?).ok_or_else(|| damaged("an unknown event type"))?;
+        let mut fields = EntryReader::new(bytes);
+        let kind =
+            EventType::from_byte(fields.byte()?).ok_or_else(|| corrupt("its event type is unknown"))?;
         let flags = fields.byte()?;
         let time_ms = fields.varint()?;
         let (mut actor, mut reason) = (String::new(), String::new());
@@ -237,106 +185,107 @@ impl VersionEntry {
         let payload = if flags & PAYLOAD != 0 { Some(fields.document()?) } else { None };
         let image = if flags & IMAGE != 0 { Some(fields.document()?) } else { None };
         fields.finish()?;
-        let whole = match kind {
+        let is_complete = match kind {
             EventType::Insert => payload.is_some() && image.is_none(),
             EventType::Patch => payload.is_some(),
             EventType::SoftDelete => payload.is_none() && image.is_none(),
             _ => false,
         };
-        if !whole {
-            return Err(damaged("a version that lacks what its type needs"));
+        if !is_complete {
+            return Err(corrupt("its fields do not fit its event type"));
         }
         Ok(VersionEntry { kind, time_ms, actor, reason, payload, image })
     }
 }
 
-const DID_ROW: u8 = 0;
-const DID_SCHEMA: u8 = 1;
-const DID_EMPTY: u8 = 2;
+const CHANGE_ROW: u8 = 0;
+const CHANGE_SCHEMA: u8 = 1;
+const CHANGE_SCHEMA_EMPTIED: u8 = 2;
 
 impl CommitEntry {
     /// Appends the entry's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        write_varint(out, self.events);
-        write_varint(out, self.rows);
+        varint::write(out, self.events);
+        varint::write(out, self.rows);
         write_bytes(out, self.actor.as_bytes());
         write_bytes(out, self.reason.as_bytes());
-        write_varint(out, self.did.len() as u64);
-        for did in &self.did {
-            match did {
-                Did::Row(key) => {
-                    out.push(DID_ROW);
+        varint::write(out, self.changes.len() as u64);
+        for change in &self.changes {
+            match change {
+                TableChange::Row(key) => {
+                    out.push(CHANGE_ROW);
                     write_bytes(out, key);
                 }
-                Did::Schema(document, emptied) => {
-                    out.push(if *emptied { DID_EMPTY } else { DID_SCHEMA });
+                TableChange::Schema(document, emptied) => {
+                    out.push(if *emptied { CHANGE_SCHEMA_EMPTIED } else { CHANGE_SCHEMA });
                     write_bytes(out, document.msgpack());
                 }
             }
         }
     }
 
-    /// Reads the counts alone: events and rows.
+    /// Decodes only the counts: events and rows.
     pub fn decode_counts(bytes: &Bytes) -> Result<(u64, u64)> {
-        let mut fields = Fields(bytes, 0);
+        let mut fields = EntryReader::new(bytes);
         Ok((fields.varint()?, fields.varint()?))
     }
 
-    /// Reads an entry.
+    /// Decodes an entry.
     pub fn decode(bytes: &Bytes) -> Result<CommitEntry> {
-        let mut fields = Fields(bytes, 0);
+        let mut fields = EntryReader::new(bytes);
         let (events, rows) = (fields.varint()?, fields.varint()?);
         let (actor, reason) = (fields.text()?, fields.text()?);
-        let mut did = Vec::new();
+        let mut changes = Vec::new();
         for _ in 0..fields.varint()? {
-            did.push(match fields.byte()? {
-                DID_ROW => Did::Row(fields.bytes()?),
-                DID_SCHEMA => Did::Schema(fields.document()?, false),
-                DID_EMPTY => Did::Schema(fields.document()?, true),
-                _ => return Err(damaged("a commit that did what is not known")),
+            changes.push(match fields.byte()? {
+                CHANGE_ROW => TableChange::Row(fields.bytes()?),
+                CHANGE_SCHEMA => TableChange::Schema(fields.document()?, false),
+                CHANGE_SCHEMA_EMPTIED => TableChange::Schema(fields.document()?, true),
+                _ => return Err(corrupt("a change of a commit has an unknown type")),
             });
         }
         fields.finish()?;
-        Ok(CommitEntry { events, rows, actor, reason, did })
+        Ok(CommitEntry { events, rows, actor, reason, changes })
     }
 }
 
 impl RequestEntry {
     /// Appends the entry's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        write_varint(out, self.time_ms);
+        varint::write(out, self.time_ms);
         out.extend_from_slice(&self.request.fingerprint);
         out.extend_from_slice(self.request.id.as_bytes());
     }
 
-    /// Reads an entry.
+    /// Decodes an entry.
     pub fn decode(bytes: &Bytes) -> Result<RequestEntry> {
-        let mut fields = Fields(bytes, 0);
+        let mut fields = EntryReader::new(bytes);
         let time_ms = fields.varint()?;
-        let rest = bytes.get(fields.1..).unwrap_or_default();
-        let (fingerprint, id) = rest.split_first_chunk::<16>().ok_or_else(|| damaged("it ends too early"))?;
-        let id = std::str::from_utf8(id).map_err(|_| damaged("text that is not UTF-8"))?.to_owned();
+        let rest = fields.rest();
+        let (fingerprint, id) = rest.split_first_chunk::<16>().ok_or_else(|| corrupt("it is cut short"))?;
+        let id = std::str::from_utf8(id).map_err(|_| corrupt("a text is not UTF-8"))?.to_owned();
         Ok(RequestEntry { time_ms, request: RequestId { id, fingerprint: *fingerprint } })
     }
 }
 
 impl ProducerEntry {
-    /// Appends the entry's bytes; the producer's name is its key.
+    /// Appends the entry's bytes, without the producer's name, which is the entry's key.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        write_varint(out, self.seq);
-        write_varint(out, self.origin.batch);
-        write_varint(out, self.origin.operation.into());
+        varint::write(out, self.seq);
+        varint::write(out, self.origin.batch);
+        varint::write(out, self.origin.operation.into());
         out.push(u8::from(self.origin.ends));
     }
 
-    /// Reads the entry of a producer.
+    /// Decodes the entry with the key `producer`.
     pub fn decode(producer: &[u8], bytes: &Bytes) -> Result<ProducerEntry> {
-        let mut fields = Fields(bytes, 0);
+        let mut fields = EntryReader::new(bytes);
         let (seq, batch) = (fields.varint()?, fields.varint()?);
-        let operation = u32::try_from(fields.varint()?).map_err(|_| damaged("an operation's position"))?;
+        let operation =
+            u32::try_from(fields.varint()?).map_err(|_| corrupt("an operation index is out of range"))?;
         let ends = fields.byte()? != 0;
         fields.finish()?;
-        let producer = std::str::from_utf8(producer).map_err(|_| damaged("text that is not UTF-8"))?;
+        let producer = std::str::from_utf8(producer).map_err(|_| corrupt("a text is not UTF-8"))?;
         Ok(ProducerEntry {
             seq,
             origin: IngestOrigin { producer: producer.to_owned(), batch, operation, ends },
@@ -347,92 +296,92 @@ impl ProducerEntry {
 impl RowEntry {
     /// Appends the entry's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        write_varint(out, self.seq);
-        write_varint(out, self.time_ms);
+        varint::write(out, self.seq);
+        varint::write(out, self.time_ms);
         out.extend_from_slice(self.document.msgpack());
     }
 
-    /// Reads an entry. Its document shares the bytes.
+    /// Decodes an entry. Its document shares the memory of `bytes`.
     pub fn decode(bytes: &Bytes) -> Result<RowEntry> {
-        let mut fields = Fields(bytes, 0);
+        let mut fields = EntryReader::new(bytes);
         let (seq, time_ms) = (fields.varint()?, fields.varint()?);
-        Ok(RowEntry { seq, time_ms, document: Document::trusted(bytes.slice(fields.1..)) })
+        Ok(RowEntry { seq, time_ms, document: Document::trusted(fields.rest()) })
     }
 }
 
 impl CandidateEntry {
     /// Appends the entry's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        write_varint(out, self.first);
-        write_varint(out, self.until);
+        varint::write(out, self.first);
+        varint::write(out, self.until);
     }
 
-    /// Reads an entry.
+    /// Decodes an entry.
     pub fn decode(bytes: &Bytes) -> Result<CandidateEntry> {
-        let mut fields = Fields(bytes, 0);
+        let mut fields = EntryReader::new(bytes);
         let entry = CandidateEntry { first: fields.varint()?, until: fields.varint()? };
         fields.finish()?;
         Ok(entry)
     }
 
-    /// Whether the row may have the value after a commit, as far as the file reaches.
+    /// Whether the row may have the value after commit `seq`, which the layer must contain.
     pub fn may_hold_at(&self, seq: u64) -> bool {
         self.first <= seq && (self.until == 0 || seq < self.until)
     }
 }
 
-/// What an era's file says of itself: the table at its end.
+/// The properties of a delta layer: the table at the end of the layer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct DeltaProperties {
     /// Events since the table's creation.
     pub events: u64,
     /// Live rows.
     pub rows: u64,
-    /// The time of its last commit, in milliseconds since 1970.
+    /// The time of the layer's last commit, in milliseconds since 1970.
     pub time_ms: u64,
-    /// Every SCHEMA event of the table so far.
-    pub chapters: Vec<SchemaEntry>,
+    /// Every SCHEMA event of the table so far, oldest first.
+    pub schema_entries: Vec<SchemaEntry>,
 }
 
 /// A SCHEMA event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SchemaEntry {
-    /// Its commit.
+    /// The commit that contains the event.
     pub seq: u64,
     /// The commit's time in milliseconds since 1970.
     pub time_ms: u64,
-    /// Who made the commit; or empty.
+    /// Who made the commit; may be empty.
     pub actor: String,
-    /// Why; or empty.
+    /// Why the commit was made; may be empty.
     pub reason: String,
     /// The event's document.
     pub document: Document,
 }
 
 impl DeltaProperties {
-    /// The properties as bytes.
+    /// Encodes the properties.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        for number in [self.events, self.rows, self.time_ms, self.chapters.len() as u64] {
-            write_varint(&mut out, number);
+        for number in [self.events, self.rows, self.time_ms, self.schema_entries.len() as u64] {
+            varint::write(&mut out, number);
         }
-        for chapter in &self.chapters {
-            write_varint(&mut out, chapter.seq);
-            write_varint(&mut out, chapter.time_ms);
-            write_bytes(&mut out, chapter.actor.as_bytes());
-            write_bytes(&mut out, chapter.reason.as_bytes());
-            write_bytes(&mut out, chapter.document.msgpack());
+        for schema_entry in &self.schema_entries {
+            varint::write(&mut out, schema_entry.seq);
+            varint::write(&mut out, schema_entry.time_ms);
+            write_bytes(&mut out, schema_entry.actor.as_bytes());
+            write_bytes(&mut out, schema_entry.reason.as_bytes());
+            write_bytes(&mut out, schema_entry.document.msgpack());
         }
         out
     }
 
-    /// Reads the properties.
+    /// Decodes the properties.
     pub fn decode(bytes: &Bytes) -> Result<DeltaProperties> {
-        let mut fields = Fields(bytes, 0);
+        let mut fields = EntryReader::new(bytes);
         let (events, rows, time_ms) = (fields.varint()?, fields.varint()?, fields.varint()?);
-        let mut chapters = Vec::new();
+        let mut schema_entries = Vec::new();
         for _ in 0..fields.varint()? {
-            chapters.push(SchemaEntry {
+            schema_entries.push(SchemaEntry {
                 seq: fields.varint()?,
                 time_ms: fields.varint()?,
                 actor: fields.text()?,
@@ -441,7 +390,7 @@ impl DeltaProperties {
             });
         }
         fields.finish()?;
-        Ok(DeltaProperties { events, rows, time_ms, chapters })
+        Ok(DeltaProperties { events, rows, time_ms, schema_entries })
     }
 }
 

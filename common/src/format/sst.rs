@@ -15,7 +15,7 @@ pub mod footer;
 pub mod writer;
 
 pub use block::Block;
-pub use footer::{Directory, FilterPlace, TRAILER_BYTES, Trailer, Tree};
+pub use footer::{FilterHandle, SstDirectory, TRAILER_BYTES, Trailer, Tree};
 pub use writer::SstWriter;
 
 /// Bytes before a block's stored bytes: codec, stored length, raw length, CRC.
@@ -29,7 +29,7 @@ const LEVEL: i32 = 3;
 
 /// What a file is. Every block's CRC covers it, so that a block is valid in no other file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Identity {
+pub struct SstIdentity {
     /// The table's id: the seq that created it.
     pub table: u64,
     /// The seq after which what it holds starts.
@@ -42,14 +42,14 @@ pub struct Identity {
 
 /// Where a block stands in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Handle {
+pub struct BlockHandle {
     /// The offset of its header.
     pub offset: u64,
     /// Its length with its header, in bytes.
     pub len: u32,
 }
 
-impl Handle {
+impl BlockHandle {
     /// The bytes that an index entry's value has.
     pub const BYTES: usize = 12;
 
@@ -63,9 +63,9 @@ impl Handle {
     }
 
     /// Reads a handle that takes up all of `bytes`.
-    pub fn decode(bytes: &[u8]) -> Result<Handle, BlockError> {
+    pub fn decode(bytes: &[u8]) -> Result<BlockHandle, BlockError> {
         let mut fields = Fields(bytes);
-        let handle = Handle { offset: fields.u64()?, len: fields.u32()? };
+        let handle = BlockHandle { offset: fields.u64()?, len: fields.u32()? };
         fields.end()?;
         handle.check()?;
         Ok(handle)
@@ -105,8 +105,6 @@ pub enum BlockError {
     Content(&'static str),
 }
 
-impl std::error::Error for BlockError {}
-
 impl fmt::Display for BlockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -121,7 +119,9 @@ impl fmt::Display for BlockError {
     }
 }
 
-fn crc(fields: &[u8], stored: &[u8], identity: Identity, offset: u64) -> u32 {
+impl std::error::Error for BlockError {}
+
+fn crc(fields: &[u8], stored: &[u8], identity: SstIdentity, offset: u64) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(fields);
     hasher.update(stored);
@@ -134,26 +134,26 @@ fn crc(fields: &[u8], stored: &[u8], identity: Identity, offset: u64) -> u32 {
 }
 
 /// Packs blocks, and keeps what that takes between one and the next.
-pub struct Packer {
+pub struct BlockEncoder {
     compressor: Compressor<'static>,
     packed: Vec<u8>,
 }
 
-impl fmt::Debug for Packer {
+impl fmt::Debug for BlockEncoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Packer").finish_non_exhaustive()
     }
 }
 
-impl Packer {
+impl BlockEncoder {
     /// A packer.
-    pub fn new() -> Result<Packer> {
+    pub fn new() -> Result<BlockEncoder> {
         let compressor = Compressor::new(LEVEL).map_err(|e| failed(&e))?;
-        Ok(Packer { compressor, packed: Vec::new() })
+        Ok(BlockEncoder { compressor, packed: Vec::new() })
     }
 
     /// The block of `raw` for a place in a file, packed where that makes it smaller.
-    pub fn pack(&mut self, raw: &[u8], identity: Identity, offset: u64) -> Result<Vec<u8>> {
+    pub fn pack(&mut self, raw: &[u8], identity: SstIdentity, offset: u64) -> Result<Vec<u8>> {
         self.packed.clear();
         self.packed.reserve(zstd::zstd_safe::compress_bound(raw.len()));
         self.compressor.compress_to_buffer(raw, &mut self.packed).map_err(|e| failed(&e))?;
@@ -170,11 +170,11 @@ fn failed(e: &std::io::Error) -> Error {
 }
 
 /// The block of `raw` for a place in a file, as it is.
-pub fn encode_raw(raw: &[u8], identity: Identity, offset: u64) -> Result<Vec<u8>> {
+pub fn encode_raw(raw: &[u8], identity: SstIdentity, offset: u64) -> Result<Vec<u8>> {
     encode(RAW, raw, raw.len(), identity, offset)
 }
 
-fn encode(codec: u8, stored: &[u8], raw: usize, identity: Identity, offset: u64) -> Result<Vec<u8>> {
+fn encode(codec: u8, stored: &[u8], raw: usize, identity: SstIdentity, offset: u64) -> Result<Vec<u8>> {
     let length = |len: usize| match u32::try_from(len) {
         Ok(len) if raw <= limits::BLOCK_BYTES_MAX => Ok(len),
         _ => Err(Error::new(Reason::TooLarge, format!("a block of {raw} bytes is over the limit"))),
@@ -190,7 +190,7 @@ fn encode(codec: u8, stored: &[u8], raw: usize, identity: Identity, offset: u64)
 }
 
 /// The raw content of a block, which takes up all of `bytes` and stands at `offset` of its file.
-pub fn unpack(bytes: &Bytes, identity: Identity, offset: u64) -> Result<Bytes, BlockError> {
+pub fn decode_block(bytes: &Bytes, identity: SstIdentity, offset: u64) -> Result<Bytes, BlockError> {
     let (header, _) = bytes.split_at_checked(HEADER_BYTES).ok_or(BlockError::Incomplete)?;
     let (covered, _) = header.split_at_checked(HEADER_BYTES - 4).ok_or(BlockError::Incomplete)?;
     let mut fields = Fields(header);

@@ -1,37 +1,37 @@
-//! Statements of DriftQL as the parser hands them out: parameters filled in, nothing looked up yet.
+//! The DriftQL syntax tree: what the parser returns, with parameters filled in and no table looked up yet.
 
 use crate::error::{Error, Result};
 use crate::format::document::Document;
 use crate::format::key::{Key, KeyType};
 use crate::format::path::Path;
 use crate::format::value::Value;
-use crate::query::report;
-pub use crate::table::commit_times::PointInTime;
+use crate::query::location;
+pub use crate::table::point_in_time::PointInTime;
 
 /// One statement.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Statement {
     /// `CREATE TABLE`
     CreateTable(CreateTable),
-    /// `CREATE INDEX ON`: one index for each path.
+    /// `CREATE INDEX ON`: creates one index for each path.
     CreateIndex {
         /// The table to index.
         table: TableName,
-        /// What to index; at least one, each once.
+        /// The paths to index: at least one, no duplicates.
         paths: Vec<Path>,
     },
     /// `DROP INDEX ON`
     DropIndex {
         /// The indexed table.
         table: TableName,
-        /// The indexes to drop; at least one, each once.
+        /// The indexes to drop: at least one, no duplicates.
         paths: Vec<Path>,
     },
-    /// `ALTER TABLE`: how long history is kept.
+    /// `ALTER TABLE`: changes how long history is kept.
     AlterTable {
         /// The table to alter.
         table: TableName,
-        /// `RETAIN`, in milliseconds; none is `FOREVER`.
+        /// `RETAIN`, in milliseconds; `None` means `FOREVER`.
         retain_ms: Option<u64>,
     },
     /// `DROP TABLE`
@@ -39,21 +39,21 @@ pub enum Statement {
         /// The table to drop.
         table: TableName,
     },
-    /// `INSERT INTO`: new rows.
+    /// `INSERT INTO`: adds new rows.
     Insert {
-        /// Where the rows go.
+        /// The table that gets the rows.
         table: TableName,
-        /// The rows; at least one.
+        /// The rows: at least one.
         documents: Vec<Document>,
     },
-    /// `UPSERT INTO`: rows to insert or replace.
+    /// `UPSERT INTO`: inserts or replaces rows.
     Upsert {
-        /// Where the rows go.
+        /// The table that gets the rows.
         table: TableName,
-        /// The rows; at least one.
+        /// The rows: at least one.
         documents: Vec<Document>,
     },
-    /// `PATCH`: an RFC 7396 merge patch of one row.
+    /// `PATCH`: applies an RFC 7396 merge patch to one row.
     Patch {
         /// The row's table.
         table: TableName,
@@ -61,7 +61,7 @@ pub enum Statement {
         key: RowKey,
         /// The merge patch.
         patch: Document,
-        /// `IF SEQ =`: the row's last change must be this commit.
+        /// `IF SEQ =`: the commit that must have changed the row last.
         if_seq: Option<u64>,
     },
     /// `SOFT DELETE FROM`
@@ -70,19 +70,19 @@ pub enum Statement {
         table: TableName,
         /// The row.
         key: RowKey,
-        /// `IF SEQ =`: the row's last change must be this commit.
+        /// `IF SEQ =`: the commit that must have changed the row last.
         if_seq: Option<u64>,
     },
-    /// `REVERT`: the row as it was, as a new event.
+    /// `REVERT`: writes the row as it was earlier, as a new event.
     Revert {
         /// The row's table.
         table: TableName,
         /// The row.
         key: RowKey,
-        /// The moment to go back to.
+        /// The point in time to restore.
         to: PointInTime,
     },
-    /// `BEGIN`: the writes that follow are one commit.
+    /// `BEGIN`: starts a transaction; its writes become one commit.
     Begin,
     /// `COMMIT`
     Commit,
@@ -92,40 +92,40 @@ pub enum Statement {
     Select(SelectStatement),
     /// `EXPLAIN SELECT`
     Explain(SelectStatement),
-    /// `SHOW DRIFT`: events, newest last.
+    /// `SHOW DRIFT`: lists events, oldest first.
     ShowDrift {
         /// The table.
         table: TableName,
         /// Only this row.
         key: Option<RowKey>,
-        /// Events after this moment.
+        /// Only events after this point in time.
         from: Option<PointInTime>,
-        /// Events up to and with this moment.
+        /// Only events up to and including this point in time.
         to: Option<PointInTime>,
-        /// At most so many.
+        /// The maximum number of events.
         limit: Option<u64>,
     },
-    /// `SHOW DIFF`: the net change between two moments.
+    /// `SHOW DIFF`: shows the net change between two points in time.
     ShowDiff {
         /// The table.
         table: TableName,
         /// Only this row.
         key: Option<RowKey>,
-        /// The earlier moment.
+        /// The earlier point in time.
         from: PointInTime,
-        /// The later moment.
+        /// The later point in time.
         to: PointInTime,
     },
     /// `SHOW TABLES`
     ShowTables {
-        /// The moment asked about.
+        /// The point in time to read; now if `None`.
         as_of: Option<PointInTime>,
     },
     /// `DESCRIBE`
     Describe {
         /// The table.
         table: TableName,
-        /// The moment asked about.
+        /// The point in time to read; now if `None`.
         as_of: Option<PointInTime>,
     },
     /// `SNAPSHOT`
@@ -137,35 +137,35 @@ pub enum Statement {
     Compact {
         /// The table.
         table: TableName,
-        /// The new floor; the newest snapshot where it is not given.
+        /// The new floor; the newest snapshot if `None`.
         before: Option<PointInTime>,
-        /// Only say what would be done.
+        /// Report what would be removed, and change nothing.
         dry_run: bool,
     },
     /// `VERIFY`
     Verify {
         /// Only this table.
         table: Option<TableName>,
-        /// Also rebuild the state from the log and compare.
+        /// Also rebuild the state from the log and compare it with the files.
         deep: bool,
     },
 }
 
-/// Who runs a statement.
+/// Which component runs a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatementKind {
     /// A reader.
     Read,
-    /// The writer: it makes a commit.
+    /// The writer, as a commit.
     Write,
-    /// The writer: a job that changes no row.
+    /// The writer, as a job that changes no row.
     Maintenance,
-    /// The client, which collects the writes between BEGIN and COMMIT.
+    /// The client: it collects the writes between BEGIN and COMMIT.
     Transaction,
 }
 
 impl Statement {
-    /// Who runs the statement.
+    /// Returns which component runs the statement.
     pub fn kind(&self) -> StatementKind {
         match self {
             Statement::CreateTable(_)
@@ -193,7 +193,7 @@ impl Statement {
 }
 
 impl Statement {
-    /// The table that the statement is about, where it names one.
+    /// Returns the table that the statement names, if any.
     pub fn table(&self) -> Option<&TableName> {
         match self {
             Statement::CreateTable(CreateTable { table, .. })
@@ -219,7 +219,7 @@ impl Statement {
     }
 }
 
-/// A table's name, and where in the statement it stands.
+/// A table's name and its location in the statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableName {
     /// The name, without backticks.
@@ -230,10 +230,10 @@ pub struct TableName {
     pub end: usize,
 }
 
-/// A row's key as a statement has it, and where: whether it suits the table is not known yet.
+/// A row's key and its location in the statement. Its type is checked later, against the table's schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowKey {
-    /// The key: a string literal gives text, an integer literal an integer.
+    /// The key: text for a string literal, an integer for an integer literal.
     pub key: Key,
     /// Byte offset of its first byte.
     pub start: usize,
@@ -242,7 +242,10 @@ pub struct RowKey {
 }
 
 impl RowKey {
-    /// The key, for a table whose keys are of a type. No coercion: `KEY "7"` names no row of an INT table.
+    /// Returns the key if it has the type of the table's keys. There is no coercion: `KEY "7"` matches no row of an INT table.
+    ///
+    /// # Errors
+    /// `QUERY_INVALID`, with the location in `statement`, if the types differ.
     pub fn of_type(&self, key_type: KeyType, statement: &str) -> Result<Key> {
         if self.key.key_type() == key_type {
             return Ok(self.key.clone());
@@ -259,8 +262,8 @@ impl RowKey {
             _ => format!("write {}", if key_type == KeyType::Int { "an integer" } else { "a string" }),
         };
         let found = if key_type == KeyType::Int { "a string" } else { "an integer" };
-        let message = format!("this table's keys are {key_type}, and this one is {found}");
-        report::invalid_at(statement, self.start, self.end, message, hint)
+        let message = format!("this table's keys have type {key_type}, but this key is {found}");
+        location::invalid_at(statement, self.start, self.end, message, hint)
     }
 }
 
@@ -271,58 +274,58 @@ pub struct CreateTable {
     pub table: TableName,
     /// The field that holds the key.
     pub primary_key: String,
-    /// STRING where not given.
+    /// The type of the keys; STRING by default.
     pub key_type: KeyType,
-    /// The indexed paths, each once.
+    /// The indexed paths, no duplicates.
     pub indexes: Vec<Path>,
-    /// `RETAIN`, in milliseconds: for how long history is kept; for ever where not given.
+    /// `RETAIN`, in milliseconds: how long history is kept; forever if `None`.
     pub retain_ms: Option<u64>,
-    /// No error where the table exists.
+    /// Whether an existing table is not an error.
     pub if_not_exists: bool,
 }
 
 /// `SELECT`
 #[derive(Debug, Clone, PartialEq)]
 pub struct SelectStatement {
-    /// The table read.
+    /// The table to read.
     pub table: TableName,
-    /// What of each row to answer.
+    /// What to return of each row.
     pub projection: Projection,
-    /// `WHERE`: which rows.
+    /// `WHERE`: the rows to return.
     pub condition: Option<Condition>,
-    /// `AS OF`: at which moment.
+    /// `AS OF`: the point in time to read.
     pub as_of: Option<PointInTime>,
-    /// At most so many rows.
+    /// The maximum number of rows to return.
     pub limit: Option<u64>,
-    /// After leaving out so many.
+    /// The number of matching rows to skip first.
     pub offset: Option<u64>,
 }
 
-/// What of each row a SELECT answers.
+/// What a SELECT returns of each row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Projection {
     /// `*`: the whole document.
     All,
-    /// `COUNT(*)`: only how many.
+    /// `COUNT(*)`: only the number of rows.
     Count,
-    /// These columns, each once.
+    /// These columns, no duplicates.
     Columns(Vec<Column>),
 }
 
-/// What can be asked of a row.
+/// A value that a statement can read from a row.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Column {
     /// `_key`: the row's key.
     Key,
     /// `_seq`: the commit that last changed the row.
     Seq,
-    /// `_time`: that commit's time.
+    /// `_time`: the time of that commit.
     Time,
-    /// A field of the document. `` `_key` `` in backticks is one.
+    /// A field of the document, also `` `_key` `` in backticks.
     Path(Path),
 }
 
-/// How two values are compared.
+/// A comparison operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Comparison {
     /// `=`
@@ -339,68 +342,68 @@ pub enum Comparison {
     GreaterOrEqual,
 }
 
-/// What rows must meet.
+/// A condition on rows, as written after WHERE.
 ///
-/// Operands of `_time` are milliseconds since 1970: an integer, or, for a moment between two milliseconds, the
-/// middle of them. Row times are whole milliseconds, so any moment in between compares alike.
+/// Operands of `_time` are milliseconds since 1970: an integer, or the integer plus 0.5 for a time between two
+/// milliseconds. Row times are whole milliseconds, so every time between the two compares the same.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Condition {
-    /// All of these, two or more.
+    /// All of these hold; two or more.
     And(Vec<Condition>),
-    /// Any of these, two or more.
+    /// Any of these holds; two or more.
     Or(Vec<Condition>),
-    /// Not this.
+    /// This does not hold.
     Not(Box<Condition>),
     /// `column op value`
     Compare {
-        /// Left of the operator.
+        /// The left operand.
         column: Column,
         /// The operator.
         op: Comparison,
-        /// Right of the operator; never null.
+        /// The right operand; never null.
         value: Value,
     },
     /// `column [NOT] IN (…)`
     In {
-        /// What is looked for.
+        /// The column to look for.
         column: Column,
-        /// What it is looked for in; at least one.
+        /// The list: at least one value.
         values: Vec<Value>,
-        /// With NOT.
+        /// Whether NOT is given.
         negated: bool,
     },
     /// `column [NOT] BETWEEN low AND high`, both included.
     Between {
-        /// What is compared.
+        /// The column to compare.
         column: Column,
-        /// The least; never null.
+        /// The lower bound; never null.
         low: Value,
-        /// The greatest; never null.
+        /// The upper bound; never null.
         high: Value,
-        /// With NOT.
+        /// Whether NOT is given.
         negated: bool,
     },
     /// `column [NOT] LIKE pattern`
     Like {
-        /// What is matched.
+        /// The column to match.
         column: Column,
-        /// `%` is any text, `_` any character, `\` takes the next character as it is.
+        /// The pattern: `%` matches any text, `_` any one character, and `\` escapes the next character.
         pattern: String,
-        /// With NOT.
+        /// Whether NOT is given.
         negated: bool,
     },
-    /// `column IS [NOT] NULL`: there, and null.
+    /// `column IS [NOT] NULL`: the field is present and null.
     IsNull {
-        /// What is looked at.
+        /// The column to test.
         column: Column,
-        /// With NOT.
+        /// Whether NOT is given.
         negated: bool,
     },
-    /// `column IS [NOT] MISSING`: not there.
+    /// `column IS [NOT] MISSING`: the field is absent.
     IsMissing {
-        /// What is looked at.
+        /// The column to test.
         column: Column,
-        /// With NOT.
+        /// Whether NOT is given.
         negated: bool,
     },
 }

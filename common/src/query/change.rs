@@ -1,4 +1,4 @@
-//! Statements that write, as the changes they ask for.
+//! Turns statements that write into commit requests.
 
 use crate::error::{Error, Reason, Result};
 use crate::format::path::Path;
@@ -8,7 +8,10 @@ use crate::table::operation::{
 };
 use crate::table::schema::Schema;
 
-/// The change that a statement asks for.
+/// Returns the commit request of a statement.
+///
+/// # Errors
+/// `QUERY_INVALID` if the statement does not write.
 pub fn of_statement(statement: Statement) -> Result<CommitRequest> {
     let (operations, preconditions) = match statement {
         Statement::CreateTable(CreateTable {
@@ -50,12 +53,11 @@ pub fn of_statement(statement: Statement) -> Result<CommitRequest> {
         Statement::CreateIndex { table, paths } => return Ok(alter(table.text, &paths, &[])),
         Statement::DropIndex { table, paths } => return Ok(alter(table.text, &[], &paths)),
         Statement::Snapshot { .. } | Statement::Compact { .. } | Statement::Verify { .. } => {
-            let message =
-                "SNAPSHOT, COMPACT and VERIFY are no writes: they run by themselves, outside a transaction";
+            let message = "SNAPSHOT, COMPACT and VERIFY cannot run in a transaction: run them on their own";
             return Err(Error::new(Reason::QueryInvalid, message));
         }
         Statement::Begin | Statement::Commit | Statement::Rollback => {
-            let message = "BEGIN, COMMIT and ROLLBACK are for driftctl, which sends what stands between them as one Apply";
+            let message = "the writer does not accept BEGIN, COMMIT and ROLLBACK: driftctl sends the statements between them as one Apply";
             return Err(Error::new(Reason::QueryInvalid, message));
         }
         Statement::Select(_)
@@ -64,7 +66,7 @@ pub fn of_statement(statement: Statement) -> Result<CommitRequest> {
         | Statement::ShowDiff { .. }
         | Statement::ShowTables { .. }
         | Statement::Describe { .. } => {
-            return Err(Error::new(Reason::QueryInvalid, "this statement reads: send it to a reader"));
+            return Err(Error::new(Reason::QueryInvalid, "this statement only reads: send it to a reader"));
         }
     };
     Ok(CommitRequest::Rows { operations, preconditions })

@@ -1,11 +1,11 @@
-//! Writes conditions as DriftQL: what EXPLAIN shows. Parsed again, the text gives the same condition.
+//! Formats conditions as DriftQL, as EXPLAIN shows them. Parsing the text returns the same condition.
 
 use std::fmt;
 
 use crate::format::json;
 use crate::format::value::Value;
 use crate::query::ast::{Column, Comparison, Condition};
-use crate::query::parser::{RESERVED, is_any};
+use crate::query::keywords::{RESERVED, is_any};
 
 impl fmt::Display for Column {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -29,7 +29,7 @@ impl fmt::Display for Column {
 }
 
 impl Column {
-    /// The column's name in an answer: as it is written, with backticks only where two columns would have one name.
+    /// Returns the column's name in results: as written, with backticks only if two columns would get the same name.
     pub fn label(&self) -> String {
         let Column::Path(path) = self else { return self.to_string() };
         let own = |name: &str| ["_key", "_seq", "_time"].contains(&name);
@@ -106,7 +106,7 @@ fn joined(
     Ok(())
 }
 
-/// A value as the parser reads it beside a column.
+/// A value, formatted so that the parser reads it back beside this column.
 struct Literal<'a>(&'a Column, &'a Value);
 
 impl fmt::Display for Literal<'_> {

@@ -1,6 +1,7 @@
-//! Runs a SELECT over a view, a bounded stretch at a time.
+//! Runs a SELECT over a view, one bounded page at a time.
 
 mod route;
+mod selection;
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -9,61 +10,45 @@ use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::format::msgpack;
-use crate::query::ast::{Column, Condition};
+use crate::query::ast::Column;
 use crate::query::exec::route::Route;
+pub use crate::query::exec::selection::Selection;
 use crate::query::plan::AccessPath;
 use crate::query::predicate;
 use crate::table::format_time;
 use crate::table::view::{Row, View};
 
-/// What to read, of which rows.
-#[derive(Debug, Clone, Default)]
-pub struct Selection {
-    /// Which rows; every row where there is none.
-    pub condition: Option<Condition>,
-    /// What of each row; the whole document where empty.
-    pub columns: Vec<Column>,
-    /// At most so many rows.
-    pub limit: Option<u64>,
-    /// After leaving out so many.
-    pub offset: u64,
-    /// Only rows after this key: to go on where an earlier answer ended.
-    pub after: Option<Key>,
-    /// Count the rows, and hand none out.
-    pub count_only: bool,
-}
-
-/// A SELECT under way. Rows come in the order of keys.
+/// A running SELECT. It returns rows in key order.
 #[derive(Debug)]
 pub struct SelectExecution {
     view: View,
     selection: Selection,
-    /// Chosen when the first stretch is asked for.
+    /// Chosen when the first page is read.
     route: Option<Arc<Route>>,
-    /// Rows handed out, or counted.
+    /// Rows returned or counted so far.
     count: u64,
-    /// Rows read so far, matching or not.
+    /// Rows examined so far, matching or not.
     examined: u64,
     done: bool,
 }
 
-/// One stretch of an answer.
+/// One page of a result.
 #[derive(Debug, Default)]
-pub struct Stretch {
-    /// Rows that match.
+pub struct SelectPage {
+    /// The matching rows.
     pub rows: Vec<Row>,
-    /// Whether there are no more.
+    /// Whether this is the last page.
     pub done: bool,
 }
 
 impl SelectExecution {
-    /// A SELECT over a view.
+    /// Returns a SELECT over a view.
     pub fn new(view: View, selection: Selection) -> SelectExecution {
         let done = selection.limit == Some(0);
         SelectExecution { view, selection, route: None, count: 0, examined: 0, done }
     }
 
-    /// How the rows are found.
+    /// Returns how the rows are found; the first call chooses it.
     pub fn route(&mut self) -> Result<Arc<Route>> {
         if let Some(route) = &self.route {
             return Ok(Arc::clone(route));
@@ -73,36 +58,34 @@ impl SelectExecution {
         Ok(route)
     }
 
-    /// Rows handed out so far, or counted.
+    /// Returns the number of rows returned or counted so far.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The last row read, matching or not: the answer goes on after it.
+    /// Returns the key of the last row examined, matching or not. The next page starts after it.
     pub fn last_key(&self) -> Option<&Key> {
         self.selection.after.as_ref()
     }
 
-    /// Rows read so far, matching or not.
+    /// Rows examined so far, matching or not.
     pub fn examined(&self) -> u64 {
         self.examined
     }
 
-    /// Goes on for at most `rows` rows read, and until about `bytes` bytes match.
-    pub fn next_stretch(&mut self, rows: usize, bytes: usize) -> Result<Stretch> {
-        let mut found = Found { rows: Vec::new(), bytes, left: rows, error: None };
+    /// Returns the next page: examines at most `rows` rows, and stops after about `bytes` bytes of matching rows.
+    pub fn next_page(&mut self, rows: usize, bytes: usize) -> Result<SelectPage> {
+        let mut page = PageBuilder { rows: Vec::new(), bytes, left: rows, error: None };
         if !self.done {
             let more = match &*self.route()? {
                 Route::Key(AccessPath::Keys(keys)) | Route::Candidates { keys, .. } => {
-                    self.look_up(keys, &mut found)?
+                    self.look_up(keys, &mut page)?
                 }
                 Route::Key(AccessPath::Range { from, to }) => {
-                    self.scan((from.as_ref(), to.as_ref()), &mut found)?
+                    self.scan((from.as_ref(), to.as_ref()), &mut page)?
                 }
-                Route::Key(AccessPath::Scan) => {
-                    self.scan((Bound::Unbounded, Bound::Unbounded), &mut found)?
-                }
-                Route::Value { probe, value } => self.look_up_value(&probe.index, value, &mut found)?,
+                Route::Key(AccessPath::Scan) => self.scan((Bound::Unbounded, Bound::Unbounded), &mut page)?,
+                Route::Value { probe, value } => self.look_up_value(&probe.index, value, &mut page)?,
                 Route::Counted { rows } => {
                     self.count = self.selection.limit.map_or(*rows, |limit| limit.min(*rows));
                     false
@@ -110,14 +93,14 @@ impl SelectExecution {
             };
             self.done |= !more;
         }
-        match found.error {
+        match page.error {
             Some(error) => Err(error),
-            None => Ok(Stretch { rows: found.rows, done: self.done }),
+            None => Ok(SelectPage { rows: page.rows, done: self.done }),
         }
     }
 
-    /// Looks the planned keys up; false when there are none left.
-    fn look_up(&mut self, keys: &[Key], found: &mut Found) -> Result<bool> {
+    /// Looks up the planned keys. Returns whether keys are left.
+    fn look_up(&mut self, keys: &[Key], page: &mut PageBuilder) -> Result<bool> {
         let start = match &self.selection.after {
             Some(after) => keys.partition_point(|key| key <= after),
             None => 0,
@@ -126,28 +109,28 @@ impl SelectExecution {
             if self.done {
                 return Ok(false);
             }
-            if !found.has_room() {
+            if !page.has_room() {
                 return Ok(true);
             }
             let row = self.view.get(key)?;
             self.selection.after = Some(key.clone());
             if let Some(row) = row {
-                self.consider(row, found);
+                self.consider(row, page);
             }
         }
         Ok(false)
     }
 
-    /// Looks up the candidates of a value; false when there are none left.
-    fn look_up_value(&mut self, index: &str, value: &[u8], found: &mut Found) -> Result<bool> {
-        while found.has_room() && !self.done {
+    /// Looks up the candidates of an indexed value. Returns whether candidates are left.
+    fn look_up_value(&mut self, index: &str, value: &[u8], page: &mut PageBuilder) -> Result<bool> {
+        while page.has_room() && !self.done {
             let after = self.selection.after.as_ref();
             let Some(keys) = self.view.candidates_of_value(index, value, after, CANDIDATES_PER_LOOK)? else {
-                // The index was dropped meanwhile. Rows come in the same order without it.
+                // The index was dropped meanwhile. A scan returns the rows in the same order.
                 self.route = Some(Arc::new(Route::Key(AccessPath::Scan)));
                 return Ok(true);
             };
-            if self.look_up(&keys, found)? {
+            if self.look_up(&keys, page)? {
                 return Ok(true);
             }
             if keys.len() < CANDIDATES_PER_LOOK {
@@ -157,20 +140,20 @@ impl SelectExecution {
         Ok(!self.done)
     }
 
-    /// Goes through a range of keys; false when it has come to its end.
-    fn scan(&mut self, (from, to): (Bound<&Key>, Bound<&Key>), found: &mut Found) -> Result<bool> {
+    /// Scans a range of keys. Returns whether rows are left.
+    fn scan(&mut self, (from, to): (Bound<&Key>, Bound<&Key>), page: &mut PageBuilder) -> Result<bool> {
         let after = self.selection.after.clone();
         let from = after.as_ref().map_or(from, Bound::Excluded);
         let view = self.view.clone();
         let mut more = false;
         let mut last = None;
         view.scan((from, to), |row| {
-            if self.done || !found.has_room() {
+            if self.done || !page.has_room() {
                 more = !self.done;
                 return false;
             }
             last = Some(row.key.clone());
-            self.consider(row, found);
+            self.consider(row, page);
             true
         })?;
         if last.is_some() {
@@ -179,10 +162,10 @@ impl SelectExecution {
         Ok(more)
     }
 
-    /// Takes a row in if it matches.
-    fn consider(&mut self, row: Row, found: &mut Found) {
+    /// Adds a row to the page if it matches.
+    fn consider(&mut self, row: Row, page: &mut PageBuilder) {
         self.examined += 1;
-        found.left -= 1;
+        page.left -= 1;
         let Row { key, seq, time_ms, document } = &row;
         let (seq, time_ms) = (*seq, *time_ms);
         let outcome = self.matches(predicate::RowRef { key, seq, time_ms, document }).and_then(|matches| {
@@ -204,12 +187,12 @@ impl SelectExecution {
         match outcome {
             Ok(None) => {}
             Ok(Some(row)) => {
-                found.bytes = found.bytes.saturating_sub(row.document.msgpack().len() + ROW_OVERHEAD);
-                found.rows.push(row);
+                page.bytes = page.bytes.saturating_sub(row.document.msgpack().len() + ROW_OVERHEAD);
+                page.rows.push(row);
             }
             Err(error) => {
                 self.done = true;
-                found.error = Some(error);
+                page.error = Some(error);
             }
         }
     }
@@ -219,27 +202,27 @@ impl SelectExecution {
     }
 }
 
-/// Candidates of a value looked up together.
+/// Candidates of an indexed value that are looked up together.
 const CANDIDATES_PER_LOOK: usize = 256;
 
-/// About what a row needs in a message besides its document.
+/// The approximate size of a row in a message besides its document, in bytes.
 const ROW_OVERHEAD: usize = 64;
 
-/// What a stretch has found, and how much more it may.
-struct Found {
+/// The page that is being filled, and the space left in it.
+struct PageBuilder {
     rows: Vec<Row>,
     bytes: usize,
     left: usize,
     error: Option<crate::error::Error>,
 }
 
-impl Found {
+impl PageBuilder {
     fn has_room(&self) -> bool {
         self.left > 0 && self.bytes > 0
     }
 }
 
-/// The columns asked for, as a document whose fields are named after them. Missing ones are left out.
+/// Returns a document with the selected columns as fields. Missing fields are omitted.
 fn project(columns: &[Column], key: &Key, seq: u64, time_ms: u64, document: &Document) -> Result<Document> {
     if columns.is_empty() {
         return Ok(document.clone());

@@ -1,42 +1,33 @@
-//! Splits DriftQL text into tokens, one at a time and in one pass.
+//! Splits DriftQL text into tokens, one at a time, in one pass.
 
 use crate::error::{Error, Reason, Result};
-use crate::query::report;
+use crate::query::location;
 
-/// The words with a meaning in statements; a client may highlight them.
-pub const KEYWORDS: &[&str] = &[
-    "ALTER", "AND", "AS", "BEFORE", "BEGIN", "BETWEEN", "BY", "COMMIT", "COMPACT", "COUNT", "CREATE", "DEEP",
-    "DELETE", "DESCRIBE", "DIFF", "DRIFT", "DROP", "DRY", "EXISTS", "EXPLAIN", "FALSE", "FOREVER", "FROM",
-    "IF", "IN", "INDEX", "INSERT", "INT", "INTO", "IS", "KEY", "LIKE", "LIMIT", "MISSING", "NOT", "NULL",
-    "OF", "OFFSET", "ON", "OR", "PATCH", "PK", "RETAIN", "REVERT", "ROLLBACK", "RUN", "SELECT", "SEQ", "SET",
-    "SHOW", "SNAPSHOT", "SOFT", "STRING", "TABLE", "TABLES", "TO", "TRUE", "UPSERT", "VERIFY", "WHERE",
-];
-
-/// What a token is. Its text is that of its span.
+/// The kind of a token. Its text is the text of its span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
     /// A keyword or a name.
     Word,
     /// A name in backticks.
     Quoted,
-    /// A string in double or single quotes, escapes not looked at yet.
+    /// A string in double or single quotes, escapes not decoded yet.
     Str,
-    /// A number as JSON has them.
+    /// A number in JSON syntax.
     Number,
     /// `$1`
     Param,
-    /// A point without quotes: `@seq:100`, `@now`.
+    /// A point in time without quotes: `@seq:100`, `@now`.
     At,
     /// An operator or punctuation.
     Symbol(&'static str),
-    /// After the last token.
+    /// The end of the text.
     End,
 }
 
-/// A token and its place: byte offsets of its first byte and after its last.
+/// A token and its location.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token {
-    /// What it is.
+    /// Its kind.
     pub kind: TokenKind,
     /// Byte offset of its first byte.
     pub start: usize,
@@ -44,12 +35,12 @@ pub struct Token {
     pub end: usize,
 }
 
-/// Hands out the tokens of a text.
+/// Returns the tokens of a text, one after the other.
 #[derive(Debug, Clone)]
 pub struct Lexer<'a> {
     text: &'a str,
     at: usize,
-    /// Where the last token ended: the place of what is missing after it.
+    /// Where the last token ended: the location of an error about a missing token.
     last_end: usize,
 }
 
@@ -57,7 +48,7 @@ pub struct Lexer<'a> {
 const SYMBOLS: &[&str] =
     &["<=", ">=", "<>", "!=", "(", ")", "[", "]", "{", "}", ",", ":", ";", ".", "*", "=", "<", ">"];
 
-/// What people write for what DriftQL has.
+/// Syntax of other languages, and what to write in DriftQL.
 const FOREIGN: &[(&str, &str)] = &[
     ("==", "write ="),
     ("&&", "write AND"),
@@ -67,19 +58,22 @@ const FOREIGN: &[(&str, &str)] = &[
     ("”", "write plain quotes: \""),
     ("‘", "write plain quotes: '"),
     ("’", "write plain quotes: '"),
-    ("?", "parameters are $1, $2, …"),
-    ("-", "a name with - in it stands in backticks: `odd-name`"),
-    ("#", "a comment starts with --"),
-    ("//", "a comment starts with --"),
+    ("?", "write parameters as $1, $2, …"),
+    ("-", "write names that contain - in backticks: `odd-name`"),
+    ("#", "start comments with --"),
+    ("//", "start comments with --"),
 ];
 
 impl<'a> Lexer<'a> {
-    /// A lexer at the first byte of a text.
+    /// Returns a lexer at the first byte of a text.
     pub fn new(text: &'a str) -> Self {
         Lexer { text, at: 0, last_end: 0 }
     }
 
-    /// The next token; after the last one `End`, again and again.
+    /// Returns the next token. After the last one it returns `End` every time.
+    ///
+    /// # Errors
+    /// `QUERY_SYNTAX` if no token starts here. Errors are final: calling again returns the same error.
     #[expect(
         clippy::should_implement_trait,
         reason = "an Iterator would end, and hide that errors are final"
@@ -121,10 +115,10 @@ impl<'a> Lexer<'a> {
     }
 
     fn error(&self, start: usize, end: usize, message: impl Into<String>, hint: &str) -> Error {
-        Error::new(Reason::QuerySyntax, message).at(report::place(self.text, start, end, hint))
+        Error::new(Reason::QuerySyntax, message).at(location::place(self.text, start, end, hint))
     }
 
-    /// Passes white space and comments.
+    /// Skips white space and comments.
     fn skip_blanks(&mut self) -> Result<()> {
         loop {
             self.take_while(|c| c.is_whitespace() || c == '\u{feff}');
@@ -133,12 +127,7 @@ impl<'a> Lexer<'a> {
                 self.at += rest.find('\n').unwrap_or(rest.len());
             } else if let Some(comment) = rest.strip_prefix("/*") {
                 let Some(len) = comment.find("*/") else {
-                    return Err(self.error(
-                        self.at,
-                        self.at + 2,
-                        "a comment that does not end",
-                        "close it with */",
-                    ));
+                    return Err(self.error(self.at, self.at + 2, "unterminated comment", "close it with */"));
                 };
                 self.at += len + 4;
             } else {
@@ -147,7 +136,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Passes a string. Only its end is looked for: `decode_string` checks the rest.
+    /// Skips a string. The parser decodes and checks its escapes later.
     fn string(&mut self, quote: char) -> Result<TokenKind> {
         let start = self.at;
         let mut escaped = false;
@@ -160,17 +149,17 @@ impl<'a> Lexer<'a> {
                 '\n' => {
                     let end = start + at;
                     let hint = format!("close it with {quote}, or write \\n for a line break");
-                    return Err(self.error(start, end, "a string that does not end on its line", &hint));
+                    return Err(self.error(
+                        start,
+                        end,
+                        "unterminated string: the line ends before the closing quote",
+                        &hint,
+                    ));
                 }
                 c => escaped = c == '\\' && !escaped,
             }
         }
-        Err(self.error(
-            start,
-            self.text.len(),
-            "a string that does not end",
-            &format!("close it with {quote}"),
-        ))
+        Err(self.error(start, self.text.len(), "unterminated string", &format!("close it with {quote}")))
     }
 
     fn quoted_name(&mut self) -> Result<TokenKind> {
@@ -184,7 +173,7 @@ impl<'a> Lexer<'a> {
             }
             at += 1;
         }
-        Err(self.error(start, self.text.len(), "a name that does not end", "close it with a backtick"))
+        Err(self.error(start, self.text.len(), "unterminated name", "close it with a backtick"))
     }
 
     fn param(&mut self) -> Result<TokenKind> {
@@ -193,13 +182,13 @@ impl<'a> Lexer<'a> {
         self.take_while(is_word);
         let digits = self.text.get(start + 1..self.at).unwrap_or_default();
         if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-            let message = "a parameter is $ and a number";
+            let message = "invalid parameter: expected $ and a number";
             return Err(self.error(start, self.at, message, "the first parameter is $1"));
         }
         Ok(TokenKind::Param)
     }
 
-    /// Passes a number, and whatever is glued to it, so that `12ab` is one error and not two tokens.
+    /// Skips a number and any letters right after it, so that `12ab` is one error instead of two tokens.
     fn number(&mut self) -> Result<TokenKind> {
         let start = self.at;
         let mut last = ' ';
@@ -215,9 +204,9 @@ impl<'a> Lexer<'a> {
         }
         let digits = text.trim_start_matches('-');
         let hint = if digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit()) {
-            "numbers have no leading zeros, unless they are strings, in quotes"
+            "remove leading zeros, or write a string in quotes"
         } else {
-            "a string stands in quotes, a name that starts with a digit in backticks"
+            "write strings in quotes, and names that start with a digit in backticks"
         };
         Err(self.error(start, self.at, format!("{:?} is not a number", clipped(text)), hint))
     }
@@ -227,7 +216,7 @@ impl<'a> Lexer<'a> {
         let foreign = FOREIGN.iter().find(|(text, _)| rest.starts_with(text));
         let known = SYMBOLS.iter().find(|symbol| rest.starts_with(**symbol));
         match (foreign, known) {
-            // `!=` and `==` begin like each other's parts: the longer one is meant.
+            // `!` and `!=` start alike: the longer one wins.
             (None, Some(symbol)) => {
                 self.at += symbol.len();
                 Ok(TokenKind::Symbol(symbol))
@@ -275,7 +264,7 @@ fn is_json_number(text: &str) -> bool {
         && exponent.is_none_or(|e| digits(e.strip_prefix(['+', '-']).unwrap_or(e)))
 }
 
-/// The start of a text that may be long, for a message: one line, and nothing that moves a terminal's cursor.
+/// Returns the first 40 characters of a text for a message, with control characters replaced.
 pub(crate) fn clipped(text: &str) -> String {
     let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     let mut out: String = text.chars().take(40).map(visible).collect();
@@ -312,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_token() {
+    fn reads_every_kind_of_token() {
         use TokenKind::*;
         assert_eq!(
             tokens("a.b>=-1.5e+3<>\"x\\\"y\"'it\\'s' `odd``name`$12 @seq:100/* - */@now--end"),
@@ -344,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_as_json_has_them() {
+    fn numbers_have_json_syntax() {
         for text in ["0", "-0", "10", "1.5", "1e9", "1E-9", "-0.0e+0"] {
             assert_eq!(tokens(text), [(TokenKind::Number, text)]);
         }
@@ -354,15 +343,15 @@ mod tests {
     }
 
     #[test]
-    fn what_other_languages_write_gets_a_hint() {
+    fn syntax_of_other_languages_gets_a_hint() {
         for (text, hint) in [
             ("a == b", "write ="),
             ("a && b", "write AND"),
             ("a || b", "write OR"),
             ("!a", "write NOT"),
             ("“x”", "write plain quotes: \""),
-            ("a = ?", "parameters are $1, $2, …"),
-            ("customer-id", "a name with - in it stands in backticks: `odd-name`"),
+            ("a = ?", "write parameters as $1, $2, …"),
+            ("customer-id", "write names that contain - in backticks: `odd-name`"),
             ("$name", "the first parameter is $1"),
             ("\"abc", "close it with \""),
             ("/* abc", "close it with */"),
@@ -373,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_never_end_are_passed_once() {
+    fn unterminated_tokens_are_read_once() {
         for one in ["\"", "'", "`", "/*", "\"\\", "$", "@", "-", "é", "1", "\0"] {
             let text = one.repeat((1 << 20) / one.len());
             let mut lexer = Lexer::new(&text);

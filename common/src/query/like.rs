@@ -1,32 +1,32 @@
-//! LIKE: patterns of `%`, `_` and characters, over text.
+//! LIKE patterns: `%`, `_` and literal characters.
 
 use std::str::Chars;
 
-/// One step of a pattern.
+/// One element of a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum PatternStep {
     /// `%`
     AnyText,
     /// `_`
     AnyChar,
-    /// Any other character; after `\` also those two.
+    /// Any other character, or any character after `\`.
     Char(char),
 }
 
-/// Takes the next step off a pattern. A `\` at the very end stands for itself.
-fn step(pattern: &mut Chars<'_>) -> Option<Step> {
+/// Reads the next element of a pattern. A `\` at the very end matches itself.
+fn step(pattern: &mut Chars<'_>) -> Option<PatternStep> {
     Some(match pattern.next()? {
-        '%' => Step::AnyText,
-        '_' => Step::AnyChar,
-        '\\' => Step::Char(pattern.next().unwrap_or('\\')),
-        c => Step::Char(c),
+        '%' => PatternStep::AnyText,
+        '_' => PatternStep::AnyChar,
+        '\\' => PatternStep::Char(pattern.next().unwrap_or('\\')),
+        c => PatternStep::Char(c),
     })
 }
 
-/// Whether the whole text matches the pattern.
+/// Returns whether the whole text matches the pattern.
 ///
-/// Only the last `%` passed is ever gone back to: what the earlier ones took cannot help a later one. That bounds
-/// the steps by the lengths of pattern and text multiplied.
+/// Backtracks only to the last `%`: giving an earlier one more text cannot help a later one. So the number of steps
+/// is at most the length of the pattern times the length of the text.
 pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let (mut pattern, mut text) = (pattern.chars(), text.chars());
     let mut last_any: Option<(Chars<'_>, Chars<'_>)> = None;
@@ -34,15 +34,15 @@ pub(super) fn matches(pattern: &str, text: &str) -> bool {
         let mut pattern_after = pattern.clone();
         let mut text_after = text.clone();
         let fits = match (step(&mut pattern_after), text_after.next()) {
-            (Some(Step::AnyText), _) => {
+            (Some(PatternStep::AnyText), _) => {
                 last_any = Some((pattern_after.clone(), text.clone()));
                 pattern = pattern_after;
                 continue;
             }
             (None, None) => return true,
             (Some(_), None) => return false,
-            (Some(Step::AnyChar), Some(_)) => true,
-            (Some(Step::Char(wanted)), Some(found)) => wanted == found,
+            (Some(PatternStep::AnyChar), Some(_)) => true,
+            (Some(PatternStep::Char(wanted)), Some(found)) => wanted == found,
             (None, Some(_)) => false,
         };
         if fits {
@@ -55,14 +55,14 @@ pub(super) fn matches(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// The text that every match starts with, and whether that text is the one match.
+/// Returns the text that every match starts with, and whether that text is the only match.
 pub(super) fn prefix(pattern: &str) -> (String, bool) {
     let mut steps = pattern.chars();
     let mut prefix = String::new();
     while let Some(step) = step(&mut steps) {
         match step {
-            Step::Char(c) => prefix.push(c),
-            Step::AnyText | Step::AnyChar => return (prefix, false),
+            PatternStep::Char(c) => prefix.push(c),
+            PatternStep::AnyText | PatternStep::AnyChar => return (prefix, false),
         }
     }
     (prefix, true)
@@ -74,12 +74,12 @@ mod tests {
 
     use super::*;
 
-    fn naive(pattern: &[Step], text: &[char]) -> bool {
+    fn naive(pattern: &[PatternStep], text: &[char]) -> bool {
         match (pattern, text) {
             ([], []) => true,
-            ([Step::AnyText, rest @ ..], _) => (0..=text.len()).any(|skip| naive(rest, &text[skip..])),
-            ([Step::AnyChar, rest @ ..], [_, text @ ..]) => naive(rest, text),
-            ([Step::Char(c), rest @ ..], [d, text @ ..]) => c == d && naive(rest, text),
+            ([PatternStep::AnyText, rest @ ..], _) => (0..=text.len()).any(|skip| naive(rest, &text[skip..])),
+            ([PatternStep::AnyChar, rest @ ..], [_, text @ ..]) => naive(rest, text),
+            ([PatternStep::Char(c), rest @ ..], [d, text @ ..]) => c == d && naive(rest, text),
             _ => false,
         }
     }
@@ -88,7 +88,7 @@ mod tests {
         #[test]
         fn agrees_with_a_naive_matcher(pattern in "[ab%_é\\\\]{0,8}", text in "[ab%é\\\\]{0,8}") {
             let mut chars = pattern.chars();
-            let steps: Vec<Step> = std::iter::from_fn(|| step(&mut chars)).collect();
+            let steps: Vec<PatternStep> = std::iter::from_fn(|| step(&mut chars)).collect();
             let expected = naive(&steps, &text.chars().collect::<Vec<_>>());
             prop_assert_eq!(matches(&pattern, &text), expected);
             let (prefix, exact) = prefix(&pattern);
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backslash_takes_the_next_character_as_it_is() {
+    fn a_backslash_escapes_the_next_character() {
         assert!(matches("100\\%", "100%") && !matches("100\\%", "1000"));
         assert!(matches("a\\\\%", "a\\b") && matches("a\\", "a\\"));
         assert_eq!(prefix("a\\_b%"), ("a_b".to_owned(), false));

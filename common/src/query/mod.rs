@@ -1,11 +1,13 @@
-//! DriftQL: text to statements, statements to answers.
+//! DriftQL, the query language: parses statements, plans them, and runs SELECT.
 
 pub mod ast;
 pub mod change;
 mod display;
 pub mod exec;
+pub mod keywords;
 pub mod lexer;
 mod like;
+pub mod location;
 pub mod parser;
 pub mod plan;
 pub mod predicate;

@@ -1,4 +1,5 @@
-//! Which rows a condition leaves to look at. Only the cost depends on it: whoever reads the rows checks them again.
+//! The planner: which access paths a condition allows. A plan changes only the cost, never the result, because every row
+//! that an access path returns is checked against the condition again.
 
 mod probe;
 
@@ -13,17 +14,17 @@ use crate::query::like;
 pub use crate::query::plan::probe::{Probe, ValueRange};
 use crate::table::schema::Schema;
 
-/// The ways to come to the rows that can match. Each alone leaves out none of them: whoever reads takes one.
+/// The access paths for a condition. Each one alone finds every row that can match, so the reader chooses one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryPlan {
-    /// By key.
+    /// The access path by primary key.
     pub key: AccessPath,
-    /// By secondary indexes, at most once each, the most promising first. They say what may be used, not what is
-    /// there to be used.
+    /// Probes of secondary indexes: at most one for each index, the most selective first. The index files may not exist
+    /// at the point in time that is read.
     pub probes: Vec<Probe>,
 }
 
-/// What a condition allows on a table.
+/// Returns the access paths that a condition allows on a table.
 pub fn plan(condition: Option<&Condition>, schema: &Schema) -> QueryPlan {
     QueryPlan {
         key: access(condition, &schema.primary_key, schema.key_type),
@@ -31,25 +32,25 @@ pub fn plan(condition: Option<&Condition>, schema: &Schema) -> QueryPlan {
     }
 }
 
-/// How to come to the rows that can match.
+/// How to find the rows that can match, by primary key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessPath {
-    /// Look these keys up; in order, each once. None: nothing can match.
+    /// Look up these keys, in order, no duplicates. An empty list means that no row can match.
     Keys(Vec<Key>),
     /// Read this range of keys.
     Range {
-        /// The least.
+        /// The lower bound.
         from: Bound<Key>,
-        /// The greatest.
+        /// The upper bound.
         to: Bound<Key>,
     },
     /// Read every row.
     Scan,
 }
 
-/// The narrowest access by key that leaves out no row that could match.
+/// Returns the narrowest access path by key that finds every row that can match.
 ///
-/// `primary_key` is the field that holds the key, in every document of the table: a condition on it is one on `_key`.
+/// `primary_key` is the field that holds the key in every document, so a condition on it is a condition on `_key`.
 pub fn access(condition: Option<&Condition>, primary_key: &str, key_type: KeyType) -> AccessPath {
     match condition {
         Some(condition) => Planner { primary_key, key_type }.access(condition),
@@ -100,7 +101,7 @@ impl Planner<'_> {
         }
     }
 
-    /// The one key that equals a value. No key equals a value of another kind, or one that no key can have.
+    /// Returns the key that equals a value. A value of another kind, or one that no key can have, equals no key.
     fn key(&self, value: &Value) -> Option<Key> {
         match (self.key_type, value) {
             (KeyType::String, Value::Str(text)) => Key::parse(text, KeyType::String).ok(),
@@ -175,14 +176,14 @@ fn lookups(keys: impl IntoIterator<Item = Key>) -> AccessPath {
     AccessPath::Keys(keys.into_iter().collect::<BTreeSet<_>>().into_iter().collect())
 }
 
-/// The greatest integer that is not above a float; beyond what any key can be, some integer beyond it too.
+/// Rounds a float down to an integer. A float outside the range of keys gives an integer outside it, too.
 fn whole_below(float: f64) -> i128 {
     #[expect(clippy::cast_possible_truncation, reason = "saturates, far beyond every key")]
     let whole = float.floor() as i128;
     whole
 }
 
-/// The INT keys on one side of a number; `whole` is the greatest integer not above it, and `exact` if it is it.
+/// Returns the INT keys on one side of a number. `whole` is the number rounded down; `exact` tells whether it is whole.
 fn int_range(op: Comparison, whole: i128, exact: bool) -> AccessPath {
     let least = |from: i128| match i64::try_from(from) {
         Ok(from) => range(Bound::Included(Key::Int(from)), Bound::Unbounded),
@@ -202,11 +203,11 @@ fn int_range(op: Comparison, whole: i128, exact: bool) -> AccessPath {
     }
 }
 
-/// The least text above every text with a prefix; `None` where there is none.
+/// Returns the smallest text above every text that starts with `prefix`, if one exists.
 fn after_prefix(prefix: &str) -> Option<String> {
     let mut text = prefix.to_owned();
     while let Some(last) = text.pop() {
-        // Skips the surrogates, which are no characters.
+        // The range skips surrogates, which are not characters.
         if let Some(next) = (last..=char::MAX).nth(1) {
             text.push(next);
             return Some(text);
@@ -215,7 +216,7 @@ fn after_prefix(prefix: &str) -> Option<String> {
     None
 }
 
-/// A range, or nothing where no key can lie in it.
+/// Returns a range, or an empty key list if no key can be in it.
 fn range(from: Bound<Key>, to: Bound<Key>) -> AccessPath {
     let empty = match (&from, &to) {
         (Bound::Included(from), Bound::Included(to)) => from > to,
@@ -244,7 +245,7 @@ fn intersect(a: AccessPath, b: AccessPath) -> AccessPath {
     }
 }
 
-/// Of two bounds on the same side the one that leaves less; `inside` tells whether a key lies further in.
+/// Returns the tighter of two bounds on the same side. `inside` compares two keys: whether the first is further inside.
 fn tighter(a: Bound<Key>, b: Bound<Key>, inside: impl Fn(&Key, &Key) -> bool) -> Bound<Key> {
     match (&a, &b) {
         (Bound::Unbounded, _) => b,
@@ -260,7 +261,7 @@ impl fmt::Display for AccessPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AccessPath::Keys(keys) => match keys.len() {
-                0 => f.write_str("keys: nothing can match"),
+                0 => f.write_str("keys: no match possible"),
                 1 => f.write_str("keys: 1 lookup"),
                 n => write!(f, "keys: {n} lookups"),
             },

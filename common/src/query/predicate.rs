@@ -1,6 +1,7 @@
-//! The one matcher: whether a row meets a condition. SELECT, watch filters and deletes all ask here.
+//! The only row matcher: decides whether a row meets a condition, for SELECT, watch filters and preconditions.
 //!
-//! Logic is SQL's: true, false or unknown (`None`). It works on encoded documents; only what is named is decoded.
+//! It uses SQL's three-valued logic: true, false or unknown (`None`). It works on encoded documents and decodes only
+//! the fields that the condition names.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -13,20 +14,20 @@ use crate::format::value::{Value, compare_int_float};
 use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::like;
 
-/// A row as conditions see it.
+/// A borrowed row, as conditions read it.
 #[derive(Debug, Clone, Copy)]
 pub struct RowRef<'a> {
     /// `_key`
     pub key: &'a Key,
     /// `_seq`: the commit that last changed the row.
     pub seq: u64,
-    /// `_time`: that commit's time, in milliseconds since 1970.
+    /// `_time`: the time of that commit, in milliseconds since 1970.
     pub time_ms: u64,
-    /// What paths lead into.
+    /// The document that paths refer to.
     pub document: &'a Document,
 }
 
-/// What a column holds in a row.
+/// The value of a column in a row.
 enum Operand<'a> {
     Missing,
     Scalar(MsgpackItem<'a>),
@@ -35,7 +36,10 @@ enum Operand<'a> {
 }
 
 impl Condition {
-    /// Whether a row meets the condition; where that is unknown it does not. Fails on a damaged document only.
+    /// Returns whether a row meets the condition. Unknown counts as no.
+    ///
+    /// # Errors
+    /// `CORRUPT` if the document is damaged.
     pub fn matches(&self, row: RowRef<'_>) -> Result<bool> {
         Ok(self.evaluate(row)? == Some(true))
     }
@@ -72,7 +76,7 @@ impl Condition {
             Condition::Like { column, pattern, negated } => Ok(match column.of(row)? {
                 Operand::Missing | Operand::Scalar(MsgpackItem::Nil) => None,
                 Operand::Scalar(MsgpackItem::Str(text)) => Some(like::matches(pattern, text) != *negated),
-                // As with `=`: what is no text is unlike any.
+                // As with `=`: a value that is not text never matches.
                 _ => Some(*negated),
             }),
             Condition::IsNull { column, negated } => {
@@ -87,7 +91,8 @@ impl Condition {
     }
 }
 
-/// AND and OR: one part that is `deciding` (false, true) decides; else one that is unknown makes all unknown.
+/// Evaluates AND (`deciding` is false) or OR (`deciding` is true): one part equal to `deciding` decides the result.
+/// Otherwise one unknown part makes the result unknown.
 fn decided_by(deciding: bool, parts: &[Condition], row: RowRef<'_>) -> Result<Option<bool>> {
     let mut answer = Some(!deciding);
     for part in parts {
@@ -147,7 +152,7 @@ fn compare(found: &Operand<'_>, op: Comparison, value: &Value) -> Result<Option<
     })
 }
 
-/// How two scalars are ordered; `None` where they are of different kinds.
+/// Compares two scalars; `None` if they are of different kinds.
 fn order(token: MsgpackItem<'_>, value: &Value) -> Option<Ordering> {
     match (token, value) {
         (MsgpackItem::Nil, Value::Null) => Some(Ordering::Equal),
@@ -156,15 +161,15 @@ fn order(token: MsgpackItem<'_>, value: &Value) -> Option<Ordering> {
         (MsgpackItem::Int(a), Value::Float(b)) => compare_int_float(a, *b),
         (MsgpackItem::Float(a), Value::Int(b)) => compare_int_float(*b, a).map(Ordering::reverse),
         (MsgpackItem::Float(a), Value::Float(b)) => a.partial_cmp(b),
-        // Bytes of UTF-8 are ordered as the code points are.
+        // UTF-8 bytes sort like code points.
         (MsgpackItem::Str(a), Value::Str(b)) => Some(a.cmp(b.as_str())),
         _ => None,
     }
 }
 
-/// Whether the next value is the same all the way down: numbers by value, objects whatever the order of their
-/// fields, null only like null. Depth is bounded by the limit that both sides were checked against. Where the
-/// answer is false the reader may be left anywhere.
+/// Returns whether the next value equals `value`, deeply: numbers by value, objects in any field order, null only
+/// to null. Both sides were checked against the nesting limit, which bounds the recursion. If the result is false,
+/// the reader can be left at any position.
 fn equals(reader: &mut MsgpackReader<'_>, value: &Value) -> Result<bool> {
     let token = reader.token()?;
     match (token, value) {
@@ -183,7 +188,7 @@ fn equals(reader: &mut MsgpackReader<'_>, value: &Value) -> Result<bool> {
             if usize::try_from(len) != Ok(fields.len()) {
                 return Ok(false);
             }
-            // Neither side has a field twice: as many fields, all of them found, is equal.
+            // Neither side has duplicate fields, so the same number of fields, all found, means equal.
             let wanted: HashMap<&str, &Value> = fields.iter().map(|(name, v)| (name.as_str(), v)).collect();
             for _ in 0..len {
                 match wanted.get(reader.str()?) {

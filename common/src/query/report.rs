@@ -1,50 +1,24 @@
-//! Where in a statement an error lies: computing the place, and showing it to people.
+//! Formats errors for people: the message, the line of the statement, and a caret below the location.
 
 use std::fmt::Write as _;
 
 use crate::error::{Error, QueryPlace, Reason};
 use crate::query::ast::TableName;
+use crate::query::location::place;
 
-/// How many characters of a long line are shown.
+/// The number of characters shown of a long line.
 const SHOWN: usize = 100;
-/// How many of them stand before the place.
+/// How many of them are before the location.
 const SHOWN_BEFORE: usize = 40;
 
-/// The place of `start..end` (bytes) in a statement.
-pub fn place(statement: &str, start: usize, end: usize, hint: impl Into<String>) -> QueryPlace {
-    let start = floor_boundary(statement, start);
-    let end = floor_boundary(statement, end).max(start);
-    let before = statement.get(..start).unwrap_or_default();
-    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
-    QueryPlace {
-        start: narrow(start),
-        end: narrow(end),
-        line: narrow(before.bytes().filter(|b| *b == b'\n').count() + 1),
-        column: narrow(column),
-        hint: hint.into(),
-    }
-}
-
-/// An error of a statement that parses but has no meaning, at its place.
-pub fn invalid_at(
-    statement: &str,
-    start: usize,
-    end: usize,
-    message: impl Into<String>,
-    hint: impl Into<String>,
-) -> Error {
-    Error::new(Reason::QueryInvalid, message).at(place(statement, start, end, hint))
-}
-
-/// An error about an unknown table, pointing at the table's name in a statement. Others stay as they are.
+/// Adds the location of the table's name to an error about an unknown table. Other errors are returned unchanged.
 pub fn at_table(error: Error, statement: &str, table: Option<&TableName>) -> Error {
     let about = |name: &&TableName| error.metadata().get("table") == Some(&name.text);
     let Some(name) = table.filter(about).filter(|_| error.reason() == Reason::TableNotFound) else {
         return error;
     };
     match error.metadata().get("nearest") {
-        // The hint takes the suggestion over from the message.
+        // The suggestion moves from the message to the hint.
         Some(near) => Error::new(Reason::TableNotFound, format!("unknown table {:?}", name.text))
             .with("table", name.text.clone())
             .with("nearest", near.clone())
@@ -53,17 +27,17 @@ pub fn at_table(error: Error, statement: &str, table: Option<&TableName>) -> Err
     }
 }
 
-/// The error as people read it: message, line and column, the line itself, and what would do.
+/// Formats an error: message, line and column, the line itself, and the hint.
 pub fn describe(error: &Error, statement: &str) -> String {
     describe_in(error, statement, 0)
 }
 
-/// The same for a statement that starts at a byte of a script: line and column are the script's.
+/// Formats an error of a statement that starts at byte `offset` of a script. Line and column refer to the script.
 pub fn describe_in(error: &Error, script: &str, offset: usize) -> String {
     let mut out = format!("error: {}", error.message());
     let Some(found) = error.place() else { return out };
     let at = |position: u32| offset.saturating_add(usize::try_from(position).unwrap_or(usize::MAX));
-    // The place may come from another process: everything is clamped to the text at hand.
+    // The location may come from another process: clamp it to this text.
     let found = place(script, at(found.start), at(found.end), found.hint.as_str());
     let _ = write!(out, "\n --> {}:{}", found.line, found.column);
     let (line, padding, carets) = excerpt(script, &found);
@@ -75,7 +49,7 @@ pub fn describe_in(error: &Error, script: &str, offset: usize) -> String {
     out
 }
 
-/// The line with the place, clipped; how many characters stand before the place, and how many it has.
+/// Returns the clipped line, the number of characters before the location, and the length of the location.
 fn excerpt(script: &str, found: &QueryPlace) -> (String, usize, usize) {
     let start = usize::try_from(found.start).unwrap_or(usize::MAX);
     let end = usize::try_from(found.end).unwrap_or(usize::MAX);
@@ -91,7 +65,7 @@ fn excerpt(script: &str, found: &QueryPlace) -> (String, usize, usize) {
         line.push('…');
     }
     let padding = usize::from(skipped > 0) + push_visible(&mut line, before.chars().skip(skipped));
-    // A line that fits is shown whole, even where tabs make it longer.
+    // A line that fits is shown whole, even if tabs make it longer.
     let mut room = if fits { SHOWN } else { SHOWN.saturating_sub(padding) };
     let carets = push_visible(&mut line, marked.chars().take(room));
     room = room.saturating_sub(carets);
@@ -102,8 +76,8 @@ fn excerpt(script: &str, found: &QueryPlace) -> (String, usize, usize) {
     (line, padding, carets.max(1))
 }
 
-/// Appends characters as one column each, tabs as four; returns the columns. Control characters could move a
-/// terminal's cursor, so they are not passed on.
+/// Appends characters, tabs as four spaces, and returns the number of columns. Control characters are replaced
+/// because they could move the terminal's cursor.
 fn push_visible(line: &mut String, chars: impl Iterator<Item = char>) -> usize {
     let mut columns = 0;
     for c in chars {
@@ -118,24 +92,13 @@ fn push_visible(line: &mut String, chars: impl Iterator<Item = char>) -> usize {
     columns
 }
 
-fn floor_boundary(text: &str, at: usize) -> usize {
-    let mut at = at.min(text.len());
-    while !text.is_char_boundary(at) {
-        at -= 1;
-    }
-    at
-}
-
-fn narrow(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::query::location::invalid_at;
 
     #[test]
-    fn the_example_of_the_documentation() {
+    fn formats_the_example_of_the_documentation() {
         let statement = "SELECT * FROM ordes WHERE status = \"paid\"";
         let error = invalid_at(statement, 14, 19, "unknown table \"ordes\"", "did you mean \"orders\"?");
         let expected = r#"error: unknown table "ordes"
@@ -146,13 +109,13 @@ mod tests {
     }
 
     #[test]
-    fn a_place_counts_lines_and_characters() {
+    fn locations_count_lines_and_characters() {
         let place = place("SELECT *\nFROM é x", 17, 18, "");
         assert_eq!((place.line, place.column), (2, 8));
     }
 
     #[test]
-    fn tabs_and_control_characters_keep_the_marks_in_line() {
+    fn carets_line_up_below_tabs_and_control_characters() {
         let statement = "\tSELECT\u{1b}[2J x";
         let error = invalid_at(statement, 12, 13, "no", "");
         assert_eq!(
@@ -162,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_are_clipped_around_the_place() {
+    fn long_lines_are_clipped_around_the_location() {
         let statement = format!("{}HERE{}", "a".repeat(10_000), "b".repeat(10_000));
         let shown = describe(&invalid_at(&statement, 10_000, 10_004, "no", "a hint"), &statement);
         let lines: Vec<&str> = shown.lines().collect();
@@ -173,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_outside_the_text_is_clamped() {
+    fn locations_outside_the_text_are_clamped() {
         for (start, end) in [(0, 0), (5, 2), (3, 900), (800, 900), (1, 2)] {
             let error = invalid_at(&"x".repeat(1000), start, end, "no", "hint");
             for statement in ["", "é", "ab\ncd", "\n\n"] {
@@ -183,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_has_its_own_lines() {
+    fn line_numbers_refer_to_the_script() {
         let script = "BEGIN;\n  SELCT 1;";
         let error = invalid_at("SELCT 1", 0, 5, "no", "");
         assert_eq!(describe_in(&error, script, 9), "error: no\n --> 2:3\n  |   SELCT 1;\n  |   ^^^^^");

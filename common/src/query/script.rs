@@ -1,27 +1,27 @@
-//! Splits a script into its statements, as they stand in the file.
+//! Splits a script into statements.
 
 use crate::query::lexer::{Lexer, TokenKind};
 
 /// One statement of a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece<'a> {
-    /// From its first token up to its `;`, which is left out.
+pub struct ScriptStatement<'a> {
+    /// Its text, from the first token up to the `;`, which is not included.
     pub text: &'a str,
-    /// Byte offset of `text` in the script: `report::describe_in` wants it.
+    /// Byte offset of `text` in the script, for `report::describe_in`.
     pub offset: usize,
-    /// The line it starts on, from 1.
+    /// The line on which it starts, counted from 1.
     pub line: u32,
-    /// Whether a `;` ends it; a prompt goes on asking where none does.
+    /// Whether a `;` ends it. If not, an interactive prompt asks for more lines.
     pub terminated: bool,
 }
 
-/// The statements of a script, in order; empty ones are left out.
+/// Returns the statements of a script, in order, without empty ones.
 ///
-/// Where the text is no DriftQL at all (a string that does not end, say), the statement goes on to the end of the
-/// script, and parsing it gives the error.
-pub fn split(script: &str) -> impl Iterator<Item = Piece<'_>> {
+/// If the text cannot be split into tokens (for example, an unterminated string), the last statement extends to the
+/// end of the script, and parsing it returns the error.
+pub fn split(script: &str) -> impl Iterator<Item = ScriptStatement<'_>> {
     let mut lexer = Lexer::new(script);
-    // Lines are counted on from the last statement: once over the script, not once for each.
+    // Lines are counted from the previous statement, so that the script is scanned once.
     let (mut counted, mut line) = (0, 1u32);
     let mut done = false;
     std::iter::from_fn(move || {
@@ -47,7 +47,12 @@ pub fn split(script: &str) -> impl Iterator<Item = Piece<'_>> {
         let passed = script.get(counted..start).unwrap_or_default();
         line = line.saturating_add(u32::try_from(passed.matches('\n').count()).unwrap_or(u32::MAX));
         counted = start;
-        Some(Piece { text: script.get(start..end).unwrap_or_default(), offset: start, line, terminated })
+        Some(ScriptStatement {
+            text: script.get(start..end).unwrap_or_default(),
+            offset: start,
+            line,
+            terminated,
+        })
     })
 }
 
@@ -57,9 +62,12 @@ mod tests {
 
     fn pieces(script: &str) -> Vec<(&str, u32, bool)> {
         split(script)
-            .map(|piece| {
-                assert_eq!(&script[piece.offset..piece.offset + piece.text.len()], piece.text);
-                (piece.text, piece.line, piece.terminated)
+            .map(|statement| {
+                assert_eq!(
+                    &script[statement.offset..statement.offset + statement.text.len()],
+                    statement.text
+                );
+                (statement.text, statement.line, statement.terminated)
             })
             .collect()
     }
@@ -81,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_the_last_statement() {
+    fn text_that_cannot_be_split_is_the_last_statement() {
         assert_eq!(
             pieces("BEGIN; SELECT # FROM t; COMMIT"),
             [("BEGIN", 1, true), ("SELECT # FROM t; COMMIT", 1, false)]

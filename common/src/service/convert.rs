@@ -1,4 +1,4 @@
-//! Messages of the API to DriftDB's own types and back.
+//! Conversion of API messages to DriftDB's own types and back.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::format::document::Document;
 use crate::format::event::EventType;
 use crate::format::key::KeyType;
 use crate::limits;
-use crate::table::commit_times::PointInTime;
 use crate::table::history::DriftEvent;
 use crate::table::memtable::CommitInfo;
 use crate::table::operation::{Action, Check, CommitOptions, KeyInput, Operation, Precondition, WriteToken};
+use crate::table::point_in_time::PointInTime;
 use crate::table::schema::Schema;
 use crate::table::view::Row;
 
@@ -20,15 +20,15 @@ fn invalid(message: impl Into<String>) -> Error {
     Error::new(Reason::ArgumentInvalid, message)
 }
 
-/// Milliseconds since 1970; the nanoseconds below a millisecond are dropped.
-pub fn time_from_wire(time: &prost_types::Timestamp) -> Result<u64> {
+/// Milliseconds since 1970 of a timestamp, rounded down. Fails for a time before 1970.
+fn time_from_wire(time: &prost_types::Timestamp) -> Result<u64> {
     let seconds = u64::try_from(time.seconds).ok();
     let millis = u64::try_from(time.nanos / 1_000_000).ok();
     let total = seconds.and_then(|s| s.checked_mul(1000)).zip(millis).and_then(|(s, ms)| s.checked_add(ms));
-    total.ok_or_else(|| invalid("a time before 1970, or out of range"))
+    total.ok_or_else(|| invalid(format!("time is before 1970 or out of range; got {} s", time.seconds)))
 }
 
-/// A time in milliseconds since 1970 as the API has it.
+/// The timestamp for a time in milliseconds since 1970.
 pub fn time_to_wire(time_ms: u64) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: i64::try_from(time_ms / 1000).unwrap_or(i64::MAX),
@@ -36,48 +36,48 @@ pub fn time_to_wire(time_ms: u64) -> prost_types::Timestamp {
     }
 }
 
-/// A duration, which must not be negative.
+/// A duration. Fails, naming the field `what`, if the duration is negative.
 pub fn duration_from_wire(duration: &prost_types::Duration, what: &str) -> Result<Duration> {
     Duration::try_from(*duration).map_err(|_| invalid(format!("{what} must not be negative")))
 }
 
-/// How long history is kept, in milliseconds; what is less than one is dropped.
+/// A table's retention in milliseconds, rounded down.
 pub fn retain_from_wire(retain: Option<prost_types::Duration>) -> Result<Option<u64>> {
     let Some(retain) = retain else { return Ok(None) };
     let millis = duration_from_wire(&retain, "retain")?.as_millis();
     u64::try_from(millis).map(Some).map_err(|_| invalid("retain is out of range"))
 }
 
-/// What an AlterTable does to how long history is kept: `Some(None)` is for ever, `None` as before.
+/// The change that AlterTable makes to a table's retention: `Some(None)` removes it, `None` leaves it as it is.
 pub fn retain_change_from_wire(
     retain: Option<prost_types::Duration>,
     forever: bool,
 ) -> Result<Option<Option<u64>>> {
     match (retain_from_wire(retain)?, forever) {
-        (Some(_), true) => Err(invalid("retain and retain_forever contradict each other: set one")),
+        (Some(_), true) => Err(invalid("retain and retain_forever are both set; set only one")),
         (None, true) => Ok(Some(None)),
         (retain, false) => Ok(retain.map(Some)),
     }
 }
 
-/// How long history is kept as the API has it.
-pub fn retain_to_wire(retain_ms: u64) -> prost_types::Duration {
+/// The API's duration for a retention in milliseconds.
+fn retain_to_wire(retain_ms: u64) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(retain_ms / 1000).unwrap_or(i64::MAX),
         nanos: i32::try_from(retain_ms % 1000 * 1_000_000).unwrap_or(0),
     }
 }
 
-/// A document in either encoding.
-pub fn document_from_wire(document: v1::Document) -> Result<Document> {
+/// Parses a document in either encoding.
+fn document_from_wire(document: v1::Document) -> Result<Document> {
     match document.body {
         Some(v1::document::Body::Json(text)) => Document::from_json(&text),
         Some(v1::document::Body::Msgpack(bytes)) => Document::from_msgpack(bytes),
-        None => Err(Error::new(Reason::DocumentInvalid, "a document without content: set json or msgpack")),
+        None => Err(Error::new(Reason::DocumentInvalid, "document is empty; set json or msgpack")),
     }
 }
 
-/// A document in the encoding asked for.
+/// Encodes a document in the requested format.
 pub fn document_to_wire(document: &Document, format: v1::DocumentFormat) -> Result<v1::Document> {
     let body = match format {
         v1::DocumentFormat::Msgpack => v1::document::Body::Msgpack(document.msgpack().clone()),
@@ -88,12 +88,12 @@ pub fn document_to_wire(document: &Document, format: v1::DocumentFormat) -> Resu
     Ok(v1::Document { body: Some(body) })
 }
 
-/// The encoding that a request's `format` names.
+/// The document format that a request names.
 pub fn format_from_wire(format: i32) -> Result<v1::DocumentFormat> {
     v1::DocumentFormat::try_from(format).map_err(|_| invalid(format!("unknown document format {format}")))
 }
 
-/// A key type, STRING where none is named.
+/// A key type; STRING if the request names none.
 pub fn key_type_from_wire(key_type: i32) -> Result<KeyType> {
     match v1::KeyType::try_from(key_type) {
         Ok(v1::KeyType::Unspecified | v1::KeyType::String) => Ok(KeyType::String),
@@ -102,15 +102,15 @@ pub fn key_type_from_wire(key_type: i32) -> Result<KeyType> {
     }
 }
 
-/// A key type as the API has it.
-pub fn key_type_to_wire(key_type: KeyType) -> v1::KeyType {
+/// The API's value for a key type.
+fn key_type_to_wire(key_type: KeyType) -> v1::KeyType {
     match key_type {
         KeyType::String => v1::KeyType::String,
         KeyType::Int => v1::KeyType::Int,
     }
 }
 
-/// The point that a request's AsOf names.
+/// The point in time that an AsOf names; `None` if it names none.
 pub fn point_from_wire(as_of: Option<v1::AsOf>) -> Result<Option<PointInTime>> {
     Ok(match as_of.and_then(|as_of| as_of.at) {
         None => None,
@@ -126,8 +126,8 @@ pub fn point_from_wire(as_of: Option<v1::AsOf>) -> Result<Option<PointInTime>> {
     })
 }
 
-/// A point as the API has it; nothing for now.
-pub fn point_to_wire(point: PointInTime) -> Option<v1::AsOf> {
+/// The AsOf for a point in time; `None` for [`PointInTime::Now`].
+fn point_to_wire(point: PointInTime) -> Option<v1::AsOf> {
     let at = match point {
         PointInTime::Now => return None,
         PointInTime::Seq(seq) => v1::as_of::At::Seq(seq),
@@ -140,7 +140,7 @@ pub fn point_to_wire(point: PointInTime) -> Option<v1::AsOf> {
     Some(v1::AsOf { at: Some(at) })
 }
 
-/// An operation of an Apply.
+/// Parses an operation of Apply.
 pub fn operation_from_wire(operation: v1::Operation) -> Result<Operation> {
     use v1::operation::Action as Wire;
     let action = match operation.action {
@@ -150,15 +150,17 @@ pub fn operation_from_wire(operation: v1::Operation) -> Result<Operation> {
         Some(Wire::SoftDelete(_)) => Action::SoftDelete,
         Some(Wire::Revert(revert)) => {
             let to = point_from_wire(revert.to)?;
-            Action::Revert(to.ok_or_else(|| invalid("a revert needs the moment to go back to: set to"))?)
+            Action::Revert(to.ok_or_else(|| invalid("revert has no target; set `to`"))?)
         }
-        None => return Err(invalid("an operation without an action: set insert, put, patch or soft_delete")),
+        None => {
+            return Err(invalid("operation has no action; set insert, put, patch, soft_delete or revert"));
+        }
     };
     let key = Some(operation.key).filter(|key| !key.is_empty()).map(KeyInput::Text);
     Ok(Operation { table: operation.table, key, action })
 }
 
-/// An operation as the API has it.
+/// The API's message for an operation.
 pub fn operation_to_wire(operation: Operation) -> v1::Operation {
     use v1::operation::Action as Wire;
     let document = |document: Document| v1::Document {
@@ -175,19 +177,19 @@ pub fn operation_to_wire(operation: Operation) -> v1::Operation {
     v1::Operation { table: operation.table, key, action: Some(action) }
 }
 
-/// A precondition of an Apply.
+/// Parses a precondition of Apply.
 pub fn precondition_from_wire(precondition: v1::Precondition) -> Result<Precondition> {
     use v1::precondition::Check as Wire;
     let check = match precondition.check {
         Some(Wire::SeqIs(seq)) => Check::SeqIs(seq),
         Some(Wire::Exists(exists)) => Check::Exists(exists),
         Some(Wire::UnchangedSince(seq)) => Check::UnchangedSince(seq),
-        None => return Err(invalid("a precondition without a check: set seq_is, exists or unchanged_since")),
+        None => return Err(invalid("precondition has no check; set seq_is, exists or unchanged_since")),
     };
     Ok(Precondition { table: precondition.table, key: KeyInput::Text(precondition.key), check })
 }
 
-/// A precondition as the API has it.
+/// The API's message for a precondition.
 pub fn precondition_to_wire(precondition: Precondition) -> v1::Precondition {
     use v1::precondition::Check as Wire;
     let check = match precondition.check {
@@ -198,12 +200,12 @@ pub fn precondition_to_wire(precondition: Precondition) -> v1::Precondition {
     v1::Precondition { table: precondition.table, key: precondition.key.to_string(), check: Some(check) }
 }
 
-/// What goes with a commit.
+/// Parses the options of a commit. Fails if one is longer than its limit.
 pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOptions> {
     let Some(options) = options else { return Ok(CommitOptions::default()) };
     if options.request_id.len() > limits::REQUEST_ID_BYTES {
         let message = format!(
-            "a request id of {} bytes is over the limit of {}",
+            "request_id is too long: {} bytes, the limit is {}",
             options.request_id.len(),
             limits::REQUEST_ID_BYTES
         );
@@ -211,7 +213,7 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
     }
     if options.reason.len() > limits::REASON_BYTES {
         let message = format!(
-            "a reason of {} bytes is over the limit of {}",
+            "reason is too long: {} bytes, the limit is {}",
             options.reason.len(),
             limits::REASON_BYTES
         );
@@ -221,12 +223,12 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
     Ok(CommitOptions { reason: options.reason, commit_time_ms, request_id: options.request_id })
 }
 
-/// The name of a write, with the epoch it is of.
+/// The write token for a commit in an epoch.
 pub fn token_to_wire(token: WriteToken, epoch: u64) -> v1::WriteToken {
     v1::WriteToken { seq: token.seq, time: Some(time_to_wire(token.time_ms)), epoch }
 }
 
-/// A row in the encoding asked for.
+/// The API's message for a row, with the document in the requested format.
 pub fn row_to_wire(row: &Row, format: v1::DocumentFormat) -> Result<v1::Row> {
     Ok(v1::Row {
         key: row.key.to_string(),
@@ -236,7 +238,7 @@ pub fn row_to_wire(row: &Row, format: v1::DocumentFormat) -> Result<v1::Row> {
     })
 }
 
-/// A commit, of which no change has been added yet.
+/// The API's message for a commit, still without changes.
 pub fn commit_to_wire(commit: &CommitInfo) -> v1::Commit {
     let (actor, reason) = match &commit.meta {
         Some(meta) => (meta.actor.clone(), meta.reason.clone()),
@@ -246,7 +248,8 @@ pub fn commit_to_wire(commit: &CommitInfo) -> v1::Commit {
     v1::Commit { seq: commit.seq, time, actor, reason, changes: Vec::new(), more: false }
 }
 
-/// An event in the encoding asked for, with the row before and after it where wanted.
+/// The API's message for an event of a table, with documents in the requested format. Contains the row before and after
+/// the event if `change` does.
 pub fn change_to_wire(change: &DriftEvent, table: &str, format: v1::DocumentFormat) -> Result<v1::Change> {
     let kind = match change.kind {
         EventType::Insert => v1::ChangeKind::Insert,
@@ -270,7 +273,7 @@ pub fn change_to_wire(change: &DriftEvent, table: &str, format: v1::DocumentForm
     })
 }
 
-/// What a schema says of a table; the figures are the caller's to add.
+/// The part of TableInfo that comes from the schema. The caller adds the counts.
 pub fn schema_to_wire(schema: &Schema) -> v1::TableInfo {
     v1::TableInfo {
         table: schema.table.clone(),
@@ -287,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retention_goes_over_the_wire_and_back() {
+    fn retention_survives_conversion_to_the_wire_and_back() {
         let span = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
         for ms in [1000, 1500, 7_776_000_000] {
             assert_eq!(retain_from_wire(Some(retain_to_wire(ms))).unwrap(), Some(ms));

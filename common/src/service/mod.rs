@@ -1,7 +1,9 @@
-//! What both daemons share of being a gRPC server: configuration, logs, errors on the wire, conversions.
+//! What both daemons need to serve gRPC: options, logs, the server, messages and statuses on the wire.
 
-pub mod config;
+pub mod clock;
 pub mod convert;
+pub mod daemon;
+pub mod options;
 pub mod server;
 pub mod status;
-pub mod telemetry;
+mod telemetry;

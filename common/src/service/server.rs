@@ -1,4 +1,4 @@
-//! How both daemons listen: over TCP, or in memory inside one process; with health, reflection and limits.
+//! The gRPC server of both daemons: listeners over TCP or in memory, health, reflection and connection limits.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,49 +19,51 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::error::{Error, Reason, Result};
 
-/// Streams that one connection may have open.
+/// Maximum number of open HTTP/2 streams per connection.
 const STREAMS_PER_CONNECTION: u32 = 4096;
-/// How long answers under way may take once a shutdown has begun.
+/// How long calls in progress may run after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Where a daemon takes connections from.
+/// The source of a daemon's connections.
 #[derive(Debug)]
 pub enum Listener {
-    /// A TCP port.
+    /// A TCP socket.
     Tcp(TcpListener),
-    /// Connections made inside this process by a [`MemoryConnector`].
+    /// Connections that a [`MemoryConnector`] opens inside this process.
     Memory(mpsc::Receiver<DuplexStream>),
 }
 
 impl Listener {
-    /// Listens on a TCP address; port 0 takes a free one.
+    /// Listens on a TCP address. If the port is 0, the system chooses a free one.
     pub async fn bind(address: SocketAddr) -> Result<Listener> {
         let listener = TcpListener::bind(address).await;
         listener.map(Listener::Tcp).map_err(|e| Error::io(format_args!("cannot listen on {address}"), &e))
     }
 
-    /// Two listeners of one address, for one that serves after the other: what connects in between waits.
+    /// Splits a TCP listener into two that share one address, for two servers that follow each other.
+    ///
+    /// A client that connects between the two waits in the socket's backlog. Fails for a [`Listener::Memory`].
     pub fn split(self) -> Result<(Listener, Listener)> {
         let Listener::Tcp(listener) = self else {
-            return Err(Error::new(Reason::Internal, "only TCP listeners can be split"));
+            return Err(Error::new(Reason::Internal, "cannot split a listener: it is not a TCP listener"));
         };
-        let halves = || {
+        let split = || {
             let first = listener.into_std()?;
             let second = first.try_clone()?;
             Ok((TcpListener::from_std(first)?, TcpListener::from_std(second)?))
         };
-        let halves: io::Result<_> = halves();
-        let (first, second) = halves.map_err(|e| Error::io("cannot share a listener", &e))?;
+        let halves: io::Result<_> = split();
+        let (first, second) = halves.map_err(|e| Error::io("cannot split a listener", &e))?;
         Ok((Listener::Tcp(first), Listener::Tcp(second)))
     }
 
-    /// A listener inside this process, and what connects to it.
+    /// A listener inside this process, and the connector that opens connections to it.
     pub fn memory() -> (MemoryConnector, Listener) {
         let (sender, receiver) = mpsc::channel(16);
         (MemoryConnector(sender), Listener::Memory(receiver))
     }
 
-    /// The TCP address listened on.
+    /// The TCP address; `None` for a [`Listener::Memory`].
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Listener::Tcp(listener) => listener.local_addr().ok(),
@@ -70,12 +72,12 @@ impl Listener {
     }
 }
 
-/// Makes connections to a daemon in this process.
+/// Opens connections to a daemon in this process.
 #[derive(Debug, Clone)]
 pub struct MemoryConnector(mpsc::Sender<DuplexStream>);
 
 impl MemoryConnector {
-    /// A new connection.
+    /// Opens a connection. Fails with `ConnectionRefused` if the daemon has stopped.
     pub async fn connect(&self) -> io::Result<DuplexStream> {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let gone =
@@ -85,8 +87,9 @@ impl MemoryConnector {
     }
 }
 
-/// Serves gRPC until `shutdown` is cancelled: then no new calls, and those under way end within ten seconds.
-/// Adds health (`health` answers for the service and for the server as a whole) and reflection.
+/// Serves gRPC, health and reflection until `shutdown` is cancelled.
+///
+/// After that the server takes no new call, and cuts calls that are still open after [`DRAIN`].
 pub async fn serve<H: Health>(
     listener: Listener,
     routes: RoutesBuilder,
@@ -120,18 +123,19 @@ pub async fn serve<H: Health>(
     tokio::select! {
         served = serving => served.map_err(|e| internal(&e)),
         () = drained => {
-            tracing::warn!("calls still open {DRAIN:?} after the shutdown began were cut");
+            tracing::warn!("cut the calls that were still open {DRAIN:?} after the shutdown began");
             Ok(())
         }
     }
 }
 
-/// Health answers for service `S`: SERVING, and NOT_SERVING once `shutdown` is cancelled.
+/// The health service of a daemon that serves `S`: SERVING until `shutdown` is cancelled, then NOT_SERVING.
 pub async fn health<S: NamedService>(shutdown: CancellationToken) -> HealthServer<impl Health> {
     health_while::<S>(watch::channel(true).1, shutdown).await
 }
 
-/// As [`health`], and NOT_SERVING too as long as `ready` is false. The server as a whole stays SERVING: it is alive.
+/// Like [`health`], but also NOT_SERVING while `ready` is false. The server as a whole (the empty service name) stays
+/// SERVING, because the process is alive.
 pub async fn health_while<S: NamedService>(
     mut ready: watch::Receiver<bool>,
     shutdown: CancellationToken,
@@ -157,38 +161,19 @@ pub async fn health_while<S: NamedService>(
     server
 }
 
-/// Health answers for service `S` while another process serves it: NOT_SERVING, and no more of it once `over` is cancelled.
-pub async fn waiting_health<S: NamedService>(over: CancellationToken) -> HealthServer<impl Health> {
+/// The health service of a daemon that waits to serve `S`: NOT_SERVING until `over` is cancelled, then unknown.
+pub async fn standby_health<S: NamedService>(over: CancellationToken) -> HealthServer<impl Health> {
     let (mut reporter, server) = tonic_health::server::health_reporter();
     reporter.set_not_serving::<S>().await;
     tokio::spawn(async move {
         over.cancelled().await;
-        // Streams end, and ask anew: another server answers them.
+        // This ends the clients' Watch streams: the clients call again and reach the server that took over.
         reporter.clear_service_status(S::NAME).await;
     });
     server
 }
 
-/// Cancelled by SIGTERM or SIGINT.
-pub fn on_signals() -> Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let failed = |e: io::Error| Error::io("cannot handle signals", &e);
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let shutdown = CancellationToken::new();
-    let token = shutdown.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("shutting down");
-        token.cancel();
-    });
-    Ok(shutdown)
-}
-
-/// The stream of accepted connections.
+/// Accepted connections, as a stream.
 struct Incoming(Listener);
 
 impl Stream for Incoming {
@@ -199,13 +184,13 @@ impl Stream for Incoming {
             Listener::Tcp(listener) => match listener.poll_accept(cx) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Ok((stream, _))) => {
-                    // Answers are small and awaited: they must not wait for more bytes to join them.
+                    // Responses are small, and clients wait for them: do not delay them to fill packets.
                     let _ = stream.set_nodelay(true);
                     Poll::Ready(Some(Ok(Connection::Tcp(stream))))
                 }
-                // One connection failed (reset before it was accepted, too many files): the listener goes on.
+                // Only this connection failed (reset before it was accepted, or too many open files).
                 Poll::Ready(Err(error)) => {
-                    tracing::warn!(%error, "could not accept a connection");
+                    tracing::warn!(%error, "cannot accept a connection");
                     cx.waker().wake_by_ref();
                     Poll::Pending
                 }

@@ -1,4 +1,4 @@
-//! The one place where errors become gRPC statuses, and statuses errors.
+//! Conversion of errors to gRPC statuses and back.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use tonic_types::{ErrorDetails, PreconditionViolation, StatusExt, pb};
 use crate::error::{Error, ErrorKind, QueryPlace, Reason, Violation};
 use crate::limits;
 
-/// The domain of `google.rpc.ErrorInfo`.
+/// The domain in every `google.rpc.ErrorInfo` of DriftDB.
 pub const DOMAIN: &str = "driftdb.v1";
-/// The most metadata bytes that `ErrorInfo` carries; the message has the rest.
+/// Maximum bytes of one metadata entry in `ErrorInfo`. Longer values appear only in the message.
 const METADATA_BYTES: usize = 2 << 10;
 
-/// The gRPC code that errors of a kind have.
+/// The gRPC code for errors of a kind.
 pub fn code(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::Invalid => Code::InvalidArgument,
@@ -33,7 +33,8 @@ pub fn code(kind: ErrorKind) -> Code {
     }
 }
 
-/// The status that tells a client of an error: code, message, `ErrorInfo` with the reason, and what more there is.
+/// Converts an error to the status that clients get: code, message and `ErrorInfo` with the reason; for some errors also
+/// `PreconditionFailure`, `RetryInfo` or `driftdb.v1.QueryError`.
 pub fn to_status(error: Error) -> Status {
     let metadata: HashMap<String, String> = error
         .metadata()
@@ -59,7 +60,7 @@ pub fn to_status(error: Error) -> Status {
     if let Some(delay) = error.retry_delay() {
         details.set_retry_info(Some(delay));
     }
-    // The message travels in a header, percent-encoded: kept well under what HTTP/2 stacks accept.
+    // HTTP/2 sends the message percent-encoded in a header, and HTTP/2 stacks limit the size of headers.
     let message = clip(error.message(), 2 << 10);
     let status = Status::with_error_details(code(error.kind()), message, details);
     match error.place() {
@@ -68,7 +69,7 @@ pub fn to_status(error: Error) -> Status {
     }
 }
 
-/// Adds `driftdb.v1.QueryError` to a status's details, for clients that know the type.
+/// Adds a `driftdb.v1.QueryError` to the details of a status.
 fn with_query_error(status: &Status, place: &QueryPlace, error: &Error) -> Status {
     let detail = v1::QueryError {
         start: place.start,
@@ -102,7 +103,7 @@ fn clip(text: &str, limit: usize) -> String {
     format!("{}…", text.get(..end).unwrap_or_default())
 }
 
-/// The place in a statement that a status's `driftdb.v1.QueryError` names.
+/// The place in the statement that the status's `driftdb.v1.QueryError` names.
 fn query_place(status: &Status) -> Option<QueryPlace> {
     let whole = pb::Status::decode(status.details()).ok()?;
     let any = whole.details.iter().find(|any| any.type_url.ends_with("/driftdb.v1.QueryError"))?;
@@ -111,7 +112,9 @@ fn query_place(status: &Status) -> Option<QueryPlace> {
     Some(QueryPlace { start, end, line, column, hint })
 }
 
-/// The error that a status from a daemon tells of.
+/// Converts a daemon's status back to the error that it describes.
+///
+/// A status without DriftDB's `ErrorInfo`, such as one from a proxy, gets the closest reason for its code.
 pub fn from_status(status: &Status) -> Error {
     let details = status.get_error_details();
     let info = details.error_info().filter(|info| info.domain == DOMAIN);

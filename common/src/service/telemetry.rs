@@ -1,24 +1,26 @@
-//! Logs: to standard error, as text or JSON lines.
+//! The log of a daemon: lines on standard error, as text or as JSON.
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
 use crate::error::{Error, Reason, Result};
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Readable text.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Starts logging, at the level that `filter` names (`info`, `debug`, `driftdb_writer=trace` …).
-pub fn init(format: LogFormat, filter: &str) -> Result<()> {
+/// Starts logging at the levels that `filter` names: `info`, `debug`, `driftdb_writer=trace` …
+///
+/// Fails if `filter` is invalid, or if this process already logs.
+pub(super) fn start(format: LogFormat, filter: &str) -> Result<()> {
     let filter = EnvFilter::try_new(filter).map_err(|e| {
-        Error::new(Reason::ArgumentInvalid, format!("--log {filter:?} is no log filter: {e}"))
+        Error::new(Reason::ArgumentInvalid, format!("invalid log filter --log {filter:?}: {e}"))
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {

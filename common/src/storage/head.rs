@@ -90,15 +90,15 @@ fn read_header_copies(file: &dyn File) -> io::Result<Option<Header>> {
 /// The inner error is the offset of the first cell that is not valid.
 fn read_cells(file: &dyn File, tolerant: bool) -> io::Result<std::result::Result<Head, u64>> {
     let Some(header) = read_header_copies(file)? else { return Ok(Err(0)) };
-    let mut cells = vec![0; usize::from(header.slots) * CELL];
-    let read = file.read_at(&mut cells, head::cell_offset(head::slot_cell(0)))?;
-    let found = head::decode_slots(cells.get(..read).unwrap_or_default(), header.slots);
+    let mut cells = vec![0; usize::from(header.table_entry_count) * CELL];
+    let read = file.read_at(&mut cells, head::cell_offset(head::table_entry_cell(0)))?;
+    let found = head::decode_table_entries(cells.get(..read).unwrap_or_default(), header.table_entry_count);
     let mut entries = Vec::with_capacity(found.len());
     for (entry, i) in found.into_iter().zip(0..) {
         match entry {
             Some(entry) => entries.push(entry),
             None if tolerant => entries.push(TableEntry::default()),
-            None => return Ok(Err(head::cell_offset(head::slot_cell(i)))),
+            None => return Ok(Err(head::cell_offset(head::table_entry_cell(i)))),
         }
     }
     Ok(Ok(Head { header, entries }))

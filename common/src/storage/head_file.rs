@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::format::head::{TableEntry, cell_offset, slot_cell};
+use crate::format::head::{TableEntry, cell_offset, table_entry_cell};
 use crate::storage::fence;
 use crate::storage::fs::{self, File, FileSystem};
 use crate::storage::head::{self, Head};
@@ -113,7 +113,7 @@ impl HeadFile {
         let published = self.head.entries.len();
         for (index, entry) in entries {
             let cell = entry.encode(*index as u64);
-            let offset = cell_offset(slot_cell(*index as u64));
+            let offset = cell_offset(table_entry_cell(*index as u64));
             self.file.write_at(&cell, offset).map_err(|e| failed(&e))?;
             match self.head.entries.get_mut(*index) {
                 Some(current) => *current = *entry,
@@ -128,7 +128,7 @@ impl HeadFile {
         header.last_seq = last_seq;
         header.last_ms = last_ms;
         header.closed = closed;
-        header.slots = u16::try_from(self.head.entries.len()).unwrap_or(u16::MAX);
+        header.table_entry_count = u16::try_from(self.head.entries.len()).unwrap_or(u16::MAX);
         header.generation = header.generation.wrapping_add(1);
         let copy = u64::from(header.generation % 2);
         self.file.write_at(&header.encode(copy), cell_offset(copy)).map_err(|e| failed(&e))?;

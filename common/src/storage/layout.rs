@@ -143,11 +143,11 @@ pub fn image_stem(seq: u64) -> String {
 /// Returns the paths of the layers and indexes that a manifest lists.
 pub fn snapshot_files(dir: &DataDir, manifest: &manifest::Manifest) -> Vec<PathBuf> {
     let name = &manifest.table;
-    let deltas = manifest.eras.iter().map(|layer| {
+    let deltas = manifest.deltas.iter().map(|layer| {
         (dir.delta_layer(name, layer.base, layer.seq), delta_stem(layer.base, layer.seq), &layer.indexes)
     });
     let images = manifest
-        .fulls
+        .images
         .iter()
         .map(|layer| (dir.image_layer(name, layer.seq), image_stem(layer.seq), &layer.indexes));
     let mut files = Vec::new();
@@ -228,10 +228,10 @@ fn check_manifest(found: &manifest::Manifest, table: &str) -> Result<(), String>
         return Err("the last segment must be active and all others sealed".to_owned());
     }
     let floor = found.floor.map_or(0, |floor| floor.seq);
-    let in_order = found.eras.iter().all(|layer| layer.base < layer.seq || (layer.is_folded() && layer.seq <= floor))
+    let in_order = found.deltas.iter().all(|layer| layer.base < layer.seq || (layer.is_compaction_base() && layer.seq <= floor))
         // The floor may lie within a delta layer. The compaction base then ends after the start of that layer.
-        && found.eras.is_sorted_by(|a, b| a.seq <= b.base || (a.is_folded() && a.seq < b.seq))
-        && found.fulls.is_sorted_by(|a, b| a.seq < b.seq);
+        && found.deltas.is_sorted_by(|a, b| a.seq <= b.base || (a.is_compaction_base() && a.seq < b.seq))
+        && found.images.is_sorted_by(|a, b| a.seq < b.seq);
     if in_order { Ok(()) } else { Err("the layers are not in ascending order".to_owned()) }
 }
 

@@ -122,7 +122,7 @@ fn initialise(fs: &dyn FileSystem, dir: &DataDir) -> Result<(Database, Head)> {
         last_seq: 0,
         last_ms: 0,
         generation: 0,
-        slots: 0,
+        table_entry_count: 0,
         closed: true,
     };
     let head = Head { header, entries: Vec::new() };

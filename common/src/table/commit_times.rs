@@ -1,22 +1,8 @@
 //! When each commit happened: from a time to the commit that was the newest then.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use parking_lot::RwLock;
-
-/// A moment in the database's history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PointInTime {
-    /// After this commit.
-    Seq(u64),
-    /// After the newest commit.
-    Now,
-    /// After the last commit at or before this time, in milliseconds since 1970 (UTC).
-    Time(i64),
-    /// The same, counted back from now.
-    Ago(Duration),
-}
 
 /// The latest commits whose times are remembered here: 8 bytes each. Tables know those of the others.
 const REMEMBERED: usize = 1 << 20;

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::key::Key;
-use crate::format::snapshot::Did;
+use crate::format::snapshot::TableChange;
 use crate::table::layers::EventId;
 use crate::table::memtable::{MemtableEvent, NumberedEvent};
 use crate::table::timeline::TableState;
@@ -136,12 +136,12 @@ fn changed_in_files(state: &TableState, (low, high): (u64, u64), keys: &mut BTre
     let key_type = state.chain.key_type();
     let mut commits = state.chain.commits(low, high, false);
     while let Some(commit) = commits.next_commit()? {
-        for did in commit.entry.did {
-            match did {
-                Did::Row(bytes) => _ = keys.insert(read_key(&bytes, key_type)?),
+        for changes in commit.entry.changes {
+            match changes {
+                TableChange::Row(bytes) => _ = keys.insert(read_key(&bytes, key_type)?),
                 // A drop in between took every row away without an event of its own.
-                Did::Schema(_, emptied) if emptied => return Ok(false),
-                Did::Schema(..) => {}
+                TableChange::Schema(_, emptied) if emptied => return Ok(false),
+                TableChange::Schema(..) => {}
             }
         }
         if keys.len() > KEYS_AT_ONCE {

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::event::{CommitMeta, EventType};
 use crate::format::key::Key;
-use crate::format::snapshot::{Did, VersionEntry};
+use crate::format::snapshot::{TableChange, VersionEntry};
 use crate::table::layers::{EventId, sort_key};
 use crate::table::memtable::{CommitInfo, MemtableEvent, NumberedEvent, Version};
 use crate::table::timeline::{TableState, Timeline};
@@ -359,24 +359,24 @@ impl History {
         let key_type = state.chain.key_type();
         while gathered.has_room() {
             let Some(commit) = commits.next_commit()? else { break };
-            let mut did: Vec<(EventId, Did)> = (0..)
-                .zip(commit.entry.did)
-                .map(|(index, did)| (EventId { seq: commit.seq, index }, did))
+            let mut changes: Vec<(EventId, TableChange)> = (0..)
+                .zip(commit.entry.changes)
+                .map(|(index, changes)| (EventId { seq: commit.seq, index }, changes))
                 .filter(|(spot, _)| *spot > after && *spot <= upto)
                 .collect();
             if newest_first {
-                did.reverse();
+                changes.reverse();
             }
-            if did.is_empty() {
+            if changes.is_empty() {
                 let beginning = EventId { seq: commit.seq, index: 0 };
                 gathered.pass(if newest_first { beginning } else { EventId::end_of(commit.seq) });
             }
-            for (spot, did) in did {
+            for (spot, changes) in changes {
                 if !gathered.has_room() {
                     break;
                 }
-                match did {
-                    Did::Row(bytes) => {
+                match changes {
+                    TableChange::Row(bytes) => {
                         let key = read_key(&bytes, key_type)?;
                         if !self.wanted.rows.passes(&key) {
                             gathered.pass(spot);
@@ -385,7 +385,7 @@ impl History {
                         let version = state.chain.version(&sort_key(&key), spot)?;
                         gathered.push(spot, self.of_entry(state, &key, spot, version)?);
                     }
-                    Did::Schema(payload, _) => {
+                    TableChange::Schema(payload, _) => {
                         let (actor, reason) = (commit.entry.actor.clone(), commit.entry.reason.clone());
                         let info = commit_info(commit.seq, commit.time_ms, actor, reason);
                         gathered.push(spot, of_schema(info, payload));

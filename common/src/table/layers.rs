@@ -16,6 +16,7 @@ use crate::format::snapshot::{
 use crate::format::sortkey;
 use crate::storage::sst::SstFile;
 use crate::table::memtable::TableCounts;
+use crate::table::point_in_time::CommitBound;
 use crate::table::schema::SchemaEvent;
 use crate::table::state;
 use crate::table::table_files::LayerFile;
@@ -69,9 +70,9 @@ pub struct LayerMap {
     pub(super) table: u64,
     pub(super) floor: Option<Floor>,
     /// Oldest first, each from where the one before it ends.
-    pub(super) eras: Vec<LayerFile>,
+    pub(super) deltas: Vec<LayerFile>,
     /// Oldest first.
-    pub(super) fulls: Vec<LayerFile>,
+    pub(super) images: Vec<LayerFile>,
     pub(super) newest: DeltaProperties,
 }
 
@@ -121,7 +122,15 @@ impl Traced {
 impl LayerMap {
     /// The last commit that it holds everything up to; 0 where it holds nothing.
     pub fn end(&self) -> u64 {
-        self.eras.last().map_or(0, |era| era.seq)
+        self.deltas.last().map_or(0, |era| era.seq)
+    }
+
+    /// Whether the layers hold every commit within a bound; otherwise the log after them must be read, too.
+    pub fn covers(&self, bound: CommitBound) -> bool {
+        match bound {
+            CommitBound::Seq(seq) => seq <= self.end(),
+            CommitBound::Time(ms) => self.end() > 0 && ms < self.newest.time_ms,
+        }
     }
 
     /// The oldest moment that can be read.
@@ -138,13 +147,13 @@ impl LayerMap {
     /// Only the eras that end at or before a commit.
     #[must_use]
     pub(super) fn eras_upto(&self, seq: u64) -> LayerMap {
-        let eras = self.eras.iter().filter(|era| era.seq <= seq).cloned().collect();
-        LayerMap { eras, fulls: Vec::new(), ..self.clone() }
+        let deltas = self.deltas.iter().filter(|era| era.seq <= seq).cloned().collect();
+        LayerMap { deltas, images: Vec::new(), ..self.clone() }
     }
 
     /// How many files it is made of, indexes not counted.
     pub fn files(&self) -> usize {
-        self.eras.len() + self.fulls.len()
+        self.deltas.len() + self.images.len()
     }
 
     /// What is known of the table at its end.
@@ -154,8 +163,8 @@ impl LayerMap {
 
     /// The type of the table's keys; STRING before its creation.
     pub fn key_type(&self) -> KeyType {
-        let first = self.newest.chapters.first();
-        let schema = first.and_then(|chapter| SchemaEvent::from_document(&chapter.document).ok());
+        let first = self.newest.schema_entries.first();
+        let schema = first.and_then(|schema_entry| SchemaEvent::from_document(&schema_entry.document).ok());
         schema.map_or(KeyType::String, |event| event.schema.key_type)
     }
 
@@ -169,7 +178,7 @@ impl LayerMap {
 
     /// The newest full at or before a spot, where the state after it is the state there or an older one.
     fn full_at(&self, upto: EventId) -> Option<&LayerFile> {
-        self.fulls.iter().rev().find(|full| EventId::end_of(full.seq) <= upto)
+        self.images.iter().rev().find(|full| EventId::end_of(full.seq) <= upto)
     }
 
     /// What its full tells of a moment: versions up to here are not looked at.
@@ -180,7 +189,7 @@ impl LayerMap {
     /// The eras that a moment needs besides its full, newest first.
     fn eras_at(&self, upto: EventId) -> impl Iterator<Item = &LayerFile> {
         let covered = self.covered(upto).seq;
-        self.eras.iter().rev().filter(move |era| era.base < upto.seq && era.seq > covered)
+        self.deltas.iter().rev().filter(move |era| era.base < upto.seq && era.seq > covered)
     }
 
     /// A row as its last event up to a spot left it. `None` where no event of it is known; a deleted row may or may not be.
@@ -223,7 +232,7 @@ impl LayerMap {
     /// its table. What it was before does not matter.
     fn last_before(&self, key: &[u8], seq: u64) -> Result<Option<RowVersion>> {
         let within = (EventId::default(), EventId::end_of(seq));
-        for era in self.eras.iter().rev().filter(|era| era.base < seq) {
+        for era in self.deltas.iter().rev().filter(|era| era.base < seq) {
             let mut traced = Traced::default();
             trace_in(era, key, within, &mut traced)?;
             if let Some((seq, time_ms)) = traced.newest {
@@ -239,16 +248,16 @@ impl LayerMap {
             (open.base, open.seq) == place && open.indexes.iter().map(|(path, _)| path).eq(indexes)
         };
         self.floor == manifest.floor
-            && self.eras.len() == manifest.eras.len()
-            && self.fulls.len() == manifest.fulls.len()
-            && self.eras.iter().zip(&manifest.eras).all(|(a, b)| same(a, (b.base, b.seq), &b.indexes))
-            && self.fulls.iter().zip(&manifest.fulls).all(|(a, b)| same(a, (b.seq, b.seq), &b.indexes))
+            && self.deltas.len() == manifest.deltas.len()
+            && self.images.len() == manifest.images.len()
+            && self.deltas.iter().zip(&manifest.deltas).all(|(a, b)| same(a, (b.base, b.seq), &b.indexes))
+            && self.images.iter().zip(&manifest.images).all(|(a, b)| same(a, (b.seq, b.seq), &b.indexes))
     }
 
     /// The era that holds a commit's place: the first that ends at or after it.
     fn era_of(&self, seq: u64) -> Option<usize> {
-        let at = self.eras.partition_point(|era| era.seq < seq);
-        (at < self.eras.len()).then_some(at)
+        let at = self.deltas.partition_point(|era| era.seq < seq);
+        (at < self.deltas.len()).then_some(at)
     }
 
     /// TableCounts at a moment at or before its end, and at or after the floor.
@@ -257,7 +266,7 @@ impl LayerMap {
             return Ok(self.counts());
         }
         let upto = self.era_of(seq).map_or(0, |at| at + 1);
-        for era in self.eras.iter().take(upto).rev() {
+        for era in self.deltas.iter().take(upto).rev() {
             let mut cursor = era.file.cursor(tree::COMMITS);
             cursor.seek_last_by(|key| commit_seq(key) <= seq)?;
             if let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
@@ -278,7 +287,7 @@ impl LayerMap {
         if let Some(floor) = self.floor.filter(|floor| floor.seq == seq) {
             return Ok(Some(floor.time_ms));
         }
-        let Some(era) = self.era_of(seq).and_then(|at| self.eras.get(at)) else { return Ok(None) };
+        let Some(era) = self.era_of(seq).and_then(|at| self.deltas.get(at)) else { return Ok(None) };
         let mut cursor = era.file.cursor(tree::COMMITS);
         cursor.seek_by(|key| commit_seq(key) < seq)?;
         let found = cursor.key().and_then(read_commit_key);
@@ -287,7 +296,7 @@ impl LayerMap {
 
     /// The last of the table's commits at or before a time, of those that are kept.
     pub fn last_at(&self, time_ms: u64) -> Result<Option<u64>> {
-        for era in self.eras.iter().rev() {
+        for era in self.deltas.iter().rev() {
             let mut cursor = era.file.cursor(tree::COMMITS);
             cursor.seek_last_by(|key| *key <= commit_key(time_ms, u64::MAX)[..])?;
             if let Some(key) = cursor.key() {
@@ -300,7 +309,7 @@ impl LayerMap {
     /// A walk over the commits after one, up to another; from the last to the first where `backwards`.
     pub fn commits(&self, after: u64, upto: u64, backwards: bool) -> CommitWalk {
         let mut files: Vec<_> = self
-            .eras
+            .deltas
             .iter()
             .filter(|era| era.seq > after && era.base < upto)
             .map(|era| Arc::clone(&era.file))
@@ -313,7 +322,7 @@ impl LayerMap {
 
     /// One version of a row.
     pub fn version(&self, key: &[u8], spot: EventId) -> Result<VersionEntry> {
-        let era = self.era_of(spot.seq).and_then(|at| self.eras.get(at));
+        let era = self.era_of(spot.seq).and_then(|at| self.deltas.get(at));
         let missing = || Error::new(Reason::Corrupt, "a commit names a version that its era does not hold");
         let era = era.ok_or_else(missing)?;
         let mut wanted = key.to_vec();
@@ -340,11 +349,11 @@ impl LayerMap {
         let key = sort_key(key);
         let mut found = Vec::new();
         let within = |era: &&LayerFile| era.seq > after.seq.saturating_sub(1) && era.base < upto.seq;
-        let mut eras: Vec<&LayerFile> = self.eras.iter().filter(within).collect();
+        let mut deltas: Vec<&LayerFile> = self.deltas.iter().filter(within).collect();
         if newest_first {
-            eras.reverse();
+            deltas.reverse();
         }
-        for era in eras {
+        for era in deltas {
             if found.len() >= limit || !era.file.may_contain(tree::VERSIONS, &key)? {
                 continue;
             }
@@ -380,10 +389,10 @@ impl LayerMap {
         manifest: &Manifest,
         range: std::ops::Range<usize>,
     ) -> Vec<(DeltaLayer, LayerFile)> {
-        let eras = manifest.eras.get(range).unwrap_or_default();
+        let deltas = manifest.deltas.get(range).unwrap_or_default();
         let open =
-            |era: &DeltaLayer| self.eras.iter().find(|open| (open.base, open.seq) == (era.base, era.seq));
-        eras.iter().filter_map(|era| Some((era.clone(), open(era)?.clone()))).collect()
+            |era: &DeltaLayer| self.deltas.iter().find(|open| (open.base, open.seq) == (era.base, era.seq));
+        deltas.iter().filter_map(|era| Some((era.clone(), open(era)?.clone()))).collect()
     }
 
     /// A row's content before a commit, by its sort key.
@@ -410,7 +419,7 @@ impl LayerMap {
     }
 
     fn each(&self, id: u8, take: &mut dyn FnMut(&[u8], &Bytes) -> Result<()>) -> Result<()> {
-        for era in &self.eras {
+        for era in &self.deltas {
             let mut cursor = era.file.cursor(id);
             cursor.first()?;
             while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
@@ -430,10 +439,10 @@ impl LayerMap {
     /// The index files of a path that a moment needs, and whether each is an era's.
     pub fn index_files(&self, path: &str, seq: u64) -> Vec<(Arc<SstFile>, bool)> {
         let upto = EventId::end_of(seq);
-        let eras = self.eras_at(upto).filter_map(|era| Some((Arc::clone(era.index(path)?), true)));
+        let deltas = self.eras_at(upto).filter_map(|era| Some((Arc::clone(era.index(path)?), true)));
         let full =
             self.full_at(upto).into_iter().filter_map(|full| Some((Arc::clone(full.index(path)?), false)));
-        eras.chain(full).collect()
+        deltas.chain(full).collect()
     }
 
     /// A walk over the rows as they were at a moment, deleted ones too, from a key's bytes on.
@@ -445,9 +454,9 @@ impl LayerMap {
             cursor.seek(from)?;
             sources.push(Source { cursor, file: Arc::clone(&full.file), full: true });
         }
-        let mut eras: Vec<_> = self.eras_at(upto).collect();
-        eras.reverse();
-        for era in eras {
+        let mut deltas: Vec<_> = self.eras_at(upto).collect();
+        deltas.reverse();
+        for era in deltas {
             let mut cursor = era.file.cursor(tree::VERSIONS);
             cursor.seek(from)?;
             sources.push(Source { cursor, file: Arc::clone(&era.file), full: false });

@@ -8,6 +8,7 @@ pub mod history;
 pub mod layers;
 pub mod memtable;
 pub mod operation;
+pub mod point_in_time;
 pub mod schema;
 pub mod state;
 pub mod table_files;

@@ -3,7 +3,7 @@
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::key::{Key, KeyType};
-use crate::table::commit_times::PointInTime;
+use crate::table::point_in_time::PointInTime;
 use crate::table::schema::Schema;
 
 /// One change of one row, as asked for.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::format::snapshot::{DeltaProperties, kind};
-use crate::format::sst::Identity;
+use crate::format::sst::SstIdentity;
 use crate::storage::fs::FileSystem;
 use crate::storage::layout::{self, DataDir};
 use crate::storage::sst::{BlockCache, SstFile};
@@ -49,16 +49,16 @@ impl TableFiles {
     /// Opens the files that a manifest names. Those that `known` has open already are taken from there.
     pub fn open(&self, manifest: &Manifest, known: Option<&LayerMap>) -> Result<LayerMap> {
         let known = |base: u64, seq: u64, full: bool| {
-            let snapshots = known.map(|chain| if full { &chain.fulls } else { &chain.eras });
+            let snapshots = known.map(|chain| if full { &chain.images } else { &chain.deltas });
             snapshots.into_iter().flatten().find(|snapshot| (snapshot.base, snapshot.seq) == (base, seq))
         };
         let table = (manifest.table.as_str(), manifest.table_id);
-        let mut eras = Vec::with_capacity(manifest.eras.len());
-        for era in &manifest.eras {
+        let mut deltas = Vec::with_capacity(manifest.deltas.len());
+        for era in &manifest.deltas {
             let path = self.dir.delta_layer(table.0, era.base, era.seq);
             let stem = layout::delta_stem(era.base, era.seq);
-            let place = (era.base, era.seq, kind::ERA);
-            eras.push(self.snapshot(
+            let place = (era.base, era.seq, kind::DELTA);
+            deltas.push(self.snapshot(
                 table,
                 place,
                 path,
@@ -67,12 +67,12 @@ impl TableFiles {
                 known(era.base, era.seq, false),
             )?);
         }
-        let mut fulls = Vec::with_capacity(manifest.fulls.len());
-        for full in &manifest.fulls {
+        let mut images = Vec::with_capacity(manifest.images.len());
+        for full in &manifest.images {
             let path = self.dir.image_layer(table.0, full.seq);
             let stem = layout::image_stem(full.seq);
-            let place = (full.seq, full.seq, kind::FULL);
-            fulls.push(self.snapshot(
+            let place = (full.seq, full.seq, kind::IMAGE);
+            images.push(self.snapshot(
                 table,
                 place,
                 path,
@@ -81,12 +81,12 @@ impl TableFiles {
                 known(full.seq, full.seq, true),
             )?);
         }
-        let newest = match eras.last() {
+        let newest = match deltas.last() {
             Some(era) => DeltaProperties::decode(&Bytes::copy_from_slice(era.file.properties()))
                 .map_err(|e| at_file(e, &era.file))?,
             None => DeltaProperties::default(),
         };
-        Ok(LayerMap { table: manifest.table_id, floor: manifest.floor, eras, fulls, newest })
+        Ok(LayerMap { table: manifest.table_id, floor: manifest.floor, deltas, images, newest })
     }
 
     fn snapshot(
@@ -99,14 +99,14 @@ impl TableFiles {
         known: Option<&LayerFile>,
     ) -> Result<LayerFile> {
         let open = |path, kind| {
-            let identity = Identity { table: id, base, seq, kind };
+            let identity = SstIdentity { table: id, base, seq, kind };
             SstFile::open(Arc::clone(&self.disk), path, identity, Arc::clone(&self.cache))
         };
         let file = match known {
             Some(known) => Arc::clone(&known.file),
             None => open(path, kind)?,
         };
-        let index_kind = if kind == kind::FULL { kind::FULL_INDEX } else { kind::ERA_INDEX };
+        let index_kind = if kind == kind::IMAGE { kind::IMAGE_INDEX } else { kind::DELTA_INDEX };
         let mut opened = Vec::with_capacity(indexes.len());
         for index in indexes {
             let file = match known.and_then(|known| known.index(index)) {

@@ -20,7 +20,7 @@ use crate::table::view::{counts_in, read};
 pub struct Timeline {
     id: u64,
     name: String,
-    chapters: RwLock<Vec<SchemaVersion>>,
+    schema_entries: RwLock<Vec<SchemaVersion>>,
     state: ArcSwap<TableState>,
 }
 
@@ -56,14 +56,14 @@ pub struct SchemaAt {
 impl Timeline {
     /// A table that no event has been seen of yet.
     pub fn new(id: u64, name: impl Into<String>) -> Timeline {
-        Timeline { id, name: name.into(), chapters: RwLock::default(), state: ArcSwap::default() }
+        Timeline { id, name: name.into(), schema_entries: RwLock::default(), state: ArcSwap::default() }
     }
 
     /// A table as its files have it.
     pub fn open(id: u64, name: impl Into<String>, chain: LayerMap) -> Result<Timeline> {
         let timeline = Timeline::new(id, name);
-        for chapter in &chain.properties().chapters {
-            let snapshot::SchemaEntry { seq, time_ms, actor, reason, document } = chapter;
+        for schema_entry in &chain.properties().schema_entries {
+            let snapshot::SchemaEntry { seq, time_ms, actor, reason, document } = schema_entry;
             let meta = CommitMeta { actor: actor.clone(), reason: reason.clone(), ..CommitMeta::default() };
             let meta = Some(Box::new(meta)).filter(|meta| **meta != CommitMeta::default());
             let commit = Arc::new(CommitInfo { seq: *seq, time_ms: *time_ms, meta });
@@ -123,10 +123,10 @@ impl Timeline {
             None => state.chain.last_at(time_ms),
         })?;
         // SCHEMA events are kept below the floor, too: they tell what is below it from what was before the table.
-        let chapters = self.chapters.read();
-        let upto = chapters.partition_point(|chapter| chapter.commit.time_ms <= time_ms);
-        let chapter = upto.checked_sub(1).and_then(|last| chapters.get(last));
-        Ok(found.unwrap_or_else(|| chapter.map_or(0, |chapter| chapter.commit.seq)))
+        let schema_entries = self.schema_entries.read();
+        let upto = schema_entries.partition_point(|schema_entry| schema_entry.commit.time_ms <= time_ms);
+        let schema_entry = upto.checked_sub(1).and_then(|last| schema_entries.get(last));
+        Ok(found.unwrap_or_else(|| schema_entry.map_or(0, |schema_entry| schema_entry.commit.seq)))
     }
 
     /// How many events and live rows it had at a moment.
@@ -148,7 +148,7 @@ impl Timeline {
                 }
                 (EventType::Note, _) => overlay.push_note(commit, index),
                 _ => {
-                    let born = self.chapters.read().last().map_or(0, |last| last.born);
+                    let born = self.schema_entries.read().last().map_or(0, |last| last.born);
                     overlay.push_row(commit, index, event, born, chain)?;
                 }
             }
@@ -158,19 +158,19 @@ impl Timeline {
 
     fn begin_chapter(&self, commit: &Arc<CommitInfo>, change: SchemaEvent) {
         let SchemaEvent { action, schema } = change;
-        let mut chapters = self.chapters.write();
+        let mut schema_entries = self.schema_entries.write();
         let born = match action {
             SchemaAction::Create => commit.seq,
-            _ => chapters.last().map_or(0, |last| last.born),
+            _ => schema_entries.last().map_or(0, |last| last.born),
         };
         let schema = (action != SchemaAction::Drop).then(|| Arc::new(schema));
-        chapters.push(SchemaVersion { commit: Arc::clone(commit), schema, born });
+        schema_entries.push(SchemaVersion { commit: Arc::clone(commit), schema, born });
     }
 
     /// The paths that its newest schema has indexes on.
     fn indexes(&self) -> Vec<String> {
-        let chapters = self.chapters.read();
-        let newest = chapters.last().and_then(|last| last.schema.as_ref());
+        let schema_entries = self.schema_entries.read();
+        let newest = schema_entries.last().and_then(|last| last.schema.as_ref());
         newest.map(|schema| schema.indexes.clone()).unwrap_or_default()
     }
 
@@ -194,10 +194,10 @@ impl Timeline {
 
     /// The table as it was at a moment. NOT_FOUND before its creation and after a drop, saying when that was (I10).
     pub fn schema_at(&self, seq: u64) -> Result<SchemaAt> {
-        let chapters = self.chapters.read();
-        let upto = chapters.partition_point(|chapter| chapter.commit.seq <= seq);
-        let chapter = upto.checked_sub(1).and_then(|last| chapters.get(last));
-        match (chapter, chapters.first()) {
+        let schema_entries = self.schema_entries.read();
+        let upto = schema_entries.partition_point(|schema_entry| schema_entry.commit.seq <= seq);
+        let schema_entry = upto.checked_sub(1).and_then(|last| schema_entries.get(last));
+        match (schema_entry, schema_entries.first()) {
             (Some(SchemaVersion { schema: Some(schema), born, .. }), _) => {
                 Ok(SchemaAt { schema: Arc::clone(schema), born: *born })
             }
@@ -226,13 +226,15 @@ impl Timeline {
 
     /// The last CREATE at or before a commit; 0 where there is none.
     pub fn born_at(&self, seq: u64) -> u64 {
-        let chapters = self.chapters.read();
-        let upto = chapters.partition_point(|chapter| chapter.commit.seq <= seq);
-        upto.checked_sub(1).and_then(|last| chapters.get(last)).map_or(0, |chapter| chapter.born)
+        let schema_entries = self.schema_entries.read();
+        let upto = schema_entries.partition_point(|schema_entry| schema_entry.commit.seq <= seq);
+        upto.checked_sub(1)
+            .and_then(|last| schema_entries.get(last))
+            .map_or(0, |schema_entry| schema_entry.born)
     }
 
     /// The commit that first created the table.
     pub fn created_seq(&self) -> u64 {
-        self.chapters.read().first().map_or(self.id, |first| first.commit.seq)
+        self.schema_entries.read().first().map_or(self.id, |first| first.commit.seq)
     }
 }

@@ -75,7 +75,7 @@ impl Writing {
         let chain = shelf.open(&manifest, None).unwrap();
         let limits = DeltaLimits { events: u64::MAX, bytes: u64::MAX };
         let era = snapshot::next_era(&shelf, &manifest, &chain, reach, limits, &|_| Ok(())).unwrap().unwrap();
-        self.install(Box::new(move |manifest| manifest.eras.push(era.clone()))).unwrap();
+        self.install(Box::new(move |manifest| manifest.deltas.push(era.clone()))).unwrap();
     }
 
     fn now(&self) -> (Manifest, TableEntry) {

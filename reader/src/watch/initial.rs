@@ -6,7 +6,7 @@ use std::sync::Arc;
 use driftdb_common::error::{Reason, Result};
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
-use driftdb_common::query::exec::{SelectExecution, Selection, Stretch};
+use driftdb_common::query::exec::{SelectExecution, SelectPage, Selection};
 use driftdb_common::table::view::{Row, View};
 
 use crate::replica::Replica;
@@ -77,7 +77,7 @@ impl InitialRows {
                 self.current = self.begin(replica, table, after)?;
             }
             let Some(Current { table, select }) = &mut self.current else { continue };
-            let Stretch { mut rows, done } = select.next_stretch(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
+            let SelectPage { mut rows, done } = select.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
             rows.retain(|row| self.filter.rows.passes(&row.key));
             let (id, name) = table.clone();
             if done {

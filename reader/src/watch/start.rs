@@ -9,8 +9,8 @@ use driftdb_common::error::{Reason, Result};
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
 use driftdb_common::service::convert;
-use driftdb_common::table::commit_times::PointInTime;
 use driftdb_common::table::history::Images;
+use driftdb_common::table::point_in_time::PointInTime;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the programs beside it and the README's example, each against daemons on an empty directory.
+# Runs the programs beside it and the program in docs/clients.md, each against daemons on an empty directory.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../.."

@@ -66,7 +66,13 @@ const run = async (daemons) => {
   assert.deepEqual([refusal.code, reasonOf(refusal)], [grpc.status.UNAVAILABLE, "STANDBY"]);
   console.log(`  UNAVAILABLE STANDBY: ${refusal.details}`);
   waiting.close();
-  await call(writers.client(), "createTable", { table: "parcels", primaryKey: "id" });
+  // The holder listens before it has the lock, and refuses calls until then.
+  for (let created; !created; ) {
+    created = await call(writers.client(), "createTable", { table: "parcels", primaryKey: "id" }).catch(async (error) => {
+      if (reasonOf(error) !== "STANDBY") throw error;
+      await sleep(50);
+    });
+  }
 
   // The one that writes dies, and comes back as the one that waits.
   const changePlaces = async () => {

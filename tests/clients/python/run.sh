@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the programs beside it, the README's example and the guides' lines, each against daemons on an empty directory.
+# Runs the programs beside it, the program in docs/clients.md and the guides' lines, each against daemons on an empty directory.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../.."

@@ -1,11 +1,11 @@
 //! Batches of a producer's stream: which of their operations are new, and what became of them.
 
 use driftdb_common::error::Result;
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::operation::{CommitRequest, Operation};
 use tokio_util::sync::CancellationToken;
 
 use crate::admit::{Commit, With};
-use crate::commit::now_ms;
 use crate::commit::queue::{Settling, State};
 use crate::requests::{Position, Refusal};
 

@@ -8,6 +8,7 @@ use driftdb::v1;
 use driftdb::v1::writer_service_server::{WriterService, WriterServiceServer};
 use driftdb_common::error::{Error, Result};
 use driftdb_common::limits;
+use driftdb_common::service::daemon;
 use driftdb_common::service::server::{self, Listener};
 use driftdb_common::storage::fs::{File, FileSystem, OsFileSystem};
 use tokio::sync::{mpsc, oneshot};
@@ -27,7 +28,7 @@ const GROUP_BYTES: usize = 4 << 20;
 
 /// Serves a ceiling until a signal.
 pub async fn run(args: BenchServer, out: &mut Output) -> Outcome {
-    let shutdown = server::on_signals()?;
+    let shutdown = daemon::cancel_on_signals()?;
     let listener = Listener::bind(args.listen).await?;
     let log = match args.ceiling {
         Ceiling::Echo => None,

@@ -5,7 +5,8 @@ use std::env;
 use std::path::PathBuf;
 
 use driftdb_common::error::{Error, Reason};
-use driftdb_common::query::lexer::{KEYWORDS, Lexer, TokenKind};
+use driftdb_common::query::keywords::KEYWORDS;
+use driftdb_common::query::lexer::{Lexer, TokenKind};
 use driftdb_common::storage::fs::OsFileSystem;
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;

@@ -1,11 +1,11 @@
-//! Entries survive being written and read, and no bytes make a decoder do worse than refuse them.
+//! Tests: entries round-trip, and decoders refuse arbitrary bytes without a panic.
 
 use super::*;
 
-/// A repeatable sequence (SplitMix64).
-struct Random(u64);
+/// A repeatable pseudo-random sequence (SplitMix64).
+struct SplitMix(u64);
 
-impl Random {
+impl SplitMix {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -41,22 +41,28 @@ fn versions() -> Vec<VersionEntry> {
 }
 
 fn commit() -> CommitEntry {
-    let did = vec![Did::Row(Bytes::from_static(b"key\0\x01")), Did::Schema(document(), true)];
-    CommitEntry { events: 300, rows: 2, actor: String::new(), reason: "import".into(), did }
+    let changes =
+        vec![TableChange::Row(Bytes::from_static(b"key\0\x01")), TableChange::Schema(document(), true)];
+    CommitEntry { events: 300, rows: 2, actor: String::new(), reason: "import".into(), changes }
 }
 
 fn properties() -> DeltaProperties {
-    let chapter =
+    let schema_entry =
         SchemaEntry { seq: 7, time_ms: 70, actor: String::new(), reason: "why".into(), document: document() };
-    DeltaProperties { events: 1, rows: 2, time_ms: 3, chapters: vec![chapter.clone(), chapter] }
+    DeltaProperties {
+        events: 1,
+        rows: 2,
+        time_ms: 3,
+        schema_entries: vec![schema_entry.clone(), schema_entry],
+    }
 }
 
 fn origin() -> IngestOrigin {
     IngestOrigin { producer: "loader".into(), batch: 9, operation: 70_000, ends: true }
 }
 
-/// Every kind of entry as bytes.
-fn written() -> Vec<Bytes> {
+/// Every kind of entry, encoded.
+fn encoded_entries() -> Vec<Bytes> {
     let write = |encode: &dyn Fn(&mut Vec<u8>)| {
         let mut out = Vec::new();
         encode(&mut out);
@@ -74,7 +80,7 @@ fn written() -> Vec<Bytes> {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn every_entry_round_trips() {
     for version in versions() {
         let mut out = Vec::new();
         version.encode(&mut out);
@@ -92,11 +98,11 @@ fn what_is_written_is_read() {
 }
 
 #[test]
-fn no_bytes_do_worse_than_be_refused() {
-    let mut random = Random(11);
-    let written = written();
+fn decoders_survive_arbitrary_bytes() {
+    let mut random = SplitMix(11);
+    let entries = encoded_entries();
     for _ in 0..100_000 {
-        let mut bytes = written[random.below(written.len())].to_vec();
+        let mut bytes = entries[random.below(entries.len())].to_vec();
         for _ in 0..1 + random.below(4) {
             let at = random.below(bytes.len());
             match random.below(4) {
@@ -107,7 +113,7 @@ fn no_bytes_do_worse_than_be_refused() {
             }
         }
         let bytes = Bytes::from(bytes);
-        // What is not refused is written again as what it was read from: nothing was made up.
+        // An entry that decodes must encode and decode to itself.
         if let Ok(version) = VersionEntry::decode(&bytes) {
             let mut again = Vec::new();
             version.encode(&mut again);
@@ -130,7 +136,7 @@ fn no_bytes_do_worse_than_be_refused() {
 }
 
 #[test]
-fn versions_and_commits_sort_as_they_happened() {
+fn keys_sort_in_commit_order() {
     let mut earlier = b"k".to_vec();
     let mut later = b"k".to_vec();
     push_version(&mut earlier, 255, 7);

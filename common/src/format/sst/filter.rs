@@ -5,7 +5,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::FilterPlace;
+use super::FilterHandle;
 
 /// Bytes of a line.
 pub const LINE_BYTES: usize = 64;
@@ -31,12 +31,12 @@ fn part(hash: u64, parts: u32) -> (u64, u64) {
 }
 
 /// The partition of a filter that a hash is in. Greater hashes are in the same one or in later ones.
-pub fn partition(place: &FilterPlace, hash: u64) -> u64 {
+pub fn partition(place: &FilterHandle, hash: u64) -> u64 {
     part(hash, place.partitions).0
 }
 
 /// Where a hash's line starts in its partition, and its bits in that line, as byte and mask.
-fn bits(place: &FilterPlace, hash: u64) -> (usize, impl Iterator<Item = (usize, u8)>) {
+fn bits(place: &FilterHandle, hash: u64) -> (usize, impl Iterator<Item = (usize, u8)>) {
     let (line, _) = part(part(hash, place.partitions).1, place.lines);
     let line = usize::try_from(line).unwrap_or(usize::MAX).saturating_mul(LINE_BYTES);
     let spread = hash.wrapping_mul(SPREAD);
@@ -48,7 +48,7 @@ fn bits(place: &FilterPlace, hash: u64) -> (usize, impl Iterator<Item = (usize, 
 }
 
 /// Whether a partition may hold a hash. A line that is not there counts as full.
-pub fn may_contain(place: &FilterPlace, partition: &[u8], hash: u64) -> bool {
+pub fn may_contain(place: &FilterHandle, partition: &[u8], hash: u64) -> bool {
     let (start, mut bits) = bits(place, hash);
     match partition.get(start..) {
         Some(line) => bits.all(|(byte, mask)| line.get(byte).is_none_or(|byte| byte & mask != 0)),
@@ -64,7 +64,7 @@ pub(super) fn shape(items: usize) -> Option<(u32, u32)> {
 }
 
 /// The bytes of one partition with these hashes, which are all in it.
-pub(super) fn fill(place: &FilterPlace, hashes: &[u64]) -> Vec<u8> {
+pub(super) fn fill(place: &FilterHandle, hashes: &[u64]) -> Vec<u8> {
     let mut partition = vec![0; place.partition_bytes()];
     for hash in hashes {
         let (start, bits) = bits(place, *hash);

@@ -1,6 +1,6 @@
 //! The end of a sorted block file: the directory of its trees, and the trailer that says where that is.
 
-use super::{BlockError, Fields, HEADER_BYTES, Handle, Identity, filter};
+use super::{BlockError, BlockHandle, Fields, HEADER_BYTES, SstIdentity, filter};
 use crate::error::{Error, Reason, Result};
 
 /// Bytes of the trailer, the last of a file.
@@ -15,9 +15,9 @@ const DEPTH_MAX: u8 = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trailer {
     /// What the file is.
-    pub identity: Identity,
+    pub identity: SstIdentity,
     /// Where the directory block is. It ends where the trailer starts.
-    pub directory: Handle,
+    pub directory: BlockHandle,
 }
 
 impl Trailer {
@@ -50,15 +50,15 @@ impl Trailer {
             return Err(BlockError::Trailer("its version is unknown"));
         }
         let kind = fields.u8()?;
-        let identity = Identity { table: fields.u64()?, base: fields.u64()?, seq: fields.u64()?, kind };
-        let directory = Handle::decode(fields.0)?;
+        let identity = SstIdentity { table: fields.u64()?, base: fields.u64()?, seq: fields.u64()?, kind };
+        let directory = BlockHandle::decode(fields.0)?;
         Ok(Trailer { identity, directory })
     }
 }
 
 /// What a file holds beside its blocks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Directory {
+pub struct SstDirectory {
     /// Bytes that mean something to whom wrote the file.
     pub properties: Vec<u8>,
     /// The trees, by id.
@@ -75,14 +75,14 @@ pub struct Tree {
     /// How many entries it has.
     pub entries: u64,
     /// Its highest block; `None` where it is empty.
-    pub root: Option<Handle>,
+    pub root: Option<BlockHandle>,
     /// Its filter, where it has one.
-    pub filter: Option<FilterPlace>,
+    pub filter: Option<FilterHandle>,
 }
 
 /// Where a filter is: partitions of one length, one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FilterPlace {
+pub struct FilterHandle {
     /// The offset of the first partition's block.
     pub offset: u64,
     /// How many partitions there are; at least one.
@@ -91,20 +91,20 @@ pub struct FilterPlace {
     pub lines: u32,
 }
 
-impl FilterPlace {
+impl FilterHandle {
     /// The bytes of a partition.
     pub fn partition_bytes(&self) -> usize {
         usize::try_from(self.lines.min(filter::PARTITION_LINES)).unwrap_or(0) * filter::LINE_BYTES
     }
 
     /// Where a partition's block is.
-    pub fn handle(&self, partition: u64) -> Handle {
+    pub fn handle(&self, partition: u64) -> BlockHandle {
         let len = u32::try_from(HEADER_BYTES + self.partition_bytes()).unwrap_or(u32::MAX);
-        Handle { offset: self.offset.saturating_add(partition.saturating_mul(len.into())), len }
+        BlockHandle { offset: self.offset.saturating_add(partition.saturating_mul(len.into())), len }
     }
 }
 
-impl Directory {
+impl SstDirectory {
     /// The raw content of the directory block.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let count = |len: usize| {
@@ -117,8 +117,8 @@ impl Directory {
         for tree in &self.trees {
             raw.extend_from_slice(&[tree.id, tree.depth]);
             raw.extend_from_slice(&tree.entries.to_le_bytes());
-            raw.extend_from_slice(&tree.root.unwrap_or(Handle { offset: 0, len: 0 }).encode());
-            let filter = tree.filter.unwrap_or(FilterPlace { offset: 0, partitions: 0, lines: 0 });
+            raw.extend_from_slice(&tree.root.unwrap_or(BlockHandle { offset: 0, len: 0 }).encode());
+            let filter = tree.filter.unwrap_or(FilterHandle { offset: 0, partitions: 0, lines: 0 });
             raw.extend_from_slice(&filter.offset.to_le_bytes());
             raw.extend_from_slice(&filter.partitions.to_le_bytes());
             raw.extend_from_slice(&filter.lines.to_le_bytes());
@@ -127,7 +127,7 @@ impl Directory {
     }
 
     /// Reads the directory of a file whose blocks before it take up `blocks` bytes.
-    pub fn decode(raw: &[u8], blocks: u64) -> Result<Directory, BlockError> {
+    pub fn decode(raw: &[u8], blocks: u64) -> Result<SstDirectory, BlockError> {
         let mut fields = Fields(raw);
         let len = usize::try_from(fields.u32()?).map_err(|_| BlockError::Incomplete)?;
         let properties = fields.bytes(len)?.to_vec();
@@ -144,7 +144,7 @@ impl Directory {
             trees.push(tree);
         }
         fields.end()?;
-        Ok(Directory { properties, trees })
+        Ok(SstDirectory { properties, trees })
     }
 
     /// The tree of an id.
@@ -156,11 +156,11 @@ impl Directory {
 impl Tree {
     fn decode(fields: &mut Fields<'_>, blocks: u64) -> Result<Tree, BlockError> {
         let (id, depth, entries) = (fields.u8()?, fields.u8()?, fields.u64()?);
-        let root = fields.bytes(Handle::BYTES)?;
-        let filter = FilterPlace { offset: fields.u64()?, partitions: fields.u32()?, lines: fields.u32()? };
+        let root = fields.bytes(BlockHandle::BYTES)?;
+        let filter = FilterHandle { offset: fields.u64()?, partitions: fields.u32()?, lines: fields.u32()? };
         let root = match (depth, entries) {
-            (0, 0) if root == [0; Handle::BYTES] => None,
-            (1..=DEPTH_MAX, 1..) => Some(Handle::decode(root)?),
+            (0, 0) if root == [0; BlockHandle::BYTES] => None,
+            (1..=DEPTH_MAX, 1..) => Some(BlockHandle::decode(root)?),
             _ => return Err(BlockError::Content("a tree's levels, entries and root do not agree")),
         };
         if root.is_some_and(|root| root.end() > blocks) {

@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use super::block::Builder;
 use super::*;
 
-const IDENTITY: Identity = Identity { table: 3, base: 100, seq: 200, kind: 1 };
+const IDENTITY: SstIdentity = SstIdentity { table: 3, base: 100, seq: 200, kind: 1 };
 const OFFSET: u64 = 777;
 
 fn packed(raw: &[u8]) -> Bytes {
-    Packer::new().unwrap().pack(raw, IDENTITY, OFFSET).unwrap().into()
+    BlockEncoder::new().unwrap().pack(raw, IDENTITY, OFFSET).unwrap().into()
 }
 
 fn raw_of(entries: &[(&[u8], &[u8])]) -> Vec<u8> {
@@ -29,15 +29,15 @@ fn written(build: impl FnOnce(&mut SstWriter<Vec<u8>>) -> Result<()>) -> Result<
 }
 
 /// A file's directory, read as one does who opens it.
-fn directory(file: &[u8]) -> Directory {
+fn directory(file: &[u8]) -> SstDirectory {
     let trailer = Trailer::decode(file.last_chunk().unwrap()).unwrap();
     assert_eq!(trailer.identity, IDENTITY);
     let at = trailer.directory;
     assert_eq!(at.end(), (file.len() - TRAILER_BYTES) as u64);
-    Directory::decode(&unpack(&part(file, at), IDENTITY, at.offset).unwrap(), at.offset).unwrap()
+    SstDirectory::decode(&decode_block(&part(file, at), IDENTITY, at.offset).unwrap(), at.offset).unwrap()
 }
 
-fn part(file: &[u8], handle: Handle) -> Bytes {
+fn part(file: &[u8], handle: BlockHandle) -> Bytes {
     let start = usize::try_from(handle.offset).unwrap();
     Bytes::copy_from_slice(&file[start..start + handle.len as usize])
 }
@@ -47,15 +47,15 @@ fn a_block_is_valid_only_in_its_file_and_place() {
     let raw = [7; 1000];
     let block = packed(&raw);
     assert!(block.len() < 100);
-    assert_eq!(unpack(&block, IDENTITY, OFFSET).unwrap(), raw[..]);
-    assert_eq!(unpack(&block, IDENTITY, OFFSET + 1), Err(BlockError::Crc));
+    assert_eq!(decode_block(&block, IDENTITY, OFFSET).unwrap(), raw[..]);
+    assert_eq!(decode_block(&block, IDENTITY, OFFSET + 1), Err(BlockError::Crc));
     for wrong in [
-        Identity { table: 4, ..IDENTITY },
-        Identity { base: 101, ..IDENTITY },
-        Identity { seq: 201, ..IDENTITY },
-        Identity { kind: 2, ..IDENTITY },
+        SstIdentity { table: 4, ..IDENTITY },
+        SstIdentity { base: 101, ..IDENTITY },
+        SstIdentity { seq: 201, ..IDENTITY },
+        SstIdentity { kind: 2, ..IDENTITY },
     ] {
-        assert_eq!(unpack(&block, wrong, OFFSET), Err(BlockError::Crc));
+        assert_eq!(decode_block(&block, wrong, OFFSET), Err(BlockError::Crc));
     }
 }
 
@@ -66,13 +66,13 @@ fn every_flipped_bit_and_every_cut_of_a_block_is_seen() {
         for bit in 0..block.len() * 8 {
             let mut flipped = block.to_vec();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(unpack(&flipped.into(), IDENTITY, OFFSET).is_err(), "bit {bit}");
+            assert!(decode_block(&flipped.into(), IDENTITY, OFFSET).is_err(), "bit {bit}");
         }
         for len in 0..block.len() {
-            assert!(unpack(&block.slice(..len), IDENTITY, OFFSET).is_err(), "cut at {len}");
+            assert!(decode_block(&block.slice(..len), IDENTITY, OFFSET).is_err(), "cut at {len}");
         }
         let longer = [&block[..], b"x"].concat();
-        assert!(unpack(&longer.into(), IDENTITY, OFFSET).is_err());
+        assert!(decode_block(&longer.into(), IDENTITY, OFFSET).is_err());
     }
 }
 
@@ -82,14 +82,14 @@ fn a_bomb_has_no_effect() {
     assert!(bomb.len() < 10_000);
     for announced in [1, bomb.len(), limits::BLOCK_BYTES_MAX] {
         let block = encode(ZSTD, &bomb, announced, IDENTITY, OFFSET).unwrap();
-        assert_eq!(unpack(&block.into(), IDENTITY, OFFSET), Err(BlockError::Packed), "{announced}");
+        assert_eq!(decode_block(&block.into(), IDENTITY, OFFSET), Err(BlockError::Packed), "{announced}");
     }
     // More announced than there is.
     let short = Compressor::new(LEVEL).unwrap().compress(&[0; 100]).unwrap();
     let block = encode(ZSTD, &short, 101, IDENTITY, OFFSET).unwrap();
-    assert_eq!(unpack(&block.into(), IDENTITY, OFFSET), Err(BlockError::Packed));
+    assert_eq!(decode_block(&block.into(), IDENTITY, OFFSET), Err(BlockError::Packed));
     let block = encode(ZSTD, b"no zstd", 100, IDENTITY, OFFSET).unwrap();
-    assert_eq!(unpack(&block.into(), IDENTITY, OFFSET), Err(BlockError::Packed));
+    assert_eq!(decode_block(&block.into(), IDENTITY, OFFSET), Err(BlockError::Packed));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn lengths_and_codecs_that_no_block_has_are_refused() {
         let crc = crc(&block, b"four", IDENTITY, OFFSET);
         block.extend_from_slice(&crc.to_le_bytes());
         block.extend_from_slice(b"four");
-        unpack(&block.into(), IDENTITY, OFFSET)
+        decode_block(&block.into(), IDENTITY, OFFSET)
     };
     assert_eq!(headed(RAW, 4, 4).unwrap(), b"four"[..]);
     assert_eq!(headed(RAW, 4, 5), Err(BlockError::Length(5)));
@@ -112,8 +112,8 @@ fn lengths_and_codecs_that_no_block_has_are_refused() {
     assert_eq!(headed(RAW, 5, 5), Err(BlockError::Incomplete));
     assert_eq!(headed(2, 4, 4), Err(BlockError::Codec(2)));
     for len in [0, 13, u32::MAX] {
-        let handle = Handle { offset: 0, len };
-        assert_eq!(Handle::decode(&handle.encode()), Err(BlockError::Length(len)));
+        let handle = BlockHandle { offset: 0, len };
+        assert_eq!(BlockHandle::decode(&handle.encode()), Err(BlockError::Length(len)));
     }
     assert!(encode_raw(&vec![0; limits::BLOCK_BYTES_MAX + 1], IDENTITY, OFFSET).is_err());
 }
@@ -155,9 +155,9 @@ proptest! {
             let bytes = |i| 4 + block.key(i).unwrap().len() + block.value(i).unwrap().len() + 4;
             prop_assert_eq!((0..block.len()).map(bytes).sum::<usize>() + 4, raw.len());
         }
-        let _ = Directory::decode(&raw, 1000);
-        let _ = Handle::decode(&raw);
-        let _ = unpack(&raw.into(), IDENTITY, OFFSET);
+        let _ = SstDirectory::decode(&raw, 1000);
+        let _ = BlockHandle::decode(&raw);
+        let _ = decode_block(&raw.into(), IDENTITY, OFFSET);
     }
 }
 
@@ -178,7 +178,7 @@ fn a_filter_knows_what_it_holds_and_little_else() {
         let partitions: Vec<_> = (0..u64::from(place.partitions))
             .map(|number| {
                 let handle = place.handle(number);
-                unpack(&part(&file, handle), IDENTITY, handle.offset).unwrap()
+                decode_block(&part(&file, handle), IDENTITY, handle.offset).unwrap()
             })
             .collect();
         let bytes: usize = partitions.iter().map(Bytes::len).sum();

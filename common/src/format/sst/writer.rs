@@ -6,7 +6,8 @@ use std::mem;
 
 use super::block::{Builder, COUNT_BYTES, ENTRY_OVERHEAD};
 use super::{
-    Directory, FilterPlace, Handle, Identity, Packer, TARGET_BYTES, Trailer, Tree, encode_raw, filter,
+    BlockEncoder, BlockHandle, FilterHandle, SstDirectory, SstIdentity, TARGET_BYTES, Trailer, Tree,
+    encode_raw, filter,
 };
 use crate::error::{Error, Reason, Result};
 use crate::limits;
@@ -43,9 +44,9 @@ struct Level {
 /// The file, and how far it has got.
 struct Blocks<W> {
     out: W,
-    identity: Identity,
+    identity: SstIdentity,
     offset: u64,
-    packer: Packer,
+    packer: BlockEncoder,
 }
 
 impl<W> fmt::Debug for SstWriter<W> {
@@ -63,26 +64,26 @@ impl<W: Write> Blocks<W> {
         Ok(())
     }
 
-    fn place(&mut self, block: &[u8]) -> Result<Handle> {
+    fn place(&mut self, block: &[u8]) -> Result<BlockHandle> {
         let len = u32::try_from(block.len()).map_err(|_| defect("a block is over the limit"))?;
-        let handle = Handle { offset: self.offset, len };
+        let handle = BlockHandle { offset: self.offset, len };
         self.put(block)?;
         Ok(handle)
     }
 
-    fn write(&mut self, raw: &[u8]) -> Result<Handle> {
+    fn write(&mut self, raw: &[u8]) -> Result<BlockHandle> {
         let block = self.packer.pack(raw, self.identity, self.offset)?;
         self.place(&block)
     }
 
     /// Writes a filter of these hashes.
-    fn write_filter(&mut self, mut hashes: Vec<u64>) -> Result<FilterPlace> {
+    fn write_filter(&mut self, mut hashes: Vec<u64>) -> Result<FilterHandle> {
         // In the order of the partitions they are in.
         hashes.sort_unstable();
         hashes.dedup();
         let shape = filter::shape(hashes.len()).ok_or_else(|| defect("a filter is over the limit"))?;
         let (partitions, lines) = shape;
-        let place = FilterPlace { offset: self.offset, partitions, lines };
+        let place = FilterHandle { offset: self.offset, partitions, lines };
         let mut rest = hashes.as_slice();
         for number in 0..u64::from(partitions) {
             let len = rest.partition_point(|hash| filter::partition(&place, *hash) <= number);
@@ -98,8 +99,8 @@ impl<W: Write> Blocks<W> {
 
 impl<W: Write> SstWriter<W> {
     /// Starts a file.
-    pub fn new(out: W, identity: Identity) -> Result<SstWriter<W>> {
-        let blocks = Blocks { out, identity, offset: 0, packer: Packer::new()? };
+    pub fn new(out: W, identity: SstIdentity) -> Result<SstWriter<W>> {
+        let blocks = Blocks { out, identity, offset: 0, packer: BlockEncoder::new()? };
         Ok(SstWriter { blocks, target: TARGET_BYTES, trees: Vec::new(), open: None })
     }
 
@@ -165,7 +166,7 @@ impl<W: Write> SstWriter<W> {
         }
         let mut trees = mem::take(&mut self.trees);
         trees.sort_unstable_by_key(|tree| tree.id);
-        let raw = Directory { properties: properties.to_vec(), trees }.encode()?;
+        let raw = SstDirectory { properties: properties.to_vec(), trees }.encode()?;
         let directory = self.blocks.write(&raw)?;
         let trailer = Trailer { identity: self.blocks.identity, directory };
         self.blocks.put(&trailer.encode())?;
@@ -207,7 +208,7 @@ impl Open {
     }
 
     /// Writes what is left, from the data upwards, to the one block that has none beside it.
-    fn close<W: Write>(&mut self, target: usize, blocks: &mut Blocks<W>) -> Result<Option<Handle>> {
+    fn close<W: Write>(&mut self, target: usize, blocks: &mut Blocks<W>) -> Result<Option<BlockHandle>> {
         let mut number = 0;
         while let Some(level) = self.levels.get_mut(number) {
             if level.block.len() == 0 {
@@ -224,7 +225,7 @@ impl Open {
 }
 
 impl Level {
-    fn flush<W: Write>(&mut self, blocks: &mut Blocks<W>) -> Result<Handle> {
+    fn flush<W: Write>(&mut self, blocks: &mut Blocks<W>) -> Result<BlockHandle> {
         let raw = self.block.finish().ok_or_else(|| defect("a block is over the limit"))?;
         let handle = blocks.write(raw)?;
         self.block.clear();

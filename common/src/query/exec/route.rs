@@ -1,49 +1,49 @@
-//! How a SELECT comes to its rows: of what its plan allows, what costs least with the indexes that there are.
+//! Chooses how a SELECT finds its rows: the cheapest access path that the plan allows with the existing indexes.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::error::Result;
 use crate::format::key::Key;
-use crate::query::exec::Selection;
+use crate::query::exec::selection::Selection;
 use crate::query::plan::{self, AccessPath, Probe, QueryPlan};
 use crate::table::view::View;
 
-/// Candidates looked for at first; each probe in turn, then ten times as many.
+/// The first limit on candidates when probes are tried in turn. Each further round multiplies it by ten.
 const FIRST_LOOK: usize = 1000;
-/// Candidates held at once, at most.
+/// The maximum number of candidates held in memory.
 const CANDIDATES_AT_ONCE: usize = 1_000_000;
-/// A row looked up by its key costs about as much as this many gone through in order.
+/// The cost of one lookup by key, as a number of rows scanned in order.
 const ROWS_PER_LOOKUP: u64 = 8;
 
-/// The way to the rows.
+/// How a SELECT finds its rows.
 #[derive(Debug)]
 pub enum Route {
     /// By key.
     Key(AccessPath),
-    /// These candidates of an index, in order.
+    /// Look up these candidates of an index, in key order.
     Candidates {
-        /// What was looked for.
+        /// The index probe that found them.
         probe: Probe,
-        /// Rows that may match.
+        /// The keys of rows that may match.
         keys: Vec<Key>,
     },
-    /// The candidates of one value, as they are asked for.
+    /// Read the candidates of one indexed value in key order, a few at a time.
     Value {
-        /// What is looked for.
+        /// The index probe.
         probe: Probe,
-        /// The value's bytes.
+        /// The encoded value.
         value: Vec<u8>,
     },
-    /// No row is read: how many there are is kept with each commit.
+    /// Read no row: each commit stores the number of rows.
     Counted {
-        /// Live rows.
+        /// The number of live rows.
         rows: u64,
     },
 }
 
 impl Route {
-    /// The cheapest way for a selection.
+    /// Chooses the cheapest way to run a selection.
     pub fn choose(view: &View, selection: &Selection) -> Result<Route> {
         if selection.count_only
             && selection.condition.is_none()
@@ -63,7 +63,7 @@ impl Route {
         if usable.is_empty() {
             return Ok(Route::Key(key));
         }
-        // Whoever wants the first few of a value's rows need not know them all.
+        // A query with a LIMIT needs only the first rows of a value, not all candidates.
         let few = selection.limit.is_some() && !selection.count_only;
         let rows = view.counts()?.rows / ROWS_PER_LOOKUP;
         let most = usize::try_from(rows).unwrap_or(usize::MAX).clamp(FIRST_LOOK, CANDIDATES_AT_ONCE);
@@ -83,7 +83,7 @@ impl Route {
     }
 }
 
-/// The probe with the fewest candidates, of those that have at most so many.
+/// Returns the probe with the fewest candidates, if any probe has at most `most`.
 fn fewest<'a>(view: &View, probes: &'a [Probe], most: usize) -> Result<Option<(&'a Probe, BTreeSet<Key>)>> {
     let mut best: Option<(&Probe, BTreeSet<Key>)> = None;
     for probe in probes {
@@ -102,7 +102,7 @@ fn fewest<'a>(view: &View, probes: &'a [Probe], most: usize) -> Result<Option<(&
     Ok(best)
 }
 
-/// The one value that a probe looks for.
+/// Returns the value of a probe that looks for exactly one value.
 fn one_value(probe: &Probe) -> Option<(Probe, Vec<u8>)> {
     match probe.ranges.as_slice() {
         [range] if range.low == range.high => Some((probe.clone(), range.low.clone())),
@@ -119,7 +119,7 @@ impl fmt::Display for Route {
                 write!(f, "{probe}, {} candidate{s}", keys.len())
             }
             Route::Value { probe, .. } => write!(f, "{probe}, in order"),
-            Route::Counted { .. } => f.write_str("the count kept with each commit"),
+            Route::Counted { .. } => f.write_str("row count stored with each commit"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Parses conditions: what stands after WHERE.
+//! Parses conditions and columns.
 
 use crate::error::Result;
 use crate::format::path::Path;
@@ -6,10 +6,10 @@ use crate::format::value::Value;
 use crate::limits;
 use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::lexer::{Token, TokenKind, clipped};
-use crate::query::parser::{Parser, Reserved};
+use crate::query::parser::state::{Parser, Reserved};
 
 impl Parser<'_> {
-    /// A condition inside `depth` parentheses and NOTs.
+    /// Parses a condition inside `depth` parentheses and NOTs.
     pub(super) fn condition(&mut self, depth: usize) -> Result<Condition> {
         let first = self.conjunction(depth)?;
         if !self.at_keyword("OR") {
@@ -97,7 +97,7 @@ impl Parser<'_> {
             return Ok(Condition::IsMissing { column, negated });
         }
         let what = if negated { "NULL or MISSING" } else { "NULL, MISSING or NOT" };
-        Err(self.expected(what, &["NULL", "MISSING", "NOT"], "values are compared with ="))
+        Err(self.expected(what, &["NULL", "MISSING", "NOT"], "compare values with ="))
     }
 
     fn in_list(&mut self, column: Column, negated: bool) -> Result<Condition> {
@@ -108,7 +108,7 @@ impl Parser<'_> {
         loop {
             let token = self.token;
             let value = self.value()?;
-            // As in SQL, null in a list makes what matches nothing else unknown.
+            // As in SQL, a null in the list makes the result unknown if no other value matches.
             values.push(if value == Value::Null { value } else { self.typed(&column, token, value)? });
             if self.eat(")")? {
                 return Ok(Condition::In { column, values, negated });
@@ -121,29 +121,29 @@ impl Parser<'_> {
 
     fn like(&mut self, column: Column, start: Token, negated: bool) -> Result<Condition> {
         if matches!(column, Column::Seq | Column::Time) {
-            let hint = "compare it with <, > or BETWEEN";
-            return Err(self.invalid(start, format!("{column} is no text"), hint));
+            let hint = "use <, > or BETWEEN";
+            return Err(self.invalid(start, format!("{column} is not text"), hint));
         }
         self.expect_keyword("LIKE")?;
         let token = self.token;
         if !matches!(token.kind, TokenKind::Str | TokenKind::Param) {
-            return Err(self.expected("a pattern in quotes", &[], "as in \"a%\""));
+            return Err(self.expected("a pattern in quotes", &[], "for example \"a%\""));
         }
         let Value::Str(pattern) = self.value()? else {
-            return Err(self.invalid(token, "a pattern is a string", "as in \"a%\""));
+            return Err(self.invalid(token, "a LIKE pattern is a string", "for example \"a%\""));
         };
         let backslashes = pattern.bytes().rev().take_while(|b| *b == b'\\').count();
         if backslashes % 2 == 1 {
             return Err(self.invalid(
                 token,
-                "a pattern that ends in the middle of an escape",
-                "in quotes a backslash is \\\\\\\\",
+                "the LIKE pattern ends inside an escape",
+                "to match a backslash, write \\\\\\\\",
             ));
         }
         Ok(Condition::Like { column, pattern, negated })
     }
 
-    /// The value right of an operator, which must be one that the column can be compared with.
+    /// Parses the right operand, which must have a type that the column can be compared with.
     fn operand(&mut self, column: &Column, op: &str) -> Result<Value> {
         let token = self.token;
         let value = self.value()?;
@@ -153,35 +153,35 @@ impl Parser<'_> {
                 "!=" | "<>" => format!("write {column} IS NOT NULL"),
                 _ => format!("write {column} IS NULL"),
             };
-            return Err(self.invalid(token, "nothing compares with null, not even null", hint));
+            return Err(self.invalid(token, "a comparison with null never matches", hint));
         }
         self.typed(column, token, value)
     }
 
-    /// Checks what the row's own columns are compared with: their types are known here, those of fields are not.
+    /// Checks the operand of a built-in column. Their types are known here; the types of fields are not.
     fn typed(&self, column: &Column, token: Token, value: Value) -> Result<Value> {
         match (column, &value) {
             (Column::Time, _) => self.time_operand(token, &value),
             (Column::Seq, Value::Int(_) | Value::Float(_)) | (Column::Path(_), _) => Ok(value),
             (Column::Seq, _) => {
-                let message = format!("_seq compares with a number, and this is {}", value.kind());
-                Err(self.invalid(token, message, "as in _seq > 100"))
+                let message = format!("_seq is a number and cannot be compared with {}", value.kind());
+                Err(self.invalid(token, message, "for example _seq > 100"))
             }
             (Column::Key, Value::Str(_) | Value::Int(_) | Value::Float(_)) => Ok(value),
             (Column::Key, _) => {
                 let message =
-                    format!("_key compares with a string or a number, and this is {}", value.kind());
+                    format!("_key is a string or a number and cannot be compared with {}", value.kind());
                 Err(self.invalid(token, message, ""))
             }
         }
     }
 
-    /// `_key`, `_seq`, `_time`, or a path.
+    /// Parses `_key`, `_seq`, `_time` or a path.
     pub(super) fn column(&mut self, reserved: Reserved) -> Result<Column> {
         let token = self.token;
         if token.kind == TokenKind::Str {
             let hint = match self.string(token) {
-                Ok(text) => format!("a field stands without quotes, or in backticks: `{}`", clipped(&text)),
+                Ok(text) => format!("write fields without quotes, or in backticks: `{}`", clipped(&text)),
                 Err(_) => String::new(),
             };
             return Err(self.expected("a field", &[], &hint));
@@ -195,7 +195,7 @@ impl Parser<'_> {
         };
         if let Some(column) = own {
             if self.at(".") {
-                let hint = format!("a field of that name stands in backticks: `{column}`");
+                let hint = format!("for a field with this name, write it in backticks: `{column}`");
                 return Err(self.invalid(token, format!("{column} has no fields"), hint));
             }
             return Ok(column);
@@ -207,14 +207,14 @@ impl Parser<'_> {
         Ok(Column::Path(Path::new(names)))
     }
 
-    /// A path of the document; the row's own columns will not do.
+    /// Parses a path of the document; refuses built-in columns.
     pub(super) fn path(&mut self) -> Result<Path> {
         let token = self.token;
         match self.column(Reserved::Refused)? {
             Column::Path(path) => Ok(path),
             own => {
-                let hint = format!("a field of that name stands in backticks: `{own}`");
-                Err(self.invalid(token, format!("{own} is the row's own, and no field"), hint))
+                let hint = format!("for a field with this name, write it in backticks: `{own}`");
+                Err(self.invalid(token, format!("{own} is a built-in column, not a field"), hint))
             }
         }
     }

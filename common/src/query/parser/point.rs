@@ -1,4 +1,4 @@
-//! Parses moments: `@seq:100`, `@now`, a time, a date, or how long ago; and how long history is kept.
+//! Parses points in time (`@seq:100`, `@now`, a time, a date, `5 minutes ago`) and durations.
 
 use std::time::Duration;
 
@@ -11,36 +11,36 @@ use crate::format::value::Value;
 use crate::limits;
 use crate::query::ast::PointInTime;
 use crate::query::lexer::{Token, TokenKind, clipped};
-use crate::query::parser::Parser;
-use crate::query::report;
+use crate::query::location;
+use crate::query::parser::state::Parser;
 
 const NANOS_PER_MILLI: i128 = 1_000_000;
-/// What would do, where a text is no moment.
+/// The hint for a text that is not a point in time.
 const FORMS: &str =
     "write \"@seq:100\", \"@now\", \"2025-01-01T00:00:00Z\", \"2025-01-01\" or \"5 minutes ago\"";
-/// The same, where only a time will do.
+/// The hint for a text that is not a time.
 const TIMES: &str = "write \"2025-01-01T00:00:00Z\" or \"2025-01-01\"";
 
-/// Parses a moment as it stands alone, without quotes: the argument of `--as-of`.
+/// Parses a point in time without quotes, such as the argument of `--as-of`.
 pub fn parse_point(text: &str) -> Result<PointInTime> {
     point(text.trim())
-        .map_err(|problem| report::invalid_at(text, 0, text.len(), problem.message, problem.hint))
+        .map_err(|problem| location::invalid_at(text, 0, text.len(), problem.message, problem.hint))
 }
 
-/// What is wrong with a moment; whoever read it knows its place.
-struct Problem {
+/// What is wrong with a point in time. The caller adds the location.
+struct PointError {
     message: String,
     hint: String,
 }
 
-impl Problem {
+impl PointError {
     fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Problem { message: message.into(), hint: hint.into() }
+        PointError { message: message.into(), hint: hint.into() }
     }
 }
 
 impl Parser<'_> {
-    /// A moment: in quotes, or `@…` without.
+    /// Parses a point in time: in quotes, or `@…` without.
     pub(super) fn point(&mut self) -> Result<PointInTime> {
         let token = self.token;
         let text = match token.kind {
@@ -52,36 +52,36 @@ impl Parser<'_> {
             TokenKind::Str | TokenKind::Param => match self.value()? {
                 Value::Str(text) => text,
                 other => {
-                    let message = format!("a moment is a string, and this is {}", other.kind());
+                    let message = format!("a point in time is a string, not {}", other.kind());
                     return Err(self.invalid(token, message, FORMS));
                 }
             },
-            TokenKind::Number => return Err(self.expected("a moment", &[], &self.number_hint(token))),
-            _ => return Err(self.expected("a moment", &[], FORMS)),
+            TokenKind::Number => return Err(self.expected("a point in time", &[], &self.number_hint(token))),
+            _ => return Err(self.expected("a point in time", &[], FORMS)),
         };
         point(text.trim()).map_err(|problem| self.problem(token, problem))
     }
 
-    /// How long history is kept, in milliseconds: `"90d"`.
+    /// Parses how long history is kept, such as `"90d"`, to milliseconds.
     pub(super) fn retention(&mut self) -> Result<u64> {
-        const FORMS: &str = "as in RETAIN \"90d\", with s, m, h, d or w";
+        const FORMS: &str = "for example RETAIN \"90d\"; the units are s, m, h, d and w";
         let token = self.token;
         if !matches!(token.kind, TokenKind::Str | TokenKind::Param) {
-            // ALTER TABLE, which has the word, has taken it.
+            // ALTER TABLE has FOREVER and parsed it already; CREATE TABLE does not have it.
             let (words, hint): (&[&str], _) = match self.at_keyword("FOREVER") {
-                true => (&[], "leave RETAIN out: without it history is kept for ever"),
+                true => (&[], "remove RETAIN: history is kept forever by default"),
                 false => (&["FOREVER"], FORMS),
             };
-            return Err(self.expected("how long history is kept, in quotes", words, hint));
+            return Err(self.expected("a duration in quotes", words, hint));
         }
         let Value::Str(text) = self.value()? else {
-            return Err(self.invalid(token, "how long history is kept is a string", FORMS));
+            return Err(self.invalid(token, "a duration is a string", FORMS));
         };
         let kept = duration(text.trim())
-            .map_err(|problem| self.problem(token, Problem { hint: FORMS.to_owned(), ..problem }))?;
+            .map_err(|problem| self.problem(token, PointError { hint: FORMS.to_owned(), ..problem }))?;
         let millis = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
         if millis < limits::RETAIN_LEAST_SECS * 1000 {
-            return Err(self.invalid(token, "history is kept for a second at least", FORMS));
+            return Err(self.invalid(token, "RETAIN must be at least 1 second", FORMS));
         }
         Ok(millis)
     }
@@ -94,14 +94,14 @@ impl Parser<'_> {
         }
     }
 
-    fn problem(&self, token: Token, problem: Problem) -> Error {
+    fn problem(&self, token: Token, problem: PointError) -> Error {
         self.invalid(token, problem.message, problem.hint)
     }
 
-    /// What `_time` is compared with, as `Condition` has it.
+    /// Converts the operand of `_time` to milliseconds, as `Condition` documents it.
     pub(super) fn time_operand(&self, token: Token, value: &Value) -> Result<Value> {
         let Value::Str(text) = value else {
-            let message = format!("_time compares with a time, and this is {}", value.kind());
+            let message = format!("_time is a time and cannot be compared with {}", value.kind());
             return Err(self.invalid(token, message, TIMES));
         };
         let nanos = time(text.trim()).map_err(|problem| match problem.hint.as_str() {
@@ -112,13 +112,13 @@ impl Parser<'_> {
         if nanos.rem_euclid(NANOS_PER_MILLI) == 0 {
             return Ok(Value::Int(millis));
         }
-        // Times have at most 15 digits in milliseconds, so that the half is exact.
+        // Times have at most 15 digits in milliseconds, so adding 0.5 is exact.
         #[expect(clippy::cast_precision_loss, reason = "under 2^53")]
         Ok(Value::Float(millis as f64 + 0.5))
     }
 }
 
-fn point(text: &str) -> Result<PointInTime, Problem> {
+fn point(text: &str) -> Result<PointInTime, PointError> {
     if let Some(name) = text.strip_prefix('@') {
         return named(name, text);
     }
@@ -132,15 +132,15 @@ fn point(text: &str) -> Result<PointInTime, Problem> {
     i64::try_from(millis).map(PointInTime::Time).map_err(|_| unknown(text))
 }
 
-fn named(name: &str, text: &str) -> Result<PointInTime, Problem> {
+fn named(name: &str, text: &str) -> Result<PointInTime, PointError> {
     if name.eq_ignore_ascii_case("now") {
         return Ok(PointInTime::Now);
     }
     let number = match name.split_at_checked(4) {
         Some((prefix, number)) if prefix.eq_ignore_ascii_case("seq:") => number,
         _ => {
-            return Err(Problem::new(
-                format!("unknown moment {:?}", clipped(text)),
+            return Err(PointError::new(
+                format!("unknown point in time {:?}", clipped(text)),
                 "write @seq:100 or @now",
             ));
         }
@@ -150,13 +150,13 @@ fn named(name: &str, text: &str) -> Result<PointInTime, Problem> {
         Ok(seq) if digits => Ok(PointInTime::Seq(seq)),
         _ => {
             let message = format!("{:?} is not a sequence number", clipped(number));
-            Err(Problem::new(message, "write a whole number, as in @seq:100"))
+            Err(PointError::new(message, "write a whole number, for example @seq:100"))
         }
     }
 }
 
 /// `5 minutes`
-fn duration(text: &str) -> Result<Duration, Problem> {
+fn duration(text: &str) -> Result<Duration, PointError> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = unit.trim_start();
@@ -167,25 +167,25 @@ fn duration(text: &str) -> Result<Duration, Problem> {
         "d" | "day" | "days" => 86_400,
         "w" | "week" | "weeks" => 604_800,
         _ => {
-            let message = format!("unknown unit of time {:?}", clipped(unit));
-            return Err(Problem::new(message, "write seconds, minutes, hours, days or weeks"));
+            let message = format!("unknown time unit {:?}", clipped(unit));
+            return Err(PointError::new(message, "use seconds, minutes, hours, days or weeks"));
         }
     };
     let number = number.parse::<u64>().ok().and_then(|n| n.checked_mul(seconds));
-    // What lies before the year 1 of our reckoning is a slip, and would overflow what computes with it.
+    // A longer duration reaches before the year 1: it is a typing error, and would overflow later computations.
     match number.filter(|n| *n <= 2000 * 366 * 86_400) {
         Some(seconds) => Ok(Duration::from_secs(seconds)),
-        None => Err(Problem::new(
-            "a span of time is a whole number of one unit, within 2000 years",
-            "as in \"5 minutes ago\"",
+        None => Err(PointError::new(
+            "a duration is a whole number and one unit, at most 2000 years",
+            "for example \"5 minutes ago\"",
         )),
     }
 }
 
-/// Nanoseconds since 1970 of an RFC 3339 time, or of a date: its midnight in UTC.
-fn time(text: &str) -> Result<i128, Problem> {
+/// Converts an RFC 3339 time, or a date (midnight in UTC), to nanoseconds since 1970.
+fn time(text: &str) -> Result<i128, PointError> {
     let date_only = text.len() == 10;
-    // What jiff reads beyond RFC 3339 is kept out, so that a text means the same to every client.
+    // jiff reads more than RFC 3339. Refuse the rest, so that a text means the same to every client.
     let shaped = text.bytes().enumerate().all(|(i, b)| match i {
         4 | 7 => b == b'-',
         0..10 => b.is_ascii_digit(),
@@ -200,24 +200,24 @@ fn time(text: &str) -> Result<i128, Problem> {
     } else {
         let clock = text.get(11..).unwrap_or_default();
         if !clock.contains(['Z', 'z', '+', '-']) {
-            let message = format!("the time {:?} has no offset", clipped(text));
-            return Err(Problem::new(message, format!("for UTC write \"{}Z\"", clipped(text))));
+            let message = format!("the time {:?} has no UTC offset", clipped(text));
+            return Err(PointError::new(message, format!("for UTC write \"{}Z\"", clipped(text))));
         }
         text.parse::<Timestamp>()
     };
     match parsed {
         Ok(timestamp) => Ok(timestamp.as_nanosecond()),
-        Err(_) => Err(Problem::new(format!("there is no time {:?}", clipped(text)), FORMS)),
+        Err(_) => Err(PointError::new(format!("no such time: {:?}", clipped(text)), FORMS)),
     }
 }
 
-fn unknown(text: &str) -> Problem {
+fn unknown(text: &str) -> PointError {
     let hint = match text.parse::<u64>() {
         Ok(seq) => format!("write @seq:{seq}"),
         Err(_) if text.eq_ignore_ascii_case("now") => "write @now".to_owned(),
         Err(_) => FORMS.to_owned(),
     };
-    Problem::new(format!("{:?} is not a moment", clipped(text)), hint)
+    PointError::new(format!("{:?} is not a point in time", clipped(text)), hint)
 }
 
 #[cfg(test)]
@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_of_a_moment() {
+    fn parses_every_form_of_a_point_in_time() {
         for (text, expected) in [
             ("@seq:100", PointInTime::Seq(100)),
             ("@SEQ:0", PointInTime::Seq(0)),
@@ -250,13 +250,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_moment_gets_a_hint() {
+    fn invalid_points_in_time_get_a_hint() {
         for (text, hint) in [
             ("now", "write @now"),
             ("100", "write @seq:100"),
-            ("@seq:", "write a whole number, as in @seq:100"),
-            ("@seq:+1", "write a whole number, as in @seq:100"),
-            ("@seq:18446744073709551616", "write a whole number, as in @seq:100"),
+            ("@seq:", "write a whole number, for example @seq:100"),
+            ("@seq:+1", "write a whole number, for example @seq:100"),
+            ("@seq:18446744073709551616", "write a whole number, for example @seq:100"),
             ("@then", "write @seq:100 or @now"),
             ("@", "write @seq:100 or @now"),
             ("@é€:", "write @seq:100 or @now"),
@@ -266,12 +266,12 @@ mod tests {
             ("2025-01-01T00:00:00Z[UTC]", FORMS),
             ("yesterday", FORMS),
             ("", FORMS),
-            ("ago", "write seconds, minutes, hours, days or weeks"),
-            ("five minutes ago", "write seconds, minutes, hours, days or weeks"),
-            ("5 fortnights ago", "write seconds, minutes, hours, days or weeks"),
-            ("minutes ago", "as in \"5 minutes ago\""),
-            ("99999999999999999999 s ago", "as in \"5 minutes ago\""),
-            ("18446744073709551615 weeks ago", "as in \"5 minutes ago\""),
+            ("ago", "use seconds, minutes, hours, days or weeks"),
+            ("five minutes ago", "use seconds, minutes, hours, days or weeks"),
+            ("5 fortnights ago", "use seconds, minutes, hours, days or weeks"),
+            ("minutes ago", "for example \"5 minutes ago\""),
+            ("99999999999999999999 s ago", "for example \"5 minutes ago\""),
+            ("18446744073709551615 weeks ago", "for example \"5 minutes ago\""),
         ] {
             assert_eq!(parse_point(text).unwrap_err().place().unwrap().hint, hint, "{text}");
         }

@@ -1,14 +1,14 @@
-//! Parses what reads: SELECT, SHOW, DESCRIBE, EXPLAIN.
+//! Parses the statements that read: SELECT, SHOW, DESCRIBE, EXPLAIN.
 
 use std::collections::HashSet;
 
 use crate::error::Result;
 use crate::query::ast::{PointInTime, Projection, SelectStatement, Statement};
 use crate::query::lexer::{TokenKind, clipped};
-use crate::query::parser::{Parser, Reserved};
+use crate::query::parser::state::{Parser, Reserved};
 
 impl Parser<'_> {
-    /// What follows SELECT.
+    /// Parses the rest of a SELECT.
     pub(super) fn select(&mut self) -> Result<SelectStatement> {
         let projection = self.projection()?;
         if !self.at_keyword("FROM") {
@@ -44,7 +44,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Fails where what follows is no clause, and names those that could stand here.
+    /// Fails unless the statement ends here; the message names the clauses that could follow.
     fn select_ends(&self, select: &SelectStatement) -> Result<()> {
         let mut clauses = Vec::new();
         match select.condition {
@@ -78,7 +78,7 @@ impl Parser<'_> {
         loop {
             let start = self.token;
             if !columns.is_empty() && self.at_keyword("FROM") {
-                return Err(self.expected("a field", &[], "leave out the last comma"));
+                return Err(self.expected("a field", &[], "remove the last comma"));
             }
             let column = match start.kind {
                 TokenKind::Word | TokenKind::Quoted | TokenKind::Str => self.column(Reserved::Refused)?,
@@ -88,7 +88,7 @@ impl Parser<'_> {
                 return Err(self.invalid(
                     start,
                     format!("{} is selected twice", clipped(&column.to_string())),
-                    "leave one out",
+                    "remove one of them",
                 ));
             }
             columns.push(column);
@@ -98,7 +98,7 @@ impl Parser<'_> {
         }
     }
 
-    /// `AS OF point`, where it stands here.
+    /// Parses `AS OF point`, if given.
     fn as_of(&mut self) -> Result<Option<PointInTime>> {
         if !self.eat_keyword("AS")? {
             self.ends(&["AS OF"])?;
@@ -108,7 +108,7 @@ impl Parser<'_> {
         self.point().map(Some)
     }
 
-    /// What follows SHOW.
+    /// Parses the rest of a SHOW.
     pub(super) fn show(&mut self) -> Result<Statement> {
         if self.eat_keyword("TABLES")? {
             return Ok(Statement::ShowTables { as_of: self.as_of()? });
@@ -152,7 +152,7 @@ impl Parser<'_> {
     fn show_diff(&mut self) -> Result<Statement> {
         let table = self.table_name()?;
         let key = if self.eat_keyword("KEY")? { Some(self.row_key()?) } else { None };
-        let both = "SHOW DIFF t FROM point TO point needs both moments";
+        let both = "SHOW DIFF t FROM point TO point needs both points in time";
         if !self.eat_keyword("FROM")? {
             let what = if key.is_none() { "KEY or FROM" } else { "FROM" };
             return Err(self.expected(what, &["KEY", "FROM"], both));
@@ -165,16 +165,16 @@ impl Parser<'_> {
         Ok(Statement::ShowDiff { table, key, from, to })
     }
 
-    /// What follows DESCRIBE.
+    /// Parses the rest of a DESCRIBE.
     pub(super) fn describe(&mut self) -> Result<Statement> {
         let table = self.table_name()?;
         Ok(Statement::Describe { table, as_of: self.as_of()? })
     }
 
-    /// What follows EXPLAIN.
+    /// Parses the rest of an EXPLAIN.
     pub(super) fn explain(&mut self) -> Result<Statement> {
         if !self.eat_keyword("SELECT")? {
-            return Err(self.expected("SELECT", &["SELECT"], "nothing else is explained"));
+            return Err(self.expected("SELECT", &["SELECT"], "EXPLAIN only supports SELECT"));
         }
         self.select().map(Statement::Explain)
     }

@@ -1,4 +1,4 @@
-//! Parses what writes and maintains, and tells statements apart by their first word.
+//! Parses statements by their first word, and the statements that write or maintain.
 
 use crate::error::{Error, Result};
 use crate::format::document::Document;
@@ -6,10 +6,11 @@ use crate::format::key::KeyType;
 use crate::format::path::Path;
 use crate::limits;
 use crate::query::ast::{Column, CreateTable, RowKey, Statement, TableName};
+use crate::query::keywords::is_any;
 use crate::query::lexer::{TokenKind, clipped};
-use crate::query::parser::{Parser, Reserved, is_any};
+use crate::query::parser::state::{Parser, Reserved};
 
-/// The words that a statement can start with.
+/// The words with which a statement can start.
 const STATEMENTS: &[&str] = &[
     "SELECT", "INSERT", "UPSERT", "PATCH", "SOFT", "REVERT", "SHOW", "DESCRIBE", "EXPLAIN", "CREATE",
     "ALTER", "DROP", "SNAPSHOT", "COMPACT", "VERIFY", "BEGIN", "COMMIT", "ROLLBACK",
@@ -54,22 +55,22 @@ impl Parser<'_> {
         }
     }
 
-    /// The error for a text that starts like no statement; other languages' words get what DriftQL has for them.
+    /// Returns the error for an unknown first word, with a hint for words of other languages.
     fn no_statement(&self, word: &str) -> Error {
         let hint = match word {
-            "DELETE" => "write SOFT DELETE FROM t KEY k: history stays",
+            "DELETE" => "write SOFT DELETE FROM t KEY k; history is kept",
             "UPDATE" => "write PATCH t KEY k SET {…}",
             "REPLACE" | "MERGE" | "PUT" => "write UPSERT INTO t {…}",
             "DESC" => "write DESCRIBE t",
-            "TRUNCATE" => "write DROP TABLE t: history stays",
+            "TRUNCATE" => "write DROP TABLE t; history is kept",
             "START" => "write BEGIN",
             "GET" | "FIND" => "write SELECT * FROM t WHERE _key = k",
-            _ => "it starts with a word like SELECT, INSERT, PATCH or SHOW",
+            _ => "a statement starts with a word such as SELECT, INSERT, PATCH or SHOW",
         };
         self.expected("a statement", STATEMENTS, hint)
     }
 
-    /// `INTO t {…}, {…}`
+    /// Parses `INTO t {…}, {…}`.
     fn rows(&mut self) -> Result<(TableName, Vec<Document>)> {
         self.expect_keyword("INTO")?;
         let table = self.table_name()?;
@@ -94,7 +95,7 @@ impl Parser<'_> {
         self.expect_keyword("FROM")?;
         if let (TokenKind::Word | TokenKind::Quoted, true) = (self.token.kind, self.peek_is("WHERE")?) {
             self.advance()?;
-            return Err(self.expected("KEY", &[], "rows are deleted one by one, by their keys"));
+            return Err(self.expected("KEY", &[], "SOFT DELETE removes one row, by its key"));
         }
         let (table, key) = self.table_and_key()?;
         let if_seq = self.if_seq()?;
@@ -119,7 +120,7 @@ impl Parser<'_> {
         Ok((table, self.row_key()?))
     }
 
-    /// `IF SEQ = n`, where it stands here.
+    /// Parses `IF SEQ = n`, if given.
     fn if_seq(&mut self) -> Result<Option<u64>> {
         if !self.eat_keyword("IF")? {
             self.ends(&["IF SEQ"])?;
@@ -159,7 +160,7 @@ impl Parser<'_> {
             self.expect_keyword("EXISTS")?;
         }
         let table = self.table_name()?;
-        let form = "as in CREATE TABLE t (pk=id, INDEX(status))";
+        let form = "for example CREATE TABLE t (pk=id, INDEX(status))";
         if !self.eat("(")? {
             return Err(self.expected("\"(\"", &[], form));
         }
@@ -199,23 +200,26 @@ impl Parser<'_> {
         }))
     }
 
-    /// `TABLE t RETAIN "90d"`, `TABLE t RETAIN FOREVER`
+    /// Parses `TABLE t RETAIN "90d"` or `TABLE t RETAIN FOREVER`.
     fn alter(&mut self) -> Result<Statement> {
-        const INDEXES: &str = "indexes: write CREATE INDEX ON t (path) or DROP INDEX ON t (path)";
+        const INDEXES: &str = "to change indexes, write CREATE INDEX ON t (path) or DROP INDEX ON t (path)";
         if !self.eat_keyword("TABLE")? {
             return Err(self.expected("TABLE", &["TABLE"], INDEXES));
         }
         let table = self.table_name()?;
         if !self.eat_keyword("RETAIN")? {
-            let hint =
-                if self.at_end() || self.at(";") { "as in ALTER TABLE t RETAIN \"90d\"" } else { INDEXES };
+            let hint = if self.at_end() || self.at(";") {
+                "for example ALTER TABLE t RETAIN \"90d\""
+            } else {
+                INDEXES
+            };
             return Err(self.expected("RETAIN", &["RETAIN"], hint));
         }
         let retain_ms = if self.eat_keyword("FOREVER")? { None } else { Some(self.retention()?) };
         Ok(Statement::AlterTable { table, retain_ms })
     }
 
-    /// The field that holds the key: a field of the document itself.
+    /// Parses the primary key, which must be a top-level field.
     fn primary_key(&mut self) -> Result<String> {
         let start = self.token;
         let column = self.column(Reserved::Refused)?;
@@ -224,15 +228,19 @@ impl Parser<'_> {
                 [name] => Ok(name.clone()),
                 _ => {
                     let message =
-                        format!("the primary key {} lies inside another field", clipped(&column.to_string()));
-                    Err(self.invalid(start, message, "it must be a field of the document itself"))
+                        format!("the primary key {} is a nested field", clipped(&column.to_string()));
+                    Err(self.invalid(start, message, "the primary key must be a top-level field"))
                 }
             },
-            _ => Err(self.invalid(start, format!("{column} is the row's own, and no field"), "as in pk=id")),
+            _ => Err(self.invalid(
+                start,
+                format!("{column} is a built-in column, not a field"),
+                "for example pk=id",
+            )),
         }
     }
 
-    /// `ON t (a, b.c)`
+    /// Parses `ON t (a, b.c)`.
     fn on_paths(&mut self) -> Result<(TableName, Vec<Path>)> {
         self.expect_keyword("ON")?;
         let table = self.table_name()?;
@@ -241,10 +249,10 @@ impl Parser<'_> {
         Ok((table, paths))
     }
 
-    /// `(a, b.c)`; a path that is there already is refused. A table has few indexes, so that a scan will do.
+    /// Parses `(a, b.c)` into `paths`; refuses duplicates. The list is short, so a linear search is fast enough.
     fn paths(&mut self, paths: &mut Vec<Path>) -> Result<()> {
         if !self.eat("(")? {
-            return Err(self.expected("\"(\"", &[], "paths stand in parentheses"));
+            return Err(self.expected("\"(\"", &[], "write the paths in parentheses"));
         }
         loop {
             let start = self.token;
@@ -252,8 +260,8 @@ impl Parser<'_> {
             if paths.contains(&path) {
                 return Err(self.invalid(
                     start,
-                    format!("{} stands here twice", clipped(&path.to_string())),
-                    "leave one out",
+                    format!("{} is listed twice", clipped(&path.to_string())),
+                    "remove one of them",
                 ));
             }
             if paths.len() == limits::INDEXES_PER_TABLE {
@@ -282,7 +290,7 @@ impl Parser<'_> {
         Ok(Statement::Compact { table, before, dry_run })
     }
 
-    /// `[t] [DEEP]`: a table named deep stands in backticks.
+    /// Parses `[t] [DEEP]`. A table named deep must be written in backticks.
     fn verify(&mut self) -> Result<Statement> {
         let no_table = self.at(";") || self.at_end() || self.at_keyword("DEEP");
         let table = if no_table { None } else { Some(self.table_name()?) };

@@ -1,4 +1,4 @@
-//! Parses literals: JSON values, with parameters in their places.
+//! Parses literals: JSON values and parameters.
 
 use crate::error::{Error, Result};
 use crate::format::document::Document;
@@ -8,16 +8,16 @@ use crate::format::value::Value;
 use crate::limits;
 use crate::query::ast::RowKey;
 use crate::query::lexer::{Token, TokenKind, clipped};
-use crate::query::parser::Parser;
-use crate::query::report;
+use crate::query::location;
+use crate::query::parser::state::Parser;
 
 impl Parser<'_> {
-    /// A JSON value, or the value of a parameter.
+    /// Parses a JSON value or a parameter.
     pub(super) fn value(&mut self) -> Result<Value> {
         self.value_at(0)
     }
 
-    /// `depth` objects and arrays stand around the value.
+    /// Parses a value inside `depth` objects and arrays.
     fn value_at(&mut self, depth: usize) -> Result<Value> {
         let token = self.token;
         let value = match token.kind {
@@ -30,7 +30,7 @@ impl Parser<'_> {
             TokenKind::Word if self.at_keyword("FALSE") => Value::Bool(false),
             TokenKind::Word if self.at_keyword("NULL") => Value::Null,
             TokenKind::Word | TokenKind::Quoted => {
-                let hint = format!("a string stands in quotes: \"{}\"", clipped(self.slice(token)));
+                let hint = format!("write strings in quotes: \"{}\"", clipped(self.slice(token)));
                 return Err(self.expected("a value", &["TRUE", "FALSE", "NULL"], &hint));
             }
             TokenKind::Symbol(".") => return Err(self.expected("a value", &[], "write 0.5 for .5")),
@@ -48,7 +48,7 @@ impl Parser<'_> {
     }
 
     pub(super) fn too_deep(&self, token: Token) -> Error {
-        self.invalid(token, format!("nested deeper than {} levels", limits::NESTING), "")
+        self.invalid(token, format!("nested more than {} levels deep", limits::NESTING), "")
     }
 
     fn array(&mut self, depth: usize) -> Result<Value> {
@@ -79,7 +79,7 @@ impl Parser<'_> {
             if self.token.kind != TokenKind::Str {
                 let hint = match self.token.kind {
                     TokenKind::Word => format!("write \"{}\"", clipped(self.slice(self.token))),
-                    TokenKind::Symbol("}") => "leave out the last comma".to_owned(),
+                    TokenKind::Symbol("}") => "remove the last comma".to_owned(),
                     _ => String::new(),
                 };
                 return Err(self.expected("a field name in quotes", &[], &hint));
@@ -98,22 +98,22 @@ impl Parser<'_> {
         if let Some(twice) = json::duplicate(&mut names) {
             let mut found = fields.iter().zip(&places).filter(|((name, _), _)| name == twice);
             let place = found.nth(1).map_or(self.token, |(_, place)| *place);
-            let message = format!("field {:?} occurs twice in one object", clipped(twice));
-            return Err(self.invalid(place, message, "leave one out"));
+            let message = format!("field {:?} is given twice in one object", clipped(twice));
+            return Err(self.invalid(place, message, "remove one of them"));
         }
         Ok(Value::Object(fields))
     }
 
-    /// The value of a parameter. Its copies count, so that the statement stays within its size.
+    /// Returns a copy of a parameter. The copies count against the size limit of the statement.
     fn param(&mut self, token: Token, depth: usize) -> Result<Value> {
         let text = self.slice(token);
         let number = text.strip_prefix('$').and_then(|digits| digits.parse::<usize>().ok());
         let value = number.and_then(|n| self.params.get(n.checked_sub(1)?));
         let Some(value) = value else {
             let message = match self.params.len() {
-                0 => format!("{} has no value: no parameters were given", clipped(text)),
-                1 => format!("{} has no value: one parameter was given", clipped(text)),
-                n => format!("{} has no value: {n} parameters were given", clipped(text)),
+                0 => format!("{} has no value: no parameters are given", clipped(text)),
+                1 => format!("{} has no value: one parameter is given", clipped(text)),
+                n => format!("{} has no value: {n} parameters are given", clipped(text)),
             };
             return Err(self.invalid(token, message, "the first parameter is $1"));
         };
@@ -125,15 +125,16 @@ impl Parser<'_> {
             Err(Misfit::Deep) => Err(self.too_deep(token)),
             Err(Misfit::Large) => {
                 let limit = limits::STATEMENT_BYTES;
-                let message = format!("the parameters together are over the limit of {limit} bytes");
-                Err(self.invalid(token, message, "use several statements"))
+                let message =
+                    format!("the parameters in this statement are larger than {limit} bytes in total");
+                Err(self.invalid(token, message, "split it into several statements"))
             }
         }
     }
 
     fn number(&self, token: Token) -> Result<Value> {
         let text = self.slice(token);
-        // As JSON documents have it: an integer has no negative zero, so this is a float.
+        // As in JSON documents, -0 is a float, because integers have no negative zero.
         if text == "-0" {
             return Ok(Value::Float(-0.0));
         }
@@ -142,20 +143,20 @@ impl Parser<'_> {
                 Ok(int) if int >= i64::MIN.into() && int <= u64::MAX.into() => Ok(Value::Int(int)),
                 _ => {
                     let message = format!("{} does not fit in 64 bits", clipped(text));
-                    Err(self.invalid(token, message, "it can be kept as a string, in quotes"))
+                    Err(self.invalid(token, message, "to store it as a string, write it in quotes"))
                 }
             };
         }
         match text.parse::<f64>() {
             Ok(float) if float.is_finite() => Ok(Value::Float(float)),
             _ => {
-                let message = format!("{} is beyond what a 64-bit float can hold", clipped(text));
-                Err(self.invalid(token, message, "it can be kept as a string, in quotes"))
+                let message = format!("{} does not fit in a 64-bit float", clipped(text));
+                Err(self.invalid(token, message, "to store it as a string, write it in quotes"))
             }
         }
     }
 
-    /// What a string token says: quotes taken off, escapes filled in.
+    /// Decodes a string token: removes the quotes and decodes the escapes.
     pub(super) fn string(&self, token: Token) -> Result<String> {
         let quoted = self.slice(token);
         let inner = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
@@ -180,7 +181,7 @@ impl Parser<'_> {
         Ok(out)
     }
 
-    /// Appends the character of an escape whose backslash stands at `start`; the bytes read after that.
+    /// Appends the character of an escape whose backslash is at `start`. Returns the bytes read after the backslash.
     fn escape(&self, start: usize, escape: &str, out: &mut String) -> Result<usize> {
         let c = match escape.chars().next() {
             Some(c @ ('"' | '\'' | '\\' | '/')) => c,
@@ -193,8 +194,12 @@ impl Parser<'_> {
             other => {
                 let c = other.unwrap_or_default();
                 let place = Token { kind: TokenKind::Str, start, end: start + 1 + c.len_utf8() };
-                let hint = format!("for a backslash write two: \\\\{c}");
-                return Err(self.syntax(place, format!("\\{} is no escape", c.escape_debug()), hint));
+                let hint = format!("to write a backslash, use two: \\\\{c}");
+                return Err(self.syntax(
+                    place,
+                    format!("\\{} is not a valid escape", c.escape_debug()),
+                    hint,
+                ));
             }
         };
         out.push(c);
@@ -209,7 +214,7 @@ impl Parser<'_> {
         };
         let place = |end: usize| Token { kind: TokenKind::Str, start, end };
         let Some(first) = unit(1) else {
-            return Err(self.syntax(place(start + 2), "\\u without four hexadecimal digits", ""));
+            return Err(self.syntax(place(start + 2), "\\u needs four hexadecimal digits", ""));
         };
         if let Some(c) = char::from_u32(first) {
             out.push(c);
@@ -223,18 +228,22 @@ impl Parser<'_> {
             _ => None,
         };
         let Some(c) = pair else {
-            let message = "half of a surrogate pair";
-            return Err(self.syntax(place(start + 6), message, "both halves, one after the other"));
+            let message = "incomplete surrogate pair";
+            return Err(self.syntax(
+                place(start + 6),
+                message,
+                "write write both halves, one after the other",
+            ));
         };
         out.push(c);
         Ok(11)
     }
 
-    /// An object that can be stored, with its place in errors.
+    /// Parses an object that can be stored as a document.
     pub(super) fn document(&mut self) -> Result<Document> {
         let start = self.token;
         if !matches!(start.kind, TokenKind::Symbol("{") | TokenKind::Param) {
-            return Err(self.expected("a JSON object", &[], "write {\"field\": value, …}"));
+            return Err(self.expected("a JSON object", &[], "write an object: {\"field\": value, …}"));
         }
         let value = self.value()?;
         let read = self.text.get(start.start..self.token.start).unwrap_or_default();
@@ -244,10 +253,10 @@ impl Parser<'_> {
             return Err(self.invalid(place, message, ""));
         }
         Document::from_value(&value)
-            .map_err(|error| error.at(report::place(self.text, place.start, place.end, "")))
+            .map_err(|error| error.at(location::place(self.text, place.start, place.end, "")))
     }
 
-    /// A row's key: a string or an integer.
+    /// Parses a row's key: a string or an integer.
     pub(super) fn row_key(&mut self) -> Result<RowKey> {
         let token = self.token;
         if !matches!(token.kind, TokenKind::Str | TokenKind::Number | TokenKind::Param) {
@@ -261,20 +270,22 @@ impl Parser<'_> {
             Value::Str(text) => Key::parse(&text, KeyType::String),
             Value::Int(int) => match i64::try_from(int) {
                 Ok(int) => Ok(Key::Int(int)),
-                Err(_) => return Err(self.invalid(token, format!("no key is as large as {int}"), "")),
+                Err(_) => {
+                    return Err(self.invalid(token, format!("integer out of range for a key: {int}"), ""));
+                }
             },
             other => {
-                let message = format!("a key is a string or an integer, and this is {}", other.kind());
+                let message = format!("a key is a string or an integer, not {}", other.kind());
                 return Err(self.invalid(token, message, ""));
             }
         };
         match key {
             Ok(key) => Ok(RowKey { key, start: token.start, end: token.end }),
-            Err(error) => Err(error.at(report::place(self.text, token.start, token.end, ""))),
+            Err(error) => Err(error.at(location::place(self.text, token.start, token.end, ""))),
         }
     }
 
-    /// An integer from 0 to 2^64-1, after the word that has it.
+    /// Parses an integer from 0 to 2^64-1. `word` is the keyword before it, for the message.
     pub(super) fn count(&mut self, word: &str) -> Result<u64> {
         let token = self.token;
         if !matches!(token.kind, TokenKind::Number | TokenKind::Param) {
@@ -284,7 +295,7 @@ impl Parser<'_> {
             Value::Int(int) if int >= 0 => u64::try_from(int).ok(),
             _ => None,
         }
-        .ok_or_else(|| self.invalid(token, format!("after {word} stands a whole number, 0 or more"), ""))
+        .ok_or_else(|| self.invalid(token, format!("{word} must be a whole number, 0 or more"), ""))
     }
 }
 
@@ -293,7 +304,8 @@ enum Misfit {
     Large,
 }
 
-/// Takes about the value's size from `left`; fails where that, or its depth, is too much. `levels` bounds the stack.
+/// Subtracts the approximate size of a value from `left`. Fails if the value is too large, or nested more than `levels`
+/// deep, which also bounds the recursion.
 fn charge(value: &Value, levels: usize, left: &mut usize) -> Result<(), Misfit> {
     let size = match value {
         Value::Str(text) => text.len(),

@@ -1,4 +1,4 @@
-//! What a condition leaves of a secondary index: ranges of encoded values that hold every row that could match.
+//! Probes of secondary indexes: the ranges of encoded values that contain every row that can match a condition.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -9,17 +9,17 @@ use crate::format::value::Value;
 use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::like;
 
-/// A stretch of an index, both ends included: bytes as [`sortkey::write_scalar`] writes them, or bounds between such.
+/// A range of an index, both ends included: bytes as [`sortkey::write_scalar`] writes them, or bounds between them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValueRange {
-    /// The least.
+    /// The lower end.
     pub low: Vec<u8>,
-    /// The greatest.
+    /// The upper end.
     pub high: Vec<u8>,
 }
 
 impl ValueRange {
-    /// Whether an encoded value lies within.
+    /// Returns whether an encoded value is in the range.
     pub fn contains(&self, encoded: &[u8]) -> bool {
         self.low.as_slice() <= encoded && encoded <= self.high.as_slice()
     }
@@ -29,28 +29,28 @@ impl ValueRange {
     }
 }
 
-/// A way to come to the rows that can match: by these values of an index. The rows found are candidates only.
+/// The index entries to read for a condition. The rows that they name are candidates: each must be checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    /// What is indexed.
+    /// The indexed path.
     pub path: Path,
-    /// The index, as the schema names it.
+    /// The index's name in the schema.
     pub index: String,
-    /// Where to look: sorted, no two overlap. None: nothing can match.
+    /// The ranges to read, sorted and not overlapping. An empty list means that no row can match.
     pub ranges: Vec<ValueRange>,
-    /// Whether each range is one value.
+    /// Whether each range is a single value.
     pub exact: bool,
 }
 
 impl Probe {
-    /// Whether an encoded value lies in one of the ranges.
+    /// Returns whether an encoded value is in one of the ranges.
     pub fn contains(&self, encoded: &[u8]) -> bool {
         let after = self.ranges.partition_point(|range| range.low.as_slice() <= encoded);
         let last = after.checked_sub(1).and_then(|last| self.ranges.get(last));
         last.is_some_and(|range| range.contains(encoded))
     }
 
-    /// What texts in the one range begin with, where it has just those.
+    /// Returns the prefix if the only range contains exactly the texts with that prefix.
     fn prefix(&self) -> Option<String> {
         match self.ranges.as_slice() {
             [range] => sortkey::prefix_within(&range.low, &range.high),
@@ -58,7 +58,7 @@ impl Probe {
         }
     }
 
-    /// Less for what promises to find fewer rows.
+    /// Returns a rank that is lower for a probe that is likely to find fewer rows.
     fn rank(&self) -> (u8, usize) {
         let class = match self.exact {
             true => 0,
@@ -73,7 +73,7 @@ impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "index {}: ", self.index)?;
         match (self.ranges.len(), self.exact) {
-            (0, _) => f.write_str("nothing can match"),
+            (0, _) => f.write_str("no match possible"),
             (1, true) => f.write_str("= 1 value"),
             (n, true) => write!(f, "= {n} values"),
             (1, false) => match self.prefix() {
@@ -85,12 +85,12 @@ impl fmt::Display for Probe {
     }
 }
 
-/// The probes that a condition allows, the most promising first. Each alone leaves out no row that could match.
+/// Returns the probes that a condition allows, the most selective first. Each one alone finds every row that can match.
 pub(super) fn probes(condition: &Condition, indexes: &[String]) -> Vec<Probe> {
     let paths: Vec<Path> = indexes.iter().map(|index| Path::of_index(index)).collect();
     let mut places = HashMap::new();
     for (place, path) in paths.iter().enumerate() {
-        // Two names may be one path: the first of them will do.
+        // Two index names can have the same path; the first one is used.
         places.entry(path).or_insert(place);
     }
     let mut left = Prober { places }.ranges(condition);
@@ -104,10 +104,10 @@ pub(super) fn probes(condition: &Condition, indexes: &[String]) -> Vec<Probe> {
     found
 }
 
-/// Sorted, no two overlap.
+/// Sorted and not overlapping.
 type Ranges = Vec<ValueRange>;
 
-/// By the place of the index: in every row that matches, the path holds a scalar in one of the ranges.
+/// Ranges by position of the index in the schema: in every matching row, the path has a scalar in one of the ranges.
 type ByIndex = BTreeMap<usize, Ranges>;
 
 struct Prober<'a> {
@@ -123,7 +123,7 @@ impl Prober<'_> {
             Condition::In { column, values, negated: false } => (column, one_of(values)),
             Condition::Between { column, low, high, negated: false } => (column, between(low, high)),
             Condition::Like { column, pattern, negated: false } => (column, like(pattern)),
-            // These are met by rows that no index has: by missing fields, null, arrays, objects.
+            // Rows that no index contains can meet these: rows with a missing field, null, an array or an object.
             Condition::Not(_)
             | Condition::In { .. }
             | Condition::Between { .. }
@@ -145,7 +145,7 @@ impl Prober<'_> {
         lists.into_iter().map(|(place, lists)| (place, intersection(lists))).collect()
     }
 
-    /// What one part leaves open, all leave open.
+    /// An OR constrains an index only if each of its parts does.
     fn any(&self, parts: &[Condition]) -> ByIndex {
         let mut parts = parts.iter();
         let mut common = parts.next().map(|part| self.ranges(part)).unwrap_or_default();
@@ -166,7 +166,7 @@ impl Prober<'_> {
     }
 }
 
-/// A value as an index holds it; `None` for what none holds.
+/// Encodes a value as an index stores it; `None` if indexes do not store values of its kind.
 fn encoded(value: &Value) -> Option<(Scalar<'_>, Vec<u8>)> {
     let scalar = match value {
         Value::Bool(value) => Scalar::Bool(*value),
@@ -184,7 +184,8 @@ fn one(value: Vec<u8>) -> ValueRange {
     ValueRange { low: value.clone(), high: value }
 }
 
-/// Values of one kind only, as comparisons are typed. The bound itself is always within: others may have its bytes.
+/// Comparisons are typed, so the range has values of one kind. It includes the bound itself even for `<` and `>`,
+/// because another value can have the same bytes: long texts are cut.
 fn compare(op: Comparison, value: &Value) -> Option<Ranges> {
     let (scalar, bytes) = encoded(value)?;
     let range = match op {
@@ -207,7 +208,7 @@ fn one_of(values: &[Value]) -> Option<Ranges> {
 
 fn between(low: &Value, high: &Value) -> Option<Ranges> {
     let ((low_scalar, low), (high_scalar, high)) = (encoded(low)?, encoded(high)?);
-    // No value is ordered with both of two kinds.
+    // A value can be compared with only one of two kinds.
     let possible = low_scalar.kind() == high_scalar.kind() && low <= high;
     Some(if possible { vec![ValueRange { low, high }] } else { Vec::new() })
 }
@@ -224,7 +225,7 @@ fn like(pattern: &str) -> Option<Ranges> {
     Some(vec![ValueRange { low, high }])
 }
 
-/// What lies in any of the ranges.
+/// Returns the union of ranges.
 fn merged(mut ranges: Vec<ValueRange>) -> Ranges {
     ranges.sort_unstable_by(|a, b| a.low.cmp(&b.low));
     let mut merged: Ranges = Vec::with_capacity(ranges.len());
@@ -241,7 +242,8 @@ fn merged(mut ranges: Vec<ValueRange>) -> Ranges {
     merged
 }
 
-/// What lies in all of the lists. Pair by pair, so that long conditions do not take the square of their length.
+/// Returns the intersection of lists of ranges. It works pair by pair, so that the time for a long condition is not
+/// quadratic in its length.
 fn intersection(mut lists: Vec<Ranges>) -> Ranges {
     while lists.len() > 1 {
         let mut pairs = lists.into_iter();
@@ -265,7 +267,7 @@ fn in_both(a: Ranges, b: Ranges) -> Ranges {
         if low <= high {
             both.push(ValueRange { low: low.clone(), high: high.clone() });
         }
-        // The one that ends first meets nothing more.
+        // The range that ends first cannot meet another one.
         if x.high <= y.high {
             a.next()
         } else {

@@ -53,7 +53,7 @@ fn comparison_is_typed() {
 }
 
 #[test]
-fn unknown_goes_through_and_or_not_as_in_sql() {
+fn unknown_follows_sql_logic() {
     let document = r#"{"t": 1}"#;
     let (yes, no, unknown) = ("t = 1", "t = 2", "missing = 1");
     for (a, word, b, expected) in [
@@ -94,7 +94,7 @@ fn lists_ranges_and_patterns() {
 }
 
 #[test]
-fn null_is_there_and_missing_is_not() {
+fn null_and_missing_are_different() {
     for (condition, document, expected) in [
         ("a IS NULL", r#"{"a": null}"#, true),
         ("a IS NULL", "{}", false),
@@ -110,7 +110,7 @@ fn null_is_there_and_missing_is_not() {
 }
 
 #[test]
-fn arrays_and_objects_are_equal_or_not() {
+fn arrays_and_objects_compare_only_for_equality() {
     for (condition, document, expected) in [
         ("a = [1, null]", r#"{"a": [1.0, null]}"#, Some(true)),
         ("a != [1, 2]", r#"{"a": [2, 1]}"#, Some(true)),
@@ -126,7 +126,7 @@ fn arrays_and_objects_are_equal_or_not() {
 }
 
 #[test]
-fn the_columns_of_the_row_itself() {
+fn built_in_columns_can_be_compared() {
     for (condition, expected) in [
         ("_key = \"k1\" AND _key LIKE \"k%\"", Some(true)),
         ("_key = 1", Some(false)),

@@ -126,7 +126,7 @@ impl Survey {
         let (name, id) = (&manifest.table, manifest.table_id);
         let present = layout::segment_numbers(&**fs, &self.dir, name)?;
         let mut cursor = LogCursor::new(Arc::clone(fs), &self.dir, name, id);
-        let newest = manifest.eras.last();
+        let newest = manifest.deltas.last();
         if let Some(layer) = newest {
             cursor = cursor.starting_at(CursorPosition::from_log_position(&layer.position));
         }
@@ -229,7 +229,7 @@ impl Survey {
                 && cursor.is_in_sealed_segment()
             {
                 let path = cursor.path();
-                return Err(Error::corrupt(path.display(), position.offset, error).caused_by(error));
+                return Err(Error::corrupt_by(path.display(), position.offset, error));
             }
         }
         for entry in head.entries.iter().filter(|entry| entry.table != 0) {

@@ -138,7 +138,7 @@ impl OpenFileTable {
     fn insert(&mut self, id: u64, file: SharedFile) {
         self.uses += 1;
         self.open.insert(id, (file, self.uses));
-        if self.open.len() > limits::OPEN_BLOCK_FILES {
+        if self.open.len() > limits::OPEN_SST_FILES {
             let oldest = self.open.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id);
             if let Some(oldest) = oldest {
                 self.open.remove(&oldest);

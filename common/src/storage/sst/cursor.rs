@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::file::SstFile;
 use crate::error::{Error, Result};
-use crate::format::sst::{Block, Handle, Tree};
+use crate::format::sst::{Block, BlockHandle, Tree};
 
 /// A cursor over a tree: on an entry, before the first, or after the last. It keeps the blocks on its path in memory.
 ///
@@ -233,7 +233,7 @@ impl TreeCursor {
     fn step_down(&mut self) -> Result<()> {
         let value = self.path.last().and_then(|level| level.block.value(level.index));
         let handle = value.ok_or_else(|| self.bad_index_error())?;
-        let handle = Handle::decode(&handle).map_err(|_| self.bad_index_error())?;
+        let handle = BlockHandle::decode(&handle).map_err(|_| self.bad_index_error())?;
         self.path.push(TreeLevel { block: self.file.block(handle)?, index: 0 });
         Ok(())
     }

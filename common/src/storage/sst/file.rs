@@ -9,8 +9,8 @@ use bytes::Bytes;
 use super::cache::{BlockCache, CachedBlock};
 use crate::error::{Error, Reason, Result};
 use crate::format::sst::{
-    Block, BlockError, Directory, FilterPlace, HEADER_BYTES, Handle, Identity, TRAILER_BYTES, Trailer, Tree,
-    filter, unpack,
+    Block, BlockError, BlockHandle, FilterHandle, HEADER_BYTES, SstDirectory, SstIdentity, TRAILER_BYTES,
+    Trailer, Tree, decode_block, filter,
 };
 use crate::storage::fs::{File, FileSystem, read_failed};
 
@@ -24,10 +24,10 @@ pub struct SstFile {
     bytes: u64,
     /// The trailer at the first open. A file opened at the path later must end with the same trailer.
     trailer: [u8; TRAILER_BYTES],
-    identity: Identity,
+    identity: SstIdentity,
     /// The directory block. All blocks of trees and filters are before it.
-    directory_handle: Handle,
-    directory: Directory,
+    directory_handle: BlockHandle,
+    directory: SstDirectory,
     cache: Arc<BlockCache>,
 }
 
@@ -42,13 +42,13 @@ impl SstFile {
     pub fn open(
         fs: Arc<dyn FileSystem>,
         path: PathBuf,
-        identity: Identity,
+        identity: SstIdentity,
         cache: Arc<BlockCache>,
     ) -> Result<Arc<SstFile>> {
         let handle = fs.open(&path).map_err(|e| read_failed(&path, &e))?;
         let (bytes, trailer_bytes) = read_trailer(handle.as_ref()).map_err(|e| read_failed(&path, &e))?;
         let trailer_at = bytes.saturating_sub(TRAILER_BYTES as u64);
-        let damaged = |offset: u64, e: BlockError| Error::corrupt(path.display(), offset, e).caused_by(e);
+        let damaged = |offset: u64, e: BlockError| Error::corrupt_by(path.display(), offset, e);
         let trailer = trailer_bytes.ok_or_else(|| damaged(0, BlockError::Incomplete))?;
         let found = Trailer::decode(&trailer).map_err(|e| damaged(trailer_at, e))?;
         if found.identity != identity {
@@ -67,7 +67,7 @@ impl SstFile {
             ));
         }
         let raw = read_block(handle.as_ref(), &path, identity, directory_handle)?;
-        let directory = Directory::decode(&raw, directory_handle.offset);
+        let directory = SstDirectory::decode(&raw, directory_handle.offset);
         let directory = directory.map_err(|e| damaged(directory_handle.offset, e))?;
         let id = cache.register(handle);
         Ok(Arc::new(SstFile { fs, path, id, bytes, trailer, identity, directory_handle, directory, cache }))
@@ -84,7 +84,7 @@ impl SstFile {
     }
 
     /// Returns the file's identity.
-    pub fn identity(&self) -> Identity {
+    pub fn identity(&self) -> SstIdentity {
         self.identity
     }
 
@@ -117,17 +117,17 @@ impl SstFile {
     }
 
     /// Returns the directory of trees.
-    pub(super) fn directory(&self) -> &Directory {
+    pub(super) fn directory(&self) -> &SstDirectory {
         &self.directory
     }
 
     /// Returns where the directory block is.
-    pub(super) fn directory_handle(&self) -> Handle {
+    pub(super) fn directory_handle(&self) -> BlockHandle {
         self.directory_handle
     }
 
     /// Returns a data or index block, through the cache.
-    pub(super) fn block(&self, handle: Handle) -> Result<Block> {
+    pub(super) fn block(&self, handle: BlockHandle) -> Result<Block> {
         if let Some(CachedBlock::Entries(block)) = self.cache.get(self.id, handle.offset) {
             return Ok(block);
         }
@@ -137,12 +137,12 @@ impl SstFile {
     }
 
     /// Reads a data or index block from disk.
-    pub(super) fn read_entries(&self, handle: Handle) -> Result<Block> {
-        Block::parse(self.read(handle)?).map_err(|e| self.damaged(handle.offset, e).caused_by(e))
+    pub(super) fn read_entries(&self, handle: BlockHandle) -> Result<Block> {
+        Block::parse(self.read(handle)?).map_err(|e| Error::corrupt_by(self.path.display(), handle.offset, e))
     }
 
     /// Reads a partition of a filter from disk.
-    pub(super) fn read_partition(&self, place: &FilterPlace, handle: Handle) -> Result<Bytes> {
+    pub(super) fn read_partition(&self, place: &FilterHandle, handle: BlockHandle) -> Result<Bytes> {
         let partition = self.read(handle)?;
         if partition.len() != place.partition_bytes() {
             return Err(self.damaged(handle.offset, "a filter partition has a wrong length"));
@@ -151,7 +151,7 @@ impl SstFile {
     }
 
     /// Reads a block's unpacked content from disk.
-    fn read(&self, handle: Handle) -> Result<Bytes> {
+    fn read(&self, handle: BlockHandle) -> Result<Bytes> {
         if handle.end() > self.directory_handle.offset {
             return Err(self.damaged(handle.offset, "a block handle points outside the file's blocks"));
         }
@@ -188,16 +188,16 @@ fn read_trailer(file: &dyn File) -> io::Result<(u64, Option<[u8; TRAILER_BYTES]>
 }
 
 /// Reads a block and unpacks it.
-fn read_block(file: &dyn File, path: &Path, identity: Identity, handle: Handle) -> Result<Bytes> {
+fn read_block(file: &dyn File, path: &Path, identity: SstIdentity, handle: BlockHandle) -> Result<Bytes> {
     // Decoding a handle checks that its length is valid for a block.
     let len = usize::try_from(handle.len).unwrap_or(HEADER_BYTES);
     let mut stored = vec![0; len];
     let read = file.read_at(&mut stored, handle.offset).map_err(|e| read_failed(path, &e))?;
     stored.truncate(read);
     let raw = if read == len {
-        unpack(&stored.into(), identity, handle.offset)
+        decode_block(&stored.into(), identity, handle.offset)
     } else {
         Err(BlockError::Incomplete)
     };
-    raw.map_err(|e| Error::corrupt(path.display(), handle.offset, e).caused_by(e))
+    raw.map_err(|e| Error::corrupt_by(path.display(), handle.offset, e))
 }

@@ -13,13 +13,15 @@ use super::cursor::TreeCursor;
 use super::file::SstFile;
 use super::writer::{SstOutput, write_file};
 use crate::error::{Error, Reason, Result};
-use crate::format::sst::{Directory, HEADER_BYTES, Handle, Identity, SstWriter, Trailer, Tree, encode_raw};
+use crate::format::sst::{
+    BlockHandle, HEADER_BYTES, SstDirectory, SstIdentity, SstWriter, Trailer, Tree, encode_raw,
+};
 use crate::limits;
 use crate::storage::fs::FileSystem;
 use crate::storage::fs::read_failed;
 use crate::storage::fs::sim::{CrashPolicy, Fault, Repeat, SimDisk, SimOp};
 
-const IDENTITY: Identity = Identity { table: 3, base: 100, seq: 200, kind: 1 };
+const IDENTITY: SstIdentity = SstIdentity { table: 3, base: 100, seq: 200, kind: 1 };
 const PATH: &str = "/data/1.blk";
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -303,7 +305,7 @@ fn every_truncation_is_detected() {
 #[test]
 fn a_file_with_another_identity_is_corrupt() {
     let (disk, ..) = small();
-    for wrong in [Identity { table: 4, ..IDENTITY }, Identity { kind: 2, ..IDENTITY }] {
+    for wrong in [SstIdentity { table: 4, ..IDENTITY }, SstIdentity { kind: 2, ..IDENTITY }] {
         let opened = SstFile::open(disk.shared(), PATH.into(), wrong, BlockCache::new(0));
         assert_eq!(opened.unwrap_err().reason(), Reason::Corrupt);
     }
@@ -313,19 +315,19 @@ fn a_file_with_another_identity_is_corrupt() {
 fn more_files_can_be_used_than_are_open() {
     let (disk, cache) = (disk(), BlockCache::new(0));
     let model = numbered(3);
-    let files: Vec<_> = (0..limits::OPEN_BLOCK_FILES + 50)
+    let files: Vec<_> = (0..limits::OPEN_SST_FILES + 50)
         .map(|n| {
             let path = format!("/data/{n}.blk");
             write(&disk, &path, 1000, &[(1, &model)]);
             let file = open(&disk, &path, &cache).unwrap();
-            assert!(cache.open_files() <= limits::OPEN_BLOCK_FILES);
+            assert!(cache.open_files() <= limits::OPEN_SST_FILES);
             file
         })
         .collect();
-    assert_eq!(cache.open_files(), limits::OPEN_BLOCK_FILES);
+    assert_eq!(cache.open_files(), limits::OPEN_SST_FILES);
     // The cache has closed the first file. It is opened again, because it is the same file.
     check_all(&files[0], 1, &model).unwrap();
-    assert_eq!(cache.open_files(), limits::OPEN_BLOCK_FILES);
+    assert_eq!(cache.open_files(), limits::OPEN_SST_FILES);
     // The second file is closed and removed. The third is closed, and another file has its name.
     disk.remove(Path::new("/data/1.blk")).unwrap();
     assert_eq!(check_all(&files[1], 1, &model).unwrap_err().reason(), Reason::FileGone);
@@ -416,7 +418,11 @@ fn a_power_cut_leaves_the_old_or_the_new_file() {
 
 /// Returns a file with valid CRCs and a given index: a root block with these entries, above one data block at byte 0 with
 /// the keys `b` and `d`.
-fn forged(depth: u8, entries: u64, index: &dyn Fn(Handle, Handle) -> Vec<(Vec<u8>, Vec<u8>)>) -> SimDisk {
+fn forged(
+    depth: u8,
+    entries: u64,
+    index: &dyn Fn(BlockHandle, BlockHandle) -> Vec<(Vec<u8>, Vec<u8>)>,
+) -> SimDisk {
     let block = |entries: &[(Vec<u8>, Vec<u8>)]| {
         let mut raw = Vec::new();
         let mut starts = Vec::new();
@@ -428,7 +434,7 @@ fn forged(depth: u8, entries: u64, index: &dyn Fn(Handle, Handle) -> Vec<(Vec<u8
         [raw, starts, u32::try_from(entries.len()).unwrap().to_le_bytes().to_vec()].concat()
     };
     let handle =
-        |offset: usize, len: usize| Handle { offset: offset as u64, len: u32::try_from(len).unwrap() };
+        |offset: usize, len: usize| BlockHandle { offset: offset as u64, len: u32::try_from(len).unwrap() };
     let sealed = |raw: &[u8], at: usize| encode_raw(raw, IDENTITY, at as u64).unwrap();
     let mut file = sealed(&block(&[(b"b".to_vec(), vec![1]), (b"d".to_vec(), vec![2])]), 0);
     let data = handle(0, file.len());
@@ -436,7 +442,7 @@ fn forged(depth: u8, entries: u64, index: &dyn Fn(Handle, Handle) -> Vec<(Vec<u8
     let root = handle(file.len(), HEADER_BYTES + block(&index(data, data)).len());
     file.extend(sealed(&block(&index(data, root)), file.len()));
     let tree = Tree { id: 1, depth, entries, root: Some(root), filter: None };
-    let raw = Directory { properties: Vec::new(), trees: vec![tree] }.encode().unwrap();
+    let raw = SstDirectory { properties: Vec::new(), trees: vec![tree] }.encode().unwrap();
     let directory = sealed(&raw, file.len());
     let trailer = Trailer { identity: IDENTITY, directory: handle(file.len(), directory.len()) };
     let disk = disk();
@@ -446,9 +452,9 @@ fn forged(depth: u8, entries: u64, index: &dyn Fn(Handle, Handle) -> Vec<(Vec<u8
 
 #[test]
 fn a_wrong_index_is_detected() {
-    let entry = |key: &[u8], handle: Handle| (key.to_vec(), handle.encode().to_vec());
-    let outside = Handle { offset: u64::MAX - 5, len: 100 };
-    type Index<'a> = &'a dyn Fn(Handle, Handle) -> Vec<(Vec<u8>, Vec<u8>)>;
+    let entry = |key: &[u8], handle: BlockHandle| (key.to_vec(), handle.encode().to_vec());
+    let outside = BlockHandle { offset: u64::MAX - 5, len: 100 };
+    type Index<'a> = &'a dyn Fn(BlockHandle, BlockHandle) -> Vec<(Vec<u8>, Vec<u8>)>;
     let wrong: [(u8, u64, Index<'_>); 8] = [
         (2, 2, &|data, _| vec![entry(b"x", data)]),
         (2, 2, &|data, _| vec![entry(b"c", data)]),

@@ -2,7 +2,7 @@
 
 use super::file::SstFile;
 use crate::error::Result;
-use crate::format::sst::{Handle, Tree};
+use crate::format::sst::{BlockHandle, Tree};
 
 /// What a walk through a tree has seen so far.
 #[derive(Default)]
@@ -46,7 +46,7 @@ impl SstFile {
 
 impl TreeWalk {
     /// Checks a block and all blocks below it; `depth` is the number of levels, including this one.
-    fn visit(&mut self, file: &SstFile, tree: &Tree, handle: Handle, depth: u8) -> Result<()> {
+    fn visit(&mut self, file: &SstFile, tree: &Tree, handle: BlockHandle, depth: u8) -> Result<()> {
         let block = file.read_entries(handle)?;
         let damaged = |detail: &str| Err(file.damaged(handle.offset, detail));
         self.bytes += u64::from(handle.len);
@@ -55,7 +55,7 @@ impl TreeWalk {
                 return damaged("an entry of the block is missing");
             };
             if let Some(lower) = depth.checked_sub(1).filter(|lower| *lower > 0) {
-                let Ok(child) = Handle::decode(&value) else {
+                let Ok(child) = BlockHandle::decode(&value) else {
                     return damaged("an index entry is not a block handle");
                 };
                 self.visit(file, tree, child, lower)?;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::format::sst::{Identity, SstWriter};
+use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::fs::{self, File, FileSystem};
 
 /// The size of one write, in bytes.
@@ -51,7 +51,7 @@ impl Write for SstOutput {
 pub fn write_file(
     fs: &dyn FileSystem,
     path: &Path,
-    identity: Identity,
+    identity: SstIdentity,
     build: impl FnOnce(&mut SstWriter<SstOutput>) -> Result<Vec<u8>>,
 ) -> Result<u64> {
     let temporary = temporary_path(path);
@@ -73,7 +73,7 @@ pub fn write_file(
 
 fn write_and_sync(
     file: Box<dyn File>,
-    identity: Identity,
+    identity: SstIdentity,
     build: impl FnOnce(&mut SstWriter<SstOutput>) -> Result<Vec<u8>>,
 ) -> Result<u64> {
     let mut writer = SstWriter::new(SstOutput::new(file), identity)?;

@@ -180,7 +180,7 @@ impl Log {
         let Some(table) = self.tables.get(&table_id) else { return TableStorage::default() };
         let sealed =
             table.manifest.segments.iter().filter_map(|segment| segment.sealed).map(|seal| seal.bytes);
-        let Manifest { eras: deltas, fulls: images, segments, floor, .. } = &table.manifest;
+        let Manifest { deltas, images, segments, floor, .. } = &table.manifest;
         let bytes = sealed.sum::<u64>() + table.segment.offset;
         let files = deltas.iter().map(|delta| delta.bytes).chain(images.iter().map(|image| image.bytes));
         TableStorage {
@@ -195,7 +195,7 @@ impl Log {
     /// Returns the bytes of a table's log after its newest snapshot.
     pub fn bytes_since_snapshot(&self, table_id: u64) -> u64 {
         let Some(table) = self.tables.get(&table_id) else { return 0 };
-        let position = table.manifest.eras.last().map(|delta| delta.position).unwrap_or_default();
+        let position = table.manifest.deltas.last().map(|delta| delta.position).unwrap_or_default();
         let segments = table.manifest.segments.iter();
         let after =
             segments.skip_while(|segment| position.segment != 0 && segment.number != position.segment);
@@ -298,8 +298,8 @@ impl Log {
             published: self.published().0,
             published_ms: 0,
             floor: None,
-            eras: Vec::new(),
-            fulls: Vec::new(),
+            deltas: Vec::new(),
+            images: Vec::new(),
             segments: vec![Segment { number: 1, sealed: None }],
         };
         self.write_manifest(&manifest)?;
@@ -375,7 +375,7 @@ impl Log {
     fn next_manifest(&self, table: &TableLog) -> Manifest {
         let (published, last_ms) = self.published();
         let version = table.manifest.version + 1;
-        let published_ms = if table.manifest.eras.is_empty() { 0 } else { last_ms };
+        let published_ms = if table.manifest.deltas.is_empty() { 0 } else { last_ms };
         Manifest { version, term: self.term(), published, published_ms, ..table.manifest.clone() }
     }
 
@@ -418,7 +418,7 @@ impl Log {
         let table = self.tables.get(&id).ok_or_else(|| unknown_table(id))?;
         let mut manifest = self.next_manifest(table);
         edit(&mut manifest)?;
-        manifest.published_ms = if manifest.eras.is_empty() { 0 } else { self.published().1 };
+        manifest.published_ms = if manifest.deltas.is_empty() { 0 } else { self.published().1 };
         if let Some(table) = self.tables.get_mut(&id) {
             // Two manifests must never have the same version, even if this write fails.
             table.manifest.version = manifest.version;

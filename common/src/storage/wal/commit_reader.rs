@@ -27,7 +27,7 @@ struct CommitPart {
     seq: u64,
     time_ms: u64,
     frames: u32,
-    frames_here: u32,
+    frames_in_table: u32,
     events: Vec<Event>,
     /// The position of the first frame.
     start: CursorPosition,
@@ -35,7 +35,7 @@ struct CommitPart {
 
 impl CommitPart {
     fn is_complete(&self) -> bool {
-        self.events.len() as u64 == u64::from(self.frames_here)
+        self.events.len() as u64 == u64::from(self.frames_in_table)
     }
 }
 
@@ -190,7 +190,7 @@ impl CommitReader {
             }
             self.ready.pop();
             ids.push(id);
-            frames += self.front_part(id).map_or(0, |part| part.frames_here);
+            frames += self.front_part(id).map_or(0, |part| part.frames_in_table);
         }
         let expected =
             ids.first().and_then(|id| self.front_part(*id)).map(|part| (part.frames, part.time_ms));
@@ -318,7 +318,7 @@ fn append_frame(part: &mut Option<CommitPart>, frame: DecodedFrame, cursor: &Log
                 seq,
                 time_ms,
                 frames: event.shape.frames,
-                frames_here: event.shape.frames_here,
+                frames_in_table: event.shape.frames_in_table,
                 events: vec![event],
                 start: at,
             });
@@ -351,7 +351,7 @@ mod tests {
         for (seq, all, here) in commits {
             for i in 0..*here {
                 let meta = CommitMeta { reason: format!("r{seq}"), ..CommitMeta::default() };
-                let shape = CommitShape { frames: *all, frames_here: *here };
+                let shape = CommitShape { frames: *all, frames_in_table: *here };
                 let key = Key::Str(format!("k{i}").into());
                 let document = Document::from_json("{}").unwrap();
                 let first = (i == 0).then_some((shape, &meta));

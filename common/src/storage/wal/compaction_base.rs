@@ -81,7 +81,7 @@ impl RawFrameReader {
                 parsed = frame::parse(&self.buffer, self.next);
             }
         }
-        let frame = parsed.map_err(|e| self.damaged(&e.to_string()).caused_by(e))?;
+        let frame = parsed.map_err(|e| Error::corrupt_by(self.path.display(), self.next.offset, e))?;
         let payload = self.buffer.slice_ref(frame.payload);
         let (seq, time_ms, kind, crc) = (frame.seq, frame.time_ms, frame.kind, frame.crc);
         let len = frame.len;
@@ -141,7 +141,7 @@ impl BaseReader {
             return Ok(None);
         };
         let floor = FloorFrame::decode(&first.payload);
-        let floor = floor.map_err(|e| Error::corrupt(frames.path.display(), 0, e.message()).caused_by(e))?;
+        let floor = floor.map_err(|e| Error::corrupt_by(frames.path.display(), 0, e))?;
         let mut segment_digest = Digest::default();
         segment_digest.add(first.crc);
         Ok(Some(BaseReader {
@@ -182,7 +182,7 @@ impl BaseReader {
                 .map(|event| BaseItem::Event(frame.seq, frame.time_ms, event)),
             _ => Err(Error::new(Reason::Corrupt, "a compaction base cannot contain a frame of this kind")),
         };
-        item.map(Some).map_err(|e| Error::corrupt(self.frames.path.display(), at, e.message()).caused_by(e))
+        item.map(Some).map_err(|e| Error::corrupt_by(self.frames.path.display(), at, e))
     }
 
     /// Returns the position after the base, once the base was read.

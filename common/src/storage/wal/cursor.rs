@@ -199,9 +199,8 @@ impl LogCursor {
             Err(error) => return Ok(CursorItem::Invalid(error)),
         };
         let payload = self.buffer.slice_ref(frame.payload);
-        let event = event::decode(frame.kind, &payload).map_err(|e| {
-            Error::corrupt(self.path().display(), self.position.offset, e.message()).caused_by(e)
-        })?;
+        let event = event::decode(frame.kind, &payload)
+            .map_err(|e| Error::corrupt_by(self.path().display(), self.position.offset, e))?;
         let decoded =
             DecodedFrame { seq: frame.seq, time_ms: frame.time_ms, event, at: self.position.clone() };
         let (crc, len) = (frame.crc, frame.len);

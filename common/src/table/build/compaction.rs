@@ -14,7 +14,7 @@ use crate::format::frame::FrameAddress;
 use crate::format::manifest::{DeltaLayer, Floor, ImageLayer, LogPosition, Manifest, Segment};
 use crate::format::snapshot::{DeltaProperties, ProducerEntry, RequestEntry, kind, tree};
 use crate::format::sortkey;
-use crate::format::sst::Identity;
+use crate::format::sst::SstIdentity;
 use crate::storage::layout::snapshot_files;
 use crate::storage::sst::write_file;
 use crate::storage::wal::appender::CompactionInput;
@@ -94,7 +94,7 @@ struct Built {
 /// Whether what lies below the floor has been folded: a compaction may have been cut short after it raised the floor.
 pub fn is_complete(manifest: &Manifest) -> bool {
     let floor = manifest.floor.map_or(0, |floor| floor.seq);
-    floor == 0 || manifest.eras.first().is_some_and(|era| era.is_folded() && era.seq == floor)
+    floor == 0 || manifest.deltas.first().is_some_and(|era| era.is_compaction_base() && era.seq == floor)
 }
 
 /// What it would do to compact a table up to a moment. The chain must hold everything up to there.
@@ -113,24 +113,24 @@ pub fn plan(
         rows: counts.rows,
     };
     let boundary = boundary(shelf, manifest, wanted.seq)?;
-    let folded_before = match chain.eras.first().filter(|era| era.base == era.seq) {
+    let folded_before = match chain.deltas.first().filter(|era| era.base == era.seq) {
         Some(era) => DeltaProperties::decode(&bytes::Bytes::copy_from_slice(era.file.properties()))?.events,
         None => 0,
     };
     let within = segments_upto(manifest, boundary.segment);
     let log: u64 =
         within.iter().map(|segment| segment.sealed.map_or(boundary.offset, |seal| seal.bytes)).sum();
-    let eras = manifest.eras.iter().filter(|era| era.seq <= floor.seq).map(|era| era.bytes);
-    let fulls = manifest.fulls.iter().filter(|full| full.seq < floor.seq).map(|full| full.bytes);
+    let deltas = manifest.deltas.iter().filter(|era| era.seq <= floor.seq).map(|era| era.bytes);
+    let images = manifest.images.iter().filter(|full| full.seq < floor.seq).map(|full| full.bytes);
     // The segment at the boundary is copied from there on.
     let copied =
         within.last().and_then(|segment| segment.sealed).map_or(0, |seal| seal.bytes - boundary.offset);
     let state = (log - copied).saturating_mul(floor.rows) / floor.events.max(1);
-    let full = manifest.fulls.iter().rev().find(|full| full.seq <= floor.seq).map(|full| full.bytes);
+    let full = manifest.images.iter().rev().find(|full| full.seq <= floor.seq).map(|full| full.bytes);
     Ok(CompactionPlan {
         floor,
         events: floor.events.saturating_sub(folded_before),
-        bytes_before: log + eras.sum::<u64>() + fulls.sum::<u64>(),
+        bytes_before: log + deltas.sum::<u64>() + images.sum::<u64>(),
         bytes_after: copied + state.min(log) + full.unwrap_or(0),
         boundary,
     })
@@ -145,7 +145,7 @@ fn segments_upto(manifest: &Manifest, number: u64) -> &[Segment] {
 /// Finds the end of what is folded, from the last era that ends at or before the floor.
 fn boundary(shelf: &TableFiles, manifest: &Manifest, seq: u64) -> Result<Boundary> {
     let lost = || Error::new(Reason::Internal, "an era goes on in a segment that the manifest does not list");
-    let era = manifest.eras.iter().rev().find(|era| era.seq <= seq);
+    let era = manifest.deltas.iter().rev().find(|era| era.seq <= seq);
     let (mut at, mut offset) = match era {
         Some(DeltaLayer { position, .. }) => {
             let at = manifest.segments.iter().position(|segment| segment.number == position.segment);
@@ -154,7 +154,7 @@ fn boundary(shelf: &TableFiles, manifest: &Manifest, seq: u64) -> Result<Boundar
         None => (0, 0),
     };
     // Behind the newest era there is nothing at or below the floor.
-    if manifest.eras.last().is_none_or(|newest| newest.seq <= seq) {
+    if manifest.deltas.last().is_none_or(|newest| newest.seq <= seq) {
         return behind(manifest, at, offset).ok_or_else(lost);
     }
     while let Some(segment) = manifest.segments.get(at) {
@@ -212,7 +212,7 @@ pub fn run(
     named().map_err(|e| Error::io(format_args!("cannot name segment {number} of {table}"), &e))?;
     let applied = built.clone();
     let manifest = hands.install(Box::new(move |manifest| applied.apply(manifest)))?;
-    let new: u64 = manifest.eras.first().map_or(0, |era| era.bytes)
+    let new: u64 = manifest.deltas.first().map_or(0, |era| era.bytes)
         + built.full.as_ref().map_or(0, |full| full.bytes)
         + built.segment.sealed.map_or(0, |seal| seal.bytes);
     tracing::info!(
@@ -236,8 +236,8 @@ fn build(
 ) -> Result<Built> {
     let (manifest, floor) = (&base.manifest, plan.floor);
     let table = (manifest.table.as_str(), manifest.table_id);
-    let there = manifest.fulls.iter().any(|full| full.seq == floor.seq);
-    let indexes = manifest.eras.last().map(|era| era.indexes.clone()).unwrap_or_default();
+    let there = manifest.images.iter().any(|full| full.seq == floor.seq);
+    let indexes = manifest.deltas.last().map(|era| era.indexes.clone()).unwrap_or_default();
     let full = match there {
         true => None,
         false => Some(snapshot::full(shelf, table, chain, floor.seq, &indexes, watch)?),
@@ -245,7 +245,7 @@ fn build(
     // Its rows are read back for the log: one file instead of many, and a proof that it can be read.
     let mut with_full = manifest.clone();
     if let Some(full) = &full {
-        insert_full(&mut with_full.fulls, full.clone());
+        insert_full(&mut with_full.images, full.clone());
     }
     let with_full = shelf.open(&with_full, Some(chain))?;
     let mut folded = folded_era(shelf, table, chain, floor, wanted.requests)?;
@@ -276,24 +276,24 @@ impl Built {
         manifest.floor = Some(self.floor);
         manifest.segments.retain(|segment| !self.superseded.contains(&segment.number));
         manifest.segments.insert(0, self.segment.clone());
-        manifest.eras.retain(|era| era.seq > floor);
-        for era in manifest.eras.iter_mut().filter(|era| era.position.segment == self.boundary) {
+        manifest.deltas.retain(|era| era.seq > floor);
+        for era in manifest.deltas.iter_mut().filter(|era| era.position.segment == self.boundary) {
             let moved = self.moved.iter().find(|(offset, _)| *offset == era.position.offset);
             if let Some((_, position)) = moved {
                 era.position = *position;
             }
         }
-        manifest.eras.insert(0, self.folded.clone());
-        manifest.fulls.retain(|full| full.seq >= floor);
+        manifest.deltas.insert(0, self.folded.clone());
+        manifest.images.retain(|full| full.seq >= floor);
         if let Some(full) = &self.full {
-            insert_full(&mut manifest.fulls, full.clone());
+            insert_full(&mut manifest.images, full.clone());
         }
     }
 }
 
-fn insert_full(fulls: &mut Vec<ImageLayer>, full: ImageLayer) {
-    let at = fulls.partition_point(|other| other.seq < full.seq);
-    fulls.insert(at, full);
+fn insert_full(images: &mut Vec<ImageLayer>, full: ImageLayer) {
+    let at = images.partition_point(|other| other.seq < full.seq);
+    images.insert(at, full);
 }
 
 /// Writes the era that stands for what is folded: what the schema was, requests, producers.
@@ -304,9 +304,9 @@ fn folded_era(
     floor: Floor,
     since: RequestsSince,
 ) -> Result<DeltaLayer> {
-    let identity = Identity { table: id, base: floor.seq, seq: floor.seq, kind: kind::ERA };
-    let mut chapters = chain.properties().chapters.clone();
-    chapters.retain(|chapter| chapter.seq <= floor.seq);
+    let identity = SstIdentity { table: id, base: floor.seq, seq: floor.seq, kind: kind::DELTA };
+    let mut schema_entries = chain.properties().schema_entries.clone();
+    schema_entries.retain(|schema_entry| schema_entry.seq <= floor.seq);
     let own = chain.eras_upto(floor.seq);
     // The time of its last commit; where the floor stands within an era, that of the floor is as good: the era tells.
     let time_ms = chain.time_of(floor.last_seq)?.unwrap_or(floor.time_ms);
@@ -332,7 +332,7 @@ fn folded_era(
                 file.add(producer.origin.producer.as_bytes(), None, &value)?;
             }
             file.end_tree()?;
-            Ok(DeltaProperties { events: floor.events, rows: floor.rows, time_ms, chapters }.encode())
+            Ok(DeltaProperties { events: floor.events, rows: floor.rows, time_ms, schema_entries }.encode())
         })?;
     sync_dirs(shelf, name)?;
     let (indexes, position) = (Vec::new(), LogPosition::default());
@@ -392,12 +392,14 @@ fn write_keep(out: &mut BaseWriter, chain: &LayerMap, floor: Floor, since: Reque
 }
 
 fn write_schemas(out: &mut BaseWriter, chain: &LayerMap, upto: u64) -> Result<()> {
-    for chapter in chain.properties().chapters.iter().take_while(|chapter| chapter.seq <= upto) {
-        let (actor, reason) = (chapter.actor.clone(), chapter.reason.clone());
+    for schema_entry in
+        chain.properties().schema_entries.iter().take_while(|schema_entry| schema_entry.seq <= upto)
+    {
+        let (actor, reason) = (schema_entry.actor.clone(), schema_entry.reason.clone());
         let meta = CommitMeta { actor, reason, ..CommitMeta::default() };
-        out.push((chapter.seq, chapter.time_ms), EventType::Schema, |payload| {
+        out.push((schema_entry.seq, schema_entry.time_ms), EventType::Schema, |payload| {
             let first = Some((CommitShape::SINGLE, &meta));
-            event::encode(payload, None, Some(&chapter.document), false, first, false);
+            event::encode(payload, None, Some(&schema_entry.document), false, first, false);
         })?;
     }
     Ok(())
@@ -441,7 +443,7 @@ fn copy_rest(
     let wanted = |offset: u64| {
         let of_era =
             |era: &DeltaLayer| (era.position.segment, era.position.offset) == (boundary.segment, offset);
-        offset == boundary.offset || manifest.eras.iter().any(of_era)
+        offset == boundary.offset || manifest.deltas.iter().any(of_era)
     };
     let (mut offsets, mut spots, mut copied) = (Vec::new(), Vec::new(), 0);
     loop {

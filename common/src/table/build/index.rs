@@ -8,7 +8,7 @@ use crate::format::document::Document;
 use crate::format::path::Path;
 use crate::format::snapshot::{CandidateEntry, RowEntry, VersionEntry, kind, read_version, tree};
 use crate::format::sortkey;
-use crate::format::sst::{Identity, SstWriter};
+use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::layout::{delta_stem, image_stem};
 use crate::storage::sst::{SstFile, SstOutput, TreeCursor, write_file};
 use crate::table::build::snapshot::{ProgressFn, make_dirs, sync_dirs};
@@ -83,7 +83,7 @@ impl Candidates {
         let mut name = beside(&self.text).into_os_string();
         name.push(format!(".{}.run", self.runs.len()));
         let path = PathBuf::from(name);
-        let identity = Identity { table: 0, base: 0, seq: self.runs.len() as u64, kind: u8::MAX };
+        let identity = SstIdentity { table: 0, base: 0, seq: self.runs.len() as u64, kind: u8::MAX };
         self.gathered.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let gathered = std::mem::take(&mut self.gathered);
         self.bytes = 0;
@@ -127,7 +127,7 @@ fn add_all<'a>(
 pub fn write_index(
     shelf: &TableFiles,
     path: &FilePath,
-    identity: Identity,
+    identity: SstIdentity,
     mut candidates: Candidates,
 ) -> Result<u64> {
     candidates.gathered.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -203,11 +203,11 @@ pub fn build(
     watch: ProgressFn<'_>,
 ) -> Result<u64> {
     let (stem, kind) = match is_full {
-        true => (image_stem(snapshot.seq), kind::FULL_INDEX),
-        false => (delta_stem(snapshot.base, snapshot.seq), kind::ERA_INDEX),
+        true => (image_stem(snapshot.seq), kind::IMAGE_INDEX),
+        false => (delta_stem(snapshot.base, snapshot.seq), kind::DELTA_INDEX),
     };
     let target = shelf.dir.index(name, path, &stem);
-    let identity = Identity { table: id, base: snapshot.base, seq: snapshot.seq, kind };
+    let identity = SstIdentity { table: id, base: snapshot.base, seq: snapshot.seq, kind };
     let mut candidates = Candidates::new(path);
     make_dirs(shelf, name)?;
     let mut cursor = snapshot.file.cursor(if is_full { tree::ROWS } else { tree::VERSIONS });

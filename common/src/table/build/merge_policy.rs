@@ -14,7 +14,7 @@
 use crate::error::Result;
 use crate::format::manifest::{DeltaLayer, Manifest};
 use crate::format::snapshot::{CandidateEntry, RequestEntry, kind, read_version, tree};
-use crate::format::sst::{Identity, SstWriter};
+use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::layout::delta_stem;
 use crate::storage::sst::{SstOutput, TreeCursor, write_file};
 use crate::table::build::snapshot::{ProgressFn, make_dirs, sync_dirs};
@@ -47,11 +47,11 @@ pub fn next_task(manifest: &Manifest) -> Option<MergeTask> {
 }
 
 fn full_is_due(manifest: &Manifest) -> bool {
-    let last = manifest.fulls.last();
-    let (base, since): (u64, &[DeltaLayer]) = match (last, manifest.eras.as_slice()) {
-        (Some(full), eras) => {
-            let first = eras.partition_point(|era| era.seq <= full.seq);
-            (full.bytes, eras.get(first..).unwrap_or_default())
+    let last = manifest.images.last();
+    let (base, since): (u64, &[DeltaLayer]) = match (last, manifest.deltas.as_slice()) {
+        (Some(full), deltas) => {
+            let first = deltas.partition_point(|era| era.seq <= full.seq);
+            (full.bytes, deltas.get(first..).unwrap_or_default())
         }
         (None, [first, rest @ ..]) => (first.bytes, rest),
         (None, []) => return false,
@@ -62,10 +62,10 @@ fn full_is_due(manifest: &Manifest) -> bool {
 }
 
 fn heaviest_to_drop(manifest: &Manifest) -> Option<usize> {
-    let (_, older) = manifest.fulls.split_last()?;
-    let eras: u64 = manifest.eras.iter().map(|era| era.bytes).sum();
+    let (_, older) = manifest.images.split_last()?;
+    let deltas: u64 = manifest.deltas.iter().map(|era| era.bytes).sum();
     let kept: u64 = older.iter().map(|full| full.bytes).sum();
-    if kept <= eras / 4 {
+    if kept <= deltas / 4 {
         return None;
     }
     let floor = manifest.floor.map_or(0, |floor| floor.seq);
@@ -73,23 +73,23 @@ fn heaviest_to_drop(manifest: &Manifest) -> Option<usize> {
     let candidates = (0..older.len()).filter(|at| older.get(*at).is_some_and(|full| full.seq != floor));
     candidates.min_by_key(|at| {
         let after = at.checked_sub(1).and_then(|before| older.get(before)).map_or(0, |full| full.seq);
-        let upto = manifest.fulls.get(at + 1).map_or(u64::MAX, |full| full.seq);
-        let within = manifest.eras.iter().filter(|era| era.seq > after && era.base < upto);
+        let upto = manifest.images.get(at + 1).map_or(u64::MAX, |full| full.seq);
+        let within = manifest.deltas.iter().filter(|era| era.seq > after && era.base < upto);
         within.map(|era| era.bytes).sum::<u64>()
     })
 }
 
 fn neighbours_to_merge(manifest: &Manifest) -> Option<std::ops::Range<usize>> {
-    let group_of = |era: &DeltaLayer| manifest.fulls.partition_point(|full| full.seq < era.seq);
+    let group_of = |era: &DeltaLayer| manifest.images.partition_point(|full| full.seq < era.seq);
     let mut start = 0;
-    while let Some(first) = manifest.eras.get(start) {
+    while let Some(first) = manifest.deltas.get(start) {
         let group = group_of(first);
-        let len = manifest.eras.iter().skip(start).take_while(|era| group_of(era) == group).count();
-        let most = if group == manifest.fulls.len() { NEWEST_ERAS } else { ERAS_BETWEEN };
+        let len = manifest.deltas.iter().skip(start).take_while(|era| group_of(era) == group).count();
+        let most = if group == manifest.images.len() { NEWEST_ERAS } else { ERAS_BETWEEN };
         if len > most {
-            let eras = manifest.eras.get(start..start + len).unwrap_or_default();
-            let lightest =
-                (0..len - 1).min_by_key(|at| eras.iter().skip(*at).take(2).map(|era| era.bytes).sum::<u64>());
+            let deltas = manifest.deltas.get(start..start + len).unwrap_or_default();
+            let lightest = (0..len - 1)
+                .min_by_key(|at| deltas.iter().skip(*at).take(2).map(|era| era.bytes).sum::<u64>());
             return lightest.map(|at| start + at..start + at + 2);
         }
         start += len;
@@ -117,55 +117,55 @@ impl RequestsSince {
 pub fn merge_eras(
     shelf: &TableFiles,
     (name, id): (&str, u64),
-    eras: &[(DeltaLayer, LayerFile)],
+    deltas: &[(DeltaLayer, LayerFile)],
     requests: RequestsSince,
     watch: ProgressFn<'_>,
 ) -> Result<Option<DeltaLayer>> {
-    let (Some((first, _)), Some((last, newest))) = (eras.first(), eras.last()) else { return Ok(None) };
-    let identity = Identity { table: id, base: first.base, seq: last.seq, kind: kind::ERA };
+    let (Some((first, _)), Some((last, newest))) = (deltas.first(), deltas.last()) else { return Ok(None) };
+    let identity = SstIdentity { table: id, base: first.base, seq: last.seq, kind: kind::DELTA };
     make_dirs(shelf, name)?;
     let path = shelf.dir.delta_layer(name, first.base, last.seq);
     let mut bytes = write_file(&*shelf.disk, &path, identity, |file| {
         file.begin_tree(tree::VERSIONS, true)?;
-        merge_versions(file, eras, watch)?;
+        merge_versions(file, deltas, watch)?;
         file.end_tree()?;
         for id in [tree::COMMITS, tree::REQUESTS] {
             file.begin_tree(id, false)?;
-            append(file, eras, id, requests)?;
+            append(file, deltas, id, requests)?;
             file.end_tree()?;
         }
         file.begin_tree(tree::PRODUCERS, false)?;
         // Of a producer's positions the last counts.
-        merge(file, eras.iter().map(|(_, era)| &era.file), tree::PRODUCERS, |_, later: &[u8]| {
+        merge(file, deltas.iter().map(|(_, era)| &era.file), tree::PRODUCERS, |_, later: &[u8]| {
             later.to_vec()
         })?;
         file.end_tree()?;
         Ok(newest.file.properties().to_vec())
     })?;
-    let in_all = |path: &&String| eras.iter().all(|(era, _)| era.indexes.contains(path));
+    let in_all = |path: &&String| deltas.iter().all(|(era, _)| era.indexes.contains(path));
     let indexes: Vec<String> = last.indexes.iter().filter(in_all).cloned().collect();
     for of_path in &indexes {
         let path = shelf.dir.index(name, of_path, &delta_stem(first.base, last.seq));
-        let identity = Identity { kind: kind::ERA_INDEX, ..identity };
+        let identity = SstIdentity { kind: kind::DELTA_INDEX, ..identity };
         bytes += write_file(&*shelf.disk, &path, identity, |file| {
             file.begin_tree(tree::CANDIDATES, false)?;
-            let files = eras.iter().filter_map(|(_, era)| era.index(of_path));
+            let files = deltas.iter().filter_map(|(_, era)| era.index(of_path));
             merge(file, files, tree::CANDIDATES, join_candidates)?;
             file.end_tree()?;
             Ok(of_path.clone().into_bytes())
         })?;
     }
     sync_dirs(shelf, name)?;
-    let events = eras.iter().map(|(era, _)| era.events).sum();
+    let events = deltas.iter().map(|(era, _)| era.events).sum();
     Ok(Some(DeltaLayer { base: first.base, seq: last.seq, bytes, events, indexes, position: last.position }))
 }
 
 fn merge_versions(
     file: &mut SstWriter<SstOutput>,
-    eras: &[(DeltaLayer, LayerFile)],
+    deltas: &[(DeltaLayer, LayerFile)],
     watch: ProgressFn<'_>,
 ) -> Result<()> {
-    let mut cursors = first_entries(eras.iter().map(|(_, era)| &era.file), tree::VERSIONS)?;
+    let mut cursors = first_entries(deltas.iter().map(|(_, era)| &era.file), tree::VERSIONS)?;
     let mut done = 0;
     while let Some(cursor) = least(&mut cursors) {
         if let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
@@ -184,11 +184,11 @@ fn merge_versions(
 /// Appends a tree of each era to the one before: their keys follow one another.
 fn append(
     file: &mut SstWriter<SstOutput>,
-    eras: &[(DeltaLayer, LayerFile)],
+    deltas: &[(DeltaLayer, LayerFile)],
     id: u8,
     since: RequestsSince,
 ) -> Result<()> {
-    for (_, era) in eras {
+    for (_, era) in deltas {
         let mut cursor = era.file.cursor(id);
         cursor.first()?;
         while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
@@ -269,16 +269,16 @@ mod tests {
             published: 0,
             published_ms: 0,
             floor: None,
-            eras: Vec::new(),
-            fulls: Vec::new(),
+            deltas: Vec::new(),
+            images: Vec::new(),
             segments: vec![Segment { number: 1, sealed: None }],
         }
     }
 
     fn push_era(manifest: &mut Manifest, bytes: u64) {
-        let base = manifest.eras.last().map_or(0, |era| era.seq);
+        let base = manifest.deltas.last().map_or(0, |era| era.seq);
         let (indexes, position) = (Vec::new(), LogPosition::default());
-        manifest.eras.push(DeltaLayer { base, seq: base + 10, bytes, events: 10, indexes, position });
+        manifest.deltas.push(DeltaLayer { base, seq: base + 10, bytes, events: 10, indexes, position });
     }
 
     /// Does what the rule wants until it wants no more; `rows` is what all rows weigh. How many tasks there were.
@@ -286,19 +286,19 @@ mod tests {
         for done in 0..1000 {
             match next_task(manifest) {
                 Some(MergeTask::ImageLayer) => {
-                    let seq = manifest.eras.last().unwrap().seq;
-                    manifest.fulls.push(ImageLayer { seq, rows: 1, bytes: rows, indexes: Vec::new() });
+                    let seq = manifest.deltas.last().unwrap().seq;
+                    manifest.images.push(ImageLayer { seq, rows: 1, bytes: rows, indexes: Vec::new() });
                 }
                 Some(MergeTask::Merge(range)) => {
                     assert_eq!(range.len(), 2);
-                    let eras = &manifest.eras[range.clone()];
-                    let crosses = manifest.fulls.iter().any(|full| full.seq == eras[0].seq);
+                    let deltas = &manifest.deltas[range.clone()];
+                    let crosses = manifest.images.iter().any(|full| full.seq == deltas[0].seq);
                     assert!(!crosses, "an era may not span a moment of which all rows are kept");
-                    let mut era = eras[1].clone();
-                    (era.base, era.bytes) = (eras[0].base, eras[0].bytes + eras[1].bytes);
-                    manifest.eras.splice(range, [era]);
+                    let mut era = deltas[1].clone();
+                    (era.base, era.bytes) = (deltas[0].base, deltas[0].bytes + deltas[1].bytes);
+                    manifest.deltas.splice(range, [era]);
                 }
-                Some(MergeTask::Drop(at)) => _ = manifest.fulls.remove(at),
+                Some(MergeTask::Drop(at)) => _ = manifest.images.remove(at),
                 None => return done,
             }
         }
@@ -306,23 +306,23 @@ mod tests {
     }
 
     fn check(manifest: &Manifest) {
-        let eras: u64 = manifest.eras.iter().map(|era| era.bytes).sum();
-        let (_, older) = manifest.fulls.split_last().unwrap_or((&manifest.fulls[0], &[]));
+        let deltas: u64 = manifest.deltas.iter().map(|era| era.bytes).sum();
+        let (_, older) = manifest.images.split_last().unwrap_or((&manifest.images[0], &[]));
         let floor = manifest.floor.map_or(0, |floor| floor.seq);
         let kept: u64 = older.iter().filter(|full| full.seq != floor).map(|full| full.bytes).sum();
-        assert!(kept <= eras / 4, "{kept} bytes of all rows at older moments beside {eras} of eras");
-        let mut ends: Vec<u64> = manifest.fulls.iter().map(|full| full.seq).collect();
+        assert!(kept <= deltas / 4, "{kept} bytes of all rows at older moments beside {deltas} of eras");
+        let mut ends: Vec<u64> = manifest.images.iter().map(|full| full.seq).collect();
         ends.push(u64::MAX);
         let mut base = 0;
         for end in ends {
-            let group = manifest.eras.iter().filter(|era| era.base >= base && era.seq <= end).count();
+            let group = manifest.deltas.iter().filter(|era| era.base >= base && era.seq <= end).count();
             assert!(group <= NEWEST_ERAS, "{group} eras up to {end}");
             base = end;
         }
-        assert!(manifest.eras.windows(2).all(|two| two[0].seq == two[1].base), "eras follow one another");
+        assert!(manifest.deltas.windows(2).all(|two| two[0].seq == two[1].base), "eras follow one another");
         // What is read for the newest state is bounded by what all rows weigh.
-        let newest = manifest.fulls.last().unwrap();
-        let since: u64 = manifest.eras.iter().filter(|era| era.seq > newest.seq).map(|era| era.bytes).sum();
+        let newest = manifest.images.last().unwrap();
+        let since: u64 = manifest.deltas.iter().filter(|era| era.seq > newest.seq).map(|era| era.bytes).sum();
         assert!(
             since <= (newest.bytes / 2).max(64 << 10),
             "{since} bytes since {} of all rows",
@@ -344,14 +344,14 @@ mod tests {
             for _ in 0..60 {
                 push_era(&mut manifest, 300 + below(largest));
                 tasks += tend(&mut manifest, 200 + below(rows));
-                if manifest.eras.len() > 1 && !manifest.fulls.is_empty() {
+                if manifest.deltas.len() > 1 && !manifest.images.is_empty() {
                     check(&manifest);
                 }
-                if manifest.floor.is_none() && below(40) == 0 && !manifest.fulls.is_empty() {
-                    let seq = manifest.fulls[0].seq;
-                    manifest.eras.retain(|era| era.base >= seq);
+                if manifest.floor.is_none() && below(40) == 0 && !manifest.images.is_empty() {
+                    let seq = manifest.images[0].seq;
+                    manifest.deltas.retain(|era| era.base >= seq);
                     manifest.floor = Some(Floor { seq, time_ms: 1, last_seq: seq, events: 1, rows: 1 });
-                    if manifest.eras.is_empty() {
+                    if manifest.deltas.is_empty() {
                         break;
                     }
                 }
@@ -370,9 +370,9 @@ mod tests {
         let mut manifest = table();
         manifest.floor = Some(Floor { seq: 10, time_ms: 1, last_seq: 10, events: 1, rows: 1 });
         for seq in [10, 20, 30] {
-            manifest.fulls.push(ImageLayer { seq, rows: 1, bytes: 1 << 30, indexes: Vec::new() });
+            manifest.images.push(ImageLayer { seq, rows: 1, bytes: 1 << 30, indexes: Vec::new() });
         }
-        manifest.eras.push(DeltaLayer {
+        manifest.deltas.push(DeltaLayer {
             base: 10,
             seq: 30,
             bytes: 1000,
@@ -381,7 +381,7 @@ mod tests {
             position: LogPosition::default(),
         });
         assert_eq!(next_task(&manifest), Some(MergeTask::Drop(1)));
-        manifest.fulls.remove(1);
+        manifest.images.remove(1);
         assert_eq!(next_task(&manifest), None);
     }
 }

@@ -11,10 +11,10 @@ use crate::format::event::{Event, EventType};
 use crate::format::key::Key;
 use crate::format::manifest::{DeltaLayer, ImageLayer, LogPosition, Manifest};
 use crate::format::snapshot::{
-    self, CommitEntry, DeltaProperties, Did, ProducerEntry, RequestEntry, RowEntry, SchemaEntry,
+    self, CommitEntry, DeltaProperties, ProducerEntry, RequestEntry, RowEntry, SchemaEntry, TableChange,
     VersionEntry, commit_key, kind, tree,
 };
-use crate::format::sst::{Identity, SstWriter};
+use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::layout::{delta_stem, image_stem};
 use crate::storage::sst::{SstOutput, write_file};
 use crate::storage::wal::cursor::{CursorItem, CursorPosition, LogCursor, SegmentSpan};
@@ -58,7 +58,7 @@ struct Gathered {
     commits: Vec<(u64, u64, CommitEntry)>,
     requests: Vec<(u64, RequestEntry)>,
     producers: BTreeMap<String, ProducerEntry>,
-    chapters: Vec<SchemaEntry>,
+    schema_entries: Vec<SchemaEntry>,
     /// Of the commit under way.
     said: Arc<Said>,
     events: u64,
@@ -99,14 +99,14 @@ pub fn next_era(
     let Some((seq, time_ms, _)) = gathered.commits.last() else { return Ok(None) };
     let (base, seq, time_ms) = (chain.end(), *seq, *time_ms);
     let name = &manifest.table;
-    let identity = Identity { table: manifest.table_id, base, seq, kind: kind::ERA };
-    let indexes = newest_indexes(&gathered.chapters)?;
+    let identity = SstIdentity { table: manifest.table_id, base, seq, kind: kind::DELTA };
+    let indexes = newest_indexes(&gathered.schema_entries)?;
     let mut candidates: Vec<Candidates> = indexes.iter().map(|path| Candidates::new(path)).collect();
     let properties = DeltaProperties {
         events: gathered.events,
         rows: gathered.live,
         time_ms,
-        chapters: gathered.chapters.clone(),
+        schema_entries: gathered.schema_entries.clone(),
     };
     make_dirs(shelf, name)?;
     let mut bytes = write_file(&*shelf.disk, &shelf.dir.delta_layer(name, base, seq), identity, |file| {
@@ -124,7 +124,7 @@ pub fn next_era(
     })?;
     for of_path in candidates {
         let path = shelf.dir.index(name, of_path.path(), &delta_stem(base, seq));
-        bytes += write_index(shelf, &path, Identity { kind: kind::ERA_INDEX, ..identity }, of_path)?;
+        bytes += write_index(shelf, &path, SstIdentity { kind: kind::DELTA_INDEX, ..identity }, of_path)?;
     }
     sync_dirs(shelf, name)?;
     let events = gathered.frames;
@@ -142,15 +142,15 @@ fn gather(
     let mut cursor = log_after(shelf, manifest, reach);
     let properties = chain.properties();
     let mut gathered = Gathered {
-        chapters: properties.chapters.clone(),
+        schema_entries: properties.schema_entries.clone(),
         events: properties.events,
         live: properties.rows,
         position: cursor.position().to_log_position(),
         ..Gathered::default()
     };
-    for chapter in &properties.chapters {
-        if SchemaEvent::from_document(&chapter.document)?.action == SchemaAction::Create {
-            gathered.born = chapter.seq;
+    for schema_entry in &properties.schema_entries {
+        if SchemaEvent::from_document(&schema_entry.document)?.action == SchemaAction::Create {
+            gathered.born = schema_entry.seq;
         }
     }
     loop {
@@ -189,7 +189,7 @@ fn gather(
 pub fn log_after(shelf: &TableFiles, manifest: &Manifest, reach: ReadLimit) -> LogCursor {
     let (name, id) = (&manifest.table, manifest.table_id);
     let mut cursor = LogCursor::new(Arc::clone(&shelf.disk), &shelf.dir, name, id);
-    let position = manifest.eras.last().map(|era| era.position);
+    let position = manifest.deltas.last().map(|era| era.position);
     if let Some(position) = &position {
         cursor = cursor.starting_at(CursorPosition::from_log_position(position));
     }
@@ -221,25 +221,25 @@ impl Gathered {
             // Only the commit's first event carries it, and it is said of all.
             self.said = Arc::new(Said { actor: meta.actor, reason: meta.reason });
         }
-        let index = u32::try_from(commit.did.len()).unwrap_or(u32::MAX);
+        let index = u32::try_from(commit.changes.len()).unwrap_or(u32::MAX);
         match (event.kind, &event.document, &event.key) {
             (EventType::Note, ..) => {}
             (EventType::Schema, Some(document), _) => {
                 let emptied = SchemaEvent::from_document(document)?.action != SchemaAction::Alter;
                 let (actor, reason) = (commit.actor.clone(), commit.reason.clone());
                 let document = document.detached();
-                commit.did.push(Did::Schema(document.clone(), emptied));
+                commit.changes.push(TableChange::Schema(document.clone(), emptied));
                 if emptied {
                     // A drop comes before a creation: either leaves nothing of what was before.
                     self.born = seq;
                     self.live = 0;
                 }
                 self.events += 1;
-                self.chapters.push(SchemaEntry { seq, time_ms, actor, reason, document });
+                self.schema_entries.push(SchemaEntry { seq, time_ms, actor, reason, document });
             }
             (kind, _, Some(key)) => {
                 let bytes = sort_key(key);
-                commit.did.push(Did::Row(Bytes::copy_from_slice(&bytes)));
+                commit.changes.push(TableChange::Row(Bytes::copy_from_slice(&bytes)));
                 let was = match self.touched.get(&bytes) {
                     Some((live, at)) => *live && *at >= self.born,
                     None if kind != EventType::Insert || event.replaces => true,
@@ -263,9 +263,9 @@ impl Gathered {
 }
 
 /// The paths that the newest schema has indexes on.
-fn newest_indexes(chapters: &[SchemaEntry]) -> Result<Vec<String>> {
-    match chapters.last() {
-        Some(chapter) => Ok(SchemaEvent::from_document(&chapter.document)?.schema.indexes),
+fn newest_indexes(schema_entries: &[SchemaEntry]) -> Result<Vec<String>> {
+    match schema_entries.last() {
+        Some(schema_entry) => Ok(SchemaEvent::from_document(&schema_entry.document)?.schema.indexes),
         None => Ok(Vec::new()),
     }
 }
@@ -357,7 +357,7 @@ pub fn full(
     indexes: &[String],
     watch: ProgressFn<'_>,
 ) -> Result<ImageLayer> {
-    let identity = Identity { table: id, base: seq, seq, kind: kind::FULL };
+    let identity = SstIdentity { table: id, base: seq, seq, kind: kind::IMAGE };
     let path = shelf.dir.image_layer(name, seq);
     let index_path = |of: &str| shelf.dir.index(name, of, &image_stem(seq));
     let mut candidates: Vec<Candidates> = indexes.iter().map(|path| Candidates::new(path)).collect();
@@ -391,7 +391,7 @@ pub fn full(
     })?;
     for of_path in candidates {
         let path = index_path(of_path.path());
-        bytes += write_index(shelf, &path, Identity { kind: kind::FULL_INDEX, ..identity }, of_path)?;
+        bytes += write_index(shelf, &path, SstIdentity { kind: kind::IMAGE_INDEX, ..identity }, of_path)?;
     }
     sync_dirs(shelf, name)?;
     Ok(ImageLayer { seq, rows, bytes, indexes: indexes.to_vec() })
@@ -400,9 +400,11 @@ pub fn full(
 /// The table's last CREATE at or before a moment; `None` where there is no table then.
 pub fn born_at(chain: &LayerMap, seq: u64) -> Result<Option<u64>> {
     let mut born = None;
-    for chapter in chain.properties().chapters.iter().take_while(|chapter| chapter.seq <= seq) {
-        match SchemaEvent::from_document(&chapter.document)?.action {
-            SchemaAction::Create => born = Some(chapter.seq),
+    for schema_entry in
+        chain.properties().schema_entries.iter().take_while(|schema_entry| schema_entry.seq <= seq)
+    {
+        match SchemaEvent::from_document(&schema_entry.document)?.action {
+            SchemaAction::Create => born = Some(schema_entry.seq),
             SchemaAction::Drop => born = None,
             SchemaAction::Alter => {}
         }

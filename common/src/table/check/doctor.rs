@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Reason, Result};
-use crate::format::head::{CELL, Header, TableEntry, cell_offset, decode_header, decode_slots, slot_cell};
+use crate::format::head::{
+    CELL, Header, TableEntry, cell_offset, decode_header, decode_table_entries, table_entry_cell,
+};
 use crate::format::manifest::{Manifest, Segment};
 use crate::storage::fs::{self, FileSystem};
 use crate::storage::layout::{self, DataDir, SEGMENT_TMP, segment_number};
@@ -191,7 +193,7 @@ impl Exam<'_> {
         if !matches!(error.reason(), Reason::Corrupt | Reason::Io) {
             return Err(error);
         }
-        let offset = error.metadata().get("offset").and_then(|at| at.parse().ok()).unwrap_or(0);
+        let offset = error.offset().unwrap_or(0);
         self.damage(file, offset, error.message().to_owned(), remedy);
         Ok(())
     }
@@ -248,12 +250,12 @@ impl Exam<'_> {
         }
         let cells = bytes.get(2 * CELL..).unwrap_or_default();
         let mut slots = BTreeMap::new();
-        for (i, slot) in (0..).zip(decode_slots(cells, header.slots)) {
+        for (i, slot) in (0..).zip(decode_table_entries(cells, header.table_entry_count)) {
             match slot {
                 Some(slot) if slot.table != 0 => drop(slots.insert(slot.table, slot)),
                 Some(_) => {}
                 None => {
-                    let at = cell_offset(slot_cell(i));
+                    let at = cell_offset(table_entry_cell(i));
                     let message = format!("slot {i}, at byte {at}, is not valid: segments tell what it said");
                     self.note(&path, message, NEXT_OPEN);
                 }

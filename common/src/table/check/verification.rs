@@ -90,7 +90,7 @@ impl<'a> ProblemList<'a> {
         if !matches!(error.reason(), Reason::Corrupt | Reason::Io | Reason::FileGone) {
             return Err(error);
         }
-        let offset = error.metadata().get("offset").and_then(|at| at.parse().ok()).unwrap_or(0);
+        let offset = error.offset().unwrap_or(0);
         self.problem(file, offset, error.message());
         Ok(())
     }
@@ -123,7 +123,7 @@ pub fn verify(
     let files = files::open(&shelf, manifest, &mut report)?;
     if deep && readable {
         deep::compare(&shelf, manifest, reach, &files, &mut report)?;
-    } else if deep && !manifest.eras.is_empty() {
+    } else if deep && !manifest.deltas.is_empty() {
         let what = "the log cannot be read to its end: snapshots and indexes were not compared with it";
         report.problem(&shelf.dir.segments(&manifest.table), 0, what);
     }

@@ -45,9 +45,9 @@ impl Exam<'_> {
                 paths.iter().all(|path| open.index(path).is_some())
             })
         };
-        let eras = manifest.eras.iter().zip(&files.eras).all(|(era, open)| sound(open, &era.indexes));
-        let fulls = manifest.fulls.iter().zip(&files.fulls).all(|(full, open)| sound(open, &full.indexes));
-        if !(eras && fulls && misplaced.is_empty()) {
+        let deltas = manifest.deltas.iter().zip(&files.deltas).all(|(era, open)| sound(open, &era.indexes));
+        let images = manifest.images.iter().zip(&files.images).all(|(full, open)| sound(open, &full.indexes));
+        if !(deltas && images && misplaced.is_empty()) {
             let misplaced = misplaced.into_iter().map(|(seq, _)| seq).collect();
             self.wounds.derived.push(Derived { manifest: manifest.clone(), files, misplaced });
         }

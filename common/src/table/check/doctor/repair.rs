@@ -120,7 +120,7 @@ impl Repair<'_> {
             last_seq: 0,
             last_ms: 0,
             generation: 0,
-            slots: 0,
+            table_entry_count: 0,
             closed: false,
         };
         let empty = Head { header, entries: Vec::new() };
@@ -199,8 +199,8 @@ impl Repair<'_> {
             published: header.last_seq,
             published_ms: 0,
             floor: None,
-            eras: Vec::new(),
-            fulls: Vec::new(),
+            deltas: Vec::new(),
+            images: Vec::new(),
             segments,
         }))
     }
@@ -266,12 +266,12 @@ impl Repair<'_> {
         match self.lighter(derived)? {
             Ok(made) => {
                 let before = &derived.manifest;
-                let (eras, fulls) = (before.eras.len(), before.fulls.len());
+                let (deltas, images) = (before.deltas.len(), before.images.len());
                 let message = format!(
-                    "made anew to name only what is sound: {} of {eras} eras, {} of {fulls} moments of all rows. The log has \
+                    "made anew to name only what is sound: {} of {deltas} eras, {} of {images} moments of all rows. The log has \
                      the rest, and the next writer makes files of it",
-                    made.eras.len(),
-                    made.fulls.len()
+                    made.deltas.len(),
+                    made.images.len()
                 );
                 self.replace(&path, &manifest::encode(&made)?, message)
             }
@@ -289,10 +289,10 @@ impl Repair<'_> {
         let slot = self.wounds.slots.get(&manifest.table_id);
         let mut made = manifest.clone();
         made.version = made.version.max(slot.map_or(0, |slot| slot.manifest)) + 1;
-        made.eras.clear();
-        let folded = manifest.eras.first().filter(|era| era.is_folded()).map(|era| era.seq);
+        made.deltas.clear();
+        let folded = manifest.deltas.first().filter(|era| era.is_compaction_base()).map(|era| era.seq);
         let mut before = 0;
-        for (at, (era, open)) in (0..).zip(manifest.eras.iter().zip(&files.eras)) {
+        for (at, (era, open)) in (0..).zip(manifest.deltas.iter().zip(&files.deltas)) {
             let follows = match (at, folded) {
                 (0, Some(_)) => true,
                 // The floor may lie within it.
@@ -306,20 +306,20 @@ impl Repair<'_> {
             era.indexes.retain(|path| open.index(path).is_some());
             era.bytes = open.file.bytes() + open.indexes.iter().map(|(_, file)| file.bytes()).sum::<u64>();
             before = era.seq;
-            made.eras.push(era);
+            made.deltas.push(era);
         }
-        made.fulls.clear();
-        for (full, open) in manifest.fulls.iter().zip(&files.fulls) {
+        made.images.clear();
+        for (full, open) in manifest.images.iter().zip(&files.images) {
             let Some(open) = open.as_ref().filter(|_| full.seq <= before) else { continue };
             let mut full = full.clone();
             full.indexes.retain(|path| open.index(path).is_some());
             full.bytes = open.file.bytes() + open.indexes.iter().map(|(_, file)| file.bytes()).sum::<u64>();
-            made.fulls.push(full);
+            made.images.push(full);
         }
-        if made.eras.is_empty() {
+        if made.deltas.is_empty() {
             made.published_ms = 0;
         }
-        let lost = made.eras.len() < manifest.eras.len();
+        let lost = made.deltas.len() < manifest.deltas.len();
         if let Some(why) = at_floor(manifest, &made) {
             return Ok(Err(why.to_owned()));
         }
@@ -345,18 +345,18 @@ impl Repair<'_> {
 /// compacted segment too, but nothing makes files of that.
 fn at_floor(manifest: &Manifest, made: &Manifest) -> Option<&'static str> {
     let floor = manifest.floor?.seq;
-    let lost = made.eras.len() < manifest.eras.len();
-    let folded = manifest.eras.first().filter(|era| era.is_folded()).map(|era| era.seq);
+    let lost = made.deltas.len() < manifest.deltas.len();
+    let folded = manifest.deltas.first().filter(|era| era.is_compaction_base()).map(|era| era.seq);
     if lost && folded != Some(floor) {
         return Some("a compaction was cut short, and only the next writer can tell what it left");
     }
-    let state = made.fulls.iter().any(|full| Some(full.seq) == folded);
-    if folded.is_some() && (made.eras.is_empty() || !state) {
+    let state = made.images.iter().any(|full| Some(full.seq) == folded);
+    if folded.is_some() && (made.deltas.is_empty() || !state) {
         return Some(
             "the table was compacted, and its state at the floor is not made anew from the compacted segment",
         );
     }
     // It alone tells the requests of its commits that are folded.
-    let within = made.eras.len() == 1 && manifest.eras.get(1).is_some_and(|era| era.base < floor);
+    let within = made.deltas.len() == 1 && manifest.deltas.get(1).is_some_and(|era| era.base < floor);
     within.then_some("the table was compacted, and the floor lies within the era that is not sound")
 }

@@ -19,7 +19,7 @@ pub(super) struct Folded {
     pub(super) floor: Floor,
     /// Where events begin.
     pub(super) position: LogPosition,
-    pub(super) chapters: Vec<SchemaEntry>,
+    pub(super) schema_entries: Vec<SchemaEntry>,
 }
 
 /// The files, read along with the state.
@@ -31,7 +31,7 @@ struct Beside<'a> {
     requests: TreeCursor,
     producers: TreeCursor,
     rows: TreeCursor,
-    chapters: Vec<SchemaEntry>,
+    schema_entries: Vec<SchemaEntry>,
 }
 
 /// Compares the state at the floor, as the log has it, with the era and the rows there. `None` where the log cannot be read.
@@ -62,7 +62,7 @@ pub(super) fn compare(
                     (None, Some(document)) => {
                         let (actor, reason) = (meta.actor, meta.reason);
                         let document = document.detached();
-                        beside.chapters.push(SchemaEntry { seq, time_ms, actor, reason, document });
+                        beside.schema_entries.push(SchemaEntry { seq, time_ms, actor, reason, document });
                     }
                     (Some(key), Some(document)) => {
                         beside.row(&sort_key(&key), &RowEntry { seq, time_ms, document }, report)?;
@@ -75,8 +75,8 @@ pub(super) fn compare(
         }
     }
     let floor = reader.floor().floor;
-    let chapters = beside.end(floor, report)?;
-    Ok(Some(Folded { floor, position: reader.position().to_log_position(), chapters }))
+    let schema_entries = beside.end(floor, report)?;
+    Ok(Some(Folded { floor, position: reader.position().to_log_position(), schema_entries }))
 }
 
 impl<'a> Beside<'a> {
@@ -88,7 +88,7 @@ impl<'a> Beside<'a> {
         };
         let (requests, producers) = (first(era, tree::REQUESTS)?, first(era, tree::PRODUCERS)?);
         let rows = first(full, tree::ROWS)?;
-        Ok(Beside { era, full, next, requests, producers, rows, chapters: Vec::new() })
+        Ok(Beside { era, full, next, requests, producers, rows, schema_entries: Vec::new() })
     }
 
     /// What the era that the floor lies within has of a commit of its own.
@@ -182,12 +182,14 @@ impl<'a> Beside<'a> {
         more(&mut self.requests, era, &request)?;
         more(&mut self.producers, era, &|key| format!("of producer \"{}\"", key.escape_ascii()))?;
         let found = properties(&self.era.file)?;
-        if (found.events, found.rows) != (floor.events, floor.rows) || found.chapters != self.chapters {
-            let expected = (floor.events, floor.rows, &self.chapters);
+        if (found.events, found.rows) != (floor.events, floor.rows)
+            || found.schema_entries != self.schema_entries
+        {
+            let expected = (floor.events, floor.rows, &self.schema_entries);
             let what = format!("the table at the floor is {found:?}, and the log has {expected:?}");
             report.problem(era, 0, what);
         }
-        Ok(self.chapters)
+        Ok(self.schema_entries)
     }
 }
 

@@ -14,8 +14,8 @@ use crate::error::{Error, Reason, Result};
 use crate::format::event::EventType;
 use crate::format::manifest::{DeltaLayer, Manifest};
 use crate::format::snapshot::{
-    CommitEntry, DeltaProperties, Did, ProducerEntry, RequestEntry, SchemaEntry, VersionEntry, commit_key,
-    read_commit_key, read_version, tree,
+    CommitEntry, DeltaProperties, ProducerEntry, RequestEntry, SchemaEntry, TableChange, VersionEntry,
+    commit_key, read_commit_key, read_version, tree,
 };
 use crate::storage::sst::{SstFile, TreeCursor};
 use crate::storage::wal::cursor::{CursorItem, DecodedFrame, LogCursor};
@@ -36,17 +36,17 @@ pub(super) fn compare(
     report: &mut ProblemList<'_>,
 ) -> Result<()> {
     let mut deep = Deep::begin(shelf, manifest, reach);
-    let mut fulls = manifest.fulls.iter().zip(&files.fulls).peekable();
-    let mut eras = manifest.eras.iter().zip(&files.eras).peekable();
-    if let Some((era, open)) = eras.next_if(|(era, _)| era.is_folded()) {
-        let full = fulls.next_if(|(full, _)| full.seq == era.seq).and_then(|(_, open)| open.as_ref());
+    let mut images = manifest.images.iter().zip(&files.images).peekable();
+    let mut deltas = manifest.deltas.iter().zip(&files.deltas).peekable();
+    if let Some((era, open)) = deltas.next_if(|(era, _)| era.is_compaction_base()) {
+        let full = images.next_if(|(full, _)| full.seq == era.seq).and_then(|(_, open)| open.as_ref());
         let (Some(open), Some(full)) = (open, full) else {
             let what = "the files at the floor are not sound: no snapshot was compared with the log";
             report.problem(&shelf.dir.manifest(&manifest.table), 0, what);
             return Ok(());
         };
         let before = report.figures.problems;
-        let next = eras.peek().and_then(|(_, next)| next.as_ref()).filter(|next| next.base < era.seq);
+        let next = deltas.peek().and_then(|(_, next)| next.as_ref()).filter(|next| next.base < era.seq);
         let folded = match compaction_base::compare(shelf, manifest, (open, full, next), report) {
             Ok(Some(folded)) => folded,
             Ok(None) => return Ok(()),
@@ -61,7 +61,7 @@ pub(super) fn compare(
             told(report, index, compared)?;
         }
     }
-    for (era, open) in eras {
+    for (era, open) in deltas {
         let Some(open) = open else {
             let what = "it is not sound: neither it nor what is newer was compared with the log";
             let path = shelf.dir.delta_layer(&manifest.table, era.base, era.seq);
@@ -78,7 +78,7 @@ pub(super) fn compare(
             let compared = candidates::of_era(&deep.past, (open, deep.floor), path, index, report);
             told(report, index, compared)?;
         }
-        while let Some((of, open)) = fulls.next_if(|(full, _)| full.seq <= era.seq) {
+        while let Some((of, open)) = images.next_if(|(full, _)| full.seq <= era.seq) {
             let Some(open) = open.as_ref().filter(|_| known) else { continue };
             let born = born_at(&deep.past, of.seq)?;
             let before = report.figures.problems;
@@ -89,11 +89,11 @@ pub(super) fn compare(
                 told(report, index, compared)?;
             }
             if report.figures.problems == before {
-                deep.past.fulls.push(open.clone());
+                deep.past.images.push(open.clone());
             }
         }
     }
-    for (of, _) in fulls {
+    for (of, _) in images {
         let what = format!("it is of commit {}, after the newest era", of.seq);
         report.problem(&shelf.dir.image_layer(&manifest.table, of.seq), 0, what);
     }
@@ -117,7 +117,7 @@ struct Deep {
     events: u64,
     rows: u64,
     time_ms: u64,
-    chapters: Vec<SchemaEntry>,
+    schema_entries: Vec<SchemaEntry>,
     born: u64,
     /// Up to here the log has a folded state only.
     floor: u64,
@@ -144,7 +144,7 @@ struct Course<'a> {
 impl Deep {
     /// Before the first event.
     fn begin(shelf: &TableFiles, manifest: &Manifest, reach: ReadLimit) -> Deep {
-        let whole = Manifest { eras: Vec::new(), ..manifest.clone() };
+        let whole = Manifest { deltas: Vec::new(), ..manifest.clone() };
         let past = LayerMap { table: manifest.table_id, ..LayerMap::default() };
         Deep {
             cursor: log_after(shelf, &whole, reach),
@@ -154,7 +154,7 @@ impl Deep {
             events: 0,
             rows: 0,
             time_ms: 0,
-            chapters: Vec::new(),
+            schema_entries: Vec::new(),
             born: 0,
             floor: 0,
         }
@@ -164,19 +164,19 @@ impl Deep {
     fn begin_at_floor(
         &mut self,
         (shelf, manifest, reach): (&TableFiles, &Manifest, ReadLimit),
-        Folded { floor, position, chapters }: Folded,
+        Folded { floor, position, schema_entries }: Folded,
         (era, open, full): (&DeltaLayer, &LayerFile, &LayerFile),
     ) -> Result<()> {
-        let behind = Manifest { eras: vec![DeltaLayer { position, ..era.clone() }], ..manifest.clone() };
+        let behind = Manifest { deltas: vec![DeltaLayer { position, ..era.clone() }], ..manifest.clone() };
         self.cursor = log_after(shelf, &behind, reach);
         (self.events, self.rows, self.time_ms) = (floor.events, floor.rows, floor.time_ms);
         self.floor = floor.seq;
         self.past.floor = Some(floor);
-        self.past.eras.push(open.clone());
-        self.past.fulls.push(full.clone());
-        self.past.newest.chapters.clone_from(&chapters);
+        self.past.deltas.push(open.clone());
+        self.past.images.push(full.clone());
+        self.past.newest.schema_entries.clone_from(&schema_entries);
         self.born = born_at(&self.past, floor.seq)?.unwrap_or(0);
-        self.chapters = chapters;
+        self.schema_entries = schema_entries;
         Ok(())
     }
 
@@ -189,7 +189,7 @@ impl Deep {
                 CursorItem::End => return Ok(None),
                 CursorItem::Invalid(error) => {
                     let (path, at) = (self.cursor.path(), self.cursor.position().offset);
-                    return Err(Error::corrupt(path.display(), at, error));
+                    return Err(Error::corrupt_by(path.display(), at, error));
                 }
             },
         };
@@ -202,7 +202,7 @@ impl Deep {
 
     /// Compares an era. False where the log cannot be read on.
     fn era(&mut self, era: &DeltaLayer, open: &LayerFile, report: &mut ProblemList<'_>) -> Result<bool> {
-        self.past.eras.push(open.clone());
+        self.past.deltas.push(open.clone());
         let mut course = Course::begin(era, open, self.floor)?;
         let mut chunk = Chunk::default();
         loop {
@@ -224,7 +224,7 @@ impl Deep {
         }
         let sound = course.end(self, report)?;
         self.lose_rows(sound, open, report);
-        self.past.newest.chapters.clone_from(&self.chapters);
+        self.past.newest.schema_entries.clone_from(&self.schema_entries);
         Ok(true)
     }
 
@@ -255,15 +255,15 @@ impl Deep {
                 let emptied = action != SchemaAction::Alter;
                 let document = document.detached();
                 let (actor, reason) = (commit.actor.clone(), commit.reason.clone());
-                commit.did.push(Did::Schema(document.clone(), emptied));
+                commit.changes.push(TableChange::Schema(document.clone(), emptied));
                 if emptied {
                     (self.born, self.rows) = (seq, 0);
                 }
                 self.events += 1;
-                self.chapters.push(SchemaEntry { seq, time_ms, actor, reason, document });
+                self.schema_entries.push(SchemaEntry { seq, time_ms, actor, reason, document });
             }
             (EventType::Insert | EventType::Patch | EventType::SoftDelete, _, Some(key)) => {
-                commit.did.push(Did::Row(sort_key(key).into()));
+                commit.changes.push(TableChange::Row(sort_key(key).into()));
                 self.events += 1;
                 let said = (commit.actor.as_str(), commit.reason.as_str());
                 let step =
@@ -276,7 +276,7 @@ impl Deep {
                     Ok(None) => {}
                     Err(error) => {
                         let path = self.cursor.path();
-                        if error.reason() != Reason::Corrupt || error.metadata().contains_key("file") {
+                        if error.reason() != Reason::Corrupt || error.file_error().is_some() {
                             return Err(error);
                         }
                         report.problem(&path, at.offset, format!("commit {seq}: {}", error.message()));
@@ -335,7 +335,7 @@ impl<'a> Course<'a> {
             }
             (commit.actor, commit.reason) = (meta.actor.clone(), meta.reason.clone());
         }
-        let index = u32::try_from(commit.did.len()).unwrap_or(u32::MAX);
+        let index = u32::try_from(commit.changes.len()).unwrap_or(u32::MAX);
         if let Some(request) = request {
             self.request(seq, &RequestEntry { time_ms, request }, report)?;
         }
@@ -457,8 +457,8 @@ impl<'a> Course<'a> {
         }
         let found = properties(&self.open.file)?;
         let rows = if deep.rows_known { deep.rows } else { found.rows };
-        let chapters = deep.chapters.clone();
-        let expected = DeltaProperties { events: deep.events, rows, time_ms: deep.time_ms, chapters };
+        let schema_entries = deep.schema_entries.clone();
+        let expected = DeltaProperties { events: deep.events, rows, time_ms: deep.time_ms, schema_entries };
         if found != expected {
             self.problem(report, format!("the table at its end is {found:?}, and the log has {expected:?}"));
         }
@@ -496,12 +496,12 @@ impl<'a> Course<'a> {
             if let Some((row, seq, index)) = read_version(key) {
                 commits.seek_by(|key| read_commit_key(key).is_some_and(|(_, found)| found < seq))?;
                 let same = commits.key().and_then(read_commit_key).is_some_and(|(_, found)| found == seq);
-                let did = match commits.value().filter(|_| same) {
-                    Some(value) => CommitEntry::decode(&value)?.did,
+                let changes = match commits.value().filter(|_| same) {
+                    Some(value) => CommitEntry::decode(&value)?.changes,
                     None => Vec::new(),
                 };
-                let made = usize::try_from(index).ok().and_then(|index| did.get(index));
-                if !matches!(made, Some(Did::Row(made)) if *made == row) {
+                let made = usize::try_from(index).ok().and_then(|index| changes.get(index));
+                if !matches!(made, Some(TableChange::Row(made)) if *made == row) {
                     self.problem(report, format!("{} is not in the log", version(key)));
                 }
             }
@@ -535,8 +535,8 @@ pub(super) fn properties(file: &Arc<SstFile>) -> Result<DeltaProperties> {
 
 fn differs(seq: u64, found: &CommitEntry, expected: &CommitEntry) -> String {
     let of = |entry: &CommitEntry| {
-        let CommitEntry { events, rows, actor, reason, did } = entry;
-        format!("{events} events, {rows} rows, by {actor:?}, why {reason:?}, {} changes", did.len())
+        let CommitEntry { events, rows, actor, reason, changes } = entry;
+        format!("{events} events, {rows} rows, by {actor:?}, why {reason:?}, {} changes", changes.len())
     };
     let (has, log) = (of(found), of(expected));
     let other = if has == log { ", other ones" } else { "" };

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::format::manifest::{DeltaLayer, Floor, ImageLayer, Manifest};
 use crate::format::snapshot::{
-    CandidateEntry, CommitEntry, DeltaProperties, Did, ProducerEntry, RequestEntry, RowEntry, VersionEntry,
-    kind, read_commit_key, read_version, tree,
+    CandidateEntry, CommitEntry, DeltaProperties, ProducerEntry, RequestEntry, RowEntry, TableChange,
+    VersionEntry, kind, read_commit_key, read_version, tree,
 };
 use crate::format::sortkey;
-use crate::format::sst::Identity;
+use crate::format::sst::SstIdentity;
 use crate::storage::layout::{delta_stem, image_stem};
 use crate::storage::sst::SstFile;
 use crate::table::check::verification::ProblemList;
@@ -20,8 +20,8 @@ use crate::table::table_files::{LayerFile, TableFiles};
 
 /// The snapshots that were found sound, each with those of its indexes that were; at the places that the manifest has.
 pub(in crate::table) struct Files {
-    pub(in crate::table) eras: Vec<Option<LayerFile>>,
-    pub(in crate::table) fulls: Vec<Option<LayerFile>>,
+    pub(in crate::table) deltas: Vec<Option<LayerFile>>,
+    pub(in crate::table) images: Vec<Option<LayerFile>>,
 }
 
 /// Opens everything anew, and checks it.
@@ -31,22 +31,22 @@ pub(in crate::table) fn open(
     report: &mut ProblemList<'_>,
 ) -> Result<Files> {
     let (name, id) = (&manifest.table, manifest.table_id);
-    let mut files = Files { eras: Vec::new(), fulls: Vec::new() };
+    let mut files = Files { deltas: Vec::new(), images: Vec::new() };
     // Where the one before ends, and the events since the table's creation up to there. The era after a folded state may begin
     // before it, the floor lying within it.
     let (mut before, mut folded) = ((0, 0), 0);
-    for (at, era) in (0..).zip(&manifest.eras) {
-        if at == 0 && era.is_folded() {
+    for (at, era) in (0..).zip(&manifest.deltas) {
+        if at == 0 && era.is_compaction_base() {
             folded = era.seq;
         } else if era.base != before.0 && !(at == 1 && era.base < folded && era.seq > folded) {
             let what =
                 format!("era {}-{} begins after {}, where the one before ends", era.base, era.seq, before.0);
             report.problem(&shelf.dir.manifest(name), 0, what);
         }
-        let identity = Identity { table: id, base: era.base, seq: era.seq, kind: kind::ERA };
+        let identity = SstIdentity { table: id, base: era.base, seq: era.seq, kind: kind::DELTA };
         let path = shelf.dir.delta_layer(name, era.base, era.seq);
         let (file, events) = match checked(shelf, path, identity, report, |file, report| {
-            if era.is_folded() {
+            if era.is_compaction_base() {
                 return check_folded(file, era, manifest.floor);
             }
             check_era(file, era, (before.1, folded), report)
@@ -55,18 +55,18 @@ pub(in crate::table) fn open(
             None => (None, 0),
         };
         before = (era.seq, events);
-        let place = (era.base, era.seq, kind::ERA_INDEX, delta_stem(era.base, era.seq));
-        files.eras.push(with_indexes(shelf, (name, id), file, place, &era.indexes, report)?);
+        let place = (era.base, era.seq, kind::DELTA_INDEX, delta_stem(era.base, era.seq));
+        files.deltas.push(with_indexes(shelf, (name, id), file, place, &era.indexes, report)?);
     }
-    for full in &manifest.fulls {
-        let identity = Identity { table: id, base: full.seq, seq: full.seq, kind: kind::FULL };
+    for full in &manifest.images {
+        let identity = SstIdentity { table: id, base: full.seq, seq: full.seq, kind: kind::IMAGE };
         let file =
             checked(shelf, shelf.dir.image_layer(name, full.seq), identity, report, |file, report| {
                 check_full(file, full, report)
             })?;
-        let place = (full.seq, full.seq, kind::FULL_INDEX, image_stem(full.seq));
+        let place = (full.seq, full.seq, kind::IMAGE_INDEX, image_stem(full.seq));
         let file = file.map(|(file, ())| file);
-        files.fulls.push(with_indexes(shelf, (name, id), file, place, &full.indexes, report)?);
+        files.images.push(with_indexes(shelf, (name, id), file, place, &full.indexes, report)?);
     }
     Ok(files)
 }
@@ -75,7 +75,7 @@ pub(in crate::table) fn open(
 fn checked<T>(
     shelf: &TableFiles,
     path: PathBuf,
-    identity: Identity,
+    identity: SstIdentity,
     report: &mut ProblemList<'_>,
     check: impl FnOnce(&Arc<SstFile>, &mut ProblemList<'_>) -> Result<T>,
 ) -> Result<Option<(Arc<SstFile>, T)>> {
@@ -103,7 +103,7 @@ fn with_indexes(
 ) -> Result<Option<LayerFile>> {
     let mut indexes = Vec::new();
     for of_path in paths {
-        let identity = Identity { table: id, base, seq, kind };
+        let identity = SstIdentity { table: id, base, seq, kind };
         let path = shelf.dir.index(name, of_path, &stem);
         let index = checked(shelf, path, identity, report, |file, report| {
             if file.properties() != of_path.as_bytes() {
@@ -168,10 +168,11 @@ fn check_era(
         if within(seq)? <= last.0 {
             return Err(wrong(format!("commit {seq} comes after commit {}", last.0)));
         }
-        rows_changed += entry.did.iter().filter(|did| matches!(did, Did::Row(_))).count() as u64;
-        done += entry.did.len() as u64;
+        rows_changed +=
+            entry.changes.iter().filter(|changes| matches!(changes, TableChange::Row(_))).count() as u64;
+        done += entry.changes.len() as u64;
         if seq > folded {
-            done_since += entry.did.len() as u64;
+            done_since += entry.changes.len() as u64;
         }
         last = (seq, entry, time_ms);
         Ok(())

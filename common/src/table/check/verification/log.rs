@@ -14,14 +14,14 @@ use crate::table::table_files::TableFiles;
 /// The places in the log where eras end.
 pub(in crate::table) struct Positions<'a> {
     /// Those not passed yet, oldest first.
-    eras: Vec<&'a DeltaLayer>,
+    deltas: Vec<&'a DeltaLayer>,
     /// What was found wrong, where nobody took it at once.
     wrong: Vec<(u64, String)>,
 }
 
 impl<'a> Positions<'a> {
     pub(in crate::table) fn of(manifest: &'a Manifest) -> Positions<'a> {
-        Positions { eras: manifest.eras.iter().collect(), wrong: Vec::new() }
+        Positions { deltas: manifest.deltas.iter().collect(), wrong: Vec::new() }
     }
 
     /// A place between two frames is passed: the commit of the frame before it, and of the one after it in its segment.
@@ -33,8 +33,8 @@ impl<'a> Positions<'a> {
         after: Option<u64>,
     ) -> Option<(u64, String)> {
         let here = |at: &LogPosition| (at.segment, at.offset) == (mark.segment, mark.offset);
-        let found = self.eras.iter().position(|era| here(&era.position))?;
-        let era = self.eras.remove(found);
+        let found = self.deltas.iter().position(|era| here(&era.position))?;
+        let era = self.deltas.remove(found);
         let (position, DeltaLayer { base, seq, .. }) = (mark.to_log_position(), era);
         let what = if position != era.position {
             let LogPosition { frames, digest, .. } = position;
@@ -43,7 +43,7 @@ impl<'a> Positions<'a> {
                 "{} frames of digest {:08x} before it, and there are {frames} of {digest:08x}",
                 said.frames, said.digest
             )
-        } else if before != *seq && !era.is_folded() {
+        } else if before != *seq && !era.is_compaction_base() {
             format!("commit {seq} before it, and there is commit {before}")
         } else if let Some(after) = after.filter(|after| after <= seq) {
             format!("what comes after commit {seq}, and commit {after} follows")
@@ -67,7 +67,7 @@ impl<'a> Positions<'a> {
 
     /// What is wrong with the eras whose ends were not passed.
     pub(in crate::table) fn missed(&self) -> impl Iterator<Item = (u64, String)> {
-        self.eras.iter().map(|era| {
+        self.deltas.iter().map(|era| {
             let (DeltaLayer { base, seq, .. }, LogPosition { segment, offset, .. }) = (era, era.position);
             (
                 *seq,
@@ -112,7 +112,7 @@ impl Order {
             } else if time_ms < self.time_ms {
                 wrong = Some(format!("commit {seq} is of {time_ms}, and the one before of {}", self.time_ms));
             }
-            self.frames = (entry.event.shape.frames_here, 1);
+            self.frames = (entry.event.shape.frames_in_table, 1);
         }
         (self.seq, self.time_ms) = (seq, time_ms);
         wrong
@@ -187,7 +187,7 @@ fn past_folded(
     (number, end): (u64, u64),
     report: &mut ProblemList<'_>,
 ) -> Result<Option<CursorPosition>> {
-    let era = manifest.eras.first().filter(|era| era.is_folded());
+    let era = manifest.deltas.first().filter(|era| era.is_compaction_base());
     if end == 0 {
         return Ok(None);
     }

@@ -6,7 +6,7 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::query::ast::Column;
-use driftdb_common::query::exec::{SelectExecution, Stretch};
+use driftdb_common::query::exec::{SelectExecution, SelectPage};
 use driftdb_common::query::parser;
 use driftdb_common::service::convert;
 use driftdb_common::table::diff::{Diff, RowDiff};
@@ -21,7 +21,7 @@ const EVENTS_PER_STEP: usize = 1024;
 
 /// Goes on with a SELECT until there is a message of rows, or a stretch without one.
 pub fn next_rows(select: &mut SelectExecution, format: v1::DocumentFormat) -> Result<(Vec<v1::Row>, bool)> {
-    let Stretch { rows, done } = select.next_stretch(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
+    let SelectPage { rows, done } = select.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
     let rows = rows.iter().map(|row| convert::row_to_wire(row, format)).collect::<Result<_>>()?;
     Ok((rows, done))
 }
@@ -174,7 +174,7 @@ pub fn columns(fields: &[String]) -> Result<Vec<Column>> {
         let column = parser::parse_column(field)?;
         // A document cannot have a field twice.
         if !seen.insert(column.clone()) {
-            let message = format!("{column} stands in fields twice: leave one out");
+            let message = format!("{column} stands in fields twice: remove one of them");
             return Err(Error::new(Reason::ArgumentInvalid, message));
         }
         columns.push(column);

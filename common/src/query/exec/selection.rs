@@ -1,0 +1,21 @@
+//! What a SELECT reads: which rows, which columns, how many.
+
+use crate::format::key::Key;
+use crate::query::ast::{Column, Condition};
+
+/// The rows and columns that a SELECT reads.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// The condition on rows; every row if `None`.
+    pub condition: Option<Condition>,
+    /// The columns to return; the whole document if empty.
+    pub columns: Vec<Column>,
+    /// The maximum number of rows to return.
+    pub limit: Option<u64>,
+    /// The number of matching rows to skip first.
+    pub offset: u64,
+    /// Only rows after this key: set to continue an earlier result.
+    pub after: Option<Key>,
+    /// Count the rows and return none.
+    pub count_only: bool,
+}

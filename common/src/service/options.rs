@@ -1,0 +1,54 @@
+//! Command-line options that both daemons have, and the parser for durations in options.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::SignedDuration;
+
+use crate::service::telemetry::LogFormat;
+
+/// The option that names the data directory.
+#[derive(Debug, Clone, Args)]
+pub struct DataArgs {
+    /// Data directory of the database.
+    ///
+    /// A local directory, or a directory on storage that all daemons of this database share.
+    #[arg(long, short = 'd', env = "DRIFTDB_DATA", value_name = "DIR")]
+    pub data: PathBuf,
+}
+
+/// The options of the log on standard error.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Logging")]
+pub struct LogArgs {
+    /// Format of log lines on standard error.
+    #[arg(long, value_enum, env = "DRIFTDB_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// Log level: `error`, `warn`, `info`, `debug` or `trace`.
+    ///
+    /// To set levels by module, separate them with commas, as in `info,driftdb_common=debug`.
+    #[arg(long, env = "DRIFTDB_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+}
+
+/// Parses the duration that an option takes: `50ms`, `1s`, `2 minutes`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration = text.trim().parse::<SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
+    duration.ok_or_else(|| "not a duration; write a number and a unit, such as 50ms, 1s or 2m".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit() {
+        for (text, ms) in [("50ms", 50), ("1s", 1000), ("2 minutes", 120_000), ("1.5s", 1500), ("0s", 0)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "5", "-1s", "soon", "1 month"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+}
