@@ -1,53 +1,60 @@
-# Everything that is done with DriftDB's sources. Rust and make are enough for `build`, `test` and `demo`.
+# Everything that you can do with DriftDB's sources. `build`, `test` and `demo` need only Rust, make and a C compiler.
 
 CARGO ?= cargo
 PYTHON ?= python3
-# Cargo.lock is committed: what was tested is what is built.
+# Build exactly the versions in Cargo.lock, which are the tested ones.
 LOCKED := --locked
+# Cargo reads the same variable. It may name a directory outside of the sources.
+TARGET := $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target)
+# The tests, and the programs that they start, compiled together: cargo then compiles each crate once for both.
+TESTS := --workspace --bins --tests --examples
 
 .DEFAULT_GOAL := help
-.PHONY: help build test bench bench-history demo clients fmt clippy doc ci soak clean
+.PHONY: help build test test-quick soak bench bench-history demo clients fmt clippy doc ci clean
 
-help: ## Lists these targets.
+help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## Builds driftdb-writer, driftdb-reader and driftctl into target/release.
+build: ## Build driftdb-writer, driftdb-reader and driftctl for release
 	$(CARGO) build $(LOCKED) --release --workspace --bins
 
-# One build for the tests and for the daemons that they start.
-test: ## Runs every test.
-	$(CARGO) build $(LOCKED) --workspace --bins --tests --examples
+test-quick: ## Run the quick tests (under 90 s on 2 cores)
+	$(CARGO) build $(LOCKED) $(TESTS)
 	$(CARGO) test $(LOCKED) --workspace
 
-demo: build ## Shows what DriftDB does, on 10,000 generated orders.
-	target/release/driftctl demo
+test: ## Run the quick and the slow tests (under 6 min on 2 cores)
+	$(CARGO) build $(LOCKED) $(TESTS)
+	$(CARGO) test $(LOCKED) --workspace -- --include-ignored
 
-bench: build ## Measures, and prints one line of JSON a figure.
-	target/release/driftctl bench
+# The same promises, over many more cases.
+soak: ## Run all tests in their long form (hours)
+	$(CARGO) build $(LOCKED) --release $(TESTS)
+	DRIFTDB_SOAK=1 $(CARGO) test $(LOCKED) --release --workspace -- --include-ignored
 
-# Takes some minutes, and 8 GB of disk.
-bench-history: build ## Measures histories of 1,000,000 and of 10,000,000 events, side by side.
-	target/release/driftctl bench --phases echo,history --history 1000000,10000000
-
-clients: ## Uses the daemons from Python (needs python3 with venv) and Node (skipped where it is not there).
+clients: ## Test the Python and Node clients (needs python3 with venv; skips Node if it is missing)
 	PYTHON=$(PYTHON) CARGO=$(CARGO) tests/clients/python/run.sh
 	CARGO=$(CARGO) tests/clients/node/run.sh
 
-fmt: ## Formats the sources.
+demo: build ## Run the demo, on 10,000 generated orders
+	"$(TARGET)/release/driftctl" demo
+
+bench: build ## Run the benchmarks, which print one line of JSON per figure
+	"$(TARGET)/release/driftctl" bench
+
+bench-history: build ## Benchmark histories of 1 and 10 million events (minutes, 8 GB of disk)
+	"$(TARGET)/release/driftctl" bench --phases echo,history --history 1000000,10000000
+
+fmt: ## Format the sources
 	$(CARGO) fmt --all
 
-clippy: ## Lints, warnings being errors.
+clippy: ## Lint the sources; warnings are errors
 	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
 
-doc: ## Builds the documentation of the sources, warnings being errors.
+doc: ## Build the API documentation; warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
 
-ci: ## Runs all that must pass before a change is merged.
+ci: ## Run everything that must pass before a merge
 	.ci/run
 
-# The same promises as `test`, over many more cases.
-soak: build ## Runs the long tests.
-	DRIFTDB_SOAK=1 $(CARGO) test $(LOCKED) --release --workspace -- --include-ignored
-
-clean: ## Removes what was built.
+clean: ## Remove everything that was built
 	$(CARGO) clean

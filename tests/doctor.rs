@@ -366,7 +366,7 @@ async fn what_cannot_be_repaired_is_said_and_left() {
         let (findings, summary) = doctored(&copy, true);
         assert!(summary.damage > 0 && summary.repaired == 0, "{what}: {summary:?} {findings:#?}");
         assert!(contents(copy.dir.root()) == harmed, "{what}: something was changed");
-        let told = findings.iter().any(|finding| finding.message.contains("cannot be made anew"));
+        let told = findings.iter().any(|finding| finding.message.contains("cannot be repaired"));
         assert_eq!(told, said, "{what}: {findings:#?}");
         // Nobody opens it as if nothing was: the writer says so too, or reads what is damaged when it is asked for.
         assert!(findings.iter().any(|finding| finding.severity == Severity::Damage), "{what}");

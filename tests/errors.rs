@@ -239,11 +239,11 @@ async fn preconditions_that_fail_are_listed_and_nothing_is_applied() {
     for (key, wrong, description) in [
         ("o1", Check::SeqIs(2), "commit 3 changed it last"),
         ("o2", Check::SeqIs(INSERTED), "commit 5 deleted it"),
-        ("o3", Check::SeqIs(3), "there is no such row"),
-        ("o3", Check::SeqIs(0), "there is no such row"),
+        ("o3", Check::SeqIs(3), "the row does not exist"),
+        ("o3", Check::SeqIs(0), "the row does not exist"),
         ("o1", Check::Exists(false), "commit 3 changed it last"),
         ("o2", Check::Exists(true), "commit 5 deleted it"),
-        ("o3", Check::Exists(true), "there is no such row"),
+        ("o3", Check::Exists(true), "the row does not exist"),
         ("o1", Check::UnchangedSince(2), "commit 3 changed it last"),
         ("o2", Check::UnchangedSince(4), "commit 5 deleted it"),
     ] {
@@ -304,7 +304,7 @@ async fn preconditions_that_hold_let_the_commit_through() {
     ];
     assert_eq!(shop.check(holding).await.unwrap().seq, DROPPED + 1);
     // A restart forgets none of it: what was deleted, when.
-    assert!(shop.cluster.writer_daemon.terminate().success());
+    assert!(shop.cluster.writer_daemon.terminate().await.success());
     shop.cluster.writer_daemon = Daemon::writer(shop.cluster.dir.path());
     shop.cluster.writer = shop.cluster.writer_daemon.as_writer().await;
     let stale = vec![check("orders", "o2", Check::UnchangedSince(DELETED - 1))];

@@ -10,6 +10,7 @@ mod crash;
 mod daemons;
 mod damage;
 mod doctor;
+mod documentation;
 mod driftql;
 mod eras;
 mod errors;

@@ -1,4 +1,4 @@
-//! How driftctl ends: what went wrong, how it is told, and the exit code.
+//! Errors of driftctl: their text, their JSON form and their exit codes.
 
 use std::fmt::Write;
 use std::io;
@@ -10,56 +10,53 @@ use driftdb_common::service::status::to_status;
 use serde::Serialize;
 use tonic::Status;
 
-use crate::client::told;
+use crate::errors::{ADDRESS, to_error};
 
-/// Done.
+/// Success.
 pub const DONE: u8 = 0;
-/// An error with no better code.
+/// Any error without a more specific code.
 pub const ERROR: u8 = 1;
-/// The command line is wrong.
+/// The command line is invalid.
 pub const USAGE: u8 = 2;
-/// No daemon answers.
+/// No daemon can be reached.
 pub const UNREACHABLE: u8 = 3;
-/// The table or row is not there.
+/// A table or row does not exist.
 pub const NOT_FOUND: u8 = 4;
-/// The state of the database does not allow it.
+/// A precondition failed, or another process holds the lock.
 pub const PRECONDITION: u8 = 5;
-/// Damage was found.
+/// Damage was found, or the storage is unsafe.
 pub const DAMAGE: u8 = 6;
-/// Ended by Ctrl-C.
+/// Interrupted by Ctrl-C (SIGINT).
 pub const INTERRUPTED: u8 = 130;
-/// Ended by SIGTERM.
+/// Terminated by SIGTERM.
 pub const TERMINATED: u8 = 143;
 
-/// The detail of an error that says where nobody answered.
-pub const ADDRESS: &str = "address";
-
-/// Why a command did not get to its end.
+/// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// Whoever read our output has stopped: nothing is wrong.
+    /// The process that reads our output has closed the pipe. This is not an error.
     BrokenPipe,
-    /// The command line is wrong in a way that only the command could see.
+    /// The command line is invalid in a way that clap cannot detect.
     Usage(String),
-    /// A program that was run as asked has failed.
+    /// A program that driftctl ran for the user failed.
     Program(String),
-    /// A daemon, or the embedded database, said no.
+    /// A daemon or the embedded database returned an error.
     Database(Error),
-    /// A statement, or another text of DriftQL, failed.
+    /// A DriftQL statement or condition failed.
     Statement {
-        /// What is wrong with it.
+        /// The error of the statement.
         error: Error,
-        /// The script it stands in, or the text itself.
+        /// The script that contains the statement, or the statement itself.
         script: Arc<str>,
-        /// Where in the script it begins, in bytes.
+        /// The byte offset at which the statement starts in the script.
         offset: usize,
-        /// How people find it, where the script has more than one line.
+        /// Where a person finds the statement, if the script has more than one line.
         place: Option<String>,
     },
 }
 
-/// What commands return.
-pub type Outcome<T = ()> = Result<T, Failure>;
+/// The result of a command.
+pub type CliResult<T = ()> = Result<T, Failure>;
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
@@ -69,23 +66,23 @@ impl From<Error> for Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Failure {
-        Failure::Database(told(&status))
+        Failure::Database(to_error(&status))
     }
 }
 
 impl From<io::Error> for Failure {
-    /// An error of writing output.
+    /// The error of a failed write to the output.
     fn from(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
-            // Not `Error::io`: a full disk here is not the database's.
-            _ => Failure::Database(Error::new(Reason::Io, format!("cannot write the output: {error}"))),
+            // Not `Error::io`: a full disk here is not the disk of the database.
+            _ => Failure::Database(Error::new(Reason::Io, format!("cannot write output: {error}"))),
         }
     }
 }
 
 impl Failure {
-    /// An error that may point at a place in a text from the command line.
+    /// An error that may point at a position in a text from the command line.
     pub fn in_text(error: Error, text: &str) -> Failure {
         match error.place() {
             Some(_) => Failure::Statement { error, script: text.into(), offset: 0, place: None },
@@ -100,7 +97,7 @@ impl Failure {
         }
     }
 
-    /// The process's exit code.
+    /// The exit code of the process.
     pub fn code(&self) -> u8 {
         match self {
             Failure::BrokenPipe => DONE,
@@ -110,7 +107,7 @@ impl Failure {
         }
     }
 
-    /// What to tell people; nothing where there is nothing to tell.
+    /// The message for people; empty if there is nothing to report.
     pub fn text(&self) -> String {
         match self {
             Failure::BrokenPipe => String::new(),
@@ -132,21 +129,22 @@ impl Failure {
         }
     }
 
-    /// The same for programs, as one line of JSON.
+    /// The message for programs: one line of JSON.
     pub fn json(&self) -> Option<String> {
         let error = self.error()?;
         #[derive(Serialize)]
-        struct Told<'a> {
+        struct ErrorBody<'a> {
             code: String,
             reason: &'a str,
             message: &'a str,
         }
         #[derive(Serialize)]
-        struct Line<'a> {
-            error: Told<'a>,
+        struct ErrorLine<'a> {
+            error: ErrorBody<'a>,
         }
-        let told = Told { code: grpc_code(error), reason: error.reason().as_str(), message: error.message() };
-        serde_json::to_string(&Line { error: told }).ok().map(|line| line + "\n")
+        let told =
+            ErrorBody { code: grpc_code(error), reason: error.reason().as_str(), message: error.message() };
+        serde_json::to_string(&ErrorLine { error: told }).ok().map(|line| line + "\n")
     }
 }
 
@@ -170,7 +168,7 @@ fn codes(error: &Error) -> String {
     format!("{}, {}", grpc_code(error), error.reason().as_str())
 }
 
-/// The gRPC code's name as its documentation writes it: `OUT_OF_RANGE`.
+/// The name of the gRPC code, spelled as in its documentation: `OUT_OF_RANGE`.
 fn grpc_code(error: &Error) -> String {
     let name = format!("{:?}", to_status(error.clone()).code());
     let mut spelled = String::new();
@@ -183,11 +181,11 @@ fn grpc_code(error: &Error) -> String {
     spelled
 }
 
-/// What would do where nobody answers at an address.
+/// Advice for an address that cannot be reached.
 fn hint(error: &Error) -> &'static str {
     match error.metadata().contains_key(ADDRESS) {
         true => {
-            "hint: driftctl dev runs both daemons here; --writer and --reader name others; -d DIR needs none\n"
+            "hint: start both daemons with `driftctl dev`; name others with --writer and --reader; or use -d DIR without daemons\n"
         }
         false => "",
     }
@@ -206,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_codes_are_those_of_the_manual() {
+    fn each_reason_has_its_documented_exit_code() {
         for (reason, code) in [
             (Reason::QuerySyntax, 1),
             (Reason::RowExists, 1),
@@ -230,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_codes_stand_in_both_tellings() {
+    fn text_and_json_both_contain_the_codes() {
         let failure = Failure::from(Error::new(Reason::BelowFloor, "seq 3 is below \"5\""));
         assert_eq!(failure.text(), "error: seq 3 is below \"5\" (OUT_OF_RANGE, BELOW_FLOOR)\n");
         assert_eq!(
@@ -251,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_points_at_its_place_in_the_script() {
+    fn a_syntax_error_points_at_its_position_in_the_script() {
         let script = "SHOW TABLES;\nSELCT * FROM t";
         let error = parser::parse("SELCT * FROM t", &[]).unwrap_err();
         let place = Some("the statement begins at line 2 of x.dql".to_owned());

@@ -1,83 +1,83 @@
-//! Every limit of DriftDB, named once. The README lists them.
+//! Every limit of DriftDB, as a constant. `docs/limits.md` lists them for users; a test compares the two.
 
-/// A document, in the larger of its two encodings, in bytes.
+/// The size of a document, in the larger of its two encodings (JSON and MessagePack), in bytes.
 pub const DOCUMENT_BYTES: usize = 1 << 20;
-/// A row's key, in bytes of UTF-8; at least one.
+/// The length of a row's key, in bytes of UTF-8. The minimum is one byte.
 pub const KEY_BYTES: usize = 1024;
-/// A table's name, in bytes.
+/// The length of a table's name, in bytes.
 pub const TABLE_NAME_BYTES: usize = 63;
-/// Tables in a database, dropped ones counted too.
+/// The number of tables in a database, dropped tables included.
 pub const TABLES: usize = 4096;
-/// Secondary indexes of one table.
+/// The number of secondary indexes of one table.
 pub const INDEXES_PER_TABLE: usize = 64;
-/// The least that RETAIN takes, in seconds.
+/// The shortest RETAIN period, in seconds.
 pub const RETAIN_LEAST_SECS: u64 = 1;
-/// What an index holds of a text, in bytes: those of its beginning. Longer texts are found by it, then read.
+/// The length of an indexed text, in bytes. Longer texts are truncated in the index; a query reads the row to compare the rest.
 pub const INDEX_TEXT_BYTES: usize = 256;
-/// Objects and arrays inside one another, in documents and in conditions.
+/// The nesting of objects and arrays in documents, and of conditions in statements.
 pub const NESTING: usize = 64;
-/// Operations in one commit.
+/// The number of operations in one commit.
 pub const OPERATIONS_PER_COMMIT: usize = 10_000;
-/// A gRPC request, in bytes.
+/// The size of a gRPC request, in bytes.
 pub const REQUEST_BYTES: usize = 64 << 20;
-/// About the size of a streamed gRPC response message, in bytes; a larger row goes alone.
+/// The target size of a streamed gRPC response message, in bytes. A larger row gets a message of its own.
 pub const MESSAGE_BYTES: usize = 256 << 10;
-/// A Get answer, in bytes, after which the keys left over are handed back.
+/// The size of a Get answer, in bytes. A larger answer stops here and lists the keys that it did not read.
 pub const GET_BYTES: usize = 3 << 20;
-/// Keys that a watch names.
+/// The number of keys in the filter of one watch.
 pub const KEYS_PER_WATCH: usize = 1000;
-/// Watches that a reader serves at the same time.
+/// The number of watches that a reader serves at the same time.
 pub const WATCHES: usize = 20_000;
-/// The newest commits that a reader keeps for watches that follow the head, in bytes; one that is behind reads files.
+/// The memory that a reader uses for the newest commits, in bytes. Watches that need older commits read them from files.
 pub const RING_BYTES: usize = 16 << 20;
-/// How often a quiet watch says how far it is, where the request does not say, in milliseconds.
+/// The default interval between heartbeats of a quiet watch, in milliseconds.
 pub const HEARTBEAT_MS: u64 = 10_000;
-/// The shortest such time, in milliseconds.
+/// The shortest interval between heartbeats that a request can set, in milliseconds.
 pub const HEARTBEAT_LEAST_MS: u64 = 100;
-/// Keys in one Get.
+/// The number of keys in one Get.
 pub const KEYS_PER_GET: usize = 1000;
-/// A DriftQL statement, in bytes.
+/// The length of a DriftQL statement, in bytes.
 pub const STATEMENT_BYTES: usize = 16 << 20;
-/// The reason kept with a commit, in bytes.
+/// The length of the reason that is stored with a commit, in bytes.
 pub const REASON_BYTES: usize = 1024;
-/// A request id, in bytes; at least one.
+/// The length of a request id, in bytes. The minimum is one byte.
 pub const REQUEST_ID_BYTES: usize = 128;
-/// Failed preconditions listed in one answer.
+/// The number of false preconditions that one error lists.
 pub const PRECONDITIONS_LISTED: usize = 20;
-/// Writes admitted but not yet on disk.
+/// The number of admitted writes that are not durable yet. Further writes fail with `OVERLOADED`.
 pub const QUEUE_REQUESTS: usize = 65_536;
-/// Bytes of frames admitted but not yet on disk.
+/// The size of admitted frames that are not durable yet, in bytes. Further writes fail with `OVERLOADED`.
 pub const QUEUE_BYTES: usize = 256 << 20;
-/// Long jobs that run at the same time.
+/// The number of maintenance jobs that run at the same time.
 pub const JOBS: usize = 4;
-/// Long jobs that wait for others.
+/// The number of maintenance jobs that wait for their turn.
 pub const JOBS_WAITING: usize = 64;
-/// Problems that one verification tells of; more are only counted.
+/// The number of problems that one verification reports. Further problems are only counted.
 pub const PROBLEMS_LISTED: u64 = 10_000;
-/// Segments synced at the same time.
+/// The number of segments that are synced at the same time.
 pub const PARALLEL_SYNCS: usize = 16;
-/// A frame's bytes after its CRC. Above what any document, key and commit metadata need together.
+/// The length of a frame after its CRC, in bytes. More than the largest document, key and commit metadata need together.
 pub const FRAME_BYTES: usize = 2 << 20;
-/// A segment is sealed when it has reached this many bytes, where no option says otherwise.
+/// The default size at which a segment is sealed, in bytes.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
-/// The longest that a read waits for a replica to catch up, in seconds.
+/// The longest time that a read can wait for a replica to catch up, in seconds.
 pub const FRESHNESS_WAIT_MAX_SECS: u64 = 60;
-/// How long a read waits for a replica to catch up, where the request does not say, in seconds.
+/// The default time that a read waits for a replica to catch up, in seconds.
 pub const FRESHNESS_WAIT_SECS: u64 = 5;
-/// `google.rpc.Status` details of an error, in bytes: HTTP/2 carries them in a header.
+/// The size of the `google.rpc.Status` details of an error, in bytes. HTTP/2 sends them in a header.
 pub const STATUS_DETAILS_BYTES: usize = 8 << 10;
-/// A block of a sorted block file, unpacked, in bytes. Above what any entry needs.
+/// The decompressed size of an SST block, in bytes. More than any entry needs.
 pub const BLOCK_BYTES_MAX: usize = 8 << 20;
-/// A key in a sorted block file, in bytes: two of them fit in one block.
+/// The length of a key in an SST, in bytes. Two such keys fit in one block, so that every key can be indexed.
 pub const BLOCK_KEY_BYTES: usize = 2 << 20;
-/// Sorted block files that a cache holds open at the same time.
+/// The number of SSTs that a block cache keeps open at the same time.
 pub const OPEN_SST_FILES: usize = 256;
-/// Blocks of snapshots kept in memory, in bytes, where no option says otherwise.
+/// The default size of the block cache, in bytes.
 pub const CACHE_BYTES: u64 = 256 << 20;
-/// Events after a table's newest snapshot at which the next is taken, where no option says otherwise.
+/// The default number of events after a table's newest snapshot at which the writer takes the next snapshot.
 pub const SNAPSHOT_EVENTS: u64 = 100_000;
-/// Bytes of log after a table's newest snapshot at which the next is taken, where no option says otherwise.
+/// The default bytes of log after a table's newest snapshot at which the writer takes the next snapshot.
 pub const SNAPSHOT_BYTES: u64 = 128 << 20;
-/// Bytes of all tables' rows and events that no snapshot holds yet, at which the table with most of them is snapshotted;
-/// at twice that, writes are refused until it is.
+/// The default memory for rows and events that no snapshot contains yet, over all tables, in bytes. Above this size the writer
+/// takes a snapshot of the table that uses most of it. Above twice this size it refuses writes until the snapshot is complete.
 pub const MEMTABLE_BYTES: u64 = 512 << 20;

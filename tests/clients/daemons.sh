@@ -1,16 +1,19 @@
-# For the scripts beside it: starts a writer and a reader on an empty directory, as $writer and $reader.
-# DRIFTDB_BIN: a directory with built daemons; without it they are built first.
+# For the scripts in this directory: starts a writer and a reader on an empty directory. The scripts find the addresses in
+# $writer and $reader, the directory of the programs in $bin, and a directory for temporary files in $work.
+# DRIFTDB_BIN names a directory with built daemons; if it is not set, cargo builds them first.
 
-bin=${DRIFTDB_BIN:-target/debug}
+target=${CARGO_TARGET_DIR:-target}
+bin=${DRIFTDB_BIN:-$target/debug}
 if [ -z "${DRIFTDB_BIN:-}" ]; then
-    "${CARGO:-cargo}" build --locked --workspace --bins
+    # The same build as that of `make test`, which has usually run before.
+    "${CARGO:-cargo}" build --locked --workspace --bins --tests --examples
 fi
 
 work=$(mktemp -d)
 daemons=()
 finish() {
     local code=$?
-    # The newest first: the reader, then the writer.
+    # The reader first, then the writer.
     for ((i = ${#daemons[@]} - 1; i >= 0; i--)); do
         kill "${daemons[i]}" 2>/dev/null && wait "${daemons[i]}" || true
     done
@@ -22,7 +25,7 @@ finish() {
 }
 trap finish EXIT
 
-# start NAME: starts driftdb-NAME on a free port and sets `address` to where it listens.
+# start NAME: starts driftdb-NAME on a free port and sets $address to its address.
 start() {
     "$bin/driftdb-$1" --data "$work/data" --listen 127.0.0.1:0 >"$work/$1.out" 2>"$work/$1.err" &
     daemons+=($!)
@@ -32,12 +35,12 @@ start() {
         kill -0 "${daemons[-1]}" 2>/dev/null || break
         sleep 0.1
     done
-    echo "driftdb-$1 does not listen" >&2
+    echo "driftdb-$1 did not start to listen within 30 s" >&2
     return 1
 }
 
-# said EXPECTED FOUND: what the program in docs/clients.md prints.
-said() {
+# expect_output EXPECTED FOUND: fails if an example did not print what the guide says.
+expect_output() {
     if [ "$2" != "$1" ]; then
         printf 'the example printed\n%s\ninstead of\n%s\n' "$2" "$1" >&2
         return 1
@@ -48,6 +51,6 @@ start writer
 writer=$address
 start reader
 reader=$address
-example_says='now: {"id":"o1","status":"paid","amount":100}
+example_output='now: {"id":"o1","status":"paid","amount":100}
 then: {"id":"o1","status":"pending","amount":100}
 paid: o1'

@@ -96,7 +96,7 @@ pub async fn build(dir: &Path) {
             .await
             .unwrap();
     }
-    assert!(daemon.terminate().success());
+    assert!(daemon.terminate().await.success());
 }
 
 /// Raises the floor of `archive`, which an earlier compaction may have raised before, into the midst of an era.
@@ -155,7 +155,7 @@ pub async fn answers(dir: &Path) -> BTreeMap<String, String> {
         let drift = ask(&mut reader, &statement, last).await.map(|answer| answer.drift());
         found.insert(statement, format!("{:?}", drift.map_err(|status| reason(&status))));
     }
-    assert!(writer_daemon.terminate().success());
+    assert!(writer_daemon.terminate().await.success());
     found
 }
 

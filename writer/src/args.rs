@@ -2,108 +2,201 @@
 
 use std::net::SocketAddr;
 
+use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
 use driftdb_common::service::options::{DataArgs, LogArgs};
-use driftdb_writer::{Config, Fencing, When, Window};
+use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
 
-/// The writer daemon of DriftDB: the one process that changes a database.
+/// Serve writes to a DriftDB database
 ///
-/// It takes the lock of the data directory, repairs what a crash may have left, and answers gRPC
-/// (driftdb.v1.WriterService, health and reflection). An answer of success means: on disk. An empty or missing data
-/// directory is made a database.
+/// The writer is the one process that changes a database. It locks the data directory, repairs what a crash has left, and
+/// serves gRPC: driftdb.v1.WriterService, health and reflection. It acknowledges a commit after the commit is on disk. If
+/// the data directory is empty or missing, the writer creates a database in it.
 ///
-/// Any number of driftdb-reader daemons answer questions about the same directory.
+/// The writer does not answer queries: driftdb-reader does. Any number of readers can use the same directory.
+///
+/// SIGTERM or SIGINT shuts the writer down cleanly: it finishes the calls under way and closes the log.
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Example:\n  driftdb-writer --data ./mydata\n  driftctl sql -e 'CREATE TABLE orders (pk=id)'\n\nSIGTERM ends it cleanly: calls under way are answered, the log is closed."
+    after_help = "Examples:
+  driftdb-writer --data ./mydata
+  driftdb-writer --data ./mydata --listen 127.0.0.1:0 --log-format json
+  driftdb-writer --data ./mydata --listen 127.0.0.1:7411 --standby"
 )]
-pub struct Args {
-    /// Where everything is kept.
+pub(crate) struct WriterArgs {
     #[command(flatten)]
-    pub data: DataArgs,
-    /// The address to listen on; port 0 takes a free one. The first line on standard output says which.
-    #[arg(long, env = "DRIFTDB_LISTEN", default_value = "127.0.0.1:7401", value_name = "ADDR")]
-    pub listen: SocketAddr,
-    /// The address that clients reach this writer at, where that is not the one listened on: readers hand it to
-    /// clients that send them a write.
-    #[arg(long, env = "DRIFTDB_ADVERTISE", value_name = "ADDR")]
-    pub advertise: Option<String>,
-    /// Waits where another writer holds the database, and takes over when that one has ended. It listens meanwhile, and
-    /// refuses what it is asked for with STANDBY, naming the other; health says NOT_SERVING.
-    #[arg(long, env = "DRIFTDB_STANDBY", value_parser = clap::builder::FalseyValueParser::new())]
-    pub standby: bool,
-    /// Whether the writer looks at HEAD, before each write and before each answer, for another one that has taken over: it then
-    /// stops, and acknowledges nothing more. `auto` does where the data directory lies on a network file system (NFS, SMB, FUSE
-    /// and others), whose locks may lapse. All writers of a directory need the same.
-    #[arg(long, env = "DRIFTDB_FENCE", value_enum, default_value = "auto", value_name = "WHEN")]
-    pub fence: Fence,
-    /// A log segment is sealed when it has reached this many bytes.
-    #[arg(long, env = "DRIFTDB_SEGMENT_BYTES", default_value_t = limits::SEGMENT_BYTES, value_name = "BYTES",
-          value_parser = clap::value_parser!(u64).range(4096..))]
-    pub segment_bytes: u64,
-    /// Request ids are remembered for so many commits …
-    #[arg(long, env = "DRIFTDB_REQUEST_COMMITS", default_value_t = Window::default().commits, value_name = "N")]
-    pub request_commits: u64,
-    /// … or for so many seconds, whichever is less. A retry that comes later counts as a new request.
-    #[arg(long, env = "DRIFTDB_REQUEST_SECONDS", default_value_t = Window::default().millis / 1000, value_name = "SECONDS")]
-    pub request_seconds: u64,
-    /// A table's snapshot is taken after so many events …
-    #[arg(long, env = "DRIFTDB_SNAPSHOT_EVENTS", default_value_t = limits::SNAPSHOT_EVENTS, value_name = "N",
-          value_parser = clap::value_parser!(u64).range(1..))]
-    pub snapshot_events: u64,
-    /// … or so many bytes of its log, whichever comes first.
-    #[arg(long, env = "DRIFTDB_SNAPSHOT_BYTES", default_value_t = limits::SNAPSHOT_BYTES, value_name = "BYTES",
-          value_parser = clap::value_parser!(u64).range(4096..))]
-    pub snapshot_bytes: u64,
-    /// Bytes of log that no snapshot holds yet, of all tables together, at which the table with most is snapshotted;
-    /// at twice that, writes wait.
-    #[arg(long, env = "DRIFTDB_MEMORY", default_value_t = limits::MEMTABLE_BYTES, value_name = "BYTES",
-          value_parser = clap::value_parser!(u64).range(4096..))]
-    pub memory: u64,
-    /// Bytes of snapshots to keep in memory, unpacked.
-    #[arg(long = "cache", env = "DRIFTDB_CACHE", default_value_t = limits::CACHE_BYTES, value_name = "BYTES")]
-    pub cache_bytes: u64,
-    /// Logs.
+    pub(crate) data: DataArgs,
+    /// Address to listen on
+    ///
+    /// Port 0 picks a free port. The first line on standard output is `listening on ADDR`. Change it to accept clients from
+    /// other hosts.
+    #[arg(
+        long,
+        env = "DRIFTDB_LISTEN",
+        default_value = "127.0.0.1:7401",
+        value_name = "ADDR",
+        help_heading = "Network"
+    )]
+    pub(crate) listen: SocketAddr,
+    /// Address that clients use for this writer [default: the address listened on]
+    ///
+    /// Readers and standby writers report it to clients. Set it if clients cannot connect to the address listened on, for
+    /// example if that is 0.0.0.0 or behind a proxy.
+    #[arg(long, env = "DRIFTDB_ADVERTISE", value_name = "ADDR", help_heading = "Network")]
+    pub(crate) advertise: Option<String>,
+    /// Wait if another writer holds the database, and take over when it ends
+    ///
+    /// Meanwhile the writer listens, refuses calls with the reason STANDBY and the other writer's address, and reports
+    /// NOT_SERVING to health checks. Without this option the writer exits if another one holds the database.
+    #[arg(
+        long,
+        env = "DRIFTDB_STANDBY",
+        value_parser = FalseyValueParser::new(),
+        help_heading = "High availability"
+    )]
+    pub(crate) standby: bool,
+    /// When to check that no other writer has taken over
+    ///
+    /// A writer that checks reads HEAD before each write and before each answer, and stops if another writer has taken
+    /// over. This costs time, but a lock on a network file system can expire while its holder is alive. Use the same value
+    /// for all writers of a directory.
+    #[arg(
+        long,
+        env = "DRIFTDB_FENCE",
+        value_enum,
+        default_value = "auto",
+        value_name = "WHEN",
+        help_heading = "High availability"
+    )]
+    pub(crate) fence: FenceMode,
+    /// Size at which a log segment is sealed, in bytes
+    ///
+    /// At least 4096. With larger segments a table has fewer files; with smaller ones compaction copies less.
+    #[arg(
+        long,
+        env = "DRIFTDB_SEGMENT_BYTES",
+        default_value_t = limits::SEGMENT_BYTES,
+        value_name = "BYTES",
+        value_parser = clap::value_parser!(u64).range(4096..),
+        help_heading = "Storage"
+    )]
+    pub(crate) segment_bytes: u64,
+    /// Number of events after which a table's next snapshot is taken
+    ///
+    /// Lower values use less memory and make starts faster, but write more to disk in the background.
+    #[arg(
+        long,
+        env = "DRIFTDB_SNAPSHOT_EVENTS",
+        default_value_t = limits::SNAPSHOT_EVENTS,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "Storage"
+    )]
+    pub(crate) snapshot_events: u64,
+    /// Size of a table's log after which its next snapshot is taken, in bytes
+    ///
+    /// At least 4096. A snapshot is taken when this size or --snapshot-events is reached, whichever comes first.
+    #[arg(
+        long,
+        env = "DRIFTDB_SNAPSHOT_BYTES",
+        default_value_t = limits::SNAPSHOT_BYTES,
+        value_name = "BYTES",
+        value_parser = clap::value_parser!(u64).range(4096..),
+        help_heading = "Storage"
+    )]
+    pub(crate) snapshot_bytes: u64,
+    /// Size of all tables' logs without a snapshot, in bytes
+    ///
+    /// At least 4096. The rows of this log are in memory. At this size the writer takes a snapshot of the table with the most.
+    /// At twice this size writes are refused with OVERLOADED until a snapshot is taken. Lower it to use less memory; raise
+    /// it if writes are refused.
+    #[arg(
+        long,
+        env = "DRIFTDB_MEMORY",
+        default_value_t = limits::MEMTABLE_BYTES,
+        value_name = "BYTES",
+        value_parser = clap::value_parser!(u64).range(4096..),
+        help_heading = "Memory"
+    )]
+    pub(crate) memory: u64,
+    /// Size of the cache of uncompressed snapshot blocks, in bytes
+    ///
+    /// Raise it if clients often patch, replace or delete rows that have not changed lately, and the disk is slow.
+    #[arg(
+        long = "cache",
+        env = "DRIFTDB_CACHE",
+        default_value_t = limits::CACHE_BYTES,
+        value_name = "BYTES",
+        help_heading = "Memory"
+    )]
+    pub(crate) cache_bytes: u64,
+    /// Number of commits for which request ids are remembered
+    ///
+    /// A retry with a remembered id returns the commit of the first attempt. A later retry counts as a new request. Raise it
+    /// if clients retry after a longer time; each id takes about 200 bytes of memory.
+    #[arg(
+        long,
+        env = "DRIFTDB_REQUEST_COMMITS",
+        default_value_t = RequestWindow::default().commits,
+        value_name = "N",
+        help_heading = "Retries"
+    )]
+    pub(crate) request_commits: u64,
+    /// Time for which request ids are remembered, in seconds
+    ///
+    /// An id is forgotten after this time or after --request-commits, whichever comes first.
+    #[arg(
+        long,
+        env = "DRIFTDB_REQUEST_SECONDS",
+        default_value_t = RequestWindow::default().millis / 1000,
+        value_name = "SECONDS",
+        help_heading = "Retries"
+    )]
+    pub(crate) request_seconds: u64,
     #[command(flatten)]
-    pub log: LogArgs,
+    pub(crate) log: LogArgs,
 }
 
-/// When a writer looks for others that have taken over.
+/// When the writer checks that no other writer has taken over.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Fence {
-    /// On network file systems.
+pub(crate) enum FenceMode {
+    /// If the data directory is on a network file system: NFS, SMB, FUSE and others
     Auto,
-    /// Always.
+    /// Always
     On,
-    /// Never: the lock alone keeps others out.
+    /// Never: only the lock keeps other writers out
     Off,
 }
 
-impl From<Fence> for Fencing {
-    fn from(fence: Fence) -> Fencing {
-        match fence {
-            Fence::Auto => Fencing::Auto,
-            Fence::On => Fencing::On,
-            Fence::Off => Fencing::Off,
+impl From<FenceMode> for Fencing {
+    fn from(mode: FenceMode) -> Fencing {
+        match mode {
+            FenceMode::Auto => Fencing::Auto,
+            FenceMode::On => Fencing::On,
+            FenceMode::Off => Fencing::Off,
         }
     }
 }
 
-impl Args {
-    /// How the writer is to run.
-    pub fn config(&self) -> Config {
-        Config {
+impl WriterArgs {
+    /// The configuration that the options ask for.
+    pub(crate) fn config(&self) -> WriterConfig {
+        WriterConfig {
             data: self.data.data.clone(),
             advertise: self.advertise.clone(),
             fencing: self.fence.into(),
             segment_bytes: self.segment_bytes,
-            requests: Window {
+            requests: RequestWindow {
                 commits: self.request_commits,
                 millis: self.request_seconds.saturating_mul(1000),
             },
-            snapshots: When { events: self.snapshot_events, bytes: self.snapshot_bytes, memory: self.memory },
+            snapshots: SnapshotTriggers {
+                events: self.snapshot_events,
+                bytes: self.snapshot_bytes,
+                memory: self.memory,
+            },
             cache_bytes: self.cache_bytes,
         }
     }

@@ -1,4 +1,4 @@
-//! A writer that waits for another's end: it refuses what it is asked for, and takes the database over once the lock is free.
+//! A standby writer: refuses calls while another writer holds the database, and takes over when the lock is free.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -17,86 +17,95 @@ use tonic::codegen::http::{Request, Response};
 use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
 
+use crate::config::WriterConfig;
 use crate::rpc::WriterRpc;
-use crate::{Config, Writer};
+use crate::writer::WriterDaemon;
 
-/// How often the lock is tried.
-const POLL: Duration = Duration::from_millis(50);
+/// How often a standby tries the lock.
+const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Waits for the lock and refuses calls meanwhile, with STANDBY; then opens the database, and answers at the same address
-/// until `shutdown`. An error means that the database cannot be opened, or what [`Writer::serve`] says.
-pub async fn stand_by(config: Config, listener: Listener, shutdown: CancellationToken) -> Result<()> {
-    let (waiting, taken) = listener.split()?;
+/// Refuses calls with STANDBY until the lock is free, then opens the database and serves at the same address until `shutdown` is
+/// cancelled. Fails if the database cannot be opened, or as [`WriterDaemon::serve`] does.
+pub async fn stand_by(config: WriterConfig, listener: Listener, shutdown: CancellationToken) -> Result<()> {
+    let (standby_listener, writer_listener) = listener.split()?;
     let over = shutdown.child_token();
-    let held = Arc::new(Mutex::new(Error::new(Reason::DatabaseLocked, "the lock has not been tried yet")));
+    let cause = Error::new(Reason::DatabaseLocked, "the lock has not been tried yet");
+    let holder = Arc::new(Mutex::new(cause));
     let mut routes = RoutesBuilder::default();
-    routes.add_service(Refusing(Arc::clone(&held)));
-    let health = server::standby_health::<Refusing>(over.clone()).await;
-    let refusing = tokio::spawn(server::serve(waiting, routes, health, over.clone()));
-    let outcome = wait(&config, &held, &shutdown).await;
-    // Its connections are told to go: their clients connect again, and find the writer. Those that do not, a stream of health
-    // say, are not waited for.
+    routes.add_service(StandbyService(Arc::clone(&holder)));
+    let health = server::standby_health::<StandbyService>(over.clone()).await;
+    let refusing = tokio::spawn(server::serve(standby_listener, routes, health, over.clone()));
+    let outcome = wait_for_lock(&config, &holder, &shutdown).await;
+    // The connections close, so clients connect again and reach the writer. Connections that stay open, such as a health
+    // stream, are not waited for.
     over.cancel();
     match outcome? {
-        Some(writer) => writer.serve(taken, shutdown).await,
-        None => refusing.await.map_err(|e| Error::new(Reason::Internal, format!("the standby: {e}")))?,
+        Some(writer) => writer.serve(writer_listener, shutdown).await,
+        None => {
+            refusing.await.map_err(|e| Error::new(Reason::Internal, format!("the standby panicked: {e}")))?
+        }
     }
 }
 
-/// Opens the database as soon as nobody holds it; `None` at a shutdown.
-async fn wait(config: &Config, held: &Mutex<Error>, shutdown: &CancellationToken) -> Result<Option<Writer>> {
-    let mut told = String::new();
+/// Opens the database as soon as no other writer holds it. Returns `None` at a shutdown. `holder` receives the error that says
+/// who holds the database.
+async fn wait_for_lock(
+    config: &WriterConfig,
+    holder: &Mutex<Error>,
+    shutdown: &CancellationToken,
+) -> Result<Option<WriterDaemon>> {
+    let mut logged = String::new();
     loop {
-        let began = Instant::now();
+        let start = Instant::now();
         let config = config.clone();
-        let opened = tokio::task::spawn_blocking(move || Writer::open(config)).await;
-        match opened.map_err(|e| Error::new(Reason::Internal, format!("opening the database: {e}")))? {
+        let opened = tokio::task::spawn_blocking(move || WriterDaemon::open(config)).await;
+        match opened.map_err(|e| Error::new(Reason::Internal, format!("opening the database failed: {e}")))? {
             Ok(writer) if shutdown.is_cancelled() => return writer.close().map(|()| None),
             Ok(writer) => {
-                tracing::info!(opened_in = ?began.elapsed(), "nobody holds the database: took it over");
+                tracing::info!(opened_in = ?start.elapsed(), "took over the database");
                 return Ok(Some(writer));
             }
-            // Held, or lost to another at the last moment.
+            // FENCED: another standby took over at the same time and was faster.
             Err(error) if matches!(error.reason(), Reason::DatabaseLocked | Reason::Fenced) => {
-                if told != error.message() {
-                    error.message().clone_into(&mut told);
+                if logged != error.message() {
+                    error.message().clone_into(&mut logged);
                     tracing::info!("standing by: {error}");
                 }
-                *held.lock() = error;
+                *holder.lock() = error;
             }
             Err(error) => return Err(error),
         }
         tokio::select! {
             () = shutdown.cancelled() => return Ok(None),
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(LOCK_INTERVAL) => {}
         }
     }
 }
 
-/// Answers every call of the writer's service that this is a standby, and who is the writer.
+/// Refuses every call of the writer's service, and says which writer holds the database.
 #[derive(Debug, Clone)]
-struct Refusing(Arc<Mutex<Error>>);
+struct StandbyService(Arc<Mutex<Error>>);
 
-impl Refusing {
+impl StandbyService {
     fn refusal(&self) -> Error {
-        let held = self.0.lock();
+        let holder = self.0.lock();
         let message = format!(
-            "this writer is a standby: it takes over when the other one has ended. Until then send writes to that one: {}",
-            held.message()
+            "this writer is a standby: {}; send writes to the other writer until this one takes over",
+            holder.message()
         );
         let refusal = Error::new(Reason::Standby, message);
-        match held.metadata().get("writer") {
+        match holder.metadata().get("writer") {
             Some(address) => refusal.with("writer", address),
             None => refusal,
         }
     }
 }
 
-impl NamedService for Refusing {
+impl NamedService for StandbyService {
     const NAME: &'static str = WriterServiceServer::<WriterRpc>::NAME;
 }
 
-impl tonic::codegen::Service<Request<Body>> for Refusing {
+impl tonic::codegen::Service<Request<Body>> for StandbyService {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Ready<std::result::Result<Response<Body>, Infallible>>;

@@ -1,10 +1,5 @@
 //! The commands, one file each.
 
-use driftdb::v1;
-
-use crate::exit::Outcome;
-use crate::statement;
-
 pub mod apply;
 pub mod bench;
 pub mod compact;
@@ -29,8 +24,3 @@ pub mod watch;
 
 #[cfg(test)]
 mod maintenance_tests;
-
-/// A moment that an option names, where it is given.
-fn moment(option: Option<&str>) -> Outcome<Option<v1::AsOf>> {
-    option.map(statement::point).transpose()
-}

@@ -1,4 +1,7 @@
-//! What compaction writes before a folded state: FLOOR, which says what follows, and KEEP, what outlives its commits.
+//! The compaction base: the state of a table at its floor, with which the log of a compacted table begins.
+//!
+//! A compacted segment starts with a FLOOR frame, which announces the frames of the base. KEEP frames follow with requests and
+//! producers, SCHEMA frames, and one INSERT frame for each live row.
 
 use crate::error::{Error, Reason, Result};
 use crate::format::event::{IngestOrigin, RequestId};
@@ -9,27 +12,27 @@ use crate::format::snapshot::{ProducerEntry, RequestEntry};
 /// The first frame of a compacted segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FloorFrame {
-    /// The moment whose state follows.
+    /// The point in time whose state follows.
     pub floor: Floor,
-    /// How many frames of state follow it: KEEP, SCHEMA, INSERT.
+    /// The number of frames in the base after this one: KEEP, SCHEMA, INSERT.
     pub frames: u64,
-    /// CRC-32 over the stored CRCs of those frames, as a segment's digest is.
+    /// CRC-32 over the stored CRCs of those frames, like the digest of a segment.
     pub digest: u32,
-    /// The segments that this one stands for. Whichever of them is still there may go.
+    /// The numbers of the segments that this one replaces. Any of them that still exists can be removed.
     pub superseded: Vec<u64>,
 }
 
-/// What a KEEP frame holds.
+/// The payload of a KEEP frame: what must outlive the commits that compaction discards.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KeepFrame {
-    /// Commits that were asked for with a request id.
+    /// Seqs of commits whose client gave a request id, with that request.
     pub requests: Vec<(u64, RequestEntry)>,
-    /// Where producers' streams had come to.
+    /// The position of each producer's stream.
     pub producers: Vec<ProducerEntry>,
 }
 
-fn damaged(what: &str) -> Error {
-    Error::new(Reason::Corrupt, format!("a folded state: {what}"))
+fn corrupt(what: &str) -> Error {
+    Error::new(Reason::Corrupt, format!("invalid compaction base: {what}"))
 }
 
 fn uint(reader: &mut MsgpackReader<'_>) -> Result<u64> {
@@ -37,22 +40,22 @@ fn uint(reader: &mut MsgpackReader<'_>) -> Result<u64> {
         MsgpackItem::Int(int) => u64::try_from(int).ok(),
         _ => None,
     }
-    .ok_or_else(|| damaged("expected a whole number"))
+    .ok_or_else(|| corrupt("expected an unsigned integer"))
 }
 
 fn array(reader: &mut MsgpackReader<'_>) -> Result<u32> {
     match reader.token()? {
         MsgpackItem::Array(len) => Ok(len),
-        _ => Err(damaged("expected an array")),
+        _ => Err(corrupt("expected an array")),
     }
 }
 
-fn array_of(reader: &mut MsgpackReader<'_>, expected: u32) -> Result<()> {
-    if array(reader)? == expected { Ok(()) } else { Err(damaged("an entry of another length")) }
+fn array_of_len(reader: &mut MsgpackReader<'_>, expected: u32) -> Result<()> {
+    if array(reader)? == expected { Ok(()) } else { Err(corrupt("an entry has the wrong number of fields")) }
 }
 
 impl FloorFrame {
-    /// Appends the payload. Its length does not depend on `frames` and `digest`, which are known only in the end.
+    /// Appends the payload. Its length does not depend on `frames` and `digest`, because the writer fills them in last.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let Floor { seq, time_ms, last_seq, events, rows } = self.floor;
         msgpack::write_map_len(out, 8);
@@ -69,7 +72,7 @@ impl FloorFrame {
         self.superseded.iter().for_each(|number| msgpack::write_uint(out, *number));
     }
 
-    /// Reads the payload. Unknown fields are passed over.
+    /// Decodes the payload. Skips unknown fields.
     pub fn decode(payload: &[u8]) -> Result<FloorFrame> {
         let mut floor = Floor { seq: 0, time_ms: 0, last_seq: 0, events: 0, rows: 0 };
         let (mut frames, mut digest, mut superseded) = (None, None, Vec::new());
@@ -84,7 +87,8 @@ impl FloorFrame {
                 "c" => frames = Some(uint(&mut reader)?),
                 "g" => {
                     let number = u32::try_from(uint(&mut reader)?);
-                    digest = Some(number.map_err(|_| damaged("a digest out of range"))?);
+                    digest =
+                        Some(number.map_err(|_| corrupt("the digest of its FLOOR frame is out of range"))?);
                 }
                 "x" => {
                     for _ in 0..array(&mut reader)? {
@@ -96,17 +100,17 @@ impl FloorFrame {
         }
         reader.finish()?;
         let (Some(frames), Some(digest)) = (frames, digest) else {
-            return Err(damaged("its FLOOR does not say what follows"));
+            return Err(corrupt("its FLOOR frame lacks the number or the digest of the frames that follow"));
         };
         if floor.seq == 0 || floor.last_seq > floor.seq {
-            return Err(damaged("its FLOOR is of no moment"));
+            return Err(corrupt("its FLOOR frame has an invalid seq"));
         }
         Ok(FloorFrame { floor, frames, digest, superseded })
     }
 }
 
 impl KeepFrame {
-    /// Whether there is nothing in it.
+    /// Whether the frame has neither requests nor producers.
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty() && self.producers.is_empty()
     }
@@ -135,7 +139,7 @@ impl KeepFrame {
         }
     }
 
-    /// Reads the payload. Unknown fields are passed over.
+    /// Decodes the payload. Skips unknown fields.
     pub fn decode(payload: &[u8]) -> Result<KeepFrame> {
         let mut keep = KeepFrame::default();
         let mut reader = MsgpackReader::new(payload);
@@ -143,7 +147,7 @@ impl KeepFrame {
             match reader.str()? {
                 "r" => {
                     for _ in 0..array(&mut reader)? {
-                        array_of(&mut reader, 4)?;
+                        array_of_len(&mut reader, 4)?;
                         let request = RequestId { id: reader.str()?.to_owned(), fingerprint: reader.bin()? };
                         let (seq, time_ms) = (uint(&mut reader)?, uint(&mut reader)?);
                         keep.requests.push((seq, RequestEntry { time_ms, request }));
@@ -151,8 +155,8 @@ impl KeepFrame {
                 }
                 "p" => {
                     for _ in 0..array(&mut reader)? {
-                        array_of(&mut reader, 5)?;
-                        keep.producers.push(producer(&mut reader)?);
+                        array_of_len(&mut reader, 5)?;
+                        keep.producers.push(decode_producer(&mut reader)?);
                     }
                 }
                 _ => _ = reader.value()?,
@@ -163,11 +167,12 @@ impl KeepFrame {
     }
 }
 
-fn producer(reader: &mut MsgpackReader<'_>) -> Result<ProducerEntry> {
+fn decode_producer(reader: &mut MsgpackReader<'_>) -> Result<ProducerEntry> {
     let producer = reader.str()?.to_owned();
     let batch = uint(reader)?;
-    let operation = u32::try_from(uint(reader)?).map_err(|_| damaged("an operation's position"))?;
-    let MsgpackItem::Bool(ends) = reader.token()? else { return Err(damaged("expected true or false")) };
+    let operation =
+        u32::try_from(uint(reader)?).map_err(|_| corrupt("an operation index is out of range"))?;
+    let MsgpackItem::Bool(ends) = reader.token()? else { return Err(corrupt("expected a boolean")) };
     Ok(ProducerEntry { seq: uint(reader)?, origin: IngestOrigin { producer, batch, operation, ends } })
 }
 
@@ -176,14 +181,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn floor_and_keep_frames_round_trip() {
         let floor = Floor { seq: 900, time_ms: 1_700_000_000_000, last_seq: 890, events: 70_000, rows: 3 };
-        let written = FloorFrame { floor, frames: 9, digest: 0xcbf4_3926, superseded: vec![1, 2, 300] };
+        let frame = FloorFrame { floor, frames: 9, digest: 0xcbf4_3926, superseded: vec![1, 2, 300] };
         let (mut out, mut other) = (Vec::new(), Vec::new());
-        written.encode(&mut out);
-        assert_eq!(FloorFrame::decode(&out).unwrap(), written);
-        FloorFrame { frames: 0, digest: 0, ..written }.encode(&mut other);
-        assert_eq!(out.len(), other.len());
+        frame.encode(&mut out);
+        assert_eq!(FloorFrame::decode(&out).unwrap(), frame);
+        FloorFrame { frames: 0, digest: 0, ..frame }.encode(&mut other);
+        assert_eq!(out.len(), other.len(), "frames and digest have a fixed length");
 
         let request = RequestId { id: "r-1".into(), fingerprint: [7; 16] };
         let origin = IngestOrigin { producer: "loader".into(), batch: 4, operation: 70_000, ends: true };

@@ -1,4 +1,4 @@
-//! A document: a JSON object, kept as validated MessagePack.
+//! A document: a JSON object, stored as validated MessagePack.
 
 use std::collections::HashMap;
 
@@ -11,8 +11,8 @@ use crate::format::value::Value;
 use crate::format::{json, key};
 use crate::limits;
 
-/// A document, or a merge patch: a MessagePack map with text keys, no duplicates, within the limits.
-/// Cloning is cheap and shares the bytes.
+/// A document or a merge patch: a MessagePack map with text keys and without duplicate keys, within the limits of size and
+/// nesting. Cloning is cheap: clones share the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document(Bytes);
 
@@ -21,27 +21,30 @@ fn invalid(message: impl Into<String>) -> Error {
 }
 
 impl Document {
-    /// A document from JSON text.
+    /// Parses JSON text.
+    ///
+    /// Fails with [`Reason::DocumentInvalid`] if the text is not a JSON object that can be stored, with
+    /// [`Reason::TooLarge`] if it exceeds [`limits::DOCUMENT_BYTES`].
     pub fn from_json(text: &str) -> Result<Document> {
         check_size(text.len())?;
         Document::checked(json::to_msgpack(text)?.into())
     }
 
-    /// A document from MessagePack, which is walked and checked.
+    /// Validates MessagePack. Fails as [`Document::from_json`] does.
     pub fn from_msgpack(encoded: Bytes) -> Result<Document> {
         check_size(encoded.len())?;
         validate(&encoded)?;
         Document::checked(encoded)
     }
 
-    /// A document from a DriftQL literal.
+    /// Encodes a DriftQL literal. Fails as [`Document::from_json`] does.
     pub fn from_value(value: &Value) -> Result<Document> {
         let mut encoded = Vec::new();
         value.encode(&mut encoded);
         Document::checked(encoded.into())
     }
 
-    /// Bytes that were checked when they were written: those of a frame whose CRC holds.
+    /// Wraps bytes that were validated before they were written, such as the payload of a frame with a valid CRC.
     pub fn trusted(encoded: Bytes) -> Document {
         Document(encoded)
     }
@@ -51,8 +54,9 @@ impl Document {
             return Err(invalid("a document must be a JSON object"));
         }
         check_size(encoded.len())?;
-        // No JSON text is over six times its MessagePack (a control character: 1 byte against \u0000). It is measured as
-        // it is answered, whatever came in: 1e15 is answered as 1000000000000000.0.
+        // JSON text is at most six times as long as its MessagePack: a control character takes 1 byte there and six here
+        // (\u0000). The limit applies to the JSON that readers return, which can differ from the input: 1e15 is returned as
+        // 1000000000000000.0.
         if encoded.len() > limits::DOCUMENT_BYTES / 6 {
             check_size(json::from_msgpack(&encoded)?.len())?;
         }
@@ -69,29 +73,31 @@ impl Document {
         json::from_msgpack(&self.0)
     }
 
-    /// The encoded value at a path.
+    /// The encoded value at a path; `None` if the document has no such field.
     pub fn get(&self, path: &Path) -> Result<Option<&[u8]>> {
         path.lookup(&self.0)
     }
 
-    /// The key in the primary key field.
+    /// The key in the primary key field. Fails with [`Reason::KeyInvalid`] if the field is missing or has another type.
     pub fn key(&self, field: &str, key_type: key::KeyType) -> Result<key::Key> {
         key::Key::from_field(field, self.get(&Path::field(field))?, key_type)
     }
 
-    /// The document after an RFC 7396 merge patch: objects merge deep, null removes, the rest replaces.
+    /// Applies an RFC 7396 merge patch: objects merge recursively, null removes a field, other values replace it.
+    ///
+    /// Fails with [`Reason::TooLarge`] if the result exceeds [`limits::DOCUMENT_BYTES`].
     pub fn merge(&self, patch: &Document) -> Result<Document> {
         let mut out = Vec::with_capacity(self.0.len() + patch.0.len());
         merge_maps(&mut out, msgpack::fields(&self.0)?, msgpack::fields(&patch.0)?)?;
         Document::checked(out.into())
     }
 
-    /// Whether two documents have the same content: fields in any order, numbers by value.
+    /// Whether two documents have the same content. The order of fields does not matter; numbers compare by value.
     pub fn same_as(&self, other: &Document) -> Result<bool> {
         Ok(self.0 == other.0 || Value::decode(&self.0)?.same_as(&Value::decode(&other.0)?))
     }
 
-    /// A copy that shares no bytes with a larger buffer.
+    /// A copy of the bytes, so that a small document does not keep a larger buffer in memory.
     #[must_use]
     pub fn detached(&self) -> Document {
         Document(Bytes::copy_from_slice(&self.0))
@@ -102,13 +108,13 @@ fn check_size(len: usize) -> Result<()> {
     if len > limits::DOCUMENT_BYTES {
         return Err(Error::new(
             Reason::TooLarge,
-            format!("a document of {len} bytes is over the limit of {} bytes", limits::DOCUMENT_BYTES),
+            format!("the document is too large: {len} bytes, the limit is {}", limits::DOCUMENT_BYTES),
         ));
     }
     Ok(())
 }
 
-/// Checks encoded bytes from outside: one map; text keys without duplicates; nesting; nothing that JSON cannot say.
+/// Validates untrusted bytes: one value, text keys without duplicates, limited nesting, only types that JSON has.
 fn validate(encoded: &[u8]) -> Result<()> {
     let mut reader = MsgpackReader::new(encoded);
     validate_value(&mut reader, 0)?;
@@ -118,20 +124,20 @@ fn validate(encoded: &[u8]) -> Result<()> {
 fn validate_value(reader: &mut MsgpackReader<'_>, depth: usize) -> Result<()> {
     match reader.token()? {
         MsgpackItem::Array(len) => {
-            let depth = deeper(depth)?;
+            let depth = nested(depth)?;
             for _ in 0..len {
                 validate_value(reader, depth)?;
             }
         }
         MsgpackItem::Map(len) => {
-            let depth = deeper(depth)?;
+            let depth = nested(depth)?;
             let mut names = Vec::new();
             for _ in 0..len {
                 names.push(reader.str()?);
                 validate_value(reader, depth)?;
             }
-            if let Some(name) = json::duplicate(&mut names) {
-                return Err(invalid(format!("field {name:?} occurs twice")));
+            if let Some(name) = json::find_duplicate(&mut names) {
+                return Err(invalid(format!("field {name:?} occurs twice in one object")));
             }
         }
         _ => {}
@@ -139,30 +145,31 @@ fn validate_value(reader: &mut MsgpackReader<'_>, depth: usize) -> Result<()> {
     Ok(())
 }
 
-fn deeper(depth: usize) -> Result<usize> {
+fn nested(depth: usize) -> Result<usize> {
     if depth >= limits::NESTING {
-        return Err(invalid(format!("nested deeper than {} levels", limits::NESTING)));
+        return Err(invalid(format!("nested more than {} levels deep", limits::NESTING)));
     }
     Ok(depth + 1)
 }
 
-type Fields<'a> = Vec<(&'a str, &'a [u8])>;
+/// A field's name and encoded value.
+type EncodedField<'a> = (&'a str, &'a [u8]);
 
-/// Fields of a patch up to which they are compared one by one; of more, a map is made.
-const FEW_FIELDS: usize = 16;
+/// Patches with more fields are searched with a hash map. Below, comparing field by field is faster.
+const LINEAR_SEARCH_FIELDS: usize = 16;
 
-/// The fields of a patch that no field of the target has met yet.
-struct Added<'a, 'p> {
-    patch: &'p [(&'a str, &'a [u8])],
-    left: Vec<bool>,
+/// The fields of a patch, and which of them no field of the target has matched yet.
+struct PatchFields<'a, 'p> {
+    patch: &'p [EncodedField<'a>],
+    unmatched: Vec<bool>,
     by_name: Option<HashMap<&'a str, usize>>,
 }
 
-impl<'a, 'p> Added<'a, 'p> {
-    fn of(patch: &'p [(&'a str, &'a [u8])]) -> Added<'a, 'p> {
+impl<'a, 'p> PatchFields<'a, 'p> {
+    fn new(patch: &'p [EncodedField<'a>]) -> PatchFields<'a, 'p> {
         let indexed = || patch.iter().zip(0..).map(|((name, _), index)| (*name, index)).collect();
-        let by_name = (patch.len() > FEW_FIELDS).then(indexed);
-        Added { patch, left: vec![true; patch.len()], by_name }
+        let by_name = (patch.len() > LINEAR_SEARCH_FIELDS).then(indexed);
+        PatchFields { patch, unmatched: vec![true; patch.len()], by_name }
     }
 
     fn take(&mut self, name: &str) -> Option<&'a [u8]> {
@@ -170,23 +177,23 @@ impl<'a, 'p> Added<'a, 'p> {
             Some(by_name) => by_name.get(name).copied()?,
             None => self.patch.iter().position(|(field, _)| *field == name)?,
         };
-        // The target has no field twice.
-        *self.left.get_mut(index)? = false;
+        // No field is taken twice: the target has no duplicate fields.
+        *self.unmatched.get_mut(index)? = false;
         self.patch.get(index).map(|(_, change)| *change)
     }
 
-    fn has(&self, index: usize) -> bool {
-        self.left.get(index).copied().unwrap_or_default()
+    fn is_unmatched(&self, index: usize) -> bool {
+        self.unmatched.get(index).copied().unwrap_or_default()
     }
 }
 
-/// Writes `target` merged with `patch`. Depth is bounded by the limits both were checked against.
-fn merge_maps(out: &mut Vec<u8>, target: Fields<'_>, patch: Fields<'_>) -> Result<()> {
+/// Appends `target` merged with `patch`. Recursion is bounded: both were validated against [`limits::NESTING`].
+fn merge_maps(out: &mut Vec<u8>, target: Vec<EncodedField<'_>>, patch: Vec<EncodedField<'_>>) -> Result<()> {
     let start = out.len();
     let mut len = 0;
-    let mut added = Added::of(&patch);
+    let mut patch_fields = PatchFields::new(&patch);
     for (name, value) in target {
-        match added.take(name) {
+        match patch_fields.take(name) {
             None => {
                 msgpack::write_str(out, name);
                 out.extend_from_slice(value);
@@ -210,7 +217,7 @@ fn merge_maps(out: &mut Vec<u8>, target: Fields<'_>, patch: Fields<'_>) -> Resul
         len += 1;
     }
     for (index, (name, change)) in patch.iter().enumerate() {
-        if !added.has(index) {
+        if !patch_fields.is_unmatched(index) {
             continue;
         }
         match msgpack::first(change)? {
@@ -245,9 +252,9 @@ mod tests {
             .unwrap()
     }
 
-    /// The examples of RFC 7396, appendix A, whose target and result are objects.
+    /// The examples of RFC 7396, appendix A, in which target and result are objects.
     #[test]
-    fn merge_patch_as_the_rfc_has_it() {
+    fn merge_follows_rfc_7396() {
         for (target, patch, result) in [
             (r#"{"a":"b"}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
             (r#"{"a":"b"}"#, r#"{"b":"c"}"#, r#"{"a":"b","b":"c"}"#),
@@ -266,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn size_counts_in_the_larger_encoding() {
+    fn the_size_limit_applies_to_the_larger_encoding() {
         let control = "\u{1}".repeat(limits::DOCUMENT_BYTES / 4);
         let value = Value::Object(vec![("s".into(), Value::Str(control))]);
         assert_eq!(Document::from_value(&value).unwrap_err().reason(), Reason::TooLarge);
@@ -280,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_messagepack_is_refused_without_recursion() {
+    fn deep_messagepack_is_refused_without_unbounded_recursion() {
         let mut deep = vec![0x81, 0xa1, b'a'];
         deep.extend(std::iter::repeat_n(0x91, 100_000));
         deep.push(0xc0);

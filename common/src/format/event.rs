@@ -1,4 +1,4 @@
-//! The event: one immutable change, and what its commit carries along with it.
+//! The event: one immutable change, and the metadata of its commit.
 
 use bytes::Bytes;
 
@@ -7,27 +7,28 @@ use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::format::msgpack::{self, MsgpackItem, MsgpackReader};
 
-/// What kind of event a frame holds. The numbers are part of the format.
+/// The type of a frame. The numbers are part of the disk format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventType {
-    /// A row made, or replaced as a whole.
+    /// Creates a row, or replaces it as a whole.
     Insert,
-    /// A merge patch of a row.
+    /// Applies a merge patch to a row.
     Patch,
-    /// A row taken away; its past stays.
+    /// Deletes a row. Its history stays.
     SoftDelete,
-    /// A table created, altered or dropped.
+    /// Creates, alters or drops a table.
     Schema,
-    /// What the frames after it are: a table's state, folded by compaction. It stands first in its segment.
+    /// Starts a compaction base: see [`compaction_base`](crate::format::compaction_base). Always the first frame of its
+    /// segment.
     Floor,
-    /// Requests and producers that compaction kept, though their commits are gone.
+    /// Requests and producers in a compaction base, whose commits compaction has discarded.
     Keep,
-    /// A commit that changes nothing: a mark in the history. It stands in the log of the oldest table.
+    /// A commit without operations: a mark in the history. It is in the log of the oldest table.
     Note,
 }
 
 impl EventType {
-    /// The byte that frames hold.
+    /// The byte in a frame.
     pub const fn to_byte(self) -> u8 {
         match self {
             EventType::Insert => 1,
@@ -40,7 +41,7 @@ impl EventType {
         }
     }
 
-    /// The type that a byte stands for.
+    /// The type with this byte; `None` if the byte is unknown.
     pub const fn from_byte(byte: u8) -> Option<EventType> {
         Some(match byte {
             1 => EventType::Insert,
@@ -55,47 +56,47 @@ impl EventType {
     }
 }
 
-/// Who made a commit and why. Kept in the commit's first frame in each table.
+/// Who made a commit, and why. The commit's first frame in each table contains it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CommitMeta {
-    /// The authenticated principal, or empty.
+    /// The authenticated principal; may be empty.
     pub actor: String,
-    /// Why: as the client gave it, or empty.
+    /// The reason that the client gave; may be empty.
     pub reason: String,
-    /// The client's name for the request, where it gave one.
+    /// The request id, if the client gave one.
     pub request: Option<RequestId>,
-    /// Where in a producer's stream it came from, where it came by one.
+    /// The position in a producer's stream, if the commit came through Ingest from a named producer.
     pub origin: Option<IngestOrigin>,
 }
 
-/// A client's name for a request: a retry with it answers as the first did.
+/// A request id that the client chose. A retry with the same id gets the first answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RequestId {
-    /// The id, of the client's choice.
+    /// The id, 1 to 128 bytes.
     pub id: String,
-    /// A hash of what was asked, to tell a retry from another request.
+    /// A hash of the request's content, to distinguish a retry from another request with the same id.
     pub fingerprint: [u8; 16],
 }
 
-/// Where in a producer's stream a commit came from.
+/// The position of a commit in a producer's stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IngestOrigin {
     /// The producer's name.
     pub producer: String,
-    /// The batch, from 1.
+    /// The number of the batch, from 1.
     pub batch: u64,
-    /// The last of the batch's operations that the commit holds, from 0.
+    /// The index in the batch of the last operation that the commit contains, from 0.
     pub operation: u32,
-    /// No later operation of the batch was committed: the others were refused, or there are none.
+    /// Whether this is the last commit of the batch: all later operations were refused, or none exist.
     pub ends: bool,
 }
 
-/// What a commit's first frame in a table says of the commit.
+/// The size of a commit. The commit's first frame in each table contains it, so that readers know when a commit is whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitShape {
-    /// Frames of the commit in all tables.
+    /// The commit's frames in all tables.
     pub frames: u32,
-    /// Frames of the commit in this table.
+    /// The commit's frames in this table.
     pub frames_in_table: u32,
 }
 
@@ -104,28 +105,29 @@ impl CommitShape {
     pub const SINGLE: CommitShape = CommitShape { frames: 1, frames_in_table: 1 };
 }
 
-/// An event as a frame's payload holds it.
+/// An event, decoded from the payload of a frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// What kind of change it is.
+    /// The type of the event.
     pub kind: EventType,
-    /// The row's key; none for SCHEMA and NOTE.
+    /// The row's key; `None` for SCHEMA and NOTE.
     pub key: Option<Key>,
-    /// The whole document for INSERT, the merge patch for PATCH, the schema for SCHEMA; none
-    /// for SOFT_DELETE and NOTE.
+    /// The document of an INSERT, the merge patch of a PATCH, the schema of a SCHEMA; `None` for SOFT_DELETE and NOTE.
     pub document: Option<Document>,
-    /// INSERT: the row was live, and is replaced. Not said by every log: where it is not, the row may have been.
+    /// True if an INSERT replaced a live row. Older logs lack the field: false then means that nothing is known.
     pub replaces: bool,
-    /// The commit's shape, as its first frame in a table tells it; [`CommitShape::SINGLE`] in frames after the first.
+    /// The commit's shape in the commit's first frame in a table; [`CommitShape::SINGLE`] in later frames.
     pub shape: CommitShape,
-    /// Who and why, where the commit's first frame says.
+    /// The commit's metadata; `None` if it is empty, and in frames after the commit's first in the table.
     pub meta: Option<Box<CommitMeta>>,
-    /// The last published seq when the group was written: in the first frame of each segment's part of a group.
+    /// The last published seq when the group was written. Only the first frame that a group writes to a segment has it.
     pub published: Option<u64>,
 }
 
-/// Appends an event's payload. With `first_of_commit` it carries the commit's shape and meta. With `first_of_group`
-/// eight bytes are left for the last published seq, and their position is returned.
+/// Appends the payload of an event.
+///
+/// With `first_of_commit` the payload contains the commit's shape and metadata. With `first_of_group` it reserves eight bytes
+/// for the last published seq, and the function returns their position in `out`.
 pub fn encode(
     out: &mut Vec<u8>,
     key: Option<&Key>,
@@ -205,9 +207,10 @@ pub fn encode(
     published_at
 }
 
-/// Reads an event's payload. The document shares the payload's bytes. Unknown fields are passed over.
+/// Decodes the payload of an event. The document shares the memory of `payload`. Skips unknown fields.
+///
+/// Fails if the fields do not fit the type `kind`.
 pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
-    let invalid = |what: &str| Error::new(Reason::Corrupt, format!("an event's payload: {what}"));
     let mut event = Event {
         kind,
         key: None,
@@ -229,8 +232,8 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
                 event.document = Some(Document::trusted(payload.slice_ref(document)));
             }
             "h" => event.published = Some(uint(&mut reader)?),
-            "n" => event.shape.frames = count(&mut reader)?,
-            "m" => event.shape.frames_in_table = count(&mut reader)?,
+            "n" => event.shape.frames = frame_count(&mut reader)?,
+            "m" => event.shape.frames_in_table = frame_count(&mut reader)?,
             "a" => meta.actor = reader.str()?.to_owned(),
             "w" => meta.reason = reader.str()?.to_owned(),
             "r" => request.id = reader.str()?.to_owned(),
@@ -238,8 +241,8 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
             "p" => origin.producer = reader.str()?.to_owned(),
             "b" => origin.batch = uint(&mut reader)?,
             "j" => {
-                origin.operation =
-                    u32::try_from(uint(&mut reader)?).map_err(|_| invalid("an operation's position"))?
+                origin.operation = u32::try_from(uint(&mut reader)?)
+                    .map_err(|_| corrupt("an operation index is out of range"))?
             }
             "u" => event.replaces = reader.token()? == MsgpackItem::Bool(true),
             "e" => origin.ends = reader.token()? == MsgpackItem::Bool(true),
@@ -249,21 +252,20 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
         }
     }
     reader.finish()?;
-    let whole = match kind {
+    let is_complete = match kind {
         EventType::Insert | EventType::Patch => event.key.is_some() && event.document.is_some(),
         EventType::SoftDelete => event.key.is_some() && event.document.is_none(),
         EventType::Schema => event.key.is_none() && event.document.is_some(),
         EventType::Note => event.key.is_none() && event.document.is_none(),
-        // They are no events: see `format::folded`.
         EventType::Floor | EventType::Keep => {
-            return Err(invalid("it is no event, but a part of a folded state"));
+            return Err(corrupt("a FLOOR or KEEP frame outside a compaction base"));
         }
     };
-    if !whole {
-        return Err(invalid("it lacks what its type needs"));
+    if !is_complete {
+        return Err(corrupt("its fields do not fit its event type"));
     }
     if event.shape.frames_in_table > event.shape.frames {
-        return Err(invalid("more frames in one table than in all"));
+        return Err(corrupt("the commit has more frames in this table than in all tables"));
     }
     meta.request = Some(request).filter(|request| !request.id.is_empty());
     meta.origin = Some(origin).filter(|origin| !origin.producer.is_empty());
@@ -273,19 +275,23 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
     Ok(event)
 }
 
+fn corrupt(what: &str) -> Error {
+    Error::new(Reason::Corrupt, format!("invalid event payload: {what}"))
+}
+
 fn uint(reader: &mut MsgpackReader<'_>) -> Result<u64> {
     match reader.token()? {
         MsgpackItem::Int(int) => u64::try_from(int).ok(),
         _ => None,
     }
-    .ok_or_else(|| Error::new(Reason::Corrupt, "an event's payload: expected a whole number"))
+    .ok_or_else(|| corrupt("expected an unsigned integer"))
 }
 
-fn count(reader: &mut MsgpackReader<'_>) -> Result<u32> {
+fn frame_count(reader: &mut MsgpackReader<'_>) -> Result<u32> {
     u32::try_from(uint(reader)?)
         .ok()
         .filter(|count| *count > 0)
-        .ok_or_else(|| Error::new(Reason::Corrupt, "an event's payload: a count out of range"))
+        .ok_or_else(|| corrupt("a number of frames is out of range"))
 }
 
 #[cfg(test)]
@@ -293,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn an_event_round_trips() {
         let document = Document::from_json(r#"{"id":"a","n":1}"#).unwrap();
         let key = Key::Str("a".into());
         let request = Some(RequestId { id: "req-1".into(), fingerprint: [0xab; 16] });
@@ -311,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_lacks_a_part_is_refused() {
+    fn an_event_without_a_required_field_is_refused() {
         let key = Key::Int(4);
         let mut out = Vec::new();
         encode(&mut out, Some(&key), None, false, None, false);

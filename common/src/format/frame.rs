@@ -1,4 +1,4 @@
-//! The frame: one event as it stands in a segment, with its length and a CRC that also covers its place.
+//! The frame: one event as stored in a segment, with its length and a CRC that also covers its address.
 //!
 //! `[u32 length][u32 crc32][varint seq][u64 unix_ms][u8 event_type][msgpack payload]`, little-endian. See `FORMAT.md`.
 
@@ -8,15 +8,16 @@ use crate::format::event::EventType;
 use crate::format::varint;
 use crate::limits;
 
-/// Bytes before the body: length and CRC.
+/// The bytes before the body: length and CRC.
 pub const PREFIX: usize = 8;
-/// The shortest body: a one-byte seq, time, type, an empty map. Zeros can therefore never be a frame.
+/// The length of the shortest body in bytes: a seq of one byte, time, type, an empty map. Zeros are never a frame, because
+/// their length would be 0.
 pub const MIN_BODY: usize = 1 + 8 + 1 + 1;
 
-/// Where a frame stands. The CRC covers it, so that a frame is valid nowhere else.
+/// The address of a frame. The CRC covers it, so that a copied or shifted frame is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameAddress {
-    /// The table's id: the seq that created it.
+    /// The table's id: the seq that created the table.
     pub table: u64,
     /// The segment's number.
     pub segment: u64,
@@ -24,41 +25,41 @@ pub struct FrameAddress {
     pub offset: u64,
 }
 
-/// A frame over borrowed bytes.
+/// A decoded frame over borrowed bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The commit it belongs to.
+    /// The seq of the frame's commit.
     pub seq: u64,
     /// The commit's time, in milliseconds since 1970.
     pub time_ms: u64,
-    /// What kind of event it holds.
+    /// The type of the event.
     pub kind: EventType,
     /// The event's payload, a MessagePack map.
     pub payload: &'a [u8],
-    /// The whole frame's length in bytes, prefix included.
+    /// The length of the frame in bytes, prefix included.
     pub len: usize,
     /// The stored CRC.
     pub crc: u32,
 }
 
-/// Why bytes are not a frame.
+/// Why bytes are not a valid frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameError {
-    /// The bytes end before the frame does: so many are needed in all.
+    /// The bytes end before the frame does. The frame has this many bytes.
     Incomplete(usize),
-    /// A length that no frame has.
+    /// The length field has a value that no frame has.
     Length(u32),
     /// The CRC does not match.
     Crc,
-    /// The CRC matches a body that makes no sense.
+    /// The CRC matches, but the body is invalid.
     Body(&'static str),
 }
 
 impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            FrameError::Incomplete(needed) => write!(f, "a frame of {needed} bytes is cut short"),
-            FrameError::Length(length) => write!(f, "no frame has a length of {length}"),
+            FrameError::Incomplete(needed) => write!(f, "the frame is cut short: it has {needed} bytes"),
+            FrameError::Length(length) => write!(f, "invalid frame length {length}"),
             FrameError::Crc => f.write_str("the CRC does not match"),
             FrameError::Body(what) => write!(f, "the CRC matches, but {what}"),
         }
@@ -67,18 +68,18 @@ impl fmt::Display for FrameError {
 
 impl std::error::Error for FrameError {}
 
-fn crc(length: [u8; 4], body: &[u8], place: FrameAddress) -> u32 {
+fn crc(length: [u8; 4], body: &[u8], address: FrameAddress) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&length);
     hasher.update(body);
-    hasher.update(&place.table.to_le_bytes());
-    hasher.update(&place.segment.to_le_bytes());
-    hasher.update(&place.offset.to_le_bytes());
+    hasher.update(&address.table.to_le_bytes());
+    hasher.update(&address.segment.to_le_bytes());
+    hasher.update(&address.offset.to_le_bytes());
     hasher.finalize()
 }
 
-/// Reads the frame at the start of `bytes`, which stand at `place`.
-pub fn parse(bytes: &[u8], place: FrameAddress) -> Result<Frame<'_>, FrameError> {
+/// Decodes the frame at the start of `bytes`, which were read from `address`.
+pub fn parse(bytes: &[u8], address: FrameAddress) -> Result<Frame<'_>, FrameError> {
     let Some((length_bytes, rest)) = bytes.split_first_chunk::<4>() else {
         return Err(FrameError::Incomplete(PREFIX + MIN_BODY));
     };
@@ -91,17 +92,17 @@ pub fn parse(bytes: &[u8], place: FrameAddress) -> Result<Frame<'_>, FrameError>
     let Some((stored, rest)) = rest.split_first_chunk::<4>() else { return Err(incomplete) };
     let Some(body) = rest.get(..body_len) else { return Err(incomplete) };
     let stored = u32::from_le_bytes(*stored);
-    if crc(*length_bytes, body, place) != stored {
+    if crc(*length_bytes, body, address) != stored {
         return Err(FrameError::Crc);
     }
     let Some((seq, rest)) = varint::read(body) else {
-        return Err(FrameError::Body("its seq is not a varint"));
+        return Err(FrameError::Body("its seq is not a valid varint"));
     };
     let Some((time, rest)) = rest.split_first_chunk::<8>() else {
-        return Err(FrameError::Body("it ends before its time"));
+        return Err(FrameError::Body("it ends before its commit time"));
     };
     let Some((kind, payload)) = rest.split_first() else {
-        return Err(FrameError::Body("it ends before its type"));
+        return Err(FrameError::Body("it ends before its event type"));
     };
     let Some(kind) = EventType::from_byte(*kind) else {
         return Err(FrameError::Body("its event type is unknown"));
@@ -110,10 +111,10 @@ pub fn parse(bytes: &[u8], place: FrameAddress) -> Result<Frame<'_>, FrameError>
     Ok(Frame { seq, time_ms, kind, payload, len: PREFIX + body_len, crc: stored })
 }
 
-/// Frames of one table in the making: encoded, but not yet bound to a place.
+/// Encoded frames of one table that are not bound to an address yet.
 ///
-/// Admission encodes while the group before is still being synced; only when the group is written are its place and the
-/// last published seq known. [`FrameBuffer::stamp`] fills in both.
+/// Admission encodes frames while the previous group is still being synced. Only when the writer writes the group are the
+/// frames' addresses and the last published seq known. [`FrameBuffer::stamp`] fills in both.
 #[derive(Debug, Default)]
 pub struct FrameBuffer {
     bytes: Vec<u8>,
@@ -122,8 +123,8 @@ pub struct FrameBuffer {
 }
 
 impl FrameBuffer {
-    /// Appends a frame whose payload `write_payload` appends. It returns where in the buffer it left eight bytes
-    /// for the last published seq, if it did: the first frame must, no other may.
+    /// Appends a frame. `write_payload` appends the payload and, for the first frame of a group only, returns the position in
+    /// the buffer of eight bytes that it reserved for the last published seq.
     pub fn push(
         &mut self,
         seq: u64,
@@ -140,46 +141,46 @@ impl FrameBuffer {
         if let Some(at) = write_payload(&mut self.bytes) {
             self.published_at = Some(at);
         }
-        // A body over u32 cannot be: documents are limited far below. It would be stored with a length that is refused.
+        // Cannot overflow: documents are limited far below 4 GiB. If it did, readers would refuse the length.
         let length = u32::try_from(self.bytes.len() - start - PREFIX).unwrap_or(u32::MAX);
         if let Some(prefix) = self.bytes.get_mut(start..start + 4) {
             prefix.copy_from_slice(&length.to_le_bytes());
         }
     }
 
-    /// Binds the frames to the place where the first will stand: writes the last published seq and the CRCs.
-    /// Returns each frame's CRC, in order.
+    /// Binds the frames to their addresses: the first frame will be written at `first`, the others follow it. Writes the last
+    /// published seq and the CRCs, and returns the CRC of each frame, in order.
     pub fn stamp(&mut self, first: FrameAddress, published: u64) -> Vec<u32> {
         if let Some(at) = self.published_at
-            && let Some(slot) = self.bytes.get_mut(at..at + 8)
+            && let Some(field) = self.bytes.get_mut(at..at + 8)
         {
-            slot.copy_from_slice(&published.to_be_bytes());
+            field.copy_from_slice(&published.to_be_bytes());
         }
         let ends = self.starts.iter().skip(1).copied().chain([self.bytes.len()]);
         let mut crcs = Vec::with_capacity(self.starts.len());
         for (start, end) in self.starts.iter().copied().zip(ends) {
-            let place = FrameAddress { offset: first.offset + start as u64, ..first };
+            let address = FrameAddress { offset: first.offset + start as u64, ..first };
             let Some(frame) = self.bytes.get_mut(start..end) else { continue };
             let Some((length, rest)) = frame.split_first_chunk_mut::<4>() else { continue };
             let Some((stored, body)) = rest.split_first_chunk_mut::<4>() else { continue };
-            let value = crc(*length, body, place);
+            let value = crc(*length, body, address);
             *stored = value.to_le_bytes();
             crcs.push(value);
         }
         crcs
     }
 
-    /// The frames' bytes.
+    /// The bytes of all frames.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// How many frames there are.
+    /// The number of frames.
     pub fn frames(&self) -> usize {
         self.starts.len()
     }
 
-    /// Whether there is no frame.
+    /// Whether the buffer has no frame.
     pub fn is_empty(&self) -> bool {
         self.starts.is_empty()
     }
@@ -189,56 +190,56 @@ impl FrameBuffer {
 mod tests {
     use super::*;
 
-    const PLACE: FrameAddress = FrameAddress { table: 1, segment: 2, offset: 300 };
+    const ADDRESS: FrameAddress = FrameAddress { table: 1, segment: 2, offset: 300 };
 
-    fn one(seq: u64) -> Vec<u8> {
+    fn frame_bytes(seq: u64) -> Vec<u8> {
         let mut buffer = FrameBuffer::default();
         buffer.push(seq, 1_700_000_000_000, EventType::Insert, |out| {
             out.extend_from_slice(&[0x81, 0xa1, b'k', 0x07]);
             None
         });
-        buffer.stamp(PLACE, 0);
+        buffer.stamp(ADDRESS, 0);
         buffer.bytes().to_vec()
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_frame_round_trips() {
         for seq in [1, 127, 128, 300, 1 << 35, u64::MAX] {
-            let bytes = one(seq);
-            let frame = parse(&bytes, PLACE).unwrap();
+            let bytes = frame_bytes(seq);
+            let frame = parse(&bytes, ADDRESS).unwrap();
             assert_eq!((frame.seq, frame.time_ms, frame.kind), (seq, 1_700_000_000_000, EventType::Insert));
             assert_eq!((frame.payload, frame.len), (&[0x81, 0xa1, b'k', 0x07][..], bytes.len()));
         }
     }
 
     #[test]
-    fn a_frame_is_valid_only_in_its_place() {
-        let bytes = one(9);
+    fn a_frame_is_valid_only_at_its_address() {
+        let bytes = frame_bytes(9);
         for wrong in [
-            FrameAddress { table: 2, ..PLACE },
-            FrameAddress { segment: 3, ..PLACE },
-            FrameAddress { offset: 301, ..PLACE },
+            FrameAddress { table: 2, ..ADDRESS },
+            FrameAddress { segment: 3, ..ADDRESS },
+            FrameAddress { offset: 301, ..ADDRESS },
         ] {
             assert_eq!(parse(&bytes, wrong), Err(FrameError::Crc));
         }
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_seen() {
-        let bytes = one(9);
+    fn every_flipped_bit_and_every_cut_is_an_error() {
+        let bytes = frame_bytes(9);
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(parse(&flipped, PLACE).is_err(), "bit {bit}");
+            assert!(parse(&flipped, ADDRESS).is_err(), "bit {bit}");
         }
         for len in 0..bytes.len() {
-            assert!(matches!(parse(&bytes[..len], PLACE), Err(FrameError::Incomplete(_))), "cut at {len}");
+            assert!(matches!(parse(&bytes[..len], ADDRESS), Err(FrameError::Incomplete(_))), "cut at {len}");
         }
     }
 
     #[test]
-    fn zeros_and_huge_lengths_are_no_frames() {
-        assert_eq!(parse(&[0; 64], PLACE), Err(FrameError::Length(0)));
-        assert_eq!(parse(&[0xff; 64], PLACE), Err(FrameError::Length(u32::MAX)));
+    fn zeros_and_huge_lengths_are_not_frames() {
+        assert_eq!(parse(&[0; 64], ADDRESS), Err(FrameError::Length(0)));
+        assert_eq!(parse(&[0xff; 64], ADDRESS), Err(FrameError::Length(u32::MAX)));
     }
 }

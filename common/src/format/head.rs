@@ -1,83 +1,84 @@
-//! HEAD: how far the log is durable, in cells of 64 bytes that are each whole or not there.
+//! HEAD: how far the log is durable, in cells of 64 bytes with a CRC each.
 //!
-//! Cells 0 and 1 are two copies of the header, written in turn; cell 2+i is the slot of table i. See `FORMAT.md`.
+//! Cells 0 and 1 are two copies of the header, written alternately, so that a torn write leaves one of them valid. Cell 2+i is
+//! table entry i. See `FORMAT.md`.
 
-/// Bytes of a cell.
+/// The length of a cell, in bytes.
 pub const CELL: usize = 64;
-/// Version of the on-disk format. A database of another version is refused.
+/// The version of the disk format. DriftDB refuses to open a database with another version.
 pub const FORMAT_VERSION: u8 = 1;
 
 const HEADER_MAGIC: [u8; 4] = *b"DRHD";
-const SLOT_MAGIC: [u8; 4] = *b"DRSL";
+const TABLE_ENTRY_MAGIC: [u8; 4] = *b"DRSL";
 
-/// The header: names the history, and the newest published commit.
+/// The header: the identity of the database and its history, and the last published commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// The database's id (a UUID).
+    /// The database's id, a UUID.
     pub database_id: [u8; 16],
-    /// Names a history: another after a restore.
+    /// The id of this history. A restore starts another.
     pub epoch: u64,
-    /// One more at each open for writing.
+    /// The number of times that a writer has opened the database.
     pub term: u64,
-    /// The last published commit; 0 before the first.
+    /// The seq of the last published commit; 0 before the first.
     pub last_seq: u64,
-    /// Its time, in milliseconds since 1970.
+    /// The time of that commit, in milliseconds since 1970.
     pub last_ms: u64,
-    /// One more at each write of a header, wrapping: of two valid copies the later one counts.
+    /// Incremented (wrapping) at each write of a header. Of two valid copies, the one with the later generation counts.
     pub generation: u32,
-    /// How many slots follow.
+    /// The number of table entries after the header copies.
     pub table_entry_count: u16,
-    /// The writer closed the database: no byte beyond the slots was left behind.
+    /// Whether the last writer closed the database: no segment has bytes beyond its table entry.
     pub closed: bool,
 }
 
-/// How far one table's log is durable.
+/// A table entry of HEAD: how far the log of one table is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TableEntry {
-    /// The table's id: the seq that created it. 0 in a slot of no table.
+    /// The table's id: the seq that created the table. 0 if the entry is unused.
     pub table: u64,
-    /// The version of the manifest that names the segment.
+    /// The version of the manifest that lists the segment.
     pub manifest: u64,
     /// The active segment's number.
     pub segment: u64,
-    /// Bytes of it that are synced.
+    /// The number of bytes of the active segment that are durable.
     pub bytes: u64,
-    /// The last commit with a frame in this table.
+    /// The seq of the last commit with a frame in this table.
     pub last_seq: u64,
-    /// The oldest moment that can be read.
+    /// The floor: the oldest seq at which the table can be read; 0 if all history is kept.
     pub floor: u64,
 }
 
-/// Writes fields into a cell, one after the other.
+/// Writes the fields of a cell, one after the other.
 struct CellWriter {
     cell: [u8; CELL],
-    at: usize,
+    position: usize,
 }
 
 impl CellWriter {
     fn new(magic: [u8; 4]) -> Self {
-        let mut writer = CellWriter { cell: [0; CELL], at: 0 };
+        let mut writer = CellWriter { cell: [0; CELL], position: 0 };
         writer.put(&magic);
-        writer.at += 4; // the CRC comes last
+        writer.position += 4; // `finish` writes the CRC
         writer
     }
 
     fn put(&mut self, bytes: &[u8]) {
-        if let Some(field) = self.cell.get_mut(self.at..self.at + bytes.len()) {
+        if let Some(field) = self.cell.get_mut(self.position..self.position + bytes.len()) {
             field.copy_from_slice(bytes);
         }
-        self.at += bytes.len();
+        self.position += bytes.len();
     }
 
     fn finish(mut self, index: u64) -> [u8; CELL] {
         let value = crc(&self.cell, index);
-        self.at = 4;
+        self.position = 4;
         self.put(&value.to_le_bytes());
         self.cell
     }
 }
 
-/// Reads fields from a cell, one after the other.
+/// Reads the fields of a cell, one after the other.
 struct CellReader<'a>(&'a [u8]);
 
 impl<'a> CellReader<'a> {
@@ -98,7 +99,7 @@ impl<'a> CellReader<'a> {
     }
 }
 
-/// The CRC of a cell (its own bytes left out) in its place.
+/// The CRC of a cell at an index. It covers all bytes of the cell except the CRC itself, and the index.
 fn crc(cell: &[u8; CELL], index: u64) -> u32 {
     let (magic, rest) = cell.split_at(4);
     let (_, fields) = rest.split_at(4);
@@ -110,7 +111,7 @@ fn crc(cell: &[u8; CELL], index: u64) -> u32 {
 }
 
 impl Header {
-    /// The cell of header copy 0 or 1.
+    /// Encodes the cell of header copy 0 or 1.
     pub fn encode(&self, copy: u64) -> [u8; CELL] {
         let mut cell = CellWriter::new(HEADER_MAGIC);
         cell.put(&self.database_id);
@@ -138,7 +139,7 @@ impl Header {
         (fields.take::<1>()? == [FORMAT_VERSION]).then_some(header)
     }
 
-    /// Whether this copy was written after the other.
+    /// Whether this copy was written after `other`.
     fn is_after(&self, other: &Header) -> bool {
         let later = (1..1 << 31).contains(&self.generation.wrapping_sub(other.generation));
         self.term > other.term || (self.term == other.term && later)
@@ -146,9 +147,9 @@ impl Header {
 }
 
 impl TableEntry {
-    /// The cell of slot `index`.
+    /// Encodes the cell of table entry `index`.
     pub fn encode(&self, index: u64) -> [u8; CELL] {
-        let mut cell = CellWriter::new(SLOT_MAGIC);
+        let mut cell = CellWriter::new(TABLE_ENTRY_MAGIC);
         for field in [self.table, self.manifest, self.segment, self.bytes, self.last_seq, self.floor] {
             cell.put(&field.to_le_bytes());
         }
@@ -156,7 +157,7 @@ impl TableEntry {
     }
 
     fn decode(cell: &[u8; CELL], index: u64) -> Option<TableEntry> {
-        let mut fields = CellReader::open(cell, SLOT_MAGIC, table_entry_cell(index))?;
+        let mut fields = CellReader::open(cell, TABLE_ENTRY_MAGIC, table_entry_cell(index))?;
         Some(TableEntry {
             table: fields.u64()?,
             manifest: fields.u64()?,
@@ -168,17 +169,17 @@ impl TableEntry {
     }
 }
 
-/// The number of the cell that holds slot `index`.
+/// The number of the cell that contains table entry `index`.
 pub fn table_entry_cell(index: u64) -> u64 {
     index + 2
 }
 
-/// The byte offset of a cell.
+/// The offset of a cell in HEAD, in bytes.
 pub fn cell_offset(cell: u64) -> u64 {
     cell * CELL as u64
 }
 
-/// The later of the two header copies, from HEAD's first 128 bytes; `None` where neither is valid.
+/// Decodes the later of the two header copies from the first 128 bytes of HEAD; `None` if neither is valid.
 pub fn decode_header(bytes: &[u8]) -> Option<Header> {
     let mut copies = bytes.chunks_exact(CELL).take(2).zip(0..).filter_map(|(cell, i)| {
         let cell: &[u8; CELL] = cell.try_into().ok()?;
@@ -191,7 +192,7 @@ pub fn decode_header(bytes: &[u8]) -> Option<Header> {
     })
 }
 
-/// The slots, from the bytes after the header copies; `None` for each that is not valid.
+/// Decodes `count` table entries from the bytes after the header copies; `None` for each entry that is not valid.
 pub fn decode_table_entries(bytes: &[u8], count: u16) -> Vec<Option<TableEntry>> {
     let mut cells = bytes.chunks_exact(CELL);
     (0..u64::from(count)).map(|i| TableEntry::decode(cells.next()?.try_into().ok()?, i)).collect()
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_later_copy_counts_even_when_the_generation_wraps() {
+    fn the_later_copy_counts_also_after_the_generation_wraps() {
         assert_eq!(decode_header(&pair(&header(4), &header(5))), Some(header(5)));
         assert_eq!(decode_header(&pair(&header(6), &header(5))), Some(header(6)));
         assert_eq!(decode_header(&pair(&header(u32::MAX), &header(0))), Some(header(0)));
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_copy_leaves_the_other() {
+    fn the_other_copy_counts_if_one_is_damaged() {
         for bit in 0..CELL * 8 {
             let mut bytes = pair(&header(4), &header(5));
             bytes[CELL + bit / 8] ^= 1 << (bit % 8);
@@ -239,11 +240,11 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_valid_only_in_its_place() {
-        let slot = TableEntry { table: 1, manifest: 2, segment: 3, bytes: 4, last_seq: 5, floor: 6 };
-        let cells = [slot.encode(0), slot.encode(1)].concat();
-        assert_eq!(decode_table_entries(&cells, 2), [Some(slot), Some(slot)]);
-        assert_eq!(decode_table_entries(&[slot.encode(1), slot.encode(0)].concat(), 2), [None, None]);
-        assert_eq!(decode_table_entries(&cells, 3), [Some(slot), Some(slot), None]);
+    fn a_table_entry_is_valid_only_at_its_index() {
+        let entry = TableEntry { table: 1, manifest: 2, segment: 3, bytes: 4, last_seq: 5, floor: 6 };
+        let cells = [entry.encode(0), entry.encode(1)].concat();
+        assert_eq!(decode_table_entries(&cells, 2), [Some(entry), Some(entry)]);
+        assert_eq!(decode_table_entries(&[entry.encode(1), entry.encode(0)].concat(), 2), [None, None]);
+        assert_eq!(decode_table_entries(&cells, 3), [Some(entry), Some(entry), None]);
     }
 }

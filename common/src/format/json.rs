@@ -1,4 +1,4 @@
-//! JSON text to MessagePack and back, without losing a digit or the order of fields.
+//! Converts JSON text to MessagePack and back. Keeps every digit of integers and the order of fields.
 
 use std::fmt;
 
@@ -12,8 +12,10 @@ fn invalid(message: impl fmt::Display) -> Error {
     Error::new(Reason::DocumentInvalid, format!("invalid JSON: {message}"))
 }
 
-/// Transcodes one JSON value. Refused: integers beyond 64 bits, numbers beyond a 64-bit float, duplicate field
-/// names, nesting over the limit.
+/// Converts one JSON value to MessagePack.
+///
+/// Fails with [`Reason::DocumentInvalid`] if the text is not JSON, an integer does not fit in 64 bits, a number exceeds the
+/// range of a 64-bit float, an object has duplicate fields, or the nesting exceeds [`limits::NESTING`].
 pub fn to_msgpack(text: &str) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len());
     let mut rounded = false;
@@ -26,12 +28,12 @@ pub fn to_msgpack(text: &str) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Appends one MessagePack value as JSON text.
+/// Reads one MessagePack value and appends it as JSON text.
 pub fn write(out: &mut String, reader: &mut msgpack::MsgpackReader<'_>) -> Result<()> {
     write_at(out, reader, 0)
 }
 
-/// One MessagePack value as JSON text.
+/// Converts one MessagePack value to JSON text.
 pub fn from_msgpack(encoded: &[u8]) -> Result<String> {
     let mut out = String::with_capacity(encoded.len() + encoded.len() / 4);
     write(&mut out, &mut msgpack::MsgpackReader::new(encoded))?;
@@ -81,10 +83,10 @@ fn push_serialized<T: serde::Serialize + ?Sized>(out: &mut String, value: &T) ->
 }
 
 fn too_deep() -> Error {
-    Error::new(Reason::DocumentInvalid, format!("nested deeper than {} levels", limits::NESTING))
+    Error::new(Reason::DocumentInvalid, format!("nested more than {} levels deep", limits::NESTING))
 }
 
-/// The parser hands out an integer beyond 64 bits as a rounded float; here its digits are looked at again.
+/// Finds integers that exceed 64 bits. The parser returns them as rounded floats, so this scans the text again.
 fn check_integers(text: &str) -> Result<()> {
     let mut in_string = false;
     let mut escaped = false;
@@ -98,7 +100,7 @@ fn check_integers(text: &str) -> Result<()> {
         } else {
             let integer = number.bytes().all(|b| b.is_ascii_digit() || b == b'-') && !number.is_empty();
             if integer && number.parse::<u64>().is_err() && number.parse::<i64>().is_err() {
-                return Err(invalid(format!("{number} does not fit in 64 bits; send it as a string")));
+                return Err(invalid(format!("{number} does not fit in 64 bits: send it as a string")));
             }
             number.clear();
             in_string = c == '"';
@@ -107,8 +109,8 @@ fn check_integers(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// A name that occurs twice.
-pub(crate) fn duplicate<'a>(names: &mut [&'a str]) -> Option<&'a str> {
+/// A name that occurs more than once, if any. Sorts `names`.
+pub(crate) fn find_duplicate<'a>(names: &mut [&'a str]) -> Option<&'a str> {
     names.sort_unstable();
     names.windows(2).find_map(|pair| match pair {
         [a, b] if a == b => Some(*a),
@@ -116,8 +118,10 @@ pub(crate) fn duplicate<'a>(names: &mut [&'a str]) -> Option<&'a str> {
     })
 }
 
+/// Appends the MessagePack of the value that it visits.
 struct Transcoder<'a> {
     out: &'a mut Vec<u8>,
+    /// Set if a float is so large that it can be a rounded integer.
     rounded: &'a mut bool,
     depth: usize,
 }
@@ -131,16 +135,16 @@ impl<'de> DeserializeSeed<'de> for Transcoder<'_> {
 }
 
 impl Transcoder<'_> {
-    fn deeper<E: de::Error>(&mut self) -> Result<Transcoder<'_>, E> {
+    fn nested<E: de::Error>(&mut self) -> Result<Transcoder<'_>, E> {
         if self.depth >= limits::NESTING {
-            return Err(E::custom(format_args!("nested deeper than {} levels", limits::NESTING)));
+            return Err(E::custom(format_args!("nested more than {} levels deep", limits::NESTING)));
         }
         Ok(Transcoder { out: self.out, rounded: self.rounded, depth: self.depth + 1 })
     }
 
-    /// Writes a container's head where it was left out, now that its length is known.
-    fn insert_head(&mut self, at: usize, head: &[u8]) {
-        self.out.splice(at..at, head.iter().copied());
+    /// Inserts the header of a container at `at`, when its length is known.
+    fn insert_header(&mut self, at: usize, header: &[u8]) {
+        self.out.splice(at..at, header.iter().copied());
     }
 }
 
@@ -185,12 +189,12 @@ impl<'de> Visitor<'de> for Transcoder<'_> {
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
         let start = self.out.len();
         let mut len = 0;
-        while items.next_element_seed(self.deeper()?)?.is_some() {
+        while items.next_element_seed(self.nested()?)?.is_some() {
             len += 1;
         }
-        let mut head = Vec::with_capacity(5);
-        msgpack::write_array_len(&mut head, len);
-        self.insert_head(start, &head);
+        let mut header = Vec::with_capacity(5);
+        msgpack::write_array_len(&mut header, len);
+        self.insert_header(start, &header);
         Ok(())
     }
 
@@ -200,14 +204,14 @@ impl<'de> Visitor<'de> for Transcoder<'_> {
         while let Some(name) = pairs.next_key::<String>()? {
             msgpack::write_str(self.out, &name);
             names.push(name);
-            pairs.next_value_seed(self.deeper()?)?;
+            pairs.next_value_seed(self.nested()?)?;
         }
-        if let Some(name) = duplicate(&mut names.iter().map(String::as_str).collect::<Vec<_>>()) {
-            return Err(de::Error::custom(format_args!("field {name:?} occurs twice")));
+        if let Some(name) = find_duplicate(&mut names.iter().map(String::as_str).collect::<Vec<_>>()) {
+            return Err(de::Error::custom(format_args!("field {name:?} occurs twice in one object")));
         }
-        let mut head = Vec::with_capacity(5);
-        msgpack::write_map_len(&mut head, names.len());
-        self.insert_head(start, &head);
+        let mut header = Vec::with_capacity(5);
+        msgpack::write_map_len(&mut header, names.len());
+        self.insert_header(start, &header);
         Ok(())
     }
 }
@@ -221,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_in_comes_out() {
+    fn json_round_trips() {
         for text in [
             r#"{"z":1,"a":[true,false,null],"m":{"x":"é\n\"\\"}}"#,
             "[18446744073709551615,-9223372036854775808,0,-1,127,128,1.5,1e300]",
@@ -237,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn containers_of_every_head_size() {
+    fn containers_of_every_header_size() {
         for len in [0usize, 1, 15, 16, 17, 65_535, 65_536] {
             let array = format!("[{}]", vec!["1"; len].join(","));
             assert_eq!(round_trip(&array), array);
@@ -248,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_rounded() {
+    fn integers_are_refused_rather_than_rounded() {
         for text in
             ["18446744073709551616", "-9223372036854775809", "[\"a\\\"1\", 99999999999999999999]", "1e400"]
         {
@@ -260,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_has_a_limit() {
+    fn nesting_is_limited() {
         let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
         assert!(to_msgpack(&nested(limits::NESTING)).is_ok());
         assert!(to_msgpack(&nested(limits::NESTING + 1)).is_err());

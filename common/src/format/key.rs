@@ -1,4 +1,4 @@
-//! Primary keys: text, or a signed 64-bit integer, ordered as their type orders them.
+//! Primary keys: text or signed 64-bit integers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::limits;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum KeyType {
-    /// Text, ordered by code points.
+    /// Text, in the order of its UTF-8 bytes, which is the order of code points.
     #[default]
     String,
-    /// A signed 64-bit integer, ordered as a number.
+    /// A signed 64-bit integer, in numeric order.
     Int,
 }
 
@@ -29,12 +29,12 @@ impl fmt::Display for KeyType {
     }
 }
 
-/// A row's key. Keys of one table are all of one variant, so that the derived order is the table's order.
+/// A row's key. All keys of a table have the same variant, so the derived order is the order of the table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
-    /// Of a table whose key type is INT.
+    /// A key of a table with key type INT.
     Int(i64),
-    /// Of a table whose key type is STRING.
+    /// A key of a table with key type STRING, 1 to 1,024 bytes.
     Str(Arc<str>),
 }
 
@@ -43,7 +43,9 @@ fn invalid(message: String) -> Error {
 }
 
 impl Key {
-    /// The key that a text names: an INT key is canonical decimal (no sign but `-`, no leading zeros).
+    /// Parses a key from text. An INT key must be canonical decimal: no sign except `-`, no leading zeros.
+    ///
+    /// Fails with [`Reason::KeyInvalid`].
     pub fn parse(text: &str, key_type: KeyType) -> Result<Key> {
         match key_type {
             KeyType::String => {
@@ -53,18 +55,18 @@ impl Key {
             KeyType::Int => match text.parse::<i64>() {
                 Ok(int) if int.to_string() == text => Ok(Key::Int(int)),
                 _ => Err(invalid(format!(
-                    "key {text:?} is not a whole number in its shortest decimal form, and this table's keys are INT"
+                    "invalid key {text:?}: the key type is INT, so the key must be a decimal 64-bit integer without leading zeros"
                 ))),
             },
         }
     }
 
-    /// The key in a document's primary key field.
+    /// The key in a document's primary key field, whose encoded value is `encoded`.
+    ///
+    /// Fails with [`Reason::KeyInvalid`] if the field is missing, or its value is not a valid key of the type.
     pub fn from_field(field: &str, encoded: Option<&[u8]>, key_type: KeyType) -> Result<Key> {
         let Some(encoded) = encoded else {
-            return Err(invalid(format!(
-                "the document has no field {field:?}, the primary key ({key_type})"
-            )));
+            return Err(invalid(format!("the document lacks the primary key field {field:?} ({key_type})")));
         };
         let found = match (msgpack::first(encoded)?, key_type) {
             (MsgpackItem::Str(text), KeyType::String) => {
@@ -74,7 +76,7 @@ impl Key {
             (MsgpackItem::Int(int), KeyType::Int) => {
                 return i64::try_from(int).map(Key::Int).map_err(|_| {
                     invalid(format!(
-                        "field {field:?}, the primary key, is {int}: INT keys are signed 64-bit integers"
+                        "primary key field {field:?} is {int}, which is not a signed 64-bit integer"
                     ))
                 });
             }
@@ -86,21 +88,21 @@ impl Key {
             (MsgpackItem::Array(_), _) => "an array",
             (MsgpackItem::Map(_), _) => "an object",
         };
-        Err(invalid(format!("field {field:?}, the primary key, must be {key_type} and is {found}")))
+        Err(invalid(format!("primary key field {field:?} must be {key_type}, but is {found}")))
     }
 
-    /// Reads a key as frames hold it.
+    /// Reads a key in the encoding of frames.
     pub fn decode(reader: &mut msgpack::MsgpackReader<'_>) -> Result<Key> {
         match reader.token()? {
             MsgpackItem::Str(text) => Ok(Key::Str(text.into())),
             MsgpackItem::Int(int) => i64::try_from(int)
                 .map(Key::Int)
-                .map_err(|_| invalid(format!("key {int} is not a signed 64-bit integer"))),
-            _ => Err(invalid("a key that is neither text nor an integer".to_owned())),
+                .map_err(|_| invalid(format!("invalid key {int}: not a signed 64-bit integer"))),
+            _ => Err(invalid("invalid key: neither text nor an integer".to_owned())),
         }
     }
 
-    /// Appends the key as frames hold it: MessagePack text or integer.
+    /// Appends the key in the encoding of frames: MessagePack text or integer.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Key::Int(int) => msgpack::write_int(out, (*int).into()),
@@ -108,7 +110,7 @@ impl Key {
         }
     }
 
-    /// The type of tables that have such keys.
+    /// The key type of the tables that can contain the key.
     pub fn key_type(&self) -> KeyType {
         match self {
             Key::Int(_) => KeyType::Int,
@@ -119,9 +121,9 @@ impl Key {
 
 fn check_len(text: &str) -> Result<()> {
     match text.len() {
-        0 => Err(invalid("a key must have at least one byte".to_owned())),
+        0 => Err(invalid("the key is empty: a key has at least one byte".to_owned())),
         len if len > limits::KEY_BYTES => {
-            Err(invalid(format!("a key of {len} bytes is over the limit of {} bytes", limits::KEY_BYTES)))
+            Err(invalid(format!("the key is too long: {len} bytes, the limit is {}", limits::KEY_BYTES)))
         }
         _ => Ok(()),
     }
@@ -141,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_int_key_has_one_spelling() {
+    fn int_keys_must_be_canonical_decimal() {
         assert_eq!(Key::parse("-7", KeyType::Int).unwrap(), Key::Int(-7));
         for text in ["007", "+7", "-0", "7.0", "", "9223372036854775808", " 7"] {
             assert!(Key::parse(text, KeyType::Int).is_err(), "{text:?}");
@@ -149,12 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn int_keys_order_as_numbers() {
+    fn int_keys_sort_as_numbers() {
         assert!(Key::parse("9", KeyType::Int).unwrap() < Key::parse("10", KeyType::Int).unwrap());
     }
 
     #[test]
-    fn keys_have_a_length_limit() {
+    fn string_keys_have_length_limits() {
         assert!(Key::parse(&"x".repeat(limits::KEY_BYTES), KeyType::String).is_ok());
         assert!(Key::parse(&"x".repeat(limits::KEY_BYTES + 1), KeyType::String).is_err());
         assert!(Key::parse("", KeyType::String).is_err());

@@ -1,4 +1,6 @@
-//! `database.json` and each table's `meta.json`: small JSON files that carry a CRC of themselves.
+//! The content of `database.json` and of each table's `meta.json` (the manifest): JSON with a CRC.
+//!
+//! Some fields have other names in JSON than in the code: the names on disk are older and part of the format.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -6,146 +8,148 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Reason, Result};
 
-/// The most bytes that such a file may have.
+/// The maximum length of such a file, in bytes.
 pub const FILE_BYTES: u64 = 64 << 20;
 
-/// What names a database: `database.json`.
+/// The identity of a database: `database.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
     /// The database's id, a UUID.
     pub id: uuid::Uuid,
-    /// Names this history, in hexadecimal (JSON numbers lose bits in many readers); another after a restore.
+    /// The id of this history; a restore starts another. Hexadecimal, because many JSON readers round large numbers.
     #[serde(with = "hex")]
     pub epoch: u64,
     /// The version of the on-disk format.
     pub format: u8,
 }
 
-/// The files that make up a table now, in order: `meta.json`.
+/// The manifest: the current files of a table, in order (`meta.json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The table's name.
     pub table: String,
-    /// The table's id: the seq that created it.
+    /// The table's id: the seq that created the table.
     pub table_id: u64,
-    /// One more at each change.
+    /// Incremented at each change.
     pub version: u64,
-    /// The term of the writer that wrote it.
+    /// The term of the writer that wrote this version.
     pub term: u64,
-    /// The last published commit when it was written: recovery may not fall below it.
+    /// The seq of the last published commit when this version was written. Recovery must not end before it.
     pub published: u64,
-    /// That commit's time in milliseconds since 1970; told where there are eras, and the log before them is not read.
+    /// That commit's time in milliseconds since 1970; 0 if the manifest has no delta layers. Recovery needs it because it
+    /// does not read the log that the layers cover.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub published_ms: u64,
-    /// The oldest moment that can be read, where compaction has raised it.
+    /// The oldest point in time that can be read, if compaction has discarded older history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<Floor>,
-    /// What happened from the floor on, in files: oldest first, each from where the one before it ends.
+    /// The delta layers, oldest first. Each starts at the seq at which the previous one ends. `eras` on disk.
     #[serde(rename = "eras", default, skip_serializing_if = "Vec::is_empty")]
     pub deltas: Vec<DeltaLayer>,
-    /// All live rows at some moments, oldest first.
+    /// The image layers, oldest first. `fulls` on disk.
     #[serde(rename = "fulls", default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<ImageLayer>,
-    /// The segments, oldest first: this order counts, not their numbers. The last one is active, those before it are
-    /// sealed.
+    /// The segments, oldest first. Their order counts, not their numbers. The last one is active, the others are sealed.
     pub segments: Vec<Segment>,
 }
 
-/// The oldest moment of a table that can be read.
+/// The oldest point in time at which a table can be read, and the state of the table then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Floor {
-    /// The commit.
+    /// The seq of the commit.
     pub seq: u64,
-    /// Its time in milliseconds since 1970.
+    /// The commit's time in milliseconds since 1970.
     pub time_ms: u64,
-    /// The last commit up to it that has a frame in the table.
+    /// The last seq up to and including `seq` that has a frame in the table.
     pub last_seq: u64,
-    /// Events up to it, since the table's creation.
+    /// Events since the table's creation, up to and including `seq`.
     pub events: u64,
-    /// Live rows after it.
+    /// Live rows after the commit.
     pub rows: u64,
 }
 
-/// A file of everything that happened in a table after one commit, up to another. One whose `base` is its `seq` stands at the
-/// floor for what compaction has folded: it holds no event, but the requests and producers that outlive theirs.
+/// A delta layer: a file with every event of a table after one commit, up to and including another.
+///
+/// If `base` equals `seq`, the layer is the compaction base: it has no events, only the requests and producers that outlive the
+/// commits that compaction discarded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeltaLayer {
-    /// After this commit; 0 for the first.
+    /// The layer's events are after this seq; 0 for the first layer.
     pub base: u64,
-    /// Up to and with this one, which has a frame in the table where any is held.
+    /// The last seq of the layer. Its commit has a frame in the table, unless the layer is the compaction base.
     pub seq: u64,
-    /// The file's length in bytes, its indexes' too.
+    /// The length of the file and of its index files, in bytes.
     pub bytes: u64,
-    /// How many events it holds.
+    /// The number of events.
     pub events: u64,
-    /// The paths that it has an index file of.
+    /// The paths for which the layer has an index file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub indexes: Vec<String>,
-    /// Where the log goes on after it.
+    /// The position in the log at which the layer ends.
     pub position: LogPosition,
 }
 
 impl DeltaLayer {
-    /// Whether it stands for what compaction has folded.
+    /// Whether the layer is the compaction base.
     pub fn is_compaction_base(&self) -> bool {
         self.base == self.seq
     }
 }
 
-/// A file of all live rows at a moment.
+/// An image layer: a file with all live rows after one commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageLayer {
-    /// The moment.
+    /// The seq of the commit.
     pub seq: u64,
-    /// How many rows it holds.
+    /// The number of rows.
     pub rows: u64,
-    /// The file's length in bytes, its indexes' too.
+    /// The length of the file and of its index files, in bytes.
     pub bytes: u64,
-    /// The paths that it has an index file of.
+    /// The paths for which the layer has an index file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub indexes: Vec<String>,
 }
 
-/// A place in a table's log, with the sum of the segment's frames before it.
+/// A position between two frames of a table's log, with a digest of the segment's frames before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LogPosition {
-    /// The segment's number.
+    /// The number of the segment.
     pub segment: u64,
-    /// The offset of the next frame in it.
+    /// The offset of the next frame in the segment, in bytes.
     pub offset: u64,
-    /// How many frames stand before it.
+    /// The number of frames in the segment before the position.
     pub frames: u64,
-    /// Their digest, as [`Seal`] has it.
+    /// The digest of those frames, computed as in [`Seal`].
     pub digest: u32,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// A segment, as the manifest lists it.
+/// A segment in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
-    /// The number in the file's name.
+    /// The number in the name of the file.
     pub number: u64,
-    /// What a sealed segment holds; absent for the active one.
+    /// The content of a sealed segment; `None` for the active segment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sealed: Option<Seal>,
 }
 
-/// What a sealed segment holds. It never changes again.
+/// The length and digest of a sealed segment. A sealed segment never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seal {
-    /// The file's length in bytes.
+    /// The length of the file in bytes.
     pub bytes: u64,
-    /// How many frames it has.
+    /// The number of frames.
     pub frames: u64,
-    /// CRC-32 over its frames' stored CRCs (4 bytes each, little-endian), in order.
+    /// CRC-32 over the stored CRCs of the frames (4 bytes each, little-endian), in order.
     pub digest: u32,
 }
 
-/// Sums up a segment's frames as they are written or read.
+/// Computes the number and the digest of a segment's frames while they are written or read.
 #[derive(Debug, Clone, Default)]
 pub struct Digest {
     frames: u64,
@@ -153,13 +157,13 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// Takes in the next frame's CRC.
+    /// Adds the CRC of the next frame.
     pub fn add(&mut self, crc: u32) {
         self.frames += 1;
         self.hasher.update(&crc.to_le_bytes());
     }
 
-    /// The sum of these frames, and then of those of another sum.
+    /// The digest of these frames followed by the frames of `later`.
     #[must_use]
     pub fn then(&self, later: &Digest) -> Digest {
         let mut hasher = self.hasher.clone();
@@ -167,13 +171,13 @@ impl Digest {
         Digest { frames: self.frames + later.frames, hasher }
     }
 
-    /// The sum of the frames before a place in a segment.
+    /// The digest of the frames before a position, to continue from there.
     pub fn resume(position: &LogPosition) -> Digest {
         let hasher = crc32fast::Hasher::new_with_initial_len(position.digest, position.frames * 4);
         Digest { frames: position.frames, hasher }
     }
 
-    /// The seal of a segment of `bytes` bytes with the frames taken in.
+    /// The seal of a segment with the added frames and a length of `bytes` bytes.
     pub fn seal(&self, bytes: u64) -> Seal {
         Seal { bytes, frames: self.frames, digest: self.hasher.clone().finalize() }
     }
@@ -185,7 +189,7 @@ struct Envelope<B> {
     body: B,
 }
 
-/// The bytes of such a file: `{"crc32": …, "body": …}`, the CRC over the body's bytes as they stand.
+/// Encodes `content` as the bytes of such a file: `{"crc32": …, "body": …}`, with the CRC over the body's bytes.
 pub fn encode<T: Serialize>(content: &T) -> Result<Vec<u8>> {
     let failed = |e| Error::new(Reason::Internal, format!("cannot encode a manifest: {e}"));
     let body = serde_json::value::to_raw_value(content).map_err(failed)?;
@@ -195,7 +199,7 @@ pub fn encode<T: Serialize>(content: &T) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads such a file; the error says what is wrong with it, for the caller to add which file it is.
+/// Decodes the bytes of such a file. The error says what is wrong; the caller adds the name of the file.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<T, String> {
     let envelope: Envelope<Box<RawValue>> = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     let body = envelope.body.get();
@@ -223,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_changed_byte_is_seen_or_changes_nothing() {
+    fn every_flipped_bit_is_an_error_or_changes_nothing() {
         let seal = Seal { bytes: 100, frames: 3, digest: 9 };
         let manifest = Manifest {
             table: "orders".into(),

@@ -1,13 +1,13 @@
-//! Reading and writing MessagePack over borrowed bytes: the encoding documents are stored in.
+//! Reads and writes MessagePack, the encoding of documents, over borrowed bytes.
 //!
 //! Specification: <https://github.com/msgpack/msgpack/blob/master/spec.md>. Binary and extension types have no
-//! JSON counterpart and are refused.
+//! counterpart in JSON, so documents must not contain them.
 
 use rmp::Marker;
 
 use crate::error::{Error, Reason, Result};
 
-/// One MessagePack item; arrays and maps as their number of elements or pairs, which follow.
+/// One MessagePack item. The elements of an array and the pairs of a map follow as separate items.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MsgpackItem<'a> {
     /// nil
@@ -16,63 +16,63 @@ pub enum MsgpackItem<'a> {
     Bool(bool),
     /// Any integer.
     Int(i128),
-    /// A float of 32 or 64 bits.
+    /// A finite float of 32 or 64 bits.
     Float(f64),
     /// UTF-8 text.
     Str(&'a str),
-    /// An array of so many items.
+    /// The start of an array with this many elements.
     Array(u32),
-    /// A map of so many pairs.
+    /// The start of a map with this many pairs.
     Map(u32),
 }
 
-/// Reads items one after the other from a slice.
+/// Reads items from a slice, one after the other. Never allocates memory because a length says so.
 #[derive(Debug, Clone)]
 pub struct MsgpackReader<'a> {
     bytes: &'a [u8],
-    pos: usize,
+    position: usize,
 }
 
-fn invalid(what: &str, pos: usize) -> Error {
-    Error::new(Reason::DocumentInvalid, format!("invalid MessagePack at byte {pos}: {what}"))
+fn invalid(what: &str, position: usize) -> Error {
+    Error::new(Reason::DocumentInvalid, format!("invalid MessagePack at byte {position}: {what}"))
 }
 
 impl<'a> MsgpackReader<'a> {
     /// A reader at the first byte.
     pub fn new(bytes: &'a [u8]) -> Self {
-        MsgpackReader { bytes, pos: 0 }
+        MsgpackReader { bytes, position: 0 }
     }
 
-    /// How many bytes have been read.
+    /// The number of bytes that have been read.
     pub fn position(&self) -> usize {
-        self.pos
+        self.position
     }
 
     fn take(&mut self, len: usize) -> Result<&'a [u8]> {
-        let end = self.pos.checked_add(len);
-        let slice = end.and_then(|end| self.bytes.get(self.pos..end));
+        let end = self.position.checked_add(len);
+        let slice = end.and_then(|end| self.bytes.get(self.position..end));
         match slice {
             Some(slice) => {
-                self.pos += len;
+                self.position += len;
                 Ok(slice)
             }
-            None => Err(invalid("it ends too early", self.pos)),
+            None => Err(invalid("it is cut short", self.position)),
         }
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let at = self.pos;
-        self.take(N)?.first_chunk::<N>().copied().ok_or_else(|| invalid("it ends too early", at))
+        let start = self.position;
+        self.take(N)?.first_chunk::<N>().copied().ok_or_else(|| invalid("it is cut short", start))
     }
 
     fn text(&mut self, len: u32) -> Result<&'a str> {
-        let at = self.pos;
-        std::str::from_utf8(self.take(len as usize)?).map_err(|_| invalid("text that is not UTF-8", at))
+        let start = self.position;
+        std::str::from_utf8(self.take(len as usize)?).map_err(|_| invalid("a text is not UTF-8", start))
     }
 
     /// Reads the next item.
     pub fn token(&mut self) -> Result<MsgpackItem<'a>> {
-        let at = self.pos;
+        let start = self.position;
         let [first] = self.array()?;
         Ok(match Marker::from_u8(first) {
             Marker::FixPos(n) => MsgpackItem::Int(n.into()),
@@ -88,8 +88,8 @@ impl<'a> MsgpackReader<'a> {
             Marker::I16 => MsgpackItem::Int(i16::from_be_bytes(self.array()?).into()),
             Marker::I32 => MsgpackItem::Int(i32::from_be_bytes(self.array()?).into()),
             Marker::I64 => MsgpackItem::Int(i64::from_be_bytes(self.array()?).into()),
-            Marker::F32 => finite(f32::from_be_bytes(self.array()?).into(), at)?,
-            Marker::F64 => finite(f64::from_be_bytes(self.array()?), at)?,
+            Marker::F32 => finite(f32::from_be_bytes(self.array()?).into(), start)?,
+            Marker::F64 => finite(f64::from_be_bytes(self.array()?), start)?,
             Marker::FixStr(n) => MsgpackItem::Str(self.text(n.into())?),
             Marker::Str8 => {
                 let len = u8::from_be_bytes(self.array()?);
@@ -110,43 +110,43 @@ impl<'a> MsgpackReader<'a> {
             Marker::Map16 => MsgpackItem::Map(u16::from_be_bytes(self.array()?).into()),
             Marker::Map32 => MsgpackItem::Map(u32::from_be_bytes(self.array()?)),
             Marker::Bin8 | Marker::Bin16 | Marker::Bin32 => {
-                return Err(invalid("binary data has no JSON counterpart: send text instead", at));
+                return Err(invalid("binary data is not supported: send text instead", start));
             }
-            _ => return Err(invalid("extension types have no JSON counterpart", at)),
+            _ => return Err(invalid("extension types are not supported", start)),
         })
     }
 
-    /// Reads the next item, which must be text.
+    /// Reads the next item, which must be text, such as a field name.
     pub fn str(&mut self) -> Result<&'a str> {
-        let at = self.pos;
+        let start = self.position;
         match self.token()? {
             MsgpackItem::Str(text) => Ok(text),
-            _ => Err(invalid("a field name that is not text", at)),
+            _ => Err(invalid("expected text", start)),
         }
     }
 
-    /// Reads the next item, which must be `N` bytes of binary data. Frames hold such, documents never do.
+    /// Reads the next item, which must be `N` bytes of binary data. Frames contain binary data, documents never do.
     pub fn bin<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let at = self.pos;
+        let start = self.position;
         let [marker, len] = self.array()?;
         if Marker::from_u8(marker) != Marker::Bin8 || usize::from(len) != N {
-            return Err(invalid("expected binary data", at));
+            return Err(invalid(&format!("expected {N} bytes of binary data"), start));
         }
         self.array()
     }
 
-    /// Reads the next item, which must be a map: the number of its pairs.
+    /// Reads the next item, which must be the start of a map, and returns its number of pairs.
     pub fn map(&mut self) -> Result<u32> {
-        let at = self.pos;
+        let start = self.position;
         match self.token()? {
             MsgpackItem::Map(len) => Ok(len),
-            _ => Err(invalid("expected a map", at)),
+            _ => Err(invalid("expected a map", start)),
         }
     }
 
-    /// Reads one whole value, however deep, and returns its bytes. Uses no stack per level.
+    /// Reads one whole value and returns its bytes. Does not recurse, so deep nesting cannot exhaust the stack.
     pub fn value(&mut self) -> Result<&'a [u8]> {
-        let start = self.pos;
+        let start = self.position;
         let mut left: u64 = 1;
         while left > 0 {
             left -= 1;
@@ -156,36 +156,36 @@ impl<'a> MsgpackReader<'a> {
                 _ => {}
             }
         }
-        self.bytes.get(start..self.pos).ok_or_else(|| invalid("it ends too early", start))
+        self.bytes.get(start..self.position).ok_or_else(|| invalid("it is cut short", start))
     }
 
-    /// Fails where bytes are left over.
+    /// Fails if bytes are left over.
     pub fn finish(&self) -> Result<()> {
-        match self.bytes.len() - self.pos {
+        match self.bytes.len() - self.position {
             0 => Ok(()),
-            left => Err(invalid(&format!("{left} bytes too many"), self.pos)),
+            left => Err(invalid(&format!("{left} bytes follow its last item"), self.position)),
         }
     }
 }
 
-fn finite(float: f64, at: usize) -> Result<MsgpackItem<'static>> {
+fn finite(float: f64, start: usize) -> Result<MsgpackItem<'static>> {
     if float.is_finite() {
         Ok(MsgpackItem::Float(float))
     } else {
-        Err(invalid("NaN and infinity have no JSON counterpart", at))
+        Err(invalid("NaN and infinity are not supported", start))
     }
 }
 
-/// The first item of encoded bytes: enough to know a scalar, or what kind of container it is.
+/// The first item of an encoded value: the value of a scalar, or the kind and length of a container.
 pub fn first(bytes: &[u8]) -> Result<MsgpackItem<'_>> {
     MsgpackReader::new(bytes).token()
 }
 
-/// The fields of an encoded map: name and encoded value, in order.
+/// The fields of an encoded map, in order: name and encoded value.
 pub fn fields(bytes: &[u8]) -> Result<Vec<(&str, &[u8])>> {
     let mut reader = MsgpackReader::new(bytes);
     let len = reader.map()?;
-    // A map of n pairs has at least 2n bytes: the claim is checked before memory is given.
+    // A map of n pairs has at least 2n bytes, which limits the allocation whatever the length says.
     let mut fields = Vec::with_capacity((len as usize).min(bytes.len() / 2));
     for _ in 0..len {
         let name = reader.str()?;
@@ -204,7 +204,7 @@ pub fn write_bool(out: &mut Vec<u8>, value: bool) {
     out.push(if value { Marker::True } else { Marker::False }.to_u8());
 }
 
-/// Appends an integer in its shortest form. Values outside -2^63…2^64-1 cannot occur and are clamped.
+/// Appends an integer in its shortest form. Clamps values outside -2^63…2^64-1, which no document contains.
 pub fn write_int(out: &mut Vec<u8>, value: i128) {
     if let Ok(value) = u64::try_from(value) {
         write_uint(out, value);
@@ -242,12 +242,12 @@ pub fn write_bin(out: &mut Vec<u8>, value: &[u8]) {
     let _ = rmp::encode::write_bin(out, value);
 }
 
-/// Appends the head of an array.
+/// Appends the start of an array. `len` elements must follow.
 pub fn write_array_len(out: &mut Vec<u8>, len: usize) {
     let _ = rmp::encode::write_array_len(out, u32::try_from(len).unwrap_or(u32::MAX));
 }
 
-/// Appends the head of a map.
+/// Appends the start of a map. `len` pairs must follow.
 pub fn write_map_len(out: &mut Vec<u8>, len: usize) {
     let _ = rmp::encode::write_map_len(out, u32::try_from(len).unwrap_or(u32::MAX));
 }
@@ -257,20 +257,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_claimed_length_allocates_nothing() {
+    fn a_large_length_allocates_nothing() {
         assert!(fields(&[0xdf, 0xff, 0xff, 0xff, 0xff]).is_err());
         assert!(MsgpackReader::new(&[0xdd, 0xff, 0xff, 0xff, 0xff, 0xc0]).value().is_err());
     }
 
     #[test]
-    fn deep_nesting_is_skipped_without_recursion() {
+    fn deep_values_are_skipped_without_recursion() {
         let mut deep = vec![0x91; 1_000_000];
         deep.push(0xc0);
         assert_eq!(MsgpackReader::new(&deep).value().unwrap().len(), deep.len());
     }
 
     #[test]
-    fn what_json_cannot_say_is_refused() {
+    fn items_without_counterpart_in_json_are_refused() {
         for bytes in
             [&[0xc4, 0][..], &[0xd4, 1, 1], &[0xc1], &[0xcb, 0x7f, 0xf8, 0, 0, 0, 0, 0, 0], &[0xa1, 0xff]]
         {

@@ -5,25 +5,32 @@ use std::fmt;
 use crate::error::{Error, Reason, Result};
 use crate::format::msgpack;
 
-/// Names of nested fields, outermost first; at least one.
+/// The names of nested fields, outermost first; at least one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Path(Vec<String>);
 
 impl Path {
-    /// A path of field names, outermost first.
+    /// A path from field names, outermost first.
     pub fn new(names: Vec<String>) -> Path {
         Path(names)
     }
 
-    /// A path of one field, whatever characters its name has.
+    /// A path with one field, whose name can contain any characters.
     pub fn field(name: &str) -> Path {
         Path(vec![name.to_owned()])
     }
 
-    /// Reads a path as it is displayed. Outside backticks a name may hold whatever is no dot and no backtick.
+    /// Parses a path in the form that `Display` writes. Outside backticks a name can contain any character except dots and
+    /// backticks.
+    ///
+    /// Fails with [`Reason::NameInvalid`].
     pub fn parse(text: &str) -> Result<Path> {
-        let invalid =
-            || Error::new(Reason::NameInvalid, format!("{text:?} is no path, such as a.b or a.`odd name`"));
+        let invalid = || {
+            Error::new(
+                Reason::NameInvalid,
+                format!("invalid path {text:?}: write a path as a.b or a.`odd name`"),
+            )
+        };
         let mut names = Vec::new();
         let mut rest = text;
         loop {
@@ -45,7 +52,7 @@ impl Path {
         }
     }
 
-    /// The path that an index is on. The API takes any text for an index: one that is no path is the name of a field.
+    /// The path of an index. The API accepts any text: a text that is not a path is the name of one field.
     pub fn of_index(text: &str) -> Path {
         Path::parse(text).unwrap_or_else(|_| Path::field(text))
     }
@@ -55,20 +62,20 @@ impl Path {
         &self.0
     }
 
-    /// The encoded value at the path, where the document has one.
+    /// The encoded value at the path; `None` if the document has no such field.
     pub fn lookup<'a>(&self, document: &'a [u8]) -> Result<Option<&'a [u8]>> {
-        let mut at = document;
+        let mut value = document;
         for name in &self.0 {
-            match find_field(at, name)? {
-                Some(value) => at = value,
+            match find_field(value, name)? {
+                Some(inner) => value = inner,
                 None => return Ok(None),
             }
         }
-        Ok(Some(at))
+        Ok(Some(value))
     }
 }
 
-/// Reads a name up to the backtick that closes it; two stand for one. Returns also what comes after.
+/// Parses a quoted name up to its closing backtick, and returns the text after it. Two backticks are one backtick in the name.
 fn quoted_name(text: &str) -> Option<(String, &str)> {
     let mut name = String::new();
     let mut rest = text;
@@ -85,7 +92,7 @@ fn quoted_name(text: &str) -> Option<(String, &str)> {
     }
 }
 
-/// The encoded value of a field of an encoded map; `None` where it is missing or `encoded` is no map.
+/// The encoded value of a field; `None` if the field is missing or `encoded` is not a map.
 fn find_field<'a>(encoded: &'a [u8], name: &str) -> Result<Option<&'a [u8]>> {
     let mut reader = msgpack::MsgpackReader::new(encoded);
     let msgpack::MsgpackItem::Map(len) = reader.token()? else {
@@ -123,13 +130,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_path_is_read_as_it_is_displayed(names in prop::collection::vec("[a1_`. é]{0,4}", 1..4)) {
+        fn display_and_parse_round_trip(names in prop::collection::vec("[a1_`. é]{0,4}", 1..4)) {
             let path = Path::new(names);
             prop_assert_eq!(Path::parse(&path.to_string()).unwrap(), path);
         }
 
         #[test]
-        fn any_text_is_on_some_path(text in "[a.`]{0,8}") {
+        fn every_text_is_the_path_of_an_index(text in "[a.`]{0,8}") {
             let path = Path::of_index(&text);
             if Path::parse(&text).is_err() {
                 prop_assert_eq!(path, Path::field(&text));
@@ -138,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_as_clients_write_them() {
+    fn known_paths_parse_and_others_are_refused() {
         let of = |names: &[&str]| Path::new(names.iter().map(|name| (*name).to_owned()).collect());
         for (text, names) in [
             ("status", &["status"][..]),

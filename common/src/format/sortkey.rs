@@ -1,6 +1,6 @@
-//! Encodings whose bytes sort as what they encode: keys, losslessly, and the values of secondary indexes, cut short.
+//! Encodings whose bytes sort in the order of the encoded values: keys without loss, and indexed values truncated.
 //!
-//! No encoding is a prefix of another one of its kind, so that more may follow it and the order stays.
+//! No encoding is a prefix of another one of the same kind, so more bytes can follow without changing the order.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::format::key::{Key, KeyType};
 use crate::format::msgpack::{self, MsgpackItem};
 use crate::limits;
 
-/// What an index holds of a row: a value that comparisons order. Null, arrays and objects are not indexed.
+/// A value that an index can contain. Null, arrays and objects are not indexed, because comparisons do not order them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Scalar<'a> {
     /// A boolean.
@@ -22,8 +22,10 @@ pub enum Scalar<'a> {
     Str(&'a str),
 }
 
-/// The first byte of an encoded value. Values of one kind lie together: after `[kind]` and before `[kind + 1]`,
-/// neither of which encodes any value. Every other number, so that one kind does not end where the next begins.
+/// The kind of an indexed value, and the first byte of its encoding.
+///
+/// All values of a kind are between the bytes `[kind]` and `[kind + 1]`, neither of which encodes a value. The numbers are odd,
+/// so that the upper bound of one kind is not the lower bound of the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ScalarKind {
@@ -36,19 +38,19 @@ pub enum ScalarKind {
 }
 
 impl ScalarKind {
-    /// The bytes before every value of the kind.
+    /// Bytes that sort before every value of the kind.
     pub fn below(self) -> Vec<u8> {
         vec![self as u8]
     }
 
-    /// The bytes after every value of the kind.
+    /// Bytes that sort after every value of the kind.
     pub fn above(self) -> Vec<u8> {
         vec![self as u8 + 1]
     }
 }
 
 impl Scalar<'_> {
-    /// What kind of value it is: the order is one within a kind, and comparisons know none between kinds.
+    /// The kind of the value. Values compare only within a kind.
     pub fn kind(self) -> ScalarKind {
         match self {
             Scalar::Bool(_) => ScalarKind::Bool,
@@ -58,16 +60,16 @@ impl Scalar<'_> {
     }
 }
 
-/// Appends a key. Encodings of keys of one type sort as the keys.
+/// Appends a key. The encodings of keys of one type sort as the keys do.
 pub fn write_key(out: &mut Vec<u8>, key: &Key) {
     match key {
-        // With its sign bit flipped a negative number comes before the others.
+        // The flipped sign bit makes negative numbers sort before the others.
         Key::Int(int) => out.extend_from_slice(&(int ^ i64::MIN).to_be_bytes()),
         Key::Str(text) => write_text(out, text.as_bytes()),
     }
 }
 
-/// Reads a key off the front of any bytes, and returns what is left; `None` where they are no key of the type.
+/// Reads a key from the front of any bytes, and returns the bytes after it; `None` if they are not a key of the type.
 pub fn read_key(bytes: &[u8], key_type: KeyType) -> Option<(Key, &[u8])> {
     if key_type == KeyType::Int {
         let (int, rest) = bytes.split_first_chunk::<8>()?;
@@ -88,7 +90,7 @@ pub fn read_key(bytes: &[u8], key_type: KeyType) -> Option<(Key, &[u8])> {
                 rest = after;
             }
             [0, END, after @ ..] => {
-                // Nothing was escaped, mostly: then the bytes are the text.
+                // Most texts have no escapes: then the bytes are the text.
                 let bytes = match text.is_empty() {
                     true => plain,
                     false => {
@@ -105,9 +107,9 @@ pub fn read_key(bytes: &[u8], key_type: KeyType) -> Option<(Key, &[u8])> {
     }
 }
 
-/// After a zero: the text has a zero here.
+/// After a zero byte: the text contains a zero byte here.
 const ESCAPED: u8 = 0xff;
-/// After a zero: the text ends here. Below `ESCAPED`, so that a text comes before those that it is a prefix of.
+/// After a zero byte: the text ends here. Less than `ESCAPED`, so that a text sorts before the texts that it is a prefix of.
 const END: u8 = 0x01;
 
 fn write_escaped(out: &mut Vec<u8>, text: &[u8]) {
@@ -124,27 +126,26 @@ fn write_text(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(&[0, END]);
 }
 
-/// Appends a value as an index holds it: of values `a` and `b` of one kind with `a < b`, the bytes of `a` are less
-/// than those of `b`, or the same.
+/// Appends an indexed value. For values `a < b` of one kind, the bytes of `a` are less than or equal to those of `b`.
 ///
-/// The same, because numbers are rounded to 64-bit floats, and texts are cut after
-/// [`limits::INDEX_TEXT_BYTES`]. Hence an index finds candidates, to be looked at again, and every bound of a search
-/// is an included one: what is above `b` may have the bytes of `b`.
+/// They can be equal, because numbers are rounded to 64-bit floats and texts are truncated to
+/// [`limits::INDEX_TEXT_BYTES`]. So an index only finds candidates, which must be compared again, and both bounds of a search
+/// must be inclusive: a value above `b` can have the bytes of `b`.
 pub fn write_scalar(out: &mut Vec<u8>, value: Scalar<'_>) {
     out.push(value.kind() as u8);
     match value {
         Scalar::Bool(value) => out.push(value.into()),
         #[expect(
             clippy::cast_precision_loss,
-            reason = "rounding keeps the order, and that is all an index needs"
+            reason = "rounding keeps the order, which is all that an index needs"
         )]
         Scalar::Int(int) => write_number(out, int as f64),
         Scalar::Float(float) => write_number(out, float),
-        Scalar::Str(text) => write_text(out, cut(text.as_bytes())),
+        Scalar::Str(text) => write_text(out, truncate(text.as_bytes())),
     }
 }
 
-/// Splits an index entry's bytes behind its value; `None` where they begin with no value.
+/// Splits the key of an index entry into its value and the rest; `None` if it does not start with a value.
 pub fn split_scalar(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let kind = *bytes.first()?;
     let end = if kind == ScalarKind::Bool as u8 {
@@ -167,39 +168,39 @@ fn write_number(out: &mut Vec<u8>, number: f64) {
     const SIGN: u64 = 1 << 63;
     // -0.0 equals 0.0.
     let bits = if number == 0.0 { 0 } else { number.to_bits() };
-    // The bits of floats sort as the floats but for the sign: negative ones come first, and in reverse.
+    // The bits of positive floats sort as the floats do. Negative floats must sort first and in reverse, so all bits flip.
     let bits = if bits & SIGN == 0 { bits | SIGN } else { !bits };
     out.extend_from_slice(&bits.to_be_bytes());
 }
 
-fn cut(text: &[u8]) -> &[u8] {
+fn truncate(text: &[u8]) -> &[u8] {
     text.get(..limits::INDEX_TEXT_BYTES).unwrap_or(text)
 }
 
-/// The least and the greatest bytes that an indexed text with a prefix can have, both included.
+/// The inclusive lower and upper bound of the encodings of all texts with a prefix.
 pub fn prefix_bounds(prefix: &str) -> (Vec<u8>, Vec<u8>) {
     let mut low = Vec::new();
     write_scalar(&mut low, Scalar::Str(prefix));
     if prefix.len() >= limits::INDEX_TEXT_BYTES {
-        // Nothing of what comes after the prefix is in the index.
+        // Truncation removes everything after the prefix.
         return (low.clone(), low);
     }
     let mut high = vec![ScalarKind::Text as u8];
     write_escaped(&mut high, prefix.as_bytes());
-    // UTF-8 has no such byte: above whatever can follow.
+    // UTF-8 never contains this byte, so it sorts after everything that can follow.
     high.push(0xff);
     (low, high)
 }
 
-/// The prefix that [`prefix_bounds`] gives these bounds for; `None` where there is none, or where all after it is cut.
+/// The prefix for which [`prefix_bounds`] returns these bounds; `None` if none exists, or if the prefix fills the truncated text.
 pub fn prefix_within(low: &[u8], high: &[u8]) -> Option<String> {
     let text = low.strip_prefix(&[ScalarKind::Text as u8])?;
     let (Key::Str(prefix), []) = read_key(text, KeyType::String)? else { return None };
-    let (_, wanted) = prefix_bounds(&prefix);
-    (wanted == high && low != high).then(|| prefix.as_ref().to_owned())
+    let (_, expected) = prefix_bounds(&prefix);
+    (expected == high && low != high).then(|| prefix.as_ref().to_owned())
 }
 
-/// What an index holds of an encoded value; `None` for null, arrays and objects.
+/// The indexed value of an encoded value; `None` for null, arrays and objects.
 pub fn scalar_of(encoded: &[u8]) -> Result<Option<Scalar<'_>>> {
     Ok(match msgpack::first(encoded)? {
         MsgpackItem::Bool(value) => Some(Scalar::Bool(value)),
@@ -264,7 +265,7 @@ mod tests {
         }
     }
 
-    fn keeps_order(a: Scalar<'_>, b: Scalar<'_>) {
+    fn check_order(a: Scalar<'_>, b: Scalar<'_>) {
         let (bytes_a, bytes_b) = (bytes(a), bytes(b));
         match order(a, b) {
             Ordering::Less => assert!(bytes_a <= bytes_b, "{a:?} {b:?}"),
@@ -275,7 +276,7 @@ mod tests {
         assert!(a.kind().below() < bytes_a && bytes_a < a.kind().above());
     }
 
-    fn key_order_and_reading(a: &Key, b: &Key) {
+    fn check_order_and_round_trip(a: &Key, b: &Key) {
         let (bytes_a, bytes_b) = (key_bytes(a), key_bytes(b));
         assert_eq!(a.cmp(b), bytes_a.cmp(&bytes_b), "{a} {b}");
         assert!(a == b || !bytes_b.starts_with(&bytes_a), "{a} {b}");
@@ -285,43 +286,43 @@ mod tests {
 
     proptest! {
         #[test]
-        fn texts_sort_as_keys_and_come_back(a in any_key(KeyType::String), b in any_key(KeyType::String)) {
-            key_order_and_reading(&a, &b);
+        fn string_keys_sort_and_round_trip(a in any_key(KeyType::String), b in any_key(KeyType::String)) {
+            check_order_and_round_trip(&a, &b);
         }
 
         #[test]
-        fn ints_sort_as_keys_and_come_back(a in any_key(KeyType::Int), b in any_key(KeyType::Int)) {
-            key_order_and_reading(&a, &b);
+        fn int_keys_sort_and_round_trip(a in any_key(KeyType::Int), b in any_key(KeyType::Int)) {
+            check_order_and_round_trip(&a, &b);
         }
 
         #[test]
-        fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(0xff), any::<u8>()], 0..20)) {
+        fn arbitrary_bytes_are_refused_or_read_as_one_key(bytes in prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(0xff), any::<u8>()], 0..20)) {
             for key_type in [KeyType::Int, KeyType::String] {
                 if let Some((key, rest)) = read_key(&bytes, key_type) {
-                    prop_assert_eq!([&key_bytes(&key), rest].concat(), &bytes[..], "one spelling");
+                    prop_assert_eq!([&key_bytes(&key), rest].concat(), &bytes[..], "a key has one encoding");
                 }
             }
         }
 
         #[test]
         fn numbers_keep_their_order(a in any_number(), b in any_number()) {
-            keeps_order(a, b);
+            check_order(a, b);
         }
 
         #[test]
         fn texts_keep_their_order(
-            // About the cut, with zeros and long characters across it.
+            // Around the truncation, with zero bytes and multi-byte characters across it.
             shared in (250usize..260).prop_map(|len| "x".repeat(len)),
             a in "[\0aé\u{10ffff}]{0,8}",
             b in "[\0aé\u{10ffff}]{0,8}",
         ) {
-            keeps_order(Scalar::Str(&a), Scalar::Str(&b));
+            check_order(Scalar::Str(&a), Scalar::Str(&b));
             let (a, b) = (format!("{shared}{a}"), format!("{shared}{b}"));
-            keeps_order(Scalar::Str(&a), Scalar::Str(&b));
+            check_order(Scalar::Str(&a), Scalar::Str(&b));
         }
 
         #[test]
-        fn a_prefix_bounds_what_it_begins(
+        fn prefix_bounds_contain_exactly_the_texts_with_the_prefix(
             len in prop_oneof![Just(0usize), 250usize..260],
             prefix in "[\0aé]{0,3}",
             rest in "[\0aé\u{10ffff}]{0,3}",
@@ -344,24 +345,24 @@ mod tests {
     }
 
     #[test]
-    fn integers_beyond_floats_are_rounded_and_ordered() {
+    fn large_integers_are_rounded_in_order() {
         let (low, high) = (Scalar::Int(1 << 53), Scalar::Int((1 << 53) + 1));
         assert_eq!(bytes(low), bytes(high));
         assert!(bytes(low) < bytes(Scalar::Int((1 << 53) + 2)));
         assert_eq!(bytes(Scalar::Int(1)), bytes(Scalar::Float(1.0)));
         assert_eq!(bytes(Scalar::Float(-0.0)), bytes(Scalar::Int(0)));
-        keeps_order(Scalar::Bool(false), Scalar::Bool(true));
+        check_order(Scalar::Bool(false), Scalar::Bool(true));
     }
 
     #[test]
-    fn keys_have_these_bytes() {
+    fn known_encodings_of_keys() {
         assert_eq!(key_bytes(&Key::Int(-1)), [0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
         assert_eq!(key_bytes(&Key::Int(1)), [0x80, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(key_bytes(&Key::Str("a\0b".into())), [b'a', 0, 0xff, b'b', 0, 1]);
     }
 
     #[test]
-    fn what_is_no_key_is_not_read() {
+    fn invalid_keys_are_refused() {
         let long = |len: usize| [vec![b'x'; len], vec![0, 1]].concat();
         assert!(read_key(&long(limits::KEY_BYTES), KeyType::String).is_some());
         for bytes in

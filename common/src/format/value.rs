@@ -1,4 +1,4 @@
-//! A JSON value as DriftQL's literals have it: exact integers, and objects that keep the order of their fields.
+//! A JSON value in memory, such as a DriftQL literal: integers are exact, and objects keep the order of their fields.
 
 use std::cmp::Ordering;
 
@@ -21,7 +21,7 @@ pub enum Value {
     Str(String),
     /// An array.
     Array(Vec<Value>),
-    /// An object; its fields in the order written, each name once.
+    /// An object: its fields in their order, without duplicate names.
     Object(Vec<(String, Value)>),
 }
 
@@ -48,15 +48,15 @@ impl Value {
         }
     }
 
-    /// Reads one MessagePack value: exactly the bytes given.
+    /// Decodes one MessagePack value from exactly `bytes`. Fails if it is invalid or nested deeper than [`limits::NESTING`].
     pub fn decode(bytes: &[u8]) -> Result<Value> {
         let mut reader = msgpack::MsgpackReader::new(bytes);
-        let value = decode_at(&mut reader, 0)?;
+        let value = decode_nested(&mut reader, 0)?;
         reader.finish()?;
         Ok(value)
     }
 
-    /// Whether two values are equal as JSON values: numbers by value, objects whatever the order of their fields.
+    /// Whether two values are equal: numbers compare by value, objects regardless of the order of their fields.
     pub fn same_as(&self, other: &Value) -> bool {
         match (self, other) {
             (Value::Int(int), Value::Float(float)) | (Value::Float(float), Value::Int(int)) => {
@@ -76,7 +76,7 @@ impl Value {
         }
     }
 
-    /// What kind of value it is, for error messages.
+    /// The kind of the value with its article, for error messages: `an integer`.
     pub fn kind(&self) -> &'static str {
         match self {
             Value::Null => "null",
@@ -90,9 +90,12 @@ impl Value {
     }
 }
 
-fn decode_at(reader: &mut msgpack::MsgpackReader<'_>, depth: usize) -> Result<Value> {
+fn decode_nested(reader: &mut msgpack::MsgpackReader<'_>, depth: usize) -> Result<Value> {
     if depth > limits::NESTING {
-        return Err(Error::new(Reason::DocumentInvalid, format!("nested deeper than {}", limits::NESTING)));
+        return Err(Error::new(
+            Reason::DocumentInvalid,
+            format!("nested more than {} levels deep", limits::NESTING),
+        ));
     }
     Ok(match reader.token()? {
         MsgpackItem::Nil => Value::Null,
@@ -103,7 +106,7 @@ fn decode_at(reader: &mut msgpack::MsgpackReader<'_>, depth: usize) -> Result<Va
         MsgpackItem::Array(len) => {
             let mut items = Vec::new();
             for _ in 0..len {
-                items.push(decode_at(reader, depth + 1)?);
+                items.push(decode_nested(reader, depth + 1)?);
             }
             Value::Array(items)
         }
@@ -111,20 +114,19 @@ fn decode_at(reader: &mut msgpack::MsgpackReader<'_>, depth: usize) -> Result<Va
             let mut fields = Vec::new();
             for _ in 0..len {
                 let name = reader.str()?.to_owned();
-                fields.push((name, decode_at(reader, depth + 1)?));
+                fields.push((name, decode_nested(reader, depth + 1)?));
             }
             Value::Object(fields)
         }
     })
 }
 
-/// Compares an integer with a float exactly: no integer is rounded to be compared.
-/// `None` only where the float is NaN.
+/// Compares an integer with a float exactly, without rounding the integer. `None` only if the float is NaN.
 pub fn compare_int_float(int: i128, float: f64) -> Option<Ordering> {
     if float.is_nan() {
         return None;
     }
-    // Every integer here lies within ±2^64, and within ±2^100 a truncated float is an exact i128.
+    // All integers are within ±2^64, and a truncated float within ±2^100 is an exact i128.
     const BOUND: f64 = (1u128 << 100) as f64;
     if float >= BOUND {
         return Some(Ordering::Less);
@@ -135,7 +137,7 @@ pub fn compare_int_float(int: i128, float: f64) -> Option<Ordering> {
     let whole = float.trunc();
     #[expect(clippy::cast_possible_truncation, reason = "bounded by ±2^100 just above")]
     let ordering = int.cmp(&(whole as i128));
-    // Equal wholes: what was cut off decides. `partial_cmp`, so that -0.0 equals 0.0.
+    // If the whole parts are equal, the fraction decides. `partial_cmp` makes -0.0 equal to 0.0.
     Some(ordering.then(whole.partial_cmp(&float)?))
 }
 

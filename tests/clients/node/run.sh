@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Runs the programs beside it and the program in docs/clients.md, each against daemons on an empty directory.
+# Runs the programs in this directory, the example and the guide's lines, each with daemons on an empty directory.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../.."
 
 if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
-    echo "node client: skipped, because node and npm are not both here" >&2
+    echo "skipping the Node client: node and npm are not both installed" >&2
     exit 0
 fi
 
-# The client's libraries: in target/, so that `make clean` takes them along. A program finds those beside it.
-modules=target/.node
+# The client's libraries are installed in the target directory, so that `make clean` removes them. Node looks for
+# libraries in the directory of a program, so the programs are copied there.
+modules=${CARGO_TARGET_DIR:-target}/.node
 if ! cmp -s "$here/package-lock.json" "$modules/installed.json"; then
     rm -rf "$modules"
     mkdir -p "$modules"
@@ -25,8 +26,8 @@ cp docs/examples/orders.mjs "$modules/example.mjs"
 . tests/clients/daemons.sh
 export DRIFTDB_WRITER=$writer DRIFTDB_READER=$reader
 node "$modules/test.mjs"
-said "$example_says" "$(node "$modules/example.mjs")"
-# A stream that stands still would wait for ever.
+expect_output "$example_output" "$(node "$modules/example.mjs")"
+# A stream that stops sending would make its program wait forever.
 export DRIFTDB_BIN=$bin
 timeout 300 node "$modules/watching.mjs"
 timeout 300 node "$modules/writers.mjs"

@@ -1,74 +1,73 @@
-//! The raw content of data and index blocks: sorted entries, and where each starts.
+//! The raw content of data and index blocks: sorted entries, then the offset of each.
 
 use bytes::Bytes;
 
-use super::BlockError;
+use super::error::BlockError;
 
-/// What an entry takes beside its key and value: its key's length and its place in the list of starts.
-pub(super) const ENTRY_OVERHEAD: usize = 8;
-/// The number of entries at the end.
+/// Bytes of the number of entries, the last field of a block.
 pub(super) const COUNT_BYTES: usize = 4;
 
-/// The entries of one block, unpacked. A clone shares its memory.
+/// The entries of one decompressed block. A clone shares its memory.
 #[derive(Debug, Clone)]
 pub struct Block {
     raw: Bytes,
-    /// Where the list of starts begins: the end of the last entry.
-    starts: usize,
+    /// Where the list of entry offsets begins: the end of the last entry.
+    offsets_start: usize,
     len: usize,
 }
 
 impl Block {
-    /// Checks raw content. What passes has at least one entry, each whole and in its place; that the keys ascend is
-    /// not checked here.
+    /// Parses raw content. A parsed block has at least one entry, and its entries are contiguous. This does not check that
+    /// the keys ascend: `storage::sst` does when it verifies a file.
     pub fn parse(raw: Bytes) -> Result<Block, BlockError> {
         let (rest, count) = raw.split_last_chunk::<COUNT_BYTES>().ok_or(BlockError::Incomplete)?;
         let len = usize::try_from(u32::from_le_bytes(*count)).map_err(|_| BlockError::Incomplete)?;
         if len == 0 {
-            return Err(BlockError::Content("the block is empty"));
+            return Err(BlockError::Content("the block has no entries"));
         }
-        let starts = len.checked_mul(4).and_then(|bytes| rest.len().checked_sub(bytes));
-        let starts = starts.ok_or(BlockError::Content("it has fewer entries than it says"))?;
-        let block = Block { raw, starts, len };
+        let offsets_start = len.checked_mul(4).and_then(|bytes| rest.len().checked_sub(bytes));
+        let offsets_start =
+            offsets_start.ok_or(BlockError::Content("it has fewer entries than its count"))?;
+        let block = Block { raw, offsets_start, len };
         let mut end = 0;
         for index in 0..len {
             if block.start(index) != Some(end) {
-                return Err(BlockError::Content("an entry does not start where the one before it ends"));
+                return Err(BlockError::Content("its entries are not contiguous"));
             }
             end = block.start(index + 1).ok_or(BlockError::Incomplete)?;
             if block.entry(index).is_none() {
-                return Err(BlockError::Content("an entry is longer than its place"));
+                return Err(BlockError::Content("a key is longer than its entry"));
             }
         }
         Ok(block)
     }
 
-    /// How many entries it has.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Never: a block has an entry.
+    /// Always false: a block has at least one entry.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The bytes of memory that it takes.
+    /// The memory of the block, in bytes.
     pub fn bytes(&self) -> usize {
         self.raw.len()
     }
 
-    /// Where an entry starts; for the one after the last, where that ends.
+    /// The offset of an entry; for `index == len`, the end of the last entry.
     fn start(&self, index: usize) -> Option<usize> {
         if index == self.len {
-            return Some(self.starts);
+            return Some(self.offsets_start);
         }
-        let at = index.checked_mul(4)?.checked_add(self.starts)?;
+        let at = index.checked_mul(4)?.checked_add(self.offsets_start)?;
         let start = self.raw.get(at..)?.first_chunk::<4>()?;
         usize::try_from(u32::from_le_bytes(*start)).ok()
     }
 
-    /// An entry's key, and where its value starts and ends.
+    /// An entry's key, and the start and end of its value.
     fn entry(&self, index: usize) -> Option<(&[u8], usize, usize)> {
         if index >= self.len {
             return None;
@@ -79,23 +78,23 @@ impl Block {
         Some((key, start + 4 + key.len(), end))
     }
 
-    /// An entry's key.
+    /// The key of an entry; `None` if `index` is out of range.
     pub fn key(&self, index: usize) -> Option<&[u8]> {
         self.entry(index).map(|(key, ..)| key)
     }
 
-    /// The last entry's key.
+    /// The key of the last entry.
     pub fn last_key(&self) -> Option<&[u8]> {
         self.key(self.len.checked_sub(1)?)
     }
 
-    /// An entry's value, which shares the block's memory.
+    /// The value of an entry, which shares the block's memory; `None` if `index` is out of range.
     pub fn value(&self, index: usize) -> Option<Bytes> {
         let (_, start, end) = self.entry(index)?;
         Some(self.raw.slice(start..end))
     }
 
-    /// The first entry whose key is not `before`; the number of entries where all are.
+    /// The index of the first entry for whose key `before` is false; the number of entries if it is true for all.
     pub fn partition_point(&self, before: impl Fn(&[u8]) -> bool) -> usize {
         let (mut low, mut high) = (0, self.len);
         while low < high {
@@ -107,55 +106,5 @@ impl Block {
             }
         }
         low
-    }
-}
-
-/// Puts entries together, and knows the last key.
-#[derive(Debug, Default)]
-pub(super) struct Builder {
-    raw: Vec<u8>,
-    starts: Vec<u32>,
-    last_key: Vec<u8>,
-}
-
-impl Builder {
-    pub(super) fn len(&self) -> usize {
-        self.starts.len()
-    }
-
-    /// The raw block's length with one more entry of so many bytes of key and value.
-    pub(super) fn len_with(&self, more: usize) -> usize {
-        self.raw.len() + self.starts.len() * 4 + more + ENTRY_OVERHEAD + COUNT_BYTES
-    }
-
-    /// Adds an entry. `None` where it does not fit in four bytes of offset.
-    pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
-        self.starts.push(u32::try_from(self.raw.len()).ok()?);
-        self.raw.extend_from_slice(&u32::try_from(key.len()).ok()?.to_le_bytes());
-        self.raw.extend_from_slice(key);
-        self.raw.extend_from_slice(value);
-        self.last_key.clear();
-        self.last_key.extend_from_slice(key);
-        Some(())
-    }
-
-    pub(super) fn last_key(&self) -> &[u8] {
-        &self.last_key
-    }
-
-    /// The raw block, with its list of starts.
-    pub(super) fn finish(&mut self) -> Option<&[u8]> {
-        let count = u32::try_from(self.starts.len()).ok()?;
-        for start in &self.starts {
-            self.raw.extend_from_slice(&start.to_le_bytes());
-        }
-        self.raw.extend_from_slice(&count.to_le_bytes());
-        Some(&self.raw)
-    }
-
-    /// Starts anew. The last key stays, for the next to be compared with.
-    pub(super) fn clear(&mut self) {
-        self.raw.clear();
-        self.starts.clear();
     }
 }

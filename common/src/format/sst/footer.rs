@@ -1,27 +1,30 @@
-//! The end of a sorted block file: the directory of its trees, and the trailer that says where that is.
+//! The end of an SST: the directory of its trees, and the trailer that contains the handle of the directory.
 
-use super::{BlockError, BlockHandle, Fields, HEADER_BYTES, SstIdentity, filter};
+use super::error::BlockError;
+use super::field_reader::FieldReader;
+use super::filter::{self, FilterHandle};
+use super::handle::{BlockHandle, SstIdentity};
 use crate::error::{Error, Reason, Result};
 
-/// Bytes of the trailer, the last of a file.
+/// The length of the trailer, in bytes. It is the last part of a file.
 pub const TRAILER_BYTES: usize = 50;
 
 const MAGIC: &[u8; 8] = b"DRIFTBLK";
 const VERSION: u8 = 1;
-/// The most levels of a tree: an index block has two entries or more, but for the last of a level.
+/// The maximum number of levels of a tree. Every index block except the last of a level has at least two entries.
 const DEPTH_MAX: u8 = 64;
 
-/// The last bytes of a file: what it is, and where its directory is.
+/// The last bytes of a file: its identity, and the handle of its directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trailer {
-    /// What the file is.
+    /// The identity of the file.
     pub identity: SstIdentity,
-    /// Where the directory block is. It ends where the trailer starts.
+    /// The directory block, which ends where the trailer starts.
     pub directory: BlockHandle,
 }
 
 impl Trailer {
-    /// The trailer's bytes.
+    /// Encodes the trailer.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(TRAILER_BYTES);
         bytes.extend_from_slice(MAGIC);
@@ -36,79 +39,60 @@ impl Trailer {
         bytes
     }
 
-    /// Reads a trailer, which takes up all of `bytes`. The error says what is wrong with it.
+    /// Decodes a trailer.
     pub fn decode(bytes: &[u8; TRAILER_BYTES]) -> Result<Trailer, BlockError> {
         let (covered, stored) = bytes.split_last_chunk::<4>().ok_or(BlockError::Incomplete)?;
-        let mut fields = Fields(covered);
+        let mut fields = FieldReader::new(covered);
         if &fields.array::<8>()? != MAGIC {
-            return Err(BlockError::Trailer("it does not end as a sorted block file does"));
+            return Err(BlockError::Trailer("it does not end with the trailer of an SST"));
         }
         if crc32fast::hash(covered) != u32::from_le_bytes(*stored) {
             return Err(BlockError::Crc);
         }
         if fields.u8()? != VERSION {
-            return Err(BlockError::Trailer("its version is unknown"));
+            return Err(BlockError::Trailer(
+                "its SST version is unknown: a newer DriftDB may have written it",
+            ));
         }
         let kind = fields.u8()?;
         let identity = SstIdentity { table: fields.u64()?, base: fields.u64()?, seq: fields.u64()?, kind };
-        let directory = BlockHandle::decode(fields.0)?;
+        let directory = BlockHandle::decode(fields.bytes(BlockHandle::BYTES)?)?;
         Ok(Trailer { identity, directory })
     }
 }
 
-/// What a file holds beside its blocks.
+/// The trees of a file, and the properties that its writer stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SstDirectory {
-    /// Bytes that mean something to whom wrote the file.
+    /// Bytes that only the user of the SST interprets.
     pub properties: Vec<u8>,
-    /// The trees, by id.
+    /// The trees, in ascending order of their ids.
     pub trees: Vec<Tree>,
 }
 
-/// A tree, as the directory lists it.
+/// A tree of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tree {
-    /// Its id, which names it.
+    /// The id, unique in the file.
     pub id: u8,
-    /// How many levels of blocks it has, that of the data counted; none where it is empty.
+    /// The number of levels of blocks, data blocks included; 0 if the tree is empty.
     pub depth: u8,
-    /// How many entries it has.
+    /// The number of entries.
     pub entries: u64,
-    /// Its highest block; `None` where it is empty.
+    /// The root block; `None` if the tree is empty.
     pub root: Option<BlockHandle>,
-    /// Its filter, where it has one.
+    /// The filter, if the tree has one.
     pub filter: Option<FilterHandle>,
 }
 
-/// Where a filter is: partitions of one length, one after the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FilterHandle {
-    /// The offset of the first partition's block.
-    pub offset: u64,
-    /// How many partitions there are; at least one.
-    pub partitions: u32,
-    /// How many lines each of them has; at least one.
-    pub lines: u32,
-}
-
-impl FilterHandle {
-    /// The bytes of a partition.
-    pub fn partition_bytes(&self) -> usize {
-        usize::try_from(self.lines.min(filter::PARTITION_LINES)).unwrap_or(0) * filter::LINE_BYTES
-    }
-
-    /// Where a partition's block is.
-    pub fn handle(&self, partition: u64) -> BlockHandle {
-        let len = u32::try_from(HEADER_BYTES + self.partition_bytes()).unwrap_or(u32::MAX);
-        BlockHandle { offset: self.offset.saturating_add(partition.saturating_mul(len.into())), len }
-    }
-}
-
 impl SstDirectory {
-    /// The raw content of the directory block.
+    /// Encodes the raw content of the directory block.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let count = |len: usize| {
-            u32::try_from(len).map_err(|_| Error::new(Reason::TooLarge, "a directory is over the limit"))
+            u32::try_from(len).map_err(|_| {
+                let message = format!("cannot write an SST: its directory has a length of {len}");
+                Error::new(Reason::TooLarge, message)
+            })
         };
         let mut raw = Vec::new();
         raw.extend_from_slice(&count(self.properties.len())?.to_le_bytes());
@@ -126,53 +110,53 @@ impl SstDirectory {
         Ok(raw)
     }
 
-    /// Reads the directory of a file whose blocks before it take up `blocks` bytes.
+    /// Decodes the directory of a file. `blocks` is the length of all blocks before the directory, in bytes.
     pub fn decode(raw: &[u8], blocks: u64) -> Result<SstDirectory, BlockError> {
-        let mut fields = Fields(raw);
+        let mut fields = FieldReader::new(raw);
         let len = usize::try_from(fields.u32()?).map_err(|_| BlockError::Incomplete)?;
         let properties = fields.bytes(len)?.to_vec();
         let count = fields.u32()?;
         if count > 256 {
-            return Err(BlockError::Content("it has more trees than there are ids"));
+            return Err(BlockError::Content("its directory has more than 256 trees"));
         }
         let mut trees: Vec<Tree> = Vec::new();
         for _ in 0..count {
             let tree = Tree::decode(&mut fields, blocks)?;
             if trees.last().is_some_and(|last| last.id >= tree.id) {
-                return Err(BlockError::Content("its trees do not ascend"));
+                return Err(BlockError::Content("the ids of its trees do not ascend"));
             }
             trees.push(tree);
         }
-        fields.end()?;
+        fields.finish()?;
         Ok(SstDirectory { properties, trees })
     }
 
-    /// The tree of an id.
+    /// The tree with an id.
     pub fn tree(&self, id: u8) -> Option<&Tree> {
         self.trees.iter().find(|tree| tree.id == id)
     }
 }
 
 impl Tree {
-    fn decode(fields: &mut Fields<'_>, blocks: u64) -> Result<Tree, BlockError> {
+    fn decode(fields: &mut FieldReader<'_>, blocks: u64) -> Result<Tree, BlockError> {
         let (id, depth, entries) = (fields.u8()?, fields.u8()?, fields.u64()?);
         let root = fields.bytes(BlockHandle::BYTES)?;
         let filter = FilterHandle { offset: fields.u64()?, partitions: fields.u32()?, lines: fields.u32()? };
         let root = match (depth, entries) {
             (0, 0) if root == [0; BlockHandle::BYTES] => None,
             (1..=DEPTH_MAX, 1..) => Some(BlockHandle::decode(root)?),
-            _ => return Err(BlockError::Content("a tree's levels, entries and root do not agree")),
+            _ => return Err(BlockError::Content("a tree's depth, entries and root do not agree")),
         };
         if root.is_some_and(|root| root.end() > blocks) {
-            return Err(BlockError::Content("a tree's root lies outside the file"));
+            return Err(BlockError::Content("a tree's root is outside the file"));
         }
         let filter = match (filter.partitions, filter.lines) {
             (0, 0) if filter.offset == 0 => None,
             (1.., 1..=filter::PARTITION_LINES) => Some(filter),
-            _ => return Err(BlockError::Content("no filter has such a shape")),
+            _ => return Err(BlockError::Content("a filter has an invalid shape")),
         };
         if filter.is_some_and(|filter| filter.handle(filter.partitions.into()).offset > blocks) {
-            return Err(BlockError::Content("a filter lies outside the file"));
+            return Err(BlockError::Content("a filter is outside the file"));
         }
         Ok(Tree { id, depth, entries, root, filter })
     }

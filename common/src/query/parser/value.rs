@@ -95,7 +95,7 @@ impl Parser<'_> {
             }
         }
         let mut names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
-        if let Some(twice) = json::duplicate(&mut names) {
+        if let Some(twice) = json::find_duplicate(&mut names) {
             let mut found = fields.iter().zip(&places).filter(|((name, _), _)| name == twice);
             let place = found.nth(1).map_or(self.token, |(_, place)| *place);
             let message = format!("field {:?} is given twice in one object", clipped(twice));

@@ -1,4 +1,4 @@
-//! What examines a database: verification of a table's files, and the doctor, who also repairs.
+//! Checks of a database: verification of a table's files, and the doctor, which examines and repairs a data directory.
 
 pub mod doctor;
 pub mod verification;

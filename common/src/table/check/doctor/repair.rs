@@ -1,9 +1,10 @@
-//! Makes anew what can be told from other files, and lets go of what the log can make again. Segments are never touched.
+//! Rebuilds files that other files prove, and removes damaged snapshots and indexes from manifests. Never changes a segment.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{COPY_BACK, Derived, Finding, Severity, Wounds};
+use super::diagnosis::{DamagedLayers, Diagnosis};
+use super::finding::{Finding, FindingReporter, RESTORE_COPY};
 use crate::error::{Error, Reason, Result};
 use crate::format::event::EventType;
 use crate::format::head::{FORMAT_VERSION, Header, TableEntry};
@@ -14,104 +15,101 @@ use crate::storage::head_file::HeadFile;
 use crate::storage::layout::{self, DataDir, segment_number};
 use crate::storage::recovery;
 use crate::storage::wal::cursor::{CursorItem, LogCursor, SegmentSpan};
-use crate::table::check::verification::Order;
+use crate::table::check::verification::CommitOrder;
 use crate::table::schema::SchemaEvent;
+use crate::table::table_files::LayerFile;
 
-/// Why something is not repaired, for people; the outer error is one of the machine.
-type Tried<T> = Result<std::result::Result<T, String>>;
+/// A rebuilt value, or the reason why it cannot be rebuilt. An `Err` of the outer result stops all repairs.
+type Rebuilt<T> = Result<std::result::Result<T, String>>;
 
 struct Repair<'a> {
-    disk: &'a Arc<dyn FileSystem>,
+    fs: &'a Arc<dyn FileSystem>,
     dir: &'a DataDir,
-    wounds: &'a Wounds,
-    say: &'a mut dyn FnMut(Finding),
-    done: u64,
+    diagnosis: &'a Diagnosis,
+    reporter: FindingReporter<'a>,
 }
 
-/// Repairs what can be now; returns how much was.
+/// Makes the repairs that are possible now. Returns their number.
 pub(super) fn repair(
-    disk: &Arc<dyn FileSystem>,
+    fs: &Arc<dyn FileSystem>,
     dir: &DataDir,
-    wounds: &Wounds,
-    say: &mut dyn FnMut(Finding),
+    diagnosis: &Diagnosis,
+    on_finding: &mut dyn FnMut(Finding),
 ) -> Result<u64> {
-    let mut repair = Repair { disk, dir, wounds, say, done: 0 };
-    if wounds.database {
-        repair.database()?;
+    let mut repair = Repair { fs, dir, diagnosis, reporter: FindingReporter::new(on_finding) };
+    if diagnosis.is_database_damaged {
+        repair.rebuild_database()?;
     }
-    if wounds.head {
-        repair.head()?;
+    if diagnosis.is_head_damaged {
+        repair.rebuild_head()?;
     }
-    for table in &wounds.manifests {
-        repair.manifest(table)?;
+    for table in &diagnosis.damaged_manifests {
+        repair.rebuild_manifest(table)?;
     }
-    for derived in &wounds.derived {
-        repair.derived(derived)?;
+    for layers in &diagnosis.damaged_layers {
+        repair.remove_damaged_layers(layers)?;
     }
-    for leftover in &wounds.leftovers {
-        repair.remove(leftover)?;
+    for leftover in &diagnosis.leftovers {
+        repair.remove_file(leftover)?;
     }
-    Ok(repair.done)
+    Ok(repair.reporter.summary.repaired)
 }
 
 impl Repair<'_> {
-    fn tell(&mut self, file: &Path, message: String, remedy: &'static str) {
-        let severity = Severity::Repair;
-        (self.say)(Finding { severity, file: file.display().to_string(), offset: 0, message, remedy });
-    }
-
-    /// Says what comes, then puts a file in place.
+    /// Reports a repair, then replaces the file.
     fn replace(&mut self, file: &Path, bytes: &[u8], message: String) -> Result<()> {
-        self.tell(file, message, "done with this");
-        self.done += 1;
-        fs::replace(&**self.disk, file, bytes)
+        self.reporter.repair(file, message);
+        fs::replace(&**self.fs, file, bytes)
     }
 
-    fn cannot(&mut self, file: &Path, why: &str) {
-        let message = format!("it cannot be made anew: {why}");
-        (self.say)(Finding {
-            severity: Severity::Note,
-            file: file.display().to_string(),
-            offset: 0,
-            message,
-            remedy: COPY_BACK,
-        });
+    fn report_unrepaired(&mut self, file: &Path, why: &str) {
+        self.reporter.note(file, format!("cannot be repaired: {why}"), RESTORE_COPY);
     }
 
-    fn database(&mut self) -> Result<()> {
+    fn rebuild_database(&mut self) -> Result<()> {
         let path = self.dir.database();
-        let Some(header) = self.wounds.header else {
-            self.cannot(&path, "HEAD, which says the same, has no valid header");
+        let Some(header) = self.diagnosis.header else {
+            self.report_unrepaired(&path, "HEAD, which contains the same id, has no valid header");
             return Ok(());
         };
         let id = uuid::Uuid::from_bytes(header.database_id);
         let database = Database { id, epoch: header.epoch, format: FORMAT_VERSION };
-        self.replace(&path, &manifest::encode(&database)?, format!("made anew from HEAD: database {id}"))
+        self.replace(
+            &path,
+            &manifest::encode(&database)?,
+            format!("rebuilt from HEAD: the database id is {id}"),
+        )
     }
 
-    /// HEAD from the segments. Without a slot for any table the next writer writes every active segment again before it
+    /// Rebuilds HEAD from the segments, without table entries: the next writer then syncs every active segment again before it
     /// trusts it.
-    fn head(&mut self) -> Result<()> {
+    fn rebuild_head(&mut self) -> Result<()> {
         let path = self.dir.head();
-        let database = match layout::read_database(&**self.disk, self.dir) {
+        let database = match layout::read_database(&**self.fs, self.dir) {
             Ok(Some(database)) => database,
             Ok(None) => {
-                self.cannot(&path, "database.json, which names the database, is missing too");
+                self.report_unrepaired(
+                    &path,
+                    "database.json, which contains the database id, is missing too",
+                );
                 return Ok(());
             }
             Err(_) => {
-                self.cannot(&path, "database.json, which names the database, cannot be read either");
+                self.report_unrepaired(
+                    &path,
+                    "database.json, which contains the database id, cannot be read either",
+                );
                 return Ok(());
             }
         };
-        if !self.wounds.manifests.is_empty() || !self.wounds.segments.is_empty() {
-            self.cannot(&path, "without it, other damage cannot be told from what was never published");
+        if !self.diagnosis.damaged_manifests.is_empty() || !self.diagnosis.damaged_segments.is_empty() {
+            self.report_unrepaired(&path, "a manifest or a segment is damaged too, and without HEAD nothing shows whether the damaged commits were published");
             return Ok(());
         }
         let mut term = 0;
-        for name in layout::table_names(&**self.disk, self.dir)? {
+        for name in layout::table_names(&**self.fs, self.dir)? {
             term =
-                term.max(layout::read_manifest(&**self.disk, self.dir, &name)?.map_or(0, |found| found.term));
+                term.max(layout::read_manifest(&**self.fs, self.dir, &name)?.map_or(0, |found| found.term));
         }
         let header = Header {
             database_id: *database.id.as_bytes(),
@@ -124,77 +122,83 @@ impl Repair<'_> {
             closed: false,
         };
         let empty = Head { header, entries: Vec::new() };
-        let (last_seq, last_ms) = match recovery::last_whole(self.disk, self.dir, &empty) {
+        let (last_seq, last_ms) = match recovery::last_whole(self.fs, self.dir, &empty) {
             Ok(found) => found,
             Err(error) => {
-                self.cannot(&path, error.message());
+                self.report_unrepaired(&path, error.message());
                 return Ok(());
             }
         };
         let message = format!(
-            "made anew from the segments: commit {last_seq} is the last that is whole. What HEAD alone knew cannot be proven: \
-             if the last commits before it was lost are damaged, they look like ones that were never acknowledged, and the \
-             next writer keeps them aside"
+            "rebuilt from the segments: the last complete commit is {last_seq}. If the last commits before the loss of HEAD are \
+             damaged, they look like commits that were never acknowledged: the next writer cuts them off and keeps them in a \
+             .torn file"
         );
-        self.tell(&path, message, "done with this");
-        self.done += 1;
+        self.reporter.repair(&path, message);
         let header = Header { last_seq, last_ms, ..header };
-        HeadFile::replace(&**self.disk, self.dir, &Head { header, entries: Vec::new() })
+        HeadFile::replace(&**self.fs, self.dir, &Head { header, entries: Vec::new() })
     }
 
-    fn manifest(&mut self, table: &str) -> Result<()> {
+    fn rebuild_manifest(&mut self, table: &str) -> Result<()> {
         let path = self.dir.manifest(table);
-        match self.manifest_of(table)? {
-            Ok(made) => {
+        match self.manifest_from_log(table)? {
+            Ok(rebuilt) => {
                 let message = format!(
-                    "made anew from {} segments, without snapshots: the next writer takes them again",
-                    made.segments.len()
+                    "rebuilt from {} segments, without snapshots: the next writer takes new snapshots",
+                    rebuilt.segments.len()
                 );
-                self.replace(&path, &manifest::encode(&made)?, message)
+                self.replace(&path, &manifest::encode(&rebuilt)?, message)
             }
             Err(why) => {
-                self.cannot(&path, &why);
+                self.report_unrepaired(&path, &why);
                 Ok(())
             }
         }
     }
 
-    /// A table's manifest, as its segments and HEAD tell it.
-    fn manifest_of(&self, table: &str) -> Tried<Manifest> {
-        let Some(header) = self.wounds.header else {
-            return Ok(Err("HEAD, which says how far its segments go, has no valid header".to_owned()));
+    /// The manifest of a table, from its segments and its table entry in HEAD.
+    fn manifest_from_log(&self, table: &str) -> Rebuilt<Manifest> {
+        let Some(header) = self.diagnosis.header else {
+            return Ok(Err(
+                "HEAD, which contains how far its segments are durable, has no valid header".to_owned()
+            ));
         };
-        let names = self.disk.list(&self.dir.segments(table));
-        let names = names.map_err(|e| Error::io(format_args!("cannot list segments of {table}"), &e))?;
+        let names = self.fs.list(&self.dir.segments(table));
+        let names =
+            names.map_err(|e| Error::io(format_args!("cannot list the segments of table {table:?}"), &e))?;
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment_number(name)).collect();
         numbers.sort_unstable();
-        let mut unclaimed =
-            self.wounds.slots.values().filter(|slot| !self.wounds.known.contains(&slot.table));
-        let Some(first) = numbers.first() else { return Ok(Err("it has no segments".to_owned())) };
+        let mut unclaimed = self
+            .diagnosis
+            .table_entries
+            .values()
+            .filter(|entry| !self.diagnosis.tables_with_manifest.contains(&entry.table));
+        let Some(first) = numbers.first() else { return Ok(Err("the table has no segments".to_owned())) };
         let mut own = None;
-        for slot in &mut unclaimed {
-            if self.creates(table, slot.table, *first)? {
-                own = Some(*slot);
+        for entry in &mut unclaimed {
+            if self.creates_table(table, entry.table, *first)? {
+                own = Some(*entry);
                 break;
             }
         }
-        let Some(slot) = own else {
-            let why = "no table that HEAD names and that has no meta.json begins with its first segment";
+        let Some(entry) = own else {
+            let why = "the first segment does not start with the creation of a table that has an entry in HEAD and no meta.json";
             return Ok(Err(why.to_owned()));
         };
-        if slot.floor > 0 {
-            return Ok(
-                Err("it was compacted, and which segments that left is not told elsewhere".to_owned()),
-            );
+        if entry.floor > 0 {
+            return Ok(Err(
+                "the table was compacted, and only the lost meta.json lists the segments that remained"
+                    .to_owned(),
+            ));
         }
-        let segments = match self.sealed(table, slot, &numbers)? {
+        let segments = match self.seal_segments(table, entry, &numbers)? {
             Ok(segments) => segments,
             Err(why) => return Ok(Err(why)),
         };
         Ok(Ok(Manifest {
             table: table.to_owned(),
-            table_id: slot.table,
-            version: slot.manifest + 1,
+            table_id: entry.table,
+            version: entry.manifest + 1,
             term: header.term,
             published: header.last_seq,
             published_ms: 0,
@@ -205,19 +209,20 @@ impl Repair<'_> {
         }))
     }
 
+    /// A cursor over one segment.
     fn cursor(&self, table: &str, id: u64, number: u64) -> Result<LogCursor> {
         let path = self.dir.segment(table, number);
-        let len = self.disk.open(&path).and_then(|file| file.len());
+        let len = self.fs.open(&path).and_then(|file| file.len());
         let end = len.map_err(|e| Error::io(format_args!("cannot open {}", path.display()), &e))?;
-        let mut cursor = LogCursor::new(Arc::clone(self.disk), self.dir, table, id);
+        let mut cursor = LogCursor::new(Arc::clone(self.fs), self.dir, table, id);
         cursor.extend(SegmentSpan { segment: number, end, seal: None });
         Ok(cursor)
     }
 
-    /// Whether a segment begins with the creation of this table, which has this id.
-    fn creates(&self, table: &str, id: u64, number: u64) -> Result<bool> {
+    /// Whether a segment starts with the creation of the table with this name and id.
+    fn creates_table(&self, table: &str, id: u64, number: u64) -> Result<bool> {
         let first = match self.cursor(table, id, number)?.next_frame() {
-            Ok(CursorItem::Frame(entry)) if entry.seq == id && entry.event.kind == EventType::Schema => entry,
+            Ok(CursorItem::Frame(frame)) if frame.seq == id && frame.event.kind == EventType::Schema => frame,
             Err(error) if error.reason() != Reason::Corrupt => return Err(error),
             _ => return Ok(false),
         };
@@ -225,17 +230,18 @@ impl Repair<'_> {
         Ok(schema.is_some_and(|event| event.is_ok_and(|event| event.schema.table == table)))
     }
 
-    /// The segments as the manifest must list them: all read, all but the last to their ends, and HEAD's word kept.
-    fn sealed(&self, table: &str, slot: TableEntry, numbers: &[u64]) -> Tried<Vec<Segment>> {
-        let mut order = Order::default();
+    /// The segments of the rebuilt manifest. Every segment except the last must be valid to its end, and together they must
+    /// contain everything that the table entry in HEAD has published.
+    fn seal_segments(&self, table: &str, entry: TableEntry, numbers: &[u64]) -> Rebuilt<Vec<Segment>> {
+        let mut order = CommitOrder::default();
         let mut segments = Vec::new();
         for number in numbers {
-            let mut cursor = self.cursor(table, slot.table, *number)?;
-            let active = numbers.last() == Some(number);
-            let whole = loop {
+            let mut cursor = self.cursor(table, entry.table, *number)?;
+            let is_active = numbers.last() == Some(number);
+            let is_valid = loop {
                 match cursor.next_frame() {
-                    Ok(CursorItem::Frame(entry)) => {
-                        if let Some(what) = order.take(&entry) {
+                    Ok(CursorItem::Frame(frame)) => {
+                        if let Some(what) = order.add(&frame) {
                             return Ok(Err(format!("segment {number}: {what}")));
                         }
                     }
@@ -248,115 +254,122 @@ impl Repair<'_> {
                 }
             };
             let end = cursor.position().offset;
-            if (!whole && !active) || (*number == slot.segment && end < slot.bytes) {
-                return Ok(Err(format!("segment {number} cannot be read past byte {end}")));
+            if (!is_valid && !is_active) || (*number == entry.segment && end < entry.bytes) {
+                return Ok(Err(format!("segment {number} is damaged at byte {end}")));
             }
-            let sealed = (!active).then(|| cursor.position().digest.seal(end));
+            let sealed = (!is_active).then(|| cursor.position().digest.seal(end));
             segments.push(Segment { number: *number, sealed });
         }
-        if !numbers.contains(&slot.segment) || order.last_seq() < slot.last_seq {
-            let (number, seq) = (slot.segment, slot.last_seq);
-            return Ok(Err(format!("HEAD says that it has segment {number} and commit {seq}")));
+        if !numbers.contains(&entry.segment) || order.last_seq() < entry.last_seq {
+            let (number, seq) = (entry.segment, entry.last_seq);
+            return Ok(Err(format!(
+                "HEAD has published segment {number} and commit {seq}, but the segments end before them"
+            )));
         }
         Ok(Ok(segments))
     }
 
-    fn derived(&mut self, derived: &Derived) -> Result<()> {
-        let path = self.dir.manifest(&derived.manifest.table);
-        match self.lighter(derived)? {
-            Ok(made) => {
-                let before = &derived.manifest;
-                let (deltas, images) = (before.deltas.len(), before.images.len());
+    fn remove_damaged_layers(&mut self, damaged: &DamagedLayers) -> Result<()> {
+        let before = &damaged.manifest;
+        let path = self.dir.manifest(&before.table);
+        match self.manifest_of_sound_layers(damaged)? {
+            Ok(rebuilt) => {
                 let message = format!(
-                    "made anew to name only what is sound: {} of {deltas} eras, {} of {images} moments of all rows. The log has \
-                     the rest, and the next writer makes files of it",
-                    made.deltas.len(),
-                    made.images.len()
+                    "rebuilt with the sound layers only: {} of {} delta layers and {} of {} image layers. The log contains the \
+                     rest, and the next writer builds new layers from it",
+                    rebuilt.deltas.len(),
+                    before.deltas.len(),
+                    rebuilt.images.len(),
+                    before.images.len()
                 );
-                self.replace(&path, &manifest::encode(&made)?, message)
+                self.replace(&path, &manifest::encode(&rebuilt)?, message)
             }
             Err(why) => {
-                self.cannot(&path, &why);
+                self.report_unrepaired(&path, &why);
                 Ok(())
             }
         }
     }
 
-    /// The manifest without the files that are not sound: of eras those before the first such one stay, so that they hold
-    /// everything up to where the log is read on.
-    fn lighter(&self, derived: &Derived) -> Tried<Manifest> {
-        let Derived { manifest, files, misplaced } = derived;
-        let slot = self.wounds.slots.get(&manifest.table_id);
-        let mut made = manifest.clone();
-        made.version = made.version.max(slot.map_or(0, |slot| slot.manifest)) + 1;
-        made.deltas.clear();
-        let folded = manifest.deltas.first().filter(|era| era.is_compaction_base()).map(|era| era.seq);
-        let mut before = 0;
-        for (at, (era, open)) in (0..).zip(manifest.deltas.iter().zip(&files.deltas)) {
-            let follows = match (at, folded) {
+    /// The manifest without damaged layers and indexes. Delta layers after the first damaged one are removed too, so that those
+    /// that remain contain everything up to the position at which the log continues.
+    fn manifest_of_sound_layers(&self, damaged: &DamagedLayers) -> Rebuilt<Manifest> {
+        let DamagedLayers { manifest, sound, misplaced } = damaged;
+        let entry = self.diagnosis.table_entries.get(&manifest.table_id);
+        let mut rebuilt = manifest.clone();
+        rebuilt.version = rebuilt.version.max(entry.map_or(0, |entry| entry.manifest)) + 1;
+        rebuilt.deltas.clear();
+        let base = manifest.deltas.first().filter(|delta| delta.is_compaction_base()).map(|delta| delta.seq);
+        let mut last_seq = 0;
+        for (at, (delta, layer)) in (0..).zip(manifest.deltas.iter().zip(&sound.deltas)) {
+            let continues = match (at, base) {
                 (0, Some(_)) => true,
-                // The floor may lie within it.
-                (1, Some(floor)) => era.base <= floor && era.seq > floor,
-                _ => era.base == before,
+                // The floor can be within the layer after the compaction base.
+                (1, Some(floor)) => delta.base <= floor && delta.seq > floor,
+                _ => delta.base == last_seq,
             };
-            let Some(open) = open.as_ref().filter(|_| !misplaced.contains(&era.seq) && follows) else {
+            let Some(layer) = layer.as_ref().filter(|_| !misplaced.contains(&delta.seq) && continues) else {
                 break;
             };
-            let mut era = era.clone();
-            era.indexes.retain(|path| open.index(path).is_some());
-            era.bytes = open.file.bytes() + open.indexes.iter().map(|(_, file)| file.bytes()).sum::<u64>();
-            before = era.seq;
-            made.deltas.push(era);
+            let mut delta = delta.clone();
+            delta.indexes.retain(|path| layer.index(path).is_some());
+            delta.bytes = bytes_with_indexes(layer);
+            last_seq = delta.seq;
+            rebuilt.deltas.push(delta);
         }
-        made.images.clear();
-        for (full, open) in manifest.images.iter().zip(&files.images) {
-            let Some(open) = open.as_ref().filter(|_| full.seq <= before) else { continue };
-            let mut full = full.clone();
-            full.indexes.retain(|path| open.index(path).is_some());
-            full.bytes = open.file.bytes() + open.indexes.iter().map(|(_, file)| file.bytes()).sum::<u64>();
-            made.images.push(full);
+        rebuilt.images.clear();
+        for (image, layer) in manifest.images.iter().zip(&sound.images) {
+            let Some(layer) = layer.as_ref().filter(|_| image.seq <= last_seq) else { continue };
+            let mut image = image.clone();
+            image.indexes.retain(|path| layer.index(path).is_some());
+            image.bytes = bytes_with_indexes(layer);
+            rebuilt.images.push(image);
         }
-        if made.deltas.is_empty() {
-            made.published_ms = 0;
+        if rebuilt.deltas.is_empty() {
+            rebuilt.published_ms = 0;
         }
-        let lost = made.deltas.len() < manifest.deltas.len();
-        if let Some(why) = at_floor(manifest, &made) {
+        if let Some(why) = why_compacted_table_needs_layers(manifest, &rebuilt) {
             return Ok(Err(why.to_owned()));
         }
-        if lost && self.wounds.segments.contains(&manifest.table) {
-            return Ok(Err("the segments that it would be made from are damaged".to_owned()));
+        let loses_deltas = rebuilt.deltas.len() < manifest.deltas.len();
+        if loses_deltas && self.diagnosis.damaged_segments.contains(&manifest.table) {
+            return Ok(Err("the segments from which the layers would be built again are damaged".to_owned()));
         }
-        Ok(Ok(made))
+        Ok(Ok(rebuilt))
     }
 
-    fn remove(&mut self, path: &Path) -> Result<()> {
-        self.tell(path, "removed: nothing names it".to_owned(), "done with this");
-        self.done += 1;
+    fn remove_file(&mut self, path: &Path) -> Result<()> {
+        self.reporter.repair(path, "removed, because the file is unused");
         let failed = |e| Error::io(format_args!("cannot remove {}", path.display()), &e);
-        self.disk.remove(path).map_err(failed)?;
+        self.fs.remove(path).map_err(failed)?;
         match path.parent() {
-            Some(dir) => self.disk.sync_dir(dir).map_err(failed),
+            Some(dir) => self.fs.sync_dir(dir).map_err(failed),
             None => Ok(()),
         }
     }
 }
 
-/// Why a compacted table cannot do without the files that `made` does not name any more. What was folded is in the
-/// compacted segment too, but nothing makes files of that.
-fn at_floor(manifest: &Manifest, made: &Manifest) -> Option<&'static str> {
+fn bytes_with_indexes(layer: &LayerFile) -> u64 {
+    layer.file.bytes() + layer.indexes.iter().map(|(_, index)| index.bytes()).sum::<u64>()
+}
+
+/// Why a compacted table cannot lose the layers that `rebuilt` no longer lists. The compacted segment contains the same state,
+/// but nothing builds layers from it.
+fn why_compacted_table_needs_layers(manifest: &Manifest, rebuilt: &Manifest) -> Option<&'static str> {
     let floor = manifest.floor?.seq;
-    let lost = made.deltas.len() < manifest.deltas.len();
-    let folded = manifest.deltas.first().filter(|era| era.is_compaction_base()).map(|era| era.seq);
-    if lost && folded != Some(floor) {
-        return Some("a compaction was cut short, and only the next writer can tell what it left");
+    let loses_deltas = rebuilt.deltas.len() < manifest.deltas.len();
+    let base = manifest.deltas.first().filter(|delta| delta.is_compaction_base()).map(|delta| delta.seq);
+    if loses_deltas && base != Some(floor) {
+        return Some("a compaction did not finish, and only the next writer can finish it");
     }
-    let state = made.images.iter().any(|full| Some(full.seq) == folded);
-    if folded.is_some() && (made.deltas.is_empty() || !state) {
+    let has_image = rebuilt.images.iter().any(|image| Some(image.seq) == base);
+    if base.is_some() && (rebuilt.deltas.is_empty() || !has_image) {
         return Some(
-            "the table was compacted, and its state at the floor is not made anew from the compacted segment",
+            "the table was compacted, and its layers at the floor cannot be built again from the compacted segment",
         );
     }
-    // It alone tells the requests of its commits that are folded.
-    let within = made.deltas.len() == 1 && manifest.deltas.get(1).is_some_and(|era| era.base < floor);
-    within.then_some("the table was compacted, and the floor lies within the era that is not sound")
+    // Only this layer has the requests of its commits that compaction discarded from the log.
+    let is_floor_within =
+        rebuilt.deltas.len() == 1 && manifest.deltas.get(1).is_some_and(|delta| delta.base < floor);
+    is_floor_within.then_some("the table was compacted, and the damaged delta layer contains the floor")
 }

@@ -1,7 +1,7 @@
-//! Indexes, compared with the files that they are of: no candidate is missing, and none is there without a value.
+//! Compares an index with the layer that it belongs to: every value of a row is a candidate, and no other candidate exists.
 //!
-//! Every value is looked up. As each is then a candidate, the count says whether there are others. The values of one row
-//! within one era are held in memory.
+//! The check looks up every value of every row. If all of them are found, the number of candidates shows whether others exist.
+//! The values of one row within one layer are in memory.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,39 +13,41 @@ use crate::format::path::Path;
 use crate::format::snapshot::{CandidateEntry, RowEntry, VersionEntry, read_version, tree};
 use crate::storage::sst::{SstFile, TreeCursor};
 use crate::table::build::index::value_at;
-use crate::table::check::verification::ProblemList;
-use crate::table::check::verification::image::name;
+use crate::table::check::verification::describe;
+use crate::table::check::verification::problem::ProblemReporter;
 use crate::table::layers::LayerMap;
 use crate::table::state;
 use crate::table::table_files::LayerFile;
 
-/// Looks candidates up.
-struct Lookup<'a> {
+/// Looks up candidates, and counts how many must exist.
+struct CandidateLookup<'a> {
     index: &'a Arc<SstFile>,
     cursor: TreeCursor,
-    /// Candidates that must be there.
+    /// The number of candidates that must exist.
     expected: u64,
 }
 
-impl<'a> Lookup<'a> {
-    fn new(index: &'a Arc<SstFile>) -> Lookup<'a> {
-        Lookup { index, cursor: index.cursor(tree::CANDIDATES), expected: 0 }
+impl<'a> CandidateLookup<'a> {
+    fn new(index: &'a Arc<SstFile>) -> CandidateLookup<'a> {
+        CandidateLookup { index, cursor: index.cursor(tree::CANDIDATES), expected: 0 }
     }
 
-    /// A row had a value from one commit on, up to another; 0 where it had it at the file's end.
-    fn find(
+    /// Checks that a row is a candidate for a value that it had from commit `from` to commit `until`; 0 if it has the value at
+    /// the end of the layer.
+    fn check(
         &mut self,
         row: &[u8],
         value: &[u8],
         (from, until): (u64, u64),
-        report: &mut ProblemList<'_>,
+        reporter: &mut ProblemReporter<'_>,
     ) -> Result<()> {
         let key = [value, row].concat();
         self.cursor.seek(&key)?;
         let found = self.cursor.value().filter(|_| self.cursor.key() == Some(&key));
         let Some(found) = found else {
-            let what = format!("{} is no candidate for a value that it had from commit {from} on", name(row));
-            report.problem(self.index.path(), 0, what);
+            let row = describe::row(row);
+            let what = format!("{row} is not a candidate for a value that it had from commit {from} on");
+            reporter.report(self.index.path(), 0, what);
             return Ok(());
         };
         let found = CandidateEntry::decode(&found)?;
@@ -56,117 +58,118 @@ impl<'a> Lookup<'a> {
                 until => format!("from commit {from} to {until}"),
             };
             let what = format!(
-                "{} is a candidate {}, and it had the value {}",
-                name(row),
+                "{} is a candidate {}, but had the value {}",
+                describe::row(row),
                 span(found.first, found.until),
                 span(from, until)
             );
-            report.problem(self.index.path(), 0, what);
+            reporter.report(self.index.path(), 0, what);
         }
         Ok(())
     }
 
-    fn end(self, report: &mut ProblemList<'_>) {
+    fn finish(self, reporter: &mut ProblemReporter<'_>) {
         let found = self.index.entries(tree::CANDIDATES);
         if found > self.expected {
-            let what = format!("{found} candidates, and {} values that rows had", self.expected);
-            report.problem(self.index.path(), 0, what);
+            let what = format!("the index has {found} candidates, but the rows had {} values", self.expected);
+            reporter.report(self.index.path(), 0, what);
         }
     }
 }
 
-/// Compares an index with all rows at a moment.
-pub(super) fn of_full(
-    open: &LayerFile,
+/// Compares the index on `path` with its image layer.
+pub(super) fn compare_with_image(
+    layer: &LayerFile,
     path: &str,
     index: &Arc<SstFile>,
-    report: &mut ProblemList<'_>,
+    reporter: &mut ProblemReporter<'_>,
 ) -> Result<()> {
     let path = Path::of_index(path);
-    let mut lookup = Lookup::new(index);
-    let mut cursor = open.file.cursor(tree::ROWS);
+    let mut lookup = CandidateLookup::new(index);
+    let mut cursor = layer.file.cursor(tree::ROWS);
     cursor.first()?;
     while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
-        report.step()?;
+        reporter.step()?;
         let row = RowEntry::decode(&value)?;
         if let Some(value) = value_at(&path, Some(&row.document))? {
             lookup.expected += 1;
-            lookup.find(key, &value, (row.seq, 0), report)?;
+            lookup.check(key, &value, (row.seq, 0), reporter)?;
         }
         cursor.next()?;
     }
-    lookup.end(report);
+    lookup.finish(reporter);
     Ok(())
 }
 
-/// One row's values, version by version.
+/// The indexed values of one row, version by version.
 #[derive(Default)]
-struct Row {
+struct RowValues {
     key: Vec<u8>,
     document: Option<Document>,
-    /// What it has now, and since which commit.
-    held: Option<(Vec<u8>, u64)>,
+    /// The current value, and the commit that set it.
+    current: Option<(Vec<u8>, u64)>,
     values: HashSet<Vec<u8>>,
 }
 
-impl Row {
-    /// The row has another value from a commit on.
-    fn hold(
+impl RowValues {
+    /// Sets the value of the row from commit `seq` on.
+    fn set(
         &mut self,
         value: Option<Vec<u8>>,
         seq: u64,
-        lookup: &mut Lookup<'_>,
-        report: &mut ProblemList<'_>,
+        lookup: &mut CandidateLookup<'_>,
+        reporter: &mut ProblemReporter<'_>,
     ) -> Result<()> {
-        if self.held.as_ref().map(|(held, _)| held) == value.as_ref() {
+        if self.current.as_ref().map(|(current, _)| current) == value.as_ref() {
             return Ok(());
         }
-        if let Some((held, from)) = self.held.take() {
-            lookup.find(&self.key, &held, (from, seq), report)?;
+        if let Some((current, from)) = self.current.take() {
+            lookup.check(&self.key, &current, (from, seq), reporter)?;
         }
         if let Some(value) = value {
             self.values.insert(value.clone());
-            self.held = Some((value, seq));
+            self.current = Some((value, seq));
         }
         Ok(())
     }
 
-    fn end(self, lookup: &mut Lookup<'_>, report: &mut ProblemList<'_>) -> Result<()> {
+    fn finish(self, lookup: &mut CandidateLookup<'_>, reporter: &mut ProblemReporter<'_>) -> Result<()> {
         lookup.expected += self.values.len() as u64;
-        match self.held {
-            Some((held, from)) => lookup.find(&self.key, &held, (from, 0), report),
+        match self.current {
+            Some((current, from)) => lookup.check(&self.key, &current, (from, 0), reporter),
             None => Ok(()),
         }
     }
 }
 
-/// Compares an index with an era, as far as that lies above the floor. `past` holds the era and what comes before it.
-pub(super) fn of_era(
-    past: &LayerMap,
-    (open, floor): (&LayerFile, u64),
+/// Compares the index on `path` with its delta layer, for commits above the floor. `layers` contains the layer and all layers
+/// before it.
+pub(super) fn compare_with_delta(
+    layers: &LayerMap,
+    (layer, floor): (&LayerFile, u64),
     path: &str,
     index: &Arc<SstFile>,
-    report: &mut ProblemList<'_>,
+    reporter: &mut ProblemReporter<'_>,
 ) -> Result<()> {
     let path = Path::of_index(path);
-    let folded = if open.base < floor { floor } else { 0 };
-    let mut lookup = Lookup::new(index);
-    let mut cursor = open.file.cursor(tree::VERSIONS);
+    let compacted_to = if layer.base < floor { floor } else { 0 };
+    let mut lookup = CandidateLookup::new(index);
+    let mut cursor = layer.file.cursor(tree::VERSIONS);
     cursor.first()?;
-    let mut row = Row::default();
+    let mut row = RowValues::default();
     while let (Some(at), Some(value)) = (cursor.key(), cursor.value()) {
-        report.step()?;
+        reporter.step()?;
         let Some((key, seq, _)) = read_version(at) else { break };
-        if seq <= folded {
+        if seq <= compacted_to {
             cursor.next()?;
             continue;
         }
         let version = VersionEntry::decode(&value)?;
         if row.key != key {
-            let next = Row { key: key.to_vec(), ..Row::default() };
-            std::mem::replace(&mut row, next).end(&mut lookup, report)?;
+            let next = RowValues { key: key.to_vec(), ..RowValues::default() };
+            std::mem::replace(&mut row, next).finish(&mut lookup, reporter)?;
             if version.kind == EventType::Patch && version.image.is_none() {
-                row.document = past.document_before(key, seq)?;
+                row.document = layers.document_before(key, seq)?;
             }
         }
         row.document = match version.image {
@@ -174,13 +177,14 @@ pub(super) fn of_era(
             None => state::apply(row.document.as_ref(), version.kind, version.payload.as_ref())?,
         };
         let value = value_at(&path, row.document.as_ref())?;
-        row.hold(value, seq, &mut lookup, report)?;
+        row.set(value, seq, &mut lookup, reporter)?;
         cursor.next()?;
     }
-    row.end(&mut lookup, report)?;
-    // Values that rows had only before the floor are candidates too, and nobody can tell which those were.
-    if folded == 0 {
-        lookup.end(report);
+    row.finish(&mut lookup, reporter)?;
+    // If the floor is within the layer, values that rows had only before the floor are candidates too. The log no longer has
+    // those values, so the number of candidates cannot be checked.
+    if compacted_to == 0 {
+        lookup.finish(reporter);
     }
     Ok(())
 }

@@ -1,0 +1,241 @@
+//! Admission: checks a change against the newest state, gives it a seq and a time, and encodes its frames.
+//!
+//! The state here runs ahead of the disk: it includes commits that are admitted and not synced yet, so that the next group is
+//! admitted while one is written. An undo log, kept until commits are durable, takes them back if their group is refused.
+
+use std::sync::Arc;
+
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::event::{CommitMeta, IngestOrigin, RequestId};
+use driftdb_common::format::key::Key;
+use driftdb_common::storage::wal::appender::Group;
+use driftdb_common::table::format_time;
+use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::operation::{
+    Action, CommitOptions, CommitRequest, Operation, Precondition, WriteToken,
+};
+use driftdb_common::table::schema::Schema;
+
+use crate::admission::operations::admit_operations;
+use crate::admission::prepared_commit::PreparedCommit;
+use crate::admission::producers::{ProducerPositions, RefusedOperation};
+use crate::admission::requests::{RecentRequests, RequestMatch, RequestWindow};
+use crate::admission::schema_changes::admit_schema_change;
+use crate::admission::tables::{AdmittedTables, UndoMark};
+
+pub(crate) mod fingerprint;
+pub(crate) mod operations;
+mod preconditions;
+pub(crate) mod prepared_commit;
+pub(crate) mod producers;
+pub(crate) mod rebuild;
+pub(crate) mod requests;
+mod schema_changes;
+pub(crate) mod table;
+pub(crate) mod tables;
+
+/// The newest state of the database, including commits that are not durable yet.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    pub(crate) tables: AdmittedTables,
+    pub(crate) requests: RecentRequests,
+    pub(crate) producers: ProducerPositions,
+    pub(crate) last: WriteToken,
+    is_clock_behind: bool,
+}
+
+/// The answer to an admitted change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CommitReceipt {
+    /// The commit.
+    pub(crate) token: WriteToken,
+    /// Whether an earlier request with the same id made the commit.
+    pub(crate) replayed: bool,
+}
+
+/// What accompanies a change.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CommitContext {
+    /// Options that any commit can have.
+    pub(crate) options: CommitOptions,
+    /// The request's id and fingerprint.
+    pub(crate) request: Option<RequestId>,
+    /// The position in a producer's stream.
+    pub(crate) origin: Option<IngestOrigin>,
+}
+
+impl Admission {
+    /// The state of an empty database.
+    pub(crate) fn new(window: RequestWindow) -> Admission {
+        Admission {
+            tables: AdmittedTables::default(),
+            requests: RecentRequests::new(window),
+            producers: ProducerPositions::default(),
+            last: WriteToken::default(),
+            is_clock_behind: false,
+        }
+    }
+
+    /// The last admitted commit.
+    pub(crate) fn last(&self) -> WriteToken {
+        self.last
+    }
+
+    /// Records that a producer's batch was processed to its end, with its refused operations.
+    pub(crate) fn complete_batch(&mut self, producer: &str, batch: u64, refused: &[RefusedOperation]) {
+        self.producers.complete_batch(producer, batch, self.last.seq);
+        self.producers.record_refusals(producer, batch, refused);
+    }
+
+    /// The rows that a change reads and that are not in memory, each with the files that hold it. If the caller reads them
+    /// before it admits the change, admission finds them in the block cache.
+    pub(crate) fn uncached_rows<'a>(
+        &self,
+        operations: impl IntoIterator<Item = &'a Operation>,
+        preconditions: &[Precondition],
+    ) -> Vec<(Arc<LayerMap>, Key)> {
+        let mut uncached = Vec::new();
+        let mut add = |name: &str, key: &dyn Fn(&Schema) -> Option<Key>| {
+            let Ok(table) = self.tables.live(name) else { return };
+            if table.layers().end() == 0 {
+                return;
+            }
+            if let Some(key) = key(table.schema()).filter(|key| !table.is_in_memory(key)) {
+                uncached.push((Arc::clone(table.layers()), key));
+            }
+        };
+        // Invalid keys and documents are skipped here. Admission refuses them.
+        for Operation { table, key, action } in operations {
+            add(table, &|schema| match (action, key) {
+                (Action::Insert(document) | Action::Put(document), _) => {
+                    document.key(&schema.primary_key, schema.key_type).ok()
+                }
+                (_, Some(key)) => key.of_type(schema.key_type).ok(),
+                _ => None,
+            });
+        }
+        for Precondition { table, key, .. } in preconditions {
+            add(table, &|schema| key.of_type(schema.key_type).ok());
+        }
+        uncached
+    }
+
+    /// Admits a change: checks it, applies it to this state, and appends its frames to `group`. A repeated request returns the
+    /// commit of the first one. An error leaves the state unchanged.
+    pub(crate) fn admit(
+        &mut self,
+        change: CommitRequest,
+        context: CommitContext,
+        now_ms: u64,
+        group: &mut Group,
+    ) -> Result<CommitReceipt> {
+        let (receipt, commit) = self.prepare(change, context, now_ms, group)?;
+        if let Some(commit) = commit {
+            commit.encode(group);
+        }
+        Ok(receipt)
+    }
+
+    /// Admits a change without appending its frames. The caller must append them, before those of any later commit. Returns
+    /// no commit if the change has no effect.
+    pub(crate) fn prepare(
+        &mut self,
+        change: CommitRequest,
+        context: CommitContext,
+        now_ms: u64,
+        group: &mut Group,
+    ) -> Result<(CommitReceipt, Option<PreparedCommit>)> {
+        let CommitContext { options, request, origin } = context;
+        if let Some(token) = request.as_ref().map_or(Ok(None), |request| self.find_request(request))? {
+            return Ok((CommitReceipt { token, replayed: true }, None));
+        }
+        let time_ms = self.commit_time(&options, now_ms)?;
+        let token = WriteToken { seq: self.last.seq + 1, time_ms };
+        let mark = self.tables.undo_mark();
+        let events = match change {
+            CommitRequest::Rows { operations, preconditions } => {
+                admit_operations(&mut self.tables, token, operations, &preconditions)
+            }
+            CommitRequest::Schema(change) => {
+                match admit_schema_change(&mut self.tables, token, change, group) {
+                    // The schema is already as requested: answer with the newest commit.
+                    Ok(events) if events.is_empty() => {
+                        return Ok((CommitReceipt { token: self.last, replayed: false }, None));
+                    }
+                    other => other,
+                }
+            }
+        };
+        let events = events.inspect_err(|_| self.tables.undo_to(mark))?;
+        let meta = CommitMeta { actor: String::new(), reason: options.reason, request, origin };
+        self.last = token;
+        self.remember(meta.request.clone(), meta.origin.clone());
+        Ok((CommitReceipt { token, replayed: false }, Some(PreparedCommit::new(token, events, meta))))
+    }
+
+    /// Remembers the request and the origin of the last commit.
+    pub(crate) fn remember(&mut self, request: Option<RequestId>, origin: Option<IngestOrigin>) {
+        if let Some(request) = request {
+            self.requests.insert(request, self.last);
+        }
+        if let Some(origin) = origin {
+            self.producers.advance(origin, self.last.seq);
+        }
+    }
+
+    /// The commit that an earlier attempt of this request made. Fails if a different request has used the id.
+    pub(crate) fn find_request(&self, request: &RequestId) -> Result<Option<WriteToken>> {
+        match self.requests.find(request) {
+            RequestMatch::New => Ok(None),
+            RequestMatch::Repeated(token) => Ok(Some(token)),
+            RequestMatch::Conflicting(token) => {
+                let message = format!(
+                    "request id {:?} is in use: a different request with this id became commit {}; use a new id for each request",
+                    request.id, token.seq
+                );
+                Err(Error::new(Reason::RequestIdReused, message).with("seq", token.seq.to_string()))
+            }
+        }
+    }
+
+    /// Returns to the state after commit `durable`: no later commit reached the disk.
+    pub(crate) fn roll_back(&mut self, durable: WriteToken) {
+        self.tables.undo_to(UndoMark::default());
+        self.requests.remove_after(durable.seq);
+        self.producers.roll_back_to(durable.seq);
+        self.last = durable;
+    }
+
+    /// Discards the undo log up to `mark`, which belongs to commit `durable`: everything up to there is durable.
+    pub(crate) fn discard_undo(&mut self, mark: UndoMark, durable: WriteToken) {
+        self.tables.discard_undo_before(mark);
+        self.producers.discard_undo(durable.seq);
+    }
+
+    /// The time of the next commit: the clock's, or the last commit's if the clock is behind it (I2).
+    fn commit_time(&mut self, options: &CommitOptions, now_ms: u64) -> Result<u64> {
+        let last_ms = self.last.time_ms;
+        if let Some(time) = options.commit_time_ms {
+            if time < last_ms || time > now_ms.max(last_ms) {
+                let message = format!(
+                    "commit_time must be between {}, the last commit's time, and {}, the current time; got {}",
+                    format_time(last_ms),
+                    format_time(now_ms.max(last_ms)),
+                    format_time(time)
+                );
+                return Err(Error::new(Reason::ArgumentInvalid, message));
+            }
+            return Ok(time);
+        }
+        let is_behind = now_ms < last_ms;
+        if is_behind && !self.is_clock_behind {
+            let behind_ms = last_ms - now_ms;
+            tracing::warn!(
+                behind_ms,
+                "the system clock is behind the last commit's time: new commits get that time until the clock has caught up"
+            );
+        }
+        self.is_clock_behind = is_behind;
+        Ok(now_ms.max(last_ms))
+    }
+}

@@ -1,0 +1,160 @@
+//! Rebuilds the admission state from snapshots and from the log after them, when the database is opened.
+
+use std::collections::{HashMap, VecDeque};
+
+use driftdb_common::error::Result;
+use driftdb_common::format::event::{CommitMeta, Event, EventType, RequestId};
+use driftdb_common::format::manifest::Manifest;
+use driftdb_common::format::snapshot::{ProducerEntry, RequestEntry};
+use driftdb_common::storage::recovery::Replay;
+use driftdb_common::storage::wal::commit_reader::LogCommit;
+use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::operation::WriteToken;
+use driftdb_common::table::schema::{SchemaAction, SchemaEvent};
+use driftdb_common::table::state;
+use driftdb_common::table::table_files::TableFiles;
+
+use crate::admission::Admission;
+use crate::admission::requests::RequestWindow;
+use crate::admission::schema_changes::apply_schema_event;
+use crate::admission::table::{AdmittedTable, RowState};
+
+/// The admission state while it is rebuilt: recovery passes every table first, then the commits of the log in order.
+///
+/// Requests and producers are kept twice: a snapshot holds those of the log that it covers, and the log holds the rest. A
+/// commit that changed several tables is in the snapshots of some and in the log of others, so each commit must be counted
+/// only once, and requests must be remembered in the order of their commits.
+#[derive(Debug)]
+pub(crate) struct AdmissionRebuild<'a> {
+    files: &'a TableFiles,
+    admission: Admission,
+    /// Requests found in snapshots and not yet remembered.
+    snapshot_requests: VecDeque<(WriteToken, RequestId)>,
+    are_requests_sorted: bool,
+    /// The commit of the last request that was remembered.
+    last_request_seq: u64,
+    /// The newest entry of each producer found in snapshots.
+    snapshot_producers: HashMap<String, ProducerEntry>,
+}
+
+impl<'a> AdmissionRebuild<'a> {
+    /// Starts from an empty state. Snapshots are opened through `files`.
+    pub(crate) fn new(files: &'a TableFiles, window: RequestWindow) -> AdmissionRebuild<'a> {
+        AdmissionRebuild {
+            files,
+            admission: Admission::new(window),
+            snapshot_requests: VecDeque::new(),
+            are_requests_sorted: false,
+            last_request_seq: 0,
+            snapshot_producers: HashMap::new(),
+        }
+    }
+
+    /// The finished state. `last` is the database's last commit.
+    pub(crate) fn finish(mut self, last: WriteToken) -> Admission {
+        self.remember_snapshot_requests(u64::MAX);
+        self.admission.last = last;
+        self.admission.discard_undo(self.admission.tables.undo_mark(), last);
+        self.admission
+    }
+
+    /// Collects the requests and producers that a table's snapshots hold.
+    fn collect_snapshot_requests(&mut self, layers: &LayerMap) -> Result<()> {
+        layers.requests(&mut |seq, entry| {
+            let RequestEntry { time_ms, request } = entry;
+            self.snapshot_requests.push_back((WriteToken { seq, time_ms }, request));
+        })?;
+        layers.producers(&mut |producer| {
+            let known = self.snapshot_producers.get(&producer.origin.producer);
+            if known.is_none_or(|known| known.seq < producer.seq) {
+                self.snapshot_producers.insert(producer.origin.producer.clone(), producer);
+            }
+        })
+    }
+
+    /// Remembers the requests of snapshots up to commit `upto`, in the order of their commits.
+    fn remember_snapshot_requests(&mut self, upto: u64) {
+        if !self.are_requests_sorted {
+            self.are_requests_sorted = true;
+            self.snapshot_requests.make_contiguous().sort_unstable_by_key(|(token, _)| token.seq);
+            for producer in self.snapshot_producers.values() {
+                self.admission.producers.advance(producer.origin.clone(), producer.seq);
+            }
+        }
+        while let Some((token, request)) = self.snapshot_requests.pop_front_if(|(token, _)| token.seq <= upto)
+        {
+            // A commit that changed several tables is in the snapshot of each.
+            if self.last_request_seq < token.seq {
+                self.last_request_seq = token.seq;
+                self.admission.requests.insert(request, token);
+            }
+        }
+    }
+
+    fn replay_event(&mut self, table: u64, seq: u64, event: Event) -> Result<()> {
+        let tables = &mut self.admission.tables;
+        match (event.kind, event.key, event.document) {
+            (EventType::Schema, _, Some(payload)) => {
+                apply_schema_event(tables, table, seq, SchemaEvent::from_document(&payload)?)
+            }
+            (kind, Some(key), payload) => {
+                let table = tables.by_id_mut(table)?;
+                let before = match kind {
+                    // The event says enough: a lookup in the files would cost a read.
+                    EventType::Insert if event.replaces => None,
+                    _ => table.live_row(&key)?,
+                };
+                let was_live = event.replaces || before.is_some();
+                let after = state::apply(before.as_ref(), kind, payload.as_ref())?;
+                let document = after.map(|after| after.detached());
+                table.set_row(key, RowState { seq, document }, was_live);
+                table.count_event(seq);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Replay for AdmissionRebuild<'_> {
+    fn replay_table(&mut self, manifest: &Manifest) -> Result<()> {
+        if manifest.deltas.is_empty() {
+            return Ok(());
+        }
+        let layers = self.files.open(manifest, None)?;
+        let (mut created, mut newest) = (manifest.table_id, None);
+        for entry in &layers.properties().schema_entries {
+            let event = SchemaEvent::from_document(&entry.document)?;
+            if event.action == SchemaAction::Create {
+                created = entry.seq;
+            }
+            newest = Some(event);
+        }
+        let Some(SchemaEvent { action, schema }) = newest else { return Ok(()) };
+        self.collect_snapshot_requests(&layers)?;
+        let table = AdmittedTable::new(manifest.table_id, created, schema);
+        self.admission.tables.add_durable(table.with_layers(layers, action == SchemaAction::Drop));
+        Ok(())
+    }
+
+    fn replay_commit(&mut self, commit: LogCommit) -> Result<()> {
+        let LogCommit { seq, time_ms, meta, parts } = commit;
+        self.remember_snapshot_requests(seq);
+        for (table, events) in parts {
+            for event in events {
+                self.replay_event(table, seq, event)?;
+            }
+        }
+        self.admission.last = WriteToken { seq, time_ms };
+        if let Some(CommitMeta { request, origin, .. }) = meta.map(|meta| *meta) {
+            // The snapshot of another table may hold this commit's request, or a later commit of its producer.
+            let request = request.filter(|_| self.last_request_seq < seq);
+            let origin = origin.filter(|origin| {
+                self.snapshot_producers.get(&origin.producer).is_none_or(|found| found.seq < seq)
+            });
+            self.admission.remember(request, origin);
+        }
+        self.admission.discard_undo(self.admission.tables.undo_mark(), self.admission.last);
+        Ok(())
+    }
+}

@@ -1,0 +1,84 @@
+//! Starts the committer and hands out the roles over its state.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use driftdb_common::error::{Error, Result};
+use driftdb_common::storage::wal::appender::Log;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::mpsc;
+
+use crate::admission::Admission;
+use crate::admission::table::AdmittedTable;
+use crate::commit::acks::CommitAck;
+use crate::commit::catalog::TableCatalog;
+use crate::commit::committer;
+use crate::commit::ingest_pipeline::IngestPipeline;
+use crate::commit::log_access::LogAccess;
+use crate::commit::pipeline::CommitPipeline;
+use crate::commit::state::{CommitShared, CommitState, LogTail, OpenGroup};
+use crate::commit::status::CommitStatus;
+use crate::commit::table_updates::TableUpdates;
+
+/// The roles over one commit state.
+#[derive(Debug, Clone)]
+pub(crate) struct CommitHandles {
+    pub(crate) pipeline: CommitPipeline,
+    pub(crate) ingest: IngestPipeline,
+    pub(crate) catalog: TableCatalog,
+    pub(crate) updates: TableUpdates,
+    pub(crate) log: LogAccess,
+    pub(crate) status: CommitStatus,
+}
+
+/// Starts the committer's thread. The committer sends acknowledgements to `acks`, one message a group, for a task of the
+/// runtime to deliver, and a message to `growth` when a snapshot may be due. Writes are refused while the log after the newest
+/// snapshots has more than `tail_limit` bytes.
+pub(crate) fn start(
+    log: Log,
+    admission: Admission,
+    acks: mpsc::UnboundedSender<Vec<CommitAck>>,
+    growth: mpsc::Sender<()>,
+    tail_limit: u64,
+) -> Result<(CommitHandles, JoinHandle<Result<()>>)> {
+    let state = Mutex::new(initial_state(&log, admission));
+    let shared = Arc::new(CommitShared { state, work_ready: Condvar::new(), growth, tail_limit });
+    let handles = CommitHandles {
+        pipeline: CommitPipeline::new(&shared),
+        ingest: IngestPipeline::new(&shared),
+        catalog: TableCatalog::new(&shared),
+        updates: TableUpdates::new(&shared),
+        log: LogAccess::new(&shared),
+        status: CommitStatus::new(&shared),
+    };
+    let thread = std::thread::Builder::new()
+        .name("driftdb-commit".to_owned())
+        .spawn(move || committer::run(log, &shared, &acks))
+        .map_err(|e| Error::io("cannot start the committer's thread", &e))?;
+    Ok((handles, thread))
+}
+
+fn initial_state(log: &Log, admission: Admission) -> CommitState {
+    let storage = admission.tables.iter().map(|table| (table.id(), log.table_storage(table.id()))).collect();
+    let tail = |table: &AdmittedTable| LogTail {
+        events: table.counts().events.saturating_sub(table.layers().counts().events),
+        bytes: log.bytes_since_snapshot(table.id()),
+    };
+    let tails: HashMap<u64, LogTail> =
+        admission.tables.iter().map(|table| (table.id(), tail(table))).collect();
+    CommitState {
+        durable: admission.last(),
+        fenced: log.fence().is_on(),
+        admission,
+        open: OpenGroup::default(),
+        log_tasks: Vec::new(),
+        tail_bytes: tails.values().map(|tail| tail.bytes).sum(),
+        tails,
+        writing: false,
+        storage,
+        closing: false,
+        rollbacks: 0,
+        stopped: None,
+    }
+}

@@ -1,0 +1,140 @@
+//! The state that request tasks and the committer share under one lock: admitted commits, and what waits for the committer.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::limits;
+use driftdb_common::storage::wal::appender::{AppendError, Group, Log, TableStorage};
+use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::operation::WriteToken;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::mpsc;
+
+use crate::admission::{Admission, CommitReceipt};
+use crate::commit::acks::{CommitAck, PendingAck};
+
+/// How long a client waits before it retries when the queue is full.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// What request tasks, background jobs and the committer share.
+pub(super) struct CommitShared {
+    pub(super) state: Mutex<CommitState>,
+    /// Notified when the open group, the log tasks or `closing` changed.
+    pub(super) work_ready: Condvar,
+    /// Receives a message after a group that may make a snapshot or an index due.
+    pub(super) growth: mpsc::Sender<()>,
+    /// The bytes of log after the newest snapshots, of all tables together, above which writes are refused until a snapshot
+    /// covers some of them. Bounds the memory that rows not covered by a snapshot take.
+    pub(super) tail_limit: u64,
+}
+
+impl fmt::Debug for CommitShared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommitShared").finish_non_exhaustive()
+    }
+}
+
+/// The group that is filling: admitted commits that are not written yet.
+#[derive(Debug, Default)]
+pub(super) struct OpenGroup {
+    pub(super) group: Group,
+    pub(super) acks: Vec<CommitAck>,
+}
+
+/// Work on the log that the committer does between two groups.
+pub(super) type LogTask = Box<dyn FnOnce(&mut Log) -> Result<(), AppendError> + Send>;
+
+/// The part of a table's log after its newest snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct LogTail {
+    /// The number of events.
+    pub(crate) events: u64,
+    /// The bytes of frames.
+    pub(crate) bytes: u64,
+}
+
+/// The commit state.
+pub(super) struct CommitState {
+    pub(super) admission: Admission,
+    pub(super) open: OpenGroup,
+    pub(super) log_tasks: Vec<LogTask>,
+    /// By table id.
+    pub(super) tails: HashMap<u64, LogTail>,
+    /// The bytes of all tails together.
+    pub(super) tail_bytes: u64,
+    /// Whether the committer is writing a group. What is admitted meanwhile depends on commits that are not durable yet.
+    pub(super) writing: bool,
+    /// The last durable commit.
+    pub(super) durable: WriteToken,
+    /// Whether another writer may have taken over. If so, every answer waits until the committer has checked that none has.
+    pub(super) fenced: bool,
+    /// By table id.
+    pub(super) storage: HashMap<u64, TableStorage>,
+    pub(super) closing: bool,
+    /// How often admitted commits were taken back. A stream that saw one of them admitted must end.
+    pub(super) rollbacks: u64,
+    /// Why the writer takes no more writes.
+    pub(super) stopped: Option<Error>,
+}
+
+impl CommitState {
+    /// Fails if the writer takes no more writes.
+    pub(super) fn check_accepting(&self) -> Result<()> {
+        if let Some(stopped) = &self.stopped {
+            return Err(stopped.clone());
+        }
+        if self.closing {
+            return Err(Error::new(Reason::ShuttingDown, "the writer is shutting down; retry later"));
+        }
+        Ok(())
+    }
+
+    /// Fails if the queue is full, or if the tails are over `tail_limit`.
+    pub(super) fn check_room(&self, tail_limit: u64) -> Result<()> {
+        let requests = self.open.acks.len();
+        let bytes = self.open_group_bytes();
+        let message = if requests >= limits::QUEUE_REQUESTS {
+            format!("too many writes wait for the disk: the limit is {}; retry later", limits::QUEUE_REQUESTS)
+        } else if bytes >= limits::QUEUE_BYTES {
+            format!(
+                "{bytes} bytes of writes wait for the disk: the limit is {}; retry later",
+                limits::QUEUE_BYTES
+            )
+        } else if self.tail_bytes > tail_limit {
+            format!(
+                "{} bytes of log wait for a snapshot: the limit is {tail_limit}; retry later, or raise the writer's --memory",
+                self.tail_bytes
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(Reason::Overloaded, message).retry_after(RETRY_AFTER))
+    }
+
+    fn open_group_bytes(&self) -> usize {
+        self.open.group.tables.values().map(|table| table.frames.bytes().len()).sum()
+    }
+
+    /// Answers at once if the outcome depends on durable commits only. Otherwise the answer waits for the open group.
+    pub(super) fn acknowledge(&mut self, outcome: Result<CommitReceipt>) -> PendingAck {
+        let is_all_durable = !self.writing && self.open.acks.is_empty() && self.open.group.tables.is_empty();
+        let is_durable = match &outcome {
+            Ok(receipt) => receipt.token.seq <= self.durable.seq,
+            Err(_) => is_all_durable,
+        };
+        if is_durable && !self.fenced {
+            return PendingAck::Ready(Box::new(outcome));
+        }
+        let (ack, pending) = CommitAck::pending(outcome);
+        self.open.acks.push(ack);
+        pending
+    }
+
+    /// The snapshot files that admission reads of a table, or `None` if no table has the id.
+    pub(super) fn layers(&self, id: u64) -> Option<Arc<LayerMap>> {
+        self.admission.tables.by_id(id).map(|table| Arc::clone(table.layers()))
+    }
+}

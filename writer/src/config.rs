@@ -1,0 +1,64 @@
+//! The writer's configuration.
+
+use std::path::PathBuf;
+
+use driftdb_common::limits;
+use driftdb_common::storage::fence::Fencing;
+
+use crate::admission::requests::RequestWindow;
+
+/// The writer's configuration.
+#[derive(Debug, Clone)]
+pub struct WriterConfig {
+    /// The data directory.
+    pub data: PathBuf,
+    /// The address at which clients reach this writer. Readers report it. `None` for the address listened on.
+    pub advertise: Option<String>,
+    /// Whether the writer checks that no other writer has taken over.
+    pub fencing: Fencing,
+    /// The size at which a log segment is sealed, in bytes.
+    pub segment_bytes: u64,
+    /// How long request ids are remembered.
+    pub requests: RequestWindow,
+    /// When snapshots are taken.
+    pub snapshots: SnapshotTriggers,
+    /// The size of the block cache, in bytes.
+    pub cache_bytes: u64,
+}
+
+impl WriterConfig {
+    /// The defaults, for a data directory.
+    pub fn new(data: impl Into<PathBuf>) -> WriterConfig {
+        WriterConfig {
+            data: data.into(),
+            advertise: None,
+            fencing: Fencing::Auto,
+            segment_bytes: limits::SEGMENT_BYTES,
+            requests: RequestWindow::default(),
+            snapshots: SnapshotTriggers::default(),
+            cache_bytes: limits::CACHE_BYTES,
+        }
+    }
+}
+
+/// When snapshots are taken. The log that counts is the log after a table's newest snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotTriggers {
+    /// A table is due at this number of events in its log,
+    pub events: u64,
+    /// or at this number of bytes of log.
+    pub bytes: u64,
+    /// If the logs of all tables have more bytes than this, the table with the longest log is due. At twice this number,
+    /// writes are refused until a snapshot is taken.
+    pub memory: u64,
+}
+
+impl Default for SnapshotTriggers {
+    fn default() -> SnapshotTriggers {
+        SnapshotTriggers {
+            events: limits::SNAPSHOT_EVENTS,
+            bytes: limits::SNAPSHOT_BYTES,
+            memory: limits::MEMTABLE_BYTES,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The background task: takes snapshots that are due, updates indexes, enforces retention, and deletes unused files.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::table::build::snapshot::{self, ProgressFn};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::commit::LogTail;
+use crate::config::SnapshotTriggers;
+use crate::maintenance::context::MaintenanceContext;
+use crate::maintenance::indexer::Indexer;
+use crate::maintenance::retention::Retention;
+use crate::maintenance::snapshotter::Snapshotter;
+use crate::maintenance::table_editor::TableEditor;
+
+/// The pause after a pass.
+const PASS_PAUSE: Duration = Duration::from_millis(50);
+/// The pause after a failed pass. It doubles with each further failure.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause after failed passes.
+const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// The longest time between two passes: files wait for their deletion.
+const PASS_INTERVAL_MAX: Duration = Duration::from_secs(1);
+
+/// Maintains tables in the background.
+#[derive(Debug)]
+pub(crate) struct BackgroundMaintenance {
+    pub(super) context: Arc<MaintenanceContext>,
+    pub(super) editor: Arc<TableEditor>,
+    pub(super) snapshotter: Arc<Snapshotter>,
+    pub(super) indexer: Arc<Indexer>,
+    pub(super) retention: Retention,
+}
+
+impl BackgroundMaintenance {
+    /// Runs a pass whenever `growth` receives a message, and at least once a second, until `shutdown` is cancelled.
+    pub(crate) async fn run(self: Arc<Self>, mut growth: mpsc::Receiver<()>, shutdown: CancellationToken) {
+        let mut pause = PASS_PAUSE;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = growth.recv() => {}
+                () = tokio::time::sleep(PASS_INTERVAL_MAX) => {}
+            }
+            let (this, ending) = (Arc::clone(&self), shutdown.clone());
+            let progress = move |_| if ending.is_cancelled() { Err(snapshot::cancelled()) } else { Ok(()) };
+            let pass = tokio::task::spawn_blocking(move || this.run_pass(&progress)).await;
+            let failure = match pass {
+                Ok(outcome) => outcome.err(),
+                Err(error) => Some(Error::new(Reason::Internal, format!("maintenance panicked: {error}"))),
+            };
+            if shutdown.is_cancelled() {
+                return;
+            }
+            if let Some(error) = failure {
+                // Commits continue. Their rows stay in memory until a snapshot succeeds.
+                tracing::error!(%error, "background maintenance failed; the writer retries it");
+                pause = (pause * 2).clamp(FAILURE_PAUSE, FAILURE_PAUSE_MAX);
+            } else {
+                pause = PASS_PAUSE;
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Deletes all unused files, at a shutdown.
+    pub(crate) fn delete_unused_files(&self) {
+        self.editor.delete_unused_files(true);
+    }
+
+    /// Does everything that is due.
+    fn run_pass(&self, progress: ProgressFn<'_>) -> Result<()> {
+        while let Some(id) = self.due_table() {
+            if self.snapshotter.take_snapshot(id, progress)?.deltas == 0 {
+                // The commits that made the table due are not published yet.
+                break;
+            }
+        }
+        self.indexer.update_all(progress)?;
+        self.retention.compact_expired(progress)?;
+        self.editor.delete_unused_files(false);
+        Ok(())
+    }
+
+    /// A table that is due for a snapshot: one that has reached a trigger, or the one with the longest log if all tables
+    /// together have.
+    fn due_table(&self) -> Option<u64> {
+        let SnapshotTriggers { events, bytes, memory } = self.context.triggers;
+        let tails = self.context.commits.status.tails();
+        let longest = tails.iter().max_by_key(|(_, tail)| (tail.events.saturating_mul(1000), tail.bytes))?;
+        let all = tails.iter().fold(LogTail::default(), |sum, (_, tail)| LogTail {
+            events: sum.events + tail.events,
+            bytes: sum.bytes + tail.bytes,
+        });
+        let is_over = |tail: &LogTail| tail.events >= events || tail.bytes >= bytes;
+        let due = tails.iter().find(|(_, tail)| is_over(tail)).map(|(id, _)| *id);
+        let is_too_much = all.bytes > memory || all.events > events.saturating_mul(2);
+        due.or(Some(longest.0).filter(|_| is_too_much && longest.1.events > 0))
+    }
+}

@@ -1,0 +1,29 @@
+//! What every maintenance task uses: the files, the roles over the commit state, and the configuration.
+
+use driftdb_common::table::build::merge_policy::RequestsSince;
+use driftdb_common::table::operation::WriteToken;
+use driftdb_common::table::table_files::TableFiles;
+
+use crate::admission::requests::RequestWindow;
+use crate::commit::CommitHandles;
+use crate::config::SnapshotTriggers;
+
+/// The context of maintenance.
+#[derive(Debug)]
+pub(crate) struct MaintenanceContext {
+    /// Opens and writes snapshot files.
+    pub(crate) files: TableFiles,
+    pub(crate) commits: CommitHandles,
+    pub(crate) triggers: SnapshotTriggers,
+    pub(crate) window: RequestWindow,
+}
+
+impl MaintenanceContext {
+    /// The oldest request that new snapshots keep. Like the memory of requests, it is counted back from the newest commit,
+    /// whose time can be earlier than the clock's.
+    pub(super) fn requests_since(&self) -> RequestsSince {
+        let RequestWindow { commits, millis } = self.window;
+        let WriteToken { seq, time_ms } = self.commits.status.durable();
+        RequestsSince { seq: seq.saturating_sub(commits), time_ms: time_ms.saturating_sub(millis) }
+    }
+}

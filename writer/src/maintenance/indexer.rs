@@ -1,0 +1,126 @@
+//! Builds the indexes that a table's schema names and its newest files lack, and removes those that the schema does not name.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use driftdb_common::error::Result;
+use driftdb_common::format::manifest::Manifest;
+use driftdb_common::format::snapshot::kind;
+use driftdb_common::storage::layout::{delta_stem, image_stem};
+use driftdb_common::table::build::index;
+use driftdb_common::table::build::snapshot::ProgressFn;
+use driftdb_common::table::table_files::{LayerFile, TableFiles};
+
+use crate::maintenance::context::MaintenanceContext;
+use crate::maintenance::table_editor::TableEditor;
+
+/// Builds indexes.
+#[derive(Debug)]
+pub(super) struct Indexer {
+    context: Arc<MaintenanceContext>,
+    editor: Arc<TableEditor>,
+}
+
+/// An index that was built: of which snapshot, on which path.
+#[derive(Debug)]
+struct BuiltIndex {
+    seq: u64,
+    kind: u8,
+    path: String,
+    bytes: u64,
+}
+
+impl Indexer {
+    pub(super) fn new(context: Arc<MaintenanceContext>, editor: Arc<TableEditor>) -> Indexer {
+        Indexer { context, editor }
+    }
+
+    /// Updates the indexes of every table that needs it.
+    pub(super) fn update_all(&self, progress: ProgressFn<'_>) -> Result<()> {
+        let tables = self.context.commits.catalog.map_tables(|table| {
+            let wanted = &table.schema().indexes;
+            let needs_update = table.layers().needed_now().any(|(snapshot, _)| {
+                wanted.iter().any(|path| snapshot.index(path).is_none())
+                    || snapshot.indexes.iter().any(|(path, _)| !wanted.contains(path))
+            });
+            (table.is_live() && needs_update).then(|| table.id())
+        });
+        for id in tables.into_iter().flatten() {
+            let lock = self.editor.table_lock(id);
+            let _locked = lock.lock();
+            self.update(id, progress)?;
+        }
+        Ok(())
+    }
+
+    /// Updates the indexes of a table. The caller must hold the table's lock.
+    pub(super) fn update(&self, id: u64, progress: ProgressFn<'_>) -> Result<()> {
+        let schemas = self.context.commits.catalog.map_tables(|table| {
+            (table.id() == id && table.is_live()).then(|| table.schema().indexes.clone())
+        });
+        let Some(wanted) = schemas.into_iter().flatten().next() else { return Ok(()) };
+        let (manifest, built) = self.build_missing(id, &wanted, progress)?;
+        let has_unwanted = |indexes: &[String]| indexes.iter().any(|path| !wanted.contains(path));
+        let removes = manifest.deltas.iter().any(|delta| has_unwanted(&delta.indexes))
+            || manifest.images.iter().any(|image| has_unwanted(&image.indexes));
+        if built.is_empty() && !removes {
+            return Ok(());
+        }
+        tracing::info!(table = manifest.table, built = built.len(), "updated indexes");
+        self.editor.replace_files(id, move |manifest| list_indexes(manifest, &built, &wanted))?;
+        Ok(())
+    }
+
+    /// Builds the wanted indexes that the table's newest files lack.
+    fn build_missing(
+        &self,
+        id: u64,
+        wanted: &[String],
+        progress: ProgressFn<'_>,
+    ) -> Result<(Manifest, Vec<BuiltIndex>)> {
+        let (manifest, _, layers) = self.editor.current(id)?;
+        let (table, files) = ((manifest.table.as_str(), id), &self.context.files);
+        let mut built = Vec::new();
+        for path in wanted {
+            for (snapshot, is_image) in layers.needed_now() {
+                if snapshot.index(path).is_some() {
+                    continue;
+                }
+                let row_before = |key: &[u8], seq: u64| layers.document_before(key, seq);
+                // The index may have been dropped a moment ago: then its file waits for deletion under the same name.
+                self.editor.cancel_delete(&[index_file(files, &manifest, snapshot, path, is_image)]);
+                let bytes = index::build(files, table, snapshot, path, is_image, &row_before, progress)?;
+                let kind = if is_image { kind::IMAGE } else { kind::DELTA };
+                built.push(BuiltIndex { seq: snapshot.seq, kind, path: path.clone(), bytes });
+            }
+        }
+        Ok((manifest, built))
+    }
+}
+
+/// Adds built indexes to the snapshots of a manifest, and removes those that are not wanted.
+fn list_indexes(manifest: &mut Manifest, built: &[BuiltIndex], wanted: &[String]) {
+    let deltas = manifest.deltas.iter_mut();
+    let deltas = deltas.map(|delta| ((delta.seq, kind::DELTA), &mut delta.indexes, &mut delta.bytes));
+    let images = manifest.images.iter_mut();
+    let images = images.map(|image| ((image.seq, kind::IMAGE), &mut image.indexes, &mut image.bytes));
+    for (snapshot, paths, bytes) in deltas.chain(images) {
+        for index in built.iter().filter(|index| (index.seq, index.kind) == snapshot) {
+            paths.push(index.path.clone());
+            *bytes += index.bytes;
+        }
+        paths.retain(|path| wanted.contains(path));
+    }
+}
+
+/// The file of a snapshot's index.
+fn index_file(
+    files: &TableFiles,
+    manifest: &Manifest,
+    snapshot: &LayerFile,
+    path: &str,
+    is_image: bool,
+) -> PathBuf {
+    let stem = if is_image { image_stem(snapshot.seq) } else { delta_stem(snapshot.base, snapshot.seq) };
+    files.dir.index(&manifest.table, path, &stem)
+}

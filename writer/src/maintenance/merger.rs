@@ -1,0 +1,93 @@
+//! Runs the merge policy on a table: writes image layers, merges delta layers, drops old images, and updates indexes.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use driftdb_common::error::Result;
+use driftdb_common::format::manifest::Manifest;
+use driftdb_common::table::build::merge_policy::{self, MergeTask};
+use driftdb_common::table::build::snapshot::{self, ProgressFn};
+use driftdb_common::table::layers::LayerMap;
+
+use crate::maintenance::context::MaintenanceContext;
+use crate::maintenance::indexer::Indexer;
+use crate::maintenance::table_editor::TableEditor;
+
+/// Runs the merge policy.
+#[derive(Debug)]
+pub(super) struct Merger {
+    context: Arc<MaintenanceContext>,
+    editor: Arc<TableEditor>,
+    indexer: Arc<Indexer>,
+}
+
+impl Merger {
+    pub(super) fn new(
+        context: Arc<MaintenanceContext>,
+        editor: Arc<TableEditor>,
+        indexer: Arc<Indexer>,
+    ) -> Merger {
+        Merger { context, editor, indexer }
+    }
+
+    /// Runs the merge policy's tasks until none is left, then updates the indexes. The caller must hold the table's lock.
+    pub(super) fn run_merge_policy(&self, id: u64, progress: ProgressFn<'_>) -> Result<()> {
+        loop {
+            let (manifest, _, layers) = self.editor.current(id)?;
+            match merge_policy::next_task(&manifest) {
+                Some(MergeTask::ImageLayer) => self.write_image(id, &manifest, &layers, progress)?,
+                Some(MergeTask::Merge(range)) => {
+                    if !self.merge_deltas(id, &manifest, &layers, range, progress)? {
+                        return Ok(());
+                    }
+                }
+                Some(MergeTask::Drop(at)) => {
+                    self.editor.replace_files(id, move |manifest| _ = manifest.images.remove(at))?;
+                }
+                None => return self.indexer.update(id, progress),
+            }
+        }
+    }
+
+    /// Writes an image layer at the end of the newest delta layer.
+    fn write_image(
+        &self,
+        id: u64,
+        manifest: &Manifest,
+        layers: &LayerMap,
+        progress: ProgressFn<'_>,
+    ) -> Result<()> {
+        let table = (manifest.table.as_str(), id);
+        let indexes = manifest.deltas.last().map(|delta| delta.indexes.clone()).unwrap_or_default();
+        let image = snapshot::full(&self.context.files, table, layers, layers.end(), &indexes, progress)?;
+        tracing::info!(
+            table = manifest.table,
+            seq = image.seq,
+            rows = image.rows,
+            bytes = image.bytes,
+            "wrote an image layer"
+        );
+        self.editor.replace_files(id, move |manifest| manifest.images.push(image.clone()))?;
+        Ok(())
+    }
+
+    /// Merges neighbouring delta layers into one. Returns false if there is nothing to merge.
+    fn merge_deltas(
+        &self,
+        id: u64,
+        manifest: &Manifest,
+        layers: &LayerMap,
+        range: Range<usize>,
+        progress: ProgressFn<'_>,
+    ) -> Result<bool> {
+        let table = (manifest.table.as_str(), id);
+        let deltas = layers.opened_eras(manifest, range.clone());
+        let since = self.context.requests_since();
+        let merged = merge_policy::merge_eras(&self.context.files, table, &deltas, since, progress)?;
+        let Some(merged) = merged else { return Ok(false) };
+        self.editor.replace_files(id, move |manifest| {
+            manifest.deltas.splice(range.clone(), [merged.clone()]);
+        })?;
+        Ok(true)
+    }
+}

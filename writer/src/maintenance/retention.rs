@@ -1,0 +1,78 @@
+//! Compacts the tables whose schemas limit how long history is kept (RETAIN), when it pays.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use driftdb_common::error::Result;
+use driftdb_common::service::clock::now_ms;
+use driftdb_common::table::build::snapshot::ProgressFn;
+use driftdb_common::table::point_in_time::PointInTime;
+use parking_lot::Mutex;
+
+use crate::maintenance::commit_lookup::CommitLookup;
+use crate::maintenance::compactor::Compactor;
+use crate::maintenance::context::MaintenanceContext;
+
+/// How often a table is checked. A table with a shorter retention is checked as often as its retention ends.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Enforces retention.
+#[derive(Debug)]
+pub(super) struct Retention {
+    context: Arc<MaintenanceContext>,
+    compactor: Arc<Compactor>,
+    lookup: Arc<CommitLookup>,
+    /// When each table was checked last, by table id.
+    checked_at: Mutex<HashMap<u64, Instant>>,
+}
+
+impl Retention {
+    pub(super) fn new(
+        context: Arc<MaintenanceContext>,
+        compactor: Arc<Compactor>,
+        lookup: Arc<CommitLookup>,
+    ) -> Retention {
+        Retention { context, compactor, lookup, checked_at: Mutex::default() }
+    }
+
+    /// Compacts every table that is due.
+    pub(super) fn compact_expired(&self, progress: ProgressFn<'_>) -> Result<()> {
+        let catalog = &self.context.commits.catalog;
+        let retained = catalog.map_tables(|table| Some((table.id(), table.schema().retain_ms?)));
+        for (id, retain_ms) in retained.into_iter().flatten() {
+            let interval = CHECK_INTERVAL.min(Duration::from_millis(retain_ms));
+            if !self.start_check(id, interval) {
+                continue;
+            }
+            if let Some(seq) = self.expired_floor(id, now_ms().saturating_sub(retain_ms))? {
+                self.compactor.compact(id, Some(PointInTime::Seq(seq)), false, progress)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a table's last check is at least `interval` ago. If so, this counts as its next check.
+    fn start_check(&self, id: u64, interval: Duration) -> bool {
+        let now = Instant::now();
+        let mut checked_at = self.checked_at.lock();
+        let is_due = checked_at.get(&id).is_none_or(|last| now.duration_since(*last) >= interval);
+        if is_due {
+            checked_at.insert(id, now);
+        }
+        is_due
+    }
+
+    /// The floor that a table's retention asks for, if at least a quarter of its delta layers, in bytes, is below it. A
+    /// compaction rewrites files, so it must free enough to be worth that.
+    fn expired_floor(&self, id: u64, time_ms: u64) -> Result<Option<u64>> {
+        let Some(seq) = self.lookup.last_commit_at(id, time_ms)? else { return Ok(None) };
+        let (manifest, _) = self.context.commits.log.manifest(id)?;
+        let seq = seq.min(manifest.deltas.last().map_or(0, |delta| delta.seq));
+        let deltas = || manifest.deltas.iter().filter(|delta| !delta.is_compaction_base());
+        let all: u64 = deltas().map(|delta| delta.bytes).sum();
+        let below: u64 = deltas().filter(|delta| delta.seq <= seq).map(|delta| delta.bytes).sum();
+        let is_higher = manifest.floor.is_none_or(|floor| seq > floor.seq);
+        Ok(Some(seq).filter(|_| is_higher && below > 0 && below.saturating_mul(4) >= all))
+    }
+}

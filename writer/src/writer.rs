@@ -1,0 +1,160 @@
+//! The writer: opens a database under its lock, serves gRPC until a shutdown, and closes the database.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use driftdb::v1::writer_service_server::WriterServiceServer;
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::limits;
+use driftdb_common::service::server::{self, Listener};
+use driftdb_common::storage::fs::OsFileSystem;
+use driftdb_common::storage::layout::DataDir;
+use driftdb_common::storage::recovery;
+use driftdb_common::storage::sst::BlockCache;
+use driftdb_common::storage::wal::appender::{Log, LogOptions};
+use driftdb_common::table::operation::WriteToken;
+use driftdb_common::table::table_files::TableFiles;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::service::RoutesBuilder;
+
+use crate::admission::Admission;
+use crate::admission::rebuild::AdmissionRebuild;
+use crate::commit::{self, CommitAck, CommitHandles};
+use crate::config::WriterConfig;
+use crate::jobs::Jobs;
+use crate::maintenance::{MaintenanceContext, MaintenanceWork};
+use crate::rpc::{IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
+
+/// A database that is open for writing: its lock is held, and recovery is done.
+#[derive(Debug)]
+pub struct WriterDaemon {
+    config: WriterConfig,
+    files: TableFiles,
+    log: Log,
+    admission: Admission,
+}
+
+impl WriterDaemon {
+    /// Opens the database in `config.data`, or creates it if the directory is empty or missing. Blocks during recovery.
+    pub fn open(config: WriterConfig) -> Result<WriterDaemon> {
+        let options = LogOptions {
+            segment_bytes: config.segment_bytes.max(1),
+            background: true,
+            fencing: config.fencing,
+        };
+        let mut files = TableFiles {
+            disk: OsFileSystem::shared(),
+            dir: DataDir::new(&config.data),
+            cache: BlockCache::new(config.cache_bytes),
+        };
+        let mut rebuild = AdmissionRebuild::new(&files, config.requests);
+        let log = recovery::open(Arc::clone(&files.disk), &files.dir, options, &mut rebuild)?;
+        let (seq, time_ms) = log.published();
+        let admission = rebuild.finish(WriteToken { seq, time_ms });
+        // From here on files are changed through the log's fenced file system: once another writer has taken over, it
+        // refuses.
+        files.disk = Arc::clone(log.fs());
+        Ok(WriterDaemon { config, files, log, admission })
+    }
+
+    /// Closes the database cleanly without serving.
+    pub fn close(self) -> Result<()> {
+        self.log.close()
+    }
+
+    /// Serves gRPC until `shutdown` is cancelled, then closes the database cleanly. An error means that the database was not
+    /// closed cleanly: the log failed, and no later write was acknowledged (I5).
+    pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
+        let WriterDaemon { config, files, mut log, admission } = self;
+        let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
+        log.set_address(&address.unwrap_or_default())?;
+        let (database, term) = (log.database().clone(), log.term());
+        let (growth, growth_receiver) = mpsc::channel(1);
+        let tail_limit = config.snapshots.memory.saturating_mul(2);
+        let (commits, committer) = commit::start(log, admission, deliver_acks(), growth, tail_limit)?;
+        let stopping = shutdown.child_token();
+        let committer = join_committer(committer, stopping.clone());
+        let jobs = Jobs::default();
+        let jobs_ended = cancel_jobs_at_shutdown(&jobs, &stopping);
+        let (work, background) = MaintenanceWork::new(MaintenanceContext {
+            files: files.clone(),
+            commits: commits.clone(),
+            triggers: config.snapshots,
+            window: config.requests,
+        });
+        let background = Arc::new(background);
+        let background_ended = tokio::spawn(Arc::clone(&background).run(growth_receiver, stopping.clone()));
+        let CommitHandles { pipeline, ingest, catalog, log, status, .. } = commits;
+        let rows = RowAsOfReader::new(files.clone(), catalog.clone(), log);
+        let reverts = RevertResolver::new(catalog.clone(), rows);
+        let rpc = WriterRpc {
+            pipeline: pipeline.clone(),
+            status,
+            ingest: IngestService::new(ingest, reverts.clone(), database.epoch, stopping.clone()),
+            reverts,
+            maintenance: MaintenanceCalls::new(jobs, work, catalog),
+            cache: files.cache,
+            database,
+            term,
+        };
+        let served = serve_rpc(rpc, listener, &stopping).await;
+        // Jobs and the background task end before the log closes: after that another writer may change the files.
+        stopping.cancel();
+        let maintenance_ended = jobs_ended.await.and(background_ended.await);
+        background.delete_unused_files();
+        pipeline.close();
+        let internal = |what: &str, e| Error::new(Reason::Internal, format!("{what}: {e}"));
+        let closed = committer.await.map_err(|e| internal("waiting for the committer failed", e))?;
+        let ended = maintenance_ended.map_err(|e| internal("waiting for maintenance failed", e));
+        served.and(closed).and(ended)
+    }
+}
+
+/// Serves the writer's service and health until `stopping` is cancelled.
+async fn serve_rpc(rpc: WriterRpc, listener: Listener, stopping: &CancellationToken) -> Result<()> {
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(
+        WriterServiceServer::new(rpc)
+            .max_decoding_message_size(limits::REQUEST_BYTES)
+            .max_encoding_message_size(limits::REQUEST_BYTES),
+    );
+    let health = server::health::<WriterServiceServer<WriterRpc>>(stopping.clone()).await;
+    server::serve(listener, routes, health, stopping.clone()).await
+}
+
+/// Starts the task that delivers acknowledgements to requests. The committer sends it one message a group, so a group costs
+/// the committer one wake-up.
+fn deliver_acks() -> mpsc::UnboundedSender<Vec<CommitAck>> {
+    let (sender, mut receiver) = mpsc::unbounded_channel::<Vec<CommitAck>>();
+    tokio::spawn(async move {
+        while let Some(acks) = receiver.recv().await {
+            acks.into_iter().for_each(CommitAck::send);
+        }
+    });
+    sender
+}
+
+/// Waits for the committer's thread. Without a committer the writer cannot serve, so its end shuts the writer down.
+fn join_committer(
+    thread: JoinHandle<Result<()>>,
+    stopping: CancellationToken,
+) -> tokio::task::JoinHandle<Result<()>> {
+    tokio::task::spawn_blocking(move || {
+        let ended = thread.join();
+        stopping.cancel();
+        ended.unwrap_or_else(|_| Err(Error::new(Reason::Internal, "the committer's thread panicked")))
+    })
+}
+
+/// Cancels the jobs as soon as the writer shuts down, because calls under way wait for them. The task ends when all jobs have
+/// ended.
+fn cancel_jobs_at_shutdown(jobs: &Jobs, stopping: &CancellationToken) -> tokio::task::JoinHandle<()> {
+    let (jobs, stopping) = (jobs.clone(), stopping.clone());
+    tokio::spawn(async move {
+        stopping.cancelled().await;
+        jobs.cancel();
+        // If a job panicked, its own call has reported that.
+        let _ = tokio::task::spawn_blocking(move || jobs.join()).await;
+    })
+}
