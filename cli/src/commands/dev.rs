@@ -27,8 +27,9 @@ pub async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliRe
         opened(tokio::task::spawn_blocking(move || driftdb_writer::WriterDaemon::open(config))).await?;
     let mut writer = tokio::spawn(writer.serve(write_at, shutdown.clone()));
     // Open the reader second: it follows the files that the writer creates.
-    let config = driftdb_reader::Config::new(&data);
-    let reader = opened(tokio::task::spawn_blocking(move || driftdb_reader::Reader::open(config))).await;
+    let config = driftdb_reader::ReaderConfig::new(&data);
+    let reader =
+        opened(tokio::task::spawn_blocking(move || driftdb_reader::ReaderDaemon::open(config))).await;
     let mut reader = match reader {
         Ok(reader) => tokio::spawn(reader.serve(read_at, shutdown.clone())),
         Err(error) => {

@@ -55,8 +55,8 @@ impl Embedded {
         if self.reader.is_some() {
             return Ok(false);
         }
-        let config = driftdb_reader::Config::new(&self.directory);
-        let opened = blocking(move || driftdb_reader::Reader::open(config)).await?;
+        let config = driftdb_reader::ReaderConfig::new(&self.directory);
+        let opened = blocking(move || driftdb_reader::ReaderDaemon::open(config)).await?;
         let (connector, listener) = Listener::memory();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(opened.serve(listener, shutdown.clone()));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use driftdb_common::storage::fs::{File, FileSystem, OsFileSystem, is_gone};
-use driftdb_reader::notices::{Notices, Woken};
+use driftdb_reader::fs_events::{FsEvents, WakeReason};
 use serde::{Deserialize, Serialize};
 
 use crate::args::StoragePeerArgs;
@@ -88,7 +88,7 @@ struct Peer {
     dir: PathBuf,
     lock: Option<Box<dyn File>>,
     kept: Option<Box<dyn File>>,
-    notices: Option<Notices>,
+    notices: Option<FsEvents>,
 }
 
 impl Peer {
@@ -128,7 +128,7 @@ impl Peer {
                 let path = self.path(&name);
                 until(limit_ms, || replaced(&path, last))
             }
-            PeerRequest::Watch => match Notices::of(&self.dir) {
+            PeerRequest::Watch => match FsEvents::of(&self.dir) {
                 Ok(notices) => {
                     self.notices = Some(notices);
                     Ok(PeerResponse::Done)
@@ -139,7 +139,7 @@ impl Peer {
                 let began = Instant::now();
                 let woken =
                     self.notices.as_ref().map(|notices| notices.wait(Duration::from_millis(limit_ms)));
-                let seen = woken == Some(Woken::Changed);
+                let seen = woken == Some(WakeReason::Changed);
                 Ok(if seen {
                     PeerResponse::Seen { ms: ms(began), odd: 0 }
                 } else {

@@ -1,25 +1,28 @@
-//! A follower on a file system that shows what is no more: late it may be, wrong or certain of damage never.
+//! A follower on a network file system that shows old states: it may lag, but it never publishes a wrong state or reports
+//! damage.
 
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use driftdb_common::error::Reason;
 use driftdb_common::storage::fs::sim::SimDisk;
 use driftdb_common::storage::fs::{File, FileSystem};
 use driftdb_common::storage::sst::BlockCache;
+use driftdb_common::table::table_files::TableFiles;
 use parking_lot::Mutex;
 
-use super::compacted::Writing;
-use super::tests::{dir, open};
-use super::*;
+use crate::follower::Follower;
+use crate::follower::test_log::{TestLog, create, dir, open};
 
-/// How many seeds the test goes through.
+/// The number of random sequences that the test runs.
 const SEEDS: u64 = 60;
 
-/// A disk that machines share, seen from another one. Small files and listings may be those of an earlier look, open files
-/// may end where they once did, and reads may fail because the file is stale.
+/// A disk as another machine sees it over the network. Small files and listings may be in an old state, open files may have an
+/// old length, and reads may fail with ESTALE.
 #[derive(Debug)]
-struct Stale {
+struct StaleDisk {
     disk: SimDisk,
     random: Mutex<u64>,
     files: Mutex<HashMap<PathBuf, Vec<u8>>>,
@@ -27,20 +30,20 @@ struct Stale {
 }
 
 #[derive(Debug)]
-struct Old(Vec<u8>);
+struct OldFile(Vec<u8>);
 
 #[derive(Debug)]
-struct Kept {
+struct OldHandle {
     file: Box<dyn File>,
-    /// Reads find nothing beyond.
+    /// The old length: reads find nothing beyond it.
     end: u64,
-    /// Reads say so.
-    gone: bool,
+    /// Whether reads fail with ESTALE.
+    is_stale: bool,
 }
 
-impl Stale {
-    fn new(disk: SimDisk, seed: u64) -> Stale {
-        Stale { disk, random: Mutex::new(seed), files: Mutex::default(), lists: Mutex::default() }
+impl StaleDisk {
+    fn new(disk: SimDisk, seed: u64) -> StaleDisk {
+        StaleDisk { disk, random: Mutex::new(seed), files: Mutex::default(), lists: Mutex::default() }
     }
 
     fn one_in(&self, chance: u64) -> bool {
@@ -50,7 +53,7 @@ impl Stale {
     }
 }
 
-impl FileSystem for Stale {
+impl FileSystem for StaleDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
         self.disk.open(path)
     }
@@ -60,15 +63,15 @@ impl FileSystem for Stale {
             let file = self.disk.open(path)?;
             let len = file.len()?;
             let end = if self.one_in(3) { len * 2 / 3 } else { len };
-            return Ok(Box::new(Kept { file, end, gone: self.one_in(8) }));
+            return Ok(Box::new(OldHandle { file, end, is_stale: self.one_in(8) }));
         }
         let mut files = self.files.lock();
         match files.get(path).filter(|_| self.one_in(2)) {
-            Some(old) => Ok(Box::new(Old(old.clone()))),
+            Some(old) => Ok(Box::new(OldFile(old.clone()))),
             None => {
                 let now = self.disk.bytes(path).ok_or(io::ErrorKind::NotFound)?;
                 files.insert(path.to_owned(), now.clone());
-                Ok(Box::new(Old(now)))
+                Ok(Box::new(OldFile(now)))
             }
         }
     }
@@ -129,7 +132,7 @@ fn copy(bytes: &[u8], buf: &mut [u8], offset: u64) -> usize {
     len
 }
 
-impl File for Old {
+impl File for OldFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         Ok(copy(&self.0, buf, offset))
     }
@@ -138,7 +141,7 @@ impl File for Old {
         Err(io::ErrorKind::PermissionDenied.into())
     }
 
-    /// That of another file, which had this name before.
+    /// The length of the file that had this name before.
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.len() as u64 / 2)
     }
@@ -152,9 +155,9 @@ impl File for Old {
     }
 }
 
-impl File for Kept {
+impl File for OldHandle {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        if self.gone {
+        if self.is_stale {
             // ESTALE.
             return Err(io::Error::from_raw_os_error(116));
         }
@@ -180,97 +183,97 @@ impl File for Kept {
     }
 }
 
-/// Looks; what is not seen yet is no damage.
-fn look(follower: &mut Follower) {
-    if let Err(error) = follower.look() {
+/// Checks HEAD. Fails the test if the follower reports anything but REPLICA_BEHIND.
+fn check_head(follower: &mut Follower) {
+    if let Err(error) = follower.check_head() {
         assert_eq!(error.reason(), Reason::ReplicaBehind, "{error}");
     }
 }
 
-fn follower_on(disk: Stale) -> Follower {
-    let shelf = TableFiles { disk: Arc::new(disk), dir: dir(), cache: BlockCache::new(1 << 20) };
-    Follower::open(shelf).unwrap()
+fn follower_on(disk: StaleDisk) -> Follower {
+    let files = TableFiles { disk: Arc::new(disk), dir: dir(), cache: BlockCache::new(1 << 20) };
+    Follower::open(files).unwrap()
 }
 
 #[test]
-fn what_is_stale_is_waited_for() {
+fn a_follower_waits_out_old_states() {
     let mut waited = 0;
     for seed in 0..SEEDS {
-        let writing = Writing::start(3);
-        let random = Stale::new(writing.disk.clone(), !seed);
-        let mut follower = follower_on(Stale::new(writing.disk.clone(), seed));
-        let (mut floor, mut shown, mut snapshot) = (0, 0, 0);
+        let log = TestLog::start(3);
+        let random = StaleDisk::new(log.disk.clone(), !seed);
+        let mut follower = follower_on(StaleDisk::new(log.disk.clone(), seed));
+        let (mut floor, mut published, mut snapshot) = (0, 0, 0);
         for seq in 4..=60 {
-            writing.insert(seq);
+            log.insert(seq);
             if random.one_in(12) {
-                writing.snapshot();
+                log.snapshot();
                 snapshot = seq;
             } else if random.one_in(10) && snapshot > floor {
                 floor = snapshot - random.one_in(2) as u64 * (snapshot - floor) / 2;
-                writing.compact(floor);
+                log.compact(floor);
             }
             if random.one_in(2) {
-                look(&mut follower);
+                check_head(&mut follower);
                 let applied = follower.replica().applied().seq;
-                assert!(shown <= applied && applied <= seq, "{shown}, then {applied} of {seq}");
-                shown = applied;
+                assert!(published <= applied && applied <= seq, "{published}, then {applied} of {seq}");
+                published = applied;
             }
         }
-        // Once HEAD has been seen as it is, and the manifest that goes with it.
+        // Until the follower has read the current HEAD and the manifest that it names.
         for _ in 0..1000 {
-            look(&mut follower);
+            check_head(&mut follower);
             let table = follower.tables.get(&1);
-            let is_of_now =
+            let is_current =
                 table.is_some_and(|table| table.timeline.state().chain.floor().map_or(0, |f| f.seq) == floor);
-            if follower.replica().applied().seq == 60 && is_of_now {
+            if follower.replica().applied().seq == 60 && is_current {
                 break;
             }
             waited += 1;
         }
-        writing.check(&follower, floor, 60);
+        log.check(follower.replica(), floor, 60);
     }
-    assert!(waited > 0, "nothing was stale");
+    assert!(waited > 0, "no old state was seen");
 }
 
-/// A table whose directory no listing shows yet.
+/// Listings do not show the directory of a new table yet.
 #[test]
-fn a_table_that_is_not_listed_yet_is_waited_for() {
+fn a_follower_waits_for_a_new_table_to_be_listed() {
     let disk = SimDisk::new();
     let mut log = open(&disk);
-    super::tests::create(&mut log, 1, "first");
+    create(&mut log, 1, "first");
     let mut waited = 0;
     for seed in 0..20 {
-        let mut follower = follower_on(Stale::new(disk.clone(), seed));
+        let mut follower = follower_on(StaleDisk::new(disk.clone(), seed));
         while follower.replica().applied().seq < 1 + seed {
-            look(&mut follower);
+            check_head(&mut follower);
         }
-        super::tests::create(&mut log, 2 + seed, &format!("t{seed}"));
+        create(&mut log, 2 + seed, &format!("t{seed}"));
         while follower.replica().applied().seq < 2 + seed {
-            look(&mut follower);
+            check_head(&mut follower);
             waited += u64::from(follower.replica().problem().is_some());
             assert!(waited < 10_000);
         }
         assert!(follower.replica().applied().tables.contains_key(&format!("t{seed}")));
     }
-    assert!(waited > 0, "nothing was stale");
+    assert!(waited > 0, "no old state was seen");
 }
 
-/// HEAD is seen as it was before what the newest snapshots rest on: what no snapshot holds of that is not known to be read.
+/// The HEAD that the follower sees is older than the newest snapshots. The commits that are in no snapshot must not be skipped.
 #[test]
-fn a_head_older_than_snapshots_is_not_believed() {
+fn a_head_older_than_the_snapshots_is_not_trusted() {
     let mut waited = 0;
     for seed in 0..40 {
-        let writing = Writing::start(3);
-        super::tests::create(&mut writing.log.borrow_mut(), 4, "u");
-        let old = writing.disk.bytes(dir().head()).unwrap();
-        writing.insert_into(4, 5);
-        writing.insert(6);
-        writing.snapshot();
-        let stale = Stale::new(writing.disk.clone(), seed);
+        let log = TestLog::start(3);
+        create(&mut log.log.borrow_mut(), 4, "u");
+        let old = log.disk.bytes(dir().head()).unwrap();
+        log.insert_into(4, 5);
+        log.insert(6);
+        log.snapshot();
+        let stale = StaleDisk::new(log.disk.clone(), seed);
         stale.files.lock().insert(dir().head(), old);
         let mut follower = follower_on(stale);
         for _ in 0..100 {
-            look(&mut follower);
+            check_head(&mut follower);
             let applied = follower.replica().applied();
             if applied.seq < 6 {
                 waited += 1;
@@ -281,5 +284,5 @@ fn a_head_older_than_snapshots_is_not_believed() {
         }
         assert_eq!(follower.replica().applied().seq, 6);
     }
-    assert!(waited > 0, "nothing was stale");
+    assert!(waited > 0, "no old state was seen");
 }
