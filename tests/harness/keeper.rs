@@ -16,7 +16,7 @@ use driftdb_common::storage::layout::{DataDir, snapshot_files};
 use driftdb_common::storage::recovery::{self, Replay};
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::storage::wal::appender::{AppendError, Group, Log, LogOptions};
-use driftdb_common::storage::wal::commits::LogCommit;
+use driftdb_common::storage::wal::commit_reader::LogCommit;
 use driftdb_common::table::build::delta::DeltaLimits;
 use driftdb_common::table::build::merge;
 use driftdb_common::table::build::merge_policy::MergeTask;
@@ -200,7 +200,7 @@ struct Opening<'a> {
 }
 
 impl Replay for Opening<'_> {
-    fn table(&mut self, manifest: &Manifest) -> Result<()> {
+    fn replay_table(&mut self, manifest: &Manifest) -> Result<()> {
         let chain = self.shelf.open(manifest, None)?;
         let id = manifest.table_id;
         self.chains.insert(id, chain.clone());
@@ -208,7 +208,7 @@ impl Replay for Opening<'_> {
         Ok(())
     }
 
-    fn commit(&mut self, commit: LogCommit) -> Result<()> {
+    fn replay_commit(&mut self, commit: LogCommit) -> Result<()> {
         let info = Arc::new(CommitInfo { seq: commit.seq, time_ms: commit.time_ms, meta: commit.meta });
         commit.parts.into_iter().try_for_each(|(id, events)| {
             let timeline = self.timelines.get(&id).expect("every table comes first");
@@ -239,7 +239,7 @@ impl Keeper {
 
     fn edit(&mut self, id: u64, change: &dyn Fn(&mut Manifest)) -> Result<(), AppendError> {
         let before = self.manifest(id);
-        let after = self.log.edit(id, &mut |manifest| {
+        let after = self.log.edit_manifest(id, &mut |manifest| {
             change(manifest);
             Ok(())
         })?;
@@ -270,7 +270,7 @@ impl Keeper {
         let (seq, _) = self.log.published();
         loop {
             let (manifest, chain) = (self.manifest(id), self.chain(id)?);
-            let slot = self.log.slot(id).unwrap();
+            let slot = self.log.table_entry(id).unwrap();
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
             let era = delta::build_next(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()));
             let Some(era) = era.map_err(refused)? else { break };

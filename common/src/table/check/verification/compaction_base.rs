@@ -7,7 +7,7 @@ use crate::format::compaction_base::KeepFrame;
 use crate::format::manifest::{Floor, LogPosition, Manifest};
 use crate::format::snapshot::{DeltaProperties, ProducerEntry, RequestEntry, RowEntry, SchemaEntry, tree};
 use crate::storage::sst::TreeCursor;
-use crate::storage::wal::compaction_base::{BasePiece, BaseReader};
+use crate::storage::wal::compaction_base::{BaseItem, BaseReader};
 use crate::table::check::verification::describe;
 use crate::table::check::verification::problem::ProblemReporter;
 use crate::table::layers::LayerFile;
@@ -62,9 +62,9 @@ pub(super) fn compare(
     let mut comparison = FloorComparison::new(layers)?;
     loop {
         reporter.step()?;
-        match reader.next_piece() {
-            Ok(Some(BasePiece::Keep(keep))) => comparison.compare_keep(keep, reporter)?,
-            Ok(Some(BasePiece::Event(seq, time_ms, event))) => {
+        match reader.next_item() {
+            Ok(Some(BaseItem::Keep(keep))) => comparison.compare_keep(keep, reporter)?,
+            Ok(Some(BaseItem::Event(seq, time_ms, event))) => {
                 let meta = event.meta.unwrap_or_default();
                 match (event.key, event.document) {
                     (None, Some(document)) => {
@@ -85,7 +85,7 @@ pub(super) fn compare(
     }
     let floor = reader.floor().floor;
     let schema_entries = comparison.finish(floor, reporter)?;
-    Ok(Some(ComparedBase { floor, position: reader.mark().position(), schema_entries }))
+    Ok(Some(ComparedBase { floor, position: reader.position().to_log_position(), schema_entries }))
 }
 
 impl<'a> FloorComparison<'a> {

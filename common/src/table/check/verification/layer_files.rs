@@ -47,7 +47,7 @@ pub(in crate::table) fn check_layer_files(
             reporter.report(&files.dir.manifest(name), 0, what);
         }
         let identity = SstIdentity { table: id, base: delta.base, seq: delta.seq, kind: kind::DELTA };
-        let path = files.dir.era(name, delta.base, delta.seq);
+        let path = files.dir.delta_layer(name, delta.base, delta.seq);
         let (file, events) = match check_file(files, path, identity, reporter, |file, reporter| {
             if delta.is_compaction_base() {
                 return check_compaction_base(file, delta, manifest.floor);
@@ -64,7 +64,7 @@ pub(in crate::table) fn check_layer_files(
     }
     for image in &manifest.images {
         let identity = SstIdentity { table: id, base: image.seq, seq: image.seq, kind: kind::IMAGE };
-        let path = files.dir.full(name, image.seq);
+        let path = files.dir.image_layer(name, image.seq);
         let file =
             check_file(files, path, identity, reporter, |file, reporter| check_image(file, image, reporter))?;
         let identity = SstIdentity { kind: kind::IMAGE_INDEX, ..identity };
