@@ -1,4 +1,4 @@
-//! The house rules, as a test: layers, sizes, modules, and the README's table of limits.
+//! The house rules, as a test: layers, sizes, modules, and the documentation's tables of limits.
 
 #![expect(clippy::disallowed_methods, reason = "this test reads the sources, not a database")]
 
@@ -53,11 +53,11 @@ fn every_source_keeps_the_house_rules() {
 }
 
 #[test]
-fn the_readme_tells_the_limits() {
+fn the_documentation_lists_the_limits() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = fs::read_to_string(top.join("docs/limits.md")).unwrap();
+    let page = fs::read_to_string(top.join("docs/limits.md")).unwrap();
     let limits = fs::read_to_string(top.join("common/src/limits.rs")).unwrap();
-    let wrong = limits_differ(&readme, &limits);
+    let wrong = limits_differ(&page, &limits);
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
 

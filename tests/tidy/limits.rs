@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The README's table names every limit, with its value: `| what | value | CONSTANT |`.
-pub fn limits_differ(readme: &str, limits: &str) -> Vec<String> {
+/// `docs/limits.md` names every limit with its value, in rows `| what | value | CONSTANT |`.
+pub fn limits_differ(page: &str, limits: &str) -> Vec<String> {
     let constants: BTreeMap<&str, Option<u64>> = limits
         .lines()
         .filter_map(|line| {
@@ -13,7 +13,7 @@ pub fn limits_differ(readme: &str, limits: &str) -> Vec<String> {
         .collect();
     let mut wrong = Vec::new();
     let mut told = BTreeSet::new();
-    for row in readme.lines().filter_map(|line| line.strip_prefix('|')) {
+    for row in page.lines().filter_map(|line| line.strip_prefix('|')) {
         let cells: Vec<&str> = row.trim_end_matches('|').split('|').map(str::trim).collect();
         let [_, value, name] = cells[..] else { continue };
         let name = name.trim_matches('`');
@@ -23,12 +23,12 @@ pub fn limits_differ(readme: &str, limits: &str) -> Vec<String> {
         told.insert(name);
         match constants.get(name) {
             Some(Some(limit)) if quantity(value) == Some(*limit) => {}
-            Some(limit) => wrong.push(format!("README.md: {name} is {limit:?}, not {value}")),
-            None => wrong.push(format!("README.md: no limit is called {name}")),
+            Some(limit) => wrong.push(format!("docs/limits.md: {name} is {limit:?}, not {value}")),
+            None => wrong.push(format!("docs/limits.md: no limit is called {name}")),
         }
     }
     let untold = constants.keys().filter(|name| !told.contains(*name));
-    wrong.extend(untold.map(|name| format!("README.md: the table of limits lacks {name}")));
+    wrong.extend(untold.map(|name| format!("docs/limits.md: no row for {name}")));
     wrong
 }
 
