@@ -152,7 +152,9 @@ pub fn operation_from_wire(operation: v1::Operation) -> Result<Operation> {
             let to = point_from_wire(revert.to)?;
             Action::Revert(to.ok_or_else(|| invalid("revert has no target; set `to`"))?)
         }
-        None => return Err(invalid("operation has no action; set insert, put, patch, soft_delete or revert")),
+        None => {
+            return Err(invalid("operation has no action; set insert, put, patch, soft_delete or revert"));
+        }
     };
     let key = Some(operation.key).filter(|key| !key.is_empty()).map(KeyInput::Text);
     Ok(Operation { table: operation.table, key, action })

@@ -296,7 +296,7 @@ impl<'a> DeltaComparison<'a> {
             format!("{events} events, {rows} rows, time {time_ms}, {changes} schema changes")
         };
         let (in_file, in_log) = (describe(&found), describe(&expected));
-        let note = if in_file == in_log { ", of which one differs" } else { "" };
+        let note = if in_file == in_log { "; one of the schema changes differs" } else { "" };
         self.report(reporter, format!("the table at its end has {in_file}, but in the log {in_log}{note}"));
         Ok(())
     }
@@ -366,7 +366,7 @@ fn read_properties(file: &Arc<SstFile>) -> Result<DeltaProperties> {
 
 fn describe_difference(seq: u64, found: &CommitEntry, expected: &CommitEntry) -> String {
     let (found, expected) = (describe::commit_entry(found), describe::commit_entry(expected));
-    let note = if found == expected { ", of which one differs" } else { "" };
+    let note = if found == expected { "; one of the changes differs" } else { "" };
     format!("commit {seq}: {found}, but in the log {expected}{note}")
 }
 
