@@ -106,9 +106,9 @@ impl Run {
         if kill {
             self.cluster.writer_daemon.kill();
         } else {
-            // An open connection is waited for.
+            // The writer waits for open connections.
             self.cluster.writer = Writer::new(Endpoint::from_static("http://127.0.0.1:1").connect_lazy());
-            assert!(self.cluster.writer_daemon.terminate().success());
+            assert!(self.cluster.writer_daemon.terminate().await.success());
         }
         self.cluster.writer_daemon = Daemon::start("driftdb-writer", self.cluster.dir.path(), &SMALL);
         self.cluster.writer = self.cluster.writer_daemon.as_writer().await;

@@ -126,10 +126,8 @@ async fn sigterm_ends_both_daemons_and_the_streams_under_way() {
     }
     assert!(rows < 300);
     let mut daemons = (cluster.reader_daemon, cluster.writer_daemon);
-    let ended = tokio::task::spawn_blocking(move || {
-        [daemons.0.wait(Duration::from_secs(20)), daemons.1.wait(Duration::from_secs(20))]
-    });
-    for status in ended.await.unwrap() {
+    for daemon in [&mut daemons.0, &mut daemons.1] {
+        let status = daemon.wait(Duration::from_secs(20)).await;
         assert_eq!(status.code(), Some(0), "{status:?}");
     }
     while until_cut(&mut stalled).await.is_some() {}
@@ -181,7 +179,7 @@ async fn a_writer_that_is_told_to_stop_answers_what_it_has_taken() {
         assert!([Code::Unavailable, Code::Cancelled].contains(&status.code()), "{status}");
     }
     let mut daemon = cluster.writer_daemon;
-    let status = tokio::task::spawn_blocking(move || daemon.wait(Duration::from_secs(20))).await.unwrap();
+    let status = daemon.wait(Duration::from_secs(20)).await;
     assert_eq!(status.code(), Some(0));
     let last = *expected.last_key_value().unwrap().0;
     assert!(expected.keys().copied().eq(2..=last), "an acknowledged commit has no gap before it");
@@ -459,7 +457,7 @@ async fn the_data_directory_is_laid_out_as_documented() {
     assert_eq!(holder["address"], daemon.url.strip_prefix("http://").unwrap());
     assert!(holder["host"].is_string() && holder["since"].is_string());
     drop(writer);
-    assert_eq!(tokio::task::spawn_blocking(move || daemon.terminate().code()).await.unwrap(), Some(0));
+    assert_eq!(daemon.terminate().await.code(), Some(0));
     let expected = [
         "HEAD",
         "LOCK",

@@ -120,7 +120,7 @@ impl Run {
     async fn step(&mut self, number: u64) {
         match self.dice.below(60) {
             0 => {
-                assert!(self.daemon.as_mut().unwrap().terminate().success());
+                assert!(self.daemon.as_mut().unwrap().terminate().await.success());
                 self.open().await;
             }
             1 => {
@@ -562,7 +562,7 @@ async fn history(seed: u64, cache: u64, steps: u64) {
     readers.push(Asked::start("at the end", &run).await);
     run.ask(&mut readers, if world::soak() { 300 } else { 60 }).await;
     // Without the writer, and after it.
-    run.daemon.as_mut().unwrap().terminate();
+    run.daemon.as_mut().unwrap().terminate().await;
     run.ask(&mut readers, 10).await;
     run.open().await;
     run.snapshot().await;

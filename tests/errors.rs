@@ -304,7 +304,7 @@ async fn preconditions_that_hold_let_the_commit_through() {
     ];
     assert_eq!(shop.check(holding).await.unwrap().seq, DROPPED + 1);
     // A restart forgets none of it: what was deleted, when.
-    assert!(shop.cluster.writer_daemon.terminate().success());
+    assert!(shop.cluster.writer_daemon.terminate().await.success());
     shop.cluster.writer_daemon = Daemon::writer(shop.cluster.dir.path());
     shop.cluster.writer = shop.cluster.writer_daemon.as_writer().await;
     let stale = vec![check("orders", "o2", Check::UnchangedSince(DELETED - 1))];

@@ -103,7 +103,7 @@ fn the_daemons_read_the_fixture_as_it_was_written() {
         assert_eq!(token.seq, LAST + 1);
         check(&mut reader).await;
         assert_eq!(select_at(&mut reader, "people", LAST + 1).await.unwrap().len(), 6);
-        assert!(writer_daemon.terminate().success());
+        assert!(writer_daemon.terminate().await.success());
     });
     let after = files(dir.path());
     for (name, bytes) in before.iter().filter(|(name, _)| name.contains(".seg")) {
@@ -132,7 +132,7 @@ fn the_daemons_read_snapshots_as_they_were_written() {
         let token = apply(&mut writer, vec![insert("people", r#"{"id":"new"}"#)]).await.unwrap();
         assert_eq!(token.seq, LAST + 1);
         check(&mut reader).await;
-        assert!(writer_daemon.terminate().success() && reader_daemon.terminate().success());
+        assert!(writer_daemon.terminate().await.success() && reader_daemon.terminate().await.success());
     });
 }
 

@@ -47,7 +47,7 @@ async fn a_request_id_used_twice_belongs_to_the_later_commit_after_a_restart() {
     let second = request("a", "second", "twice");
     assert_eq!(make(&mut writer, &second).await, (20, false));
     snapshot(&mut writer, "a").await;
-    assert!(daemon.terminate().success());
+    assert!(daemon.terminate().await.success());
     let (_daemon, mut writer) = start(dir.path(), &args).await;
     assert_eq!(make(&mut writer, &second).await, (20, true));
 }
@@ -76,7 +76,7 @@ async fn request_ids_of_imported_commits_are_remembered_after_a_restart() {
     let files = std::fs::read_dir(dir.path().join("tables/a/snapshots")).unwrap();
     let deltas =
         files.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().contains('-')).count();
-    assert!(daemon.terminate().success());
+    assert!(daemon.terminate().await.success());
     let (_daemon, mut writer) = start(dir.path(), &[]).await;
     for (seq, request) in made {
         assert_eq!(make(&mut writer, &request).await, (seq, true), "of {deltas} eras");
@@ -106,7 +106,7 @@ async fn an_index_that_is_wanted_again_stays() {
     // Longer than files are left to readers.
     tokio::time::sleep(Duration::from_millis(4500)).await;
     assert!(indexes() > 0);
-    assert!(daemon.terminate().success());
+    assert!(daemon.terminate().await.success());
     let (_daemon, mut writer) = start(dir.path(), &[]).await;
     make(&mut writer, &request("a", "k", "")).await;
     let mut reader = Daemon::reader(dir.path());

@@ -37,15 +37,15 @@ fn a_local_directory_does_all_that_is_needed() {
         let expected = [
             "same storage",
             "lock",
-            "lock after a death",
+            "lock after a kill",
             "rename",
             "append, file kept open",
-            "append, file opened anew",
-            "append, read past caches",
+            "append, file reopened",
+            "append, uncached read",
             "listing",
             "sync",
             "unlink while open",
-            "change notices",
+            "change notifications",
             "writer",
             "readers",
         ];
@@ -83,7 +83,7 @@ fn what_is_no_directory_is_refused() {
         let output = check(args);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(output.stdout.is_empty());
-        assert!(String::from_utf8_lossy(&output.stderr).contains("no directory"), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("cannot check"), "{output:?}");
     }
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "x");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);

@@ -188,7 +188,7 @@ async fn one_after_the_other_takes_over_and_no_acknowledged_write_is_lost() {
     took.sort_unstable();
     let (median, longest) = (took[took.len() / 2], took.last().unwrap());
     eprintln!("{} take-overs: {median:?} in the middle, {longest:?} at most; {last} commits", took.len());
-    assert!(next.terminate().success(), "a standby ends cleanly");
+    assert!(next.terminate().await.success(), "a standby ends cleanly");
 }
 
 async fn check(
@@ -259,7 +259,7 @@ async fn a_standby_takes_over_what_was_closed_and_says_where_it_cannot() {
     let (first, second) = (standby(dir.path()), standby(dir.path()));
     let (mut one, mut other) = (first.as_writer().await, second.as_writer().await);
     refused(status_of(&mut one).await, Code::Unavailable, "STANDBY");
-    assert!(holding.terminate().success());
+    assert!(holding.terminate().await.success());
     let deadline = Instant::now() + LONG;
     let (owner, mut waiting) = loop {
         match (status_of(&mut one).await.is_ok(), status_of(&mut other).await.is_ok()) {
@@ -282,7 +282,7 @@ async fn a_standby_takes_over_what_was_closed_and_says_where_it_cannot() {
     // The next one finds damage.
     std::fs::write(dir.path().join("database.json"), b"nonsense").unwrap();
     drop(owner);
-    assert!(!waiting.wait(LONG).success(), "it should have ended with an error");
+    assert!(!waiting.wait(LONG).await.success(), "it should have ended with an error");
 }
 
 /// What a client has a list for: it finds the writer in it, and goes on at the one that takes over.

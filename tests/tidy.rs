@@ -72,19 +72,25 @@ fn only_tests_see_the_simulated_file_system() {
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
 
+/// How many cycles of files are left. The number only falls.
+const CYCLES_LEFT: usize = 18;
+/// How many names of types with two meanings are left. The number only falls.
+const NAMES_LEFT: usize = 88;
+
+/// `cargo test --test integration tidy:: -- --nocapture` prints what is left.
 #[test]
-#[ignore = "some are left; `-- --include-ignored` prints them"]
-fn no_files_use_each_other_in_a_cycle() {
-    let wrong: Vec<String> =
+fn files_do_not_use_each_other_in_cycles() {
+    let found: Vec<String> =
         ROOTS.iter().flat_map(|(root, directory)| cycles(root, &files(&[directory]))).collect();
-    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+    println!("{} cycles of files\n{}", found.len(), found.join("\n"));
+    assert!(found.len() <= CYCLES_LEFT, "{} cycles of files, over {CYCLES_LEFT}", found.len());
 }
 
 #[test]
-#[ignore = "some are left; `-- --include-ignored` prints them"]
-fn no_two_files_define_a_type_of_the_same_name() {
-    let wrong = same_names(&files(&TYPED));
-    assert!(wrong.is_empty(), "{} names\n{}\n", wrong.len(), wrong.join("\n"));
+fn no_two_files_define_types_of_the_same_name() {
+    let found = same_names(&files(&TYPED));
+    println!("{} names of types with two meanings\n{}", found.len(), found.join("\n"));
+    assert!(found.len() <= NAMES_LEFT, "{} names with two meanings, over {NAMES_LEFT}", found.len());
 }
 
 /// Every `.rs` file below some directories, by its path from the top.

@@ -110,7 +110,7 @@ impl Run {
             }
             Step::Restart | Step::Kill => {
                 if matches!(step, Step::Restart) {
-                    assert!(self.cluster.writer_daemon.terminate().success());
+                    assert!(self.cluster.writer_daemon.terminate().await.success());
                 } else {
                     self.cluster.writer_daemon.kill();
                 }

@@ -474,7 +474,7 @@ async fn a_reader_that_goes_down_ends_its_streams() {
     daemon.signal("TERM");
     let status = stream.end().await.unwrap_err();
     assert!(matches!(reason(&status).as_str(), "SHUTTING_DOWN" | ""), "{status:?}");
-    assert!(daemon.wait(watcher::LIMIT).success());
+    assert!(daemon.wait(watcher::LIMIT).await.success());
     let seq = story.put(r#"{"id":"meanwhile"}"#).await;
     let request = resume(&stream.token, &everything());
     let mut stream = watch(&mut other.as_reader().await, request).await.unwrap();

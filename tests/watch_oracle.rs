@@ -297,6 +297,7 @@ struct Site {
 /// Kills a reader each second, and puts another in its place.
 fn replace_readers(site: &Site, mut readers: Vec<Daemon>) -> std::thread::JoinHandle<u64> {
     let (dir, urls, stop) = (site.dir.clone(), site.reader_urls.clone(), site.stop.clone());
+    let runtime = tokio::runtime::Handle::current();
     std::thread::spawn(move || {
         let mut kills = 0;
         while !stop.load(Ordering::Relaxed) {
@@ -304,7 +305,7 @@ fn replace_readers(site: &Site, mut readers: Vec<Daemon>) -> std::thread::JoinHa
             let turn = usize::try_from(kills).unwrap() % readers.len();
             // Now and then by a signal that it can answer.
             if kills % 7 == 6 {
-                assert!(readers[turn].terminate().success());
+                assert!(runtime.block_on(readers[turn].terminate()).success());
             } else {
                 readers[turn].kill();
             }
@@ -319,6 +320,7 @@ fn replace_readers(site: &Site, mut readers: Vec<Daemon>) -> std::thread::JoinHa
 /// Restarts the writer every few seconds, by a kill or cleanly.
 fn restart_writer(site: &Site, mut writer: Daemon) -> std::thread::JoinHandle<u64> {
     let (dir, url, stop) = (site.dir.clone(), site.writer_url.clone(), site.stop.clone());
+    let runtime = tokio::runtime::Handle::current();
     std::thread::spawn(move || {
         let mut restarts = 0;
         loop {
@@ -329,7 +331,7 @@ fn restart_writer(site: &Site, mut writer: Daemon) -> std::thread::JoinHandle<u6
                 }
             }
             if restarts % 3 == 2 {
-                assert!(writer.terminate().success());
+                assert!(runtime.block_on(writer.terminate()).success());
             } else {
                 writer.kill();
             }

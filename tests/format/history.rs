@@ -25,7 +25,7 @@ pub async fn write(dir: &Path) {
         for seq in from..=to {
             assert_eq!(commit(&mut writer, seq).await, seq);
         }
-        assert!(daemon.terminate().success());
+        assert!(daemon.terminate().await.success());
     }
 }
 
@@ -38,7 +38,7 @@ pub async fn snapshot(dir: &Path, tables: &[&str]) {
         let mut answers = writer.snapshot(request).await.unwrap().into_inner();
         while answers.message().await.unwrap().is_some() {}
     }
-    assert!(daemon.terminate().success());
+    assert!(daemon.terminate().await.success());
 }
 
 async fn commit(writer: &mut Writer, seq: u64) -> u64 {

@@ -13,8 +13,8 @@ use driftdb_common::storage::fs::{OsFileSystem, replace};
 use driftdb_common::storage::head;
 use driftdb_common::storage::layout::{DataDir, delta_stem, image_stem, read_manifest, table_names};
 use driftdb_common::storage::sst::{BlockCache, SstFile, write_file};
-use driftdb_common::table::build::snapshot::ReadLimit;
 use driftdb_common::table::check::verification::{self, Problem, VerifiedCounts};
+use driftdb_common::table::log_tail::ReadLimit;
 use driftdb_common::table::table_files::TableFiles;
 
 use super::calls::{ask, run};
@@ -96,7 +96,7 @@ pub async fn build(dir: &Path) {
             .await
             .unwrap();
     }
-    assert!(daemon.terminate().success());
+    assert!(daemon.terminate().await.success());
 }
 
 /// Raises the floor of `archive`, which an earlier compaction may have raised before, into the midst of an era.
@@ -155,7 +155,7 @@ pub async fn answers(dir: &Path) -> BTreeMap<String, String> {
         let drift = ask(&mut reader, &statement, last).await.map(|answer| answer.drift());
         found.insert(statement, format!("{:?}", drift.map_err(|status| reason(&status))));
     }
-    assert!(writer_daemon.terminate().success());
+    assert!(writer_daemon.terminate().await.success());
     found
 }
 

@@ -96,21 +96,24 @@ impl Daemon {
         assert!(status.success());
     }
 
-    /// SIGTERM, and waits for the end, which must come soon.
-    pub fn terminate(&mut self) -> ExitStatus {
+    /// Sends SIGTERM and waits for the process to exit.
+    pub async fn terminate(&mut self) -> ExitStatus {
         self.signal("TERM");
-        self.wait(Duration::from_secs(20))
+        self.wait(Duration::from_secs(20)).await
     }
 
-    /// Waits for the end.
-    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+    /// Waits for the process to exit; panics if it is still running at the limit.
+    ///
+    /// The wait leaves the runtime free: a client of this daemon must run to close its connection, and the daemon waits up
+    /// to 10 s for open connections.
+    pub async fn wait(&mut self, limit: Duration) -> ExitStatus {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < deadline, "the daemon does not end");
-            std::thread::sleep(Duration::from_millis(5));
+            assert!(Instant::now() < deadline, "the daemon is still running after {limit:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 

@@ -205,7 +205,7 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
     let Some(options) = options else { return Ok(CommitOptions::default()) };
     if options.request_id.len() > limits::REQUEST_ID_BYTES {
         let message = format!(
-            "request_id is too long: {} bytes, the limit is {}",
+            "the request id is too long: {} bytes, the limit is {}",
             options.request_id.len(),
             limits::REQUEST_ID_BYTES
         );
@@ -213,7 +213,7 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
     }
     if options.reason.len() > limits::REASON_BYTES {
         let message = format!(
-            "reason is too long: {} bytes, the limit is {}",
+            "the reason is too long: {} bytes, the limit is {}",
             options.reason.len(),
             limits::REASON_BYTES
         );
