@@ -164,14 +164,8 @@ impl<'a> FloorComparison<'a> {
         };
         let found = RowEntry::decode(&found)?;
         if (found.seq, found.time_ms) != (expected.seq, expected.time_ms) {
-            let what = format!(
-                "{} has commit {} at time {}, but in the log commit {} at time {}",
-                describe::row(key),
-                found.seq,
-                found.time_ms,
-                expected.seq,
-                expected.time_ms
-            );
+            let (found, in_log) = ((found.seq, found.time_ms), (expected.seq, expected.time_ms));
+            let what = describe::row_commit_difference(key, found, in_log);
             reporter.report(path, 0, what);
         } else if found.document != expected.document {
             reporter.report(path, 0, format!("the document of {} differs from the log", describe::row(key)));
