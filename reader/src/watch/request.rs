@@ -23,7 +23,7 @@ const MAX_HEARTBEAT: Duration = Duration::from_secs(86_400);
 
 /// A WatchDrift request, checked and resolved.
 #[derive(Debug)]
-pub struct WatchPlan {
+pub struct ResolvedWatch {
     /// The events and rows to send.
     pub filter: Arc<WatchFilter>,
     /// The row images to send with each event.
@@ -42,9 +42,9 @@ pub struct WatchPlan {
     pub subscription: Subscription,
 }
 
-impl WatchPlan {
+impl ResolvedWatch {
     /// Decodes a request. Waits until the replica has reached the commit at which the watch starts.
-    pub async fn resolve(replica: &Arc<Replica>, request: v1::WatchDriftRequest) -> Result<WatchPlan> {
+    pub async fn resolve(replica: &Arc<Replica>, request: v1::WatchDriftRequest) -> Result<ResolvedWatch> {
         let format = convert::format_from_wire(request.format)?;
         let filter = Arc::new(WatchFilter::from_wire(&request)?);
         let heartbeat = match &request.heartbeat {
@@ -58,7 +58,7 @@ impl WatchPlan {
         for timeline in filter.timelines(&replica.applied()) {
             timeline.check_floor(start_seq)?;
         }
-        Ok(WatchPlan {
+        Ok(ResolvedWatch {
             filter,
             images: Images { before: request.with_before, after: request.with_after },
             format,

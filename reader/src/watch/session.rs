@@ -25,7 +25,7 @@ use crate::watch::commit_assembler::CommitAssembler;
 use crate::watch::delivery::Delivery;
 use crate::watch::filter::WatchFilter;
 use crate::watch::initial_rows::InitialRows;
-use crate::watch::request::WatchPlan;
+use crate::watch::request::ResolvedWatch;
 
 /// How long a session waits for the follower to read tables again whose files are gone.
 const RELOAD_WAIT: Duration = Duration::from_secs(5);
@@ -73,23 +73,23 @@ enum WatchPhase {
 }
 
 impl WatchSession {
-    /// A session that executes a plan.
-    pub fn new(replica: Arc<Replica>, plan: WatchPlan, shutdown: CancellationToken) -> WatchSession {
+    /// A session that executes a watch.
+    pub fn new(replica: Arc<Replica>, watch: ResolvedWatch, shutdown: CancellationToken) -> WatchSession {
         WatchSession {
-            filter: plan.filter,
-            images: plan.images,
-            format: plan.format,
-            until: plan.until,
-            heartbeat: plan.heartbeat,
-            position: plan.start_seq,
-            read_position: plan.start_seq,
-            out: CommitAssembler::new(plan.format),
-            phase: WatchPhase::Opening(plan.initial_rows),
+            filter: watch.filter,
+            images: watch.images,
+            format: watch.format,
+            until: watch.until,
+            heartbeat: watch.heartbeat,
+            position: watch.start_seq,
+            read_position: watch.start_seq,
+            out: CommitAssembler::new(watch.format),
+            phase: WatchPhase::Opening(watch.initial_rows),
             catching_up_to: None,
             newest: replica.subscriptions().newest(),
             table_reloads: replica.table_reloads(),
             sent_at: Instant::now(),
-            _subscription: plan.subscription,
+            _subscription: watch.subscription,
             replica,
             shutdown,
         }
