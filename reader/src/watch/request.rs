@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::freshness::Freshness;
 use crate::replica::Replica;
-use crate::resume_token::{RowCursor, WatchToken};
+use crate::resume_token::{InitialRowPosition, WatchToken};
 use crate::subscriptions::Subscription;
 use crate::watch::filter::WatchFilter;
 
@@ -37,7 +37,7 @@ pub struct ResolvedWatch {
     /// The watch starts after this commit.
     pub start_seq: u64,
     /// The initial rows to send first; `None` for none.
-    pub initial_rows: Option<RowCursor>,
+    pub initial_rows: Option<InitialRowPosition>,
     /// Keeps new commits in the live ring.
     pub subscription: Subscription,
 }
@@ -76,9 +76,9 @@ async fn resolve_start(
     replica: &Replica,
     filter: &WatchFilter,
     request: &v1::WatchDriftRequest,
-) -> Result<(u64, Option<RowCursor>)> {
+) -> Result<(u64, Option<InitialRowPosition>)> {
     let freshness = v1::Freshness { epoch: request.epoch, ..v1::Freshness::default() };
-    let all_rows = request.initial_rows.then(RowCursor::default);
+    let all_rows = request.initial_rows.then(InitialRowPosition::default);
     let (freshness, point, rows) = match &request.start {
         None => (freshness, None, all_rows),
         // All that is retained: from the first commit on, or from the floor if there is one.

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::read_point::ReadPoint;
 use crate::replica::Replica;
-use crate::resume_token::{RowCursor, WatchToken};
+use crate::resume_token::{InitialRowPosition, WatchToken};
 use crate::subscriptions::{NextCommit, Subscription};
 use crate::watch::catch_up::CatchUp;
 use crate::watch::commit_assembler::CommitAssembler;
@@ -61,8 +61,8 @@ pub struct WatchSession {
 /// What a session does next.
 #[derive(Debug)]
 enum WatchPhase {
-    /// Sends Opened, then initial rows if there is a cursor.
-    Opening(Option<RowCursor>),
+    /// Sends Opened, then initial rows if there is a position.
+    Opening(Option<InitialRowPosition>),
     /// Sends the initial rows.
     InitialRows(Box<InitialRows>),
     /// Reads commits from files; `None` before the read has started.
@@ -108,7 +108,7 @@ impl WatchSession {
             }
             self.position = self.position.max(self.read_position);
             let event = match std::mem::replace(&mut self.phase, WatchPhase::Ended) {
-                WatchPhase::Opening(cursor) => Some(self.open(cursor).await?),
+                WatchPhase::Opening(row_position) => Some(self.open(row_position).await?),
                 WatchPhase::InitialRows(rows) => self.send_rows(rows).await?,
                 WatchPhase::CatchingUp(read) => self.catch_up(read).await?,
                 WatchPhase::Following(delivery) => self.follow(delivery).await?,
@@ -142,7 +142,7 @@ impl WatchSession {
 
     fn event_message(&mut self, event: Event) -> Result<v1::WatchDriftResponse> {
         let token = match &self.phase {
-            WatchPhase::InitialRows(rows) => self.token(Some(rows.cursor()))?,
+            WatchPhase::InitialRows(rows) => self.token(Some(rows.position()))?,
             _ => self.token(None)?,
         };
         Ok(self.message(event, token))
@@ -164,20 +164,20 @@ impl WatchSession {
     }
 
     /// The token for the session's position, and for a position in the initial rows while they are being sent.
-    fn token(&self, rows: Option<&RowCursor>) -> Result<Vec<u8>> {
+    fn token(&self, rows: Option<&InitialRowPosition>) -> Result<Vec<u8>> {
         WatchToken::new(self.replica.database(), self.filter.hash(), self.position, rows).encode()
     }
 
-    async fn open(&mut self, cursor: Option<RowCursor>) -> Result<Event> {
-        self.phase = match cursor {
-            Some(cursor) => WatchPhase::InitialRows(self.initial_rows(cursor)),
+    async fn open(&mut self, row_position: Option<InitialRowPosition>) -> Result<Event> {
+        self.phase = match row_position {
+            Some(position) => WatchPhase::InitialRows(self.initial_rows(position)),
             None => WatchPhase::CatchingUp(None),
         };
         Ok(Event::Opened(self.header().await?))
     }
 
-    fn initial_rows(&self, cursor: RowCursor) -> Box<InitialRows> {
-        Box::new(InitialRows::new(Arc::clone(&self.filter), &self.replica, self.position, cursor))
+    fn initial_rows(&self, row_position: InitialRowPosition) -> Box<InitialRows> {
+        Box::new(InitialRows::new(Arc::clone(&self.filter), &self.replica, self.position, row_position))
     }
 
     /// After CORRUPT, waits until the follower has read the tables again, in case compaction removed their files. The session
@@ -227,7 +227,7 @@ impl WatchSession {
             }
             Err(error) => {
                 self.recover(error).await?;
-                self.phase = WatchPhase::InitialRows(self.initial_rows(rows.cursor().clone()));
+                self.phase = WatchPhase::InitialRows(self.initial_rows(rows.position().clone()));
                 return Ok(None);
             }
         };
