@@ -15,7 +15,7 @@ pub mod point_in_time;
 mod row_fold;
 pub mod schema;
 pub mod state;
-mod table_counts;
+pub mod table_counts;
 pub mod table_files;
 mod table_scan;
 mod table_state;

@@ -1,4 +1,5 @@
-//! Builds the indexes that a table's schema names and its newest files lack, and removes those that the schema does not name.
+//! Builds the indexes that a table's schema names and its newest files lack, and removes those that the
+//! schema does not name.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -88,7 +89,8 @@ impl Indexer {
                     continue;
                 }
                 let row_before = |key: &[u8], seq: u64| layers.document_before(key, seq);
-                // The index may have been dropped a moment ago: then its file waits for deletion under the same name.
+                // The index may have been dropped a moment ago: then its file waits for deletion under the
+                // same name.
                 self.editor.cancel_delete(&[index_file(files, &manifest, snapshot, path, is_image)]);
                 let bytes = index::build(files, table, snapshot, path, is_image, &row_before, progress)?;
                 let kind = if is_image { kind::IMAGE } else { kind::DELTA };

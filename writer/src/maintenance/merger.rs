@@ -1,14 +1,14 @@
-//! Runs the merge policy on a table: writes image layers, merges delta layers, drops old images, and updates indexes.
+//! Runs the merge policy on a table: writes image layers, merges delta layers, drops old images, and updates
+//! indexes.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use driftdb_common::error::Result;
 use driftdb_common::format::manifest::Manifest;
-use driftdb_common::table::build::image;
-use driftdb_common::table::build::merge_policy::MergeTask;
+use driftdb_common::table::build::merge_policy::{self, MergeTask};
 use driftdb_common::table::build::progress::ProgressFn;
-use driftdb_common::table::build::{merge, merge_policy};
+use driftdb_common::table::build::{image, merge};
 use driftdb_common::table::layers::LayerMap;
 
 use crate::maintenance::context::MaintenanceContext;
@@ -32,7 +32,8 @@ impl Merger {
         Merger { context, editor, indexer }
     }
 
-    /// Runs the merge policy's tasks until none is left, then updates the indexes. The caller must hold the table's lock.
+    /// Runs the merge policy's tasks until none is left, then updates the indexes. The caller must hold the
+    /// table's lock.
     pub(super) fn run_merge_policy(&self, id: u64, progress: ProgressFn<'_>) -> Result<()> {
         loop {
             let (manifest, _, layers) = self.editor.current(id)?;

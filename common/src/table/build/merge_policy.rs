@@ -155,7 +155,7 @@ mod tests {
         ends.push(u64::MAX);
         let mut base = 0;
         for end in ends {
-            let group = manifest.deltas.iter().filter(|delta| delta.base >= base && era.seq <= end).count();
+            let group = manifest.deltas.iter().filter(|delta| delta.base >= base && delta.seq <= end).count();
             assert!(group <= MAX_NEWEST_DELTAS, "{group} delta layers up to {end}");
             base = end;
         }
