@@ -176,8 +176,7 @@ impl Replay for Opening<'_> {
 }
 
 fn open(disk: &SimDisk) -> Result<Open> {
-    let shelf =
-        TableFiles { disk: disk.shared(), dir: DataDir::new("/data"), cache: BlockCache::new(1 << 20) };
+    let shelf = TableFiles { fs: disk.shared(), dir: DataDir::new("/data"), cache: BlockCache::new(1 << 20) };
     let mut opening = Opening { shelf: &shelf, timelines: HashMap::new(), requests: BTreeSet::new() };
     let log = recovery::open(disk.shared(), &shelf.dir, script::options(SEGMENT), &mut opening)?;
     let Opening { timelines, requests, .. } = opening;
@@ -268,7 +267,7 @@ impl Open {
 
     fn sweep(&self) -> Result<()> {
         for file in self.doomed.take() {
-            match self.shelf.disk.remove(&file) {
+            match self.shelf.fs.remove(&file) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("sweep", &e)),
                 _ => {}
             }
@@ -308,11 +307,11 @@ impl Open {
     fn check_log(&self, id: u64) {
         let manifest = self.manifest(id);
         let (table, first) = ((manifest.table.as_str(), id), &manifest.segments[0]);
-        let mut cursor = LogCursor::new(Arc::clone(&self.shelf.disk), &self.shelf.dir, table.0, id);
+        let mut cursor = LogCursor::new(Arc::clone(&self.shelf.fs), &self.shelf.dir, table.0, id);
         let (mut rows, mut upto) = (Rows::new(), 0);
         if let Some(seal) = first.sealed
             && let Some(mut folded) =
-                BaseReader::open(&*self.shelf.disk, &self.shelf.dir, table, first.number, seal.bytes).unwrap()
+                BaseReader::open(&*self.shelf.fs, &self.shelf.dir, table, first.number, seal.bytes).unwrap()
         {
             upto = folded.floor().floor.seq;
             while let Some(piece) = folded.next_item().unwrap() {

@@ -173,7 +173,7 @@ impl Copy {
     }
 
     pub fn shelf(&self) -> TableFiles {
-        TableFiles { disk: OsFileSystem::shared(), dir: self.dir.clone(), cache: BlockCache::new(1 << 24) }
+        TableFiles { fs: OsFileSystem::shared(), dir: self.dir.clone(), cache: BlockCache::new(1 << 24) }
     }
 
     pub fn manifest(&self, table: &str) -> Manifest {

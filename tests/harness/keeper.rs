@@ -190,7 +190,7 @@ pub struct Keeper {
 }
 
 pub fn shelf(disk: &SimDisk) -> TableFiles {
-    TableFiles { disk: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
+    TableFiles { fs: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
 }
 
 struct Opening<'a> {
@@ -248,7 +248,7 @@ impl Keeper {
         self.chains.insert(id, chain);
         let kept = snapshot_files(&self.shelf.dir, &after);
         for file in snapshot_files(&self.shelf.dir, &before).into_iter().filter(|file| !kept.contains(file)) {
-            let _ = self.shelf.disk.remove(&file);
+            let _ = self.shelf.fs.remove(&file);
         }
         Ok(())
     }
@@ -348,7 +348,7 @@ impl Keeper {
             let named: BTreeSet<PathBuf> = snapshot_files(&dir(), &self.manifest(*id)).into_iter().collect();
             let mut found = BTreeSet::new();
             for of_files in [dir().snapshots(timeline.name()), dir().indexes(timeline.name())] {
-                let names = self.shelf.disk.list(&of_files).unwrap_or_default();
+                let names = self.shelf.fs.list(&of_files).unwrap_or_default();
                 found.extend(names.into_iter().map(|name| of_files.join(name)));
             }
             if named != found {

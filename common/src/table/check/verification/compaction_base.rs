@@ -53,7 +53,7 @@ pub(super) fn compare(
     let Some(first) = manifest.segments.first() else { return Ok(None) };
     let end = first.sealed.map_or(0, |seal| seal.bytes);
     let path = files.dir.segment(&manifest.table, first.number);
-    let mut reader = match BaseReader::open(&*files.disk, &files.dir, table, first.number, end) {
+    let mut reader = match BaseReader::open(&*files.fs, &files.dir, table, first.number, end) {
         Ok(Some(reader)) => reader,
         // The check of the segments has reported that the base is missing.
         Ok(None) => return Ok(None),

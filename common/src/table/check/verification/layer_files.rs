@@ -83,7 +83,7 @@ fn check_file<T>(
     check_entries: impl FnOnce(&Arc<SstFile>, &mut ProblemReporter<'_>) -> Result<T>,
 ) -> Result<Option<(Arc<SstFile>, T)>> {
     reporter.counts.files += 1;
-    let opened = SstFile::open(Arc::clone(&files.disk), path.clone(), identity, Arc::clone(&files.cache));
+    let opened = SstFile::open(Arc::clone(&files.fs), path.clone(), identity, Arc::clone(&files.cache));
     let checked = opened.and_then(|file| {
         file.verify()?;
         let found = check_entries(&file, reporter)?;
