@@ -1,6 +1,7 @@
-//! The gRPC API of DriftDB: messages, clients and servers generated from `proto/driftdb/v1`, and a client to use them by.
+//! The gRPC API of DriftDB: messages, clients and servers generated from `proto/driftdb/v1`, and a client library.
 
 pub mod client;
+pub mod stub;
 
 /// Version 1 of the API: `WriterService`, `ReaderService` and the types they share.
 pub mod v1 {
@@ -8,5 +9,5 @@ pub mod v1 {
     tonic::include_proto!("driftdb.v1");
 }
 
-/// The compiled `.proto` files, as server reflection serves them (an encoded `FileDescriptorSet`).
+/// The compiled `.proto` files for server reflection: an encoded `FileDescriptorSet`.
 pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("driftdb.v1");

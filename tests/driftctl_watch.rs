@@ -135,14 +135,14 @@ async fn a_watch_prints_matching_changes_up_to_a_commit() {
 async fn an_invalid_watch_command_is_refused() {
     let cluster = filled().await;
     for (args, code, told) in [
-        (vec!["--until", "2100-01-01"], 2, "lies in the future"),
-        (vec!["--until", "1990-01-01"], 2, "nothing had happened"),
+        (vec!["--until", "2100-01-01"], 2, "is in the future"),
+        (vec!["--until", "1990-01-01"], 2, "is before the first commit"),
         (vec!["-o", "csv"], 2, "--until"),
         (vec!["-t", "nope"], 4, "TABLE_NOT_FOUND"),
         (vec!["--where", "n ="], 1, "QUERY_SYNTAX"),
         (vec!["--from", "@seq:99"], 1, "BEYOND_HEAD"),
         (vec!["--reader", "127.0.0.1:1"], 3, "UNREACHABLE"),
-        (vec!["--from", "@seq:0", "--", "/nonexistent/program"], 1, "/nonexistent/program cannot be run"),
+        (vec!["--from", "@seq:0", "--", "/nonexistent/program"], 1, "cannot run /nonexistent/program"),
     ] {
         let output = run(&cluster, &[vec!["watch"], args.clone()].concat());
         let said = String::from_utf8_lossy(&output.stderr);
@@ -212,7 +212,7 @@ async fn a_watch_resumes_after_restarts_of_readers_and_its_own() {
     watching.interrupt();
     let other = run(&cluster, &[&args[..], &["-k", "x", "--reader", &second.url]].concat());
     let said = String::from_utf8_lossy(&other.stderr);
-    assert!(said.contains("FILTER_MISMATCH") && said.contains("mark (remove it"), "{said}");
+    assert!(said.contains("FILTER_MISMATCH") && said.contains("mark (remove this file"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,7 +230,7 @@ async fn a_program_is_run_for_each_commit_until_it_fails() {
     let failed = watch("6");
     let said = String::from_utf8_lossy(&failed.stderr);
     assert_eq!(failed.status.code(), Some(1), "{said}");
-    assert!(said.contains("sh failed with exit code 1 on commit 6"), "{said}");
+    assert!(said.contains("sh failed with exit code 1 for commit 6"), "{said}");
     // The commit on which it failed comes again, and none is skipped.
     assert!(watch("none").status.success());
     let seqs = std::fs::read_to_string(dir.join("log.seqs")).unwrap();

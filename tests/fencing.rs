@@ -17,7 +17,7 @@ use driftdb_common::storage::fs::sim::{Process, SimDisk};
 use driftdb_common::storage::wal::appender::{AppendError, Log, LogOptions};
 use driftdb_common::storage::{head, recovery};
 use driftdb_common::table::check::doctor;
-use driftdb_reader::Config;
+use driftdb_reader::ReaderConfig;
 use tokio_util::sync::CancellationToken;
 
 const SEGMENT: u64 = 700;
@@ -104,7 +104,8 @@ struct Following {
 
 impl Following {
     async fn start(disk: &SimDisk) -> Following {
-        let opened = driftdb_reader::Reader::open_on(disk.shared(), Config::new(script::ROOT)).unwrap();
+        let opened =
+            driftdb_reader::ReaderDaemon::open_on(disk.shared(), ReaderConfig::new(script::ROOT)).unwrap();
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let url = format!("http://{}", listener.address().unwrap());
         let end = CancellationToken::new();

@@ -308,7 +308,7 @@ async fn retention_is_part_of_the_schema_history() {
     for (request, word) in [
         (alter(span(0), false), "least"),
         (alter(span(-5), false), "negative"),
-        (alter(span(60), true), "contradict"),
+        (alter(span(60), true), "both set"),
         (alter(None, false), "retain"),
     ] {
         invalid(desk.cluster.writer.alter_table(request).await, "ARGUMENT_INVALID").says(&[word]);

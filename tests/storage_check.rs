@@ -38,15 +38,15 @@ fn a_local_directory_passes_every_check() {
         let expected = [
             "same storage",
             "lock",
-            "lock after a death",
+            "lock after a kill",
             "rename",
             "append, file kept open",
-            "append, file opened anew",
-            "append, read past caches",
+            "append, file reopened",
+            "append, uncached read",
             "listing",
             "sync",
             "unlink while open",
-            "change notices",
+            "change notifications",
             "writer",
             "readers",
         ];
@@ -84,7 +84,7 @@ fn a_path_that_is_no_directory_is_refused() {
         let output = check(args);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(output.stdout.is_empty());
-        assert!(String::from_utf8_lossy(&output.stderr).contains("no directory"), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("cannot check"), "{output:?}");
     }
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "x");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);

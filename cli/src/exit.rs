@@ -1,4 +1,4 @@
-//! How driftctl ends: what went wrong, how it is told, and the exit code.
+//! Errors of driftctl: their text, their JSON form and their exit codes.
 
 use std::fmt::Write;
 use std::io;
@@ -10,56 +10,53 @@ use driftdb_common::service::status::to_status;
 use serde::Serialize;
 use tonic::Status;
 
-use crate::client::told;
+use crate::errors::{ADDRESS, to_error};
 
-/// Done.
-pub const DONE: u8 = 0;
-/// An error with no better code.
-pub const ERROR: u8 = 1;
-/// The command line is wrong.
-pub const USAGE: u8 = 2;
-/// No daemon answers.
-pub const UNREACHABLE: u8 = 3;
-/// The table or row is not there.
-pub const NOT_FOUND: u8 = 4;
-/// The state of the database does not allow it.
-pub const PRECONDITION: u8 = 5;
-/// Damage was found.
-pub const DAMAGE: u8 = 6;
-/// Ended by Ctrl-C.
-pub const INTERRUPTED: u8 = 130;
-/// Ended by SIGTERM.
-pub const TERMINATED: u8 = 143;
+/// Success.
+pub(crate) const DONE: u8 = 0;
+/// Any error without a more specific code.
+const ERROR: u8 = 1;
+/// The command line is invalid.
+const USAGE: u8 = 2;
+/// No daemon can be reached.
+const UNREACHABLE: u8 = 3;
+/// A table or row does not exist.
+pub(crate) const NOT_FOUND: u8 = 4;
+/// A precondition failed, or another process holds the lock.
+const PRECONDITION: u8 = 5;
+/// Damage was found, or the storage is unsafe.
+const DAMAGE: u8 = 6;
+/// Interrupted by Ctrl-C (SIGINT).
+pub(crate) const INTERRUPTED: u8 = 130;
+/// Terminated by SIGTERM.
+pub(crate) const TERMINATED: u8 = 143;
 
-/// The detail of an error that says where nobody answered.
-pub const ADDRESS: &str = "address";
-
-/// Why a command did not get to its end.
+/// Why a command failed.
 #[derive(Debug)]
-pub enum Failure {
-    /// Whoever read our output has stopped: nothing is wrong.
+pub(crate) enum Failure {
+    /// The process that reads our output has closed the pipe. This is not an error.
     BrokenPipe,
-    /// The command line is wrong in a way that only the command could see.
+    /// The command line is invalid in a way that clap cannot detect.
     Usage(String),
-    /// A program that was run as asked has failed.
+    /// A program that driftctl ran for the user failed.
     Program(String),
-    /// A daemon, or the embedded database, said no.
+    /// A daemon or the embedded database returned an error.
     Database(Error),
-    /// A statement, or another text of DriftQL, failed.
+    /// A DriftQL statement or condition failed.
     Statement {
-        /// What is wrong with it.
+        /// The error of the statement.
         error: Error,
-        /// The script it stands in, or the text itself.
+        /// The script that contains the statement, or the statement itself.
         script: Arc<str>,
-        /// Where in the script it begins, in bytes.
+        /// The byte offset at which the statement starts in the script.
         offset: usize,
-        /// How people find it, where the script has more than one line.
+        /// Where a person finds the statement, if the script has more than one line.
         place: Option<String>,
     },
 }
 
-/// What commands return.
-pub type Outcome<T = ()> = Result<T, Failure>;
+/// The result of a command.
+pub(crate) type CliResult<T = ()> = Result<T, Failure>;
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
@@ -69,24 +66,24 @@ impl From<Error> for Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Failure {
-        Failure::Database(told(&status))
+        Failure::Database(to_error(&status))
     }
 }
 
 impl From<io::Error> for Failure {
-    /// An error of writing output.
+    /// The error of a failed write to the output.
     fn from(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
-            // Not `Error::io`: a full disk here is not the database's.
-            _ => Failure::Database(Error::new(Reason::Io, format!("cannot write the output: {error}"))),
+            // Not `Error::io`: a full disk here is not the disk of the database.
+            _ => Failure::Database(Error::new(Reason::Io, format!("cannot write output: {error}"))),
         }
     }
 }
 
 impl Failure {
-    /// An error that may point at a place in a text from the command line.
-    pub fn in_text(error: Error, text: &str) -> Failure {
+    /// An error that may point at a position in a text from the command line.
+    pub(crate) fn in_text(error: Error, text: &str) -> Failure {
         match error.place() {
             Some(_) => Failure::Statement { error, script: text.into(), offset: 0, place: None },
             None => Failure::Database(error),
@@ -100,8 +97,8 @@ impl Failure {
         }
     }
 
-    /// The process's exit code.
-    pub fn code(&self) -> u8 {
+    /// The exit code of the process.
+    pub(crate) fn code(&self) -> u8 {
         match self {
             Failure::BrokenPipe => DONE,
             Failure::Usage(_) => USAGE,
@@ -110,43 +107,44 @@ impl Failure {
         }
     }
 
-    /// What to tell people; nothing where there is nothing to tell.
-    pub fn text(&self) -> String {
+    /// The message for people; empty if there is nothing to report.
+    pub(crate) fn text(&self) -> String {
         match self {
             Failure::BrokenPipe => String::new(),
             Failure::Usage(message) | Failure::Program(message) => format!("error: {message}\n"),
             Failure::Database(error) => {
-                let told = format!("error: {} ({})\n{}", error.message(), codes(error), violations(error));
-                told + hint(error)
+                let text = format!("error: {} ({})\n{}", error.message(), codes(error), violations(error));
+                text + hint(error)
             }
             Failure::Statement { error, script, offset, place } => {
                 let place = place.as_ref().map(|place| format!("; {place}")).unwrap_or_default();
-                let mut told = report::describe_in(error, script, *offset);
+                let mut text = report::describe_in(error, script, *offset);
                 if error.place().is_some() {
-                    let _ = write!(told, "\n  = {}{place}", codes(error));
+                    let _ = write!(text, "\n  = {}{place}", codes(error));
                 } else {
-                    let _ = write!(told, " ({}{place})", codes(error));
+                    let _ = write!(text, " ({}{place})", codes(error));
                 }
-                format!("{told}\n{}", violations(error))
+                format!("{text}\n{}", violations(error))
             }
         }
     }
 
-    /// The same for programs, as one line of JSON.
-    pub fn json(&self) -> Option<String> {
+    /// The message for programs: one line of JSON.
+    pub(crate) fn json(&self) -> Option<String> {
         let error = self.error()?;
         #[derive(Serialize)]
-        struct Told<'a> {
+        struct ErrorBody<'a> {
             code: String,
             reason: &'a str,
             message: &'a str,
         }
         #[derive(Serialize)]
-        struct Line<'a> {
-            error: Told<'a>,
+        struct ErrorLine<'a> {
+            error: ErrorBody<'a>,
         }
-        let told = Told { code: grpc_code(error), reason: error.reason().as_str(), message: error.message() };
-        serde_json::to_string(&Line { error: told }).ok().map(|line| line + "\n")
+        let text =
+            ErrorBody { code: grpc_code(error), reason: error.reason().as_str(), message: error.message() };
+        serde_json::to_string(&ErrorLine { error: text }).ok().map(|line| line + "\n")
     }
 }
 
@@ -170,7 +168,7 @@ fn codes(error: &Error) -> String {
     format!("{}, {}", grpc_code(error), error.reason().as_str())
 }
 
-/// The gRPC code's name as its documentation writes it: `OUT_OF_RANGE`.
+/// The name of the gRPC code, spelled as in its documentation: `OUT_OF_RANGE`.
 fn grpc_code(error: &Error) -> String {
     let name = format!("{:?}", to_status(error.clone()).code());
     let mut spelled = String::new();
@@ -183,11 +181,11 @@ fn grpc_code(error: &Error) -> String {
     spelled
 }
 
-/// What would do where nobody answers at an address.
+/// Advice for an address that cannot be reached.
 fn hint(error: &Error) -> &'static str {
     match error.metadata().contains_key(ADDRESS) {
         true => {
-            "hint: driftctl dev runs both daemons here; --writer and --reader name others; -d DIR needs none\n"
+            "hint: start both daemons with `driftctl dev`; name others with --writer and --reader; or use -d DIR without daemons\n"
         }
         false => "",
     }
@@ -206,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_codes_are_those_of_the_manual() {
+    fn each_reason_has_its_documented_exit_code() {
         for (reason, code) in [
             (Reason::QuerySyntax, 1),
             (Reason::RowExists, 1),
@@ -230,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_codes_stand_in_both_tellings() {
+    fn text_and_json_both_contain_the_codes() {
         let failure = Failure::from(Error::new(Reason::BelowFloor, "seq 3 is below \"5\""));
         assert_eq!(failure.text(), "error: seq 3 is below \"5\" (OUT_OF_RANGE, BELOW_FLOOR)\n");
         assert_eq!(
@@ -251,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_points_at_its_place_in_the_script() {
+    fn a_syntax_error_points_at_its_position_in_the_script() {
         let script = "SHOW TABLES;\nSELCT * FROM t";
         let error = parser::parse("SELCT * FROM t", &[]).unwrap_err();
         let place = Some("the statement begins at line 2 of x.dql".to_owned());

@@ -1,5 +1,6 @@
-//! Files that a user names, or stdin: scripts whole, data line by line. Read on threads of their own, because a pipe
-//! may keep silent while Ctrl-C must still be heard.
+//! Input files, or stdin: whole scripts, and data line by line.
+//!
+//! Input is read on separate threads: a read from a pipe can block for ever, and Ctrl-C must work nevertheless.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -9,64 +10,66 @@ use driftdb_common::limits;
 use driftdb_common::storage::fs;
 use tokio::sync::mpsc;
 
-/// The longest line: nothing longer fits in a request.
+/// The maximum length of a line, in bytes: a longer one does not fit in a request.
 const LINE_BYTES: usize = limits::REQUEST_BYTES;
-/// The longest script: it is held in memory.
+/// The maximum size of a script, in bytes: it is kept in memory.
 const SCRIPT_BYTES: usize = 256 << 20;
-/// Lines read ahead.
+/// How many lines are read ahead.
 const AHEAD: usize = 64;
 
-/// How errors name a file.
-pub fn name(path: &Path) -> String {
+/// The name of a file in error messages.
+pub(crate) fn name(path: &Path) -> String {
     if is_stdin(path) { "stdin".to_owned() } else { path.display().to_string() }
 }
 
 /// Whether a path means stdin.
-pub fn is_stdin(path: &Path) -> bool {
+pub(crate) fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// Opens a file, or stdin.
-pub fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
+/// Opens a file or stdin.
+pub(crate) fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
     if is_stdin(path) { Ok(Box::new(io::stdin())) } else { fs::open_input(path) }
 }
 
-/// The whole of a script.
-pub async fn script(path: &Path) -> Result<String> {
+/// Reads a whole script.
+pub(crate) async fn script(path: &Path) -> Result<String> {
     let (path, name) = (path.to_owned(), name(path));
     let reading = tokio::task::spawn_blocking(move || {
         let failed = |e: io::Error| Error::io(format_args!("cannot read {name}"), &e);
         let mut text = String::new();
         let read = open(&path)?.take(SCRIPT_BYTES as u64 + 1).read_to_string(&mut text).map_err(failed)?;
         if read > SCRIPT_BYTES {
-            let message =
-                format!("{name} is over {} MiB: load data with ingest or apply", SCRIPT_BYTES >> 20);
+            let message = format!(
+                "{name} is larger than the limit of {} MiB: load data with ingest or apply",
+                SCRIPT_BYTES >> 20
+            );
             return Err(Error::new(Reason::TooLarge, message));
         }
         Ok(text)
     });
-    reading.await.map_err(|e| Error::new(Reason::Internal, format!("reading a script: {e}")))?
+    reading.await.map_err(|e| Error::new(Reason::Internal, format!("reading a script failed: {e}")))?
 }
 
-/// A line of a file, without its end.
+/// A line of a file, without its line ending.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Line {
-    /// From 1.
-    pub number: u64,
-    /// Not blank.
-    pub text: String,
+pub(crate) struct InputLine {
+    /// The line number, from 1.
+    pub(crate) number: u64,
+    /// The text; never blank.
+    pub(crate) text: String,
 }
 
-/// The lines of a file that are not blank, as they are read.
+/// The non-blank lines of a file, read in the background.
 #[derive(Debug)]
-pub struct Lines {
+pub(crate) struct Lines {
     name: String,
-    receiver: mpsc::Receiver<Result<Line>>,
+    receiver: mpsc::Receiver<Result<InputLine>>,
 }
 
 impl Lines {
-    /// Opens a file and begins to read it.
-    pub fn open(path: &Path) -> Result<Lines> {
+    /// Opens a file and starts to read it.
+    pub(crate) fn open(path: &Path) -> Result<Lines> {
         let (name, source) = (name(path), open(path)?);
         let (sender, receiver) = mpsc::channel(AHEAD);
         let named = name.clone();
@@ -74,43 +77,43 @@ impl Lines {
         Ok(Lines { name, receiver })
     }
 
-    /// The next line; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<Line>> {
+    /// The next line; `None` at the end of the file.
+    pub(crate) async fn next(&mut self) -> Result<Option<InputLine>> {
         self.receiver.recv().await.transpose()
     }
 
-    /// How errors name a line.
-    pub fn place(&self, number: u64) -> String {
+    /// The name of a line in error messages.
+    pub(crate) fn place(&self, number: u64) -> String {
         format!("{}, line {number}", self.name)
     }
 }
 
-fn read_lines(source: impl Read, name: &str, sender: &mpsc::Sender<Result<Line>>) {
+fn read_lines(source: impl Read, name: &str, sender: &mpsc::Sender<Result<InputLine>>) {
     let mut source = BufReader::with_capacity(256 << 10, source);
     for number in 1.. {
         let line = match read_line(&mut source) {
             Ok(None) => return,
             Ok(Some(text)) if text.trim().is_empty() => continue,
-            Ok(Some(text)) => Ok(Line { number, text }),
+            Ok(Some(text)) => Ok(InputLine { number, text }),
             Err(error) => Err(error.context(format_args!("{name}, line {number}"))),
         };
         let last = line.is_err();
-        // Nobody listens any more: the command has failed for another reason.
+        // If nobody receives, the command has failed for another reason.
         if sender.blocking_send(line).is_err() || last {
             return;
         }
     }
 }
 
-/// The next line with its end; `None` where there is no more.
-pub fn raw_line(source: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
+/// Reads the next line with its line ending; `None` at the end of the input.
+pub(crate) fn raw_line(source: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     let read = source.by_ref().take(LINE_BYTES as u64 + 1).read_until(b'\n', &mut bytes);
     if read.map_err(|e| Error::io("cannot read", &e))? == 0 {
         return Ok(None);
     }
     if bytes.len() > LINE_BYTES {
-        let message = format!("a line over {} MiB", LINE_BYTES >> 20);
+        let message = format!("the line is longer than the limit of {} MiB", LINE_BYTES >> 20);
         return Err(Error::new(Reason::TooLarge, message));
     }
     Ok(Some(bytes))
@@ -129,7 +132,7 @@ fn read_line(source: &mut impl BufRead) -> Result<Option<String>> {
 mod tests {
     use super::*;
 
-    fn lines(bytes: &[u8]) -> Vec<Result<Line>> {
+    fn lines(bytes: &[u8]) -> Vec<Result<InputLine>> {
         let (sender, mut receiver) = mpsc::channel(100);
         read_lines(bytes, "x.jsonl", &sender);
         drop(sender);
@@ -137,16 +140,16 @@ mod tests {
     }
 
     #[test]
-    fn blank_lines_count_but_are_left_out() {
-        let found: Vec<Line> =
+    fn blank_lines_are_numbered_and_skipped() {
+        let found: Vec<InputLine> =
             lines(b"{\"a\":1}\r\n\n  \n{\"b\":2}").into_iter().collect::<Result<_>>().unwrap();
-        let line = |number, text: &str| Line { number, text: text.to_owned() };
+        let line = |number, text: &str| InputLine { number, text: text.to_owned() };
         assert_eq!(found, [line(1, "{\"a\":1}"), line(4, "{\"b\":2}")]);
         assert!(lines(b"").is_empty());
     }
 
     #[test]
-    fn a_bad_line_is_named_and_is_the_last() {
+    fn an_invalid_line_is_reported_and_ends_the_input() {
         let found = lines(b"{}\n\xff\n{}\n");
         assert_eq!(found.len(), 2);
         let error = found[1].as_ref().unwrap_err();

@@ -1,4 +1,4 @@
-//! Runs DriftQL statements, each at the daemon that it is for, and collects transactions here.
+//! Runs DriftQL statements, each at the daemon responsible for it, and collects transactions.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -11,41 +11,41 @@ use driftdb_common::query::ast::Statement;
 use driftdb_common::query::parser;
 use driftdb_common::query::script::{ScriptStatement, split};
 use serde::Serialize;
-use v1::reader_service_execute_response::Result as Found;
+use v1::reader_service_execute_response::Result as ResponseItem;
 
-use crate::client::Client;
-use crate::exit::{Failure, Outcome};
-use crate::render::{self, Answer, Output};
+use crate::database::DatabaseHandle;
+use crate::exit::{CliResult, Failure};
+use crate::render::{self, Printer, ResultItem};
 use crate::shapes;
-use crate::statement::{self, Route};
+use crate::statement::{self, StatementRoute};
 
-/// Statements that run one after the other: a script, or what is typed.
+/// Runs statements one after another: a script, or what a user types.
 #[derive(Debug)]
-pub struct Session<'a> {
+pub(crate) struct Session<'a> {
     /// The database.
-    pub client: &'a mut Client,
-    /// Where answers go.
-    pub out: &'a mut Output,
-    /// The moment of reads that name none of their own.
-    pub as_of: Option<String>,
+    pub(crate) database: &'a mut DatabaseHandle,
+    /// Where results are printed.
+    pub(crate) out: &'a mut Printer,
+    /// The point in time of reads without an `AS OF` of their own.
+    pub(crate) as_of: Option<String>,
     options: v1::CommitOptions,
     params: Vec<String>,
-    /// The same, parsed.
+    /// `params`, parsed.
     values: Vec<Value>,
     /// The transaction that BEGIN opened.
     open: Option<Transaction>,
-    /// The last SELECT that a script had.
+    /// The last SELECT of a script.
     last_select: Option<String>,
-    /// A write has been sent and not been answered.
+    /// A write has been sent and not yet been acknowledged.
     writing: bool,
-    /// Writes so far.
+    /// The number of acknowledged writes.
     writes: u64,
 }
 
-/// Writes between BEGIN and COMMIT.
+/// The writes between BEGIN and COMMIT.
 #[derive(Debug)]
 struct Transaction {
-    begin: Origin,
+    begin: StatementOrigin,
     request: v1::ApplyRequest,
 }
 
@@ -58,16 +58,16 @@ impl Transaction {
     }
 }
 
-/// A statement, and where it stands: for errors.
+/// A statement and its position, for error messages.
 #[derive(Debug, Clone)]
-struct Origin {
+struct StatementOrigin {
     text: String,
     script: Arc<str>,
     offset: usize,
     place: Option<String>,
 }
 
-impl Origin {
+impl StatementOrigin {
     fn failure(&self, error: Error) -> Failure {
         let (script, offset, place) = (self.script.clone(), self.offset, self.place.clone());
         Failure::Statement { error, script, offset, place }
@@ -79,17 +79,17 @@ impl Origin {
 }
 
 impl<'a> Session<'a> {
-    /// A session in which nothing has happened; `params` are the JSON texts of `$1`, `$2`, ….
-    pub fn new(
-        client: &'a mut Client,
-        out: &'a mut Output,
+    /// A new session. `params` are the values of `$1`, `$2`, …, each as JSON text.
+    pub(crate) fn new(
+        database: &'a mut DatabaseHandle,
+        out: &'a mut Printer,
         options: v1::CommitOptions,
         params: Vec<String>,
-    ) -> Outcome<Session<'a>> {
+    ) -> CliResult<Session<'a>> {
         let values = parser::parse_params(&params)?;
         let (as_of, open, last_select) = (None, None, None);
         Ok(Session {
-            client,
+            database,
             out,
             as_of,
             options,
@@ -102,107 +102,112 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// How many operations the open transaction holds; `None` where none is open.
-    pub fn open(&self) -> Option<usize> {
+    /// The number of operations in the open transaction, or `None` if none is open.
+    pub(crate) fn open_operations(&self) -> Option<usize> {
         self.open.as_ref().map(|transaction| transaction.request.operations.len())
     }
 
-    /// The last SELECT that a script had.
-    pub fn last_select(&self) -> Option<&str> {
+    /// The last SELECT of a script.
+    pub(crate) fn last_select(&self) -> Option<&str> {
         self.last_select.as_deref()
     }
 
-    /// How many writes have been answered: tables may have come or gone since fewer.
-    pub fn writes(&self) -> u64 {
+    /// The number of acknowledged writes. If it has changed, tables may have been created or dropped.
+    pub(crate) fn writes(&self) -> u64 {
         self.writes
     }
 
-    /// Whether the work that was dropped had sent a write and not heard of it.
-    pub fn dropped_a_write(&mut self) -> bool {
+    /// Whether interrupted work had sent a write that was not acknowledged. Resets the flag.
+    pub(crate) fn take_unacknowledged_write(&mut self) -> bool {
         std::mem::take(&mut self.writing)
     }
 
-    /// Runs a script; stops at its first error. A transaction may stay open.
-    pub async fn script(&mut self, script: &str, file: Option<&str>) -> Outcome {
-        // In a script of one line the statement itself says enough.
+    /// Runs a script and stops at its first error. A transaction may stay open.
+    pub(crate) async fn script(&mut self, script: &str, file: Option<&str>) -> CliResult {
+        // In a script of one line, the error shows the whole statement.
         let placed = file.is_some() || script.trim().contains('\n');
         let file = file.map(|file| format!(" of {file}")).unwrap_or_default();
         let whole: Arc<str> = script.into();
         for ScriptStatement { text, offset, line, .. } in split(script) {
-            let place = placed.then(|| format!("the statement begins at line {line}{file}"));
-            self.statement(Origin { text: text.to_owned(), script: whole.clone(), offset, place }).await?;
+            let place = placed.then(|| format!("the statement starts at line {line}{file}"));
+            self.statement(StatementOrigin { text: text.to_owned(), script: whole.clone(), offset, place })
+                .await?;
         }
         Ok(())
     }
 
-    async fn statement(&mut self, origin: Origin) -> Outcome {
+    async fn statement(&mut self, origin: StatementOrigin) -> CliResult {
         match statement::route(&origin.text, &self.values).map_err(|e| origin.failure(e))? {
-            Route::Begin if self.open.is_some() => Err(origin.invalid("BEGIN inside a transaction")),
-            Route::Begin => {
+            StatementRoute::Begin if self.open.is_some() => {
+                Err(origin
+                    .invalid("a transaction is already open: end it with COMMIT or ROLLBACK before BEGIN"))
+            }
+            StatementRoute::Begin => {
                 let request = v1::ApplyRequest { options: Some(self.options.clone()), ..Default::default() };
                 self.open = Some(Transaction { begin: origin, request });
                 Ok(())
             }
-            Route::Rollback => match self.open.take() {
+            StatementRoute::Rollback => match self.open.take() {
                 Some(_) => Ok(()),
-                None => Err(origin.invalid("ROLLBACK without BEGIN")),
+                None => Err(origin.invalid("no transaction is open: ROLLBACK needs a BEGIN before it")),
             },
-            Route::Commit => match self.open.take() {
+            StatementRoute::Commit => match self.open.take() {
                 Some(transaction) => self.commit(&origin, transaction.request).await,
-                None => Err(origin.invalid("COMMIT without BEGIN")),
+                None => Err(origin.invalid("no transaction is open: COMMIT needs a BEGIN before it")),
             },
-            Route::Reader(_) if self.open.is_some() => {
-                Err(origin.invalid("a transaction holds writes only: read before BEGIN or after COMMIT"))
+            StatementRoute::Reader(_) if self.open.is_some() => {
+                Err(origin
+                    .invalid("a transaction can only contain writes: read before BEGIN or after COMMIT"))
             }
-            Route::Reader(statement) => {
+            StatementRoute::Reader(statement) => {
                 if matches!(*statement, Statement::Select(_)) {
                     self.last_select = Some(origin.text.clone());
                 }
                 self.read(&origin, &statement).await
             }
-            Route::Writer(statement) => match &mut self.open {
+            StatementRoute::Writer(statement) => match &mut self.open {
                 Some(transaction) => transaction.add(*statement).map_err(|e| origin.failure(e)),
                 None => self.write(&origin).await,
             },
         }
     }
 
-    async fn commit(&mut self, origin: &Origin, request: v1::ApplyRequest) -> Outcome {
-        // An empty transaction changes nothing: there is nothing to commit.
+    async fn commit(&mut self, origin: &StatementOrigin, request: v1::ApplyRequest) -> CliResult {
+        // An empty transaction changes nothing.
         if request.operations.is_empty() {
             return Ok(());
         }
         self.writing = true;
-        let applied = self.client.apply(request).await;
+        let applied = self.database.apply(request).await;
         self.writing = false;
         self.wrote(applied.map_err(|e| origin.failure(e))?.seq);
         Ok(())
     }
 
-    /// Runs one statement that reads, also while a transaction is open.
-    pub async fn look(&mut self, text: &str) -> Outcome {
-        let origin = Origin { text: text.to_owned(), script: text.into(), offset: 0, place: None };
+    /// Runs one read statement, even if a transaction is open.
+    pub(crate) async fn run_read(&mut self, text: &str) -> CliResult {
+        let origin = StatementOrigin { text: text.to_owned(), script: text.into(), offset: 0, place: None };
         match statement::route(text, &self.values).map_err(|e| origin.failure(e))? {
-            Route::Reader(statement) => self.read(&origin, &statement).await,
-            _ => Err(origin.invalid("this does not read")),
+            StatementRoute::Reader(statement) => self.read(&origin, &statement).await,
+            _ => Err(origin.invalid("not a read statement")),
         }
     }
 
-    async fn read(&mut self, origin: &Origin, statement: &Statement) -> Outcome {
+    async fn read(&mut self, origin: &StatementOrigin, statement: &Statement) -> CliResult {
         let out = &mut *self.out;
         let text = match &self.as_of {
             Some(point) => statement::at(&origin.text, statement, point),
             None => Cow::Borrowed(origin.text.as_str()),
         };
-        let asked = ask(self.client, &text, &self.params, &mut |answer| out.answer(answer)).await;
+        let asked = run_query(self.database, &text, &self.params, &mut |item| out.print_item(item)).await;
         asked.map_err(|failure| match failure {
             Failure::Database(error) => origin.failure(error),
             other => other,
         })?;
-        self.out.end_of_result()
+        self.out.end_result()
     }
 
-    async fn write(&mut self, origin: &Origin) -> Outcome {
+    async fn write(&mut self, origin: &StatementOrigin) -> CliResult {
         let request = v1::WriterServiceExecuteRequest {
             statement: origin.text.clone(),
             params: self.params.clone(),
@@ -211,10 +216,13 @@ impl<'a> Session<'a> {
         self.writing = true;
         let messages = RefCell::new(Vec::new());
         let say = |message| messages.borrow_mut().push(message);
-        let executed = self.client.execute_saying(request, say).await;
+        let executed = self.database.execute_with_messages(request, say).await;
         self.writing = false;
-        // Also where it failed in the end: a verification tells of the damage, and fails.
-        messages.into_inner().into_iter().try_for_each(|said| self.out.answer(Answer::Message(said)))?;
+        // Print messages even if the statement fails: VERIFY reports damage and then fails.
+        messages
+            .into_inner()
+            .into_iter()
+            .try_for_each(|said| self.out.print_item(ResultItem::Message(said)))?;
         let token = executed.map_err(|e| origin.failure(e))?;
         token.into_iter().for_each(|token| self.wrote(token.seq));
         Ok(())
@@ -227,24 +235,24 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The end of all scripts: a transaction that nobody has ended is not sent.
-    pub fn end(self) -> Outcome {
+    /// Ends the session. A transaction that is still open is not sent, and is an error.
+    pub(crate) fn end(self) -> CliResult {
         match self.open {
             Some(transaction) => {
-                Err(transaction.begin.invalid("BEGIN without COMMIT: nothing of this transaction was sent"))
+                Err(transaction.begin.invalid("the transaction has no COMMIT: it was discarded"))
             }
             None => Ok(()),
         }
     }
 }
 
-/// Runs one statement at a reader, and hands over its answers as they arrive.
-pub async fn ask(
-    client: &mut Client,
+/// Runs one statement at a reader and passes each result to `sink` as it arrives.
+pub(crate) async fn run_query(
+    database: &mut DatabaseHandle,
     text: &str,
     params: &[String],
-    sink: &mut impl FnMut(Answer) -> Outcome,
-) -> Outcome {
+    sink: &mut impl FnMut(ResultItem) -> CliResult,
+) -> CliResult {
     #[derive(Serialize)]
     struct Count {
         count: u64,
@@ -254,23 +262,25 @@ pub async fn ask(
         params: params.to_vec(),
         ..Default::default()
     };
-    let mut answers = client.reading().await?.query(request).await?;
+    let mut answers = database.fresh_client().await?.query(request).await?;
     while let Some(answer) = answers.next().await? {
         match answer.result {
-            Some(Found::Rows(batch)) => {
+            Some(ResponseItem::Rows(batch)) => {
                 for row in batch.rows {
-                    sink(Answer::Record(shapes::row(row, false)?))?;
+                    sink(ResultItem::Record(shapes::row(row, false)?))?;
                 }
             }
-            Some(Found::Commit(commit)) => {
+            Some(ResponseItem::Commit(commit)) => {
                 for line in shapes::drift(commit)? {
-                    sink(Answer::Record(line))?;
+                    sink(ResultItem::Record(line))?;
                 }
             }
-            Some(Found::Diff(diff)) => sink(Answer::Difference(shapes::difference(diff)?))?,
-            Some(Found::Table(info)) => sink(Answer::Record(shapes::line(&shapes::Table::from(info))?))?,
-            Some(Found::Count(count)) => sink(Answer::Record(shapes::line(&Count { count })?))?,
-            Some(Found::Message(message)) => sink(Answer::Message(message))?,
+            Some(ResponseItem::Diff(diff)) => sink(ResultItem::Difference(shapes::difference(diff)?))?,
+            Some(ResponseItem::Table(info)) => {
+                sink(ResultItem::Record(shapes::line(&shapes::TableJson::from(info))?))?
+            }
+            Some(ResponseItem::Count(count)) => sink(ResultItem::Record(shapes::line(&Count { count })?))?,
+            Some(ResponseItem::Message(message)) => sink(ResultItem::Message(message))?,
             None => {}
         }
     }

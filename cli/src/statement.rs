@@ -1,4 +1,4 @@
-//! DriftQL on the client's side: which daemon runs a statement, and what a transaction's statements ask for.
+//! DriftQL on the client side: which daemon runs a statement, and which operations a transaction consists of.
 
 use std::borrow::Cow;
 
@@ -12,37 +12,37 @@ use driftdb_common::table::operation::CommitRequest;
 use prost_types::Timestamp;
 use v1::as_of::At;
 
-use crate::exit::{Failure, Outcome};
+use crate::exit::{CliResult, Failure};
 
-/// What is to be done with a statement.
+/// Where a statement is executed.
 #[derive(Debug, PartialEq)]
-pub enum Route {
-    /// A reader answers it.
+pub(crate) enum StatementRoute {
+    /// A reader executes it.
     Reader(Box<Statement>),
-    /// The writer runs it. Inside a transaction: what it would do.
+    /// The writer executes it. Inside a transaction it adds operations instead.
     Writer(Box<Statement>),
-    /// It opens a transaction.
+    /// Opens a transaction.
     Begin,
-    /// It sends the transaction.
+    /// Sends the transaction.
     Commit,
-    /// It drops the transaction.
+    /// Discards the transaction.
     Rollback,
 }
 
-/// Who runs a statement.
-pub fn route(text: &str, params: &[Value]) -> Result<Route> {
+/// Decides where a statement is executed.
+pub(crate) fn route(text: &str, params: &[Value]) -> Result<StatementRoute> {
     let statement = parser::parse(text, params)?;
     Ok(match (statement.kind(), statement) {
-        (_, Statement::Begin) => Route::Begin,
-        (_, Statement::Commit) => Route::Commit,
-        (_, Statement::Rollback) => Route::Rollback,
-        (StatementKind::Read, statement) => Route::Reader(Box::new(statement)),
-        (_, statement) => Route::Writer(Box::new(statement)),
+        (_, Statement::Begin) => StatementRoute::Begin,
+        (_, Statement::Commit) => StatementRoute::Commit,
+        (_, Statement::Rollback) => StatementRoute::Rollback,
+        (StatementKind::Read, statement) => StatementRoute::Reader(Box::new(statement)),
+        (_, statement) => StatementRoute::Writer(Box::new(statement)),
     })
 }
 
-/// A statement that reads, at a moment where it names none of its own.
-pub fn at<'a>(text: &'a str, statement: &Statement, point: &str) -> Cow<'a, str> {
+/// The text of a read statement, with `AS OF point` added if it has no `AS OF` of its own.
+pub(crate) fn at<'a>(text: &'a str, statement: &Statement, point: &str) -> Cow<'a, str> {
     let free = match statement {
         Statement::Select(select) | Statement::Explain(select) => select.as_of.is_none(),
         Statement::ShowTables { as_of } | Statement::Describe { as_of, .. } => as_of.is_none(),
@@ -56,8 +56,8 @@ pub fn at<'a>(text: &'a str, statement: &Statement, point: &str) -> Cow<'a, str>
     }
 }
 
-/// What a statement inside a transaction adds to it.
-pub fn operations(statement: Statement) -> Result<(Vec<v1::Operation>, Vec<v1::Precondition>)> {
+/// The operations and preconditions that a statement adds to a transaction.
+pub(crate) fn operations(statement: Statement) -> Result<(Vec<v1::Operation>, Vec<v1::Precondition>)> {
     match change::of_statement(statement)? {
         CommitRequest::Rows { operations, preconditions } => Ok((
             operations.into_iter().map(operation_to_wire).collect(),
@@ -65,13 +65,13 @@ pub fn operations(statement: Statement) -> Result<(Vec<v1::Operation>, Vec<v1::P
         )),
         CommitRequest::Schema(_) => Err(Error::new(
             Reason::QueryInvalid,
-            "a transaction changes rows: tables are made and dropped outside",
+            "a transaction can only change rows: run CREATE, ALTER and DROP TABLE outside it",
         )),
     }
 }
 
-/// The moment that an option names.
-pub fn point(text: &str) -> Outcome<v1::AsOf> {
+/// Parses the point in time of an option.
+pub(crate) fn point(text: &str) -> CliResult<v1::AsOf> {
     let point = parser::parse_point(text).map_err(|error| Failure::in_text(error, text))?;
     let at = match point {
         PointInTime::Now => None,
@@ -79,10 +79,15 @@ pub fn point(text: &str) -> Outcome<v1::AsOf> {
         PointInTime::Time(ms) => Some(At::Time(time(ms))),
         PointInTime::Ago(ago) => {
             let ago = prost_types::Duration::try_from(ago);
-            Some(At::Ago(ago.map_err(|_| Failure::Usage(format!("{text:?} is too long ago")))?))
+            Some(At::Ago(ago.map_err(|_| Failure::Usage(format!("{text:?} is too far in the past")))?))
         }
     };
     Ok(v1::AsOf { at })
+}
+
+/// Parses the point in time of an optional option.
+pub(crate) fn optional_point(text: Option<&str>) -> CliResult<Option<v1::AsOf>> {
+    text.map(point).transpose()
 }
 
 fn time(ms: i64) -> Timestamp {
@@ -95,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_statement_has_its_daemon() {
+    fn each_statement_is_routed_to_its_daemon() {
         for (text, daemon) in [
             ("select * from t", "reader"),
             ("EXPLAIN SELECT * FROM t", "reader"),
@@ -113,11 +118,11 @@ mod tests {
             ("ROLLBACK", "rollback"),
         ] {
             let found = match route(text, &[]).unwrap() {
-                Route::Reader(_) => "reader",
-                Route::Writer(_) => "writer",
-                Route::Begin => "begin",
-                Route::Commit => "commit",
-                Route::Rollback => "rollback",
+                StatementRoute::Reader(_) => "reader",
+                StatementRoute::Writer(_) => "writer",
+                StatementRoute::Begin => "begin",
+                StatementRoute::Commit => "commit",
+                StatementRoute::Rollback => "rollback",
             };
             assert_eq!(found, daemon, "{text}");
         }
@@ -125,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_goes_to_statements_without_one() {
+    fn as_of_is_added_to_statements_without_one() {
         for (text, expected) in [
             ("SELECT * FROM t LIMIT 1", "SELECT * FROM t LIMIT 1 AS OF \"1 hour ago\""),
             ("SELECT * FROM t AS OF @seq:1 LIMIT 1", "SELECT * FROM t AS OF @seq:1 LIMIT 1"),
@@ -146,13 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn statements_of_a_transaction_become_operations() {
+    fn statements_in_a_transaction_become_operations() {
         use v1::operation::Action;
         let (operations, conditions) =
             collected(r#"INSERT INTO t {"id": "a", "z": 1, "b": 2}, {"id": "b"}"#).unwrap();
         assert_eq!((operations.len(), conditions.len()), (2, 0));
         let Some(Action::Insert(document)) = operations[0].action.clone() else { panic!("{operations:?}") };
-        assert_eq!(crate::shapes::document(document).unwrap(), r#"{"id":"a","z":1,"b":2}"#);
+        let row = v1::Row { document: Some(document), ..Default::default() };
+        assert_eq!(crate::shapes::row(row, false).unwrap(), r#"{"id":"a","z":1,"b":2}"#);
 
         let (operations, conditions) = collected(r#"PATCH t KEY 7 SET {"a": null} IF SEQ = 3"#).unwrap();
         assert_eq!((operations[0].table.as_str(), operations[0].key.as_str()), ("t", "7"));
@@ -167,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_for_the_wire() {
+    fn points_in_time_are_encoded_for_the_api() {
         let at = |text: &str| point(text).unwrap().at;
         assert_eq!(at("@now"), None);
         assert_eq!(at("@seq:7"), Some(At::Seq(7)));

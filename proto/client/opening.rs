@@ -1,4 +1,4 @@
-//! The opening of a watch's stream: at the first reader that does, kept over calls that are given up.
+//! StreamOpening the stream of a watch. An opening survives a call that is cancelled, and the next call continues it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,30 +9,29 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tonic::{Code, Status, Streaming};
 
-use super::pool::Daemon;
-use super::reading::another_may;
-use super::{Client, UNREACHABLE, reader_on, reason};
+use super::api::reader_on;
+use super::handle::Client;
+use super::pool::Backend;
+use super::reasons::{OVERLOADED, UNREACHABLE, is_retryable_read, reason};
 use crate::v1;
 
-/// The reason of a reader that has as many watchers as it takes.
-const OVERLOADED: &str = "OVERLOADED";
 /// How long a reader may take to open a stream.
-const OPENING: Duration = Duration::from_secs(30);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A stream that is being opened. Whoever waits for it may stop, and wait again later, and it goes on from there.
-pub(super) struct Opening(Mutex<Pin<Box<Connecting>>>);
+/// A stream that is being opened. A caller can stop waiting for it and continue to wait later.
+pub(super) struct StreamOpening(Mutex<Pin<Box<Connecting>>>);
 
-/// In a lock that is never waited for: with it a watch can be shared between threads.
-type Connecting = dyn Future<Output = Result<Stream, Status>> + Send;
+/// The lock is never contended. It makes a watch `Sync`.
+type Connecting = dyn Future<Output = Result<WatchStream, Status>> + Send;
 
-impl Opening {
-    /// Begins at some moment, not before it is waited for.
+impl StreamOpening {
+    /// Prepares to open a stream, not before a certain time. Nothing is sent before the first poll.
     pub(super) fn new(
         client: Client,
         request: v1::WatchDriftRequest,
         not_before: Option<Instant>,
-    ) -> Opening {
-        Opening(Mutex::new(Box::pin(async move {
+    ) -> StreamOpening {
+        StreamOpening(Mutex::new(Box::pin(async move {
             if let Some(moment) = not_before {
                 sleep_until(moment).await;
             }
@@ -41,79 +40,79 @@ impl Opening {
     }
 }
 
-impl Future for Opening {
-    type Output = Result<Stream, Status>;
+impl Future for StreamOpening {
+    type Output = Result<WatchStream, Status>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.get_mut().0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(context)
     }
 }
 
-impl fmt::Debug for Opening {
+impl fmt::Debug for StreamOpening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Opening").finish_non_exhaustive()
+        f.debug_struct("StreamOpening").finish_non_exhaustive()
     }
 }
 
-/// A stream of a watch, and where it comes from.
+/// A stream of a watch, and its reader.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(super) struct WatchStream {
     messages: Streaming<v1::WatchDriftResponse>,
-    pub(super) daemon: Arc<Daemon>,
-    /// When its last message came.
+    pub(super) backend: Arc<Backend>,
+    /// When the last message was received.
     heard: Instant,
-    /// Its first event has come.
+    /// Whether the first event was received.
     pub(super) opened: bool,
 }
 
-impl Stream {
-    /// The next message. Where nothing comes for `silence`, the connection is taken for dead.
+impl WatchStream {
+    /// Receives the next message. If none arrives within `silence`, the connection is considered broken.
     pub(super) async fn message(
         &mut self,
         silence: Duration,
     ) -> Result<Option<v1::WatchDriftResponse>, Status> {
-        let limit = if self.opened { silence } else { OPENING };
+        let limit = if self.opened { silence } else { OPEN_TIMEOUT };
         let message = timeout_at(self.heard + limit, self.messages.message()).await;
-        let message = message.map_err(|_| self.daemon.silent(limit))?;
+        let message = message.map_err(|_| self.backend.no_response(limit))?;
         self.heard = Instant::now();
-        message.map_err(|status| self.daemon.told(status, false))
+        message.map_err(|status| self.backend.map_status(status, false))
     }
 }
 
-/// Opens a stream at the first reader that does.
-async fn connect(client: &Client, request: &v1::WatchDriftRequest) -> Result<Stream, Status> {
+/// Opens a stream at the first reader that accepts it.
+async fn connect(client: &Client, request: &v1::WatchDriftRequest) -> Result<WatchStream, Status> {
     let mut failed: Option<Status> = None;
-    for daemon in client.readers.round() {
-        match open(daemon, request).await {
+    for backend in client.readers.round() {
+        match open(backend, request).await {
             Ok(messages) => {
-                daemon.answered();
-                let daemon = daemon.clone();
-                return Ok(Stream { messages, daemon, heard: Instant::now(), opened: false });
+                backend.set_healthy();
+                let backend = backend.clone();
+                return Ok(WatchStream { messages, backend, heard: Instant::now(), opened: false });
             }
-            Err(status) if !may_pass(&status) => return Err(status),
+            Err(status) if !is_retryable_watch(&status) => return Err(status),
             Err(status) => {
-                daemon.set_aside();
-                // A reader that says no says more than one that is away.
-                let says_more = reason(&status).is_some_and(|reason| reason != UNREACHABLE);
-                failed = if says_more { Some(status) } else { failed.or(Some(status)) };
+                backend.set_aside();
+                // The error of a reader that responds is more useful than that of one that cannot be reached.
+                let is_better = reason(&status).is_some_and(|reason| reason != UNREACHABLE);
+                failed = if is_better { Some(status) } else { failed.or(Some(status)) };
             }
         }
     }
-    Err(failed.unwrap_or_else(|| Status::invalid_argument("no reader is named")))
+    Err(failed.unwrap_or_else(|| Status::invalid_argument("the client has no reader address")))
 }
 
 async fn open(
-    daemon: &Daemon,
+    backend: &Backend,
     request: &v1::WatchDriftRequest,
 ) -> Result<Streaming<v1::WatchDriftResponse>, Status> {
-    let mut reader = reader_on(daemon.own_channel().await?);
-    let call = timeout(OPENING, reader.watch_drift(request.clone())).await;
-    let answer = call.map_err(|_| daemon.silent(OPENING))?;
-    Ok(answer.map_err(|status| daemon.told(status, false))?.into_inner())
+    let mut reader = reader_on(backend.own_channel().await?);
+    let call = timeout(OPEN_TIMEOUT, reader.watch_drift(request.clone())).await;
+    let answer = call.map_err(|_| backend.no_response(OPEN_TIMEOUT))?;
+    Ok(answer.map_err(|status| backend.map_status(status, false))?.into_inner())
 }
 
-/// Whether a watch gets over this, at another reader or after a while.
-pub(super) fn may_pass(status: &Status) -> bool {
-    another_may(status)
+/// Whether a watch can continue after this error, at another reader or later.
+pub(super) fn is_retryable_watch(status: &Status) -> bool {
+    is_retryable_read(status)
         || status.code() == Code::ResourceExhausted && reason(status).as_deref() == Some(OVERLOADED)
 }

@@ -1,4 +1,4 @@
-//! Daemons that can stand in for one another, connections to each, and what their failures mean.
+//! Interchangeable daemons, the connections to them, and the meaning of their failures.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -11,93 +11,100 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::{ADDRESS, DOMAIN, OUTCOME_UNKNOWN, UNREACHABLE, reason};
+use super::reasons::{ADDRESS, DOMAIN, OUTCOME_UNKNOWN, UNREACHABLE, reason};
 
-/// How long a connection may take to be made.
+/// How long it may take to connect.
 const CONNECT: Duration = Duration::from_secs(2);
-/// A connection with calls open that is silent for this long, and again after being asked, is given up: soon enough that
-/// a write still has patience for another writer.
+/// A connection with open calls is considered broken if it is silent for this long, and again after a ping. This is
+/// short enough that a write can still be retried at another writer.
 const KEEPALIVE: Duration = Duration::from_secs(5);
-/// How long a daemon that failed or was behind is asked after the others.
+/// How long a daemon that failed or was behind is used only after the others.
 const ASIDE: Duration = Duration::from_secs(5);
 
-/// Daemons that can stand in for one another.
+/// Interchangeable daemons.
 #[derive(Debug)]
-pub(super) struct Daemons {
-    all: Vec<Arc<Daemon>>,
-    /// The first to be asked next.
+pub(super) struct BackendPool {
+    all: Vec<Arc<Backend>>,
+    /// The index of the daemon to use first.
     first: AtomicUsize,
 }
 
-impl Daemons {
-    pub(super) fn new(all: Vec<Daemon>) -> Arc<Daemons> {
-        Arc::new(Daemons { all: all.into_iter().map(Arc::new).collect(), first: AtomicUsize::new(0) })
+impl BackendPool {
+    pub(super) fn new(all: Vec<Backend>) -> Arc<BackendPool> {
+        Arc::new(BackendPool { all: all.into_iter().map(Arc::new).collect(), first: AtomicUsize::new(0) })
     }
 
-    pub(super) fn all(&self) -> &[Arc<Daemon>] {
+    pub(super) fn all(&self) -> &[Arc<Backend>] {
         &self.all
     }
 
-    /// All of them, from the one to be asked first, with their places.
-    pub(super) fn in_turn(&self) -> impl Iterator<Item = (usize, &Arc<Daemon>)> {
+    /// The daemon with this index; `what` names it in errors.
+    pub(super) fn get(&self, what: &str, index: usize) -> Result<&Backend, Status> {
+        let backend = self.all.get(index).map(|backend| &**backend);
+        let message = || format!("{what} index {index} is out of range: the client has {}", self.all.len());
+        backend.ok_or_else(|| Status::invalid_argument(message()))
+    }
+
+    /// All daemons with their indexes, starting with the one to use first.
+    pub(super) fn in_turn(&self) -> impl Iterator<Item = (usize, &Arc<Backend>)> {
         self.from(self.first.load(Ordering::Relaxed))
     }
 
-    /// All of them, from the one after that which was asked first the last time; those set aside come last.
-    pub(super) fn round(&self) -> impl Iterator<Item = &Arc<Daemon>> {
-        let mut daemons: Vec<_> = self.from(self.first.fetch_add(1, Ordering::Relaxed)).collect();
-        if daemons.len() > 1 {
-            daemons.sort_by_cached_key(|(_, daemon)| daemon.is_aside());
+    /// All daemons, starting with the next one in turn; those set aside come last.
+    pub(super) fn round(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        let mut backends: Vec<_> = self.from(self.first.fetch_add(1, Ordering::Relaxed)).collect();
+        if backends.len() > 1 {
+            backends.sort_by_cached_key(|(_, backend)| backend.is_aside());
         }
-        daemons.into_iter().map(|(_, daemon)| daemon)
+        backends.into_iter().map(|(_, backend)| backend)
     }
 
-    fn from(&self, first: usize) -> impl Iterator<Item = (usize, &Arc<Daemon>)> {
+    fn from(&self, first: usize) -> impl Iterator<Item = (usize, &Arc<Backend>)> {
         let first = first.checked_rem(self.all.len()).unwrap_or_default();
         let all = self.all.iter().enumerate();
         all.clone().skip(first).chain(all.take(first))
     }
 
-    /// From now on another than this is asked first, unless somebody has found a better one.
+    /// Makes the next daemon the first one, unless another call has already chosen one.
     pub(super) fn pass_over(&self, index: usize) {
         let next = (index + 1).checked_rem(self.all.len()).unwrap_or_default();
         let _ = self.first.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// From now on this one is asked first.
+    /// Makes this daemon the first one.
     pub(super) fn prefer(&self, index: usize) {
         self.first.store(index, Ordering::Relaxed);
     }
 }
 
-/// A daemon: its address, and connections that are made when they are first needed.
+/// A daemon: its address, and connections that are opened when they are first needed.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(super) struct Backend {
     what: &'static str,
     address: String,
     channels: Vec<OnceCell<Channel>>,
     next: AtomicUsize,
-    /// The connection was made elsewhere, and no other can be.
+    /// The connection was given by the caller, and no other can be opened.
     given: bool,
     aside: Mutex<Option<Instant>>,
 }
 
-impl Daemon {
-    /// The daemon at an address, whose `http://` may be left out; `what` names it in errors.
-    pub(super) fn at(what: &'static str, address: &str, connections: usize) -> Daemon {
+impl Backend {
+    /// The daemon at an address; `http://` can be omitted. `what` names it in errors.
+    pub(super) fn at(what: &'static str, address: &str, connections: usize) -> Backend {
         let address = match address.contains("://") {
             true => address.to_owned(),
             false => format!("http://{address}"),
         };
         let channels = (0..connections.max(1)).map(|_| OnceCell::new()).collect();
-        Daemon { what, address, channels, next: AtomicUsize::new(0), given: false, aside: Mutex::default() }
+        Backend { what, address, channels, next: AtomicUsize::new(0), given: false, aside: Mutex::default() }
     }
 
-    /// The daemon behind a connection that was made elsewhere.
-    pub(super) fn on(what: &'static str, channel: Channel) -> Daemon {
+    /// The daemon behind an existing connection.
+    pub(super) fn on(what: &'static str, channel: Channel) -> Backend {
         let channels = vec![OnceCell::new_with(Some(channel))];
         let address = "this process".to_owned();
-        Daemon { what, address, channels, next: AtomicUsize::new(0), given: true, aside: Mutex::default() }
+        Backend { what, address, channels, next: AtomicUsize::new(0), given: true, aside: Mutex::default() }
     }
 
     pub(super) fn address(&self) -> &str {
@@ -108,11 +115,11 @@ impl Daemon {
     pub(super) async fn channel(&self) -> Result<Channel, Status> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(self.channels.len());
         let slot = turn.and_then(|turn| self.channels.get(turn));
-        let slot = slot.ok_or_else(|| Status::internal("a daemon without connections"))?;
+        let slot = slot.ok_or_else(|| Status::internal("the daemon has no connections"))?;
         slot.get_or_try_init(|| self.connect()).await.cloned()
     }
 
-    /// A connection for one caller alone, who may leave what comes unread for as long as need be.
+    /// A connection for one caller only, who may leave responses unread for any time.
     pub(super) async fn own_channel(&self) -> Result<Channel, Status> {
         match self.given {
             true => self.channel().await,
@@ -120,13 +127,13 @@ impl Daemon {
         }
     }
 
-    /// It failed, or it is behind: for a while others are asked first.
+    /// Notes that the daemon failed or is behind, so that others are preferred for some seconds.
     pub(super) fn set_aside(&self) {
         *self.aside.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// It has answered.
-    pub(super) fn answered(&self) {
+    /// Notes that the daemon responded.
+    pub(super) fn set_healthy(&self) {
         *self.aside.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -137,7 +144,10 @@ impl Daemon {
 
     async fn connect(&self) -> Result<Channel, Status> {
         let endpoint = Endpoint::from_shared(self.address.clone()).map_err(|e| {
-            Status::invalid_argument(format!("{:?} is no address of a {}: {e}", self.address, self.what))
+            Status::invalid_argument(format!(
+                "{:?} is not a valid address of a {}: {e}",
+                self.address, self.what
+            ))
         })?;
         let endpoint = endpoint
             .connect_timeout(CONNECT)
@@ -148,14 +158,19 @@ impl Daemon {
         endpoint.connect().await.map_err(|e| self.unreachable(&e))
     }
 
-    fn unreachable(&self, error: &dyn Error) -> Status {
-        let message = format!("cannot reach the {} at {}: {}", self.what, self.address, innermost(error));
+    fn unreachable(&self, error: &(dyn Error + 'static)) -> Status {
+        let hint = match self.what {
+            "server" => String::new(),
+            what => format!(" (is driftdb-{what} running?)"),
+        };
+        let cause = innermost(error);
+        let message = format!("cannot connect to the {} at {}: {cause}{hint}", self.what, self.address);
         self.status(Code::Unavailable, UNREACHABLE, message)
     }
 
-    /// A failed call as its caller should see it: what the daemon said, or what became of the connection. A request that
-    /// never left is UNAVAILABLE; where `writes`, one whose answer is missing is UNKNOWN.
-    pub(super) fn told(&self, status: Status, writes: bool) -> Status {
+    /// Converts the error of a call for its caller. An error of the daemon stays as it is; a failed connection becomes
+    /// UNAVAILABLE if nothing was sent. If `writes` is set and the response is missing, it becomes UNKNOWN.
+    pub(super) fn map_status(&self, status: Status, writes: bool) -> Status {
         if reason(&status).is_some() {
             return status;
         }
@@ -169,16 +184,17 @@ impl Daemon {
         let what = format!("the connection to the {} at {} broke", self.what, self.address);
         match writes {
             true => {
-                let message = format!("{what} before the answer, so the outcome is not known: {cause}");
+                let message =
+                    format!("{what} before the response, so the outcome of the write is unknown: {cause}");
                 self.status(Code::Unknown, OUTCOME_UNKNOWN, message)
             }
             false => Status::unavailable(format!("{what}: {cause}")),
         }
     }
 
-    /// What is told where it has not answered for a while.
-    pub(super) fn silent(&self, span: Duration) -> Status {
-        Status::unavailable(format!("the {} at {} has said nothing for {span:?}", self.what, self.address))
+    /// The error if the daemon has not responded for `span`.
+    pub(super) fn no_response(&self, span: Duration) -> Status {
+        Status::unavailable(format!("the {} at {} has not responded for {span:?}", self.what, self.address))
     }
 
     fn status(&self, code: Code, reason: &str, message: String) -> Status {
@@ -187,7 +203,7 @@ impl Daemon {
     }
 }
 
-/// An error of some type behind a status.
+/// Finds an error of a type among the sources of a status.
 fn find<T: Error + 'static>(status: &Status) -> Option<&T> {
     let mut error = status.source();
     while let Some(found) = error {
@@ -199,10 +215,14 @@ fn find<T: Error + 'static>(status: &Status) -> Option<&T> {
     None
 }
 
-fn innermost(error: &dyn Error) -> String {
+fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
     }
-    error.to_string()
+    // The kind is readable; the text of the system adds its number.
+    match error.downcast_ref::<std::io::Error>() {
+        Some(error) if error.raw_os_error().is_some() => error.kind().to_string(),
+        _ => error.to_string(),
+    }
 }

@@ -1,4 +1,4 @@
-//! Short ways to write documents, operations and moments.
+//! Conversions and constructors for documents, operations and points in time.
 
 use crate::v1;
 use v1::document::Body;
@@ -19,7 +19,7 @@ impl From<String> for v1::Document {
 }
 
 impl v1::Document {
-    /// The JSON text, where the document came as JSON: it does unless MessagePack was asked for.
+    /// The JSON text, if the document is JSON. Responses contain JSON unless MessagePack was requested.
     pub fn as_json(&self) -> Option<&str> {
         match &self.body {
             Some(Body::Json(text)) => Some(text),
@@ -29,7 +29,7 @@ impl v1::Document {
 }
 
 impl v1::Row {
-    /// The document's JSON text, where it came as JSON: it does unless MessagePack was asked for.
+    /// The JSON text of the document, if it is JSON. Responses contain JSON unless MessagePack was requested.
     pub fn json(&self) -> Option<&str> {
         self.document.as_ref()?.as_json()
     }
@@ -40,27 +40,27 @@ impl v1::Operation {
         v1::Operation { table: table.to_owned(), key: key.to_owned(), action: Some(action) }
     }
 
-    /// A new row; its document holds the primary key.
+    /// Inserts a row; the document contains the primary key.
     pub fn insert(table: &str, document: impl Into<v1::Document>) -> v1::Operation {
         v1::Operation::of(table, "", Action::Insert(document.into()))
     }
 
-    /// A row, whether or not there is one with its key.
+    /// Inserts or replaces a row.
     pub fn put(table: &str, document: impl Into<v1::Document>) -> v1::Operation {
         v1::Operation::of(table, "", Action::Put(document.into()))
     }
 
-    /// A merge patch (RFC 7396) of a row.
+    /// Applies a merge patch (RFC 7396) to a row.
     pub fn patch(table: &str, key: &str, patch: impl Into<v1::Document>) -> v1::Operation {
         v1::Operation::of(table, key, Action::Patch(patch.into()))
     }
 
-    /// The end of a row; its past stays readable.
+    /// Deletes a row; its history stays readable.
     pub fn delete(table: &str, key: &str) -> v1::Operation {
         v1::Operation::of(table, key, Action::SoftDelete(SoftDelete {}))
     }
 
-    /// A row as it was at a moment, as a new event.
+    /// Restores a row as of a point in time, with a new event.
     pub fn revert(table: &str, key: &str, to: v1::AsOf) -> v1::Operation {
         v1::Operation::of(table, key, Action::Revert(v1::operation::Revert { to: Some(to) }))
     }

@@ -1,4 +1,4 @@
-//! A watch: commits as they happen, each once and whole, over any number of broken connections and readers.
+//! Watches: commits as they happen, each once and whole, across broken connections and readers.
 
 use std::time::Duration;
 
@@ -7,95 +7,96 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic_types::StatusExt;
 
-use super::opening::{Opening, Stream, may_pass};
-use super::{Client, Pauses};
+use super::handle::Client;
+use super::opening::{StreamOpening, WatchStream, is_retryable_watch};
+use super::pauses::Pauses;
 use crate::v1;
 use v1::watch_drift_request::Start;
 use v1::watch_drift_response::Event;
 
-/// How often a quiet stream must say that it is there, where nobody says.
+/// The default interval of heartbeats of an idle stream.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// So many heartbeats without a message, and the connection is given up.
+/// After this many missing heartbeats the connection is considered broken.
 const SILENT_BEATS: u32 = 3;
-/// It is not given up sooner than this, however short the heartbeat is.
+/// The shortest silence after which a connection is considered broken.
 const SILENCE_MIN: Duration = Duration::from_secs(2);
 
-/// What a [`Watch`] hands out.
+/// An event of a [`Watcher`].
 #[derive(Debug, Clone)]
 pub enum WatchEvent {
-    /// The first: where the watch starts. Whatever is committed after this comes.
+    /// The first event: where the watch starts. Every later commit follows.
     Opened(v1::ReadHeader),
-    /// Rows as of the start, where they were asked for.
+    /// Initial rows, if requested.
     Rows(v1::RowBatch),
-    /// All such rows have come.
+    /// All initial rows were delivered.
     RowsDone(v1::ReadHeader),
-    /// A commit, whole: those of its changes that pass.
+    /// A whole commit: those of its changes that pass the filter.
     Commit(v1::Commit),
-    /// Everything up to `read_seq` has come.
+    /// Everything up to `read_seq` was delivered.
     Progress(v1::ReadHeader),
-    /// The stream follows the head now.
+    /// The stream has reached the head and follows it.
     CaughtUp(v1::ReadHeader),
-    /// This watch is slower than the database: commits come from the files until it has caught up. None is left out.
+    /// This watch is slower than the database: commits come from files until it has caught up. No commit is lost.
     FellBehind(v1::ReadHeader),
-    /// The connection broke, or no reader answers. The watch goes on by itself, and nothing will be missing.
+    /// The connection broke, or no reader responds. The watch resumes by itself, and no commit is lost.
     Interrupted(Status),
-    /// It goes on, after `read_seq`, perhaps at another reader.
+    /// The watch has resumed after `read_seq`, possibly at another reader.
     Resumed(v1::ReadHeader),
 }
 
-/// Commits as they happen: in order, each once and whole. Where a connection breaks or a reader goes down it resumes at
-/// the next reader, after what was handed out last. It has a connection of its own, so that one that is not asked for
-/// long holds up nothing else.
+/// Commits as they happen: in order, each once and whole. If a connection breaks or a reader stops, the watch resumes at
+/// the next reader, after the last delivered event. It has its own connection, so that a watch that is not polled does
+/// not block other calls.
 #[derive(Debug)]
-pub struct Watch {
+pub struct Watcher {
     client: Client,
-    /// As it would be sent now: from the newest token on, once there is one.
+    /// The request to send next: it starts from the newest token, once there is one.
     request: v1::WatchDriftRequest,
-    patience: Option<Duration>,
-    /// So long without a message, and the connection is given up.
+    retry_timeout: Option<Duration>,
+    /// After this time without a message the connection is considered broken.
     silence: Duration,
-    stream: Option<Stream>,
-    /// While there is no stream: the next, once it has been asked for. It outlives the call that began it.
-    opening: Option<Opening>,
-    /// The parts that have come of a commit that is not whole yet.
+    stream: Option<WatchStream>,
+    /// The next stream while none is open. It outlives the call that started it.
+    opening: Option<StreamOpening>,
+    /// The received parts of a commit that is not complete yet.
     parts: Option<v1::Commit>,
     retry: Retry,
     opened: bool,
-    /// Rows of the beginning are yet to come.
-    rows_come: bool,
-    /// The newest commit that is known to have come, as all before it.
-    reached: u64,
+    /// Whether initial rows are still to be delivered.
+    rows_pending: bool,
+    /// All commits up to this seq were delivered.
+    delivered: u64,
     last_commit: u64,
     ended: bool,
 }
 
-/// Tries to open a stream since the last one broke.
+/// The attempts to open a stream since the last one broke.
 #[derive(Debug, Default)]
 struct Retry {
     pauses: Option<Pauses>,
-    /// Not before this.
+    /// The time before which no attempt is made.
     next: Option<Instant>,
-    told: bool,
+    reported: bool,
 }
 
 impl Client {
-    /// Watches what happens from now on, or from the request's start. Nothing is sent before the first
-    /// [`Watch::next`]; from [`WatchEvent::Opened`] on nothing is missed.
-    pub fn watch(&self, mut request: v1::WatchDriftRequest) -> Watch {
+    /// Watches changes from now on, or from the start of the request. Nothing is sent before the first [`Watcher::next`].
+    /// After [`WatchEvent::Opened`] no commit is lost.
+    pub fn watch(&self, mut request: v1::WatchDriftRequest) -> Watcher {
         let heartbeat = request.heartbeat.and_then(|given| Duration::try_from(given).ok());
         let heartbeat = heartbeat.filter(|given| !given.is_zero()).unwrap_or(HEARTBEAT);
         request.heartbeat = prost_types::Duration::try_from(heartbeat).ok();
-        Watch {
+        Watcher {
             client: self.clone(),
-            patience: None,
+            retry_timeout: None,
             silence: heartbeat.saturating_mul(SILENT_BEATS).max(SILENCE_MIN),
             stream: None,
             opening: None,
             parts: None,
             retry: Retry::default(),
             opened: false,
-            rows_come: request.initial_rows,
-            reached: 0,
+            rows_pending: request.initial_rows,
+            delivered: 0,
             last_commit: 0,
             ended: false,
             request,
@@ -103,15 +104,15 @@ impl Client {
     }
 }
 
-impl Watch {
-    /// How long after a break a reader may be looked for. Without this, for ever.
+impl Watcher {
+    /// Limits how long after a break the watch looks for a reader. By default there is no limit.
     #[must_use]
-    pub fn patience(self, patience: Duration) -> Watch {
-        Watch { patience: Some(patience), ..self }
+    pub fn retry_timeout(self, retry_timeout: Duration) -> Watcher {
+        Watcher { retry_timeout: Some(retry_timeout), ..self }
     }
 
-    /// A watch of the same filter goes on after the event that was handed out last, at any reader, if it starts from
-    /// this token. Keep it where the event's effect is kept.
+    /// The resume token after the last delivered event. A watch with the same filter that starts from it continues there, at
+    /// any reader. Store it together with the effect of the event.
     pub fn token(&self) -> Option<&Bytes> {
         match &self.request.start {
             Some(Start::ResumeToken(token)) => Some(token),
@@ -119,8 +120,8 @@ impl Watch {
         }
     }
 
-    /// The next event; `None` after the request's `until_seq`. An error is final. A call that is given up, by a timeout
-    /// say, loses nothing.
+    /// The next event; `None` after the request's `until_seq`. An error is final. Cancelling a call, for example with a
+    /// timeout, loses nothing.
     pub async fn next(&mut self) -> Result<Option<WatchEvent>, Status> {
         while !self.ended {
             let found = match &mut self.stream {
@@ -134,14 +135,14 @@ impl Watch {
                 },
             };
             let event = match found {
-                Ok(Some(message)) => self.take(message)?,
+                Ok(Some(message)) => self.accept(message)?,
                 Ok(None) if self.is_complete() => {
                     self.ended = true;
                     None
                 }
-                // A reader that goes down may end its streams without an error.
-                Ok(None) => self.broke(Status::unavailable("the reader ended the stream"))?,
-                Err(status) => self.broke(status)?,
+                // A reader that shuts down may end its streams without an error.
+                Ok(None) => self.handle_break(Status::unavailable("the reader ended the stream"))?,
+                Err(status) => self.handle_break(status)?,
             };
             if event.is_some() {
                 return Ok(event);
@@ -150,76 +151,75 @@ impl Watch {
         Ok(None)
     }
 
-    /// The next stream, or what the readers said. What a call that was given up had begun goes on.
-    async fn open(&mut self) -> Result<Stream, Status> {
-        let begin = || Opening::new(self.client.clone(), self.request.clone(), self.retry.next);
+    /// Opens the next stream. Continues the opening of a cancelled call.
+    async fn open(&mut self) -> Result<WatchStream, Status> {
+        let begin = || StreamOpening::new(self.client.clone(), self.request.clone(), self.retry.next);
         let opened = self.opening.get_or_insert_with(begin).await;
         self.opening = None;
         opened
     }
 
-    /// What the end of a stream means: the first since the last message is told, and all are got over, while there is
-    /// patience.
-    fn broke(&mut self, status: Status) -> Result<Option<WatchEvent>, Status> {
-        if let Some(stream) = self.stream.take().filter(|_| may_pass(&status)) {
-            stream.daemon.set_aside();
+    /// Handles a broken stream. The first break since the last message is reported; all are retried within the retry timeout.
+    fn handle_break(&mut self, status: Status) -> Result<Option<WatchEvent>, Status> {
+        if let Some(stream) = self.stream.take().filter(|_| is_retryable_watch(&status)) {
+            stream.backend.set_aside();
         }
         self.parts = None;
         let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        let pauses = self.retry.pauses.get_or_insert_with(|| Pauses::new(self.patience));
-        let pause = pauses.at_least(asked.unwrap_or_default()).filter(|_| may_pass(&status));
+        let pauses = self.retry.pauses.get_or_insert_with(|| Pauses::new(self.retry_timeout));
+        let pause = pauses.at_least(asked.unwrap_or_default()).filter(|_| is_retryable_watch(&status));
         let Some(pause) = pause else {
             self.ended = true;
             return Err(status);
         };
         self.retry.next = Some(Instant::now() + pause);
-        let told = std::mem::replace(&mut self.retry.told, true);
-        Ok((!told).then_some(WatchEvent::Interrupted(status)))
+        let reported = std::mem::replace(&mut self.retry.reported, true);
+        Ok((!reported).then_some(WatchEvent::Interrupted(status)))
     }
 
-    /// The event of a message, once it is whole.
-    fn take(&mut self, message: v1::WatchDriftResponse) -> Result<Option<WatchEvent>, Status> {
+    /// The event of a message, once it is complete.
+    fn accept(&mut self, message: v1::WatchDriftResponse) -> Result<Option<WatchEvent>, Status> {
         let event = match message.event {
-            Some(Event::Opened(header)) => Some(self.opened(header)),
-            // One without rows says that the reader is there.
+            Some(Event::Opened(header)) => Some(self.register_opening(header)),
+            // A batch without rows is a heartbeat.
             Some(Event::Rows(rows)) => (!rows.rows.is_empty()).then_some(WatchEvent::Rows(rows)),
             Some(Event::RowsDone(header)) => {
-                self.rows_come = false;
+                self.rows_pending = false;
                 Some(WatchEvent::RowsDone(header))
             }
-            Some(Event::Commit(part)) => match self.whole(part)? {
+            Some(Event::Commit(part)) => match self.assemble(part)? {
                 Some(commit) => Some(WatchEvent::Commit(commit)),
                 None => return Ok(None),
             },
             Some(Event::Progress(header)) => {
-                self.reached = self.reached.max(header.read_seq);
-                // The end is near enough: where the connection breaks before it, there is nothing to come back for.
+                self.delivered = self.delivered.max(header.read_seq);
+                // Everything was delivered: if the connection breaks before the end of the stream, there is nothing to resume.
                 self.ended = self.is_complete();
                 Some(WatchEvent::Progress(header))
             }
             Some(Event::CaughtUp(header)) => Some(WatchEvent::CaughtUp(header)),
             Some(Event::FellBehind(header)) => Some(WatchEvent::FellBehind(header)),
-            // Of a kind that this version does not know.
+            // An event of an unknown kind, from a newer reader.
             None => None,
         };
         if !matches!(event, Some(WatchEvent::Opened(_) | WatchEvent::Resumed(_))) {
             self.retry = Retry::default();
         }
         if message.resume_token.is_empty() {
-            // Without it, coming back would mean that something is lost or comes twice.
-            return Err(self.wrong("sent an event without a resume token"));
+            // Without a token, resuming would lose or repeat events.
+            return Err(self.violation("sent an event without a resume token"));
         }
         self.request.start = Some(Start::ResumeToken(message.resume_token));
         Ok(event)
     }
 
-    fn opened(&mut self, header: v1::ReadHeader) -> WatchEvent {
+    fn register_opening(&mut self, header: v1::ReadHeader) -> WatchEvent {
         if let Some(stream) = &mut self.stream {
             stream.opened = true;
         }
-        self.retry.told = false;
-        if !self.rows_come {
-            self.reached = self.reached.max(header.read_seq);
+        self.retry.reported = false;
+        if !self.rows_pending {
+            self.delivered = self.delivered.max(header.read_seq);
         }
         match std::mem::replace(&mut self.opened, true) {
             false => WatchEvent::Opened(header),
@@ -227,8 +227,8 @@ impl Watch {
         }
     }
 
-    /// A commit, once its last part has come.
-    fn whole(&mut self, part: v1::Commit) -> Result<Option<v1::Commit>, Status> {
+    /// The commit, once its last part was received.
+    fn assemble(&mut self, part: v1::Commit) -> Result<Option<v1::Commit>, Status> {
         let commit = match self.parts.take() {
             None => part,
             Some(mut commit) if commit.seq == part.seq => {
@@ -236,30 +236,30 @@ impl Watch {
                 commit.more = part.more;
                 commit
             }
-            Some(_) => return Err(self.wrong("broke off a commit and went on with another")),
+            Some(_) => return Err(self.violation("sent another commit before the end of the last one")),
         };
         if commit.more {
             self.parts = Some(commit);
             return Ok(None);
         }
         if commit.seq <= self.last_commit {
-            return Err(self.wrong("sent a commit again, or too late"));
+            return Err(self.violation("sent a commit twice or out of order"));
         }
-        (self.last_commit, self.rows_come) = (commit.seq, false);
-        self.reached = self.reached.max(commit.seq);
+        (self.last_commit, self.rows_pending) = (commit.seq, false);
+        self.delivered = self.delivered.max(commit.seq);
         Ok(Some(commit))
     }
 
-    /// Whether all that was asked for has come.
+    /// Whether everything that was requested was delivered.
     fn is_complete(&self) -> bool {
-        self.request.until_seq != 0 && self.reached >= self.request.until_seq
+        self.request.until_seq != 0 && self.delivered >= self.request.until_seq
     }
 
-    /// A stream that cannot be trusted: the watch ends.
-    fn wrong(&mut self, what: &str) -> Status {
+    /// Ends the watch after a violation of the protocol.
+    fn violation(&mut self, what: &str) -> Status {
         self.ended = true;
         let stream = self.stream.take();
-        let address = stream.as_ref().map_or("?", |stream| stream.daemon.address());
+        let address = stream.as_ref().map_or("?", |stream| stream.backend.address());
         Status::internal(format!("the reader at {address} {what}"))
     }
 }

@@ -1,4 +1,4 @@
-//! Writes: sent again only where nothing was done, or where a request id makes sure that nothing is done twice.
+//! Writes. A write is retried only if nothing was executed, or if its request id ensures that it is executed once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,55 +8,55 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use super::{Client, Pauses, STANDBY, UNREACHABLE, Writer, reason, writer_on};
+use super::api::{WriterApi, writer_on};
+use super::handle::Client;
+use super::pauses::Pauses;
+use super::reasons::{DISK_FULL, STANDBY, UNREACHABLE, reason};
 use crate::v1;
 use v1::writer_service_execute_response::Event;
 
-/// The reason of a writer that has no space for a write, which it refuses.
-const DISK_FULL: &str = "DISK_FULL";
-
-/// What a write came to.
+/// The result of a write.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Written {
-    /// Names the write.
+pub struct WriteReceipt {
+    /// Identifies the commit.
     pub token: v1::WriteToken,
-    /// It had been done before, by a request with the same id.
+    /// Whether an earlier request with the same id had already been executed.
     pub replayed: bool,
 }
 
-/// What a statement came to at the writer.
+/// The result of a statement at the writer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Executed {
-    /// Names the write, where there was one.
+    /// Identifies the commit, if there is one.
     pub token: Option<v1::WriteToken>,
-    /// What a maintenance statement has to say.
+    /// The messages of a maintenance statement.
     pub messages: Vec<String>,
 }
 
 impl Client {
-    /// One atomic commit of any operations, with preconditions and options where wanted.
-    pub async fn apply(&self, request: impl Into<v1::ApplyRequest>) -> Result<Written, Status> {
+    /// Commits operations atomically, with optional preconditions and options.
+    pub async fn apply(&self, request: impl Into<v1::ApplyRequest>) -> Result<WriteReceipt, Status> {
         let mut request = request.into();
-        let safe = self.identify(&mut request.options);
-        let call = |mut writer: Writer| {
+        let safe = self.add_request_id(&mut request.options);
+        let call = |mut writer: WriterApi| {
             let request = request.clone();
             async move { writer.apply(request).await }
         };
         let v1::ApplyResponse { token, replayed } = self.write(safe, call).await?.into_inner();
-        Ok(Written { token: self.noted(token)?, replayed })
+        Ok(WriteReceipt { token: self.register_write(token)?, replayed })
     }
 
-    /// A new row; its document holds the primary key.
+    /// Inserts a row; the document contains the primary key.
     pub async fn insert(&self, table: &str, row: impl Into<v1::Document>) -> Result<v1::WriteToken, Status> {
         self.apply_one(v1::Operation::insert(table, row)).await
     }
 
-    /// A row, whether or not there is one with its key.
+    /// Inserts or replaces a row.
     pub async fn put(&self, table: &str, row: impl Into<v1::Document>) -> Result<v1::WriteToken, Status> {
         self.apply_one(v1::Operation::put(table, row)).await
     }
 
-    /// A merge patch (RFC 7396) of a row.
+    /// Applies a merge patch (RFC 7396) to a row.
     pub async fn patch(
         &self,
         table: &str,
@@ -66,7 +66,7 @@ impl Client {
         self.apply_one(v1::Operation::patch(table, key, patch)).await
     }
 
-    /// The end of a row; its past stays readable.
+    /// Deletes a row; its history stays readable.
     pub async fn delete(&self, table: &str, key: &str) -> Result<v1::WriteToken, Status> {
         self.apply_one(v1::Operation::delete(table, key)).await
     }
@@ -75,18 +75,18 @@ impl Client {
         self.apply(vec![operation]).await.map(|written| written.token)
     }
 
-    /// A new table.
+    /// Creates a table.
     pub async fn create_table(&self, mut request: v1::CreateTableRequest) -> Result<v1::WriteToken, Status> {
-        let safe = self.identify(&mut request.options);
-        let call = |mut writer: Writer| {
+        let safe = self.add_request_id(&mut request.options);
+        let call = |mut writer: WriterApi| {
             let request = request.clone();
             async move { writer.create_table(request).await }
         };
         let answer = self.write(safe, call).await?;
-        self.noted(answer.into_inner().token)
+        self.register_write(answer.into_inner().token)
     }
 
-    /// One statement of DriftQL that writes or maintains. `params` are the values of `$1`, `$2`, …, each one JSON text.
+    /// Runs one DriftQL statement that writes or mark_maintenance. `params` are the values of `$1`, `$2`, …, each as JSON text.
     pub async fn execute(&self, statement: &str, params: &[&str]) -> Result<Executed, Status> {
         let params = params.iter().map(|&param| param.to_owned()).collect();
         let request =
@@ -94,30 +94,30 @@ impl Client {
         self.execute_request(request, |_| {}).await
     }
 
-    /// The same with options; a long job tells how far it has come.
+    /// Like [`Client::execute`], with options. A long job reports its progress.
     pub async fn execute_request(
         &self,
         request: v1::WriterServiceExecuteRequest,
         progress: impl Fn(v1::Progress),
     ) -> Result<Executed, Status> {
         let messages: Mutex<Vec<String>> = Mutex::default();
-        let say = |message| lock(&messages).push(message);
-        let token = self.execute_saying(request, progress, say).await?;
+        let keep = |message| lock(&messages).push(message);
+        let token = self.execute_with_messages(request, progress, keep).await?;
         Ok(Executed { token, messages: messages.into_inner().unwrap_or_else(PoisonError::into_inner) })
     }
 
-    /// The same, with messages as they come: a statement that fails in the end may have had much to say.
-    pub async fn execute_saying(
+    /// Like [`Client::execute_request`], with messages as they arrive, also those of a statement that finally fails.
+    pub async fn execute_with_messages(
         &self,
         mut request: v1::WriterServiceExecuteRequest,
         progress: impl Fn(v1::Progress),
         message: impl Fn(String),
     ) -> Result<Option<v1::WriteToken>, Status> {
-        let safe = AtomicBool::new(self.identify(&mut request.options));
-        // Only maintenance tells of itself, and it knows no request ids: sent again, the job would run again.
-        let maintains = || safe.store(false, Ordering::Relaxed);
-        let (progress, message, maintains) = (&progress, &message, &maintains);
-        let call = |mut writer: Writer| {
+        let safe = AtomicBool::new(self.add_request_id(&mut request.options));
+        // Only maintenance reports progress or messages. It ignores request ids: a retry would run the job again.
+        let mark_maintenance = || safe.store(false, Ordering::Relaxed);
+        let (progress, message, mark_maintenance) = (&progress, &message, &mark_maintenance);
+        let call = |mut writer: WriterApi| {
             let request = request.clone();
             async move {
                 let mut answers = writer.execute(request).await?.into_inner();
@@ -125,12 +125,12 @@ impl Client {
                 while let Some(answer) = answers.message().await? {
                     match answer.event {
                         Some(Event::Progress(made)) => {
-                            maintains();
+                            mark_maintenance();
                             progress(made);
                         }
                         Some(Event::Token(token)) => written = Some(token),
                         Some(Event::Message(said)) => {
-                            maintains();
+                            mark_maintenance();
                             message(said);
                         }
                         None => {}
@@ -144,8 +144,8 @@ impl Client {
         Ok(written)
     }
 
-    /// Gives a write a request id, where it has none and the options want one. Whether it has one now.
-    fn identify(&self, options: &mut Option<v1::CommitOptions>) -> bool {
+    /// Gives a write a request id if it has none and the options ask for it. Returns whether it has one.
+    fn add_request_id(&self, options: &mut Option<v1::CommitOptions>) -> bool {
         if self.options.request_ids {
             let options = options.get_or_insert_default();
             if options.request_id.is_empty() {
@@ -155,101 +155,102 @@ impl Client {
         options.as_ref().is_some_and(|options| !options.request_id.is_empty())
     }
 
-    fn noted(&self, token: Option<v1::WriteToken>) -> Result<v1::WriteToken, Status> {
-        let token = token.ok_or_else(|| Status::internal("the writer answered without a token"))?;
+    fn register_write(&self, token: Option<v1::WriteToken>) -> Result<v1::WriteToken, Status> {
+        let token =
+            token.ok_or_else(|| Status::internal("the writer acknowledged a write without a token"))?;
         self.wrote(token);
         Ok(token)
     }
 
-    /// Sends a write until it is answered, refused, or patience ends. `safe`: it has a request id, so that it can be sent
-    /// again where its answer is missing.
-    pub(super) async fn write<T, F>(&self, safe: bool, call: impl Fn(Writer) -> F) -> Result<T, Status>
+    /// Sends a write until it succeeds, is rejected, or the retry timeout expires. `safe`: it has a request id, so it can be retried
+    /// if its response is missing.
+    pub(super) async fn write<T, F>(&self, safe: bool, call: impl Fn(WriterApi) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
         self.write_while(|| safe, call).await
     }
 
-    /// The same where a try may show that it is not safe.
+    /// Like `write`, if a try can show that retries are not safe.
     async fn write_while<T, F>(
         &self,
         safe: impl Fn() -> bool,
-        call: impl Fn(Writer) -> F,
+        call: impl Fn(WriterApi) -> F,
     ) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
         let writers = self.writers.all().len();
-        let mut pauses = Pauses::new(self.options.patience);
-        let mut doubt = None;
+        let mut pauses = Pauses::new(self.options.retry_timeout);
+        let mut unknown = None;
         for tries in 1.. {
-            let Some((index, daemon)) = self.writers.in_turn().next() else {
-                return Err(Status::unavailable("no writer is named"));
+            let Some((index, backend)) = self.writers.in_turn().next() else {
+                return Err(Status::unavailable("the client has no writer address"));
             };
-            let answer = match daemon.channel().await {
+            let answer = match backend.channel().await {
                 Ok(channel) => call(writer_on(channel)).await,
                 Err(status) => Err(status),
             };
             let status = match answer {
                 Ok(answer) => return Ok(answer),
-                Err(status) => daemon.told(status, true),
+                Err(status) => backend.map_status(status, true),
             };
             let (mut asked, mut at_once) = (Duration::ZERO, false);
-            match again(&status, safe()) {
-                // The answer to this try is also that to those before it: the id makes them one.
-                Again::No => return Err(status),
-                Again::Elsewhere { sent } => {
+            match retry_place(&status, safe()) {
+                // The result also applies to earlier tries, because the request id makes them one write.
+                RetryPlace::No => return Err(status),
+                RetryPlace::Elsewhere { sent } => {
                     self.writers.pass_over(index);
-                    // The others are asked at once, and only then is there something to wait for.
+                    // Try the other writers at once; wait only after all of them.
                     at_once = !sent && tries % writers != 0;
                     if sent {
-                        doubt = Some(status.clone());
+                        unknown = Some(status.clone());
                     }
                 }
-                Again::After(wait) => asked = wait,
+                RetryPlace::After(wait) => asked = wait,
             }
             let pause = match at_once {
                 true => pauses.allows(Duration::ZERO).then_some(Duration::ZERO),
                 false => pauses.at_least(asked),
             };
             let Some(pause) = pause.filter(|_| tries < self.options.tries.saturating_mul(writers)) else {
-                // Where any try may have been the one that did it, that nobody answers now says less.
-                return Err(doubt.unwrap_or(status));
+                // If any try may have been executed, that uncertainty matters more than the last error.
+                return Err(unknown.unwrap_or(status));
             };
             tokio::time::sleep(pause).await;
         }
-        Err(Status::internal("a write ended without an answer"))
+        Err(Status::internal("a write ended without a response"))
     }
 }
 
-/// Whether a failed write is sent again.
+/// Whether and where a failed write is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Again {
-    /// It was refused, or it may have been done and cannot be told apart from another.
+enum RetryPlace {
+    /// Not at all: it was rejected, or it may have been executed and cannot be retried safely.
     No,
-    /// At another writer, or at this one when it is back.
+    /// At another writer, or at the same one when it is back.
     Elsewhere {
-        /// The write may have been done.
+        /// Whether the write may have been executed.
         sent: bool,
     },
-    /// At the same writer, which has too much to do.
+    /// At the same writer after a pause, because it is overloaded.
     After(Duration),
 }
 
-fn again(status: &Status, safe: bool) -> Again {
+fn retry_place(status: &Status, safe: bool) -> RetryPlace {
     match status.code() {
         Code::Unavailable if matches!(reason(status).as_deref(), Some(UNREACHABLE | STANDBY)) => {
-            Again::Elsewhere { sent: false }
+            RetryPlace::Elsewhere { sent: false }
         }
-        // Nobody makes room in the time that a call has.
-        Code::Unavailable if reason(status).as_deref() == Some(DISK_FULL) => Again::No,
-        Code::Unavailable | Code::Unknown if safe => Again::Elsewhere { sent: true },
-        // Refused before anything was done.
+        // A full disk stays full for longer than a call lasts.
+        Code::Unavailable if reason(status).as_deref() == Some(DISK_FULL) => RetryPlace::No,
+        Code::Unavailable | Code::Unknown if safe => RetryPlace::Elsewhere { sent: true },
+        // Rejected before anything was executed.
         Code::ResourceExhausted if reason(status).is_some() => {
             let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
-            Again::After(asked.unwrap_or_default())
+            RetryPlace::After(asked.unwrap_or_default())
         }
-        _ => Again::No,
+        _ => RetryPlace::No,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The reader's command line.
+//! The command line of `driftdb-reader`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,59 +6,96 @@ use std::time::Duration;
 use clap::Parser;
 use driftdb_common::limits;
 use driftdb_common::service::options::{DataArgs, LogArgs, parse_duration};
-use driftdb_reader::{Config, Follow};
+use driftdb_reader::{FollowMode, ReaderConfig};
 
-/// A reader daemon of DriftDB: answers questions about a database, now or as of any moment in its past.
+const EXAMPLES: &str = "\
+Examples:
+  Serve a database on 127.0.0.1:7402:
+    driftdb-reader --data ./mydata
+  Serve a database on a network file system to other machines, and check for commits more often:
+    driftdb-reader --data /mnt/shared/mydata --listen 0.0.0.0:7402 --poll-interval 10ms
+  Query it:
+    driftctl select -t orders --as-of '5 minutes ago'
+
+SIGTERM or SIGINT stops the reader; open streams end with UNAVAILABLE.";
+
+/// Serve reads and watches of a DriftDB database
 ///
-/// It follows the files that driftdb-writer writes, takes no lock and writes nothing: any number of readers may run on
-/// one directory, without write permission, and they serve while the writer is down. It answers gRPC
-/// (driftdb.v1.ReaderService, health and reflection).
+/// A reader answers queries about the present and any retained point in the past. It follows the files that driftdb-writer
+/// writes, takes no lock, and writes nothing. Any number of readers can serve one data directory, without write permission,
+/// and also while the writer is down.
+///
+/// The reader serves gRPC: driftdb.v1.ReaderService, health and reflection.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    after_help = "Example:\n  driftdb-reader --data ./mydata\n  driftctl select -t orders --as-of '5 minutes ago'\n\nSIGTERM ends it cleanly; streams under way end with UNAVAILABLE."
-)]
+#[command(version, after_help = EXAMPLES)]
 pub struct ReaderArgs {
-    /// The database to follow.
+    /// The database.
     #[command(flatten)]
     pub data: DataArgs,
-    /// The address to listen on; port 0 takes a free one. The first line on standard output says which.
+    /// Address to listen on.
+    ///
+    /// The first line on standard output shows the address. With port 0 the system chooses a free port. The default accepts
+    /// connections from this machine only.
     #[arg(long, env = "DRIFTDB_LISTEN", default_value = "127.0.0.1:7402", value_name = "ADDR")]
     pub listen: SocketAddr,
-    /// Bytes of snapshots to keep in memory, unpacked. What is read often stays.
+    /// Cache size for snapshot blocks, in bytes.
+    ///
+    /// Raise it if queries about the past read the same snapshots from disk again and again; lower it to save memory.
     #[arg(long = "cache", env = "DRIFTDB_CACHE", default_value_t = limits::CACHE_BYTES, value_name = "BYTES")]
     pub cache_bytes: u64,
-    /// How it comes to know of new commits.
-    #[arg(long, value_enum, env = "DRIFTDB_FOLLOW", default_value = "auto", value_name = "HOW")]
-    pub follow: Follow,
-    /// How often it looks for new commits where it polls: 1ms to 1s.
-    #[arg(long, env = "DRIFTDB_POLL_INTERVAL", default_value = "50ms", value_name = "TIME", value_parser = poll_interval)]
+    /// How the reader detects new commits.
+    #[arg(
+        long,
+        value_enum,
+        env = "DRIFTDB_FOLLOW",
+        default_value = "auto",
+        value_name = "MODE",
+        help_heading = "Following the writer"
+    )]
+    pub follow: FollowMode,
+    /// Interval between checks for new commits, from 1ms to 1s.
+    ///
+    /// Lower it to see new commits sooner on a network file system; raise it to use less CPU and network. Has no effect with
+    /// `--follow notify`, which checks every second.
+    #[arg(
+        long,
+        env = "DRIFTDB_POLL_INTERVAL",
+        default_value = "50ms",
+        value_name = "TIME",
+        value_parser = parse_poll_interval,
+        help_heading = "Following the writer"
+    )]
     pub poll_interval: Duration,
-    /// Further behind than this, health says NOT_SERVING for driftdb.v1.ReaderService, and reads are answered all the
-    /// same; `off` or 0: never.
-    #[arg(long, env = "DRIFTDB_MAX_LAG", default_value = "10s", value_name = "TIME", value_parser = max_lag)]
+    /// Lag above which health reports NOT_SERVING; `off` for none.
+    ///
+    /// The reader still answers requests while it lags. Lower the limit if a load balancer should drop a lagging reader sooner.
+    /// At least twice the interval between checks for new commits.
+    #[arg(
+        long,
+        env = "DRIFTDB_MAX_LAG",
+        default_value = "10s",
+        value_name = "TIME",
+        value_parser = parse_max_lag,
+        help_heading = "Following the writer"
+    )]
     pub max_lag: MaxLag,
-    /// Logs.
+    /// The log.
     #[command(flatten)]
     pub log: LogArgs,
 }
 
-/// A limit of lag, or none.
+/// A maximum lag, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MaxLag(Option<Duration>);
 
-fn poll_interval(text: &str) -> Result<Duration, String> {
-    // Files that were replaced are removed two seconds later: by then every reader is to have looked.
+fn parse_poll_interval(text: &str) -> Result<Duration, String> {
+    // The writer removes replaced files after two seconds: by then every reader must have checked HEAD.
     let bounds = Duration::from_millis(1)..=Duration::from_secs(1);
     let interval = parse_duration(text)?;
-    if bounds.contains(&interval) {
-        Ok(interval)
-    } else {
-        Err("it is 1ms at least and 1s at most".to_owned())
-    }
+    if bounds.contains(&interval) { Ok(interval) } else { Err("must be between 1ms and 1s".to_owned()) }
 }
 
-fn max_lag(text: &str) -> Result<MaxLag, String> {
+fn parse_max_lag(text: &str) -> Result<MaxLag, String> {
     match text.trim() {
         "off" | "0" => Ok(MaxLag(None)),
         text => Ok(MaxLag(Some(parse_duration(text)?).filter(|limit| !limit.is_zero()))),
@@ -66,13 +103,13 @@ fn max_lag(text: &str) -> Result<MaxLag, String> {
 }
 
 impl ReaderArgs {
-    /// How the reader is to run.
-    pub fn config(&self) -> Config {
-        Config {
+    /// The configuration that the options describe.
+    pub fn config(&self) -> ReaderConfig {
+        ReaderConfig {
             data: self.data.data.clone(),
             cache_bytes: self.cache_bytes,
             follow: self.follow,
-            poll: self.poll_interval,
+            poll_interval: self.poll_interval,
             max_lag: self.max_lag.0,
         }
     }
@@ -82,24 +119,24 @@ impl ReaderArgs {
 mod tests {
     use super::*;
 
-    fn parsed(options: &[&str]) -> Result<Config, clap::Error> {
+    fn parse(options: &[&str]) -> Result<ReaderConfig, clap::Error> {
         let line = ["driftdb-reader", "--data", "dir"].into_iter().chain(options.iter().copied());
         ReaderArgs::try_parse_from(line).map(|args| args.config())
     }
 
     #[test]
-    fn a_limit_of_lag_can_be_switched_off() {
-        assert_eq!(parsed(&[]).unwrap().max_lag, Some(driftdb_reader::MAX_LAG));
-        assert_eq!(parsed(&["--max-lag", "1m"]).unwrap().max_lag, Some(Duration::from_secs(60)));
+    fn the_lag_limit_can_be_disabled() {
+        assert_eq!(parse(&[]).unwrap().max_lag, Some(driftdb_reader::MAX_LAG));
+        assert_eq!(parse(&["--max-lag", "1m"]).unwrap().max_lag, Some(Duration::from_secs(60)));
         for none in ["off", "0", "0s"] {
-            assert_eq!(parsed(&["--max-lag", none]).unwrap().max_lag, None, "{none}");
+            assert_eq!(parse(&["--max-lag", none]).unwrap().max_lag, None, "{none}");
         }
     }
 
     #[test]
-    fn intervals_have_bounds() {
-        let poll = |text| parsed(&["--poll-interval", text]).map(|config| config.poll);
-        assert_eq!(parsed(&[]).unwrap().poll, driftdb_reader::POLL);
+    fn the_poll_interval_has_bounds() {
+        let poll = |text| parse(&["--poll-interval", text]).map(|config| config.poll_interval);
+        assert_eq!(parse(&[]).unwrap().poll_interval, driftdb_reader::POLL_INTERVAL);
         assert_eq!(poll("1ms").unwrap(), Duration::from_millis(1));
         assert_eq!(poll("1s").unwrap(), Duration::from_secs(1));
         for wrong in ["0s", "900us", "1001ms", "50", "soon"] {

@@ -1,4 +1,4 @@
-//! The reader daemon of DriftDB: everything that asks.
+//! The reader daemon of DriftDB: serves every read and watch of a database.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,116 +15,124 @@ use driftdb_common::table::table_files::TableFiles;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
+use crate::context::RequestContext;
 use crate::follower::Follower;
-use crate::notices::Notices;
+use crate::fs_events::FsEvents;
 use crate::rpc::ReaderRpc;
 use crate::tailer::Tailer;
 
-#[path = "message_size.rs"]
-mod answers;
-mod follow;
+mod context;
+mod follow_mode;
 mod follower;
 mod freshness;
-pub mod notices;
+pub mod fs_events;
+mod live_commit;
+mod message_size;
+mod paged_stream;
+mod read_point;
 mod readiness;
+mod reads;
 mod replica;
+mod resume_token;
 mod rpc;
 mod statement;
-#[path = "paged_stream.rs"]
-mod steps;
 mod subscriptions;
 mod tailer;
-#[path = "resume_token.rs"]
-mod token;
 mod watch;
 
-pub use follow::Follow;
+pub use follow_mode::FollowMode;
 
-/// How often HEAD is looked at, unless told otherwise.
-pub const POLL: Duration = Duration::from_millis(50);
-/// How far behind a reader may be that says it is ready, unless told otherwise.
+/// The default interval between HEAD checks.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// The default staleness above which a reader is not ready.
 pub const MAX_LAG: Duration = Duration::from_secs(10);
 
-/// How a reader runs.
+/// The configuration of a reader.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct ReaderConfig {
     /// The data directory.
     pub data: PathBuf,
-    /// Blocks of snapshots kept in memory, in bytes.
+    /// Bytes of snapshot blocks to keep in memory.
     pub cache_bytes: u64,
-    /// How it comes to know that HEAD has moved.
-    pub follow: Follow,
-    /// How often it looks at HEAD where it polls.
-    pub poll: Duration,
-    /// How far behind it may be before it says that it is not ready; `None`: it always is.
+    /// How the reader detects new commits.
+    pub follow: FollowMode,
+    /// The interval between HEAD checks if the reader polls.
+    pub poll_interval: Duration,
+    /// The staleness above which the reader is not ready; `None` if it is always ready.
     pub max_lag: Option<Duration>,
 }
 
-impl Config {
-    /// The defaults, for a data directory.
-    pub fn new(data: impl Into<PathBuf>) -> Config {
-        Config {
+impl ReaderConfig {
+    /// The default configuration for a data directory.
+    pub fn new(data: impl Into<PathBuf>) -> ReaderConfig {
+        ReaderConfig {
             data: data.into(),
             cache_bytes: limits::CACHE_BYTES,
-            follow: Follow::default(),
-            poll: POLL,
+            follow: FollowMode::default(),
+            poll_interval: POLL_INTERVAL,
             max_lag: Some(MAX_LAG),
         }
     }
 
-    /// Refuses a lag that is exceeded just because HEAD is not looked at that often.
+    /// Fails if `max_lag` is so short that even an idle reader would exceed it between two HEAD checks.
     fn check(&self) -> Result<()> {
-        let every = self.follow.interval(self.poll);
+        let interval = self.follow.interval(self.poll_interval);
+        let min_lag = interval * 2;
         match self.max_lag {
-            Some(max_lag) if max_lag < every * 2 => {
-                let what = format!(
-                    "a max-lag of {max_lag:?} is too short: HEAD is looked at every {every:?}, and it needs twice that"
+            Some(max_lag) if max_lag < min_lag => {
+                let message = format!(
+                    "max-lag must be at least {min_lag:?}, twice the interval between HEAD checks ({interval:?}); \
+                     got {max_lag:?}"
                 );
-                Err(Error::new(Reason::ArgumentInvalid, what))
+                Err(Error::new(Reason::ArgumentInvalid, message))
             }
             _ => Ok(()),
         }
     }
 }
 
-/// A database followed: what HEAD showed at the start is applied.
+/// A reader that has opened a database and applied everything in HEAD.
 #[derive(Debug)]
-pub struct Reader {
-    config: Config,
-    shelf: TableFiles,
+pub struct ReaderDaemon {
+    config: ReaderConfig,
+    files: TableFiles,
     follower: Follower,
-    notices: Notices,
+    events: FsEvents,
 }
 
-impl Reader {
-    /// Opens the database in `config.data`. Takes no lock and writes nothing. Blocks while it catches up.
-    pub fn open(config: Config) -> Result<Reader> {
-        Reader::open_on(OsFileSystem::shared(), config)
+impl ReaderDaemon {
+    /// Opens the database in `config.data`, without a lock and without writing anything. Blocks until the reader has applied
+    /// everything in HEAD.
+    pub fn open(config: ReaderConfig) -> Result<ReaderDaemon> {
+        ReaderDaemon::open_on(OsFileSystem::shared(), config)
     }
 
-    /// As [`Reader::open`], on another disk.
-    pub fn open_on(disk: Arc<dyn FileSystem>, config: Config) -> Result<Reader> {
+    /// Like [`ReaderDaemon::open`], on another file system.
+    pub fn open_on(fs: Arc<dyn FileSystem>, config: ReaderConfig) -> Result<ReaderDaemon> {
         config.check()?;
         let dir = DataDir::new(&config.data);
-        let shelf = TableFiles { disk, dir, cache: BlockCache::new(config.cache_bytes) };
-        let mut follower = Follower::open(shelf.clone())?;
-        let notices = config.follow.notices(&*shelf.disk, shelf.dir.root(), config.poll)?;
-        follower.first_look(config.poll)?;
-        Ok(Reader { config, shelf, follower, notices })
+        let files = TableFiles { disk: fs, dir, cache: BlockCache::new(config.cache_bytes) };
+        let mut follower = Follower::open(files.clone())?;
+        // Watch for events before the first check, so that no change between the two is missed.
+        let events = config.follow.events(&*files.disk, files.dir.root(), config.poll_interval)?;
+        follower.wait_for_first_check(config.poll_interval)?;
+        Ok(ReaderDaemon { config, files, follower, events })
     }
 
-    /// Answers gRPC until `shutdown`.
+    /// Serves gRPC until `shutdown` is cancelled.
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
-        let Reader { config, shelf, follower, notices } = self;
-        let tailer = Tailer::start(follower, notices, config.follow.interval(config.poll))?;
-        let rpc = ReaderRpc { replica: Arc::clone(tailer.replica()), shelf, shutdown: shutdown.clone() };
+        let ReaderDaemon { config, files, follower, events } = self;
+        let tailer = Tailer::start(follower, events, config.follow.interval(config.poll_interval))?;
+        let replica = Arc::clone(tailer.replica());
+        let rpc =
+            ReaderRpc(RequestContext { replica: Arc::clone(&replica), files, shutdown: shutdown.clone() });
         let mut routes = RoutesBuilder::default();
         routes.add_service(
             ReaderServiceServer::new(rpc)
                 .max_decoding_message_size(limits::REQUEST_BYTES)
                 .max_encoding_message_size(limits::REQUEST_BYTES),
         );
-        let ready = readiness::watch(Arc::clone(tailer.replica()), config.max_lag, shutdown.clone());
+        let ready = readiness::watch_readiness(replica, config.max_lag, shutdown.clone());
         let health = server::health_while::<ReaderServiceServer<ReaderRpc>>(ready, shutdown.clone()).await;
         server::serve(listener, routes, health, shutdown).await
     }

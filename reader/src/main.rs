@@ -4,14 +4,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use driftdb_common::service::daemon;
-use driftdb_reader::Reader;
+use driftdb_reader::ReaderDaemon;
 
 mod args;
 
 fn main() -> ExitCode {
     let args = args::ReaderArgs::parse();
     daemon::run("driftdb-reader", &args.log, async |shutdown| {
-        let reader = Reader::open(args.config())?;
+        let reader = ReaderDaemon::open(args.config())?;
         reader.serve(daemon::listen(args.listen).await?, shutdown).await
     })
 }

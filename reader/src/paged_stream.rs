@@ -1,4 +1,4 @@
-//! Streamed answers: computed a bounded step at a time, as fast as the client takes them.
+//! Response streams that compute one page at a time, at the pace of the client.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,37 +9,51 @@ use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-/// A stream of messages, as tonic takes it.
-pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// The stream of messages with which an RPC responds.
+pub type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// What a step has come to.
+/// The outcome of one step towards the next page.
 #[derive(Debug)]
-pub enum Step<T> {
-    /// A message.
-    Message(T),
-    /// The last message.
-    Last(T),
-    /// No message yet: other requests may go first.
+pub enum PageStep<T> {
+    /// A page; more may follow.
+    Page(T),
+    /// The last page.
+    LastPage(T),
+    /// No page yet. The stream yields to other requests before the next step.
     Working,
-    /// No more messages.
-    Done,
+    /// The end, after all pages.
+    End,
 }
 
-/// A stream that computes its messages by `step`. An error ends it; so does `shutdown`.
-pub fn stream<T: Send + 'static>(
+impl<T> PageStep<T> {
+    /// Converts the page, if the step has one.
+    pub fn try_map<U>(self, convert: impl FnOnce(T) -> Result<U>) -> Result<PageStep<U>> {
+        Ok(match self {
+            PageStep::Page(page) => PageStep::Page(convert(page)?),
+            PageStep::LastPage(page) => PageStep::LastPage(convert(page)?),
+            PageStep::Working => PageStep::Working,
+            PageStep::End => PageStep::End,
+        })
+    }
+}
+
+/// A stream that calls `step` for each page. An error or `shutdown` ends the stream.
+///
+/// Each step must be short, a few milliseconds, because it runs on a thread of the async runtime.
+pub fn stream_pages<T: Send + 'static>(
     shutdown: CancellationToken,
-    step: impl FnMut() -> Result<Step<T>> + Send + Unpin + 'static,
-) -> Answers<T> {
-    Box::pin(Steps { shutdown, step, ended: false })
+    step: impl FnMut() -> Result<PageStep<T>> + Send + Unpin + 'static,
+) -> ResponseStream<T> {
+    Box::pin(PagedStream { shutdown, step, ended: false })
 }
 
-struct Steps<F> {
+struct PagedStream<F> {
     shutdown: CancellationToken,
     step: F,
     ended: bool,
 }
 
-impl<T, F: FnMut() -> Result<Step<T>> + Unpin> Stream for Steps<F> {
+impl<T, F: FnMut() -> Result<PageStep<T>> + Unpin> Stream for PagedStream<F> {
     type Item = Result<T, Status>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -48,21 +62,21 @@ impl<T, F: FnMut() -> Result<Step<T>> + Unpin> Stream for Steps<F> {
             return Poll::Ready(None);
         }
         let step = if this.shutdown.is_cancelled() {
-            Err(Error::new(Reason::ShuttingDown, "the reader is shutting down: ask again, or elsewhere"))
+            Err(Error::new(Reason::ShuttingDown, "the reader is shutting down; retry, or ask another reader"))
         } else {
             (this.step)()
         };
         match step {
-            Ok(Step::Message(message)) => Poll::Ready(Some(Ok(message))),
-            Ok(Step::Last(message)) => {
+            Ok(PageStep::Page(message)) => Poll::Ready(Some(Ok(message))),
+            Ok(PageStep::LastPage(message)) => {
                 this.ended = true;
                 Poll::Ready(Some(Ok(message)))
             }
-            Ok(Step::Working) => {
+            Ok(PageStep::Working) => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Ok(Step::Done) => {
+            Ok(PageStep::End) => {
                 this.ended = true;
                 Poll::Ready(None)
             }

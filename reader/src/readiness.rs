@@ -1,4 +1,4 @@
-//! Whether a reader is ready: not while it lags by more than it may.
+//! Whether a reader is ready: it is not while its staleness exceeds the limit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,31 +8,32 @@ use tokio_util::sync::CancellationToken;
 
 use crate::replica::Replica;
 
-/// How often the lag is looked at, at the least and at the most.
-const OFTEN: Duration = Duration::from_millis(10);
-const SELDOM: Duration = Duration::from_millis(250);
+/// The interval between checks is a quarter of the limit, within these bounds.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+const MAX_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Tells from now on whether a replica's lag is at most `max_lag`; without a limit it is always ready. It counts too where
-/// HEAD cannot be read, or reading it does not come back: the lag grows then.
-pub fn watch(
+/// Reports from now on whether a replica's staleness is at most `max_lag`; always true if there is no limit.
+///
+/// The staleness also grows while HEAD is unreadable, or while reading HEAD hangs.
+pub fn watch_readiness(
     replica: Arc<Replica>,
     max_lag: Option<Duration>,
     shutdown: CancellationToken,
 ) -> watch::Receiver<bool> {
     let Some(max_lag) = max_lag else { return watch::channel(true).1 };
-    let (tell, ready) = watch::channel(replica.staleness() <= max_lag);
-    let every = (max_lag / 4).clamp(OFTEN, SELDOM);
+    let (sender, ready) = watch::channel(replica.staleness() <= max_lag);
+    let interval = (max_lag / 4).clamp(MIN_INTERVAL, MAX_INTERVAL);
     tokio::spawn(async move {
-        while shutdown.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+        while shutdown.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
             let staleness = replica.staleness();
-            let now = staleness <= max_lag;
-            let changed = tell.send_if_modified(|ready| std::mem::replace(ready, now) != now);
-            match changed.then_some(now) {
+            let is_ready = staleness <= max_lag;
+            let changed = sender.send_if_modified(|ready| std::mem::replace(ready, is_ready) != is_ready);
+            match changed.then_some(is_ready) {
                 Some(false) => {
                     let problem = replica.problem().map(|problem| problem.to_string());
-                    tracing::warn!(?staleness, ?max_lag, problem, "not ready: too far behind");
+                    tracing::warn!(?staleness, ?max_lag, problem, "not ready: the reader is too far behind");
                 }
-                Some(true) => tracing::info!("ready again: caught up"),
+                Some(true) => tracing::info!("ready: the reader has caught up"),
                 None => {}
             }
         }

@@ -1,4 +1,4 @@
-//! What a reader knows: the tables as far as they are applied, and how far that is behind.
+//! The replica: the tables as far as this reader has applied them, and how far that is behind HEAD.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,45 +10,51 @@ use driftdb_common::error::{Error, Result};
 use driftdb_common::format::manifest::{Database, Floor};
 use driftdb_common::table::commit_times::CommitTimes;
 use driftdb_common::table::timeline::Timeline;
-use driftdb_common::table::view::View;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::subscriptions::{LiveCommit, Subscriptions};
+use crate::live_commit::LiveCommit;
+use crate::subscriptions::Subscriptions;
 
-/// A look at HEAD may be so long ago before a reader that knows of nothing newer is said to lag.
-const QUIET: Duration = Duration::from_secs(2);
+/// A reader that has applied all it knows of counts as lagging if its last HEAD check is older than this.
+const MAX_CHECK_AGE: Duration = Duration::from_secs(2);
 
-/// Tables by name, dropped ones too.
-pub type Tables = BTreeMap<String, Arc<Timeline>>;
-
-/// The newest state that this reader shows. A query pins one and reads at one seq.
+/// The newest state that this reader serves. A query pins one state and reads it at one seq.
 #[derive(Debug, Clone, Default)]
 pub struct Applied {
     /// The newest applied commit.
     pub seq: u64,
-    /// The tables that there are, or were, by then.
-    pub tables: Arc<Tables>,
+    /// The tables by name, including dropped ones.
+    pub tables: Arc<BTreeMap<String, Arc<Timeline>>>,
 }
 
-/// What the follower's thread tells and requests read.
+impl Applied {
+    /// A table by its name. Fails if no such table was ever created up to this state.
+    pub fn table(&self, name: &str) -> Result<&Arc<Timeline>> {
+        let found = self.tables.get(name);
+        found.ok_or_else(|| Error::unknown_table(name, self.tables.keys().map(String::as_str)))
+    }
+}
+
+/// The state that the follower's thread writes and that requests read.
 #[derive(Debug)]
 pub struct Replica {
     database: Database,
-    moments: CommitTimes,
+    commit_times: CommitTimes,
     applied: ArcSwap<Applied>,
-    /// The newest commit that HEAD has told of.
-    known_seq: AtomicU64,
-    /// When everything that was published had last been applied.
-    current_at: Mutex<Instant>,
-    /// Why the follower cannot go on, as long as it cannot.
+    /// The newest commit in HEAD, as of the last HEAD check.
+    head_seq: AtomicU64,
+    /// The start of the last HEAD check after which everything in HEAD was applied.
+    caught_up_at: Mutex<Instant>,
+    /// Why the last HEAD check failed; `None` if it succeeded.
     problem: Mutex<Option<Error>>,
-    /// Told of every look at HEAD, so that waiting requests look again.
-    looked: watch::Sender<u64>,
+    /// The number of HEAD checks. Wakes requests that wait for a newer state.
+    head_checks: watch::Sender<u64>,
     subscriptions: Arc<Subscriptions>,
-    /// How often tables have been taken anew from their files, because the old ones were gone.
-    renewals: AtomicU64,
-    floor: AtomicU64,
+    /// How often the follower replaced a table by one that it read again from files.
+    table_reloads: AtomicU64,
+    /// The greatest floor of any table.
+    max_floor: AtomicU64,
 }
 
 impl Replica {
@@ -56,57 +62,59 @@ impl Replica {
     pub fn new(database: Database) -> Replica {
         Replica {
             database,
-            moments: CommitTimes::default(),
+            commit_times: CommitTimes::default(),
             applied: ArcSwap::default(),
-            known_seq: AtomicU64::new(0),
-            current_at: Mutex::new(Instant::now()),
+            head_seq: AtomicU64::new(0),
+            caught_up_at: Mutex::new(Instant::now()),
             problem: Mutex::new(None),
-            looked: watch::Sender::new(0),
+            head_checks: watch::Sender::new(0),
             subscriptions: Arc::default(),
-            renewals: AtomicU64::new(0),
-            floor: AtomicU64::new(0),
+            table_reloads: AtomicU64::new(0),
+            max_floor: AtomicU64::new(0),
         }
     }
 
-    /// What names the database.
+    /// The identity of the database.
     pub fn database(&self) -> &Database {
         &self.database
     }
 
-    /// When each commit happened.
-    pub fn moments(&self) -> &CommitTimes {
-        &self.moments
+    /// The times of the commits that this reader applied from the log.
+    pub fn commit_times(&self) -> &CommitTimes {
+        &self.commit_times
     }
 
-    /// The newest commits for watches, and how many of those there are.
+    /// The newest commits for watches, and the watches.
     pub fn subscriptions(&self) -> &Arc<Subscriptions> {
         &self.subscriptions
     }
 
-    /// How often tables have been taken anew. What reads from those of before may find its files gone.
-    pub fn renewals(&self) -> u64 {
-        self.renewals.load(Ordering::Acquire)
+    /// How often the follower replaced a table by one that it read again from files.
+    ///
+    /// A caller that holds a table from before the last reload may find that its files are gone.
+    pub fn table_reloads(&self) -> u64 {
+        self.table_reloads.load(Ordering::Acquire)
     }
 
-    /// Tells that tables have been taken anew, and are shown.
-    pub fn renewed(&self) {
-        self.renewals.fetch_add(1, Ordering::AcqRel);
+    /// Counts a reload, once the replaced tables are published.
+    pub fn count_table_reload(&self) {
+        self.table_reloads.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The greatest floor of any table. Below it only the tables say when a commit was: what this reader has seen itself,
-    /// before it was compacted away, another does not know (I9).
-    pub fn greatest_floor(&self) -> u64 {
-        self.floor.load(Ordering::Acquire)
+    /// The greatest floor of any table. Below this floor, commit times come only from table files: a time that this reader
+    /// remembers from before the compaction is unknown to other readers, and all readers must answer alike (I9).
+    fn max_floor(&self) -> u64 {
+        self.max_floor.load(Ordering::Acquire)
     }
 
-    /// Tells of a table's floor.
+    /// Takes a table's floor into account.
     pub fn raise_floor(&self, floor: Option<Floor>) {
-        self.floor.fetch_max(floor.map_or(0, |floor| floor.seq), Ordering::AcqRel);
+        self.max_floor.fetch_max(floor.map_or(0, |floor| floor.seq), Ordering::AcqRel);
     }
 
-    /// The time of a commit, in milliseconds since 1970; `None` where no table keeps it.
+    /// The time of a commit in milliseconds since 1970; `None` if no table keeps the commit.
     pub fn time_of(&self, seq: u64, applied: &Applied) -> Result<Option<u64>> {
-        if let Some(time) = self.moments.time_of(seq).filter(|_| seq >= self.greatest_floor()) {
+        if let Some(time) = self.commit_times.time_of(seq).filter(|_| seq >= self.max_floor()) {
             return Ok(Some(time));
         }
         for timeline in applied.tables.values() {
@@ -117,14 +125,15 @@ impl Replica {
         Ok(None)
     }
 
-    /// Whether [`Replica::time_of`] tells a commit's time without a look at files.
-    pub fn remembers(&self, seq: u64) -> bool {
-        seq >= self.greatest_floor() && self.moments.time_of(seq).is_some()
+    /// Whether [`Replica::time_of`] finds a commit's time without reading files.
+    pub fn has_time_in_memory(&self, seq: u64) -> bool {
+        seq >= self.max_floor() && self.commit_times.time_of(seq).is_some()
     }
 
-    /// The last commit at or before a time, over all tables, of those that are kept; 0 for none.
+    /// The last retained commit of any table at or before a time; 0 if there is none.
     pub fn seq_at(&self, time_ms: u64, applied: &Applied) -> Result<u64> {
-        if let Some(seq) = self.moments.at(time_ms, applied.seq).filter(|seq| *seq >= self.greatest_floor()) {
+        let in_memory = self.commit_times.at(time_ms, applied.seq);
+        if let Some(seq) = in_memory.filter(|seq| *seq >= self.max_floor()) {
             return Ok(seq);
         }
         let mut last = 0;
@@ -134,69 +143,56 @@ impl Replica {
         Ok(last.min(applied.seq))
     }
 
-    /// The newest state that is shown.
+    /// The newest state that this reader serves.
     pub fn applied(&self) -> Arc<Applied> {
         self.applied.load_full()
     }
 
-    /// The newest commit that HEAD has told of.
-    pub fn known_seq(&self) -> u64 {
-        self.known_seq.load(Ordering::Acquire)
+    /// The newest commit in HEAD, as of the last HEAD check.
+    pub fn head_seq(&self) -> u64 {
+        self.head_seq.load(Ordering::Acquire)
     }
 
-    /// How long ago everything published had last been applied.
+    /// The time since this reader had applied everything in HEAD.
     pub fn staleness(&self) -> Duration {
-        self.current_at.lock().elapsed()
+        self.caught_up_at.lock().elapsed()
     }
 
-    /// How far behind it is: nothing where all that HEAD tells of is applied, and HEAD can be read.
+    /// How far this reader is behind: zero if everything in HEAD is applied and HEAD was readable recently.
     pub fn lag(&self) -> Duration {
         let staleness = self.staleness();
-        let has_all = self.applied.load().seq >= self.known_seq() && self.problem.lock().is_none();
-        if has_all && staleness <= QUIET { Duration::ZERO } else { staleness }
+        let has_all = self.applied.load().seq >= self.head_seq() && self.problem.lock().is_none();
+        if has_all && staleness <= MAX_CHECK_AGE { Duration::ZERO } else { staleness }
     }
 
-    /// Why the follower cannot go on.
+    /// Why the last HEAD check failed; `None` if it succeeded.
     pub fn problem(&self) -> Option<Error> {
         self.problem.lock().clone()
     }
 
-    /// Notices of looks at HEAD.
-    pub fn looks(&self) -> watch::Receiver<u64> {
-        self.looked.subscribe()
+    /// A receiver that changes after each HEAD check.
+    pub fn head_checks(&self) -> watch::Receiver<u64> {
+        self.head_checks.subscribe()
     }
 
-    /// Shows a newer state, and what made it so as far as it was read from the log.
+    /// Serves a newer state from now on. `commits` are the commits that led to it, as far as they came from the log.
     pub fn publish(&self, applied: Applied, commits: impl IntoIterator<Item = LiveCommit>) {
         let seq = applied.seq;
         self.applied.store(Arc::new(applied));
         self.subscriptions.extend(commits, seq);
     }
 
-    /// Tells of a commit that HEAD knows.
-    pub fn know(&self, seq: u64) {
-        self.known_seq.fetch_max(seq, Ordering::AcqRel);
+    /// Records the newest commit in HEAD.
+    pub fn raise_head_seq(&self, seq: u64) {
+        self.head_seq.fetch_max(seq, Ordering::AcqRel);
     }
 
-    /// Tells the outcome of a look at HEAD, which began at `began`.
-    pub fn looked(&self, began: Instant, problem: Option<Error>) {
-        if problem.is_none() && self.applied.load().seq >= self.known_seq() {
-            *self.current_at.lock() = began;
+    /// Records the outcome of a HEAD check, and wakes the requests that wait for one.
+    pub fn finish_head_check(&self, started_at: Instant, problem: Option<Error>) {
+        if problem.is_none() && self.applied.load().seq >= self.head_seq() {
+            *self.caught_up_at.lock() = started_at;
         }
         *self.problem.lock() = problem;
-        self.looked.send_modify(|looks| *looks = looks.wrapping_add(1));
-    }
-}
-
-impl Applied {
-    /// A table by its name, which must have existed by then.
-    pub fn table(&self, name: &str) -> Result<&Arc<Timeline>> {
-        let found = self.tables.get(name);
-        found.ok_or_else(|| Error::unknown_table(name, self.tables.keys().map(String::as_str)))
-    }
-
-    /// A table's state after a commit.
-    pub fn view(&self, name: &str, seq: u64) -> Result<View> {
-        View::at(self.table(name)?, seq)
+        self.head_checks.send_modify(|checks| *checks = checks.wrapping_add(1));
     }
 }

@@ -1,164 +1,174 @@
-//! Resume tokens: opaque to clients, good at any reader of the database.
+//! Resume tokens: opaque to clients, and valid at every reader of the database.
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::Database;
 use serde::{Deserialize, Serialize};
 
-/// What every token says first: which history it is of, and what was asked.
+/// The first part of every token: the database, its history, and the request that the token belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Origin {
+struct TokenScope {
     version: u8,
     database: [u8; 16],
     epoch: u64,
-    /// What was asked: another question cannot go on from here.
-    filter: u64,
+    /// [`request_hash`] of the request. A token resumes only the same request.
+    request: u64,
 }
 
 const VERSION: u8 = 2;
 
-impl Origin {
-    fn new(database: &Database, filter: u64) -> Origin {
-        Origin { version: VERSION, database: *database.id.as_bytes(), epoch: database.epoch, filter }
+impl TokenScope {
+    fn new(database: &Database, request: u64) -> TokenScope {
+        TokenScope { version: VERSION, database: *database.id.as_bytes(), epoch: database.epoch, request }
     }
 
-    /// Fails where a token is not of this database, this history and this question.
-    fn check(&self, database: &Database, filter: u64) -> Result<()> {
+    /// Fails unless the token belongs to this database, this epoch and this request.
+    fn check(&self, database: &Database, request: u64) -> Result<()> {
         if self.version != VERSION {
-            return Err(unknown());
+            return Err(not_a_token());
         }
         if self.database != *database.id.as_bytes() || self.epoch != database.epoch {
-            let message = "resume_token is of another database, or of another history of this one";
+            let message = "resume_token belongs to another database or to an earlier epoch of this one; \
+                           start again without a token";
             return Err(Error::new(Reason::EpochChanged, message).with("epoch", database.epoch.to_string()));
         }
-        if self.filter != filter {
-            let message = "resume_token is of another question: ask as before, with the token added";
+        if self.request != request {
+            let message =
+                "resume_token belongs to another request; repeat the first request and add the token";
             return Err(Error::new(Reason::FilterMismatch, message));
         }
         Ok(())
     }
 }
 
-/// A row's key in a token.
+/// A row's key inside a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum WireKey {
+enum TokenKey {
     Int(i64),
     Str(String),
 }
 
-impl From<&Key> for WireKey {
-    fn from(key: &Key) -> WireKey {
+impl From<&Key> for TokenKey {
+    fn from(key: &Key) -> TokenKey {
         match key {
-            Key::Int(int) => WireKey::Int(*int),
-            Key::Str(text) => WireKey::Str(text.to_string()),
+            Key::Int(int) => TokenKey::Int(*int),
+            Key::Str(text) => TokenKey::Str(text.to_string()),
         }
     }
 }
 
-impl From<&WireKey> for Key {
-    fn from(key: &WireKey) -> Key {
+impl From<&TokenKey> for Key {
+    fn from(key: &TokenKey) -> Key {
         match key {
-            WireKey::Int(int) => Key::Int(*int),
-            WireKey::Str(text) => Key::Str(text.as_str().into()),
+            TokenKey::Int(int) => Key::Int(*int),
+            TokenKey::Str(text) => Key::Str(text.as_str().into()),
         }
     }
 }
 
-/// Where a Select goes on.
+/// The position at which a Select continues.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SelectToken {
-    origin: Origin,
-    /// The moment that is read.
+    scope: TokenScope,
+    /// The commit at which the rows are read.
     pub seq: u64,
-    /// The last row handed out.
-    after: WireKey,
-    /// Rows handed out so far.
+    /// The last row that was sent.
+    after: TokenKey,
+    /// The number of rows sent so far.
     pub count: u64,
 }
 
 impl SelectToken {
-    /// The token after a row.
-    pub fn new(database: &Database, seq: u64, after: &Key, count: u64, filter: u64) -> SelectToken {
-        SelectToken { origin: Origin::new(database, filter), seq, after: after.into(), count }
+    /// A token for the position after a row.
+    pub fn new(database: &Database, request: u64, seq: u64, after: &Key, count: u64) -> SelectToken {
+        SelectToken { scope: TokenScope::new(database, request), seq, after: after.into(), count }
     }
 
-    /// The token as clients hold it.
+    /// Encodes the token for the client.
     pub fn encode(&self) -> Result<Vec<u8>> {
         encode(self)
     }
 
-    /// Reads a token and checks that it is of this database, this history and this question.
-    pub fn decode(bytes: &[u8], database: &Database, filter: u64) -> Result<SelectToken> {
-        let token: SelectToken = rmp_serde::from_slice(bytes).map_err(|_| unknown())?;
-        token.origin.check(database, filter)?;
+    /// Decodes a token. Fails unless it belongs to this database, this epoch and this request.
+    pub fn decode(bytes: &[u8], database: &Database, request: u64) -> Result<SelectToken> {
+        let token: SelectToken = rmp_serde::from_slice(bytes).map_err(|_| not_a_token())?;
+        token.scope.check(database, request)?;
         Ok(token)
     }
 
-    /// The last row handed out.
+    /// The key of the last row that was sent.
     pub fn after(&self) -> Key {
         (&self.after).into()
     }
 }
 
-/// Where a watch goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WatchToken {
-    origin: Origin,
-    /// Everything up to this commit has been sent; of the initial rows, the moment that they are of.
-    pub seq: u64,
-    /// Set as long as initial rows are still to come.
-    rows: Option<RowsAt>,
+/// A position within the initial rows of a watch.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RowCursor {
+    /// The id of the current table. The rows of tables with lower ids have been sent.
+    pub table: u64,
+    /// The last row of that table that was read; `None` at its start.
+    pub after: Option<Key>,
 }
 
-/// Where initial rows go on.
+/// The position at which a watch continues.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct RowsAt {
-    /// The table under way, by its id; those of lower ids have been sent.
+pub struct WatchToken {
+    scope: TokenScope,
+    /// All commits up to this one have been sent. While initial rows are being sent, the commit at which they are read.
+    pub seq: u64,
+    /// The position in the initial rows; `None` once all of them have been sent.
+    rows: Option<TokenRowCursor>,
+}
+
+/// A [`RowCursor`] inside a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct TokenRowCursor {
     table: u64,
-    /// Its last row that was looked at.
-    after: Option<WireKey>,
+    after: Option<TokenKey>,
 }
 
 impl WatchToken {
-    /// The token after a commit.
-    pub fn new(database: &Database, filter: u64, seq: u64) -> WatchToken {
-        WatchToken { origin: Origin::new(database, filter), seq, rows: None }
+    /// A token for the position after a commit, or for a position within the initial rows at that commit.
+    pub fn new(database: &Database, request: u64, seq: u64, rows: Option<&RowCursor>) -> WatchToken {
+        let rows = rows
+            .map(|rows| TokenRowCursor { table: rows.table, after: rows.after.as_ref().map(TokenKey::from) });
+        WatchToken { scope: TokenScope::new(database, request), seq, rows }
     }
 
-    /// The same moment, with initial rows sent up to a row of a table.
-    #[must_use]
-    pub fn at_row(self, table: u64, after: Option<&Key>) -> WatchToken {
-        WatchToken { rows: Some(RowsAt { table, after: after.map(WireKey::from) }), ..self }
-    }
-
-    /// The token as clients hold it.
+    /// Encodes the token for the client.
     pub fn encode(&self) -> Result<Vec<u8>> {
         encode(self)
     }
 
-    /// Reads a token and checks that it is of this database, this history and this filter.
-    pub fn decode(bytes: &[u8], database: &Database, filter: u64) -> Result<WatchToken> {
-        let token: WatchToken = rmp_serde::from_slice(bytes).map_err(|_| unknown())?;
-        token.origin.check(database, filter)?;
+    /// Decodes a token. Fails unless it belongs to this database, this epoch and this request.
+    pub fn decode(bytes: &[u8], database: &Database, request: u64) -> Result<WatchToken> {
+        let token: WatchToken = rmp_serde::from_slice(bytes).map_err(|_| not_a_token())?;
+        token.scope.check(database, request)?;
         Ok(token)
     }
 
-    /// Where initial rows go on: the table by its id, and its last row; none where all have been sent.
-    pub fn rows(&self) -> Option<(u64, Option<Key>)> {
-        self.rows.as_ref().map(|rows| (rows.table, rows.after.as_ref().map(Key::from)))
+    /// The position in the initial rows; `None` if all of them have been sent.
+    pub fn rows(&self) -> Option<RowCursor> {
+        let rows = self.rows.as_ref()?;
+        Some(RowCursor { table: rows.table, after: rows.after.as_ref().map(Key::from) })
     }
 }
 
 fn encode(token: &impl Serialize) -> Result<Vec<u8>> {
-    rmp_serde::to_vec(token).map_err(|e| Error::new(Reason::Internal, format!("cannot encode a token: {e}")))
+    let encoded = rmp_serde::to_vec(token);
+    encoded.map_err(|e| Error::new(Reason::Internal, format!("cannot encode a resume token: {e}")))
 }
 
-fn unknown() -> Error {
-    Error::new(Reason::ArgumentInvalid, "resume_token is not one that a reader has given out")
+fn not_a_token() -> Error {
+    Error::new(
+        Reason::ArgumentInvalid,
+        "resume_token is invalid; pass a token exactly as a reader returned it",
+    )
 }
 
-/// A number for what is asked, stable over versions and machines.
-pub fn filter_hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+/// A hash of the parts of a request, the same for every version of DriftDB and on every machine.
+pub fn request_hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
     let mut hash = crc32fast::Hasher::new();
     let mut total = 0u64;
     for part in parts {

@@ -1,4 +1,4 @@
-//! The tailer: has the follower look at HEAD when it moves. A change notice is a wake-up, a poll is the floor.
+//! The tailer: the thread on which the follower checks HEAD, after each file system event and at a fixed interval.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -7,32 +7,32 @@ use std::time::Duration;
 use driftdb_common::error::{Error, Reason, Result};
 
 use crate::follower::Follower;
-use crate::notices::{Notices, Waker, Woken};
+use crate::fs_events::{EventWaker, FsEvents, WakeReason};
 use crate::replica::Replica;
 
-/// Notices that come this close together count as one.
+/// Events within this time cause one HEAD check.
 const COALESCE: Duration = Duration::from_micros(200);
 
-/// The follower's thread. Dropping it ends the thread.
+/// The follower's thread. Dropping the tailer ends the thread.
 #[derive(Debug)]
 pub struct Tailer {
-    stop: Waker,
+    waker: EventWaker,
     thread: Option<JoinHandle<()>>,
     replica: Arc<Replica>,
 }
 
 impl Tailer {
-    /// Starts following: HEAD is looked at when a notice comes, and `every` so often.
-    pub fn start(follower: Follower, notices: Notices, every: Duration) -> Result<Tailer> {
-        let (replica, stop) = (Arc::clone(follower.replica()), notices.waker());
+    /// Starts the thread, which checks HEAD after each event, and after `interval` without one.
+    pub fn start(follower: Follower, events: FsEvents, interval: Duration) -> Result<Tailer> {
+        let (replica, waker) = (Arc::clone(follower.replica()), events.waker());
         let thread = std::thread::Builder::new()
             .name("driftdb-follow".to_owned())
-            .spawn(move || run(follower, &notices, every))
+            .spawn(move || run(follower, &events, interval))
             .map_err(|e| Error::io("cannot start the follower's thread", &e))?;
-        Ok(Tailer { stop, thread: Some(thread), replica })
+        Ok(Tailer { waker, thread: Some(thread), replica })
     }
 
-    /// What the follower tells.
+    /// The replica that the follower updates.
     pub fn replica(&self) -> &Arc<Replica> {
         &self.replica
     }
@@ -40,41 +40,41 @@ impl Tailer {
 
 impl Drop for Tailer {
     fn drop(&mut self) {
-        self.stop.stop();
+        self.waker.stop();
         if let Some(thread) = self.thread.take() {
-            // A panic there has already been reported by the panic hook.
+            // The panic hook has already reported a panic on that thread.
             let _ = thread.join();
         }
     }
 }
 
-fn run(mut follower: Follower, notices: &Notices, every: Duration) {
+fn run(mut follower: Follower, events: &FsEvents, interval: Duration) {
     let mut reported: Option<Reason> = None;
     loop {
-        let mut woken = notices.wait(every);
-        if woken == Woken::Changed {
+        let mut wake = events.wait(interval);
+        if wake == WakeReason::Changed {
             std::thread::sleep(COALESCE);
-            woken = notices.wait(Duration::ZERO);
+            wake = events.wait(Duration::ZERO);
         }
-        if woken == Woken::Stopped {
+        if wake == WakeReason::Stopped {
             return;
         }
-        match follower.look() {
+        match follower.check_head() {
             Ok(()) => {
                 if reported.take().is_some() {
-                    tracing::info!("the log can be followed again");
+                    tracing::info!("following the log again");
                 }
             }
-            // Said once, not twenty times a second.
+            // The check runs up to 1000 times a second: log a lasting error once.
             Err(error) if reported == Some(error.reason()) => {}
             Err(error) => {
                 reported = Some(error.reason());
                 match error.reason() {
                     Reason::ReplicaBehind | Reason::FileGone => {
-                        tracing::warn!(%error, "behind; what has been applied is still served");
+                        tracing::warn!(%error, "falling behind; the reader still serves what it has applied");
                     }
                     _ => {
-                        tracing::error!(%error, "cannot follow the log; what has been applied is still served")
+                        tracing::error!(%error, "cannot follow the log; the reader still serves what it has applied");
                     }
                 }
             }

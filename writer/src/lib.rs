@@ -1,25 +1,24 @@
 //! The writer daemon of DriftDB: the one process that changes a database.
+//!
+//! - `admission`: checks changes against the newest state and encodes them
+//! - `commit`: makes admitted commits durable, a group at a time
+//! - `rpc`: the gRPC service
+//! - `jobs`: long jobs that calls start
+//! - `maintenance`: snapshots, indexes, compaction, retention and verification
+//! - `writer`, `standby`: open, serve and close a database; wait for another writer to end
 
 mod admission;
-mod admitted_table;
-mod admitted_tables;
 mod commit;
 mod config;
-mod fingerprint;
-mod ingest_stream;
+mod errors;
 mod jobs;
 mod maintenance;
-mod maintenance_rpc;
-mod producers;
-mod requests;
-mod revert;
-mod row_as_of;
 mod rpc;
 mod standby;
 mod writer;
 
+pub use admission::requests::RequestWindow;
 pub use config::{SnapshotTriggers, WriterConfig};
 pub use driftdb_common::storage::fence::Fencing;
-pub use requests::RequestWindow;
 pub use standby::stand_by;
-pub use writer::Writer;
+pub use writer::WriterDaemon;

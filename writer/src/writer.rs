@@ -22,26 +22,23 @@ use crate::admission::Admission;
 use crate::admission::rebuild::AdmissionRebuild;
 use crate::commit::{self, CommitAck, CommitHandles};
 use crate::config::WriterConfig;
-use crate::ingest_stream::IngestService;
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceWork};
-use crate::maintenance_rpc::MaintenanceCalls;
-use crate::revert::RevertResolver;
-use crate::row_as_of::RowAsOfReader;
-use crate::rpc::WriterRpc;
+use crate::rpc::{IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
 
 /// A database that is open for writing: its lock is held, and recovery is done.
 #[derive(Debug)]
-pub struct Writer {
+pub struct WriterDaemon {
     config: WriterConfig,
     files: TableFiles,
     log: Log,
     admission: Admission,
 }
 
-impl Writer {
-    /// Opens the database in `config.data`, or creates it if the directory is empty or missing. Blocks during recovery.
-    pub fn open(config: WriterConfig) -> Result<Writer> {
+impl WriterDaemon {
+    /// Opens the database in `config.data`, or creates it if the directory is empty or missing. Blocks during
+    /// recovery.
+    pub fn open(config: WriterConfig) -> Result<WriterDaemon> {
         let options = LogOptions {
             segment_bytes: config.segment_bytes.max(1),
             background: true,
@@ -56,10 +53,10 @@ impl Writer {
         let log = recovery::open(Arc::clone(&files.disk), &files.dir, options, &mut rebuild)?;
         let (seq, time_ms) = log.published();
         let admission = rebuild.finish(WriteToken { seq, time_ms });
-        // From here on files are changed through the log's fenced file system: once another writer has taken over, it
-        // refuses.
+        // From here on files are changed through the log's fenced file system: once another writer has taken
+        // over, it refuses.
         files.disk = Arc::clone(log.disk());
-        Ok(Writer { config, files, log, admission })
+        Ok(WriterDaemon { config, files, log, admission })
     }
 
     /// Closes the database cleanly without serving.
@@ -67,10 +64,10 @@ impl Writer {
         self.log.close()
     }
 
-    /// Serves gRPC until `shutdown` is cancelled, then closes the database cleanly. An error means that the database was not
-    /// closed cleanly: the log failed, and no later write was acknowledged (I5).
+    /// Serves gRPC until `shutdown` is cancelled, then closes the database cleanly. An error means that the
+    /// database was not closed cleanly: the log failed, and no later write was acknowledged (I5).
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
-        let Writer { config, files, mut log, admission } = self;
+        let WriterDaemon { config, files, mut log, admission } = self;
         let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
         log.set_address(&address.unwrap_or_default())?;
         let (database, term) = (log.database().clone(), log.term());
@@ -103,7 +100,8 @@ impl Writer {
             term,
         };
         let served = serve_rpc(rpc, listener, &stopping).await;
-        // Jobs and the background task end before the log closes: after that another writer may change the files.
+        // Jobs and the background task end before the log closes: after that another writer may change the
+        // files.
         stopping.cancel();
         let maintenance_ended = jobs_ended.await.and(background_ended.await);
         background.delete_unused_files();
@@ -127,8 +125,8 @@ async fn serve_rpc(rpc: WriterRpc, listener: Listener, stopping: &CancellationTo
     server::serve(listener, routes, health, stopping.clone()).await
 }
 
-/// Starts the task that delivers acknowledgements to requests. The committer sends it one message a group, so a group costs
-/// the committer one wake-up.
+/// Starts the task that delivers acknowledgements to requests. The committer sends it one message a group, so
+/// a group costs the committer one wake-up.
 fn deliver_acks() -> mpsc::UnboundedSender<Vec<CommitAck>> {
     let (sender, mut receiver) = mpsc::unbounded_channel::<Vec<CommitAck>>();
     tokio::spawn(async move {
@@ -139,7 +137,8 @@ fn deliver_acks() -> mpsc::UnboundedSender<Vec<CommitAck>> {
     sender
 }
 
-/// Waits for the committer's thread. Without a committer the writer cannot serve, so its end shuts the writer down.
+/// Waits for the committer's thread. Without a committer the writer cannot serve, so its end shuts the writer
+/// down.
 fn join_committer(
     thread: JoinHandle<Result<()>>,
     stopping: CancellationToken,
@@ -151,8 +150,8 @@ fn join_committer(
     })
 }
 
-/// Cancels the jobs as soon as the writer shuts down, because calls under way wait for them. The task ends when all jobs have
-/// ended.
+/// Cancels the jobs as soon as the writer shuts down, because calls under way wait for them. The task ends
+/// when all jobs have ended.
 fn cancel_jobs_at_shutdown(jobs: &Jobs, stopping: &CancellationToken) -> tokio::task::JoinHandle<()> {
     let (jobs, stopping) = (jobs.clone(), stopping.clone());
     tokio::spawn(async move {

@@ -1,85 +1,174 @@
-//! What can be said to the commands that maintain a database.
+//! Options of the commands that create, run, check and maintain databases.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
 
+pub(super) const INIT_EXAMPLES: &str = "\
+An existing database is not changed.
+
+Examples:
+  driftctl init ./mydata
+  driftctl init ./mydata && driftctl -d ./mydata sql -e 'SHOW TABLES'";
+
+pub(super) const DEV_EXAMPLES: &str = "\
+The data directory is -d DIR, or ./driftdb-data. It is created if it does not exist. Ctrl-C stops both daemons.
+
+Examples:
+  driftctl dev
+  driftctl dev -d ./mydata --listen 127.0.0.1:7501 --reader-listen 127.0.0.1:7502";
+
+pub(super) const DEMO_EXAMPLES: &str = "\
+The tour writes 10,000 orders to a new directory and shows queries, time travel, drift, diff, snapshots, compaction and a
+watch. It checks every result.
+
+Examples:
+  driftctl demo
+  driftctl demo --keep";
+
+pub(super) const STATUS_EXAMPLES: &str = "\
+Exit code 3 if no daemon responds.
+
+Examples:
+  driftctl status
+  driftctl status -o json --reader http://127.0.0.1:7402,http://127.0.0.1:7403";
+
+pub(super) const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  driftctl completions bash > ~/.local/share/bash-completion/completions/driftctl
+  driftctl completions fish > ~/.config/fish/completions/driftctl.fish";
+
+pub(super) const SNAPSHOT_EXAMPLES: &str = "\
+The writer also takes snapshots by itself. Take one before a start of many readers, or before a compaction.
+
+Examples:
+  driftctl snapshot -t orders
+  driftctl snapshot -t orders -o json";
+
 pub(super) const COMPACT_EXAMPLES: &str = "\
-What lies before the new floor can no longer be read. Rows as they are at the floor, and all that came after, stay.
+Points in time before the new floor can no longer be read. The rows at the floor and all later history are kept.
 
 Examples:
   driftctl compact -t orders --before '30 days ago' --dry-run
   driftctl compact -t orders --before @seq:1000
   driftctl compact -t orders --yes";
 
-pub(super) const STORAGE_EXAMPLES: &str = "\
-It works in a directory of its own within DIR, which it removes, and touches nothing else. With --peer the other process
-works in DIR as another mount, or another machine's export of it, shows it.
+pub(super) const VERIFY_EXAMPLES: &str = "\
+Exit code 6 if a file is damaged.
 
-A line a check: ok, slow, no (and not needed), or UNSAFE and what that means. Two lines at the end say whether a writer and
-readers can run there, and how readers should --follow. Exit code 6 where something is UNSAFE.
+Examples:
+  driftctl verify
+  driftctl verify -t orders --deep";
+
+pub(super) const DOCTOR_EXAMPLES: &str = "\
+No writer may be running on the directory. Exit code 6 if damage is left.
+
+Examples:
+  driftctl doctor -d ./mydata
+  driftctl doctor -d ./mydata --repair";
+
+pub(super) const STORAGE_EXAMPLES: &str = "\
+Two processes test locks, renames, appends, listings, syncs and change notifications in a temporary directory in DIR,
+which is then removed. With --peer, the second process uses another mount of the same directory.
+
+Each line is a check: ok, slow, no (not supported, and not needed) or UNSAFE. The last two lines tell whether a writer and
+readers can run on this storage, and which --follow option readers need. Exit code 6 if a check is UNSAFE.
 
 Examples:
   driftctl storage-check /mnt/shared
   driftctl storage-check /srv/data --peer /mnt/data-by-nfs";
 
-/// `storage-check`
+/// Options of `init`.
 #[derive(Debug, Args)]
-pub struct StorageCheck {
-    /// The directory to check: on the storage that is to hold a database
-    pub dir: PathBuf,
-    /// The same directory as the other process sees it: through another mount [default: DIR]
+pub(crate) struct InitArgs {
+    /// Directory of the new database
+    pub(crate) dir: PathBuf,
+}
+
+/// Options of `dev`.
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// Address on which the writer listens; port 0 selects a free port
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7401")]
+    pub(crate) listen: SocketAddr,
+    /// Address on which the reader listens; port 0 selects a free port
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7402")]
+    pub(crate) reader_listen: SocketAddr,
+}
+
+/// Options of `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Keep the data directory of the demo and print its path [default: remove it]
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// Options of `completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// Shell to complete for
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Options of `storage-check`.
+#[derive(Debug, Args)]
+pub(crate) struct StorageCheckArgs {
+    /// Directory to check, on the storage for a database
+    pub(crate) dir: PathBuf,
+    /// The same directory as the second process sees it, for example through NFS [default: DIR]
     #[arg(long, value_name = "DIR")]
-    pub peer: Option<PathBuf>,
+    pub(crate) peer: Option<PathBuf>,
 }
 
-/// `storage-peer`
+/// Options of `storage-peer`.
 #[derive(Debug, Args)]
-pub struct StoragePeer {
-    /// The check's own directory, as this process sees it
-    pub dir: PathBuf,
+pub(crate) struct StoragePeerArgs {
+    /// Temporary directory of the check, as this process sees it
+    pub(crate) dir: PathBuf,
 }
 
-/// `snapshot`
+/// Options of `snapshot`.
 #[derive(Debug, Args)]
-pub struct Snapshot {
-    /// The table
+pub(crate) struct SnapshotArgs {
+    /// Table to snapshot
     #[arg(short, long, value_name = "TABLE")]
-    pub table: String,
+    pub(crate) table: String,
 }
 
-/// `compact`
+/// Options of `compact`.
 #[derive(Debug, Args)]
-pub struct Compact {
-    /// The table
+pub(crate) struct CompactArgs {
+    /// Table to compact
     #[arg(short, long, value_name = "TABLE")]
-    pub table: String,
-    /// The oldest moment that can still be read after it [default: the newest snapshot]
+    pub(crate) table: String,
+    /// New floor: the oldest point in time that stays readable [default: the newest snapshot]
     #[arg(long, value_name = "POINT")]
-    pub before: Option<String>,
-    /// Only print what would be done
+    pub(crate) before: Option<String>,
+    /// Print the effect without compacting
     #[arg(long)]
-    pub dry_run: bool,
-    /// Do not ask
+    pub(crate) dry_run: bool,
+    /// Compact without asking for confirmation
     #[arg(short, long)]
-    pub yes: bool,
+    pub(crate) yes: bool,
 }
 
-/// `verify`
+/// Options of `verify`.
 #[derive(Debug, Args)]
-pub struct Verify {
-    /// Only this table
+pub(crate) struct VerifyArgs {
+    /// Table to check [default: all tables]
     #[arg(short, long, value_name = "TABLE")]
-    pub table: Option<String>,
-    /// Also rebuild the state from the log, and compare
+    pub(crate) table: Option<String>,
+    /// Also rebuild the tables from the log and compare: slower, but finds files that are valid and wrong
     #[arg(long)]
-    pub deep: bool,
+    pub(crate) deep: bool,
 }
 
-/// `doctor`
+/// Options of `doctor`.
 #[derive(Debug, Args)]
-pub struct Doctor {
-    /// Repair what can be repaired without losing anything
+pub(crate) struct DoctorArgs {
+    /// Repair everything that can be repaired without losing data
     #[arg(long)]
-    pub repair: bool,
+    pub(crate) repair: bool,
 }

@@ -1,4 +1,4 @@
-//! Command lines as they are understood, and refused.
+//! Tests of valid and invalid command lines.
 
 use super::*;
 
@@ -7,12 +7,12 @@ fn parsed(line: &str) -> Result<Cli, clap::Error> {
 }
 
 #[test]
-fn the_description_is_consistent() {
+fn the_definition_is_consistent() {
     Cli::command().debug_assert();
 }
 
 #[test]
-fn global_options_stand_before_or_after_the_command() {
+fn global_options_work_before_and_after_the_command() {
     for line in [
         "driftctl -d dir -o csv --stale --writer a,b --reader c select -t x",
         "driftctl select -d dir -o csv --stale --writer a,b --reader c -t x",
@@ -28,7 +28,7 @@ fn global_options_stand_before_or_after_the_command() {
 }
 
 #[test]
-fn short_and_long_names() {
+fn options_have_short_and_long_names() {
     for line in [
         "driftctl drift -t x -k y --from @seq:1 --to @now",
         "driftctl drift --table x --key y --from=@seq:1 --to=@now",
@@ -48,7 +48,7 @@ fn short_and_long_names() {
 }
 
 #[test]
-fn what_is_wrong_is_refused_as_usage() {
+fn an_invalid_command_line_is_a_usage_error() {
     for line in [
         "driftctl",
         "driftctl nonsense",
@@ -71,7 +71,7 @@ fn what_is_wrong_is_refused_as_usage() {
 }
 
 #[test]
-fn what_a_watch_runs_stands_behind_two_dashes() {
+fn the_program_of_a_watch_follows_two_dashes() {
     let line = "driftctl watch -t a,b -t c -k 1 -k 2 --heartbeat 500ms --until @now -- cat -t x";
     let Command::Watch(args) = parsed(line).unwrap().command else { panic!() };
     assert_eq!((args.table, args.key.len()), (["a", "b", "c"].map(str::to_owned).to_vec(), 2));
@@ -80,9 +80,9 @@ fn what_a_watch_runs_stands_behind_two_dashes() {
 }
 
 #[test]
-fn bench_measures_everything_unless_told() {
+fn bench_measures_all_phases_by_default() {
     let Command::Bench(args) = parsed("driftctl bench").unwrap().command else { panic!() };
-    assert_eq!(args.phases, Phase::ALL);
+    assert_eq!(args.phases, BenchPhase::ALL);
     let Command::Bench(args) = parsed("driftctl bench --phases echo,W2").unwrap().command else { panic!() };
-    assert_eq!(args.phases, [Phase::Echo, Phase::W2]);
+    assert_eq!(args.phases, [BenchPhase::Echo, BenchPhase::W2]);
 }

@@ -1,4 +1,4 @@
-//! What can be said to `watch`.
+//! Options of `watch`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use clap::Args;
 
-pub(super) const WATCH_HELP: &str = r#"A line for every change, as `drift` prints it; with --with-before and --with-after also the row before and after it.
-With --initial first {"row":{"table":…,"key":…,"seq":…,"time":…,"doc":{…}}} for each row.
-With --progress now and then {"progress":{"seq":…}}: everything up to there has come.
+pub(super) const WATCH_HELP: &str = r#"Each change is one line, in the shape of `drift`. Other lines:
+  --initial   {"row":{"table":…,"key":…,"seq":…,"time":…,"doc":{…}}} for each row, before the first change
+  --progress  {"progress":{"seq":…}} periodically: everything up to this seq has been printed
 
-Where a connection breaks, or a reader goes down, it goes on by itself: nothing is lost and nothing comes twice.
-With --resume FILE that also holds from one run to the next. What was printed or run last before a crash may come again.
+If a connection breaks or a reader stops, the watch resumes by itself: no change is lost or repeated. With --resume FILE
+this also holds from one run to the next; after a crash, only the last changes before it may be repeated.
 
-CMD is run for each commit, one after another. On its standard input stands
+CMD is run once for each commit, one after another. It gets the commit on stdin and its seq in DRIFTDB_SEQ:
   {"seq":…,"time":…,"actor":…,"reason":…,"changes":[{"table":…,"key":…,"kind":…,"payload":{…}}]}
-and DRIFTDB_SEQ holds the commit's number. With --initial it gets {"rows":[…]} first, some at a time. Where CMD fails, the
-watch ends, and with --resume the next run begins with the same commit.
+With --initial it first gets batches of rows: {"rows":[…]}. If CMD fails, the watch stops with exit code 1; with
+--resume, the next run starts with the same commit.
 
 Examples:
   driftctl watch -t orders
@@ -24,56 +24,57 @@ Examples:
   driftctl watch -t orders --initial --until @now -o jsonl
   driftctl watch -t orders --resume orders.watch -- ./send-mail.sh"#;
 
-/// `watch`
+/// Options of `watch`.
 #[derive(Debug, Args)]
-pub struct Watch {
-    /// Only these tables; may be given several times [default: all]
-    #[arg(short, long, value_name = "TABLE", value_delimiter = ',')]
-    pub table: Vec<String>,
-    /// Only this row; may be given several times
-    #[arg(short, long, value_name = "KEY")]
-    pub key: Vec<String>,
-    /// Only rows whose key begins so
-    #[arg(long, value_name = "TEXT")]
-    pub prefix: Option<String>,
-    /// Only changes of rows that match before or after: status = "paid" AND amount > 100
-    #[arg(long = "where", value_name = "COND")]
-    pub condition: Option<String>,
-    /// A value for $1, $2, … in the condition: JSON, so a string comes in double quotes
-    #[arg(long, value_name = "JSON")]
-    pub param: Vec<String>,
-    /// Begin with the commit after this moment [default: now]
-    #[arg(long, value_name = "POINT")]
-    pub from: Option<String>,
-    /// First the rows as they are at the beginning
-    #[arg(long)]
-    pub initial: bool,
-    /// End after the last commit at or before this moment, which may not lie in the future
-    #[arg(long, value_name = "POINT")]
-    pub until: Option<String>,
-    /// With each change the row before it
-    #[arg(long)]
-    pub with_before: bool,
-    /// With each change the row after it
-    #[arg(long)]
-    pub with_after: bool,
-    /// Say now and then how far it is
-    #[arg(long)]
-    pub progress: bool,
-    /// How often, at least [default: 10s]
-    #[arg(long, value_name = "DURATION", value_parser = heartbeat)]
-    pub heartbeat: Option<Duration>,
-    /// Keep in this file how far it came, and go on from there the next time, whatever --from and --initial say
-    #[arg(long, value_name = "FILE")]
-    pub resume: Option<PathBuf>,
-    /// Run this for each commit, instead of printing
+pub(crate) struct WatchArgs {
+    /// Table to watch; can be repeated [default: all tables]
+    #[arg(short, long, value_name = "TABLE", value_delimiter = ',', help_heading = "Filter")]
+    pub(crate) table: Vec<String>,
+    /// Key of a row; can be repeated [default: all rows]
+    #[arg(short, long, value_name = "KEY", help_heading = "Filter")]
+    pub(crate) key: Vec<String>,
+    /// Prefix of the keys
+    #[arg(long, value_name = "TEXT", help_heading = "Filter")]
+    pub(crate) prefix: Option<String>,
+    /// Condition that the row must match before or after the change, for example: status = "paid" AND amount > 100
+    #[arg(long = "where", value_name = "COND", help_heading = "Filter")]
+    pub(crate) condition: Option<String>,
+    /// Value of $1, $2, … in the condition, as JSON: strings need double quotes; can be repeated
+    #[arg(long, value_name = "JSON", help_heading = "Filter")]
+    pub(crate) param: Vec<String>,
+    /// Start with the first commit after this point in time [default: @now]
+    #[arg(long, value_name = "POINT", help_heading = "Range")]
+    pub(crate) from: Option<String>,
+    /// Print the rows at the start of the watch first
+    #[arg(long, help_heading = "Range")]
+    pub(crate) initial: bool,
+    /// Stop after the last commit at or before this past point in time [default: never]
+    #[arg(long, value_name = "POINT", help_heading = "Range")]
+    pub(crate) until: Option<String>,
+    /// Save the position of the watch in this file; if the file exists, resume from it and ignore --from and --initial
+    #[arg(long, value_name = "FILE", help_heading = "Range")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Include the row before each change
+    #[arg(long, help_heading = "Content")]
+    pub(crate) with_before: bool,
+    /// Include the row after each change
+    #[arg(long, help_heading = "Content")]
+    pub(crate) with_after: bool,
+    /// Print progress periodically
+    #[arg(long, help_heading = "Content")]
+    pub(crate) progress: bool,
+    /// Longest interval between progress messages, 100ms to 1h; shorter intervals detect broken connections sooner
+    /// [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = heartbeat, help_heading = "Content")]
+    pub(crate) heartbeat: Option<Duration>,
+    /// Program to run for each commit, with its arguments [default: print the changes]
     #[arg(last = true, value_name = "CMD")]
-    pub command: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
 }
 
 fn heartbeat(text: &str) -> Result<Duration, String> {
     let given = text.parse::<jiff::SignedDuration>().ok().and_then(|given| Duration::try_from(given).ok());
     given
         .filter(|given| (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(given))
-        .ok_or_else(|| "it takes 100ms to 1h: 5s".to_owned())
+        .ok_or_else(|| "must be a duration between 100ms and 1h, for example 5s".to_owned())
 }

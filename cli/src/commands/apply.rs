@@ -1,4 +1,4 @@
-//! `apply`: commits from JSON Lines, in order, each whole.
+//! `apply`: applies commits from a JSON Lines file, in order. Each line is one atomic commit.
 
 use std::borrow::Cow;
 
@@ -8,31 +8,31 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use v1::operation::Action;
 
-use crate::args::Apply;
-use crate::client::Client;
-use crate::exit::Outcome;
+use crate::args::ApplyArgs;
+use crate::database::DatabaseHandle;
+use crate::exit::CliResult;
 use crate::input::Lines;
-use crate::render::{self, Output, Progress};
-use crate::shapes::{self, Loaded};
+use crate::render::{self, Printer, ProgressLine};
+use crate::shapes::{self, LoadSummary};
 
 /// A line of the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Commit<'a> {
+struct CommitLine<'a> {
     #[serde(borrow)]
     time: Option<Cow<'a, str>>,
     reason: Option<String>,
     #[serde(borrow)]
-    ops: Vec<Op<'a>>,
+    ops: Vec<OperationLine<'a>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Op<'a> {
-    op: Kind,
+struct OperationLine<'a> {
+    op: OperationName,
     table: String,
-    key: Option<Key>,
-    /// As text, unchanged: the daemon decides what a document may be.
+    key: Option<KeyJson>,
+    /// Kept as text: the writer validates documents.
     #[serde(borrow)]
     doc: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -41,39 +41,44 @@ struct Op<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Kind {
+enum OperationName {
     Insert,
     Put,
     Patch,
     Delete,
 }
 
-/// Keys are text on the wire, also those of INT tables.
+/// A key. The API takes keys as text, also those of INT tables.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Key {
+enum KeyJson {
     Text(String),
     Int(i64),
 }
 
-/// Applies the file's commits and prints how many there were.
-pub async fn run(args: &Apply, client: &mut Client, out: &mut Output) -> Outcome {
+/// Applies the commits of the file and prints their number.
+pub(crate) async fn run(args: &ApplyArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let mut lines = Lines::open(&args.file)?;
-    let mut loaded = Loaded::default();
-    let outcome = load(args, &mut lines, client, &mut loaded).await;
+    let mut loaded = LoadSummary::default();
+    let outcome = load(args, &mut lines, database, &mut loaded).await;
     if outcome.is_err() && loaded.commits > 0 {
-        let Loaded { last_seq, commits, .. } = loaded;
-        render::note(&format!("note: {commits} commits before it were applied, up to seq {last_seq}"));
+        let LoadSummary { last_seq, commits, .. } = loaded;
+        render::note(&format!("note: commits applied before the error: {commits}; last seq: {last_seq}"));
     }
     outcome?;
-    out.record(&shapes::line(&loaded)?)
+    out.print_record(&shapes::line(&loaded)?)
 }
 
-async fn load(args: &Apply, lines: &mut Lines, client: &mut Client, loaded: &mut Loaded) -> Result<()> {
-    let mut progress = Progress::default();
-    // The time before which the next commit cannot be.
+async fn load(
+    args: &ApplyArgs,
+    lines: &mut Lines,
+    database: &mut DatabaseHandle,
+    loaded: &mut LoadSummary,
+) -> Result<()> {
+    let mut progress = ProgressLine::default();
+    // The next commit must not be earlier than this.
     let mut latest = match args.preserve_time {
-        true => client.writer_status().await?.last_time.and_then(moment),
+        true => database.writer_status().await?.last_time.and_then(moment),
         false => None,
     };
     while let Some(line) = lines.next().await? {
@@ -85,7 +90,7 @@ async fn load(args: &Apply, lines: &mut Lines, client: &mut Client, loaded: &mut
             };
             let events = request.operations.len() as u64;
             let options = request.options.map(|options| v1::CommitOptions { commit_time, ..options });
-            let token = client.apply(v1::ApplyRequest { options, ..request }).await?;
+            let token = database.apply(v1::ApplyRequest { options, ..request }).await?;
             Ok::<_, Error>((token, events))
         };
         let (token, events) = apply.await.map_err(|e| e.context(lines.place(line.number)))?;
@@ -102,9 +107,9 @@ fn moment(time: prost_types::Timestamp) -> Option<jiff::Timestamp> {
     jiff::Timestamp::new(time.seconds, time.nanos).ok()
 }
 
-/// The request that a line makes, and the time it names.
+/// The request of a line, and the time that the line names.
 fn request(line: &str) -> Result<(v1::ApplyRequest, Option<jiff::Timestamp>)> {
-    let commit: Commit<'_> = serde_json::from_str(line).map_err(|e| invalid(format_args!("{e}")))?;
+    let commit: CommitLine<'_> = serde_json::from_str(line).map_err(|e| invalid(format_args!("{e}")))?;
     let time = commit
         .time
         .map(|time| time.parse::<jiff::Timestamp>().map_err(|e| invalid(format_args!("\"time\": {e}"))));
@@ -114,33 +119,33 @@ fn request(line: &str) -> Result<(v1::ApplyRequest, Option<jiff::Timestamp>)> {
     Ok((request, time.transpose()?))
 }
 
-fn operation(op: Op<'_>) -> Result<v1::Operation> {
+fn operation(op: OperationLine<'_>) -> Result<v1::Operation> {
     let key = op.key.map(|key| match key {
-        Key::Text(text) => text,
-        Key::Int(int) => int.to_string(),
+        KeyJson::Text(text) => text,
+        KeyJson::Int(int) => int.to_string(),
     });
     let (wanted, other) = match op.op {
-        Kind::Patch => (op.patch, op.doc.map(|_| "doc")),
-        Kind::Insert | Kind::Put => (op.doc, op.patch.map(|_| "patch")),
-        Kind::Delete => (None, op.doc.map(|_| "doc").or(op.patch.map(|_| "patch"))),
+        OperationName::Patch => (op.patch, op.doc.map(|_| "doc")),
+        OperationName::Insert | OperationName::Put => (op.doc, op.patch.map(|_| "patch")),
+        OperationName::Delete => (None, op.doc.map(|_| "doc").or(op.patch.map(|_| "patch"))),
     };
     if let Some(name) = other {
-        return Err(invalid(format_args!("{:?} has no {name:?}", op.op)));
+        return Err(invalid(format_args!("operation {:?} does not take the field {name:?}", op.op)));
     }
-    let missing = |name| invalid(format_args!("{:?} needs {name:?}", op.op));
+    let missing = |name| invalid(format_args!("operation {:?} needs the field {name:?}", op.op));
     let key = match op.op {
-        Kind::Insert | Kind::Put => key.unwrap_or_default(),
-        Kind::Patch | Kind::Delete => key.ok_or_else(|| missing("key"))?,
+        OperationName::Insert | OperationName::Put => key.unwrap_or_default(),
+        OperationName::Patch | OperationName::Delete => key.ok_or_else(|| missing("key"))?,
     };
     let document = |name| {
         let text = wanted.ok_or_else(|| missing(name))?.get().to_owned();
         Ok::<_, Error>(v1::Document { body: Some(v1::document::Body::Json(text)) })
     };
     let action = match op.op {
-        Kind::Insert => Action::Insert(document("doc")?),
-        Kind::Put => Action::Put(document("doc")?),
-        Kind::Patch => Action::Patch(document("patch")?),
-        Kind::Delete => Action::SoftDelete(v1::operation::SoftDelete {}),
+        OperationName::Insert => Action::Insert(document("doc")?),
+        OperationName::Put => Action::Put(document("doc")?),
+        OperationName::Patch => Action::Patch(document("patch")?),
+        OperationName::Delete => Action::SoftDelete(v1::operation::SoftDelete {}),
     };
     Ok(v1::Operation { table: op.table, key, action: Some(action) })
 }
@@ -154,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_becomes_one_request_with_its_documents_unchanged() {
+    fn a_line_becomes_one_request_with_unchanged_documents() {
         let line = r#"{"time":"2026-01-01T00:00:00Z","reason":"why","ops":[
             {"op":"insert","table":"t","doc":{ "z": 1.0, "a": 1e2 }},
             {"op":"put","table":"t","key":"k","doc":{}},
@@ -177,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_commit_is_refused() {
+    fn an_invalid_line_is_rejected() {
         for line in [
             "",
             "[]",

@@ -1,19 +1,18 @@
-//! `compact`: lets go of a table's oldest past, when whoever asks has seen what goes.
+//! `compact`: discards a table's oldest history, after showing what will be discarded.
 
 use std::io::{self, IsTerminal};
 
 use driftdb::v1;
 use serde::Serialize;
 
-use crate::args::Compact;
-use crate::client::Client;
-use crate::commands::moment;
-use crate::exit::{Failure, Outcome};
-use crate::render::{self, Output};
-use crate::shapes;
+use crate::args::CompactArgs;
+use crate::database::DatabaseHandle;
+use crate::exit::{CliResult, Failure};
+use crate::render::{self, Printer};
+use crate::{shapes, statement};
 
 #[derive(Serialize)]
-struct Compacted<'a> {
+struct CompactionJson<'a> {
     table: &'a str,
     floor_seq: u64,
     events_folded: u64,
@@ -21,34 +20,41 @@ struct Compacted<'a> {
     dry_run: bool,
 }
 
-/// Compacts, or says what that would do.
-pub async fn run(args: Compact, client: &mut Client, out: &mut Output) -> Outcome {
-    let before = moment(args.before.as_deref())?;
+/// Compacts a table, or prints what a compaction would do.
+pub(crate) async fn run(args: CompactArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+    let before = statement::optional_point(args.before.as_deref())?;
     let mut request = v1::CompactRequest { table: args.table.clone(), before, dry_run: args.dry_run };
     if !args.dry_run && !args.yes {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            let message = "compact cannot be undone, and nobody can be asked here: pass --yes, or --dry-run to see what would go";
+            let message = "compact cannot be undone and needs a confirmation, but this is not a terminal: pass --yes to confirm, or --dry-run to see the effect";
             return Err(Failure::Usage(message.to_owned()));
         }
-        let preview = client.compact(v1::CompactRequest { dry_run: true, ..request.clone() }).await?;
+        let preview = database.compact(v1::CompactRequest { dry_run: true, ..request.clone() }).await?;
         if !confirmed(&args.table, &preview).await? {
-            render::note("nothing was done");
+            render::note("cancelled: nothing was changed");
             return Ok(());
         }
-        // What was shown is what is done, whatever is written meanwhile.
+        // Compact exactly what was shown, even if more is written meanwhile.
         request.before = Some(v1::AsOf::seq(preview.floor_seq));
     }
-    let done = client.compact(request).await?;
+    let done = database.compact(request).await?;
     let v1::CompactInfo { floor_seq, events_folded, bytes_freed } = done;
     let (table, dry_run) = (args.table.as_str(), args.dry_run);
-    out.record(&shapes::line(&Compacted { table, floor_seq, events_folded, bytes_freed, dry_run })?)
+    out.print_record(&shapes::line(&CompactionJson {
+        table,
+        floor_seq,
+        events_folded,
+        bytes_freed,
+        dry_run,
+    })?)
 }
 
-/// Shows what would go, and asks.
-async fn confirmed(table: &str, preview: &v1::CompactInfo) -> Outcome<bool> {
+/// Shows the effect and asks for confirmation.
+async fn confirmed(table: &str, preview: &v1::CompactInfo) -> CliResult<bool> {
     render::note(&format!(
-        "{table}: moments before seq {} can no longer be read; {} events are folded, {} bytes freed.\n\
-         This cannot be undone. Type yes to do it:",
+        "{table}: points in time before seq {} will no longer be readable; {} events will be merged into rows, {} bytes \
+                 freed.\n\
+                 This cannot be undone. Type yes to continue:",
         preview.floor_seq, preview.events_folded, preview.bytes_freed
     ));
     let read = tokio::task::spawn_blocking(|| {
@@ -56,6 +62,6 @@ async fn confirmed(table: &str, preview: &v1::CompactInfo) -> Outcome<bool> {
         io::stdin().read_line(&mut line).map(|_| line)
     });
     let line = read.await.map_err(io::Error::other).and_then(|line| line);
-    let line = line.map_err(|e| Failure::Usage(format!("cannot read the answer: {e}")))?;
+    let line = line.map_err(|e| Failure::Usage(format!("cannot read the confirmation: {e}")))?;
     Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }

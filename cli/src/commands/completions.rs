@@ -1,12 +1,12 @@
-//! `completions`: what a shell needs to complete driftctl's command line.
+//! `completions`: prints a completion script for a shell.
 
-use crate::args::{self, Completions};
-use crate::exit::Outcome;
-use crate::render::Output;
+use crate::args::{self, CompletionsArgs};
+use crate::exit::CliResult;
+use crate::render::Printer;
 
 /// Prints the script.
-pub fn run(args: &Completions, out: &mut Output) -> Outcome {
+pub(crate) fn run(args: &CompletionsArgs, out: &mut Printer) -> CliResult {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut args::command(), "driftctl", &mut script);
-    out.bytes(&script)
+    out.print_bytes(&script)
 }

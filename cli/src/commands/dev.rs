@@ -1,4 +1,4 @@
-//! `dev`: a writer and a reader in this process, on loopback.
+//! `dev`: runs a writer and a reader in this process, on loopback.
 
 use std::path::PathBuf;
 
@@ -7,15 +7,15 @@ use driftdb_common::service::daemon::cancel_on_signals;
 use driftdb_common::service::server::Listener;
 use tokio::task::JoinHandle;
 
-use crate::args::{DEFAULT_READER, DEFAULT_WRITER, Dev, Global};
-use crate::exit::Outcome;
-use crate::render::Output;
+use crate::args::{DEFAULT_READER, DEFAULT_WRITER, DevArgs, GlobalArgs};
+use crate::exit::CliResult;
+use crate::render::Printer;
 
-/// Where the data goes when nobody says.
+/// The default data directory.
 const DIRECTORY: &str = "driftdb-data";
 
 /// Serves until a signal, then closes the database cleanly.
-pub async fn run(args: Dev, global: &Global, out: &mut Output) -> Outcome {
+pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
     let data = global.data.clone().unwrap_or_else(|| PathBuf::from(DIRECTORY));
     let shutdown = cancel_on_signals()?;
     let (write_at, read_at) = (Listener::bind(args.listen).await?, Listener::bind(args.reader_listen).await?);
@@ -23,11 +23,13 @@ pub async fn run(args: Dev, global: &Global, out: &mut Output) -> Outcome {
 
     let mut config = driftdb_writer::WriterConfig::new(&data);
     config.advertise = Some(writer_url.clone());
-    let writer = opened(tokio::task::spawn_blocking(move || driftdb_writer::Writer::open(config))).await?;
+    let writer =
+        opened(tokio::task::spawn_blocking(move || driftdb_writer::WriterDaemon::open(config))).await?;
     let mut writer = tokio::spawn(writer.serve(write_at, shutdown.clone()));
-    // The reader comes second: it follows what the writer has made.
-    let config = driftdb_reader::Config::new(&data);
-    let reader = opened(tokio::task::spawn_blocking(move || driftdb_reader::Reader::open(config))).await;
+    // Open the reader second: it follows the files that the writer creates.
+    let config = driftdb_reader::ReaderConfig::new(&data);
+    let reader =
+        opened(tokio::task::spawn_blocking(move || driftdb_reader::ReaderDaemon::open(config))).await;
     let mut reader = match reader {
         Ok(reader) => tokio::spawn(reader.serve(read_at, shutdown.clone())),
         Err(error) => {
@@ -37,27 +39,27 @@ pub async fn run(args: Dev, global: &Global, out: &mut Output) -> Outcome {
         }
     };
 
-    let told = out.text(&greeting(&data.display().to_string(), &writer_url, &reader_url));
-    if told.is_err() {
+    let printed = out.print_text(&greeting(&data.display().to_string(), &writer_url, &reader_url));
+    if printed.is_err() {
         shutdown.cancel();
     }
-    // Where one ends, for whatever reason, the other has no business going on.
+    // If one daemon ends for any reason, stop the other too.
     let (first, second) = tokio::select! {
         ended = &mut writer => { shutdown.cancel(); (flat(ended), flat(reader.await)) }
         ended = &mut reader => { shutdown.cancel(); (flat(ended), flat(writer.await)) }
     };
     first.and(second)?;
-    told
+    printed
 }
 
 fn url(listener: &Listener) -> Result<String> {
     let address =
-        listener.address().ok_or_else(|| Error::new(Reason::Internal, "a listener without address"))?;
+        listener.address().ok_or_else(|| Error::new(Reason::Internal, "a listener has no address"))?;
     Ok(format!("http://{address}"))
 }
 
 fn flat<T>(joined: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    joined.map_err(|e| Error::new(Reason::Internal, format!("a daemon in this process: {e}")))?
+    joined.map_err(|e| Error::new(Reason::Internal, format!("a daemon in this process failed: {e}")))?
 }
 
 async fn opened<T>(opening: JoinHandle<Result<T>>) -> Result<T> {
@@ -77,7 +79,7 @@ fn greeting(data: &str, writer: &str, reader: &str) -> String {
          {driftctl} sql -e 'PATCH orders KEY \"o1\" SET {{\"status\": \"paid\"}}'\n  \
          {driftctl} drift -t orders -k o1\n  \
          {driftctl} select -t orders --as-of '1 minute ago'\n\n\
-         Ctrl-C ends both.\n"
+         Press Ctrl-C to stop both.\n"
     )
 }
 
@@ -86,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_greeting_names_only_what_is_not_the_default() {
+    fn the_greeting_shows_only_addresses_that_are_not_the_default() {
         let text = greeting("./x", DEFAULT_WRITER, "http://127.0.0.1:9");
         assert!(text.contains("\n  driftctl --reader http://127.0.0.1:9 sql -e"), "{text}");
         assert!(

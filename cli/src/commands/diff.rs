@@ -1,15 +1,15 @@
-//! `diff`: the net change between two moments.
+//! `diff`: the net difference between two points in time.
 
 use driftdb::v1;
 
-use crate::args::Diff;
-use crate::client::Client;
-use crate::exit::Outcome;
-use crate::render::{Answer, Output};
+use crate::args::DiffArgs;
+use crate::database::DatabaseHandle;
+use crate::exit::CliResult;
+use crate::render::{Printer, ResultItem};
 use crate::{shapes, statement};
 
-/// Prints the rows that differ as they arrive.
-pub async fn run(args: Diff, client: &mut Client, out: &mut Output) -> Outcome {
+/// Prints the rows that differ, as they arrive.
+pub(crate) async fn run(args: DiffArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let request = v1::DiffRequest {
         start: Some(statement::point(&args.from)?),
         end: Some(statement::point(&args.to)?),
@@ -17,10 +17,10 @@ pub async fn run(args: Diff, client: &mut Client, out: &mut Output) -> Outcome {
         keys: args.key,
         ..Default::default()
     };
-    let mut answers = client.reading().await?.diff(request).await?;
+    let mut answers = database.fresh_client().await?.diff(request).await?;
     while let Some(answer) = answers.next().await? {
         for row in answer.rows {
-            out.answer(Answer::Difference(shapes::difference(row)?))?;
+            out.print_item(ResultItem::Difference(shapes::difference(row)?))?;
         }
     }
     Ok(())

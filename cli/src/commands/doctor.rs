@@ -1,4 +1,4 @@
-//! `doctor`: a data directory examined without daemons.
+//! `doctor`: checks a data directory without daemons.
 
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::storage::fs::OsFileSystem;
@@ -6,13 +6,13 @@ use driftdb_common::storage::layout::DataDir;
 use driftdb_common::table::check::doctor::{self, Severity};
 use serde::Serialize;
 
-use crate::args::{Doctor, Global};
-use crate::exit::{Failure, Outcome};
-use crate::render::{self, Output};
+use crate::args::{DoctorArgs, GlobalArgs};
+use crate::exit::{CliResult, Failure};
+use crate::render::{self, Printer};
 use crate::shapes;
 
 #[derive(Serialize)]
-struct Finding {
+struct FindingJson {
     severity: &'static str,
     file: String,
     offset: u64,
@@ -21,7 +21,7 @@ struct Finding {
 }
 
 #[derive(Serialize)]
-struct Summary {
+struct DoctorSummary {
     tables: u64,
     files: u64,
     frames: u64,
@@ -30,10 +30,10 @@ struct Summary {
     repaired: u64,
 }
 
-/// Prints each finding, then the summary; fails where there is damage.
-pub async fn run(args: &Doctor, global: &Global, out: &mut Output) -> Outcome {
+/// Prints each finding and then the summary. Fails if damage was found.
+pub(crate) async fn run(args: &DoctorArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
     let Some(data) = &global.data else {
-        return Err(Failure::Usage("doctor examines a directory: name it with -d DIR".to_owned()));
+        return Err(Failure::Usage("doctor needs a data directory: pass it with -d DIR".to_owned()));
     };
     let (dir, repair) = (DataDir::new(data), args.repair);
     let examined = tokio::task::spawn_blocking(move || {
@@ -43,23 +43,23 @@ pub async fn run(args: &Doctor, global: &Global, out: &mut Output) -> Outcome {
         (findings, examined)
     });
     let (findings, examined) =
-        examined.await.map_err(|e| Error::new(Reason::Internal, format!("examining: {e}")))?;
+        examined.await.map_err(|e| Error::new(Reason::Internal, format!("the check failed: {e}")))?;
     for doctor::Finding { severity, file, offset, message, remedy } in findings {
         let severity = match severity {
             Severity::Damage => "damage",
             Severity::Note => "note",
             Severity::Repair => "repair",
         };
-        out.record(&shapes::line(&Finding { severity, file, offset, message, remedy })?)?;
+        out.print_record(&shapes::line(&FindingJson { severity, file, offset, message, remedy })?)?;
     }
-    out.end_of_result()?;
+    out.end_result()?;
     let doctor::ExamSummary { tables, files, frames, damage, notes, repaired } = examined?;
-    out.record(&shapes::line(&Summary { tables, files, frames, damage, notes, repaired })?)?;
+    out.print_record(&shapes::line(&DoctorSummary { tables, files, frames, damage, notes, repaired })?)?;
     if repair && repaired == 0 {
-        render::note("note: there was nothing that can be repaired automatically; nothing was changed");
+        render::note("note: nothing can be repaired automatically; nothing was changed");
     }
     if damage == 0 {
         return Ok(());
     }
-    Err(Error::new(Reason::Corrupt, format!("damage was found: {damage} findings")).into())
+    Err(Error::new(Reason::Corrupt, format!("found damage in {damage} places")).into())
 }

@@ -1,36 +1,35 @@
-//! `drift`: what happened to a row, or to a table.
+//! `drift`: the history of a row or a table.
 
 use driftdb::v1;
 
-use crate::args::Drift;
-use crate::client::Client;
-use crate::commands::moment;
-use crate::exit::Outcome;
-use crate::render::{self, Output};
-use crate::shapes;
+use crate::args::DriftArgs;
+use crate::database::DatabaseHandle;
+use crate::exit::CliResult;
+use crate::render::{self, Printer};
+use crate::{shapes, statement};
 
 /// Prints the events as they arrive, oldest first.
-pub async fn run(args: Drift, client: &mut Client, out: &mut Output) -> Outcome {
+pub(crate) async fn run(args: DriftArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let request = v1::HistoryRequest {
-        start: moment(args.from.as_deref())?,
-        end: moment(args.to.as_deref())?,
+        start: statement::optional_point(args.from.as_deref())?,
+        end: statement::optional_point(args.to.as_deref())?,
         table: args.table,
         key: args.key.unwrap_or_default(),
         limit: args.limit.unwrap_or(0),
         ..Default::default()
     };
     let mut truncated = false;
-    let mut answers = client.reading().await?.history(request).await?;
+    let mut answers = database.fresh_client().await?.history(request).await?;
     while let Some(answer) = answers.next().await? {
         truncated |= answer.truncated;
         for commit in answer.commits {
             for line in shapes::drift(commit)? {
-                out.record(&line)?;
+                out.print_record(&line)?;
             }
         }
     }
     if truncated {
-        render::note("note: older history has been compacted away");
+        render::note("note: older history was discarded by a compaction");
     }
     Ok(())
 }

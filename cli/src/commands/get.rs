@@ -1,4 +1,4 @@
-//! `get`: rows by key, all of one moment.
+//! `get`: rows by key, all at the same point in time.
 
 use std::collections::HashSet;
 
@@ -6,32 +6,31 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::limits;
 
-use crate::args::Get;
-use crate::client::Client;
-use crate::commands::moment;
-use crate::exit::Outcome;
-use crate::render::Output;
-use crate::shapes;
+use crate::args::GetArgs;
+use crate::database::DatabaseHandle;
+use crate::exit::CliResult;
+use crate::render::Printer;
+use crate::{shapes, statement};
 
-/// Keys that an error names.
+/// How many missing keys an error names.
 const NAMED: usize = 10;
 
-/// Prints the rows in the order of their keys on the command line; a key without a row is an error at the end.
-pub async fn run(args: Get, client: &mut Client, out: &mut Output) -> Outcome {
+/// Prints the rows in the order of the keys on the command line. A key without a row is an error at the end.
+pub(crate) async fn run(args: GetArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let wanted: Vec<String> = args.keys.into_iter().chain(args.key).collect();
     let mut missing = Vec::new();
-    let mut as_of = moment(args.as_of.as_deref())?;
-    let database = client.reading().await?;
+    let mut as_of = statement::optional_point(args.as_of.as_deref())?;
+    let client = database.fresh_client().await?;
     for keys in wanted.chunks(limits::KEYS_PER_GET) {
         let request =
             v1::GetRequest { table: args.table.clone(), keys: keys.to_vec(), as_of, ..Default::default() };
-        let answer = database.get_rows(request).await?;
+        let answer = client.get_rows(request).await?;
         let found: HashSet<&str> = answer.rows.iter().map(|row| row.key.as_str()).collect();
         missing.extend(keys.iter().filter(|key| !found.contains(key.as_str())).cloned());
         for row in answer.rows {
-            out.record(&shapes::row(row, args.meta)?)?;
+            out.print_record(&shapes::row(row, args.meta)?)?;
         }
-        // What is still to be read is read at the moment that this answer was.
+        // Read the remaining keys at the point in time of the first result.
         as_of = Some(v1::AsOf::seq(answer.header.unwrap_or_default().read_seq));
     }
     if missing.is_empty() {
@@ -41,6 +40,6 @@ pub async fn run(args: Get, client: &mut Client, out: &mut Output) -> Outcome {
     missing.truncate(NAMED);
     let named = missing.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let message = format!("table {:?} has no row with the key {named}{more} at that moment", args.table);
+    let message = format!("table {:?} has no row with key {named}{more} at this point in time", args.table);
     Err(Error::new(Reason::RowNotFound, message).into())
 }

@@ -1,4 +1,4 @@
-//! `ingest`: rows from JSON Lines or CSV, many batches under way, and on from where a run before stopped.
+//! `ingest`: loads rows from a JSON Lines or CSV file, with several batches in flight. A repeated command resumes.
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result, nearest};
@@ -7,38 +7,38 @@ use driftdb_common::service::convert::key_type_from_wire;
 use driftdb_common::storage::fs::{self, Stamp};
 use uuid::Uuid;
 
-use crate::args::{Ingest, RowFormat};
-use crate::client::Client;
-use crate::exit::Outcome;
+use crate::args::{IngestArgs, RowFormat};
+use crate::database::DatabaseHandle;
+use crate::exit::CliResult;
 use crate::input;
-use crate::render::{self, Output};
+use crate::render::{self, Printer};
 use crate::shapes;
 
-mod aside;
+mod csv_parser;
 mod load;
 mod meter;
 mod rows;
-mod sheet;
+mod skipped;
 #[cfg(test)]
 mod tests;
 
-use aside::Aside;
-use load::{Load, Plan};
+use csv_parser::CellRules;
+use load::{Load, LoadPlan};
 use meter::Meter;
-use rows::Rules;
-use sheet::Cells;
+use rows::ReadRules;
+use skipped::SkippedLines;
 
-/// Loads the file's rows and prints how many there were.
-pub async fn run(args: &Ingest, client: &mut Client, out: &mut Output) -> Outcome {
+/// Loads the rows of the file and prints their number.
+pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let stamp = if input::is_stdin(&args.file) { None } else { fs::stamp(&args.file)? };
-    let aside = args.skip_bad.as_ref().map(|path| Aside::open(path, stamp.as_ref())).transpose()?;
-    let table = table(client, &args.table).await?;
-    let rules = Rules {
+    let skipped = args.skip_bad.as_ref().map(|path| SkippedLines::open(path, stamp.as_ref())).transpose()?;
+    let table = table(database, &args.table).await?;
+    let rules = ReadRules {
         csv: (format(args) == RowFormat::Csv).then(|| table.cells(args)),
         batch: batch(args),
-        keep_raw: aside.is_some(),
+        keep_raw: skipped.is_some(),
     };
-    let plan = Plan {
+    let plan = LoadPlan {
         table: args.table.clone(),
         file: input::name(&args.file),
         upsert: args.upsert,
@@ -47,60 +47,60 @@ pub async fn run(args: &Ingest, client: &mut Client, out: &mut Output) -> Outcom
     };
     if args.restart {
         let producer = &plan.producer;
-        render::note(&format!("note: after a break this load goes on with --producer {producer}"));
+        render::note(&format!("note: if this load is interrupted, resume it with --producer {producer}"));
     }
     let meter = Meter::new(stamp.map(|stamp| stamp.len));
-    let mut load = Load::new(plan, client, rows::open(&args.file, rules)?, aside, meter);
+    let mut load = Load::new(plan, database, rows::open(&args.file, rules)?, skipped, meter);
     let outcome = load.run().await;
     let (loaded, line) = (load.loaded(), load.last_line());
-    // The bar goes before anything else is said.
+    // Remove the progress bar before anything else is printed.
     drop(load);
     if outcome.is_err() && line > 0 {
         let rows = loaded.events;
-        let skip = if args.skip_bad.is_none() { "; --skip-bad FILE passes over bad lines" } else { "" };
+        let skip = if args.skip_bad.is_none() { "; --skip-bad FILE skips invalid lines" } else { "" };
         render::note(&format!(
-            "note: {rows} rows were loaded in this run; the same command goes on behind line {line}{skip}"
+            "note: this run loaded {rows} rows; the same command resumes after line {line}{skip}"
         ));
     }
     outcome?;
-    out.record(&shapes::line(&loaded)?)
+    out.print_record(&shapes::line(&loaded)?)
 }
 
-fn batch(args: &Ingest) -> usize {
+fn batch(args: &IngestArgs) -> usize {
     usize::try_from(args.batch).unwrap_or(1)
 }
 
-fn format(args: &Ingest) -> RowFormat {
+fn format(args: &IngestArgs) -> RowFormat {
     let named_so = args.file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
     args.format.unwrap_or(if named_so { RowFormat::Csv } else { RowFormat::Jsonl })
 }
 
-/// What must be known of the table.
-struct Table {
+/// The properties of the table that a load needs.
+struct TableKey {
     primary_key: String,
     key_type: KeyType,
 }
 
-impl Table {
-    fn cells(self, args: &Ingest) -> Cells {
-        Cells { text: args.csv_text, key: self.primary_key, key_type: self.key_type }
+impl TableKey {
+    fn cells(self, args: &IngestArgs) -> CellRules {
+        CellRules { text: args.csv_text, key: self.primary_key, key_type: self.key_type }
     }
 }
 
-async fn table(client: &mut Client, name: &str) -> Result<Table> {
-    let tables = client.writer_status().await?.tables;
+async fn table(database: &mut DatabaseHandle, name: &str) -> Result<TableKey> {
+    let tables = database.writer_status().await?.tables;
     if let Some(info) = tables.iter().find(|info| info.table == name) {
         let key_type = key_type_from_wire(info.key_type)?;
-        return Ok(Table { primary_key: info.primary_key.clone(), key_type });
+        return Ok(TableKey { primary_key: info.primary_key.clone(), key_type });
     }
     let near = nearest(name, tables.iter().map(|info: &v1::TableInfo| info.table.as_str()));
     let near = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
-    Err(Error::new(Reason::TableNotFound, format!("there is no table {name:?}{near}")))
+    Err(Error::new(Reason::TableNotFound, format!("table {name:?} does not exist{near}")))
 }
 
-/// The name under which the writer remembers how far this load has come. Batches of another size are another load: what
-/// a batch's number means would be another.
-fn producer(args: &Ingest, stamp: Option<&Stamp>) -> String {
+/// The producer id under which the writer remembers the progress of this load. It includes the batch size: with another
+/// size, a batch number would mean other rows.
+fn producer(args: &IngestArgs, stamp: Option<&Stamp>) -> String {
     if let Some(id) = &args.producer {
         let usual = args.batch == 1000;
         return if usual { id.clone() } else { format!("{id}/{}", args.batch) };
@@ -108,13 +108,13 @@ fn producer(args: &Ingest, stamp: Option<&Stamp>) -> String {
     let random = Uuid::new_v4().simple();
     match stamp.filter(|_| !args.restart) {
         Some(stamp) => format!("driftctl:{}:{:032x}", args.table, digest(args, stamp)),
-        // Also for a pipe, which cannot be read again: its load ends with this run.
+        // A pipe cannot be read again, so its load cannot be resumed either.
         None => format!("driftctl:{}:{random}", args.table),
     }
 }
 
-/// All that decides which rows a batch holds, and what becomes of them. FNV-1a, which will be the same tomorrow.
-fn digest(args: &Ingest, Stamp { path, len, modified }: &Stamp) -> u128 {
+/// A hash of everything that determines the rows of a batch and their effect. FNV-1a, because it is stable across releases.
+fn digest(args: &IngestArgs, Stamp { path, len, modified }: &Stamp) -> u128 {
     let version = env!("CARGO_PKG_VERSION");
     let (format, batch, upsert, csv_text) = (format(args), args.batch, args.upsert, args.csv_text);
     let what = format!("{version} {path:?} {len} {modified:?} {format:?} {batch} {upsert} {csv_text}");

@@ -1,27 +1,27 @@
-//! `init`: an empty database.
+//! `init`: creates an empty database.
 
 use driftdb_common::error::Error;
 
-use crate::args::Init;
-use crate::client::Client;
-use crate::exit::Outcome;
-use crate::render::{self, Output};
+use crate::args::InitArgs;
+use crate::database::DatabaseHandle;
+use crate::exit::CliResult;
+use crate::render::{self, Printer};
 
-/// Opens the directory as its writer, which makes what is not there, and closes it.
-pub async fn run(args: Init, _out: &mut Output) -> Outcome {
+/// Opens the directory as a writer, which creates missing files, and closes it.
+pub(crate) async fn run(args: InitArgs, _out: &mut Printer) -> CliResult {
     let dir = args.dir.display().to_string();
-    let mut client = Client::embedded(args.dir);
-    let status = client.writer_status().await;
-    client.close().await.map_err(|e: Error| e.context(format_args!("closing {dir}")))?;
+    let mut database = DatabaseHandle::embedded(args.dir);
+    let status = database.writer_status().await;
+    database.close().await.map_err(|e: Error| e.context(format_args!("cannot close {dir}")))?;
     let last = status?.last_seq;
     if last > 0 {
-        render::note(&format!("{dir} holds a database already; its last commit is {last}."));
+        render::note(&format!("note: {dir} already contains a database; its last seq is {last}"));
         return Ok(());
     }
     render::note(&format!(
-        "{dir} is an empty database. To use it here, without daemons:\n  \
+        "created an empty database in {dir}. To use it without daemons:\n  \
          driftctl -d {dir} sql -e 'CREATE TABLE orders (pk=id, INDEX(status))'\n\
-         To serve it, writer and reader in one process:\n  \
+         To serve it with a writer and a reader in one process:\n  \
          driftctl dev -d {dir}"
     ));
     Ok(())

@@ -2,32 +2,42 @@
 
 use driftdb::v1;
 
-use crate::args::Revert;
-use crate::client::Client;
-use crate::exit::Outcome;
-use crate::render::{self, Answer, Output};
-use crate::shapes::{self, Loaded};
+use crate::args::RevertArgs;
+use crate::database::DatabaseHandle;
+use crate::exit::CliResult;
+use crate::render::{self, Printer, ResultItem};
+use crate::shapes::{self, LoadSummary};
 use crate::statement;
 
-/// Brings the row back and says in which commit, or shows the difference.
-pub async fn run(args: Revert, client: &mut Client, out: &mut Output) -> Outcome {
+/// Restores the row and prints its commit, or prints the difference.
+pub(crate) async fn run(args: RevertArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let to = statement::point(&args.to)?;
     if args.dry_run {
-        return preview(args, to, client, out).await;
+        return preview(args, to, database, out).await;
     }
     let operations = vec![v1::Operation::revert(&args.table, &args.key, to)];
-    let token = client.apply(operations.into()).await?;
-    out.record(&shapes::line(&Loaded { last_seq: token.seq, commits: 1, events: 1, skipped: None })?)
+    let token = database.apply(operations.into()).await?;
+    out.print_record(&shapes::line(&LoadSummary {
+        last_seq: token.seq,
+        commits: 1,
+        events: 1,
+        skipped: None,
+    })?)
 }
 
-/// The row now, and the row as it was.
-async fn preview(args: Revert, to: v1::AsOf, client: &mut Client, out: &mut Output) -> Outcome {
-    let database = client.reading().await?;
+/// Prints the difference between the row now and the row as it was.
+async fn preview(
+    args: RevertArgs,
+    to: v1::AsOf,
+    database: &mut DatabaseHandle,
+    out: &mut Printer,
+) -> CliResult {
+    let client = database.fresh_client().await?;
     let row = async |as_of: Option<v1::AsOf>| {
         let (table, keys) = (args.table.clone(), vec![args.key.clone()]);
         let request = v1::GetRequest { table, keys, as_of, ..Default::default() };
-        let row = database.get_rows(request).await?.rows.pop();
-        Outcome::Ok(row.and_then(|row| row.document))
+        let row = client.get_rows(request).await?.rows.pop();
+        CliResult::Ok(row.and_then(|row| row.document))
     };
     let (before, after) = (row(None).await?, row(Some(to)).await?);
     if before == after {
@@ -35,5 +45,5 @@ async fn preview(args: Revert, to: v1::AsOf, client: &mut Client, out: &mut Outp
         return Ok(());
     }
     let diff = v1::RowDiff { key: args.key, before, after, json_patch: String::new() };
-    out.answer(Answer::Difference(shapes::difference(diff)?))
+    out.print_item(ResultItem::Difference(shapes::difference(diff)?))
 }

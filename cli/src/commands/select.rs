@@ -1,18 +1,18 @@
-//! `select`: the rows that match, in the order of keys.
+//! `select`: the rows that match a condition, in key order.
 
 use driftdb::v1;
 
-use crate::args::Select;
-use crate::client::{Client, told};
-use crate::commands::moment;
-use crate::exit::{Failure, Outcome};
-use crate::render::Output;
-use crate::shapes;
+use crate::args::SelectArgs;
+use crate::database::DatabaseHandle;
+use crate::errors::to_error;
+use crate::exit::{CliResult, Failure};
+use crate::render::Printer;
+use crate::{shapes, statement};
 
 /// Prints the rows as they arrive.
-pub async fn run(args: Select, client: &mut Client, out: &mut Output) -> Outcome {
+pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let request = v1::SelectRequest {
-        as_of: moment(args.as_of.as_deref())?,
+        as_of: statement::optional_point(args.as_of.as_deref())?,
         table: args.table,
         r#where: args.condition.clone().unwrap_or_default(),
         params: args.param,
@@ -21,10 +21,10 @@ pub async fn run(args: Select, client: &mut Client, out: &mut Output) -> Outcome
         ..Default::default()
     };
     let condition = args.condition.unwrap_or_default();
-    let rows = client.reading().await?.select(request).await;
-    let mut rows = rows.map_err(|status| Failure::in_text(told(&status), &condition))?;
+    let rows = database.fresh_client().await?.select(request).await;
+    let mut rows = rows.map_err(|status| Failure::in_text(to_error(&status), &condition))?;
     while let Some(row) = rows.next().await? {
-        out.record(&shapes::row(row, args.meta)?)?;
+        out.print_record(&shapes::row(row, args.meta)?)?;
     }
     Ok(())
 }

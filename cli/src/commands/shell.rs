@@ -1,4 +1,4 @@
-//! `shell`: a prompt for DriftQL.
+//! `shell`: an interactive prompt for DriftQL.
 
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
@@ -8,35 +8,35 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::Sql;
-use crate::client::Client;
+use crate::args::SqlArgs;
 use crate::commands::sql;
-use crate::exit::{Failure, Outcome};
-use crate::render::{self, Answer, Output};
+use crate::database::DatabaseHandle;
+use crate::exit::{CliResult, Failure};
+use crate::render::{self, Printer, ResultItem};
 use crate::session::{self, Session};
 
+mod command;
 mod editor;
 mod input;
-mod meta;
 #[cfg(test)]
 mod tests;
 
+use command::ShellCommand;
 use editor::{Editor, Typed};
-use input::{Entry, Input};
-use meta::Meta;
+use input::{Input, ShellEntry};
 
-/// How long the names of the tables are waited for: they only help typing.
+/// How long to wait for the table names: they are only used for completion.
 const TABLES_WAIT: Duration = Duration::from_secs(2);
 
-/// Asks for statements and runs them; without a terminal, runs stdin as `sql` does.
-pub async fn run(client: &mut Client, out: &mut Output) -> Outcome {
+/// Reads statements and runs them. Without a terminal, runs stdin as `sql` does.
+pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     if !io::stdin().is_terminal() {
-        return sql::run(Sql::default(), client, out).await;
+        return sql::run(SqlArgs::default(), database, out).await;
     }
     let _terminal = Terminal::now();
     let mut editor = Editor::new(out.style())?;
-    let mut shell = Shell::new(Session::new(client, out, v1::CommitOptions::default(), Vec::new())?);
-    render::note("DriftQL: statements end with ;  \\? for help, \\q to leave");
+    let mut shell = Shell::new(Session::new(database, out, v1::CommitOptions::default(), Vec::new())?);
+    render::note("DriftQL: end statements with ;  Type \\? for help, \\q to quit");
     let (mut input, mut known) = (Input::default(), None);
     loop {
         if known != Some(shell.session.writes()) {
@@ -53,13 +53,13 @@ pub async fn run(client: &mut Client, out: &mut Output) -> Outcome {
         };
         let Some(entry) = input.push(&line) else { continue };
         match &entry {
-            Entry::Meta(text) | Entry::Script(text) => editor.remember(text),
+            ShellEntry::Command(text) | ShellEntry::Script(text) => editor.remember(text),
         }
         match shell.interruptible(entry).await {
             Ok(Flow::On) => {}
             Ok(Flow::Quit) => break,
             Err(Failure::BrokenPipe) => return Err(Failure::BrokenPipe),
-            Err(failure) => shell.session.out.fail(&failure),
+            Err(failure) => shell.session.out.print_failure(&failure),
         }
     }
     if let Some(dropped) = shell.dropped() {
@@ -68,7 +68,7 @@ pub async fn run(client: &mut Client, out: &mut Output) -> Outcome {
     Ok(())
 }
 
-/// The terminal's state, put back at the end: also where a signal ends the shell while a line is being typed.
+/// The state of the terminal. It is restored on drop, also if a signal ends the shell while a line is being edited.
 struct Terminal(Option<Termios>);
 
 impl Terminal {
@@ -80,20 +80,20 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if let Some(state) = &self.0 {
-            // A terminal that has gone needs nothing put back.
+            // If the terminal is gone, nothing needs to be restored.
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, state);
         }
     }
 }
 
-/// Whether the shell goes on.
+/// Whether the shell continues.
 #[derive(Debug, PartialEq, Eq)]
 enum Flow {
     On,
     Quit,
 }
 
-/// What the shell keeps from one line to the next.
+/// The state that the shell keeps between lines.
 struct Shell<'a> {
     session: Session<'a>,
     timing: bool,
@@ -104,10 +104,10 @@ impl<'a> Shell<'a> {
         Shell { session, timing: false }
     }
 
-    /// The prompt: the moment read at, and the transaction that is open.
+    /// The prompt, with the point in time of reads and the open transaction.
     fn prompt(&self, goes_on: bool) -> String {
         let moment = self.session.as_of.as_ref().map(|point| format!(" as of {point}")).unwrap_or_default();
-        let open = match self.session.open() {
+        let open = match self.session.open_operations() {
             None => String::new(),
             Some(1) => " (transaction: 1 write)".to_owned(),
             Some(n) => format!(" (transaction: {n} writes)"),
@@ -116,52 +116,52 @@ impl<'a> Shell<'a> {
         if goes_on { format!("{:>1$}", "-> ", prompt.chars().count()) } else { prompt }
     }
 
-    /// What leaving now leaves behind.
+    /// The note about an open transaction when the shell ends.
     fn dropped(&self) -> Option<String> {
-        self.session.open()?;
-        Some("note: the open transaction was dropped: nothing of it was sent".to_owned())
+        self.session.open_operations()?;
+        Some("note: the open transaction was discarded".to_owned())
     }
 
-    /// The names of the tables, as far as they can be had.
+    /// The names of the tables, if they can be read in time.
     async fn tables(&mut self) -> Vec<String> {
         #[derive(Deserialize)]
-        struct Table {
+        struct ListedTable {
             table: String,
         }
         let mut names = Vec::new();
         let mut sink = |answer| {
-            if let Answer::Record(json) = answer {
-                names.extend(serde_json::from_str::<Table>(&json).map(|table| table.table));
+            if let ResultItem::Record(json) = answer {
+                names.extend(serde_json::from_str::<ListedTable>(&json).map(|table| table.table));
             }
             Ok(())
         };
-        let asking = session::ask(self.session.client, "SHOW TABLES", &[], &mut sink);
-        // What is wrong will be told when a statement meets it.
+        let asking = session::run_query(self.session.database, "SHOW TABLES", &[], &mut sink);
+        // Ignore errors: a statement that needs the reader will report them.
         let _ = tokio::time::timeout(TABLES_WAIT, asking).await;
         names
     }
 
-    /// Does what was asked, until that is done or Ctrl-C comes.
-    async fn interruptible(&mut self, entry: Entry) -> Outcome<Flow> {
+    /// Runs an entry until it ends or Ctrl-C is pressed.
+    async fn interruptible(&mut self, entry: ShellEntry) -> CliResult<Flow> {
         let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return self.accept(entry).await };
         tokio::select! {
             flow = self.accept(entry) => return flow,
             _ = interrupt.recv() => {}
         }
-        self.session.out.end_of_result()?;
-        render::note(match self.session.dropped_a_write() {
-            true => "\nstopped; whether the write was done is not known",
-            false => "\nstopped",
+        self.session.out.end_result()?;
+        render::note(match self.session.take_unacknowledged_write() {
+            true => "\ninterrupted; the outcome of the write is unknown",
+            false => "\ninterrupted",
         });
         Ok(Flow::On)
     }
 
-    /// Does what was asked.
-    async fn accept(&mut self, entry: Entry) -> Outcome<Flow> {
+    /// Runs an entry.
+    async fn accept(&mut self, entry: ShellEntry) -> CliResult<Flow> {
         let started = Instant::now();
         match entry {
-            Entry::Meta(line) => return self.meta(meta::parse(&line)?).await,
-            Entry::Script(script) => self.session.script(&script, None).await?,
+            ShellEntry::Command(line) => return self.meta(command::parse(&line)?).await,
+            ShellEntry::Script(script) => self.session.script(&script, None).await?,
         }
         if self.timing {
             render::note(&format!("time: {:.1} ms", started.elapsed().as_secs_f64() * 1e3));
@@ -169,40 +169,44 @@ impl<'a> Shell<'a> {
         Ok(Flow::On)
     }
 
-    async fn meta(&mut self, meta: Meta) -> Outcome<Flow> {
+    async fn meta(&mut self, meta: ShellCommand) -> CliResult<Flow> {
         match meta {
-            Meta::Describe(None) => self.session.look("SHOW TABLES").await?,
-            Meta::Describe(Some(table)) => self.session.look(&format!("DESCRIBE {table}")).await?,
-            Meta::AsOf(point) => self.session.as_of = point,
-            Meta::Timing(on) => {
+            ShellCommand::Describe(None) => self.session.run_read("SHOW TABLES").await?,
+            ShellCommand::Describe(Some(table)) => {
+                self.session.run_read(&format!("DESCRIBE {table}")).await?
+            }
+            ShellCommand::AsOf(point) => self.session.as_of = point,
+            ShellCommand::Timing(on) => {
                 self.timing = on.unwrap_or(!self.timing);
                 render::note(if self.timing { "timing is on" } else { "timing is off" });
             }
-            Meta::Expanded(on) => {
-                let on = on.unwrap_or(!self.session.out.expanded());
-                self.session.out.expand(on);
+            ShellCommand::Expanded(on) => {
+                let on = on.unwrap_or(!self.session.out.is_expanded());
+                self.session.out.set_expanded(on);
                 render::note(if on {
-                    "rows are printed a field a line"
+                    "rows are printed one field a line"
                 } else {
                     "rows are printed in columns"
                 });
             }
-            Meta::Watch(every) => self.watch(every).await?,
-            Meta::Help => render::note(meta::HELP.trim_end()),
-            Meta::Quit => return Ok(Flow::Quit),
+            ShellCommand::Watch(every) => self.watch(every).await?,
+            ShellCommand::Help => render::note(command::HELP.trim_end()),
+            ShellCommand::Quit => return Ok(Flow::Quit),
         }
         Ok(Flow::On)
     }
 
-    /// The last SELECT, until it fails or somebody stops it.
-    async fn watch(&mut self, every: Duration) -> Outcome {
+    /// Repeats the last SELECT until it fails or is interrupted.
+    async fn watch(&mut self, every: Duration) -> CliResult {
         let Some(select) = self.session.last_select().map(str::to_owned) else {
-            return Err(Failure::Usage("there was no SELECT yet that \\watch could repeat".to_owned()));
+            return Err(Failure::Usage(
+                "\\watch repeats the last SELECT, but no SELECT has run yet".to_owned(),
+            ));
         };
         loop {
             let now = jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default();
-            render::note(&format!("-- {now}, every {} s", every.as_secs_f64()));
-            self.session.look(&select).await?;
+            render::note(&format!("-- {now}, repeated every {} s", every.as_secs_f64()));
+            self.session.run_read(&select).await?;
             tokio::time::sleep(every).await;
         }
     }

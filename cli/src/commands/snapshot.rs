@@ -1,24 +1,24 @@
-//! `snapshot`: a table as it is now, written down.
+//! `snapshot`: writes a snapshot of a table.
 
 use serde::Serialize;
 
-use crate::args::Snapshot;
-use crate::client::Client;
-use crate::exit::Outcome;
-use crate::render::Output;
+use crate::args::SnapshotArgs;
+use crate::database::DatabaseHandle;
+use crate::exit::CliResult;
+use crate::render::Printer;
 use crate::shapes;
 
 #[derive(Serialize)]
-struct Written {
+struct SnapshotJson {
     table: String,
     seq: u64,
     rows: u64,
     bytes: u64,
 }
 
-/// Writes the snapshot and says what it holds.
-pub async fn run(args: Snapshot, client: &mut Client, out: &mut Output) -> Outcome {
-    let info = client.snapshot(&args.table).await?;
-    let written = Written { table: args.table, seq: info.seq, rows: info.rows, bytes: info.bytes };
-    out.record(&shapes::line(&written)?)
+/// Writes the snapshot and prints its properties.
+pub(crate) async fn run(args: SnapshotArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+    let info = database.snapshot(&args.table).await?;
+    let written = SnapshotJson { table: args.table, seq: info.seq, rows: info.rows, bytes: info.bytes };
+    out.print_record(&shapes::line(&written)?)
 }

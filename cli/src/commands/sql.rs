@@ -1,24 +1,24 @@
-//! `sql`: DriftQL scripts from the command line, from a file or from stdin.
+//! `sql`: runs DriftQL scripts from the command line, a file or stdin.
 
 use std::path::PathBuf;
 
 use driftdb::v1;
 
-use crate::args::Sql;
-use crate::client::Client;
-use crate::exit::Outcome;
-use crate::render::Output;
+use crate::args::SqlArgs;
+use crate::database::DatabaseHandle;
+use crate::exit::CliResult;
+use crate::render::Printer;
 use crate::session::Session;
 use crate::{input, shapes};
 
-/// Runs the scripts; stops at the first error.
-pub async fn run(args: Sql, client: &mut Client, out: &mut Output) -> Outcome {
+/// Runs the scripts and stops at the first error.
+pub(crate) async fn run(args: SqlArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let options = v1::CommitOptions {
         reason: args.reason.unwrap_or_default(),
         commit_time: args.time.map(shapes::timestamp),
         ..Default::default()
     };
-    let mut session = Session::new(client, out, options, args.param)?;
+    let mut session = Session::new(database, out, options, args.param)?;
     if args.statement.is_empty() {
         let path = args.file.unwrap_or_else(|| PathBuf::from("-"));
         let script = input::script(&path).await?;

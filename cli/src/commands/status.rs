@@ -1,42 +1,43 @@
-//! `status`: the writer, the readers and how far behind they are, the tables.
+//! `status`: the writers, the readers and their lag, and the tables.
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use serde::Serialize;
 
-use crate::client::{Client, HOLDER, told};
-use crate::exit::{Failure, Outcome};
-use crate::render::Output;
+use crate::database::DatabaseHandle;
+use crate::errors::{ACTIVE_WRITER, to_error};
+use crate::exit::{CliResult, Failure};
+use crate::render::Printer;
 use crate::shapes;
 
 #[derive(Default, Serialize)]
-struct Status {
-    writer: Option<Writer>,
+struct StatusJson {
+    writer: Option<WriterJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     writer_error: Option<String>,
-    writers: Vec<WriterState>,
-    readers: Vec<Reader>,
-    tables: Vec<shapes::Table>,
+    writers: Vec<WriterStateJson>,
+    readers: Vec<ReaderJson>,
+    tables: Vec<shapes::TableJson>,
 }
 
 #[derive(Serialize)]
-struct Writer {
+struct WriterJson {
     last_seq: u64,
     last_time: String,
     version: String,
     database_id: String,
-    /// Text: it is a name, and beyond what many JSON parsers keep of a number.
+    /// Text: many JSON parsers round numbers of this size.
     epoch: String,
     term: u64,
-    jobs: Vec<Job>,
+    jobs: Vec<JobJson>,
 }
 
-/// One of the writers that were named.
+/// One of the named writers.
 #[derive(Serialize)]
-struct WriterState {
+struct WriterStateJson {
     url: String,
     state: &'static str,
-    /// Where the writer is that a standby waits for, as that one says.
+    /// The address of the active writer, if this one is a standby and knows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     waits_for: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,7 +45,7 @@ struct WriterState {
 }
 
 #[derive(Serialize)]
-struct Job {
+struct JobJson {
     job_id: String,
     description: String,
     queued: bool,
@@ -54,21 +55,21 @@ struct Job {
 }
 
 #[derive(Serialize)]
-struct Reader {
+struct ReaderJson {
     url: String,
     #[serde(flatten)]
-    found: Found,
+    found: ReaderState,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Found {
-    Up(Box<Up>),
+enum ReaderState {
+    Up(Box<ReaderFigures>),
     Down { error: String },
 }
 
 #[derive(Serialize)]
-struct Up {
+struct ReaderFigures {
     applied_seq: u64,
     lag_ms: u64,
     lag_seqs: u64,
@@ -83,66 +84,66 @@ struct Up {
     epoch: String,
 }
 
-/// Prints what answers; fails where nothing does.
-pub async fn run(client: &mut Client, out: &mut Output) -> Outcome {
-    let (status, failed) = ask(client).await?;
-    if out.for_people() {
-        out.text(&for_people(&status))?;
+/// Prints the status of the daemons that answer. Fails if none does.
+pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+    let (status, failed) = ask(database).await?;
+    if out.is_for_people() {
+        out.print_text(&for_people(&status))?;
         for table in &status.tables {
-            out.record(&shapes::line(table)?)?;
+            out.print_record(&shapes::line(table)?)?;
         }
     } else {
-        out.record(&shapes::line(&status)?)?;
+        out.print_record(&shapes::line(&status)?)?;
     }
     failed.map_or(Ok(()), |error| Err(Failure::from(error)))
 }
 
-/// The status, and the error that nothing is reachable with.
-async fn ask(client: &mut Client) -> Result<(Status, Option<Error>)> {
-    let mut status = Status::default();
+/// The status, and an error if no daemon can be reached.
+async fn ask(database: &mut DatabaseHandle) -> Result<(StatusJson, Option<Error>)> {
+    let mut status = StatusJson::default();
     let mut failed = None;
-    // An embedded writer would take the lock, and there is nothing it knows that the reader does not.
-    if client.directory().is_none() {
-        for (url, found) in client.writer_statuses().await {
+    // An embedded writer would take the lock, and it knows nothing that the reader does not know.
+    if database.directory().is_none() {
+        for (url, found) in database.writer_statuses().await {
             let (state, error) = match found {
                 Ok(found) => {
-                    status.tables = found.tables.iter().cloned().map(shapes::Table::from).collect();
+                    status.tables = found.tables.iter().cloned().map(shapes::TableJson::from).collect();
                     status.writer = Some(writer(found)?);
                     ("active", None)
                 }
                 Err(error) if error.reason() == Reason::Standby => ("standby", Some(error)),
                 Err(error) => ("down", Some(error)),
             };
-            let waits_for = error.as_ref().and_then(|error| error.metadata().get(HOLDER).cloned());
-            let told = error.as_ref().map(|error| error.message().to_owned());
+            let waits_for = error.as_ref().and_then(|error| error.metadata().get(ACTIVE_WRITER).cloned());
+            let message = error.as_ref().map(|error| error.message().to_owned());
             failed = failed.or(error);
-            status.writers.push(WriterState { url, state, waits_for, error: told });
+            status.writers.push(WriterStateJson { url, state, waits_for, error: message });
         }
         let error = failed.as_ref().filter(|_| status.writer.is_none());
         status.writer_error = error.map(|error| error.message().to_owned());
     }
-    for (url, found) in client.reader_statuses().await {
+    for (url, found) in database.reader_statuses().await {
         let found = match found {
-            Ok(found) => Found::Up(Box::new(up(found))),
+            Ok(found) => ReaderState::Up(Box::new(up(found))),
             Err(error) => {
-                let down = Found::Down { error: error.message().to_owned() };
+                let down = ReaderState::Down { error: error.message().to_owned() };
                 failed = failed.or(Some(error));
                 down
             }
         };
-        status.readers.push(Reader { url, found });
+        status.readers.push(ReaderJson { url, found });
     }
-    let reader_up = status.readers.iter().any(|r| matches!(r.found, Found::Up(_)));
+    let reader_up = status.readers.iter().any(|r| matches!(r.found, ReaderState::Up(_)));
     if status.writer.is_none() && reader_up {
-        status.tables = tables(client).await?;
+        status.tables = tables(database).await?;
     }
     let reachable = reader_up || status.writer.is_some();
     Ok((status, failed.filter(|_| !reachable)))
 }
 
-fn writer(found: v1::WriterServiceStatusResponse) -> Result<Writer> {
+fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
     let jobs = found.jobs.into_iter();
-    Ok(Writer {
+    Ok(WriterJson {
         last_seq: found.last_seq,
         last_time: shapes::time(found.last_time.as_ref())?,
         version: found.version,
@@ -153,14 +154,14 @@ fn writer(found: v1::WriterServiceStatusResponse) -> Result<Writer> {
     })
 }
 
-fn job(v1::Progress { job_id, done, total, unit, description, queued }: v1::Progress) -> Job {
-    Job { job_id, description, queued, done, total, unit }
+fn job(v1::Progress { job_id, done, total, unit, description, queued }: v1::Progress) -> JobJson {
+    JobJson { job_id, description, queued, done, total, unit }
 }
 
-fn up(found: v1::ReaderServiceStatusResponse) -> Up {
+fn up(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
     let header = found.header.unwrap_or_default();
     let lag = std::time::Duration::try_from(found.lag.unwrap_or_default()).unwrap_or_default();
-    Up {
+    ReaderFigures {
         applied_seq: header.applied_seq,
         lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
         lag_seqs: found.lag_seqs,
@@ -177,32 +178,32 @@ fn up(found: v1::ReaderServiceStatusResponse) -> Up {
 }
 
 /// The tables as a reader lists them, page by page.
-async fn tables(client: &mut Client) -> Result<Vec<shapes::Table>> {
+async fn tables(database: &mut DatabaseHandle) -> Result<Vec<shapes::TableJson>> {
     let mut tables = Vec::new();
     let mut request = v1::ListTablesRequest::default();
-    // No writer has answered: none is asked again.
-    let database = client.database().await?;
+    // No writer answered, so do not ask for its last seq again.
+    let client = database.stale_client().await?;
     loop {
-        let call = |mut reader: crate::client::Reader| {
+        let call = |mut reader: crate::database::ReaderApi| {
             let request = request.clone();
             async move { reader.list_tables(request).await }
         };
-        let page = database.read(call).await.map_err(|s| told(&s))?.into_inner();
-        tables.extend(page.tables.into_iter().map(shapes::Table::from));
+        let page = client.read(call).await.map_err(|s| to_error(&s))?.into_inner();
+        tables.extend(page.tables.into_iter().map(shapes::TableJson::from));
         if page.next_page_token.is_empty() {
             return Ok(tables);
         }
         if page.next_page_token == request.page_token {
-            return Err(Error::new(Reason::Internal, "the reader's list of tables does not end"));
+            return Err(Error::new(Reason::Internal, "the reader returned the same page of tables twice"));
         }
-        // Every page of the moment of the first.
+        // Read all pages at the point in time of the first.
         let seq = page.header.unwrap_or_default().read_seq;
         request.as_of = Some(v1::AsOf { at: Some(v1::as_of::At::Seq(seq)) });
         request.page_token = page.next_page_token;
     }
 }
 
-fn for_people(status: &Status) -> String {
+fn for_people(status: &StatusJson) -> String {
     let mut text = String::new();
     if let Some(writer) = &status.writer {
         text += &format!(
@@ -210,17 +211,17 @@ fn for_people(status: &Status) -> String {
             writer.last_seq, writer.last_time, writer.term, writer.database_id
         );
         for job in &writer.jobs {
-            let Job { job_id, description, queued, done, total, unit } = job;
-            let far = if *queued { "waits".to_owned() } else { format!("{done} of {total} {unit}") };
+            let JobJson { job_id, description, queued, done, total, unit } = job;
+            let far = if *queued { "queued".to_owned() } else { format!("{done} of {total} {unit}") };
             text += &format!("        {job_id}, {description}: {far}\n");
         }
     }
     for writer in &status.writers {
-        let WriterState { url, state, waits_for, error } = writer;
+        let WriterStateJson { url, state, waits_for, error } = writer;
         let what = match (*state, waits_for, error) {
             ("active", ..) => continue,
-            ("standby", Some(holder), _) => format!("{url} stands by: it waits for the end of {holder}"),
-            ("standby", ..) => format!("{url} stands by"),
+            ("standby", Some(holder), _) => format!("{url} is standing by for {holder}"),
+            ("standby", ..) => format!("{url} is standing by"),
             (_, _, Some(error)) => error.clone(),
             _ => format!("{url} is {state}"),
         };
@@ -228,14 +229,14 @@ fn for_people(status: &Status) -> String {
     }
     for reader in &status.readers {
         text += &match &reader.found {
-            Found::Up(up) => {
-                let Up { applied_seq, lag_ms, lag_seqs, watchers, .. } = **up;
+            ReaderState::Up(up) => {
+                let ReaderFigures { applied_seq, lag_ms, lag_seqs, watchers, .. } = **up;
                 format!(
                     "reader  {}: seq {applied_seq}, {lag_seqs} commits and {lag_ms} ms behind, {watchers} watchers\n",
                     reader.url
                 )
             }
-            Found::Down { error } => format!("reader  {error}\n"),
+            ReaderState::Down { error } => format!("reader  {error}\n"),
         };
     }
     text.push('\n');
@@ -247,8 +248,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shape_of_a_status() {
-        let up = Up {
+    fn status_has_a_stable_shape() {
+        let up = ReaderFigures {
             applied_seq: 7,
             lag_ms: 2,
             lag_seqs: 1,
@@ -262,12 +263,17 @@ mod tests {
             version: "1".into(),
             epoch: "18446744073709551615".into(),
         };
-        let status = Status {
+        let status = StatusJson {
             writer: None,
             writer_error: Some("gone".into()),
             writers: vec![
-                WriterState { url: "w".into(), state: "down", waits_for: None, error: Some("gone".into()) },
-                WriterState {
+                WriterStateJson {
+                    url: "w".into(),
+                    state: "down",
+                    waits_for: None,
+                    error: Some("gone".into()),
+                },
+                WriterStateJson {
                     url: "x".into(),
                     state: "standby",
                     waits_for: Some("w".into()),
@@ -275,8 +281,8 @@ mod tests {
                 },
             ],
             readers: vec![
-                Reader { url: "a".into(), found: Found::Up(Box::new(up)) },
-                Reader { url: "b".into(), found: Found::Down { error: "no".into() } },
+                ReaderJson { url: "a".into(), found: ReaderState::Up(Box::new(up)) },
+                ReaderJson { url: "b".into(), found: ReaderState::Down { error: "no".into() } },
             ],
             tables: Vec::new(),
         };
@@ -287,7 +293,7 @@ mod tests {
         let text = for_people(&status);
         assert_eq!(
             text,
-            "writer  gone\nwriter  x stands by: it waits for the end of w\nreader  a: seq 7, 1 commits and 2 ms behind, 0 watchers\nreader  no\n\n"
+            "writer  gone\nwriter  x is standing by for w\nreader  a: seq 7, 1 commits and 2 ms behind, 0 watchers\nreader  no\n\n"
         );
     }
 }

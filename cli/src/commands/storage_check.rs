@@ -1,4 +1,4 @@
-//! `storage-check`: what a directory's file system does of what DriftDB needs, tried from two processes.
+//! `storage-check`: checks from two processes whether the file system of a directory is safe for DriftDB.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,87 +7,87 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::storage::fs::{self, FileSystem, OsFileSystem};
 use serde::Serialize;
 
-use crate::args::StorageCheck;
-use crate::exit::{Failure, Outcome};
-use crate::render::Output;
+use crate::args::StorageCheckArgs;
+use crate::exit::{CliResult, Failure};
+use crate::render::Printer;
 use crate::shapes;
 
-pub mod peer;
-mod side;
+pub(crate) mod peer;
+mod peer_process;
+mod scratch;
 
-use peer::{Answer, Request, Way, generation};
-use side::{PeerProcess, Scratch};
+use peer::{PeerRequest, PeerResponse, ReadMode, generation};
+use peer_process::PeerProcess;
+use scratch::Scratch;
 
-/// Longer than this until another process sees a change is slow.
+/// A change that another process sees later than this is slow.
 const SLOW_MS: u64 = 100;
-/// How long a change may take to be seen.
+/// How long to wait for a change to become visible.
 const LIMIT_MS: u64 = 5_000;
-/// How long a new name may take to be seen: listings are cached the longest.
+/// How long to wait for a new name in a listing: network file systems cache listings longest.
 const LISTED_MS: u64 = 65_000;
-/// How long a notice may take.
+/// How long to wait for a change notification.
 const NOTICE_MS: u64 = 2_000;
-/// How often a file is replaced under the peer's eyes.
+/// How often a file is replaced while the peer reads it.
 const GENERATIONS: u64 = 60;
 
-/// How a check ended.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-enum Ending {
+enum CheckResult {
     #[serde(rename = "ok")]
     Fine,
     #[serde(rename = "slow")]
     Slow,
-    /// Not there, and nothing depends on it.
+    /// Not supported, and not needed.
     #[serde(rename = "no")]
     Absent,
     #[serde(rename = "UNSAFE")]
     Unsafe,
 }
 
-/// A check, as it is printed.
+/// The output line of a check.
 #[derive(Debug, Serialize)]
-struct Line {
+struct CheckLine {
     check: &'static str,
-    result: Ending,
+    result: CheckResult,
     ms: Option<u64>,
     means: String,
 }
 
-/// Whom it hurts.
+/// Who is affected if a check fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Concerns {
+enum Affected {
     Writer,
     Readers,
     Both,
 }
 
-/// A run of the checks.
-struct Checking<'a> {
-    out: &'a mut Output,
-    /// Before the directory, so that it is also ended first where the check is broken off.
+/// A run of all checks.
+struct StorageChecker<'a> {
+    out: &'a mut Printer,
+    /// Declared before the directory, so that the peer is dropped first if the check is interrupted.
     peer: PeerProcess,
     scratch: Scratch,
     peer_dir: std::path::PathBuf,
-    /// Whether machines share the file system on either side.
+    /// Whether either directory is on a network file system.
     shared: bool,
     unsafe_for_writer: bool,
     unsafe_for_readers: bool,
     slow: bool,
-    notices: bool,
+    notifies: bool,
 }
 
-/// Tries everything, tells of each, and fails where something is unsafe.
-pub async fn run(args: &StorageCheck, out: &mut Output) -> Outcome {
+/// Runs all checks and prints each result. Fails if one is unsafe.
+pub(crate) async fn run(args: &StorageCheckArgs, out: &mut Printer) -> CliResult {
     let other = args.peer.as_deref().unwrap_or(&args.dir);
     for dir in [args.dir.as_path(), other] {
-        // Before anything is made in it.
-        OsFileSystem
-            .list(dir)
-            .map_err(|e| Failure::Usage(format!("{} is no directory to check: {e}", dir.display())))?;
+        // Before anything is created in it.
+        OsFileSystem.list(dir).map_err(|e| Failure::Usage(format!("cannot check {}: {e}", dir.display())))?;
     }
-    let scratch = Scratch::make(&args.dir)?;
+    let scratch = Scratch::create(&args.dir)?;
     let peer_dir = other.join(scratch.name());
     let shared = is_shared(&args.dir)? || is_shared(other)?;
-    let mut checking = Checking {
+    let mut checker = StorageChecker {
         out,
         peer: PeerProcess::start(&peer_dir)?,
         scratch,
@@ -96,11 +96,11 @@ pub async fn run(args: &StorageCheck, out: &mut Output) -> Outcome {
         unsafe_for_writer: false,
         unsafe_for_readers: false,
         slow: false,
-        notices: false,
+        notifies: false,
     };
-    let done = checking.all(args.peer.is_some()).await;
-    let Checking { peer, scratch, .. } = checking;
-    // What the other process has open would keep the directory from being removed: on NFS it has a name there, `.nfs…`.
+    let done = checker.run_checks(args.peer.is_some()).await;
+    let StorageChecker { peer, scratch, .. } = checker;
+    // Stop the peer first: on NFS its open files would stay in the directory as `.nfs…` and keep it from being removed.
     let ended = peer.kill().await;
     drop(scratch);
     done.and(ended.map_err(Failure::from))
@@ -108,11 +108,11 @@ pub async fn run(args: &StorageCheck, out: &mut Output) -> Outcome {
 
 fn is_shared(dir: &Path) -> Result<bool> {
     let shared = OsFileSystem.is_network(dir);
-    shared.map_err(|e| Error::io(format_args!("cannot examine {}", dir.display()), &e))
+    shared.map_err(|e| Error::io(format_args!("cannot detect the file system of {}", dir.display()), &e))
 }
 
-impl Checking<'_> {
-    async fn all(&mut self, other_mount: bool) -> Outcome {
+impl StorageChecker<'_> {
+    async fn run_checks(&mut self, other_mount: bool) -> CliResult {
         if self.same_storage().await? {
             self.lock(other_mount).await?;
             self.release().await?;
@@ -121,186 +121,219 @@ impl Checking<'_> {
             self.listing().await?;
             self.sync()?;
             self.unlink().await?;
-            self.notices().await?;
+            self.notifications().await?;
         }
-        self.verdict()
+        self.report_verdict()
     }
 
-    fn tell(
+    fn report(
         &mut self,
         check: &'static str,
-        result: Ending,
+        result: CheckResult,
         ms: Option<u64>,
         means: impl Into<String>,
-    ) -> Outcome {
-        self.slow |= result == Ending::Slow;
-        let line = Line { check, result, ms, means: means.into() };
-        self.out.record(&shapes::line(&line)?)
+    ) -> CliResult {
+        self.slow |= result == CheckResult::Slow;
+        let line = CheckLine { check, result, ms, means: means.into() };
+        self.out.print_record(&shapes::line(&line)?)
     }
 
-    fn harm(&mut self, check: &'static str, whom: Concerns, means: impl Into<String>) -> Outcome {
-        self.unsafe_for_writer |= whom != Concerns::Readers;
-        self.unsafe_for_readers |= whom != Concerns::Writer;
-        self.tell(check, Ending::Unsafe, None, means)
+    fn report_unsafe(
+        &mut self,
+        check: &'static str,
+        affected: Affected,
+        means: impl Into<String>,
+    ) -> CliResult {
+        self.unsafe_for_writer |= affected != Affected::Readers;
+        self.unsafe_for_readers |= affected != Affected::Writer;
+        self.report(check, CheckResult::Unsafe, None, means)
     }
 
-    /// Whether something was seen: `whom` it hurts where it never is.
-    fn seen(&mut self, check: &'static str, answer: Answer, whom: Concerns, what: &str) -> Outcome<bool> {
-        match answer {
-            Answer::Seen { ms, odd: 0 } => {
-                let ending = if ms > SLOW_MS { Ending::Slow } else { Ending::Fine };
-                self.tell(check, ending, Some(ms), what)?;
+    /// Reports whether the peer saw a change. `affected` tells who suffers if it never did.
+    fn report_response(
+        &mut self,
+        check: &'static str,
+        response: PeerResponse,
+        affected: Affected,
+        what: &str,
+    ) -> CliResult<bool> {
+        match response {
+            PeerResponse::Seen { ms, odd: 0 } => {
+                let ending = if ms > SLOW_MS { CheckResult::Slow } else { CheckResult::Fine };
+                self.report(check, ending, Some(ms), what)?;
                 return Ok(true);
             }
-            Answer::Seen { odd, .. } => {
-                self.harm(
+            PeerResponse::Seen { odd, .. } => {
+                self.report_unsafe(
                     check,
-                    whom,
-                    format!("{odd} times a file was found that was neither the old nor the new one"),
+                    affected,
+                    format!(
+                        "the other process found a file that was neither the old nor the new one, {odd} times"
+                    ),
                 )?;
             }
-            Answer::Unseen(found) => {
+            PeerResponse::Unseen(found) => {
                 let found: String = found.chars().take(60).collect();
-                self.harm(check, whom, format!("the other process never saw it; it saw {found:?}"))?;
+                self.report_unsafe(
+                    check,
+                    affected,
+                    format!("the other process did not see the change; it saw {found:?}"),
+                )?;
             }
-            other => self.harm(check, whom, format!("it could not be tried: {other:?}"))?,
+            other => self.report_unsafe(check, affected, format!("the check could not run: {other:?}"))?,
         }
         Ok(false)
     }
 
-    async fn same_storage(&mut self) -> Outcome<bool> {
+    async fn same_storage(&mut self) -> CliResult<bool> {
         self.scratch.write("here", "here").map_err(|e| Error::io("cannot write a file", &e))?;
-        let read =
-            Request::Read { name: "here".into(), way: Way::Fresh, text: "here".into(), limit_ms: LIMIT_MS };
+        let read = PeerRequest::Read {
+            name: "here".into(),
+            way: ReadMode::Fresh,
+            text: "here".into(),
+            limit_ms: LIMIT_MS,
+        };
         let answer = self.peer.ask(read).await?;
-        if !matches!(answer, Answer::Seen { .. }) {
+        if !matches!(answer, PeerResponse::Seen { .. }) {
             let what = format!(
-                "{} does not show what is written in {}: it is other storage, or shows it later than after {LIMIT_MS} ms",
+                "{} does not show a file written in {} within {LIMIT_MS} ms: it is other storage, or too slow",
                 self.peer_dir.display(),
                 self.scratch.dir().display()
             );
-            self.harm("same storage", Concerns::Both, what)?;
+            self.report_unsafe("same storage", Affected::Both, what)?;
             return Ok(false);
         }
-        self.seen("same storage", answer, Concerns::Both, "a new file is seen by the other process")
+        self.report_response("same storage", answer, Affected::Both, "the other process sees a new file")
     }
 
-    /// Locks exclude, both ways.
-    async fn lock(&mut self, other_mount: bool) -> Outcome {
+    /// Locks exclude each other in both directions.
+    async fn lock(&mut self, other_mount: bool) -> CliResult {
         let path = self.scratch.path("lock");
         let had = OsFileSystem.lock(&path);
         let theirs = match &had {
-            Ok(Some(_)) => Some(self.peer.ask(Request::Lock("lock".into())).await?),
+            Ok(Some(_)) => Some(self.peer.ask(PeerRequest::Lock("lock".into())).await?),
             _ => None,
         };
-        self.peer.ask(Request::Unlock).await?;
+        self.peer.ask(PeerRequest::Unlock).await?;
         drop(had);
-        let taken = self.peer.ask(Request::Lock("lock".into())).await?;
+        let taken = self.peer.ask(PeerRequest::Lock("lock".into())).await?;
         let ours = OsFileSystem.lock(&path);
-        self.peer.ask(Request::Unlock).await?;
+        self.peer.ask(PeerRequest::Unlock).await?;
         match (theirs, taken, ours) {
-            (Some(Answer::Locked(false)), Answer::Locked(true), Ok(None)) => {
+            (Some(PeerResponse::Locked(false)), PeerResponse::Locked(true), Ok(None)) => {
                 let means = match self.shared && !other_mount {
-                    true => "between processes of this machine; for others, ask with --peer on another mount",
-                    false => "there is one writer at a time",
+                    true => {
+                        "locks exclude processes of this machine; to check other machines, pass another mount as --peer"
+                    }
+                    false => "only one writer can run at a time",
                 };
-                self.tell("lock", Ending::Fine, None, means)
+                self.report("lock", CheckResult::Fine, None, means)
             }
-            (Some(Answer::Locked(true)), ..) | (_, Answer::Locked(true), Ok(Some(_))) => {
-                let means = "both processes held it: two writers would write at once. Run writers on one machine, \
-                             by one mount";
-                self.harm("lock", Concerns::Writer, means)
+            (Some(PeerResponse::Locked(true)), ..) | (_, PeerResponse::Locked(true), Ok(Some(_))) => {
+                let means = "both processes got the lock, so two writers could run at once; run writers on one machine, through \
+                                             one mount";
+                self.report_unsafe("lock", Affected::Writer, means)
             }
-            _ => self.harm("lock", Concerns::Writer, "files cannot be locked: no writer starts here"),
+            _ => self.report_unsafe(
+                "lock",
+                Affected::Writer,
+                "files cannot be locked; a writer does not start here",
+            ),
         }
     }
 
-    /// A lock goes with its holder.
-    async fn release(&mut self) -> Outcome {
-        self.peer.ask(Request::Lock("held".into())).await?;
+    /// The lock of a killed process is released.
+    async fn release(&mut self) -> CliResult {
+        self.peer.ask(PeerRequest::Lock("held".into())).await?;
         let next = PeerProcess::start(&self.peer_dir)?;
         let (began, path) = (Instant::now(), self.scratch.path("held"));
         std::mem::replace(&mut self.peer, next).kill().await?;
         loop {
             let held = OsFileSystem.lock(&path).is_ok_and(|lock| lock.is_some());
             let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let check = "lock after a death";
+            let check = "lock after a kill";
             if held {
-                let ending = if ms > 1000 { Ending::Slow } else { Ending::Fine };
-                return self.tell(check, ending, Some(ms), "a standby writer can take over");
+                let ending = if ms > 1000 { CheckResult::Slow } else { CheckResult::Fine };
+                return self.report(check, ending, Some(ms), "a standby writer can take over");
             }
             if ms > LIMIT_MS {
-                let means = "the lock of a process that was killed stays: no other writer can take over";
-                return self.harm(check, Concerns::Writer, means);
+                let means = "the lock of a killed process is not released; no other writer can take over";
+                return self.report_unsafe(check, Affected::Writer, means);
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    /// A rename replaces a file whole.
-    async fn rename(&mut self) -> Outcome {
+    /// A rename replaces a file atomically.
+    async fn rename(&mut self) -> CliResult {
         let path = self.scratch.path("replaced");
         fs::replace(&OsFileSystem, &path, generation(0).as_bytes())?;
-        let read = Request::Read {
+        let read = PeerRequest::Read {
             name: "replaced".into(),
-            way: Way::Fresh,
+            way: ReadMode::Fresh,
             text: generation(0),
             limit_ms: LIMIT_MS,
         };
         self.peer.ask(read).await?;
         let watched =
-            Request::Replaced { name: "replaced".into(), last: GENERATIONS, limit_ms: 2 * LIMIT_MS };
-        self.peer.tell(watched).await?;
+            PeerRequest::Replaced { name: "replaced".into(), last: GENERATIONS, limit_ms: 2 * LIMIT_MS };
+        self.peer.send(watched).await?;
         for number in 1..=GENERATIONS {
             fs::replace(&OsFileSystem, &path, generation(number).as_bytes())?;
         }
-        // The time includes that of writing them.
-        let answer = match self.peer.answer().await? {
-            Answer::Seen { odd, .. } => Answer::Seen { ms: 0, odd },
+        // The time would include the time to write the files.
+        let answer = match self.peer.receive().await? {
+            PeerResponse::Seen { odd, .. } => PeerResponse::Seen { ms: 0, odd },
             answer => answer,
         };
-        let means = "manifests are replaced whole, and seen";
-        self.seen("rename", answer, Concerns::Both, means).map(drop)
+        let means = "files are replaced atomically, and the other process sees it";
+        self.report_response("rename", answer, Affected::Both, means).map(drop)
     }
 
-    /// Bytes that are appended and synced are seen: by each way to read.
-    async fn append(&mut self) -> Outcome {
+    /// Appended and synced bytes become visible, for each way of reading.
+    async fn append(&mut self) -> CliResult {
         for (check, way, means) in [
-            ("append, file kept open", Way::Kept, "an open file shows what is appended"),
-            ("append, file opened anew", Way::Open, "opening a file anew shows what is appended"),
-            ("append, read past caches", Way::Fresh, "this is how readers read"),
+            ("append, file kept open", ReadMode::Kept, "an open file shows appended bytes"),
+            ("append, file reopened", ReadMode::Open, "a reopened file shows appended bytes"),
+            (
+                "append, uncached read",
+                ReadMode::Fresh,
+                "an uncached read shows appended bytes; readers read this way",
+            ),
         ] {
             let name = format!("{way:?}");
             let failed = |e| Error::io("cannot append to a file", &e);
             let file = self.scratch.write(&name, "old").map_err(failed)?;
-            let before = Request::Read { name: name.clone(), way, text: "old".into(), limit_ms: LIMIT_MS };
-            self.peer.ask(Request::Keep(name.clone())).await?;
+            let before =
+                PeerRequest::Read { name: name.clone(), way, text: "old".into(), limit_ms: LIMIT_MS };
+            self.peer.ask(PeerRequest::Keep(name.clone())).await?;
             self.peer.ask(before).await?;
             file.write_at(b" new", 3).and_then(|()| file.sync()).map_err(failed)?;
             let limit_ms = LIMIT_MS;
-            let answer = self.peer.ask(Request::Read { name, way, text: "old new".into(), limit_ms }).await?;
+            let answer =
+                self.peer.ask(PeerRequest::Read { name, way, text: "old new".into(), limit_ms }).await?;
             match (way, answer) {
-                (Way::Kept | Way::Open, Answer::Unseen(_) | Answer::Failed(_)) => {
-                    let means = format!("not within {LIMIT_MS} ms; readers do not rely on it");
-                    self.tell(check, Ending::Absent, None, means)?;
+                (ReadMode::Kept | ReadMode::Open, PeerResponse::Unseen(_) | PeerResponse::Failed(_)) => {
+                    let means = format!("not visible within {LIMIT_MS} ms; readers do not rely on it");
+                    self.report(check, CheckResult::Absent, None, means)?;
                 }
-                (_, answer) => drop(self.seen(check, answer, Concerns::Readers, means)?),
+                (_, answer) => drop(self.report_response(check, answer, Affected::Readers, means)?),
             }
         }
         Ok(())
     }
 
-    /// A new name comes up in a listing that was read before.
-    async fn listing(&mut self) -> Outcome {
-        let list = |name: &str, limit_ms| Request::List { name: name.into(), limit_ms };
+    /// A new name becomes visible in a directory that was listed before.
+    async fn listing(&mut self) -> CliResult {
+        let list = |name: &str, limit_ms| PeerRequest::List { name: name.into(), limit_ms };
         self.peer.ask(list("nothing", 0)).await?;
         self.scratch.write("listed", "").map_err(|e| Error::io("cannot write a file", &e))?;
         let answer = self.peer.ask(list("listed", LISTED_MS)).await?;
-        let means = "so long a reader waits for a new table, and a standby writer may miss what another began; shorten it where the file system is mounted";
-        self.seen("listing", answer, Concerns::Both, means).map(drop)
+        let means = "a reader sees a new table after this time, and a standby writer may miss newer files meanwhile; reduce it with the mount options";
+        self.report_response("listing", answer, Affected::Both, means).map(drop)
     }
 
-    fn sync(&mut self) -> Outcome {
+    fn sync(&mut self) -> CliResult {
         let began = Instant::now();
         let synced = self.scratch.write("synced", "synced").and_then(|file| {
             file.write_at(b"!", 6)?;
@@ -309,70 +342,84 @@ impl Checking<'_> {
         });
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         match synced {
-            Ok(()) => self.tell("sync", Ending::Fine, Some(ms), "files and directories can be synced"),
-            Err(e) => self.harm("sync", Concerns::Writer, format!("what was written may be lost: {e}")),
+            Ok(()) => self.report("sync", CheckResult::Fine, Some(ms), "files and directories can be synced"),
+            Err(e) => self.report_unsafe("sync", Affected::Writer, format!("written data may be lost: {e}")),
         }
     }
 
-    /// A file that is open is read on although its name is gone.
-    async fn unlink(&mut self) -> Outcome {
+    /// An open file stays readable after its name was removed.
+    async fn unlink(&mut self) -> CliResult {
         let failed = |e| Error::io("cannot remove a file", &e);
         drop(self.scratch.write("gone", "still here").map_err(failed)?);
-        self.peer.ask(Request::Keep("gone".into())).await?;
+        self.peer.ask(PeerRequest::Keep("gone".into())).await?;
         OsFileSystem.remove(&self.scratch.path("gone")).map_err(failed)?;
         let (name, text) = ("gone".into(), "still here".into());
-        match self.peer.ask(Request::Read { name, way: Way::Kept, text, limit_ms: 0 }).await? {
-            Answer::Unseen(found) if !found.contains("os error") => {
-                let means = format!("an open file that was removed reads as {found:?}");
-                self.harm("unlink while open", Concerns::Readers, means)
+        match self.peer.ask(PeerRequest::Read { name, way: ReadMode::Kept, text, limit_ms: 0 }).await? {
+            PeerResponse::Unseen(found) if !found.contains("os error") => {
+                let means = format!("a removed file that is still open reads as {found:?}");
+                self.report_unsafe("unlink while open", Affected::Readers, means)
             }
-            Answer::Seen { .. } => {
-                self.tell("unlink while open", Ending::Fine, None, "open files outlive their names")
-            }
+            PeerResponse::Seen { .. } => self.report(
+                "unlink while open",
+                CheckResult::Fine,
+                None,
+                "open files stay readable after they are removed",
+            ),
             _ => {
-                let means = "open files go with their names: readers look for what has replaced them";
-                self.tell("unlink while open", Ending::Fine, None, means)
+                let means =
+                    "open files become unreadable when they are removed; readers open their replacements";
+                self.report("unlink while open", CheckResult::Fine, None, means)
             }
         }
     }
 
-    async fn notices(&mut self) -> Outcome {
-        let watching = matches!(self.peer.ask(Request::Watch).await?, Answer::Done);
+    async fn notifications(&mut self) -> CliResult {
+        let watching = matches!(self.peer.ask(PeerRequest::Watch).await?, PeerResponse::Done);
         self.scratch.write("noticed", "x").map_err(|e| Error::io("cannot write a file", &e))?;
-        let answer = self.peer.ask(Request::Notice { limit_ms: NOTICE_MS }).await?;
-        self.notices = watching && matches!(answer, Answer::Seen { .. });
+        let answer = self.peer.ask(PeerRequest::Notice { limit_ms: NOTICE_MS }).await?;
+        self.notifies = watching && matches!(answer, PeerResponse::Seen { .. });
         match answer {
-            Answer::Seen { ms, .. } if self.notices => {
-                self.tell("change notices", Ending::Fine, Some(ms), "readers are told of commits")
-            }
-            _ => self.tell("change notices", Ending::Absent, None, "readers have to poll"),
+            PeerResponse::Seen { ms, .. } if self.notifies => self.report(
+                "change notifications",
+                CheckResult::Fine,
+                Some(ms),
+                "readers are notified of commits",
+            ),
+            _ => self.report("change notifications", CheckResult::Absent, None, "readers must poll"),
         }
     }
 
-    /// What all of it comes to.
-    fn verdict(&mut self) -> Outcome {
-        self.out.end_of_result()?;
+    /// Prints the overall result.
+    fn report_verdict(&mut self) -> CliResult {
+        self.out.end_result()?;
         let (writer, readers) = (self.unsafe_for_writer, self.unsafe_for_readers);
         match writer {
-            true => {
-                self.tell("writer", Ending::Unsafe, None, "do not run a writer on each side of this storage")?
-            }
-            false => self.tell("writer", Ending::Fine, None, "a writer, and a standby, can run here")?,
+            true => self.report(
+                "writer",
+                CheckResult::Unsafe,
+                None,
+                "do not run writers on both sides of this storage",
+            )?,
+            false => self.report("writer", CheckResult::Fine, None, "a writer and a standby can run here")?,
         }
-        let follow = match (self.shared, self.notices) {
-            (true, _) => "readers can run here: --follow auto, which polls here, or poll",
-            (false, true) => "readers can run here: --follow auto, or notify",
-            (false, false) => "readers can run here: --follow poll",
+        let follow = match (self.shared, self.notifies) {
+            (true, _) => "readers can run here with --follow auto, which polls here, or --follow poll",
+            (false, true) => "readers can run here with --follow auto or --follow notify",
+            (false, false) => "readers can run here with --follow poll",
         };
         match readers {
-            true => self.tell("readers", Ending::Unsafe, None, "do not run readers on this storage")?,
-            false if self.slow => self.tell("readers", Ending::Slow, None, format!("{follow}; they lag"))?,
-            false => self.tell("readers", Ending::Fine, None, follow)?,
+            true => {
+                self.report("readers", CheckResult::Unsafe, None, "do not run readers on this storage")?
+            }
+            false if self.slow => {
+                self.report("readers", CheckResult::Slow, None, format!("{follow}; they will lag"))?
+            }
+            false => self.report("readers", CheckResult::Fine, None, follow)?,
         }
         if !writer && !readers {
             return Ok(());
         }
-        let what = "this storage does not do what DriftDB needs: see the lines that say UNSAFE";
+        let what = "this storage is not safe for DriftDB: see the checks marked UNSAFE";
         Err(Error::new(Reason::Corrupt, what).into())
     }
 }

@@ -1,4 +1,4 @@
-//! `watch`: changes as they happen, printed or given to a program.
+//! `watch`: prints changes as they happen, or runs a program for each commit.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use tonic::Status;
 use v1::as_of::At;
 use v1::watch_drift_request::Start;
 
-use crate::args::Watch;
-use crate::client::{Client, Reader, told};
-use crate::commands::moment;
-use crate::exit::{Failure, Outcome};
-use crate::render::{self, Output};
-use crate::shapes::{self, Images};
+use crate::args::WatchArgs;
+use crate::database::{DatabaseHandle, ReaderApi};
+use crate::errors::to_error;
+use crate::exit::{CliResult, Failure};
+use crate::render::{self, Printer};
+use crate::shapes::{self, RequestedImages};
 use crate::statement;
 use bookmark::Bookmark;
 use program::Program;
@@ -24,21 +24,21 @@ use program::Program;
 mod bookmark;
 mod program;
 
-/// How often it is looked whether anybody still reads, and whether the bookmark is to be kept.
+/// How often to check whether the output is still read, and to save the bookmark.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Watches until the moment where it is to end, an error, or whoever reads has gone.
-pub async fn run(args: Watch, client: &mut Client, out: &mut Output) -> Outcome {
-    if !out.can_go_on() && args.until.is_none() && args.command.is_empty() {
-        let message = "csv needs all columns before the first line: give --until, or take -o jsonl";
+/// Watches until the requested end, an error, or until the output is closed.
+pub(crate) async fn run(args: WatchArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+    if !out.can_stream() && args.until.is_none() && args.command.is_empty() {
+        let message = "cannot print an endless watch as csv: csv needs all columns before the first row; pass --until, or use -o jsonl";
         return Err(Failure::Usage(message.to_owned()));
     }
     let bookmark = args.resume.as_deref().map(Bookmark::open).transpose()?;
-    let request = request(&args, bookmark.as_ref(), client).await?;
-    let mut watch = client.database().await?.watch(request);
+    let request = request(&args, bookmark.as_ref(), database).await?;
+    let mut watch = database.stale_client().await?.watch(request);
     let mut watching = Watching {
         out,
-        images: Images { before: args.with_before, after: args.with_after },
+        images: RequestedImages { before: args.with_before, after: args.with_after },
         progress: args.progress,
         program: Program::new(&args.command),
         bookmark,
@@ -57,24 +57,24 @@ pub async fn run(args: Watch, client: &mut Client, out: &mut Output) -> Outcome 
             }
         };
         let condition = || args.condition.clone().unwrap_or_default();
-        let event = event.map_err(|status| Failure::in_text(watching.told(&status), &condition()))?;
+        let event = event.map_err(|status| Failure::in_text(watching.error(&status), &condition()))?;
         let Some(event) = event else { break };
         let seq = watching.show(event).await?;
         if let (Some(bookmark), Some(token)) = (&mut watching.bookmark, watch.token()) {
-            // What a program has done is not to be done again because of a crash.
-            bookmark.move_to(seq, token, watching.program.is_some())?;
+            // A crash must not run the program again for a commit that it has finished.
+            bookmark.advance(seq, token, watching.program.is_some())?;
         }
     }
     watching.keep()
 }
 
 async fn request(
-    args: &Watch,
+    args: &WatchArgs,
     bookmark: Option<&Bookmark>,
-    client: &mut Client,
-) -> Outcome<v1::WatchDriftRequest> {
+    database: &mut DatabaseHandle,
+) -> CliResult<v1::WatchDriftRequest> {
     let until_seq = match &args.until {
-        Some(until) => last_at(until, client).await?,
+        Some(until) => last_at(until, database).await?,
         None => 0,
     };
     let mut request = v1::WatchDriftRequest {
@@ -90,14 +90,14 @@ async fn request(
         heartbeat: args.heartbeat.and_then(|heartbeat| heartbeat.try_into().ok()),
         ..Default::default()
     };
-    let from = moment(args.from.as_deref())?.and_then(|from| from.at);
+    let from = statement::optional_point(args.from.as_deref())?.and_then(|from| from.at);
     request.start = match (bookmark.and_then(Bookmark::token), from) {
         (Some(token), _) => Some(Start::ResumeToken(token)),
         (None, Some(At::Seq(seq))) => Some(Start::AfterSeq(seq)),
         (None, Some(At::Time(time))) => Some(Start::AfterTime(time)),
         (None, Some(At::Ago(ago))) => Some(Start::AfterTime(shapes::timestamp(before_now(ago)?))),
-        // What was written before the command is not what happens from now on, even where a reader has yet to see it.
-        (None, None) => client.reading().await?.token().map(|written| {
+        // Start after the last acknowledged commit, even if the reader has not applied it yet.
+        (None, None) => database.fresh_client().await?.token().map(|written| {
             request.epoch = written.epoch;
             Start::AfterSeq(written.seq)
         }),
@@ -105,8 +105,8 @@ async fn request(
     Ok(request)
 }
 
-fn before_now(ago: prost_types::Duration) -> Outcome<jiff::Timestamp> {
-    let too_long = || Failure::Usage("--from is too long ago".to_owned());
+fn before_now(ago: prost_types::Duration) -> CliResult<jiff::Timestamp> {
+    let too_long = || Failure::Usage("--from is too far in the past".to_owned());
     let ago = Duration::try_from(ago).map_err(|_| too_long())?;
     jiff::Timestamp::now().checked_sub(ago).map_err(|_| too_long())
 }
@@ -116,40 +116,39 @@ fn in_future(time: &prost_types::Timestamp) -> bool {
     (time.seconds, time.nanos) > (now.seconds, now.nanos)
 }
 
-/// The last commit at or before a moment that has been.
-async fn last_at(until: &str, client: &mut Client) -> Outcome<u64> {
+/// The last commit at or before a point in the past.
+async fn last_at(until: &str, database: &mut DatabaseHandle) -> CliResult<u64> {
     let as_of = statement::point(until)?;
     let seq = match &as_of.at {
         Some(At::Seq(seq)) => *seq,
         Some(At::Time(time)) if in_future(time) => {
             let message = format!(
-                "--until {until} lies in the future, where nobody knows which commit will be the last: \
-                 it takes a moment that has been, or a commit (@seq:100)"
+                "--until {until} is in the future: pass a past point in time, or a commit (@seq:100)"
             );
             return Err(Failure::Usage(message));
         }
         _ => {
-            let database = client.reading().await?;
-            let freshness = database.token().map(v1::Freshness::from);
+            let client = database.fresh_client().await?;
+            let freshness = client.token().map(v1::Freshness::from);
             let request =
                 v1::ListTablesRequest { as_of: Some(as_of), freshness, page_size: 1, ..Default::default() };
-            let call = |mut reader: Reader| {
+            let call = |mut reader: ReaderApi| {
                 let request = request.clone();
                 async move { reader.list_tables(request).await }
             };
-            database.read(call).await?.into_inner().header.unwrap_or_default().read_seq
+            client.read(call).await?.into_inner().header.unwrap_or_default().read_seq
         }
     };
     if seq == 0 {
-        return Err(Failure::Usage(format!("--until {until}: nothing had happened by then")));
+        return Err(Failure::Usage(format!("--until {until} is before the first commit")));
     }
     Ok(seq)
 }
 
-/// A watch under way.
+/// A watch in progress.
 struct Watching<'a> {
-    out: &'a mut Output,
-    images: Images,
+    out: &'a mut Printer,
+    images: RequestedImages,
     progress: bool,
     program: Option<Program>,
     bookmark: Option<Bookmark>,
@@ -157,8 +156,8 @@ struct Watching<'a> {
 }
 
 impl Watching<'_> {
-    /// Prints an event, or has it seen to. The commit that it tells of.
-    async fn show(&mut self, event: WatchEvent) -> Outcome<u64> {
+    /// Prints an event or runs the program for it. Returns the seq of its commit.
+    async fn show(&mut self, event: WatchEvent) -> CliResult<u64> {
         let seq = match event {
             WatchEvent::Opened(header) => {
                 self.opened = true;
@@ -168,28 +167,29 @@ impl Watching<'_> {
             WatchEvent::Commit(commit) => self.commit(commit).await?,
             WatchEvent::RowsDone(header) | WatchEvent::Progress(header) | WatchEvent::CaughtUp(header) => {
                 if self.progress && self.program.is_none() {
-                    self.out.aside(&shapes::progress(header.read_seq)?)?;
+                    self.out.print_aside(&shapes::progress(header.read_seq)?)?;
                 }
                 header.read_seq
             }
             WatchEvent::FellBehind(header) => {
                 if self.out.wants_notes() {
-                    render::note(
-                        "note: this watch is slower than the database; it catches up from the files",
-                    );
+                    render::note("note: this watch is slower than the database; it catches up from files");
                 }
                 header.read_seq
             }
             WatchEvent::Interrupted(status) => {
-                // Where nobody listens from the beginning, waiting does not help.
+                // If no reader was reachable from the start, waiting does not help.
                 if !self.opened && reason(&status).as_deref() == Some(Reason::Unreachable.as_str()) {
                     return Err(status.into());
                 }
-                render::note(&format!("note: {}; the watch goes on when it can", told(&status).message()));
+                render::note(&format!(
+                    "note: {}; the watch resumes when a reader is available",
+                    to_error(&status).message()
+                ));
                 0
             }
             WatchEvent::Resumed(header) => {
-                render::note(&format!("note: the watch goes on after commit {}", header.read_seq));
+                render::note(&format!("note: the watch resumed after seq {}", header.read_seq));
                 header.read_seq
             }
         };
@@ -197,50 +197,51 @@ impl Watching<'_> {
         Ok(seq)
     }
 
-    async fn rows(&mut self, batch: v1::RowBatch) -> Outcome<u64> {
+    async fn rows(&mut self, batch: v1::RowBatch) -> CliResult<u64> {
         let seq = batch.rows.iter().map(|row| row.seq).max().unwrap_or_default();
         match &self.program {
             Some(program) => program.run(&shapes::watched_rows(batch)?, None).await?,
             None => {
                 for row in batch.rows {
-                    self.out.aside(&shapes::watched_row(&batch.table, row)?)?;
+                    self.out.print_aside(&shapes::watched_row(&batch.table, row)?)?;
                 }
             }
         }
         Ok(seq)
     }
 
-    async fn commit(&mut self, commit: v1::Commit) -> Outcome<u64> {
+    async fn commit(&mut self, commit: v1::Commit) -> CliResult<u64> {
         let seq = commit.seq;
         match &self.program {
             Some(program) => program.run(&shapes::commit(commit, self.images)?, Some(seq)).await?,
             None => {
                 for event in shapes::events(commit, self.images)? {
-                    self.out.event(&event)?;
+                    self.out.print_event(&event)?;
                 }
             }
         }
         Ok(seq)
     }
 
-    /// An error of the watch; of one that was to go on, with what would do.
-    fn told(&self, status: &Status) -> Error {
-        let error = told(status);
+    /// Converts an error of the watch. If the bookmark is the cause, adds advice.
+    fn error(&self, status: &Status) -> Error {
+        let error = to_error(status);
         let stale = [Reason::FilterMismatch, Reason::EpochChanged, Reason::BelowFloor];
         match &self.bookmark {
-            Some(bookmark) if !self.opened && stale.contains(&error.reason()) => {
-                error.context(format_args!("going on from {} (remove it to begin anew)", bookmark.path()))
-            }
+            Some(bookmark) if !self.opened && stale.contains(&error.reason()) => error.context(format_args!(
+                "cannot resume from {} (remove this file to start again)",
+                bookmark.path()
+            )),
             _ => error,
         }
     }
 
-    /// Keeps the place up to which everything is done.
-    fn keep(&mut self) -> Outcome {
-        Ok(self.bookmark.as_mut().map_or(Ok(()), Bookmark::keep)?)
+    /// Saves the position up to which everything is done.
+    fn keep(&mut self) -> CliResult {
+        Ok(self.bookmark.as_mut().map_or(Ok(()), Bookmark::save)?)
     }
 
-    fn tick(&mut self) -> Outcome {
+    fn tick(&mut self) -> CliResult {
         if self.out.is_closed() {
             return Err(Failure::BrokenPipe);
         }

@@ -1,33 +1,33 @@
-//! Comma-separated values: the first rows settle the columns, the rest streams.
+//! CSV output: the first rows determine the columns, and later rows are streamed.
 
 use std::io::Write;
 
 use driftdb_common::error::{Error, Reason};
 
-use super::{Fields, cell_text};
-use crate::exit::Outcome;
+use super::fields::{JsonFields, cell_text};
+use crate::exit::CliResult;
 
-/// Rows looked at before the columns are settled, and rows written at once after that.
+/// How many rows determine the columns, and how many rows are written at once.
 const WINDOW: usize = 1000;
 
-/// A sheet under way.
+/// A CSV result in progress.
 #[derive(Default)]
-pub(super) struct Sheet {
+pub(super) struct CsvWriter {
     columns: Vec<String>,
-    waiting: Vec<Fields>,
+    waiting: Vec<JsonFields>,
     header_written: bool,
 }
 
-impl Sheet {
-    pub(super) fn add(&mut self, out: &mut dyn Write, fields: Fields) -> Outcome {
+impl CsvWriter {
+    pub(super) fn add(&mut self, out: &mut dyn Write, fields: JsonFields) -> CliResult {
         for (name, _) in &fields.0 {
             if self.columns.contains(name) {
                 continue;
             }
             if self.header_written {
                 let message = format!(
-                    "a row has the field {name:?}, which none of the first {WINDOW} rows has: the header is \
-                     written already. Name the columns with --fields, or use -o jsonl"
+                    "cannot print field {name:?} as CSV: it is not in the first {WINDOW} rows, and the header is already \
+                                         written; name the columns with --fields, or use -o jsonl"
                 );
                 return Err(Error::new(Reason::ArgumentInvalid, message).into());
             }
@@ -37,13 +37,13 @@ impl Sheet {
         if self.waiting.len() == WINDOW { self.flush(out) } else { Ok(()) }
     }
 
-    pub(super) fn end(&mut self, out: &mut dyn Write) -> Outcome {
+    pub(super) fn end(&mut self, out: &mut dyn Write) -> CliResult {
         self.flush(out)?;
-        *self = Sheet::default();
+        *self = CsvWriter::default();
         Ok(())
     }
 
-    fn flush(&mut self, out: &mut dyn Write) -> Outcome {
+    fn flush(&mut self, out: &mut dyn Write) -> CliResult {
         if self.waiting.is_empty() {
             return Ok(());
         }
@@ -70,12 +70,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_that_comes_after_the_header_is_an_error_not_a_loss() {
-        let (mut sheet, mut out) = (Sheet::default(), Vec::new());
+    fn a_new_field_after_the_header_is_an_error() {
+        let (mut sheet, mut out) = (CsvWriter::default(), Vec::new());
         for i in 0..WINDOW {
-            sheet.add(&mut out, Fields::parse(&format!("{{\"n\":{i}}}")).unwrap()).unwrap();
+            sheet.add(&mut out, JsonFields::parse(&format!("{{\"n\":{i}}}")).unwrap()).unwrap();
         }
         assert_eq!(out.iter().filter(|b| **b == b'\n').count(), WINDOW + 1);
-        assert!(sheet.add(&mut out, Fields::parse(r#"{"n":1,"late":2}"#).unwrap()).is_err());
+        assert!(sheet.add(&mut out, JsonFields::parse(r#"{"n":1,"late":2}"#).unwrap()).is_err());
     }
 }

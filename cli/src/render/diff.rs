@@ -1,15 +1,16 @@
-//! A net change for people: a line a field.
+//! A net change for people: one line for each changed field.
 
 use std::fmt::Write;
 
 use serde_json::value::RawValue;
 
-use super::{Fields, Style, visible};
-use crate::exit::Outcome;
+use super::fields::JsonFields;
+use super::style::{Style, visible};
+use crate::exit::CliResult;
 use crate::shapes::Difference;
 
-/// The lines of one row's net change, coloured by field.
-pub fn lines(diff: &Difference, style: Style) -> Outcome<String> {
+/// The lines of the net change of one row, coloured by field.
+pub(crate) fn lines(diff: &Difference, style: Style) -> CliResult<String> {
     let before = fields(diff.before.as_deref())?;
     let after = fields(diff.after.as_deref())?;
     let key: String = diff.key.chars().flat_map(visible).collect();
@@ -39,8 +40,8 @@ pub fn lines(diff: &Difference, style: Style) -> Outcome<String> {
     Ok(text)
 }
 
-fn fields(document: Option<&RawValue>) -> Outcome<Vec<(String, Box<RawValue>)>> {
-    document.map_or(Ok(Vec::new()), |document| Ok(Fields::parse(document.get())?.0))
+fn fields(document: Option<&RawValue>) -> CliResult<Vec<(String, Box<RawValue>)>> {
+    document.map_or(Ok(Vec::new()), |document| Ok(JsonFields::parse(document.get())?.0))
 }
 
 #[cfg(test)]
@@ -53,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_a_field_that_changed() {
+    fn each_changed_field_has_a_line() {
         let changed =
             diff("changed", Some(r#"{"a":1,"b":"x","c":[1]}"#), Some(r#"{"a":1,"b":"y","d":null}"#));
         let expected = "~ o1\n    b: \"x\" → \"y\"\n    c: [1]\n    d: null\n";

@@ -1,11 +1,12 @@
-//! Rows for people, a field a line: for rows too wide for columns.
+//! Rows for people, one field a line: for rows that are too wide for columns.
 
 use std::io::{self, Write};
 
-use super::{Fields, Style, cell_text, visible};
+use super::fields::{JsonFields, cell_text};
+use super::style::{Style, visible};
 
-/// Writes one row, the `number`th from 1.
-pub(super) fn write(out: &mut dyn Write, style: Style, number: u64, fields: &Fields) -> io::Result<()> {
+/// Writes row `number`, counted from 1.
+pub(super) fn write(out: &mut dyn Write, style: Style, number: u64, fields: &JsonFields) -> io::Result<()> {
     let names = fields.0.iter().map(|(name, _)| name.chars().flat_map(visible).collect::<String>());
     let names: Vec<String> = names.collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or_default();

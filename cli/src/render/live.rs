@@ -1,16 +1,17 @@
-//! Changes for people, as they happen: a line each, and what it did to the row where that was asked for.
+//! Changes for people: one line for each change, and the row before and after it if requested.
 
 use serde_json::value::RawValue;
 
-use super::{Style, diff, visible};
-use crate::exit::Outcome;
-use crate::shapes::{Difference, Event};
+use super::diff;
+use super::style::{Style, visible};
+use crate::exit::CliResult;
+use crate::shapes::{Difference, EventJson};
 
-/// Characters of a document that are shown.
+/// The maximum length of a document, in characters; longer documents are cut.
 const DOCUMENT: usize = 100;
 
 /// The lines of a change.
-pub fn event(event: &Event, style: Style) -> Outcome<String> {
+pub(crate) fn event(event: &EventJson, style: Style) -> CliResult<String> {
     let kind = format!("{:<11}", event.kind);
     let kind = match event.kind {
         "insert" => style.green(&kind),
@@ -45,8 +46,8 @@ pub fn event(event: &Event, style: Style) -> Outcome<String> {
     Ok(line)
 }
 
-/// A record that is no change.
-pub fn aside(json: &str, style: Style) -> String {
+/// The line of a record that is not a change.
+pub(crate) fn aside(json: &str, style: Style) -> String {
     style.dim(&shown(json)) + "\n"
 }
 
@@ -74,8 +75,8 @@ mod tests {
         Some(RawValue::from_string(text.to_owned()).unwrap())
     }
 
-    fn patched() -> Event {
-        Event {
+    fn patched() -> EventJson {
+        EventJson {
             seq: 7,
             time: "2026-01-01T00:00:00.000Z".into(),
             table: "orders".into(),
@@ -90,16 +91,16 @@ mod tests {
     }
 
     #[test]
-    fn a_line_a_change() {
-        let line = |change: &Event| event(change, Style::PLAIN).unwrap();
+    fn each_change_has_a_line() {
+        let line = |change: &EventJson| event(change, Style::PLAIN).unwrap();
         let head = "2026-01-01T00:00:00.000Z        7  patch       orders/o1\\n";
         assert_eq!(line(&patched()), format!("{head}  {{\"b\":2}}  (why)\n"));
         let after = Some(raw(r#"{"a":1,"b":2}"#));
-        let told = line(&Event { after: after.clone(), ..patched() });
-        assert_eq!(told, format!("{head}  {{\"b\":2}}  (why)\n    after: {{\"a\":1,\"b\":2}}\n"));
+        let printed = line(&EventJson { after: after.clone(), ..patched() });
+        assert_eq!(printed, format!("{head}  {{\"b\":2}}  (why)\n    after: {{\"a\":1,\"b\":2}}\n"));
         let before = Some(raw(r#"{"a":1,"b":1}"#));
-        assert_eq!(line(&Event { before, after, ..patched() }), format!("{head}  (why)\n    b: 1 → 2\n"));
-        let long = Event { payload: raw(&format!("{{\"a\":\"{}\"}}", "é".repeat(200))), ..patched() };
+        assert_eq!(line(&EventJson { before, after, ..patched() }), format!("{head}  (why)\n    b: 1 → 2\n"));
+        let long = EventJson { payload: raw(&format!("{{\"a\":\"{}\"}}", "é".repeat(200))), ..patched() };
         assert!(line(&long).contains(&format!("{}…", "é".repeat(94))));
         let coloured = event(&patched(), Style::COLOUR).unwrap();
         assert!(coloured.contains("\x1b[33mpatch "), "{coloured}");

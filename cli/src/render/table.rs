@@ -1,26 +1,27 @@
-//! Aligned columns for people: widths come from the first rows, so that memory stays bounded.
+//! Aligned columns for people. The first rows determine the widths, so that memory use is bounded.
 
 use std::io::{self, Write};
 
 use serde_json::value::RawValue;
 
-use super::{Fields, Style, cell_text, visible};
+use super::fields::{JsonFields, cell_text};
+use super::style::{Style, visible};
 
-/// Rows looked at before the widths are settled.
+/// How many rows determine the widths.
 const WINDOW: usize = 256;
-/// Characters of a cell that are shown.
+/// The maximum width of a cell, in characters.
 const CELL: usize = 64;
 
-/// A table under way.
+/// A table in progress.
 #[derive(Default)]
-pub(super) struct Table {
-    columns: Vec<Column>,
-    /// Rows that wait for the header.
+pub(super) struct TableWriter {
+    columns: Vec<ColumnLayout>,
+    /// Rows that are kept until the header is written.
     waiting: Vec<Vec<Option<Cell>>>,
     header_written: bool,
 }
 
-struct Column {
+struct ColumnLayout {
     name: String,
     width: usize,
     numbers: bool,
@@ -32,11 +33,11 @@ struct Cell {
     number: bool,
 }
 
-impl Table {
-    pub(super) fn add(&mut self, out: &mut dyn Write, style: Style, fields: Fields) -> io::Result<()> {
+impl TableWriter {
+    pub(super) fn add(&mut self, out: &mut dyn Write, style: Style, fields: JsonFields) -> io::Result<()> {
         let known = |name: &String| self.columns.iter().any(|c| c.name == *name);
         if self.header_written && !fields.0.iter().all(|(name, _)| known(name)) {
-            // A column that nobody knew of: a new header, rather than a value lost.
+            // Start a new header for a new column, so that no value is lost.
             self.header_written = false;
             writeln!(out)?;
         }
@@ -52,12 +53,12 @@ impl Table {
         if !self.waiting.is_empty() {
             self.flush(out, style)?;
         }
-        *self = Table::default();
+        *self = TableWriter::default();
         Ok(())
     }
 
-    /// Puts fields under their columns, adding those that are new.
-    fn arrange(&mut self, fields: Fields) -> Vec<Option<Cell>> {
+    /// Puts fields under their columns, and adds new columns.
+    fn arrange(&mut self, fields: JsonFields) -> Vec<Option<Cell>> {
         let mut row: Vec<Option<Cell>> = self.columns.iter().map(|_| None).collect();
         for (name, value) in fields.0 {
             let cell = Some(Cell::new(&value));
@@ -66,7 +67,7 @@ impl Table {
                 Some(slot) => *slot = cell,
                 None => {
                     let name: String = name.chars().flat_map(visible).collect();
-                    self.columns.push(Column { width: name.chars().count(), name, numbers: true });
+                    self.columns.push(ColumnLayout { width: name.chars().count(), name, numbers: true });
                     row.push(cell);
                 }
             }
@@ -114,7 +115,7 @@ impl Cell {
     }
 }
 
-fn pad(text: &str, width: usize, column: &Column) -> String {
+fn pad(text: &str, width: usize, column: &ColumnLayout) -> String {
     let spaces = " ".repeat(column.width.saturating_sub(width));
     if column.numbers { format!("{spaces}{text}") } else { format!("{text}{spaces}") }
 }
@@ -123,13 +124,13 @@ fn pad(text: &str, width: usize, column: &Column) -> String {
 mod tests {
     use super::*;
 
-    fn add(table: &mut Table, out: &mut Vec<u8>, row: &str) {
-        table.add(out, Style::PLAIN, Fields::parse(row).unwrap()).unwrap();
+    fn add(table: &mut TableWriter, out: &mut Vec<u8>, row: &str) {
+        table.add(out, Style::PLAIN, JsonFields::parse(row).unwrap()).unwrap();
     }
 
     #[test]
-    fn a_column_that_comes_late_starts_a_new_header() {
-        let (mut table, mut out) = (Table::default(), Vec::new());
+    fn a_late_column_starts_a_new_header() {
+        let (mut table, mut out) = (TableWriter::default(), Vec::new());
         for i in 0..=WINDOW {
             add(&mut table, &mut out, &format!("{{\"n\":{i}}}"));
         }
@@ -141,8 +142,8 @@ mod tests {
     }
 
     #[test]
-    fn long_cells_are_cut_and_control_characters_shown() {
-        let (mut table, mut out) = (Table::default(), Vec::new());
+    fn long_cells_are_cut_and_control_characters_are_escaped() {
+        let (mut table, mut out) = (TableWriter::default(), Vec::new());
         add(&mut table, &mut out, &format!(r#"{{"a":"{}","b":"\u001b[2J"}}"#, "x".repeat(100)));
         table.end(&mut out, Style::COLOUR).unwrap();
         let text = String::from_utf8(out).unwrap();

@@ -152,7 +152,9 @@ pub fn operation_from_wire(operation: v1::Operation) -> Result<Operation> {
             let to = point_from_wire(revert.to)?;
             Action::Revert(to.ok_or_else(|| invalid("revert has no target; set `to`"))?)
         }
-        None => return Err(invalid("operation has no action; set insert, put, patch, soft_delete or revert")),
+        None => {
+            return Err(invalid("operation has no action; set insert, put, patch, soft_delete or revert"));
+        }
     };
     let key = Some(operation.key).filter(|key| !key.is_empty()).map(KeyInput::Text);
     Ok(Operation { table: operation.table, key, action })
@@ -203,7 +205,7 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
     let Some(options) = options else { return Ok(CommitOptions::default()) };
     if options.request_id.len() > limits::REQUEST_ID_BYTES {
         let message = format!(
-            "request_id is too long: {} bytes, the limit is {}",
+            "the request id is too long: {} bytes, the limit is {}",
             options.request_id.len(),
             limits::REQUEST_ID_BYTES
         );
@@ -211,7 +213,7 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
     }
     if options.reason.len() > limits::REASON_BYTES {
         let message = format!(
-            "reason is too long: {} bytes, the limit is {}",
+            "the reason is too long: {} bytes, the limit is {}",
             options.reason.len(),
             limits::REASON_BYTES
         );

@@ -1,4 +1,4 @@
-//! What fake readers send to a watch: a short history, the same at each of them.
+//! The messages that stub readers send to a watch: a short history, the same at each reader.
 
 use bytes::Bytes;
 
@@ -6,10 +6,10 @@ use crate::v1;
 use v1::watch_drift_request::Start;
 use v1::watch_drift_response::Event;
 
-/// The commit after which a watch without a start begins.
+/// The seq after which a watch without a start begins.
 pub(super) const NOW: u64 = 3;
 
-/// A request as a test sees it: where it starts, and how often it wants to hear something.
+/// A request as tests see it: its start and its heartbeat.
 pub(super) fn asked(request: &v1::WatchDriftRequest) -> String {
     let start = match &request.start {
         None => "now".to_owned(),
@@ -34,7 +34,7 @@ fn rows(key: &str) -> Event {
     Event::Rows(v1::RowBatch { table: "t".to_owned(), rows: vec![row] })
 }
 
-/// All that there is to send. Commit 5 is large.
+/// All messages. Commit 5 has several parts.
 fn history() -> Vec<Event> {
     vec![
         rows("r1"),
@@ -50,7 +50,7 @@ fn history() -> Vec<Event> {
     ]
 }
 
-/// The messages that answer a request. A token is the number of messages of the history before it.
+/// The messages of a response. A token is the number of messages of the history before it.
 pub(super) fn messages(request: &v1::WatchDriftRequest) -> Vec<v1::WatchDriftResponse> {
     let after = match &request.start {
         Some(Start::ResumeToken(token)) => std::str::from_utf8(token).unwrap().parse().unwrap(),

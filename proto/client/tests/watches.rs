@@ -1,16 +1,16 @@
-//! What a watch promises, over readers that fail, fall silent and break off at any place.
+//! Tests of watches with readers that fail, fall silent and break off at any position.
 
 use std::time::Duration;
 
 use tonic::Code;
 
-use super::fakes::{self, Act, Script};
 use super::feed::NOW;
-use super::{NOBODY, options, told, told_as};
-use crate::client::{Client, Watch, WatchEvent};
+use super::stubs::{self, Act, StubScript};
+use super::{UNUSED, code_and_reason, failed_with, options};
+use crate::client::{Client, WatchEvent, Watcher};
 use crate::v1;
 
-/// An event in a word: `5 bcd` is commit 5 with its changes.
+/// A short text for an event: `5 bcd` is commit 5 with its changes.
 fn word(event: WatchEvent) -> String {
     match event {
         WatchEvent::Opened(header) => format!("opened {}", header.read_seq),
@@ -30,16 +30,16 @@ fn word(event: WatchEvent) -> String {
 
 const COMMITS: [&str; 5] = ["4 a", "5 bcd", "caught up", "7 e", "progress 8"];
 
-async fn readers(scripts: &[std::sync::Arc<Script>]) -> Client {
+async fn readers(scripts: &[std::sync::Arc<StubScript>]) -> Client {
     let mut addresses = Vec::new();
     for script in scripts {
-        addresses.push(fakes::reader(script).await);
+        addresses.push(stubs::reader(script).await);
     }
     Client::with(options(), [""; 0], addresses)
 }
 
-/// All events up to the last of the history, without those that tell of breaks.
-async fn all(watch: &mut Watch) -> Vec<String> {
+/// All events up to the end of the history, without those about breaks.
+async fn all(watch: &mut Watcher) -> Vec<String> {
     let mut words = Vec::new();
     while words.last().is_none_or(|last: &String| !last.starts_with("progress")) {
         let event = watch.next().await.unwrap().unwrap();
@@ -54,19 +54,19 @@ fn with_rows() -> Vec<&'static str> {
     [vec!["opened 3", "r1", "r2", "rows done 3"], COMMITS.to_vec()].concat()
 }
 
-fn asked(script: &Script) -> Vec<String> {
+fn asked(script: &StubScript) -> Vec<String> {
     let starts = script.asked.lock().unwrap().clone();
     starts.iter().map(|asked| asked.trim_matches('"').split(' ').next().unwrap().to_owned()).collect()
 }
 
 #[tokio::test]
-async fn wherever_a_connection_breaks_nothing_is_lost_and_nothing_comes_twice() {
+async fn a_broken_connection_neither_loses_nor_repeats_commits() {
     let mut watches = tokio::task::JoinSet::new();
     for initial_rows in [false, true] {
         for (first, second) in (0..12).flat_map(|first| [0, 1, 2, 4].map(|second| (first, second))) {
             watches.spawn(async move {
                 let acts = [Act::CutAfter(first), Act::EndAfter(second), Act::Cut, Act::Answer];
-                let client = readers(&[Script::new(&acts)]).await;
+                let client = readers(&[StubScript::new(&acts)]).await;
                 let request = v1::WatchDriftRequest { initial_rows, ..Default::default() };
                 let expected =
                     if initial_rows { with_rows() } else { [vec!["opened 3"], COMMITS.to_vec()].concat() };
@@ -78,13 +78,15 @@ async fn wherever_a_connection_breaks_nothing_is_lost_and_nothing_comes_twice() 
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_at_the_next_reader_and_says_so_once() {
+async fn a_watch_resumes_at_the_next_reader_and_reports_it_once() {
     let down = Act::Fail(Code::Unavailable, "SHUTTING_DOWN");
     let busy = Act::Fail(Code::ResourceExhausted, "OVERLOADED");
     let behind = Act::Fail(Code::Unavailable, "REPLICA_BEHIND");
-    // The large commit breaks off after its first part.
-    let scripts =
-        [Script::new(&[Act::CutAfter(3), down.clone()]), Script::new(&[behind, busy, down, Act::Answer])];
+    // The commit with several parts breaks off after its first part.
+    let scripts = [
+        StubScript::new(&[Act::CutAfter(3), down.clone()]),
+        StubScript::new(&[behind, busy, down, Act::Answer]),
+    ];
     let client = readers(&scripts).await;
     let mut watch = client.watch(v1::WatchDriftRequest::default());
     let mut words = Vec::new();
@@ -95,27 +97,27 @@ async fn a_watch_goes_on_at_the_next_reader_and_says_so_once() {
     assert_eq!(asked(&scripts[1]), ["4"; 4]);
     assert_eq!(watch.token().map(|token| &token[..]), Some(&b"9"[..]));
 
-    // A token goes on elsewhere, in another watch.
-    let client = readers(&[Script::new(&[Act::Answer])]).await;
+    // Another watch can resume from the token.
+    let client = readers(&[StubScript::new(&[Act::Answer])]).await;
     let start = watch.token().cloned().map(v1::watch_drift_request::Start::ResumeToken);
     let mut watch = client.watch(v1::WatchDriftRequest { start, ..Default::default() });
     assert_eq!(all(&mut watch).await, ["opened 3", "progress 8"]);
 }
 
 #[tokio::test]
-async fn a_start_of_now_stays_what_it_was() {
-    let script = Script::new(&[Act::Cut, Act::CutAfter(1), Act::Answer]);
+async fn a_start_of_now_does_not_move_after_a_break() {
+    let script = StubScript::new(&[Act::Cut, Act::CutAfter(1), Act::Answer]);
     let client = readers(std::slice::from_ref(&script)).await;
     let mut watch = client.watch(v1::WatchDriftRequest::default());
     assert!(watch.token().is_none());
     assert_eq!(all(&mut watch).await.len(), 1 + COMMITS.len());
     assert_eq!(asked(&script), ["now", "now", &NOW.to_string()]);
-    assert!(script.asked.lock().unwrap()[0].ends_with(" 10.0\""), "a heartbeat is asked for");
+    assert!(script.asked.lock().unwrap()[0].ends_with(" 10.0\""), "the watch requests a heartbeat");
 }
 
 #[tokio::test]
-async fn a_silent_reader_is_given_up() {
-    let script = Script::new(&[Act::SilentAfter(2), Act::Answer]);
+async fn a_silent_reader_is_abandoned() {
+    let script = StubScript::new(&[Act::SilentAfter(2), Act::Answer]);
     let client = readers(std::slice::from_ref(&script)).await;
     let heartbeat = prost_types::Duration { seconds: 0, nanos: 100_000_000 };
     let request = v1::WatchDriftRequest { heartbeat: Some(heartbeat), ..Default::default() };
@@ -125,86 +127,89 @@ async fn a_silent_reader_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_refused_watch_ends() {
+async fn a_rejected_watch_ends() {
     for (code, reason) in [
         (Code::FailedPrecondition, "EPOCH_CHANGED"),
         (Code::OutOfRange, "BELOW_FLOOR"),
         (Code::InvalidArgument, "FILTER_MISMATCH"),
         (Code::NotFound, "TABLE_NOT_FOUND"),
     ] {
-        let client = readers(&[Script::new(&[Act::CutAfter(2), Act::Fail(code, reason)])]).await;
+        let client = readers(&[StubScript::new(&[Act::CutAfter(2), Act::Fail(code, reason)])]).await;
         let mut watch = client.watch(v1::WatchDriftRequest::default());
         let failed = loop {
             match watch.next().await {
                 Ok(event) => assert!(event.is_some()),
-                Err(status) => break Err::<(), _>(told(&status)),
+                Err(status) => break Err::<(), _>(code_and_reason(&status)),
             }
         };
-        assert_eq!(failed, told_as(code, reason));
+        assert_eq!(failed, failed_with(code, reason));
         assert!(watch.next().await.unwrap().is_none());
     }
 }
 
 #[tokio::test]
-async fn patience_may_have_an_end() {
-    let client = Client::with(options(), [""; 0], [NOBODY]);
-    let mut watch = client.watch(v1::WatchDriftRequest::default()).patience(Duration::from_millis(100));
+async fn a_watch_can_have_a_retry_timeout() {
+    let client = Client::with(options(), [""; 0], [UNUSED]);
+    let mut watch = client.watch(v1::WatchDriftRequest::default()).retry_timeout(Duration::from_millis(100));
     assert!(matches!(watch.next().await, Ok(Some(WatchEvent::Interrupted(_)))));
-    assert_eq!(watch.next().await.map(drop).map_err(|s| told(&s)), told_as(Code::Unavailable, "UNREACHABLE"));
+    assert_eq!(
+        watch.next().await.map(drop).map_err(|s| code_and_reason(&s)),
+        failed_with(Code::Unavailable, "UNREACHABLE")
+    );
 
-    // Without that it has none, and a reader may come at any time.
+    // By default there is no limit, and a reader can appear at any time.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
     let client = Client::with(options(), [""; 0], [address.to_string()]);
     let mut watch = client.watch(v1::WatchDriftRequest::default());
     assert!(matches!(watch.next().await, Ok(Some(WatchEvent::Interrupted(_)))));
-    // A call that is given up, again and again, loses nothing.
+    // Cancelled calls lose nothing.
     for _ in 0..20 {
         let given_up = tokio::time::timeout(Duration::from_millis(5), watch.next()).await;
         assert!(given_up.is_err(), "{given_up:?}");
     }
-    fakes::reader_at(&Script::new(&[Act::Answer]), address).await;
+    stubs::reader_at(&StubScript::new(&[Act::Answer]), address).await;
     assert_eq!(all(&mut watch).await, [vec!["opened 3"], COMMITS.to_vec()].concat());
 }
 
 #[tokio::test]
-async fn a_stream_that_opens_late_is_opened_by_calls_that_are_given_up_sooner() {
+async fn a_slow_opening_survives_cancelled_calls() {
     const LATE: Duration = Duration::from_millis(1500);
-    let next = async |watch: &mut Watch| {
+    let next = async |watch: &mut Watcher| {
         for _ in 0..200 {
             if let Ok(next) = tokio::time::timeout(Duration::from_millis(100), watch.next()).await {
                 return next;
             }
         }
-        panic!("nothing comes");
+        panic!("no event arrived");
     };
-    let script = Script::new(&[Act::Late(LATE, &Act::Answer)]);
+    let script = StubScript::new(&[Act::Late(LATE, &Act::Answer)]);
     let client = readers(std::slice::from_ref(&script)).await;
     let mut watch = client.watch(v1::WatchDriftRequest::default());
     assert_eq!(word(next(&mut watch).await.unwrap().unwrap()), "opened 3");
     assert_eq!(all(&mut watch).await, COMMITS);
-    assert_eq!(asked(&script), ["now"], "it is asked for once");
+    assert_eq!(asked(&script), ["now"], "the stream is requested once");
 
-    // Also where it comes to nothing.
+    // Also if the opening fails.
     const REFUSED: Act = Act::Fail(Code::NotFound, "TABLE_NOT_FOUND");
-    let script = Script::new(&[Act::Late(LATE, &REFUSED)]);
+    let script = StubScript::new(&[Act::Late(LATE, &REFUSED)]);
     let client = readers(std::slice::from_ref(&script)).await;
     let mut watch = client.watch(v1::WatchDriftRequest::default());
-    let failed = next(&mut watch).await.map(drop).map_err(|s| told(&s));
-    assert_eq!(failed, told_as(Code::NotFound, "TABLE_NOT_FOUND"));
+    let failed = next(&mut watch).await.map(drop).map_err(|s| code_and_reason(&s));
+    assert_eq!(failed, failed_with(Code::NotFound, "TABLE_NOT_FOUND"));
     assert_eq!(asked(&script), ["now"]);
 }
 
 #[tokio::test]
-async fn a_watch_with_an_end_ends_there() {
+async fn a_watch_with_an_end_stops_there() {
     for acts in [
         vec![Act::Answer],
-        // The stream ends early without an error; it ends where it should; it breaks after all has come.
+        // The stream ends early without an error; ends where it should; breaks after everything was delivered.
         vec![Act::EndAfter(2), Act::EndAfter(5), Act::Answer],
         vec![Act::CutAfter(6), Act::Answer],
     ] {
-        let client = readers(&[Script::new(&acts)]).await;
+        let client = readers(&[StubScript::new(&acts)]).await;
         let mut watch = client.watch(v1::WatchDriftRequest { until_seq: 7, ..Default::default() });
         let mut words = Vec::new();
         while let Some(event) = watch.next().await.unwrap() {

@@ -1,4 +1,4 @@
-//! What a watch wants to see: tables, keys, a condition on the row before or after.
+//! What a watch sends: the tables, the keys, and a condition on the row before or after each event.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,25 +15,25 @@ use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::Row;
 
 use crate::replica::Applied;
-use crate::token::filter_hash;
+use crate::resume_token::request_hash;
 
-/// A filter. All of its parts must be met.
+/// The filter of a watch. An event must meet all parts.
 #[derive(Debug)]
-pub struct Filter {
-    /// The tables by name; every table where there is none.
+pub struct WatchFilter {
+    /// The tables by name; empty for all tables.
     tables: BTreeSet<String>,
-    /// Which rows, by their keys.
+    /// The keys.
     pub rows: Arc<KeyFilter>,
     condition: Option<Condition>,
     hash: u64,
 }
 
-impl Filter {
+impl WatchFilter {
     /// The filter of a request.
-    pub fn from_wire(request: &v1::WatchDriftRequest) -> Result<Filter> {
+    pub fn from_wire(request: &v1::WatchDriftRequest) -> Result<WatchFilter> {
         if request.keys.len() > limits::KEYS_PER_WATCH {
             let message = format!(
-                "{} keys are over the limit of {} a watch: use a condition, or several watches",
+                "too many keys: {}, the limit for a watch is {}; use a condition, or several watches",
                 request.keys.len(),
                 limits::KEYS_PER_WATCH
             );
@@ -41,7 +41,7 @@ impl Filter {
         }
         let longest = request.keys.iter().chain([&request.key_prefix]).map(String::len).max().unwrap_or(0);
         if longest > limits::KEY_BYTES {
-            let message = format!("a key of {longest} bytes: no row has one over {}", limits::KEY_BYTES);
+            let message = format!("the key is too long: {longest} bytes, the limit is {}", limits::KEY_BYTES);
             return Err(Error::new(Reason::KeyInvalid, message));
         }
         let params = parser::parse_params(&request.params)?;
@@ -51,22 +51,22 @@ impl Filter {
         };
         let tables: BTreeSet<String> = request.tables.iter().cloned().collect();
         let keys: BTreeSet<String> = request.keys.iter().cloned().collect();
-        // The order in which tables and keys are named makes no other filter.
+        // The hash uses the sorted names: their order in the request does not matter.
         let counts =
             [tables.len(), keys.len(), request.params.len()].map(|count| (count as u64).to_le_bytes());
         let texts = tables.iter().chain(&keys).chain(&request.params).map(String::as_str);
         let texts = texts.chain([request.key_prefix.as_str(), request.r#where.trim()]).map(str::as_bytes);
-        let hash = filter_hash(counts.iter().map(<[u8; 8]>::as_slice).chain(texts));
+        let hash = request_hash(counts.iter().map(<[u8; 8]>::as_slice).chain(texts));
         let rows = Arc::new(KeyFilter { keys, prefix: request.key_prefix.clone() });
-        Ok(Filter { tables, rows, condition, hash })
+        Ok(WatchFilter { tables, rows, condition, hash })
     }
 
-    /// A number for it: tokens of another filter are told apart by it.
+    /// The hash of the filter, which a resume token contains.
     pub fn hash(&self) -> u64 {
         self.hash
     }
 
-    /// The first table named that there is not, and never was, as an error; so is a key that a named table cannot have.
+    /// Fails if a named table never existed, or if a named table cannot have one of the keys.
     pub fn check(&self, applied: &Applied) -> Result<()> {
         for table in &self.tables {
             let key_type = applied.table(table)?.key_type()?;
@@ -75,40 +75,40 @@ impl Filter {
         Ok(())
     }
 
-    /// The tables watched, as far as there are any, in the order of their creation.
+    /// The existing tables that the watch covers, in the order of their creation.
     pub fn timelines<'a>(&self, applied: &'a Applied) -> Vec<&'a Arc<Timeline>> {
         let mut tables: Vec<_> =
-            applied.tables.values().filter(|table| self.wants_table(table.name())).collect();
+            applied.tables.values().filter(|table| self.covers_table(table.name())).collect();
         tables.sort_unstable_by_key(|table| table.id());
         tables
     }
 
-    /// The greatest floor of the tables watched.
+    /// The greatest floor of the tables that the watch covers.
     pub fn floor(&self, applied: &Applied) -> u64 {
-        let tables = applied.tables.values().filter(|table| self.wants_table(table.name()));
-        tables.filter_map(|table| table.state().chain.floor()).map(|floor| floor.seq).max().unwrap_or(0)
+        let tables = applied.tables.values().filter(|table| self.covers_table(table.name()));
+        tables.filter_map(|table| table.state().layers.floor()).map(|floor| floor.seq).max().unwrap_or(0)
     }
 
-    /// Whether a table is watched.
-    pub fn wants_table(&self, name: &str) -> bool {
+    /// Whether the watch covers a table.
+    pub fn covers_table(&self, name: &str) -> bool {
         self.tables.is_empty() || self.tables.contains(name)
     }
 
-    /// Whether an event of a row, or of no row, may pass.
+    /// Whether an event may pass, judged by its key alone; `None` is the key of a SCHEMA event.
     pub fn may_pass(&self, key: Option<&Key>) -> bool {
         match key {
             Some(key) => self.rows.passes(key),
-            None => self.rows.is_open() && self.condition.is_none(),
+            None => self.rows.passes_all() && self.condition.is_none(),
         }
     }
 
-    /// Whether a change passes. It must have the images that [`Filter::images`] tells.
-    pub fn passes(&self, change: &DriftEvent) -> Result<bool> {
-        if !self.may_pass(change.key.as_ref()) {
+    /// Whether an event passes. The event must have the images that [`WatchFilter::needed_images`] names.
+    pub fn passes(&self, event: &DriftEvent) -> Result<bool> {
+        if !self.may_pass(event.key.as_ref()) {
             return Ok(false);
         }
         let Some(condition) = &self.condition else { return Ok(true) };
-        for row in [&change.before, &change.after].into_iter().flatten() {
+        for row in [&event.before, &event.after].into_iter().flatten() {
             let Row { key, seq, time_ms, document } = row;
             if condition.matches(predicate::RowRef { key, seq: *seq, time_ms: *time_ms, document })? {
                 return Ok(true);
@@ -117,15 +117,15 @@ impl Filter {
         Ok(false)
     }
 
-    /// The images that it takes to tell, and to send what is wanted.
-    pub fn images(&self, sent: Images) -> Images {
-        let asked = self.condition.is_some();
-        Images { before: sent.before || asked, after: sent.after || asked }
+    /// The images that the filter needs to judge an event, and those that the watch sends.
+    pub fn needed_images(&self, sent: Images) -> Images {
+        let has_condition = self.condition.is_some();
+        Images { before: sent.before || has_condition, after: sent.after || has_condition }
     }
 
-    /// The condition that rows of a table with such keys must meet, for a SELECT; an inner `None` where every row does, an
-    /// outer one where no row can.
-    pub fn condition(&self, key_type: KeyType) -> Option<Option<Condition>> {
+    /// The condition for a SELECT of the rows of a table that pass. The outer `None` means that no row passes, the inner `None`
+    /// that all rows pass.
+    pub fn select_condition(&self, key_type: KeyType) -> Option<Option<Condition>> {
         let value = |key: Key| match key {
             Key::Int(int) => Value::Int(int.into()),
             Key::Str(text) => Value::Str(text.to_string()),
@@ -146,8 +146,8 @@ impl Filter {
                 op: Comparison::GreaterOrEqual,
                 value: text,
             });
-            if let Some(behind) = behind(&self.rows.prefix) {
-                let value = Value::Str(behind);
+            if let Some(end) = prefix_end(&self.rows.prefix) {
+                let value = Value::Str(end);
                 parts.push(Condition::Compare { column: Column::Key, op: Comparison::Less, value });
             }
         }
@@ -155,11 +155,21 @@ impl Filter {
     }
 }
 
-/// A text that is behind every one with a prefix, and near it.
-fn behind(prefix: &str) -> Option<String> {
+/// Removes the images that only the filter needed.
+pub fn keep_images(event: &mut DriftEvent, sent: Images) {
+    if !sent.before {
+        event.before = None;
+    }
+    if !sent.after {
+        event.after = None;
+    }
+}
+
+/// A text that sorts after all texts with a prefix, and close to them.
+fn prefix_end(prefix: &str) -> Option<String> {
     let mut text = prefix.to_owned();
     let last = text.pop()?;
-    // The last code point has none behind it, and the one before the surrogates is rare: then the range has no end.
+    // `None` for the last code point, and for the rare one before the surrogates: the range then has no upper end.
     text.push(char::from_u32(u32::from(last) + 1)?);
     Some(text)
 }

@@ -10,11 +10,11 @@ use driftdb_common::table::state;
 
 use crate::admission::preconditions::check_preconditions;
 use crate::admission::prepared_commit::NewEvent;
-use crate::admitted_table::{AdmittedTable, RowState};
-use crate::admitted_tables::AdmittedTables;
+use crate::admission::table::{AdmittedTable, RowState};
+use crate::admission::tables::AdmittedTables;
 
-/// Checks a commit's preconditions and applies its operations in order; each one sees those before it. After an error the
-/// caller must undo the operations that were applied.
+/// Checks a commit's preconditions and applies its operations in order; each one sees those before it. After
+/// an error the caller must undo the operations that were applied.
 pub(super) fn admit_operations(
     tables: &mut AdmittedTables,
     token: WriteToken,
@@ -60,16 +60,19 @@ fn admit_operation(tables: &mut AdmittedTables, token: WriteToken, operation: Op
     let before = table.live_row(&key)?;
     let (kind, payload) = match action {
         Action::Insert(_) if before.is_some() => {
-            let message = format!("cannot insert {key} into table {name:?}: the row exists");
+            let message = format!("cannot insert row {} into table {name:?}: the row exists", quoted(&key));
             return Err(Error::new(Reason::RowExists, message)
                 .with("table", name)
                 .with("key", key.to_string()));
         }
         Action::Insert(document) | Action::Put(document) => (EventType::Insert, Some(document)),
         Action::Patch(_) | Action::SoftDelete if before.is_none() => {
-            return Err(Error::new(Reason::RowNotFound, format!("table {name:?} has no row {key}"))
-                .with("table", name)
-                .with("key", key.to_string()));
+            return Err(Error::new(
+                Reason::RowNotFound,
+                format!("table {name:?} has no row {}", quoted(&key)),
+            )
+            .with("table", name)
+            .with("key", key.to_string()));
         }
         Action::Patch(patch) => (EventType::Patch, Some(patch)),
         Action::SoftDelete => (EventType::SoftDelete, None),
@@ -82,7 +85,8 @@ fn admit_operation(tables: &mut AdmittedTables, token: WriteToken, operation: Op
         && after.key(&schema.primary_key, schema.key_type).ok().as_ref() != Some(&key)
     {
         let message = format!(
-            "cannot patch row {key} of table {name:?}: the patch changes the primary key {:?}; insert a new row instead",
+            "cannot patch row {} of table {name:?}: the patch changes the primary key {:?}; insert a new row instead",
+            quoted(&key),
             schema.primary_key
         );
         return Err(Error::new(Reason::KeyInvalid, message));
@@ -101,14 +105,30 @@ fn row_key(schema: &Schema, action: &Action, given: Option<Key>) -> Result<Key> 
             let key = document.key(&schema.primary_key, schema.key_type)?;
             if let Some(given) = given.filter(|given| *given != key) {
                 let message = format!(
-                    "the keys differ: the operation has {given}, its document has {key}; give only one of them"
+                    "the key of the operation, {}, differs from the key in its document, {}; leave out the operation's key",
+                    quoted(&given),
+                    quoted(&key)
                 );
                 return Err(Error::new(Reason::KeyInvalid, message));
             }
             Ok(key)
         }
         (_, Some(given)) => Ok(given),
-        (_, None) => Err(Error::new(Reason::KeyInvalid, "patch and soft_delete need a key")),
+        (_, None) => {
+            let message = format!(
+                "the operation on table {:?} has no key; a patch and a soft delete need one",
+                schema.table
+            );
+            Err(Error::new(Reason::KeyInvalid, message))
+        }
+    }
+}
+
+/// A key as messages show it: a string in quotes, a number as it is.
+fn quoted(key: &Key) -> String {
+    match key {
+        Key::Int(int) => int.to_string(),
+        Key::Str(text) => format!("{text:?}"),
     }
 }
 

@@ -8,8 +8,8 @@ use driftdb_common::table::operation::{SchemaChange, WriteToken};
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 
 use crate::admission::prepared_commit::NewEvent;
-use crate::admitted_table::AdmittedTable;
-use crate::admitted_tables::AdmittedTables;
+use crate::admission::table::AdmittedTable;
+use crate::admission::tables::AdmittedTables;
 
 /// Admits a change of a schema. Returns no events if the schema is already as requested.
 pub(super) fn admit_schema_change(
@@ -51,8 +51,8 @@ pub(super) fn admit_schema_change(
     }])
 }
 
-/// The id of the table that a CREATE makes: the commit's seq, or the old id if the table was dropped. `None` if the table
-/// exists and `if_not_exists` is set.
+/// The id of the table that a CREATE makes: the commit's seq, or the old id if the table was dropped. `None`
+/// if the table exists and `if_not_exists` is set.
 fn table_id_for_create(
     tables: &AdmittedTables,
     token: WriteToken,

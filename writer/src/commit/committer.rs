@@ -8,7 +8,7 @@ use driftdb_common::table::operation::WriteToken;
 use parking_lot::MutexGuard;
 use tokio::sync::mpsc;
 
-use crate::admitted_tables::UndoMark;
+use crate::admission::tables::UndoMark;
 use crate::commit::acks::CommitAck;
 use crate::commit::state::{CommitShared, CommitState, LogTask, OpenGroup};
 
@@ -23,7 +23,8 @@ struct CommitterWork {
     log_tasks: Vec<LogTask>,
 }
 
-/// Writes groups until the writer closes. An error means that the content of the disk is not known any more (I5).
+/// Writes groups until the writer closes. An error means that the content of the disk is not known any more
+/// (I5).
 pub(super) fn run(
     mut log: Log,
     shared: &CommitShared,
@@ -51,9 +52,9 @@ pub(super) fn run(
     log.close()
 }
 
-/// Waits until the open group or the log tasks are not empty, and takes them. Returns `None` once the writer is closing and
-/// nothing is left. With fencing, an idle writer checks periodically whether it still is the writer, because it also answers
-/// questions.
+/// Waits until the open group or the log tasks are not empty, and takes them. Returns `None` once the writer
+/// is closing and nothing is left. With fencing, an idle writer checks periodically that no other writer has
+/// taken over, because calls such as Status do not go through the committer.
 fn wait_for_work(shared: &CommitShared, fenced: bool) -> Option<CommitterWork> {
     let mut state = shared.state.lock();
     while state.open.acks.is_empty() && state.log_tasks.is_empty() {
@@ -80,15 +81,15 @@ fn send(acks: &mpsc::UnboundedSender<Vec<CommitAck>>, answered: Vec<CommitAck>) 
 }
 
 fn log_stop(error: &Error) {
-    tracing::error!(%error, "the writer stops: the content of the disk is not known any more");
+    tracing::error!(%error, "the writer stops: it cannot write to the log any more");
 }
 
 fn stopped_error(cause: &Error) -> Error {
     Error::new(Reason::WriterStopped, format!("the writer has stopped: {}", cause.message()))
 }
 
-/// Stops the writer after a log task has failed. Nothing of the group was written, so every request in it gets
-/// WRITER_STOPPED.
+/// Stops the writer after a log task has failed. Nothing of the group was written, so every request in it
+/// gets WRITER_STOPPED.
 fn stop_before_write(
     shared: &CommitShared,
     mut group: OpenGroup,
@@ -108,7 +109,8 @@ fn stop_before_write(
     error.clone()
 }
 
-/// Updates the state after a group was written or refused. Returns the acks to send, and the error that stops the writer.
+/// Updates the state after a group was written or refused. Returns the acks to send, and the error that stops
+/// the writer.
 fn settle(
     shared: &CommitShared,
     log: &Log,
@@ -164,7 +166,7 @@ fn settle_unknown(mut state: MutexGuard<'_, CommitState>, group: OpenGroup, erro
     let unknown = Error::new(
         Reason::OutcomeUnknown,
         format!(
-            "the commit was appended, but the writer stopped before it confirmed that the commit is on disk: {}; send the request again with the same request_id, or read first",
+            "the commit was appended, but not confirmed to be on disk: {}; send it again with the same request_id, or read first",
             error.message()
         ),
     );

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use driftdb_common::storage::wal::appender::TableStorage;
 use driftdb_common::table::operation::WriteToken;
 
-use crate::admitted_table::AdmittedTable;
+use crate::admission::table::AdmittedTable;
 use crate::commit::state::{CommitShared, LogTail};
 
 /// Reports the state of commits.

@@ -1,61 +1,59 @@
-//! The ceilings that `bench` compares with: a writer's API that does nothing, or a log and nothing else.
+//! Ceilings for `bench` to compare with: a writer API that does nothing, and one that only appends to a log.
 
 use std::path::Path;
-use std::pin::Pin;
 
 use bytes::Bytes;
+use driftdb::stub::{StubWriter, WriterStub};
 use driftdb::v1;
-use driftdb::v1::writer_service_server::{WriterService, WriterServiceServer};
+use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Result};
 use driftdb_common::limits;
 use driftdb_common::service::daemon;
 use driftdb_common::service::server::{self, Listener};
 use driftdb_common::storage::fs::{File, FileSystem, OsFileSystem};
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::Stream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
 use v1::document::Body;
 use v1::operation::Action;
 
-use crate::args::{BenchServer, Ceiling};
-use crate::exit::Outcome;
-use crate::render::Output;
+use crate::args::{BenchServerArgs, CeilingKind};
+use crate::exit::CliResult;
+use crate::render::Printer;
 
-/// The log's file: preallocated, and written from the start again when it is full.
+/// The size of the log file in bytes. It is preallocated, and overwritten from the start when it is full.
 const FILE_BYTES: usize = 64 << 20;
-/// Bytes of one group.
+/// The maximum size of a group, in bytes.
 const GROUP_BYTES: usize = 4 << 20;
 
 /// Serves a ceiling until a signal.
-pub async fn run(args: BenchServer, out: &mut Output) -> Outcome {
+pub(crate) async fn run(args: BenchServerArgs, out: &mut Printer) -> CliResult {
     let shutdown = daemon::cancel_on_signals()?;
     let listener = Listener::bind(args.listen).await?;
     let log = match args.ceiling {
-        Ceiling::Echo => None,
-        Ceiling::Log => Some(Log::open(&args.dir)?),
+        CeilingKind::Echo => None,
+        CeilingKind::Log => Some(CeilingLog::open(&args.dir)?),
     };
     if let Some(address) = listener.address() {
-        out.text(&format!("listening on {address}\n"))?;
+        out.print_text(&format!("listening on {address}\n"))?;
     }
+    let service = StubWriter(CeilingServer { log });
     let mut routes = tonic::service::Routes::builder();
-    routes.add_service(
-        WriterServiceServer::new(Server { log }).max_decoding_message_size(limits::REQUEST_BYTES),
-    );
-    let health = server::health::<WriterServiceServer<Server>>(shutdown.clone()).await;
+    routes.add_service(WriterServiceServer::new(service).max_decoding_message_size(limits::REQUEST_BYTES));
+    let health = server::health::<WriterServiceServer<StubWriter<CeilingServer>>>(shutdown.clone()).await;
     Ok(server::serve(listener, routes, health, shutdown).await?)
 }
 
-/// An append to the log, and who waits for it.
-struct Entry {
+/// An append to the log, and the channel for its acknowledgement.
+struct LogAppend {
     bytes: Bytes,
     answer: oneshot::Sender<u64>,
 }
 
-/// Group commit: one thread writes and syncs what has gathered.
-struct Log(mpsc::Sender<Entry>);
+/// Group commit: one thread writes and syncs all appends that have arrived.
+struct CeilingLog(mpsc::Sender<LogAppend>);
 
-impl Log {
-    fn open(dir: &Path) -> Result<Log> {
+impl CeilingLog {
+    fn open(dir: &Path) -> Result<CeilingLog> {
         let failed =
             |e: std::io::Error| Error::io(format_args!("cannot make a log in {}", dir.display()), &e);
         OsFileSystem.create_dir(dir).map_err(failed)?;
@@ -63,29 +61,29 @@ impl Log {
         let (sender, entries) = mpsc::channel(limits::QUEUE_REQUESTS);
         let (synced, mut groups) = mpsc::unbounded_channel::<(u64, Vec<oneshot::Sender<u64>>)>();
         std::thread::spawn(move || commit(file.as_ref(), entries, &synced));
-        // One wake-up a group crosses threads; those who wait are woken from here, which is cheaper.
+        // One message per group crosses threads. Waking the callers from this task is cheaper.
         tokio::spawn(async move {
             while let Some((seq, waiting)) = groups.recv().await {
                 for answer in waiting {
-                    // A caller that has gone needs no answer.
+                    // A caller that has gone needs no acknowledgement.
                     let _ = answer.send(seq);
                 }
             }
         });
-        Ok(Log(sender))
+        Ok(CeilingLog(sender))
     }
 
     async fn append(&self, bytes: Bytes) -> std::result::Result<u64, Status> {
         let stopped = || Status::internal("the log has stopped");
         let (answer, synced) = oneshot::channel();
-        self.0.send(Entry { bytes, answer }).await.map_err(|_| stopped())?;
+        self.0.send(LogAppend { bytes, answer }).await.map_err(|_| stopped())?;
         synced.await.map_err(|_| stopped())
     }
 }
 
 fn preallocated(dir: &Path) -> std::io::Result<Box<dyn File>> {
     let file = OsFileSystem.create(&dir.join("ceiling.log"))?;
-    // Zeros are written, not only reserved: the first write to a reserved block goes through the journal.
+    // Write zeros instead of only reserving space: the first write to a reserved block is slower, because it is journaled.
     let zeros = vec![0; 1 << 20];
     for start in (0..FILE_BYTES).step_by(zeros.len()) {
         file.write_at(&zeros, start as u64)?;
@@ -95,10 +93,10 @@ fn preallocated(dir: &Path) -> std::io::Result<Box<dyn File>> {
     Ok(file)
 }
 
-/// Ends with the first error; those who wait learn of it because nobody answers them.
+/// Stops at the first error. Waiting callers notice it because their channels close.
 fn commit(
     file: &dyn File,
-    mut entries: mpsc::Receiver<Entry>,
+    mut entries: mpsc::Receiver<LogAppend>,
     synced: &mpsc::UnboundedSender<(u64, Vec<oneshot::Sender<u64>>)>,
 ) {
     let mut group: Vec<u8> = Vec::with_capacity(GROUP_BYTES);
@@ -107,7 +105,7 @@ fn commit(
         group.clear();
         let mut waiting = Vec::new();
         let mut next = Some(first);
-        while let Some(Entry { bytes, answer }) = next {
+        while let Some(LogAppend { bytes, answer }) = next {
             group.extend_from_slice(&bytes);
             waiting.push(answer);
             next = if group.len() < GROUP_BYTES { entries.try_recv().ok() } else { None };
@@ -126,103 +124,25 @@ fn commit(
     }
 }
 
-struct Server {
-    log: Option<Log>,
-}
-
-type Answers<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
-
-fn not_here<T>() -> std::result::Result<Response<T>, Status> {
-    Err(Status::unimplemented("a ceiling only applies"))
+struct CeilingServer {
+    log: Option<CeilingLog>,
 }
 
 #[tonic::async_trait]
-impl WriterService for Server {
-    type IngestStream = Answers<v1::IngestResponse>;
-    type ExecuteStream = Answers<v1::WriterServiceExecuteResponse>;
-    type SnapshotStream = Answers<v1::SnapshotResponse>;
-    type CompactStream = Answers<v1::CompactResponse>;
-    type VerifyStream = Answers<v1::VerifyResponse>;
-
-    async fn apply(
-        &self,
-        request: Request<v1::ApplyRequest>,
-    ) -> std::result::Result<Response<v1::ApplyResponse>, Status> {
+impl WriterStub for CeilingServer {
+    async fn apply(&self, request: v1::ApplyRequest) -> std::result::Result<v1::ApplyResponse, Status> {
         let mut seq = 1;
         if let Some(log) = &self.log {
-            for operation in request.into_inner().operations {
+            for operation in request.operations {
                 seq = log.append(bytes_of(operation)).await?;
             }
         }
         let token = Some(v1::WriteToken { seq, time: Some(prost_types::Timestamp::default()), epoch: 1 });
-        Ok(Response::new(v1::ApplyResponse { token, replayed: false }))
-    }
-
-    async fn create_table(
-        &self,
-        _: Request<v1::CreateTableRequest>,
-    ) -> std::result::Result<Response<v1::CreateTableResponse>, Status> {
-        not_here()
-    }
-
-    async fn alter_table(
-        &self,
-        _: Request<v1::AlterTableRequest>,
-    ) -> std::result::Result<Response<v1::AlterTableResponse>, Status> {
-        not_here()
-    }
-
-    async fn drop_table(
-        &self,
-        _: Request<v1::DropTableRequest>,
-    ) -> std::result::Result<Response<v1::DropTableResponse>, Status> {
-        not_here()
-    }
-
-    async fn ingest(
-        &self,
-        _: Request<Streaming<v1::IngestRequest>>,
-    ) -> std::result::Result<Response<Self::IngestStream>, Status> {
-        not_here()
-    }
-
-    async fn execute(
-        &self,
-        _: Request<v1::WriterServiceExecuteRequest>,
-    ) -> std::result::Result<Response<Self::ExecuteStream>, Status> {
-        not_here()
-    }
-
-    async fn snapshot(
-        &self,
-        _: Request<v1::SnapshotRequest>,
-    ) -> std::result::Result<Response<Self::SnapshotStream>, Status> {
-        not_here()
-    }
-
-    async fn compact(
-        &self,
-        _: Request<v1::CompactRequest>,
-    ) -> std::result::Result<Response<Self::CompactStream>, Status> {
-        not_here()
-    }
-
-    async fn verify(
-        &self,
-        _: Request<v1::VerifyRequest>,
-    ) -> std::result::Result<Response<Self::VerifyStream>, Status> {
-        not_here()
-    }
-
-    async fn status(
-        &self,
-        _: Request<v1::WriterServiceStatusRequest>,
-    ) -> std::result::Result<Response<v1::WriterServiceStatusResponse>, Status> {
-        not_here()
+        Ok(v1::ApplyResponse { token, replayed: false })
     }
 }
 
-/// What of an operation a log would hold.
+/// The bytes of an operation that a log would contain.
 fn bytes_of(operation: v1::Operation) -> Bytes {
     let document = match operation.action {
         Some(Action::Insert(document) | Action::Put(document) | Action::Patch(document)) => document.body,
@@ -240,9 +160,9 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_log_answers_what_it_has_written() {
+    async fn an_acknowledged_append_is_in_the_log() {
         let dir = tempfile::tempdir().unwrap();
-        let log = std::sync::Arc::new(Log::open(dir.path()).unwrap());
+        let log = std::sync::Arc::new(CeilingLog::open(dir.path()).unwrap());
         let appends = (0..100u8).map(|i| {
             let log = log.clone();
             tokio::spawn(async move { log.append(vec![i; 10].into()).await.unwrap() })

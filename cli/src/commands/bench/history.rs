@@ -1,4 +1,4 @@
-//! A long history, loaded into daemons of its own: what it costs to start on it, to ask about it, to keep it.
+//! The history phase of `bench`: loads a long history into its own daemons, and measures start-up, queries and maintenance.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,83 +9,88 @@ use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
 use tokio::process::Command;
 use tokio::time::Instant;
 
-use self::dataset::{Dataset, Script, TABLE};
-use self::questions::{Asker, Question};
+use self::dataset::{Dataset, EventScript, TABLE};
+use self::queries::{HistoryQuery, QueryClient};
 use super::ingest;
 use super::load::summary;
-use super::report::Report;
-use super::target::Ceiling;
-use crate::client::{Client, Reader, connect, reader_on, told, writer_on};
+use super::report::BenchReport;
+use super::target::CeilingProcess;
+use crate::database::{DatabaseHandle, ReaderApi, connect, reader_on, writer_on};
+use crate::errors::to_error;
 use crate::orders::id;
-use crate::processes::Daemon;
-use crate::render::{self, Progress};
+use crate::processes::DaemonProcess;
+use crate::render::{self, ProgressLine};
 
 mod dataset;
-mod questions;
+mod queries;
 
-/// How it is measured.
+/// The parameters of the phase.
 #[derive(Debug, Clone, Copy)]
-pub struct How {
-    /// Events before the tail.
-    pub events: u32,
-    /// How often each figure is taken.
-    pub runs: u32,
-    /// How long a question is asked at most, in a run.
-    pub time: Duration,
+pub(crate) struct HistoryPlan {
+    /// The number of events before the tail.
+    pub(crate) events: u32,
+    /// How often each figure is measured.
+    pub(crate) runs: u32,
+    /// The maximum duration of each kind of query in a run.
+    pub(crate) time: Duration,
 }
 
-/// A loaded history, and the writer that wrote it.
-struct Loaded<'a> {
-    how: How,
+/// A loaded history and the writer that wrote it.
+struct LoadedHistory<'a> {
+    plan: HistoryPlan,
     data: &'a Path,
-    writer: Daemon,
-    script: Script,
-    report: Report,
+    writer: DaemonProcess,
+    script: EventScript,
+    report: BenchReport,
 }
 
-/// Loads a history into a directory and measures. `echo` is what a call that does nothing takes.
-pub async fn measure(data: &Path, how: How, echo: Option<&Ceiling>) -> Result<Report> {
-    let mut loaded = Loaded::load(data, how).await?;
+/// Loads a history into a directory and measures it. `echo` is the ceiling of a call that does nothing.
+pub(crate) async fn measure(
+    data: &Path,
+    plan: HistoryPlan,
+    echo: Option<&CeilingProcess>,
+) -> Result<BenchReport> {
+    let mut loaded = LoadedHistory::load(data, plan).await?;
     let first_seq = loaded.first_seq().await?;
     let dataset = loaded.script.dataset(first_seq);
-    let large = dataset.large_orders(Asker::middle(&dataset));
-    let asker = Asker { dataset: &dataset, large };
-    for run in 1..=how.runs {
+    let large = dataset.large_orders(QueryClient::middle(&dataset));
+    let client = QueryClient { dataset: &dataset, large };
+    for run in 1..=plan.runs {
         let echo = match echo {
             Some(echo) => {
-                loaded.tell(run, "echo");
-                let sample = echo.measure(1, how.time).await?;
+                loaded.note_run(run, "echo");
+                let sample = echo.measure(1, plan.time).await?;
                 loaded.report.add("echo.c1", "p50", "µs", sample.p50);
                 Some(sample.p50)
             }
             None => None,
         };
-        loaded.starts(run, &dataset).await?;
-        for question in Question::ALL {
-            loaded.asks(run, &asker, question, echo).await?;
+        loaded.measure_start(run, &dataset).await?;
+        for query in HistoryQuery::ALL {
+            loaded.measure_query(run, &client, query, echo).await?;
         }
     }
-    loaded.snapshots().await?;
-    loaded.compaction().await?;
+    loaded.measure_snapshots().await?;
+    loaded.measure_compaction().await?;
     loaded.writer.stop().await?;
     Ok(loaded.report)
 }
 
-impl Loaded<'_> {
-    /// Writes the history, snapshots it, and writes the tail.
-    async fn load(data: &Path, how: How) -> Result<Loaded<'_>> {
-        let writer = Daemon::start("driftdb-writer", data).await?;
+impl LoadedHistory<'_> {
+    /// Writes the history, takes a snapshot, and writes the tail.
+    async fn load(data: &Path, plan: HistoryPlan) -> Result<LoadedHistory<'_>> {
+        let writer = DaemonProcess::start("driftdb-writer", data).await?;
         let mut client = client(&writer);
         let statement = format!("CREATE TABLE {TABLE} (pk=id, INDEX(status, customer_id))");
         client.execute(v1::WriterServiceExecuteRequest { statement, ..Default::default() }).await?;
-        let report = Report::of_history(how.events.into());
-        let mut loaded = Loaded { how, data, writer, script: dataset::script(how.events), report };
+        let report = BenchReport::of_history(plan.events.into());
+        let mut loaded = LoadedHistory { plan, data, writer, script: dataset::script(plan.events), report };
         let whole = loaded.script.len();
         let began = Instant::now();
         loaded.ingest("load", 0..whole).await?;
         loaded.report.add("load", "throughput", "events/s", whole as f64 / began.elapsed().as_secs_f64());
         client.snapshot(TABLE).await?;
-        // With the snapshots that were still to be taken, and what they brought with them.
+        // Includes the snapshots that were still pending.
         loaded.report.add("load", "time", "s", began.elapsed().as_secs_f64());
         loaded.add_tail(0).await?;
         loaded.add_memory("load", "writer_memory");
@@ -97,7 +102,7 @@ impl Loaded<'_> {
     }
 
     async fn ingest(&self, producer: &str, events: std::ops::Range<usize>) -> Result<v1::WriteToken> {
-        let mut progress = Progress::default();
+        let mut progress = ProgressLine::default();
         let total = events.len().div_ceil(ingest::BATCH);
         let batches = self.script.batches(events, ingest::BATCH);
         let mut writer = writer_on(connect(self.writer.url()).await?);
@@ -111,22 +116,22 @@ impl Loaded<'_> {
         self.ingest(&format!("tail {number}"), before..self.script.len()).await.map(drop)
     }
 
-    /// The seq of the first event: all were written, and nothing else after them.
+    /// The seq of the first event. All events were written, and nothing was written after them.
     async fn first_seq(&self) -> Result<u64> {
         let last = client(&self.writer).writer_status().await?.last_seq;
         let first = last.checked_sub(self.script.len() as u64).map(|before| before + 1);
-        first.ok_or_else(|| Error::new(Reason::Internal, "commits are missing"))
+        first.ok_or_else(|| Error::new(Reason::Internal, "the writer has fewer commits than were written"))
     }
 
-    /// From the start of a reader's process to its first answer: files in the page cache, and not.
-    async fn starts(&mut self, run: u32, dataset: &Dataset) -> Result<()> {
-        self.tell(run, "ST");
+    /// Measures the time from the start of a reader to its first response, with files in the page cache and without.
+    async fn measure_start(&mut self, run: u32, dataset: &Dataset) -> Result<()> {
+        self.note_run(run, "ST");
         let (mut reader, took, mut asking) = self.start(dataset).await?;
         self.report.add("ST", "first_answer", "ms", took.as_secs_f64() * 1e3);
         if let Some(memory) = reader.memory() {
             self.report.add("ST", "memory", "MiB", mebibytes(memory));
         }
-        // It answers from files too, not only what it has just read.
+        // The reader must answer from files too, not only from what it has just read.
         get(&mut asking, dataset, 0).await?;
         drop(asking);
         reader.stop().await?;
@@ -138,40 +143,40 @@ impl Loaded<'_> {
                 reader.stop().await
             }
             Err(error) => {
-                render::note(&format!("ST.cold is skipped: {error}"));
+                render::note(&format!("note: skipped ST.cold: {error}"));
                 Ok(())
             }
         }
     }
 
-    async fn start(&self, dataset: &Dataset) -> Result<(Daemon, Duration, Reader)> {
+    async fn start(&self, dataset: &Dataset) -> Result<(DaemonProcess, Duration, ReaderApi)> {
         let began = Instant::now();
-        let daemon = Daemon::start("driftdb-reader", self.data).await?;
+        let daemon = DaemonProcess::start("driftdb-reader", self.data).await?;
         let mut reader = reader_on(connect(daemon.url()).await?);
         get(&mut reader, dataset, dataset.orders() / 2).await?;
         Ok((daemon, began.elapsed(), reader))
     }
 
-    /// One kind of question to a reader that has read nothing, then the same ones again.
-    async fn asks(
+    /// Measures one kind of query on a reader with empty caches, then the same queries again.
+    async fn measure_query(
         &mut self,
         run: u32,
-        asker: &Asker<'_>,
-        (question, phase, calls): (Question, &str, usize),
+        client: &QueryClient<'_>,
+        (query, phase, calls): (HistoryQuery, &str, usize),
         echo: Option<f64>,
     ) -> Result<()> {
-        self.tell(run, phase);
-        let (mut daemon, _, mut reader) = self.start(asker.dataset).await?;
-        if run == 1 && question == Question::Select {
-            render::note(&format!("R4: {}", asker.explain(&mut reader).await?.trim()));
+        self.note_run(run, phase);
+        let (mut daemon, _, mut reader) = self.start(client.dataset).await?;
+        if run == 1 && query == HistoryQuery::Select {
+            render::note(&format!("R4: {}", client.explain(&mut reader).await?.trim()));
         }
         let seed = u64::from(run);
-        let cold = asker.ask(&mut reader, question, (calls, self.how.time), seed).await?;
-        // As often as at first, so that all is asked a second time.
+        let cold = client.run(&mut reader, query, (calls, self.plan.time), seed).await?;
+        // Repeat exactly the queries of the first round.
         let again = (cold.len(), Duration::from_secs(3600));
-        let warm = asker.ask(&mut reader, question, again, seed).await?;
+        let warm = client.run(&mut reader, query, again, seed).await?;
         for (latencies, name) in [(cold, format!("{phase}.cold")), (warm, format!("{phase}.warm"))] {
-            let sample = summary(latencies, self.how.time, None)?;
+            let sample = summary(latencies, self.plan.time, None)?;
             self.report.add(&name, "p50", "µs", sample.p50);
             self.report.add(&name, "p99", "µs", sample.p99);
             if let Some(echo) = echo {
@@ -186,10 +191,10 @@ impl Loaded<'_> {
         daemon.stop().await
     }
 
-    /// A snapshot of the tail; for each run after the first, of another one.
-    async fn snapshots(&mut self) -> Result<()> {
-        for run in 1..=self.how.runs {
-            self.tell(run, "SN");
+    /// Measures a snapshot of the tail; each run after the first adds another tail.
+    async fn measure_snapshots(&mut self) -> Result<()> {
+        for run in 1..=self.plan.runs {
+            self.note_run(run, "SN");
             if run > 1 {
                 self.add_tail(run.into()).await?;
             }
@@ -202,22 +207,22 @@ impl Loaded<'_> {
         Ok(())
     }
 
-    /// History is let go of up to the newest snapshot. There is only one way to do that, and only once.
-    async fn compaction(&mut self) -> Result<()> {
-        self.tell(1, "CO");
+    /// Measures a compaction up to the newest snapshot. It can only be done once.
+    async fn measure_compaction(&mut self) -> Result<()> {
+        self.note_run(1, "CO");
         let before = bytes_in(self.data);
         let began = Instant::now();
         let request = v1::CompactRequest { table: TABLE.to_owned(), ..Default::default() };
         match client(&self.writer).compact(request).await {
             Ok(_) => {}
             Err(error) if error.reason() == Reason::NotSupported => {
-                render::note(&format!("CO is skipped: {error}"));
+                render::note(&format!("note: skipped CO: {error}"));
                 return Ok(());
             }
             Err(error) => return Err(error),
         }
         self.report.add("CO", "time", "ms", began.elapsed().as_secs_f64() * 1e3);
-        // Files that are not needed any more are left to readers for a moment.
+        // The writer keeps obsolete files for a moment, because readers may still use them.
         tokio::time::sleep(Duration::from_secs(4)).await;
         self.report.add("CO", "disk_before", "MB", megabytes(before));
         self.report.add("CO", "disk_after", "MB", megabytes(bytes_in(self.data)));
@@ -231,31 +236,31 @@ impl Loaded<'_> {
         }
     }
 
-    fn tell(&self, run: u32, phase: &str) {
-        let How { events, runs, .. } = self.how;
+    fn note_run(&self, run: u32, phase: &str) {
+        let HistoryPlan { events, runs, .. } = self.plan;
         render::note(&format!("run {run} of {runs}: {phase} of {events} events"));
     }
 }
 
-/// One row, which must be there.
-async fn get(reader: &mut Reader, dataset: &Dataset, order: u32) -> Result<()> {
+/// Reads one row, which must exist.
+async fn get(reader: &mut ReaderApi, dataset: &Dataset, order: u32) -> Result<()> {
     let keys = vec![id(order.into())];
     let request = v1::GetRequest { table: TABLE.to_owned(), keys, ..Default::default() };
-    let answer = reader.get(request).await.map_err(|s| told(&s))?.into_inner();
+    let answer = reader.get(request).await.map_err(|s| to_error(&s))?.into_inner();
     let found = answer.rows.first().map(|row| row.seq);
     if found == dataset.written(order, dataset.last_seq()) {
         return Ok(());
     }
-    Err(Error::new(Reason::Internal, format!("a wrong answer: order {order} is of {found:?}")))
+    Err(Error::new(Reason::Internal, format!("wrong result: order {order} has seq {found:?}")))
 }
 
-/// A client of a writer alone.
-pub fn client(writer: &Daemon) -> Client {
-    Client::remote(vec![writer.url().to_owned()], Vec::new())
+/// A connection to a writer without readers.
+pub(crate) fn client(writer: &DaemonProcess) -> DatabaseHandle {
+    DatabaseHandle::remote(vec![writer.url().to_owned()], Vec::new())
 }
 
-/// In units of 1,048,576 bytes, as memory is told.
-pub fn mebibytes(bytes: u64) -> f64 {
+/// Converts bytes to MiB, the unit of memory figures.
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
@@ -263,12 +268,12 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-/// The bytes of all files below a directory.
-pub fn bytes_in(dir: &Path) -> u64 {
+/// The total size in bytes of all files below a directory.
+pub(crate) fn bytes_in(dir: &Path) -> u64 {
     files_in(dir).iter().filter_map(|file| OsFileSystem.open(file).ok()?.len().ok()).sum()
 }
 
-/// The files below a directory. What vanishes meanwhile does not count.
+/// The files below a directory. Files that are removed meanwhile are ignored.
 fn files_in(dir: &Path) -> Vec<std::path::PathBuf> {
     let mut files = Vec::new();
     let mut open = vec![dir.to_owned()];
@@ -281,19 +286,22 @@ fn files_in(dir: &Path) -> Vec<std::path::PathBuf> {
     files
 }
 
-/// Makes the system forget what it holds of a directory's files in memory.
+/// Drops the files of a directory from the page cache.
 async fn leave_page_cache(dir: &Path) -> Result<()> {
     for file in files_in(dir) {
-        // This needs no rights that a user does not have, and touches nobody else's files.
+        // `dd` needs no special rights, and affects only these files.
         let mut input = std::ffi::OsString::from("if=");
         input.push(&file);
         let mut command = Command::new("dd");
         command.arg(input).args(["iflag=nocache", "count=0", "status=none"]);
         let output = command.output().await;
-        let output = output.map_err(|e| Error::io("the page cache cannot be left: dd", &e))?;
+        let output = output.map_err(|e| Error::io("cannot drop files from the page cache: dd", &e))?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(Error::new(Reason::NotSupported, format!("the page cache cannot be left: {said}")));
+            let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(Error::new(
+                Reason::NotSupported,
+                format!("cannot drop files from the page cache: {stderr}"),
+            ));
         }
     }
     Ok(())
@@ -304,7 +312,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_files_of_a_directory_are_counted_and_can_leave_the_page_cache() {
+    async fn the_size_of_a_directory_is_measured_and_its_files_can_be_dropped_from_the_page_cache() {
         let dir = tempfile::tempdir().unwrap();
         OsFileSystem.create_dir(&dir.path().join("a/b")).unwrap();
         for (name, bytes) in [("x", 3), ("a/y", 5), ("a/b/z", 7)] {

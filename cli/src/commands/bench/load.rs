@@ -1,4 +1,4 @@
-//! Load: clients that each wait for an answer before they ask again, for a fixed time.
+//! Load generation: each client waits for a response before its next call, for a fixed time.
 
 use std::time::Duration;
 
@@ -7,44 +7,48 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tonic::transport::Channel;
 
-use crate::client;
-use crate::processes::Daemon;
+use crate::database::connect;
+use crate::processes::DaemonProcess;
 
-/// Connections that the clients share.
+/// The number of connections that the clients share.
 const CHANNELS: usize = 4;
-/// How long the clients run before it counts.
-pub const WARM_UP: Duration = Duration::from_millis(300);
+/// How long the clients run before calls are counted.
+pub(crate) const WARM_UP: Duration = Duration::from_millis(300);
 
-/// One client's next call.
-pub trait Call: Send + 'static {
-    /// Makes the call and checks its answer.
+/// The calls of one client.
+pub(crate) trait Call: Send + 'static {
+    /// Makes one call and checks its response.
     fn call(&mut self) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// What one run found.
+/// The figures of one run.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sample {
-    /// Calls a second, of all clients together.
-    pub ops: f64,
+pub(crate) struct Sample {
+    /// Calls per second of all clients together.
+    pub(crate) ops: f64,
     /// The median latency, in microseconds.
-    pub p50: f64,
-    /// The 99th percentile, in microseconds.
-    pub p99: f64,
-    /// Processor time of the server for each call, in microseconds, where it is known.
-    pub processor: Option<f64>,
+    pub(crate) p50: f64,
+    /// The 99th percentile of the latency, in microseconds.
+    pub(crate) p99: f64,
+    /// Processor time of the server per call, in microseconds, if known.
+    pub(crate) processor: Option<f64>,
 }
 
-/// Connections to a daemon.
-pub async fn channels(url: &str) -> Result<Vec<Channel>> {
+/// Opens connections to a daemon.
+pub(crate) async fn channels(url: &str) -> Result<Vec<Channel>> {
     let mut channels = Vec::new();
     for _ in 0..CHANNELS {
-        channels.push(client::connect(url).await?);
+        channels.push(connect(url).await?);
     }
     Ok(channels)
 }
 
-/// Runs the clients at once, and measures.
-pub async fn drive<C: Call>(clients: Vec<C>, time: Duration, server: Option<&Daemon>) -> Result<Sample> {
+/// Runs all clients at the same time and measures their calls.
+pub(crate) async fn drive<C: Call>(
+    clients: Vec<C>,
+    time: Duration,
+    server: Option<&DaemonProcess>,
+) -> Result<Sample> {
     let start = Instant::now() + WARM_UP;
     let end = start + time;
     let mut running = JoinSet::new();
@@ -53,25 +57,25 @@ pub async fn drive<C: Call>(clients: Vec<C>, time: Duration, server: Option<&Dae
     }
     let watched = async {
         sleep_until(start).await;
-        let before = server.and_then(Daemon::processor_time);
+        let before = server.and_then(DaemonProcess::processor_time);
         sleep_until(end).await;
-        let after = server.and_then(Daemon::processor_time);
+        let after = server.and_then(DaemonProcess::processor_time);
         Ok::<_, Error>(before.zip(after).map(|(before, after)| after.saturating_sub(before)))
     };
     let joined = async {
         let mut latencies = Vec::new();
         while let Some(ended) = running.join_next().await {
-            let ended = ended.map_err(|e| Error::new(Reason::Internal, format!("a client: {e}")))?;
+            let ended = ended.map_err(|e| Error::new(Reason::Internal, format!("a client failed: {e}")))?;
             latencies.extend(ended?);
         }
         Ok(latencies)
     };
-    // A client that fails ends the run at once.
+    // A failed client ends the run.
     let (processor, latencies) = tokio::try_join!(watched, joined)?;
     summary(latencies, time, processor)
 }
 
-/// The latencies of the calls that began and ended in time, in microseconds.
+/// The latencies of the calls that started and ended in the measured time, in microseconds.
 async fn one(mut client: impl Call, start: Instant, end: Instant) -> Result<Vec<u32>> {
     let mut latencies = Vec::with_capacity(1 << 16);
     let mut began = Instant::now();
@@ -86,8 +90,12 @@ async fn one(mut client: impl Call, start: Instant, end: Instant) -> Result<Vec<
     Ok(latencies)
 }
 
-/// What latencies in microseconds come to.
-pub fn summary(mut latencies: Vec<u32>, time: Duration, processor: Option<Duration>) -> Result<Sample> {
+/// Computes the figures from latencies in microseconds.
+pub(crate) fn summary(
+    mut latencies: Vec<u32>,
+    time: Duration,
+    processor: Option<Duration>,
+) -> Result<Sample> {
     latencies.sort_unstable();
     let at = |part: usize| {
         let index = (latencies.len().saturating_sub(1)) * part / 100;
@@ -96,7 +104,7 @@ pub fn summary(mut latencies: Vec<u32>, time: Duration, processor: Option<Durati
     let (Some(p50), Some(p99)) = (at(50), at(99)) else {
         return Err(Error::new(
             Reason::Internal,
-            format!("not one call ended within {time:?}: take more --seconds"),
+            format!("no call ended within {time:?}; increase --seconds"),
         ));
     };
     let count = latencies.len() as f64;
@@ -126,10 +134,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_client_counts() {
+    async fn the_calls_of_every_client_are_counted() {
         let clients = (0..10).map(|_| Sleeper).collect();
         let sample = drive(clients, Duration::from_secs(2), None).await.unwrap();
-        // On a paused clock a call takes 5 ms, or 6 where the timer rounds up.
+        // With a paused clock a call takes 5 ms, or 6 ms if the timer rounds up.
         assert!((1600.0..=2000.0).contains(&sample.ops), "{sample:?}");
         assert!(sample.p50 >= 5000.0 && sample.p99 <= 7000.0, "{sample:?}");
     }
@@ -142,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_of_known_latencies() {
+    fn percentiles_are_computed() {
         let sample =
             summary((1..=100).rev().collect(), Duration::from_secs(2), Some(Duration::from_millis(1)));
         let expected = Sample { ops: 50.0, p50: 50.0, p99: 99.0, processor: Some(10.0) };

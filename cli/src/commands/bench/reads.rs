@@ -1,39 +1,43 @@
-//! The reading client of `bench`, and the history it reads: every answer is checked against what was written.
+//! The reading client of `bench` and the history that it reads. Every response is compared with what was written.
 
 use std::sync::Arc;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::format::document::Document;
 use tonic::transport::Channel;
-use v1::document::Body;
-use v1::operation::Action;
 
 use super::load::Call;
-use crate::client::{Reader, Writer, reader_on, told};
-use crate::orders::{Random, id, order};
-use crate::render::Progress;
+use super::writes::put_order;
+use crate::database::{ReaderApi, WriterApi, reader_on};
+use crate::errors::to_error;
+use crate::orders::{SplitMix64, id};
+use crate::render::ProgressLine;
 
-/// Rows in a commit of the history.
+/// The number of rows in a commit of the history.
 const BATCH: u32 = 1000;
 
-/// A table with a history: every row in several versions.
+/// A table whose rows have several versions.
 #[derive(Debug)]
-pub struct History {
+pub(crate) struct VersionedTable {
     table: String,
     keys: u32,
-    /// For each batch of rows, the commits that wrote its versions, in order.
+    /// For each batch of rows, the seqs of the commits that wrote its versions, in order.
     commits: Vec<Vec<u64>>,
-    /// The first commit at which every row is there.
+    /// The seq from which every row exists.
     whole: u64,
     last: u64,
     epoch: u64,
 }
 
-impl History {
-    /// Writes it, and waits until a reader shows it.
-    pub async fn load(writer: &mut Writer, table: &str, keys: u32, versions: u32) -> Result<History> {
-        let mut history = History {
+impl VersionedTable {
+    /// Writes the history.
+    pub(crate) async fn load(
+        writer: &mut WriterApi,
+        table: &str,
+        keys: u32,
+        versions: u32,
+    ) -> Result<VersionedTable> {
+        let mut history = VersionedTable {
             table: table.to_owned(),
             keys,
             commits: vec![Vec::new(); usize::try_from(keys.div_ceil(BATCH)).unwrap_or_default()],
@@ -41,13 +45,13 @@ impl History {
             last: 0,
             epoch: 0,
         };
-        let mut progress = Progress::default();
+        let mut progress = ProgressLine::default();
         for version in 0..versions {
             for (first, commits) in (0..keys).step_by(BATCH as usize).zip(&mut history.commits) {
                 let rows = first..keys.min(first + BATCH);
-                let operations = rows.map(|row| operation(table, row, version)).collect::<Result<_>>()?;
+                let operations = rows.map(|row| put_order(table, row, version)).collect::<Result<_>>()?;
                 let request = v1::ApplyRequest { operations, ..Default::default() };
-                let answer = writer.apply(request).await.map_err(|s| told(&s))?.into_inner();
+                let answer = writer.apply(request).await.map_err(|s| to_error(&s))?.into_inner();
                 let token = answer.token.unwrap_or_default();
                 commits.push(token.seq);
                 (history.last, history.epoch) = (token.seq, token.epoch);
@@ -60,21 +64,21 @@ impl History {
         Ok(history)
     }
 
-    /// How many events it has.
-    pub fn events(&self) -> u64 {
+    /// The number of events in the history.
+    pub(crate) fn events(&self) -> u64 {
         let versions = self.commits.first().map_or(0, Vec::len) as u64;
         u64::from(self.keys) * versions
     }
 
-    /// The commit that wrote a row as it was after commit `seq`.
+    /// The seq of the commit that wrote the version of a row at `seq`.
     fn written(&self, row: u32, seq: u64) -> Option<u64> {
         let commits = self.commits.get(usize::try_from(row / BATCH).ok()?)?;
         let later = commits.partition_point(|commit| *commit <= seq);
         commits.get(later.checked_sub(1)?).copied()
     }
 
-    /// Waits until a reader has applied it all.
-    pub async fn await_reader(&self, channels: &[Channel]) -> Result<()> {
+    /// Waits until a reader has applied the whole history.
+    pub(crate) async fn await_reader(&self, channels: &[Channel]) -> Result<()> {
         let Some(channel) = channels.first().cloned() else { return Ok(()) };
         let freshness = v1::Freshness {
             min_seq: self.last,
@@ -88,38 +92,37 @@ impl History {
             freshness: Some(freshness),
             ..Default::default()
         };
-        reader_on(channel).get(request).await.map(drop).map_err(|s| told(&s))
+        reader_on(channel).get(request).await.map(drop).map_err(|s| to_error(&s))
     }
 
-    /// Clients, spread over connections, that read now or at moments of the past.
-    pub fn clients(self: &Arc<History>, channels: &[Channel], count: usize, past: bool) -> Vec<Client> {
+    /// Clients, spread over connections, that read now or at random points in the past.
+    pub(crate) fn clients(
+        self: &Arc<VersionedTable>,
+        channels: &[Channel],
+        count: usize,
+        past: bool,
+    ) -> Vec<ReadClient> {
         let channels = channels.iter().cycle().take(count);
-        let client = |(channel, seed): (&Channel, u64)| Client {
+        let client = |(channel, seed): (&Channel, u64)| ReadClient {
             reader: reader_on(channel.clone()),
             history: self.clone(),
             past,
-            random: Random::new(seed),
+            random: SplitMix64::new(seed),
         };
         channels.zip(1..).map(client).collect()
     }
 }
 
-fn operation(table: &str, row: u32, version: u32) -> Result<v1::Operation> {
-    let document = Document::from_json(&order(row.into(), version.into()).json())?;
-    let document = v1::Document { body: Some(Body::Msgpack(document.msgpack().clone())) };
-    Ok(v1::Operation { table: table.to_owned(), key: String::new(), action: Some(Action::Put(document)) })
-}
-
-/// One client.
+/// A client that reads one row per call.
 #[derive(Debug)]
-pub struct Client {
-    reader: Reader,
-    history: Arc<History>,
+pub(crate) struct ReadClient {
+    reader: ReaderApi,
+    history: Arc<VersionedTable>,
     past: bool,
-    random: Random,
+    random: SplitMix64,
 }
 
-impl Call for Client {
+impl Call for ReadClient {
     async fn call(&mut self) -> Result<()> {
         let history = &self.history;
         let row = u32::try_from(self.random.below(history.keys.into())).unwrap_or_default();
@@ -136,7 +139,7 @@ impl Call for Client {
             format: v1::DocumentFormat::Msgpack.into(),
             ..Default::default()
         };
-        let answer = self.reader.get(request).await.map_err(|s| told(&s))?.into_inner();
+        let answer = self.reader.get(request).await.map_err(|s| to_error(&s))?.into_inner();
         let expected = history.written(row, moment);
         let right = match answer.rows.as_slice() {
             [found] => found.key == key && Some(found.seq) == expected && found.document.is_some(),
@@ -146,7 +149,8 @@ impl Call for Client {
             return Ok(());
         }
         let found: Vec<u64> = answer.rows.iter().map(|row| row.seq).collect();
-        let message = format!("a wrong answer: {key} at seq {moment} is of {found:?}, not of {expected:?}");
+        let message =
+            format!("wrong result: {key} as of seq {moment} has seq {found:?}, expected {expected:?}");
         Err(Error::new(Reason::Internal, message))
     }
 }
@@ -156,9 +160,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_of_a_row_at_a_moment_is_known() {
+    fn the_version_of_a_row_at_a_seq_is_known() {
         let commits = vec![vec![5, 8, 12], vec![6, 9, 13]];
-        let history = History { table: "t".into(), keys: 1500, commits, whole: 6, last: 13, epoch: 1 };
+        let history = VersionedTable { table: "t".into(), keys: 1500, commits, whole: 6, last: 13, epoch: 1 };
         for (row, seq, commit) in [
             (0, 6, Some(5)),
             (0, 8, Some(8)),

@@ -1,15 +1,15 @@
-//! Figures: taken once a run, printed as a JSON line with the median of their runs.
+//! Figures of `bench`: each is measured once per run and printed as a JSON line with the median of its runs.
 
 use serde::Serialize;
 
 use super::load::Sample;
-use crate::exit::Outcome;
-use crate::render::Output;
+use crate::exit::CliResult;
+use crate::render::Printer;
 use crate::shapes;
 
-/// Figures under way, in the order they were first taken.
+/// Figures, in the order in which they were first measured.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct BenchReport {
     figures: Vec<Figure>,
     events: Option<u64>,
 }
@@ -17,7 +17,7 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Figure {
     phase: String,
-    /// The length of the history measured, where that is what is compared.
+    /// The number of events of the history, if histories are compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<u64>,
     metric: String,
@@ -26,15 +26,15 @@ struct Figure {
     runs: Vec<f64>,
 }
 
-impl Report {
-    /// Of a history of so many events.
-    pub fn of_history(events: u64) -> Report {
-        Report { figures: Vec::new(), events: Some(events) }
+impl BenchReport {
+    /// A report about a history of this many events.
+    pub(crate) fn of_history(events: u64) -> BenchReport {
+        BenchReport { figures: Vec::new(), events: Some(events) }
     }
 
-    /// Adds a run's figure.
-    pub fn add(&mut self, phase: &str, metric: &str, unit: &'static str, run: f64) {
-        // More digits than this mean nothing, and nobody reads them.
+    /// Adds the value of one run to a figure.
+    pub(crate) fn add(&mut self, phase: &str, metric: &str, unit: &'static str, run: f64) {
+        // Further digits are noise.
         let run = (run * 1000.0).round() / 1000.0;
         let same = |figure: &&mut Figure| figure.phase == phase && figure.metric == metric;
         match self.figures.iter_mut().find(same) {
@@ -50,8 +50,8 @@ impl Report {
         }
     }
 
-    /// Adds what a run found.
-    pub fn sample(&mut self, phase: &str, sample: &Sample) {
+    /// Adds the figures of a sample.
+    pub(crate) fn sample(&mut self, phase: &str, sample: &Sample) {
         self.add(phase, "throughput", "ops/s", sample.ops);
         self.add(phase, "p50", "µs", sample.p50);
         self.add(phase, "p99", "µs", sample.p99);
@@ -60,34 +60,34 @@ impl Report {
         }
     }
 
-    /// Adds how a run compares with a ceiling that was measured just before it.
-    pub fn ratio(&mut self, phase: &str, sample: &Sample, name: &str, ceiling: &Sample) {
+    /// Adds the ratio of a sample to a ceiling that was measured just before it.
+    pub(crate) fn ratio(&mut self, phase: &str, sample: &Sample, name: &str, ceiling: &Sample) {
         self.add(phase, &format!("throughput_of_{name}"), "ratio", sample.ops / ceiling.ops);
         self.add(phase, &format!("p99_of_{name}"), "ratio", sample.p99 / ceiling.p99);
     }
 
     /// Prints every figure.
-    pub fn print(&self, out: &mut Output) -> Outcome {
+    pub(crate) fn print(&self, out: &mut Printer) -> CliResult {
         for figure in &self.figures {
             let figure = Figure { value: median(&figure.runs), ..figure.clone() };
-            out.record(&shapes::line(&figure)?)?;
+            out.print_record(&shapes::line(&figure)?)?;
         }
-        out.end_of_result()
+        out.end_result()
     }
 
-    /// The figure of a phase, where there is one.
+    /// The value of a figure, if it was measured.
     fn value(&self, phase: &str, metric: &str) -> Option<f64> {
         let figure = self.figures.iter().find(|figure| figure.phase == phase && figure.metric == metric)?;
         Some(median(&figure.runs))
     }
 }
 
-/// Histories side by side, for people: each figure of the first, of the others, and of the last by the first.
-pub fn side_by_side(reports: &[Report]) -> String {
+/// Histories side by side, for people: each figure of every history, and the ratio of the last to the first.
+pub(crate) fn side_by_side(reports: &[BenchReport]) -> String {
     let Some((first, others)) = reports.split_first() else { return String::new() };
     let sizes = reports.iter().map(|report| format!("{:>14}", report.events.unwrap_or_default()));
     let mut table = format!("{:<30}{}  ratio\n", "events", sizes.collect::<String>());
-    // How far from an empty call is the same question as how long.
+    // The ratio to an empty call repeats the latency.
     let figures = first.figures.iter().filter(|figure| !figure.metric.ends_with("_echo"));
     for Figure { phase, metric, unit, runs, .. } in figures {
         let one = median(runs);
@@ -105,7 +105,7 @@ pub fn side_by_side(reports: &[Report]) -> String {
     table
 }
 
-/// The middle value; of an even number, the mean of the two in the middle.
+/// The middle value; for an even number of values, the mean of the two middle ones.
 fn median(runs: &[f64]) -> f64 {
     let mut sorted = runs.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -119,15 +119,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_stands_for_the_runs() {
+    fn the_median_of_the_runs_is_computed() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert_eq!(median(&[7.0]), 7.0);
     }
 
     #[test]
-    fn the_shape_of_a_figure() {
-        let mut report = Report::default();
+    fn a_figure_has_a_stable_shape() {
+        let mut report = BenchReport::default();
         report.add("W1", "p50", "µs", 410.0);
         report.add("W1", "p50", "µs", 400.12345);
         let mut figure = report.figures.pop().unwrap();
@@ -136,15 +136,15 @@ mod tests {
             shapes::line(&figure).unwrap(),
             r#"{"phase":"W1","metric":"p50","value":405.0615,"unit":"µs","runs":[410.0,400.123]}"#
         );
-        let mut report = Report::of_history(1000);
+        let mut report = BenchReport::of_history(1000);
         report.add("R3", "p50", "µs", 1.0);
         let line = shapes::line(&report.figures.pop().unwrap()).unwrap();
         assert!(line.starts_with(r#"{"phase":"R3","events":1000,"metric":"p50","#), "{line}");
     }
 
     #[test]
-    fn histories_stand_side_by_side() {
-        let (mut short, mut long) = (Report::of_history(1000), Report::of_history(10_000));
+    fn histories_are_printed_side_by_side() {
+        let (mut short, mut long) = (BenchReport::of_history(1000), BenchReport::of_history(10_000));
         short.add("R3", "p50", "µs", 200.0);
         short.add("SN", "time", "ms", 1.0);
         long.add("R3", "p50", "µs", 300.0);

@@ -1,4 +1,4 @@
-//! T500: many tables with a little history each, instead of one with much.
+//! The T500 phase of `bench`: many tables with short histories.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,75 +7,73 @@ use std::time::Duration;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::format::document::Document;
 use tokio::time::Instant;
-use v1::document::Body;
-use v1::operation::Action;
 
 use super::history::{bytes_in, client, mebibytes};
 use super::ingest;
 use super::load::{Call, channels, drive};
-use super::report::Report;
-use super::writes::acknowledged;
-use crate::client::{Reader, Writer, connect, reader_on, told, writer_on};
-use crate::orders::{id, order};
-use crate::processes::Daemon;
-use crate::render::{self, Progress};
+use super::report::BenchReport;
+use super::writes::{acknowledged, put_order};
+use crate::database::{ReaderApi, WriterApi, connect, reader_on, writer_on};
+use crate::errors::to_error;
+use crate::orders::id;
+use crate::processes::DaemonProcess;
+use crate::render::{self, ProgressLine};
 
-/// Versions of each row.
+/// The number of versions of each row.
 const VERSIONS: u32 = 10;
 
-/// How it is measured.
+/// The parameters of the phase.
 #[derive(Debug, Clone, Copy)]
-pub struct How {
-    /// How many tables.
-    pub tables: u32,
-    /// Events of each.
-    pub events: u32,
-    /// How often each figure is taken.
-    pub runs: u32,
-    /// How long a run of writes lasts.
-    pub time: Duration,
-    /// How many clients write.
-    pub clients: usize,
+pub(crate) struct TablesPlan {
+    /// The number of tables.
+    pub(crate) tables: u32,
+    /// The number of events in each table.
+    pub(crate) events: u32,
+    /// How often each figure is measured.
+    pub(crate) runs: u32,
+    /// The duration of a run of writes.
+    pub(crate) time: Duration,
+    /// The number of writing clients.
+    pub(crate) clients: usize,
 }
 
 /// Loads the tables into a directory and measures.
-pub async fn measure(data: &Path, how: How) -> Result<Report> {
-    let mut report = Report::default();
-    let mut writer = Daemon::start("driftdb-writer", data).await?;
-    create(&writer, how.tables).await?;
+pub(crate) async fn measure(data: &Path, plan: TablesPlan) -> Result<BenchReport> {
+    let mut report = BenchReport::default();
+    let mut writer = DaemonProcess::start("driftdb-writer", data).await?;
+    create(&writer, plan.tables).await?;
     let began = Instant::now();
-    let loading = Loading { tables: how.tables, rows: how.events / VERSIONS };
-    let mut progress = Progress::default();
+    let loading = Loading { tables: plan.tables, rows: plan.events / VERSIONS };
+    let mut progress = ProgressLine::default();
     let mut ingesting = writer_on(connect(writer.url()).await?);
     let show = |done| progress.show(format_args!("T500: batch {done}"));
     ingest::load(&mut ingesting, "tables", loading.batches(), show).await?;
     drop(ingesting);
-    let events = f64::from(how.tables) * f64::from(loading.rows * VERSIONS);
+    let events = f64::from(plan.tables) * f64::from(loading.rows * VERSIONS);
     report.add("T500", "load", "events/s", events / began.elapsed().as_secs_f64());
     add_memory(&mut report, "writer_memory", &writer);
     report.add("T500", "disk", "MB", bytes_in(data) as f64 / 1e6);
     let writers = channels(writer.url()).await?;
     let next = Arc::new(AtomicU64::new(0));
-    for run in 1..=how.runs {
-        render::note(&format!("run {run} of {}: T500", how.runs));
+    for run in 1..=plan.runs {
+        render::note(&format!("run {run} of {}: T500", plan.runs));
         let began = Instant::now();
-        let mut daemon = Daemon::start("driftdb-reader", data).await?;
+        let mut daemon = DaemonProcess::start("driftdb-reader", data).await?;
         let mut reader = reader_on(connect(daemon.url()).await?);
         first_answer(&mut reader, &loading).await?;
         report.add("T500", "first_answer", "ms", began.elapsed().as_secs_f64() * 1e3);
         add_memory(&mut report, "memory", &daemon);
         drop(reader);
         daemon.stop().await?;
-        let channels = writers.iter().cycle().take(how.clients).cloned();
-        let clients = channels.map(|channel| Client {
+        let channels = writers.iter().cycle().take(plan.clients).cloned();
+        let clients = channels.map(|channel| TableClient {
             writer: writer_on(channel),
-            tables: how.tables,
+            tables: plan.tables,
             next: Arc::clone(&next),
         });
-        let sample = drive(clients.collect(), how.time, Some(&writer)).await?;
-        report.sample(&format!("T500.c{}", how.clients), &sample);
+        let sample = drive(clients.collect(), plan.time, Some(&writer)).await?;
+        report.sample(&format!("T500.c{}", plan.clients), &sample);
     }
     drop(writers);
     add_memory(&mut report, "writer_memory_after", &writer);
@@ -83,7 +81,7 @@ pub async fn measure(data: &Path, how: How) -> Result<Report> {
     Ok(report)
 }
 
-async fn create(writer: &Daemon, tables: u32) -> Result<()> {
+async fn create(writer: &DaemonProcess, tables: u32) -> Result<()> {
     let mut client = client(writer);
     for number in 0..tables {
         let statement = format!("CREATE TABLE {} (pk=id, INDEX(status))", name(number));
@@ -96,25 +94,28 @@ fn name(number: u32) -> String {
     format!("orders_{number:04}")
 }
 
-fn add_memory(report: &mut Report, metric: &str, daemon: &Daemon) {
+fn add_memory(report: &mut BenchReport, metric: &str, daemon: &DaemonProcess) {
     if let Some(memory) = daemon.memory() {
         report.add("T500", metric, "MiB", mebibytes(memory));
     }
 }
 
-/// The last row of the last table, as it was written last.
-async fn first_answer(reader: &mut Reader, loading: &Loading) -> Result<()> {
+/// Reads the last row of the last table.
+async fn first_answer(reader: &mut ReaderApi, loading: &Loading) -> Result<()> {
     let key = id((loading.rows - 1).into());
     let table = name(loading.tables - 1);
     let request = v1::GetRequest { table, keys: vec![key.clone()], ..Default::default() };
-    let answer = reader.get(request).await.map_err(|s| told(&s))?.into_inner();
+    let answer = reader.get(request).await.map_err(|s| to_error(&s))?.into_inner();
     match answer.rows.as_slice() {
         [row] if row.key == key => Ok(()),
-        rows => Err(Error::new(Reason::Internal, format!("a wrong answer: {} rows for {key}", rows.len()))),
+        rows => Err(Error::new(
+            Reason::Internal,
+            format!("wrong result: {} rows for key {key}, expected 1", rows.len()),
+        )),
     }
 }
 
-/// What is loaded: table by table, version by version.
+/// The data to load: table by table, version by version.
 #[derive(Debug, Clone, Copy)]
 struct Loading {
     tables: u32,
@@ -129,33 +130,30 @@ impl Loading {
         let mut events = (0..self.tables).flat_map(events);
         std::iter::from_fn(move || {
             let batch: Vec<_> = events.by_ref().take(ingest::BATCH).collect();
-            let operations = || batch.iter().map(|event| put(*event)).collect();
+            let operations = || {
+                let put = |(table, row, version): &(u32, u32, u32)| put_order(&name(*table), *row, *version);
+                batch.iter().map(put).collect()
+            };
             (!batch.is_empty()).then(operations)
         })
     }
 }
 
-fn put((table, row, version): (u32, u32, u32)) -> Result<v1::Operation> {
-    let document = Document::from_json(&order(row.into(), version.into()).json())?;
-    let document = v1::Document { body: Some(Body::Msgpack(document.msgpack().clone())) };
-    Ok(v1::Operation { table: name(table), key: String::new(), action: Some(Action::Put(document)) })
-}
-
-/// One client: a durable write into one table after another.
+/// A client that makes durable writes to one table after another.
 #[derive(Debug)]
-struct Client {
-    writer: Writer,
+struct TableClient {
+    writer: WriterApi,
     tables: u32,
     next: Arc<AtomicU64>,
 }
 
-impl Call for Client {
+impl Call for TableClient {
     async fn call(&mut self) -> Result<()> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let table = u32::try_from(number % u64::from(self.tables)).unwrap_or_default();
         // Rows that the load has not written.
         let row = u32::try_from(number % 100_000).unwrap_or_default() + 1_000_000;
-        let operations = vec![put((table, row, 0))?];
+        let operations = vec![put_order(&name(table), row, 0)?];
         let request = v1::ApplyRequest { operations, ..Default::default() };
         acknowledged(&mut self.writer, request).await.map(drop)
     }
@@ -166,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_of_every_table_has_its_versions() {
+    fn the_load_writes_every_version_of_every_row() {
         let loading = Loading { tables: 3, rows: 40 };
         let batches: Vec<_> = loading.batches().map(Result::unwrap).collect();
         let sizes: Vec<usize> = batches.iter().map(Vec::len).collect();

@@ -1,9 +1,9 @@
-//! The watching clients of `bench`: how soon a commit arrives at one watcher, and at many.
+//! The watching clients of `bench`: how fast a commit arrives at one watcher and at many.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use driftdb::client::{Client as Database, Options, Watch, WatchEvent};
+use driftdb::client::{Client, ClientOptions, WatchEvent, Watcher};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use tokio::sync::{Barrier, watch};
@@ -11,52 +11,58 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval_at};
 
 use super::load::{WARM_UP, channels, summary};
-use super::report::Report;
+use super::report::BenchReport;
 use super::target::Served;
-use super::writes::{Client, Work};
-use crate::client::told;
-use crate::processes::Daemon;
+use super::writes::{Work, WriteClient};
+use crate::errors::to_error;
+use crate::processes::DaemonProcess;
 
-/// Clients that write.
+/// The number of writing clients.
 const WRITERS: u32 = 50;
 
-/// What is measured.
+/// The parameters of the phase.
 #[derive(Debug, Clone, Copy)]
-pub struct How {
+pub(crate) struct WatchPlan {
     /// The name of the figures.
-    pub phase: &'static str,
-    /// Watchers, each with a connection of its own.
-    pub watchers: usize,
-    /// Events written in a second, a commit each.
-    pub rate: u32,
-    /// How long they are.
-    pub time: Duration,
+    pub(crate) phase: &'static str,
+    /// The number of watchers, each with its own connection.
+    pub(crate) watchers: usize,
+    /// The number of events written per second, one commit each.
+    pub(crate) rate: u32,
+    /// The duration of the writes.
+    pub(crate) time: Duration,
 }
 
-/// One watcher, at the rate that peers are measured at.
-pub fn alone(time: Duration) -> How {
-    How { phase: "WA", watchers: 1, rate: 5000, time }
+/// One watcher, at the rate used in benchmarks of comparable systems.
+pub(crate) fn alone(time: Duration) -> WatchPlan {
+    WatchPlan { phase: "WA", watchers: 1, rate: 5000, time }
 }
 
-/// Many watchers, to which ten times as many events are delivered in all.
-pub fn fan(time: Duration) -> How {
-    How { phase: "WA.fan", watchers: 100, rate: 500, time }
+/// Many watchers, which together receive ten times as many events.
+pub(crate) fn fan(time: Duration) -> WatchPlan {
+    WatchPlan { phase: "WA.fan", watchers: 100, rate: 500, time }
 }
 
-/// A commit: when it was sent, and when its answer came.
-struct Written {
+/// A commit: when it was sent and when it was acknowledged.
+struct TimedCommit {
     seq: u64,
     sent: Instant,
     acknowledged: Instant,
 }
 
-/// One run. Every watcher must get every commit, once and in order.
-pub async fn measure(served: &Served, table: &str, work: &Work, how: How, report: &mut Report) -> Result<()> {
-    let opened = Arc::new(Barrier::new(how.watchers + 1));
+/// Measures one run. Every watcher must receive every commit, once and in order.
+pub(crate) async fn measure(
+    served: &Served,
+    table: &str,
+    work: &Work,
+    plan: WatchPlan,
+    report: &mut BenchReport,
+) -> Result<()> {
+    let opened = Arc::new(Barrier::new(plan.watchers + 1));
     let (last, known) = watch::channel(None);
     let mut watching = JoinSet::new();
-    for _ in 0..how.watchers {
-        let database = Database::with(Options::default(), [""; 0], [&served.reader]);
+    for _ in 0..plan.watchers {
+        let database = Client::with(ClientOptions::default(), [""; 0], [&served.reader]);
         let request = v1::WatchDriftRequest {
             tables: vec![table.to_owned()],
             format: v1::DocumentFormat::Msgpack.into(),
@@ -66,9 +72,9 @@ pub async fn measure(served: &Served, table: &str, work: &Work, how: How, report
     }
     let writing = async {
         opened.wait().await;
-        let processor = || served.reader_process.as_ref().and_then(Daemon::processor_time);
+        let processor = || served.reader_process.as_ref().and_then(DaemonProcess::processor_time);
         let before = processor();
-        let mut written = write(served, work, how).await?;
+        let mut written = write(served, work, plan).await?;
         written.sort_by_key(|written| written.seq);
         last.send_replace(Some(written.last().map_or(0, |written| written.seq)));
         Ok::<_, Error>((written, before, processor))
@@ -76,32 +82,37 @@ pub async fn measure(served: &Served, table: &str, work: &Work, how: How, report
     let joined = async {
         let mut all = Vec::new();
         while let Some(ended) = watching.join_next().await {
-            all.push(ended.map_err(|e| Error::new(Reason::Internal, format!("a watcher: {e}")))??);
+            all.push(ended.map_err(|e| Error::new(Reason::Internal, format!("a watcher failed: {e}")))??);
         }
         Ok::<_, Error>(all)
     };
     let ((written, before, processor), delivered) = tokio::try_join!(writing, joined)?;
     let used = before.zip(processor()).map(|(before, after)| after.saturating_sub(before));
-    tell(&written, &delivered, used, how, report)
+    add_figures(&written, &delivered, used, plan, report)
 }
 
-/// Writes at the rate asked for, until the time is over.
-async fn write(served: &Served, work: &Work, how: How) -> Result<Vec<Written>> {
+/// Writes at the requested rate until the time is over.
+async fn write(served: &Served, work: &Work, plan: WatchPlan) -> Result<Vec<TimedCommit>> {
     let begin = Instant::now();
-    let every = Duration::from_secs(1) * WRITERS / how.rate.max(1);
+    let every = Duration::from_secs(1) * WRITERS / plan.rate.max(1);
     let mut writing = JoinSet::new();
     let clients = work.clients(&channels(&served.writer).await?, usize::try_from(WRITERS).unwrap_or(1));
     for (number, client) in (0..WRITERS).zip(clients) {
-        writing.spawn(paced(client, begin + every * number / WRITERS, every, begin + WARM_UP + how.time));
+        writing.spawn(paced(client, begin + every * number / WRITERS, every, begin + WARM_UP + plan.time));
     }
     let mut written = Vec::new();
     while let Some(ended) = writing.join_next().await {
-        written.extend(ended.map_err(|e| Error::new(Reason::Internal, format!("a client: {e}")))??);
+        written.extend(ended.map_err(|e| Error::new(Reason::Internal, format!("a client failed: {e}")))??);
     }
     Ok(written)
 }
 
-async fn paced(mut client: Client, first: Instant, every: Duration, end: Instant) -> Result<Vec<Written>> {
+async fn paced(
+    mut client: WriteClient,
+    first: Instant,
+    every: Duration,
+    end: Instant,
+) -> Result<Vec<TimedCommit>> {
     let mut ticks = interval_at(first, every);
     let mut written = Vec::new();
     loop {
@@ -111,13 +122,13 @@ async fn paced(mut client: Client, first: Instant, every: Duration, end: Instant
             return Ok(written);
         }
         let seq = client.write().await?;
-        written.push(Written { seq, sent, acknowledged: Instant::now() });
+        written.push(TimedCommit { seq, sent, acknowledged: Instant::now() });
     }
 }
 
-/// One watcher, until the last commit has arrived: when each did.
+/// Runs one watcher until the last commit has arrived. Returns when each commit arrived.
 async fn one(
-    mut watch: Watch,
+    mut watch: Watcher,
     opened: Arc<Barrier>,
     mut last: watch::Receiver<Option<u64>>,
 ) -> Result<Vec<(u64, Instant)>> {
@@ -128,8 +139,8 @@ async fn one(
             return Ok(arrived);
         }
         let event = tokio::select! {
-            event = watch.next() => event.map_err(|s| told(&s))?,
-            // It outlives every watcher.
+            event = watch.next() => event.map_err(|s| to_error(&s))?,
+            // The sender outlives every watcher.
             _ = last.changed() => continue,
         };
         match event {
@@ -137,27 +148,27 @@ async fn one(
                 opened.wait().await;
             }
             Some(WatchEvent::Commit(commit)) => arrived.push((commit.seq, Instant::now())),
-            Some(WatchEvent::Interrupted(status)) => return Err(told(&status)),
+            Some(WatchEvent::Interrupted(status)) => return Err(to_error(&status)),
             Some(_) => {}
-            None => return Err(Error::new(Reason::Internal, "a watch without an end has ended")),
+            None => return Err(Error::new(Reason::Internal, "a watch ended unexpectedly")),
         }
     }
 }
 
 /// Adds the figures of a run.
-fn tell(
-    written: &[Written],
+fn add_figures(
+    written: &[TimedCommit],
     delivered: &[Vec<(u64, Instant)>],
     processor: Option<Duration>,
-    how: How,
-    report: &mut Report,
+    plan: WatchPlan,
+    report: &mut BenchReport,
 ) -> Result<()> {
     let counted = written.first().map(|first| first.sent + WARM_UP);
     let micros = |span: Duration| u32::try_from(span.as_micros()).unwrap_or(u32::MAX);
     let (mut since_sent, mut since_acknowledged) = (Vec::new(), Vec::new());
     for arrived in delivered {
         if !arrived.iter().map(|(seq, _)| seq).eq(written.iter().map(|written| &written.seq)) {
-            let message = format!("a watcher got {} commits of {}", arrived.len(), written.len());
+            let message = format!("a watcher received {} commits, expected {}", arrived.len(), written.len());
             return Err(Error::new(Reason::Internal, message));
         }
         let both = written.iter().zip(arrived).filter(|(written, _)| Some(written.sent) >= counted);
@@ -167,10 +178,10 @@ fn tell(
         }
     }
     let deliveries = (written.len() * delivered.len()) as f64;
-    let phase = how.phase;
-    report.add(phase, "events", "events/s", written.len() as f64 / (WARM_UP + how.time).as_secs_f64());
+    let phase = plan.phase;
+    report.add(phase, "events", "events/s", written.len() as f64 / (WARM_UP + plan.time).as_secs_f64());
     for (name, latencies) in [("send_to_delivered", since_sent), ("ack_to_delivered", since_acknowledged)] {
-        let sample = summary(latencies, how.time, None)?;
+        let sample = summary(latencies, plan.time, None)?;
         report.add(phase, &format!("{name}_p50"), "µs", sample.p50);
         report.add(phase, &format!("{name}_p99"), "µs", sample.p99);
     }

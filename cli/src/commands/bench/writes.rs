@@ -11,46 +11,50 @@ use tonic::transport::Channel;
 use v1::operation::Action;
 
 use super::load::Call;
-use crate::client::{Writer, told, writer_on};
+use crate::database::{WriterApi, writer_on};
+use crate::errors::to_error;
 use crate::orders::order;
 
-/// Digits of a key, after `ORD-`.
+/// The number of digits of a key, after `ORD-`.
 const DIGITS: usize = 10;
 
-/// What the clients of one bench share: new keys for every write, whichever run it is of.
+/// The state shared by the clients of one bench: every write has a new key, in every run.
 #[derive(Debug, Clone)]
-pub struct Work {
+pub(crate) struct Work {
     table: String,
-    /// An order as MessagePack, and where the digits of its key stand.
+    /// An order as MessagePack, and the offset of the digits of its key.
     template: Arc<(Vec<u8>, usize)>,
     next: Arc<AtomicU64>,
 }
 
 impl Work {
-    /// Inserts into a table.
-    pub fn new(table: &str) -> Result<Work> {
+    /// Work that inserts into a table.
+    pub(crate) fn new(table: &str) -> Result<Work> {
         let mut order = order(0, 0);
         order.id = format!("ORD-{:0DIGITS$}", 0);
         let template = Document::from_json(&order.json())?.msgpack().to_vec();
         let position = template.windows(order.id.len()).position(|window| window == order.id.as_bytes());
-        let position = position.ok_or_else(|| Error::new(Reason::Internal, "an order without its key"))?;
+        let position = position
+            .ok_or_else(|| Error::new(Reason::Internal, "the encoded order does not contain its key"))?;
         let template = Arc::new((template, position + "ORD-".len()));
         Ok(Work { table: table.to_owned(), template, next: Arc::default() })
     }
 
     /// Clients, spread over connections.
-    pub fn clients(&self, channels: &[Channel], count: usize) -> Vec<Client> {
+    pub(crate) fn clients(&self, channels: &[Channel], count: usize) -> Vec<WriteClient> {
         let channels = channels.iter().cycle().take(count);
-        channels.map(|channel| Client { writer: writer_on(channel.clone()), work: self.clone() }).collect()
+        channels
+            .map(|channel| WriteClient { writer: writer_on(channel.clone()), work: self.clone() })
+            .collect()
     }
 
-    /// A document with a key that no other has.
+    /// A document with a key that no other document has.
     fn document(&self) -> Bytes {
         let (template, position) = &*self.template;
         let mut document = template.clone();
         let mut number = self.next.fetch_add(1, Ordering::Relaxed);
         for digit in document.iter_mut().skip(*position).take(DIGITS).rev() {
-            // A remainder of ten is one digit.
+            // The remainder is one digit.
             *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
             number /= 10;
         }
@@ -58,16 +62,16 @@ impl Work {
     }
 }
 
-/// One client.
+/// A client that inserts one row per call.
 #[derive(Debug)]
-pub struct Client {
-    writer: Writer,
+pub(crate) struct WriteClient {
+    writer: WriterApi,
     work: Work,
 }
 
-impl Client {
-    /// Makes a commit of one event: its number.
-    pub async fn write(&mut self) -> Result<u64> {
+impl WriteClient {
+    /// Commits one event. Returns its seq.
+    pub(crate) async fn write(&mut self) -> Result<u64> {
         let document = v1::Document { body: Some(v1::document::Body::Msgpack(self.work.document())) };
         let operation = v1::Operation {
             table: self.work.table.clone(),
@@ -79,18 +83,25 @@ impl Client {
     }
 }
 
-impl Call for Client {
+impl Call for WriteClient {
     async fn call(&mut self) -> Result<()> {
         self.write().await.map(drop)
     }
 }
 
-/// Makes a write, and checks that it became a commit: its number.
-pub async fn acknowledged(writer: &mut Writer, request: v1::ApplyRequest) -> Result<u64> {
-    let answer = writer.apply(request).await.map_err(|s| told(&s))?.into_inner();
+/// A Put of an order's version, encoded as MessagePack.
+pub(crate) fn put_order(table: &str, number: u32, version: u32) -> Result<v1::Operation> {
+    let document = Document::from_json(&order(number.into(), version.into()).json())?;
+    let body = Some(v1::document::Body::Msgpack(document.msgpack().clone()));
+    Ok(v1::Operation::put(table, v1::Document { body }))
+}
+
+/// Sends a write and checks that it was committed. Returns its seq.
+pub(crate) async fn acknowledged(writer: &mut WriterApi, request: v1::ApplyRequest) -> Result<u64> {
+    let answer = writer.apply(request).await.map_err(|s| to_error(&s))?.into_inner();
     match answer.token {
         Some(token) if token.seq > 0 => Ok(token.seq),
-        _ => Err(Error::new(Reason::Internal, "a write was answered without its seq")),
+        _ => Err(Error::new(Reason::Internal, "the writer acknowledged a write without a seq")),
     }
 }
 
@@ -99,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_document_has_a_key_of_its_own() {
+    fn every_document_has_a_unique_key() {
         let work = Work::new("t").unwrap();
         for expected in ["ORD-0000000000", "ORD-0000000001"] {
             let document = Document::from_msgpack(work.document()).unwrap().to_json().unwrap();

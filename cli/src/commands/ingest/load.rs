@@ -1,8 +1,10 @@
-//! The stream of batches to the writer: many under way, and sent again from where the writer is where it breaks.
+//! The stream of batches to the writer: several batches are in flight, and unacknowledged batches are sent again on a new
+//! stream if the stream breaks.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use driftdb::v1;
 use driftdb_common::error::{Error, ErrorKind, Reason, Result};
 use tokio::sync::mpsc;
@@ -11,87 +13,89 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use v1::operation::Action;
 
-use super::aside::Aside;
 use super::meter::Meter;
-use super::rows::{Batch, Piece, Row};
-use crate::client::{Client, told};
+use super::rows::{InputBatch, InputPiece, InputRow};
+use super::skipped::SkippedLines;
+use crate::database::DatabaseHandle;
+use crate::errors::to_error;
 use crate::render;
-use crate::shapes::Loaded;
+use crate::shapes::LoadSummary;
 
-/// How long it is tried to reach the writer again.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// The first wait between two tries.
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-/// The longest wait between two tries.
-const LAST_WAIT: Duration = Duration::from_secs(2);
+/// How long to try to reach the writer again.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(120);
+/// The pauses between two attempts.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(50))
+    .with_max_delay(Duration::from_secs(2))
+    .without_max_times();
 
-/// What is loaded, and how.
+/// The parameters of a load.
 #[derive(Debug, Clone)]
-pub struct Plan {
-    pub table: String,
-    /// What errors call the file.
-    pub file: String,
-    pub upsert: bool,
-    pub producer: String,
-    /// Batches under way.
-    pub in_flight: usize,
+pub(crate) struct LoadPlan {
+    pub(crate) table: String,
+    /// The name of the file in messages.
+    pub(crate) file: String,
+    pub(crate) upsert: bool,
+    pub(crate) producer: String,
+    /// The maximum number of batches in flight.
+    pub(crate) in_flight: usize,
 }
 
-/// A load under way.
-pub struct Load<'a> {
-    plan: Plan,
-    client: &'a mut Client,
-    pieces: mpsc::Receiver<Result<Piece>>,
-    aside: Option<Aside>,
+/// A load in progress.
+pub(crate) struct Load<'a> {
+    plan: LoadPlan,
+    database: &'a mut DatabaseHandle,
+    pieces: mpsc::Receiver<Result<InputPiece>>,
+    skipped: Option<SkippedLines>,
     meter: Meter,
-    /// Rows known to be on disk, or refused.
+    /// The number of rows that are on disk or were rejected.
     done: u64,
-    /// Those of them that were refused.
-    refused: u64,
+    /// The number of rejected rows among them.
+    rejected: u64,
     last_seq: u64,
-    /// Read, and not known to be on disk.
-    pending: VecDeque<Batch>,
-    /// The last batch read.
+    /// Batches that were read and not acknowledged.
+    pending: VecDeque<InputBatch>,
+    /// The id of the last batch read.
     read: u64,
-    /// The last batch on disk.
+    /// The id of the last batch on disk.
     durable: u64,
-    /// The last line of it.
+    /// The last line of that batch.
     durable_line: u64,
-    /// The batch up to which an earlier run came, until it has been read again.
+    /// The last batch of an earlier run, until it has been read again.
     resumed: Option<u64>,
-    /// The batch in which it may have stopped, and the last seq when this run began.
+    /// The batch that an earlier run may have written in part, and the last seq at the start of this run.
     half_done: (u64, u64),
-    /// The file has no more, or no more of it is wanted.
+    /// The file has ended, or an error has occurred.
     ended: bool,
-    /// Why no more is wanted.
+    /// The error that ended the load.
     failed: Option<Error>,
-    /// When the stream broke, where nothing has come through since.
+    /// When the stream broke, if no batch was acknowledged since.
     broken: Option<Instant>,
 }
 
 /// An open stream.
-struct Stream {
+struct BatchStream {
     requests: mpsc::Sender<v1::IngestRequest>,
-    answers: Streaming<v1::IngestResponse>,
+    responses: Streaming<v1::IngestResponse>,
 }
 
 impl<'a> Load<'a> {
-    /// Nothing is sent yet.
-    pub fn new(
-        plan: Plan,
-        client: &'a mut Client,
-        pieces: mpsc::Receiver<Result<Piece>>,
-        aside: Option<Aside>,
+    /// Creates a load. Nothing is sent yet.
+    pub(crate) fn new(
+        plan: LoadPlan,
+        database: &'a mut DatabaseHandle,
+        pieces: mpsc::Receiver<Result<InputPiece>>,
+        skipped: Option<SkippedLines>,
         meter: Meter,
     ) -> Load<'a> {
         Load {
             plan,
-            client,
+            database,
             pieces,
-            aside,
+            skipped,
             meter,
             done: 0,
-            refused: 0,
+            rejected: 0,
             last_seq: 0,
             pending: VecDeque::new(),
             read: 0,
@@ -105,103 +109,103 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Loads all of it. An error is told after all that was sent before is on disk.
-    pub async fn run(&mut self) -> Result<()> {
+    /// Loads the whole file. If it fails, the rows before the error are on disk.
+    pub(crate) async fn run(&mut self) -> Result<()> {
         let mut stream = self.open().await?;
         self.resumed = Some(self.durable).filter(|durable| *durable > 0);
         while let Err(error) = self.feed(&mut stream).await {
-            stream = self.open_again(error).await?;
+            stream = self.reopen(error).await?;
         }
         match self.failed.take() {
             Some(error) => Err(error),
             None => {
-                self.all_was_loaded();
+                self.note_complete();
                 Ok(())
             }
         }
     }
 
-    /// What this run has done.
-    pub fn loaded(&self) -> Loaded {
-        let events = self.done.saturating_sub(self.refused);
-        let skipped = self.aside.as_ref().map(|aside| aside.lines);
-        Loaded { last_seq: self.last_seq, commits: events, events, skipped }
+    /// The result of this run.
+    pub(crate) fn loaded(&self) -> LoadSummary {
+        let events = self.done.saturating_sub(self.rejected);
+        let skipped = self.skipped.as_ref().map(|skipped| skipped.lines);
+        LoadSummary { last_seq: self.last_seq, commits: events, events, skipped }
     }
 
-    /// The last line that is known to be on disk, or dealt with.
-    pub fn last_line(&self) -> u64 {
+    /// The last line that is on disk or was skipped.
+    pub(crate) fn last_line(&self) -> u64 {
         self.durable_line
     }
 
-    /// Opens a stream and learns where to go on; sends what the writer does not have.
-    async fn open(&mut self) -> Result<Stream> {
+    /// Opens a stream, learns from the writer which batches are on disk, and sends those that are not.
+    async fn open(&mut self) -> Result<BatchStream> {
         let lost = || Error::new(Reason::Unreachable, "the writer ended the stream");
         let (requests, receiver) = mpsc::channel(self.plan.in_flight + 1);
         let first = v1::IngestRequest { producer_id: self.plan.producer.clone(), ..Default::default() };
         requests.send(first).await.map_err(|_| lost())?;
-        let mut writer = self.client.writer().await?;
-        let answers = writer.ingest(ReceiverStream::new(receiver)).await.map_err(|s| told(&s))?;
+        let mut writer = self.database.writer().await?;
+        let answers = writer.ingest(ReceiverStream::new(receiver)).await.map_err(|s| to_error(&s))?;
         let mut answers = answers.into_inner();
-        let answer = answers.message().await.map_err(|s| told(&s))?.ok_or_else(lost)?;
+        let answer = answers.message().await.map_err(|s| to_error(&s))?.ok_or_else(lost)?;
         if answer.durable_batch_id < self.durable {
-            let message = "the writer no longer has all that it had acknowledged: the database was restored, or repaired";
+            let message = "the writer has lost acknowledged batches: the database was restored or repaired meanwhile; start again with --restart";
             return Err(Error::new(Reason::EpochChanged, message));
         }
         if self.read == 0 {
             self.half_done = (answer.durable_batch_id + 1, answer.token.map_or(0, |token| token.seq));
         }
-        self.acknowledged(answer);
+        self.handle_acknowledgement(answer);
         for batch in &self.pending {
             requests.send(self.request(batch)).await.map_err(|_| lost())?;
         }
-        Ok(Stream { requests, answers })
+        Ok(BatchStream { requests, responses: answers })
     }
 
-    /// Opens a stream anew where one broke.
-    async fn open_again(&mut self, error: Error) -> Result<Stream> {
+    /// Opens a new stream after one broke.
+    async fn reopen(&mut self, error: Error) -> Result<BatchStream> {
         let broke = *self.broken.get_or_insert_with(Instant::now);
-        let (mut error, mut wait, mut told) = (error, FIRST_WAIT, false);
-        loop {
-            // A writer in this process does not come back.
-            let hopeless = self.client.directory().is_some() || !is_passing(&error);
-            if hopeless || broke.elapsed() > PATIENCE {
+        let (mut error, mut noted) = (error, false);
+        for pause in PAUSES.build() {
+            // A writer in this process does not restart.
+            let hopeless = self.database.directory().is_some() || !is_transient(&error);
+            if hopeless || broke.elapsed() > RETRY_TIMEOUT {
                 return Err(error);
             }
-            if !told {
-                render::note(&format!("note: {error}; trying again"));
-                told = true;
+            if !noted {
+                render::note(&format!("note: {error}; retrying for up to {RETRY_TIMEOUT:?}"));
+                noted = true;
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LAST_WAIT);
-            // Whichever writer answers now.
-            let opened = match self.client.writer_status().await {
+            tokio::time::sleep(pause).await;
+            // Find the active writer: another one may have taken over.
+            let opened = match self.database.writer_status().await {
                 Ok(_) => self.open().await,
                 Err(error) => Err(error),
             };
             match opened {
                 Ok(stream) => {
-                    render::note(&format!("note: going on behind line {}", self.durable_line));
+                    render::note(&format!("note: resumed after line {}", self.durable_line));
                     return Ok(stream);
                 }
                 Err(again) => error = again,
             }
         }
+        Err(error)
     }
 
-    /// Sends batches and takes answers, until all is on disk. An error is one of the stream.
-    async fn feed(&mut self, stream: &mut Stream) -> Result<()> {
+    /// Sends batches and receives acknowledgements until everything is on disk. An error means that the stream broke.
+    async fn feed(&mut self, stream: &mut BatchStream) -> Result<()> {
         while !(self.ended && self.pending.is_empty()) {
             let room = !self.ended && self.pending.len() < self.plan.in_flight;
             tokio::select! {
-                answer = stream.answers.message() => match answer.map_err(|s| told(&s))? {
-                    Some(answer) => self.acknowledged(answer),
+                answer = stream.responses.message() => match answer.map_err(|s| to_error(&s))? {
+                    Some(answer) => self.handle_acknowledgement(answer),
                     None => return Err(Error::new(Reason::Unreachable, "the writer ended the stream")),
                 },
                 piece = self.pieces.recv(), if room => {
-                    if let Some(batch) = self.piece(piece) {
+                    if let Some(batch) = self.accept(piece) {
                         let request = self.request(&batch);
                         self.pending.push_back(batch);
-                        // There is room. Where the stream has ended, its answers say why.
+                        // The channel has room. If the stream has ended, its responses say why.
                         let _ = stream.requests.send(request).await;
                     }
                 }
@@ -210,19 +214,19 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
-    /// What is to be done about a piece; a batch that is to be sent.
-    fn piece(&mut self, piece: Option<Result<Piece>>) -> Option<Batch> {
+    /// Handles a piece of the file. Returns a batch if it must be sent.
+    fn accept(&mut self, piece: Option<Result<InputPiece>>) -> Option<InputBatch> {
         match piece {
             None => self.ended = true,
             Some(Err(error)) => self.fail(error),
-            Some(Ok(Piece::Header(raw))) => {
-                let written = self.aside.as_mut().map_or(Ok(()), |aside| aside.header(&raw));
+            Some(Ok(InputPiece::Header(raw))) => {
+                let written = self.skipped.as_mut().map_or(Ok(()), |skipped| skipped.header(&raw));
                 written.unwrap_or_else(|error| self.fail(error));
             }
-            // A batch behind it is on disk: an earlier run has dealt with it.
-            Some(Ok(Piece::Bad(..))) if self.read < self.durable => {}
-            Some(Ok(Piece::Bad(line, raw, error))) => self.bad(line, &raw, error),
-            Some(Ok(Piece::Batch(batch))) => {
+            // A later batch is on disk, so an earlier run has handled this line.
+            Some(Ok(InputPiece::Bad(..))) if self.read < self.durable => {}
+            Some(Ok(InputPiece::Bad(line, raw, error))) => self.skip_or_fail(line, &raw, error),
+            Some(Ok(InputPiece::Batch(batch))) => {
                 self.read = batch.id;
                 if batch.id > self.durable {
                     self.meter.begin();
@@ -231,9 +235,9 @@ impl<'a> Load<'a> {
                 self.durable_line = batch.last_line();
                 self.meter.pass_over(batch.offset);
                 if self.resumed.take_if(|last| *last == batch.id).is_some() {
-                    let Plan { file, producer, .. } = &self.plan;
+                    let LoadPlan { file, producer, .. } = &self.plan;
                     render::note(&format!(
-                        "note: {file} was loaded up to line {} before: going on behind it (producer {producer})",
+                        "note: an earlier run loaded {file} up to line {}; resuming after it (producer {producer})",
                         self.durable_line
                     ));
                 }
@@ -242,8 +246,8 @@ impl<'a> Load<'a> {
         None
     }
 
-    fn request(&self, batch: &Batch) -> v1::IngestRequest {
-        let operation = |row: &Row| {
+    fn request(&self, batch: &InputBatch) -> v1::IngestRequest {
+        let operation = |row: &InputRow| {
             let document = v1::Document { body: Some(v1::document::Body::Msgpack(row.document.clone())) };
             let action = if self.plan.upsert { Action::Put(document) } else { Action::Insert(document) };
             v1::Operation { table: self.plan.table.clone(), key: String::new(), action: Some(action) }
@@ -252,9 +256,9 @@ impl<'a> Load<'a> {
         v1::IngestRequest { batch_id: batch.id, operations, ..Default::default() }
     }
 
-    fn acknowledged(&mut self, answer: v1::IngestResponse) {
+    fn handle_acknowledgement(&mut self, answer: v1::IngestResponse) {
         for error in answer.errors {
-            self.refused(error);
+            self.handle_rejection(error);
         }
         while let Some(batch) = self.pending.pop_front_if(|batch| batch.id <= answer.durable_batch_id) {
             self.durable_line = batch.last_line();
@@ -262,7 +266,7 @@ impl<'a> Load<'a> {
             let seq = answer.token.map_or(0, |token| token.seq);
             let (half_done, began_at) = self.half_done;
             if batch.id == half_done && seq <= began_at {
-                // It was not half done, but whole: nothing was written.
+                // The batch was not half done but complete: nothing was written now.
                 continue;
             }
             let rows = batch.rows.len() as u64;
@@ -273,37 +277,37 @@ impl<'a> Load<'a> {
         self.durable = self.durable.max(answer.durable_batch_id);
     }
 
-    /// Finds the line of a refused operation.
-    fn refused(&mut self, refused: v1::OperationError) {
-        if refused.batch_id <= self.durable {
-            // Told again after a break: it has been dealt with.
+    /// Handles a rejected operation: finds its line.
+    fn handle_rejection(&mut self, rejected: v1::OperationError) {
+        if rejected.batch_id <= self.durable {
+            // Reported again after a broken stream: it was handled before.
             return;
         }
         if self.read == 0 {
-            let v1::OperationError { batch_id, index, message, .. } = refused;
+            let v1::OperationError { batch_id, index, message, .. } = rejected;
             render::note(&format!(
-                "note: row {} of batch {batch_id} was refused in an earlier run: {message}",
+                "note: row {} of batch {batch_id} was rejected in an earlier run: {message}",
                 index + 1
             ));
             return;
         }
-        let reason = Reason::parse(&refused.reason).unwrap_or(Reason::Internal);
-        let error = Error::new(reason, refused.message);
-        let batch = self.pending.iter().find(|batch| batch.id == refused.batch_id);
-        let index = usize::try_from(refused.index).ok();
+        let reason = Reason::parse(&rejected.reason).unwrap_or(Reason::Internal);
+        let error = Error::new(reason, rejected.message);
+        let batch = self.pending.iter().find(|batch| batch.id == rejected.batch_id);
+        let index = usize::try_from(rejected.index).ok();
         let row = batch.zip(index).and_then(|(batch, index)| batch.rows.get(index)).cloned();
-        self.refused += 1;
+        self.rejected += 1;
         match row {
-            Some(row) if is_of_the_row(&error) => self.bad(row.line, &row.raw, error),
+            Some(row) if is_caused_by_row(&error) => self.skip_or_fail(row.line, &row.raw, error),
             Some(row) => self.fail(error.context(self.place(row.line))),
-            None => self.fail(error.context(format_args!("batch {}", refused.batch_id))),
+            None => self.fail(error.context(format_args!("batch {}", rejected.batch_id))),
         }
     }
 
-    fn bad(&mut self, line: u64, raw: &[u8], error: Error) {
+    fn skip_or_fail(&mut self, line: u64, raw: &[u8], error: Error) {
         let error = error.context(self.place(line));
-        match &mut self.aside {
-            Some(aside) => aside.add(raw, &error).unwrap_or_else(|error| self.fail(error)),
+        match &mut self.skipped {
+            Some(skipped) => skipped.add(raw, &error).unwrap_or_else(|error| self.fail(error)),
             None => self.fail(error),
         }
     }
@@ -312,25 +316,25 @@ impl<'a> Load<'a> {
         format!("{}, line {line}", self.plan.file)
     }
 
-    /// Reads no more. The first error is the one that is told.
+    /// Stops reading. Only the first error is reported.
     fn fail(&mut self, error: Error) {
         self.failed.get_or_insert(error);
         self.ended = true;
     }
 
-    /// Tells of a file that an earlier run has come to the end of.
-    fn all_was_loaded(&self) {
+    /// Reports that an earlier run has loaded the whole file.
+    fn note_complete(&self) {
         if self.done == 0 && self.durable > 0 {
-            let Plan { file, producer, .. } = &self.plan;
+            let LoadPlan { file, producer, .. } = &self.plan;
             render::note(&format!(
-                "note: all of {file} was loaded before (producer {producer}); --restart begins anew"
+                "note: an earlier run loaded all of {file} (producer {producer}); to load it again, pass --restart"
             ));
         }
     }
 }
 
-/// Whether a refusal is the row's own fault: others may be better.
-fn is_of_the_row(error: &Error) -> bool {
+/// Whether the row itself is the cause of a rejection, so that other rows may be accepted.
+fn is_caused_by_row(error: &Error) -> bool {
     let kind = error.kind();
     let own = matches!(
         kind,
@@ -339,8 +343,8 @@ fn is_of_the_row(error: &Error) -> bool {
     own && error.reason() != Reason::TableNotFound
 }
 
-/// Whether a broken stream is worth another try.
-fn is_passing(error: &Error) -> bool {
+/// Whether a broken stream should be opened again.
+fn is_transient(error: &Error) -> bool {
     let kind = error.kind();
     matches!(kind, ErrorKind::Unavailable | ErrorKind::Unknown | ErrorKind::Exhausted)
         && error.reason() != Reason::DiskFull

@@ -1,4 +1,4 @@
-//! A file of rows as the batches that are sent: the same file is always cut the same way, so that a load can go on.
+//! Cuts a file of rows into batches. The same file is always cut in the same way, so that a load can resume.
 
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -8,69 +8,69 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
 use tokio::sync::mpsc;
 
-use super::sheet::{Cells, Sheet};
+use super::csv_parser::{CellRules, CsvParser};
 use crate::input;
 
-/// Bytes of lines in a batch, after which it is full.
+/// A batch is full when its lines have this many bytes.
 const BYTES: u64 = 1 << 20;
-/// Pieces read ahead.
+/// How many pieces are read ahead.
 const AHEAD: usize = 4;
-/// What some programs put before the first line.
+/// Some programs write this before the first line.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A row to load.
 #[derive(Debug, Clone)]
-pub struct Row {
-    /// Its line, from 1; the first where it has several.
-    pub line: u64,
-    /// The document, encoded.
-    pub document: Bytes,
-    /// The line itself, where it may have to be set aside.
-    pub raw: Bytes,
+pub(crate) struct InputRow {
+    /// The line number, from 1; the first line if the record has several.
+    pub(crate) line: u64,
+    /// The encoded document.
+    pub(crate) document: Bytes,
+    /// The text of the line; empty unless it may have to be written to the file of skipped lines.
+    pub(crate) raw: Bytes,
 }
 
-/// Rows that are sent together.
+/// The rows of one request.
 #[derive(Debug, Clone)]
-pub struct Batch {
-    /// 1, 2, 3 and so on.
-    pub id: u64,
-    /// One at least.
-    pub rows: Vec<Row>,
-    /// Bytes of the file up to the end of this batch.
-    pub offset: u64,
+pub(crate) struct InputBatch {
+    /// The number of the batch, from 1.
+    pub(crate) id: u64,
+    /// Never empty.
+    pub(crate) rows: Vec<InputRow>,
+    /// The byte offset of the end of this batch in the file.
+    pub(crate) offset: u64,
 }
 
-impl Batch {
-    /// The last line in it.
-    pub fn last_line(&self) -> u64 {
+impl InputBatch {
+    /// The line number of the last row.
+    pub(crate) fn last_line(&self) -> u64 {
         self.rows.last().map_or(0, |row| row.line)
     }
 }
 
-/// What a file is made of, in its order.
+/// The pieces of a file, in order.
 #[derive(Debug)]
-pub enum Piece {
-    /// The line with the names of the columns.
+pub(crate) enum InputPiece {
+    /// The CSV header.
     Header(Bytes),
     /// Rows.
-    Batch(Batch),
-    /// A line that is no row, with what is wrong.
+    Batch(InputBatch),
+    /// The line number, text and error of a line that is not a row.
     Bad(u64, Bytes, Error),
 }
 
 /// How a file is read.
 #[derive(Debug, Clone)]
-pub struct Rules {
-    /// CSV, rather than JSON Lines.
-    pub csv: Option<Cells>,
-    /// Rows in a batch.
-    pub batch: usize,
-    /// Whether rows keep their lines.
-    pub keep_raw: bool,
+pub(crate) struct ReadRules {
+    /// The rules for CSV cells; `None` for JSON Lines.
+    pub(crate) csv: Option<CellRules>,
+    /// The number of rows in a batch.
+    pub(crate) batch: usize,
+    /// Whether rows keep the text of their lines.
+    pub(crate) keep_raw: bool,
 }
 
-/// Opens a file and begins to read it on a thread of its own.
-pub fn open(path: &Path, rules: Rules) -> Result<mpsc::Receiver<Result<Piece>>> {
+/// Opens a file and starts to read it on another thread.
+pub(crate) fn open(path: &Path, rules: ReadRules) -> Result<mpsc::Receiver<Result<InputPiece>>> {
     let (source, name) = (input::open(path)?, input::name(path));
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
@@ -80,7 +80,7 @@ pub fn open(path: &Path, rules: Rules) -> Result<mpsc::Receiver<Result<Piece>>> 
             let last = !matches!(piece, Ok(Some(_)));
             let line = cutter.line;
             let piece = piece.map_err(|e| e.context(format_args!("{name}, line {line}")));
-            // Nobody listens any more: the command has failed for another reason.
+            // If nobody receives, the command has failed for another reason.
             let sent = piece.transpose().is_none_or(|piece| sender.blocking_send(piece).is_ok());
             if last || !sent {
                 return;
@@ -90,36 +90,36 @@ pub fn open(path: &Path, rules: Rules) -> Result<mpsc::Receiver<Result<Piece>>> 
     Ok(receiver)
 }
 
-/// Cuts a file into pieces. A batch ends where it is full and before a bad line, and nowhere else.
+/// Cuts a file into pieces. A batch ends when it is full, before an invalid line, and at the end of the file.
 struct Cutter<R> {
     source: BufReader<R>,
-    sheet: Option<Sheet>,
-    rules: Rules,
+    sheet: Option<CsvParser>,
+    rules: ReadRules,
     id: u64,
-    /// The line last begun.
+    /// The line at which the current record starts.
     line: u64,
     lines_read: u64,
     offset: u64,
-    /// What ended the batch before it.
-    waiting: Option<Result<Piece>>,
+    /// The piece after the last batch: what ended it.
+    waiting: Option<Result<InputPiece>>,
 }
 
-/// What a line turned out to be.
-enum Found {
-    Row(Row),
+/// The content of a line.
+enum ParsedLine {
+    Row(InputRow),
     Header(Bytes),
     Bad(u64, Bytes, Error),
 }
 
 impl<R: Read> Cutter<R> {
-    fn new(source: R, rules: Rules) -> Cutter<R> {
-        let sheet = rules.csv.clone().map(Sheet::new);
+    fn new(source: R, rules: ReadRules) -> Cutter<R> {
+        let sheet = rules.csv.clone().map(CsvParser::new);
         let source = BufReader::with_capacity(256 << 10, source);
         Cutter { source, sheet, rules, id: 0, line: 0, lines_read: 0, offset: 0, waiting: None }
     }
 
-    /// The next piece; `None` at the end. An error is one of reading: what follows cannot be made out.
-    fn next(&mut self) -> Result<Option<Piece>> {
+    /// The next piece; `None` at the end of the file. After a read error the rest of the file cannot be parsed.
+    fn next(&mut self) -> Result<Option<InputPiece>> {
         if let Some(piece) = self.waiting.take() {
             return piece.map(Some);
         }
@@ -127,13 +127,13 @@ impl<R: Read> Cutter<R> {
         while rows.len() < self.rules.batch && self.offset - began < BYTES {
             match self.found() {
                 Ok(None) => break,
-                Ok(Some(Found::Row(row))) => rows.push(row),
-                Ok(Some(Found::Header(raw))) => return Ok(Some(Piece::Header(raw))),
-                Ok(Some(Found::Bad(line, raw, error))) => {
-                    self.waiting = Some(Ok(Piece::Bad(line, raw, error)));
+                Ok(Some(ParsedLine::Row(row))) => rows.push(row),
+                Ok(Some(ParsedLine::Header(raw))) => return Ok(Some(InputPiece::Header(raw))),
+                Ok(Some(ParsedLine::Bad(line, raw, error))) => {
+                    self.waiting = Some(Ok(InputPiece::Bad(line, raw, error)));
                     break;
                 }
-                // The rows before it are good.
+                // Return the rows before the error first.
                 Err(error) => {
                     self.waiting = Some(Err(error));
                     break;
@@ -144,18 +144,18 @@ impl<R: Read> Cutter<R> {
             return self.waiting.take().transpose();
         }
         self.id += 1;
-        Ok(Some(Piece::Batch(Batch { id: self.id, rows, offset: self.offset })))
+        Ok(Some(InputPiece::Batch(InputBatch { id: self.id, rows, offset: self.offset })))
     }
 
-    /// The next line that is not blank, or the next record.
-    fn found(&mut self) -> Result<Option<Found>> {
+    /// The next record, or the next line that is not blank.
+    fn found(&mut self) -> Result<Option<ParsedLine>> {
         loop {
-            let Some(raw) = self.record()? else { return Ok(None) };
+            let Some(raw) = self.print_record()? else { return Ok(None) };
             let text = match &mut self.sheet {
                 Some(sheet) => match sheet.document() {
                     Ok(Some(text)) => Ok(text),
-                    Ok(None) => return Ok(Some(Found::Header(raw.into()))),
-                    // Without a header nothing can be made out.
+                    Ok(None) => return Ok(Some(ParsedLine::Header(raw.into()))),
+                    // Without a header the rows have no field names.
                     Err(error) if sheet.header_is_missing() => return Err(error),
                     Err(error) => Err(error),
                 },
@@ -166,15 +166,15 @@ impl<R: Read> Cutter<R> {
             return Ok(Some(match document {
                 Ok(document) => {
                     let raw = if self.rules.keep_raw { raw.into() } else { Bytes::new() };
-                    Found::Row(Row { line: self.line, document: document.msgpack().clone(), raw })
+                    ParsedLine::Row(InputRow { line: self.line, document: document.msgpack().clone(), raw })
                 }
-                Err(error) => Found::Bad(self.line, raw.into(), error),
+                Err(error) => ParsedLine::Bad(self.line, raw.into(), error),
             }));
         }
     }
 
-    /// The bytes of the next line, or of as many as a record has, with their ends.
-    fn record(&mut self) -> Result<Option<Vec<u8>>> {
+    /// The bytes of the next record with their line endings. A record can have several lines.
+    fn print_record(&mut self) -> Result<Option<Vec<u8>>> {
         let mut record = Vec::new();
         while let Some(mut line) = input::raw_line(&mut self.source)? {
             self.offset += line.len() as u64;
@@ -198,7 +198,7 @@ impl<R: Read> Cutter<R> {
                 record.clear();
             }
         }
-        self.sheet.as_ref().map_or(Ok(()), Sheet::finish).map(|()| None)
+        self.sheet.as_ref().map_or(Ok(()), CsvParser::finish).map(|()| None)
     }
 }
 

@@ -1,71 +1,60 @@
-//! Loads against a writer that remembers its producers, and breaks off where a test wants it.
+//! Tests of loads with a stub writer that remembers its producers and breaks streams on request.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
+use driftdb::stub::{StubStream, WriterStub};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::json;
 use driftdb_common::service::status::to_status;
 use driftdb_common::storage::fs;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tokio_stream::{Stream, StreamExt};
-use tonic::{Request, Response, Status, Streaming};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
 use v1::operation::Action;
-use v1::writer_service_server::{WriterService, WriterServiceServer};
 
-use crate::testing::driftctl;
+use crate::testing::{driftctl, serve_writer};
 
-/// What is on the fake's disk.
+/// The state of the stub writer.
 #[derive(Debug, Default)]
-struct Disk {
+struct StubState {
     rows: BTreeMap<String, String>,
     seq: u64,
-    /// The last batch and operation of each producer; after the last operation of a batch, the greatest number.
+    /// The last batch and operation of each producer; `usize::MAX` after the last operation of a batch.
     producers: HashMap<String, (u64, usize)>,
-    /// How many streams were opened.
+    /// The number of streams opened so far.
     streams: usize,
-    /// After so many operations each stream breaks, while there is a number.
+    /// The number of operations after which each next stream breaks, last first. Without a number it does not break.
     breaks: Vec<usize>,
 }
 
 #[derive(Clone, Default)]
-struct Fake(Arc<Mutex<Disk>>);
+struct IngestStub(Arc<Mutex<StubState>>);
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-fn not_asked<T>() -> Result<Response<T>, Status> {
-    Err(Status::unimplemented("no test asks for this"))
-}
-
-impl Fake {
-    async fn serve(breaks: &[usize]) -> (Fake, String) {
-        let fake = Fake::default();
-        fake.0.lock().unwrap().breaks = breaks.iter().rev().copied().collect();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let server = tonic::transport::Server::builder().add_service(WriterServiceServer::new(fake.clone()));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        (fake, address)
+impl IngestStub {
+    async fn serve(breaks: &[usize]) -> (IngestStub, String) {
+        let stub = IngestStub::default();
+        stub.0.lock().unwrap().breaks = breaks.iter().rev().copied().collect();
+        let address = serve_writer(stub.clone()).await;
+        (stub, address)
     }
 
     fn rows(&self) -> Vec<String> {
         self.0.lock().unwrap().rows.values().cloned().collect()
     }
 
-    /// Writes a batch but for what is written already; what was refused.
+    /// Writes the operations of a batch that were not written before. Returns the rejected ones.
     fn batch(
         &self,
         producer: &str,
         request: v1::IngestRequest,
         left: &mut Option<usize>,
     ) -> Result<v1::IngestResponse, Status> {
-        let mut disk = self.0.lock().unwrap();
-        let durable = disk.producers.get(producer).copied().unwrap_or_default();
+        let mut state = self.0.lock().unwrap();
+        let durable = state.producers.get(producer).copied().unwrap_or_default();
         let mut errors = Vec::new();
         for (index, operation) in request.operations.into_iter().enumerate() {
             if (request.batch_id, index) <= durable {
@@ -83,7 +72,7 @@ impl Fake {
             let text = json::from_msgpack(&encoded).unwrap();
             let value: serde_json::Value = serde_json::from_str(&text).unwrap();
             let key = value["id"].to_string();
-            if disk.rows.contains_key(&key) && !put {
+            if state.rows.contains_key(&key) && !put {
                 let reason = Reason::RowExists.as_str().to_owned();
                 let (batch_id, index) = (request.batch_id, u32::try_from(index).unwrap());
                 errors.push(v1::OperationError {
@@ -95,58 +84,48 @@ impl Fake {
                 });
                 continue;
             }
-            disk.rows.insert(key, text);
-            disk.seq += 1;
-            disk.producers.insert(producer.to_owned(), (request.batch_id, index));
+            state.rows.insert(key, text);
+            state.seq += 1;
+            state.producers.insert(producer.to_owned(), (request.batch_id, index));
         }
-        disk.producers.insert(producer.to_owned(), (request.batch_id, usize::MAX));
-        let token = Some(v1::WriteToken { seq: disk.seq, time: None, epoch: 1 });
+        state.producers.insert(producer.to_owned(), (request.batch_id, usize::MAX));
+        let token = Some(v1::WriteToken { seq: state.seq, time: None, epoch: 1 });
         Ok(v1::IngestResponse { durable_batch_id: request.batch_id, token, errors })
     }
 }
 
 #[tonic::async_trait]
-impl WriterService for Fake {
-    type IngestStream = Answers<v1::IngestResponse>;
-    type ExecuteStream = Answers<v1::WriterServiceExecuteResponse>;
-    type SnapshotStream = Answers<v1::SnapshotResponse>;
-    type CompactStream = Answers<v1::CompactResponse>;
-    type VerifyStream = Answers<v1::VerifyResponse>;
-
+impl WriterStub for IngestStub {
     async fn ingest(
         &self,
-        request: Request<Streaming<v1::IngestRequest>>,
-    ) -> Result<Response<Self::IngestStream>, Status> {
-        let mut requests = request.into_inner();
+        mut requests: Streaming<v1::IngestRequest>,
+    ) -> Result<StubStream<v1::IngestResponse>, Status> {
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
-        let fake = self.clone();
+        let stub = self.clone();
         let mut left = {
-            let mut disk = fake.0.lock().unwrap();
-            disk.streams += 1;
-            disk.breaks.pop()
+            let mut state = stub.0.lock().unwrap();
+            state.streams += 1;
+            state.breaks.pop()
         };
         tokio::spawn(async move {
             let producer = requests.next().await.unwrap().unwrap().producer_id;
-            let (batch, index) = fake.0.lock().unwrap().producers.get(&producer).copied().unwrap_or_default();
+            let (batch, index) = stub.0.lock().unwrap().producers.get(&producer).copied().unwrap_or_default();
             let whole = index == usize::MAX || batch == 0;
             let durable_batch_id = if whole { batch } else { batch - 1 };
             let hello = v1::IngestResponse { durable_batch_id, ..Default::default() };
             sender.send(Ok(hello)).await.unwrap();
             while let Some(Ok(request)) = requests.next().await {
-                let answer = fake.batch(&producer, request, &mut left);
+                let answer = stub.batch(&producer, request, &mut left);
                 let broken = answer.is_err();
                 if sender.send(answer).await.is_err() || broken {
                     return;
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Ok(Box::pin(ReceiverStream::new(receiver)))
     }
 
-    async fn status(
-        &self,
-        _: Request<v1::WriterServiceStatusRequest>,
-    ) -> Result<Response<v1::WriterServiceStatusResponse>, Status> {
+    async fn status(&self) -> Result<v1::WriterServiceStatusResponse, Status> {
         let table = |table: &str, key_type: v1::KeyType| v1::TableInfo {
             table: table.into(),
             primary_key: "id".into(),
@@ -154,47 +133,7 @@ impl WriterService for Fake {
             ..Default::default()
         };
         let tables = vec![table("orders", v1::KeyType::String), table("numbers", v1::KeyType::Int)];
-        Ok(Response::new(v1::WriterServiceStatusResponse { tables, ..Default::default() }))
-    }
-
-    async fn apply(&self, _: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
-        not_asked()
-    }
-    async fn create_table(
-        &self,
-        _: Request<v1::CreateTableRequest>,
-    ) -> Result<Response<v1::CreateTableResponse>, Status> {
-        not_asked()
-    }
-    async fn alter_table(
-        &self,
-        _: Request<v1::AlterTableRequest>,
-    ) -> Result<Response<v1::AlterTableResponse>, Status> {
-        not_asked()
-    }
-    async fn drop_table(
-        &self,
-        _: Request<v1::DropTableRequest>,
-    ) -> Result<Response<v1::DropTableResponse>, Status> {
-        not_asked()
-    }
-    async fn execute(
-        &self,
-        _: Request<v1::WriterServiceExecuteRequest>,
-    ) -> Result<Response<Self::ExecuteStream>, Status> {
-        not_asked()
-    }
-    async fn snapshot(
-        &self,
-        _: Request<v1::SnapshotRequest>,
-    ) -> Result<Response<Self::SnapshotStream>, Status> {
-        not_asked()
-    }
-    async fn compact(&self, _: Request<v1::CompactRequest>) -> Result<Response<Self::CompactStream>, Status> {
-        not_asked()
-    }
-    async fn verify(&self, _: Request<v1::VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
-        not_asked()
+        Ok(v1::WriterServiceStatusResponse { tables, ..Default::default() })
     }
 }
 
@@ -214,23 +153,23 @@ fn numbered(keys: std::ops::Range<u64>) -> String {
     keys.map(|key| format!("{{\"id\":\"{key:03}\"}}\n")).collect()
 }
 
-/// What a load prints, or its exit code and error.
+/// Runs a load. Returns its output, or its exit code and error.
 async fn ingest(writer: &str, args: &[&str]) -> Result<String, (u8, String)> {
     let (outcome, text) = driftctl(&[&["--writer", writer, "ingest", "-t", "orders"], args].concat()).await;
     outcome.map(|()| text).map_err(|failure| (failure.code(), failure.text()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_row_is_loaded_once_however_often_the_stream_breaks() {
+async fn every_row_is_loaded_once_even_if_the_stream_breaks() {
     let dir = tempfile::tempdir().unwrap();
     let path = file(dir.path(), "rows.jsonl", &numbered(0..300));
-    // In the middle of batches, at their ends, at once.
-    let (fake, writer) = Fake::serve(&[25, 10, 0, 7, 100, 1]).await;
+    // Inside batches, at their ends, and immediately.
+    let (stub, writer) = IngestStub::serve(&[25, 10, 0, 7, 100, 1]).await;
     let args = ["--file", &path, "--batch", "10", "--in-flight", "4"];
     assert_eq!(ingest(&writer, &args).await.unwrap(), "{\"last_seq\":300,\"commits\":300,\"events\":300}\n");
-    assert_eq!(fake.rows().len(), 300);
-    assert_eq!(fake.0.lock().unwrap().streams, 7);
-    // The same command knows that nothing is left to do; --restart does it all again.
+    assert_eq!(stub.rows().len(), 300);
+    assert_eq!(stub.0.lock().unwrap().streams, 7);
+    // A repeated command finds nothing to do; --restart loads everything again.
     assert_eq!(ingest(&writer, &args).await.unwrap(), "{\"last_seq\":0,\"commits\":0,\"events\":0}\n");
     let (code, text) = ingest(&writer, &[&args[..], &["--restart"]].concat()).await.unwrap_err();
     assert!(code == 1 && text.contains("rows.jsonl, line 1: exists (ALREADY_EXISTS, ROW_EXISTS)"), "{text}");
@@ -239,16 +178,16 @@ async fn every_row_is_loaded_once_however_often_the_stream_breaks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_load_goes_on_where_it_was_stopped() {
+async fn a_load_resumes_where_it_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let text = format!("{}nonsense\n{}", numbered(0..25), numbered(25..40));
     let path = file(dir.path(), "rows.jsonl", &text);
-    let (fake, writer) = Fake::serve(&[]).await;
+    let (stub, writer) = IngestStub::serve(&[]).await;
     let args = ["--file", &path, "--batch", "10"];
-    let (code, told) = ingest(&writer, &args).await.unwrap_err();
-    assert!(code == 1 && told.contains("rows.jsonl, line 26: "), "{told}");
-    // The good lines before it are on disk, and are not sent again.
-    assert_eq!(fake.rows().len(), 25);
+    let (code, text) = ingest(&writer, &args).await.unwrap_err();
+    assert!(code == 1 && text.contains("rows.jsonl, line 26: "), "{text}");
+    // The valid lines before it are on disk and are not sent again.
+    assert_eq!(stub.rows().len(), 25);
     let bad = dir.path().join("bad.jsonl");
     let skipping = [&args[..], &["--skip-bad", bad.to_str().unwrap()]].concat();
     let loaded = ingest(&writer, &skipping).await.unwrap();
@@ -257,7 +196,7 @@ async fn a_load_goes_on_where_it_was_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_and_refused_lines_are_set_aside_as_they_were() {
+async fn invalid_and_rejected_lines_are_skipped_and_kept_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let bad = dir.path().join("bad").to_str().unwrap().to_owned();
     let path = file(
@@ -265,41 +204,41 @@ async fn bad_and_refused_lines_are_set_aside_as_they_were() {
         "rows.jsonl",
         "\n{\"id\":\"a\"}\r\n[1]\n{\"id\":\"b\"}\n  {\"id\":\"a\"}\n{\"id\":\"c\",\"c\":1,\"c\":2}\n{\"id\":\"d\"}",
     );
-    let (fake, writer) = Fake::serve(&[]).await;
+    let (stub, writer) = IngestStub::serve(&[]).await;
     let args = ["--file", &path, "--skip-bad", &bad];
     let loaded = ingest(&writer, &args).await.unwrap();
     assert_eq!(loaded, "{\"last_seq\":3,\"commits\":3,\"events\":3,\"skipped\":3}\n");
-    assert_eq!(fake.rows(), ["a", "b", "d"].map(|id| format!("{{\"id\":\"{id}\"}}")));
+    assert_eq!(stub.rows(), ["a", "b", "d"].map(|id| format!("{{\"id\":\"{id}\"}}")));
     let mut aside: Vec<_> = text_of(&bad).lines().map(str::to_owned).collect();
     aside.sort();
     assert_eq!(aside, ["  {\"id\":\"a\"}", "[1]", "{\"id\":\"c\",\"c\":1,\"c\":2}"]);
-    let (code, told) = ingest(&writer, &["--file", &path, "--skip-bad", &path]).await.unwrap_err();
-    assert!(code == 2 && told.contains("is the file to load"), "{told}");
+    let (code, text) = ingest(&writer, &["--file", &path, "--skip-bad", &path]).await.unwrap_err();
+    assert!(code == 2 && text.contains("is the input file"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn csv_is_loaded_with_the_types_of_its_cells() {
+async fn csv_cells_are_loaded_with_their_types() {
     let dir = tempfile::tempdir().unwrap();
     let text = "\u{feff}id,n,note\r\n7,1.5,\"two\r\nlines\"\r\n8,007\r\n9,2,x\r\n";
     let path = file(dir.path(), "rows.CSV", text);
     let bad = dir.path().join("bad.csv").to_str().unwrap().to_owned();
-    let (fake, writer) = Fake::serve(&[]).await;
+    let (stub, writer) = IngestStub::serve(&[]).await;
     let loaded = ingest(&writer, &["--file", &path, "--skip-bad", &bad]).await.unwrap();
     assert!(loaded.contains("\"events\":2,\"skipped\":1"), "{loaded}");
     let rows = [r#"{"id":"7","n":1.5,"note":"two\r\nlines"}"#, r#"{"id":"9","n":2,"note":"x"}"#];
-    assert_eq!(fake.rows(), rows);
-    // It has a header, so that it can be put right and loaded.
+    assert_eq!(stub.rows(), rows);
+    // The file of skipped lines has a header, so that it can be corrected and loaded.
     assert_eq!(text_of(&bad), "id,n,note\r\n8,007\r\n");
-    let (code, told) =
+    let (code, text) =
         ingest(&writer, &["--file", &path, "--format", "jsonl", "--restart"]).await.unwrap_err();
-    assert!(code == 1 && told.contains("rows.CSV, line 1: "), "{told}");
+    assert!(code == 1 && text.contains("rows.CSV, line 1: "), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_is_not_there_is_told_before_anything_is_read() {
+async fn a_missing_table_is_reported_before_the_file_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let path = file(dir.path(), "rows.jsonl", &numbered(0..3));
-    let (_, writer) = Fake::serve(&[]).await;
+    let (_, writer) = IngestStub::serve(&[]).await;
     let (outcome, _) = driftctl(&["--writer", &writer, "ingest", "-t", "ordes", "--file", &path]).await;
     let failure = outcome.unwrap_err();
     assert!(failure.code() == 4 && failure.text().contains("did you mean \"orders\"?"), "{}", failure.text());

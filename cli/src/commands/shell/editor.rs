@@ -1,4 +1,4 @@
-//! The line that is being typed: editing, history, completion and highlighting.
+//! The line editor: editing, history, completion and highlighting.
 
 use std::borrow::Cow;
 use std::env;
@@ -16,26 +16,26 @@ use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
 use rustyline::{Behavior, ColorMode, CompletionType, Config, Context, Helper};
 
-use crate::exit::{Failure, Outcome};
+use crate::exit::{CliResult, Failure};
 use crate::render::Style;
 
-/// Entries kept.
+/// How many entries the history keeps.
 const HISTORY: usize = 10_000;
 
-/// What came of asking for a line.
+/// The result of reading a line.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Typed {
+pub(crate) enum Typed {
     /// A line.
     Line(String),
-    /// Ctrl-C.
+    /// Ctrl-C was pressed.
     Dropped,
-    /// Ctrl-D, or the terminal has gone.
+    /// Ctrl-D was pressed, or the terminal is gone.
     End,
 }
 
 /// The line editor.
-pub struct Editor {
-    /// Away while it reads.
+pub(crate) struct Editor {
+    /// `None` while a line is being read on another thread.
     inner: Option<rustyline::Editor<Assistant, FileHistory>>,
     history: Option<PathBuf>,
 }
@@ -47,34 +47,34 @@ impl std::fmt::Debug for Editor {
 }
 
 impl Editor {
-    /// An editor on the terminal, with the history of the shells before it.
-    pub fn new(style: Style) -> Outcome<Editor> {
+    /// Creates an editor on the terminal, with the saved history.
+    pub(crate) fn new(style: Style) -> CliResult<Editor> {
         let builder = Config::builder().max_history_size(HISTORY).map_err(failed)?;
         let config = builder
             .completion_type(CompletionType::List)
             .color_mode(if style.is_plain() { ColorMode::Disabled } else { ColorMode::Enabled })
-            // Prompts go to the terminal also where stdout, which is for rows, goes elsewhere.
+            // Print prompts to the terminal even if stdout, which is for rows, goes elsewhere.
             .behavior(Behavior::PreferTerm)
             .build();
         let mut inner = rustyline::Editor::with_config(config).map_err(failed)?;
         inner.set_helper(Some(Assistant { tables: Vec::new(), style }));
         let history = history_file();
         if let Some(file) = &history {
-            // The first shell has none, and one that cannot be read is not worth a word.
+            // The file does not exist at first. A history that cannot be read is not worth an error.
             let _ = inner.load_history(file);
         }
         Ok(Editor { inner: Some(inner), history })
     }
 
-    /// The tables to complete.
-    pub fn set_tables(&mut self, tables: Vec<String>) {
+    /// Sets the table names for completion.
+    pub(crate) fn set_tables(&mut self, tables: Vec<String>) {
         if let Some(assistant) = self.inner.as_mut().and_then(rustyline::Editor::helper_mut) {
             assistant.tables = tables;
         }
     }
 
-    /// Asks for a line, on a thread of its own.
-    pub async fn line(&mut self, prompt: String) -> Outcome<Typed> {
+    /// Reads a line on another thread.
+    pub(crate) async fn line(&mut self, prompt: String) -> CliResult<Typed> {
         let Some(mut inner) = self.inner.take() else { return Ok(Typed::End) };
         let reading = tokio::task::spawn_blocking(move || {
             let line = inner.readline(&prompt);
@@ -90,8 +90,8 @@ impl Editor {
         }
     }
 
-    /// Puts an entry into the history, and into its file where that can be written.
-    pub fn remember(&mut self, entry: &str) {
+    /// Adds an entry to the history, and to its file if possible.
+    pub(crate) fn remember(&mut self, entry: &str) {
         let Some(inner) = self.inner.as_mut() else { return };
         if let (Ok(true), Some(file)) = (inner.add_history_entry(entry), &self.history) {
             let _ = inner.append_history(file);
@@ -103,10 +103,10 @@ fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::Database(Error::new(Reason::Io, format!("cannot read the terminal: {error}")))
 }
 
-/// Where the history is kept, its directory made; `None` where there is no place for it.
+/// The history file, in a directory that is created if needed; `None` if the environment names none.
 fn history_file() -> Option<PathBuf> {
     let directory = state_directory(|name| env::var_os(name).map(PathBuf::from))?;
-    // Where this fails, so does what follows, quietly.
+    // If this fails, using the history fails later, silently.
     let _ = OsFileSystem::shared().create_dir(&directory);
     Some(directory.join("history"))
 }
@@ -117,7 +117,7 @@ fn state_directory(var: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     Some(state.or_else(home)?.join("driftctl"))
 }
 
-/// What rustyline asks about a line.
+/// The callbacks of rustyline.
 struct Assistant {
     tables: Vec<String>,
     style: Style,
@@ -147,7 +147,7 @@ impl Highlighter for Assistant {
     }
 }
 
-/// Where the word before the cursor begins, and what it may become. After a space: the tables.
+/// The start of the word before the cursor, and its possible completions. After a space: the tables.
 fn complete(before: &str, tables: &[String]) -> (usize, Vec<String>) {
     let start = before.rfind(|c: char| !c.is_alphanumeric() && c != '_');
     let start =
@@ -156,7 +156,7 @@ fn complete(before: &str, tables: &[String]) -> (usize, Vec<String>) {
     let begins = |name: &str| name.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word));
     let mut found: Vec<String> = tables.iter().filter(|table| begins(table)).cloned().collect();
     if !word.is_empty() && !before.starts_with('\\') {
-        // As it was begun: `sel` becomes `select`, `S` becomes `SELECT`.
+        // Match the case of the word: `sel` becomes `select`, `S` becomes `SELECT`.
         let lower = word.chars().all(|c| !c.is_uppercase());
         let spelled = |keyword: &&str| if lower { keyword.to_lowercase() } else { (*keyword).to_owned() };
         found.extend(KEYWORDS.iter().filter(|keyword| begins(keyword)).map(spelled));
@@ -164,7 +164,7 @@ fn complete(before: &str, tables: &[String]) -> (usize, Vec<String>) {
     (start, found)
 }
 
-/// Keywords and strings in colour; what is no DriftQL stays as it is.
+/// Colours keywords and strings. Text that is not DriftQL stays unchanged.
 fn highlight(line: &str, style: Style) -> Cow<'_, str> {
     if style.is_plain() || line.starts_with('\\') {
         return line.into();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn colour_only_where_it_is_on() {
+    fn colours_are_used_only_if_enabled() {
         let line = "select x from t where s = \"from\" # rest";
         assert_eq!(highlight(line, Style::PLAIN), line);
         assert_eq!(
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_history_has_a_place_where_the_environment_names_one() {
+    fn the_history_directory_comes_from_the_environment() {
         let on = |pairs: &'static [(&str, &str)]| {
             state_directory(|name| {
                 pairs.iter().find(|(n, _)| *n == name).map(|(_, value)| PathBuf::from(value))

@@ -1,77 +1,77 @@
-//! What is typed, line by line: statements that end with `;`, and commands that begin with a backslash.
+//! The typed lines: statements that end with `;`, and shell commands that start with a backslash.
 
 use driftdb_common::query::lexer::{Lexer, TokenKind};
 use driftdb_common::query::script::split;
 
-/// What a line completed.
+/// A complete entry.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Entry {
-    /// A command of the shell itself.
-    Meta(String),
-    /// One statement or more.
+pub(crate) enum ShellEntry {
+    /// A command of the shell.
+    Command(String),
+    /// One or more statements.
     Script(String),
 }
 
-/// Lines that are no statement yet.
+/// The lines of a statement that is not complete yet.
 #[derive(Debug, Default)]
-pub struct Input {
+pub(crate) struct Input {
     pending: String,
 }
 
 impl Input {
-    /// Takes a line; hands over what is complete now.
-    pub fn push(&mut self, line: &str) -> Option<Entry> {
+    /// Adds a line. Returns the entry that it completes, if any.
+    pub(crate) fn push(&mut self, line: &str) -> Option<ShellEntry> {
         let word = line.trim();
-        // Nothing in DriftQL begins a line with a backslash, so commands work in the middle of a statement too.
+        // In DriftQL no line starts with a backslash, so shell commands also work inside a statement.
         if word.starts_with('\\') || (!self.is_open() && matches!(word, "help" | "quit" | "exit")) {
-            return Some(Entry::Meta(word.to_owned()));
+            return Some(ShellEntry::Command(word.to_owned()));
         }
         self.pending.push_str(line);
         match state(&self.pending) {
-            State::Open => {
+            Completeness::Open => {
                 self.pending.push('\n');
                 None
             }
-            State::Blank => {
+            Completeness::Blank => {
                 self.pending.clear();
                 None
             }
-            State::Whole => Some(Entry::Script(std::mem::take(&mut self.pending))),
+            Completeness::Whole => Some(ShellEntry::Script(std::mem::take(&mut self.pending))),
         }
     }
 
-    /// Whether a statement has begun and not ended.
-    pub fn is_open(&self) -> bool {
+    /// Whether a statement has been started and not completed.
+    pub(crate) fn is_open(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// Forgets what was typed of a statement.
-    pub fn clear(&mut self) {
+    /// Discards the incomplete statement.
+    pub(crate) fn clear(&mut self) {
         self.pending.clear();
     }
 }
 
-enum State {
-    /// No statement at all.
+enum Completeness {
+    /// There is no statement.
     Blank,
-    /// More lines belong to it.
+    /// The statement continues on the next line.
     Open,
-    /// Ready to run, or wrong in a way that more lines cannot mend.
+    /// Ready to run, or invalid in a way that further lines cannot correct.
     Whole,
 }
 
-fn state(text: &str) -> State {
+fn state(text: &str) -> Completeness {
     match split(text).last() {
-        None => State::Blank,
-        Some(last) if last.terminated => State::Whole,
+        None => Completeness::Blank,
+        Some(last) if last.terminated => Completeness::Whole,
         Some(_) => match first_error(text) {
-            Some(start) if !text.get(start..).unwrap_or_default().starts_with("/*") => State::Whole,
-            _ => State::Open,
+            Some(start) if !text.get(start..).unwrap_or_default().starts_with("/*") => Completeness::Whole,
+            _ => Completeness::Open,
         },
     }
 }
 
-/// Where a text stops being DriftQL.
+/// The position of the first lexical error.
 fn first_error(text: &str) -> Option<usize> {
     let mut lexer = Lexer::new(text);
     loop {
@@ -87,22 +87,22 @@ fn first_error(text: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn typed(lines: &[&str]) -> (Vec<Entry>, bool) {
+    fn typed(lines: &[&str]) -> (Vec<ShellEntry>, bool) {
         let mut input = Input::default();
         let found = lines.iter().filter_map(|line| input.push(line)).collect();
         (found, input.is_open())
     }
 
-    fn script(text: &str) -> Entry {
-        Entry::Script(text.to_owned())
+    fn script(text: &str) -> ShellEntry {
+        ShellEntry::Script(text.to_owned())
     }
 
-    fn meta(text: &str) -> Entry {
-        Entry::Meta(text.to_owned())
+    fn meta(text: &str) -> ShellEntry {
+        ShellEntry::Command(text.to_owned())
     }
 
     #[test]
-    fn statements_go_on_to_their_semicolon() {
+    fn a_statement_continues_until_its_semicolon() {
         assert_eq!(typed(&["SELECT *", "FROM t;"]), (vec![script("SELECT *\nFROM t;")], false));
         assert_eq!(typed(&["BEGIN; SELECT", " 1;  "]), (vec![script("BEGIN; SELECT\n 1;  ")], false));
         assert_eq!(typed(&["", "  -- nothing", ";"]), (vec![], false));
@@ -111,13 +111,13 @@ mod tests {
     }
 
     #[test]
-    fn what_more_lines_cannot_mend_is_told_at_once() {
+    fn a_statement_that_cannot_become_valid_is_run_at_once() {
         assert_eq!(typed(&["SELECT # FROM t"]), (vec![script("SELECT # FROM t")], false));
         assert_eq!(typed(&["SELECT \"abc"]), (vec![script("SELECT \"abc")], false));
     }
 
     #[test]
-    fn commands_begin_with_a_backslash() {
+    fn shell_commands_start_with_a_backslash() {
         assert_eq!(typed(&[" \\d t "]), (vec![meta("\\d t")], false));
         assert_eq!(
             typed(&["SELECT *", "\\timing", "FROM t;"]),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_is_gone() {
+    fn a_cleared_statement_is_discarded() {
         let mut input = Input::default();
         assert_eq!(input.push("SELECT"), None);
         input.clear();

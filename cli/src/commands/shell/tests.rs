@@ -1,17 +1,18 @@
-//! The shell without its terminal: what lines do, one after the other.
+//! Tests of the shell without a terminal.
 
 use std::path::Path;
 
 use super::*;
 use crate::args::Format;
-use crate::testing::{Sink, embedded};
+use crate::render::sink::Sink;
+use crate::testing::embedded;
 
-/// Types lines; for each that completed something, its error or nothing. Then the prompt, the note on leaving, the output.
+/// Types lines. Returns, for each completed entry, its error or an empty text; then the prompt, the note on leaving and the output.
 async fn typed(dir: &Path, format: Format, lines: &[&str]) -> (Vec<String>, String, Option<String>, String) {
     let sink = Sink::default();
-    let mut out = Output::new(Box::new(sink.clone()), format);
-    let mut client = Client::embedded(dir.to_owned());
-    let session = Session::new(&mut client, &mut out, v1::CommitOptions::default(), Vec::new()).unwrap();
+    let mut out = Printer::new(Box::new(sink.clone()), format);
+    let mut database = DatabaseHandle::embedded(dir.to_owned());
+    let session = Session::new(&mut database, &mut out, v1::CommitOptions::default(), Vec::new()).unwrap();
     let (mut shell, mut input, mut errors) = (Shell::new(session), Input::default(), Vec::new());
     for line in lines {
         let Some(entry) = input.push(line) else { continue };
@@ -20,14 +21,14 @@ async fn typed(dir: &Path, format: Format, lines: &[&str]) -> (Vec<String>, Stri
             Err(failure) => errors.push(failure.text()),
         }
     }
-    let told = (errors, shell.prompt(input.is_open()), shell.dropped());
-    out.end_of_result().unwrap();
-    client.close().await.unwrap();
-    (told.0, told.1, told.2, sink.text())
+    let state = (errors, shell.prompt(input.is_open()), shell.dropped());
+    out.end_result().unwrap();
+    database.close().await.unwrap();
+    (state.0, state.1, state.2, sink.text())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_is_one_commit_over_several_tables() {
+async fn a_transaction_is_one_commit_across_tables() {
     let dir = tempfile::tempdir().unwrap();
     embedded(dir.path(), &["sql", "-e", "CREATE TABLE a (pk=id); CREATE TABLE b (pk=id)"]).await;
     let (errors, prompt, dropped, _) = typed(
@@ -45,15 +46,15 @@ async fn a_transaction_is_one_commit_over_several_tables() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_left_open_is_shown_and_dropped() {
+async fn an_open_transaction_is_shown_and_discarded() {
     let dir = tempfile::tempdir().unwrap();
     embedded(dir.path(), &["sql", "-e", "CREATE TABLE a (pk=id)"]).await;
     let begun = ["BEGIN;", "INSERT INTO a {\"id\":\"x\"};", "SELECT * FROM a;", "INSRT;"];
     let (errors, prompt, dropped, _) = typed(dir.path(), Format::Jsonl, &begun).await;
-    assert!(errors[2].contains("a transaction holds writes only"), "{errors:?}");
+    assert!(errors[2].contains("a transaction can only contain writes"), "{errors:?}");
     assert!(errors[3].contains("QUERY_SYNTAX"), "{errors:?}");
     assert_eq!(prompt, "driftdb (transaction: 1 write)> ");
-    assert!(dropped.unwrap().contains("dropped"));
+    assert!(dropped.unwrap().contains("discarded"));
 
     let rolled_back = [&begun[..2], &["ROLLBACK;", "SELECT COUNT(*) FROM a;", "SELECT"]].concat();
     let (errors, prompt, dropped, text) = typed(dir.path(), Format::Jsonl, &rolled_back).await;
@@ -62,18 +63,18 @@ async fn a_transaction_left_open_is_shown_and_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_have_their_place_and_the_shell_goes_on() {
+async fn errors_show_their_position_and_the_shell_continues() {
     let dir = tempfile::tempdir().unwrap();
     let lines =
         ["CREATE TABLE a (pk=id);", "SHOW", "  TABELS;", "\\nonsense", "SELECT COUNT(*) FROM a;", "\\q"];
     let (errors, _, _, text) = typed(dir.path(), Format::Jsonl, &lines).await;
     assert!(errors[1].contains(" --> 2:3\n") && errors[1].contains("line 1"), "{}", errors[1]);
-    assert!(errors[2].contains("is no command"), "{}", errors[2]);
+    assert!(errors[2].contains("unknown command"), "{}", errors[2]);
     assert_eq!((errors[4].as_str(), text.as_str()), ("quit", "{\"count\":0}\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reads_without_a_moment_are_of_the_shells() {
+async fn reads_without_as_of_use_that_of_the_shell() {
     let dir = tempfile::tempdir().unwrap();
     let made = "CREATE TABLE a (pk=id); INSERT INTO a {\"id\":\"x\"}; INSERT INTO a {\"id\":\"y\"}";
     embedded(dir.path(), &["sql", "-e", made]).await;
@@ -84,11 +85,11 @@ async fn reads_without_a_moment_are_of_the_shells() {
     assert_eq!(text, "{\"count\":1}\n{\"count\":0}\n{\"count\":2}\n");
     let (errors, prompt, ..) = typed(dir.path(), Format::Jsonl, &["\\as-of @seq:2", "\\watch"]).await;
     assert_eq!(prompt, "driftdb as of @seq:2> ");
-    assert!(errors[1].contains("no SELECT yet"), "{errors:?}");
+    assert!(errors[1].contains("no SELECT has run"), "{errors:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_a_field_a_line() {
+async fn expanded_rows_have_one_field_a_line() {
     let dir = tempfile::tempdir().unwrap();
     let made = "CREATE TABLE a (pk=id); INSERT INTO a {\"id\":\"x\",\"amount\":7}, {\"id\":\"y\"}";
     embedded(dir.path(), &["sql", "-e", made]).await;
@@ -99,14 +100,15 @@ async fn rows_a_field_a_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tables_are_known_and_their_absence_is_no_error() {
+async fn table_names_are_optional_for_the_shell() {
     let dir = tempfile::tempdir().unwrap();
     embedded(dir.path(), &["sql", "-e", "CREATE TABLE a (pk=id); CREATE TABLE b (pk=id)"]).await;
     for (data, expected) in [(dir.path().to_owned(), &["a", "b"][..]), (dir.path().join("no"), &[])] {
-        let mut out = Output::new(Box::new(Sink::default()), Format::Jsonl);
-        let mut client = Client::embedded(data);
-        let session = Session::new(&mut client, &mut out, v1::CommitOptions::default(), Vec::new()).unwrap();
+        let mut out = Printer::new(Box::new(Sink::default()), Format::Jsonl);
+        let mut database = DatabaseHandle::embedded(data);
+        let session =
+            Session::new(&mut database, &mut out, v1::CommitOptions::default(), Vec::new()).unwrap();
         assert_eq!(Shell::new(session).tables().await, expected);
-        client.close().await.unwrap();
+        database.close().await.unwrap();
     }
 }

@@ -1,18 +1,18 @@
-//! Scripts and transactions, run on a database in this process.
+//! Tests of scripts and transactions with an embedded database.
 
 use crate::testing::{driftctl, embedded, refused};
 
 const TABLE: &str = "CREATE TABLE t (pk=id)";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_script_reads_what_it_has_written() {
+async fn a_script_reads_its_own_writes() {
     let dir = tempfile::tempdir().unwrap();
     let script = r#"CREATE TABLE t (pk=id); INSERT INTO t {"id":"a","z":1,"b":2}; -- ; no end
         SELECT * FROM t; PATCH t KEY "a" SET {"b":null}; SELECT * FROM t; SELECT COUNT(*) FROM t"#;
     let found = embedded(dir.path(), &["sql", "-e", script]).await;
     let expected = ["{\"id\":\"a\",\"z\":1,\"b\":2}\n", "{\"id\":\"a\",\"z\":1}\n", "{\"count\":1}\n"];
     assert_eq!(found, expected.concat());
-    // The next process sees it too.
+    // Another process sees the writes too.
     assert_eq!(embedded(dir.path(), &["select", "-t", "t"]).await, expected[1]);
 }
 
@@ -31,7 +31,7 @@ async fn a_transaction_is_one_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_goes_over_tables_and_holds_every_kind_of_write() {
+async fn a_transaction_spans_tables_and_contains_every_kind_of_write() {
     let dir = tempfile::tempdir().unwrap();
     let script = r#"CREATE TABLE t (pk=id); CREATE TABLE u (pk=id INT);
         INSERT INTO t {"id":"a","n":1}; PATCH t KEY "a" SET {"n":2}; INSERT INTO u {"id":7}"#;
@@ -48,7 +48,7 @@ async fn a_transaction_goes_over_tables_and_holds_every_kind_of_write() {
             "{drift}"
         );
     }
-    // Both conditions are told, and nothing is done.
+    // Both failed preconditions are reported, and nothing is written.
     let script =
         r#"BEGIN; PATCH t KEY "a" SET {"n":9} IF SEQ = 1; SOFT DELETE FROM u KEY 7 IF SEQ = 2; COMMIT"#;
     let (code, text) = refused(dir.path(), &["sql", "-e", script]).await;
@@ -57,7 +57,7 @@ async fn a_transaction_goes_over_tables_and_holds_every_kind_of_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_is_brought_back_once_one_has_seen_what_that_changes() {
+async fn revert_previews_its_effect_and_then_restores_the_row() {
     let dir = tempfile::tempdir().unwrap();
     let script = r#"CREATE TABLE t (pk=id); INSERT INTO t {"id":"a","n":1}; SOFT DELETE FROM t KEY "a""#;
     embedded(dir.path(), &["sql", "-e", script]).await;
@@ -77,7 +77,7 @@ async fn a_row_is_brought_back_once_one_has_seen_what_that_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_are_loaded_into_a_directory_once() {
+async fn a_repeated_load_does_not_load_rows_twice() {
     use std::io::Write;
     let dir = tempfile::tempdir().unwrap();
     embedded(dir.path(), &["sql", "-e", TABLE]).await;
@@ -94,40 +94,40 @@ async fn rows_are_loaded_into_a_directory_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_happens_whole_or_not_at_all() {
+async fn a_transaction_is_atomic() {
     let dir = tempfile::tempdir().unwrap();
     embedded(dir.path(), &["sql", "-e", TABLE, "-e", r#"INSERT INTO t {"id":"a"}"#]).await;
-    for (script, code, told) in [
+    for (script, code, expected) in [
         (r#"BEGIN; INSERT INTO t {"id":"b"}; PATCH t KEY "no" SET {"n":1}; COMMIT"#, 4, "ROW_NOT_FOUND"),
         (
             r#"BEGIN; INSERT INTO t {"id":"b"}; PATCH t KEY "a" SET {"n":1} IF SEQ = 9; COMMIT"#,
             5,
             "PRECONDITION_FAILED",
         ),
-        (r#"BEGIN; INSERT INTO t {"id":"b"}"#, 1, "BEGIN without COMMIT"),
-        (r#"BEGIN; INSERT INTO t {"id":"b"}; SELECT * FROM t; COMMIT"#, 1, "holds writes only"),
+        (r#"BEGIN; INSERT INTO t {"id":"b"}"#, 1, "the transaction has no COMMIT"),
+        (r#"BEGIN; INSERT INTO t {"id":"b"}; SELECT * FROM t; COMMIT"#, 1, "can only contain writes"),
         (r#"BEGIN; INSERT INTO t {"id":"b"}; CREATE TABLE u (pk=id); COMMIT"#, 1, "outside"),
-        (r#"BEGIN; INSERT INTO t {"id":"b"}; BEGIN"#, 1, "BEGIN inside"),
-        ("COMMIT", 1, "COMMIT without BEGIN"),
-        ("ROLLBACK", 1, "ROLLBACK without BEGIN"),
+        (r#"BEGIN; INSERT INTO t {"id":"b"}; BEGIN"#, 1, "a transaction is already open"),
+        ("COMMIT", 1, "COMMIT needs a BEGIN"),
+        ("ROLLBACK", 1, "ROLLBACK needs a BEGIN"),
     ] {
         let (found, text) = refused(dir.path(), &["sql", "-e", script]).await;
         assert_eq!(found, code, "{script}: {text}");
-        assert!(text.contains(told), "{script}: {text}");
+        assert!(text.contains(expected), "{script}: {text}");
     }
     embedded(dir.path(), &["sql", "-e", r#"BEGIN; INSERT INTO t {"id":"b"}; ROLLBACK"#]).await;
     assert_eq!(embedded(dir.path(), &["select", "-t", "t"]).await, "{\"id\":\"a\"}\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_script_stops_at_its_first_error_and_says_where() {
+async fn a_script_stops_at_its_first_error_and_reports_its_position() {
     let dir = tempfile::tempdir().unwrap();
     let script = "CREATE TABLE t (pk=id);\n\nINSERT INTO t {\"id\":\"a\"};\n  SELCT * FROM t;\nDROP TABLE t";
     let (code, text) = refused(dir.path(), &["sql", "-e", script]).await;
     assert_eq!(code, 1);
     assert!(text.contains(" --> 4:3\n  |   SELCT * FROM t;"), "{text}");
     assert!(
-        text.contains("QUERY_SYNTAX; the statement begins at line 4)") || text.contains("line 4\n"),
+        text.contains("QUERY_SYNTAX; the statement starts at line 4)") || text.contains("line 4\n"),
         "{text}"
     );
     assert_eq!(embedded(dir.path(), &["select", "-t", "t"]).await, "{\"id\":\"a\"}\n");
@@ -135,11 +135,11 @@ async fn a_script_stops_at_its_first_error_and_says_where() {
     let (code, text) =
         refused(dir.path(), &["sql", "-e", "SHOW TABLES;\nPATCH t KEY \"no\" SET {\"n\":1}"]).await;
     assert_eq!(code, 4);
-    assert!(text.contains("(NOT_FOUND, ROW_NOT_FOUND; the statement begins at line 2)"), "{text}");
+    assert!(text.contains("(NOT_FOUND, ROW_NOT_FOUND; the statement starts at line 2)"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parameters_and_times_go_with_the_statements() {
+async fn statements_get_parameters_and_commit_times() {
     let dir = tempfile::tempdir().unwrap();
     let time = ["--time", "2020-01-02T03:04:05Z"];
     embedded(
@@ -161,7 +161,7 @@ async fn parameters_and_times_go_with_the_statements() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn formats_of_answers() {
+async fn results_are_printed_in_each_format() {
     let dir = tempfile::tempdir().unwrap();
     let script = r#"CREATE TABLE t (pk=id); INSERT INTO t {"id":"a","n":1}; PATCH t KEY "a" SET {"n":2}"#;
     embedded(dir.path(), &["sql", "-e", script]).await;
@@ -193,10 +193,10 @@ async fn formats_of_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_another_writes_can_be_read_and_not_written() {
+async fn a_database_with_a_running_writer_can_be_read_but_not_written() {
     let dir = tempfile::tempdir().unwrap();
     embedded(dir.path(), &["sql", "-e", TABLE]).await;
-    let held = driftdb_writer::Writer::open(driftdb_writer::WriterConfig::new(dir.path())).unwrap();
+    let held = driftdb_writer::WriterDaemon::open(driftdb_writer::WriterConfig::new(dir.path())).unwrap();
     assert_eq!(embedded(dir.path(), &["select", "-t", "t"]).await, "");
     let (code, text) = refused(dir.path(), &["sql", "-e", r#"INSERT INTO t {"id":"a"}"#]).await;
     assert_eq!(code, 5, "{text}");
@@ -205,7 +205,7 @@ async fn a_database_that_another_writes_can_be_read_and_not_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_are_loaded_in_commits() {
+async fn apply_loads_a_file_commit_by_commit() {
     use std::io::Write;
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
@@ -225,7 +225,7 @@ async fn files_are_loaded_in_commits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn imported_times_never_go_back() {
+async fn imported_times_never_decrease() {
     use std::io::Write;
     let dir = tempfile::tempdir().unwrap();
     embedded(dir.path(), &["sql", "-e", TABLE, "--time", "2020-01-01T00:00:00Z"]).await;
@@ -254,8 +254,8 @@ async fn imported_times_never_go_back() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_reached_is_exit_3() {
-    // A port that was free a moment ago.
+async fn an_unreachable_daemon_gives_exit_code_3() {
+    // A port that was free until now.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = format!("127.0.0.1:{port}");
     for command in [&["status"][..], &["select", "-t", "t"], &["sql", "-e", TABLE]] {

@@ -1,85 +1,85 @@
-//! The other process of `storage-check`: does on its side what it is asked, line by line, until it is not asked any more.
+//! The other process of `storage-check`. It reads requests line by line from stdin and answers each on stdout.
 
 use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use driftdb_common::storage::fs::{File, FileSystem, OsFileSystem, is_gone};
-use driftdb_reader::notices::{Notices, Woken};
+use driftdb_reader::fs_events::{FsEvents, WakeReason};
 use serde::{Deserialize, Serialize};
 
-use crate::args::StoragePeer;
-use crate::exit::Outcome;
-use crate::render::Output;
+use crate::args::StoragePeerArgs;
+use crate::exit::CliResult;
+use crate::render::Printer;
 use crate::shapes;
 
-/// Between two looks for something to come.
+/// The pause between two attempts.
 const BETWEEN: Duration = Duration::from_millis(1);
-/// More than any file of the check holds.
+/// Larger than every file of the check.
 const FILE_BYTES: usize = 16 << 10;
 
 /// How a file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Way {
-    /// By the file that was opened before.
+pub(crate) enum ReadMode {
+    /// With the file handle that was opened before.
     Kept,
-    /// Opened for each look.
+    /// Opened for each attempt.
     Open,
-    /// Opened for each look, past the caches of this machine where machines share the file system.
+    /// Opened for each attempt, without the caches of this machine if the file system is shared.
     Fresh,
 }
 
-/// What the peer is asked for.
+/// A request to the peer.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Request {
-    /// Take a lock, and keep it.
+pub(crate) enum PeerRequest {
+    /// Take a lock and keep it.
     Lock(String),
-    /// Let go of it.
+    /// Release the lock.
     Unlock,
-    /// Open a file, and keep it open.
+    /// Open a file and keep it open.
     Keep(String),
-    /// Read a file until it holds this text.
-    Read { name: String, way: Way, text: String, limit_ms: u64 },
-    /// List the directory until it has this name.
+    /// Read a file until it contains this text.
+    Read { name: String, way: ReadMode, text: String, limit_ms: u64 },
+    /// List the directory until it contains this name.
     List { name: String, limit_ms: u64 },
-    /// Read a file that is replaced again and again, until its generation is this one.
+    /// Read a file that is repeatedly replaced, until its generation is `last`.
     Replaced { name: String, last: u64, limit_ms: u64 },
-    /// Begin to take notices.
+    /// Start to watch the directory for changes.
     Watch,
-    /// Wait for a notice.
+    /// Wait for a change notification.
     Notice { limit_ms: u64 },
 }
 
-/// What the peer has to say.
+/// The response of the peer.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Answer {
-    /// It is done.
+pub(crate) enum PeerResponse {
+    /// The request was executed.
     Done,
-    /// Whether the lock was had.
+    /// Whether the lock was acquired.
     Locked(bool),
-    /// It came after so long; so many looks found neither the old nor the new.
+    /// The change was seen after `ms` milliseconds; `odd` attempts found neither the old nor the new state.
     Seen { ms: u64, odd: u64 },
-    /// It did not come in time: what was there instead.
+    /// The change was not seen in time; the text is what was found instead.
     Unseen(String),
-    /// The system said no.
+    /// The system returned an error.
     Failed(String),
 }
 
-/// A file of one generation: whoever finds its two ends differ has found two files in one.
-pub fn generation(number: u64) -> String {
+/// The content of a file of one generation. If its two ends differ, a reader has seen parts of two files.
+pub(crate) fn generation(number: u64) -> String {
     format!("{number:08}{}{number:08}", "-".repeat(6000))
 }
 
-/// Answers requests on standard input.
-pub fn run(args: &StoragePeer, out: &mut Output) -> Outcome {
+/// Answers the requests on standard input.
+pub(crate) fn run(args: &StoragePeerArgs, out: &mut Printer) -> CliResult {
     let mut peer = Peer { dir: args.dir.clone(), lock: None, kept: None, notices: None };
     for line in io::stdin().lock().lines() {
         let line = line?;
         let answer = match serde_json::from_str(&line) {
-            Ok(request) => peer.answer(request).unwrap_or_else(|e| Answer::Failed(e.to_string())),
-            Err(e) => Answer::Failed(format!("not a request: {e}")),
+            Ok(request) => peer.answer(request).unwrap_or_else(|e| PeerResponse::Failed(e.to_string())),
+            Err(e) => PeerResponse::Failed(format!("not a request: {e}")),
         };
-        out.text(&format!("{}\n", shapes::line(&answer)?))?;
+        out.print_text(&format!("{}\n", shapes::line(&answer)?))?;
     }
     Ok(())
 }
@@ -88,7 +88,7 @@ struct Peer {
     dir: PathBuf,
     lock: Option<Box<dyn File>>,
     kept: Option<Box<dyn File>>,
-    notices: Option<Notices>,
+    notices: Option<FsEvents>,
 }
 
 impl Peer {
@@ -96,103 +96,111 @@ impl Peer {
         self.dir.join(name)
     }
 
-    fn answer(&mut self, request: Request) -> io::Result<Answer> {
+    fn answer(&mut self, request: PeerRequest) -> io::Result<PeerResponse> {
         match request {
-            Request::Lock(name) => {
+            PeerRequest::Lock(name) => {
                 self.lock = OsFileSystem.lock(&self.path(&name))?;
-                Ok(Answer::Locked(self.lock.is_some()))
+                Ok(PeerResponse::Locked(self.lock.is_some()))
             }
-            Request::Unlock => {
+            PeerRequest::Unlock => {
                 self.lock = None;
-                Ok(Answer::Done)
+                Ok(PeerResponse::Done)
             }
-            Request::Keep(name) => {
+            PeerRequest::Keep(name) => {
                 let file = OsFileSystem.open(&self.path(&name))?;
-                // Once read, it may be cached.
+                // A file that was read once may be cached.
                 text_of(&*file)?;
                 self.kept = Some(file);
-                Ok(Answer::Done)
+                Ok(PeerResponse::Done)
             }
-            Request::Read { name, way, text, limit_ms } => {
+            PeerRequest::Read { name, way, text, limit_ms } => {
                 let path = self.path(&name);
                 until(limit_ms, || {
                     let found = self.read(&path, way)?;
-                    Ok(if found == text { Look::There } else { Look::Not(found) })
+                    Ok(if found == text { Attempt::There } else { Attempt::Not(found) })
                 })
             }
-            Request::List { name, limit_ms } => until(limit_ms, || {
+            PeerRequest::List { name, limit_ms } => until(limit_ms, || {
                 let names = OsFileSystem.list(&self.dir)?;
-                Ok(if names.contains(&name) { Look::There } else { Look::Not(names.join(" ")) })
+                Ok(if names.contains(&name) { Attempt::There } else { Attempt::Not(names.join(" ")) })
             }),
-            Request::Replaced { name, last, limit_ms } => {
+            PeerRequest::Replaced { name, last, limit_ms } => {
                 let path = self.path(&name);
                 until(limit_ms, || replaced(&path, last))
             }
-            Request::Watch => match Notices::of(&self.dir) {
+            PeerRequest::Watch => match FsEvents::of(&self.dir) {
                 Ok(notices) => {
                     self.notices = Some(notices);
-                    Ok(Answer::Done)
+                    Ok(PeerResponse::Done)
                 }
-                Err(e) => Ok(Answer::Failed(e.to_string())),
+                Err(e) => Ok(PeerResponse::Failed(e.to_string())),
             },
-            Request::Notice { limit_ms } => {
+            PeerRequest::Notice { limit_ms } => {
                 let began = Instant::now();
                 let woken =
                     self.notices.as_ref().map(|notices| notices.wait(Duration::from_millis(limit_ms)));
-                let seen = woken == Some(Woken::Changed);
-                Ok(if seen { Answer::Seen { ms: ms(began), odd: 0 } } else { Answer::Unseen(String::new()) })
+                let seen = woken == Some(WakeReason::Changed);
+                Ok(if seen {
+                    PeerResponse::Seen { ms: ms(began), odd: 0 }
+                } else {
+                    PeerResponse::Unseen(String::new())
+                })
             }
         }
     }
 
-    fn read(&self, path: &Path, way: Way) -> io::Result<String> {
+    fn read(&self, path: &Path, way: ReadMode) -> io::Result<String> {
         match (way, &self.kept) {
-            (Way::Kept, Some(kept)) => text_of(&**kept),
-            (Way::Kept | Way::Open, _) => text_of(&*OsFileSystem.open(path)?),
-            (Way::Fresh, _) => text_of(&*OsFileSystem.open_fresh(path)?),
+            (ReadMode::Kept, Some(kept)) => text_of(&**kept),
+            (ReadMode::Kept | ReadMode::Open, _) => text_of(&*OsFileSystem.open(path)?),
+            (ReadMode::Fresh, _) => text_of(&*OsFileSystem.open_fresh(path)?),
         }
     }
 }
 
-/// What a look has found.
-enum Look {
+/// The result of one attempt.
+enum Attempt {
     There,
     Not(String),
-    /// What must never be there.
+    /// A state that must never be visible.
     Odd(String),
 }
 
-/// One look at a file that is being replaced: always whole, old or new.
-fn replaced(path: &Path, last: u64) -> io::Result<Look> {
+/// Reads a file that is being replaced. It must always be complete: the old or the new one.
+fn replaced(path: &Path, last: u64) -> io::Result<Attempt> {
     let found = match OsFileSystem.open_fresh(path).and_then(|file| text_of(&*file)) {
-        // Replaced between being opened and being read: readers open it again.
-        Err(e) if is_gone(&e) && e.kind() != io::ErrorKind::NotFound => return Ok(Look::Not(String::new())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Look::Odd("it was not there".to_owned())),
+        // The file was replaced after it was opened: readers open it again.
+        Err(e) if is_gone(&e) && e.kind() != io::ErrorKind::NotFound => {
+            return Ok(Attempt::Not(String::new()));
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Ok(Attempt::Odd("the file does not exist".to_owned()));
+        }
         found => found?,
     };
     let number = found.get(..8).and_then(|digits| digits.parse().ok());
     Ok(match number {
-        Some(number) if found == generation(number) && number == last => Look::There,
-        Some(number) if found == generation(number) => Look::Not(format!("generation {number}")),
-        _ => Look::Odd(format!("{} bytes of no generation", found.len())),
+        Some(number) if found == generation(number) && number == last => Attempt::There,
+        Some(number) if found == generation(number) => Attempt::Not(format!("generation {number}")),
+        _ => Attempt::Odd(format!("{} bytes that are no generation", found.len())),
     })
 }
 
-/// Looks until it is there, or the time is over.
-fn until(limit_ms: u64, mut look: impl FnMut() -> io::Result<Look>) -> io::Result<Answer> {
+/// Repeats an attempt until it succeeds or the time limit is reached.
+fn until(limit_ms: u64, mut look: impl FnMut() -> io::Result<Attempt>) -> io::Result<PeerResponse> {
     let (began, limit, mut odd) = (Instant::now(), Duration::from_millis(limit_ms), 0);
     loop {
         let found = match look() {
-            Ok(Look::There) => return Ok(Answer::Seen { ms: ms(began), odd }),
-            Ok(Look::Not(found)) => found,
-            Ok(Look::Odd(found)) => {
+            Ok(Attempt::There) => return Ok(PeerResponse::Seen { ms: ms(began), odd }),
+            Ok(Attempt::Not(found)) => found,
+            Ok(Attempt::Odd(found)) => {
                 odd += 1;
                 found
             }
             Err(e) => e.to_string(),
         };
         if began.elapsed() >= limit {
-            return Ok(Answer::Unseen(found));
+            return Ok(PeerResponse::Unseen(found));
         }
         std::thread::sleep(BETWEEN);
     }

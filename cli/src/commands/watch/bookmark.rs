@@ -1,4 +1,4 @@
-//! A file that says how far a watch came, so that the next run goes on there.
+//! The bookmark file of a watch: the position from which the next run resumes.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,36 +11,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::shapes;
 
-/// A file of this size is none of ours.
+/// The maximum size of a bookmark, in bytes. A larger file is not one.
 const BYTES_MAX: u64 = 1 << 20;
 
-/// What stands in the file.
+/// The content of the file.
 #[derive(Debug, Serialize, Deserialize)]
-struct Place {
-    /// For people.
+struct BookmarkFile {
+    /// Only for people.
     seq: u64,
     /// In hexadecimal digits.
     resume_token: String,
 }
 
-/// A place in a watch, kept in a file. Dropped, it is kept once more.
-pub struct Bookmark {
+/// The position of a watch, saved in a file. It is also saved on drop.
+pub(crate) struct Bookmark {
     path: PathBuf,
     disk: Arc<dyn FileSystem>,
     token: Option<Bytes>,
-    /// What is not in the file yet.
+    /// The seq of a position that is not in the file yet.
     ahead: Option<u64>,
 }
 
 impl Bookmark {
-    /// The place that a file holds; none, where there is no file yet.
-    pub fn open(path: &Path) -> Result<Bookmark> {
+    /// Reads the position from a file; there is none if the file does not exist.
+    pub(crate) fn open(path: &Path) -> Result<Bookmark> {
         let failed = |e| Error::io(format_args!("cannot find {}", path.display()), &e);
         let path = std::path::absolute(path).map_err(failed)?;
         let disk = OsFileSystem::shared();
         let token = match fs::read(&*disk, &path, BYTES_MAX)? {
             Some(text) => Some(parse(&text).ok_or_else(|| {
-                let message = format!("{} does not hold the place of a watch", path.display());
+                let message = format!("{} is not a bookmark of a watch", path.display());
                 Error::new(Reason::ArgumentInvalid, message)
             })?),
             None => None,
@@ -48,35 +48,35 @@ impl Bookmark {
         Ok(Bookmark { path, disk, token, ahead: None })
     }
 
-    /// The file.
-    pub fn path(&self) -> std::path::Display<'_> {
+    /// The path of the file.
+    pub(crate) fn path(&self) -> std::path::Display<'_> {
         self.path.display()
     }
 
-    /// Where the watch goes on.
-    pub fn token(&self) -> Option<Bytes> {
+    /// The token from which the watch resumes.
+    pub(crate) fn token(&self) -> Option<Bytes> {
         self.token.clone()
     }
 
-    /// Moves on; into the file at once, or some time soon.
-    pub fn move_to(&mut self, seq: u64, token: &Bytes, at_once: bool) -> Result<()> {
+    /// Moves the bookmark. Saves it now if `at_once`, otherwise at the next call of `keep`.
+    pub(crate) fn advance(&mut self, seq: u64, token: &Bytes, at_once: bool) -> Result<()> {
         if self.token.as_ref() != Some(token) {
-            // A file that is not there yet is made at once: it says from where on nothing is missed.
+            // Create a missing file now: from this position on nothing may be lost.
             let first = self.token.is_none();
             self.token = Some(token.clone());
             self.ahead = Some(seq);
             if at_once || first {
-                return self.keep();
+                return self.save();
             }
         }
         Ok(())
     }
 
-    /// Writes the place where it is not in the file yet: whole, and durably.
-    pub fn keep(&mut self) -> Result<()> {
+    /// Saves the position if it is not in the file yet, atomically and durably.
+    pub(crate) fn save(&mut self) -> Result<()> {
         let (Some(seq), Some(token)) = (self.ahead, &self.token) else { return Ok(()) };
         let resume_token = token.iter().map(|byte| format!("{byte:02x}")).collect();
-        let text = shapes::line(&Place { seq, resume_token })? + "\n";
+        let text = shapes::line(&BookmarkFile { seq, resume_token })? + "\n";
         self.replace(text.as_bytes())
             .map_err(|e| Error::io(format_args!("cannot write {}", self.path.display()), &e))?;
         self.ahead = None;
@@ -84,7 +84,7 @@ impl Bookmark {
     }
 
     fn replace(&self, bytes: &[u8]) -> std::io::Result<()> {
-        // Beside files of the user's, so that it is not taken for one of theirs.
+        // The file is in a directory of the user, so its temporary file needs a recognizable name.
         let mut name = self.path.file_name().map(OsString::from).unwrap_or_default();
         name.push(".tmp");
         let temporary = self.path.with_file_name(name);
@@ -102,13 +102,13 @@ impl Bookmark {
 
 impl Drop for Bookmark {
     fn drop(&mut self) {
-        // Ctrl-C came. What cannot be kept now comes again the next time.
-        let _ = self.keep();
+        // For example after Ctrl-C. If saving fails, some commits are repeated in the next run.
+        let _ = self.save();
     }
 }
 
 fn parse(text: &[u8]) -> Option<Bytes> {
-    let Place { resume_token, .. } = serde_json::from_slice(text).ok()?;
+    let BookmarkFile { resume_token, .. } = serde_json::from_slice(text).ok()?;
     let pairs = resume_token.as_bytes().chunks(2);
     let token: Option<Vec<u8>> =
         pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
@@ -120,37 +120,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_found_again() {
+    fn a_position_is_saved_and_restored() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.watch");
         let mut bookmark = Bookmark::open(&path).unwrap();
         assert_eq!(bookmark.token(), None);
         let [first, second, third] = [b"\x00\xffa".as_slice(), b"2", b"3"].map(Bytes::from_static);
-        bookmark.move_to(7, &first, false).unwrap();
+        bookmark.advance(7, &first, false).unwrap();
         assert_eq!(Bookmark::open(&path).unwrap().token(), Some(first.clone()));
-        // Later ones when there is time, or at the end.
-        bookmark.move_to(8, &second, false).unwrap();
+        // Later positions are saved at the next `keep`, or on drop.
+        bookmark.advance(8, &second, false).unwrap();
         assert_eq!(Bookmark::open(&path).unwrap().token(), Some(first));
         drop(bookmark);
         let mut bookmark = Bookmark::open(&path).unwrap();
         assert_eq!(bookmark.token(), Some(second));
-        bookmark.move_to(9, &third, true).unwrap();
+        bookmark.advance(9, &third, true).unwrap();
         assert_eq!(Bookmark::open(&path).unwrap().token(), Some(third));
-        assert_eq!(path.read_dir_names(), ["a.watch"]);
-    }
-
-    trait Names {
-        fn read_dir_names(&self) -> Vec<String>;
-    }
-
-    impl Names for PathBuf {
-        fn read_dir_names(&self) -> Vec<String> {
-            OsFileSystem::shared().list(self.parent().unwrap()).unwrap()
-        }
+        assert_eq!(OsFileSystem::shared().list(dir.path()).unwrap(), ["a.watch"]);
     }
 
     #[test]
-    fn another_file_is_refused_and_left_alone() {
+    fn a_file_that_is_not_a_bookmark_is_rejected_and_not_changed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notes");
         for text in [

@@ -4,13 +4,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::Reason;
-use crate::limits;
-use crate::query::ast::TableName;
-use crate::query::report;
 use crate::format::document::Document;
 use crate::format::{json, path::Path};
+use crate::limits;
+use crate::query::ast::TableName;
 use crate::query::ast::{Comparison, PointInTime, Projection, SelectStatement, StatementKind};
 use crate::query::keywords::KEYWORDS;
+use crate::query::report;
 
 fn parsed(text: &str) -> Statement {
     parse(text, &[]).unwrap_or_else(|error| panic!("{}", report::describe(&error, text)))

@@ -1,4 +1,4 @@
-//! A long history of orders: ten versions of each, shuffled, the same on every run; and what every answer about it must be.
+//! The data of the history phase: ten versions of each order in a shuffled, repeatable order, and the expected results.
 
 use driftdb::v1;
 use driftdb_common::error::Result;
@@ -6,18 +6,18 @@ use driftdb_common::format::document::Document;
 use v1::document::Body;
 use v1::operation::Action;
 
-use crate::orders::{Order, Random, id, order};
+use crate::orders::{SampleOrder, SplitMix64, id, order};
 
-/// The table that is measured.
-pub const TABLE: &str = "orders";
-/// Versions of each order, before the tail.
+/// The measured table.
+pub(crate) const TABLE: &str = "orders";
+/// The number of versions of each order, before the tail.
 const VERSIONS: u32 = 10;
-/// Orders of each customer: rows of an indexed select.
+/// The number of orders of each customer, which is the size of the result of an indexed select.
 const ORDERS_OF_A_CUSTOMER: u32 = 100;
-/// Events after the last snapshot, at most.
+/// The maximum number of events after the last snapshot.
 const TAIL: u32 = 50_000;
 
-/// What notes are made of.
+/// The words of the notes.
 const WORDS: [&str; 32] = [
     "leave",
     "it",
@@ -52,59 +52,59 @@ const WORDS: [&str; 32] = [
     "stairs",
     "left",
 ];
-/// About 100 characters.
+/// Makes a note about 100 characters long.
 const WORDS_IN_A_NOTE: usize = 18;
 
-/// Which order each event changes, in the order of events.
+/// The order that each event changes.
 #[derive(Debug)]
-pub struct Script {
+pub(crate) struct EventScript {
     orders: Vec<u32>,
-    /// How many orders there are.
+    /// The number of orders.
     count: u32,
     customers: u32,
 }
 
-/// Where the events of each order stand.
+/// The events of each order, to compute expected results.
 #[derive(Debug)]
-pub struct Dataset {
-    /// The seq of the first event. Each is a commit of its own, and nothing else writes.
-    pub first_seq: u64,
+pub(crate) struct Dataset {
+    /// The seq of the first event. Each event is one commit, and nothing else is written.
+    pub(crate) first_seq: u64,
     customers: u32,
-    /// For each order where its events begin in `events`, and one more.
+    /// For each order the index in `events` of its first event, and one more entry for the end.
     starts: Vec<u32>,
-    /// Events by order, then by time.
+    /// The events, sorted by order and then by time.
     events: Vec<u32>,
 }
 
-/// So many events, without the tail.
-pub fn script(events: u32) -> Script {
+/// A script of this many events, without a tail.
+pub(crate) fn script(events: u32) -> EventScript {
     let count = (events / VERSIONS).max(1);
     let mut orders: Vec<u32> = (0..count * VERSIONS).map(|event| event % count).collect();
-    let mut random = Random::new(u64::from(events));
+    let mut random = SplitMix64::new(u64::from(events));
     for last in (1..orders.len()).rev() {
         let other = random.below(last as u64 + 1);
         orders.swap(last, usize::try_from(other).unwrap_or_default());
     }
-    Script { orders, count, customers: count.div_ceil(ORDERS_OF_A_CUSTOMER) }
+    EventScript { orders, count, customers: count.div_ceil(ORDERS_OF_A_CUSTOMER) }
 }
 
-impl Script {
-    /// Adds a tail: changes of orders at random. Its length.
-    pub fn add_tail(&mut self, seed: u64) -> u32 {
-        let mut random = Random::new(seed);
+impl EventScript {
+    /// Adds a tail that changes random orders. Returns its length.
+    pub(crate) fn add_tail(&mut self, seed: u64) -> u32 {
+        let mut random = SplitMix64::new(seed);
         let tail = TAIL.min(self.count * VERSIONS / 2);
         let count = u64::from(self.count);
         self.orders.extend((0..tail).map(|_| u32::try_from(random.below(count)).unwrap_or_default()));
         tail
     }
 
-    /// How many events there are.
-    pub fn len(&self) -> usize {
+    /// The number of events.
+    pub(crate) fn len(&self) -> usize {
         self.orders.len()
     }
 
-    /// The operations of a range of events, so many at once.
-    pub fn batches(
+    /// The operations of a range of events, in batches of `size`.
+    pub(crate) fn batches(
         &self,
         range: std::ops::Range<usize>,
         size: usize,
@@ -122,8 +122,8 @@ impl Script {
         })
     }
 
-    /// What the answers are, once all is written from this commit on.
-    pub fn dataset(&self, first_seq: u64) -> Dataset {
+    /// The expected results, if `first_seq` is the seq of the first event.
+    pub(crate) fn dataset(&self, first_seq: u64) -> Dataset {
         let mut starts = vec![0u32; self.count as usize + 1];
         for order in &self.orders {
             if let Some(count) = starts.get_mut(*order as usize + 1) {
@@ -155,22 +155,22 @@ fn next_version(versions: &mut [u32], order: u32) -> u32 {
     *version - 1
 }
 
-/// An order in one of its versions.
-fn version_of(number: u32, version: u32, customers: u32) -> Order {
-    Order { customer: customer(number % customers.max(1)), ..order(number.into(), version.into()) }
+/// A version of an order.
+fn version_of(number: u32, version: u32, customers: u32) -> SampleOrder {
+    SampleOrder { customer: customer(number % customers.max(1)), ..order(number.into(), version.into()) }
 }
 
 fn customer(number: u32) -> String {
     format!("CUST-{number:04}")
 }
 
-/// First the whole, then mostly what has changed.
+/// The operation of a version: first the whole document, later mostly patches.
 fn operation(number: u32, version: u32, customers: u32) -> Result<v1::Operation> {
     let order = version_of(number, version, customers);
     let patches = version > 0 && version % 5 != 4;
     let text = match patches {
         true => {
-            let Order { status, cents, .. } = &order;
+            let SampleOrder { status, cents, .. } = &order;
             format!(r#"{{"status":"{status}","amount":{}.{:02}}}"#, cents / 100, cents % 100)
         }
         false => whole(&order, number),
@@ -185,10 +185,10 @@ fn operation(number: u32, version: u32, customers: u32) -> Result<v1::Operation>
     Ok(v1::Operation { table: TABLE.to_owned(), key, action: Some(action) })
 }
 
-/// An order's document, of about 200 bytes. Its note is its own: all the same they would pack into nothing.
-fn whole(order: &Order, number: u32) -> String {
-    let Order { id, customer, status, cents } = order;
-    let mut random = Random::new(u64::from(number) << 32);
+/// The document of an order, about 200 bytes. Every order has a different note, so that compression is realistic.
+fn whole(order: &SampleOrder, number: u32) -> String {
+    let SampleOrder { id, customer, status, cents } = order;
+    let mut random = SplitMix64::new(u64::from(number) << 32);
     let mut note = String::with_capacity(WORDS_IN_A_NOTE * 7);
     for _ in 0..WORDS_IN_A_NOTE {
         let word = WORDS.get(usize::try_from(random.below(WORDS.len() as u64)).unwrap_or_default());
@@ -203,50 +203,50 @@ fn whole(order: &Order, number: u32) -> String {
 }
 
 impl Dataset {
-    /// How many orders there are.
-    pub fn orders(&self) -> u32 {
+    /// The number of orders.
+    pub(crate) fn orders(&self) -> u32 {
         u32::try_from(self.starts.len().saturating_sub(1)).unwrap_or(u32::MAX)
     }
 
-    /// The last commit.
-    pub fn last_seq(&self) -> u64 {
+    /// The seq of the last commit.
+    pub(crate) fn last_seq(&self) -> u64 {
         self.first_seq + (self.events.len() as u64).saturating_sub(1)
     }
 
-    /// The commits that changed an order.
-    pub fn seqs(&self, order: u32) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator {
+    /// The seqs of the commits that changed an order.
+    pub(crate) fn seqs(&self, order: u32) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator {
         let at = |index: u32| self.starts.get(index as usize).map_or(0, |start| *start as usize);
         let events = self.events.get(at(order)..at(order.saturating_add(1))).unwrap_or_default();
         events.iter().map(|event| self.first_seq + u64::from(*event))
     }
 
-    /// The commit that last changed an order, at a moment.
-    pub fn written(&self, order: u32, moment: u64) -> Option<u64> {
+    /// The seq of the commit that wrote the version of an order at `moment`.
+    pub(crate) fn written(&self, order: u32, moment: u64) -> Option<u64> {
         self.seqs(order).rev().find(|seq| *seq <= moment)
     }
 
-    /// An order at random, and its key.
-    pub fn any_order(&self, random: &mut Random) -> (u32, String) {
+    /// A random order, and its key.
+    pub(crate) fn any_order(&self, random: &mut SplitMix64) -> (u32, String) {
         let number = u32::try_from(random.below(self.orders().into())).unwrap_or_default();
         (number, id(number.into()))
     }
 
-    /// A moment at random at which an order is there already.
-    pub fn any_moment_of(&self, order: u32, random: &mut Random) -> u64 {
+    /// A random seq at which an order exists.
+    pub(crate) fn any_moment_of(&self, order: u32, random: &mut SplitMix64) -> u64 {
         let first = self.seqs(order).next().unwrap_or(self.first_seq);
         first + random.below(self.last_seq() - first + 1)
     }
 
-    /// A customer at random, by name, and how many of its orders are there at a moment.
-    pub fn any_customer(&self, moment: u64, random: &mut Random) -> (String, u64) {
+    /// A random customer's name, and the number of its orders that exist at `moment`.
+    pub(crate) fn any_customer(&self, moment: u64, random: &mut SplitMix64) -> (String, u64) {
         let number = u32::try_from(random.below(self.customers.into())).unwrap_or_default();
         let own = (number..self.orders()).step_by(self.customers.max(1) as usize);
         let there = own.filter(|order| self.seqs(*order).next().is_some_and(|first| first <= moment));
         (customer(number), there.count() as u64)
     }
 
-    /// How many orders are of more than 500 at a moment.
-    pub fn large_orders(&self, moment: u64) -> u64 {
+    /// The number of orders with an amount over 500 at `moment`.
+    pub(crate) fn large_orders(&self, moment: u64) -> u64 {
         let is_large = |number: &u32| {
             let versions = self.seqs(*number).take_while(|seq| *seq <= moment).count();
             let newest = u32::try_from(versions).ok().and_then(|versions| versions.checked_sub(1));
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_has_the_size_agreed() {
+    fn a_document_is_about_200_bytes_long() {
         for number in 0..100 {
             let text = whole(&version_of(number, 3, 10), number);
             assert!((165..=235).contains(&text.len()), "{} {text}", text.len());
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn a_customer_has_a_hundred_orders() {
         let dataset = script(10_000).dataset(1);
-        let mut random = Random::new(1);
+        let mut random = SplitMix64::new(1);
         for _ in 0..20 {
             let (name, rows) = dataset.any_customer(dataset.last_seq(), &mut random);
             assert_eq!((name.len(), rows), (9, 100));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operations_are_those_of_the_versions() {
+    fn each_version_becomes_one_operation() {
         let script = script(1000);
         let all: Vec<_> = script.batches(0..1000, 30).flat_map(Result::unwrap).collect();
         assert_eq!(all.len(), 1000);

@@ -92,7 +92,13 @@ impl<'a> FindingReporter<'a> {
 
     pub(super) fn repair(&mut self, file: &Path, message: impl Into<String>) {
         self.summary.repaired += 1;
-        self.report(Severity::Repair, file, 0, message.into(), "nothing: this repair needs no further action");
+        self.report(
+            Severity::Repair,
+            file,
+            0,
+            message.into(),
+            "nothing: this repair needs no further action",
+        );
     }
 
     /// Reports an error of reading a file as damage. Returns errors that are not about the content of a file.

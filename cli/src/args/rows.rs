@@ -1,0 +1,86 @@
+//! Options of the commands that load files.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+pub(super) const INGEST_EXAMPLES: &str = "\
+Each row becomes one commit. If the connection breaks or the writer restarts, the load resumes by itself. If driftctl
+stops, run the same command again: it resumes after the last loaded row, unless the file has changed.
+
+CSV: the first line contains the field names. A cell becomes a JSON value if it is true, false, null or a number exactly
+as JSON writes it; any other cell becomes text, also 007, 1.50 and an empty cell. The key has the type of the table.
+
+Examples:
+  driftctl ingest -t orders --file orders.jsonl
+  driftctl ingest -t orders --file orders.csv --skip-bad bad.csv
+  zcat orders.jsonl.gz | driftctl ingest -t orders --file - --upsert";
+
+pub(super) const APPLY_EXAMPLES: &str = r#"Each line is one atomic commit; `time` and `reason` are optional. As one line:
+  {"time":"2026-01-01T00:00:00Z","reason":"import","ops":[
+     {"op":"insert","table":"orders","doc":{"id":"o1","status":"new"}},
+     {"op":"put","table":"orders","doc":{"id":"o2","status":"new"}},
+     {"op":"patch","table":"orders","key":"o1","patch":{"status":"paid"}},
+     {"op":"delete","table":"orders","key":"o2"}]}
+
+Examples:
+  driftctl apply --file commits.jsonl
+  driftctl apply --file history.jsonl --preserve-time"#;
+
+/// Options of `ingest`.
+#[derive(Debug, Args)]
+pub(crate) struct IngestArgs {
+    /// Table to load into
+    #[arg(short, long, value_name = "TABLE")]
+    pub(crate) table: String,
+    /// File with rows, as JSON Lines or CSV; `-` means stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Replace existing rows instead of rejecting new rows with the same key
+    #[arg(long)]
+    pub(crate) upsert: bool,
+    /// Format of the file [default: csv if its name ends with .csv, otherwise jsonl]
+    #[arg(long, value_name = "FORMAT", help_heading = "Input options")]
+    pub(crate) format: Option<RowFormat>,
+    /// Load every CSV cell as text
+    #[arg(long, help_heading = "Input options")]
+    pub(crate) csv_text: bool,
+    /// Append invalid and rejected lines to this file and continue [default: stop at the first]
+    #[arg(long, value_name = "FILE", help_heading = "Input options")]
+    pub(crate) skip_bad: Option<PathBuf>,
+    /// Id under which the load can be resumed; resume with the same rows and the same --batch
+    /// [default: derived from the table and the file's path, length and time]
+    #[arg(long, value_name = "ID", conflicts_with = "restart", help_heading = "Resuming")]
+    pub(crate) producer: Option<String>,
+    /// Load the whole file, even if an earlier run loaded a part of it
+    #[arg(long, help_heading = "Resuming")]
+    pub(crate) restart: bool,
+    /// Rows per request; fewer if rows are large, more if the network is slow
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000),
+          help_heading = "Tuning")]
+    pub(crate) batch: u32,
+    /// Requests sent before the first is acknowledged; more if the network is slow
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256),
+          help_heading = "Tuning")]
+    pub(crate) in_flight: u32,
+}
+
+/// The format of a file of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+pub(crate) enum RowFormat {
+    /// One JSON object per line.
+    Jsonl,
+    /// Comma-separated values; the first line contains the field names.
+    Csv,
+}
+
+/// Options of `apply`.
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// File with one commit per line, as JSON Lines; `-` means stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Commit each line at its `time`, or at the time of the last commit if that is later [default: now]
+    #[arg(long)]
+    pub(crate) preserve_time: bool,
+}

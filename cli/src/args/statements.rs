@@ -1,0 +1,171 @@
+//! Options of the commands that run statements and read or restore rows.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+pub(super) const SQL_EXAMPLES: &str = r#"Without -e and --file, statements are read from stdin. The first error stops the script; its line is reported.
+The statements between BEGIN and COMMIT become one atomic commit.
+
+Examples:
+  driftctl sql -e 'CREATE TABLE orders (pk=id, INDEX(status, customer_id))'
+  driftctl sql -e 'INSERT INTO orders {"id": "order1", "status": "pending", "amount": 100}'
+  driftctl sql -e 'SELECT * FROM orders WHERE status = $1 AS OF "1 hour ago"' --param '"pending"'
+  driftctl sql --file script.dql"#;
+
+pub(super) const SHELL_EXAMPLES: &str = r"Type \? for the commands of the shell. If stdin is not a terminal, `shell` does the same as `sql`.
+
+Examples:
+  driftctl shell
+  driftctl shell -d ./mydata";
+
+pub(super) const GET_EXAMPLES: &str = "\
+Rows are printed in the order of the keys. Exit code 4 if a key has no row.
+
+Examples:
+  driftctl get -t orders order1 order2
+  driftctl get -t orders order1 --as-of '1 hour ago' --meta";
+
+pub(super) const SELECT_EXAMPLES: &str = r#"Examples:
+  driftctl select -t orders --where 'status = "paid" AND amount > 100' --limit 10
+  driftctl select -t orders --fields id,status --as-of @seq:1000
+  driftctl select -t orders -o csv > orders.csv"#;
+
+pub(super) const DRIFT_EXAMPLES: &str = "\
+Each line is one event, oldest first.
+
+Examples:
+  driftctl drift -t orders -k order1
+  driftctl drift -t orders --from @seq:100 --to '5 minutes ago'";
+
+pub(super) const DIFF_EXAMPLES: &str = "\
+Examples:
+  driftctl diff -t orders --from @seq:100 --to @seq:200
+  driftctl diff -t orders -k order1 --from '1 day ago'";
+
+pub(super) const REVERT_EXAMPLES: &str = "\
+The row is written again as a new event, so its history stays complete.
+
+Examples:
+  driftctl revert -t orders -k order1 --to '1 hour ago' --dry-run
+  driftctl revert -t orders -k order1 --to @seq:100";
+
+/// Options of `sql`.
+#[derive(Debug, Default, Args)]
+pub(crate) struct SqlArgs {
+    /// Statements, separated by semicolons; can be repeated
+    #[arg(short = 'e', long, value_name = "STMT", conflicts_with = "file")]
+    pub(crate) statement: Vec<String>,
+    /// File with statements; `-` means stdin
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Value of $1, $2, … in this order, as JSON: strings need double quotes; can be repeated
+    #[arg(long, value_name = "JSON")]
+    pub(crate) param: Vec<String>,
+    /// Commit time, to import history: between the time of the last commit and now [default: now]
+    #[arg(long, value_name = "TIME", help_heading = "Commit options")]
+    pub(crate) time: Option<jiff::Timestamp>,
+    /// Reason, stored with each commit
+    #[arg(long, value_name = "TEXT", help_heading = "Commit options")]
+    pub(crate) reason: Option<String>,
+}
+
+/// Options of `get`.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Table to read
+    #[arg(short, long, value_name = "TABLE")]
+    pub(crate) table: String,
+    /// Keys of the rows
+    #[arg(value_name = "KEY", required_unless_present = "key")]
+    pub(crate) keys: Vec<String>,
+    /// Key of a row, as an option; can be repeated
+    #[arg(short, long, value_name = "KEY")]
+    pub(crate) key: Vec<String>,
+    /// Point in time to read at [default: @now]
+    #[arg(long, value_name = "POINT")]
+    pub(crate) as_of: Option<String>,
+    /// Print each row with its key, and with the seq and time of its last change
+    #[arg(long)]
+    pub(crate) meta: bool,
+}
+
+/// Options of `select`.
+#[derive(Debug, Args)]
+pub(crate) struct SelectArgs {
+    /// Table to read
+    #[arg(short, long, value_name = "TABLE")]
+    pub(crate) table: String,
+    /// Condition in DriftQL, for example: status = "paid" AND amount > 100 [default: all rows]
+    #[arg(long = "where", value_name = "COND")]
+    pub(crate) condition: Option<String>,
+    /// Point in time to read at [default: @now]
+    #[arg(long, value_name = "POINT")]
+    pub(crate) as_of: Option<String>,
+    /// Maximum number of rows [default: no limit]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    /// Fields to print, separated by commas; a.b is field b of the object a [default: all fields]
+    #[arg(long, value_name = "FIELD,…", value_delimiter = ',')]
+    pub(crate) fields: Vec<String>,
+    /// Print each row with its key, and with the seq and time of its last change
+    #[arg(long)]
+    pub(crate) meta: bool,
+    /// Value of $1, $2, … in the condition, as JSON: strings need double quotes; can be repeated
+    #[arg(long, value_name = "JSON")]
+    pub(crate) param: Vec<String>,
+}
+
+/// Options of `drift`.
+#[derive(Debug, Args)]
+pub(crate) struct DriftArgs {
+    /// Table to read
+    #[arg(short, long, value_name = "TABLE")]
+    pub(crate) table: String,
+    /// Key of a row [default: all rows]
+    #[arg(short, long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// Start after this point in time [default: the oldest event]
+    #[arg(long, value_name = "POINT")]
+    pub(crate) from: Option<String>,
+    /// End at this point in time, inclusive [default: @now]
+    #[arg(long, value_name = "POINT")]
+    pub(crate) to: Option<String>,
+    /// Maximum number of events [default: no limit]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+}
+
+/// Options of `diff`.
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// Table to compare
+    #[arg(short, long, value_name = "TABLE")]
+    pub(crate) table: String,
+    /// Key of a row; can be repeated [default: all rows]
+    #[arg(short, long, value_name = "KEY")]
+    pub(crate) key: Vec<String>,
+    /// Earlier point in time
+    #[arg(long, value_name = "POINT")]
+    pub(crate) from: String,
+    /// Later point in time
+    #[arg(long, value_name = "POINT", default_value = "@now")]
+    pub(crate) to: String,
+}
+
+/// Options of `revert`.
+#[derive(Debug, Args)]
+pub(crate) struct RevertArgs {
+    /// Table of the row
+    #[arg(short, long, value_name = "TABLE")]
+    pub(crate) table: String,
+    /// Key of the row
+    #[arg(short, long, value_name = "KEY")]
+    pub(crate) key: String,
+    /// Point in time whose version is restored
+    #[arg(long, value_name = "POINT")]
+    pub(crate) to: String,
+    /// Print the change without making it
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}

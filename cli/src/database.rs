@@ -1,0 +1,279 @@
+//! The database that the options name: daemons over the network, or a directory served in this process.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use driftdb::client::{Client, ClientOptions, Executed};
+use driftdb::v1;
+use driftdb_common::error::{Error, ErrorKind, Reason, Result};
+use tokio::time::timeout;
+use tonic::Status;
+
+use crate::args::{DEFAULT_READER, DEFAULT_WRITER, GlobalArgs};
+use crate::errors::to_error;
+use crate::render::{self, ProgressLine};
+
+pub(crate) use driftdb::client::{ReaderApi, WriterApi, reader_on, writer_on};
+
+mod embedded;
+#[cfg(test)]
+mod tests;
+
+/// How long a daemon may take to report its status.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A database. Reads include all earlier writes, unless they are allowed to be stale.
+#[derive(Debug)]
+pub(crate) struct DatabaseHandle {
+    /// The directory that is served in this process, if any.
+    embedded: Option<embedded::Embedded>,
+    client: Client,
+    stale: bool,
+    /// Whether the writer was reachable once. From then on the client waits for it during a takeover or restart.
+    writer_found: bool,
+    /// Whether the user was told that the writer is unreachable.
+    noted: bool,
+}
+
+impl DatabaseHandle {
+    /// The database that the options name. Nothing is connected or opened yet.
+    pub(crate) fn new(global: &GlobalArgs) -> DatabaseHandle {
+        match &global.data {
+            Some(data) => DatabaseHandle::embedded(data.clone()),
+            None => DatabaseHandle::remote(
+                addresses(&global.writer, DEFAULT_WRITER),
+                addresses(&global.reader, DEFAULT_READER),
+            ),
+        }
+        .stale(global.stale)
+    }
+
+    /// The daemons at these addresses.
+    pub(crate) fn remote(writers: Vec<String>, readers: Vec<String>) -> DatabaseHandle {
+        DatabaseHandle::on(None, Client::with(client_options(), writers, readers))
+    }
+
+    /// A directory, served in this process.
+    pub(crate) fn embedded(data: PathBuf) -> DatabaseHandle {
+        DatabaseHandle::on(Some(embedded::Embedded::new(data)), Client::on(client_options(), None, None))
+    }
+
+    fn on(embedded: Option<embedded::Embedded>, client: Client) -> DatabaseHandle {
+        DatabaseHandle { embedded, client, stale: false, writer_found: false, noted: false }
+    }
+
+    /// Sets whether reads can be stale.
+    #[must_use]
+    pub(crate) fn stale(self, stale: bool) -> DatabaseHandle {
+        DatabaseHandle { stale, ..self }
+    }
+
+    /// The directory that is served in this process, if any.
+    pub(crate) fn directory(&self) -> Option<&PathBuf> {
+        self.embedded.as_ref().map(embedded::Embedded::directory)
+    }
+
+    /// The active writer. An embedded one is opened and takes the lock of the directory.
+    pub(crate) async fn writer(&mut self) -> Result<WriterApi> {
+        if let Some(embedded) = &mut self.embedded
+            && embedded.open_writer().await?
+        {
+            self.client = embedded.client(client_options(), &self.client);
+        }
+        self.client.writer().await.map_err(|s| to_error(&s))
+    }
+
+    /// A client for writes. Fails at once if no writer was ever reachable, because waiting would not help.
+    async fn write_client(&mut self) -> Result<&Client> {
+        if !self.writer_found {
+            self.writer().await?;
+            self.writer_found = true;
+        }
+        Ok(&self.client)
+    }
+
+    /// Makes one atomic commit.
+    pub(crate) async fn apply(&mut self, request: v1::ApplyRequest) -> Result<v1::WriteToken> {
+        let receipt = self.write_client().await?.apply(request).await.map_err(|s| to_error(&s))?;
+        Ok(receipt.token)
+    }
+
+    /// Runs one statement at the writer.
+    pub(crate) async fn execute(&mut self, request: v1::WriterServiceExecuteRequest) -> Result<Executed> {
+        let client = self.write_client().await?;
+        client.execute_request(request, progress_line()).await.map_err(|s| to_error(&s))
+    }
+
+    /// Runs one statement at the writer, and passes on its messages as they arrive.
+    pub(crate) async fn execute_with_messages(
+        &mut self,
+        request: v1::WriterServiceExecuteRequest,
+        message: impl Fn(String),
+    ) -> Result<Option<v1::WriteToken>> {
+        let client = self.write_client().await?;
+        client.execute_with_messages(request, progress_line(), message).await.map_err(|s| to_error(&s))
+    }
+
+    /// Writes a snapshot of a table.
+    pub(crate) async fn snapshot(&mut self, table: &str) -> Result<v1::SnapshotInfo> {
+        self.write_client().await?.snapshot(table, progress_line()).await.map_err(|s| to_error(&s))
+    }
+
+    /// Compacts a table, or computes what that would do.
+    pub(crate) async fn compact(&mut self, request: v1::CompactRequest) -> Result<v1::CompactInfo> {
+        self.write_client().await?.compact(request, progress_line()).await.map_err(|s| to_error(&s))
+    }
+
+    /// Verifies the files, and passes on problems as they are found.
+    pub(crate) async fn verify(
+        &mut self,
+        request: v1::VerifyRequest,
+        problem: impl Fn(v1::verify_response::Problem),
+    ) -> Result<v1::verify_response::Summary> {
+        let client = self.write_client().await?;
+        client.verify(request, progress_line(), problem).await.map_err(|s| to_error(&s))
+    }
+
+    /// The status of the active writer.
+    pub(crate) async fn writer_status(&mut self) -> Result<v1::WriterServiceStatusResponse> {
+        if self.embedded.is_some() {
+            self.writer().await?;
+        }
+        self.client.writer_status().await.map_err(|s| to_error(&s))
+    }
+
+    /// A client for reads that need not be fresh.
+    pub(crate) async fn stale_client(&mut self) -> Result<&Client> {
+        if let Some(embedded) = &mut self.embedded
+            && embedded.open_reader().await?
+        {
+            self.client = embedded.client(client_options(), &self.client);
+        }
+        Ok(&self.client)
+    }
+
+    /// A client for reads that include all writes up to now, unless they are allowed to be stale.
+    pub(crate) async fn fresh_client(&mut self) -> Result<&Client> {
+        self.stale_client().await?;
+        if self.stale {
+            self.client.forget();
+        } else if self.embedded.is_none() {
+            self.require_last_seq().await?;
+        }
+        Ok(&self.client)
+    }
+
+    /// Asks the writer for its last seq, and makes reads wait for it.
+    async fn require_last_seq(&mut self) -> Result<()> {
+        match self.client.writer_status().await.map_err(|s| to_error(&s)) {
+            Ok(status) => {
+                let (seq, epoch, time) = (status.last_seq, status.epoch, status.last_time);
+                self.client.wrote(v1::WriteToken { seq, time, epoch });
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                if !self.noted {
+                    render::note(&format!(
+                        "note: {}; reading without it, so the newest commits may be missing",
+                        error.message()
+                    ));
+                    self.noted = true;
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The status of each writer, by address. A standby reports an error.
+    pub(crate) async fn writer_statuses(&mut self) -> Vec<(String, Result<v1::WriterServiceStatusResponse>)> {
+        let (client, names) = (&self.client, self.client.writers().map(str::to_owned).collect());
+        let ask = |index: usize| {
+            let client = client.clone();
+            async move { client.writer_at(index).await?.status(v1::WriterServiceStatusRequest {}).await }
+        };
+        ask_all("writer", names, ask).await
+    }
+
+    /// The status of each reader, by address.
+    pub(crate) async fn reader_statuses(&mut self) -> Vec<(String, Result<v1::ReaderServiceStatusResponse>)> {
+        let directory = self.directory().map(|directory| directory.display().to_string());
+        if let Err(error) = self.stale_client().await {
+            return vec![(directory.unwrap_or_default(), Err(error))];
+        }
+        let client = &self.client;
+        let name = |address: &str| directory.clone().unwrap_or_else(|| address.to_owned());
+        let names = client.readers().map(name).collect();
+        let ask = |index: usize| {
+            let client = client.clone();
+            async move { client.reader_at(index).await?.status(v1::ReaderServiceStatusRequest {}).await }
+        };
+        ask_all("reader", names, ask).await
+    }
+
+    /// Closes the daemons in this process cleanly.
+    pub(crate) async fn close(self) -> Result<()> {
+        let DatabaseHandle { embedded, client, .. } = self;
+        // Drop the connections first: a daemon waits for its open connections.
+        drop(client);
+        match embedded {
+            Some(embedded) => embedded.close().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Asks several daemons at the same time, so that one that does not respond does not delay the others.
+async fn ask_all<T, F>(what: &str, names: Vec<String>, ask: impl Fn(usize) -> F) -> Vec<(String, Result<T>)>
+where
+    T: Send + 'static,
+    F: Future<Output = std::result::Result<tonic::Response<T>, Status>> + Send + 'static,
+{
+    let calls: Vec<_> = names
+        .iter()
+        .enumerate()
+        .map(|(index, _)| tokio::spawn(timeout(STATUS_TIMEOUT, ask(index))))
+        .collect();
+    let mut responses = Vec::new();
+    for (name, call) in names.into_iter().zip(calls) {
+        let response = match call.await {
+            Ok(Ok(response)) => response.map(tonic::Response::into_inner).map_err(|s| to_error(&s)),
+            Ok(Err(_)) => {
+                let message = format!("the {what} at {name} did not respond within {STATUS_TIMEOUT:?}");
+                Err(Error::new(Reason::Unreachable, message))
+            }
+            Err(e) => Err(Error::new(Reason::Internal, format!("asking the {what} at {name} failed: {e}"))),
+        };
+        responses.push((name, response));
+    }
+    responses
+}
+
+/// Shows the progress of a job on a terminal, until it is dropped.
+fn progress_line() -> impl Fn(v1::Progress) {
+    let line = RefCell::new(ProgressLine::default());
+    move |p| {
+        let what = if p.description.is_empty() { String::new() } else { format!("{}: ", p.description) };
+        let queued = if p.queued { "waiting for other jobs, " } else { "" };
+        let total = if p.total > 0 { format!(" of {}", p.total) } else { String::new() };
+        line.borrow_mut().show(format_args!("{what}{queued}{}{total} {}", p.done, p.unit));
+    }
+}
+
+fn client_options() -> ClientOptions {
+    ClientOptions { connections: 1, ..ClientOptions::default() }
+}
+
+/// Connects to a daemon.
+pub(crate) async fn connect(address: &str) -> Result<tonic::transport::Channel> {
+    driftdb::client::connect(address).await.map_err(|s| to_error(&s))
+}
+
+/// The given addresses, or the default address if none is given.
+fn addresses(given: &[String], default: &str) -> Vec<String> {
+    if given.is_empty() {
+        return vec![default.to_owned()];
+    }
+    given.iter().filter(|address| !address.is_empty()).cloned().collect()
+}

@@ -1,0 +1,113 @@
+//! Daemons in this process that serve one directory: a reader without the lock, and a writer that holds it.
+//!
+//! Each daemon is opened when it is first needed, so that a command that only reads never takes the lock.
+
+use std::path::PathBuf;
+
+use driftdb::client::{Client, ClientOptions};
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::service::server::{Listener, MemoryConnector};
+use hyper_util::rt::TokioIo;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// A directory and the daemons in this process that serve it.
+#[derive(Debug)]
+pub(super) struct Embedded {
+    directory: PathBuf,
+    writer: Option<(Channel, ServingDaemon)>,
+    reader: Option<(Channel, ServingDaemon)>,
+}
+
+/// The task of a daemon, and the token that stops it.
+#[derive(Debug)]
+struct ServingDaemon {
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Embedded {
+    pub(super) fn new(directory: PathBuf) -> Embedded {
+        Embedded { directory, writer: None, reader: None }
+    }
+
+    pub(super) fn directory(&self) -> &PathBuf {
+        &self.directory
+    }
+
+    /// Opens the directory for writing and takes its lock. Returns whether the writer was not open before.
+    pub(super) async fn open_writer(&mut self) -> Result<bool> {
+        if self.writer.is_some() {
+            return Ok(false);
+        }
+        let config = driftdb_writer::WriterConfig::new(&self.directory);
+        let opened = blocking(move || driftdb_writer::WriterDaemon::open(config)).await?;
+        let (connector, listener) = Listener::memory();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(opened.serve(listener, shutdown.clone()));
+        self.writer = Some((channel(connector), ServingDaemon { shutdown, task }));
+        Ok(true)
+    }
+
+    /// Opens the directory for reading. Returns whether the reader was not open before.
+    pub(super) async fn open_reader(&mut self) -> Result<bool> {
+        if self.reader.is_some() {
+            return Ok(false);
+        }
+        let config = driftdb_reader::ReaderConfig::new(&self.directory);
+        let opened = blocking(move || driftdb_reader::ReaderDaemon::open(config)).await?;
+        let (connector, listener) = Listener::memory();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(opened.serve(listener, shutdown.clone()));
+        self.reader = Some((channel(connector), ServingDaemon { shutdown, task }));
+        Ok(true)
+    }
+
+    /// A client of the daemons that are open now. It keeps the write token of the client before it.
+    pub(super) fn client(&self, options: ClientOptions, before: &Client) -> Client {
+        let channel =
+            |daemon: &Option<(Channel, ServingDaemon)>| daemon.as_ref().map(|(channel, _)| channel.clone());
+        let client = Client::on(options, channel(&self.writer), channel(&self.reader));
+        before.token().into_iter().for_each(|token| client.wrote(token));
+        client
+    }
+
+    /// Stops both daemons. An error of the writer takes precedence.
+    pub(super) async fn close(self) -> Result<()> {
+        // Drop the connections first: a daemon waits for its open connections.
+        let reader = self.reader.map(|(_, running)| running);
+        let writer = self.writer.map(|(_, running)| running);
+        let ended = match writer {
+            Some(running) => running.end().await,
+            None => Ok(()),
+        };
+        match reader {
+            Some(running) => ended.and(running.end().await),
+            None => ended,
+        }
+    }
+}
+
+impl ServingDaemon {
+    async fn end(self) -> Result<()> {
+        self.shutdown.cancel();
+        let ended = self.task.await;
+        ended.map_err(|e| Error::new(Reason::Internal, format!("a daemon in this process failed: {e}")))?
+    }
+}
+
+/// Runs a blocking call on its own thread, so that other tasks can make progress.
+async fn blocking<T: Send + 'static>(open: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let opened = tokio::task::spawn_blocking(open).await;
+    opened.map_err(|e| Error::new(Reason::Internal, format!("opening the database failed: {e}")))?
+}
+
+fn channel(connector: MemoryConnector) -> Channel {
+    // Nothing resolves this address: the connector returns an in-memory connection.
+    let endpoint = Endpoint::from_static("http://embedded");
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let connector = connector.clone();
+        async move { connector.connect().await.map(TokioIo::new) }
+    }))
+}

@@ -1,0 +1,49 @@
+//! Runs the command that the arguments name.
+
+use crate::args::{Cli, Command};
+use crate::commands;
+use crate::database::DatabaseHandle;
+use crate::exit::{CliResult, Failure};
+use crate::render::Printer;
+
+/// Runs the command of a command line.
+pub(crate) async fn dispatch(cli: Cli, out: &mut Printer) -> CliResult {
+    let global = cli.global;
+    match cli.command {
+        Command::Init(args) => commands::init::run(args, out).await,
+        Command::Dev(args) => commands::dev::run(args, &global, out).await,
+        Command::Demo(args) => commands::demo::run(&args, out).await,
+        Command::Bench(args) => commands::bench::run(&args, &global, out).await,
+        Command::BenchServer(args) => commands::bench::ceiling::run(args, out).await,
+        Command::Doctor(args) => commands::doctor::run(&args, &global, out).await,
+        Command::Completions(args) => commands::completions::run(&args, out),
+        Command::StorageCheck(args) => commands::storage_check::run(&args, out).await,
+        Command::StoragePeer(args) => commands::storage_check::peer::run(&args, out),
+        command => {
+            let mut database = DatabaseHandle::new(&global);
+            let outcome = run_on_database(command, &mut database, out).await;
+            // If both fail, the error of the command is the cause.
+            outcome.and(database.close().await.map_err(Failure::from))
+        }
+    }
+}
+
+async fn run_on_database(command: Command, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+    match command {
+        Command::Sql(args) => commands::sql::run(args, database, out).await,
+        Command::Shell => commands::shell::run(database, out).await,
+        Command::Get(args) => commands::get::run(args, database, out).await,
+        Command::Select(args) => commands::select::run(args, database, out).await,
+        Command::Drift(args) => commands::drift::run(args, database, out).await,
+        Command::Diff(args) => commands::diff::run(args, database, out).await,
+        Command::Watch(args) => commands::watch::run(args, database, out).await,
+        Command::Ingest(args) => commands::ingest::run(&args, database, out).await,
+        Command::Revert(args) => commands::revert::run(args, database, out).await,
+        Command::Apply(args) => commands::apply::run(&args, database, out).await,
+        Command::Snapshot(args) => commands::snapshot::run(args, database, out).await,
+        Command::Compact(args) => commands::compact::run(args, database, out).await,
+        Command::Verify(args) => commands::verify::run(args, database, out).await,
+        Command::Status => commands::status::run(database, out).await,
+        other => Err(Failure::Usage(format!("{other:?} does not take a database"))),
+    }
+}

@@ -1,0 +1,312 @@
+//! The printer of results: rows, differences, changes and messages, in the requested format.
+
+use std::fmt;
+use std::io::{self, BufWriter, IsTerminal, Write};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
+
+use super::csv::CsvWriter;
+use super::fields::JsonFields;
+use super::notes::print_stderr;
+use super::style::Style;
+use super::table::TableWriter;
+use super::{diff, expanded, live};
+use crate::args::{Format, GlobalArgs};
+use crate::exit::{CliResult, Failure};
+use crate::shapes::{self, Difference, EventJson};
+
+/// One result of a daemon.
+#[derive(Debug)]
+pub(crate) enum ResultItem {
+    /// A JSON object on one line.
+    Record(String),
+    /// The net change of a row.
+    Difference(Difference),
+    /// A message for people: a query plan, or what a job did.
+    Message(String),
+}
+
+/// Prints results in a format.
+pub(crate) struct Printer {
+    out: Box<dyn Write + Send>,
+    format: Format,
+    /// Whether the user chose the format.
+    asked: bool,
+    terminal: bool,
+    /// Whether this is standard output and not a terminal, so that its reader may close it.
+    piped: bool,
+    style: Style,
+    /// The number of rows written to the JSON array so far.
+    written: u64,
+    /// The rows printed of this result if rows are printed one field a line; `None` if they are printed in columns.
+    expanded: Option<u64>,
+    table: TableWriter,
+    csv: CsvWriter,
+}
+
+impl fmt::Debug for Printer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Printer").field("format", &self.format).finish_non_exhaustive()
+    }
+}
+
+impl Printer {
+    /// Standard output, configured by the options.
+    pub(crate) fn stdout(global: &GlobalArgs) -> Printer {
+        let stdout = io::stdout();
+        let terminal = stdout.is_terminal();
+        let format = global.output.unwrap_or(if terminal { Format::Table } else { Format::Jsonl });
+        let mut output = Printer::new(Box::new(BufWriter::with_capacity(64 << 10, stdout)), format);
+        output.asked = global.output.is_some();
+        (output.terminal, output.piped) = (terminal, !terminal);
+        output.style = Style::new(terminal && !global.no_color);
+        output
+    }
+
+    /// Any writer, without colour.
+    pub(crate) fn new(out: Box<dyn Write + Send>, format: Format) -> Printer {
+        Printer {
+            out,
+            format,
+            asked: true,
+            terminal: false,
+            piped: false,
+            style: Style::PLAIN,
+            written: 0,
+            expanded: None,
+            table: TableWriter::default(),
+            csv: CsvWriter::default(),
+        }
+    }
+
+    /// Whether people read the output: the format is `table`.
+    pub(crate) fn is_for_people(&self) -> bool {
+        self.format == Format::Table
+    }
+
+    /// Whether rows can be printed before the last one is known.
+    pub(crate) fn can_stream(&self) -> bool {
+        self.format != Format::Csv
+    }
+
+    /// Whether errors are also printed as JSON.
+    fn prints_errors_as_json(&self) -> bool {
+        self.asked && matches!(self.format, Format::Json | Format::Jsonl)
+    }
+
+    /// Whether notes about success are printed on stderr.
+    pub(crate) fn wants_notes(&self) -> bool {
+        self.terminal && self.is_for_people()
+    }
+
+    /// The colours in use.
+    pub(crate) fn style(&self) -> Style {
+        self.style
+    }
+
+    /// Whether rows are printed one field a line.
+    pub(crate) fn is_expanded(&self) -> bool {
+        self.expanded.is_some()
+    }
+
+    /// Selects one field a line, or columns.
+    pub(crate) fn set_expanded(&mut self, on: bool) {
+        self.expanded = on.then_some(0);
+    }
+
+    /// Prints one record: a JSON object on one line.
+    pub(crate) fn print_record(&mut self, json: &str) -> CliResult {
+        match self.format {
+            Format::Jsonl => {
+                self.out.write_all(json.as_bytes())?;
+                self.out.write_all(b"\n")?;
+            }
+            Format::Json => {
+                self.out.write_all(if self.written == 0 { b"[" } else { b",\n" })?;
+                self.out.write_all(json.as_bytes())?;
+            }
+            Format::Table if self.expanded.is_some() => {
+                let number = self.expanded.map_or(1, |rows| rows + 1);
+                self.expanded = Some(number);
+                expanded::write(&mut self.out, self.style, number, &JsonFields::parse(json)?)?;
+            }
+            Format::Table => self.table.add(&mut self.out, self.style, JsonFields::parse(json)?)?,
+            Format::Csv => self.csv.add(&mut self.out, JsonFields::parse(json)?)?,
+        }
+        self.written += 1;
+        Ok(())
+    }
+
+    /// Prints a result in the shape that suits the format.
+    pub(crate) fn print_item(&mut self, item: ResultItem) -> CliResult {
+        #[derive(Serialize)]
+        struct Message {
+            message: String,
+        }
+        match item {
+            ResultItem::Record(json) => self.print_record(&json),
+            ResultItem::Difference(diff) if self.is_for_people() => {
+                let lines = diff::lines(&diff, self.style)?;
+                self.out.write_all(lines.as_bytes()).map_err(Failure::from)
+            }
+            ResultItem::Difference(diff) => self.print_record(&shapes::line(&diff)?),
+            ResultItem::Message(message) if self.is_for_people() => {
+                self.end_result()?;
+                self.print_text(&format!("{}\n", message.trim_end()))
+            }
+            ResultItem::Message(message) => self.print_record(&shapes::line(&Message { message })?),
+        }
+    }
+
+    /// Prints a change: for people a readable line, otherwise a record.
+    pub(crate) fn print_event(&mut self, event: &EventJson) -> CliResult {
+        match self.is_for_people() {
+            true => Ok(self.out.write_all(live::event(event, self.style)?.as_bytes())?),
+            false => self.print_record(&shapes::line(event)?),
+        }
+    }
+
+    /// Prints a record that is not a change: for people on its own line.
+    pub(crate) fn print_aside(&mut self, json: &str) -> CliResult {
+        match self.is_for_people() {
+            true => Ok(self.out.write_all(live::aside(json, self.style).as_bytes())?),
+            false => self.print_record(json),
+        }
+    }
+
+    /// Flushes the output.
+    pub(crate) fn flush(&mut self) -> CliResult {
+        Ok(self.out.flush()?)
+    }
+
+    /// Whether the reader of a pipe has closed it, so that the next write would fail.
+    pub(crate) fn is_closed(&self) -> bool {
+        let stdout = io::stdout();
+        let mut ends = [PollFd::new(&stdout, PollFlags::empty())];
+        let found = self.piped && poll(&mut ends, Some(&Timespec::default())).is_ok();
+        found && ends.iter().any(|end| end.revents().contains(PollFlags::ERR))
+    }
+
+    /// Ends the result of one statement: the next result may have other columns.
+    pub(crate) fn end_result(&mut self) -> CliResult {
+        self.table.end(&mut self.out, self.style)?;
+        self.csv.end(&mut self.out)?;
+        self.set_expanded(self.is_expanded());
+        self.out.flush()?;
+        Ok(())
+    }
+
+    /// Ends the output.
+    pub(crate) fn finish(&mut self) -> CliResult {
+        self.end_result()?;
+        match (self.format, self.written) {
+            (Format::Json, 0) => self.out.write_all(b"[]\n")?,
+            (Format::Json, _) => self.out.write_all(b"]\n")?,
+            _ => {}
+        }
+        self.out.flush()?;
+        Ok(())
+    }
+
+    /// Prints text unchanged and flushes it.
+    pub(crate) fn print_text(&mut self, text: &str) -> CliResult {
+        self.out.write_all(text.as_bytes())?;
+        self.out.flush()?;
+        Ok(())
+    }
+
+    /// Prints bytes unchanged.
+    pub(crate) fn print_bytes(&mut self, bytes: &[u8]) -> CliResult {
+        self.out.write_all(bytes)?;
+        Ok(())
+    }
+
+    /// Prints an error on stderr, after the results that came before it.
+    pub(crate) fn print_failure(&mut self, failure: &Failure) {
+        // Stdout may be what failed. Print the error nevertheless.
+        let _ = self.end_result();
+        let mut text = failure.text();
+        if self.prints_errors_as_json() {
+            text.extend(failure.json());
+        }
+        print_stderr(&text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::sink::Sink;
+
+    fn rendered(format: Format, records: &[&str]) -> String {
+        let sink = Sink::default();
+        let mut output = Printer::new(Box::new(sink.clone()), format);
+        for record in records {
+            output.print_record(record).unwrap();
+        }
+        output.finish().unwrap();
+        sink.text()
+    }
+
+    const ROWS: [&str; 3] = [
+        r#"{"id":"o1","status":"a, \"b\"","amount":100,"tags":["x",1.0]}"#,
+        r#"{"id":"o2","amount":2.50,"note":null}"#,
+        r#"{"id":"ö3\n","status":""}"#,
+    ];
+
+    #[test]
+    fn jsonl_and_json_print_documents_unchanged() {
+        assert_eq!(rendered(Format::Jsonl, &ROWS), format!("{}\n{}\n{}\n", ROWS[0], ROWS[1], ROWS[2]));
+        assert_eq!(rendered(Format::Json, &ROWS), format!("[{},\n{},\n{}]\n", ROWS[0], ROWS[1], ROWS[2]));
+        assert_eq!(rendered(Format::Json, &[]), "[]\n");
+        assert_eq!(rendered(Format::Jsonl, &[]), "");
+    }
+
+    #[test]
+    fn csv_has_a_column_for_each_field() {
+        assert_eq!(
+            rendered(Format::Csv, &ROWS),
+            "id,status,amount,tags,note\n\
+             o1,\"a, \"\"b\"\"\",100,\"[\"\"x\"\",1.0]\",\n\
+             o2,,2.50,,\n\
+             \"ö3\n\",,,,\n"
+        );
+    }
+
+    #[test]
+    fn table_columns_are_aligned() {
+        let expected = [
+            "id    status  amount  tags       note",
+            "----  ------  ------  ---------  ----",
+            "o1    a, \"b\"     100  [\"x\",1.0]",
+            "o2              2.50             null",
+            "ö3\\n",
+            "",
+        ];
+        assert_eq!(rendered(Format::Table, &ROWS), expected.join("\n"));
+    }
+
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_broken_pipe_ends_the_output_silently() {
+        for format in [Format::Jsonl, Format::Json, Format::Csv, Format::Table] {
+            let mut output = Printer::new(Box::new(Closed), format);
+            let outcome = output.print_record(ROWS[0]).and_then(|()| output.finish());
+            let failure = outcome.unwrap_err();
+            assert!(matches!(failure, Failure::BrokenPipe), "{format:?}: {failure:?}");
+            assert_eq!((failure.code(), failure.text()), (0, String::new()));
+        }
+    }
+}

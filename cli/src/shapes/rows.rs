@@ -1,0 +1,148 @@
+//! JSON shapes of rows, differences, tables and loads.
+
+use driftdb::v1;
+use driftdb_common::error::Result;
+use driftdb_common::table::schema::format_retain;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::values::{document, line, raw, time};
+
+/// A row: its document, or with `meta` also its key, seq and time.
+pub(crate) fn row(row: v1::Row, meta: bool) -> Result<String> {
+    #[derive(Serialize)]
+    struct RowJson {
+        key: String,
+        seq: u64,
+        time: String,
+        doc: Option<Box<RawValue>>,
+    }
+    if meta {
+        let time = time(row.time.as_ref())?;
+        return line(&RowJson { key: row.key, seq: row.seq, time, doc: raw(row.document)? });
+    }
+    document(row.document.unwrap_or_default())
+}
+
+/// The net change of one row between two points in time.
+#[derive(Debug, Serialize)]
+pub(crate) struct Difference {
+    /// The key of the row.
+    pub(crate) key: String,
+    /// `added`, `removed` or `changed`.
+    pub(crate) kind: &'static str,
+    /// The row at the earlier point, or `None` if it did not exist.
+    pub(crate) before: Option<Box<RawValue>>,
+    /// The row at the later point, or `None` if it did not exist.
+    pub(crate) after: Option<Box<RawValue>>,
+}
+
+/// Converts the net change of one row.
+pub(crate) fn difference(diff: v1::RowDiff) -> Result<Difference> {
+    let kind = match (&diff.before, &diff.after) {
+        (None, _) => "added",
+        (_, None) => "removed",
+        _ => "changed",
+    };
+    Ok(Difference { key: diff.key, kind, before: raw(diff.before)?, after: raw(diff.after)? })
+}
+
+/// The properties of a table.
+#[derive(Debug, Serialize)]
+pub(crate) struct TableJson {
+    table: String,
+    primary_key: String,
+    key_type: &'static str,
+    indexes: Vec<String>,
+    rows: u64,
+    created_seq: u64,
+    last_seq: u64,
+    floor_seq: u64,
+    events: u64,
+    bytes_on_disk: u64,
+    segments: u64,
+    snapshots: u64,
+    /// The value of RETAIN; `null` if history is kept for ever.
+    retain: Option<String>,
+}
+
+impl From<v1::TableInfo> for TableJson {
+    fn from(info: v1::TableInfo) -> TableJson {
+        let key_type = match info.key_type() {
+            v1::KeyType::Int => "INT",
+            v1::KeyType::String | v1::KeyType::Unspecified => "STRING",
+        };
+        TableJson {
+            key_type,
+            table: info.table,
+            primary_key: info.primary_key,
+            indexes: info.indexes,
+            rows: info.rows,
+            created_seq: info.created_seq,
+            last_seq: info.last_seq,
+            floor_seq: info.floor_seq,
+            events: info.events,
+            bytes_on_disk: info.bytes_on_disk,
+            segments: info.segments,
+            snapshots: info.snapshots,
+            retain: info.retain.as_ref().map(retain),
+        }
+    }
+}
+
+fn retain(kept: &prost_types::Duration) -> String {
+    let millis = std::time::Duration::try_from(*kept).map(|kept| kept.as_millis()).unwrap_or_default();
+    format_retain(u64::try_from(millis).unwrap_or(u64::MAX))
+}
+
+/// The result of `apply`, `ingest` and `revert`.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct LoadSummary {
+    /// The seq of the last commit; 0 if no commit was made.
+    pub(crate) last_seq: u64,
+    /// The number of commits.
+    pub(crate) commits: u64,
+    /// The number of events in them.
+    pub(crate) events: u64,
+    /// The number of skipped lines, if skipping was requested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) skipped: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use driftdb_common::format::json;
+    use v1::document::Body;
+
+    use super::*;
+
+    fn json(text: &str) -> Option<v1::Document> {
+        Some(v1::Document { body: Some(Body::Json(text.into())) })
+    }
+
+    #[test]
+    fn documents_keep_their_field_order() {
+        let text = r#"{"z":1,"a":{"y":1.0,"b":[1e3]}}"#;
+        let row = |document| v1::Row { key: "k".into(), seq: 7, time: None, document };
+        assert_eq!(super::row(row(json(text)), false).unwrap(), text);
+        assert_eq!(
+            super::row(row(json(text)), true).unwrap(),
+            format!(r#"{{"key":"k","seq":7,"time":"1970-01-01T00:00:00.000Z","doc":{text}}}"#)
+        );
+        let packed = json::to_msgpack(r#"{"z":1,"a":2}"#).unwrap().into();
+        let packed = v1::Document { body: Some(Body::Msgpack(packed)) };
+        assert_eq!(super::row(row(Some(packed)), false).unwrap(), r#"{"z":1,"a":2}"#);
+    }
+
+    #[test]
+    fn a_difference_has_a_kind() {
+        for (before, after, kind) in [
+            (None, json("{}"), "added"),
+            (json("{}"), None, "removed"),
+            (json("{}"), json(r#"{"a":1}"#), "changed"),
+        ] {
+            let diff = v1::RowDiff { key: "k".into(), before, after, json_patch: String::new() };
+            assert_eq!(difference(diff).unwrap().kind, kind);
+        }
+    }
+}

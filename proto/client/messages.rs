@@ -1,0 +1,46 @@
+//! Responses of many messages.
+
+use std::sync::Arc;
+
+use tonic::{Status, Streaming};
+
+use super::pool::Backend;
+use super::reasons::is_retryable_read;
+
+/// The messages of one response. If a reader failed before the first message, the next reader was asked.
+#[derive(Debug)]
+pub struct MessageStream<M> {
+    first: Option<M>,
+    rest: Streaming<M>,
+    backend: Arc<Backend>,
+}
+
+impl<M> MessageStream<M> {
+    /// Receives the first message. Most failures occur there.
+    pub(super) async fn begin(
+        mut rest: Streaming<M>,
+        backend: Arc<Backend>,
+    ) -> Result<MessageStream<M>, Status> {
+        let first = rest.message().await?;
+        Ok(MessageStream { first, rest, backend })
+    }
+
+    /// The first message, if it has not been taken.
+    pub(super) fn peek(&self) -> Option<&M> {
+        self.first.as_ref()
+    }
+
+    /// The next message; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<M>, Status> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        self.rest.message().await.map_err(|status| {
+            let status = self.backend.map_status(status, false);
+            if is_retryable_read(&status) {
+                self.backend.set_aside();
+            }
+            status
+        })
+    }
+}

@@ -1,0 +1,53 @@
+//! The machine-readable reasons of failed calls, and what they allow.
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// The domain of DriftDB in `google.rpc.ErrorInfo`.
+pub(super) const DOMAIN: &str = "driftdb.v1";
+/// The reason if a daemon cannot be reached: nothing was sent.
+pub(super) const UNREACHABLE: &str = "UNREACHABLE";
+/// The error detail that holds the address of that daemon.
+pub(super) const ADDRESS: &str = "address";
+/// The reason of a standby writer, which has executed nothing.
+pub(super) const STANDBY: &str = "STANDBY";
+/// The error detail that holds the address of the active writer.
+const WRITER: &str = "writer";
+/// The reason if the response to a write is missing.
+pub(super) const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
+/// The reason of a reader that did not catch up in time.
+pub(super) const REPLICA_BEHIND: &str = "REPLICA_BEHIND";
+/// The reason of a reader whose history is not the requested one.
+pub(super) const EPOCH_CHANGED: &str = "EPOCH_CHANGED";
+/// The reason of a daemon that is too busy, such as a reader with its maximum number of watchers.
+pub(super) const OVERLOADED: &str = "OVERLOADED";
+/// The reason of a writer that rejects a write because its disk is full.
+pub(super) const DISK_FULL: &str = "DISK_FULL";
+
+/// The address of the daemon that could not be reached, if that is why a call failed.
+pub fn unreachable_at(status: &Status) -> Option<String> {
+    let mut info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
+    info.metadata.remove(ADDRESS).filter(|_| info.reason == UNREACHABLE)
+}
+
+/// The address of the active writer, if a call failed because the writer is a standby and knows the address.
+pub fn standby_for(status: &Status) -> Option<String> {
+    let mut info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
+    info.metadata.remove(WRITER).filter(|_| info.reason == STANDBY)
+}
+
+/// Whether a call failed because the writer is a standby.
+pub(super) fn is_standby(status: &Status) -> bool {
+    reason(status).as_deref() == Some(STANDBY)
+}
+
+/// The machine-readable reason of a failed call, such as `ROW_EXISTS`, if a daemon of DriftDB gave one.
+pub fn reason(status: &Status) -> Option<String> {
+    let info = status.get_details_error_info()?;
+    (info.domain == DOMAIN).then_some(info.reason)
+}
+
+/// Whether another reader may succeed after this error.
+pub(super) fn is_retryable_read(status: &Status) -> bool {
+    status.code() == Code::Unavailable
+}

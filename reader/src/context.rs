@@ -1,0 +1,37 @@
+//! What every request needs: the replica, the files and the shutdown signal.
+
+use std::sync::Arc;
+
+use driftdb_common::error::Result;
+use driftdb_common::storage::lock;
+use driftdb_common::table::table_files::TableFiles;
+use tokio_util::sync::CancellationToken;
+
+use crate::paged_stream::{PageStep, ResponseStream, stream_pages};
+use crate::replica::Replica;
+
+/// The shared state of all requests.
+#[derive(Debug, Clone)]
+pub struct RequestContext {
+    /// The tables as far as this reader has applied them.
+    pub replica: Arc<Replica>,
+    /// The data directory and the cache.
+    pub files: TableFiles,
+    /// Cancelled when the reader shuts down.
+    pub shutdown: CancellationToken,
+}
+
+impl RequestContext {
+    /// The address at which clients reach the writer, as LOCK has it; empty if unknown.
+    pub fn writer_address(&self) -> String {
+        lock::read_holder(&*self.files.disk, &self.files.dir).map(|holder| holder.address).unwrap_or_default()
+    }
+
+    /// A response that calls `step` for each message until the reader shuts down.
+    pub fn stream<T: Send + 'static>(
+        &self,
+        step: impl FnMut() -> Result<PageStep<T>> + Send + Unpin + 'static,
+    ) -> ResponseStream<T> {
+        stream_pages(self.shutdown.clone(), step)
+    }
+}

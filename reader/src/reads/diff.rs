@@ -1,0 +1,117 @@
+//! Diff and `SHOW DIFF`: the rows that differ between two points in time, as pages.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use driftdb::v1;
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::limits;
+use driftdb_common::query::ast::PointInTime;
+use driftdb_common::service::convert;
+use driftdb_common::table::diff::{Diff, RowDiff};
+use driftdb_common::table::view::View;
+
+use crate::freshness::Freshness;
+use crate::message_size::diff_size;
+use crate::paged_stream::PageStep;
+use crate::reads::target::{KeyTarget, TableTarget};
+use crate::replica::Replica;
+
+/// A comparison, as an RPC or a statement asks for it.
+#[derive(Debug)]
+pub struct DiffQuery<'a> {
+    /// The table.
+    pub table: TableTarget<'a>,
+    /// The rows to compare; empty for all.
+    pub keys: Vec<KeyTarget<'a>>,
+    /// The earlier point.
+    pub start: PointInTime,
+    /// The later point; `None` for now.
+    pub end: Option<PointInTime>,
+    /// The encoding of documents.
+    pub format: v1::DocumentFormat,
+}
+
+/// A comparison in progress.
+#[derive(Debug)]
+pub struct DiffPages {
+    diff: Diff,
+    format: v1::DocumentFormat,
+    start_seq: u64,
+    /// `None` once a page has carried it.
+    header: Option<v1::ReadHeader>,
+}
+
+/// One page of differences.
+#[derive(Debug)]
+pub struct DiffPage {
+    /// Only on the first page.
+    pub header: Option<v1::ReadHeader>,
+    /// The differences, ordered by key. Empty only if the whole answer is.
+    pub rows: Vec<v1::RowDiff>,
+}
+
+impl DiffPages {
+    /// Starts the comparison once the replica is fresh enough. Both points are read from one state of the replica.
+    pub async fn open(replica: &Replica, freshness: Freshness, query: DiffQuery<'_>) -> Result<DiffPages> {
+        let start_seq = replica.wait_for_point(freshness, Some(query.start)).await?.seq;
+        let end = replica.wait_for_point(freshness, query.end).await?;
+        let timeline = Arc::clone(query.table.find(&end)?);
+        let (before, after) = (View::at(&timeline, start_seq)?, View::at(&timeline, end.seq)?);
+        let keys = match query.keys.as_slice() {
+            [] => None,
+            keys => {
+                let key_type = timeline.key_type()?;
+                Some(keys.iter().map(|key| key.parse(key_type)).collect::<Result<BTreeSet<_>>>()?)
+            }
+        };
+        let header = Some(end.header(replica, [&timeline])?);
+        Ok(DiffPages { diff: Diff::new(before, after, keys)?, format: query.format, start_seq, header })
+    }
+
+    /// The commit that the earlier point names.
+    pub fn start_seq(&self) -> u64 {
+        self.start_seq
+    }
+
+    /// Computes the next page, with at most `max_rows` differences.
+    pub fn next_page(&mut self, max_rows: usize) -> Result<PageStep<DiffPage>> {
+        let mut bytes = limits::MESSAGE_BYTES;
+        let mut rows = Vec::new();
+        while bytes > 0
+            && rows.len() < max_rows
+            && let Some(row) = self.diff.next_row()?
+        {
+            let row = diff_to_wire(&row, self.format)?;
+            bytes = bytes.saturating_sub(diff_size(&row));
+            rows.push(row);
+        }
+        if rows.is_empty() && self.header.is_none() {
+            return Ok(PageStep::End);
+        }
+        Ok(PageStep::Page(DiffPage { header: self.header.take(), rows }))
+    }
+}
+
+/// The API's message for a difference. Contains an RFC 6902 patch if the row exists at both points.
+fn diff_to_wire(row: &RowDiff, format: v1::DocumentFormat) -> Result<v1::RowDiff> {
+    let json_patch = match (&row.before, &row.after) {
+        (Some(before), Some(after)) => {
+            let failed = |e: serde_json::Error| {
+                Error::new(Reason::Internal, format!("cannot compute a JSON patch: {e}"))
+            };
+            let before: serde_json::Value = serde_json::from_str(&before.to_json()?).map_err(failed)?;
+            let after: serde_json::Value = serde_json::from_str(&after.to_json()?).map_err(failed)?;
+            serde_json::to_string(&json_patch::diff(&before, &after)).map_err(failed)?
+        }
+        _ => String::new(),
+    };
+    let wire =
+        |document: &Option<_>| document.as_ref().map(|d| convert::document_to_wire(d, format)).transpose();
+    Ok(v1::RowDiff {
+        key: row.key.to_string(),
+        before: wire(&row.before)?,
+        after: wire(&row.after)?,
+        json_patch,
+    })
+}

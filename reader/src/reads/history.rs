@@ -1,0 +1,151 @@
+//! History and `SHOW DRIFT`: the events of a row or a table between two points in time, grouped by commit, as pages.
+
+use std::collections::VecDeque;
+
+use driftdb::v1;
+use driftdb_common::error::Result;
+use driftdb_common::limits;
+use driftdb_common::query::ast::PointInTime;
+use driftdb_common::service::convert;
+use driftdb_common::table::history::{DriftEvent, History, HistoryQuery, Images};
+
+use crate::freshness::Freshness;
+use crate::message_size::change_size;
+use crate::paged_stream::PageStep;
+use crate::reads::target::{KeyTarget, TableTarget};
+use crate::replica::Replica;
+
+/// Maximum number of events that one step reads.
+const EVENTS_PER_STEP: usize = 1024;
+
+/// A question about history, as an RPC or a statement asks it.
+#[derive(Debug)]
+pub struct DriftQuery<'a> {
+    /// The table.
+    pub table: TableTarget<'a>,
+    /// The row; `None` for all rows and the schema.
+    pub key: Option<KeyTarget<'a>>,
+    /// Events after this point; `None` for all that are retained.
+    pub start: Option<PointInTime>,
+    /// Events up to this point; `None` for now.
+    pub end: Option<PointInTime>,
+    /// Return the newest event first.
+    pub newest_first: bool,
+    /// The row images to return with each event.
+    pub images: Images,
+    /// Maximum number of events; `None` for all.
+    pub limit: Option<u64>,
+    /// The encoding of documents.
+    pub format: v1::DocumentFormat,
+}
+
+/// A history read in progress.
+#[derive(Debug)]
+pub struct CommitPages {
+    history: History,
+    table: String,
+    format: v1::DocumentFormat,
+    /// The number of events that may still be read.
+    remaining: u64,
+    /// Events that were read and not returned yet.
+    ahead: VecDeque<DriftEvent>,
+    /// Whether all events have been read.
+    ended: bool,
+    /// `None` once a page has carried it.
+    header: Option<v1::ReadHeader>,
+}
+
+/// One page of commits.
+#[derive(Debug)]
+pub struct CommitPage {
+    /// Only on the first page.
+    pub header: Option<v1::ReadHeader>,
+    /// The commits; the last one may be incomplete. Empty only if the whole answer is.
+    pub commits: Vec<v1::Commit>,
+}
+
+impl CommitPages {
+    /// Starts the read once the replica is fresh enough. Fails if the end is below the table's floor.
+    pub async fn open(replica: &Replica, freshness: Freshness, query: DriftQuery<'_>) -> Result<CommitPages> {
+        let point = replica.wait_for_point(freshness, query.end).await?;
+        let start = match query.start {
+            Some(start) => replica.wait_for_point(freshness, Some(start)).await?.seq,
+            None => 0,
+        };
+        let timeline = query.table.find(&point)?;
+        let key = match query.key {
+            Some(key) => Some(key.parse(timeline.key_type()?)?),
+            None => None,
+        };
+        timeline.check_floor(point.seq)?;
+        let header = point.header(replica, [timeline])?;
+        let wanted = HistoryQuery {
+            key,
+            after: start,
+            last: point.seq,
+            newest_first: query.newest_first,
+            images: query.images,
+            ..HistoryQuery::default()
+        };
+        Ok(CommitPages {
+            history: History::new(timeline, wanted),
+            table: timeline.name().to_owned(),
+            format: query.format,
+            remaining: query.limit.unwrap_or(u64::MAX),
+            ahead: VecDeque::new(),
+            ended: query.limit == Some(0),
+            header: Some(header),
+        })
+    }
+
+    /// Whether compaction has removed events from the start of the range.
+    pub fn is_truncated(&self) -> bool {
+        self.history.is_truncated()
+    }
+
+    /// Computes the next page, with at most `max_commits` commits.
+    pub fn next_page(&mut self, max_commits: usize) -> Result<PageStep<CommitPage>> {
+        let mut bytes = limits::MESSAGE_BYTES;
+        let mut commits = Vec::new();
+        while bytes > 0
+            && commits.len() < max_commits
+            && let Some(commit) = self.next_commit(&mut bytes)?
+        {
+            commits.push(commit);
+        }
+        if commits.is_empty() && self.header.is_none() {
+            return Ok(PageStep::End);
+        }
+        Ok(PageStep::Page(CommitPage { header: self.header.take(), commits }))
+    }
+
+    /// The next commit, or a part of it: at least one event, and no more than about `bytes` bytes.
+    fn next_commit(&mut self, bytes: &mut usize) -> Result<Option<v1::Commit>> {
+        self.read_ahead()?;
+        let Some(info) = self.ahead.front().map(|event| event.commit.clone()) else { return Ok(None) };
+        let mut commit = convert::commit_to_wire(&info);
+        while let Some(event) = self.ahead.pop_front_if(|event| event.commit.seq == info.seq) {
+            let change = convert::change_to_wire(&event, &self.table, self.format)?;
+            *bytes = bytes.saturating_sub(change_size(&change));
+            commit.changes.push(change);
+            self.read_ahead()?;
+            if *bytes == 0 {
+                break;
+            }
+        }
+        commit.more = self.ahead.front().is_some_and(|event| event.commit.seq == info.seq);
+        Ok(Some(commit))
+    }
+
+    /// Keeps two events ahead: the next event decides whether the commit is complete.
+    fn read_ahead(&mut self) -> Result<()> {
+        while self.ahead.len() < 2 && !self.ended {
+            let wanted = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(EVENTS_PER_STEP);
+            let events = self.history.next_batch(wanted)?;
+            self.remaining -= (events.len() as u64).min(self.remaining);
+            self.ended = events.is_empty() || self.remaining == 0;
+            self.ahead.extend(events);
+        }
+        Ok(())
+    }
+}

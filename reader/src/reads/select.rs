@@ -1,0 +1,123 @@
+//! Select, `SELECT` and `EXPLAIN SELECT`: rows of one table at one point in time, as pages.
+
+use driftdb::v1;
+use driftdb_common::error::Result;
+use driftdb_common::format::key::Key;
+use driftdb_common::limits;
+use driftdb_common::query::ast::PointInTime;
+use driftdb_common::query::exec::{SelectExecution, SelectPage, Selection};
+use driftdb_common::service::convert;
+use driftdb_common::table::view::View;
+
+use crate::freshness::Freshness;
+use crate::paged_stream::PageStep;
+use crate::reads::target::TableTarget;
+use crate::replica::Replica;
+
+/// Maximum number of rows that one step reads: about a millisecond.
+const ROWS_PER_STEP: usize = 4096;
+
+/// A SELECT, as an RPC or a statement asks for it.
+#[derive(Debug)]
+pub struct SelectQuery<'a> {
+    /// The table.
+    pub table: TableTarget<'a>,
+    /// The point in time; `None` for now.
+    pub as_of: Option<PointInTime>,
+    /// The rows and columns.
+    pub selection: Selection,
+    /// The encoding of documents.
+    pub format: v1::DocumentFormat,
+}
+
+/// A SELECT in progress.
+#[derive(Debug)]
+pub struct RowPages {
+    execution: SelectExecution,
+    table: String,
+    /// The commit at which the rows are read.
+    seq: u64,
+    format: v1::DocumentFormat,
+    /// `None` once a page has carried it.
+    header: Option<v1::ReadHeader>,
+}
+
+/// One page of rows.
+#[derive(Debug)]
+pub struct RowPage {
+    /// Only on the first page.
+    pub header: Option<v1::ReadHeader>,
+    /// The rows, ordered by key.
+    pub rows: Vec<v1::Row>,
+    /// The number of rows returned, or counted, up to the end of this page.
+    pub count: u64,
+    /// The key after which the next page starts; `None` on the last page.
+    pub resume_after: Option<Key>,
+}
+
+/// The answer to `EXPLAIN SELECT`.
+#[derive(Debug)]
+pub struct Explanation {
+    /// The point in time at which the SELECT ran.
+    pub header: Option<v1::ReadHeader>,
+    /// The access path, and the number of rows read and returned.
+    pub text: String,
+}
+
+impl RowPages {
+    /// Starts a SELECT once the replica is fresh enough.
+    pub async fn open(replica: &Replica, freshness: Freshness, query: SelectQuery<'_>) -> Result<RowPages> {
+        let point = replica.wait_for_point(freshness, query.as_of).await?;
+        let timeline = query.table.find(&point)?;
+        let view = View::at(timeline, point.seq)?;
+        Ok(RowPages {
+            header: Some(point.header(replica, [timeline])?),
+            table: timeline.name().to_owned(),
+            seq: point.seq,
+            execution: SelectExecution::new(view, query.selection),
+            format: query.format,
+        })
+    }
+
+    /// The name of the table.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// The commit at which the rows are read.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Computes the next page, or part of it. A page without rows is returned only as the last one.
+    pub fn next_page(&mut self) -> Result<PageStep<RowPage>> {
+        let SelectPage { rows, done } = self.execution.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
+        if rows.is_empty() && !done {
+            return Ok(PageStep::Working);
+        }
+        let page = RowPage {
+            header: self.header.take(),
+            rows: rows.iter().map(|row| convert::row_to_wire(row, self.format)).collect::<Result<_>>()?,
+            count: self.execution.count(),
+            resume_after: self.execution.last_key().filter(|_| !done).cloned(),
+        };
+        Ok(if done { PageStep::LastPage(page) } else { PageStep::Page(page) })
+    }
+
+    /// Runs the SELECT a step further. At its end, explains how the SELECT found its rows.
+    pub fn next_explanation(&mut self) -> Result<PageStep<Explanation>> {
+        let SelectPage { done, .. } = self.execution.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
+        if !done {
+            return Ok(PageStep::Working);
+        }
+        let text = format!(
+            "{} at seq {}: {}; {} rows read, {} returned",
+            self.table,
+            self.seq,
+            self.execution.route()?,
+            self.execution.examined(),
+            self.execution.count()
+        );
+        Ok(PageStep::LastPage(Explanation { header: self.header.take(), text }))
+    }
+}

@@ -1,0 +1,52 @@
+//! The table and the keys that a read names. Errors about those of a statement point at the place in the statement.
+
+use std::sync::Arc;
+
+use driftdb_common::error::Result;
+use driftdb_common::format::key::{Key, KeyType};
+use driftdb_common::query::ast::{RowKey, TableName};
+use driftdb_common::query::report;
+use driftdb_common::table::timeline::Timeline;
+
+use crate::read_point::ReadPoint;
+
+/// The table that a read names.
+#[derive(Debug, Clone, Copy)]
+pub enum TableTarget<'a> {
+    /// By a field of a request.
+    Field(&'a str),
+    /// In a statement, whose text comes second.
+    Statement(&'a TableName, &'a str),
+}
+
+impl TableTarget<'_> {
+    /// Looks the table up. Fails if no table with this name existed at or before the newest commit.
+    pub fn find<'p>(&self, point: &'p ReadPoint) -> Result<&'p Arc<Timeline>> {
+        match self {
+            TableTarget::Field(name) => point.applied.table(name),
+            TableTarget::Statement(name, statement) => {
+                let found = point.applied.table(&name.text);
+                found.map_err(|error| report::at_table(error, statement, Some(name)))
+            }
+        }
+    }
+}
+
+/// A key that a read names.
+#[derive(Debug, Clone, Copy)]
+pub enum KeyTarget<'a> {
+    /// By a field of a request.
+    Field(&'a str),
+    /// In a statement, whose text comes second.
+    Statement(&'a RowKey, &'a str),
+}
+
+impl KeyTarget<'_> {
+    /// The key, for a table with keys of a type. Fails if the table cannot have such a key.
+    pub fn parse(&self, key_type: KeyType) -> Result<Key> {
+        match self {
+            KeyTarget::Field(text) => Key::parse(text, key_type),
+            KeyTarget::Statement(key, statement) => key.of_type(key_type, statement),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The delivery of one commit of the live ring to one watch.
+
+use std::sync::Arc;
+
+use driftdb_common::error::Result;
+use driftdb_common::table::history::Images;
+
+use crate::live_commit::{LiveCommit, LiveEvent, LivePart};
+use crate::watch::commit_assembler::CommitAssembler;
+use crate::watch::filter::{WatchFilter, keep_images};
+
+/// A commit, and the position of the next event to deliver.
+#[derive(Debug)]
+pub struct Delivery {
+    commit: Arc<LiveCommit>,
+    part: usize,
+    event: usize,
+}
+
+impl Delivery {
+    /// A delivery at the start of a commit.
+    pub fn new(commit: Arc<LiveCommit>) -> Delivery {
+        Delivery { commit, part: 0, event: 0 }
+    }
+
+    /// The seq of the commit.
+    pub fn seq(&self) -> u64 {
+        self.commit.info.seq
+    }
+
+    /// Whether [`Delivery::step`] reads no files.
+    pub fn is_in_memory(&self, filter: &WatchFilter, needed: Images) -> bool {
+        let parts = self.commit.parts.iter().filter(|part| filter.covers_table(part.timeline.name()));
+        let mut events = parts.flat_map(|part| &part.events);
+        needed == Images::default()
+            || events.all(|event| event.has_images(needed) || !filter.may_pass(event.key.as_ref()))
+    }
+
+    /// Delivers events while `out` has room. Returns whether the whole commit has been delivered.
+    pub fn step(&mut self, filter: &WatchFilter, sent: Images, out: &mut CommitAssembler) -> Result<bool> {
+        let commit = Arc::clone(&self.commit);
+        while let Some((part, live)) = self.current(&commit) {
+            if !out.has_room() {
+                return Ok(false);
+            }
+            if filter.covers_table(part.timeline.name()) && filter.may_pass(live.key.as_ref()) {
+                let needed = filter.needed_images(sent);
+                let mut event = live.to_drift_event(&commit.info, &part.timeline, needed)?;
+                if filter.passes(&event)? {
+                    keep_images(&mut event, sent);
+                    out.push(&event, part.timeline.name())?;
+                }
+            }
+            self.event += 1;
+        }
+        Ok(true)
+    }
+
+    /// Like [`Delivery::step`], for a commit whose row images are in files. One watch at a time reads the images of a commit,
+    /// so that the others find them in memory.
+    pub fn step_reading_files(
+        &mut self,
+        filter: &WatchFilter,
+        sent: Images,
+        out: &mut CommitAssembler,
+    ) -> Result<bool> {
+        let commit = Arc::clone(&self.commit);
+        let _guard = commit.lock_images();
+        self.step(filter, sent, out)
+    }
+
+    fn current<'a>(&mut self, commit: &'a LiveCommit) -> Option<(&'a LivePart, &'a LiveEvent)> {
+        // Skip the parts that have no more events.
+        while commit.parts.get(self.part).is_some_and(|part| part.events.len() <= self.event) {
+            self.part += 1;
+            self.event = 0;
+        }
+        let part = commit.parts.get(self.part)?;
+        Some((part, part.events.get(self.event)?))
+    }
+}

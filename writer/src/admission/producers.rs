@@ -1,0 +1,123 @@
+//! The ingest position of each producer, so that a producer that reconnects continues after its last durable
+//! batch.
+
+use std::collections::{HashMap, VecDeque};
+
+use driftdb_common::error::Error;
+use driftdb_common::format::event::IngestOrigin;
+
+/// The number of refused operations remembered for each producer.
+const REFUSALS_KEPT: usize = 1000;
+
+/// The position of a producer's stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProducerPosition {
+    /// The last batch that was processed, at least in part.
+    pub(crate) batch: u64,
+    /// The last committed operation of that batch, counted from 0; 0 if none was committed.
+    pub(crate) operation: u32,
+    /// Whether the batch was processed to its end: no later operation of it can still be committed.
+    pub(crate) complete: bool,
+}
+
+/// An operation of a batch that was refused.
+#[derive(Debug, Clone)]
+pub(crate) struct RefusedOperation {
+    /// The batch.
+    pub(crate) batch: u64,
+    /// The operation's position in the batch, counted from 0.
+    pub(crate) index: u32,
+    /// Why it was refused.
+    pub(crate) error: Error,
+}
+
+/// The positions of all producers.
+#[derive(Debug, Default)]
+pub(crate) struct ProducerPositions {
+    positions: HashMap<String, ProducerPosition>,
+    /// Recently refused operations by producer, oldest first. A new stream reports them again, because the
+    /// acknowledgement that reported them may have been lost with the old stream.
+    refusals: HashMap<String, VecDeque<RefusedOperation>>,
+    /// For each change that may not be durable yet: the commit, the producer, and its position before.
+    undo: VecDeque<(u64, String, Option<ProducerPosition>)>,
+}
+
+impl ProducerPositions {
+    /// A producer's position, or `None` if the producer is unknown.
+    pub(crate) fn get(&self, producer: &str) -> Option<ProducerPosition> {
+        self.positions.get(producer).copied()
+    }
+
+    /// Moves a producer to the origin of commit `seq`.
+    pub(crate) fn advance(&mut self, origin: IngestOrigin, seq: u64) {
+        let IngestOrigin { producer, batch, operation, ends } = origin;
+        let position = ProducerPosition { batch, operation, complete: ends };
+        let prior = self.positions.insert(producer.clone(), position);
+        self.undo.push_back((seq, producer, prior));
+    }
+
+    /// Marks a producer's batch as processed to its end, even if none of its operations was committed. `seq`
+    /// is the newest commit: refusals of the batch may depend on it, so the mark is taken back if that commit
+    /// does not become durable.
+    pub(crate) fn complete_batch(&mut self, producer: &str, batch: u64, seq: u64) {
+        let prior = self.positions.get(producer).copied();
+        let position = match prior {
+            Some(position) if position.batch > batch => return,
+            Some(position) if position.batch == batch => ProducerPosition { complete: true, ..position },
+            _ => ProducerPosition { batch, operation: 0, complete: true },
+        };
+        self.positions.insert(producer.to_owned(), position);
+        self.undo.push_back((seq, producer.to_owned(), prior));
+    }
+
+    /// Remembers the refused operations of a producer's batch.
+    pub(crate) fn record_refusals(&mut self, producer: &str, batch: u64, refused: &[RefusedOperation]) {
+        if refused.is_empty() {
+            return;
+        }
+        let kept = self.refusals.entry(producer.to_owned()).or_default();
+        // A batch that did not become durable is processed a second time: its second refusals replace the
+        // first.
+        kept.retain(|refusal| refusal.batch != batch);
+        kept.extend(refused.iter().cloned());
+        kept.drain(..kept.len().saturating_sub(REFUSALS_KEPT));
+    }
+
+    /// The recently refused operations of a producer's batches up to batch `upto`.
+    pub(crate) fn refusals(&self, producer: &str, upto: u64) -> Vec<RefusedOperation> {
+        let kept = self.refusals.get(producer).into_iter().flatten();
+        kept.filter(|refusal| refusal.batch <= upto).cloned().collect()
+    }
+
+    /// Discards the undo entries of commits up to `seq`: those commits are durable.
+    pub(crate) fn discard_undo(&mut self, seq: u64) {
+        while self.undo.pop_front_if(|(at, ..)| *at <= seq).is_some() {}
+    }
+
+    /// Takes back the changes of commits after `seq`: those commits did not become durable.
+    pub(crate) fn roll_back_to(&mut self, seq: u64) {
+        while let Some((_, producer, prior)) = self.undo.pop_back_if(|(at, ..)| *at > seq) {
+            match prior {
+                Some(prior) => _ = self.positions.insert(producer, prior),
+                None => _ = self.positions.remove(&producer),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_of_commits_that_did_not_become_durable_are_taken_back() {
+        let mut producers = ProducerPositions::default();
+        let origin = |batch| IngestOrigin { producer: "p".into(), batch, operation: 0, ends: false };
+        producers.advance(origin(1), 1);
+        producers.discard_undo(1);
+        producers.advance(origin(2), 2);
+        producers.advance(origin(3), 3);
+        producers.roll_back_to(1);
+        assert_eq!(producers.get("p").map(|position| position.batch), Some(1));
+    }
+}

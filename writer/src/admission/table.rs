@@ -1,0 +1,174 @@
+//! One table's newest admitted state: rows changed since its snapshots in memory, all other rows in files.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use driftdb_common::error::Result;
+use driftdb_common::format::document::Document;
+use driftdb_common::format::key::Key;
+use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::schema::Schema;
+use driftdb_common::table::table_counts::TableCounts;
+
+/// A row after its last change.
+#[derive(Debug, Clone)]
+pub(crate) struct RowState {
+    /// The commit that last changed the row.
+    pub(crate) seq: u64,
+    /// The row's content; `None` if the row is deleted. A deleted row stays here because preconditions ask
+    /// which commit deleted it.
+    pub(crate) document: Option<Document>,
+}
+
+/// A table's newest admitted state.
+#[derive(Debug)]
+pub(crate) struct AdmittedTable {
+    id: u64,
+    created_seq: u64,
+    schema: Schema,
+    dropped: bool,
+    /// Every row that changed after the end of `layers`, and possibly some that changed before.
+    rows: HashMap<Key, RowState>,
+    layers: Arc<LayerMap>,
+    counts: TableCounts,
+}
+
+impl AdmittedTable {
+    /// An empty table that commit `seq` creates.
+    pub(crate) fn new(id: u64, seq: u64, schema: Schema) -> AdmittedTable {
+        AdmittedTable {
+            id,
+            created_seq: seq,
+            schema,
+            dropped: false,
+            rows: HashMap::new(),
+            layers: Arc::default(),
+            counts: TableCounts::default(),
+        }
+    }
+
+    /// This table with the rows and counts of its snapshot files.
+    pub(crate) fn with_layers(self, layers: LayerMap, dropped: bool) -> AdmittedTable {
+        let counts = layers.counts();
+        AdmittedTable { layers: Arc::new(layers), dropped, counts, ..self }
+    }
+
+    /// The successor of this table's `past` under the same name: a new CREATE continues the past's history
+    /// and starts without rows.
+    pub(crate) fn continuing(self, past: &AdmittedTable) -> AdmittedTable {
+        let counts = TableCounts { rows: 0, ..past.counts };
+        AdmittedTable { layers: Arc::clone(&past.layers), counts, ..self }
+    }
+
+    /// This table after its DROP: no rows, the same history.
+    pub(crate) fn after_drop(&self) -> AdmittedTable {
+        let empty = AdmittedTable::new(self.id, self.created_seq, self.schema.clone());
+        AdmittedTable { dropped: true, ..empty.continuing(self) }
+    }
+
+    /// The table's snapshot files.
+    pub(crate) fn layers(&self) -> &Arc<LayerMap> {
+        &self.layers
+    }
+
+    /// Replaces the table's snapshot files by newer ones.
+    pub(crate) fn set_layers(&mut self, layers: &Arc<LayerMap>) {
+        self.layers = Arc::clone(layers);
+    }
+
+    /// Whether the row's last state is in memory.
+    pub(crate) fn is_in_memory(&self, key: &Key) -> bool {
+        self.rows.contains_key(key)
+    }
+
+    /// Removes rows from memory if the snapshot files hold their last state.
+    pub(crate) fn evict(&mut self, keys: &[Key]) {
+        let end = self.layers.end();
+        for key in keys {
+            if self.rows.get(key).is_some_and(|row| row.seq <= end) {
+                self.rows.remove(key);
+            }
+        }
+    }
+
+    /// The table's id: the seq of its first CREATE.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The commit of the table's last CREATE.
+    pub(crate) fn created_seq(&self) -> u64 {
+        self.created_seq
+    }
+
+    /// The commit that created the table again after a DROP; 0 if the table was created only once.
+    pub(crate) fn recreated_seq(&self) -> u64 {
+        if self.created_seq > self.id { self.created_seq } else { 0 }
+    }
+
+    /// The table's schema; its last one if the table is dropped.
+    pub(crate) fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// Replaces the schema and returns the one before.
+    pub(crate) fn set_schema(&mut self, schema: Schema) -> Schema {
+        std::mem::replace(&mut self.schema, schema)
+    }
+
+    /// Whether the table is not dropped.
+    pub(crate) fn is_live(&self) -> bool {
+        !self.dropped
+    }
+
+    /// The number of live rows and of events, and the last commit with an event in this table.
+    pub(crate) fn counts(&self) -> TableCounts {
+        self.counts
+    }
+
+    /// Sets the counts back to earlier ones.
+    pub(crate) fn set_counts(&mut self, counts: TableCounts) {
+        self.counts = counts;
+    }
+
+    /// A row's last state, or `None` if the row never existed. A row that was deleted at or before the
+    /// table's floor is not known any more and returns `None` too.
+    pub(crate) fn row(&self, key: &Key) -> Result<Option<RowState>> {
+        if let Some(row) = self.rows.get(key) {
+            return Ok(Some(row.clone()));
+        }
+        if self.layers.end() == 0 {
+            return Ok(None);
+        }
+        // A row from before the last CREATE belongs to the table that was dropped.
+        let row = self.layers.last_change(key)?.filter(|row| row.seq >= self.created_seq);
+        Ok(row.map(|row| RowState { seq: row.seq, document: row.document }))
+    }
+
+    /// A row's content, or `None` if no live row has the key.
+    pub(crate) fn live_row(&self, key: &Key) -> Result<Option<Document>> {
+        Ok(self.row(key)?.and_then(|row| row.document))
+    }
+
+    /// Sets a row's state and returns the one before if that was in memory. `was_live` says whether the row
+    /// was live, which the caller has looked up.
+    pub(crate) fn set_row(&mut self, key: Key, row: RowState, was_live: bool) -> Option<RowState> {
+        let is_live = u64::from(row.document.is_some());
+        self.counts.rows = (self.counts.rows + is_live).saturating_sub(u64::from(was_live));
+        self.rows.insert(key, row)
+    }
+
+    /// Sets a row in memory back to an earlier state; `None` means that the row was not in memory.
+    pub(crate) fn restore_row(&mut self, key: Key, prior: Option<RowState>) {
+        match prior {
+            Some(prior) => _ = self.rows.insert(key, prior),
+            None => _ = self.rows.remove(&key),
+        }
+    }
+
+    /// Counts one event of commit `seq`.
+    pub(crate) fn count_event(&mut self, seq: u64) {
+        self.counts.events += 1;
+        self.counts.last_seq = seq;
+    }
+}

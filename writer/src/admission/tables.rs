@@ -1,0 +1,254 @@
+//! All tables in their newest admitted state, with an undo log back to the last durable one.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::key::Key;
+use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::schema::Schema;
+use driftdb_common::table::table_counts::TableCounts;
+
+use crate::admission::table::{AdmittedTable, RowState};
+
+/// How to take back one change.
+#[derive(Debug)]
+enum UndoEntry {
+    Row { table: String, key: Key, prior: Option<RowState>, counts: TableCounts },
+    Table { name: String, prior: Option<Box<AdmittedTable>> },
+    Schema { prior: Schema, counts: TableCounts },
+}
+
+/// A position in the undo log: the number of changes made since the writer started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct UndoMark(u64);
+
+/// All tables, including dropped ones.
+#[derive(Debug, Default)]
+pub(crate) struct AdmittedTables {
+    by_name: HashMap<String, AdmittedTable>,
+    names_by_id: HashMap<u64, String>,
+    /// Names by their lower-case form: two tables must not differ in case only.
+    names_by_lower_case: HashMap<String, String>,
+    undo: VecDeque<UndoEntry>,
+    /// The number of changes whose undo entries are discarded.
+    undo_discarded: u64,
+}
+
+impl AdmittedTables {
+    /// The number of tables, including dropped ones.
+    pub(crate) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Every table, including dropped ones, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &AdmittedTable> {
+        self.by_name.values()
+    }
+
+    /// A table that is not dropped, by its name.
+    pub(crate) fn live(&self, name: &str) -> Result<&AdmittedTable> {
+        let found = self.by_name.get(name).filter(|table| table.is_live());
+        found.ok_or_else(|| self.unknown_table(name))
+    }
+
+    /// A table by its name in any case.
+    pub(crate) fn by_name_in_any_case(&self, name: &str) -> Option<&AdmittedTable> {
+        self.by_name.get(self.names_by_lower_case.get(&name.to_ascii_lowercase())?)
+    }
+
+    /// A table by its id, or `None` if no table has it.
+    pub(crate) fn by_id(&self, id: u64) -> Option<&AdmittedTable> {
+        self.by_name.get(self.names_by_id.get(&id)?)
+    }
+
+    /// A table by its id. Fails with CORRUPT: an event in the log names a table that the log did not create.
+    pub(crate) fn by_id_mut(&mut self, id: u64) -> Result<&mut AdmittedTable> {
+        let name = self.names_by_id.get(&id);
+        let table = name.and_then(|name| self.by_name.get_mut(name));
+        table.ok_or_else(|| {
+            Error::new(Reason::Corrupt, format!("the log has an event of table {id} before its CREATE"))
+        })
+    }
+
+    fn unknown_table(&self, name: &str) -> Error {
+        Error::unknown_table(
+            name,
+            self.iter().filter(|table| table.is_live()).map(|table| table.schema().table.as_str()),
+        )
+    }
+
+    /// Adds a table that was read from its snapshot files. No undo entry is kept: the table is durable.
+    pub(crate) fn add_durable(&mut self, table: AdmittedTable) {
+        self.add_names(&table);
+        self.by_name.insert(table.schema().table.clone(), table);
+    }
+
+    fn add_names(&mut self, table: &AdmittedTable) {
+        let name = &table.schema().table;
+        self.names_by_id.insert(table.id(), name.clone());
+        self.names_by_lower_case.insert(name.to_ascii_lowercase(), name.clone());
+    }
+
+    /// Replaces a table's snapshot files by newer ones. After that, rows that the files hold may be evicted.
+    pub(crate) fn set_layers(&mut self, id: u64, layers: &Arc<LayerMap>) {
+        if let Ok(table) = self.by_id_mut(id) {
+            table.set_layers(layers);
+        }
+        for undo in &mut self.undo {
+            // If a DROP or CREATE is taken back, the table before it must read from the newer files too.
+            if let UndoEntry::Table { prior: Some(prior), .. } = undo
+                && prior.id() == id
+            {
+                prior.set_layers(layers);
+            }
+        }
+    }
+
+    /// Changes a row. `was_live` says whether the row was live, which the caller has looked up.
+    pub(crate) fn change_row(&mut self, name: &str, key: Key, row: RowState, was_live: bool) {
+        let Some(table) = self.by_name.get_mut(name) else { return };
+        let counts = table.counts();
+        let seq = row.seq;
+        let prior = table.set_row(key.clone(), row, was_live);
+        table.count_event(seq);
+        self.undo.push_back(UndoEntry::Row { table: name.to_owned(), key, prior, counts });
+    }
+
+    /// Creates a table, or creates a dropped one again.
+    pub(crate) fn create(&mut self, table: AdmittedTable) {
+        self.add_names(&table);
+        let name = table.schema().table.clone();
+        let mut table = match self.by_name.get(&name) {
+            Some(past) => table.continuing(past),
+            None => table,
+        };
+        table.count_event(table.created_seq());
+        let prior = self.by_name.insert(name.clone(), table).map(Box::new);
+        self.undo.push_back(UndoEntry::Table { name, prior });
+    }
+
+    /// Replaces a table's schema.
+    pub(crate) fn alter(&mut self, schema: Schema, seq: u64) -> Result<()> {
+        let Some(table) = self.by_name.get_mut(&schema.table) else {
+            return Err(self.unknown_table(&schema.table));
+        };
+        let counts = table.counts();
+        table.count_event(seq);
+        let prior = table.set_schema(schema);
+        self.undo.push_back(UndoEntry::Schema { prior, counts });
+        Ok(())
+    }
+
+    /// Drops a table. Its history stays readable.
+    pub(crate) fn drop_table(&mut self, name: &str, seq: u64) -> Result<()> {
+        let Some(prior) = self.by_name.remove(name) else { return Err(self.unknown_table(name)) };
+        let mut dropped = prior.after_drop();
+        dropped.count_event(seq);
+        self.by_name.insert(name.to_owned(), dropped);
+        self.undo.push_back(UndoEntry::Table { name: name.to_owned(), prior: Some(Box::new(prior)) });
+        Ok(())
+    }
+
+    /// The end of the undo log.
+    pub(crate) fn undo_mark(&self) -> UndoMark {
+        UndoMark(self.undo_discarded + self.undo.len() as u64)
+    }
+
+    /// Takes back every change made after `mark`, newest first, as far as the undo log reaches.
+    pub(crate) fn undo_to(&mut self, mark: UndoMark) {
+        while self.undo_mark() > mark {
+            match self.undo.pop_back() {
+                Some(UndoEntry::Row { table, key, prior, counts }) => {
+                    let Some(table) = self.by_name.get_mut(&table) else { continue };
+                    table.restore_row(key, prior);
+                    table.set_counts(counts);
+                }
+                Some(UndoEntry::Schema { prior, counts }) => {
+                    let Some(table) = self.by_name.get_mut(&prior.table) else { continue };
+                    table.set_schema(prior);
+                    table.set_counts(counts);
+                }
+                Some(UndoEntry::Table { name, prior: Some(prior) }) => {
+                    self.by_name.insert(name, *prior);
+                }
+                Some(UndoEntry::Table { name, prior: None }) => {
+                    if let Some(table) = self.by_name.remove(&name) {
+                        self.names_by_id.remove(&table.id());
+                        self.names_by_lower_case.remove(&name.to_ascii_lowercase());
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Discards the undo entries before `mark`: those changes are durable.
+    pub(crate) fn discard_undo_before(&mut self, mark: UndoMark) {
+        let count = mark.0.saturating_sub(self.undo_discarded);
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.undo.len());
+        self.undo.drain(..count);
+        self.undo_discarded += count as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use driftdb_common::format::document::Document;
+    use driftdb_common::format::key::KeyType;
+
+    use super::*;
+
+    fn schema(indexes: &[&str]) -> Schema {
+        let indexes = indexes.iter().map(|path| (*path).to_owned()).collect();
+        let (table, primary_key) = ("t".to_owned(), "id".to_owned());
+        Schema { table, primary_key, key_type: KeyType::String, indexes, retain_ms: None }
+    }
+
+    fn row(seq: u64, json: &str) -> RowState {
+        RowState { seq, document: Some(Document::from_json(json).unwrap()) }
+    }
+
+    /// Everything that a rollback must restore.
+    fn content(tables: &AdmittedTables) -> String {
+        let table = tables.by_name_in_any_case("T").map(|table| {
+            let row = table.row(&Key::Str("a".into())).unwrap();
+            (table.is_live(), table.schema().clone(), table.counts(), row.map(|row| (row.seq, row.document)))
+        });
+        format!("{} {table:?} {:?}", tables.len(), tables.by_id(1).is_some())
+    }
+
+    #[test]
+    fn undo_returns_to_the_state_at_every_mark() {
+        let mut tables = AdmittedTables::default();
+        let mut states = vec![(tables.undo_mark(), content(&tables))];
+        let key = || Key::Str("a".into());
+        let changes: [&dyn Fn(&mut AdmittedTables); 6] = [
+            &|tables| tables.create(AdmittedTable::new(1, 1, schema(&[]))),
+            &|tables| tables.change_row("t", key(), row(2, r#"{"id":"a"}"#), false),
+            &|tables| tables.change_row("t", key(), row(3, r#"{"id":"a","n":1}"#), true),
+            &|tables| tables.alter(schema(&["n"]), 4).unwrap(),
+            &|tables| tables.drop_table("t", 5).unwrap(),
+            &|tables| tables.create(AdmittedTable::new(1, 6, schema(&[]))),
+        ];
+        for change in changes {
+            change(&mut tables);
+            states.push((tables.undo_mark(), content(&tables)));
+        }
+        for (mark, state) in states.iter().rev() {
+            tables.undo_to(*mark);
+            assert_eq!(content(&tables), *state);
+        }
+    }
+
+    #[test]
+    fn undo_stops_at_what_is_durable() {
+        let mut tables = AdmittedTables::default();
+        tables.create(AdmittedTable::new(1, 1, schema(&[])));
+        tables.discard_undo_before(tables.undo_mark());
+        let durable = content(&tables);
+        tables.change_row("t", Key::Str("a".into()), row(2, r#"{"id":"a"}"#), false);
+        tables.undo_to(UndoMark::default());
+        assert_eq!(content(&tables), durable);
+    }
+}

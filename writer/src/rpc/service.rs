@@ -1,0 +1,256 @@
+//! `WriterService`: decodes requests, commits them, and answers once they are durable.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use driftdb::v1;
+use driftdb::v1::writer_service_server::WriterService;
+use driftdb_common::error::Result;
+use driftdb_common::format::event::RequestId;
+use driftdb_common::format::manifest::Database;
+use driftdb_common::query::ast::StatementKind;
+use driftdb_common::query::{change, parser, report};
+use driftdb_common::service::convert;
+use driftdb_common::service::status::to_status;
+use driftdb_common::storage::sst::BlockCache;
+use driftdb_common::table::operation::{Action, CommitRequest, SchemaChange};
+use driftdb_common::table::schema::Schema;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::admission::fingerprint;
+use crate::admission::operations::error_at_operation;
+use crate::admission::{CommitContext, CommitReceipt};
+use crate::commit::{CommitPipeline, CommitStatus};
+use crate::rpc::ingest_stream::IngestService;
+use crate::rpc::maintenance_rpc::{self, JobStream, MaintenanceCalls};
+use crate::rpc::revert::RevertResolver;
+
+/// A stream of response messages.
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct WriterRpc {
+    pub(crate) pipeline: CommitPipeline,
+    pub(crate) status: CommitStatus,
+    pub(crate) ingest: IngestService,
+    pub(crate) reverts: RevertResolver,
+    pub(crate) maintenance: MaintenanceCalls,
+    pub(crate) cache: Arc<BlockCache>,
+    pub(crate) database: Database,
+    pub(crate) term: u64,
+}
+
+impl WriterRpc {
+    async fn commit(
+        &self,
+        change: CommitRequest,
+        options: Option<v1::CommitOptions>,
+    ) -> Result<CommitReceipt> {
+        let options = convert::options_from_wire(options)?;
+        // The fingerprint covers what the client sent, before reverts are resolved: a retry sends the same.
+        let id = Some(options.request_id.clone()).filter(|id| !id.is_empty());
+        let request = id.map(|id| RequestId { id, fingerprint: fingerprint::compute(&change) });
+        let change = match change {
+            CommitRequest::Rows { operations, preconditions } => {
+                let has_reverts =
+                    operations.iter().any(|operation| matches!(operation.action, Action::Revert(_)));
+                if let Some(request) = request.as_ref().filter(|_| has_reverts)
+                    && let Some(receipt) = self.pipeline.find_request(request).await
+                {
+                    // A repeated revert is not resolved again: its table may have been dropped since.
+                    return receipt;
+                }
+                let mut resolved = Vec::with_capacity(operations.len());
+                for operation in operations {
+                    resolved.push(self.reverts.resolve(operation).await?);
+                }
+                CommitRequest::Rows { operations: resolved, preconditions }
+            }
+            schema => schema,
+        };
+        self.pipeline.commit(change, CommitContext { options, request, origin: None }).await
+    }
+
+    fn token(&self, receipt: CommitReceipt) -> Option<v1::WriteToken> {
+        Some(convert::token_to_wire(receipt.token, self.database.epoch))
+    }
+
+    /// Commits a change of a schema and returns its token.
+    async fn commit_schema(
+        &self,
+        change: SchemaChange,
+        options: Option<v1::CommitOptions>,
+    ) -> Result<Option<v1::WriteToken>, Status> {
+        let receipt = self.commit(CommitRequest::Schema(change), options).await.map_err(to_status)?;
+        Ok(self.token(receipt))
+    }
+
+    /// The tables that are not dropped, by name.
+    fn tables_to_wire(&self) -> Vec<v1::TableInfo> {
+        let mut tables = self.status.map_live_tables(|table, storage| {
+            let counts = table.counts();
+            v1::TableInfo {
+                rows: counts.rows,
+                created_seq: table.created_seq(),
+                last_seq: counts.last_seq,
+                events: counts.events,
+                bytes_on_disk: storage.bytes_on_disk,
+                segments: storage.segments,
+                snapshots: storage.snapshots,
+                floor_seq: storage.floor,
+                ..convert::schema_to_wire(table.schema())
+            }
+        });
+        tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
+        tables
+    }
+}
+
+#[tonic::async_trait]
+impl WriterService for WriterRpc {
+    async fn create_table(
+        &self,
+        request: Request<v1::CreateTableRequest>,
+    ) -> Result<Response<v1::CreateTableResponse>, Status> {
+        let request = request.into_inner();
+        let schema = Schema {
+            table: request.table,
+            primary_key: if request.primary_key.is_empty() { "id".to_owned() } else { request.primary_key },
+            key_type: convert::key_type_from_wire(request.key_type).map_err(to_status)?,
+            indexes: request.indexes,
+            retain_ms: convert::retain_from_wire(request.retain).map_err(to_status)?,
+        };
+        let change = SchemaChange::Create { schema, if_not_exists: request.if_not_exists };
+        let token = self.commit_schema(change, request.options).await?;
+        Ok(Response::new(v1::CreateTableResponse { token }))
+    }
+
+    async fn alter_table(
+        &self,
+        request: Request<v1::AlterTableRequest>,
+    ) -> Result<Response<v1::AlterTableResponse>, Status> {
+        let v1::AlterTableRequest { table, add_indexes, drop_indexes, options, retain, retain_forever } =
+            request.into_inner();
+        let retain = convert::retain_change_from_wire(retain, retain_forever).map_err(to_status)?;
+        let change = SchemaChange::Alter { table, add: add_indexes, drop: drop_indexes, retain };
+        let token = self.commit_schema(change, options).await?;
+        Ok(Response::new(v1::AlterTableResponse { token }))
+    }
+
+    async fn drop_table(
+        &self,
+        request: Request<v1::DropTableRequest>,
+    ) -> Result<Response<v1::DropTableResponse>, Status> {
+        let request = request.into_inner();
+        let change = SchemaChange::Drop { table: request.table };
+        let token = self.commit_schema(change, request.options).await?;
+        Ok(Response::new(v1::DropTableResponse { token }))
+    }
+
+    async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
+        let request = request.into_inner();
+        let count = request.operations.len();
+        let decode = |(i, operation)| {
+            convert::operation_from_wire(operation).map_err(|e| error_at_operation(e, i, count))
+        };
+        let operations = request.operations.into_iter().enumerate().map(decode).collect::<Result<_>>();
+        let preconditions =
+            request.preconditions.into_iter().map(convert::precondition_from_wire).collect::<Result<_>>();
+        let change = CommitRequest::Rows {
+            operations: operations.map_err(to_status)?,
+            preconditions: preconditions.map_err(to_status)?,
+        };
+        let receipt = self.commit(change, request.options).await.map_err(to_status)?;
+        Ok(Response::new(v1::ApplyResponse { token: self.token(receipt), replayed: receipt.replayed }))
+    }
+
+    type IngestStream = ReceiverStream<Result<v1::IngestResponse, Status>>;
+
+    async fn ingest(
+        &self,
+        request: Request<Streaming<v1::IngestRequest>>,
+    ) -> Result<Response<Self::IngestStream>, Status> {
+        Ok(Response::new(self.ingest.serve(request.into_inner())))
+    }
+
+    type ExecuteStream = ResponseStream<v1::WriterServiceExecuteResponse>;
+
+    async fn execute(
+        &self,
+        request: Request<v1::WriterServiceExecuteRequest>,
+    ) -> Result<Response<Self::ExecuteStream>, Status> {
+        let request = request.into_inner();
+        let params = parser::parse_params(&request.params).map_err(to_status)?;
+        let statement = parser::parse(&request.statement, &params).map_err(to_status)?;
+        let table = statement.table().cloned();
+        let with_place = |e| to_status(report::at_table(e, &request.statement, table.as_ref()));
+        if statement.kind() == StatementKind::Maintenance {
+            let responses = self.maintenance.execute(statement).map_err(with_place)?;
+            return Ok(Response::new(Box::pin(responses)));
+        }
+        let change = change::of_statement(statement).map_err(to_status)?;
+        let receipt = self.commit(change, request.options).await.map_err(with_place)?;
+        let event = self.token(receipt).map(v1::writer_service_execute_response::Event::Token);
+        let response = v1::WriterServiceExecuteResponse { event };
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(response)))))
+    }
+
+    type SnapshotStream = JobStream<v1::SnapshotResponse>;
+
+    async fn snapshot(
+        &self,
+        request: Request<v1::SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        let follower = self.maintenance.snapshot(&request.into_inner().table).map_err(to_status)?;
+        Ok(Response::new(maintenance_rpc::snapshot_responses(follower)))
+    }
+
+    type CompactStream = JobStream<v1::CompactResponse>;
+
+    async fn compact(
+        &self,
+        request: Request<v1::CompactRequest>,
+    ) -> Result<Response<Self::CompactStream>, Status> {
+        let v1::CompactRequest { table, before, dry_run } = request.into_inner();
+        let before = convert::point_from_wire(before).map_err(to_status)?;
+        let follower = self.maintenance.compact(&table, before, dry_run).map_err(to_status)?;
+        Ok(Response::new(maintenance_rpc::compact_responses(follower)))
+    }
+
+    type VerifyStream = JobStream<v1::VerifyResponse>;
+
+    async fn verify(
+        &self,
+        request: Request<v1::VerifyRequest>,
+    ) -> Result<Response<Self::VerifyStream>, Status> {
+        let v1::VerifyRequest { table, deep } = request.into_inner();
+        let table = Some(table.as_str()).filter(|table| !table.is_empty());
+        let follower = self.maintenance.verify(table, deep).map_err(to_status)?;
+        Ok(Response::new(maintenance_rpc::verify_responses(follower)))
+    }
+
+    async fn status(
+        &self,
+        _: Request<v1::WriterServiceStatusRequest>,
+    ) -> Result<Response<v1::WriterServiceStatusResponse>, Status> {
+        let (tail_bytes, tail_limit_bytes) = self.status.tail_bytes();
+        let last = self.status.durable();
+        Ok(Response::new(v1::WriterServiceStatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            database_id: self.database.id.to_string(),
+            epoch: self.database.epoch,
+            term: self.term,
+            last_seq: last.seq,
+            last_time: Some(convert::time_to_wire(last.time_ms)),
+            tables: self.tables_to_wire(),
+            cache_bytes: self.cache.used_bytes(),
+            cache_limit_bytes: self.cache.budget(),
+            tail_bytes,
+            tail_limit_bytes,
+            jobs: self.maintenance.jobs(),
+        }))
+    }
+}
