@@ -14,7 +14,6 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
-use tonic::Status;
 use tonic::transport::Endpoint;
 
 const TABLES: [&str; 2] = ["t", "u"];
