@@ -1,6 +1,7 @@
-//! Rows that are changed hundreds of times, in one commit and over many eras: whichever way a row is looked for, at any event,
-//! it is the same, in files and in memory.
+//! Rows that are changed hundreds of times, in one commit and over many layers: every way to read a row after any event
+//! gives the same row, from files and from memory.
 
+use crate::harness::lane::by_lane;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ fn key(number: usize) -> Key {
     Key::Str(format!("k{number}").into())
 }
 
-/// A row's event and the row after it.
+/// An event of a row, and the row after it.
 #[derive(Debug, Clone)]
 struct Was {
     spot: EventId,
@@ -44,7 +45,7 @@ struct Hot {
 }
 
 impl Hot {
-    /// A commit of so many events.
+    /// A commit of `count` events.
     fn commit(&mut self, dice: &mut Dice, seq: u64, count: usize) -> Vec<Was> {
         let favourite = dice.below(KEYS);
         let events: Vec<Was> = (0..count)
@@ -105,7 +106,7 @@ fn group(seq: u64, events: &[Was]) -> Group {
     group
 }
 
-/// Takes a commit in as a reader does.
+/// Applies a commit as a reader does.
 fn apply(timeline: &Timeline, seq: u64, events: &[Was]) {
     let events = events.iter().map(|was| Event {
         kind: was.kind,
@@ -192,7 +193,7 @@ fn check_versions(chain: &LayerMap, hot: &Hot, (after, upto): (EventId, EventId)
     );
 }
 
-/// Views of a timeline that has lived through everything: what it let go of is in files.
+/// Views of a timeline that has applied everything. The older part of it is in files.
 fn check_views(timeline: &Arc<Timeline>, hot: &Hot, last: u64, dice: &mut Dice) {
     for _ in 0..30 {
         let seq = 1 + dice.below(usize::try_from(last).unwrap()) as u64;
@@ -224,7 +225,7 @@ fn history(seed: u64) {
     let mut keeper = Keeper::open(&disk).unwrap();
     let script = Script::new(1);
     keeper.log.append(&mut script.group(1)).unwrap();
-    // The creation, as files have it.
+    // The creation of the table, as files have it.
     keeper.take(1, DeltaLimits { events: 1, bytes: 1 << 20 }).unwrap();
     let open = |keeper: &Keeper| keeper.shelf.open(&keeper.manifest(1), None).unwrap();
     let timeline = Arc::new(Timeline::open(1, "t", open(&keeper)).unwrap());
@@ -249,8 +250,8 @@ fn history(seed: u64) {
 }
 
 #[test]
-fn a_row_is_the_same_whichever_way_it_is_looked_for() {
-    let count = if std::env::var_os("DRIFTDB_SOAK").is_some() { 500 } else { 8 };
+fn every_way_to_read_a_hot_row_gives_the_same_row() {
+    let count = by_lane(8, 500);
     for seed in 1..=count {
         eprintln!("history {seed}");
         history(seed * 31);

@@ -1,4 +1,4 @@
-//! SELECT answers what its condition says, of every moment, by whatever way it finds the rows.
+//! SELECT returns the rows that match its condition, at every point in time, whichever access path it uses.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 const HOUR_MS: i64 = 3_600_000;
 const COMMITS: i64 = 12;
 
-/// Two tables of one history, `texts` with STRING and `numbers` with INT keys, and what they hold after each commit.
-/// Commits lie an hour apart, the last an hour ago.
+/// Two tables with one history, `texts` with STRING and `numbers` with INT keys, and their rows after each commit. The
+/// commits are an hour apart; the last one was an hour ago.
 struct Shelf {
     cluster: Cluster,
     /// The time of commit `i + 1`.
@@ -81,7 +81,7 @@ impl Shelf {
         shelf
     }
 
-    /// Changes some rows of both tables, here and in the operations returned.
+    /// Changes some rows of both tables in the model, and returns the operations for the API.
     fn change(&mut self, seq: u64, time_ms: i64) -> Vec<v1::Operation> {
         let (mut texts, mut numbers) =
             (self.texts.last().unwrap().clone(), self.numbers.last().unwrap().clone());
@@ -111,7 +111,7 @@ impl Shelf {
         operations
     }
 
-    /// A table's rows after a commit, in the order of keys.
+    /// A table's rows after a commit, in key order.
     fn rows(&self, table: &str, seq: usize) -> Vec<&Row> {
         match table {
             "texts" => self.texts[seq].values().collect(),
@@ -119,7 +119,7 @@ impl Shelf {
         }
     }
 
-    /// Ways to say when, each with the commit that it means.
+    /// Ways to write a point in time, each with the commit that it means.
     fn moments(&mut self) -> Vec<(String, usize)> {
         let seq = 3 + self.dice.below(COMMITS as usize - 3);
         let time = |ms: i64| timestamp(ms).to_string();
@@ -135,7 +135,7 @@ impl Shelf {
     }
 }
 
-/// A condition on a column, with values that are there and values that are not.
+/// A condition on a column, with values that occur and values that do not.
 fn simple(dice: &mut Dice, times: &[i64]) -> Cond {
     let path = dice.pick(&[
         "n",
@@ -217,7 +217,7 @@ fn shown(row: &Row) -> (String, Value) {
 }
 
 #[tokio::test]
-async fn a_condition_means_the_same_at_every_moment() {
+async fn a_condition_selects_the_same_rows_as_the_model_at_every_commit() {
     let mut shelf = Shelf::fill().await;
     let (mut asked, mut found) = (0, 0);
     for round in 0..400 {
@@ -251,13 +251,10 @@ async fn a_condition_means_the_same_at_every_moment() {
         asked += shelf.rows(table, seq).len();
         found += expected.len();
     }
-    assert!(
-        found > asked / 10 && found < asked * 9 / 10,
-        "{found} of {asked}: the conditions tell rows apart"
-    );
+    assert!(found > asked / 10 && found < asked * 9 / 10, "the conditions selected {found} of {asked} rows");
 }
 
-/// Conditions on the key, and at most how many rows they need to read.
+/// Conditions on the key, each with the most rows that it may read.
 fn key_conditions(dice: &mut Dice, rows: &[&Row]) -> Vec<(Cond, usize)> {
     let ints = rows[0].key.is_i64();
     let column = dice.pick(&["id", "_key"]);
@@ -301,7 +298,7 @@ fn key_conditions(dice: &mut Dice, rows: &[&Row]) -> Vec<(Cond, usize)> {
 }
 
 #[tokio::test]
-async fn conditions_on_the_key_read_few_rows_and_answer_the_same() {
+async fn conditions_on_the_key_read_few_rows_and_select_the_same() {
     let mut shelf = Shelf::fill().await;
     for table in ["texts", "numbers"] {
         for _ in 0..8 {
@@ -333,14 +330,14 @@ async fn conditions_on_the_key_read_few_rows_and_answer_the_same() {
     }
 }
 
-/// The number that stands before some words.
+/// The number before some words.
 fn number_before(text: &str, words: &str) -> usize {
     let before = text.split(words).next().unwrap();
     before.rsplit([' ', ',']).next().unwrap().parse().unwrap_or_else(|_| panic!("{words:?} in {text:?}"))
 }
 
 #[tokio::test]
-async fn int_keys_come_in_the_order_of_numbers() {
+async fn int_keys_are_ordered_as_numbers() {
     let mut cluster = Cluster::start().await;
     run(&mut cluster.writer, "CREATE TABLE n (pk=id INT)").await.unwrap();
     let mut numbers = vec![0, 9, 10, -1, -10, 100, 2, i64::MAX, i64::MIN, 9_007_199_254_740_993];
@@ -366,7 +363,7 @@ async fn int_keys_come_in_the_order_of_numbers() {
 }
 
 #[tokio::test]
-async fn a_select_answers_the_columns_it_names() {
+async fn a_select_returns_the_columns_that_it_names() {
     let mut shelf = Shelf::fill().await;
     let seq = COMMITS as usize;
     let statement = "SELECT n, o.deep, o.`odd name`, _key, _seq, _time, nowhere FROM texts";

@@ -1,6 +1,7 @@
-//! WatchDrift's six guarantees, while readers are killed and replaced every second, the writer restarts, and snapshots and
-//! compactions go on: everything that watchers of all kinds get is checked against what was acknowledged.
+//! The guarantees of WatchDrift while readers are killed and replaced every second, the writer restarts, and snapshots
+//! and compactions run: every message to watchers of all kinds is checked against the acknowledged writes.
 
+use crate::harness::lane::by_lane;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +12,6 @@ use crate::harness::condition::{Cond, Dice};
 use crate::harness::filter::Filter;
 use crate::harness::history::Desk;
 use crate::harness::watcher::{Journal, Watcher};
-use crate::harness::world::soak;
 use crate::harness::*;
 use driftdb::v1;
 use serde_json::{Value, json};
@@ -22,30 +22,30 @@ use tonic::{Code, Status};
 
 const WRITER: [&str; 4] = ["--snapshot-events", "700", "--segment-bytes", "262144"];
 const READER: [&str; 2] = ["--cache", "2097152"];
-/// Of each writing client: its tables, and whether their keys are INT.
+/// The tables of each writing client, and whether their keys are INT.
 const TABLES: [[(&str, bool); 2]; 2] = [[("a", false), ("b", true)], [("c", false), ("wide", false)]];
 const KEYS: usize = 150;
-/// Rows of these come in many messages.
+/// The rows of these tables come in many messages.
 const LARGE: (&str, usize) = ("large", 400);
-/// Tables that come and go.
+/// Tables that are dropped and created again.
 const PASSING: [&str; 3] = ["brief", "passing", "late"];
 
 fn events_wanted() -> u64 {
-    if soak() { 5_000_000 } else { 100_000 }
+    by_lane(100_000, 5_000_000)
 }
 
-/// Each second of the run has about so many events, so that a fast machine meets as many kills.
+/// About how many events to write per second, so that a fast machine has as many kills during the run.
 const EVENTS_PER_SECOND: u64 = 4_000;
 
-/// What a watcher waits after each message of rows.
+/// The pause after each message with rows.
 const ROWS_PAUSE: Duration = Duration::from_millis(400);
 
-/// Histories differ by this.
+/// The seed of the history.
 fn seed() -> u64 {
     std::env::var("DRIFTDB_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(77)
 }
 
-/// A client that writes: every answer that is lost is asked for again.
+/// A client that writes. It retries every request whose answer is lost.
 struct Client {
     number: usize,
     url: Arc<Mutex<String>>,
@@ -58,7 +58,7 @@ struct Client {
     retries: u64,
 }
 
-/// What a client asks of the writer.
+/// A request to the writer.
 #[derive(Clone)]
 enum Call {
     Apply(Vec<v1::Operation>),
@@ -94,7 +94,7 @@ async fn send(
 }
 
 impl Client {
-    /// Commits what the desk has pending; asks again, under the same request id, until it is known.
+    /// Commits the pending operations. Retries with the same request id until the outcome is known.
     async fn commit(&mut self, call: Call) {
         self.calls += 1;
         let reason =
@@ -196,7 +196,7 @@ impl Client {
         }
     }
 
-    /// A table comes, goes, comes again, or gets an index.
+    /// Creates or drops a table, or adds an index.
     async fn change_tables(&mut self) {
         let table = self.dice.pick(&PASSING);
         let call = if !self.desk.is_live(table) {
@@ -234,7 +234,7 @@ fn patch_of(salt: usize) -> Value {
     }
 }
 
-/// A watcher and when it comes: once so many of 100 of the events are written.
+/// A watcher, and when it starts: after this percentage of the events.
 fn watchers() -> Vec<(u64, Kind, Filter)> {
     let n_is_low = Cond::Compare("n", "<", 200.into());
     let low_or_s1 = Cond::Or(vec![n_is_low.clone(), Cond::Compare("s", "=", "s1".into())]);
@@ -273,7 +273,7 @@ fn watchers() -> Vec<(u64, Kind, Filter)> {
     ]
 }
 
-/// How a watcher begins.
+/// Where a watcher starts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     Now,
@@ -294,7 +294,7 @@ struct Site {
     stop: Arc<AtomicBool>,
 }
 
-/// Kills a reader each second, and puts another in its place.
+/// Every second, kills a reader and starts another in its place.
 fn replace_readers(site: &Site, mut readers: Vec<Daemon>) -> std::thread::JoinHandle<u64> {
     let (dir, urls, stop) = (site.dir.clone(), site.reader_urls.clone(), site.stop.clone());
     let runtime = tokio::runtime::Handle::current();
@@ -303,7 +303,7 @@ fn replace_readers(site: &Site, mut readers: Vec<Daemon>) -> std::thread::JoinHa
         while !stop.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_secs(1));
             let turn = usize::try_from(kills).unwrap() % readers.len();
-            // Now and then by a signal that it can answer.
+            // Sometimes uses SIGTERM, so that the reader can end its streams.
             if kills % 7 == 6 {
                 assert!(runtime.block_on(readers[turn].terminate()).success());
             } else {
@@ -317,7 +317,7 @@ fn replace_readers(site: &Site, mut readers: Vec<Daemon>) -> std::thread::JoinHa
     })
 }
 
-/// Restarts the writer every few seconds, by a kill or cleanly.
+/// Every few seconds, restarts the writer with SIGKILL or SIGTERM.
 fn restart_writer(site: &Site, mut writer: Daemon) -> std::thread::JoinHandle<u64> {
     let (dir, url, stop) = (site.dir.clone(), site.writer_url.clone(), site.stop.clone());
     let runtime = tokio::runtime::Handle::current();
@@ -342,14 +342,14 @@ fn restart_writer(site: &Site, mut writer: Daemon) -> std::thread::JoinHandle<u6
     })
 }
 
-/// Raises every table's floor to a commit; whether any was raised.
+/// Raises every table's floor to a commit. Returns whether any floor rose.
 async fn compact(url: &str, seq: u64) -> bool {
     let Ok(channel) = Endpoint::from_shared(url.to_owned()).unwrap().connect().await else { return false };
     let mut writer = Writer::new(channel);
     let mut raised = false;
     for (table, _) in TABLES.into_iter().flatten() {
         let request = v1::CompactRequest { table: table.into(), before: at_seq(seq), dry_run: false };
-        // It may be restarted meanwhile, or the floor be there already.
+        // The writer may be restarting, or the floor may already be there.
         let Ok(answer) = writer.compact(request).await else { continue };
         let mut answers = answer.into_inner();
         while let Ok(Some(message)) = answers.message().await {
@@ -361,7 +361,7 @@ async fn compact(url: &str, seq: u64) -> bool {
 
 type Following = JoinHandle<Result<Watcher, Violation>>;
 
-/// The watchers that have begun, and those that are to come.
+/// The watchers that have started, and those that will.
 struct Watching {
     to_come: Vec<(u64, Kind, Filter)>,
     begun: Vec<(Kind, Arc<AtomicU64>, Following)>,
@@ -374,7 +374,7 @@ impl Watching {
         while let Some(at) = self.to_come.iter().position(|(when, ..)| *when <= percent) {
             let (_, kind, filter) = self.to_come.remove(at);
             let complete = site.journal.complete();
-            // Of what is kept.
+            // After a commit that is above the floor.
             let middle = (self.floor + complete) / 2;
             let start = match kind {
                 Kind::Now => Start::Now,
@@ -389,11 +389,11 @@ impl Watching {
             let mut watcher = Watcher::new(Checker::new(filter, start));
             watcher.pause = match kind {
                 Kind::Slow => Some((50, Duration::from_millis(40))),
-                // Long enough for a reader to be killed while the rows come.
+                // Slow enough that a reader is killed while the rows arrive.
                 Kind::Rows => Some((1, ROWS_PAUSE)),
                 _ => None,
             };
-            // What is folded must not be above where it begins.
+            // The floor must not rise above the commit at which it starts.
             let first = if matches!(kind, Kind::Middle | Kind::Slow | Kind::Time) { middle } else { 0 };
             watcher.position.store(first, Ordering::Relaxed);
             let position = watcher.position.clone();
@@ -403,12 +403,12 @@ impl Watching {
         }
     }
 
-    /// Everything up to this commit has come to every watcher.
+    /// The commit up to which every watcher has received everything.
     fn slowest(&self) -> u64 {
         self.begun.iter().map(|(_, position, _)| position.load(Ordering::Relaxed)).min().unwrap_or(0)
     }
 
-    /// Waits for every watcher; what was wrong.
+    /// Waits for every watcher. Returns the violations.
     async fn finish(self) -> Vec<String> {
         let mut wrong = Vec::new();
         for (kind, position, following) in self.begun {
@@ -417,7 +417,7 @@ impl Watching {
                     eprintln!("{kind:?}: {streams} streams, {streams_in_rows} in rows, {:?}", checker.counts);
                 }
                 Ok(ended) => wrong.push(format!("{kind:?}: {ended:?}")),
-                Err(_) => wrong.push(format!("{kind:?} does not get to the end: it is at {position:?}")),
+                Err(_) => wrong.push(format!("{kind:?} does not reach the end: it is at {position:?}")),
             }
         }
         wrong
@@ -438,7 +438,7 @@ async fn open(dir: &Path) -> (Site, Daemon, Vec<Daemon>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_six_guarantees_hold_whatever_happens() {
+async fn every_watcher_gets_what_the_guarantees_promise() {
     let dir = tempfile::tempdir().unwrap();
     let (site, writer, readers) = open(dir.path()).await;
     let events = Arc::new(AtomicU64::new(0));
@@ -473,7 +473,7 @@ async fn the_six_guarantees_hold_whatever_happens() {
     for client in writing {
         retries += client.await.unwrap().retries;
     }
-    assert!(watching.to_come.is_empty(), "every watcher had its time");
+    assert!(watching.to_come.is_empty(), "a watcher never started");
     let last = site.journal.complete();
     watching.end.send_replace(last);
     let floor = watching.floor;
@@ -481,10 +481,13 @@ async fn the_six_guarantees_hold_whatever_happens() {
     site.stop.store(true, Ordering::Relaxed);
     let (kills, restarts) = (killing.join().unwrap(), restarting.join().unwrap());
     eprintln!(
-        "watch oracle: {} events in {last} commits, {kills} readers replaced, {restarts} restarts of the writer, {retries} retries, {compactions} compactions up to commit {floor}, {} violations",
+        "{} events in {last} commits, {kills} readers replaced, {restarts} restarts of the writer, {retries} retries, {compactions} compactions up to commit {floor}, {} violations",
         events.load(Ordering::Relaxed),
         wrong.len(),
     );
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(kills > 0 && restarts > 0 && compactions > 0, "nothing happened meanwhile");
+    assert!(
+        kills > 0 && restarts > 0 && compactions > 0,
+        "no reader, writer or floor changed during the run"
+    );
 }

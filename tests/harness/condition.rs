@@ -1,10 +1,11 @@
-//! Conditions with a meaning of their own: written as DriftQL, and evaluated here over plain JSON, as documented.
+//! An independent implementation of conditions: renders them as DriftQL, and evaluates them over plain JSON as
+//! documented.
 
 use std::cmp::Ordering;
 
 use serde_json::Value;
 
-/// A row as conditions see it.
+/// A row, as a condition sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     pub key: Value,
@@ -26,7 +27,7 @@ pub enum Cond {
     Not(Box<Cond>),
 }
 
-/// How a column is written, and what it holds in a row.
+/// The value of a column in a row.
 fn operand(path: &str, row: &Row) -> Option<Value> {
     match path {
         "_key" => Some(row.key.clone()),
@@ -42,7 +43,7 @@ fn operand(path: &str, row: &Row) -> Option<Value> {
     }
 }
 
-/// How two values are ordered, where they are.
+/// The order of two values, if they can be compared.
 fn order(a: &Value, b: &Value) -> Option<Ordering> {
     match (a, b) {
         (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
@@ -52,7 +53,7 @@ fn order(a: &Value, b: &Value) -> Option<Ordering> {
                 |n: &serde_json::Number| n.as_i64().map(i128::from).or_else(|| n.as_u64().map(i128::from));
             match (whole(a), whole(b)) {
                 (Some(a), Some(b)) => Some(a.cmp(&b)),
-                // The rows and conditions here hold floats only where they are exact.
+                // Floats in these rows and conditions are exact.
                 _ => a.as_f64()?.partial_cmp(&b.as_f64()?),
             }
         }
@@ -71,7 +72,7 @@ fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Times are compared as times: a text on the right stands for its milliseconds.
+/// A text compared with `_time` is a time: its value in milliseconds since 1970.
 fn right(path: &str, value: &Value) -> Value {
     match (path, value) {
         ("_time", Value::String(text)) => {
@@ -125,13 +126,13 @@ fn all(parts: impl Iterator<Item = Option<bool>>) -> Option<bool> {
 }
 
 impl Cond {
-    /// Whether a row meets the condition; `None` where that is unknown.
+    /// Evaluates the condition on a row; `None` means unknown.
     pub fn met(&self, row: &Row) -> Option<bool> {
         let turned = |met: Option<bool>, negated: bool| met.map(|met| met != negated);
         match self {
             Cond::Compare(path, op, value) => compare(path, op, value, row),
             Cond::In(path, values, negated) => {
-                // One that is not equal, and one that is: as the OR of comparisons.
+                // `IN` is the OR of comparisons, and NOT IN its negation.
                 let differ = values.iter().map(|value| compare(path, "!=", value, row));
                 turned(all(differ), !negated)
             }
@@ -155,7 +156,7 @@ impl Cond {
         }
     }
 
-    /// The condition as DriftQL. Values that `params` takes stand in it as `$n`.
+    /// The condition as DriftQL. Moves its values to `params`, if given, and refers to them as `$n`.
     pub fn text(&self, params: &mut Option<Vec<String>>) -> String {
         let mut literal = |value: &Value| match params {
             Some(params) => {
@@ -191,14 +192,20 @@ impl Cond {
     }
 }
 
-/// A small source of numbers that is the same everywhere.
+/// Pseudo-random numbers that depend only on the seed.
 #[derive(Debug)]
 pub struct Dice(pub u64);
 
 impl Dice {
-    pub fn below(&mut self, n: usize) -> usize {
+    /// The next state. Its high bits are the most random.
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % n
+        self.0
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() >> 33) as usize % n
     }
 
     pub fn pick<T: Clone>(&mut self, of: &[T]) -> T {

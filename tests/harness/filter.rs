@@ -1,4 +1,4 @@
-//! What a watcher asks for, and which changes of which commit that is.
+//! A watcher's filter, and an independent decision which changes it matches.
 
 use driftdb::v1;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::condition::{Cond, Row};
 use super::history::{Committed, Happened, Version};
 
-/// All that is set must hold.
+/// A change matches if every set field matches.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     pub tables: Vec<&'static str>,
@@ -19,7 +19,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// The request that asks for it, without a start.
+    /// The request for this filter, without a start.
     pub fn request(&self) -> v1::WatchDriftRequest {
         let mut params = Some(Vec::new());
         let text = self.condition.as_ref().map(|condition| condition.text(&mut params)).unwrap_or_default();
@@ -43,7 +43,7 @@ impl Filter {
             && key.starts_with(self.prefix)
     }
 
-    /// Whether a row passes.
+    /// Whether the filter matches a row.
     pub fn takes_row(&self, table: &str, key: &str, id: &Value, row: &Version) -> bool {
         let met = |condition: &Cond| {
             let Version { seq, time_ms, document } = row;
@@ -53,7 +53,7 @@ impl Filter {
         self.takes_key(table, key) && self.condition.as_ref().is_none_or(met)
     }
 
-    /// Whether a change passes.
+    /// Whether the filter matches a change.
     pub fn takes(&self, change: &Happened) -> bool {
         let Happened { table, key, id, .. } = change;
         if change.kind == v1::ChangeKind::Schema {
@@ -66,12 +66,12 @@ impl Filter {
         change.before.iter().chain(&change.after).any(|row| self.takes_row(table, key, id, row))
     }
 
-    /// What comes of a commit.
+    /// The changes of a commit that the filter matches.
     pub fn of<'a>(&self, commit: &'a Committed) -> Vec<&'a Happened> {
         commit.changes.iter().filter(|change| self.takes(change)).collect()
     }
 
-    /// Whether anything comes of a commit.
+    /// Whether the filter matches any change of a commit.
     pub fn wants(&self, commit: &Committed) -> bool {
         commit.changes.iter().any(|change| self.takes(change))
     }

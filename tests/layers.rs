@@ -1,6 +1,7 @@
-//! A table's past cut into eras, all rows written anew, eras merged and moments let go of, all the time, while histories run,
-//! writers die and readers come and go: every question about every moment is answered as if nothing of that happened.
+//! Snapshots, merges and compaction run continuously while histories grow, writers are killed and readers are replaced:
+//! every question about every commit gets the same answer as without them.
 
+use crate::harness::lane::by_lane;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
@@ -20,7 +21,7 @@ fn millis(time: Timestamp) -> i64 {
     time.seconds * 1000 + i64::from(time.nanos / 1_000_000)
 }
 
-/// One reader and what to call it.
+/// A reader, and a name for it.
 struct Asked {
     name: &'static str,
     daemon: Daemon,
@@ -45,7 +46,7 @@ struct Run {
     world: World,
     daemon: Option<Daemon>,
     writer: Option<Writer>,
-    /// Requests that were made with an id, and their commits.
+    /// Requests with a request id, and their commits.
     made: Vec<(v1::ApplyRequest, u64)>,
 }
 
@@ -61,7 +62,7 @@ impl Run {
         for (table, _) in TABLES {
             run.create(table).await;
         }
-        // More than one message of rows.
+        // Enough for more than one message of rows.
         let operations = (0..KEYS).map(|number| world::put_row("wide", &key_of("wide", number), number));
         run.commit(v1::ApplyRequest { operations: operations.collect(), ..Default::default() }).await;
         run
@@ -81,7 +82,7 @@ impl Run {
     }
 
     fn done(&mut self, token: &v1::WriteToken) {
-        assert_eq!(token.seq, self.world.seq(), "the seq of what was written");
+        assert_eq!(token.seq, self.world.seq(), "the seq of the commit");
         self.world.times.push(millis(token.time.unwrap()));
     }
 
@@ -155,19 +156,19 @@ impl Run {
         assert_eq!((info.seq, info.rows), (expected.last_seq, expected.rows.len() as u64), "{table}");
     }
 
-    /// A request that was made before becomes the same commit, whatever happened since.
+    /// Repeats an earlier request, which must return the original commit.
     async fn ask_again(&mut self) {
         if self.made.is_empty() {
             return;
         }
         let (request, seq) = self.dice.pick(&self.made);
         let answer = self.writer().apply(request.clone()).await;
-        let answer = answer.unwrap_or_else(|e| panic!("{e} when {request:?} is asked again")).into_inner();
+        let answer = answer.unwrap_or_else(|e| panic!("{e} for the repeated {request:?}")).into_inner();
         assert!(answer.replayed && answer.token.unwrap().seq == seq, "{request:?} became {seq}");
     }
 
     async fn change_schema(&mut self) {
-        // The wide rows stay.
+        // Wide rows are never deleted.
         let table = TABLES[self.dice.below(3)].0;
         let Some(now) = self.world.table(self.world.seq(), table).cloned() else {
             return self.create(table).await;
@@ -187,7 +188,7 @@ impl Run {
         self.done(&answer.token.unwrap());
     }
 
-    /// A number of random questions, put to every reader; all must answer alike, byte for byte.
+    /// Asks every reader a number of random questions. All must give the same answer, byte for byte.
     async fn ask(&mut self, readers: &mut [Asked], questions: usize) {
         for _ in 0..questions {
             let question = Question::random(&mut self.dice, &self.world);
@@ -341,7 +342,7 @@ impl Question {
         check_rows(&rows, &expected, told, context);
     }
 
-    /// A Select of wide rows, cut off after its first message and gone on with.
+    /// A Select of wide rows, interrupted after its first message and resumed.
     async fn resume(&self, reader: &mut Reader, world: &World, told: &mut String, context: &str) {
         let request = v1::SelectRequest { table: "wide".into(), ..self.select(world) };
         let Some(expected) = world.table(self.seq, "wide") else { return };
@@ -499,7 +500,7 @@ fn check_header(header: &v1::ReadHeader, seq: u64, world: &World, told: &mut Str
     write!(told, "{header:?};").unwrap();
 }
 
-/// A row as it should be told: its key, commit, that commit's time, and its content.
+/// The expected answer for a row: key, commit, time of the commit, document.
 type Found = (String, u64, i64, Value);
 
 fn all_rows(table: &Table, world: &World) -> Vec<Found> {
@@ -545,7 +546,7 @@ fn random_condition(dice: &mut Dice, world: &World) -> Cond {
     }
 }
 
-/// One history from its beginning to its end.
+/// One history from its start to its end.
 async fn history(seed: u64, cache: u64, steps: u64) {
     let mut run = Run::start(seed, cache).await;
     let mut readers = vec![Asked::start("from the start", &run).await, Asked::start("restarted", &run).await];
@@ -560,8 +561,8 @@ async fn history(seed: u64, cache: u64, steps: u64) {
         }
     }
     readers.push(Asked::start("at the end", &run).await);
-    run.ask(&mut readers, if world::soak() { 300 } else { 60 }).await;
-    // Without the writer, and after it.
+    run.ask(&mut readers, by_lane(60, 300)).await;
+    // While the writer is stopped, and after it starts again.
     run.daemon.as_mut().unwrap().terminate().await;
     run.ask(&mut readers, 10).await;
     run.open().await;
@@ -573,7 +574,7 @@ async fn history(seed: u64, cache: u64, steps: u64) {
 fn run_all(first: u64, cache: u64) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let only: Option<u64> = std::env::var("DRIFTDB_SEED").ok().and_then(|seed| seed.parse().ok());
-    let (count, steps) = if world::soak() { (60, 600) } else { (3, 110) };
+    let (count, steps) = by_lane((3, 110), (60, 600));
     for seed in only.map_or(first..first + count, |seed| seed..seed + 1) {
         eprintln!("history {seed} with a cache of {cache} bytes");
         runtime.block_on(history(seed, cache, steps));
@@ -581,16 +582,16 @@ fn run_all(first: u64, cache: u64) {
 }
 
 #[test]
-fn eras_change_no_answer() {
+fn snapshots_merges_and_compaction_change_no_answer() {
     run_all(1, 64 << 20);
 }
 
 #[test]
-fn eras_change_no_answer_where_no_block_is_kept_in_memory() {
+fn snapshots_change_no_answer_without_a_block_cache() {
     run_all(1000, 0);
 }
 
 #[test]
-fn eras_change_no_answer_with_a_cache_that_holds_next_to_nothing() {
+fn snapshots_change_no_answer_with_a_tiny_block_cache() {
     run_all(2000, 64 << 10);
 }
