@@ -169,8 +169,9 @@ fn storage_check_tells_what_a_network_file_system_is_good_for() {
     let result = |name: &str| told.iter().find(|(check, _)| check == name).map(|(_, result)| result.as_str());
     // Its locks hold on one machine alone, and nobody is told of changes. The rest is as good as elsewhere.
     assert_eq!(result("lock"), Some("UNSAFE"));
-    assert_eq!(result("change notifications"), Some("no"));
-    for name in ["same storage", "rename", "append, uncached read", "sync", "unlink while open", "readers"] {
+    assert_eq!(result("change notices"), Some("no"));
+    for name in ["same storage", "rename", "append, read past caches", "sync", "unlink while open", "readers"]
+    {
         assert!(matches!(result(name), Some("ok" | "slow")), "{name}: {:?}", result(name));
     }
     assert_eq!((result("writer"), code), (Some("UNSAFE"), Some(6)));

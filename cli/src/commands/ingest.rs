@@ -113,7 +113,8 @@ fn producer(args: &IngestArgs, stamp: Option<&Stamp>) -> String {
     }
 }
 
-/// A hash of everything that determines the rows of a batch and their effect. FNV-1a, because it is stable across releases.
+/// A hash of everything that determines the rows of a batch and their effect. FNV-1a, because it is stable across
+/// releases.
 fn digest(args: &IngestArgs, Stamp { path, len, modified }: &Stamp) -> u128 {
     let version = env!("CARGO_PKG_VERSION");
     let (format, batch, upsert, csv_text) = (format(args), args.batch, args.upsert, args.csv_text);
