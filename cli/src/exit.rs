@@ -133,17 +133,17 @@ impl Failure {
     pub(crate) fn json(&self) -> Option<String> {
         let error = self.error()?;
         #[derive(Serialize)]
-        struct ErrorBody<'a> {
+        struct JsonError<'a> {
             code: String,
             reason: &'a str,
             message: &'a str,
         }
         #[derive(Serialize)]
         struct ErrorLine<'a> {
-            error: ErrorBody<'a>,
+            error: JsonError<'a>,
         }
         let text =
-            ErrorBody { code: grpc_code(error), reason: error.reason().as_str(), message: error.message() };
+            JsonError { code: grpc_code(error), reason: error.reason().as_str(), message: error.message() };
         serde_json::to_string(&ErrorLine { error: text }).ok().map(|line| line + "\n")
     }
 }

@@ -1,6 +1,6 @@
 //! Input files, or stdin: whole scripts, and data line by line.
 //!
-//! Input is read on separate threads: a read from a pipe can block for ever, and Ctrl-C must work nevertheless.
+//! Input is read on separate threads: a read from a pipe can block forever, and Ctrl-C must work nevertheless.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;

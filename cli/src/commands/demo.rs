@@ -245,7 +245,7 @@ impl Tour<'_> {
 
     async fn compact(&mut self, created: TourCommit, patched: TourCommit) -> CliResult {
         self.explain(
-                        "Compact the table. History is kept for ever unless you compact it, which merges old events into rows:",
+                        "Compact the table. History is kept forever unless you compact it, which merges old events into rows:",
         )?;
         self.maintain(&format!("COMPACT orders BEFORE \"@seq:{}\"", patched.seq)).await?;
         let key = id(CHOSEN);

@@ -83,7 +83,8 @@ impl CeilingLog {
 
 fn preallocated(dir: &Path) -> std::io::Result<Box<dyn File>> {
     let file = OsFileSystem.create(&dir.join("ceiling.log"))?;
-    // Write zeros instead of only reserving space: the first write to a reserved block is slower, because it is journaled.
+    // Write zeros instead of only reserving space: the first write to a reserved block is slower, because it is
+    // journaled.
     let zeros = vec![0; 1 << 20];
     for start in (0..FILE_BYTES).step_by(zeros.len()) {
         file.write_at(&zeros, start as u64)?;
