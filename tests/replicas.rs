@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use crate::harness::churn::{Churn, compare};
+use crate::harness::random_writer::{RandomWriter, compare};
 use crate::harness::transcript::transcript;
 use crate::harness::*;
 use driftdb::v1;
@@ -14,7 +14,7 @@ const WRITER: [&str; 4] = ["--segment-bytes", "8192", "--snapshot-events", "60"]
 
 /// The answers of a reader about every table at some commits.
 async fn all(
-    churn: &Churn,
+    churn: &RandomWriter,
     reader: &mut Reader,
     moments: &[u64],
 ) -> BTreeMap<(String, u64), Vec<(String, Vec<u8>)>> {
@@ -32,7 +32,7 @@ async fn all(
 async fn two_readers_give_the_same_answers_before_and_after_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let writer = Daemon::start("driftdb-writer", dir.path(), &WRITER);
-    let mut churn = Churn::start(writer.as_writer().await, 11).await;
+    let mut churn = RandomWriter::start(writer.as_writer().await, 11).await;
     // One reader has everything in memory, the other starts from snapshots.
     let mut old = Daemon::reader(dir.path());
     churn.commits(120).await;
@@ -74,7 +74,7 @@ async fn two_readers_give_the_same_answers_before_and_after_restarts() {
 
 /// From the floor on rows stay as they were; both readers refuse reads below it.
 async fn compacted(
-    churn: &mut Churn,
+    churn: &mut RandomWriter,
     [old, young]: [&mut Daemon; 2],
     dir: &std::path::Path,
     moments: &[u64],
@@ -105,7 +105,7 @@ async fn compacted(
 async fn every_follow_mode_follows() {
     let dir = tempfile::tempdir().unwrap();
     let writer = Daemon::start("driftdb-writer", dir.path(), &WRITER);
-    let mut churn = Churn::start(writer.as_writer().await, 5).await;
+    let mut churn = RandomWriter::start(writer.as_writer().await, 5).await;
     let ways: [&[&str]; 3] = [
         &["--follow", "auto", "--poll-interval", "30ms"],
         &["--follow", "notify", "--max-lag", "off"],

@@ -4,8 +4,8 @@
 use crate::harness::lane::by_lane;
 use std::collections::BTreeSet;
 
-use crate::harness::keeper::{Keeper, Script};
-use driftdb_common::storage::fs::sim::{CrashPolicy, Fault, Repeat, SimDisk, SimOp};
+use crate::harness::open_database::{OpenDatabase, Script};
+use driftdb_common::storage::fs::sim::{Fault, Lost, Op, Repeat, SimDisk};
 use driftdb_common::storage::wal::appender::AppendError;
 use driftdb_common::table::build::delta::DeltaLimits;
 
@@ -21,7 +21,7 @@ struct Progress {
 /// Runs the script with its snapshots, until the end or until the log fails. Adds the steps of each snapshot to `done`.
 fn run(disk: &SimDisk, script: &Script, done: &mut Vec<&'static str>) -> Progress {
     let mut progress = Progress::default();
-    let Ok(mut keeper) = Keeper::open(disk) else { return progress };
+    let Ok(mut keeper) = OpenDatabase::open(disk) else { return progress };
     for seq in 1..=COMMITS {
         progress.attempted = seq;
         match keeper.log.append(&mut script.group(seq)) {
@@ -47,7 +47,7 @@ fn run(disk: &SimDisk, script: &Script, done: &mut Vec<&'static str>) -> Progres
 /// Opens the disk, checks that it is intact, and continues.
 fn check(found: &SimDisk, script: &Script, progress: Progress, what: &str) -> Result<(), String> {
     let error = |e: String| format!("{what}: {e}");
-    let mut keeper = Keeper::open(found).map_err(|e| error(format!("does not open: {e}")))?;
+    let mut keeper = OpenDatabase::open(found).map_err(|e| error(format!("does not open: {e}")))?;
     let kept = keeper.published();
     if !(progress.acknowledged..=progress.attempted).contains(&kept) {
         return Err(error(format!("kept {kept} commits of {progress:?}")));
@@ -61,7 +61,7 @@ fn check(found: &SimDisk, script: &Script, progress: Progress, what: &str) -> Re
         keeper.take(id, LIMITS).map_err(|e| error(format!("the next snapshot of {id}: {e:?}")))?;
     }
     drop(keeper);
-    let keeper = Keeper::open(found).map_err(|e| error(format!("a second time: {e}")))?;
+    let keeper = OpenDatabase::open(found).map_err(|e| error(format!("a second time: {e}")))?;
     keeper.check(script, kept + 3).map_err(|e| error(format!("opened again: {e}")))?;
     keeper.check_files().map_err(error)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::harness::keeper::{Keeper, Script, Wrong, check_timeline, dir};
+use crate::harness::open_database::{OpenDatabase, Script, Wrong, check_timeline, dir};
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::sortkey;
@@ -23,7 +23,7 @@ const LIMITS: DeltaLimits = DeltaLimits { events: 12, bytes: 1 << 20 };
 /// A closed database with delta layers, an image layer, indexes, and a tail that no snapshot contains.
 fn build() -> (SimDisk, Script) {
     let (disk, script) = (SimDisk::new(), Script::new(COMMITS));
-    let mut keeper = Keeper::open(&disk).unwrap();
+    let mut keeper = OpenDatabase::open(&disk).unwrap();
     for seq in 1..=COMMITS {
         keeper.log.append(&mut script.group(seq)).unwrap();
         if seq == 8 || seq == 15 {
@@ -36,7 +36,7 @@ fn build() -> (SimDisk, Script) {
 }
 
 fn files(disk: &SimDisk) -> Vec<PathBuf> {
-    let keeper = Keeper::open(&disk.clone_state()).unwrap();
+    let keeper = OpenDatabase::open(&disk.clone_state()).unwrap();
     let files = snapshot_files(&dir(), &keeper.manifest(1));
     let of = |part: &str| files.iter().filter(|file| file.to_string_lossy().contains(part)).count();
     assert!(of("-") >= 2 && of("/snapshots/") > of("-0") / 2 && of("/indexes/") >= 2, "{files:?}");
@@ -78,7 +78,7 @@ fn outcome(disk: &SimDisk, script: &Script, what: &str) -> bool {
         assert_eq!(error.reason(), Reason::Corrupt, "{what}: {error}");
         assert!(error.metadata().contains_key("file"), "{what}: {error} names no file");
     };
-    let keeper = match Keeper::open(disk) {
+    let keeper = match OpenDatabase::open(disk) {
         Ok(keeper) => keeper,
         Err(error) => {
             named(&error);
@@ -163,7 +163,8 @@ fn a_missing_snapshot_or_index_is_reported() {
     for path in files(&disk) {
         let missing = disk.clone_state();
         missing.shared().remove(&path).unwrap();
-        let error = Keeper::open(&missing).err().unwrap_or_else(|| panic!("{} is missing", path.display()));
+        let error =
+            OpenDatabase::open(&missing).err().unwrap_or_else(|| panic!("{} is missing", path.display()));
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
     }
     let _ = script;

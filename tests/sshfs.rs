@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::churn::{Churn, compare};
+use crate::harness::random_writer::{RandomWriter, compare};
 use crate::harness::*;
 use driftdb::v1;
 use serde_json::Value;
@@ -114,7 +114,7 @@ async fn a_reader_on_a_network_file_system_shows_no_wrong_row() {
     let Some((mount, real)) = mounted() else { return };
     let batches = by_lane(8, 60);
     let writer = Daemon::start("driftdb-writer", real.path(), &WRITER);
-    let mut churn = Churn::start(writer.as_writer().await, 3).await;
+    let mut churn = RandomWriter::start(writer.as_writer().await, 3).await;
     let near_daemon = Daemon::reader(real.path());
     let far_daemon = Daemon::start("driftdb-reader", &mount.at, &["--poll-interval", "20ms"]);
     let (mut near, mut far) = (near_daemon.as_reader().await, far_daemon.as_reader().await);

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::harness::checker::{Checker, Guarantee, Start, Violation};
-use crate::harness::condition::Cond;
+use crate::harness::condition::Condition;
 use crate::harness::filter::Filter;
-use crate::harness::history::{Desk, Happened, History, Version};
+use crate::harness::history::{History, RowChange, TableOwner, Version};
 use driftdb::v1;
 use driftdb::v1::watch_drift_response::Event;
 use driftdb_common::format::document::Document;
@@ -22,9 +22,9 @@ fn token(seq: u64) -> v1::WriteToken {
 /// Some commits of two tables: one without operations, one in several parts, one that changes a row twice.
 fn history() -> History {
     let mut history = History::default();
-    let mut desk = Desk::default();
+    let mut desk = TableOwner::default();
     let mut seq = 0;
-    let mut settle = |desk: &mut Desk| {
+    let mut settle = |desk: &mut TableOwner| {
         seq += 1;
         history.add(desk.acknowledged(&token(seq), if seq.is_multiple_of(2) { "because" } else { "" }));
     };
@@ -71,7 +71,7 @@ fn document(filter: &Filter, value: &Value) -> v1::Document {
     v1::Document { body: Some(body) }
 }
 
-fn change(filter: &Filter, happened: &Happened) -> v1::Change {
+fn change(filter: &Filter, happened: &RowChange) -> v1::Change {
     let image = |wanted: bool, row: &Option<Version>| {
         row.as_ref().filter(|_| wanted).map(|row| document(filter, &row.document))
     };
@@ -186,8 +186,12 @@ fn streams_that_keep_the_guarantees_pass() {
         everything(),
         Filter { msgpack: true, ..everything() },
         Filter { tables: vec!["t"], keys: vec!["k1".into(), "k9".into()], ..Filter::default() },
-        Filter { prefix: "k", condition: Some(Cond::Compare("n", "<", 5.into())), ..Filter::default() },
-        Filter { tables: vec!["u"], condition: Some(Cond::Compare("_key", ">=", 3.into())), ..everything() },
+        Filter { prefix: "k", condition: Some(Condition::Compare("n", "<", 5.into())), ..Filter::default() },
+        Filter {
+            tables: vec!["u"],
+            condition: Some(Condition::Compare("_key", ">=", 3.into())),
+            ..everything()
+        },
     ];
     for filter in filters {
         for start in [0, 4, 9, 12] {
@@ -213,14 +217,14 @@ fn the_filter_model_agrees_with_the_documentation() {
         let commits = history.between(0, history.complete());
         commits.map(|commit| (commit.seq, filter.of(commit).len())).filter(|(_, n)| *n > 0).collect()
     };
-    let n_is = |n: i64| Some(Cond::Compare("n", "=", n.into()));
+    let n_is = |n: i64| Some(Condition::Compare("n", "=", n.into()));
     // Matches the row before, the row after, and a row in the middle of the commit.
     assert_eq!(came(Filter { condition: n_is(9), ..Filter::default() }), [(10, 1), (11, 1)]);
     assert_eq!(came(Filter { condition: n_is(1), ..Filter::default() }), [(4, 1), (10, 1), (11, 2), (14, 1)]);
     assert_eq!(came(Filter { condition: n_is(20), ..Filter::default() }), [(11, 1), (12, 1)]);
     assert_eq!(came(Filter { tables: vec!["u"], ..Filter::default() }), [(2, 1), (10, 8), (13, 1)]);
     assert_eq!(came(Filter { keys: vec!["3".into()], ..Filter::default() }), [(10, 1), (13, 1)]);
-    let k1_as_of = Cond::Compare("_seq", "<=", 4.into());
+    let k1_as_of = Condition::Compare("_seq", "<=", 4.into());
     let k1 = Filter { prefix: "k1", condition: Some(k1_as_of), ..Filter::default() };
     assert_eq!(came(k1), [(4, 1), (14, 1)], "the row before a change is the one of the previous change");
     // Tables in the order of their creation, regardless of the order of operations.

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::harness::checker::{Checker, Start, Violation};
-use crate::harness::condition::{Cond, Dice};
+use crate::harness::condition::{Condition, Random};
 use crate::harness::filter::Filter;
-use crate::harness::history::Desk;
+use crate::harness::history::TableOwner;
 use crate::harness::watcher::{Journal, Watcher};
 use crate::harness::*;
 use driftdb::v1;
@@ -50,8 +50,8 @@ struct Client {
     number: usize,
     url: Arc<Mutex<String>>,
     writer: Option<Writer>,
-    desk: Desk,
-    dice: Dice,
+    tables: TableOwner,
+    random: Random,
     journal: Arc<Journal>,
     events: Arc<AtomicU64>,
     calls: u64,
@@ -125,21 +125,21 @@ impl Client {
             self.retries += 1;
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
-        let commit = self.desk.acknowledged(&token, &reason);
+        let commit = self.tables.acknowledged(&token, &reason);
         self.events.fetch_add(commit.changes.len() as u64, Ordering::Relaxed);
         self.journal.add(commit);
     }
 
     async fn create_tables(&mut self) {
         for (table, int) in TABLES[self.number] {
-            let call = Call::Create(self.desk.create(table, int));
+            let call = Call::Create(self.tables.create(table, int));
             self.commit(call).await;
         }
         if self.number == 1 {
-            let call = Call::Create(self.desk.create(LARGE.0, false));
+            let call = Call::Create(self.tables.create(LARGE.0, false));
             self.commit(call).await;
             let row = |n: usize| json!({"n": n, "pad": "large ".repeat(600)});
-            let rows = (0..LARGE.1).map(|n| self.desk.put(LARGE.0, &format!("k{n:03}"), row(n))).collect();
+            let rows = (0..LARGE.1).map(|n| self.tables.put(LARGE.0, &format!("k{n:03}"), row(n))).collect();
             self.commit(Call::Apply(rows)).await;
         }
     }
@@ -155,57 +155,57 @@ impl Client {
     }
 
     async fn step(&mut self) {
-        let count = match self.dice.below(1000) {
-            0..2 => 2000 + self.dice.below(3000),
-            2..60 => 20 + self.dice.below(60),
+        let count = match self.random.below(1000) {
+            0..2 => 2000 + self.random.below(3000),
+            2..60 => 20 + self.random.below(60),
             60..80 => return self.commit(Call::Apply(Vec::new())).await,
             80..100 if self.number == 1 => return self.change_tables().await,
-            _ => 1 + self.dice.below(6),
+            _ => 1 + self.random.below(6),
         };
         let operations = (0..count).map(|_| self.operation()).collect();
         self.commit(Call::Apply(operations)).await;
     }
 
     fn operation(&mut self) -> v1::Operation {
-        let passing: Vec<&str> = PASSING.into_iter().filter(|table| self.desk.is_live(table)).collect();
+        let passing: Vec<&str> = PASSING.into_iter().filter(|table| self.tables.is_live(table)).collect();
         let [(first, _), (second, _)] = TABLES[self.number];
-        if self.number == 1 && self.dice.below(200) == 0 {
-            let key = format!("k{:03}", self.dice.below(LARGE.1));
-            let salt = self.dice.below(1000);
-            return self.desk.patch(LARGE.0, &key, json!({"n": salt}));
+        if self.number == 1 && self.random.below(200) == 0 {
+            let key = format!("k{:03}", self.random.below(LARGE.1));
+            let salt = self.random.below(1000);
+            return self.tables.patch(LARGE.0, &key, json!({"n": salt}));
         }
-        let table = match self.dice.below(20) {
-            0 if !passing.is_empty() => self.dice.pick(&passing),
+        let table = match self.random.below(20) {
+            0 if !passing.is_empty() => self.random.pick(&passing),
             0..12 => first,
-            _ if second == "wide" && self.dice.below(10) > 0 => first,
+            _ if second == "wide" && self.random.below(10) > 0 => first,
             _ => second,
         };
-        let number = self.dice.below(KEYS);
+        let number = self.random.below(KEYS);
         let key = match table {
             "b" => (number as i64 - 20).to_string(),
             _ => format!("k{number:03}"),
         };
-        let salt = self.dice.below(1000);
-        if !self.desk.has(table, &key) {
-            return self.desk.put(table, &key, row_of(table, salt));
+        let salt = self.random.below(1000);
+        if !self.tables.has(table, &key) {
+            return self.tables.put(table, &key, row_of(table, salt));
         }
-        match self.dice.below(10) {
-            0..5 => self.desk.patch(table, &key, patch_of(salt)),
-            5..8 => self.desk.put(table, &key, row_of(table, salt)),
-            _ => self.desk.delete(table, &key),
+        match self.random.below(10) {
+            0..5 => self.tables.patch(table, &key, patch_of(salt)),
+            5..8 => self.tables.put(table, &key, row_of(table, salt)),
+            _ => self.tables.delete(table, &key),
         }
     }
 
     /// Creates or drops a table, or adds an index.
     async fn change_tables(&mut self) {
-        let table = self.dice.pick(&PASSING);
-        let call = if !self.desk.is_live(table) {
-            Call::Create(self.desk.create(table, false))
-        } else if self.dice.below(3) == 0 {
+        let table = self.random.pick(&PASSING);
+        let call = if !self.tables.is_live(table) {
+            Call::Create(self.tables.create(table, false))
+        } else if self.random.below(3) == 0 {
             let path = format!("p{}", self.calls);
-            Call::Alter(self.desk.index(table, &path))
+            Call::Alter(self.tables.index(table, &path))
         } else {
-            Call::Drop(self.desk.drop_table(table))
+            Call::Drop(self.tables.drop_table(table))
         };
         self.commit(call).await;
     }
@@ -236,8 +236,8 @@ fn patch_of(salt: usize) -> Value {
 
 /// A watcher, and when it starts: after this percentage of the events.
 fn watchers() -> Vec<(u64, Kind, Filter)> {
-    let n_is_low = Cond::Compare("n", "<", 200.into());
-    let low_or_s1 = Cond::Or(vec![n_is_low.clone(), Cond::Compare("s", "=", "s1".into())]);
+    let n_is_low = Condition::Compare("n", "<", 200.into());
+    let low_or_s1 = Condition::Or(vec![n_is_low.clone(), Condition::Compare("s", "=", "s1".into())]);
     let keys =
         |range: std::ops::Range<usize>| range.map(|n| format!("k{n:03}")).chain(["7".into()]).collect();
     let all = Filter::default();
@@ -264,7 +264,7 @@ fn watchers() -> Vec<(u64, Kind, Filter)> {
             Filter {
                 tables: vec!["b", "wide", "a"],
                 prefix: "k0",
-                condition: Some(Cond::IsMissing("n", false)),
+                condition: Some(Condition::IsMissing("n", false)),
                 before: true,
                 ..all.clone()
             },
@@ -445,9 +445,9 @@ async fn every_watcher_gets_what_the_guarantees_promise() {
     let mut clients = Vec::new();
     for number in 0..TABLES.len() {
         let (url, journal, events) = (site.writer_url.clone(), site.journal.clone(), events.clone());
-        let (desk, dice) = (Desk::default(), Dice(seed() + number as u64));
+        let (tables, random) = (TableOwner::default(), Random(seed() + number as u64));
         let mut client =
-            Client { number, url, writer: None, desk, dice, journal, events, calls: 0, retries: 0 };
+            Client { number, url, writer: None, tables, random, journal, events, calls: 0, retries: 0 };
         client.create_tables().await;
         clients.push(client);
     }

@@ -13,7 +13,7 @@ use driftdb_common::format::json;
 use serde_json::Value;
 
 use super::filter::Filter;
-use super::history::{Committed, Happened, History, Version, millis};
+use super::history::{Committed, History, RowChange, Version, millis};
 
 /// The guarantee that a stream violated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -364,7 +364,7 @@ impl Checker {
         Ok(())
     }
 
-    fn is_change(&self, expected: &Happened, found: &v1::Change) -> Result<(), &'static str> {
+    fn is_change(&self, expected: &RowChange, found: &v1::Change) -> Result<(), &'static str> {
         if (&*expected.table, &expected.key) != (&found.table, &found.key) {
             return Err("another row");
         }

@@ -15,16 +15,16 @@ pub struct Row {
 }
 
 #[derive(Debug, Clone)]
-pub enum Cond {
+pub enum Condition {
     Compare(&'static str, &'static str, Value),
     In(&'static str, Vec<Value>, bool),
     Between(&'static str, Value, Value, bool),
     Like(&'static str, &'static str, bool),
     IsNull(&'static str, bool),
     IsMissing(&'static str, bool),
-    And(Vec<Cond>),
-    Or(Vec<Cond>),
-    Not(Box<Cond>),
+    And(Vec<Condition>),
+    Or(Vec<Condition>),
+    Not(Box<Condition>),
 }
 
 /// The value of a column in a row.
@@ -125,34 +125,34 @@ fn all(parts: impl Iterator<Item = Option<bool>>) -> Option<bool> {
     met
 }
 
-impl Cond {
+impl Condition {
     /// Evaluates the condition on a row; `None` means unknown.
     pub fn met(&self, row: &Row) -> Option<bool> {
         let turned = |met: Option<bool>, negated: bool| met.map(|met| met != negated);
         match self {
-            Cond::Compare(path, op, value) => compare(path, op, value, row),
-            Cond::In(path, values, negated) => {
+            Condition::Compare(path, op, value) => compare(path, op, value, row),
+            Condition::In(path, values, negated) => {
                 // `IN` is the OR of comparisons, and NOT IN its negation.
                 let differ = values.iter().map(|value| compare(path, "!=", value, row));
                 turned(all(differ), !negated)
             }
-            Cond::Between(path, low, high, negated) => {
+            Condition::Between(path, low, high, negated) => {
                 let both = [compare(path, ">=", low, row), compare(path, "<=", high, row)];
                 turned(all(both.into_iter()), *negated)
             }
-            Cond::Like(path, pattern, negated) => {
+            Condition::Like(path, pattern, negated) => {
                 let found = operand(path, row).filter(|found| !found.is_null())?;
                 let chars = |text: &str| text.chars().collect::<Vec<_>>();
                 let met = found.as_str().is_some_and(|text| like(&chars(pattern), &chars(text)));
                 Some(met != *negated)
             }
-            Cond::IsNull(path, negated) => {
+            Condition::IsNull(path, negated) => {
                 Some(operand(path, row).is_some_and(|found| found.is_null()) != *negated)
             }
-            Cond::IsMissing(path, negated) => Some(operand(path, row).is_none() != *negated),
-            Cond::And(parts) => all(parts.iter().map(|part| part.met(row))),
-            Cond::Or(parts) => turned(all(parts.iter().map(|part| turned(part.met(row), true))), true),
-            Cond::Not(inner) => turned(inner.met(row), true),
+            Condition::IsMissing(path, negated) => Some(operand(path, row).is_none() != *negated),
+            Condition::And(parts) => all(parts.iter().map(|part| part.met(row))),
+            Condition::Or(parts) => turned(all(parts.iter().map(|part| turned(part.met(row), true))), true),
+            Condition::Not(inner) => turned(inner.met(row), true),
         }
     }
 
@@ -167,36 +167,36 @@ impl Cond {
         };
         let not = |negated: &bool| if *negated { "NOT " } else { "" };
         match self {
-            Cond::Compare(path, op, value) => format!("{path} {op} {}", literal(value)),
-            Cond::In(path, values, negated) => {
+            Condition::Compare(path, op, value) => format!("{path} {op} {}", literal(value)),
+            Condition::In(path, values, negated) => {
                 let values: Vec<String> = values.iter().map(literal).collect();
                 format!("{path} {}IN ({})", not(negated), values.join(", "))
             }
-            Cond::Between(path, low, high, negated) => {
+            Condition::Between(path, low, high, negated) => {
                 let low = literal(low);
                 format!("{path} {}BETWEEN {low} AND {}", not(negated), literal(high))
             }
-            Cond::Like(path, pattern, negated) => {
+            Condition::Like(path, pattern, negated) => {
                 format!("{path} {}LIKE {}", not(negated), literal(&(*pattern).into()))
             }
-            Cond::IsNull(path, negated) => format!("{path} IS {}NULL", not(negated)),
-            Cond::IsMissing(path, negated) => format!("{path} IS {}MISSING", not(negated)),
-            Cond::And(parts) | Cond::Or(parts) => {
-                let word = if matches!(self, Cond::And(_)) { " AND " } else { " OR " };
+            Condition::IsNull(path, negated) => format!("{path} IS {}NULL", not(negated)),
+            Condition::IsMissing(path, negated) => format!("{path} IS {}MISSING", not(negated)),
+            Condition::And(parts) | Condition::Or(parts) => {
+                let word = if matches!(self, Condition::And(_)) { " AND " } else { " OR " };
                 let parts: Vec<String> =
                     parts.iter().map(|part| format!("({})", part.text(params))).collect();
                 parts.join(word)
             }
-            Cond::Not(inner) => format!("NOT ({})", inner.text(params)),
+            Condition::Not(inner) => format!("NOT ({})", inner.text(params)),
         }
     }
 }
 
 /// Pseudo-random numbers that depend only on the seed.
 #[derive(Debug)]
-pub struct Dice(pub u64);
+pub struct Random(pub u64);
 
-impl Dice {
+impl Random {
     /// The next state. Its high bits are the most random.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -19,7 +19,7 @@ use driftdb_common::table::log_tail::ReadLimit;
 use driftdb_common::table::table_files::TableFiles;
 
 use super::calls::{ask, run};
-use super::condition::Dice;
+use super::condition::Random;
 use super::*;
 
 pub const ARGS: [&str; 4] = ["--snapshot-events", "40", "--segment-bytes", "16384"];
@@ -45,10 +45,10 @@ pub async fn build(dir: &Path) {
         ..Default::default()
     };
     writer.create_table(numbers).await.unwrap();
-    let mut dice = Dice(7);
+    let mut random = Random(7);
     for n in 0..COMMITS {
-        let random = dice.next();
-        let (key, pick) = (format!("k{}", random >> 33 & 31), random >> 40 & 7);
+        let bits = random.next();
+        let (key, pick) = (format!("k{}", bits >> 33 & 31), bits >> 40 & 7);
         let row = format!(
             r#"{{"id":"{key}","n":{n},"status":"s{}","who":{{"name":"w{}"}},"pad":"{}"}}"#,
             n % 5,

@@ -3,8 +3,8 @@
 use driftdb::v1;
 use serde_json::Value;
 
-use super::condition::{Cond, Row};
-use super::history::{Committed, Happened, Version};
+use super::condition::{Condition, Row};
+use super::history::{Committed, RowChange, Version};
 
 /// A change matches if every set field matches.
 #[derive(Debug, Clone, Default)]
@@ -12,7 +12,7 @@ pub struct Filter {
     pub tables: Vec<&'static str>,
     pub keys: Vec<String>,
     pub prefix: &'static str,
-    pub condition: Option<Cond>,
+    pub condition: Option<Condition>,
     pub before: bool,
     pub after: bool,
     pub msgpack: bool,
@@ -45,7 +45,7 @@ impl Filter {
 
     /// Whether the filter matches a row.
     pub fn takes_row(&self, table: &str, key: &str, id: &Value, row: &Version) -> bool {
-        let met = |condition: &Cond| {
+        let met = |condition: &Condition| {
             let Version { seq, time_ms, document } = row;
             let row = Row { key: id.clone(), seq: *seq, time_ms: *time_ms, document: (**document).clone() };
             condition.met(&row) == Some(true)
@@ -54,8 +54,8 @@ impl Filter {
     }
 
     /// Whether the filter matches a change.
-    pub fn takes(&self, change: &Happened) -> bool {
-        let Happened { table, key, id, .. } = change;
+    pub fn takes(&self, change: &RowChange) -> bool {
+        let RowChange { table, key, id, .. } = change;
         if change.kind == v1::ChangeKind::Schema {
             let of_rows = !self.keys.is_empty() || !self.prefix.is_empty() || self.condition.is_some();
             return !of_rows && (self.tables.is_empty() || self.tables.contains(&&**table));
@@ -67,7 +67,7 @@ impl Filter {
     }
 
     /// The changes of a commit that the filter matches.
-    pub fn of<'a>(&self, commit: &'a Committed) -> Vec<&'a Happened> {
+    pub fn of<'a>(&self, commit: &'a Committed) -> Vec<&'a RowChange> {
         commit.changes.iter().filter(|change| self.takes(change)).collect()
     }
 

@@ -22,7 +22,7 @@ pub struct Version {
 
 /// One change.
 #[derive(Debug, Clone)]
-pub struct Happened {
+pub struct RowChange {
     pub table: Arc<str>,
     /// Empty for a schema change.
     pub key: String,
@@ -40,7 +40,7 @@ pub struct Committed {
     pub seq: u64,
     pub time_ms: i64,
     pub reason: String,
-    pub changes: Vec<Happened>,
+    pub changes: Vec<RowChange>,
 }
 
 /// Milliseconds since 1970.
@@ -123,12 +123,12 @@ struct Table {
 
 /// Tables that only one writer writes: makes operations, and knows their effects.
 #[derive(Debug, Default)]
-pub struct Desk {
+pub struct TableOwner {
     tables: BTreeMap<Arc<str>, Table>,
-    pending: Vec<Happened>,
+    pending: Vec<RowChange>,
 }
 
-impl Desk {
+impl TableOwner {
     pub fn is_live(&self, table: &str) -> bool {
         self.tables.get(table).is_some_and(|table| table.live)
     }
@@ -161,7 +161,7 @@ impl Desk {
             None => rows.remove(key),
         };
         let payload = payload.map(Arc::new);
-        self.pending.push(Happened { table: name, key: key.to_owned(), id, kind, payload, before, after });
+        self.pending.push(RowChange { table: name, key: key.to_owned(), id, kind, payload, before, after });
     }
 
     /// Writes a whole row; the row's key becomes the field `id`.
@@ -194,7 +194,7 @@ impl Desk {
         let key_type = if table.int { "INT" } else { "STRING" };
         let payload = json!({"action": action, "table": *name, "primary_key": "id", "key_type": key_type,
             "indexes": table.indexes});
-        self.pending.push(Happened {
+        self.pending.push(RowChange {
             table: name,
             key: String::new(),
             id: Value::Null,

@@ -3,14 +3,16 @@
 mod binaries;
 pub mod calls;
 pub mod checker;
-pub mod churn;
+
 pub mod condition;
 pub mod database;
 pub mod filter;
 pub mod history;
-pub mod keeper;
+
 pub mod lane;
 pub mod model;
+pub mod open_database;
+pub mod random_writer;
 pub mod refusal;
 pub mod script;
 pub mod transcript;

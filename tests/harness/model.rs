@@ -17,13 +17,13 @@ pub enum Op {
 }
 
 /// One event of a row: the commit, and the kind as driftctl names it.
-pub type Happened = (u64, &'static str);
+pub type DriftEntry = (u64, &'static str);
 
 /// Keeps the whole state after every commit: slow, but obviously correct.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     states: Vec<BTreeMap<String, Rows>>,
-    drift: BTreeMap<(String, String), Vec<Happened>>,
+    drift: BTreeMap<(String, String), Vec<DriftEntry>>,
 }
 
 impl Model {
@@ -80,7 +80,7 @@ impl Model {
     }
 
     /// The events of a row.
-    pub fn drift(&self, table: &str, key: &str) -> Vec<Happened> {
+    pub fn drift(&self, table: &str, key: &str) -> Vec<DriftEntry> {
         self.drift.get(&(table.to_owned(), key.to_owned())).cloned().unwrap_or_default()
     }
 }

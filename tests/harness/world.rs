@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use driftdb::v1;
 use serde_json::{Value, json};
 
-use super::condition::Dice;
+use super::condition::Random;
 use super::model::merge;
 use super::{delete, insert, json as document, patch, put};
 
@@ -232,39 +232,39 @@ fn find_key(table: &str, text: &str) -> Key {
 }
 
 /// A random commit.
-pub fn random_commit(dice: &mut Dice, world: &World, number: u64) -> v1::ApplyRequest {
-    if dice.below(15) == 0 {
+pub fn random_commit(random: &mut Random, world: &World, number: u64) -> v1::ApplyRequest {
+    if random.below(15) == 0 {
         let options = Some(v1::CommitOptions { reason: format!("note {number}"), ..Default::default() });
         return v1::ApplyRequest { options, ..Default::default() };
     }
-    let count = if dice.below(12) == 0 { 40 } else { 1 + dice.below(5) };
-    let hot = (count == 40).then(|| (dice.below(3), dice.below(KEYS)));
-    let operations = (0..count).map(|_| random_operation(dice, world, hot)).collect();
+    let count = if random.below(12) == 0 { 40 } else { 1 + random.below(5) };
+    let hot = (count == 40).then(|| (random.below(3), random.below(KEYS)));
+    let operations = (0..count).map(|_| random_operation(random, world, hot)).collect();
     let mut preconditions = Vec::new();
-    for _ in 0..[0, 0, 1, 3][dice.below(4)] {
-        preconditions.push(random_precondition(dice, world));
+    for _ in 0..[0, 0, 1, 3][random.below(4)] {
+        preconditions.push(random_precondition(random, world));
     }
-    let reason = if dice.below(4) == 0 { format!("because {number}") } else { String::new() };
-    let request_id = if dice.below(3) == 0 { format!("request {number}") } else { String::new() };
+    let reason = if random.below(4) == 0 { format!("because {number}") } else { String::new() };
+    let request_id = if random.below(3) == 0 { format!("request {number}") } else { String::new() };
     let options = Some(v1::CommitOptions { reason, request_id, commit_time: None });
     v1::ApplyRequest { operations, preconditions, options }
 }
 
-fn random_operation(dice: &mut Dice, world: &World, hot: Option<(usize, usize)>) -> v1::Operation {
+fn random_operation(random: &mut Random, world: &World, hot: Option<(usize, usize)>) -> v1::Operation {
     let (table, number) = hot.unwrap_or_else(|| {
         // Changes wide rows rarely.
-        let table = if dice.below(40) == 0 { 3 } else { dice.below(3) };
-        (table, dice.below(KEYS))
+        let table = if random.below(40) == 0 { 3 } else { random.below(3) };
+        (table, random.below(KEYS))
     });
     let name = TABLES[table].0;
     let key = key_of(name, number);
     let live = world.now().get(name).is_some_and(|table| table.rows.contains_key(&key));
-    let salt = dice.below(200);
+    let salt = random.below(200);
     // Most operations can be applied.
-    let (live, kind) = (if dice.below(30) == 0 { !live } else { live }, dice.below(10));
+    let (live, kind) = (if random.below(30) == 0 { !live } else { live }, random.below(10));
     match (live, kind) {
-        _ if dice.below(25) == 0 => {
-            let to = super::at_seq(dice.below(usize::try_from(world.seq()).unwrap() + 1) as u64);
+        _ if random.below(25) == 0 => {
+            let to = super::at_seq(random.below(usize::try_from(world.seq()).unwrap() + 1) as u64);
             let revert = v1::operation::Action::Revert(v1::operation::Revert { to });
             v1::Operation { table: name.into(), key: key.1, action: Some(revert) }
         }
@@ -278,18 +278,18 @@ fn random_operation(dice: &mut Dice, world: &World, hot: Option<(usize, usize)>)
     }
 }
 
-fn random_precondition(dice: &mut Dice, world: &World) -> v1::Precondition {
+fn random_precondition(random: &mut Random, world: &World) -> v1::Precondition {
     use v1::precondition::Check;
-    let name = TABLES[dice.below(4)].0;
-    let key = key_of(name, dice.below(KEYS));
+    let name = TABLES[random.below(4)].0;
+    let key = key_of(name, random.below(KEYS));
     let table = world.now().get(name);
     let changed = table.and_then(|table| table.changed.get(&key)).copied().unwrap_or(0);
     let live = table.is_some_and(|table| table.rows.contains_key(&key));
-    let off = u64::from(dice.below(8) == 0);
-    let check = match dice.below(3) {
+    let off = u64::from(random.below(8) == 0);
+    let check = match random.below(3) {
         0 if changed > 0 => Check::SeqIs(changed + off),
         1 => Check::Exists(live != (off == 1)),
-        _ => Check::UnchangedSince((changed + dice.below(2) as u64).saturating_sub(off)),
+        _ => Check::UnchangedSince((changed + random.below(2) as u64).saturating_sub(off)),
     };
     v1::Precondition { table: name.into(), key: key.1, check: Some(check) }
 }

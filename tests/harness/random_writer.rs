@@ -4,28 +4,28 @@ use std::time::{Duration, Instant};
 
 use driftdb::v1;
 
-use super::condition::Dice;
+use super::condition::Random;
 use super::*;
 
 /// Chooses its commits by a seed, so that a failure can be repeated.
-pub struct Churn {
+pub struct RandomWriter {
     pub writer: Writer,
-    dice: Dice,
+    random: Random,
     /// The tables in the order of their creation, each with the floor that compaction gave it.
     pub tables: Vec<(String, u64)>,
     /// The newest commit.
     pub seq: u64,
 }
 
-impl Churn {
-    pub async fn start(writer: Writer, seed: u64) -> Churn {
-        let mut churn = Churn { writer, dice: Dice(seed), tables: Vec::new(), seq: 0 };
+impl RandomWriter {
+    pub async fn start(writer: Writer, seed: u64) -> RandomWriter {
+        let mut churn = RandomWriter { writer, random: Random(seed), tables: Vec::new(), seq: 0 };
         churn.create().await;
         churn
     }
 
     fn next(&mut self, below: u64) -> u64 {
-        (self.dice.next() >> 33) % below
+        (self.random.next() >> 33) % below
     }
 
     /// Creates one more table, with an index.
@@ -89,7 +89,11 @@ impl Churn {
 
 /// Checks that two readers give the same answers, byte by byte, about every table at some commits. Returns the number
 /// of answers compared.
-pub async fn compare(churn: &Churn, readers: [&mut Reader; 2], moments: impl Iterator<Item = u64>) -> usize {
+pub async fn compare(
+    churn: &RandomWriter,
+    readers: [&mut Reader; 2],
+    moments: impl Iterator<Item = u64>,
+) -> usize {
     let [one, other] = readers;
     churn.wait_for(one).await;
     churn.wait_for(other).await;

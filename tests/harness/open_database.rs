@@ -44,10 +44,10 @@ pub fn dir() -> DataDir {
 
 type Rows = BTreeMap<String, Value>;
 /// An event of one table: kind, key, and the row after it.
-type Happened = (EventType, Option<String>, Option<Value>);
+type ScriptEvent = (EventType, Option<String>, Option<Value>);
 
 /// The events of a commit, by table index, given the rows before it.
-fn commit(seq: u64, rows: &[Option<Rows>; 2]) -> Vec<(usize, Happened)> {
+fn commit(seq: u64, rows: &[Option<Rows>; 2]) -> Vec<(usize, ScriptEvent)> {
     match seq {
         1 | 2 => return vec![(usize::from(seq == 2), (EventType::Schema, None, None))],
         ALTERED => return vec![(0, (EventType::Schema, None, None))],
@@ -86,7 +86,7 @@ fn commit(seq: u64, rows: &[Option<Rows>; 2]) -> Vec<(usize, Happened)> {
 /// The rows of each table after every commit, and the events of every commit.
 pub struct Script {
     pub states: Vec<[Option<Rows>; 2]>,
-    pub events: Vec<Vec<(usize, Happened)>>,
+    pub events: Vec<Vec<(usize, ScriptEvent)>>,
 }
 
 impl Script {
@@ -182,7 +182,7 @@ fn next_task(manifest: &Manifest) -> Option<MergeTask> {
 }
 
 /// A database open for writing, and what recovery found in it.
-pub struct Keeper {
+pub struct OpenDatabase {
     pub log: Log,
     pub shelf: TableFiles,
     chains: BTreeMap<u64, LayerMap>,
@@ -217,8 +217,8 @@ impl Replay for Opening<'_> {
     }
 }
 
-impl Keeper {
-    pub fn open(disk: &SimDisk) -> Result<Keeper> {
+impl OpenDatabase {
+    pub fn open(disk: &SimDisk) -> Result<OpenDatabase> {
         let shelf = shelf(disk);
         let options = LogOptions { background: false, ..LogOptions::default() };
         let mut opening = Opening { shelf: &shelf, chains: BTreeMap::new(), timelines: BTreeMap::new() };
@@ -226,7 +226,7 @@ impl Keeper {
         let Opening { chains, mut timelines, .. } = opening;
         // Recovery also announces tables whose creation did not survive.
         timelines.retain(|id, _| log.manifest(*id).is_some());
-        Ok(Keeper { log, shelf, chains, timelines })
+        Ok(OpenDatabase { log, shelf, chains, timelines })
     }
 
     pub fn published(&self) -> u64 {
