@@ -250,14 +250,14 @@ impl Tour<'_> {
         self.maintain(&format!("COMPACT orders BEFORE \"@seq:{}\"", patched.seq)).await?;
         let key = id(CHOSEN);
         let kept = self.query_and_show(&status_of(&key, &format!(" AS OF \"@seq:{}\"", patched.seq))).await?;
-        expect("the oldest moment", texts(&kept, "status") == ["shipped"])?;
+        expect("the row at the floor", texts(&kept, "status") == ["shipped"])?;
         let gone = self.query_and_show(&status_of(&key, &format!(" AS OF \"@seq:{}\"", created.seq))).await;
         let refused = match gone {
             Err(Failure::Database(error) | Failure::Statement { error, .. }) => error,
-            _ => return expect("the refusal of what is below the floor", false),
+            _ => return expect("the error below the floor", false),
         };
         self.out.print_text(&format!("{refused}\n"))?;
-        expect("the refusal", refused.reason() == Reason::BelowFloor)
+        expect("the reason of the error below the floor", refused.reason() == Reason::BelowFloor)
     }
 
     /// Watches a change that is made meanwhile.

@@ -55,7 +55,7 @@ struct CeilingLog(mpsc::Sender<LogAppend>);
 impl CeilingLog {
     fn open(dir: &Path) -> Result<CeilingLog> {
         let failed =
-            |e: std::io::Error| Error::io(format_args!("cannot make a log in {}", dir.display()), &e);
+            |e: std::io::Error| Error::io(format_args!("cannot create a log in {}", dir.display()), &e);
         OsFileSystem.create_dir(dir).map_err(failed)?;
         let file = preallocated(dir).map_err(failed)?;
         let (sender, entries) = mpsc::channel(limits::QUEUE_REQUESTS);
