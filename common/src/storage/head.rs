@@ -47,7 +47,7 @@ pub fn read(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<Head>> {
 
 /// Does the same as [`read`] for the holder of the lock: returns a damaged entry as the entry of no table. The header
 /// alone says what was published; recovery rebuilds entries from the log.
-pub fn read_tolerant(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<Head>> {
+pub(crate) fn read_tolerant(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<Head>> {
     read_with_retries(fs, dir, |file| read_cells(file, true))
 }
 

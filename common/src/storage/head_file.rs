@@ -16,7 +16,7 @@ use crate::storage::layout::{self, DataDir};
 /// HEAD, open for publishing. [`HeadFile::publish`] does not sync it: HEAD may lag the segments on disk, and never leads
 /// them.
 #[derive(Debug)]
-pub struct HeadFile {
+pub(crate) struct HeadFile {
     file: Arc<dyn File>,
     head: Head,
     syncer: Arc<HeadSyncer>,
@@ -53,7 +53,7 @@ impl HeadSyncer {
 
 impl HeadFile {
     /// Writes HEAD atomically and durably.
-    pub fn replace(fs: &dyn FileSystem, dir: &DataDir, head: &Head) -> Result<()> {
+    pub(crate) fn replace(fs: &dyn FileSystem, dir: &DataDir, head: &Head) -> Result<()> {
         fs::replace_via(fs, &dir.head_tmp(head.header.term), &dir.head(), &head.encode())
     }
 
@@ -62,7 +62,7 @@ impl HeadFile {
     ///
     /// If several writers try at once, because a lock has lapsed, one succeeds. A writer's temporary file is its claim:
     /// the name contains the term, the greatest term wins, and the winner removes lower claims.
-    pub fn take_over(fs: &dyn FileSystem, dir: &DataDir, found: &Head) -> Result<HeadFile> {
+    pub(crate) fn take_over(fs: &dyn FileSystem, dir: &DataDir, found: &Head) -> Result<HeadFile> {
         let path = dir.head();
         let failed = |e: io::Error| Error::io(format_args!("cannot write {}", path.display()), &e);
         let (term, file) = claim_term(fs, dir, found.header.term)?;
@@ -88,7 +88,7 @@ impl HeadFile {
     }
 
     /// Returns what was last published.
-    pub fn head(&self) -> &Head {
+    pub(crate) fn head(&self) -> &Head {
         &self.head
     }
 
@@ -99,7 +99,7 @@ impl HeadFile {
 
     /// Publishes: writes the changed entries (new ones only at the end), then the older copy of the header.
     /// Any failure is final, because it is not known what readers see.
-    pub fn publish(
+    pub(crate) fn publish(
         &mut self,
         entries: &[(usize, TableEntry)],
         last_seq: u64,

@@ -34,7 +34,7 @@ impl DataDir {
     }
 
     /// The temporary file of the HEAD that the writer of a term creates.
-    pub fn head_tmp(&self, term: u64) -> PathBuf {
+    pub(crate) fn head_tmp(&self, term: u64) -> PathBuf {
         self.0.join(format!("HEAD.{term}.tmp"))
     }
 
@@ -60,12 +60,12 @@ impl DataDir {
 
     /// The temporary file of a manifest that the writer of a term creates. No two terms share a name, so a writer cannot
     /// install a file after the writer of a later term has removed it.
-    pub fn manifest_tmp(&self, table: &str, term: u64) -> PathBuf {
+    pub(crate) fn manifest_tmp(&self, table: &str, term: u64) -> PathBuf {
         self.table(table).join(format!("meta.{term}.tmp"))
     }
 
     /// The temporary file of a `schema.yaml` that the writer of a term creates.
-    pub fn schema_tmp(&self, table: &str, term: u64) -> PathBuf {
+    pub(crate) fn schema_tmp(&self, table: &str, term: u64) -> PathBuf {
         self.table(table).join(format!("schema.{term}.tmp"))
     }
 
@@ -85,7 +85,7 @@ impl DataDir {
     }
 
     /// The temporary file of a segment that the writer of a term creates.
-    pub fn segment_tmp(&self, table: &str, number: u64, term: u64) -> PathBuf {
+    pub(crate) fn segment_tmp(&self, table: &str, number: u64, term: u64) -> PathBuf {
         self.segments(table).join(format!("{number:08}.{term}{SEGMENT_TMP}"))
     }
 
@@ -121,12 +121,12 @@ impl DataDir {
 }
 
 /// The end of the name of an unfinished segment.
-pub const SEGMENT_TMP: &str = ".seg.tmp";
+pub(crate) const SEGMENT_TMP: &str = ".seg.tmp";
 /// The end of the name of every unfinished file.
-pub const TMP: &str = ".tmp";
+pub(crate) const TMP: &str = ".tmp";
 
 /// Returns the term in the name of an unfinished HEAD; `None` for other files.
-pub fn head_tmp_term(file_name: &str) -> Option<u64> {
+pub(crate) fn head_tmp_term(file_name: &str) -> Option<u64> {
     file_name.strip_prefix("HEAD.")?.strip_suffix(TMP)?.parse().ok()
 }
 
@@ -251,7 +251,7 @@ pub fn table_names(fs: &dyn FileSystem, dir: &DataDir) -> Result<Vec<String>> {
 }
 
 /// Returns whether a table can have this name. Such a name is a safe file name on every system.
-pub fn is_table_name(name: &str) -> bool {
+pub(crate) fn is_table_name(name: &str) -> bool {
     name.len() <= crate::limits::TABLE_NAME_BYTES
         && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')

@@ -3,7 +3,7 @@
 pub mod fence;
 pub mod fs;
 pub mod head;
-pub mod head_file;
+pub(crate) mod head_file;
 pub mod layout;
 pub mod lock;
 pub mod recovery;

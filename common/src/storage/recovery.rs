@@ -76,7 +76,7 @@ pub fn open(
 
 /// Returns the last whole commit and its time, as the segments alone show: what recovery would find without HEAD.
 /// Fails if recovery would refuse to open the database. Changes nothing.
-pub fn last_whole(fs: &Arc<dyn FileSystem>, dir: &DataDir, head: &Head) -> Result<(u64, u64)> {
+pub(crate) fn last_whole(fs: &Arc<dyn FileSystem>, dir: &DataDir, head: &Head) -> Result<(u64, u64)> {
     let survey = Survey::complete(fs, dir, head, &mut |_| Ok(()))?;
     Ok((survey.last_whole_seq(), survey.last_ms))
 }

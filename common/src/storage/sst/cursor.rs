@@ -17,13 +17,13 @@ pub struct TreeCursor {
     file: Arc<SstFile>,
     tree: Option<Tree>,
     /// The blocks from the root to the data. Complete while the cursor is on an entry; otherwise a valid part of it.
-    path: Vec<TreeLevel>,
+    path: Vec<CursorLevel>,
     state: CursorState,
 }
 
 /// One block on a cursor's path, and the index of the entry in it.
 #[derive(Debug, Clone)]
-struct TreeLevel {
+struct CursorLevel {
     block: Block,
     index: usize,
 }
@@ -70,13 +70,13 @@ impl TreeCursor {
     }
 
     /// Moves to the first entry whose key is not `before`, a predicate that is true for a prefix of the sorted keys.
-    pub fn seek_by(&mut self, before: impl Fn(&[u8]) -> bool) -> Result<()> {
+    pub(crate) fn seek_by(&mut self, before: impl Fn(&[u8]) -> bool) -> Result<()> {
         self.run_move(|cursor| cursor.find(&before))
     }
 
     /// Moves to the last entry whose key is `upto`, a predicate that is true for a prefix of the sorted keys. If it is true
     /// for no key, moves before the first entry.
-    pub fn seek_last_by(&mut self, upto: impl Fn(&[u8]) -> bool) -> Result<()> {
+    pub(crate) fn seek_last_by(&mut self, upto: impl Fn(&[u8]) -> bool) -> Result<()> {
         self.seek_by(upto)?;
         self.prev()
     }
@@ -129,7 +129,7 @@ impl TreeCursor {
     }
 
     /// Moves to the previous entry.
-    pub fn prev(&mut self) -> Result<()> {
+    pub(crate) fn prev(&mut self) -> Result<()> {
         match self.state {
             CursorState::BeforeFirst => Ok(()),
             CursorState::AfterLast => self.last(),
@@ -147,7 +147,7 @@ impl TreeCursor {
         }
     }
 
-    fn leaf(&self) -> Option<&TreeLevel> {
+    fn leaf(&self) -> Option<&CursorLevel> {
         if self.state == CursorState::OnEntry { self.path.last() } else { None }
     }
 
@@ -173,7 +173,7 @@ impl TreeCursor {
     /// Loads the root if the path is empty. The path of an empty tree stays empty.
     fn load_root(&mut self) -> Result<()> {
         if let (true, Some(root)) = (self.path.is_empty(), self.tree.and_then(|tree| tree.root)) {
-            self.path.push(TreeLevel { block: self.file.block(root)?, index: 0 });
+            self.path.push(CursorLevel { block: self.file.block(root)?, index: 0 });
         }
         Ok(())
     }
@@ -234,7 +234,7 @@ impl TreeCursor {
         let value = self.path.last().and_then(|level| level.block.value(level.index));
         let handle = value.ok_or_else(|| self.bad_index_error())?;
         let handle = BlockHandle::decode(&handle).map_err(|_| self.bad_index_error())?;
-        self.path.push(TreeLevel { block: self.file.block(handle)?, index: 0 });
+        self.path.push(CursorLevel { block: self.file.block(handle)?, index: 0 });
         Ok(())
     }
 

@@ -244,7 +244,7 @@ impl Log {
             table.entry.last_seq = frames.last_seq;
             files.push(table.segment.file());
         }
-        self.background.sync_all(&files).map_err(|e| Error::io("cannot sync a segment", &e))?;
+        self.background.sync_all(&files).map_err(|e| Error::io("cannot sync segments", &e))?;
         // A writer that takes over after this check finds the group on disk, and keeps it.
         self.fence.check()?;
         self.publish(group.tables.keys().copied(), group.last_seq, group.last_ms)?;

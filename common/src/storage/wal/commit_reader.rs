@@ -57,7 +57,7 @@ impl LogSource {
     }
 
     /// Reads the table's remaining bytes, from where reading stopped.
-    pub fn read_to_end(&mut self) -> Result<bytes::Bytes> {
+    pub(in crate::storage) fn read_to_end(&mut self) -> Result<bytes::Bytes> {
         self.cursor.read_to_end()
     }
 
@@ -130,11 +130,6 @@ impl CommitReader {
         self.published
     }
 
-    /// Returns whether the reader has a table's log.
-    pub fn contains_table(&self, table_id: u64) -> bool {
-        self.sources.contains_key(&table_id)
-    }
-
     /// Adds a table's log, from the first commit after `last_seq`.
     pub fn add_table(&mut self, table_id: u64, cursor: LogCursor, last_seq: u64) {
         self.sources
@@ -147,7 +142,7 @@ impl CommitReader {
     }
 
     /// Returns the logs by table id, to read the bytes after an invalid frame.
-    pub fn sources_mut(&mut self) -> &mut HashMap<u64, LogSource> {
+    pub(in crate::storage) fn sources_mut(&mut self) -> &mut HashMap<u64, LogSource> {
         &mut self.sources
     }
 

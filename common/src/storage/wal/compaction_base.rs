@@ -24,22 +24,22 @@ const CHUNK: usize = 1 << 20;
 
 /// A frame whose payload is not decoded.
 #[derive(Debug)]
-pub struct RawFrame {
+pub(crate) struct RawFrame {
     /// The commit it belongs to.
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// The commit's time, in milliseconds since 1970.
-    pub time_ms: u64,
+    pub(crate) time_ms: u64,
     /// The kind of the event in the payload.
-    pub kind: EventType,
+    pub(crate) kind: EventType,
     /// The payload.
-    pub payload: Bytes,
+    pub(crate) payload: Bytes,
     /// The stored CRC.
-    pub crc: u32,
+    pub(crate) crc: u32,
 }
 
 /// Reads the frames of a part of one segment.
 #[derive(Debug)]
-pub struct RawFrameReader {
+pub(crate) struct RawFrameReader {
     path: PathBuf,
     file: Box<dyn File>,
     /// The address of the next frame.
@@ -50,7 +50,7 @@ pub struct RawFrameReader {
 
 impl RawFrameReader {
     /// Opens a segment to read its frames from `start` up to the offset `end`.
-    pub fn open(
+    pub(crate) fn open(
         fs: &dyn FileSystem,
         dir: &DataDir,
         table: &str,
@@ -64,12 +64,12 @@ impl RawFrameReader {
     }
 
     /// Returns the offset of the next frame.
-    pub fn offset(&self) -> u64 {
+    pub(crate) fn offset(&self) -> u64 {
         self.next.offset
     }
 
     /// Reads the next frame; `None` at the end. Bytes that are not a valid frame are damage.
-    pub fn next_frame(&mut self) -> Result<Option<RawFrame>> {
+    pub(crate) fn next_frame(&mut self) -> Result<Option<RawFrame>> {
         let left = self.end.saturating_sub(self.next.offset);
         if left == 0 {
             return Ok(None);
@@ -197,7 +197,7 @@ impl BaseReader {
 
 /// Writes a compacted segment. The caller renames it once it is complete.
 #[derive(Debug)]
-pub struct BaseWriter {
+pub(crate) struct BaseWriter {
     file: Box<dyn File>,
     path: PathBuf,
     table: u64,
@@ -212,14 +212,14 @@ pub struct BaseWriter {
 
 /// A position in a segment that is being written. [`BaseWriter::finish`] converts it to a [`LogPosition`].
 #[derive(Debug, Clone)]
-pub struct SegmentPosition {
+pub(crate) struct SegmentPosition {
     offset: u64,
     digest: Digest,
 }
 
 impl BaseWriter {
     /// Creates the file at `path` for segment `number` of a table.
-    pub fn create(
+    pub(crate) fn create(
         fs: &Arc<dyn FileSystem>,
         path: PathBuf,
         table: u64,
@@ -261,7 +261,7 @@ impl BaseWriter {
     }
 
     /// Appends a frame.
-    pub fn push(
+    pub(crate) fn push(
         &mut self,
         (seq, time_ms): (u64, u64),
         kind: EventType,
@@ -287,7 +287,7 @@ impl BaseWriter {
     }
 
     /// Ends the base. Frames appended from now on are ordinary frames.
-    pub fn end_base(&mut self) -> Result<()> {
+    pub(crate) fn end_base(&mut self) -> Result<()> {
         self.flush()?;
         let state = self.digest.seal(0);
         (self.floor.frames, self.floor.digest) = (state.frames, state.digest);
@@ -295,14 +295,14 @@ impl BaseWriter {
     }
 
     /// Returns the present position, for [`BaseWriter::finish`].
-    pub fn save_position(&mut self) -> Result<SegmentPosition> {
+    pub(crate) fn save_position(&mut self) -> Result<SegmentPosition> {
         self.flush()?;
         Ok(SegmentPosition { offset: self.offset, digest: self.digest.clone() })
     }
 
     /// Completes and syncs the file; its name is not durable yet. Returns its seal, and the log positions of the saved
     /// positions.
-    pub fn finish(mut self, saved: &[SegmentPosition]) -> Result<(Seal, Vec<LogPosition>)> {
+    pub(crate) fn finish(mut self, saved: &[SegmentPosition]) -> Result<(Seal, Vec<LogPosition>)> {
         self.flush()?;
         let (first, crc) = self.first_frame()?;
         let steps = || {

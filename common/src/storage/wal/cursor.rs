@@ -73,7 +73,7 @@ impl CursorPosition {
     }
 
     /// Converts to a position for a manifest.
-    pub fn to_log_position(&self) -> LogPosition {
+    pub(crate) fn to_log_position(&self) -> LogPosition {
         let Seal { frames, digest, .. } = self.digest.seal(self.offset);
         LogPosition { segment: self.segment, offset: self.offset, frames, digest }
     }
@@ -131,7 +131,7 @@ impl LogCursor {
     }
 
     /// Returns whether the segment at the position is known to be sealed.
-    pub fn is_in_sealed_segment(&self) -> bool {
+    pub(in crate::storage) fn is_in_sealed_segment(&self) -> bool {
         self.readable.front().is_some_and(|span| span.seal.is_some())
     }
 
@@ -211,7 +211,7 @@ impl LogCursor {
     }
 
     /// Reads all bytes from the position to the end of the segment's readable span.
-    pub fn read_to_end(&mut self) -> Result<Bytes> {
+    pub(in crate::storage) fn read_to_end(&mut self) -> Result<Bytes> {
         let end = self.readable.front().map_or(self.position.offset, |span| span.end);
         self.fill(end.saturating_sub(self.position.offset))?;
         Ok(self.buffer.clone())

@@ -1,7 +1,7 @@
 //! The active segment: the writer appends frames at its end and preallocates zeros ahead of them.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -23,6 +23,7 @@ pub(in crate::storage) struct ActiveSegment {
     pub(in crate::storage) number: u64,
     /// The offset of the next frame: the bytes written so far.
     pub(in crate::storage) offset: u64,
+    path: PathBuf,
     file: Arc<dyn File>,
     digest: Digest,
     preallocation: Arc<Preallocation>,
@@ -75,12 +76,12 @@ impl Preallocation {
     }
 
     /// Makes sure that all bytes below `end` are zeroed. If this fails, nothing was written for the caller.
-    fn reserve(&self, end: u64) -> Result<()> {
+    fn reserve(&self, end: u64) -> io::Result<()> {
         if self.zeroed_to.load(Ordering::Acquire) >= end {
             return Ok(());
         }
         let mut progress = self.progress.lock();
-        self.fill(&mut progress, end).map_err(|e| Error::io("cannot preallocate space in a segment", &e))
+        self.fill(&mut progress, end)
     }
 
     fn fill(&self, progress: &mut PreallocationProgress, end: u64) -> io::Result<()> {
@@ -114,15 +115,17 @@ impl ActiveSegment {
         let failed = |e: io::Error| Error::io(format_args!("cannot create {}", path.display()), &e);
         fs.create(temporary).map_err(failed)?;
         let opened = ActiveSegment::open(fs, temporary, number, 0, Digest::default(), limit);
-        let segment = opened.and_then(|segment| segment.reserve(1).map(|()| segment)).inspect_err(|_| {
-            // For example, the disk is full. If this removal fails, the next open removes the file.
-            let _ = fs.remove(temporary);
-        })?;
+        let mut segment =
+            opened.and_then(|segment| segment.reserve(1).map(|()| segment)).inspect_err(|_| {
+                // For example, the disk is full. If this removal fails, the next open removes the file.
+                let _ = fs.remove(temporary);
+            })?;
         segment.file.sync().map_err(failed)?;
         fs.rename(temporary, path).map_err(failed)?;
         if let Some(dir) = path.parent() {
             fs.sync_dir(dir).map_err(failed)?;
         }
+        path.clone_into(&mut segment.path);
         Ok(segment)
     }
 
@@ -149,6 +152,7 @@ impl ActiveSegment {
         Ok(ActiveSegment {
             number,
             offset,
+            path: path.to_owned(),
             file: file.into(),
             digest,
             preallocation: Arc::new(preallocation),
@@ -157,14 +161,16 @@ impl ActiveSegment {
 
     /// Makes room for `len` more bytes. Fails with DISK_FULL if the disk has no space; no frame was written then.
     pub(super) fn reserve(&self, len: u64) -> Result<()> {
-        self.preallocation.reserve(self.offset + len)
+        self.preallocation
+            .reserve(self.offset + len)
+            .map_err(|e| Error::io(format_args!("cannot preallocate space in {}", self.path.display()), &e))
     }
 
     /// Appends frames, after [`ActiveSegment::reserve`] has made room. A failure is final.
     pub(super) fn write(&mut self, frames: &[u8], crcs: &[u32]) -> Result<()> {
         self.file
             .write_at(frames, self.offset)
-            .map_err(|e| Error::io(format_args!("cannot write segment {}", self.number), &e))?;
+            .map_err(|e| Error::io(format_args!("cannot write {}", self.path.display()), &e))?;
         self.offset += frames.len() as u64;
         crcs.iter().for_each(|crc| self.digest.add(*crc));
         Ok(())
@@ -183,7 +189,7 @@ impl ActiveSegment {
     /// Fails if a sync of preallocated zeros has ever failed: the file is then not reliable.
     pub(super) fn check(&self) -> Result<()> {
         if self.preallocation.has_failed.load(Ordering::Acquire) {
-            let message = format!("cannot use segment {}: a sync of preallocated zeros failed", self.number);
+            let message = format!("cannot use {}: a sync of preallocated zeros failed", self.path.display());
             return Err(Error::new(Reason::Io, message));
         }
         Ok(())
@@ -197,7 +203,7 @@ impl ActiveSegment {
             self.file.truncate(self.offset)?;
             self.file.sync()
         };
-        steps().map_err(|e| Error::io(format_args!("cannot seal segment {}", self.number), &e))?;
+        steps().map_err(|e| Error::io(format_args!("cannot seal {}", self.path.display()), &e))?;
         Ok(self.digest.seal(self.offset))
     }
 }

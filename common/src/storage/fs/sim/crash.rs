@@ -56,9 +56,9 @@ impl CrashPolicy {
 }
 
 /// A small, repeatable random number generator (splitmix64).
-struct SplitMix64(u64);
+struct CrashRng(u64);
 
-impl SplitMix64 {
+impl CrashRng {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -93,7 +93,7 @@ impl SplitMix64 {
 
 /// Returns the disk as found after a power cut.
 pub(super) fn survivors(state: &SimState, policy: CrashPolicy) -> SimState {
-    let mut rng = SplitMix64(policy.seed());
+    let mut rng = CrashRng(policy.seed());
     let mut state = state.clone();
     for change in std::mem::take(&mut state.unsynced_names) {
         let survived = match policy {
@@ -123,7 +123,7 @@ pub(super) fn survivors(state: &SimState, policy: CrashPolicy) -> SimState {
 }
 
 /// Returns a file's content as found after a power cut.
-fn surviving_content(content: &FileContent, policy: CrashPolicy, rng: &mut SplitMix64) -> FileContent {
+fn surviving_content(content: &FileContent, policy: CrashPolicy, rng: &mut CrashRng) -> FileContent {
     let policy = match policy {
         CrashPolicy::Mixed(_) => match rng.below(4) {
             0 => CrashPolicy::KeepAll,
@@ -152,7 +152,7 @@ fn surviving_content(content: &FileContent, policy: CrashPolicy, rng: &mut Split
 
 /// Returns a file's bytes with each sector as it was at its own moment. With `garbage`, sectors beyond the synced ones may
 /// contain random bytes.
-fn by_sector(content: &FileContent, garbage: bool, rng: &mut SplitMix64) -> Vec<u8> {
+fn by_sector(content: &FileContent, garbage: bool, rng: &mut CrashRng) -> Vec<u8> {
     let edits = &content.unsynced;
     let kept = rng.surviving_edits(edits.len());
     let len = edits.iter().take(kept).fold(content.durable.len(), |len, edit| edit.len_after(len));
