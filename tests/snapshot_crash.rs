@@ -5,7 +5,7 @@ use crate::harness::lane::by_lane;
 use std::collections::BTreeSet;
 
 use crate::harness::open_database::{OpenDatabase, Script};
-use driftdb_common::storage::fs::sim::{Fault, Lost, Op, Repeat, SimDisk};
+use driftdb_common::storage::fs::sim::{CrashPolicy, Fault, Repeat, SimDisk, SimOp};
 use driftdb_common::storage::wal::appender::AppendError;
 use driftdb_common::table::build::delta::DeltaLimits;
 
