@@ -21,9 +21,12 @@ use driftdb_common::storage::wal::commit_reader::LogCommit;
 use driftdb_common::storage::wal::compaction_base::{BaseItem, BaseReader};
 use driftdb_common::storage::wal::cursor::{CursorItem, LogCursor, SegmentSpan};
 use driftdb_common::table::build::compaction::{self, CompactionLog, CompactionRequest, ManifestEdit};
-use driftdb_common::table::build::merge_policy::{self, RequestsSince};
-use driftdb_common::table::build::snapshot::{self, DeltaLimits, ReadLimit};
+use driftdb_common::table::build::delta::DeltaLimits;
+use driftdb_common::table::build::merge_policy;
+use driftdb_common::table::build::requests_since::RequestsSince;
+use driftdb_common::table::build::{delta, image};
 use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::log_tail::ReadLimit;
 use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 use driftdb_common::table::table_files::TableFiles;
@@ -231,15 +234,15 @@ impl Open {
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
             let limits = DeltaLimits { events: 9, bytes: u64::MAX };
             let chain = self.chain(id)?;
-            let era = snapshot::next_era(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()))?;
+            let era = delta::build_next(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()))?;
             let Some(era) = era else { break };
             self.edit(id, &|manifest| manifest.deltas.push(era.clone()))?;
         }
-        if let Some(merge_policy::MergeTask::ImageLayer) = merge_policy::next_task(&self.manifest(id)) {
+        if let Some(merge_policy::MergeTask::WriteImage) = merge_policy::next_task(&self.manifest(id)) {
             let chain = self.chain(id)?;
             let name = TABLES[usize::try_from(id).unwrap() - 1];
             let indexes = ["n".to_owned()];
-            let full = snapshot::full(&self.shelf, (name, id), &chain, chain.end(), &indexes, &|_| Ok(()))?;
+            let full = image::build(&self.shelf, (name, id), &chain, chain.end(), &indexes, &|_| Ok(()))?;
             self.edit(id, &|manifest| manifest.images.push(full.clone()))?;
         }
         Ok(())
@@ -278,7 +281,7 @@ impl Open {
         let expected: BTreeSet<u64> = (1..=self.kept).filter(|seq| has_request(*seq)).collect();
         assert_eq!(self.requests, expected);
         for (id, timeline) in &self.timelines {
-            let floor = timeline.state().chain.floor().map_or(0, |floor| floor.seq);
+            let floor = timeline.state().layers.floor().map_or(0, |floor| floor.seq);
             for seq in *id..=self.kept {
                 let view = View::at(timeline, seq);
                 if seq < floor {

@@ -13,8 +13,9 @@ use driftdb_common::format::event::{self, CommitMeta, CommitShape, Event, EventT
 use driftdb_common::format::key::Key;
 use driftdb_common::storage::fs::sim::SimDisk;
 use driftdb_common::storage::wal::appender::Group;
-use driftdb_common::table::build::snapshot::DeltaLimits;
-use driftdb_common::table::layers::{EventId, LayerMap, sort_key};
+use driftdb_common::table::build::delta::DeltaLimits;
+use driftdb_common::table::event_id::EventId;
+use driftdb_common::table::layers::{LayerMap, sort_key};
 use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
@@ -237,7 +238,7 @@ fn history(seed: u64) {
             let limits = DeltaLimits { events: dice.pick(&[20, 200, 100_000]), bytes: 1 << 30 };
             keeper.take(1, limits).unwrap();
             if dice.below(2) == 0 {
-                timeline.adopt(open(&keeper));
+                timeline.install_layers(open(&keeper));
             }
         }
         if seq % 10 == 0 {

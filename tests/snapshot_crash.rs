@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::harness::keeper::{Keeper, Script};
 use driftdb_common::storage::fs::sim::{CrashPolicy, Fault, Repeat, SimDisk, SimOp};
 use driftdb_common::storage::wal::appender::AppendError;
-use driftdb_common::table::build::snapshot::DeltaLimits;
+use driftdb_common::table::build::delta::DeltaLimits;
 
 const COMMITS: u64 = 40;
 const LIMITS: DeltaLimits = DeltaLimits { events: 6, bytes: 1 << 20 };

@@ -12,7 +12,7 @@ use driftdb_common::format::document::Document;
 use driftdb_common::format::sortkey;
 use driftdb_common::storage::fs::sim::SimDisk;
 use driftdb_common::storage::layout::snapshot_files;
-use driftdb_common::table::build::snapshot::DeltaLimits;
+use driftdb_common::table::build::delta::DeltaLimits;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
 

@@ -14,30 +14,30 @@ mod statements;
 mod tests;
 mod watch;
 
-pub use bench::{BenchArgs, BenchPhase, BenchServerArgs, CeilingKind};
-pub use maintenance::{
+pub(crate) use bench::{BenchArgs, BenchPhase, BenchServerArgs, CeilingKind};
+pub(crate) use maintenance::{
     CompactArgs, CompletionsArgs, DemoArgs, DevArgs, DoctorArgs, InitArgs, SnapshotArgs, StorageCheckArgs,
     StoragePeerArgs, VerifyArgs,
 };
-pub use rows::{ApplyArgs, IngestArgs, RowFormat};
-pub use statements::{DiffArgs, DriftArgs, GetArgs, RevertArgs, SelectArgs, SqlArgs};
-pub use watch::WatchArgs;
+pub(crate) use rows::{ApplyArgs, IngestArgs, RowFormat};
+pub(crate) use statements::{DiffArgs, DriftArgs, GetArgs, RevertArgs, SelectArgs, SqlArgs};
+pub(crate) use watch::WatchArgs;
 
 /// The default address of the writer.
-pub const DEFAULT_WRITER: &str = "http://127.0.0.1:7401";
+pub(crate) const DEFAULT_WRITER: &str = "http://127.0.0.1:7401";
 /// The default address of a reader.
-pub const DEFAULT_READER: &str = "http://127.0.0.1:7402";
+pub(crate) const DEFAULT_READER: &str = "http://127.0.0.1:7402";
 
 /// Write, query and time-travel DriftDB from the command line
 #[derive(Debug, Parser)]
 #[command(name = "driftctl", version, max_term_width = 110, after_help = FIRST_STEPS, after_long_help = FIRST_STEPS_LONG)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Options of every command.
     #[command(flatten)]
-    pub global: GlobalArgs,
+    pub(crate) global: GlobalArgs,
     /// The command.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 const FIRST_STEPS: &str = "\
@@ -75,32 +75,32 @@ Data goes to stdout. Notes, progress and errors go to stderr.";
 /// Options that every command takes, before or after its name.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Global options")]
-pub struct GlobalArgs {
+pub(crate) struct GlobalArgs {
     /// Address of the writer, or of several, separated by commas, if there are standbys: the active one is used
     /// [default: http://127.0.0.1:7401]
     #[arg(long, global = true, value_name = "URL", env = "DRIFTDB_WRITER", value_delimiter = ',')]
-    pub writer: Vec<String>,
+    pub(crate) writer: Vec<String>,
     /// Addresses of the readers, separated by commas: those that respond are used in turn
     /// [default: http://127.0.0.1:7402]
     #[arg(long, global = true, value_name = "URL", env = "DRIFTDB_READER", value_delimiter = ',')]
-    pub reader: Vec<String>,
+    pub(crate) reader: Vec<String>,
     /// Open this data directory without daemons; it is read-only while a writer is running
     #[arg(short, long, global = true, value_name = "DIR", env = "DRIFTDB_DATA")]
-    pub data: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
     /// Format of the output [default: table on a terminal, otherwise jsonl]
     #[arg(short, long, global = true, value_name = "FORMAT", env = "DRIFTDB_OUTPUT")]
-    pub output: Option<Format>,
+    pub(crate) output: Option<Format>,
     /// Print without colours, even on a terminal
     #[arg(long, global = true, env = "NO_COLOR", value_parser = FalseyValueParser::new(), hide_env_values = true)]
-    pub no_color: bool,
+    pub(crate) no_color: bool,
     /// Read without asking the writer for its last seq: faster, but the newest commits may be missing
     #[arg(long, global = true, env = "DRIFTDB_STALE", value_parser = FalseyValueParser::new())]
-    pub stale: bool,
+    pub(crate) stale: bool,
 }
 
 /// The format of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// Aligned columns for people.
     Table,
     /// One JSON array.
@@ -113,7 +113,7 @@ pub enum Format {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Create an empty database
     #[command(after_help = maintenance::INIT_EXAMPLES)]
     Init(InitArgs),
@@ -186,7 +186,7 @@ pub enum Command {
 }
 
 /// Parses the arguments and the environment of the process. If they are invalid or ask for help, prints it and exits.
-pub fn parse() -> Cli {
+pub(crate) fn parse() -> Cli {
     from_matches(&Cli::command().get_matches()).unwrap_or_else(|e| e.exit())
 }
 
@@ -205,6 +205,6 @@ fn from_matches(matches: &ArgMatches) -> Result<Cli, clap::Error> {
 }
 
 /// The definition of the command line, for completions.
-pub fn command() -> clap::Command {
+pub(crate) fn command() -> clap::Command {
     Cli::command()
 }

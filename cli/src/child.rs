@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 /// A running program with its stdout. It is killed on drop.
 #[derive(Debug)]
-pub struct ChildProcess {
+pub(crate) struct ChildProcess {
     name: String,
     child: Child,
     /// Kept open: a program that writes to a closed pipe would fail.
@@ -21,7 +21,7 @@ pub struct ChildProcess {
 
 impl ChildProcess {
     /// Starts a program. The caller chooses its stdin and stderr.
-    pub fn spawn(mut command: Command) -> Result<ChildProcess> {
+    pub(crate) fn spawn(mut command: Command) -> Result<ChildProcess> {
         let name = command.as_std().get_program().display().to_string();
         let mut child = command
             .stdout(Stdio::piped())
@@ -33,22 +33,22 @@ impl ChildProcess {
     }
 
     /// The process id, while the process runs.
-    pub fn id(&self) -> Option<u32> {
+    pub(crate) fn id(&self) -> Option<u32> {
         self.child.id()
     }
 
     /// Takes the stdin of the process, if it is piped.
-    pub fn take_stdin(&mut self) -> Result<ChildStdin> {
+    pub(crate) fn take_stdin(&mut self) -> Result<ChildStdin> {
         self.child.stdin.take().ok_or_else(no_pipe)
     }
 
     /// Takes the stderr of the process, if it is piped.
-    pub fn take_stderr(&mut self) -> Result<ChildStderr> {
+    pub(crate) fn take_stderr(&mut self) -> Result<ChildStderr> {
         self.child.stderr.take().ok_or_else(no_pipe)
     }
 
     /// Reads the next line of stdout; an empty text at its end, `None` if no line arrives within `limit`.
-    pub async fn read_line(&mut self, limit: Duration) -> Result<Option<String>> {
+    pub(crate) async fn read_line(&mut self, limit: Duration) -> Result<Option<String>> {
         let mut line = String::new();
         match timeout(limit, self.stdout.read_line(&mut line)).await {
             Ok(Ok(_)) => Ok(Some(line)),
@@ -58,12 +58,12 @@ impl ChildProcess {
     }
 
     /// Kills the process (SIGKILL) and waits until it has ended.
-    pub async fn kill(&mut self) -> Result<()> {
+    pub(crate) async fn kill(&mut self) -> Result<()> {
         self.child.kill().await.map_err(|e| Error::io(format_args!("cannot kill {}", self.name), &e))
     }
 
     /// Asks the process to end (SIGTERM) and waits up to `limit`. It must exit with code 0.
-    pub async fn stop(&mut self, limit: Duration) -> Result<()> {
+    pub(crate) async fn stop(&mut self, limit: Duration) -> Result<()> {
         let name = &self.name;
         let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(id) = id {
@@ -80,7 +80,7 @@ impl ChildProcess {
 }
 
 /// The path of this program.
-pub fn own_program() -> Result<PathBuf> {
+pub(crate) fn own_program() -> Result<PathBuf> {
     std::env::current_exe().map_err(|e| Error::io("cannot find the path of driftctl", &e))
 }
 

@@ -14,7 +14,7 @@ use crate::args::{DEFAULT_READER, DEFAULT_WRITER, GlobalArgs};
 use crate::errors::to_error;
 use crate::render::{self, ProgressLine};
 
-pub use driftdb::client::{ReaderApi, WriterApi, reader_on, writer_on};
+pub(crate) use driftdb::client::{ReaderApi, WriterApi, reader_on, writer_on};
 
 mod embedded;
 #[cfg(test)]
@@ -25,7 +25,7 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A database. Reads include all earlier writes, unless they are allowed to be stale.
 #[derive(Debug)]
-pub struct DatabaseHandle {
+pub(crate) struct DatabaseHandle {
     /// The directory that is served in this process, if any.
     embedded: Option<embedded::Embedded>,
     client: Client,
@@ -38,7 +38,7 @@ pub struct DatabaseHandle {
 
 impl DatabaseHandle {
     /// The database that the options name. Nothing is connected or opened yet.
-    pub fn new(global: &GlobalArgs) -> DatabaseHandle {
+    pub(crate) fn new(global: &GlobalArgs) -> DatabaseHandle {
         match &global.data {
             Some(data) => DatabaseHandle::embedded(data.clone()),
             None => DatabaseHandle::remote(
@@ -50,12 +50,12 @@ impl DatabaseHandle {
     }
 
     /// The daemons at these addresses.
-    pub fn remote(writers: Vec<String>, readers: Vec<String>) -> DatabaseHandle {
+    pub(crate) fn remote(writers: Vec<String>, readers: Vec<String>) -> DatabaseHandle {
         DatabaseHandle::on(None, Client::with(client_options(), writers, readers))
     }
 
     /// A directory, served in this process.
-    pub fn embedded(data: PathBuf) -> DatabaseHandle {
+    pub(crate) fn embedded(data: PathBuf) -> DatabaseHandle {
         DatabaseHandle::on(Some(embedded::Embedded::new(data)), Client::on(client_options(), None, None))
     }
 
@@ -65,17 +65,17 @@ impl DatabaseHandle {
 
     /// Sets whether reads can be stale.
     #[must_use]
-    pub fn stale(self, stale: bool) -> DatabaseHandle {
+    pub(crate) fn stale(self, stale: bool) -> DatabaseHandle {
         DatabaseHandle { stale, ..self }
     }
 
     /// The directory that is served in this process, if any.
-    pub fn directory(&self) -> Option<&PathBuf> {
+    pub(crate) fn directory(&self) -> Option<&PathBuf> {
         self.embedded.as_ref().map(embedded::Embedded::directory)
     }
 
     /// The active writer. An embedded one is opened and takes the lock of the directory.
-    pub async fn writer(&mut self) -> Result<WriterApi> {
+    pub(crate) async fn writer(&mut self) -> Result<WriterApi> {
         if let Some(embedded) = &mut self.embedded
             && embedded.open_writer().await?
         {
@@ -94,19 +94,19 @@ impl DatabaseHandle {
     }
 
     /// Makes one atomic commit.
-    pub async fn apply(&mut self, request: v1::ApplyRequest) -> Result<v1::WriteToken> {
+    pub(crate) async fn apply(&mut self, request: v1::ApplyRequest) -> Result<v1::WriteToken> {
         let receipt = self.write_client().await?.apply(request).await.map_err(|s| to_error(&s))?;
         Ok(receipt.token)
     }
 
     /// Runs one statement at the writer.
-    pub async fn execute(&mut self, request: v1::WriterServiceExecuteRequest) -> Result<Executed> {
+    pub(crate) async fn execute(&mut self, request: v1::WriterServiceExecuteRequest) -> Result<Executed> {
         let client = self.write_client().await?;
         client.execute_request(request, progress_line()).await.map_err(|s| to_error(&s))
     }
 
     /// Runs one statement at the writer, and passes on its messages as they arrive.
-    pub async fn execute_with_messages(
+    pub(crate) async fn execute_with_messages(
         &mut self,
         request: v1::WriterServiceExecuteRequest,
         message: impl Fn(String),
@@ -116,17 +116,17 @@ impl DatabaseHandle {
     }
 
     /// Writes a snapshot of a table.
-    pub async fn snapshot(&mut self, table: &str) -> Result<v1::SnapshotInfo> {
+    pub(crate) async fn snapshot(&mut self, table: &str) -> Result<v1::SnapshotInfo> {
         self.write_client().await?.snapshot(table, progress_line()).await.map_err(|s| to_error(&s))
     }
 
     /// Compacts a table, or computes what that would do.
-    pub async fn compact(&mut self, request: v1::CompactRequest) -> Result<v1::CompactInfo> {
+    pub(crate) async fn compact(&mut self, request: v1::CompactRequest) -> Result<v1::CompactInfo> {
         self.write_client().await?.compact(request, progress_line()).await.map_err(|s| to_error(&s))
     }
 
     /// Verifies the files, and passes on problems as they are found.
-    pub async fn verify(
+    pub(crate) async fn verify(
         &mut self,
         request: v1::VerifyRequest,
         problem: impl Fn(v1::verify_response::Problem),
@@ -136,7 +136,7 @@ impl DatabaseHandle {
     }
 
     /// The status of the active writer.
-    pub async fn writer_status(&mut self) -> Result<v1::WriterServiceStatusResponse> {
+    pub(crate) async fn writer_status(&mut self) -> Result<v1::WriterServiceStatusResponse> {
         if self.embedded.is_some() {
             self.writer().await?;
         }
@@ -144,7 +144,7 @@ impl DatabaseHandle {
     }
 
     /// A client for reads that need not be fresh.
-    pub async fn stale_client(&mut self) -> Result<&Client> {
+    pub(crate) async fn stale_client(&mut self) -> Result<&Client> {
         if let Some(embedded) = &mut self.embedded
             && embedded.open_reader().await?
         {
@@ -154,7 +154,7 @@ impl DatabaseHandle {
     }
 
     /// A client for reads that include all writes up to now, unless they are allowed to be stale.
-    pub async fn fresh_client(&mut self) -> Result<&Client> {
+    pub(crate) async fn fresh_client(&mut self) -> Result<&Client> {
         self.stale_client().await?;
         if self.stale {
             self.client.forget();
@@ -187,7 +187,7 @@ impl DatabaseHandle {
     }
 
     /// The status of each writer, by address. A standby reports an error.
-    pub async fn writer_statuses(&mut self) -> Vec<(String, Result<v1::WriterServiceStatusResponse>)> {
+    pub(crate) async fn writer_statuses(&mut self) -> Vec<(String, Result<v1::WriterServiceStatusResponse>)> {
         let (client, names) = (&self.client, self.client.writers().map(str::to_owned).collect());
         let ask = |index: usize| {
             let client = client.clone();
@@ -197,7 +197,7 @@ impl DatabaseHandle {
     }
 
     /// The status of each reader, by address.
-    pub async fn reader_statuses(&mut self) -> Vec<(String, Result<v1::ReaderServiceStatusResponse>)> {
+    pub(crate) async fn reader_statuses(&mut self) -> Vec<(String, Result<v1::ReaderServiceStatusResponse>)> {
         let directory = self.directory().map(|directory| directory.display().to_string());
         if let Err(error) = self.stale_client().await {
             return vec![(directory.unwrap_or_default(), Err(error))];
@@ -213,7 +213,7 @@ impl DatabaseHandle {
     }
 
     /// Closes the daemons in this process cleanly.
-    pub async fn close(self) -> Result<()> {
+    pub(crate) async fn close(self) -> Result<()> {
         let DatabaseHandle { embedded, client, .. } = self;
         // Drop the connections first: a daemon waits for its open connections.
         drop(client);
@@ -266,7 +266,7 @@ fn client_options() -> ClientOptions {
 }
 
 /// Connects to a daemon.
-pub async fn connect(address: &str) -> Result<tonic::transport::Channel> {
+pub(crate) async fn connect(address: &str) -> Result<tonic::transport::Channel> {
     driftdb::client::connect(address).await.map_err(|s| to_error(&s))
 }
 

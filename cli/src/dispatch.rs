@@ -7,7 +7,7 @@ use crate::exit::{CliResult, Failure};
 use crate::render::Printer;
 
 /// Runs the command of a command line.
-pub async fn dispatch(cli: Cli, out: &mut Printer) -> CliResult {
+pub(crate) async fn dispatch(cli: Cli, out: &mut Printer) -> CliResult {
     let global = cli.global;
     match cli.command {
         Command::Init(args) => commands::init::run(args, out).await,

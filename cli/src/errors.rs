@@ -6,12 +6,12 @@ use driftdb_common::service::status::from_status;
 use tonic::Status;
 
 /// The error detail that holds the address of a daemon that cannot be reached.
-pub const ADDRESS: &str = "address";
+pub(crate) const ADDRESS: &str = "address";
 /// The error detail of a standby that holds the address of the active writer.
-pub const ACTIVE_WRITER: &str = "writer";
+pub(crate) const ACTIVE_WRITER: &str = "writer";
 
 /// The error of a failed call, from a daemon or from the connection to it.
-pub fn to_error(status: &Status) -> Error {
+pub(crate) fn to_error(status: &Status) -> Error {
     let error = from_status(status);
     match (unreachable_at(status), standby_for(status)) {
         (Some(address), _) => error.with(ADDRESS, address),

@@ -13,27 +13,27 @@ use tonic::Status;
 use crate::errors::{ADDRESS, to_error};
 
 /// Success.
-pub const DONE: u8 = 0;
+pub(crate) const DONE: u8 = 0;
 /// Any error without a more specific code.
-pub const ERROR: u8 = 1;
+const ERROR: u8 = 1;
 /// The command line is invalid.
-pub const USAGE: u8 = 2;
+const USAGE: u8 = 2;
 /// No daemon can be reached.
-pub const UNREACHABLE: u8 = 3;
+const UNREACHABLE: u8 = 3;
 /// A table or row does not exist.
-pub const NOT_FOUND: u8 = 4;
+pub(crate) const NOT_FOUND: u8 = 4;
 /// A precondition failed, or another process holds the lock.
-pub const PRECONDITION: u8 = 5;
+const PRECONDITION: u8 = 5;
 /// Damage was found, or the storage is unsafe.
-pub const DAMAGE: u8 = 6;
+const DAMAGE: u8 = 6;
 /// Interrupted by Ctrl-C (SIGINT).
-pub const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 /// Terminated by SIGTERM.
-pub const TERMINATED: u8 = 143;
+pub(crate) const TERMINATED: u8 = 143;
 
 /// Why a command failed.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The process that reads our output has closed the pipe. This is not an error.
     BrokenPipe,
     /// The command line is invalid in a way that clap cannot detect.
@@ -56,7 +56,7 @@ pub enum Failure {
 }
 
 /// The result of a command.
-pub type CliResult<T = ()> = Result<T, Failure>;
+pub(crate) type CliResult<T = ()> = Result<T, Failure>;
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
@@ -83,7 +83,7 @@ impl From<io::Error> for Failure {
 
 impl Failure {
     /// An error that may point at a position in a text from the command line.
-    pub fn in_text(error: Error, text: &str) -> Failure {
+    pub(crate) fn in_text(error: Error, text: &str) -> Failure {
         match error.place() {
             Some(_) => Failure::Statement { error, script: text.into(), offset: 0, place: None },
             None => Failure::Database(error),
@@ -98,7 +98,7 @@ impl Failure {
     }
 
     /// The exit code of the process.
-    pub fn code(&self) -> u8 {
+    pub(crate) fn code(&self) -> u8 {
         match self {
             Failure::BrokenPipe => DONE,
             Failure::Usage(_) => USAGE,
@@ -108,29 +108,29 @@ impl Failure {
     }
 
     /// The message for people; empty if there is nothing to report.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         match self {
             Failure::BrokenPipe => String::new(),
             Failure::Usage(message) | Failure::Program(message) => format!("error: {message}\n"),
             Failure::Database(error) => {
-                let told = format!("error: {} ({})\n{}", error.message(), codes(error), violations(error));
-                told + hint(error)
+                let text = format!("error: {} ({})\n{}", error.message(), codes(error), violations(error));
+                text + hint(error)
             }
             Failure::Statement { error, script, offset, place } => {
                 let place = place.as_ref().map(|place| format!("; {place}")).unwrap_or_default();
-                let mut told = report::describe_in(error, script, *offset);
+                let mut text = report::describe_in(error, script, *offset);
                 if error.place().is_some() {
-                    let _ = write!(told, "\n  = {}{place}", codes(error));
+                    let _ = write!(text, "\n  = {}{place}", codes(error));
                 } else {
-                    let _ = write!(told, " ({}{place})", codes(error));
+                    let _ = write!(text, " ({}{place})", codes(error));
                 }
-                format!("{told}\n{}", violations(error))
+                format!("{text}\n{}", violations(error))
             }
         }
     }
 
     /// The message for programs: one line of JSON.
-    pub fn json(&self) -> Option<String> {
+    pub(crate) fn json(&self) -> Option<String> {
         let error = self.error()?;
         #[derive(Serialize)]
         struct ErrorBody<'a> {
@@ -142,9 +142,9 @@ impl Failure {
         struct ErrorLine<'a> {
             error: ErrorBody<'a>,
         }
-        let told =
+        let text =
             ErrorBody { code: grpc_code(error), reason: error.reason().as_str(), message: error.message() };
-        serde_json::to_string(&ErrorLine { error: told }).ok().map(|line| line + "\n")
+        serde_json::to_string(&ErrorLine { error: text }).ok().map(|line| line + "\n")
     }
 }
 

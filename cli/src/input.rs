@@ -18,22 +18,22 @@ const SCRIPT_BYTES: usize = 256 << 20;
 const AHEAD: usize = 64;
 
 /// The name of a file in error messages.
-pub fn name(path: &Path) -> String {
+pub(crate) fn name(path: &Path) -> String {
     if is_stdin(path) { "stdin".to_owned() } else { path.display().to_string() }
 }
 
 /// Whether a path means stdin.
-pub fn is_stdin(path: &Path) -> bool {
+pub(crate) fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
 /// Opens a file or stdin.
-pub fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
+pub(crate) fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
     if is_stdin(path) { Ok(Box::new(io::stdin())) } else { fs::open_input(path) }
 }
 
 /// Reads a whole script.
-pub async fn script(path: &Path) -> Result<String> {
+pub(crate) async fn script(path: &Path) -> Result<String> {
     let (path, name) = (path.to_owned(), name(path));
     let reading = tokio::task::spawn_blocking(move || {
         let failed = |e: io::Error| Error::io(format_args!("cannot read {name}"), &e);
@@ -53,23 +53,23 @@ pub async fn script(path: &Path) -> Result<String> {
 
 /// A line of a file, without its line ending.
 #[derive(Debug, PartialEq, Eq)]
-pub struct InputLine {
+pub(crate) struct InputLine {
     /// The line number, from 1.
-    pub number: u64,
+    pub(crate) number: u64,
     /// The text; never blank.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// The non-blank lines of a file, read in the background.
 #[derive(Debug)]
-pub struct Lines {
+pub(crate) struct Lines {
     name: String,
     receiver: mpsc::Receiver<Result<InputLine>>,
 }
 
 impl Lines {
     /// Opens a file and starts to read it.
-    pub fn open(path: &Path) -> Result<Lines> {
+    pub(crate) fn open(path: &Path) -> Result<Lines> {
         let (name, source) = (name(path), open(path)?);
         let (sender, receiver) = mpsc::channel(AHEAD);
         let named = name.clone();
@@ -78,12 +78,12 @@ impl Lines {
     }
 
     /// The next line; `None` at the end of the file.
-    pub async fn next(&mut self) -> Result<Option<InputLine>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<InputLine>> {
         self.receiver.recv().await.transpose()
     }
 
     /// The name of a line in error messages.
-    pub fn place(&self, number: u64) -> String {
+    pub(crate) fn place(&self, number: u64) -> String {
         format!("{}, line {number}", self.name)
     }
 }
@@ -106,7 +106,7 @@ fn read_lines(source: impl Read, name: &str, sender: &mpsc::Sender<Result<InputL
 }
 
 /// Reads the next line with its line ending; `None` at the end of the input.
-pub fn raw_line(source: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
+pub(crate) fn raw_line(source: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     let read = source.by_ref().take(LINE_BYTES as u64 + 1).read_until(b'\n', &mut bytes);
     if read.map_err(|e| Error::io("cannot read", &e))? == 0 {

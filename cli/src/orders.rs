@@ -2,16 +2,16 @@
 
 /// A pseudo-random sequence (SplitMix64). It is repeatable, and random enough to spread keys and amounts.
 #[derive(Debug, Clone)]
-pub struct SplitMix64(u64);
+pub(crate) struct SplitMix64(u64);
 
 impl SplitMix64 {
     /// A sequence that starts with this seed.
-    pub fn new(seed: u64) -> SplitMix64 {
+    pub(crate) fn new(seed: u64) -> SplitMix64 {
         SplitMix64(seed)
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,29 +20,29 @@ impl SplitMix64 {
     }
 
     /// A number below `limit`. The bias of the remainder does not matter here.
-    pub fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit.max(1)
     }
 }
 
 /// The statuses of an order.
-pub const STATUSES: [&str; 4] = ["pending", "paid", "shipped", "delivered"];
+const STATUSES: [&str; 4] = ["pending", "paid", "shipped", "delivered"];
 
 /// An order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SampleOrder {
+pub(crate) struct SampleOrder {
     /// The primary key, such as `ORD-000001`.
-    pub id: String,
+    pub(crate) id: String,
     /// The customer, such as `CUST-0042`.
-    pub customer: String,
+    pub(crate) customer: String,
     /// One of [`STATUSES`].
-    pub status: &'static str,
+    pub(crate) status: &'static str,
     /// The amount, in cents.
-    pub cents: u64,
+    pub(crate) cents: u64,
 }
 
 /// Version `version` of order `number`. Versions have the same customer, and different statuses and amounts.
-pub fn order(number: u64, version: u64) -> SampleOrder {
+pub(crate) fn order(number: u64, version: u64) -> SampleOrder {
     let mut random = SplitMix64::new(number);
     let customer = format!("CUST-{:04}", random.below(1000));
     let mut random = SplitMix64::new(number.wrapping_mul(1_000_003).wrapping_add(version));
@@ -52,13 +52,13 @@ pub fn order(number: u64, version: u64) -> SampleOrder {
 }
 
 /// The key of order `number`.
-pub fn id(number: u64) -> String {
+pub(crate) fn id(number: u64) -> String {
     format!("ORD-{number:06}")
 }
 
 impl SampleOrder {
     /// The JSON document, about 200 bytes long.
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         let SampleOrder { id, customer, status, cents } = self;
         let (whole, part) = (cents / 100, cents % 100);
         let note = "Leave it at the door; ring twice, and mind the cat, which belongs to the neighbours and likes parcels.";

@@ -22,7 +22,7 @@ const LOG_BYTES: usize = 8 << 10;
 
 /// A daemon in its own process. It is killed on drop.
 #[derive(Debug)]
-pub struct DaemonProcess {
+pub(crate) struct DaemonProcess {
     process: ChildProcess,
     url: String,
     /// Drains stderr, so that the daemon never blocks on it.
@@ -31,14 +31,14 @@ pub struct DaemonProcess {
 
 impl DaemonProcess {
     /// Starts a daemon of DriftDB on a directory and a free port. Its program must be in the directory of this program.
-    pub async fn start(name: &str, data: &Path) -> Result<DaemonProcess> {
+    pub(crate) async fn start(name: &str, data: &Path) -> Result<DaemonProcess> {
         let mut command = Command::new(sibling(name)?);
         command.arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]);
         DaemonProcess::spawn(command).await
     }
 
     /// Starts a program that prints `listening on HOST:PORT` as its first line.
-    pub async fn spawn(mut command: Command) -> Result<DaemonProcess> {
+    pub(crate) async fn spawn(mut command: Command) -> Result<DaemonProcess> {
         let name = command.as_std().get_program().display().to_string();
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let mut process = ChildProcess::spawn(command)?;
@@ -58,12 +58,12 @@ impl DaemonProcess {
     }
 
     /// The address at which the daemon listens.
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
     /// The processor time used by the daemon, if the system reports it.
-    pub fn processor_time(&self) -> Option<Duration> {
+    pub(crate) fn processor_time(&self) -> Option<Duration> {
         let mut stat = String::new();
         let path = PathBuf::from(format!("/proc/{}/stat", self.process.id()?));
         fs::open_input(&path).ok()?.read_to_string(&mut stat).ok()?;
@@ -72,7 +72,7 @@ impl DaemonProcess {
     }
 
     /// The resident memory of the daemon in bytes, if the system reports it.
-    pub fn memory(&self) -> Option<u64> {
+    pub(crate) fn memory(&self) -> Option<u64> {
         let mut status = String::new();
         let path = PathBuf::from(format!("/proc/{}/status", self.process.id()?));
         fs::open_input(&path).ok()?.read_to_string(&mut status).ok()?;
@@ -80,7 +80,7 @@ impl DaemonProcess {
     }
 
     /// Sends SIGTERM and waits until the daemon has ended.
-    pub async fn stop(&mut self) -> Result<()> {
+    pub(crate) async fn stop(&mut self) -> Result<()> {
         self.process.stop(STOP).await
     }
 }

@@ -14,6 +14,6 @@ pub(crate) mod sink;
 mod style;
 mod table;
 
-pub use notes::{ProgressLine, note};
-pub use printer::{Printer, ResultItem};
-pub use style::Style;
+pub(crate) use notes::{ProgressLine, note};
+pub(crate) use printer::{Printer, ResultItem};
+pub(crate) use style::Style;

@@ -21,13 +21,13 @@ use crate::statement::{self, StatementRoute};
 
 /// Runs statements one after another: a script, or what a user types.
 #[derive(Debug)]
-pub struct Session<'a> {
+pub(crate) struct Session<'a> {
     /// The database.
-    pub database: &'a mut DatabaseHandle,
+    pub(crate) database: &'a mut DatabaseHandle,
     /// Where results are printed.
-    pub out: &'a mut Printer,
+    pub(crate) out: &'a mut Printer,
     /// The point in time of reads without an `AS OF` of their own.
-    pub as_of: Option<String>,
+    pub(crate) as_of: Option<String>,
     options: v1::CommitOptions,
     params: Vec<String>,
     /// `params`, parsed.
@@ -80,7 +80,7 @@ impl StatementOrigin {
 
 impl<'a> Session<'a> {
     /// A new session. `params` are the values of `$1`, `$2`, …, each as JSON text.
-    pub fn new(
+    pub(crate) fn new(
         database: &'a mut DatabaseHandle,
         out: &'a mut Printer,
         options: v1::CommitOptions,
@@ -103,27 +103,27 @@ impl<'a> Session<'a> {
     }
 
     /// The number of operations in the open transaction, or `None` if none is open.
-    pub fn open_operations(&self) -> Option<usize> {
+    pub(crate) fn open_operations(&self) -> Option<usize> {
         self.open.as_ref().map(|transaction| transaction.request.operations.len())
     }
 
     /// The last SELECT of a script.
-    pub fn last_select(&self) -> Option<&str> {
+    pub(crate) fn last_select(&self) -> Option<&str> {
         self.last_select.as_deref()
     }
 
     /// The number of acknowledged writes. If it has changed, tables may have been created or dropped.
-    pub fn writes(&self) -> u64 {
+    pub(crate) fn writes(&self) -> u64 {
         self.writes
     }
 
     /// Whether interrupted work had sent a write that was not acknowledged. Resets the flag.
-    pub fn take_unacknowledged_write(&mut self) -> bool {
+    pub(crate) fn take_unacknowledged_write(&mut self) -> bool {
         std::mem::take(&mut self.writing)
     }
 
     /// Runs a script and stops at its first error. A transaction may stay open.
-    pub async fn script(&mut self, script: &str, file: Option<&str>) -> CliResult {
+    pub(crate) async fn script(&mut self, script: &str, file: Option<&str>) -> CliResult {
         // In a script of one line, the error shows the whole statement.
         let placed = file.is_some() || script.trim().contains('\n');
         let file = file.map(|file| format!(" of {file}")).unwrap_or_default();
@@ -185,7 +185,7 @@ impl<'a> Session<'a> {
     }
 
     /// Runs one read statement, even if a transaction is open.
-    pub async fn run_read(&mut self, text: &str) -> CliResult {
+    pub(crate) async fn run_read(&mut self, text: &str) -> CliResult {
         let origin = StatementOrigin { text: text.to_owned(), script: text.into(), offset: 0, place: None };
         match statement::route(text, &self.values).map_err(|e| origin.failure(e))? {
             StatementRoute::Reader(statement) => self.read(&origin, &statement).await,
@@ -236,7 +236,7 @@ impl<'a> Session<'a> {
     }
 
     /// Ends the session. A transaction that is still open is not sent, and is an error.
-    pub fn end(self) -> CliResult {
+    pub(crate) fn end(self) -> CliResult {
         match self.open {
             Some(transaction) => {
                 Err(transaction.begin.invalid("the transaction has no COMMIT: it was discarded"))
@@ -247,7 +247,7 @@ impl<'a> Session<'a> {
 }
 
 /// Runs one statement at a reader and passes each result to `sink` as it arrives.
-pub async fn run_query(
+pub(crate) async fn run_query(
     database: &mut DatabaseHandle,
     text: &str,
     params: &[String],

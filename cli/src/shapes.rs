@@ -4,6 +4,8 @@ mod changes;
 mod rows;
 mod values;
 
-pub use changes::{EventJson, RequestedImages, commit, drift, events, progress, watched_row, watched_rows};
-pub use rows::{Difference, LoadSummary, TableJson, difference, row};
-pub use values::{line, time, timestamp};
+pub(crate) use changes::{
+    EventJson, RequestedImages, commit, drift, events, progress, watched_row, watched_rows,
+};
+pub(crate) use rows::{Difference, LoadSummary, TableJson, difference, row};
+pub(crate) use values::{line, time, timestamp};

@@ -16,7 +16,7 @@ use crate::exit::{CliResult, Failure};
 
 /// Where a statement is executed.
 #[derive(Debug, PartialEq)]
-pub enum StatementRoute {
+pub(crate) enum StatementRoute {
     /// A reader executes it.
     Reader(Box<Statement>),
     /// The writer executes it. Inside a transaction it adds operations instead.
@@ -30,7 +30,7 @@ pub enum StatementRoute {
 }
 
 /// Decides where a statement is executed.
-pub fn route(text: &str, params: &[Value]) -> Result<StatementRoute> {
+pub(crate) fn route(text: &str, params: &[Value]) -> Result<StatementRoute> {
     let statement = parser::parse(text, params)?;
     Ok(match (statement.kind(), statement) {
         (_, Statement::Begin) => StatementRoute::Begin,
@@ -42,7 +42,7 @@ pub fn route(text: &str, params: &[Value]) -> Result<StatementRoute> {
 }
 
 /// The text of a read statement, with `AS OF point` added if it has no `AS OF` of its own.
-pub fn at<'a>(text: &'a str, statement: &Statement, point: &str) -> Cow<'a, str> {
+pub(crate) fn at<'a>(text: &'a str, statement: &Statement, point: &str) -> Cow<'a, str> {
     let free = match statement {
         Statement::Select(select) | Statement::Explain(select) => select.as_of.is_none(),
         Statement::ShowTables { as_of } | Statement::Describe { as_of, .. } => as_of.is_none(),
@@ -57,7 +57,7 @@ pub fn at<'a>(text: &'a str, statement: &Statement, point: &str) -> Cow<'a, str>
 }
 
 /// The operations and preconditions that a statement adds to a transaction.
-pub fn operations(statement: Statement) -> Result<(Vec<v1::Operation>, Vec<v1::Precondition>)> {
+pub(crate) fn operations(statement: Statement) -> Result<(Vec<v1::Operation>, Vec<v1::Precondition>)> {
     match change::of_statement(statement)? {
         CommitRequest::Rows { operations, preconditions } => Ok((
             operations.into_iter().map(operation_to_wire).collect(),
@@ -71,7 +71,7 @@ pub fn operations(statement: Statement) -> Result<(Vec<v1::Operation>, Vec<v1::P
 }
 
 /// Parses the point in time of an option.
-pub fn point(text: &str) -> CliResult<v1::AsOf> {
+pub(crate) fn point(text: &str) -> CliResult<v1::AsOf> {
     let point = parser::parse_point(text).map_err(|error| Failure::in_text(error, text))?;
     let at = match point {
         PointInTime::Now => None,
@@ -86,7 +86,7 @@ pub fn point(text: &str) -> CliResult<v1::AsOf> {
 }
 
 /// Parses the point in time of an optional option.
-pub fn optional_point(text: Option<&str>) -> CliResult<Option<v1::AsOf>> {
+pub(crate) fn optional_point(text: Option<&str>) -> CliResult<Option<v1::AsOf>> {
     text.map(point).transpose()
 }
 

@@ -27,7 +27,7 @@ pub struct ClientOptions {
     /// How often a write is tried at each writer. Default: 20.
     pub tries: usize,
     /// How long a write is retried after its first try. Default: 30 s.
-    pub patience: Duration,
+    pub retry_timeout: Duration,
     /// Whether reads return what the reader has. Otherwise they wait for this client's own writes and, if there are several
     /// readers, for the newest state that this client has read. Default: false.
     pub stale: bool,
@@ -39,7 +39,7 @@ impl Default for ClientOptions {
             connections: 2,
             request_ids: true,
             tries: 20,
-            patience: Duration::from_secs(30),
+            retry_timeout: Duration::from_secs(30),
             stale: false,
         }
     }
@@ -119,13 +119,13 @@ impl Client {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the active writer. During a takeover, waits for it up to the patience of the options. Calls on the returned
+    /// Returns the active writer. During a takeover, waits for it up to the retry timeout of the options. Calls on the returned
     /// writer are not retried.
     pub async fn writer(&self) -> Result<WriterApi, Status> {
         if let [only] = self.writers.all() {
             return only.channel().await.map(writer_on);
         }
-        let mut pauses = Pauses::new(self.options.patience);
+        let mut pauses = Pauses::new(self.options.retry_timeout);
         loop {
             match self.find_writer().await {
                 Ok((writer, _)) => return Ok(writer),

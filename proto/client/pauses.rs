@@ -11,21 +11,21 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
     .without_max_times()
     .with_jitter();
 
-/// The pauses of one call, up to its patience.
+/// The pauses of one call, up to its retry timeout.
 #[derive(Debug)]
 pub(super) struct Pauses {
     began: Instant,
-    patience: Option<Duration>,
+    timeout: Option<Duration>,
     pauses: ExponentialBackoff,
 }
 
 impl Pauses {
-    /// Starts the time of a call. Without `patience`, the pauses never end.
-    pub(super) fn new(patience: impl Into<Option<Duration>>) -> Pauses {
-        Pauses { began: Instant::now(), patience: patience.into(), pauses: PAUSES.build() }
+    /// Starts the time of a call. Without a timeout, the pauses never end.
+    pub(super) fn new(timeout: impl Into<Option<Duration>>) -> Pauses {
+        Pauses { began: Instant::now(), timeout: timeout.into(), pauses: PAUSES.build() }
     }
 
-    /// The next pause; `None` if it would exceed the patience.
+    /// The next pause; `None` if it would exceed the timeout.
     pub(super) fn next(&mut self) -> Option<Duration> {
         self.at_least(Duration::ZERO)
     }
@@ -36,9 +36,9 @@ impl Pauses {
         self.allows(pause).then_some(pause)
     }
 
-    /// Whether a pause ends within the patience.
+    /// Whether a pause ends within the retry timeout.
     pub(super) fn allows(&self, pause: Duration) -> bool {
-        self.patience.is_none_or(|patience| self.began.elapsed() + pause <= patience)
+        self.timeout.is_none_or(|timeout| self.began.elapsed() + pause <= timeout)
     }
 }
 
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_end_with_the_patience() {
+    fn pauses_end_with_the_timeout() {
         let mut pauses = Pauses::new(Duration::from_millis(100));
         assert!(pauses.next().is_some());
         assert_eq!(pauses.at_least(Duration::from_millis(200)), None);

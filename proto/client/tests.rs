@@ -14,17 +14,17 @@ use crate::v1;
 use stubs::{Act, StubScript};
 
 /// An address where nothing listens.
-const NOBODY: &str = "127.0.0.1:1";
+const UNUSED: &str = "127.0.0.1:1";
 
 fn options() -> ClientOptions {
     ClientOptions { connections: 1, ..ClientOptions::default() }
 }
 
-fn told(status: &Status) -> (Code, Option<String>) {
+fn code_and_reason(status: &Status) -> (Code, Option<String>) {
     (status.code(), reason(status))
 }
 
-fn told_as<T>(code: Code, reason: &str) -> Result<T, (Code, Option<String>)> {
+fn failed_with<T>(code: Code, reason: &str) -> Result<T, (Code, Option<String>)> {
     Err((code, Some(reason.to_owned())))
 }
 
@@ -56,8 +56,8 @@ async fn a_write_without_an_id_is_never_retried() {
         let script = StubScript::new(&[act]);
         let options = ClientOptions { request_ids: false, ..options() };
         let client = Client::with(options, [stubs::writer(&script).await], [""; 0]);
-        let failed = client.insert("t", "{}").await.map_err(|s| told(&s));
-        assert_eq!(failed, told_as(Code::Unknown, "OUTCOME_UNKNOWN"));
+        let failed = client.insert("t", "{}").await.map_err(|s| code_and_reason(&s));
+        assert_eq!(failed, failed_with(Code::Unknown, "OUTCOME_UNKNOWN"));
         assert_eq!(script.times_asked(), 1);
     }
 }
@@ -67,8 +67,8 @@ async fn a_job_that_reported_progress_is_not_restarted() {
     // Before the first report it may be a write.
     let script = StubScript::new(&[Act::Cut, Act::CutAfter(0), Act::CutAfter(1)]);
     let client = Client::with(options(), [stubs::writer(&script).await], [""; 0]);
-    let failed = client.execute("VERIFY", &[]).await.map(drop).map_err(|s| told(&s));
-    assert_eq!(failed, told_as(Code::Unknown, "OUTCOME_UNKNOWN"));
+    let failed = client.execute("VERIFY", &[]).await.map(drop).map_err(|s| code_and_reason(&s));
+    assert_eq!(failed, failed_with(Code::Unknown, "OUTCOME_UNKNOWN"));
     assert_eq!(script.times_asked(), 3);
 }
 
@@ -81,7 +81,7 @@ async fn a_writer_that_never_responds_is_abandoned() {
     let client = || Client::with(options(), writers.clone(), [""; 0]);
     let (one, other) = (client(), client());
     let (written, found) = tokio::join!(one.insert("t", "{}"), other.writer_status());
-    assert_eq!(written.map(|token| token.epoch).map_err(|s| told(&s)), Ok(7));
+    assert_eq!(written.map(|token| token.epoch).map_err(|s| code_and_reason(&s)), Ok(7));
     assert!(found.is_ok(), "{found:?}");
 }
 
@@ -89,7 +89,7 @@ async fn a_writer_that_never_responds_is_abandoned() {
 async fn an_unsent_write_goes_to_the_next_writer() {
     let script = StubScript::new(&[Act::Answer]);
     let options = ClientOptions { request_ids: false, ..options() };
-    let client = Client::with(options, [NOBODY.to_owned(), stubs::writer(&script).await], [""; 0]);
+    let client = Client::with(options, [UNUSED.to_owned(), stubs::writer(&script).await], [""; 0]);
     assert_eq!(client.put("t", "{}").await.unwrap().seq, 1);
     let executed = client.execute("SNAPSHOT t", &[]).await.unwrap();
     assert_eq!((executed.token.unwrap().seq, executed.messages), (2, vec!["done".to_owned()]));
@@ -104,29 +104,32 @@ async fn a_rejected_write_is_not_retried_and_an_overloaded_writer_is_retried() {
     ]);
     let options = ClientOptions { request_ids: false, ..options() };
     let client = Client::with(options, [stubs::writer(&script).await], [""; 0]);
-    let failed = client.insert("t", "{}").await.map_err(|s| told(&s));
-    assert_eq!(failed, told_as(Code::AlreadyExists, "ROW_EXISTS"));
+    let failed = client.insert("t", "{}").await.map_err(|s| code_and_reason(&s));
+    assert_eq!(failed, failed_with(Code::AlreadyExists, "ROW_EXISTS"));
     assert_eq!(script.times_asked(), 1);
     assert_eq!(client.insert("t", "{}").await.unwrap().seq, 3);
 }
 
 #[tokio::test]
 async fn retries_end_and_an_unknown_outcome_is_reported() {
-    let options = ClientOptions { patience: Duration::from_millis(200), ..options() };
+    let options = ClientOptions { retry_timeout: Duration::from_millis(200), ..options() };
     let began = Instant::now();
-    let client = Client::with(options.clone(), [NOBODY], [NOBODY]);
+    let client = Client::with(options.clone(), [UNUSED], [UNUSED]);
     assert_eq!(
-        client.insert("t", "{}").await.map_err(|s| told(&s)),
-        told_as(Code::Unavailable, "UNREACHABLE")
+        client.insert("t", "{}").await.map_err(|s| code_and_reason(&s)),
+        failed_with(Code::Unavailable, "UNREACHABLE")
     );
-    assert_eq!(client.get("t", "k").await.map_err(|s| told(&s)), told_as(Code::Unavailable, "UNREACHABLE"));
+    assert_eq!(
+        client.get("t", "k").await.map_err(|s| code_and_reason(&s)),
+        failed_with(Code::Unavailable, "UNREACHABLE")
+    );
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 
     // The first try may have been executed, whatever the later ones report.
     let script = StubScript::new(&[Act::Cut, Act::Fail(Code::ResourceExhausted, "OVERLOADED")]);
     let client = Client::with(options, [stubs::writer(&script).await], [""; 0]);
     let failed = client.insert("t", "{}").await.unwrap_err();
-    assert_eq!(told(&failed), (Code::Unknown, Some("OUTCOME_UNKNOWN".into())));
+    assert_eq!(code_and_reason(&failed), (Code::Unknown, Some("OUTCOME_UNKNOWN".into())));
     assert!(failed.message().contains("broke before the response"), "{failed:?}");
 }
 
@@ -160,23 +163,23 @@ async fn the_next_reader_is_asked_if_one_is_unreachable_or_behind() {
     let behind = Act::Fail(Code::Unavailable, "REPLICA_BEHIND");
     let floor = Act::Fail(Code::OutOfRange, "BELOW_FLOOR");
     for (readers, expected) in [
-        (vec![], told_as(Code::Unavailable, "UNREACHABLE")),
+        (vec![], failed_with(Code::Unavailable, "UNREACHABLE")),
         (vec![Act::Answer], Ok(())),
         (vec![Act::Cut, Act::Answer], Ok(())),
         (vec![down.clone(), behind.clone(), Act::Answer], Ok(())),
-        (vec![behind, down], told_as(Code::Unavailable, "REPLICA_BEHIND")),
+        (vec![behind, down], failed_with(Code::Unavailable, "REPLICA_BEHIND")),
         // A rejection by one reader is final.
-        (vec![floor, Act::Answer], told_as(Code::OutOfRange, "BELOW_FLOOR")),
+        (vec![floor, Act::Answer], failed_with(Code::OutOfRange, "BELOW_FLOOR")),
     ] {
-        let mut addresses = vec![NOBODY.to_owned()];
+        let mut addresses = vec![UNUSED.to_owned()];
         for act in &readers {
             addresses.push(stubs::reader(&StubScript::new(std::slice::from_ref(act))).await);
         }
         let client = || Client::with(options(), [""; 0], &addresses);
-        let got = client().get("t", "1").await.map(drop).map_err(|s| told(&s));
+        let got = client().get("t", "1").await.map(drop).map_err(|s| code_and_reason(&s));
         assert_eq!(got, expected, "{readers:?}");
         let selected = client().select(v1::SelectRequest::default()).await.map(drop);
-        assert_eq!(selected.map_err(|s| told(&s)), expected, "{readers:?}");
+        assert_eq!(selected.map_err(|s| code_and_reason(&s)), expected, "{readers:?}");
     }
 }
 
@@ -218,7 +221,7 @@ async fn reads_rotate_over_the_readers_that_respond() {
         StubScript::new(&[Act::Fail(Code::Unavailable, "REPLICA_BEHIND"), Act::Answer]),
         StubScript::new(&[Act::Answer]),
     ];
-    let mut readers = vec![NOBODY.to_owned()];
+    let mut readers = vec![UNUSED.to_owned()];
     for script in &scripts {
         readers.push(stubs::reader(script).await);
     }
@@ -243,8 +246,8 @@ async fn no_reader_returns_an_older_state_than_another() {
     }
     let (none, seen) = ("(None, None)".to_owned(), "(Some((5, 0)), None)".to_owned());
     // A restore is reported once; then the new history is read.
-    let failed = client.get("t", "1").await.map(drop).map_err(|s| told(&s));
-    assert_eq!(failed, told_as(Code::FailedPrecondition, "EPOCH_CHANGED"));
+    let failed = client.get("t", "1").await.map(drop).map_err(|s| code_and_reason(&s));
+    assert_eq!(failed, failed_with(Code::FailedPrecondition, "EPOCH_CHANGED"));
     client.get("t", "1").await.unwrap();
     assert_eq!(*first.asked.lock().unwrap(), [none.clone(), seen.clone(), seen.clone()]);
     assert_eq!(*second.asked.lock().unwrap(), [seen.clone(), seen.clone(), none.clone()]);
@@ -256,7 +259,7 @@ async fn no_reader_returns_an_older_state_than_another() {
     client.forget();
     client.get("t", "1").await.unwrap();
     assert_eq!(*second.asked.lock().unwrap().last().unwrap(), none);
-    // Remaining keys are read where their point in time is available, at any reader.
+    // Remaining keys are read at any reader that has reached their point in time.
     let keys = ["1", "2", "3"].map(str::to_owned).to_vec();
     client.get_rows(v1::GetRequest { keys, ..Default::default() }).await.unwrap();
     assert_eq!(second.asked.lock().unwrap().last().unwrap(), "(Some((5, 0)), Some(Seq(5)))");
@@ -269,7 +272,7 @@ fn standby() -> Act {
 #[tokio::test]
 async fn a_write_finds_the_active_writer() {
     let (waits, writes) = (StubScript::new(&[standby()]), StubScript::new(&[Act::Answer]));
-    let writers = [NOBODY.to_owned(), stubs::writer(&waits).await, stubs::writer(&writes).await];
+    let writers = [UNUSED.to_owned(), stubs::writer(&waits).await, stubs::writer(&writes).await];
     // Also without request ids: a standby executes nothing.
     let options = ClientOptions { request_ids: false, ..options() };
     let client = Client::with(options.clone(), &writers, [""; 0]);
@@ -285,8 +288,8 @@ async fn a_write_finds_the_active_writer() {
     assert_eq!((waits.times_asked(), writes.times_asked()), (2, 5));
     assert_eq!(client.writers().count(), 3);
     let mut standing_by = client.writer_at(1).await.unwrap();
-    let told = standing_by.status(v1::WriterServiceStatusRequest {}).await.unwrap_err();
-    assert!(is_standby(&told));
+    let failed = standing_by.status(v1::WriterServiceStatusRequest {}).await.unwrap_err();
+    assert!(is_standby(&failed));
 }
 
 #[tokio::test]
@@ -300,25 +303,25 @@ async fn calls_wait_for_a_takeover() {
     assert_eq!(new.times_asked(), 4);
 
     let new = StubScript::new(&[standby(), standby(), Act::Answer]);
-    let client = Client::with(options(), [NOBODY.to_owned(), stubs::writer(&new).await], [""; 0]);
+    let client = Client::with(options(), [UNUSED.to_owned(), stubs::writer(&new).await], [""; 0]);
     client.writer().await.unwrap();
     assert_eq!(new.times_asked(), 3);
 
-    // When the patience ends, the last known error is returned.
-    let options = ClientOptions { patience: Duration::from_millis(100), ..options() };
+    // After the timeout, the last known error is returned.
+    let options = ClientOptions { retry_timeout: Duration::from_millis(100), ..options() };
     let idle = stubs::writer(&StubScript::new(&[standby()])).await;
-    let client = Client::with(options, [idle, NOBODY.to_owned()], [""; 0]);
-    let failed = client.writer().await.map(drop).map_err(|s| told(&s));
-    assert_eq!(failed, told_as(Code::Unavailable, "STANDBY"));
-    let failed = client.writer_status().await.map(drop).map_err(|s| told(&s));
-    assert_eq!(failed, told_as(Code::Unavailable, "STANDBY"));
+    let client = Client::with(options, [idle, UNUSED.to_owned()], [""; 0]);
+    let failed = client.writer().await.map(drop).map_err(|s| code_and_reason(&s));
+    assert_eq!(failed, failed_with(Code::Unavailable, "STANDBY"));
+    let failed = client.writer_status().await.map(drop).map_err(|s| code_and_reason(&s));
+    assert_eq!(failed, failed_with(Code::Unavailable, "STANDBY"));
     assert!(client.insert("t", "{}").await.is_err());
 }
 
 #[test]
 fn calls_can_run_on_other_tasks() {
     fn sendable<T: Send>(_: T) {}
-    let client = Client::new([NOBODY], [NOBODY]);
+    let client = Client::new([UNUSED], [UNUSED]);
     sendable(client.insert("t", "{}"));
     sendable(client.apply(vec![]));
     sendable(client.execute("", &[]));

@@ -52,7 +52,7 @@ pub struct Watcher {
     client: Client,
     /// The request to send next: it starts from the newest token, once there is one.
     request: v1::WatchDriftRequest,
-    patience: Option<Duration>,
+    retry_timeout: Option<Duration>,
     /// After this time without a message the connection is considered broken.
     silence: Duration,
     stream: Option<WatchStream>,
@@ -88,7 +88,7 @@ impl Client {
         request.heartbeat = prost_types::Duration::try_from(heartbeat).ok();
         Watcher {
             client: self.clone(),
-            patience: None,
+            retry_timeout: None,
             silence: heartbeat.saturating_mul(SILENT_BEATS).max(SILENCE_MIN),
             stream: None,
             opening: None,
@@ -107,8 +107,8 @@ impl Client {
 impl Watcher {
     /// Limits how long after a break the watch looks for a reader. By default there is no limit.
     #[must_use]
-    pub fn patience(self, patience: Duration) -> Watcher {
-        Watcher { patience: Some(patience), ..self }
+    pub fn retry_timeout(self, retry_timeout: Duration) -> Watcher {
+        Watcher { retry_timeout: Some(retry_timeout), ..self }
     }
 
     /// The resume token after the last delivered event. A watch with the same filter that starts from it continues there, at
@@ -159,14 +159,14 @@ impl Watcher {
         opened
     }
 
-    /// Handles a broken stream. The first break since the last message is reported; all are retried within the patience.
+    /// Handles a broken stream. The first break since the last message is reported; all are retried within the retry timeout.
     fn handle_break(&mut self, status: Status) -> Result<Option<WatchEvent>, Status> {
         if let Some(stream) = self.stream.take().filter(|_| is_retryable_watch(&status)) {
             stream.backend.set_aside();
         }
         self.parts = None;
         let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        let pauses = self.retry.pauses.get_or_insert_with(|| Pauses::new(self.patience));
+        let pauses = self.retry.pauses.get_or_insert_with(|| Pauses::new(self.retry_timeout));
         let pause = pauses.at_least(asked.unwrap_or_default()).filter(|_| is_retryable_watch(&status));
         let Some(pause) = pause else {
             self.ended = true;

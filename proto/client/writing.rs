@@ -162,7 +162,7 @@ impl Client {
         Ok(token)
     }
 
-    /// Sends a write until it succeeds, is rejected, or the patience ends. `safe`: it has a request id, so it can be retried
+    /// Sends a write until it succeeds, is rejected, or the retry timeout expires. `safe`: it has a request id, so it can be retried
     /// if its response is missing.
     pub(super) async fn write<T, F>(&self, safe: bool, call: impl Fn(WriterApi) -> F) -> Result<T, Status>
     where
@@ -181,7 +181,7 @@ impl Client {
         F: Future<Output = Result<T, Status>>,
     {
         let writers = self.writers.all().len();
-        let mut pauses = Pauses::new(self.options.patience);
+        let mut pauses = Pauses::new(self.options.retry_timeout);
         let mut unknown = None;
         for tries in 1.. {
             let Some((index, backend)) = self.writers.in_turn().next() else {

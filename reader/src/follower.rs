@@ -396,8 +396,8 @@ impl Follower {
             }
             let state = table.timeline.state();
             self.replica.raise_floor(table.manifest.floor);
-            match self.files.open(&table.manifest, Some(&state.chain)) {
-                Ok(layers) => table.timeline.adopt(layers),
+            match self.files.open(&table.manifest, Some(&state.layers)) {
+                Ok(layers) => table.timeline.install_layers(layers),
                 // The snapshots were replaced meanwhile: the next check reads the newer manifest.
                 Err(error) if error.reason() == Reason::FileGone => continue,
                 Err(error) => {

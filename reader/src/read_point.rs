@@ -31,7 +31,7 @@ impl ReadPoint {
         replica: &Replica,
         tables: impl IntoIterator<Item = &'a Arc<Timeline>>,
     ) -> Result<v1::ReadHeader> {
-        let floors = tables.into_iter().filter_map(|table| table.state().chain.floor());
+        let floors = tables.into_iter().filter_map(|table| table.state().layers.floor());
         Ok(v1::ReadHeader {
             read_seq: self.seq,
             read_time: replica.time_of(self.seq, &self.applied)?.map(convert::time_to_wire),

@@ -197,7 +197,7 @@ impl ReaderRpc {
         let applied = replica.applied();
         let point = ReadPoint { seq: applied.seq, applied };
         let header = point.header(replica, point.applied.tables.values())?;
-        let memtables = point.applied.tables.values().map(|table| Arc::clone(&table.state().overlay));
+        let memtables = point.applied.tables.values().map(|table| Arc::clone(&table.state().memtable));
         Ok(v1::ReaderServiceStatusResponse {
             lag_seqs: replica.head_seq().saturating_sub(header.applied_seq),
             header: Some(header),

@@ -13,8 +13,8 @@ use driftdb_common::storage::fs::{OsFileSystem, replace};
 use driftdb_common::storage::head;
 use driftdb_common::storage::layout::{DataDir, delta_stem, image_stem, read_manifest, table_names};
 use driftdb_common::storage::sst::{BlockCache, SstFile, write_file};
-use driftdb_common::table::build::snapshot::ReadLimit;
 use driftdb_common::table::check::verification::{self, Problem, VerifiedCounts};
+use driftdb_common::table::log_tail::ReadLimit;
 use driftdb_common::table::table_files::TableFiles;
 
 use super::calls::{ask, run};

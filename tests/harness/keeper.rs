@@ -17,10 +17,14 @@ use driftdb_common::storage::recovery::{self, Replay};
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::storage::wal::appender::{AppendError, Group, Log, LogOptions};
 use driftdb_common::storage::wal::commit_reader::LogCommit;
-use driftdb_common::table::build::merge_policy::{self, MergeTask, RequestsSince};
-use driftdb_common::table::build::snapshot::{self, DeltaLimits, ReadLimit};
+use driftdb_common::table::build::delta::DeltaLimits;
+use driftdb_common::table::build::merge;
+use driftdb_common::table::build::merge_policy::MergeTask;
+use driftdb_common::table::build::requests_since::RequestsSince;
+use driftdb_common::table::build::{delta, image};
 use driftdb_common::table::history::{History, HistoryQuery, Images};
 use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::log_tail::ReadLimit;
 use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 use driftdb_common::table::table_files::TableFiles;
@@ -168,13 +172,13 @@ fn next_task(manifest: &Manifest) -> Option<MergeTask> {
     let full = manifest.images.last().map_or(0, |full| full.seq);
     let last = manifest.deltas.last()?.seq;
     if last >= full + 9 {
-        return Some(MergeTask::ImageLayer);
+        return Some(MergeTask::WriteImage);
     }
     if manifest.images.len() > 1 {
-        return Some(MergeTask::Drop(0));
+        return Some(MergeTask::RemoveImage(0));
     }
     let newest = manifest.deltas.partition_point(|era| era.seq <= full);
-    (manifest.deltas.len() - newest > 3).then(|| MergeTask::Merge(newest + 1..newest + 3))
+    (manifest.deltas.len() - newest > 3).then(|| MergeTask::MergeDeltas(newest + 1..newest + 3))
 }
 
 /// A database opened for writing, and for reading what was found.
@@ -252,7 +256,7 @@ impl Keeper {
     fn chain(&mut self, id: u64) -> Result<LayerMap, AppendError> {
         let manifest = self.manifest(id);
         let known = self.chains.get(&id).cloned().unwrap_or_default();
-        if !known.is_of(&manifest) {
+        if !known.matches(&manifest) {
             let chain = self.shelf.open(&manifest, Some(&known)).map_err(AppendError::Refused)?;
             self.chains.insert(id, chain);
         }
@@ -268,7 +272,7 @@ impl Keeper {
             let (manifest, chain) = (self.manifest(id), self.chain(id)?);
             let slot = self.log.table_entry(id).unwrap();
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
-            let era = snapshot::next_era(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()));
+            let era = delta::build_next(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()));
             let Some(era) = era.map_err(refused)? else { break };
             self.edit(id, &|manifest| manifest.deltas.push(era.clone()))?;
             done.push("era");
@@ -277,24 +281,24 @@ impl Keeper {
             let (manifest, chain) = (self.manifest(id), self.chain(id)?);
             let table = (manifest.table.as_str(), id);
             match next_task(&manifest) {
-                Some(MergeTask::ImageLayer) => {
+                Some(MergeTask::WriteImage) => {
                     let indexes = manifest.deltas.last().unwrap().indexes.clone();
-                    let full = snapshot::full(&self.shelf, table, &chain, chain.end(), &indexes, &|_| Ok(()));
+                    let full = image::build(&self.shelf, table, &chain, chain.end(), &indexes, &|_| Ok(()));
                     let full = full.map_err(refused)?;
                     self.edit(id, &|manifest| manifest.images.push(full.clone()))?;
                     done.push("full");
                 }
-                Some(MergeTask::Merge(range)) => {
-                    let deltas = chain.opened_eras(&manifest, range.clone());
+                Some(MergeTask::MergeDeltas(range)) => {
+                    let deltas = chain.deltas_of(&manifest, range.clone());
                     let since = RequestsSince::default();
-                    let era = merge_policy::merge_eras(&self.shelf, table, &deltas, since, &|_| Ok(()));
+                    let era = merge::merge_deltas(&self.shelf, table, &deltas, since, &|_| Ok(()));
                     let era = era.map_err(refused)?.unwrap();
                     self.edit(id, &|manifest| {
                         _ = manifest.deltas.splice(range.clone(), [era.clone()]).count()
                     })?;
                     done.push("merge");
                 }
-                Some(MergeTask::Drop(at)) => {
+                Some(MergeTask::RemoveImage(at)) => {
                     self.edit(id, &|manifest| _ = manifest.images.remove(at))?;
                     done.push("drop");
                 }
@@ -312,7 +316,7 @@ impl Keeper {
             return Ok(None);
         }
         let (mut deltas, mut images) = (Vec::new(), Vec::new());
-        for (file, is_full) in chain.needed_now().filter(|(file, _)| file.index("pad").is_none()) {
+        for (file, is_full) in chain.newest_layers().filter(|(file, _)| file.index("pad").is_none()) {
             let before = |key: &[u8], seq: u64| chain.document_before(key, seq);
             let table = (manifest.table.as_str(), id);
             index::build(&self.shelf, table, file, "pad", is_full, &before, &|_| Ok(()))
@@ -452,7 +456,7 @@ fn check_moment(timeline: &Arc<Timeline>, script: &Script, table: usize, seq: u6
 fn check_history(timeline: &Arc<Timeline>, script: &Script, table: usize, upto: u64) -> Result<(), Wrong> {
     for newest_first in [false, true] {
         let images = Images { before: true, after: true };
-        let wanted = HistoryQuery { to: upto, newest_first, images, ..HistoryQuery::default() };
+        let wanted = HistoryQuery { last: upto, newest_first, images, ..HistoryQuery::default() };
         let mut history = History::new(timeline, wanted);
         let mut found = Vec::new();
         loop {

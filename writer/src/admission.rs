@@ -1,7 +1,8 @@
 //! Admission: checks a change against the newest state, gives it a seq and a time, and encodes its frames.
 //!
-//! The state here runs ahead of the disk: it includes commits that are admitted and not synced yet, so that the next group is
-//! admitted while one is written. An undo log, kept until commits are durable, takes them back if their group is refused.
+//! The state here runs ahead of the disk: it includes commits that are admitted and not synced yet, so that
+//! the next group is admitted while one is written. An undo log, kept until commits are durable, takes them
+//! back if their group is refused.
 
 use std::sync::Arc;
 
@@ -87,8 +88,8 @@ impl Admission {
         self.producers.record_refusals(producer, batch, refused);
     }
 
-    /// The rows that a change reads and that are not in memory, each with the files that hold it. If the caller reads them
-    /// before it admits the change, admission finds them in the block cache.
+    /// The rows that a change reads and that are not in memory, each with the files that hold it. If the
+    /// caller reads them before it admits the change, admission finds them in the block cache.
     pub(crate) fn uncached_rows<'a>(
         &self,
         operations: impl IntoIterator<Item = &'a Operation>,
@@ -120,8 +121,8 @@ impl Admission {
         uncached
     }
 
-    /// Admits a change: checks it, applies it to this state, and appends its frames to `group`. A repeated request returns the
-    /// commit of the first one. An error leaves the state unchanged.
+    /// Admits a change: checks it, applies it to this state, and appends its frames to `group`. A repeated
+    /// request returns the commit of the first one. An error leaves the state unchanged.
     pub(crate) fn admit(
         &mut self,
         change: CommitRequest,
@@ -136,8 +137,8 @@ impl Admission {
         Ok(receipt)
     }
 
-    /// Admits a change without appending its frames. The caller must append them, before those of any later commit. Returns
-    /// no commit if the change has no effect.
+    /// Admits a change without appending its frames. The caller must append them, before those of any later
+    /// commit. Returns no commit if the change has no effect.
     pub(crate) fn prepare(
         &mut self,
         change: CommitRequest,
@@ -206,7 +207,8 @@ impl Admission {
         self.last = durable;
     }
 
-    /// Discards the undo log up to `mark`, which belongs to commit `durable`: everything up to there is durable.
+    /// Discards the undo log up to `mark`, which belongs to commit `durable`: everything up to there is
+    /// durable.
     pub(crate) fn discard_undo(&mut self, mark: UndoMark, durable: WriteToken) {
         self.tables.discard_undo_before(mark);
         self.producers.discard_undo(durable.seq);

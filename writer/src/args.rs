@@ -10,9 +10,9 @@ use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
 
 /// Serve writes to a DriftDB database
 ///
-/// The writer is the one process that changes a database. It locks the data directory, repairs what a crash has left, and
-/// serves gRPC: driftdb.v1.WriterService, health and reflection. It acknowledges a commit after the commit is on disk. If
-/// the data directory is empty or missing, the writer creates a database in it.
+/// The writer is the one process that changes a database. It locks the data directory, repairs what a crash
+/// has left, and serves gRPC: driftdb.v1.WriterService, health and reflection. It acknowledges a commit after
+/// the commit is on disk. If the data directory is empty or missing, the writer creates a database in it.
 ///
 /// The writer does not answer queries: driftdb-reader does. Any number of readers can use the same directory.
 ///
@@ -30,8 +30,8 @@ pub(crate) struct WriterArgs {
     pub(crate) data: DataArgs,
     /// Address to listen on
     ///
-    /// Port 0 picks a free port. The first line on standard output is `listening on ADDR`. Change it to accept clients from
-    /// other hosts.
+    /// Port 0 picks a free port. The first line on standard output is `listening on ADDR`. Change it to
+    /// accept clients from other hosts.
     #[arg(
         long,
         env = "DRIFTDB_LISTEN",
@@ -42,14 +42,15 @@ pub(crate) struct WriterArgs {
     pub(crate) listen: SocketAddr,
     /// Address that clients use for this writer [default: the address listened on]
     ///
-    /// Readers and standby writers report it to clients. Set it if clients cannot connect to the address listened on, for
-    /// example if that is 0.0.0.0 or behind a proxy.
+    /// Readers and standby writers report it to clients. Set it if clients cannot connect to the address
+    /// listened on, for example if that is 0.0.0.0 or behind a proxy.
     #[arg(long, env = "DRIFTDB_ADVERTISE", value_name = "ADDR", help_heading = "Network")]
     pub(crate) advertise: Option<String>,
     /// Wait if another writer holds the database, and take over when it ends
     ///
-    /// Meanwhile the writer listens, refuses calls with the reason STANDBY and the other writer's address, and reports
-    /// NOT_SERVING to health checks. Without this option the writer exits if another one holds the database.
+    /// Meanwhile the writer listens, refuses calls with the reason STANDBY and the other writer's address,
+    /// and reports NOT_SERVING to health checks. Without this option the writer exits if another one holds
+    /// the database.
     #[arg(
         long,
         env = "DRIFTDB_STANDBY",
@@ -59,9 +60,9 @@ pub(crate) struct WriterArgs {
     pub(crate) standby: bool,
     /// When to check that no other writer has taken over
     ///
-    /// A writer that checks reads HEAD before each write and before each answer, and stops if another writer has taken
-    /// over. This costs time, but a lock on a network file system can expire while its holder is alive. Use the same value
-    /// for all writers of a directory.
+    /// A writer that checks reads HEAD before each write and before each answer, and stops if another writer
+    /// has taken over. This costs time, but a lock on a network file system can expire while its holder is
+    /// alive. Use the same value for all writers of a directory.
     #[arg(
         long,
         env = "DRIFTDB_FENCE",
@@ -97,7 +98,8 @@ pub(crate) struct WriterArgs {
     pub(crate) snapshot_events: u64,
     /// Size of a table's log after which its next snapshot is taken, in bytes
     ///
-    /// At least 4096. A snapshot is taken when this size or --snapshot-events is reached, whichever comes first.
+    /// At least 4096. A snapshot is taken when this size or --snapshot-events is reached, whichever comes
+    /// first.
     #[arg(
         long,
         env = "DRIFTDB_SNAPSHOT_BYTES",
@@ -107,11 +109,11 @@ pub(crate) struct WriterArgs {
         help_heading = "Storage"
     )]
     pub(crate) snapshot_bytes: u64,
-    /// Size of all tables' logs without a snapshot, in bytes
+    /// Size of the log that no snapshot covers, in bytes
     ///
-    /// At least 4096. The rows of this log are in memory. At this size the writer takes a snapshot of the table with the most.
-    /// At twice this size writes are refused with OVERLOADED until a snapshot is taken. Lower it to use less memory; raise
-    /// it if writes are refused.
+    /// At least 4096. Counts all tables together; the rows in this log are in memory. At this size the writer
+    /// takes a snapshot of the table with the longest log. At twice this size it refuses writes with
+    /// OVERLOADED until a snapshot is taken. Lower it to use less memory; raise it if writes are refused.
     #[arg(
         long,
         env = "DRIFTDB_MEMORY",
@@ -123,7 +125,8 @@ pub(crate) struct WriterArgs {
     pub(crate) memory: u64,
     /// Size of the cache of uncompressed snapshot blocks, in bytes
     ///
-    /// Raise it if clients often patch, replace or delete rows that have not changed lately, and the disk is slow.
+    /// Raise it if clients often patch, replace or delete rows that have not changed lately, and the disk is
+    /// slow.
     #[arg(
         long = "cache",
         env = "DRIFTDB_CACHE",
@@ -134,8 +137,8 @@ pub(crate) struct WriterArgs {
     pub(crate) cache_bytes: u64,
     /// Number of commits for which request ids are remembered
     ///
-    /// A retry with a remembered id returns the commit of the first attempt. A later retry counts as a new request. Raise it
-    /// if clients retry after a longer time; each id takes about 200 bytes of memory.
+    /// A retry with a remembered id returns the commit of the first attempt. A later retry counts as a new
+    /// request. Raise it if clients retry after a longer time; each id takes about 200 bytes of memory.
     #[arg(
         long,
         env = "DRIFTDB_REQUEST_COMMITS",

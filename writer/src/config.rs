@@ -48,8 +48,8 @@ pub struct SnapshotTriggers {
     pub events: u64,
     /// or at this number of bytes of log.
     pub bytes: u64,
-    /// If the logs of all tables have more bytes than this, the table with the longest log is due. At twice this number,
-    /// writes are refused until a snapshot is taken.
+    /// If the logs of all tables have more bytes than this, the table with the longest log is due. At twice
+    /// this number, writes are refused until a snapshot is taken.
     pub memory: u64,
 }
 

@@ -10,6 +10,7 @@
 mod admission;
 mod commit;
 mod config;
+mod errors;
 mod jobs;
 mod maintenance;
 mod rpc;

@@ -1,4 +1,5 @@
-//! A standby writer: refuses calls while another writer holds the database, and takes over when the lock is free.
+//! A standby writer: refuses calls while another writer holds the database, and takes over when the lock is
+//! free.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -24,8 +25,8 @@ use crate::writer::WriterDaemon;
 /// How often a standby tries the lock.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Refuses calls with STANDBY until the lock is free, then opens the database and serves at the same address until `shutdown` is
-/// cancelled. Fails if the database cannot be opened, or as [`WriterDaemon::serve`] does.
+/// Refuses calls with STANDBY until the lock is free, then opens the database and serves at the same address
+/// until `shutdown` is cancelled. Fails if the database cannot be opened, or as [`WriterDaemon::serve`] does.
 pub async fn stand_by(config: WriterConfig, listener: Listener, shutdown: CancellationToken) -> Result<()> {
     let (standby_listener, writer_listener) = listener.split()?;
     let over = shutdown.child_token();
@@ -36,8 +37,8 @@ pub async fn stand_by(config: WriterConfig, listener: Listener, shutdown: Cancel
     let health = server::standby_health::<StandbyService>(over.clone()).await;
     let refusing = tokio::spawn(server::serve(standby_listener, routes, health, over.clone()));
     let outcome = wait_for_lock(&config, &holder, &shutdown).await;
-    // The connections close, so clients connect again and reach the writer. Connections that stay open, such as a health
-    // stream, are not waited for.
+    // The connections close, so clients connect again and reach the writer. Connections that stay open, such
+    // as a health stream, are not waited for.
     over.cancel();
     match outcome? {
         Some(writer) => writer.serve(writer_listener, shutdown).await,
@@ -47,8 +48,8 @@ pub async fn stand_by(config: WriterConfig, listener: Listener, shutdown: Cancel
     }
 }
 
-/// Opens the database as soon as no other writer holds it. Returns `None` at a shutdown. `holder` receives the error that says
-/// who holds the database.
+/// Opens the database as soon as no other writer holds it. Returns `None` at a shutdown. `holder` receives
+/// the error that says who holds the database.
 async fn wait_for_lock(
     config: &WriterConfig,
     holder: &Mutex<Error>,

@@ -36,7 +36,8 @@ pub struct WriterDaemon {
 }
 
 impl WriterDaemon {
-    /// Opens the database in `config.data`, or creates it if the directory is empty or missing. Blocks during recovery.
+    /// Opens the database in `config.data`, or creates it if the directory is empty or missing. Blocks during
+    /// recovery.
     pub fn open(config: WriterConfig) -> Result<WriterDaemon> {
         let options = LogOptions {
             segment_bytes: config.segment_bytes.max(1),
@@ -52,8 +53,8 @@ impl WriterDaemon {
         let log = recovery::open(Arc::clone(&files.disk), &files.dir, options, &mut rebuild)?;
         let (seq, time_ms) = log.published();
         let admission = rebuild.finish(WriteToken { seq, time_ms });
-        // From here on files are changed through the log's fenced file system: once another writer has taken over, it
-        // refuses.
+        // From here on files are changed through the log's fenced file system: once another writer has taken
+        // over, it refuses.
         files.disk = Arc::clone(log.fs());
         Ok(WriterDaemon { config, files, log, admission })
     }
@@ -63,8 +64,8 @@ impl WriterDaemon {
         self.log.close()
     }
 
-    /// Serves gRPC until `shutdown` is cancelled, then closes the database cleanly. An error means that the database was not
-    /// closed cleanly: the log failed, and no later write was acknowledged (I5).
+    /// Serves gRPC until `shutdown` is cancelled, then closes the database cleanly. An error means that the
+    /// database was not closed cleanly: the log failed, and no later write was acknowledged (I5).
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
         let WriterDaemon { config, files, mut log, admission } = self;
         let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
@@ -99,7 +100,8 @@ impl WriterDaemon {
             term,
         };
         let served = serve_rpc(rpc, listener, &stopping).await;
-        // Jobs and the background task end before the log closes: after that another writer may change the files.
+        // Jobs and the background task end before the log closes: after that another writer may change the
+        // files.
         stopping.cancel();
         let maintenance_ended = jobs_ended.await.and(background_ended.await);
         background.delete_unused_files();
@@ -123,8 +125,8 @@ async fn serve_rpc(rpc: WriterRpc, listener: Listener, stopping: &CancellationTo
     server::serve(listener, routes, health, stopping.clone()).await
 }
 
-/// Starts the task that delivers acknowledgements to requests. The committer sends it one message a group, so a group costs
-/// the committer one wake-up.
+/// Starts the task that delivers acknowledgements to requests. The committer sends it one message a group, so
+/// a group costs the committer one wake-up.
 fn deliver_acks() -> mpsc::UnboundedSender<Vec<CommitAck>> {
     let (sender, mut receiver) = mpsc::unbounded_channel::<Vec<CommitAck>>();
     tokio::spawn(async move {
@@ -135,7 +137,8 @@ fn deliver_acks() -> mpsc::UnboundedSender<Vec<CommitAck>> {
     sender
 }
 
-/// Waits for the committer's thread. Without a committer the writer cannot serve, so its end shuts the writer down.
+/// Waits for the committer's thread. Without a committer the writer cannot serve, so its end shuts the writer
+/// down.
 fn join_committer(
     thread: JoinHandle<Result<()>>,
     stopping: CancellationToken,
@@ -147,8 +150,8 @@ fn join_committer(
     })
 }
 
-/// Cancels the jobs as soon as the writer shuts down, because calls under way wait for them. The task ends when all jobs have
-/// ended.
+/// Cancels the jobs as soon as the writer shuts down, because calls under way wait for them. The task ends
+/// when all jobs have ended.
 fn cancel_jobs_at_shutdown(jobs: &Jobs, stopping: &CancellationToken) -> tokio::task::JoinHandle<()> {
     let (jobs, stopping) = (jobs.clone(), stopping.clone());
     tokio::spawn(async move {

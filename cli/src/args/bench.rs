@@ -17,48 +17,48 @@ Examples:
 
 /// Options of `bench`.
 #[derive(Debug, Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     /// Phases to measure, separated by commas
     #[arg(long, value_name = "PHASE,…", value_delimiter = ',', default_values_t = BenchPhase::ALL)]
-    pub phases: Vec<BenchPhase>,
+    pub(crate) phases: Vec<BenchPhase>,
     /// Number of measurements of each figure; the median is reported
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub runs: u32,
+    pub(crate) runs: u32,
     /// Duration of a run, in seconds; longer runs vary less
     #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=3600))]
-    pub seconds: u32,
+    pub(crate) seconds: u32,
     /// Number of concurrent clients [default: 64 for W2, 32 for R1 and R2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub clients: Option<u16>,
+    pub(crate) clients: Option<u16>,
     /// Directory in which to create the data, on the disk to measure
     #[arg(long, value_name = "DIR", default_value = ".")]
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Number of rows in the table of R1 and R2
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=999_999),
           help_heading = "Amount of data")]
-    pub keys: u32,
+    pub(crate) keys: u32,
     /// Number of versions of each of these rows
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000),
           help_heading = "Amount of data")]
-    pub versions: u32,
+    pub(crate) versions: u32,
     /// Number of events of each long history, separated by commas; several are shown side by side
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1000000",
           value_parser = clap::value_parser!(u32).range(100..=100_000_000), help_heading = "Amount of data")]
-    pub history: Vec<u32>,
+    pub(crate) history: Vec<u32>,
     /// Number of tables of T500
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=4000),
           help_heading = "Amount of data")]
-    pub tables: u32,
+    pub(crate) tables: u32,
     /// Number of events in each of these tables
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(10..=1_000_000),
           help_heading = "Amount of data")]
-    pub table_events: u32,
+    pub(crate) table_events: u32,
 }
 
 /// A phase of `bench`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "verbatim")]
-pub enum BenchPhase {
+pub(crate) enum BenchPhase {
     /// Ceiling: a unary call that does nothing.
     #[value(name = "echo")]
     Echo,
@@ -85,7 +85,7 @@ pub enum BenchPhase {
 
 impl BenchPhase {
     /// Every phase, in the order of measurement.
-    pub const ALL: [BenchPhase; 9] = [
+    pub(crate) const ALL: [BenchPhase; 9] = [
         BenchPhase::Echo,
         BenchPhase::Log,
         BenchPhase::W1,
@@ -116,20 +116,20 @@ impl std::fmt::Display for BenchPhase {
 
 /// Options of `bench-server`.
 #[derive(Debug, Args)]
-pub struct BenchServerArgs {
+pub(crate) struct BenchServerArgs {
     /// Ceiling to serve
-    pub ceiling: CeilingKind,
+    pub(crate) ceiling: CeilingKind,
     /// Address on which to listen; port 0 selects a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Directory of the log
     #[arg(long, value_name = "DIR")]
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 /// What the server of a ceiling does with a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum CeilingKind {
+pub(crate) enum CeilingKind {
     /// Nothing.
     Echo,
     /// Appends it to one file and syncs, in groups.

@@ -81,94 +81,94 @@ Examples:
 
 /// Options of `init`.
 #[derive(Debug, Args)]
-pub struct InitArgs {
+pub(crate) struct InitArgs {
     /// Directory of the new database
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 /// Options of `dev`.
 #[derive(Debug, Args)]
-pub struct DevArgs {
+pub(crate) struct DevArgs {
     /// Address on which the writer listens; port 0 selects a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7401")]
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Address on which the reader listens; port 0 selects a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7402")]
-    pub reader_listen: SocketAddr,
+    pub(crate) reader_listen: SocketAddr,
 }
 
 /// Options of `demo`.
 #[derive(Debug, Args)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Keep the data directory of the demo and print its path [default: remove it]
     #[arg(long)]
-    pub keep: bool,
+    pub(crate) keep: bool,
 }
 
 /// Options of `completions`.
 #[derive(Debug, Args)]
-pub struct CompletionsArgs {
+pub(crate) struct CompletionsArgs {
     /// Shell to complete for
-    pub shell: clap_complete::Shell,
+    pub(crate) shell: clap_complete::Shell,
 }
 
 /// Options of `storage-check`.
 #[derive(Debug, Args)]
-pub struct StorageCheckArgs {
+pub(crate) struct StorageCheckArgs {
     /// Directory to check, on the storage for a database
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// The same directory as the second process sees it, for example through NFS [default: DIR]
     #[arg(long, value_name = "DIR")]
-    pub peer: Option<PathBuf>,
+    pub(crate) peer: Option<PathBuf>,
 }
 
 /// Options of `storage-peer`.
 #[derive(Debug, Args)]
-pub struct StoragePeerArgs {
+pub(crate) struct StoragePeerArgs {
     /// Temporary directory of the check, as this process sees it
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 /// Options of `snapshot`.
 #[derive(Debug, Args)]
-pub struct SnapshotArgs {
+pub(crate) struct SnapshotArgs {
     /// Table to snapshot
     #[arg(short, long, value_name = "TABLE")]
-    pub table: String,
+    pub(crate) table: String,
 }
 
 /// Options of `compact`.
 #[derive(Debug, Args)]
-pub struct CompactArgs {
+pub(crate) struct CompactArgs {
     /// Table to compact
     #[arg(short, long, value_name = "TABLE")]
-    pub table: String,
+    pub(crate) table: String,
     /// New floor: the oldest point in time that stays readable [default: the newest snapshot]
     #[arg(long, value_name = "POINT")]
-    pub before: Option<String>,
+    pub(crate) before: Option<String>,
     /// Print the effect without compacting
     #[arg(long)]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
     /// Compact without asking for confirmation
     #[arg(short, long)]
-    pub yes: bool,
+    pub(crate) yes: bool,
 }
 
 /// Options of `verify`.
 #[derive(Debug, Args)]
-pub struct VerifyArgs {
+pub(crate) struct VerifyArgs {
     /// Table to check [default: all tables]
     #[arg(short, long, value_name = "TABLE")]
-    pub table: Option<String>,
+    pub(crate) table: Option<String>,
     /// Also rebuild the tables from the log and compare: slower, but finds files that are valid and wrong
     #[arg(long)]
-    pub deep: bool,
+    pub(crate) deep: bool,
 }
 
 /// Options of `doctor`.
 #[derive(Debug, Args)]
-pub struct DoctorArgs {
+pub(crate) struct DoctorArgs {
     /// Repair everything that can be repaired without losing data
     #[arg(long)]
-    pub repair: bool,
+    pub(crate) repair: bool,
 }

@@ -29,45 +29,45 @@ Examples:
 
 /// Options of `ingest`.
 #[derive(Debug, Args)]
-pub struct IngestArgs {
+pub(crate) struct IngestArgs {
     /// Table to load into
     #[arg(short, long, value_name = "TABLE")]
-    pub table: String,
+    pub(crate) table: String,
     /// File with rows, as JSON Lines or CSV; `-` means stdin
     #[arg(long, value_name = "FILE")]
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Replace existing rows instead of rejecting new rows with the same key
     #[arg(long)]
-    pub upsert: bool,
+    pub(crate) upsert: bool,
     /// Format of the file [default: csv if its name ends with .csv, otherwise jsonl]
     #[arg(long, value_name = "FORMAT", help_heading = "Input options")]
-    pub format: Option<RowFormat>,
+    pub(crate) format: Option<RowFormat>,
     /// Load every CSV cell as text
     #[arg(long, help_heading = "Input options")]
-    pub csv_text: bool,
+    pub(crate) csv_text: bool,
     /// Append invalid and rejected lines to this file and continue [default: stop at the first]
     #[arg(long, value_name = "FILE", help_heading = "Input options")]
-    pub skip_bad: Option<PathBuf>,
+    pub(crate) skip_bad: Option<PathBuf>,
     /// Id under which the load can be resumed; resume with the same rows and the same --batch
     /// [default: derived from the table and the file's path, length and time]
     #[arg(long, value_name = "ID", conflicts_with = "restart", help_heading = "Resuming")]
-    pub producer: Option<String>,
+    pub(crate) producer: Option<String>,
     /// Load the whole file, even if an earlier run loaded a part of it
     #[arg(long, help_heading = "Resuming")]
-    pub restart: bool,
+    pub(crate) restart: bool,
     /// Rows per request; fewer if rows are large, more if the network is slow
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000),
           help_heading = "Tuning")]
-    pub batch: u32,
+    pub(crate) batch: u32,
     /// Requests sent before the first is acknowledged; more if the network is slow
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256),
           help_heading = "Tuning")]
-    pub in_flight: u32,
+    pub(crate) in_flight: u32,
 }
 
 /// The format of a file of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
-pub enum RowFormat {
+pub(crate) enum RowFormat {
     /// One JSON object per line.
     Jsonl,
     /// Comma-separated values; the first line contains the field names.
@@ -76,11 +76,11 @@ pub enum RowFormat {
 
 /// Options of `apply`.
 #[derive(Debug, Args)]
-pub struct ApplyArgs {
+pub(crate) struct ApplyArgs {
     /// File with one commit per line, as JSON Lines; `-` means stdin
     #[arg(long, value_name = "FILE")]
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Commit each line at its `time`, or at the time of the last commit if that is later [default: now]
     #[arg(long)]
-    pub preserve_time: bool,
+    pub(crate) preserve_time: bool,
 }

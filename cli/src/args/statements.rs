@@ -52,120 +52,120 @@ Examples:
 
 /// Options of `sql`.
 #[derive(Debug, Default, Args)]
-pub struct SqlArgs {
+pub(crate) struct SqlArgs {
     /// Statements, separated by semicolons; can be repeated
     #[arg(short = 'e', long, value_name = "STMT", conflicts_with = "file")]
-    pub statement: Vec<String>,
+    pub(crate) statement: Vec<String>,
     /// File with statements; `-` means stdin
     #[arg(short, long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
     /// Value of $1, $2, … in this order, as JSON: strings need double quotes; can be repeated
     #[arg(long, value_name = "JSON")]
-    pub param: Vec<String>,
+    pub(crate) param: Vec<String>,
     /// Commit time, to import history: between the time of the last commit and now [default: now]
     #[arg(long, value_name = "TIME", help_heading = "Commit options")]
-    pub time: Option<jiff::Timestamp>,
+    pub(crate) time: Option<jiff::Timestamp>,
     /// Reason, stored with each commit
     #[arg(long, value_name = "TEXT", help_heading = "Commit options")]
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
 }
 
 /// Options of `get`.
 #[derive(Debug, Args)]
-pub struct GetArgs {
+pub(crate) struct GetArgs {
     /// Table to read
     #[arg(short, long, value_name = "TABLE")]
-    pub table: String,
+    pub(crate) table: String,
     /// Keys of the rows
     #[arg(value_name = "KEY", required_unless_present = "key")]
-    pub keys: Vec<String>,
+    pub(crate) keys: Vec<String>,
     /// Key of a row, as an option; can be repeated
     #[arg(short, long, value_name = "KEY")]
-    pub key: Vec<String>,
+    pub(crate) key: Vec<String>,
     /// Point in time to read at [default: @now]
     #[arg(long, value_name = "POINT")]
-    pub as_of: Option<String>,
+    pub(crate) as_of: Option<String>,
     /// Print each row with its key, and with the seq and time of its last change
     #[arg(long)]
-    pub meta: bool,
+    pub(crate) meta: bool,
 }
 
 /// Options of `select`.
 #[derive(Debug, Args)]
-pub struct SelectArgs {
+pub(crate) struct SelectArgs {
     /// Table to read
     #[arg(short, long, value_name = "TABLE")]
-    pub table: String,
+    pub(crate) table: String,
     /// Condition in DriftQL, for example: status = "paid" AND amount > 100 [default: all rows]
     #[arg(long = "where", value_name = "COND")]
-    pub condition: Option<String>,
+    pub(crate) condition: Option<String>,
     /// Point in time to read at [default: @now]
     #[arg(long, value_name = "POINT")]
-    pub as_of: Option<String>,
+    pub(crate) as_of: Option<String>,
     /// Maximum number of rows [default: no limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub limit: Option<u64>,
+    pub(crate) limit: Option<u64>,
     /// Fields to print, separated by commas; a.b is field b of the object a [default: all fields]
     #[arg(long, value_name = "FIELD,…", value_delimiter = ',')]
-    pub fields: Vec<String>,
+    pub(crate) fields: Vec<String>,
     /// Print each row with its key, and with the seq and time of its last change
     #[arg(long)]
-    pub meta: bool,
+    pub(crate) meta: bool,
     /// Value of $1, $2, … in the condition, as JSON: strings need double quotes; can be repeated
     #[arg(long, value_name = "JSON")]
-    pub param: Vec<String>,
+    pub(crate) param: Vec<String>,
 }
 
 /// Options of `drift`.
 #[derive(Debug, Args)]
-pub struct DriftArgs {
+pub(crate) struct DriftArgs {
     /// Table to read
     #[arg(short, long, value_name = "TABLE")]
-    pub table: String,
+    pub(crate) table: String,
     /// Key of a row [default: all rows]
     #[arg(short, long, value_name = "KEY")]
-    pub key: Option<String>,
+    pub(crate) key: Option<String>,
     /// Start after this point in time [default: the oldest event]
     #[arg(long, value_name = "POINT")]
-    pub from: Option<String>,
+    pub(crate) from: Option<String>,
     /// End at this point in time, inclusive [default: @now]
     #[arg(long, value_name = "POINT")]
-    pub to: Option<String>,
+    pub(crate) to: Option<String>,
     /// Maximum number of events [default: no limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub limit: Option<u64>,
+    pub(crate) limit: Option<u64>,
 }
 
 /// Options of `diff`.
 #[derive(Debug, Args)]
-pub struct DiffArgs {
+pub(crate) struct DiffArgs {
     /// Table to compare
     #[arg(short, long, value_name = "TABLE")]
-    pub table: String,
+    pub(crate) table: String,
     /// Key of a row; can be repeated [default: all rows]
     #[arg(short, long, value_name = "KEY")]
-    pub key: Vec<String>,
+    pub(crate) key: Vec<String>,
     /// Earlier point in time
     #[arg(long, value_name = "POINT")]
-    pub from: String,
+    pub(crate) from: String,
     /// Later point in time
     #[arg(long, value_name = "POINT", default_value = "@now")]
-    pub to: String,
+    pub(crate) to: String,
 }
 
 /// Options of `revert`.
 #[derive(Debug, Args)]
-pub struct RevertArgs {
+pub(crate) struct RevertArgs {
     /// Table of the row
     #[arg(short, long, value_name = "TABLE")]
-    pub table: String,
+    pub(crate) table: String,
     /// Key of the row
     #[arg(short, long, value_name = "KEY")]
-    pub key: String,
+    pub(crate) key: String,
     /// Point in time whose version is restored
     #[arg(long, value_name = "POINT")]
-    pub to: String,
+    pub(crate) to: String,
     /// Print the change without making it
     #[arg(long)]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
 }

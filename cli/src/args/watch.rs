@@ -26,50 +26,50 @@ Examples:
 
 /// Options of `watch`.
 #[derive(Debug, Args)]
-pub struct WatchArgs {
+pub(crate) struct WatchArgs {
     /// Table to watch; can be repeated [default: all tables]
     #[arg(short, long, value_name = "TABLE", value_delimiter = ',', help_heading = "Filter")]
-    pub table: Vec<String>,
+    pub(crate) table: Vec<String>,
     /// Key of a row; can be repeated [default: all rows]
     #[arg(short, long, value_name = "KEY", help_heading = "Filter")]
-    pub key: Vec<String>,
+    pub(crate) key: Vec<String>,
     /// Prefix of the keys
     #[arg(long, value_name = "TEXT", help_heading = "Filter")]
-    pub prefix: Option<String>,
+    pub(crate) prefix: Option<String>,
     /// Condition that the row must match before or after the change, for example: status = "paid" AND amount > 100
     #[arg(long = "where", value_name = "COND", help_heading = "Filter")]
-    pub condition: Option<String>,
+    pub(crate) condition: Option<String>,
     /// Value of $1, $2, … in the condition, as JSON: strings need double quotes; can be repeated
     #[arg(long, value_name = "JSON", help_heading = "Filter")]
-    pub param: Vec<String>,
+    pub(crate) param: Vec<String>,
     /// Start with the first commit after this point in time [default: @now]
     #[arg(long, value_name = "POINT", help_heading = "Range")]
-    pub from: Option<String>,
+    pub(crate) from: Option<String>,
     /// Print the rows at the start of the watch first
     #[arg(long, help_heading = "Range")]
-    pub initial: bool,
+    pub(crate) initial: bool,
     /// Stop after the last commit at or before this past point in time [default: never]
     #[arg(long, value_name = "POINT", help_heading = "Range")]
-    pub until: Option<String>,
+    pub(crate) until: Option<String>,
     /// Save the position of the watch in this file; if the file exists, resume from it and ignore --from and --initial
     #[arg(long, value_name = "FILE", help_heading = "Range")]
-    pub resume: Option<PathBuf>,
+    pub(crate) resume: Option<PathBuf>,
     /// Include the row before each change
     #[arg(long, help_heading = "Content")]
-    pub with_before: bool,
+    pub(crate) with_before: bool,
     /// Include the row after each change
     #[arg(long, help_heading = "Content")]
-    pub with_after: bool,
+    pub(crate) with_after: bool,
     /// Print progress periodically
     #[arg(long, help_heading = "Content")]
-    pub progress: bool,
+    pub(crate) progress: bool,
     /// Longest interval between progress messages, 100ms to 1h; shorter intervals detect broken connections sooner
     /// [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = heartbeat, help_heading = "Content")]
-    pub heartbeat: Option<Duration>,
+    pub(crate) heartbeat: Option<Duration>,
     /// Program to run for each commit, with its arguments [default: print the changes]
     #[arg(last = true, value_name = "CMD")]
-    pub command: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
 }
 
 fn heartbeat(text: &str) -> Result<Duration, String> {

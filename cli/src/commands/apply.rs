@@ -57,7 +57,7 @@ enum KeyJson {
 }
 
 /// Applies the commits of the file and prints their number.
-pub async fn run(args: &ApplyArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: &ApplyArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let mut lines = Lines::open(&args.file)?;
     let mut loaded = LoadSummary::default();
     let outcome = load(args, &mut lines, database, &mut loaded).await;

@@ -21,7 +21,7 @@ struct CompactionJson<'a> {
 }
 
 /// Compacts a table, or prints what a compaction would do.
-pub async fn run(args: CompactArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: CompactArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let before = statement::optional_point(args.before.as_deref())?;
     let mut request = v1::CompactRequest { table: args.table.clone(), before, dry_run: args.dry_run };
     if !args.dry_run && !args.yes {

@@ -5,7 +5,7 @@ use crate::exit::CliResult;
 use crate::render::Printer;
 
 /// Prints the script.
-pub fn run(args: &CompletionsArgs, out: &mut Printer) -> CliResult {
+pub(crate) fn run(args: &CompletionsArgs, out: &mut Printer) -> CliResult {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut args::command(), "driftctl", &mut script);
     out.print_bytes(&script)

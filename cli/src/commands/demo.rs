@@ -30,7 +30,7 @@ const CHOSEN: u64 = 42;
 const ARRIVAL: Duration = Duration::from_secs(30);
 
 /// Runs the tour.
-pub async fn run(args: &DemoArgs, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: &DemoArgs, out: &mut Printer) -> CliResult {
     // Declared first, so that the directory is removed last, after its daemons have ended.
     let dir = tempfile::Builder::new().prefix("driftdb-demo-").tempdir();
     let mut dir = dir.map_err(|e| Error::io("cannot create a directory for the demo", &e))?;
@@ -41,7 +41,7 @@ pub async fn run(args: &DemoArgs, out: &mut Printer) -> CliResult {
     let reader = DaemonProcess::start("driftdb-reader", &data).await?;
     let database = client(&writer, &reader);
     let mut tour = Tour { out, database, data, writer, reader };
-    tour.say(&format!(
+    tour.explain(&format!(
         "A writer ({}) and a reader ({}) serve the directory {}.",
         tour.writer.url(),
         tour.reader.url(),
@@ -89,7 +89,7 @@ struct Tour<'a> {
 
 impl Tour<'_> {
     /// Explains the next step.
-    fn say(&mut self, text: &str) -> CliResult {
+    fn explain(&mut self, text: &str) -> CliResult {
         self.out.print_text(&format!("\n{text}\n"))
     }
 
@@ -99,7 +99,7 @@ impl Tour<'_> {
     }
 
     /// Runs a read statement, shows its result and returns it for checking.
-    async fn ask(&mut self, statement: &str) -> CliResult<Vec<Value>> {
+    async fn query_and_show(&mut self, statement: &str) -> CliResult<Vec<Value>> {
         self.echo(statement)?;
         let mut found = Vec::new();
         let out = &mut *self.out;
@@ -130,7 +130,7 @@ impl Tour<'_> {
     }
 
     async fn load(&mut self) -> CliResult<TourCommit> {
-        self.say("Create a table with a primary key and two indexed fields:")?;
+        self.explain("Create a table with a primary key and two indexed fields:")?;
         let mut last = self.write("CREATE TABLE orders (pk=id, INDEX(status, customer_id))").await?;
         let began = Instant::now();
         for first in (0..ORDERS).step_by(BATCH.into()) {
@@ -141,12 +141,12 @@ impl Tour<'_> {
         }
         let took = began.elapsed();
         let rate = ORDERS as f64 / took.as_secs_f64();
-        self.say(&format!(
+        self.explain(&format!(
             "Inserted {ORDERS} orders in {} commits, each on disk before it was acknowledged: {} ms, {rate:.0} orders per second.",
             ORDERS / u64::from(BATCH),
             took.as_millis()
         ))?;
-        let counted = self.ask("SELECT COUNT(*) FROM orders").await?;
+        let counted = self.query_and_show("SELECT COUNT(*) FROM orders").await?;
         expect("the count", counted == [serde_json::json!({"count": ORDERS})])?;
         // So that the next commits have a later time, and AS OF a time can tell them apart.
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -154,11 +154,11 @@ impl Tour<'_> {
     }
 
     async fn query(&mut self) -> CliResult {
-        self.say("Query an indexed field:")?;
+        self.explain("Query an indexed field:")?;
         let customer = order(CHOSEN, 0).customer;
         let statement =
             format!("SELECT id, customer_id, status, amount FROM orders WHERE customer_id = \"{customer}\"");
-        let found = self.ask(&statement).await?;
+        let found = self.query_and_show(&statement).await?;
         let expected: Vec<String> =
             (0..ORDERS).map(|n| order(n, 0)).filter(|o| o.customer == customer).map(|o| o.id).collect();
         expect("the orders of a customer", texts(&found, "id") == expected)
@@ -166,7 +166,7 @@ impl Tour<'_> {
 
     async fn change(&mut self, created: TourCommit) -> CliResult<TourCommit> {
         let key = id(CHOSEN);
-        self.say("Patch a row. Its older versions are kept:")?;
+        self.explain("Patch a row. Its older versions are kept:")?;
         self.write(&format!("PATCH orders KEY \"{key}\" SET {{\"status\": \"paid\"}}")).await?;
         let patched = self
             .write(&format!(
@@ -174,7 +174,7 @@ impl Tour<'_> {
             ))
             .await?;
         expect("two commits", patched.seq == created.seq + 2)?;
-        let found = self.ask(&status_of(&key, "")).await?;
+        let found = self.query_and_show(&status_of(&key, "")).await?;
         expect("the row now", texts(&found, "status") == ["shipped"])?;
         Ok(patched)
     }
@@ -182,50 +182,52 @@ impl Tour<'_> {
     async fn travel(&mut self, created: TourCommit, patched: TourCommit) -> CliResult {
         let key = id(CHOSEN);
         let original = order(CHOSEN, 0).status;
-        self.say("Read the row as it was before the patches, by seq and by time:")?;
-        let by_seq = self.ask(&status_of(&key, &format!(" AS OF \"@seq:{}\"", created.seq))).await?;
+        self.explain("Read the row as it was before the patches, by seq and by time:")?;
+        let by_seq =
+            self.query_and_show(&status_of(&key, &format!(" AS OF \"@seq:{}\"", created.seq))).await?;
         expect("the row before, by seq", texts(&by_seq, "status") == [original])?;
         let time = shapes::time(Some(&created.time))?;
-        let by_time = self.ask(&status_of(&key, &format!(" AS OF \"{time}\""))).await?;
+        let by_time = self.query_and_show(&status_of(&key, &format!(" AS OF \"{time}\""))).await?;
         expect("the row before, by time", by_time == by_seq)?;
 
-        self.say("Show its drift: every event of the row, with its commit and time:")?;
-        let drift = self.ask(&format!("SHOW DRIFT orders KEY \"{key}\"")).await?;
+        self.explain("Show its drift: every event of the row, with its commit and time:")?;
+        let drift = self.query_and_show(&format!("SHOW DRIFT orders KEY \"{key}\"")).await?;
         expect("the drift", texts(&drift, "kind") == ["insert", "patch", "patch"])?;
 
-        self.say("Show the net difference of the whole table between the two commits:")?;
-        let diff =
-            self.ask(&format!("SHOW DIFF orders FROM @seq:{} TO @seq:{}", created.seq, patched.seq)).await?;
+        self.explain("Show the net difference of the whole table between the two commits:")?;
+        let diff = self
+            .query_and_show(&format!("SHOW DIFF orders FROM @seq:{} TO @seq:{}", created.seq, patched.seq))
+            .await?;
         let changed = diff.first().and_then(|row| row.pointer("/after/status")).and_then(Value::as_str);
         expect("the difference", texts(&diff, "key") == [key] && changed == Some("shipped"))
     }
 
     async fn delete(&mut self) -> CliResult {
         let key = id(CHOSEN);
-        self.say("Delete the row. It stays readable at earlier points in time:")?;
+        self.explain("Delete the row. It stays readable at earlier points in time:")?;
         let deleted = self.write(&format!("SOFT DELETE FROM orders KEY \"{key}\"")).await?;
-        let found = self.ask(&format!("SELECT COUNT(*) FROM orders WHERE id = \"{key}\"")).await?;
+        let found = self.query_and_show(&format!("SELECT COUNT(*) FROM orders WHERE id = \"{key}\"")).await?;
         expect("no row now", found == [serde_json::json!({"count": 0})])?;
         let before = format!(" AS OF \"@seq:{}\"", deleted.seq - 1);
-        let found = self.ask(&status_of(&key, &before)).await?;
+        let found = self.query_and_show(&status_of(&key, &before)).await?;
         expect("the deleted row", texts(&found, "status") == ["shipped"])
     }
 
     /// Runs a maintenance statement and shows its messages.
     async fn maintain(&mut self, statement: &str) -> CliResult {
         self.echo(statement)?;
-        let said = RefCell::new(Vec::new());
+        let messages = RefCell::new(Vec::new());
         let request =
             v1::WriterServiceExecuteRequest { statement: statement.to_owned(), ..Default::default() };
-        self.database.execute_with_messages(request, |message| said.borrow_mut().push(message)).await?;
-        for message in said.into_inner() {
+        self.database.execute_with_messages(request, |message| messages.borrow_mut().push(message)).await?;
+        for message in messages.into_inner() {
             self.out.print_text(&format!("{message}\n"))?;
         }
         Ok(())
     }
 
     async fn snapshot(&mut self, created: TourCommit) -> CliResult {
-        self.say(
+        self.explain(
                         "Take a snapshot. Snapshots are also taken in the background; with them, queries do not need to read the log:",
         )?;
         self.maintain("SNAPSHOT orders").await?;
@@ -234,21 +236,22 @@ impl Tour<'_> {
             "EXPLAIN SELECT * FROM orders WHERE customer_id = \"{customer}\" AS OF \"@seq:{}\"",
             created.seq
         );
-        self.ask(&plan).await?;
+        self.query_and_show(&plan).await?;
         let key = id(CHOSEN);
-        let before = self.ask(&status_of(&key, &format!(" AS OF \"@seq:{}\"", created.seq))).await?;
+        let before =
+            self.query_and_show(&status_of(&key, &format!(" AS OF \"@seq:{}\"", created.seq))).await?;
         expect("the row before the snapshot", texts(&before, "status") == [order(CHOSEN, 0).status])
     }
 
     async fn compact(&mut self, created: TourCommit, patched: TourCommit) -> CliResult {
-        self.say(
+        self.explain(
                         "Compact the table. History is kept for ever unless you compact it, which merges old events into rows:",
         )?;
         self.maintain(&format!("COMPACT orders BEFORE \"@seq:{}\"", patched.seq)).await?;
         let key = id(CHOSEN);
-        let kept = self.ask(&status_of(&key, &format!(" AS OF \"@seq:{}\"", patched.seq))).await?;
+        let kept = self.query_and_show(&status_of(&key, &format!(" AS OF \"@seq:{}\"", patched.seq))).await?;
         expect("the oldest moment", texts(&kept, "status") == ["shipped"])?;
-        let gone = self.ask(&status_of(&key, &format!(" AS OF \"@seq:{}\"", created.seq))).await;
+        let gone = self.query_and_show(&status_of(&key, &format!(" AS OF \"@seq:{}\"", created.seq))).await;
         let refused = match gone {
             Err(Failure::Database(error) | Failure::Statement { error, .. }) => error,
             _ => return expect("the refusal of what is below the floor", false),
@@ -259,7 +262,7 @@ impl Tour<'_> {
 
     /// Watches a change that is made meanwhile.
     async fn watch(&mut self) -> CliResult {
-        self.say("Watch the table. Each commit arrives once and whole, even if connections break:")?;
+        self.explain("Watch the table. Each commit arrives once and whole, even if connections break:")?;
         self.echo("driftctl watch -t orders --where 'status = \"returned\"' --with-before --with-after")?;
         let request = v1::WatchDriftRequest {
             tables: vec!["orders".to_owned()],
@@ -290,21 +293,21 @@ impl Tour<'_> {
 
     /// Reads without a writer, then continues with a new one.
     async fn restart(mut self) -> CliResult<Self> {
-        self.say("Stop the writer. Readers read the files, so they continue without it:")?;
+        self.explain("Stop the writer. Readers read the files, so they continue without it:")?;
         self.writer.stop().await?;
         // No writer is running, so do not ask it how fresh reads must be.
         self.database = self.database.stale(true);
-        let counted = self.ask("SELECT COUNT(*) FROM orders").await?;
+        let counted = self.query_and_show("SELECT COUNT(*) FROM orders").await?;
         expect("the count without a writer", counted == [serde_json::json!({"count": ORDERS - 1})])?;
 
         self.writer = DaemonProcess::start("driftdb-writer", &self.data).await?;
         self.database = client(&self.writer, &self.reader);
-        self.say("Start the writer again. It continues after its last commit:")?;
+        self.explain("Start the writer again. It continues after its last commit:")?;
         let inserted = order(CHOSEN, 1).json();
         self.write(&format!("INSERT INTO orders {inserted}")).await?;
-        let counted = self.ask("SELECT COUNT(*) FROM orders").await?;
+        let counted = self.query_and_show("SELECT COUNT(*) FROM orders").await?;
         expect("the count at the end", counted == [serde_json::json!({"count": ORDERS})])?;
-        let drift = self.ask(&format!("SHOW DRIFT orders KEY \"{}\"", id(CHOSEN))).await?;
+        let drift = self.query_and_show(&format!("SHOW DRIFT orders KEY \"{}\"", id(CHOSEN))).await?;
         let kinds = ["insert", "patch", "patch", "soft_delete", "insert"];
         expect("the drift at the end", texts(&drift, "kind") == kinds)?;
         Ok(self)

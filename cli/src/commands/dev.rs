@@ -15,7 +15,7 @@ use crate::render::Printer;
 const DIRECTORY: &str = "driftdb-data";
 
 /// Serves until a signal, then closes the database cleanly.
-pub async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
     let data = global.data.clone().unwrap_or_else(|| PathBuf::from(DIRECTORY));
     let shutdown = cancel_on_signals()?;
     let (write_at, read_at) = (Listener::bind(args.listen).await?, Listener::bind(args.reader_listen).await?);
@@ -39,8 +39,8 @@ pub async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliRe
         }
     };
 
-    let told = out.print_text(&greeting(&data.display().to_string(), &writer_url, &reader_url));
-    if told.is_err() {
+    let printed = out.print_text(&greeting(&data.display().to_string(), &writer_url, &reader_url));
+    if printed.is_err() {
         shutdown.cancel();
     }
     // If one daemon ends for any reason, stop the other too.
@@ -49,7 +49,7 @@ pub async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliRe
         ended = &mut reader => { shutdown.cancel(); (flat(ended), flat(writer.await)) }
     };
     first.and(second)?;
-    told
+    printed
 }
 
 fn url(listener: &Listener) -> Result<String> {

@@ -9,7 +9,7 @@ use crate::render::{Printer, ResultItem};
 use crate::{shapes, statement};
 
 /// Prints the rows that differ, as they arrive.
-pub async fn run(args: DiffArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: DiffArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let request = v1::DiffRequest {
         start: Some(statement::point(&args.from)?),
         end: Some(statement::point(&args.to)?),

@@ -31,7 +31,7 @@ struct DoctorSummary {
 }
 
 /// Prints each finding and then the summary. Fails if damage was found.
-pub async fn run(args: &DoctorArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: &DoctorArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
     let Some(data) = &global.data else {
         return Err(Failure::Usage("doctor needs a data directory: pass it with -d DIR".to_owned()));
     };

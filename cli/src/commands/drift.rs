@@ -9,7 +9,7 @@ use crate::render::{self, Printer};
 use crate::{shapes, statement};
 
 /// Prints the events as they arrive, oldest first.
-pub async fn run(args: DriftArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: DriftArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let request = v1::HistoryRequest {
         start: statement::optional_point(args.from.as_deref())?,
         end: statement::optional_point(args.to.as_deref())?,

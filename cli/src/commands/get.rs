@@ -16,7 +16,7 @@ use crate::{shapes, statement};
 const NAMED: usize = 10;
 
 /// Prints the rows in the order of the keys on the command line. A key without a row is an error at the end.
-pub async fn run(args: GetArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: GetArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let wanted: Vec<String> = args.keys.into_iter().chain(args.key).collect();
     let mut missing = Vec::new();
     let mut as_of = statement::optional_point(args.as_of.as_deref())?;

@@ -29,7 +29,7 @@ use rows::ReadRules;
 use skipped::SkippedLines;
 
 /// Loads the rows of the file and prints their number.
-pub async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let stamp = if input::is_stdin(&args.file) { None } else { fs::read_stamp(&args.file)? };
     let skipped = args.skip_bad.as_ref().map(|path| SkippedLines::open(path, stamp.as_ref())).transpose()?;
     let table = table(database, &args.table).await?;

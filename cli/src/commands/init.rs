@@ -8,7 +8,7 @@ use crate::exit::CliResult;
 use crate::render::{self, Printer};
 
 /// Opens the directory as a writer, which creates missing files, and closes it.
-pub async fn run(args: InitArgs, _out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: InitArgs, _out: &mut Printer) -> CliResult {
     let dir = args.dir.display().to_string();
     let mut database = DatabaseHandle::embedded(args.dir);
     let status = database.writer_status().await;

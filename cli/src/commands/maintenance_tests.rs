@@ -115,8 +115,8 @@ async fn a_verification_that_finds_damage_exits_with_code_6() {
     assert_eq!(run_at_stub(&["verify"]).await, (0, summary(0)));
     let problem = "{\"file\":\"f.seg\",\"offset\":8,\"message\":\"bad\"}\n";
     assert_eq!(run_at_stub(&["verify", "--deep"]).await, (6, format!("{problem}{}", summary(1))));
-    let said = "{\"message\":\"f.seg at byte 8: bad\"}\n{\"message\":\"1 file\"}\n";
-    assert_eq!(run_at_stub(&["sql", "-e", "VERIFY"]).await, (6, said.to_owned()));
+    let messages = "{\"message\":\"f.seg at byte 8: bad\"}\n{\"message\":\"1 file\"}\n";
+    assert_eq!(run_at_stub(&["sql", "-e", "VERIFY"]).await, (6, messages.to_owned()));
 }
 
 #[tokio::test]
@@ -134,8 +134,8 @@ async fn doctor_checks_a_database_only_without_a_writer() {
     let healthy = "{\"tables\":1,\"files\":4,\"frames\":2,\"damage\":0,\"notes\":0,\"repaired\":0}\n";
     assert_eq!(embedded(dir.path(), &["doctor", "--repair"]).await, healthy);
     let writer = driftdb_writer::WriterDaemon::open(driftdb_writer::WriterConfig::new(dir.path())).unwrap();
-    let (code, told) = refused(dir.path(), &["doctor"]).await;
-    assert!(code == 5 && told.contains("DATABASE_LOCKED"), "{code}: {told}");
+    let (code, text) = refused(dir.path(), &["doctor"]).await;
+    assert!(code == 5 && text.contains("DATABASE_LOCKED"), "{code}: {text}");
     writer.close().unwrap();
     let segment = dir.path().join("tables/t/segments/00000001.seg");
     OsFileSystem::shared().open_write(&segment).unwrap().write_at(b"?", 30).unwrap();

@@ -1,26 +1,26 @@
 //! The commands, one file each.
 
-pub mod apply;
-pub mod bench;
-pub mod compact;
-pub mod completions;
-pub mod demo;
-pub mod dev;
-pub mod diff;
-pub mod doctor;
-pub mod drift;
-pub mod get;
-pub mod ingest;
-pub mod init;
-pub mod revert;
-pub mod select;
-pub mod shell;
-pub mod snapshot;
-pub mod sql;
-pub mod status;
-pub mod storage_check;
-pub mod verify;
-pub mod watch;
+pub(crate) mod apply;
+pub(crate) mod bench;
+pub(crate) mod compact;
+pub(crate) mod completions;
+pub(crate) mod demo;
+pub(crate) mod dev;
+pub(crate) mod diff;
+pub(crate) mod doctor;
+pub(crate) mod drift;
+pub(crate) mod get;
+pub(crate) mod ingest;
+pub(crate) mod init;
+pub(crate) mod revert;
+pub(crate) mod select;
+pub(crate) mod shell;
+pub(crate) mod snapshot;
+pub(crate) mod sql;
+pub(crate) mod status;
+pub(crate) mod storage_check;
+pub(crate) mod verify;
+pub(crate) mod watch;
 
 #[cfg(test)]
 mod maintenance_tests;

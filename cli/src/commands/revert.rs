@@ -9,8 +9,8 @@ use crate::render::{self, Printer, ResultItem};
 use crate::shapes::{self, LoadSummary};
 use crate::statement;
 
-/// Brings the row back and says in which commit, or shows the difference.
-pub async fn run(args: RevertArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+/// Restores the row and prints its commit, or prints the difference.
+pub(crate) async fn run(args: RevertArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let to = statement::point(&args.to)?;
     if args.dry_run {
         return preview(args, to, database, out).await;
@@ -25,7 +25,7 @@ pub async fn run(args: RevertArgs, database: &mut DatabaseHandle, out: &mut Prin
     })?)
 }
 
-/// The row now, and the row as it was.
+/// Prints the difference between the row now and the row as it was.
 async fn preview(
     args: RevertArgs,
     to: v1::AsOf,

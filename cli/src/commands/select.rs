@@ -10,7 +10,7 @@ use crate::render::Printer;
 use crate::{shapes, statement};
 
 /// Prints the rows as they arrive.
-pub async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let request = v1::SelectRequest {
         as_of: statement::optional_point(args.as_of.as_deref())?,
         table: args.table,

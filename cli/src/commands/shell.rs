@@ -29,7 +29,7 @@ use input::{Input, ShellEntry};
 const TABLES_WAIT: Duration = Duration::from_secs(2);
 
 /// Reads statements and runs them. Without a terminal, runs stdin as `sql` does.
-pub async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     if !io::stdin().is_terminal() {
         return sql::run(SqlArgs::default(), database, out).await;
     }

@@ -17,7 +17,7 @@ struct SnapshotJson {
 }
 
 /// Writes the snapshot and prints its properties.
-pub async fn run(args: SnapshotArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: SnapshotArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let info = database.snapshot(&args.table).await?;
     let written = SnapshotJson { table: args.table, seq: info.seq, rows: info.rows, bytes: info.bytes };
     out.print_record(&shapes::line(&written)?)

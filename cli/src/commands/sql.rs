@@ -12,7 +12,7 @@ use crate::session::Session;
 use crate::{input, shapes};
 
 /// Runs the scripts and stops at the first error.
-pub async fn run(args: SqlArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: SqlArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let options = v1::CommitOptions {
         reason: args.reason.unwrap_or_default(),
         commit_time: args.time.map(shapes::timestamp),

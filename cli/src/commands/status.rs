@@ -85,7 +85,7 @@ struct ReaderFigures {
 }
 
 /// Prints the status of the daemons that answer. Fails if none does.
-pub async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let (status, failed) = ask(database).await?;
     if out.is_for_people() {
         out.print_text(&for_people(&status))?;
@@ -115,9 +115,9 @@ async fn ask(database: &mut DatabaseHandle) -> Result<(StatusJson, Option<Error>
                 Err(error) => ("down", Some(error)),
             };
             let waits_for = error.as_ref().and_then(|error| error.metadata().get(ACTIVE_WRITER).cloned());
-            let told = error.as_ref().map(|error| error.message().to_owned());
+            let message = error.as_ref().map(|error| error.message().to_owned());
             failed = failed.or(error);
-            status.writers.push(WriterStateJson { url, state, waits_for, error: told });
+            status.writers.push(WriterStateJson { url, state, waits_for, error: message });
         }
         let error = failed.as_ref().filter(|_| status.writer.is_none());
         status.writer_error = error.map(|error| error.message().to_owned());

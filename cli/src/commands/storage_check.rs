@@ -12,7 +12,7 @@ use crate::exit::{CliResult, Failure};
 use crate::render::Printer;
 use crate::shapes;
 
-pub mod peer;
+pub(crate) mod peer;
 mod peer_process;
 mod scratch;
 
@@ -78,7 +78,7 @@ struct StorageChecker<'a> {
 }
 
 /// Runs all checks and prints each result. Fails if one is unsafe.
-pub async fn run(args: &StorageCheckArgs, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: &StorageCheckArgs, out: &mut Printer) -> CliResult {
     let other = args.peer.as_deref().unwrap_or(&args.dir);
     for dir in [args.dir.as_path(), other] {
         // Before anything is created in it.

@@ -28,7 +28,7 @@ struct VerifyTotals {
 }
 
 /// Prints each problem and then the summary. Fails if there was a problem.
-pub async fn run(args: VerifyArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: VerifyArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let request = v1::VerifyRequest { table: args.table.unwrap_or_default(), deep: args.deep };
     let summary = {
         // After the first problem that cannot be printed, print nothing more.

@@ -28,7 +28,7 @@ mod program;
 const TICK: Duration = Duration::from_millis(500);
 
 /// Watches until the requested end, an error, or until the output is closed.
-pub async fn run(args: WatchArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: WatchArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     if !out.can_stream() && args.until.is_none() && args.command.is_empty() {
         let message = "cannot print an endless watch as csv: csv needs all columns before the first row; pass --until, or use -o jsonl";
         return Err(Failure::Usage(message.to_owned()));

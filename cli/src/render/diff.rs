@@ -10,7 +10,7 @@ use crate::exit::CliResult;
 use crate::shapes::Difference;
 
 /// The lines of the net change of one row, coloured by field.
-pub fn lines(diff: &Difference, style: Style) -> CliResult<String> {
+pub(crate) fn lines(diff: &Difference, style: Style) -> CliResult<String> {
     let before = fields(diff.before.as_deref())?;
     let after = fields(diff.after.as_deref())?;
     let key: String = diff.key.chars().flat_map(visible).collect();

@@ -11,7 +11,7 @@ use crate::shapes::{Difference, EventJson};
 const DOCUMENT: usize = 100;
 
 /// The lines of a change.
-pub fn event(event: &EventJson, style: Style) -> CliResult<String> {
+pub(crate) fn event(event: &EventJson, style: Style) -> CliResult<String> {
     let kind = format!("{:<11}", event.kind);
     let kind = match event.kind {
         "insert" => style.green(&kind),
@@ -47,7 +47,7 @@ pub fn event(event: &EventJson, style: Style) -> CliResult<String> {
 }
 
 /// The line of a record that is not a change.
-pub fn aside(json: &str, style: Style) -> String {
+pub(crate) fn aside(json: &str, style: Style) -> String {
     style.dim(&shown(json)) + "\n"
 }
 
@@ -96,8 +96,8 @@ mod tests {
         let head = "2026-01-01T00:00:00.000Z        7  patch       orders/o1\\n";
         assert_eq!(line(&patched()), format!("{head}  {{\"b\":2}}  (why)\n"));
         let after = Some(raw(r#"{"a":1,"b":2}"#));
-        let told = line(&EventJson { after: after.clone(), ..patched() });
-        assert_eq!(told, format!("{head}  {{\"b\":2}}  (why)\n    after: {{\"a\":1,\"b\":2}}\n"));
+        let printed = line(&EventJson { after: after.clone(), ..patched() });
+        assert_eq!(printed, format!("{head}  {{\"b\":2}}  (why)\n    after: {{\"a\":1,\"b\":2}}\n"));
         let before = Some(raw(r#"{"a":1,"b":1}"#));
         assert_eq!(line(&EventJson { before, after, ..patched() }), format!("{head}  (why)\n    b: 1 → 2\n"));
         let long = EventJson { payload: raw(&format!("{{\"a\":\"{}\"}}", "é".repeat(200))), ..patched() };

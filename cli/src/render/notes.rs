@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
 /// Prints a line on stderr.
-pub fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     print_stderr(&format!("{text}\n"));
 }
 
@@ -16,7 +16,7 @@ pub(super) fn print_stderr(text: &str) {
 
 /// A progress line on stderr that is overwritten. It is shown only on a terminal.
 #[derive(Debug)]
-pub struct ProgressLine {
+pub(crate) struct ProgressLine {
     shown: bool,
     last: Option<std::time::Instant>,
 }
@@ -29,7 +29,7 @@ impl Default for ProgressLine {
 
 impl ProgressLine {
     /// Shows the progress, at most ten times a second.
-    pub fn show(&mut self, text: impl fmt::Display) {
+    pub(crate) fn show(&mut self, text: impl fmt::Display) {
         let due = self.last.is_none_or(|last| last.elapsed().as_millis() >= 100);
         if self.shown && due {
             print_stderr(&format!("\r\x1b[K{text}"));

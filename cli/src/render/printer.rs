@@ -18,7 +18,7 @@ use crate::shapes::{self, Difference, EventJson};
 
 /// One result of a daemon.
 #[derive(Debug)]
-pub enum ResultItem {
+pub(crate) enum ResultItem {
     /// A JSON object on one line.
     Record(String),
     /// The net change of a row.
@@ -28,7 +28,7 @@ pub enum ResultItem {
 }
 
 /// Prints results in a format.
-pub struct Printer {
+pub(crate) struct Printer {
     out: Box<dyn Write + Send>,
     format: Format,
     /// Whether the user chose the format.
@@ -53,7 +53,7 @@ impl fmt::Debug for Printer {
 
 impl Printer {
     /// Standard output, configured by the options.
-    pub fn stdout(global: &GlobalArgs) -> Printer {
+    pub(crate) fn stdout(global: &GlobalArgs) -> Printer {
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();
         let format = global.output.unwrap_or(if terminal { Format::Table } else { Format::Jsonl });
@@ -65,7 +65,7 @@ impl Printer {
     }
 
     /// Any writer, without colour.
-    pub fn new(out: Box<dyn Write + Send>, format: Format) -> Printer {
+    pub(crate) fn new(out: Box<dyn Write + Send>, format: Format) -> Printer {
         Printer {
             out,
             format,
@@ -81,42 +81,42 @@ impl Printer {
     }
 
     /// Whether people read the output: the format is `table`.
-    pub fn is_for_people(&self) -> bool {
+    pub(crate) fn is_for_people(&self) -> bool {
         self.format == Format::Table
     }
 
     /// Whether rows can be printed before the last one is known.
-    pub fn can_stream(&self) -> bool {
+    pub(crate) fn can_stream(&self) -> bool {
         self.format != Format::Csv
     }
 
     /// Whether errors are also printed as JSON.
-    pub fn prints_errors_as_json(&self) -> bool {
+    fn prints_errors_as_json(&self) -> bool {
         self.asked && matches!(self.format, Format::Json | Format::Jsonl)
     }
 
     /// Whether notes about success are printed on stderr.
-    pub fn wants_notes(&self) -> bool {
+    pub(crate) fn wants_notes(&self) -> bool {
         self.terminal && self.is_for_people()
     }
 
     /// The colours in use.
-    pub fn style(&self) -> Style {
+    pub(crate) fn style(&self) -> Style {
         self.style
     }
 
     /// Whether rows are printed one field a line.
-    pub fn is_expanded(&self) -> bool {
+    pub(crate) fn is_expanded(&self) -> bool {
         self.expanded.is_some()
     }
 
     /// Selects one field a line, or columns.
-    pub fn set_expanded(&mut self, on: bool) {
+    pub(crate) fn set_expanded(&mut self, on: bool) {
         self.expanded = on.then_some(0);
     }
 
     /// Prints one record: a JSON object on one line.
-    pub fn print_record(&mut self, json: &str) -> CliResult {
+    pub(crate) fn print_record(&mut self, json: &str) -> CliResult {
         match self.format {
             Format::Jsonl => {
                 self.out.write_all(json.as_bytes())?;
@@ -139,7 +139,7 @@ impl Printer {
     }
 
     /// Prints a result in the shape that suits the format.
-    pub fn print_item(&mut self, item: ResultItem) -> CliResult {
+    pub(crate) fn print_item(&mut self, item: ResultItem) -> CliResult {
         #[derive(Serialize)]
         struct Message {
             message: String,
@@ -160,7 +160,7 @@ impl Printer {
     }
 
     /// Prints a change: for people a readable line, otherwise a record.
-    pub fn print_event(&mut self, event: &EventJson) -> CliResult {
+    pub(crate) fn print_event(&mut self, event: &EventJson) -> CliResult {
         match self.is_for_people() {
             true => Ok(self.out.write_all(live::event(event, self.style)?.as_bytes())?),
             false => self.print_record(&shapes::line(event)?),
@@ -168,7 +168,7 @@ impl Printer {
     }
 
     /// Prints a record that is not a change: for people on its own line.
-    pub fn print_aside(&mut self, json: &str) -> CliResult {
+    pub(crate) fn print_aside(&mut self, json: &str) -> CliResult {
         match self.is_for_people() {
             true => Ok(self.out.write_all(live::aside(json, self.style).as_bytes())?),
             false => self.print_record(json),
@@ -176,12 +176,12 @@ impl Printer {
     }
 
     /// Flushes the output.
-    pub fn flush(&mut self) -> CliResult {
+    pub(crate) fn flush(&mut self) -> CliResult {
         Ok(self.out.flush()?)
     }
 
     /// Whether the reader of a pipe has closed it, so that the next write would fail.
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         let stdout = io::stdout();
         let mut ends = [PollFd::new(&stdout, PollFlags::empty())];
         let found = self.piped && poll(&mut ends, Some(&Timespec::default())).is_ok();
@@ -189,7 +189,7 @@ impl Printer {
     }
 
     /// Ends the result of one statement: the next result may have other columns.
-    pub fn end_result(&mut self) -> CliResult {
+    pub(crate) fn end_result(&mut self) -> CliResult {
         self.table.end(&mut self.out, self.style)?;
         self.csv.end(&mut self.out)?;
         self.set_expanded(self.is_expanded());
@@ -198,7 +198,7 @@ impl Printer {
     }
 
     /// Ends the output.
-    pub fn finish(&mut self) -> CliResult {
+    pub(crate) fn finish(&mut self) -> CliResult {
         self.end_result()?;
         match (self.format, self.written) {
             (Format::Json, 0) => self.out.write_all(b"[]\n")?,
@@ -210,27 +210,27 @@ impl Printer {
     }
 
     /// Prints text unchanged and flushes it.
-    pub fn print_text(&mut self, text: &str) -> CliResult {
+    pub(crate) fn print_text(&mut self, text: &str) -> CliResult {
         self.out.write_all(text.as_bytes())?;
         self.out.flush()?;
         Ok(())
     }
 
     /// Prints bytes unchanged.
-    pub fn print_bytes(&mut self, bytes: &[u8]) -> CliResult {
+    pub(crate) fn print_bytes(&mut self, bytes: &[u8]) -> CliResult {
         self.out.write_all(bytes)?;
         Ok(())
     }
 
     /// Prints an error on stderr, after the results that came before it.
-    pub fn print_failure(&mut self, failure: &Failure) {
+    pub(crate) fn print_failure(&mut self, failure: &Failure) {
         // Stdout may be what failed. Print the error nevertheless.
         let _ = self.end_result();
-        let mut told = failure.text();
+        let mut text = failure.text();
         if self.prints_errors_as_json() {
-            told.extend(failure.json());
+            text.extend(failure.json());
         }
-        print_stderr(&told);
+        print_stderr(&text);
     }
 }
 

@@ -2,7 +2,7 @@
 
 /// Colours, or none.
 #[derive(Debug, Clone, Copy)]
-pub struct Style {
+pub(crate) struct Style {
     colour: bool,
 }
 
@@ -13,42 +13,42 @@ impl Style {
     }
 
     /// No colours.
-    pub const PLAIN: Style = Style { colour: false };
+    pub(crate) const PLAIN: Style = Style { colour: false };
     /// All colours.
     #[cfg(test)]
-    pub const COLOUR: Style = Style { colour: true };
+    pub(crate) const COLOUR: Style = Style { colour: true };
 
     fn paint(self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
     /// Whether colours are off.
-    pub fn is_plain(self) -> bool {
+    pub(crate) fn is_plain(self) -> bool {
         !self.colour
     }
 
     /// For headings.
-    pub fn bold(self, text: &str) -> String {
+    pub(crate) fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
 
     /// For added text.
-    pub fn green(self, text: &str) -> String {
+    pub(crate) fn green(self, text: &str) -> String {
         self.paint("32", text)
     }
 
     /// For removed text.
-    pub fn red(self, text: &str) -> String {
+    pub(crate) fn red(self, text: &str) -> String {
         self.paint("31", text)
     }
 
     /// For changed text.
-    pub fn yellow(self, text: &str) -> String {
+    pub(crate) fn yellow(self, text: &str) -> String {
         self.paint("33", text)
     }
 
     /// For secondary text.
-    pub fn dim(self, text: &str) -> String {
+    pub(crate) fn dim(self, text: &str) -> String {
         self.paint("2", text)
     }
 }

@@ -12,42 +12,42 @@ type Image = Option<Option<Box<RawValue>>>;
 
 /// Which images of rows were requested.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct RequestedImages {
+pub(crate) struct RequestedImages {
     /// The row before each change.
-    pub before: bool,
+    pub(crate) before: bool,
     /// The row after each change.
-    pub after: bool,
+    pub(crate) after: bool,
 }
 
 /// One change, with the properties of its commit.
 #[derive(Debug, Serialize)]
-pub struct EventJson {
+pub(crate) struct EventJson {
     /// The seq of the commit.
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// The time of the commit.
-    pub time: String,
+    pub(crate) time: String,
     /// The table.
-    pub table: String,
+    pub(crate) table: String,
     /// The key of the row; empty for a schema change.
-    pub key: String,
+    pub(crate) key: String,
     /// `insert`, `patch`, `soft_delete` or `schema`.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// The document or patch that was written.
-    pub payload: Option<Box<RawValue>>,
+    pub(crate) payload: Option<Box<RawValue>>,
     /// Who made the commit.
-    pub actor: String,
+    pub(crate) actor: String,
     /// The reason of the commit.
-    pub reason: String,
+    pub(crate) reason: String,
     /// The row before the change, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub before: Image,
+    pub(crate) before: Image,
     /// The row after the change, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub after: Image,
+    pub(crate) after: Image,
 }
 
 /// The changes of a commit, or of a part of it.
-pub fn events(commit: v1::Commit, images: RequestedImages) -> Result<Vec<EventJson>> {
+pub(crate) fn events(commit: v1::Commit, images: RequestedImages) -> Result<Vec<EventJson>> {
     let time = time(commit.time.as_ref())?;
     let image = |wanted: bool, document| wanted.then(|| raw(document)).transpose();
     let events = commit.changes.into_iter().map(|change| {
@@ -68,12 +68,12 @@ pub fn events(commit: v1::Commit, images: RequestedImages) -> Result<Vec<EventJs
 }
 
 /// The lines of `drift` for a commit, or for a part of it.
-pub fn drift(commit: v1::Commit) -> Result<Vec<String>> {
+pub(crate) fn drift(commit: v1::Commit) -> Result<Vec<String>> {
     events(commit, RequestedImages::default())?.iter().map(line).collect()
 }
 
 /// A whole commit as one line.
-pub fn commit(commit: v1::Commit, images: RequestedImages) -> Result<String> {
+pub(crate) fn commit(commit: v1::Commit, images: RequestedImages) -> Result<String> {
     #[derive(Serialize)]
     struct ChangeJson {
         table: String,
@@ -117,7 +117,7 @@ fn row(table: &str, row: v1::Row) -> Result<WatchedRowJson<'_>> {
 }
 
 /// An initial row of a watch.
-pub fn watched_row(table: &str, row: v1::Row) -> Result<String> {
+pub(crate) fn watched_row(table: &str, row: v1::Row) -> Result<String> {
     #[derive(Serialize)]
     struct InitialRowJson<'a> {
         row: WatchedRowJson<'a>,
@@ -126,7 +126,7 @@ pub fn watched_row(table: &str, row: v1::Row) -> Result<String> {
 }
 
 /// Several initial rows, as a program receives them.
-pub fn watched_rows(batch: v1::RowBatch) -> Result<String> {
+pub(crate) fn watched_rows(batch: v1::RowBatch) -> Result<String> {
     #[derive(Serialize)]
     struct InitialRowsJson<'a> {
         rows: Vec<WatchedRowJson<'a>>,
@@ -136,7 +136,7 @@ pub fn watched_rows(batch: v1::RowBatch) -> Result<String> {
 }
 
 /// The progress of a watch.
-pub fn progress(seq: u64) -> Result<String> {
+pub(crate) fn progress(seq: u64) -> Result<String> {
     #[derive(Serialize)]
     struct ProgressJson {
         progress: Seq,

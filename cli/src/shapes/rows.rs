@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::values::{document, line, raw, time};
 
 /// A row: its document, or with `meta` also its key, seq and time.
-pub fn row(row: v1::Row, meta: bool) -> Result<String> {
+pub(crate) fn row(row: v1::Row, meta: bool) -> Result<String> {
     #[derive(Serialize)]
     struct RowJson {
         key: String,
@@ -26,19 +26,19 @@ pub fn row(row: v1::Row, meta: bool) -> Result<String> {
 
 /// The net change of one row between two points in time.
 #[derive(Debug, Serialize)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// The key of the row.
-    pub key: String,
+    pub(crate) key: String,
     /// `added`, `removed` or `changed`.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// The row at the earlier point, or `None` if it did not exist.
-    pub before: Option<Box<RawValue>>,
+    pub(crate) before: Option<Box<RawValue>>,
     /// The row at the later point, or `None` if it did not exist.
-    pub after: Option<Box<RawValue>>,
+    pub(crate) after: Option<Box<RawValue>>,
 }
 
 /// Converts the net change of one row.
-pub fn difference(diff: v1::RowDiff) -> Result<Difference> {
+pub(crate) fn difference(diff: v1::RowDiff) -> Result<Difference> {
     let kind = match (&diff.before, &diff.after) {
         (None, _) => "added",
         (_, None) => "removed",
@@ -49,7 +49,7 @@ pub fn difference(diff: v1::RowDiff) -> Result<Difference> {
 
 /// The properties of a table.
 #[derive(Debug, Serialize)]
-pub struct TableJson {
+pub(crate) struct TableJson {
     table: String,
     primary_key: String,
     key_type: &'static str,
@@ -97,16 +97,16 @@ fn retain(kept: &prost_types::Duration) -> String {
 
 /// The result of `apply`, `ingest` and `revert`.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
-pub struct LoadSummary {
+pub(crate) struct LoadSummary {
     /// The seq of the last commit; 0 if no commit was made.
-    pub last_seq: u64,
+    pub(crate) last_seq: u64,
     /// The number of commits.
-    pub commits: u64,
+    pub(crate) commits: u64,
     /// The number of events in them.
-    pub events: u64,
+    pub(crate) events: u64,
     /// The number of skipped lines, if skipping was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub skipped: Option<u64>,
+    pub(crate) skipped: Option<u64>,
 }
 
 #[cfg(test)]

@@ -9,13 +9,13 @@ use serde_json::value::RawValue;
 use v1::document::Body;
 
 /// Encodes a value as one line of JSON.
-pub fn line<T: Serialize>(answer: &T) -> Result<String> {
+pub(crate) fn line<T: Serialize>(answer: &T) -> Result<String> {
     serde_json::to_string(answer)
         .map_err(|e| Error::new(Reason::Internal, format!("cannot encode a result as JSON: {e}")))
 }
 
 /// Formats a time as RFC 3339 in UTC with milliseconds.
-pub fn time(timestamp: Option<&Timestamp>) -> Result<String> {
+pub(crate) fn time(timestamp: Option<&Timestamp>) -> Result<String> {
     let Timestamp { seconds, nanos } = timestamp.copied().unwrap_or_default();
     let moment = jiff::Timestamp::new(seconds, nanos);
     let moment =
@@ -24,7 +24,7 @@ pub fn time(timestamp: Option<&Timestamp>) -> Result<String> {
 }
 
 /// Converts a time for the API.
-pub fn timestamp(moment: jiff::Timestamp) -> Timestamp {
+pub(crate) fn timestamp(moment: jiff::Timestamp) -> Timestamp {
     // The API wants seconds rounded down: nanoseconds are never negative.
     let nanos = moment.subsec_nanosecond();
     let below = i64::from(nanos < 0);
@@ -35,7 +35,7 @@ pub fn timestamp(moment: jiff::Timestamp) -> Timestamp {
 }
 
 /// The JSON text of a document, as the daemon sent it.
-pub fn document(document: v1::Document) -> Result<String> {
+pub(crate) fn document(document: v1::Document) -> Result<String> {
     match document.body {
         Some(Body::Json(text)) => Ok(text),
         Some(Body::Msgpack(encoded)) => json::from_msgpack(&encoded),

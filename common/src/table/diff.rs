@@ -1,92 +1,118 @@
 //! The net difference between two moments of a table.
+//!
+//! The rows that events between the two moments changed are collected first, and only these are compared. The cost then
+//! follows what happened, not the table's size. If too many rows changed, or a DROP removed rows without an event for each,
+//! all rows of both moments are scanned side by side instead.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque, btree_set};
 use std::ops::Bound;
 
 use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::format::snapshot::TableChange;
-use crate::table::layers::EventId;
+use crate::table::event_id::EventId;
+use crate::table::layers::read_sort_key;
 use crate::table::memtable::{MemtableEvent, NumberedEvent};
-use crate::table::timeline::TableState;
-use crate::table::view::{Row, View, read, read_key};
+use crate::table::merging_cursor::{MergingCursor, SortedSource};
+use crate::table::table_state::TableState;
+use crate::table::view::{Row, View};
 
-/// Keys held at once. Where more rows may have changed, all rows of both moments are gone through instead.
-const KEYS_AT_ONCE: usize = 100_000;
-/// Events looked at together.
-const EVENTS_AT_ONCE: usize = 4096;
-/// ComparedRows of a moment read together.
-const ROWS_AT_ONCE: usize = 1024;
+/// The most changed keys kept in memory. If more rows may have changed, all rows of both moments are scanned.
+const MAX_CHANGED_KEYS: usize = 100_000;
+/// The number of the memtable's events read together.
+const EVENTS_PER_READ: usize = 4096;
+/// The number of a moment's rows read together.
+const ROWS_PER_READ: usize = 1024;
 
 /// A row that is not the same at both moments.
 #[derive(Debug, Clone)]
 pub struct RowDiff {
-    /// The row.
+    /// The row's key.
     pub key: Key,
-    /// Its content at the first moment; `None` where there was no such row.
+    /// The row's content at the first moment; `None` if it was not live.
     pub before: Option<Document>,
-    /// Its content at the second moment; `None` where there was no such row.
+    /// The row's content at the second moment; `None` if it was not live.
     pub after: Option<Document>,
 }
 
-/// Goes through the rows that differ between two moments, in the order of keys.
+/// The rows that differ between two moments, in key order.
 #[derive(Debug)]
-pub struct Diff {
-    from: View,
-    to: View,
-    rows: ComparedRows,
-}
+pub struct Diff(ComparedRows);
 
 /// Which rows are compared.
 #[derive(Debug)]
 enum ComparedRows {
-    /// These.
-    Some(std::collections::btree_set::IntoIter<Key>),
-    /// All of both moments.
-    All(Box<[Page; 2]>),
+    /// The rows with these keys.
+    Keys { keys: btree_set::IntoIter<Key>, views: Box<[View; 2]> },
+    /// All rows of both moments.
+    All(MergingCursor<ViewRows>),
 }
 
-/// ComparedRows of one moment, read ahead in the order of keys.
-#[derive(Debug, Default)]
-struct Page {
-    rows: std::collections::VecDeque<Row>,
-    last: Option<Key>,
-    ended: bool,
+/// The rows of one moment, read ahead in key order.
+#[derive(Debug)]
+struct ViewRows {
+    view: View,
+    is_after: bool,
+    rows: VecDeque<Row>,
+    /// Whether the view has no rows after these.
+    is_last_read: bool,
 }
 
-impl Page {
-    fn first(&mut self, view: &View) -> Result<Option<&Key>> {
-        if self.rows.is_empty() && !self.ended {
-            let from = self.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-            let rows = &mut self.rows;
-            view.scan((from, Bound::Unbounded), |row| {
-                rows.push_back(row);
-                rows.len() < ROWS_AT_ONCE
-            })?;
-            self.ended = self.rows.len() < ROWS_AT_ONCE;
-            self.last = self.rows.back().map(|row| row.key.clone());
+impl ViewRows {
+    fn open(view: View, is_after: bool) -> Result<ViewRows> {
+        let mut rows = ViewRows { view, is_after, rows: VecDeque::new(), is_last_read: false };
+        rows.read_from(Bound::Unbounded)?;
+        Ok(rows)
+    }
+
+    fn read_from(&mut self, start: Bound<&Key>) -> Result<()> {
+        let rows = &mut self.rows;
+        self.view.scan((start, Bound::Unbounded), |row| {
+            rows.push_back(row);
+            rows.len() < ROWS_PER_READ
+        })?;
+        self.is_last_read = self.rows.len() < ROWS_PER_READ;
+        Ok(())
+    }
+
+    /// Takes the row that the source is on, and moves to the next one.
+    fn take(&mut self) -> Result<Option<Document>> {
+        let Some(row) = self.rows.pop_front() else { return Ok(None) };
+        if self.rows.is_empty() && !self.is_last_read {
+            self.read_from(Bound::Excluded(&row.key))?;
         }
-        Ok(self.rows.front().map(|row| &row.key))
+        Ok(Some(row.document))
+    }
+}
+
+impl SortedSource for ViewRows {
+    type Key = Key;
+
+    fn key(&self) -> Option<&Key> {
+        self.rows.front().map(|row| &row.key)
     }
 }
 
 impl Diff {
-    /// The differences between two views of one table, of all rows or of some. Its cost follows what happened in
-    /// between, not the table's size.
-    pub fn new(from: View, to: View, keys: Option<BTreeSet<Key>>) -> Result<Diff> {
+    /// Compares two views of one table: the rows with some keys, or all rows that changed in between.
+    pub fn new(before: View, after: View, keys: Option<BTreeSet<Key>>) -> Result<Diff> {
         let keys = match keys {
             Some(keys) => Some(keys),
-            None => changed(&from, &to)?,
+            None => changed_keys(&before, &after)?,
         };
-        let rows = keys
-            .map_or_else(|| ComparedRows::All(Box::default()), |keys| ComparedRows::Some(keys.into_iter()));
-        Ok(Diff { from, to, rows })
+        Ok(Diff(match keys {
+            Some(keys) => ComparedRows::Keys { keys: keys.into_iter(), views: Box::new([before, after]) },
+            None => {
+                let views = vec![ViewRows::open(before, false)?, ViewRows::open(after, true)?];
+                ComparedRows::All(MergingCursor::new(views))
+            }
+        }))
     }
 
-    /// The next difference.
+    /// Returns the next row that differs.
     pub fn next_row(&mut self) -> Result<Option<RowDiff>> {
-        while let Some(row) = self.next_pair()? {
+        while let Some(row) = self.next_compared()? {
             let same = match (&row.before, &row.after) {
                 (Some(before), Some(after)) => before.same_as(after)?,
                 (None, None) => true,
@@ -99,72 +125,78 @@ impl Diff {
         Ok(None)
     }
 
-    /// The next row to compare, as it was at both moments.
-    fn next_pair(&mut self) -> Result<Option<RowDiff>> {
-        match &mut self.rows {
-            ComparedRows::Some(keys) => {
+    /// Returns the next row to compare, as it was at both moments.
+    fn next_compared(&mut self) -> Result<Option<RowDiff>> {
+        match &mut self.0 {
+            ComparedRows::Keys { keys, views } => {
                 let Some(key) = keys.next() else { return Ok(None) };
                 let content = |view: &View| Ok(view.get(&key)?.map(|row| row.document));
-                let (before, after) = (content(&self.from)?, content(&self.to)?);
+                let [before, after] = &**views;
+                let (before, after) = (content(before)?, content(after)?);
                 Ok(Some(RowDiff { key, before, after }))
             }
-            ComparedRows::All(pages) => {
-                let [before, after] = &mut **pages;
-                let (a, b) = (before.first(&self.from)?, after.first(&self.to)?);
-                let Some(key) = a.into_iter().chain(b).min().cloned() else { return Ok(None) };
-                let content =
-                    |page: &mut Page| page.rows.pop_front_if(|row| row.key == key).map(|row| row.document);
-                let (before, after) = (content(before), content(after));
+            ComparedRows::All(rows) => {
+                let Some(key) = rows.key().cloned() else { return Ok(None) };
+                let (mut before, mut after) = (None, None);
+                for source in rows.sources_at(&key) {
+                    let document = source.take()?;
+                    if source.is_after { after = document } else { before = document }
+                }
                 Ok(Some(RowDiff { key, before, after }))
             }
         }
     }
 }
 
-/// The rows that events between two moments were about; `None` where that tells too little, or they are too many.
-fn changed(from: &View, to: &View) -> Result<Option<BTreeSet<Key>>> {
-    let (low, high) = (from.seq().min(to.seq()), from.seq().max(to.seq()));
-    read(to.timeline(), |state| {
+/// The keys of the rows that events between two moments changed. `None` if there are too many, or if a CREATE or DROP changed
+/// rows without an event for each.
+fn changed_keys(before: &View, after: &View) -> Result<Option<BTreeSet<Key>>> {
+    let (low, high) = (before.seq().min(after.seq()), before.seq().max(after.seq()));
+    after.timeline().read(|state| {
         let mut keys = BTreeSet::new();
-        let whole = changed_in_files(state, (low, high), &mut keys)?
-            && changed_in_memory(state, (low, high), &mut keys);
-        Ok(whole.then_some(keys))
+        let are_all_known = add_changed_in_layers(state, (low, high), &mut keys)?
+            && add_changed_in_memtable(state, (low, high), &mut keys);
+        Ok(are_all_known.then_some(keys))
     })
 }
 
-fn changed_in_files(state: &TableState, (low, high): (u64, u64), keys: &mut BTreeSet<Key>) -> Result<bool> {
-    let key_type = state.chain.key_type();
-    let mut commits = state.chain.commits(low, high, false);
+fn add_changed_in_layers(
+    state: &TableState,
+    (low, high): (u64, u64),
+    keys: &mut BTreeSet<Key>,
+) -> Result<bool> {
+    let key_type = state.layers.key_type();
+    let mut commits = state.layers.commits(low, high, false);
     while let Some(commit) = commits.next_commit()? {
-        for changes in commit.entry.changes {
-            match changes {
-                TableChange::Row(bytes) => _ = keys.insert(read_key(&bytes, key_type)?),
-                // A drop in between took every row away without an event of its own.
+        for change in commit.entry.changes {
+            match change {
+                TableChange::Row(bytes) => _ = keys.insert(read_sort_key(&bytes, key_type)?),
+                // A DROP removes every row without an event for each.
                 TableChange::Schema(_, emptied) if emptied => return Ok(false),
                 TableChange::Schema(..) => {}
             }
         }
-        if keys.len() > KEYS_AT_ONCE {
+        if keys.len() > MAX_CHANGED_KEYS {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-fn changed_in_memory(state: &TableState, (low, high): (u64, u64), keys: &mut BTreeSet<Key>) -> bool {
-    let mut after = EventId::end_of(low.max(state.chain.end()));
+fn add_changed_in_memtable(state: &TableState, (low, high): (u64, u64), keys: &mut BTreeSet<Key>) -> bool {
+    let mut after = EventId::end_of(low.max(state.layers.end()));
     loop {
-        let happened = state.overlay.happened(after, EventId::end_of(high), EVENTS_AT_ONCE, false);
-        let Some(last) = happened.last() else { return true };
-        after = last.spot;
-        for NumberedEvent { what, .. } in happened {
-            match what {
+        let events = state.memtable.events(after, EventId::end_of(high), EVENTS_PER_READ, false);
+        let Some(last) = events.last() else { return true };
+        after = last.id;
+        for NumberedEvent { event, .. } in events {
+            match event {
                 MemtableEvent::Row { key, .. } => _ = keys.insert(key),
                 MemtableEvent::Schema { emptied: true, .. } => return false,
                 MemtableEvent::Schema { .. } | MemtableEvent::Note => {}
             }
         }
-        if keys.len() > KEYS_AT_ONCE {
+        if keys.len() > MAX_CHANGED_KEYS {
             return false;
         }
     }

@@ -1,4 +1,4 @@
-//! What happened to a row, or to a whole table, between two moments.
+//! The events of a row, or of a whole table, between two moments.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,61 +8,63 @@ use crate::format::document::Document;
 use crate::format::event::{CommitMeta, EventType};
 use crate::format::key::Key;
 use crate::format::snapshot::{TableChange, VersionEntry};
-use crate::table::layers::{EventId, sort_key};
+use crate::table::event_id::EventId;
+use crate::table::layers::{TableCommit, read_sort_key, sort_key};
 use crate::table::memtable::{CommitInfo, MemtableEvent, NumberedEvent, Version};
-use crate::table::timeline::{TableState, Timeline};
-use crate::table::view::{Row, read, read_key, row_in};
+use crate::table::table_state::TableState;
+use crate::table::timeline::Timeline;
+use crate::table::view::Row;
 
-/// One event, with the row before and after it where asked for.
+/// One event, with the row before and after it if the query asks for them.
 #[derive(Debug, Clone)]
 pub struct DriftEvent {
     /// The commit.
     pub commit: Arc<CommitInfo>,
-    /// The row; none for SCHEMA.
+    /// The row's key; `None` for SCHEMA.
     pub key: Option<Key>,
     /// What kind of event it was.
     pub kind: EventType,
-    /// What was written; none for SOFT_DELETE.
+    /// What was written; `None` for SOFT_DELETE.
     pub payload: Option<Document>,
-    /// The row before it.
+    /// The row before the event.
     pub before: Option<Row>,
-    /// The row after it.
+    /// The row after the event.
     pub after: Option<Row>,
 }
 
 impl DriftEvent {
-    /// About how many bytes it takes.
+    /// An estimate of the bytes that the event takes.
     pub fn size(&self) -> usize {
         let images = [&self.before, &self.after].into_iter().flatten().map(|row| &row.document);
         let documents = images.chain(&self.payload).map(|document| document.msgpack().len());
-        EVENT_BYTES + documents.sum::<usize>()
+        EVENT_OVERHEAD + documents.sum::<usize>()
     }
 }
 
-/// About what an event takes besides its documents.
-const EVENT_BYTES: usize = 128;
+/// An estimate of the bytes that an event takes besides its documents.
+const EVENT_OVERHEAD: usize = 128;
 
-/// Which images of a row go with its events.
+/// Which images of a row are returned with its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Images {
-    /// The row before.
+    /// The row before the event.
     pub before: bool,
-    /// The row after.
+    /// The row after the event.
     pub after: bool,
 }
 
-/// Which rows, by their keys. Both must hold.
+/// A filter of rows by key. A row passes if it meets both conditions.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KeyFilter {
-    /// One of these, as the API has keys; any where empty.
+    /// The row's key, as text, is one of these. If empty, any key meets the condition.
     pub keys: BTreeSet<String>,
-    /// What the key begins with, as the API has it.
+    /// The row's key, as text, begins with this.
     pub prefix: String,
 }
 
 impl KeyFilter {
     /// Whether every row passes.
-    pub fn is_open(&self) -> bool {
+    pub fn passes_all(&self) -> bool {
         self.keys.is_empty() && self.prefix.is_empty()
     }
 
@@ -71,7 +73,7 @@ impl KeyFilter {
         let meets =
             |text: &str| (self.keys.is_empty() || self.keys.contains(text)) && text.starts_with(&self.prefix);
         match key {
-            _ if self.is_open() => true,
+            _ if self.passes_all() => true,
             Key::Str(text) => meets(text),
             Key::Int(int) => meets(&int.to_string()),
         }
@@ -81,78 +83,79 @@ impl KeyFilter {
 /// Which events, in which order.
 #[derive(Debug, Clone, Default)]
 pub struct HistoryQuery {
-    /// Of this row; with SCHEMA events of the whole table where there is none.
+    /// The row whose events are read. If `None`, the events of the whole table, SCHEMA events included.
     pub key: Option<Key>,
-    /// Of the whole table: only of rows that pass. SCHEMA events have none, and are handed out in any case.
+    /// For the whole table: only the events of rows that pass. SCHEMA events always pass.
     pub rows: Arc<KeyFilter>,
-    /// After this commit. The floor counts where it is greater: what was folded into rows is no event.
-    pub from: u64,
-    /// Up to and with this one.
-    pub to: u64,
-    /// The newest first.
+    /// Events after this commit. Events at or below the floor are never returned: compaction has discarded them.
+    pub after: u64,
+    /// Events up to and including this commit.
+    pub last: u64,
+    /// The newest events first.
     pub newest_first: bool,
-    /// With the row before and after.
+    /// Which images of the row are returned with each event.
     pub images: Images,
 }
 
-/// How much is read at once.
+/// How much one call reads.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Events gone through, whether they pass or not.
+pub struct ReadBudget {
+    /// The number of events read, whether they pass the filter or not.
     pub events: usize,
-    /// About how many bytes of those handed out; one event may be more.
+    /// An estimate of the bytes of the events returned. One event may exceed it.
     pub bytes: usize,
 }
 
-/// Goes through the events of a table, or of one row, after one commit and up to another. It holds on to no files.
+/// The events of a table, or of one row, after one commit and up to another. It keeps no files open between two calls.
 #[derive(Debug)]
 pub struct History {
     timeline: Arc<Timeline>,
-    wanted: HistoryQuery,
-    /// What is left lies after the first spot, up to and with the second.
-    left: (EventId, EventId),
-    truncated: bool,
+    query: HistoryQuery,
+    /// The events that are still to be read lie after the first id, up to and including the second.
+    unread: (EventId, EventId),
+    is_truncated: bool,
 }
 
-/// What a look at the events has come to.
+/// The events that one call has read.
 #[derive(Debug)]
-struct Gathered {
-    changes: Vec<(EventId, DriftEvent)>,
-    left: Bounds,
-    /// The last event gone through.
-    reached: Option<EventId>,
+struct EventBatch {
+    events: Vec<(EventId, DriftEvent)>,
+    /// How much more the call may read.
+    budget: ReadBudget,
+    /// The last event read, whether it passed or not.
+    last_read: Option<EventId>,
 }
 
-impl Gathered {
+impl EventBatch {
     fn has_room(&self) -> bool {
-        self.left.events > 0 && self.left.bytes > 0
+        self.budget.events > 0 && self.budget.bytes > 0
     }
 
-    /// An event, or a commit without any here, has been gone through.
-    fn pass(&mut self, spot: EventId) {
-        self.reached = Some(spot);
-        self.left.events = self.left.events.saturating_sub(1);
+    /// Counts an event that does not pass, or a commit without events of the table, as read.
+    fn skip(&mut self, id: EventId) {
+        self.last_read = Some(id);
+        self.budget.events = self.budget.events.saturating_sub(1);
     }
 
-    fn push(&mut self, spot: EventId, change: DriftEvent) {
-        self.left.bytes = self.left.bytes.saturating_sub(change.size());
-        self.changes.push((spot, change));
-        self.pass(spot);
+    fn push(&mut self, id: EventId, event: DriftEvent) {
+        self.budget.bytes = self.budget.bytes.saturating_sub(event.size());
+        self.events.push((id, event));
+        self.skip(id);
     }
 }
 
 impl History {
-    /// The events wanted.
-    pub fn new(timeline: &Arc<Timeline>, wanted: HistoryQuery) -> History {
-        let floor = timeline.state().chain.floor().map_or(0, |floor| floor.seq);
-        let truncated = wanted.from < floor;
-        let left = (EventId::end_of(wanted.from.max(floor)), EventId::end_of(wanted.to));
-        History { timeline: Arc::clone(timeline), wanted, left, truncated }
+    /// The events that a query asks for.
+    pub fn new(timeline: &Arc<Timeline>, query: HistoryQuery) -> History {
+        let floor = timeline.state().layers.floor().map_or(0, |floor| floor.seq);
+        let is_truncated = query.after < floor;
+        let unread = (EventId::end_of(query.after.max(floor)), EventId::end_of(query.last));
+        History { timeline: Arc::clone(timeline), query, unread, is_truncated }
     }
 
-    /// Whether older events were asked for that have been compacted away.
+    /// Whether the query asks for events that compaction has discarded.
     pub fn is_truncated(&self) -> bool {
-        self.truncated
+        self.is_truncated
     }
 
     /// The table.
@@ -160,236 +163,254 @@ impl History {
         &self.timeline
     }
 
-    /// Up to where, from the oldest on, everything has been gone through.
-    pub fn reached(&self) -> EventId {
-        self.left.0
+    /// The last event up to which, from the oldest on, everything has been read.
+    pub fn read_up_to(&self) -> EventId {
+        self.unread.0
     }
 
-    /// Whether everything has been gone through.
+    /// Whether everything has been read.
     pub fn is_done(&self) -> bool {
-        self.left.0 >= self.left.1
+        self.unread.0 >= self.unread.1
     }
 
-    /// The next events, at most `limit`; none at the end.
+    /// Returns the next events, at most `limit`. Returns none at the end.
     pub fn next_batch(&mut self, limit: usize) -> Result<Vec<DriftEvent>> {
-        let bounds = Bounds { events: limit, bytes: usize::MAX };
+        let budget = ReadBudget { events: limit, bytes: usize::MAX };
         while limit > 0 && !self.is_done() {
-            let changes = self.next_stretch(bounds)?;
-            if !changes.is_empty() {
-                return Ok(changes.into_iter().map(|(_, change)| change).collect());
+            let events = self.read_some(budget)?;
+            if !events.is_empty() {
+                return Ok(events.into_iter().map(|(_, event)| event).collect());
             }
         }
         Ok(Vec::new())
     }
 
-    /// Goes on for a stretch, in which there may be no events that pass.
-    pub fn next_stretch(&mut self, bounds: Bounds) -> Result<Vec<(EventId, DriftEvent)>> {
+    /// Reads on as far as the budget allows. The events returned may be none although there are more to read, if none of
+    /// those read passes. Fails with BELOW_FLOOR if the floor has passed the events that come next.
+    pub fn read_some(&mut self, budget: ReadBudget) -> Result<Vec<(EventId, DriftEvent)>> {
         if self.is_done() {
             return Ok(Vec::new());
         }
-        let after = self.left.0;
-        let gathered = read(&self.timeline, |state| {
-            // Nothing is left out without being said: a floor that has risen meanwhile ends the answer.
-            // Within a commit, its rest must be events yet: at the floor it is folded.
+        let after = self.unread.0;
+        let batch = self.timeline.read(|state| {
+            // Events must not be left out silently if the floor has risen since the last call. Within a commit, the
+            // floor must be below the commit: at the floor, the commit's events have become part of rows.
             self.timeline.check_floor(after.seq - u64::from(after.index < u32::MAX).min(after.seq))?;
-            let mut gathered = Gathered { changes: Vec::new(), left: bounds, reached: None };
-            self.gather(state, &mut gathered)?;
-            Ok(gathered)
+            let mut batch = EventBatch { events: Vec::new(), budget, last_read: None };
+            self.read_into(&mut batch, state)?;
+            Ok(batch)
         })?;
-        match gathered.reached.filter(|_| !gathered.has_room()) {
-            Some(last) if self.wanted.newest_first => self.left.1 = last.before(),
-            Some(last) => self.left.0 = last,
-            None => self.left.0 = self.left.1,
+        match batch.last_read.filter(|_| !batch.has_room()) {
+            Some(last) if self.query.newest_first => self.unread.1 = last.before(),
+            Some(last) => self.unread.0 = last,
+            None => self.unread.0 = self.unread.1,
         }
-        Ok(gathered.changes)
+        Ok(batch.events)
     }
 
-    fn gather(&self, state: &TableState, gathered: &mut Gathered) -> Result<()> {
-        let (after, upto) = self.left;
-        // The overlay may hold older events than the chain's end, too: those are the chain's.
-        let boundary = EventId::end_of(state.chain.end()).max(after).min(upto);
-        let (older, newer) = ((after, boundary), (boundary, upto));
-        match &self.wanted.key {
-            Some(key) if self.wanted.newest_first => {
-                self.of_overlay_row(state, key, newer, gathered)?;
-                self.of_chain_row(state, key, older, gathered)
+    fn read_into(&self, batch: &mut EventBatch, state: &TableState) -> Result<()> {
+        let (after, last) = self.unread;
+        // The memtable may also hold events that are in the layers. These are read from the layers.
+        let boundary = EventId::end_of(state.layers.end()).max(after).min(last);
+        let (older, newer) = ((after, boundary), (boundary, last));
+        match &self.query.key {
+            Some(key) if self.query.newest_first => {
+                self.read_memtable_row(batch, state, key, newer)?;
+                self.read_layers_row(batch, state, key, older)
             }
             Some(key) => {
-                self.of_chain_row(state, key, older, gathered)?;
-                self.of_overlay_row(state, key, newer, gathered)
+                self.read_layers_row(batch, state, key, older)?;
+                self.read_memtable_row(batch, state, key, newer)
             }
-            None if self.wanted.newest_first => {
-                self.of_overlay(state, newer, gathered)?;
-                self.of_chain(state, older, gathered)
+            None if self.query.newest_first => {
+                self.read_memtable(batch, state, newer)?;
+                self.read_layers(batch, state, older)
             }
             None => {
-                self.of_chain(state, older, gathered)?;
-                self.of_overlay(state, newer, gathered)
+                self.read_layers(batch, state, older)?;
+                self.read_memtable(batch, state, newer)
             }
         }
     }
 
-    fn of_overlay_row(
+    fn read_memtable_row(
         &self,
+        batch: &mut EventBatch,
         state: &TableState,
         key: &Key,
-        (after, upto): (EventId, EventId),
-        gathered: &mut Gathered,
+        (after, last): (EventId, EventId),
     ) -> Result<()> {
-        let left = gathered.left.events;
-        let versions = state.overlay.with_versions(key, |versions| {
-            let start = versions.partition_point(|version| version.spot() <= after);
-            let end = versions.partition_point(|version| version.spot() <= upto).max(start);
+        let limit = batch.budget.events;
+        let versions = state.memtable.with_versions(key, |versions| {
+            let start = versions.partition_point(|version| version.id() <= after);
+            let end = versions.partition_point(|version| version.id() <= last).max(start);
             let within = versions.get(start..end).unwrap_or_default();
-            if self.wanted.newest_first {
-                within.iter().rev().take(left).cloned().collect::<Vec<_>>()
+            if self.query.newest_first {
+                within.iter().rev().take(limit).cloned().collect::<Vec<_>>()
             } else {
-                within.iter().take(left).cloned().collect()
+                within.iter().take(limit).cloned().collect()
             }
         });
         for version in versions.unwrap_or_default() {
-            if !gathered.has_room() {
+            if !batch.has_room() {
                 break;
             }
-            let (spot, event) = (version.spot(), (version.kind, version.payload.clone()));
-            gathered.push(spot, self.change(state, key, spot, Arc::clone(&version.commit), event)?);
+            let id = version.id();
+            batch.push(id, self.memtable_event(state, key, id, version)?);
         }
         Ok(())
     }
 
-    fn of_chain_row(
+    fn read_layers_row(
         &self,
+        batch: &mut EventBatch,
         state: &TableState,
         key: &Key,
-        spots: (EventId, EventId),
-        gathered: &mut Gathered,
+        range: (EventId, EventId),
     ) -> Result<()> {
-        if spots.0 >= spots.1 {
+        if range.0 >= range.1 {
             return Ok(());
         }
-        for (spot, version) in
-            state.chain.versions(key, spots, gathered.left.events, self.wanted.newest_first)?
-        {
-            if !gathered.has_room() {
+        let versions = state.layers.versions(key, range, batch.budget.events, self.query.newest_first)?;
+        for (id, version) in versions {
+            if !batch.has_room() {
                 break;
             }
-            gathered.push(spot, self.of_entry(state, key, spot, version)?);
+            batch.push(id, self.layer_event(state, key, id, version)?);
         }
         Ok(())
     }
 
-    fn of_entry(
+    fn memtable_event(
         &self,
         state: &TableState,
         key: &Key,
-        spot: EventId,
+        id: EventId,
+        version: Version,
+    ) -> Result<DriftEvent> {
+        let Version { commit, kind, payload, .. } = version;
+        self.row_event(state, key, id, commit, (kind, payload))
+    }
+
+    fn layer_event(
+        &self,
+        state: &TableState,
+        key: &Key,
+        id: EventId,
         version: VersionEntry,
     ) -> Result<DriftEvent> {
         let VersionEntry { kind, time_ms, actor, reason, payload, .. } = version;
-        let commit = commit_info(spot.seq, time_ms, actor, reason);
-        self.change(state, key, spot, commit, (kind, payload))
+        let commit = commit_info(id.seq, time_ms, actor, reason);
+        self.row_event(state, key, id, commit, (kind, payload))
     }
 
-    fn change(
+    fn row_event(
         &self,
         state: &TableState,
         key: &Key,
-        spot: EventId,
+        id: EventId,
         commit: Arc<CommitInfo>,
         (kind, payload): (EventType, Option<Document>),
     ) -> Result<DriftEvent> {
-        let (before, after) = images_in(&self.timeline, state, key, spot, self.wanted.images)?;
+        let (before, after) = images_in(&self.timeline, state, key, id, self.query.images)?;
         Ok(DriftEvent { commit, key: Some(key.clone()), kind, payload, before, after })
     }
 
-    fn of_overlay(
+    fn read_memtable(
         &self,
+        batch: &mut EventBatch,
         state: &TableState,
-        (after, upto): (EventId, EventId),
-        gathered: &mut Gathered,
+        (mut after, mut last): (EventId, EventId),
     ) -> Result<()> {
-        let (mut after, mut upto) = (after, upto);
-        while gathered.has_room() {
-            let newest_first = self.wanted.newest_first;
-            let happened = state.overlay.happened(after, upto, gathered.left.events, newest_first);
-            let Some(last) = happened.last() else { return Ok(()) };
+        let newest_first = self.query.newest_first;
+        while batch.has_room() {
+            let events = state.memtable.events(after, last, batch.budget.events, newest_first);
+            let Some(end) = events.last() else { return Ok(()) };
             if newest_first {
-                upto = last.spot.before()
+                last = end.id.before()
             } else {
-                after = last.spot
+                after = end.id
             }
-            for NumberedEvent { spot, what } in happened {
-                if !gathered.has_room() {
+            for NumberedEvent { id, event } in events {
+                if !batch.has_room() {
                     return Ok(());
                 }
-                match what {
-                    MemtableEvent::Row { key, version } if self.wanted.rows.passes(&key) => {
+                match event {
+                    MemtableEvent::Row { key, version } if self.query.rows.passes(&key) => {
                         let find = |versions: &[Version]| versions.get(version).cloned();
-                        let Some(version) = state.overlay.with_versions(&key, find).flatten() else {
+                        let Some(version) = state.memtable.with_versions(&key, find).flatten() else {
                             continue;
                         };
-                        let event = (version.kind, version.payload.clone());
-                        let commit = Arc::clone(&version.commit);
-                        gathered.push(spot, self.change(state, &key, spot, commit, event)?);
+                        batch.push(id, self.memtable_event(state, &key, id, version)?);
                     }
                     MemtableEvent::Schema { commit, payload, .. } => {
-                        gathered.push(spot, of_schema(commit, payload))
+                        batch.push(id, schema_event(commit, payload))
                     }
-                    MemtableEvent::Row { .. } | MemtableEvent::Note => gathered.pass(spot),
+                    MemtableEvent::Row { .. } | MemtableEvent::Note => batch.skip(id),
                 }
             }
         }
         Ok(())
     }
 
-    fn of_chain(
+    fn read_layers(
         &self,
+        batch: &mut EventBatch,
         state: &TableState,
-        (after, upto): (EventId, EventId),
-        gathered: &mut Gathered,
+        (after, last): (EventId, EventId),
     ) -> Result<()> {
-        if after >= upto {
+        if after >= last {
             return Ok(());
         }
-        // From within a commit on, the commit itself is gone through again, and what was told is left out.
-        let within = u64::from(after.index < u32::MAX);
-        let from = after.seq.saturating_sub(within);
-        let newest_first = self.wanted.newest_first;
-        let mut commits = state.chain.commits(from, upto.seq, newest_first);
-        let key_type = state.chain.key_type();
-        while gathered.has_room() {
+        // If the last call ended within a commit, that commit is read again without the events already returned.
+        let is_within_commit = u64::from(after.index < u32::MAX);
+        let from = after.seq.saturating_sub(is_within_commit);
+        let mut commits = state.layers.commits(from, last.seq, self.query.newest_first);
+        while batch.has_room() {
             let Some(commit) = commits.next_commit()? else { break };
-            let mut changes: Vec<(EventId, TableChange)> = (0..)
-                .zip(commit.entry.changes)
-                .map(|(index, changes)| (EventId { seq: commit.seq, index }, changes))
-                .filter(|(spot, _)| *spot > after && *spot <= upto)
-                .collect();
-            if newest_first {
-                changes.reverse();
+            self.read_commit(batch, state, (after, last), commit)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the events of one commit in the layers that lie after one event, up to and including another.
+    fn read_commit(
+        &self,
+        batch: &mut EventBatch,
+        state: &TableState,
+        (after, last): (EventId, EventId),
+        TableCommit { seq, time_ms, entry }: TableCommit,
+    ) -> Result<()> {
+        let key_type = state.layers.key_type();
+        let mut changes: Vec<(EventId, TableChange)> = (0..)
+            .zip(entry.changes)
+            .map(|(index, change)| (EventId { seq, index }, change))
+            .filter(|(id, _)| *id > after && *id <= last)
+            .collect();
+        if self.query.newest_first {
+            changes.reverse();
+        }
+        if changes.is_empty() {
+            let beginning = EventId { seq, index: 0 };
+            batch.skip(if self.query.newest_first { beginning } else { EventId::end_of(seq) });
+        }
+        for (id, change) in changes {
+            if !batch.has_room() {
+                break;
             }
-            if changes.is_empty() {
-                let beginning = EventId { seq: commit.seq, index: 0 };
-                gathered.pass(if newest_first { beginning } else { EventId::end_of(commit.seq) });
-            }
-            for (spot, changes) in changes {
-                if !gathered.has_room() {
-                    break;
+            match change {
+                TableChange::Row(bytes) => {
+                    let key = read_sort_key(&bytes, key_type)?;
+                    if !self.query.rows.passes(&key) {
+                        batch.skip(id);
+                        continue;
+                    }
+                    let version = state.layers.version(&sort_key(&key), id)?;
+                    batch.push(id, self.layer_event(state, &key, id, version)?);
                 }
-                match changes {
-                    TableChange::Row(bytes) => {
-                        let key = read_key(&bytes, key_type)?;
-                        if !self.wanted.rows.passes(&key) {
-                            gathered.pass(spot);
-                            continue;
-                        }
-                        let version = state.chain.version(&sort_key(&key), spot)?;
-                        gathered.push(spot, self.of_entry(state, &key, spot, version)?);
-                    }
-                    TableChange::Schema(payload, _) => {
-                        let (actor, reason) = (commit.entry.actor.clone(), commit.entry.reason.clone());
-                        let info = commit_info(commit.seq, commit.time_ms, actor, reason);
-                        gathered.push(spot, of_schema(info, payload));
-                    }
+                TableChange::Schema(payload, _) => {
+                    let commit = commit_info(seq, time_ms, entry.actor.clone(), entry.reason.clone());
+                    batch.push(id, schema_event(commit, payload));
                 }
             }
         }
@@ -400,12 +421,12 @@ impl History {
 /// A row before and after one of its events.
 pub type RowImages = (Option<Row>, Option<Row>);
 
-/// A row before and after its event at a spot, as far as wanted. Fails where the floor has risen to the event's commit: then
-/// it is folded, and what it came to within the commit is not known.
-pub fn images_of(timeline: &Timeline, key: &Key, spot: EventId, images: Images) -> Result<RowImages> {
-    read(timeline, |state| {
-        timeline.check_floor(spot.seq.saturating_sub(1))?;
-        images_in(timeline, state, key, spot, images)
+/// Returns a row before and after one of its events, as far as `images` asks for them. Fails with BELOW_FLOOR if the floor
+/// has risen to the event's commit: then the commit's events have become part of rows.
+pub fn images_of(timeline: &Timeline, key: &Key, id: EventId, images: Images) -> Result<RowImages> {
+    timeline.read(|state| {
+        timeline.check_floor(id.seq.saturating_sub(1))?;
+        images_in(timeline, state, key, id, images)
     })
 }
 
@@ -413,29 +434,30 @@ fn images_in(
     timeline: &Timeline,
     state: &TableState,
     key: &Key,
-    spot: EventId,
+    id: EventId,
     images: Images,
 ) -> Result<RowImages> {
-    let image = |upto: EventId| -> Result<Option<Row>> {
-        let found = row_in(state, key, upto)?;
+    let image = |last: EventId| -> Result<Option<Row>> {
+        let found = state.row(key, last)?;
         let row = |document, seq, time_ms| Row { key: key.clone(), seq, time_ms, document };
         Ok(found.and_then(|found| Some(row(found.document?, found.seq, found.time_ms))))
     };
-    let before = if images.before { image(spot.before())? } else { None };
-    // A row of a table that has been dropped and created again since was absent before this event.
-    let born = timeline.born_at(spot.seq);
-    let before = before.filter(|before| before.seq == spot.seq || born <= before.seq);
-    let after = if images.after { image(spot)? } else { None };
+    let before = if images.before { image(id.before())? } else { None };
+    // If the table was dropped and created again between the row's last change and this event, the row was absent.
+    let created_at = timeline.created_at(id.seq);
+    let before = before.filter(|before| before.seq == id.seq || created_at <= before.seq);
+    let after = if images.after { image(id)? } else { None };
     Ok((before, after))
 }
 
+/// The commit of events that are in layers.
 fn commit_info(seq: u64, time_ms: u64, actor: String, reason: String) -> Arc<CommitInfo> {
-    let said = !actor.is_empty() || !reason.is_empty();
-    let meta = said.then(|| Box::new(CommitMeta { actor, reason, ..CommitMeta::default() }));
+    let has_meta = !actor.is_empty() || !reason.is_empty();
+    let meta = has_meta.then(|| Box::new(CommitMeta { actor, reason, ..CommitMeta::default() }));
     Arc::new(CommitInfo { seq, time_ms, meta })
 }
 
-fn of_schema(commit: Arc<CommitInfo>, payload: Document) -> DriftEvent {
+fn schema_event(commit: Arc<CommitInfo>, payload: Document) -> DriftEvent {
     let payload = Some(payload);
     DriftEvent { commit, key: None, kind: EventType::Schema, payload, before: None, after: None }
 }

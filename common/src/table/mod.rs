@@ -1,21 +1,28 @@
-//! What events mean: schemas, rows, their past, and what changed between two moments.
+//! What events mean: schemas, rows, their history, and what changed between two moments.
 
 pub mod build;
 pub mod check;
 pub mod commit_times;
 pub mod diff;
+pub mod event_id;
 pub mod history;
 pub mod layers;
+pub mod log_tail;
 pub mod memtable;
+mod merging_cursor;
 pub mod operation;
 pub mod point_in_time;
+mod row_cursor;
+pub mod row_fold;
 pub mod schema;
 pub mod state;
+pub mod table_counts;
 pub mod table_files;
+pub mod table_state;
 pub mod timeline;
 pub mod view;
 
-/// A time in milliseconds since 1970 as RFC 3339 has it, in UTC: `2026-01-31T12:00:00.000Z`.
+/// Formats a time in milliseconds since 1970 as RFC 3339, in UTC: `2026-01-31T12:00:00.000Z`.
 pub fn format_time(time_ms: u64) -> String {
     let timestamp = i64::try_from(time_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     timestamp.unwrap_or(jiff::Timestamp::MAX).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()

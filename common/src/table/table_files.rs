@@ -1,4 +1,4 @@
-//! Where snapshot files are found and opened.
+//! Opens the files of a table's layers, and makes the directories for new ones.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,112 +12,119 @@ use crate::format::sst::SstIdentity;
 use crate::storage::fs::FileSystem;
 use crate::storage::layout::{self, DataDir};
 use crate::storage::sst::{BlockCache, SstFile};
-use crate::table::layers::{LayerMap, at_file};
+use crate::table::layers::{LayerFile, LayerMap, at_file};
 
-/// Where snapshot files are found and opened.
+/// What it takes to open and write the files of layers.
 #[derive(Debug, Clone)]
 pub struct TableFiles {
-    /// The disk.
+    /// The file system.
     pub disk: Arc<dyn FileSystem>,
     /// The data directory.
     pub dir: DataDir,
-    /// Blocks in memory.
+    /// The cache for blocks of open files.
     pub cache: Arc<BlockCache>,
 }
 
-/// An open file of an era, or of all rows at a moment, and its indexes by path.
-#[derive(Debug, Clone)]
-pub struct LayerFile {
-    /// After this commit; the moment itself for all rows.
-    pub base: u64,
-    /// Up to this one.
-    pub seq: u64,
-    /// The file.
-    pub file: Arc<SstFile>,
-    /// Its indexes: path and file.
-    pub indexes: Vec<(String, Arc<SstFile>)>,
-}
-
-impl LayerFile {
-    /// The index on a path.
-    pub fn index(&self, path: &str) -> Option<&Arc<SstFile>> {
-        self.indexes.iter().find(|(name, _)| name == path).map(|(_, file)| file)
-    }
+/// A layer that a manifest names.
+struct NamedLayer<'a> {
+    base: u64,
+    seq: u64,
+    kind: u8,
+    index_kind: u8,
+    path: PathBuf,
+    /// The layer's part of the names of its indexes.
+    stem: String,
+    /// The paths that it has indexes on.
+    indexes: &'a [String],
 }
 
 impl TableFiles {
-    /// Opens the files that a manifest names. Those that `known` has open already are taken from there.
+    /// Opens the layers that a manifest names. Files that `known` has open are taken from there.
     pub fn open(&self, manifest: &Manifest, known: Option<&LayerMap>) -> Result<LayerMap> {
-        let known = |base: u64, seq: u64, full: bool| {
-            let snapshots = known.map(|chain| if full { &chain.images } else { &chain.deltas });
-            snapshots.into_iter().flatten().find(|snapshot| (snapshot.base, snapshot.seq) == (base, seq))
-        };
         let table = (manifest.table.as_str(), manifest.table_id);
         let mut deltas = Vec::with_capacity(manifest.deltas.len());
-        for era in &manifest.deltas {
-            let path = self.dir.delta_layer(table.0, era.base, era.seq);
-            let stem = layout::delta_stem(era.base, era.seq);
-            let place = (era.base, era.seq, kind::DELTA);
-            deltas.push(self.snapshot(
-                table,
-                place,
-                path,
-                &stem,
-                &era.indexes,
-                known(era.base, era.seq, false),
-            )?);
+        for delta in &manifest.deltas {
+            let (base, seq) = (delta.base, delta.seq);
+            let layer = NamedLayer {
+                base,
+                seq,
+                kind: kind::DELTA,
+                index_kind: kind::DELTA_INDEX,
+                path: self.dir.delta_layer(table.0, base, seq),
+                stem: layout::delta_stem(base, seq),
+                indexes: &delta.indexes,
+            };
+            deltas.push(self.open_layer(table, &layer, known.map(|known| known.deltas.as_slice()))?);
         }
         let mut images = Vec::with_capacity(manifest.images.len());
-        for full in &manifest.images {
-            let path = self.dir.image_layer(table.0, full.seq);
-            let stem = layout::image_stem(full.seq);
-            let place = (full.seq, full.seq, kind::IMAGE);
-            images.push(self.snapshot(
-                table,
-                place,
-                path,
-                &stem,
-                &full.indexes,
-                known(full.seq, full.seq, true),
-            )?);
+        for image in &manifest.images {
+            let layer = NamedLayer {
+                base: image.seq,
+                seq: image.seq,
+                kind: kind::IMAGE,
+                index_kind: kind::IMAGE_INDEX,
+                path: self.dir.image_layer(table.0, image.seq),
+                stem: layout::image_stem(image.seq),
+                indexes: &image.indexes,
+            };
+            images.push(self.open_layer(table, &layer, known.map(|known| known.images.as_slice()))?);
         }
         let newest = match deltas.last() {
-            Some(era) => DeltaProperties::decode(&Bytes::copy_from_slice(era.file.properties()))
-                .map_err(|e| at_file(e, &era.file))?,
+            Some(delta) => DeltaProperties::decode(&Bytes::copy_from_slice(delta.file.properties()))
+                .map_err(|e| at_file(e, &delta.file))?,
             None => DeltaProperties::default(),
         };
         Ok(LayerMap { table: manifest.table_id, floor: manifest.floor, deltas, images, newest })
     }
 
-    fn snapshot(
+    fn open_layer(
         &self,
         (table, id): (&str, u64),
-        (base, seq, kind): (u64, u64, u8),
-        path: PathBuf,
-        stem: &str,
-        indexes: &[String],
-        known: Option<&LayerFile>,
+        layer: &NamedLayer<'_>,
+        known: Option<&[LayerFile]>,
     ) -> Result<LayerFile> {
+        let (base, seq) = (layer.base, layer.seq);
+        let known = known.unwrap_or_default().iter().find(|known| (known.base, known.seq) == (base, seq));
         let open = |path, kind| {
             let identity = SstIdentity { table: id, base, seq, kind };
             SstFile::open(Arc::clone(&self.disk), path, identity, Arc::clone(&self.cache))
         };
         let file = match known {
             Some(known) => Arc::clone(&known.file),
-            None => open(path, kind)?,
+            None => open(layer.path.clone(), layer.kind)?,
         };
-        let index_kind = if kind == kind::IMAGE { kind::IMAGE_INDEX } else { kind::DELTA_INDEX };
-        let mut opened = Vec::with_capacity(indexes.len());
-        for index in indexes {
-            let file = match known.and_then(|known| known.index(index)) {
+        let mut indexes = Vec::with_capacity(layer.indexes.len());
+        for path in layer.indexes {
+            let file = match known.and_then(|known| known.index(path)) {
                 Some(file) => Arc::clone(file),
-                None => open(self.dir.index(table, index, stem), index_kind)?,
+                None => open(self.dir.index(table, path, &layer.stem), layer.index_kind)?,
             };
-            if file.properties() != index.as_bytes() {
-                return Err(Error::corrupt(file.path().display(), 0, "it is the index of another path"));
+            if file.properties() != path.as_bytes() {
+                let what = format!("it should be the index on {path:?}, and it is another path's");
+                return Err(Error::corrupt(file.path().display(), 0, what));
             }
-            opened.push((index.clone(), file));
+            indexes.push((path.clone(), file));
         }
-        Ok(LayerFile { base, seq, file, indexes: opened })
+        Ok(LayerFile { base, seq, file, indexes })
+    }
+
+    /// Makes the directories for a table's layers and indexes.
+    pub(super) fn create_dirs(&self, table: &str) -> Result<()> {
+        for dir in [self.dir.snapshots(table), self.dir.indexes(table)] {
+            self.disk
+                .create_dir(&dir)
+                .map_err(|e| Error::io(format_args!("cannot create {}", dir.display()), &e))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the names of a table's new layers and indexes durable.
+    pub(super) fn sync_dirs(&self, table: &str) -> Result<()> {
+        for dir in [self.dir.snapshots(table), self.dir.indexes(table), self.dir.table(table)] {
+            self.disk
+                .sync_dir(&dir)
+                .map_err(|e| Error::io(format_args!("cannot sync {}", dir.display()), &e))?;
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
-//! The life of one table: its schemas, its past in files, and what came after those in memory.
+//! The history of one table: its schemas, and where its events are stored.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
@@ -9,39 +10,36 @@ use crate::error::{Error, Reason, Result};
 use crate::format::event::{CommitMeta, Event, EventType};
 use crate::format::key::KeyType;
 use crate::format::manifest::Floor;
-use crate::format::snapshot;
+use crate::format::snapshot::SchemaEntry;
 use crate::table::layers::LayerMap;
-use crate::table::memtable::{CommitInfo, Memtable, TableCounts};
+use crate::table::memtable::{CommitInfo, Memtable};
 use crate::table::schema::{Schema, SchemaAction, SchemaEvent};
-use crate::table::view::{counts_in, read};
+use crate::table::table_counts::TableCounts;
+use crate::table::table_state::TableState;
 
-/// One table, from its creation on.
+/// How often a read is repeated after a file has vanished, until the manifest that replaced the file is found.
+const READ_RETRIES: u32 = 40;
+/// How long a read waits before it is repeated, if the newer manifest has not been read yet.
+const READ_RETRY_PAUSE: Duration = Duration::from_millis(25);
+
+/// The history of one table, from its creation on.
 #[derive(Debug)]
 pub struct Timeline {
     id: u64,
     name: String,
-    schema_entries: RwLock<Vec<SchemaVersion>>,
+    /// Oldest first.
+    schemas: RwLock<Vec<SchemaVersion>>,
     state: ArcSwap<TableState>,
 }
 
-/// Where a table's events are to be found: up to the chain's end in files, after it in memory. What is in both is the
-/// same in both.
-#[derive(Debug, Default)]
-pub struct TableState {
-    /// The files.
-    pub chain: LayerMap,
-    /// What came after them.
-    pub overlay: Arc<Memtable>,
-}
-
-/// What a SCHEMA event began.
+/// The schema that a SCHEMA event began.
 #[derive(Debug, Clone)]
 struct SchemaVersion {
     commit: Arc<CommitInfo>,
-    /// `None` from a drop on.
+    /// `None` after a DROP.
     schema: Option<Arc<Schema>>,
-    /// The last CREATE: rows of commits before it are absent.
-    born: u64,
+    /// The last CREATE. Rows of earlier commits are absent.
+    created_at: u64,
 }
 
 /// A table's schema at a moment.
@@ -49,33 +47,33 @@ struct SchemaVersion {
 pub struct SchemaAt {
     /// The schema.
     pub schema: Arc<Schema>,
-    /// The last CREATE: rows of commits before it are absent.
-    pub born: u64,
+    /// The last CREATE. Rows of earlier commits are absent.
+    pub created_at: u64,
 }
 
 impl Timeline {
-    /// A table that no event has been seen of yet.
+    /// A table without events.
     pub fn new(id: u64, name: impl Into<String>) -> Timeline {
-        Timeline { id, name: name.into(), schema_entries: RwLock::default(), state: ArcSwap::default() }
+        Timeline { id, name: name.into(), schemas: RwLock::default(), state: ArcSwap::default() }
     }
 
-    /// A table as its files have it.
-    pub fn open(id: u64, name: impl Into<String>, chain: LayerMap) -> Result<Timeline> {
+    /// A table with the events that its layers hold.
+    pub fn open(id: u64, name: impl Into<String>, layers: LayerMap) -> Result<Timeline> {
         let timeline = Timeline::new(id, name);
-        for schema_entry in &chain.properties().schema_entries {
-            let snapshot::SchemaEntry { seq, time_ms, actor, reason, document } = schema_entry;
+        for entry in &layers.properties().schema_entries {
+            let SchemaEntry { seq, time_ms, actor, reason, document } = entry;
             let meta = CommitMeta { actor: actor.clone(), reason: reason.clone(), ..CommitMeta::default() };
             let meta = Some(Box::new(meta)).filter(|meta| **meta != CommitMeta::default());
             let commit = Arc::new(CommitInfo { seq: *seq, time_ms: *time_ms, meta });
-            timeline.begin_chapter(&commit, SchemaEvent::from_document(document)?);
+            timeline.push_schema(&commit, SchemaEvent::from_document(document)?);
         }
-        let overlay = Memtable::above(chain.counts());
-        overlay.set_indexes(&timeline.indexes());
-        timeline.state.store(Arc::new(TableState { chain, overlay: Arc::new(overlay) }));
+        let memtable = Memtable::above(layers.counts());
+        memtable.set_indexes(&timeline.indexes());
+        timeline.state.store(Arc::new(TableState { layers, memtable: Arc::new(memtable) }));
         Ok(timeline)
     }
 
-    /// The table's id: the seq that first created it.
+    /// The table's id: the seq of the commit that first created it.
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -85,102 +83,123 @@ impl Timeline {
         &self.name
     }
 
-    /// Where its events are to be found now.
+    /// Where the table's events are stored now.
     pub fn state(&self) -> Arc<TableState> {
         self.state.load_full()
     }
 
-    /// Goes over to newer files, whose end must have been applied here. Only the thread that applies may ask for it.
-    pub fn adopt(&self, chain: LayerMap) {
-        let state = self.state();
-        let overlay = if chain.end() > state.chain.end() {
-            Arc::new(state.overlay.rebase(chain.counts()))
-        } else {
-            Arc::clone(&state.overlay)
-        };
-        self.state.store(Arc::new(TableState { chain, overlay }));
+    /// Calls `read` with the table's state. Repeats the call if a file has vanished because newer layers replaced it.
+    pub(super) fn read<T>(&self, mut read: impl FnMut(&TableState) -> Result<T>) -> Result<T> {
+        let mut retries = 0;
+        loop {
+            let state = self.state();
+            match read(&state) {
+                Err(error) if error.reason() == Reason::FileGone && retries < READ_RETRIES => {
+                    retries += 1;
+                    if Arc::ptr_eq(&state, &self.state()) {
+                        // The thread that follows the manifest has not read the newer one yet.
+                        std::thread::sleep(READ_RETRY_PAUSE);
+                    }
+                }
+                Err(error) if error.reason() == Reason::FileGone => {
+                    let message =
+                        format!("table {:?}: a file that meta.json names is missing: {error}", self.name);
+                    return Err(Error::new(Reason::Corrupt, message));
+                }
+                other => return other,
+            }
+        }
     }
 
-    /// Raises the floor where newer files cannot be had.
+    /// Switches to newer layers, up to whose end everything must have been applied here. Only the thread that applies
+    /// commits may call this.
+    pub fn install_layers(&self, layers: LayerMap) {
+        let state = self.state();
+        let memtable = if layers.end() > state.layers.end() {
+            Arc::new(state.memtable.rebase(layers.counts()))
+        } else {
+            Arc::clone(&state.memtable)
+        };
+        self.state.store(Arc::new(TableState { layers, memtable }));
+    }
+
+    /// Raises the floor if newer layers cannot be opened.
     pub fn raise_floor(&self, floor: Option<Floor>) {
         let state = self.state();
-        let chain = state.chain.with_floor(floor);
-        self.state.store(Arc::new(TableState { chain, overlay: Arc::clone(&state.overlay) }));
+        let layers = state.layers.with_floor(floor);
+        self.state.store(Arc::new(TableState { layers, memtable: Arc::clone(&state.memtable) }));
     }
 
-    /// The time of one of its commits, in milliseconds since 1970; `None` where it has no such commit.
+    /// The time of one of the table's commits, in milliseconds since 1970; `None` if the table has no such commit.
     pub fn time_of(&self, seq: u64) -> Result<Option<u64>> {
-        read(self, |state| match state.overlay.time_of(seq) {
-            Some(time) => Ok(Some(time)),
-            None => state.chain.time_of(seq),
-        })
+        self.read(|state| state.time_of(seq))
     }
 
-    /// The last of its commits at or before a time, of those that are kept; 0 for none.
+    /// The last of the table's commits at or before a time in milliseconds since 1970; 0 if there is none. Of the commits
+    /// below the floor, only those with a SCHEMA event count.
     pub fn last_at(&self, time_ms: u64) -> Result<u64> {
-        let found = read(self, |state| match state.overlay.last_at(time_ms) {
-            Some(seq) => Ok(Some(seq)),
-            None => state.chain.last_at(time_ms),
-        })?;
-        // SCHEMA events are kept below the floor, too: they tell what is below it from what was before the table.
-        let schema_entries = self.schema_entries.read();
-        let upto = schema_entries.partition_point(|schema_entry| schema_entry.commit.time_ms <= time_ms);
-        let schema_entry = upto.checked_sub(1).and_then(|last| schema_entries.get(last));
-        Ok(found.unwrap_or_else(|| schema_entry.map_or(0, |schema_entry| schema_entry.commit.seq)))
+        if let Some(seq) = self.read(|state| state.last_at(time_ms))? {
+            return Ok(seq);
+        }
+        // SCHEMA events are kept below the floor: they separate moments below it from moments before the table existed.
+        let schemas = self.schemas.read();
+        let count = schemas.partition_point(|version| version.commit.time_ms <= time_ms);
+        let version = count.checked_sub(1).and_then(|last| schemas.get(last));
+        Ok(version.map_or(0, |version| version.commit.seq))
     }
 
-    /// How many events and live rows it had at a moment.
+    /// The table's counts after a commit.
     pub fn counts(&self, seq: u64) -> Result<TableCounts> {
-        read(self, |state| counts_in(state, seq))
+        self.read(|state| state.counts(seq))
     }
 
-    /// Takes in one commit's events of this table. Commits must come in order, from one thread.
+    /// Applies one commit's events of this table. Commits must be applied in order, by one thread.
     pub fn apply(&self, commit: &Arc<CommitInfo>, events: Vec<Event>) -> Result<()> {
-        let TableState { chain, overlay } = &*self.state();
+        let TableState { layers, memtable } = &*self.state();
         for (event, index) in events.into_iter().zip(0..) {
             match (event.kind, &event.document) {
                 (EventType::Schema, Some(payload)) => {
                     let change = SchemaEvent::from_document(payload)?;
                     let emptied = change.action != SchemaAction::Alter;
-                    self.begin_chapter(commit, change);
-                    overlay.set_indexes(&self.indexes());
-                    overlay.push_schema(commit, index, payload.clone(), emptied);
+                    self.push_schema(commit, change);
+                    memtable.set_indexes(&self.indexes());
+                    memtable.push_schema(commit, index, payload.clone(), emptied);
                 }
-                (EventType::Note, _) => overlay.push_note(commit, index),
+                (EventType::Note, _) => memtable.push_note(commit, index),
                 _ => {
-                    let born = self.schema_entries.read().last().map_or(0, |last| last.born);
-                    overlay.push_row(commit, index, event, born, chain)?;
+                    let created_at = self.schemas.read().last().map_or(0, |last| last.created_at);
+                    memtable.push_row(commit, index, event, created_at, layers)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn begin_chapter(&self, commit: &Arc<CommitInfo>, change: SchemaEvent) {
+    fn push_schema(&self, commit: &Arc<CommitInfo>, change: SchemaEvent) {
         let SchemaEvent { action, schema } = change;
-        let mut schema_entries = self.schema_entries.write();
-        let born = match action {
+        let mut schemas = self.schemas.write();
+        let created_at = match action {
             SchemaAction::Create => commit.seq,
-            _ => schema_entries.last().map_or(0, |last| last.born),
+            _ => schemas.last().map_or(0, |last| last.created_at),
         };
         let schema = (action != SchemaAction::Drop).then(|| Arc::new(schema));
-        schema_entries.push(SchemaVersion { commit: Arc::clone(commit), schema, born });
+        schemas.push(SchemaVersion { commit: Arc::clone(commit), schema, created_at });
     }
 
-    /// The paths that its newest schema has indexes on.
+    /// The paths that the newest schema has indexes on.
     fn indexes(&self) -> Vec<String> {
-        let schema_entries = self.schema_entries.read();
-        let newest = schema_entries.last().and_then(|last| last.schema.as_ref());
+        let schemas = self.schemas.read();
+        let newest = schemas.last().and_then(|last| last.schema.as_ref());
         newest.map(|schema| schema.indexes.clone()).unwrap_or_default()
     }
 
-    /// Fails for moments below the floor (I10).
+    /// Fails with BELOW_FLOOR if a commit is below the floor (I10).
     pub fn check_floor(&self, seq: u64) -> Result<()> {
-        match self.state.load().chain.floor() {
+        match self.state.load().layers.floor() {
             Some(floor) if seq < floor.seq => {
                 let time = crate::table::format_time(floor.time_ms);
                 let message = format!(
-                    "table {:?} was compacted: its oldest moment that can be read is seq {}, at {time}, and seq {seq} was asked for",
+                    "cannot read table {:?} at seq {seq}: its history before seq {} ({time}) was compacted away; read at that seq or later",
                     self.name, floor.seq
                 );
                 Err(Error::new(Reason::BelowFloor, message)
@@ -192,25 +211,26 @@ impl Timeline {
         }
     }
 
-    /// The table as it was at a moment. NOT_FOUND before its creation and after a drop, saying when that was (I10).
+    /// The table's schema after a commit. Fails with TABLE_NOT_FOUND before the table's creation and after a DROP; the error
+    /// says when that was (I10).
     pub fn schema_at(&self, seq: u64) -> Result<SchemaAt> {
-        let schema_entries = self.schema_entries.read();
-        let upto = schema_entries.partition_point(|schema_entry| schema_entry.commit.seq <= seq);
-        let schema_entry = upto.checked_sub(1).and_then(|last| schema_entries.get(last));
-        match (schema_entry, schema_entries.first()) {
-            (Some(SchemaVersion { schema: Some(schema), born, .. }), _) => {
-                Ok(SchemaAt { schema: Arc::clone(schema), born: *born })
+        let schemas = self.schemas.read();
+        let count = schemas.partition_point(|version| version.commit.seq <= seq);
+        let version = count.checked_sub(1).and_then(|last| schemas.get(last));
+        match (version, schemas.first()) {
+            (Some(SchemaVersion { schema: Some(schema), created_at, .. }), _) => {
+                Ok(SchemaAt { schema: Arc::clone(schema), created_at: *created_at })
             }
-            (Some(SchemaVersion { commit, .. }), _) => Err(self.absent(seq, "was dropped by", commit)),
-            (None, Some(first)) => Err(self.absent(seq, "was created by", &first.commit)),
+            (Some(SchemaVersion { commit, .. }), _) => Err(self.not_found(seq, "dropped", commit)),
+            (None, Some(first)) => Err(self.not_found(seq, "created", &first.commit)),
             (None, None) => Err(Error::new(Reason::TableNotFound, format!("unknown table {:?}", self.name))),
         }
     }
 
-    fn absent(&self, seq: u64, what: &str, commit: &CommitInfo) -> Error {
+    fn not_found(&self, seq: u64, what_happened: &str, commit: &CommitInfo) -> Error {
         let time = crate::table::format_time(commit.time_ms);
         let message = format!(
-            "table {:?} does not exist at seq {seq}: it {what} commit {} at {time}",
+            "table {:?} does not exist at seq {seq}: it was {what_happened} by commit {} at {time}",
             self.name, commit.seq
         );
         Error::new(Reason::TableNotFound, message)
@@ -219,22 +239,20 @@ impl Timeline {
             .with("time", time)
     }
 
-    /// The type of the table's keys: the same all its life.
+    /// The type of the table's keys. It never changes.
     pub fn key_type(&self) -> Result<KeyType> {
         Ok(self.schema_at(self.created_seq())?.schema.key_type)
     }
 
-    /// The last CREATE at or before a commit; 0 where there is none.
-    pub fn born_at(&self, seq: u64) -> u64 {
-        let schema_entries = self.schema_entries.read();
-        let upto = schema_entries.partition_point(|schema_entry| schema_entry.commit.seq <= seq);
-        upto.checked_sub(1)
-            .and_then(|last| schema_entries.get(last))
-            .map_or(0, |schema_entry| schema_entry.born)
+    /// The last CREATE at or before a commit; 0 if there is none.
+    pub fn created_at(&self, seq: u64) -> u64 {
+        let schemas = self.schemas.read();
+        let count = schemas.partition_point(|version| version.commit.seq <= seq);
+        count.checked_sub(1).and_then(|last| schemas.get(last)).map_or(0, |version| version.created_at)
     }
 
     /// The commit that first created the table.
     pub fn created_seq(&self) -> u64 {
-        self.schema_entries.read().first().map_or(self.id, |first| first.commit.seq)
+        self.schemas.read().first().map_or(self.id, |first| first.commit.seq)
     }
 }

@@ -6,7 +6,7 @@ use tonic::Code;
 
 use super::feed::NOW;
 use super::stubs::{self, Act, StubScript};
-use super::{NOBODY, options, told, told_as};
+use super::{UNUSED, code_and_reason, failed_with, options};
 use crate::client::{Client, WatchEvent, Watcher};
 use crate::v1;
 
@@ -139,20 +139,23 @@ async fn a_rejected_watch_ends() {
         let failed = loop {
             match watch.next().await {
                 Ok(event) => assert!(event.is_some()),
-                Err(status) => break Err::<(), _>(told(&status)),
+                Err(status) => break Err::<(), _>(code_and_reason(&status)),
             }
         };
-        assert_eq!(failed, told_as(code, reason));
+        assert_eq!(failed, failed_with(code, reason));
         assert!(watch.next().await.unwrap().is_none());
     }
 }
 
 #[tokio::test]
-async fn a_watch_can_have_limited_patience() {
-    let client = Client::with(options(), [""; 0], [NOBODY]);
-    let mut watch = client.watch(v1::WatchDriftRequest::default()).patience(Duration::from_millis(100));
+async fn a_watch_can_have_a_retry_timeout() {
+    let client = Client::with(options(), [""; 0], [UNUSED]);
+    let mut watch = client.watch(v1::WatchDriftRequest::default()).retry_timeout(Duration::from_millis(100));
     assert!(matches!(watch.next().await, Ok(Some(WatchEvent::Interrupted(_)))));
-    assert_eq!(watch.next().await.map(drop).map_err(|s| told(&s)), told_as(Code::Unavailable, "UNREACHABLE"));
+    assert_eq!(
+        watch.next().await.map(drop).map_err(|s| code_and_reason(&s)),
+        failed_with(Code::Unavailable, "UNREACHABLE")
+    );
 
     // By default there is no limit, and a reader can appear at any time.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -193,8 +196,8 @@ async fn a_slow_opening_survives_cancelled_calls() {
     let script = StubScript::new(&[Act::Late(LATE, &REFUSED)]);
     let client = readers(std::slice::from_ref(&script)).await;
     let mut watch = client.watch(v1::WatchDriftRequest::default());
-    let failed = next(&mut watch).await.map(drop).map_err(|s| told(&s));
-    assert_eq!(failed, told_as(Code::NotFound, "TABLE_NOT_FOUND"));
+    let failed = next(&mut watch).await.map(drop).map_err(|s| code_and_reason(&s));
+    assert_eq!(failed, failed_with(Code::NotFound, "TABLE_NOT_FOUND"));
     assert_eq!(asked(&script), ["now"]);
 }
 

@@ -223,8 +223,8 @@ fn a_follower_waits_out_old_states() {
         for _ in 0..1000 {
             check_head(&mut follower);
             let table = follower.tables.get(&1);
-            let is_current =
-                table.is_some_and(|table| table.timeline.state().chain.floor().map_or(0, |f| f.seq) == floor);
+            let is_current = table
+                .is_some_and(|table| table.timeline.state().layers.floor().map_or(0, |f| f.seq) == floor);
             if follower.replica().applied().seq == 60 && is_current {
                 break;
             }

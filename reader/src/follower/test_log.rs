@@ -15,8 +15,10 @@ use driftdb_common::storage::recovery;
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::storage::wal::appender::{AppendError, CompactionInput, Group, Log, LogOptions};
 use driftdb_common::table::build::compaction::{self, CompactionLog, CompactionRequest, ManifestEdit};
-use driftdb_common::table::build::merge_policy::RequestsSince;
-use driftdb_common::table::build::snapshot::{self, DeltaLimits, ReadLimit};
+use driftdb_common::table::build::delta;
+use driftdb_common::table::build::delta::DeltaLimits;
+use driftdb_common::table::build::requests_since::RequestsSince;
+use driftdb_common::table::log_tail::ReadLimit;
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::view::View;
@@ -123,7 +125,7 @@ impl TestLog {
         let layers = files.open(&manifest, None).unwrap();
         let limits = DeltaLimits { events: u64::MAX, bytes: u64::MAX };
         let delta =
-            snapshot::next_era(&files, &manifest, &layers, limit, limits, &|_| Ok(())).unwrap().unwrap();
+            delta::build_next(&files, &manifest, &layers, limit, limits, &|_| Ok(())).unwrap().unwrap();
         self.install(Box::new(move |manifest| manifest.deltas.push(delta.clone()))).unwrap();
     }
 

@@ -81,8 +81,8 @@ impl CommitPages {
         let header = point.header(replica, [timeline])?;
         let wanted = HistoryQuery {
             key,
-            from: start,
-            to: point.seq,
+            after: start,
+            last: point.seq,
             newest_first: query.newest_first,
             images: query.images,
             ..HistoryQuery::default()

@@ -66,11 +66,11 @@ fn table_info(timeline: &Arc<Timeline>, seq: u64) -> Result<v1::TableInfo> {
     let state = timeline.state();
     Ok(v1::TableInfo {
         rows: counts.rows,
-        created_seq: at.born,
+        created_seq: at.created_at,
         last_seq: counts.last_seq,
         events: counts.events,
-        floor_seq: state.chain.floor().map_or(0, |floor| floor.seq),
-        snapshots: state.chain.files() as u64,
+        floor_seq: state.layers.floor().map_or(0, |floor| floor.seq),
+        snapshots: state.layers.len() as u64,
         ..convert::schema_to_wire(&at.schema)
     })
 }

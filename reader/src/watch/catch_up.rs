@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use driftdb_common::error::Result;
 use driftdb_common::limits;
-use driftdb_common::table::history::{Bounds, DriftEvent, History, HistoryQuery, Images};
-use driftdb_common::table::layers::EventId;
+use driftdb_common::table::event_id::EventId;
+use driftdb_common::table::history::{DriftEvent, History, HistoryQuery, Images, ReadBudget};
 
 use crate::replica::Replica;
 use crate::watch::commit_assembler::CommitAssembler;
@@ -28,7 +28,7 @@ pub struct CatchUp {
     tables: Vec<TableEvents>,
     /// For each table that is not at its end: a lower bound of its next event's seq, and its index in `tables`.
     next: BinaryHeap<Reverse<(u64, usize)>>,
-    bounds: Bounds,
+    bounds: ReadBudget,
     images: Images,
 }
 
@@ -46,7 +46,9 @@ impl TableEvents {
             Some((id, _)) => Some(id.seq),
             None if self.history.is_done() => None,
             // If the position is within a commit, the rest of that commit comes next.
-            None => Some(self.history.reached().seq + u64::from(self.history.reached().index == u32::MAX)),
+            None => {
+                Some(self.history.read_up_to().seq + u64::from(self.history.read_up_to().index == u32::MAX))
+            }
         }
     }
 }
@@ -65,14 +67,16 @@ impl CatchUp {
         // Each table gets a share, so that the events of all tables in memory are bounded.
         let share = |whole: usize| whole / timelines.len().max(1);
         let (most, least) = EVENTS_AT_ONCE;
-        let bounds =
-            Bounds { events: share(4 * most).clamp(least, most), bytes: share(limits::MESSAGE_BYTES).max(1) };
+        let bounds = ReadBudget {
+            events: share(4 * most).clamp(least, most),
+            bytes: share(limits::MESSAGE_BYTES).max(1),
+        };
         let mut tables = Vec::with_capacity(timelines.len());
         for timeline in timelines {
             let query = HistoryQuery {
                 rows: Arc::clone(&filter.rows),
-                from: start,
-                to: end,
+                after: start,
+                last: end,
                 images: filter.needed_images(images),
                 ..HistoryQuery::default()
             };
@@ -101,7 +105,7 @@ impl CatchUp {
                     }
                 }
                 None => {
-                    table.ahead = table.history.next_stretch(self.bounds)?.into();
+                    table.ahead = table.history.read_some(self.bounds)?.into();
                     examined += self.bounds.events;
                 }
             }

@@ -86,7 +86,7 @@ impl WatchFilter {
     /// The greatest floor of the tables that the watch covers.
     pub fn floor(&self, applied: &Applied) -> u64 {
         let tables = applied.tables.values().filter(|table| self.covers_table(table.name()));
-        tables.filter_map(|table| table.state().chain.floor()).map(|floor| floor.seq).max().unwrap_or(0)
+        tables.filter_map(|table| table.state().layers.floor()).map(|floor| floor.seq).max().unwrap_or(0)
     }
 
     /// Whether the watch covers a table.
@@ -98,7 +98,7 @@ impl WatchFilter {
     pub fn may_pass(&self, key: Option<&Key>) -> bool {
         match key {
             Some(key) => self.rows.passes(key),
-            None => self.rows.is_open() && self.condition.is_none(),
+            None => self.rows.passes_all() && self.condition.is_none(),
         }
     }
 

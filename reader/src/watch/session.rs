@@ -1,9 +1,8 @@
 //! One watch: reads commits from files, then follows the live ring, and returns to the files if it falls behind the ring.
 //!
-//! A session computes a message only when the subscriber takes one. A slow subscriber therefore costs a few messages of memory,
-//! and holds nobody up. What a session holds between messages must not depend on table files for long: compaction may remove
-//! them at any time. If that happens, the session waits until the follower has read the tables again, and repeats the commits
-//! that it has not sent.
+//! A session computes a message only when the subscriber takes one. A slow subscriber therefore costs the memory of a few
+//! messages, and delays nobody else. Compaction may remove table files at any time, also while a session reads them. The
+//! session then waits until the follower has read the tables again, and reads the commits that it has not sent once more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -384,7 +383,7 @@ impl WatchSession {
     }
 }
 
-/// Runs work that may read files on a blocking thread, so that other requests are not held up.
+/// Runs work that may read files on a blocking thread, so that other requests can proceed.
 async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let joined = tokio::task::spawn_blocking(work).await;
     joined.map_err(|e| Error::new(Reason::Internal, format!("a task of a watch failed: {e}")))

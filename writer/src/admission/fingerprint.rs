@@ -6,7 +6,8 @@ use driftdb_common::table::operation::{
 use driftdb_common::table::point_in_time::PointInTime;
 use xxhash_rust::xxh3::Xxh3Default;
 
-/// The XXH3-128 of a change: every part with its kind and its length. The log stores it, so it must never change.
+/// The XXH3-128 of a change: every part with its kind and its length. The log stores it, so it must never
+/// change.
 pub(crate) fn compute(change: &CommitRequest) -> [u8; 16] {
     let mut hash = FingerprintHasher(Xxh3Default::new());
     match change {
@@ -21,7 +22,8 @@ pub(crate) fn compute(change: &CommitRequest) -> [u8; 16] {
             hash.part(b'k', schema.primary_key.as_bytes());
             hash.part(b't', schema.key_type.to_string().as_bytes());
             schema.indexes.iter().for_each(|index| hash.part(b'i', index.as_bytes()));
-            // Newer options are hashed only if they are set, so that requests without them keep their fingerprint.
+            // Newer options are hashed only if they are set, so that requests without them keep their
+            // fingerprint.
             if let Some(ms) = schema.retain_ms {
                 hash.part(b'r', &ms.to_le_bytes());
             }

@@ -13,8 +13,8 @@ use crate::admission::prepared_commit::NewEvent;
 use crate::admission::table::{AdmittedTable, RowState};
 use crate::admission::tables::AdmittedTables;
 
-/// Checks a commit's preconditions and applies its operations in order; each one sees those before it. After an error the
-/// caller must undo the operations that were applied.
+/// Checks a commit's preconditions and applies its operations in order; each one sees those before it. After
+/// an error the caller must undo the operations that were applied.
 pub(super) fn admit_operations(
     tables: &mut AdmittedTables,
     token: WriteToken,

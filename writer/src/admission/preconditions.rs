@@ -44,8 +44,9 @@ pub(super) fn check_preconditions(tables: &AdmittedTables, preconditions: &[Prec
         .violating(violations))
 }
 
-/// The commit up to which a missing row may have been deleted without trace: a DROP deletes all rows and does not keep which
-/// ones, and compaction removes what was deleted before the floor. 0 if every deletion is known.
+/// The commit up to which a missing row may have been deleted without trace: a DROP deletes all rows and does
+/// not keep which ones, and compaction removes what was deleted before the floor. 0 if every deletion is
+/// known.
 fn oldest_known_seq(table: &AdmittedTable) -> u64 {
     let floor = table.layers().floor().map_or(0, |floor| floor.seq);
     table.recreated_seq().max(floor)

@@ -50,7 +50,8 @@ impl PreparedCommit {
         }
         let frames = u32::try_from(events.len()).unwrap_or(u32::MAX);
         for NewEvent { table, kind, key, payload, replaces } in &events {
-            // Only the commit's first frame in a table carries the shape and the meta: `remove` returns them once.
+            // Only the commit's first frame in a table carries the shape and the meta: `remove` returns them
+            // once.
             let first = frames_by_table
                 .remove(table)
                 .map(|frames_in_table| (CommitShape { frames, frames_in_table }, &meta));

@@ -1,4 +1,5 @@
-//! The ingest position of each producer, so that a producer that reconnects continues after its last durable batch.
+//! The ingest position of each producer, so that a producer that reconnects continues after its last durable
+//! batch.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,9 +12,9 @@ const REFUSALS_KEPT: usize = 1000;
 /// The position of a producer's stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProducerPosition {
-    /// The last batch with a committed operation.
+    /// The last batch that was processed, at least in part.
     pub(crate) batch: u64,
-    /// The last committed operation of that batch, counted from 0.
+    /// The last committed operation of that batch, counted from 0; 0 if none was committed.
     pub(crate) operation: u32,
     /// Whether the batch was processed to its end: no later operation of it can still be committed.
     pub(crate) complete: bool,
@@ -55,8 +56,9 @@ impl ProducerPositions {
         self.undo.push_back((seq, producer, prior));
     }
 
-    /// Marks a producer's batch as processed to its end, even if none of its operations was committed. `seq` is the newest
-    /// commit: refusals of the batch may depend on it, so the mark is taken back if that commit does not become durable.
+    /// Marks a producer's batch as processed to its end, even if none of its operations was committed. `seq`
+    /// is the newest commit: refusals of the batch may depend on it, so the mark is taken back if that commit
+    /// does not become durable.
     pub(crate) fn complete_batch(&mut self, producer: &str, batch: u64, seq: u64) {
         let prior = self.positions.get(producer).copied();
         let position = match prior {
@@ -74,7 +76,8 @@ impl ProducerPositions {
             return;
         }
         let kept = self.refusals.entry(producer.to_owned()).or_default();
-        // A batch that did not become durable is processed a second time: its second refusals replace the first.
+        // A batch that did not become durable is processed a second time: its second refusals replace the
+        // first.
         kept.retain(|refusal| refusal.batch != batch);
         kept.extend(refused.iter().cloned());
         kept.drain(..kept.len().saturating_sub(REFUSALS_KEPT));

@@ -19,11 +19,12 @@ use crate::admission::requests::RequestWindow;
 use crate::admission::schema_changes::apply_schema_event;
 use crate::admission::table::{AdmittedTable, RowState};
 
-/// The admission state while it is rebuilt: recovery passes every table first, then the commits of the log in order.
+/// The admission state while it is rebuilt: recovery passes every table first, then the commits of the log in
+/// order.
 ///
-/// Requests and producers are kept twice: a snapshot holds those of the log that it covers, and the log holds the rest. A
-/// commit that changed several tables is in the snapshots of some and in the log of others, so each commit must be counted
-/// only once, and requests must be remembered in the order of their commits.
+/// Requests and producers are kept twice: a snapshot holds those of the log that it covers, and the log holds
+/// the rest. A commit that changed several tables is in the snapshots of some and in the log of others, so
+/// each commit must be counted only once, and requests must be remembered in the order of their commits.
 #[derive(Debug)]
 pub(crate) struct AdmissionRebuild<'a> {
     files: &'a TableFiles,
@@ -147,7 +148,8 @@ impl Replay for AdmissionRebuild<'_> {
         }
         self.admission.last = WriteToken { seq, time_ms };
         if let Some(CommitMeta { request, origin, .. }) = meta.map(|meta| *meta) {
-            // The snapshot of another table may hold this commit's request, or a later commit of its producer.
+            // The snapshot of another table may hold this commit's request, or a later commit of its
+            // producer.
             let request = request.filter(|_| self.last_request_seq < seq);
             let origin = origin.filter(|origin| {
                 self.snapshot_producers.get(&origin.producer).is_none_or(|found| found.seq < seq)

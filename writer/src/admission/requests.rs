@@ -5,7 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::table::operation::WriteToken;
 
-/// How long request ids are remembered. The bound that is reached first counts. The window also bounds the memory used.
+/// How long request ids are remembered. The bound that is reached first counts. The window also bounds the
+/// memory used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestWindow {
     /// The number of commits for which an id is remembered.
@@ -57,7 +58,8 @@ impl RecentRequests {
         }
     }
 
-    /// Remembers the request of a commit, and removes the requests that have left the window. Commits must come in order.
+    /// Remembers the request of a commit, and removes the requests that have left the window. Commits must
+    /// come in order.
     pub(crate) fn insert(&mut self, request: RequestId, token: WriteToken) {
         self.order.push_back((request.id.clone(), token));
         self.by_id.insert(request.id, (request.fingerprint, token));
@@ -68,7 +70,8 @@ impl RecentRequests {
             {
                 break;
             }
-            // If the id was used again after it left the window, the entry in `by_id` belongs to the later commit.
+            // If the id was used again after it left the window, the entry in `by_id` belongs to the later
+            // commit.
             if self.by_id.get(id).is_some_and(|(_, at)| at == oldest) {
                 self.by_id.remove(id);
             }

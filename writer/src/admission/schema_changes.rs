@@ -51,8 +51,8 @@ pub(super) fn admit_schema_change(
     }])
 }
 
-/// The id of the table that a CREATE makes: the commit's seq, or the old id if the table was dropped. `None` if the table
-/// exists and `if_not_exists` is set.
+/// The id of the table that a CREATE makes: the commit's seq, or the old id if the table was dropped. `None`
+/// if the table exists and `if_not_exists` is set.
 fn table_id_for_create(
     tables: &AdmittedTables,
     token: WriteToken,

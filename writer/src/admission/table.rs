@@ -7,16 +7,16 @@ use driftdb_common::error::Result;
 use driftdb_common::format::document::Document;
 use driftdb_common::format::key::Key;
 use driftdb_common::table::layers::LayerMap;
-use driftdb_common::table::memtable::TableCounts;
 use driftdb_common::table::schema::Schema;
+use driftdb_common::table::table_counts::TableCounts;
 
 /// A row after its last change.
 #[derive(Debug, Clone)]
 pub(crate) struct RowState {
     /// The commit that last changed the row.
     pub(crate) seq: u64,
-    /// The row's content; `None` if the row is deleted. A deleted row stays here because preconditions ask which
-    /// commit deleted it.
+    /// The row's content; `None` if the row is deleted. A deleted row stays here because preconditions ask
+    /// which commit deleted it.
     pub(crate) document: Option<Document>,
 }
 
@@ -53,8 +53,8 @@ impl AdmittedTable {
         AdmittedTable { layers: Arc::new(layers), dropped, counts, ..self }
     }
 
-    /// The successor of this table's `past` under the same name: a new CREATE continues the past's history and starts
-    /// without rows.
+    /// The successor of this table's `past` under the same name: a new CREATE continues the past's history
+    /// and starts without rows.
     pub(crate) fn continuing(self, past: &AdmittedTable) -> AdmittedTable {
         let counts = TableCounts { rows: 0, ..past.counts };
         AdmittedTable { layers: Arc::clone(&past.layers), counts, ..self }
@@ -131,8 +131,8 @@ impl AdmittedTable {
         self.counts = counts;
     }
 
-    /// A row's last state, or `None` if the row never existed. A row that was deleted at or before the table's floor is
-    /// not known any more and returns `None` too.
+    /// A row's last state, or `None` if the row never existed. A row that was deleted at or before the
+    /// table's floor is not known any more and returns `None` too.
     pub(crate) fn row(&self, key: &Key) -> Result<Option<RowState>> {
         if let Some(row) = self.rows.get(key) {
             return Ok(Some(row.clone()));
@@ -150,8 +150,8 @@ impl AdmittedTable {
         Ok(self.row(key)?.and_then(|row| row.document))
     }
 
-    /// Sets a row's state and returns the one before if that was in memory. `was_live` says whether the row was live, which
-    /// the caller has looked up.
+    /// Sets a row's state and returns the one before if that was in memory. `was_live` says whether the row
+    /// was live, which the caller has looked up.
     pub(crate) fn set_row(&mut self, key: Key, row: RowState, was_live: bool) -> Option<RowState> {
         let is_live = u64::from(row.document.is_some());
         self.counts.rows = (self.counts.rows + is_live).saturating_sub(u64::from(was_live));

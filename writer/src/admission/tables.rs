@@ -6,8 +6,8 @@ use std::sync::Arc;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::Key;
 use driftdb_common::table::layers::LayerMap;
-use driftdb_common::table::memtable::TableCounts;
 use driftdb_common::table::schema::Schema;
+use driftdb_common::table::table_counts::TableCounts;
 
 use crate::admission::table::{AdmittedTable, RowState};
 
@@ -189,5 +189,66 @@ impl AdmittedTables {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.undo.len());
         self.undo.drain(..count);
         self.undo_discarded += count as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use driftdb_common::format::document::Document;
+    use driftdb_common::format::key::KeyType;
+
+    use super::*;
+
+    fn schema(indexes: &[&str]) -> Schema {
+        let indexes = indexes.iter().map(|path| (*path).to_owned()).collect();
+        let (table, primary_key) = ("t".to_owned(), "id".to_owned());
+        Schema { table, primary_key, key_type: KeyType::String, indexes, retain_ms: None }
+    }
+
+    fn row(seq: u64, json: &str) -> RowState {
+        RowState { seq, document: Some(Document::from_json(json).unwrap()) }
+    }
+
+    /// Everything that a rollback must restore.
+    fn content(tables: &AdmittedTables) -> String {
+        let table = tables.by_name_in_any_case("T").map(|table| {
+            let row = table.row(&Key::Str("a".into())).unwrap();
+            (table.is_live(), table.schema().clone(), table.counts(), row.map(|row| (row.seq, row.document)))
+        });
+        format!("{} {table:?} {:?}", tables.len(), tables.by_id(1).is_some())
+    }
+
+    #[test]
+    fn undo_returns_to_the_state_at_every_mark() {
+        let mut tables = AdmittedTables::default();
+        let mut states = vec![(tables.undo_mark(), content(&tables))];
+        let key = || Key::Str("a".into());
+        let changes: [&dyn Fn(&mut AdmittedTables); 6] = [
+            &|tables| tables.create(AdmittedTable::new(1, 1, schema(&[]))),
+            &|tables| tables.change_row("t", key(), row(2, r#"{"id":"a"}"#), false),
+            &|tables| tables.change_row("t", key(), row(3, r#"{"id":"a","n":1}"#), true),
+            &|tables| tables.alter(schema(&["n"]), 4).unwrap(),
+            &|tables| tables.drop_table("t", 5).unwrap(),
+            &|tables| tables.create(AdmittedTable::new(1, 6, schema(&[]))),
+        ];
+        for change in changes {
+            change(&mut tables);
+            states.push((tables.undo_mark(), content(&tables)));
+        }
+        for (mark, state) in states.iter().rev() {
+            tables.undo_to(*mark);
+            assert_eq!(content(&tables), *state);
+        }
+    }
+
+    #[test]
+    fn undo_stops_at_what_is_durable() {
+        let mut tables = AdmittedTables::default();
+        tables.create(AdmittedTable::new(1, 1, schema(&[])));
+        tables.discard_undo_before(tables.undo_mark());
+        let durable = content(&tables);
+        tables.change_row("t", Key::Str("a".into()), row(2, r#"{"id":"a"}"#), false);
+        tables.undo_to(UndoMark::default());
+        assert_eq!(content(&tables), durable);
     }
 }

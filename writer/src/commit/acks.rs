@@ -5,7 +5,8 @@ use tokio::sync::oneshot;
 
 use crate::admission::CommitReceipt;
 
-/// An outcome that the committer sends to a waiting request once everything that the outcome depends on is durable.
+/// An outcome that the committer sends to a waiting request once everything that the outcome depends on is
+/// durable.
 #[derive(Debug)]
 pub(crate) struct CommitAck {
     request: oneshot::Sender<Result<CommitReceipt>>,
@@ -13,13 +14,13 @@ pub(crate) struct CommitAck {
 }
 
 impl CommitAck {
-    /// An acknowledgement that waits, and the request's end of it.
+    /// A waiting acknowledgement: the committer's end and the request's end.
     pub(super) fn pending(outcome: Result<CommitReceipt>) -> (CommitAck, PendingAck) {
         let (request, ack) = oneshot::channel();
         (CommitAck { request, outcome }, PendingAck::Waiting(ack))
     }
 
-    /// Sends the outcome. If the client has disconnected, the outcome is dropped: the commit is durable anyway.
+    /// Sends the outcome. If the client has disconnected, the outcome is dropped.
     pub(crate) fn send(self) {
         let _ = self.request.send(self.outcome);
     }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::Result;
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::schema::Schema;
 
 use crate::admission::table::AdmittedTable;
 use crate::commit::state::CommitShared;
+use crate::errors::unknown_table_id;
 
 /// Looks up tables. What it returns includes changes that are not durable yet.
 #[derive(Debug, Clone)]
@@ -31,7 +32,7 @@ impl TableCatalog {
     /// The snapshot files that admission reads of a table.
     pub(crate) fn layers(&self, id: u64) -> Result<Arc<LayerMap>> {
         let layers = self.0.state.lock().layers(id);
-        layers.ok_or_else(|| Error::new(Reason::TableNotFound, format!("unknown table id {id}")))
+        layers.ok_or_else(|| unknown_table_id(id))
     }
 
     /// Calls `f` for every table, including dropped ones. The lock is held meanwhile, so `f` must be quick.

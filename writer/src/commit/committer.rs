@@ -23,7 +23,8 @@ struct CommitterWork {
     log_tasks: Vec<LogTask>,
 }
 
-/// Writes groups until the writer closes. An error means that the content of the disk is not known any more (I5).
+/// Writes groups until the writer closes. An error means that the content of the disk is not known any more
+/// (I5).
 pub(super) fn run(
     mut log: Log,
     shared: &CommitShared,
@@ -51,9 +52,9 @@ pub(super) fn run(
     log.close()
 }
 
-/// Waits until the open group or the log tasks are not empty, and takes them. Returns `None` once the writer is closing and
-/// nothing is left. With fencing, an idle writer checks periodically whether it still is the writer, because it also answers
-/// questions.
+/// Waits until the open group or the log tasks are not empty, and takes them. Returns `None` once the writer
+/// is closing and nothing is left. With fencing, an idle writer checks periodically that no other writer has
+/// taken over, because calls such as Status do not go through the committer.
 fn wait_for_work(shared: &CommitShared, fenced: bool) -> Option<CommitterWork> {
     let mut state = shared.state.lock();
     while state.open.acks.is_empty() && state.log_tasks.is_empty() {
@@ -87,8 +88,8 @@ fn stopped_error(cause: &Error) -> Error {
     Error::new(Reason::WriterStopped, format!("the writer has stopped: {}", cause.message()))
 }
 
-/// Stops the writer after a log task has failed. Nothing of the group was written, so every request in it gets
-/// WRITER_STOPPED.
+/// Stops the writer after a log task has failed. Nothing of the group was written, so every request in it
+/// gets WRITER_STOPPED.
 fn stop_before_write(
     shared: &CommitShared,
     mut group: OpenGroup,
@@ -108,7 +109,8 @@ fn stop_before_write(
     error.clone()
 }
 
-/// Updates the state after a group was written or refused. Returns the acks to send, and the error that stops the writer.
+/// Updates the state after a group was written or refused. Returns the acks to send, and the error that stops
+/// the writer.
 fn settle(
     shared: &CommitShared,
     log: &Log,

@@ -1,4 +1,5 @@
-//! Batches of a producer's stream: admits the operations that are new, in order, and reports the refused ones.
+//! Batches of a producer's stream: admits the operations that are new, in order, and reports the refused
+//! ones.
 
 use std::sync::Arc;
 
@@ -56,8 +57,8 @@ impl IngestPipeline {
         IngestPipeline(Arc::clone(shared))
     }
 
-    /// Whether the queue has room for another batch. True also if the writer takes no more writes: the next batch then fails
-    /// at once.
+    /// Whether the queue has room for another batch. True also if the writer takes no more writes: the next
+    /// batch then fails at once.
     pub(crate) fn has_room(&self) -> bool {
         let state = self.0.state.lock();
         state.check_accepting().is_err() || state.check_room(self.0.tail_limit).is_ok()
@@ -68,8 +69,9 @@ impl IngestPipeline {
         IngestSession { ended, rollbacks: self.0.state.lock().rollbacks }
     }
 
-    /// Admits the operations of a batch that were not admitted before. Returns `None` and does nothing if the stream has ended:
-    /// the producer's newer stream may already know its position, and a batch admitted now would be applied twice.
+    /// Admits the operations of a batch that were not admitted before. Returns `None` and does nothing if the
+    /// stream has ended: the producer's newer stream may already know its position, and a batch admitted now
+    /// would be applied twice.
     pub(crate) fn admit_batch(
         &self,
         batch: IngestBatch,
@@ -90,8 +92,8 @@ impl IngestPipeline {
         Ok(Some(self.acknowledge(state, number, refused)))
     }
 
-    /// The batch after which a producer continues: the last one that was processed to its end. The answer repeats the recently
-    /// refused operations, and is ready once that batch is durable.
+    /// The batch after which a producer continues: the last one that was processed to its end. The answer
+    /// repeats the recently refused operations, and is ready once that batch is durable.
     pub(crate) fn producer_position(&self, producer: &str) -> Result<AdmittedBatch> {
         let state = self.0.state.lock();
         state.check_accepting()?;
@@ -123,7 +125,8 @@ fn admit_operations_of_batch(state: &mut CommitState, batch: IngestBatch) -> Vec
     let position = producer.as_ref().and_then(|producer| state.admission.producers.get(producer));
     let mut refused = Vec::new();
     let Some(first) = first_new_operation(position, number) else { return refused };
-    // A commit is appended only after the next one is admitted: until then it may be the batch's last, which carries a mark.
+    // A commit is appended only after the next one is admitted: until then it may be the batch's last, which
+    // carries a mark.
     let mut held: Option<PreparedCommit> = None;
     for (last, operations) in commits_of_batch(operations, first, atomic) {
         match prepare_commit(state, &context, last, operations) {
@@ -148,7 +151,8 @@ fn admit_operations_of_batch(state: &mut CommitState, batch: IngestBatch) -> Vec
     refused
 }
 
-/// The commits of a batch from operation `first` on: the index of each commit's last operation, and its operations.
+/// The commits of a batch from operation `first` on: the index of each commit's last operation, and its
+/// operations.
 fn commits_of_batch(
     operations: Vec<Result<Operation>>,
     first: usize,

@@ -7,12 +7,14 @@ use std::time::Duration;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::wal::appender::{AppendError, Log};
-use driftdb_common::table::build::snapshot::ReadLimit;
 use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::log_tail::ReadLimit;
 
 use crate::commit::state::CommitShared;
+use crate::errors::unknown_table_id;
 
-/// How often [`LogAccess::manifest_and_layers`] tries again while a table's files are replaced, and the pause between.
+/// How often [`LogAccess::manifest_and_layers`] tries again while a table's files are replaced, and the pause
+/// between.
 const MANIFEST_TRIES: u32 = 100;
 const MANIFEST_PAUSE: Duration = Duration::from_millis(1);
 
@@ -25,7 +27,8 @@ impl LogAccess {
         LogAccess(Arc::clone(shared))
     }
 
-    /// Runs `work` on the committer between two groups and returns its result. A fatal error stops the writer (I5).
+    /// Runs `work` on the committer between two groups and returns its result. A fatal error stops the writer
+    /// (I5).
     pub(crate) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Log) -> Result<T, AppendError> + Send + 'static,
@@ -70,22 +73,19 @@ impl LogAccess {
                     let limit = ReadLimit { segment: entry.segment, bytes: entry.bytes, seq };
                     Ok((manifest.clone(), limit))
                 }
-                _ => {
-                    let message = format!("unknown table id {id}");
-                    Err(AppendError::Refused(Error::new(Reason::TableNotFound, message)))
-                }
+                _ => Err(AppendError::Refused(unknown_table_id(id))),
             }
         })
     }
 
-    /// A table's manifest and read limit as [`LogAccess::manifest`] returns them, with the files that the manifest names.
+    /// A table's manifest and read limit as [`LogAccess::manifest`] returns them, with the files that the
+    /// manifest names.
     pub(crate) fn manifest_and_layers(&self, id: u64) -> Result<(Manifest, ReadLimit, Arc<LayerMap>)> {
         // A snapshot job can replace the files between the two reads.
         for _ in 0..MANIFEST_TRIES {
             let (manifest, limit) = self.manifest(id)?;
             let layers = self.0.state.lock().layers(id);
-            let unknown = || Error::new(Reason::TableNotFound, format!("unknown table id {id}"));
-            let layers = layers.ok_or_else(unknown)?;
+            let layers = layers.ok_or_else(|| unknown_table_id(id))?;
             if layers.end() == manifest.deltas.last().map_or(0, |era| era.seq) {
                 return Ok((manifest, limit, layers));
             }

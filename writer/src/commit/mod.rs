@@ -1,12 +1,12 @@
 //! The commit path, from an admitted change to a durable, acknowledged commit.
 //!
-//! Requests are admitted under one lock, in the order in which they arrive, into the open group. One thread, the committer, owns
-//! the log: it takes the open group, appends and syncs it, publishes it in HEAD, and wakes everyone in it with one message.
-//! Meanwhile the next group fills. So documents are decoded and checked on all cores, and a sync is shared by all commits that
-//! arrived during the one before.
+//! Requests are admitted under one lock, in the order in which they arrive, into the open group. One thread,
+//! the committer, owns the log: it takes the open group, appends and syncs it, publishes it in HEAD, and
+//! wakes everyone in it with one message. Meanwhile the next group fills. So documents are decoded and
+//! checked on all cores, and a sync is shared by all commits that arrived during the one before.
 //!
-//! All parts share one lock, because a commit must see every commit admitted before it. Each part here is one role over that
-//! state: what a caller may do with it.
+//! All parts share one lock, because a commit must see every commit admitted before it. Each part here is one
+//! role over that state: what a caller may do with it.
 
 mod acks;
 mod catalog;

@@ -21,8 +21,8 @@ impl CommitPipeline {
         CommitPipeline(Arc::clone(shared))
     }
 
-    /// Admits a change and waits until it is durable or refused. A refusal that depends on a commit that is not durable yet
-    /// waits for that commit.
+    /// Admits a change and waits until it is durable or refused. A refusal that depends on a commit that is
+    /// not durable yet waits for that commit.
     pub(crate) async fn commit(
         &self,
         change: CommitRequest,

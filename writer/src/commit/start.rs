@@ -32,9 +32,9 @@ pub(crate) struct CommitHandles {
     pub(crate) status: CommitStatus,
 }
 
-/// Starts the committer's thread. The committer sends acknowledgements to `acks`, one message a group, for a task of the
-/// runtime to deliver, and a message to `growth` when a snapshot may be due. Writes are refused while the log after the newest
-/// snapshots has more than `tail_limit` bytes.
+/// Starts the committer's thread. The committer sends acknowledgements to `acks`, one message a group, for a
+/// task of the runtime to deliver, and a message to `growth` when a snapshot may be due. Writes are refused
+/// while the log after the newest snapshots has more than `tail_limit` bytes.
 pub(crate) fn start(
     log: Log,
     admission: Admission,

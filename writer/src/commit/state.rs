@@ -1,4 +1,5 @@
-//! The state that request tasks and the committer share under one lock: admitted commits, and what waits for the committer.
+//! The state that request tasks and the committer share under one lock: admitted commits, and what waits for
+//! the committer.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::admission::{Admission, CommitReceipt};
 use crate::commit::acks::{CommitAck, PendingAck};
+use crate::errors::shutting_down;
 
 /// How long a client waits before it retries when the queue is full.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -26,8 +28,8 @@ pub(super) struct CommitShared {
     pub(super) work_ready: Condvar,
     /// Receives a message after a group that may make a snapshot or an index due.
     pub(super) growth: mpsc::Sender<()>,
-    /// The bytes of log after the newest snapshots, of all tables together, above which writes are refused until a snapshot
-    /// covers some of them. Bounds the memory that rows not covered by a snapshot take.
+    /// The bytes of log after the newest snapshots, of all tables together, above which writes are refused
+    /// until a snapshot covers some of them. Bounds the memory that rows not covered by a snapshot take.
     pub(super) tail_limit: u64,
 }
 
@@ -65,11 +67,13 @@ pub(super) struct CommitState {
     pub(super) tails: HashMap<u64, LogTail>,
     /// The bytes of all tails together.
     pub(super) tail_bytes: u64,
-    /// Whether the committer is writing a group. What is admitted meanwhile depends on commits that are not durable yet.
+    /// Whether the committer is writing a group. What is admitted meanwhile depends on commits that are not
+    /// durable yet.
     pub(super) writing: bool,
     /// The last durable commit.
     pub(super) durable: WriteToken,
-    /// Whether another writer may have taken over. If so, every answer waits until the committer has checked that none has.
+    /// Whether fencing is on. If so, every answer waits until the committer has checked that no other writer
+    /// has taken over.
     pub(super) fenced: bool,
     /// By table id.
     pub(super) storage: HashMap<u64, TableStorage>,
@@ -87,7 +91,7 @@ impl CommitState {
             return Err(stopped.clone());
         }
         if self.closing {
-            return Err(Error::new(Reason::ShuttingDown, "the writer is shutting down; retry later"));
+            return Err(shutting_down());
         }
         Ok(())
     }
@@ -118,7 +122,8 @@ impl CommitState {
         self.open.group.tables.values().map(|table| table.frames.bytes().len()).sum()
     }
 
-    /// Answers at once if the outcome depends on durable commits only. Otherwise the answer waits for the open group.
+    /// Answers at once if the outcome depends on durable commits only. Otherwise the answer waits for the
+    /// open group.
     pub(super) fn acknowledge(&mut self, outcome: Result<CommitReceipt>) -> PendingAck {
         let is_all_durable = !self.writing && self.open.acks.is_empty() && self.open.group.tables.is_empty();
         let is_durable = match &outcome {

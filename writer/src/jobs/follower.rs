@@ -47,8 +47,8 @@ impl<T> JobFollower<T> {
         JobFollower { job, work_done, problems, outcome: Some(outcome), next_progress, has_ended: false }
     }
 
-    /// Waits for the next event. Progress reports between two events are merged into one. The last progress comes before the
-    /// result, and `None` after it.
+    /// Waits for the next event. Progress reports between two events are merged into one. The last progress
+    /// comes before the result, and `None` after it.
     pub(crate) async fn next(&mut self) -> Option<JobEvent<T>> {
         if !self.has_ended {
             let (next_progress, work_done) = (self.next_progress, &mut self.work_done);

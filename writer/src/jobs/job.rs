@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::Result;
 use driftdb_common::limits;
 use driftdb_common::table::check::verification::Problem;
 use tokio::sync::{mpsc, watch};
 
+use crate::errors::shutting_down;
 use crate::jobs::task::JobTask;
 
 /// A job's progress.
@@ -83,8 +84,8 @@ impl JobHandle {
         JobHandle { job, cancelled, problems, reported_problems: AtomicU64::new(0) }
     }
 
-    /// Reports progress. `total` is 0 if it is not known. Never waits for a follower. A call every few hundred frames is
-    /// enough.
+    /// Reports progress. `total` is 0 if it is not known. Never waits for a follower. A call every few
+    /// hundred frames is enough.
     pub(crate) fn report(&self, done: u64, total: u64, unit: &'static str) {
         self.job.work_done.send_replace(WorkDone { done, total, unit });
     }
@@ -94,16 +95,12 @@ impl JobHandle {
         if self.cancelled.load(Ordering::Acquire) { Err(shutting_down()) } else { Ok(()) }
     }
 
-    /// Reports a problem. After [`limits::PROBLEMS_LISTED`] problems the others are only counted, in the summary.
+    /// Reports a problem. After [`limits::PROBLEMS_LISTED`] problems the others are only counted, in the
+    /// summary.
     pub(crate) fn report_problem(&self, problem: Problem) {
         if self.reported_problems.fetch_add(1, Ordering::Relaxed) < limits::PROBLEMS_LISTED {
             // If the follower is gone, the job continues without it.
             let _ = self.problems.send(problem);
         }
     }
-}
-
-/// The error of a job that the shutdown ends or refuses.
-pub(super) fn shutting_down() -> Error {
-    Error::new(Reason::ShuttingDown, "the writer is shutting down; retry later")
 }

@@ -1,7 +1,7 @@
 //! Long jobs: snapshots, compactions and verifications that calls start.
 //!
-//! Each job runs on its own thread and continues if its caller disconnects. Jobs that would interfere with each other run in the
-//! order in which they were started.
+//! Each job runs on its own thread and continues if its caller disconnects. Jobs that would interfere with
+//! each other run in the order in which they were started.
 
 mod follower;
 mod job;

@@ -10,8 +10,9 @@ use driftdb_common::limits;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::errors::shutting_down;
 use crate::jobs::follower::JobFollower;
-use crate::jobs::job::{JobHandle, JobProgress, JobState, shutting_down};
+use crate::jobs::job::{JobHandle, JobProgress, JobState};
 use crate::jobs::task::{JobKind, JobTask};
 
 /// How long a client waits before it retries when too many jobs wait.
@@ -31,8 +32,8 @@ impl JobQueue {
         !self.jobs.range(..job.number).any(|(_, other)| other.task.conflicts_with(&job.task))
     }
 
-    /// Whether a job may start: no older job conflicts with it, and the running jobs together with the older unblocked ones
-    /// leave a place.
+    /// Whether a job may start: no older job conflicts with it, and the running jobs together with the older
+    /// unblocked ones leave a place.
     fn may_start(&self, job: &JobState) -> bool {
         let goes_first = |other: &JobState| other.number < job.number && self.is_unblocked(other);
         let taken = self.jobs.values().filter(|other| other.is_running() || goes_first(other)).count();
@@ -53,8 +54,8 @@ struct JobRegistry {
 pub(crate) struct Jobs(Arc<JobRegistry>);
 
 impl Jobs {
-    /// Starts a job, or queues it behind the jobs that it conflicts with. A second compaction of the same table is refused,
-    /// because its result depends on the first.
+    /// Starts a job, or queues it behind the jobs that it conflicts with. A second compaction of the same
+    /// table is refused, because its result depends on the first.
     pub(crate) fn start<T: Send + 'static>(
         &self,
         task: JobTask,
@@ -67,7 +68,8 @@ impl Jobs {
         let entry = RegistryEntry { registry: Arc::clone(&self.0), number: job.number };
         let handle = JobHandle::new(job, Arc::clone(&self.0.cancelled), problems);
         let run = move || {
-            // Moved into the thread, so that it is dropped if the work panics: a shutdown waits for all entries.
+            // Moved into the thread, so that it is dropped if the work panics: a shutdown waits for all
+            // entries.
             let entry = entry;
             let outcome = entry.wait_for_turn(&handle.job).and_then(|()| work(&handle));
             if let Err(error) = &outcome {

@@ -14,7 +14,8 @@ fn task(kind: JobKind, table: &str) -> JobTask {
     JobTask { kind, table: Some(table).filter(|table| !table.is_empty()).map(str::to_owned) }
 }
 
-/// Work that sends its name to `started` when it starts, and ends when the returned sender sends or is dropped.
+/// Work that sends its name to `started` when it starts, and ends when the returned sender sends or is
+/// dropped.
 fn held_work(
     started: &Sender<&'static str>,
     name: &'static str,

@@ -1,15 +1,17 @@
-//! The background task: takes snapshots that are due, updates indexes, enforces retention, and deletes unused files.
+//! The background task: takes snapshots that are due, updates indexes, enforces retention, and deletes unused
+//! files.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::table::build::snapshot::{self, ProgressFn};
+use driftdb_common::table::build::progress::ProgressFn;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::commit::LogTail;
 use crate::config::SnapshotTriggers;
+use crate::errors::shutting_down;
 use crate::maintenance::context::MaintenanceContext;
 use crate::maintenance::indexer::Indexer;
 use crate::maintenance::retention::Retention;
@@ -36,7 +38,8 @@ pub(crate) struct BackgroundMaintenance {
 }
 
 impl BackgroundMaintenance {
-    /// Runs a pass whenever `growth` receives a message, and at least once a second, until `shutdown` is cancelled.
+    /// Runs a pass whenever `growth` receives a message, and at least once a second, until `shutdown` is
+    /// cancelled.
     pub(crate) async fn run(self: Arc<Self>, mut growth: mpsc::Receiver<()>, shutdown: CancellationToken) {
         let mut pause = PASS_PAUSE;
         loop {
@@ -46,7 +49,7 @@ impl BackgroundMaintenance {
                 () = tokio::time::sleep(PASS_INTERVAL_MAX) => {}
             }
             let (this, ending) = (Arc::clone(&self), shutdown.clone());
-            let progress = move |_| if ending.is_cancelled() { Err(snapshot::cancelled()) } else { Ok(()) };
+            let progress = move |_| if ending.is_cancelled() { Err(shutting_down()) } else { Ok(()) };
             let pass = tokio::task::spawn_blocking(move || this.run_pass(&progress)).await;
             let failure = match pass {
                 Ok(outcome) => outcome.err(),
@@ -88,8 +91,8 @@ impl BackgroundMaintenance {
         Ok(())
     }
 
-    /// A table that is due for a snapshot: one that has reached a trigger, or the one with the longest log if all tables
-    /// together have.
+    /// A table that is due for a snapshot: one that has reached a trigger, or the one with the longest log if
+    /// all tables together have.
     fn due_table(&self) -> Option<u64> {
         let SnapshotTriggers { events, bytes, memory } = self.context.triggers;
         let tails = self.context.commits.status.tails();

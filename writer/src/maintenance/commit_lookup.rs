@@ -6,7 +6,7 @@ use std::time::Duration;
 use driftdb_common::error::{Error, Result};
 use driftdb_common::format::event::EventType;
 use driftdb_common::storage::wal::cursor::CursorItem;
-use driftdb_common::table::build::snapshot::log_after;
+use driftdb_common::table::log_tail::log_after;
 use driftdb_common::table::point_in_time::CommitBound;
 
 use crate::maintenance::context::MaintenanceContext;
@@ -85,8 +85,8 @@ impl CommitLookup {
             return Ok(Some(published.1));
         }
         let ids = commits.catalog.map_tables(|table| table.id());
-        // A snapshot that is taken between the two reads moves a commit from the log into the files, where the first
-        // read did not find it. So look twice.
+        // A snapshot that is taken between the two reads moves a commit from the log into the files, where
+        // the first read did not find it. So look twice.
         for pause in [Some(LOOKUP_PAUSE), None] {
             for id in &ids {
                 if let Some(time) = commits.catalog.layers(*id)?.time_of(seq)? {

@@ -11,7 +11,7 @@ use driftdb_common::storage::wal::appender::CompactionInput;
 use driftdb_common::table::build::compaction::{
     self, CompactionLog, CompactionPlan, CompactionRequest, ManifestEdit,
 };
-use driftdb_common::table::build::snapshot::ProgressFn;
+use driftdb_common::table::build::progress::ProgressFn;
 use driftdb_common::table::point_in_time::PointInTime;
 
 use crate::maintenance::commit_lookup::{CommitLookup, ScannedTail};
@@ -56,8 +56,8 @@ impl Compactor {
         Compactor { context, editor, snapshotter, lookup }
     }
 
-    /// Raises a table's floor to `before`, or to its newest snapshot if `before` is `None`. A dry run reports what this would
-    /// do and changes nothing.
+    /// Raises a table's floor to `before`, or to its newest snapshot if `before` is `None`. A dry run reports
+    /// what this would do and changes nothing.
     pub(super) fn compact(
         &self,
         id: u64,
@@ -95,8 +95,8 @@ impl Compactor {
         if dry_run { self.preview(id, seq) } else { self.raise_floor(id, (seq, time_ms), progress) }
     }
 
-    /// The floor's commit and its time. If no table has that commit's time any more, the table's last commit before it is used:
-    /// the table's state is the same there.
+    /// The floor's commit and its time. If no table has that commit's time any more, the table's last commit
+    /// before it is used: the table's state is the same there.
     fn floor_with_time(&self, id: u64, manifest: &Manifest, seq: u64) -> Result<(u64, u64)> {
         let floor = manifest.floor.filter(|floor| floor.seq == seq);
         if let Some(time_ms) =
@@ -161,8 +161,8 @@ impl Compactor {
         Ok(summary(&done.plan, ScannedTail::default()))
     }
 
-    /// The files of the image layer at a commit, with its indexes. A compaction writes them, possibly under the names of files
-    /// that wait for deletion.
+    /// The files of the image layer at a commit, with its indexes. A compaction writes them, possibly under
+    /// the names of files that wait for deletion.
     fn image_files(&self, manifest: &Manifest, seq: u64) -> Vec<PathBuf> {
         let (dir, name) = (&self.context.files.dir, manifest.table.as_str());
         let indexes = manifest.deltas.last().into_iter().flat_map(|delta| &delta.indexes);

@@ -1,6 +1,6 @@
 //! What every maintenance task uses: the files, the roles over the commit state, and the configuration.
 
-use driftdb_common::table::build::merge_policy::RequestsSince;
+use driftdb_common::table::build::requests_since::RequestsSince;
 use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::table_files::TableFiles;
 
@@ -19,8 +19,8 @@ pub(crate) struct MaintenanceContext {
 }
 
 impl MaintenanceContext {
-    /// The oldest request that new snapshots keep. Like the memory of requests, it is counted back from the newest commit,
-    /// whose time can be earlier than the clock's.
+    /// The oldest request that new snapshots keep. Like the memory of requests, it is counted back from the
+    /// newest commit, whose time can be earlier than the clock's.
     pub(super) fn requests_since(&self) -> RequestsSince {
         let RequestWindow { commits, millis } = self.window;
         let WriteToken { seq, time_ms } = self.commits.status.durable();

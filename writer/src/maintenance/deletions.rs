@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use driftdb_common::storage::fs::FileSystem;
 use parking_lot::Mutex;
 
-/// How long a file is kept after the manifest stopped naming it. Readers poll at least once a second, so they have seen the
-/// new manifest by then.
+/// How long a file is kept after the manifest stopped naming it. Readers poll at least once a second, so they
+/// have seen the new manifest by then.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// The files that wait, each with the time since when.

@@ -1,4 +1,5 @@
-//! Builds the indexes that a table's schema names and its newest files lack, and removes those that the schema does not name.
+//! Builds the indexes that a table's schema names and its newest files lack, and removes those that the
+//! schema does not name.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,8 +9,9 @@ use driftdb_common::format::manifest::Manifest;
 use driftdb_common::format::snapshot::kind;
 use driftdb_common::storage::layout::{delta_stem, image_stem};
 use driftdb_common::table::build::index;
-use driftdb_common::table::build::snapshot::ProgressFn;
-use driftdb_common::table::table_files::{LayerFile, TableFiles};
+use driftdb_common::table::build::progress::ProgressFn;
+use driftdb_common::table::layers::LayerFile;
+use driftdb_common::table::table_files::TableFiles;
 
 use crate::maintenance::context::MaintenanceContext;
 use crate::maintenance::table_editor::TableEditor;
@@ -39,7 +41,7 @@ impl Indexer {
     pub(super) fn update_all(&self, progress: ProgressFn<'_>) -> Result<()> {
         let tables = self.context.commits.catalog.map_tables(|table| {
             let wanted = &table.schema().indexes;
-            let needs_update = table.layers().needed_now().any(|(snapshot, _)| {
+            let needs_update = table.layers().newest_layers().any(|(snapshot, _)| {
                 wanted.iter().any(|path| snapshot.index(path).is_none())
                     || snapshot.indexes.iter().any(|(path, _)| !wanted.contains(path))
             });
@@ -82,12 +84,13 @@ impl Indexer {
         let (table, files) = ((manifest.table.as_str(), id), &self.context.files);
         let mut built = Vec::new();
         for path in wanted {
-            for (snapshot, is_image) in layers.needed_now() {
+            for (snapshot, is_image) in layers.newest_layers() {
                 if snapshot.index(path).is_some() {
                     continue;
                 }
                 let row_before = |key: &[u8], seq: u64| layers.document_before(key, seq);
-                // The index may have been dropped a moment ago: then its file waits for deletion under the same name.
+                // The index may have been dropped a moment ago: then its file waits for deletion under the
+                // same name.
                 self.editor.cancel_delete(&[index_file(files, &manifest, snapshot, path, is_image)]);
                 let bytes = index::build(files, table, snapshot, path, is_image, &row_before, progress)?;
                 let kind = if is_image { kind::IMAGE } else { kind::DELTA };

@@ -1,4 +1,5 @@
-//! Runs the merge policy on a table: writes image layers, merges delta layers, drops old images, and updates indexes.
+//! Runs the merge policy on a table: writes image layers, merges delta layers, drops old images, and updates
+//! indexes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,7 +7,8 @@ use std::sync::Arc;
 use driftdb_common::error::Result;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::table::build::merge_policy::{self, MergeTask};
-use driftdb_common::table::build::snapshot::{self, ProgressFn};
+use driftdb_common::table::build::progress::ProgressFn;
+use driftdb_common::table::build::{image, merge};
 use driftdb_common::table::layers::LayerMap;
 
 use crate::maintenance::context::MaintenanceContext;
@@ -30,18 +32,19 @@ impl Merger {
         Merger { context, editor, indexer }
     }
 
-    /// Runs the merge policy's tasks until none is left, then updates the indexes. The caller must hold the table's lock.
+    /// Runs the merge policy's tasks until none is left, then updates the indexes. The caller must hold the
+    /// table's lock.
     pub(super) fn run_merge_policy(&self, id: u64, progress: ProgressFn<'_>) -> Result<()> {
         loop {
             let (manifest, _, layers) = self.editor.current(id)?;
             match merge_policy::next_task(&manifest) {
-                Some(MergeTask::ImageLayer) => self.write_image(id, &manifest, &layers, progress)?,
-                Some(MergeTask::Merge(range)) => {
+                Some(MergeTask::WriteImage) => self.write_image(id, &manifest, &layers, progress)?,
+                Some(MergeTask::MergeDeltas(range)) => {
                     if !self.merge_deltas(id, &manifest, &layers, range, progress)? {
                         return Ok(());
                     }
                 }
-                Some(MergeTask::Drop(at)) => {
+                Some(MergeTask::RemoveImage(at)) => {
                     self.editor.replace_files(id, move |manifest| _ = manifest.images.remove(at))?;
                 }
                 None => return self.indexer.update(id, progress),
@@ -59,7 +62,7 @@ impl Merger {
     ) -> Result<()> {
         let table = (manifest.table.as_str(), id);
         let indexes = manifest.deltas.last().map(|delta| delta.indexes.clone()).unwrap_or_default();
-        let image = snapshot::full(&self.context.files, table, layers, layers.end(), &indexes, progress)?;
+        let image = image::build(&self.context.files, table, layers, layers.end(), &indexes, progress)?;
         tracing::info!(
             table = manifest.table,
             seq = image.seq,
@@ -81,9 +84,9 @@ impl Merger {
         progress: ProgressFn<'_>,
     ) -> Result<bool> {
         let table = (manifest.table.as_str(), id);
-        let deltas = layers.opened_eras(manifest, range.clone());
+        let deltas = layers.deltas_of(manifest, range.clone());
         let since = self.context.requests_since();
-        let merged = merge_policy::merge_eras(&self.context.files, table, &deltas, since, progress)?;
+        let merged = merge::merge_deltas(&self.context.files, table, &deltas, since, progress)?;
         let Some(merged) = merged else { return Ok(false) };
         self.editor.replace_files(id, move |manifest| {
             manifest.deltas.splice(range.clone(), [merged.clone()]);

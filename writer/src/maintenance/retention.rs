@@ -1,4 +1,4 @@
-//! Compacts the tables whose schemas limit how long history is kept (RETAIN), when it pays.
+//! Compacts the tables whose schemas limit how long history is kept (RETAIN), once enough can be freed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use driftdb_common::error::Result;
 use driftdb_common::service::clock::now_ms;
-use driftdb_common::table::build::snapshot::ProgressFn;
+use driftdb_common::table::build::progress::ProgressFn;
 use driftdb_common::table::point_in_time::PointInTime;
 use parking_lot::Mutex;
 
@@ -63,8 +63,8 @@ impl Retention {
         is_due
     }
 
-    /// The floor that a table's retention asks for, if at least a quarter of its delta layers, in bytes, is below it. A
-    /// compaction rewrites files, so it must free enough to be worth that.
+    /// The floor that a table's retention asks for, if at least a quarter of its delta layers, in bytes, is
+    /// below it. A compaction rewrites files, so it must free enough to be worth that.
     fn expired_floor(&self, id: u64, time_ms: u64) -> Result<Option<u64>> {
         let Some(seq) = self.lookup.last_commit_at(id, time_ms)? else { return Ok(None) };
         let (manifest, _) = self.context.commits.log.manifest(id)?;

@@ -1,4 +1,5 @@
-//! Takes snapshots: writes a table's log after its newest snapshot into delta layers, and evicts the rows from memory.
+//! Takes snapshots: writes a table's log after its newest snapshot into delta layers, and evicts the rows
+//! from memory.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +9,8 @@ use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::{DeltaLayer, LogPosition, Manifest};
 use driftdb_common::format::snapshot::TableChange;
 use driftdb_common::format::sortkey;
-use driftdb_common::table::build::snapshot::{self, DeltaLimits, ProgressFn};
+use driftdb_common::table::build::delta::{self, DeltaLimits};
+use driftdb_common::table::build::progress::ProgressFn;
 
 use crate::commit::LogTail;
 use crate::maintenance::context::MaintenanceContext;
@@ -44,8 +46,8 @@ impl Snapshotter {
         Snapshotter { context, editor, merger }
     }
 
-    /// Takes a snapshot of a table at the newest published commit, and runs the merge policy. `progress` receives the rows
-    /// done so far; its error ends the snapshot.
+    /// Takes a snapshot of a table at the newest published commit, and runs the merge policy. `progress`
+    /// receives the rows done so far; its error ends the snapshot.
     pub(super) fn take_snapshot(&self, id: u64, progress: ProgressFn<'_>) -> Result<SnapshotTaken> {
         let lock = self.editor.table_lock(id);
         let _locked = lock.lock();
@@ -54,7 +56,8 @@ impl Snapshotter {
         while let Some(delta) = self.take_delta(id, limit.seq, progress)? {
             taken.deltas += 1;
             taken.summary.bytes += delta.bytes;
-            // After every delta layer: the next one looks rows up in the layers, so there must not be too many.
+            // After every delta layer: the next one looks rows up in the layers, so there must not be too
+            // many.
             self.merger.run_merge_policy(id, progress)?;
         }
         self.merger.run_merge_policy(id, progress)?;
@@ -68,8 +71,8 @@ impl Snapshotter {
         Ok(taken)
     }
 
-    /// Writes the next delta layer, up to commit `upto`. Returns `None` if no commit is left. The caller must hold the
-    /// table's lock.
+    /// Writes the next delta layer, up to commit `upto`. Returns `None` if no commit is left. The caller must
+    /// hold the table's lock.
     pub(super) fn take_delta(
         &self,
         id: u64,
@@ -81,7 +84,7 @@ impl Snapshotter {
         let triggers = &self.context.triggers;
         let limits = DeltaLimits { events: triggers.events, bytes: triggers.bytes };
         let start = Instant::now();
-        let delta = snapshot::next_era(&self.context.files, &manifest, &layers, limit, limits, progress)?;
+        let delta = delta::build_next(&self.context.files, &manifest, &layers, limit, limits, progress)?;
         let Some(delta) = delta else { return Ok(None) };
         let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(

@@ -1,4 +1,5 @@
-//! Changes which files make up a table: locks the table, edits its manifest, and makes admission read the new files.
+//! Changes which files make up a table: locks the table, edits its manifest, and makes admission read the new
+//! files.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -7,8 +8,8 @@ use std::sync::Arc;
 use driftdb_common::error::Result;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::layout::snapshot_files;
-use driftdb_common::table::build::snapshot::ReadLimit;
 use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::log_tail::ReadLimit;
 use parking_lot::Mutex;
 
 use crate::maintenance::context::MaintenanceContext;
@@ -33,22 +34,23 @@ impl TableEditor {
         Arc::clone(self.locks.lock().entry(id).or_default())
     }
 
-    /// A table's manifest, the limit up to which its log may be read, and the files that the manifest names. The caller must
-    /// hold the table's lock.
+    /// A table's manifest, the limit up to which its log may be read, and the files that the manifest names.
+    /// The caller must hold the table's lock.
     pub(super) fn current(&self, id: u64) -> Result<(Manifest, ReadLimit, Arc<LayerMap>)> {
         let commits = &self.context.commits;
         let (manifest, limit) = commits.log.manifest(id)?;
         let mut layers = commits.catalog.layers(id)?;
-        if !layers.is_of(&manifest) {
-            // An earlier edit named these files in the manifest and then failed to open them. The next edit depends on them.
+        if !layers.matches(&manifest) {
+            // An earlier edit named these files in the manifest and then failed to open them. The next edit
+            // depends on them.
             layers = Arc::new(self.context.files.open(&manifest, Some(&layers))?);
             commits.updates.set_layers(id, &layers);
         }
         Ok((manifest, limit, layers))
     }
 
-    /// Edits a table's manifest and makes admission read the new files. Files that the manifest no longer names are scheduled
-    /// for deletion. Returns the new manifest.
+    /// Edits a table's manifest and makes admission read the new files. Files that the manifest no longer
+    /// names are scheduled for deletion. Returns the new manifest.
     pub(super) fn replace_files(
         &self,
         id: u64,

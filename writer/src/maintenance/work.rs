@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use driftdb_common::error::Result;
-use driftdb_common::table::build::snapshot::ProgressFn;
+use driftdb_common::table::build::progress::ProgressFn;
 use driftdb_common::table::check::verification::{self, Problem, VerifiedCounts};
 use driftdb_common::table::point_in_time::PointInTime;
 
@@ -19,7 +19,8 @@ use crate::maintenance::snapshotter::Snapshotter;
 use crate::maintenance::summaries::{CompactionSummary, SnapshotSummary, VerificationSummary};
 use crate::maintenance::table_editor::TableEditor;
 
-/// How often a table is verified without its lock. After that its lock is held, so that its files do not change meanwhile.
+/// How often a table is verified without its lock. After that its lock is held, so that its files do not
+/// change meanwhile.
 const UNLOCKED_TRIES: u32 = 3;
 
 /// Maintains tables on request.
@@ -83,8 +84,9 @@ impl MaintenanceWork {
         self.compactor.compact(id, before, dry_run, &progress)
     }
 
-    /// Reads the files of a table, or of all tables, and reports every problem. `deep` also rebuilds the tables' state from
-    /// the log and compares. Commits continue meanwhile: each table is verified at the commit published when its turn comes.
+    /// Reads the files of a table, or of all tables, and reports every problem. `deep` also rebuilds the
+    /// tables' state from the log and compares. Commits continue meanwhile: each table is verified at the
+    /// commit published when its turn comes.
     pub(crate) fn verify(
         &self,
         table: Option<&str>,
@@ -117,8 +119,9 @@ impl MaintenanceWork {
         Ok(summary)
     }
 
-    /// Verifies one table. A snapshot job can replace and delete files while they are read, which looks like damage. So
-    /// problems count only if the manifest stayed the same; otherwise the table is verified again, finally under its lock.
+    /// Verifies one table. A snapshot job can replace and delete files while they are read, which looks like
+    /// damage. So problems count only if the manifest stayed the same; otherwise the table is verified again,
+    /// finally under its lock.
     fn verify_table(
         &self,
         id: u64,

@@ -1,7 +1,9 @@
-//! The Ingest call: takes batches of one stream in order, many at a time, and acknowledges each once it is on disk.
+//! The Ingest call: takes batches of one stream in order, many at a time, and acknowledges each once it is on
+//! disk.
 //!
-//! Two tasks serve a stream. One decodes and admits batches, the other waits for them to become durable. So a client can send
-//! many batches before the first is acknowledged, and a sync is shared by all batches admitted before it.
+//! Two tasks serve a stream. One decodes and admits batches, the other waits for them to become durable. So a
+//! client can send many batches before the first is acknowledged, and a sync is shared by all batches
+//! admitted before it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,8 +26,8 @@ use crate::admission::producers::RefusedOperation;
 use crate::commit::{AdmittedBatch, IngestBatch, IngestPipeline, IngestSession};
 use crate::rpc::revert::RevertResolver;
 
-/// Batches of one stream that may be admitted and not acknowledged. At the limit the stream takes no more messages, and
-/// gRPC's flow control makes the client wait.
+/// Batches of one stream that may be admitted and not acknowledged. At the limit the stream takes no more
+/// messages, and gRPC's flow control makes the client wait.
 const UNACKNOWLEDGED_BATCHES: usize = 4096;
 /// Acknowledgements that wait for a slow client.
 const ACKS_AHEAD: usize = 16;
@@ -203,7 +205,8 @@ impl BatchReceiver {
         Ok(())
     }
 
-    /// Checks that a named producer's batches have consecutive numbers: a gap would mean that a batch was lost.
+    /// Checks that a named producer's batches have consecutive numbers: a gap would mean that a batch was
+    /// lost.
     fn check_order(&mut self, batch: u64) -> Result<()> {
         let last = self.last_batch.replace(batch);
         if self.producer.is_none() {
@@ -259,8 +262,8 @@ async fn acknowledge_batches(
     }
 }
 
-/// Adds the following batches to a response as long as they are durable already. Returns the first outcome that is not
-/// part of the response, if one has arrived.
+/// Adds the following batches to a response as long as they are durable already. Returns the first outcome
+/// that is not part of the response, if one has arrived.
 async fn take_ready_batches(
     admitted: &mut mpsc::Receiver<MessageOutcome>,
     response: &mut v1::IngestResponse,

@@ -15,7 +15,8 @@ use crate::commit::TableCatalog;
 use crate::jobs::{JobEvent, JobFollower, JobKind, JobProgress, JobTask, Jobs};
 use crate::maintenance::{CompactionSummary, MaintenanceWork, SnapshotSummary, VerificationSummary};
 
-/// Responses that wait for a slow client. Beyond it the follower waits, and the job's progress reports are merged.
+/// Responses that wait for a slow client. At the limit the stream waits, and the job's progress reports are
+/// merged.
 const RESPONSES_AHEAD: usize = 16;
 
 /// The responses of one call.
@@ -107,8 +108,8 @@ impl MaintenanceCalls {
     }
 }
 
-/// Streams a job: one response for each progress report and each problem, and one for the result, which an error may
-/// follow. If the client disconnects, the stream ends and the job continues.
+/// Streams a job: one response for each progress report and each problem, and one for the result, which an
+/// error may follow. If the client disconnects, the stream ends and the job continues.
 fn job_responses<T: Send + 'static, M: Send + 'static>(
     mut follower: JobFollower<T>,
     progress: impl Fn(JobProgress) -> M + Send + 'static,

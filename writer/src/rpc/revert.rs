@@ -1,4 +1,5 @@
-//! Turns REVERT into an ordinary write before admission: the row as of the earlier moment is put, or deleted.
+//! Turns REVERT into an ordinary write before admission: a put of the row as of an earlier point in time, or a
+//! soft delete.
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::service::clock::now_ms;

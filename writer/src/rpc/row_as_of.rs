@@ -1,4 +1,4 @@
-//! A row as of an earlier moment, for REVERT: read from the table's snapshots and from the log after them.
+//! A row as of an earlier point in time, for REVERT: read from the table's snapshots and the log after them.
 
 use std::ops::ControlFlow;
 
@@ -8,16 +8,16 @@ use driftdb_common::format::event::EventType;
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::wal::cursor::{CursorItem, DecodedFrame};
-use driftdb_common::table::build::snapshot::{ReadLimit, born_at, log_after};
-use driftdb_common::table::layers::EventId;
+use driftdb_common::table::event_id::EventId;
+use driftdb_common::table::log_tail::{ReadLimit, log_after};
 use driftdb_common::table::point_in_time::{CommitBound, PointInTime};
 use driftdb_common::table::schema::{SchemaAction, SchemaEvent};
-use driftdb_common::table::state;
 use driftdb_common::table::table_files::TableFiles;
+use driftdb_common::table::{format_time, state};
 
 use crate::commit::{LogAccess, TableCatalog};
 
-/// Reads rows as of earlier moments. Only published commits count.
+/// Reads rows as of earlier points in time. Only published commits count.
 #[derive(Debug, Clone)]
 pub(crate) struct RowAsOfReader {
     files: TableFiles,
@@ -38,8 +38,8 @@ impl RowAsOfReader {
         RowAsOfReader { files, catalog, log }
     }
 
-    /// The row as of a moment, or `None` if it did not exist. Fails if the table did not exist. The cost grows with the log
-    /// after the table's newest snapshot. Blocks.
+    /// The row as of a point in time, or `None` if it did not exist. Fails if the table did not exist. The cost
+    /// grows with the log after the table's newest snapshot. Blocks.
     pub(crate) fn row(
         &self,
         table: &str,
@@ -60,14 +60,18 @@ impl RowAsOfReader {
             CommitBound::Time(ms) => Some(layers.last_at(ms)?.unwrap_or(0)),
         };
         if let Some(floor) = layers.floor().filter(|floor| !until.includes(floor.seq, floor.time_ms)) {
+            let time = format_time(floor.time_ms);
             let message = format!(
-                "cannot read table {table:?} at {until}: its history before seq {} was discarded by compaction",
+                "cannot read table {table:?} at {until}: its history before seq {} ({time}) was compacted away; read at that seq or later",
                 floor.seq
             );
-            return Err(Error::new(Reason::BelowFloor, message).with("floor_seq", floor.seq.to_string()));
+            return Err(Error::new(Reason::BelowFloor, message)
+                .with("table", table)
+                .with("floor_seq", floor.seq.to_string())
+                .with("floor_time", time));
         }
         let at = in_files.unwrap_or(layers.end());
-        let created = born_at(&layers, at)?;
+        let created = layers.created_at(at)?;
         let row = layers.row(key, EventId::end_of(at))?;
         let row = row.filter(|row| created.is_some_and(|created| row.seq >= created));
         let mut replayed =

@@ -26,7 +26,7 @@ const FILE_BYTES: usize = 64 << 20;
 const GROUP_BYTES: usize = 4 << 20;
 
 /// Serves a ceiling until a signal.
-pub async fn run(args: BenchServerArgs, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: BenchServerArgs, out: &mut Printer) -> CliResult {
     let shutdown = daemon::cancel_on_signals()?;
     let listener = Listener::bind(args.listen).await?;
     let log = match args.ceiling {

@@ -26,13 +26,13 @@ mod queries;
 
 /// The parameters of the phase.
 #[derive(Debug, Clone, Copy)]
-pub struct HistoryPlan {
+pub(crate) struct HistoryPlan {
     /// The number of events before the tail.
-    pub events: u32,
+    pub(crate) events: u32,
     /// How often each figure is measured.
-    pub runs: u32,
+    pub(crate) runs: u32,
     /// The maximum duration of each kind of query in a run.
-    pub time: Duration,
+    pub(crate) time: Duration,
 }
 
 /// A loaded history and the writer that wrote it.
@@ -45,7 +45,11 @@ struct LoadedHistory<'a> {
 }
 
 /// Loads a history into a directory and measures it. `echo` is the ceiling of a call that does nothing.
-pub async fn measure(data: &Path, plan: HistoryPlan, echo: Option<&CeilingProcess>) -> Result<BenchReport> {
+pub(crate) async fn measure(
+    data: &Path,
+    plan: HistoryPlan,
+    echo: Option<&CeilingProcess>,
+) -> Result<BenchReport> {
     let mut loaded = LoadedHistory::load(data, plan).await?;
     let first_seq = loaded.first_seq().await?;
     let dataset = loaded.script.dataset(first_seq);
@@ -61,13 +65,13 @@ pub async fn measure(data: &Path, plan: HistoryPlan, echo: Option<&CeilingProces
             }
             None => None,
         };
-        loaded.starts(run, &dataset).await?;
+        loaded.measure_start(run, &dataset).await?;
         for query in HistoryQuery::ALL {
-            loaded.asks(run, &client, query, echo).await?;
+            loaded.measure_query(run, &client, query, echo).await?;
         }
     }
-    loaded.snapshots().await?;
-    loaded.compaction().await?;
+    loaded.measure_snapshots().await?;
+    loaded.measure_compaction().await?;
     loaded.writer.stop().await?;
     Ok(loaded.report)
 }
@@ -120,7 +124,7 @@ impl LoadedHistory<'_> {
     }
 
     /// Measures the time from the start of a reader to its first response, with files in the page cache and without.
-    async fn starts(&mut self, run: u32, dataset: &Dataset) -> Result<()> {
+    async fn measure_start(&mut self, run: u32, dataset: &Dataset) -> Result<()> {
         self.note_run(run, "ST");
         let (mut reader, took, mut asking) = self.start(dataset).await?;
         self.report.add("ST", "first_answer", "ms", took.as_secs_f64() * 1e3);
@@ -154,7 +158,7 @@ impl LoadedHistory<'_> {
     }
 
     /// Measures one kind of query on a reader with empty caches, then the same queries again.
-    async fn asks(
+    async fn measure_query(
         &mut self,
         run: u32,
         client: &QueryClient<'_>,
@@ -167,10 +171,10 @@ impl LoadedHistory<'_> {
             render::note(&format!("R4: {}", client.explain(&mut reader).await?.trim()));
         }
         let seed = u64::from(run);
-        let cold = client.ask(&mut reader, query, (calls, self.plan.time), seed).await?;
+        let cold = client.run(&mut reader, query, (calls, self.plan.time), seed).await?;
         // Repeat exactly the queries of the first round.
         let again = (cold.len(), Duration::from_secs(3600));
-        let warm = client.ask(&mut reader, query, again, seed).await?;
+        let warm = client.run(&mut reader, query, again, seed).await?;
         for (latencies, name) in [(cold, format!("{phase}.cold")), (warm, format!("{phase}.warm"))] {
             let sample = summary(latencies, self.plan.time, None)?;
             self.report.add(&name, "p50", "µs", sample.p50);
@@ -188,7 +192,7 @@ impl LoadedHistory<'_> {
     }
 
     /// Measures a snapshot of the tail; each run after the first adds another tail.
-    async fn snapshots(&mut self) -> Result<()> {
+    async fn measure_snapshots(&mut self) -> Result<()> {
         for run in 1..=self.plan.runs {
             self.note_run(run, "SN");
             if run > 1 {
@@ -204,7 +208,7 @@ impl LoadedHistory<'_> {
     }
 
     /// Measures a compaction up to the newest snapshot. It can only be done once.
-    async fn compaction(&mut self) -> Result<()> {
+    async fn measure_compaction(&mut self) -> Result<()> {
         self.note_run(1, "CO");
         let before = bytes_in(self.data);
         let began = Instant::now();
@@ -251,12 +255,12 @@ async fn get(reader: &mut ReaderApi, dataset: &Dataset, order: u32) -> Result<()
 }
 
 /// A connection to a writer without readers.
-pub fn client(writer: &DaemonProcess) -> DatabaseHandle {
+pub(crate) fn client(writer: &DaemonProcess) -> DatabaseHandle {
     DatabaseHandle::remote(vec![writer.url().to_owned()], Vec::new())
 }
 
 /// Converts bytes to MiB, the unit of memory figures.
-pub fn mebibytes(bytes: u64) -> f64 {
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
@@ -265,7 +269,7 @@ fn megabytes(bytes: u64) -> f64 {
 }
 
 /// The total size in bytes of all files below a directory.
-pub fn bytes_in(dir: &Path) -> u64 {
+pub(crate) fn bytes_in(dir: &Path) -> u64 {
     files_in(dir).iter().filter_map(|file| OsFileSystem.open(file).ok()?.len().ok()).sum()
 }
 
@@ -293,10 +297,10 @@ async fn leave_page_cache(dir: &Path) -> Result<()> {
         let output = command.output().await;
         let output = output.map_err(|e| Error::io("cannot drop files from the page cache: dd", &e))?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(Error::new(
                 Reason::NotSupported,
-                format!("cannot drop files from the page cache: {said}"),
+                format!("cannot drop files from the page cache: {stderr}"),
             ));
         }
     }

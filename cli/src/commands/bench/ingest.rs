@@ -9,12 +9,12 @@ use crate::database::WriterApi;
 use crate::errors::to_error;
 
 /// The number of operations in a batch.
-pub const BATCH: usize = 1000;
+pub(crate) const BATCH: usize = 1000;
 /// The maximum number of batches in flight.
 const IN_FLIGHT: usize = 16;
 
 /// Writes batches; each operation is a commit. Returns the token of the last commit.
-pub async fn load(
+pub(crate) async fn load(
     writer: &mut WriterApi,
     producer: &str,
     batches: impl Iterator<Item = Result<Vec<v1::Operation>>>,

@@ -13,29 +13,29 @@ use crate::processes::DaemonProcess;
 /// The number of connections that the clients share.
 const CHANNELS: usize = 4;
 /// How long the clients run before calls are counted.
-pub const WARM_UP: Duration = Duration::from_millis(300);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(300);
 
 /// The calls of one client.
-pub trait Call: Send + 'static {
+pub(crate) trait Call: Send + 'static {
     /// Makes one call and checks its response.
     fn call(&mut self) -> impl Future<Output = Result<()>> + Send;
 }
 
 /// The figures of one run.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Calls per second of all clients together.
-    pub ops: f64,
+    pub(crate) ops: f64,
     /// The median latency, in microseconds.
-    pub p50: f64,
+    pub(crate) p50: f64,
     /// The 99th percentile of the latency, in microseconds.
-    pub p99: f64,
+    pub(crate) p99: f64,
     /// Processor time of the server per call, in microseconds, if known.
-    pub processor: Option<f64>,
+    pub(crate) processor: Option<f64>,
 }
 
 /// Opens connections to a daemon.
-pub async fn channels(url: &str) -> Result<Vec<Channel>> {
+pub(crate) async fn channels(url: &str) -> Result<Vec<Channel>> {
     let mut channels = Vec::new();
     for _ in 0..CHANNELS {
         channels.push(connect(url).await?);
@@ -44,7 +44,7 @@ pub async fn channels(url: &str) -> Result<Vec<Channel>> {
 }
 
 /// Runs all clients at the same time and measures their calls.
-pub async fn drive<C: Call>(
+pub(crate) async fn drive<C: Call>(
     clients: Vec<C>,
     time: Duration,
     server: Option<&DaemonProcess>,
@@ -91,7 +91,11 @@ async fn one(mut client: impl Call, start: Instant, end: Instant) -> Result<Vec<
 }
 
 /// Computes the figures from latencies in microseconds.
-pub fn summary(mut latencies: Vec<u32>, time: Duration, processor: Option<Duration>) -> Result<Sample> {
+pub(crate) fn summary(
+    mut latencies: Vec<u32>,
+    time: Duration,
+    processor: Option<Duration>,
+) -> Result<Sample> {
     latencies.sort_unstable();
     let at = |part: usize| {
         let index = (latencies.len().saturating_sub(1)) * part / 100;

@@ -15,7 +15,7 @@ use report::BenchReport;
 use target::{CeilingProcess, Target};
 use writes::Work;
 
-pub mod ceiling;
+pub(crate) mod ceiling;
 
 mod history;
 mod ingest;
@@ -33,7 +33,7 @@ const WRITERS: usize = 64;
 const READERS: usize = 32;
 
 /// Measures, and prints a line for each figure.
-pub async fn run(args: &BenchArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
+pub(crate) async fn run(args: &BenchArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
     if global.data.is_some() {
         let message = "bench measures daemons and does not take --data; pass --dir to choose where it creates its own data";
         return Err(Failure::Usage(message.to_owned()));

@@ -18,7 +18,7 @@ const BATCH: u32 = 1000;
 
 /// A table whose rows have several versions.
 #[derive(Debug)]
-pub struct VersionedTable {
+pub(crate) struct VersionedTable {
     table: String,
     keys: u32,
     /// For each batch of rows, the seqs of the commits that wrote its versions, in order.
@@ -31,7 +31,7 @@ pub struct VersionedTable {
 
 impl VersionedTable {
     /// Writes the history.
-    pub async fn load(
+    pub(crate) async fn load(
         writer: &mut WriterApi,
         table: &str,
         keys: u32,
@@ -65,7 +65,7 @@ impl VersionedTable {
     }
 
     /// The number of events in the history.
-    pub fn events(&self) -> u64 {
+    pub(crate) fn events(&self) -> u64 {
         let versions = self.commits.first().map_or(0, Vec::len) as u64;
         u64::from(self.keys) * versions
     }
@@ -78,7 +78,7 @@ impl VersionedTable {
     }
 
     /// Waits until a reader has applied the whole history.
-    pub async fn await_reader(&self, channels: &[Channel]) -> Result<()> {
+    pub(crate) async fn await_reader(&self, channels: &[Channel]) -> Result<()> {
         let Some(channel) = channels.first().cloned() else { return Ok(()) };
         let freshness = v1::Freshness {
             min_seq: self.last,
@@ -96,7 +96,7 @@ impl VersionedTable {
     }
 
     /// Clients, spread over connections, that read now or at random points in the past.
-    pub fn clients(
+    pub(crate) fn clients(
         self: &Arc<VersionedTable>,
         channels: &[Channel],
         count: usize,
@@ -115,7 +115,7 @@ impl VersionedTable {
 
 /// A client that reads one row per call.
 #[derive(Debug)]
-pub struct ReadClient {
+pub(crate) struct ReadClient {
     reader: ReaderApi,
     history: Arc<VersionedTable>,
     past: bool,

@@ -9,7 +9,7 @@ use crate::shapes;
 
 /// Figures, in the order in which they were first measured.
 #[derive(Debug, Default)]
-pub struct BenchReport {
+pub(crate) struct BenchReport {
     figures: Vec<Figure>,
     events: Option<u64>,
 }
@@ -28,12 +28,12 @@ struct Figure {
 
 impl BenchReport {
     /// A report about a history of this many events.
-    pub fn of_history(events: u64) -> BenchReport {
+    pub(crate) fn of_history(events: u64) -> BenchReport {
         BenchReport { figures: Vec::new(), events: Some(events) }
     }
 
     /// Adds the value of one run to a figure.
-    pub fn add(&mut self, phase: &str, metric: &str, unit: &'static str, run: f64) {
+    pub(crate) fn add(&mut self, phase: &str, metric: &str, unit: &'static str, run: f64) {
         // Further digits are noise.
         let run = (run * 1000.0).round() / 1000.0;
         let same = |figure: &&mut Figure| figure.phase == phase && figure.metric == metric;
@@ -51,7 +51,7 @@ impl BenchReport {
     }
 
     /// Adds the figures of a sample.
-    pub fn sample(&mut self, phase: &str, sample: &Sample) {
+    pub(crate) fn sample(&mut self, phase: &str, sample: &Sample) {
         self.add(phase, "throughput", "ops/s", sample.ops);
         self.add(phase, "p50", "µs", sample.p50);
         self.add(phase, "p99", "µs", sample.p99);
@@ -61,13 +61,13 @@ impl BenchReport {
     }
 
     /// Adds the ratio of a sample to a ceiling that was measured just before it.
-    pub fn ratio(&mut self, phase: &str, sample: &Sample, name: &str, ceiling: &Sample) {
+    pub(crate) fn ratio(&mut self, phase: &str, sample: &Sample, name: &str, ceiling: &Sample) {
         self.add(phase, &format!("throughput_of_{name}"), "ratio", sample.ops / ceiling.ops);
         self.add(phase, &format!("p99_of_{name}"), "ratio", sample.p99 / ceiling.p99);
     }
 
     /// Prints every figure.
-    pub fn print(&self, out: &mut Printer) -> CliResult {
+    pub(crate) fn print(&self, out: &mut Printer) -> CliResult {
         for figure in &self.figures {
             let figure = Figure { value: median(&figure.runs), ..figure.clone() };
             out.print_record(&shapes::line(&figure)?)?;
@@ -83,7 +83,7 @@ impl BenchReport {
 }
 
 /// Histories side by side, for people: each figure of every history, and the ratio of the last to the first.
-pub fn side_by_side(reports: &[BenchReport]) -> String {
+pub(crate) fn side_by_side(reports: &[BenchReport]) -> String {
     let Some((first, others)) = reports.split_first() else { return String::new() };
     let sizes = reports.iter().map(|report| format!("{:>14}", report.events.unwrap_or_default()));
     let mut table = format!("{:<30}{}  ratio\n", "events", sizes.collect::<String>());

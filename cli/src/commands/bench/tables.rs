@@ -25,21 +25,21 @@ const VERSIONS: u32 = 10;
 
 /// The parameters of the phase.
 #[derive(Debug, Clone, Copy)]
-pub struct TablesPlan {
+pub(crate) struct TablesPlan {
     /// The number of tables.
-    pub tables: u32,
+    pub(crate) tables: u32,
     /// The number of events in each table.
-    pub events: u32,
+    pub(crate) events: u32,
     /// How often each figure is measured.
-    pub runs: u32,
+    pub(crate) runs: u32,
     /// The duration of a run of writes.
-    pub time: Duration,
+    pub(crate) time: Duration,
     /// The number of writing clients.
-    pub clients: usize,
+    pub(crate) clients: usize,
 }
 
 /// Loads the tables into a directory and measures.
-pub async fn measure(data: &Path, plan: TablesPlan) -> Result<BenchReport> {
+pub(crate) async fn measure(data: &Path, plan: TablesPlan) -> Result<BenchReport> {
     let mut report = BenchReport::default();
     let mut writer = DaemonProcess::start("driftdb-writer", data).await?;
     create(&writer, plan.tables).await?;

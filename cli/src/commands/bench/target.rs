@@ -16,28 +16,28 @@ use crate::database::DatabaseHandle;
 use crate::processes::DaemonProcess;
 
 /// The source of daemons, and the measured table.
-pub struct Target {
+pub(crate) struct Target {
     dir: TempDir,
     given: Option<(String, String)>,
     /// The name of the measured table. `serve` creates it.
-    pub table: String,
+    pub(crate) table: String,
 }
 
 /// A writer, and a reader if requested, with the measured table.
-pub struct Served {
+pub(crate) struct Served {
     /// The address of the writer.
-    pub writer: String,
+    pub(crate) writer: String,
     /// The address of the reader.
-    pub reader: String,
+    pub(crate) reader: String,
     /// The process of the writer, if `bench` started it.
-    pub writer_process: Option<DaemonProcess>,
+    pub(crate) writer_process: Option<DaemonProcess>,
     /// The process of the reader, if `bench` started it.
-    pub reader_process: Option<DaemonProcess>,
+    pub(crate) reader_process: Option<DaemonProcess>,
 }
 
 impl Target {
     /// Uses the deployment whose addresses the options name; without addresses, `bench` starts its own daemons.
-    pub fn new(args: &BenchArgs, global: &GlobalArgs) -> Result<Target> {
+    pub(crate) fn new(args: &BenchArgs, global: &GlobalArgs) -> Result<Target> {
         let dir = tempfile::Builder::new().prefix("driftdb-bench-").tempdir_in(&args.dir);
         let dir = dir.map_err(|e| {
             Error::io(format_args!("cannot create a directory in {}", args.dir.display()), &e)
@@ -55,18 +55,18 @@ impl Target {
     }
 
     /// Whether the options name the daemons.
-    pub fn is_given(&self) -> bool {
+    pub(crate) fn is_given(&self) -> bool {
         self.given.is_some()
     }
 
     /// Creates a directory for data. It is removed on drop.
-    pub fn fresh_dir(&self) -> Result<TempDir> {
+    pub(crate) fn fresh_dir(&self) -> Result<TempDir> {
         let dir = tempfile::tempdir_in(self.dir.path());
         dir.map_err(|e| Error::io("cannot create a directory for the data", &e))
     }
 
     /// Starts daemons on a new directory, unless the options name some, and creates the table.
-    pub async fn serve(&self, name: &str, with_reader: bool) -> Result<Served> {
+    pub(crate) async fn serve(&self, name: &str, with_reader: bool) -> Result<Served> {
         let served = match self.given.clone() {
             Some((writer, reader)) => Served { writer, reader, writer_process: None, reader_process: None },
             None => self.start(name, with_reader).await?,
@@ -92,7 +92,7 @@ impl Target {
     }
 
     /// Drops the table from a given deployment, and stops daemons that `bench` started.
-    pub async fn clean_up(&self, served: Served) -> Result<()> {
+    pub(crate) async fn clean_up(&self, served: Served) -> Result<()> {
         if self.given.is_some() {
             execute(&served, format!("DROP TABLE {}", self.table)).await?;
         }
@@ -103,7 +103,7 @@ impl Target {
     }
 
     /// Starts the server of a ceiling, which is measured with these numbers of clients.
-    pub async fn ceiling(&self, phase: BenchPhase, clients: Vec<usize>) -> Result<CeilingProcess> {
+    pub(crate) async fn ceiling(&self, phase: BenchPhase, clients: Vec<usize>) -> Result<CeilingProcess> {
         let name = phase.to_string();
         let dir = self.dir.path().join(format!("ceiling-{name}"));
         let mut command = Command::new(own_program()?);
@@ -121,11 +121,11 @@ async fn execute(served: &Served, statement: String) -> Result<()> {
 }
 
 /// A server that does the minimum: what a phase is compared with.
-pub struct CeilingProcess {
+pub(crate) struct CeilingProcess {
     /// The name: `echo` or `log`.
-    pub name: String,
+    pub(crate) name: String,
     /// The numbers of clients with which it is measured.
-    pub clients: Vec<usize>,
+    pub(crate) clients: Vec<usize>,
     process: DaemonProcess,
     channels: Vec<Channel>,
     work: Work,
@@ -133,12 +133,12 @@ pub struct CeilingProcess {
 
 impl CeilingProcess {
     /// Measures one run.
-    pub async fn measure(&self, clients: usize, time: Duration) -> Result<Sample> {
+    pub(crate) async fn measure(&self, clients: usize, time: Duration) -> Result<Sample> {
         drive(self.work.clients(&self.channels, clients), time, Some(&self.process)).await
     }
 
     /// Stops the server.
-    pub async fn stop(mut self) -> Result<()> {
+    pub(crate) async fn stop(mut self) -> Result<()> {
         self.process.stop().await
     }
 }

@@ -22,24 +22,24 @@ const WRITERS: u32 = 50;
 
 /// The parameters of the phase.
 #[derive(Debug, Clone, Copy)]
-pub struct WatchPlan {
+pub(crate) struct WatchPlan {
     /// The name of the figures.
-    pub phase: &'static str,
+    pub(crate) phase: &'static str,
     /// The number of watchers, each with its own connection.
-    pub watchers: usize,
+    pub(crate) watchers: usize,
     /// The number of events written per second, one commit each.
-    pub rate: u32,
+    pub(crate) rate: u32,
     /// The duration of the writes.
-    pub time: Duration,
+    pub(crate) time: Duration,
 }
 
 /// One watcher, at the rate used in benchmarks of comparable systems.
-pub fn alone(time: Duration) -> WatchPlan {
+pub(crate) fn alone(time: Duration) -> WatchPlan {
     WatchPlan { phase: "WA", watchers: 1, rate: 5000, time }
 }
 
 /// Many watchers, which together receive ten times as many events.
-pub fn fan(time: Duration) -> WatchPlan {
+pub(crate) fn fan(time: Duration) -> WatchPlan {
     WatchPlan { phase: "WA.fan", watchers: 100, rate: 500, time }
 }
 
@@ -51,7 +51,7 @@ struct TimedCommit {
 }
 
 /// Measures one run. Every watcher must receive every commit, once and in order.
-pub async fn measure(
+pub(crate) async fn measure(
     served: &Served,
     table: &str,
     work: &Work,

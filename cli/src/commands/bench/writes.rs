@@ -20,7 +20,7 @@ const DIGITS: usize = 10;
 
 /// The state shared by the clients of one bench: every write has a new key, in every run.
 #[derive(Debug, Clone)]
-pub struct Work {
+pub(crate) struct Work {
     table: String,
     /// An order as MessagePack, and the offset of the digits of its key.
     template: Arc<(Vec<u8>, usize)>,
@@ -29,7 +29,7 @@ pub struct Work {
 
 impl Work {
     /// Work that inserts into a table.
-    pub fn new(table: &str) -> Result<Work> {
+    pub(crate) fn new(table: &str) -> Result<Work> {
         let mut order = order(0, 0);
         order.id = format!("ORD-{:0DIGITS$}", 0);
         let template = Document::from_json(&order.json())?.msgpack().to_vec();
@@ -41,7 +41,7 @@ impl Work {
     }
 
     /// Clients, spread over connections.
-    pub fn clients(&self, channels: &[Channel], count: usize) -> Vec<WriteClient> {
+    pub(crate) fn clients(&self, channels: &[Channel], count: usize) -> Vec<WriteClient> {
         let channels = channels.iter().cycle().take(count);
         channels
             .map(|channel| WriteClient { writer: writer_on(channel.clone()), work: self.clone() })
@@ -64,14 +64,14 @@ impl Work {
 
 /// A client that inserts one row per call.
 #[derive(Debug)]
-pub struct WriteClient {
+pub(crate) struct WriteClient {
     writer: WriterApi,
     work: Work,
 }
 
 impl WriteClient {
     /// Commits one event. Returns its seq.
-    pub async fn write(&mut self) -> Result<u64> {
+    pub(crate) async fn write(&mut self) -> Result<u64> {
         let document = v1::Document { body: Some(v1::document::Body::Msgpack(self.work.document())) };
         let operation = v1::Operation {
             table: self.work.table.clone(),
@@ -90,14 +90,14 @@ impl Call for WriteClient {
 }
 
 /// A Put of an order's version, encoded as MessagePack.
-pub fn put_order(table: &str, number: u32, version: u32) -> Result<v1::Operation> {
+pub(crate) fn put_order(table: &str, number: u32, version: u32) -> Result<v1::Operation> {
     let document = Document::from_json(&order(number.into(), version.into()).json())?;
     let body = Some(v1::document::Body::Msgpack(document.msgpack().clone()));
     Ok(v1::Operation::put(table, v1::Document { body }))
 }
 
 /// Sends a write and checks that it was committed. Returns its seq.
-pub async fn acknowledged(writer: &mut WriterApi, request: v1::ApplyRequest) -> Result<u64> {
+pub(crate) async fn acknowledged(writer: &mut WriterApi, request: v1::ApplyRequest) -> Result<u64> {
     let answer = writer.apply(request).await.map_err(|s| to_error(&s))?.into_inner();
     match answer.token {
         Some(token) if token.seq > 0 => Ok(token.seq),

@@ -13,18 +13,18 @@ fn invalid(message: impl Into<String>) -> Error {
 
 /// How CSV cells are converted.
 #[derive(Debug, Clone)]
-pub struct CellRules {
+pub(crate) struct CellRules {
     /// Whether every cell is text, except the key of an INT table.
-    pub text: bool,
+    pub(crate) text: bool,
     /// The name of the primary key field.
-    pub key: String,
+    pub(crate) key: String,
     /// The type of the primary key.
-    pub key_type: KeyType,
+    pub(crate) key_type: KeyType,
 }
 
 /// The parser of a CSV file. It is fed line by line.
 #[derive(Debug)]
-pub struct CsvParser {
+pub(crate) struct CsvParser {
     cells: CellRules,
     header: Vec<String>,
     parser: csv_core::Reader,
@@ -40,14 +40,14 @@ pub struct CsvParser {
 
 impl CsvParser {
     /// Creates a parser for a file whose first record is the header.
-    pub fn new(cells: CellRules) -> CsvParser {
+    pub(crate) fn new(cells: CellRules) -> CsvParser {
         let (text, ends) = (vec![0; 4096], vec![0; 64]);
         let parser = csv_core::Reader::new();
         CsvParser { cells, header: Vec::new(), parser, len: 0, text, used: 0, ends, ended: 0 }
     }
 
     /// Parses a line with its line ending. Returns whether it completes a record: a quoted cell can span lines.
-    pub fn take(&mut self, line: &[u8]) -> Result<bool> {
+    pub(crate) fn take(&mut self, line: &[u8]) -> Result<bool> {
         self.len += line.len();
         let mut rest = line;
         loop {
@@ -74,12 +74,12 @@ impl CsvParser {
     }
 
     /// Ends the file. No record may be incomplete.
-    pub fn finish(&self) -> Result<()> {
+    pub(crate) fn finish(&self) -> Result<()> {
         if self.used > 0 || self.ended > 0 { Err(unclosed()) } else { Ok(()) }
     }
 
     /// Whether the header has not been parsed yet.
-    pub fn header_is_missing(&self) -> bool {
+    pub(crate) fn header_is_missing(&self) -> bool {
         self.header.is_empty()
     }
 
@@ -97,7 +97,7 @@ impl CsvParser {
     }
 
     /// Takes the complete record as a JSON document; `None` if it is the header.
-    pub fn document(&mut self) -> Result<Option<String>> {
+    pub(crate) fn document(&mut self) -> Result<Option<String>> {
         let cells = self.cells()?;
         if self.header.is_empty() {
             self.header = header(cells)?;
@@ -227,14 +227,14 @@ mod tests {
 
     #[test]
     fn an_invalid_record_is_reported() {
-        for (text, told) in [
+        for (text, expected) in [
             ("id,a\n1\n", "the record has 1 cells, but the header has 2"),
             ("id,id\n", "field \"id\" appears twice in the header"),
             ("id,\n", "field 2 of the header has no name"),
             ("id,a\n1,\"x\n2,y\n", "is not closed"),
         ] {
             let error = documents(text, KeyType::String, false).unwrap_err();
-            assert!(error.message().contains(told), "{text:?}: {error}");
+            assert!(error.message().contains(expected), "{text:?}: {error}");
         }
     }
 }

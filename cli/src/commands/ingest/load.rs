@@ -22,7 +22,7 @@ use crate::render;
 use crate::shapes::LoadSummary;
 
 /// How long to try to reach the writer again.
-const PATIENCE: Duration = Duration::from_secs(120);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(120);
 /// The pauses between two attempts.
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(50))
@@ -31,18 +31,18 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 
 /// The parameters of a load.
 #[derive(Debug, Clone)]
-pub struct LoadPlan {
-    pub table: String,
+pub(crate) struct LoadPlan {
+    pub(crate) table: String,
     /// The name of the file in messages.
-    pub file: String,
-    pub upsert: bool,
-    pub producer: String,
+    pub(crate) file: String,
+    pub(crate) upsert: bool,
+    pub(crate) producer: String,
     /// The maximum number of batches in flight.
-    pub in_flight: usize,
+    pub(crate) in_flight: usize,
 }
 
 /// A load in progress.
-pub struct Load<'a> {
+pub(crate) struct Load<'a> {
     plan: LoadPlan,
     database: &'a mut DatabaseHandle,
     pieces: mpsc::Receiver<Result<InputPiece>>,
@@ -51,7 +51,7 @@ pub struct Load<'a> {
     /// The number of rows that are on disk or were rejected.
     done: u64,
     /// The number of rejected rows among them.
-    refused: u64,
+    rejected: u64,
     last_seq: u64,
     /// Batches that were read and not acknowledged.
     pending: VecDeque<InputBatch>,
@@ -81,7 +81,7 @@ struct BatchStream {
 
 impl<'a> Load<'a> {
     /// Creates a load. Nothing is sent yet.
-    pub fn new(
+    pub(crate) fn new(
         plan: LoadPlan,
         database: &'a mut DatabaseHandle,
         pieces: mpsc::Receiver<Result<InputPiece>>,
@@ -95,7 +95,7 @@ impl<'a> Load<'a> {
             skipped,
             meter,
             done: 0,
-            refused: 0,
+            rejected: 0,
             last_seq: 0,
             pending: VecDeque::new(),
             read: 0,
@@ -110,30 +110,30 @@ impl<'a> Load<'a> {
     }
 
     /// Loads the whole file. If it fails, the rows before the error are on disk.
-    pub async fn run(&mut self) -> Result<()> {
+    pub(crate) async fn run(&mut self) -> Result<()> {
         let mut stream = self.open().await?;
         self.resumed = Some(self.durable).filter(|durable| *durable > 0);
         while let Err(error) = self.feed(&mut stream).await {
-            stream = self.open_again(error).await?;
+            stream = self.reopen(error).await?;
         }
         match self.failed.take() {
             Some(error) => Err(error),
             None => {
-                self.all_was_loaded();
+                self.note_complete();
                 Ok(())
             }
         }
     }
 
     /// The result of this run.
-    pub fn loaded(&self) -> LoadSummary {
-        let events = self.done.saturating_sub(self.refused);
+    pub(crate) fn loaded(&self) -> LoadSummary {
+        let events = self.done.saturating_sub(self.rejected);
         let skipped = self.skipped.as_ref().map(|skipped| skipped.lines);
         LoadSummary { last_seq: self.last_seq, commits: events, events, skipped }
     }
 
     /// The last line that is on disk or was skipped.
-    pub fn last_line(&self) -> u64 {
+    pub(crate) fn last_line(&self) -> u64 {
         self.durable_line
     }
 
@@ -154,7 +154,7 @@ impl<'a> Load<'a> {
         if self.read == 0 {
             self.half_done = (answer.durable_batch_id + 1, answer.token.map_or(0, |token| token.seq));
         }
-        self.acknowledged(answer);
+        self.handle_acknowledgement(answer);
         for batch in &self.pending {
             requests.send(self.request(batch)).await.map_err(|_| lost())?;
         }
@@ -162,17 +162,17 @@ impl<'a> Load<'a> {
     }
 
     /// Opens a new stream after one broke.
-    async fn open_again(&mut self, error: Error) -> Result<BatchStream> {
+    async fn reopen(&mut self, error: Error) -> Result<BatchStream> {
         let broke = *self.broken.get_or_insert_with(Instant::now);
         let (mut error, mut noted) = (error, false);
         for pause in PAUSES.build() {
             // A writer in this process does not restart.
-            let hopeless = self.database.directory().is_some() || !is_passing(&error);
-            if hopeless || broke.elapsed() > PATIENCE {
+            let hopeless = self.database.directory().is_some() || !is_transient(&error);
+            if hopeless || broke.elapsed() > RETRY_TIMEOUT {
                 return Err(error);
             }
             if !noted {
-                render::note(&format!("note: {error}; retrying for up to {PATIENCE:?}"));
+                render::note(&format!("note: {error}; retrying for up to {RETRY_TIMEOUT:?}"));
                 noted = true;
             }
             tokio::time::sleep(pause).await;
@@ -198,11 +198,11 @@ impl<'a> Load<'a> {
             let room = !self.ended && self.pending.len() < self.plan.in_flight;
             tokio::select! {
                 answer = stream.responses.message() => match answer.map_err(|s| to_error(&s))? {
-                    Some(answer) => self.acknowledged(answer),
+                    Some(answer) => self.handle_acknowledgement(answer),
                     None => return Err(Error::new(Reason::Unreachable, "the writer ended the stream")),
                 },
                 piece = self.pieces.recv(), if room => {
-                    if let Some(batch) = self.piece(piece) {
+                    if let Some(batch) = self.accept(piece) {
                         let request = self.request(&batch);
                         self.pending.push_back(batch);
                         // The channel has room. If the stream has ended, its responses say why.
@@ -215,7 +215,7 @@ impl<'a> Load<'a> {
     }
 
     /// Handles a piece of the file. Returns a batch if it must be sent.
-    fn piece(&mut self, piece: Option<Result<InputPiece>>) -> Option<InputBatch> {
+    fn accept(&mut self, piece: Option<Result<InputPiece>>) -> Option<InputBatch> {
         match piece {
             None => self.ended = true,
             Some(Err(error)) => self.fail(error),
@@ -225,7 +225,7 @@ impl<'a> Load<'a> {
             }
             // A later batch is on disk, so an earlier run has handled this line.
             Some(Ok(InputPiece::Bad(..))) if self.read < self.durable => {}
-            Some(Ok(InputPiece::Bad(line, raw, error))) => self.bad(line, &raw, error),
+            Some(Ok(InputPiece::Bad(line, raw, error))) => self.skip_or_fail(line, &raw, error),
             Some(Ok(InputPiece::Batch(batch))) => {
                 self.read = batch.id;
                 if batch.id > self.durable {
@@ -256,9 +256,9 @@ impl<'a> Load<'a> {
         v1::IngestRequest { batch_id: batch.id, operations, ..Default::default() }
     }
 
-    fn acknowledged(&mut self, answer: v1::IngestResponse) {
+    fn handle_acknowledgement(&mut self, answer: v1::IngestResponse) {
         for error in answer.errors {
-            self.refused(error);
+            self.handle_rejection(error);
         }
         while let Some(batch) = self.pending.pop_front_if(|batch| batch.id <= answer.durable_batch_id) {
             self.durable_line = batch.last_line();
@@ -278,33 +278,33 @@ impl<'a> Load<'a> {
     }
 
     /// Handles a rejected operation: finds its line.
-    fn refused(&mut self, refused: v1::OperationError) {
-        if refused.batch_id <= self.durable {
+    fn handle_rejection(&mut self, rejected: v1::OperationError) {
+        if rejected.batch_id <= self.durable {
             // Reported again after a broken stream: it was handled before.
             return;
         }
         if self.read == 0 {
-            let v1::OperationError { batch_id, index, message, .. } = refused;
+            let v1::OperationError { batch_id, index, message, .. } = rejected;
             render::note(&format!(
                 "note: row {} of batch {batch_id} was rejected in an earlier run: {message}",
                 index + 1
             ));
             return;
         }
-        let reason = Reason::parse(&refused.reason).unwrap_or(Reason::Internal);
-        let error = Error::new(reason, refused.message);
-        let batch = self.pending.iter().find(|batch| batch.id == refused.batch_id);
-        let index = usize::try_from(refused.index).ok();
+        let reason = Reason::parse(&rejected.reason).unwrap_or(Reason::Internal);
+        let error = Error::new(reason, rejected.message);
+        let batch = self.pending.iter().find(|batch| batch.id == rejected.batch_id);
+        let index = usize::try_from(rejected.index).ok();
         let row = batch.zip(index).and_then(|(batch, index)| batch.rows.get(index)).cloned();
-        self.refused += 1;
+        self.rejected += 1;
         match row {
-            Some(row) if is_of_the_row(&error) => self.bad(row.line, &row.raw, error),
+            Some(row) if is_caused_by_row(&error) => self.skip_or_fail(row.line, &row.raw, error),
             Some(row) => self.fail(error.context(self.place(row.line))),
-            None => self.fail(error.context(format_args!("batch {}", refused.batch_id))),
+            None => self.fail(error.context(format_args!("batch {}", rejected.batch_id))),
         }
     }
 
-    fn bad(&mut self, line: u64, raw: &[u8], error: Error) {
+    fn skip_or_fail(&mut self, line: u64, raw: &[u8], error: Error) {
         let error = error.context(self.place(line));
         match &mut self.skipped {
             Some(skipped) => skipped.add(raw, &error).unwrap_or_else(|error| self.fail(error)),
@@ -323,7 +323,7 @@ impl<'a> Load<'a> {
     }
 
     /// Reports that an earlier run has loaded the whole file.
-    fn all_was_loaded(&self) {
+    fn note_complete(&self) {
         if self.done == 0 && self.durable > 0 {
             let LoadPlan { file, producer, .. } = &self.plan;
             render::note(&format!(
@@ -334,7 +334,7 @@ impl<'a> Load<'a> {
 }
 
 /// Whether the row itself is the cause of a rejection, so that other rows may be accepted.
-fn is_of_the_row(error: &Error) -> bool {
+fn is_caused_by_row(error: &Error) -> bool {
     let kind = error.kind();
     let own = matches!(
         kind,
@@ -344,7 +344,7 @@ fn is_of_the_row(error: &Error) -> bool {
 }
 
 /// Whether a broken stream should be opened again.
-fn is_passing(error: &Error) -> bool {
+fn is_transient(error: &Error) -> bool {
     let kind = error.kind();
     matches!(kind, ErrorKind::Unavailable | ErrorKind::Unknown | ErrorKind::Exhausted)
         && error.reason() != Reason::DiskFull

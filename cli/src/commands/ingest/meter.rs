@@ -11,7 +11,7 @@ const BAR: u64 = 24;
 
 /// The progress line, and the numbers in it.
 #[derive(Debug)]
-pub struct Meter {
+pub(crate) struct Meter {
     progress: ProgressLine,
     /// The length of the file in bytes, if known.
     total: Option<u64>,
@@ -23,23 +23,23 @@ pub struct Meter {
 
 impl Meter {
     /// Creates a meter of which nothing is loaded yet.
-    pub fn new(total: Option<u64>) -> Meter {
+    pub(crate) fn new(total: Option<u64>) -> Meter {
         let total = total.filter(|total| *total > 0);
         Meter { progress: ProgressLine::default(), total, began: None, from: 0, rows: 0 }
     }
 
     /// Notes that an earlier run loaded the file up to a byte offset.
-    pub fn pass_over(&mut self, offset: u64) {
+    pub(crate) fn pass_over(&mut self, offset: u64) {
         self.from = offset;
     }
 
     /// Starts the clock when the first rows are sent.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.began.get_or_insert_with(Instant::now);
     }
 
     /// Notes that more rows are on disk, up to a byte offset of the file.
-    pub fn add(&mut self, rows: u64, offset: u64) {
+    pub(crate) fn add(&mut self, rows: u64, offset: u64) {
         self.rows += rows;
         let Some(began) = self.began else { return };
         let (rows, from, total) = (self.rows, self.from, self.total);
@@ -52,8 +52,8 @@ fn line(rows: u64, (from, offset, total): (u64, u64, Option<u64>), time: Duratio
     // The counters are far below the limit.
     let ratio = |a: u64, b: u128| u64::try_from(u128::from(a) * b).unwrap_or(u64::MAX);
     let per_second = ratio(rows, 1000) / u64::try_from(ms).unwrap_or(u64::MAX);
-    let told = format!("{} rows  {}/s", grouped(rows), grouped(per_second));
-    let Some(total) = total else { return told };
+    let rate = format!("{} rows  {}/s", grouped(rows), grouped(per_second));
+    let Some(total) = total else { return rate };
     let offset = offset.min(total);
     let filled = ratio(offset, BAR.into()) / total;
     let bar: String = (0..BAR).map(|cell| if cell < filled { '█' } else { '░' }).collect();
@@ -63,7 +63,7 @@ fn line(rows: u64, (from, offset, total): (u64, u64, Option<u64>), time: Duratio
         0 => format!("{:02}:{:02}", left / 60, left % 60),
         hours => format!("{hours}:{:02}:{:02}", left / 60 % 60, left % 60),
     };
-    format!("{bar} {percent:>3} %  {told}  {clock} left")
+    format!("{bar} {percent:>3} %  {rate}  {clock} left")
 }
 
 /// The number with commas between thousands.

@@ -20,36 +20,36 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A row to load.
 #[derive(Debug, Clone)]
-pub struct InputRow {
+pub(crate) struct InputRow {
     /// The line number, from 1; the first line if the record has several.
-    pub line: u64,
+    pub(crate) line: u64,
     /// The encoded document.
-    pub document: Bytes,
+    pub(crate) document: Bytes,
     /// The text of the line; empty unless it may have to be written to the file of skipped lines.
-    pub raw: Bytes,
+    pub(crate) raw: Bytes,
 }
 
 /// The rows of one request.
 #[derive(Debug, Clone)]
-pub struct InputBatch {
+pub(crate) struct InputBatch {
     /// The number of the batch, from 1.
-    pub id: u64,
+    pub(crate) id: u64,
     /// Never empty.
-    pub rows: Vec<InputRow>,
+    pub(crate) rows: Vec<InputRow>,
     /// The byte offset of the end of this batch in the file.
-    pub offset: u64,
+    pub(crate) offset: u64,
 }
 
 impl InputBatch {
     /// The line number of the last row.
-    pub fn last_line(&self) -> u64 {
+    pub(crate) fn last_line(&self) -> u64 {
         self.rows.last().map_or(0, |row| row.line)
     }
 }
 
 /// The pieces of a file, in order.
 #[derive(Debug)]
-pub enum InputPiece {
+pub(crate) enum InputPiece {
     /// The CSV header.
     Header(Bytes),
     /// Rows.
@@ -60,17 +60,17 @@ pub enum InputPiece {
 
 /// How a file is read.
 #[derive(Debug, Clone)]
-pub struct ReadRules {
+pub(crate) struct ReadRules {
     /// The rules for CSV cells; `None` for JSON Lines.
-    pub csv: Option<CellRules>,
+    pub(crate) csv: Option<CellRules>,
     /// The number of rows in a batch.
-    pub batch: usize,
+    pub(crate) batch: usize,
     /// Whether rows keep the text of their lines.
-    pub keep_raw: bool,
+    pub(crate) keep_raw: bool,
 }
 
 /// Opens a file and starts to read it on another thread.
-pub fn open(path: &Path, rules: ReadRules) -> Result<mpsc::Receiver<Result<InputPiece>>> {
+pub(crate) fn open(path: &Path, rules: ReadRules) -> Result<mpsc::Receiver<Result<InputPiece>>> {
     let (source, name) = (input::open(path)?, input::name(path));
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {

@@ -12,10 +12,10 @@ use crate::exit::{CliResult, Failure};
 use crate::render;
 
 /// How many skipped lines are reported one by one.
-const TOLD: u64 = 20;
+const REPORTED: u64 = 20;
 
 /// The file of skipped lines, and its earlier content.
-pub struct SkippedLines {
+pub(crate) struct SkippedLines {
     path: PathBuf,
     file: Box<dyn Write + Send>,
     /// Hashes of the lines of earlier runs, with their number: a resumed load does not write them again.
@@ -23,12 +23,12 @@ pub struct SkippedLines {
     hasher: RandomState,
     empty: bool,
     /// The number of lines skipped in this run.
-    pub lines: u64,
+    pub(crate) lines: u64,
 }
 
 impl SkippedLines {
     /// Opens the file. It must not be the input file.
-    pub fn open(path: &Path, input: Option<&fs::FileStamp>) -> CliResult<SkippedLines> {
+    pub(crate) fn open(path: &Path, input: Option<&fs::FileStamp>) -> CliResult<SkippedLines> {
         let file = fs::create_output(path)?;
         let stamp = fs::read_stamp(path)?;
         if input.is_some_and(|input| stamp.as_ref().is_some_and(|stamp| stamp.path == input.path)) {
@@ -57,16 +57,16 @@ impl SkippedLines {
     }
 
     /// Writes the CSV header to an empty file, so that the file can be corrected and loaded.
-    pub fn header(&mut self, raw: &[u8]) -> Result<()> {
+    pub(crate) fn header(&mut self, raw: &[u8]) -> Result<()> {
         if self.empty { self.write(raw) } else { Ok(()) }
     }
 
     /// Skips a line and writes it to the file, with its line ending. `error` names the line.
-    pub fn add(&mut self, raw: &[u8], error: &Error) -> Result<()> {
+    pub(crate) fn add(&mut self, raw: &[u8], error: &Error) -> Result<()> {
         self.lines += 1;
         match self.lines {
-            ..=TOLD => render::note(&format!("skipped: {error}")),
-            _ if self.lines == TOLD + 1 => render::note("further skipped lines are not reported"),
+            ..=REPORTED => render::note(&format!("skipped: {error}")),
+            _ if self.lines == REPORTED + 1 => render::note("further skipped lines are not reported"),
             _ => {}
         }
         // A record with several lines is identified by its last line.

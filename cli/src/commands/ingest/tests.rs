@@ -184,8 +184,8 @@ async fn a_load_resumes_where_it_stopped() {
     let path = file(dir.path(), "rows.jsonl", &text);
     let (stub, writer) = IngestStub::serve(&[]).await;
     let args = ["--file", &path, "--batch", "10"];
-    let (code, told) = ingest(&writer, &args).await.unwrap_err();
-    assert!(code == 1 && told.contains("rows.jsonl, line 26: "), "{told}");
+    let (code, text) = ingest(&writer, &args).await.unwrap_err();
+    assert!(code == 1 && text.contains("rows.jsonl, line 26: "), "{text}");
     // The valid lines before it are on disk and are not sent again.
     assert_eq!(stub.rows().len(), 25);
     let bad = dir.path().join("bad.jsonl");
@@ -212,8 +212,8 @@ async fn invalid_and_rejected_lines_are_skipped_and_kept_unchanged() {
     let mut aside: Vec<_> = text_of(&bad).lines().map(str::to_owned).collect();
     aside.sort();
     assert_eq!(aside, ["  {\"id\":\"a\"}", "[1]", "{\"id\":\"c\",\"c\":1,\"c\":2}"]);
-    let (code, told) = ingest(&writer, &["--file", &path, "--skip-bad", &path]).await.unwrap_err();
-    assert!(code == 2 && told.contains("is the input file"), "{told}");
+    let (code, text) = ingest(&writer, &["--file", &path, "--skip-bad", &path]).await.unwrap_err();
+    assert!(code == 2 && text.contains("is the input file"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,9 +229,9 @@ async fn csv_cells_are_loaded_with_their_types() {
     assert_eq!(stub.rows(), rows);
     // The file of skipped lines has a header, so that it can be corrected and loaded.
     assert_eq!(text_of(&bad), "id,n,note\r\n8,007\r\n");
-    let (code, told) =
+    let (code, text) =
         ingest(&writer, &["--file", &path, "--format", "jsonl", "--restart"]).await.unwrap_err();
-    assert!(code == 1 && told.contains("rows.CSV, line 1: "), "{told}");
+    assert!(code == 1 && text.contains("rows.CSV, line 1: "), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

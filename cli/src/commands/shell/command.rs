@@ -6,7 +6,7 @@ use crate::exit::{CliResult, Failure};
 use crate::statement;
 
 /// The text that `\?` prints.
-pub const HELP: &str = r"Statements end with ; and can span several lines. BEGIN; … COMMIT; combines several writes into one commit.
+pub(crate) const HELP: &str = r"Statements end with ; and can span several lines. BEGIN; … COMMIT; combines several writes into one commit.
 
   \d [TABLE]          list the tables, or describe one
   \as-of POINT|off    read at a point in time if a statement has no AS OF
@@ -27,7 +27,7 @@ const WATCH_MAX: f64 = 86_400.0;
 
 /// A command.
 #[derive(Debug, PartialEq)]
-pub enum ShellCommand {
+pub(crate) enum ShellCommand {
     /// List the tables, or describe one.
     Describe(Option<String>),
     /// Set the point in time of reads without an `AS OF`.
@@ -45,7 +45,7 @@ pub enum ShellCommand {
 }
 
 /// Parses a command.
-pub fn parse(line: &str) -> CliResult<ShellCommand> {
+pub(crate) fn parse(line: &str) -> CliResult<ShellCommand> {
     let line = line.trim().trim_end_matches(';').trim_end();
     let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let rest = Some(rest.trim()).filter(|rest| !rest.is_empty());
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn an_unknown_command_is_an_error() {
-        for (line, told) in [
+        for (line, expected) in [
             ("\\nonsense", "unknown command \\nonsense"),
             ("\\as-of", "needs a point in time"),
             ("\\as-of yesterdya", "yesterdya"),
@@ -137,7 +137,7 @@ mod tests {
             ("\\q now", "takes no argument"),
         ] {
             let failure = parse(line).unwrap_err();
-            assert!(failure.text().contains(told), "{line}: {}", failure.text());
+            assert!(failure.text().contains(expected), "{line}: {}", failure.text());
         }
     }
 }

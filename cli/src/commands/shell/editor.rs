@@ -24,7 +24,7 @@ const HISTORY: usize = 10_000;
 
 /// The result of reading a line.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Typed {
+pub(crate) enum Typed {
     /// A line.
     Line(String),
     /// Ctrl-C was pressed.
@@ -34,7 +34,7 @@ pub enum Typed {
 }
 
 /// The line editor.
-pub struct Editor {
+pub(crate) struct Editor {
     /// `None` while a line is being read on another thread.
     inner: Option<rustyline::Editor<Assistant, FileHistory>>,
     history: Option<PathBuf>,
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Editor {
 
 impl Editor {
     /// Creates an editor on the terminal, with the saved history.
-    pub fn new(style: Style) -> CliResult<Editor> {
+    pub(crate) fn new(style: Style) -> CliResult<Editor> {
         let builder = Config::builder().max_history_size(HISTORY).map_err(failed)?;
         let config = builder
             .completion_type(CompletionType::List)
@@ -67,14 +67,14 @@ impl Editor {
     }
 
     /// Sets the table names for completion.
-    pub fn set_tables(&mut self, tables: Vec<String>) {
+    pub(crate) fn set_tables(&mut self, tables: Vec<String>) {
         if let Some(assistant) = self.inner.as_mut().and_then(rustyline::Editor::helper_mut) {
             assistant.tables = tables;
         }
     }
 
     /// Reads a line on another thread.
-    pub async fn line(&mut self, prompt: String) -> CliResult<Typed> {
+    pub(crate) async fn line(&mut self, prompt: String) -> CliResult<Typed> {
         let Some(mut inner) = self.inner.take() else { return Ok(Typed::End) };
         let reading = tokio::task::spawn_blocking(move || {
             let line = inner.readline(&prompt);
@@ -91,7 +91,7 @@ impl Editor {
     }
 
     /// Adds an entry to the history, and to its file if possible.
-    pub fn remember(&mut self, entry: &str) {
+    pub(crate) fn remember(&mut self, entry: &str) {
         let Some(inner) = self.inner.as_mut() else { return };
         if let (Ok(true), Some(file)) = (inner.add_history_entry(entry), &self.history) {
             let _ = inner.append_history(file);

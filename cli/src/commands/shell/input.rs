@@ -5,7 +5,7 @@ use driftdb_common::query::script::split;
 
 /// A complete entry.
 #[derive(Debug, PartialEq, Eq)]
-pub enum ShellEntry {
+pub(crate) enum ShellEntry {
     /// A command of the shell.
     Command(String),
     /// One or more statements.
@@ -14,13 +14,13 @@ pub enum ShellEntry {
 
 /// The lines of a statement that is not complete yet.
 #[derive(Debug, Default)]
-pub struct Input {
+pub(crate) struct Input {
     pending: String,
 }
 
 impl Input {
     /// Adds a line. Returns the entry that it completes, if any.
-    pub fn push(&mut self, line: &str) -> Option<ShellEntry> {
+    pub(crate) fn push(&mut self, line: &str) -> Option<ShellEntry> {
         let word = line.trim();
         // In DriftQL no line starts with a backslash, so shell commands also work inside a statement.
         if word.starts_with('\\') || (!self.is_open() && matches!(word, "help" | "quit" | "exit")) {
@@ -41,12 +41,12 @@ impl Input {
     }
 
     /// Whether a statement has been started and not completed.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         !self.pending.is_empty()
     }
 
     /// Discards the incomplete statement.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.pending.clear();
     }
 }

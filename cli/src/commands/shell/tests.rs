@@ -21,10 +21,10 @@ async fn typed(dir: &Path, format: Format, lines: &[&str]) -> (Vec<String>, Stri
             Err(failure) => errors.push(failure.text()),
         }
     }
-    let told = (errors, shell.prompt(input.is_open()), shell.dropped());
+    let state = (errors, shell.prompt(input.is_open()), shell.dropped());
     out.end_result().unwrap();
     database.close().await.unwrap();
-    (told.0, told.1, told.2, sink.text())
+    (state.0, state.1, state.2, sink.text())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,7 +97,7 @@ async fn a_repeated_load_does_not_load_rows_twice() {
 async fn a_transaction_is_atomic() {
     let dir = tempfile::tempdir().unwrap();
     embedded(dir.path(), &["sql", "-e", TABLE, "-e", r#"INSERT INTO t {"id":"a"}"#]).await;
-    for (script, code, told) in [
+    for (script, code, expected) in [
         (r#"BEGIN; INSERT INTO t {"id":"b"}; PATCH t KEY "no" SET {"n":1}; COMMIT"#, 4, "ROW_NOT_FOUND"),
         (
             r#"BEGIN; INSERT INTO t {"id":"b"}; PATCH t KEY "a" SET {"n":1} IF SEQ = 9; COMMIT"#,
@@ -113,7 +113,7 @@ async fn a_transaction_is_atomic() {
     ] {
         let (found, text) = refused(dir.path(), &["sql", "-e", script]).await;
         assert_eq!(found, code, "{script}: {text}");
-        assert!(text.contains(told), "{script}: {text}");
+        assert!(text.contains(expected), "{script}: {text}");
     }
     embedded(dir.path(), &["sql", "-e", r#"BEGIN; INSERT INTO t {"id":"b"}; ROLLBACK"#]).await;
     assert_eq!(embedded(dir.path(), &["select", "-t", "t"]).await, "{\"id\":\"a\"}\n");

@@ -20,7 +20,7 @@ const FILE_BYTES: usize = 16 << 10;
 
 /// How a file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ReadMode {
+pub(crate) enum ReadMode {
     /// With the file handle that was opened before.
     Kept,
     /// Opened for each attempt.
@@ -31,7 +31,7 @@ pub enum ReadMode {
 
 /// A request to the peer.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum PeerRequest {
+pub(crate) enum PeerRequest {
     /// Take a lock and keep it.
     Lock(String),
     /// Release the lock.
@@ -52,7 +52,7 @@ pub enum PeerRequest {
 
 /// The response of the peer.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum PeerResponse {
+pub(crate) enum PeerResponse {
     /// The request was executed.
     Done,
     /// Whether the lock was acquired.
@@ -66,12 +66,12 @@ pub enum PeerResponse {
 }
 
 /// The content of a file of one generation. If its two ends differ, a reader has seen parts of two files.
-pub fn generation(number: u64) -> String {
+pub(crate) fn generation(number: u64) -> String {
     format!("{number:08}{}{number:08}", "-".repeat(6000))
 }
 
 /// Answers the requests on standard input.
-pub fn run(args: &StoragePeerArgs, out: &mut Printer) -> CliResult {
+pub(crate) fn run(args: &StoragePeerArgs, out: &mut Printer) -> CliResult {
     let mut peer = Peer { dir: args.dir.clone(), lock: None, kept: None, notices: None };
     for line in io::stdin().lock().lines() {
         let line = line?;

@@ -8,14 +8,14 @@ use uuid::Uuid;
 
 /// The directory of one check. It is removed with its contents on drop.
 #[derive(Debug)]
-pub struct Scratch {
+pub(crate) struct Scratch {
     dir: PathBuf,
     name: String,
 }
 
 impl Scratch {
     /// Creates the directory in `parent`.
-    pub fn create(parent: &Path) -> Result<Scratch> {
+    pub(crate) fn create(parent: &Path) -> Result<Scratch> {
         let name = format!(".driftdb-storage-check-{}", Uuid::new_v4().simple());
         let dir = parent.join(&name);
         OsFileSystem
@@ -25,22 +25,22 @@ impl Scratch {
     }
 
     /// The name of the directory within its parent.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The path of the directory.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// The path of a file in the directory.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
     /// Creates a file with this text, and syncs it.
-    pub fn write(&self, name: &str, text: &str) -> std::io::Result<Box<dyn File>> {
+    pub(crate) fn write(&self, name: &str, text: &str) -> std::io::Result<Box<dyn File>> {
         let file = OsFileSystem.create(&self.path(name))?;
         file.write_at(text.as_bytes(), 0)?;
         file.sync()?;

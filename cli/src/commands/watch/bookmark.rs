@@ -24,7 +24,7 @@ struct BookmarkFile {
 }
 
 /// The position of a watch, saved in a file. It is also saved on drop.
-pub struct Bookmark {
+pub(crate) struct Bookmark {
     path: PathBuf,
     disk: Arc<dyn FileSystem>,
     token: Option<Bytes>,
@@ -34,7 +34,7 @@ pub struct Bookmark {
 
 impl Bookmark {
     /// Reads the position from a file; there is none if the file does not exist.
-    pub fn open(path: &Path) -> Result<Bookmark> {
+    pub(crate) fn open(path: &Path) -> Result<Bookmark> {
         let failed = |e| Error::io(format_args!("cannot find {}", path.display()), &e);
         let path = std::path::absolute(path).map_err(failed)?;
         let disk = OsFileSystem::shared();
@@ -49,17 +49,17 @@ impl Bookmark {
     }
 
     /// The path of the file.
-    pub fn path(&self) -> std::path::Display<'_> {
+    pub(crate) fn path(&self) -> std::path::Display<'_> {
         self.path.display()
     }
 
     /// The token from which the watch resumes.
-    pub fn token(&self) -> Option<Bytes> {
+    pub(crate) fn token(&self) -> Option<Bytes> {
         self.token.clone()
     }
 
     /// Moves the bookmark. Saves it now if `at_once`, otherwise at the next call of `keep`.
-    pub fn advance(&mut self, seq: u64, token: &Bytes, at_once: bool) -> Result<()> {
+    pub(crate) fn advance(&mut self, seq: u64, token: &Bytes, at_once: bool) -> Result<()> {
         if self.token.as_ref() != Some(token) {
             // Create a missing file now: from this position on nothing may be lost.
             let first = self.token.is_none();
@@ -73,7 +73,7 @@ impl Bookmark {
     }
 
     /// Saves the position if it is not in the file yet, atomically and durably.
-    pub fn save(&mut self) -> Result<()> {
+    pub(crate) fn save(&mut self) -> Result<()> {
         let (Some(seq), Some(token)) = (self.ahead, &self.token) else { return Ok(()) };
         let resume_token = token.iter().map(|byte| format!("{byte:02x}")).collect();
         let text = shapes::line(&BookmarkFile { seq, resume_token })? + "\n";

@@ -20,20 +20,20 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// A program and its arguments.
 #[derive(Debug)]
-pub struct Program {
+pub(crate) struct Program {
     name: OsString,
     args: Vec<OsString>,
 }
 
 impl Program {
     /// The program of a command line, or `None` if the command line is empty.
-    pub fn new(command: &[OsString]) -> Option<Program> {
+    pub(crate) fn new(command: &[OsString]) -> Option<Program> {
         let (name, args) = command.split_first()?;
         Some(Program { name: name.clone(), args: args.to_vec() })
     }
 
     /// Runs the program to its end. It must exit with code 0.
-    pub async fn run(&self, input: &str, seq: Option<u64>) -> CliResult {
+    pub(crate) async fn run(&self, input: &str, seq: Option<u64>) -> CliResult {
         let name = self.name.display();
         let mut command = Command::new(&self.name);
         command.args(&self.args).stdin(Stdio::piped()).kill_on_drop(true).env_remove(SEQ);

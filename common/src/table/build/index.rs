@@ -1,4 +1,8 @@
-//! Secondary indexes in files: which rows may have a value, sorted by value and key.
+//! Builds the secondary indexes of layers: which rows may have a value, sorted by value and key.
+//!
+//! An index is built row by row in key order, and its entries are sorted by value. It can be much larger than memory, so
+//! sorted runs are written to temporary files beside it, and merged at the end. An index of a delta layer also keeps the range
+//! of commits in which the row had the value, so that a select AS OF an older moment skips rows that got the value later.
 
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -11,95 +15,125 @@ use crate::format::sortkey;
 use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::layout::{delta_stem, image_stem};
 use crate::storage::sst::{SstFile, SstOutput, TreeCursor, write_file};
-use crate::table::build::snapshot::{ProgressFn, make_dirs, sync_dirs};
-use crate::table::state;
-use crate::table::table_files::{LayerFile, TableFiles};
+use crate::table::build::progress::{ProgressFn, REPORT_INTERVAL};
+use crate::table::layers::LayerFile;
+use crate::table::merging_cursor::{MergingCursor, SortedSource};
+use crate::table::row_fold::RowFold;
+use crate::table::table_files::TableFiles;
 
-/// Candidates in memory before they are written aside, in bytes.
-const SPILL_BYTES: usize = 64 << 20;
+/// The size in bytes at which the candidates in memory are written to a run.
+const RUN_BYTES: usize = 64 << 20;
 
-/// Candidates of one path, gathered row by row in the order of keys.
+/// An index entry's bytes (value and sort key), and when the row had the value.
+type Candidate = (Vec<u8>, CandidateEntry);
+
+/// Collects the entries of one index, row by row in key order.
 #[derive(Debug)]
-pub struct Candidates {
-    text: String,
+pub struct IndexBuilder {
+    /// The path as the schema names it.
+    name: String,
     path: Path,
-    /// Values of the current row, each with when it was held.
-    held: Vec<(Vec<u8>, CandidateEntry)>,
-    gathered: Vec<(Vec<u8>, CandidateEntry)>,
+    /// The values of the current row, and when it had each.
+    row_values: Vec<(Vec<u8>, CandidateEntry)>,
+    candidates: Vec<Candidate>,
+    /// An estimate of the bytes that the candidates take in memory.
     bytes: usize,
-    /// Sorted stretches written aside.
+    /// Sorted runs in temporary files.
     runs: Vec<(PathBuf, Arc<SstFile>)>,
 }
 
-impl Candidates {
-    /// None yet, of a path as a schema names it.
-    pub fn new(path: &str) -> Candidates {
-        Candidates {
-            text: path.to_owned(),
+impl IndexBuilder {
+    /// An empty index on a path, as a schema names it.
+    pub fn new(path: &str) -> IndexBuilder {
+        IndexBuilder {
+            name: path.to_owned(),
             path: Path::of_index(path),
-            held: Vec::new(),
-            gathered: Vec::new(),
+            row_values: Vec::new(),
+            candidates: Vec::new(),
             bytes: 0,
             runs: Vec::new(),
         }
     }
 
-    /// The path, as a schema names it.
+    /// The path, as the schema names it.
     pub fn path(&self) -> &str {
-        &self.text
+        &self.name
     }
 
-    /// The current row after a commit.
-    pub fn step(&mut self, seq: u64, row: Option<&Document>) -> Result<()> {
+    /// Adds the state of the current row after a commit.
+    pub fn push_version(&mut self, seq: u64, row: Option<&Document>) -> Result<()> {
         let value = value_at(&self.path, row)?;
-        for (held, entry) in &mut self.held {
-            if entry.until == 0 && Some(&*held) != value.as_ref() {
+        for (known, entry) in &mut self.row_values {
+            if entry.until == 0 && Some(&*known) != value.as_ref() {
                 entry.until = seq;
             }
         }
         if let Some(value) = value {
-            match self.held.iter_mut().find(|(held, _)| *held == value) {
+            match self.row_values.iter_mut().find(|(known, _)| *known == value) {
                 Some((_, entry)) => entry.until = 0,
-                None => self.held.push((value, CandidateEntry { first: seq, until: 0 })),
+                None => self.row_values.push((value, CandidateEntry { first: seq, until: 0 })),
             }
         }
         Ok(())
     }
 
-    /// The current row is over: its sort key.
+    /// Ends the current row, whose sort key this is.
     pub fn end_row(&mut self, key: &[u8]) {
-        for (mut bytes, entry) in self.held.drain(..) {
+        for (mut bytes, entry) in self.row_values.drain(..) {
             bytes.extend_from_slice(key);
             self.bytes += bytes.len() + 64;
-            self.gathered.push((bytes, entry));
+            self.candidates.push((bytes, entry));
         }
     }
 
-    /// Writes what is in memory aside, beside the file that it will be in, where it is much.
-    pub fn spill(&mut self, shelf: &TableFiles, beside: impl FnOnce(&str) -> PathBuf) -> Result<()> {
-        if self.bytes < SPILL_BYTES {
+    /// Writes the candidates in memory to a run beside the index if they take too much memory. `index_path` returns the
+    /// path of the index file.
+    pub fn write_run_if_full(
+        &mut self,
+        files: &TableFiles,
+        index_path: impl FnOnce(&str) -> PathBuf,
+    ) -> Result<()> {
+        if self.bytes < RUN_BYTES {
             return Ok(());
         }
-        let mut name = beside(&self.text).into_os_string();
+        let mut name = index_path(&self.name).into_os_string();
         name.push(format!(".{}.run", self.runs.len()));
         let path = PathBuf::from(name);
         let identity = SstIdentity { table: 0, base: 0, seq: self.runs.len() as u64, kind: u8::MAX };
-        self.gathered.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let gathered = std::mem::take(&mut self.gathered);
+        self.candidates.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let candidates = std::mem::take(&mut self.candidates);
         self.bytes = 0;
-        write_file(&*shelf.disk, &path, identity, |file| {
+        write_file(&*files.disk, &path, identity, |file| {
             file.begin_tree(tree::CANDIDATES, false)?;
-            add_all(file, gathered.iter().map(|(bytes, entry)| (bytes.as_slice(), *entry)))?;
+            merge_runs(file, &[], &candidates)?;
             file.end_tree()?;
             Ok(Vec::new())
         })?;
-        let file = SstFile::open(Arc::clone(&shelf.disk), path.clone(), identity, Arc::clone(&shelf.cache))?;
+        let file = SstFile::open(Arc::clone(&files.disk), path.clone(), identity, Arc::clone(&files.cache))?;
         self.runs.push((path, file));
         Ok(())
     }
+
+    /// Writes the index file and removes the runs. Returns the file's length in bytes.
+    pub fn write(mut self, files: &TableFiles, path: &FilePath, identity: SstIdentity) -> Result<u64> {
+        self.candidates.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let written = write_file(&*files.disk, path, identity, |file| {
+            file.begin_tree(tree::CANDIDATES, false)?;
+            merge_runs(file, &self.runs, &self.candidates)?;
+            file.end_tree()?;
+            Ok(self.name.clone().into_bytes())
+        });
+        for (path, _) in &self.runs {
+            files
+                .disk
+                .remove(path)
+                .map_err(|e| Error::io(format_args!("cannot remove {}", path.display()), &e))?;
+        }
+        written
+    }
 }
 
-/// What an index on a path holds of a row; `None` where the row has no such value.
+/// The bytes of a row's value in an index; `None` if the row has no value that is indexed.
 pub(in crate::table) fn value_at(path: &Path, row: Option<&Document>) -> Result<Option<Vec<u8>>> {
     let value = row.map(|row| row.get(path)).transpose()?.flatten();
     let scalar = value.map(sortkey::scalar_of).transpose()?.flatten();
@@ -110,164 +144,123 @@ pub(in crate::table) fn value_at(path: &Path, row: Option<&Document>) -> Result<
     }))
 }
 
-fn add_all<'a>(
-    file: &mut SstWriter<SstOutput>,
-    entries: impl Iterator<Item = (&'a [u8], CandidateEntry)>,
-) -> Result<()> {
-    let mut value = Vec::new();
-    for (bytes, entry) in entries {
-        value.clear();
-        entry.encode(&mut value);
-        file.add(bytes, None, &value)?;
-    }
-    Ok(())
+/// A sorted run: in a file, or the last one in memory.
+enum Run<'a> {
+    File(TreeCursor),
+    Memory(&'a [Candidate]),
 }
 
-/// Writes the candidates' file; returns its length.
-pub fn write_index(
-    shelf: &TableFiles,
-    path: &FilePath,
-    identity: SstIdentity,
-    mut candidates: Candidates,
-) -> Result<u64> {
-    candidates.gathered.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    let runs = std::mem::take(&mut candidates.runs);
-    let written = write_file(&*shelf.disk, path, identity, |file| {
-        file.begin_tree(tree::CANDIDATES, false)?;
-        if runs.is_empty() {
-            add_all(file, candidates.gathered.iter().map(|(bytes, entry)| (bytes.as_slice(), *entry)))?;
-        } else {
-            merge_runs(file, &runs, &candidates.gathered)?;
+impl SortedSource for Run<'_> {
+    type Key = [u8];
+
+    fn key(&self) -> Option<&[u8]> {
+        match self {
+            Run::File(cursor) => cursor.key(),
+            Run::Memory(candidates) => candidates.first().map(|(bytes, _)| bytes.as_slice()),
         }
-        file.end_tree()?;
-        Ok(candidates.text.clone().into_bytes())
-    });
-    for (path, _) in &runs {
-        shelf
-            .disk
-            .remove(path)
-            .map_err(|e| Error::io(format_args!("cannot remove {}", path.display()), &e))?;
     }
-    written
 }
 
+/// Merges sorted runs into a tree. No two runs contain the same key, because each row is in one run.
 fn merge_runs(
     file: &mut SstWriter<SstOutput>,
     runs: &[(PathBuf, Arc<SstFile>)],
-    last: &[(Vec<u8>, CandidateEntry)],
+    last: &[Candidate],
 ) -> Result<()> {
-    let mut cursors = Vec::with_capacity(runs.len());
+    let mut sources = Vec::with_capacity(runs.len() + 1);
     for (_, run) in runs {
         let mut cursor = run.cursor(tree::CANDIDATES);
         cursor.first()?;
-        cursors.push(cursor);
+        sources.push(Run::File(cursor));
     }
-    let mut last = last.iter().peekable();
+    sources.push(Run::Memory(last));
+    let mut merged = MergingCursor::new(sources);
     let mut value = Vec::new();
-    loop {
-        let least = cursors.iter_mut().filter(|cursor| cursor.key().is_some());
-        let least = least.min_by(|a, b| a.key().cmp(&b.key()));
-        let in_memory = last.peek().map(|(bytes, _)| bytes.as_slice());
-        match (least, in_memory) {
-            (None, None) => return Ok(()),
-            (Some(cursor), in_memory)
-                if in_memory.is_none_or(|bytes| cursor.key().is_some_and(|key| key < bytes)) =>
-            {
+    while let Some(run) = merged.least() {
+        match run {
+            Run::File(cursor) => {
                 if let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
                     file.add(key, None, &value)?;
                 }
                 cursor.next()?;
             }
-            _ => {
-                if let Some((bytes, entry)) = last.next() {
-                    value.clear();
-                    entry.encode(&mut value);
-                    file.add(bytes, None, &value)?;
-                }
+            Run::Memory(candidates) => {
+                let Some(((bytes, entry), rest)) = candidates.split_first() else { continue };
+                value.clear();
+                entry.encode(&mut value);
+                file.add(bytes, None, &value)?;
+                *candidates = rest;
             }
         }
     }
+    Ok(())
 }
 
-/// Tells a row, by the bytes of its key, as it was before a commit.
+/// Returns a row, given its sort key, as it was before a commit.
 pub type RowBefore<'a> = &'a dyn Fn(&[u8], u64) -> Result<Option<Document>>;
 
-/// Makes the index on a path that a snapshot lacks; returns its length. `row_before` tells rows as they were before an era.
+/// Builds the index on a path that a layer lacks. Returns the file's length in bytes. `row_before` supplies rows as they were
+/// before the layer.
 pub fn build(
-    shelf: &TableFiles,
+    files: &TableFiles,
     (name, id): (&str, u64),
-    snapshot: &LayerFile,
+    layer: &LayerFile,
     path: &str,
-    is_full: bool,
+    is_image: bool,
     row_before: RowBefore<'_>,
-    watch: ProgressFn<'_>,
+    progress: ProgressFn<'_>,
 ) -> Result<u64> {
-    let (stem, kind) = match is_full {
-        true => (image_stem(snapshot.seq), kind::IMAGE_INDEX),
-        false => (delta_stem(snapshot.base, snapshot.seq), kind::DELTA_INDEX),
+    let (stem, kind) = match is_image {
+        true => (image_stem(layer.seq), kind::IMAGE_INDEX),
+        false => (delta_stem(layer.base, layer.seq), kind::DELTA_INDEX),
     };
-    let target = shelf.dir.index(name, path, &stem);
-    let identity = SstIdentity { table: id, base: snapshot.base, seq: snapshot.seq, kind };
-    let mut candidates = Candidates::new(path);
-    make_dirs(shelf, name)?;
-    let mut cursor = snapshot.file.cursor(if is_full { tree::ROWS } else { tree::VERSIONS });
+    let target = files.dir.index(name, path, &stem);
+    let identity = SstIdentity { table: id, base: layer.base, seq: layer.seq, kind };
+    let mut index = IndexBuilder::new(path);
+    files.create_dirs(name)?;
+    let mut cursor = layer.file.cursor(if is_image { tree::ROWS } else { tree::VERSIONS });
     cursor.first()?;
     let mut done = 0;
     while cursor.key().is_some() {
-        if is_full {
-            step_row(&mut cursor, &mut candidates)?;
+        if is_image {
+            add_row(&mut cursor, &mut index)?;
         } else {
-            step_versions(&mut cursor, &mut candidates, row_before)?;
+            add_versions(&mut cursor, &mut index, row_before)?;
         }
-        candidates.spill(shelf, |_| target.clone())?;
+        index.write_run_if_full(files, |_| target.clone())?;
         done += 1;
-        if done % 4096 == 0 {
-            watch(done)?;
+        if done % REPORT_INTERVAL == 0 {
+            progress(done)?;
         }
     }
-    let bytes = write_index(shelf, &target, identity, candidates)?;
-    sync_dirs(shelf, name)?;
+    let bytes = index.write(files, &target, identity)?;
+    files.sync_dirs(name)?;
     Ok(bytes)
 }
 
-fn step_row(cursor: &mut TreeCursor, candidates: &mut Candidates) -> Result<()> {
+/// Adds the row of an image layer that the cursor is on, and moves to the next row.
+fn add_row(cursor: &mut TreeCursor, index: &mut IndexBuilder) -> Result<()> {
     if let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
         let row = RowEntry::decode(&value)?;
-        candidates.step(row.seq, Some(&row.document))?;
-        candidates.end_row(key);
+        index.push_version(row.seq, Some(&row.document))?;
+        index.end_row(key);
     }
     cursor.next()
 }
 
-/// Goes through all versions of the row that the cursor stands at.
-fn step_versions(
-    cursor: &mut TreeCursor,
-    candidates: &mut Candidates,
-    row_before: RowBefore<'_>,
-) -> Result<()> {
-    let mut current: Option<(Vec<u8>, Option<Document>)> = None;
+/// Adds all versions in a delta layer of the row that the cursor is on, and moves to the next row.
+fn add_versions(cursor: &mut TreeCursor, index: &mut IndexBuilder, row_before: RowBefore<'_>) -> Result<()> {
+    let Some(key) = cursor.key().and_then(read_version).map(|(row, ..)| row.to_vec()) else {
+        return cursor.next();
+    };
+    let mut fold = RowFold::default();
     while let (Some(at), Some(value)) = (cursor.key(), cursor.value()) {
-        let Some((row, seq, _)) = read_version(at) else { break };
-        let version = VersionEntry::decode(&value)?;
-        let before = match &mut current {
-            Some((key, before)) if key.as_slice() == row => before.take(),
-            Some(_) => break,
-            None if version.image.is_none() && version.kind == crate::format::event::EventType::Patch => {
-                row_before(row, seq)?
-            }
-            None => None,
-        };
-        let after = match version.image {
-            Some(image) => Some(image),
-            None => state::apply(before.as_ref(), version.kind, version.payload.as_ref())?,
-        };
-        candidates.step(seq, after.as_ref())?;
-        current = Some((row.to_vec(), after));
+        let Some((_, seq, _)) = read_version(at).filter(|(row, ..)| *row == key) else { break };
+        let VersionEntry { kind, payload, image, .. } = VersionEntry::decode(&value)?;
+        let row = fold.apply(kind, payload.as_ref(), image, || row_before(&key, seq))?;
+        index.push_version(seq, row)?;
         cursor.next()?;
     }
-    match current {
-        Some((key, _)) => candidates.end_row(&key),
-        None => cursor.next()?,
-    }
+    index.end_row(&key);
     Ok(())
 }

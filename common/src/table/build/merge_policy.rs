@@ -1,258 +1,98 @@
-//! Which snapshots a table keeps: when all rows are written anew, which eras are merged, which files are let go.
+//! The merge policy: when to write an image layer, which delta layers to merge, and which image layers to remove.
 //!
-//! The rule, with bytes of files as weights:
-//! - *All rows* are written after a new era when the eras since the last time outweigh half of what was written then (where
-//!   all rows were never written: half of the first era).
-//! - After the last such moment there are at most [`NEWEST_ERAS`] eras, between two of them at most [`ERAS_BETWEEN`]: of more, the
-//!   two neighbours that weigh least together are merged.
-//! - Of the moments at which all rows were written, the newest is kept; the others as long as together they weigh no more
-//!   than a quarter of all eras. The first to go is the one that leaves the lightest group behind.
+//! The rule uses the sizes of files, in bytes:
+//! - *When to write an image layer*: after a new delta layer, if the delta layers since the newest image layer are larger
+//!   than half of it. (If there is no image layer: than half of the first delta layer.)
+//! - *Which delta layers to merge*: there are at most [`MAX_NEWEST_DELTAS`] delta layers after the newest image layer, and at
+//!   most [`MAX_OLDER_DELTAS`] between two image layers. If there are more, the two neighbours with the smallest sum of
+//!   sizes are merged. A merged delta layer never spans the commit of an image layer.
+//! - *Which image layers to remove*: the newest is kept. The others are kept while their sum is at most a quarter of the sum
+//!   of all delta layers. Otherwise, the image layer goes without which the delta layers between its neighbours have
+//!   the smallest sum.
 //!
-//! So what a table takes on disk stays in proportion to its log, and what is read for one row, at any moment, is bounded by
-//! the files of one group. An era holds all of its events, so that nothing of this changes an answer.
+//! The disk space of a table therefore stays in proportion to its log, and a lookup of one row at any moment reads at most
+//! the layers between two image layers. A delta layer holds every event of its commits, so no task changes an answer.
+//! Leveled or tiered compaction as in an LSM tree would discard overwritten versions, which time travel needs.
 
-use crate::error::Result;
 use crate::format::manifest::{DeltaLayer, Manifest};
-use crate::format::snapshot::{CandidateEntry, RequestEntry, kind, read_version, tree};
-use crate::format::sst::{SstIdentity, SstWriter};
-use crate::storage::layout::delta_stem;
-use crate::storage::sst::{SstOutput, TreeCursor, write_file};
-use crate::table::build::snapshot::{ProgressFn, make_dirs, sync_dirs};
-use crate::table::table_files::{LayerFile, TableFiles};
 
-/// Eras after the last moment of which all rows are kept, at most: what the newest state is read from.
-pub const NEWEST_ERAS: usize = 8;
-/// Eras between two such moments, at most. They are read less, and stay: fewer of them make a row's whole history cheap.
-pub const ERAS_BETWEEN: usize = 2;
+/// The most delta layers after the newest image layer. The newest state is read from these.
+pub const MAX_NEWEST_DELTAS: usize = 8;
+/// The most delta layers between two image layers. These are read less often, and they stay: the fewer they are, the fewer
+/// files a row's whole history is read from.
+pub const MAX_OLDER_DELTAS: usize = 2;
 
-/// What is to be done next for a table.
+/// The next thing to do for a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MergeTask {
-    /// Write all rows as they are at the end of the newest era.
-    ImageLayer,
-    /// Merge the eras at these positions.
-    Merge(std::ops::Range<usize>),
-    /// Let go of all rows at a moment: the position among them.
-    Drop(usize),
+    /// Write an image layer at the end of the newest delta layer.
+    WriteImage,
+    /// Merge the delta layers at these positions.
+    MergeDeltas(std::ops::Range<usize>),
+    /// Remove the image layer at this position.
+    RemoveImage(usize),
 }
 
-/// What is to be done next for a table; `None` where all is as the rule wants it.
+/// Returns the next thing to do for a table; `None` if its layers are as the rule wants them.
 pub fn next_task(manifest: &Manifest) -> Option<MergeTask> {
-    if full_is_due(manifest) {
-        return Some(MergeTask::ImageLayer);
+    if is_image_due(manifest) {
+        return Some(MergeTask::WriteImage);
     }
-    heaviest_to_drop(manifest)
-        .map(MergeTask::Drop)
-        .or_else(|| neighbours_to_merge(manifest).map(MergeTask::Merge))
+    image_to_remove(manifest)
+        .map(MergeTask::RemoveImage)
+        .or_else(|| deltas_to_merge(manifest).map(MergeTask::MergeDeltas))
 }
 
-fn full_is_due(manifest: &Manifest) -> bool {
+fn is_image_due(manifest: &Manifest) -> bool {
     let last = manifest.images.last();
     let (base, since): (u64, &[DeltaLayer]) = match (last, manifest.deltas.as_slice()) {
-        (Some(full), deltas) => {
-            let first = deltas.partition_point(|era| era.seq <= full.seq);
-            (full.bytes, deltas.get(first..).unwrap_or_default())
+        (Some(image), deltas) => {
+            let first = deltas.partition_point(|delta| delta.seq <= image.seq);
+            (image.bytes, deltas.get(first..).unwrap_or_default())
         }
         (None, [first, rest @ ..]) => (first.bytes, rest),
         (None, []) => return false,
     };
-    // Files have a least size: small tables are not written anew each time.
-    let weight: u64 = since.iter().map(|era| era.bytes).sum();
-    !since.is_empty() && weight > base / 2 && (since.len() >= 2 || weight > 64 << 10)
+    // Every file has a minimum size. A single small delta layer is not worth an image layer.
+    let bytes: u64 = since.iter().map(|delta| delta.bytes).sum();
+    !since.is_empty() && bytes > base / 2 && (since.len() >= 2 || bytes > 64 << 10)
 }
 
-fn heaviest_to_drop(manifest: &Manifest) -> Option<usize> {
+fn image_to_remove(manifest: &Manifest) -> Option<usize> {
     let (_, older) = manifest.images.split_last()?;
-    let deltas: u64 = manifest.deltas.iter().map(|era| era.bytes).sum();
-    let kept: u64 = older.iter().map(|full| full.bytes).sum();
+    let deltas: u64 = manifest.deltas.iter().map(|delta| delta.bytes).sum();
+    let kept: u64 = older.iter().map(|image| image.bytes).sum();
     if kept <= deltas / 4 {
         return None;
     }
     let floor = manifest.floor.map_or(0, |floor| floor.seq);
-    // The floor's own rows are what everything below is folded into: they stay.
-    let candidates = (0..older.len()).filter(|at| older.get(*at).is_some_and(|full| full.seq != floor));
-    candidates.min_by_key(|at| {
-        let after = at.checked_sub(1).and_then(|before| older.get(before)).map_or(0, |full| full.seq);
-        let upto = manifest.images.get(at + 1).map_or(u64::MAX, |full| full.seq);
-        let within = manifest.deltas.iter().filter(|era| era.seq > after && era.base < upto);
-        within.map(|era| era.bytes).sum::<u64>()
+    // The image layer at the floor stays: no delta layer holds its rows.
+    let removable = (0..older.len()).filter(|at| older.get(*at).is_some_and(|image| image.seq != floor));
+    removable.min_by_key(|at| {
+        let after = at.checked_sub(1).and_then(|before| older.get(before)).map_or(0, |image| image.seq);
+        let last = manifest.images.get(at + 1).map_or(u64::MAX, |image| image.seq);
+        let within = manifest.deltas.iter().filter(|delta| delta.seq > after && delta.base < last);
+        within.map(|delta| delta.bytes).sum::<u64>()
     })
 }
 
-fn neighbours_to_merge(manifest: &Manifest) -> Option<std::ops::Range<usize>> {
-    let group_of = |era: &DeltaLayer| manifest.images.partition_point(|full| full.seq < era.seq);
+fn deltas_to_merge(manifest: &Manifest) -> Option<std::ops::Range<usize>> {
+    let group_of = |delta: &DeltaLayer| manifest.images.partition_point(|image| image.seq < delta.seq);
     let mut start = 0;
     while let Some(first) = manifest.deltas.get(start) {
         let group = group_of(first);
-        let len = manifest.deltas.iter().skip(start).take_while(|era| group_of(era) == group).count();
-        let most = if group == manifest.images.len() { NEWEST_ERAS } else { ERAS_BETWEEN };
+        let len = manifest.deltas.iter().skip(start).take_while(|delta| group_of(delta) == group).count();
+        let most = if group == manifest.images.len() { MAX_NEWEST_DELTAS } else { MAX_OLDER_DELTAS };
         if len > most {
             let deltas = manifest.deltas.get(start..start + len).unwrap_or_default();
-            let lightest = (0..len - 1)
-                .min_by_key(|at| deltas.iter().skip(*at).take(2).map(|era| era.bytes).sum::<u64>());
-            return lightest.map(|at| start + at..start + at + 2);
+            let pair_bytes =
+                |at: &usize| deltas.iter().skip(*at).take(2).map(|delta| delta.bytes).sum::<u64>();
+            let smallest = (0..len - 1).min_by_key(pair_bytes);
+            return smallest.map(|at| start + at..start + at + 2);
         }
         start += len;
     }
     None
-}
-
-/// Requests older than both are not asked about again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RequestsSince {
-    /// Requests of commits from here on are kept,
-    pub seq: u64,
-    /// if they were made at this time, in milliseconds since 1970, or later.
-    pub time_ms: u64,
-}
-
-impl RequestsSince {
-    /// Whether a request is still asked about.
-    pub fn keeps(&self, seq: u64, request: &RequestEntry) -> bool {
-        seq >= self.seq && request.time_ms >= self.time_ms
-    }
-}
-
-/// Merges eras that follow one another into one.
-pub fn merge_eras(
-    shelf: &TableFiles,
-    (name, id): (&str, u64),
-    deltas: &[(DeltaLayer, LayerFile)],
-    requests: RequestsSince,
-    watch: ProgressFn<'_>,
-) -> Result<Option<DeltaLayer>> {
-    let (Some((first, _)), Some((last, newest))) = (deltas.first(), deltas.last()) else { return Ok(None) };
-    let identity = SstIdentity { table: id, base: first.base, seq: last.seq, kind: kind::DELTA };
-    make_dirs(shelf, name)?;
-    let path = shelf.dir.delta_layer(name, first.base, last.seq);
-    let mut bytes = write_file(&*shelf.disk, &path, identity, |file| {
-        file.begin_tree(tree::VERSIONS, true)?;
-        merge_versions(file, deltas, watch)?;
-        file.end_tree()?;
-        for id in [tree::COMMITS, tree::REQUESTS] {
-            file.begin_tree(id, false)?;
-            append(file, deltas, id, requests)?;
-            file.end_tree()?;
-        }
-        file.begin_tree(tree::PRODUCERS, false)?;
-        // Of a producer's positions the last counts.
-        merge(file, deltas.iter().map(|(_, era)| &era.file), tree::PRODUCERS, |_, later: &[u8]| {
-            later.to_vec()
-        })?;
-        file.end_tree()?;
-        Ok(newest.file.properties().to_vec())
-    })?;
-    let in_all = |path: &&String| deltas.iter().all(|(era, _)| era.indexes.contains(path));
-    let indexes: Vec<String> = last.indexes.iter().filter(in_all).cloned().collect();
-    for of_path in &indexes {
-        let path = shelf.dir.index(name, of_path, &delta_stem(first.base, last.seq));
-        let identity = SstIdentity { kind: kind::DELTA_INDEX, ..identity };
-        bytes += write_file(&*shelf.disk, &path, identity, |file| {
-            file.begin_tree(tree::CANDIDATES, false)?;
-            let files = deltas.iter().filter_map(|(_, era)| era.index(of_path));
-            merge(file, files, tree::CANDIDATES, join_candidates)?;
-            file.end_tree()?;
-            Ok(of_path.clone().into_bytes())
-        })?;
-    }
-    sync_dirs(shelf, name)?;
-    let events = deltas.iter().map(|(era, _)| era.events).sum();
-    Ok(Some(DeltaLayer { base: first.base, seq: last.seq, bytes, events, indexes, position: last.position }))
-}
-
-fn merge_versions(
-    file: &mut SstWriter<SstOutput>,
-    deltas: &[(DeltaLayer, LayerFile)],
-    watch: ProgressFn<'_>,
-) -> Result<()> {
-    let mut cursors = first_entries(deltas.iter().map(|(_, era)| &era.file), tree::VERSIONS)?;
-    let mut done = 0;
-    while let Some(cursor) = least(&mut cursors) {
-        if let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
-            let row = read_version(key).map(|(row, ..)| row);
-            file.add(key, row, &value)?;
-        }
-        cursor.next()?;
-        done += 1;
-        if done % 4096 == 0 {
-            watch(done)?;
-        }
-    }
-    Ok(())
-}
-
-/// Appends a tree of each era to the one before: their keys follow one another.
-fn append(
-    file: &mut SstWriter<SstOutput>,
-    deltas: &[(DeltaLayer, LayerFile)],
-    id: u8,
-    since: RequestsSince,
-) -> Result<()> {
-    for (_, era) in deltas {
-        let mut cursor = era.file.cursor(id);
-        cursor.first()?;
-        while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
-            let seq = key.first_chunk::<8>().map_or(0, |seq| u64::from_be_bytes(*seq));
-            let keep = id != tree::REQUESTS || since.keeps(seq, &RequestEntry::decode(&value)?);
-            if keep {
-                file.add(key, None, &value)?;
-            }
-            cursor.next()?;
-        }
-    }
-    Ok(())
-}
-
-/// Merges a tree of files, older ones first; `join` makes one value of an older and a later one of the same key.
-fn merge<'a>(
-    file: &mut SstWriter<SstOutput>,
-    files: impl Iterator<Item = &'a std::sync::Arc<crate::storage::sst::SstFile>>,
-    id: u8,
-    join: impl Fn(&[u8], &[u8]) -> Vec<u8>,
-) -> Result<()> {
-    let mut cursors = first_entries(files, id)?;
-    loop {
-        let Some(key) = least(&mut cursors).and_then(|cursor| cursor.key()).map(<[u8]>::to_vec) else {
-            return Ok(());
-        };
-        let mut joined: Option<Vec<u8>> = None;
-        for cursor in &mut cursors {
-            if cursor.key() == Some(&key) {
-                let value = cursor.value().unwrap_or_default();
-                joined = Some(joined.map_or_else(|| value.to_vec(), |older| join(&older, &value)));
-                cursor.next()?;
-            }
-        }
-        file.add(&key, None, &joined.unwrap_or_default())?;
-    }
-}
-
-/// What two eras say of one candidate. What cannot be read makes it a candidate for ever, which is never wrong.
-fn join_candidates(older: &[u8], later: &[u8]) -> Vec<u8> {
-    let read =
-        |bytes: &[u8]| CandidateEntry::decode(&bytes::Bytes::copy_from_slice(bytes)).unwrap_or_default();
-    let joined = CandidateEntry { first: read(older).first, until: read(later).until };
-    let mut out = Vec::new();
-    joined.encode(&mut out);
-    out
-}
-
-fn first_entries<'a>(
-    files: impl Iterator<Item = &'a std::sync::Arc<crate::storage::sst::SstFile>>,
-    id: u8,
-) -> Result<Vec<TreeCursor>> {
-    let mut cursors = Vec::new();
-    for file in files {
-        let mut cursor = file.cursor(id);
-        cursor.first()?;
-        cursors.push(cursor);
-    }
-    Ok(cursors)
-}
-
-/// The cursor at the least key; of equal ones, the first.
-fn least(cursors: &mut [TreeCursor]) -> Option<&mut TreeCursor> {
-    cursors.iter_mut().filter(|cursor| cursor.key().is_some()).min_by(|a, b| a.key().cmp(&b.key()))
 }
 
 #[cfg(test)]
@@ -275,34 +115,34 @@ mod tests {
         }
     }
 
-    fn push_era(manifest: &mut Manifest, bytes: u64) {
+    fn push_delta(manifest: &mut Manifest, bytes: u64) {
         let base = manifest.deltas.last().map_or(0, |era| era.seq);
         let (indexes, position) = (Vec::new(), LogPosition::default());
         manifest.deltas.push(DeltaLayer { base, seq: base + 10, bytes, events: 10, indexes, position });
     }
 
-    /// Does what the rule wants until it wants no more; `rows` is what all rows weigh. How many tasks there were.
-    fn tend(manifest: &mut Manifest, rows: u64) -> usize {
+    /// Does the tasks until there are none. `rows` is the size of an image layer. Returns the number of tasks.
+    fn run_tasks(manifest: &mut Manifest, rows: u64) -> usize {
         for done in 0..1000 {
             match next_task(manifest) {
-                Some(MergeTask::ImageLayer) => {
+                Some(MergeTask::WriteImage) => {
                     let seq = manifest.deltas.last().unwrap().seq;
                     manifest.images.push(ImageLayer { seq, rows: 1, bytes: rows, indexes: Vec::new() });
                 }
-                Some(MergeTask::Merge(range)) => {
+                Some(MergeTask::MergeDeltas(range)) => {
                     assert_eq!(range.len(), 2);
                     let deltas = &manifest.deltas[range.clone()];
                     let crosses = manifest.images.iter().any(|full| full.seq == deltas[0].seq);
-                    assert!(!crosses, "an era may not span a moment of which all rows are kept");
-                    let mut era = deltas[1].clone();
-                    (era.base, era.bytes) = (deltas[0].base, deltas[0].bytes + deltas[1].bytes);
-                    manifest.deltas.splice(range, [era]);
+                    assert!(!crosses, "a merged delta layer must not span the commit of an image layer");
+                    let mut delta = deltas[1].clone();
+                    (delta.base, delta.bytes) = (deltas[0].base, deltas[0].bytes + deltas[1].bytes);
+                    manifest.deltas.splice(range, [delta]);
                 }
-                Some(MergeTask::Drop(at)) => _ = manifest.images.remove(at),
+                Some(MergeTask::RemoveImage(at)) => _ = manifest.images.remove(at),
                 None => return done,
             }
         }
-        panic!("it never ends: {manifest:?}");
+        panic!("there is always one more task: {manifest:?}");
     }
 
     fn check(manifest: &Manifest) {
@@ -310,28 +150,31 @@ mod tests {
         let (_, older) = manifest.images.split_last().unwrap_or((&manifest.images[0], &[]));
         let floor = manifest.floor.map_or(0, |floor| floor.seq);
         let kept: u64 = older.iter().filter(|full| full.seq != floor).map(|full| full.bytes).sum();
-        assert!(kept <= deltas / 4, "{kept} bytes of all rows at older moments beside {deltas} of eras");
+        assert!(kept <= deltas / 4, "{kept} bytes of older image layers, and {deltas} bytes of delta layers");
         let mut ends: Vec<u64> = manifest.images.iter().map(|full| full.seq).collect();
         ends.push(u64::MAX);
         let mut base = 0;
         for end in ends {
             let group = manifest.deltas.iter().filter(|era| era.base >= base && era.seq <= end).count();
-            assert!(group <= NEWEST_ERAS, "{group} eras up to {end}");
+            assert!(group <= MAX_NEWEST_DELTAS, "{group} delta layers up to {end}");
             base = end;
         }
-        assert!(manifest.deltas.windows(2).all(|two| two[0].seq == two[1].base), "eras follow one another");
-        // What is read for the newest state is bounded by what all rows weigh.
+        assert!(
+            manifest.deltas.windows(2).all(|two| two[0].seq == two[1].base),
+            "delta layers must follow one another"
+        );
+        // The size of the image layer bounds what is read for the newest state.
         let newest = manifest.images.last().unwrap();
         let since: u64 = manifest.deltas.iter().filter(|era| era.seq > newest.seq).map(|era| era.bytes).sum();
         assert!(
             since <= (newest.bytes / 2).max(64 << 10),
-            "{since} bytes since {} of all rows",
+            "{since} bytes of delta layers after an image layer of {} bytes",
             newest.bytes
         );
     }
 
     #[test]
-    fn whatever_eras_weigh_the_rule_ends_and_keeps_its_bounds() {
+    fn the_rule_ends_and_keeps_its_bounds_for_any_sizes() {
         let mut dice = 7u64;
         let mut below = |n: u64| {
             dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -342,8 +185,8 @@ mod tests {
             let (largest, rows) = (1 << (6 + case % 24), 1 << (6 + below(26)));
             let mut tasks = 0;
             for _ in 0..60 {
-                push_era(&mut manifest, 300 + below(largest));
-                tasks += tend(&mut manifest, 200 + below(rows));
+                push_delta(&mut manifest, 300 + below(largest));
+                tasks += run_tasks(&mut manifest, 200 + below(rows));
                 if manifest.deltas.len() > 1 && !manifest.images.is_empty() {
                     check(&manifest);
                 }
@@ -356,17 +199,17 @@ mod tests {
                     }
                 }
             }
-            assert!(tasks <= 60 * 4, "{tasks} tasks for 60 eras");
+            assert!(tasks <= 60 * 4, "{tasks} tasks for 60 delta layers");
         }
     }
 
     #[test]
-    fn a_table_without_snapshots_wants_nothing() {
+    fn a_table_without_layers_has_no_task() {
         assert_eq!(next_task(&table()), None);
     }
 
     #[test]
-    fn the_rows_at_the_floor_stay() {
+    fn the_image_layer_at_the_floor_is_kept() {
         let mut manifest = table();
         manifest.floor = Some(Floor { seq: 10, time_ms: 1, last_seq: 10, events: 1, rows: 1 });
         for seq in [10, 20, 30] {
@@ -380,7 +223,7 @@ mod tests {
             indexes: Vec::new(),
             position: LogPosition::default(),
         });
-        assert_eq!(next_task(&manifest), Some(MergeTask::Drop(1)));
+        assert_eq!(next_task(&manifest), Some(MergeTask::RemoveImage(1)));
         manifest.images.remove(1);
         assert_eq!(next_task(&manifest), None);
     }

@@ -1,6 +1,10 @@
-//! What background work makes of a table: snapshots, indexes, merged layers and compacted logs.
+//! What background work makes of a table: delta and image layers, indexes, merged layers and compacted logs.
 
 pub mod compaction;
+pub mod delta;
+pub mod image;
 pub mod index;
+pub mod merge;
 pub mod merge_policy;
-pub mod snapshot;
+pub mod progress;
+pub mod requests_since;

@@ -3,7 +3,8 @@
 use crate::error::Result;
 use crate::format::manifest::Manifest;
 use crate::storage::sst::BlockCache;
-use crate::table::build::snapshot::{ProgressFn, ReadLimit};
+use crate::table::build::progress::ProgressFn;
+use crate::table::log_tail::ReadLimit;
 use crate::table::table_files::TableFiles;
 
 mod candidates;

@@ -1,142 +1,114 @@
-//! A walk over the rows of a chain as they were at a moment, in the order of keys.
+//! A scan over the rows of the layers as they were at a moment, in key order.
 
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::format::document::Document;
-use crate::format::event::EventType;
-use crate::format::snapshot::{self, RowEntry, VersionEntry, tree};
+use crate::format::snapshot::{RowEntry, VersionEntry, read_version, tree};
 use crate::storage::sst::{SstFile, TreeCursor};
-use crate::table::layers::{EventId, RowVersion, Traced, at_file, before_or_at, version_of};
-use crate::table::state;
+use crate::table::event_id::EventId;
+use crate::table::layers::file::{LayerFile, at_file, fold_backward};
+use crate::table::layers::keys::{is_at_or_before, version_of};
+use crate::table::merging_cursor::{MergingCursor, SortedSource};
+use crate::table::row_fold::{RowFold, RowVersion};
 
-/// A file's rows, or versions of rows.
+/// A cursor over an image layer's rows, or over the versions in a delta layer.
 #[derive(Debug)]
-pub(super) struct Source {
-    pub(super) cursor: TreeCursor,
-    pub(super) file: Arc<SstFile>,
-    pub(super) full: bool,
+struct LayerCursor {
+    cursor: TreeCursor,
+    file: Arc<SstFile>,
+    is_image: bool,
 }
 
-impl Source {
-    /// The row that it stands at.
-    fn key(&self) -> Option<&[u8]> {
-        let key = self.cursor.key()?;
-        if self.full { Some(key) } else { snapshot::read_version(key).map(|(row, ..)| row) }
+impl LayerCursor {
+    /// A cursor on the first row at or after a sort key.
+    fn open(layer: &LayerFile, is_image: bool, start: &[u8]) -> Result<LayerCursor> {
+        let mut cursor = layer.file.cursor(if is_image { tree::ROWS } else { tree::VERSIONS });
+        cursor.seek(start)?;
+        Ok(LayerCursor { cursor, file: Arc::clone(&layer.file), is_image })
     }
 }
 
-/// Versions of one row gone through one by one; a row with more is looked up instead.
-const VERSIONS_IN_A_ROW: usize = 32;
+impl SortedSource for LayerCursor {
+    type Key = [u8];
 
-/// A walk over the rows as they were at a moment, in the order of keys.
+    /// The sort key of the row that the cursor is on.
+    fn key(&self) -> Option<&[u8]> {
+        let key = self.cursor.key()?;
+        if self.is_image { Some(key) } else { read_version(key).map(|(row, ..)| row) }
+    }
+}
+
+/// How many versions of a row the scan reads one after the other. It looks up the newest version of a row that has more.
+const VERSIONS_READ_IN_ORDER: usize = 32;
+
+/// A scan over the rows as they were at a moment, in key order. Deleted rows are included.
 #[derive(Debug)]
 pub struct LayerScan {
-    /// All rows first, then the eras, oldest first.
-    pub(super) sources: Vec<Source>,
-    pub(super) covered: EventId,
-    pub(super) upto: EventId,
+    /// The image layer, then the delta layers, oldest first.
+    layers: MergingCursor<LayerCursor>,
+    /// The last event that the image layer covers: the scan skips versions up to it.
+    covered: EventId,
+    /// The last event before the moment.
+    last: EventId,
 }
 
 impl LayerScan {
+    /// A scan of an image layer and of the delta layers after it, oldest first, from a sort key on. `covered` is the last
+    /// event that the image layer covers, `last` the last event that counts.
+    pub(super) fn open<'a>(
+        image: Option<&LayerFile>,
+        deltas: impl Iterator<Item = &'a LayerFile>,
+        (covered, last): (EventId, EventId),
+        start: &[u8],
+    ) -> Result<LayerScan> {
+        let image = image.map(|layer| LayerCursor::open(layer, true, start));
+        let deltas = deltas.map(|layer| LayerCursor::open(layer, false, start));
+        let layers = MergingCursor::new(image.into_iter().chain(deltas).collect::<Result<_>>()?);
+        Ok(LayerScan { layers, covered, last })
+    }
+
     /// The next row's sort key.
     pub fn key(&self) -> Option<Vec<u8>> {
-        self.sources.iter().filter_map(Source::key).min().map(<[u8]>::to_vec)
+        self.layers.key().map(<[u8]>::to_vec)
     }
 
-    /// The row with this key, which is the next; goes on to the one after it. None where it has no version yet.
+    /// Returns the row with this key, which must be the next, and moves to the row after it. `None` if the row has no
+    /// version yet at the moment.
     pub fn take(&mut self, key: &[u8]) -> Result<Option<RowVersion>> {
-        let mut row = Pending::default();
-        for source in &mut self.sources {
-            if source.key() != Some(key) {
-                continue;
-            }
-            if source.full {
-                let value = source.cursor.value().unwrap_or_default();
-                let entry = RowEntry::decode(&value).map_err(|e| at_file(e, &source.file))?;
-                let RowEntry { seq, time_ms, document } = entry;
-                row = Pending { newest: Some((seq, time_ms)), under: Some(document), patches: Vec::new() };
-                source.cursor.next()?;
+        let mut fold = RowFold::default();
+        for layer in self.layers.sources_at(key) {
+            if layer.is_image {
+                let value = layer.cursor.value().unwrap_or_default();
+                fold.push_image(RowEntry::decode(&value).map_err(|e| at_file(e, &layer.file))?);
+                layer.cursor.next()?;
             } else {
-                take_versions(source, key, (self.covered, self.upto), &mut row)?;
+                take_versions(layer, key, (self.covered, self.last), &mut fold)?;
             }
         }
-        row.finish()
+        fold.finish()
     }
 }
 
-/// A row as far as versions, oldest first, have told it. Patches wait: mostly a whole document comes after them.
-#[derive(Debug, Default)]
-struct Pending {
-    /// Seq and time of the newest version.
-    newest: Option<(u64, u64)>,
-    under: Option<Document>,
-    /// Patches on top of it, oldest first.
-    patches: Vec<Document>,
-}
-
-impl Pending {
-    /// Takes in the next later version.
-    fn take(&mut self, seq: u64, version: VersionEntry) {
-        self.newest = Some((seq, version.time_ms));
-        match (version.kind, version.image) {
-            (EventType::Patch, None) => self.patches.extend(version.payload),
-            (EventType::Insert, _) => self.stand_on(version.payload),
-            (EventType::Patch, image) => self.stand_on(image),
-            _ => self.stand_on(None),
-        }
-    }
-
-    fn stand_on(&mut self, document: Option<Document>) {
-        self.under = document;
-        self.patches.clear();
-    }
-
-    fn finish(self) -> Result<Option<RowVersion>> {
-        let Some((seq, time_ms)) = self.newest else { return Ok(None) };
-        let mut document = self.under;
-        for patch in &self.patches {
-            document = state::apply(document.as_ref(), EventType::Patch, Some(patch))?;
-        }
-        Ok(Some(RowVersion { seq, time_ms, document }))
-    }
-}
-
-/// Takes in an era's versions of a row, and goes on to the next row.
+/// Adds a delta layer's versions of a row to a fold, and moves the cursor to the next row.
 fn take_versions(
-    source: &mut Source,
+    layer: &mut LayerCursor,
     key: &[u8],
-    (covered, upto): (EventId, EventId),
-    row: &mut Pending,
+    (covered, last): (EventId, EventId),
+    fold: &mut RowFold,
 ) -> Result<()> {
     let mut seen = covered;
-    for _ in 0..VERSIONS_IN_A_ROW {
-        let Some(spot) = source.cursor.key().and_then(|at| version_of(at, key)) else { return Ok(()) };
-        if spot > covered && spot <= upto {
-            let value = source.cursor.value().unwrap_or_default();
-            row.take(spot.seq, VersionEntry::decode(&value).map_err(|e| at_file(e, &source.file))?);
-            seen = spot;
+    for _ in 0..VERSIONS_READ_IN_ORDER {
+        let Some(id) = layer.cursor.key().and_then(|at| version_of(at, key)) else { return Ok(()) };
+        if id > covered && id <= last {
+            let value = layer.cursor.value().unwrap_or_default();
+            fold.push_newer(id.seq, VersionEntry::decode(&value).map_err(|e| at_file(e, &layer.file))?);
+            seen = id;
         }
-        source.cursor.next()?;
+        layer.cursor.next()?;
     }
-    // Many versions: the newest that counts, and what it rests on, from behind.
-    let mut traced = Traced::default();
-    let mut under = None;
-    let mut behind = source.file.cursor(tree::VERSIONS);
-    behind.seek_last_by(|at| before_or_at(at, key, upto))?;
-    while let (Some(at), Some(value)) = (behind.key(), behind.value()) {
-        let Some(spot) = version_of(at, key).filter(|spot| *spot > seen) else { break };
-        let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &source.file))?;
-        under = traced.take(spot.seq, version);
-        if under.is_some() {
-            break;
-        }
-        behind.prev()?;
-    }
-    if let Some(under) = under {
-        row.stand_on(under);
-    }
-    row.newest = traced.newest.or(row.newest);
-    row.patches.extend(traced.patches.into_iter().rev());
-    source.cursor.seek_by(|at| before_or_at(at, key, EventId::end_of(u64::MAX)))
+    // The row has many versions: read back from the newest that counts, as far as the row depends on them.
+    let mut newer = RowFold::default();
+    fold_backward(&layer.file, key, (seen, last), &mut newer)?;
+    fold.append(newer);
+    layer.cursor.seek_by(|at| is_at_or_before(at, key, EventId::end_of(u64::MAX)))
 }

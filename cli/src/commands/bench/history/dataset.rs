@@ -9,7 +9,7 @@ use v1::operation::Action;
 use crate::orders::{SampleOrder, SplitMix64, id, order};
 
 /// The measured table.
-pub const TABLE: &str = "orders";
+pub(crate) const TABLE: &str = "orders";
 /// The number of versions of each order, before the tail.
 const VERSIONS: u32 = 10;
 /// The number of orders of each customer, which is the size of the result of an indexed select.
@@ -57,7 +57,7 @@ const WORDS_IN_A_NOTE: usize = 18;
 
 /// The order that each event changes.
 #[derive(Debug)]
-pub struct EventScript {
+pub(crate) struct EventScript {
     orders: Vec<u32>,
     /// The number of orders.
     count: u32,
@@ -66,9 +66,9 @@ pub struct EventScript {
 
 /// The events of each order, to compute expected results.
 #[derive(Debug)]
-pub struct Dataset {
+pub(crate) struct Dataset {
     /// The seq of the first event. Each event is one commit, and nothing else is written.
-    pub first_seq: u64,
+    pub(crate) first_seq: u64,
     customers: u32,
     /// For each order the index in `events` of its first event, and one more entry for the end.
     starts: Vec<u32>,
@@ -77,7 +77,7 @@ pub struct Dataset {
 }
 
 /// A script of this many events, without a tail.
-pub fn script(events: u32) -> EventScript {
+pub(crate) fn script(events: u32) -> EventScript {
     let count = (events / VERSIONS).max(1);
     let mut orders: Vec<u32> = (0..count * VERSIONS).map(|event| event % count).collect();
     let mut random = SplitMix64::new(u64::from(events));
@@ -90,7 +90,7 @@ pub fn script(events: u32) -> EventScript {
 
 impl EventScript {
     /// Adds a tail that changes random orders. Returns its length.
-    pub fn add_tail(&mut self, seed: u64) -> u32 {
+    pub(crate) fn add_tail(&mut self, seed: u64) -> u32 {
         let mut random = SplitMix64::new(seed);
         let tail = TAIL.min(self.count * VERSIONS / 2);
         let count = u64::from(self.count);
@@ -99,12 +99,12 @@ impl EventScript {
     }
 
     /// The number of events.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.orders.len()
     }
 
     /// The operations of a range of events, in batches of `size`.
-    pub fn batches(
+    pub(crate) fn batches(
         &self,
         range: std::ops::Range<usize>,
         size: usize,
@@ -123,7 +123,7 @@ impl EventScript {
     }
 
     /// The expected results, if `first_seq` is the seq of the first event.
-    pub fn dataset(&self, first_seq: u64) -> Dataset {
+    pub(crate) fn dataset(&self, first_seq: u64) -> Dataset {
         let mut starts = vec![0u32; self.count as usize + 1];
         for order in &self.orders {
             if let Some(count) = starts.get_mut(*order as usize + 1) {
@@ -204,41 +204,41 @@ fn whole(order: &SampleOrder, number: u32) -> String {
 
 impl Dataset {
     /// The number of orders.
-    pub fn orders(&self) -> u32 {
+    pub(crate) fn orders(&self) -> u32 {
         u32::try_from(self.starts.len().saturating_sub(1)).unwrap_or(u32::MAX)
     }
 
     /// The seq of the last commit.
-    pub fn last_seq(&self) -> u64 {
+    pub(crate) fn last_seq(&self) -> u64 {
         self.first_seq + (self.events.len() as u64).saturating_sub(1)
     }
 
     /// The seqs of the commits that changed an order.
-    pub fn seqs(&self, order: u32) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator {
+    pub(crate) fn seqs(&self, order: u32) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator {
         let at = |index: u32| self.starts.get(index as usize).map_or(0, |start| *start as usize);
         let events = self.events.get(at(order)..at(order.saturating_add(1))).unwrap_or_default();
         events.iter().map(|event| self.first_seq + u64::from(*event))
     }
 
     /// The seq of the commit that wrote the version of an order at `moment`.
-    pub fn written(&self, order: u32, moment: u64) -> Option<u64> {
+    pub(crate) fn written(&self, order: u32, moment: u64) -> Option<u64> {
         self.seqs(order).rev().find(|seq| *seq <= moment)
     }
 
     /// A random order, and its key.
-    pub fn any_order(&self, random: &mut SplitMix64) -> (u32, String) {
+    pub(crate) fn any_order(&self, random: &mut SplitMix64) -> (u32, String) {
         let number = u32::try_from(random.below(self.orders().into())).unwrap_or_default();
         (number, id(number.into()))
     }
 
     /// A random seq at which an order exists.
-    pub fn any_moment_of(&self, order: u32, random: &mut SplitMix64) -> u64 {
+    pub(crate) fn any_moment_of(&self, order: u32, random: &mut SplitMix64) -> u64 {
         let first = self.seqs(order).next().unwrap_or(self.first_seq);
         first + random.below(self.last_seq() - first + 1)
     }
 
     /// A random customer's name, and the number of its orders that exist at `moment`.
-    pub fn any_customer(&self, moment: u64, random: &mut SplitMix64) -> (String, u64) {
+    pub(crate) fn any_customer(&self, moment: u64, random: &mut SplitMix64) -> (String, u64) {
         let number = u32::try_from(random.below(self.customers.into())).unwrap_or_default();
         let own = (number..self.orders()).step_by(self.customers.max(1) as usize);
         let there = own.filter(|order| self.seqs(*order).next().is_some_and(|first| first <= moment));
@@ -246,7 +246,7 @@ impl Dataset {
     }
 
     /// The number of orders with an amount over 500 at `moment`.
-    pub fn large_orders(&self, moment: u64) -> u64 {
+    pub(crate) fn large_orders(&self, moment: u64) -> u64 {
         let is_large = |number: &u32| {
             let versions = self.seqs(*number).take_while(|seq| *seq <= moment).count();
             let newest = u32::try_from(versions).ok().and_then(|versions| versions.checked_sub(1));

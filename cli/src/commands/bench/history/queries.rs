@@ -13,7 +13,7 @@ use crate::orders::SplitMix64;
 
 /// A kind of query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HistoryQuery {
+pub(crate) enum HistoryQuery {
     /// One row, now.
     Get,
     /// One row at a random point in the past.
@@ -30,7 +30,7 @@ pub enum HistoryQuery {
 
 impl HistoryQuery {
     /// Each kind with the name of its phase and the maximum number of queries.
-    pub const ALL: [(HistoryQuery, &'static str, usize); 6] = [
+    pub(crate) const ALL: [(HistoryQuery, &'static str, usize); 6] = [
         (HistoryQuery::Get, "R1", 500),
         (HistoryQuery::GetAsOf, "R2", 500),
         (HistoryQuery::History, "R3", 300),
@@ -42,21 +42,21 @@ impl HistoryQuery {
 
 /// A client that runs queries.
 #[derive(Debug)]
-pub struct QueryClient<'a> {
+pub(crate) struct QueryClient<'a> {
     /// The data that is queried.
-    pub dataset: &'a Dataset,
+    pub(crate) dataset: &'a Dataset,
     /// The number of orders with an amount over 500 in the middle of the history.
-    pub large: u64,
+    pub(crate) large: u64,
 }
 
 impl QueryClient<'_> {
     /// The seq in the middle of the history.
-    pub fn middle(dataset: &Dataset) -> u64 {
+    pub(crate) fn middle(dataset: &Dataset) -> u64 {
         u64::midpoint(dataset.first_seq, dataset.last_seq())
     }
 
     /// Runs queries until `calls` or `time` is reached; a seed determines the queries. Returns the latencies in microseconds.
-    pub async fn ask(
+    pub(crate) async fn run(
         &self,
         reader: &mut ReaderApi,
         query: HistoryQuery,
@@ -148,18 +148,18 @@ impl QueryClient<'_> {
     }
 
     /// The plan of the query for the orders of a customer.
-    pub async fn explain(&self, reader: &mut ReaderApi) -> Result<String> {
+    pub(crate) async fn explain(&self, reader: &mut ReaderApi) -> Result<String> {
         let (customer, _) = self.dataset.any_customer(0, &mut SplitMix64::new(0));
         let statement = format!("EXPLAIN SELECT * FROM {TABLE} WHERE {}", condition(&customer));
         let request = v1::ReaderServiceExecuteRequest { statement, ..Default::default() };
         let mut answers = reader.execute(request).await.map_err(|s| to_error(&s))?.into_inner();
-        let mut said = String::new();
+        let mut plan = String::new();
         while let Some(answer) = answers.message().await.map_err(|s| to_error(&s))? {
             if let Some(v1::reader_service_execute_response::Result::Message(line)) = answer.result {
-                said.push_str(&line);
+                plan.push_str(&line);
             }
         }
-        Ok(said)
+        Ok(plan)
     }
 }
 

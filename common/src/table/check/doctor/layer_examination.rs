@@ -12,7 +12,8 @@ use crate::storage::fs::FileSystem;
 use crate::storage::layout::{DataDir, head_tmp_term, snapshot_files};
 use crate::storage::sst::BlockCache;
 use crate::table::check::verification::{LayerEnds, Problem, ProblemReporter, check_layer_files};
-use crate::table::table_files::{LayerFile, TableFiles};
+use crate::table::layers::LayerFile;
+use crate::table::table_files::TableFiles;
 
 /// The size of the block cache of an examination, in bytes.
 const CACHE_BYTES: u64 = 8 << 20;

@@ -16,8 +16,8 @@ use crate::storage::layout::{self, DataDir, segment_number};
 use crate::storage::recovery;
 use crate::storage::wal::cursor::{CursorItem, LogCursor, SegmentSpan};
 use crate::table::check::verification::CommitOrder;
+use crate::table::layers::LayerFile;
 use crate::table::schema::SchemaEvent;
-use crate::table::table_files::LayerFile;
 
 /// A rebuilt value, or the reason why it cannot be rebuilt. An `Err` of the outer result stops all repairs.
 type Rebuilt<T> = Result<std::result::Result<T, String>>;

@@ -7,17 +7,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::format::document::Document;
-use crate::format::event::EventType;
 use crate::format::path::Path;
 use crate::format::snapshot::{CandidateEntry, RowEntry, VersionEntry, read_version, tree};
 use crate::storage::sst::{SstFile, TreeCursor};
 use crate::table::build::index::value_at;
 use crate::table::check::verification::describe;
 use crate::table::check::verification::problem::ProblemReporter;
+use crate::table::layers::LayerFile;
 use crate::table::layers::LayerMap;
-use crate::table::state;
-use crate::table::table_files::LayerFile;
+use crate::table::row_fold::RowFold;
 
 /// Looks up candidates, and counts how many must exist.
 struct CandidateLookup<'a> {
@@ -105,7 +103,7 @@ pub(super) fn compare_with_image(
 #[derive(Default)]
 struct RowValues {
     key: Vec<u8>,
-    document: Option<Document>,
+    fold: RowFold,
     /// The current value, and the commit that set it.
     current: Option<(Vec<u8>, u64)>,
     values: HashSet<Vec<u8>>,
@@ -168,15 +166,10 @@ pub(super) fn compare_with_delta(
         if row.key != key {
             let next = RowValues { key: key.to_vec(), ..RowValues::default() };
             std::mem::replace(&mut row, next).finish(&mut lookup, reporter)?;
-            if version.kind == EventType::Patch && version.image.is_none() {
-                row.document = layers.document_before(key, seq)?;
-            }
         }
-        row.document = match version.image {
-            Some(image) => Some(image),
-            None => state::apply(row.document.as_ref(), version.kind, version.payload.as_ref())?,
-        };
-        let value = value_at(&path, row.document.as_ref())?;
+        let VersionEntry { kind, payload, image, .. } = version;
+        let row_before = || layers.document_before(key, seq);
+        let value = value_at(&path, row.fold.apply(kind, payload.as_ref(), image, row_before)?)?;
         row.set(value, seq, &mut lookup, reporter)?;
         cursor.next()?;
     }

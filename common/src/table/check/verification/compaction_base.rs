@@ -10,8 +10,9 @@ use crate::storage::sst::TreeCursor;
 use crate::storage::wal::compaction_base::{BaseItem, BaseReader};
 use crate::table::check::verification::describe;
 use crate::table::check::verification::problem::ProblemReporter;
+use crate::table::layers::LayerFile;
 use crate::table::layers::sort_key;
-use crate::table::table_files::{LayerFile, TableFiles};
+use crate::table::table_files::TableFiles;
 
 /// What the comparison of the later layers needs from the compaction base.
 pub(super) struct ComparedBase {

@@ -10,16 +10,18 @@ use crate::format::manifest::{DeltaLayer, ImageLayer, Manifest};
 use crate::format::snapshot::{SchemaEntry, TableChange};
 use crate::storage::sst::SstFile;
 use crate::storage::wal::cursor::{CursorItem, DecodedFrame, LogCursor};
-use crate::table::build::snapshot::{ReadLimit, born_at, log_after};
 use crate::table::check::verification::compaction_base::{self, ComparedBase, FloorLayers};
 use crate::table::check::verification::delta_layer::{DeltaComparison, TableTotals};
 use crate::table::check::verification::layer_files::SoundLayers;
 use crate::table::check::verification::log_chunk::{LogChunk, RowEvent};
 use crate::table::check::verification::problem::ProblemReporter;
 use crate::table::check::verification::{candidates, image_layer};
-use crate::table::layers::{EventId, LayerMap, sort_key};
+use crate::table::event_id::EventId;
+use crate::table::layers::LayerFile;
+use crate::table::layers::{LayerMap, sort_key};
+use crate::table::log_tail::{ReadLimit, log_after};
 use crate::table::schema::{SchemaAction, SchemaEvent};
-use crate::table::table_files::{LayerFile, TableFiles};
+use crate::table::table_files::TableFiles;
 
 /// Compares all snapshots and indexes of a table with its log, up to `limit`. The log must be readable.
 pub(super) fn compare(
@@ -141,7 +143,7 @@ impl LogReplay {
         self.layers.deltas.push(layers.delta.clone());
         self.layers.images.push(layers.image.clone());
         self.layers.newest.schema_entries.clone_from(&schema_entries);
-        self.created_at = born_at(&self.layers, floor.seq)?.unwrap_or(0);
+        self.created_at = self.layers.created_at(floor.seq)?.unwrap_or(0);
         self.totals = TableTotals {
             events: floor.events,
             rows: floor.rows,
@@ -215,7 +217,7 @@ impl LogReplay {
         image: &LayerFile,
         reporter: &mut ProblemReporter<'_>,
     ) -> Result<()> {
-        let created_at = born_at(&self.layers, listed.seq)?;
+        let created_at = self.layers.created_at(listed.seq)?;
         let problems = reporter.counts.problems;
         let result = image_layer::compare(&self.layers, listed.seq, created_at, image, reporter);
         report_failure(reporter, &image.file, result)?;

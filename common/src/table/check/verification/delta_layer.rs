@@ -19,7 +19,7 @@ use crate::storage::sst::{SstFile, TreeCursor};
 use crate::table::check::verification::describe;
 use crate::table::check::verification::log_chunk::LogChunk;
 use crate::table::check::verification::problem::ProblemReporter;
-use crate::table::table_files::LayerFile;
+use crate::table::layers::LayerFile;
 
 /// The table after a commit, according to the log.
 #[derive(Debug, Default, Clone)]

@@ -4,8 +4,9 @@ use crate::error::Result;
 use crate::format::snapshot::{RowEntry, tree};
 use crate::table::check::verification::describe;
 use crate::table::check::verification::problem::ProblemReporter;
-use crate::table::layers::{LayerMap, RowVersion};
-use crate::table::table_files::LayerFile;
+use crate::table::layers::LayerFile;
+use crate::table::layers::LayerMap;
+use crate::table::row_fold::RowVersion;
 
 /// Compares the image layer `image` with the rows after commit `seq` in `layers`, which must not contain that layer.
 pub(super) fn compare(

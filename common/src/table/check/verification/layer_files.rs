@@ -16,7 +16,8 @@ use crate::format::sst::SstIdentity;
 use crate::storage::layout::{delta_stem, image_stem};
 use crate::storage::sst::SstFile;
 use crate::table::check::verification::problem::ProblemReporter;
-use crate::table::table_files::{LayerFile, TableFiles};
+use crate::table::layers::LayerFile;
+use crate::table::table_files::TableFiles;
 
 /// The layers without problems, each with its indexes without problems. A layer is at its position in the manifest; `None` if
 /// the layer has a problem.

@@ -6,7 +6,8 @@ use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::event::{Event, EventType};
 use crate::format::snapshot::{VersionEntry, push_version};
-use crate::table::layers::{EventId, LayerMap, sort_key};
+use crate::table::event_id::EventId;
+use crate::table::layers::{LayerMap, sort_key};
 use crate::table::state;
 
 /// The number of versions at which a chunk is full.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use crate::error::{Error, Reason, Result};
-use crate::table::build::snapshot::ProgressFn;
+use crate::table::build::progress::ProgressFn;
 
 /// The number of problems that are reported for one file. Further problems are only counted.
 const REPORTED_PER_FILE: u64 = 20;

@@ -7,11 +7,11 @@ use crate::error::{Reason, Result};
 use crate::format::manifest::{Floor, Manifest};
 use crate::storage::wal::compaction_base::{BaseItem, BaseReader};
 use crate::storage::wal::cursor::{CursorItem, CursorPosition, LogCursor, SegmentSpan};
-use crate::table::build::snapshot::ReadLimit;
 use crate::table::check::verification::commit_order::CommitOrder;
 use crate::table::check::verification::describe;
 use crate::table::check::verification::layer_ends::LayerEnds;
 use crate::table::check::verification::problem::ProblemReporter;
+use crate::table::log_tail::ReadLimit;
 use crate::table::table_files::TableFiles;
 
 /// Checks all segments. Returns whether the log can be read to its end.

@@ -1,0 +1,152 @@
+//! Merges delta layers that follow one another into one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::format::manifest::DeltaLayer;
+use crate::format::snapshot::{CandidateEntry, RequestEntry, kind, read_version, tree};
+use crate::format::sst::{SstIdentity, SstWriter};
+use crate::storage::layout::delta_stem;
+use crate::storage::sst::{SstFile, SstOutput, TreeCursor, write_file};
+use crate::table::build::progress::{ProgressFn, REPORT_INTERVAL};
+use crate::table::build::requests_since::RequestsSince;
+use crate::table::layers::LayerFile;
+use crate::table::merging_cursor::MergingCursor;
+use crate::table::table_files::TableFiles;
+
+/// Merges delta layers that follow one another, oldest first. Requests that `requests` does not keep are left out. Returns
+/// `None` if there are no layers.
+pub fn merge_deltas(
+    files: &TableFiles,
+    (name, id): (&str, u64),
+    deltas: &[(DeltaLayer, LayerFile)],
+    requests: RequestsSince,
+    progress: ProgressFn<'_>,
+) -> Result<Option<DeltaLayer>> {
+    let (Some((first, _)), Some((last, newest))) = (deltas.first(), deltas.last()) else { return Ok(None) };
+    let identity = SstIdentity { table: id, base: first.base, seq: last.seq, kind: kind::DELTA };
+    files.create_dirs(name)?;
+    let path = files.dir.delta_layer(name, first.base, last.seq);
+    let mut bytes = write_file(&*files.disk, &path, identity, |file| {
+        file.begin_tree(tree::VERSIONS, true)?;
+        merge_versions(file, deltas, progress)?;
+        file.end_tree()?;
+        for id in [tree::COMMITS, tree::REQUESTS] {
+            file.begin_tree(id, false)?;
+            append(file, deltas, id, requests)?;
+            file.end_tree()?;
+        }
+        file.begin_tree(tree::PRODUCERS, false)?;
+        // A producer's newest position counts.
+        merge_tree(file, deltas.iter().map(|(_, delta)| &delta.file), tree::PRODUCERS, |_, newer| newer)?;
+        file.end_tree()?;
+        Ok(newest.file.properties().to_vec())
+    })?;
+    let is_in_all = |path: &&String| deltas.iter().all(|(delta, _)| delta.indexes.contains(path));
+    let indexes: Vec<String> = last.indexes.iter().filter(is_in_all).cloned().collect();
+    for index in &indexes {
+        let path = files.dir.index(name, index, &delta_stem(first.base, last.seq));
+        let identity = SstIdentity { kind: kind::DELTA_INDEX, ..identity };
+        bytes += write_file(&*files.disk, &path, identity, |file| {
+            file.begin_tree(tree::CANDIDATES, false)?;
+            let merged = deltas.iter().filter_map(|(_, delta)| delta.index(index));
+            merge_tree(file, merged, tree::CANDIDATES, |older, newer| join_candidates(&older, &newer))?;
+            file.end_tree()?;
+            Ok(index.clone().into_bytes())
+        })?;
+    }
+    files.sync_dirs(name)?;
+    let events = deltas.iter().map(|(delta, _)| delta.events).sum();
+    Ok(Some(DeltaLayer { base: first.base, seq: last.seq, bytes, events, indexes, position: last.position }))
+}
+
+fn merge_versions(
+    file: &mut SstWriter<SstOutput>,
+    deltas: &[(DeltaLayer, LayerFile)],
+    progress: ProgressFn<'_>,
+) -> Result<()> {
+    let mut merged = open_merged(deltas.iter().map(|(_, delta)| &delta.file), tree::VERSIONS)?;
+    let mut done = 0;
+    while let Some(cursor) = merged.least() {
+        if let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
+            let row = read_version(key).map(|(row, ..)| row);
+            file.add(key, row, &value)?;
+        }
+        cursor.next()?;
+        done += 1;
+        if done % REPORT_INTERVAL == 0 {
+            progress(done)?;
+        }
+    }
+    Ok(())
+}
+
+/// Appends a tree of each delta layer. Its keys grow with the seq, so the layers follow one another.
+fn append(
+    file: &mut SstWriter<SstOutput>,
+    deltas: &[(DeltaLayer, LayerFile)],
+    id: u8,
+    since: RequestsSince,
+) -> Result<()> {
+    for (_, delta) in deltas {
+        let mut cursor = delta.file.cursor(id);
+        cursor.first()?;
+        while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
+            let seq = key.first_chunk::<8>().map_or(0, |seq| u64::from_be_bytes(*seq));
+            let is_kept = id != tree::REQUESTS || since.keeps(seq, &RequestEntry::decode(&value)?);
+            if is_kept {
+                file.add(key, None, &value)?;
+            }
+            cursor.next()?;
+        }
+    }
+    Ok(())
+}
+
+/// Merges a tree of several files, oldest first. `join` makes one value of an older and a newer value of the same key.
+fn merge_tree<'a>(
+    file: &mut SstWriter<SstOutput>,
+    files: impl Iterator<Item = &'a Arc<SstFile>>,
+    id: u8,
+    join: impl Fn(Bytes, Bytes) -> Bytes,
+) -> Result<()> {
+    let mut merged = open_merged(files, id)?;
+    while let Some(key) = merged.key().map(<[u8]>::to_vec) {
+        let mut joined: Option<Bytes> = None;
+        for cursor in merged.sources_at(&key) {
+            let value = cursor.value().unwrap_or_default();
+            joined = Some(match joined {
+                Some(older) => join(older, value),
+                None => value,
+            });
+            cursor.next()?;
+        }
+        file.add(&key, None, &joined.unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+/// Joins what two delta layers know of one candidate. An entry that cannot be read counts as a candidate at any moment,
+/// which is never wrong: whoever uses the index reads the row.
+fn join_candidates(older: &Bytes, newer: &Bytes) -> Bytes {
+    let read = |bytes: &Bytes| CandidateEntry::decode(bytes).unwrap_or_default();
+    let joined = CandidateEntry { first: read(older).first, until: read(newer).until };
+    let mut out = Vec::new();
+    joined.encode(&mut out);
+    out.into()
+}
+
+fn open_merged<'a>(
+    files: impl Iterator<Item = &'a Arc<SstFile>>,
+    id: u8,
+) -> Result<MergingCursor<TreeCursor>> {
+    let mut cursors = Vec::new();
+    for file in files {
+        let mut cursor = file.cursor(id);
+        cursor.first()?;
+        cursors.push(cursor);
+    }
+    Ok(MergingCursor::new(cursors))
+}
