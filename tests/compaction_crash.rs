@@ -1,4 +1,4 @@
-//! The power goes at every step of a compaction, and of the recovery after it: the table is the old or the new one.
+//! A power cut at any step of a compaction, or of the recovery after it, leaves the table as it was before or after.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -42,7 +42,7 @@ fn time_of(seq: u64) -> u64 {
     1_000 + seq * 10
 }
 
-/// What a commit does: table, kind, key, content.
+/// An event of a commit: table, kind, key, content.
 fn commit(seq: u64) -> Vec<(u64, EventType, Option<String>, Option<String>)> {
     if let Some(table) = TABLES.get(usize::try_from(seq).unwrap() - 1) {
         let schema = Schema {
@@ -133,7 +133,7 @@ fn group(from: u64, to: u64) -> Group {
     group
 }
 
-/// A database open for writing, and everything it told when it was opened.
+/// A database open for writing, with everything that recovery reported.
 struct Open {
     shelf: TableFiles,
     log: RefCell<Log>,
@@ -176,8 +176,7 @@ impl Replay for Opening<'_> {
 }
 
 fn open(disk: &SimDisk) -> Result<Open> {
-    let shelf =
-        TableFiles { disk: disk.shared(), dir: DataDir::new("/data"), cache: BlockCache::new(1 << 20) };
+    let shelf = TableFiles { fs: disk.shared(), dir: DataDir::new("/data"), cache: BlockCache::new(1 << 20) };
     let mut opening = Opening { shelf: &shelf, timelines: HashMap::new(), requests: BTreeSet::new() };
     let log = recovery::open(disk.shared(), &shelf.dir, script::options(SEGMENT), &mut opening)?;
     let Opening { timelines, requests, .. } = opening;
@@ -248,7 +247,7 @@ impl Open {
         Ok(())
     }
 
-    /// What the writer does, but for removing what is not needed any more.
+    /// Compacts as the writer does, without removing the files that are no longer needed.
     fn compact(&self, id: u64, seq: u64) -> Result<()> {
         let manifest = self.manifest(id);
         if manifest.floor.is_some_and(|floor| floor.seq == seq) && compaction::is_complete(&manifest) {
@@ -268,7 +267,7 @@ impl Open {
 
     fn sweep(&self) -> Result<()> {
         for file in self.doomed.take() {
-            match self.shelf.disk.remove(&file) {
+            match self.shelf.fs.remove(&file) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("sweep", &e)),
                 _ => {}
             }
@@ -276,7 +275,7 @@ impl Open {
         Ok(())
     }
 
-    /// Every moment that can be read is as the model says.
+    /// Checks every readable commit against the model.
     fn check(&self) {
         let expected: BTreeSet<u64> = (1..=self.kept).filter(|seq| has_request(*seq)).collect();
         assert_eq!(self.requests, expected);
@@ -304,15 +303,15 @@ impl Open {
         }
     }
 
-    /// What the log alone tells is the same (I8).
+    /// Checks that the log alone gives the same rows (I8).
     fn check_log(&self, id: u64) {
         let manifest = self.manifest(id);
         let (table, first) = ((manifest.table.as_str(), id), &manifest.segments[0]);
-        let mut cursor = LogCursor::new(Arc::clone(&self.shelf.disk), &self.shelf.dir, table.0, id);
+        let mut cursor = LogCursor::new(Arc::clone(&self.shelf.fs), &self.shelf.dir, table.0, id);
         let (mut rows, mut upto) = (Rows::new(), 0);
         if let Some(seal) = first.sealed
             && let Some(mut folded) =
-                BaseReader::open(&*self.shelf.disk, &self.shelf.dir, table, first.number, seal.bytes).unwrap()
+                BaseReader::open(&*self.shelf.fs, &self.shelf.dir, table, first.number, seal.bytes).unwrap()
         {
             upto = folded.floor().floor.seq;
             while let Some(piece) = folded.next_item().unwrap() {
@@ -346,7 +345,7 @@ impl Open {
     }
 }
 
-/// Every file of the tables is one that its manifest names.
+/// Checks that the manifests name every file of the tables.
 fn expect_no_orphans(disk: &SimDisk) {
     let (shared, data) = (disk.shared(), DataDir::new("/data"));
     for name in TABLES {
@@ -362,7 +361,7 @@ fn expect_no_orphans(disk: &SimDisk) {
     }
 }
 
-/// A table with a past: several eras, compacted once, the files of that not removed yet.
+/// A table with several delta layers. It has been compacted once, and the superseded files still exist.
 fn prepared() -> SimDisk {
     let disk = SimDisk::new();
     let open = open(&disk).unwrap();
@@ -381,7 +380,7 @@ fn prepared() -> SimDisk {
     disk
 }
 
-/// The run that is cut short: a compaction at `floor`, what it leaves removed, and a commit after it.
+/// The steps to interrupt: a compaction at `floor`, a commit, the removal of superseded files, another commit.
 fn run(disk: &SimDisk, floor: u64, acknowledged: &Cell<u64>) -> Result<()> {
     let open = open(disk)?;
     acknowledged.set(open.kept);
@@ -394,14 +393,14 @@ fn run(disk: &SimDisk, floor: u64, acknowledged: &Cell<u64>) -> Result<()> {
     Ok(())
 }
 
-/// Opens what was left, checks it, compacts again, and checks that too.
+/// Opens what is left, checks it, compacts again, and checks again.
 fn expect_whole(disk: &SimDisk, floors: &[u64], acknowledged: u64, what: &str) {
     let found = open(disk).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert!(found.kept >= acknowledged, "{what}: {} of {acknowledged} kept", found.kept);
     assert!(floors.contains(&found.floor(1)), "{what}: floor {}", found.floor(1));
     found.check();
     let next = found.floor(1).max(40);
-    found.compact(1, next).unwrap_or_else(|error| panic!("{what}: not compacted again: {error}"));
+    found.compact(1, next).unwrap_or_else(|error| panic!("{what}: cannot compact again: {error}"));
     found.append(found.kept + 1, found.kept + 2).unwrap();
     drop(found);
     let again = open(disk).unwrap_or_else(|error| panic!("{what}: a second time: {error}"));
@@ -431,22 +430,22 @@ fn every_step(floor: u64) {
 }
 
 #[test]
-fn a_power_cut_within_an_era_leaves_the_old_table_or_the_new() {
+fn a_power_cut_in_a_compaction_within_a_layer_leaves_the_old_or_new_table() {
     every_step(26);
 }
 
 #[test]
-fn a_power_cut_at_the_newest_snapshot_leaves_the_old_table_or_the_new() {
+fn a_power_cut_in_a_compaction_at_the_newest_snapshot_leaves_the_old_or_new_table() {
     every_step(31);
 }
 
 #[test]
-fn a_power_cut_at_the_newest_commit_leaves_the_old_table_or_the_new() {
+fn a_power_cut_in_a_compaction_at_the_newest_commit_leaves_the_old_or_new_table() {
     every_step(48);
 }
 
 #[test]
-fn a_power_cut_during_the_recovery_after_it_changes_nothing_about_that() {
+fn a_power_cut_in_the_recovery_from_a_compaction_leaves_the_old_or_new_table() {
     let (old, floor) = (prepared(), 48);
     let whole = old.clone_state();
     run(&whole, floor, &Cell::new(0)).unwrap();

@@ -67,7 +67,7 @@ struct FollowedTable {
 impl Follower {
     /// A follower that has applied nothing yet. Fails if the directory contains no database.
     pub fn open(files: TableFiles) -> Result<Follower> {
-        let database = layout::read_database(&*files.disk, &files.dir)?.ok_or_else(|| {
+        let database = layout::read_database(&*files.fs, &files.dir)?.ok_or_else(|| {
             let message = format!(
                 "cannot open {}: it contains no database; start driftdb-writer or run `driftctl init` first",
                 files.dir.root().display()
@@ -170,7 +170,7 @@ impl Follower {
 
     /// Reads HEAD. Fails unless HEAD belongs to this epoch, and to the newest writer seen or a later one.
     fn read_head(&self) -> Result<Head> {
-        let TableFiles { disk, dir, .. } = &self.files;
+        let TableFiles { fs: disk, dir, .. } = &self.files;
         let Some(head) = head::read(&**disk, dir)? else {
             return Err(Error::file_gone(dir.head().display(), "check that the storage is mounted"));
         };
@@ -236,7 +236,7 @@ impl Follower {
     fn reload_manifest(&mut self, entry: &TableEntry) -> Result<()> {
         let Some(table) = self.tables.get(&entry.table) else { return Ok(()) };
         let name = table.timeline.name().to_owned();
-        let manifest = layout::read_manifest(&*self.files.disk, &self.files.dir, &name)?
+        let manifest = layout::read_manifest(&*self.files.fs, &self.files.dir, &name)?
             .filter(|manifest| manifest.table_id == entry.table && manifest.version >= entry.manifest)
             .ok_or_else(|| {
                 let what = format!("HEAD names version {}, and the file is older", entry.manifest);
@@ -278,12 +278,12 @@ impl Follower {
 
     /// Adds the tables that were created since the last call.
     fn discover_tables(&mut self) -> Result<()> {
-        for name in layout::table_names(&*self.files.disk, &self.files.dir)? {
+        for name in layout::table_names(&*self.files.fs, &self.files.dir)? {
             if self.tables.values().any(|table| table.timeline.name() == name) {
                 continue;
             }
             // A table in creation has no manifest yet, or one that HEAD does not name yet.
-            let Some(manifest) = layout::read_manifest(&*self.files.disk, &self.files.dir, &name)? else {
+            let Some(manifest) = layout::read_manifest(&*self.files.fs, &self.files.dir, &name)? else {
                 continue;
             };
             let applied = self.commits.next_seq() - 1;
@@ -302,7 +302,7 @@ impl Follower {
     fn add_table(&mut self, manifest: Manifest, from_snapshots: bool) -> Result<()> {
         self.replica.raise_floor(manifest.floor);
         let (id, name) = (manifest.table_id, manifest.table.clone());
-        let mut cursor = LogCursor::new(Arc::clone(&self.files.disk), &self.files.dir, &name, id);
+        let mut cursor = LogCursor::new(Arc::clone(&self.files.fs), &self.files.dir, &name, id);
         let (mut timeline, mut last_seq, mut adopted_version) = (Timeline::new(id, &*name), 0, 0);
         if from_snapshots && let Some(layer) = manifest.deltas.last() {
             timeline = Timeline::open(id, &*name, self.files.open(&manifest, None)?)?;

@@ -20,7 +20,7 @@ pub struct ReadLimit {
 /// Returns a cursor over a table's log from the end of its newest delta layer on.
 pub fn log_after(files: &TableFiles, manifest: &Manifest, limit: ReadLimit) -> LogCursor {
     let (name, id) = (&manifest.table, manifest.table_id);
-    let mut cursor = LogCursor::new(Arc::clone(&files.disk), &files.dir, name, id);
+    let mut cursor = LogCursor::new(Arc::clone(&files.fs), &files.dir, name, id);
     let position = manifest.deltas.last().map(|delta| delta.position);
     if let Some(position) = &position {
         cursor = cursor.starting_at(CursorPosition::from_log_position(position));

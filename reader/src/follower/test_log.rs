@@ -32,7 +32,7 @@ pub fn dir() -> DataDir {
 
 /// The data directory on a disk, with a cache.
 pub fn files(disk: &SimDisk) -> TableFiles {
-    TableFiles { disk: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
+    TableFiles { fs: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
 }
 
 /// Opens the log for writing.
@@ -145,7 +145,7 @@ impl TestLog {
         let kept = layout::snapshot_files(&files.dir, &self.current().0);
         let old =
             layout::snapshot_files(&files.dir, &manifest).into_iter().filter(|file| !kept.contains(file));
-        old.chain(done.superseded).for_each(|file| files.disk.remove(&file).unwrap());
+        old.chain(done.superseded).for_each(|file| files.fs.remove(&file).unwrap());
     }
 
     /// Checks that a replica has applied commit `last`, and that it shows each commit from `floor` on.

@@ -106,6 +106,6 @@ impl TableEditor {
 
     /// Deletes the scheduled files whose grace period is over, or all of them if `all` is set.
     pub(super) fn delete_unused_files(&self, all: bool) {
-        self.deletions.delete_due(&*self.context.files.disk, all);
+        self.deletions.delete_due(&*self.context.files.fs, all);
     }
 }

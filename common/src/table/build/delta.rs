@@ -46,7 +46,7 @@ pub struct DeltaLimits {
 #[derive(Debug, Default)]
 struct DeltaContent {
     /// By sort key.
-    rows: BTreeMap<Vec<u8>, RowEvents>,
+    rows: BTreeMap<Vec<u8>, CollectedRow>,
     /// Seq, time and content.
     commits: Vec<(u64, u64, CommitEntry)>,
     requests: Vec<(u64, RequestEntry)>,
@@ -70,13 +70,13 @@ struct DeltaContent {
 
 /// A row's events, oldest first.
 #[derive(Debug, Default)]
-struct RowEvents {
+struct CollectedRow {
     key: Option<Key>,
-    events: Vec<RowEvent>,
+    events: Vec<CollectedEvent>,
 }
 
 #[derive(Debug)]
-struct RowEvent {
+struct CollectedEvent {
     id: EventId,
     time_ms: u64,
     author: Arc<CommitAuthor>,
@@ -114,7 +114,7 @@ pub fn build_next(
         schema_entries: content.schemas.clone(),
     };
     files.create_dirs(name)?;
-    let mut bytes = write_file(&*files.disk, &files.dir.delta_layer(name, base, seq), identity, |file| {
+    let mut bytes = write_file(&*files.fs, &files.dir.delta_layer(name, base, seq), identity, |file| {
         file.begin_tree(tree::VERSIONS, true)?;
         for (at, (key, row)) in (0..).zip(&content.rows) {
             if at % REPORT_INTERVAL == 0 {
@@ -242,7 +242,7 @@ impl DeltaContent {
                 let row = self.rows.entry(bytes).or_default();
                 row.key.get_or_insert_with(|| key.clone());
                 let author = Arc::clone(&self.author);
-                row.events.push(RowEvent { id: EventId { seq, index }, time_ms, author, event });
+                row.events.push(CollectedEvent { id: EventId { seq, index }, time_ms, author, event });
             }
             _ => {}
         }
@@ -264,14 +264,14 @@ fn write_versions(
     file: &mut SstWriter<SstOutput>,
     layers: &LayerMap,
     key: &[u8],
-    row: &RowEvents,
+    row: &CollectedRow,
     indexes: &mut [IndexBuilder],
 ) -> Result<()> {
     let mut fold = RowFold::default();
     // PATCHes since the last version that was stored with the row after it, and their bytes.
     let (mut patches, mut patched_bytes) = (0, 0);
     let (mut version_key, mut value) = (Vec::new(), Vec::new());
-    for RowEvent { id, time_ms, author, event } in &row.events {
+    for CollectedEvent { id, time_ms, author, event } in &row.events {
         let row_before = || match &row.key {
             Some(key) => Ok(layers.row(key, id.before())?.and_then(|before| before.document)),
             None => Ok(None),

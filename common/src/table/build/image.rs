@@ -29,7 +29,7 @@ pub fn build(
     files.create_dirs(name)?;
     let mut rows = 0;
     let created_at = layers.created_at(seq)?;
-    let mut bytes = write_file(&*files.disk, &path, identity, |file| {
+    let mut bytes = write_file(&*files.fs, &path, identity, |file| {
         let mut scan = layers.scan(seq, &[])?;
         let mut value = Vec::new();
         file.begin_tree(tree::ROWS, true)?;

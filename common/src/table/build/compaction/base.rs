@@ -40,7 +40,7 @@ pub(super) fn write_base_delta(
     let time_ms = layers.time_of(floor.last_seq)?.unwrap_or(floor.time_ms);
     files.create_dirs(name)?;
     let bytes =
-        write_file(&*files.disk, &files.dir.delta_layer(name, floor.seq, floor.seq), identity, |file| {
+        write_file(&*files.fs, &files.dir.delta_layer(name, floor.seq, floor.seq), identity, |file| {
             for empty in [tree::VERSIONS, tree::COMMITS] {
                 file.begin_tree(empty, empty == tree::VERSIONS)?;
                 file.end_tree()?;
@@ -176,7 +176,7 @@ pub(super) fn copy_rest(
     let unsealed = || Error::new(Reason::Internal, "a segment that is compacted is not sealed");
     let end = sealed.ok_or_else(unsealed)?.bytes;
     let start = FrameAddress { table: manifest.table_id, segment: boundary.segment, offset: boundary.offset };
-    let mut frames = RawFrameReader::open(&*files.disk, &files.dir, &manifest.table, start, end)?;
+    let mut frames = RawFrameReader::open(&*files.fs, &files.dir, &manifest.table, start, end)?;
     let is_wanted = |offset: u64| {
         let ends_here = |delta: &DeltaLayer| {
             (delta.position.segment, delta.position.offset) == (boundary.segment, offset)

@@ -53,7 +53,7 @@ pub(super) fn compare(
     let Some(first) = manifest.segments.first() else { return Ok(None) };
     let end = first.sealed.map_or(0, |seal| seal.bytes);
     let path = files.dir.segment(&manifest.table, first.number);
-    let mut reader = match BaseReader::open(&*files.disk, &files.dir, table, first.number, end) {
+    let mut reader = match BaseReader::open(&*files.fs, &files.dir, table, first.number, end) {
         Ok(Some(reader)) => reader,
         // The check of the segments has reported that the base is missing.
         Ok(None) => return Ok(None),
@@ -164,14 +164,8 @@ impl<'a> FloorComparison<'a> {
         };
         let found = RowEntry::decode(&found)?;
         if (found.seq, found.time_ms) != (expected.seq, expected.time_ms) {
-            let what = format!(
-                "{} has commit {} at time {}, but in the log commit {} at time {}",
-                describe::row(key),
-                found.seq,
-                found.time_ms,
-                expected.seq,
-                expected.time_ms
-            );
+            let (found, in_log) = ((found.seq, found.time_ms), (expected.seq, expected.time_ms));
+            let what = describe::row_commit_difference(key, found, in_log);
             reporter.report(path, 0, what);
         } else if found.document != expected.document {
             reporter.report(path, 0, format!("the document of {} differs from the log", describe::row(key)));

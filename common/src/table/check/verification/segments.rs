@@ -35,7 +35,7 @@ pub(super) fn check(
         };
         reporter.counts.files += 1;
         let mut cursor =
-            LogCursor::new(Arc::clone(&files.disk), &files.dir, &manifest.table, manifest.table_id);
+            LogCursor::new(Arc::clone(&files.fs), &files.dir, &manifest.table, manifest.table_id);
         if std::mem::take(&mut first) {
             match check_compaction_base(files, manifest, (segment.number, end), reporter) {
                 Ok(Some(mark)) => cursor = cursor.starting_at(mark),
@@ -81,7 +81,7 @@ fn check_compaction_base(
     }
     let path = files.dir.segment(&manifest.table, number);
     let table = (manifest.table.as_str(), manifest.table_id);
-    let base = match BaseReader::open(&*files.disk, &files.dir, table, number, end) {
+    let base = match BaseReader::open(&*files.fs, &files.dir, table, number, end) {
         Ok(base) => base,
         // An ordinary segment. If its first frame is damaged, the check of all frames reports it.
         Err(error) if error.reason() == Reason::Corrupt && listed.is_none() => return Ok(None),
