@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use driftdb_common::error::Result;
+use driftdb_common::service::server::ResponseStream;
 use driftdb_common::storage::lock;
 use driftdb_common::table::table_files::TableFiles;
 use tokio_util::sync::CancellationToken;
 
-use crate::paged_stream::{PageStep, ResponseStream, stream_pages};
+use crate::paged_stream::{PageStep, stream_pages};
 use crate::replica::Replica;
 
 /// The shared state of all requests.

@@ -55,7 +55,7 @@ impl WriterDaemon {
         let admission = rebuild.finish(WriteToken { seq, time_ms });
         // From here on files are changed through the log's fenced file system: once another writer has taken
         // over, it refuses.
-        files.fs = Arc::clone(log.disk());
+        files.fs = Arc::clone(log.fs());
         Ok(WriterDaemon { config, files, log, admission })
     }
 

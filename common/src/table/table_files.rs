@@ -50,7 +50,7 @@ impl TableFiles {
                 seq,
                 kind: kind::DELTA,
                 index_kind: kind::DELTA_INDEX,
-                path: self.dir.era(table.0, base, seq),
+                path: self.dir.delta_layer(table.0, base, seq),
                 stem: layout::delta_stem(base, seq),
                 indexes: &delta.indexes,
             };
@@ -63,7 +63,7 @@ impl TableFiles {
                 seq: image.seq,
                 kind: kind::IMAGE,
                 index_kind: kind::IMAGE_INDEX,
-                path: self.dir.full(table.0, image.seq),
+                path: self.dir.image_layer(table.0, image.seq),
                 stem: layout::image_stem(image.seq),
                 indexes: &image.indexes,
             };

@@ -34,7 +34,7 @@ pub type ManifestEdit = Box<dyn Fn(&mut Manifest) + Send>;
 
 /// What a compaction needs of the log of its table. While it runs, nobody else may change the table's layers.
 pub trait CompactionLog {
-    /// Seals the log up to a segment. See [`crate::storage::wal::appender::Log::begin_fold`].
+    /// Seals the log up to a segment. See [`crate::storage::wal::appender::Log::begin_compaction`].
     fn begin(&self, up_to: u64) -> Result<CompactionInput>;
 
     /// Changes the manifest, and makes the writer and readers use it. Returns the new manifest.
@@ -145,7 +145,7 @@ fn build(
     base::write_kept(&mut out, layers, floor, request.requests)?;
     base::write_schemas(&mut out, layers, floor.seq)?;
     base::write_rows(&mut out, &with_image, floor.seq, progress)?;
-    out.end_state()?;
+    out.end_base()?;
     let (offsets, copied) = base::copy_rest(&mut out, files, manifest, plan.boundary, progress)?;
     let (seal, positions) = out.finish(&copied)?;
     let moved: Vec<(u64, LogPosition)> = offsets.into_iter().zip(positions).collect();

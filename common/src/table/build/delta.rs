@@ -114,7 +114,7 @@ pub fn build_next(
         schema_entries: content.schemas.clone(),
     };
     files.create_dirs(name)?;
-    let mut bytes = write_file(&*files.fs, &files.dir.era(name, base, seq), identity, |file| {
+    let mut bytes = write_file(&*files.fs, &files.dir.delta_layer(name, base, seq), identity, |file| {
         file.begin_tree(tree::VERSIONS, true)?;
         for (at, (key, row)) in (0..).zip(&content.rows) {
             if at % REPORT_INTERVAL == 0 {
@@ -144,9 +144,9 @@ fn read_log(
     progress: ProgressFn<'_>,
 ) -> Result<DeltaContent> {
     let mut cursor = log_after(files, manifest, read_limit);
-    let mut content = DeltaContent::after(layers, cursor.mark().position())?;
+    let mut content = DeltaContent::after(layers, cursor.position().to_log_position())?;
     loop {
-        let position = cursor.mark().position();
+        let position = cursor.position().to_log_position();
         match cursor.next_frame()? {
             CursorItem::Frame(entry) => {
                 let begins_commit = content.commits.last().is_none_or(|(seq, ..)| *seq != entry.seq);
@@ -161,15 +161,15 @@ fn read_log(
                     content.commits.push((entry.seq, entry.time_ms, CommitEntry::default()));
                     content.author = Arc::default();
                 }
-                let read = cursor.mark();
+                let read = cursor.position();
                 let is_same_segment = read.segment == position.segment;
                 content.bytes += read.offset - if is_same_segment { position.offset } else { 0 };
-                content.position = read.position();
+                content.position = read.to_log_position();
                 content.push(entry.seq, entry.time_ms, entry.event, layers)?;
             }
             CursorItem::End => break,
             CursorItem::Invalid(error) => {
-                return Err(Error::corrupt(cursor.path().display(), cursor.mark().offset, error));
+                return Err(Error::corrupt(cursor.path().display(), cursor.position().offset, error));
             }
         }
     }

@@ -23,7 +23,7 @@ pub fn build(
     progress: ProgressFn<'_>,
 ) -> Result<ImageLayer> {
     let identity = SstIdentity { table: id, base: seq, seq, kind: kind::IMAGE };
-    let path = files.dir.full(name, seq);
+    let path = files.dir.image_layer(name, seq);
     let index_path = |of: &str| files.dir.index(name, of, &image_stem(seq));
     let mut builders: Vec<IndexBuilder> = indexes.iter().map(|path| IndexBuilder::new(path)).collect();
     files.create_dirs(name)?;

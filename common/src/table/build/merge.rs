@@ -28,7 +28,7 @@ pub fn merge_deltas(
     let (Some((first, _)), Some((last, newest))) = (deltas.first(), deltas.last()) else { return Ok(None) };
     let identity = SstIdentity { table: id, base: first.base, seq: last.seq, kind: kind::DELTA };
     files.create_dirs(name)?;
-    let path = files.dir.era(name, first.base, last.seq);
+    let path = files.dir.delta_layer(name, first.base, last.seq);
     let mut bytes = write_file(&*files.fs, &path, identity, |file| {
         file.begin_tree(tree::VERSIONS, true)?;
         merge_versions(file, deltas, progress)?;
