@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Error, Reason, Result};
+use crate::format::manifest::Floor;
 use crate::table::format_time;
 
 /// A point in the database's history.
@@ -100,6 +101,19 @@ impl fmt::Display for CommitBound {
 pub fn beyond_head(seq: u64, newest: u64) -> Error {
     let message = format!("seq {seq} does not exist yet: the newest commit is {newest}");
     Error::new(Reason::BeyondHead, message).with("last_seq", newest.to_string())
+}
+
+/// The error for a read of a table at a moment below its floor.
+pub fn below_floor(table: &str, at: CommitBound, floor: Floor) -> Error {
+    let time = format_time(floor.time_ms);
+    let message = format!(
+        "cannot read table {table:?} at {at}: its history before seq {} ({time}) was compacted away; read at that seq or later",
+        floor.seq
+    );
+    Error::new(Reason::BelowFloor, message)
+        .with("table", table)
+        .with("floor_seq", floor.seq.to_string())
+        .with("floor_time", time)
 }
 
 #[cfg(test)]

@@ -186,7 +186,7 @@ mod tests {
             cut in any::<prop::sample::Index>(),
         ) {
             let (versions, rows) = life(&steps);
-            let numbered = || (1..).zip(versions.iter().cloned());
+            let numbered = || (1_usize..).zip(versions.iter().cloned());
             let expected = RowVersion {
                 seq: versions.len() as u64,
                 time_ms: versions.last().unwrap().time_ms,
@@ -194,13 +194,13 @@ mod tests {
             };
 
             let mut forward = RowFold::default();
-            numbered().for_each(|(seq, version)| forward.push_newer(seq, version));
+            numbered().for_each(|(seq, version)| forward.push_newer(seq as u64, version));
             prop_assert_eq!(forward.finish().unwrap(), Some(expected.clone()), "forward");
 
             let mut backward = RowFold::default();
             for (seq, version) in numbered().collect::<Vec<_>>().into_iter().rev() {
                 if !backward.is_complete() {
-                    backward.push_older(seq, version);
+                    backward.push_older(seq as u64, version);
                 }
             }
             prop_assert_eq!(backward.finish().unwrap(), Some(expected.clone()), "backward");
@@ -208,8 +208,8 @@ mod tests {
             let cut = cut.index(versions.len());
             let (mut older, mut newer) = (RowFold::default(), RowFold::default());
             for (seq, version) in numbered() {
-                let fold = if (seq as usize) <= cut { &mut older } else { &mut newer };
-                fold.push_newer(seq, version);
+                let fold = if seq <= cut { &mut older } else { &mut newer };
+                fold.push_newer(seq as u64, version);
             }
             older.append(newer);
             prop_assert_eq!(older.finish().unwrap(), Some(expected), "appended at {}", cut);
@@ -217,7 +217,7 @@ mod tests {
             // From the middle on, over the row before.
             let mut fold = RowFold::default();
             for ((seq, version), row) in numbered().zip(&rows).skip(cut) {
-                let before = || Ok(rows.get(seq as usize - 2).cloned().flatten());
+                let before = || Ok(rows.get(seq - 2).cloned().flatten());
                 let VersionEntry { kind, payload, image, .. } = version;
                 let after = fold.apply(kind, payload.as_ref(), image, before).unwrap();
                 prop_assert_eq!(after, row.as_ref(), "after version {}", seq);

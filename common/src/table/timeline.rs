@@ -13,6 +13,7 @@ use crate::format::manifest::Floor;
 use crate::format::snapshot::SchemaEntry;
 use crate::table::layers::LayerMap;
 use crate::table::memtable::{CommitInfo, Memtable};
+use crate::table::point_in_time::{CommitBound, below_floor};
 use crate::table::schema::{Schema, SchemaAction, SchemaEvent};
 use crate::table::table_counts::TableCounts;
 use crate::table::table_state::TableState;
@@ -196,17 +197,7 @@ impl Timeline {
     /// Fails with BELOW_FLOOR if a commit is below the floor (I10).
     pub fn check_floor(&self, seq: u64) -> Result<()> {
         match self.state.load().layers.floor() {
-            Some(floor) if seq < floor.seq => {
-                let time = crate::table::format_time(floor.time_ms);
-                let message = format!(
-                    "cannot read table {:?} at seq {seq}: its history before seq {} ({time}) was compacted away; read at that seq or later",
-                    self.name, floor.seq
-                );
-                Err(Error::new(Reason::BelowFloor, message)
-                    .with("table", self.name.clone())
-                    .with("floor_seq", floor.seq.to_string())
-                    .with("floor_time", time))
-            }
+            Some(floor) if seq < floor.seq => Err(below_floor(&self.name, CommitBound::Seq(seq), floor)),
             _ => Ok(()),
         }
     }

@@ -10,10 +10,10 @@ use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::wal::cursor::{CursorItem, DecodedFrame};
 use driftdb_common::table::event_id::EventId;
 use driftdb_common::table::log_tail::{ReadLimit, log_after};
-use driftdb_common::table::point_in_time::{CommitBound, PointInTime};
+use driftdb_common::table::point_in_time::{CommitBound, PointInTime, below_floor};
 use driftdb_common::table::schema::{SchemaAction, SchemaEvent};
+use driftdb_common::table::state;
 use driftdb_common::table::table_files::TableFiles;
-use driftdb_common::table::{format_time, state};
 
 use crate::commit::{LogAccess, TableCatalog};
 
@@ -60,15 +60,7 @@ impl RowAsOfReader {
             CommitBound::Time(ms) => Some(layers.last_at(ms)?.unwrap_or(0)),
         };
         if let Some(floor) = layers.floor().filter(|floor| !until.includes(floor.seq, floor.time_ms)) {
-            let time = format_time(floor.time_ms);
-            let message = format!(
-                "cannot read table {table:?} at {until}: its history before seq {} ({time}) was compacted away; read at that seq or later",
-                floor.seq
-            );
-            return Err(Error::new(Reason::BelowFloor, message)
-                .with("table", table)
-                .with("floor_seq", floor.seq.to_string())
-                .with("floor_time", time));
+            return Err(below_floor(table, until, floor));
         }
         let at = in_files.unwrap_or(layers.end());
         let created = layers.created_at(at)?;
