@@ -166,7 +166,7 @@ async fn an_invalid_request_is_refused() {
     );
     let fields = vec!["s".to_owned(), "id".to_owned(), "`s`".to_owned()];
     let twice = reader.select(v1::SelectRequest { fields, ..all() }).await;
-    meaningless(twice, "twice");
+    meaningless(twice, "duplicate");
     meaningless(
         reader.list_tables(v1::ListTablesRequest { page_size: -1, ..Default::default() }).await,
         "page_size",

@@ -86,7 +86,7 @@ impl LogAccess {
             let (manifest, limit) = self.manifest(id)?;
             let layers = self.0.state.lock().layers(id);
             let layers = layers.ok_or_else(|| unknown_table_id(id))?;
-            if layers.end() == manifest.deltas.last().map_or(0, |era| era.seq) {
+            if layers.end() == manifest.deltas.last().map_or(0, |delta| delta.seq) {
                 return Ok((manifest, limit, layers));
             }
             std::thread::sleep(MANIFEST_PAUSE);
