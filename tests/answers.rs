@@ -1,4 +1,4 @@
-//! Streamed answers: whole, in order, resumable anywhere, and the same in either encoding.
+//! Streamed answers are whole and in order, can be resumed anywhere, and are the same in both encodings.
 
 use crate::harness::calls::{fresh, run, value_of};
 use crate::harness::*;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const ROWS: usize = 60;
 
-/// A table `t` of large rows, some deleted, some changed since; and the last commit.
+/// A table `t` of large rows, some of them deleted or changed; and the last commit.
 async fn open() -> (Cluster, u64) {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
@@ -53,7 +53,7 @@ async fn a_select_comes_in_messages_of_a_bounded_size() {
         assert_eq!(message.header.is_some(), i == 0);
         assert_eq!(message.resume_token.is_empty(), last);
         assert_eq!(message.count, if last { ROWS as u64 - 2 } else { 0 });
-        assert!((1..=14).contains(&message.rows.len()), "about 256 KiB, and one row at least");
+        assert!((1..=14).contains(&message.rows.len()), "a message has about 256 KiB, and at least one row");
     }
     let rows = rows_of(&messages);
     assert!(rows.is_sorted_by(|a, b| a.key < b.key));
@@ -83,7 +83,7 @@ async fn a_select_can_be_resumed_after_every_message_at_any_reader() {
         let rows = rows_of(&whole);
         let count = whole.last().unwrap().count;
         assert_eq!(count, rows.len() as u64);
-        // What is written meanwhile is of another moment.
+        // Later writes must not appear in the resumed answer.
         apply(&mut cluster.writer, vec![put("t", r#"{"id":"k000"}"#), put("t", r#"{"id":"kzz"}"#)])
             .await
             .unwrap();
@@ -101,7 +101,7 @@ async fn a_select_can_be_resumed_after_every_message_at_any_reader() {
                 );
             }
         }
-        // Message by message, each from the token of the one before.
+        // Resumes after every message, with the token of that message.
         let read = whole[0].header.as_ref().unwrap().read_seq;
         let mut next = v1::SelectRequest { as_of: at_seq(read), ..request.clone() };
         let mut chained = Vec::new();
@@ -120,7 +120,7 @@ async fn a_select_can_be_resumed_after_every_message_at_any_reader() {
 }
 
 #[tokio::test]
-async fn fields_counts_and_offsets_leave_out_what_they_should() {
+async fn fields_count_and_offset_select_what_they_should() {
     let (mut cluster, seq) = open().await;
     let fields = ["n", "in.i", "_seq", "_key", "nowhere", "n.x"].map(str::to_owned).to_vec();
     let request = v1::SelectRequest { fields, limit: 2, offset: 9, ..all(seq) };
@@ -128,7 +128,7 @@ async fn fields_counts_and_offsets_leave_out_what_they_should() {
     let texts: Vec<&str> = rows.iter().map(|row| text_of(row.document.as_ref().unwrap())).collect();
     let expected =
         [r#"{"n":2,"in.i":9,"_seq":4,"_key":"k009"}"#, r#"{"n":2,"in.i":11,"_seq":4,"_key":"k011"}"#];
-    assert_eq!(texts, expected, "in the order asked for, without the deleted row");
+    assert_eq!(texts, expected, "rows are in the requested order, without the deleted one");
     for (request, count) in [
         (all(seq), 58),
         (all(seq - 1), 60),
@@ -148,7 +148,7 @@ async fn fields_counts_and_offsets_leave_out_what_they_should() {
 }
 
 #[tokio::test]
-async fn columns_are_named_after_their_fields_and_never_alike() {
+async fn columns_are_named_after_their_fields_without_duplicates() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let document = r#"{"id":"a","from":1,"a.b":2,"a":{"b":3,"``":4},"_seq":5,"`a.b`":6,"odd name":7}"#;
@@ -177,14 +177,17 @@ fn commits_of(messages: Vec<v1::HistoryResponse>) -> Vec<v1::Commit> {
 }
 
 #[tokio::test]
-async fn a_commit_of_ten_thousand_operations_comes_back_whole_though_in_parts() {
+async fn a_commit_of_ten_thousand_operations_is_returned_whole_in_parts() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let text = "x".repeat(200);
     let row = |i: usize| format!(r#"{{"id":"k{i:05}","s":"{text}"}}"#);
     let request = v1::ApplyRequest {
         operations: (0..10_000).map(|i| insert("t", row(i))).collect(),
-        options: Some(v1::CommitOptions { reason: "all at once".into(), ..Default::default() }),
+        options: Some(v1::CommitOptions {
+            reason: "the commit arrived in one message".into(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let token = cluster.writer.apply(request).await.unwrap().into_inner().token.unwrap();
@@ -203,12 +206,12 @@ async fn a_commit_of_ten_thousand_operations_comes_back_whole_though_in_parts() 
         let parts: Vec<&v1::Commit> = commits.iter().filter(|commit| commit.seq == token.seq).collect();
         assert!(parts.len() > 10);
         let (last, first) = parts.split_last().unwrap();
-        assert!(!last.more && first.iter().all(|part| part.more), "the last part alone is the end");
+        assert!(!last.more && first.iter().all(|part| part.more), "only the last part has `more` unset");
         for part in &parts {
             assert_eq!(
                 (part.time, part.reason.as_str()),
-                (token.time, "all at once"),
-                "each part says whose it is"
+                (token.time, "the commit arrived in one message"),
+                "every part names its commit"
             );
         }
         let mut found: Vec<(String, String)> = parts
@@ -231,7 +234,7 @@ async fn a_commit_of_ten_thousand_operations_comes_back_whole_though_in_parts() 
 }
 
 #[tokio::test]
-async fn history_tells_what_stood_before_and_after() {
+async fn history_returns_the_row_before_and_after_each_change() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     for statement in [
@@ -245,7 +248,7 @@ async fn history_tells_what_stood_before_and_after() {
     }
     let row = |n: Value| if n.is_null() { json!({"id": "a"}) } else { json!({"id": "a", "n": n}) };
     let patched = json!({"id": "a", "m": 2});
-    // Commit, what was written, the row before and after.
+    // Commit, payload, row before, row after.
     let expected = [
         (2, row(json!(1)), Value::Null, row(json!(1))),
         (3, json!({"n": null, "m": 2}), row(json!(1)), patched.clone()),
@@ -293,11 +296,11 @@ async fn history_tells_what_stood_before_and_after() {
         v1::HistoryRequest { table: "t".into(), start: at_seq(2), end: at_seq(4), ..Default::default() };
     let seqs: Vec<u64> =
         commits_of(history(&mut cluster.reader, between).await).iter().map(|c| c.seq).collect();
-    assert_eq!(seqs, [3, 4], "after `from`, up to and with `to`");
+    assert_eq!(seqs, [3, 4], "`start` is exclusive and `end` inclusive");
 }
 
 #[tokio::test]
-async fn the_json_patch_of_a_difference_leads_from_before_to_after() {
+async fn the_json_patch_of_a_diff_turns_before_into_after() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let pairs = [
@@ -349,7 +352,7 @@ async fn the_json_patch_of_a_difference_leads_from_before_to_after() {
     assert_eq!(message.rows.iter().map(|row| row.key.as_str()).collect::<Vec<_>>(), ["k1", "k3"]);
 }
 
-/// Applies one step of an RFC 6902 patch: of those that need no look at other places.
+/// Applies one step of an RFC 6902 patch, if it is of a kind that refers to no other place.
 fn step_of_patch(document: &mut Value, step: &Value) {
     let path = step["path"].as_str().unwrap();
     let (parent, last) = path.rsplit_once('/').unwrap();
@@ -366,7 +369,7 @@ fn step_of_patch(document: &mut Value, step: &Value) {
 }
 
 #[tokio::test]
-async fn tables_are_listed_page_by_page() {
+async fn tables_are_listed_in_pages() {
     let mut cluster = Cluster::start().await;
     let mut names: Vec<String> = (0..23).map(|i| format!("t{:02}", i * 7 % 23)).collect();
     let mut seq = 0;
@@ -399,7 +402,7 @@ async fn tables_are_listed_page_by_page() {
     }
 }
 
-/// A document's content, whichever way it is encoded.
+/// A document's content in either encoding.
 fn decoded(document: &Option<v1::Document>) -> Option<Value> {
     let text = match document.as_ref()?.body.as_ref().unwrap() {
         v1::document::Body::Json(text) => text.clone(),
@@ -413,7 +416,7 @@ fn is_packed(document: &Option<v1::Document>) -> Option<bool> {
 }
 
 #[tokio::test]
-async fn both_encodings_carry_the_same_documents() {
+async fn both_encodings_return_the_same_documents() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let first = r#"{"z":1,"id":"a","a":[true,null,1.5,1e300,-7,18446744073709551615,"é\u0000😀"],"o":{"y":{},"x":[]}}"#;
@@ -486,7 +489,7 @@ async fn both_encodings_carry_the_same_documents() {
         answers.push(documents.iter().map(decoded).collect::<Vec<_>>());
     }
     assert!(answers[0].len() > 15 && answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
-    // What came in as MessagePack is stored, and answered, byte for byte.
+    // A document received as MessagePack is stored and returned byte for byte.
     let request = v1::SelectRequest { format: v1::DocumentFormat::Msgpack.into(), limit: 1, ..all(2) };
     let rows = rows_of(&messages(&mut cluster.reader, request).await);
     let v1::document::Body::Msgpack(found) = rows[0].document.clone().unwrap().body.unwrap() else {

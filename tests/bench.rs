@@ -1,6 +1,6 @@
-//! `driftctl bench` on histories that are over in a moment: every figure comes out, and every answer behind it was right.
+//! `driftctl bench` on short histories prints every figure, and checks every answer that it measures.
 
-#![expect(clippy::disallowed_methods, reason = "looks at a database's files from outside")]
+#![expect(clippy::disallowed_methods, reason = "this test looks at files that a program wrote")]
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::harness::binary;
 use serde_json::Value;
 
 #[test]
-fn every_figure_of_a_long_history_and_of_many_tables_comes_out() {
+fn bench_prints_every_figure_of_long_histories_and_many_tables() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(binary("driftctl"));
     command.args(["bench", "--phases", "echo,WA,history,T500", "--history", "1000,3000", "--runs", "2"]);
@@ -39,7 +39,7 @@ fn every_figure_of_a_long_history_and_of_many_tables_comes_out() {
             let (phase, metric) = figure.split_once(' ').unwrap();
             wanted.push((events, phase.to_owned(), metric));
         }
-        // Either way something is said of compaction, and of a start without the page cache.
+        // The output mentions compaction, and a start without the page cache, even if they cannot be measured.
         for phase in ["CO", "ST.cold"] {
             let measured = found.iter().any(|(of, name, _)| (*of, name.as_str()) == (events, phase));
             assert!(measured || said.contains(&format!("skipped {phase}")), "{phase}: {said}");
@@ -63,5 +63,5 @@ fn every_figure_of_a_long_history_and_of_many_tables_comes_out() {
     }
     let compared = said.lines().find(|line| line.starts_with("R3.warm p50, µs"));
     assert_eq!(compared.map(|line| line.split_whitespace().count()), Some(6), "{said}");
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "bench removes its files");
 }

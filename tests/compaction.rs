@@ -1,11 +1,12 @@
-//! Compaction through the daemons: from the floor on every moment reads as before, below it nothing is answered.
+//! Compaction through the daemons: every commit from the floor on reads as before, and every read below it is refused.
 
-#![expect(clippy::disallowed_methods, reason = "looks at a database's files from outside")]
+#![expect(clippy::disallowed_methods, reason = "this test looks at the files of a database")]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::harness::calls::compact;
 use crate::harness::model::{Model, Op};
 use crate::harness::*;
 use driftdb::v1;
@@ -13,28 +14,10 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
-use tonic::Status;
 use tonic::transport::Endpoint;
 
 const TABLES: [&str; 2] = ["t", "u"];
 const SMALL: [&str; 4] = ["--segment-bytes", "4096", "--snapshot-events", "40"];
-
-async fn compact(
-    writer: &mut Writer,
-    table: &str,
-    before: Option<v1::AsOf>,
-    dry_run: bool,
-) -> Result<v1::CompactInfo, Status> {
-    let request = v1::CompactRequest { table: table.into(), before, dry_run };
-    let mut answers = writer.compact(request).await?.into_inner();
-    let mut info = None;
-    while let Some(answer) = answers.message().await? {
-        if let Some(v1::compact_response::Event::Compaction(found)) = answer.event {
-            info = Some(found);
-        }
-    }
-    Ok(info.unwrap())
-}
 
 /// Random commits: mostly of the first table, sometimes of both.
 struct Script(TestRunner);
@@ -68,7 +51,7 @@ impl Script {
     }
 }
 
-/// A writer, and what its database must be.
+/// A cluster, and the expected content of its database.
 struct Run {
     cluster: Cluster,
     model: Model,
@@ -92,7 +75,7 @@ impl Run {
         run
     }
 
-    /// So many commits, and some that are refused.
+    /// Writes `number` commits, and some that are refused.
     async fn commits(&mut self, number: u64) {
         let upto = self.model.seq() + number;
         while self.model.seq() < upto {
@@ -119,7 +102,7 @@ impl Run {
         let before = before.and_then(at_seq);
         let told = compact(writer, TABLES[table], before, true).await.unwrap();
         let info = compact(writer, TABLES[table], before, false).await.unwrap();
-        // Where none is named it is the newest snapshot, and there may be a newer one by now.
+        // Without a point, COMPACT uses the newest snapshot, and a newer one may exist by now.
         if before.is_some() {
             assert_eq!((told.floor_seq, told.events_folded), (info.floor_seq, info.events_folded));
         }
@@ -128,7 +111,7 @@ impl Run {
         info
     }
 
-    /// Every moment, asked of a reader.
+    /// Checks every `step`-th commit on a reader.
     async fn check(&self, reader: &mut Reader, step: usize) {
         wait_for_floors(reader, self.floors, self.model.seq()).await;
         for seq in (1..=self.model.seq()).rev().step_by(step) {
@@ -139,7 +122,7 @@ impl Run {
     }
 }
 
-/// A reader learns of a floor when it next looks at HEAD.
+/// Waits until a reader knows the floors. It learns of a floor when it reads HEAD again.
 async fn wait_for_floors(reader: &mut Reader, floors: [u64; 2], seq: u64) {
     let deadline = Instant::now() + Duration::from_secs(10);
     for (table, floor) in TABLES.into_iter().zip(floors) {
@@ -220,7 +203,7 @@ async fn check_history(reader: &mut Reader, model: &Model, table: &str, floor: u
     assert_eq!(truncated, floor > 0, "floor {floor}");
 }
 
-/// Every file of the tables is one that a manifest names.
+/// Checks that the manifests name every file of the tables.
 fn expect_no_orphans(run: &Run) {
     for table in TABLES {
         let dir = run.cluster.dir.path().join("tables").join(table);
@@ -254,13 +237,14 @@ fn names(dir: &std::path::Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn from_the_floor_on_every_moment_reads_as_before() {
+async fn every_commit_from_the_floor_on_reads_as_before() {
     let mut run = Run::start().await;
     let mut reader = run.cluster.reader.clone();
     for round in 0..6u64 {
         run.commits(60).await;
         let newest = run.model.seq();
-        let share = run.script.next(0..=newest);
+        // Commit 1 creates the table: before it there is nothing to compact.
+        let share = run.script.next(1..=newest);
         let before = [None, Some(newest), Some(share), Some(newest - 7), Some(share), None];
         run.compact(0, before[usize::try_from(round).unwrap()]).await;
         run.check(&mut reader, 3).await;
@@ -282,7 +266,7 @@ async fn from_the_floor_on_every_moment_reads_as_before() {
 }
 
 #[tokio::test]
-async fn nothing_is_done_twice_and_nothing_out_of_reach() {
+async fn a_repeated_compaction_does_nothing_and_an_impossible_one_is_refused() {
     let mut run = Run::start().await;
     run.commits(50).await;
     let info = run.compact(0, Some(30)).await;
@@ -304,7 +288,7 @@ async fn nothing_is_done_twice_and_nothing_out_of_reach() {
 }
 
 #[tokio::test]
-async fn what_the_writer_remembers_outlives_compaction_and_restart() {
+async fn request_ids_survive_compaction_and_restart() {
     let mut run = Run::start().await;
     let asked = |document: &str, id: &str| v1::ApplyRequest {
         operations: vec![put("t", document)],
@@ -327,7 +311,7 @@ async fn what_the_writer_remembers_outlives_compaction_and_restart() {
         let reused = run.cluster.writer.apply(asked(r#"{"id":"asked","n":2}"#, "r-1")).await.unwrap_err();
         assert_eq!(reason(&reused), "REQUEST_ID_REUSED");
     }
-    // A folded row's own seq is what preconditions go by.
+    // Preconditions use the seq of a folded row's own last change.
     use v1::precondition::Check;
     for (seq, holds) in [(newest, false), (token.seq, true)] {
         let request = v1::ApplyRequest {
@@ -344,7 +328,7 @@ async fn what_the_writer_remembers_outlives_compaction_and_restart() {
 }
 
 #[tokio::test]
-async fn retention_compacts_by_itself() {
+async fn retention_compacts_without_a_command() {
     let mut run = Run::start().await;
     let statement = r#"CREATE TABLE kept (pk=id, RETAIN "1s")"#;
     crate::harness::calls::run(&mut run.cluster.writer, statement).await.unwrap();
@@ -366,7 +350,7 @@ async fn retention_compacts_by_itself() {
     assert!(began.elapsed() >= Duration::from_secs(1));
 }
 
-/// One of the readers' tasks: asks about random moments until told to stop; returns how many answers it got.
+/// A task that reads random commits until told to stop. Returns the number of answers.
 async fn ask_on(
     url: String,
     model: Arc<Mutex<Model>>,
@@ -389,7 +373,7 @@ async fn ask_on(
                 answered += 1;
             }
             Err(status) => {
-                // The floor as the test knows it may lag: it is raised before the compaction answers.
+                // The test may learn of a floor late: the writer raises it before the compaction returns.
                 assert_eq!(reason(&status), "BELOW_FLOOR", "{status}");
                 assert!(seq < floor.load(Ordering::Acquire), "at {seq}: {status}");
                 below += 1;
@@ -400,7 +384,7 @@ async fn ask_on(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn readers_at_random_moments_go_on_through_many_compactions() {
+async fn reads_of_random_commits_stay_right_during_compactions() {
     let mut run = Run::start().await;
     run.commits(120).await;
     let model = Arc::new(Mutex::new(run.model.clone()));

@@ -1,6 +1,6 @@
-//! Both daemons as an operator meets them: one writer, readers without rights, signals, health, help, files.
+//! Both daemons as an operator sees them: one writer, unprivileged readers, signals, health, help, files.
 
-#![expect(clippy::disallowed_methods, reason = "looks at a database's files from outside")]
+#![expect(clippy::disallowed_methods, reason = "these tests look at the files of a database")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::harness::*;
 use driftdb::v1;
 use tonic::Code;
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..2000 {
         if holds().await {
@@ -20,11 +20,11 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("waited in vain for: {what}");
+    panic!("timed out waiting for {what}");
 }
 
 #[tokio::test]
-async fn a_second_writer_fails_at_once_and_names_the_first() {
+async fn a_second_writer_fails_at_once_and_names_the_holder() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let output = Command::new(binary("driftdb-writer"))
@@ -45,20 +45,20 @@ async fn a_second_writer_fails_at_once_and_names_the_first() {
     }
     let token = apply(&mut cluster.writer, vec![insert("t", r#"{"id":"a"}"#)]).await.unwrap();
     assert_eq!(select_at(&mut cluster.reader, "t", token.seq).await.unwrap().len(), 1);
-    // The lock goes with its holder, however that ends.
+    // The lock ends with its holder's process, however that ends.
     cluster.writer_daemon.kill();
     let next = Daemon::writer(cluster.dir.path());
     assert_eq!(apply(&mut next.as_writer().await, vec![delete("t", "a")]).await.unwrap().seq, token.seq + 1);
 }
 
-/// Makes a directory and all in it readable for all, and writable for its owner alone.
+/// Makes a directory tree readable for everyone and writable for its owner alone.
 fn publish(dir: &Path) {
     let status = Command::new("chmod").args(["-R", "u=rwX,go=rX"]).arg(dir).status().unwrap();
     assert!(status.success());
 }
 
 #[tokio::test]
-async fn a_reader_works_for_a_user_who_may_not_write() {
+async fn a_reader_runs_as_a_user_without_write_permission() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
@@ -68,7 +68,7 @@ async fn a_reader_works_for_a_user_who_may_not_write() {
         return;
     }
     publish(cluster.dir.path());
-    // What that user runs must be within its reach, wherever the build directory is.
+    // Copies the program to a place that this user can reach, wherever the build directory is.
     let tools = tempfile::tempdir().unwrap();
     let program = tools.path().join("driftdb-reader");
     std::fs::copy(binary("driftdb-reader"), &program).unwrap();
@@ -97,7 +97,7 @@ async fn a_reader_works_for_a_user_who_may_not_write() {
     }
 }
 
-/// A table with 30 MB in it: more than all the buffers on the way to a client.
+/// Fills a table with 30 MB: more than all buffers between the reader and a client hold.
 async fn fill(cluster: &mut Cluster) -> u64 {
     cluster.create("t").await;
     let text = "x".repeat(100_000);
@@ -110,11 +110,11 @@ async fn fill(cluster: &mut Cluster) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_ends_both_daemons_and_the_streams_under_way() {
+async fn sigterm_stops_both_daemons_and_their_open_streams() {
     let mut cluster = Cluster::start().await;
     let seq = fill(&mut cluster).await;
     let request = || v1::SelectRequest { table: "t".into(), as_of: at_seq(seq), ..Default::default() };
-    // One client stops reading, another goes on slowly: both on connections of their own.
+    // One client stops reading, another continues slowly. Each has its own connection.
     let mut stalled = cluster.reader_daemon.as_reader().await.select(request()).await.unwrap().into_inner();
     let mut slow = cluster.reader_daemon.as_reader().await.select(request()).await.unwrap().into_inner();
     assert!(stalled.message().await.unwrap().is_some());
@@ -133,11 +133,11 @@ async fn sigterm_ends_both_daemons_and_the_streams_under_way() {
     while until_cut(&mut stalled).await.is_some() {}
 }
 
-/// The next message; none once the stream was cut: by the reader, or with its connection. It must not look whole.
+/// The next message; `None` if the stream was cut. A cut stream must not look complete.
 async fn until_cut(stream: &mut tonic::Streaming<v1::SelectResponse>) -> Option<v1::SelectResponse> {
     match stream.message().await {
         Ok(Some(message)) => return Some(message),
-        Ok(None) => panic!("an answer that was cut short looks whole"),
+        Ok(None) => panic!("a stream that was cut looks complete"),
         Err(end) if end.code() == Code::Unavailable => {
             assert!(["SHUTTING_DOWN", ""].contains(&reason(&end).as_str()), "{end}");
         }
@@ -147,7 +147,7 @@ async fn until_cut(stream: &mut tonic::Streaming<v1::SelectResponse>) -> Option<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_writer_that_is_told_to_stop_answers_what_it_has_taken() {
+async fn a_writer_that_is_stopped_answers_every_accepted_write() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let mut writes = tokio::task::JoinSet::new();
@@ -175,14 +175,14 @@ async fn a_writer_that_is_told_to_stop_answers_what_it_has_taken() {
     while let Some(ended) = writes.join_next().await {
         let (acknowledged, status) = ended.unwrap();
         expected.extend(acknowledged);
-        // What finds the connection closed has not been sent at all.
+        // A request that finds the connection closed was never sent.
         assert!([Code::Unavailable, Code::Cancelled].contains(&status.code()), "{status}");
     }
     let mut daemon = cluster.writer_daemon;
     let status = daemon.wait(Duration::from_secs(20)).await;
     assert_eq!(status.code(), Some(0));
     let last = *expected.last_key_value().unwrap().0;
-    assert!(expected.keys().copied().eq(2..=last), "an acknowledged commit has no gap before it");
+    assert!(expected.keys().copied().eq(2..=last), "there is a gap before an acknowledged commit");
     let rows = select_at(&mut cluster.reader, "t", last).await.unwrap();
     let mut ids: Vec<String> = expected.into_values().collect();
     ids.sort();
@@ -190,7 +190,7 @@ async fn a_writer_that_is_told_to_stop_answers_what_it_has_taken() {
 }
 
 #[tokio::test]
-async fn health_says_serving_for_the_server_and_for_its_service() {
+async fn health_is_serving_for_the_server_and_its_service() {
     use tonic_health::pb::health_check_response::ServingStatus;
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
     let cluster = Cluster::start().await;
@@ -254,7 +254,7 @@ fn output(name: &str, args: &[&str]) -> Output {
 }
 
 #[test]
-fn help_and_version_teach() {
+fn help_and_version_print_what_a_user_needs() {
     for (name, variables) in [
         ("driftdb-writer", &["DATA", "LISTEN", "ADVERTISE", "SEGMENT_BYTES", "LOG", "LOG_FORMAT"][..]),
         ("driftdb-reader", &["DATA", "LISTEN", "LOG", "LOG_FORMAT", "FOLLOW", "POLL_INTERVAL", "MAX_LAG"]),
@@ -271,7 +271,7 @@ fn help_and_version_teach() {
         let version = String::from_utf8(version.stdout).unwrap();
         assert_eq!(version.trim(), format!("{name} {}", env!("CARGO_PKG_VERSION")));
         let wrong = output(name, &["--no-such-option"]);
-        assert_eq!(wrong.status.code(), Some(2), "usage errors are told apart");
+        assert_eq!(wrong.status.code(), Some(2), "usage errors have their own exit code");
         assert!(String::from_utf8(wrong.stderr).unwrap().contains("--no-such-option"));
     }
 }
@@ -307,7 +307,7 @@ async fn options_can_come_from_the_environment() {
 }
 
 #[test]
-fn json_logs_are_one_object_a_line() {
+fn json_logs_have_one_object_per_line() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["driftdb-writer", "driftdb-reader"] {
         let mut child = Command::new(binary(name))
@@ -330,14 +330,14 @@ fn json_logs_are_one_object_a_line() {
         let lines: Vec<serde_json::Value> =
             logs.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
         let stopping = lines.iter().find(|line| line["message"] == "shutting down");
-        let stopping = stopping.unwrap_or_else(|| panic!("{name} does not say that it stops: {logs}"));
+        let stopping = stopping.unwrap_or_else(|| panic!("{name} does not log that it stops: {logs}"));
         assert_eq!(stopping["level"], "INFO");
         assert!(stopping["timestamp"].is_string() && stopping["target"].is_string());
     }
 }
 
 #[test]
-fn a_reader_without_a_database_says_what_to_do() {
+fn a_reader_without_a_database_reports_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     for data in [dir.path().to_owned(), dir.path().join("missing")] {
         let said = Daemon::try_start("driftdb-reader", &data, &[]).unwrap_err();
@@ -348,16 +348,16 @@ fn a_reader_without_a_database_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_reader_serves_while_the_writer_is_down_and_goes_on_with_the_next() {
+async fn a_reader_serves_while_no_writer_runs_and_follows_the_next_one() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let mut expected = Vec::new();
     for round in 0..4 {
         let text = format!(r#"{{"id":"{round}"}}"#);
         let token = apply(&mut cluster.writer, vec![insert("t", &text)]).await.unwrap();
-        assert_eq!(token.seq, round + 2, "numbers go on without a gap");
+        assert_eq!(token.seq, round + 2, "seqs continue without a gap");
         expected.push((round.to_string(), text));
-        // Seen, so that nothing of it is lost with the writer.
+        // The reader has applied it, so the writer's exit loses nothing.
         assert_eq!(select_at(&mut cluster.reader, "t", token.seq).await.unwrap(), expected);
         cluster.writer_daemon.kill();
         assert_eq!(select_at(&mut cluster.reader, "t", token.seq).await.unwrap(), expected);
@@ -424,7 +424,7 @@ async fn segments_rotate_under_a_reader_and_across_restarts() {
     }
 }
 
-/// The files below a directory, by their path from it.
+/// The files below a directory, by their path in it.
 fn tree(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut open = vec![dir.to_owned()];
@@ -443,7 +443,7 @@ fn tree(dir: &Path) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_data_directory_is_laid_out_as_documented() {
+async fn the_data_directory_has_the_documented_layout() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("made/by/the/writer");
     let mut daemon = Daemon::writer(&dir);
@@ -479,10 +479,10 @@ async fn the_data_directory_is_laid_out_as_documented() {
     let meta = std::fs::read_to_string(dir.join("tables/orders/meta.json")).unwrap();
     assert!(meta.contains("\"orders\""), "{meta}");
     let segment = std::fs::read(dir.join("tables/orders/segments/00000001.seg")).unwrap();
-    assert!(segment.len() < 500, "a clean close leaves no space written ahead: {} bytes", segment.len());
+    assert!(segment.len() < 500, "a clean close removes preallocated space: {} bytes", segment.len());
     let mode = std::fs::metadata(&dir).unwrap().permissions().mode();
-    assert_eq!(mode & 0o002, 0, "not for everybody to write");
-    // A database that was closed is one that a reader opens, with nothing lost.
+    assert_eq!(mode & 0o002, 0, "files must not be writable for everyone");
+    // A reader opens a cleanly closed database and finds everything.
     let reader = Daemon::reader(&dir);
     let request = v1::GetRequest {
         table: "orders".into(),
@@ -491,5 +491,5 @@ async fn the_data_directory_is_laid_out_as_documented() {
         ..Default::default()
     };
     assert_eq!(reader.as_reader().await.get(request).await.unwrap().into_inner().rows.len(), 1);
-    assert_eq!(tree(&dir), expected, "and nothing added");
+    assert_eq!(tree(&dir), expected, "a reader added a file");
 }

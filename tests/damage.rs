@@ -1,4 +1,4 @@
-//! The end of the log cut at every byte and flipped at every bit: recovery keeps a legal prefix, or refuses (I7).
+//! Every cut and every bit flip near the end of the log: recovery keeps a legal prefix, or refuses to open (I7).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,26 +8,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::harness::script::{self, Seen};
 use driftdb_common::error::Reason;
 use driftdb_common::storage::fs::FileSystem;
-use driftdb_common::storage::fs::sim::{Lost, SimDisk};
+use driftdb_common::storage::fs::sim::{CrashPolicy, SimDisk};
 
 const SEGMENT: u64 = 1 << 20;
 const COMMITS: u64 = 60;
-/// How much of the end of the log is damaged.
+/// How many bytes at the end of the log are damaged.
 const REACH: usize = 4096;
 
 fn shared(disk: &SimDisk) -> Arc<dyn FileSystem> {
     disk.shared()
 }
 
-/// The script run to its end: a disk as a clean close leaves it.
+/// The disk after the whole script and a clean close.
 fn closed() -> SimDisk {
     let disk = SimDisk::new();
     assert_eq!(script::run(shared(&disk), SEGMENT, COMMITS).acknowledged, COMMITS);
     disk
 }
 
-/// The same, the power having gone just before the close, with a HEAD that was last synced early on: only the log itself
-/// tells what was published.
+/// The disk after a power cut just before the close, with a HEAD from early on: only the log tells what was published.
 fn with_old_head() -> SimDisk {
     let disk = SimDisk::new();
     let (mut log, _) = script::open(shared(&disk), SEGMENT).unwrap();
@@ -38,7 +37,7 @@ fn with_old_head() -> SimDisk {
     for seq in 4..=COMMITS {
         log.append(&mut script::group(seq, seq)).unwrap();
     }
-    let crashed = disk.crash(Lost::KeepAll);
+    let crashed = disk.crash(CrashPolicy::KeepAll);
     crashed.put(script::dir().head(), &head).unwrap();
     crashed
 }
@@ -47,7 +46,7 @@ fn last_segment(table: &str) -> PathBuf {
     script::segment(table, 1)
 }
 
-/// The bytes of a segment that hold frames: up to the zeros ahead.
+/// The length of a segment without the zeros at its end.
 fn frames_end(disk: &SimDisk, path: &Path) -> usize {
     disk.bytes(path).unwrap().iter().rposition(|byte| *byte != 0).unwrap() + 1
 }
@@ -57,19 +56,19 @@ fn everything(disk: &SimDisk) -> BTreeMap<PathBuf, Vec<u8>> {
     files.filter_map(|path| disk.bytes(&path).map(|bytes| (path, bytes))).collect()
 }
 
-/// What became of a damaged log.
+/// The result of opening a damaged log.
 enum Outcome {
     Kept(Vec<Seen>),
     Refused,
 }
 
-/// Opens a damaged disk. Where it is refused, nothing may have changed, and the error must name the file and the offset.
+/// Opens a damaged disk. If that is refused, no file may have changed, and the error must name the file and the offset.
 fn outcome(disk: &SimDisk, what: &str) -> Outcome {
     let before = everything(disk);
     match script::open(shared(disk), SEGMENT) {
         Ok((_, commits)) => {
             let expected = script::expected(commits.len() as u64);
-            assert!(commits == expected, "{what}: what was kept is not what was written");
+            assert!(commits == expected, "{what}: the kept commits differ from the written ones");
             Outcome::Kept(commits)
         }
         Err(error) => {
@@ -78,13 +77,13 @@ fn outcome(disk: &SimDisk, what: &str) -> Outcome {
                 error.metadata().contains_key("file") && error.metadata().contains_key("offset"),
                 "{what}"
             );
-            assert!(everything(disk) == before, "{what}: refused, and yet something was changed");
+            assert!(everything(disk) == before, "{what}: opening was refused but changed a file");
             Outcome::Refused
         }
     }
 }
 
-/// Damages every byte of the last 4 KiB of frames in some tables, in every way, and hands the outcome to `judge`.
+/// Cuts the last 4 KiB of frames at every byte and flips every bit in them, and passes each result to `judge`.
 fn damage_everywhere(disk: &SimDisk, tables: &[&str], judge: impl Fn(&str, Outcome) + Sync) {
     std::thread::scope(|threads| {
         for table in tables {
@@ -112,11 +111,11 @@ fn damage_table(disk: &SimDisk, table: &str, judge: impl Fn(&str, Outcome)) {
 }
 
 #[test]
-fn below_what_head_calls_durable_any_damage_is_refused() {
+fn damage_below_the_durable_length_in_head_is_refused() {
     let disk = closed();
     let refused = AtomicUsize::new(0);
     damage_everywhere(&disk, &script::TABLES[..1], |what, outcome| match outcome {
-        Outcome::Kept(_) => panic!("{what}: damage went unnoticed"),
+        Outcome::Kept(_) => panic!("{what}: damage was not detected"),
         Outcome::Refused => _ = refused.fetch_add(1, Ordering::Relaxed),
     });
     let refused = refused.into_inner();
@@ -124,13 +123,13 @@ fn below_what_head_calls_durable_any_damage_is_refused() {
 }
 
 #[test]
-fn with_head_lost_only_the_last_group_can_be_taken_for_a_torn_tail() {
+fn with_an_old_head_only_the_last_group_can_pass_as_a_torn_tail() {
     let disk = with_old_head();
     let (kept, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     damage_everywhere(&disk, &script::TABLES, |what, outcome| match outcome {
         Outcome::Kept(commits) => {
-            // Every group is one commit here, and tells that the one before it was published. A cut takes such evidence
-            // with it, as far as it stood in the same table: the last commit of the script is in one table alone.
+            // Every group is one commit here, and contains the proof that the commit before it was published. A cut
+            // also removes that proof if it is in the same table: the script's last commit is in one table only.
             let lost = if what.contains("cut") { 2 } else { 1 };
             assert!(commits.len() as u64 >= COMMITS - lost, "{what}: kept {} commits only", commits.len());
             kept.fetch_add(1, Ordering::Relaxed);
@@ -142,7 +141,7 @@ fn with_head_lost_only_the_last_group_can_be_taken_for_a_torn_tail() {
 }
 
 #[test]
-fn every_bit_of_head_database_json_and_meta_json() {
+fn a_bit_flip_in_head_database_json_or_meta_json_loses_no_commit() {
     let disk = closed();
     for path in [script::dir().head(), script::dir().database(), script::dir().manifest("beta")] {
         for offset in 0..disk.bytes(&path).unwrap().len() {
@@ -167,20 +166,20 @@ fn a_missing_file_is_named() {
         shared(&damaged).remove(&path).unwrap();
         match outcome(&damaged, &format!("{} missing", path.display())) {
             Outcome::Refused => {}
-            Outcome::Kept(_) => panic!("{} is missing, and nobody minds", path.display()),
+            Outcome::Kept(_) => panic!("{} is missing, and opening succeeded", path.display()),
         }
     }
 }
 
 #[test]
-fn a_torn_tail_is_kept_aside() {
+fn a_torn_tail_is_saved_to_a_file() {
     let disk = with_old_head();
     let path = last_segment("alpha");
     let end = frames_end(&disk, &path);
     disk.cut(&path, end - 1).unwrap();
     let torn = disk.bytes(&path).unwrap();
-    let Outcome::Kept(_) = outcome(&disk, "the last byte cut") else { panic!("a torn tail was refused") };
+    let Outcome::Kept(_) = outcome(&disk, "the last byte is cut") else { panic!("a torn tail was refused") };
     let aside = disk.paths().into_iter().find(|path| path.to_string_lossy().contains(".torn.")).unwrap();
     let kept = disk.bytes(&aside).unwrap();
-    assert!(!kept.is_empty() && torn.ends_with(&kept), "what was cut is not kept");
+    assert!(!kept.is_empty() && torn.ends_with(&kept), "the bytes that were cut off are not saved");
 }

@@ -1,4 +1,5 @@
-//! The doctor names what is damaged, and changes nothing unless it is to repair; what it repairs answers as before.
+//! `driftctl doctor` names what is damaged and changes nothing without `--repair`; a repaired database answers as
+//! before.
 
 #![expect(clippy::disallowed_methods, reason = "this test damages files")]
 
@@ -7,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::harness::database::{Copy, answers, shared};
+use crate::harness::lane::is_soak;
 use crate::harness::script;
 use driftdb_common::error::Reason;
 use driftdb_common::format::snapshot::kind;
@@ -14,18 +16,18 @@ use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::fs::sim::SimDisk;
 use driftdb_common::table::check::doctor::{self, ExamSummary, Finding, Severity};
 
-/// So small that there are many sealed segments.
+/// So small that many segments are sealed.
 const SEGMENT: u64 = 2000;
 const COMMITS: u64 = 60;
 
-/// The script run to its end: a disk as a clean close leaves it.
+/// The disk after the whole script and a clean close.
 fn closed() -> SimDisk {
     let disk = SimDisk::new();
     assert_eq!(script::run(disk.shared(), SEGMENT, COMMITS).acknowledged, COMMITS);
     disk
 }
 
-/// What the doctor finds; it must leave everything but LOCK as it was.
+/// The doctor's findings. It must leave everything except LOCK unchanged.
 fn examined(disk: &SimDisk) -> (Vec<Finding>, ExamSummary) {
     let state = || -> Vec<(PathBuf, Option<Vec<u8>>)> {
         let paths = disk.paths().into_iter().filter(|path| !path.ends_with("LOCK"));
@@ -35,7 +37,7 @@ fn examined(disk: &SimDisk) -> (Vec<Finding>, ExamSummary) {
     let mut findings = Vec::new();
     let summary =
         doctor::examine(disk.shared(), &script::dir(), false, &mut |finding| findings.push(finding)).unwrap();
-    assert!(before == state(), "something was changed");
+    assert!(before == state(), "the doctor changed a file");
     let damage = findings.iter().filter(|finding| finding.severity == Severity::Damage).count();
     assert_eq!(usize::try_from(summary.damage).unwrap(), damage);
     assert_eq!(usize::try_from(summary.damage + summary.notes).unwrap(), findings.len());
@@ -48,7 +50,7 @@ fn only(findings: Vec<Finding>) -> Finding {
 }
 
 #[test]
-fn nothing_is_found_where_nothing_is_wrong() {
+fn an_intact_database_has_no_findings() {
     let disk = closed();
     let (findings, summary) = examined(&disk);
     assert_eq!(findings, []);
@@ -80,7 +82,7 @@ fn a_truncated_active_segment_is_named() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn a_missing_file_is_a_finding() {
     for name in ["tables/gamma/meta.json", "tables/alpha/segments/00000001.seg", "database.json", "HEAD"] {
         let disk = closed();
         let path = script::dir().root().join(name);
@@ -94,7 +96,7 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
-fn a_head_that_has_lost_a_copy_is_only_noted() {
+fn a_head_with_one_bad_copy_is_only_noted() {
     let disk = closed();
     disk.flip_bit(script::dir().head(), 20, 0).unwrap();
     let finding = only(examined(&disk).0);
@@ -107,10 +109,10 @@ fn a_head_that_has_lost_a_copy_is_only_noted() {
 #[test]
 fn leftovers_are_noted() {
     let disk = closed();
-    disk.put(script::dir().torn("alpha", 1, 2), b"torn").unwrap();
+    disk.put(script::dir().torn_tail("alpha", 1, 2), b"torn").unwrap();
     disk.put(script::dir().segments("alpha").join("notes.txt"), b"?").unwrap();
     disk.put(script::dir().segment("alpha", 999), b"").unwrap();
-    // A table whose creation was cut short.
+    // A table whose creation was interrupted.
     let segments = script::dir().segments("delta");
     disk.shared().create_dir(&script::dir().table("delta")).unwrap();
     disk.shared().create_dir(&segments).unwrap();
@@ -120,7 +122,7 @@ fn leftovers_are_noted() {
 }
 
 #[test]
-fn a_database_with_a_writer_is_left_alone() {
+fn a_database_with_a_running_writer_is_not_touched() {
     let disk = closed();
     let (log, _) = script::open(disk.shared(), SEGMENT).unwrap();
     let refused = doctor::examine(disk.shared(), &script::dir(), false, &mut |_| {}).unwrap_err();
@@ -130,7 +132,7 @@ fn a_database_with_a_writer_is_left_alone() {
     assert!(matches!(empty.reason(), Reason::Io | Reason::ArgumentInvalid));
 }
 
-/// All files below a directory but LOCK.
+/// All files below a directory, except LOCK.
 fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -180,7 +182,7 @@ impl Harm {
 
 type Damage = (String, Box<dyn Fn(&Copy)>);
 
-/// What can be repaired.
+/// Everything that can be repaired.
 fn damages() -> Vec<Damage> {
     let mut damages: Vec<Damage> = Vec::new();
     for harm in [Harm::Flip, Harm::Remove] {
@@ -203,7 +205,7 @@ fn damages() -> Vec<Damage> {
                 let manifest = copy.manifest("archive");
                 let era = manifest.deltas.last().unwrap();
                 assert!(manifest.deltas.len() > 2);
-                harm.to(&copy.dir.era("archive", era.base, era.seq));
+                harm.to(&copy.dir.delta_layer("archive", era.base, era.seq));
             }),
         ));
         for table in ["orders", "gone"] {
@@ -217,7 +219,7 @@ fn damages() -> Vec<Damage> {
         "an era and an index of another table".into(),
         Box::new(|copy| {
             let era = copy.manifest("numbers").deltas[1].clone();
-            Harm::Flip.to(&copy.dir.era("numbers", era.base, era.seq));
+            Harm::Flip.to(&copy.dir.delta_layer("numbers", era.base, era.seq));
             Harm::Remove.to(&copy.file("orders", kind::DELTA_INDEX).0);
         }),
     ));
@@ -243,12 +245,12 @@ fn damages() -> Vec<Damage> {
 }
 
 #[tokio::test]
-async fn what_is_repaired_answers_as_before() {
+async fn a_repaired_database_answers_as_before() {
     let original = shared().await;
     let before = answers(Copy::of(original.path()).dir.root()).await;
     assert!(before.len() > 100);
-    let soak = std::env::var_os("DRIFTDB_SOAK").is_some();
-    // Each takes seconds: a few of all kinds, and all of them in the long form.
+    let soak = is_soak();
+    // Each case takes seconds: the default form tries some of every kind, the long form all.
     let chosen = |at: usize| soak || at % 5 == 2;
     for (_, (what, damage)) in (0..).zip(damages()).filter(|(at, _)| chosen(*at)) {
         let copy = Copy::of(original.path());
@@ -257,12 +259,12 @@ async fn what_is_repaired_answers_as_before() {
         let harmed = contents(root);
         let (findings, summary) = doctored(&copy, false);
         assert!(summary.damage > 0 && summary.repaired == 0, "{what}: {findings:#?}");
-        assert!(contents(root) == harmed, "{what}: changed without --repair");
+        assert!(contents(root) == harmed, "{what}: a file changed without --repair");
         let log = segments(root);
         let (findings, summary) = doctored(&copy, true);
         assert!(summary.damage == 0 && summary.repaired > 0, "{what}: {summary:?} {findings:#?}");
         assert!(findings.iter().any(|finding| finding.severity == Severity::Repair), "{what}");
-        assert!(segments(root) == log, "{what}: a segment was touched");
+        assert!(segments(root) == log, "{what}: repair changed a segment");
         let after = answers(root).await;
         for (question, answer) in &before {
             assert_eq!(after.get(question), Some(answer), "{what}: {question}");
@@ -273,7 +275,7 @@ async fn what_is_repaired_answers_as_before() {
 }
 
 #[tokio::test]
-async fn leftovers_are_removed_and_nothing_else() {
+async fn repair_removes_leftovers_and_nothing_else() {
     let original = shared().await;
     let copy = Copy::of(original.path());
     let root = copy.dir.root();
@@ -283,7 +285,7 @@ async fn leftovers_are_removed_and_nothing_else() {
     let left = [
         root.join("HEAD.tmp"),
         copy.dir.table("orders").join("meta.tmp"),
-        copy.dir.era("orders", 7, 9),
+        copy.dir.delta_layer("orders", 7, 9),
         copy.dir.index("orders", "status", "00000007-00000009"),
     ];
     for path in &left {
@@ -296,7 +298,7 @@ async fn leftovers_are_removed_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_repaired_is_said_and_left() {
+async fn irreparable_damage_is_reported_and_left_unchanged() {
     let original = shared().await;
     let mut damages: Vec<(Damage, bool)> = Vec::new();
     let mut add =
@@ -317,7 +319,7 @@ async fn what_cannot_be_repaired_is_said_and_left() {
             true,
             Box::new(move |copy| {
                 let era = copy.manifest("archive").deltas[1].clone();
-                harm.to(&copy.dir.era("archive", era.base, era.seq));
+                harm.to(&copy.dir.delta_layer("archive", era.base, era.seq));
             }),
         );
         add(
@@ -365,10 +367,10 @@ async fn what_cannot_be_repaired_is_said_and_left() {
         let harmed = contents(copy.dir.root());
         let (findings, summary) = doctored(&copy, true);
         assert!(summary.damage > 0 && summary.repaired == 0, "{what}: {summary:?} {findings:#?}");
-        assert!(contents(copy.dir.root()) == harmed, "{what}: something was changed");
+        assert!(contents(copy.dir.root()) == harmed, "{what}: a file changed");
         let told = findings.iter().any(|finding| finding.message.contains("cannot be repaired"));
         assert_eq!(told, said, "{what}: {findings:#?}");
-        // Nobody opens it as if nothing was: the writer says so too, or reads what is damaged when it is asked for.
+        // The writer also refuses to open such a database, or reports the damage when it reads the damaged part.
         assert!(findings.iter().any(|finding| finding.severity == Severity::Damage), "{what}");
     }
 }

@@ -1,8 +1,9 @@
-//! Golden statements: what DriftQL makes of each text in `tests/driftql/`, a syntax tree or an error at its place.
+//! Golden statements: the result of each DriftQL text in `tests/driftql/`, a syntax tree or an error with its place.
 //!
-//! In those files a line `> …` is DriftQL text (a statement; or after `where>`, `point>` and `script>` what these
-//! say), more such lines continue it, and a line `$ …` before it is the next parameter. What follows is the outcome.
-//! `DRIFTDB_BLESS=1 cargo test --test integration driftql::` writes the outcomes anew; read the difference before committing it.
+//! In these files, a line `> …` is DriftQL text: a statement, or what `where>`, `point>` or `script>` names. Further
+//! such lines continue it. A line `$ …` before it is a parameter. The lines after it are the expected result.
+//! `DRIFTDB_BLESS=1 cargo test --test integration driftql::` writes the actual results; review the difference before
+//! you commit it.
 
 use std::fmt::{Debug, Write as _};
 
@@ -14,7 +15,7 @@ const FILES: [(&str, &str); 3] = [
     ("errors", include_str!("driftql/errors.txt")),
 ];
 
-/// The inputs of a file: comments and parameters as they stand, then the kind of text, then the text.
+/// The inputs of a file: comments and parameters unchanged, then the kind of text, then the text.
 fn inputs(golden: &str) -> Vec<(Vec<&str>, &str, String)> {
     let mut inputs: Vec<(Vec<&str>, &str, String)> = Vec::new();
     let mut before = Vec::new();
@@ -69,7 +70,7 @@ fn outcome(before: &[&str], kind: &str, text: &str) -> String {
 }
 
 #[test]
-fn statements_mean_what_the_files_say() {
+fn statements_parse_as_the_golden_files_say() {
     let bless = std::env::var_os("DRIFTDB_BLESS").is_some();
     for (name, golden) in FILES {
         let mut found = String::new();

@@ -1,4 +1,4 @@
-//! What is refused says why, in words that programs can match on and people can use, and changes nothing.
+//! Every refusal gives a reason for programs and a message for people, and changes nothing.
 
 use crate::harness::calls::{ask, ask_with, run, run_with};
 use crate::harness::refusal::{Refusal, invalid, refused};
@@ -6,7 +6,7 @@ use crate::harness::*;
 use driftdb::v1;
 use tonic::{Code, Status};
 
-/// A database with a past: `orders` and `counts` (INT keys), a row in each, a deleted row, a dropped table.
+/// A database with some history: `orders` and `counts` (INT keys), a row in each, a deleted row, a dropped table.
 struct Shop {
     cluster: Cluster,
     seq: u64,
@@ -58,7 +58,7 @@ impl Shop {
         select(&mut self.cluster.reader, request).await
     }
 
-    /// Nothing has changed by what was refused, and the next write works.
+    /// Checks that the refused calls changed nothing, and that the next write works.
     async fn expect_unchanged(mut self) {
         let status =
             self.cluster.writer.status(v1::WriterServiceStatusRequest {}).await.unwrap().into_inner();
@@ -80,7 +80,7 @@ fn check(table: &str, key: &str, check: v1::precondition::Check) -> v1::Precondi
 }
 
 #[tokio::test]
-async fn an_insert_on_a_live_key_names_the_row() {
+async fn an_insert_of_an_existing_row_is_refused_with_its_key() {
     let mut shop = Shop::open().await;
     let apply = shop.apply(vec![insert("orders", r#"{"id":"o1"}"#)]).await;
     let statement = shop.run(r#"INSERT INTO orders {"id": "o1"}"#).await;
@@ -95,7 +95,7 @@ async fn an_insert_on_a_live_key_names_the_row() {
 }
 
 #[tokio::test]
-async fn a_table_is_created_once_whatever_the_case_of_its_name() {
+async fn a_table_name_is_unique_regardless_of_case() {
     let mut shop = Shop::open().await;
     let create = |table: &str, primary_key: &str, key_type: v1::KeyType| v1::CreateTableRequest {
         table: table.into(),
@@ -119,12 +119,12 @@ async fn a_table_is_created_once_whatever_the_case_of_its_name() {
         refusal.says(&["gone", "dropped", "id STRING"]).tells("table", "gone");
     }
     let there = shop.run("CREATE TABLE IF NOT EXISTS orders (pk=other INT)").await.unwrap();
-    assert_eq!(there.seq, shop.seq, "nothing happened: the newest commit stands for it");
+    assert_eq!(there.seq, shop.seq, "the table existed: the token is that of the newest commit");
     shop.expect_unchanged().await;
 }
 
 #[tokio::test]
-async fn a_change_of_no_row_names_the_row() {
+async fn a_change_of_a_missing_row_is_refused_with_its_key() {
     let mut shop = Shop::open().await;
     for key in ["o2", "o3"] {
         for operation in [patch("orders", key, "{}"), delete("orders", key)] {
@@ -148,7 +148,7 @@ fn unknown<T>(outcome: Result<T, Status>, table: &str) -> Refusal {
 }
 
 #[tokio::test]
-async fn an_unknown_table_is_answered_with_the_nearest_name() {
+async fn an_unknown_table_is_refused_with_the_nearest_name() {
     let mut shop = Shop::open().await;
     let near = ["did you mean \"orders\"?"];
     unknown(shop.apply(vec![delete("ordes", "o1")]).await, "ordes").says(&near).tells("nearest", "orders");
@@ -172,7 +172,7 @@ async fn an_unknown_table_is_answered_with_the_nearest_name() {
 }
 
 #[tokio::test]
-async fn a_statement_about_an_unknown_table_points_at_its_name() {
+async fn a_statement_with_an_unknown_table_is_refused_with_the_place_of_its_name() {
     let mut shop = Shop::open().await;
     for statement in [
         "SELECT * FROM ordes WHERE id = \"ordes\"",
@@ -201,7 +201,7 @@ async fn a_statement_about_an_unknown_table_points_at_its_name() {
 }
 
 #[tokio::test]
-async fn a_table_that_was_not_there_yet_or_no_more_says_since_when() {
+async fn a_read_outside_of_a_tables_life_is_refused_with_its_start_or_end() {
     let mut shop = Shop::open().await;
     for (table, seq, word, when) in [
         ("orders", 0, "created", CREATED),
@@ -233,7 +233,7 @@ async fn a_table_that_was_not_there_yet_or_no_more_says_since_when() {
 }
 
 #[tokio::test]
-async fn preconditions_that_fail_are_listed_and_nothing_is_applied() {
+async fn failed_preconditions_are_listed_and_nothing_is_applied() {
     use v1::precondition::Check;
     let mut shop = Shop::open().await;
     for (key, wrong, description) in [
@@ -287,7 +287,7 @@ async fn preconditions_that_fail_are_listed_and_nothing_is_applied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn preconditions_that_hold_let_the_commit_through() {
+async fn a_commit_whose_preconditions_hold_is_applied() {
     use v1::precondition::Check;
     let mut shop = Shop::open().await;
     let holding = vec![
@@ -303,7 +303,7 @@ async fn preconditions_that_hold_let_the_commit_through() {
         check("counts", "7", Check::SeqIs(4)),
     ];
     assert_eq!(shop.check(holding).await.unwrap().seq, DROPPED + 1);
-    // A restart forgets none of it: what was deleted, when.
+    // After a restart the writer still knows when rows were deleted.
     assert!(shop.cluster.writer_daemon.terminate().await.success());
     shop.cluster.writer_daemon = Daemon::writer(shop.cluster.dir.path());
     shop.cluster.writer = shop.cluster.writer_daemon.as_writer().await;
@@ -318,7 +318,7 @@ async fn preconditions_that_hold_let_the_commit_through() {
 }
 
 #[tokio::test]
-async fn a_row_that_went_with_its_table_has_changed() {
+async fn dropping_a_table_changes_its_rows() {
     use v1::precondition::Check;
     let mut shop = Shop::open().await;
     shop.run("DROP TABLE counts").await.unwrap();
@@ -338,7 +338,7 @@ async fn a_row_that_went_with_its_table_has_changed() {
 }
 
 #[tokio::test]
-async fn a_write_sent_to_a_reader_is_told_where_the_writer_is() {
+async fn a_write_sent_to_a_reader_is_refused_with_the_writers_address() {
     let mut shop = Shop::open().await;
     let address = shop.cluster.writer_daemon.url.strip_prefix("http://").unwrap().to_owned();
     for statement in [
@@ -358,12 +358,12 @@ async fn a_write_sent_to_a_reader_is_told_where_the_writer_is() {
 }
 
 #[tokio::test]
-async fn moments_that_cannot_be_answered_are_told_apart() {
+async fn each_unreadable_point_in_time_has_its_own_reason() {
     let mut shop = Shop::open().await;
     let epoch = shop.apply(vec![]).await.unwrap().epoch;
     shop.seq += 1;
     let head = shop.seq;
-    // Were this found out by waiting, it would be REPLICA_BEHIND.
+    // A wait would end in REPLICA_BEHIND instead.
     let beyond = v1::SelectRequest { as_of: at_seq(head + 1), freshness: wait(60_000), ..from("orders") };
     let refusal = refused(shop.select(beyond).await, Code::OutOfRange, "BEYOND_HEAD");
     refusal.says(&[&format!("seq {}", head + 1), &head.to_string()]).tells("last_seq", head);
@@ -395,7 +395,7 @@ fn wait(millis: i32) -> Option<v1::Freshness> {
 }
 
 #[tokio::test]
-async fn a_statement_that_makes_no_sense_is_shown_its_place() {
+async fn an_invalid_statement_is_refused_with_the_place_of_the_error() {
     let mut shop = Shop::open().await;
     for (statement, reason, at, hint) in [
         ("SELCT * FROM orders", "QUERY_SYNTAX", "SELCT", "SELECT"),
@@ -445,7 +445,7 @@ async fn a_statement_that_makes_no_sense_is_shown_its_place() {
 }
 
 #[tokio::test]
-async fn documents_that_json_cannot_hold_are_refused() {
+async fn documents_that_json_cannot_express_are_refused() {
     let mut shop = Shop::open().await;
     for text in [
         r#"{"id":"a","x":1,"x":1}"#,
@@ -498,7 +498,7 @@ async fn documents_that_json_cannot_hold_are_refused() {
 }
 
 #[tokio::test]
-async fn keys_that_the_table_cannot_have_are_refused() {
+async fn keys_of_the_wrong_type_or_size_are_refused() {
     let mut shop = Shop::open().await;
     let keyed = |operation: v1::Operation, key: &str| v1::Operation { key: key.into(), ..operation };
     for operation in [

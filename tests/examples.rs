@@ -1,4 +1,4 @@
-//! The programs in docs/clients.md are files that run and print what they should.
+//! The programs in docs/clients.md are files that run and print the documented output.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::harness::{Daemon, example};
 use driftdb::client::Client;
 use driftdb::v1;
 
-/// What each of them prints on an empty database.
+/// The output of each program on an empty database.
 const PRINTED: &str = r#"now: {"id":"o1","status":"paid","amount":100}
 then: {"id":"o1","status":"pending","amount":100}
 paid: o1
@@ -51,7 +51,7 @@ fn the_example_in_rust_runs() {
 }
 
 #[tokio::test]
-async fn the_watcher_in_rust_goes_on_at_the_next_reader() {
+async fn the_watch_example_in_rust_resumes_at_the_next_reader() {
     let dir = tempfile::tempdir().unwrap();
     let writer = Daemon::writer(dir.path());
     let (mut asked, next) = (Daemon::reader(dir.path()), Daemon::reader(dir.path()));

@@ -1,5 +1,5 @@
-//! A lock that lapses: the old holder, stopped before each operation on its way and woken up when another has taken over,
-//! acknowledges nothing more, and nothing of what it does then is ever shown.
+//! A lock that lapses: the old holder is stopped before each of its operations and woken after another writer has taken
+//! over. It acknowledges nothing more, and nothing that it does then is ever shown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use driftdb_common::format::key::Key;
 use driftdb_common::service::server::Listener;
 use driftdb_common::storage::fence::Fencing;
 use driftdb_common::storage::fs::FileSystem;
-use driftdb_common::storage::fs::sim::{Process, SimDisk};
+use driftdb_common::storage::fs::sim::{SimDisk, SimProcess};
 use driftdb_common::storage::wal::appender::{AppendError, Log, LogOptions};
 use driftdb_common::storage::{head, recovery};
 use driftdb_common::table::check::doctor;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 const SEGMENT: u64 = 700;
 /// Commits that the old holder makes before it may be stopped.
 const BEFORE: u64 = 2;
-/// The last commit that it tries.
+/// The last commit that the old holder tries.
 const LAST: u64 = 14;
 
 fn open(disk: Arc<dyn FileSystem>) -> Result<(Log, Vec<Seen>), Error> {
@@ -39,23 +39,23 @@ fn open(disk: Arc<dyn FileSystem>) -> Result<(Log, Vec<Seen>), Error> {
 fn plain(error: AppendError) -> Error {
     match error {
         AppendError::Fatal(error) => error,
-        AppendError::Refused(error) => panic!("it would go on after this: {error}"),
+        AppendError::Refused(error) => panic!("the old holder would continue after this error: {error}"),
     }
 }
 
-/// What the old holder does: groups over several tables, a new table, rotations, a change of a manifest, a clean close.
+/// The old holder's work: groups over several tables, a new table, rotations, a manifest change, a clean close.
 fn old_way(mut log: Log, acknowledged: &AtomicU64) -> Result<(), Error> {
     for (from, to) in [(3, 3), (4, 5), (6, 8), (9, 9), (10, 12), (13, LAST)] {
         log.append(&mut script::group(from, to)).map_err(plain)?;
         acknowledged.store(to, Ordering::SeqCst);
         if to == 9 {
-            log.edit(1, &mut |_| Ok(())).map_err(plain)?;
+            log.edit_manifest(1, &mut |_| Ok(())).map_err(plain)?;
         }
     }
     log.close()
 }
 
-/// A commit of the new holder: one that the old one never makes. It makes the third table, where that is missing.
+/// A commit of the new holder that the old holder never makes. It creates the third table if that is missing.
 fn mine(seq: u64) -> Seen {
     if seq == 3 {
         return script::commit(seq);
@@ -68,7 +68,7 @@ fn mine(seq: u64) -> Seen {
     (seq, if seq.is_multiple_of(4) { vec![event(2)] } else { vec![event(1), event(2), event(3)] })
 }
 
-/// The new holder, and all that it is to find and to show.
+/// The new holder, and everything that it must find and show.
 struct New {
     log: Log,
     history: Vec<Seen>,
@@ -78,7 +78,7 @@ impl New {
     fn take_over(disk: &SimDisk, what: &str) -> New {
         let (log, history) = open(disk.shared()).unwrap_or_else(|e| panic!("{what}: no take-over: {e}"));
         let kept = history.len() as u64;
-        assert_eq!(history, script::expected(kept), "{what}: what was kept");
+        assert_eq!(history, script::expected(kept), "{what}: commits kept");
         New { log, history }
     }
 
@@ -92,7 +92,7 @@ impl New {
 
     fn append(&mut self, count: u64, what: &str) {
         let appended = self.try_append(count, mine);
-        appended.unwrap_or_else(|e| panic!("{what}: the new holder cannot go on: {e}"));
+        appended.unwrap_or_else(|e| panic!("{what}: the new holder cannot append: {e}"));
     }
 }
 
@@ -144,13 +144,16 @@ fn rows(history: &[Seen]) -> Vec<(u64, String, String)> {
     rows
 }
 
-/// What must hold once the old holder has had its say.
+/// Checks everything after the old holder has continued.
 async fn check(disk: &SimDisk, new: New, mut followed: Following, closes: bool, what: &str) {
     let New { log, history } = new;
     let last = history.len() as u64;
     let now = head::read(disk, &script::dir()).unwrap().unwrap();
     assert_eq!((now.header.term, now.last_seq()), (log.term(), last), "{what}: HEAD");
-    assert!(followed.history(last).await == rows(&history), "{what}: what a reader shows that followed");
+    assert!(
+        followed.history(last).await == rows(&history),
+        "{what}: commits shown by a reader that followed"
+    );
     if closes {
         log.close().unwrap_or_else(|e| panic!("{what}: the new holder cannot close: {e}"));
     } else {
@@ -158,24 +161,27 @@ async fn check(disk: &SimDisk, new: New, mut followed: Following, closes: bool, 
     }
     disk.lapse_locks();
     let again = open(disk.shared()).map(|(log, found)| (log.close(), found));
-    let (closed, found) = again.unwrap_or_else(|e| panic!("{what}: does not open again: {e}"));
+    let (closed, found) = again.unwrap_or_else(|e| panic!("{what}: cannot open again: {e}"));
     closed.unwrap();
-    assert!(found == history, "{what}: what a third open finds");
+    assert!(found == history, "{what}: commits found by a third open");
     let mut damage = Vec::new();
     let summary =
         doctor::examine(disk.shared(), &script::dir(), false, &mut |finding| damage.push(finding)).unwrap();
     assert_eq!(summary.damage, 0, "{what}: {damage:#?}");
     let mut fresh = Following::start(disk).await;
-    assert!(fresh.history(last).await == rows(&history), "{what}: what a new reader shows");
-    assert!(followed.history(last).await == rows(&history), "{what}: what one shows that followed");
+    assert!(fresh.history(last).await == rows(&history), "{what}: commits shown by a new reader");
+    assert!(
+        followed.history(last).await == rows(&history),
+        "{what}: commits shown by a reader that followed"
+    );
     followed.end.cancel();
     fresh.end.cancel();
 }
 
-/// The old holder stopped before its operation `k`; `false` where it has none.
+/// Stops the old holder before its operation `k`. Returns false if there is no such operation.
 async fn taken_over_before(k: u64) -> bool {
     let disk = SimDisk::new();
-    let old = disk.process();
+    let old = SimProcess::new(&disk);
     let (mut log, _) = open(old.shared()).unwrap();
     log.append(&mut script::group(1, BEFORE)).unwrap();
     let followed = Following::start(&disk).await;
@@ -185,7 +191,7 @@ async fn taken_over_before(k: u64) -> bool {
         let acknowledged = Arc::clone(&acknowledged);
         move || old_way(log, &acknowledged)
     });
-    let Some(stopped) = old.wait() else {
+    let Some(stopped) = old.wait_until_stopped() else {
         thread.join().unwrap().unwrap();
         assert_eq!(acknowledged.load(Ordering::SeqCst), LAST);
         return false;
@@ -198,7 +204,7 @@ async fn taken_over_before(k: u64) -> bool {
     assert!(kept >= before.max(shown), "{what}: {kept} kept, {before} acknowledged and {shown} shown before");
     new.append(if kept < 3 { 1 } else { 2 }, &what);
     new.append(3, &what);
-    old.go_on();
+    old.resume();
     let ended = thread.join().unwrap();
     let told = acknowledged.load(Ordering::SeqCst);
     assert!(told <= kept, "{what}: commit {told} was acknowledged, and the new holder has {kept} of them");
@@ -210,18 +216,18 @@ async fn taken_over_before(k: u64) -> bool {
 }
 
 fn run<T: Send + 'static>(
-    process: &Process,
+    process: &SimProcess,
     way: impl FnOnce() -> T + Send + 'static,
 ) -> std::thread::JoinHandle<T> {
     let process = process.clone();
     std::thread::spawn(move || {
         let outcome = way();
-        process.end();
+        process.mark_ended();
         outcome
     })
 }
 
-/// Runs one case after the other, four at a time, until there are no more.
+/// Runs all cases, four at a time.
 async fn every<F: Future<Output = bool> + Send + 'static>(case: impl Fn(u64) -> F) -> u64 {
     let mut k = 1;
     loop {
@@ -236,20 +242,20 @@ async fn every<F: Future<Output = bool> + Send + 'static>(case: impl Fn(u64) -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn an_old_holder_stopped_anywhere_acknowledges_and_shows_nothing_more() {
+async fn an_old_holder_stopped_at_any_operation_acknowledges_and_shows_nothing_more() {
     let places = every(taken_over_before).await;
     assert!(places > 150, "{places} places");
     eprintln!("stopped at each of {places} places");
 }
 
-/// What the last holder left.
+/// What the previous holder left behind.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Left {
-    /// A commit half written.
+    /// Half of a commit.
     Torn,
-    /// Segments that it had begun and nothing stands in: it was killed when it had opened after a killed one.
+    /// Empty segments: the holder was killed after it had opened a database whose writer was killed.
     Idle,
-    /// A database that it closed.
+    /// A cleanly closed database.
     Closed,
 }
 
@@ -260,7 +266,7 @@ fn leave(left: Left) -> SimDisk {
     log.append(&mut script::group(5, 6)).unwrap();
     match left {
         Left::Torn => {
-            disk.stop_at(disk.operations() + 3);
+            disk.power_off_at(disk.operations() + 3);
             log.append(&mut script::group(7, 7)).unwrap_err();
             drop(log);
         }
@@ -273,11 +279,11 @@ fn leave(left: Left) -> SimDisk {
     disk.clone_state()
 }
 
-/// The old holder stopped before operation `k` of its opening, which repairs what was left.
+/// Stops the old holder before operation `k` of opening the database, which repairs what was left behind.
 async fn opening_taken_over_before(left: Left, k: u64) -> bool {
     let disk = leave(left);
     let followed = Following::start(&disk).await;
-    let old = disk.process();
+    let old = SimProcess::new(&disk);
     old.stop_before(k);
     let thread = run(&old, {
         let disk = old.shared();
@@ -288,7 +294,7 @@ async fn opening_taken_over_before(left: Left, k: u64) -> bool {
             Ok(opened)
         }
     });
-    let Some(stopped) = old.wait() else {
+    let Some(stopped) = old.wait_until_stopped() else {
         let opened: Result<New, Error> = thread.join().unwrap();
         opened.unwrap();
         return false;
@@ -297,34 +303,37 @@ async fn opening_taken_over_before(left: Left, k: u64) -> bool {
     disk.lapse_locks();
     let mut new = New::take_over(&disk, &what);
     new.append(3, &what);
-    old.go_on();
+    old.resume();
     let opened = thread.join().unwrap();
     let owner = match (new.try_append(2, mine), opened) {
-        // Before it has the lock, it does not get it.
+        // It does not get the lock any more.
         (Ok(()), Err(error)) => {
             let refused = matches!(error.reason(), Reason::Fenced | Reason::DatabaseLocked);
             assert!(refused, "{what}: {error}");
             new
         }
-        // It has acknowledged its commit before it was stopped: that was kept.
+        // It acknowledged its commit before it was stopped, so the commit is kept.
         (Ok(()), Ok(opened)) => {
-            assert!(new.history.starts_with(&opened.history), "{what}: it has not noticed");
+            assert!(
+                new.history.starts_with(&opened.history),
+                "{what}: the old holder did not notice the take-over"
+            );
             new
         }
-        // It had the lock, and had not looked yet: it has taken over in its turn.
+        // It had the lock, but had not read anything yet: it takes over in its turn.
         (Err(error), Ok(opened)) => {
             assert_eq!(error.reason(), Reason::Fenced, "{what}: {error}");
             assert!(opened.history.starts_with(&new.history), "{what}: commits were lost");
             opened
         }
-        (Err(error), Err(other)) => panic!("{what}: nobody goes on: {error}; {other}"),
+        (Err(error), Err(other)) => panic!("{what}: neither holder can continue: {error}; {other}"),
     };
     check(&disk, owner, followed, k.is_multiple_of(2), &what).await;
     true
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn of_two_that_open_at_once_one_comes_through() {
+async fn of_two_simultaneous_opens_one_succeeds() {
     for (left, least) in [(Left::Torn, 60), (Left::Idle, 40), (Left::Closed, 20)] {
         let places = every(move |k| opening_taken_over_before(left, k)).await;
         assert!(places > least, "{left:?}: {places} places");

@@ -1,8 +1,9 @@
-//! The on-disk format is frozen: `tests/fixtures/v1` reads as it was written, for the daemons and for a second decoder
-//! made from `common/FORMAT.md`, and known events become exactly known bytes. So does `tests/fixtures/blocks`.
+//! The on-disk format is frozen: the daemons, and a second decoder written from `common/FORMAT.md`, read
+//! `tests/fixtures/v1`, and known events are written as exactly the known bytes. The same holds for
+//! `tests/fixtures/blocks`.
 //!
-//! Where there is no fixture, `DRIFTDB_BLESS=1 cargo test --test integration format::` makes one. A fixture that is there is never made
-//! anew: a change of the format gets a version and a fixture of its own.
+//! `DRIFTDB_BLESS=1 cargo test --test integration format::` creates a missing fixture. An existing fixture never
+//! changes: a change of the format gets a new version and a new fixture.
 
 #![expect(clippy::disallowed_methods, reason = "these tests read and copy fixtures")]
 
@@ -23,19 +24,20 @@ use history::LAST;
 
 const TABLES: [(&str, u64); 3] = [("people", 1), ("numbers", 2), ("marks", 3)];
 
-/// The oldest fixture's directory: what must be read.
+/// The directory of the oldest fixture, which must stay readable.
 fn fixture() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| made("v1"))
 }
 
-/// The newest fixture's directory: what is written. Since v1, an INSERT that replaces a live row says so (`u`).
+/// The directory of the newest fixture, which the writer must reproduce. Since v1.1, an INSERT that replaces a live row
+/// says so (`u`).
 fn newest() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| made("v1.1"))
 }
 
-/// A fixture's directory. Made first where there is none and that is asked for.
+/// A fixture's directory. Creates a missing fixture if `DRIFTDB_BLESS` is set.
 fn made(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
     if !dir.exists() && std::env::var_os("DRIFTDB_BLESS").is_some() {
@@ -84,7 +86,7 @@ fn text(files: &BTreeMap<String, Vec<u8>>, name: &str) -> String {
 }
 
 #[test]
-fn the_daemons_read_the_fixture_as_it_was_written() {
+fn the_daemons_read_the_fixture() {
     let dir = tempfile::tempdir().unwrap();
     copy(fixture(), dir.path());
     let before = files(dir.path());
@@ -93,7 +95,7 @@ fn the_daemons_read_the_fixture_as_it_was_written() {
         let mut reader = reader_daemon.as_reader().await;
         check(&mut reader).await;
         let after_reading = files(dir.path());
-        assert!(after_reading == before, "the reader has changed something");
+        assert!(after_reading == before, "the reader changed a file");
 
         let mut writer_daemon = Daemon::writer(dir.path());
         let mut writer = writer_daemon.as_writer().await;
@@ -107,15 +109,15 @@ fn the_daemons_read_the_fixture_as_it_was_written() {
     });
     let after = files(dir.path());
     for (name, bytes) in before.iter().filter(|(name, _)| name.contains(".seg")) {
-        assert!(after[name].starts_with(bytes), "the writer has changed {name}");
+        assert!(after[name].starts_with(bytes), "the writer changed {name}");
     }
     let expected = before.keys().map(String::as_str).chain(["LOCK"]);
     assert!(after.keys().map(String::as_str).eq(sorted(expected)), "{:?}", after.keys());
 }
 
-/// The same history, of which every table has a snapshot: answers come from eras and indexes.
+/// The same history with a snapshot of every table: answers come from layers and indexes.
 #[test]
-fn the_daemons_read_snapshots_as_they_were_written() {
+fn the_daemons_read_the_snapshot_fixture() {
     let dir = tempfile::tempdir().unwrap();
     copy(&made("snapshots"), dir.path());
     tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -125,7 +127,7 @@ fn the_daemons_read_snapshots_as_they_were_written() {
         let found = reader.status(v1::ReaderServiceStatusRequest {}).await.unwrap().into_inner();
         assert!(
             found.cache_bytes > 0 && found.memtable_events == 0,
-            "nothing is read from the log: {found:?}"
+            "the reader read the log instead of snapshots: {found:?}"
         );
         let mut writer_daemon = Daemon::writer(dir.path());
         let mut writer = writer_daemon.as_writer().await;
@@ -142,7 +144,7 @@ fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     names
 }
 
-/// Checks everything that a reader says of the history.
+/// Checks everything that a reader answers about the history.
 async fn check(reader: &mut Reader) {
     for (table, _) in TABLES {
         for seq in 0..=LAST {
@@ -220,7 +222,7 @@ async fn check_schemas(reader: &mut Reader) {
     }
 }
 
-/// The frames that a table's log must hold: segment, commit, event type, payload.
+/// The frames that a table's log must contain: segment, commit, event type, payload.
 fn frames(table: &str) -> Vec<(u64, u64, u8, String)> {
     let mut events = history::drift(table);
     if table == "people" {
@@ -262,23 +264,23 @@ fn frames(table: &str) -> Vec<(u64, u64, u8, String)> {
     events.into_iter().map(frame).collect()
 }
 
-/// A segment's digest, as FORMAT.md has it.
+/// A segment's digest, as FORMAT.md defines it.
 fn digest(frames: &[decoder::Frame]) -> u32 {
     let crcs: Vec<u8> = frames.iter().flat_map(|frame| frame.crc.to_le_bytes()).collect();
     crc::crc32(&[&crcs])
 }
 
 #[test]
-fn the_same_history_becomes_the_same_bytes() {
+fn the_same_history_is_written_as_the_same_bytes() {
     let before = files(newest());
     let dir = tempfile::tempdir().unwrap();
     tokio::runtime::Runtime::new().unwrap().block_on(history::write(dir.path()));
     let after = files(dir.path());
     for (name, bytes) in before.iter().filter(|(name, _)| name.contains('/')) {
         let text = String::from_utf8_lossy(&after[name]);
-        assert!(after[name] == *bytes, "{name} is not as it was: {text}");
+        assert!(after[name] == *bytes, "{name} differs from the fixture: {text}");
     }
-    // What names a database is new each time; the rest of HEAD is not.
+    // The name of a database is random; the rest of HEAD is not.
     let ((old, old_slots), (new, new_slots)) =
         (decoder::head(&before["HEAD"]), decoder::head(&after["HEAD"]));
     assert_eq!(old_slots, new_slots);
@@ -289,12 +291,12 @@ fn the_same_history_becomes_the_same_bytes() {
 }
 
 #[test]
-fn the_crc_is_the_one_of_the_document() {
+fn the_crc_is_as_documented() {
     assert_eq!(crc::crc32(&[b"1234", b"56789"]), 0xcbf4_3926);
 }
 
 #[test]
-fn every_byte_of_the_fixture_is_as_the_document_says() {
+fn every_byte_of_the_fixture_is_as_documented() {
     let files = files(fixture());
     assert!(files.values().map(Vec::len).sum::<usize>() < 200_000);
     let ([even, odd], slots) = decoder::head(&files["HEAD"]);
@@ -326,7 +328,7 @@ fn every_byte_of_the_fixture_is_as_the_document_says() {
             last_seq: found.last().unwrap().1,
             floor: 0,
         };
-        assert_eq!(slot, last, "the slot of {table}");
+        assert_eq!(slot, last, "the table entry of {table}");
         check_manifest(decoder::body(&text(&files, &format!("tables/{table}/meta.json"))), table, id, &seals);
     }
     assert!(commits.keys().copied().eq(1..=LAST), "no gap");
@@ -344,7 +346,8 @@ fn check_header(database: &str, even: &decoder::Header, odd: &decoder::Header) {
         term: 2,
         last_seq: LAST,
         last_ms: history::time_ms(LAST),
-        // Of each of two openings one, and one when recovery ended; one of each commit; one of each closing.
+        // HEAD is written once for each of the two openings, once after recovery, and once for each commit and each
+        // close.
         generation: 2 * 3 + u32::try_from(LAST).unwrap(),
         slots: 3,
         closed: 1,
@@ -362,7 +365,7 @@ fn check_manifest(body: &str, table: &str, id: u64, seals: &[(usize, usize, u32)
     });
     let sealed: String = sealed.collect();
     let version = seals.len();
-    // The rotation to segment 3 was part of commit 19; a table's first manifest is written by the commit that makes it.
+    // Commit 19 contains the rotation to segment 3. The commit that creates a table writes its first manifest.
     let (term, published) = if table == "people" { (2, 18) } else { (1, id - 1) };
     let expected = format!(
         r#"{{"table":"{table}","table_id":{id},"version":{version},"term":{term},"published":{published},"segments":[{sealed}{{"number":{version}}}]}}"#

@@ -1,6 +1,7 @@
-//! Random and damaged bytes for everything that decodes: an error or the right answer, no panic, little memory.
+//! Random and damaged bytes for every decoder: an error or the right value, never a panic, never much memory.
 
 use crate::format::crc;
+use crate::harness::lane::by_lane;
 
 use std::process::Command;
 
@@ -28,11 +29,11 @@ const KINDS: [EventType; 5] =
     [EventType::Insert, EventType::Patch, EventType::SoftDelete, EventType::Schema, EventType::Note];
 
 fn config() -> ProptestConfig {
-    let cases = if std::env::var_os("DRIFTDB_SOAK").is_some() { 100_000 } else { 1_000 };
+    let cases = by_lane(1_000, 100_000);
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// One thing that happens to bytes.
+/// One way to damage bytes.
 #[derive(Debug, Clone)]
 enum Damage {
     Flip(Index, u8),
@@ -54,7 +55,7 @@ fn damage() -> impl Strategy<Value = Damage> {
     ]
 }
 
-/// Bytes that mean something to the decoders come more often.
+/// Chooses bytes with a meaning to the decoders more often.
 fn hostile_byte() -> impl Strategy<Value = u8> {
     prop_oneof![
         2 => any::<u8>(),
@@ -105,7 +106,7 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(hostile_byte(), 0..200)
 }
 
-/// A JSON value; integers over the whole range, floats of every size, names of any characters, each once.
+/// A JSON value: integers over the whole range, floats of every size, any characters in names, no name twice.
 fn value() -> impl Strategy<Value = Value> {
     let int = prop_oneof![
         any::<i64>().prop_map(i128::from),
@@ -140,7 +141,7 @@ fn encoded(value: &Value) -> Vec<u8> {
     bytes
 }
 
-/// A value as JSON text of our own making: spaces everywhere, every character escaped, floats with an exponent.
+/// Renders a value as unusual JSON text: spaces everywhere, every character escaped, floats with an exponent.
 fn spelled(value: &Value) -> String {
     let text = |text: &str| {
         let units = text.encode_utf16().map(|unit| format!("\\u{unit:04x}"));
@@ -197,7 +198,7 @@ fn header() -> Header {
     }
 }
 
-/// A sorted block file of two trees in small blocks, the first of them filtered.
+/// An SST file of two trees in small blocks, the first of them filtered.
 fn block_file(values: &[Value]) -> Vec<u8> {
     let mut writer = sst::SstWriter::new(Vec::new(), FILE).unwrap();
     writer.set_target(100);
@@ -211,7 +212,7 @@ fn block_file(values: &[Value]) -> Vec<u8> {
     writer.finish(b"properties").unwrap().0
 }
 
-/// The raw content of a block inside a file. Where that is asked for, its CRC is made to match first.
+/// Damages a block inside a file. If `reseal` is set, corrects its CRC afterwards.
 fn block_at(file: &[u8], handle: BlockHandle, valid: bool) -> Option<Bytes> {
     let start = usize::try_from(handle.offset).ok()?;
     let mut bytes = file.get(start..)?.get(..usize::try_from(handle.len).ok()?)?.to_vec();
@@ -224,7 +225,7 @@ fn block_at(file: &[u8], handle: BlockHandle, valid: bool) -> Option<Bytes> {
     sst::decode_block(&bytes.into(), FILE, handle.offset).ok()
 }
 
-/// Whatever passes as a block can be used as one.
+/// A block that decodes can be used as one.
 fn use_block(raw: &Bytes) {
     let Ok(block) = Block::parse(raw.clone()) else { return };
     for index in 0..block.len() {
@@ -235,7 +236,7 @@ fn use_block(raw: &Bytes) {
     assert!(block.partition_point(|key| key < &b"m"[..]) <= block.len());
 }
 
-/// Whatever passes as a directory can be used as one.
+/// A directory that decodes can be used as one.
 fn use_directory(directory: &SstDirectory, blocks: u64) {
     assert_eq!(SstDirectory::decode(&directory.encode().unwrap(), blocks).as_ref(), Ok(directory));
     for place in directory.trees.iter().filter_map(|tree| tree.filter) {
@@ -252,13 +253,13 @@ fn use_filter(place: &FilterHandle, partition: &[u8]) {
     }
 }
 
-/// Whatever passes as a document can be used as one.
+/// A document that decodes can be used as one.
 fn use_document(document: &Document) {
     let text = document.to_json().unwrap();
     let again = Document::from_json(&text).unwrap();
     assert!(document.same_as(&again).unwrap(), "{text}");
     assert!(Value::decode(document.msgpack()).is_ok());
-    // A patch may grow a document past its limits, and nothing else may go wrong.
+    // A patch may make the document too large. No other error is allowed.
     if let Ok(merged) = document.merge(&again) {
         assert!(Document::from_msgpack(merged.msgpack().clone()).is_ok());
     }
@@ -272,7 +273,7 @@ proptest! {
         let whole = framed(&payload(EventType::Insert, &document, true));
         let found = damaged(whole.clone(), &damages);
         if let Ok(frame) = frame::parse(&found, PLACE) {
-            prop_assert!(found[..frame.len] == whole[..], "damage passes for a frame");
+            prop_assert!(found[..frame.len] == whole[..], "a damaged frame was accepted");
         }
     }
 
@@ -323,7 +324,7 @@ proptest! {
         prop_assert_eq!(FloorFrame::decode(&whole).unwrap(), floor);
         prop_assert_eq!(KeepFrame::decode(&kept).unwrap(), keep);
         for found in [damaged(whole, &damages), damaged(kept, &damages)] {
-            // What passes says the same when it is written again.
+            // A head that decodes is encoded as the same content.
             let mut again = Vec::new();
             if let Ok(floor) = FloorFrame::decode(&found) {
                 floor.encode(&mut again);
@@ -368,7 +369,7 @@ proptest! {
         let trailer = Trailer::decode(whole.last_chunk().unwrap()).unwrap();
         let found = damaged(whole.clone(), &damages);
         if let Some(read) = found.last_chunk().and_then(|last| Trailer::decode(last).ok()) {
-            prop_assert_eq!(read, trailer, "damage passes for a trailer");
+            prop_assert_eq!(read, trailer, "a damaged trailer was accepted");
         }
         let blocks = trailer.directory.offset;
         let raw = block_at(&whole, trailer.directory, false).unwrap();
@@ -377,13 +378,13 @@ proptest! {
         let roots = directory.trees.iter().filter_map(|tree| tree.root);
         for handle in filters.chain(roots).chain([trailer.directory]) {
             let Some(raw) = block_at(&found, handle, valid) else { continue };
-            prop_assert!(valid || block_at(&whole, handle, false) == Some(raw.clone()), "damage passes for a block");
+            prop_assert!(valid || block_at(&whole, handle, false) == Some(raw.clone()), "a damaged block was accepted");
             use_block(&raw);
             if let Ok(directory) = SstDirectory::decode(&raw, blocks) {
                 use_directory(&directory, blocks);
             }
         }
-        // The same damage inside, past the CRC.
+        // The same damage past the CRC.
         let raw = Bytes::from(damaged(raw.to_vec(), &damages));
         use_block(&raw);
         if let Ok(directory) = SstDirectory::decode(&raw, blocks) {
@@ -401,7 +402,7 @@ proptest! {
         if let Ok(read) = manifest::decode::<Manifest>(&found) {
             prop_assert_eq!(&read, &manifest);
         }
-        // The same damage inside, with a CRC that matches.
+        // The same damage inside, with a correct CRC.
         let text = String::from_utf8(whole).unwrap();
         let body = text.split_once("\"body\":").unwrap().1.strip_suffix("}\n").unwrap();
         let body = damaged(body.as_bytes().to_vec(), &damages);
@@ -449,7 +450,7 @@ proptest! {
         let Value::Object(mut fields) = document else { unreachable!() };
         if !fields.is_empty() {
             fields.push((fields[which.index(fields.len())].0.clone(), value));
-            // Inside another as well: every level is looked at.
+            // Nests it in another value, too: every level is checked.
             let twice = Value::Object(fields);
             let inside = Value::Object(vec![("x".into(), Value::Array(vec![twice.clone()]))]);
             for document in [twice, inside] {
@@ -479,9 +480,9 @@ proptest! {
     }
 }
 
-/// Every head that can claim four billion bytes, items or pairs, with nothing behind it, alone and inside others.
+/// Every head that claims four billion bytes, items or pairs that do not follow, alone and inside others.
 #[test]
-fn claims_of_four_billion() {
+fn a_claim_of_four_billion_items_is_refused() {
     for marker in [0xdbu8, 0xdd, 0xdf, 0xc6, 0xc9] {
         let claim = [&[marker][..], &[0xff; 4], &[0xc0; 300]].concat();
         let cases =
@@ -500,9 +501,9 @@ fn claims_of_four_billion() {
     assert_eq!(head::decode_table_entries(&[], u16::MAX).len(), usize::from(u16::MAX));
 }
 
-/// A hundred thousand levels, on the small stack of a test's thread.
+/// A hundred thousand levels, on the small stack of a test thread.
 #[test]
-fn deep_nesting() {
+fn deep_nesting_is_refused() {
     const DEPTH: usize = 100_000;
     for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
         let text = format!(r#"{{"a":{}1{}}}"#, open.repeat(DEPTH), close.repeat(DEPTH));
@@ -512,14 +513,14 @@ fn deep_nesting() {
         let bytes = Bytes::from([&b"\x81\xa1d"[..], &level.repeat(DEPTH), b"\xc0"].concat());
         assert!(Value::decode(&bytes).is_err() && json::from_msgpack(&bytes).is_err());
         assert!(Document::from_msgpack(bytes.clone()).is_err());
-        // An event's document is not looked into: its frame's CRC vouches for it.
+        // An event's document is not decoded here: its frame's CRC protects it.
         assert!(event::decode(EventType::Schema, &bytes).is_ok());
     }
 }
 
-/// All of the above once more, in a process that gets little memory: a claim that is believed ends it.
+/// Runs all other tests of this file in a process with little memory: a decoder that believes a claimed size fails.
 #[test]
-fn in_little_memory() {
+fn everything_above_runs_in_little_memory() {
     let mut command = Command::new("sh");
     command.args(["-c", r#"ulimit -v 1000000 && exec "$0" "$@""#]).arg(std::env::current_exe().unwrap());
     let output = command

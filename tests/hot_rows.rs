@@ -1,13 +1,14 @@
-//! Rows that are changed hundreds of times, in one commit and over many eras: whichever way a row is looked for, at any event,
-//! it is the same, in files and in memory.
+//! Rows that are changed hundreds of times, in one commit and over many layers: every way to read a row after any event
+//! gives the same row, from files and from memory.
 
+use crate::harness::lane::by_lane;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::harness::condition::Dice;
-use crate::harness::keeper::{Keeper, Script};
+use crate::harness::condition::Random;
 use crate::harness::model::merge;
+use crate::harness::open_database::{OpenDatabase, Script};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, Event, EventType};
 use driftdb_common::format::key::Key;
@@ -27,7 +28,7 @@ fn key(number: usize) -> Key {
     Key::Str(format!("k{number}").into())
 }
 
-/// A row's event and the row after it.
+/// An event of a row, and the row after it.
 #[derive(Debug, Clone)]
 struct Was {
     spot: EventId,
@@ -44,25 +45,26 @@ struct Hot {
 }
 
 impl Hot {
-    /// A commit of so many events.
-    fn commit(&mut self, dice: &mut Dice, seq: u64, count: usize) -> Vec<Was> {
-        let favourite = dice.below(KEYS);
+    /// A commit of `count` events.
+    fn commit(&mut self, random: &mut Random, seq: u64, count: usize) -> Vec<Was> {
+        let favourite = random.below(KEYS);
         let events: Vec<Was> = (0..count)
             .map(|index| {
-                let key = if dice.below(4) == 0 { dice.below(KEYS) } else { favourite };
+                let key = if random.below(4) == 0 { random.below(KEYS) } else { favourite };
                 let spot = EventId { seq, index: u32::try_from(index).unwrap() };
                 let (kind, payload, after) = match self.live.get(&key) {
-                    Some(_) if dice.below(40) == 0 => (EventType::SoftDelete, None, None),
-                    Some(row) if dice.below(60) > 0 => {
+                    Some(_) if random.below(40) == 0 => (EventType::SoftDelete, None, None),
+                    Some(row) if random.below(60) > 0 => {
                         let mut after = row.clone();
-                        let field = format!("f{}", dice.below(6));
-                        let value = if dice.below(5) == 0 { Value::Null } else { dice.below(1000).into() };
+                        let field = format!("f{}", random.below(6));
+                        let value =
+                            if random.below(5) == 0 { Value::Null } else { random.below(1000).into() };
                         let patch = json!({"deep": {field: value}, "last": index});
                         merge(&mut after, &patch);
                         (EventType::Patch, Some(patch), Some(after))
                     }
                     _ => {
-                        let row = json!({"id": format!("k{key}"), "pad": "y".repeat(dice.below(3) * 3000)});
+                        let row = json!({"id": format!("k{key}"), "pad": "y".repeat(random.below(3) * 3000)});
                         (EventType::Insert, Some(row.clone()), Some(row))
                     }
                 };
@@ -105,7 +107,7 @@ fn group(seq: u64, events: &[Was]) -> Group {
     group
 }
 
-/// Takes a commit in as a reader does.
+/// Applies a commit as a reader does.
 fn apply(timeline: &Timeline, seq: u64, events: &[Was]) {
     let events = events.iter().map(|was| Event {
         kind: was.kind,
@@ -120,10 +122,10 @@ fn apply(timeline: &Timeline, seq: u64, events: &[Was]) {
     timeline.apply(&info, events.collect()).unwrap();
 }
 
-fn check_chain(chain: &LayerMap, hot: &Hot, dice: &mut Dice) {
+fn check_chain(chain: &LayerMap, hot: &Hot, random: &mut Random) {
     let end = chain.end();
     for _ in 0..40 {
-        let spot = hot.events[dice.below(hot.events.len())].spot;
+        let spot = hot.events[random.below(hot.events.len())].spot;
         if spot.seq > end {
             continue;
         }
@@ -137,8 +139,8 @@ fn check_chain(chain: &LayerMap, hot: &Hot, dice: &mut Dice) {
             }
         }
         check_scan(chain, hot, spot.seq);
-        let after = hot.events[dice.below(hot.events.len())].spot;
-        check_versions(chain, hot, (after.min(spot), spot), dice);
+        let after = hot.events[random.below(hot.events.len())].spot;
+        check_versions(chain, hot, (after.min(spot), spot), random);
     }
     for number in 0..KEYS {
         let found = chain.last_change(&key(number)).unwrap();
@@ -172,9 +174,9 @@ fn check_scan(chain: &LayerMap, hot: &Hot, seq: u64) {
     }
 }
 
-fn check_versions(chain: &LayerMap, hot: &Hot, (after, upto): (EventId, EventId), dice: &mut Dice) {
-    let (number, newest_first) = (dice.below(KEYS), dice.below(2) == 0);
-    let limit = dice.pick(&[1, 5, 100, usize::MAX]);
+fn check_versions(chain: &LayerMap, hot: &Hot, (after, upto): (EventId, EventId), random: &mut Random) {
+    let (number, newest_first) = (random.below(KEYS), random.below(2) == 0);
+    let limit = random.pick(&[1, 5, 100, usize::MAX]);
     let found = chain.versions(&key(number), (after, upto), limit, newest_first).unwrap();
     let found: Vec<_> = found
         .iter()
@@ -192,10 +194,10 @@ fn check_versions(chain: &LayerMap, hot: &Hot, (after, upto): (EventId, EventId)
     );
 }
 
-/// Views of a timeline that has lived through everything: what it let go of is in files.
-fn check_views(timeline: &Arc<Timeline>, hot: &Hot, last: u64, dice: &mut Dice) {
+/// Views of a timeline that has applied everything. The older part of it is in files.
+fn check_views(timeline: &Arc<Timeline>, hot: &Hot, last: u64, random: &mut Random) {
     for _ in 0..30 {
-        let seq = 1 + dice.below(usize::try_from(last).unwrap()) as u64;
+        let seq = 1 + random.below(usize::try_from(last).unwrap()) as u64;
         let view = View::at(timeline, seq).unwrap();
         let mut scanned = BTreeMap::new();
         view.scan((Bound::Unbounded, Bound::Unbounded), |row| {
@@ -219,38 +221,38 @@ fn check_views(timeline: &Arc<Timeline>, hot: &Hot, last: u64, dice: &mut Dice) 
 }
 
 fn history(seed: u64) {
-    let mut dice = Dice(seed);
+    let mut random = Random(seed);
     let disk = SimDisk::new();
-    let mut keeper = Keeper::open(&disk).unwrap();
+    let mut keeper = OpenDatabase::open(&disk).unwrap();
     let script = Script::new(1);
     keeper.log.append(&mut script.group(1)).unwrap();
-    // The creation, as files have it.
+    // The creation of the table, as files have it.
     keeper.take(1, DeltaLimits { events: 1, bytes: 1 << 20 }).unwrap();
-    let open = |keeper: &Keeper| keeper.shelf.open(&keeper.manifest(1), None).unwrap();
+    let open = |keeper: &OpenDatabase| keeper.shelf.open(&keeper.manifest(1), None).unwrap();
     let timeline = Arc::new(Timeline::open(1, "t", open(&keeper)).unwrap());
     let mut hot = Hot::default();
     for seq in 2..=40 {
-        let count = dice.pick(&[1, 3, 30, 30, 300]);
-        let events = hot.commit(&mut dice, seq, count);
+        let count = random.pick(&[1, 3, 30, 30, 300]);
+        let events = hot.commit(&mut random, seq, count);
         keeper.log.append(&mut group(seq, &events)).unwrap();
         apply(&timeline, seq, &events);
-        if dice.below(3) == 0 {
-            let limits = DeltaLimits { events: dice.pick(&[20, 200, 100_000]), bytes: 1 << 30 };
+        if random.below(3) == 0 {
+            let limits = DeltaLimits { events: random.pick(&[20, 200, 100_000]), bytes: 1 << 30 };
             keeper.take(1, limits).unwrap();
-            if dice.below(2) == 0 {
+            if random.below(2) == 0 {
                 timeline.install_layers(open(&keeper));
             }
         }
         if seq % 10 == 0 {
-            check_chain(&open(&keeper), &hot, &mut dice);
-            check_views(&timeline, &hot, seq, &mut dice);
+            check_chain(&open(&keeper), &hot, &mut random);
+            check_views(&timeline, &hot, seq, &mut random);
         }
     }
 }
 
 #[test]
-fn a_row_is_the_same_whichever_way_it_is_looked_for() {
-    let count = if std::env::var_os("DRIFTDB_SOAK").is_some() { 500 } else { 8 };
+fn every_way_to_read_a_hot_row_gives_the_same_row() {
+    let count = by_lane(8, 500);
     for seed in 1..=count {
         eprintln!("history {seed}");
         history(seed * 31);

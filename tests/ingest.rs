@@ -1,5 +1,7 @@
-//! Ingest: everything once, in order, whatever breaks; and the writes that came with it: indexes altered, rows brought back.
+//! Ingest applies everything once and in order, whatever breaks. Also the operations that came with it: ALTER TABLE and
+//! REVERT.
 
+use crate::harness::lane::by_lane;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ struct Source {
 }
 
 impl Source {
-    /// Opens a stream and asks where to go on: after the batch that is returned.
+    /// Opens a stream. Returns the last batch that the writer has.
     async fn open(writer: &mut Writer, producer: &str) -> Result<(Source, u64), Status> {
         let (send, messages) = mpsc::channel(64);
         let first = v1::IngestRequest { producer_id: producer.into(), ..Default::default() };
@@ -54,7 +56,7 @@ async fn count(reader: &mut Reader, table: &str, seq: u64) -> u64 {
 }
 
 #[tokio::test]
-async fn a_refused_operation_is_told_and_the_rest_goes_on() {
+async fn a_refused_operation_is_reported_and_the_others_are_applied() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let (mut source, position) = Source::open(&mut cluster.writer, "p").await.unwrap();
@@ -80,7 +82,7 @@ async fn a_refused_operation_is_told_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
-async fn a_refusal_whose_answer_was_lost_is_told_again() {
+async fn a_refusal_whose_answer_was_lost_is_reported_again() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let (mut source, _) = Source::open(&mut cluster.writer, "p").await.unwrap();
@@ -99,7 +101,7 @@ async fn a_refusal_whose_answer_was_lost_is_told_again() {
 }
 
 #[tokio::test]
-async fn batches_come_in_order_and_a_newer_stream_takes_over() {
+async fn batches_are_applied_in_order_and_a_newer_stream_takes_over() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let (mut older, _) = Source::open(&mut cluster.writer, "p").await.unwrap();
@@ -113,7 +115,7 @@ async fn batches_come_in_order_and_a_newer_stream_takes_over() {
     let (mut newer, position) = Source::open(&mut cluster.writer, "p").await.unwrap();
     assert_eq!(position, 1);
     assert_eq!(older.acks.message().await.unwrap_err().code(), Code::Aborted);
-    // What is on disk already is skipped, not applied again.
+    // The writer skips what is already on disk.
     for batch in 1..=2 {
         newer.send(batch, rows(batch, 2), false).await;
     }
@@ -121,7 +123,7 @@ async fn batches_come_in_order_and_a_newer_stream_takes_over() {
     assert_eq!(count(&mut cluster.reader, "t", 5).await, 4);
 }
 
-/// Sends every batch until all are durable, through whatever happens to the writer.
+/// Sends every batch until all are durable, across restarts of the writer.
 async fn load(
     url: std::sync::Arc<tokio::sync::Mutex<String>>,
     batches: u64,
@@ -138,7 +140,7 @@ async fn load(
         let Ok((source, position)) = Source::open(&mut Writer::new(channel), "loader").await else {
             continue;
         };
-        assert!(position >= acked.load(Ordering::Relaxed), "what was acknowledged is to be sent again");
+        assert!(position >= acked.load(Ordering::Relaxed), "the writer wants an acknowledged batch again");
         acked.store(position, Ordering::Relaxed);
         if position == batches {
             return;
@@ -155,7 +157,7 @@ async fn load(
                     return;
                 }
             }
-            // Keeps the stream open until the other side has acknowledged everything.
+            // Keeps the stream open until the writer has acknowledged everything.
             send.closed().await;
         });
         while let Ok(Some(ack)) = acks.message().await {
@@ -171,10 +173,10 @@ async fn load(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn every_row_arrives_once_though_writer_and_client_are_killed() {
+async fn every_row_arrives_once_while_writer_and_client_are_killed() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
-    let (batches, size) = if std::env::var_os("DRIFTDB_SOAK").is_some() { (2000, 500) } else { (400, 100) };
+    let (batches, size) = by_lane((400, 100), (2000, 500));
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let url = Arc::new(tokio::sync::Mutex::new(cluster.writer_daemon.url.clone()));
@@ -184,12 +186,12 @@ async fn every_row_arrives_once_though_writer_and_client_are_killed() {
         while acked.load(Ordering::Relaxed) < kill * batches / 12 {
             if loader.is_finished() {
                 loader.await.unwrap();
-                panic!("the loader has ended early");
+                panic!("the loader ended early");
             }
             tokio::time::sleep(Duration::from_micros(500)).await;
         }
         if kill % 3 == 0 {
-            // The client goes, and another one takes its place.
+            // Kills this client and continues with another one.
             loader.abort();
             loader = tokio::spawn(load(url.clone(), batches, size, acked.clone()));
         } else {
@@ -204,12 +206,12 @@ async fn every_row_arrives_once_though_writer_and_client_are_killed() {
     let mut writer = cluster.writer_daemon.as_writer().await;
     let status = writer.status(v1::WriterServiceStatusRequest {}).await.unwrap().into_inner();
     assert_eq!(status.last_seq, last, "an operation was committed twice");
-    // In order: each row's commit is the one that its number says.
+    // In order: each row's seq is the expected one.
     let found = select_rows(&mut cluster.reader).await;
     let expected: BTreeMap<String, u64> = (1..=batches)
         .flat_map(|batch| (0..size).map(move |i| (format!("b{batch:06}-{i:04}"), 2 + (batch - 1) * size + i)))
         .collect();
-    assert!(found == expected, "rows are not in the order they were sent");
+    assert!(found == expected, "rows are not in the order in which they were sent");
 }
 
 async fn select_rows(reader: &mut Reader) -> BTreeMap<String, u64> {
@@ -228,7 +230,7 @@ fn revert(key: &str, to: Option<v1::AsOf>) -> v1::Operation {
 }
 
 #[tokio::test]
-async fn a_row_can_be_brought_back_as_it_was() {
+async fn a_row_can_be_reverted_to_an_earlier_version() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let Cluster { writer, reader, .. } = &mut cluster;
@@ -247,7 +249,7 @@ async fn a_row_can_be_brought_back_as_it_was() {
     assert_eq!(select_at(reader, "t", 5).await.unwrap()[0].1, r#"{"id":"a","n":2}"#);
     apply(writer, vec![revert("a", at_seq(2))]).await.unwrap();
     assert_eq!(select_at(reader, "t", 6).await.unwrap()[0].1, r#"{"id":"a","n":1}"#);
-    // To a moment without the row: it is deleted.
+    // A revert to a point at which the row did not exist deletes it.
     apply(writer, vec![revert("a", at_seq(1))]).await.unwrap();
     assert_eq!(select_at(reader, "t", 7).await.unwrap(), []);
     for (key, to, code, word) in [
@@ -262,7 +264,7 @@ async fn a_row_can_be_brought_back_as_it_was() {
 }
 
 #[tokio::test]
-async fn indexes_are_altered_in_the_history_and_rows_stay() {
+async fn altering_indexes_is_part_of_the_history_and_keeps_rows() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     apply(&mut cluster.writer, vec![insert("t", r#"{"id":"a"}"#)]).await.unwrap();
@@ -283,7 +285,7 @@ async fn indexes_are_altered_in_the_history_and_rows_stay() {
         let table = cluster.reader.describe_table(request).await.unwrap().into_inner().table.unwrap();
         assert_eq!((table.indexes, table.rows), (indexes.iter().map(ToString::to_string).collect(), 1));
     }
-    // The row is no other for it, also after a restart.
+    // The row has not changed, also after a restart.
     cluster.writer_daemon.kill();
     cluster.writer_daemon = Daemon::writer(cluster.dir.path());
     let mut writer = cluster.writer_daemon.as_writer().await;

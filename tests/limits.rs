@@ -1,4 +1,4 @@
-//! What is exactly at a limit works, what is one over it is refused, and neither harms what comes next.
+//! A value at a limit works, a value just over it is refused, and the next request works after both.
 
 use crate::harness::calls::{ask, ask_with, fresh, run, run_with};
 use crate::harness::refusal::{invalid, refused};
@@ -13,13 +13,13 @@ async fn open() -> Cluster {
     cluster
 }
 
-/// `{"id":…,"s":"xxx…"}`, of so many bytes.
+/// `{"id":…,"s":"xxx…"}` with a length of `bytes`.
 fn document_of(id: &str, bytes: usize) -> String {
     let empty = format!(r#"{{"id":"{id}","s":""}}"#);
     format!(r#"{{"id":"{id}","s":"{}"}}"#, "x".repeat(bytes - empty.len()))
 }
 
-/// As an insert in MessagePack.
+/// The same as an insert in MessagePack.
 fn insert_packed(document: &serde_json::Value) -> v1::Operation {
     let packed = driftdb_common::format::json::to_msgpack(&document.to_string()).unwrap();
     let document = v1::Document { body: Some(v1::document::Body::Msgpack(packed.into())) };
@@ -27,7 +27,7 @@ fn insert_packed(document: &serde_json::Value) -> v1::Operation {
 }
 
 #[tokio::test]
-async fn a_document_has_a_mebibyte_in_its_larger_encoding() {
+async fn a_document_may_have_1_mib_in_its_larger_encoding() {
     let mut cluster = open().await;
     let writer = &mut cluster.writer;
     let whole = document_of("whole", limits::DOCUMENT_BYTES);
@@ -42,12 +42,12 @@ async fn a_document_has_a_mebibyte_in_its_larger_encoding() {
     // MessagePack needs nine bytes for each of these, JSON four.
     let floats = serde_json::json!({"id": "f", "a": vec![1.5; limits::DOCUMENT_BYTES / 9]});
     invalid(apply(writer, vec![insert("t", floats.to_string())]).await, "TOO_LARGE");
-    // JSON as it comes back needs nineteen for each of these, however short it was when it came.
+    // DriftDB writes each of these numbers with nineteen bytes of JSON, even if it received fewer.
     let short = vec!["1e15"; limits::DOCUMENT_BYTES / 18].join(",");
     let short = format!(r#"{{"id":"e","a":[{short}]}}"#);
     invalid(apply(writer, vec![insert("t", &short)]).await, "TOO_LARGE");
     invalid(apply(writer, vec![insert_packed(&serde_json::from_str(&short).unwrap())]).await, "TOO_LARGE");
-    // A row cannot grow over the limit either; it can shrink.
+    // An update cannot make a row too large. It can make the row smaller.
     invalid(apply(writer, vec![patch("t", "whole", r#"{"more":1}"#)]).await, "TOO_LARGE");
     let shown = select_at(&mut cluster.reader, "t", token.seq).await.unwrap();
     assert_eq!(shown, [("whole".to_owned(), whole)]);
@@ -55,7 +55,7 @@ async fn a_document_has_a_mebibyte_in_its_larger_encoding() {
 }
 
 #[tokio::test]
-async fn a_commit_has_ten_thousand_operations() {
+async fn a_commit_may_have_10000_operations() {
     let mut cluster = open().await;
     let operations =
         |n: usize| (0..n).map(|i| put("t", format!(r#"{{"id":"k{i:05}"}}"#))).collect::<Vec<_>>();
@@ -70,7 +70,7 @@ async fn a_commit_has_ten_thousand_operations() {
 }
 
 #[tokio::test]
-async fn a_key_has_1024_bytes() {
+async fn a_key_may_have_1024_bytes() {
     let mut cluster = open().await;
     let (long, over) = ("é".repeat(512), "é".repeat(512) + "x");
     let document = |key: &str| format!(r#"{{"id":"{key}"}}"#);
@@ -92,7 +92,7 @@ async fn a_key_has_1024_bytes() {
 }
 
 #[tokio::test]
-async fn an_error_about_the_longest_names_arrives_whole() {
+async fn an_error_with_the_longest_names_arrives_whole() {
     use v1::precondition::Check;
     let mut cluster = Cluster::start().await;
     let table = "t".repeat(63);
@@ -128,7 +128,7 @@ fn nested(levels: usize) -> String {
 }
 
 #[tokio::test]
-async fn documents_nest_64_levels_deep() {
+async fn documents_may_nest_64_levels() {
     let mut cluster = open().await;
     let (at, over) = (nested(64), nested(65));
     let (packed_at, packed_over) = (packed_nested(64), packed_nested(65));
@@ -166,7 +166,7 @@ fn packed_nested(levels: usize) -> v1::Operation {
 }
 
 #[tokio::test]
-async fn conditions_nest_64_levels_deep() {
+async fn conditions_may_nest_64_levels() {
     let mut cluster = open().await;
     let nested = |levels: usize| format!("{}a = 1{}", "(".repeat(levels), ")".repeat(levels));
     let seq = cluster.create("u").await;
@@ -180,7 +180,7 @@ async fn conditions_nest_64_levels_deep() {
 }
 
 #[tokio::test]
-async fn a_reason_has_a_kibibyte_and_comes_back() {
+async fn a_reason_may_have_1_kib_and_is_returned() {
     let mut cluster = open().await;
     let reason = "é".repeat(512);
     let request = |reason: &str| v1::ApplyRequest {
@@ -198,7 +198,7 @@ async fn a_reason_has_a_kibibyte_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_get_has_a_thousand_keys_and_hands_back_those_it_left() {
+async fn a_get_may_have_1000_keys_and_returns_the_remaining_ones() {
     let mut cluster = open().await;
     let names: Vec<String> = (0..1001).map(|i| format!("k{i:04}")).collect();
     let text = "x".repeat(5000);
@@ -227,7 +227,7 @@ async fn a_get_has_a_thousand_keys_and_hands_back_those_it_left() {
 }
 
 #[tokio::test]
-async fn names_have_their_letters_and_lengths() {
+async fn table_names_have_allowed_letters_and_lengths() {
     let mut cluster = open().await;
     let longest = "_".repeat(63);
     for name in ["a", "_", "A1_b", &longest] {
@@ -265,7 +265,7 @@ async fn names_have_their_letters_and_lengths() {
 }
 
 #[tokio::test]
-async fn what_is_far_too_large_is_refused_and_the_next_request_works() {
+async fn a_far_too_large_request_is_refused_and_the_next_one_works() {
     let mut cluster = open().await;
     let statement = format!("SELECT * FROM t -- {}", "x".repeat(limits::STATEMENT_BYTES));
     invalid(ask(&mut cluster.reader, &statement, 0).await, "TOO_LARGE").says(&["16777216"]);

@@ -1,10 +1,11 @@
-//! A file is loaded once, whatever is killed while it is.
+//! `driftctl ingest` loads every row of a file once, even if it and the writer are killed.
 
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::harness::lane::by_lane;
 use crate::harness::{Daemon, binary};
 
 fn writer(data: &Path, port: u16) -> Daemon {
@@ -28,8 +29,7 @@ fn load(writer: &str, file: &Path) -> Child {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a test's own file")]
 fn every_row_is_loaded_once_while_the_writer_and_driftctl_are_killed() {
-    let soak = std::env::var_os("DRIFTDB_SOAK").is_some();
-    let (rows, kills) = if soak { (1_000_000, 60) } else { (20_000, 8) };
+    let (rows, kills) = by_lane((20_000, 8), (1_000_000, 60));
     let dir = tempfile::tempdir().unwrap();
     let (data, file) = (dir.path().join("data"), dir.path().join("rows.csv"));
     let text: String = (0..rows).map(|row| format!("{row},name {row},{}\n", row % 7)).collect();
@@ -43,7 +43,7 @@ fn every_row_is_loaded_once_while_the_writer_and_driftctl_are_killed() {
 
     let mut loading = load(&url, &file);
     for kill in 0..kills {
-        // Sometimes during the start, mostly in the middle, sometimes after the end.
+        // Kills at varying times: during the start, in the middle, after the end.
         std::thread::sleep(Duration::from_millis(30 + kill * 37 % 170));
         if kill % 2 == 0 {
             daemon.kill();
@@ -62,7 +62,7 @@ fn every_row_is_loaded_once_while_the_writer_and_driftctl_are_killed() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout), format!("{{\"count\":{rows}}}\n"));
-    // Each row is a commit, and there are no others but the first, which made the table.
+    // Each row is one commit. The only other commit creates the table.
     let status = driftctl(&url).args(["status", "-o", "json"]).output().unwrap();
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     assert_eq!(status[0]["writer"]["last_seq"], rows + 1, "{status}");

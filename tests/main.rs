@@ -1,4 +1,4 @@
-//! Every integration test, in one binary: `cargo test --test integration FILE::` runs those of one file.
+//! All integration tests, in one binary. `cargo test --test integration FILE::` runs the tests of one file.
 
 mod harness;
 
@@ -11,8 +11,9 @@ mod daemons;
 mod damage;
 mod doctor;
 mod documentation;
+mod driftctl_watch;
 mod driftql;
-mod eras;
+
 mod errors;
 mod examples;
 mod fencing;
@@ -20,6 +21,7 @@ mod format;
 mod hostile_bytes;
 mod hot_rows;
 mod ingest;
+mod layers;
 mod limits;
 mod loading;
 mod many_versions;
@@ -45,5 +47,5 @@ mod watch_fan;
 mod watch_oracle;
 mod watch_resume;
 mod watch_stalled;
-mod watching;
+
 mod write_read;

@@ -1,5 +1,5 @@
-//! Rows with more versions than are gone through one by one, in snapshots and after them: scans and lookups agree with what
-//! was written, at every moment.
+//! Rows with more versions than a scan reads one by one, in snapshots and after them: scans and lookups agree with the
+//! written history at every commit.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::harness::*;
 use driftdb::v1;
 use serde_json::{Value, json as value};
 
-/// The rows after each commit, as they should be.
+/// The expected rows after each commit.
 struct Written {
     writer: Writer,
     now: BTreeMap<String, Value>,
@@ -36,9 +36,7 @@ impl Written {
     }
 
     async fn snapshot(&mut self) {
-        let request = v1::SnapshotRequest { table: "t".into() };
-        let mut answers = self.writer.snapshot(request).await.unwrap().into_inner();
-        while answers.message().await.unwrap().is_some() {}
+        calls::snapshot(&mut self.writer, "t").await.unwrap();
     }
 
     async fn check(&self, reader: &mut Reader) {
@@ -46,7 +44,7 @@ impl Written {
             let found = select_at(reader, "t", *seq).await.unwrap();
             let found: BTreeMap<String, Value> =
                 found.into_iter().map(|(key, text)| (key, serde_json::from_str(&text).unwrap())).collect();
-            assert_eq!(&found, rows, "the scan at seq {seq}");
+            assert_eq!(&found, rows, "the scan at seq {seq} differs");
             let keys = vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
             let request =
                 v1::GetRequest { table: "t".into(), keys, as_of: at_seq(*seq), ..Default::default() };
@@ -61,11 +59,11 @@ impl Written {
 }
 
 #[tokio::test]
-async fn scans_and_lookups_agree_where_rows_have_many_versions() {
+async fn scans_and_lookups_agree_on_rows_with_many_versions() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let mut written = Written { writer: cluster.writer.clone(), now: BTreeMap::new(), then: BTreeMap::new() };
-    // A patch is small beside this: few versions hold the whole row.
+    // Patches are small beside this field, so few versions hold the whole row.
     let whole = |key: &str, life: u64| value!({ "id": key, "pad": "x".repeat(2000), "life": life });
     written.put("a", whole("a", 1)).await;
     written.put("b", whole("b", 1)).await;
@@ -94,7 +92,7 @@ async fn scans_and_lookups_agree_where_rows_have_many_versions() {
         written.patch(key, "tail", number).await;
     }
     written.check(&mut cluster.reader).await;
-    // One that has seen nothing of it in memory but the tail.
+    // A new reader: it has only the tail in memory.
     let fresh = Daemon::reader(cluster.dir.path());
     written.check(&mut fresh.as_reader().await).await;
 }

@@ -1,11 +1,12 @@
-//! The power goes at every step of a scripted run: what was acknowledged or shown stays, and nothing comes by halves.
+//! A power cut at any step of a scripted run: everything acknowledged or shown survives, and every commit is whole.
 
+use crate::harness::lane::by_lane;
 use std::sync::Arc;
 
 use crate::harness::script::{self, Progress};
 use driftdb_common::error::{ErrorKind, Reason};
 use driftdb_common::storage::fs::FileSystem;
-use driftdb_common::storage::fs::sim::{Fault, Lost, Op, Repeat, SimDisk};
+use driftdb_common::storage::fs::sim::{CrashPolicy, Fault, Repeat, SimDisk, SimOp};
 
 const SEGMENT: u64 = 2048;
 const COMMITS: u64 = 40;
@@ -14,20 +15,20 @@ fn shared(disk: &SimDisk) -> Arc<dyn FileSystem> {
     disk.shared()
 }
 
-fn ways_to_lose(seed: u64) -> Vec<Lost> {
+fn ways_to_lose(seed: u64) -> Vec<CrashPolicy> {
     vec![
-        Lost::KeepAll,
-        Lost::DropAll,
-        Lost::NoDirectoryEntries,
-        Lost::NoFileContents,
-        Lost::RandomHalves(seed),
-        Lost::GarbageTail(seed),
-        Lost::Mixed(seed),
-        Lost::Mixed(seed.wrapping_mul(31) + 7),
+        CrashPolicy::KeepAll,
+        CrashPolicy::DropAll,
+        CrashPolicy::NoDirectoryEntries,
+        CrashPolicy::NoFileContents,
+        CrashPolicy::RandomHalves(seed),
+        CrashPolicy::GarbageTail(seed),
+        CrashPolicy::Mixed(seed),
+        CrashPolicy::Mixed(seed.wrapping_mul(31) + 7),
     ]
 }
 
-/// Opens a disk as found after a power cut, and checks what it kept. Returns the last commit kept.
+/// Opens a disk after a power cut and checks its content. Returns the last commit kept.
 fn check(disk: &SimDisk, before: Progress, shown: u64, what: &str) -> Result<u64, String> {
     let head = script::shown(&*shared(disk));
     let (mut log, commits) =
@@ -46,7 +47,7 @@ fn check(disk: &SimDisk, before: Progress, shown: u64, what: &str) -> Result<u64
     if script::shown(&*shared(disk)) != kept {
         return Err(format!("{what}: recovery did not publish what it kept"));
     }
-    // And it goes on.
+    // The log accepts further commits.
     log.append(&mut script::group(kept + 1, kept + 3))
         .map_err(|e| format!("{what}: does not go on: {e:?}"))?;
     drop(log);
@@ -58,7 +59,7 @@ fn check(disk: &SimDisk, before: Progress, shown: u64, what: &str) -> Result<u64
     Ok(kept)
 }
 
-/// How many operations the whole script takes.
+/// The number of operations of the whole script.
 fn operations() -> u64 {
     let disk = SimDisk::new();
     let whole = script::run(shared(&disk), SEGMENT, COMMITS);
@@ -67,20 +68,20 @@ fn operations() -> u64 {
 }
 
 fn seeds() -> u64 {
-    if std::env::var_os("DRIFTDB_SOAK").is_some() { 200 } else { 3 }
+    by_lane(3, 200)
 }
 
 #[test]
-fn a_power_cut_at_any_step_loses_nothing_acknowledged_or_shown() {
+fn a_power_cut_at_any_step_loses_no_acknowledged_or_shown_commit() {
     for stop in 0..=operations() {
         let disk = SimDisk::new();
-        disk.stop_at(stop);
+        disk.power_off_at(stop);
         let progress = script::run(shared(&disk), SEGMENT, COMMITS);
         for seed in 0..seeds() {
             for lost in ways_to_lose(seed * 1_000_003 + stop) {
                 let found = disk.crash(lost);
-                // Readers live on the same disk until the power goes: what HEAD said then may have been shown.
-                let shown = script::shown(&*shared(&disk.crash(Lost::KeepAll)));
+                // Readers use the same disk until the power cut: they may have shown everything below HEAD.
+                let shown = script::shown(&*shared(&disk.crash(CrashPolicy::KeepAll)));
                 check(&found, progress, shown, &format!("stopped at {stop}, {lost:?}")).unwrap();
             }
         }
@@ -88,21 +89,21 @@ fn a_power_cut_at_any_step_loses_nothing_acknowledged_or_shown() {
 }
 
 #[test]
-fn a_power_cut_during_recovery_changes_nothing_about_that() {
+fn a_power_cut_during_recovery_loses_no_acknowledged_or_shown_commit() {
     let total = operations();
     for stop in (total / 3..=total).step_by(5) {
         let disk = SimDisk::new();
-        disk.stop_at(stop);
+        disk.power_off_at(stop);
         let progress = script::run(shared(&disk), SEGMENT, COMMITS);
-        let shown = script::shown(&*shared(&disk.crash(Lost::KeepAll)));
-        let found = disk.crash(Lost::RandomHalves(stop));
+        let shown = script::shown(&*shared(&disk.crash(CrashPolicy::KeepAll)));
+        let found = disk.crash(CrashPolicy::RandomHalves(stop));
         let whole = found.clone_state();
         script::open(shared(&whole), SEGMENT).unwrap();
         for again in 0..=whole.operations() {
             let disk = found.clone_state();
-            disk.stop_at(again);
+            disk.power_off_at(again);
             let _ = script::open(shared(&disk), SEGMENT);
-            let shown = shown.max(script::shown(&*shared(&disk.crash(Lost::KeepAll))));
+            let shown = shown.max(script::shown(&*shared(&disk.crash(CrashPolicy::KeepAll))));
             for lost in ways_to_lose(again) {
                 let what = format!("stopped at {stop}, then in recovery at {again}, {lost:?}");
                 check(&disk.crash(lost), progress, shown, &what).unwrap();
@@ -112,12 +113,12 @@ fn a_power_cut_during_recovery_changes_nothing_about_that() {
 }
 
 #[test]
-fn what_a_killed_writer_left_is_durable_once_recovered() {
+fn recovery_makes_the_log_of_a_killed_writer_durable() {
     for stop in 0..=operations() {
         let disk = SimDisk::new();
-        disk.stop_at(stop);
+        disk.power_off_at(stop);
         script::run(shared(&disk), SEGMENT, COMMITS);
-        // The machine runs on: the next writer finds everything, synced or not.
+        // The machine keeps running: the next writer finds everything, synced or not.
         let killed = disk.clone_state();
         let (_, commits) = script::open(shared(&killed), SEGMENT).unwrap();
         let kept = commits.len() as u64;
@@ -130,15 +131,15 @@ fn what_a_killed_writer_left_is_durable_once_recovered() {
 }
 
 #[test]
-fn after_a_failed_write_or_sync_nothing_more_is_acknowledged() {
+fn after_a_failed_write_or_sync_no_commit_is_acknowledged() {
     for number in 0..operations() {
         for fault in [Fault::Eio, Fault::Enospc, Fault::ShortWrite] {
-            for repeat in [Repeat::Once, Repeat::ForEver] {
+            for repeat in [Repeat::Once, Repeat::Always] {
                 let disk = SimDisk::new();
                 disk.fail_at(number, fault, repeat);
                 let progress = script::run(shared(&disk), SEGMENT, COMMITS);
-                disk.heal();
-                for lost in [Lost::KeepAll, Lost::DropAll, Lost::Mixed(number)] {
+                disk.clear_faults();
+                for lost in [CrashPolicy::KeepAll, CrashPolicy::DropAll, CrashPolicy::Mixed(number)] {
                     let what = format!("{fault:?} {repeat:?} at {number}, {lost:?}");
                     let shown = progress.acknowledged;
                     check(&disk.crash(lost), progress, shown, &what).unwrap();
@@ -148,38 +149,38 @@ fn after_a_failed_write_or_sync_nothing_more_is_acknowledged() {
     }
 }
 
-/// The proof that these tests see: on a disk whose syncs do nothing, they must fail.
+/// Proves that these tests can fail: they must fail on a disk whose syncs do nothing.
 #[test]
 fn a_sync_that_does_nothing_is_caught() {
     for path in [".seg", "/meta.", "segments"] {
-        let op = if path == "segments" { Op::SyncDir } else { Op::Sync };
+        let op = if path == "segments" { SimOp::SyncDir } else { SimOp::Sync };
         let mut caught = false;
         for stop in 0..=operations() {
             let disk = SimDisk::new();
-            disk.fail_when(op, path, 1, Fault::Lie, Repeat::ForEver);
-            disk.stop_at(stop);
+            disk.fail_when(op, path, 1, Fault::IgnoredSync, Repeat::Always);
+            disk.power_off_at(stop);
             let progress = script::run(shared(&disk), SEGMENT, COMMITS);
             caught |= ways_to_lose(stop)
                 .into_iter()
                 .any(|lost| check(&disk.crash(lost), progress, progress.acknowledged, "lying disk").is_err());
         }
-        assert!(caught, "syncs of {path} can be left out unnoticed");
+        assert!(caught, "no test notices that syncs of {path} do nothing");
     }
 }
 
 #[test]
-fn a_full_disk_refuses_and_the_log_goes_on() {
+fn a_full_disk_refuses_a_commit_and_the_log_stays_usable() {
     let disk = SimDisk::new();
     let (mut log, _) = script::open(shared(&disk), SEGMENT).unwrap();
     log.append(&mut script::group(1, 3)).unwrap();
-    disk.fail_when(Op::Write, ".seg", 1, Fault::Enospc, Repeat::ForEver);
-    // Small groups still fit into the zeros written ahead; a large one needs space.
+    disk.fail_when(SimOp::Write, ".seg", 1, Fault::Enospc, Repeat::Always);
+    // Small groups still fit into the preallocated zeros; a large group needs space.
     let refused = log.append(&mut script::group(4, 90));
     let Err(driftdb_common::storage::wal::appender::AppendError::Refused(error)) = refused else {
         panic!("expected a refusal, found {refused:?}");
     };
     assert_eq!((error.kind(), error.reason()), (ErrorKind::Unavailable, Reason::DiskFull));
-    disk.heal();
+    disk.clear_faults();
     log.append(&mut script::group(4, 90)).unwrap();
     drop(log);
     let (_, commits) = script::open(shared(&disk), SEGMENT).unwrap();

@@ -1,6 +1,6 @@
-//! A reader that cannot see what is published says so: health, lag, and reads that ask how stale an answer is.
+//! A reader that cannot see what is published reports it: in health, in its lag, and to reads that limit staleness.
 
-#![expect(clippy::disallowed_methods, reason = "hides a database's files from a reader")]
+#![expect(clippy::disallowed_methods, reason = "this test hides a database's files from a reader")]
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ async fn health(client: &mut HealthClient<Channel>, service: &str) -> ServingSta
     client.check(request).await.unwrap().into_inner().status()
 }
 
-/// Waits until health says so, and that is not for ever.
+/// Waits until health has the expected status.
 async fn wait_for(client: &mut HealthClient<Channel>, wanted: ServingStatus) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while health(client, SERVICE).await != wanted {
@@ -38,7 +38,7 @@ fn rows(freshness: Option<v1::Freshness>) -> v1::SelectRequest {
 }
 
 #[tokio::test]
-async fn a_reader_that_cannot_see_head_is_not_ready_and_answers() {
+async fn a_reader_that_cannot_see_head_is_not_ready_but_still_answers() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let args = ["--max-lag", "300ms", "--poll-interval", "20ms"];
@@ -58,12 +58,12 @@ async fn a_reader_that_cannot_see_head_is_not_ready_and_answers() {
 
         let (head, away) = (cluster.dir.path().join("HEAD"), cluster.dir.path().join("HEAD.away"));
         std::fs::rename(&head, &away).unwrap();
-        // The writer goes on, and this reader does not know it.
+        // The writer continues; this reader does not see it.
         apply(&mut cluster.writer, vec![put("t", r#"{"id":"unseen"}"#)]).await.unwrap();
         wait_for(&mut client, ServingStatus::NotServing).await;
         assert_eq!(health(&mut client, "").await, ServingStatus::Serving, "it is alive");
         let known = select_at(&mut reader, "t", token.seq).await.unwrap();
-        assert_eq!(known.len(), round + 1, "reads are answered all the same");
+        assert_eq!(known.len(), round + 1, "the reader still answers reads");
         let stale = refused(
             select(&mut reader, rows(at_most(short, short))).await,
             Code::Unavailable,
@@ -76,7 +76,7 @@ async fn a_reader_that_cannot_see_head_is_not_ready_and_answers() {
 
         std::fs::rename(&away, &head).unwrap();
         wait_for(&mut client, ServingStatus::Serving).await;
-        // Waiting for it is enough.
+        // The reader recovers without any help.
         select(&mut reader, rows(at_most(short, long))).await.unwrap();
         apply(&mut cluster.writer, vec![delete("t", "unseen")]).await.unwrap();
     }
@@ -84,13 +84,13 @@ async fn a_reader_that_cannot_see_head_is_not_ready_and_answers() {
     select_at(&mut reader, "t", seq).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     while lag(&mut reader).await != (0, Duration::ZERO) {
-        assert!(Instant::now() < deadline, "it lags for ever");
+        assert!(Instant::now() < deadline, "the reader did not recover");
     }
 }
 
-/// A read that waits for a write gets it when it comes, not at the end of its time.
+/// A read that waits for a commit returns when the commit arrives, not when its wait time ends.
 #[tokio::test]
-async fn a_read_waits_for_the_write_that_it_must_see() {
+async fn a_read_waits_for_the_commit_that_it_requires() {
     let mut cluster = Cluster::start().await;
     let seq = cluster.create("t").await;
     let wait = Some(prost_types::Duration { seconds: 60, nanos: 0 });
@@ -101,7 +101,7 @@ async fn a_read_waits_for_the_write_that_it_must_see() {
     let token = apply(&mut cluster.writer, vec![insert("t", r#"{"id":"a"}"#)]).await.unwrap();
     assert_eq!(token.seq, seq + 1);
     assert_eq!(waiting.await.unwrap().unwrap().len(), 1);
-    // With no time to wait, what is there is told of, or refused.
+    // Without a wait time, the reader answers at once or refuses.
     let now = v1::Freshness { min_seq: token.seq + 1, wait: Some(Default::default()), ..Default::default() };
     let refusal = select(&mut cluster.reader, rows(Some(now))).await;
     refused(refusal, Code::Unavailable, "REPLICA_BEHIND").says(&[&(token.seq + 1).to_string()]);

@@ -1,19 +1,20 @@
-//! Readers of one directory: they say the same of the same moment, however they follow and whatever they have gone through.
+//! Readers of one directory give the same answers about the same commit, however they follow and whatever they went
+//! through.
 
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use crate::harness::churn::{Churn, compare};
+use crate::harness::random_writer::{RandomWriter, compare};
 use crate::harness::transcript::transcript;
 use crate::harness::*;
 use driftdb::v1;
 
-/// Small segments and snapshots.
+/// Small segments and frequent snapshots.
 const WRITER: [&str; 4] = ["--segment-bytes", "8192", "--snapshot-events", "60"];
 
-/// What a reader says of every table at some moments.
+/// The answers of a reader about every table at some commits.
 async fn all(
-    churn: &Churn,
+    churn: &RandomWriter,
     reader: &mut Reader,
     moments: &[u64],
 ) -> BTreeMap<(String, u64), Vec<(String, Vec<u8>)>> {
@@ -28,11 +29,11 @@ async fn all(
 }
 
 #[tokio::test]
-async fn two_readers_say_the_same_before_and_after_restarts() {
+async fn two_readers_give_the_same_answers_before_and_after_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let writer = Daemon::start("driftdb-writer", dir.path(), &WRITER);
-    let mut churn = Churn::start(writer.as_writer().await, 11).await;
-    // One has everything in memory, the other begins with snapshots.
+    let mut churn = RandomWriter::start(writer.as_writer().await, 11).await;
+    // One reader has everything in memory, the other starts from snapshots.
     let mut old = Daemon::reader(dir.path());
     churn.commits(120).await;
     churn.create().await;
@@ -51,7 +52,7 @@ async fn two_readers_say_the_same_before_and_after_restarts() {
             1 => churn.create().await,
             _ => {}
         }
-        // Both in their turn, one cleanly and one not.
+        // Restarts both in turn, one with SIGTERM and one with SIGKILL.
         if round % 2 == 0 {
             old.kill()
         } else {
@@ -60,20 +61,20 @@ async fn two_readers_say_the_same_before_and_after_restarts() {
         let anew = if round % 2 == 0 { &mut old } else { &mut young };
         *anew = Daemon::reader(dir.path());
         let (mut one, mut other) = (old.as_reader().await, young.as_reader().await);
-        // The table that came meanwhile was not there then, and says so.
+        // At this commit the newest table did not exist.
         let (one, other) = (all(&churn, &mut one, &moments).await, all(&churn, &mut other, &moments).await);
-        assert!(one == other, "round {round}: they differ after a restart");
+        assert!(one == other, "round {round}: the readers differ after a restart");
         assert!(
             before.iter().all(|(at, told)| one.get(at) == Some(told)),
-            "round {round}: the past has changed"
+            "round {round}: answers about earlier commits changed"
         );
     }
     compacted(&mut churn, [&mut old, &mut young], dir.path(), &moments).await;
 }
 
-/// From the floor on rows stay what they were; what is below is refused by both.
+/// From the floor on rows stay as they were; both readers refuse reads below it.
 async fn compacted(
-    churn: &mut Churn,
+    churn: &mut RandomWriter,
     [old, young]: [&mut Daemon; 2],
     dir: &std::path::Path,
     moments: &[u64],
@@ -101,10 +102,10 @@ async fn compacted(
 }
 
 #[tokio::test]
-async fn every_way_to_follow_follows() {
+async fn every_follow_mode_follows() {
     let dir = tempfile::tempdir().unwrap();
     let writer = Daemon::start("driftdb-writer", dir.path(), &WRITER);
-    let mut churn = Churn::start(writer.as_writer().await, 5).await;
+    let mut churn = RandomWriter::start(writer.as_writer().await, 5).await;
     let ways: [&[&str]; 3] = [
         &["--follow", "auto", "--poll-interval", "30ms"],
         &["--follow", "notify", "--max-lag", "off"],
@@ -131,7 +132,7 @@ async fn every_way_to_follow_follows() {
 }
 
 #[tokio::test]
-async fn a_reader_refuses_intervals_that_make_no_sense() {
+async fn a_reader_refuses_invalid_intervals() {
     let dir = tempfile::tempdir().unwrap();
     drop(Daemon::writer(dir.path()));
     let run = |args: &[&str]| {

@@ -1,4 +1,4 @@
-//! Requests that have no meaning, or none yet, are told so, and change nothing.
+//! Invalid requests are refused with a reason, and change nothing.
 
 use crate::harness::calls::{fresh, run};
 use crate::harness::refusal::{invalid, refused};
@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 
 const FILLED: u64 = 2;
 
-/// A table with large rows, so that a Select of them comes in several messages.
+/// A table with large rows: a Select returns them in several messages.
 async fn open() -> Cluster {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
@@ -19,7 +19,7 @@ async fn open() -> Cluster {
     cluster
 }
 
-/// Nothing has changed, and the next write works.
+/// Checks that nothing has changed, and that the next write works.
 async fn expect_unchanged(mut cluster: Cluster) {
     let token = apply(&mut cluster.writer, vec![delete("t", "k00")]).await.unwrap();
     assert_eq!(token.seq, FILLED + 1);
@@ -45,7 +45,7 @@ async fn first_token(cluster: &mut Cluster, request: v1::SelectRequest) -> Vec<u
 }
 
 #[tokio::test]
-async fn a_resume_token_goes_on_with_its_own_question_only() {
+async fn a_resume_token_resumes_only_its_own_request() {
     let mut cluster = open().await;
     let token = first_token(&mut cluster, all()).await;
     let others = [
@@ -66,7 +66,7 @@ async fn a_resume_token_goes_on_with_its_own_question_only() {
 }
 
 #[tokio::test]
-async fn a_resume_token_of_no_reader_or_of_another_database_is_refused() {
+async fn a_damaged_or_foreign_resume_token_is_refused() {
     let mut cluster = open().await;
     let token = first_token(&mut cluster, all()).await;
     let resume = |token: Vec<u8>| v1::SelectRequest { resume_token: token.into(), ..all() };
@@ -77,7 +77,7 @@ async fn a_resume_token_of_no_reader_or_of_another_database_is_refused() {
         invalid(select(&mut cluster.reader, resume(garbage)).await, "ARGUMENT_INVALID")
             .says(&["resume_token"]);
     }
-    // Whatever is changed in it, there is an answer, and the reader lives on.
+    // Every damaged token gets an answer, and the reader keeps running.
     for at in 0..token.len() {
         let mut changed = token.clone();
         changed[at] ^= 0x55;
@@ -91,7 +91,7 @@ async fn a_resume_token_of_no_reader_or_of_another_database_is_refused() {
 }
 
 #[tokio::test]
-async fn a_commit_time_lies_between_the_last_commit_and_now() {
+async fn commit_time_must_be_between_the_last_commit_and_now() {
     let mut cluster = Cluster::start().await;
     let at = async |cluster: &mut Cluster, time: Timestamp| -> Result<v1::WriteToken, Status> {
         let options = Some(v1::CommitOptions { commit_time: Some(time), ..Default::default() });
@@ -130,7 +130,7 @@ fn moment(seconds: i64) -> Timestamp {
 }
 
 #[tokio::test]
-async fn statements_about_nothing_are_refused() {
+async fn empty_statements_are_refused() {
     let mut cluster = open().await;
     let writer = &mut cluster.writer;
     for statement in ["SNAPSHOT tt", "COMPACT tt", "VERIFY tt"] {
@@ -146,7 +146,7 @@ async fn statements_about_nothing_are_refused() {
 }
 
 #[tokio::test]
-async fn a_request_without_meaning_is_refused() {
+async fn an_invalid_request_is_refused() {
     fn meaningless<T>(outcome: Result<T, Status>, word: &str) {
         invalid(outcome, "ARGUMENT_INVALID").says(&[word]);
     }
@@ -207,7 +207,8 @@ async fn a_commit_is_refused_whole() {
     refusal.says(&["operation 103", "new7"]).tells("operation", 102);
     let statement = r#"INSERT INTO t {"id": "new1"}, {"id": "new2"}, {"id": "k03"}"#;
     refused(run(&mut cluster.writer, statement).await, Code::AlreadyExists, "ROW_EXISTS");
-    // The writer itself has forgotten it: what it inserted can be inserted, what it deleted is there.
+    // The writer's memory is unchanged, too: it can insert the row that the refused commit inserted, and finds the row
+    // that it deleted.
     let status = cluster.writer.status(v1::WriterServiceStatusRequest {}).await.unwrap().into_inner();
     assert_eq!((status.last_seq, status.tables[0].rows, status.tables[0].events), (FILLED, 50, 51));
     let live = |key: &str, exists| v1::Precondition {
@@ -220,7 +221,7 @@ async fn a_commit_is_refused_whole() {
     let preconditions = vec![live("new0", false), live("new7", false), live("k01", true), unchanged];
     let request = v1::ApplyRequest { preconditions, ..Default::default() };
     let token = cluster.writer.apply(request).await.unwrap().into_inner().token.unwrap();
-    assert_eq!(token.seq, FILLED + 1, "a commit that changes nothing has a number of its own");
+    assert_eq!(token.seq, FILLED + 1, "a commit that changes nothing has its own seq");
     let rows = select_at(&mut cluster.reader, "t", token.seq).await.unwrap();
     assert_eq!(rows.len(), 50);
     assert!(rows.iter().all(|(key, text)| key.starts_with('k') && text.len() > 20_000));

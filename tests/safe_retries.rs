@@ -1,5 +1,6 @@
-//! Conditions and retries: concurrent writers never overwrite one another, and a retried request counts once.
+//! Preconditions and retries: concurrent writers never overwrite each other, and a retried request is applied once.
 
+use crate::harness::lane::by_lane;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,10 +11,6 @@ use driftdb::v1;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
-
-fn soak() -> bool {
-    std::env::var_os("DRIFTDB_SOAK").is_some()
-}
 
 fn with_id(id: &str) -> Option<v1::CommitOptions> {
     Some(v1::CommitOptions { request_id: id.into(), ..Default::default() })
@@ -37,7 +34,7 @@ async fn counter(reader: &mut Reader, key: &str, min_seq: u64) -> (u64, u64) {
     (row.seq, document["n"].as_u64().unwrap())
 }
 
-/// Reads a counter and writes it one higher, only if nobody else has in between; until told to stop.
+/// Increments a counter with compare-and-set, until told to stop.
 async fn count(
     number: u64,
     url: Arc<Mutex<String>>,
@@ -46,7 +43,7 @@ async fn count(
     successes: Arc<Mutex<BTreeMap<u64, String>>>,
     unknown: Arc<AtomicU64>,
 ) {
-    // The rows are made by commit 2.
+    // Commit 2 creates the rows.
     let mut seen = 2;
     let mut round = number;
     while !stop.load(Ordering::Relaxed) {
@@ -73,7 +70,10 @@ async fn count(
             match writer.apply(request).await {
                 Ok(answer) => {
                     seen = answer.into_inner().token.unwrap().seq;
-                    assert!(successes.lock().await.insert(seen, key).is_none(), "seq {seen} was given twice");
+                    assert!(
+                        successes.lock().await.insert(seen, key).is_none(),
+                        "seq {seen} was acknowledged twice"
+                    );
                 }
                 Err(status) if reason(&status) == "PRECONDITION_FAILED" => {}
                 Err(_) => {
@@ -86,7 +86,7 @@ async fn count(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn counters_under_compare_and_set_count_every_success_once() {
+async fn counters_with_compare_and_set_count_every_success_once() {
     let mut cluster = Cluster::start().await;
     cluster.create("counters").await;
     let rows = (0..3).map(|i| insert("counters", format!(r#"{{"id":"c{i}","n":0}}"#))).collect();
@@ -101,7 +101,7 @@ async fn counters_under_compare_and_set_count_every_success_once() {
             tokio::spawn(count(number, url.clone(), reader, stop.clone(), successes.clone(), unknown.clone()))
         })
         .collect();
-    for kill in 1..=if soak() { 500 } else { 10 } {
+    for kill in 1..=by_lane(10, 500) {
         while successes.lock().await.len() < kill * 40 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -121,15 +121,15 @@ async fn counters_under_compare_and_set_count_every_success_once() {
     }
     let acknowledged = successes.lock().await.len() as u64;
     let unknown = unknown.load(Ordering::Relaxed);
-    // Every commit after the two that set things up is one increment: acknowledged, or of unknown outcome.
-    assert_eq!(total, last - 2, "a commit that is no increment, or an increment that is no commit");
+    // Every commit after the first two is one increment: acknowledged, or with an unknown outcome.
+    assert_eq!(total, last - 2, "the commits and the increments do not match");
     assert!(
         (acknowledged..=acknowledged + unknown).contains(&total),
         "{acknowledged} acknowledged, {total} counted"
     );
 }
 
-/// Passes bytes on, and cuts the connection somewhere around the answer when told to.
+/// Forwards bytes, and cuts the connection near the answer when told to.
 async fn proxy(listener: TcpListener, target: Arc<Mutex<String>>, cut_after: Arc<AtomicU64>) {
     while let Ok((client, _)) = listener.accept().await {
         let (target, cut_after) = (target.lock().await.clone(), cut_after.clone());
@@ -158,7 +158,7 @@ async fn proxy(listener: TcpListener, target: Arc<Mutex<String>>, cut_after: Arc
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_retry_by_request_id_counts_once_wherever_the_connection_breaks() {
+async fn a_retry_with_a_request_id_counts_once_wherever_the_connection_breaks() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -166,7 +166,7 @@ async fn a_retry_by_request_id_counts_once_wherever_the_connection_breaks() {
     let target = Arc::new(Mutex::new(cluster.writer_daemon.url.clone()));
     let cut_after = Arc::new(AtomicU64::new(u64::MAX));
     tokio::spawn(proxy(listener, target.clone(), cut_after.clone()));
-    let rounds: u64 = if soak() { 50_000 } else { 500 };
+    let rounds: u64 = by_lane(500, 50_000);
     let mut answers = BTreeMap::new();
     let (mut cuts, mut replays) = (0, 0);
     for round in 0..rounds {
@@ -177,7 +177,7 @@ async fn a_retry_by_request_id_counts_once_wherever_the_connection_breaks() {
         }
         let id = format!("round-{round}");
         let operations = vec![insert("t", format!(r#"{{"id":"{id}"}}"#))];
-        // The settings of a connection take some bytes; an answer some more. Each round is cut at another byte.
+        // The connection's settings take some bytes, and an answer some more. Each round cuts at another byte.
         cut_after.store(round * 7 % 400, Ordering::Relaxed);
         let token = loop {
             let connected = tonic::transport::Endpoint::from_shared(address.clone()).unwrap().connect().await;
@@ -199,11 +199,11 @@ async fn a_retry_by_request_id_counts_once_wherever_the_connection_breaks() {
         assert!(answers.insert(token.seq, id).is_none(), "two requests became commit {}", token.seq);
     }
     let last = answers.keys().max().copied().unwrap();
-    assert_eq!(last, 1 + rounds, "a commit that nobody asked for, or one too few");
+    assert_eq!(last, 1 + rounds, "a commit too many or too few");
     let rows = select_at(&mut cluster.reader, "t", last).await.unwrap();
     assert_eq!(rows.len() as u64, rounds);
-    assert!(cuts > rounds / 4 && replays > rounds / 20, "{cuts} cuts and {replays} replays show too little");
-    // Also after a restart, an answer is the first one's.
+    assert!(cuts > rounds / 4 && replays > rounds / 20, "only {cuts} cuts and {replays} replays");
+    // After a restart the writer still returns the first answer.
     cluster.writer_daemon.kill();
     cluster.writer_daemon = Daemon::writer(cluster.dir.path());
     let mut writer = cluster.writer_daemon.as_writer().await;
@@ -216,14 +216,14 @@ async fn a_retry_by_request_id_counts_once_wherever_the_connection_breaks() {
 }
 
 #[tokio::test]
-async fn an_id_names_one_request_only() {
+async fn a_request_id_belongs_to_one_request() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let writer = &mut cluster.writer;
     let first = apply_as(writer, "x", vec![insert("t", r#"{"id":"a"}"#)]).await.unwrap();
     let error = apply_as(writer, "x", vec![insert("t", r#"{"id":"b"}"#)]).await.unwrap_err();
     assert_eq!((error.code(), reason(&error).as_str()), (tonic::Code::InvalidArgument, "REQUEST_ID_REUSED"));
-    // A refused request leaves its id free.
+    // A refused request does not use up its id.
     let error = apply_as(writer, "y", vec![patch("t", "nobody", "{}")]).await.unwrap_err();
     assert_eq!(reason(&error), "ROW_NOT_FOUND");
     assert!(!apply_as(writer, "y", vec![insert("t", r#"{"id":"b"}"#)]).await.unwrap().replayed);
@@ -236,7 +236,7 @@ async fn an_id_names_one_request_only() {
 }
 
 #[tokio::test]
-async fn an_id_older_than_the_window_is_a_new_request() {
+async fn a_request_id_older_than_the_window_is_new_again() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start("driftdb-writer", dir.path(), &["--request-commits", "2"]);
     let mut writer = daemon.as_writer().await;
@@ -251,7 +251,7 @@ async fn an_id_older_than_the_window_is_a_new_request() {
 }
 
 #[tokio::test]
-async fn duplicates_in_flight_join_the_first() {
+async fn a_duplicate_in_flight_gets_the_first_requests_answer() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let calls: Vec<_> = (0..64)

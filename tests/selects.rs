@@ -1,10 +1,10 @@
-//! SELECT answers what its condition says, of every moment, by whatever way it finds the rows.
+//! SELECT returns the rows that match its condition, at every point in time, whichever access path it uses.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::harness::calls::{ask, ask_with, run};
-use crate::harness::condition::{Cond, Dice, Row};
+use crate::harness::condition::{Condition, Random, Row};
 use crate::harness::*;
 use driftdb::v1;
 use prost_types::Timestamp;
@@ -13,33 +13,33 @@ use serde_json::{Value, json};
 const HOUR_MS: i64 = 3_600_000;
 const COMMITS: i64 = 12;
 
-/// Two tables of one history, `texts` with STRING and `numbers` with INT keys, and what they hold after each commit.
-/// Commits lie an hour apart, the last an hour ago.
+/// Two tables with one history, `texts` with STRING and `numbers` with INT keys, and their rows after each commit. The
+/// commits are an hour apart; the last one was an hour ago.
 struct Shelf {
     cluster: Cluster,
     /// The time of commit `i + 1`.
     times: Vec<i64>,
     texts: Vec<BTreeMap<String, Row>>,
     numbers: Vec<BTreeMap<i64, Row>>,
-    dice: Dice,
+    random: Random,
 }
 
 fn timestamp(ms: i64) -> Timestamp {
     Timestamp { seconds: ms.div_euclid(1000), nanos: (ms.rem_euclid(1000) * 1_000_000) as i32 }
 }
 
-fn document(dice: &mut Dice) -> Value {
-    let mut document = json!({"n": dice.below(20) as i64 - 5});
+fn document(random: &mut Random) -> Value {
+    let mut document = json!({"n": random.below(20) as i64 - 5});
     let fields = document.as_object_mut().unwrap();
     let status = json!(["new", "paid", "päid", "", "100%", "a_b", null, 5, true, ["new"], {"x": 1}]);
-    if dice.below(8) > 0 {
-        fields.insert("status".into(), dice.pick(status.as_array().unwrap()));
+    if random.below(8) > 0 {
+        fields.insert("status".into(), random.pick(status.as_array().unwrap()));
     }
-    if dice.below(3) > 0 {
+    if random.below(3) > 0 {
         let deep = json!([1, 1.0, 1.5, "1", null, false, 9007199254740993_i64, 18446744073709551615_u64]);
         fields.insert(
             "o".into(),
-            json!({"deep": dice.pick(deep.as_array().unwrap()), "odd name": dice.below(3)}),
+            json!({"deep": random.pick(deep.as_array().unwrap()), "odd name": random.below(3)}),
         );
     }
     document
@@ -53,7 +53,7 @@ impl Shelf {
             times: Vec::new(),
             texts: vec![BTreeMap::new()],
             numbers: vec![BTreeMap::new()],
-            dice: Dice(7),
+            random: Random(7),
         };
         for i in 0..COMMITS {
             let time = now - (COMMITS - i) * HOUR_MS;
@@ -81,16 +81,17 @@ impl Shelf {
         shelf
     }
 
-    /// Changes some rows of both tables, here and in the operations returned.
+    /// Changes some rows of both tables in the model, and returns the operations for the API.
     fn change(&mut self, seq: u64, time_ms: i64) -> Vec<v1::Operation> {
         let (mut texts, mut numbers) =
             (self.texts.last().unwrap().clone(), self.numbers.last().unwrap().clone());
         let mut operations = Vec::new();
         for _ in 0..60 {
-            let key = format!("{}{:02}", self.dice.pick(&["a", "ab", "b", "é", "100%"]), self.dice.below(40));
-            let number = self.dice.below(300) as i64 - 150;
-            let mut content = document(&mut self.dice);
-            if self.dice.below(5) == 0 {
+            let key =
+                format!("{}{:02}", self.random.pick(&["a", "ab", "b", "é", "100%"]), self.random.below(40));
+            let number = self.random.below(300) as i64 - 150;
+            let mut content = document(&mut self.random);
+            if self.random.below(5) == 0 {
                 if texts.remove(&key).is_some() {
                     operations.push(delete("texts", &key));
                 }
@@ -111,7 +112,7 @@ impl Shelf {
         operations
     }
 
-    /// A table's rows after a commit, in the order of keys.
+    /// A table's rows after a commit, in key order.
     fn rows(&self, table: &str, seq: usize) -> Vec<&Row> {
         match table {
             "texts" => self.texts[seq].values().collect(),
@@ -119,9 +120,9 @@ impl Shelf {
         }
     }
 
-    /// Ways to say when, each with the commit that it means.
+    /// Ways to write a point in time, each with the commit that it means.
     fn moments(&mut self) -> Vec<(String, usize)> {
-        let seq = 3 + self.dice.below(COMMITS as usize - 3);
+        let seq = 3 + self.random.below(COMMITS as usize - 3);
         let time = |ms: i64| timestamp(ms).to_string();
         vec![
             (String::new(), COMMITS as usize),
@@ -135,9 +136,9 @@ impl Shelf {
     }
 }
 
-/// A condition on a column, with values that are there and values that are not.
-fn simple(dice: &mut Dice, times: &[i64]) -> Cond {
-    let path = dice.pick(&[
+/// A condition on a column, with values that occur and values that do not.
+fn simple(random: &mut Random, times: &[i64]) -> Condition {
+    let path = random.pick(&[
         "n",
         "n",
         "status",
@@ -152,15 +153,15 @@ fn simple(dice: &mut Dice, times: &[i64]) -> Cond {
         "id",
         "_key",
     ]);
-    let value = |dice: &mut Dice| match path {
-        "_seq" => json!(dice.below(14)),
-        "_time" => json!(timestamp(dice.pick(times) + dice.below(3) as i64 - 1).to_string()),
+    let value = |random: &mut Random| match path {
+        "_seq" => json!(random.below(14)),
+        "_time" => json!(timestamp(random.pick(times) + random.below(3) as i64 - 1).to_string()),
         "id" | "_key" => {
-            dice.pick(&[json!("a07"), json!("b"), json!("é20"), json!(3), json!(-3.5), json!(50)])
+            random.pick(&[json!("a07"), json!("b"), json!("é20"), json!(3), json!(-3.5), json!(50)])
         }
-        "n" | "n.x" => dice.pick(&[json!(3), json!(3.0), json!(-2.5), json!("3"), json!(true), json!(14)]),
-        "o.`odd name`" => json!(dice.below(3)),
-        _ => dice.pick(&[
+        "n" | "n.x" => random.pick(&[json!(3), json!(3.0), json!(-2.5), json!("3"), json!(true), json!(14)]),
+        "o.`odd name`" => json!(random.below(3)),
+        _ => random.pick(&[
             json!("new"),
             json!("paid"),
             json!(""),
@@ -178,36 +179,37 @@ fn simple(dice: &mut Dice, times: &[i64]) -> Cond {
             json!({"odd name": 1, "deep": 1.5}),
         ]),
     };
-    let negated = dice.below(3) == 0;
-    match dice.below(9) {
+    let negated = random.below(3) == 0;
+    match random.below(9) {
         0..=3 => {
-            let op = dice.pick(&["=", "!=", "<>", "<", "<=", ">", ">="]);
-            Cond::Compare(path, op, value(dice))
+            let op = random.pick(&["=", "!=", "<>", "<", "<=", ">", ">="]);
+            Condition::Compare(path, op, value(random))
         }
         4 => {
-            let mut values: Vec<Value> = (0..=dice.below(3)).map(|_| value(dice)).collect();
-            if dice.below(4) == 0 {
+            let mut values: Vec<Value> = (0..=random.below(3)).map(|_| value(random)).collect();
+            if random.below(4) == 0 {
                 values.push(Value::Null);
             }
-            Cond::In(path, values, negated)
+            Condition::In(path, values, negated)
         }
-        5 => Cond::Between(path, value(dice), value(dice), negated),
+        5 => Condition::Between(path, value(random), value(random), negated),
         6 if !["_seq", "_time"].contains(&path) => {
             let patterns = ["a%", "%0_", "new", "p_id", "%", "", "100\\%", "a\\_b", "%é%", "_", "ab%7"];
-            Cond::Like(path, dice.pick(&patterns), negated)
+            Condition::Like(path, random.pick(&patterns), negated)
         }
-        7 => Cond::IsNull(path, negated),
-        _ => Cond::IsMissing(path, negated),
+        7 => Condition::IsNull(path, negated),
+        _ => Condition::IsMissing(path, negated),
     }
 }
 
-fn condition(dice: &mut Dice, times: &[i64], depth: usize) -> Cond {
-    let parts = |dice: &mut Dice| (0..2 + dice.below(2)).map(|_| condition(dice, times, depth - 1)).collect();
-    match dice.below(if depth == 0 { 1 } else { 5 }) {
-        3 => Cond::And(parts(dice)),
-        4 => Cond::Or(parts(dice)),
-        2 => Cond::Not(Box::new(condition(dice, times, depth - 1))),
-        _ => simple(dice, times),
+fn condition(random: &mut Random, times: &[i64], depth: usize) -> Condition {
+    let parts =
+        |random: &mut Random| (0..2 + random.below(2)).map(|_| condition(random, times, depth - 1)).collect();
+    match random.below(if depth == 0 { 1 } else { 5 }) {
+        3 => Condition::And(parts(random)),
+        4 => Condition::Or(parts(random)),
+        2 => Condition::Not(Box::new(condition(random, times, depth - 1))),
+        _ => simple(random, times),
     }
 }
 
@@ -217,19 +219,19 @@ fn shown(row: &Row) -> (String, Value) {
 }
 
 #[tokio::test]
-async fn a_condition_means_the_same_at_every_moment() {
+async fn a_condition_selects_the_same_rows_as_the_model_at_every_commit() {
     let mut shelf = Shelf::fill().await;
     let (mut asked, mut found) = (0, 0);
     for round in 0..400 {
         let times = shelf.times.clone();
-        let condition = condition(&mut shelf.dice, &times, 2);
+        let condition = condition(&mut shelf.random, &times, 2);
         let mut params = (round % 3 == 0).then(Vec::new);
         let text = condition.text(&mut params);
         let params = params.unwrap_or_default();
         let params: Vec<&str> = params.iter().map(String::as_str).collect();
         let moments = shelf.moments();
-        let (moment, seq) = shelf.dice.pick(&moments);
-        let table = shelf.dice.pick(&["texts", "numbers"]);
+        let (moment, seq) = shelf.random.pick(&moments);
+        let table = shelf.random.pick(&["texts", "numbers"]);
         let expected: Vec<&Row> =
             shelf.rows(table, seq).into_iter().filter(|row| condition.met(row) == Some(true)).collect();
         let expected: Vec<(String, Value)> = expected.into_iter().map(shown).collect();
@@ -243,7 +245,7 @@ async fn a_condition_means_the_same_at_every_moment() {
         let statement = format!("SELECT COUNT(*) FROM {table} WHERE {text}{moment}");
         let count = ask_with(reader, &statement, &params, COMMITS as u64).await.unwrap().count();
         assert_eq!(count, expected.len() as u64, "{statement}");
-        let (limit, offset) = (shelf.dice.below(6), shelf.dice.below(4));
+        let (limit, offset) = (shelf.random.below(6), shelf.random.below(4));
         let statement = format!("SELECT * FROM {table} WHERE {text} LIMIT {limit}{moment} OFFSET {offset}");
         let answer = ask_with(&mut shelf.cluster.reader, &statement, &params, COMMITS as u64).await.unwrap();
         let part: Vec<_> = expected.iter().skip(offset).take(limit).cloned().collect();
@@ -251,48 +253,64 @@ async fn a_condition_means_the_same_at_every_moment() {
         asked += shelf.rows(table, seq).len();
         found += expected.len();
     }
-    assert!(
-        found > asked / 10 && found < asked * 9 / 10,
-        "{found} of {asked}: the conditions tell rows apart"
-    );
+    assert!(found > asked / 10 && found < asked * 9 / 10, "the conditions selected {found} of {asked} rows");
 }
 
-/// Conditions on the key, and at most how many rows they need to read.
-fn key_conditions(dice: &mut Dice, rows: &[&Row]) -> Vec<(Cond, usize)> {
+/// Conditions on the key, each with the most rows that it may read.
+fn key_conditions(random: &mut Random, rows: &[&Row]) -> Vec<(Condition, usize)> {
     let ints = rows[0].key.is_i64();
-    let column = dice.pick(&["id", "_key"]);
-    let there = |dice: &mut Dice| dice.pick(rows).key.clone();
-    let mut pair = [there(dice), there(dice)];
+    let column = random.pick(&["id", "_key"]);
+    let there = |random: &mut Random| random.pick(rows).key.clone();
+    let mut pair = [there(random), there(random)];
     pair.sort_by(|a, b| match (a.as_i64(), b.as_i64()) {
         (Some(a), Some(b)) => a.cmp(&b),
         _ => a.as_str().cmp(&b.as_str()),
     });
     let [low, high] = pair;
-    let among = |cond: &Cond| rows.iter().filter(|row| cond.met(row) == Some(true)).count();
+    let among = |cond: &Condition| rows.iter().filter(|row| cond.met(row) == Some(true)).count();
     let mut conditions = vec![
-        (Cond::Compare(column, "=", there(dice)), 1),
-        (Cond::Compare(column, "=", json!("nobody")), 0),
-        (Cond::In(column, vec![there(dice), json!(0.5), there(dice), Value::Null, there(dice)], false), 3),
-        (Cond::Or(vec![Cond::Compare("id", "=", there(dice)), Cond::Compare("_key", "=", there(dice))]), 2),
-        (Cond::And(vec![Cond::Compare("n", ">", json!(0)), Cond::Compare(column, "=", there(dice))]), 1),
+        (Condition::Compare(column, "=", there(random)), 1),
+        (Condition::Compare(column, "=", json!("nobody")), 0),
+        (
+            Condition::In(
+                column,
+                vec![there(random), json!(0.5), there(random), Value::Null, there(random)],
+                false,
+            ),
+            3,
+        ),
+        (
+            Condition::Or(vec![
+                Condition::Compare("id", "=", there(random)),
+                Condition::Compare("_key", "=", there(random)),
+            ]),
+            2,
+        ),
+        (
+            Condition::And(vec![
+                Condition::Compare("n", ">", json!(0)),
+                Condition::Compare(column, "=", there(random)),
+            ]),
+            1,
+        ),
     ];
     for op in ["<", "<=", ">", ">="] {
         let value = if ints {
-            dice.pick(&[low.clone(), json!(-20.5), json!(30.0), json!(60.0)])
+            random.pick(&[low.clone(), json!(-20.5), json!(30.0), json!(60.0)])
         } else {
             low.clone()
         };
-        let range = Cond::Compare(column, op, value);
+        let range = Condition::Compare(column, op, value);
         let reads = among(&range);
         conditions.push((range, reads));
     }
-    let between = Cond::Between(column, low, high, false);
+    let between = Condition::Between(column, low, high, false);
     let reads = among(&between);
-    conditions.push((Cond::And(vec![between.clone(), Cond::IsMissing("status", true)]), reads));
+    conditions.push((Condition::And(vec![between.clone(), Condition::IsMissing("status", true)]), reads));
     conditions.push((between, reads));
     for pattern in ["a%", "ab%", "100\\%%", "é%", "b1_", "ab07"] {
         let prefix = pattern.replace("\\%", "!").trim_end_matches(['%', '_']).replace('!', "%");
-        let like = Cond::Like(column, pattern, false);
+        let like = Condition::Like(column, pattern, false);
         let reads =
             rows.iter().filter(|row| row.key.as_str().is_some_and(|key| key.starts_with(&prefix))).count();
         conditions.push((like, reads));
@@ -301,14 +319,14 @@ fn key_conditions(dice: &mut Dice, rows: &[&Row]) -> Vec<(Cond, usize)> {
 }
 
 #[tokio::test]
-async fn conditions_on_the_key_read_few_rows_and_answer_the_same() {
+async fn conditions_on_the_key_read_few_rows_and_select_the_same() {
     let mut shelf = Shelf::fill().await;
     for table in ["texts", "numbers"] {
         for _ in 0..8 {
             let moments = shelf.moments();
-            let (moment, seq) = shelf.dice.pick(&moments);
+            let (moment, seq) = shelf.random.pick(&moments);
             let all = shelf.rows(table, seq).into_iter().cloned().collect::<Vec<_>>();
-            let conditions = key_conditions(&mut shelf.dice, &all.iter().collect::<Vec<_>>());
+            let conditions = key_conditions(&mut shelf.random, &all.iter().collect::<Vec<_>>());
             for (condition, reads) in conditions {
                 let text = condition.text(&mut None);
                 let fast = format!("SELECT * FROM {table} WHERE {text}{moment}");
@@ -333,14 +351,14 @@ async fn conditions_on_the_key_read_few_rows_and_answer_the_same() {
     }
 }
 
-/// The number that stands before some words.
+/// The number before some words.
 fn number_before(text: &str, words: &str) -> usize {
     let before = text.split(words).next().unwrap();
     before.rsplit([' ', ',']).next().unwrap().parse().unwrap_or_else(|_| panic!("{words:?} in {text:?}"))
 }
 
 #[tokio::test]
-async fn int_keys_come_in_the_order_of_numbers() {
+async fn int_keys_are_ordered_as_numbers() {
     let mut cluster = Cluster::start().await;
     run(&mut cluster.writer, "CREATE TABLE n (pk=id INT)").await.unwrap();
     let mut numbers = vec![0, 9, 10, -1, -10, 100, 2, i64::MAX, i64::MIN, 9_007_199_254_740_993];
@@ -366,7 +384,7 @@ async fn int_keys_come_in_the_order_of_numbers() {
 }
 
 #[tokio::test]
-async fn a_select_answers_the_columns_it_names() {
+async fn a_select_returns_the_columns_that_it_names() {
     let mut shelf = Shelf::fill().await;
     let seq = COMMITS as usize;
     let statement = "SELECT n, o.deep, o.`odd name`, _key, _seq, _time, nowhere FROM texts";

@@ -1,12 +1,13 @@
-//! Snapshots, indexes, manifests and HEAD cut at every length and flipped at every byte: the right answer or an error that
-//! names the file, never a wrong row, never a panic.
+//! Snapshots, indexes, manifests and HEAD cut at every length and flipped at every byte: the right answer or an error
+//! that names the file, never a wrong row, never a panic.
 
+use crate::harness::lane::{by_lane, is_soak};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::harness::keeper::{Keeper, Script, Wrong, check_timeline, dir};
+use crate::harness::open_database::{OpenDatabase, Script, Wrong, check_timeline, dir};
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::sortkey;
@@ -19,14 +20,10 @@ use driftdb_common::table::view::View;
 const COMMITS: u64 = 17;
 const LIMITS: DeltaLimits = DeltaLimits { events: 12, bytes: 1 << 20 };
 
-fn soak() -> bool {
-    std::env::var_os("DRIFTDB_SOAK").is_some()
-}
-
-/// A closed database with eras, all rows at a moment, indexes, and a tail that no snapshot holds.
+/// A closed database with delta layers, an image layer, indexes, and a tail that no snapshot contains.
 fn build() -> (SimDisk, Script) {
     let (disk, script) = (SimDisk::new(), Script::new(COMMITS));
-    let mut keeper = Keeper::open(&disk).unwrap();
+    let mut keeper = OpenDatabase::open(&disk).unwrap();
     for seq in 1..=COMMITS {
         keeper.log.append(&mut script.group(seq)).unwrap();
         if seq == 8 || seq == 15 {
@@ -39,14 +36,14 @@ fn build() -> (SimDisk, Script) {
 }
 
 fn files(disk: &SimDisk) -> Vec<PathBuf> {
-    let keeper = Keeper::open(&disk.clone_state()).unwrap();
+    let keeper = OpenDatabase::open(&disk.clone_state()).unwrap();
     let files = snapshot_files(&dir(), &keeper.manifest(1));
     let of = |part: &str| files.iter().filter(|file| file.to_string_lossy().contains(part)).count();
     assert!(of("-") >= 2 && of("/snapshots/") > of("-0") / 2 && of("/indexes/") >= 2, "{files:?}");
     files
 }
 
-/// The keys that an index tells for every value at every moment must be all that have it.
+/// Checks that an index returns all keys for every value at every commit.
 fn check_index(timeline: &Arc<Timeline>, script: &Script) -> Result<(), Wrong> {
     for seq in 1..=COMMITS {
         let rows = script.states[usize::try_from(seq).unwrap()][0].clone().unwrap_or_default();
@@ -75,13 +72,13 @@ fn check_index(timeline: &Arc<Timeline>, script: &Script) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Opens a damaged database and asks everything. Whether the damage was seen.
+/// Opens a damaged database and asks everything. Returns whether anything reported the damage.
 fn outcome(disk: &SimDisk, script: &Script, what: &str) -> bool {
     let named = |error: &Error| {
         assert_eq!(error.reason(), Reason::Corrupt, "{what}: {error}");
         assert!(error.metadata().contains_key("file"), "{what}: {error} names no file");
     };
-    let keeper = match Keeper::open(disk) {
+    let keeper = match OpenDatabase::open(disk) {
         Ok(keeper) => keeper,
         Err(error) => {
             named(&error);
@@ -109,7 +106,7 @@ fn outcome(disk: &SimDisk, script: &Script, what: &str) -> bool {
     seen
 }
 
-/// Damages a file everywhere. How many damages there were, and how many of them were seen.
+/// Damages a file at every place. Returns the number of damages, and how many were reported.
 fn damage(disk: &SimDisk, script: &Script, path: &Path) -> (usize, usize) {
     let len = disk.bytes(path).unwrap().len();
     let (done, seen) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -122,14 +119,14 @@ fn damage(disk: &SimDisk, script: &Script, path: &Path) -> (usize, usize) {
             let count = &count;
             threads.spawn(move || {
                 for offset in (part..len).step_by(4) {
-                    let bits = if soak() { (0..8).collect() } else { vec![(offset * 5 % 8) as u8] };
+                    let bits = by_lane(vec![(offset * 5 % 8) as u8], (0..8).collect());
                     for bit in bits {
                         let flipped = disk.clone_state();
                         flipped.flip_bit(path, offset, bit).unwrap();
                         let what = format!("{} byte {offset} of {len}, bit {bit}", path.display());
                         count(outcome(&flipped, script, &what));
                     }
-                    if soak() || offset % 7 == 0 || offset + 64 > len {
+                    if is_soak() || offset % 7 == 0 || offset + 64 > len {
                         let cut = disk.clone_state();
                         cut.cut(path, offset).unwrap();
                         count(outcome(&cut, script, &format!("{} cut at {offset} of {len}", path.display())));
@@ -142,18 +139,18 @@ fn damage(disk: &SimDisk, script: &Script, path: &Path) -> (usize, usize) {
 }
 
 #[test]
-fn a_damaged_snapshot_or_index_is_named_and_never_read_wrong() {
+fn a_damaged_snapshot_or_index_is_reported_and_never_read_wrong() {
     let (disk, script) = build();
     assert!(!outcome(&disk.clone_state(), &script, "no damage"));
     for path in files(&disk) {
         let (done, seen) = damage(&disk, &script, &path);
-        // Every byte of a file counts; what a query does not need it does not read.
-        assert!(seen * 10 >= done * 6, "{}: {seen} of {done} damages were seen", path.display());
+        // Every byte of a file counts, but a query reads only what it needs.
+        assert!(seen * 10 >= done * 6, "{}: {seen} of {done} damages were reported", path.display());
     }
 }
 
 #[test]
-fn a_damaged_manifest_or_head_is_named_or_made_up_for() {
+fn a_damaged_manifest_or_head_is_reported_or_repaired() {
     let (disk, script) = build();
     for path in [dir().manifest("t"), dir().head()] {
         damage(&disk, &script, &path);
@@ -161,12 +158,13 @@ fn a_damaged_manifest_or_head_is_named_or_made_up_for() {
 }
 
 #[test]
-fn a_missing_snapshot_or_index_is_named() {
+fn a_missing_snapshot_or_index_is_reported() {
     let (disk, script) = build();
     for path in files(&disk) {
         let missing = disk.clone_state();
         missing.shared().remove(&path).unwrap();
-        let error = Keeper::open(&missing).err().unwrap_or_else(|| panic!("{} is missing", path.display()));
+        let error =
+            OpenDatabase::open(&missing).err().unwrap_or_else(|| panic!("{} is missing", path.display()));
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
     }
     let _ = script;

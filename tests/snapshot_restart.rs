@@ -1,6 +1,6 @@
-//! What a writer knows after a restart is what it knew before, whether snapshots tell it or the log.
+//! A writer knows the same after a restart as before it, from snapshots or from the log.
 
-#![expect(clippy::disallowed_methods, reason = "looks at a database's files from outside")]
+#![expect(clippy::disallowed_methods, reason = "these tests look at the files of a database")]
 
 use std::time::Duration;
 
@@ -20,8 +20,7 @@ async fn make(writer: &mut Writer, request: &v1::ApplyRequest) -> (u64, bool) {
 }
 
 async fn snapshot(writer: &mut Writer, table: &str) {
-    let mut stream = writer.snapshot(v1::SnapshotRequest { table: table.into() }).await.unwrap().into_inner();
-    while stream.message().await.unwrap().is_some() {}
+    calls::snapshot(writer, table).await.unwrap();
 }
 
 async fn start(dir: &std::path::Path, args: &[&str]) -> (Daemon, Writer) {
@@ -30,8 +29,8 @@ async fn start(dir: &std::path::Path, args: &[&str]) -> (Daemon, Writer) {
     (daemon, writer)
 }
 
-/// An id that was used again after its window belongs to the later commit, also where a snapshot tells of that one and only
-/// the log of the first.
+/// A request id that was used again after its window belongs to the later commit, even if a snapshot contains that
+/// commit and only the log contains the first.
 #[tokio::test]
 async fn a_request_id_used_twice_belongs_to_the_later_commit_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
@@ -52,8 +51,8 @@ async fn a_request_id_used_twice_belongs_to_the_later_commit_after_a_restart() {
     assert_eq!(make(&mut writer, &second).await, (20, true));
 }
 
-/// Imported commits are older than the window by the clock. Their ids are remembered by their own times, also once their eras
-/// have been merged.
+/// The clock says that imported commits are older than the window. Their request ids are still remembered, by the
+/// commits' own times, even after a merge of their layers.
 #[tokio::test]
 async fn request_ids_of_imported_commits_are_remembered_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
@@ -83,9 +82,9 @@ async fn request_ids_of_imported_commits_are_remembered_after_a_restart() {
     }
 }
 
-/// An index that is dropped and at once wanted again: the file of the second is not taken for that of the first, which goes.
+/// An index is dropped and created again at once. The second index's file must not be removed with the first.
 #[tokio::test]
-async fn an_index_that_is_wanted_again_stays() {
+async fn an_index_that_is_created_again_keeps_its_file() {
     let dir = tempfile::tempdir().unwrap();
     let (mut daemon, mut writer) = start(dir.path(), &[]).await;
     create_table(&mut writer, "a").await.unwrap();
@@ -103,7 +102,7 @@ async fn an_index_that_is_wanted_again_stays() {
         writer.alter_table(alter(add)).await.unwrap();
         snapshot(&mut writer, "a").await;
     }
-    // Longer than files are left to readers.
+    // Longer than the writer keeps superseded files for readers.
     tokio::time::sleep(Duration::from_millis(4500)).await;
     assert!(indexes() > 0);
     assert!(daemon.terminate().await.success());

@@ -1,7 +1,9 @@
-//! A reader on a network file system: sshfs over pipes to an sftp-server, no login, no port. Skipped where that cannot be had.
+//! A reader on a network file system: sshfs over pipes to an sftp-server, without login or port. Skipped if the tools
+//! are missing.
 
-#![expect(clippy::disallowed_methods, reason = "mounts a file system, and looks at it")]
+#![expect(clippy::disallowed_methods, reason = "these tests mount a file system")]
 
+use crate::harness::lane::by_lane;
 use std::fs;
 use std::io::pipe;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::churn::{Churn, compare};
+use crate::harness::random_writer::{RandomWriter, compare};
 use crate::harness::*;
 use driftdb::v1;
 use serde_json::Value;
@@ -23,11 +25,11 @@ const SFTP_SERVERS: [&str; 4] = [
     "/usr/lib/ssh/sftp-server",
     "/usr/libexec/sftp-server",
 ];
-/// A file that shows that the directory is mounted.
+/// A file that proves that the directory is mounted.
 const MARKER: &str = "mounted";
 const WRITER: [&str; 4] = ["--segment-bytes", "16384", "--snapshot-events", "150"];
 
-/// A directory seen through sshfs. Unmounted when dropped.
+/// A directory mounted with sshfs. Dropping it unmounts the directory.
 struct Mount {
     sshfs: Child,
     server: Child,
@@ -36,7 +38,7 @@ struct Mount {
 }
 
 impl Mount {
-    /// Mounts a directory, or says why that cannot be done here.
+    /// Mounts a directory. The error says why this machine cannot.
     fn of(real: &Path) -> Result<Mount, String> {
         let has = |program: &&str| Command::new(program).arg("-V").output().is_ok();
         let unmount = ["fusermount3", "fusermount"].into_iter().find(has).ok_or("no fusermount here")?;
@@ -45,11 +47,11 @@ impl Mount {
         if !has(&"sshfs") || !Path::new("/dev/fuse").exists() {
             return Err("no sshfs, or no /dev/fuse, here".to_owned());
         }
-        // Not a TempDir: it would remove what is mounted.
+        // Not a TempDir: dropping that would remove the mounted files.
         let at = tempfile::tempdir().unwrap().keep();
         let ((asked, asks), (answered, answers)) = (pipe().unwrap(), pipe().unwrap());
         let server = Command::new(sftp).stdin(asked).stdout(answers).spawn().map_err(|e| e.to_string())?;
-        // What it keeps of directories for 20 s otherwise, it keeps for one: still a second too old, and no long test.
+        // Caches directories for 1 s instead of 20 s: still stale, but a short test.
         let mut sshfs = Command::new("sshfs");
         sshfs.args(["-f", "-o", "passive", "-o", "dcache_timeout=1"]);
         sshfs.arg(format!("here:{}", real.display())).arg(&at).stdin(answered).stdout(asks);
@@ -78,12 +80,12 @@ impl Drop for Mount {
             let _ = child.kill();
             let _ = child.wait();
         }
-        // Fails, and does nothing else, where something is still mounted.
+        // Fails and does nothing if something is still mounted.
         let _ = fs::remove_dir(&self.at);
     }
 }
 
-/// The mount, and what is mounted; none where it cannot be had.
+/// The mount and the mounted directory; `None` if this machine cannot mount.
 fn mounted() -> Option<(Mount, tempfile::TempDir)> {
     let real = tempfile::tempdir().unwrap();
     match Mount::of(real.path()) {
@@ -95,7 +97,7 @@ fn mounted() -> Option<(Mount, tempfile::TempDir)> {
     }
 }
 
-/// Asks a reader how far behind it is, until told to stop: at most how long, and how many commits.
+/// Asks a reader for its lag until told to stop. Returns the longest lag, and the number of commits seen.
 async fn lag(mut reader: Reader, stop: Arc<AtomicBool>) -> (Duration, u64) {
     let mut most = (Duration::ZERO, 0);
     while !stop.load(Ordering::Relaxed) {
@@ -108,11 +110,11 @@ async fn lag(mut reader: Reader, stop: Arc<AtomicBool>) -> (Duration, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_on_a_network_file_system_follows_without_a_wrong_row() {
+async fn a_reader_on_a_network_file_system_shows_no_wrong_row() {
     let Some((mount, real)) = mounted() else { return };
-    let batches = if std::env::var_os("DRIFTDB_SOAK").is_some() { 60 } else { 8 };
+    let batches = by_lane(8, 60);
     let writer = Daemon::start("driftdb-writer", real.path(), &WRITER);
-    let mut churn = Churn::start(writer.as_writer().await, 3).await;
+    let mut churn = RandomWriter::start(writer.as_writer().await, 3).await;
     let near_daemon = Daemon::reader(real.path());
     let far_daemon = Daemon::start("driftdb-reader", &mount.at, &["--poll-interval", "20ms"]);
     let (mut near, mut far) = (near_daemon.as_reader().await, far_daemon.as_reader().await);
@@ -132,7 +134,7 @@ async fn a_reader_on_a_network_file_system_follows_without_a_wrong_row() {
         let moments = [churn.seq, churn.seq - 7, churn.seq - 90, churn.seq / 2 + 1];
         compared += compare(&churn, [&mut near, &mut far], moments.into_iter()).await;
         if batch % 3 == 2 {
-            // Another one begins there, with whatever the mount keeps by now.
+            // A new reader starts with whatever the mount has cached.
             let daemon = Daemon::reader(&mount.at);
             let mut young = daemon.as_reader().await;
             compared += compare(&churn, [&mut near, &mut young], moments.into_iter()).await;
@@ -141,7 +143,7 @@ async fn a_reader_on_a_network_file_system_follows_without_a_wrong_row() {
     stop.store(true, Ordering::Relaxed);
     let (lag, seqs) = lagging.await.unwrap();
     eprintln!("{} commits, {compared} answers compared; lag at most {lag:?}, {seqs} commits", churn.seq);
-    assert!(seqs > 0 || !lag.is_zero(), "a lag is reported");
+    assert!(seqs > 0 || !lag.is_zero(), "the reader reported no lag");
     let mut health = HealthClient::new(connect(&far_daemon.url).await);
     let request = HealthCheckRequest { service: "driftdb.v1.ReaderService".into() };
     assert_eq!(health.check(request).await.unwrap().into_inner().status(), ServingStatus::Serving);
@@ -150,7 +152,7 @@ async fn a_reader_on_a_network_file_system_follows_without_a_wrong_row() {
     assert!(refused.contains("--follow poll"), "{refused}");
 }
 
-/// What `storage-check` says, check by check; and its exit code.
+/// The result of `storage-check`, check by check; and its exit code.
 fn check(dir: &Path, peer: &Path) -> (Vec<(String, String)>, Option<i32>) {
     let mut command = Command::new(binary("driftctl"));
     let output =
@@ -163,16 +165,17 @@ fn check(dir: &Path, peer: &Path) -> (Vec<(String, String)>, Option<i32>) {
 }
 
 #[test]
-fn storage_check_tells_what_a_network_file_system_is_good_for() {
+fn storage_check_reports_what_a_network_file_system_supports() {
     let Some((mount, real)) = mounted() else { return };
     let (told, code) = check(real.path(), &mount.at);
     let result = |name: &str| told.iter().find(|(check, _)| check == name).map(|(_, result)| result.as_str());
-    // Its locks hold on one machine alone, and nobody is told of changes. The rest is as good as elsewhere.
+    // Its locks are local to one machine, and nobody is notified of changes. Everything else works as on a local disk.
     assert_eq!(result("lock"), Some("UNSAFE"));
-    assert_eq!(result("change notifications"), Some("no"));
-    for name in ["same storage", "rename", "append, uncached read", "sync", "unlink while open", "readers"] {
+    assert_eq!(result("change notices"), Some("no"));
+    for name in ["same storage", "rename", "append, read past caches", "sync", "unlink while open", "readers"]
+    {
         assert!(matches!(result(name), Some("ok" | "slow")), "{name}: {:?}", result(name));
     }
     assert_eq!((result("writer"), code), (Some("UNSAFE"), Some(6)));
-    assert_eq!(fs::read_dir(real.path()).unwrap().count(), 0, "it cleans up after itself");
+    assert_eq!(fs::read_dir(real.path()).unwrap().count(), 0, "storage-check removes its files");
 }

@@ -1,4 +1,4 @@
-//! Statements do through the daemons what the language's description says of them.
+//! Statements have their documented effects through the daemons.
 
 use crate::harness::calls::{Answer, ask, ask_with, run, run_with};
 use crate::harness::refusal::{invalid, refused};
@@ -19,7 +19,7 @@ impl Desk {
         Desk { cluster: Cluster::start().await, seq: 0 }
     }
 
-    /// Writes, which must be the next commit.
+    /// Executes a statement that must become the next commit.
     async fn write(&mut self, statement: &str) -> v1::WriteToken {
         let token = run(&mut self.cluster.writer, statement).await.unwrap();
         self.seq += 1;
@@ -45,7 +45,7 @@ impl Desk {
 }
 
 #[tokio::test]
-async fn the_first_statements_of_the_tour_work_as_they_stand() {
+async fn the_statements_of_the_tour_work_as_written() {
     let mut desk = Desk::open().await;
     desk.write("CREATE TABLE users (pk=id, INDEX(email, status))").await;
     desk.write(r#"INSERT INTO users {"id": "user1", "email": "alice@example.com", "status": "active"}"#)
@@ -60,7 +60,7 @@ async fn the_first_statements_of_the_tour_work_as_they_stand() {
     let drift = desk.ask(r#"SHOW DRIFT orders KEY "order1""#).await.drift();
     let key = || "order1".to_owned();
     assert_eq!(drift, [(4, Insert, key()), (5, Patch, key()), (6, SoftDelete, key())]);
-    // Moments before the table was there, and after the newest commit.
+    // Points in time before the table existed, and after the newest commit.
     let early =
         desk.try_ask("SELECT * FROM orders WHERE status=\"paid\" AS OF \"2025-01-01T00:00:00Z\"").await;
     refused(early, Code::NotFound, "TABLE_NOT_FOUND").says(&["orders", "commit 3"]);
@@ -115,7 +115,7 @@ async fn an_insert_of_several_rows_is_one_commit_or_none() {
     );
     let drift = desk.ask("SHOW DRIFT t FROM @seq:1").await.drift();
     let seqs: Vec<u64> = drift.iter().map(|(seq, ..)| *seq).collect();
-    assert_eq!(seqs, [2, 2, 2, 3, 3, 3], "operations of one commit see those before them");
+    assert_eq!(seqs, [2, 2, 2, 3, 3, 3], "an operation sees the earlier operations of its commit");
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn a_patch_merges_deep_and_null_removes() {
 }
 
 #[tokio::test]
-async fn if_seq_writes_only_what_has_not_changed() {
+async fn if_seq_writes_only_unchanged_rows() {
     let mut desk = Desk::open().await;
     desk.write("CREATE TABLE t (pk=id)").await;
     desk.write(r#"INSERT INTO t {"id": "a"}"#).await;
@@ -157,7 +157,7 @@ async fn if_seq_writes_only_what_has_not_changed() {
 }
 
 #[tokio::test]
-async fn drift_is_shown_between_moments_newest_last() {
+async fn drift_is_shown_between_two_points_newest_last() {
     let mut desk = Desk::open().await;
     desk.write("CREATE TABLE t (pk=id)").await;
     desk.write("CREATE TABLE other (pk=id INT)").await;
@@ -187,7 +187,7 @@ async fn drift_is_shown_between_moments_newest_last() {
 }
 
 #[tokio::test]
-async fn a_difference_is_the_net_change() {
+async fn a_diff_is_the_net_change() {
     let mut desk = Desk::open().await;
     desk.write("CREATE TABLE t (pk=id)").await;
     desk.write(r#"INSERT INTO t {"id": "same"}, {"id": "old", "n": 1}, {"id": "back", "n": 1}"#).await;
@@ -201,7 +201,7 @@ async fn a_difference_is_the_net_change() {
     assert_eq!(
         forth,
         [new.clone(), old.clone()],
-        "in the order of keys; a row that is the same again is none"
+        "rows in key order, without those that are equal at both points"
     );
     let back = desk.ask("SHOW DIFF t FROM @seq:6 TO @seq:2").await.diff();
     let turned = |(key, before, after): &(String, Value, Value)| (key.clone(), after.clone(), before.clone());
@@ -215,7 +215,7 @@ async fn a_difference_is_the_net_change() {
 }
 
 #[tokio::test]
-async fn a_dropped_table_keeps_its_past_and_can_begin_anew() {
+async fn a_dropped_table_keeps_its_history_and_can_be_created_again() {
     let mut desk = Desk::open().await;
     desk.write("CREATE TABLE t (pk=id)").await;
     desk.write(r#"INSERT INTO t {"id": "a", "n": 1}, {"id": "b"}"#).await;
@@ -254,7 +254,7 @@ async fn a_dropped_table_keeps_its_past_and_can_begin_anew() {
 }
 
 #[tokio::test]
-async fn a_table_is_described_as_it_was() {
+async fn describe_as_of_shows_the_table_at_that_point() {
     let mut desk = Desk::open().await;
     desk.write("CREATE TABLE t (pk=number INT, INDEX(a), INDEX(b.c))").await;
     desk.write(r#"INSERT INTO t {"number": 1}, {"number": 2}"#).await;
@@ -288,11 +288,11 @@ async fn a_table_is_described_as_it_was() {
     let newest = desk.ask("DESCRIBE t").await.tables()[0].clone();
     let status = desk.cluster.writer.status(v1::WriterServiceStatusRequest {}).await.unwrap().into_inner();
     let writers = v1::TableInfo { bytes_on_disk: 0, segments: 0, ..status.tables[0].clone() };
-    assert_eq!(newest, writers, "the writer counts as readers do");
+    assert_eq!(newest, writers, "the writer and the readers count the same");
 }
 
 #[tokio::test]
-async fn retention_is_part_of_the_schema_of_its_moment() {
+async fn retention_is_part_of_the_schema_history() {
     let mut desk = Desk::open().await;
     desk.write("CREATE TABLE t (pk=id, RETAIN \"90d\")").await;
     desk.write("ALTER TABLE t RETAIN \"36 hours\"").await;
@@ -328,7 +328,7 @@ async fn retention_is_part_of_the_schema_of_its_moment() {
     assert_eq!(tables.tables().iter().map(|info| info.retain).collect::<Vec<_>>(), [None, span(1)]);
     let missing = desk.try_write("ALTER TABLE v RETAIN \"1d\"").await;
     refused(missing, Code::NotFound, "TABLE_NOT_FOUND");
-    // The daemons read it back from the log.
+    // The daemons read the retention back from the log.
     desk.cluster.writer_daemon.kill();
     desk.cluster.writer_daemon = Daemon::writer(desk.cluster.dir.path());
     desk.cluster.writer = desk.cluster.writer_daemon.as_writer().await;
@@ -337,7 +337,7 @@ async fn retention_is_part_of_the_schema_of_its_moment() {
 }
 
 #[tokio::test]
-async fn a_statement_is_sent_to_the_daemon_it_is_for() {
+async fn a_statement_sent_to_the_wrong_daemon_is_refused() {
     let mut desk = Desk::open().await;
     desk.write("CREATE TABLE t (pk=id)").await;
     for statement in [

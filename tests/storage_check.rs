@@ -1,6 +1,7 @@
-//! `driftctl storage-check`, by its binary: what is fine is said to be, what is not is UNSAFE, and nothing is left behind.
+//! `driftctl storage-check` as a program: it approves what is safe, prints UNSAFE for what is not, and leaves nothing
+//! behind.
 
-#![expect(clippy::disallowed_methods, reason = "looks at what the check leaves behind")]
+#![expect(clippy::disallowed_methods, reason = "these tests look at what the check leaves behind")]
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -23,7 +24,7 @@ fn is_empty(dir: &Path) -> bool {
 }
 
 #[test]
-fn a_local_directory_does_all_that_is_needed() {
+fn a_local_directory_passes_every_check() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("mine"), "untouched").unwrap();
     let other = tempfile::tempdir().unwrap();
@@ -37,20 +38,20 @@ fn a_local_directory_does_all_that_is_needed() {
         let expected = [
             "same storage",
             "lock",
-            "lock after a kill",
+            "lock after a death",
             "rename",
             "append, file kept open",
-            "append, file reopened",
-            "append, uncached read",
+            "append, file opened anew",
+            "append, read past caches",
             "listing",
             "sync",
             "unlink while open",
-            "change notifications",
+            "change notices",
             "writer",
             "readers",
         ];
         assert_eq!(checks, expected);
-        // On a machine that is busy anything may be slow.
+        // On a busy machine anything may be slow.
         let fine = |line: &Value| ["ok", "slow"].contains(&line["result"].as_str().unwrap());
         assert!(told.iter().all(fine), "{told:?}");
         assert!(told[12]["means"].as_str().unwrap().contains("--follow"), "{told:?}");
@@ -74,7 +75,7 @@ fn storage_that_is_not_shared_is_unsafe() {
 }
 
 #[test]
-fn what_is_no_directory_is_refused() {
+fn a_path_that_is_no_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "x").unwrap();

@@ -1,5 +1,6 @@
-//! Standby writers: one takes over when the holder dies, and not before; at any time one writer answers for the database.
+//! Standby writers: one takes over when the holder dies, and not before. At any time only one writer answers.
 
+use crate::harness::lane::by_lane;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,11 +21,11 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 const CLIENTS: u64 = 8;
-/// No take-over takes this long; it only keeps a test from hanging.
+/// Only keeps a failing test from hanging.
 const LONG: Duration = Duration::from_secs(60);
 
 fn takeovers() -> u64 {
-    if std::env::var_os("DRIFTDB_SOAK").is_some() { 500 } else { 20 }
+    by_lane(20, 500)
 }
 
 fn standby(data: &Path) -> Daemon {
@@ -49,13 +50,13 @@ fn holder(data: &Path) -> String {
     format!("http://{}", lock::read_holder(&OsFileSystem, &DataDir::new(data)).unwrap().address)
 }
 
-/// Waits until a daemon answers as the writer.
+/// Waits until a daemon answers as the active writer.
 async fn until_serving(writer: &mut Writer) -> v1::WriterServiceStatusResponse {
     let deadline = Instant::now() + LONG;
     loop {
         match status_of(writer).await {
             Ok(status) => return status,
-            Err(error) => assert!(Instant::now() < deadline, "it does not take over: {error}"),
+            Err(error) => assert!(Instant::now() < deadline, "the standby does not take over: {error}"),
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -68,7 +69,7 @@ struct Answered {
     by: String,
 }
 
-/// Kept outside the database: writes by their request ids, which are their rows' keys, too.
+/// All writes by request id, which is also the key of the written row. Kept outside the database.
 #[derive(Debug, Default)]
 struct Journal {
     asked: BTreeMap<String, Option<Answered>>,
@@ -81,7 +82,7 @@ struct Load {
     journal: Mutex<Journal>,
 }
 
-/// Asks every writer that there is until one has done the write.
+/// Asks every writer in turn until one has done the write.
 async fn write(
     load: &Load,
     channels: &mut BTreeMap<String, Writer>,
@@ -118,21 +119,20 @@ async fn client(number: u64, load: Arc<Load>) {
     }
 }
 
-/// Waits for so many more acknowledgements.
+/// Waits for this many more acknowledgements.
 async fn under_load(load: &Load, more: u64) {
     let (goal, deadline) = (load.acknowledged.load(Ordering::Relaxed) + more, Instant::now() + LONG);
     while load.acknowledged.load(Ordering::Relaxed) < goal {
-        assert!(Instant::now() < deadline, "nobody acknowledges writes");
+        assert!(Instant::now() < deadline, "timed out waiting for acknowledged writes");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
-/// The chain of those that held the database: each by its address, with its term and the commits that there were when it
-/// took over.
+/// The successive holders of the database: address, term, and the newest commit at the take-over.
 type Reigns = Vec<(String, u64, u64)>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn one_after_the_other_takes_over_and_no_acknowledged_write_is_lost() {
+async fn successive_takeovers_lose_no_acknowledged_write() {
     let dir = tempfile::tempdir().unwrap();
     let mut holding = Daemon::start("driftdb-writer", dir.path(), &[]);
     create_table(&mut holding.as_writer().await, "t").await.unwrap();
@@ -149,7 +149,7 @@ async fn one_after_the_other_takes_over_and_no_acknowledged_write_is_lost() {
     let mut took = Vec::new();
     for round in 0..takeovers() {
         under_load(&load, 20 + round * 7 % 60).await;
-        // The connection is made while it stands by, and is used after.
+        // Connects while the writer stands by, and uses the connection later.
         let mut writer = next.as_writer().await;
         let refusal = refused(status_of(&mut writer).await, Code::Unavailable, "STANDBY");
         assert_eq!(format!("http://{}", refusal.metadata["writer"]), holding.url);
@@ -158,7 +158,7 @@ async fn one_after_the_other_takes_over_and_no_acknowledged_write_is_lost() {
         let killed = Instant::now();
         let status = until_serving(&mut writer).await;
         took.push(killed.elapsed());
-        assert!(status.term > reigns.last().unwrap().1, "no new term");
+        assert!(status.term > reigns.last().unwrap().1, "the take-over did not raise the term");
         reigns.push((next.url.clone(), status.term, status.last_seq));
         assert_eq!(health(&next.url).await, ServingStatus::Serving);
         holding = std::mem::replace(&mut next, standby(dir.path()));
@@ -187,8 +187,8 @@ async fn one_after_the_other_takes_over_and_no_acknowledged_write_is_lost() {
     check(&reader, &load.journal.lock().await.asked, &reigns, last).await;
     took.sort_unstable();
     let (median, longest) = (took[took.len() / 2], took.last().unwrap());
-    eprintln!("{} take-overs: {median:?} in the middle, {longest:?} at most; {last} commits", took.len());
-    assert!(next.terminate().await.success(), "a standby ends cleanly");
+    eprintln!("{} take-overs: median {median:?}, longest {longest:?}; {last} commits", took.len());
+    assert!(next.terminate().await.success(), "a standby exits cleanly");
 }
 
 async fn check(
@@ -210,21 +210,21 @@ async fn check(
             }
         }
     }
-    assert_eq!(seqs, (1..=last).collect::<Vec<_>>(), "a number was skipped");
+    assert_eq!(seqs, (1..=last).collect::<Vec<_>>(), "a seq was skipped");
     for (id, answered) in asked {
         let Some(Answered { seq, by }) = answered else { continue };
         assert_eq!(found.get(id), Some(seq), "{id} was acknowledged");
-        // Who tells of a write that was made under another had it from the log: it came later. Nobody tells of one that
-        // another has made after it.
+        // A writer may answer for a commit of an earlier holder, which it knows from the log, but never for a commit of
+        // a later holder.
         let reign = reigns.iter().rposition(|(_, _, from)| from < seq).unwrap_or(0);
         let answering = reigns.iter().position(|(url, _, _)| url == by);
         assert!(answering.is_some_and(|by| by >= reign), "{id}, commit {seq}, was answered by {by}");
     }
-    assert!(found.keys().all(|id| asked.contains_key(id)), "a row that nobody asked for");
+    assert!(found.keys().all(|id| asked.contains_key(id)), "a row that no client wrote");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_holder_that_is_stopped_keeps_the_database_and_goes_on() {
+async fn a_suspended_holder_keeps_the_database() {
     let dir = tempfile::tempdir().unwrap();
     let holding = Daemon::writer(dir.path());
     let mut writer = holding.as_writer().await;
@@ -248,14 +248,14 @@ async fn a_holder_that_is_stopped_keeps_the_database_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-#[expect(clippy::disallowed_methods, reason = "damages a file as nothing else would")]
-async fn a_standby_takes_over_what_was_closed_and_says_where_it_cannot() {
+#[expect(clippy::disallowed_methods, reason = "this test damages a file")]
+async fn a_standby_takes_over_a_closed_database_and_exits_if_it_cannot() {
     let dir = tempfile::tempdir().unwrap();
     let mut holding = Daemon::writer(dir.path());
     create_table(&mut holding.as_writer().await, "t").await.unwrap();
     let locked = Daemon::try_start("driftdb-writer", dir.path(), &[]).unwrap_err();
     assert!(locked.contains("held by another writer") && locked.contains("--standby"), "{locked}");
-    // Two wait; one comes through, and the other goes on waiting.
+    // Two writers stand by. One takes over, the other keeps standing by.
     let (first, second) = (standby(dir.path()), standby(dir.path()));
     let (mut one, mut other) = (first.as_writer().await, second.as_writer().await);
     refused(status_of(&mut one).await, Code::Unavailable, "STANDBY");
@@ -265,7 +265,7 @@ async fn a_standby_takes_over_what_was_closed_and_says_where_it_cannot() {
         match (status_of(&mut one).await.is_ok(), status_of(&mut other).await.is_ok()) {
             (true, false) => break (first, second),
             (false, true) => break (second, first),
-            (both, _) => assert!(!both && Instant::now() < deadline, "there are two writers, or none"),
+            (both, _) => assert!(!both && Instant::now() < deadline, "not exactly one writer is active"),
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
@@ -276,22 +276,22 @@ async fn a_standby_takes_over_what_was_closed_and_says_where_it_cannot() {
         if refusal.metadata.get("writer").is_some_and(|at| format!("http://{at}") == owner.url) {
             break;
         }
-        assert!(Instant::now() < deadline, "it does not name the new holder");
+        assert!(Instant::now() < deadline, "the standby does not name the new holder");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // The next one finds damage.
     std::fs::write(dir.path().join("database.json"), b"nonsense").unwrap();
     drop(owner);
-    assert!(!waiting.wait(LONG).await.success(), "it should have ended with an error");
+    assert!(!waiting.wait(LONG).await.success(), "the standby must exit with an error");
 }
 
-/// What a client has a list for: it finds the writer in it, and goes on at the one that takes over.
+/// A client with a list of writers finds the active one, and changes to the one that takes over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_client_goes_on_at_the_writer_that_takes_over() {
+async fn a_client_continues_at_the_writer_that_takes_over() {
     let dir = tempfile::tempdir().unwrap();
     let mut first = Daemon::writer(dir.path());
     let second = standby(dir.path());
-    // The one that stands by is named first.
+    // The list begins with the standby.
     let urls = [second.url.clone(), first.url.clone()];
     let client = driftdb::client::Client::new(&urls, [""; 0]);
     let create = v1::CreateTableRequest { table: "t".into(), primary_key: "id".into(), ..Default::default() };
@@ -311,13 +311,13 @@ async fn a_client_goes_on_at_the_writer_that_takes_over() {
     assert_eq!([&status[0]["state"], &status[1]["state"]], ["standby", "active"]);
     assert_eq!(status[0]["waits_for"], first.url.trim_start_matches("http://"));
     first.kill();
-    // Each once, in order: what was asked again was done once.
+    // Every row was inserted once, in order: a retry did not repeat a write.
     assert!(writing.await.unwrap().into_iter().eq(2..402));
     let status = driftctl_status(&urls);
     assert_eq!([&status[0]["state"], &status[1]["state"]], ["active", "down"]);
 }
 
-/// What driftctl says of a list of writers, where no reader is named.
+/// The writers in the output of `driftctl status`, with no reader given.
 fn driftctl_status(urls: &[String; 2]) -> Vec<serde_json::Value> {
     let mut command = std::process::Command::new(binary("driftctl"));
     command.args(["-o", "jsonl", "--reader", "", "--writer", &format!("{},{}", urls[0], urls[1]), "status"]);

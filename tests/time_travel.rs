@@ -1,5 +1,6 @@
-//! Random histories, with restarts and kills of the writer, against a plain in-memory model at random moments.
+//! Random histories, with restarts and kills of the writer, compared with a plain in-memory model at random commits.
 
+use crate::harness::lane::by_lane;
 use std::collections::BTreeMap;
 
 use crate::harness::model::{Model, Op};
@@ -16,7 +17,7 @@ enum Step {
     Commit(Vec<(usize, OpKind, u8, u8)>),
     Restart,
     Kill,
-    /// Asks about one moment, given as a share of the history.
+    /// Reads at one commit, given as a share of the history.
     Ask(u8),
 }
 
@@ -125,7 +126,7 @@ impl Run {
         }
     }
 
-    /// Everything that can be asked about a moment.
+    /// Compares every kind of read at one commit.
     async fn ask(&self, reader: &mut Reader, seq: u64) {
         for table in TABLES {
             let found = select_at(reader, table, seq).await;
@@ -208,7 +209,7 @@ impl Run {
         assert_eq!(found, self.model.drift(table, key), "drift of {table}/{key}");
     }
 
-    /// A reader that starts now must answer as the one that has followed all along.
+    /// A reader that starts now must give the same answers as the one that followed from the start.
     async fn finish(self) {
         let fresh = Daemon::reader(self.cluster.dir.path());
         let mut reader = fresh.as_reader().await;
@@ -224,9 +225,9 @@ async fn describe(reader: &mut Reader, table: &str, seq: u64) -> v1::TableInfo {
 }
 
 #[test]
-fn every_moment_of_a_random_history_reads_as_the_model_says() {
+fn every_commit_of_a_random_history_reads_as_the_model_says() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let cases = if std::env::var_os("DRIFTDB_SOAK").is_some() { 500 } else { 12 };
+    let cases = by_lane(12, 500);
     let config = Config { cases, max_shrink_iters: 200, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&steps(), |steps| {

@@ -1,4 +1,5 @@
-//! Verification finds nothing where nothing is wrong; deep, it finds lies that no checksum sees; shallow, every flipped byte.
+//! Verify finds nothing in an intact database. VERIFY DEEP finds lies with valid checksums; VERIFY finds every flipped
+//! byte.
 
 #![expect(clippy::disallowed_methods, reason = "this test damages files, and runs driftctl")]
 
@@ -17,13 +18,13 @@ use driftdb_common::format::snapshot::{
 
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// `driftctl`, its exit code and what it prints.
+/// The exit code and the output of `driftctl`.
 fn driftctl(args: &[&str]) -> (i32, String) {
     let output = Command::new(binary("driftctl")).args(args).output().unwrap();
     (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
 }
 
-/// Changes the entry in the middle of a tree, and leaves the others.
+/// Changes the middle entry of a tree.
 fn in_the_middle(
     wanted: u8,
     mut count: u64,
@@ -55,7 +56,7 @@ fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     out
 }
 
-/// What a lie is, the kind of the file, and how an entry is changed.
+/// A lie: its name, the kind of file, and how to change an entry.
 type Lie = (&'static str, u8, Box<dyn FnMut(u8, &[u8], &[u8]) -> Entries>);
 
 fn lies() -> Vec<Lie> {
@@ -119,7 +120,7 @@ fn lies() -> Vec<Lie> {
             Box::new(in_the_middle(tree::VERSIONS, 9, {
                 let mut before: Option<Vec<u8>> = None;
                 move |key, value| {
-                    // Before the first version of a row, of the commit before: there the order stays.
+                    // The commit before, unless this is the row's first version: the order stays valid.
                     let row = key[..key.len() - 12].to_vec();
                     let same = before.replace(row.clone()).is_none_or(|before| before == row);
                     let (_, seq, index) = read_version(key).unwrap();
@@ -210,7 +211,7 @@ fn lies() -> Vec<Lie> {
 }
 
 #[tokio::test]
-async fn a_healthy_database_has_no_problems_and_lies_are_found() {
+async fn an_intact_database_has_no_problems_and_every_lie_is_found() {
     let original = shared().await;
     let healthy = Copy::of(original.path());
     let manifest = healthy.manifest("orders");
@@ -218,7 +219,7 @@ async fn a_healthy_database_has_no_problems_and_lies_are_found() {
     assert!(manifest.segments.len() > 2, "{manifest:?}");
     let compacted = healthy.manifest("archive");
     let [folded, next, ..] = &compacted.deltas[..] else { panic!("{compacted:?}") };
-    // The floor lies within an era.
+    // The floor is inside a delta layer.
     assert!(folded.is_compaction_base() && next.base < folded.seq, "{compacted:?}");
     for deep in [false, true] {
         let (problems, figures) = healthy.verify(deep);
@@ -231,7 +232,7 @@ async fn a_healthy_database_has_no_problems_and_lies_are_found() {
         let file = copy.file("orders", kind);
         let before = fs::read(&file.0).unwrap();
         copy.rewrite(&file, &mut change);
-        assert!(before != fs::read(&file.0).unwrap(), "{what}: nothing was changed");
+        assert!(before != fs::read(&file.0).unwrap(), "{what}: the test changed nothing");
         let (problems, _) = copy.verify(true);
         let first = problems.first().unwrap_or_else(|| panic!("{what}: not found"));
         assert_eq!(first.file, file.0.display().to_string(), "{what}: {problems:#?}");
@@ -239,9 +240,9 @@ async fn a_healthy_database_has_no_problems_and_lies_are_found() {
     }
 }
 
-/// A producer's place, which only Ingest makes, is compared too.
+/// Only Ingest makes a producer's position. VERIFY DEEP compares it, too.
 #[tokio::test]
-async fn a_producer_that_never_was_is_found() {
+async fn a_producer_that_never_existed_is_found() {
     let original = shared().await;
     let copy = Copy::of(original.path());
     let file = copy.file("orders", kind::DELTA);
@@ -313,7 +314,7 @@ async fn every_flipped_byte_is_found() {
         assert!(problems.iter().any(|problem| problem.file == path.display().to_string()), "{problems:#?}");
         fs::write(&path, &kept).unwrap();
     }
-    // What meta.json says of eras is held against the log.
+    // Verify compares what meta.json says of layers with the log.
     let sound = healthy.manifest("orders");
     type Change = fn(&mut driftdb_common::format::manifest::LogPosition);
     let changes: [Change; 4] = [
@@ -332,7 +333,7 @@ async fn every_flipped_byte_is_found() {
 }
 
 #[tokio::test]
-async fn driftctl_says_so_while_the_writer_goes_on() {
+async fn driftctl_verify_reports_damage_while_the_writer_runs() {
     let original = shared().await;
     let copy = Copy::of(original.path());
     let daemon = Daemon::start("driftdb-writer", copy.dir.root(), &ARGS);

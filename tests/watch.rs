@@ -1,4 +1,4 @@
-//! What WatchDrift promises, one thing at a time: where a stream begins, what passes, what comes with it, how it ends.
+//! The promises of WatchDrift, one at a time: where a stream starts, what it filters, what it sends, how it ends.
 
 use crate::harness::calls::{run, value_of};
 use crate::harness::refusal::{invalid, refused};
@@ -11,7 +11,7 @@ use prost::Message;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-/// A database with some of everything, and what comes of it.
+/// A database with some of everything, and the commits that a watch must send.
 struct Story {
     cluster: Cluster,
     times: Vec<Option<prost_types::Timestamp>>,
@@ -50,7 +50,7 @@ impl Story {
             vec![],
             vec![delete("t", "b")],
         ] {
-            // Each has a time of its own.
+            // Gives each commit its own time.
             tokio::time::sleep(std::time::Duration::from_millis(3)).await;
             times.push(apply(&mut cluster.writer, operations).await.unwrap().time);
         }
@@ -80,7 +80,7 @@ impl Story {
         apply(&mut self.cluster.writer, vec![put("t", document)]).await.unwrap().seq
     }
 
-    /// What comes of the story by a filter.
+    /// The commits that a watch with this filter sends.
     async fn told(&mut self, request: v1::WatchDriftRequest) -> Vec<String> {
         let request = v1::WatchDriftRequest { start: Some(Start::AfterSeq(0)), ..request };
         self.watch(request).await.unwrap().told(HEAD).await
@@ -105,7 +105,7 @@ fn keys(keys: &[&str]) -> v1::WatchDriftRequest {
 }
 
 #[tokio::test]
-async fn a_stream_begins_where_it_is_asked_to() {
+async fn a_stream_starts_where_it_is_asked_to() {
     let mut story = Story::tell().await;
     let next = HEAD + 1;
     let time = |seq: usize, ms: i32| {
@@ -138,7 +138,7 @@ async fn a_stream_begins_where_it_is_asked_to() {
 }
 
 #[tokio::test]
-async fn commits_tell_when_and_why() {
+async fn commits_have_their_time_and_reason() {
     let mut story = Story::tell().await;
     let mut stream = story.watch(after(HEAD)).await.unwrap();
     let options = Some(v1::CommitOptions { reason: "spring".into(), ..Default::default() });
@@ -154,7 +154,7 @@ async fn commits_tell_when_and_why() {
 }
 
 #[tokio::test]
-async fn only_what_passes_every_filter_comes() {
+async fn a_stream_sends_only_what_matches_every_filter() {
     let mut story = Story::tell().await;
     assert_eq!(story.told(everything()).await, TOLD);
     let of_v = ["8: schema v", "10: schema v"];
@@ -168,7 +168,7 @@ async fn only_what_passes_every_filter_comes() {
     assert_eq!(story.told(keys(&["a", "-12", "1", "nobody"])).await, of_rows);
     let prefix = v1::WatchDriftRequest { key_prefix: "d".into(), ..everything() };
     assert_eq!(story.told(prefix).await, ["9: insert t/d, patch t/d, delete t/d"]);
-    // Keys are the text that the API has of them.
+    // Keys are compared in the API's text form.
     let prefix = v1::WatchDriftRequest { key_prefix: "-1".into(), ..everything() };
     assert_eq!(story.told(prefix).await, ["4: insert u/-12"]);
     let everywhere = v1::WatchDriftRequest { tables: vec!["t".into()], ..keys(&["b", "1"]) };
@@ -178,12 +178,12 @@ async fn only_what_passes_every_filter_comes() {
 }
 
 #[tokio::test]
-async fn a_condition_is_asked_of_the_row_before_and_after() {
+async fn a_condition_matches_the_row_before_or_after() {
     let mut story = Story::tell().await;
     for (text, expected) in [
         ("n = 1", vec!["3: insert t/a", "4: insert u/1", "5: patch t/a"]),
         ("n = 5", vec!["5: patch t/a"]),
-        // The row as it stood within a commit.
+        // The row in the middle of a commit.
         ("n = 8", vec!["9: insert t/d, patch t/d"]),
         ("n = 9", vec!["9: patch t/d, delete t/d"]),
         ("n = 2", vec!["3: insert t/b", "7: delete t/b"]),
@@ -200,7 +200,7 @@ async fn a_condition_is_asked_of_the_row_before_and_after() {
         ..condition("n = $1 AND _key = $2")
     };
     assert_eq!(story.told(request).await, ["5: patch t/a"]);
-    // As it happens, too.
+    // The same for a live stream.
     let mut stream = story.watch(v1::WatchDriftRequest { start: None, ..condition("n = 3") }).await.unwrap();
     story.put(r#"{"id":"a","n":4}"#).await;
     let last = story.put(r#"{"id":"c","n":4}"#).await;
@@ -208,7 +208,7 @@ async fn a_condition_is_asked_of_the_row_before_and_after() {
 }
 
 #[tokio::test]
-async fn images_and_formats_are_as_asked() {
+async fn images_and_formats_are_as_requested() {
     let mut story = Story::tell().await;
     let images = |change: &v1::Change| -> [Value; 3] {
         [&change.payload, &change.before, &change.after].map(|document| value_of(document.as_ref()))
@@ -228,7 +228,7 @@ async fn images_and_formats_are_as_asked() {
             assert_eq!(images(change), [payload, before, after], "{with_before} {with_after}");
         }
     }
-    // What is put in the place of a row tells the row; in the place of a deleted one, nothing.
+    // A put over a row has an image before; a put over a deleted row has none.
     let first = story.put(r#"{"id":"a","n":6}"#).await;
     story.put(r#"{"id":"b","n":6}"#).await;
     let request = v1::WatchDriftRequest { with_before: true, ..after(first - 1) };
@@ -248,7 +248,7 @@ async fn images_and_formats_are_as_asked() {
 }
 
 #[tokio::test]
-async fn schema_changes_come_where_no_rows_are_asked_for() {
+async fn schema_changes_are_sent_unless_rows_are_filtered() {
     let mut story = Story::tell().await;
     let mut stream =
         story.watch(v1::WatchDriftRequest { with_before: true, with_after: true, ..after(0) }).await.unwrap();
@@ -277,7 +277,7 @@ async fn schema_changes_come_where_no_rows_are_asked_for() {
 }
 
 #[tokio::test]
-async fn tables_come_go_and_come_again() {
+async fn a_watch_follows_dropped_and_recreated_tables() {
     let mut story = Story::tell().await;
     let writer = &mut story.cluster.writer;
     let mut all = watch(&mut story.cluster.reader, after(HEAD)).await.unwrap();
@@ -288,14 +288,14 @@ async fn tables_come_go_and_come_again() {
     run(writer, "DROP TABLE t").await.unwrap();
     let expected = ["13: insert t/x", "14: schema t"];
     assert_eq!(of_t.told(14).await, expected);
-    // A table that is gone has a past and may have a future: its watchers go on.
+    // A dropped table may be created again: its watchers stay subscribed.
     let other = Daemon::reader(story.cluster.dir.path());
     let mut of_t = watch(&mut other.as_reader().await, resume(&of_t.token, &only_t)).await.unwrap();
     run(writer, "CREATE TABLE t (pk=id)").await.unwrap();
     let last = apply(writer, vec![put("t", r#"{"id":"a"}"#)]).await.unwrap().seq;
     let commits = of_t.upto(last).await;
     assert_eq!(commits.iter().map(told).collect::<Vec<_>>(), ["15: schema t", "16: insert t/a"]);
-    assert!(commits[1].changes[0].before.is_none(), "the row of the earlier life is not this one's past");
+    assert!(commits[1].changes[0].before.is_none(), "a recreated table has no rows from before");
     let expected =
         ["12: schema w", "13: insert t/x, insert w/x", "14: schema t", "15: schema t", "16: insert t/a"];
     assert_eq!(all.told(last).await, expected);
@@ -308,7 +308,7 @@ async fn tables_come_go_and_come_again() {
 }
 
 #[tokio::test]
-async fn rows_come_first_where_asked_for_and_then_what_changes_them() {
+async fn initial_rows_are_sent_before_later_changes() {
     let mut story = Story::tell().await;
     for (request, expected) in [
         (everything(), vec!["t/a@5", "t/c@4", "u/-12@4", "u/1@4"]),
@@ -340,7 +340,7 @@ async fn rows_come_first_where_asked_for_and_then_what_changes_them() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_after_the_commit_asked_for() {
+async fn a_stream_ends_after_the_requested_commit() {
     let mut story = Story::tell().await;
     for (start, until_seq, commits) in [(0, 5, 5), (0, 6, 5), (3, HEAD, 7), (HEAD, HEAD, 0), (5, 6, 0)] {
         let request = v1::WatchDriftRequest { until_seq, ..after(start) };
@@ -350,7 +350,7 @@ async fn a_stream_ends_after_the_commit_asked_for() {
         }
         assert_eq!(stream.end().await.unwrap(), Some(until_seq), "{request:?}");
     }
-    // One that nothing passes in, and one that has not happened yet.
+    // A commit that the filter excludes, and one that does not exist yet.
     let request = v1::WatchDriftRequest { until_seq: 9, start: Some(Start::AfterSeq(0)), ..keys(&["a"]) };
     assert_eq!(story.watch(request).await.unwrap().end().await.unwrap(), Some(9));
     let request = v1::WatchDriftRequest { until_seq: HEAD + 2, initial_rows: true, ..everything() };
@@ -364,7 +364,7 @@ async fn a_stream_ends_after_the_commit_asked_for() {
 }
 
 #[tokio::test]
-async fn progress_comes_on_quiet_and_on_filtered_streams() {
+async fn idle_and_filtered_streams_send_progress() {
     let mut story = Story::tell().await;
     let mut quiet = story.watch(after(HEAD)).await.unwrap();
     for _ in 0..3 {
@@ -377,11 +377,11 @@ async fn progress_comes_on_quiet_and_on_filtered_streams() {
             assert!(filtered.told(seq).await.is_empty());
         }
     }
-    // Marks, too, which never come.
+    // Commits without operations count, too, though a watch never sends them.
     let mark = apply(&mut story.cluster.writer, vec![]).await.unwrap().seq;
     assert!(filtered.told(mark).await.is_empty());
     assert_eq!(quiet.told(mark).await.len(), 20);
-    // Without the writer as well.
+    // The same without a writer.
     story.cluster.writer_daemon.kill();
     assert!(quiet.told(mark).await.is_empty());
     let negative = Some(prost_types::Duration { seconds: -1, nanos: 0 });
@@ -394,7 +394,7 @@ async fn progress_comes_on_quiet_and_on_filtered_streams() {
 }
 
 #[tokio::test]
-async fn a_stream_says_when_it_has_caught_up() {
+async fn a_stream_reports_when_it_has_caught_up() {
     let mut story = Story::tell().await;
     for request in [after(0), after(HEAD), v1::WatchDriftRequest { initial_rows: true, ..everything() }] {
         let mut stream = story.watch(request.clone()).await.unwrap();
@@ -421,7 +421,7 @@ async fn a_stream_says_when_it_has_caught_up() {
 }
 
 #[tokio::test]
-async fn a_big_commit_comes_in_parts() {
+async fn a_big_commit_is_sent_in_parts() {
     let mut story = Story::tell().await;
     let mut live = story.watch(after(HEAD)).await.unwrap();
     let row = |n: u32| put("t", format!(r#"{{"id":"k{n:05}","pad":"{}"}}"#, "x".repeat(200)));
@@ -455,7 +455,7 @@ async fn a_big_commit_comes_in_parts() {
         assert!(keys[..6_000].is_sorted() && keys[6_000..] == ["l1", "l2"]);
         assert_eq!(stream.commit().await.seq, last);
     }
-    // Broken inside the commit, it comes again, whole, wherever it is asked for.
+    // A stream that broke inside a commit sends that commit again, whole.
     let mut broken = story.watch(request.clone()).await.unwrap();
     while !matches!(broken.event().await, Event::Commit(_)) {}
     broken.event().await;
@@ -466,7 +466,7 @@ async fn a_big_commit_comes_in_parts() {
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_down_ends_its_streams() {
+async fn a_reader_that_shuts_down_ends_its_streams() {
     let mut story = Story::tell().await;
     let mut stream = story.watch(everything()).await.unwrap();
     let other = Daemon::reader(story.cluster.dir.path());
@@ -482,7 +482,7 @@ async fn a_reader_that_goes_down_ends_its_streams() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_watched_is_refused() {
+async fn an_invalid_watch_is_refused() {
     let mut story = Story::tell().await;
     let refusal = refused(story.watch(tables(&["u", "tt"])).await, Code::NotFound, "TABLE_NOT_FOUND");
     refusal.says(&["\"tt\"", "did you mean \"t\""]).tells("nearest", "t");

@@ -1,17 +1,17 @@
-//! The checker of WatchDrift's guarantees sees: a stream that breaks one of them is told from one that keeps them all.
+//! The checker itself: it accepts a stream that keeps WatchDrift's guarantees, and rejects a stream that breaks one.
 
 use std::collections::BTreeMap;
 
 use crate::harness::checker::{Checker, Guarantee, Start, Violation};
-use crate::harness::condition::Cond;
+use crate::harness::condition::Condition;
 use crate::harness::filter::Filter;
-use crate::harness::history::{Desk, Happened, History, Version};
+use crate::harness::history::{History, RowChange, TableOwner, Version};
 use driftdb::v1;
 use driftdb::v1::watch_drift_response::Event;
 use driftdb_common::format::document::Document;
 use serde_json::{Value, json};
 
-/// How many changes a message of this stream holds at most.
+/// The most changes in a message of this stream.
 const PART: usize = 3;
 
 fn token(seq: u64) -> v1::WriteToken {
@@ -19,12 +19,12 @@ fn token(seq: u64) -> v1::WriteToken {
     v1::WriteToken { seq, time, epoch: 1 }
 }
 
-/// Some commits of two tables: one with nothing, one of several parts, one that changes a row twice.
+/// Some commits of two tables: one without operations, one in several parts, one that changes a row twice.
 fn history() -> History {
     let mut history = History::default();
-    let mut desk = Desk::default();
+    let mut desk = TableOwner::default();
     let mut seq = 0;
-    let mut settle = |desk: &mut Desk| {
+    let mut settle = |desk: &mut TableOwner| {
         seq += 1;
         history.add(desk.acknowledged(&token(seq), if seq.is_multiple_of(2) { "because" } else { "" }));
     };
@@ -71,7 +71,7 @@ fn document(filter: &Filter, value: &Value) -> v1::Document {
     v1::Document { body: Some(body) }
 }
 
-fn change(filter: &Filter, happened: &Happened) -> v1::Change {
+fn change(filter: &Filter, happened: &RowChange) -> v1::Change {
     let image = |wanted: bool, row: &Option<Version>| {
         row.as_ref().filter(|_| wanted).map(|row| document(filter, &row.document))
     };
@@ -85,7 +85,7 @@ fn change(filter: &Filter, happened: &Happened) -> v1::Change {
     }
 }
 
-/// The stream as it should be, from a commit on.
+/// The correct stream from a commit on.
 fn stream(history: &History, filter: &Filter, start: u64, rows: bool) -> Vec<v1::WatchDriftResponse> {
     let mut sent = vec![message(Event::Opened(header(start)), &format!("at {start}"))];
     if rows {
@@ -134,7 +134,7 @@ fn everything() -> Filter {
     Filter { before: true, after: true, ..Filter::default() }
 }
 
-/// What a checker says of some streams, one after the other.
+/// The verdict of a checker on some streams, one after the other.
 fn verdict(
     history: &History,
     filter: Filter,
@@ -151,7 +151,7 @@ fn verdict(
     Ok(checker)
 }
 
-/// That a stream from the beginning which was changed breaks a guarantee.
+/// Expects that a changed stream from the beginning breaks a guarantee.
 #[track_caller]
 fn breaks(of: Guarantee, edit: impl FnOnce(&mut Vec<v1::WatchDriftResponse>)) {
     let history = history();
@@ -159,11 +159,11 @@ fn breaks(of: Guarantee, edit: impl FnOnce(&mut Vec<v1::WatchDriftResponse>)) {
     edit(&mut sent);
     match verdict(&history, everything(), Start::AfterSeq(0), &[&sent]) {
         Err(violation) => assert_eq!(violation.of, of, "{violation:?}"),
-        Ok(checker) => panic!("nothing was seen: {checker:?}"),
+        Ok(checker) => panic!("the checker accepted a wrong stream: {checker:?}"),
     }
 }
 
-/// Where the first message of a commit stands.
+/// The index of the first message of a commit.
 fn place(sent: &[v1::WatchDriftResponse], seq: u64) -> usize {
     let of =
         |message: &v1::WatchDriftResponse| matches!(&message.event, Some(Event::Commit(c)) if c.seq == seq);
@@ -186,8 +186,12 @@ fn streams_that_keep_the_guarantees_pass() {
         everything(),
         Filter { msgpack: true, ..everything() },
         Filter { tables: vec!["t"], keys: vec!["k1".into(), "k9".into()], ..Filter::default() },
-        Filter { prefix: "k", condition: Some(Cond::Compare("n", "<", 5.into())), ..Filter::default() },
-        Filter { tables: vec!["u"], condition: Some(Cond::Compare("_key", ">=", 3.into())), ..everything() },
+        Filter { prefix: "k", condition: Some(Condition::Compare("n", "<", 5.into())), ..Filter::default() },
+        Filter {
+            tables: vec!["u"],
+            condition: Some(Condition::Compare("_key", ">=", 3.into())),
+            ..everything()
+        },
     ];
     for filter in filters {
         for start in [0, 4, 9, 12] {
@@ -207,31 +211,31 @@ fn streams_that_keep_the_guarantees_pass() {
 }
 
 #[test]
-fn the_model_of_filters_says_what_the_api_says() {
+fn the_filter_model_agrees_with_the_documentation() {
     let history = history();
     let came = |filter: Filter| -> Vec<(u64, usize)> {
         let commits = history.between(0, history.complete());
         commits.map(|commit| (commit.seq, filter.of(commit).len())).filter(|(_, n)| *n > 0).collect()
     };
-    let n_is = |n: i64| Some(Cond::Compare("n", "=", n.into()));
-    // By the row before it, the row after it, and one that stood within the commit only.
+    let n_is = |n: i64| Some(Condition::Compare("n", "=", n.into()));
+    // Matches the row before, the row after, and a row in the middle of the commit.
     assert_eq!(came(Filter { condition: n_is(9), ..Filter::default() }), [(10, 1), (11, 1)]);
     assert_eq!(came(Filter { condition: n_is(1), ..Filter::default() }), [(4, 1), (10, 1), (11, 2), (14, 1)]);
     assert_eq!(came(Filter { condition: n_is(20), ..Filter::default() }), [(11, 1), (12, 1)]);
     assert_eq!(came(Filter { tables: vec!["u"], ..Filter::default() }), [(2, 1), (10, 8), (13, 1)]);
     assert_eq!(came(Filter { keys: vec!["3".into()], ..Filter::default() }), [(10, 1), (13, 1)]);
-    let k1_as_of = Cond::Compare("_seq", "<=", 4.into());
+    let k1_as_of = Condition::Compare("_seq", "<=", 4.into());
     let k1 = Filter { prefix: "k1", condition: Some(k1_as_of), ..Filter::default() };
-    assert_eq!(came(k1), [(4, 1), (14, 1)], "the row before it is as of its own commit");
-    // Tables in the order of their creation, whatever the order of operations.
+    assert_eq!(came(k1), [(4, 1), (14, 1)], "the row before a change is the one of the previous change");
+    // Tables in the order of their creation, regardless of the order of operations.
     let tables: Vec<&str> = history.commit(10).unwrap().changes.iter().map(|change| &*change.table).collect();
     assert_eq!((tables[0], tables[1], tables.len()), ("t", "u", 9));
 }
 
 #[test]
-fn a_commit_that_is_missing_is_seen() {
+fn a_missing_commit_is_detected() {
     breaks(Guarantee::NoGap, |sent| _ = sent.remove(place(sent, 4)));
-    // The last one: the progress after it says that there is nothing more.
+    // Even the last commit: the progress after it claims that nothing is missing.
     breaks(Guarantee::Truthful, |sent| _ = sent.remove(place(sent, 14)));
     breaks(Guarantee::Truthful, |sent| {
         let at = place(sent, 10);
@@ -241,18 +245,18 @@ fn a_commit_that_is_missing_is_seen() {
 }
 
 #[test]
-fn a_commit_that_comes_again_is_seen() {
+fn a_repeated_commit_is_detected() {
     breaks(Guarantee::Unique, |sent| sent.insert(place(sent, 4), sent[place(sent, 4)].clone()));
     breaks(Guarantee::Unique, |sent| sent.insert(place(sent, 8), sent[place(sent, 3)].clone()));
 }
 
 #[test]
-fn commits_in_another_order_are_seen() {
+fn commits_out_of_order_are_detected() {
     breaks(Guarantee::NoGap, |sent| {
         let at = place(sent, 4);
         sent.swap(at, at + 1);
     });
-    // A commit without operations never comes; and nothing comes of what progress has passed.
+    // A watch sends no commit without operations, and no commit that progress has passed.
     let empty = || {
         let commit = v1::Commit { seq: 9, time: token(9).time, ..Default::default() };
         message(Event::Commit(commit), "at 9")
@@ -262,9 +266,9 @@ fn commits_in_another_order_are_seen() {
 }
 
 #[test]
-fn a_commit_that_is_not_whole_is_seen() {
+fn an_incomplete_commit_is_detected() {
     breaks(Guarantee::Whole, |sent| _ = commit(sent, 11).changes.pop());
-    // Parts: the last one missing, one in the midst missing, something in between, an end that comes too early.
+    // Parts: the last one missing, one in the middle missing, something in between, an early end.
     breaks(Guarantee::Whole, |sent| _ = sent.remove(place(sent, 10) + 2));
     breaks(Guarantee::Whole, |sent| _ = sent.remove(place(sent, 10) + 1));
     breaks(Guarantee::Whole, |sent| {
@@ -278,7 +282,7 @@ fn a_commit_that_is_not_whole_is_seen() {
 }
 
 #[test]
-fn tokens_stand_where_they_may() {
+fn misplaced_tokens_are_detected() {
     breaks(Guarantee::Resumable, |sent| {
         let at = place(sent, 10);
         sent[at].resume_token = sent[at - 1].resume_token.clone();
@@ -291,7 +295,7 @@ fn tokens_stand_where_they_may() {
 }
 
 #[test]
-fn progress_that_is_not_true_is_seen() {
+fn false_progress_is_detected() {
     breaks(Guarantee::Truthful, |sent| {
         sent.insert(place(sent, 5), message(Event::Progress(header(5)), "at 5"));
     });
@@ -304,7 +308,7 @@ fn progress_that_is_not_true_is_seen() {
 }
 
 #[test]
-fn content_that_is_not_what_was_written_is_seen() {
+fn wrong_content_is_detected() {
     fn wrong(edit: impl FnOnce(&mut v1::Commit)) {
         breaks(Guarantee::Content, |sent| edit(commit(sent, 11)));
     }
@@ -327,7 +331,7 @@ fn content_that_is_not_what_was_written_is_seen() {
     breaks(Guarantee::Content, |sent| sent[0] = message(Event::Opened(header(1)), "at 1"));
     breaks(Guarantee::Content, |sent| _ = sent.remove(0));
     breaks(Guarantee::Content, |sent| sent.insert(1, sent[0].clone()));
-    // Images and changes that nobody asked for.
+    // Images and changes that were not requested.
     let history = history();
     let sent = stream(&history, &everything(), 0, false);
     for filter in [Filter { before: false, ..everything() }, Filter { after: false, ..everything() }] {
@@ -340,7 +344,7 @@ fn content_that_is_not_what_was_written_is_seen() {
 }
 
 #[test]
-fn a_stream_goes_on_where_the_last_one_ended() {
+fn a_stream_that_resumes_elsewhere_is_detected() {
     let history = history();
     let all = stream(&history, &everything(), 0, false);
     let says = |first: &[v1::WatchDriftResponse], second: &[v1::WatchDriftResponse]| {
@@ -352,7 +356,7 @@ fn a_stream_goes_on_where_the_last_one_ended() {
         let cut = at + if seq == 10 { 3 } else { 1 };
         assert_eq!(says(&all[..cut], &rest).unwrap().changes, 22, "after {seq}");
     }
-    // What came of a commit in parts is forgotten: it comes again, whole.
+    // The resumed stream sends a commit that arrived in parts again, whole.
     let rest = stream(&history, &everything(), 9, false);
     let counts = says(&all[..place(&all, 10) + 2], &rest).unwrap();
     assert_eq!((counts.changes, counts.parts), (22, 5));
@@ -365,7 +369,7 @@ fn a_stream_goes_on_where_the_last_one_ended() {
 }
 
 #[test]
-fn rows_at_the_start_are_those_of_one_moment() {
+fn wrong_initial_rows_are_detected() {
     let history = history();
     fn says(history: &History, edit: impl FnOnce(&mut Vec<v1::WatchDriftResponse>)) -> Guarantee {
         let mut sent = stream(history, &everything(), 12, true);
@@ -410,7 +414,7 @@ fn rows_at_the_start_are_those_of_one_moment() {
         "a commit before rows_done"
     );
     assert_eq!(says(&history, |sent| sent.insert(done(sent) + 1, sent[1].clone())), Guarantee::Content);
-    // Resumed in the midst: the same moment, and the rest.
+    // Resumes inside the rows: the same commit, and the remaining rows.
     let sent = stream(&history, &everything(), 12, true);
     let mut rest = sent.clone();
     rest.drain(1..3);

@@ -1,31 +1,23 @@
-//! Many watchers of one reader: what each costs in memory, and that one commit reaches every one of them, once.
+//! Many watchers of one reader: the memory of each, and that a commit reaches every watcher once.
 
+use crate::harness::lane::by_lane;
 use std::time::{Duration, Instant};
 
 use crate::harness::watching::{Watch, watch};
-use crate::harness::world::soak;
 use crate::harness::*;
 use driftdb::v1;
 use driftdb::v1::watch_drift_response::Event;
 
-/// A connection has fewer streams than it may have.
+/// Fewer streams than a connection may have.
 const PER_CONNECTION: usize = 2_500;
-/// The most that a quiet watcher may take of the reader's memory, in bytes; the goal is 20 KB.
+/// The most memory of an idle watcher in the reader, in bytes; the goal is 20 KB.
 const BOUND: u64 = 64 << 10;
 
 fn watchers() -> usize {
-    if soak() { 10_000 } else { 1_000 }
+    by_lane(1_000, 10_000)
 }
 
-/// What is in memory of a process, in KiB.
-#[expect(clippy::disallowed_methods, reason = "reads what the system says of a daemon")]
-fn resident(daemon: &Daemon) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
-
-/// Watchers of some kinds: of everything, of a table, of keys, by a condition.
+/// Watchers of several kinds: of everything, of a table, of keys, with a condition.
 fn request(number: usize, until_seq: u64) -> v1::WatchDriftRequest {
     let (mut tables, mut keys, mut text) = (Vec::new(), Vec::new(), String::new());
     match number % 4 {
@@ -37,12 +29,12 @@ fn request(number: usize, until_seq: u64) -> v1::WatchDriftRequest {
     v1::WatchDriftRequest { tables, keys, r#where: text, until_seq, with_after: true, ..Default::default() }
 }
 
-/// Reads on until it follows the head.
+/// Reads until the stream has caught up.
 async fn catch_up(stream: &mut Watch) {
     while !matches!(stream.event().await, Event::CaughtUp(_)) {}
 }
 
-/// The commits that come until the stream ends, and when the first one came.
+/// The commits that arrive until the stream ends, and the time of the first.
 async fn drain(mut stream: Watch) -> (Vec<u64>, Instant) {
     let mut seqs = vec![stream.commit().await.seq];
     let first = Instant::now();
@@ -64,11 +56,11 @@ async fn one_commit_reaches_every_watcher_once() {
     for _ in 0..watchers().div_ceil(PER_CONNECTION).max(4) {
         connections.push(cluster.reader_daemon.as_reader().await);
     }
-    // What the first watchers cost is no other's.
+    // Warms up: the first watchers allocate what all share.
     for reader in &mut connections {
         catch_up(&mut watch(reader, request(0, 0)).await.unwrap()).await;
     }
-    let before = resident(&cluster.reader_daemon);
+    let before = cluster.reader_daemon.memory_kib("VmRSS:");
     let mut streams = Vec::new();
     for number in 0..watchers() {
         let at = number % connections.len();
@@ -76,7 +68,7 @@ async fn one_commit_reaches_every_watcher_once() {
         catch_up(&mut stream).await;
         streams.push(stream);
     }
-    // Those at the beginning have gone, sooner or later.
+    // Waits until the reader has noticed that those streams are gone.
     loop {
         let status = cluster.reader.status(v1::ReaderServiceStatusRequest {}).await.unwrap().into_inner();
         if status.watchers == watchers() as u64 {
@@ -85,9 +77,9 @@ async fn one_commit_reaches_every_watcher_once() {
         assert!(status.watchers > watchers() as u64);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let each = resident(&cluster.reader_daemon).saturating_sub(before) * 1024 / watchers() as u64;
+    let each = cluster.reader_daemon.memory_kib("VmRSS:").saturating_sub(before) * 1024 / watchers() as u64;
     let draining: Vec<_> = streams.into_iter().map(|stream| tokio::spawn(drain(stream))).collect();
-    // All of them wait by now.
+    // Gives all of them time to wait for the next commit.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let sent = Instant::now();
     let row = |key: &str| put("t", format!(r#"{{"id":"{key}","n":1}}"#));
@@ -102,9 +94,9 @@ async fn one_commit_reaches_every_watcher_once() {
         last = last.max(came);
     }
     eprintln!(
-        "watch fan: {} watchers, {each} bytes of memory each, acknowledged after {acknowledged:.1?}, at the last of them after {:.1?}",
+        "{} watchers with {each} bytes of memory each; commit acknowledged after {acknowledged:.1?}, received by all after {:.1?}",
         watchers(),
         last - sent,
     );
-    assert!(each < BOUND, "{each} bytes a watcher");
+    assert!(each < BOUND, "{each} bytes per watcher");
 }

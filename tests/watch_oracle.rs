@@ -1,17 +1,17 @@
-//! WatchDrift's six guarantees, while readers are killed and replaced every second, the writer restarts, and snapshots and
-//! compactions go on: everything that watchers of all kinds get is checked against what was acknowledged.
+//! The guarantees of WatchDrift while readers are killed and replaced every second, the writer restarts, and snapshots
+//! and compactions run: every message to watchers of all kinds is checked against the acknowledged writes.
 
+use crate::harness::lane::by_lane;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::harness::checker::{Checker, Start, Violation};
-use crate::harness::condition::{Cond, Dice};
+use crate::harness::condition::{Condition, Random};
 use crate::harness::filter::Filter;
-use crate::harness::history::Desk;
+use crate::harness::history::TableOwner;
 use crate::harness::watcher::{Journal, Watcher};
-use crate::harness::world::soak;
 use crate::harness::*;
 use driftdb::v1;
 use serde_json::{Value, json};
@@ -22,43 +22,43 @@ use tonic::{Code, Status};
 
 const WRITER: [&str; 4] = ["--snapshot-events", "700", "--segment-bytes", "262144"];
 const READER: [&str; 2] = ["--cache", "2097152"];
-/// Of each writing client: its tables, and whether their keys are INT.
+/// The tables of each writing client, and whether their keys are INT.
 const TABLES: [[(&str, bool); 2]; 2] = [[("a", false), ("b", true)], [("c", false), ("wide", false)]];
 const KEYS: usize = 150;
-/// Rows of these come in many messages.
+/// The rows of these tables come in many messages.
 const LARGE: (&str, usize) = ("large", 400);
-/// Tables that come and go.
+/// Tables that are dropped and created again.
 const PASSING: [&str; 3] = ["brief", "passing", "late"];
 
 fn events_wanted() -> u64 {
-    if soak() { 5_000_000 } else { 100_000 }
+    by_lane(100_000, 5_000_000)
 }
 
-/// Each second of the run has about so many events, so that a fast machine meets as many kills.
+/// About how many events to write per second, so that a fast machine has as many kills during the run.
 const EVENTS_PER_SECOND: u64 = 4_000;
 
-/// What a watcher waits after each message of rows.
+/// The pause after each message with rows.
 const ROWS_PAUSE: Duration = Duration::from_millis(400);
 
-/// Histories differ by this.
+/// The seed of the history.
 fn seed() -> u64 {
     std::env::var("DRIFTDB_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(77)
 }
 
-/// A client that writes: every answer that is lost is asked for again.
+/// A client that writes. It retries every request whose answer is lost.
 struct Client {
     number: usize,
     url: Arc<Mutex<String>>,
     writer: Option<Writer>,
-    desk: Desk,
-    dice: Dice,
+    tables: TableOwner,
+    random: Random,
     journal: Arc<Journal>,
     events: Arc<AtomicU64>,
     calls: u64,
     retries: u64,
 }
 
-/// What a client asks of the writer.
+/// A request to the writer.
 #[derive(Clone)]
 enum Call {
     Apply(Vec<v1::Operation>),
@@ -94,7 +94,7 @@ async fn send(
 }
 
 impl Client {
-    /// Commits what the desk has pending; asks again, under the same request id, until it is known.
+    /// Commits the pending operations. Retries with the same request id until the outcome is known.
     async fn commit(&mut self, call: Call) {
         self.calls += 1;
         let reason =
@@ -125,21 +125,21 @@ impl Client {
             self.retries += 1;
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
-        let commit = self.desk.acknowledged(&token, &reason);
+        let commit = self.tables.acknowledged(&token, &reason);
         self.events.fetch_add(commit.changes.len() as u64, Ordering::Relaxed);
         self.journal.add(commit);
     }
 
     async fn create_tables(&mut self) {
         for (table, int) in TABLES[self.number] {
-            let call = Call::Create(self.desk.create(table, int));
+            let call = Call::Create(self.tables.create(table, int));
             self.commit(call).await;
         }
         if self.number == 1 {
-            let call = Call::Create(self.desk.create(LARGE.0, false));
+            let call = Call::Create(self.tables.create(LARGE.0, false));
             self.commit(call).await;
             let row = |n: usize| json!({"n": n, "pad": "large ".repeat(600)});
-            let rows = (0..LARGE.1).map(|n| self.desk.put(LARGE.0, &format!("k{n:03}"), row(n))).collect();
+            let rows = (0..LARGE.1).map(|n| self.tables.put(LARGE.0, &format!("k{n:03}"), row(n))).collect();
             self.commit(Call::Apply(rows)).await;
         }
     }
@@ -155,57 +155,57 @@ impl Client {
     }
 
     async fn step(&mut self) {
-        let count = match self.dice.below(1000) {
-            0..2 => 2000 + self.dice.below(3000),
-            2..60 => 20 + self.dice.below(60),
+        let count = match self.random.below(1000) {
+            0..2 => 2000 + self.random.below(3000),
+            2..60 => 20 + self.random.below(60),
             60..80 => return self.commit(Call::Apply(Vec::new())).await,
             80..100 if self.number == 1 => return self.change_tables().await,
-            _ => 1 + self.dice.below(6),
+            _ => 1 + self.random.below(6),
         };
         let operations = (0..count).map(|_| self.operation()).collect();
         self.commit(Call::Apply(operations)).await;
     }
 
     fn operation(&mut self) -> v1::Operation {
-        let passing: Vec<&str> = PASSING.into_iter().filter(|table| self.desk.is_live(table)).collect();
+        let passing: Vec<&str> = PASSING.into_iter().filter(|table| self.tables.is_live(table)).collect();
         let [(first, _), (second, _)] = TABLES[self.number];
-        if self.number == 1 && self.dice.below(200) == 0 {
-            let key = format!("k{:03}", self.dice.below(LARGE.1));
-            let salt = self.dice.below(1000);
-            return self.desk.patch(LARGE.0, &key, json!({"n": salt}));
+        if self.number == 1 && self.random.below(200) == 0 {
+            let key = format!("k{:03}", self.random.below(LARGE.1));
+            let salt = self.random.below(1000);
+            return self.tables.patch(LARGE.0, &key, json!({"n": salt}));
         }
-        let table = match self.dice.below(20) {
-            0 if !passing.is_empty() => self.dice.pick(&passing),
+        let table = match self.random.below(20) {
+            0 if !passing.is_empty() => self.random.pick(&passing),
             0..12 => first,
-            _ if second == "wide" && self.dice.below(10) > 0 => first,
+            _ if second == "wide" && self.random.below(10) > 0 => first,
             _ => second,
         };
-        let number = self.dice.below(KEYS);
+        let number = self.random.below(KEYS);
         let key = match table {
             "b" => (number as i64 - 20).to_string(),
             _ => format!("k{number:03}"),
         };
-        let salt = self.dice.below(1000);
-        if !self.desk.has(table, &key) {
-            return self.desk.put(table, &key, row_of(table, salt));
+        let salt = self.random.below(1000);
+        if !self.tables.has(table, &key) {
+            return self.tables.put(table, &key, row_of(table, salt));
         }
-        match self.dice.below(10) {
-            0..5 => self.desk.patch(table, &key, patch_of(salt)),
-            5..8 => self.desk.put(table, &key, row_of(table, salt)),
-            _ => self.desk.delete(table, &key),
+        match self.random.below(10) {
+            0..5 => self.tables.patch(table, &key, patch_of(salt)),
+            5..8 => self.tables.put(table, &key, row_of(table, salt)),
+            _ => self.tables.delete(table, &key),
         }
     }
 
-    /// A table comes, goes, comes again, or gets an index.
+    /// Creates or drops a table, or adds an index.
     async fn change_tables(&mut self) {
-        let table = self.dice.pick(&PASSING);
-        let call = if !self.desk.is_live(table) {
-            Call::Create(self.desk.create(table, false))
-        } else if self.dice.below(3) == 0 {
+        let table = self.random.pick(&PASSING);
+        let call = if !self.tables.is_live(table) {
+            Call::Create(self.tables.create(table, false))
+        } else if self.random.below(3) == 0 {
             let path = format!("p{}", self.calls);
-            Call::Alter(self.desk.index(table, &path))
+            Call::Alter(self.tables.index(table, &path))
         } else {
-            Call::Drop(self.desk.drop_table(table))
+            Call::Drop(self.tables.drop_table(table))
         };
         self.commit(call).await;
     }
@@ -234,10 +234,10 @@ fn patch_of(salt: usize) -> Value {
     }
 }
 
-/// A watcher and when it comes: once so many of 100 of the events are written.
+/// A watcher, and when it starts: after this percentage of the events.
 fn watchers() -> Vec<(u64, Kind, Filter)> {
-    let n_is_low = Cond::Compare("n", "<", 200.into());
-    let low_or_s1 = Cond::Or(vec![n_is_low.clone(), Cond::Compare("s", "=", "s1".into())]);
+    let n_is_low = Condition::Compare("n", "<", 200.into());
+    let low_or_s1 = Condition::Or(vec![n_is_low.clone(), Condition::Compare("s", "=", "s1".into())]);
     let keys =
         |range: std::ops::Range<usize>| range.map(|n| format!("k{n:03}")).chain(["7".into()]).collect();
     let all = Filter::default();
@@ -264,7 +264,7 @@ fn watchers() -> Vec<(u64, Kind, Filter)> {
             Filter {
                 tables: vec!["b", "wide", "a"],
                 prefix: "k0",
-                condition: Some(Cond::IsMissing("n", false)),
+                condition: Some(Condition::IsMissing("n", false)),
                 before: true,
                 ..all.clone()
             },
@@ -273,7 +273,7 @@ fn watchers() -> Vec<(u64, Kind, Filter)> {
     ]
 }
 
-/// How a watcher begins.
+/// Where a watcher starts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     Now,
@@ -294,7 +294,7 @@ struct Site {
     stop: Arc<AtomicBool>,
 }
 
-/// Kills a reader each second, and puts another in its place.
+/// Every second, kills a reader and starts another in its place.
 fn replace_readers(site: &Site, mut readers: Vec<Daemon>) -> std::thread::JoinHandle<u64> {
     let (dir, urls, stop) = (site.dir.clone(), site.reader_urls.clone(), site.stop.clone());
     let runtime = tokio::runtime::Handle::current();
@@ -303,7 +303,7 @@ fn replace_readers(site: &Site, mut readers: Vec<Daemon>) -> std::thread::JoinHa
         while !stop.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_secs(1));
             let turn = usize::try_from(kills).unwrap() % readers.len();
-            // Now and then by a signal that it can answer.
+            // Sometimes uses SIGTERM, so that the reader can end its streams.
             if kills % 7 == 6 {
                 assert!(runtime.block_on(readers[turn].terminate()).success());
             } else {
@@ -317,7 +317,7 @@ fn replace_readers(site: &Site, mut readers: Vec<Daemon>) -> std::thread::JoinHa
     })
 }
 
-/// Restarts the writer every few seconds, by a kill or cleanly.
+/// Every few seconds, restarts the writer with SIGKILL or SIGTERM.
 fn restart_writer(site: &Site, mut writer: Daemon) -> std::thread::JoinHandle<u64> {
     let (dir, url, stop) = (site.dir.clone(), site.writer_url.clone(), site.stop.clone());
     let runtime = tokio::runtime::Handle::current();
@@ -342,14 +342,14 @@ fn restart_writer(site: &Site, mut writer: Daemon) -> std::thread::JoinHandle<u6
     })
 }
 
-/// Raises every table's floor to a commit; whether any was raised.
+/// Raises every table's floor to a commit. Returns whether any floor rose.
 async fn compact(url: &str, seq: u64) -> bool {
     let Ok(channel) = Endpoint::from_shared(url.to_owned()).unwrap().connect().await else { return false };
     let mut writer = Writer::new(channel);
     let mut raised = false;
     for (table, _) in TABLES.into_iter().flatten() {
         let request = v1::CompactRequest { table: table.into(), before: at_seq(seq), dry_run: false };
-        // It may be restarted meanwhile, or the floor be there already.
+        // The writer may be restarting, or the floor may already be there.
         let Ok(answer) = writer.compact(request).await else { continue };
         let mut answers = answer.into_inner();
         while let Ok(Some(message)) = answers.message().await {
@@ -361,7 +361,7 @@ async fn compact(url: &str, seq: u64) -> bool {
 
 type Following = JoinHandle<Result<Watcher, Violation>>;
 
-/// The watchers that have begun, and those that are to come.
+/// The watchers that have started, and those that will.
 struct Watching {
     to_come: Vec<(u64, Kind, Filter)>,
     begun: Vec<(Kind, Arc<AtomicU64>, Following)>,
@@ -374,7 +374,7 @@ impl Watching {
         while let Some(at) = self.to_come.iter().position(|(when, ..)| *when <= percent) {
             let (_, kind, filter) = self.to_come.remove(at);
             let complete = site.journal.complete();
-            // Of what is kept.
+            // After a commit that is above the floor.
             let middle = (self.floor + complete) / 2;
             let start = match kind {
                 Kind::Now => Start::Now,
@@ -389,11 +389,11 @@ impl Watching {
             let mut watcher = Watcher::new(Checker::new(filter, start));
             watcher.pause = match kind {
                 Kind::Slow => Some((50, Duration::from_millis(40))),
-                // Long enough for a reader to be killed while the rows come.
+                // Slow enough that a reader is killed while the rows arrive.
                 Kind::Rows => Some((1, ROWS_PAUSE)),
                 _ => None,
             };
-            // What is folded must not be above where it begins.
+            // The floor must not rise above the commit at which it starts.
             let first = if matches!(kind, Kind::Middle | Kind::Slow | Kind::Time) { middle } else { 0 };
             watcher.position.store(first, Ordering::Relaxed);
             let position = watcher.position.clone();
@@ -403,12 +403,12 @@ impl Watching {
         }
     }
 
-    /// Everything up to this commit has come to every watcher.
+    /// The commit up to which every watcher has received everything.
     fn slowest(&self) -> u64 {
         self.begun.iter().map(|(_, position, _)| position.load(Ordering::Relaxed)).min().unwrap_or(0)
     }
 
-    /// Waits for every watcher; what was wrong.
+    /// Waits for every watcher. Returns the violations.
     async fn finish(self) -> Vec<String> {
         let mut wrong = Vec::new();
         for (kind, position, following) in self.begun {
@@ -417,7 +417,7 @@ impl Watching {
                     eprintln!("{kind:?}: {streams} streams, {streams_in_rows} in rows, {:?}", checker.counts);
                 }
                 Ok(ended) => wrong.push(format!("{kind:?}: {ended:?}")),
-                Err(_) => wrong.push(format!("{kind:?} does not get to the end: it is at {position:?}")),
+                Err(_) => wrong.push(format!("{kind:?} does not reach the end: it is at {position:?}")),
             }
         }
         wrong
@@ -438,16 +438,16 @@ async fn open(dir: &Path) -> (Site, Daemon, Vec<Daemon>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_six_guarantees_hold_whatever_happens() {
+async fn every_watcher_gets_what_the_guarantees_promise() {
     let dir = tempfile::tempdir().unwrap();
     let (site, writer, readers) = open(dir.path()).await;
     let events = Arc::new(AtomicU64::new(0));
     let mut clients = Vec::new();
     for number in 0..TABLES.len() {
         let (url, journal, events) = (site.writer_url.clone(), site.journal.clone(), events.clone());
-        let (desk, dice) = (Desk::default(), Dice(seed() + number as u64));
+        let (tables, random) = (TableOwner::default(), Random(seed() + number as u64));
         let mut client =
-            Client { number, url, writer: None, desk, dice, journal, events, calls: 0, retries: 0 };
+            Client { number, url, writer: None, tables, random, journal, events, calls: 0, retries: 0 };
         client.create_tables().await;
         clients.push(client);
     }
@@ -473,7 +473,7 @@ async fn the_six_guarantees_hold_whatever_happens() {
     for client in writing {
         retries += client.await.unwrap().retries;
     }
-    assert!(watching.to_come.is_empty(), "every watcher had its time");
+    assert!(watching.to_come.is_empty(), "a watcher never started");
     let last = site.journal.complete();
     watching.end.send_replace(last);
     let floor = watching.floor;
@@ -481,10 +481,13 @@ async fn the_six_guarantees_hold_whatever_happens() {
     site.stop.store(true, Ordering::Relaxed);
     let (kills, restarts) = (killing.join().unwrap(), restarting.join().unwrap());
     eprintln!(
-        "watch oracle: {} events in {last} commits, {kills} readers replaced, {restarts} restarts of the writer, {retries} retries, {compactions} compactions up to commit {floor}, {} violations",
+        "{} events in {last} commits, {kills} readers replaced, {restarts} restarts of the writer, {retries} retries, {compactions} compactions up to commit {floor}, {} violations",
         events.load(Ordering::Relaxed),
         wrong.len(),
     );
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(kills > 0 && restarts > 0 && compactions > 0, "nothing happened meanwhile");
+    assert!(
+        kills > 0 && restarts > 0 && compactions > 0,
+        "no reader, writer or floor changed during the run"
+    );
 }

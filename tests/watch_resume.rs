@@ -1,17 +1,16 @@
-//! Tokens of WatchDrift: good at any reader and over restarts, refused where they are of something else, and never a way to
-//! get too little.
+//! Tokens of WatchDrift work at any reader and across restarts, are refused if they belong to something else, and never
+//! lose a change.
 
 use std::time::Duration;
 
 use crate::harness::calls::fresh;
 use crate::harness::refusal::{invalid, refused};
-use crate::harness::watching::{Watch, after, everything, resume, told, watch};
+use crate::harness::watching::{Watch, after, everything, narrow, resume, told, watch};
 use crate::harness::*;
 use bytes::Bytes;
 use driftdb::v1;
 use driftdb::v1::watch_drift_request::Start;
 use driftdb::v1::watch_drift_response::Event;
-use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
 const ROWS: usize = 60;
@@ -49,7 +48,7 @@ fn names(rows: &[(String, v1::Row)]) -> Vec<(String, String, u64)> {
 }
 
 #[tokio::test]
-async fn every_message_can_be_resumed_after_at_any_reader() {
+async fn a_stream_can_resume_after_any_message_at_any_reader() {
     let (mut cluster, seq) = open().await;
     let other = Daemon::reader(cluster.dir.path());
     let mut other = other.as_reader().await;
@@ -88,7 +87,7 @@ async fn every_message_can_be_resumed_after_at_any_reader() {
 }
 
 #[tokio::test]
-async fn rows_at_the_start_are_resumed_in_the_midst_at_another_reader() {
+async fn initial_rows_can_be_resumed_at_another_reader() {
     let (mut cluster, seq) = open().await;
     let other = Daemon::reader(cluster.dir.path());
     let mut readers = [cluster.reader.clone(), other.as_reader().await];
@@ -101,7 +100,7 @@ async fn rows_at_the_start_are_resumed_in_the_midst_at_another_reader() {
         let moment = whole.opened.read_seq;
         let expected = names(&whole.rows().await);
         assert_eq!(expected.len(), 2 * ROWS - if request.r#where.is_empty() { 2 } else { 4 });
-        // A batch from each reader in turn, while rows that came and rows that are to come change.
+        // Takes a batch from each reader in turn, while rows change that have arrived or will arrive.
         let mut stream = watch(
             &mut readers[0],
             v1::WatchDriftRequest { start: Some(Start::AfterSeq(moment)), ..request.clone() },
@@ -125,7 +124,7 @@ async fn rows_at_the_start_are_resumed_in_the_midst_at_another_reader() {
                 other => panic!("{other:?}"),
             }
             batches += 1;
-            assert!(batches < 2 * ROWS, "rows come again and again");
+            assert!(batches < 2 * ROWS, "the stream repeats rows");
             let token = stream.token.clone();
             let reader = &mut readers[batches % 2];
             stream = watch(reader, resume(&token, &request)).await.unwrap();
@@ -133,7 +132,7 @@ async fn rows_at_the_start_are_resumed_in_the_midst_at_another_reader() {
         }
         assert!(batches > 5, "{batches} batches");
         assert_eq!(names(&rows), expected);
-        // rows_done has a token, too: after it come the changes, all of them.
+        // The token of `rows_done` leads to the changes, all of them.
         let mut stream = watch(&mut readers[0], resume(&stream.token, &request)).await.unwrap();
         let last = *changes.last().unwrap();
         let seqs: Vec<u64> = stream.upto(last).await.iter().map(|commit| commit.seq).collect();
@@ -143,7 +142,7 @@ async fn rows_at_the_start_are_resumed_in_the_midst_at_another_reader() {
 }
 
 #[tokio::test]
-async fn a_token_is_of_one_filter_and_one_history() {
+async fn a_token_belongs_to_one_filter_and_one_history() {
     let (mut cluster, seq) = open().await;
     let of_t = v1::WatchDriftRequest {
         tables: vec!["t".into()],
@@ -168,7 +167,7 @@ async fn a_token_is_of_one_filter_and_one_history() {
         let refusal = watch(&mut cluster.reader, resume(&token, &other)).await;
         invalid(refusal, "FILTER_MISMATCH");
     }
-    // How it comes is no part of the filter.
+    // The encoding is not a part of the filter.
     let heartbeat = watcher::heartbeat(300);
     let request = v1::WatchDriftRequest { heartbeat, until_seq: seq, ..of_t.clone() };
     watch(&mut cluster.reader, resume(&token, &request)).await.unwrap();
@@ -181,7 +180,7 @@ async fn a_token_is_of_one_filter_and_one_history() {
 }
 
 #[tokio::test]
-async fn nonsense_for_a_token_is_refused_and_harms_nothing() {
+async fn an_invalid_token_is_refused_and_harms_nothing() {
     let (mut cluster, seq) = open().await;
     let request = v1::WatchDriftRequest { initial_rows: true, ..everything() };
     let mut stream = watch(&mut cluster.reader, request.clone()).await.unwrap();
@@ -205,7 +204,7 @@ async fn nonsense_for_a_token_is_refused_and_harms_nothing() {
         flipped[bit / 8] ^= 1 << (bit % 8);
         let token = Bytes::from(flipped);
         let opening = watch(&mut cluster.reader, resume(&token, &request));
-        // One that names a commit far ahead is waited for.
+        // The reader waits for the commit of a token from the future.
         if let Ok(Err(status)) = tokio::time::timeout(Duration::from_millis(100), opening).await {
             assert!(!reason(&status).is_empty(), "bit {bit}: {status:?}");
         }
@@ -216,9 +215,7 @@ async fn nonsense_for_a_token_is_refused_and_harms_nothing() {
 }
 
 async fn compact(cluster: &mut Cluster, table: &str, seq: u64) {
-    let request = v1::CompactRequest { table: table.into(), before: at_seq(seq), dry_run: false };
-    let mut answers = cluster.writer.compact(request).await.unwrap().into_inner();
-    while answers.message().await.unwrap().is_some() {}
+    calls::compact(&mut cluster.writer, table, at_seq(seq), false).await.unwrap();
     let describe = v1::DescribeTableRequest { table: table.into(), ..Default::default() };
     loop {
         let table =
@@ -231,7 +228,7 @@ async fn compact(cluster: &mut Cluster, table: &str, seq: u64) {
 }
 
 #[tokio::test]
-async fn below_the_floor_is_refused_and_the_floor_is_told() {
+async fn a_start_below_the_floor_is_refused_with_the_floor() {
     let (mut cluster, seq) = open().await;
     let of = |table: &str| v1::WatchDriftRequest { tables: vec![table.into()], ..after(4) };
     let early = watch(&mut cluster.reader, of("t")).await.unwrap().token;
@@ -249,35 +246,28 @@ async fn below_the_floor_is_refused_and_the_floor_is_told() {
     below(watch(reader, v1::WatchDriftRequest { start: Some(Start::AfterTime(time)), ..everything() }).await);
     below(watch(reader, resume(&early, &of("t"))).await);
     below(watch(reader, resume(&early_of_all, &everything())).await);
-    // All that is retained begins at the floor; so does what asks for the floor itself.
+    // A watch of everything retained starts at the floor; so does one from the floor itself.
     for request in [after(0), after(5)] {
         let mut stream = watch(reader, request).await.unwrap();
         assert_eq!((stream.opened.read_seq, stream.opened.floor_seq), (5, 5));
         assert_eq!(stream.told(seq).await, [format!("{seq}: delete t/{}", key(30))]);
     }
-    // A table that keeps everything is not concerned.
+    // The floor does not affect a table that keeps everything.
     let of_u = v1::WatchDriftRequest { tables: vec!["u".into()], ..after(0) };
     let mut stream = watch(reader, of_u).await.unwrap();
     assert_eq!(stream.opened.read_seq, 0);
     let seqs: Vec<u64> = stream.upto(seq).await.iter().map(|commit| commit.seq).collect();
     assert_eq!(seqs, [2, 4]);
-    // The row before a change is known where the change is, though what made it is folded.
+    // The row before a change is known even if the event that made it has been folded.
     let request = v1::WatchDriftRequest { with_before: true, ..after(5) };
     let commit = watch(reader, request).await.unwrap().commit().await;
     assert_eq!(calls::value_of(commit.changes[0].before.as_ref())["n"], 30);
 }
 
-/// A stream over a connection of its own, which takes in little that is not read.
-async fn narrow(daemon: &Daemon, request: v1::WatchDriftRequest) -> Watch {
-    let endpoint = Endpoint::from_shared(daemon.url.clone()).unwrap();
-    let endpoint = endpoint.initial_stream_window_size(16 << 10).initial_connection_window_size(64 << 10);
-    watch(&mut Reader::new(endpoint.connect().await.unwrap()), request).await.unwrap()
-}
-
-/// Follows a stream whose commits follow each other up to a commit, or up to where it is refused.
+/// Follows a stream without a gap, up to a commit or to its refusal.
 async fn drain(stream: &mut Watch, mut seq: u64, head: u64) -> Result<(), Status> {
     while seq < head {
-        match stream.stream.message().await?.expect("the stream goes on").event.unwrap() {
+        match stream.stream.message().await?.expect("the stream ended").event.unwrap() {
             Event::Commit(commit) => {
                 assert_eq!(commit.seq, seq + 1, "a commit is missing");
                 seq += u64::from(!commit.more);
@@ -292,7 +282,7 @@ async fn drain(stream: &mut Watch, mut seq: u64, head: u64) -> Result<(), Status
 }
 
 #[tokio::test]
-async fn a_floor_that_rises_past_a_stream_leaves_no_gap_in_it() {
+async fn a_floor_that_rises_past_a_stream_leaves_no_silent_gap() {
     let (mut cluster, seq) = open().await;
     cluster.writer_daemon.kill();
     cluster.writer_daemon = Daemon::start("driftdb-writer", cluster.dir.path(), &["--snapshot-events", "50"]);
@@ -311,21 +301,22 @@ async fn a_floor_that_rises_past_a_stream_leaves_no_gap_in_it() {
     }
     compact(&mut cluster, "t", head - 1).await;
     for mut stream in slow {
-        // What had been opened before may be read to its end.
+        // A stream that was open before may be read to its end.
         match drain(&mut stream, seq, head).await {
-            Ok(()) => eprintln!("all of it came"),
+            Ok(()) => eprintln!("the stream sent everything"),
             refusal => _ = refused(refusal, Code::OutOfRange, "BELOW_FLOOR").tells("floor_seq", head - 1),
         }
     }
 }
 
-/// The floor rises to the very commit of which parts have been sent: the rest is folded, and no event any more.
+/// The floor rises to a commit while parts of it have been sent: the other parts are folded and no longer exist as
+/// events.
 #[tokio::test]
-async fn a_commit_that_is_folded_before_its_rest_was_sent_is_not_told_as_whole() {
+async fn a_commit_folded_while_it_is_sent_is_never_sent_as_whole() {
     let (mut cluster, seq) = open().await;
     let operations: Vec<_> = (0..400).map(|n| row("t", n, 1)).collect();
     let head = apply(&mut cluster.writer, operations.clone()).await.unwrap().seq;
-    // A new reader has nothing of it in its ring.
+    // A new reader does not have the commit in its ring.
     cluster.reader_daemon = Daemon::reader(cluster.dir.path());
     cluster.reader = cluster.reader_daemon.as_reader().await;
     let mut stream = narrow(&cluster.reader_daemon, after(seq)).await;
@@ -339,9 +330,12 @@ async fn a_commit_that_is_folded_before_its_rest_was_sent_is_not_told_as_whole()
             Ok(None) => {}
             Ok(Some(commit)) => {
                 changes += commit.changes.len();
-                assert!(commit.more || changes == operations.len(), "{changes} changes are told as all");
+                assert!(
+                    commit.more || changes == operations.len(),
+                    "{changes} changes were sent as the whole commit"
+                );
                 if !commit.more {
-                    // It was quicker than the compaction.
+                    // The stream was faster than the compaction.
                     return;
                 }
             }
@@ -351,16 +345,16 @@ async fn a_commit_that_is_folded_before_its_rest_was_sent_is_not_told_as_whole()
     refused(Err::<(), _>(refusal), Code::OutOfRange, "BELOW_FLOOR").tells("floor_seq", head);
 }
 
-/// The next part of a commit, where that is what comes next.
+/// The next part of a commit, if the next message is one.
 async fn part(stream: &mut Watch) -> Result<Option<v1::Commit>, Status> {
-    match stream.stream.message().await?.expect("the stream goes on").event.unwrap() {
+    match stream.stream.message().await?.expect("the stream ended").event.unwrap() {
         Event::Commit(commit) => Ok(Some(commit)),
         _ => Ok(None),
     }
 }
 
 #[tokio::test]
-async fn tokens_outlive_the_daemons() {
+async fn tokens_survive_restarts_of_the_daemons() {
     let (mut cluster, seq) = open().await;
     let mut stream = watch(&mut cluster.reader, after(0)).await.unwrap();
     stream.commit().await;
@@ -384,7 +378,7 @@ async fn tokens_outlive_the_daemons() {
 }
 
 #[tokio::test]
-async fn a_replica_that_is_behind_a_token_says_so() {
+async fn a_reader_behind_a_token_refuses_with_replica_behind() {
     let (mut cluster, seq) = open().await;
     cluster.writer_daemon.kill();
     let copied = database::Copy::of(cluster.dir.path());

@@ -1,42 +1,33 @@
-//! A watcher that stops reading while a million events pass: nobody else notices, the reader's memory stays bounded, and it
-//! catches up with none missing.
+//! A watcher stops reading while a million events pass: other watchers are not affected, the reader's memory stays
+//! bounded, and the watcher catches up without a gap.
 
+use crate::harness::lane::by_lane;
 use std::time::Instant;
 
 use crate::harness::watcher::next;
-use crate::harness::watching::{Watch, watch};
-use crate::harness::world::soak;
+use crate::harness::watching::{Watch, narrow, watch};
 use crate::harness::*;
 use driftdb::v1;
 use driftdb::v1::watch_drift_response::Event;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
 
 /// Events in each commit.
 const EVENTS: u64 = 20;
 
 fn commits() -> u64 {
-    if soak() { 500_000 } else { 50_000 }
+    by_lane(50_000, 500_000)
 }
 
-/// What a stalled watcher may cost a reader, in KiB: far less than what it has not read.
+/// The most memory that a stalled watcher may cost a reader, in KiB: far less than the events that it has not read.
 const BOUND_KIB: u64 = 96 << 10;
 
-/// Blocks of snapshots, which whoever reads the past makes a reader keep, are not what is measured.
+/// A small cache, so that blocks that catching up reads do not count.
 const READER: [&str; 2] = ["--cache", "8388608"];
-/// Nor are events that no snapshot holds yet.
+/// Frequent snapshots, so that events in memory do not count.
 const WRITER: [&str; 2] = ["--snapshot-events", "20000"];
 
-/// A figure of a process in KiB, by its name in /proc.
-#[expect(clippy::disallowed_methods, reason = "reads what the system says of a daemon")]
-fn memory(daemon: &Daemon, name: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
-
-/// Writes commit after commit, each of several events; the last commit.
+/// Writes all commits, each of several events. Returns the last commit.
 async fn write(writer: &mut Writer) -> u64 {
     let (send, messages) = mpsc::channel(64);
     let feeding = tokio::spawn(async move {
@@ -60,13 +51,13 @@ async fn write(writer: &mut Writer) -> u64 {
     last
 }
 
-/// What a stream of this history must be: every commit after the first, each whole.
+/// The expected stream: every commit after the first, each whole.
 #[derive(Debug, Default)]
 struct Followed {
     events: u64,
     seq: u64,
     fell_behind: u64,
-    /// Since it last fell behind.
+    /// Whether it has caught up since it last fell behind.
     caught_up: bool,
 }
 
@@ -74,7 +65,7 @@ impl Followed {
     fn take(&mut self, event: Event) {
         match event {
             Event::Commit(commit) => {
-                assert!(!commit.more, "commits this small come whole");
+                assert!(!commit.more, "commits this small are sent in one message");
                 assert_eq!(commit.seq, self.seq + 1);
                 assert_eq!(commit.changes.len() as u64, EVENTS);
                 for change in &commit.changes {
@@ -95,7 +86,7 @@ impl Followed {
         }
     }
 
-    /// Reads on until everything has come.
+    /// Reads until everything has arrived.
     async fn follow(mut self, mut stream: Watch) -> Followed {
         while self.events < commits() * EVENTS || !self.caught_up {
             self.take(next(&mut stream.stream).await.event.unwrap());
@@ -104,19 +95,12 @@ impl Followed {
     }
 }
 
-/// A stream over a connection of its own, which takes in little that is not read.
-async fn narrow(daemon: &Daemon) -> Watch {
-    let endpoint = Endpoint::from_shared(daemon.url.clone()).unwrap();
-    let endpoint = endpoint.initial_stream_window_size(16 << 10).initial_connection_window_size(64 << 10);
-    watch(&mut Reader::new(endpoint.connect().await.unwrap()), request()).await.unwrap()
-}
-
 fn request() -> v1::WatchDriftRequest {
     v1::WatchDriftRequest { tables: vec!["t".into()], ..watching::after(1) }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_watcher_that_stops_reading_is_nobody_elses_trouble() {
+async fn a_stalled_watcher_affects_no_other_watcher() {
     let mut cluster = Cluster::start().await;
     cluster.writer_daemon.kill();
     cluster.writer_daemon = Daemon::start("driftdb-writer", cluster.dir.path(), &WRITER);
@@ -125,14 +109,14 @@ async fn a_watcher_that_stops_reading_is_nobody_elses_trouble() {
     cluster.reader = cluster.reader_daemon.as_reader().await;
     assert_eq!(cluster.create("t").await, 1);
     let reads = v1::Freshness { min_seq: 1, ..Default::default() };
-    // One reader has the stalled watcher, one has none: else they do the same.
+    // Two readers do the same work, but only one has the stalled watcher.
     let plain_daemon = Daemon::start("driftdb-reader", cluster.dir.path(), &READER);
     let mut plain = plain_daemon.as_reader().await;
     for reader in [&mut plain, &mut cluster.reader] {
         let request = v1::ListTablesRequest { freshness: Some(reads), ..Default::default() };
         reader.list_tables(request).await.unwrap();
     }
-    let stalled = narrow(&cluster.reader_daemon).await;
+    let stalled = narrow(&cluster.reader_daemon, request()).await;
     let mut followers = Vec::new();
     for mut reader in [plain, cluster.reader.clone()] {
         let stream = watch(&mut reader, request()).await.unwrap();
@@ -149,14 +133,14 @@ async fn a_watcher_that_stops_reading_is_nobody_elses_trouble() {
         fell.push(followed.fell_behind);
     }
     let others = began.elapsed();
-    let [with, without] = [&cluster.reader_daemon, &plain_daemon].map(|daemon| memory(daemon, "VmHWM:"));
+    let [with, without] = [&cluster.reader_daemon, &plain_daemon].map(|daemon| daemon.memory_kib("VmHWM:"));
     let again = Instant::now();
     let caught = Followed { seq: 1, ..Followed::default() }.follow(stalled).await;
-    assert!(caught.fell_behind > 0, "it was told that it is behind");
+    assert!(caught.fell_behind > 0, "the stalled watcher got no fell_behind");
     assert_eq!((caught.events, caught.seq), (commits() * EVENTS, last));
-    let after = memory(&cluster.reader_daemon, "VmHWM:");
+    let after = cluster.reader_daemon.memory_kib("VmHWM:");
     eprintln!(
-        "watch stalled: {} events in {last} commits written in {written:.1?}, others done after {others:.1?} (fell behind {fell:?} times), the stalled one caught up in {:.1?} (fell behind {}); peak memory of the reader with it {} MiB, then {} MiB, of one without {} MiB",
+        "{} events in {last} commits written in {written:.1?}; other watchers done after {others:.1?} (fell behind {fell:?} times); the stalled one caught up in {:.1?} (fell behind {} times); peak memory of its reader {} MiB, after catching up {} MiB, of the other reader {} MiB",
         caught.events,
         again.elapsed(),
         caught.fell_behind,

@@ -1,9 +1,9 @@
-//! What is written through the writer is read through the reader, now and as of any commit.
+//! Everything written through the writer can be read through the reader, now and as of any commit.
 
 use crate::harness::*;
 
 #[tokio::test]
-async fn a_row_can_be_followed_through_its_life() {
+async fn a_row_can_be_read_after_each_of_its_changes() {
     let mut cluster = Cluster::start().await;
     let created = cluster.create("orders").await;
     assert_eq!(created, 1);

@@ -25,7 +25,7 @@ pub struct RequestContext {
 impl RequestContext {
     /// The address at which clients reach the writer, as LOCK has it; empty if unknown.
     pub fn writer_address(&self) -> String {
-        lock::read_holder(&*self.files.disk, &self.files.dir).map(|holder| holder.address).unwrap_or_default()
+        lock::read_holder(&*self.files.fs, &self.files.dir).map(|holder| holder.address).unwrap_or_default()
     }
 
     /// A response that calls `step` for each message until the reader shuts down.

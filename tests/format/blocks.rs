@@ -1,4 +1,4 @@
-//! The frozen sorted block file in `tests/fixtures/blocks`, read by the code and by a second decoder made from
+//! The frozen SST file in `tests/fixtures/blocks`, read by the code and by a second decoder written from
 //! `common/FORMAT.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,8 +19,8 @@ const PROPERTIES: &[u8] = b"two trees";
 
 type Tree = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// What stands in the fixture: tree 1, which is filtered on what stands before the slash, tree 5, which has few and odd
-/// keys, tree 9, which is empty, and tree 11, which is filtered and has more items than one partition takes.
+/// The content of the fixture: tree 1 is filtered on the part of the key before the slash, tree 5 has few and odd keys,
+/// tree 9 is empty, and tree 11 is filtered and has more items than fit into one partition.
 fn trees() -> [(u8, Tree); 4] {
     let one = (0..60u32).flat_map(|row| {
         (0..=row % 3).map(move |version| {
@@ -28,7 +28,7 @@ fn trees() -> [(u8, Tree); 4] {
             (key, row.wrapping_mul(2_654_435_761).to_le_bytes().repeat((row % 7) as usize))
         })
     });
-    // Nothing in it repeats: such a block is not packed.
+    // Without repetitions, so that this block is not compressed.
     let mut state = 1u32;
     let noise = std::iter::repeat_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -47,7 +47,7 @@ fn item(key: &[u8]) -> &[u8] {
     key.split(|byte| *byte == b'/').next().unwrap()
 }
 
-/// The fixture's path. Made first where there is none and that is asked for.
+/// The fixture's path. Creates a missing fixture if `DRIFTDB_BLESS` is set.
 fn fixture() -> PathBuf {
     static MADE: Once = Once::new();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/blocks/v1.blk");
@@ -75,7 +75,7 @@ fn written() -> Vec<u8> {
 }
 
 #[test]
-fn the_code_reads_the_block_fixture_as_it_was_written() {
+fn the_code_reads_the_block_fixture() {
     let cache = BlockCache::new(1 << 20);
     let file = SstFile::open(OsFileSystem::shared(), fixture(), IDENTITY, cache).unwrap();
     assert_eq!(file.properties(), PROPERTIES);
@@ -100,11 +100,11 @@ fn the_code_reads_the_block_fixture_as_it_was_written() {
     assert_eq!(file.verify().unwrap(), entries);
 }
 
-/// A file, and what has been seen of it.
+/// A file, and the blocks read from it so far.
 struct Decoder {
     bytes: Vec<u8>,
     codecs: BTreeSet<u8>,
-    /// The blocks seen, by offset, with where each ends.
+    /// The start and end of each block.
     seen: BTreeMap<usize, usize>,
 }
 
@@ -156,7 +156,7 @@ impl Decoder {
         (found, last.unwrap())
     }
 
-    /// The lines of a filter, those of each partition.
+    /// The lines of each partition of a filter.
     fn filter(&mut self, offset: u64, partitions: u32, lines: u32) -> Vec<Vec<u8>> {
         let len = 13 + 64 * lines as usize;
         (0..partitions as usize).map(|i| self.block(offset as usize + i * len, len)).collect()
@@ -215,7 +215,7 @@ fn the_second_decoder_reads_the_block_fixture() {
         assert!(*id != 1 || told[1] >= 3, "{} levels", told[1]);
     }
     assert_eq!(decoder.codecs, BTreeSet::from([0, 1]));
-    // Nothing stands between the blocks, the directory and the trailer.
+    // The blocks, the directory and the trailer fill the whole file.
     let mut at = 0;
     for (start, stop) in decoder.seen {
         assert_eq!(start, at);

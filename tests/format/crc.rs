@@ -1,6 +1,6 @@
-//! The CRC of `common/FORMAT.md`, bit by bit: slow, and nobody else's code.
+//! The CRC of `common/FORMAT.md`, bit by bit: slow, but independent of any library.
 
-/// CRC-32 as IEEE 802.3 has it (polynomial 0xEDB88320, reflected), over all parts one after the other.
+/// CRC-32 of IEEE 802.3 (polynomial 0xEDB88320, reflected) over the concatenated parts.
 pub fn crc32(parts: &[&[u8]]) -> u32 {
     let mut crc = u32::MAX;
     for byte in parts.iter().copied().flatten() {

@@ -1,6 +1,6 @@
 //! A second decoder of the on-disk format, written from `common/FORMAT.md` alone: it shares no code with the first.
 //!
-//! It panics wherever the bytes are not exactly as the document has them.
+//! It panics if any byte is not exactly as the document says.
 
 use super::crc::crc32;
 
@@ -15,13 +15,13 @@ pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
 /// A frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// The bytes that it takes in the segment.
+    /// Its length in the segment, in bytes.
     pub len: usize,
     pub crc: u32,
     pub seq: u64,
     pub time_ms: u64,
     pub kind: u8,
-    /// The payload as JSON text, its fields in the order that they stand in.
+    /// The payload as JSON text, with the fields in their stored order.
     pub payload: String,
 }
 
@@ -30,7 +30,7 @@ pub fn segment(bytes: &[u8], table: u64, number: u64) -> Vec<Frame> {
     segment_from(bytes, table, number, 0)
 }
 
-/// All frames in `bytes`, which stand at `offset`.
+/// All frames in `bytes`, which start at `offset` in the file.
 pub fn segment_from(bytes: &[u8], table: u64, number: u64, offset: u64) -> Vec<Frame> {
     let mut frames = Vec::new();
     let mut at = 0;
@@ -42,7 +42,7 @@ pub fn segment_from(bytes: &[u8], table: u64, number: u64, offset: u64) -> Vec<F
     frames
 }
 
-/// The frame at the start of `bytes`, which stand at `offset`.
+/// The first frame in `bytes`, which start at `offset` in the file.
 pub fn frame(bytes: &[u8], table: u64, number: u64, offset: u64) -> Frame {
     let length = u32_at(bytes, 0) as usize;
     assert!((11..=2 << 20).contains(&length), "length {length}");
@@ -57,7 +57,7 @@ pub fn frame(bytes: &[u8], table: u64, number: u64, offset: u64) -> Frame {
     Frame { len: 8 + length, crc, seq, time_ms: u64_at(rest, 0), kind: rest[8], payload }
 }
 
-/// Seven bits a byte, the low ones first, the top bit set in all bytes but the last.
+/// A varint: seven bits a byte, the low ones first, the top bit set in all bytes but the last.
 fn varint(bytes: &[u8]) -> (u64, usize) {
     let len = bytes.iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
     assert!(len == 1 || bytes[len - 1] != 0, "not the shortest form");
@@ -101,7 +101,7 @@ fn value(bytes: &[u8]) -> (String, &[u8]) {
         0xde => map(&rest[2..], size(big(2))),
         0xdf => map(&rest[4..], size(big(4))),
         byte @ 0xe0..=0xff => (byte.cast_signed().to_string(), rest),
-        byte => panic!("MessagePack that frames never hold: {byte:#x}"),
+        byte => panic!("a MessagePack type that frames never contain: {byte:#x}"),
     }
 }
 
@@ -126,7 +126,7 @@ fn map(mut bytes: &[u8], len: usize) -> (String, &[u8]) {
     (format!("{{{}}}", fields.join(",")), bytes)
 }
 
-/// A copy of HEAD's header.
+/// One copy of HEAD's header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     pub database_id: [u8; 16],
@@ -140,7 +140,7 @@ pub struct Header {
     pub format: u8,
 }
 
-/// A slot of HEAD.
+/// A table entry of HEAD.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
     pub table: u64,
@@ -151,7 +151,7 @@ pub struct Slot {
     pub floor: u64,
 }
 
-/// HEAD: both copies of the header, and the slots.
+/// HEAD: both copies of the header, and the table entries.
 pub fn head(bytes: &[u8]) -> ([Header; 2], Vec<Slot>) {
     assert_eq!(bytes.len() % 64, 0, "HEAD is cells of 64 bytes");
     let cells: Vec<&[u8]> = bytes.chunks(64).collect();
@@ -173,7 +173,7 @@ pub fn head(bytes: &[u8]) -> ([Header; 2], Vec<Slot>) {
         format: cell[63],
     };
     let slots = cells[2..].iter().map(|cell| {
-        assert_eq!(cell[56..], [0; 8], "the unused end of a slot");
+        assert_eq!(cell[56..], [0; 8], "the unused end of a table entry");
         Slot {
             table: u64_at(cell, 8),
             manifest: u64_at(cell, 16),
@@ -186,7 +186,7 @@ pub fn head(bytes: &[u8]) -> ([Header; 2], Vec<Slot>) {
     ([header(cells[0]), header(cells[1])], slots.collect())
 }
 
-/// The body of `database.json` or `meta.json`, its CRC checked.
+/// The body of `database.json` or `meta.json`, after checking its CRC.
 pub fn body(file: &str) -> &str {
     let rest = file.strip_prefix(r#"{"crc32":""#).unwrap();
     let (crc, rest) = rest.split_at(8);

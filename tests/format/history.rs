@@ -1,4 +1,4 @@
-//! The history in `tests/fixtures/v1`: how it was written, and what must be read from it, by hand.
+//! The history in `tests/fixtures/v1`: how it is written, and the expected answers, written by hand.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::harness::{Daemon, Writer, delete, insert, patch, put};
 
 /// The last commit.
 pub const LAST: u64 = 20;
-/// Small, so that three commits of the history fill a segment.
+/// So small that three commits of the history fill a segment.
 const SEGMENT_BYTES: &str = "4096";
 
 /// A commit's time. Commits 4 and 5 have the same.
@@ -17,7 +17,7 @@ pub fn time_ms(seq: u64) -> u64 {
     1_704_067_200_000 + if seq == 5 { 4 } else { seq } * 1000 + 7
 }
 
-/// Writes the history through the real writer, which is restarted after commit 10, and closes it cleanly.
+/// Writes the history through the real writer, restarts it after commit 10, and closes it cleanly.
 pub async fn write(dir: &Path) {
     for (from, to) in [(1, 10), (11, LAST)] {
         let mut daemon = Daemon::start("driftdb-writer", dir, &["--segment-bytes", SEGMENT_BYTES]);
@@ -34,9 +34,7 @@ pub async fn snapshot(dir: &Path, tables: &[&str]) {
     let mut daemon = Daemon::writer(dir);
     let mut writer = daemon.as_writer().await;
     for table in tables {
-        let request = v1::SnapshotRequest { table: (*table).to_owned() };
-        let mut answers = writer.snapshot(request).await.unwrap().into_inner();
-        while answers.message().await.unwrap().is_some() {}
+        crate::harness::calls::snapshot(&mut writer, table).await.unwrap();
     }
     assert!(daemon.terminate().await.success());
 }
@@ -103,7 +101,7 @@ pub fn reason(seq: u64) -> &'static str {
 const ADA: &str = r#"{"id":"ada","name":{"given":"Ada","family":"Lovelace"},"city":"London","tags":["π","数","🚀"],"born":1815,"score":1.5,"alive":false,"spouse":null}"#;
 const ADA_5: &str = r#"{"id":"ada","name":{"family":"Lovelace","title":"Countess"},"city":"Paris","tags":["π","数","🚀"],"born":1815,"score":1.5,"alive":false,"spouse":null}"#;
 const PATCH_ADA: &str = r#"{"city":"Paris","name":{"given":null,"title":"Countess"}}"#;
-/// `{"id":"raw","f":1.5,"i":7}` as no encoder of ours writes it: a 32-bit float, and 7 in three bytes.
+/// `{"id":"raw","f":1.5,"i":7}` as our encoder never writes it: with a 32-bit float, and 7 in three bytes.
 const RAW: &[u8] = b"\x83\xa2id\xa3raw\xa1f\xca\x3f\xc0\x00\x00\xa1i\xcd\x00\x07";
 
 fn big(fill: char) -> String {
@@ -144,11 +142,11 @@ fn operations(seq: u64) -> Vec<v1::Operation> {
             patch("people", "big", r#"{"pad":null,"short":-129}"#),
             insert("numbers", r#"{"n":0,"f":-0.25}"#),
         ],
-        other => panic!("commit {other} is no Apply"),
+        other => panic!("commit {other} is not an Apply"),
     }
 }
 
-/// A table's rows after a commit, in the order of keys; `None` where there is no such table then.
+/// A table's rows after a commit, in key order; `None` if the table does not exist then.
 pub fn rows(table: &str, seq: u64) -> Option<Vec<(String, String)>> {
     let mut rows: Vec<(&str, String)> = Vec::new();
     let mut row = |key, text: &str| rows.push((key, text.to_owned()));
@@ -198,7 +196,7 @@ pub fn rows(table: &str, seq: u64) -> Option<Vec<(String, String)>> {
     Some(rows.into_iter().map(|(key, text)| (key.to_owned(), text)).collect())
 }
 
-/// What happened in a table: the commit, the kind of event as frames have it, the key, and what was written.
+/// The events of a table: commit, event type in the frame, key, payload.
 pub fn drift(table: &str) -> Vec<(u64, u8, &'static str, String)> {
     let events: Vec<(u64, u8, &str, &str)> = match table {
         "people" => vec![

@@ -1,4 +1,4 @@
-//! Known events, headers and manifests, and exactly the bytes that they must become.
+//! Known events, headers and manifests are encoded as exactly these bytes.
 
 use std::fmt::Write as _;
 
@@ -24,7 +24,7 @@ fn joined(pieces: &[&str]) -> String {
 }
 
 #[test]
-fn a_group_of_frames() {
+fn a_group_of_frames_has_the_known_bytes() {
     let mut meta = plain();
     (meta.actor, meta.reason) = ("ops".into(), "ü".into());
     let insert = Document::from_json(r#"{"id":"a","n":300}"#).unwrap();
@@ -64,13 +64,13 @@ fn a_group_of_frames() {
     assert_eq!(frames[2].payload, r#"{"k":-200}"#);
 }
 
-/// A commit of which nothing is told.
+/// A commit without metadata.
 fn plain() -> CommitMeta {
     CommitMeta::default()
 }
 
 #[test]
-fn the_cells_of_head() {
+fn head_has_the_known_bytes() {
     let header = Header {
         database_id: *b"0123456789abcdef",
         epoch: 0x1122_3344_5566_7788,
@@ -86,7 +86,7 @@ fn the_cells_of_head() {
         "1400000000000000 07f451c28c010000 1a000000 0300 01 01",
     ]);
     assert_eq!(hex(&header.encode(0)), cell);
-    assert_ne!(header.encode(0), header.encode(1), "the CRC covers the place");
+    assert_ne!(header.encode(0), header.encode(1), "the CRC covers the cell's position");
     let slot = TableEntry { table: 7, manifest: 4, segment: 2, bytes: 4096, last_seq: 19, floor: 5 };
     let cell = joined(&[
         "4452534c a7fc3c63 0700000000000000 0400000000000000 0200000000000000 0010000000000000",
@@ -97,7 +97,7 @@ fn the_cells_of_head() {
 }
 
 #[test]
-fn the_json_files() {
+fn the_json_files_have_the_known_bytes() {
     let id = "00112233-4455-6677-8899-aabbccddeeff".parse().unwrap();
     let database = Database { id, epoch: 0xab, format: 1 };
     let expected = r#"{"crc32":"b34baba8","body":{"id":"00112233-4455-6677-8899-aabbccddeeff","epoch":"00000000000000ab","format":1}}"#;
@@ -124,7 +124,7 @@ fn the_json_files() {
 }
 
 #[test]
-fn schemas() {
+fn schema_events_have_the_known_bytes() {
     let schema = |table: &str, primary_key: &str, key_type, indexes: &[&str]| Schema {
         table: table.into(),
         primary_key: primary_key.into(),
@@ -156,7 +156,7 @@ fn schemas() {
 }
 
 #[test]
-fn what_each_event_type_needs() {
+fn each_event_type_requires_its_fields() {
     let all =
         [EventType::Insert, EventType::Patch, EventType::SoftDelete, EventType::Schema, EventType::Note];
     for (payload, fit) in [
@@ -164,9 +164,9 @@ fn what_each_event_type_needs() {
         (b"\x81\xa1k\xa1a", vec![3]),
         (b"\x81\xa1d\x80", vec![4]),
         (b"\x82\xa1k\xa1a\xa1d\x80", vec![1, 2]),
-        // In another order, with a field that nobody knows.
+        // In another order, with an unknown field.
         (b"\x83\xa1d\x80\xa1z\x91\x01\xa1k\xa1a", vec![1, 2]),
-        // A byte too many; no map; a count of 0; more frames in one table than in all; a key that cannot be.
+        // One byte too many; not a map; a count of 0; more frames in one table than in all; an invalid key.
         (b"\x80\xc0", vec![]),
         (b"\xc0", vec![]),
         (b"\x81\xa1n\x00", vec![]),
@@ -177,13 +177,13 @@ fn what_each_event_type_needs() {
         assert_eq!(found.map(EventType::to_byte).collect::<Vec<_>>(), fit, "{payload:02x?}");
     }
     assert_eq!(all.map(EventType::to_byte), [1, 2, 3, 4, 7]);
-    // 5 and 6 are no events: they have payloads of their own.
+    // 5 and 6 are not events: they have their own payloads.
     let events = (0..=u8::MAX).filter(|byte| ![5, 6].contains(byte)).filter_map(EventType::from_byte);
     assert!(events.eq(all));
 }
 
 #[test]
-fn what_is_read_from_the_fixture_is_written_again_byte_for_byte() {
+fn decoding_and_encoding_the_fixture_gives_the_same_bytes() {
     let files = super::files(super::fixture());
     for (table, id) in super::TABLES {
         for number in 1..=3 {

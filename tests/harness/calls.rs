@@ -1,4 +1,4 @@
-//! Calls in few words: statements, conditions, and what comes back from streams.
+//! Short forms of calls: execute a statement, read a whole stream, decode an answer.
 
 use driftdb::v1;
 use driftdb::v1::reader_service_execute_response::Result as Outcome;
@@ -7,12 +7,12 @@ use tonic::Status;
 
 use super::{Reader, Writer, text_of};
 
-/// Executes a statement that writes.
+/// Executes a statement on the writer and returns its token.
 pub async fn run(writer: &mut Writer, statement: &str) -> Result<v1::WriteToken, Status> {
     run_with(writer, statement, &[]).await
 }
 
-/// The same, with parameters.
+/// Like [`run`], with parameters.
 pub async fn run_with(
     writer: &mut Writer,
     statement: &str,
@@ -29,24 +29,49 @@ pub async fn run_with(
     }
 }
 
-/// That a read must see everything up to a commit.
+/// Takes a snapshot of a table.
+pub async fn snapshot(writer: &mut Writer, table: &str) -> Result<(), Status> {
+    let mut answers = writer.snapshot(v1::SnapshotRequest { table: table.into() }).await?.into_inner();
+    while answers.message().await?.is_some() {}
+    Ok(())
+}
+
+/// Compacts a table up to a point, or up to its newest snapshot.
+pub async fn compact(
+    writer: &mut Writer,
+    table: &str,
+    before: Option<v1::AsOf>,
+    dry_run: bool,
+) -> Result<v1::CompactInfo, Status> {
+    let request = v1::CompactRequest { table: table.into(), before, dry_run };
+    let mut answers = writer.compact(request).await?.into_inner();
+    let mut info = None;
+    while let Some(answer) = answers.message().await? {
+        if let Some(v1::compact_response::Event::Compaction(found)) = answer.event {
+            info = Some(found);
+        }
+    }
+    Ok(info.expect("the last message of a compaction has its result"))
+}
+
+/// A freshness that waits for a commit.
 pub fn fresh(seq: u64) -> Option<v1::Freshness> {
     Some(v1::Freshness { min_seq: seq, ..Default::default() })
 }
 
-/// What a statement that reads answers.
+/// The answer to a statement that reads.
 #[derive(Debug, Default)]
 pub struct Answer {
     pub headers: Vec<v1::ReadHeader>,
     pub results: Vec<Outcome>,
 }
 
-/// Executes a statement that reads, after a commit at least.
+/// Executes a statement on a reader, once the reader has applied commit `seen`.
 pub async fn ask(reader: &mut Reader, statement: &str, seen: u64) -> Result<Answer, Status> {
     ask_with(reader, statement, &[], seen).await
 }
 
-/// The same, with parameters.
+/// Like [`ask`], with parameters.
 pub async fn ask_with(
     reader: &mut Reader,
     statement: &str,
@@ -65,12 +90,12 @@ pub async fn ask_with(
         answer.headers.extend(message.header);
         answer.results.extend(message.result);
     }
-    assert_eq!(answer.headers.len(), 1, "the header stands in the first message");
+    assert_eq!(answer.headers.len(), 1, "only the first message has a header");
     Ok(answer)
 }
 
 impl Answer {
-    /// The commit that the answer is of.
+    /// The commit that the answer shows.
     pub fn seq(&self) -> u64 {
         self.headers[0].read_seq
     }
@@ -89,7 +114,7 @@ impl Answer {
         self.rows().into_iter().map(|(key, _)| key).collect()
     }
 
-    /// What COUNT(*) answers.
+    /// The answer to `COUNT(*)`.
     pub fn count(&self) -> u64 {
         match self.results.as_slice() {
             [Outcome::Count(count)] => *count,
@@ -97,7 +122,7 @@ impl Answer {
         }
     }
 
-    /// What EXPLAIN answers.
+    /// The answer to EXPLAIN.
     pub fn message(&self) -> &str {
         match self.results.as_slice() {
             [Outcome::Message(message)] => message,
@@ -140,7 +165,7 @@ impl Answer {
     }
 }
 
-/// A document's content; null where there is none.
+/// A document's content; null if there is no document.
 pub fn value_of(document: Option<&v1::Document>) -> Value {
     document.map_or(Value::Null, |document| serde_json::from_str(text_of(document)).unwrap())
 }

@@ -1,5 +1,5 @@
-//! The six guarantees of WatchDrift, checked message by message against what was acknowledged: ordered, unique, no gap,
-//! whole commits, resumable, truthful progress. And that what comes is what was written.
+//! Checks the guarantees of WatchDrift message by message against the acknowledged writes: ordered, unique, no gaps,
+//! whole commits, resumable, truthful progress, correct content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,9 +13,9 @@ use driftdb_common::format::json;
 use serde_json::Value;
 
 use super::filter::Filter;
-use super::history::{Committed, Happened, History, Version, millis};
+use super::history::{Committed, History, RowChange, Version, millis};
 
-/// What is broken.
+/// The guarantee that a stream violated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guarantee {
     Ordered,
@@ -45,16 +45,16 @@ fn broken(of: Guarantee, what: impl Into<String>) -> Verdict {
     Err(Violation { of, what: what.into() })
 }
 
-/// Where a stream was asked to begin.
+/// Where a stream starts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Start {
-    /// Wherever the replica is.
+    /// At the reader's newest commit.
     Now,
     AfterSeq(u64),
     AfterTimeMs(i64),
-    /// With the rows of a moment of the replica's choice.
+    /// With the rows at a commit of the reader's choice.
     InitialRows,
-    /// With the rows after a commit.
+    /// With the rows at a given commit.
     InitialRowsAt(u64),
 }
 
@@ -64,12 +64,12 @@ impl Start {
     }
 }
 
-/// What came, in numbers.
+/// How many of each thing a stream sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Counts {
     pub commits: u64,
     pub changes: u64,
-    /// Messages of commits that came in several.
+    /// Messages that are parts of a commit in several messages.
     pub parts: u64,
     pub rows: u64,
     pub progress: u64,
@@ -77,27 +77,27 @@ pub struct Counts {
     pub fell_behind: u64,
 }
 
-/// One subscription, over as many streams as it takes.
+/// One subscription, over all the streams that it needed.
 #[derive(Debug)]
 pub struct Checker {
     filter: Filter,
     start: Start,
-    /// Everything up to this commit has come, or so the stream has said.
+    /// The stream has sent, or claims to have sent, everything up to this commit.
     position: u64,
-    /// The last commit that came.
+    /// The last commit that arrived.
     last: u64,
     came: BTreeSet<u64>,
-    /// The parts of a commit that is not whole yet.
+    /// The parts of a commit that has not arrived whole yet.
     parts: Option<v1::Commit>,
     token: Bytes,
     opened_before: bool,
-    /// This stream's first message has come.
+    /// Whether this stream's first message has arrived.
     opened: bool,
     rows: Option<BTreeMap<(String, String), v1::Row>>,
     pub counts: Counts,
 }
 
-/// The commit that must be known before a message can be checked.
+/// The commit that the journal must contain before a message can be checked.
 pub fn reach(event: &v1::WatchDriftResponse) -> u64 {
     match event.event.as_ref() {
         Some(Event::Opened(header) | Event::RowsDone(header) | Event::Progress(header)) => header.read_seq,
@@ -125,22 +125,22 @@ impl Checker {
         }
     }
 
-    /// Everything up to this commit has come.
+    /// The stream has sent everything up to this commit.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Rows at the start were asked for.
+    /// Whether the subscription asked for rows at the start.
     pub fn wants_rows(&self) -> bool {
         self.start.has_rows()
     }
 
-    /// The rows at the start are still coming.
+    /// Whether rows at the start are still arriving.
     pub fn in_rows(&self) -> bool {
         self.rows.is_some()
     }
 
-    /// Another stream begins: the request that asks for it. What had come of a commit in parts is forgotten.
+    /// Starts the next stream and returns its request. Drops the parts of a commit that did not arrive whole.
     pub fn request(&mut self) -> v1::WatchDriftRequest {
         use v1::watch_drift_request::Start as Wire;
         self.parts = None;
@@ -157,19 +157,24 @@ impl Checker {
         v1::WatchDriftRequest { start, initial_rows: self.start.has_rows(), ..self.filter.request() }
     }
 
-    /// The next message of the stream.
+    /// Checks the next message of the stream.
     pub fn take(&mut self, history: &History, message: v1::WatchDriftResponse) -> Verdict {
         let Some(event) = message.event else { return broken(Guarantee::Content, "an empty message") };
         if self.opened == matches!(event, Event::Opened(_)) {
-            return broken(Guarantee::Content, format!("opened must come first, and once: {event:?}"));
+            return broken(
+                Guarantee::Content,
+                format!("`opened` must be the first message, and only the first: {event:?}"),
+            );
         }
         if self.parts.is_some() && !matches!(event, Event::Commit(_)) {
-            return broken(Guarantee::Whole, format!("inside a commit came {event:?}"));
+            return broken(Guarantee::Whole, format!("{event:?} arrived inside a commit"));
         }
         let is_part = matches!(&event, Event::Commit(commit) if commit.more);
         if is_part != message.resume_token.is_empty() {
-            let what =
-                format!("a token of {} bytes, part of a commit: {is_part}", message.resume_token.len());
+            let what = format!(
+                "a token of {} bytes; the message is a part of a commit: {is_part}",
+                message.resume_token.len()
+            );
             return broken(Guarantee::Resumable, what);
         }
         match event {
@@ -201,7 +206,7 @@ impl Checker {
         let seq = header.read_seq;
         if self.opened_before {
             if seq < self.last || self.rows.is_some() && seq != self.position {
-                let what = format!("resumed at {seq}, and {} had come", self.position);
+                let what = format!("resumed at {seq}, but the stream had reached {}", self.position);
                 return broken(Guarantee::Resumable, what);
             }
             return match self.rows {
@@ -216,7 +221,7 @@ impl Checker {
             Start::AfterTimeMs(ms) => history.seq_at(ms),
         };
         if seq != expected {
-            return broken(Guarantee::Content, format!("begins at {seq}, and not at {expected}"));
+            return broken(Guarantee::Content, format!("starts at {seq} instead of {expected}"));
         }
         self.position = seq;
         Ok(())
@@ -224,13 +229,13 @@ impl Checker {
 
     fn rows(&mut self, batch: v1::RowBatch) -> Verdict {
         let Some(rows) = &mut self.rows else {
-            return broken(Guarantee::Content, "rows, and they were not asked for, or done");
+            return broken(Guarantee::Content, "rows that were not requested, or after rows_done");
         };
         for row in batch.rows {
             self.counts.rows += 1;
             let key = (batch.table.clone(), row.key.clone());
             if rows.insert(key, row).is_some() {
-                return broken(Guarantee::Unique, "a row came twice");
+                return broken(Guarantee::Unique, "a row was sent twice");
             }
         }
         Ok(())
@@ -238,10 +243,10 @@ impl Checker {
 
     fn rows_done(&mut self, history: &History, header: &v1::ReadHeader) -> Verdict {
         let Some(mut found) = self.rows.take() else {
-            return broken(Guarantee::Content, "rows_done, and no rows were asked for, or they were done");
+            return broken(Guarantee::Content, "rows_done without a request for rows, or a second time");
         };
         if header.read_seq != self.position {
-            let what = format!("rows of {}, and the stream began at {}", header.read_seq, self.position);
+            let what = format!("rows at {}, but the stream started at {}", header.read_seq, self.position);
             return broken(Guarantee::Resumable, what);
         }
         let mut expected = history.rows(self.position);
@@ -252,11 +257,11 @@ impl Checker {
             };
             let same = came.seq == row.seq && millis(came.time.as_ref()) == row.time_ms;
             if !same || !self.is_same(came.document.as_ref(), Some(&row.document)) {
-                return broken(Guarantee::Content, format!("expected {row:?}, and {came:?} came"));
+                return broken(Guarantee::Content, format!("expected {row:?}, got {came:?}"));
             }
         }
         match found.pop_first() {
-            Some((row, _)) => broken(Guarantee::Content, format!("the row {row:?} should not have come")),
+            Some((row, _)) => broken(Guarantee::Content, format!("unexpected row {row:?}")),
             None => Ok(()),
         }
     }
@@ -264,17 +269,17 @@ impl Checker {
     fn commit(&mut self, history: &History, mut part: v1::Commit) -> Verdict {
         let seq = part.seq;
         if self.rows.is_some() {
-            return broken(Guarantee::Content, format!("commit {seq} came before rows_done"));
+            return broken(Guarantee::Content, format!("commit {seq} was sent before rows_done"));
         }
         self.counts.parts += u64::from(part.more || self.parts.is_some());
         if let Some(mut whole) = self.parts.take() {
             let same = (whole.seq, &whole.time, &whole.reason) == (seq, &part.time, &part.reason);
             if !same {
-                let what = format!("commit {} goes on, and commit {seq} came", whole.seq);
+                let what = format!("commit {} is incomplete, but commit {seq} was sent", whole.seq);
                 return broken(Guarantee::Whole, what);
             }
             if part.changes.is_empty() {
-                return broken(Guarantee::Content, format!("a part of commit {seq} without changes"));
+                return broken(Guarantee::Content, format!("a part of commit {seq} has no changes"));
             }
             whole.changes.append(&mut part.changes);
             whole.more = part.more;
@@ -297,13 +302,13 @@ impl Checker {
         Ok(())
     }
 
-    /// That a commit is the next one to come.
+    /// Checks that a commit is the next one due.
     fn begins(&self, history: &History, seq: u64) -> Verdict {
         if self.came.contains(&seq) {
-            return broken(Guarantee::Unique, format!("commit {seq} came twice"));
+            return broken(Guarantee::Unique, format!("commit {seq} was sent twice"));
         }
         if seq <= self.position {
-            let what = format!("commit {seq} came, and the stream was at {}", self.position);
+            let what = format!("commit {seq} was sent after {}", self.position);
             return broken(Guarantee::Ordered, what);
         }
         match self.first_missing(history, seq - 1) {
@@ -316,50 +321,50 @@ impl Checker {
         history.between(self.position, upto).find(|commit| self.filter.wants(commit)).map(|commit| commit.seq)
     }
 
-    /// That everything up to a commit has come, as the stream says.
+    /// Checks the stream's claim that it has sent everything up to a commit.
     fn claim(&mut self, history: &History, seq: u64, by: &str) -> Verdict {
         if self.rows.is_some() {
-            // The rows are not there yet: nothing can be said.
+            // Before `rows_done` the stream cannot claim progress.
             return broken(Guarantee::Truthful, format!("{by} before rows_done"));
         }
         if seq < self.position {
-            return broken(Guarantee::Truthful, format!("{by} goes back from {} to {seq}", self.position));
+            return broken(Guarantee::Truthful, format!("{by} went back from {} to {seq}", self.position));
         }
         if let Some(missing) = self.first_missing(history, seq) {
             return broken(
                 Guarantee::Truthful,
-                format!("{by} says {seq}, and commit {missing} has not come"),
+                format!("{by} claims {seq}, but commit {missing} was not sent"),
             );
         }
         self.position = seq;
         Ok(())
     }
 
-    /// That a commit is what was written.
+    /// Checks that a commit has the content that was written.
     fn is_whole(&self, known: &Arc<Committed>, found: &v1::Commit) -> Verdict {
         let seq = known.seq;
         let expected = self.filter.of(known);
         if expected.is_empty() {
-            return broken(Guarantee::Content, format!("commit {seq} should not have come"));
+            return broken(Guarantee::Content, format!("unexpected commit {seq}"));
         }
         let named = (millis(found.time.as_ref()), found.reason.as_str());
         if named != (known.time_ms, &known.reason) {
-            return broken(Guarantee::Content, format!("commit {seq} is {named:?}"));
+            return broken(Guarantee::Content, format!("commit {seq} has another time or reason: {named:?}"));
         }
         if expected.len() != found.changes.len() {
-            let what = format!("{} changes of {} of commit {seq}", found.changes.len(), expected.len());
+            let what = format!("{} of {} changes of commit {seq}", found.changes.len(), expected.len());
             return broken(Guarantee::Whole, what);
         }
         for (expected, found) in expected.into_iter().zip(&found.changes) {
             self.is_change(expected, found).map_err(|what| Violation {
                 of: Guarantee::Content,
-                what: format!("commit {seq}: {what}: expected {expected:?}, and {found:?} came"),
+                what: format!("commit {seq}: {what}: expected {expected:?}, got {found:?}"),
             })?;
         }
         Ok(())
     }
 
-    fn is_change(&self, expected: &Happened, found: &v1::Change) -> Result<(), &'static str> {
+    fn is_change(&self, expected: &RowChange, found: &v1::Change) -> Result<(), &'static str> {
         if (&*expected.table, &expected.key) != (&found.table, &found.key) {
             return Err("another row");
         }

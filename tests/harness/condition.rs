@@ -1,10 +1,11 @@
-//! Conditions with a meaning of their own: written as DriftQL, and evaluated here over plain JSON, as documented.
+//! An independent implementation of conditions: renders them as DriftQL, and evaluates them over plain JSON as
+//! documented.
 
 use std::cmp::Ordering;
 
 use serde_json::Value;
 
-/// A row as conditions see it.
+/// A row, as a condition sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     pub key: Value,
@@ -14,19 +15,19 @@ pub struct Row {
 }
 
 #[derive(Debug, Clone)]
-pub enum Cond {
+pub enum Condition {
     Compare(&'static str, &'static str, Value),
     In(&'static str, Vec<Value>, bool),
     Between(&'static str, Value, Value, bool),
     Like(&'static str, &'static str, bool),
     IsNull(&'static str, bool),
     IsMissing(&'static str, bool),
-    And(Vec<Cond>),
-    Or(Vec<Cond>),
-    Not(Box<Cond>),
+    And(Vec<Condition>),
+    Or(Vec<Condition>),
+    Not(Box<Condition>),
 }
 
-/// How a column is written, and what it holds in a row.
+/// The value of a column in a row.
 fn operand(path: &str, row: &Row) -> Option<Value> {
     match path {
         "_key" => Some(row.key.clone()),
@@ -42,7 +43,7 @@ fn operand(path: &str, row: &Row) -> Option<Value> {
     }
 }
 
-/// How two values are ordered, where they are.
+/// The order of two values, if they can be compared.
 fn order(a: &Value, b: &Value) -> Option<Ordering> {
     match (a, b) {
         (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
@@ -52,7 +53,7 @@ fn order(a: &Value, b: &Value) -> Option<Ordering> {
                 |n: &serde_json::Number| n.as_i64().map(i128::from).or_else(|| n.as_u64().map(i128::from));
             match (whole(a), whole(b)) {
                 (Some(a), Some(b)) => Some(a.cmp(&b)),
-                // The rows and conditions here hold floats only where they are exact.
+                // Floats in these rows and conditions are exact.
                 _ => a.as_f64()?.partial_cmp(&b.as_f64()?),
             }
         }
@@ -71,7 +72,7 @@ fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Times are compared as times: a text on the right stands for its milliseconds.
+/// A text compared with `_time` is a time: its value in milliseconds since 1970.
 fn right(path: &str, value: &Value) -> Value {
     match (path, value) {
         ("_time", Value::String(text)) => {
@@ -124,38 +125,38 @@ fn all(parts: impl Iterator<Item = Option<bool>>) -> Option<bool> {
     met
 }
 
-impl Cond {
-    /// Whether a row meets the condition; `None` where that is unknown.
+impl Condition {
+    /// Evaluates the condition on a row; `None` means unknown.
     pub fn met(&self, row: &Row) -> Option<bool> {
         let turned = |met: Option<bool>, negated: bool| met.map(|met| met != negated);
         match self {
-            Cond::Compare(path, op, value) => compare(path, op, value, row),
-            Cond::In(path, values, negated) => {
-                // One that is not equal, and one that is: as the OR of comparisons.
+            Condition::Compare(path, op, value) => compare(path, op, value, row),
+            Condition::In(path, values, negated) => {
+                // `IN` is the OR of comparisons, and NOT IN its negation.
                 let differ = values.iter().map(|value| compare(path, "!=", value, row));
                 turned(all(differ), !negated)
             }
-            Cond::Between(path, low, high, negated) => {
+            Condition::Between(path, low, high, negated) => {
                 let both = [compare(path, ">=", low, row), compare(path, "<=", high, row)];
                 turned(all(both.into_iter()), *negated)
             }
-            Cond::Like(path, pattern, negated) => {
+            Condition::Like(path, pattern, negated) => {
                 let found = operand(path, row).filter(|found| !found.is_null())?;
                 let chars = |text: &str| text.chars().collect::<Vec<_>>();
                 let met = found.as_str().is_some_and(|text| like(&chars(pattern), &chars(text)));
                 Some(met != *negated)
             }
-            Cond::IsNull(path, negated) => {
+            Condition::IsNull(path, negated) => {
                 Some(operand(path, row).is_some_and(|found| found.is_null()) != *negated)
             }
-            Cond::IsMissing(path, negated) => Some(operand(path, row).is_none() != *negated),
-            Cond::And(parts) => all(parts.iter().map(|part| part.met(row))),
-            Cond::Or(parts) => turned(all(parts.iter().map(|part| turned(part.met(row), true))), true),
-            Cond::Not(inner) => turned(inner.met(row), true),
+            Condition::IsMissing(path, negated) => Some(operand(path, row).is_none() != *negated),
+            Condition::And(parts) => all(parts.iter().map(|part| part.met(row))),
+            Condition::Or(parts) => turned(all(parts.iter().map(|part| turned(part.met(row), true))), true),
+            Condition::Not(inner) => turned(inner.met(row), true),
         }
     }
 
-    /// The condition as DriftQL. Values that `params` takes stand in it as `$n`.
+    /// The condition as DriftQL. Moves its values to `params`, if given, and refers to them as `$n`.
     pub fn text(&self, params: &mut Option<Vec<String>>) -> String {
         let mut literal = |value: &Value| match params {
             Some(params) => {
@@ -166,39 +167,45 @@ impl Cond {
         };
         let not = |negated: &bool| if *negated { "NOT " } else { "" };
         match self {
-            Cond::Compare(path, op, value) => format!("{path} {op} {}", literal(value)),
-            Cond::In(path, values, negated) => {
+            Condition::Compare(path, op, value) => format!("{path} {op} {}", literal(value)),
+            Condition::In(path, values, negated) => {
                 let values: Vec<String> = values.iter().map(literal).collect();
                 format!("{path} {}IN ({})", not(negated), values.join(", "))
             }
-            Cond::Between(path, low, high, negated) => {
+            Condition::Between(path, low, high, negated) => {
                 let low = literal(low);
                 format!("{path} {}BETWEEN {low} AND {}", not(negated), literal(high))
             }
-            Cond::Like(path, pattern, negated) => {
+            Condition::Like(path, pattern, negated) => {
                 format!("{path} {}LIKE {}", not(negated), literal(&(*pattern).into()))
             }
-            Cond::IsNull(path, negated) => format!("{path} IS {}NULL", not(negated)),
-            Cond::IsMissing(path, negated) => format!("{path} IS {}MISSING", not(negated)),
-            Cond::And(parts) | Cond::Or(parts) => {
-                let word = if matches!(self, Cond::And(_)) { " AND " } else { " OR " };
+            Condition::IsNull(path, negated) => format!("{path} IS {}NULL", not(negated)),
+            Condition::IsMissing(path, negated) => format!("{path} IS {}MISSING", not(negated)),
+            Condition::And(parts) | Condition::Or(parts) => {
+                let word = if matches!(self, Condition::And(_)) { " AND " } else { " OR " };
                 let parts: Vec<String> =
                     parts.iter().map(|part| format!("({})", part.text(params))).collect();
                 parts.join(word)
             }
-            Cond::Not(inner) => format!("NOT ({})", inner.text(params)),
+            Condition::Not(inner) => format!("NOT ({})", inner.text(params)),
         }
     }
 }
 
-/// A small source of numbers that is the same everywhere.
+/// Pseudo-random numbers that depend only on the seed.
 #[derive(Debug)]
-pub struct Dice(pub u64);
+pub struct Random(pub u64);
 
-impl Dice {
-    pub fn below(&mut self, n: usize) -> usize {
+impl Random {
+    /// The next state. Its high bits are the most random.
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % n
+        self.0
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() >> 33) as usize % n
     }
 
     pub fn pick<T: Clone>(&mut self, of: &[T]) -> T {

@@ -1,4 +1,5 @@
-//! A database with some of everything, made by a real writer; copies of it, its files, and all that can be asked of it.
+//! A database with some of everything, made by a real writer; copies of it, edits to its files, and every question that
+//! can be asked about it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,13 +19,14 @@ use driftdb_common::table::log_tail::ReadLimit;
 use driftdb_common::table::table_files::TableFiles;
 
 use super::calls::{ask, run};
+use super::condition::Random;
 use super::*;
 
 pub const ARGS: [&str; 4] = ["--snapshot-events", "40", "--segment-bytes", "16384"];
 pub const TABLES: [&str; 5] = ["orders", "numbers", "reborn", "gone", "archive"];
 const COMMITS: u64 = 420;
 
-/// Makes the database, and ends the writer.
+/// Makes the database, and stops the writer.
 pub async fn build(dir: &Path) {
     let mut daemon = Daemon::start("driftdb-writer", dir, &ARGS);
     let mut writer = daemon.as_writer().await;
@@ -43,10 +45,10 @@ pub async fn build(dir: &Path) {
         ..Default::default()
     };
     writer.create_table(numbers).await.unwrap();
-    let mut random = 7u64;
+    let mut random = Random(7);
     for n in 0..COMMITS {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let (key, pick) = (format!("k{}", random >> 33 & 31), random >> 40 & 7);
+        let bits = random.next();
+        let (key, pick) = (format!("k{}", bits >> 33 & 31), bits >> 40 & 7);
         let row = format!(
             r#"{{"id":"{key}","n":{n},"status":"s{}","who":{{"name":"w{}"}},"pad":"{}"}}"#,
             n % 5,
@@ -87,9 +89,7 @@ pub async fn build(dir: &Path) {
     compact(&mut writer, 203).await;
     run(&mut writer, "DROP TABLE gone").await.unwrap();
     for table in ["orders", "numbers", "reborn"] {
-        let mut answers =
-            writer.snapshot(v1::SnapshotRequest { table: table.into() }).await.unwrap().into_inner();
-        while answers.message().await.unwrap().is_some() {}
+        calls::snapshot(&mut writer, table).await.unwrap();
     }
     for n in 0..9 {
         apply(&mut writer, vec![put("orders", format!(r#"{{"id":"late{n}","status":"s1"}}"#))])
@@ -99,14 +99,12 @@ pub async fn build(dir: &Path) {
     assert!(daemon.terminate().await.success());
 }
 
-/// Raises the floor of `archive`, which an earlier compaction may have raised before, into the midst of an era.
+/// Raises the floor of `archive` to a commit in the middle of a delta layer.
 async fn compact(writer: &mut Writer, seq: u64) {
-    let request = v1::CompactRequest { table: "archive".into(), before: at_seq(seq), dry_run: false };
-    let mut answers = writer.compact(request).await.unwrap().into_inner();
-    while answers.message().await.unwrap().is_some() {}
+    calls::compact(writer, "archive", at_seq(seq), false).await.unwrap();
 }
 
-/// The database, made once for all tests that ask for it at a time.
+/// The database. It is built once for all tests that hold it at the same time.
 pub async fn shared() -> Arc<tempfile::TempDir> {
     static BUILT: tokio::sync::Mutex<Weak<tempfile::TempDir>> = tokio::sync::Mutex::const_new(Weak::new());
     let mut built = BUILT.lock().await;
@@ -134,7 +132,7 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// All that can be asked of a database: rows at moments from its beginning to its end, and what happened to them.
+/// The answers to many questions: the rows at commits from the first to the last, and what happened to them.
 pub async fn answers(dir: &Path) -> BTreeMap<String, String> {
     let mut writer_daemon = Daemon::start("driftdb-writer", dir, &ARGS);
     let reader_daemon = Daemon::reader(dir);
@@ -159,7 +157,7 @@ pub async fn answers(dir: &Path) -> BTreeMap<String, String> {
     found
 }
 
-/// A copy of a database, its writer at rest.
+/// A copy of a database that no writer has open.
 pub struct Copy {
     pub dir: DataDir,
     _held: tempfile::TempDir,
@@ -173,7 +171,7 @@ impl Copy {
     }
 
     pub fn shelf(&self) -> TableFiles {
-        TableFiles { disk: OsFileSystem::shared(), dir: self.dir.clone(), cache: BlockCache::new(1 << 24) }
+        TableFiles { fs: OsFileSystem::shared(), dir: self.dir.clone(), cache: BlockCache::new(1 << 24) }
     }
 
     pub fn manifest(&self, table: &str) -> Manifest {
@@ -185,21 +183,21 @@ impl Copy {
         replace(&*OsFileSystem::shared(), &path, &encode(manifest).unwrap()).unwrap();
     }
 
-    /// Every snapshot and index of a table, with what it is.
+    /// The snapshot and index files of a table, each with its identity.
     pub fn files(&self, table: &str) -> Vec<(PathBuf, SstIdentity)> {
         let manifest = self.manifest(table);
         let id = manifest.table_id;
         let mut files = Vec::new();
         for era in &manifest.deltas {
             let identity = SstIdentity { table: id, base: era.base, seq: era.seq, kind: kind::DELTA };
-            files.push((self.dir.era(table, era.base, era.seq), identity));
+            files.push((self.dir.delta_layer(table, era.base, era.seq), identity));
             let identity = SstIdentity { kind: kind::DELTA_INDEX, ..identity };
             let stem = delta_stem(era.base, era.seq);
             files.extend(era.indexes.iter().map(|path| (self.dir.index(table, path, &stem), identity)));
         }
         for full in &manifest.images {
             let identity = SstIdentity { table: id, base: full.seq, seq: full.seq, kind: kind::IMAGE };
-            files.push((self.dir.full(table, full.seq), identity));
+            files.push((self.dir.image_layer(table, full.seq), identity));
             let identity = SstIdentity { kind: kind::IMAGE_INDEX, ..identity };
             let stem = image_stem(full.seq);
             files.extend(full.indexes.iter().map(|path| (self.dir.index(table, path, &stem), identity)));
@@ -213,7 +211,7 @@ impl Copy {
         files.find(|(_, identity)| identity.kind == kind).unwrap_or_else(|| panic!("{table} has no {kind}"))
     }
 
-    /// Writes a file anew with the library, its CRCs right, with other entries: `edit` makes of each what it likes.
+    /// Rewrites a file with valid CRCs and other entries: `edit` returns what to write in place of each entry.
     pub fn rewrite(
         &self,
         (path, identity): &(PathBuf, SstIdentity),
@@ -259,7 +257,7 @@ impl Copy {
         let (mut problems, mut all) = (Vec::new(), VerifiedCounts::default());
         for table in table_names(&*disk, &self.dir).unwrap() {
             let manifest = self.manifest(&table);
-            let slot = head.slots.iter().find(|slot| slot.table == manifest.table_id).unwrap();
+            let slot = head.entries.iter().find(|slot| slot.table == manifest.table_id).unwrap();
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq: head.last_seq() };
             let mut take = |problem| problems.push(problem);
             let figures =

@@ -1,25 +1,25 @@
-//! What a watcher asks for, and which changes of which commit that is.
+//! A watcher's filter, and an independent decision which changes it matches.
 
 use driftdb::v1;
 use serde_json::Value;
 
-use super::condition::{Cond, Row};
-use super::history::{Committed, Happened, Version};
+use super::condition::{Condition, Row};
+use super::history::{Committed, RowChange, Version};
 
-/// All that is set must hold.
+/// A change matches if every set field matches.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     pub tables: Vec<&'static str>,
     pub keys: Vec<String>,
     pub prefix: &'static str,
-    pub condition: Option<Cond>,
+    pub condition: Option<Condition>,
     pub before: bool,
     pub after: bool,
     pub msgpack: bool,
 }
 
 impl Filter {
-    /// The request that asks for it, without a start.
+    /// The request for this filter, without a start.
     pub fn request(&self) -> v1::WatchDriftRequest {
         let mut params = Some(Vec::new());
         let text = self.condition.as_ref().map(|condition| condition.text(&mut params)).unwrap_or_default();
@@ -43,9 +43,9 @@ impl Filter {
             && key.starts_with(self.prefix)
     }
 
-    /// Whether a row passes.
+    /// Whether the filter matches a row.
     pub fn takes_row(&self, table: &str, key: &str, id: &Value, row: &Version) -> bool {
-        let met = |condition: &Cond| {
+        let met = |condition: &Condition| {
             let Version { seq, time_ms, document } = row;
             let row = Row { key: id.clone(), seq: *seq, time_ms: *time_ms, document: (**document).clone() };
             condition.met(&row) == Some(true)
@@ -53,9 +53,9 @@ impl Filter {
         self.takes_key(table, key) && self.condition.as_ref().is_none_or(met)
     }
 
-    /// Whether a change passes.
-    pub fn takes(&self, change: &Happened) -> bool {
-        let Happened { table, key, id, .. } = change;
+    /// Whether the filter matches a change.
+    pub fn takes(&self, change: &RowChange) -> bool {
+        let RowChange { table, key, id, .. } = change;
         if change.kind == v1::ChangeKind::Schema {
             let of_rows = !self.keys.is_empty() || !self.prefix.is_empty() || self.condition.is_some();
             return !of_rows && (self.tables.is_empty() || self.tables.contains(&&**table));
@@ -66,12 +66,12 @@ impl Filter {
         change.before.iter().chain(&change.after).any(|row| self.takes_row(table, key, id, row))
     }
 
-    /// What comes of a commit.
-    pub fn of<'a>(&self, commit: &'a Committed) -> Vec<&'a Happened> {
+    /// The changes of a commit that the filter matches.
+    pub fn of<'a>(&self, commit: &'a Committed) -> Vec<&'a RowChange> {
         commit.changes.iter().filter(|change| self.takes(change)).collect()
     }
 
-    /// Whether anything comes of a commit.
+    /// Whether the filter matches any change of a commit.
     pub fn wants(&self, commit: &Committed) -> bool {
         commit.changes.iter().any(|change| self.takes(change))
     }

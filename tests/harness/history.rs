@@ -1,4 +1,4 @@
-//! A history as its writers had it acknowledged: what each commit did, with the rows before and after each change.
+//! The acknowledged history: every commit with its changes, and the row before and after each change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::model::merge;
 use super::{delete, insert, patch, put};
 
-/// The number of a commit that is not acknowledged yet.
+/// The seq of a commit that is not acknowledged yet.
 const PENDING: u64 = u64::MAX;
 
-/// A row as one change left it.
+/// A row after one of its changes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Version {
     pub seq: u64,
@@ -22,11 +22,11 @@ pub struct Version {
 
 /// One change.
 #[derive(Debug, Clone)]
-pub struct Happened {
+pub struct RowChange {
     pub table: Arc<str>,
-    /// Empty for SCHEMA.
+    /// Empty for a schema change.
     pub key: String,
-    /// The key as documents hold it.
+    /// The key with its type in documents.
     pub id: Value,
     pub kind: v1::ChangeKind,
     pub payload: Option<Arc<Value>>,
@@ -34,13 +34,13 @@ pub struct Happened {
     pub after: Option<Version>,
 }
 
-/// One commit, its changes as they come: by the tables' creation, then as they were asked for.
+/// One commit. Its changes are in the order in which a watch sends them: by table, then in the order of the operations.
 #[derive(Debug, Clone)]
 pub struct Committed {
     pub seq: u64,
     pub time_ms: i64,
     pub reason: String,
-    pub changes: Vec<Happened>,
+    pub changes: Vec<RowChange>,
 }
 
 /// Milliseconds since 1970.
@@ -48,18 +48,18 @@ pub fn millis(time: Option<&prost_types::Timestamp>) -> i64 {
     time.map_or(0, |time| time.seconds * 1000 + i64::from(time.nanos / 1_000_000))
 }
 
-/// Every commit that was acknowledged.
+/// All acknowledged commits.
 #[derive(Debug, Default)]
 pub struct History {
     commits: BTreeMap<u64, Arc<Committed>>,
-    /// Every commit up to this one is known.
+    /// All commits up to this one are known.
     complete: u64,
     /// The commit that first created each table.
     born: BTreeMap<Arc<str>, u64>,
 }
 
 impl History {
-    /// Takes a commit that was acknowledged; commits of several writers come in any order.
+    /// Adds an acknowledged commit. Commits of several writers may be added in any order.
     pub fn add(&mut self, mut commit: Committed) {
         for change in commit.changes.iter().filter(|change| change.kind == v1::ChangeKind::Schema) {
             self.born.entry(change.table.clone()).or_insert(commit.seq);
@@ -73,12 +73,12 @@ impl History {
         }
     }
 
-    /// Every commit up to this one is known.
+    /// All commits up to this one are known.
     pub fn complete(&self) -> u64 {
         self.complete
     }
 
-    /// Commits after one, up to and with another.
+    /// The commits from `after` (exclusive) to `upto` (inclusive).
     pub fn between(&self, after: u64, upto: u64) -> impl Iterator<Item = &Arc<Committed>> {
         assert!(upto <= self.complete, "commit {upto} was shown and not acknowledged");
         self.commits.range(after + 1..upto.max(after) + 1).map(|(_, commit)| commit)
@@ -93,7 +93,7 @@ impl History {
         self.commits.values().take_while(|commit| commit.time_ms <= time_ms).last().map_or(0, |c| c.seq)
     }
 
-    /// Every row after a commit, by table and key: with its key as documents hold it.
+    /// All rows after a commit, by table and key, each with its typed key.
     pub fn rows(&self, seq: u64) -> BTreeMap<(Arc<str>, String), (Value, Version)> {
         let mut rows = BTreeMap::new();
         for change in self.between(0, seq).flat_map(|commit| &commit.changes) {
@@ -121,14 +121,14 @@ struct Table {
     rows: BTreeMap<String, Version>,
 }
 
-/// One writer's tables, which no other writes: makes operations, and knows what they come to.
+/// Tables that only one writer writes: makes operations, and knows their effects.
 #[derive(Debug, Default)]
-pub struct Desk {
+pub struct TableOwner {
     tables: BTreeMap<Arc<str>, Table>,
-    pending: Vec<Happened>,
+    pending: Vec<RowChange>,
 }
 
-impl Desk {
+impl TableOwner {
     pub fn is_live(&self, table: &str) -> bool {
         self.tables.get(table).is_some_and(|table| table.live)
     }
@@ -137,7 +137,7 @@ impl Desk {
         self.tables[table].rows.contains_key(key)
     }
 
-    /// The key of a row as documents hold it.
+    /// The key of a row with its type in documents.
     fn id(&self, table: &str, key: &str) -> Value {
         if self.tables[table].int { key.parse::<i64>().unwrap().into() } else { key.into() }
     }
@@ -161,20 +161,20 @@ impl Desk {
             None => rows.remove(key),
         };
         let payload = payload.map(Arc::new);
-        self.pending.push(Happened { table: name, key: key.to_owned(), id, kind, payload, before, after });
+        self.pending.push(RowChange { table: name, key: key.to_owned(), id, kind, payload, before, after });
     }
 
-    /// A whole row; `fields` get the key as `id`.
+    /// Writes a whole row; the row's key becomes the field `id`.
     pub fn put(&mut self, table: &str, key: &str, mut fields: Value) -> v1::Operation {
         fields["id"] = self.id(table, key);
         let is_new = !self.has(table, key);
         let text = fields.to_string();
         self.happened(table, key, v1::ChangeKind::Insert, Some(fields.clone()), Some(fields));
-        // Half of those that may be are inserts.
+        // Uses INSERT for half of the new rows.
         if is_new && text.len().is_multiple_of(2) { insert(table, text) } else { put(table, text) }
     }
 
-    /// A merge patch of a row that is there.
+    /// Merges a patch into a live row.
     pub fn patch(&mut self, table: &str, key: &str, change: Value) -> v1::Operation {
         let mut row = (*self.tables[table].rows[key].document).clone();
         merge(&mut row, &change);
@@ -183,7 +183,7 @@ impl Desk {
         patch(table, key, text)
     }
 
-    /// Deletes a row that is there.
+    /// Deletes a live row.
     pub fn delete(&mut self, table: &str, key: &str) -> v1::Operation {
         self.happened(table, key, v1::ChangeKind::SoftDelete, None, None);
         delete(table, key)
@@ -194,7 +194,7 @@ impl Desk {
         let key_type = if table.int { "INT" } else { "STRING" };
         let payload = json!({"action": action, "table": *name, "primary_key": "id", "key_type": key_type,
             "indexes": table.indexes});
-        self.pending.push(Happened {
+        self.pending.push(RowChange {
             table: name,
             key: String::new(),
             id: Value::Null,
@@ -233,7 +233,7 @@ impl Desk {
         v1::DropTableRequest { table: name.into(), options: None }
     }
 
-    /// What was made since the last time is one commit, and has been acknowledged.
+    /// Turns the operations since the last call into one acknowledged commit.
     pub fn acknowledged(&mut self, token: &v1::WriteToken, reason: &str) -> Committed {
         let (seq, time_ms) = (token.seq, millis(token.time.as_ref()));
         let settle = |version: &mut Version| {

@@ -1,15 +1,18 @@
-//! Starts the real daemons as processes of their own, on real directories, and talks to them.
+//! Starts the real daemons as processes, on real directories, and calls them.
 
 mod binaries;
 pub mod calls;
 pub mod checker;
-pub mod churn;
+
 pub mod condition;
 pub mod database;
 pub mod filter;
 pub mod history;
-pub mod keeper;
+
+pub mod lane;
 pub mod model;
+pub mod open_database;
+pub mod random_writer;
 pub mod refusal;
 pub mod script;
 pub mod transcript;
@@ -32,7 +35,7 @@ pub use binaries::{binary, example};
 pub type Writer = WriterServiceClient<Channel>;
 pub type Reader = ReaderServiceClient<Channel>;
 
-/// A daemon in a process of its own. Killed when dropped.
+/// A daemon in its own process. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
@@ -40,19 +43,19 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon and waits until it listens; panics where it does not.
+    /// Starts a daemon and waits until it listens; panics if it exits instead.
     pub fn start(name: &str, data: &Path, args: &[&str]) -> Daemon {
         Daemon::try_start(name, data, args).unwrap_or_else(|stderr| panic!("{name} does not start: {stderr}"))
     }
 
-    /// Starts a daemon; where it ends before it listens, what it said on standard error.
+    /// Starts a daemon and waits until it listens. If it exits instead, returns its standard error.
     pub fn try_start(name: &str, data: &Path, args: &[&str]) -> Result<Daemon, String> {
         let mut command = Command::new(binary(name));
         command.arg("--data").arg(data).args(["--listen", "127.0.0.1:0", "--log", "warn"]).args(args);
         Daemon::spawn(command)
     }
 
-    /// Starts a daemon by a command line of its own.
+    /// Starts a daemon with the given command line.
     pub fn spawn(mut command: Command) -> Result<Daemon, String> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -62,7 +65,7 @@ impl Daemon {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         };
         let url = format!("http://{address}");
-        // What it logs from here on goes on to the test's own output.
+        // Copies the daemon's further log lines to the test's own output.
         let stderr = child.stderr.take().unwrap();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -84,13 +87,21 @@ impl Daemon {
         self.child.id()
     }
 
-    /// SIGKILL, and waits for the end.
+    /// A figure of this process in `/proc`, such as `VmRSS:`, in KiB.
+    #[expect(clippy::disallowed_methods, reason = "reads what the system says of a process")]
+    pub fn memory_kib(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// Sends SIGKILL and waits for the process to exit.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Sends a signal by name.
+    /// Sends a signal, such as `STOP`.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
         assert!(status.success());
@@ -117,12 +128,12 @@ impl Daemon {
         }
     }
 
-    /// A client of this writer.
+    /// Connects to this writer.
     pub async fn as_writer(&self) -> Writer {
         WriterServiceClient::new(connect(&self.url).await).max_decoding_message_size(usize::MAX)
     }
 
-    /// A client of this reader.
+    /// Connects to this reader.
     pub async fn as_reader(&self) -> Reader {
         ReaderServiceClient::new(connect(&self.url).await).max_decoding_message_size(usize::MAX)
     }
@@ -138,13 +149,13 @@ pub async fn connect(url: &str) -> Channel {
     Endpoint::from_shared(url.to_owned()).unwrap().connect().await.unwrap()
 }
 
-/// A database directory, a writer and a reader on it.
+/// A database directory with a writer and a reader.
 pub struct Cluster {
     pub writer_daemon: Daemon,
     pub reader_daemon: Daemon,
     pub writer: Writer,
     pub reader: Reader,
-    /// Last, so that the daemons have ended when it goes.
+    /// The last field, so that it is dropped after the daemons.
     pub dir: tempfile::TempDir,
 }
 
@@ -157,7 +168,7 @@ impl Cluster {
         Cluster { dir, writer_daemon, reader_daemon, writer, reader }
     }
 
-    /// Creates a table with STRING keys in `id`.
+    /// Creates a table with STRING keys in the field `id`.
     pub async fn create(&mut self, table: &str) -> u64 {
         create_table(&mut self.writer, table).await.unwrap().seq
     }
@@ -212,7 +223,7 @@ pub fn at_seq(seq: u64) -> Option<v1::AsOf> {
     Some(v1::AsOf { at: Some(v1::as_of::At::Seq(seq)) })
 }
 
-/// A table's rows after a commit, as (key, JSON text), in the order they come; and the moment the answer is of.
+/// A table's rows after a commit, as (key, JSON text), in the order of the answer.
 pub async fn select_at(
     reader: &mut Reader,
     table: &str,
@@ -239,7 +250,7 @@ pub async fn select(
     Ok(rows)
 }
 
-/// The reason in a status's ErrorInfo.
+/// The reason in a status's ErrorInfo; empty if there is none.
 pub fn reason(status: &tonic::Status) -> String {
     use tonic_types::StatusExt;
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! A plain in-memory model of a database: what every answer must agree with.
+//! A plain in-memory model of a database, to compare answers with.
 
 use std::collections::BTreeMap;
 
@@ -17,13 +17,13 @@ pub enum Op {
 }
 
 /// One event of a row: the commit, and the kind as driftctl names it.
-pub type Happened = (u64, &'static str);
+pub type DriftEntry = (u64, &'static str);
 
-/// The state after every commit, kept whole: slow, and plainly right.
+/// Keeps the whole state after every commit: slow, but obviously correct.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     states: Vec<BTreeMap<String, Rows>>,
-    drift: BTreeMap<(String, String), Vec<Happened>>,
+    drift: BTreeMap<(String, String), Vec<DriftEntry>>,
 }
 
 impl Model {
@@ -42,7 +42,7 @@ impl Model {
         self.states.push(next);
     }
 
-    /// Applies a commit whole, or not at all where an operation cannot be.
+    /// Applies a commit. Returns false, and applies nothing, if an operation cannot be applied.
     pub fn apply(&mut self, ops: &[(String, Op)]) -> bool {
         let mut next = self.states.last().unwrap().clone();
         let seq = self.states.len() as u64;
@@ -74,18 +74,18 @@ impl Model {
         true
     }
 
-    /// A table's rows after a commit; `None` where there was no such table.
+    /// A table's rows after a commit; `None` if the table did not exist.
     pub fn at(&self, seq: u64, table: &str) -> Option<&Rows> {
         self.states[usize::try_from(seq).unwrap()].get(table)
     }
 
-    /// What happened to a row.
-    pub fn drift(&self, table: &str, key: &str) -> Vec<Happened> {
+    /// The events of a row.
+    pub fn drift(&self, table: &str, key: &str) -> Vec<DriftEntry> {
         self.drift.get(&(table.to_owned(), key.to_owned())).cloned().unwrap_or_default()
     }
 }
 
-/// RFC 7396.
+/// Merges a patch into a document (RFC 7396).
 pub fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();

@@ -1,4 +1,4 @@
-//! What a refusal tells a client: code, reason, message, metadata and details.
+//! Everything that a refused call reports: code, reason, message, metadata and details.
 
 use std::collections::HashMap;
 
@@ -8,43 +8,44 @@ use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{StatusExt, pb};
 
-/// A refusal that names a reason of DriftDB.
+/// A refusal with a reason of DriftDB.
 #[derive(Debug)]
 pub struct Refusal {
     pub status: Status,
     pub metadata: HashMap<String, String>,
 }
 
-/// The refusal of a call, which must be of this code and reason.
+/// Expects that a call was refused with this code and reason.
 #[track_caller]
 pub fn refused<T>(outcome: Result<T, Status>, code: Code, reason: &str) -> Refusal {
-    let Err(status) = outcome else { panic!("expected {reason}, and it was done") };
+    let Err(status) = outcome else { panic!("expected {reason}, but the call succeeded") };
     let info = status.get_details_error_info();
-    let info = info.unwrap_or_else(|| panic!("expected {reason}, and there is no ErrorInfo: {status:?}"));
+    let info =
+        info.unwrap_or_else(|| panic!("expected {reason}, but the status has no ErrorInfo: {status:?}"));
     assert_eq!((status.code(), info.reason.as_str()), (code, reason), "{}", status.message());
     assert_eq!(info.domain, "driftdb.v1");
     assert!(status.details().len() < limits::STATUS_DETAILS_BYTES);
     Refusal { status, metadata: info.metadata }
 }
 
-/// The refusal of a call as INVALID_ARGUMENT, for a reason.
+/// Expects that a call was refused with INVALID_ARGUMENT and this reason.
 #[track_caller]
 pub fn invalid<T>(outcome: Result<T, Status>, reason: &str) -> Refusal {
     refused(outcome, Code::InvalidArgument, reason)
 }
 
 impl Refusal {
-    /// The message holds all of these.
+    /// Expects all of these words in the message.
     #[track_caller]
     pub fn says(self, words: &[&str]) -> Refusal {
         for word in words {
             let message = self.status.message();
-            assert!(message.contains(word), "{message:?} does not say {word:?}");
+            assert!(message.contains(word), "the message {message:?} does not contain {word:?}");
         }
         self
     }
 
-    /// The metadata holds this.
+    /// Expects this entry in the metadata.
     #[track_caller]
     pub fn tells(self, key: &str, value: impl ToString) -> Refusal {
         let found = self.metadata.get(key);
@@ -52,7 +53,7 @@ impl Refusal {
         self
     }
 
-    /// The place in the statement, which the details must tell.
+    /// The place in the statement, from the details.
     #[track_caller]
     pub fn place(&self) -> v1::QueryError {
         let whole = pb::Status::decode(self.status.details()).unwrap();
@@ -65,7 +66,7 @@ impl Refusal {
         place
     }
 
-    /// The failed preconditions that the details list: what was checked, of which row, and how it failed.
+    /// The failed preconditions in the details: what was checked, of which row, and how it failed.
     pub fn violations(&self) -> Vec<(String, String, String)> {
         let failure = self.status.get_details_precondition_failure().unwrap();
         failure.violations.into_iter().map(|v| (v.r#type, v.subject, v.description)).collect()

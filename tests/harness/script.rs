@@ -1,4 +1,4 @@
-//! A scripted history written straight through the log, so that every step of it can be cut short.
+//! A scripted history written directly to the log, so that a test can interrupt it at any step.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,26 +10,26 @@ use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::storage::fs::FileSystem;
 use driftdb_common::storage::layout::DataDir;
 use driftdb_common::storage::wal::appender::{AppendError, Group, Log, LogOptions};
-use driftdb_common::storage::wal::commits::LogCommit;
+use driftdb_common::storage::wal::commit_reader::LogCommit;
 use driftdb_common::storage::{head, recovery};
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 
 pub const ROOT: &str = "/data";
 pub const TABLES: [&str; 3] = ["alpha", "beta", "gamma"];
 
-/// A commit, for comparing: its number, and its events as (table id, kind, key, content).
+/// A commit, for comparisons: its seq, and its events as (table id, kind, key, content).
 pub type Seen = (u64, Vec<(u64, EventType, Option<Key>, Option<String>)>);
 
 pub fn dir() -> DataDir {
     DataDir::new(ROOT)
 }
 
-/// A small segment makes rotations frequent; no threads make every step's place known.
+/// Small segments rotate often. Without background threads the order of the steps is always the same.
 pub fn options(segment_bytes: u64) -> LogOptions {
     LogOptions { segment_bytes, background: false, ..LogOptions::default() }
 }
 
-/// Opens the log and returns every commit it kept.
+/// Opens the log and returns every commit that it contains.
 pub fn open(disk: Arc<dyn FileSystem>, segment_bytes: u64) -> Result<(Log, Vec<Seen>)> {
     let mut commits = Vec::new();
     let log = recovery::open(disk, &dir(), options(segment_bytes), &mut |commit| {
@@ -49,12 +49,12 @@ pub fn seen(commit: &LogCommit) -> Seen {
     (commit.seq, events.collect())
 }
 
-/// The newest commit that a reader could show at this moment; 0 where there is no HEAD yet.
+/// The newest commit that a reader could show now; 0 if there is no HEAD yet.
 pub fn shown(disk: &dyn FileSystem) -> u64 {
     head::read(disk, &dir()).ok().flatten().map_or(0, |head| head.last_seq())
 }
 
-/// LogCommit `seq` of the script. The first three create the tables; the others write to one, two or three of them.
+/// Commit `seq` of the script. The first three create the tables; each other one writes to one, two or three of them.
 pub fn commit(seq: u64) -> Seen {
     if let Some(table) = usize::try_from(seq - 1).ok().and_then(|i| TABLES.get(i)) {
         let schema = Schema {
@@ -119,13 +119,14 @@ pub fn group_of(commits: impl Iterator<Item = Seen>) -> Group {
 /// How far a run of the script came.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// The last commit that was acknowledged.
+    /// The last acknowledged commit.
     pub acknowledged: u64,
-    /// The last commit that was handed to the log.
+    /// The last commit given to the log.
     pub attempted: u64,
 }
 
-/// Runs the script up to commit `last`, in groups of one to four commits, and closes the log. Ends at the first failure.
+/// Runs the script up to commit `last`, in groups of one to four commits, and closes the log. Stops at the first
+/// failure.
 pub fn run(disk: Arc<dyn FileSystem>, segment_bytes: u64, last: u64) -> Progress {
     let mut progress = Progress::default();
     let Ok((mut log, _)) = open(disk, segment_bytes) else { return progress };
@@ -135,7 +136,7 @@ pub fn run(disk: Arc<dyn FileSystem>, segment_bytes: u64, last: u64) -> Progress
         progress.attempted = to;
         match log.append(&mut group(from, to)) {
             Ok(()) => progress.acknowledged = to,
-            // No space is refused before anything is written, and may be tried again.
+            // A full disk is refused before anything is written; the append could be retried.
             Err(AppendError::Refused(_)) => return progress,
             Err(AppendError::Fatal(_)) => return progress,
         }
@@ -145,17 +146,17 @@ pub fn run(disk: Arc<dyn FileSystem>, segment_bytes: u64, last: u64) -> Progress
     progress
 }
 
-/// What the script's first `last` commits look like.
+/// The first `last` commits of the script.
 pub fn expected(last: u64) -> Vec<Seen> {
     (1..=last).map(commit).collect()
 }
 
-/// The file of a table's segment.
+/// The path of a table's segment.
 pub fn segment(table: &str, number: u64) -> std::path::PathBuf {
     dir().segment(table, number)
 }
 
-/// Whether a path is the lock file, which even a refused open writes.
+/// Whether a path is the lock file, which changes even if opening is refused.
 pub fn is_lock(path: &Path) -> bool {
     path == dir().lock()
 }

@@ -1,4 +1,4 @@
-//! All that a reader says of a table at a moment, byte by byte, so that two readers can be compared.
+//! A reader's answers about a table after a commit, as bytes, so that two readers can be compared.
 
 use driftdb::v1;
 use prost::Message;
@@ -6,11 +6,11 @@ use tonic::{Status, Streaming};
 
 use super::{Reader, at_seq, reason};
 
-/// Keys that `churn` uses.
+/// The number of keys that `churn` uses.
 pub const KEYS: u64 = 24;
 
-/// Asks for rows, counts, drift and differences of a table after a commit: each answer as bytes, or as an error. What the
-/// header says of the replica itself is left out.
+/// Asks for rows, counts, drift and differences of a table after a commit. Returns each answer, or its error, as bytes,
+/// without the part of the header that describes the reader itself.
 pub async fn transcript(reader: &mut Reader, table: &str, seq: u64) -> Vec<(String, Vec<u8>)> {
     let (as_of, name) = (at_seq(seq), || table.to_owned());
     let mut told = Vec::new();
@@ -62,7 +62,7 @@ pub async fn transcript(reader: &mut Reader, table: &str, seq: u64) -> Vec<(Stri
     told
 }
 
-/// A message that has a header.
+/// A message with a read header.
 trait Headed: Message {
     fn header(&mut self) -> &mut Option<v1::ReadHeader>;
 }

@@ -1,4 +1,4 @@
-//! A watcher that goes on through whatever happens to readers, and has all that comes checked.
+//! A watcher that resumes at another reader whenever its stream breaks, and checks every message.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -15,15 +15,15 @@ use super::{Reader, reason};
 
 pub type Stream = Streaming<v1::WatchDriftResponse>;
 
-/// How long anything may take that must come.
+/// The longest time to wait for something that must happen.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// Progress at least every so many milliseconds.
+/// The interval of progress messages, in milliseconds.
 pub fn heartbeat(millis: u64) -> Option<prost_types::Duration> {
     Some(Duration::from_millis(millis).try_into().unwrap())
 }
 
-/// What was acknowledged, as it grows.
+/// The acknowledged history while it grows.
 #[derive(Debug)]
 pub struct Journal {
     history: RwLock<History>,
@@ -41,12 +41,12 @@ impl Journal {
         self.complete.send_replace(history.complete());
     }
 
-    /// Every commit up to this one is known.
+    /// All commits up to this one are known.
     pub fn complete(&self) -> u64 {
         *self.complete.borrow()
     }
 
-    /// Waits until every commit up to one is known.
+    /// Waits until all commits up to one are known.
     pub async fn known(&self, seq: u64) {
         let mut complete = self.complete.subscribe();
         complete.wait_for(|complete| *complete >= seq).await.unwrap();
@@ -57,23 +57,24 @@ impl Journal {
     }
 }
 
-/// A watcher in a task of its own.
+/// A watcher in its own task.
 #[derive(Debug)]
 pub struct Watcher {
     pub checker: Checker,
     pub heartbeat_ms: u64,
-    /// Waits so long after every so many messages, where rows were asked for only while they come: a slow subscriber.
+    /// A slow subscriber: pauses for this time after every so many messages. If it asked for rows at the start, it
+    /// pauses only while they arrive.
     pub pause: Option<(u64, Duration)>,
-    /// Everything up to this commit has come, for others to see.
+    /// All commits up to this one have arrived. Other tasks may read it.
     pub position: Arc<AtomicU64>,
     pub streams: u64,
-    /// How many of them began before all rows had come.
+    /// How many streams started before all rows had arrived.
     pub streams_in_rows: u64,
 }
 
-/// Whether a stream's end is one to be expected where readers come and go.
+/// Whether a watcher should resume after this error: readers are killed and replaced during the tests.
 fn is_passing(status: &Status) -> bool {
-    // What no reader said itself is a broken connection.
+    // Without a reason the error is a broken connection.
     matches!(reason(status).as_str(), "" | "SHUTTING_DOWN" | "REPLICA_BEHIND")
 }
 
@@ -89,7 +90,7 @@ impl Watcher {
         }
     }
 
-    /// Follows whatever readers are up until everything up to the `end` has come.
+    /// Follows any of the readers until everything up to `end` has arrived.
     pub async fn follow(
         mut self,
         readers: Arc<Mutex<Vec<String>>>,
@@ -113,10 +114,10 @@ impl Watcher {
         }
     }
 
-    /// A stream from where the last one ended; the inner error is one that another try may not meet.
+    /// Opens a stream where the last one ended. A retry may help with the inner error.
     async fn open(&mut self, url: &str) -> Result<Result<Stream, Status>, Violation> {
         let endpoint = Endpoint::from_shared(url.to_owned()).unwrap().connect_timeout(Duration::from_secs(2));
-        // What is not read must not wait in this process.
+        // With large windows this process would buffer what the subscriber does not read.
         let endpoint = if self.pause.is_some() {
             endpoint.initial_stream_window_size(64 << 10).initial_connection_window_size(64 << 10)
         } else {
@@ -137,7 +138,7 @@ impl Watcher {
         }
     }
 
-    /// Whether the end was reached; where not, the stream broke.
+    /// Returns true at the end, false if the stream broke.
     async fn drain(
         &mut self,
         mut stream: Stream,
@@ -160,11 +161,11 @@ impl Watcher {
                 Err(status) if is_passing(&status) => return Ok(false),
                 Err(status) => return Err(refused(&status)),
                 Ok(None) => {
-                    let what = "the stream ended, and nobody asked for that".to_owned();
+                    let what = "the stream ended before the requested commit".to_owned();
                     return Err(Violation { of: super::checker::Guarantee::Resumable, what });
                 }
             };
-            // It may be shown before the answer has come back to whoever wrote it.
+            // A reader may show a commit before its writer has received the acknowledgement.
             journal.known(reach(&message)).await;
             journal.read(|history| self.checker.take(history, message))?;
             self.position.store(self.checker.position(), Ordering::Relaxed);
@@ -180,12 +181,13 @@ impl Watcher {
 }
 
 fn refused(status: &Status) -> Violation {
-    let what = format!("refused to go on: {} {status:?}", reason(status));
+    let what = format!("the reader refused to resume: {} {status:?}", reason(status));
     Violation { of: super::checker::Guarantee::Resumable, what }
 }
 
-/// The next message of a stream, which must come.
+/// The next message of a stream, which must arrive.
 pub async fn next(stream: &mut Stream) -> v1::WatchDriftResponse {
-    let message = tokio::time::timeout(LIMIT, stream.message()).await.expect("a message must come");
-    message.unwrap().expect("the stream must go on")
+    let message =
+        tokio::time::timeout(LIMIT, stream.message()).await.expect("timed out waiting for a message");
+    message.unwrap().expect("the stream ended")
 }

@@ -1,26 +1,27 @@
-//! One WatchDrift stream as a test reads it: what came, in words.
+//! One WatchDrift stream, read by a test, with commits in words.
 
 use bytes::Bytes;
 use driftdb::v1;
 use driftdb::v1::watch_drift_request::Start;
 use driftdb::v1::watch_drift_response::Event;
 use tonic::Status;
+use tonic::transport::Endpoint;
 
-use super::Reader;
 use super::watcher::{LIMIT, Stream, heartbeat, next};
+use super::{Daemon, Reader};
 
-/// A stream that has been opened.
+/// An open stream.
 #[derive(Debug)]
 pub struct Watch {
     pub stream: Stream,
     pub opened: v1::ReadHeader,
-    /// The last one that came.
+    /// The token of the last message that had one.
     pub token: Bytes,
-    /// What came of the commit that is not whole yet.
+    /// The parts of a commit that has not arrived whole yet.
     pub parts: Vec<v1::Commit>,
 }
 
-/// Everything of every table, with progress often.
+/// A request for all changes of all tables, with frequent progress.
 pub fn everything() -> v1::WatchDriftRequest {
     v1::WatchDriftRequest { heartbeat: heartbeat(100), ..Default::default() }
 }
@@ -33,7 +34,7 @@ pub fn resume(token: &Bytes, request: &v1::WatchDriftRequest) -> v1::WatchDriftR
     v1::WatchDriftRequest { start: Some(Start::ResumeToken(token.clone())), ..request.clone() }
 }
 
-/// Opens a stream; a refusal may come as the call's answer or in place of the first message.
+/// Opens a stream. A refusal may arrive in place of the call's answer or of the first message.
 pub async fn watch(reader: &mut Reader, request: v1::WatchDriftRequest) -> Result<Watch, Status> {
     let opening = async {
         let mut stream = reader.watch_drift(request).await?.into_inner();
@@ -42,7 +43,14 @@ pub async fn watch(reader: &mut Reader, request: v1::WatchDriftRequest) -> Resul
         assert!(!first.resume_token.is_empty());
         Ok(Watch { stream, opened, token: first.resume_token, parts: Vec::new() })
     };
-    tokio::time::timeout(LIMIT, opening).await.expect("a stream opens, or is refused")
+    tokio::time::timeout(LIMIT, opening).await.expect("timed out opening the stream")
+}
+
+/// Opens a stream over its own connection with small receive windows: the reader soon notices if the test stops reading.
+pub async fn narrow(daemon: &Daemon, request: v1::WatchDriftRequest) -> Watch {
+    let endpoint = Endpoint::from_shared(daemon.url.clone()).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(16 << 10).initial_connection_window_size(64 << 10);
+    watch(&mut Reader::new(endpoint.connect().await.unwrap()), request).await.unwrap()
 }
 
 /// A change in words.
@@ -52,7 +60,7 @@ pub fn words(change: &v1::Change) -> String {
         v1::ChangeKind::Patch => "patch",
         v1::ChangeKind::SoftDelete => "delete",
         v1::ChangeKind::Schema => "schema",
-        v1::ChangeKind::Unspecified => panic!("a change of no kind: {change:?}"),
+        v1::ChangeKind::Unspecified => panic!("a change without a kind: {change:?}"),
     };
     if change.key.is_empty() {
         return format!("{kind} {}", change.table);
@@ -70,16 +78,20 @@ impl Watch {
     /// The next message.
     pub async fn event(&mut self) -> Event {
         let message = next(&mut self.stream).await;
-        let event = message.event.expect("a message is not empty");
+        let event = message.event.expect("an empty message");
         let is_part = matches!(&event, Event::Commit(commit) if commit.more);
-        assert_eq!(message.resume_token.is_empty(), is_part, "a token in every message but inside a commit");
+        assert_eq!(
+            message.resume_token.is_empty(),
+            is_part,
+            "every message has a token, except inside a commit"
+        );
         if !is_part {
             self.token = message.resume_token;
         }
         event
     }
 
-    /// The next whole commit; what else comes is passed over.
+    /// The next whole commit. Skips other messages.
     pub async fn commit(&mut self) -> v1::Commit {
         loop {
             match self.event().await {
@@ -100,14 +112,14 @@ impl Watch {
         }
     }
 
-    /// The commits that come until everything up to one has been sent.
+    /// The commits that arrive until the stream has sent everything up to `seq`.
     pub async fn upto(&mut self, seq: u64) -> Vec<v1::Commit> {
         let mut commits: Vec<v1::Commit> = Vec::new();
         loop {
             match self.event().await {
                 Event::Commit(mut part) => match commits.last_mut().filter(|last| last.more) {
                     Some(last) => {
-                        assert_eq!(last.seq, part.seq, "a commit goes on");
+                        assert_eq!(last.seq, part.seq, "a part of another commit");
                         last.changes.append(&mut part.changes);
                         last.more = part.more;
                     }
@@ -124,12 +136,12 @@ impl Watch {
         self.upto(seq).await.iter().map(told).collect()
     }
 
-    /// The rows at the start, up to rows_done.
+    /// The rows at the start, up to `rows_done`.
     pub async fn rows(&mut self) -> Vec<(String, v1::Row)> {
         let mut rows = Vec::new();
         loop {
             match self.event().await {
-                // One without rows says that the stream is alive.
+                // A batch without rows is a sign of life.
                 Event::Rows(batch) => {
                     rows.extend(batch.rows.into_iter().map(|row| (batch.table.clone(), row)));
                 }
@@ -142,11 +154,13 @@ impl Watch {
         }
     }
 
-    /// What is left of a stream that ends by itself: its last progress.
+    /// Reads a stream that ends by itself. Returns its last message, if that is a progress.
     pub async fn end(&mut self) -> Result<Option<u64>, Status> {
         let mut progress = None;
         loop {
-            let message = tokio::time::timeout(LIMIT, self.stream.message()).await.expect("the stream ends");
+            let message = tokio::time::timeout(LIMIT, self.stream.message())
+                .await
+                .expect("timed out waiting for the end of the stream");
             match message?.map(|message| message.event.unwrap()) {
                 None => return Ok(progress),
                 Some(Event::Progress(header)) => progress = Some(header.read_seq),

@@ -1,18 +1,19 @@
-//! A plain model of a whole database: rows, events, tables and their times after every commit; and random commits for it.
+//! A plain model of a whole database: rows, events, tables and commit times after every commit; and random commits for
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use driftdb::v1;
 use serde_json::{Value, json};
 
-use super::condition::Dice;
+use super::condition::Random;
 use super::model::merge;
 use super::{delete, insert, json as document, patch, put};
 
-/// A row's key, so that keys of either type sort as they do in the database.
+/// A row's key. Keys of both types sort as in the database.
 pub type Key = (i64, String);
 
-/// Tables and whether their keys are INT.
+/// The tables, and whether their keys are INT.
 pub const TABLES: [(&str, bool); 4] = [("a", false), ("b", true), ("c", false), ("wide", false)];
 pub const KEYS: usize = 14;
 
@@ -22,7 +23,7 @@ pub struct Row {
     pub document: Value,
 }
 
-/// A table at a moment.
+/// A table after a commit.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     pub id: u64,
@@ -30,7 +31,7 @@ pub struct Table {
     pub live: bool,
     pub indexes: BTreeSet<String>,
     pub rows: BTreeMap<Key, Row>,
-    /// The last change of every row of this life, deletions too.
+    /// The last change of every row since the table was created, deletions included.
     pub changed: BTreeMap<Key, u64>,
     pub events: u64,
     pub last_seq: u64,
@@ -49,12 +50,12 @@ pub struct Event {
 
 pub type Tables = BTreeMap<String, Table>;
 
-/// Everything after every commit.
+/// Everything, after every commit.
 #[derive(Debug, Clone)]
 pub struct World {
     pub states: Vec<Tables>,
     pub events: Vec<Event>,
-    /// Milliseconds since 1970 of each commit.
+    /// The time of each commit, in milliseconds since 1970.
     pub times: Vec<i64>,
 }
 
@@ -82,7 +83,7 @@ impl World {
         &self.states[usize::try_from(seq).unwrap()]
     }
 
-    /// A table after a commit; `None` where there was none.
+    /// A table after a commit; `None` if it did not exist.
     pub fn table(&self, seq: u64, name: &str) -> Option<&Table> {
         self.at(seq).get(name).filter(|table| table.live)
     }
@@ -150,7 +151,7 @@ impl World {
         })
     }
 
-    /// Applies a request as the writer should; false where it should refuse it.
+    /// Applies a request as the writer should. Returns false if the writer should refuse it.
     pub fn apply(&mut self, request: &v1::ApplyRequest) -> bool {
         if request.preconditions.iter().any(|check| self.holds(check) != Some(true)) {
             return false;
@@ -180,7 +181,7 @@ impl World {
         true
     }
 
-    /// What an operation comes to: the key, the kind of event, and the row after it; `None` where it is refused.
+    /// The effect of an operation: the key, the kind of event, and the row after it; `None` if it is refused.
     fn effect(
         &self,
         next: &Tables,
@@ -231,39 +232,39 @@ fn find_key(table: &str, text: &str) -> Key {
 }
 
 /// A random commit.
-pub fn random_commit(dice: &mut Dice, world: &World, number: u64) -> v1::ApplyRequest {
-    if dice.below(15) == 0 {
+pub fn random_commit(random: &mut Random, world: &World, number: u64) -> v1::ApplyRequest {
+    if random.below(15) == 0 {
         let options = Some(v1::CommitOptions { reason: format!("note {number}"), ..Default::default() });
         return v1::ApplyRequest { options, ..Default::default() };
     }
-    let count = if dice.below(12) == 0 { 40 } else { 1 + dice.below(5) };
-    let hot = (count == 40).then(|| (dice.below(3), dice.below(KEYS)));
-    let operations = (0..count).map(|_| random_operation(dice, world, hot)).collect();
+    let count = if random.below(12) == 0 { 40 } else { 1 + random.below(5) };
+    let hot = (count == 40).then(|| (random.below(3), random.below(KEYS)));
+    let operations = (0..count).map(|_| random_operation(random, world, hot)).collect();
     let mut preconditions = Vec::new();
-    for _ in 0..[0, 0, 1, 3][dice.below(4)] {
-        preconditions.push(random_precondition(dice, world));
+    for _ in 0..[0, 0, 1, 3][random.below(4)] {
+        preconditions.push(random_precondition(random, world));
     }
-    let reason = if dice.below(4) == 0 { format!("because {number}") } else { String::new() };
-    let request_id = if dice.below(3) == 0 { format!("request {number}") } else { String::new() };
+    let reason = if random.below(4) == 0 { format!("because {number}") } else { String::new() };
+    let request_id = if random.below(3) == 0 { format!("request {number}") } else { String::new() };
     let options = Some(v1::CommitOptions { reason, request_id, commit_time: None });
     v1::ApplyRequest { operations, preconditions, options }
 }
 
-fn random_operation(dice: &mut Dice, world: &World, hot: Option<(usize, usize)>) -> v1::Operation {
+fn random_operation(random: &mut Random, world: &World, hot: Option<(usize, usize)>) -> v1::Operation {
     let (table, number) = hot.unwrap_or_else(|| {
-        // The wide rows are changed seldom.
-        let table = if dice.below(40) == 0 { 3 } else { dice.below(3) };
-        (table, dice.below(KEYS))
+        // Changes wide rows rarely.
+        let table = if random.below(40) == 0 { 3 } else { random.below(3) };
+        (table, random.below(KEYS))
     });
     let name = TABLES[table].0;
     let key = key_of(name, number);
     let live = world.now().get(name).is_some_and(|table| table.rows.contains_key(&key));
-    let salt = dice.below(200);
-    // Mostly what is possible.
-    let (live, kind) = (if dice.below(30) == 0 { !live } else { live }, dice.below(10));
+    let salt = random.below(200);
+    // Most operations can be applied.
+    let (live, kind) = (if random.below(30) == 0 { !live } else { live }, random.below(10));
     match (live, kind) {
-        _ if dice.below(25) == 0 => {
-            let to = super::at_seq(dice.below(usize::try_from(world.seq()).unwrap() + 1) as u64);
+        _ if random.below(25) == 0 => {
+            let to = super::at_seq(random.below(usize::try_from(world.seq()).unwrap() + 1) as u64);
             let revert = v1::operation::Action::Revert(v1::operation::Revert { to });
             v1::Operation { table: name.into(), key: key.1, action: Some(revert) }
         }
@@ -277,18 +278,18 @@ fn random_operation(dice: &mut Dice, world: &World, hot: Option<(usize, usize)>)
     }
 }
 
-fn random_precondition(dice: &mut Dice, world: &World) -> v1::Precondition {
+fn random_precondition(random: &mut Random, world: &World) -> v1::Precondition {
     use v1::precondition::Check;
-    let name = TABLES[dice.below(4)].0;
-    let key = key_of(name, dice.below(KEYS));
+    let name = TABLES[random.below(4)].0;
+    let key = key_of(name, random.below(KEYS));
     let table = world.now().get(name);
     let changed = table.and_then(|table| table.changed.get(&key)).copied().unwrap_or(0);
     let live = table.is_some_and(|table| table.rows.contains_key(&key));
-    let off = u64::from(dice.below(8) == 0);
-    let check = match dice.below(3) {
+    let off = u64::from(random.below(8) == 0);
+    let check = match random.below(3) {
         0 if changed > 0 => Check::SeqIs(changed + off),
         1 => Check::Exists(live != (off == 1)),
-        _ => Check::UnchangedSince((changed + dice.below(2) as u64).saturating_sub(off)),
+        _ => Check::UnchangedSince((changed + random.below(2) as u64).saturating_sub(off)),
     };
     v1::Precondition { table: name.into(), key: key.1, check: Some(check) }
 }
@@ -298,7 +299,7 @@ pub fn row_of(key: &Key, table: &str, salt: usize) -> Value {
     let mut row = json!({"id": id, "n": salt, "nested": {"x": salt % 3, "list": [salt, {"deep": null}]}});
     match table {
         "wide" => row["pad"] = "wide ".repeat(4_200).into(),
-        // Patches of a long row go without images of it.
+        // A watch sends no images of such long rows.
         "c" => row["pad"] = format!("{salt} ").repeat(200).into(),
         _ => {}
     }
@@ -316,13 +317,8 @@ fn patch_of(salt: usize) -> Value {
     }
 }
 
-/// An operation on a document given as JSON.
+/// A put of a whole row.
 pub fn put_row(table: &str, key: &Key, salt: usize) -> v1::Operation {
     let action = Some(v1::operation::Action::Put(document(row_of(key, table, salt).to_string())));
     v1::Operation { table: table.into(), key: String::new(), action }
-}
-
-/// Whether the long form of a test is asked for.
-pub fn soak() -> bool {
-    std::env::var_os("DRIFTDB_SOAK").is_some()
 }

@@ -1,9 +1,16 @@
-//! Compares a table of limits in the documentation with the constants.
+//! Compares the tables in docs/limits.md with the code: every limit has a row, and no row is out of date.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The README's table names every limit, with its value: `| what | value | CONSTANT |`.
-pub fn limits_differ(readme: &str, limits: &str) -> Vec<String> {
+/// The cells of every row of the tables in a page.
+fn rows(page: &str) -> impl Iterator<Item = Vec<&str>> {
+    page.lines()
+        .filter_map(|line| line.strip_prefix('|'))
+        .map(|row| row.trim_end_matches('|').split('|').map(str::trim).collect())
+}
+
+/// Compares the rows `| what | value | CONSTANT |` of docs/limits.md with the constants of limits.rs.
+pub fn wrong_limits(page: &str, limits: &str) -> Vec<String> {
     let constants: BTreeMap<&str, Option<u64>> = limits
         .lines()
         .filter_map(|line| {
@@ -12,23 +19,22 @@ pub fn limits_differ(readme: &str, limits: &str) -> Vec<String> {
         })
         .collect();
     let mut wrong = Vec::new();
-    let mut told = BTreeSet::new();
-    for row in readme.lines().filter_map(|line| line.strip_prefix('|')) {
-        let cells: Vec<&str> = row.trim_end_matches('|').split('|').map(str::trim).collect();
+    let mut listed = BTreeSet::new();
+    for cells in rows(page) {
         let [_, value, name] = cells[..] else { continue };
         let name = name.trim_matches('`');
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_uppercase() || c == '_') {
             continue;
         }
-        told.insert(name);
+        listed.insert(name);
         match constants.get(name) {
             Some(Some(limit)) if quantity(value) == Some(*limit) => {}
-            Some(limit) => wrong.push(format!("README.md: {name} is {limit:?}, not {value}")),
-            None => wrong.push(format!("README.md: no limit is called {name}")),
+            Some(limit) => wrong.push(format!("docs/limits.md: {name} is {limit:?}, not {value}")),
+            None => wrong.push(format!("docs/limits.md: limits.rs has no constant {name}")),
         }
     }
-    let untold = constants.keys().filter(|name| !told.contains(*name));
-    wrong.extend(untold.map(|name| format!("README.md: the table of limits lacks {name}")));
+    let missing = constants.keys().filter(|name| !listed.contains(*name));
+    wrong.extend(missing.map(|name| format!("docs/limits.md: no row for {name}")));
     wrong
 }
 

@@ -1,4 +1,4 @@
-// Daemons for the programs beside it: on free ports, ended by the process that was started.
+// Starts daemons on free ports for the programs in this directory, and stops them at the end.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 
 const running = new Set();
-// A program that fails, or is ended for taking too long, ends its daemons.
+// A program that fails, or is stopped for taking too long, stops its daemons, too.
 process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
 process.on("SIGTERM", () => process.exit(1));
 
@@ -19,17 +19,17 @@ async function start(directory, name, ...options) {
   running.add(child);
   const [said] = await Promise.race([once(createInterface(child.stdout), "line"), ended]);
   const [, address] = /^listening on (.+)$/.exec(said) ?? [];
-  if (!address) throw new Error(`${name} says ${said} instead of where it listens`);
+  if (!address) throw new Error(`${name} printed ${said} instead of its address`);
   const end = async (signal) => {
     child.kill(signal);
     await ended;
     running.delete(child);
   };
-  // What kill -9 does: nothing is said. What an operator does: streams are told to go on elsewhere.
+  // SIGKILL ends the daemon without a message. After SIGTERM it ends its streams with a reason.
   return { address, kill: () => end("SIGKILL"), stop: () => end("SIGTERM") };
 }
 
-// Runs a step with a writer, and readers as it needs them, on a directory of its own.
+// Runs a step with a writer, and readers on demand, on an empty directory.
 export async function withDaemons(step, ...options) {
   const directory = mkdtempSync(join(tmpdir(), "driftdb-"));
   try {

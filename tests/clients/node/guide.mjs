@@ -1,4 +1,4 @@
-// Runs the JavaScript of docs/node.md from the first line to the last, as someone would who follows it. Run by run.sh.
+// Runs all JavaScript code of docs/node.md, in order, as a reader of the guide would. Run by run.sh.
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { withDaemons } from "./daemons.mjs";
@@ -11,7 +11,7 @@ if (pieces.length < 6) throw new Error(`only ${pieces.length} pieces of JavaScri
 await withDaemons(async (daemons) => {
   const [one, two] = [await daemons.reader(), await daemons.reader()];
   const addresses = { "127.0.0.1:7401": daemons.writer, "127.0.0.1:7402": one.address, "127.0.0.1:7403": two.address };
-  // What the guide leaves to whoever reads it: a table, and an error to look at.
+  // What the guide expects its reader to have: a table, and an error.
   const program = [
     `import { watch } from "./watch.mjs";`,
     pieces[0],

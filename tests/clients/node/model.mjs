@@ -1,4 +1,4 @@
-// Random commits on a table of parcels, and what they make of it: what a stream brings is compared with that.
+// Random commits on a table of parcels, and the expected rows and changes, to compare streams with.
 
 const STATUSES = ["packed", "sent", "there"];
 const KINDS = { CHANGE_KIND_INSERT: "insert", CHANGE_KIND_PATCH: "patch", CHANGE_KIND_SOFT_DELETE: "softDelete" };
@@ -12,7 +12,7 @@ export class Model {
   commits = [];
   pending = [];
 
-  // The same numbers each time: a test that fails fails again.
+  // The same numbers each time, so that a failure can be repeated.
   constructor(seed) {
     this.state = seed;
   }
@@ -22,7 +22,7 @@ export class Model {
     return Math.floor((this.state / 2 ** 32) * below);
   }
 
-  // A commit of many new rows.
+  // The next commit: many new rows.
   fill(rows, padding) {
     const keys = Array.from({ length: rows }, (_, number) => `x${String(number).padStart(5, "0")}`);
     const parcels = keys.map((id) => ({ id, status: "packed", padding: "x".repeat(padding) }));
@@ -30,7 +30,7 @@ export class Model {
     return { operations: parcels.map((parcel) => ({ table: "parcels", insert: document(parcel) })) };
   }
 
-  // A commit of one to three changes.
+  // The next commit: one to three changes.
   next() {
     const keys = new Set(Array.from({ length: 1 + this.random(3) }, () => `p${String(this.random(50)).padStart(3, "0")}`));
     const made = [...keys].map((key) => this.change(key));
@@ -51,7 +51,7 @@ export class Model {
     return [{ table: "parcels", put: document(after) }, { key, kind, before, after }];
   }
 
-  // The commit handed out last has been applied.
+  // Records that the last commit was acknowledged.
   applied({ seq }) {
     this.commits.push([Number(seq), this.pending]);
     materialise(this.rows, this.pending);
@@ -61,7 +61,7 @@ export class Model {
     return this.commits.at(-1)[0];
   }
 
-  // The commits with those of their changes that pass, without those that have none.
+  // The commits with their matching changes. Leaves out commits without any.
   matching(passes, afterSeq = 0) {
     const filtered = this.commits.map(([seq, changes]) => [seq, changes.filter(passes)]);
     return filtered.filter(([seq, changes]) => changes.length > 0 && seq > afterSeq);
@@ -75,7 +75,7 @@ export function materialise(rows, changes) {
   }
 }
 
-// The commit of a message, as a model has it, where there is one that changes rows.
+// The commit of a message in the form of the model, if it changes rows.
 export function commitsOf({ commit }) {
   const rows = (commit?.changes ?? []).filter((change) => change.kind !== "CHANGE_KIND_SCHEMA");
   const changes = rows.map(({ key, kind, before, after }) => {

@@ -1,6 +1,6 @@
-// DriftDB from Node: write, read back, read the past, and what an error looks like.
+// DriftDB from Node: write, read back, read earlier states, and handle errors.
 //
-// Run by run.sh, which starts the daemons. Every step checks what it got.
+// Run by run.sh, which starts the daemons. Every step checks its answers.
 
 import assert from "node:assert/strict";
 import grpc from "@grpc/grpc-js";
@@ -20,7 +20,7 @@ const document = (value) => ({ json: JSON.stringify(value) });
 const value = (document) => JSON.parse(document.json);
 const fresh = ({ seq, epoch }) => ({ minSeq: seq, epoch });
 
-// The machine-readable reason of a failed call: google.rpc.ErrorInfo in the status details.
+// The reason of a failed call, from google.rpc.ErrorInfo in the status details.
 const { root } = protobuf.parse(`
   syntax = "proto3";
   message Any { string type_url = 1; bytes value = 2; }
@@ -58,7 +58,7 @@ async function write() {
   // All operations of one Apply are one commit: every reader sees both parcels, or none.
   const operations = parcels.map((parcel) => ({ table: "parcels", insert: document(parcel) }));
   const packed = (await call(writer, "apply", { operations, options: { reason: "packed" } })).token;
-  // The precondition refuses the patch where somebody else was faster.
+  // The precondition refuses the patch if another client was faster.
   const patch = { table: "parcels", key: "p1", patch: document({ status: "sent" }) };
   const preconditions = [{ table: "parcels", key: "p1", seqIs: packed.seq }];
   const sent = (await call(writer, "apply", { operations: [patch], preconditions })).token;

@@ -1,6 +1,6 @@
-// DriftDB from Node: streams of what happens, over readers that are killed, with filters, and as a copy of a table.
+// DriftDB from Node: streams of changes while readers are killed, with filters, and to copy a table.
 //
-// Run by run.sh. Readers are killed while commits go on; what came is compared with a model of what was written.
+// Run by run.sh. Readers are killed while commits are made; the streams are compared with a model of the writes.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -13,7 +13,7 @@ import { Model, commitsOf, document, materialise, value } from "./model.mjs";
 import { reasonOf, watch } from "./watch.mjs";
 
 const COMMITS = 240;
-// How far commits run ahead of a stream, so that readers are killed among them and not after them.
+// The most commits ahead of a stream, so that readers are killed between commits and not after the last one.
 const AHEAD = 30;
 const heartbeat = { nanos: 100_000_000 };
 const images = { withBefore: true, withAfter: true };
@@ -27,7 +27,7 @@ const call = (client, method, request) =>
 const apply = async (writer, request) => (await call(writer, "apply", request)).token;
 const request = (fields) => ({ tables: ["parcels"], ...fields });
 
-// Makes commits while a stream is read, never far ahead of it.
+// Makes commits while a stream is read, and stays close to it.
 class Load {
   room = AHEAD;
   done = false;
@@ -52,18 +52,18 @@ class Load {
     this.#wake();
   }
 
-  // Whether all commits have been made; fails where one has.
+  // Whether all commits have been made. Throws if one failed.
   async finished() {
     await Promise.race([this.run, Promise.resolve()]);
     return this.done;
   }
 }
 
-// How far a message says that everything has been sent.
+// The commit up to which, by this message, everything has been sent.
 const reachedBy = ({ progress, caughtUp }) => Number((progress ?? caughtUp)?.readSeq ?? 0);
 const upTo = (last, commits) => commits.map(([seq]) => seq).filter((seq) => seq <= last);
 
-// Yields how many commits of a load have come, up to its last; checks them all.
+// Yields the number of commits that have arrived, up to the last one of the load. Checks all of them at the end.
 async function* follow(load, addresses, afterSeq) {
   const seen = [];
   for await (const message of watch(addresses, request({ afterSeq, heartbeat, ...images }))) {
@@ -72,7 +72,7 @@ async function* follow(load, addresses, afterSeq) {
       yield seen.push(commit);
     }
     const done = await load.finished();
-    // What a stream says of itself is true: nothing up to there is still to come.
+    // A progress message is true: the stream sends nothing more up to there.
     const reached = reachedBy(message);
     const expected = load.model.matching(() => true, afterSeq);
     const last = expected.at(-1)?.[0] ?? 0;
@@ -84,7 +84,7 @@ async function* follow(load, addresses, afterSeq) {
   }
 }
 
-// From the first commit on: `opened`, the table's creation, each commit, and the end that was asked for.
+// A stream from the first commit: `opened`, the table's creation, every commit, and the requested end.
 async function wholeStream({ daemons, writer, model }) {
   for (let number = 0; number < 20; number++) model.applied(await apply(writer, model.next()));
   const messages = [];
@@ -101,7 +101,7 @@ async function wholeStream({ daemons, writer, model }) {
   console.log(`  ${model.commits.length} commits from the first on, with rows before and after`);
 }
 
-// One reader, killed or stopped now and then among commits, and started again: each commit once, in order.
+// One reader, repeatedly killed or stopped, and started again: every commit once, in order.
 async function restartedReader({ daemons, writer, model }) {
   const began = model.last();
   let [reader, kills, seen] = [await daemons.reader(), 0, 0];
@@ -117,7 +117,7 @@ async function restartedReader({ daemons, writer, model }) {
   console.log(`  ${seen} commits, each once and in order, over ${kills} restarts of the reader`);
 }
 
-// Two readers in a client's list: where one is killed the other goes on, and back.
+// A list of two readers: when one is killed, the client resumes at the other.
 async function failOver({ daemons, writer, model }) {
   const began = model.last();
   const readers = [await daemons.reader(), await daemons.reader()];
@@ -134,7 +134,7 @@ async function failOver({ daemons, writer, model }) {
   console.log("  from one reader to the other and back, with nothing missing");
 }
 
-// Conditions on the row before or after, keys and prefixes; a filter goes on where it was, at another reader.
+// Filters by condition, keys and prefix. A filtered stream resumes at another reader.
 async function filtered({ daemons, writer, model }) {
   const began = model.last();
   for (let number = 0; number < COMMITS; number++) model.applied(await apply(writer, model.next()));
@@ -160,7 +160,7 @@ async function filtered({ daemons, writer, model }) {
   }
 }
 
-// The rows, then what changes, with no gap: a copy is what a select at the same moment says, over restarts.
+// Initial rows, then changes, without a gap: the copy equals a Select at the same commit, across restarts.
 async function copy({ daemons, writer, model }) {
   model.applied(await apply(writer, model.fill(3000, 400)));
   const began = model.last();
@@ -174,7 +174,7 @@ async function copy({ daemons, writer, model }) {
       changed++;
       load.seen();
     }
-    // What was written before the rows were read comes as rows, not as commits.
+    // Earlier writes arrive as rows, not as commits.
     if (message.rowsDone) load.seen(upTo(Number(message.rowsDone.readSeq), model.matching(() => true, began)).length);
     if ((batches === 2 && kills === 0) || (changed === 50 && kills === 1)) {
       await reader.kill();
@@ -198,7 +198,7 @@ async function copy({ daemons, writer, model }) {
   console.log(`  a copy of ${rows.size} rows in ${batches} messages and ${changed} commits is the table at commit ${reached}`);
 }
 
-// A large commit comes in parts without tokens. Those of a connection that broke among them are dropped.
+// A large commit arrives in parts without tokens. A client drops the parts of a broken connection.
 async function commitInParts({ daemons, writer }) {
   await call(writer, "createTable", { table: "blobs", primaryKey: "id" });
   const before = (await apply(writer, {})).seq;
@@ -214,7 +214,7 @@ async function commitInParts({ daemons, writer }) {
     for await (const message of client.watchDrift(everything)) {
       token = message.resumeToken ?? token;
       if (!message.commit) continue;
-      // The rest cannot be on its way already: it is more than fits between the two.
+      // The rest cannot be in transit: it is larger than all buffers.
       if (parts.push(message) === 1) await reader.kill();
     }
   })().catch((error) => error);
@@ -232,7 +232,7 @@ async function commitInParts({ daemons, writer }) {
   console.log(`  a commit of ${keys.length} MiB, begun anew where the reader was killed after ${parts.length} of its parts`);
 }
 
-// What a stream is refused for, and how a copy starts over.
+// Refused streams, and how to start a copy again.
 async function refused({ daemons, writer, model }) {
   const { address } = await daemons.reader();
   const reader = new ReaderService(address, plain);
@@ -271,7 +271,7 @@ async function refused({ daemons, writer, model }) {
   console.log("  started over with the rows that there are, where the start was of another epoch");
 }
 
-// docs/examples/watch.mjs as a user runs it, with the reader that it asks killed on the way.
+// Runs docs/examples/watch.mjs as a user does, and kills the reader that it uses.
 async function example({ daemons, writer }) {
   const orders = (...keys) =>
     apply(writer, { operations: keys.map((id) => ({ table: "orders", put: document({ id }) })) });

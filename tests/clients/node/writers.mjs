@@ -1,4 +1,4 @@
-// DriftDB from Node: a list of writers of which one writes. It is killed, another takes over, and no write is lost or doubled.
+// DriftDB from Node: a list of writers. The active one is killed, another takes over, no write is lost or repeated.
 //
 // Run by run.sh.
 
@@ -20,7 +20,7 @@ const plain = grpc.credentials.createInsecure();
 const call = (client, method, request) =>
   new Promise((resolve, reject) => client[method](request, (error, answer) => (error ? reject(error) : resolve(answer))));
 
-// The writers of a client's list. A call goes to the one that answered last, and on to the next where it does not.
+// A client's list of writers. A call goes to the one that answered last, and to the next one if that fails.
 class Writers {
   current = 0;
   reasons = new Set();
@@ -36,7 +36,7 @@ class Writers {
     return this.#clients.get(address);
   }
 
-  // Does a write once, wherever that is possible; `meanwhile` happens when it is on its way for the first time.
+  // Makes a write exactly once, at any writer. Calls `meanwhile` after the first attempt was sent.
   async apply(request, meanwhile = async () => {}) {
     request = { ...request, options: { requestId: randomUUID() } };
     for (let attempt = 0; attempt < 600; attempt++) {
@@ -49,7 +49,7 @@ class Writers {
       this.current = (this.current + 1) % this.all.length;
       await sleep(50);
     }
-    assert.fail("no writer takes it");
+    assert.fail("no writer accepted the write");
   }
 
   close() {
@@ -66,7 +66,7 @@ const run = async (daemons) => {
   assert.deepEqual([refusal.code, reasonOf(refusal)], [grpc.status.UNAVAILABLE, "STANDBY"]);
   console.log(`  UNAVAILABLE STANDBY: ${refusal.details}`);
   waiting.close();
-  // The holder listens before it has the lock, and refuses calls until then.
+  // The holder listens before it has the lock, and refuses calls until it does.
   for (let created; !created; ) {
     created = await call(writers.client(), "createTable", { table: "parcels", primaryKey: "id" }).catch(async (error) => {
       if (reasonOf(error) !== "STANDBY") throw error;
@@ -74,7 +74,7 @@ const run = async (daemons) => {
     });
   }
 
-  // The one that writes dies, and comes back as the one that waits.
+  // Kills the active writer, and starts it again as a standby.
   const changePlaces = async () => {
     const at = writers.current;
     await writers.all[at].kill();
@@ -86,7 +86,7 @@ const run = async (daemons) => {
     tokens.push(await writers.apply({ operations }, number % 50 === 25 ? changePlaces : undefined));
   }
   writers.close();
-  assert.equal(new Set(tokens.map((token) => token.epoch)).size, 1, "a take-over is no restore");
+  assert.equal(new Set(tokens.map((token) => token.epoch)).size, 1, "a take-over keeps the epoch");
 
   const reader = new ReaderService((await daemons.reader()).address, plain);
   const { seq, epoch } = tokens.at(-1);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""DriftDB from Python with asyncio: write, read, read the past, errors, and streams over readers that are killed.
+"""DriftDB from Python with asyncio: write, read, read earlier states, errors, and streams while readers are killed.
 
 Run by run.sh. Writing and watching share one event loop, as in a server.
 """
@@ -21,7 +21,7 @@ HEARTBEAT = {"nanos": 100_000_000}
 
 
 async def watch(readers, request):
-    """docs/examples/watch.py, with asyncio: each message once and whole, from one reader or the next."""
+    """docs/examples/watch.py with asyncio: every message once and whole, from any of the readers."""
     attempt = 0
     while True:
         async with grpc.aio.insecure_channel(readers[attempt % len(readers)], OPTIONS) as channel:
@@ -43,7 +43,7 @@ async def watch(readers, request):
 
 
 async def apply(writers, request):
-    """Writes at the first of the writers that takes it. The request id makes it safe to ask again."""
+    """Sends a write to each writer until one accepts it. The request id makes the retry safe."""
     request.options.request_id = str(uuid.uuid4())
     for attempt in range(20):
         try:
@@ -64,7 +64,7 @@ async def expect_error(code, reason, failing):
 
 
 async def write_and_read(writer, reader):
-    """A row now, as of a commit and as of a time; several reads at once, all as fresh as the write."""
+    """Reads a row now, as of a commit and as of a time; several concurrent reads that all see the write."""
     letters = writer_pb2.CreateTableRequest(table="letters", primary_key="id")
     await writer.CreateTable(letters)
     put = lambda status: writer_pb2.ApplyRequest(
@@ -81,7 +81,7 @@ async def write_and_read(writer, reader):
 
     now, then = await asyncio.gather(status(), status(seq=written.seq))
     assert now == (sent.seq, "sent") and then == (written.seq, "written"), (now, then)
-    # Commits of one millisecond share a time, which names the last of them: ask for what it named.
+    # Several commits may share a millisecond. The time then means the last of them.
     seq, named = await status(time=written.time)
     assert (seq, named) == await status(seq=seq) and seq >= written.seq
     select = reader_pb2.SelectRequest(
@@ -99,7 +99,7 @@ async def errors(writer, reader):
     insert = writer_pb2.Operation(table="letters", insert=document({"id": "l1"}))
     again = writer_pb2.ApplyRequest(operations=[insert])
     await expect_error(grpc.StatusCode.ALREADY_EXISTS, "ROW_EXISTS", writer.Apply(again))
-    # A stream fails where it is read.
+    # A stream fails when it is read.
     wrong = reader_pb2.WatchDriftRequest(tables=["orders"], where="status =")
     await expect_error(grpc.StatusCode.INVALID_ARGUMENT, "QUERY_SYNTAX", reader.WatchDrift(wrong).read())
     behind = reader_pb2.GetRequest(table="letters", keys=["l1"], freshness=types_pb2.Freshness(min_seq=10**9))
@@ -108,7 +108,7 @@ async def errors(writer, reader):
 
 
 class Subscriber:
-    """Follows a table from a moment on, over readers that come and go."""
+    """Follows a table from a commit on, while readers are killed and started."""
 
     def __init__(self, name, daemons, **fields):
         self.name, self.daemons, self.fields = name, daemons, fields
@@ -129,7 +129,7 @@ class Subscriber:
                 materialise(self.rows, changes)
                 if len(self.commits) % 40 == 20:
                     self.replace()
-            # A commit that has come has been reached, and so has all that progress speaks of.
+            # A commit, or a progress message, says how far the stream has come.
             told = (message.rows_done, message.progress, message.caught_up)
             self.reached = max(self.reached, message.commit.seq, *(header.read_seq for header in told))
             progress.set()
@@ -137,7 +137,7 @@ class Subscriber:
                 return
 
     def replace(self):
-        """Kills the reader that is asked, and starts another in its place."""
+        """Kills the reader in use, and starts another in its place."""
         asked = self.kills % 2
         self.daemons.kill(self.readers[asked])
         self.readers[asked] = self.daemons.reader()
@@ -146,7 +146,7 @@ class Subscriber:
 
 
 async def watching(daemons, writers, reader, model):
-    """Three streams at once, each with two readers of its own that are killed in turn, while commits go on."""
+    """Three concurrent streams, each with its own two readers that are killed in turn, while commits are made."""
     for _ in range(20):
         model.applied(await apply(writers, model.next()))
     began = model.commits[-1][0]
@@ -158,7 +158,7 @@ async def watching(daemons, writers, reader, model):
 
     for _ in range(COMMITS):
         model.applied(await apply(writers, model.next()))
-        # Commits wait for the streams, so that readers are killed among them and not after them.
+        # Commits wait for the streams, so that readers are killed between commits and not after the last one.
         while model.commits[-1][0] - min(subscriber.reached for subscriber in subscribers) > 30:
             progress.clear()
             waiting = asyncio.create_task(progress.wait())
@@ -184,7 +184,7 @@ async def watching(daemons, writers, reader, model):
 
 
 async def cancelled(reader):
-    """A stream that is given up ends at once, and the connection serves on."""
+    """A cancelled stream ends at once, and the connection stays usable."""
     stream = reader.WatchDrift(reader_pb2.WatchDriftRequest(tables=["orders"]))
     assert (await stream.read()).HasField("opened")
     stream.cancel()

@@ -1,4 +1,4 @@
-"""Daemons for the programs beside it: on free ports, ended by the process that was started."""
+"""Starts daemons on free ports for the programs in this directory, and stops them at the end."""
 
 import os
 import signal
@@ -16,14 +16,14 @@ class Daemon:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         said = self.process.stdout.readline().strip()
         self.address = said.removeprefix("listening on ")
-        assert self.address != said, f"{name} says {said!r} instead of where it listens"
+        assert self.address != said, f"{name} printed {said!r} instead of its address"
 
     def kill(self):
-        """What kill -9 does: nothing is said, nothing is put away."""
+        """SIGKILL: the daemon ends without any message."""
         self.end(signal.SIGKILL)
 
     def stop(self):
-        """What an operator does: streams are told to go on elsewhere."""
+        """SIGTERM: the daemon ends its streams with a reason."""
         self.end(signal.SIGTERM)
 
     def end(self, how):
@@ -33,14 +33,14 @@ class Daemon:
 
 
 class Daemons:
-    """A writer, and readers as they are needed, on a directory of their own."""
+    """A writer, and readers on demand, on an empty directory."""
 
     def __init__(self, *options):
         self.options = options
 
     def __enter__(self):
-        # A program that is ended for taking too long ends its daemons.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended before it was done"))
+        # A program that is stopped for taking too long stops its daemons, too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped before it was done"))
         self.directory = tempfile.TemporaryDirectory()
         self.running = []
         self.writer = self.start("writer", *self.options).address

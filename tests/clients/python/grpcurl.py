@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does what the guides have grpcurl do, line by line, by the means that grpcurl has: reflection, and requests as JSON.
+"""Runs the grpcurl lines of the guides without grpcurl, by the same means: reflection, and requests as JSON.
 
 Run by run.sh. grpcurl itself is not needed: what could rot is names, fields and JSON, and those are checked here.
 """
@@ -16,14 +16,14 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from daemons import Daemons
 from watch import reason_of
 
-# Options of grpcurl, and how many words follow each.
+# Options of grpcurl, and how many arguments each has.
 OPTIONS = {"-plaintext": 0, "-d": 1, "-max-time": 1, "-keepalive-time": 1}
-# What the guide has fail, and how.
+# The lines that must fail, and how.
 FAILS = {"ordes": (grpc.StatusCode.NOT_FOUND, "TABLE_NOT_FOUND")}
 
 
 def lines(path):
-    """The lines of a guide that call grpcurl, each as words."""
+    """The lines of a guide that call grpcurl, each split into words."""
     with open(path, encoding="utf-8") as file:
         blocks = file.read().split("```sh\n")[1:]
     for block in blocks:
@@ -41,7 +41,7 @@ def lines(path):
 
 
 class Server:
-    """A daemon as grpcurl sees it."""
+    """A daemon, seen through reflection as grpcurl sees it."""
 
     def __init__(self, address):
         self.channel = grpc.insecure_channel(address)
@@ -49,7 +49,7 @@ class Server:
         self.pool = descriptor_pool.DescriptorPool(self.database)
 
     def call(self, path, body):
-        """Calls a method with a request in JSON; yields the answers as the JSON that is shown."""
+        """Calls a method with a JSON request, and yields the answers as JSON."""
         service, _, name = path.rpartition("/")
         method = self.pool.FindServiceByName(service).FindMethodByName(name)
         request = json_format.Parse(body, message_factory.GetMessageClass(method.input_type)(), descriptor_pool=self.pool)
@@ -64,7 +64,7 @@ class Server:
 
 
 def run(servers, words, token):
-    """One line of the guide; returns its answers. TOKEN in it stands for the token of an answer before."""
+    """Runs one line of the guide and returns its answers. TOKEN in the line means the token of an earlier answer."""
     words, body = words[1:], "{}"
     while words[0].startswith("-"):
         option = words.pop(0)
@@ -98,7 +98,7 @@ def main():
             expected = next((error for sign, error in FAILS.items() if sign in said), None)
             try:
                 answers = run(servers, words, token)
-                assert expected is None, f"{said}\nshould fail with {expected}"
+                assert expected is None, f"{said}\nmust fail with {expected}"
                 token = next((a["resumeToken"] for a in reversed(answers) if "resumeToken" in a), token)
                 print(f"  {' '.join(said.split())[:90]}: {len(answers)} answers")
             except grpc.RpcError as error:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the Python of docs/python.md from the first line to the last, as someone would who follows it. Run by run.sh."""
+"""Runs all Python code of docs/python.md, in order, as a reader of the guide would. Run by run.sh."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ from daemons import Daemons
 
 
 def blocks(path):
-    """The guide's Python, each block at the line where the guide has it, so that errors name it."""
+    """The guide's Python blocks, each at its line in the guide, so that errors show that line."""
     with open(path, encoding="utf-8") as file:
         text = file.read()
     for block in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
@@ -20,7 +20,7 @@ def blocks(path):
 
 def main():
     guide = sys.argv[1]
-    # What the guide leaves to whoever reads it.
+    # What the guide expects its reader to have.
     names = {"timestamp": timestamp_pb2.Timestamp(seconds=int(time.time())), "duration": duration_pb2.Duration(seconds=1)}
     count = 0
     with Daemons() as daemons:

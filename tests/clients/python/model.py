@@ -1,4 +1,4 @@
-"""Random commits on a table of orders, and what they make of it: what a stream brings is compared with that."""
+"""Random commits on a table of orders, and the expected rows and changes, to compare streams with."""
 
 import collections
 import json
@@ -13,7 +13,7 @@ KINDS = {
     types_pb2.CHANGE_KIND_SOFT_DELETE: "soft_delete",
 }
 
-# One change of a row: the documents before and after it, None where there was no row.
+# One change of a row: the documents before and after it; None means no row.
 Change = collections.namedtuple("Change", "key kind before after")
 
 
@@ -40,7 +40,7 @@ class Model:
         self.pending = []
 
     def fill(self, rows, padding):
-        """A commit of many new rows."""
+        """The next commit: many new rows."""
         self.pending, operations = [], []
         for number in range(rows):
             order = {"id": f"x{number:05}", "status": "pending", "padding": "x" * padding}
@@ -49,7 +49,7 @@ class Model:
         return writer_pb2.ApplyRequest(operations=operations)
 
     def next(self):
-        """A commit of one to three changes."""
+        """The next commit: one to three changes."""
         self.pending, operations = [], []
         for key in self.random.sample(self.keys, self.random.randint(1, 3)):
             operation, change = self.change(key)
@@ -80,12 +80,12 @@ class Model:
         )
 
     def applied(self, token):
-        """The commit handed out last has been applied."""
+        """Records that the last commit was acknowledged."""
         self.commits.append((token.seq, self.pending))
         materialise(self.rows, self.pending)
 
     def matching(self, passes, after_seq=0):
-        """The commits with those of their changes that pass, without those that have none."""
+        """The commits with their matching changes. Leaves out commits without any."""
         filtered = ((seq, [change for change in changes if passes(change)]) for seq, changes in self.commits)
         return [(seq, changes) for seq, changes in filtered if changes and seq > after_seq]
 
@@ -99,7 +99,7 @@ def materialise(rows, changes):
 
 
 def changes_of(commit):
-    """The changes of a commit from a stream, as a model has them."""
+    """The changes of a commit from a stream, in the form of the model."""
     image = lambda change, name: value(getattr(change, name)) if change.HasField(name) else None
     return [
         Change(change.key, KINDS[change.kind], image(change, "before"), image(change, "after"))

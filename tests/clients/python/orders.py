@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""DriftDB from Python: write, read back, read the past, and what an error looks like.
+"""DriftDB from Python: write, read back, read earlier states, and handle errors.
 
 Run by run.sh, which starts the daemons and generates the stubs from proto/. Every step checks what it got.
 """
@@ -25,12 +25,12 @@ def value(document):
 
 
 def freshness(token):
-    """Asks a reader to have caught up with a write before it answers: read your writes."""
+    """Makes a reader wait until it has applied a write: read your writes."""
     return types_pb2.Freshness(min_seq=token.seq, epoch=token.epoch)
 
 
 def reason_of(error):
-    """The machine-readable reason of a failed call: google.rpc.ErrorInfo in the status details."""
+    """The reason of a failed call, from google.rpc.ErrorInfo in the status details."""
     for detail in rpc_status.from_call(error).details:
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info):
@@ -67,7 +67,7 @@ def write(writer):
             options=writer_pb2.CommitOptions(reason="first orders"),
         )
     ).token
-    # A patch names only what changes. The precondition refuses it where somebody else was faster.
+    # A patch contains only the changed fields. The precondition refuses it if another client was faster.
     paid = writer.Apply(
         writer_pb2.ApplyRequest(
             operations=[writer_pb2.Operation(table="orders", key="o1", patch=document({"status": "paid"}))],
@@ -99,7 +99,7 @@ def read(reader, inserted, paid, deleted):
     assert order()["status"] == "paid"
     assert order(seq=inserted.seq)["status"] == "pending"
     assert order(seq=paid.seq)["status"] == "paid"
-    # A time names the last commit at or before it. Several commits may share a millisecond, so ask what it named.
+    # A time means the last commit at or before it. Several commits may share a millisecond.
     by_time = reader.Get(
         reader_pb2.GetRequest(table="orders", keys=["o1"], as_of=types_pb2.AsOf(time=inserted.time))
     )
@@ -110,7 +110,7 @@ def read(reader, inserted, paid, deleted):
 
 def select(reader, inserted, deleted):
     def keys(where, params=(), **as_of):
-        # A stream of batches; each message carries about 256 KiB of rows.
+        # A stream of batches: each message has about 256 KiB of rows.
         answer = reader.Select(
             reader_pb2.SelectRequest(
                 table="orders",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""DriftDB from Python: streams of what happens, over readers that are killed, with filters, and as a copy of a table.
+"""DriftDB from Python: streams of changes while readers are killed, with filters, and to copy a table.
 
 Run by run.sh. Readers are killed while commits go on; what came is compared with a model of what was written.
 """
@@ -23,12 +23,12 @@ from watch import reason_of, watch
 COMMITS = 240
 HEARTBEAT = {"nanos": 100_000_000}
 IMAGES = {"with_before": True, "with_after": True}
-# How far commits run ahead of a stream, so that readers are killed among them and not after them.
+# The most commits ahead of a stream, so that readers are killed between commits and not after the last one.
 AHEAD = 30
 
 
 class Load(threading.Thread):
-    """Makes commits while a stream is read, never far ahead of it."""
+    """Makes commits while a stream is read, and stays close to it."""
 
     def __init__(self, writer, model, commits=COMMITS):
         super().__init__(daemon=True)
@@ -59,7 +59,7 @@ def request(**fields):
 
 
 def commits_of(messages):
-    """The commits of a stream that change rows, as a model has them."""
+    """The commits of a stream that change rows, in the form of the model."""
     for message in messages:
         if message.HasField("commit"):
             changes = changes_of(message.commit)
@@ -68,7 +68,7 @@ def commits_of(messages):
 
 
 def whole_stream(daemons, writer, model):
-    """From the first commit on: `opened`, the table's creation, each commit, and the end that was asked for."""
+    """A stream from the first commit: `opened`, the table's creation, every commit, and the requested end."""
     for _ in range(20):
         model.applied(writer.Apply(model.next()).token)
     last = model.commits[-1][0]
@@ -83,7 +83,7 @@ def whole_stream(daemons, writer, model):
 
 
 def follow(load, addresses, began):
-    """Yields the commits of a load as they come, up to its last, and how many they are; checks them all."""
+    """Yields every commit of a load as it arrives, and its number. Checks all of them at the end."""
     seen = []
     for message in watch(addresses, request(after_seq=began, heartbeat=HEARTBEAT, **IMAGES)):
         for commit in commits_of([message]):
@@ -91,7 +91,7 @@ def follow(load, addresses, began):
             load.room.release()
             yield len(seen)
         done = load.finished()
-        # What a stream says of itself is true: nothing up to there is still to come.
+        # A progress message is true: the stream sends nothing more up to there.
         reached = max(message.progress.read_seq, message.caught_up.read_seq)
         expected = load.model.matching(lambda change: True, after_seq=began)
         assert up_to(reached, expected) == up_to(min(reached, expected[-1][0] if expected else 0), seen), reached
@@ -105,7 +105,7 @@ def up_to(last, commits):
 
 
 def restarted_reader(daemons, writer, model):
-    """One reader, killed or stopped now and then among commits, and started again: each commit once, in order."""
+    """One reader, repeatedly killed or stopped, and started again: every commit once, in order."""
     began = model.commits[-1][0]
     reader, kills = daemons.reader(), 0
     addresses = [reader.address]
@@ -119,7 +119,7 @@ def restarted_reader(daemons, writer, model):
 
 
 def fail_over(daemons, writer, model):
-    """Two readers in a client's list: where one is killed the other goes on, and back."""
+    """A list of two readers: when one is killed, the client resumes at the other."""
     began = model.commits[-1][0]
     readers = [daemons.reader(), daemons.reader()]
     addresses = [reader.address for reader in readers]
@@ -134,7 +134,7 @@ def fail_over(daemons, writer, model):
 
 
 def frozen_reader(daemons, writer, model):
-    """A reader that stands still, as one does whose machine is lost: pings find it out, and the next one goes on."""
+    """A suspended reader, as after the loss of its machine: pings detect it, and the client resumes elsewhere."""
     usual, guide.OPTIONS = guide.OPTIONS, [(name, value // 20) for name, value in guide.OPTIONS]
     frozen, other = daemons.reader(), daemons.reader()
     stream = watch([frozen.address, other.address], request(after_seq=model.commits[-1][0], **IMAGES))
@@ -148,7 +148,7 @@ def frozen_reader(daemons, writer, model):
 
 
 def filtered(daemons, writer, model):
-    """Conditions on the row before or after, keys and prefixes; a filter goes on where it was, at another reader."""
+    """Filters by condition, keys and prefix. A filtered stream resumes at another reader."""
     began = model.commits[-1][0]
     for _ in range(COMMITS):
         model.applied(writer.Apply(model.next()).token)
@@ -177,7 +177,7 @@ def filtered(daemons, writer, model):
 
 
 def copy(daemons, writer, model):
-    """The rows, then what changes, with no gap: a copy is what a Select at the same moment says, over restarts."""
+    """Initial rows, then changes, without a gap: the copy equals a Select at the same commit, across restarts."""
     model.applied(writer.Apply(model.fill(3000, 400)).token)
     began = model.commits[-1][0]
     reader, rows, batches, kills = daemons.reader(), {}, 0, 0
@@ -196,7 +196,7 @@ def copy(daemons, writer, model):
             reader, kills = daemons.reader(), kills + 1
             addresses[:] = [reader.address]
         if message.HasField("rows_done"):
-            # What was written before the rows were read comes as rows, not as commits.
+            # Earlier writes arrive as rows, not as commits.
             for _ in up_to(message.rows_done.read_seq, model.matching(lambda change: True, began)):
                 load.room.release()
         done = load.finished()
@@ -211,14 +211,14 @@ def copy(daemons, writer, model):
 
 
 def commit_in_parts(daemons, writer):
-    """A large commit comes in parts without tokens. Those of a connection that broke among them are dropped."""
+    """A large commit arrives in parts without tokens. A client drops the parts of a broken connection."""
     writer.CreateTable(writer_pb2.CreateTableRequest(table="blobs", primary_key="id"))
     before = writer.Apply(writer_pb2.ApplyRequest()).token.seq
     keys = [f"b{number}" for number in range(24)]
     blob = lambda key, letter: document({"id": key, "blob": letter * 1_000_000})
     operations = [writer_pb2.Operation(table="blobs", insert=blob(key, "x")) for key in keys]
     large = writer.Apply(writer_pb2.ApplyRequest(operations=operations)).token.seq
-    # Three documents of nearly 1 MiB in one change: a message that a client takes without further options.
+    # Three documents of nearly 1 MiB in one change: still within a client's default message limit.
     patch = writer_pb2.Operation(table="blobs", key="b0", patch=blob("b0", "y"))
     last = writer.Apply(writer_pb2.ApplyRequest(operations=[patch])).token.seq
 
@@ -232,7 +232,7 @@ def commit_in_parts(daemons, writer):
                 parts.append(message)
             if len(parts) == 1:
                 daemons.kill(reader)
-                # The rest cannot be on its way already: it is more than fits between the two.
+                # The rest cannot be in transit: it is larger than all buffers.
     except grpc.RpcError as error:
         assert error.code() == grpc.StatusCode.UNAVAILABLE, error
     assert parts and all(part.commit.more and not part.resume_token for part in parts), len(parts)
@@ -252,7 +252,7 @@ def commit_in_parts(daemons, writer):
 
 
 def refused(daemons, writer, model):
-    """What a stream is refused for, and how a copy starts over."""
+    """Refused streams, and how to start a copy again."""
     reader = daemons.reader()
 
     def expect(code, reason, **fields):
@@ -291,7 +291,7 @@ def refused(daemons, writer, model):
 
 
 def example(daemons, writer):
-    """docs/examples/watch.py as a user runs it, with the reader that it asks killed on the way."""
+    """Runs docs/examples/watch.py as a user does, and kills the reader that it uses."""
     orders = lambda *keys: writer.Apply(
         writer_pb2.ApplyRequest(
             operations=[writer_pb2.Operation(table="orders", put=document({"id": key})) for key in keys]

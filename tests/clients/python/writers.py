@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""DriftDB from Python: a list of writers of which one writes. It is killed, another takes over, and no write is lost or doubled.
+"""DriftDB from Python: a list of writers. The active one is killed, another takes over, no write is lost or repeated.
 
 Run by run.sh.
 """
@@ -29,7 +29,7 @@ def details_of(error):
 
 
 class Writers:
-    """The writers of a client's list. A call goes to the one that answered last, and on to the next where it does not."""
+    """A client's list of writers. A call goes to the one that answered last, and to the next one if that fails."""
 
     def __init__(self, daemons):
         self.all = daemons
@@ -44,7 +44,7 @@ class Writers:
         return self.stubs[address]
 
     def apply(self, request):
-        """Does a write once, wherever that is possible."""
+        """Makes a write exactly once, at any writer."""
         for _ in range(600):
             try:
                 return self.stub().Apply(request, timeout=20)
@@ -55,7 +55,7 @@ class Writers:
         raise AssertionError("no writer takes it")
 
     def apply_all(self, requests, meanwhile):
-        """Does many writes at once, each once; `meanwhile` happens while they are on their way for the first time."""
+        """Makes many concurrent writes, each exactly once. Calls `meanwhile` after the first attempts were sent."""
         answers = [(request, self.stub().Apply.future(request, timeout=20)) for request in requests]
         meanwhile()
         for request, answer in answers:
@@ -63,7 +63,7 @@ class Writers:
                 yield answer.result()
             except grpc.RpcError as error:
                 self.failed(error)
-                # It may have been done. With the same request id that does not matter.
+                # The write may have been made. A retry with the same request id is safe.
                 yield self.apply(request)
 
     def failed(self, error):
@@ -97,7 +97,7 @@ def main():
                 assert error.code() == grpc.StatusCode.UNAVAILABLE, error
                 info = details_of(error)
                 assert info.reason == "STANDBY", info
-                # The holder says where it is once it serves, and the standby sees that when it next tries the lock.
+                # The holder publishes its address when it serves. The standby reads it when it next tries the lock.
                 if holder.address in info.metadata["writer"]:
                     print(f"  UNAVAILABLE STANDBY: {error.details()}")
                     break
@@ -107,7 +107,7 @@ def main():
         writers.stub().CreateTable(create())
 
         def change_places():
-            """The one that writes dies, and comes back as the one that waits."""
+            """Kills the active writer, and starts it again as a standby."""
             at = writers.current
             daemons.kill(writers.all[at])
             writers.all[at] = daemons.start("writer", "--standby")
@@ -119,7 +119,7 @@ def main():
             tokens += [answer.token for answer in answers]
             replayed += sum(answer.replayed for answer in answers)
         seqs = [token.seq for token in tokens]
-        assert len({token.epoch for token in tokens}) == 1, "a take-over is no restore"
+        assert len({token.epoch for token in tokens}) == 1, "a take-over keeps the epoch"
 
         reader = reader_pb2_grpc.ReaderServiceStub(grpc.insecure_channel(daemons.reader().address))
         fresh = types_pb2.Freshness(min_seq=max(seqs), epoch=tokens[-1].epoch)

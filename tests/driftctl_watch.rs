@@ -1,6 +1,6 @@
-//! `driftctl watch` as its user meets it: what it prints and runs, how it goes on, and how it ends.
+//! `driftctl watch` as its user sees it: what it prints and runs, how it resumes, and how it ends.
 
-#![expect(clippy::disallowed_methods, reason = "looks at a test's own files")]
+#![expect(clippy::disallowed_methods, reason = "this test looks at its own files")]
 
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::path::Path;
@@ -27,7 +27,7 @@ fn lines(output: &Output) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A watch in a process of its own. Killed when dropped.
+/// A running `driftctl watch`. Dropping it kills the process.
 struct Watching {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -63,7 +63,7 @@ impl Drop for Watching {
     }
 }
 
-/// Three rows and what became of them: commits 3 to 8.
+/// Three rows and their changes: commits 3 to 8.
 async fn filled() -> Cluster {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
@@ -82,7 +82,7 @@ async fn filled() -> Cluster {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_passes_is_printed_up_to_a_moment() {
+async fn a_watch_prints_matching_changes_up_to_a_commit() {
     let cluster = filled().await;
     for (filter, expected) in [
         (vec!["-t", "u"], vec![(2, ""), (4, "b1"), (5, "b1"), (8, "b1")]),
@@ -115,7 +115,7 @@ async fn what_passes_is_printed_up_to_a_moment() {
     assert_eq!(event["kind"], "patch");
     assert_eq!((&event["before"], &event["after"]), (&json!({"id":"a1","n":1}), &json!({"id":"a1","n":5})));
 
-    // Rows first, then what came after them; and how far it is.
+    // Rows first, then later changes; and progress.
     let args = ["watch", "-t", "t", "--initial", "--from", "@seq:5", "--until", "@now", "--progress"];
     let found = lines(&run(&cluster, &args));
     assert_eq!(found[0]["row"]["doc"], json!({"id":"a1","n":5}));
@@ -132,7 +132,7 @@ async fn what_passes_is_printed_up_to_a_moment() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_watched_is_told() {
+async fn an_invalid_watch_command_is_refused() {
     let cluster = filled().await;
     for (args, code, told) in [
         (vec!["--until", "2100-01-01"], 2, "is in the future"),
@@ -151,7 +151,7 @@ async fn what_cannot_be_watched_is_told() {
     }
 }
 
-/// A reader on the address that another had.
+/// A reader on the address of another one.
 fn reader_at(url: &str, data: &Path) -> Daemon {
     let mut command = Command::new(binary("driftdb-reader"));
     let address = url.strip_prefix("http://").unwrap();
@@ -160,7 +160,7 @@ fn reader_at(url: &str, data: &Path) -> Daemon {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_goes_on_over_restarts_of_readers_and_of_its_own() {
+async fn a_watch_resumes_after_restarts_of_readers_and_its_own() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
     let mark = cluster.dir.path().join("mark");
@@ -183,15 +183,15 @@ async fn a_watch_goes_on_over_restarts_of_readers_and_of_its_own() {
             apply(&mut cluster.writer, vec![put("t", format!(r#"{{"id":"{round}-{n}"}}"#))]).await.unwrap();
             if n == 10 {
                 match round {
-                    // A reader is killed, and comes back; the other one is there.
+                    // A reader is killed and restarted. The other one serves meanwhile.
                     0 | 2 => cluster.reader_daemon.kill(),
                     1 => cluster.reader_daemon = reader_at(&url, cluster.dir.path()),
-                    // The watch ends, and the next run goes on.
+                    // The watch ends, and the next run resumes.
                     _ => {
                         assert_eq!(watching.next()["seq"], expected);
                         expected += 1;
                         assert_eq!(watching.interrupt(), Some(130));
-                        // What it had printed before its end does not come again.
+                        // It does not print again what it printed before its end.
                         for line in watching.lines.by_ref() {
                             let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
                             assert_eq!(line["seq"], expected);
@@ -231,7 +231,7 @@ async fn a_program_is_run_for_each_commit_until_it_fails() {
     let said = String::from_utf8_lossy(&failed.stderr);
     assert_eq!(failed.status.code(), Some(1), "{said}");
     assert!(said.contains("sh failed with exit code 1 for commit 6"), "{said}");
-    // The commit that it failed on comes again, and none is left out.
+    // The commit on which it failed comes again, and none is skipped.
     assert!(watch("none").status.success());
     let seqs = std::fs::read_to_string(dir.join("log.seqs")).unwrap();
     assert_eq!(seqs.split_whitespace().collect::<Vec<_>>(), ["3", "5", "6", "6", "7"]);
@@ -240,7 +240,7 @@ async fn a_program_is_run_for_each_commit_until_it_fails() {
     assert_eq!(commits[0]["seq"], 3);
     assert_eq!(commits[0]["changes"].as_array().unwrap().len(), 2);
     assert_eq!(commits[1]["changes"][0]["after"], json!({"id":"a1","n":5}));
-    // One that ends without reading is no failure; rows come as rows.
+    // A program that ends without reading is no failure. Rows are passed as rows.
     let args = ["watch", "-t", "t", "--initial", "--until", "@now", "--", "true"];
     assert!(run(&cluster, &args).status.success());
     let args = ["watch", "-t", "u", "--initial", "--until", "@now", "--", "cat"];
@@ -248,11 +248,11 @@ async fn a_program_is_run_for_each_commit_until_it_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_ends_when_nobody_reads_it_and_at_once_on_ctrl_c() {
+async fn a_watch_ends_if_nobody_reads_it_and_on_ctrl_c() {
     let cluster = filled().await;
     let mut watching = Watching::start(driftctl(&cluster, &["watch", "--from", "@seq:6"]));
     assert_eq!(watching.next()["seq"], 7);
-    // No further event is needed for it to see that its reader has gone.
+    // It notices without a further event that nobody reads its output.
     let Watching { child, lines } = &mut watching;
     let stdout = std::mem::replace(lines, empty_lines());
     drop(stdout);
@@ -263,12 +263,12 @@ async fn a_watch_ends_when_nobody_reads_it_and_at_once_on_ctrl_c() {
     let mut watching = Watching::start(driftctl(&cluster, &["watch", "--from", "@seq:7"]));
     assert_eq!(watching.next()["seq"], 8);
     assert_eq!(watching.interrupt(), Some(130));
-    // Also while a program is running.
+    // Also while the program runs.
     let args = ["watch", "--from", "@seq:7", "--", "sh", "-c", "echo 1; exec sleep 1000"];
     let mut watching = Watching::start(driftctl(&cluster, &args));
     assert_eq!(watching.next(), 1);
     assert_eq!(watching.interrupt(), Some(130));
-    // Which may end what it has begun, where that is soon.
+    // The program may finish what it has started, if that is soon.
     let args = ["watch", "--from", "@seq:7", "--", "sh", "-c", "echo 1; sleep 0.3; echo 2"];
     let mut watching = Watching::start(driftctl(&cluster, &args));
     assert_eq!(watching.next(), 1);
@@ -276,7 +276,7 @@ async fn a_watch_ends_when_nobody_reads_it_and_at_once_on_ctrl_c() {
     assert_eq!(watching.next(), 2);
 }
 
-/// The lines of a program that says nothing.
+/// The lines of a program that prints nothing.
 fn empty_lines() -> Lines<BufReader<ChildStdout>> {
     let mut child = Command::new("true").stdout(Stdio::piped()).spawn().unwrap();
     let stdout = child.stdout.take().unwrap();
@@ -285,7 +285,7 @@ fn empty_lines() -> Lines<BufReader<ChildStdout>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_is_watched_without_daemons_and_every_reader_has_its_status() {
+async fn a_directory_can_be_watched_without_daemons() {
     let mut cluster = filled().await;
     let data = cluster.dir.path().to_str().unwrap().to_owned();
     let mut watching = Watching::start(driftctl(&cluster, &["watch", "-d", &data, "--from", "@seq:7"]));
@@ -299,7 +299,7 @@ async fn a_directory_is_watched_without_daemons_and_every_reader_has_its_status(
     stuck.signal("STOP");
     let readers = format!("127.0.0.1:1,{},{}", stuck.url, cluster.reader_daemon.url);
     let writers = format!("127.0.0.1:1,{}", cluster.writer_daemon.url);
-    // Where no writer answers a reader knows the tables, and none is asked for a second time.
+    // Without a writer, the table list comes from a reader, which is asked only once.
     let args = ["status", "--reader", &cluster.reader_daemon.url, "--writer", "127.0.0.1:1"];
     let status = run(&cluster, &args);
     assert_eq!(std::str::from_utf8(&status.stderr), Ok(""));

@@ -1,35 +1,34 @@
-//! A writer kept busy: random commits over tables that come and go, snapshots, compaction.
+//! A busy writer: random commits over a growing number of tables, snapshots and compactions.
 
 use std::time::{Duration, Instant};
 
 use driftdb::v1;
 
+use super::condition::Random;
 use super::*;
 
-/// Writes as a number decides, so that a failure can be had again.
-pub struct Churn {
+/// Chooses its commits by a seed, so that a failure can be repeated.
+pub struct RandomWriter {
     pub writer: Writer,
-    random: u64,
-    /// The tables, in the order of their creation, with the floors that compaction has given them.
+    random: Random,
+    /// The tables in the order of their creation, each with the floor that compaction gave it.
     pub tables: Vec<(String, u64)>,
-    /// The last commit.
+    /// The newest commit.
     pub seq: u64,
 }
 
-impl Churn {
-    pub async fn start(writer: Writer, seed: u64) -> Churn {
-        let mut churn = Churn { writer, random: seed, tables: Vec::new(), seq: 0 };
+impl RandomWriter {
+    pub async fn start(writer: Writer, seed: u64) -> RandomWriter {
+        let mut churn = RandomWriter { writer, random: Random(seed), tables: Vec::new(), seq: 0 };
         churn.create().await;
         churn
     }
 
     fn next(&mut self, below: u64) -> u64 {
-        self.random =
-            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.random >> 33) % below
+        (self.random.next() >> 33) % below
     }
 
-    /// Another table, with an index.
+    /// Creates one more table, with an index.
     pub async fn create(&mut self) {
         let name = format!("t{}", self.tables.len());
         let statement = format!("CREATE TABLE {name} (pk=id, INDEX(status))");
@@ -37,7 +36,7 @@ impl Churn {
         self.tables.push((name, 0));
     }
 
-    /// So many commits, each over one table or several.
+    /// Writes commits, each over one table or several.
     pub async fn commits(&mut self, number: u64) {
         for _ in 0..number {
             let mut operations = Vec::new();
@@ -59,27 +58,16 @@ impl Churn {
     }
 
     pub async fn snapshot(&mut self, table: usize) {
-        let request = v1::SnapshotRequest { table: self.tables[table].0.clone() };
-        let mut answers = self.writer.snapshot(request).await.unwrap().into_inner();
-        while answers.message().await.unwrap().is_some() {}
+        calls::snapshot(&mut self.writer, &self.tables[table].0).await.unwrap();
     }
 
-    /// Lets go of what lies before a commit.
+    /// Discards a table's history before a commit.
     pub async fn compact(&mut self, table: usize, before: u64) {
-        let request = v1::CompactRequest {
-            table: self.tables[table].0.clone(),
-            before: at_seq(before),
-            dry_run: false,
-        };
-        let mut answers = self.writer.compact(request).await.unwrap().into_inner();
-        while let Some(answer) = answers.message().await.unwrap() {
-            if let Some(v1::compact_response::Event::Compaction(info)) = answer.event {
-                self.tables[table].1 = info.floor_seq;
-            }
-        }
+        let (name, floor) = &mut self.tables[table];
+        *floor = calls::compact(&mut self.writer, name, at_seq(before), false).await.unwrap().floor_seq;
     }
 
-    /// Waits until a reader has applied everything and knows of every floor.
+    /// Waits until a reader has applied every commit and knows every floor.
     pub async fn wait_for(&self, reader: &mut Reader) {
         let deadline = Instant::now() + Duration::from_secs(120);
         for (table, floor) in &self.tables {
@@ -99,8 +87,13 @@ impl Churn {
     }
 }
 
-/// Two readers say the same, to the byte, of every table at some moments. How many answers were compared.
-pub async fn compare(churn: &Churn, readers: [&mut Reader; 2], moments: impl Iterator<Item = u64>) -> usize {
+/// Checks that two readers give the same answers, byte by byte, about every table at some commits. Returns the number
+/// of answers compared.
+pub async fn compare(
+    churn: &RandomWriter,
+    readers: [&mut Reader; 2],
+    moments: impl Iterator<Item = u64>,
+) -> usize {
     let [one, other] = readers;
     churn.wait_for(one).await;
     churn.wait_for(other).await;

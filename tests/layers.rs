@@ -1,11 +1,12 @@
-//! A table's past cut into eras, all rows written anew, eras merged and moments let go of, all the time, while histories run,
-//! writers die and readers come and go: every question about every moment is answered as if nothing of that happened.
+//! Snapshots, merges and compaction run continuously while histories grow, writers are killed and readers are replaced:
+//! every question about every commit gets the same answer as without them.
 
+use crate::harness::lane::by_lane;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::harness::calls::{fresh, value_of};
-use crate::harness::condition::{self, Cond, Dice};
+use crate::harness::condition::{self, Condition, Random};
 use crate::harness::world::{self, KEYS, TABLES, Table, World, key_of};
 use crate::harness::*;
 use driftdb::v1;
@@ -20,7 +21,7 @@ fn millis(time: Timestamp) -> i64 {
     time.seconds * 1000 + i64::from(time.nanos / 1_000_000)
 }
 
-/// One reader and what to call it.
+/// A reader, and a name for it.
 struct Asked {
     name: &'static str,
     daemon: Daemon,
@@ -41,27 +42,27 @@ struct Run {
     events: usize,
     cache: u64,
     segment: usize,
-    dice: Dice,
+    random: Random,
     world: World,
     daemon: Option<Daemon>,
     writer: Option<Writer>,
-    /// Requests that were made with an id, and their commits.
+    /// Requests with a request id, and their commits.
     made: Vec<(v1::ApplyRequest, u64)>,
 }
 
 impl Run {
     async fn start(seed: u64, cache: u64) -> Run {
-        let mut dice = Dice(seed.wrapping_mul(7919) + 17);
-        dice.below(2);
+        let mut random = Random(seed.wrapping_mul(7919) + 17);
+        random.below(2);
         let dir = tempfile::tempdir().unwrap();
-        let (events, segment) = (5 + dice.below(56), 4096 + dice.below(20_000));
+        let (events, segment) = (5 + random.below(56), 4096 + random.below(20_000));
         let (world, daemon, writer, made) = (World::new(), None, None, Vec::new());
-        let mut run = Run { dir, events, cache, segment, dice, world, daemon, writer, made };
+        let mut run = Run { dir, events, cache, segment, random, world, daemon, writer, made };
         run.open().await;
         for (table, _) in TABLES {
             run.create(table).await;
         }
-        // More than one message of rows.
+        // Enough for more than one message of rows.
         let operations = (0..KEYS).map(|number| world::put_row("wide", &key_of("wide", number), number));
         run.commit(v1::ApplyRequest { operations: operations.collect(), ..Default::default() }).await;
         run
@@ -81,13 +82,13 @@ impl Run {
     }
 
     fn done(&mut self, token: &v1::WriteToken) {
-        assert_eq!(token.seq, self.world.seq(), "the seq of what was written");
+        assert_eq!(token.seq, self.world.seq(), "the seq of the commit");
         self.world.times.push(millis(token.time.unwrap()));
     }
 
     async fn create(&mut self, table: &str) {
         let key_type = if table == "b" { v1::KeyType::Int } else { v1::KeyType::String };
-        let indexes = if self.dice.below(2) == 0 { vec!["n".to_owned()] } else { Vec::new() };
+        let indexes = if self.random.below(2) == 0 { vec!["n".to_owned()] } else { Vec::new() };
         self.world.create(table, &indexes);
         let mut request = v1::CreateTableRequest {
             table: table.into(),
@@ -118,7 +119,7 @@ impl Run {
     }
 
     async fn step(&mut self, number: u64) {
-        match self.dice.below(60) {
+        match self.random.below(60) {
             0 => {
                 assert!(self.daemon.as_mut().unwrap().terminate().await.success());
                 self.open().await;
@@ -131,14 +132,14 @@ impl Run {
             5..=7 => self.ask_again().await,
             8..=10 => self.change_schema().await,
             _ => {
-                let request = world::random_commit(&mut self.dice, &self.world, number);
+                let request = world::random_commit(&mut self.random, &self.world, number);
                 self.commit(request).await;
             }
         }
     }
 
     async fn snapshot(&mut self) {
-        let table = TABLES[self.dice.below(TABLES.len())].0;
+        let table = TABLES[self.random.below(TABLES.len())].0;
         let expected = self.world.table(self.world.seq(), table).cloned();
         let found = self.writer().snapshot(v1::SnapshotRequest { table: table.into() }).await;
         let Some(expected) = expected else {
@@ -155,30 +156,30 @@ impl Run {
         assert_eq!((info.seq, info.rows), (expected.last_seq, expected.rows.len() as u64), "{table}");
     }
 
-    /// A request that was made before becomes the same commit, whatever happened since.
+    /// Repeats an earlier request, which must return the original commit.
     async fn ask_again(&mut self) {
         if self.made.is_empty() {
             return;
         }
-        let (request, seq) = self.dice.pick(&self.made);
+        let (request, seq) = self.random.pick(&self.made);
         let answer = self.writer().apply(request.clone()).await;
-        let answer = answer.unwrap_or_else(|e| panic!("{e} when {request:?} is asked again")).into_inner();
+        let answer = answer.unwrap_or_else(|e| panic!("{e} for the repeated {request:?}")).into_inner();
         assert!(answer.replayed && answer.token.unwrap().seq == seq, "{request:?} became {seq}");
     }
 
     async fn change_schema(&mut self) {
-        // The wide rows stay.
-        let table = TABLES[self.dice.below(3)].0;
+        // Wide rows are never deleted.
+        let table = TABLES[self.random.below(3)].0;
         let Some(now) = self.world.table(self.world.seq(), table).cloned() else {
             return self.create(table).await;
         };
-        if self.dice.below(5) == 0 {
+        if self.random.below(5) == 0 {
             self.world.drop_table(table);
             let request = v1::DropTableRequest { table: table.into(), options: None };
             let answer = self.writer().drop_table(request).await.unwrap().into_inner();
             return self.done(&answer.token.unwrap());
         }
-        let path = self.dice.pick(&["n", "nested.x", "more.a.b.c"]);
+        let path = self.random.pick(&["n", "nested.x", "more.a.b.c"]);
         let add = !now.indexes.contains(path);
         self.world.alter(table, path, add);
         let mut request = v1::AlterTableRequest { table: table.into(), ..Default::default() };
@@ -187,10 +188,10 @@ impl Run {
         self.done(&answer.token.unwrap());
     }
 
-    /// A number of random questions, put to every reader; all must answer alike, byte for byte.
+    /// Asks every reader a number of random questions. All must give the same answer, byte for byte.
     async fn ask(&mut self, readers: &mut [Asked], questions: usize) {
         for _ in 0..questions {
-            let question = Question::random(&mut self.dice, &self.world);
+            let question = Question::random(&mut self.random, &self.world);
             let mut first: Option<String> = None;
             for reader in &mut *readers {
                 let mut told = String::new();
@@ -208,7 +209,7 @@ impl Run {
 #[derive(Debug)]
 enum What {
     Get,
-    Select(Cond, u64, u64),
+    Select(Condition, u64, u64),
     Resume,
     History { key: Option<usize>, from: u64, newest_first: bool, images: (bool, bool), limit: u64 },
     Diff { from: u64, keys: Option<Vec<usize>> },
@@ -224,27 +225,29 @@ struct Question {
 }
 
 impl Question {
-    fn random(dice: &mut Dice, world: &World) -> Question {
+    fn random(random: &mut Random, world: &World) -> Question {
         let last = usize::try_from(world.seq()).unwrap();
-        let seq = dice.below(last + 1) as u64;
-        let table = TABLES[dice.below(TABLES.len())].0;
-        let what = match dice.below(10) {
+        let seq = random.below(last + 1) as u64;
+        let table = TABLES[random.below(TABLES.len())].0;
+        let what = match random.below(10) {
             0 => What::Get,
-            1 | 2 => What::Select(random_condition(dice, world), dice.below(12) as u64, dice.below(3) as u64),
+            1 | 2 => {
+                What::Select(random_condition(random, world), random.below(12) as u64, random.below(3) as u64)
+            }
             3 => What::Resume,
             4..=6 => What::History {
-                key: (dice.below(2) == 0).then(|| dice.below(KEYS)),
-                from: dice.below(3).min(1) as u64 * dice.below(last + 1) as u64,
-                newest_first: dice.below(2) == 0,
-                images: (dice.below(2) == 0, dice.below(2) == 0),
-                limit: dice.pick(&[0, 0, 1, 7, 40]),
+                key: (random.below(2) == 0).then(|| random.below(KEYS)),
+                from: random.below(3).min(1) as u64 * random.below(last + 1) as u64,
+                newest_first: random.below(2) == 0,
+                images: (random.below(2) == 0, random.below(2) == 0),
+                limit: random.pick(&[0, 0, 1, 7, 40]),
             },
             7 => {
-                let keys = (dice.below(3) == 0).then(|| (0..3).map(|_| dice.below(KEYS)).collect());
-                What::Diff { from: dice.below(last + 1) as u64, keys }
+                let keys = (random.below(3) == 0).then(|| (0..3).map(|_| random.below(KEYS)).collect());
+                What::Diff { from: random.below(last + 1) as u64, keys }
             }
             8 => What::Tables,
-            _ => What::Time(world.times[dice.below(last + 1)] + dice.below(3) as i64 - 1),
+            _ => What::Time(world.times[random.below(last + 1)] + random.below(3) as i64 - 1),
         };
         Question { table, seq, what }
     }
@@ -341,7 +344,7 @@ impl Question {
         check_rows(&rows, &expected, told, context);
     }
 
-    /// A Select of wide rows, cut off after its first message and gone on with.
+    /// A Select of wide rows, interrupted after its first message and resumed.
     async fn resume(&self, reader: &mut Reader, world: &World, told: &mut String, context: &str) {
         let request = v1::SelectRequest { table: "wide".into(), ..self.select(world) };
         let Some(expected) = world.table(self.seq, "wide") else { return };
@@ -499,7 +502,7 @@ fn check_header(header: &v1::ReadHeader, seq: u64, world: &World, told: &mut Str
     write!(told, "{header:?};").unwrap();
 }
 
-/// A row as it should be told: its key, commit, that commit's time, and its content.
+/// The expected answer for a row: key, commit, time of the commit, document.
 type Found = (String, u64, i64, Value);
 
 fn all_rows(table: &Table, world: &World) -> Vec<Found> {
@@ -508,7 +511,7 @@ fn all_rows(table: &Table, world: &World) -> Vec<Found> {
         .collect()
 }
 
-fn matching(table: &Table, world: &World, condition: &Cond) -> Vec<Found> {
+fn matching(table: &Table, world: &World, condition: &Condition) -> Vec<Found> {
     let mut rows = all_rows(table, world);
     rows.retain(|(_, seq, time_ms, document)| {
         let (key, document) = (document["id"].clone(), document.clone());
@@ -526,26 +529,26 @@ fn check_rows(found: &[v1::Row], expected: &[Found], told: &mut String, context:
     assert_same(&found, expected, context);
 }
 
-fn random_condition(dice: &mut Dice, world: &World) -> Cond {
-    let n: Value = dice.below(200).into();
-    let one = match dice.below(8) {
-        0 => Cond::Compare("n", "=", n),
-        1 => Cond::Compare("n", dice.pick(&["<", ">=", "!="]), n),
-        2 => Cond::Compare("nested.x", "=", dice.below(3).into()),
-        3 => Cond::IsMissing("nested.x", dice.below(2) == 0),
-        4 => Cond::Between("n", 50.into(), 150.into(), dice.below(2) == 0),
-        5 => Cond::In("more.a.b.c", (0..60).map(|_| dice.below(200).into()).collect(), false),
-        6 => Cond::Compare("_seq", ">", (dice.below(world.states.len()) as u64).into()),
-        _ => Cond::Compare("_key", dice.pick(&[">", "<="]), json!("k07")),
+fn random_condition(random: &mut Random, world: &World) -> Condition {
+    let n: Value = random.below(200).into();
+    let one = match random.below(8) {
+        0 => Condition::Compare("n", "=", n),
+        1 => Condition::Compare("n", random.pick(&["<", ">=", "!="]), n),
+        2 => Condition::Compare("nested.x", "=", random.below(3).into()),
+        3 => Condition::IsMissing("nested.x", random.below(2) == 0),
+        4 => Condition::Between("n", 50.into(), 150.into(), random.below(2) == 0),
+        5 => Condition::In("more.a.b.c", (0..60).map(|_| random.below(200).into()).collect(), false),
+        6 => Condition::Compare("_seq", ">", (random.below(world.states.len()) as u64).into()),
+        _ => Condition::Compare("_key", random.pick(&[">", "<="]), json!("k07")),
     };
-    match dice.below(4) {
-        0 => Cond::And(vec![one, Cond::Compare("_seq", "<", (world.seq() / 2).into())]),
-        1 => Cond::Or(vec![one, Cond::Compare("nested.x", "=", 1.into())]),
+    match random.below(4) {
+        0 => Condition::And(vec![one, Condition::Compare("_seq", "<", (world.seq() / 2).into())]),
+        1 => Condition::Or(vec![one, Condition::Compare("nested.x", "=", 1.into())]),
         _ => one,
     }
 }
 
-/// One history from its beginning to its end.
+/// One history from its start to its end.
 async fn history(seed: u64, cache: u64, steps: u64) {
     let mut run = Run::start(seed, cache).await;
     let mut readers = vec![Asked::start("from the start", &run).await, Asked::start("restarted", &run).await];
@@ -560,8 +563,8 @@ async fn history(seed: u64, cache: u64, steps: u64) {
         }
     }
     readers.push(Asked::start("at the end", &run).await);
-    run.ask(&mut readers, if world::soak() { 300 } else { 60 }).await;
-    // Without the writer, and after it.
+    run.ask(&mut readers, by_lane(60, 300)).await;
+    // While the writer is stopped, and after it starts again.
     run.daemon.as_mut().unwrap().terminate().await;
     run.ask(&mut readers, 10).await;
     run.open().await;
@@ -573,7 +576,7 @@ async fn history(seed: u64, cache: u64, steps: u64) {
 fn run_all(first: u64, cache: u64) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let only: Option<u64> = std::env::var("DRIFTDB_SEED").ok().and_then(|seed| seed.parse().ok());
-    let (count, steps) = if world::soak() { (60, 600) } else { (3, 110) };
+    let (count, steps) = by_lane((3, 110), (60, 600));
     for seed in only.map_or(first..first + count, |seed| seed..seed + 1) {
         eprintln!("history {seed} with a cache of {cache} bytes");
         runtime.block_on(history(seed, cache, steps));
@@ -581,16 +584,16 @@ fn run_all(first: u64, cache: u64) {
 }
 
 #[test]
-fn eras_change_no_answer() {
+fn snapshots_merges_and_compaction_change_no_answer() {
     run_all(1, 64 << 20);
 }
 
 #[test]
-fn eras_change_no_answer_where_no_block_is_kept_in_memory() {
+fn snapshots_change_no_answer_without_a_block_cache() {
     run_all(1000, 0);
 }
 
 #[test]
-fn eras_change_no_answer_with_a_cache_that_holds_next_to_nothing() {
+fn snapshots_change_no_answer_with_a_tiny_block_cache() {
     run_all(2000, 64 << 10);
 }

@@ -1,5 +1,5 @@
-//! A history written straight through the log, with snapshots taken as the writer takes them, one step after the other; and
-//! what every moment of it must look like.
+//! A history written directly to the log, with snapshots taken step by step as the writer takes them, and the expected
+//! rows after every commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -16,7 +16,7 @@ use driftdb_common::storage::layout::{DataDir, snapshot_files};
 use driftdb_common::storage::recovery::{self, Replay};
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::storage::wal::appender::{AppendError, Group, Log, LogOptions};
-use driftdb_common::storage::wal::commits::LogCommit;
+use driftdb_common::storage::wal::commit_reader::LogCommit;
 use driftdb_common::table::build::delta::DeltaLimits;
 use driftdb_common::table::build::merge;
 use driftdb_common::table::build::merge_policy::MergeTask;
@@ -34,7 +34,7 @@ use driftdb_common::table::{build::index, diff};
 use serde_json::{Value, json};
 
 pub const TABLES: [&str; 2] = ["t", "u"];
-/// A commit in which `t` goes, and the one in which it comes again; and the one that gives it another index.
+/// Commit 21 drops `t`, commit 22 creates it again. Commit 11 gives it another index.
 const DROPPED: u64 = 21;
 const ALTERED: u64 = 11;
 
@@ -43,11 +43,11 @@ pub fn dir() -> DataDir {
 }
 
 type Rows = BTreeMap<String, Value>;
-/// Of one table: kind, key, and the row after it.
-type Happened = (EventType, Option<String>, Option<Value>);
+/// An event of one table: kind, key, and the row after it.
+type ScriptEvent = (EventType, Option<String>, Option<Value>);
 
-/// What a commit does to each table, given the rows before it.
-fn commit(seq: u64, rows: &[Option<Rows>; 2]) -> Vec<(usize, Happened)> {
+/// The events of a commit, by table index, given the rows before it.
+fn commit(seq: u64, rows: &[Option<Rows>; 2]) -> Vec<(usize, ScriptEvent)> {
     match seq {
         1 | 2 => return vec![(usize::from(seq == 2), (EventType::Schema, None, None))],
         ALTERED => return vec![(0, (EventType::Schema, None, None))],
@@ -83,10 +83,10 @@ fn commit(seq: u64, rows: &[Option<Rows>; 2]) -> Vec<(usize, Happened)> {
     events
 }
 
-/// The rows of each table after every commit, and what happened in it.
+/// The rows of each table after every commit, and the events of every commit.
 pub struct Script {
     pub states: Vec<[Option<Rows>; 2]>,
-    pub events: Vec<Vec<(usize, Happened)>>,
+    pub events: Vec<Vec<(usize, ScriptEvent)>>,
 }
 
 impl Script {
@@ -167,7 +167,7 @@ fn schema(table: usize, seq: u64) -> Document {
     SchemaEvent { action, schema }.to_document().unwrap()
 }
 
-/// What is to be done next: more of everything than files of this size would need.
+/// The next merge task. It comes much sooner than files of this size would need it.
 fn next_task(manifest: &Manifest) -> Option<MergeTask> {
     let full = manifest.images.last().map_or(0, |full| full.seq);
     let last = manifest.deltas.last()?.seq;
@@ -181,8 +181,8 @@ fn next_task(manifest: &Manifest) -> Option<MergeTask> {
     (manifest.deltas.len() - newest > 3).then(|| MergeTask::MergeDeltas(newest + 1..newest + 3))
 }
 
-/// A database opened for writing, and for reading what was found.
-pub struct Keeper {
+/// A database open for writing, and what recovery found in it.
+pub struct OpenDatabase {
     pub log: Log,
     pub shelf: TableFiles,
     chains: BTreeMap<u64, LayerMap>,
@@ -190,7 +190,7 @@ pub struct Keeper {
 }
 
 pub fn shelf(disk: &SimDisk) -> TableFiles {
-    TableFiles { disk: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
+    TableFiles { fs: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
 }
 
 struct Opening<'a> {
@@ -200,7 +200,7 @@ struct Opening<'a> {
 }
 
 impl Replay for Opening<'_> {
-    fn table(&mut self, manifest: &Manifest) -> Result<()> {
+    fn replay_table(&mut self, manifest: &Manifest) -> Result<()> {
         let chain = self.shelf.open(manifest, None)?;
         let id = manifest.table_id;
         self.chains.insert(id, chain.clone());
@@ -208,25 +208,25 @@ impl Replay for Opening<'_> {
         Ok(())
     }
 
-    fn commit(&mut self, commit: LogCommit) -> Result<()> {
+    fn replay_commit(&mut self, commit: LogCommit) -> Result<()> {
         let info = Arc::new(CommitInfo { seq: commit.seq, time_ms: commit.time_ms, meta: commit.meta });
         commit.parts.into_iter().try_for_each(|(id, events)| {
-            let timeline = self.timelines.get(&id).expect("every table comes first");
+            let timeline = self.timelines.get(&id).expect("recovery announces a table before its commits");
             timeline.apply(&info, events)
         })
     }
 }
 
-impl Keeper {
-    pub fn open(disk: &SimDisk) -> Result<Keeper> {
+impl OpenDatabase {
+    pub fn open(disk: &SimDisk) -> Result<OpenDatabase> {
         let shelf = shelf(disk);
         let options = LogOptions { background: false, ..LogOptions::default() };
         let mut opening = Opening { shelf: &shelf, chains: BTreeMap::new(), timelines: BTreeMap::new() };
         let log = recovery::open(disk.shared(), &dir(), options, &mut opening)?;
         let Opening { chains, mut timelines, .. } = opening;
-        // One that never came to be is told of, too.
+        // Recovery also announces tables whose creation did not survive.
         timelines.retain(|id, _| log.manifest(*id).is_some());
-        Ok(Keeper { log, shelf, chains, timelines })
+        Ok(OpenDatabase { log, shelf, chains, timelines })
     }
 
     pub fn published(&self) -> u64 {
@@ -239,7 +239,7 @@ impl Keeper {
 
     fn edit(&mut self, id: u64, change: &dyn Fn(&mut Manifest)) -> Result<(), AppendError> {
         let before = self.manifest(id);
-        let after = self.log.edit(id, &mut |manifest| {
+        let after = self.log.edit_manifest(id, &mut |manifest| {
             change(manifest);
             Ok(())
         })?;
@@ -248,7 +248,7 @@ impl Keeper {
         self.chains.insert(id, chain);
         let kept = snapshot_files(&self.shelf.dir, &after);
         for file in snapshot_files(&self.shelf.dir, &before).into_iter().filter(|file| !kept.contains(file)) {
-            let _ = self.shelf.disk.remove(&file);
+            let _ = self.shelf.fs.remove(&file);
         }
         Ok(())
     }
@@ -263,14 +263,14 @@ impl Keeper {
         Ok(self.chains.get(&id).cloned().unwrap_or_default())
     }
 
-    /// Takes a snapshot of a table and does what the rule wants then. What was done, in words.
+    /// Takes a snapshot of a table and runs the merge tasks that are then due. Returns the names of the steps.
     pub fn take(&mut self, id: u64, limits: DeltaLimits) -> Result<Vec<&'static str>, AppendError> {
         let refused = AppendError::Refused;
         let mut done = Vec::new();
         let (seq, _) = self.log.published();
         loop {
             let (manifest, chain) = (self.manifest(id), self.chain(id)?);
-            let slot = self.log.slot(id).unwrap();
+            let slot = self.log.table_entry(id).unwrap();
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
             let era = delta::build_next(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()));
             let Some(era) = era.map_err(refused)? else { break };
@@ -309,7 +309,7 @@ impl Keeper {
         Ok(done)
     }
 
-    /// Makes the index on `pad` that the newest files lack.
+    /// Builds the index on `pad` for the newest files that lack it.
     fn index(&mut self, id: u64) -> Result<Option<&'static str>, AppendError> {
         let (manifest, chain) = (self.manifest(id), self.chain(id)?);
         if id != 1 || chain.end() < ALTERED {
@@ -342,13 +342,13 @@ impl Keeper {
         Ok(Some("index"))
     }
 
-    /// That snapshots and indexes on disk are those that the manifests name.
+    /// Checks that the snapshot and index files on disk are those in the manifests.
     pub fn check_files(&self) -> Result<(), String> {
         for (id, timeline) in &self.timelines {
             let named: BTreeSet<PathBuf> = snapshot_files(&dir(), &self.manifest(*id)).into_iter().collect();
             let mut found = BTreeSet::new();
             for of_files in [dir().snapshots(timeline.name()), dir().indexes(timeline.name())] {
-                let names = self.shelf.disk.list(&of_files).unwrap_or_default();
+                let names = self.shelf.fs.list(&of_files).unwrap_or_default();
                 found.extend(names.into_iter().map(|name| of_files.join(name)));
             }
             if named != found {
@@ -358,7 +358,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// That every moment up to a commit reads as the script has it.
+    /// Checks that every commit up to `upto` reads as the script says.
     pub fn check(&self, script: &Script, upto: u64) -> Result<(), String> {
         for (table, name) in TABLES.iter().enumerate() {
             let Some(timeline) = self.timelines.get(&(table as u64 + 1)) else {
@@ -373,7 +373,7 @@ impl Keeper {
     }
 }
 
-/// What is wrong with an answer: an error, or another content than expected.
+/// Why an answer is wrong: it is an error, or its content differs.
 #[derive(Debug)]
 pub enum Wrong {
     Failed(Error),
@@ -392,7 +392,7 @@ impl std::fmt::Display for Wrong {
     }
 }
 
-/// That a table's every moment up to a commit is as the script has it, by every way to ask.
+/// Checks one table after every commit, by every way to read it.
 pub fn check_timeline(
     timeline: &Arc<Timeline>,
     script: &Script,
