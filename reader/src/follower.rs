@@ -60,8 +60,8 @@ struct FollowedTable {
     entry: TableEntry,
     /// HEAD has an entry for the table, so its creation is durable.
     in_head: bool,
-    /// The version of the manifest whose snapshots the timeline uses, or failed to use.
-    adopted_version: u64,
+    /// The version of the manifest whose snapshots the timeline uses, or could not open.
+    installed_version: u64,
 }
 
 impl Follower {
@@ -303,11 +303,11 @@ impl Follower {
         self.replica.raise_floor(manifest.floor);
         let (id, name) = (manifest.table_id, manifest.table.clone());
         let mut cursor = LogCursor::new(Arc::clone(&self.files.fs), &self.files.dir, &name, id);
-        let (mut timeline, mut last_seq, mut adopted_version) = (Timeline::new(id, &*name), 0, 0);
+        let (mut timeline, mut last_seq, mut installed_version) = (Timeline::new(id, &*name), 0, 0);
         if from_snapshots && let Some(layer) = manifest.deltas.last() {
             timeline = Timeline::open(id, &*name, self.files.open(&manifest, None)?)?;
             cursor = cursor.starting_at(CursorPosition::from_log_position(&layer.position));
-            (last_seq, adopted_version) = (layer.seq, manifest.version);
+            (last_seq, installed_version) = (layer.seq, manifest.version);
             if self.starting && manifest.published > self.commits.assumed_whole() {
                 self.commits.assume_whole(manifest.published);
                 // After a restart, the times up to the published state are already known.
@@ -318,7 +318,8 @@ impl Follower {
         }
         self.commits.add_table(id, cursor, last_seq);
         let (timeline, entry) = (Arc::new(timeline), TableEntry::default());
-        self.tables.insert(id, FollowedTable { timeline, manifest, entry, in_head: false, adopted_version });
+        self.tables
+            .insert(id, FollowedTable { timeline, manifest, entry, in_head: false, installed_version });
         Ok(())
     }
 
@@ -356,7 +357,7 @@ impl Follower {
         }
         if self.is_consistent(&applied) {
             self.publish(&mut applied);
-            self.adopt_snapshots(applied.seq);
+            self.install_newer_snapshots(applied.seq);
         }
         outcome
     }
@@ -388,10 +389,10 @@ impl Follower {
     }
 
     /// Makes the tables use newer snapshots, which frees the memory of the events in them.
-    fn adopt_snapshots(&mut self, applied: u64) {
+    fn install_newer_snapshots(&mut self, applied: u64) {
         for table in self.tables.values_mut() {
             let snapshot_seq = table.manifest.deltas.last().map_or(0, |layer| layer.seq);
-            if table.adopted_version == table.manifest.version || snapshot_seq > applied {
+            if table.installed_version == table.manifest.version || snapshot_seq > applied {
                 continue;
             }
             let state = table.timeline.state();
@@ -406,7 +407,7 @@ impl Follower {
                     table.timeline.raise_floor(table.manifest.floor);
                 }
             }
-            table.adopted_version = table.manifest.version;
+            table.installed_version = table.manifest.version;
         }
     }
 

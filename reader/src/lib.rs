@@ -81,7 +81,7 @@ impl ReaderConfig {
         match self.max_lag {
             Some(max_lag) if max_lag < min_lag => {
                 let message = format!(
-                    "max-lag must be at least {min_lag:?}, twice the interval between HEAD checks ({interval:?}); \
+                    "--max-lag must be at least {min_lag:?}, twice the interval between HEAD checks ({interval:?}); \
                      got {max_lag:?}"
                 );
                 Err(Error::new(Reason::ArgumentInvalid, message))
