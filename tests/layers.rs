@@ -589,11 +589,13 @@ fn snapshots_merges_and_compaction_change_no_answer() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn snapshots_change_no_answer_without_a_block_cache() {
     run_all(1000, 0);
 }
 
 #[test]
+#[ignore = "slow"]
 fn snapshots_change_no_answer_with_a_tiny_block_cache() {
     run_all(2000, 64 << 10);
 }

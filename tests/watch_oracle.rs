@@ -438,6 +438,7 @@ async fn open(dir: &Path) -> (Site, Daemon, Vec<Daemon>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "slow"]
 async fn every_watcher_gets_what_the_guarantees_promise() {
     let dir = tempfile::tempdir().unwrap();
     let (site, writer, readers) = open(dir.path()).await;
