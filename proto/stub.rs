@@ -1,7 +1,7 @@
 //! Stub services for tests and benchmarks: implement only the calls that are needed.
 //!
-//! The generated service traits have no default methods, on purpose: a daemon must serve every call. A stub serves one or
-//! two calls, so [`WriterStub`] and [`ReaderStub`] answer every other call with UNIMPLEMENTED. [`StubWriter`] and
+//! The generated service traits have no default methods, on purpose: a daemon must serve every call. A stub serves one
+//! or two calls, so [`WriterStub`] and [`ReaderStub`] answer every other call with UNIMPLEMENTED. [`StubWriter`] and
 //! [`StubReader`] make a service of a stub.
 
 use tonic::codegen::BoxStream;

@@ -12,14 +12,14 @@ use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType, RequestId};
 use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::format::manifest::Manifest;
-use driftdb_common::storage::fs::sim::{Lost, SimDisk};
+use driftdb_common::storage::fs::sim::{CrashPolicy, SimDisk};
 use driftdb_common::storage::layout::{self, DataDir};
 use driftdb_common::storage::recovery::{self, Replay};
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::storage::wal::appender::{AppendError, CompactionInput, Group, Log};
-use driftdb_common::storage::wal::commits::LogCommit;
-use driftdb_common::storage::wal::compaction_base::{BasePiece, BaseReader};
-use driftdb_common::storage::wal::cursor::{Cursor, CursorItem, Span};
+use driftdb_common::storage::wal::commit_reader::LogCommit;
+use driftdb_common::storage::wal::compaction_base::{BaseItem, BaseReader};
+use driftdb_common::storage::wal::cursor::{CursorItem, LogCursor, SegmentSpan};
 use driftdb_common::table::build::compaction::{self, CompactionLog, CompactionRequest, ManifestEdit};
 use driftdb_common::table::build::delta::DeltaLimits;
 use driftdb_common::table::build::merge_policy;
@@ -150,7 +150,7 @@ struct Opening<'a> {
 }
 
 impl Replay for Opening<'_> {
-    fn table(&mut self, manifest: &Manifest) -> Result<()> {
+    fn replay_table(&mut self, manifest: &Manifest) -> Result<()> {
         let (id, name) = (manifest.table_id, manifest.table.as_str());
         let timeline = if manifest.deltas.is_empty() {
             Timeline::new(id, name)
@@ -163,7 +163,7 @@ impl Replay for Opening<'_> {
         Ok(())
     }
 
-    fn commit(&mut self, commit: LogCommit) -> Result<()> {
+    fn replay_commit(&mut self, commit: LogCommit) -> Result<()> {
         if commit.meta.as_ref().is_some_and(|meta| meta.request.is_some()) {
             self.requests.insert(commit.seq);
         }
@@ -176,8 +176,7 @@ impl Replay for Opening<'_> {
 }
 
 fn open(disk: &SimDisk) -> Result<Open> {
-    let shelf =
-        TableFiles { disk: disk.shared(), dir: DataDir::new("/data"), cache: BlockCache::new(1 << 20) };
+    let shelf = TableFiles { fs: disk.shared(), dir: DataDir::new("/data"), cache: BlockCache::new(1 << 20) };
     let mut opening = Opening { shelf: &shelf, timelines: HashMap::new(), requests: BTreeSet::new() };
     let log = recovery::open(disk.shared(), &shelf.dir, script::options(SEGMENT), &mut opening)?;
     let Opening { timelines, requests, .. } = opening;
@@ -194,7 +193,7 @@ struct OneTable<'a>(&'a Open, u64);
 
 impl CompactionLog for OneTable<'_> {
     fn begin(&self, upto: u64) -> Result<CompactionInput> {
-        self.0.log.borrow_mut().begin_fold(self.1, upto).map_err(plain)
+        self.0.log.borrow_mut().begin_compaction(self.1, upto).map_err(plain)
     }
 
     fn install(&self, edit: ManifestEdit) -> Result<Manifest> {
@@ -213,7 +212,7 @@ impl Open {
 
     fn edit(&self, id: u64, edit: &dyn Fn(&mut Manifest)) -> Result<Manifest> {
         let before = layout::snapshot_files(&self.shelf.dir, &self.manifest(id));
-        let edited = self.log.borrow_mut().edit(id, &mut |manifest| {
+        let edited = self.log.borrow_mut().edit_manifest(id, &mut |manifest| {
             edit(manifest);
             Ok(())
         });
@@ -229,7 +228,7 @@ impl Open {
 
     fn snapshot(&self, id: u64) -> Result<()> {
         loop {
-            let (manifest, slot) = (self.manifest(id), *self.log.borrow().slot(id).unwrap());
+            let (manifest, slot) = (self.manifest(id), *self.log.borrow().table_entry(id).unwrap());
             let (seq, _) = self.log.borrow().published();
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
             let limits = DeltaLimits { events: 9, bytes: u64::MAX };
@@ -268,7 +267,7 @@ impl Open {
 
     fn sweep(&self) -> Result<()> {
         for file in self.doomed.take() {
-            match self.shelf.disk.remove(&file) {
+            match self.shelf.fs.remove(&file) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("sweep", &e)),
                 _ => {}
             }
@@ -308,27 +307,28 @@ impl Open {
     fn check_log(&self, id: u64) {
         let manifest = self.manifest(id);
         let (table, first) = ((manifest.table.as_str(), id), &manifest.segments[0]);
-        let mut cursor = Cursor::new(Arc::clone(&self.shelf.disk), &self.shelf.dir, table.0, id);
+        let mut cursor = LogCursor::new(Arc::clone(&self.shelf.fs), &self.shelf.dir, table.0, id);
         let (mut rows, mut upto) = (Rows::new(), 0);
         if let Some(seal) = first.sealed
             && let Some(mut folded) =
-                BaseReader::open(&*self.shelf.disk, &self.shelf.dir, table, first.number, seal.bytes).unwrap()
+                BaseReader::open(&*self.shelf.fs, &self.shelf.dir, table, first.number, seal.bytes).unwrap()
         {
             upto = folded.floor().floor.seq;
-            while let Some(piece) = folded.next_piece().unwrap() {
-                if let BasePiece::Event(seq, time_ms, event) = piece {
+            while let Some(piece) = folded.next_item().unwrap() {
+                if let BaseItem::Event(seq, time_ms, event) = piece {
                     assert_eq!(time_ms, time_of(seq));
                     let Some(key) = event.key else { continue };
                     rows.insert(key.to_string(), (seq, event.document.unwrap().to_json().unwrap()));
                 }
             }
             assert_eq!(rows, state_at(upto, id));
-            cursor = cursor.starting_at(folded.mark());
+            cursor = cursor.starting_at(folded.position());
         }
         for segment in &manifest.segments {
-            let end =
-                segment.sealed.map_or_else(|| self.log.borrow().slot(id).unwrap().bytes, |seal| seal.bytes);
-            cursor.extend(Span { segment: segment.number, end, seal: segment.sealed });
+            let end = segment
+                .sealed
+                .map_or_else(|| self.log.borrow().table_entry(id).unwrap().bytes, |seal| seal.bytes);
+            cursor.extend(SegmentSpan { segment: segment.number, end, seal: segment.sealed });
         }
         let mut found = Vec::new();
         while let CursorItem::Frame(entry) = cursor.next_frame().unwrap() {
@@ -419,10 +419,10 @@ fn every_step(floor: u64) {
     run(&whole, floor, &Cell::new(0)).unwrap();
     for stop in 1..=whole.operations() {
         let disk = old.clone_state();
-        disk.stop_at(stop);
+        disk.power_off_at(stop);
         let acknowledged = Cell::new(48);
         run(&disk, floor, &acknowledged).unwrap_err();
-        for lost in Lost::every(stop * 31 + floor) {
+        for lost in CrashPolicy::all(stop * 31 + floor) {
             let what = format!("floor {floor}, stopped at {stop}, {lost:?}");
             expect_whole(&disk.crash(lost), &[13, floor], acknowledged.get(), &what);
         }
@@ -454,19 +454,19 @@ fn a_power_cut_in_the_recovery_from_a_compaction_leaves_the_old_or_new_table() {
     run(&whole, floor, &Cell::new(0)).unwrap();
     for stop in (1..=whole.operations()).step_by(3) {
         let disk = old.clone_state();
-        disk.stop_at(stop);
+        disk.power_off_at(stop);
         let acknowledged = Cell::new(48);
         run(&disk, floor, &acknowledged).unwrap_err();
-        for lost in [Lost::KeepAll, Lost::RandomHalves(stop)] {
+        for lost in [CrashPolicy::KeepAll, CrashPolicy::RandomHalves(stop)] {
             let found = disk.crash(lost);
             let opened = found.clone_state();
             drop(open(&opened).unwrap());
             for again in (1..=opened.operations()).step_by(2) {
                 let disk = found.clone_state();
-                disk.stop_at(again);
+                disk.power_off_at(again);
                 let _ = open(&disk);
                 let what = format!("stopped at {stop}, {lost:?}, then in recovery at {again}");
-                expect_whole(&disk.crash(Lost::Mixed(again)), &[13, floor], acknowledged.get(), &what);
+                expect_whole(&disk.crash(CrashPolicy::Mixed(again)), &[13, floor], acknowledged.get(), &what);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::harness::script::{self, Seen};
 use driftdb_common::error::Reason;
 use driftdb_common::storage::fs::FileSystem;
-use driftdb_common::storage::fs::sim::{Lost, SimDisk};
+use driftdb_common::storage::fs::sim::{CrashPolicy, SimDisk};
 
 const SEGMENT: u64 = 1 << 20;
 const COMMITS: u64 = 60;
@@ -37,7 +37,7 @@ fn with_old_head() -> SimDisk {
     for seq in 4..=COMMITS {
         log.append(&mut script::group(seq, seq)).unwrap();
     }
-    let crashed = disk.crash(Lost::KeepAll);
+    let crashed = disk.crash(CrashPolicy::KeepAll);
     crashed.put(script::dir().head(), &head).unwrap();
     crashed
 }

@@ -109,7 +109,7 @@ fn a_head_with_one_bad_copy_is_only_noted() {
 #[test]
 fn leftovers_are_noted() {
     let disk = closed();
-    disk.put(script::dir().torn("alpha", 1, 2), b"torn").unwrap();
+    disk.put(script::dir().torn_tail("alpha", 1, 2), b"torn").unwrap();
     disk.put(script::dir().segments("alpha").join("notes.txt"), b"?").unwrap();
     disk.put(script::dir().segment("alpha", 999), b"").unwrap();
     // A table whose creation was interrupted.
@@ -205,7 +205,7 @@ fn damages() -> Vec<Damage> {
                 let manifest = copy.manifest("archive");
                 let era = manifest.deltas.last().unwrap();
                 assert!(manifest.deltas.len() > 2);
-                harm.to(&copy.dir.era("archive", era.base, era.seq));
+                harm.to(&copy.dir.delta_layer("archive", era.base, era.seq));
             }),
         ));
         for table in ["orders", "gone"] {
@@ -219,7 +219,7 @@ fn damages() -> Vec<Damage> {
         "an era and an index of another table".into(),
         Box::new(|copy| {
             let era = copy.manifest("numbers").deltas[1].clone();
-            Harm::Flip.to(&copy.dir.era("numbers", era.base, era.seq));
+            Harm::Flip.to(&copy.dir.delta_layer("numbers", era.base, era.seq));
             Harm::Remove.to(&copy.file("orders", kind::DELTA_INDEX).0);
         }),
     ));
@@ -286,7 +286,7 @@ async fn repair_removes_leftovers_and_nothing_else() {
     let left = [
         root.join("HEAD.tmp"),
         copy.dir.table("orders").join("meta.tmp"),
-        copy.dir.era("orders", 7, 9),
+        copy.dir.delta_layer("orders", 7, 9),
         copy.dir.index("orders", "status", "00000007-00000009"),
     ];
     for path in &left {
@@ -320,7 +320,7 @@ async fn irreparable_damage_is_reported_and_left_unchanged() {
             true,
             Box::new(move |copy| {
                 let era = copy.manifest("archive").deltas[1].clone();
-                harm.to(&copy.dir.era("archive", era.base, era.seq));
+                harm.to(&copy.dir.delta_layer("archive", era.base, era.seq));
             }),
         );
         add(

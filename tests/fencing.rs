@@ -13,7 +13,7 @@ use driftdb_common::format::key::Key;
 use driftdb_common::service::server::Listener;
 use driftdb_common::storage::fence::Fencing;
 use driftdb_common::storage::fs::FileSystem;
-use driftdb_common::storage::fs::sim::{Process, SimDisk};
+use driftdb_common::storage::fs::sim::{SimDisk, SimProcess};
 use driftdb_common::storage::wal::appender::{AppendError, Log, LogOptions};
 use driftdb_common::storage::{head, recovery};
 use driftdb_common::table::check::doctor;
@@ -49,7 +49,7 @@ fn old_way(mut log: Log, acknowledged: &AtomicU64) -> Result<(), Error> {
         log.append(&mut script::group(from, to)).map_err(plain)?;
         acknowledged.store(to, Ordering::SeqCst);
         if to == 9 {
-            log.edit(1, &mut |_| Ok(())).map_err(plain)?;
+            log.edit_manifest(1, &mut |_| Ok(())).map_err(plain)?;
         }
     }
     log.close()
@@ -181,7 +181,7 @@ async fn check(disk: &SimDisk, new: New, mut followed: Following, closes: bool, 
 /// Stops the old holder before its operation `k`. Returns false if there is no such operation.
 async fn taken_over_before(k: u64) -> bool {
     let disk = SimDisk::new();
-    let old = disk.process();
+    let old = SimProcess::new(&disk);
     let (mut log, _) = open(old.shared()).unwrap();
     log.append(&mut script::group(1, BEFORE)).unwrap();
     let followed = Following::start(&disk).await;
@@ -191,7 +191,7 @@ async fn taken_over_before(k: u64) -> bool {
         let acknowledged = Arc::clone(&acknowledged);
         move || old_way(log, &acknowledged)
     });
-    let Some(stopped) = old.wait() else {
+    let Some(stopped) = old.wait_until_stopped() else {
         thread.join().unwrap().unwrap();
         assert_eq!(acknowledged.load(Ordering::SeqCst), LAST);
         return false;
@@ -204,7 +204,7 @@ async fn taken_over_before(k: u64) -> bool {
     assert!(kept >= before.max(shown), "{what}: {kept} kept, {before} acknowledged and {shown} shown before");
     new.append(if kept < 3 { 1 } else { 2 }, &what);
     new.append(3, &what);
-    old.go_on();
+    old.resume();
     let ended = thread.join().unwrap();
     let told = acknowledged.load(Ordering::SeqCst);
     assert!(told <= kept, "{what}: commit {told} was acknowledged, and the new holder has {kept} of them");
@@ -216,13 +216,13 @@ async fn taken_over_before(k: u64) -> bool {
 }
 
 fn run<T: Send + 'static>(
-    process: &Process,
+    process: &SimProcess,
     way: impl FnOnce() -> T + Send + 'static,
 ) -> std::thread::JoinHandle<T> {
     let process = process.clone();
     std::thread::spawn(move || {
         let outcome = way();
-        process.end();
+        process.mark_ended();
         outcome
     })
 }
@@ -266,7 +266,7 @@ fn leave(left: Left) -> SimDisk {
     log.append(&mut script::group(5, 6)).unwrap();
     match left {
         Left::Torn => {
-            disk.stop_at(disk.operations() + 3);
+            disk.power_off_at(disk.operations() + 3);
             log.append(&mut script::group(7, 7)).unwrap_err();
             drop(log);
         }
@@ -283,7 +283,7 @@ fn leave(left: Left) -> SimDisk {
 async fn opening_taken_over_before(left: Left, k: u64) -> bool {
     let disk = leave(left);
     let followed = Following::start(&disk).await;
-    let old = disk.process();
+    let old = SimProcess::new(&disk);
     old.stop_before(k);
     let thread = run(&old, {
         let disk = old.shared();
@@ -294,7 +294,7 @@ async fn opening_taken_over_before(left: Left, k: u64) -> bool {
             Ok(opened)
         }
     });
-    let Some(stopped) = old.wait() else {
+    let Some(stopped) = old.wait_until_stopped() else {
         let opened: Result<New, Error> = thread.join().unwrap();
         opened.unwrap();
         return false;
@@ -303,7 +303,7 @@ async fn opening_taken_over_before(left: Left, k: u64) -> bool {
     disk.lapse_locks();
     let mut new = New::take_over(&disk, &what);
     new.append(3, &what);
-    old.go_on();
+    old.resume();
     let opened = thread.join().unwrap();
     let owner = match (new.try_append(2, mine), opened) {
         // It does not get the lock any more.

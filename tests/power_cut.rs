@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::harness::script::{self, Progress};
 use driftdb_common::error::{ErrorKind, Reason};
 use driftdb_common::storage::fs::FileSystem;
-use driftdb_common::storage::fs::sim::{Fault, Lost, Op, Repeat, SimDisk};
+use driftdb_common::storage::fs::sim::{CrashPolicy, Fault, Repeat, SimDisk, SimOp};
 
 const SEGMENT: u64 = 2048;
 const COMMITS: u64 = 40;
@@ -15,16 +15,16 @@ fn shared(disk: &SimDisk) -> Arc<dyn FileSystem> {
     disk.shared()
 }
 
-fn ways_to_lose(seed: u64) -> Vec<Lost> {
+fn ways_to_lose(seed: u64) -> Vec<CrashPolicy> {
     vec![
-        Lost::KeepAll,
-        Lost::DropAll,
-        Lost::NoDirectoryEntries,
-        Lost::NoFileContents,
-        Lost::RandomHalves(seed),
-        Lost::GarbageTail(seed),
-        Lost::Mixed(seed),
-        Lost::Mixed(seed.wrapping_mul(31) + 7),
+        CrashPolicy::KeepAll,
+        CrashPolicy::DropAll,
+        CrashPolicy::NoDirectoryEntries,
+        CrashPolicy::NoFileContents,
+        CrashPolicy::RandomHalves(seed),
+        CrashPolicy::GarbageTail(seed),
+        CrashPolicy::Mixed(seed),
+        CrashPolicy::Mixed(seed.wrapping_mul(31) + 7),
     ]
 }
 
@@ -75,13 +75,13 @@ fn seeds() -> u64 {
 fn a_power_cut_at_any_step_loses_no_acknowledged_or_shown_commit() {
     for stop in 0..=operations() {
         let disk = SimDisk::new();
-        disk.stop_at(stop);
+        disk.power_off_at(stop);
         let progress = script::run(shared(&disk), SEGMENT, COMMITS);
         for seed in 0..seeds() {
             for lost in ways_to_lose(seed * 1_000_003 + stop) {
                 let found = disk.crash(lost);
                 // Readers use the same disk until the power cut: they may have shown everything below HEAD.
-                let shown = script::shown(&*shared(&disk.crash(Lost::KeepAll)));
+                let shown = script::shown(&*shared(&disk.crash(CrashPolicy::KeepAll)));
                 check(&found, progress, shown, &format!("stopped at {stop}, {lost:?}")).unwrap();
             }
         }
@@ -94,17 +94,17 @@ fn a_power_cut_during_recovery_loses_no_acknowledged_or_shown_commit() {
     let total = operations();
     for stop in (total / 3..=total).step_by(5) {
         let disk = SimDisk::new();
-        disk.stop_at(stop);
+        disk.power_off_at(stop);
         let progress = script::run(shared(&disk), SEGMENT, COMMITS);
-        let shown = script::shown(&*shared(&disk.crash(Lost::KeepAll)));
-        let found = disk.crash(Lost::RandomHalves(stop));
+        let shown = script::shown(&*shared(&disk.crash(CrashPolicy::KeepAll)));
+        let found = disk.crash(CrashPolicy::RandomHalves(stop));
         let whole = found.clone_state();
         script::open(shared(&whole), SEGMENT).unwrap();
         for again in 0..=whole.operations() {
             let disk = found.clone_state();
-            disk.stop_at(again);
+            disk.power_off_at(again);
             let _ = script::open(shared(&disk), SEGMENT);
-            let shown = shown.max(script::shown(&*shared(&disk.crash(Lost::KeepAll))));
+            let shown = shown.max(script::shown(&*shared(&disk.crash(CrashPolicy::KeepAll))));
             for lost in ways_to_lose(again) {
                 let what = format!("stopped at {stop}, then in recovery at {again}, {lost:?}");
                 check(&disk.crash(lost), progress, shown, &what).unwrap();
@@ -117,7 +117,7 @@ fn a_power_cut_during_recovery_loses_no_acknowledged_or_shown_commit() {
 fn recovery_makes_the_log_of_a_killed_writer_durable() {
     for stop in 0..=operations() {
         let disk = SimDisk::new();
-        disk.stop_at(stop);
+        disk.power_off_at(stop);
         script::run(shared(&disk), SEGMENT, COMMITS);
         // The machine keeps running: the next writer finds everything, synced or not.
         let killed = disk.clone_state();
@@ -135,12 +135,12 @@ fn recovery_makes_the_log_of_a_killed_writer_durable() {
 fn after_a_failed_write_or_sync_no_commit_is_acknowledged() {
     for number in 0..operations() {
         for fault in [Fault::Eio, Fault::Enospc, Fault::ShortWrite] {
-            for repeat in [Repeat::Once, Repeat::ForEver] {
+            for repeat in [Repeat::Once, Repeat::Always] {
                 let disk = SimDisk::new();
                 disk.fail_at(number, fault, repeat);
                 let progress = script::run(shared(&disk), SEGMENT, COMMITS);
-                disk.heal();
-                for lost in [Lost::KeepAll, Lost::DropAll, Lost::Mixed(number)] {
+                disk.clear_faults();
+                for lost in [CrashPolicy::KeepAll, CrashPolicy::DropAll, CrashPolicy::Mixed(number)] {
                     let what = format!("{fault:?} {repeat:?} at {number}, {lost:?}");
                     let shown = progress.acknowledged;
                     check(&disk.crash(lost), progress, shown, &what).unwrap();
@@ -154,12 +154,12 @@ fn after_a_failed_write_or_sync_no_commit_is_acknowledged() {
 #[test]
 fn a_sync_that_does_nothing_is_caught() {
     for path in [".seg", "/meta.", "segments"] {
-        let op = if path == "segments" { Op::SyncDir } else { Op::Sync };
+        let op = if path == "segments" { SimOp::SyncDir } else { SimOp::Sync };
         let mut caught = false;
         for stop in 0..=operations() {
             let disk = SimDisk::new();
-            disk.fail_when(op, path, 1, Fault::Lie, Repeat::ForEver);
-            disk.stop_at(stop);
+            disk.fail_when(op, path, 1, Fault::IgnoredSync, Repeat::Always);
+            disk.power_off_at(stop);
             let progress = script::run(shared(&disk), SEGMENT, COMMITS);
             caught |= ways_to_lose(stop)
                 .into_iter()
@@ -174,14 +174,14 @@ fn a_full_disk_refuses_a_commit_and_the_log_stays_usable() {
     let disk = SimDisk::new();
     let (mut log, _) = script::open(shared(&disk), SEGMENT).unwrap();
     log.append(&mut script::group(1, 3)).unwrap();
-    disk.fail_when(Op::Write, ".seg", 1, Fault::Enospc, Repeat::ForEver);
+    disk.fail_when(SimOp::Write, ".seg", 1, Fault::Enospc, Repeat::Always);
     // Small groups still fit into the preallocated zeros; a large group needs space.
     let refused = log.append(&mut script::group(4, 90));
     let Err(driftdb_common::storage::wal::appender::AppendError::Refused(error)) = refused else {
         panic!("expected a refusal, found {refused:?}");
     };
     assert_eq!((error.kind(), error.reason()), (ErrorKind::Unavailable, Reason::DiskFull));
-    disk.heal();
+    disk.clear_faults();
     log.append(&mut script::group(4, 90)).unwrap();
     drop(log);
     let (_, commits) = script::open(shared(&disk), SEGMENT).unwrap();

@@ -68,7 +68,7 @@ fn check(found: &SimDisk, script: &Script, progress: Progress, what: &str) -> Re
 
 fn whole() -> (SimDisk, Script) {
     let (disk, script) = (SimDisk::new(), Script::new(COMMITS + 3));
-    disk.record();
+    disk.start_trace();
     let mut done = Vec::new();
     let all = Progress { acknowledged: COMMITS, attempted: COMMITS };
     assert_eq!(run(&disk, &script, &mut done), all);
@@ -101,9 +101,9 @@ fn a_power_cut_at_any_step_of_a_snapshot_loses_nothing() {
     let (disk, script) = whole();
     for_each_operation(&disk, |stop| {
         let disk = SimDisk::new();
-        disk.stop_at(stop);
+        disk.power_off_at(stop);
         let progress = run(&disk, &script, &mut Vec::new());
-        let every = Lost::every(stop);
+        let every = CrashPolicy::all(stop);
         let chosen = by_lane(vec![every[usize::try_from(stop).unwrap() % 7]], every.to_vec());
         for lost in chosen {
             check(&disk.crash(lost), &script, progress, &format!("stopped at {stop}, {lost:?}")).unwrap();
@@ -122,7 +122,7 @@ fn a_failed_snapshot_does_not_stop_the_log() {
         let path = step.path.display().to_string();
         let of_snapshot = ["/snapshots", "/indexes", ".snap", ".idx"].iter().any(|part| path.contains(part));
         let faults =
-            [(Fault::Eio, Repeat::Once), (Fault::Enospc, Repeat::Once), (Fault::Eio, Repeat::ForEver)];
+            [(Fault::Eio, Repeat::Once), (Fault::Enospc, Repeat::Once), (Fault::Eio, Repeat::Always)];
         let chosen = by_lane(vec![faults[turn % 3]], faults.to_vec());
         for (fault, repeat) in chosen {
             let what = format!("{fault:?} {repeat:?} at {number}, {step:?}");
@@ -132,8 +132,8 @@ fn a_failed_snapshot_does_not_stop_the_log() {
             if of_snapshot && repeat == Repeat::Once {
                 assert_eq!(progress.acknowledged, COMMITS, "{what}: the log accepted no further commits");
             }
-            disk.heal();
-            let lost = Lost::every(number)[turn % 7];
+            disk.clear_faults();
+            let lost = CrashPolicy::all(number)[turn % 7];
             check(&disk.crash(lost), &script, progress, &format!("{what}, then {lost:?}")).unwrap();
         }
     });
@@ -143,13 +143,13 @@ fn a_failed_snapshot_does_not_stop_the_log() {
 #[test]
 fn a_sync_of_a_snapshot_that_does_nothing_is_caught() {
     let (disk, script) = whole();
-    for (op, path) in [(Op::Sync, ".snap"), (Op::Sync, ".idx"), (Op::SyncDir, "/snapshots")] {
+    for (op, path) in [(SimOp::Sync, ".snap"), (SimOp::Sync, ".idx"), (SimOp::SyncDir, "/snapshots")] {
         let caught = (disk.operations() / 2..=disk.operations()).any(|stop| {
             let disk = SimDisk::new();
-            disk.fail_when(op, path, 1, Fault::Lie, Repeat::ForEver);
-            disk.stop_at(stop);
+            disk.fail_when(op, path, 1, Fault::IgnoredSync, Repeat::Always);
+            disk.power_off_at(stop);
             let progress = run(&disk, &script, &mut Vec::new());
-            [Lost::DropAll, Lost::NoDirectoryEntries]
+            [CrashPolicy::DropAll, CrashPolicy::NoDirectoryEntries]
                 .into_iter()
                 .any(|lost| check(&disk.crash(lost), &script, progress, "lying disk").is_err())
         });

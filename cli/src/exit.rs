@@ -133,17 +133,17 @@ impl Failure {
     pub(crate) fn json(&self) -> Option<String> {
         let error = self.error()?;
         #[derive(Serialize)]
-        struct ErrorBody<'a> {
+        struct JsonError<'a> {
             code: String,
             reason: &'a str,
             message: &'a str,
         }
         #[derive(Serialize)]
         struct ErrorLine<'a> {
-            error: ErrorBody<'a>,
+            error: JsonError<'a>,
         }
         let text =
-            ErrorBody { code: grpc_code(error), reason: error.reason().as_str(), message: error.message() };
+            JsonError { code: grpc_code(error), reason: error.reason().as_str(), message: error.message() };
         serde_json::to_string(&ErrorLine { error: text }).ok().map(|line| line + "\n")
     }
 }
@@ -240,11 +240,11 @@ mod tests {
             error: Error::new(Reason::RowNotFound, "no row"),
             script: "PATCH t KEY 1 SET {}".into(),
             offset: 0,
-            place: Some("the statement begins at line 3 of x.dql".into()),
+            place: Some("the statement starts at line 3 of x.dql".into()),
         };
         assert_eq!(
             failure.text(),
-            "error: no row (NOT_FOUND, ROW_NOT_FOUND; the statement begins at line 3 of x.dql)\n"
+            "error: no row (NOT_FOUND, ROW_NOT_FOUND; the statement starts at line 3 of x.dql)\n"
         );
     }
 
@@ -252,11 +252,11 @@ mod tests {
     fn a_syntax_error_points_at_its_position_in_the_script() {
         let script = "SHOW TABLES;\nSELCT * FROM t";
         let error = parser::parse("SELCT * FROM t", &[]).unwrap_err();
-        let place = Some("the statement begins at line 2 of x.dql".to_owned());
+        let place = Some("the statement starts at line 2 of x.dql".to_owned());
         let text = Failure::Statement { error, script: script.into(), offset: 13, place }.text();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.get(1..3), Some([" --> 2:1", "  | SELCT * FROM t"].as_slice()), "{text}");
-        let last = "  = INVALID_ARGUMENT, QUERY_SYNTAX; the statement begins at line 2 of x.dql";
+        let last = "  = INVALID_ARGUMENT, QUERY_SYNTAX; the statement starts at line 2 of x.dql";
         assert_eq!(lines.last(), Some(&last), "{text}");
     }
 }

@@ -1,6 +1,6 @@
 //! Input files, or stdin: whole scripts, and data line by line.
 //!
-//! Input is read on separate threads: a read from a pipe can block for ever, and Ctrl-C must work nevertheless.
+//! Input is read on separate threads: a read from a pipe can block forever, and Ctrl-C must work nevertheless.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -33,7 +33,7 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
 }
 
 /// Reads a whole script.
-pub(crate) async fn script(path: &Path) -> Result<String> {
+pub(crate) async fn read_script(path: &Path) -> Result<String> {
     let (path, name) = (path.to_owned(), name(path));
     let reading = tokio::task::spawn_blocking(move || {
         let failed = |e: io::Error| Error::io(format_args!("cannot read {name}"), &e);
@@ -106,7 +106,7 @@ fn read_lines(source: impl Read, name: &str, sender: &mpsc::Sender<Result<InputL
 }
 
 /// Reads the next line with its line ending; `None` at the end of the input.
-pub(crate) fn raw_line(source: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
+pub(crate) fn read_raw_line(source: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     let read = source.by_ref().take(LINE_BYTES as u64 + 1).read_until(b'\n', &mut bytes);
     if read.map_err(|e| Error::io("cannot read", &e))? == 0 {
@@ -120,7 +120,7 @@ pub(crate) fn raw_line(source: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
 }
 
 fn read_line(source: &mut impl BufRead) -> Result<Option<String>> {
-    let Some(mut bytes) = raw_line(source)? else { return Ok(None) };
+    let Some(mut bytes) = read_raw_line(source)? else { return Ok(None) };
     while matches!(bytes.last(), Some(b'\n' | b'\r')) {
         bytes.pop();
     }

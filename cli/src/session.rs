@@ -123,20 +123,25 @@ impl<'a> Session<'a> {
     }
 
     /// Runs a script and stops at its first error. A transaction may stay open.
-    pub(crate) async fn script(&mut self, script: &str, file: Option<&str>) -> CliResult {
+    pub(crate) async fn run_script(&mut self, script: &str, file: Option<&str>) -> CliResult {
         // In a script of one line, the error shows the whole statement.
         let placed = file.is_some() || script.trim().contains('\n');
         let file = file.map(|file| format!(" of {file}")).unwrap_or_default();
         let whole: Arc<str> = script.into();
         for ScriptStatement { text, offset, line, .. } in split(script) {
             let place = placed.then(|| format!("the statement starts at line {line}{file}"));
-            self.statement(StatementOrigin { text: text.to_owned(), script: whole.clone(), offset, place })
-                .await?;
+            self.run_statement(StatementOrigin {
+                text: text.to_owned(),
+                script: whole.clone(),
+                offset,
+                place,
+            })
+            .await?;
         }
         Ok(())
     }
 
-    async fn statement(&mut self, origin: StatementOrigin) -> CliResult {
+    async fn run_statement(&mut self, origin: StatementOrigin) -> CliResult {
         match statement::route(&origin.text, &self.values).map_err(|e| origin.failure(e))? {
             StatementRoute::Begin if self.open.is_some() => {
                 Err(origin
@@ -163,11 +168,11 @@ impl<'a> Session<'a> {
                 if matches!(*statement, Statement::Select(_)) {
                     self.last_select = Some(origin.text.clone());
                 }
-                self.read(&origin, &statement).await
+                self.run_at_reader(&origin, &statement).await
             }
             StatementRoute::Writer(statement) => match &mut self.open {
                 Some(transaction) => transaction.add(*statement).map_err(|e| origin.failure(e)),
-                None => self.write(&origin).await,
+                None => self.run_at_writer(&origin).await,
             },
         }
     }
@@ -180,7 +185,7 @@ impl<'a> Session<'a> {
         self.writing = true;
         let applied = self.database.apply(request).await;
         self.writing = false;
-        self.wrote(applied.map_err(|e| origin.failure(e))?.seq);
+        self.register_write(applied.map_err(|e| origin.failure(e))?.seq);
         Ok(())
     }
 
@@ -188,15 +193,15 @@ impl<'a> Session<'a> {
     pub(crate) async fn run_read(&mut self, text: &str) -> CliResult {
         let origin = StatementOrigin { text: text.to_owned(), script: text.into(), offset: 0, place: None };
         match statement::route(text, &self.values).map_err(|e| origin.failure(e))? {
-            StatementRoute::Reader(statement) => self.read(&origin, &statement).await,
+            StatementRoute::Reader(statement) => self.run_at_reader(&origin, &statement).await,
             _ => Err(origin.invalid("not a read statement")),
         }
     }
 
-    async fn read(&mut self, origin: &StatementOrigin, statement: &Statement) -> CliResult {
+    async fn run_at_reader(&mut self, origin: &StatementOrigin, statement: &Statement) -> CliResult {
         let out = &mut *self.out;
         let text = match &self.as_of {
-            Some(point) => statement::at(&origin.text, statement, point),
+            Some(point) => statement::with_as_of(&origin.text, statement, point),
             None => Cow::Borrowed(origin.text.as_str()),
         };
         let asked = run_query(self.database, &text, &self.params, &mut |item| out.print_item(item)).await;
@@ -207,7 +212,7 @@ impl<'a> Session<'a> {
         self.out.end_result()
     }
 
-    async fn write(&mut self, origin: &StatementOrigin) -> CliResult {
+    async fn run_at_writer(&mut self, origin: &StatementOrigin) -> CliResult {
         let request = v1::WriterServiceExecuteRequest {
             statement: origin.text.clone(),
             params: self.params.clone(),
@@ -224,11 +229,11 @@ impl<'a> Session<'a> {
             .into_iter()
             .try_for_each(|said| self.out.print_item(ResultItem::Message(said)))?;
         let token = executed.map_err(|e| origin.failure(e))?;
-        token.into_iter().for_each(|token| self.wrote(token.seq));
+        token.into_iter().for_each(|token| self.register_write(token.seq));
         Ok(())
     }
 
-    fn wrote(&mut self, seq: u64) {
+    fn register_write(&mut self, seq: u64) {
         self.writes += 1;
         if self.out.wants_notes() {
             render::note(&format!("ok, seq {seq}"));

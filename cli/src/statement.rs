@@ -42,7 +42,7 @@ pub(crate) fn route(text: &str, params: &[Value]) -> Result<StatementRoute> {
 }
 
 /// The text of a read statement, with `AS OF point` added if it has no `AS OF` of its own.
-pub(crate) fn at<'a>(text: &'a str, statement: &Statement, point: &str) -> Cow<'a, str> {
+pub(crate) fn with_as_of<'a>(text: &'a str, statement: &Statement, point: &str) -> Cow<'a, str> {
     let free = match statement {
         Statement::Select(select) | Statement::Explain(select) => select.as_of.is_none(),
         Statement::ShowTables { as_of } | Statement::Describe { as_of, .. } => as_of.is_none(),
@@ -71,7 +71,7 @@ pub(crate) fn operations(statement: Statement) -> Result<(Vec<v1::Operation>, Ve
 }
 
 /// Parses the point in time of an option.
-pub(crate) fn point(text: &str) -> CliResult<v1::AsOf> {
+pub(crate) fn parse_point(text: &str) -> CliResult<v1::AsOf> {
     let point = parser::parse_point(text).map_err(|error| Failure::in_text(error, text))?;
     let at = match point {
         PointInTime::Now => None,
@@ -86,8 +86,8 @@ pub(crate) fn point(text: &str) -> CliResult<v1::AsOf> {
 }
 
 /// Parses the point in time of an optional option.
-pub(crate) fn optional_point(text: Option<&str>) -> CliResult<Option<v1::AsOf>> {
-    text.map(point).transpose()
+pub(crate) fn parse_optional_point(text: Option<&str>) -> CliResult<Option<v1::AsOf>> {
+    text.map(parse_point).transpose()
 }
 
 fn time(ms: i64) -> Timestamp {
@@ -140,7 +140,7 @@ mod tests {
             ("SHOW DRIFT t", "SHOW DRIFT t"),
         ] {
             let statement = parser::parse(text, &[]).unwrap();
-            let moved = at(text, &statement, "1 hour ago");
+            let moved = with_as_of(text, &statement, "1 hour ago");
             assert_eq!(moved, expected);
             parser::parse(&moved, &[]).unwrap();
         }
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn points_in_time_are_encoded_for_the_api() {
-        let at = |text: &str| point(text).unwrap().at;
+        let at = |text: &str| parse_point(text).unwrap().at;
         assert_eq!(at("@now"), None);
         assert_eq!(at("@seq:7"), Some(At::Seq(7)));
         assert_eq!(at("1970-01-02"), Some(At::Time(Timestamp { seconds: 86_400, nanos: 0 })));
@@ -184,7 +184,7 @@ mod tests {
         );
         assert_eq!(at("5 minutes ago"), Some(At::Ago(prost_types::Duration { seconds: 300, nanos: 0 })));
         assert_eq!(time(-1), Timestamp { seconds: -1, nanos: 999_000_000 });
-        let failure = point("yesterdya").unwrap_err();
+        let failure = parse_point("yesterdya").unwrap_err();
         assert_eq!(failure.code(), 1);
         assert!(failure.text().contains("yesterdya"), "{}", failure.text());
     }

@@ -78,6 +78,6 @@ pub const CACHE_BYTES: u64 = 256 << 20;
 pub const SNAPSHOT_EVENTS: u64 = 100_000;
 /// The default bytes of log after a table's newest snapshot at which the writer takes the next snapshot.
 pub const SNAPSHOT_BYTES: u64 = 128 << 20;
-/// The default memory for rows and events that no snapshot contains yet, over all tables, in bytes. Above this size the writer
-/// takes a snapshot of the table that uses most of it. Above twice this size it refuses writes until the snapshot is complete.
+/// The default size of the log that no snapshot covers, over all tables, in bytes. The rows in this log are in memory. At this
+/// size the writer takes a snapshot of the table with the longest log. At twice this size writes fail with `OVERLOADED`.
 pub const MEMTABLE_BYTES: u64 = 512 << 20;

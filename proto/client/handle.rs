@@ -28,8 +28,8 @@ pub struct ClientOptions {
     pub tries: usize,
     /// How long a write is retried after its first try. Default: 30 s.
     pub retry_timeout: Duration,
-    /// Whether reads return what the reader has. Otherwise they wait for this client's own writes and, if there are several
-    /// readers, for the newest state that this client has read. Default: false.
+    /// Whether reads return what the reader has. Otherwise they wait for this client's own writes and, if there are
+    /// several readers, for the newest state that this client has read. Default: false.
     pub stale: bool,
 }
 
@@ -65,8 +65,8 @@ pub(super) struct Known {
 
 impl Client {
     /// Creates a client of the daemons at these addresses; `http://` can be omitted. It connects when a call needs it.
-    /// One writer is active; the client finds it among those named, also after a takeover. Reads use the readers in turn;
-    /// one that failed or was behind is used after the others for some seconds.
+    /// One writer is active; the client finds it among those named, also after a takeover. Reads use the readers in
+    /// turn; one that failed or was behind is used after the others for some seconds.
     pub fn new<W: AsRef<str>, R: AsRef<str>>(
         writers: impl IntoIterator<Item = W>,
         readers: impl IntoIterator<Item = R>,
@@ -109,7 +109,8 @@ impl Client {
         }
     }
 
-    /// Forgets what was written and read. After a restore, reads would otherwise be rejected, because the history changed.
+    /// Forgets what was written and read. After a restore, reads would otherwise be rejected, because the history
+    /// changed.
     pub fn forget(&self) {
         *self.known() = Known::default();
     }
@@ -119,8 +120,8 @@ impl Client {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the active writer. During a takeover, waits for it up to the retry timeout of the options. Calls on the returned
-    /// writer are not retried.
+    /// Returns the active writer. During a takeover, waits for it up to the retry timeout of the options. Calls on the
+    /// returned writer are not retried.
     pub async fn writer(&self) -> Result<WriterApi, Status> {
         if let [only] = self.writers.all() {
             return only.channel().await.map(writer_on);

@@ -22,7 +22,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct StreamOpening(Mutex<Pin<Box<Connecting>>>);
 
 /// The lock is never contended. It makes a watch `Sync`.
-type Connecting = dyn Future<Output = Result<WatchStream, Status>> + Send;
+type Connecting = dyn Future<Output = Result<OpenStream, Status>> + Send;
 
 impl StreamOpening {
     /// Prepares to open a stream, not before a certain time. Nothing is sent before the first poll.
@@ -41,7 +41,7 @@ impl StreamOpening {
 }
 
 impl Future for StreamOpening {
-    type Output = Result<WatchStream, Status>;
+    type Output = Result<OpenStream, Status>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.get_mut().0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(context)
@@ -56,7 +56,7 @@ impl fmt::Debug for StreamOpening {
 
 /// A stream of a watch, and its reader.
 #[derive(Debug)]
-pub(super) struct WatchStream {
+pub(super) struct OpenStream {
     messages: Streaming<v1::WatchDriftResponse>,
     pub(super) backend: Arc<Backend>,
     /// When the last message was received.
@@ -65,7 +65,7 @@ pub(super) struct WatchStream {
     pub(super) opened: bool,
 }
 
-impl WatchStream {
+impl OpenStream {
     /// Receives the next message. If none arrives within `silence`, the connection is considered broken.
     pub(super) async fn message(
         &mut self,
@@ -80,14 +80,14 @@ impl WatchStream {
 }
 
 /// Opens a stream at the first reader that accepts it.
-async fn connect(client: &Client, request: &v1::WatchDriftRequest) -> Result<WatchStream, Status> {
+async fn connect(client: &Client, request: &v1::WatchDriftRequest) -> Result<OpenStream, Status> {
     let mut failed: Option<Status> = None;
     for backend in client.readers.round() {
         match open(backend, request).await {
             Ok(messages) => {
                 backend.set_healthy();
                 let backend = backend.clone();
-                return Ok(WatchStream { messages, backend, heard: Instant::now(), opened: false });
+                return Ok(OpenStream { messages, backend, heard: Instant::now(), opened: false });
             }
             Err(status) if !is_retryable_watch(&status) => return Err(status),
             Err(status) => {

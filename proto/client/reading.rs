@@ -142,7 +142,8 @@ impl Client {
         self.read_from(|reader, _| call(reader)).await
     }
 
-    /// Like [`Client::read`], for a response of many messages. If a reader fails before its first message, the next is tried.
+    /// Like [`Client::read`], for a response of many messages. If a reader fails before its first message, the next is
+    /// tried.
     pub async fn read_stream<M, F>(&self, call: impl Fn(ReaderApi) -> F) -> Result<MessageStream<M>, Status>
     where
         M: Send + 'static,
@@ -176,8 +177,8 @@ impl Client {
                     Err(status) => backend.map_status(status, false),
                 };
                 if !is_retryable_read(&status) {
-                    // After a restore no reader reaches the state that was read before. Keep the token of the last write:
-                    // only the writer can tell whether that write still exists.
+                    // After a restore no reader reaches the state that was read before. Keep the token of the last
+                    // write: only the writer can tell whether that write still exists.
                     if reason(&status).as_deref() == Some(EPOCH_CHANGED) {
                         self.known().seen = None;
                     }

@@ -34,8 +34,8 @@ impl Client {
     }
 }
 
-/// The rows of a Select, all at the same point in time, in key order. If the connection breaks or the reader stops, they
-/// continue after the last received row at the next reader.
+/// The rows of a Select, all at the same point in time, in key order. If the connection breaks or the reader stops,
+/// they continue after the last received row at the next reader.
 #[derive(Debug)]
 pub struct RowStream {
     client: Client,

@@ -8,7 +8,7 @@ use tonic::Status;
 use tonic_types::StatusExt;
 
 use super::handle::Client;
-use super::opening::{StreamOpening, WatchStream, is_retryable_watch};
+use super::opening::{OpenStream, StreamOpening, is_retryable_watch};
 use super::pauses::Pauses;
 use crate::v1;
 use v1::watch_drift_request::Start;
@@ -44,9 +44,9 @@ pub enum WatchEvent {
     Resumed(v1::ReadHeader),
 }
 
-/// Commits as they happen: in order, each once and whole. If a connection breaks or a reader stops, the watch resumes at
-/// the next reader, after the last delivered event. It has its own connection, so that a watch that is not polled does
-/// not block other calls.
+/// Commits as they happen: in order, each once and whole. If a connection breaks or a reader stops, the watch resumes
+/// at the next reader, after the last delivered event. It has its own connection, so that a watch that is not polled
+/// does not block other calls.
 #[derive(Debug)]
 pub struct Watcher {
     client: Client,
@@ -55,7 +55,7 @@ pub struct Watcher {
     retry_timeout: Option<Duration>,
     /// After this time without a message the connection is considered broken.
     silence: Duration,
-    stream: Option<WatchStream>,
+    stream: Option<OpenStream>,
     /// The next stream while none is open. It outlives the call that started it.
     opening: Option<StreamOpening>,
     /// The received parts of a commit that is not complete yet.
@@ -80,8 +80,8 @@ struct Retry {
 }
 
 impl Client {
-    /// Watches changes from now on, or from the start of the request. Nothing is sent before the first [`Watcher::next`].
-    /// After [`WatchEvent::Opened`] no commit is lost.
+    /// Watches changes from now on, or from the start of the request. Nothing is sent before the first
+    /// [`Watcher::next`]. After [`WatchEvent::Opened`] no commit is lost.
     pub fn watch(&self, mut request: v1::WatchDriftRequest) -> Watcher {
         let heartbeat = request.heartbeat.and_then(|given| Duration::try_from(given).ok());
         let heartbeat = heartbeat.filter(|given| !given.is_zero()).unwrap_or(HEARTBEAT);
@@ -111,8 +111,8 @@ impl Watcher {
         Watcher { retry_timeout: Some(retry_timeout), ..self }
     }
 
-    /// The resume token after the last delivered event. A watch with the same filter that starts from it continues there, at
-    /// any reader. Store it together with the effect of the event.
+    /// The resume token after the last delivered event. A watch with the same filter that starts from it continues
+    /// there, at any reader. Store it together with the effect of the event.
     pub fn token(&self) -> Option<&Bytes> {
         match &self.request.start {
             Some(Start::ResumeToken(token)) => Some(token),
@@ -152,14 +152,15 @@ impl Watcher {
     }
 
     /// Opens the next stream. Continues the opening of a cancelled call.
-    async fn open(&mut self) -> Result<WatchStream, Status> {
+    async fn open(&mut self) -> Result<OpenStream, Status> {
         let begin = || StreamOpening::new(self.client.clone(), self.request.clone(), self.retry.next);
         let opened = self.opening.get_or_insert_with(begin).await;
         self.opening = None;
         opened
     }
 
-    /// Handles a broken stream. The first break since the last message is reported; all are retried within the retry timeout.
+    /// Handles a broken stream. The first break since the last message is reported; all are retried within the retry
+    /// timeout.
     fn handle_break(&mut self, status: Status) -> Result<Option<WatchEvent>, Status> {
         if let Some(stream) = self.stream.take().filter(|_| is_retryable_watch(&status)) {
             stream.backend.set_aside();
@@ -193,7 +194,8 @@ impl Watcher {
             },
             Some(Event::Progress(header)) => {
                 self.delivered = self.delivered.max(header.read_seq);
-                // Everything was delivered: if the connection breaks before the end of the stream, there is nothing to resume.
+                // Everything was delivered: if the connection breaks before the end of the stream, there is nothing to
+                // resume.
                 self.ended = self.is_complete();
                 Some(WatchEvent::Progress(header))
             }

@@ -86,7 +86,8 @@ impl Client {
         self.register_write(answer.into_inner().token)
     }
 
-    /// Runs one DriftQL statement that writes or mark_maintenance. `params` are the values of `$1`, `$2`, …, each as JSON text.
+    /// Runs one DriftQL statement that writes or maintains. `params` are the values of `$1`, `$2`, …, each as JSON
+    /// text.
     pub async fn execute(&self, statement: &str, params: &[&str]) -> Result<Executed, Status> {
         let params = params.iter().map(|&param| param.to_owned()).collect();
         let request =
@@ -162,8 +163,8 @@ impl Client {
         Ok(token)
     }
 
-    /// Sends a write until it succeeds, is rejected, or the retry timeout expires. `safe`: it has a request id, so it can be retried
-    /// if its response is missing.
+    /// Sends a write until it succeeds, is rejected, or the retry timeout expires. `safe`: it has a request id, so it
+    /// can be retried if its response is missing.
     pub(super) async fn write<T, F>(&self, safe: bool, call: impl Fn(WriterApi) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,

@@ -8,42 +8,53 @@ use driftdb_common::limits;
 use driftdb_common::service::options::{DataArgs, LogArgs, parse_duration};
 use driftdb_reader::{FollowMode, ReaderConfig};
 
-const EXAMPLES: &str = "\
-Examples:
-  Serve a database on 127.0.0.1:7402:
-    driftdb-reader --data ./mydata
-  Serve a database on a network file system to other machines, and check for commits more often:
-    driftdb-reader --data /mnt/shared/mydata --listen 0.0.0.0:7402 --poll-interval 10ms
-  Query it:
-    driftctl select -t orders --as-of '5 minutes ago'
-
-SIGTERM or SIGINT stops the reader; open streams end with UNAVAILABLE.";
-
 /// Serve reads and watches of a DriftDB database
 ///
-/// A reader answers queries about the present and any retained point in the past. It follows the files that driftdb-writer
-/// writes, takes no lock, and writes nothing. Any number of readers can serve one data directory, without write permission,
-/// and also while the writer is down.
+/// A reader answers queries about the present and about any retained point in the past. It follows the files that
+/// driftdb-writer writes, takes no lock, and writes nothing. Any number of readers can serve one data directory, without
+/// write permission, and also while the writer is down.
 ///
 /// The reader serves gRPC: driftdb.v1.ReaderService, health and reflection.
+///
+/// SIGTERM or SIGINT shuts the reader down cleanly: open streams end with UNAVAILABLE.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(
+    version,
+    after_help = "Examples:
+  driftdb-reader --data ./mydata
+  driftdb-reader --data ./mydata --listen 127.0.0.1:0 --log-format json
+  driftdb-reader --data ./mydata --listen 127.0.0.1:7412 --follow poll --poll-interval 10ms"
+)]
 pub struct ReaderArgs {
     /// The database.
     #[command(flatten)]
     pub data: DataArgs,
-    /// Address to listen on.
+    /// Address to listen on
     ///
-    /// The first line on standard output shows the address. With port 0 the system chooses a free port. The default accepts
-    /// connections from this machine only.
-    #[arg(long, env = "DRIFTDB_LISTEN", default_value = "127.0.0.1:7402", value_name = "ADDR")]
+    /// Port 0 picks a free port. The first line on standard output is `listening on ADDR`. Change it to accept clients from
+    /// other hosts.
+    #[arg(
+        long,
+        env = "DRIFTDB_LISTEN",
+        default_value = "127.0.0.1:7402",
+        value_name = "ADDR",
+        help_heading = "Network"
+    )]
     pub listen: SocketAddr,
-    /// Cache size for snapshot blocks, in bytes.
+    /// Size of the cache of uncompressed snapshot blocks, in bytes
     ///
-    /// Raise it if queries about the past read the same snapshots from disk again and again; lower it to save memory.
-    #[arg(long = "cache", env = "DRIFTDB_CACHE", default_value_t = limits::CACHE_BYTES, value_name = "BYTES")]
+    /// Raise it if queries read the same snapshots from disk again and again; lower it to save memory.
+    #[arg(
+        long = "cache",
+        env = "DRIFTDB_CACHE",
+        default_value_t = limits::CACHE_BYTES,
+        value_name = "BYTES",
+        help_heading = "Memory"
+    )]
     pub cache_bytes: u64,
-    /// How the reader detects new commits.
+    /// How the reader detects new commits
+    ///
+    /// Use `poll` if the file system reports no events for changes; the reader then sees commits at the next check.
     #[arg(
         long,
         value_enum,
@@ -53,7 +64,7 @@ pub struct ReaderArgs {
         help_heading = "Following the writer"
     )]
     pub follow: FollowMode,
-    /// Interval between checks for new commits, from 1ms to 1s.
+    /// Interval between checks for new commits, from 1ms to 1s
     ///
     /// Lower it to see new commits sooner on a network file system; raise it to use less CPU and network. Has no effect with
     /// `--follow notify`, which checks every second.
@@ -66,7 +77,7 @@ pub struct ReaderArgs {
         help_heading = "Following the writer"
     )]
     pub poll_interval: Duration,
-    /// Lag above which health reports NOT_SERVING; `off` for none.
+    /// Lag above which health reports NOT_SERVING; `off` for none
     ///
     /// The reader still answers requests while it lags. Lower the limit if a load balancer should drop a lagging reader sooner.
     /// At least twice the interval between checks for new commits.

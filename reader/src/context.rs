@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use driftdb_common::error::Result;
+use driftdb_common::service::server::ResponseStream;
 use driftdb_common::storage::lock;
 use driftdb_common::table::table_files::TableFiles;
 use tokio_util::sync::CancellationToken;
 
-use crate::paged_stream::{PageStep, ResponseStream, stream_pages};
+use crate::paged_stream::{PageStep, stream_pages};
 use crate::replica::Replica;
 
 /// The shared state of all requests.
@@ -24,7 +25,7 @@ pub struct RequestContext {
 impl RequestContext {
     /// The address at which clients reach the writer, as LOCK has it; empty if unknown.
     pub fn writer_address(&self) -> String {
-        lock::read_holder(&*self.files.disk, &self.files.dir).map(|holder| holder.address).unwrap_or_default()
+        lock::read_holder(&*self.files.fs, &self.files.dir).map(|holder| holder.address).unwrap_or_default()
     }
 
     /// A response that calls `step` for each message until the reader shuts down.

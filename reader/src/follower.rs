@@ -15,8 +15,8 @@ use driftdb_common::format::head::TableEntry;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::head::{self, Head};
 use driftdb_common::storage::layout;
-use driftdb_common::storage::wal::commits::{CommitReader, LogCommit};
-use driftdb_common::storage::wal::cursor::{Cursor, CursorPosition, Span};
+use driftdb_common::storage::wal::commit_reader::{CommitReader, LogCommit};
+use driftdb_common::storage::wal::cursor::{CursorPosition, LogCursor, SegmentSpan};
 use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
@@ -67,7 +67,7 @@ struct FollowedTable {
 impl Follower {
     /// A follower that has applied nothing yet. Fails if the directory contains no database.
     pub fn open(files: TableFiles) -> Result<Follower> {
-        let database = layout::read_database(&*files.disk, &files.dir)?.ok_or_else(|| {
+        let database = layout::read_database(&*files.fs, &files.dir)?.ok_or_else(|| {
             let message = format!(
                 "cannot open {}: it contains no database; start driftdb-writer or run `driftctl init` first",
                 files.dir.root().display()
@@ -149,11 +149,11 @@ impl Follower {
             self.discover_tables()?;
             // The writer publishes commits before it snapshots them: a HEAD read after the snapshots must contain them.
             head = self.read_head()?;
-            if head.last_seq() < self.commits.settled() {
+            if head.last_seq() < self.commits.assumed_whole() {
                 let what = format!(
                     "its newest commit is {}, but snapshots contain commit {}",
                     head.last_seq(),
-                    self.commits.settled()
+                    self.commits.assumed_whole()
                 );
                 return Err(Error::corrupt(self.files.dir.head().display(), 0, what));
             }
@@ -170,7 +170,7 @@ impl Follower {
 
     /// Reads HEAD. Fails unless HEAD belongs to this epoch, and to the newest writer seen or a later one.
     fn read_head(&self) -> Result<Head> {
-        let TableFiles { disk, dir, .. } = &self.files;
+        let TableFiles { fs: disk, dir, .. } = &self.files;
         let Some(head) = head::read(&**disk, dir)? else {
             return Err(Error::file_gone(dir.head().display(), "check that the storage is mounted"));
         };
@@ -198,7 +198,7 @@ impl Follower {
 
     /// Lets each table's log be read up to the end that HEAD names.
     fn raise_read_limits(&mut self, head: &Head) -> Result<()> {
-        if head.slots.iter().any(|entry| entry.table != 0 && !self.tables.contains_key(&entry.table)) {
+        if head.entries.iter().any(|entry| entry.table != 0 && !self.tables.contains_key(&entry.table)) {
             let known = self.tables.len();
             self.discover_tables()?;
             if self.starting && self.tables.len() > known {
@@ -209,7 +209,7 @@ impl Follower {
                 ));
             }
         }
-        for entry in head.slots.iter().filter(|entry| entry.table != 0) {
+        for entry in head.entries.iter().filter(|entry| entry.table != 0) {
             let Some(table) = self.tables.get(&entry.table) else {
                 let what =
                     format!("it has an entry for table {}, but no directory has that table", entry.table);
@@ -222,7 +222,8 @@ impl Follower {
             if newer_files || table.entry.segment != entry.segment {
                 self.reload_manifest(entry)?;
             }
-            self.commits.extend(entry.table, Span { segment: entry.segment, end: entry.bytes, seal: None });
+            self.commits
+                .extend(entry.table, SegmentSpan { segment: entry.segment, end: entry.bytes, seal: None });
             if let Some(table) = self.tables.get_mut(&entry.table) {
                 table.entry = *entry;
                 table.in_head = true;
@@ -235,13 +236,14 @@ impl Follower {
     fn reload_manifest(&mut self, entry: &TableEntry) -> Result<()> {
         let Some(table) = self.tables.get(&entry.table) else { return Ok(()) };
         let name = table.timeline.name().to_owned();
-        let manifest = layout::read_manifest(&*self.files.disk, &self.files.dir, &name)?
+        let manifest = layout::read_manifest(&*self.files.fs, &self.files.dir, &name)?
             .filter(|manifest| manifest.table_id == entry.table && manifest.version >= entry.manifest)
             .ok_or_else(|| {
                 let what = format!("HEAD names version {}, and the file is older", entry.manifest);
                 Error::corrupt(self.files.dir.manifest(&name).display(), 0, what)
             })?;
-        let current = self.commits.sources().get(&entry.table).map_or(0, |log| log.cursor().mark().segment);
+        let current =
+            self.commits.sources().get(&entry.table).map_or(0, |log| log.cursor().position().segment);
         let listed = manifest.segments.iter().position(|segment| segment.number == current);
         if current != 0 && listed.is_none() {
             self.reload_table(manifest)?;
@@ -251,7 +253,8 @@ impl Follower {
         let (first, active) = (listed.unwrap_or(0), active.unwrap_or(manifest.segments.len()));
         for segment in manifest.segments.get(first..active).unwrap_or_default() {
             let end = segment.sealed.map_or(0, |seal| seal.bytes);
-            self.commits.extend(entry.table, Span { segment: segment.number, end, seal: segment.sealed });
+            self.commits
+                .extend(entry.table, SegmentSpan { segment: segment.number, end, seal: segment.sealed });
         }
         if let Some(table) = self.tables.get_mut(&entry.table) {
             table.manifest = manifest;
@@ -267,7 +270,7 @@ impl Follower {
             self.restart_from_snapshots();
             return Err(compacted(&manifest.table));
         }
-        self.commits.settle(applied);
+        self.commits.assume_whole(applied);
         self.replica.subscriptions().clear();
         self.reloading = true;
         self.add_table(manifest, true)
@@ -275,12 +278,12 @@ impl Follower {
 
     /// Adds the tables that were created since the last call.
     fn discover_tables(&mut self) -> Result<()> {
-        for name in layout::table_names(&*self.files.disk, &self.files.dir)? {
+        for name in layout::table_names(&*self.files.fs, &self.files.dir)? {
             if self.tables.values().any(|table| table.timeline.name() == name) {
                 continue;
             }
             // A table in creation has no manifest yet, or one that HEAD does not name yet.
-            let Some(manifest) = layout::read_manifest(&*self.files.disk, &self.files.dir, &name)? else {
+            let Some(manifest) = layout::read_manifest(&*self.files.fs, &self.files.dir, &name)? else {
                 continue;
             };
             let applied = self.commits.next_seq() - 1;
@@ -299,21 +302,21 @@ impl Follower {
     fn add_table(&mut self, manifest: Manifest, from_snapshots: bool) -> Result<()> {
         self.replica.raise_floor(manifest.floor);
         let (id, name) = (manifest.table_id, manifest.table.clone());
-        let mut cursor = Cursor::new(Arc::clone(&self.files.disk), &self.files.dir, &name, id);
+        let mut cursor = LogCursor::new(Arc::clone(&self.files.fs), &self.files.dir, &name, id);
         let (mut timeline, mut last_seq, mut adopted_version) = (Timeline::new(id, &*name), 0, 0);
         if from_snapshots && let Some(layer) = manifest.deltas.last() {
             timeline = Timeline::open(id, &*name, self.files.open(&manifest, None)?)?;
-            cursor = cursor.starting_at(CursorPosition::at(&layer.position));
+            cursor = cursor.starting_at(CursorPosition::from_log_position(&layer.position));
             (last_seq, adopted_version) = (layer.seq, manifest.version);
-            if self.starting && manifest.published > self.commits.settled() {
-                self.commits.settle(manifest.published);
+            if self.starting && manifest.published > self.commits.assumed_whole() {
+                self.commits.assume_whole(manifest.published);
                 // After a restart, the times up to the published state are already known.
                 if manifest.published > self.replica.applied().seq {
                     self.replica.commit_times().push(manifest.published, manifest.published_ms);
                 }
             }
         }
-        self.commits.add(id, cursor, last_seq);
+        self.commits.add_table(id, cursor, last_seq);
         let (timeline, entry) = (Arc::new(timeline), TableEntry::default());
         self.tables.insert(id, FollowedTable { timeline, manifest, entry, in_head: false, adopted_version });
         Ok(())
@@ -411,7 +414,7 @@ impl Follower {
         // Only the writer needs the request id: a commit without actor and reason needs no metadata here.
         let meta = commit.meta.filter(|meta| !meta.actor.is_empty() || !meta.reason.is_empty());
         let info = Arc::new(CommitInfo { seq: commit.seq, time_ms: commit.time_ms, meta });
-        let is_next = info.seq > applied.seq && info.seq > self.commits.settled();
+        let is_next = info.seq > applied.seq && info.seq > self.commits.assumed_whole();
         let is_watched = is_next && self.replica.subscriptions().count() > 0;
         let mut live = is_watched.then(|| LiveCommit::new(Arc::clone(&info)));
         for (id, events) in commit.parts {
@@ -433,11 +436,11 @@ impl Follower {
     fn check_durable_frames(&self, head: &Head) -> Result<()> {
         for (id, log) in self.commits.sources() {
             if let Some(error) = log.invalid() {
-                let entry = head.slots.iter().find(|entry| entry.table == *id);
+                let entry = head.entries.iter().find(|entry| entry.table == *id);
                 let durable = entry.map_or(0, |entry| entry.bytes);
                 let what = format!("{error}; HEAD says that the log is durable up to byte {durable}");
                 let cursor = log.cursor();
-                return Err(Error::corrupt(cursor.path().display(), cursor.mark().offset, what));
+                return Err(Error::corrupt(cursor.path().display(), cursor.position().offset, what));
             }
         }
         Ok(())

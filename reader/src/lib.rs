@@ -111,10 +111,10 @@ impl ReaderDaemon {
     pub fn open_on(fs: Arc<dyn FileSystem>, config: ReaderConfig) -> Result<ReaderDaemon> {
         config.check()?;
         let dir = DataDir::new(&config.data);
-        let files = TableFiles { disk: fs, dir, cache: BlockCache::new(config.cache_bytes) };
+        let files = TableFiles { fs, dir, cache: BlockCache::new(config.cache_bytes) };
         let mut follower = Follower::open(files.clone())?;
         // Watch for events before the first check, so that no change between the two is missed.
-        let events = config.follow.events(&*files.disk, files.dir.root(), config.poll_interval)?;
+        let events = config.follow.events(&*files.fs, files.dir.root(), config.poll_interval)?;
         follower.wait_for_first_check(config.poll_interval)?;
         Ok(ReaderDaemon { config, files, follower, events })
     }

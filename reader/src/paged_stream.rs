@@ -4,13 +4,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::service::server::ResponseStream;
 use driftdb_common::service::status::to_status;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-
-/// The stream of messages with which an RPC responds.
-pub type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The outcome of one step towards the next page.
 #[derive(Debug)]

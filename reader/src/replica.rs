@@ -132,7 +132,7 @@ impl Replica {
 
     /// The last retained commit of any table at or before a time; 0 if there is none.
     pub fn seq_at(&self, time_ms: u64, applied: &Applied) -> Result<u64> {
-        let in_memory = self.commit_times.at(time_ms, applied.seq);
+        let in_memory = self.commit_times.last_at(time_ms, applied.seq);
         if let Some(seq) = in_memory.filter(|seq| *seq >= self.max_floor()) {
             return Ok(seq);
         }

@@ -104,7 +104,7 @@ impl SelectToken {
 
 /// A position within the initial rows of a watch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RowCursor {
+pub struct InitialRowPosition {
     /// The id of the current table. The rows of tables with lower ids have been sent.
     pub table: u64,
     /// The last row of that table that was read; `None` at its start.
@@ -118,21 +118,23 @@ pub struct WatchToken {
     /// All commits up to this one have been sent. While initial rows are being sent, the commit at which they are read.
     pub seq: u64,
     /// The position in the initial rows; `None` once all of them have been sent.
-    rows: Option<TokenRowCursor>,
+    rows: Option<TokenRowPosition>,
 }
 
-/// A [`RowCursor`] inside a token.
+/// A [`InitialRowPosition`] inside a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct TokenRowCursor {
+struct TokenRowPosition {
     table: u64,
     after: Option<TokenKey>,
 }
 
 impl WatchToken {
     /// A token for the position after a commit, or for a position within the initial rows at that commit.
-    pub fn new(database: &Database, request: u64, seq: u64, rows: Option<&RowCursor>) -> WatchToken {
-        let rows = rows
-            .map(|rows| TokenRowCursor { table: rows.table, after: rows.after.as_ref().map(TokenKey::from) });
+    pub fn new(database: &Database, request: u64, seq: u64, rows: Option<&InitialRowPosition>) -> WatchToken {
+        let rows = rows.map(|rows| TokenRowPosition {
+            table: rows.table,
+            after: rows.after.as_ref().map(TokenKey::from),
+        });
         WatchToken { scope: TokenScope::new(database, request), seq, rows }
     }
 
@@ -149,9 +151,9 @@ impl WatchToken {
     }
 
     /// The position in the initial rows; `None` if all of them have been sent.
-    pub fn rows(&self) -> Option<RowCursor> {
+    pub fn rows(&self) -> Option<InitialRowPosition> {
         let rows = self.rows.as_ref()?;
-        Some(RowCursor { table: rows.table, after: rows.after.as_ref().map(Key::from) })
+        Some(InitialRowPosition { table: rows.table, after: rows.after.as_ref().map(Key::from) })
     }
 }
 

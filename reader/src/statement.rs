@@ -9,11 +9,11 @@ use driftdb_common::query::ast::{
 use driftdb_common::query::exec::Selection;
 use driftdb_common::query::parser;
 use driftdb_common::service::convert;
+use driftdb_common::service::server::ResponseStream;
 use driftdb_common::table::history::Images;
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
-use crate::paged_stream::ResponseStream;
 use crate::reads::diff::{DiffPages, DiffQuery};
 use crate::reads::history::{CommitPages, DriftQuery};
 use crate::reads::select::{RowPages, SelectQuery};

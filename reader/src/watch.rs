@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use driftdb::v1;
 use driftdb_common::error::Result;
+use driftdb_common::service::server::ResponseStream;
 
 use crate::context::RequestContext;
-use crate::paged_stream::ResponseStream;
-use crate::watch::request::WatchPlan;
+use crate::watch::request::ResolvedWatch;
 use crate::watch::session::WatchSession;
 
 mod catch_up;
@@ -24,6 +24,6 @@ pub async fn open_stream(
     context: &RequestContext,
     request: v1::WatchDriftRequest,
 ) -> Result<ResponseStream<v1::WatchDriftResponse>> {
-    let plan = WatchPlan::resolve(&context.replica, request).await?;
-    Ok(stream::stream(WatchSession::new(Arc::clone(&context.replica), plan, context.shutdown.clone())))
+    let watch = ResolvedWatch::resolve(&context.replica, request).await?;
+    Ok(stream::stream(WatchSession::new(Arc::clone(&context.replica), watch, context.shutdown.clone())))
 }

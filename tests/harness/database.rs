@@ -171,7 +171,7 @@ impl Copy {
     }
 
     pub fn shelf(&self) -> TableFiles {
-        TableFiles { disk: OsFileSystem::shared(), dir: self.dir.clone(), cache: BlockCache::new(1 << 24) }
+        TableFiles { fs: OsFileSystem::shared(), dir: self.dir.clone(), cache: BlockCache::new(1 << 24) }
     }
 
     pub fn manifest(&self, table: &str) -> Manifest {
@@ -190,14 +190,14 @@ impl Copy {
         let mut files = Vec::new();
         for era in &manifest.deltas {
             let identity = SstIdentity { table: id, base: era.base, seq: era.seq, kind: kind::DELTA };
-            files.push((self.dir.era(table, era.base, era.seq), identity));
+            files.push((self.dir.delta_layer(table, era.base, era.seq), identity));
             let identity = SstIdentity { kind: kind::DELTA_INDEX, ..identity };
             let stem = delta_stem(era.base, era.seq);
             files.extend(era.indexes.iter().map(|path| (self.dir.index(table, path, &stem), identity)));
         }
         for full in &manifest.images {
             let identity = SstIdentity { table: id, base: full.seq, seq: full.seq, kind: kind::IMAGE };
-            files.push((self.dir.full(table, full.seq), identity));
+            files.push((self.dir.image_layer(table, full.seq), identity));
             let identity = SstIdentity { kind: kind::IMAGE_INDEX, ..identity };
             let stem = image_stem(full.seq);
             files.extend(full.indexes.iter().map(|path| (self.dir.index(table, path, &stem), identity)));
@@ -257,7 +257,7 @@ impl Copy {
         let (mut problems, mut all) = (Vec::new(), VerifiedCounts::default());
         for table in table_names(&*disk, &self.dir).unwrap() {
             let manifest = self.manifest(&table);
-            let slot = head.slots.iter().find(|slot| slot.table == manifest.table_id).unwrap();
+            let slot = head.entries.iter().find(|slot| slot.table == manifest.table_id).unwrap();
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq: head.last_seq() };
             let mut take = |problem| problems.push(problem);
             let figures =

@@ -16,7 +16,7 @@ use driftdb_common::storage::layout::{DataDir, snapshot_files};
 use driftdb_common::storage::recovery::{self, Replay};
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::storage::wal::appender::{AppendError, Group, Log, LogOptions};
-use driftdb_common::storage::wal::commits::LogCommit;
+use driftdb_common::storage::wal::commit_reader::LogCommit;
 use driftdb_common::table::build::delta::DeltaLimits;
 use driftdb_common::table::build::merge;
 use driftdb_common::table::build::merge_policy::MergeTask;
@@ -190,7 +190,7 @@ pub struct OpenDatabase {
 }
 
 pub fn shelf(disk: &SimDisk) -> TableFiles {
-    TableFiles { disk: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
+    TableFiles { fs: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
 }
 
 struct Opening<'a> {
@@ -200,7 +200,7 @@ struct Opening<'a> {
 }
 
 impl Replay for Opening<'_> {
-    fn table(&mut self, manifest: &Manifest) -> Result<()> {
+    fn replay_table(&mut self, manifest: &Manifest) -> Result<()> {
         let chain = self.shelf.open(manifest, None)?;
         let id = manifest.table_id;
         self.chains.insert(id, chain.clone());
@@ -208,7 +208,7 @@ impl Replay for Opening<'_> {
         Ok(())
     }
 
-    fn commit(&mut self, commit: LogCommit) -> Result<()> {
+    fn replay_commit(&mut self, commit: LogCommit) -> Result<()> {
         let info = Arc::new(CommitInfo { seq: commit.seq, time_ms: commit.time_ms, meta: commit.meta });
         commit.parts.into_iter().try_for_each(|(id, events)| {
             let timeline = self.timelines.get(&id).expect("recovery announces a table before its commits");
@@ -239,7 +239,7 @@ impl OpenDatabase {
 
     fn edit(&mut self, id: u64, change: &dyn Fn(&mut Manifest)) -> Result<(), AppendError> {
         let before = self.manifest(id);
-        let after = self.log.edit(id, &mut |manifest| {
+        let after = self.log.edit_manifest(id, &mut |manifest| {
             change(manifest);
             Ok(())
         })?;
@@ -248,7 +248,7 @@ impl OpenDatabase {
         self.chains.insert(id, chain);
         let kept = snapshot_files(&self.shelf.dir, &after);
         for file in snapshot_files(&self.shelf.dir, &before).into_iter().filter(|file| !kept.contains(file)) {
-            let _ = self.shelf.disk.remove(&file);
+            let _ = self.shelf.fs.remove(&file);
         }
         Ok(())
     }
@@ -270,7 +270,7 @@ impl OpenDatabase {
         let (seq, _) = self.log.published();
         loop {
             let (manifest, chain) = (self.manifest(id), self.chain(id)?);
-            let slot = self.log.slot(id).unwrap();
+            let slot = self.log.table_entry(id).unwrap();
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
             let era = delta::build_next(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()));
             let Some(era) = era.map_err(refused)? else { break };
@@ -348,7 +348,7 @@ impl OpenDatabase {
             let named: BTreeSet<PathBuf> = snapshot_files(&dir(), &self.manifest(*id)).into_iter().collect();
             let mut found = BTreeSet::new();
             for of_files in [dir().snapshots(timeline.name()), dir().indexes(timeline.name())] {
-                let names = self.shelf.disk.list(&of_files).unwrap_or_default();
+                let names = self.shelf.fs.list(&of_files).unwrap_or_default();
                 found.extend(names.into_iter().map(|name| of_files.join(name)));
             }
             if named != found {

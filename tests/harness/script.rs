@@ -10,7 +10,7 @@ use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::storage::fs::FileSystem;
 use driftdb_common::storage::layout::DataDir;
 use driftdb_common::storage::wal::appender::{AppendError, Group, Log, LogOptions};
-use driftdb_common::storage::wal::commits::LogCommit;
+use driftdb_common::storage::wal::commit_reader::LogCommit;
 use driftdb_common::storage::{head, recovery};
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 

@@ -45,17 +45,17 @@ impl WriterDaemon {
             fencing: config.fencing,
         };
         let mut files = TableFiles {
-            disk: OsFileSystem::shared(),
+            fs: OsFileSystem::shared(),
             dir: DataDir::new(&config.data),
             cache: BlockCache::new(config.cache_bytes),
         };
         let mut rebuild = AdmissionRebuild::new(&files, config.requests);
-        let log = recovery::open(Arc::clone(&files.disk), &files.dir, options, &mut rebuild)?;
+        let log = recovery::open(Arc::clone(&files.fs), &files.dir, options, &mut rebuild)?;
         let (seq, time_ms) = log.published();
         let admission = rebuild.finish(WriteToken { seq, time_ms });
         // From here on files are changed through the log's fenced file system: once another writer has taken
         // over, it refuses.
-        files.disk = Arc::clone(log.disk());
+        files.fs = Arc::clone(log.fs());
         Ok(WriterDaemon { config, files, log, admission })
     }
 

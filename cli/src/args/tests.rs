@@ -86,3 +86,48 @@ fn bench_measures_all_phases_by_default() {
     let Command::Bench(args) = parsed("driftctl bench --phases echo,W2").unwrap().command else { panic!() };
     assert_eq!(args.phases, [BenchPhase::Echo, BenchPhase::W2]);
 }
+
+#[test]
+fn every_command_has_a_short_summary_and_examples() {
+    let root = Cli::command();
+    for command in root.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let name = command.get_name();
+        let summary = command.get_about().unwrap().to_string();
+        assert!(summary.len() < 60 && !summary.ends_with('.'), "{name}: {summary}");
+        for option in command.get_arguments() {
+            let help = option.get_help().unwrap().to_string();
+            assert!(!help.ends_with('.'), "{name} {}: {help}", option.get_id());
+        }
+        let examples = examples(&command.get_after_help().unwrap().to_string());
+        assert!(examples.len() >= 2, "{name}: {examples:?}");
+        for example in examples {
+            let parsed = Cli::try_parse_from(&example);
+            assert!(parsed.is_ok(), "{example:?}: {}", parsed.unwrap_err());
+        }
+    }
+}
+
+/// The calls of driftctl in the lines of a help text that are indented.
+fn examples(help: &str) -> Vec<Vec<String>> {
+    let (_, examples) = help.split_once("Examples:\n").unwrap();
+    let commands = examples.lines().flat_map(|line| {
+        let words = shell_words(line);
+        let parts = words.split(|word| ["&&", "|", ">"].contains(&word.as_str()));
+        parts.map(<[String]>::to_vec).collect::<Vec<_>>()
+    });
+    commands.filter(|words| words.first().is_some_and(|word| word == "driftctl")).collect()
+}
+
+/// The words of a command line, some in single quotes. The words between two operators belong to one command.
+fn shell_words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
+    for c in line.chars() {
+        match c {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.extend(Some(std::mem::take(&mut word)).filter(|word| !word.is_empty())),
+            c => word.push(c),
+        }
+    }
+    words.extend(Some(word).filter(|word| !word.is_empty()));
+    words
+}

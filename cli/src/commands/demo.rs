@@ -245,19 +245,19 @@ impl Tour<'_> {
 
     async fn compact(&mut self, created: TourCommit, patched: TourCommit) -> CliResult {
         self.explain(
-                        "Compact the table. History is kept for ever unless you compact it, which merges old events into rows:",
+                        "Compact the table. History is kept forever unless you compact it, which merges old events into rows:",
         )?;
         self.maintain(&format!("COMPACT orders BEFORE \"@seq:{}\"", patched.seq)).await?;
         let key = id(CHOSEN);
         let kept = self.query_and_show(&status_of(&key, &format!(" AS OF \"@seq:{}\"", patched.seq))).await?;
-        expect("the oldest moment", texts(&kept, "status") == ["shipped"])?;
+        expect("the row at the floor", texts(&kept, "status") == ["shipped"])?;
         let gone = self.query_and_show(&status_of(&key, &format!(" AS OF \"@seq:{}\"", created.seq))).await;
         let refused = match gone {
             Err(Failure::Database(error) | Failure::Statement { error, .. }) => error,
-            _ => return expect("the refusal of what is below the floor", false),
+            _ => return expect("the error below the floor", false),
         };
         self.out.print_text(&format!("{refused}\n"))?;
-        expect("the refusal", refused.reason() == Reason::BelowFloor)
+        expect("the reason of the error below the floor", refused.reason() == Reason::BelowFloor)
     }
 
     /// Watches a change that is made meanwhile.

@@ -11,8 +11,8 @@ use crate::{shapes, statement};
 /// Prints the rows that differ, as they arrive.
 pub(crate) async fn run(args: DiffArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let request = v1::DiffRequest {
-        start: Some(statement::point(&args.from)?),
-        end: Some(statement::point(&args.to)?),
+        start: Some(statement::parse_point(&args.from)?),
+        end: Some(statement::parse_point(&args.to)?),
         table: args.table,
         keys: args.key,
         ..Default::default()

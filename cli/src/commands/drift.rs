@@ -11,8 +11,8 @@ use crate::{shapes, statement};
 /// Prints the events as they arrive, oldest first.
 pub(crate) async fn run(args: DriftArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let request = v1::HistoryRequest {
-        start: statement::optional_point(args.from.as_deref())?,
-        end: statement::optional_point(args.to.as_deref())?,
+        start: statement::parse_optional_point(args.from.as_deref())?,
+        end: statement::parse_optional_point(args.to.as_deref())?,
         table: args.table,
         key: args.key.unwrap_or_default(),
         limit: args.limit.unwrap_or(0),

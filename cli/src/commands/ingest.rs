@@ -4,7 +4,7 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result, nearest};
 use driftdb_common::format::key::KeyType;
 use driftdb_common::service::convert::key_type_from_wire;
-use driftdb_common::storage::fs::{self, Stamp};
+use driftdb_common::storage::fs::{self, FileStamp};
 use uuid::Uuid;
 
 use crate::args::{IngestArgs, RowFormat};
@@ -30,7 +30,7 @@ use skipped::SkippedLines;
 
 /// Loads the rows of the file and prints their number.
 pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
-    let stamp = if input::is_stdin(&args.file) { None } else { fs::stamp(&args.file)? };
+    let stamp = if input::is_stdin(&args.file) { None } else { fs::read_stamp(&args.file)? };
     let skipped = args.skip_bad.as_ref().map(|path| SkippedLines::open(path, stamp.as_ref())).transpose()?;
     let table = table(database, &args.table).await?;
     let rules = ReadRules {
@@ -100,7 +100,7 @@ async fn table(database: &mut DatabaseHandle, name: &str) -> Result<TableKey> {
 
 /// The producer id under which the writer remembers the progress of this load. It includes the batch size: with another
 /// size, a batch number would mean other rows.
-fn producer(args: &IngestArgs, stamp: Option<&Stamp>) -> String {
+fn producer(args: &IngestArgs, stamp: Option<&FileStamp>) -> String {
     if let Some(id) = &args.producer {
         let usual = args.batch == 1000;
         return if usual { id.clone() } else { format!("{id}/{}", args.batch) };
@@ -114,7 +114,7 @@ fn producer(args: &IngestArgs, stamp: Option<&Stamp>) -> String {
 }
 
 /// A hash of everything that determines the rows of a batch and their effect. FNV-1a, because it is stable across releases.
-fn digest(args: &IngestArgs, Stamp { path, len, modified }: &Stamp) -> u128 {
+fn digest(args: &IngestArgs, FileStamp { path, len, modified }: &FileStamp) -> u128 {
     let version = env!("CARGO_PKG_VERSION");
     let (format, batch, upsert, csv_text) = (format(args), args.batch, args.upsert, args.csv_text);
     let what = format!("{version} {path:?} {len} {modified:?} {format:?} {batch} {upsert} {csv_text}");

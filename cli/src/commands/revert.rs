@@ -1,4 +1,4 @@
-//! `revert`: a row as it was, as a new event, or what that would change.
+//! `revert`: restores a row as of a point in time, or prints what that would change.
 
 use driftdb::v1;
 
@@ -11,7 +11,7 @@ use crate::statement;
 
 /// Restores the row and prints its commit, or prints the difference.
 pub(crate) async fn run(args: RevertArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
-    let to = statement::point(&args.to)?;
+    let to = statement::parse_point(&args.to)?;
     if args.dry_run {
         return preview(args, to, database, out).await;
     }
@@ -41,7 +41,7 @@ async fn preview(
     };
     let (before, after) = (row(None).await?, row(Some(to)).await?);
     if before == after {
-        render::note("note: nothing would change");
+        render::note("note: the row would not change");
         return Ok(());
     }
     let diff = v1::RowDiff { key: args.key, before, after, json_patch: String::new() };

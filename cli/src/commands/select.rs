@@ -12,7 +12,7 @@ use crate::{shapes, statement};
 /// Prints the rows as they arrive.
 pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let request = v1::SelectRequest {
-        as_of: statement::optional_point(args.as_of.as_deref())?,
+        as_of: statement::parse_optional_point(args.as_of.as_deref())?,
         table: args.table,
         r#where: args.condition.clone().unwrap_or_default(),
         params: args.param,

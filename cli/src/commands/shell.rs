@@ -161,7 +161,7 @@ impl<'a> Shell<'a> {
         let started = Instant::now();
         match entry {
             ShellEntry::Command(line) => return self.meta(command::parse(&line)?).await,
-            ShellEntry::Script(script) => self.session.script(&script, None).await?,
+            ShellEntry::Script(script) => self.session.run_script(&script, None).await?,
         }
         if self.timing {
             render::note(&format!("time: {:.1} ms", started.elapsed().as_secs_f64() * 1e3));

@@ -21,11 +21,11 @@ pub(crate) async fn run(args: SqlArgs, database: &mut DatabaseHandle, out: &mut 
     let mut session = Session::new(database, out, options, args.param)?;
     if args.statement.is_empty() {
         let path = args.file.unwrap_or_else(|| PathBuf::from("-"));
-        let script = input::script(&path).await?;
-        session.script(&script, Some(&input::name(&path))).await?;
+        let script = input::read_script(&path).await?;
+        session.run_script(&script, Some(&input::name(&path))).await?;
     }
     for script in &args.statement {
-        session.script(script, None).await?;
+        session.run_script(script, None).await?;
     }
     session.end()
 }

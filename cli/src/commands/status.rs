@@ -86,7 +86,7 @@ struct ReaderFigures {
 
 /// Prints the status of the daemons that answer. Fails if none does.
 pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
-    let (status, failed) = ask(database).await?;
+    let (status, failed) = collect_status(database).await?;
     if out.is_for_people() {
         out.print_text(&for_people(&status))?;
         for table in &status.tables {
@@ -99,7 +99,7 @@ pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> Cli
 }
 
 /// The status, and an error if no daemon can be reached.
-async fn ask(database: &mut DatabaseHandle) -> Result<(StatusJson, Option<Error>)> {
+async fn collect_status(database: &mut DatabaseHandle) -> Result<(StatusJson, Option<Error>)> {
     let mut status = StatusJson::default();
     let mut failed = None;
     // An embedded writer would take the lock, and it knows nothing that the reader does not know.
@@ -124,7 +124,7 @@ async fn ask(database: &mut DatabaseHandle) -> Result<(StatusJson, Option<Error>
     }
     for (url, found) in database.reader_statuses().await {
         let found = match found {
-            Ok(found) => ReaderState::Up(Box::new(up(found))),
+            Ok(found) => ReaderState::Up(Box::new(reader_figures(found))),
             Err(error) => {
                 let down = ReaderState::Down { error: error.message().to_owned() };
                 failed = failed.or(Some(error));
@@ -135,7 +135,7 @@ async fn ask(database: &mut DatabaseHandle) -> Result<(StatusJson, Option<Error>
     }
     let reader_up = status.readers.iter().any(|r| matches!(r.found, ReaderState::Up(_)));
     if status.writer.is_none() && reader_up {
-        status.tables = tables(database).await?;
+        status.tables = list_tables(database).await?;
     }
     let reachable = reader_up || status.writer.is_some();
     Ok((status, failed.filter(|_| !reachable)))
@@ -158,7 +158,7 @@ fn job(v1::Progress { job_id, done, total, unit, description, queued }: v1::Prog
     JobJson { job_id, description, queued, done, total, unit }
 }
 
-fn up(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
+fn reader_figures(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
     let header = found.header.unwrap_or_default();
     let lag = std::time::Duration::try_from(found.lag.unwrap_or_default()).unwrap_or_default();
     ReaderFigures {
@@ -178,7 +178,7 @@ fn up(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
 }
 
 /// The tables as a reader lists them, page by page.
-async fn tables(database: &mut DatabaseHandle) -> Result<Vec<shapes::TableJson>> {
+async fn list_tables(database: &mut DatabaseHandle) -> Result<Vec<shapes::TableJson>> {
     let mut tables = Vec::new();
     let mut request = v1::ListTablesRequest::default();
     // No writer answered, so do not ask for its last seq again.

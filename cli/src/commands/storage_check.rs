@@ -45,7 +45,7 @@ enum CheckResult {
     Unsafe,
 }
 
-/// The output line of a check.
+/// The output line of a check. The names of checks are API: they must not change.
 #[derive(Debug, Serialize)]
 struct CheckLine {
     check: &'static str,
@@ -251,7 +251,7 @@ impl StorageChecker<'_> {
         loop {
             let held = OsFileSystem.lock(&path).is_ok_and(|lock| lock.is_some());
             let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let check = "lock after a kill";
+            let check = "lock after a death";
             if held {
                 let ending = if ms > 1000 { CheckResult::Slow } else { CheckResult::Fine };
                 return self.report(check, ending, Some(ms), "a standby writer can take over");
@@ -294,9 +294,9 @@ impl StorageChecker<'_> {
     async fn append(&mut self) -> CliResult {
         for (check, way, means) in [
             ("append, file kept open", ReadMode::Kept, "an open file shows appended bytes"),
-            ("append, file reopened", ReadMode::Open, "a reopened file shows appended bytes"),
+            ("append, file opened anew", ReadMode::Open, "a reopened file shows appended bytes"),
             (
-                "append, uncached read",
+                "append, read past caches",
                 ReadMode::Fresh,
                 "an uncached read shows appended bytes; readers read this way",
             ),
@@ -379,13 +379,10 @@ impl StorageChecker<'_> {
         let answer = self.peer.ask(PeerRequest::Notice { limit_ms: NOTICE_MS }).await?;
         self.notifies = watching && matches!(answer, PeerResponse::Seen { .. });
         match answer {
-            PeerResponse::Seen { ms, .. } if self.notifies => self.report(
-                "change notifications",
-                CheckResult::Fine,
-                Some(ms),
-                "readers are notified of commits",
-            ),
-            _ => self.report("change notifications", CheckResult::Absent, None, "readers must poll"),
+            PeerResponse::Seen { ms, .. } if self.notifies => {
+                self.report("change notices", CheckResult::Fine, Some(ms), "readers are notified of commits")
+            }
+            _ => self.report("change notices", CheckResult::Absent, None, "readers must poll"),
         }
     }
 

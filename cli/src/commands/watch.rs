@@ -90,7 +90,7 @@ async fn request(
         heartbeat: args.heartbeat.and_then(|heartbeat| heartbeat.try_into().ok()),
         ..Default::default()
     };
-    let from = statement::optional_point(args.from.as_deref())?.and_then(|from| from.at);
+    let from = statement::parse_optional_point(args.from.as_deref())?.and_then(|from| from.at);
     request.start = match (bookmark.and_then(Bookmark::token), from) {
         (Some(token), _) => Some(Start::ResumeToken(token)),
         (None, Some(At::Seq(seq))) => Some(Start::AfterSeq(seq)),
@@ -118,7 +118,7 @@ fn in_future(time: &prost_types::Timestamp) -> bool {
 
 /// The last commit at or before a point in the past.
 async fn last_at(until: &str, database: &mut DatabaseHandle) -> CliResult<u64> {
-    let as_of = statement::point(until)?;
+    let as_of = statement::parse_point(until)?;
     let seq = match &as_of.at {
         Some(At::Seq(seq)) => *seq,
         Some(At::Time(time)) if in_future(time) => {

@@ -43,10 +43,7 @@ impl Embedded {
         }
         let config = driftdb_writer::WriterConfig::new(&self.directory);
         let opened = blocking(move || driftdb_writer::WriterDaemon::open(config)).await?;
-        let (connector, listener) = Listener::memory();
-        let shutdown = CancellationToken::new();
-        let task = tokio::spawn(opened.serve(listener, shutdown.clone()));
-        self.writer = Some((channel(connector), ServingDaemon { shutdown, task }));
+        self.writer = Some(ServingDaemon::start(|listener, shutdown| opened.serve(listener, shutdown)));
         Ok(true)
     }
 
@@ -57,10 +54,7 @@ impl Embedded {
         }
         let config = driftdb_reader::ReaderConfig::new(&self.directory);
         let opened = blocking(move || driftdb_reader::ReaderDaemon::open(config)).await?;
-        let (connector, listener) = Listener::memory();
-        let shutdown = CancellationToken::new();
-        let task = tokio::spawn(opened.serve(listener, shutdown.clone()));
-        self.reader = Some((channel(connector), ServingDaemon { shutdown, task }));
+        self.reader = Some(ServingDaemon::start(|listener, shutdown| opened.serve(listener, shutdown)));
         Ok(true)
     }
 
@@ -90,6 +84,17 @@ impl Embedded {
 }
 
 impl ServingDaemon {
+    /// Serves a daemon in a task, and connects to it in memory.
+    fn start<F>(serve: impl FnOnce(Listener, CancellationToken) -> F) -> (Channel, ServingDaemon)
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let (connector, listener) = Listener::memory();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(serve(listener, shutdown.clone()));
+        (channel(connector), ServingDaemon { shutdown, task })
+    }
+
     async fn end(self) -> Result<()> {
         self.shutdown.cancel();
         let ended = self.task.await;

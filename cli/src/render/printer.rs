@@ -32,7 +32,7 @@ pub(crate) struct Printer {
     out: Box<dyn Write + Send>,
     format: Format,
     /// Whether the user chose the format.
-    asked: bool,
+    format_chosen: bool,
     terminal: bool,
     /// Whether this is standard output and not a terminal, so that its reader may close it.
     piped: bool,
@@ -58,7 +58,7 @@ impl Printer {
         let terminal = stdout.is_terminal();
         let format = global.output.unwrap_or(if terminal { Format::Table } else { Format::Jsonl });
         let mut output = Printer::new(Box::new(BufWriter::with_capacity(64 << 10, stdout)), format);
-        output.asked = global.output.is_some();
+        output.format_chosen = global.output.is_some();
         (output.terminal, output.piped) = (terminal, !terminal);
         output.style = Style::new(terminal && !global.no_color);
         output
@@ -69,7 +69,7 @@ impl Printer {
         Printer {
             out,
             format,
-            asked: true,
+            format_chosen: true,
             terminal: false,
             piped: false,
             style: Style::PLAIN,
@@ -92,7 +92,7 @@ impl Printer {
 
     /// Whether errors are also printed as JSON.
     fn prints_errors_as_json(&self) -> bool {
-        self.asked && matches!(self.format, Format::Json | Format::Jsonl)
+        self.format_chosen && matches!(self.format, Format::Json | Format::Jsonl)
     }
 
     /// Whether notes about success are printed on stderr.

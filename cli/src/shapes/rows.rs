@@ -62,7 +62,7 @@ pub(crate) struct TableJson {
     bytes_on_disk: u64,
     segments: u64,
     snapshots: u64,
-    /// The value of RETAIN; `null` if history is kept for ever.
+    /// The value of RETAIN; `null` if history is kept forever.
     retain: Option<String>,
 }
 

@@ -35,23 +35,8 @@ fn corrupt(what: &str) -> Error {
     Error::new(Reason::Corrupt, format!("invalid compaction base: {what}"))
 }
 
-fn uint(reader: &mut MsgpackReader<'_>) -> Result<u64> {
-    match reader.token()? {
-        MsgpackItem::Int(int) => u64::try_from(int).ok(),
-        _ => None,
-    }
-    .ok_or_else(|| corrupt("expected an unsigned integer"))
-}
-
-fn array(reader: &mut MsgpackReader<'_>) -> Result<u32> {
-    match reader.token()? {
-        MsgpackItem::Array(len) => Ok(len),
-        _ => Err(corrupt("expected an array")),
-    }
-}
-
 fn array_of_len(reader: &mut MsgpackReader<'_>, expected: u32) -> Result<()> {
-    if array(reader)? == expected { Ok(()) } else { Err(corrupt("an entry has the wrong number of fields")) }
+    if reader.array()? == expected { Ok(()) } else { Err(corrupt("an entry has the wrong number of fields")) }
 }
 
 impl FloorFrame {
@@ -79,20 +64,20 @@ impl FloorFrame {
         let mut reader = MsgpackReader::new(payload);
         for _ in 0..reader.map()? {
             match reader.str()? {
-                "s" => floor.seq = uint(&mut reader)?,
-                "t" => floor.time_ms = uint(&mut reader)?,
-                "l" => floor.last_seq = uint(&mut reader)?,
-                "e" => floor.events = uint(&mut reader)?,
-                "r" => floor.rows = uint(&mut reader)?,
-                "c" => frames = Some(uint(&mut reader)?),
+                "s" => floor.seq = reader.uint()?,
+                "t" => floor.time_ms = reader.uint()?,
+                "l" => floor.last_seq = reader.uint()?,
+                "e" => floor.events = reader.uint()?,
+                "r" => floor.rows = reader.uint()?,
+                "c" => frames = Some(reader.uint()?),
                 "g" => {
-                    let number = u32::try_from(uint(&mut reader)?);
+                    let number = u32::try_from(reader.uint()?);
                     digest =
                         Some(number.map_err(|_| corrupt("the digest of its FLOOR frame is out of range"))?);
                 }
                 "x" => {
-                    for _ in 0..array(&mut reader)? {
-                        superseded.push(uint(&mut reader)?);
+                    for _ in 0..reader.array()? {
+                        superseded.push(reader.uint()?);
                     }
                 }
                 _ => _ = reader.value()?,
@@ -146,15 +131,15 @@ impl KeepFrame {
         for _ in 0..reader.map()? {
             match reader.str()? {
                 "r" => {
-                    for _ in 0..array(&mut reader)? {
+                    for _ in 0..reader.array()? {
                         array_of_len(&mut reader, 4)?;
                         let request = RequestId { id: reader.str()?.to_owned(), fingerprint: reader.bin()? };
-                        let (seq, time_ms) = (uint(&mut reader)?, uint(&mut reader)?);
+                        let (seq, time_ms) = (reader.uint()?, reader.uint()?);
                         keep.requests.push((seq, RequestEntry { time_ms, request }));
                     }
                 }
                 "p" => {
-                    for _ in 0..array(&mut reader)? {
+                    for _ in 0..reader.array()? {
                         array_of_len(&mut reader, 5)?;
                         keep.producers.push(decode_producer(&mut reader)?);
                     }
@@ -169,11 +154,11 @@ impl KeepFrame {
 
 fn decode_producer(reader: &mut MsgpackReader<'_>) -> Result<ProducerEntry> {
     let producer = reader.str()?.to_owned();
-    let batch = uint(reader)?;
+    let batch = reader.uint()?;
     let operation =
-        u32::try_from(uint(reader)?).map_err(|_| corrupt("an operation index is out of range"))?;
+        u32::try_from(reader.uint()?).map_err(|_| corrupt("an operation index is out of range"))?;
     let MsgpackItem::Bool(ends) = reader.token()? else { return Err(corrupt("expected a boolean")) };
-    Ok(ProducerEntry { seq: uint(reader)?, origin: IngestOrigin { producer, batch, operation, ends } })
+    Ok(ProducerEntry { seq: reader.uint()?, origin: IngestOrigin { producer, batch, operation, ends } })
 }
 
 #[cfg(test)]

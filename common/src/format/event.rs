@@ -231,7 +231,7 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
                 let document = reader.value()?;
                 event.document = Some(Document::trusted(payload.slice_ref(document)));
             }
-            "h" => event.published = Some(uint(&mut reader)?),
+            "h" => event.published = Some(reader.uint()?),
             "n" => event.shape.frames = frame_count(&mut reader)?,
             "m" => event.shape.frames_in_table = frame_count(&mut reader)?,
             "a" => meta.actor = reader.str()?.to_owned(),
@@ -239,9 +239,9 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
             "r" => request.id = reader.str()?.to_owned(),
             "f" => request.fingerprint = reader.bin()?,
             "p" => origin.producer = reader.str()?.to_owned(),
-            "b" => origin.batch = uint(&mut reader)?,
+            "b" => origin.batch = reader.uint()?,
             "j" => {
-                origin.operation = u32::try_from(uint(&mut reader)?)
+                origin.operation = u32::try_from(reader.uint()?)
                     .map_err(|_| corrupt("an operation index is out of range"))?
             }
             "u" => event.replaces = reader.token()? == MsgpackItem::Bool(true),
@@ -279,16 +279,8 @@ fn corrupt(what: &str) -> Error {
     Error::new(Reason::Corrupt, format!("invalid event payload: {what}"))
 }
 
-fn uint(reader: &mut MsgpackReader<'_>) -> Result<u64> {
-    match reader.token()? {
-        MsgpackItem::Int(int) => u64::try_from(int).ok(),
-        _ => None,
-    }
-    .ok_or_else(|| corrupt("expected an unsigned integer"))
-}
-
 fn frame_count(reader: &mut MsgpackReader<'_>) -> Result<u32> {
-    u32::try_from(uint(reader)?)
+    u32::try_from(reader.uint()?)
         .ok()
         .filter(|count| *count > 0)
         .ok_or_else(|| corrupt("a number of frames is out of range"))

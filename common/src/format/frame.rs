@@ -9,10 +9,10 @@ use crate::format::varint;
 use crate::limits;
 
 /// The bytes before the body: length and CRC.
-pub const PREFIX: usize = 8;
+pub(crate) const PREFIX: usize = 8;
 /// The length of the shortest body in bytes: a seq of one byte, time, type, an empty map. Zeros are never a frame, because
 /// their length would be 0.
-pub const MIN_BODY: usize = 1 + 8 + 1 + 1;
+const MIN_BODY: usize = 1 + 8 + 1 + 1;
 
 /// The address of a frame. The CRC covers it, so that a copied or shifted frame is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 /// The length of a cell, in bytes.
 pub const CELL: usize = 64;
 /// The version of the disk format. DriftDB refuses to open a database with another version.
-pub const FORMAT_VERSION: u8 = 1;
+pub(crate) const FORMAT_VERSION: u8 = 1;
 
 const HEADER_MAGIC: [u8; 4] = *b"DRHD";
 const TABLE_ENTRY_MAGIC: [u8; 4] = *b"DRSL";
@@ -170,12 +170,12 @@ impl TableEntry {
 }
 
 /// The number of the cell that contains table entry `index`.
-pub fn table_entry_cell(index: u64) -> u64 {
+pub(crate) fn table_entry_cell(index: u64) -> u64 {
     index + 2
 }
 
 /// The offset of a cell in HEAD, in bytes.
-pub fn cell_offset(cell: u64) -> u64 {
+pub(crate) fn cell_offset(cell: u64) -> u64 {
     cell * CELL as u64
 }
 

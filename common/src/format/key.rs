@@ -64,7 +64,7 @@ impl Key {
     /// The key in a document's primary key field, whose encoded value is `encoded`.
     ///
     /// Fails with [`Reason::KeyInvalid`] if the field is missing, or its value is not a valid key of the type.
-    pub fn from_field(field: &str, encoded: Option<&[u8]>, key_type: KeyType) -> Result<Key> {
+    pub(super) fn from_field(field: &str, encoded: Option<&[u8]>, key_type: KeyType) -> Result<Key> {
         let Some(encoded) = encoded else {
             return Err(invalid(format!("the document lacks the primary key field {field:?} ({key_type})")));
         };

@@ -60,7 +60,7 @@ impl<'a> MsgpackReader<'a> {
         }
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+    fn take_array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let start = self.position;
         self.take(N)?.first_chunk::<N>().copied().ok_or_else(|| invalid("it is cut short", start))
     }
@@ -73,42 +73,42 @@ impl<'a> MsgpackReader<'a> {
     /// Reads the next item.
     pub fn token(&mut self) -> Result<MsgpackItem<'a>> {
         let start = self.position;
-        let [first] = self.array()?;
+        let [first] = self.take_array()?;
         Ok(match Marker::from_u8(first) {
             Marker::FixPos(n) => MsgpackItem::Int(n.into()),
             Marker::FixNeg(n) => MsgpackItem::Int(n.into()),
             Marker::Null => MsgpackItem::Nil,
             Marker::True => MsgpackItem::Bool(true),
             Marker::False => MsgpackItem::Bool(false),
-            Marker::U8 => MsgpackItem::Int(u8::from_be_bytes(self.array()?).into()),
-            Marker::U16 => MsgpackItem::Int(u16::from_be_bytes(self.array()?).into()),
-            Marker::U32 => MsgpackItem::Int(u32::from_be_bytes(self.array()?).into()),
-            Marker::U64 => MsgpackItem::Int(u64::from_be_bytes(self.array()?).into()),
-            Marker::I8 => MsgpackItem::Int(i8::from_be_bytes(self.array()?).into()),
-            Marker::I16 => MsgpackItem::Int(i16::from_be_bytes(self.array()?).into()),
-            Marker::I32 => MsgpackItem::Int(i32::from_be_bytes(self.array()?).into()),
-            Marker::I64 => MsgpackItem::Int(i64::from_be_bytes(self.array()?).into()),
-            Marker::F32 => finite(f32::from_be_bytes(self.array()?).into(), start)?,
-            Marker::F64 => finite(f64::from_be_bytes(self.array()?), start)?,
+            Marker::U8 => MsgpackItem::Int(u8::from_be_bytes(self.take_array()?).into()),
+            Marker::U16 => MsgpackItem::Int(u16::from_be_bytes(self.take_array()?).into()),
+            Marker::U32 => MsgpackItem::Int(u32::from_be_bytes(self.take_array()?).into()),
+            Marker::U64 => MsgpackItem::Int(u64::from_be_bytes(self.take_array()?).into()),
+            Marker::I8 => MsgpackItem::Int(i8::from_be_bytes(self.take_array()?).into()),
+            Marker::I16 => MsgpackItem::Int(i16::from_be_bytes(self.take_array()?).into()),
+            Marker::I32 => MsgpackItem::Int(i32::from_be_bytes(self.take_array()?).into()),
+            Marker::I64 => MsgpackItem::Int(i64::from_be_bytes(self.take_array()?).into()),
+            Marker::F32 => finite(f32::from_be_bytes(self.take_array()?).into(), start)?,
+            Marker::F64 => finite(f64::from_be_bytes(self.take_array()?), start)?,
             Marker::FixStr(n) => MsgpackItem::Str(self.text(n.into())?),
             Marker::Str8 => {
-                let len = u8::from_be_bytes(self.array()?);
+                let len = u8::from_be_bytes(self.take_array()?);
                 MsgpackItem::Str(self.text(len.into())?)
             }
             Marker::Str16 => {
-                let len = u16::from_be_bytes(self.array()?);
+                let len = u16::from_be_bytes(self.take_array()?);
                 MsgpackItem::Str(self.text(len.into())?)
             }
             Marker::Str32 => {
-                let len = u32::from_be_bytes(self.array()?);
+                let len = u32::from_be_bytes(self.take_array()?);
                 MsgpackItem::Str(self.text(len)?)
             }
             Marker::FixArray(n) => MsgpackItem::Array(n.into()),
-            Marker::Array16 => MsgpackItem::Array(u16::from_be_bytes(self.array()?).into()),
-            Marker::Array32 => MsgpackItem::Array(u32::from_be_bytes(self.array()?)),
+            Marker::Array16 => MsgpackItem::Array(u16::from_be_bytes(self.take_array()?).into()),
+            Marker::Array32 => MsgpackItem::Array(u32::from_be_bytes(self.take_array()?)),
             Marker::FixMap(n) => MsgpackItem::Map(n.into()),
-            Marker::Map16 => MsgpackItem::Map(u16::from_be_bytes(self.array()?).into()),
-            Marker::Map32 => MsgpackItem::Map(u32::from_be_bytes(self.array()?)),
+            Marker::Map16 => MsgpackItem::Map(u16::from_be_bytes(self.take_array()?).into()),
+            Marker::Map32 => MsgpackItem::Map(u32::from_be_bytes(self.take_array()?)),
             Marker::Bin8 | Marker::Bin16 | Marker::Bin32 => {
                 return Err(invalid("binary data is not supported: send text instead", start));
             }
@@ -128,11 +128,11 @@ impl<'a> MsgpackReader<'a> {
     /// Reads the next item, which must be `N` bytes of binary data. Frames contain binary data, documents never do.
     pub fn bin<const N: usize>(&mut self) -> Result<[u8; N]> {
         let start = self.position;
-        let [marker, len] = self.array()?;
+        let [marker, len] = self.take_array()?;
         if Marker::from_u8(marker) != Marker::Bin8 || usize::from(len) != N {
             return Err(invalid(&format!("expected {N} bytes of binary data"), start));
         }
-        self.array()
+        self.take_array()
     }
 
     /// Reads the next item, which must be the start of a map, and returns its number of pairs.
@@ -142,6 +142,25 @@ impl<'a> MsgpackReader<'a> {
             MsgpackItem::Map(len) => Ok(len),
             _ => Err(invalid("expected a map", start)),
         }
+    }
+
+    /// Reads the next item, which must be the start of an array, and returns its number of elements.
+    pub(super) fn array(&mut self) -> Result<u32> {
+        let start = self.position;
+        match self.token()? {
+            MsgpackItem::Array(len) => Ok(len),
+            _ => Err(invalid("expected an array", start)),
+        }
+    }
+
+    /// Reads the next item, which must be an unsigned integer.
+    pub(super) fn uint(&mut self) -> Result<u64> {
+        let start = self.position;
+        match self.token()? {
+            MsgpackItem::Int(int) => u64::try_from(int).ok(),
+            _ => None,
+        }
+        .ok_or_else(|| invalid("expected an unsigned integer", start))
     }
 
     /// Reads one whole value and returns its bytes. Does not recurse, so deep nesting cannot exhaust the stack.
@@ -195,17 +214,17 @@ pub fn fields(bytes: &[u8]) -> Result<Vec<(&str, &[u8])>> {
 }
 
 /// Appends nil.
-pub fn write_nil(out: &mut Vec<u8>) {
+pub(super) fn write_nil(out: &mut Vec<u8>) {
     out.push(Marker::Null.to_u8());
 }
 
 /// Appends a boolean.
-pub fn write_bool(out: &mut Vec<u8>, value: bool) {
+pub(super) fn write_bool(out: &mut Vec<u8>, value: bool) {
     out.push(if value { Marker::True } else { Marker::False }.to_u8());
 }
 
 /// Appends an integer in its shortest form. Clamps values outside -2^63…2^64-1, which no document contains.
-pub fn write_int(out: &mut Vec<u8>, value: i128) {
+pub(super) fn write_int(out: &mut Vec<u8>, value: i128) {
     if let Ok(value) = u64::try_from(value) {
         write_uint(out, value);
     } else {
@@ -216,18 +235,18 @@ pub fn write_int(out: &mut Vec<u8>, value: i128) {
 }
 
 /// Appends an unsigned integer in its shortest form.
-pub fn write_uint(out: &mut Vec<u8>, value: u64) {
+pub(crate) fn write_uint(out: &mut Vec<u8>, value: u64) {
     let _ = rmp::encode::write_uint(out, value);
 }
 
 /// Appends an unsigned integer in nine bytes, so that it can be overwritten in place.
-pub fn write_fixed_u64(out: &mut Vec<u8>, value: u64) {
+pub(super) fn write_fixed_u64(out: &mut Vec<u8>, value: u64) {
     out.push(Marker::U64.to_u8());
     out.extend_from_slice(&value.to_be_bytes());
 }
 
 /// Appends a 64-bit float.
-pub fn write_f64(out: &mut Vec<u8>, value: f64) {
+pub(super) fn write_f64(out: &mut Vec<u8>, value: f64) {
     out.push(Marker::F64.to_u8());
     out.extend_from_slice(&value.to_be_bytes());
 }
@@ -238,17 +257,17 @@ pub fn write_str(out: &mut Vec<u8>, value: &str) {
 }
 
 /// Appends up to 255 bytes of binary data.
-pub fn write_bin(out: &mut Vec<u8>, value: &[u8]) {
+pub(super) fn write_bin(out: &mut Vec<u8>, value: &[u8]) {
     let _ = rmp::encode::write_bin(out, value);
 }
 
 /// Appends the start of an array. `len` elements must follow.
-pub fn write_array_len(out: &mut Vec<u8>, len: usize) {
+pub(super) fn write_array_len(out: &mut Vec<u8>, len: usize) {
     let _ = rmp::encode::write_array_len(out, u32::try_from(len).unwrap_or(u32::MAX));
 }
 
 /// Appends the start of a map. `len` pairs must follow.
-pub fn write_map_len(out: &mut Vec<u8>, len: usize) {
+pub(crate) fn write_map_len(out: &mut Vec<u8>, len: usize) {
     let _ = rmp::encode::write_map_len(out, u32::try_from(len).unwrap_or(u32::MAX));
 }
 

@@ -119,12 +119,12 @@ pub struct CandidateEntry {
 }
 
 /// The key of a commit in its tree. Time and seq increase together, so the tree can be searched by either.
-pub fn commit_key(time_ms: u64, seq: u64) -> [u8; 16] {
+pub(crate) fn commit_key(time_ms: u64, seq: u64) -> [u8; 16] {
     (u128::from(time_ms) << 64 | u128::from(seq)).to_be_bytes()
 }
 
 /// The time and seq in the key of a commit; `None` if the key has another length.
-pub fn read_commit_key(key: &[u8]) -> Option<(u64, u64)> {
+pub(crate) fn read_commit_key(key: &[u8]) -> Option<(u64, u64)> {
     let (time, rest) = key.split_first_chunk::<8>()?;
     let seq: &[u8; 8] = rest.try_into().ok()?;
     Some((u64::from_be_bytes(*time), u64::from_be_bytes(*seq)))
@@ -225,7 +225,7 @@ impl CommitEntry {
     }
 
     /// Decodes only the counts: events and rows.
-    pub fn decode_counts(bytes: &Bytes) -> Result<(u64, u64)> {
+    pub(crate) fn decode_counts(bytes: &Bytes) -> Result<(u64, u64)> {
         let mut fields = EntryReader::new(bytes);
         Ok((fields.varint()?, fields.varint()?))
     }
@@ -325,7 +325,7 @@ impl CandidateEntry {
     }
 
     /// Whether the row may have the value after commit `seq`, which the layer must contain.
-    pub fn may_hold_at(&self, seq: u64) -> bool {
+    pub(crate) fn may_hold_at(&self, seq: u64) -> bool {
         self.first <= seq && (self.until == 0 || seq < self.until)
     }
 }

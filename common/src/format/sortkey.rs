@@ -61,7 +61,7 @@ impl Scalar<'_> {
 }
 
 /// Appends a key. The encodings of keys of one type sort as the keys do.
-pub fn write_key(out: &mut Vec<u8>, key: &Key) {
+pub(crate) fn write_key(out: &mut Vec<u8>, key: &Key) {
     match key {
         // The flipped sign bit makes negative numbers sort before the others.
         Key::Int(int) => out.extend_from_slice(&(int ^ i64::MIN).to_be_bytes()),
@@ -146,7 +146,7 @@ pub fn write_scalar(out: &mut Vec<u8>, value: Scalar<'_>) {
 }
 
 /// Splits the key of an index entry into its value and the rest; `None` if it does not start with a value.
-pub fn split_scalar(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(crate) fn split_scalar(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let kind = *bytes.first()?;
     let end = if kind == ScalarKind::Bool as u8 {
         2
@@ -178,7 +178,7 @@ fn truncate(text: &[u8]) -> &[u8] {
 }
 
 /// The inclusive lower and upper bound of the encodings of all texts with a prefix.
-pub fn prefix_bounds(prefix: &str) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn prefix_bounds(prefix: &str) -> (Vec<u8>, Vec<u8>) {
     let mut low = Vec::new();
     write_scalar(&mut low, Scalar::Str(prefix));
     if prefix.len() >= limits::INDEX_TEXT_BYTES {
@@ -193,7 +193,7 @@ pub fn prefix_bounds(prefix: &str) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// The prefix for which [`prefix_bounds`] returns these bounds; `None` if none exists, or if the prefix fills the truncated text.
-pub fn prefix_within(low: &[u8], high: &[u8]) -> Option<String> {
+pub(crate) fn prefix_within(low: &[u8], high: &[u8]) -> Option<String> {
     let text = low.strip_prefix(&[ScalarKind::Text as u8])?;
     let (Key::Str(prefix), []) = read_key(text, KeyType::String)? else { return None };
     let (_, expected) = prefix_bounds(&prefix);

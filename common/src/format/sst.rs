@@ -15,7 +15,9 @@ mod handle;
 mod writer;
 
 pub use block::Block;
-pub use codec::{BlockEncoder, decode_block, encode_raw};
+pub use codec::decode_block;
+#[cfg(test)]
+pub(crate) use codec::encode_raw;
 pub use error::BlockError;
 pub use filter::FilterHandle;
 pub use footer::{SstDirectory, TRAILER_BYTES, Trailer, Tree};

@@ -122,7 +122,7 @@ fn decode_nested(reader: &mut msgpack::MsgpackReader<'_>, depth: usize) -> Resul
 }
 
 /// Compares an integer with a float exactly, without rounding the integer. `None` only if the float is NaN.
-pub fn compare_int_float(int: i128, float: f64) -> Option<Ordering> {
+pub(crate) fn compare_int_float(int: i128, float: f64) -> Option<Ordering> {
     if float.is_nan() {
         return None;
     }

@@ -11,9 +11,9 @@ use crate::service::telemetry::LogFormat;
 /// The option that names the data directory.
 #[derive(Debug, Clone, Args)]
 pub struct DataArgs {
-    /// Data directory of the database.
+    /// Data directory of the database
     ///
-    /// A local directory, or a directory on storage that all daemons of this database share.
+    /// It can be on a local disk, or on a network file system that the daemons share.
     #[arg(long, short = 'd', env = "DRIFTDB_DATA", value_name = "DIR")]
     pub data: PathBuf,
 }
@@ -22,12 +22,13 @@ pub struct DataArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
-    /// Format of log lines on standard error.
+    /// Format of log lines on standard error
     #[arg(long, value_enum, env = "DRIFTDB_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: LogFormat,
-    /// Log level: `error`, `warn`, `info`, `debug` or `trace`.
+    /// Log level: error, warn, info, debug or trace
     ///
-    /// To set levels by module, separate them with commas, as in `info,driftdb_common=debug`.
+    /// A comma-separated list sets levels by module, for example `info,driftdb_common=debug`. Use `debug` to investigate a
+    /// problem.
     #[arg(long, env = "DRIFTDB_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
 }

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
@@ -23,6 +24,9 @@ use crate::error::{Error, Reason, Result};
 const STREAMS_PER_CONNECTION: u32 = 4096;
 /// How long calls in progress may run after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// The stream of messages with which an RPC responds.
+pub type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The source of a daemon's connections.
 #[derive(Debug)]

@@ -1,9 +1,10 @@
-//! Fencing by term: a writer makes sure that no other has taken the database over, before others rely on what it does.
+//! Fencing by term: a writer checks that no other writer has taken the database over, before others rely on its work.
 //!
-//! On a local file system the lock alone does that. Where a lock may lapse, a writer that was stopped may wake up at any
-//! moment, between a look at HEAD and what rests on that look. So the one that takes over first puts its HEAD in place, then
-//! removes the temporary files of all terms, and only then reads what there is: a rename of the old one that comes later
-//! finds nothing to rename, and one that came earlier is seen.
+//! On a local file system, the lock alone guarantees one writer. On a network file system a lock may lapse, and a writer
+//! that was stopped may wake up at any moment, also between a check of HEAD and the operation that relies on the check. So
+//! the writer that takes over works in this order: it installs its own HEAD, then removes the temporary files of all
+//! terms, and only then reads the directory. A rename by the old writer that comes later fails, because its temporary file
+//! is gone. A rename that came earlier is visible to the new writer.
 
 use std::io;
 use std::path::Path;
@@ -14,149 +15,150 @@ use crate::storage::fs::{File, FileSystem};
 use crate::storage::head;
 use crate::storage::layout::DataDir;
 
-/// Whether a writer looks for others that have taken over.
+/// Whether a writer checks for other writers that have taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fencing {
-    /// Where the data directory lies on a network file system, whose locks may lapse.
+    /// Only if the data directory is on a network file system, where locks may lapse.
     #[default]
     Auto,
     /// Always.
     On,
-    /// Never: the lock alone fences.
+    /// Never: only the lock excludes other writers.
     Off,
 }
 
 impl Fencing {
-    /// Whether that means a data directory. It must exist.
-    pub fn is_on(self, disk: &dyn FileSystem, dir: &DataDir) -> Result<bool> {
+    /// Returns whether fencing is on for a data directory, which must exist.
+    pub(crate) fn is_on(self, fs: &dyn FileSystem, dir: &DataDir) -> Result<bool> {
         match self {
             Fencing::On => Ok(true),
             Fencing::Off => Ok(false),
-            Fencing::Auto => disk.is_network(dir.root()).map_err(|e| {
-                Error::io(format_args!("cannot tell the file system of {}", dir.root().display()), &e)
+            Fencing::Auto => fs.is_network(dir.root()).map_err(|e| {
+                Error::io(format_args!("cannot find out the file system of {}", dir.root().display()), &e)
             }),
         }
     }
 }
 
-/// One writer's look at whether it still is the writer. Without fencing it always is.
+/// Checks whether a writer still is the writer. Without fencing, every check succeeds.
 #[derive(Debug, Clone)]
-pub struct Fence(Option<Arc<Post>>);
+pub struct Fence(Option<Arc<FencedTerm>>);
 
 #[derive(Debug)]
-struct Post {
-    disk: Arc<dyn FileSystem>,
+struct FencedTerm {
+    fs: Arc<dyn FileSystem>,
     dir: DataDir,
     term: u64,
 }
 
 impl Fence {
-    /// The fence of the writer of a term.
-    pub fn new(disk: &Arc<dyn FileSystem>, dir: &DataDir, term: u64, is_on: bool) -> Fence {
-        let post = || Arc::new(Post { disk: Arc::clone(disk), dir: dir.clone(), term });
-        Fence(is_on.then(post))
+    /// The fence of the writer with a term.
+    pub(crate) fn new(fs: &Arc<dyn FileSystem>, dir: &DataDir, term: u64, is_on: bool) -> Fence {
+        let fenced = || Arc::new(FencedTerm { fs: Arc::clone(fs), dir: dir.clone(), term });
+        Fence(is_on.then(fenced))
     }
 
-    /// Whether there is one.
+    /// Returns whether fencing is on.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Fails with FENCED where another writer has taken over. HEAD is opened anew: it may have been replaced.
+    /// Fails with FENCED if another writer has taken over. Opens HEAD fresh, because it may have been replaced.
     pub fn check(&self) -> Result<()> {
-        let Some(Post { disk, dir, term }) = self.0.as_deref() else { return Ok(()) };
-        match head::read_header(&**disk, dir)? {
+        let Some(FencedTerm { fs, dir, term }) = self.0.as_deref() else { return Ok(()) };
+        match head::read_header(&**fs, dir)? {
             Some(header) if header.term == *term => Ok(()),
-            Some(header) => Err(taken_over(dir, *term, header.term)),
-            None => Err(Error::corrupt(dir.head().display(), 0, "it is missing")),
+            Some(header) => Err(taken_over_error(dir, *term, header.term)),
+            None => Err(Error::corrupt(dir.head().display(), 0, "the file is missing")),
         }
     }
 
-    /// A disk on which this fence stands before every change of a name.
-    pub fn around(&self, disk: Arc<dyn FileSystem>) -> Arc<dyn FileSystem> {
-        if self.is_on() { Arc::new(FencedDisk { disk, fence: self.clone() }) } else { disk }
+    /// Returns a file system that checks this fence before every change of a name.
+    pub(crate) fn wrap(&self, fs: Arc<dyn FileSystem>) -> Arc<dyn FileSystem> {
+        if self.is_on() { Arc::new(FencedFileSystem { fs, fence: self.clone() }) } else { fs }
     }
 }
 
-/// The error of a writer that finds another's term.
-pub fn taken_over(dir: &DataDir, own: u64, found: u64) -> Error {
+/// Builds the error of a writer that finds another writer's term in HEAD.
+pub(crate) fn taken_over_error(dir: &DataDir, own: u64, found: u64) -> Error {
     let dir = dir.root().display();
     let message = format!(
-        "another writer has taken {dir} over: this writer's term is {own}, and HEAD's is {found}; send writes to the other one"
+        "another writer has taken over {dir}: this writer's term is {own}, and HEAD has term {found}; send writes to the other writer"
     );
     Error::new(Reason::Fenced, message).with("term", own.to_string()).with("head_term", found.to_string())
 }
 
-/// A disk whose names only the writer of the newest term changes.
+/// A file system whose names only the writer of the newest term can change.
 #[derive(Debug)]
-struct FencedDisk {
-    disk: Arc<dyn FileSystem>,
+struct FencedFileSystem {
+    fs: Arc<dyn FileSystem>,
     fence: Fence,
 }
 
-impl FencedDisk {
+impl FencedFileSystem {
     fn check(&self) -> io::Result<()> {
         self.fence.check().map_err(io::Error::other)
     }
 
-    /// Where a file is missing because whoever has taken over removed it, that is what to tell.
-    fn told<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
+    /// Replaces an error by FENCED if another writer has taken over: a file may be missing because that writer removed it.
+    fn prefer_fenced<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
         outcome.or_else(|error| self.check().and(Err(error)))
     }
 }
 
-impl FileSystem for FencedDisk {
+impl FileSystem for FencedFileSystem {
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        self.disk.open(path)
+        self.fs.open(path)
     }
 
     fn open_fresh(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        self.disk.open_fresh(path)
+        self.fs.open_fresh(path)
     }
 
     fn open_write(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        // In this order: what has been opened while this still is the writer is no file that another has put in its place.
-        let file = self.told(self.disk.open_write(path))?;
+        // Open first, check second: a file opened while this process still is the writer is not one that another writer
+        // has put in its place.
+        let file = self.prefer_fenced(self.fs.open_write(path))?;
         self.check()?;
         Ok(file)
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        self.told(self.disk.create(path))
+        self.prefer_fenced(self.fs.create(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.check()?;
-        self.told(self.disk.rename(from, to))
+        self.prefer_fenced(self.fs.rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.check()?;
-        self.told(self.disk.remove(path))
+        self.prefer_fenced(self.fs.remove(path))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.told(self.disk.create_dir(path))
+        self.prefer_fenced(self.fs.create_dir(path))
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         self.check()?;
-        self.told(self.disk.remove_dir(path))
+        self.prefer_fenced(self.fs.remove_dir(path))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        self.disk.list(path)
+        self.fs.list(path)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.told(self.disk.sync_dir(path))
+        self.prefer_fenced(self.fs.sync_dir(path))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn File>>> {
-        self.disk.lock(path)
+        self.fs.lock(path)
     }
 
     fn is_network(&self, path: &Path) -> io::Result<bool> {
-        self.disk.is_network(path)
+        self.fs.is_network(path)
     }
 }

@@ -1,4 +1,6 @@
-//! Every effect on files, behind one trait, so that tests can cut the power at any of them (see the module `sim`).
+//! The file system as a trait, so that tests can cut the power before any change (see the module `sim`).
+//!
+//! Every access to a file goes through [`FileSystem`] and [`File`]. This is the only file that uses `std::fs`.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -18,64 +20,64 @@ pub mod sim;
 #[cfg(test)]
 mod tests;
 
-/// A file system as DriftDB uses it. Paths are used as given.
+/// The operations that DriftDB needs from a file system. Paths are used as given.
 ///
-/// A name made, renamed or removed is durable only after [`FileSystem::sync_dir`] of its directory; bytes written, only after
-/// [`File::sync`].
+/// A created, renamed or removed name is durable only after [`FileSystem::sync_dir`] of its directory. Written bytes are
+/// durable only after [`File::sync`].
 pub trait FileSystem: Send + Sync + fmt::Debug {
-    /// Opens a file for reading. Where machines share the file system, what another one changed may be seen late.
+    /// Opens a file for reading. On a network file system, changes by other machines may become visible late.
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>>;
-    /// Opens a file for reading that others append to or replace: what they have written is seen, also where machines share
-    /// the file system and it caches. [`File::len`] may still be old there: only reading tells where the file ends.
+    /// Opens a file that others append to or replace, for reading. Reads bypass the cache of a network file system, so
+    /// they return what other machines have written. [`File::len`] may still be out of date: only a read finds the end.
     fn open_fresh(&self, path: &Path) -> io::Result<Box<dyn File>> {
         self.open(path)
     }
-    /// Opens a file that exists, for reading and writing.
+    /// Opens an existing file for reading and writing.
     fn open_write(&self, path: &Path) -> io::Result<Box<dyn File>>;
-    /// Makes a file for reading and writing; fails where there is one.
+    /// Creates a file for reading and writing. Fails if the file exists.
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>>;
-    /// Renames a file or directory; a file at `to` is replaced at once.
+    /// Renames a file or directory. Atomically replaces a file at `to`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Makes a directory and those above it; no error where it exists.
+    /// Creates a directory and its missing parents. Succeeds if the directory exists.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
-    /// Removes a directory, which must be empty.
+    /// Removes an empty directory.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
-    /// The names in a directory, sorted. Names that are not UTF-8 are left out: DriftDB makes none.
+    /// Returns the names in a directory, sorted. Skips names that are not UTF-8, because DriftDB creates none.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Opens or makes a file and takes an exclusive lock on it, which ends when the file is dropped.
-    /// `None` where another holds it.
+    /// Opens or creates a file and locks it exclusively. Dropping the file releases the lock.
+    /// Returns `None` if another process holds the lock.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn File>>>;
-    /// Whether a path lies on a file system that other machines share: it sends no notices of their changes, what it says of
-    /// sizes may be old, and a lock on it may lapse.
+    /// Returns whether a path is on a network file system. There, changes by other machines cause no notifications, file
+    /// sizes may be out of date, and a lock may lapse.
     fn is_network(&self, path: &Path) -> io::Result<bool>;
 }
 
 /// An open file.
 pub trait File: Send + Sync + fmt::Debug {
-    /// Reads at an offset; fewer bytes than asked for only at the end of the file.
+    /// Reads at an offset and returns the number of bytes read: less than `buf.len()` only at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// Writes all bytes at an offset; a gap before it reads as zeros.
+    /// Writes all bytes at an offset. A gap before the offset reads as zeros.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// The file's length in bytes.
+    /// Returns the file's length in bytes.
     fn len(&self) -> io::Result<u64>;
-    /// Whether the file has no bytes.
+    /// Returns whether the file has no bytes.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
-    /// Cuts or extends the file to a length.
+    /// Cuts or extends the file to a length in bytes.
     fn truncate(&self, len: u64) -> io::Result<()>;
-    /// Makes the file's bytes and length durable (`fdatasync`). Once it has failed, nothing may be concluded from
-    /// another try.
+    /// Makes the file's bytes and length durable (`fdatasync`). After a failure, a second call that succeeds proves
+    /// nothing: the kernel may have dropped the dirty pages.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// File systems that machines share, by the number that `statfs` gives (Linux, `magic.h`): AFS, BeeGFS, Ceph, CIFS, FUSE
-/// (sshfs, GlusterFS and S3 mounts among others), GFS2, GPFS, Lustre, NFS, OCFS2, SMB, SMB2, 9P.
-const NETWORK_FILE_SYSTEMS: [u64; 13] = [
+/// The `statfs` types of network file systems (Linux, `magic.h`): AFS, BeeGFS, Ceph, CIFS, FUSE (includes sshfs, GlusterFS
+/// and S3 mounts), GFS2, GPFS, Lustre, NFS, OCFS2, SMB, SMB2, 9P.
+const NETWORK_FILE_SYSTEM_TYPES: [u64; 13] = [
     0x5346_414f,
     0x1983_0326,
     0x00c3_6400,
@@ -91,41 +93,43 @@ const NETWORK_FILE_SYSTEMS: [u64; 13] = [
     0x0102_1997,
 ];
 
-/// `ESTALE`: what NFS says of a file that another machine has removed. The standard library's name for it is not stable.
-const STALE: i32 = 116;
-/// How often a small file is read again that was replaced while it was being read.
+/// `ESTALE`: the error that NFS returns for a file that another machine has removed. The standard library's name for it
+/// is not stable.
+const ESTALE: i32 = 116;
+/// How often [`read`] opens a file again that was replaced during the read.
 const READ_TRIES: u32 = 5;
-/// How much is asked for beyond the length that a file says it has.
-const READ_ON: u64 = 64 << 10;
-/// How many file systems are remembered to be of a kind; a process sees one or two.
-const MOUNTS: usize = 16;
+/// How many bytes a read requests beyond the length that a file reports.
+const READ_AHEAD_BYTES: u64 = 64 << 10;
+/// How many devices [`DEVICES`] remembers. A process sees one or two.
+const DEVICES_MAX: usize = 16;
 
-/// What is known of file systems, by device number: whether machines share it. Asking a network file system is a journey.
-static MOUNTS_SEEN: Mutex<Vec<(u64, bool)>> = Mutex::new(Vec::new());
+/// Device numbers, and whether each one is a network file system. A cache, because `statfs` on a network file system is
+/// a round trip.
+static DEVICES: Mutex<Vec<(u64, bool)>> = Mutex::new(Vec::new());
 
 /// The operating system's file system.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OsFileSystem;
 
-/// A file whose reads go past the caches of this machine, as far as its file system does that.
+/// A file opened with `O_DIRECT`, whose reads bypass this machine's page cache.
 #[derive(Debug)]
 struct DirectFile(fs::File);
 
 impl DirectFile {
-    /// Takes the cache back in.
-    fn give_up(&self) -> io::Result<()> {
+    /// Reads through the page cache from now on.
+    fn disable_direct_io(&self) -> io::Result<()> {
         Ok(fcntl_setfl(&self.0, fcntl_getfl(&self.0)? - OFlags::DIRECT)?)
     }
 }
 
 impl OsFileSystem {
-    /// The real disk, ready to share.
+    /// Returns the operating system's file system as a shared trait object.
     pub fn shared() -> Arc<dyn FileSystem> {
         Arc::new(OsFileSystem)
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the one place that touches files")]
+#[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
 impl FileSystem for OsFileSystem {
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
         Ok(Box::new(fs::File::open(path)?))
@@ -133,10 +137,10 @@ impl FileSystem for OsFileSystem {
 
     fn open_fresh(&self, path: &Path) -> io::Result<Box<dyn File>> {
         let file = fs::File::open(path)?;
-        if !is_shared(path, file.metadata()?.dev())? {
+        if !is_network_device(path, file.metadata()?.dev())? {
             return Ok(Box::new(file));
         }
-        // Local file systems want reads that are aligned; these take any, or say so.
+        // Network file systems accept unaligned direct reads, or reject the flag or the read; both are handled.
         match fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::DIRECT)) {
             Ok(()) => Ok(Box::new(DirectFile(file))),
             Err(_) => Ok(Box::new(file)),
@@ -193,7 +197,7 @@ impl FileSystem for OsFileSystem {
 
     fn is_network(&self, path: &Path) -> io::Result<bool> {
         let kind = u64::try_from(rustix::fs::statfs(path)?.f_type).unwrap_or_default();
-        Ok(NETWORK_FILE_SYSTEMS.contains(&(kind & 0xffff_ffff)))
+        Ok(NETWORK_FILE_SYSTEM_TYPES.contains(&(kind & 0xffff_ffff)))
     }
 }
 
@@ -232,7 +236,7 @@ impl File for DirectFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         match File::read_at(&self.0, buf, offset) {
             Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
-                self.give_up()?;
+                self.disable_direct_io()?;
                 File::read_at(&self.0, buf, offset)
             }
             read => read,
@@ -256,59 +260,59 @@ impl File for DirectFile {
     }
 }
 
-/// Whether machines share the file system that a path lies on, whose device number this is.
-fn is_shared(path: &Path, device: u64) -> io::Result<bool> {
-    if let Some((_, shared)) = MOUNTS_SEEN.lock().iter().find(|(seen, _)| *seen == device) {
-        return Ok(*shared);
+/// Returns whether a path on a device is on a network file system.
+fn is_network_device(path: &Path, device: u64) -> io::Result<bool> {
+    if let Some((_, is_network)) = DEVICES.lock().iter().find(|(known, _)| *known == device) {
+        return Ok(*is_network);
     }
-    let shared = OsFileSystem.is_network(path)?;
-    let mut seen = MOUNTS_SEEN.lock();
-    seen.truncate(MOUNTS - 1);
-    seen.insert(0, (device, shared));
-    Ok(shared)
+    let is_network = OsFileSystem.is_network(path)?;
+    let mut devices = DEVICES.lock();
+    devices.truncate(DEVICES_MAX - 1);
+    devices.insert(0, (device, is_network));
+    Ok(is_network)
 }
 
-/// Whether an error of opening or reading says that the file is no more: it was removed, or replaced.
+/// Returns whether an error of an open or a read means that the file was removed or replaced.
 pub fn is_gone(e: &io::Error) -> bool {
-    e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(STALE)
+    e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(ESTALE)
 }
 
-/// An error of opening or reading a file; one that is no more has a reason of its own.
-pub fn read_failed(path: &Path, e: &io::Error) -> Error {
+/// Converts an error of an open or a read. If the file was removed or replaced, the reason is `FILE_GONE`.
+pub(crate) fn read_failed(path: &Path, e: &io::Error) -> Error {
     match is_gone(e) {
         true => Error::file_gone(path.display(), e),
         false => Error::io(format_args!("cannot read {}", path.display()), e),
     }
 }
 
-/// Reads a whole file, refusing one over `limit` bytes. `None` where there is none.
-pub fn read(disk: &dyn FileSystem, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+/// Reads a whole file. Returns `None` if it does not exist, and an error if it is longer than `limit` bytes.
+pub fn read(fs: &dyn FileSystem, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let mut tries = 1;
     let read = loop {
-        let read = disk.open_fresh(path).and_then(|file| read_whole(&*file, limit));
+        let read = fs.open_fresh(path).and_then(|file| read_whole(&*file, limit));
         match read {
-            Err(e) if e.raw_os_error() == Some(STALE) && tries < READ_TRIES => tries += 1,
+            Err(e) if e.raw_os_error() == Some(ESTALE) && tries < READ_TRIES => tries += 1,
             read => break read,
         }
     };
     match read {
         Ok(Some(bytes)) => Ok(Some(bytes)),
         Ok(None) => {
-            let what = format_args!("it is longer than {limit} bytes, which at most belong there");
-            Err(Error::corrupt(path.display(), limit, what))
+            let detail = format_args!("the file is longer than {limit} bytes, the most it can have");
+            Err(Error::corrupt(path.display(), limit, detail))
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(read_failed(path, &e)),
     }
 }
 
-/// A file's bytes up to where reading finds its end: its length may be that of the file it has replaced. `None` where there
-/// are more than `limit`.
+/// Reads a file until a read finds its end, because the reported length may be that of a file it replaced.
+/// Returns `None` if the file is longer than `limit` bytes.
 fn read_whole(file: &dyn File, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    let mut ask = file.len()?.saturating_add(1);
+    let mut wanted = file.len()?.saturating_add(1);
     loop {
-        let end = (bytes.len() as u64).saturating_add(ask).min(limit.saturating_add(1));
+        let end = (bytes.len() as u64).saturating_add(wanted).min(limit.saturating_add(1));
         let end = usize::try_from(end).unwrap_or(usize::MAX);
         let known = bytes.len();
         bytes.resize(end, 0);
@@ -320,14 +324,28 @@ fn read_whole(file: &dyn File, limit: u64) -> io::Result<Option<Vec<u8>>> {
         if bytes.len() < end {
             return Ok(Some(bytes));
         }
-        ask = READ_ON;
+        wanted = READ_AHEAD_BYTES;
     }
 }
 
-/// Where a file ends, found by reading on from what its length is said to be, which may be old. See [`FileSystem::open_fresh`].
-pub fn end_of(file: &dyn File) -> io::Result<u64> {
+/// Reads at most `len` bytes of a file from an offset; fewer if the file ends before.
+pub(crate) fn read_range(fs: &dyn FileSystem, path: &Path, offset: u64, len: u64) -> Result<Vec<u8>> {
+    let steps = || {
+        let file = fs.open_fresh(path)?;
+        let len = len.min(find_end(&*file)?.saturating_sub(offset));
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        let read = file.read_at(&mut bytes, offset)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    };
+    steps().map_err(|e| Error::io(format_args!("cannot read {}", path.display()), &e))
+}
+
+/// Finds the offset at which a file ends, by reading on from its reported length, which may be out of date on a network
+/// file system. See [`FileSystem::open_fresh`].
+pub(crate) fn find_end(file: &dyn File) -> io::Result<u64> {
     let mut end = file.len()?;
-    let mut chunk = vec![0; usize::try_from(READ_ON).unwrap_or(usize::MAX)];
+    let mut chunk = vec![0; usize::try_from(READ_AHEAD_BYTES).unwrap_or(usize::MAX)];
     loop {
         match file.read_at(&mut chunk, end)? {
             0 => return Ok(end),
@@ -336,52 +354,58 @@ pub fn end_of(file: &dyn File) -> io::Result<u64> {
     }
 }
 
-/// Puts a file in place whole: after a crash there is the old one or the new one, and once this returns, the new one.
-pub fn replace(disk: &dyn FileSystem, path: &Path, bytes: &[u8]) -> Result<()> {
-    replace_by(disk, &path.with_extension("tmp"), path, bytes)
+/// Writes a file atomically and durably: after a crash, the path has the old file or the new one, and once this function
+/// returns, the new one.
+pub fn replace(fs: &dyn FileSystem, path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_via(fs, &path.with_extension("tmp"), path, bytes)
 }
 
-/// As [`replace`], with a name for the file while it is made.
-pub fn replace_by(disk: &dyn FileSystem, temporary: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
+/// Does the same as [`replace`], with a given name for the temporary file.
+pub(crate) fn replace_via(fs: &dyn FileSystem, temporary: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     let steps = || -> io::Result<()> {
-        match disk.remove(temporary) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let file = disk.create(temporary)?;
+        remove_if_exists(fs, temporary)?;
+        let file = fs.create(temporary)?;
         file.write_at(bytes, 0)?;
         file.sync()?;
-        disk.rename(temporary, path)?;
+        fs.rename(temporary, path)?;
         match path.parent() {
-            Some(dir) => disk.sync_dir(dir),
+            Some(dir) => fs.sync_dir(dir),
             None => Ok(()),
         }
     };
     steps().map_err(|e| Error::io(format_args!("cannot write {}", path.display()), &e))
 }
 
-/// Opens a file of the user's for reading from start to end: a script, rows to load.
-#[expect(clippy::disallowed_methods, reason = "this is the one place that touches files")]
+/// Removes a file. Succeeds if it does not exist.
+pub(crate) fn remove_if_exists(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
+    match fs.remove(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Opens an input file of the user, for example a script or rows to load.
+#[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
 pub fn open_input(path: &Path) -> Result<Box<dyn Read + Send>> {
     let file =
         fs::File::open(path).map_err(|e| Error::io(format_args!("cannot open {}", path.display()), &e))?;
     Ok(Box::new(file))
 }
 
-/// What tells a file of the user's from another, or from what it was.
+/// Identifies an input file of the user, and its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamp {
-    /// Its absolute path, without links.
+pub struct FileStamp {
+    /// The absolute path, with symbolic links resolved.
     pub path: PathBuf,
-    /// Its length in bytes.
+    /// The length in bytes.
     pub len: u64,
-    /// When it was last written, since 1970.
+    /// The time of the last write, since 1970.
     pub modified: Duration,
 }
 
-/// The stamp of a file of the user's; `None` for what has no length, a pipe say.
-#[expect(clippy::disallowed_methods, reason = "this is the one place that touches files")]
-pub fn stamp(path: &Path) -> Result<Option<Stamp>> {
+/// Returns the stamp of an input file; `None` if it is not a regular file, for example a pipe.
+#[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
+pub fn read_stamp(path: &Path) -> Result<Option<FileStamp>> {
     let failed = |e: io::Error| Error::io(format_args!("cannot open {}", path.display()), &e);
     let metadata = fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {
@@ -389,11 +413,11 @@ pub fn stamp(path: &Path) -> Result<Option<Stamp>> {
     }
     let modified = metadata.modified().map_err(failed)?.duration_since(SystemTime::UNIX_EPOCH);
     let path = path.canonicalize().map_err(failed)?;
-    Ok(Some(Stamp { path, len: metadata.len(), modified: modified.unwrap_or_default() }))
+    Ok(Some(FileStamp { path, len: metadata.len(), modified: modified.unwrap_or_default() }))
 }
 
-/// Opens a file of the user's for writing at its end, and makes it where there is none.
-#[expect(clippy::disallowed_methods, reason = "this is the one place that touches files")]
+/// Opens an output file of the user for appending. Creates it if it does not exist.
+#[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
 pub fn create_output(path: &Path) -> Result<Box<dyn Write + Send>> {
     let file = OpenOptions::new().append(true).create(true).open(path);
     let file = file.map_err(|e| Error::io(format_args!("cannot open {} for writing", path.display()), &e))?;

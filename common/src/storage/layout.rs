@@ -1,8 +1,10 @@
-//! Where everything stands in a data directory.
+//! The paths of all files in a data directory, and the readers of `database.json` and `meta.json`.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Reason, Result};
+use crate::format::head::FORMAT_VERSION;
 use crate::format::manifest;
 use crate::storage::fs::{self, FileSystem};
 
@@ -21,22 +23,22 @@ impl DataDir {
         &self.0
     }
 
-    /// The process-global lock.
+    /// `LOCK`: the lock that the writer holds.
     pub fn lock(&self) -> PathBuf {
         self.0.join("LOCK")
     }
 
-    /// The commit watermark.
+    /// `HEAD`: how far each table's log is durable.
     pub fn head(&self) -> PathBuf {
         self.0.join("HEAD")
     }
 
-    /// A commit watermark that the writer of a term is making.
-    pub fn head_tmp(&self, term: u64) -> PathBuf {
+    /// The temporary file of the HEAD that the writer of a term creates.
+    pub(crate) fn head_tmp(&self, term: u64) -> PathBuf {
         self.0.join(format!("HEAD.{term}.tmp"))
     }
 
-    /// What names the database.
+    /// `database.json`: the database's id and format.
     pub fn database(&self) -> PathBuf {
         self.0.join("database.json")
     }
@@ -56,18 +58,18 @@ impl DataDir {
         self.table(table).join("meta.json")
     }
 
-    /// A manifest that the writer of a term is making. No two terms share a name: what one removes, the other cannot put
-    /// in place.
-    pub fn manifest_tmp(&self, table: &str, term: u64) -> PathBuf {
+    /// The temporary file of a manifest that the writer of a term creates. No two terms share a name, so a writer cannot
+    /// install a file after the writer of a later term has removed it.
+    pub(crate) fn manifest_tmp(&self, table: &str, term: u64) -> PathBuf {
         self.table(table).join(format!("meta.{term}.tmp"))
     }
 
-    /// A schema for people that the writer of a term is making.
-    pub fn schema_tmp(&self, table: &str, term: u64) -> PathBuf {
+    /// The temporary file of a `schema.yaml` that the writer of a term creates.
+    pub(crate) fn schema_tmp(&self, table: &str, term: u64) -> PathBuf {
         self.table(table).join(format!("schema.{term}.tmp"))
     }
 
-    /// A table's schema, for people.
+    /// A table's `schema.yaml`. It is for people only; DriftDB does not read it.
     pub fn schema(&self, table: &str) -> PathBuf {
         self.table(table).join("schema.yaml")
     }
@@ -82,8 +84,8 @@ impl DataDir {
         self.segments(table).join(format!("{number:08}.seg"))
     }
 
-    /// A segment that the writer of a term is making.
-    pub fn segment_tmp(&self, table: &str, number: u64, term: u64) -> PathBuf {
+    /// The temporary file of a segment that the writer of a term creates.
+    pub(crate) fn segment_tmp(&self, table: &str, number: u64, term: u64) -> PathBuf {
         self.segments(table).join(format!("{number:08}.{term}{SEGMENT_TMP}"))
     }
 
@@ -97,64 +99,68 @@ impl DataDir {
         self.table(table).join("indexes")
     }
 
-    /// A file of what happened after one commit, up to another.
-    pub fn era(&self, table: &str, base: u64, seq: u64) -> PathBuf {
+    /// A delta layer: what happened after commit `base`, up to and with commit `seq`.
+    pub fn delta_layer(&self, table: &str, base: u64, seq: u64) -> PathBuf {
         self.snapshots(table).join(format!("{}.snap", delta_stem(base, seq)))
     }
 
-    /// A file of all live rows at a moment.
-    pub fn full(&self, table: &str, seq: u64) -> PathBuf {
-        self.snapshots(table).join(format!("{seq:08}.snap"))
+    /// An image layer: all live rows after commit `seq`.
+    pub fn image_layer(&self, table: &str, seq: u64) -> PathBuf {
+        self.snapshots(table).join(format!("{}.snap", image_stem(seq)))
     }
 
-    /// The index on a path, of the snapshot file with a stem.
+    /// The index on a document path, for the layer whose file name has this stem.
     pub fn index(&self, table: &str, path: &str, stem: &str) -> PathBuf {
-        self.indexes(table).join(format!("{}.{stem}.idx", file_word(path)))
+        self.indexes(table).join(format!("{}.{stem}.idx", safe_file_name(path)))
     }
 
-    /// Where bytes that recovery cut from a segment are kept: beside it.
-    pub fn torn(&self, table: &str, number: u64, term: u64) -> PathBuf {
+    /// The file that keeps the bytes that recovery cut from a segment.
+    pub fn torn_tail(&self, table: &str, number: u64, term: u64) -> PathBuf {
         self.segments(table).join(format!("{number:08}.torn.{term}"))
     }
 }
 
-/// How the names of segments end that are not finished.
-pub const SEGMENT_TMP: &str = ".seg.tmp";
-/// How the names of all files end that are not finished.
-pub const TMP: &str = ".tmp";
+/// The end of the name of an unfinished segment.
+pub(crate) const SEGMENT_TMP: &str = ".seg.tmp";
+/// The end of the name of every unfinished file.
+pub(crate) const TMP: &str = ".tmp";
 
-/// The term in the name of a HEAD that is not finished; `None` for other files.
-pub fn head_tmp_term(file_name: &str) -> Option<u64> {
+/// Returns the term in the name of an unfinished HEAD; `None` for other files.
+pub(crate) fn head_tmp_term(file_name: &str) -> Option<u64> {
     file_name.strip_prefix("HEAD.")?.strip_suffix(TMP)?.parse().ok()
 }
 
-/// The name of an era's file, without its extension.
+/// Returns the file name of a delta layer, without its extension.
 pub fn delta_stem(base: u64, seq: u64) -> String {
     format!("{base:08}-{seq:08}")
 }
 
-/// The name of a file of all rows, without its extension.
+/// Returns the file name of an image layer, without its extension.
 pub fn image_stem(seq: u64) -> String {
     format!("{seq:08}")
 }
 
-/// The snapshots and indexes of a table that a manifest names.
+/// Returns the paths of the layers and indexes that a manifest lists.
 pub fn snapshot_files(dir: &DataDir, manifest: &manifest::Manifest) -> Vec<PathBuf> {
     let name = &manifest.table;
-    let era = |era: &manifest::DeltaLayer| (dir.era(name, era.base, era.seq), delta_stem(era.base, era.seq));
-    let deltas = manifest.deltas.iter().map(|file| (era(file), &file.indexes));
-    let full = |full: &manifest::ImageLayer| (dir.full(name, full.seq), image_stem(full.seq));
-    let images = manifest.images.iter().map(|file| (full(file), &file.indexes));
+    let deltas = manifest.deltas.iter().map(|layer| {
+        (dir.delta_layer(name, layer.base, layer.seq), delta_stem(layer.base, layer.seq), &layer.indexes)
+    });
+    let images = manifest
+        .images
+        .iter()
+        .map(|layer| (dir.image_layer(name, layer.seq), image_stem(layer.seq), &layer.indexes));
     let mut files = Vec::new();
-    for ((file, stem), indexes) in deltas.chain(images) {
+    for (file, stem, indexes) in deltas.chain(images) {
         files.push(file);
         files.extend(indexes.iter().map(|path| dir.index(name, path, &stem)));
     }
     files
 }
 
-/// A word for a path that is safe in a file name. Where it is not the path itself, its checksum tells it from others.
-fn file_word(path: &str) -> String {
+/// Returns a document path as a safe file name: the path itself if it is safe, else a part of it with its checksum, which
+/// keeps different paths apart.
+fn safe_file_name(path: &str) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
     if path.len() <= 64 && path.starts_with(|c: char| safe(c) && c != '.') && path.chars().all(safe) {
         return path.to_owned();
@@ -163,73 +169,89 @@ fn file_word(path: &str) -> String {
     format!("~{word}~{:08x}{:04x}", crc32fast::hash(path.as_bytes()), path.len())
 }
 
-/// The number in a segment's file name; `None` for other files.
+/// Returns the number in a segment's file name; `None` for other files.
 pub fn segment_number(file_name: &str) -> Option<u64> {
     let digits = file_name.strip_suffix(".seg")?;
     let number = digits.parse().ok()?;
     (number > 0 && digits == format!("{number:08}")).then_some(number)
 }
 
-/// Reads `database.json`; `None` where there is none.
-pub fn read_database(disk: &dyn FileSystem, dir: &DataDir) -> Result<Option<manifest::Database>> {
-    let database: Option<manifest::Database> = read_checked(disk, &dir.database())?;
+/// Returns the numbers of the segment files in a table's directory, in ascending order.
+pub(crate) fn segment_numbers(fs: &dyn FileSystem, dir: &DataDir, table: &str) -> Result<Vec<u64>> {
+    let path = dir.segments(table);
+    match fs.list(&path) {
+        Ok(names) => Ok(names.iter().filter_map(|name| segment_number(name)).collect()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(Error::io(format_args!("cannot list {}", path.display()), &e)),
+    }
+}
+
+/// Reads `database.json`. Returns `None` if it does not exist.
+pub fn read_database(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<manifest::Database>> {
+    let database: Option<manifest::Database> = read_checked(fs, &dir.database())?;
     if let Some(database) = &database
-        && database.format != crate::format::head::FORMAT_VERSION
+        && database.format != FORMAT_VERSION
     {
         let message = format!(
-            "{} says format {}, and this version of DriftDB reads format {}",
+            "cannot open {}: it has format {}, and this version of DriftDB supports format {FORMAT_VERSION}",
             dir.database().display(),
             database.format,
-            crate::format::head::FORMAT_VERSION
         );
         return Err(Error::new(Reason::NotSupported, message));
     }
     Ok(database)
 }
 
-/// Reads a table's manifest; `None` where there is none.
-pub fn read_manifest(
-    disk: &dyn FileSystem,
-    dir: &DataDir,
-    table: &str,
-) -> Result<Option<manifest::Manifest>> {
+/// Reads a table's manifest. Returns `None` if it does not exist.
+pub fn read_manifest(fs: &dyn FileSystem, dir: &DataDir, table: &str) -> Result<Option<manifest::Manifest>> {
     let path = dir.manifest(table);
-    let found: Option<manifest::Manifest> = read_checked(disk, &path)?;
-    if let Some(found) = &found {
-        let sealed_but_last = found.segments.split_last().is_some_and(|(active, sealed)| {
-            active.sealed.is_none()
-                && sealed.iter().all(|segment| segment.sealed.is_some())
-                && sealed.iter().all(|segment| segment.number != active.number)
-        });
-        let floor = found.floor.map_or(0, |floor| floor.seq);
-        let in_order = found.deltas.iter().all(|era| era.base < era.seq || (era.is_compaction_base() && era.seq <= floor))
-            // The floor may stand within an era: what is folded then ends after that era's beginning.
-            && found.deltas.is_sorted_by(|a, b| a.seq <= b.base || (a.is_compaction_base() && a.seq < b.seq))
-            && found.images.is_sorted_by(|a, b| a.seq < b.seq);
-        if found.table != table || !sealed_but_last || !in_order {
-            return Err(Error::corrupt(path.display(), 0, "it does not describe this table's segments"));
-        }
+    let found: Option<manifest::Manifest> = read_checked(fs, &path)?;
+    if let Some(found) = &found
+        && let Err(detail) = check_manifest(found, table)
+    {
+        return Err(Error::corrupt(path.display(), 0, detail));
     }
     Ok(found)
 }
 
-fn read_checked<T: serde::de::DeserializeOwned>(disk: &dyn FileSystem, path: &Path) -> Result<Option<T>> {
-    let Some(bytes) = fs::read(disk, path, manifest::FILE_BYTES)? else { return Ok(None) };
-    manifest::decode(&bytes).map(Some).map_err(|what| Error::corrupt(path.display(), 0, what))
+/// Checks that a manifest is that of a table, and that its segments and layers are in order.
+fn check_manifest(found: &manifest::Manifest, table: &str) -> Result<(), String> {
+    if found.table != table {
+        return Err(format!("the manifest is that of table {:?}", found.table));
+    }
+    let only_last_is_active = found.segments.split_last().is_some_and(|(active, sealed)| {
+        active.sealed.is_none()
+            && sealed.iter().all(|segment| segment.sealed.is_some())
+            && sealed.iter().all(|segment| segment.number != active.number)
+    });
+    if !only_last_is_active {
+        return Err("the last segment must be active and all others sealed".to_owned());
+    }
+    let floor = found.floor.map_or(0, |floor| floor.seq);
+    let in_order = found.deltas.iter().all(|layer| layer.base < layer.seq || (layer.is_compaction_base() && layer.seq <= floor))
+        // The floor may lie within a delta layer. The compaction base then ends after the start of that layer.
+        && found.deltas.is_sorted_by(|a, b| a.seq <= b.base || (a.is_compaction_base() && a.seq < b.seq))
+        && found.images.is_sorted_by(|a, b| a.seq < b.seq);
+    if in_order { Ok(()) } else { Err("the layers are not in ascending order".to_owned()) }
 }
 
-/// The names of the tables' directories, of those that tables can have.
-pub fn table_names(disk: &dyn FileSystem, dir: &DataDir) -> Result<Vec<String>> {
-    let names = match disk.list(&dir.tables()) {
+fn read_checked<T: serde::de::DeserializeOwned>(fs: &dyn FileSystem, path: &Path) -> Result<Option<T>> {
+    let Some(bytes) = fs::read(fs, path, manifest::FILE_BYTES)? else { return Ok(None) };
+    manifest::decode(&bytes).map(Some).map_err(|detail| Error::corrupt(path.display(), 0, detail))
+}
+
+/// Returns the names of the table directories, sorted. Skips names that no table can have.
+pub fn table_names(fs: &dyn FileSystem, dir: &DataDir) -> Result<Vec<String>> {
+    let names = match fs.list(&dir.tables()) {
         Ok(names) => names,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(e) => return Err(fs::read_failed(&dir.tables(), &e)),
     };
     Ok(names.into_iter().filter(|name| is_table_name(name)).collect())
 }
 
-/// Whether a table can have this name. Such a name is a safe file name on every system.
-pub fn is_table_name(name: &str) -> bool {
+/// Returns whether a table can have this name. Such a name is a safe file name on every system.
+pub(crate) fn is_table_name(name: &str) -> bool {
     name.len() <= crate::limits::TABLE_NAME_BYTES
         && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -240,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_file_names_are_segments() {
+    fn only_names_that_driftdb_writes_are_segments() {
         assert_eq!(segment_number("00000012.seg"), Some(12));
         assert_eq!(segment_number("123456789.seg"), Some(123_456_789));
         for name in ["12.seg", "00000000.seg", "00000001.seg.tmp", "+0000001.seg", "000000001.seg", ".seg"] {

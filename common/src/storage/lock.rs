@@ -1,4 +1,4 @@
-//! The process-global lock: one writer per data directory, and who it is.
+//! The lock that makes one writer exclusive per data directory, and the identity of its holder.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,67 +6,54 @@ use crate::error::{Error, Reason, Result};
 use crate::storage::fs::{self, File, FileSystem};
 use crate::storage::layout::DataDir;
 
-/// Who holds the lock, as LOCK says. It outlives a killed holder: only the lock itself proves anything.
+/// The most that is read of LOCK, in bytes.
+const FILE_BYTES: u64 = 1 << 16;
+
+/// The holder that LOCK names. The file outlives a killed holder, so it does not prove that the lock is held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
+pub struct LockHolder {
     /// The process id.
     pub pid: u32,
-    /// The name of its machine.
+    /// The name of the machine.
     pub host: String,
-    /// Where clients reach it; empty before it listens.
+    /// The address that clients connect to; empty until the holder listens.
     pub address: String,
-    /// When it took the lock, RFC 3339.
+    /// When the holder took the lock, in RFC 3339.
     pub since: String,
 }
 
-/// The lock, held until dropped.
+/// A held lock. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct Lock {
     file: Box<dyn File>,
-    holder: Holder,
+    holder: LockHolder,
 }
 
 impl Lock {
-    /// Takes the lock at once, or fails naming the holder.
-    pub fn acquire(disk: &dyn FileSystem, dir: &DataDir) -> Result<Lock> {
+    /// Takes the lock. Fails with DATABASE_LOCKED, naming the holder, if another process holds it.
+    pub fn acquire(fs: &dyn FileSystem, dir: &DataDir) -> Result<Lock> {
         let path = dir.lock();
-        let taken =
-            disk.lock(&path).map_err(|e| Error::io(format_args!("cannot lock {}", path.display()), &e))?;
-        let Some(file) = taken else {
-            let mut held_at = String::new();
-            let message = match read_holder(disk, dir) {
-                Some(Holder { pid, host, address, since }) => {
-                    held_at.clone_from(&address);
-                    let listening =
-                        if address.is_empty() { String::new() } else { format!(", listening on {address}") };
-                    format!(
-                        "{} is held by another writer: process {pid} on {host}{listening}, since {since}",
-                        dir.root().display()
-                    )
-                }
-                None => format!("{} is held by another writer", dir.root().display()),
-            };
-            let error = Error::new(Reason::DatabaseLocked, message);
-            return Err(if held_at.is_empty() { error } else { error.with("writer", held_at) });
-        };
-        let holder = Holder {
+        let locked =
+            fs.lock(&path).map_err(|e| Error::io(format_args!("cannot lock {}", path.display()), &e))?;
+        let Some(file) = locked else { return Err(locked_error(fs, dir)) };
+        let holder = LockHolder {
             pid: std::process::id(),
             host: gethostname::gethostname().to_string_lossy().into_owned(),
             address: String::new(),
             since: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         };
         let lock = Lock { file, holder };
-        lock.write()?;
+        lock.write_holder()?;
         Ok(lock)
     }
 
-    /// Says where clients reach the holder.
+    /// Records in LOCK the address that clients connect to.
     pub fn set_address(&mut self, address: &str) -> Result<()> {
         address.clone_into(&mut self.holder.address);
-        self.write()
+        self.write_holder()
     }
 
-    fn write(&self) -> Result<()> {
+    fn write_holder(&self) -> Result<()> {
         let text = serde_json::to_string(&self.holder)
             .map_err(|e| Error::new(Reason::Internal, format!("cannot encode LOCK: {e}")))?;
         let steps = || {
@@ -77,8 +64,23 @@ impl Lock {
     }
 }
 
-/// Who holds the lock, or last held it, as far as LOCK says. For messages only.
-pub fn read_holder(disk: &dyn FileSystem, dir: &DataDir) -> Option<Holder> {
-    let bytes = fs::read(disk, &dir.lock(), 1 << 16).ok()??;
+/// Builds the error for a lock that another process holds.
+fn locked_error(fs: &dyn FileSystem, dir: &DataDir) -> Error {
+    let root = dir.root().display();
+    let Some(LockHolder { pid, host, address, since }) = read_holder(fs, dir) else {
+        let message = format!("cannot open {root} for writing: it is held by another writer");
+        return Error::new(Reason::DatabaseLocked, message);
+    };
+    let listening = if address.is_empty() { String::new() } else { format!(", listening on {address}") };
+    let message = format!(
+        "cannot open {root} for writing: it is held by another writer: process {pid} on {host}{listening}, since {since}"
+    );
+    let error = Error::new(Reason::DatabaseLocked, message);
+    if address.is_empty() { error } else { error.with("writer", address) }
+}
+
+/// Returns the present or last holder of the lock that LOCK names. For messages only.
+pub fn read_holder(fs: &dyn FileSystem, dir: &DataDir) -> Option<LockHolder> {
+    let bytes = fs::read(fs, &dir.lock(), FILE_BYTES).ok()??;
     serde_json::from_slice(&bytes).ok()
 }

@@ -1,8 +1,9 @@
-//! Bytes on disk: the data directory, its files, and the write-ahead log that everything else is rebuilt from.
+//! Bytes on disk: the data directory, its files, and the write-ahead log, from which all other files can be rebuilt.
 
 pub mod fence;
 pub mod fs;
 pub mod head;
+pub(crate) mod head_file;
 pub mod layout;
 pub mod lock;
 pub mod recovery;

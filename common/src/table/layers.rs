@@ -75,7 +75,7 @@ impl LayerMap {
 
     /// The same layers with another floor.
     #[must_use]
-    pub fn with_floor(&self, floor: Option<Floor>) -> LayerMap {
+    pub(super) fn with_floor(&self, floor: Option<Floor>) -> LayerMap {
         LayerMap { floor, ..self.clone() }
     }
 
@@ -283,13 +283,13 @@ impl LayerMap {
     }
 
     /// Whether every layer that a moment needs has an index on a path.
-    pub fn has_index(&self, path: &str, seq: u64) -> bool {
+    pub(super) fn has_index(&self, path: &str, seq: u64) -> bool {
         let last = EventId::end_of(seq);
         self.deltas_at(last).chain(self.image_at(last)).all(|layer| layer.index(path).is_some())
     }
 
     /// The index files of a path that a moment needs, and whether each is a delta layer's.
-    pub fn index_files(&self, path: &str, seq: u64) -> Vec<(Arc<SstFile>, bool)> {
+    pub(super) fn index_files(&self, path: &str, seq: u64) -> Vec<(Arc<SstFile>, bool)> {
         let last = EventId::end_of(seq);
         let deltas = self.deltas_at(last).map(|delta| (delta, true));
         let layers = deltas.chain(self.image_at(last).map(|image| (image, false)));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::format::manifest::Manifest;
-use crate::storage::wal::cursor::{Cursor, CursorPosition, Span};
+use crate::storage::wal::cursor::{CursorPosition, LogCursor, SegmentSpan};
 use crate::table::table_files::TableFiles;
 
 /// How far a table's log may be read: the table's entry of HEAD.
@@ -18,12 +18,12 @@ pub struct ReadLimit {
 }
 
 /// Returns a cursor over a table's log from the end of its newest delta layer on.
-pub fn log_after(files: &TableFiles, manifest: &Manifest, limit: ReadLimit) -> Cursor {
+pub fn log_after(files: &TableFiles, manifest: &Manifest, limit: ReadLimit) -> LogCursor {
     let (name, id) = (&manifest.table, manifest.table_id);
-    let mut cursor = Cursor::new(Arc::clone(&files.disk), &files.dir, name, id);
+    let mut cursor = LogCursor::new(Arc::clone(&files.fs), &files.dir, name, id);
     let position = manifest.deltas.last().map(|delta| delta.position);
     if let Some(position) = &position {
-        cursor = cursor.starting_at(CursorPosition::at(position));
+        cursor = cursor.starting_at(CursorPosition::from_log_position(position));
     }
     let is_before = |number: u64| position.is_some_and(|position| position.segment != number);
     for segment in manifest.segments.iter().skip_while(|segment| is_before(segment.number)) {
@@ -32,7 +32,7 @@ pub fn log_after(files: &TableFiles, manifest: &Manifest, limit: ReadLimit) -> C
             None if segment.number == limit.segment => limit.bytes,
             None => 0,
         };
-        cursor.extend(Span { segment: segment.number, end, seal: segment.sealed });
+        cursor.extend(SegmentSpan { segment: segment.number, end, seal: segment.sealed });
     }
     cursor
 }

@@ -38,7 +38,7 @@ pub struct CommitInfo {
 
 /// A row after one event.
 #[derive(Debug, Clone)]
-pub struct Version {
+pub(super) struct Version {
     /// The commit.
     pub commit: Arc<CommitInfo>,
     /// The event's position among those of its commit in this table.
@@ -54,7 +54,7 @@ pub struct Version {
 
 impl Version {
     /// The event's id.
-    pub fn id(&self) -> EventId {
+    pub(super) fn id(&self) -> EventId {
         EventId { seq: self.commit.seq, index: self.index }
     }
 }
@@ -64,7 +64,7 @@ type Versions = RwLock<Vec<Version>>;
 
 /// An event of the table. Of a row's event, the row's versions hold everything but the key.
 #[derive(Debug, Clone)]
-pub enum MemtableEvent {
+pub(super) enum MemtableEvent {
     /// A row's event.
     Row {
         /// The row.
@@ -98,7 +98,7 @@ struct EventEntry {
 
 /// An event and its id.
 #[derive(Debug, Clone)]
-pub struct NumberedEvent {
+pub(super) struct NumberedEvent {
     /// The event's id.
     pub id: EventId,
     /// The event.
@@ -152,13 +152,13 @@ pub struct Memtable {
 
 impl Memtable {
     /// An empty memtable after a moment at which the table had these counts.
-    pub fn above(base: TableCounts) -> Memtable {
+    pub(super) fn above(base: TableCounts) -> Memtable {
         Memtable { base, ..Memtable::default() }
     }
 
     /// A copy without the events up to a later moment at which the table had these counts. Only the thread that appends may
     /// call this.
-    pub fn rebase(&self, base: TableCounts) -> Memtable {
+    pub(super) fn rebase(&self, base: TableCounts) -> Memtable {
         let newer = Memtable::above(base);
         *newer.indexes.write() =
             self.indexes.read().keys().map(|path| (path.clone(), ValueIndex::new(path))).collect();
@@ -182,7 +182,7 @@ impl Memtable {
 
     /// Appends a row's event. Versions of commits before `created_at` (the table's last CREATE) count as absent. `layers`
     /// holds the rows that have no version here.
-    pub fn push_row(
+    pub(super) fn push_row(
         &self,
         commit: &Arc<CommitInfo>,
         index: u32,
@@ -247,14 +247,14 @@ impl Memtable {
     }
 
     /// Appends a SCHEMA event. `emptied` says whether the event left the table without rows.
-    pub fn push_schema(&self, commit: &Arc<CommitInfo>, index: u32, payload: Document, emptied: bool) {
+    pub(super) fn push_schema(&self, commit: &Arc<CommitInfo>, index: u32, payload: Document, emptied: bool) {
         let event = MemtableEvent::Schema { commit: Arc::clone(commit), payload, emptied };
         let id = EventId { seq: commit.seq, index };
         self.push_event(id, commit.time_ms, event, 1, |rows| if emptied { 0 } else { rows });
     }
 
     /// Appends a commit that changed nothing.
-    pub fn push_note(&self, commit: &CommitInfo, index: u32) {
+    pub(super) fn push_note(&self, commit: &CommitInfo, index: u32) {
         let id = EventId { seq: commit.seq, index };
         self.push_event(id, commit.time_ms, MemtableEvent::Note, 0, |rows| rows);
     }
@@ -298,7 +298,7 @@ impl Memtable {
     }
 
     /// The row as its last version up to an event left it. `None` if the memtable has no such version.
-    pub fn row(&self, key: &Key, last: EventId, layers: &LayerMap) -> Result<Option<RowVersion>> {
+    pub(super) fn row(&self, key: &Key, last: EventId, layers: &LayerMap) -> Result<Option<RowVersion>> {
         self.row_as(key, last, |position| {
             self.row_after(key, position, |first| {
                 Ok(layers.row(key, first.before())?.and_then(|before| before.document))
@@ -307,7 +307,12 @@ impl Memtable {
     }
 
     /// As [`Memtable::row`], for callers that have the row at the end of the layers.
-    pub fn row_over(&self, key: &Key, last: EventId, base: Option<&Document>) -> Result<Option<RowVersion>> {
+    pub(super) fn row_over(
+        &self,
+        key: &Key,
+        last: EventId,
+        base: Option<&Document>,
+    ) -> Result<Option<RowVersion>> {
         self.row_as(key, last, |position| self.row_after(key, position, |_| Ok(base.cloned())))
     }
 
@@ -326,19 +331,22 @@ impl Memtable {
     }
 
     /// Calls `read` with a row's versions, oldest first. Returns `None` if the row has none.
-    pub fn with_versions<R>(&self, key: &Key, read: impl FnOnce(&[Version]) -> R) -> Option<R> {
+    pub(super) fn with_versions<R>(&self, key: &Key, read: impl FnOnce(&[Version]) -> R) -> Option<R> {
         let row = self.rows.get(key)?;
         let versions = row.value().read();
         Some(read(&versions))
     }
 
     /// The keys in a range, in order. [`is_empty_range`] must not hold for the range.
-    pub fn keys<'a>(&'a self, range: (Bound<&'a Key>, Bound<&'a Key>)) -> impl Iterator<Item = Key> + 'a {
+    pub(super) fn keys<'a>(
+        &'a self,
+        range: (Bound<&'a Key>, Bound<&'a Key>),
+    ) -> impl Iterator<Item = Key> + 'a {
         self.rows.range::<Key, _>(range).map(|row| row.key().clone())
     }
 
     /// The table's counts after a commit.
-    pub fn counts(&self, seq: u64) -> TableCounts {
+    pub(super) fn counts(&self, seq: u64) -> TableCounts {
         let events = self.events.read();
         let count = events.partition_point(|entry| entry.id.seq <= seq);
         match count.checked_sub(1).and_then(|last| events.get(last)) {
@@ -364,7 +372,7 @@ impl Memtable {
 
     /// At most `limit` events after the event `after`, up to and including the event `last`: the oldest first, or the newest
     /// first.
-    pub fn events(
+    pub(super) fn events(
         &self,
         after: EventId,
         last: EventId,
@@ -384,14 +392,14 @@ impl Memtable {
     }
 
     /// The time of a commit, in milliseconds since 1970; `None` if the memtable has no event of it.
-    pub fn time_of(&self, seq: u64) -> Option<u64> {
+    pub(super) fn time_of(&self, seq: u64) -> Option<u64> {
         let events = self.events.read();
         let at = events.partition_point(|entry| entry.id.seq < seq);
         events.get(at).filter(|entry| entry.id.seq == seq).map(|entry| entry.time_ms)
     }
 
     /// The last commit with an event in the memtable at or before a time in milliseconds since 1970.
-    pub fn last_at(&self, time_ms: u64) -> Option<u64> {
+    pub(super) fn last_at(&self, time_ms: u64) -> Option<u64> {
         let events = self.events.read();
         let count = events.partition_point(|entry| entry.time_ms <= time_ms);
         events.get(count.checked_sub(1)?).map(|entry| entry.id.seq)
@@ -399,7 +407,7 @@ impl Memtable {
 
     /// Keeps indexes on exactly these paths from now on. New indexes also cover the events that the memtable already has.
     /// Only the thread that appends may call this.
-    pub fn set_indexes(&self, paths: &[String]) {
+    pub(super) fn set_indexes(&self, paths: &[String]) {
         let known = self.indexes.read().clone();
         let kept = |path: &String| known.get(path).cloned().unwrap_or_else(|| ValueIndex::new(path));
         let next: BTreeMap<_, _> = paths.iter().map(|path| (path.clone(), kept(path))).collect();
@@ -418,12 +426,12 @@ impl Memtable {
     }
 
     /// Whether the memtable keeps an index on a path.
-    pub fn has_index(&self, path: &str) -> bool {
+    pub(super) fn has_index(&self, path: &str) -> bool {
         self.indexes.read().contains_key(path)
     }
 
     /// Passes an index's candidates at or after `start` to `visit`, in order, until it returns false.
-    pub fn candidates(&self, path: &str, start: &[u8], mut visit: impl FnMut(&[u8]) -> bool) {
+    pub(super) fn candidates(&self, path: &str, start: &[u8], mut visit: impl FnMut(&[u8]) -> bool) {
         let Some(index) = self.indexes.read().get(path).cloned() else { return };
         for entry in index.candidates.range::<[u8], _>((Bound::Included(start), Bound::Unbounded)) {
             if !visit(entry.value()) {

@@ -8,7 +8,7 @@ use crate::storage::sst::TreeCursor;
 
 /// A source whose entries are sorted by key. The cursor only looks at the entry that the source is on: whoever takes
 /// that entry also moves the source to the next one.
-pub trait SortedSource {
+pub(super) trait SortedSource {
     /// What the entries are sorted by.
     type Key: Ord + ?Sized;
 
@@ -26,29 +26,29 @@ impl SortedSource for TreeCursor {
 
 /// Sorted sources, read as one.
 #[derive(Debug)]
-pub struct MergingCursor<S> {
+pub(super) struct MergingCursor<S> {
     /// In the order that decides between equal keys: layers are passed oldest first.
     sources: Vec<S>,
 }
 
 impl<S: SortedSource> MergingCursor<S> {
     /// A cursor over sources, each of which is on its first entry.
-    pub fn new(sources: Vec<S>) -> MergingCursor<S> {
+    pub(super) fn new(sources: Vec<S>) -> MergingCursor<S> {
         MergingCursor { sources }
     }
 
     /// The least key; `None` after the last entry of all sources.
-    pub fn key(&self) -> Option<&S::Key> {
+    pub(super) fn key(&self) -> Option<&S::Key> {
         self.sources.iter().filter_map(S::key).min()
     }
 
     /// The source that is on the least key, and of several the first.
-    pub fn least(&mut self) -> Option<&mut S> {
+    pub(super) fn least(&mut self) -> Option<&mut S> {
         self.sources.iter_mut().filter(|source| source.key().is_some()).min_by(|a, b| a.key().cmp(&b.key()))
     }
 
     /// The sources that are on a key, in their order.
-    pub fn sources_at<'a>(&'a mut self, key: &'a S::Key) -> impl Iterator<Item = &'a mut S> {
+    pub(super) fn sources_at<'a>(&'a mut self, key: &'a S::Key) -> impl Iterator<Item = &'a mut S> {
         self.sources.iter_mut().filter(move |source| source.key() == Some(key))
     }
 }

@@ -12,13 +12,13 @@ pub mod memtable;
 mod merging_cursor;
 pub mod operation;
 pub mod point_in_time;
-mod row_cursor;
-pub mod row_fold;
+mod row_fold;
 pub mod schema;
 pub mod state;
 pub mod table_counts;
 pub mod table_files;
-pub mod table_state;
+mod table_scan;
+mod table_state;
 pub mod timeline;
 pub mod view;
 

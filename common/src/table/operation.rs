@@ -1,4 +1,4 @@
-//! What a write asks for, before it is an event.
+//! What a write request asks for, before the writer turns it into events.
 
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
@@ -6,35 +6,35 @@ use crate::format::key::{Key, KeyType};
 use crate::table::point_in_time::PointInTime;
 use crate::table::schema::Schema;
 
-/// One change of one row, as asked for.
+/// One requested change of one row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Operation {
     /// The table's name.
     pub table: String,
-    /// The row's key; may be left out where the document holds it.
+    /// The row's key. May be left out if the document contains it.
     pub key: Option<KeyInput>,
-    /// What to do.
+    /// The change.
     pub action: Action,
 }
 
-/// A key as a request has it, before it is known what keys the table has.
+/// A key in a request, before the type of the table's keys is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyInput {
-    /// As the API has it: text, also for INT.
+    /// The API's form: text, for INT too.
     Text(String),
-    /// As DriftQL has it: a string or an integer, and never the one for the other.
+    /// DriftQL's form: a string or an integer, which are not converted into each other.
     Typed(Key),
 }
 
 impl KeyInput {
-    /// The key, for a table whose keys are of a type.
+    /// The key for a table whose keys have this type. Fails with KEY_INVALID if the key has another type.
     pub fn of_type(&self, key_type: KeyType) -> Result<Key> {
         match self {
             KeyInput::Text(text) => Key::parse(text, key_type),
             KeyInput::Typed(key) if key.key_type() == key_type => Ok(key.clone()),
             KeyInput::Typed(key) => {
                 let message =
-                    format!("this table's keys are {key_type}, and {key} is given as {}", key.key_type());
+                    format!("key {key} is of type {}: the table's keys are {key_type}", key.key_type());
                 Err(Error::new(Reason::KeyInvalid, message))
             }
         }
@@ -53,51 +53,51 @@ impl std::fmt::Display for KeyInput {
 /// What to do with a row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// A new row; fails where a live row has the key.
+    /// Insert a new row. Fails if a live row has the key.
     Insert(Document),
-    /// Insert or replace.
+    /// Insert a row or replace it.
     Put(Document),
-    /// A merge patch; fails where no live row has the key.
+    /// Merge a patch into the row. Fails if no live row has the key.
     Patch(Document),
-    /// Take the row away; fails where no live row has the key.
+    /// Delete the row. Fails if no live row has the key.
     SoftDelete,
-    /// Bring the row back as it was at a moment. Resolved to one of the others before admission.
+    /// Write the row as it was at a point in time. It is resolved to one of the other actions before admission.
     Revert(PointInTime),
 }
 
-/// Something that must hold just before the commit.
+/// A condition that must hold before the commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Precondition {
     /// The table's name.
     pub table: String,
     /// The row's key.
     pub key: KeyInput,
-    /// What must hold of the row.
+    /// The condition.
     pub check: Check,
 }
 
-/// What must hold of a row.
+/// A condition on a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Check {
-    /// Its last change is exactly this commit.
+    /// This commit was the last to change it.
     SeqIs(u64),
-    /// There is a live row, or there is none.
+    /// A live row exists (true), or none exists (false).
     Exists(bool),
-    /// It has not changed after this commit.
+    /// No commit after this one has changed it.
     UnchangedSince(u64),
 }
 
-/// A change of what tables there are.
+/// The creation, change or removal of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SchemaChange {
-    /// A new table.
+    /// Create a table.
     Create {
-        /// What it is.
+        /// The new table's schema.
         schema: Schema,
-        /// Whether a table that is there already is no error.
+        /// Whether the request succeeds if the table exists already.
         if_not_exists: bool,
     },
-    /// Other indexes, or another retention, for a table.
+    /// Change a table's indexes or its retention.
     Alter {
         /// The table's name.
         table: String,
@@ -105,46 +105,47 @@ pub enum SchemaChange {
         add: Vec<String>,
         /// Indexes to drop.
         drop: Vec<String>,
-        /// For how many milliseconds to keep history from now on: `Some(None)` is for ever, `None` as before.
+        /// The new retention of history in milliseconds: `Some(None)` keeps history forever, `None` does not change the
+        /// retention.
         retain: Option<Option<u64>>,
     },
-    /// The end of a table. Its past stays readable.
+    /// Drop a table. Its history stays readable.
     Drop {
         /// The table's name.
         table: String,
     },
 }
 
-/// What a commit is to do.
+/// What a request asks one commit to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CommitRequest {
-    /// Changes of rows, all or none.
+    /// Change rows. Either all changes happen or none.
     Rows {
-        /// In order; each sees those before it.
+        /// The changes in order. Each sees the effect of those before it.
         operations: Vec<Operation>,
-        /// All checked against the state before the first operation.
+        /// The conditions. All are checked against the state before the first operation.
         preconditions: Vec<Precondition>,
     },
-    /// A change of what tables there are.
+    /// Create, change or drop a table.
     Schema(SchemaChange),
 }
 
-/// What may go with any commit.
+/// Options of any commit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CommitOptions {
-    /// Why; kept with the commit.
+    /// Why the commit is made; stored with the commit.
     pub reason: String,
-    /// For importing history: the commit's time in milliseconds since 1970.
+    /// The commit's time in milliseconds since 1970, if history is imported; otherwise the time of admission.
     pub commit_time_ms: Option<u64>,
-    /// The client's name for the request; empty for none.
+    /// The client's id for the request; empty if it has none.
     pub request_id: String,
 }
 
-/// Names a commit: what an acknowledged write answers. Zeros stand for the moment before the first.
+/// Identifies a commit to the client that wrote it. All zeros identify the state before the first commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WriteToken {
-    /// Its sequence number.
+    /// The commit's sequence number.
     pub seq: u64,
-    /// Its time in milliseconds since 1970.
+    /// The commit's time in milliseconds since 1970.
     pub time_ms: u64,
 }

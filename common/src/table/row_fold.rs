@@ -26,7 +26,7 @@ pub struct RowVersion {
 
 /// One row, folded from some of its versions.
 #[derive(Debug, Default)]
-pub struct RowFold {
+pub(super) struct RowFold {
     /// Commit and time of the newest version.
     newest: Option<(u64, u64)>,
     /// The row before the patches; `None` while it is not known.
@@ -37,22 +37,22 @@ pub struct RowFold {
 
 impl RowFold {
     /// A fold over a row, to which newer versions are applied.
-    pub fn over(row: Option<Document>) -> RowFold {
+    pub(super) fn over(row: Option<Document>) -> RowFold {
         RowFold { base: Some(row), ..RowFold::default() }
     }
 
     /// Whether versions older than those seen cannot change the row.
-    pub fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.base.is_some()
     }
 
     /// Commit and time of the newest version seen.
-    pub fn newest(&self) -> Option<(u64, u64)> {
+    pub(super) fn newest(&self) -> Option<(u64, u64)> {
         self.newest
     }
 
     /// Adds the version before the oldest one seen. The fold must not be complete yet.
-    pub fn push_older(&mut self, seq: u64, version: VersionEntry) {
+    pub(super) fn push_older(&mut self, seq: u64, version: VersionEntry) {
         self.newest.get_or_insert((seq, version.time_ms));
         match into_base(version) {
             Ok(base) => self.base = Some(base),
@@ -61,13 +61,13 @@ impl RowFold {
     }
 
     /// Adds the row of an image layer, which lies under all versions seen.
-    pub fn push_image(&mut self, row: RowEntry) {
+    pub(super) fn push_image(&mut self, row: RowEntry) {
         self.newest.get_or_insert((row.seq, row.time_ms));
         self.base = Some(Some(row.document));
     }
 
     /// Adds the version after the newest one seen.
-    pub fn push_newer(&mut self, seq: u64, version: VersionEntry) {
+    pub(super) fn push_newer(&mut self, seq: u64, version: VersionEntry) {
         self.newest = Some((seq, version.time_ms));
         match into_base(version) {
             Ok(base) => self.rebase(base),
@@ -76,7 +76,7 @@ impl RowFold {
     }
 
     /// Adds what a fold of later versions of the same row has found.
-    pub fn append(&mut self, mut newer: RowFold) {
+    pub(super) fn append(&mut self, mut newer: RowFold) {
         self.newest = newer.newest.or(self.newest);
         if let Some(base) = newer.base {
             self.rebase(base);
@@ -91,7 +91,7 @@ impl RowFold {
 
     /// Applies the next version and returns the row after it, for walks that need the row after every version. `image` is
     /// the row after a PATCH, if it was stored. Calls `row_before` if the row before the version is needed and not known.
-    pub fn apply(
+    pub(super) fn apply(
         &mut self,
         kind: EventType,
         payload: Option<&Document>,
@@ -111,13 +111,13 @@ impl RowFold {
     }
 
     /// The row after the last version applied by [`RowFold::apply`]; `None` if no version was applied or the row is deleted.
-    pub fn into_document(self) -> Option<Document> {
+    pub(super) fn into_document(self) -> Option<Document> {
         self.base.flatten()
     }
 
     /// Merges the patches into the row. Returns `None` if no version was seen. Fails with CORRUPT if there are patches and
     /// the row under them is deleted or was never found.
-    pub fn finish(mut self) -> Result<Option<RowVersion>> {
+    pub(super) fn finish(mut self) -> Result<Option<RowVersion>> {
         let Some((seq, time_ms)) = self.newest else { return Ok(None) };
         let document = fold_patches(self.base.flatten(), &mut self.patches)?;
         Ok(Some(RowVersion { seq, time_ms, document }))

@@ -1,4 +1,4 @@
-//! A table's schema, and the events that make, change and drop it.
+//! A table's schema, and the SCHEMA events that create, change and drop a table.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,18 +8,18 @@ use crate::format::key::KeyType;
 use crate::limits;
 use crate::storage::layout::is_table_name;
 
-/// What a table is: its name, its primary key, its indexes, how long its history is kept.
+/// A table's name, primary key, indexes and retention.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schema {
     /// The table's name.
     pub table: String,
-    /// The field that holds the primary key: a top-level field of every document.
+    /// The field with the primary key, at the top level of every document.
     pub primary_key: String,
     /// The primary key's type.
     pub key_type: KeyType,
-    /// Dotted paths of secondary indexes.
+    /// The dotted paths that have a secondary index.
     pub indexes: Vec<String>,
-    /// For how many milliseconds history is kept at least; for ever where not given.
+    /// The retention: how long history is kept at least, in milliseconds. `None` keeps it forever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retain_ms: Option<u64>,
 }
@@ -28,59 +28,64 @@ pub struct Schema {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SchemaAction {
-    /// The table came to be, empty.
+    /// The table was created, without rows.
     Create,
-    /// The table's indexes or its retention changed; its rows stay.
+    /// The table's indexes or its retention changed. Its rows stay.
     Alter,
-    /// The table was dropped: its rows are gone, their past is not.
+    /// The table was dropped. Its rows are gone; their history stays.
     Drop,
 }
 
-/// A SCHEMA event's content: the action, and the schema after it (on a drop: the last one).
+/// A SCHEMA event's content: the action, and the schema after it. A DROP repeats the schema before it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SchemaEvent {
-    /// What was done.
+    /// The action.
     pub action: SchemaAction,
-    /// The schema after it.
+    /// The schema after the event.
     #[serde(flatten)]
     pub schema: Schema,
 }
 
 impl SchemaEvent {
-    /// The event as the document that frames hold.
+    /// Encodes the event as the document that frames contain.
     pub fn to_document(&self) -> Result<Document> {
         let encoded = rmp_serde::to_vec_named(self)
             .map_err(|e| Error::new(Reason::Internal, format!("cannot encode a schema: {e}")))?;
         Document::from_msgpack(encoded.into())
     }
 
-    /// Reads the event from the document that frames hold.
+    /// Decodes the event from the document that frames contain. Fails with CORRUPT if the document is no SCHEMA event.
     pub fn from_document(document: &Document) -> Result<SchemaEvent> {
         rmp_serde::from_slice(document.msgpack())
-            .map_err(|e| Error::new(Reason::Corrupt, format!("a SCHEMA event that makes no sense: {e}")))
+            .map_err(|e| Error::new(Reason::Corrupt, format!("cannot decode a SCHEMA event: {e}")))
     }
 }
 
 impl Schema {
-    /// Checks what a client asks for.
+    /// Checks a schema that a client asks for. Fails with NAME_INVALID, TOO_LARGE or ARGUMENT_INVALID.
     pub fn check(&self) -> Result<()> {
         check_table_name(&self.table)?;
         if self.primary_key.is_empty() || self.primary_key.len() > limits::KEY_BYTES {
             let message = format!(
-                "the primary key of table {:?} must be the name of a field, of 1 to {} bytes",
+                "invalid primary key of table {:?}: a field name has 1 to {} bytes, got {}",
                 self.table,
-                limits::KEY_BYTES
+                limits::KEY_BYTES,
+                self.primary_key.len()
             );
             return Err(Error::new(Reason::NameInvalid, message));
         }
         if self.indexes.len() > limits::INDEXES_PER_TABLE {
-            let message =
-                format!("{} indexes are over the limit of {}", self.indexes.len(), limits::INDEXES_PER_TABLE);
+            let message = format!(
+                "too many indexes on table {:?}: {}, the limit is {}",
+                self.table,
+                self.indexes.len(),
+                limits::INDEXES_PER_TABLE
+            );
             return Err(Error::new(Reason::TooLarge, message));
         }
         if let Some(ms) = self.retain_ms.filter(|ms| *ms < limits::RETAIN_LEAST_SECS * 1000) {
             let message = format!(
-                "history of table {:?} is to be kept for {ms} ms, and the least is {} s",
+                "invalid retention of table {:?}: {ms} ms, the minimum is {} s",
                 self.table,
                 limits::RETAIN_LEAST_SECS
             );
@@ -92,24 +97,33 @@ impl Schema {
     fn check_indexes(&self) -> Result<()> {
         for (i, index) in self.indexes.iter().enumerate() {
             if index.is_empty() || index.len() > limits::KEY_BYTES {
-                let message = format!("an index must name a field, in 1 to {} bytes", limits::KEY_BYTES);
+                let message = format!(
+                    "invalid index on table {:?}: a path has 1 to {} bytes, got {}",
+                    self.table,
+                    limits::KEY_BYTES,
+                    index.len()
+                );
                 return Err(Error::new(Reason::NameInvalid, message));
             }
             if self.indexes.iter().take(i).any(|earlier| earlier == index) {
-                return Err(Error::new(Reason::NameInvalid, format!("index {index:?} is named twice")));
+                let message = format!("index {index:?} of table {:?} is listed twice", self.table);
+                return Err(Error::new(Reason::NameInvalid, message));
             }
         }
         Ok(())
     }
 
-    /// The schema with indexes added and dropped, each of which must be one that can be, and with another retention
-    /// where one is given: `Some(None)` is for ever.
+    /// Returns the schema with some indexes added, some dropped, and the retention changed: `Some(None)` keeps history
+    /// forever, `None` does not change the retention. Fails with ARGUMENT_INVALID if nothing is specified, if an index to
+    /// add exists, or if an index to drop does not exist.
     pub fn altered(&self, add: &[String], drop: &[String], retain: Option<Option<u64>>) -> Result<Schema> {
-        let refused =
-            |what: String| Err(Error::new(Reason::ArgumentInvalid, format!("table {:?} {what}", self.table)));
+        let refused = |why: String| {
+            let message = format!("cannot alter table {:?}: {why}", self.table);
+            Err(Error::new(Reason::ArgumentInvalid, message))
+        };
         if add.is_empty() && drop.is_empty() && retain.is_none() {
             return refused(
-                "is to be altered, and nothing says how: name indexes to add or to drop, or how long to retain history".to_owned(),
+                "ALTER TABLE specifies no change; name an index to add or drop, or a retention".to_owned(),
             );
         }
         let mut altered = self.clone();
@@ -120,13 +134,13 @@ impl Schema {
                 None => {
                     let near = nearest(index, self.indexes.iter().map(String::as_str));
                     let hint = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
-                    return refused(format!("has no index {index:?}{hint}"));
+                    return refused(format!("it has no index {index:?}{hint}"));
                 }
             }
         }
         for index in add {
             if altered.indexes.contains(index) {
-                return refused(format!("has an index {index:?} already"));
+                return refused(format!("it already has an index {index:?}"));
             }
             altered.indexes.push(index.clone());
         }
@@ -134,7 +148,7 @@ impl Schema {
         Ok(altered)
     }
 
-    /// The schema as YAML, for people. Text is quoted as JSON has it, which is YAML too.
+    /// Returns the schema as YAML, for people to read. Text is quoted as in JSON, which is valid YAML.
     pub fn to_yaml(&self) -> String {
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let mut yaml = format!(
@@ -158,7 +172,8 @@ impl Schema {
     }
 }
 
-/// How long history is kept, as RETAIN has it: `90d`. Less than a second, which RETAIN does not have, as a fraction.
+/// Formats a retention as RETAIN in DriftQL takes it: `90d`. A fraction of a second, which RETAIN does not take, is formatted
+/// as a decimal: `1.500s`.
 pub fn format_retain(ms: u64) -> String {
     let (seconds, millis) = (ms / 1000, ms % 1000);
     if millis > 0 {
@@ -170,13 +185,13 @@ pub fn format_retain(ms: u64) -> String {
     format!("{}{unit}", seconds / length)
 }
 
-/// Checks a table's name.
+/// Checks a table's name. Fails with NAME_INVALID.
 pub fn check_table_name(name: &str) -> Result<()> {
     if is_table_name(name) {
         return Ok(());
     }
     let message = format!(
-        "{name:?} cannot be a table's name: it takes 1 to {} letters, digits and underscores, no digit first",
+        "invalid table name {name:?}: a name has 1 to {} letters, digits and underscores, and does not begin with a digit",
         limits::TABLE_NAME_BYTES
     );
     Err(Error::new(Reason::NameInvalid, message))
@@ -187,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_schema_event_survives_the_log() {
+    fn a_schema_event_is_decoded_as_it_was_encoded() {
         let schema = Schema {
             table: "orders".into(),
             primary_key: "id".into(),
@@ -210,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn retention_is_altered_alone_and_has_a_least() {
+    fn retention_can_be_altered_alone_and_has_a_minimum() {
         let kept = |retain_ms| Schema {
             table: "t".into(),
             primary_key: "id".into(),
@@ -230,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn retention_reads_as_it_is_written() {
+    fn retention_is_formatted_in_its_largest_whole_unit() {
         for (ms, text) in [
             (7_776_000_000, "90d"),
             (1_209_600_000, "14d"),

@@ -18,7 +18,7 @@ use crate::table::layers::{LayerFile, LayerMap, at_file};
 #[derive(Debug, Clone)]
 pub struct TableFiles {
     /// The file system.
-    pub disk: Arc<dyn FileSystem>,
+    pub fs: Arc<dyn FileSystem>,
     /// The data directory.
     pub dir: DataDir,
     /// The cache for blocks of open files.
@@ -50,7 +50,7 @@ impl TableFiles {
                 seq,
                 kind: kind::DELTA,
                 index_kind: kind::DELTA_INDEX,
-                path: self.dir.era(table.0, base, seq),
+                path: self.dir.delta_layer(table.0, base, seq),
                 stem: layout::delta_stem(base, seq),
                 indexes: &delta.indexes,
             };
@@ -63,7 +63,7 @@ impl TableFiles {
                 seq: image.seq,
                 kind: kind::IMAGE,
                 index_kind: kind::IMAGE_INDEX,
-                path: self.dir.full(table.0, image.seq),
+                path: self.dir.image_layer(table.0, image.seq),
                 stem: layout::image_stem(image.seq),
                 indexes: &image.indexes,
             };
@@ -87,7 +87,7 @@ impl TableFiles {
         let known = known.unwrap_or_default().iter().find(|known| (known.base, known.seq) == (base, seq));
         let open = |path, kind| {
             let identity = SstIdentity { table: id, base, seq, kind };
-            SstFile::open(Arc::clone(&self.disk), path, identity, Arc::clone(&self.cache))
+            SstFile::open(Arc::clone(&self.fs), path, identity, Arc::clone(&self.cache))
         };
         let file = match known {
             Some(known) => Arc::clone(&known.file),
@@ -111,7 +111,7 @@ impl TableFiles {
     /// Makes the directories for a table's layers and indexes.
     pub(super) fn create_dirs(&self, table: &str) -> Result<()> {
         for dir in [self.dir.snapshots(table), self.dir.indexes(table)] {
-            self.disk
+            self.fs
                 .create_dir(&dir)
                 .map_err(|e| Error::io(format_args!("cannot create {}", dir.display()), &e))?;
         }
@@ -121,7 +121,7 @@ impl TableFiles {
     /// Makes the names of a table's new layers and indexes durable.
     pub(super) fn sync_dirs(&self, table: &str) -> Result<()> {
         for dir in [self.dir.snapshots(table), self.dir.indexes(table), self.dir.table(table)] {
-            self.disk
+            self.fs
                 .sync_dir(&dir)
                 .map_err(|e| Error::io(format_args!("cannot sync {}", dir.display()), &e))?;
         }

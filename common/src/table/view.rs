@@ -11,10 +11,10 @@ use crate::format::snapshot::{CandidateEntry, tree};
 use crate::format::sortkey;
 use crate::table::event_id::EventId;
 use crate::table::layers::not_a_key;
-use crate::table::row_cursor;
 use crate::table::row_fold::RowVersion;
 use crate::table::schema::Schema;
 use crate::table::table_counts::TableCounts;
+use crate::table::table_scan;
 use crate::table::table_state::TableState;
 use crate::table::timeline::Timeline;
 
@@ -109,7 +109,7 @@ impl View {
         last: &mut Option<Key>,
         visit: &mut impl FnMut(Row) -> bool,
     ) -> Result<()> {
-        let mut rows = row_cursor::open(state, self.schema.key_type, self.seq, range)?;
+        let mut rows = table_scan::open(state, self.schema.key_type, self.seq, range)?;
         while let Some((key, row)) = rows.next_row()? {
             if !range.contains(&key) {
                 if is_after_start(range.0, &key) {

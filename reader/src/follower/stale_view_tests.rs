@@ -191,7 +191,7 @@ fn check_head(follower: &mut Follower) {
 }
 
 fn follower_on(disk: StaleDisk) -> Follower {
-    let files = TableFiles { disk: Arc::new(disk), dir: dir(), cache: BlockCache::new(1 << 20) };
+    let files = TableFiles { fs: Arc::new(disk), dir: dir(), cache: BlockCache::new(1 << 20) };
     Follower::open(files).unwrap()
 }
 

@@ -20,7 +20,7 @@ pub struct StaleViewTolerance {
 impl StaleViewTolerance {
     /// The tolerance for a data directory: none on a local file system, which never shows an old state.
     pub fn for_storage(files: &TableFiles) -> StaleViewTolerance {
-        let is_network = files.disk.is_network(files.dir.root()).unwrap_or(false);
+        let is_network = files.fs.is_network(files.dir.root()).unwrap_or(false);
         StaleViewTolerance { limit: if is_network { NETWORK_LIMIT } else { Duration::ZERO }, since: None }
     }
 

@@ -32,7 +32,7 @@ pub fn dir() -> DataDir {
 
 /// The data directory on a disk, with a cache.
 pub fn files(disk: &SimDisk) -> TableFiles {
-    TableFiles { disk: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
+    TableFiles { fs: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
 }
 
 /// Opens the log for writing.
@@ -75,7 +75,7 @@ fn inner(error: AppendError) -> Error {
 
 impl CompactionLog for TestLog {
     fn begin(&self, upto: u64) -> Result<CompactionInput> {
-        self.log.borrow_mut().begin_fold(1, upto).map_err(inner)
+        self.log.borrow_mut().begin_compaction(1, upto).map_err(inner)
     }
 
     fn install(&self, edit: ManifestEdit) -> Result<Manifest> {
@@ -83,7 +83,7 @@ impl CompactionLog for TestLog {
             edit(manifest);
             Ok(())
         };
-        self.log.borrow_mut().edit(1, &mut edit).map_err(inner)
+        self.log.borrow_mut().edit_manifest(1, &mut edit).map_err(inner)
     }
 }
 
@@ -131,7 +131,7 @@ impl TestLog {
 
     fn current(&self) -> (Manifest, TableEntry) {
         let log = self.log.borrow();
-        (log.manifest(1).unwrap().clone(), *log.slot(1).unwrap())
+        (log.manifest(1).unwrap().clone(), *log.table_entry(1).unwrap())
     }
 
     /// Compacts up to commit `seq`, and removes the superseded files at once, without the delay that readers get.
@@ -145,7 +145,7 @@ impl TestLog {
         let kept = layout::snapshot_files(&files.dir, &self.current().0);
         let old =
             layout::snapshot_files(&files.dir, &manifest).into_iter().filter(|file| !kept.contains(file));
-        old.chain(done.superseded).for_each(|file| files.disk.remove(&file).unwrap());
+        old.chain(done.superseded).for_each(|file| files.fs.remove(&file).unwrap());
     }
 
     /// Checks that a replica has applied commit `last`, and that it shows each commit from `floor` on.

@@ -10,7 +10,7 @@ use driftdb_common::query::exec::{SelectExecution, SelectPage, Selection};
 use driftdb_common::table::view::{Row, View};
 
 use crate::replica::Replica;
-use crate::resume_token::RowCursor;
+use crate::resume_token::InitialRowPosition;
 use crate::watch::filter::WatchFilter;
 
 /// Maximum number of rows that one step reads.
@@ -27,7 +27,7 @@ pub struct InitialRows {
     current: Option<TableSelect>,
     /// The last row of the first table that an earlier watch has sent.
     after: Option<Key>,
-    cursor: RowCursor,
+    position: InitialRowPosition,
 }
 
 /// The SELECT of the rows of one table.
@@ -48,22 +48,28 @@ pub struct InitialRowBatch {
 }
 
 impl InitialRows {
-    /// The rows at commit `seq`, from a cursor on.
-    pub fn new(filter: Arc<WatchFilter>, replica: &Replica, seq: u64, cursor: RowCursor) -> InitialRows {
+    /// The rows at commit `seq`, from a position on.
+    pub fn new(
+        filter: Arc<WatchFilter>,
+        replica: &Replica,
+        seq: u64,
+        position: InitialRowPosition,
+    ) -> InitialRows {
         let applied = replica.applied();
-        let tables = filter.timelines(&applied).into_iter().filter(|timeline| timeline.id() >= cursor.table);
+        let tables =
+            filter.timelines(&applied).into_iter().filter(|timeline| timeline.id() >= position.table);
         let tables: VecDeque<_> =
             tables.map(|timeline| (timeline.id(), timeline.name().to_owned())).collect();
-        // The row belongs to the cursor's table, which may be gone by now.
-        let is_first = tables.front().is_some_and(|(id, _)| *id == cursor.table);
-        let after = cursor.after.clone().filter(|_| is_first);
-        let cursor = RowCursor { after: after.clone(), ..cursor };
-        InitialRows { filter, seq, tables, current: None, after, cursor }
+        // The row belongs to the position's table, which may be gone by now.
+        let is_first = tables.front().is_some_and(|(id, _)| *id == position.table);
+        let after = position.after.clone().filter(|_| is_first);
+        let position = InitialRowPosition { after: after.clone(), ..position };
+        InitialRows { filter, seq, tables, current: None, after, position }
     }
 
     /// The position after the last batch.
-    pub fn cursor(&self) -> &RowCursor {
-        &self.cursor
+    pub fn position(&self) -> &InitialRowPosition {
+        &self.position
     }
 
     /// Reads the next batch; `None` at the end.
@@ -84,9 +90,9 @@ impl InitialRows {
                 if rows.is_empty() {
                     continue;
                 }
-                self.cursor = RowCursor { table: next_table, after: None };
+                self.position = InitialRowPosition { table: next_table, after: None };
             } else {
-                self.cursor = RowCursor { table: *id, after: select.last_key().cloned() };
+                self.position = InitialRowPosition { table: *id, after: select.last_key().cloned() };
             }
             return Ok(Some(InitialRowBatch { table, rows }));
         }

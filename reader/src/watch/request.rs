@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::freshness::Freshness;
 use crate::replica::Replica;
-use crate::resume_token::{RowCursor, WatchToken};
+use crate::resume_token::{InitialRowPosition, WatchToken};
 use crate::subscriptions::Subscription;
 use crate::watch::filter::WatchFilter;
 
@@ -23,7 +23,7 @@ const MAX_HEARTBEAT: Duration = Duration::from_secs(86_400);
 
 /// A WatchDrift request, checked and resolved.
 #[derive(Debug)]
-pub struct WatchPlan {
+pub struct ResolvedWatch {
     /// The events and rows to send.
     pub filter: Arc<WatchFilter>,
     /// The row images to send with each event.
@@ -37,14 +37,14 @@ pub struct WatchPlan {
     /// The watch starts after this commit.
     pub start_seq: u64,
     /// The initial rows to send first; `None` for none.
-    pub initial_rows: Option<RowCursor>,
+    pub initial_rows: Option<InitialRowPosition>,
     /// Keeps new commits in the live ring.
     pub subscription: Subscription,
 }
 
-impl WatchPlan {
+impl ResolvedWatch {
     /// Decodes a request. Waits until the replica has reached the commit at which the watch starts.
-    pub async fn resolve(replica: &Arc<Replica>, request: v1::WatchDriftRequest) -> Result<WatchPlan> {
+    pub async fn resolve(replica: &Arc<Replica>, request: v1::WatchDriftRequest) -> Result<ResolvedWatch> {
         let format = convert::format_from_wire(request.format)?;
         let filter = Arc::new(WatchFilter::from_wire(&request)?);
         let heartbeat = match &request.heartbeat {
@@ -58,7 +58,7 @@ impl WatchPlan {
         for timeline in filter.timelines(&replica.applied()) {
             timeline.check_floor(start_seq)?;
         }
-        Ok(WatchPlan {
+        Ok(ResolvedWatch {
             filter,
             images: Images { before: request.with_before, after: request.with_after },
             format,
@@ -76,9 +76,9 @@ async fn resolve_start(
     replica: &Replica,
     filter: &WatchFilter,
     request: &v1::WatchDriftRequest,
-) -> Result<(u64, Option<RowCursor>)> {
+) -> Result<(u64, Option<InitialRowPosition>)> {
     let freshness = v1::Freshness { epoch: request.epoch, ..v1::Freshness::default() };
-    let all_rows = request.initial_rows.then(RowCursor::default);
+    let all_rows = request.initial_rows.then(InitialRowPosition::default);
     let (freshness, point, rows) = match &request.start {
         None => (freshness, None, all_rows),
         // All that is retained: from the first commit on, or from the floor if there is one.

@@ -18,14 +18,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::read_point::ReadPoint;
 use crate::replica::Replica;
-use crate::resume_token::{RowCursor, WatchToken};
+use crate::resume_token::{InitialRowPosition, WatchToken};
 use crate::subscriptions::{NextCommit, Subscription};
 use crate::watch::catch_up::CatchUp;
 use crate::watch::commit_assembler::CommitAssembler;
 use crate::watch::delivery::Delivery;
 use crate::watch::filter::WatchFilter;
 use crate::watch::initial_rows::InitialRows;
-use crate::watch::request::WatchPlan;
+use crate::watch::request::ResolvedWatch;
 
 /// How long a session waits for the follower to read tables again whose files are gone.
 const RELOAD_WAIT: Duration = Duration::from_secs(5);
@@ -61,8 +61,8 @@ pub struct WatchSession {
 /// What a session does next.
 #[derive(Debug)]
 enum WatchPhase {
-    /// Sends Opened, then initial rows if there is a cursor.
-    Opening(Option<RowCursor>),
+    /// Sends Opened, then initial rows if there is a position.
+    Opening(Option<InitialRowPosition>),
     /// Sends the initial rows.
     InitialRows(Box<InitialRows>),
     /// Reads commits from files; `None` before the read has started.
@@ -73,23 +73,23 @@ enum WatchPhase {
 }
 
 impl WatchSession {
-    /// A session that executes a plan.
-    pub fn new(replica: Arc<Replica>, plan: WatchPlan, shutdown: CancellationToken) -> WatchSession {
+    /// A session that executes a watch.
+    pub fn new(replica: Arc<Replica>, watch: ResolvedWatch, shutdown: CancellationToken) -> WatchSession {
         WatchSession {
-            filter: plan.filter,
-            images: plan.images,
-            format: plan.format,
-            until: plan.until,
-            heartbeat: plan.heartbeat,
-            position: plan.start_seq,
-            read_position: plan.start_seq,
-            out: CommitAssembler::new(plan.format),
-            phase: WatchPhase::Opening(plan.initial_rows),
+            filter: watch.filter,
+            images: watch.images,
+            format: watch.format,
+            until: watch.until,
+            heartbeat: watch.heartbeat,
+            position: watch.start_seq,
+            read_position: watch.start_seq,
+            out: CommitAssembler::new(watch.format),
+            phase: WatchPhase::Opening(watch.initial_rows),
             catching_up_to: None,
             newest: replica.subscriptions().newest(),
             table_reloads: replica.table_reloads(),
             sent_at: Instant::now(),
-            _subscription: plan.subscription,
+            _subscription: watch.subscription,
             replica,
             shutdown,
         }
@@ -108,7 +108,7 @@ impl WatchSession {
             }
             self.position = self.position.max(self.read_position);
             let event = match std::mem::replace(&mut self.phase, WatchPhase::Ended) {
-                WatchPhase::Opening(cursor) => Some(self.open(cursor).await?),
+                WatchPhase::Opening(row_position) => Some(self.open(row_position).await?),
                 WatchPhase::InitialRows(rows) => self.send_rows(rows).await?,
                 WatchPhase::CatchingUp(read) => self.catch_up(read).await?,
                 WatchPhase::Following(delivery) => self.follow(delivery).await?,
@@ -142,7 +142,7 @@ impl WatchSession {
 
     fn event_message(&mut self, event: Event) -> Result<v1::WatchDriftResponse> {
         let token = match &self.phase {
-            WatchPhase::InitialRows(rows) => self.token(Some(rows.cursor()))?,
+            WatchPhase::InitialRows(rows) => self.token(Some(rows.position()))?,
             _ => self.token(None)?,
         };
         Ok(self.message(event, token))
@@ -164,20 +164,20 @@ impl WatchSession {
     }
 
     /// The token for the session's position, and for a position in the initial rows while they are being sent.
-    fn token(&self, rows: Option<&RowCursor>) -> Result<Vec<u8>> {
+    fn token(&self, rows: Option<&InitialRowPosition>) -> Result<Vec<u8>> {
         WatchToken::new(self.replica.database(), self.filter.hash(), self.position, rows).encode()
     }
 
-    async fn open(&mut self, cursor: Option<RowCursor>) -> Result<Event> {
-        self.phase = match cursor {
-            Some(cursor) => WatchPhase::InitialRows(self.initial_rows(cursor)),
+    async fn open(&mut self, row_position: Option<InitialRowPosition>) -> Result<Event> {
+        self.phase = match row_position {
+            Some(position) => WatchPhase::InitialRows(self.initial_rows(position)),
             None => WatchPhase::CatchingUp(None),
         };
         Ok(Event::Opened(self.header().await?))
     }
 
-    fn initial_rows(&self, cursor: RowCursor) -> Box<InitialRows> {
-        Box::new(InitialRows::new(Arc::clone(&self.filter), &self.replica, self.position, cursor))
+    fn initial_rows(&self, row_position: InitialRowPosition) -> Box<InitialRows> {
+        Box::new(InitialRows::new(Arc::clone(&self.filter), &self.replica, self.position, row_position))
     }
 
     /// After CORRUPT, waits until the follower has read the tables again, in case compaction removed their files. The session
@@ -227,7 +227,7 @@ impl WatchSession {
             }
             Err(error) => {
                 self.recover(error).await?;
-                self.phase = WatchPhase::InitialRows(self.initial_rows(rows.cursor().clone()));
+                self.phase = WatchPhase::InitialRows(self.initial_rows(rows.position().clone()));
                 return Ok(None);
             }
         };

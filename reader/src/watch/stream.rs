@@ -5,17 +5,17 @@ use std::task::{Context, Poll};
 
 use driftdb::v1;
 use driftdb_common::error::Result;
+use driftdb_common::service::server::ResponseStream;
 use driftdb_common::service::status::to_status;
 use tokio_stream::Stream;
 use tokio_util::sync::ReusableBoxFuture;
 use tonic::Status;
 
-use crate::paged_stream::ResponseStream;
 use crate::watch::session::WatchSession;
 
 /// The stream of a session's messages. An error ends the stream.
 pub fn stream(session: WatchSession) -> ResponseStream<v1::WatchDriftResponse> {
-    Box::pin(WatchStream { next: ReusableBoxFuture::new(step(session)), ended: false })
+    Box::pin(SessionStream { next: ReusableBoxFuture::new(step(session)), ended: false })
 }
 
 /// A session, and the message that it has computed.
@@ -26,13 +26,13 @@ async fn step(mut session: WatchSession) -> SessionStep {
     (session, message)
 }
 
-struct WatchStream {
+struct SessionStream {
     /// Computes the next message. All messages use the same allocation.
     next: ReusableBoxFuture<'static, SessionStep>,
     ended: bool,
 }
 
-impl Stream for WatchStream {
+impl Stream for SessionStream {
     type Item = Result<v1::WatchDriftResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

@@ -7,7 +7,7 @@ use driftdb_common::format::event::{CommitMeta, Event, EventType, RequestId};
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::format::snapshot::{ProducerEntry, RequestEntry};
 use driftdb_common::storage::recovery::Replay;
-use driftdb_common::storage::wal::commits::LogCommit;
+use driftdb_common::storage::wal::commit_reader::LogCommit;
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::schema::{SchemaAction, SchemaEvent};
@@ -118,7 +118,7 @@ impl<'a> AdmissionRebuild<'a> {
 }
 
 impl Replay for AdmissionRebuild<'_> {
-    fn table(&mut self, manifest: &Manifest) -> Result<()> {
+    fn replay_table(&mut self, manifest: &Manifest) -> Result<()> {
         if manifest.deltas.is_empty() {
             return Ok(());
         }
@@ -138,7 +138,7 @@ impl Replay for AdmissionRebuild<'_> {
         Ok(())
     }
 
-    fn commit(&mut self, commit: LogCommit) -> Result<()> {
+    fn replay_commit(&mut self, commit: LogCommit) -> Result<()> {
         let LogCommit { seq, time_ms, meta, parts } = commit;
         self.remember_snapshot_requests(seq);
         for (table, events) in parts {

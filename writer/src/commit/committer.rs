@@ -139,7 +139,7 @@ fn settle_durable(state: &mut CommitState, log: &Log, group: &OpenGroup, mark: U
     let durable = state.durable;
     state.admission.discard_undo(mark, durable);
     for (id, table) in &group.group.tables {
-        state.storage.insert(*id, log.storage(*id));
+        state.storage.insert(*id, log.table_storage(*id));
         let (events, bytes) = (table.frames.frames() as u64, table.frames.bytes().len() as u64);
         let tail = state.tails.entry(*id).or_default();
         tail.events += events;

@@ -68,7 +68,7 @@ impl LogAccess {
     pub(crate) fn manifest(&self, id: u64) -> Result<(Manifest, ReadLimit)> {
         self.run(move |log| {
             let (seq, _) = log.published();
-            match (log.manifest(id), log.slot(id)) {
+            match (log.manifest(id), log.table_entry(id)) {
                 (Some(manifest), Some(entry)) => {
                     let limit = ReadLimit { segment: entry.segment, bytes: entry.bytes, seq };
                     Ok((manifest.clone(), limit))

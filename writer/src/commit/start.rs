@@ -60,10 +60,10 @@ pub(crate) fn start(
 }
 
 fn initial_state(log: &Log, admission: Admission) -> CommitState {
-    let storage = admission.tables.iter().map(|table| (table.id(), log.storage(table.id()))).collect();
+    let storage = admission.tables.iter().map(|table| (table.id(), log.table_storage(table.id()))).collect();
     let tail = |table: &AdmittedTable| LogTail {
         events: table.counts().events.saturating_sub(table.layers().counts().events),
-        bytes: log.tail_bytes(table.id()),
+        bytes: log.bytes_since_snapshot(table.id()),
     };
     let tails: HashMap<u64, LogTail> =
         admission.tables.iter().map(|table| (table.id(), tail(table))).collect();

@@ -40,11 +40,11 @@ impl CommitLookup {
     pub(super) fn scan_tail(&self, id: u64, counts: impl Fn(u64, u64) -> bool) -> Result<ScannedTail> {
         let (manifest, limit) = self.context.commits.log.manifest(id)?;
         let mut cursor = log_after(&self.context.files, &manifest, limit);
-        let (mut scanned, mut start) = (ScannedTail::default(), cursor.mark().offset);
+        let (mut scanned, mut start) = (ScannedTail::default(), cursor.position().offset);
         loop {
             match cursor.next_frame()? {
                 CursorItem::Frame(frame) if counts(frame.seq, frame.time_ms) => {
-                    let end = cursor.mark().offset;
+                    let end = cursor.position().offset;
                     // In a new segment the offset starts at 0.
                     scanned.bytes += if end > start { end - start } else { end };
                     scanned.events += u64::from(frame.event.kind != EventType::Note);
@@ -53,7 +53,7 @@ impl CommitLookup {
                 }
                 CursorItem::Frame(_) | CursorItem::End => return Ok(scanned),
                 CursorItem::Invalid(error) => {
-                    return Err(Error::corrupt(cursor.path().display(), cursor.mark().offset, error));
+                    return Err(Error::corrupt(cursor.path().display(), cursor.position().offset, error));
                 }
             }
         }

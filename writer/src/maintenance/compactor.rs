@@ -38,7 +38,7 @@ struct CompactedTable<'a> {
 impl CompactionLog for CompactedTable<'_> {
     fn begin(&self, upto: u64) -> Result<CompactionInput> {
         let id = self.id;
-        self.compactor.context.commits.log.run(move |log| log.begin_fold(id, upto))
+        self.compactor.context.commits.log.run(move |log| log.begin_compaction(id, upto))
     }
 
     fn install(&self, edit: ManifestEdit) -> Result<Manifest> {
@@ -167,7 +167,7 @@ impl Compactor {
         let (dir, name) = (&self.context.files.dir, manifest.table.as_str());
         let indexes = manifest.deltas.last().into_iter().flat_map(|delta| &delta.indexes);
         let indexes = indexes.map(|path| dir.index(name, path, &image_stem(seq)));
-        indexes.chain([dir.full(name, seq)]).collect()
+        indexes.chain([dir.image_layer(name, seq)]).collect()
     }
 }
 

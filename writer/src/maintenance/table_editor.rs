@@ -69,11 +69,11 @@ impl TableEditor {
     ) -> Result<(Option<Manifest>, Manifest)> {
         let (before, after, storage) = self.context.commits.log.run(move |log| {
             let before = log.manifest(id).cloned();
-            let after = log.edit(id, &mut |manifest| {
+            let after = log.edit_manifest(id, &mut |manifest| {
                 edit(manifest);
                 Ok(())
             })?;
-            Ok((before, after, log.storage(id)))
+            Ok((before, after, log.table_storage(id)))
         })?;
         self.context.commits.updates.set_storage(id, storage);
         Ok((before, after))
@@ -106,6 +106,6 @@ impl TableEditor {
 
     /// Deletes the scheduled files whose grace period is over, or all of them if `all` is set.
     pub(super) fn delete_unused_files(&self, all: bool) {
-        self.deletions.delete_due(&*self.context.files.disk, all);
+        self.deletions.delete_due(&*self.context.files.fs, all);
     }
 }

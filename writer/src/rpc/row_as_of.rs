@@ -103,7 +103,7 @@ impl RowAsOfReader {
                 }
                 CursorItem::End => return Ok(()),
                 CursorItem::Invalid(error) => {
-                    return Err(Error::corrupt(cursor.path().display(), cursor.mark().offset, error));
+                    return Err(Error::corrupt(cursor.path().display(), cursor.position().offset, error));
                 }
             }
         }

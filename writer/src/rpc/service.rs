@@ -1,6 +1,5 @@
 //! `WriterService`: decodes requests, commits them, and answers once they are durable.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use driftdb::v1;
@@ -11,11 +10,11 @@ use driftdb_common::format::manifest::Database;
 use driftdb_common::query::ast::StatementKind;
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::convert;
+use driftdb_common::service::server::ResponseStream;
 use driftdb_common::service::status::to_status;
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::table::operation::{Action, CommitRequest, SchemaChange};
 use driftdb_common::table::schema::Schema;
-use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -26,9 +25,6 @@ use crate::commit::{CommitPipeline, CommitStatus};
 use crate::rpc::ingest_stream::IngestService;
 use crate::rpc::maintenance_rpc::{self, JobStream, MaintenanceCalls};
 use crate::rpc::revert::RevertResolver;
-
-/// A stream of response messages.
-type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service.
 #[derive(Debug, Clone)]

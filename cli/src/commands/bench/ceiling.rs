@@ -55,7 +55,7 @@ struct CeilingLog(mpsc::Sender<LogAppend>);
 impl CeilingLog {
     fn open(dir: &Path) -> Result<CeilingLog> {
         let failed =
-            |e: std::io::Error| Error::io(format_args!("cannot make a log in {}", dir.display()), &e);
+            |e: std::io::Error| Error::io(format_args!("cannot create a log in {}", dir.display()), &e);
         OsFileSystem.create_dir(dir).map_err(failed)?;
         let file = preallocated(dir).map_err(failed)?;
         let (sender, entries) = mpsc::channel(limits::QUEUE_REQUESTS);
@@ -83,7 +83,8 @@ impl CeilingLog {
 
 fn preallocated(dir: &Path) -> std::io::Result<Box<dyn File>> {
     let file = OsFileSystem.create(&dir.join("ceiling.log"))?;
-    // Write zeros instead of only reserving space: the first write to a reserved block is slower, because it is journaled.
+    // Write zeros instead of only reserving space: the first write to a reserved block is slower, because it is
+    // journaled.
     let zeros = vec![0; 1 << 20];
     for start in (0..FILE_BYTES).step_by(zeros.len()) {
         file.write_at(&zeros, start as u64)?;

@@ -1,4 +1,5 @@
-//! The history phase of `bench`: loads a long history into its own daemons, and measures start-up, queries and maintenance.
+//! The history phase of `bench`: loads a long history into its own daemons, and measures start-up, queries and
+//! maintenance.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use self::dataset::{Dataset, EventScript, TABLE};
-use self::queries::{HistoryQuery, QueryClient};
+use self::queries::{DatasetQuery, QueryClient};
 use super::ingest;
 use super::load::summary;
 use super::report::BenchReport;
@@ -66,7 +67,7 @@ pub(crate) async fn measure(
             None => None,
         };
         loaded.measure_start(run, &dataset).await?;
-        for query in HistoryQuery::ALL {
+        for query in DatasetQuery::ALL {
             loaded.measure_query(run, &client, query, echo).await?;
         }
     }
@@ -162,12 +163,12 @@ impl LoadedHistory<'_> {
         &mut self,
         run: u32,
         client: &QueryClient<'_>,
-        (query, phase, calls): (HistoryQuery, &str, usize),
+        (query, phase, calls): (DatasetQuery, &str, usize),
         echo: Option<f64>,
     ) -> Result<()> {
         self.note_run(run, phase);
         let (mut daemon, _, mut reader) = self.start(client.dataset).await?;
-        if run == 1 && query == HistoryQuery::Select {
+        if run == 1 && query == DatasetQuery::Select {
             render::note(&format!("R4: {}", client.explain(&mut reader).await?.trim()));
         }
         let seed = u64::from(run);

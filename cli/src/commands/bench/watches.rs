@@ -22,7 +22,7 @@ const WRITERS: u32 = 50;
 
 /// The parameters of the phase.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct WatchPlan {
+pub(crate) struct WatchRun {
     /// The name of the figures.
     pub(crate) phase: &'static str,
     /// The number of watchers, each with its own connection.
@@ -34,13 +34,13 @@ pub(crate) struct WatchPlan {
 }
 
 /// One watcher, at the rate used in benchmarks of comparable systems.
-pub(crate) fn alone(time: Duration) -> WatchPlan {
-    WatchPlan { phase: "WA", watchers: 1, rate: 5000, time }
+pub(crate) fn alone(time: Duration) -> WatchRun {
+    WatchRun { phase: "WA", watchers: 1, rate: 5000, time }
 }
 
 /// Many watchers, which together receive ten times as many events.
-pub(crate) fn fan(time: Duration) -> WatchPlan {
-    WatchPlan { phase: "WA.fan", watchers: 100, rate: 500, time }
+pub(crate) fn fan(time: Duration) -> WatchRun {
+    WatchRun { phase: "WA.fan", watchers: 100, rate: 500, time }
 }
 
 /// A commit: when it was sent and when it was acknowledged.
@@ -55,7 +55,7 @@ pub(crate) async fn measure(
     served: &Served,
     table: &str,
     work: &Work,
-    plan: WatchPlan,
+    plan: WatchRun,
     report: &mut BenchReport,
 ) -> Result<()> {
     let opened = Arc::new(Barrier::new(plan.watchers + 1));
@@ -92,7 +92,7 @@ pub(crate) async fn measure(
 }
 
 /// Writes at the requested rate until the time is over.
-async fn write(served: &Served, work: &Work, plan: WatchPlan) -> Result<Vec<TimedCommit>> {
+async fn write(served: &Served, work: &Work, plan: WatchRun) -> Result<Vec<TimedCommit>> {
     let begin = Instant::now();
     let every = Duration::from_secs(1) * WRITERS / plan.rate.max(1);
     let mut writing = JoinSet::new();
@@ -160,7 +160,7 @@ fn add_figures(
     written: &[TimedCommit],
     delivered: &[Vec<(u64, Instant)>],
     processor: Option<Duration>,
-    plan: WatchPlan,
+    plan: WatchRun,
     report: &mut BenchReport,
 ) -> Result<()> {
     let counted = written.first().map(|first| first.sent + WARM_UP);

@@ -1,5 +1,5 @@
-//! The stream of batches to the writer: several batches are in flight, and unacknowledged batches are sent again on a new
-//! stream if the stream breaks.
+//! The stream of batches to the writer: several batches are in flight, and unacknowledged batches are sent again on a
+//! new stream if the stream breaks.
 
 use std::collections::VecDeque;
 use std::time::Duration;

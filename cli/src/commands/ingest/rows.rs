@@ -176,7 +176,7 @@ impl<R: Read> Cutter<R> {
     /// The bytes of the next record with their line endings. A record can have several lines.
     fn print_record(&mut self) -> Result<Option<Vec<u8>>> {
         let mut record = Vec::new();
-        while let Some(mut line) = input::raw_line(&mut self.source)? {
+        while let Some(mut line) = input::read_raw_line(&mut self.source)? {
             self.offset += line.len() as u64;
             self.lines_read += 1;
             if self.lines_read == 1 && line.starts_with(BYTE_ORDER_MARK) {

@@ -28,9 +28,9 @@ pub(crate) struct SkippedLines {
 
 impl SkippedLines {
     /// Opens the file. It must not be the input file.
-    pub(crate) fn open(path: &Path, input: Option<&fs::Stamp>) -> CliResult<SkippedLines> {
+    pub(crate) fn open(path: &Path, input: Option<&fs::FileStamp>) -> CliResult<SkippedLines> {
         let file = fs::create_output(path)?;
-        let stamp = fs::stamp(path)?;
+        let stamp = fs::read_stamp(path)?;
         if input.is_some_and(|input| stamp.as_ref().is_some_and(|stamp| stamp.path == input.path)) {
             return Err(Failure::Usage(format!(
                 "--skip-bad {} is the input file; name another file",

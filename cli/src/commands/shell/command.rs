@@ -72,7 +72,7 @@ pub(crate) fn parse(line: &str) -> CliResult<ShellCommand> {
 /// A point in time, with or without quotes.
 fn moment(text: &str) -> CliResult<ShellCommand> {
     let bare = ['"', '\''].iter().find_map(|q| text.strip_prefix(*q)?.strip_suffix(*q)).unwrap_or(text);
-    statement::point(bare)?;
+    statement::parse_point(bare)?;
     Ok(ShellCommand::AsOf(Some(bare.to_owned())))
 }
 

@@ -7,7 +7,8 @@ use crate::args::Format;
 use crate::render::sink::Sink;
 use crate::testing::embedded;
 
-/// Types lines. Returns, for each completed entry, its error or an empty text; then the prompt, the note on leaving and the output.
+/// Types lines. Returns, for each completed entry, its error or an empty text; then the prompt, the note on leaving and
+/// the output.
 async fn typed(dir: &Path, format: Format, lines: &[&str]) -> (Vec<String>, String, Option<String>, String) {
     let sink = Sink::default();
     let mut out = Printer::new(Box::new(sink.clone()), format);

@@ -240,7 +240,7 @@ async fn imported_times_never_decrease() {
     }
     let path = commits.path().to_str().unwrap().to_owned();
     writeln!(commits, r#"{{"time":"2023-01-01T00:00:00Z","ops":[]}}"#).unwrap();
-    // A line without operations is a commit too: a mark in the history.
+    // A line without operations becomes a commit, too.
     let loaded = embedded(dir.path(), &["apply", "--file", &path, "--preserve-time"]).await;
     assert_eq!(loaded, "{\"last_seq\":6,\"commits\":5,\"events\":4}\n");
     let drift = embedded(dir.path(), &["drift", "-t", "t", "--from", "@seq:1"]).await;

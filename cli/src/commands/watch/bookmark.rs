@@ -35,7 +35,7 @@ pub(crate) struct Bookmark {
 impl Bookmark {
     /// Reads the position from a file; there is none if the file does not exist.
     pub(crate) fn open(path: &Path) -> Result<Bookmark> {
-        let failed = |e| Error::io(format_args!("cannot find {}", path.display()), &e);
+        let failed = |e| Error::io(format_args!("cannot resolve the path {}", path.display()), &e);
         let path = std::path::absolute(path).map_err(failed)?;
         let disk = OsFileSystem::shared();
         let token = match fs::read(&*disk, &path, BYTES_MAX)? {

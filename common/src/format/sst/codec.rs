@@ -29,7 +29,7 @@ fn crc(fields: &[u8], stored: &[u8], identity: SstIdentity, offset: u64) -> u32 
 }
 
 /// Encodes blocks, and reuses its compressor and buffer from one block to the next.
-pub struct BlockEncoder {
+pub(super) struct BlockEncoder {
     compressor: Compressor<'static>,
     compressed: Vec<u8>,
 }
@@ -69,7 +69,7 @@ fn failed(e: &std::io::Error) -> Error {
 /// Encodes `raw` as the block at `offset` of a file, without compression.
 ///
 /// Fails with [`Reason::TooLarge`] if `raw` exceeds [`limits::BLOCK_BYTES_MAX`].
-pub fn encode_raw(raw: &[u8], identity: SstIdentity, offset: u64) -> Result<Vec<u8>> {
+pub(crate) fn encode_raw(raw: &[u8], identity: SstIdentity, offset: u64) -> Result<Vec<u8>> {
     encode(CODEC_RAW, raw, raw.len(), identity, offset)
 }
 

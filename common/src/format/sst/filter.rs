@@ -32,7 +32,7 @@ pub struct FilterHandle {
 
 impl FilterHandle {
     /// The length of a partition's raw content, in bytes.
-    pub fn partition_bytes(&self) -> usize {
+    pub(crate) fn partition_bytes(&self) -> usize {
         usize::try_from(self.lines.min(PARTITION_LINES)).unwrap_or(0) * LINE_BYTES
     }
 

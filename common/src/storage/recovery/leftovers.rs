@@ -1,106 +1,102 @@
-//! What writers leave that did not come to their end: removed, once recovery has judged all there is.
+//! Removes the files that interrupted writers left, after the survey has succeeded.
 
 use std::io;
 use std::path::Path;
 
-use super::{numbered_segments, read_from};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
-use crate::storage::fs::FileSystem;
+use crate::storage::fs::{self, FileSystem};
 use crate::storage::layout::{self, DataDir, SEGMENT_TMP, TMP};
 use crate::storage::wal::appender::Log;
 
-/// Removes what writers of other terms began to write, manifests and segments: from now on none of them gets its name.
-pub(super) fn remove_unfinished(disk: &dyn FileSystem, data: &DataDir) -> Result<()> {
-    for table in layout::table_names(disk, data)? {
-        remove_ending(disk, &data.table(&table), TMP)?;
-        remove_ending(disk, &data.segments(&table), TMP)?;
+/// Removes the unfinished manifests and segments of writers of other terms, so that none of them can be installed later.
+pub(super) fn remove_unfinished(fs: &dyn FileSystem, dir: &DataDir) -> Result<()> {
+    for table in layout::table_names(fs, dir)? {
+        remove_temporary_files(fs, &dir.table(&table))?;
+        remove_temporary_files(fs, &dir.segments(&table))?;
     }
     Ok(())
 }
 
-fn remove_ending(disk: &dyn FileSystem, dir: &Path, end: &str) -> Result<()> {
+fn remove_temporary_files(fs: &dyn FileSystem, dir: &Path) -> Result<()> {
     let failed = |e: io::Error| Error::io(format_args!("cannot clear {}", dir.display()), &e);
-    let names = match disk.list(dir) {
+    let names = match fs.list(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(failed)?,
     };
-    for name in names.iter().filter(|name| name.ends_with(end)) {
-        match disk.remove(&dir.join(name)) {
-            // Whoever made it has given it its name meanwhile.
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
-            _ => {}
-        }
+    for name in names.iter().filter(|name| name.ends_with(TMP)) {
+        // The file may be gone: its writer may have renamed it in the meantime.
+        fs::remove_if_exists(fs, &dir.join(name)).map_err(failed)?;
     }
     Ok(())
 }
 
-/// Removes snapshots and indexes that the manifest does not name: made for one that never came to be, or replaced.
-/// They hold nothing that the log does not.
+/// Removes snapshots and indexes that the manifest does not list, because its change never completed or replaced them.
+/// They contain nothing that the log does not contain.
 pub(super) fn remove_unlisted_snapshots(log: &Log, manifest: &Manifest) -> Result<()> {
-    let named = layout::snapshot_files(&log.dir, manifest);
-    for (dir, own) in
+    let listed = layout::snapshot_files(&log.dir, manifest);
+    for (dir, extension) in
         [(log.dir.snapshots(&manifest.table), ".snap"), (log.dir.indexes(&manifest.table), ".idx")]
     {
         let failed = |e: io::Error| Error::io(format_args!("cannot clear {}", dir.display()), &e);
-        let names = match log.disk.list(&dir) {
+        let names = match log.fs.list(&dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             other => other.map_err(failed)?,
         };
         for name in names {
-            let ours = [own, ".tmp", ".run"].iter().any(|end| name.ends_with(end));
-            if ours && !named.contains(&dir.join(&name)) {
-                log.disk.remove(&dir.join(&name)).map_err(failed)?;
+            let ours = [extension, ".tmp", ".run"].iter().any(|end| name.ends_with(end));
+            if ours && !listed.contains(&dir.join(&name)) {
+                log.fs.remove(&dir.join(&name)).map_err(failed)?;
             }
         }
     }
     Ok(())
 }
 
-/// A table whose creation was never acknowledged: removed, or kept aside under a name that no table can have if it
-/// holds anything.
+/// Removes a table whose creation was never acknowledged. If its segments contain anything, keeps the directory under a
+/// name that no table can have.
 pub(super) fn remove_table(log: &Log, name: &str) -> Result<()> {
     let dir = log.dir.table(name);
     let failed = |e: io::Error| Error::io(format_args!("cannot remove {}", dir.display()), &e);
-    let aside = log.dir.tables().join(format!("{name}.torn.{}", log.term()));
-    let mut empty = true;
-    for number in numbered_segments(&*log.disk, &log.dir, name)? {
-        empty &=
-            read_from(&*log.disk, &log.dir.segment(name, number), 0, u64::MAX)?.iter().all(|byte| *byte == 0);
+    let kept = log.dir.tables().join(format!("{name}.torn.{}", log.term()));
+    let mut is_empty = true;
+    for number in layout::segment_numbers(&*log.fs, &log.dir, name)? {
+        let bytes = fs::read_range(&*log.fs, &log.dir.segment(name, number), 0, u64::MAX)?;
+        is_empty &= bytes.iter().all(|byte| *byte == 0);
     }
-    log.disk.rename(&dir, &aside).map_err(failed)?;
-    log.disk.sync_dir(&log.dir.tables()).map_err(failed)?;
-    if empty {
-        remove_own_files(&*log.disk, &aside).map_err(failed)?;
+    log.fs.rename(&dir, &kept).map_err(failed)?;
+    log.fs.sync_dir(&log.dir.tables()).map_err(failed)?;
+    if is_empty {
+        remove_own_files(&*log.fs, &kept).map_err(failed)?;
     }
     Ok(())
 }
 
-/// Removes what DriftDB makes in a table's directory, and the directory itself if nothing else is in it.
-fn remove_own_files(disk: &dyn FileSystem, dir: &Path) -> io::Result<()> {
+/// Removes the files that DriftDB creates in a table's directory, and the directory itself if nothing else is in it.
+fn remove_own_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
     let segments = dir.join("segments");
     let own_segment = |name: &String| layout::segment_number(name).is_some() || name.ends_with(SEGMENT_TMP);
-    for name in disk.list(&segments).unwrap_or_default().iter().filter(|name| own_segment(name)) {
-        disk.remove(&segments.join(name))?;
+    for name in fs.list(&segments).unwrap_or_default().iter().filter(|name| own_segment(name)) {
+        fs.remove(&segments.join(name))?;
     }
-    for name in disk.list(dir)? {
+    for name in fs.list(dir)? {
         if ["meta.json", "schema.yaml"].contains(&name.as_str()) || name.ends_with(TMP) {
-            disk.remove(&dir.join(name))?;
+            fs.remove(&dir.join(name))?;
         }
     }
-    for (of_files, own) in [(dir.join("snapshots"), ".snap"), (dir.join("indexes"), ".idx")] {
-        for name in disk.list(&of_files).unwrap_or_default() {
-            if name.ends_with(own) || name.ends_with(".tmp") {
-                disk.remove(&of_files.join(name))?;
+    for (subdir, extension) in [(dir.join("snapshots"), ".snap"), (dir.join("indexes"), ".idx")] {
+        for name in fs.list(&subdir).unwrap_or_default() {
+            if name.ends_with(extension) || name.ends_with(".tmp") {
+                fs.remove(&subdir.join(name))?;
             }
         }
-        if disk.list(&of_files).is_ok_and(|names| names.is_empty()) {
-            disk.remove_dir(&of_files)?;
+        if fs.list(&subdir).is_ok_and(|names| names.is_empty()) {
+            fs.remove_dir(&subdir)?;
         }
     }
-    for emptied in [&segments, dir] {
-        if disk.list(emptied).is_ok_and(|names| names.is_empty()) {
-            disk.remove_dir(emptied)?;
+    for dir in [&segments, dir] {
+        if fs.list(dir).is_ok_and(|names| names.is_empty()) {
+            fs.remove_dir(dir)?;
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The blocks in memory and the files held open, both for many files and both bounded.
+//! The block cache: a bounded number of unpacked blocks and of open files, shared by many SSTs.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,48 +15,48 @@ use crate::format::sst::{Block, TARGET_BYTES};
 use crate::limits;
 use crate::storage::fs::File;
 
-/// About what the cache needs for a block beside its bytes.
-const OVERHEAD: u64 = 128;
+/// The approximate overhead of a cached block, in bytes.
+const OVERHEAD_BYTES: u64 = 128;
 
-/// A block in memory.
+/// An unpacked block in memory.
 #[derive(Debug, Clone)]
-pub(super) enum Cached {
+pub(super) enum CachedBlock {
     Entries(Block),
     Partition(Bytes),
 }
 
-/// A block's file and offset.
+/// A block's file id and offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key(u64, u64);
+struct BlockKey(u64, u64);
 
 #[derive(Clone)]
-struct Weight;
+struct BlockWeighter;
 
-impl Weighter<Key, Cached> for Weight {
-    fn weight(&self, _: &Key, block: &Cached) -> u64 {
+impl Weighter<BlockKey, CachedBlock> for BlockWeighter {
+    fn weight(&self, _: &BlockKey, block: &CachedBlock) -> u64 {
         let bytes = match block {
-            Cached::Entries(block) => block.bytes(),
-            Cached::Partition(partition) => partition.len(),
+            CachedBlock::Entries(block) => block.bytes(),
+            CachedBlock::Partition(partition) => partition.len(),
         };
-        bytes as u64 + OVERHEAD
+        bytes as u64 + OVERHEAD_BYTES
     }
 }
 
-/// An open file. Who reads from it keeps it open, whatever the cache does.
-pub(super) type Open = Arc<Box<dyn File>>;
+/// An open file. A reader keeps it open even after the cache has dropped it.
+pub(super) type SharedFile = Arc<Box<dyn File>>;
 
-/// Unpacked blocks of many files, up to a budget of bytes, and a bounded number of open files.
+/// Caches unpacked blocks of many files, up to a budget in bytes, and a bounded number of open files.
 pub struct BlockCache {
-    blocks: Cache<Key, Cached, Weight>,
+    blocks: Cache<BlockKey, CachedBlock, BlockWeighter>,
     budget: u64,
     next_id: AtomicU64,
-    files: Mutex<Files>,
+    files: Mutex<OpenFileTable>,
 }
 
 #[derive(Default)]
-struct Files {
-    open: HashMap<u64, (Open, u64)>,
-    /// Counts uses, so that the one longest ago is known.
+struct OpenFileTable {
+    open: HashMap<u64, (SharedFile, u64)>,
+    /// Counts uses, to find the least recently used file.
     uses: u64,
 }
 
@@ -67,74 +67,75 @@ impl fmt::Debug for BlockCache {
 }
 
 impl BlockCache {
-    /// A cache that keeps up to about so many bytes of blocks.
+    /// Creates a cache for about `budget_bytes` of blocks.
     pub fn new(budget_bytes: u64) -> Arc<BlockCache> {
         let blocks = usize::try_from(budget_bytes / TARGET_BYTES as u64).unwrap_or(usize::MAX);
         Arc::new(BlockCache {
-            blocks: Cache::with_weighter(blocks.clamp(1, 1 << 20), budget_bytes, Weight),
+            blocks: Cache::with_weighter(blocks.clamp(1, 1 << 20), budget_bytes, BlockWeighter),
             budget: budget_bytes,
             next_id: AtomicU64::new(0),
             files: Mutex::default(),
         })
     }
 
-    /// The bytes of blocks in memory now.
+    /// Returns the bytes of blocks in memory.
     pub fn used_bytes(&self) -> u64 {
         self.blocks.weight()
     }
 
-    /// The bytes of blocks that it may hold.
+    /// Returns the budget for blocks, in bytes.
     pub fn budget(&self) -> u64 {
         self.budget
     }
 
-    /// How many files are held open now.
+    /// Returns the number of open files.
     pub fn open_files(&self) -> usize {
         self.files.lock().open.len()
     }
 
-    pub(super) fn get(&self, file: u64, offset: u64) -> Option<Cached> {
-        self.blocks.get(&Key(file, offset))
+    pub(super) fn get(&self, file: u64, offset: u64) -> Option<CachedBlock> {
+        self.blocks.get(&BlockKey(file, offset))
     }
 
-    pub(super) fn put(&self, file: u64, offset: u64, block: Cached) {
-        self.blocks.insert(Key(file, offset), block);
+    pub(super) fn put(&self, file: u64, offset: u64, block: CachedBlock) {
+        self.blocks.insert(BlockKey(file, offset), block);
     }
 
-    /// Takes in a file just opened, and names it.
-    pub(super) fn admit(&self, file: Box<dyn File>) -> u64 {
+    /// Adds an open file, and returns its new id.
+    pub(super) fn register(&self, file: Box<dyn File>) -> u64 {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.files.lock().keep(id, Arc::new(file));
+        self.files.lock().insert(id, Arc::new(file));
         id
     }
 
-    /// A file by its id, opened where it is not.
-    pub(super) fn file(&self, id: u64, open: impl FnOnce() -> Result<Box<dyn File>>) -> Result<Open> {
+    /// Returns a file by its id. Calls `open` if the file is not open.
+    pub(super) fn file(&self, id: u64, open: impl FnOnce() -> Result<Box<dyn File>>) -> Result<SharedFile> {
         if let Some(file) = self.files.lock().get(id) {
             return Ok(file);
         }
-        // Not under the lock: opening may take long.
-        let file: Open = Arc::new(open()?);
-        self.files.lock().keep(id, Arc::clone(&file));
+        // Without the lock, because an open may take long.
+        let file: SharedFile = Arc::new(open()?);
+        self.files.lock().insert(id, Arc::clone(&file));
         Ok(file)
     }
 
-    /// Lets go of a file that is not read any more.
+    /// Closes a file that is no longer used.
     pub(super) fn close(&self, id: u64) {
         let closed = self.files.lock().open.remove(&id);
         drop(closed);
     }
 }
 
-impl Files {
-    fn get(&mut self, id: u64) -> Option<Open> {
+impl OpenFileTable {
+    fn get(&mut self, id: u64) -> Option<SharedFile> {
         self.uses += 1;
         let (file, used) = self.open.get_mut(&id)?;
         *used = self.uses;
         Some(Arc::clone(file))
     }
 
-    fn keep(&mut self, id: u64, file: Open) {
+    /// Adds a file, and drops the least recently used one if too many are open.
+    fn insert(&mut self, id: u64, file: SharedFile) {
         self.uses += 1;
         self.open.insert(id, (file, self.uses));
         if self.open.len() > limits::OPEN_SST_FILES {

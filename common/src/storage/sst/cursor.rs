@@ -1,154 +1,166 @@
-//! A place in a tree of a sorted block file, and the ways to move it.
+//! A cursor over one tree of an SST.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::SstFile;
-use crate::error::Result;
+use super::file::SstFile;
+use crate::error::{Error, Result};
 use crate::format::sst::{Block, BlockHandle, Tree};
 
-/// A place in a tree: on an entry, before the first, or past the last. It keeps the blocks that it stands on.
+/// A cursor over a tree: on an entry, before the first, or after the last. It keeps the blocks on its path in memory.
 ///
-/// From before the first entry [`TreeCursor::next`] goes to the first, from past the last [`TreeCursor::prev`] goes to
-/// the last. After an error it stands on no entry.
+/// Before the first entry, [`TreeCursor::next`] moves to the first. After the last, [`TreeCursor::prev`] moves to the last.
+/// After an error, the cursor is on no entry.
 #[derive(Debug, Clone)]
 pub struct TreeCursor {
     file: Arc<SstFile>,
     tree: Option<Tree>,
-    /// From the root to the data. Whole while the cursor stands on an entry; otherwise a part of it may be left, whose
-    /// blocks are as good as ever.
-    path: Vec<Step>,
-    spot: Spot,
+    /// The blocks from the root to the data. Complete while the cursor is on an entry; otherwise a valid part of it.
+    path: Vec<CursorLevel>,
+    state: CursorState,
 }
 
+/// One block on a cursor's path, and the index of the entry in it.
 #[derive(Debug, Clone)]
-struct Step {
+struct CursorLevel {
     block: Block,
-    at: usize,
+    index: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spot {
-    Before,
-    On,
-    Past,
+enum CursorState {
+    BeforeFirst,
+    OnEntry,
+    AfterLast,
 }
 
-/// Which entry of each block on the way down.
+/// Which entry of each block to follow on the way down.
 #[derive(Clone, Copy)]
-enum End {
+enum BlockEnd {
     First,
     Last,
 }
 
+impl SstFile {
+    /// Returns a cursor over a tree, before its first entry. An absent tree is empty.
+    pub fn cursor(self: &Arc<Self>, tree: u8) -> TreeCursor {
+        let tree = self.directory().tree(tree).copied();
+        let (path, state) = (Vec::new(), CursorState::BeforeFirst);
+        TreeCursor { file: Arc::clone(self), tree, path, state }
+    }
+}
+
 impl TreeCursor {
-    pub(super) fn new(file: Arc<SstFile>, tree: Option<Tree>) -> TreeCursor {
-        TreeCursor { file, tree, path: Vec::new(), spot: Spot::Before }
-    }
-
-    /// The key of the entry that it stands on.
+    /// Returns the key of the present entry; `None` if the cursor is on no entry.
     pub fn key(&self) -> Option<&[u8]> {
-        let step = self.leaf()?;
-        step.block.key(step.at)
+        let level = self.leaf()?;
+        level.block.key(level.index)
     }
 
-    /// The value of the entry that it stands on. It shares a block's memory, and keeps that.
+    /// Returns the value of the present entry. It shares the block's memory and keeps the block in memory.
     pub fn value(&self) -> Option<Bytes> {
-        let step = self.leaf()?;
-        step.block.value(step.at)
+        let level = self.leaf()?;
+        level.block.value(level.index)
     }
 
-    /// Goes to the first entry whose key is `key` or greater.
+    /// Moves to the first entry whose key is at least `key`.
     pub fn seek(&mut self, key: &[u8]) -> Result<()> {
         self.seek_by(|found| found < key)
     }
 
-    /// Goes to the first entry whose key is not `before`, which holds for the keys up to some place and for none after.
-    pub fn seek_by(&mut self, before: impl Fn(&[u8]) -> bool) -> Result<()> {
-        self.moving(|cursor| cursor.find(&before))
+    /// Moves to the first entry whose key is not `before`, a predicate that is true for a prefix of the sorted keys.
+    pub(crate) fn seek_by(&mut self, before: impl Fn(&[u8]) -> bool) -> Result<()> {
+        self.run_move(|cursor| cursor.find(&before))
     }
 
-    /// Goes to the last entry whose key is `upto`, which holds for the keys up to some place and for none after. Where
-    /// it holds for none, before the first.
-    pub fn seek_last_by(&mut self, upto: impl Fn(&[u8]) -> bool) -> Result<()> {
+    /// Moves to the last entry whose key is `upto`, a predicate that is true for a prefix of the sorted keys. If it is true
+    /// for no key, moves before the first entry.
+    pub(crate) fn seek_last_by(&mut self, upto: impl Fn(&[u8]) -> bool) -> Result<()> {
         self.seek_by(upto)?;
         self.prev()
     }
 
-    /// Goes to the first entry.
+    /// Moves to the first entry.
     pub fn first(&mut self) -> Result<()> {
-        self.moving(|cursor| {
+        self.run_move(|cursor| {
             cursor.path.truncate(1);
-            cursor.rooted()?;
-            cursor.turn(End::First);
-            cursor.descend(End::First).map(|found| if found { Spot::On } else { Spot::Past })
+            cursor.load_root()?;
+            cursor.move_to_end(BlockEnd::First);
+            cursor
+                .descend(BlockEnd::First)
+                .map(|found| if found { CursorState::OnEntry } else { CursorState::AfterLast })
         })
     }
 
-    /// Goes to the last entry.
+    /// Moves to the last entry.
     pub fn last(&mut self) -> Result<()> {
-        self.moving(|cursor| {
+        self.run_move(|cursor| {
             cursor.path.truncate(1);
-            cursor.rooted()?;
-            cursor.turn(End::Last);
-            cursor.descend(End::Last).map(|found| if found { Spot::On } else { Spot::Before })
+            cursor.load_root()?;
+            cursor.move_to_end(BlockEnd::Last);
+            cursor
+                .descend(BlockEnd::Last)
+                .map(|found| if found { CursorState::OnEntry } else { CursorState::BeforeFirst })
         })
     }
 
-    /// Goes to the next entry.
-    #[expect(clippy::should_implement_trait, reason = "it moves, and its entry is borrowed from it")]
+    /// Moves to the next entry.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the entry borrows from the cursor, so this is no Iterator"
+    )]
     pub fn next(&mut self) -> Result<()> {
-        match self.spot {
-            Spot::Before => self.first(),
-            Spot::Past => Ok(()),
-            Spot::On => self.moving(|cursor| {
-                while let Some(step) = cursor.path.last_mut() {
-                    if step.at + 1 < step.block.len() {
-                        step.at += 1;
-                        cursor.descend(End::First)?;
-                        return Ok(Spot::On);
+        match self.state {
+            CursorState::BeforeFirst => self.first(),
+            CursorState::AfterLast => Ok(()),
+            CursorState::OnEntry => self.run_move(|cursor| {
+                while let Some(level) = cursor.path.last_mut() {
+                    if level.index + 1 < level.block.len() {
+                        level.index += 1;
+                        cursor.descend(BlockEnd::First)?;
+                        return Ok(CursorState::OnEntry);
                     }
                     cursor.path.pop();
                 }
-                Ok(Spot::Past)
+                Ok(CursorState::AfterLast)
             }),
         }
     }
 
-    /// Goes to the entry before.
-    pub fn prev(&mut self) -> Result<()> {
-        match self.spot {
-            Spot::Before => Ok(()),
-            Spot::Past => self.last(),
-            Spot::On => self.moving(|cursor| {
-                while let Some(step) = cursor.path.last_mut() {
-                    if let Some(at) = step.at.checked_sub(1) {
-                        step.at = at;
-                        cursor.descend(End::Last)?;
-                        return Ok(Spot::On);
+    /// Moves to the previous entry.
+    pub(crate) fn prev(&mut self) -> Result<()> {
+        match self.state {
+            CursorState::BeforeFirst => Ok(()),
+            CursorState::AfterLast => self.last(),
+            CursorState::OnEntry => self.run_move(|cursor| {
+                while let Some(level) = cursor.path.last_mut() {
+                    if let Some(index) = level.index.checked_sub(1) {
+                        level.index = index;
+                        cursor.descend(BlockEnd::Last)?;
+                        return Ok(CursorState::OnEntry);
                     }
                     cursor.path.pop();
                 }
-                Ok(Spot::Before)
+                Ok(CursorState::BeforeFirst)
             }),
         }
     }
 
-    fn leaf(&self) -> Option<&Step> {
-        if self.spot == Spot::On { self.path.last() } else { None }
+    fn leaf(&self) -> Option<&CursorLevel> {
+        if self.state == CursorState::OnEntry { self.path.last() } else { None }
     }
 
-    /// Does a move, and stands on no entry where it fails.
-    fn moving(&mut self, run: impl FnOnce(&mut Self) -> Result<Spot>) -> Result<()> {
-        match run(self) {
-            Ok(spot) => {
-                self.spot = spot;
+    /// Runs a move. If it fails, the cursor is on no entry.
+    fn run_move(&mut self, steps: impl FnOnce(&mut Self) -> Result<CursorState>) -> Result<()> {
+        match steps(self) {
+            Ok(state) => {
+                self.state = state;
                 Ok(())
             }
             Err(e) => {
                 self.path.clear();
-                self.spot = Spot::Past;
+                self.state = CursorState::AfterLast;
                 Err(e)
             }
         }
@@ -158,76 +170,76 @@ impl TreeCursor {
         self.tree.map_or(0, |tree| tree.depth.into())
     }
 
-    /// Puts the root on the path where that is empty. The path stays empty where the tree is.
-    fn rooted(&mut self) -> Result<()> {
+    /// Loads the root if the path is empty. The path of an empty tree stays empty.
+    fn load_root(&mut self) -> Result<()> {
         if let (true, Some(root)) = (self.path.is_empty(), self.tree.and_then(|tree| tree.root)) {
-            self.path.push(Step { block: self.file.block(root)?, at: 0 });
+            self.path.push(CursorLevel { block: self.file.block(root)?, index: 0 });
         }
         Ok(())
     }
 
-    fn find(&mut self, before: &impl Fn(&[u8]) -> bool) -> Result<Spot> {
-        while self.path.len() > 1 && !self.leads(before) {
+    fn find(&mut self, before: &impl Fn(&[u8]) -> bool) -> Result<CursorState> {
+        while self.path.len() > 1 && !self.contains_target(before) {
             self.path.pop();
         }
-        self.rooted()?;
+        self.load_root()?;
         loop {
             let depth = self.depth();
-            let level = self.path.len();
-            let Some(step) = self.path.last_mut() else { return Ok(Spot::Past) };
-            step.at = step.block.partition_point(before);
-            if step.at == step.block.len() {
-                // Below the root this means that an index says more than its block holds.
-                return if level <= 1 { Ok(Spot::Past) } else { Err(self.misled()) };
+            let levels = self.path.len();
+            let Some(level) = self.path.last_mut() else { return Ok(CursorState::AfterLast) };
+            level.index = level.block.partition_point(before);
+            if level.index == level.block.len() {
+                // Below the root, the index promised a greater key than the block has.
+                return if levels <= 1 { Ok(CursorState::AfterLast) } else { Err(self.bad_index_error()) };
             }
-            if level >= depth {
-                return Ok(Spot::On);
+            if levels >= depth {
+                return Ok(CursorState::OnEntry);
             }
             self.step_down()?;
         }
     }
 
-    /// Whether the first entry that is not `before` lies below the last step, as far as the blocks at hand show.
-    fn leads(&self, before: &impl Fn(&[u8]) -> bool) -> bool {
-        let Some((step, above)) = self.path.split_last() else { return false };
-        if step.block.last_key().is_none_or(before) {
+    /// Returns whether the blocks on the path show that the first entry that is not `before` is in or below the last block.
+    fn contains_target(&self, before: &impl Fn(&[u8]) -> bool) -> bool {
+        let Some((level, parents)) = self.path.split_last() else { return false };
+        if level.block.last_key().is_none_or(before) {
             return false;
         }
-        // What lies before it is `before` when its own first key is, or the last key of its neighbour.
-        let neighbour = above.last().and_then(|above| above.block.key(above.at.checked_sub(1)?));
-        step.block.key(0).is_some_and(before) || neighbour.is_some_and(before)
+        // All entries of earlier blocks are `before` if this block's first key is, or the last key of the previous block.
+        let previous = parents.last().and_then(|parent| parent.block.key(parent.index.checked_sub(1)?));
+        level.block.key(0).is_some_and(before) || previous.is_some_and(before)
     }
 
-    /// Goes down to the data, by the first or the last entry of each block below. Whether there is any.
-    fn descend(&mut self, end: End) -> Result<bool> {
+    /// Moves down to the data, through the first or the last entry of each block. Returns false if the tree is empty.
+    fn descend(&mut self, end: BlockEnd) -> Result<bool> {
         while !self.path.is_empty() && self.path.len() < self.depth() {
             self.step_down()?;
-            self.turn(end);
+            self.move_to_end(end);
         }
         Ok(!self.path.is_empty())
     }
 
-    /// Goes to an end of the last step's block.
-    fn turn(&mut self, end: End) {
-        if let Some(step) = self.path.last_mut() {
-            step.at = match end {
-                End::First => 0,
-                End::Last => step.block.len().saturating_sub(1),
+    /// Moves to the first or the last entry of the last block.
+    fn move_to_end(&mut self, end: BlockEnd) {
+        if let Some(level) = self.path.last_mut() {
+            level.index = match end {
+                BlockEnd::First => 0,
+                BlockEnd::Last => level.block.len().saturating_sub(1),
             };
         }
     }
 
-    /// Puts the block on the path that the last step's entry leads to.
+    /// Loads the block that the present entry of the last block points to.
     fn step_down(&mut self) -> Result<()> {
-        let value = self.path.last().and_then(|step| step.block.value(step.at));
-        let handle = value.ok_or_else(|| self.misled())?;
-        let handle = BlockHandle::decode(&handle).map_err(|_| self.misled())?;
-        self.path.push(Step { block: self.file.block(handle)?, at: 0 });
+        let value = self.path.last().and_then(|level| level.block.value(level.index));
+        let handle = value.ok_or_else(|| self.bad_index_error())?;
+        let handle = BlockHandle::decode(&handle).map_err(|_| self.bad_index_error())?;
+        self.path.push(CursorLevel { block: self.file.block(handle)?, index: 0 });
         Ok(())
     }
 
-    fn misled(&self) -> crate::error::Error {
+    fn bad_index_error(&self) -> Error {
         let root = self.tree.and_then(|tree| tree.root).map_or(0, |root| root.offset);
-        self.file.damaged(root, "the index below this root leads nowhere")
+        self.file.damaged(root, "the index below this root block points to wrong blocks")
     }
 }

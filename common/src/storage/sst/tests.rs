@@ -1,14 +1,25 @@
-//! Tests of reading sorted block files: against a map, damaged, gone, and more of them than may be open.
+//! Tests of SSTs: compared with a map, damaged, removed, and more of them than may be open.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::*;
-use crate::format::sst::{SstWriter, encode_raw};
+use super::cache::BlockCache;
+use super::cursor::TreeCursor;
+use super::file::SstFile;
+use super::writer::{SstOutput, write_file};
+use crate::error::{Error, Reason, Result};
+use crate::format::sst::{
+    BlockHandle, HEADER_BYTES, SstDirectory, SstIdentity, SstWriter, Trailer, Tree, encode_raw,
+};
 use crate::limits;
-use crate::storage::fs::sim::{Fault, Lost, Op, Repeat, SimDisk};
+use crate::storage::fs::FileSystem;
+use crate::storage::fs::read_failed;
+use crate::storage::fs::sim::{CrashPolicy, Fault, Repeat, SimDisk, SimOp};
 
 const IDENTITY: SstIdentity = SstIdentity { table: 3, base: 100, seq: 200, kind: 1 };
 const PATH: &str = "/data/1.blk";
@@ -21,7 +32,7 @@ fn disk() -> SimDisk {
     disk
 }
 
-/// Writes a file with these trees; those of odd ids are filtered on the first two bytes of a key.
+/// Writes a file with these trees. Trees with odd ids have a filter on the first two bytes of each key.
 fn write(disk: &SimDisk, path: &str, target: usize, trees: &[(u8, &Model)]) -> u64 {
     let build = |writer: &mut SstWriter<SstOutput>| {
         writer.set_target(target);
@@ -32,7 +43,7 @@ fn write(disk: &SimDisk, path: &str, target: usize, trees: &[(u8, &Model)]) -> u
             }
             writer.end_tree()?;
         }
-        Ok(b"for whom it concerns".to_vec())
+        Ok(b"test properties".to_vec())
     };
     write_file(disk, Path::new(path), IDENTITY, build).unwrap()
 }
@@ -59,7 +70,7 @@ fn numbered(entries: u32) -> Model {
     (0..entries).map(|n| (format!("key {n:06}").into_bytes(), n.to_le_bytes().repeat(3))).collect()
 }
 
-/// Everything from the start to the end, and back.
+/// Reads all entries forwards, then backwards, and compares them with the model.
 fn check_all(file: &Arc<SstFile>, tree: u8, model: &Model) -> Result<()> {
     let mut cursor = file.cursor(tree);
     cursor.next()?;
@@ -106,29 +117,29 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     prop::collection::vec(one, 1..60)
 }
 
-/// Where the model says that a cursor stands.
+/// Where the model expects the cursor.
 #[derive(Debug, Clone, PartialEq)]
-enum Stand {
+enum ExpectedPlace {
     Before,
     On(Vec<u8>),
     Past,
 }
 
-fn moved(model: &Model, from: Stand, step: &Move) -> Stand {
-    let up = |key: Option<&Vec<u8>>| key.cloned().map_or(Stand::Past, Stand::On);
-    let down = |key: Option<&Vec<u8>>| key.cloned().map_or(Stand::Before, Stand::On);
+fn moved(model: &Model, from: ExpectedPlace, step: &Move) -> ExpectedPlace {
+    let up = |key: Option<&Vec<u8>>| key.cloned().map_or(ExpectedPlace::Past, ExpectedPlace::On);
+    let down = |key: Option<&Vec<u8>>| key.cloned().map_or(ExpectedPlace::Before, ExpectedPlace::On);
     match (step, from) {
         (Move::Seek(key), _) => up(model.range(key.clone()..).next().map(|(key, _)| key)),
         (Move::SeekBy(at), _) => up(model.keys().find(|key| prefix(key) >= prefix(at))),
         (Move::SeekLast(at), _) => down(model.keys().rfind(|key| prefix(key) <= prefix(at))),
-        (Move::First, _) | (Move::Next, Stand::Before) => up(model.keys().next()),
-        (Move::Last, _) | (Move::Prev, Stand::Past) => down(model.keys().next_back()),
-        (Move::Next, Stand::Past) => Stand::Past,
-        (Move::Prev, Stand::Before) => Stand::Before,
-        (Move::Next, Stand::On(key)) => {
+        (Move::First, _) | (Move::Next, ExpectedPlace::Before) => up(model.keys().next()),
+        (Move::Last, _) | (Move::Prev, ExpectedPlace::Past) => down(model.keys().next_back()),
+        (Move::Next, ExpectedPlace::Past) => ExpectedPlace::Past,
+        (Move::Prev, ExpectedPlace::Before) => ExpectedPlace::Before,
+        (Move::Next, ExpectedPlace::On(key)) => {
             up(model.range((Bound::Excluded(key), Bound::Unbounded)).next().map(|(key, _)| key))
         }
-        (Move::Prev, Stand::On(key)) => down(model.range(..key).next_back().map(|(key, _)| key)),
+        (Move::Prev, ExpectedPlace::On(key)) => down(model.range(..key).next_back().map(|(key, _)| key)),
     }
 }
 
@@ -136,7 +147,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
 
     #[test]
-    fn a_tree_reads_as_a_map_does(
+    fn a_tree_behaves_like_a_sorted_map(
         model in prop::collection::btree_map(key(), prop::collection::vec(any::<u8>(), 0..30), 0..200),
         target in 20usize..400,
         budget in prop::sample::select(vec![0u64, 2000, 1 << 20]),
@@ -149,12 +160,12 @@ proptest! {
         prop_assert_eq!(file.verify().unwrap(), (model.len() + other.len()) as u64);
         prop_assert_eq!(file.entries(7), model.len() as u64);
         prop_assert_eq!(file.bytes(), bytes);
-        prop_assert_eq!(file.properties(), b"for whom it concerns");
+        prop_assert_eq!(file.properties(), b"test properties");
         for (tree, model) in [(7, &model), (2, &other), (4, &Model::new()), (99, &Model::new())] {
             check_all(&file, tree, model).unwrap();
         }
         let mut cursor = file.cursor(7);
-        let mut stand = Stand::Before;
+        let mut expected_place = ExpectedPlace::Before;
         for step in moves {
             match &step {
                 Move::Seek(key) => cursor.seek(key),
@@ -166,20 +177,20 @@ proptest! {
                 Move::Prev => cursor.prev(),
             }
             .unwrap();
-            stand = moved(&model, stand, &step);
-            let expected = match &stand {
-                Stand::On(key) => Some((key.clone(), model[key].clone())),
+            expected_place = moved(&model, expected_place, &step);
+            let expected = match &expected_place {
+                ExpectedPlace::On(key) => Some((key.clone(), model[key].clone())),
                 _ => None,
             };
             prop_assert_eq!(pair(&cursor), expected, "after {:?}", step);
         }
-        // A budget is kept to within a block.
+        // The cache exceeds its budget by at most one block.
         prop_assert!(cache.used_bytes() <= budget + 1000, "{} of {}", cache.used_bytes(), budget);
     }
 }
 
 #[test]
-fn large_entries_stand_among_small_ones() {
+fn a_tree_can_mix_large_and_small_entries() {
     let mut model = numbered(2000);
     for n in [0, 500, 501, 1999] {
         let large: Vec<u8> = (0..1u32 << 18).flat_map(|i| (i.wrapping_mul(n + 7)).to_le_bytes()).collect();
@@ -189,37 +200,37 @@ fn large_entries_stand_among_small_ones() {
     write(&disk, PATH, crate::format::sst::TARGET_BYTES, &[(1, &model)]);
     let file = open(&disk, PATH, &cache).unwrap();
     assert_eq!(file.verify().unwrap(), 2000);
-    assert_eq!(cache.used_bytes(), 0, "verifying goes past the cache");
+    assert_eq!(cache.used_bytes(), 0, "verification does not use the cache");
     check_all(&file, 1, &model).unwrap();
     assert!(cache.used_bytes() > 4 << 20);
 }
 
 #[test]
-fn seeks_nearby_read_nothing() {
+fn a_seek_within_the_same_block_reads_nothing() {
     let (disk, cache) = (disk(), BlockCache::new(0));
     let model = numbered(10_000);
     write(&disk, PATH, 1000, &[(2, &model)]);
     let file = open(&disk, PATH, &cache).unwrap();
     let mut cursor = file.cursor(2);
     cursor.seek(b"key 005000").unwrap();
-    // Nothing is cached, and nothing can be read.
-    let mut here = 0;
-    disk.fail_when(Op::Read, PATH, 1, Fault::Eio, Repeat::ForEver);
+    // The cache is empty, and every read fails.
+    let mut found = 0;
+    disk.fail_when(SimOp::Read, PATH, 1, Fault::Eio, Repeat::Always);
     for n in 5001..5100 {
         cursor.seek(format!("key {n:06}").as_bytes()).unwrap_or_default();
         match cursor.key() {
-            Some(_) => here += 1,
+            Some(_) => found += 1,
             None => break,
         }
     }
-    assert!((5..99).contains(&here), "{here}");
-    disk.heal();
+    assert!((5..99).contains(&found), "{found}");
+    disk.clear_faults();
     cursor.seek(b"key 005000").unwrap();
     assert_eq!(cursor.key(), Some(&b"key 005000"[..]));
 }
 
 #[test]
-fn a_filter_spares_looks() {
+fn a_filter_excludes_most_absent_keys() {
     let (disk, cache) = (disk(), BlockCache::new(1 << 20));
     let model: Model = (0..200u8).map(|n| (vec![n, 0, n], vec![])).collect();
     write(&disk, PATH, 1000, &[(1, &model), (2, &model), (3, &Model::new())]);
@@ -239,7 +250,7 @@ fn small() -> (SimDisk, Vec<u8>, Model, Model) {
     (disk, bytes, one, two)
 }
 
-/// Reads everything: the right answer, or an error.
+/// Reads everything: each read must return the right answer or an error.
 fn use_file(disk: &SimDisk, one: &Model, two: &Model) -> Result<()> {
     let file = open(disk, PATH, &BlockCache::new(1 << 20))?;
     let verified = file.verify();
@@ -258,7 +269,7 @@ fn use_file(disk: &SimDisk, one: &Model, two: &Model) -> Result<()> {
 }
 
 #[test]
-fn every_flipped_bit_is_seen() {
+fn every_flipped_bit_is_detected() {
     let (disk, bytes, one, two) = small();
     use_file(&disk, &one, &two).unwrap();
     for at in 0..bytes.len() {
@@ -273,13 +284,13 @@ fn every_flipped_bit_is_seen() {
 }
 
 #[test]
-fn every_cut_is_seen() {
+fn every_truncation_is_detected() {
     let (disk, bytes, one, two) = small();
     for len in 0..bytes.len() {
         disk.put(PATH, &bytes[..len]).unwrap();
         let error = use_file(&disk, &one, &two).expect_err(&format!("cut at {len}"));
         assert_eq!(error.reason(), Reason::Corrupt);
-        // Cut while it is open.
+        // Truncate the file while it is open.
         disk.put(PATH, &bytes).unwrap();
         let file = open(&disk, PATH, &BlockCache::new(0)).unwrap();
         disk.put(PATH, &bytes[..len]).unwrap();
@@ -292,7 +303,7 @@ fn every_cut_is_seen() {
 }
 
 #[test]
-fn another_identity_is_another_file() {
+fn a_file_with_another_identity_is_corrupt() {
     let (disk, ..) = small();
     for wrong in [SstIdentity { table: 4, ..IDENTITY }, SstIdentity { kind: 2, ..IDENTITY }] {
         let opened = SstFile::open(disk.shared(), PATH.into(), wrong, BlockCache::new(0));
@@ -301,7 +312,7 @@ fn another_identity_is_another_file() {
 }
 
 #[test]
-fn more_files_than_handles() {
+fn more_files_can_be_used_than_are_open() {
     let (disk, cache) = (disk(), BlockCache::new(0));
     let model = numbered(3);
     let files: Vec<_> = (0..limits::OPEN_SST_FILES + 50)
@@ -314,17 +325,17 @@ fn more_files_than_handles() {
         })
         .collect();
     assert_eq!(cache.open_files(), limits::OPEN_SST_FILES);
-    // The first has been closed; it opens again as long as it is the same file.
+    // The cache has closed the first file. It is opened again, because it is the same file.
     check_all(&files[0], 1, &model).unwrap();
     assert_eq!(cache.open_files(), limits::OPEN_SST_FILES);
-    // The second is closed and gone, the third is closed and another file has its name.
+    // The second file is closed and removed. The third is closed, and another file has its name.
     disk.remove(Path::new("/data/1.blk")).unwrap();
     assert_eq!(check_all(&files[1], 1, &model).unwrap_err().reason(), Reason::FileGone);
     write(&disk, "/data/2.blk", 1000, &[(1, &numbered(4))]);
     assert_eq!(check_all(&files[2], 1, &model).unwrap_err().reason(), Reason::FileGone);
     let opened = open(&disk, "/data/2.blk", &cache).unwrap();
     check_all(&opened, 1, &numbered(4)).unwrap();
-    // One that is open is read on although its name is gone.
+    // An open file can be read although its name is removed.
     let last = files.last().unwrap();
     disk.remove(last.path()).unwrap();
     check_all(last, 1, &model).unwrap();
@@ -333,18 +344,18 @@ fn more_files_than_handles() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_gone() {
+fn a_missing_file_is_reported_as_gone() {
     let opened = open(&disk(), PATH, &BlockCache::new(0));
     assert_eq!(opened.unwrap_err().reason(), Reason::FileGone);
     let reason = |code| read_failed(Path::new(PATH), &io::Error::from_raw_os_error(code)).reason();
-    // ESTALE, and EIO.
+    // 116 is ESTALE, 5 is EIO.
     assert_eq!((reason(116), reason(5)), (Reason::FileGone, Reason::Io));
 }
 
 #[test]
-fn a_file_is_written_whole_or_not_at_all() {
+fn a_failed_write_leaves_the_old_file() {
     let (disk, _, one, two) = small();
-    disk.put("/data/1.blk.tmp", b"left over").unwrap();
+    disk.put("/data/1.blk.tmp", b"leftover").unwrap();
     let before = disk.operations();
     write(&disk.clone_state(), PATH, 200, &[(1, &one)]);
     assert_eq!(disk.operations(), before);
@@ -369,7 +380,7 @@ fn a_file_is_written_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_power_cut_leaves_the_old_file_or_the_new_one() {
+fn a_power_cut_leaves_the_old_or_the_new_file() {
     let (old, _, one, two) = small();
     old.sync_dir(Path::new("/")).unwrap();
     old.sync_dir(Path::new("/data")).unwrap();
@@ -389,24 +400,24 @@ fn a_power_cut_leaves_the_old_file_or_the_new_one() {
     run(&whole).unwrap();
     for stop in 1..=whole.operations() + 1 {
         let disk = old.clone_state();
-        disk.stop_at(stop);
+        disk.power_off_at(stop);
         assert_eq!(run(&disk).is_ok(), stop > whole.operations());
-        for lost in Lost::every(7) {
-            let after = disk.crash(lost);
+        for policy in CrashPolicy::all(7) {
+            let after = disk.crash(policy);
             let file = open(&after, PATH, &BlockCache::new(0)).unwrap();
             file.verify().unwrap();
             if file.entries(1) == 100 {
                 check_all(&file, 1, &new).unwrap();
             } else {
-                assert!(stop <= whole.operations(), "the old file after all was durable");
+                assert!(stop <= whole.operations(), "the old file, although the new one was durable");
                 use_file(&after, &one, &two).unwrap();
             }
         }
     }
 }
 
-/// A file whose CRCs are right and whose index is the test's: one root of these entries, one level above one data block
-/// with the keys `b` and `d`, which stands at byte 0.
+/// Returns a file with valid CRCs and a given index: a root block with these entries, above one data block at byte 0 with
+/// the keys `b` and `d`.
 fn forged(
     depth: u8,
     entries: u64,
@@ -427,7 +438,7 @@ fn forged(
     let sealed = |raw: &[u8], at: usize| encode_raw(raw, IDENTITY, at as u64).unwrap();
     let mut file = sealed(&block(&[(b"b".to_vec(), vec![1]), (b"d".to_vec(), vec![2])]), 0);
     let data = handle(0, file.len());
-    // A handle has one length, so the root's own follows from any other in its place.
+    // All encoded handles have the same length, so a wrong handle gives the right length of the root block.
     let root = handle(file.len(), HEADER_BYTES + block(&index(data, data)).len());
     file.extend(sealed(&block(&index(data, root)), file.len()));
     let tree = Tree { id: 1, depth, entries, root: Some(root), filter: None };
@@ -440,11 +451,11 @@ fn forged(
 }
 
 #[test]
-fn an_index_that_lies_is_damage() {
+fn a_wrong_index_is_detected() {
     let entry = |key: &[u8], handle: BlockHandle| (key.to_vec(), handle.encode().to_vec());
     let outside = BlockHandle { offset: u64::MAX - 5, len: 100 };
     type Index<'a> = &'a dyn Fn(BlockHandle, BlockHandle) -> Vec<(Vec<u8>, Vec<u8>)>;
-    let lies: [(u8, u64, Index<'_>); 8] = [
+    let wrong: [(u8, u64, Index<'_>); 8] = [
         (2, 2, &|data, _| vec![entry(b"x", data)]),
         (2, 2, &|data, _| vec![entry(b"c", data)]),
         (2, 3, &|data, _| vec![entry(b"d", data)]),
@@ -454,11 +465,11 @@ fn an_index_that_lies_is_damage() {
         (64, 1, &|_, root| vec![entry(b"d", root)]),
         (64, 1 << 60, &|_, root| vec![entry(b"d", root), entry(b"e", root)]),
     ];
-    let honest = forged(2, 2, &|data, _| vec![entry(b"d", data)]);
-    assert_eq!(open(&honest, PATH, &BlockCache::new(0)).unwrap().verify().unwrap(), 2);
-    for (number, (depth, entries, index)) in lies.into_iter().enumerate() {
+    let right = forged(2, 2, &|data, _| vec![entry(b"d", data)]);
+    assert_eq!(open(&right, PATH, &BlockCache::new(0)).unwrap().verify().unwrap(), 2);
+    for (number, (depth, entries, index)) in wrong.into_iter().enumerate() {
         let file = open(&forged(depth, entries, index), PATH, &BlockCache::new(9000)).unwrap();
-        assert_eq!(file.verify().unwrap_err().reason(), Reason::Corrupt, "lie {number}");
+        assert_eq!(file.verify().unwrap_err().reason(), Reason::Corrupt, "wrong index {number}");
         let mut cursor = file.cursor(1);
         for key in [&b""[..], b"b", b"c", b"d", b"dd", b"x", b"y"] {
             let moves = [cursor.seek(key), cursor.next(), cursor.prev(), cursor.first(), cursor.last()];
@@ -467,7 +478,7 @@ fn an_index_that_lies_is_damage() {
             }
         }
     }
-    let file = open(&forged(2, 2, lies[0].2), PATH, &BlockCache::new(0)).unwrap();
+    let file = open(&forged(2, 2, wrong[0].2), PATH, &BlockCache::new(0)).unwrap();
     let mut cursor = file.cursor(1);
     assert_eq!(cursor.seek(b"e").unwrap_err().reason(), Reason::Corrupt);
     assert_eq!(pair(&cursor), None);
@@ -476,7 +487,7 @@ fn an_index_that_lies_is_damage() {
 }
 
 #[test]
-fn cursors_go_to_other_threads() {
+fn cursors_can_be_used_from_several_threads() {
     fn check<T: Send>() {}
     check::<TreeCursor>();
     check::<Arc<SstFile>>();

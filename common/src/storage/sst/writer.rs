@@ -1,17 +1,16 @@
-//! Puts a sorted block file in place whole, or not at all.
+//! Writes an SST atomically.
 
-use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::format::sst::{SstIdentity, SstWriter};
-use crate::storage::fs::{File, FileSystem};
+use crate::storage::fs::{self, File, FileSystem};
 
-/// Bytes written at once.
+/// The size of one write, in bytes.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// A file being written, from front to back.
+/// A buffered file that is written from front to back.
 #[derive(Debug)]
 pub struct SstOutput {
     file: Box<dyn File>,
@@ -31,9 +30,9 @@ impl Write for SstOutput {
             self.flush()?;
         }
         let room = BUFFER_BYTES.saturating_sub(self.buffer.len());
-        let now = bytes.get(..room).unwrap_or(bytes);
-        self.buffer.extend_from_slice(now);
-        Ok(now.len())
+        let accepted = bytes.get(..room).unwrap_or(bytes);
+        self.buffer.extend_from_slice(accepted);
+        Ok(accepted.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -46,33 +45,33 @@ impl Write for SstOutput {
     }
 }
 
-/// Writes a sorted block file and puts it in place, replacing one that is there. `build` adds its trees and hands back
-/// its properties. The name is durable once the caller has synced the directory. Hands back the file's length.
+/// Writes an SST and renames it to `path`, replacing an existing file. `build` adds the trees and returns the properties.
+/// The bytes are durable when this function returns; the name is durable once the caller has synced the directory.
+/// Returns the file's length in bytes.
 pub fn write_file(
-    disk: &dyn FileSystem,
+    fs: &dyn FileSystem,
     path: &Path,
     identity: SstIdentity,
     build: impl FnOnce(&mut SstWriter<SstOutput>) -> Result<Vec<u8>>,
 ) -> Result<u64> {
-    let temporary = temporary(path);
-    let failed = |e: &io::Error| Error::io(what(path), e);
-    match disk.remove(&temporary) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(&e)),
-        _ => {}
-    }
-    let file = disk.create(&temporary).map_err(|e| failed(&e))?;
-    let written = fill(file, identity, build).map_err(|e| e.context(what(path))).and_then(|bytes| {
-        disk.rename(&temporary, path).map_err(|e| failed(&e))?;
-        Ok(bytes)
-    });
+    let temporary = temporary_path(path);
+    let cannot_write = || format!("cannot write {}", path.display());
+    let failed = |e: &io::Error| Error::io(cannot_write(), e);
+    fs::remove_if_exists(fs, &temporary).map_err(|e| failed(&e))?;
+    let file = fs.create(&temporary).map_err(|e| failed(&e))?;
+    let written =
+        write_and_sync(file, identity, build).map_err(|e| e.context(cannot_write())).and_then(|bytes| {
+            fs.rename(&temporary, path).map_err(|e| failed(&e))?;
+            Ok(bytes)
+        });
     if written.is_err() {
-        // What stays is removed by the next try, or by whoever clears the directory.
-        let _ = disk.remove(&temporary);
+        // If this removal fails, the next write to the path or the next recovery removes the file.
+        let _ = fs.remove(&temporary);
     }
     written
 }
 
-fn fill(
+fn write_and_sync(
     file: Box<dyn File>,
     identity: SstIdentity,
     build: impl FnOnce(&mut SstWriter<SstOutput>) -> Result<Vec<u8>>,
@@ -80,16 +79,12 @@ fn fill(
     let mut writer = SstWriter::new(SstOutput::new(file), identity)?;
     let properties = build(&mut writer)?;
     let (output, bytes) = writer.finish(&properties)?;
-    output.file.sync().map_err(|e| Error::io("cannot sync", &e))?;
+    output.file.sync().map_err(|e| Error::io("cannot sync the file", &e))?;
     Ok(bytes)
 }
 
-fn what(path: &Path) -> impl Display {
-    format!("cannot write {}", path.display())
-}
-
-/// The whole name with `.tmp` after it, so that no two files share one.
-fn temporary(path: &Path) -> PathBuf {
+/// Appends `.tmp` to the whole name, so that no two files share a temporary file.
+fn temporary_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".tmp");
     name.into()

@@ -1,4 +1,4 @@
-//! What the log does off the committer's thread: syncing several segments at once, zeros ahead, HEAD each second.
+//! The log's background threads: sync several segments at once, preallocate zeros, and sync HEAD every second.
 
 use std::io;
 use std::sync::Arc;
@@ -8,24 +8,23 @@ use std::time::Duration;
 
 use crate::limits;
 use crate::storage::fs::File;
-use crate::storage::head::HeadSync;
-use crate::storage::wal::segment::Space;
+use crate::storage::head_file::HeadSyncer;
+use crate::storage::wal::segment::Preallocation;
 
-/// How often HEAD is synced while busy.
+/// How often HEAD is synced while commits are published.
 const HEAD_SYNC_EVERY: Duration = Duration::from_secs(1);
 
-/// The log's threads. With [`Background::inline`] there are none, and everything happens on the caller's, in order.
+/// The log's threads. [`Background::inline`] starts none: the caller's thread then does everything, in order.
 #[derive(Debug, Default)]
-pub struct Background {
-    syncers: Vec<Syncer>,
-    keeper: Option<Worker<SpaceJob>>,
-    /// Held only to be dropped: the thread ends when its sender is gone.
-    head: Option<Worker<()>>,
+pub(in crate::storage) struct Background {
+    segment_syncers: Vec<Worker<SyncJob>>,
+    preallocator: Option<Worker<PreallocationJob>>,
+    /// Only kept to be dropped: the thread ends when its sender is dropped.
+    head_syncer: Option<Worker<()>>,
 }
 
-type SpaceJob = (Arc<Space>, u64);
+type PreallocationJob = (Arc<Preallocation>, u64);
 type SyncJob = (Arc<dyn File>, Sender<io::Result<()>>);
-type Syncer = Worker<SyncJob>;
 
 /// A thread with a queue. Dropping it ends and joins the thread.
 #[derive(Debug)]
@@ -44,8 +43,8 @@ impl<T: Send + 'static> Worker<T> {
 
 impl<T> Worker<T> {
     fn send(&self, job: T) -> io::Result<()> {
-        let gone = || io::Error::other("a thread of the log has ended");
-        self.queue.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())
+        let ended = || io::Error::other("a background thread of the log has ended");
+        self.queue.as_ref().ok_or_else(ended)?.send(job).map_err(|_| ended())
     }
 }
 
@@ -53,72 +52,73 @@ impl<T> Drop for Worker<T> {
     fn drop(&mut self) {
         self.queue = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there has already been reported by the panic hook.
+            // The panic hook has already reported a panic of the thread.
             let _ = thread.join();
         }
     }
 }
 
 impl Background {
-    /// No threads: for tests that need every step in a known order.
-    pub fn inline() -> Background {
+    /// Starts no threads, for tests that need a known order of operations.
+    pub(in crate::storage) fn inline() -> Background {
         Background::default()
     }
 
     /// Starts the threads.
-    pub fn start(head: Arc<HeadSync>) -> io::Result<Background> {
-        let keeper = Worker::spawn("driftdb-space", |jobs: Receiver<SpaceJob>| {
-            for (space, offset) in jobs {
-                space.fill_ahead(offset);
+    pub(in crate::storage) fn start(head: Arc<HeadSyncer>) -> io::Result<Background> {
+        let preallocator = Worker::spawn("driftdb-space", |jobs: Receiver<PreallocationJob>| {
+            for (preallocation, offset) in jobs {
+                preallocation.fill_ahead(offset);
             }
         })?;
-        let head = Worker::spawn("driftdb-head", move |stop: Receiver<()>| {
+        let head_syncer = Worker::spawn("driftdb-head", move |stop: Receiver<()>| {
             while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(HEAD_SYNC_EVERY) {
-                if let Err(error) = head.run() {
-                    // Remembered in HeadSync: the next publish fails, and with it the writer.
-                    tracing::error!(%error, "could not sync HEAD");
+                if let Err(error) = head.sync_if_dirty() {
+                    // HeadSyncer remembers the failure: the next publish fails, and stops the writer.
+                    tracing::error!(%error, "cannot sync HEAD");
                 }
             }
         })?;
-        Ok(Background { syncers: Vec::new(), keeper: Some(keeper), head: Some(head) })
+        let (preallocator, head_syncer) = (Some(preallocator), Some(head_syncer));
+        Ok(Background { segment_syncers: Vec::new(), preallocator, head_syncer })
     }
 
-    /// Syncs all files, at most [`limits::PARALLEL_SYNCS`] at a time. Every failure counts; none is tried again.
-    pub fn sync_all(&mut self, files: &[Arc<dyn File>]) -> io::Result<()> {
+    /// Syncs all files, at most [`limits::PARALLEL_SYNCS`] at a time. Fails if any sync fails, and retries none.
+    pub(super) fn sync_all(&mut self, files: &[Arc<dyn File>]) -> io::Result<()> {
         let Some((first, others)) = files.split_first() else { return Ok(()) };
-        if self.head.is_none() || others.is_empty() {
+        if self.head_syncer.is_none() || others.is_empty() {
             return files.iter().try_for_each(|file| file.sync());
         }
-        while self.syncers.len() < others.len().min(limits::PARALLEL_SYNCS - 1) {
-            self.syncers.push(Worker::spawn("driftdb-sync", |jobs: Receiver<SyncJob>| {
+        while self.segment_syncers.len() < others.len().min(limits::PARALLEL_SYNCS - 1) {
+            self.segment_syncers.push(Worker::spawn("driftdb-sync", |jobs: Receiver<SyncJob>| {
                 for (file, reply) in jobs {
-                    // The receiver is gone only where another sync has failed, which ends the writer.
+                    // The receiver is dropped only after another sync has failed, which stops the writer.
                     let _ = reply.send(file.sync());
                 }
             })?);
         }
         let (reply, replies) = mpsc::channel();
-        for (file, syncer) in others.iter().zip(self.syncers.iter().cycle()) {
+        for (file, syncer) in others.iter().zip(self.segment_syncers.iter().cycle()) {
             syncer.send((Arc::clone(file), reply.clone()))?;
         }
         drop(reply);
-        let ours = first.sync();
-        let mut done = 0;
+        let own = first.sync();
+        let mut synced = 0;
         for result in replies {
             result?;
-            done += 1;
+            synced += 1;
         }
-        ours?;
-        if done == others.len() { Ok(()) } else { Err(io::Error::other("a sync was not carried out")) }
+        own?;
+        if synced == others.len() { Ok(()) } else { Err(io::Error::other("a sync thread did not reply")) }
     }
 
-    /// Has zeros written ahead of a segment, soon.
-    pub fn fill_ahead(&self, space: &Arc<Space>, offset: u64) {
-        if let Some(keeper) = &self.keeper
-            && space.wants(offset)
-            && keeper.send((Arc::clone(space), offset)).is_err()
+    /// Asks the background thread to write zeros ahead of a segment if few are left after `offset`.
+    pub(super) fn fill_ahead(&self, preallocation: &Arc<Preallocation>, offset: u64) {
+        if let Some(preallocator) = &self.preallocator
+            && preallocation.is_low(offset)
+            && preallocator.send((Arc::clone(preallocation), offset)).is_err()
         {
-            tracing::warn!("no more zeros are written ahead of segments");
+            tracing::warn!("cannot preallocate zeros in segments: the background thread has ended");
         }
     }
 }

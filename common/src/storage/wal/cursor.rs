@@ -1,4 +1,4 @@
-//! Reads one table's frames in order, as far as it has been told that they may be read.
+//! Reads one table's frames in order, up to the limit that the caller has set.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::format::manifest::{Digest, LogPosition, Seal};
 use crate::storage::fs::{self, File, FileSystem};
 use crate::storage::layout::DataDir;
 
-/// How much is read at once. Decoded documents share these bytes.
+/// How many bytes are read at once. Decoded documents share these bytes.
 const CHUNK: u64 = 1 << 20;
 
 /// A frame, decoded.
@@ -25,46 +25,46 @@ pub struct DecodedFrame {
     pub time_ms: u64,
     /// The event.
     pub event: Event,
-    /// Where the frame stands.
+    /// The position of the frame.
     pub at: CursorPosition,
 }
 
 /// A stretch of a segment that may be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
+pub struct SegmentSpan {
     /// The segment's number.
     pub segment: u64,
     /// The offset after the last byte that may be read.
     pub end: u64,
-    /// What the manifest says of it, where it is sealed.
+    /// The seal in the manifest; `None` if the segment is active.
     pub seal: Option<Seal>,
 }
 
-/// What comes next.
+/// The next item of a cursor.
 #[derive(Debug)]
 pub enum CursorItem {
     /// A frame.
     Frame(DecodedFrame),
-    /// Everything that may be read has been.
+    /// Everything that may be read was read.
     End,
-    /// The bytes at the cursor's position are no frame.
+    /// The bytes at the cursor's position are not a valid frame.
     Invalid(FrameError),
 }
 
-/// How far a table's log has been read.
+/// A position in a table's log, between two frames.
 #[derive(Debug, Clone)]
 pub struct CursorPosition {
     /// The segment's number; 0 before the first.
     pub segment: u64,
     /// The offset of the next frame in it.
     pub offset: u64,
-    /// The sum of the segment's frames before it.
+    /// The digest of the segment's frames before the position.
     pub digest: Digest,
 }
 
 impl CursorPosition {
-    /// The mark at a position.
-    pub fn at(position: &LogPosition) -> CursorPosition {
+    /// Converts a position from a manifest.
+    pub fn from_log_position(position: &LogPosition) -> CursorPosition {
         CursorPosition {
             segment: position.segment,
             offset: position.offset,
@@ -72,8 +72,8 @@ impl CursorPosition {
         }
     }
 
-    /// The position at a mark.
-    pub fn position(&self) -> LogPosition {
+    /// Converts to a position for a manifest.
+    pub(crate) fn to_log_position(&self) -> LogPosition {
         let Seal { frames, digest, .. } = self.digest.seal(self.offset);
         LogPosition { segment: self.segment, offset: self.offset, frames, digest }
     }
@@ -81,115 +81,118 @@ impl CursorPosition {
 
 /// Reads one table's frames in order.
 #[derive(Debug)]
-pub struct Cursor {
-    disk: Arc<dyn FileSystem>,
+pub struct LogCursor {
+    fs: Arc<dyn FileSystem>,
     dir: DataDir,
     table: String,
     table_id: u64,
-    spans: VecDeque<Span>,
-    mark: CursorPosition,
+    /// What may be read, from the segment at the position on.
+    readable: VecDeque<SegmentSpan>,
+    position: CursorPosition,
     file: Option<Box<dyn File>>,
-    /// Bytes of the segment from `mark.offset` on, as far as read.
+    /// Bytes of the segment from `position.offset` on, as far as they were read.
     buffer: Bytes,
 }
 
-impl Cursor {
-    /// A cursor before the table's first frame, with nothing to read yet.
-    pub fn new(disk: Arc<dyn FileSystem>, dir: &DataDir, table: &str, table_id: u64) -> Cursor {
-        Cursor {
-            disk,
+impl LogCursor {
+    /// A cursor before the table's first frame. It may read nothing until [`LogCursor::extend`].
+    pub fn new(fs: Arc<dyn FileSystem>, dir: &DataDir, table: &str, table_id: u64) -> LogCursor {
+        LogCursor {
+            fs,
             dir: dir.clone(),
             table: table.to_owned(),
             table_id,
-            spans: VecDeque::new(),
-            mark: CursorPosition { segment: 0, offset: 0, digest: Digest::default() },
+            readable: VecDeque::new(),
+            position: CursorPosition { segment: 0, offset: 0, digest: Digest::default() },
             file: None,
             buffer: Bytes::new(),
         }
     }
 
-    /// Goes on from a mark, before anything was read.
+    /// Moves the cursor to a position. Must be called before anything was read.
     #[must_use]
-    pub fn starting_at(self, mark: CursorPosition) -> Cursor {
-        Cursor { mark, ..self }
+    pub fn starting_at(self, position: CursorPosition) -> LogCursor {
+        LogCursor { position, ..self }
     }
 
-    /// The table's name.
+    /// Returns the table's name.
     pub fn table(&self) -> &str {
         &self.table
     }
 
-    /// Where the next frame is expected.
-    pub fn mark(&self) -> &CursorPosition {
-        &self.mark
+    /// Returns the position of the next frame.
+    pub fn position(&self) -> &CursorPosition {
+        &self.position
     }
 
-    /// The file that the next frame is expected in.
+    /// Returns the file that contains the next frame.
     pub fn path(&self) -> PathBuf {
-        self.dir.segment(&self.table, self.mark.segment)
+        self.dir.segment(&self.table, self.position.segment)
     }
 
-    /// Whether the segment at the cursor is sealed, as far as it has been told.
-    pub fn in_sealed(&self) -> bool {
-        self.spans.front().is_some_and(|span| span.seal.is_some())
+    /// Returns whether the segment at the position is known to be sealed.
+    pub(in crate::storage) fn is_in_sealed_segment(&self) -> bool {
+        self.readable.front().is_some_and(|span| span.seal.is_some())
     }
 
-    /// Allows reading on: to a farther end of a segment, or into one that follows the last. Those that the cursor has
-    /// passed must not be named again.
-    pub fn extend(&mut self, span: Span) {
-        match self.spans.iter_mut().find(|known| known.segment == span.segment) {
+    /// Extends what the cursor may read: to a later end of a segment, or to a segment after the last one. Must not be
+    /// called for segments that the cursor has passed.
+    pub fn extend(&mut self, span: SegmentSpan) {
+        match self.readable.iter_mut().find(|known| known.segment == span.segment) {
             Some(known) => {
                 known.end = known.end.max(span.end);
                 known.seal = span.seal.or(known.seal);
             }
-            None => self.spans.push_back(span),
+            None => self.readable.push_back(span),
         }
     }
 
-    /// Forgets what was read ahead and opens the file anew: it may have been cached, or replaced.
+    /// Discards the read-ahead buffer and opens the file again, because it may have been cached or replaced.
     pub fn refresh(&mut self) {
         self.file = None;
         self.buffer = Bytes::new();
     }
 
-    /// The next frame. An error is an operating system error or damage; the cursor stays where it is.
+    /// Reads the next frame. An error is an operating system error or damage. The cursor does not move on an error.
     pub fn next_frame(&mut self) -> Result<CursorItem> {
-        while let Some(span) = self.spans.front().copied() {
-            if self.mark.segment != span.segment {
-                self.mark = CursorPosition { segment: span.segment, offset: 0, digest: Digest::default() };
+        while let Some(span) = self.readable.front().copied() {
+            if self.position.segment != span.segment {
+                self.position =
+                    CursorPosition { segment: span.segment, offset: 0, digest: Digest::default() };
                 self.refresh();
             }
-            if self.mark.offset < span.end {
-                return self.frame(span);
+            if self.position.offset < span.end {
+                return self.read_frame(span);
             }
             if let Some(seal) = span.seal
-                && self.mark.digest.seal(self.mark.offset) != seal
+                && self.position.digest.seal(self.position.offset) != seal
             {
-                let what = "it is sealed, and its frames are not those that the manifest sums up";
-                return Err(Error::corrupt(self.path().display(), self.mark.offset, what));
+                let detail = "the frames of the sealed segment do not match its seal in meta.json";
+                return Err(Error::corrupt(self.path().display(), self.position.offset, detail));
             }
-            if self.spans.len() == 1 {
+            if self.readable.len() == 1 {
                 break;
             }
-            self.spans.pop_front();
+            self.readable.pop_front();
         }
         Ok(CursorItem::End)
     }
 
-    fn frame(&mut self, span: Span) -> Result<CursorItem> {
-        let place = FrameAddress { table: self.table_id, segment: span.segment, offset: self.mark.offset };
-        let left = span.end - self.mark.offset;
-        let mut parsed = frame::parse(&self.buffer, place);
+    fn read_frame(&mut self, span: SegmentSpan) -> Result<CursorItem> {
+        let address =
+            FrameAddress { table: self.table_id, segment: span.segment, offset: self.position.offset };
+        let left = span.end - self.position.offset;
+        let mut parsed = frame::parse(&self.buffer, address);
         if let Err(FrameError::Incomplete(needed)) = parsed {
             self.fill(left.min(CHUNK.max(needed as u64)))?;
-            parsed = frame::parse(&self.buffer, place);
+            parsed = frame::parse(&self.buffer, address);
         }
         if let Err(FrameError::Incomplete(needed)) = parsed
             && needed as u64 <= left
             && self.buffer.len() < needed
         {
             self.fill(needed as u64)?;
-            parsed = frame::parse(&self.buffer, place);
+            parsed = frame::parse(&self.buffer, address);
         }
         let frame = match parsed {
             Ok(frame) => frame,
@@ -197,35 +200,36 @@ impl Cursor {
         };
         let payload = self.buffer.slice_ref(frame.payload);
         let event = event::decode(frame.kind, &payload)
-            .map_err(|e| Error::corrupt(self.path().display(), self.mark.offset, e.message()))?;
-        let entry = DecodedFrame { seq: frame.seq, time_ms: frame.time_ms, event, at: self.mark.clone() };
+            .map_err(|e| Error::corrupt_by(self.path().display(), self.position.offset, e))?;
+        let decoded =
+            DecodedFrame { seq: frame.seq, time_ms: frame.time_ms, event, at: self.position.clone() };
         let (crc, len) = (frame.crc, frame.len);
-        self.mark.digest.add(crc);
-        self.mark.offset += len as u64;
+        self.position.digest.add(crc);
+        self.position.offset += len as u64;
         let _ = self.buffer.split_to(len);
-        Ok(CursorItem::Frame(entry))
+        Ok(CursorItem::Frame(decoded))
     }
 
-    /// All bytes from the cursor's position to the end of the span it is in.
-    pub fn read_to_end(&mut self) -> Result<Bytes> {
-        let end = self.spans.front().map_or(self.mark.offset, |span| span.end);
-        self.fill(end.saturating_sub(self.mark.offset))?;
+    /// Reads all bytes from the position to the end of the segment's readable span.
+    pub(in crate::storage) fn read_to_end(&mut self) -> Result<Bytes> {
+        let end = self.readable.front().map_or(self.position.offset, |span| span.end);
+        self.fill(end.saturating_sub(self.position.offset))?;
         Ok(self.buffer.clone())
     }
 
-    /// Reads `len` bytes from the cursor's position, fewer where the file ends.
+    /// Fills the buffer with `len` bytes from the position; fewer if the file ends before.
     fn fill(&mut self, len: u64) -> Result<()> {
         let path = self.path();
         let failed = |e: std::io::Error| fs::read_failed(&path, &e);
         let file = match &self.file {
             Some(file) => file,
-            None => self.file.insert(self.disk.open_fresh(&path).map_err(failed)?),
+            None => self.file.insert(self.fs.open_fresh(&path).map_err(failed)?),
         };
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        let read = match file.read_at(&mut bytes, self.mark.offset) {
+        let read = match file.read_at(&mut bytes, self.position.offset) {
             Ok(read) => read,
             Err(e) => {
-                // Of another file that has its name by now, this handle would go on saying so.
+                // If the file was replaced, this handle would fail for ever: open the path again next time.
                 self.refresh();
                 return Err(failed(e));
             }

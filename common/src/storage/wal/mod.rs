@@ -1,8 +1,9 @@
-//! The write-ahead log: segments of frames for each table, written in groups and read back as whole commits.
+//! The write-ahead log: each table has its own segments of frames. The writer appends groups of commits; readers
+//! reassemble whole commits.
 
 pub mod appender;
-pub mod background;
-pub mod commits;
+pub(super) mod background;
+pub mod commit_reader;
 pub mod compaction_base;
 pub mod cursor;
-pub mod segment;
+pub(super) mod segment;

@@ -34,7 +34,7 @@ pub type ManifestEdit = Box<dyn Fn(&mut Manifest) + Send>;
 
 /// What a compaction needs of the log of its table. While it runs, nobody else may change the table's layers.
 pub trait CompactionLog {
-    /// Seals the log up to a segment. See [`crate::storage::wal::appender::Log::begin_fold`].
+    /// Seals the log up to a segment. See [`crate::storage::wal::appender::Log::begin_compaction`].
     fn begin(&self, up_to: u64) -> Result<CompactionInput>;
 
     /// Changes the manifest, and makes the writer and readers use it. Returns the new manifest.
@@ -52,7 +52,7 @@ pub struct CompactionResult {
 
 /// The new files, and how the manifest changes.
 #[derive(Debug, Clone)]
-struct NewFiles {
+struct CompactedFiles {
     floor: Floor,
     /// `None` if the manifest names an image layer at the floor already.
     image: Option<ImageLayer>,
@@ -81,17 +81,17 @@ pub fn run(
         Ok(new) => new,
         Err(error) => {
             // If this fails, the next start removes the file.
-            let _ = files.disk.remove(&temporary);
+            let _ = files.fs.remove(&temporary);
             return Err(error);
         }
     };
     let floor = new.floor;
     log.install(Box::new(move |manifest| manifest.floor = Some(floor)))?;
     let rename = || {
-        files.disk.rename(&temporary, &files.dir.segment(&table, number))?;
+        files.fs.rename(&temporary, &files.dir.segment(&table, number))?;
         // The sync also makes the removal of segments durable that an earlier compaction superseded: the new FLOOR frame
         // does not name those.
-        files.disk.sync_dir(&files.dir.segments(&table))
+        files.fs.sync_dir(&files.dir.segments(&table))
     };
     rename().map_err(|e| Error::io(format_args!("cannot rename segment {number} of table {table:?}"), &e))?;
     let applied = new.clone();
@@ -118,7 +118,7 @@ fn build(
     input: &CompactionInput,
     (plan, request): (&CompactionPlan, CompactionRequest),
     progress: ProgressFn<'_>,
-) -> Result<NewFiles> {
+) -> Result<CompactedFiles> {
     let (manifest, floor) = (&input.manifest, plan.floor);
     let table = (manifest.table.as_str(), manifest.table_id);
     let has_image = manifest.images.iter().any(|image| image.seq == floor.seq);
@@ -141,21 +141,29 @@ fn build(
     superseded.extend(input.stale.iter().copied());
     let first = FloorFrame { floor, frames: 0, digest: 0, superseded: superseded.clone() };
     let path = files.dir.segment_tmp(table.0, input.number, input.term);
-    let mut out = BaseWriter::create(&files.disk, path, table.1, input.number, first)?;
+    let mut out = BaseWriter::create(&files.fs, path, table.1, input.number, first)?;
     base::write_kept(&mut out, layers, floor, request.requests)?;
     base::write_schemas(&mut out, layers, floor.seq)?;
     base::write_rows(&mut out, &with_image, floor.seq, progress)?;
-    out.end_state()?;
+    out.end_base()?;
     let (offsets, copied) = base::copy_rest(&mut out, files, manifest, plan.boundary, progress)?;
     let (seal, positions) = out.finish(&copied)?;
     let moved: Vec<(u64, LogPosition)> = offsets.into_iter().zip(positions).collect();
     let start = moved.iter().find(|(offset, _)| *offset == plan.boundary.offset);
     base_delta.position = start.map(|(_, position)| *position).unwrap_or_default();
     let segment = Segment { number: input.number, sealed: Some(seal) };
-    Ok(NewFiles { floor, image, base_delta, segment, superseded, moved, boundary: plan.boundary.segment })
+    Ok(CompactedFiles {
+        floor,
+        image,
+        base_delta,
+        segment,
+        superseded,
+        moved,
+        boundary: plan.boundary.segment,
+    })
 }
 
-impl NewFiles {
+impl CompactedFiles {
     /// Makes the manifest name the new files in place of those that they replace.
     fn apply_to(&self, manifest: &mut Manifest) {
         let floor = self.floor.seq;

@@ -46,7 +46,7 @@ pub struct DeltaLimits {
 #[derive(Debug, Default)]
 struct DeltaContent {
     /// By sort key.
-    rows: BTreeMap<Vec<u8>, RowEvents>,
+    rows: BTreeMap<Vec<u8>, CollectedRow>,
     /// Seq, time and content.
     commits: Vec<(u64, u64, CommitEntry)>,
     requests: Vec<(u64, RequestEntry)>,
@@ -70,13 +70,13 @@ struct DeltaContent {
 
 /// A row's events, oldest first.
 #[derive(Debug, Default)]
-struct RowEvents {
+struct CollectedRow {
     key: Option<Key>,
-    events: Vec<RowEvent>,
+    events: Vec<CollectedEvent>,
 }
 
 #[derive(Debug)]
-struct RowEvent {
+struct CollectedEvent {
     id: EventId,
     time_ms: u64,
     author: Arc<CommitAuthor>,
@@ -114,7 +114,7 @@ pub fn build_next(
         schema_entries: content.schemas.clone(),
     };
     files.create_dirs(name)?;
-    let mut bytes = write_file(&*files.disk, &files.dir.era(name, base, seq), identity, |file| {
+    let mut bytes = write_file(&*files.fs, &files.dir.delta_layer(name, base, seq), identity, |file| {
         file.begin_tree(tree::VERSIONS, true)?;
         for (at, (key, row)) in (0..).zip(&content.rows) {
             if at % REPORT_INTERVAL == 0 {
@@ -144,9 +144,9 @@ fn read_log(
     progress: ProgressFn<'_>,
 ) -> Result<DeltaContent> {
     let mut cursor = log_after(files, manifest, read_limit);
-    let mut content = DeltaContent::after(layers, cursor.mark().position())?;
+    let mut content = DeltaContent::after(layers, cursor.position().to_log_position())?;
     loop {
-        let position = cursor.mark().position();
+        let position = cursor.position().to_log_position();
         match cursor.next_frame()? {
             CursorItem::Frame(entry) => {
                 let begins_commit = content.commits.last().is_none_or(|(seq, ..)| *seq != entry.seq);
@@ -161,15 +161,15 @@ fn read_log(
                     content.commits.push((entry.seq, entry.time_ms, CommitEntry::default()));
                     content.author = Arc::default();
                 }
-                let read = cursor.mark();
+                let read = cursor.position();
                 let is_same_segment = read.segment == position.segment;
                 content.bytes += read.offset - if is_same_segment { position.offset } else { 0 };
-                content.position = read.position();
+                content.position = read.to_log_position();
                 content.push(entry.seq, entry.time_ms, entry.event, layers)?;
             }
             CursorItem::End => break,
             CursorItem::Invalid(error) => {
-                return Err(Error::corrupt(cursor.path().display(), cursor.mark().offset, error));
+                return Err(Error::corrupt(cursor.path().display(), cursor.position().offset, error));
             }
         }
     }
@@ -242,7 +242,7 @@ impl DeltaContent {
                 let row = self.rows.entry(bytes).or_default();
                 row.key.get_or_insert_with(|| key.clone());
                 let author = Arc::clone(&self.author);
-                row.events.push(RowEvent { id: EventId { seq, index }, time_ms, author, event });
+                row.events.push(CollectedEvent { id: EventId { seq, index }, time_ms, author, event });
             }
             _ => {}
         }
@@ -264,14 +264,14 @@ fn write_versions(
     file: &mut SstWriter<SstOutput>,
     layers: &LayerMap,
     key: &[u8],
-    row: &RowEvents,
+    row: &CollectedRow,
     indexes: &mut [IndexBuilder],
 ) -> Result<()> {
     let mut fold = RowFold::default();
     // PATCHes since the last version that was stored with the row after it, and their bytes.
     let (mut patches, mut patched_bytes) = (0, 0);
     let (mut version_key, mut value) = (Vec::new(), Vec::new());
-    for RowEvent { id, time_ms, author, event } in &row.events {
+    for CollectedEvent { id, time_ms, author, event } in &row.events {
         let row_before = || match &row.key {
             Some(key) => Ok(layers.row(key, id.before())?.and_then(|before| before.document)),
             None => Ok(None),

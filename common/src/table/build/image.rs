@@ -23,13 +23,13 @@ pub fn build(
     progress: ProgressFn<'_>,
 ) -> Result<ImageLayer> {
     let identity = SstIdentity { table: id, base: seq, seq, kind: kind::IMAGE };
-    let path = files.dir.full(name, seq);
+    let path = files.dir.image_layer(name, seq);
     let index_path = |of: &str| files.dir.index(name, of, &image_stem(seq));
     let mut builders: Vec<IndexBuilder> = indexes.iter().map(|path| IndexBuilder::new(path)).collect();
     files.create_dirs(name)?;
     let mut rows = 0;
     let created_at = layers.created_at(seq)?;
-    let mut bytes = write_file(&*files.disk, &path, identity, |file| {
+    let mut bytes = write_file(&*files.fs, &path, identity, |file| {
         let mut scan = layers.scan(seq, &[])?;
         let mut value = Vec::new();
         file.begin_tree(tree::ROWS, true)?;

@@ -25,17 +25,17 @@ use crate::table::table_files::TableFiles;
 const RUN_BYTES: usize = 64 << 20;
 
 /// An index entry's bytes (value and sort key), and when the row had the value.
-type Candidate = (Vec<u8>, CandidateEntry);
+type IndexEntry = (Vec<u8>, CandidateEntry);
 
 /// Collects the entries of one index, row by row in key order.
 #[derive(Debug)]
-pub struct IndexBuilder {
+pub(super) struct IndexBuilder {
     /// The path as the schema names it.
     name: String,
     path: Path,
     /// The values of the current row, and when it had each.
     row_values: Vec<(Vec<u8>, CandidateEntry)>,
-    candidates: Vec<Candidate>,
+    candidates: Vec<IndexEntry>,
     /// An estimate of the bytes that the candidates take in memory.
     bytes: usize,
     /// Sorted runs in temporary files.
@@ -44,7 +44,7 @@ pub struct IndexBuilder {
 
 impl IndexBuilder {
     /// An empty index on a path, as a schema names it.
-    pub fn new(path: &str) -> IndexBuilder {
+    pub(super) fn new(path: &str) -> IndexBuilder {
         IndexBuilder {
             name: path.to_owned(),
             path: Path::of_index(path),
@@ -56,12 +56,12 @@ impl IndexBuilder {
     }
 
     /// The path, as the schema names it.
-    pub fn path(&self) -> &str {
+    pub(super) fn path(&self) -> &str {
         &self.name
     }
 
     /// Adds the state of the current row after a commit.
-    pub fn push_version(&mut self, seq: u64, row: Option<&Document>) -> Result<()> {
+    pub(super) fn push_version(&mut self, seq: u64, row: Option<&Document>) -> Result<()> {
         let value = value_at(&self.path, row)?;
         for (known, entry) in &mut self.row_values {
             if entry.until == 0 && Some(&*known) != value.as_ref() {
@@ -78,7 +78,7 @@ impl IndexBuilder {
     }
 
     /// Ends the current row, whose sort key this is.
-    pub fn end_row(&mut self, key: &[u8]) {
+    pub(super) fn end_row(&mut self, key: &[u8]) {
         for (mut bytes, entry) in self.row_values.drain(..) {
             bytes.extend_from_slice(key);
             self.bytes += bytes.len() + 64;
@@ -88,7 +88,7 @@ impl IndexBuilder {
 
     /// Writes the candidates in memory to a run beside the index if they take too much memory. `index_path` returns the
     /// path of the index file.
-    pub fn write_run_if_full(
+    pub(super) fn write_run_if_full(
         &mut self,
         files: &TableFiles,
         index_path: impl FnOnce(&str) -> PathBuf,
@@ -103,21 +103,21 @@ impl IndexBuilder {
         self.candidates.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let candidates = std::mem::take(&mut self.candidates);
         self.bytes = 0;
-        write_file(&*files.disk, &path, identity, |file| {
+        write_file(&*files.fs, &path, identity, |file| {
             file.begin_tree(tree::CANDIDATES, false)?;
             merge_runs(file, &[], &candidates)?;
             file.end_tree()?;
             Ok(Vec::new())
         })?;
-        let file = SstFile::open(Arc::clone(&files.disk), path.clone(), identity, Arc::clone(&files.cache))?;
+        let file = SstFile::open(Arc::clone(&files.fs), path.clone(), identity, Arc::clone(&files.cache))?;
         self.runs.push((path, file));
         Ok(())
     }
 
     /// Writes the index file and removes the runs. Returns the file's length in bytes.
-    pub fn write(mut self, files: &TableFiles, path: &FilePath, identity: SstIdentity) -> Result<u64> {
+    pub(super) fn write(mut self, files: &TableFiles, path: &FilePath, identity: SstIdentity) -> Result<u64> {
         self.candidates.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let written = write_file(&*files.disk, path, identity, |file| {
+        let written = write_file(&*files.fs, path, identity, |file| {
             file.begin_tree(tree::CANDIDATES, false)?;
             merge_runs(file, &self.runs, &self.candidates)?;
             file.end_tree()?;
@@ -125,7 +125,7 @@ impl IndexBuilder {
         });
         for (path, _) in &self.runs {
             files
-                .disk
+                .fs
                 .remove(path)
                 .map_err(|e| Error::io(format_args!("cannot remove {}", path.display()), &e))?;
         }
@@ -145,18 +145,18 @@ pub(in crate::table) fn value_at(path: &Path, row: Option<&Document>) -> Result<
 }
 
 /// A sorted run: in a file, or the last one in memory.
-enum Run<'a> {
+enum IndexRun<'a> {
     File(TreeCursor),
-    Memory(&'a [Candidate]),
+    Memory(&'a [IndexEntry]),
 }
 
-impl SortedSource for Run<'_> {
+impl SortedSource for IndexRun<'_> {
     type Key = [u8];
 
     fn key(&self) -> Option<&[u8]> {
         match self {
-            Run::File(cursor) => cursor.key(),
-            Run::Memory(candidates) => candidates.first().map(|(bytes, _)| bytes.as_slice()),
+            IndexRun::File(cursor) => cursor.key(),
+            IndexRun::Memory(candidates) => candidates.first().map(|(bytes, _)| bytes.as_slice()),
         }
     }
 }
@@ -165,26 +165,26 @@ impl SortedSource for Run<'_> {
 fn merge_runs(
     file: &mut SstWriter<SstOutput>,
     runs: &[(PathBuf, Arc<SstFile>)],
-    last: &[Candidate],
+    last: &[IndexEntry],
 ) -> Result<()> {
     let mut sources = Vec::with_capacity(runs.len() + 1);
     for (_, run) in runs {
         let mut cursor = run.cursor(tree::CANDIDATES);
         cursor.first()?;
-        sources.push(Run::File(cursor));
+        sources.push(IndexRun::File(cursor));
     }
-    sources.push(Run::Memory(last));
+    sources.push(IndexRun::Memory(last));
     let mut merged = MergingCursor::new(sources);
     let mut value = Vec::new();
     while let Some(run) = merged.least() {
         match run {
-            Run::File(cursor) => {
+            IndexRun::File(cursor) => {
                 if let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
                     file.add(key, None, &value)?;
                 }
                 cursor.next()?;
             }
-            Run::Memory(candidates) => {
+            IndexRun::Memory(candidates) => {
                 let Some(((bytes, entry), rest)) = candidates.split_first() else { continue };
                 value.clear();
                 entry.encode(&mut value);
@@ -197,7 +197,7 @@ fn merge_runs(
 }
 
 /// Returns a row, given its sort key, as it was before a commit.
-pub type RowBefore<'a> = &'a dyn Fn(&[u8], u64) -> Result<Option<Document>>;
+type RowBefore<'a> = &'a dyn Fn(&[u8], u64) -> Result<Option<Document>>;
 
 /// Builds the index on a path that a layer lacks. Returns the file's length in bytes. `row_before` supplies rows as they were
 /// before the layer.

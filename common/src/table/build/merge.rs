@@ -28,8 +28,8 @@ pub fn merge_deltas(
     let (Some((first, _)), Some((last, newest))) = (deltas.first(), deltas.last()) else { return Ok(None) };
     let identity = SstIdentity { table: id, base: first.base, seq: last.seq, kind: kind::DELTA };
     files.create_dirs(name)?;
-    let path = files.dir.era(name, first.base, last.seq);
-    let mut bytes = write_file(&*files.disk, &path, identity, |file| {
+    let path = files.dir.delta_layer(name, first.base, last.seq);
+    let mut bytes = write_file(&*files.fs, &path, identity, |file| {
         file.begin_tree(tree::VERSIONS, true)?;
         merge_versions(file, deltas, progress)?;
         file.end_tree()?;
@@ -49,7 +49,7 @@ pub fn merge_deltas(
     for index in &indexes {
         let path = files.dir.index(name, index, &delta_stem(first.base, last.seq));
         let identity = SstIdentity { kind: kind::DELTA_INDEX, ..identity };
-        bytes += write_file(&*files.disk, &path, identity, |file| {
+        bytes += write_file(&*files.fs, &path, identity, |file| {
             file.begin_tree(tree::CANDIDATES, false)?;
             let merged = deltas.iter().filter_map(|(_, delta)| delta.index(index));
             merge_tree(file, merged, tree::CANDIDATES, |older, newer| join_candidates(&older, &newer))?;

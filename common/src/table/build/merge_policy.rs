@@ -116,7 +116,7 @@ mod tests {
     }
 
     fn push_delta(manifest: &mut Manifest, bytes: u64) {
-        let base = manifest.deltas.last().map_or(0, |era| era.seq);
+        let base = manifest.deltas.last().map_or(0, |delta| delta.seq);
         let (indexes, position) = (Vec::new(), LogPosition::default());
         manifest.deltas.push(DeltaLayer { base, seq: base + 10, bytes, events: 10, indexes, position });
     }
@@ -132,7 +132,7 @@ mod tests {
                 Some(MergeTask::MergeDeltas(range)) => {
                     assert_eq!(range.len(), 2);
                     let deltas = &manifest.deltas[range.clone()];
-                    let crosses = manifest.images.iter().any(|full| full.seq == deltas[0].seq);
+                    let crosses = manifest.images.iter().any(|image| image.seq == deltas[0].seq);
                     assert!(!crosses, "a merged delta layer must not span the commit of an image layer");
                     let mut delta = deltas[1].clone();
                     (delta.base, delta.bytes) = (deltas[0].base, deltas[0].bytes + deltas[1].bytes);
@@ -146,16 +146,16 @@ mod tests {
     }
 
     fn check(manifest: &Manifest) {
-        let deltas: u64 = manifest.deltas.iter().map(|era| era.bytes).sum();
+        let deltas: u64 = manifest.deltas.iter().map(|delta| delta.bytes).sum();
         let (_, older) = manifest.images.split_last().unwrap_or((&manifest.images[0], &[]));
         let floor = manifest.floor.map_or(0, |floor| floor.seq);
-        let kept: u64 = older.iter().filter(|full| full.seq != floor).map(|full| full.bytes).sum();
+        let kept: u64 = older.iter().filter(|image| image.seq != floor).map(|image| image.bytes).sum();
         assert!(kept <= deltas / 4, "{kept} bytes of older image layers, and {deltas} bytes of delta layers");
-        let mut ends: Vec<u64> = manifest.images.iter().map(|full| full.seq).collect();
+        let mut ends: Vec<u64> = manifest.images.iter().map(|image| image.seq).collect();
         ends.push(u64::MAX);
         let mut base = 0;
         for end in ends {
-            let group = manifest.deltas.iter().filter(|era| era.base >= base && era.seq <= end).count();
+            let group = manifest.deltas.iter().filter(|delta| delta.base >= base && delta.seq <= end).count();
             assert!(group <= MAX_NEWEST_DELTAS, "{group} delta layers up to {end}");
             base = end;
         }
@@ -165,7 +165,8 @@ mod tests {
         );
         // The size of the image layer bounds what is read for the newest state.
         let newest = manifest.images.last().unwrap();
-        let since: u64 = manifest.deltas.iter().filter(|era| era.seq > newest.seq).map(|era| era.bytes).sum();
+        let since: u64 =
+            manifest.deltas.iter().filter(|delta| delta.seq > newest.seq).map(|delta| delta.bytes).sum();
         assert!(
             since <= (newest.bytes / 2).max(64 << 10),
             "{since} bytes of delta layers after an image layer of {} bytes",
@@ -192,7 +193,7 @@ mod tests {
                 }
                 if manifest.floor.is_none() && below(40) == 0 && !manifest.images.is_empty() {
                     let seq = manifest.images[0].seq;
-                    manifest.deltas.retain(|era| era.base >= seq);
+                    manifest.deltas.retain(|delta| delta.base >= seq);
                     manifest.floor = Some(Floor { seq, time_ms: 1, last_seq: seq, events: 1, rows: 1 });
                     if manifest.deltas.is_empty() {
                         break;

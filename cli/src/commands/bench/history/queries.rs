@@ -13,7 +13,7 @@ use crate::orders::SplitMix64;
 
 /// A kind of query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HistoryQuery {
+pub(crate) enum DatasetQuery {
     /// One row, now.
     Get,
     /// One row at a random point in the past.
@@ -28,15 +28,15 @@ pub(crate) enum HistoryQuery {
     Count,
 }
 
-impl HistoryQuery {
+impl DatasetQuery {
     /// Each kind with the name of its phase and the maximum number of queries.
-    pub(crate) const ALL: [(HistoryQuery, &'static str, usize); 6] = [
-        (HistoryQuery::Get, "R1", 500),
-        (HistoryQuery::GetAsOf, "R2", 500),
-        (HistoryQuery::History, "R3", 300),
-        (HistoryQuery::Select, "R4.now", 50),
-        (HistoryQuery::SelectAsOf, "R4.asof", 50),
-        (HistoryQuery::Count, "R5", 3),
+    pub(crate) const ALL: [(DatasetQuery, &'static str, usize); 6] = [
+        (DatasetQuery::Get, "R1", 500),
+        (DatasetQuery::GetAsOf, "R2", 500),
+        (DatasetQuery::History, "R3", 300),
+        (DatasetQuery::Select, "R4.now", 50),
+        (DatasetQuery::SelectAsOf, "R4.asof", 50),
+        (DatasetQuery::Count, "R5", 3),
     ];
 }
 
@@ -55,11 +55,12 @@ impl QueryClient<'_> {
         u64::midpoint(dataset.first_seq, dataset.last_seq())
     }
 
-    /// Runs queries until `calls` or `time` is reached; a seed determines the queries. Returns the latencies in microseconds.
+    /// Runs queries until `calls` or `time` is reached; a seed determines the queries. Returns the latencies in
+    /// microseconds.
     pub(crate) async fn run(
         &self,
         reader: &mut ReaderApi,
-        query: HistoryQuery,
+        query: DatasetQuery,
         (calls, time): (usize, Duration),
         seed: u64,
     ) -> Result<Vec<u32>> {
@@ -68,12 +69,12 @@ impl QueryClient<'_> {
         let end = Instant::now() + time;
         while latencies.len() < calls && (latencies.is_empty() || Instant::now() < end) {
             let took = match query {
-                HistoryQuery::Get => self.get(reader, false, &mut random).await?,
-                HistoryQuery::GetAsOf => self.get(reader, true, &mut random).await?,
-                HistoryQuery::History => self.history(reader, &mut random).await?,
-                HistoryQuery::Select => self.select(reader, false, &mut random).await?,
-                HistoryQuery::SelectAsOf => self.select(reader, true, &mut random).await?,
-                HistoryQuery::Count => self.count(reader).await?,
+                DatasetQuery::Get => self.get(reader, false, &mut random).await?,
+                DatasetQuery::GetAsOf => self.get(reader, true, &mut random).await?,
+                DatasetQuery::History => self.history(reader, &mut random).await?,
+                DatasetQuery::Select => self.select(reader, false, &mut random).await?,
+                DatasetQuery::SelectAsOf => self.select(reader, true, &mut random).await?,
+                DatasetQuery::Count => self.count(reader).await?,
             };
             latencies.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
         }

@@ -1,62 +1,64 @@
-//! What a power cut leaves of a simulated disk.
+//! What remains of a simulated disk after a power cut.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::state::{Content, Names, Node, ROOT, State};
+use super::state::{DirEntries, FileContent, Inode, ROOT, SimState};
 
-/// What a disk writes at once, whole or not at all. A write over several sectors can be torn between them, while writes to
-/// one sector come in order: it is found as it was at some moment.
+/// The bytes that a disk writes atomically. A write over several sectors can be torn between them. Writes to one sector
+/// take effect in order, so the sector is found as it was at some moment.
 const SECTOR: usize = 512;
 
-/// What becomes, at a power cut, of that which no sync has made durable.
+/// What happens to unsynced changes at a power cut.
 ///
-/// A name change is atomic under every policy: a rename shows the old name or the new one.
+/// A name change is atomic under every policy: a rename leaves the old name or the new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Lost {
-    /// All of it survived. (Not what a failed sync had lost already.)
+pub enum CrashPolicy {
+    /// All unsynced changes survive, except those that a failed sync has lost already.
     KeepAll,
-    /// None of it survived.
+    /// No unsynced change survives.
     DropAll,
-    /// By chance: each sector of a file, and its length, as it was at some moment since the last sync, and each name
-    /// change made or not.
+    /// Random: each sector of a file, and the file's length, is as it was at some moment since the last sync, and each
+    /// name change survives or not.
     RandomHalves(u64),
-    /// As `RandomHalves`, but sectors beyond a file's synced ones may be garbage, too, and all names survived.
+    /// As `RandomHalves`, but sectors beyond a file's synced ones may contain garbage, and all name changes survive.
     GarbageTail(u64),
-    /// Bytes survived, names did not.
+    /// Bytes survive, name changes do not.
     NoDirectoryEntries,
-    /// Names survived, bytes did not: the empty file behind a fresh rename.
+    /// Name changes survive, bytes do not: an empty file behind a fresh rename.
     NoFileContents,
-    /// Another policy for each file, by chance; each name change by chance.
+    /// A random policy for each file, and each name change survives or not.
     Mixed(u64),
 }
 
-impl Lost {
-    /// Every policy, those of chance with this seed.
-    pub const fn every(seed: u64) -> [Lost; 7] {
+impl CrashPolicy {
+    /// Returns every policy; the random ones use this seed.
+    pub const fn all(seed: u64) -> [CrashPolicy; 7] {
         [
-            Lost::KeepAll,
-            Lost::DropAll,
-            Lost::RandomHalves(seed),
-            Lost::GarbageTail(seed),
-            Lost::NoDirectoryEntries,
-            Lost::NoFileContents,
-            Lost::Mixed(seed),
+            CrashPolicy::KeepAll,
+            CrashPolicy::DropAll,
+            CrashPolicy::RandomHalves(seed),
+            CrashPolicy::GarbageTail(seed),
+            CrashPolicy::NoDirectoryEntries,
+            CrashPolicy::NoFileContents,
+            CrashPolicy::Mixed(seed),
         ]
     }
 
     fn seed(self) -> u64 {
         match self {
-            Lost::RandomHalves(seed) | Lost::GarbageTail(seed) | Lost::Mixed(seed) => seed,
+            CrashPolicy::RandomHalves(seed) | CrashPolicy::GarbageTail(seed) | CrashPolicy::Mixed(seed) => {
+                seed
+            }
             _ => 0,
         }
     }
 }
 
-/// A small generator of repeatable chance (splitmix64).
-struct Chance(u64);
+/// A small, repeatable random number generator (splitmix64).
+struct CrashRng(u64);
 
-impl Chance {
+impl CrashRng {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -69,7 +71,7 @@ impl Chance {
         self.next() & 1 == 1
     }
 
-    /// A number below `bound`; 0 where that is 0.
+    /// Returns a number below `bound`; 0 if `bound` is 0.
     fn below(&mut self, bound: usize) -> usize {
         let bound = u64::try_from(bound).unwrap_or(u64::MAX).max(1);
         usize::try_from(self.next() % bound).unwrap_or_default()
@@ -79,8 +81,8 @@ impl Chance {
         self.next().to_le_bytes()[0]
     }
 
-    /// How many of `edits` edits have come through: often none or all.
-    fn moment(&mut self, edits: usize) -> usize {
+    /// Returns how many of `edits` edits survive: often none or all.
+    fn surviving_edits(&mut self, edits: usize) -> usize {
         match self.below(4) {
             0 => 0,
             1 => self.below(edits + 1),
@@ -89,77 +91,80 @@ impl Chance {
     }
 }
 
-/// The disk as found when the power is back.
-pub(super) fn crash(state: &State, lost: Lost) -> State {
-    let mut chance = Chance(lost.seed());
+/// Returns the disk as found after a power cut.
+pub(super) fn survivors(state: &SimState, policy: CrashPolicy) -> SimState {
+    let mut rng = CrashRng(policy.seed());
     let mut state = state.clone();
-    for change in std::mem::take(&mut state.renamed) {
-        let survived = match lost {
-            Lost::KeepAll | Lost::GarbageTail(_) | Lost::NoFileContents => true,
-            Lost::DropAll | Lost::NoDirectoryEntries => false,
-            Lost::RandomHalves(_) | Lost::Mixed(_) => chance.coin(),
+    for change in std::mem::take(&mut state.unsynced_names) {
+        let survived = match policy {
+            CrashPolicy::KeepAll | CrashPolicy::GarbageTail(_) | CrashPolicy::NoFileContents => true,
+            CrashPolicy::DropAll | CrashPolicy::NoDirectoryEntries => false,
+            CrashPolicy::RandomHalves(_) | CrashPolicy::Mixed(_) => rng.coin(),
         };
         if survived {
-            state.settle(&change);
+            state.make_durable(&change);
         }
     }
-    // What no durable name leads to is gone.
-    let mut found = State { nodes: BTreeMap::new(), renamed: Vec::new() };
+    // Only inodes that a durable name leads to survive.
+    let mut found = SimState { inodes: BTreeMap::new(), unsynced_names: Vec::new() };
     let mut open = vec![ROOT];
     while let Some(number) = open.pop() {
-        let node = match state.nodes.remove(&number) {
-            Some(Node::File(content)) => Node::File(survivor(&content, lost, &mut chance)),
-            Some(Node::Dir(Names { durable, .. })) => {
+        let inode = match state.inodes.remove(&number) {
+            Some(Inode::File(content)) => Inode::File(surviving_content(&content, policy, &mut rng)),
+            Some(Inode::Dir(DirEntries { durable, .. })) => {
                 open.extend(durable.values());
-                Node::Dir(Names { live: durable.clone(), durable })
+                Inode::Dir(DirEntries { live: durable.clone(), durable })
             }
             None => continue,
         };
-        found.nodes.insert(number, node);
+        found.inodes.insert(number, inode);
     }
     found
 }
 
-/// A file as found when the power is back.
-fn survivor(content: &Content, lost: Lost, chance: &mut Chance) -> Content {
-    let lost = match lost {
-        Lost::Mixed(_) => match chance.below(4) {
-            0 => Lost::KeepAll,
-            1 => Lost::DropAll,
-            2 => Lost::RandomHalves(0),
-            _ => Lost::GarbageTail(0),
+/// Returns a file's content as found after a power cut.
+fn surviving_content(content: &FileContent, policy: CrashPolicy, rng: &mut CrashRng) -> FileContent {
+    let policy = match policy {
+        CrashPolicy::Mixed(_) => match rng.below(4) {
+            0 => CrashPolicy::KeepAll,
+            1 => CrashPolicy::DropAll,
+            2 => CrashPolicy::RandomHalves(0),
+            _ => CrashPolicy::GarbageTail(0),
         },
         other => other,
     };
     let mut bytes = Arc::clone(&content.durable);
     if !content.unsynced.is_empty() {
-        match lost {
-            Lost::DropAll | Lost::NoFileContents => {}
-            Lost::KeepAll | Lost::NoDirectoryEntries => {
+        match policy {
+            CrashPolicy::DropAll | CrashPolicy::NoFileContents => {}
+            CrashPolicy::KeepAll | CrashPolicy::NoDirectoryEntries => {
                 let bytes = Arc::make_mut(&mut bytes);
                 content.unsynced.iter().for_each(|edit| edit.apply(bytes));
             }
-            Lost::RandomHalves(_) | Lost::Mixed(_) => bytes = Arc::new(by_sector(content, false, chance)),
-            Lost::GarbageTail(_) => bytes = Arc::new(by_sector(content, true, chance)),
+            CrashPolicy::RandomHalves(_) | CrashPolicy::Mixed(_) => {
+                bytes = Arc::new(by_sector(content, false, rng));
+            }
+            CrashPolicy::GarbageTail(_) => bytes = Arc::new(by_sector(content, true, rng)),
         }
     }
-    Content { live: Arc::clone(&bytes), durable: bytes, ..Content::default() }
+    FileContent { live: Arc::clone(&bytes), durable: bytes, ..FileContent::default() }
 }
 
-/// Each sector as it was at a moment of its own; beyond the synced ones perhaps garbage.
-fn by_sector(content: &Content, garbage: bool, chance: &mut Chance) -> Vec<u8> {
+/// Returns a file's bytes with each sector as it was at its own moment. With `garbage`, sectors beyond the synced ones may
+/// contain random bytes.
+fn by_sector(content: &FileContent, garbage: bool, rng: &mut CrashRng) -> Vec<u8> {
     let edits = &content.unsynced;
-    let kept = chance.moment(edits.len());
+    let kept = rng.surviving_edits(edits.len());
     let len = edits.iter().take(kept).fold(content.durable.len(), |len, edit| edit.len_after(len));
     let mut bytes = content.durable.to_vec();
     bytes.resize(len, 0);
     for (index, sector) in bytes.chunks_mut(SECTOR).enumerate() {
         let start = index * SECTOR;
-        for edit in edits.iter().take(chance.moment(edits.len())) {
+        for edit in edits.iter().take(rng.surviving_edits(edits.len())) {
             edit.apply_to_part(sector, start);
         }
-        if garbage && start >= content.durable.len() && chance.coin() {
-            sector.fill_with(|| chance.byte());
+        if garbage && start >= content.durable.len() && rng.coin() {
+            sector.fill_with(|| rng.byte());
         }
     }
     bytes

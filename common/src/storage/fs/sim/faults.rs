@@ -1,13 +1,13 @@
-//! When a simulated disk fails: rules by operation number or by kind and path, and the power switch.
+//! Planned faults of a simulated disk: rules by operation number or by kind and path, and the power switch.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What was asked of the disk. Those that change it are numbered; `Read` is known to rules only.
+/// The kind of a disk operation. Operations that change the disk are numbered; only rules see `Read`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "each is named as the method of Disk or File that it stands for")]
-pub enum Op {
+#[expect(missing_docs, reason = "each has the name of its method of FileSystem or File")]
+pub enum SimOp {
     Create,
     Write,
     Truncate,
@@ -17,47 +17,47 @@ pub enum Op {
     CreateDir,
     RemoveDir,
     SyncDir,
-    /// Opening, reading, measuring or listing: not numbered, not in the trace.
+    /// An open, a read, a length or a listing. Not numbered, and not in the trace.
     Read,
 }
 
-/// How an operation goes wrong.
+/// How an operation fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// An input/output error; nothing is done. A sync that fails so loses what it was to make durable.
+    /// An input/output error. The operation does nothing; a sync loses what it was to make durable.
     Eio,
-    /// No space left; nothing is done. A sync that fails so loses what it was to make durable.
+    /// No space left. The operation does nothing; a sync loses what it was to make durable.
     Enospc,
-    /// A write does its first half, then finds no space left. Other operations: as `Enospc`.
+    /// A write writes its first half, then fails with no space left. Other operations fail as with `Enospc`.
     ShortWrite,
-    /// A sync says OK and makes nothing durable: the control that shows that a test sees a missing sync.
-    /// Other operations go well.
-    Lie,
+    /// A sync succeeds and makes nothing durable. A test uses this to prove that it would notice a missing sync.
+    /// Other operations succeed.
+    IgnoredSync,
 }
 
-/// How often a fault strikes.
+/// How often a fault occurs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
-    /// Once, then never again.
+    /// Once.
     Once,
-    /// At this operation, and at every later one that the rule is about.
-    ForEver,
+    /// At the given operation, and at every later one that the rule matches.
+    Always,
 }
 
-/// One operation as the trace has it.
+/// One operation in the trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
-    /// Its number, from 1.
+pub struct TracedOp {
+    /// The operation's number, from 1.
     pub number: u64,
-    /// What was asked.
-    pub op: Op,
-    /// The path asked about; for writes and syncs, the one that the file was opened under.
+    /// The kind of operation.
+    pub op: SimOp,
+    /// The path. For writes and syncs, the path that the file was opened under.
     pub path: PathBuf,
-    /// Where a rename went.
+    /// The destination of a rename.
     pub to: Option<PathBuf>,
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for TracedOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:?} {}", self.number, self.op, self.path.display())?;
         match &self.to {
@@ -67,7 +67,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// The error of every operation once the machine is off.
+/// The error of every operation after the machine is off.
 #[derive(Debug)]
 struct PowerOff;
 
@@ -79,30 +79,31 @@ impl fmt::Display for PowerOff {
 
 impl std::error::Error for PowerOff {}
 
-/// Whether an error says that the machine is off (see [`super::SimDisk::stop_at`]).
+/// Returns whether an error means that the machine is off (see `SimDisk::power_off_at`).
 pub fn is_power_off(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<PowerOff>())
 }
 
-/// Which operations a rule is about.
+/// Which operations a rule matches.
 #[derive(Debug)]
-enum Aim {
+enum RuleTarget {
     Number(u64),
-    Match { op: Op, path: String, nth: u64, seen: u64 },
+    Match { op: SimOp, path: String, nth: u64, seen: u64 },
 }
 
 #[derive(Debug)]
-struct Rule {
-    aim: Aim,
+struct FaultRule {
+    target: RuleTarget,
     fault: Fault,
     repeat: Repeat,
 }
 
-impl Rule {
-    fn strikes(&mut self, number: u64, asked: &Asked<'_>) -> bool {
-        let (at, now) = match &mut self.aim {
-            Aim::Number(at) if asked.op != Op::Read => (*at, number),
-            Aim::Match { op, path, nth, seen } if *op == asked.op && asked.names(path) => {
+impl FaultRule {
+    /// Counts an operation, and returns whether the fault occurs at it.
+    fn strikes(&mut self, number: u64, call: &SimCall<'_>) -> bool {
+        let (at, now) = match &mut self.target {
+            RuleTarget::Number(at) if call.op != SimOp::Read => (*at, number),
+            RuleTarget::Match { op, path, nth, seen } if *op == call.op && call.mentions(path) => {
                 *seen += 1;
                 (*nth, *seen)
             }
@@ -110,90 +111,90 @@ impl Rule {
         };
         match self.repeat {
             Repeat::Once => now == at,
-            Repeat::ForEver => now >= at,
+            Repeat::Always => now >= at,
         }
     }
 }
 
-/// An operation about to happen.
+/// A requested operation.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked<'a> {
-    pub(super) op: Op,
+pub(super) struct SimCall<'a> {
+    pub(super) op: SimOp,
     pub(super) path: &'a Path,
     pub(super) to: Option<&'a Path>,
 }
 
-impl Asked<'_> {
-    fn names(&self, part: &str) -> bool {
-        let holds = |path: &Path| path.to_string_lossy().contains(part);
-        holds(self.path) || self.to.is_some_and(holds)
+impl SimCall<'_> {
+    fn mentions(&self, part: &str) -> bool {
+        let contains = |path: &Path| path.to_string_lossy().contains(part);
+        contains(self.path) || self.to.is_some_and(contains)
     }
 }
 
-/// What is planned to go wrong, and what has been asked so far.
+/// The planned faults, and the operations so far.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
-    rules: Vec<Rule>,
-    stop_at: Option<u64>,
-    off: bool,
-    asked: u64,
-    trace: Option<Vec<Step>>,
+pub(super) struct FaultPlan {
+    rules: Vec<FaultRule>,
+    power_off_at: Option<u64>,
+    is_off: bool,
+    operations: u64,
+    trace: Option<Vec<TracedOp>>,
 }
 
-impl Plan {
+impl FaultPlan {
     pub(super) fn fail_at(&mut self, number: u64, fault: Fault, repeat: Repeat) {
-        self.rules.push(Rule { aim: Aim::Number(number), fault, repeat });
+        self.rules.push(FaultRule { target: RuleTarget::Number(number), fault, repeat });
     }
 
-    pub(super) fn fail_when(&mut self, op: Op, path: &str, nth: u64, fault: Fault, repeat: Repeat) {
-        let aim = Aim::Match { op, path: path.to_owned(), nth, seen: 0 };
-        self.rules.push(Rule { aim, fault, repeat });
+    pub(super) fn fail_when(&mut self, op: SimOp, path: &str, nth: u64, fault: Fault, repeat: Repeat) {
+        let target = RuleTarget::Match { op, path: path.to_owned(), nth, seen: 0 };
+        self.rules.push(FaultRule { target, fault, repeat });
     }
 
-    pub(super) fn stop_at(&mut self, number: u64) {
-        self.stop_at = Some(number);
+    pub(super) fn power_off_at(&mut self, number: u64) {
+        self.power_off_at = Some(number);
     }
 
-    pub(super) fn heal(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.rules.clear();
     }
 
-    pub(super) fn record(&mut self) {
+    pub(super) fn start_trace(&mut self) {
         self.trace.get_or_insert_default();
     }
 
-    pub(super) fn trace(&self) -> Vec<Step> {
+    pub(super) fn trace(&self) -> Vec<TracedOp> {
         self.trace.clone().unwrap_or_default()
     }
 
     pub(super) fn operations(&self) -> u64 {
-        self.asked
+        self.operations
     }
 
     pub(super) fn is_off(&self) -> bool {
-        self.off
+        self.is_off
     }
 
-    /// Counts an operation and says how it goes: an error where the machine is off, else the fault that strikes it.
-    pub(super) fn meet(&mut self, asked: Asked<'_>) -> io::Result<Option<Fault>> {
-        if asked.op != Op::Read && !self.off {
-            self.off = self.stop_at.is_some_and(|at| self.asked + 1 >= at);
+    /// Counts an operation and returns the fault that occurs at it. Fails if the machine is off.
+    pub(super) fn admit(&mut self, call: SimCall<'_>) -> io::Result<Option<Fault>> {
+        if call.op != SimOp::Read && !self.is_off {
+            self.is_off = self.power_off_at.is_some_and(|at| self.operations + 1 >= at);
         }
-        if self.off {
+        if self.is_off {
             return Err(io::Error::other(PowerOff));
         }
-        if asked.op != Op::Read {
-            self.asked += 1;
-            let (number, op) = (self.asked, asked.op);
+        if call.op != SimOp::Read {
+            self.operations += 1;
+            let (number, op) = (self.operations, call.op);
             if let Some(trace) = &mut self.trace {
-                let to = asked.to.map(Path::to_path_buf);
-                trace.push(Step { number, op, path: asked.path.to_path_buf(), to });
+                let to = call.to.map(Path::to_path_buf);
+                trace.push(TracedOp { number, op, path: call.path.to_path_buf(), to });
             }
         }
         // Every rule sees every operation, so that each counts its own matches.
         let mut struck = None;
         for rule in &mut self.rules {
-            if rule.strikes(self.asked, &asked) {
+            if rule.strikes(self.operations, &call) {
                 struck = struck.or(Some(rule.fault));
             }
         }
@@ -202,12 +203,12 @@ impl Plan {
 }
 
 impl Fault {
-    /// The operating system's error, where there is one.
+    /// Returns the fault's operating system error; `None` if the operation succeeds.
     pub(super) fn error(self) -> Option<io::Error> {
         match self {
             Fault::Eio => Some(io::Error::from_raw_os_error(5)),
             Fault::Enospc | Fault::ShortWrite => Some(io::Error::from_raw_os_error(28)),
-            Fault::Lie => None,
+            Fault::IgnoredSync => None,
         }
     }
 }

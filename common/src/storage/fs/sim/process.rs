@@ -1,4 +1,4 @@
-//! One process's handle of a simulated disk: it counts that one's operations, and stops it before any of them.
+//! One process's handle of a simulated disk: counts the process's operations, and pauses it before any of them.
 
 use std::io;
 use std::path::Path;
@@ -6,136 +6,140 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::SimDisk;
+use super::disk::SimDisk;
 use crate::storage::fs::{File, FileSystem};
 
-/// A process on a [`SimDisk`]. Its operations are numbered from 1, apart from those of others; looking at a file by its name is
-/// one, too.
+/// A process on a [`SimDisk`]. Its operations are numbered from 1, separately from those of other processes, and include
+/// opening and listing.
 #[derive(Debug, Clone)]
-pub struct Process {
+pub struct SimProcess {
     disk: SimDisk,
-    gate: Arc<Gate>,
+    breakpoint: Arc<Breakpoint>,
 }
 
+/// Pauses a process before one operation.
 #[derive(Debug, Default)]
-struct Gate {
-    pace: Mutex<Pace>,
+struct Breakpoint {
+    progress: Mutex<ProcessProgress>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Pace {
+struct ProcessProgress {
     operations: u64,
     stop_before: Option<u64>,
-    stopped: bool,
-    ended: bool,
-    last: String,
+    is_stopped: bool,
+    has_ended: bool,
+    last_operation: String,
 }
 
-impl Gate {
+impl Breakpoint {
+    /// Counts an operation, and blocks while the process is stopped before it.
     fn pass(&self, what: &str, path: &Path) {
-        let mut pace = self.pace.lock();
-        pace.operations += 1;
-        pace.last = format!("{what} {}", path.display());
-        if pace.stop_before == Some(pace.operations) {
-            pace.stopped = true;
+        let mut progress = self.progress.lock();
+        progress.operations += 1;
+        progress.last_operation = format!("{what} {}", path.display());
+        if progress.stop_before == Some(progress.operations) {
+            progress.is_stopped = true;
             self.changed.notify_all();
-            while pace.stopped {
-                self.changed.wait(&mut pace);
+            while progress.is_stopped {
+                self.changed.wait(&mut progress);
             }
         }
     }
 }
 
-impl Process {
-    pub(super) fn new(disk: SimDisk) -> Process {
-        Process { disk, gate: Arc::default() }
+impl SimProcess {
+    /// Creates a process that uses a disk.
+    pub fn new(disk: &SimDisk) -> SimProcess {
+        SimProcess { disk: disk.clone(), breakpoint: Arc::default() }
     }
 
-    /// This process's disk, as the database takes it.
+    /// Returns the process's file system as the trait object that the database takes.
     pub fn shared(&self) -> Arc<dyn FileSystem> {
         Arc::new(self.clone())
     }
 
-    /// How many operations it has asked for so far.
+    /// Returns how many operations the process has requested so far.
     pub fn operations(&self) -> u64 {
-        self.gate.pace.lock().operations
+        self.breakpoint.progress.lock().operations
     }
 
-    /// Stops it just before an operation, by its number, until [`Process::go_on`].
+    /// Stops the process just before the operation with a number, until [`SimProcess::resume`].
     pub fn stop_before(&self, number: u64) {
-        self.gate.pace.lock().stop_before = Some(number);
+        self.breakpoint.progress.lock().stop_before = Some(number);
     }
 
-    /// Says that it will do no more.
-    pub fn end(&self) {
-        self.gate.pace.lock().ended = true;
-        self.gate.changed.notify_all();
+    /// Records that the process will do no more operations.
+    pub fn mark_ended(&self) {
+        self.breakpoint.progress.lock().has_ended = true;
+        self.breakpoint.changed.notify_all();
     }
 
-    /// Waits until it has stopped, and says before which operation; `None` where it has ended before that.
-    pub fn wait(&self) -> Option<String> {
-        let mut pace = self.gate.pace.lock();
-        while !(pace.stopped || pace.ended) {
-            self.gate.changed.wait(&mut pace);
+    /// Waits until the process has stopped, and returns the operation before which it stopped; `None` if the process
+    /// ended first.
+    pub fn wait_until_stopped(&self) -> Option<String> {
+        let mut progress = self.breakpoint.progress.lock();
+        while !(progress.is_stopped || progress.has_ended) {
+            self.breakpoint.changed.wait(&mut progress);
         }
-        pace.stopped.then(|| pace.last.clone())
+        progress.is_stopped.then(|| progress.last_operation.clone())
     }
 
-    /// Lets it go on.
-    pub fn go_on(&self) {
-        self.gate.pace.lock().stopped = false;
-        self.gate.changed.notify_all();
+    /// Lets a stopped process continue.
+    pub fn resume(&self) {
+        self.breakpoint.progress.lock().is_stopped = false;
+        self.breakpoint.changed.notify_all();
     }
 
     fn file(&self, file: Box<dyn File>, path: &Path) -> Box<dyn File> {
-        Box::new(ProcessFile { file, gate: Arc::clone(&self.gate), path: path.into() })
+        Box::new(SimProcessFile { file, breakpoint: Arc::clone(&self.breakpoint), path: path.into() })
     }
 }
 
-impl FileSystem for Process {
+impl FileSystem for SimProcess {
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        self.gate.pass("Open", path);
+        self.breakpoint.pass("Open", path);
         Ok(self.file(self.disk.open(path)?, path))
     }
 
     fn open_write(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        self.gate.pass("OpenWrite", path);
+        self.breakpoint.pass("OpenWrite", path);
         Ok(self.file(self.disk.open_write(path)?, path))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        self.gate.pass("Create", path);
+        self.breakpoint.pass("Create", path);
         Ok(self.file(self.disk.create(path)?, path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.gate.pass("Rename", to);
+        self.breakpoint.pass("Rename", to);
         self.disk.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.gate.pass("Remove", path);
+        self.breakpoint.pass("Remove", path);
         self.disk.remove(path)
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.gate.pass("CreateDir", path);
+        self.breakpoint.pass("CreateDir", path);
         self.disk.create_dir(path)
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.gate.pass("RemoveDir", path);
+        self.breakpoint.pass("RemoveDir", path);
         self.disk.remove_dir(path)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        self.gate.pass("List", path);
+        self.breakpoint.pass("List", path);
         self.disk.list(path)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.gate.pass("SyncDir", path);
+        self.breakpoint.pass("SyncDir", path);
         self.disk.sync_dir(path)
     }
 
@@ -149,19 +153,19 @@ impl FileSystem for Process {
 }
 
 #[derive(Debug)]
-struct ProcessFile {
+struct SimProcessFile {
     file: Box<dyn File>,
-    gate: Arc<Gate>,
+    breakpoint: Arc<Breakpoint>,
     path: Box<Path>,
 }
 
-impl File for ProcessFile {
+impl File for SimProcessFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buf, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.gate.pass("Write", &self.path);
+        self.breakpoint.pass("Write", &self.path);
         self.file.write_at(bytes, offset)
     }
 
@@ -170,12 +174,12 @@ impl File for ProcessFile {
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
-        self.gate.pass("Truncate", &self.path);
+        self.breakpoint.pass("Truncate", &self.path);
         self.file.truncate(len)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.gate.pass("Sync", &self.path);
+        self.breakpoint.pass("Sync", &self.path);
         self.file.sync()
     }
 }

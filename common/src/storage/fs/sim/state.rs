@@ -1,4 +1,4 @@
-//! What a simulated disk holds: files and directories as programs see them, and what of them is durable.
+//! The contents of a simulated disk: files and directories as programs see them, and what of them is durable.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,106 +7,106 @@ use std::sync::Arc;
 
 use super::faults::Fault;
 
-/// A file or directory, whatever its name.
-pub(super) type Number = u64;
+/// Identifies a file or directory, independent of its name.
+pub(super) type InodeNumber = u64;
 
-/// The directory that everything hangs from.
-pub(super) const ROOT: Number = 0;
+/// The root directory.
+pub(super) const ROOT: InodeNumber = 0;
 
-/// No simulated file grows beyond this: a wild offset must not eat the test's memory.
+/// The longest that a simulated file may become, in bytes, so that a wrong offset cannot exhaust the test's memory.
 const FILE_BYTES_MAX: usize = 1 << 30;
 
 /// A change of a file's bytes.
 #[derive(Debug, Clone)]
-pub(super) enum Edit {
+pub(super) enum FileEdit {
     Write { offset: usize, bytes: Arc<[u8]> },
     SetLen(usize),
 }
 
-impl Edit {
+impl FileEdit {
     pub(super) fn apply(&self, to: &mut Vec<u8>) {
         to.resize(self.len_after(to.len()), 0);
         self.apply_to_part(to, 0);
     }
 
-    /// A file's length after this.
+    /// Returns a file's length after this edit.
     pub(super) fn len_after(&self, len: usize) -> usize {
         match self {
-            Edit::Write { bytes, .. } if bytes.is_empty() => len,
-            Edit::Write { offset, bytes } => len.max(offset + bytes.len()),
-            Edit::SetLen(len) => *len,
+            FileEdit::Write { bytes, .. } if bytes.is_empty() => len,
+            FileEdit::Write { offset, bytes } => len.max(offset + bytes.len()),
+            FileEdit::SetLen(len) => *len,
         }
     }
 
-    /// Changes the bytes of a part of a file, which begins at `start`. What was cut off are zeros.
+    /// Applies the edit to the part of a file that begins at `start`. Bytes that a cut removed become zeros.
     pub(super) fn apply_to_part(&self, part: &mut [u8], start: usize) {
         match self {
-            Edit::Write { offset, bytes } => {
+            FileEdit::Write { offset, bytes } => {
                 let (to, from) = (offset.saturating_sub(start), start.saturating_sub(*offset));
-                let places = part.get_mut(to..).unwrap_or_default().iter_mut();
-                places.zip(bytes.get(from..).unwrap_or_default()).for_each(|(place, byte)| *place = *byte);
+                let targets = part.get_mut(to..).unwrap_or_default().iter_mut();
+                targets.zip(bytes.get(from..).unwrap_or_default()).for_each(|(target, byte)| *target = *byte);
             }
-            Edit::SetLen(len) => {
+            FileEdit::SetLen(len) => {
                 part.get_mut(len.saturating_sub(start)..).unwrap_or_default().fill(0);
             }
         }
     }
 }
 
-/// A file's bytes. Shared until they change, so that copies of a disk cost little.
+/// A file's bytes. Copies of a disk share them until they change, which makes copies cheap.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Content {
+pub(super) struct FileContent {
     pub(super) live: Arc<Vec<u8>>,
     pub(super) durable: Arc<Vec<u8>>,
-    /// What a sync would make durable, in order. What a failed sync lost is in `live` alone.
-    pub(super) unsynced: Vec<Edit>,
-    /// Every sync that failed.
+    /// The edits that a sync would make durable, in order. Edits that a failed sync lost are only in `live`.
+    pub(super) unsynced: Vec<FileEdit>,
+    /// The fault of every failed sync, in order.
     pub(super) failures: Vec<Fault>,
 }
 
-/// A directory's names.
+/// The entries of a directory.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Names {
-    pub(super) live: BTreeMap<String, Number>,
-    pub(super) durable: BTreeMap<String, Number>,
+pub(super) struct DirEntries {
+    pub(super) live: BTreeMap<String, InodeNumber>,
+    pub(super) durable: BTreeMap<String, InodeNumber>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Node {
-    File(Content),
-    Dir(Names),
+pub(super) enum Inode {
+    File(FileContent),
+    Dir(DirEntries),
 }
 
-/// A name in a directory.
-type Place = (Number, String);
+/// A directory and a name in it.
+type DirEntryAddress = (InodeNumber, String);
 
-/// A file or directory that gets a name, loses it, or both at once.
+/// The change that gives an inode a name, removes its name, or does both atomically.
 #[derive(Debug, Clone)]
 pub(super) struct NameChange {
-    number: Number,
-    from: Option<Place>,
-    to: Option<Place>,
+    number: InodeNumber,
+    from: Option<DirEntryAddress>,
+    to: Option<DirEntryAddress>,
 }
 
 impl NameChange {
-    fn places(&self) -> impl Iterator<Item = &Place> {
+    fn addresses(&self) -> impl Iterator<Item = &DirEntryAddress> {
         self.from.iter().chain(&self.to)
     }
 }
 
-/// Everything on a simulated disk.
+/// All inodes of a simulated disk.
 #[derive(Debug, Clone)]
-pub(super) struct State {
-    pub(super) nodes: BTreeMap<Number, Node>,
-    /// Name changes not yet durable, in order.
-    pub(super) renamed: Vec<NameChange>,
+pub(super) struct SimState {
+    pub(super) inodes: BTreeMap<InodeNumber, Inode>,
+    /// Name changes that are not durable, in order.
+    pub(super) unsynced_names: Vec<NameChange>,
 }
 
 pub(super) fn failed(kind: io::ErrorKind, path: &Path) -> io::Error {
     io::Error::new(kind, format!("{}: {kind}", path.display()))
 }
 
-/// A path's names from the root down. Relative paths count from the root, too.
+/// Splits a path into names, from the root down. Relative paths start at the root too.
 fn names(path: &Path) -> io::Result<Vec<&str>> {
     let invalid = || failed(io::ErrorKind::InvalidInput, path);
     let mut names = Vec::new();
@@ -120,27 +120,30 @@ fn names(path: &Path) -> io::Result<Vec<&str>> {
     Ok(names)
 }
 
-impl State {
-    pub(super) fn new() -> State {
-        State { nodes: BTreeMap::from([(ROOT, Node::Dir(Names::default()))]), renamed: Vec::new() }
+impl SimState {
+    pub(super) fn new() -> SimState {
+        SimState {
+            inodes: BTreeMap::from([(ROOT, Inode::Dir(DirEntries::default()))]),
+            unsynced_names: Vec::new(),
+        }
     }
 
-    fn directory(&self, number: Number) -> Option<&Names> {
-        match self.nodes.get(&number) {
-            Some(Node::Dir(names)) => Some(names),
+    fn directory(&self, number: InodeNumber) -> Option<&DirEntries> {
+        match self.inodes.get(&number) {
+            Some(Inode::Dir(names)) => Some(names),
             _ => None,
         }
     }
 
-    pub(super) fn content(&mut self, number: Number) -> io::Result<&mut Content> {
-        match self.nodes.get_mut(&number) {
-            Some(Node::File(content)) => Ok(content),
+    pub(super) fn content(&mut self, number: InodeNumber) -> io::Result<&mut FileContent> {
+        match self.inodes.get_mut(&number) {
+            Some(Inode::File(content)) => Ok(content),
             _ => Err(io::ErrorKind::IsADirectory.into()),
         }
     }
 
-    /// What a path leads to.
-    pub(super) fn find(&self, path: &Path) -> io::Result<Number> {
+    /// Finds the inode at a path.
+    pub(super) fn find(&self, path: &Path) -> io::Result<InodeNumber> {
         let mut at = ROOT;
         for name in names(path)? {
             let dir = self.directory(at).ok_or_else(|| failed(io::ErrorKind::NotADirectory, path))?;
@@ -149,8 +152,8 @@ impl State {
         Ok(at)
     }
 
-    /// The file that a path leads to.
-    pub(super) fn find_file(&self, path: &Path) -> io::Result<Number> {
+    /// Finds the file at a path.
+    pub(super) fn find_file(&self, path: &Path) -> io::Result<InodeNumber> {
         let number = self.find(path)?;
         match self.directory(number) {
             Some(_) => Err(failed(io::ErrorKind::IsADirectory, path)),
@@ -158,75 +161,79 @@ impl State {
         }
     }
 
-    /// The directory that a path leads to, and its names.
-    pub(super) fn find_dir(&self, path: &Path) -> io::Result<(Number, &Names)> {
+    /// Finds the directory at a path, and its entries.
+    pub(super) fn find_dir(&self, path: &Path) -> io::Result<(InodeNumber, &DirEntries)> {
         let number = self.find(path)?;
         let names = self.directory(number).ok_or_else(|| failed(io::ErrorKind::NotADirectory, path))?;
         Ok((number, names))
     }
 
-    /// A path's directory, its last name, and what that name stands for now.
-    fn place(&self, path: &Path) -> io::Result<(Number, String, Option<Number>)> {
+    /// Returns a path's directory, its last name, and the inode that has this name now.
+    fn resolve_entry(&self, path: &Path) -> io::Result<(InodeNumber, String, Option<InodeNumber>)> {
         let name = *names(path)?.last().ok_or_else(|| failed(io::ErrorKind::AlreadyExists, path))?;
         let (dir, names) = self.find_dir(path.parent().unwrap_or(Path::new("")))?;
         Ok((dir, name.to_owned(), names.live.get(name).copied()))
     }
 
-    /// Changes names as programs see them or as the disk has them. A file is taken only from where it is: where an
-    /// earlier change was lost in a crash, this one is, too, so that nothing ever stands under two names.
-    fn apply(&mut self, change: &NameChange, view: fn(&mut Names) -> &mut BTreeMap<String, Number>) {
+    /// Applies a name change to the live or the durable entries. If the old name does not lead to the inode, because an
+    /// earlier change was lost in a crash, this change is lost too, so that no inode ever has two names.
+    fn apply(
+        &mut self,
+        change: &NameChange,
+        view: fn(&mut DirEntries) -> &mut BTreeMap<String, InodeNumber>,
+    ) {
         if let Some((dir, name)) = &change.from {
-            match self.names_of(*dir).map(view) {
+            match self.entries_mut(*dir).map(view) {
                 Some(names) if names.get(name) == Some(&change.number) => drop(names.remove(name)),
                 _ => return,
             }
         }
         if let Some((dir, name)) = &change.to
-            && let Some(names) = self.names_of(*dir).map(view)
+            && let Some(names) = self.entries_mut(*dir).map(view)
         {
             names.insert(name.clone(), change.number);
         }
     }
 
-    fn names_of(&mut self, number: Number) -> Option<&mut Names> {
-        match self.nodes.get_mut(&number) {
-            Some(Node::Dir(names)) => Some(names),
+    fn entries_mut(&mut self, number: InodeNumber) -> Option<&mut DirEntries> {
+        match self.inodes.get_mut(&number) {
+            Some(Inode::Dir(names)) => Some(names),
             _ => None,
         }
     }
 
     fn change(&mut self, change: NameChange) {
         self.apply(&change, |names| &mut names.live);
-        self.renamed.push(change);
+        self.unsynced_names.push(change);
     }
 
     /// Makes one name change durable.
-    pub(super) fn settle(&mut self, change: &NameChange) {
+    pub(super) fn make_durable(&mut self, change: &NameChange) {
         self.apply(change, |names| &mut names.durable);
     }
 
-    fn make(&mut self, path: &Path, node: Node) -> io::Result<Number> {
-        let (dir, name, there) = self.place(path)?;
-        if there.is_some() {
+    fn add_inode(&mut self, path: &Path, inode: Inode) -> io::Result<InodeNumber> {
+        let (dir, name, existing) = self.resolve_entry(path)?;
+        if existing.is_some() {
             return Err(failed(io::ErrorKind::AlreadyExists, path));
         }
-        let number = self.nodes.last_key_value().map_or(ROOT, |(last, _)| last + 1);
-        self.nodes.insert(number, node);
+        let number = self.inodes.last_key_value().map_or(ROOT, |(last, _)| last + 1);
+        self.inodes.insert(number, inode);
         self.change(NameChange { number, from: None, to: Some((dir, name)) });
         Ok(number)
     }
 
-    pub(super) fn create(&mut self, path: &Path) -> io::Result<Number> {
-        self.make(path, Node::File(Content::default()))
+    pub(super) fn create(&mut self, path: &Path) -> io::Result<InodeNumber> {
+        self.add_inode(path, Inode::File(FileContent::default()))
     }
 
     pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
         let mut at = PathBuf::from("/");
         for name in names(path)? {
             at.push(name);
-            match self.make(&at, Node::Dir(Names::default())) {
+            match self.add_inode(&at, Inode::Dir(DirEntries::default())) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                made => drop(made?),
+                added => drop(added?),
             }
         }
         self.find_dir(path).map(drop)
@@ -245,24 +252,24 @@ impl State {
         self.unlink(path, number)
     }
 
-    fn unlink(&mut self, path: &Path, number: Number) -> io::Result<()> {
-        let (dir, name, _) = self.place(path)?;
+    fn unlink(&mut self, path: &Path, number: InodeNumber) -> io::Result<()> {
+        let (dir, name, _) = self.resolve_entry(path)?;
         self.change(NameChange { number, from: Some((dir, name)), to: None });
         Ok(())
     }
 
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         let number = self.find(from)?;
-        let (from_dir, from_name, _) = self.place(from)?;
-        let (to_dir, to_name, there) = self.place(to)?;
-        if there == Some(number) {
+        let (from_dir, from_name, _) = self.resolve_entry(from)?;
+        let (to_dir, to_name, existing) = self.resolve_entry(to)?;
+        if existing == Some(number) {
             return Ok(());
         }
         let is_dir = self.directory(number).is_some();
         if is_dir && names(to)?.starts_with(&names(from)?) {
             return Err(failed(io::ErrorKind::InvalidInput, to));
         }
-        match (is_dir, there.map(|there| self.directory(there))) {
+        match (is_dir, existing.map(|existing| self.directory(existing))) {
             (false, Some(Some(_))) => return Err(failed(io::ErrorKind::IsADirectory, to)),
             (true, Some(None)) => return Err(failed(io::ErrorKind::NotADirectory, to)),
             (true, Some(Some(names))) if !names.live.is_empty() => {
@@ -274,27 +281,27 @@ impl State {
         Ok(())
     }
 
-    /// Makes the name changes of a directory durable, and with them whatever they stand on: a rename between two
-    /// directories is one change, so a sync of either takes it along.
-    pub(super) fn sync_dir(&mut self, number: Number) {
+    /// Makes the name changes of a directory durable, and the earlier changes that they depend on: a rename between two
+    /// directories is one change, so a sync of either directory makes it durable.
+    pub(super) fn sync_dir(&mut self, number: InodeNumber) {
         let mut touched = vec![number];
         let (mut durable, mut waiting) = (Vec::new(), Vec::new());
-        for change in std::mem::take(&mut self.renamed).into_iter().rev() {
-            if change.places().any(|(dir, _)| touched.contains(dir)) {
-                touched.extend(change.places().map(|(dir, _)| *dir));
+        for change in std::mem::take(&mut self.unsynced_names).into_iter().rev() {
+            if change.addresses().any(|(dir, _)| touched.contains(dir)) {
+                touched.extend(change.addresses().map(|(dir, _)| *dir));
                 durable.push(change);
             } else {
                 waiting.push(change);
             }
         }
         waiting.reverse();
-        self.renamed = waiting;
+        self.unsynced_names = waiting;
         for change in durable.iter().rev() {
-            self.settle(change);
+            self.make_durable(change);
         }
     }
 
-    /// Every file's path, sorted.
+    /// Returns the path of every file, sorted.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         let mut paths = Vec::new();
         let mut open = vec![(PathBuf::from("/"), ROOT)];
@@ -309,42 +316,43 @@ impl State {
     }
 }
 
-impl Content {
+impl FileContent {
     pub(super) fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let offset = position(offset, bytes.len())?;
-        self.edit(Edit::Write { offset, bytes: bytes.into() });
+        let offset = checked_offset(offset, bytes.len())?;
+        self.edit(FileEdit::Write { offset, bytes: bytes.into() });
         Ok(())
     }
 
     pub(super) fn set_len(&mut self, len: u64) -> io::Result<()> {
-        let len = position(len, 0)?;
-        self.edit(Edit::SetLen(len));
+        let len = checked_offset(len, 0)?;
+        self.edit(FileEdit::SetLen(len));
         Ok(())
     }
 
-    fn edit(&mut self, edit: Edit) {
+    fn edit(&mut self, edit: FileEdit) {
         edit.apply(Arc::make_mut(&mut self.live));
         self.unsynced.push(edit);
     }
 
-    /// Makes durable what waits for it. As on Linux, that is no answer to an open file that has not been told yet of an
-    /// earlier failure: `told` counts those that it knows, and the last failure comes back where there are more.
-    pub(super) fn sync(&mut self, told: usize) -> Option<Fault> {
+    /// Makes the unsynced edits durable. As on Linux, a handle that has not seen an earlier failed sync still gets that
+    /// failure: `reported` is the number of failures that the handle has seen, and the last failure is returned if there
+    /// are more.
+    pub(super) fn sync(&mut self, reported: usize) -> Option<Fault> {
         if !self.unsynced.is_empty() {
-            self.settle();
+            self.make_durable();
         }
-        self.failures.get(told..).and_then(|untold| untold.last()).copied()
+        self.failures.get(reported..).and_then(|unreported| unreported.last()).copied()
     }
 
-    fn settle(&mut self) {
+    fn make_durable(&mut self) {
         let durable = Arc::make_mut(&mut self.durable);
         for edit in self.unsynced.drain(..) {
             edit.apply(durable);
         }
     }
 
-    /// A sync that failed: as Linux does it, the pages count as clean from now on and show their bytes, but those never
-    /// reach the disk, and the next sync knows nothing of them.
+    /// Records a failed sync. As on Linux, the pages then count as clean: reads return their bytes, but the bytes never
+    /// reach the disk, and the next sync ignores them.
     pub(super) fn fail_sync(&mut self, fault: Fault) {
         self.unsynced.clear();
         self.failures.push(fault);
@@ -361,7 +369,7 @@ impl Content {
     }
 }
 
-fn position(offset: u64, len: usize) -> io::Result<usize> {
+fn checked_offset(offset: u64, len: usize) -> io::Result<usize> {
     let offset = usize::try_from(offset).unwrap_or(usize::MAX);
     if offset.saturating_add(len) > FILE_BYTES_MAX {
         return Err(io::ErrorKind::FileTooLarge.into());

@@ -11,7 +11,7 @@ use crate::format::manifest::{DeltaLayer, Floor, LogPosition, Manifest};
 use crate::format::snapshot::{DeltaProperties, ProducerEntry, RequestEntry, kind, tree};
 use crate::format::sst::SstIdentity;
 use crate::storage::sst::write_file;
-use crate::storage::wal::compaction_base::{BaseWriter, RawFrames, SegmentPosition};
+use crate::storage::wal::compaction_base::{BaseWriter, RawFrameReader, SegmentPosition};
 use crate::table::build::compaction::plan::LogBoundary;
 use crate::table::build::progress::{ProgressFn, REPORT_INTERVAL};
 use crate::table::build::requests_since::RequestsSince;
@@ -39,28 +39,29 @@ pub(super) fn write_base_delta(
     // the floor knows better.
     let time_ms = layers.time_of(floor.last_seq)?.unwrap_or(floor.time_ms);
     files.create_dirs(name)?;
-    let bytes = write_file(&*files.disk, &files.dir.era(name, floor.seq, floor.seq), identity, |file| {
-        for empty in [tree::VERSIONS, tree::COMMITS] {
-            file.begin_tree(empty, empty == tree::VERSIONS)?;
+    let bytes =
+        write_file(&*files.fs, &files.dir.delta_layer(name, floor.seq, floor.seq), identity, |file| {
+            for empty in [tree::VERSIONS, tree::COMMITS] {
+                file.begin_tree(empty, empty == tree::VERSIONS)?;
+                file.end_tree()?;
+            }
+            file.begin_tree(tree::REQUESTS, false)?;
+            let mut value = Vec::new();
+            each_request(&replaced, floor.seq, since, &mut |seq, request| {
+                value.clear();
+                request.encode(&mut value);
+                file.add(&seq.to_be_bytes(), None, &value)
+            })?;
             file.end_tree()?;
-        }
-        file.begin_tree(tree::REQUESTS, false)?;
-        let mut value = Vec::new();
-        each_request(&replaced, floor.seq, since, &mut |seq, request| {
-            value.clear();
-            request.encode(&mut value);
-            file.add(&seq.to_be_bytes(), None, &value)
+            file.begin_tree(tree::PRODUCERS, false)?;
+            for producer in producers(&replaced, floor.seq)? {
+                value.clear();
+                producer.encode(&mut value);
+                file.add(producer.origin.producer.as_bytes(), None, &value)?;
+            }
+            file.end_tree()?;
+            Ok(DeltaProperties { events: floor.events, rows: floor.rows, time_ms, schema_entries }.encode())
         })?;
-        file.end_tree()?;
-        file.begin_tree(tree::PRODUCERS, false)?;
-        for producer in producers(&replaced, floor.seq)? {
-            value.clear();
-            producer.encode(&mut value);
-            file.add(producer.origin.producer.as_bytes(), None, &value)?;
-        }
-        file.end_tree()?;
-        Ok(DeltaProperties { events: floor.events, rows: floor.rows, time_ms, schema_entries }.encode())
-    })?;
     files.sync_dirs(name)?;
     let (indexes, position) = (Vec::new(), LogPosition::default());
     Ok(DeltaLayer { base: floor.seq, seq: floor.seq, bytes, events: 0, indexes, position })
@@ -175,7 +176,7 @@ pub(super) fn copy_rest(
     let unsealed = || Error::new(Reason::Internal, "a segment that is compacted is not sealed");
     let end = sealed.ok_or_else(unsealed)?.bytes;
     let start = FrameAddress { table: manifest.table_id, segment: boundary.segment, offset: boundary.offset };
-    let mut frames = RawFrames::open(&*files.disk, &files.dir, &manifest.table, start, end)?;
+    let mut frames = RawFrameReader::open(&*files.fs, &files.dir, &manifest.table, start, end)?;
     let is_wanted = |offset: u64| {
         let ends_here = |delta: &DeltaLayer| {
             (delta.position.segment, delta.position.offset) == (boundary.segment, offset)
@@ -187,7 +188,7 @@ pub(super) fn copy_rest(
         let offset = frames.offset();
         if is_wanted(offset) {
             offsets.push(offset);
-            positions.push(out.here()?);
+            positions.push(out.save_position()?);
         }
         let Some(frame) = frames.next_frame()? else { return Ok((offsets, positions)) };
         out.push((frame.seq, frame.time_ms), frame.kind, |payload| {

@@ -6,7 +6,7 @@ use crate::error::{Error, Reason, Result};
 use crate::format::frame::FrameAddress;
 use crate::format::manifest::{DeltaLayer, Floor, Manifest, Segment};
 use crate::format::snapshot::DeltaProperties;
-use crate::storage::wal::compaction_base::RawFrames;
+use crate::storage::wal::compaction_base::RawFrameReader;
 use crate::table::build::requests_since::RequestsSince;
 use crate::table::layers::LayerMap;
 use crate::table::table_files::TableFiles;
@@ -117,7 +117,7 @@ fn find_boundary(files: &TableFiles, manifest: &Manifest, floor: u64) -> Result<
         let start = FrameAddress { table: manifest.table_id, segment: segment.number, offset };
         // The active segment has zeros after its durable bytes, but a frame above the floor comes before them.
         let end = segment.sealed.map_or(u64::MAX, |seal| seal.bytes);
-        let mut frames = RawFrames::open(&*files.disk, &files.dir, &manifest.table, start, end)?;
+        let mut frames = RawFrameReader::open(&*files.fs, &files.dir, &manifest.table, start, end)?;
         while let Some(frame) = frames.next_frame()? {
             if frame.seq > floor {
                 return boundary_at(manifest, at, offset).ok_or_else(unlisted);

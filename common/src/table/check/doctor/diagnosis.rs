@@ -30,7 +30,7 @@ pub(super) struct Diagnosis {
     pub(super) leftovers: Vec<PathBuf>,
 }
 
-/// The layers of a table of which at least one is damaged.
+/// The layers of a table with at least one damaged layer.
 pub(super) struct DamagedLayers {
     pub(super) manifest: Manifest,
     /// The layers without problems.

@@ -20,7 +20,7 @@ use crate::format::manifest::{Manifest, Segment};
 use crate::storage::fs::{self, FileSystem};
 use crate::storage::layout::{self, DataDir, SEGMENT_TMP, segment_number};
 use crate::storage::wal::compaction_base::BaseReader;
-use crate::storage::wal::cursor::{Cursor, CursorItem, CursorPosition, Span};
+use crate::storage::wal::cursor::{CursorItem, CursorPosition, LogCursor, SegmentSpan};
 use crate::table::check::verification::LayerEnds;
 
 /// The maximum length of HEAD that is read, in bytes: more than table entries for every possible table need.
@@ -240,11 +240,11 @@ impl Examination<'_> {
             return Ok(None);
         };
         self.reporter.summary.frames += 1;
-        while base.next_piece()?.is_some() {
+        while base.next_item()?.is_some() {
             self.reporter.summary.frames += 1;
         }
         self.newest_seq = self.newest_seq.max(base.floor().floor.last_seq);
-        Ok(Some(base.mark()))
+        Ok(Some(base.position()))
     }
 
     /// Reads the frames of a segment. A sealed segment must match its seal; the active segment must be valid up to its durable
@@ -269,7 +269,7 @@ impl Examination<'_> {
                 }
             },
         };
-        let mut cursor = Cursor::new(Arc::clone(self.fs), self.dir, &manifest.table, manifest.table_id);
+        let mut cursor = LogCursor::new(Arc::clone(self.fs), self.dir, &manifest.table, manifest.table_id);
         if segment.sealed.is_some() && manifest.floor.is_some() {
             match self.read_compaction_base(manifest, segment.number, end) {
                 Ok(Some(position)) => cursor = cursor.starting_at(position),
@@ -277,7 +277,7 @@ impl Examination<'_> {
                 Err(error) => return self.reporter.read_error(path, error, RESTORE_COPY),
             }
         }
-        cursor.extend(Span { segment: segment.number, end, seal: segment.sealed });
+        cursor.extend(SegmentSpan { segment: segment.number, end, seal: segment.sealed });
         loop {
             match cursor.next_frame() {
                 Ok(CursorItem::Frame(frame)) => {
@@ -287,11 +287,11 @@ impl Examination<'_> {
                     *last_seq = frame.seq;
                 }
                 Ok(CursorItem::End) => {
-                    layer_ends.pass_later(cursor.mark(), *last_seq, None);
+                    layer_ends.pass_later(cursor.position(), *last_seq, None);
                     return Ok(());
                 }
                 Ok(CursorItem::Invalid(_)) if segment.sealed.is_none() && durable.is_none() => {
-                    layer_ends.pass_later(cursor.mark(), *last_seq, None);
+                    layer_ends.pass_later(cursor.position(), *last_seq, None);
                     return Ok(());
                 }
                 Ok(CursorItem::Invalid(error)) => {
@@ -300,7 +300,7 @@ impl Examination<'_> {
                         "{error}: published commits from here on cannot be read ({authority} says that the segment is \
                          valid up to byte {end})"
                     );
-                    self.reporter.damage(path, cursor.mark().offset, what, RESTORE_COPY);
+                    self.reporter.damage(path, cursor.position().offset, what, RESTORE_COPY);
                     return Ok(());
                 }
                 Err(error) => return self.reporter.read_error(path, error, RESTORE_COPY),

@@ -26,7 +26,7 @@ pub(super) fn examine_layers(
     (layer_ends, is_log_complete): (LayerEnds<'_>, bool),
     reporter: &mut FindingReporter<'_>,
 ) -> Result<Option<DamagedLayers>> {
-    let files = TableFiles { disk: Arc::clone(fs), dir: dir.clone(), cache: BlockCache::new(CACHE_BYTES) };
+    let files = TableFiles { fs: Arc::clone(fs), dir: dir.clone(), cache: BlockCache::new(CACHE_BYTES) };
     let mut problems = Vec::new();
     let mut on_problem = |problem| problems.push(problem);
     let mut problem_reporter = ProblemReporter::new(&|_| Ok(()), &mut on_problem);

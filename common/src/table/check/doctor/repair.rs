@@ -10,10 +10,11 @@ use crate::format::event::EventType;
 use crate::format::head::{FORMAT_VERSION, Header, TableEntry};
 use crate::format::manifest::{self, Database, Manifest, Segment};
 use crate::storage::fs::{self, FileSystem};
-use crate::storage::head::{Head, HeadFile};
+use crate::storage::head::Head;
+use crate::storage::head_file::HeadFile;
 use crate::storage::layout::{self, DataDir, segment_number};
 use crate::storage::recovery;
-use crate::storage::wal::cursor::{Cursor, CursorItem, Span};
+use crate::storage::wal::cursor::{CursorItem, LogCursor, SegmentSpan};
 use crate::table::check::verification::CommitOrder;
 use crate::table::layers::LayerFile;
 use crate::table::schema::SchemaEvent;
@@ -120,7 +121,7 @@ impl Repair<'_> {
             table_entry_count: 0,
             closed: false,
         };
-        let empty = Head { header, slots: Vec::new() };
+        let empty = Head { header, entries: Vec::new() };
         let (last_seq, last_ms) = match recovery::last_whole(self.fs, self.dir, &empty) {
             Ok(found) => found,
             Err(error) => {
@@ -135,7 +136,7 @@ impl Repair<'_> {
         );
         self.reporter.repair(&path, message);
         let header = Header { last_seq, last_ms, ..header };
-        HeadFile::replace(&**self.fs, self.dir, &Head { header, slots: Vec::new() })
+        HeadFile::replace(&**self.fs, self.dir, &Head { header, entries: Vec::new() })
     }
 
     fn rebuild_manifest(&mut self, table: &str) -> Result<()> {
@@ -209,12 +210,12 @@ impl Repair<'_> {
     }
 
     /// A cursor over one segment.
-    fn cursor(&self, table: &str, id: u64, number: u64) -> Result<Cursor> {
+    fn cursor(&self, table: &str, id: u64, number: u64) -> Result<LogCursor> {
         let path = self.dir.segment(table, number);
         let len = self.fs.open(&path).and_then(|file| file.len());
         let end = len.map_err(|e| Error::io(format_args!("cannot open {}", path.display()), &e))?;
-        let mut cursor = Cursor::new(Arc::clone(self.fs), self.dir, table, id);
-        cursor.extend(Span { segment: number, end, seal: None });
+        let mut cursor = LogCursor::new(Arc::clone(self.fs), self.dir, table, id);
+        cursor.extend(SegmentSpan { segment: number, end, seal: None });
         Ok(cursor)
     }
 
@@ -252,11 +253,11 @@ impl Repair<'_> {
                     Err(error) => return Err(error),
                 }
             };
-            let end = cursor.mark().offset;
+            let end = cursor.position().offset;
             if (!is_valid && !is_active) || (*number == entry.segment && end < entry.bytes) {
                 return Ok(Err(format!("segment {number} is damaged at byte {end}")));
             }
-            let sealed = (!is_active).then(|| cursor.mark().digest.seal(end));
+            let sealed = (!is_active).then(|| cursor.position().digest.seal(end));
             segments.push(Segment { number: *number, sealed });
         }
         if !numbers.contains(&entry.segment) || order.last_seq() < entry.last_seq {

@@ -1,6 +1,7 @@
 //! Checks the order of commits in the log of one table, frame by frame.
 
 use crate::storage::wal::cursor::DecodedFrame;
+use crate::table::format_time;
 
 /// The last commit of a table's log so far.
 #[derive(Default)]
@@ -30,10 +31,9 @@ impl CommitOrder {
                     "commit {seq} has {frames} frames in this table, but this is frame {found}"
                 ));
             } else if time_ms != self.time_ms {
-                let first = self.time_ms;
-                wrong = Some(format!(
-                    "commit {seq} has time {first} in its first frame, but {time_ms} in this one"
-                ));
+                let (first, this) = (format_time(self.time_ms), format_time(time_ms));
+                wrong =
+                    Some(format!("commit {seq} has time {first} in its first frame, but {this} in this one"));
             }
         } else {
             wrong = self.finish();
@@ -41,9 +41,10 @@ impl CommitOrder {
             if seq < last_seq {
                 wrong = Some(format!("commit {seq} follows commit {last_seq}: commits must ascend"));
             } else if time_ms < last_ms {
-                let times =
-                    format!("commit {seq} has time {time_ms}, and commit {last_seq} before it {last_ms}");
-                wrong = Some(format!("{times}: times must not decrease"));
+                let (time, last) = (format_time(time_ms), format_time(last_ms));
+                wrong = Some(format!(
+                    "commit {seq} has time {time}, which is before {last}, the time of commit {last_seq}"
+                ));
             }
             (self.frames, self.frames_found) = (frame.event.shape.frames_in_table, 1);
         }

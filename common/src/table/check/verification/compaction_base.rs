@@ -7,7 +7,7 @@ use crate::format::compaction_base::KeepFrame;
 use crate::format::manifest::{Floor, LogPosition, Manifest};
 use crate::format::snapshot::{DeltaProperties, ProducerEntry, RequestEntry, RowEntry, SchemaEntry, tree};
 use crate::storage::sst::TreeCursor;
-use crate::storage::wal::compaction_base::{BasePiece, BaseReader};
+use crate::storage::wal::compaction_base::{BaseItem, BaseReader};
 use crate::table::check::verification::describe;
 use crate::table::check::verification::problem::ProblemReporter;
 use crate::table::layers::LayerFile;
@@ -53,7 +53,7 @@ pub(super) fn compare(
     let Some(first) = manifest.segments.first() else { return Ok(None) };
     let end = first.sealed.map_or(0, |seal| seal.bytes);
     let path = files.dir.segment(&manifest.table, first.number);
-    let mut reader = match BaseReader::open(&*files.disk, &files.dir, table, first.number, end) {
+    let mut reader = match BaseReader::open(&*files.fs, &files.dir, table, first.number, end) {
         Ok(Some(reader)) => reader,
         // The check of the segments has reported that the base is missing.
         Ok(None) => return Ok(None),
@@ -62,9 +62,9 @@ pub(super) fn compare(
     let mut comparison = FloorComparison::new(layers)?;
     loop {
         reporter.step()?;
-        match reader.next_piece() {
-            Ok(Some(BasePiece::Keep(keep))) => comparison.compare_keep(keep, reporter)?,
-            Ok(Some(BasePiece::Event(seq, time_ms, event))) => {
+        match reader.next_item() {
+            Ok(Some(BaseItem::Keep(keep))) => comparison.compare_keep(keep, reporter)?,
+            Ok(Some(BaseItem::Event(seq, time_ms, event))) => {
                 let meta = event.meta.unwrap_or_default();
                 match (event.key, event.document) {
                     (None, Some(document)) => {
@@ -85,7 +85,7 @@ pub(super) fn compare(
     }
     let floor = reader.floor().floor;
     let schema_entries = comparison.finish(floor, reporter)?;
-    Ok(Some(ComparedBase { floor, position: reader.mark().position(), schema_entries }))
+    Ok(Some(ComparedBase { floor, position: reader.position().to_log_position(), schema_entries }))
 }
 
 impl<'a> FloorComparison<'a> {
@@ -164,14 +164,8 @@ impl<'a> FloorComparison<'a> {
         };
         let found = RowEntry::decode(&found)?;
         if (found.seq, found.time_ms) != (expected.seq, expected.time_ms) {
-            let what = format!(
-                "{} has commit {} at time {}, but in the log commit {} at time {}",
-                describe::row(key),
-                found.seq,
-                found.time_ms,
-                expected.seq,
-                expected.time_ms
-            );
+            let (found, in_log) = ((found.seq, found.time_ms), (expected.seq, expected.time_ms));
+            let what = describe::row_commit_difference(key, found, in_log);
             reporter.report(path, 0, what);
         } else if found.document != expected.document {
             reporter.report(path, 0, format!("the document of {} differs from the log", describe::row(key)));

@@ -9,7 +9,7 @@ use crate::format::event::EventType;
 use crate::format::manifest::{DeltaLayer, ImageLayer, Manifest};
 use crate::format::snapshot::{SchemaEntry, TableChange};
 use crate::storage::sst::SstFile;
-use crate::storage::wal::cursor::{Cursor, CursorItem, DecodedFrame};
+use crate::storage::wal::cursor::{CursorItem, DecodedFrame, LogCursor};
 use crate::table::check::verification::compaction_base::{self, ComparedBase, FloorLayers};
 use crate::table::check::verification::delta_layer::{DeltaComparison, TableTotals};
 use crate::table::check::verification::layer_files::SoundLayers;
@@ -51,7 +51,7 @@ pub(super) fn compare(
     for (listed, delta) in deltas {
         let Some(delta) = delta else {
             let what = "the layer is damaged: it and all newer snapshots were not compared with the log";
-            reporter.report(&files.dir.era(&manifest.table, listed.base, listed.seq), 0, what);
+            reporter.report(&files.dir.delta_layer(&manifest.table, listed.base, listed.seq), 0, what);
             return Ok(());
         };
         match replay.compare_delta(listed, delta, reporter) {
@@ -73,7 +73,7 @@ pub(super) fn compare(
     }
     for (image, _) in images {
         let what = format!("the layer is at commit {}, after the newest delta layer", image.seq);
-        reporter.report(&files.dir.full(&manifest.table, image.seq), 0, what);
+        reporter.report(&files.dir.image_layer(&manifest.table, image.seq), 0, what);
     }
     Ok(())
 }
@@ -93,7 +93,7 @@ fn compare_image_indexes(image: &LayerFile, reporter: &mut ProblemReporter<'_>) 
 
 /// Reads the log, and the state of the table that follows from it.
 struct LogReplay {
-    cursor: Cursor,
+    cursor: LogCursor,
     /// A frame that was read, but belongs to a later layer.
     ahead: Option<DecodedFrame>,
     /// The layers that were compared, and the one that is being compared.
@@ -165,7 +165,7 @@ impl LogReplay {
                 CursorItem::Frame(frame) => frame,
                 CursorItem::End => return Ok(None),
                 CursorItem::Invalid(error) => {
-                    let (path, offset) = (self.cursor.path(), self.cursor.mark().offset);
+                    let (path, offset) = (self.cursor.path(), self.cursor.position().offset);
                     return Err(Error::corrupt_by(path.display(), offset, error));
                 }
             },

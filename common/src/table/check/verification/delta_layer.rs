@@ -19,6 +19,7 @@ use crate::storage::sst::{SstFile, TreeCursor};
 use crate::table::check::verification::describe;
 use crate::table::check::verification::log_chunk::LogChunk;
 use crate::table::check::verification::problem::ProblemReporter;
+use crate::table::format_time;
 use crate::table::layers::LayerFile;
 
 /// The table after a commit, according to the log.
@@ -172,7 +173,7 @@ impl<'a> DeltaComparison<'a> {
     }
 
     fn report_extra_commit(&self, seq: u64, time_ms: u64, reporter: &mut ProblemReporter<'_>) {
-        self.report(reporter, format!("commit {seq} at time {time_ms} is not in the log"));
+        self.report(reporter, format!("commit {seq} at {} is not in the log", format_time(time_ms)));
     }
 
     /// Compares the commit that was read, which is complete now. `totals` are those after it.
@@ -207,7 +208,7 @@ impl<'a> DeltaComparison<'a> {
                     return Ok(());
                 }
                 _ => {
-                    self.report(reporter, format!("commit {seq} at time {time_ms} is missing"));
+                    self.report(reporter, format!("commit {seq} at {} is missing", format_time(time_ms)));
                     return Ok(());
                 }
             }
@@ -293,10 +294,11 @@ impl<'a> DeltaComparison<'a> {
         let describe = |properties: &DeltaProperties| {
             let DeltaProperties { events, rows, time_ms, schema_entries } = properties;
             let changes = schema_entries.len();
-            format!("{events} events, {rows} rows, time {time_ms}, {changes} schema changes")
+            let time = format_time(*time_ms);
+            format!("{events} events, {rows} rows, time {time}, {changes} schema changes")
         };
         let (in_file, in_log) = (describe(&found), describe(&expected));
-        let note = if in_file == in_log { ", of which one differs" } else { "" };
+        let note = if in_file == in_log { "; one of the schema changes differs" } else { "" };
         self.report(reporter, format!("the table at its end has {in_file}, but in the log {in_log}{note}"));
         Ok(())
     }
@@ -366,15 +368,20 @@ fn read_properties(file: &Arc<SstFile>) -> Result<DeltaProperties> {
 
 fn describe_difference(seq: u64, found: &CommitEntry, expected: &CommitEntry) -> String {
     let (found, expected) = (describe::commit_entry(found), describe::commit_entry(expected));
-    let note = if found == expected { ", of which one differs" } else { "" };
+    let note = if found == expected { "; one of the changes differs" } else { "" };
     format!("commit {seq}: {found}, but in the log {expected}{note}")
 }
 
 fn version_difference(found: &VersionEntry, expected: &VersionEntry) -> Option<String> {
     let kind = (found.kind != expected.kind)
         .then(|| format!("its event type is {:?}, but in the log {:?}", found.kind, expected.kind));
-    let time = (found.time_ms != expected.time_ms)
-        .then(|| format!("its time is {}, but in the log {}", found.time_ms, expected.time_ms));
+    let time = (found.time_ms != expected.time_ms).then(|| {
+        format!(
+            "its time is {}, but in the log {}",
+            format_time(found.time_ms),
+            format_time(expected.time_ms)
+        )
+    });
     let meta = ((&found.actor, &found.reason) != (&expected.actor, &expected.reason)).then(|| {
         let describe = |entry: &VersionEntry| format!("actor {:?}, reason {:?}", entry.actor, entry.reason);
         format!("it has {}, but in the log {}", describe(found), describe(expected))

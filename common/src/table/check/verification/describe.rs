@@ -1,11 +1,19 @@
 //! Describes keys and entries of snapshots for messages.
 
+use crate::format::key::{Key, KeyType};
 use crate::format::manifest::Floor;
 use crate::format::snapshot::{CommitEntry, ProducerEntry, RequestEntry, read_version};
+use crate::format::sortkey::read_key;
+use crate::table::format_time;
 
-/// A row, by its sort key, which is mostly readable.
+/// A row, by its sort key.
 pub(super) fn row(key: &[u8]) -> String {
-    format!("row \"{}\"", key.escape_ascii())
+    let read = |key_type| read_key(key, key_type).filter(|(_, rest)| rest.is_empty());
+    match read(KeyType::String).or_else(|| read(KeyType::Int)) {
+        Some((Key::Str(text), _)) => format!("row {text:?}"),
+        Some((Key::Int(int), _)) => format!("row {int}"),
+        None => format!("a row with the invalid key \"{}\"", key.escape_ascii()),
+    }
 }
 
 /// A version of a row, by its key.
@@ -36,7 +44,9 @@ pub(super) fn request_difference(
     in_log: Option<&RequestEntry>,
 ) -> String {
     let describe = |entry: Option<&RequestEntry>| match entry {
-        Some(RequestEntry { time_ms, request }) => format!("id {:?} at time {time_ms}", request.id),
+        Some(RequestEntry { time_ms, request }) => {
+            format!("id {:?} at {}", request.id, format_time(*time_ms))
+        }
         None => "missing".to_owned(),
     };
     let (found, in_log) = (describe(found), describe(in_log));
@@ -69,5 +79,32 @@ pub(super) fn commit_entry(entry: &CommitEntry) -> String {
 /// A floor.
 pub(super) fn floor(floor: &Floor) -> String {
     let Floor { seq, time_ms, last_seq, events, rows } = floor;
-    format!("commit {seq} at time {time_ms}, last commit {last_seq}, {events} events, {rows} rows")
+    let time = format_time(*time_ms);
+    format!("commit {seq} at {time}, last commit {last_seq}, {events} events, {rows} rows")
+}
+
+/// The commit that last changed a row, if it differs between a layer and the log.
+pub(super) fn row_commit_difference(key: &[u8], found: (u64, u64), in_log: (u64, u64)) -> String {
+    let describe = |(seq, time_ms)| format!("commit {seq} at {}", format_time(time_ms));
+    format!("{} was last changed by {}, but in the log by {}", row(key), describe(found), describe(in_log))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::sortkey::write_key;
+
+    #[test]
+    fn row_keys_are_readable() {
+        let sort_key = |key: &Key| {
+            let mut out = Vec::new();
+            write_key(&mut out, key);
+            out
+        };
+        assert_eq!(row(&sort_key(&Key::Str("k\0\"1".into()))), r#"row "k\0\"1""#);
+        for int in [0, 1, -1, i64::MAX, i64::MIN] {
+            assert_eq!(row(&sort_key(&Key::Int(int))), format!("row {int}"));
+        }
+        assert_eq!(row(b"x"), r#"a row with the invalid key "x""#);
+    }
 }

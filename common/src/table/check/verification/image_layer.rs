@@ -34,12 +34,8 @@ pub(super) fn compare(
         };
         let found = RowEntry::decode(&value)?;
         if (found.seq, found.time_ms) != (seq, time_ms) {
-            let what = format!(
-                "{} has commit {} at time {}, but in the log commit {seq} at time {time_ms}",
-                describe::row(&key),
-                found.seq,
-                found.time_ms
-            );
+            let found = (found.seq, found.time_ms);
+            let what = describe::row_commit_difference(&key, found, (seq, time_ms));
             reporter.report(path, 0, what);
         } else if found.document != document {
             reporter.report(path, 0, format!("the document of {} differs from the log", describe::row(&key)));

@@ -36,7 +36,7 @@ impl<'a> LayerEnds<'a> {
         let is_here = |end: &LogPosition| (end.segment, end.offset) == (at.segment, at.offset);
         let found = self.pending.iter().position(|delta| is_here(&delta.position))?;
         let delta = self.pending.remove(found);
-        let (position, seq) = (at.position(), delta.seq);
+        let (position, seq) = (at.to_log_position(), delta.seq);
         let what = if position != delta.position {
             let (listed, LogPosition { frames, digest, .. }) = (delta.position, position);
             format!(

@@ -47,7 +47,7 @@ pub(in crate::table) fn check_layer_files(
             reporter.report(&files.dir.manifest(name), 0, what);
         }
         let identity = SstIdentity { table: id, base: delta.base, seq: delta.seq, kind: kind::DELTA };
-        let path = files.dir.era(name, delta.base, delta.seq);
+        let path = files.dir.delta_layer(name, delta.base, delta.seq);
         let (file, events) = match check_file(files, path, identity, reporter, |file, reporter| {
             if delta.is_compaction_base() {
                 return check_compaction_base(file, delta, manifest.floor);
@@ -64,7 +64,7 @@ pub(in crate::table) fn check_layer_files(
     }
     for image in &manifest.images {
         let identity = SstIdentity { table: id, base: image.seq, seq: image.seq, kind: kind::IMAGE };
-        let path = files.dir.full(name, image.seq);
+        let path = files.dir.image_layer(name, image.seq);
         let file =
             check_file(files, path, identity, reporter, |file, reporter| check_image(file, image, reporter))?;
         let identity = SstIdentity { kind: kind::IMAGE_INDEX, ..identity };
@@ -83,7 +83,7 @@ fn check_file<T>(
     check_entries: impl FnOnce(&Arc<SstFile>, &mut ProblemReporter<'_>) -> Result<T>,
 ) -> Result<Option<(Arc<SstFile>, T)>> {
     reporter.counts.files += 1;
-    let opened = SstFile::open(Arc::clone(&files.disk), path.clone(), identity, Arc::clone(&files.cache));
+    let opened = SstFile::open(Arc::clone(&files.fs), path.clone(), identity, Arc::clone(&files.cache));
     let checked = opened.and_then(|file| {
         file.verify()?;
         let found = check_entries(&file, reporter)?;
@@ -191,16 +191,16 @@ fn check_delta(
     // If the previous layer has a problem, the number of events before this one is unknown.
     let is_count_known = events_before > 0 || delta.base == 0;
     let events = if is_count_known { events_before + changes_after_base } else { commit.events };
-    for (what, expected, found) in [
-        ("seq of the last commit", delta.seq, seq),
-        ("time of the last commit", properties.time_ms, time_ms),
-        ("events after the last commit", properties.events, commit.events),
-        ("rows after the last commit", properties.rows, commit.rows),
-        ("versions of rows", row_changes, versions),
-        ("events since the table's creation", events, commit.events),
+    for (what, found, expected, source) in [
+        ("the seq of its last commit", seq, delta.seq, "meta.json"),
+        ("the time of its last commit", time_ms, properties.time_ms, "its properties"),
+        ("the number of events after its last commit", commit.events, properties.events, "its properties"),
+        ("the number of rows after its last commit", commit.rows, properties.rows, "its properties"),
+        ("the number of versions", versions, row_changes, "its commits"),
+        ("the number of events since the table's creation", commit.events, events, "the previous layer"),
     ] {
-        if expected != found {
-            return Err(corrupt(format!("{what}: expected {expected}, found {found}")));
+        if found != expected {
+            return Err(corrupt(format!("{what} is {found}, but must be {expected} according to {source}")));
         }
     }
     if delta.events < changes {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::error::{Reason, Result};
 use crate::format::manifest::{Floor, Manifest};
-use crate::storage::wal::compaction_base::{BasePiece, BaseReader};
-use crate::storage::wal::cursor::{Cursor, CursorItem, CursorPosition, Span};
+use crate::storage::wal::compaction_base::{BaseItem, BaseReader};
+use crate::storage::wal::cursor::{CursorItem, CursorPosition, LogCursor, SegmentSpan};
 use crate::table::check::verification::commit_order::CommitOrder;
 use crate::table::check::verification::describe;
 use crate::table::check::verification::layer_ends::LayerEnds;
@@ -34,7 +34,8 @@ pub(super) fn check(
             None => 0,
         };
         reporter.counts.files += 1;
-        let mut cursor = Cursor::new(Arc::clone(&files.disk), &files.dir, &manifest.table, manifest.table_id);
+        let mut cursor =
+            LogCursor::new(Arc::clone(&files.fs), &files.dir, &manifest.table, manifest.table_id);
         if std::mem::take(&mut first) {
             match check_compaction_base(files, manifest, (segment.number, end), reporter) {
                 Ok(Some(mark)) => cursor = cursor.starting_at(mark),
@@ -47,7 +48,7 @@ pub(super) fn check(
                 }
             }
         }
-        cursor.extend(Span { segment: segment.number, end, seal: segment.sealed });
+        cursor.extend(SegmentSpan { segment: segment.number, end, seal: segment.sealed });
         if !check_segment(&mut cursor, &path, (&mut order, &mut layer_ends), (files, manifest), reporter)? {
             // The next segments are checked without the order before them.
             is_readable = false;
@@ -80,7 +81,7 @@ fn check_compaction_base(
     }
     let path = files.dir.segment(&manifest.table, number);
     let table = (manifest.table.as_str(), manifest.table_id);
-    let base = match BaseReader::open(&*files.disk, &files.dir, table, number, end) {
+    let base = match BaseReader::open(&*files.fs, &files.dir, table, number, end) {
         Ok(base) => base,
         // An ordinary segment. If its first frame is damaged, the check of all frames reports it.
         Err(error) if error.reason() == Reason::Corrupt && listed.is_none() => return Ok(None),
@@ -114,20 +115,20 @@ fn check_compaction_base(
         reporter.report(&path, 0, what);
     }
     let mut rows = 0;
-    while let Some(piece) = base.next_piece()? {
+    while let Some(piece) = base.next_item()? {
         reporter.counts.frames += 1;
         reporter.step()?;
-        rows += u64::from(matches!(piece, BasePiece::Event(_, _, event) if event.key.is_some()));
+        rows += u64::from(matches!(piece, BaseItem::Event(_, _, event) if event.key.is_some()));
     }
     if rows != floor.rows {
         let what = format!("the compaction base has {rows} rows, but its FLOOR frame says {}", floor.rows);
         reporter.report(&path, 0, what);
     }
-    Ok(Some(base.mark()))
+    Ok(Some(base.position()))
 }
 
 fn check_segment(
-    cursor: &mut Cursor,
+    cursor: &mut LogCursor,
     path: &Path,
     (order, layer_ends): (&mut CommitOrder, &mut LayerEnds<'_>),
     (files, manifest): (&TableFiles, &Manifest),
@@ -145,9 +146,9 @@ fn check_segment(
                 (entry.at, before, Some(entry.seq))
             }
             // The cursor does not enter an empty segment.
-            Ok(CursorItem::End) => (cursor.mark().clone(), order.last_seq(), None),
+            Ok(CursorItem::End) => (cursor.position().clone(), order.last_seq(), None),
             Ok(CursorItem::Invalid(error)) => {
-                reporter.report(path, cursor.mark().offset, error.to_string());
+                reporter.report(path, cursor.position().offset, error.to_string());
                 return Ok(false);
             }
             Err(error) => return reporter.report_error(path, error).map(|()| false),

@@ -1,4 +1,4 @@
-//! A cursor over a table's rows at a moment, in key order: layers and memtable merged.
+//! A scan over a table's rows at a moment, in key order: layers and memtable merged.
 
 use std::ops::Bound;
 
@@ -11,8 +11,8 @@ use crate::table::merging_cursor::{MergingCursor, SortedSource};
 use crate::table::row_fold::RowVersion;
 use crate::table::table_state::TableState;
 
-/// A cursor over the rows of a range of keys at a moment, in key order. Deleted rows are included.
-pub(super) struct RowCursor<'a, I> {
+/// A scan over the rows of a range of keys at a moment, in key order. Deleted rows are included.
+pub(super) struct TableScan<'a, I> {
     state: &'a TableState,
     last: EventId,
     sources: MergingCursor<RowSource<I>>,
@@ -43,14 +43,14 @@ impl<I> SortedSource for RowSource<I> {
     }
 }
 
-/// A cursor over the rows of a range of keys after a commit. Layers are read from the range's start on and not bounded at its
+/// Opens a scan over the rows of a range of keys after a commit. Layers are read from the range's start on and not bounded at its
 /// end: the caller stops.
 pub(super) fn open<'a>(
     state: &'a TableState,
     key_type: KeyType,
     seq: u64,
     range: (Bound<&'a Key>, Bound<&'a Key>),
-) -> Result<RowCursor<'a, impl Iterator<Item = Key> + 'a>> {
+) -> Result<TableScan<'a, impl Iterator<Item = Key> + 'a>> {
     let mut sources = Vec::with_capacity(2);
     let is_empty = memtable::is_empty_range(range);
     if !is_empty {
@@ -63,10 +63,10 @@ pub(super) fn open<'a>(
         let next = keys.next();
         sources.push(RowSource::Memtable { keys, next });
     }
-    Ok(RowCursor { state, last: EventId::end_of(seq), sources: MergingCursor::new(sources) })
+    Ok(TableScan { state, last: EventId::end_of(seq), sources: MergingCursor::new(sources) })
 }
 
-impl<I: Iterator<Item = Key>> RowCursor<'_, I> {
+impl<I: Iterator<Item = Key>> TableScan<'_, I> {
     /// Returns the next key, and the row as its last event left it; no row if it has no event yet at the moment.
     pub(super) fn next_row(&mut self) -> Result<Option<(Key, Option<RowVersion>)>> {
         let Some(key) = self.sources.key().cloned() else { return Ok(None) };
