@@ -1,8 +1,8 @@
 //! A power cut at any step of a scripted run: everything acknowledged or shown survives, and every commit is whole.
 
-use crate::harness::lane::by_lane;
 use std::sync::Arc;
 
+use crate::harness::lane::by_lane;
 use crate::harness::script::{self, Progress};
 use driftdb_common::error::{ErrorKind, Reason};
 use driftdb_common::storage::fs::FileSystem;

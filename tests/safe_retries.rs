@@ -1,11 +1,11 @@
 //! Preconditions and retries: concurrent writers never overwrite each other, and a retried request is applied once.
 
-use crate::harness::lane::by_lane;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::harness::lane::by_lane;
 use crate::harness::*;
 use driftdb::v1;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

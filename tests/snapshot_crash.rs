@@ -1,11 +1,11 @@
 //! A power cut or a disk failure at any step of a snapshot: every commit stays readable, writes continue, no file is
 //! left behind forever, and the next snapshot works.
 
-use crate::harness::lane::by_lane;
 use std::collections::BTreeSet;
 
+use crate::harness::lane::by_lane;
 use crate::harness::open_database::{OpenDatabase, Script};
-use driftdb_common::storage::fs::sim::{Fault, Lost, Op, Repeat, SimDisk};
+use driftdb_common::storage::fs::sim::{CrashPolicy, Fault, Repeat, SimDisk, SimOp};
 use driftdb_common::storage::wal::appender::AppendError;
 use driftdb_common::table::build::delta::DeltaLimits;
 

@@ -1,12 +1,12 @@
 //! Standby writers: one takes over when the holder dies, and not before. At any time only one writer answers.
 
-use crate::harness::lane::by_lane;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::harness::lane::by_lane;
 use crate::harness::refusal::refused;
 use crate::harness::*;
 use driftdb::v1;

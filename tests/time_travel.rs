@@ -1,8 +1,8 @@
 //! Random histories, with restarts and kills of the writer, compared with a plain in-memory model at random commits.
 
-use crate::harness::lane::by_lane;
 use std::collections::BTreeMap;
 
+use crate::harness::lane::by_lane;
 use crate::harness::model::{Model, Op};
 use crate::harness::*;
 use driftdb::v1;

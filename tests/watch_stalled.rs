@@ -1,9 +1,9 @@
 //! A watcher stops reading while a million events pass: other watchers are not affected, the reader's memory stays
 //! bounded, and the watcher catches up without a gap.
 
-use crate::harness::lane::by_lane;
 use std::time::Instant;
 
+use crate::harness::lane::by_lane;
 use crate::harness::watcher::next;
 use crate::harness::watching::{Watch, narrow, watch};
 use crate::harness::*;
