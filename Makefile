@@ -18,13 +18,13 @@ help: ## List these targets
 build: ## Build driftdb-writer, driftdb-reader and driftctl for release
 	$(CARGO) build $(LOCKED) --release --workspace --bins
 
+# The quick tests mostly wait, for files and for other processes: more threads than cores. The slow ones compute.
 test-quick: ## Run the quick tests (under 90 s on 2 cores)
 	$(CARGO) build $(LOCKED) $(TESTS)
-	$(CARGO) test $(LOCKED) --workspace
+	$(CARGO) test $(LOCKED) --workspace -- --test-threads 4
 
-test: ## Run the quick and the slow tests (under 6 min on 2 cores)
-	$(CARGO) build $(LOCKED) $(TESTS)
-	$(CARGO) test $(LOCKED) --workspace -- --include-ignored
+test: test-quick ## Run the quick and the slow tests (under 6 min on 2 cores)
+	$(CARGO) test $(LOCKED) --workspace --tests -- --ignored
 
 # The same promises, over many more cases.
 soak: ## Run all tests in their long form (hours)

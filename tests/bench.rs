@@ -9,6 +9,7 @@ use crate::harness::binary;
 use serde_json::Value;
 
 #[test]
+#[ignore = "slow"]
 fn bench_prints_every_figure_of_long_histories_and_many_tables() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(binary("driftctl"));

@@ -237,6 +237,7 @@ fn names(dir: &std::path::Path) -> Vec<String> {
 }
 
 #[tokio::test]
+#[ignore = "slow"]
 async fn every_commit_from_the_floor_on_reads_as_before() {
     let mut run = Run::start().await;
     let mut reader = run.cluster.reader.clone();
@@ -384,6 +385,7 @@ async fn ask_on(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "slow"]
 async fn reads_of_random_commits_stay_right_during_compactions() {
     let mut run = Run::start().await;
     run.commits(120).await;

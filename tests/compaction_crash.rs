@@ -435,16 +435,19 @@ fn a_power_cut_in_a_compaction_within_a_layer_leaves_the_old_or_new_table() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn a_power_cut_in_a_compaction_at_the_newest_snapshot_leaves_the_old_or_new_table() {
     every_step(31);
 }
 
 #[test]
+#[ignore = "slow"]
 fn a_power_cut_in_a_compaction_at_the_newest_commit_leaves_the_old_or_new_table() {
     every_step(48);
 }
 
 #[test]
+#[ignore = "slow"]
 fn a_power_cut_in_the_recovery_from_a_compaction_leaves_the_old_or_new_table() {
     let (old, floor) = (prepared(), 48);
     let whole = old.clone_state();

@@ -1,11 +1,11 @@
 //! kill -9 of the writer under load: no acknowledged commit is lost, no seq is skipped, every commit is whole.
 
-use crate::harness::lane::by_lane;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::harness::lane::by_lane;
 use crate::harness::*;
 use driftdb::v1;
 use driftdb_common::storage::fs::OsFileSystem;

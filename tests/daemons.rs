@@ -110,6 +110,7 @@ async fn fill(cluster: &mut Cluster) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow"]
 async fn sigterm_stops_both_daemons_and_their_open_streams() {
     let mut cluster = Cluster::start().await;
     let seq = fill(&mut cluster).await;

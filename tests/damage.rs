@@ -111,6 +111,7 @@ fn damage_table(disk: &SimDisk, table: &str, judge: impl Fn(&str, Outcome)) {
 }
 
 #[test]
+#[ignore = "slow"]
 fn damage_below_the_durable_length_in_head_is_refused() {
     let disk = closed();
     let refused = AtomicUsize::new(0);
@@ -123,6 +124,7 @@ fn damage_below_the_durable_length_in_head_is_refused() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn with_an_old_head_only_the_last_group_can_pass_as_a_torn_tail() {
     let disk = with_old_head();
     let (kept, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));

@@ -245,6 +245,7 @@ fn damages() -> Vec<Damage> {
 }
 
 #[tokio::test]
+#[ignore = "slow"]
 async fn a_repaired_database_answers_as_before() {
     let original = shared().await;
     let before = answers(Copy::of(original.path()).dir.root()).await;

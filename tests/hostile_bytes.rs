@@ -1,10 +1,10 @@
 //! Random and damaged bytes for every decoder: an error or the right value, never a panic, never much memory.
 
 use crate::format::crc;
-use crate::harness::lane::by_lane;
 
 use std::process::Command;
 
+use crate::harness::lane::by_lane;
 use bytes::Bytes;
 use driftdb_common::format::compaction_base::{FloorFrame, KeepFrame};
 use driftdb_common::format::document::Document;

@@ -1,12 +1,12 @@
 //! Rows that are changed hundreds of times, in one commit and over many layers: every way to read a row after any event
 //! gives the same row, from files and from memory.
 
-use crate::harness::lane::by_lane;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::harness::condition::Random;
+use crate::harness::lane::by_lane;
 use crate::harness::model::merge;
 use crate::harness::open_database::{OpenDatabase, Script};
 use driftdb_common::format::document::Document;

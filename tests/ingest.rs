@@ -1,10 +1,10 @@
 //! Ingest applies everything once and in order, whatever breaks. Also the operations that came with it: ALTER TABLE and
 //! REVERT.
 
-use crate::harness::lane::by_lane;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::harness::lane::by_lane;
 use crate::harness::*;
 use driftdb::v1;
 use tokio::sync::mpsc;

@@ -1,11 +1,11 @@
 //! Preconditions and retries: concurrent writers never overwrite each other, and a retried request is applied once.
 
-use crate::harness::lane::by_lane;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::harness::lane::by_lane;
 use crate::harness::*;
 use driftdb::v1;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -135,6 +135,9 @@ async fn proxy(listener: TcpListener, target: Arc<Mutex<String>>, cut_after: Arc
         let (target, cut_after) = (target.lock().await.clone(), cut_after.clone());
         tokio::spawn(async move {
             let Ok(server) = TcpStream::connect(target.trim_start_matches("http://")).await else { return };
+            // With small writes, each would wait for the acknowledgement of the one before.
+            client.set_nodelay(true).unwrap();
+            server.set_nodelay(true).unwrap();
             let (mut from_client, mut to_client) = client.into_split();
             let (mut from_server, mut to_server) = server.into_split();
             let up = tokio::spawn(async move {

@@ -1,12 +1,12 @@
 //! Snapshots, indexes, manifests and HEAD cut at every length and flipped at every byte: the right answer or an error
 //! that names the file, never a wrong row, never a panic.
 
-use crate::harness::lane::{by_lane, is_soak};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::harness::lane::{by_lane, is_soak};
 use crate::harness::open_database::{OpenDatabase, Script, Wrong, check_timeline, dir};
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::document::Document;

@@ -84,6 +84,7 @@ async fn request_ids_of_imported_commits_are_remembered_after_a_restart() {
 
 /// An index is dropped and created again at once. The second index's file must not be removed with the first.
 #[tokio::test]
+#[ignore = "slow"]
 async fn an_index_that_is_created_again_keeps_its_file() {
     let dir = tempfile::tempdir().unwrap();
     let (mut daemon, mut writer) = start(dir.path(), &[]).await;

@@ -3,7 +3,6 @@
 
 #![expect(clippy::disallowed_methods, reason = "these tests mount a file system")]
 
-use crate::harness::lane::by_lane;
 use std::fs;
 use std::io::pipe;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::harness::lane::by_lane;
 use crate::harness::random_writer::{RandomWriter, compare};
 use crate::harness::*;
 use driftdb::v1;

@@ -62,6 +62,7 @@ fn a_local_directory_passes_every_check() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn storage_that_is_not_shared_is_unsafe() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let output = check(&[one.path(), Path::new("--peer"), other.path()]);

@@ -1,12 +1,12 @@
 //! Standby writers: one takes over when the holder dies, and not before. At any time only one writer answers.
 
-use crate::harness::lane::by_lane;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::harness::lane::by_lane;
 use crate::harness::refusal::refused;
 use crate::harness::*;
 use driftdb::v1;
@@ -132,6 +132,7 @@ async fn under_load(load: &Load, more: u64) {
 type Reigns = Vec<(String, u64, u64)>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "slow"]
 async fn successive_takeovers_lose_no_acknowledged_write() {
     let dir = tempfile::tempdir().unwrap();
     let mut holding = Daemon::start("driftdb-writer", dir.path(), &[]);

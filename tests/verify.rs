@@ -287,6 +287,7 @@ fn flip(path: &Path, at: usize) {
 }
 
 #[tokio::test]
+#[ignore = "slow"]
 async fn every_flipped_byte_is_found() {
     let original = shared().await;
     let healthy = Copy::of(original.path());

@@ -1,8 +1,8 @@
 //! Many watchers of one reader: the memory of each, and that a commit reaches every watcher once.
 
-use crate::harness::lane::by_lane;
 use std::time::{Duration, Instant};
 
+use crate::harness::lane::by_lane;
 use crate::harness::watching::{Watch, watch};
 use crate::harness::*;
 use driftdb::v1;

@@ -1,9 +1,9 @@
 //! A watcher stops reading while a million events pass: other watchers are not affected, the reader's memory stays
 //! bounded, and the watcher catches up without a gap.
 
-use crate::harness::lane::by_lane;
 use std::time::Instant;
 
+use crate::harness::lane::by_lane;
 use crate::harness::watcher::next;
 use crate::harness::watching::{Watch, narrow, watch};
 use crate::harness::*;
@@ -100,6 +100,7 @@ fn request() -> v1::WatchDriftRequest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "slow"]
 async fn a_stalled_watcher_affects_no_other_watcher() {
     let mut cluster = Cluster::start().await;
     cluster.writer_daemon.kill();

@@ -63,8 +63,11 @@ async fn run(cli: Cli, output: &mut Printer) -> u8 {
             work.await
         } else {
             tokio::select! {
-                outcome = work => outcome,
+                // First, so that the handlers are installed before the command prints anything: a script may send a signal
+                // as soon as it reads a line.
+                biased;
                 code = interrupted(prompts) => return code,
+                outcome = work => outcome,
             }
         }
     };

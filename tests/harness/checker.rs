@@ -13,7 +13,7 @@ use driftdb_common::format::json;
 use serde_json::Value;
 
 use super::filter::Filter;
-use super::history::{Committed, History, RowChange, Version, millis};
+use super::history::{Committed, History, RowChange, Version, millis, timestamp};
 
 /// The guarantee that a stream violated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,10 +149,7 @@ impl Checker {
             _ if !self.token.is_empty() => Some(Wire::ResumeToken(self.token.clone())),
             Start::Now | Start::InitialRows => None,
             Start::AfterSeq(seq) | Start::InitialRowsAt(seq) => Some(Wire::AfterSeq(seq)),
-            Start::AfterTimeMs(ms) => Some(Wire::AfterTime(prost_types::Timestamp {
-                seconds: ms.div_euclid(1000),
-                nanos: i32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap(),
-            })),
+            Start::AfterTimeMs(ms) => Some(Wire::AfterTime(timestamp(ms))),
         };
         v1::WatchDriftRequest { start, initial_rows: self.start.has_rows(), ..self.filter.request() }
     }

@@ -48,6 +48,12 @@ pub fn millis(time: Option<&prost_types::Timestamp>) -> i64 {
     time.map_or(0, |time| time.seconds * 1000 + i64::from(time.nanos / 1_000_000))
 }
 
+/// A time in milliseconds since 1970.
+pub fn timestamp(ms: i64) -> prost_types::Timestamp {
+    let nanos = i32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap();
+    prost_types::Timestamp { seconds: ms.div_euclid(1000), nanos }
+}
+
 /// All acknowledged commits.
 #[derive(Debug, Default)]
 pub struct History {
