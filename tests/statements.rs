@@ -306,10 +306,10 @@ async fn retention_is_part_of_the_schema_history() {
         ..Default::default()
     };
     for (request, word) in [
-        (alter(span(0), false), "least"),
+        (alter(span(0), false), "minimum"),
         (alter(span(-5), false), "negative"),
         (alter(span(60), true), "both set"),
-        (alter(None, false), "retain"),
+        (alter(None, false), "specifies no change"),
     ] {
         invalid(desk.cluster.writer.alter_table(request).await, "ARGUMENT_INVALID").says(&[word]);
     }

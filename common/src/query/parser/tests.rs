@@ -110,7 +110,7 @@ fn copies_of_a_large_parameter_are_limited() {
         deep = Value::Array(vec![deep]);
     }
     assert!(parse_condition("a = $1", &[deep.clone()]).is_ok());
-    assert!(parse_condition("a = [$1]", &[deep]).unwrap_err().message().contains("nested deeper"));
+    assert!(parse_condition("a = [$1]", &[deep]).unwrap_err().message().contains("nested more than"));
 }
 
 #[test]
