@@ -342,7 +342,7 @@ async fn conditions_on_the_key_read_few_rows_and_select_the_same() {
                 assert!(how.starts_with(&seq), "{fast}: {how}");
                 let read: usize = number_before(&how, " rows read");
                 assert!(read <= reads, "{fast}: {how}, and {reads} would do");
-                assert_eq!(number_before(&how, " answered"), expected.len(), "{how}");
+                assert_eq!(number_before(&how, " returned"), expected.len(), "{how}");
                 let how = ask(reader, &format!("EXPLAIN {slow}"), COMMITS as u64).await.unwrap();
                 assert!(how.message().contains("full scan"), "{}", how.message());
                 assert_eq!(number_before(how.message(), " rows read"), all.len());

@@ -306,7 +306,7 @@ async fn retention_is_part_of_the_schema_history() {
         ..Default::default()
     };
     for (request, word) in [
-        (alter(span(0), false), "least"),
+        (alter(span(0), false), "minimum"),
         (alter(span(-5), false), "negative"),
         (alter(span(60), true), "both set"),
         (alter(None, false), "retain"),
