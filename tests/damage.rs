@@ -26,7 +26,7 @@ fn closed() -> SimDisk {
     disk
 }
 
-/// The disk after a power cut just before the close, with a HEAD from early on: only the log tells what was published.
+/// The disk after a power cut just before the close, with a HEAD from early on: only the log says what was published.
 fn with_old_head() -> SimDisk {
     let disk = SimDisk::new();
     let (mut log, _) = script::open(shared(&disk), SEGMENT).unwrap();
