@@ -158,7 +158,7 @@ mod tests {
         ] {
             let bound = point.bound(3, 3000).unwrap();
             let last =
-                commits.iter().filter(|(seq, ms)| bound.includes(*seq, *ms)).map(|(seq, _)| *seq).last();
+                commits.iter().filter(|(seq, ms)| bound.includes(*seq, *ms)).map(|(seq, _)| *seq).next_back();
             assert_eq!(last.unwrap_or(0), point.resolve(3, 3000, last_at).unwrap().unwrap_or(0), "{point:?}");
         }
     }
