@@ -1,4 +1,4 @@
-//! The documentation is complete where a program can tell: every reason has a row, every link a target, the README is short.
+//! Checks of the documentation: a row for each reason, a target for each link, walks over functions that exist, short first pages.
 
 #![expect(clippy::disallowed_methods, reason = "this test reads the sources, not a database")]
 
@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use driftdb_common::error::Reason;
 use driftdb_common::service::status::code;
 
-/// A reader in a hurry reads no more than this.
+/// The maximum number of lines of README.md and ARCHITECTURE.md.
 const LINES_MAX: usize = 200;
 
 fn top() -> &'static Path {
@@ -48,6 +48,40 @@ fn the_first_pages_are_short() {
     for name in ["README.md", "ARCHITECTURE.md"] {
         let lines = page(name).lines().count();
         assert!(lines <= LINES_MAX, "{name} has {lines} lines, over {LINES_MAX}");
+    }
+}
+
+/// The steps of each walk in ARCHITECTURE.md: `| number | file | function | what happens |`.
+fn walks(architecture: &str) -> Vec<Vec<(String, String)>> {
+    let mut walks: Vec<Vec<(String, String)>> = Vec::new();
+    for row in architecture.lines().filter_map(|line| line.strip_prefix("| ")) {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let [number, file, function, ..] = cells[..] else { continue };
+        let Ok(number) = number.parse::<usize>() else { continue };
+        if number == 1 {
+            walks.push(Vec::new());
+        }
+        let step = (file.trim_matches('`').to_owned(), function.trim_matches('`').to_owned());
+        walks.last_mut().expect("a walk starts with step 1").push(step);
+    }
+    walks
+}
+
+#[test]
+fn the_walks_name_functions_that_exist_and_never_return_to_a_file() {
+    let walks = walks(&page("ARCHITECTURE.md"));
+    assert_eq!(walks.len(), 3);
+    for walk in walks {
+        assert!((3..=10).contains(&walk.len()), "a walk has {} steps", walk.len());
+        let files: HashSet<&String> = walk.iter().map(|(file, _)| file).collect();
+        assert_eq!(files.len(), walk.len(), "a walk returns to a file: {walk:?}");
+        for (file, function) in &walk {
+            let source = page(file);
+            let declaration = format!("fn {function}");
+            let declared = source.match_indices(&declaration);
+            let mut ends = declared.map(|(at, name)| source[at + name.len()..].chars().next());
+            assert!(ends.any(|next| matches!(next, Some('(' | '<'))), "{file} has no function {function}");
+        }
     }
 }
 
