@@ -64,7 +64,7 @@ Exit codes:
   0    success
   1    error
   2    invalid command line
-  3    no daemon can be reached
+  3    no daemon can serve the request, or the directory has no database
   4    the table or row does not exist
   5    a precondition failed, or another process holds the lock
   6    damage was found, or the storage is unsafe

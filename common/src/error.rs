@@ -1,7 +1,7 @@
 //! The error type of every fallible function: what a caller can do, a reason that is API, and a message for people.
 //!
-//! An [`Error`] is cloned to every request that one failed write concerns, so it cannot own an [`std::io::Error`]; it keeps
-//! a shared or copied source instead.
+//! An [`Error`] is cloned to every request that one failed write concerns, so it cannot own an [`std::io::Error`]; it
+//! keeps a shared or copied source instead.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -83,7 +83,8 @@ reasons! {
     PreconditionFailed = "PRECONDITION_FAILED": Conflict,
     /// A reader received a write. Send it to the writer, whose address the metadata contains.
     NotWriter = "NOT_WRITER": Conflict,
-    /// The token or seq belongs to another history of this database, such as the one before a restore. Start over without it.
+    /// The token or seq belongs to another history of this database, such as the one before a restore. Start over
+    /// without it.
     EpochChanged = "EPOCH_CHANGED": Conflict,
     /// Compaction has discarded the requested point in time. Read at the floor, which the metadata contains, or later.
     BelowFloor = "BELOW_FLOOR": OutOfRange,
@@ -105,31 +106,38 @@ reasons! {
     TooLarge = "TOO_LARGE": Invalid,
     /// Another request already used this request id. Retry only identical requests with one id.
     RequestIdReused = "REQUEST_ID_REUSED": Invalid,
-    /// The resume token belongs to a watch with another filter. Use the original filter, or start over without the token.
+    /// The resume token belongs to a Select or a watch with other fields. Send the original fields, or start without
+    /// the token.
     FilterMismatch = "FILTER_MISMATCH": Invalid,
     /// A field of the request is missing or has an invalid value. Change the request.
     ArgumentInvalid = "ARGUMENT_INVALID": Invalid,
-    /// This writer is a standby: another writer holds the database. Connect to that one; the metadata contains its address.
+    /// This writer is a standby: another writer holds the database. Connect to that one; the metadata contains its
+    /// address.
     Standby = "STANDBY": Unavailable,
     /// Another writer has taken over the database, so this writer has stopped. Connect to the new writer.
     Fenced = "FENCED": Unavailable,
-    /// The queue of writes or of jobs is full. Retry after the delay in the error.
+    /// Too many writes, jobs or watches wait, or writes wait for a snapshot. Nothing was done. Retry after the delay
+    /// in the error.
     Overloaded = "OVERLOADED": Exhausted,
-    /// The write was appended, but syncing it failed. It may become visible after a restart; retry it with its request id.
+    /// The write was appended, but syncing it failed. It may become visible after a restart; retry it with its
+    /// request id.
     OutcomeUnknown = "OUTCOME_UNKNOWN": Unknown,
-    /// The writer has stopped accepting writes after a disk failure. Fix the disk, then restart the writer.
+    /// The writer has stopped accepting writes after a disk failure, or because it was fenced. This write was not
+    /// done. Restart the writer, or use the one that took over.
     WriterStopped = "WRITER_STOPPED": Unavailable,
     /// The disk or quota is full. Free space, then retry.
     DiskFull = "DISK_FULL": Unavailable,
     /// The daemon is shutting down. Retry with another daemon, or after the restart.
     ShuttingDown = "SHUTTING_DOWN": Unavailable,
-    /// A file was replaced while it was read. Retry: the newer manifest names the replacement.
+    /// A file was replaced while it was read, or the storage is not mounted. Retry; if that does not help, check the
+    /// mount.
     FileGone = "FILE_GONE": Unavailable,
-    /// No daemon answers at the address, or the answer did not arrive in time. Check the address and that the daemon runs.
+    /// No daemon answers at the address, or the answer did not arrive in time. Check the address and that the daemon
+    /// runs.
     Unreachable = "UNREACHABLE": Unavailable,
     /// Another writer holds the database's lock. Stop that writer first; the metadata contains its address.
     DatabaseLocked = "DATABASE_LOCKED": Locked,
-    /// A job of this kind is already running for the table. Wait for it, or cancel it.
+    /// The table is being compacted already. Wait for that job to end.
     JobRunning = "JOB_RUNNING": Conflict,
     /// Bytes on disk are damaged. The error contains the file and the offset; run `driftctl doctor`.
     Corrupt = "CORRUPT": Corrupt,
@@ -248,7 +256,7 @@ impl Error {
     pub fn unknown_table<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Self {
         let near = nearest(name, names);
         let hint = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
-        let error = Error::new(Reason::TableNotFound, format!("unknown table {name:?}{hint}"));
+        let error = Error::new(Reason::TableNotFound, format!("table {name:?} does not exist{hint}"));
         let error = error.with("table", name);
         match near {
             Some(near) => error.with("nearest", near),
@@ -389,6 +397,11 @@ fn copy_of(error: &std::io::Error) -> std::io::Error {
 
 /// Longer words are never suggested: comparing them costs time, and a typo in them is not the likely cause.
 const LONGEST_SUGGESTION: usize = 64;
+
+/// A number and its noun for a message: `1 problem`, `2 problems`.
+pub fn counted(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
 
 /// The candidate nearest to an unknown word, ignoring case. `None` if none differs by at most one character plus one
 /// for every four characters of the word.

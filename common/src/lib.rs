@@ -10,7 +10,7 @@
 //! ## What clients see
 //!
 //! - **table**: a named set of rows with one primary key, and optionally secondary indexes.
-//! - **row**: a key and its present document; a **live** row is one that is not deleted.
+//! - **row**: a key with its document; a deleted row has no document, and a **live** row is one that is not deleted.
 //! - **document**: the JSON object of a row, stored as MessagePack.
 //! - **patch**: a JSON merge patch (RFC 7396) that changes a document.
 //! - **operation**: one requested change of a row, for example an insert, a put, a patch or a delete.
@@ -49,7 +49,8 @@
 //! ## Files
 //!
 //! - **data directory**: the directory of one database; [`storage::layout`] names every file in it.
-//! - **log** or **WAL**: the segments of all tables; every other file can be rebuilt from it.
+//! - **log** or **WAL**: the segments of all tables; all other files can be rebuilt from it, except the manifest and
+//!   the layers of a compacted table.
 //! - **segment**: one file of a table's log; the newest is **active**, all others are **sealed**.
 //! - **seal**: the length, the number of frames and the digest of a sealed segment.
 //! - **frame**: an event in a segment, with its length and CRC.
@@ -90,7 +91,7 @@
 //!
 //! ## Progress of a commit
 //!
-//! A commit passes five positions, in this order:
+//! Five positions describe how far the commits of a database have come:
 //!
 //! 1. **appended**: its frames are written to segments.
 //! 2. **synced**: its frames are on disk.
@@ -98,20 +99,21 @@
 //! 4. **applied**: a reader has added it to its replica.
 //! 5. **snapshot**: layers contain it.
 //!
-//! At every moment `snapshot ≤ applied ≤ published ≤ synced ≤ appended`.
+//! Always `published ≤ synced ≤ appended`. Each reader's *applied* and each table's *snapshot* are at most *published*.
 //!
 //! # Words in names
 //!
 //! The same words have the same meaning in the names of types and functions:
 //!
-//! - `…Cursor` moves over stored entries; `…Reader` decodes a stream once; `…Scan` and `…Walk` iterate over several sources.
+//! - `…Cursor` moves over stored entries; `…Reader` decodes a stream once; `…Scan` and `…Walk` iterate over several
+//!   sources.
 //! - `…Entry` is a decoded item of a file; `…Handle` locates bytes in a file; `…Position` and `…Address` locate a frame.
 //! - `…Properties` describes a file and is stored in it; `…Options` configures a component; `…Limits` bounds its work.
 //! - `…Error` is an error; `…Kind` and `…Type` are closed sets; `…Id` identifies.
 //! - `open` and `create` access files; `load` fills memory; `publish` makes state visible to others.
 //! - `check` fails if something is wrong; `is_…`, `has_…` and `may_…` return a boolean; `…_error` builds an error.
-//! - Sizes end in `_bytes`, times in `_ms`, commit numbers in `seq`; `base` is exclusive and `seq` inclusive in a range of
-//!   commits.
+//! - Sizes end in `_bytes`, times in `_ms`, commit numbers in `seq`; `base` is exclusive and `seq` inclusive in a
+//!   range of commits.
 
 pub mod error;
 pub mod format;

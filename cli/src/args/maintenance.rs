@@ -143,7 +143,8 @@ pub(crate) struct CompactArgs {
     /// Table to compact
     #[arg(short, long, value_name = "TABLE")]
     pub(crate) table: String,
-    /// New floor: the oldest point in time that stays readable [default: the newest snapshot]
+    /// New floor: the oldest point in time that stays readable [default: the end of the newest snapshot, or the
+    /// newest commit if no snapshot exists]
     #[arg(long, value_name = "POINT")]
     pub(crate) before: Option<String>,
     /// Print the effect without compacting

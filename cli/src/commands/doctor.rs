@@ -1,6 +1,6 @@
 //! `doctor`: checks a data directory without daemons.
 
-use driftdb_common::error::{Error, Reason};
+use driftdb_common::error::{Error, Reason, counted};
 use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::layout::DataDir;
 use driftdb_common::table::check::doctor::{self, Severity};
@@ -61,5 +61,5 @@ pub(crate) async fn run(args: &DoctorArgs, global: &GlobalArgs, out: &mut Printe
     if damage == 0 {
         return Ok(());
     }
-    Err(Error::new(Reason::Corrupt, format!("found damage in {damage} places")).into())
+    Err(Error::new(Reason::Corrupt, format!("found {}", counted(damage, "problem"))).into())
 }

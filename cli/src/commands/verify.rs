@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use driftdb::v1;
-use driftdb_common::error::{Error, Reason};
+use driftdb_common::error::{Error, Reason, counted};
 use serde::Serialize;
 
 use crate::args::VerifyArgs;
@@ -50,5 +50,5 @@ pub(crate) async fn run(args: VerifyArgs, database: &mut DatabaseHandle, out: &m
     if problems == 0 {
         return Ok(());
     }
-    Err(Error::new(Reason::Corrupt, format!("found damage: {problems} problems")).into())
+    Err(Error::new(Reason::Corrupt, format!("found {}", counted(problems, "problem"))).into())
 }

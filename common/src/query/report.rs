@@ -11,7 +11,7 @@ const SHOWN: usize = 100;
 /// How many of them are before the location.
 const SHOWN_BEFORE: usize = 40;
 
-/// Adds the location of the table's name to an error about an unknown table. Other errors are returned unchanged.
+/// Adds the location of the table's name to an error about a missing table. Other errors are returned unchanged.
 pub fn at_table(error: Error, statement: &str, table: Option<&TableName>) -> Error {
     let about = |name: &&TableName| error.metadata().get("table") == Some(&name.text);
     let Some(name) = table.filter(about).filter(|_| error.reason() == Reason::TableNotFound) else {
@@ -19,7 +19,7 @@ pub fn at_table(error: Error, statement: &str, table: Option<&TableName>) -> Err
     };
     match error.metadata().get("nearest") {
         // The suggestion moves from the message to the hint.
-        Some(near) => Error::new(Reason::TableNotFound, format!("unknown table {:?}", name.text))
+        Some(near) => Error::new(Reason::TableNotFound, format!("table {:?} does not exist", name.text))
             .with("table", name.text.clone())
             .with("nearest", near.clone())
             .at(place(statement, name.start, name.end, format!("did you mean {near:?}?"))),
@@ -100,8 +100,9 @@ mod tests {
     #[test]
     fn formats_the_example_of_the_documentation() {
         let statement = "SELECT * FROM ordes WHERE status = \"paid\"";
-        let error = invalid_at(statement, 14, 19, "unknown table \"ordes\"", "did you mean \"orders\"?");
-        let expected = r#"error: unknown table "ordes"
+        let error =
+            invalid_at(statement, 14, 19, "table \"ordes\" does not exist", "did you mean \"orders\"?");
+        let expected = r#"error: table "ordes" does not exist
  --> 1:15
   | SELECT * FROM ordes WHERE status = "paid"
   |               ^^^^^ did you mean "orders"?"#;

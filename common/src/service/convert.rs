@@ -150,7 +150,11 @@ pub fn operation_from_wire(operation: v1::Operation) -> Result<Operation> {
         Some(Wire::SoftDelete(_)) => Action::SoftDelete,
         Some(Wire::Revert(revert)) => {
             let to = point_from_wire(revert.to)?;
-            Action::Revert(to.ok_or_else(|| invalid("revert has no target; set `to`"))?)
+            Action::Revert(
+                to.ok_or_else(|| {
+                    invalid("cannot revert to the present; set `to` to an earlier seq or time")
+                })?,
+            )
         }
         None => {
             return Err(invalid("operation has no action; set insert, put, patch, soft_delete or revert"));

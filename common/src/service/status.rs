@@ -159,13 +159,13 @@ mod tests {
             QueryPlace { start: 14, end: 19, line: 1, column: 15, hint: "did you mean \"orders\"?".into() };
         let violation =
             Violation { check: "seq_is".into(), subject: "t/k".into(), description: "found 7".into() };
-        let error = Error::new(Reason::QueryInvalid, "unknown table \"ordes\"")
+        let error = Error::new(Reason::QueryInvalid, "table \"ordes\" does not exist")
             .at(place.clone())
             .violating(vec![violation.clone()])
             .retry_after(Duration::from_millis(50));
         let back = from_status(&to_status(error));
         assert_eq!(back.reason(), Reason::QueryInvalid);
-        assert_eq!(back.message(), "unknown table \"ordes\"");
+        assert_eq!(back.message(), "table \"ordes\" does not exist");
         assert_eq!(back.place(), Some(&place));
         assert_eq!(back.violations(), [violation]);
         assert_eq!(back.retry_delay(), Some(Duration::from_millis(50)));

@@ -7,12 +7,12 @@ use crate::format::head::{self, CELL, Header, TableEntry};
 use crate::storage::fs::{self, File, FileSystem};
 use crate::storage::layout::DataDir;
 
-/// How often a read is retried if a writer was writing a cell at that moment.
+/// How often a read is retried if a writer was writing a cell at that point in time.
 const READ_TRIES: u32 = 50;
 /// The detail of the error for a damaged cell.
 const NO_VALID_CELL: &str = "the cell is not valid";
 
-/// HEAD as read at one moment. A table entry may be newer than the header, never older.
+/// HEAD as read at one point in time. A table entry may be newer than the header, never older.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     /// The later valid copy of the header.

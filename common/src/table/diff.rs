@@ -1,8 +1,8 @@
-//! The net difference between two moments of a table.
+//! The net difference between two points in time of a table.
 //!
-//! The rows that events between the two moments changed are collected first, and only these are compared. The cost then
-//! follows what happened, not the table's size. If too many rows changed, or a DROP removed rows without an event for each,
-//! all rows of both moments are scanned side by side instead.
+//! The rows that events between the two points in time changed are collected first, and only these are compared. The
+//! cost then follows what happened, not the table's size. If too many rows changed, or a DROP removed rows without an
+//! event for each, all rows of both points in time are scanned side by side instead.
 
 use std::collections::{BTreeSet, VecDeque, btree_set};
 use std::ops::Bound;
@@ -18,25 +18,25 @@ use crate::table::merging_cursor::{MergingCursor, SortedSource};
 use crate::table::table_state::TableState;
 use crate::table::view::{Row, View};
 
-/// The most changed keys kept in memory. If more rows may have changed, all rows of both moments are scanned.
+/// The most changed keys kept in memory. If more rows may have changed, all rows of both points in time are scanned.
 const MAX_CHANGED_KEYS: usize = 100_000;
 /// The number of the memtable's events read together.
 const EVENTS_PER_READ: usize = 4096;
-/// The number of a moment's rows read together.
+/// The number of a point in time's rows read together.
 const ROWS_PER_READ: usize = 1024;
 
-/// A row that is not the same at both moments.
+/// A row that is not the same at both points in time.
 #[derive(Debug, Clone)]
 pub struct RowDiff {
     /// The row's key.
     pub key: Key,
-    /// The row's content at the first moment; `None` if it was not live.
+    /// The row's content at the first point in time; `None` if it was not live.
     pub before: Option<Document>,
-    /// The row's content at the second moment; `None` if it was not live.
+    /// The row's content at the second point in time; `None` if it was not live.
     pub after: Option<Document>,
 }
 
-/// The rows that differ between two moments, in key order.
+/// The rows that differ between two points in time, in key order.
 #[derive(Debug)]
 pub struct Diff(ComparedRows);
 
@@ -45,11 +45,11 @@ pub struct Diff(ComparedRows);
 enum ComparedRows {
     /// The rows with these keys.
     Keys { keys: btree_set::IntoIter<Key>, views: Box<[View; 2]> },
-    /// All rows of both moments.
+    /// All rows of both points in time.
     All(MergingCursor<ViewRows>),
 }
 
-/// The rows of one moment, read ahead in key order.
+/// The rows of one point in time, read ahead in key order.
 #[derive(Debug)]
 struct ViewRows {
     view: View,
@@ -125,7 +125,7 @@ impl Diff {
         Ok(None)
     }
 
-    /// Returns the next row to compare, as it was at both moments.
+    /// Returns the next row to compare, as it was at both points in time.
     fn next_compared(&mut self) -> Result<Option<RowDiff>> {
         match &mut self.0 {
             ComparedRows::Keys { keys, views } => {
@@ -148,8 +148,8 @@ impl Diff {
     }
 }
 
-/// The keys of the rows that events between two moments changed. `None` if there are too many, or if a CREATE or DROP changed
-/// rows without an event for each.
+/// The keys of the rows that events between two points in time changed. `None` if there are too many, or if a CREATE
+/// or DROP changed rows without an event for each.
 fn changed_keys(before: &View, after: &View) -> Result<Option<BTreeSet<Key>>> {
     let (low, high) = (before.seq().min(after.seq()), before.seq().max(after.seq()));
     after.timeline().read(|state| {

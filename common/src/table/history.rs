@@ -1,4 +1,4 @@
-//! The events of a row, or of a whole table, between two moments.
+//! The events of a row, or of a whole table, between two points in time.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -421,8 +421,8 @@ impl History {
 /// A row before and after one of its events.
 pub type RowImages = (Option<Row>, Option<Row>);
 
-/// Returns a row before and after one of its events, as far as `images` asks for them. Fails with BELOW_FLOOR if the floor
-/// has risen to the event's commit: then the commit's events have become part of rows.
+/// Returns a row before and after one of its events, as far as `images` asks for them. Fails with BELOW_FLOOR if the
+/// floor has risen to the event's commit: then the commit's events have become part of rows.
 pub fn images_of(timeline: &Timeline, key: &Key, id: EventId, images: Images) -> Result<RowImages> {
     timeline.read(|state| {
         timeline.check_floor(id.seq.saturating_sub(1))?;

@@ -1,10 +1,10 @@
 //! A table's history in files: delta layers and image layers, and what can be looked up in them.
 //!
-//! A *delta layer* holds every event of a stretch of commits. An *image layer* holds all live rows after one commit. Delta
-//! layers follow one another without gaps, and together they hold the table's history from the floor on. Image layers are
-//! redundant: they bound how many delta layers a lookup reads. A lookup at a moment therefore uses the newest image layer at or
-//! before the moment and the delta layers between the two, newest first. A moment below the newest image layer uses an older
-//! image layer, or none.
+//! A *delta layer* holds every event of a stretch of commits. An *image layer* holds all live rows after one commit.
+//! Delta layers follow one another without gaps, and together they hold the table's history from the floor on. Image
+//! layers are redundant: they bound how many delta layers a lookup reads. A lookup at a point in time therefore uses
+//! the newest image layer at or before the point in time and the delta layers between the two, newest first. A point
+//! in time below the newest image layer uses an older image layer, or none.
 
 use std::sync::Arc;
 
@@ -55,7 +55,8 @@ impl LayerMap {
         self.table
     }
 
-    /// The last commit that the layers hold; they hold every earlier commit too, from the floor on. 0 if there are no layers.
+    /// The last commit that the layers hold; they hold every earlier commit too, from the floor on. 0 if there are no
+    /// layers.
     pub fn end(&self) -> u64 {
         self.deltas.last().map_or(0, |delta| delta.seq)
     }
@@ -68,7 +69,7 @@ impl LayerMap {
         }
     }
 
-    /// The oldest moment that can be read.
+    /// The oldest point in time that can be read.
     pub fn floor(&self) -> Option<Floor> {
         self.floor
     }
@@ -164,7 +165,8 @@ impl LayerMap {
         Ok(found.filter(|(_, found)| *found == seq).map(|(time, _)| time))
     }
 
-    /// The last of the table's commits at or before a time in milliseconds since 1970. Commits below the floor do not count.
+    /// The last of the table's commits at or before a time in milliseconds since 1970. Commits below the floor do not
+    /// count.
     pub fn last_at(&self, time_ms: u64) -> Result<Option<u64>> {
         for delta in self.deltas.iter().rev() {
             let mut cursor = delta.file.cursor(tree::COMMITS);
@@ -211,12 +213,12 @@ impl LayerMap {
         self.images.iter().rev().find(|image| EventId::end_of(image.seq) <= last)
     }
 
-    /// The last event that the image layer of a moment covers. Versions up to it need not be read.
+    /// The last event that the image layer of a point in time covers. Versions up to it need not be read.
     fn covered(&self, last: EventId) -> EventId {
         self.image_at(last).map_or(EventId::default(), |image| EventId::end_of(image.seq))
     }
 
-    /// The delta layers that a moment needs besides its image layer, newest first.
+    /// The delta layers that a point in time needs besides its image layer, newest first.
     fn deltas_at(&self, last: EventId) -> impl Iterator<Item = &LayerFile> {
         let covered = self.covered(last).seq;
         self.deltas.iter().rev().filter(move |delta| delta.base < last.seq && delta.seq > covered)
@@ -282,13 +284,13 @@ impl LayerMap {
         Ok(())
     }
 
-    /// Whether every layer that a moment needs has an index on a path.
+    /// Whether every layer that a point in time needs has an index on a path.
     pub(super) fn has_index(&self, path: &str, seq: u64) -> bool {
         let last = EventId::end_of(seq);
         self.deltas_at(last).chain(self.image_at(last)).all(|layer| layer.index(path).is_some())
     }
 
-    /// The index files of a path that a moment needs, and whether each is a delta layer's.
+    /// The index files of a path that a point in time needs, and whether each is a delta layer's.
     pub(super) fn index_files(&self, path: &str, seq: u64) -> Vec<(Arc<SstFile>, bool)> {
         let last = EventId::end_of(seq);
         let deltas = self.deltas_at(last).map(|delta| (delta, true));

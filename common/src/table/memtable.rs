@@ -1,9 +1,9 @@
 //! The events after the newest delta layer, in memory: every version of each row by key, and every event in order.
 //!
-//! One thread appends, in commit order. Any number of threads read at the same time, each at its own moment: a reader at
-//! seq N ignores every version above N. Therefore nothing is locked for longer than it takes to read or extend one row's
-//! list of versions. Versions are added and never changed, with one exception: the row after a PATCH is computed when
-//! someone first reads it, if the row before it is in the layers only, and then kept.
+//! One thread appends, in commit order. Any number of threads read at the same time, each at its own point in time: a
+//! reader at seq N ignores every version above N. Therefore nothing is locked for longer than it takes to read or
+//! extend one row's list of versions. Versions are added and never changed, with one exception: the row after a PATCH
+//! is computed when someone first reads it, if the row before it is in the layers only, and then kept.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -47,8 +47,8 @@ pub(super) struct Version {
     pub kind: EventType,
     /// What was written; `None` for SOFT_DELETE.
     pub payload: Option<Document>,
-    /// The row after the event; `None` if the event deleted it. Unset for a PATCH of a row that only the layers hold, until
-    /// a reader computes it.
+    /// The row after the event; `None` if the event deleted it. Unset for a PATCH of a row that only the layers hold,
+    /// until a reader computes it.
     after: OnceLock<Option<Document>>,
 }
 
@@ -109,7 +109,7 @@ pub(super) struct NumberedEvent {
 #[derive(Debug)]
 struct ValueIndex {
     path: Path,
-    /// The value's bytes, then the row's sort key. Entries are never removed: readers at older moments need them.
+    /// The value's bytes, then the row's sort key. Entries are never removed: readers at older points in time need them.
     candidates: SkipSet<Vec<u8>>,
 }
 
@@ -119,8 +119,8 @@ impl ValueIndex {
         Arc::new(ValueIndex { path: Path::of_index(path), candidates: SkipSet::new() })
     }
 
-    /// Makes the row a candidate for the value that an event writes to the path. A PATCH that does not write the path keeps
-    /// the row's value, which has made the row a candidate before.
+    /// Makes the row a candidate for the value that an event writes to the path. A PATCH that does not write the path
+    /// keeps the row's value, which has made the row a candidate before.
     fn add(&self, key: &Key, payload: Option<&Document>) {
         let value = payload.and_then(|payload| payload.get(&self.path).ok().flatten());
         // The writer has refused values that cannot be read.
@@ -134,8 +134,8 @@ impl ValueIndex {
     }
 }
 
-/// An estimate of the bytes that an event takes besides its documents: its version, its entry, its share of its commit and
-/// of its row.
+/// An estimate of the bytes that an event takes besides its documents: its version, its entry, its share of its
+/// commit and of its row.
 const EVENT_OVERHEAD: usize = 320;
 
 /// The events after the newest delta layer.
@@ -151,13 +151,13 @@ pub struct Memtable {
 }
 
 impl Memtable {
-    /// An empty memtable after a moment at which the table had these counts.
+    /// An empty memtable after a point in time at which the table had these counts.
     pub(super) fn above(base: TableCounts) -> Memtable {
         Memtable { base, ..Memtable::default() }
     }
 
-    /// A copy without the events up to a later moment at which the table had these counts. Only the thread that appends may
-    /// call this.
+    /// A copy without the events up to a later point in time at which the table had these counts. Only the thread
+    /// that appends may call this.
     pub(super) fn rebase(&self, base: TableCounts) -> Memtable {
         let newer = Memtable::above(base);
         *newer.indexes.write() =
@@ -180,8 +180,8 @@ impl Memtable {
         newer
     }
 
-    /// Appends a row's event. Versions of commits before `created_at` (the table's last CREATE) count as absent. `layers`
-    /// holds the rows that have no version here.
+    /// Appends a row's event. Versions of commits before `created_at` (the table's last CREATE) count as absent.
+    /// `layers` holds the rows that have no version here.
     pub(super) fn push_row(
         &self,
         commit: &Arc<CommitInfo>,
@@ -259,7 +259,8 @@ impl Memtable {
         self.push_event(id, commit.time_ms, MemtableEvent::Note, 0, |rows| rows);
     }
 
-    /// The row after one of its versions. `row_before` supplies the row before its first version here, if that is needed.
+    /// The row after one of its versions. `row_before` supplies the row before its first version here, if that is
+    /// needed.
     fn row_after(
         &self,
         key: &Key,
@@ -370,8 +371,8 @@ impl Memtable {
         self.len() == 0
     }
 
-    /// At most `limit` events after the event `after`, up to and including the event `last`: the oldest first, or the newest
-    /// first.
+    /// At most `limit` events after the event `after`, up to and including the event `last`: the oldest first, or the
+    /// newest first.
     pub(super) fn events(
         &self,
         after: EventId,
@@ -405,8 +406,8 @@ impl Memtable {
         events.get(count.checked_sub(1)?).map(|entry| entry.id.seq)
     }
 
-    /// Keeps indexes on exactly these paths from now on. New indexes also cover the events that the memtable already has.
-    /// Only the thread that appends may call this.
+    /// Keeps indexes on exactly these paths from now on. New indexes also cover the events that the memtable already
+    /// has. Only the thread that appends may call this.
     pub(super) fn set_indexes(&self, paths: &[String]) {
         let known = self.indexes.read().clone();
         let kept = |path: &String| known.get(path).cloned().unwrap_or_else(|| ValueIndex::new(path));

@@ -1,4 +1,4 @@
-//! What events mean: schemas, rows, their history, and what changed between two moments.
+//! What events mean: schemas, rows, their history, and what changed between two points in time.
 
 pub mod build;
 pub mod check;

@@ -1,9 +1,9 @@
 //! A point in a database's history, as AS OF and REVERT name it, and the commit that it resolves to.
 //!
-//! Readers and the writer resolve points here, so that one point names the same commit everywhere. The caller supplies what
-//! differs between them: the newest commit it may show, the clock, and how it finds the last commit at or before a time. A
-//! reader asks all tables, because a read names a state of the whole database. A compaction asks one table, because
-//! the table's state is the same until its next commit.
+//! Readers and the writer resolve points here, so that one point names the same commit everywhere. The caller
+//! supplies what differs between them: the newest commit it may show, the clock, and how it finds the last commit at
+//! or before a time. A reader asks all tables, because a read names a state of the whole database. A compaction asks
+//! one table, because the table's state is the same until its next commit.
 
 use std::fmt;
 use std::time::Duration;
@@ -103,7 +103,7 @@ pub fn beyond_head(seq: u64, newest: u64) -> Error {
     Error::new(Reason::BeyondHead, message).with("last_seq", newest.to_string())
 }
 
-/// The error for a read of a table at a moment below its floor.
+/// The error for a read of a table at a point in time below its floor.
 pub fn below_floor(table: &str, at: CommitBound, floor: Floor) -> Error {
     let time = format_time(floor.time_ms);
     let message = format!(

@@ -1,4 +1,4 @@
-//! How many events and rows a table has at a moment.
+//! How many events and rows a table has at a point in time.
 
 /// How many events and live rows a table has after a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,4 +1,4 @@
-//! A scan over a table's rows at a moment, in key order: layers and memtable merged.
+//! A scan over a table's rows at a point in time, in key order: layers and memtable merged.
 
 use std::ops::Bound;
 
@@ -11,7 +11,7 @@ use crate::table::merging_cursor::{MergingCursor, SortedSource};
 use crate::table::row_fold::RowVersion;
 use crate::table::table_state::TableState;
 
-/// A scan over the rows of a range of keys at a moment, in key order. Deleted rows are included.
+/// A scan over the rows of a range of keys at a point in time, in key order. Deleted rows are included.
 pub(super) struct TableScan<'a, I> {
     state: &'a TableState,
     last: EventId,
@@ -43,8 +43,8 @@ impl<I> SortedSource for RowSource<I> {
     }
 }
 
-/// Opens a scan over the rows of a range of keys after a commit. Layers are read from the range's start on and not bounded at its
-/// end: the caller stops.
+/// Opens a scan over the rows of a range of keys after a commit. Layers are read from the range's start on and not
+/// bounded at its end: the caller stops.
 pub(super) fn open<'a>(
     state: &'a TableState,
     key_type: KeyType,
@@ -67,7 +67,7 @@ pub(super) fn open<'a>(
 }
 
 impl<I: Iterator<Item = Key>> TableScan<'_, I> {
-    /// Returns the next key, and the row as its last event left it; no row if it has no event yet at the moment.
+    /// Returns the next key, and the row as its last event left it; no row if it has no event yet at the point in time.
     pub(super) fn next_row(&mut self) -> Result<Option<(Key, Option<RowVersion>)>> {
         let Some(key) = self.sources.key().cloned() else { return Ok(None) };
         let mut row = None;

@@ -43,7 +43,7 @@ struct SchemaVersion {
     created_at: u64,
 }
 
-/// A table's schema at a moment.
+/// A table's schema at a point in time.
 #[derive(Debug, Clone)]
 pub struct SchemaAt {
     /// The schema.
@@ -136,13 +136,14 @@ impl Timeline {
         self.read(|state| state.time_of(seq))
     }
 
-    /// The last of the table's commits at or before a time in milliseconds since 1970; 0 if there is none. Of the commits
-    /// below the floor, only those with a SCHEMA event count.
+    /// The last of the table's commits at or before a time in milliseconds since 1970; 0 if there is none. Of the
+    /// commits below the floor, only those with a SCHEMA event count.
     pub fn last_at(&self, time_ms: u64) -> Result<u64> {
         if let Some(seq) = self.read(|state| state.last_at(time_ms))? {
             return Ok(seq);
         }
-        // SCHEMA events are kept below the floor: they separate moments below it from moments before the table existed.
+        // SCHEMA events are kept below the floor: they separate points in time below it from points in time before
+        // the table existed.
         let schemas = self.schemas.read();
         let count = schemas.partition_point(|version| version.commit.time_ms <= time_ms);
         let version = count.checked_sub(1).and_then(|last| schemas.get(last));
@@ -202,8 +203,8 @@ impl Timeline {
         }
     }
 
-    /// The table's schema after a commit. Fails with TABLE_NOT_FOUND before the table's creation and after a DROP; the error
-    /// says when that was (I10).
+    /// The table's schema after a commit. Fails with TABLE_NOT_FOUND before the table's creation and after a DROP;
+    /// the error says when that was (I10).
     pub fn schema_at(&self, seq: u64) -> Result<SchemaAt> {
         let schemas = self.schemas.read();
         let count = schemas.partition_point(|version| version.commit.seq <= seq);
@@ -214,7 +215,9 @@ impl Timeline {
             }
             (Some(SchemaVersion { commit, .. }), _) => Err(self.not_found(seq, "dropped", commit)),
             (None, Some(first)) => Err(self.not_found(seq, "created", &first.commit)),
-            (None, None) => Err(Error::new(Reason::TableNotFound, format!("unknown table {:?}", self.name))),
+            (None, None) => {
+                Err(Error::new(Reason::TableNotFound, format!("table {:?} does not exist", self.name)))
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use crate::table::table_scan;
 use crate::table::table_state::TableState;
 use crate::table::timeline::Timeline;
 
-/// A row at a moment.
+/// A row at a point in time.
 #[derive(Debug, Clone)]
 pub struct Row {
     /// The row's key.
@@ -34,7 +34,7 @@ pub struct Row {
 /// A table's state after commit `seq`.
 ///
 /// A view keeps no files open. Each read uses the layers and the memtable that the table has at that time. They all give
-/// the same answer (I9), unless the floor has passed the moment.
+/// the same answer (I9), unless the floor has passed the point in time.
 #[derive(Debug, Clone)]
 pub struct View {
     timeline: Arc<Timeline>,
@@ -58,7 +58,7 @@ impl View {
         self.seq
     }
 
-    /// The table's schema at the moment.
+    /// The table's schema at the point in time.
     pub fn schema(&self) -> &Schema {
         &self.schema
     }
@@ -68,7 +68,7 @@ impl View {
         &self.timeline
     }
 
-    /// How many events and live rows the table has at the moment.
+    /// How many events and live rows the table has at the point in time.
     pub fn counts(&self) -> Result<TableCounts> {
         self.timeline.counts(self.seq)
     }
@@ -137,8 +137,9 @@ impl View {
         newer && state.layers.has_index(index, self.seq)
     }
 
-    /// Returns the keys, in order, of at most `limit` rows that may have a value at an indexed path at this moment, and that
-    /// come after the key `after`. Keys that are left out are greater. `None` if the index cannot be used now.
+    /// Returns the keys, in order, of at most `limit` rows that may have a value at an indexed path at this point in
+    /// time, and that come after the key `after`. Keys that are left out are greater. `None` if the index cannot be
+    /// used now.
     pub fn candidates_of_value(
         &self,
         index: &str,
@@ -173,8 +174,9 @@ impl View {
         Ok(usable.then(|| keys.into_iter().take(limit).collect()))
     }
 
-    /// Adds to `keys` the keys of rows that may have a value between two values' bytes, both included, at an indexed path at
-    /// this moment. Stops as soon as `keys` has more than `limit` keys. Returns false if the index cannot be used now.
+    /// Adds to `keys` the keys of rows that may have a value between two values' bytes, both included, at an indexed
+    /// path at this point in time. Stops as soon as `keys` has more than `limit` keys. Returns false if the index
+    /// cannot be used now.
     pub fn candidates_in(
         &self,
         index: &str,
@@ -203,8 +205,9 @@ impl View {
         })
     }
 
-    /// Reads an index from some bytes on, in each of its files and in the memtable: in each until `read` returns no key or
-    /// `take` returns false. `take` gets a key and the number of keys taken from the same file so far, this one included.
+    /// Reads an index from some bytes on, in each of its files and in the memtable: in each until `read` returns no
+    /// key or `take` returns false. `take` gets a key and the number of keys taken from the same file so far, this
+    /// one included.
     fn collect(
         &self,
         state: &TableState,

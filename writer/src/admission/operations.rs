@@ -60,7 +60,10 @@ fn admit_operation(tables: &mut AdmittedTables, token: WriteToken, operation: Op
     let before = table.live_row(&key)?;
     let (kind, payload) = match action {
         Action::Insert(_) if before.is_some() => {
-            let message = format!("cannot insert row {} into table {name:?}: the row exists", quoted(&key));
+            let message = format!(
+                "cannot insert row {} into table {name:?}: the row exists; use UPSERT to replace it",
+                quoted(&key)
+            );
             return Err(Error::new(Reason::RowExists, message)
                 .with("table", name)
                 .with("key", key.to_string()));

@@ -56,8 +56,8 @@ impl Compactor {
         Compactor { context, editor, snapshotter, lookup }
     }
 
-    /// Raises a table's floor to `before`, or to its newest snapshot if `before` is `None`. A dry run reports
-    /// what this would do and changes nothing.
+    /// Raises a table's floor to `before`. If `before` is `None`, the floor is the end of the newest snapshot, or the
+    /// newest commit if no snapshot exists. A dry run reports what this would do and changes nothing.
     pub(super) fn compact(
         &self,
         id: u64,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use driftdb_common::error::{Error, Reason};
+use driftdb_common::error::{Error, Reason, counted};
 
 /// The result of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,10 +80,6 @@ impl fmt::Display for VerificationSummary {
             problems => f.write_str(&counted(problems, "problem")),
         }
     }
-}
-
-fn counted(number: u64, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A number of bytes with a decimal unit: one decimal place below 10, none above.

@@ -1,8 +1,9 @@
 //! Builds the secondary indexes of layers: which rows may have a value, sorted by value and key.
 //!
-//! An index is built row by row in key order, and its entries are sorted by value. It can be much larger than memory, so
-//! sorted runs are written to temporary files beside it, and merged at the end. An index of a delta layer also keeps the range
-//! of commits in which the row had the value, so that a select AS OF an older moment skips rows that got the value later.
+//! An index is built row by row in key order, and its entries are sorted by value. It can be much larger than memory,
+//! so sorted runs are written to temporary files beside it, and merged at the end. An index of a delta layer also
+//! keeps the range of commits in which the row had the value, so that a select AS OF an older point in time skips
+//! rows that got the value later.
 
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -199,8 +200,8 @@ fn merge_runs(
 /// Returns a row, given its sort key, as it was before a commit.
 type RowBefore<'a> = &'a dyn Fn(&[u8], u64) -> Result<Option<Document>>;
 
-/// Builds the index on a path that a layer lacks. Returns the file's length in bytes. `row_before` supplies rows as they were
-/// before the layer.
+/// Builds the index on a path that a layer lacks. Returns the file's length in bytes. `row_before` supplies rows as
+/// they were before the layer.
 pub fn build(
     files: &TableFiles,
     (name, id): (&str, u64),

@@ -16,8 +16,8 @@ use crate::table::layers::LayerFile;
 use crate::table::merging_cursor::MergingCursor;
 use crate::table::table_files::TableFiles;
 
-/// Merges delta layers that follow one another, oldest first. Requests that `requests` does not keep are left out. Returns
-/// `None` if there are no layers.
+/// Merges delta layers that follow one another, oldest first. Requests that `requests` does not keep are left out.
+/// Returns `None` if there are no layers.
 pub fn merge_deltas(
     files: &TableFiles,
     (name, id): (&str, u64),
@@ -128,8 +128,8 @@ fn merge_tree<'a>(
     Ok(())
 }
 
-/// Joins what two delta layers know of one candidate. An entry that cannot be read counts as a candidate at any moment,
-/// which is never wrong: whoever uses the index reads the row.
+/// Joins what two delta layers know of one candidate. An entry that cannot be read counts as a candidate at any point
+/// in time, which is never wrong: whoever uses the index reads the row.
 fn join_candidates(older: &Bytes, newer: &Bytes) -> Bytes {
     let read = |bytes: &Bytes| CandidateEntry::decode(bytes).unwrap_or_default();
     let joined = CandidateEntry { first: read(older).first, until: read(newer).until };

@@ -1,25 +1,26 @@
 //! The merge policy: when to write an image layer, which delta layers to merge, and which image layers to remove.
 //!
 //! The rule uses the sizes of files, in bytes:
-//! - *When to write an image layer*: after a new delta layer, if the delta layers since the newest image layer are larger
-//!   than half of it. (If there is no image layer: than half of the first delta layer.)
-//! - *Which delta layers to merge*: there are at most [`MAX_NEWEST_DELTAS`] delta layers after the newest image layer, and at
-//!   most [`MAX_OLDER_DELTAS`] between two image layers. If there are more, the two neighbours with the smallest sum of
-//!   sizes are merged. A merged delta layer never spans the commit of an image layer.
-//! - *Which image layers to remove*: the newest is kept. The others are kept while their sum is at most a quarter of the sum
-//!   of all delta layers. Otherwise, the image layer goes without which the delta layers between its neighbours have
-//!   the smallest sum.
+//! - *When to write an image layer*: after a new delta layer, if the delta layers since the newest image layer are
+//!   larger than half of it. (If there is no image layer: than half of the first delta layer.)
+//! - *Which delta layers to merge*: there are at most [`MAX_NEWEST_DELTAS`] delta layers after the newest image
+//!   layer, and at most [`MAX_OLDER_DELTAS`] between two image layers. If there are more, the two neighbours with the
+//!   smallest sum of sizes are merged. A merged delta layer never spans the commit of an image layer.
+//! - *Which image layers to remove*: the newest is kept. The others are kept while their sum is at most a quarter of
+//!   the sum of all delta layers. Otherwise, the policy removes the image layer whose two neighbours have the fewest
+//!   bytes of delta layers between them.
 //!
-//! The disk space of a table therefore stays in proportion to its log, and a lookup of one row at any moment reads at most
-//! the layers between two image layers. A delta layer holds every event of its commits, so no task changes an answer.
-//! Leveled or tiered compaction as in an LSM tree would discard overwritten versions, which time travel needs.
+//! The disk space of a table therefore stays in proportion to its log, and a lookup of one row at any point in time
+//! reads at most the layers between two image layers. A delta layer holds every event of its commits, so no task
+//! changes an answer. Leveled or tiered compaction as in an LSM tree would discard overwritten versions, which time
+//! travel needs.
 
 use crate::format::manifest::{DeltaLayer, Manifest};
 
 /// The most delta layers after the newest image layer. The newest state is read from these.
 pub const MAX_NEWEST_DELTAS: usize = 8;
-/// The most delta layers between two image layers. These are read less often, and they stay: the fewer they are, the fewer
-/// files a row's whole history is read from.
+/// The most delta layers between two image layers. These are read less often, and they stay: the fewer they are, the
+/// fewer files a row's whole history is read from.
 pub const MAX_OLDER_DELTAS: usize = 2;
 
 /// The next thing to do for a table.

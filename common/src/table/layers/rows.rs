@@ -1,4 +1,4 @@
-//! Lookups of one row in the layers: the row at a moment, and its versions.
+//! Lookups of one row in the layers: the row at a point in time, and its versions.
 
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
@@ -11,8 +11,8 @@ use crate::table::layers::keys::{is_at_or_before, sort_key, version_of};
 use crate::table::row_fold::{RowFold, RowVersion};
 
 impl LayerMap {
-    /// The row as its last event up to `last` left it. `None` if the layers hold no event of the row. A deleted row may be
-    /// returned without a document or not at all: an image layer does not hold it.
+    /// The row as its last event up to `last` left it. `None` if the layers hold no event of the row. A deleted row
+    /// may be returned without a document or not at all: an image layer does not hold it.
     pub fn row(&self, key: &Key, last: EventId) -> Result<Option<RowVersion>> {
         self.look_up(&sort_key(key), last, false)
     }
@@ -87,8 +87,8 @@ impl LayerMap {
         }
     }
 
-    /// At most `limit` versions of a row after the event `after`, up to and including the event `last`: the oldest first,
-    /// or the newest first.
+    /// At most `limit` versions of a row after the event `after`, up to and including the event `last`: the oldest
+    /// first, or the newest first.
     pub fn versions(
         &self,
         key: &Key,

@@ -1,4 +1,4 @@
-//! A scan over the rows of the layers as they were at a moment, in key order.
+//! A scan over the rows of the layers as they were at a point in time, in key order.
 
 use std::sync::Arc;
 
@@ -41,20 +41,20 @@ impl SortedSource for LayerCursor {
 /// How many versions of a row the scan reads one after the other. It looks up the newest version of a row that has more.
 const VERSIONS_READ_IN_ORDER: usize = 32;
 
-/// A scan over the rows as they were at a moment, in key order. Deleted rows are included.
+/// A scan over the rows as they were at a point in time, in key order. Deleted rows are included.
 #[derive(Debug)]
 pub struct LayerScan {
     /// The image layer, then the delta layers, oldest first.
     layers: MergingCursor<LayerCursor>,
     /// The last event that the image layer covers: the scan skips versions up to it.
     covered: EventId,
-    /// The last event before the moment.
+    /// The last event before the point in time.
     last: EventId,
 }
 
 impl LayerScan {
-    /// A scan of an image layer and of the delta layers after it, oldest first, from a sort key on. `covered` is the last
-    /// event that the image layer covers, `last` the last event that counts.
+    /// A scan of an image layer and of the delta layers after it, oldest first, from a sort key on. `covered` is the
+    /// last event that the image layer covers, `last` the last event that counts.
     pub(super) fn open<'a>(
         image: Option<&LayerFile>,
         deltas: impl Iterator<Item = &'a LayerFile>,
@@ -73,7 +73,7 @@ impl LayerScan {
     }
 
     /// Returns the row with this key, which must be the next, and moves to the row after it. `None` if the row has no
-    /// version yet at the moment.
+    /// version yet at the point in time.
     pub fn take(&mut self, key: &[u8]) -> Result<Option<RowVersion>> {
         let mut fold = RowFold::default();
         for layer in self.layers.sources_at(key) {

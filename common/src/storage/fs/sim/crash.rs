@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::state::{DirEntries, FileContent, Inode, ROOT, SimState};
 
 /// The bytes that a disk writes atomically. A write over several sectors can be torn between them. Writes to one sector
-/// take effect in order, so the sector is found as it was at some moment.
+/// take effect in order, so the sector is found as it was at some point in time.
 const SECTOR: usize = 512;
 
 /// What happens to unsynced changes at a power cut.
@@ -18,8 +18,8 @@ pub enum CrashPolicy {
     KeepAll,
     /// No unsynced change survives.
     DropAll,
-    /// Random: each sector of a file, and the file's length, is as it was at some moment since the last sync, and each
-    /// name change survives or not.
+    /// Random: each sector of a file, and the file's length, is as it was at some point in time since the last sync,
+    /// and each name change survives or not.
     RandomHalves(u64),
     /// As `RandomHalves`, but sectors beyond a file's synced ones may contain garbage, and all name changes survive.
     GarbageTail(u64),
@@ -150,8 +150,8 @@ fn surviving_content(content: &FileContent, policy: CrashPolicy, rng: &mut Crash
     FileContent { live: Arc::clone(&bytes), durable: bytes, ..FileContent::default() }
 }
 
-/// Returns a file's bytes with each sector as it was at its own moment. With `garbage`, sectors beyond the synced ones may
-/// contain random bytes.
+/// Returns a file's bytes with each sector as it was at its own point in time. With `garbage`, sectors beyond the
+/// synced ones may contain random bytes.
 fn by_sector(content: &FileContent, garbage: bool, rng: &mut CrashRng) -> Vec<u8> {
     let edits = &content.unsynced;
     let kept = rng.surviving_edits(edits.len());

@@ -161,8 +161,9 @@ impl Examination<'_> {
         Ok(())
     }
 
-    /// Examines a table directory without a manifest. Either the table's creation never became durable, or the manifest was
-    /// lost. It was lost if HEAD has an entry for a table that is missing, or if more than the first segment exists.
+    /// Examines a table directory without a manifest. Either the table's creation never became durable, or the
+    /// manifest was lost. It was lost if HEAD has an entry for a table that is missing, or if more than the first
+    /// segment exists.
     fn examine_without_manifest(&mut self, name: &str, is_table_missing: bool) -> Result<()> {
         let path = self.dir.manifest(name);
         let files = list_if_exists(&**self.fs, &self.dir.segments(name))?;
@@ -172,7 +173,8 @@ impl Examination<'_> {
             self.reporter.damage(&path, 0, what, REBUILD_FROM_LOG);
             self.diagnosis.damaged_manifests.push(name.to_owned());
         } else {
-            let what = "the file is missing: the creation of the table never became durable";
+            let what =
+                "the file is missing: the creation of the table was not finished, or the file was lost";
             self.reporter.note(&path, what, REPAIRED_ON_OPEN);
         }
         Ok(())
@@ -247,8 +249,8 @@ impl Examination<'_> {
         Ok(Some(base.position()))
     }
 
-    /// Reads the frames of a segment. A sealed segment must match its seal; the active segment must be valid up to its durable
-    /// bytes.
+    /// Reads the frames of a segment. A sealed segment must match its seal; the active segment must be valid up to
+    /// its durable bytes.
     fn examine_segment(
         &mut self,
         examined: &ExaminedSegment<'_>,
@@ -314,7 +316,7 @@ impl Examination<'_> {
         let newest = self.newest_seq;
         if newest < last_seq {
             let what = format!(
-                "HEAD has published commit {last_seq}, but the newest commit in the segments is {newest}"
+                "HEAD has published commit {last_seq}, but the newest commit that can be read from the segments is {newest}"
             );
             let remedy = "repair the segments that other findings name: they contain the missing commits";
             self.reporter.damage(&self.dir.head(), 0, what, remedy);
