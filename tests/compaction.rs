@@ -312,7 +312,7 @@ async fn request_ids_survive_compaction_and_restart() {
         let reused = run.cluster.writer.apply(asked(r#"{"id":"asked","n":2}"#, "r-1")).await.unwrap_err();
         assert_eq!(reason(&reused), "REQUEST_ID_REUSED");
     }
-    // Preconditions use the seq of a folded row's own last change.
+    // Preconditions use the seq of a compacted row's own last change.
     use v1::precondition::Check;
     for (seq, holds) in [(newest, false), (token.seq, true)] {
         let request = v1::ApplyRequest {

@@ -135,16 +135,16 @@ fn group(from: u64, to: u64) -> Group {
 
 /// A database open for writing, with everything that recovery reported.
 struct Open {
-    shelf: TableFiles,
+    table_files: TableFiles,
     log: RefCell<Log>,
     timelines: HashMap<u64, Arc<Timeline>>,
     requests: BTreeSet<u64>,
     kept: u64,
-    doomed: RefCell<Vec<PathBuf>>,
+    obsolete: RefCell<Vec<PathBuf>>,
 }
 
 struct Opening<'a> {
-    shelf: &'a TableFiles,
+    table_files: &'a TableFiles,
     timelines: HashMap<u64, Arc<Timeline>>,
     requests: BTreeSet<u64>,
 }
@@ -155,9 +155,9 @@ impl Replay for Opening<'_> {
         let timeline = if manifest.deltas.is_empty() {
             Timeline::new(id, name)
         } else {
-            let chain = self.shelf.open(manifest, None)?;
-            chain.requests(&mut |seq, _| _ = self.requests.insert(seq))?;
-            Timeline::open(id, name, chain)?
+            let layers = self.table_files.open(manifest, None)?;
+            layers.requests(&mut |seq, _| _ = self.requests.insert(seq))?;
+            Timeline::open(id, name, layers)?
         };
         self.timelines.insert(id, Arc::new(timeline));
         Ok(())
@@ -176,12 +176,14 @@ impl Replay for Opening<'_> {
 }
 
 fn open(disk: &SimDisk) -> Result<Open> {
-    let shelf = TableFiles { fs: disk.shared(), dir: DataDir::new("/data"), cache: BlockCache::new(1 << 20) };
-    let mut opening = Opening { shelf: &shelf, timelines: HashMap::new(), requests: BTreeSet::new() };
-    let log = recovery::open(disk.shared(), &shelf.dir, script::options(SEGMENT), &mut opening)?;
+    let table_files =
+        TableFiles { fs: disk.shared(), dir: DataDir::new("/data"), cache: BlockCache::new(1 << 20) };
+    let mut opening =
+        Opening { table_files: &table_files, timelines: HashMap::new(), requests: BTreeSet::new() };
+    let log = recovery::open(disk.shared(), &table_files.dir, script::options(SEGMENT), &mut opening)?;
     let Opening { timelines, requests, .. } = opening;
     let (kept, _) = log.published();
-    Ok(Open { shelf, log: RefCell::new(log), timelines, requests, kept, doomed: RefCell::default() })
+    Ok(Open { table_files, log: RefCell::new(log), timelines, requests, kept, obsolete: RefCell::default() })
 }
 
 fn plain(error: AppendError) -> Error {
@@ -206,19 +208,19 @@ impl Open {
         self.log.borrow().manifest(id).unwrap().clone()
     }
 
-    fn chain(&self, id: u64) -> Result<LayerMap> {
-        self.shelf.open(&self.manifest(id), None)
+    fn layers(&self, id: u64) -> Result<LayerMap> {
+        self.table_files.open(&self.manifest(id), None)
     }
 
     fn edit(&self, id: u64, edit: &dyn Fn(&mut Manifest)) -> Result<Manifest> {
-        let before = layout::snapshot_files(&self.shelf.dir, &self.manifest(id));
+        let before = layout::snapshot_files(&self.table_files.dir, &self.manifest(id));
         let edited = self.log.borrow_mut().edit_manifest(id, &mut |manifest| {
             edit(manifest);
             Ok(())
         });
         let after = edited.map_err(plain)?;
-        let named = layout::snapshot_files(&self.shelf.dir, &after);
-        self.doomed.borrow_mut().extend(before.into_iter().filter(|file| !named.contains(file)));
+        let named = layout::snapshot_files(&self.table_files.dir, &after);
+        self.obsolete.borrow_mut().extend(before.into_iter().filter(|file| !named.contains(file)));
         Ok(after)
     }
 
@@ -232,17 +234,18 @@ impl Open {
             let (seq, _) = self.log.borrow().published();
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
             let limits = DeltaLimits { events: 9, bytes: u64::MAX };
-            let chain = self.chain(id)?;
-            let era = delta::build_next(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()))?;
-            let Some(era) = era else { break };
-            self.edit(id, &|manifest| manifest.deltas.push(era.clone()))?;
+            let layers = self.layers(id)?;
+            let delta = delta::build_next(&self.table_files, &manifest, &layers, reach, limits, &|_| Ok(()))?;
+            let Some(delta) = delta else { break };
+            self.edit(id, &|manifest| manifest.deltas.push(delta.clone()))?;
         }
         if let Some(merge_policy::MergeTask::WriteImage) = merge_policy::next_task(&self.manifest(id)) {
-            let chain = self.chain(id)?;
+            let layers = self.layers(id)?;
             let name = TABLES[usize::try_from(id).unwrap() - 1];
             let indexes = ["n".to_owned()];
-            let full = image::build(&self.shelf, (name, id), &chain, chain.end(), &indexes, &|_| Ok(()))?;
-            self.edit(id, &|manifest| manifest.images.push(full.clone()))?;
+            let image =
+                image::build(&self.table_files, (name, id), &layers, layers.end(), &indexes, &|_| Ok(()))?;
+            self.edit(id, &|manifest| manifest.images.push(image.clone()))?;
         }
         Ok(())
     }
@@ -253,21 +256,21 @@ impl Open {
         if manifest.floor.is_some_and(|floor| floor.seq == seq) && compaction::is_complete(&manifest) {
             return Ok(());
         }
-        if manifest.deltas.last().is_none_or(|era| era.seq < seq) {
+        if manifest.deltas.last().is_none_or(|delta| delta.seq < seq) {
             self.snapshot(id)?;
         }
-        let (manifest, chain) = (self.manifest(id), self.chain(id)?);
+        let (manifest, layers) = (self.manifest(id), self.layers(id)?);
         let wanted = CompactionRequest { seq, time_ms: time_of(seq), requests: RequestsSince::default() };
-        let plan = compaction::plan(&self.shelf, &manifest, &chain, wanted)?;
+        let plan = compaction::plan(&self.table_files, &manifest, &layers, wanted)?;
         let hands = OneTable(self, id);
-        let done = compaction::run(&self.shelf, &hands, &chain, (plan, wanted), &|_| Ok(()))?;
-        self.doomed.borrow_mut().extend(done.superseded);
+        let done = compaction::run(&self.table_files, &hands, &layers, (plan, wanted), &|_| Ok(()))?;
+        self.obsolete.borrow_mut().extend(done.superseded);
         Ok(())
     }
 
     fn sweep(&self) -> Result<()> {
-        for file in self.doomed.take() {
-            match self.shelf.fs.remove(&file) {
+        for file in self.obsolete.take() {
+            match self.table_files.fs.remove(&file) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("sweep", &e)),
                 _ => {}
             }
@@ -307,14 +310,20 @@ impl Open {
     fn check_log(&self, id: u64) {
         let manifest = self.manifest(id);
         let (table, first) = ((manifest.table.as_str(), id), &manifest.segments[0]);
-        let mut cursor = LogCursor::new(Arc::clone(&self.shelf.fs), &self.shelf.dir, table.0, id);
+        let mut cursor = LogCursor::new(Arc::clone(&self.table_files.fs), &self.table_files.dir, table.0, id);
         let (mut rows, mut upto) = (Rows::new(), 0);
         if let Some(seal) = first.sealed
-            && let Some(mut folded) =
-                BaseReader::open(&*self.shelf.fs, &self.shelf.dir, table, first.number, seal.bytes).unwrap()
+            && let Some(mut base) = BaseReader::open(
+                &*self.table_files.fs,
+                &self.table_files.dir,
+                table,
+                first.number,
+                seal.bytes,
+            )
+            .unwrap()
         {
-            upto = folded.floor().floor.seq;
-            while let Some(piece) = folded.next_item().unwrap() {
+            upto = base.floor().floor.seq;
+            while let Some(piece) = base.next_item().unwrap() {
                 if let BaseItem::Event(seq, time_ms, event) = piece {
                     assert_eq!(time_ms, time_of(seq));
                     let Some(key) = event.key else { continue };
@@ -322,7 +331,7 @@ impl Open {
                 }
             }
             assert_eq!(rows, state_at(upto, id));
-            cursor = cursor.starting_at(folded.position());
+            cursor = cursor.starting_at(base.position());
         }
         for segment in &manifest.segments {
             let end = segment

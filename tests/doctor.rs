@@ -200,12 +200,12 @@ fn damages() -> Vec<Damage> {
             ));
         }
         damages.push((
-            format!("{harm:?} newest era of a compacted table"),
+            format!("{harm:?} newest delta layer of a compacted table"),
             Box::new(move |copy| {
                 let manifest = copy.manifest("archive");
-                let era = manifest.deltas.last().unwrap();
+                let delta = manifest.deltas.last().unwrap();
                 assert!(manifest.deltas.len() > 2);
-                harm.to(&copy.dir.delta_layer("archive", era.base, era.seq));
+                harm.to(&copy.dir.delta_layer("archive", delta.base, delta.seq));
             }),
         ));
         for table in ["orders", "gone"] {
@@ -216,10 +216,10 @@ fn damages() -> Vec<Damage> {
         }
     }
     damages.push((
-        "an era and an index of another table".into(),
+        "a delta layer and an index of another table".into(),
         Box::new(|copy| {
-            let era = copy.manifest("numbers").deltas[1].clone();
-            Harm::Flip.to(&copy.dir.delta_layer("numbers", era.base, era.seq));
+            let delta = copy.manifest("numbers").deltas[1].clone();
+            Harm::Flip.to(&copy.dir.delta_layer("numbers", delta.base, delta.seq));
             Harm::Remove.to(&copy.file("orders", kind::DELTA_INDEX).0);
         }),
     ));
@@ -234,7 +234,7 @@ fn damages() -> Vec<Damage> {
     ));
     damages.push(("no HEAD".into(), Box::new(|copy| fs::remove_file(copy.dir.head()).unwrap())));
     damages.push((
-        "no HEAD, and no era".into(),
+        "no HEAD, and no delta layer".into(),
         Box::new(|copy| {
             fs::remove_file(copy.dir.head()).unwrap();
             Harm::Remove.to(&copy.file("orders", kind::DELTA).0);
@@ -316,11 +316,11 @@ async fn irreparable_damage_is_reported_and_left_unchanged() {
             Box::new(move |copy| harm.to(&copy.file("archive", kind::DELTA).0)),
         );
         add(
-            "the era around the floor",
+            "the delta layer around the floor",
             true,
             Box::new(move |copy| {
-                let era = copy.manifest("archive").deltas[1].clone();
-                harm.to(&copy.dir.delta_layer("archive", era.base, era.seq));
+                let delta = copy.manifest("archive").deltas[1].clone();
+                harm.to(&copy.dir.delta_layer("archive", delta.base, delta.seq));
             }),
         );
         add(
@@ -330,7 +330,7 @@ async fn irreparable_damage_is_reported_and_left_unchanged() {
         );
         add("a segment", false, Box::new(move |copy| harm.to(&copy.dir.segment("orders", 1))));
         add(
-            "a segment and an era",
+            "a segment and a delta layer",
             true,
             Box::new(move |copy| {
                 harm.to(&copy.dir.segment("orders", 2));

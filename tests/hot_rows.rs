@@ -122,8 +122,8 @@ fn apply(timeline: &Timeline, seq: u64, events: &[Was]) {
     timeline.apply(&info, events.collect()).unwrap();
 }
 
-fn check_chain(chain: &LayerMap, hot: &Hot, random: &mut Random) {
-    let end = chain.end();
+fn check_layers(layers: &LayerMap, hot: &Hot, random: &mut Random) {
+    let end = layers.end();
     for _ in 0..40 {
         let spot = hot.events[random.below(hot.events.len())].spot;
         if spot.seq > end {
@@ -131,19 +131,19 @@ fn check_chain(chain: &LayerMap, hot: &Hot, random: &mut Random) {
         }
         for number in 0..KEYS {
             let expected = hot.last(number, spot);
-            let found = chain.row(&key(number), spot).unwrap();
+            let found = layers.row(&key(number), spot).unwrap();
             let content = found.as_ref().and_then(|row| row.document.as_ref()).map(value);
             assert_eq!(content, expected.and_then(|was| was.after.clone()), "k{number} at {spot:?}");
             if let (Some(found), Some(expected)) = (&found, expected) {
                 assert_eq!(found.seq, expected.spot.seq, "k{number} at {spot:?}");
             }
         }
-        check_scan(chain, hot, spot.seq);
+        check_scan(layers, hot, spot.seq);
         let after = hot.events[random.below(hot.events.len())].spot;
-        check_versions(chain, hot, (after.min(spot), spot), random);
+        check_versions(layers, hot, (after.min(spot), spot), random);
     }
     for number in 0..KEYS {
-        let found = chain.last_change(&key(number)).unwrap();
+        let found = layers.last_change(&key(number)).unwrap();
         let expected = hot.last(number, EventId::end_of(end));
         assert_eq!(
             found.as_ref().map(|row| row.seq),
@@ -155,8 +155,8 @@ fn check_chain(chain: &LayerMap, hot: &Hot, random: &mut Random) {
     }
 }
 
-fn check_scan(chain: &LayerMap, hot: &Hot, seq: u64) {
-    let mut scan = chain.scan(seq, &[]).unwrap();
+fn check_scan(layers: &LayerMap, hot: &Hot, seq: u64) {
+    let mut scan = layers.scan(seq, &[]).unwrap();
     let mut found = BTreeMap::new();
     while let Some(key) = scan.key() {
         if let Some(row) = scan.take(&key).unwrap() {
@@ -174,10 +174,10 @@ fn check_scan(chain: &LayerMap, hot: &Hot, seq: u64) {
     }
 }
 
-fn check_versions(chain: &LayerMap, hot: &Hot, (after, upto): (EventId, EventId), random: &mut Random) {
+fn check_versions(layers: &LayerMap, hot: &Hot, (after, upto): (EventId, EventId), random: &mut Random) {
     let (number, newest_first) = (random.below(KEYS), random.below(2) == 0);
     let limit = random.pick(&[1, 5, 100, usize::MAX]);
-    let found = chain.versions(&key(number), (after, upto), limit, newest_first).unwrap();
+    let found = layers.versions(&key(number), (after, upto), limit, newest_first).unwrap();
     let found: Vec<_> = found
         .iter()
         .map(|(spot, version)| (*spot, version.kind, version.payload.as_ref().map(value)))
@@ -228,7 +228,7 @@ fn history(seed: u64) {
     keeper.log.append(&mut script.group(1)).unwrap();
     // The creation of the table, as files have it.
     keeper.take(1, DeltaLimits { events: 1, bytes: 1 << 20 }).unwrap();
-    let open = |keeper: &OpenDatabase| keeper.shelf.open(&keeper.manifest(1), None).unwrap();
+    let open = |keeper: &OpenDatabase| keeper.table_files.open(&keeper.manifest(1), None).unwrap();
     let timeline = Arc::new(Timeline::open(1, "t", open(&keeper)).unwrap());
     let mut hot = Hot::default();
     for seq in 2..=40 {
@@ -244,7 +244,7 @@ fn history(seed: u64) {
             }
         }
         if seq % 10 == 0 {
-            check_chain(&open(&keeper), &hot, &mut random);
+            check_layers(&open(&keeper), &hot, &mut random);
             check_views(&timeline, &hot, seq, &mut random);
         }
     }

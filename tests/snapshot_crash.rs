@@ -73,7 +73,7 @@ fn whole() -> (SimDisk, Script) {
     let all = Progress { acknowledged: COMMITS, attempted: COMMITS };
     assert_eq!(run(&disk, &script, &mut done), all);
     let kinds: BTreeSet<&str> = done.iter().copied().collect();
-    assert_eq!(kinds, BTreeSet::from(["drop", "era", "full", "index", "merge"]), "{done:?}");
+    assert_eq!(kinds, BTreeSet::from(["drop", "delta", "image", "index", "merge"]), "{done:?}");
     (disk, script)
 }
 

@@ -78,7 +78,7 @@ async fn request_ids_of_imported_commits_are_remembered_after_a_restart() {
     assert!(daemon.terminate().await.success());
     let (_daemon, mut writer) = start(dir.path(), &[]).await;
     for (seq, request) in made {
-        assert_eq!(make(&mut writer, &request).await, (seq, true), "of {deltas} eras");
+        assert_eq!(make(&mut writer, &request).await, (seq, true), "of {deltas} delta layers");
     }
 }
 

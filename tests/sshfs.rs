@@ -171,7 +171,7 @@ fn storage_check_reports_what_a_network_file_system_supports() {
     let result = |name: &str| told.iter().find(|(check, _)| check == name).map(|(_, result)| result.as_str());
     // Its locks are local to one machine, and nobody is notified of changes. Everything else works as on a local disk.
     assert_eq!(result("lock"), Some("UNSAFE"));
-    assert_eq!(result("change notices"), Some("no"));
+    assert_eq!(result("change notifications"), Some("no"));
     for name in ["same storage", "rename", "append, read past caches", "sync", "unlink while open", "readers"]
     {
         assert!(matches!(result(name), Some("ok" | "slow")), "{name}: {:?}", result(name));

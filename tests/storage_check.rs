@@ -38,15 +38,15 @@ fn a_local_directory_passes_every_check() {
         let expected = [
             "same storage",
             "lock",
-            "lock after a death",
+            "lock after a kill",
             "rename",
             "append, file kept open",
-            "append, file opened anew",
+            "append, file reopened",
             "append, read past caches",
             "listing",
             "sync",
             "unlink while open",
-            "change notices",
+            "change notifications",
             "writer",
             "readers",
         ];

@@ -181,7 +181,7 @@ fn lies() -> Vec<Lie> {
             Box::new(in_the_middle(tree::CANDIDATES, 3, |_, _| Some(Vec::new()))),
         ),
         (
-            "a candidate of an era missing",
+            "a candidate of a delta layer missing",
             kind::DELTA_INDEX,
             Box::new(in_the_middle(tree::CANDIDATES, 3, |_, _| Some(Vec::new()))),
         ),
@@ -218,9 +218,9 @@ async fn an_intact_database_has_no_problems_and_every_lie_is_found() {
     assert!(manifest.deltas.len() > 2 && !manifest.images.is_empty(), "{manifest:?}");
     assert!(manifest.segments.len() > 2, "{manifest:?}");
     let compacted = healthy.manifest("archive");
-    let [folded, next, ..] = &compacted.deltas[..] else { panic!("{compacted:?}") };
+    let [base, next, ..] = &compacted.deltas[..] else { panic!("{compacted:?}") };
     // The floor is inside a delta layer.
-    assert!(folded.is_compaction_base() && next.base < folded.seq, "{compacted:?}");
+    assert!(base.is_compaction_base() && next.base < base.seq, "{compacted:?}");
     for deep in [false, true] {
         let (problems, figures) = healthy.verify(deep);
         assert_eq!(problems, []);
@@ -254,9 +254,10 @@ async fn a_producer_that_never_existed_is_found() {
     };
     let entry = ProducerEntry { seq: file.1.seq, origin };
     let disk = driftdb_common::storage::fs::OsFileSystem::shared();
-    let shelf = copy.shelf();
-    let old = driftdb_common::storage::sst::SstFile::open(disk.clone(), file.0.clone(), file.1, shelf.cache)
-        .unwrap();
+    let table_files = copy.table_files();
+    let old =
+        driftdb_common::storage::sst::SstFile::open(disk.clone(), file.0.clone(), file.1, table_files.cache)
+            .unwrap();
     driftdb_common::storage::sst::write_file(&*disk, &file.0, file.1, |out| {
         for id in [tree::VERSIONS, tree::COMMITS, tree::REQUESTS] {
             out.begin_tree(id, false)?;

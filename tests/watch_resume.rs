@@ -258,7 +258,7 @@ async fn a_start_below_the_floor_is_refused_with_the_floor() {
     assert_eq!(stream.opened.read_seq, 0);
     let seqs: Vec<u64> = stream.upto(seq).await.iter().map(|commit| commit.seq).collect();
     assert_eq!(seqs, [2, 4]);
-    // The row before a change is known even if the event that made it has been folded.
+    // The row before a change is known even if the event that made it has been compacted.
     let request = v1::WatchDriftRequest { with_before: true, ..after(5) };
     let commit = watch(reader, request).await.unwrap().commit().await;
     assert_eq!(calls::value_of(commit.changes[0].before.as_ref())["n"], 30);
@@ -309,7 +309,7 @@ async fn a_floor_that_rises_past_a_stream_leaves_no_silent_gap() {
     }
 }
 
-/// The floor rises to a commit while parts of it have been sent: the other parts are folded and no longer exist as
+/// The floor rises to a commit while parts of it have been sent: the other parts are compacted and no longer exist as
 /// events.
 #[tokio::test]
 async fn a_commit_folded_while_it_is_sent_is_never_sent_as_whole() {

@@ -170,7 +170,7 @@ impl Copy {
         Copy { dir: DataDir::new(held.path()), _held: held }
     }
 
-    pub fn shelf(&self) -> TableFiles {
+    pub fn table_files(&self) -> TableFiles {
         TableFiles { fs: OsFileSystem::shared(), dir: self.dir.clone(), cache: BlockCache::new(1 << 24) }
     }
 
@@ -188,19 +188,19 @@ impl Copy {
         let manifest = self.manifest(table);
         let id = manifest.table_id;
         let mut files = Vec::new();
-        for era in &manifest.deltas {
-            let identity = SstIdentity { table: id, base: era.base, seq: era.seq, kind: kind::DELTA };
-            files.push((self.dir.delta_layer(table, era.base, era.seq), identity));
+        for delta in &manifest.deltas {
+            let identity = SstIdentity { table: id, base: delta.base, seq: delta.seq, kind: kind::DELTA };
+            files.push((self.dir.delta_layer(table, delta.base, delta.seq), identity));
             let identity = SstIdentity { kind: kind::DELTA_INDEX, ..identity };
-            let stem = delta_stem(era.base, era.seq);
-            files.extend(era.indexes.iter().map(|path| (self.dir.index(table, path, &stem), identity)));
+            let stem = delta_stem(delta.base, delta.seq);
+            files.extend(delta.indexes.iter().map(|path| (self.dir.index(table, path, &stem), identity)));
         }
-        for full in &manifest.images {
-            let identity = SstIdentity { table: id, base: full.seq, seq: full.seq, kind: kind::IMAGE };
-            files.push((self.dir.image_layer(table, full.seq), identity));
+        for image in &manifest.images {
+            let identity = SstIdentity { table: id, base: image.seq, seq: image.seq, kind: kind::IMAGE };
+            files.push((self.dir.image_layer(table, image.seq), identity));
             let identity = SstIdentity { kind: kind::IMAGE_INDEX, ..identity };
-            let stem = image_stem(full.seq);
-            files.extend(full.indexes.iter().map(|path| (self.dir.index(table, path, &stem), identity)));
+            let stem = image_stem(image.seq);
+            files.extend(image.indexes.iter().map(|path| (self.dir.index(table, path, &stem), identity)));
         }
         files
     }
@@ -261,7 +261,8 @@ impl Copy {
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq: head.last_seq() };
             let mut take = |problem| problems.push(problem);
             let figures =
-                verification::verify(&self.shelf(), &manifest, reach, deep, &|_| Ok(()), &mut take).unwrap();
+                verification::verify(&self.table_files(), &manifest, reach, deep, &|_| Ok(()), &mut take)
+                    .unwrap();
             all.files += figures.files;
             all.frames += figures.frames;
             all.rows += figures.rows;

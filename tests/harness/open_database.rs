@@ -169,42 +169,42 @@ fn schema(table: usize, seq: u64) -> Document {
 
 /// The next merge task. It comes much sooner than files of this size would need it.
 fn next_task(manifest: &Manifest) -> Option<MergeTask> {
-    let full = manifest.images.last().map_or(0, |full| full.seq);
+    let image = manifest.images.last().map_or(0, |image| image.seq);
     let last = manifest.deltas.last()?.seq;
-    if last >= full + 9 {
+    if last >= image + 9 {
         return Some(MergeTask::WriteImage);
     }
     if manifest.images.len() > 1 {
         return Some(MergeTask::RemoveImage(0));
     }
-    let newest = manifest.deltas.partition_point(|era| era.seq <= full);
+    let newest = manifest.deltas.partition_point(|delta| delta.seq <= image);
     (manifest.deltas.len() - newest > 3).then(|| MergeTask::MergeDeltas(newest + 1..newest + 3))
 }
 
 /// A database open for writing, and what recovery found in it.
 pub struct OpenDatabase {
     pub log: Log,
-    pub shelf: TableFiles,
-    chains: BTreeMap<u64, LayerMap>,
+    pub table_files: TableFiles,
+    layer_maps: BTreeMap<u64, LayerMap>,
     pub timelines: BTreeMap<u64, Arc<Timeline>>,
 }
 
-pub fn shelf(disk: &SimDisk) -> TableFiles {
+pub fn table_files(disk: &SimDisk) -> TableFiles {
     TableFiles { fs: disk.shared(), dir: dir(), cache: BlockCache::new(1 << 20) }
 }
 
 struct Opening<'a> {
-    shelf: &'a TableFiles,
-    chains: BTreeMap<u64, LayerMap>,
+    table_files: &'a TableFiles,
+    layer_maps: BTreeMap<u64, LayerMap>,
     timelines: BTreeMap<u64, Arc<Timeline>>,
 }
 
 impl Replay for Opening<'_> {
     fn replay_table(&mut self, manifest: &Manifest) -> Result<()> {
-        let chain = self.shelf.open(manifest, None)?;
+        let layers = self.table_files.open(manifest, None)?;
         let id = manifest.table_id;
-        self.chains.insert(id, chain.clone());
-        self.timelines.insert(id, Arc::new(Timeline::open(id, &*manifest.table, chain)?));
+        self.layer_maps.insert(id, layers.clone());
+        self.timelines.insert(id, Arc::new(Timeline::open(id, &*manifest.table, layers)?));
         Ok(())
     }
 
@@ -219,14 +219,15 @@ impl Replay for Opening<'_> {
 
 impl OpenDatabase {
     pub fn open(disk: &SimDisk) -> Result<OpenDatabase> {
-        let shelf = shelf(disk);
+        let table_files = table_files(disk);
         let options = LogOptions { background: false, ..LogOptions::default() };
-        let mut opening = Opening { shelf: &shelf, chains: BTreeMap::new(), timelines: BTreeMap::new() };
+        let mut opening =
+            Opening { table_files: &table_files, layer_maps: BTreeMap::new(), timelines: BTreeMap::new() };
         let log = recovery::open(disk.shared(), &dir(), options, &mut opening)?;
-        let Opening { chains, mut timelines, .. } = opening;
+        let Opening { layer_maps, mut timelines, .. } = opening;
         // Recovery also announces tables whose creation did not survive.
         timelines.retain(|id, _| log.manifest(*id).is_some());
-        Ok(OpenDatabase { log, shelf, chains, timelines })
+        Ok(OpenDatabase { log, table_files, layer_maps, timelines })
     }
 
     pub fn published(&self) -> u64 {
@@ -243,24 +244,26 @@ impl OpenDatabase {
             change(manifest);
             Ok(())
         })?;
-        let known = self.chains.get(&id);
-        let chain = self.shelf.open(&after, known).map_err(AppendError::Refused)?;
-        self.chains.insert(id, chain);
-        let kept = snapshot_files(&self.shelf.dir, &after);
-        for file in snapshot_files(&self.shelf.dir, &before).into_iter().filter(|file| !kept.contains(file)) {
-            let _ = self.shelf.fs.remove(&file);
+        let known = self.layer_maps.get(&id);
+        let layers = self.table_files.open(&after, known).map_err(AppendError::Refused)?;
+        self.layer_maps.insert(id, layers);
+        let kept = snapshot_files(&self.table_files.dir, &after);
+        for file in
+            snapshot_files(&self.table_files.dir, &before).into_iter().filter(|file| !kept.contains(file))
+        {
+            let _ = self.table_files.fs.remove(&file);
         }
         Ok(())
     }
 
-    fn chain(&mut self, id: u64) -> Result<LayerMap, AppendError> {
+    fn layers(&mut self, id: u64) -> Result<LayerMap, AppendError> {
         let manifest = self.manifest(id);
-        let known = self.chains.get(&id).cloned().unwrap_or_default();
+        let known = self.layer_maps.get(&id).cloned().unwrap_or_default();
         if !known.matches(&manifest) {
-            let chain = self.shelf.open(&manifest, Some(&known)).map_err(AppendError::Refused)?;
-            self.chains.insert(id, chain);
+            let layers = self.table_files.open(&manifest, Some(&known)).map_err(AppendError::Refused)?;
+            self.layer_maps.insert(id, layers);
         }
-        Ok(self.chains.get(&id).cloned().unwrap_or_default())
+        Ok(self.layer_maps.get(&id).cloned().unwrap_or_default())
     }
 
     /// Takes a snapshot of a table and runs the merge tasks that are then due. Returns the names of the steps.
@@ -269,32 +272,33 @@ impl OpenDatabase {
         let mut done = Vec::new();
         let (seq, _) = self.log.published();
         loop {
-            let (manifest, chain) = (self.manifest(id), self.chain(id)?);
+            let (manifest, layers) = (self.manifest(id), self.layers(id)?);
             let slot = self.log.table_entry(id).unwrap();
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
-            let era = delta::build_next(&self.shelf, &manifest, &chain, reach, limits, &|_| Ok(()));
-            let Some(era) = era.map_err(refused)? else { break };
-            self.edit(id, &|manifest| manifest.deltas.push(era.clone()))?;
-            done.push("era");
+            let delta = delta::build_next(&self.table_files, &manifest, &layers, reach, limits, &|_| Ok(()));
+            let Some(delta) = delta.map_err(refused)? else { break };
+            self.edit(id, &|manifest| manifest.deltas.push(delta.clone()))?;
+            done.push("delta");
         }
         loop {
-            let (manifest, chain) = (self.manifest(id), self.chain(id)?);
+            let (manifest, layers) = (self.manifest(id), self.layers(id)?);
             let table = (manifest.table.as_str(), id);
             match next_task(&manifest) {
                 Some(MergeTask::WriteImage) => {
                     let indexes = manifest.deltas.last().unwrap().indexes.clone();
-                    let full = image::build(&self.shelf, table, &chain, chain.end(), &indexes, &|_| Ok(()));
-                    let full = full.map_err(refused)?;
-                    self.edit(id, &|manifest| manifest.images.push(full.clone()))?;
-                    done.push("full");
+                    let image =
+                        image::build(&self.table_files, table, &layers, layers.end(), &indexes, &|_| Ok(()));
+                    let image = image.map_err(refused)?;
+                    self.edit(id, &|manifest| manifest.images.push(image.clone()))?;
+                    done.push("image");
                 }
                 Some(MergeTask::MergeDeltas(range)) => {
-                    let deltas = chain.deltas_of(&manifest, range.clone());
+                    let deltas = layers.deltas_of(&manifest, range.clone());
                     let since = RequestsSince::default();
-                    let era = merge::merge_deltas(&self.shelf, table, &deltas, since, &|_| Ok(()));
-                    let era = era.map_err(refused)?.unwrap();
+                    let delta = merge::merge_deltas(&self.table_files, table, &deltas, since, &|_| Ok(()));
+                    let delta = delta.map_err(refused)?.unwrap();
                     self.edit(id, &|manifest| {
-                        _ = manifest.deltas.splice(range.clone(), [era.clone()]).count()
+                        _ = manifest.deltas.splice(range.clone(), [delta.clone()]).count()
                     })?;
                     done.push("merge");
                 }
@@ -311,17 +315,17 @@ impl OpenDatabase {
 
     /// Builds the index on `pad` for the newest files that lack it.
     fn index(&mut self, id: u64) -> Result<Option<&'static str>, AppendError> {
-        let (manifest, chain) = (self.manifest(id), self.chain(id)?);
-        if id != 1 || chain.end() < ALTERED {
+        let (manifest, layers) = (self.manifest(id), self.layers(id)?);
+        if id != 1 || layers.end() < ALTERED {
             return Ok(None);
         }
         let (mut deltas, mut images) = (Vec::new(), Vec::new());
-        for (file, is_full) in chain.newest_layers().filter(|(file, _)| file.index("pad").is_none()) {
-            let before = |key: &[u8], seq: u64| chain.document_before(key, seq);
+        for (file, is_image) in layers.newest_layers().filter(|(file, _)| file.index("pad").is_none()) {
+            let before = |key: &[u8], seq: u64| layers.document_before(key, seq);
             let table = (manifest.table.as_str(), id);
-            index::build(&self.shelf, table, file, "pad", is_full, &before, &|_| Ok(()))
+            index::build(&self.table_files, table, file, "pad", is_image, &before, &|_| Ok(()))
                 .map_err(AppendError::Refused)?;
-            if is_full { images.push(file.seq) } else { deltas.push(file.seq) }
+            if is_image { images.push(file.seq) } else { deltas.push(file.seq) }
         }
         if deltas.is_empty() && images.is_empty() {
             return Ok(None);
@@ -331,7 +335,7 @@ impl OpenDatabase {
             manifest
                 .deltas
                 .iter_mut()
-                .filter(|era: &&mut DeltaLayer| deltas.contains(&era.seq))
+                .filter(|delta: &&mut DeltaLayer| deltas.contains(&delta.seq))
                 .for_each(|e| add(&mut e.indexes));
             manifest
                 .images
@@ -348,7 +352,7 @@ impl OpenDatabase {
             let named: BTreeSet<PathBuf> = snapshot_files(&dir(), &self.manifest(*id)).into_iter().collect();
             let mut found = BTreeSet::new();
             for of_files in [dir().snapshots(timeline.name()), dir().indexes(timeline.name())] {
-                let names = self.shelf.fs.list(&of_files).unwrap_or_default();
+                let names = self.table_files.fs.list(&of_files).unwrap_or_default();
                 found.extend(names.into_iter().map(|name| of_files.join(name)));
             }
             if named != found {

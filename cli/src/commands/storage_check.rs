@@ -251,7 +251,7 @@ impl StorageChecker<'_> {
         loop {
             let held = OsFileSystem.lock(&path).is_ok_and(|lock| lock.is_some());
             let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let check = "lock after a death";
+            let check = "lock after a kill";
             if held {
                 let ending = if ms > 1000 { CheckResult::Slow } else { CheckResult::Fine };
                 return self.report(check, ending, Some(ms), "a standby writer can take over");
@@ -294,7 +294,7 @@ impl StorageChecker<'_> {
     async fn append(&mut self) -> CliResult {
         for (check, way, means) in [
             ("append, file kept open", ReadMode::Kept, "an open file shows appended bytes"),
-            ("append, file opened anew", ReadMode::Open, "a reopened file shows appended bytes"),
+            ("append, file reopened", ReadMode::Open, "a reopened file shows appended bytes"),
             (
                 "append, read past caches",
                 ReadMode::Fresh,
@@ -379,10 +379,13 @@ impl StorageChecker<'_> {
         let answer = self.peer.ask(PeerRequest::Notice { limit_ms: NOTICE_MS }).await?;
         self.notifies = watching && matches!(answer, PeerResponse::Seen { .. });
         match answer {
-            PeerResponse::Seen { ms, .. } if self.notifies => {
-                self.report("change notices", CheckResult::Fine, Some(ms), "readers are notified of commits")
-            }
-            _ => self.report("change notices", CheckResult::Absent, None, "readers must poll"),
+            PeerResponse::Seen { ms, .. } if self.notifies => self.report(
+                "change notifications",
+                CheckResult::Fine,
+                Some(ms),
+                "readers are notified of commits",
+            ),
+            _ => self.report("change notifications", CheckResult::Absent, None, "readers must poll"),
         }
     }
 

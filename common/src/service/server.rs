@@ -93,7 +93,7 @@ impl MemoryConnector {
 
 /// Serves gRPC, health and reflection until `shutdown` is cancelled.
 ///
-/// After that the server takes no new call, and cuts calls that are still open after [`DRAIN`].
+/// After that the server takes no new call, and cuts calls that are still open after 10 seconds.
 pub async fn serve<H: Health>(
     listener: Listener,
     routes: RoutesBuilder,

@@ -10,7 +10,7 @@ use crate::format::sst::{Block, BlockHandle, Tree};
 
 /// A cursor over a tree: on an entry, before the first, or after the last. It keeps the blocks on its path in memory.
 ///
-/// Before the first entry, [`TreeCursor::next`] moves to the first. After the last, [`TreeCursor::prev`] moves to the last.
+/// Before the first entry, [`TreeCursor::next`] moves to the first. After the last, `prev` moves to the last.
 /// After an error, the cursor is on no entry.
 #[derive(Debug, Clone)]
 pub struct TreeCursor {

@@ -1,6 +1,6 @@
 //! The compaction base: the state at the start of a compacted segment, which replaces the events before the floor.
 //!
-//! [`BaseWriter`] writes a compacted segment: first the base, then frames as in any segment. [`BaseReader`] reads the base
+//! `BaseWriter` writes a compacted segment: first the base, then frames as in any segment. [`BaseReader`] reads the base
 //! back; a [`crate::storage::wal::cursor::LogCursor`] reads the frames after it, from [`BaseReader::position`] on. Only
 //! verification and repair read a base: the daemons start at a snapshot's position, which is after the base.
 
