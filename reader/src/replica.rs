@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::live_commit::LiveCommit;
 use crate::subscriptions::Subscriptions;
 
-/// A reader that has applied all it knows of counts as lagging if its last HEAD check is older than this.
+/// A reader that has applied every commit of the HEAD it read counts as lagging if its last HEAD check is older than this.
 const MAX_CHECK_AGE: Duration = Duration::from_secs(2);
 
 /// The newest state that this reader serves. A query pins one state and reads it at one seq.

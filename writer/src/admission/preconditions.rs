@@ -52,7 +52,7 @@ fn oldest_known_seq(table: &AdmittedTable) -> u64 {
     table.recreated_seq().max(floor)
 }
 
-/// Says what changed a row last.
+/// Describes the last change of a row, for the message.
 fn describe_last_change(table: &AdmittedTable, row: Option<&RowState>, seq: u64) -> String {
     match row {
         Some(row) if row.document.is_some() => format!("commit {seq} changed it last"),

@@ -25,8 +25,12 @@ pub(super) fn prefetch_rows<'a>(
             let _ = layers.last_change(key);
         }
     };
+    // The number of rows is checked first, because `available_parallelism` reads files on Linux.
+    if uncached.len() < ROWS_WORTH_THREADS {
+        return read(&uncached);
+    }
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    if uncached.len() < ROWS_WORTH_THREADS || threads < 2 {
+    if threads < 2 {
         return read(&uncached);
     }
     std::thread::scope(|scope| {

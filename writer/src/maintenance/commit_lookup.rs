@@ -71,8 +71,9 @@ impl CommitLookup {
         layers.last_at(time_ms)
     }
 
-    /// The commit of a table's newest snapshot, or the table's newest commit if it has no snapshot.
-    pub(super) fn newest_snapshot(&self, id: u64) -> Result<Option<u64>> {
+    /// The floor of a compaction that names none: the end of the table's newest snapshot, or its newest commit if no snapshot
+    /// exists.
+    pub(super) fn default_floor(&self, id: u64) -> Result<Option<u64>> {
         let end = self.context.commits.catalog.layers(id)?.end();
         if end > 0 { Ok(Some(end)) } else { Ok(self.scan_tail(id, |_, _| true)?.last.map(|(seq, _)| seq)) }
     }

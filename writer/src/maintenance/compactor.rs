@@ -72,7 +72,7 @@ impl Compactor {
             Some(point) => {
                 point.resolve(limit.seq, now_ms(), |time_ms| self.lookup.last_commit_at(id, time_ms))?
             }
-            None => self.lookup.newest_snapshot(id)?,
+            None => self.lookup.default_floor(id)?,
         };
         let Some(seq) = requested else { return Ok(unchanged(&manifest)) };
         if seq < id {

@@ -22,7 +22,7 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Creates a meter of which nothing is loaded yet.
+    /// Creates a meter for a load that has not started.
     pub(crate) fn new(total: Option<u64>) -> Meter {
         let total = total.filter(|total| *total > 0);
         Meter { progress: ProgressLine::default(), total, began: None, from: 0, rows: 0 }

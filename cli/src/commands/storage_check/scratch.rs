@@ -51,7 +51,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed stays. Its name says which program it belongs to.
+        // If the removal fails, the directory stays. Its name shows which program made it.
         for name in OsFileSystem.list(&self.dir).unwrap_or_default() {
             let _ = OsFileSystem.remove(&self.path(&name));
         }

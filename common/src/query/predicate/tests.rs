@@ -206,7 +206,7 @@ fn plain(value: &Value) -> serde_json::Value {
     }
 }
 
-/// Numbers all as floats, so that 1 equals 1.0 wherever they stand.
+/// Numbers all as floats, so that 1 equals 1.0 at every depth.
 fn floats(value: &serde_json::Value) -> serde_json::Value {
     match value {
         serde_json::Value::Number(n) => json!(n.as_f64().unwrap() + 0.0),

@@ -128,7 +128,7 @@ fn merge_tree<'a>(
     Ok(())
 }
 
-/// Joins what two delta layers know of one candidate. An entry that cannot be read counts as a candidate at any point
+/// Joins the entries that two delta layers have for one candidate. An entry that cannot be read counts as a candidate at any point
 /// in time, which is never wrong: whoever uses the index reads the row.
 fn join_candidates(older: &Bytes, newer: &Bytes) -> Bytes {
     let read = |bytes: &Bytes| CandidateEntry::decode(bytes).unwrap_or_default();

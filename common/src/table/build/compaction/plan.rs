@@ -36,7 +36,7 @@ pub struct CompactionPlan {
     pub(super) boundary: LogBoundary,
 }
 
-/// Where the compacted part of the log ends. It lies in a segment, after at least one frame, or at the segment's end.
+/// Where the compacted part of the log ends. It is in a segment, after at least one frame, or at the segment's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LogBoundary {
     pub(super) segment: u64,
