@@ -32,6 +32,10 @@ pub enum ErrorKind {
     Corrupt,
     /// The daemon has too much work. Retry later.
     Exhausted,
+    /// The work took longer than it may. Ask for less, or allow more time.
+    TimedOut,
+    /// The caller has left.
+    Cancelled,
     /// The write may or may not have taken effect.
     Unknown,
     /// The daemon cannot serve the request now. Retry, or ask another daemon.
@@ -119,6 +123,13 @@ reasons! {
     /// Too many writes, jobs or watches wait, or writes wait for a snapshot. Nothing was done. Retry after the delay
     /// in the error.
     Overloaded = "OVERLOADED": Exhausted,
+    /// The request took longer than --statement-timeout or its own deadline. Ask for less, or allow more time.
+    StatementTimeout = "STATEMENT_TIMEOUT": TimedOut,
+    /// The caller left before the request was served. Nothing was done.
+    Cancelled = "CANCELLED": Cancelled,
+    /// The system's clock jumped far ahead of the last commit, whose time would then be fixed for ever. Correct the
+    /// clock, or confirm it.
+    ClockJumped = "CLOCK_JUMPED": Unavailable,
     /// The write was appended, but syncing it failed. It may become visible after a restart; retry it with its
     /// request id.
     OutcomeUnknown = "OUTCOME_UNKNOWN": Unknown,

@@ -118,6 +118,8 @@
 pub mod error;
 pub mod format;
 pub mod limits;
+pub mod memory;
+pub mod planted;
 pub mod query;
 pub mod service;
 pub mod storage;

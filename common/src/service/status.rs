@@ -27,6 +27,8 @@ pub fn code(kind: ErrorKind) -> Code {
         ErrorKind::Behind | ErrorKind::Unavailable => Code::Unavailable,
         ErrorKind::Corrupt => Code::DataLoss,
         ErrorKind::Exhausted => Code::ResourceExhausted,
+        ErrorKind::TimedOut => Code::DeadlineExceeded,
+        ErrorKind::Cancelled => Code::Cancelled,
         ErrorKind::Unknown => Code::Unknown,
         ErrorKind::Unsupported => Code::Unimplemented,
         ErrorKind::Internal => Code::Internal,

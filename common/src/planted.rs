@@ -1,0 +1,77 @@
+//! Bugs that `make planted` switches on, one at a time, to prove that a named test catches each.
+//!
+//! They exist only with the feature `planted`, which no release enables: without it [`is_planted`] is the constant
+//! `false`, and the compiler removes what it guards. The environment variable `DRIFTDB_PLANTED` names the bug, because the
+//! tests start the daemons as processes.
+
+/// A bug that a test must catch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlantedBug {
+    /// The writer acknowledges a group before its segments are synced, and does not sync them.
+    AnswerBeforeFsync,
+    /// A failed sync is tried again, and the second answer is believed.
+    FsyncRetried,
+    /// A frame is taken without a look at its CRC.
+    CrcIgnored,
+    /// HEAD names a group before its segments are synced.
+    HeadEarly,
+    /// A watch resumes one event after the one that its token asks for.
+    ResumeOffByOne,
+    /// Work goes on after its caller has left.
+    CancellationIgnored,
+    /// Memory is handed out beyond its budget.
+    BudgetIgnored,
+    /// History below the floor is answered as if it were all there.
+    FloorUnchecked,
+    /// A HEAD of another lineage is followed.
+    LineageUnchecked,
+    /// Commits are stamped with any time that the wall clock shows.
+    ClockTrusted,
+}
+
+impl PlantedBug {
+    /// Every bug.
+    pub const ALL: [PlantedBug; 10] = [
+        PlantedBug::AnswerBeforeFsync,
+        PlantedBug::FsyncRetried,
+        PlantedBug::CrcIgnored,
+        PlantedBug::HeadEarly,
+        PlantedBug::ResumeOffByOne,
+        PlantedBug::CancellationIgnored,
+        PlantedBug::BudgetIgnored,
+        PlantedBug::FloorUnchecked,
+        PlantedBug::LineageUnchecked,
+        PlantedBug::ClockTrusted,
+    ];
+
+    /// The bug's name in `DRIFTDB_PLANTED`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PlantedBug::AnswerBeforeFsync => "answer-before-fsync",
+            PlantedBug::FsyncRetried => "fsync-retried",
+            PlantedBug::CrcIgnored => "crc-ignored",
+            PlantedBug::HeadEarly => "head-early",
+            PlantedBug::ResumeOffByOne => "resume-off-by-one",
+            PlantedBug::CancellationIgnored => "cancellation-ignored",
+            PlantedBug::BudgetIgnored => "budget-ignored",
+            PlantedBug::FloorUnchecked => "floor-unchecked",
+            PlantedBug::LineageUnchecked => "lineage-unchecked",
+            PlantedBug::ClockTrusted => "clock-trusted",
+        }
+    }
+}
+
+/// Whether a bug is switched on.
+#[cfg(feature = "planted")]
+pub fn is_planted(bug: PlantedBug) -> bool {
+    static PLANTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let planted = PLANTED.get_or_init(|| std::env::var("DRIFTDB_PLANTED").ok());
+    planted.as_deref() == Some(bug.name())
+}
+
+/// Whether a bug is switched on: never, without the feature `planted`.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+pub const fn is_planted(_: PlantedBug) -> bool {
+    false
+}
