@@ -18,6 +18,10 @@ pub const INDEX_TEXT_BYTES: usize = 256;
 pub const NESTING: usize = 64;
 /// The number of operations in one commit.
 pub const OPERATIONS_PER_COMMIT: usize = 10_000;
+/// The number of preconditions in one commit.
+pub const PRECONDITIONS_PER_COMMIT: usize = 10_000;
+/// The size of the rows that the patches of one commit read and write, in bytes: of each row before and after each patch.
+pub const PATCHED_BYTES_PER_COMMIT: usize = 256 << 20;
 /// The size of a gRPC request, in bytes.
 pub const REQUEST_BYTES: usize = 64 << 20;
 /// The target size of a streamed gRPC response message, in bytes. A larger row gets a message of its own.
@@ -48,6 +52,14 @@ pub const PRECONDITIONS_LISTED: usize = 20;
 pub const QUEUE_REQUESTS: usize = 65_536;
 /// The size of admitted frames that are not durable yet, in bytes. Further writes fail with `OVERLOADED`.
 pub const QUEUE_BYTES: usize = 256 << 20;
+/// The number of requests of a writer whose work runs at the same time outside of its network threads: reading the rows that a
+/// change depends on, and decoding large requests. Further requests wait.
+pub const WRITER_TASKS: usize = 16;
+/// The number of requests of a writer that read old states of rows, or parse long statements, at the same time. Further requests
+/// wait.
+pub const WRITER_LONG_TASKS: usize = 2;
+/// The default time that a request may spend reading old states of rows for REVERT, in seconds.
+pub const STATEMENT_TIMEOUT_SECS: u64 = 30;
 /// The number of maintenance jobs that run at the same time.
 pub const JOBS: usize = 4;
 /// The number of maintenance jobs that wait for their turn.

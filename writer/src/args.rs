@@ -1,6 +1,7 @@
 //! The writer's command line.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
@@ -135,6 +136,20 @@ pub(crate) struct WriterArgs {
         help_heading = "Memory"
     )]
     pub(crate) cache_bytes: u64,
+    /// Time that a request may spend reading old states of rows, in seconds
+    ///
+    /// A REVERT reads its row as of an earlier point in time, from snapshots and from the log after them. A
+    /// request whose REVERTs take longer fails with STATEMENT_TIMEOUT. Snapshots, compactions and verifications
+    /// are jobs, and do not end at this time.
+    #[arg(
+        long,
+        env = "DRIFTDB_STATEMENT_TIMEOUT",
+        default_value_t = limits::STATEMENT_TIMEOUT_SECS,
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=86_400),
+        help_heading = "Requests"
+    )]
+    pub(crate) statement_timeout: u64,
     /// Number of commits for which request ids are remembered
     ///
     /// A retry with a remembered id returns the commit of the first attempt. A later retry counts as a new
@@ -201,6 +216,7 @@ impl WriterArgs {
                 memory: self.memory,
             },
             cache_bytes: self.cache_bytes,
+            statement_timeout: Duration::from_secs(self.statement_timeout),
         }
     }
 }

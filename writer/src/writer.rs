@@ -25,6 +25,7 @@ use crate::config::WriterConfig;
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceWork};
 use crate::rpc::{IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
+use crate::tasks::TaskPool;
 
 /// A database that is open for writing: its lock is held, and recovery is done.
 #[derive(Debug)]
@@ -73,8 +74,10 @@ impl WriterDaemon {
         let (database, term) = (log.database().clone(), log.term());
         let (growth, growth_receiver) = mpsc::channel(1);
         let tail_limit = config.snapshots.memory.saturating_mul(2);
-        let (commits, committer) = commit::start(log, admission, deliver_acks(), growth, tail_limit)?;
         let stopping = shutdown.child_token();
+        let tasks = TaskPool::new(config.statement_timeout, stopping.clone());
+        let (commits, committer) =
+            commit::start(log, admission, deliver_acks(), growth, (tail_limit, tasks.clone()))?;
         let committer = join_committer(committer, stopping.clone());
         let jobs = Jobs::default();
         let jobs_ended = cancel_jobs_at_shutdown(&jobs, &stopping);
@@ -88,13 +91,19 @@ impl WriterDaemon {
         let background_ended = tokio::spawn(Arc::clone(&background).run(growth_receiver, stopping.clone()));
         let CommitHandles { pipeline, ingest, catalog, log, status, .. } = commits;
         let rows = RowAsOfReader::new(files.clone(), catalog.clone(), log);
-        let reverts = RevertResolver::new(catalog.clone(), rows);
+        let reverts = RevertResolver::new(catalog.clone(), rows, tasks.clone());
         let rpc = WriterRpc {
             pipeline: pipeline.clone(),
             status,
-            ingest: IngestService::new(ingest, reverts.clone(), database.epoch, stopping.clone()),
+            ingest: IngestService::new(
+                ingest,
+                (reverts.clone(), tasks.clone()),
+                database.epoch,
+                stopping.clone(),
+            ),
             reverts,
             maintenance: MaintenanceCalls::new(jobs, work, catalog),
+            tasks,
             cache: files.cache,
             database,
             term,

@@ -111,9 +111,8 @@ fn moment(time: prost_types::Timestamp) -> Option<UtcTime> {
 /// The request of a line, and the time that the line names.
 fn request(line: &str) -> Result<(v1::ApplyRequest, Option<UtcTime>)> {
     let commit: CommitLine<'_> = serde_json::from_str(line).map_err(|e| invalid(format_args!("{e}")))?;
-    let time = commit
-        .time
-        .map(|time| time.parse::<UtcTime>().map_err(|e| invalid(format_args!("\"time\": {e}"))));
+    let time =
+        commit.time.map(|time| time.parse::<UtcTime>().map_err(|e| invalid(format_args!("\"time\": {e}"))));
     let operations = commit.ops.into_iter().map(operation).collect::<Result<_>>()?;
     let options = v1::CommitOptions { reason: commit.reason.unwrap_or_default(), ..Default::default() };
     let request = v1::ApplyRequest { operations, options: Some(options), ..Default::default() };

@@ -105,7 +105,8 @@ pub fn parse(text: &str) -> Result<UtcTime, TimeError> {
     let (date, rest) = text.split_at_checked(10).ok_or_else(|| wrong(not_a_time(text)))?;
     let days = days_of(date)?;
     let Some(clock) = rest.strip_prefix(['T', 't', ' ']) else {
-        let problem = if rest.is_empty() { "the time of day is missing".to_owned() } else { not_a_time(text) };
+        let problem =
+            if rest.is_empty() { "the time of day is missing".to_owned() } else { not_a_time(text) };
         return Err(wrong(problem));
     };
     let (seconds, rest) = seconds_of_day(clock, date)?;
@@ -150,7 +151,8 @@ fn not_a_time(text: &str) -> String {
 
 /// The days from 1970 to a date.
 fn days_of(date: &str) -> Result<i64, TimeError> {
-    let number = |range: std::ops::Range<usize>| date.get(range).and_then(|digits| digits.parse::<i16>().ok());
+    let number =
+        |range: std::ops::Range<usize>| date.get(range).and_then(|digits| digits.parse::<i16>().ok());
     let parts = (number(0..4), number(5..7), number(8..10));
     let (Some(year), Some(month), Some(day)) = parts else { return Err(wrong(not_a_time(date))) };
     if date.len() != 10 || !begins_with_date(date) {
@@ -188,7 +190,10 @@ fn seconds_of_day<'a>(clock: &'a str, date: &str) -> Result<(i64, &'a str), Time
     }
     if second == 60 {
         let problem = format!("there is no second {hour:02}:{minute:02}:60: leap seconds are not supported");
-        return Err(hinted(problem, format!("write \"{date}T{hour:02}:{minute:02}:59.999Z\" or the next second")));
+        return Err(hinted(
+            problem,
+            format!("write \"{date}T{hour:02}:{minute:02}:59.999Z\" or the next second"),
+        ));
     }
     Ok((hour * 3600 + minute * 60 + second, rest))
 }
@@ -219,7 +224,10 @@ fn offset_seconds(offset: &str, text: &str) -> Result<i64, TimeError> {
     }
     if offset.is_empty() {
         let shown: String = text.chars().take(40).collect();
-        return Err(hinted(format!("the time {shown:?} has no UTC offset"), format!("for UTC write \"{shown}Z\"")));
+        return Err(hinted(
+            format!("the time {shown:?} has no UTC offset"),
+            format!("for UTC write \"{shown}Z\""),
+        ));
     }
     let shown: String = offset.chars().take(40).collect();
     let malformed = || hinted(format!("{shown:?} is not an offset from UTC"), FORM);

@@ -134,9 +134,7 @@ pub fn point_from_wire(as_of: Option<v1::AsOf>) -> Result<Option<PointInTime>> {
     Ok(match as_of.and_then(|as_of| as_of.at) {
         None => None,
         Some(v1::as_of::At::Seq(seq)) => Some(PointInTime::Seq(seq)),
-        Some(v1::as_of::At::Time(time)) => {
-            Some(PointInTime::Time(timestamp_from_wire(&time, "as_of.time")?))
-        }
+        Some(v1::as_of::At::Time(time)) => Some(PointInTime::Time(timestamp_from_wire(&time, "as_of.time")?)),
         Some(v1::as_of::At::Ago(ago)) => Some(PointInTime::Ago(duration_from_wire(&ago, "as_of.ago")?)),
     })
 }

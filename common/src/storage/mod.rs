@@ -4,6 +4,7 @@ pub mod fence;
 pub mod fs;
 pub mod head;
 pub(crate) mod head_file;
+pub mod io_ban;
 pub mod layout;
 pub mod lock;
 pub mod recovery;

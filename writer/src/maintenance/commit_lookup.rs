@@ -85,7 +85,7 @@ impl CommitLookup {
         if published.0 == seq {
             return Ok(Some(published.1));
         }
-        let ids = commits.catalog.map_tables(|table| table.id());
+        let ids: Vec<u64> = commits.catalog.tables().into_iter().map(|table| table.id).collect();
         // A snapshot that is taken between the two reads moves a commit from the log into the files, where
         // the first read did not find it. So look twice.
         for pause in [Some(LOOKUP_PAUSE), None] {

@@ -98,7 +98,7 @@ impl MaintenanceWork {
         let ids = match table {
             Some(table) => vec![catalog.table_id(table)?],
             // Dropped tables too: their history can be read.
-            None => catalog.map_tables(|table| table.id()),
+            None => catalog.tables().into_iter().map(|table| table.id).collect(),
         };
         let mut summary = VerificationSummary::default();
         let mut done = 0;

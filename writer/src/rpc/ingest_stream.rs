@@ -15,6 +15,7 @@ use driftdb_common::format::event::IngestOrigin;
 use driftdb_common::limits;
 use driftdb_common::service::convert;
 use driftdb_common::service::status::{self, to_status};
+use driftdb_common::table::operation::Operation;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,9 +23,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use crate::admission::CommitContext;
+use crate::admission::draft::DraftOperation;
 use crate::admission::producers::RefusedOperation;
 use crate::commit::{AdmittedBatch, IngestBatch, IngestPipeline, IngestSession};
+use crate::rpc::decoding;
 use crate::rpc::revert::RevertResolver;
+use crate::tasks::TaskPool;
 
 /// Batches of one stream that may be admitted and not acknowledged. At the limit the stream takes no more
 /// messages, and gRPC's flow control makes the client wait.
@@ -41,6 +45,7 @@ const REFUSALS_PER_ACK: usize = 1000;
 pub(crate) struct IngestService {
     pipeline: IngestPipeline,
     reverts: RevertResolver,
+    tasks: TaskPool,
     epoch: u64,
     /// What ends the newest stream of each producer. A newer stream ends the older one.
     newest: Arc<Mutex<HashMap<String, CancellationToken>>>,
@@ -68,11 +73,11 @@ impl IngestService {
     /// Admits batches through `pipeline`. `epoch` goes into tokens. `shutdown` ends all streams.
     pub(crate) fn new(
         pipeline: IngestPipeline,
-        reverts: RevertResolver,
+        (reverts, tasks): (RevertResolver, TaskPool),
         epoch: u64,
         shutdown: CancellationToken,
     ) -> IngestService {
-        IngestService { pipeline, reverts, epoch, newest: Arc::default(), shutdown }
+        IngestService { pipeline, reverts, tasks, epoch, newest: Arc::default(), shutdown }
     }
 
     /// Starts both tasks of a stream and returns its acknowledgements.
@@ -88,6 +93,19 @@ impl IngestService {
         tokio::spawn(receiver.run(inbound));
         tokio::spawn(acknowledge_batches(admitted, acks, self.epoch));
         ReceiverStream::new(responses)
+    }
+
+    /// Decodes the operations of a batch and resolves its reverts. An operation that cannot be decoded is its error.
+    async fn decode(&self, operations: Vec<v1::Operation>) -> Result<Vec<Result<DraftOperation>>> {
+        let decode = |operations: Vec<v1::Operation>| -> Vec<Result<Operation>> {
+            operations.into_iter().map(convert::operation_from_wire).collect()
+        };
+        let operations = match decoding::is_short(&operations) {
+            true => decode(operations),
+            false => self.tasks.run(move || Ok(decode(operations))).await?,
+        };
+        let operations = self.reverts.resolve_each(operations).await?;
+        Ok(operations.into_iter().map(|operation| operation.and_then(DraftOperation::new)).collect())
     }
 
     /// Ends the producer's older stream. Returns what ends the new one.
@@ -116,7 +134,10 @@ impl BatchReceiver {
             };
             first = false;
             let (outcome, ends) = match processed {
-                Ok(Some(batch)) => (MessageOutcome::Batch(batch), false),
+                Ok(Some(batch)) => {
+                    let stopped = batch.stopped;
+                    (MessageOutcome::Batch(batch), stopped)
+                }
                 // The stream has ended meanwhile. The next turn reports why.
                 Ok(None) => continue,
                 Err(status) => (MessageOutcome::End(status), true),
@@ -167,20 +188,15 @@ impl BatchReceiver {
             operation: 0,
             ends: false,
         });
-        let mut operations = Vec::with_capacity(count);
-        for operation in request.operations {
-            operations.push(match convert::operation_from_wire(operation) {
-                Ok(operation) => self.service.reverts.resolve(operation).await,
-                Err(error) => Err(error),
-            });
-        }
+        let operations = self.service.decode(request.operations).await?;
         let context = CommitContext { options, request: None, origin };
-        let batch = IngestBatch { context, number, operations, atomic: request.atomic };
+        let v1::IngestRequest { atomic, stop_at_refusal, set_aside, .. } = request;
+        let batch = IngestBatch { context, number, operations, atomic, stop_at_refusal, set_aside };
         // Unlike a single commit, a stream does not fail if the queue is full: it waits.
         while !self.service.pipeline.has_room() {
             tokio::time::sleep(QUEUE_FULL_PAUSE).await;
         }
-        self.service.pipeline.admit_batch(batch, &self.session)
+        self.service.pipeline.admit_batch(batch, &self.session).await
     }
 
     fn set_producer(&mut self, producer: &str, first: bool) -> Result<()> {
@@ -291,12 +307,13 @@ async fn take_ready_batches(
 
 /// Waits until a batch is durable.
 async fn durable_batch(batch: AdmittedBatch, epoch: u64) -> Result<v1::IngestResponse, Status> {
-    let AdmittedBatch { number, refused, ack } = batch;
+    let AdmittedBatch { number, operations_passed, refused, ack, .. } = batch;
     let receipt = ack.wait().await.map_err(to_status)?;
     Ok(v1::IngestResponse {
         durable_batch_id: number,
         token: Some(convert::token_to_wire(receipt.token, epoch)),
         errors: refused.iter().map(refusal_to_wire).collect(),
+        operations_passed,
     })
 }
 
