@@ -44,7 +44,7 @@ pub(crate) fn text_of(mut source: impl Read) -> Result<impl Read> {
     let read = source.by_ref().take(SIGNATURE_BYTES).read_to_end(&mut first);
     read.map_err(|e| Error::io("cannot read", &e))?;
     let what = match first.as_slice() {
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1.., 0, 1..] | [1.., 0, 1.., 0] => {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=255, 0, 1..=255] | [1..=255, 0, 1..=255, 0] => {
             "it is UTF-16: convert it to UTF-8, for example with `iconv -f UTF-16 -t UTF-8`"
         }
         [0x1f, 0x8b, ..] => "it is compressed with gzip: decompress it, for example with `gunzip -c`",

@@ -187,7 +187,10 @@ impl<'a> Load<'a> {
         self.held = false;
         self.handle_acknowledgement(answer);
         for batch in &self.pending {
-            requests.send(self.request(batch)).await.map_err(|_| lost())?;
+            // The channel has room. If the writer has stopped at a refused row meanwhile, its answer says so.
+            if requests.send(self.request(batch)).await.is_err() {
+                break;
+            }
         }
         Ok(BatchStream { requests, responses: answers })
     }
