@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod admission_lock;
 mod answers;
 mod bench;
 mod compaction;
@@ -40,6 +41,7 @@ mod storage_check;
 mod takeover;
 mod tidy;
 mod time_travel;
+mod times;
 mod verify;
 mod watch;
 mod watch_checker;
