@@ -236,7 +236,7 @@ fn reverts() -> Vec<v1::Operation> {
 
 #[tokio::test]
 async fn reverts_end_at_the_statement_timeout_and_hold_up_nobody() {
-    let (_database, mut writer) = with_long_log(&["--statement-timeout", "1"]).await;
+    let (_database, mut writer) = with_long_log(&["--statement-timeout", "1s"]).await;
     let mut reverting = writer.clone();
     let reverting = tokio::spawn(async move { apply(&mut reverting, reverts()).await });
     run(&mut writer, r#"UPSERT INTO t {"id":"a"}"#).await.unwrap();
@@ -247,7 +247,7 @@ async fn reverts_end_at_the_statement_timeout_and_hold_up_nobody() {
 
 #[tokio::test]
 async fn the_writer_ends_while_reverts_run() {
-    let (mut database, writer) = with_long_log(&["--statement-timeout", "3600"]).await;
+    let (mut database, writer) = with_long_log(&["--statement-timeout", "0"]).await;
     let reverting = (0..4).map(|_| {
         let mut writer = writer.clone();
         tokio::spawn(async move { apply(&mut writer, reverts()).await })

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
-use driftdb_common::service::options::{DataArgs, LogArgs};
+use driftdb_common::service::options::{DataArgs, LogArgs, parse_duration};
 use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
 
 /// Serve writes to a DriftDB database
@@ -136,20 +136,20 @@ pub(crate) struct WriterArgs {
         help_heading = "Memory"
     )]
     pub(crate) cache_bytes: u64,
-    /// Time that a request may spend reading old states of rows, in seconds
+    /// Time that a request may spend reading old states of rows
     ///
     /// A REVERT reads its row as of an earlier point in time, from snapshots and from the log after them. A
-    /// request whose REVERTs take longer fails with STATEMENT_TIMEOUT. Snapshots, compactions and verifications
-    /// are jobs, and do not end at this time.
+    /// request whose REVERTs take longer fails with STATEMENT_TIMEOUT; 0 means no limit. Snapshots,
+    /// compactions and verifications are jobs, and do not end at this time.
     #[arg(
         long,
         env = "DRIFTDB_STATEMENT_TIMEOUT",
-        default_value_t = limits::STATEMENT_TIMEOUT_SECS,
-        value_name = "SECONDS",
-        value_parser = clap::value_parser!(u64).range(1..=86_400),
+        default_value = "30s",
+        value_name = "TIME",
+        value_parser = parse_revert_timeout,
         help_heading = "Requests"
     )]
-    pub(crate) statement_timeout: u64,
+    pub(crate) statement_timeout: RevertTimeout,
     /// Number of commits for which request ids are remembered
     ///
     /// A retry with a remembered id returns the commit of the first attempt. A later retry counts as a new
@@ -175,6 +175,17 @@ pub(crate) struct WriterArgs {
     pub(crate) request_seconds: u64,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+/// How long the REVERTs of one request may take; `None` for any time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RevertTimeout(Option<Duration>);
+
+fn parse_revert_timeout(text: &str) -> Result<RevertTimeout, String> {
+    match text.trim() {
+        "off" | "0" => Ok(RevertTimeout(None)),
+        text => Ok(RevertTimeout(Some(parse_duration(text)?).filter(|timeout| !timeout.is_zero()))),
+    }
 }
 
 /// When the writer checks that no other writer has taken over.
@@ -216,7 +227,7 @@ impl WriterArgs {
                 memory: self.memory,
             },
             cache_bytes: self.cache_bytes,
-            statement_timeout: Duration::from_secs(self.statement_timeout),
+            statement_timeout: self.statement_timeout.0,
         }
     }
 }

@@ -25,8 +25,8 @@ pub struct WriterConfig {
     pub snapshots: SnapshotTriggers,
     /// The size of the block cache, in bytes.
     pub cache_bytes: u64,
-    /// How long the REVERTs of one request may take.
-    pub statement_timeout: Duration,
+    /// How long the REVERTs of one request may take; `None` for any time.
+    pub statement_timeout: Option<Duration>,
 }
 
 impl WriterConfig {
@@ -40,7 +40,7 @@ impl WriterConfig {
             requests: RequestWindow::default(),
             snapshots: SnapshotTriggers::default(),
             cache_bytes: limits::CACHE_BYTES,
-            statement_timeout: Duration::from_secs(limits::STATEMENT_TIMEOUT_SECS),
+            statement_timeout: Some(Duration::from_secs(limits::STATEMENT_TIMEOUT_SECS)),
         }
     }
 }

@@ -21,8 +21,8 @@ use crate::errors::shutting_down;
 pub(crate) struct TaskPool {
     short: Arc<Semaphore>,
     long: Arc<Semaphore>,
-    /// How long a long task may take, the time that it waits included.
-    timeout: Duration,
+    /// How long a long task may take, the time that it waits included; `None` for any time.
+    timeout: Option<Duration>,
     shutdown: CancellationToken,
 }
 
@@ -30,8 +30,8 @@ pub(crate) struct TaskPool {
 #[derive(Debug, Clone)]
 pub(crate) struct TaskStop {
     caller_left: Arc<AtomicBool>,
-    deadline: Instant,
-    timeout: Duration,
+    /// The end of the task's time, and how long that was.
+    deadline: Option<(Instant, Duration)>,
     shutdown: CancellationToken,
 }
 
@@ -56,12 +56,11 @@ impl TaskStop {
         if self.caller_left.load(Ordering::Relaxed) {
             return Err(Error::new(Reason::Cancelled, "the caller has cancelled the request"));
         }
-        if Instant::now() < self.deadline {
+        let Some((_, timeout)) = self.deadline.filter(|(deadline, _)| Instant::now() >= *deadline) else {
             return Ok(());
-        }
+        };
         let message = format!(
-            "the request took longer than {:?}, the writer's --statement-timeout; ask for less, or raise it",
-            self.timeout
+            "the request took longer than {timeout:?}, the writer's --statement-timeout; ask for less, or raise it"
         );
         Err(Error::new(Reason::StatementTimeout, message))
     }
@@ -69,7 +68,7 @@ impl TaskStop {
 
 impl TaskPool {
     /// A pool whose long tasks end after `timeout` and when `shutdown` is cancelled.
-    pub(crate) fn new(timeout: Duration, shutdown: CancellationToken) -> TaskPool {
+    pub(crate) fn new(timeout: Option<Duration>, shutdown: CancellationToken) -> TaskPool {
         TaskPool {
             short: Arc::new(Semaphore::new(limits::WRITER_TASKS)),
             long: Arc::new(Semaphore::new(limits::WRITER_LONG_TASKS)),
@@ -93,12 +92,8 @@ impl TaskPool {
     ) -> Result<T> {
         let caller_left = Arc::new(AtomicBool::new(false));
         let _guard = CallerGuard(Arc::clone(&caller_left));
-        let stop = TaskStop {
-            caller_left,
-            deadline: Instant::now() + self.timeout,
-            timeout: self.timeout,
-            shutdown: self.shutdown.clone(),
-        };
+        let deadline = self.timeout.and_then(|timeout| Some((Instant::now().checked_add(timeout)?, timeout)));
+        let stop = TaskStop { caller_left, deadline, shutdown: self.shutdown.clone() };
         run_in(&self.long, move || {
             stop.check()?;
             work(&stop)
@@ -125,7 +120,7 @@ mod tests {
 
     fn pool(timeout: Duration) -> (TaskPool, CancellationToken) {
         let shutdown = CancellationToken::new();
-        (TaskPool::new(timeout, shutdown.clone()), shutdown)
+        (TaskPool::new(Some(timeout), shutdown.clone()), shutdown)
     }
 
     /// Work that ends only when it is told to.

@@ -40,12 +40,13 @@ pub(super) fn missing_work(
     draft: &mut Draft,
     merge_bytes: usize,
 ) -> Option<MissingWork> {
-    let unknown = tables_without_keys(tables, draft);
-    if !unknown.is_empty() {
-        if !draft.is_small() {
-            return Some(MissingWork { tables: unknown, ..MissingWork::default() });
+    if draft.is_small() {
+        find_keys(tables, draft);
+    } else {
+        let tables = tables_without_keys(tables, draft);
+        if !tables.is_empty() {
+            return Some(MissingWork { tables, ..MissingWork::default() });
         }
-        draft.find_keys(&unknown);
     }
     let mut collector = Collector { draft, missing: MissingWork::default(), listed: HashMap::new() };
     // Unknown tables and invalid keys are skipped here: admission refuses them.
@@ -69,6 +70,24 @@ pub(super) fn missing_work(
     }
     missing.in_memory = patched_in_memory(tables, draft);
     Some(missing)
+}
+
+/// Finds the keys that are missing.
+fn find_keys(tables: &AdmittedTables, draft: &mut Draft) {
+    for operation in &mut draft.operations {
+        if let Ok(table) = tables.live(&operation.operation.table)
+            && operation.key(table).is_none()
+        {
+            operation.find_key(table.id(), table.schema());
+        }
+    }
+    for precondition in &mut draft.preconditions {
+        if let Ok(table) = tables.live(precondition.check().0)
+            && precondition.key(table).is_none()
+        {
+            precondition.find_key(table.id(), table.schema());
+        }
+    }
 }
 
 /// The tables of operations and preconditions whose keys were not found for the table as it is now.
