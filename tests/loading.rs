@@ -78,7 +78,7 @@ struct Line {
 /// Lines of which some cannot be loaded: broken ones, rows without a key, and rows whose key came before.
 fn random_lines(random: &mut Random, csv: bool, count: usize) -> Vec<Line> {
     let (mut lines, mut keys): (Vec<Line>, Vec<String>) = (Vec::new(), Vec::new());
-    let bad_in = 2 + random.below(40);
+    let bad_in = 3 + random.below(40);
     for i in 0..count {
         let row = |key: &str| if csv { format!("{key},{i}") } else { format!(r#"{{"id":"{key}","n":{i}}}"#) };
         let kind = if random.below(bad_in) == 0 { 1 + random.below(4) } else { 0 };
@@ -119,7 +119,7 @@ fn loaded(url: &str, data: &Path) -> Vec<String> {
 #[expect(clippy::disallowed_methods, reason = "a test's own files")]
 fn account_for_every_row(seed: u64, csv: bool) {
     let mut random = Random(seed);
-    let count = 50 + random.below(400);
+    let count = 50 + random.below(200);
     let lines = random_lines(&mut random, csv, count);
     let dir = tempfile::tempdir().unwrap();
     let (data, bad) = (dir.path().join("data"), dir.path().join("bad"));

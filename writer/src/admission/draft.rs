@@ -119,6 +119,11 @@ impl DraftOperation {
         }
     }
 
+    /// Whether the operation writes a row whatever it was before.
+    pub(crate) fn is_whole_row(&self) -> bool {
+        matches!(self.operation.action, Action::Insert(_) | Action::Put(_))
+    }
+
     /// The patched row, if the patch was merged into this very document.
     pub(crate) fn merged(&self, before: &Document) -> Option<&Result<MergedRow>> {
         self.merge.as_ref().filter(|merge| merge.before.is_same_buffer(before)).map(|merge| &merge.after)

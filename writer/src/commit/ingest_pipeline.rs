@@ -1,6 +1,7 @@
 //! Batches of a producer's stream: admits the operations that are new, in order, and reports the refused
 //! ones.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
@@ -34,8 +35,8 @@ pub(crate) struct IngestBatch {
     pub(crate) atomic: bool,
     /// Whether a refused operation ends the batch, which then counts as processed up to the operation before it.
     pub(crate) stop_at_refusal: bool,
-    /// The positions of operations that the producer has set aside, in increasing order.
-    pub(crate) set_aside: Vec<u32>,
+    /// The positions of operations that the producer has set aside.
+    pub(crate) set_aside: HashSet<u32>,
 }
 
 /// An open stream, as [`IngestPipeline::open_session`] saw the commit state.
@@ -112,7 +113,7 @@ impl IngestPipeline {
             producer.as_ref().and_then(|producer| self.0.state.lock().admission.producers.get(producer));
         let first = first_new_operation(position, number);
         let commits = first.map_or_else(Vec::new, |first| commits_of_batch(operations, first, atomic));
-        let is_new = |(last, _): &(u32, _)| set_aside.binary_search(if atomic { &0 } else { last }).is_err();
+        let is_new = |(last, _): &(u32, _)| !set_aside.contains(if atomic { &0 } else { last });
         let mut slices = slices_of(commits.into_iter().filter(is_new)).into_iter().peekable();
         let mut outcome = BatchOutcome::default();
         while let Some(slice) = slices.next().filter(|_| !outcome.stopped) {
@@ -263,6 +264,8 @@ fn admit_commits(
     (rules, outcome): (SliceRules, &mut BatchOutcome),
 ) {
     let BatchSlice { commits, draft: Draft { operations, rows, .. }, .. } = slice;
+    // An insert or a put that is refused is also refused after other inserts and puts.
+    let are_rows = operations.iter().all(DraftOperation::is_whole_row);
     let mut operations = std::mem::take(operations).into_iter();
     // A commit is appended only after the next one is admitted: until then it may be the batch's last, which
     // carries a mark.
@@ -270,10 +273,11 @@ fn admit_commits(
     for (last, commit) in std::mem::take(commits) {
         let commit = commit.map(|count| operations.by_ref().take(count).collect::<Vec<_>>());
         let refused = if outcome.stopped {
-            // A refused operation lets no later one pass. It is only asked which ones are refused too.
+            // A refused operation lets no later one pass. It is only asked which ones are refused too, so that the client
+            // can set them aside together.
             let refusal = |mut commit: Vec<DraftOperation>| state.admission.refusal(commit.pop()?, rows);
             match commit.map_or_else(Some, refusal) {
-                None => break,
+                None if !are_rows => break,
                 refused => refused,
             }
         } else {

@@ -191,6 +191,7 @@ impl BatchReceiver {
         let operations = self.service.decode(request.operations).await?;
         let context = CommitContext { options, request: None, origin };
         let v1::IngestRequest { atomic, stop_at_refusal, set_aside, .. } = request;
+        let set_aside = set_aside.into_iter().collect();
         let batch = IngestBatch { context, number, operations, atomic, stop_at_refusal, set_aside };
         // Unlike a single commit, a stream does not fail if the queue is full: it waits.
         while !self.service.pipeline.has_room() {

@@ -358,7 +358,8 @@ impl<'a> Load<'a> {
             return self.fail(error.context(self.place(row.line)));
         }
         if self.skipped.is_some() {
-            batch.set_aside.push(refused.index);
+            let at = batch.set_aside.partition_point(|index| *index < refused.index);
+            batch.set_aside.insert(at, refused.index);
         }
         self.skip_or_fail(row.line, &row.raw, error);
     }
