@@ -7,6 +7,7 @@ use driftdb::v1;
 use driftdb::v1::watch_drift_request::Start;
 use driftdb_common::error::{Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::planted::{self, PlantedBug};
 use driftdb_common::service::convert;
 use driftdb_common::table::history::Images;
 use driftdb_common::table::point_in_time::PointInTime;
@@ -100,7 +101,10 @@ async fn resolve_start(
         }
     };
     let freshness = Freshness::from_wire(Some(freshness), replica)?;
-    Ok((replica.wait_for_point(freshness, point).await?.seq, rows))
+    let seq = replica.wait_for_point(freshness, point).await?.seq;
+    let is_resumed = matches!(&request.start, Some(Start::ResumeToken(_)));
+    let skipped = u64::from(is_resumed && planted::is_planted(PlantedBug::ResumeOffByOne));
+    Ok((seq + skipped, rows))
 }
 
 /// Checks the tables and keys that the filter names. If a table is unknown, waits for a HEAD check, because the table may be
