@@ -27,6 +27,7 @@ mod loading;
 mod many_versions;
 mod power_cut;
 mod readiness;
+mod real_power_cut;
 mod replicas;
 mod requests;
 mod safe_retries;

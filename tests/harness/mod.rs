@@ -9,6 +9,7 @@ pub mod database;
 pub mod filter;
 pub mod history;
 
+pub mod journaled_writes;
 pub mod lane;
 pub mod model;
 pub mod open_database;
