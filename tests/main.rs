@@ -15,6 +15,7 @@ mod driftctl_watch;
 mod driftql;
 
 mod errors;
+mod everything;
 mod examples;
 mod fencing;
 mod format;
