@@ -178,6 +178,12 @@ impl LayerMap {
         Ok(self.floor.filter(|floor| floor.time_ms <= time_ms).map(|floor| floor.seq))
     }
 
+    /// The last commit with a SCHEMA event at or before a time in milliseconds since 1970. SCHEMA events are kept below
+    /// the floor: they separate points in time below it from points in time before the table existed.
+    pub fn last_schema_at(&self, time_ms: u64) -> Option<u64> {
+        self.newest.schema_entries.iter().rev().find(|entry| entry.time_ms <= time_ms).map(|entry| entry.seq)
+    }
+
     /// A walk over the commits after `after`, up to and including `last`, oldest first or, if `backwards`, newest first.
     pub fn commits(&self, after: u64, last: u64, backwards: bool) -> CommitWalk {
         let within = self.deltas.iter().filter(|delta| delta.seq > after && delta.base < last);

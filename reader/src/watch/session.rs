@@ -165,7 +165,8 @@ impl WatchSession {
 
     /// The token for the session's position, and for a position in the initial rows while they are being sent.
     fn token(&self, rows: Option<&InitialRowPosition>) -> Result<Vec<u8>> {
-        WatchToken::new(self.replica.database(), self.filter.hash(), self.position, rows).encode()
+        let (database, filter) = (self.replica.database(), &self.filter);
+        WatchToken::new(database, filter.hash(), self.position, rows).after_time(filter.after_ms()).encode()
     }
 
     async fn open(&mut self, row_position: Option<InitialRowPosition>) -> Result<Event> {
