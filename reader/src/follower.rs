@@ -21,10 +21,12 @@ use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
 
+use crate::follower::adoption::FailedAdoption;
 use crate::follower::staleness::StaleViewTolerance;
 use crate::live_commit::LiveCommit;
 use crate::replica::{Applied, Replica};
 
+mod adoption;
 mod staleness;
 
 /// While catching up, the number of commits between two published states. Requests that wait for a commit see progress.
@@ -60,8 +62,10 @@ struct FollowedTable {
     entry: TableEntry,
     /// HEAD has an entry for the table, so its creation is durable.
     in_head: bool,
-    /// The version of the manifest whose snapshots the timeline uses, or could not open.
+    /// The version of the manifest whose layers the timeline uses.
     installed_version: u64,
+    /// Newer layers could not be opened.
+    failed_adoption: Option<FailedAdoption>,
 }
 
 impl Follower {
@@ -164,6 +168,7 @@ impl Follower {
         let applied = self.apply_commits();
         if applied.is_ok() {
             self.check_durable_frames(&head)?;
+            self.set_aside_found_damage()?;
         }
         applied
     }
@@ -304,10 +309,13 @@ impl Follower {
         let (id, name) = (manifest.table_id, manifest.table.clone());
         let mut cursor = LogCursor::new(Arc::clone(&self.files.fs), &self.files.dir, &name, id);
         let (mut timeline, mut last_seq, mut installed_version) = (Timeline::new(id, &*name), 0, 0);
-        if from_snapshots && let Some(layer) = manifest.deltas.last() {
-            timeline = Timeline::open(id, &*name, self.files.open(&manifest, None)?)?;
-            cursor = cursor.starting_at(CursorPosition::from_log_position(&layer.position));
-            (last_seq, installed_version) = (layer.seq, manifest.version);
+        if from_snapshots && !manifest.deltas.is_empty() {
+            let (opened, sound) = self.open_timeline(&manifest)?;
+            (timeline, installed_version) = (opened, manifest.version);
+            if let Some(layer) = sound.deltas.last() {
+                cursor = cursor.starting_at(CursorPosition::from_log_position(&layer.position));
+                last_seq = layer.seq;
+            }
             if self.starting && manifest.published > self.commits.assumed_whole() {
                 self.commits.assume_whole(manifest.published);
                 // After a restart, the times up to the published state are already known.
@@ -318,8 +326,17 @@ impl Follower {
         }
         self.commits.add_table(id, cursor, last_seq);
         let (timeline, entry) = (Arc::new(timeline), TableEntry::default());
-        self.tables
-            .insert(id, FollowedTable { timeline, manifest, entry, in_head: false, installed_version });
+        self.tables.insert(
+            id,
+            FollowedTable {
+                timeline,
+                manifest,
+                entry,
+                in_head: false,
+                installed_version,
+                failed_adoption: None,
+            },
+        );
         Ok(())
     }
 
@@ -331,9 +348,11 @@ impl Follower {
             match self.commits.next_commit() {
                 Ok(Some(commit)) => {
                     if let Err(error) = self.apply_commit(&mut applied, commit) {
-                        if matches!(error.reason(), Reason::FileGone | Reason::Io) {
-                            // A snapshot was replaced while it was read, or was unreadable: the next check starts again at
-                            // the newest snapshots.
+                        if matches!(error.reason(), Reason::FileGone | Reason::Io)
+                            || self.set_aside_for_restart(&error)
+                        {
+                            // A layer was replaced while it was read, could not be read, or is damaged: the next check
+                            // starts again at the newest layers that are sound.
                             self.restart_from_snapshots();
                         } else {
                             self.failure = Some(error.clone());
@@ -357,7 +376,7 @@ impl Follower {
         }
         if self.is_consistent(&applied) {
             self.publish(&mut applied);
-            self.install_newer_snapshots(applied.seq);
+            return outcome.and(self.adopt_newer_layers(applied.seq));
         }
         outcome
     }
@@ -385,29 +404,6 @@ impl Follower {
         self.replica.publish(applied.clone(), self.unpublished.drain(..));
         if reloaded {
             self.replica.count_table_reload();
-        }
-    }
-
-    /// Makes the tables use newer snapshots, which frees the memory of the events in them.
-    fn install_newer_snapshots(&mut self, applied: u64) {
-        for table in self.tables.values_mut() {
-            let snapshot_seq = table.manifest.deltas.last().map_or(0, |layer| layer.seq);
-            if table.installed_version == table.manifest.version || snapshot_seq > applied {
-                continue;
-            }
-            let state = table.timeline.state();
-            self.replica.raise_floor(table.manifest.floor);
-            match self.files.open(&table.manifest, Some(&state.layers)) {
-                Ok(layers) => table.timeline.install_layers(layers),
-                // The snapshots were replaced meanwhile: the next check reads the newer manifest.
-                Err(error) if error.reason() == Reason::FileGone => continue,
-                Err(error) => {
-                    // The table still serves from memory and its old snapshots. The new floor holds all the same.
-                    tracing::error!(%error, table = table.timeline.name(), "cannot use new snapshots");
-                    table.timeline.raise_floor(table.manifest.floor);
-                }
-            }
-            table.installed_version = table.manifest.version;
         }
     }
 

@@ -211,6 +211,8 @@ impl ReaderRpc {
             memtable_events: memtables.clone().map(|memtable| memtable.len() as u64).sum(),
             memtable_bytes: memtables.map(|memtable| memtable.bytes()).sum(),
             writer_address: self.0.writer_address(),
+            damaged_files: convert::damaged_files_to_wire(replica.damaged_files()),
+            problems: replica.problems(),
         })
     }
 }

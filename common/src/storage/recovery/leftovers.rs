@@ -1,7 +1,7 @@
 //! Removes the files that interrupted writers left, after the survey has succeeded.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
@@ -27,6 +27,22 @@ fn remove_temporary_files(fs: &dyn FileSystem, dir: &Path) -> Result<()> {
     for name in names.iter().filter(|name| name.ends_with(TMP)) {
         // The file may be gone: its writer may have renamed it in the meantime.
         fs::remove_if_exists(fs, &dir.join(name)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Renames damaged files, so that new ones can take their names. The manifest on disk may still list them: whoever reads it
+/// does without a missing file as without a damaged one.
+pub(super) fn keep_aside(log: &Log, damaged: &[PathBuf]) -> Result<()> {
+    for path in damaged {
+        let kept = layout::set_aside_path(path, log.term());
+        match log.fs.rename(path, &kept) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            renamed => {
+                let what = format_args!("cannot rename {}", path.display());
+                renamed.map_err(|e| Error::io(what, &e))?;
+            }
+        }
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::format::head::{Header, TableEntry};
 use crate::format::manifest::Manifest;
-use crate::table::check::verification::SoundLayers;
+use crate::table::sound_layers::SoundLayers;
 
 /// What is damaged, and what is known from the other files.
 #[derive(Default)]
@@ -34,7 +34,6 @@ pub(super) struct Diagnosis {
 pub(super) struct DamagedLayers {
     pub(super) manifest: Manifest,
     /// The layers without problems.
+    /// A delta layer that does not end where the manifest says is not among them.
     pub(super) sound: SoundLayers,
-    /// The last seqs of the delta layers that do not end where the manifest says.
-    pub(super) misplaced: Vec<u64>,
 }
