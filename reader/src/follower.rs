@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::head::TableEntry;
 use driftdb_common::format::manifest::Manifest;
-use driftdb_common::storage::head::{self, Head};
+use driftdb_common::storage::foreign_files::check_no_foreign_files;
+use driftdb_common::storage::head::Head;
+use driftdb_common::storage::head_reader::{FoundHead, HeadReader};
 use driftdb_common::storage::layout;
 use driftdb_common::storage::wal::commit_reader::{CommitReader, LogCommit};
 use driftdb_common::storage::wal::cursor::{CursorPosition, LogCursor, SegmentSpan};
@@ -32,10 +34,14 @@ mod staleness;
 /// While catching up, the number of commits between two published states. Requests that wait for a commit see progress.
 const PUBLISH_EVERY: u64 = 10_000;
 
+/// How long a reader that opens a database retries while files are replaced.
+const FIRST_CHECK_LIMIT: Duration = Duration::from_secs(10);
+
 /// Follows one data directory. Takes no lock and writes nothing.
 #[derive(Debug)]
 pub struct Follower {
     files: TableFiles,
+    heads: HeadReader,
     commits: CommitReader,
     /// The tables by id.
     tables: HashMap<u64, FollowedTable>,
@@ -71,7 +77,11 @@ struct FollowedTable {
 impl Follower {
     /// A follower that has applied nothing yet. Fails if the directory contains no database.
     pub fn open(files: TableFiles) -> Result<Follower> {
-        let database = layout::read_database(&*files.fs, &files.dir)?.ok_or_else(|| {
+        let database = layout::read_database(&*files.fs, &files.dir)?;
+        if database.is_none() {
+            check_no_foreign_files(&*files.fs, &files.dir)?;
+        }
+        let database = database.ok_or_else(|| {
             let message = format!(
                 "cannot open {}: it contains no database; start driftdb-writer or run `driftctl init` first",
                 files.dir.root().display()
@@ -81,6 +91,7 @@ impl Follower {
         let replica = Arc::new(Replica::new(database));
         Ok(Follower {
             tolerance: StaleViewTolerance::for_storage(&files),
+            heads: HeadReader::new(&files.fs, &files.dir),
             files,
             commits: CommitReader::new(0),
             tables: HashMap::new(),
@@ -98,12 +109,17 @@ impl Follower {
         &self.replica
     }
 
-    /// The first HEAD check. Repeats it at `interval` as long as the storage may show an old state.
+    /// The first HEAD check. Repeats it at `interval` as long as the storage may show an old state, and for a while if files
+    /// were replaced meanwhile: the writer may be creating and compacting tables.
     pub fn wait_for_first_check(&mut self, interval: Duration) -> Result<()> {
-        let mut logged = false;
+        let (mut logged, started_at) = (false, Instant::now());
         loop {
             match self.check_head() {
-                Err(error) if error.reason() == Reason::ReplicaBehind => {
+                Err(error)
+                    if error.reason() == Reason::ReplicaBehind
+                        || (error.reason() == Reason::FileGone
+                            && started_at.elapsed() < FIRST_CHECK_LIMIT) =>
+                {
                     if !std::mem::replace(&mut logged, true) {
                         tracing::warn!(%error, "waiting for the storage");
                     }
@@ -175,10 +191,11 @@ impl Follower {
 
     /// Reads HEAD. Fails unless HEAD belongs to this epoch, and to the newest writer seen or a later one.
     fn read_head(&self) -> Result<Head> {
-        let TableFiles { fs: disk, dir, .. } = &self.files;
-        let Some(head) = head::read(&**disk, dir)? else {
+        let dir = &self.files.dir;
+        let Some(FoundHead { head, damage }) = self.heads.read()? else {
             return Err(Error::file_gone(dir.head().display(), "check that the storage is mounted"));
         };
+        self.note_head_damage(damage);
         let database = self.replica.database();
         if head.header.database_id != *database.id.as_bytes() || head.header.epoch != database.epoch {
             let message = format!(

@@ -59,6 +59,11 @@ impl DamagedFiles {
         before - files.len()
     }
 
+    /// Whether no file is damaged.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
     /// The files, and what is done about each.
     pub fn list(&self) -> Vec<(DamagedFile, String)> {
         self.0.lock().values().cloned().collect()

@@ -17,6 +17,9 @@ use crate::follower::{FollowedTable, Follower};
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// What a reader does about a damaged file that the log replaces.
 const READ_FROM_LOG: &str = "the reader does without the file, and reads what it held from the log";
+/// What a reader does about a damaged table entry of HEAD.
+const ENTRY_REPLACED: &str =
+    "the reader reads from the segments what the entry says; the next writer rewrites it";
 /// What a reader does about a damaged file that nothing replaces.
 const READS_FAIL: &str = "reads that need the file fail; run `driftctl doctor`";
 
@@ -41,6 +44,16 @@ impl Follower {
                 Ok((Timeline::unreadable(id, name, error), manifest.clone()))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Tells of a damaged entry of HEAD, until a writer has rewritten it.
+    pub(super) fn note_head_damage(&self, damage: Option<Error>) {
+        let (path, damaged_files) = (self.files.dir.head(), self.replica.damaged_files());
+        match damage {
+            Some(error) => damaged_files.add(DamagedFile::new(&path, &error), ENTRY_REPLACED),
+            None if damaged_files.is_empty() => {}
+            None => _ = damaged_files.remove_below(&path),
         }
     }
 

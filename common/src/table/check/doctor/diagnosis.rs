@@ -14,6 +14,8 @@ pub(super) struct Diagnosis {
     pub(super) is_database_damaged: bool,
     /// Whether HEAD is missing or has no valid header.
     pub(super) is_head_damaged: bool,
+    /// Whether one copy of HEAD's header or a table entry is not valid, and the other copy is.
+    pub(super) is_head_incomplete: bool,
     /// The header of HEAD, if it is valid.
     pub(super) header: Option<Header>,
     /// The valid table entries of HEAD, by table id.

@@ -10,8 +10,9 @@ use crate::format::event::EventType;
 use crate::format::head::{FORMAT_VERSION, Header, TableEntry};
 use crate::format::manifest::{self, Database, Manifest, Segment};
 use crate::storage::fs::{self, FileSystem};
-use crate::storage::head::Head;
+use crate::storage::head::{self, Head};
 use crate::storage::head_file::HeadFile;
+use crate::storage::head_reader::replace_damaged_entries;
 use crate::storage::layout::{self, DataDir, segment_number};
 use crate::storage::recovery;
 use crate::storage::wal::cursor::{CursorItem, LogCursor, SegmentSpan};
@@ -42,6 +43,8 @@ pub(super) fn repair(
     }
     if diagnosis.is_head_damaged {
         repair.rebuild_head()?;
+    } else if diagnosis.is_head_incomplete {
+        repair.rewrite_head()?;
     }
     for table in &diagnosis.damaged_manifests {
         repair.rebuild_manifest(table)?;
@@ -137,6 +140,27 @@ impl Repair<'_> {
         self.reporter.repair(&path, message);
         let header = Header { last_seq, last_ms, ..header };
         HeadFile::replace(&**self.fs, self.dir, &Head { header, entries: Vec::new() })
+    }
+
+    /// Rewrites HEAD: both copies of the header from the valid one, and damaged table entries from the segments.
+    fn rewrite_head(&mut self) -> Result<()> {
+        let path = self.dir.head();
+        if !self.diagnosis.damaged_manifests.is_empty() || !self.diagnosis.damaged_segments.is_empty() {
+            self.report_unrepaired(&path, "a manifest or a segment is damaged too");
+            return Ok(());
+        }
+        let Some(found) = head::read_tolerant(&**self.fs, self.dir)? else { return Ok(()) };
+        match replace_damaged_entries(self.fs, self.dir, &found)? {
+            Some(head) => {
+                let message = "rewritten from its valid cells and from the segments";
+                self.reporter.repair(&path, message);
+                HeadFile::replace(&**self.fs, self.dir, &head)
+            }
+            None => {
+                self.report_unrepaired(&path, "it has no room for the entry of a table");
+                Ok(())
+            }
+        }
     }
 
     fn rebuild_manifest(&mut self, table: &str) -> Result<()> {
