@@ -48,7 +48,12 @@ impl HeadReader {
             Err(error) if error.reason() == Reason::Corrupt => error,
             Err(error) => return Err(error),
         };
-        let Ok(Some(found)) = head::read_tolerant(&*self.fs, &self.dir) else { return Err(damage) };
+        let found = match head::read_tolerant(&*self.fs, &self.dir) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
+            // Neither copy of the header is valid: the damage found first may be another.
+            Err(error) => return Err(error),
+        };
         let mut replaced = self.replaced.lock();
         if let Some((_, head)) = replaced.as_ref().filter(|(known, _)| *known == found) {
             return Ok(Some(FoundHead { head: head.clone(), damage: Some(damage) }));

@@ -103,10 +103,11 @@ impl LayerMap {
     }
 
     /// The type of the table's keys; STRING if the layers hold no schema.
-    pub fn key_type(&self) -> KeyType {
-        let first = self.newest.schema_entries.first();
-        let schema = first.and_then(|chapter| SchemaEvent::from_document(&chapter.document).ok());
-        schema.map_or(KeyType::String, |event| event.schema.key_type)
+    pub fn key_type(&self) -> Result<KeyType> {
+        match self.newest.schema_entries.first() {
+            Some(chapter) => Ok(SchemaEvent::from_document(&chapter.document)?.schema.key_type),
+            None => Ok(KeyType::String),
+        }
     }
 
     /// The table's last CREATE at or before a commit; `None` if the table does not exist then.

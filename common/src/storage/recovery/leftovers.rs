@@ -92,7 +92,7 @@ pub(super) fn remove_table(log: &Log, name: &str) -> Result<()> {
 fn remove_own_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
     let segments = dir.join("segments");
     let own_segment = |name: &String| layout::segment_number(name).is_some() || name.ends_with(SEGMENT_TMP);
-    for name in fs.list(&segments).unwrap_or_default().iter().filter(|name| own_segment(name)) {
+    for name in list_if_exists(fs, &segments)?.iter().filter(|name| own_segment(name)) {
         fs.remove(&segments.join(name))?;
     }
     for name in fs.list(dir)? {
@@ -101,7 +101,7 @@ fn remove_own_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
         }
     }
     for (subdir, extension) in [(dir.join("snapshots"), ".snap"), (dir.join("indexes"), ".idx")] {
-        for name in fs.list(&subdir).unwrap_or_default() {
+        for name in list_if_exists(fs, &subdir)? {
             if name.ends_with(extension) || name.ends_with(".tmp") {
                 fs.remove(&subdir.join(name))?;
             }
@@ -116,4 +116,12 @@ fn remove_own_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The names in a directory; none if it does not exist.
+fn list_if_exists(fs: &dyn FileSystem, dir: &Path) -> io::Result<Vec<String>> {
+    match fs.list(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed,
+    }
 }

@@ -97,11 +97,10 @@ impl Repair<'_> {
                 );
                 return Ok(());
             }
-            Err(_) => {
-                self.report_unrepaired(
-                    &path,
-                    "database.json, which contains the database id, cannot be read either",
-                );
+            Err(error) => {
+                let why =
+                    format!("database.json, which contains the database id, cannot be read either: {error}");
+                self.report_unrepaired(&path, &why);
                 return Ok(());
             }
         };
