@@ -469,6 +469,8 @@ fn compacted(table: &str) -> Error {
 }
 
 #[cfg(test)]
+mod adoption_tests;
+#[cfg(test)]
 mod compaction_tests;
 #[cfg(test)]
 mod discovery_tests;

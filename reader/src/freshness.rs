@@ -128,3 +128,40 @@ impl Replica {
         Ok(seq.unwrap_or(0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use driftdb_common::format::manifest::Database;
+
+    use super::*;
+
+    /// A Select is resumed at a replica that is behind. Its token proves that the commit exists: the replica waits for it,
+    /// and does not answer that it does not exist.
+    #[tokio::test]
+    async fn a_replica_that_is_behind_waits_for_the_commit_of_a_token() {
+        let database = Database { id: uuid::Uuid::nil(), epoch: 1, format: 1 };
+        let replica = std::sync::Arc::new(Replica::new(database));
+        let checks = tokio::spawn({
+            let replica = std::sync::Arc::clone(&replica);
+            async move {
+                loop {
+                    replica.finish_head_check(std::time::Instant::now(), None);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        });
+        let wait = prost_types::Duration::try_from(Duration::from_millis(50)).unwrap();
+        let freshness = || {
+            let wire = v1::Freshness { wait: Some(wait), ..v1::Freshness::default() };
+            Freshness::from_wire(Some(wire), &replica).unwrap()
+        };
+        let point = Some(PointInTime::Seq(7));
+        let without = replica.wait_for_point(freshness(), point).await.unwrap_err();
+        assert_eq!(without.reason(), Reason::BeyondHead);
+        let with_token = replica.wait_for_point(freshness().at_least(7), point).await.unwrap_err();
+        assert_eq!(with_token.reason(), Reason::ReplicaBehind);
+        replica.publish(Applied { seq: 7, ..Applied::default() }, []);
+        assert_eq!(replica.wait_for_point(freshness().at_least(7), point).await.unwrap().seq, 7);
+        checks.abort();
+    }
+}
