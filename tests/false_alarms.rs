@@ -115,7 +115,7 @@ async fn compactions_of_several_tables_in_any_order_succeed() {
 #[tokio::test]
 async fn a_snapshot_that_fails_stops_no_other_table_and_is_told() {
     let dir = tempfile::tempdir().unwrap();
-    let args = ["--snapshot-events", "20", "--memory", "64KiB"];
+    let args = ["--snapshot-events", "20", "--memory", "65536"];
     let daemon = Daemon::start("driftdb-writer", dir.path(), &args);
     let mut writer = daemon.as_writer().await;
     for table in ["t", "u"] {

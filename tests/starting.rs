@@ -214,14 +214,14 @@ async fn one_damaged_cell_of_head_stops_nobody_and_is_a_finding_of_the_doctor() 
             let rows = select_at(&mut reader.as_reader().await, table, last).await;
             assert_eq!(rows.unwrap().len(), 20, "cell {cell}");
         }
-        assert_ne!(driftctl(&["doctor", &data]).0, 0, "cell {cell}");
+        assert_ne!(driftctl(&["doctor", "-d", &data]).0, 0, "cell {cell}");
         assert_eq!(std::fs::read(&head).unwrap(), bytes, "cell {cell}");
         if cell % 2 == 0 {
-            assert_eq!(driftctl(&["doctor", "--repair", &data]).0, 0, "cell {cell}");
+            assert_eq!(driftctl(&["doctor", "--repair", "-d", &data]).0, 0, "cell {cell}");
         } else {
             assert!(Daemon::writer(copied.path()).terminate().await.success());
         }
-        assert_eq!(driftctl(&["doctor", &data]).0, 0, "cell {cell}");
+        assert_eq!(driftctl(&["doctor", "-d", &data]).0, 0, "cell {cell}");
         let rows = select_at(&mut Daemon::reader(copied.path()).as_reader().await, "t", last).await;
         assert_eq!(rows.unwrap().len(), 20, "cell {cell}");
     }

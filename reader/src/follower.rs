@@ -23,7 +23,6 @@ use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
 
-use crate::follower::adoption::FailedAdoption;
 use crate::follower::staleness::StaleViewTolerance;
 use crate::live_commit::LiveCommit;
 use crate::replica::{Applied, Replica};
@@ -72,6 +71,13 @@ struct FollowedTable {
     installed_version: u64,
     /// Newer layers could not be opened.
     failed_adoption: Option<FailedAdoption>,
+}
+
+/// Newer layers of a table that could not be opened.
+#[derive(Debug)]
+struct FailedAdoption {
+    reason: Reason,
+    next_try: Instant,
 }
 
 impl Follower {
@@ -474,6 +480,8 @@ mod adoption_tests;
 mod compaction_tests;
 #[cfg(test)]
 mod discovery_tests;
+#[cfg(test)]
+mod freshness_tests;
 #[cfg(test)]
 mod stale_view_tests;
 #[cfg(test)]

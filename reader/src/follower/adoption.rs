@@ -11,7 +11,7 @@ use driftdb_common::table::damaged_files::DamagedFile;
 use driftdb_common::table::sound_layers::{SoundFiles, damaged_layer_file};
 use driftdb_common::table::timeline::Timeline;
 
-use crate::follower::{FollowedTable, Follower};
+use crate::follower::{FailedAdoption, FollowedTable, Follower};
 
 /// The pause before a failed adoption is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -22,13 +22,6 @@ const ENTRY_REPLACED: &str =
     "the reader reads from the segments what the entry says; the next writer rewrites it";
 /// What a reader does about a damaged file that nothing replaces.
 const READS_FAIL: &str = "reads that need the file fail; run `driftctl doctor`";
-
-/// A failed adoption.
-#[derive(Debug)]
-pub(super) struct FailedAdoption {
-    reason: Reason,
-    next_try: Instant,
-}
 
 impl Follower {
     /// A table at the layers of a manifest, and the manifest without those that are damaged.

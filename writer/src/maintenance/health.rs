@@ -42,7 +42,7 @@ impl Chore {
 
 /// The last failure of some work.
 #[derive(Debug, Clone)]
-struct Failure {
+struct FailedChore {
     table: String,
     error: Error,
     pause: Duration,
@@ -55,7 +55,7 @@ pub(crate) struct MaintenanceHealth {
     /// The files that the writer does without, or found damaged.
     pub(crate) damaged_files: DamagedFiles,
     /// By table id and work.
-    failures: Mutex<BTreeMap<(u64, Chore), Failure>>,
+    failures: Mutex<BTreeMap<(u64, Chore), FailedChore>>,
 }
 
 impl MaintenanceHealth {
@@ -105,7 +105,7 @@ impl MaintenanceHealth {
         }
         let pause = before.map_or(FAILURE_PAUSE, |before| (before.pause * 2).min(FAILURE_PAUSE_MAX));
         let (table_name, next_try) = (name.to_owned(), Instant::now() + pause);
-        failures.insert((table, chore), Failure { table: table_name, error, pause, next_try });
+        failures.insert((table, chore), FailedChore { table: table_name, error, pause, next_try });
     }
 
     /// Why the last snapshot that failed did so; `None` if none fails.
@@ -119,7 +119,7 @@ impl MaintenanceHealth {
 
     /// What fails and is retried, one line each.
     pub(crate) fn problems(&self) -> Vec<String> {
-        let line = |((_, chore), failure): (&(u64, Chore), &Failure)| {
+        let line = |((_, chore), failure): (&(u64, Chore), &FailedChore)| {
             format!("cannot {} of table {:?}: {}; retrying", chore.as_str(), failure.table, failure.error)
         };
         self.failures.lock().iter().map(line).collect()
