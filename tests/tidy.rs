@@ -40,6 +40,7 @@ fn every_source_file_keeps_the_house_rules() {
         wrong.extend(rules::layers(path, &code));
         wrong.extend(rules::wire(path, &code));
         wrong.extend(rules::file_effects(path, &code));
+        wrong.extend(rules::ignored_results(path, text));
     }
     wrong.extend(rules::unreachable(&shipped));
     for (path, text) in shipped.iter().chain(&files(&["tests", "proto"])) {

@@ -175,3 +175,14 @@ fn a_name_with_two_meanings_is_found() {
     assert_eq!(found(&format!("struct X; {item}"), item), 1);
     assert_eq!(found(item, &item.replace("trait T", "trait U")), 0);
 }
+
+#[test]
+fn an_ignored_result_without_a_reason_is_found() {
+    let wrong = |text: &str| ignored_results("a/src/b.rs", text).len();
+    assert_eq!(wrong("fn f() {\n    let _ = file.sync();\n}"), 1);
+    assert_eq!(wrong("fn f() {\n    file.sync().ok();\n}"), 1);
+    assert_eq!(wrong("fn f() {\n    // The next sync reports it.\n    let _ = file.sync();\n}"), 0);
+    assert_eq!(wrong("let _ = write!(text, \"x\");\nlet found = text.parse().ok();"), 0);
+    assert_eq!(wrong("#[cfg(test)]\nmod tests {\n    let _ = file.sync();\n}"), 0);
+    assert!(ignored_results("a/src/tests.rs", "let _ = file.sync();").is_empty());
+}

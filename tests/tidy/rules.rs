@@ -76,6 +76,34 @@ pub fn unfinished(path: &str, code: &str) -> Vec<String> {
     wrong
 }
 
+/// How many lines above an ignored result may have the comment that says why it is ignored.
+const EXPLAINED_WITHIN: usize = 12;
+
+/// An ignored result has a comment that says why: an error must not vanish. What is written into memory cannot fail.
+pub fn ignored_results(path: &str, text: &str) -> Vec<String> {
+    if path.ends_with("tests.rs") || path.contains("/tests/") || path.contains("/sim/") {
+        return Vec::new();
+    }
+    let shipped = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let lines: Vec<&str> = shipped.lines().collect();
+    let mut wrong = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let code = line.trim();
+        let is_ignored = code.starts_with("let _ = ") || (code.ends_with(".ok();") && !code.contains('='));
+        let in_memory = ["let _ = write", "let _ = rmp::encode::", "let _ = self.buffer"]
+            .iter()
+            .any(|begin| code.starts_with(begin));
+        if code.starts_with("//") || !is_ignored || in_memory {
+            continue;
+        }
+        let above = &lines[at.saturating_sub(EXPLAINED_WITHIN)..=at];
+        if !above.iter().any(|line| line.contains("//")) {
+            wrong.push(format!("{path}:{}: ignores a result, and no comment says why", at + 1));
+        }
+    }
+    wrong
+}
+
 /// Every file is a module of its crate: `mod` declarations lead to it from `lib.rs` or `main.rs`.
 pub fn unreachable(files: &BTreeMap<String, String>) -> Vec<String> {
     let mut reached = BTreeSet::new();
