@@ -211,7 +211,8 @@ mod tests {
         let line = InputLine { number: 1, text: "{}".to_owned() };
         assert_eq!(lines(b"\xef\xbb\xbf{}").into_iter().collect::<Result<Vec<_>>>().unwrap(), [line]);
         assert!(lines(b"\xef\xbb\xbf").is_empty());
-        let error = not_utf8(b"a\nb\n\xc3", std::str::from_utf8(b"a\nb\n\xc3").unwrap_err());
+        let bytes = b"a\nb\n\xc3".to_vec();
+        let error = not_utf8(&bytes, std::str::from_utf8(&bytes).unwrap_err());
         assert!(error.message().starts_with("line 3: not UTF-8"), "{error}");
     }
 

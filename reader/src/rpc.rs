@@ -93,9 +93,12 @@ impl ReaderRpc {
             count_only: request.count_only,
         };
         let mut sent_before = 0;
+        let mut freshness = self.freshness(request.freshness)?;
         let database = self.0.replica.database().clone();
         if !request.resume_token.is_empty() {
             let token = SelectToken::decode(&request.resume_token, &database, hash)?;
+            // The token proves that the commit exists, even if this replica has not seen it yet.
+            freshness = freshness.at_least(token.seq);
             as_of = Some(PointInTime::Seq(token.seq));
             sent_before = token.count;
             selection.after = Some(token.after());
@@ -103,7 +106,6 @@ impl ReaderRpc {
             selection.offset = 0;
         }
         let query = SelectQuery { table: TableTarget::Field(&request.table), as_of, selection, format };
-        let freshness = self.freshness(request.freshness)?;
         let mut pages = RowPages::open(&self.0.replica, freshness, query).await?;
         let seq = pages.seq();
         Ok(self.0.stream(move || {
@@ -209,6 +211,8 @@ impl ReaderRpc {
             memtable_events: memtables.clone().map(|memtable| memtable.len() as u64).sum(),
             memtable_bytes: memtables.map(|memtable| memtable.bytes()).sum(),
             writer_address: self.0.writer_address(),
+            damaged_files: convert::damaged_files_to_wire(replica.damaged_files()),
+            problems: replica.problems(),
         })
     }
 }

@@ -30,6 +30,19 @@ struct WriterJson {
     epoch: String,
     term: u64,
     jobs: Vec<JobJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    damaged_files: Vec<DamagedFileJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
+}
+
+/// A snapshot or index file that a daemon does without.
+#[derive(Serialize)]
+struct DamagedFileJson {
+    path: String,
+    offset: Option<u64>,
+    message: String,
+    what_is_done: String,
 }
 
 /// One of the named writers.
@@ -82,6 +95,10 @@ struct ReaderFigures {
     writer_address: String,
     version: String,
     epoch: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    damaged_files: Vec<DamagedFileJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
 }
 
 /// Prints the status of the daemons that answer. Fails if none does.
@@ -151,7 +168,14 @@ fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
         epoch: found.epoch.to_string(),
         term: found.term,
         jobs: jobs.map(job).collect(),
+        damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
+        problems: found.problems,
     })
+}
+
+fn damaged_file(file: v1::DamagedFile) -> DamagedFileJson {
+    let v1::DamagedFile { path, offset, message, what_is_done } = file;
+    DamagedFileJson { path, offset, message, what_is_done }
 }
 
 fn job(v1::Progress { job_id, done, total, unit, description, queued }: v1::Progress) -> JobJson {
@@ -174,6 +198,8 @@ fn reader_figures(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
         writer_address: found.writer_address,
         version: found.version,
         epoch: header.epoch.to_string(),
+        damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
+        problems: found.problems,
     }
 }
 
@@ -203,6 +229,15 @@ async fn list_tables(database: &mut DatabaseHandle) -> Result<Vec<shapes::TableJ
     }
 }
 
+/// What a daemon does without, and what it fails to do.
+fn trouble_for_people(damaged_files: &[DamagedFileJson], problems: &[String]) -> String {
+    let damaged = damaged_files.iter().map(|file| {
+        let DamagedFileJson { path, message, what_is_done, .. } = file;
+        format!("        damaged: {path}: {message}; {what_is_done}\n")
+    });
+    damaged.chain(problems.iter().map(|problem| format!("        {problem}\n"))).collect()
+}
+
 fn for_people(status: &StatusJson) -> String {
     let mut text = String::new();
     if let Some(writer) = &status.writer {
@@ -215,6 +250,7 @@ fn for_people(status: &StatusJson) -> String {
             let far = if *queued { "queued".to_owned() } else { format!("{done} of {total} {unit}") };
             text += &format!("        {job_id}, {description}: {far}\n");
         }
+        text += &trouble_for_people(&writer.damaged_files, &writer.problems);
     }
     for writer in &status.writers {
         let WriterStateJson { url, state, waits_for, error } = writer;
@@ -231,10 +267,11 @@ fn for_people(status: &StatusJson) -> String {
         text += &match &reader.found {
             ReaderState::Up(up) => {
                 let ReaderFigures { applied_seq, lag_ms, lag_seqs, watchers, .. } = **up;
-                format!(
+                let line = format!(
                     "reader  {}: seq {applied_seq}, {lag_seqs} commits and {lag_ms} ms behind, {watchers} watchers\n",
                     reader.url
-                )
+                );
+                line + &trouble_for_people(&up.damaged_files, &up.problems)
             }
             ReaderState::Down { error } => format!("reader  {error}\n"),
         };
@@ -262,6 +299,8 @@ mod tests {
             writer_address: String::new(),
             version: "1".into(),
             epoch: "18446744073709551615".into(),
+            damaged_files: Vec::new(),
+            problems: Vec::new(),
         };
         let status = StatusJson {
             writer: None,

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::{Error, ErrorKind, Reason, Result};
 use driftdb_common::service::clock::now_ms;
 use parking_lot::MutexGuard;
 use tokio_util::sync::CancellationToken;
@@ -75,7 +75,10 @@ struct BatchSlice {
 #[derive(Debug, Default)]
 struct BatchOutcome {
     refused: Vec<RefusedOperation>,
+    /// Whether a refused operation has ended the batch.
     stopped: bool,
+    /// The failure at which the batch ended. An operation is refused for what it says, never because a file could not be read.
+    failure: Option<Error>,
 }
 
 /// Admits batches.
@@ -116,7 +119,14 @@ impl IngestPipeline {
         let is_new = |(last, _): &(u32, _)| !set_aside.contains(if atomic { &0 } else { last });
         let mut slices = slices_of(commits.into_iter().filter(is_new)).into_iter().peekable();
         let mut outcome = BatchOutcome::default();
-        while let Some(slice) = slices.next().filter(|_| !outcome.stopped) {
+        if let Some(producer) = producer.as_ref().filter(|_| !stop_at_refusal) {
+            // The batch is continued: what was refused of it before is reported with the rest.
+            let mut before = self.0.state.lock().admission.producers.refusals(producer, number);
+            let is_before = |index: u32| first.is_some_and(|first| (index as usize) < first);
+            before.retain(|refusal| refusal.batch == number && is_before(refusal.index));
+            outcome.refused = before;
+        }
+        while let Some(slice) = slices.next().filter(|_| !outcome.has_ended()) {
             let ends = slices.peek().is_none();
             let rules = SliceRules { number, atomic, stop_at_refusal, ends };
             let admitted = self.admit_slice(slice, &context, session, (rules, &mut outcome)).await;
@@ -171,11 +181,19 @@ impl IngestPipeline {
         producer: Option<String>,
         number: u64,
         session: &IngestSession,
-        outcome: BatchOutcome,
+        mut outcome: BatchOutcome,
     ) -> Result<Option<AdmittedBatch>> {
         let mut state = self.0.state.lock();
         if !session.is_open(&state)? {
             return Ok(None);
+        }
+        if let Some(failure) = outcome.failure.take() {
+            // What was admitted before the failure becomes durable; a new stream continues after it.
+            if let Some(producer) = producer.filter(|_| !outcome.stopped) {
+                state.admission.producers.record_refusals(&producer, number, &outcome.refused);
+            }
+            drop(self.acknowledge(state, number, outcome));
+            return Err(failure);
         }
         if outcome.stopped {
             return Ok(Some(self.acknowledge(state, number.saturating_sub(1), outcome)));
@@ -211,7 +229,7 @@ impl IngestPipeline {
             Some(at) => (at.batch.saturating_sub(1), at.operation.saturating_add(1)),
         };
         let refused = state.admission.producers.refusals(producer, number);
-        let outcome = BatchOutcome { refused, stopped: false };
+        let outcome = BatchOutcome { refused, ..BatchOutcome::default() };
         Ok(AdmittedBatch { operations_passed: passed, ..self.acknowledge(state, number, outcome) })
     }
 
@@ -226,9 +244,21 @@ impl IngestPipeline {
         let ack = state.acknowledge(Ok(CommitReceipt { token, replayed: false }));
         drop(state);
         self.0.work_ready.notify_one();
-        let BatchOutcome { refused, stopped } = outcome;
+        let BatchOutcome { refused, stopped, .. } = outcome;
         AdmittedBatch { number, operations_passed: 0, refused, stopped, ack }
     }
+}
+
+impl BatchOutcome {
+    /// Whether no later commit of the batch is admitted.
+    fn has_ended(&self) -> bool {
+        self.stopped || self.failure.is_some()
+    }
+}
+
+/// Whether an error is about the database or its files, not about the operation.
+fn is_failure(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Internal | ErrorKind::Unavailable)
 }
 
 impl IngestSession {
@@ -293,13 +323,17 @@ fn admit_commits(
             }
         };
         if let Some(error) = refused {
+            if is_failure(&error) {
+                outcome.failure = Some(error).filter(|_| !outcome.stopped);
+                break;
+            }
             let index = if rules.atomic { 0 } else { last };
             outcome.refused.push(RefusedOperation { batch: rules.number, index, error });
             outcome.stopped = rules.stop_at_refusal;
         }
     }
     if let Some(mut commit) = held {
-        if rules.ends && !outcome.stopped {
+        if rules.ends && !outcome.has_ended() {
             commit.mark_end_of_batch();
         }
         commit.encode(&mut state.open.group);

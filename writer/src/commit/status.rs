@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use driftdb_common::error::Error;
 use driftdb_common::storage::wal::appender::TableStorage;
 use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::schema::Schema;
@@ -44,6 +45,12 @@ impl CommitStatus {
             storage: state.storage.get(&table.id()).copied().unwrap_or_default(),
         })
         .collect()
+    }
+
+    /// The names of the tables that cannot be used, and why.
+    pub(crate) fn unusable_tables(&self) -> Vec<(String, Error)> {
+        let state = self.0.state.lock();
+        state.admission.tables.unusable().map(|(name, table)| (name.clone(), table.error.clone())).collect()
     }
 
     /// The bytes of log after the newest snapshots, of all tables together, and their limit.

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use driftdb_common::error::Result;
+use driftdb_common::error::{Reason, Result};
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::format::snapshot::kind;
 use driftdb_common::storage::layout::{delta_stem, image_stem};
@@ -15,6 +15,7 @@ use driftdb_common::table::table_files::TableFiles;
 
 use crate::commit::CatalogTable;
 use crate::maintenance::context::MaintenanceContext;
+use crate::maintenance::health::Chore;
 use crate::maintenance::table_editor::TableEditor;
 
 /// Builds indexes.
@@ -47,11 +48,20 @@ impl Indexer {
                 wanted.iter().any(|path| snapshot.index(path).is_none())
                     || snapshot.indexes.iter().any(|(path, _)| !wanted.contains(path))
             });
-            if needs_update {
-                let lock = self.editor.table_lock(id);
-                let _locked = lock.lock();
-                self.update(id, progress)?;
+            let health = &self.context.health;
+            if !needs_update || health.is_paused(id, Chore::Index) {
+                continue;
             }
+            let lock = self.editor.table_lock(id);
+            let _locked = lock.lock();
+            let updated = self.update(id, progress);
+            if let Err(error) = &updated {
+                if error.reason() == Reason::ShuttingDown {
+                    return updated;
+                }
+                health.note_damage(error);
+            }
+            health.note_outcome((id, &schema.table), Chore::Index, updated.err());
         }
         Ok(())
     }

@@ -265,6 +265,7 @@ async fn acknowledge_batches(
         let mut response = match durable {
             Ok(response) => response,
             Err(status) => {
+                // If the client is gone, nobody waits for the error.
                 let _ = acks.send(Err(status)).await;
                 return;
             }

@@ -22,6 +22,7 @@ use crate::admission::draft::Draft;
 use crate::admission::fingerprint;
 use crate::admission::{CommitContext, CommitReceipt};
 use crate::commit::{CommitPipeline, CommitStatus, LiveTable};
+use crate::maintenance::MaintenanceHealth;
 use crate::rpc::decoding;
 use crate::rpc::ingest_stream::IngestService;
 use crate::rpc::maintenance_rpc::{self, JobStream, MaintenanceCalls};
@@ -40,10 +41,20 @@ pub(crate) struct WriterRpc {
     pub(crate) cache: Arc<BlockCache>,
     pub(crate) database: Database,
     pub(crate) term: u64,
+    pub(crate) health: Arc<MaintenanceHealth>,
 }
 
 impl WriterRpc {
     async fn commit(
+        &self,
+        change: CommitRequest,
+        options: Option<v1::CommitOptions>,
+    ) -> Result<CommitReceipt> {
+        let outcome = self.try_commit(change, options).await;
+        outcome.inspect_err(|error| self.health.note_damage(error))
+    }
+
+    async fn try_commit(
         &self,
         change: CommitRequest,
         options: Option<v1::CommitOptions>,
@@ -121,6 +132,8 @@ impl WriterRpc {
             ..convert::schema_to_wire(&schema)
         };
         let mut tables: Vec<_> = self.status.live_tables().into_iter().map(table).collect();
+        let unusable = self.status.unusable_tables();
+        tables.extend(unusable.iter().map(|(name, error)| convert::unusable_table_to_wire(name, error)));
         tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
         tables
     }
@@ -258,6 +271,8 @@ impl WriterService for WriterRpc {
             tail_bytes,
             tail_limit_bytes,
             jobs: self.maintenance.jobs(),
+            damaged_files: convert::damaged_files_to_wire(&self.health.damaged_files),
+            problems: self.health.problems(),
         }))
     }
 }
