@@ -16,6 +16,7 @@ mod driftctl_watch;
 mod driftql;
 
 mod errors;
+mod everything;
 mod examples;
 mod false_alarms;
 mod fencing;
@@ -29,6 +30,7 @@ mod loading;
 mod many_versions;
 mod power_cut;
 mod readiness;
+mod real_power_cut;
 mod replicas;
 mod requests;
 mod safe_retries;

@@ -79,9 +79,13 @@ fn a_file_without_mod_is_found() {
 #[test]
 fn a_release_with_the_simulated_disk_is_found() {
     let common = r#"common = { features = ["sim"] }"#;
-    assert!(sim_in_shipped_code("a", &format!("[dev-dependencies]\n{common}")).is_empty());
-    assert_eq!(sim_in_shipped_code("a", &format!("[dev-dependencies]\n[dependencies]\n{common}")).len(), 1);
-    assert_eq!(sim_in_shipped_code("a", "[features]\ndefault = [\"sim\"]\nsim = []").len(), 1);
+    assert!(test_code_in_shipped_code("a", &format!("[dev-dependencies]\n{common}")).is_empty());
+    assert_eq!(
+        test_code_in_shipped_code("a", &format!("[dev-dependencies]\n[dependencies]\n{common}")).len(),
+        1
+    );
+    assert_eq!(test_code_in_shipped_code("a", "[features]\ndefault = [\"sim\"]\nsim = []").len(), 1);
+    assert_eq!(test_code_in_shipped_code("a", "[features]\ndefault = [\"planted\"]\nplanted = []").len(), 1);
 }
 
 #[test]

@@ -144,8 +144,9 @@ pub fn same_names(files: &BTreeMap<String, String>) -> Vec<String> {
     defined.iter().map(|(name, found)| format!("{name} is defined in {}", places(found))).collect()
 }
 
-/// Only a dev-dependency enables the feature `sim`, so that no released binary contains it.
-pub fn sim_in_shipped_code(path: &str, manifest: &str) -> Vec<String> {
+/// Only a dev-dependency enables the feature `sim`, and nothing enables `planted`, so that no released binary contains
+/// the simulated disk or a planted bug.
+pub fn test_code_in_shipped_code(path: &str, manifest: &str) -> Vec<String> {
     let mut section = "";
     let mut wrong = Vec::new();
     for (line, text) in manifest.lines().enumerate() {
@@ -154,6 +155,9 @@ pub fn sim_in_shipped_code(path: &str, manifest: &str) -> Vec<String> {
         }
         if text.contains("\"sim\"") && section != "[dev-dependencies]" {
             wrong.push(format!("{path}:{}: {section} enables the feature `sim`", line + 1));
+        }
+        if text.contains("\"planted\"") || text.contains("/planted\"") {
+            wrong.push(format!("{path}:{}: {section} enables the feature `planted`", line + 1));
         }
     }
     wrong

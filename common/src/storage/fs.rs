@@ -398,7 +398,7 @@ pub(crate) fn replace_via(fs: &dyn FileSystem, temporary: &Path, path: &Path, by
 }
 
 /// Removes a file. Succeeds if it does not exist.
-pub(crate) fn remove_if_exists(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
+pub fn remove_if_exists(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
     match fs.remove(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),

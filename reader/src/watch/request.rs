@@ -7,6 +7,7 @@ use driftdb::v1;
 use driftdb::v1::watch_drift_request::Start;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::planted::{self, PlantedBug};
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
 use driftdb_common::table::history::Images;
@@ -120,7 +121,9 @@ async fn resolve_start(
     };
     let freshness = Freshness::from_wire(Some(freshness), replica)?;
     let seq = replica.wait_for_point(freshness, point).await?.seq;
-    Ok(WatchStart { seq, ..start })
+    let is_resumed = matches!(&request.start, Some(Start::ResumeToken(_)));
+    let skipped = u64::from(is_resumed && planted::is_planted(PlantedBug::ResumeOffByOne));
+    Ok(WatchStart { seq: seq + skipped, ..start })
 }
 
 /// The time after which a watch that starts at a point sends commits; 0 for all after the commit that the point names.
