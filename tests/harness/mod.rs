@@ -13,6 +13,7 @@ pub mod lane;
 pub mod model;
 pub mod open_database;
 pub mod random_writer;
+pub mod raw_http2;
 pub mod refusal;
 pub mod script;
 pub mod transcript;
