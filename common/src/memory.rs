@@ -338,6 +338,10 @@ impl MemoryPermit {
     /// Gives back some of it, at most all.
     pub fn shrink(&mut self, bytes: u64) {
         let bytes = bytes.min(self.bytes);
+        // A refused reservation gives nothing back: it must not wake those that wait for room, itself among them.
+        if bytes == 0 {
+            return;
+        }
         self.bytes -= bytes;
         match &self.account {
             Some(account) => account.give_back(self.of, bytes),
