@@ -27,6 +27,7 @@ mod limits;
 mod loading;
 mod many_versions;
 mod memory;
+mod memory_figures;
 mod power_cut;
 mod readiness;
 mod replicas;
