@@ -112,6 +112,30 @@ async fn pages_that_nobody_reads_are_not_computed_beyond_the_memory() {
 }
 
 #[tokio::test]
+#[ignore = "slow"]
+async fn clients_that_do_not_read_give_way_to_those_that_do() {
+    let attacked = Attacked::start(8, 64 << 10).await;
+    // Three connections hold all memory for answers.
+    let (mut clients, mut unread) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let mut client = RawConnection::open(&attacked.reader.url, 0).await;
+        for _ in 0..12 {
+            unread.push(client.call("ReaderService/Get", &get(8)).await.unwrap().answer().await);
+        }
+        clients.push(client);
+    }
+    let mut other = attacked.reader.as_reader().await;
+    let refused = other.get(get(8)).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "OVERLOADED"));
+    // A short answer finds memory even now.
+    assert_eq!(other.get(get(0)).await.unwrap().into_inner().rows.len(), 0);
+    while other.get(get(8)).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    drop((clients, unread));
+}
+
+#[tokio::test]
 async fn many_readers_of_one_connection_all_get_their_pages() {
     let attacked = Attacked::start(16, 64 << 10).await;
     let reader = attacked.reader.as_reader().await;

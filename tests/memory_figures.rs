@@ -109,19 +109,20 @@ async fn selects_with_a_window_of_one_byte() {
 #[ignore = "slow"]
 async fn bodies_without_an_end() {
     let figures = Figures::start().await;
+    let mut bytes = header(64 << 20);
+    bytes.extend([0x0a, 0xff, 0xff, 0xff, 0x1f]);
+    bytes.resize(63 << 20, 0);
+    let bytes = bytes::Bytes::from(bytes);
     let mut sending = JoinSet::new();
     for (url, method) in
         [(&figures.writer.url, "WriterService/Apply"), (&figures.reader.url, "ReaderService/Get")]
     {
         for _ in 0..by_lane(10, 50) {
-            let url = url.clone();
+            let (url, bytes) = (url.clone(), bytes.clone());
             sending.spawn(async move {
                 let mut client = RawConnection::open(&url, 1 << 20).await;
                 let Some(mut call) = client.start(method).await else { return };
-                let mut bytes = header(64 << 20);
-                bytes.extend([0x0a, 0xff, 0xff, 0xff, 0x1f]);
-                bytes.resize(63 << 20, 0);
-                call.send(bytes.into()).await;
+                call.send(bytes).await;
                 // The rest never comes.
                 tokio::time::sleep(Duration::from_secs(2)).await;
             });
@@ -135,16 +136,18 @@ async fn bodies_without_an_end() {
 #[ignore = "slow"]
 async fn sixteen_requests_of_64_mib() {
     let figures = Figures::start().await;
+    let text = "x".repeat(6 << 10);
+    let row = |n: usize| put("t", format!(r#"{{"id":"{n}","p":"{text}"}}"#));
+    let request = v1::ApplyRequest { operations: (0..10_000).map(row).collect(), ..Default::default() };
+    let bytes = framed(&request);
+    drop(request);
     let mut sending = JoinSet::new();
-    for client in 0..16 {
-        let url = figures.writer.url.clone();
+    for _ in 0..16 {
+        let (url, bytes) = (figures.writer.url.clone(), bytes.clone());
         sending.spawn(async move {
-            let text = "x".repeat(1 << 10);
-            let row = |n: usize| put("t", format!(r#"{{"id":"{client}-{n}","p":"{}"}}"#, text.repeat(6)));
-            let operations = (0..10_000).map(row).collect();
             let mut client = RawConnection::open(&url, 1 << 20).await;
             let mut call = client.start("WriterService/Apply").await.unwrap();
-            call.send(framed(&v1::ApplyRequest { operations, ..Default::default() })).await;
+            call.send(bytes).await;
             call.body.send_data(bytes::Bytes::new(), true).ok();
             call.answer().await.0
         });

@@ -33,7 +33,7 @@ pub use health::{health, health_while, standby_health};
 pub use listener::{Listener, MemoryConnector};
 
 /// How long calls in progress may run after a shutdown began.
-const DRAIN: Duration = Duration::from_secs(10);
+pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// The stream of messages with which an RPC responds.
 pub type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -19,6 +19,9 @@ use crate::memory::{MemoryAccount, MemoryBudget, MemoryUse};
 /// A connection gives way only after this time: an honest client has sent its handshake by then.
 const GIVES_WAY_AFTER: Duration = Duration::from_secs(1);
 
+/// A younger connection is not stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
+
 /// What is known of one connection.
 #[derive(Debug)]
 pub struct ConnectionState {
@@ -89,7 +92,7 @@ impl ConnectionState {
         let taken = self.memory.answers_taken();
         let before = self.answers_seen.swap(taken, Ordering::Relaxed);
         let held = self.memory.answers_held();
-        held >= least && taken.saturating_sub(before) < held
+        held >= least && self.opened_at.elapsed() >= STALLED_AFTER && taken.saturating_sub(before) < held
     }
 }
 
