@@ -94,10 +94,11 @@ async fn a_connection_without_a_handshake_is_closed() {
     let daemon = Daemon::writer(dir.path());
     let address = daemon.url.trim_start_matches("http://").to_owned();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut closed = Vec::new();
     // Nothing; half a preface; a preface; half the header of the settings.
     for sent in [&[][..], &preface[..10], &preface[..], &[&preface[..], &[0, 0, 0, 4]].concat()] {
         let (address, sent) = (address.clone(), sent.to_vec());
-        let closed = tokio::task::spawn_blocking(move || {
+        closed.push(tokio::task::spawn_blocking(move || {
             let mut stream = TcpStream::connect(address).unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
             stream.write_all(&sent).unwrap();
@@ -107,7 +108,9 @@ async fn a_connection_without_a_handshake_is_closed() {
                 Ok(_) => true,
                 Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
             }
-        });
+        }));
+    }
+    for closed in closed {
         assert!(closed.await.unwrap());
     }
     // A client that has finished its handshake may be silent for longer.

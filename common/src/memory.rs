@@ -197,8 +197,7 @@ impl MemoryBudget {
 }
 
 fn no_room(of: MemoryUse, message: String, room: &Arc<Notify>) -> NoRoom {
-    let error =
-        Error::new(Reason::Overloaded, message).with("memory", of.name()).retry_after(RETRY_AFTER);
+    let error = Error::new(Reason::Overloaded, message).with("memory", of.name()).retry_after(RETRY_AFTER);
     NoRoom { error, room: Arc::clone(room) }
 }
 

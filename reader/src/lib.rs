@@ -39,9 +39,11 @@ mod rpc;
 mod statement;
 mod subscriptions;
 mod tailer;
+mod waiting;
 mod watch;
 
 pub use follow_mode::FollowMode;
+pub use waiting::{has_database, wait_and_serve};
 
 /// The default interval between HEAD checks.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -113,6 +115,10 @@ impl ReaderDaemon {
 
     /// Like [`ReaderDaemon::open`], on another file system.
     pub fn open_on(fs: Arc<dyn FileSystem>, config: ReaderConfig) -> Result<ReaderDaemon> {
+        ReaderDaemon::try_open(fs, config).map_err(Error::advising_doctor)
+    }
+
+    fn try_open(fs: Arc<dyn FileSystem>, config: ReaderConfig) -> Result<ReaderDaemon> {
         config.check()?;
         let dir = DataDir::new(&config.data);
         let files = TableFiles { fs, dir, cache: BlockCache::new(config.cache_bytes) };

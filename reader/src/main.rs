@@ -17,7 +17,12 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 fn main() -> ExitCode {
     let args = args::ReaderArgs::parse();
     daemon::run("driftdb-reader", &args.log, async |shutdown| {
-        let reader = ReaderDaemon::open(args.config())?;
+        let config = args.config();
+        if !driftdb_reader::has_database(&config).await? {
+            let listener = daemon::listen(args.listen).await?;
+            return driftdb_reader::wait_and_serve(config, listener, shutdown).await;
+        }
+        let reader = ReaderDaemon::open(config)?;
         reader.serve(daemon::listen(args.listen).await?, shutdown).await
     })
 }

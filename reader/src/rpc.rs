@@ -98,9 +98,12 @@ impl ReaderRpc {
             count_only: request.count_only,
         };
         let mut sent_before = 0;
+        let mut freshness = self.freshness(request.freshness)?;
         let database = self.0.replica.database().clone();
         if !request.resume_token.is_empty() {
             let token = SelectToken::decode(&request.resume_token, &database, hash)?;
+            // The token proves that the commit exists, even if this replica has not seen it yet.
+            freshness = freshness.at_least(token.seq);
             as_of = Some(PointInTime::Seq(token.seq));
             sent_before = token.count;
             selection.after = Some(token.after());
@@ -108,7 +111,6 @@ impl ReaderRpc {
             selection.offset = 0;
         }
         let query = SelectQuery { table: TableTarget::Field(&request.table), as_of, selection, format };
-        let freshness = self.freshness(request.freshness)?;
         let mut pages = RowPages::open(&self.0.replica, freshness, query).await?;
         let seq = pages.seq();
         Ok(self.0.stream(move || {
@@ -215,6 +217,8 @@ impl ReaderRpc {
             memtable_bytes: memtables.map(|memtable| memtable.bytes()).sum(),
             writer_address: self.0.writer_address(),
             memory: convert::memory_to_wire(&self.0.memory),
+            damaged_files: convert::damaged_files_to_wire(replica.damaged_files()),
+            problems: replica.problems(),
         })
     }
 }

@@ -66,7 +66,8 @@ impl RawCall {
     /// Waits for the start of the answer. Returns the gRPC status if the daemon refused the call, and the unread rest.
     pub async fn answer(self) -> (Option<i32>, Option<RecvStream>) {
         let Ok(response) = self.response.await else { return (None, None) };
-        let status = response.headers().get("grpc-status").map(|status| status.to_str().unwrap().parse().unwrap());
+        let status =
+            response.headers().get("grpc-status").map(|status| status.to_str().unwrap().parse().unwrap());
         (status, Some(response.into_body()))
     }
 
@@ -76,7 +77,8 @@ impl RawCall {
             self.body.reserve_capacity(bytes.len().min(64 << 10));
             let capacity = std::future::poll_fn(|cx| self.body.poll_capacity(cx)).await;
             let Some(Ok(capacity)) = capacity else { return false };
-            if capacity > 0 && self.body.send_data(bytes.split_to(capacity.min(bytes.len())), false).is_err() {
+            if capacity > 0 && self.body.send_data(bytes.split_to(capacity.min(bytes.len())), false).is_err()
+            {
                 return false;
             }
         }

@@ -31,6 +31,19 @@ struct WriterJson {
     term: u64,
     jobs: Vec<JobJson>,
     memory: Vec<MemoryJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    damaged_files: Vec<DamagedFileJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
+}
+
+/// A snapshot or index file that a daemon does without.
+#[derive(Serialize)]
+struct DamagedFileJson {
+    path: String,
+    offset: Option<u64>,
+    message: String,
+    what_is_done: String,
 }
 
 /// The memory that requests of one use take in a daemon.
@@ -93,6 +106,10 @@ struct ReaderFigures {
     version: String,
     epoch: String,
     memory: Vec<MemoryJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    damaged_files: Vec<DamagedFileJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
 }
 
 /// Prints the status of the daemons that answer. Fails if none does.
@@ -163,7 +180,14 @@ fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
         term: found.term,
         jobs: jobs.map(job).collect(),
         memory: found.memory.into_iter().map(memory).collect(),
+        damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
+        problems: found.problems,
     })
+}
+
+fn damaged_file(file: v1::DamagedFile) -> DamagedFileJson {
+    let v1::DamagedFile { path, offset, message, what_is_done } = file;
+    DamagedFileJson { path, offset, message, what_is_done }
 }
 
 fn job(v1::Progress { job_id, done, total, unit, description, queued }: v1::Progress) -> JobJson {
@@ -203,6 +227,8 @@ fn reader_figures(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
         version: found.version,
         epoch: header.epoch.to_string(),
         memory: found.memory.into_iter().map(memory).collect(),
+        damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
+        problems: found.problems,
     }
 }
 
@@ -232,6 +258,15 @@ async fn list_tables(database: &mut DatabaseHandle) -> Result<Vec<shapes::TableJ
     }
 }
 
+/// What a daemon does without, and what it fails to do.
+fn trouble_for_people(damaged_files: &[DamagedFileJson], problems: &[String]) -> String {
+    let damaged = damaged_files.iter().map(|file| {
+        let DamagedFileJson { path, message, what_is_done, .. } = file;
+        format!("        damaged: {path}: {message}; {what_is_done}\n")
+    });
+    damaged.chain(problems.iter().map(|problem| format!("        {problem}\n"))).collect()
+}
+
 fn for_people(status: &StatusJson) -> String {
     let mut text = String::new();
     if let Some(writer) = &status.writer {
@@ -245,6 +280,7 @@ fn for_people(status: &StatusJson) -> String {
             let far = if *queued { "queued".to_owned() } else { format!("{done} of {total} {unit}") };
             text += &format!("        {job_id}, {description}: {far}\n");
         }
+        text += &trouble_for_people(&writer.damaged_files, &writer.problems);
     }
     for writer in &status.writers {
         let WriterStateJson { url, state, waits_for, error } = writer;
@@ -261,10 +297,11 @@ fn for_people(status: &StatusJson) -> String {
         text += &match &reader.found {
             ReaderState::Up(up) => {
                 let ReaderFigures { applied_seq, lag_ms, lag_seqs, watchers, .. } = **up;
-                format!(
+                let line = format!(
                     "reader  {}: seq {applied_seq}, {lag_seqs} commits and {lag_ms} ms behind, {watchers} watchers\n",
                     reader.url
-                ) + &memory_line(&up.memory)
+                );
+                line + &memory_line(&up.memory) + &trouble_for_people(&up.damaged_files, &up.problems)
             }
             ReaderState::Down { error } => format!("reader  {error}\n"),
         };
@@ -296,6 +333,8 @@ mod tests {
                 MemoryJson { name: "answers".into(), bytes: 3 << 20, limit_bytes: 96 << 20, refused: 0 },
                 MemoryJson { name: "queries".into(), bytes: 5, limit_bytes: 96 << 20, refused: 7 },
             ],
+            damaged_files: Vec::new(),
+            problems: Vec::new(),
         };
         let status = StatusJson {
             writer: None,

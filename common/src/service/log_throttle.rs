@@ -54,6 +54,9 @@ mod tests {
     fn one_line_a_second_passes_and_counts_the_others() {
         let (throttle, start) = (LogThrottle::new(), Instant::now());
         let pass = |ms| throttle.pass_at(start + Duration::from_millis(ms));
-        assert_eq!((pass(0), pass(1), pass(999), pass(1000), pass(2500)), (Some(0), None, None, Some(2), Some(0)));
+        assert_eq!(
+            (pass(0), pass(1), pass(999), pass(1000), pass(2500)),
+            (Some(0), None, None, Some(2), Some(0))
+        );
     }
 }

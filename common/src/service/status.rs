@@ -38,6 +38,7 @@ pub fn code(kind: ErrorKind) -> Code {
 /// Converts an error to the status that clients get: code, message and `ErrorInfo` with the reason; for some errors also
 /// `PreconditionFailure`, `RetryInfo` or `driftdb.v1.QueryError`.
 pub fn to_status(error: Error) -> Status {
+    let error = error.advising_doctor();
     let metadata: HashMap<String, String> = error
         .metadata()
         .iter()

@@ -115,7 +115,11 @@ mod tests {
             for after in &documents {
                 let text = json_patch(before, after, usize::MAX).unwrap();
                 let patch: ::json_patch::Patch = serde_json::from_str(&text).unwrap();
-                assert_eq!(patch, ::json_patch::diff(before, after), "the patches of the crate are the model");
+                assert_eq!(
+                    patch,
+                    ::json_patch::diff(before, after),
+                    "the patches of the crate are the model"
+                );
                 let mut patched = before.clone();
                 ::json_patch::patch(&mut patched, &patch).unwrap();
                 assert_eq!(&patched, after, "{text}");

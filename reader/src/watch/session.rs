@@ -169,7 +169,8 @@ impl WatchSession {
 
     /// The token for the session's position, and for a position in the initial rows while they are being sent.
     fn token(&self, rows: Option<&InitialRowPosition>) -> Result<Vec<u8>> {
-        WatchToken::new(self.replica.database(), self.filter.hash(), self.position, rows).encode()
+        let (database, filter) = (self.replica.database(), &self.filter);
+        WatchToken::new(database, filter.hash(), self.position, rows).after_time(filter.after_ms()).encode()
     }
 
     async fn open(&mut self, row_position: Option<InitialRowPosition>) -> Result<Event> {
@@ -184,10 +185,10 @@ impl WatchSession {
         Box::new(InitialRows::new(Arc::clone(&self.filter), &self.replica, self.position, row_position))
     }
 
-    /// After CORRUPT, waits until the follower has read the tables again, in case compaction removed their files. The session
+    /// After CORRUPT or FILE_GONE, waits until the follower has read the tables again, in case compaction removed their files. The session
     /// then repeats what it has not sent. Returns other errors as they are.
     async fn recover(&mut self, error: Error) -> Result<()> {
-        if error.reason() != Reason::Corrupt {
+        if !matches!(error.reason(), Reason::Corrupt | Reason::FileGone) {
             return Err(error);
         }
         let deadline = Instant::now() + RELOAD_WAIT;
@@ -195,7 +196,7 @@ impl WatchSession {
         while self.replica.table_reloads() == self.table_reloads {
             if timeout_at(deadline, head_checks.changed()).await.is_err() {
                 // If the follower lags, its error explains more.
-                let behind = self.replica.problem().filter(|problem| problem.reason() != Reason::Corrupt);
+                let behind = self.replica.problem().filter(|problem| problem.reason() != error.reason());
                 return Err(behind.unwrap_or(error));
             }
         }

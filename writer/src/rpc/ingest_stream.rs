@@ -31,7 +31,9 @@ use tonic::{Code, Status, Streaming};
 
 use crate::admission::CommitContext;
 use crate::commit::{AdmittedBatch, IngestBatch, IngestPipeline, IngestSession};
-use crate::rpc::ingest_acks::{BatchMemory, MessageOutcome, StreamMemory, acknowledge_batches, refusal_to_wire};
+use crate::rpc::ingest_acks::{
+    BatchMemory, MessageOutcome, StreamMemory, acknowledge_batches, refusal_to_wire,
+};
 use crate::rpc::revert::RevertResolver;
 
 /// Batches of one stream that may be admitted and not acknowledged. At the limit the stream takes no more

@@ -7,10 +7,10 @@ use driftdb::v1::writer_service_server::WriterService;
 use driftdb_common::error::Result;
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
+use driftdb_common::memory::MemoryBudget;
 use driftdb_common::query::ast::StatementKind;
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::convert;
-use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::server::{CallMemory, ResponseStream};
 use driftdb_common::service::status::to_status;
 use driftdb_common::storage::sst::BlockCache;
@@ -22,6 +22,7 @@ use crate::admission::fingerprint;
 use crate::admission::operations::error_at_operation;
 use crate::admission::{CommitContext, CommitReceipt};
 use crate::commit::{CommitPipeline, CommitStatus};
+use crate::maintenance::MaintenanceHealth;
 use crate::rpc::ingest_stream::IngestService;
 use crate::rpc::maintenance_rpc::{self, JobStream, MaintenanceCalls};
 use crate::rpc::revert::RevertResolver;
@@ -38,10 +39,20 @@ pub(crate) struct WriterRpc {
     pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) database: Database,
     pub(crate) term: u64,
+    pub(crate) health: Arc<MaintenanceHealth>,
 }
 
 impl WriterRpc {
     async fn commit(
+        &self,
+        change: CommitRequest,
+        options: Option<v1::CommitOptions>,
+    ) -> Result<CommitReceipt> {
+        let outcome = self.try_commit(change, options).await;
+        outcome.inspect_err(|error| self.health.note_damage(error))
+    }
+
+    async fn try_commit(
         &self,
         change: CommitRequest,
         options: Option<v1::CommitOptions>,
@@ -101,6 +112,8 @@ impl WriterRpc {
                 ..convert::schema_to_wire(table.schema())
             }
         });
+        let unusable = self.status.unusable_tables();
+        tables.extend(unusable.iter().map(|(name, error)| convert::unusable_table_to_wire(name, error)));
         tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
         tables
     }
@@ -251,6 +264,8 @@ impl WriterService for WriterRpc {
             tail_limit_bytes,
             jobs: self.maintenance.jobs(),
             memory: convert::memory_to_wire(&self.memory),
+            damaged_files: convert::damaged_files_to_wire(&self.health.damaged_files),
+            problems: self.health.problems(),
         }))
     }
 }

@@ -100,7 +100,8 @@ impl Acceptor {
     /// Pauses if the system is short of something: the same error would come back at once.
     fn accept_failed(&mut self, error: &io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
-        let concerns_one = [ConnectionAborted, ConnectionReset, InvalidInput, NotConnected].contains(&error.kind());
+        let concerns_one =
+            [ConnectionAborted, ConnectionReset, InvalidInput, NotConnected].contains(&error.kind());
         if !concerns_one {
             self.paused_until = Instant::now() + PAUSE;
             self.connections.make_room();
@@ -113,7 +114,8 @@ impl Acceptor {
     /// While answers lack memory, closes the connections that hold much of it and do not take what they hold.
     fn close_stalled(&mut self) {
         let of_answers = |usage: &MemoryUsage| matches!(usage.of, MemoryUse::Answers | MemoryUse::Ingest);
-        let refused = self.budget.usage().iter().filter(|usage| of_answers(usage)).map(|usage| usage.refused).sum();
+        let refused =
+            self.budget.usage().iter().filter(|usage| of_answers(usage)).map(|usage| usage.refused).sum();
         let lacked = refused > self.refused;
         self.refused = refused;
         if !lacked {
@@ -121,7 +123,10 @@ impl Acceptor {
         }
         let closed = self.connections.close_stalled();
         if closed > 0 {
-            tracing::warn!(closed, "closed connections that did not take their answers while others lacked memory");
+            tracing::warn!(
+                closed,
+                "closed connections that did not take their answers while others lacked memory"
+            );
         }
     }
 }

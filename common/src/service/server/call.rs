@@ -114,7 +114,10 @@ mod tests {
             timeout(&headers)
         };
         assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
-        assert_eq!((parse("3S"), parse("250m")), (Some(Duration::from_secs(3)), Some(Duration::from_millis(250))));
+        assert_eq!(
+            (parse("3S"), parse("250m")),
+            (Some(Duration::from_secs(3)), Some(Duration::from_millis(250)))
+        );
         for wrong in ["", "S", "3", "3s", "-1S", "100000000S", "3 S"] {
             assert_eq!(parse(wrong), None, "{wrong:?}");
         }

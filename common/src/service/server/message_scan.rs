@@ -120,9 +120,7 @@ impl MessageScan {
     /// Takes a byte of a tag, a length or a number.
     fn take_byte(&mut self, byte: u8) -> u64 {
         let ends = byte < 0x80;
-        let bits = |value: u64, shift: u32| {
-            value | u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0)
-        };
+        let bits = |value: u64, shift: u32| value | u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
         let (next, fields) = match self.part {
             ScanPart::Tag(value, shift) if ends => match bits(value, shift) & 7 {
                 0 => (ScanPart::Number, 1),
