@@ -24,6 +24,8 @@ pub struct WriterConfig {
     pub snapshots: SnapshotTriggers,
     /// The size of the block cache, in bytes.
     pub cache_bytes: u64,
+    /// The memory that requests may take, in bytes.
+    pub request_memory: u64,
 }
 
 impl WriterConfig {
@@ -37,6 +39,7 @@ impl WriterConfig {
             requests: RequestWindow::default(),
             snapshots: SnapshotTriggers::default(),
             cache_bytes: limits::CACHE_BYTES,
+            request_memory: limits::REQUEST_MEMORY_BYTES,
         }
     }
 }
