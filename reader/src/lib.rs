@@ -7,6 +7,7 @@ use std::time::Duration;
 use driftdb::v1::reader_service_server::ReaderServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::server::{self, Listener};
 use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
 use driftdb_common::storage::layout::DataDir;
@@ -56,6 +57,8 @@ pub struct ReaderConfig {
     pub data: PathBuf,
     /// Bytes of snapshot blocks to keep in memory.
     pub cache_bytes: u64,
+    /// The memory that requests may take, in bytes.
+    pub request_memory: u64,
     /// How the reader detects new commits.
     pub follow: FollowMode,
     /// The interval between HEAD checks if the reader polls.
@@ -70,6 +73,7 @@ impl ReaderConfig {
         ReaderConfig {
             data: data.into(),
             cache_bytes: limits::CACHE_BYTES,
+            request_memory: limits::REQUEST_MEMORY_BYTES,
             follow: FollowMode::default(),
             poll_interval: POLL_INTERVAL,
             max_lag: Some(MAX_LAG),
@@ -130,8 +134,13 @@ impl ReaderDaemon {
         let ReaderDaemon { config, files, follower, events } = self;
         let tailer = Tailer::start(follower, events, config.follow.interval(config.poll_interval))?;
         let replica = Arc::clone(tailer.replica());
-        let rpc =
-            ReaderRpc(RequestContext { replica: Arc::clone(&replica), files, shutdown: shutdown.clone() });
+        let memory = MemoryBudget::new(config.request_memory);
+        let rpc = ReaderRpc(RequestContext {
+            replica: Arc::clone(&replica),
+            files,
+            memory: Arc::clone(&memory),
+            shutdown: shutdown.clone(),
+        });
         let mut routes = RoutesBuilder::default();
         routes.add_service(
             ReaderServiceServer::new(rpc)
@@ -140,6 +149,6 @@ impl ReaderDaemon {
         );
         let ready = readiness::watch_readiness(replica, config.max_lag, shutdown.clone());
         let health = server::health_while::<ReaderServiceServer<ReaderRpc>>(ready, shutdown.clone()).await;
-        server::serve(listener, routes, health, shutdown).await
+        server::serve(listener, routes, health, memory, shutdown).await
     }
 }

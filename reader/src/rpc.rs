@@ -12,7 +12,7 @@ use driftdb_common::query::ast::{Column, PointInTime};
 use driftdb_common::query::exec::Selection;
 use driftdb_common::query::parser;
 use driftdb_common::service::convert;
-use driftdb_common::service::server::ResponseStream;
+use driftdb_common::service::server::{CallMemory, ResponseStream};
 use driftdb_common::service::status::to_status;
 use driftdb_common::table::history::Images;
 use tonic::{Request, Response, Status};
@@ -32,6 +32,9 @@ use crate::watch;
 
 /// Maximum number of tables in one response of ListTables, and the default.
 const TABLES_PER_PAGE: usize = 1000;
+
+/// About what a row takes in an answer besides its key and document.
+const ROW_BYTES: usize = 48;
 
 /// The implementation of `ReaderService`.
 #[derive(Debug, Clone)]
@@ -58,19 +61,21 @@ impl ReaderRpc {
         let view = point.view(&request.table)?;
         let mut response =
             v1::GetResponse { header: Some(point.header(replica, [view.timeline()])?), ..Default::default() };
-        let mut bytes = 0;
+        // A key is in the answer in any case: with its row, or among those that remain.
+        let mut bytes = request.keys.iter().map(String::len).sum::<usize>();
         let mut keys = request.keys.into_iter();
-        for text in keys.by_ref() {
+        while let Some(text) = keys.next() {
             let key = Key::parse(&text, view.schema().key_type)?;
             let Some(row) = view.get(&key)? else { continue };
             let row = convert::row_to_wire(&row, format)?;
-            bytes += document_size(row.document.as_ref());
-            response.rows.push(row);
-            if bytes >= limits::GET_BYTES {
+            bytes += ROW_BYTES + document_size(row.document.as_ref());
+            if bytes > limits::GET_BYTES && !response.rows.is_empty() {
+                response.remaining.push(text);
                 break;
             }
+            response.rows.push(row);
         }
-        response.remaining = keys.collect();
+        response.remaining.extend(keys);
         Ok(response)
     }
 
@@ -211,6 +216,7 @@ impl ReaderRpc {
             memtable_events: memtables.clone().map(|memtable| memtable.len() as u64).sum(),
             memtable_bytes: memtables.map(|memtable| memtable.bytes()).sum(),
             writer_address: self.0.writer_address(),
+            memory: convert::memory_to_wire(&self.0.memory),
             damaged_files: convert::damaged_files_to_wire(replica.damaged_files()),
             problems: replica.problems(),
         })
@@ -241,6 +247,18 @@ fn select_hash(request: &v1::SelectRequest) -> u64 {
     request_hash(numbers.iter().map(<[u8; 8]>::as_slice).chain(texts.map(|text| text.as_bytes())))
 }
 
+/// The memory of a call.
+fn call_memory<T>(request: &Request<T>) -> Result<CallMemory, Status> {
+    let memory = request.extensions().get::<CallMemory>().cloned();
+    memory.ok_or_else(|| Status::internal("the server gave the call no memory"))
+}
+
+/// The message of a request whose answer is computed page by page: the answer waits for memory before each page.
+fn paged<T>(request: Request<T>) -> Result<T, Status> {
+    call_memory(&request)?.compute_on_demand();
+    Ok(request.into_inner())
+}
+
 fn respond<T>(result: Result<T>) -> Result<Response<T>, Status> {
     result.map(Response::new).map_err(to_status)
 }
@@ -257,7 +275,7 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::SelectRequest>,
     ) -> Result<Response<Self::SelectStream>, Status> {
-        respond(self.select(request.into_inner()).await)
+        respond(self.select(paged(request)?).await)
     }
 
     type HistoryStream = ResponseStream<v1::HistoryResponse>;
@@ -266,13 +284,13 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<Self::HistoryStream>, Status> {
-        respond(self.history(request.into_inner()).await)
+        respond(self.history(paged(request)?).await)
     }
 
     type DiffStream = ResponseStream<v1::DiffResponse>;
 
     async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
-        respond(self.diff(request.into_inner()).await)
+        respond(self.diff(paged(request)?).await)
     }
 
     type WatchDriftStream = ResponseStream<v1::WatchDriftResponse>;
@@ -281,7 +299,8 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::WatchDriftRequest>,
     ) -> Result<Response<Self::WatchDriftStream>, Status> {
-        respond(watch::open_stream(&self.0, request.into_inner()).await)
+        let memory = call_memory(&request)?;
+        respond(watch::open_stream(&self.0, request.into_inner(), &memory).await)
     }
 
     async fn list_tables(
@@ -304,7 +323,7 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::ReaderServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
-        respond(statement::execute(&self.0, request.into_inner()).await)
+        respond(statement::execute(&self.0, paged(request)?).await)
     }
 
     async fn status(

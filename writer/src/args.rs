@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
-use driftdb_common::service::options::{DataArgs, LogArgs, parse_duration};
+use driftdb_common::service::options::{DataArgs, LogArgs, MemoryArgs, parse_duration};
 use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
 
 /// Serve writes to a DriftDB database
@@ -136,6 +136,8 @@ pub(crate) struct WriterArgs {
         help_heading = "Memory"
     )]
     pub(crate) cache_bytes: u64,
+    #[command(flatten)]
+    pub(crate) request_memory: MemoryArgs,
     /// Time that a request may spend reading old states of rows
     ///
     /// A REVERT reads its row as of an earlier point in time, from snapshots and from the log after them. A
@@ -227,6 +229,7 @@ impl WriterArgs {
                 memory: self.memory,
             },
             cache_bytes: self.cache_bytes,
+            request_memory: self.request_memory.request_memory,
             statement_timeout: self.statement_timeout.0,
         }
     }

@@ -27,6 +27,8 @@ pub struct WriterConfig {
     pub cache_bytes: u64,
     /// How long the REVERTs of one request may take; `None` for any time.
     pub statement_timeout: Option<Duration>,
+    /// The memory that requests may take, in bytes.
+    pub request_memory: u64,
 }
 
 impl WriterConfig {
@@ -41,6 +43,7 @@ impl WriterConfig {
             snapshots: SnapshotTriggers::default(),
             cache_bytes: limits::CACHE_BYTES,
             statement_timeout: Some(Duration::from_secs(limits::STATEMENT_TIMEOUT_SECS)),
+            request_memory: limits::REQUEST_MEMORY_BYTES,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::server::{self, Listener};
 use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::layout::DataDir;
@@ -141,6 +142,7 @@ impl WriterDaemon {
             maintenance: MaintenanceCalls::new(jobs, work, catalog),
             tasks,
             cache: files.cache,
+            memory: MemoryBudget::new(config.request_memory),
             database,
             term,
             health,
@@ -178,6 +180,7 @@ fn recover(
 
 /// Serves the writer's service and health until `stopping` is cancelled.
 async fn serve_rpc(rpc: WriterRpc, listener: Listener, stopping: &CancellationToken) -> Result<()> {
+    let memory = Arc::clone(&rpc.memory);
     let mut routes = RoutesBuilder::default();
     routes.add_service(
         WriterServiceServer::new(rpc)
@@ -185,7 +188,7 @@ async fn serve_rpc(rpc: WriterRpc, listener: Listener, stopping: &CancellationTo
             .max_encoding_message_size(limits::REQUEST_BYTES),
     );
     let health = server::health::<WriterServiceServer<WriterRpc>>(stopping.clone()).await;
-    server::serve(listener, routes, health, stopping.clone()).await
+    server::serve(listener, routes, health, memory, stopping.clone()).await
 }
 
 /// Starts the task that delivers acknowledgements to requests. The committer sends it one message a group, so

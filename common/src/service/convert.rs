@@ -10,6 +10,7 @@ use crate::format::event::EventType;
 use crate::format::key::KeyType;
 use crate::format::rfc3339::UtcTime;
 use crate::limits;
+use crate::memory::{MemoryBudget, MemoryUsage};
 use crate::table::damaged_files::{DamagedFile, DamagedFiles};
 use crate::table::history::DriftEvent;
 use crate::table::memtable::CommitInfo;
@@ -301,6 +302,18 @@ pub fn schema_to_wire(schema: &Schema) -> v1::TableInfo {
         retain: schema.retain_ms.map(retain_to_wire),
         ..v1::TableInfo::default()
     }
+}
+
+/// The API's message for what each use of a daemon's memory takes.
+pub fn memory_to_wire(memory: &MemoryBudget) -> Vec<v1::MemoryUsage> {
+    let usage = memory.usage().into_iter();
+    let wire = |MemoryUsage { of, bytes, limit_bytes, refused }| v1::MemoryUsage {
+        name: of.name().to_owned(),
+        bytes,
+        limit_bytes,
+        refused,
+    };
+    usage.map(wire).collect()
 }
 
 /// A table that cannot be used, in a list of tables.

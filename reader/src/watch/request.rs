@@ -10,6 +10,7 @@ use driftdb_common::limits;
 use driftdb_common::planted::{self, PlantedBug};
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
+use driftdb_common::service::server::CallMemory;
 use driftdb_common::table::history::Images;
 use driftdb_common::table::point_in_time::PointInTime;
 use tokio::time::{Instant, timeout_at};
@@ -19,6 +20,7 @@ use crate::replica::Replica;
 use crate::resume_token::{InitialRowPosition, WatchToken};
 use crate::subscriptions::Subscription;
 use crate::watch::filter::WatchFilter;
+use crate::watch::watch_memory::WatchMemory;
 
 /// The longest heartbeat interval; longer ones are shortened to it.
 const MAX_HEARTBEAT: Duration = Duration::from_secs(86_400);
@@ -42,11 +44,18 @@ pub struct ResolvedWatch {
     pub initial_rows: Option<InitialRowPosition>,
     /// Keeps new commits in the live ring.
     pub subscription: Subscription,
+    /// The memory of the watch.
+    pub memory: WatchMemory,
 }
 
 impl ResolvedWatch {
     /// Decodes a request. Waits until the replica has reached the commit at which the watch starts.
-    pub async fn resolve(replica: &Arc<Replica>, request: v1::WatchDriftRequest) -> Result<ResolvedWatch> {
+    pub async fn resolve(
+        replica: &Arc<Replica>,
+        request: v1::WatchDriftRequest,
+        call: &CallMemory,
+    ) -> Result<ResolvedWatch> {
+        let memory = WatchMemory::reserve(call, &request)?;
         let format = convert::format_from_wire(request.format)?;
         let filter = WatchFilter::from_wire(&request)?;
         let heartbeat = match &request.heartbeat {
@@ -71,6 +80,7 @@ impl ResolvedWatch {
             start_seq,
             initial_rows,
             subscription,
+            memory,
         })
     }
 }

@@ -26,6 +26,7 @@ use crate::watch::delivery::Delivery;
 use crate::watch::filter::WatchFilter;
 use crate::watch::initial_rows::InitialRows;
 use crate::watch::request::ResolvedWatch;
+use crate::watch::watch_memory::{SHORT_BYTES, WatchMemory};
 
 /// How long a session waits for the follower to read tables again whose files are gone.
 const RELOAD_WAIT: Duration = Duration::from_secs(5);
@@ -55,6 +56,7 @@ pub struct WatchSession {
     /// [`Replica::table_reloads`] when the session last looked up its tables.
     table_reloads: u64,
     sent_at: Instant,
+    memory: WatchMemory,
     _subscription: Subscription,
 }
 
@@ -83,12 +85,13 @@ impl WatchSession {
             heartbeat: watch.heartbeat,
             position: watch.start_seq,
             read_position: watch.start_seq,
-            out: CommitAssembler::new(watch.format),
+            out: CommitAssembler::new(watch.format, SHORT_BYTES),
             phase: WatchPhase::Opening(watch.initial_rows),
             catching_up_to: None,
             newest: replica.subscriptions().newest(),
             table_reloads: replica.table_reloads(),
             sent_at: Instant::now(),
+            memory: watch.memory,
             _subscription: watch.subscription,
             replica,
             shutdown,
@@ -106,6 +109,7 @@ impl WatchSession {
             if let Some(commit) = self.out.take() {
                 return self.commit_message(commit).map(Some);
             }
+            self.memory.give_back_messages();
             self.position = self.position.max(self.read_position);
             let event = match std::mem::replace(&mut self.phase, WatchPhase::Ended) {
                 WatchPhase::Opening(row_position) => Some(self.open(row_position).await?),
@@ -203,7 +207,7 @@ impl WatchSession {
             return Err(Error::new(Reason::FileGone, message));
         }
         self.table_reloads = self.replica.table_reloads();
-        self.out = CommitAssembler::new(self.format);
+        self.out = CommitAssembler::new(self.format, SHORT_BYTES);
         self.read_position = self.position;
         Ok(())
     }
@@ -270,7 +274,8 @@ impl WatchSession {
                 }
             },
         };
-        let mut out = std::mem::replace(&mut self.out, CommitAssembler::new(self.format));
+        self.out.set_limit(self.memory.take_for_messages());
+        let mut out = std::mem::replace(&mut self.out, CommitAssembler::new(self.format, SHORT_BYTES));
         let reached;
         (read, out, reached) = run_blocking(move || {
             let reached = read.step(&mut out);
@@ -298,7 +303,7 @@ impl WatchSession {
     /// Starts a read of the commits after the session's position; `None` if the live ring has the next commit.
     fn start_catch_up(&mut self) -> Result<Option<Box<CatchUp>>> {
         self.table_reloads = self.replica.table_reloads();
-        self.out = CommitAssembler::new(self.format);
+        self.out = CommitAssembler::new(self.format, SHORT_BYTES);
         let applied = self.replica.applied().seq;
         self.catching_up_to.get_or_insert(applied);
         if !matches!(self.replica.subscriptions().next_after(self.position), NextCommit::Behind) {
@@ -352,12 +357,13 @@ impl WatchSession {
     async fn deliver(&mut self, mut delivery: Delivery) -> Result<Option<Event>> {
         let seq = delivery.seq();
         let needed = self.filter.needed_images(self.images);
+        self.out.set_limit(self.memory.take_for_messages());
         let done = if delivery.is_in_memory(&self.filter, needed) {
             delivery.step(&self.filter, self.images, &mut self.out)
         } else {
             let subscriptions = Arc::clone(self.replica.subscriptions());
             let _permit = subscriptions.acquire_file_read().await;
-            let mut out = std::mem::replace(&mut self.out, CommitAssembler::new(self.format));
+            let mut out = std::mem::replace(&mut self.out, CommitAssembler::new(self.format, SHORT_BYTES));
             let (filter, images) = (Arc::clone(&self.filter), self.images);
             let done;
             (delivery, out, done) = run_blocking(move || {

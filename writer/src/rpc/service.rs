@@ -7,15 +7,15 @@ use driftdb::v1::writer_service_server::WriterService;
 use driftdb_common::error::Result;
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
+use driftdb_common::memory::MemoryBudget;
 use driftdb_common::query::ast::{Statement, StatementKind};
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::convert;
-use driftdb_common::service::server::ResponseStream;
+use driftdb_common::service::server::{CallMemory, ResponseStream};
 use driftdb_common::service::status::to_status;
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::table::operation::{Action, CommitRequest, SchemaChange};
 use driftdb_common::table::schema::Schema;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::admission::draft::Draft;
@@ -39,6 +39,7 @@ pub(crate) struct WriterRpc {
     pub(crate) maintenance: MaintenanceCalls,
     pub(crate) tasks: TaskPool,
     pub(crate) cache: Arc<BlockCache>,
+    pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) database: Database,
     pub(crate) term: u64,
     pub(crate) health: Arc<MaintenanceHealth>,
@@ -188,13 +189,15 @@ impl WriterService for WriterRpc {
         Ok(Response::new(v1::ApplyResponse { token: self.token(receipt), replayed: receipt.replayed }))
     }
 
-    type IngestStream = ReceiverStream<Result<v1::IngestResponse, Status>>;
+    type IngestStream = ResponseStream<v1::IngestResponse>;
 
     async fn ingest(
         &self,
         request: Request<Streaming<v1::IngestRequest>>,
     ) -> Result<Response<Self::IngestStream>, Status> {
-        Ok(Response::new(self.ingest.serve(request.into_inner())))
+        let no_memory = || Status::internal("the server gave the call no memory");
+        let memory = request.extensions().get::<CallMemory>().cloned().ok_or_else(no_memory)?;
+        Ok(Response::new(self.ingest.serve(request.into_inner(), memory).map_err(to_status)?))
     }
 
     type ExecuteStream = ResponseStream<v1::WriterServiceExecuteResponse>;
@@ -271,6 +274,7 @@ impl WriterService for WriterRpc {
             tail_bytes,
             tail_limit_bytes,
             jobs: self.maintenance.jobs(),
+            memory: convert::memory_to_wire(&self.memory),
             damaged_files: convert::damaged_files_to_wire(&self.health.damaged_files),
             problems: self.health.problems(),
         }))
