@@ -23,7 +23,7 @@ use crate::error::{Error, Reason, Result};
 /// Maximum number of open HTTP/2 streams per connection.
 const STREAMS_PER_CONNECTION: u32 = 4096;
 /// How long calls in progress may run after a shutdown began.
-const DRAIN: Duration = Duration::from_secs(10);
+pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// The stream of messages with which an RPC responds.
 pub type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -7,6 +7,8 @@ use crate::error::Reason;
 use crate::format::document::Document;
 use crate::format::{json, path::Path};
 use crate::limits;
+use crate::query::in_list::InList;
+use crate::query::like::LikePattern;
 use crate::query::ast::TableName;
 use crate::query::ast::{Comparison, PointInTime, Projection, SelectStatement, StatementKind};
 use crate::query::keywords::KEYWORDS;
@@ -266,7 +268,7 @@ fn any_condition() -> impl Strategy<Value = Condition> {
             (any_operand(), op).prop_map(|((column, value), op)| Condition::Compare { column, op, value }),
             (any_operand(), any::<bool>(), any::<bool>()).prop_map(|((column, value), null, negated)| {
                 let values = if null { vec![value.clone(), Value::Null, value] } else { vec![value] };
-                Condition::In { column, values, negated }
+                Condition::In { column, values: InList::new(values), negated }
             }),
             (any_operand(), any::<bool>()).prop_map(|((column, low), negated)| Condition::Between {
                 column,
@@ -275,7 +277,7 @@ fn any_condition() -> impl Strategy<Value = Condition> {
                 negated
             }),
             (any_column(), "[^\\\\]*", any::<bool>())
-                .prop_map(|(column, pattern, negated)| Condition::Like { column, pattern, negated }),
+                .prop_map(|(column, pattern, negated)| Condition::Like { column, pattern: LikePattern::new(pattern), negated }),
             (any_column(), any::<bool>()).prop_map(|(column, negated)| Condition::IsNull { column, negated }),
             (any_column(), any::<bool>())
                 .prop_map(|(column, negated)| Condition::IsMissing { column, negated }),
