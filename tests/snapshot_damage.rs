@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::harness::lane::{by_lane, is_soak};
 use crate::harness::open_database::{OpenDatabase, Script, Wrong, check_timeline, dir};
-use driftdb_common::table::bounded_keys::BoundedKeys;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::sortkey;
 use driftdb_common::storage::fs::sim::SimDisk;
 use driftdb_common::storage::layout::snapshot_files;
+use driftdb_common::table::bounded_keys::BoundedKeys;
 use driftdb_common::table::build::delta::DeltaLimits;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;

@@ -129,8 +129,9 @@ impl ComputePool {
         let permit = ComputePermit(Arc::clone(admitted));
         if before >= limit {
             admitted.refused.fetch_add(1, Ordering::Relaxed);
-            let message =
-                format!("too many {what}: {before} are open, the limit is {limit}; retry later, or ask another reader");
+            let message = format!(
+                "too many {what}: {before} are open, the limit is {limit}; retry later, or ask another reader"
+            );
             return Err(Error::new(Reason::Overloaded, message).retry_after(RETRY_AFTER));
         }
         Ok(permit)

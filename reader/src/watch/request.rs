@@ -10,11 +10,14 @@ use driftdb_common::limits;
 use driftdb_common::service::convert;
 use driftdb_common::table::history::Images;
 use driftdb_common::table::point_in_time::PointInTime;
+use driftdb_common::work;
+use prost::Message;
 use tokio::time::{Instant, timeout_at};
 
+use crate::context::RequestContext;
 use crate::freshness::Freshness;
-use crate::replica::Replica;
 use crate::resume_token::{InitialRowPosition, WatchToken};
+use crate::running_query::RunningQuery;
 use crate::subscriptions::Subscription;
 use crate::watch::filter::WatchFilter;
 
@@ -44,20 +47,28 @@ pub struct ResolvedWatch {
 
 impl ResolvedWatch {
     /// Decodes a request. Waits until the replica has reached the commit at which the watch starts.
-    pub async fn resolve(replica: &Arc<Replica>, request: v1::WatchDriftRequest) -> Result<ResolvedWatch> {
+    pub async fn resolve(query: &RunningQuery, request: v1::WatchDriftRequest) -> Result<ResolvedWatch> {
         let format = convert::format_from_wire(request.format)?;
-        let filter = Arc::new(WatchFilter::from_wire(&request)?);
+        let bytes = request.encoded_len();
+        let decode = move || Ok((Arc::new(WatchFilter::from_wire(&request)?), request));
+        let (filter, request) = query.prepare(bytes, decode).await?;
         let heartbeat = match &request.heartbeat {
             Some(heartbeat) => convert::duration_from_wire(heartbeat, "heartbeat")?,
             None => Duration::from_millis(limits::HEARTBEAT_MS),
         };
         // Subscribe first: the live ring keeps commits only while there are watches.
-        let subscription = replica.subscriptions().subscribe()?;
-        let (start_seq, initial_rows) = resolve_start(replica, &filter, &request).await?;
-        check_tables(replica, &filter).await?;
-        for timeline in filter.timelines(&replica.applied()) {
-            timeline.check_floor(start_seq)?;
-        }
+        let subscription = query.context().replica.subscriptions().subscribe()?;
+        let (start_seq, initial_rows) = resolve_start(query, &filter, &request).await?;
+        check_tables(query, &filter).await?;
+        let checked = Arc::clone(&filter);
+        let check_floors = move |context: &RequestContext| {
+            let applied = context.replica.applied();
+            checked.timelines(&applied).into_iter().try_for_each(|timeline| {
+                work::step(8)?;
+                timeline.check_floor(start_seq)
+            })
+        };
+        query.look_up(check_floors).await?;
         Ok(ResolvedWatch {
             filter,
             images: Images { before: request.with_before, after: request.with_after },
@@ -73,10 +84,11 @@ impl ResolvedWatch {
 
 /// The commit after which a watch starts, and the initial rows to send first.
 async fn resolve_start(
-    replica: &Replica,
-    filter: &WatchFilter,
+    query: &RunningQuery,
+    filter: &Arc<WatchFilter>,
     request: &v1::WatchDriftRequest,
 ) -> Result<(u64, Option<InitialRowPosition>)> {
+    let replica = &query.context().replica;
     let freshness = v1::Freshness { epoch: request.epoch, ..v1::Freshness::default() };
     let all_rows = request.initial_rows.then(InitialRowPosition::default);
     let (freshness, point, rows) = match &request.start {
@@ -84,7 +96,7 @@ async fn resolve_start(
         // All that is retained: from the first commit on, or from the floor if there is one.
         Some(Start::AfterSeq(0)) => {
             Freshness::from_wire(Some(freshness), replica)?;
-            check_tables(replica, filter).await?;
+            check_tables(query, filter).await?;
             return Ok((filter.floor(&replica.applied()), all_rows));
         }
         Some(Start::AfterSeq(seq)) => (freshness, Some(PointInTime::Seq(*seq)), all_rows),
@@ -100,18 +112,20 @@ async fn resolve_start(
         }
     };
     let freshness = Freshness::from_wire(Some(freshness), replica)?;
-    Ok((replica.wait_for_point(freshness, point).await?.seq, rows))
+    Ok((query.wait_for_point(freshness, point).await?.seq, rows))
 }
 
 /// Checks the tables and keys that the filter names. If a table is unknown, waits for a HEAD check, because the table may be
 /// new.
-async fn check_tables(replica: &Replica, filter: &WatchFilter) -> Result<()> {
-    let mut head_checks = replica.head_checks();
+async fn check_tables(query: &RunningQuery, filter: &Arc<WatchFilter>) -> Result<()> {
+    let checked = Arc::clone(filter);
+    let check = move |context: &RequestContext| checked.check(&context.replica.applied());
+    let mut head_checks = query.context().replica.head_checks();
     head_checks.mark_unchanged();
     let deadline = Instant::now() + Duration::from_secs(limits::FRESHNESS_WAIT_SECS);
     // The HEAD check in progress may have read HEAD before this call; the next one reads it after.
     for _ in 0..2 {
-        match filter.check(&replica.applied()) {
+        match query.look_up(check.clone()).await {
             Err(error) if error.reason() == Reason::TableNotFound => {
                 if timeout_at(deadline, head_checks.changed()).await.is_err() {
                     return Err(error);
@@ -120,5 +134,5 @@ async fn check_tables(replica: &Replica, filter: &WatchFilter) -> Result<()> {
             checked => return checked,
         }
     }
-    filter.check(&replica.applied())
+    query.look_up(check).await
 }

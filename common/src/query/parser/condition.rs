@@ -60,7 +60,11 @@ impl Parser<'_> {
         let start = self.token;
         self.terms = self.terms.checked_sub(1).ok_or_else(|| {
             let message = format!("the condition has more than {} comparisons", limits::CONDITION_TERMS);
-            self.too_large(start, message, "compare with many values with IN, or split it into several queries")
+            self.too_large(
+                start,
+                message,
+                "compare with many values with IN, or split it into several queries",
+            )
         })?;
         let column = self.column(Reserved::Refused)?;
         if let TokenKind::Symbol(symbol) = self.token.kind

@@ -320,11 +320,7 @@ enum Misfit {
 
 /// Subtracts the approximate size of a value from `left`, and the number of values in it from `values`. Fails if the value
 /// is too large, or nested more than `levels` deep, which also bounds the recursion.
-fn charge(
-    value: &Value,
-    levels: usize,
-    (left, values): (&mut usize, &mut usize),
-) -> Result<(), Misfit> {
+fn charge(value: &Value, levels: usize, (left, values): (&mut usize, &mut usize)) -> Result<(), Misfit> {
     let size = match value {
         Value::Str(text) => text.len(),
         Value::Object(fields) => fields.iter().map(|(name, _)| name.len()).sum(),

@@ -169,7 +169,8 @@ impl Lane {
     pub fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        let mut dropped: Vec<_> = state.ready.drain(..).map(|(class, job)| Waiting::Job(class, job)).collect();
+        let mut dropped: Vec<_> =
+            state.ready.drain(..).map(|(class, job)| Waiting::Job(class, job)).collect();
         for queue in &mut state.queues {
             let (threads, jobs) = queue.drain(..).partition(|waiting| matches!(waiting, Waiting::Thread(_)));
             *queue = threads;

@@ -107,7 +107,10 @@ impl LayerMap {
             deltas.reverse();
         }
         for delta in deltas {
-            if found.len() >= limit || bytes >= limits::MESSAGE_BYTES || !delta.file.may_contain(tree::VERSIONS, &key)? {
+            if found.len() >= limit
+                || bytes >= limits::MESSAGE_BYTES
+                || !delta.file.may_contain(tree::VERSIONS, &key)?
+            {
                 continue;
             }
             let mut cursor = delta.file.cursor(tree::VERSIONS);
