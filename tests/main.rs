@@ -19,6 +19,7 @@ mod examples;
 mod fencing;
 mod format;
 mod hostile_bytes;
+mod hostile_queries;
 mod hot_rows;
 mod ingest;
 mod layers;

@@ -234,9 +234,13 @@ impl Lane {
                 state.threads -= 1;
                 return;
             } else {
-                state.idle += 1;
-                self.job_ready.wait(&mut state);
-                state.idle -= 1;
+                // A job may have found no thread when it was submitted.
+                self.hand_out(&mut state, 1);
+                if state.ready.is_empty() {
+                    state.idle += 1;
+                    self.job_ready.wait(&mut state);
+                    state.idle -= 1;
+                }
             }
         }
     }
@@ -359,7 +363,9 @@ mod tests {
         for _ in 0..10 {
             spin(&lane, &work, &sender);
         }
-        assert_eq!(lane.load().running, 2);
+        while lane.load().running < 2 {
+            std::thread::yield_now();
+        }
         work.stop(StopCause::CallerGone);
         (0..10).for_each(|_| ended.recv().unwrap());
         lane.close();

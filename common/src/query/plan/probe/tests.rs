@@ -92,8 +92,8 @@ fn a_plan_also_has_an_access_path_by_key() {
 
 #[test]
 fn planning_a_long_condition_takes_linear_time() {
-    let holes: Vec<String> = (0..20_000).map(|i| format!("(a < {i} OR a > {i}.5)")).collect();
-    assert_eq!(shown(&holes.join(" AND ")), "index a: 20001 ranges");
+    let holes: Vec<String> = (0..5_000).map(|i| format!("(a < {i} OR a > {i}.5)")).collect();
+    assert_eq!(shown(&holes.join(" AND ")), "index a: 5001 ranges");
 }
 
 /// As many bytes as an index holds of a text, less a few.
