@@ -24,6 +24,7 @@ mod false_alarms;
 mod fencing;
 mod format;
 mod hostile_bytes;
+mod hostile_queries;
 mod hot_rows;
 mod ingest;
 mod layers;

@@ -38,6 +38,28 @@ pub const RING_BYTES: usize = 16 << 20;
 pub const HEARTBEAT_MS: u64 = 10_000;
 /// The shortest interval between heartbeats that a request can set, in milliseconds.
 pub const HEARTBEAT_LEAST_MS: u64 = 100;
+/// The number of statements, Selects, Histories and Diffs that a reader runs at the same time, slow clients included.
+pub const QUERIES: usize = 1024;
+/// The number of Gets, DescribeTables, ListTables and Status calls that a reader serves at the same time.
+pub const LOOKUPS: usize = 8192;
+/// The memory that one query uses for what it has found and not yet returned, in bytes: candidate keys of an index, changed
+/// keys of a Diff. A query that needs more reads all rows instead.
+pub const QUERY_BYTES: usize = 32 << 20;
+/// The default time that a daemon works on one request, in seconds: a reader on any request, a writer on reading old states of rows
+/// for REVERT.
+pub const STATEMENT_TIMEOUT_SECS: u64 = 30;
+/// The number of fields that one Select returns of each row.
+pub const SELECT_FIELDS: usize = 1000;
+/// The number of comparisons in one condition.
+pub const CONDITION_TERMS: usize = 10_000;
+/// The number of values in one condition, those in IN lists included.
+pub const CONDITION_VALUES: usize = 100_000;
+/// The number of values in one document or parameter of a statement, those inside of arrays and objects included.
+pub const LITERAL_VALUES: usize = 1 << 20;
+/// The length of a LIKE pattern, in bytes.
+pub const LIKE_PATTERN_BYTES: usize = 4096;
+/// The number of keys in one Diff.
+pub const DIFF_KEYS: usize = 10_000;
 /// The number of keys in one Get.
 pub const KEYS_PER_GET: usize = 1000;
 /// The length of a DriftQL statement, in bytes.
@@ -58,8 +80,6 @@ pub const WRITER_TASKS: usize = 16;
 /// The number of requests of a writer that read old states of rows, or parse long statements, at the same time. Further requests
 /// wait.
 pub const WRITER_LONG_TASKS: usize = 2;
-/// The default time that a request may spend reading old states of rows for REVERT, in seconds.
-pub const STATEMENT_TIMEOUT_SECS: u64 = 30;
 /// The number of maintenance jobs that run at the same time.
 pub const JOBS: usize = 4;
 /// The number of maintenance jobs that wait for their turn.

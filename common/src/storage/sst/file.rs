@@ -14,6 +14,7 @@ use crate::format::sst::{
 };
 use crate::storage::fs::{File, FileSystem, read_failed};
 use crate::storage::io_ban;
+use crate::work;
 
 /// An SST, open for reading. The cache may close its file descriptor at any time; the next read opens the file again.
 #[derive(Debug)]
@@ -158,6 +159,7 @@ impl SstFile {
         if handle.end() > self.directory_handle.offset {
             return Err(self.damaged(handle.offset, "a block handle points outside the file's blocks"));
         }
+        work::step_for_read()?;
         let file = self.cache.file(self.id, || self.reopen())?;
         let read = read_block(file.as_ref().as_ref(), &self.path, self.identity, handle);
         if read.as_ref().is_err_and(|e| e.reason() == Reason::FileGone) {
