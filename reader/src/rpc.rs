@@ -64,7 +64,7 @@ impl ReaderRpc {
         // A key is in the answer in any case: with its row, or among those that remain.
         let mut bytes = request.keys.iter().map(String::len).sum::<usize>();
         let mut keys = request.keys.into_iter();
-        while let Some(text) = keys.next() {
+        for text in keys.by_ref() {
             let key = Key::parse(&text, view.schema().key_type)?;
             let Some(row) = view.get(&key)? else { continue };
             let row = convert::row_to_wire(&row, format)?;
