@@ -38,7 +38,7 @@ pub fn read_rows(replica: &Replica, applied: &Arc<Applied>, get: &GetQuery) -> R
     // A key is in the answer in any case: with its row, or among those that remain.
     let mut bytes = get.keys.iter().map(String::len).sum::<usize>();
     let mut keys = get.keys.iter();
-    while let Some(text) = keys.next() {
+    for text in keys.by_ref() {
         work::step_bytes(text.len())?;
         let key = Key::parse(text, view.schema().key_type)?;
         let Some(row) = view.get(&key)? else { continue };
