@@ -20,8 +20,10 @@ use crate::service::status::to_status;
 
 /// The most bytes that HTTP/2 gets at once.
 const FRAME_BYTES: usize = 16 << 10;
-/// Reserved before a message is computed.
-const COMPUTED_BYTES: u64 = limits::MESSAGE_BYTES as u64;
+/// Reserved before a message is computed: enough for most.
+const COMPUTED_BYTES: u64 = limits::MESSAGE_BYTES as u64 + (64 << 10);
+/// A computed message may take this much more than was reserved for it: a large row.
+const EXCESS_BYTES: u64 = limits::DOCUMENT_BYTES as u64;
 
 /// The body of an answer.
 pub struct AnswerBody {
@@ -108,8 +110,10 @@ impl AnswerBody {
         let permit = match self.computing.take() {
             Some(mut permit) => {
                 permit.shrink(permit.bytes().saturating_sub(size));
-                // A message of one large row may be larger than what was reserved for it.
-                permit.try_grow(size - permit.bytes())?;
+                match size - permit.bytes() {
+                    excess @ ..=EXCESS_BYTES => permit.grow_anyway(excess),
+                    excess => permit.try_grow(excess)?,
+                }
                 permit
             }
             None => match &self.memory {
