@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use driftdb::v1;
-use driftdb_common::memory::{MemoryAccount, MemoryPermit, MemoryUse};
+use driftdb_common::memory::{Claim, MemoryAccount, MemoryPermit, MemoryUse};
 use driftdb_common::service::convert;
 use driftdb_common::service::status::{self, to_status};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -66,7 +66,9 @@ impl StreamMemory {
         let units = u32::try_from(bytes.div_ceil(UNIT).min(STREAM_UNITS)).ok()?;
         // An error means that the semaphore is closed, which never happens.
         let stream = Arc::clone(&self.stream).acquire_many_owned(units).await.ok()?;
-        let reserved = Arc::clone(&self.account).reserve_when_free(MemoryUse::Ingest, bytes as u64).await;
+        let reserved = Arc::clone(&self.account)
+            .reserve_when_free(MemoryUse::Ingest, Claim::Present, bytes as u64)
+            .await;
         Some(BatchMemory { reserved, stream })
     }
 }
