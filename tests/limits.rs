@@ -184,9 +184,8 @@ async fn a_condition_may_have_10000_comparisons_and_100000_values() {
     let mut cluster = open().await;
     let seq = apply(&mut cluster.writer, vec![insert("t", r#"{"id":"a","n":7}"#)]).await.unwrap().seq;
     let any_of = |count: usize| (0..count).map(|n| format!("n = {n}")).collect::<Vec<_>>().join(" OR ");
-    let in_list = |count: usize| {
-        format!("n IN ({})", (0..count).map(|n| n.to_string()).collect::<Vec<_>>().join(","))
-    };
+    let in_list =
+        |count: usize| format!("n IN ({})", (0..count).map(|n| n.to_string()).collect::<Vec<_>>().join(","));
     for (condition, limit) in [
         (&any_of as &dyn Fn(usize) -> String, limits::CONDITION_TERMS),
         (&in_list, limits::CONDITION_VALUES),
@@ -208,7 +207,10 @@ async fn a_condition_may_have_10000_comparisons_and_100000_values() {
     let large = format!("SELECT * FROM t WHERE n IN (1{})", ",1".repeat(limits::STATEMENT_BYTES / 2 - 50));
     invalid(ask(&mut cluster.reader, &large, 0).await, "TOO_LARGE");
     let params = [format!("[1{}]", ",1".repeat(limits::STATEMENT_BYTES / 2 - 50))];
-    invalid(ask_with(&mut cluster.reader, "SELECT * FROM t WHERE n = $1", &[&params[0]], 0).await, "TOO_LARGE");
+    invalid(
+        ask_with(&mut cluster.reader, "SELECT * FROM t WHERE n = $1", &[&params[0]], 0).await,
+        "TOO_LARGE",
+    );
     let after = cluster.reader_daemon.memory_kib("VmHWM:");
     assert!(after - before < 200 << 10, "{before} KiB, then {after} KiB");
 }

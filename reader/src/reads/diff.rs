@@ -16,7 +16,7 @@ use driftdb_common::work;
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
 use crate::message_size::diff_size;
-use crate::paged_stream::PageStep;
+use crate::page_step::PageStep;
 use crate::reads::target::{KeyTarget, TableTarget};
 use crate::running_query::RunningQuery;
 
