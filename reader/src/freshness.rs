@@ -54,6 +54,14 @@ impl Freshness {
     }
 }
 
+impl Freshness {
+    /// The same, but the replica must also have applied a commit that is known to exist.
+    #[must_use]
+    pub fn at_least(self, seq: u64) -> Freshness {
+        Freshness { min_seq: self.min_seq.max(seq), ..self }
+    }
+}
+
 impl Replica {
     /// The state that is served, if it is fresh enough for a point in time; `None` is now.
     pub fn fresh_state(&self, freshness: &Freshness, as_of: Option<PointInTime>) -> Option<Arc<Applied>> {

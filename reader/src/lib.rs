@@ -43,9 +43,11 @@ mod running_query;
 mod statement;
 mod subscriptions;
 mod tailer;
+mod waiting;
 mod watch;
 
 pub use follow_mode::FollowMode;
+pub use waiting::{has_database, wait_and_serve};
 
 /// The default interval between HEAD checks.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -53,8 +55,6 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub const MAX_LAG: Duration = Duration::from_secs(10);
 /// The default of the most time that a request may take.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(limits::STATEMENT_TIMEOUT_SECS);
-/// The memory that requests may take, over all uses.
-const REQUEST_MEMORY_BYTES: u64 = 512 << 20;
 
 /// The configuration of a reader.
 #[derive(Debug, Clone)]
@@ -63,6 +63,8 @@ pub struct ReaderConfig {
     pub data: PathBuf,
     /// Bytes of snapshot blocks to keep in memory.
     pub cache_bytes: u64,
+    /// The memory that requests may take, in bytes.
+    pub request_memory: u64,
     /// How the reader detects new commits.
     pub follow: FollowMode,
     /// The interval between HEAD checks if the reader polls.
@@ -79,6 +81,7 @@ impl ReaderConfig {
         ReaderConfig {
             data: data.into(),
             cache_bytes: limits::CACHE_BYTES,
+            request_memory: limits::REQUEST_MEMORY_BYTES,
             follow: FollowMode::default(),
             poll_interval: POLL_INTERVAL,
             max_lag: Some(MAX_LAG),
@@ -121,6 +124,10 @@ impl ReaderDaemon {
 
     /// Like [`ReaderDaemon::open`], on another file system.
     pub fn open_on(fs: Arc<dyn FileSystem>, config: ReaderConfig) -> Result<ReaderDaemon> {
+        ReaderDaemon::try_open(fs, config).map_err(Error::advising_doctor)
+    }
+
+    fn try_open(fs: Arc<dyn FileSystem>, config: ReaderConfig) -> Result<ReaderDaemon> {
         config.check()?;
         let dir = DataDir::new(&config.data);
         let files = TableFiles { fs, dir, cache: BlockCache::new(config.cache_bytes) };
@@ -136,12 +143,13 @@ impl ReaderDaemon {
         let ReaderDaemon { config, files, follower, events } = self;
         let tailer = Tailer::start(follower, events, config.follow.interval(config.poll_interval))?;
         let replica = Arc::clone(tailer.replica());
+        let memory = MemoryBudget::new(config.request_memory);
         let context = Arc::new(RequestContext {
             replica: Arc::clone(&replica),
             patience: read_patience(&files),
             files,
             compute: ComputePool::start()?,
-            memory: MemoryBudget::new(REQUEST_MEMORY_BYTES),
+            memory: Arc::clone(&memory),
             statement_timeout: config.statement_timeout,
             shutdown: shutdown.clone(),
         });
@@ -155,7 +163,7 @@ impl ReaderDaemon {
         );
         let ready = readiness::watch_readiness(replica, config.max_lag, shutdown.clone());
         let health = server::health_while::<ReaderServiceServer<ReaderRpc>>(ready, shutdown.clone()).await;
-        server::serve(listener, routes, health, shutdown).await
+        server::serve(listener, routes, health, memory, shutdown).await
     }
 }
 

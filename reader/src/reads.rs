@@ -3,6 +3,7 @@
 pub mod diff;
 pub mod get;
 pub mod history;
+mod json_patch;
 pub mod select;
 pub mod tables;
 pub mod target;

@@ -14,7 +14,7 @@ use driftdb_common::query::exec::Selection;
 use driftdb_common::query::parser;
 use driftdb_common::service::convert;
 use driftdb_common::service::deadline::deadline_of;
-use driftdb_common::service::server::ResponseStream;
+use driftdb_common::service::server::{CallMemory, ResponseStream};
 use driftdb_common::service::status::to_status;
 use driftdb_common::table::history::Images;
 use driftdb_common::work;
@@ -87,8 +87,9 @@ impl ReaderRpc {
         let query = RunningQuery::query(&self.0, deadline, bytes)?;
         let database = self.0.replica.database().clone();
         let of_database = database.clone();
-        let PreparedSelect { table, as_of, selection, hash, sent_before } =
+        let PreparedSelect { table, as_of, selection, hash, sent_before, min_seq } =
             query.prepare(bytes, move || prepare_select(request, &of_database)).await?;
+        let freshness = freshness.at_least(min_seq);
         let select = SelectQuery { table: TableTarget::Field(table), as_of, selection, format };
         let mut pages = RowPages::open(&query, freshness, select).await?;
         let seq = pages.seq();
@@ -228,6 +229,9 @@ fn read_status(context: &RequestContext) -> Result<v1::ReaderServiceStatusRespon
         memtable_events: memtables.clone().map(|memtable| memtable.len() as u64).sum(),
         memtable_bytes: memtables.map(|memtable| memtable.bytes()).sum(),
         writer_address: context.writer_address(),
+        memory: convert::memory_to_wire(&context.memory),
+        damaged_files: convert::damaged_files_to_wire(replica.damaged_files()),
+        problems: replica.problems(),
         queries: load.queries as u64,
         queries_running: load.lane.running as u64,
         queries_waiting: load.lane.waiting as u64,
@@ -244,6 +248,8 @@ struct PreparedSelect {
     hash: u64,
     /// The rows that were sent before the token.
     sent_before: u64,
+    /// The commit that the token proves to exist, even if this replica has not seen it yet; 0 without a token.
+    min_seq: u64,
 }
 
 fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<PreparedSelect> {
@@ -263,16 +269,17 @@ fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<Pre
         after: None,
         count_only: request.count_only,
     };
-    let mut sent_before = 0;
+    let (mut sent_before, mut min_seq) = (0, 0);
     if !request.resume_token.is_empty() {
         let token = SelectToken::decode(&request.resume_token, database, hash)?;
         as_of = Some(PointInTime::Seq(token.seq));
+        min_seq = token.seq;
         sent_before = token.count;
         selection.after = Some(token.after());
         selection.limit = selection.limit.map(|limit| limit.saturating_sub(sent_before));
         selection.offset = 0;
     }
-    Ok(PreparedSelect { table: request.table, as_of, selection, hash, sent_before })
+    Ok(PreparedSelect { table: request.table, as_of, selection, hash, sent_before, min_seq })
 }
 
 /// The columns that the `fields` of a request name.
@@ -307,6 +314,18 @@ fn select_hash(request: &v1::SelectRequest) -> u64 {
     request_hash(numbers.iter().map(<[u8; 8]>::as_slice).chain(texts.map(|text| text.as_bytes())))
 }
 
+/// The memory of a call.
+fn call_memory<T>(request: &Request<T>) -> Result<CallMemory, Status> {
+    let memory = request.extensions().get::<CallMemory>().cloned();
+    memory.ok_or_else(|| Status::internal("the server gave the call no memory"))
+}
+
+/// The message of a request whose answer is computed page by page: the answer waits for memory before each page.
+fn paged<T>(request: Request<T>) -> Result<T, Status> {
+    call_memory(&request)?.compute_on_demand();
+    Ok(request.into_inner())
+}
+
 fn respond<T>(result: Result<T>) -> Result<Response<T>, Status> {
     result.map(Response::new).map_err(to_status)
 }
@@ -325,7 +344,7 @@ impl ReaderService for ReaderRpc {
         request: Request<v1::SelectRequest>,
     ) -> Result<Response<Self::SelectStream>, Status> {
         let deadline = deadline_of(request.metadata());
-        respond(self.select(deadline, request.into_inner()).await)
+        respond(self.select(deadline, paged(request)?).await)
     }
 
     type HistoryStream = ResponseStream<v1::HistoryResponse>;
@@ -335,14 +354,14 @@ impl ReaderService for ReaderRpc {
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<Self::HistoryStream>, Status> {
         let deadline = deadline_of(request.metadata());
-        respond(self.history(deadline, request.into_inner()).await)
+        respond(self.history(deadline, paged(request)?).await)
     }
 
     type DiffStream = ResponseStream<v1::DiffResponse>;
 
     async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
         let deadline = deadline_of(request.metadata());
-        respond(self.diff(deadline, request.into_inner()).await)
+        respond(self.diff(deadline, paged(request)?).await)
     }
 
     type WatchDriftStream = ResponseStream<v1::WatchDriftResponse>;
@@ -351,8 +370,9 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::WatchDriftRequest>,
     ) -> Result<Response<Self::WatchDriftStream>, Status> {
+        let memory = call_memory(&request)?;
         let deadline = deadline_of(request.metadata());
-        respond(watch::open_stream(&self.0, deadline, request.into_inner()).await)
+        respond(watch::open_stream(&self.0, deadline, request.into_inner(), &memory).await)
     }
 
     async fn list_tables(
@@ -378,7 +398,7 @@ impl ReaderService for ReaderRpc {
         request: Request<v1::ReaderServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let deadline = deadline_of(request.metadata());
-        respond(statement::execute(&self.0, deadline, request.into_inner()).await)
+        respond(statement::execute(&self.0, deadline, paged(request)?).await)
     }
 
     async fn status(

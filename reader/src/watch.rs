@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use driftdb::v1;
 use driftdb_common::error::Result;
-use driftdb_common::service::server::ResponseStream;
+use driftdb_common::service::server::{CallMemory, ResponseStream};
 
 use crate::context::RequestContext;
 use crate::running_query::RunningQuery;
@@ -20,14 +20,16 @@ mod initial_rows;
 mod request;
 mod session;
 mod stream;
+mod watch_memory;
 
 /// Starts a watch. Waits until the replica has reached the commit at which the watch starts.
 pub async fn open_stream(
     context: &Arc<RequestContext>,
     deadline: Option<Instant>,
     request: v1::WatchDriftRequest,
+    call: &CallMemory,
 ) -> Result<ResponseStream<v1::WatchDriftResponse>> {
     let query = RunningQuery::watch(context, deadline);
-    let watch = ResolvedWatch::resolve(&query, request).await?;
+    let watch = ResolvedWatch::resolve(&query, request, call).await?;
     Ok(stream::stream(WatchSession::new(query, watch)))
 }

@@ -98,6 +98,11 @@ impl Document {
         Ok(self.0 == other.0 || Value::decode(&self.0)?.same_as(&Value::decode(&other.0)?))
     }
 
+    /// Whether the two are the same bytes in memory, and not just equal: cheap at any size.
+    pub fn is_same_buffer(&self, other: &Document) -> bool {
+        self.0.as_ptr() == other.0.as_ptr() && self.0.len() == other.0.len()
+    }
+
     /// A copy of the bytes, so that a small document does not keep a larger buffer in memory.
     #[must_use]
     pub fn detached(&self) -> Document {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::format::json;
+use crate::format::rfc3339::UtcTime;
 use crate::format::value::Value;
 use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::keywords::{RESERVED, is_any};
@@ -119,9 +120,8 @@ impl fmt::Display for Literal<'_> {
             _ => None,
         };
         if let Some((millis, nanos)) = time {
-            let time =
-                jiff::Timestamp::from_nanosecond(millis.saturating_mul(1_000_000).saturating_add(nanos));
-            return write!(f, "\"{}\"", time.map_err(|_| fmt::Error)?);
+            let time = UtcTime::from_nanos(millis.saturating_mul(1_000_000).saturating_add(nanos));
+            return write!(f, "\"{}\"", time.ok_or(fmt::Error)?);
         }
         let mut encoded = Vec::new();
         value.encode(&mut encoded);

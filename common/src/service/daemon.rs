@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::service::options::LogArgs;
-use crate::service::server::{DRAIN, Listener};
+use crate::service::server::{DRAIN, Listener, descriptors};
 use crate::service::telemetry;
 
 /// How long a daemon may still take to end after it has cut the calls in progress. A supervisor usually sends SIGKILL later.
@@ -46,6 +46,7 @@ fn try_run(
     serve: impl AsyncFnOnce(CancellationToken) -> Result<()>,
 ) -> Result<()> {
     telemetry::start(log.log_format, &log.log)?;
+    descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Error::io("cannot start the async runtime", &e))?;
     let shutdown = CancellationToken::new();

@@ -5,6 +5,7 @@ pub mod compute;
 pub mod convert;
 pub mod daemon;
 pub mod deadline;
+pub mod log_throttle;
 pub mod options;
 pub mod server;
 pub mod status;

@@ -1,9 +1,12 @@
 //! Bytes on disk: the data directory, its files, and the write-ahead log, from which all other files can be rebuilt.
 
 pub mod fence;
+pub mod foreign_files;
 pub mod fs;
 pub mod head;
 pub(crate) mod head_file;
+pub mod head_reader;
+pub mod io_ban;
 pub mod layout;
 pub mod lock;
 pub mod recovery;

@@ -13,6 +13,9 @@ use driftdb_common::work;
 use crate::message_size::document_size;
 use crate::replica::{Applied, Replica};
 
+/// About what a row takes in an answer besides its key and document.
+const ROW_BYTES: usize = 48;
+
 /// A Get.
 #[derive(Debug)]
 pub struct GetQuery {
@@ -32,19 +35,21 @@ pub fn read_rows(replica: &Replica, applied: &Arc<Applied>, get: &GetQuery) -> R
     let view = point.view(&get.table)?;
     let mut response =
         v1::GetResponse { header: Some(point.header(replica, [view.timeline()])?), ..Default::default() };
-    let mut bytes = 0;
+    // A key is in the answer in any case: with its row, or among those that remain.
+    let mut bytes = get.keys.iter().map(String::len).sum::<usize>();
     let mut keys = get.keys.iter();
     for text in keys.by_ref() {
         work::step_bytes(text.len())?;
         let key = Key::parse(text, view.schema().key_type)?;
         let Some(row) = view.get(&key)? else { continue };
         let row = convert::row_to_wire(&row, get.format)?;
-        bytes += document_size(row.document.as_ref());
-        response.rows.push(row);
-        if bytes >= limits::GET_BYTES {
+        bytes += ROW_BYTES + document_size(row.document.as_ref());
+        if bytes > limits::GET_BYTES && !response.rows.is_empty() {
+            response.remaining.push(text.clone());
             break;
         }
+        response.rows.push(row);
     }
-    response.remaining = keys.cloned().collect();
+    response.remaining.extend(keys.cloned());
     Ok(response)
 }

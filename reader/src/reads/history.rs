@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use driftdb::v1;
 use driftdb_common::error::Result;
 use driftdb_common::limits;
+use driftdb_common::planted::{PlantedBug, is_planted};
 use driftdb_common::query::ast::PointInTime;
 use driftdb_common::service::convert;
 use driftdb_common::table::history::{DriftEvent, History, HistoryQuery, Images};
@@ -66,12 +67,13 @@ pub struct CommitPage {
 }
 
 impl CommitPages {
-    /// Starts the read once the replica is fresh enough. Fails if the end is below the table's floor.
+    /// Starts the read once the replica is fresh enough. Fails if the start that was given, or the end, is below the table's
+    /// floor (I10): without a start, the history begins at the floor, and says so.
     pub async fn open(query: &RunningQuery, freshness: Freshness, drift: DriftQuery) -> Result<CommitPages> {
         let newest = query.wait_until_fresh(freshness, drift.end).await?;
-        let oldest = match drift.start {
-            Some(start) => query.wait_for_point(freshness, Some(start)).await?.seq,
-            None => 0,
+        let start = match drift.start {
+            Some(start) => Some(query.wait_for_point(freshness, Some(start)).await?.seq),
+            None => None,
         };
         let (format, limit) = (drift.format, drift.limit);
         let open = move |context: &RequestContext| {
@@ -85,13 +87,18 @@ impl CommitPages {
             let header = point.header(&context.replica, [timeline])?;
             let wanted = HistoryQuery {
                 key,
-                after: oldest,
+                after: start.unwrap_or(0),
                 last: point.seq,
                 newest_first: drift.newest_first,
                 images: drift.images,
                 ..HistoryQuery::default()
             };
-            Ok((History::new(timeline, wanted), header))
+            let history = History::new(timeline, wanted);
+            // After the history has started, which begins at the floor if that is higher.
+            if let Some(start) = start.filter(|_| !is_planted(PlantedBug::FloorUnchecked)) {
+                timeline.check_floor(start)?;
+            }
+            Ok((history, header))
         };
         let (history, header) = query.look_up(open).await?;
         Ok(CommitPages {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use driftdb::v1;
-use driftdb_common::error::Result;
+use driftdb_common::error::{Reason, Result};
 use driftdb_common::query::ast::PointInTime;
 use driftdb_common::service::convert;
 use driftdb_common::table::timeline::Timeline;
@@ -44,7 +44,7 @@ pub async fn list(
                 break;
             }
             if after.is_empty() || *name > after {
-                tables.extend(table_info(timeline, point.seq).ok());
+                tables.extend(listed_info(timeline, point.seq));
             }
         }
         let has_more = tables.len() > limit;
@@ -69,6 +69,16 @@ pub async fn describe(
         Ok((point.header(&context.replica, [timeline])?, info))
     };
     query.look_up(describe).await
+}
+
+/// A table in a list: `None` if it did not exist then, or if the point is below its floor. A table that cannot be read is
+/// listed with the reason: it must not look as if it did not exist.
+fn listed_info(timeline: &Arc<Timeline>, seq: u64) -> Option<v1::TableInfo> {
+    match table_info(timeline, seq) {
+        Ok(info) => Some(info),
+        Err(error) if matches!(error.reason(), Reason::TableNotFound | Reason::BelowFloor) => None,
+        Err(error) => Some(convert::unusable_table_to_wire(timeline.name(), &error)),
+    }
 }
 
 fn table_info(timeline: &Arc<Timeline>, seq: u64) -> Result<v1::TableInfo> {
