@@ -31,6 +31,7 @@ mod freshness;
 pub mod fs_events;
 mod live_commit;
 mod message_size;
+mod page_step;
 mod paged_stream;
 mod read_point;
 mod readiness;

@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status};
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
+use crate::paged_stream::stream_pages;
 use crate::read_point::ReadPoint;
 use crate::reads::diff::{DiffPages, DiffQuery};
 use crate::reads::get::{GetQuery, read_rows};
@@ -92,7 +93,7 @@ impl ReaderRpc {
         let select = SelectQuery { table: TableTarget::Field(table), as_of, selection, format };
         let mut pages = RowPages::open(&query, freshness, select).await?;
         let seq = pages.seq();
-        Ok(query.stream(move || {
+        Ok(stream_pages(query, move || {
             pages.next_page()?.try_map(|page| {
                 let mut message =
                     v1::SelectResponse { header: page.header, rows: page.rows, ..Default::default() };
@@ -128,7 +129,7 @@ impl ReaderRpc {
         };
         let mut pages = CommitPages::open(&query, freshness, drift).await?;
         let truncated = pages.is_truncated();
-        Ok(query.stream(move || {
+        Ok(stream_pages(query, move || {
             pages.next_page(usize::MAX)?.try_map(|page| {
                 Ok(v1::HistoryResponse { header: page.header, commits: page.commits, truncated })
             })
@@ -163,7 +164,7 @@ impl ReaderRpc {
         };
         let mut pages = DiffPages::open(&query, freshness, wanted).await?;
         let start_seq = pages.start_seq();
-        Ok(query.stream(move || {
+        Ok(stream_pages(query, move || {
             pages
                 .next_page(usize::MAX)?
                 .try_map(|page| Ok(v1::DiffResponse { header: page.header, start_seq, rows: page.rows }))
