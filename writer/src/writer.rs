@@ -128,7 +128,8 @@ impl WriterDaemon {
         let rpc = WriterRpc {
             pipeline: pipeline.clone(),
             status,
-            ingest: IngestService::new(ingest, reverts.clone(), database.epoch, stopping.clone()),
+            ingest: IngestService::new(ingest, reverts.clone(), database.epoch, stopping.clone())
+                .noting_damage_in(Arc::clone(&health)),
             reverts,
             maintenance: MaintenanceCalls::new(jobs, work, catalog),
             cache: files.cache,

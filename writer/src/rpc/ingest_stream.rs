@@ -24,6 +24,7 @@ use tonic::{Code, Status, Streaming};
 use crate::admission::CommitContext;
 use crate::admission::producers::RefusedOperation;
 use crate::commit::{AdmittedBatch, IngestBatch, IngestPipeline, IngestSession};
+use crate::maintenance::MaintenanceHealth;
 use crate::rpc::revert::RevertResolver;
 
 /// Batches of one stream that may be admitted and not acknowledged. At the limit the stream takes no more
@@ -45,6 +46,7 @@ pub(crate) struct IngestService {
     /// What ends the newest stream of each producer. A newer stream ends the older one.
     newest: Arc<Mutex<HashMap<String, CancellationToken>>>,
     shutdown: CancellationToken,
+    health: Arc<MaintenanceHealth>,
 }
 
 /// What came of a message, in the order of the messages.
@@ -72,7 +74,13 @@ impl IngestService {
         epoch: u64,
         shutdown: CancellationToken,
     ) -> IngestService {
-        IngestService { pipeline, reverts, epoch, newest: Arc::default(), shutdown }
+        let (newest, health) = (Arc::default(), Arc::default());
+        IngestService { pipeline, reverts, epoch, newest, shutdown, health }
+    }
+
+    /// The same service; damage that admission finds is noted in `health`.
+    pub(crate) fn noting_damage_in(self, health: Arc<MaintenanceHealth>) -> IngestService {
+        IngestService { health, ..self }
     }
 
     /// Starts both tasks of a stream and returns its acknowledgements.
@@ -110,7 +118,10 @@ impl BatchReceiver {
                 message = inbound.message() => message,
             };
             let processed = match message {
-                Ok(Some(request)) => self.process(request, first).await.map_err(to_status),
+                Ok(Some(request)) => {
+                    let processed = self.process(request, first).await;
+                    processed.inspect_err(|error| self.service.health.note_damage(error)).map_err(to_status)
+                }
                 Ok(None) => return,
                 Err(status) => Err(status),
             };
