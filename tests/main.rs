@@ -2,10 +2,12 @@
 
 mod harness;
 
+mod admission_lock;
 mod answers;
 mod bench;
 mod compaction;
 mod compaction_crash;
+mod connections;
 mod crash;
 mod daemons;
 mod damage;
@@ -22,12 +24,15 @@ mod false_alarms;
 mod fencing;
 mod format;
 mod hostile_bytes;
+mod hostile_queries;
 mod hot_rows;
 mod ingest;
 mod layers;
 mod limits;
 mod loading;
 mod many_versions;
+mod memory;
+mod memory_figures;
 mod power_cut;
 mod readiness;
 mod real_power_cut;
@@ -46,6 +51,7 @@ mod storage_check;
 mod takeover;
 mod tidy;
 mod time_travel;
+mod times;
 mod verify;
 mod watch;
 mod watch_checker;

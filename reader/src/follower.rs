@@ -30,6 +30,8 @@ use crate::replica::{Applied, Replica};
 mod adoption;
 mod staleness;
 
+pub use staleness::read_patience;
+
 /// While catching up, the number of commits between two published states. Requests that wait for a commit see progress.
 const PUBLISH_EVERY: u64 = 10_000;
 

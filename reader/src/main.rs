@@ -6,7 +6,13 @@ use clap::Parser;
 use driftdb_common::service::daemon;
 use driftdb_reader::ReaderDaemon;
 
+use mimalloc::MiMalloc;
+
 mod args;
+
+// It returns freed memory to the system, which the system allocator keeps for minutes after a burst of requests.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let args = args::ReaderArgs::parse();

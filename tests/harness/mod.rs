@@ -15,6 +15,7 @@ pub mod model;
 pub mod open_database;
 pub mod oracle;
 pub mod random_writer;
+pub mod raw_http2;
 pub mod refusal;
 pub mod script;
 pub mod transcript;

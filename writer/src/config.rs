@@ -1,6 +1,7 @@
 //! The writer's configuration.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use driftdb_common::limits;
 use driftdb_common::storage::fence::Fencing;
@@ -24,6 +25,10 @@ pub struct WriterConfig {
     pub snapshots: SnapshotTriggers,
     /// The size of the block cache, in bytes.
     pub cache_bytes: u64,
+    /// How long the REVERTs of one request may take; `None` for any time.
+    pub statement_timeout: Option<Duration>,
+    /// The memory that requests may take, in bytes.
+    pub request_memory: u64,
 }
 
 impl WriterConfig {
@@ -37,6 +42,8 @@ impl WriterConfig {
             requests: RequestWindow::default(),
             snapshots: SnapshotTriggers::default(),
             cache_bytes: limits::CACHE_BYTES,
+            statement_timeout: Some(Duration::from_secs(limits::STATEMENT_TIMEOUT_SECS)),
+            request_memory: limits::REQUEST_MEMORY_BYTES,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::server::{self, Listener};
 use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::layout::DataDir;
@@ -28,6 +29,7 @@ use crate::config::WriterConfig;
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceHealth, MaintenanceWork};
 use crate::rpc::{IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
+use crate::tasks::TaskPool;
 
 /// A database that is open for writing: its lock is held, and recovery is done.
 #[derive(Debug)]
@@ -108,8 +110,10 @@ impl WriterDaemon {
         let (database, term) = (log.database().clone(), log.term());
         let (growth, growth_receiver) = mpsc::channel(1);
         let tail_limit = config.snapshots.memory.saturating_mul(2);
-        let (commits, committer) = commit::start(log, admission, deliver_acks(), growth, tail_limit)?;
         let stopping = shutdown.child_token();
+        let tasks = TaskPool::new(config.statement_timeout, stopping.clone());
+        let (commits, committer) =
+            commit::start(log, admission, deliver_acks(), growth, (tail_limit, tasks.clone()))?;
         let committer = join_committer(committer, stopping.clone());
         let jobs = Jobs::default();
         let jobs_ended = cancel_jobs_at_shutdown(&jobs, &stopping);
@@ -124,15 +128,22 @@ impl WriterDaemon {
         let background_ended = tokio::spawn(Arc::clone(&background).run(growth_receiver, stopping.clone()));
         let CommitHandles { pipeline, ingest, catalog, log, status, .. } = commits;
         let rows = RowAsOfReader::new(files.clone(), catalog.clone(), log);
-        let reverts = RevertResolver::new(catalog.clone(), rows);
+        let reverts = RevertResolver::new(catalog.clone(), rows, tasks.clone());
         let rpc = WriterRpc {
             pipeline: pipeline.clone(),
             status,
-            ingest: IngestService::new(ingest, reverts.clone(), database.epoch, stopping.clone())
-                .noting_damage_in(Arc::clone(&health)),
+            ingest: IngestService::new(
+                ingest,
+                (reverts.clone(), tasks.clone()),
+                database.epoch,
+                stopping.clone(),
+            )
+            .noting_damage_in(Arc::clone(&health)),
             reverts,
             maintenance: MaintenanceCalls::new(jobs, work, catalog),
+            tasks,
             cache: files.cache,
+            memory: MemoryBudget::new(config.request_memory),
             database,
             term,
             health,
@@ -170,6 +181,7 @@ fn recover(
 
 /// Serves the writer's service and health until `stopping` is cancelled.
 async fn serve_rpc(rpc: WriterRpc, listener: Listener, stopping: &CancellationToken) -> Result<()> {
+    let memory = Arc::clone(&rpc.memory);
     let mut routes = RoutesBuilder::default();
     routes.add_service(
         WriterServiceServer::new(rpc)
@@ -177,7 +189,7 @@ async fn serve_rpc(rpc: WriterRpc, listener: Listener, stopping: &CancellationTo
             .max_encoding_message_size(limits::REQUEST_BYTES),
     );
     let health = server::health::<WriterServiceServer<WriterRpc>>(stopping.clone()).await;
-    server::serve(listener, routes, health, stopping.clone()).await
+    server::serve(listener, routes, health, memory, stopping.clone()).await
 }
 
 /// Starts the task that delivers acknowledgements to requests. The committer sends it one message a group, so

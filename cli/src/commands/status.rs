@@ -30,6 +30,7 @@ struct WriterJson {
     epoch: String,
     term: u64,
     jobs: Vec<JobJson>,
+    memory: Vec<MemoryJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     damaged_files: Vec<DamagedFileJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -43,6 +44,15 @@ struct DamagedFileJson {
     offset: Option<u64>,
     message: String,
     what_is_done: String,
+}
+
+/// The memory that requests of one use take in a daemon.
+#[derive(Serialize)]
+struct MemoryJson {
+    name: String,
+    bytes: u64,
+    limit_bytes: u64,
+    refused: u64,
 }
 
 /// One of the named writers.
@@ -95,6 +105,7 @@ struct ReaderFigures {
     writer_address: String,
     version: String,
     epoch: String,
+    memory: Vec<MemoryJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     damaged_files: Vec<DamagedFileJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -168,6 +179,7 @@ fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
         epoch: found.epoch.to_string(),
         term: found.term,
         jobs: jobs.map(job).collect(),
+        memory: found.memory.into_iter().map(memory).collect(),
         damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
         problems: found.problems,
     })
@@ -180,6 +192,22 @@ fn damaged_file(file: v1::DamagedFile) -> DamagedFileJson {
 
 fn job(v1::Progress { job_id, done, total, unit, description, queued }: v1::Progress) -> JobJson {
     JobJson { job_id, description, queued, done, total, unit }
+}
+
+fn memory(v1::MemoryUsage { name, bytes, limit_bytes, refused }: v1::MemoryUsage) -> MemoryJson {
+    MemoryJson { name, bytes, limit_bytes, refused }
+}
+
+/// The memory for requests, as a line for people.
+fn memory_line(memory: &[MemoryJson]) -> String {
+    if memory.is_empty() {
+        return String::new();
+    }
+    let one = |MemoryJson { name, bytes, limit_bytes, refused }: &MemoryJson| {
+        let refused = if *refused > 0 { format!(" ({refused} refused)") } else { String::new() };
+        format!("{name} {} of {} MiB{refused}", bytes >> 20, limit_bytes >> 20)
+    };
+    format!("        memory: {}\n", memory.iter().map(one).collect::<Vec<_>>().join(", "))
 }
 
 fn reader_figures(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
@@ -198,6 +226,7 @@ fn reader_figures(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
         writer_address: found.writer_address,
         version: found.version,
         epoch: header.epoch.to_string(),
+        memory: found.memory.into_iter().map(memory).collect(),
         damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
         problems: found.problems,
     }
@@ -245,6 +274,7 @@ fn for_people(status: &StatusJson) -> String {
             "writer  seq {} of {}, term {}, database {}\n",
             writer.last_seq, writer.last_time, writer.term, writer.database_id
         );
+        text += &memory_line(&writer.memory);
         for job in &writer.jobs {
             let JobJson { job_id, description, queued, done, total, unit } = job;
             let far = if *queued { "queued".to_owned() } else { format!("{done} of {total} {unit}") };
@@ -271,7 +301,7 @@ fn for_people(status: &StatusJson) -> String {
                     "reader  {}: seq {applied_seq}, {lag_seqs} commits and {lag_ms} ms behind, {watchers} watchers\n",
                     reader.url
                 );
-                line + &trouble_for_people(&up.damaged_files, &up.problems)
+                line + &memory_line(&up.memory) + &trouble_for_people(&up.damaged_files, &up.problems)
             }
             ReaderState::Down { error } => format!("reader  {error}\n"),
         };
@@ -299,6 +329,10 @@ mod tests {
             writer_address: String::new(),
             version: "1".into(),
             epoch: "18446744073709551615".into(),
+            memory: vec![
+                MemoryJson { name: "answers".into(), bytes: 3 << 20, limit_bytes: 96 << 20, refused: 0 },
+                MemoryJson { name: "queries".into(), bytes: 5, limit_bytes: 96 << 20, refused: 7 },
+            ],
             damaged_files: Vec::new(),
             problems: Vec::new(),
         };
@@ -327,12 +361,12 @@ mod tests {
         };
         assert_eq!(
             shapes::line(&status).unwrap(),
-            r#"{"writer":null,"writer_error":"gone","writers":[{"url":"w","state":"down","error":"gone"},{"url":"x","state":"standby","waits_for":"w","error":"waits"}],"readers":[{"url":"a","applied_seq":7,"lag_ms":2,"lag_seqs":1,"floor_seq":0,"watchers":0,"cache_bytes":9,"cache_limit_bytes":10,"memtable_events":3,"memtable_bytes":99,"writer_address":"","version":"1","epoch":"18446744073709551615"},{"url":"b","error":"no"}],"tables":[]}"#
+            r#"{"writer":null,"writer_error":"gone","writers":[{"url":"w","state":"down","error":"gone"},{"url":"x","state":"standby","waits_for":"w","error":"waits"}],"readers":[{"url":"a","applied_seq":7,"lag_ms":2,"lag_seqs":1,"floor_seq":0,"watchers":0,"cache_bytes":9,"cache_limit_bytes":10,"memtable_events":3,"memtable_bytes":99,"writer_address":"","version":"1","epoch":"18446744073709551615","memory":[{"name":"answers","bytes":3145728,"limit_bytes":100663296,"refused":0},{"name":"queries","bytes":5,"limit_bytes":100663296,"refused":7}]},{"url":"b","error":"no"}],"tables":[]}"#
         );
         let text = for_people(&status);
         assert_eq!(
             text,
-            "writer  gone\nwriter  x is standing by for w\nreader  a: seq 7, 1 commits and 2 ms behind, 0 watchers\nreader  no\n\n"
+            "writer  gone\nwriter  x is standing by for w\nreader  a: seq 7, 1 commits and 2 ms behind, 0 watchers\n        memory: answers 3 of 96 MiB, queries 0 of 96 MiB (7 refused)\nreader  no\n\n"
         );
     }
 }

@@ -145,7 +145,7 @@ mod tests {
             (json("{}"), None, "removed"),
             (json("{}"), json(r#"{"a":1}"#), "changed"),
         ] {
-            let diff = v1::RowDiff { key: "k".into(), before, after, json_patch: String::new() };
+            let diff = v1::RowDiff { key: "k".into(), before, after, ..Default::default() };
             assert_eq!(difference(diff).unwrap().kind, kind);
         }
     }

@@ -95,7 +95,8 @@ fn clipped(text: &str) -> String {
     clip(text, 256)
 }
 
-fn clip(text: &str, limit: usize) -> String {
+/// A text, cut at `limit` bytes if it is longer.
+pub fn clip(text: &str, limit: usize) -> String {
     if text.len() <= limit {
         return text.to_owned();
     }

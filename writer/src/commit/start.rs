@@ -20,6 +20,7 @@ use crate::commit::pipeline::CommitPipeline;
 use crate::commit::state::{CommitShared, CommitState, LogTail, OpenGroup};
 use crate::commit::status::CommitStatus;
 use crate::commit::table_updates::TableUpdates;
+use crate::tasks::TaskPool;
 
 /// The roles over one commit state.
 #[derive(Debug, Clone)]
@@ -40,10 +41,10 @@ pub(crate) fn start(
     admission: Admission,
     acks: mpsc::UnboundedSender<Vec<CommitAck>>,
     growth: mpsc::Sender<()>,
-    tail_limit: u64,
+    (tail_limit, tasks): (u64, TaskPool),
 ) -> Result<(CommitHandles, JoinHandle<Result<()>>)> {
     let state = Mutex::new(initial_state(&log, admission));
-    let shared = Arc::new(CommitShared { state, work_ready: Condvar::new(), growth, tail_limit });
+    let shared = Arc::new(CommitShared { state, work_ready: Condvar::new(), growth, tail_limit, tasks });
     let handles = CommitHandles {
         pipeline: CommitPipeline::new(&shared),
         ingest: IngestPipeline::new(&shared),

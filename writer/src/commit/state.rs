@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::admission::{Admission, CommitReceipt};
 use crate::commit::acks::{CommitAck, PendingAck};
 use crate::errors::shutting_down;
+use crate::tasks::TaskPool;
 
 /// How long a client waits before it retries when the queue is full.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -31,6 +32,8 @@ pub(super) struct CommitShared {
     /// The bytes of log after the newest snapshots, of all tables together, above which writes are refused
     /// until a snapshot covers some of them. Bounds the memory that rows not covered by a snapshot take.
     pub(super) tail_limit: u64,
+    /// Reads rows and computes what admission needs, outside of the lock.
+    pub(super) tasks: TaskPool,
 }
 
 impl fmt::Debug for CommitShared {
