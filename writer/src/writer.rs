@@ -137,7 +137,8 @@ impl WriterDaemon {
                 (reverts.clone(), tasks.clone()),
                 database.epoch,
                 stopping.clone(),
-            ),
+            )
+            .noting_damage_in(Arc::clone(&health)),
             reverts,
             maintenance: MaintenanceCalls::new(jobs, work, catalog),
             tasks,

@@ -33,6 +33,7 @@ use tonic::{Code, Status, Streaming};
 use crate::admission::CommitContext;
 use crate::admission::draft::DraftOperation;
 use crate::commit::{AdmittedBatch, IngestBatch, IngestPipeline, IngestSession};
+use crate::maintenance::MaintenanceHealth;
 use crate::rpc::decoding;
 use crate::rpc::ingest_acks::{
     BatchMemory, MessageOutcome, StreamMemory, acknowledge_batches, refusal_to_wire,
@@ -60,6 +61,7 @@ pub(crate) struct IngestService {
     /// What ends the newest stream of each producer. A newer stream ends the older one.
     newest: Arc<Mutex<HashMap<String, CancellationToken>>>,
     shutdown: CancellationToken,
+    health: Arc<MaintenanceHealth>,
 }
 
 /// The task that admits a stream's batches.
@@ -85,7 +87,13 @@ impl IngestService {
         epoch: u64,
         shutdown: CancellationToken,
     ) -> IngestService {
-        IngestService { pipeline, reverts, tasks, epoch, newest: Arc::default(), shutdown }
+        let (newest, health) = (Arc::default(), Arc::default());
+        IngestService { pipeline, reverts, tasks, epoch, newest, shutdown, health }
+    }
+
+    /// The same service; damage that admission finds is noted in `health`.
+    pub(crate) fn noting_damage_in(self, health: Arc<MaintenanceHealth>) -> IngestService {
+        IngestService { health, ..self }
     }
 
     /// Starts both tasks of a stream and returns its acknowledgements.
@@ -152,7 +160,10 @@ impl BatchReceiver {
                 message = inbound.message() => message,
             };
             let processed = match message {
-                Ok(Some(request)) => self.process(request, first).await.map_err(to_status),
+                Ok(Some(request)) => {
+                    let processed = self.process(request, first).await;
+                    processed.inspect_err(|error| self.service.health.note_damage(error)).map_err(to_status)
+                }
                 Ok(None) => return,
                 Err(status) => Err(status),
             };
