@@ -5,6 +5,7 @@ pub mod fs;
 pub mod head;
 pub(crate) mod head_file;
 pub mod layout;
+pub mod lineage;
 pub mod lock;
 pub mod recovery;
 pub mod sst;
