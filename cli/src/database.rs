@@ -168,8 +168,8 @@ impl DatabaseHandle {
     async fn require_last_seq(&mut self) -> Result<()> {
         match self.client.writer_status().await.map_err(|s| to_error(&s)) {
             Ok(status) => {
-                let (seq, epoch, time) = (status.last_seq, status.epoch, status.last_time);
-                self.client.wrote(v1::WriteToken { seq, time, epoch });
+                let v1::WriterServiceStatusResponse { last_seq: seq, epoch, incarnation, .. } = status;
+                self.client.wrote(v1::WriteToken { seq, time: status.last_time, epoch, incarnation });
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::Unavailable => {

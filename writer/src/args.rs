@@ -1,11 +1,12 @@
 //! The writer's command line.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
-use driftdb_common::service::options::{DataArgs, LogArgs};
+use driftdb_common::service::options::{DataArgs, LogArgs, parse_duration};
 use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
 
 /// Serve writes to a DriftDB database
@@ -158,8 +159,34 @@ pub(crate) struct WriterArgs {
         help_heading = "Retries"
     )]
     pub(crate) request_seconds: u64,
+    /// Longest jump of the system's clock that needs no confirmation, or `none`
+    ///
+    /// A commit's time can never be taken back. If the clock is further ahead of the time that the last
+    /// commit, the last writer and the monotonic clock let expect, commits fail with CLOCK_JUMPED until the
+    /// clock is corrected or `driftctl clock confirm` confirms it. `none` trusts the clock.
+    #[arg(
+        long,
+        env = "DRIFTDB_MAX_CLOCK_JUMP",
+        default_value = "24h",
+        value_name = "DURATION",
+        value_parser = parse_clock_jump,
+        help_heading = "Clock"
+    )]
+    pub(crate) max_clock_jump: ClockJump,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+/// The longest jump of the clock that needs no confirmation; `None` to trust the clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClockJump(Option<Duration>);
+
+fn parse_clock_jump(text: &str) -> Result<ClockJump, String> {
+    if text == "none" {
+        return Ok(ClockJump(None));
+    }
+    let jump = parse_duration(text).map_err(|e| format!("{e}, or none"))?;
+    Ok(ClockJump(Some(jump).filter(|jump| !jump.is_zero())))
 }
 
 /// When the writer checks that no other writer has taken over.
@@ -187,7 +214,6 @@ impl WriterArgs {
     /// The configuration that the options ask for.
     pub(crate) fn config(&self) -> WriterConfig {
         WriterConfig {
-            data: self.data.data.clone(),
             advertise: self.advertise.clone(),
             fencing: self.fence.into(),
             segment_bytes: self.segment_bytes,
@@ -201,6 +227,8 @@ impl WriterArgs {
                 memory: self.memory,
             },
             cache_bytes: self.cache_bytes,
+            max_clock_jump: self.max_clock_jump.0,
+            ..WriterConfig::new(&self.data.data)
         }
     }
 }

@@ -20,11 +20,12 @@ use tonic::service::RoutesBuilder;
 
 use crate::admission::Admission;
 use crate::admission::rebuild::AdmissionRebuild;
+use crate::clock_guard::ClockGuard;
 use crate::commit::{self, CommitAck, CommitHandles};
 use crate::config::WriterConfig;
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceWork};
-use crate::rpc::{IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
+use crate::rpc::{CommitTokens, IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
 
 /// A database that is open for writing: its lock is held, and recovery is done.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub struct WriterDaemon {
     files: TableFiles,
     log: Log,
     admission: Admission,
+    clock: Arc<ClockGuard>,
 }
 
 impl WriterDaemon {
@@ -56,25 +58,30 @@ impl WriterDaemon {
         // From here on files are changed through the log's fenced file system: once another writer has taken
         // over, it refuses.
         files.fs = Arc::clone(log.fs());
-        Ok(WriterDaemon { config, files, log, admission })
+        let clock = ClockGuard::open(Arc::clone(&config.clock), config.max_clock_jump, &files, &log)?;
+        Ok(WriterDaemon { config, files, log, admission, clock: Arc::new(clock) })
     }
 
     /// Closes the database cleanly without serving.
     pub fn close(self) -> Result<()> {
+        self.clock.record_at_close();
         self.log.close()
     }
 
     /// Serves gRPC until `shutdown` is cancelled, then closes the database cleanly. An error means that the
     /// database was not closed cleanly: the log failed, and no later write was acknowledged (I5).
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
-        let WriterDaemon { config, files, mut log, admission } = self;
+        let WriterDaemon { config, files, mut log, admission, clock } = self;
         let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
         log.set_address(&address.unwrap_or_default())?;
         let (database, term) = (log.database().clone(), log.term());
+        let tokens = CommitTokens::new(database.epoch, log.lineage().clone());
         let (growth, growth_receiver) = mpsc::channel(1);
         let tail_limit = config.snapshots.memory.saturating_mul(2);
-        let (commits, committer) = commit::start(log, admission, deliver_acks(), growth, tail_limit)?;
+        let (commits, committer) =
+            commit::start(log, admission, deliver_acks(), growth, tail_limit, Arc::clone(&clock))?;
         let stopping = shutdown.child_token();
+        let clock_ended = tokio::spawn(Arc::clone(&clock).run(stopping.clone()));
         let committer = join_committer(committer, stopping.clone());
         let jobs = Jobs::default();
         let jobs_ended = cancel_jobs_at_shutdown(&jobs, &stopping);
@@ -83,6 +90,7 @@ impl WriterDaemon {
             commits: commits.clone(),
             triggers: config.snapshots,
             window: config.requests,
+            clock: Arc::clone(&clock),
         });
         let background = Arc::new(background);
         let background_ended = tokio::spawn(Arc::clone(&background).run(growth_receiver, stopping.clone()));
@@ -92,36 +100,42 @@ impl WriterDaemon {
         let rpc = WriterRpc {
             pipeline: pipeline.clone(),
             status,
-            ingest: IngestService::new(ingest, reverts.clone(), database.epoch, stopping.clone()),
+            ingest: IngestService::new(ingest, reverts.clone(), tokens.clone(), stopping.clone()),
             reverts,
             maintenance: MaintenanceCalls::new(jobs, work, catalog),
             cache: files.cache,
             database,
+            tokens,
             term,
+            clock: Arc::clone(&clock),
         };
         let served = serve_rpc(rpc, listener, &stopping).await;
         // Jobs and the background task end before the log closes: after that another writer may change the
         // files.
         stopping.cancel();
-        let maintenance_ended = jobs_ended.await.and(background_ended.await);
+        let maintenance_ended = jobs_ended.await.and(background_ended.await).and(clock_ended.await);
         background.delete_unused_files();
+        let recorded = tokio::task::spawn_blocking(move || clock.record_at_close()).await;
         pipeline.close();
         let internal = |what: &str, e| Error::new(Reason::Internal, format!("{what}: {e}"));
         let closed = committer.await.map_err(|e| internal("waiting for the committer failed", e))?;
-        let ended = maintenance_ended.map_err(|e| internal("waiting for maintenance failed", e));
+        let ended =
+            maintenance_ended.and(recorded).map_err(|e| internal("waiting for maintenance failed", e));
         served.and(closed).and(ended)
     }
 }
 
-/// Serves the writer's service and health until `stopping` is cancelled.
+/// Serves the writer's service and health until `stopping` is cancelled. The writer is NOT_SERVING while it refuses commits
+/// because of the clock.
 async fn serve_rpc(rpc: WriterRpc, listener: Listener, stopping: &CancellationToken) -> Result<()> {
+    let steady = rpc.clock.steadiness();
     let mut routes = RoutesBuilder::default();
     routes.add_service(
         WriterServiceServer::new(rpc)
             .max_decoding_message_size(limits::REQUEST_BYTES)
             .max_encoding_message_size(limits::REQUEST_BYTES),
     );
-    let health = server::health::<WriterServiceServer<WriterRpc>>(stopping.clone()).await;
+    let health = server::health_while::<WriterServiceServer<WriterRpc>>(steady, stopping.clone()).await;
     server::serve(listener, routes, health, stopping.clone()).await
 }
 

@@ -88,7 +88,8 @@ impl Lineage {
     pub fn begin(&mut self, incarnation: LineageEntry) {
         let last = self.current();
         let has_commits = |entry: &LineageEntry| entry.start < incarnation.start;
-        self.entries.retain(|entry| has_commits(entry) || (entry.id == last && entry.start == incarnation.start));
+        self.entries
+            .retain(|entry| has_commits(entry) || (entry.id == last && entry.start == incarnation.start));
         self.entries.push(incarnation);
         let excess = self.entries.len().saturating_sub(limits::LINEAGE_ENTRIES);
         self.entries.drain(..excess);
@@ -147,11 +148,10 @@ mod tests {
         let found = |incarnation, seq| lineage.membership(LineagePoint { incarnation, seq });
         assert_eq!((found(7, 10), found(7, 11)), (Membership::Contained, Membership::Lost));
         assert_eq!((found(8, 20), found(8, 21)), (Membership::Contained, Membership::Lost));
-        assert_eq!((found(9, 1000), found(5, 1), found(0, 1000)), (
-            Membership::Contained,
-            Membership::Unknown,
-            Membership::Contained
-        ));
+        assert_eq!(
+            (found(9, 1000), found(5, 1), found(0, 1000)),
+            (Membership::Contained, Membership::Unknown, Membership::Contained)
+        );
         let ended = lineage.clone().ended_at(25);
         assert_eq!(ended.membership(LineagePoint { incarnation: 9, seq: 26 }), Membership::Lost);
         assert_eq!([0, 1, 10, 11, 20, 21].map(|seq| lineage.point(seq).incarnation), [0, 7, 7, 8, 8, 9]);

@@ -97,7 +97,9 @@ fn read_cells(file: &dyn File, tolerant: bool) -> io::Result<std::result::Result
     let incarnation = match incarnation {
         Some(incarnation) if header.format > 1 => incarnation,
         // The next incarnation replaces it.
-        None if header.format > 1 && !tolerant => return Ok(Err(head::cell_offset(head::incarnation_cell(0)))),
+        None if header.format > 1 && !tolerant => {
+            return Ok(Err(head::cell_offset(head::incarnation_cell(0))));
+        }
         _ => HeadIncarnation::default(),
     };
     let mut cells = vec![0; usize::from(header.table_entry_count) * CELL];

@@ -7,6 +7,7 @@ use crate::error::{Error, Reason, Result};
 use crate::format::head::{FORMAT_VERSION, OLDEST_FORMAT_VERSION};
 use crate::format::lineage::Lineage;
 use crate::format::manifest;
+use crate::storage::clock_record::ClockRecord;
 use crate::storage::fs::{self, FileSystem};
 
 /// A data directory.
@@ -52,6 +53,16 @@ impl DataDir {
     /// The temporary file of the lineage that the writer of a term creates.
     pub(crate) fn lineage_tmp(&self, term: u64) -> PathBuf {
         self.0.join(format!("{LINEAGE_TMP}{term}{TMP}"))
+    }
+
+    /// `clock.json`: the last time that a writer saw.
+    pub fn clock(&self) -> PathBuf {
+        self.0.join("clock.json")
+    }
+
+    /// The temporary file of the time that the writer of a term saw.
+    pub(crate) fn clock_tmp(&self, term: u64) -> PathBuf {
+        self.0.join(format!("{CLOCK_TMP}{term}{TMP}"))
     }
 
     /// The directory of all tables.
@@ -140,10 +151,12 @@ pub(crate) const TMP: &str = ".tmp";
 pub(crate) const LINEAGE: &str = "lineage.json";
 /// The start of the name of an unfinished `lineage.json`.
 const LINEAGE_TMP: &str = "lineage.";
+/// The start of the name of an unfinished `clock.json`.
+const CLOCK_TMP: &str = "clock.";
 
-/// Returns whether a file is an unfinished `lineage.json`.
-pub(crate) fn is_lineage_tmp(file_name: &str) -> bool {
-    file_name.starts_with(LINEAGE_TMP) && file_name.ends_with(TMP)
+/// Returns whether a file is an unfinished `lineage.json` or `clock.json`.
+pub(crate) fn is_record_tmp(file_name: &str) -> bool {
+    [LINEAGE_TMP, CLOCK_TMP].iter().any(|start| file_name.starts_with(start)) && file_name.ends_with(TMP)
 }
 
 /// Returns the term in the name of an unfinished HEAD; `None` for other files.
@@ -226,6 +239,11 @@ pub fn read_database(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<manife
 /// Reads `lineage.json`. Returns `None` if it does not exist.
 pub(crate) fn read_lineage(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<Lineage>> {
     read_checked(fs, &dir.lineage())
+}
+
+/// Reads `clock.json`. Returns `None` if it does not exist.
+pub(crate) fn read_clock_record(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<ClockRecord>> {
+    read_checked(fs, &dir.clock())
 }
 
 /// Reads a table's manifest. Returns `None` if it does not exist.

@@ -1,5 +1,6 @@
 //! Bytes on disk: the data directory, its files, and the write-ahead log, from which all other files can be rebuilt.
 
+pub mod clock_record;
 pub mod fence;
 pub mod fs;
 pub mod head;

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::operation::{CommitRequest, Operation};
 use parking_lot::MutexGuard;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::prepared_commit::PreparedCommit;
 use crate::admission::producers::{ProducerPosition, RefusedOperation};
 use crate::admission::{CommitContext, CommitReceipt};
+use crate::clock_guard::ClockReading;
 use crate::commit::acks::PendingAck;
 use crate::commit::prefetch::prefetch_rows;
 use crate::commit::state::{CommitShared, CommitState};
@@ -87,8 +87,11 @@ impl IngestPipeline {
             let message = "cannot continue this stream: the disk is full and earlier batches were not written; connect again and send the batches after the last acknowledged one";
             return Err(Error::new(Reason::DiskFull, message));
         }
+        let clock = self.0.clock.read();
+        // Not a refusal of single operations: the client must send the batch again.
+        clock.check_commit(&batch.context.options)?;
         let number = batch.number;
-        let refused = admit_operations_of_batch(&mut state, batch);
+        let refused = admit_operations_of_batch(&mut state, batch, clock);
         Ok(Some(self.acknowledge(state, number, refused)))
     }
 
@@ -119,7 +122,11 @@ impl IngestPipeline {
 }
 
 /// Admits the new operations of a batch and returns the refused ones.
-fn admit_operations_of_batch(state: &mut CommitState, batch: IngestBatch) -> Vec<RefusedOperation> {
+fn admit_operations_of_batch(
+    state: &mut CommitState,
+    batch: IngestBatch,
+    clock: ClockReading,
+) -> Vec<RefusedOperation> {
     let IngestBatch { context, number, operations, atomic } = batch;
     let producer = context.origin.as_ref().map(|origin| origin.producer.clone());
     let position = producer.as_ref().and_then(|producer| state.admission.producers.get(producer));
@@ -129,7 +136,7 @@ fn admit_operations_of_batch(state: &mut CommitState, batch: IngestBatch) -> Vec
     // carries a mark.
     let mut held: Option<PreparedCommit> = None;
     for (last, operations) in commits_of_batch(operations, first, atomic) {
-        match prepare_commit(state, &context, last, operations) {
+        match prepare_commit(state, &context, (last, operations), clock) {
             Ok(Some(commit)) => {
                 if let Some(before) = held.replace(commit) {
                     before.encode(&mut state.open.group);
@@ -172,15 +179,15 @@ fn commits_of_batch(
 fn prepare_commit(
     state: &mut CommitState,
     context: &CommitContext,
-    last: u32,
-    operations: Result<Vec<Operation>>,
+    (last, operations): (u32, Result<Vec<Operation>>),
+    clock: ClockReading,
 ) -> Result<Option<PreparedCommit>> {
     let mut context = context.clone();
     if let Some(origin) = &mut context.origin {
         origin.operation = last;
     }
     let change = CommitRequest::Rows { operations: operations?, preconditions: Vec::new() };
-    Ok(state.admission.prepare(change, context, now_ms(), &mut state.open.group)?.1)
+    Ok(state.admission.prepare(change, context, clock, &mut state.open.group)?.1)
 }
 
 /// The index of a batch's first operation that was not admitted before, or `None` if all were.

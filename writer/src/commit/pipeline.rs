@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use driftdb_common::error::Result;
 use driftdb_common::format::event::RequestId;
-use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::operation::CommitRequest;
 
 use crate::admission::{CommitContext, CommitReceipt};
@@ -36,7 +35,7 @@ impl CommitPipeline {
             state.check_accepting()?;
             state.check_room(self.0.tail_limit)?;
             let CommitState { admission, open, .. } = &mut *state;
-            let outcome = admission.admit(change, context, now_ms(), &mut open.group);
+            let outcome = admission.admit(change, context, self.0.clock.read(), &mut open.group);
             state.acknowledge(outcome)
         };
         self.wait(ack).await

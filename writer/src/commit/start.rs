@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::admission::Admission;
 use crate::admission::table::AdmittedTable;
+use crate::clock_guard::ClockGuard;
 use crate::commit::acks::CommitAck;
 use crate::commit::catalog::TableCatalog;
 use crate::commit::committer;
@@ -41,9 +42,10 @@ pub(crate) fn start(
     acks: mpsc::UnboundedSender<Vec<CommitAck>>,
     growth: mpsc::Sender<()>,
     tail_limit: u64,
+    clock: Arc<ClockGuard>,
 ) -> Result<(CommitHandles, JoinHandle<Result<()>>)> {
     let state = Mutex::new(initial_state(&log, admission));
-    let shared = Arc::new(CommitShared { state, work_ready: Condvar::new(), growth, tail_limit });
+    let shared = Arc::new(CommitShared { state, work_ready: Condvar::new(), growth, tail_limit, clock });
     let handles = CommitHandles {
         pipeline: CommitPipeline::new(&shared),
         ingest: IngestPipeline::new(&shared),

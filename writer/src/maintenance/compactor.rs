@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::manifest::Manifest;
-use driftdb_common::service::clock::now_ms;
 use driftdb_common::storage::layout::image_stem;
 use driftdb_common::storage::wal::appender::CompactionInput;
 use driftdb_common::table::build::compaction::{
@@ -70,7 +69,10 @@ impl Compactor {
         let (manifest, limit) = self.context.commits.log.manifest(id)?;
         let requested = match before {
             Some(point) => {
-                point.resolve(limit.seq, now_ms(), |time_ms| self.lookup.last_commit_at(id, time_ms))?
+                let clock = self.context.clock.read();
+                // What is compacted cannot be brought back: a point before now needs a clock that is trusted.
+                let now_ms = if matches!(point, PointInTime::Ago(_)) { clock.check()? } else { clock.now_ms };
+                point.resolve(limit.seq, now_ms, |time_ms| self.lookup.last_commit_at(id, time_ms))?
             }
             None => self.lookup.default_floor(id)?,
         };

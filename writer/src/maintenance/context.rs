@@ -1,10 +1,13 @@
 //! What every maintenance task uses: the files, the roles over the commit state, and the configuration.
 
+use std::sync::Arc;
+
 use driftdb_common::table::build::requests_since::RequestsSince;
 use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::table_files::TableFiles;
 
 use crate::admission::requests::RequestWindow;
+use crate::clock_guard::ClockGuard;
 use crate::commit::CommitHandles;
 use crate::config::SnapshotTriggers;
 
@@ -16,6 +19,7 @@ pub(crate) struct MaintenanceContext {
     pub(crate) commits: CommitHandles,
     pub(crate) triggers: SnapshotTriggers,
     pub(crate) window: RequestWindow,
+    pub(crate) clock: Arc<ClockGuard>,
 }
 
 impl MaintenanceContext {

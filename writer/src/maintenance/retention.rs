@@ -1,11 +1,13 @@
 //! Compacts the tables whose schemas limit how long history is kept (RETAIN), once enough can be freed.
+//!
+//! History is kept for a time before the last commit, not before the time of day: what is discarded cannot be brought back, and a
+//! clock can be wrong. A commit's time has passed the clock guard.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use driftdb_common::error::Result;
-use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::build::progress::ProgressFn;
 use driftdb_common::table::point_in_time::PointInTime;
 use parking_lot::Mutex;
@@ -39,13 +41,14 @@ impl Retention {
     /// Compacts every table that is due.
     pub(super) fn compact_expired(&self, progress: ProgressFn<'_>) -> Result<()> {
         let catalog = &self.context.commits.catalog;
+        let newest_ms = self.context.commits.status.durable().time_ms;
         let retained = catalog.map_tables(|table| Some((table.id(), table.schema().retain_ms?)));
         for (id, retain_ms) in retained.into_iter().flatten() {
             let interval = CHECK_INTERVAL.min(Duration::from_millis(retain_ms));
             if !self.start_check(id, interval) {
                 continue;
             }
-            if let Some(seq) = self.expired_floor(id, now_ms().saturating_sub(retain_ms))? {
+            if let Some(seq) = self.expired_floor(id, newest_ms.saturating_sub(retain_ms))? {
                 self.compactor.compact(id, Some(PointInTime::Seq(seq)), false, progress)?;
             }
         }

@@ -24,6 +24,7 @@ use tonic::{Code, Status, Streaming};
 use crate::admission::CommitContext;
 use crate::admission::producers::RefusedOperation;
 use crate::commit::{AdmittedBatch, IngestBatch, IngestPipeline, IngestSession};
+use crate::rpc::commit_tokens::CommitTokens;
 use crate::rpc::revert::RevertResolver;
 
 /// Batches of one stream that may be admitted and not acknowledged. At the limit the stream takes no more
@@ -41,7 +42,7 @@ const REFUSALS_PER_ACK: usize = 1000;
 pub(crate) struct IngestService {
     pipeline: IngestPipeline,
     reverts: RevertResolver,
-    epoch: u64,
+    tokens: CommitTokens,
     /// What ends the newest stream of each producer. A newer stream ends the older one.
     newest: Arc<Mutex<HashMap<String, CancellationToken>>>,
     shutdown: CancellationToken,
@@ -65,14 +66,14 @@ struct BatchReceiver {
 }
 
 impl IngestService {
-    /// Admits batches through `pipeline`. `epoch` goes into tokens. `shutdown` ends all streams.
+    /// Admits batches through `pipeline`. `tokens` names the commits. `shutdown` ends all streams.
     pub(crate) fn new(
         pipeline: IngestPipeline,
         reverts: RevertResolver,
-        epoch: u64,
+        tokens: CommitTokens,
         shutdown: CancellationToken,
     ) -> IngestService {
-        IngestService { pipeline, reverts, epoch, newest: Arc::default(), shutdown }
+        IngestService { pipeline, reverts, tokens, newest: Arc::default(), shutdown }
     }
 
     /// Starts both tasks of a stream and returns its acknowledgements.
@@ -86,7 +87,7 @@ impl IngestService {
         let receiver =
             BatchReceiver { service: self.clone(), producer: None, session, last_batch: None, outcomes };
         tokio::spawn(receiver.run(inbound));
-        tokio::spawn(acknowledge_batches(admitted, acks, self.epoch));
+        tokio::spawn(acknowledge_batches(admitted, acks, self.tokens.clone()));
         ReceiverStream::new(responses)
     }
 
@@ -237,12 +238,12 @@ impl BatchReceiver {
 async fn acknowledge_batches(
     mut admitted: mpsc::Receiver<MessageOutcome>,
     acks: mpsc::Sender<Result<v1::IngestResponse, Status>>,
-    epoch: u64,
+    tokens: CommitTokens,
 ) {
     let mut next = admitted.recv().await;
     while let Some(outcome) = next {
         let durable = match outcome {
-            MessageOutcome::Batch(batch) => durable_batch(batch, epoch).await,
+            MessageOutcome::Batch(batch) => durable_batch(batch, &tokens).await,
             MessageOutcome::End(status) => Err(status),
         };
         let mut response = match durable {
@@ -252,7 +253,7 @@ async fn acknowledge_batches(
                 return;
             }
         };
-        next = take_ready_batches(&mut admitted, &mut response, epoch).await;
+        next = take_ready_batches(&mut admitted, &mut response, &tokens).await;
         if acks.send(Ok(response)).await.is_err() {
             return;
         }
@@ -267,14 +268,14 @@ async fn acknowledge_batches(
 async fn take_ready_batches(
     admitted: &mut mpsc::Receiver<MessageOutcome>,
     response: &mut v1::IngestResponse,
-    epoch: u64,
+    tokens: &CommitTokens,
 ) -> Option<MessageOutcome> {
     loop {
         match admitted.try_recv() {
             Ok(MessageOutcome::Batch(batch))
                 if batch.ack.is_ready() && response.errors.len() < REFUSALS_PER_ACK =>
             {
-                match durable_batch(batch, epoch).await {
+                match durable_batch(batch, tokens).await {
                     Ok(durable) => {
                         response.durable_batch_id = durable.durable_batch_id;
                         response.token = durable.token;
@@ -290,12 +291,12 @@ async fn take_ready_batches(
 }
 
 /// Waits until a batch is durable.
-async fn durable_batch(batch: AdmittedBatch, epoch: u64) -> Result<v1::IngestResponse, Status> {
+async fn durable_batch(batch: AdmittedBatch, tokens: &CommitTokens) -> Result<v1::IngestResponse, Status> {
     let AdmittedBatch { number, refused, ack } = batch;
     let receipt = ack.wait().await.map_err(to_status)?;
     Ok(v1::IngestResponse {
         durable_batch_id: number,
-        token: Some(convert::token_to_wire(receipt.token, epoch)),
+        token: Some(tokens.token(receipt.token)),
         errors: refused.iter().map(refusal_to_wire).collect(),
     })
 }

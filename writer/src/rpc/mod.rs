@@ -1,11 +1,13 @@
 //! `WriterService` over gRPC: single calls, ingest streams, maintenance calls, and reverts.
 
+mod commit_tokens;
 mod ingest_stream;
 mod maintenance_rpc;
 mod revert;
 mod row_as_of;
 mod service;
 
+pub(crate) use commit_tokens::CommitTokens;
 pub(crate) use ingest_stream::IngestService;
 pub(crate) use maintenance_rpc::MaintenanceCalls;
 pub(crate) use revert::RevertResolver;

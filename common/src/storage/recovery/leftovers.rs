@@ -13,7 +13,7 @@ use crate::storage::wal::appender::Log;
 /// later.
 pub(super) fn remove_unfinished(fs: &dyn FileSystem, dir: &DataDir) -> Result<()> {
     let failed = |e: io::Error| Error::io(format_args!("cannot clear {}", dir.root().display()), &e);
-    for name in fs.list(dir.root()).map_err(failed)?.iter().filter(|name| layout::is_lineage_tmp(name)) {
+    for name in fs.list(dir.root()).map_err(failed)?.iter().filter(|name| layout::is_record_tmp(name)) {
         fs::remove_if_exists(fs, &dir.root().join(name)).map_err(failed)?;
     }
     for table in layout::table_names(fs, dir)? {

@@ -14,7 +14,8 @@ use super::layer_examination::{
 };
 use crate::error::{Error, Result};
 use crate::format::head::{
-    CELL, Header, TableEntry, cell_offset, decode_header, decode_incarnation, decode_table_entries, incarnation_cell,
+    CELL, Header, TableEntry, cell_offset, decode_header, decode_incarnation, decode_table_entries,
+    incarnation_cell,
 };
 use crate::format::manifest::{Manifest, Segment};
 use crate::storage::fs::{self, FileSystem};
