@@ -4,6 +4,7 @@ mod harness;
 
 mod answers;
 mod bench;
+mod clock;
 mod compaction;
 mod compaction_crash;
 mod crash;
@@ -22,6 +23,7 @@ mod hostile_bytes;
 mod hot_rows;
 mod ingest;
 mod layers;
+mod lineage;
 mod limits;
 mod loading;
 mod many_versions;

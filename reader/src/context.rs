@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use crate::paged_stream::{PageStep, stream_pages};
 use crate::replica::Replica;
 
-/// The shared state of all requests.
+/// What one request works with.
 #[derive(Debug, Clone)]
 pub struct RequestContext {
-    /// The tables as far as this reader has applied them.
+    /// The tables as far as this reader has applied them. A request uses one replica to its end: another one is another history.
     pub replica: Arc<Replica>,
     /// The data directory and the cache.
     pub files: TableFiles,

@@ -15,10 +15,9 @@ use driftdb_common::table::table_files::TableFiles;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
-use crate::context::RequestContext;
 use crate::follower::Follower;
 use crate::fs_events::FsEvents;
-use crate::rpc::ReaderRpc;
+use crate::rpc::ReaderServer;
 use crate::tailer::Tailer;
 
 mod context;
@@ -33,6 +32,7 @@ mod read_point;
 mod readiness;
 mod reads;
 mod replica;
+mod replica_slot;
 mod resume_token;
 mod rpc;
 mod statement;
@@ -123,17 +123,16 @@ impl ReaderDaemon {
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
         let ReaderDaemon { config, files, follower, events } = self;
         let tailer = Tailer::start(follower, events, config.follow.interval(config.poll_interval))?;
-        let replica = Arc::clone(tailer.replica());
-        let rpc =
-            ReaderRpc(RequestContext { replica: Arc::clone(&replica), files, shutdown: shutdown.clone() });
+        let slot = Arc::clone(tailer.slot());
+        let server = ReaderServer { slot: Arc::clone(&slot), files, shutdown: shutdown.clone() };
         let mut routes = RoutesBuilder::default();
         routes.add_service(
-            ReaderServiceServer::new(rpc)
+            ReaderServiceServer::new(server)
                 .max_decoding_message_size(limits::REQUEST_BYTES)
                 .max_encoding_message_size(limits::REQUEST_BYTES),
         );
-        let ready = readiness::watch_readiness(replica, config.max_lag, shutdown.clone());
-        let health = server::health_while::<ReaderServiceServer<ReaderRpc>>(ready, shutdown.clone()).await;
+        let ready = readiness::watch_readiness(slot, config.max_lag, shutdown.clone());
+        let health = server::health_while::<ReaderServiceServer<ReaderServer>>(ready, shutdown.clone()).await;
         server::serve(listener, routes, health, shutdown).await
     }
 }

@@ -15,6 +15,8 @@ use driftdb_common::service::convert;
 use driftdb_common::service::server::ResponseStream;
 use driftdb_common::service::status::to_status;
 use driftdb_common::table::history::Images;
+use driftdb_common::table::table_files::TableFiles;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::context::RequestContext;
@@ -26,6 +28,7 @@ use crate::reads::history::{CommitPages, DriftQuery};
 use crate::reads::select::{RowPages, SelectQuery};
 use crate::reads::tables;
 use crate::reads::target::{KeyTarget, TableTarget};
+use crate::replica_slot::{HistoryLosses, ReplicaSlot};
 use crate::resume_token::{SelectToken, request_hash};
 use crate::statement;
 use crate::watch;
@@ -33,9 +36,27 @@ use crate::watch;
 /// Maximum number of tables in one response of ListTables, and the default.
 const TABLES_PER_PAGE: usize = 1000;
 
-/// The implementation of `ReaderService`.
+/// The implementation of `ReaderService`: serves each call from the replica that is current when it arrives.
 #[derive(Debug, Clone)]
-pub struct ReaderRpc(pub RequestContext);
+pub struct ReaderServer {
+    /// The replica that is served.
+    pub slot: Arc<ReplicaSlot>,
+    /// The data directory and the cache.
+    pub files: TableFiles,
+    /// Cancelled when the reader shuts down.
+    pub shutdown: CancellationToken,
+}
+
+impl ReaderServer {
+    fn call(&self) -> ReaderRpc {
+        let (files, shutdown) = (self.files.clone(), self.shutdown.clone());
+        ReaderRpc(RequestContext { replica: self.slot.current(), files, shutdown })
+    }
+}
+
+/// One call.
+#[derive(Debug, Clone)]
+struct ReaderRpc(RequestContext);
 
 impl ReaderRpc {
     fn freshness(&self, freshness: Option<v1::Freshness>) -> Result<Freshness> {
@@ -94,18 +115,19 @@ impl ReaderRpc {
         };
         let mut sent_before = 0;
         let database = self.0.replica.database().clone();
+        let mut freshness = self.freshness(request.freshness)?;
         if !request.resume_token.is_empty() {
             let token = SelectToken::decode(&request.resume_token, &database, hash)?;
             as_of = Some(PointInTime::Seq(token.seq));
+            freshness = freshness.requiring(token.point());
             sent_before = token.count;
             selection.after = Some(token.after());
             selection.limit = selection.limit.map(|limit| limit.saturating_sub(sent_before));
             selection.offset = 0;
         }
         let query = SelectQuery { table: TableTarget::Field(&request.table), as_of, selection, format };
-        let freshness = self.freshness(request.freshness)?;
         let mut pages = RowPages::open(&self.0.replica, freshness, query).await?;
-        let seq = pages.seq();
+        let point = self.0.replica.lineage().point(pages.seq());
         Ok(self.0.stream(move || {
             pages.next_page()?.try_map(|page| {
                 let mut message =
@@ -113,7 +135,7 @@ impl ReaderRpc {
                 let count = sent_before + page.count;
                 match page.resume_after {
                     Some(after) => {
-                        let token = SelectToken::new(&database, hash, seq, &after, count);
+                        let token = SelectToken::new(&database, hash, point, &after, count);
                         message.resume_token = token.encode()?.into();
                     }
                     None => message.count = count,
@@ -192,7 +214,7 @@ impl ReaderRpc {
         Ok(v1::DescribeTableResponse { header: Some(header), table: Some(table) })
     }
 
-    fn status(&self) -> Result<v1::ReaderServiceStatusResponse> {
+    fn status(&self, losses: HistoryLosses) -> Result<v1::ReaderServiceStatusResponse> {
         let RequestContext { replica, files, .. } = &self.0;
         let applied = replica.applied();
         let point = ReadPoint { seq: applied.seq, applied };
@@ -209,6 +231,8 @@ impl ReaderRpc {
             memtable_events: memtables.clone().map(|memtable| memtable.len() as u64).sum(),
             memtable_bytes: memtables.map(|memtable| memtable.bytes()).sum(),
             writer_address: self.0.writer_address(),
+            histories_lost: losses.count,
+            last_history_lost: losses.last,
         })
     }
 }
@@ -242,9 +266,9 @@ fn respond<T>(result: Result<T>) -> Result<Response<T>, Status> {
 }
 
 #[tonic::async_trait]
-impl ReaderService for ReaderRpc {
+impl ReaderService for ReaderServer {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        respond(self.get(request.into_inner()).await)
+        respond(self.call().get(request.into_inner()).await)
     }
 
     type SelectStream = ResponseStream<v1::SelectResponse>;
@@ -253,7 +277,7 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::SelectRequest>,
     ) -> Result<Response<Self::SelectStream>, Status> {
-        respond(self.select(request.into_inner()).await)
+        respond(self.call().select(request.into_inner()).await)
     }
 
     type HistoryStream = ResponseStream<v1::HistoryResponse>;
@@ -262,13 +286,13 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<Self::HistoryStream>, Status> {
-        respond(self.history(request.into_inner()).await)
+        respond(self.call().history(request.into_inner()).await)
     }
 
     type DiffStream = ResponseStream<v1::DiffResponse>;
 
     async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
-        respond(self.diff(request.into_inner()).await)
+        respond(self.call().diff(request.into_inner()).await)
     }
 
     type WatchDriftStream = ResponseStream<v1::WatchDriftResponse>;
@@ -277,21 +301,21 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::WatchDriftRequest>,
     ) -> Result<Response<Self::WatchDriftStream>, Status> {
-        respond(watch::open_stream(&self.0, request.into_inner()).await)
+        respond(watch::open_stream(&self.call().0, request.into_inner()).await)
     }
 
     async fn list_tables(
         &self,
         request: Request<v1::ListTablesRequest>,
     ) -> Result<Response<v1::ListTablesResponse>, Status> {
-        respond(self.list_tables(request.into_inner()).await)
+        respond(self.call().list_tables(request.into_inner()).await)
     }
 
     async fn describe_table(
         &self,
         request: Request<v1::DescribeTableRequest>,
     ) -> Result<Response<v1::DescribeTableResponse>, Status> {
-        respond(self.describe_table(request.into_inner()).await)
+        respond(self.call().describe_table(request.into_inner()).await)
     }
 
     type ExecuteStream = ResponseStream<v1::ReaderServiceExecuteResponse>;
@@ -300,13 +324,13 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::ReaderServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
-        respond(statement::execute(&self.0, request.into_inner()).await)
+        respond(statement::execute(&self.call().0, request.into_inner()).await)
     }
 
     async fn status(
         &self,
         _: Request<v1::ReaderServiceStatusRequest>,
     ) -> Result<Response<v1::ReaderServiceStatusResponse>, Status> {
-        respond(self.status())
+        respond(self.call().status(self.slot.losses()))
     }
 }

@@ -1,12 +1,11 @@
 //! The writer's command line.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
-use driftdb_common::service::options::{DataArgs, LogArgs, parse_duration};
+use driftdb_common::service::options::{ClockJump, DataArgs, LogArgs, parse_clock_jump};
 use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
 
 /// Serve writes to a DriftDB database
@@ -175,18 +174,6 @@ pub(crate) struct WriterArgs {
     pub(crate) max_clock_jump: ClockJump,
     #[command(flatten)]
     pub(crate) log: LogArgs,
-}
-
-/// The longest jump of the clock that needs no confirmation; `None` to trust the clock.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ClockJump(Option<Duration>);
-
-fn parse_clock_jump(text: &str) -> Result<ClockJump, String> {
-    if text == "none" {
-        return Ok(ClockJump(None));
-    }
-    let jump = parse_duration(text).map_err(|e| format!("{e}, or none"))?;
-    Ok(ClockJump(Some(jump).filter(|jump| !jump.is_zero())))
 }
 
 /// When the writer checks that no other writer has taken over.

@@ -30,6 +30,15 @@ struct WriterJson {
     epoch: String,
     term: u64,
     jobs: Vec<JobJson>,
+    /// What the clock shows and should show, if commits are refused because of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock_jumped: Option<ClockJumpJson>,
+}
+
+#[derive(Serialize)]
+struct ClockJumpJson {
+    clock_time: String,
+    expected_time: String,
 }
 
 /// One of the named writers.
@@ -82,6 +91,9 @@ struct ReaderFigures {
     writer_address: String,
     version: String,
     epoch: String,
+    /// What this reader lost last, if another history took the place of the one that it served.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    last_history_lost: String,
 }
 
 /// Prints the status of the daemons that answer. Fails if none does.
@@ -143,6 +155,13 @@ async fn collect_status(database: &mut DatabaseHandle) -> Result<(StatusJson, Op
 
 fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
     let jobs = found.jobs.into_iter();
+    let clock_jumped = match &found.clock_expected {
+        Some(expected) => Some(ClockJumpJson {
+            clock_time: shapes::time(found.clock_time.as_ref())?,
+            expected_time: shapes::time(Some(expected))?,
+        }),
+        None => None,
+    };
     Ok(WriterJson {
         last_seq: found.last_seq,
         last_time: shapes::time(found.last_time.as_ref())?,
@@ -151,6 +170,7 @@ fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
         epoch: found.epoch.to_string(),
         term: found.term,
         jobs: jobs.map(job).collect(),
+        clock_jumped,
     })
 }
 
@@ -174,6 +194,7 @@ fn reader_figures(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
         writer_address: found.writer_address,
         version: found.version,
         epoch: header.epoch.to_string(),
+        last_history_lost: found.last_history_lost,
     }
 }
 
@@ -210,6 +231,11 @@ fn for_people(status: &StatusJson) -> String {
             "writer  seq {} of {}, term {}, database {}\n",
             writer.last_seq, writer.last_time, writer.term, writer.database_id
         );
+        if let Some(ClockJumpJson { clock_time, expected_time }) = &writer.clock_jumped {
+            text += &format!(
+                "        refuses commits: its clock shows {clock_time}, after {expected_time} (see driftctl clock)\n"
+            );
+        }
         for job in &writer.jobs {
             let JobJson { job_id, description, queued, done, total, unit } = job;
             let far = if *queued { "queued".to_owned() } else { format!("{done} of {total} {unit}") };
@@ -231,8 +257,12 @@ fn for_people(status: &StatusJson) -> String {
         text += &match &reader.found {
             ReaderState::Up(up) => {
                 let ReaderFigures { applied_seq, lag_ms, lag_seqs, watchers, .. } = **up;
+                let lost = match up.last_history_lost.as_str() {
+                    "" => String::new(),
+                    lost => format!("        started over: {lost}\n"),
+                };
                 format!(
-                    "reader  {}: seq {applied_seq}, {lag_seqs} commits and {lag_ms} ms behind, {watchers} watchers\n",
+                    "reader  {}: seq {applied_seq}, {lag_seqs} commits and {lag_ms} ms behind, {watchers} watchers\n{lost}",
                     reader.url
                 )
             }
@@ -262,6 +292,7 @@ mod tests {
             writer_address: String::new(),
             version: "1".into(),
             epoch: "18446744073709551615".into(),
+            last_history_lost: String::new(),
         };
         let status = StatusJson {
             writer: None,

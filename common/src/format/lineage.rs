@@ -76,6 +76,11 @@ impl Lineage {
         Some(self)
     }
 
+    /// The last commit that the current incarnation can have; `None` while its writer may still commit.
+    pub fn end(&self) -> Option<u64> {
+        self.end
+    }
+
     /// The lineage whose current incarnation can have no commit after `end`.
     #[must_use]
     pub fn ended_at(mut self, end: u64) -> Lineage {
@@ -122,7 +127,10 @@ impl Lineage {
             return true;
         }
         match point.incarnation {
-            0 => self.entries.first().is_none_or(|first| first.start >= point.seq),
+            0 => {
+                let first = self.entries.first().map(|first| first.start);
+                first.or(self.end).is_none_or(|end| end >= point.seq)
+            }
             _ => self.membership(point) == Membership::Contained,
         }
     }

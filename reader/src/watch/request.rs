@@ -6,6 +6,7 @@ use std::time::Duration;
 use driftdb::v1;
 use driftdb::v1::watch_drift_request::Start;
 use driftdb_common::error::{Reason, Result};
+use driftdb_common::format::lineage::LineagePoint;
 use driftdb_common::limits;
 use driftdb_common::service::convert;
 use driftdb_common::table::history::Images;
@@ -78,16 +79,21 @@ async fn resolve_start(
     request: &v1::WatchDriftRequest,
 ) -> Result<(u64, Option<InitialRowPosition>)> {
     let freshness = v1::Freshness { epoch: request.epoch, ..v1::Freshness::default() };
+    let mut resumed = LineagePoint::default();
     let all_rows = request.initial_rows.then(InitialRowPosition::default);
     let (freshness, point, rows) = match &request.start {
         None => (freshness, None, all_rows),
         // All that is retained: from the first commit on, or from the floor if there is one.
         Some(Start::AfterSeq(0)) => {
             Freshness::from_wire(Some(freshness), replica)?;
+            replica.check_kept()?;
             check_tables(replica, filter).await?;
             return Ok((filter.floor(&replica.applied()), all_rows));
         }
-        Some(Start::AfterSeq(seq)) => (freshness, Some(PointInTime::Seq(*seq)), all_rows),
+        Some(Start::AfterSeq(seq)) => {
+            resumed = LineagePoint { incarnation: request.incarnation, seq: *seq };
+            (freshness, Some(PointInTime::Seq(*seq)), all_rows)
+        }
         Some(Start::AfterTime(time)) => {
             let as_of = v1::AsOf { at: Some(v1::as_of::At::Time(*time)) };
             (freshness, convert::point_from_wire(Some(as_of))?, all_rows)
@@ -95,11 +101,12 @@ async fn resolve_start(
         Some(Start::ResumeToken(token)) => {
             let token = WatchToken::decode(token, replica.database(), filter.hash())?;
             // The token proves that the commit exists, even if this replica has not seen it yet.
+            resumed = token.point();
             let freshness = v1::Freshness { min_seq: token.seq, ..freshness };
             (freshness, Some(PointInTime::Seq(token.seq)), token.rows())
         }
     };
-    let freshness = Freshness::from_wire(Some(freshness), replica)?;
+    let freshness = Freshness::from_wire(Some(freshness), replica)?.requiring(resumed);
     Ok((replica.wait_for_point(freshness, point).await?.seq, rows))
 }
 
