@@ -168,7 +168,12 @@ async fn a_batch_of_ingest_is_not_refused_row_by_row() {
     let mut run_ = ClockedWriter::start(dir.path(), &clock).await;
     create_table(&mut run_.writer, "t").await.unwrap();
     clock.jump_ahead(TEN_YEARS_MS);
-    let batch = v1::IngestRequest { producer_id: "p".into(), batch_id: 1, operations: row("a"), ..Default::default() };
+    let batch = v1::IngestRequest {
+        producer_id: "p".into(),
+        batch_id: 1,
+        operations: row("a"),
+        ..Default::default()
+    };
     let send = tokio_stream::iter([batch.clone()]);
     let mut answers = run_.writer.ingest(send).await.unwrap().into_inner();
     refused(answers.message().await, Code::Unavailable, "CLOCK_JUMPED");
@@ -184,7 +189,7 @@ async fn a_batch_of_ingest_is_not_refused_row_by_row() {
 async fn a_start_under_a_clock_far_ahead_discards_nothing() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), SetClock::new());
     let mut run_ = ClockedWriter::start(dir.path(), &clock).await;
-    run(&mut run_.writer, "CREATE TABLE t (pk=id) RETAIN 1 h").await.unwrap();
+    run(&mut run_.writer, "CREATE TABLE t (pk=id, RETAIN \"1h\")").await.unwrap();
     for n in 0..50 {
         apply(&mut run_.writer, row(&format!("{}", n % 7))).await.unwrap();
     }

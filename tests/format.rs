@@ -148,7 +148,6 @@ fn the_daemons_read_the_snapshot_fixture() {
     });
 }
 
-
 /// Checks everything that a reader answers about the history.
 async fn check(reader: &mut Reader) {
     for (table, _) in TABLES {

@@ -73,7 +73,8 @@ fn freshness(token: v1::WriteToken) -> Option<v1::Freshness> {
 
 async fn get(reader: &mut Reader, token: v1::WriteToken) -> Result<v1::GetResponse, tonic::Status> {
     let keys = vec!["k0003".to_owned()];
-    let request = v1::GetRequest { table: "t".into(), keys, freshness: freshness(token), ..Default::default() };
+    let request =
+        v1::GetRequest { table: "t".into(), keys, freshness: freshness(token), ..Default::default() };
     reader.get(request).await.map(tonic::Response::into_inner)
 }
 
@@ -137,7 +138,9 @@ async fn rows(reader: &mut Reader) -> Vec<(String, String)> {
 }
 
 fn expected(of: &[(std::ops::RangeInclusive<u64>, &str)]) -> Vec<(String, String)> {
-    let rows = of.iter().flat_map(|(seqs, of)| seqs.clone().map(move |seq| (format!("k{seq:04}"), (*of).to_owned())));
+    let rows = of
+        .iter()
+        .flat_map(|(seqs, of)| seqs.clone().map(move |seq| (format!("k{seq:04}"), (*of).to_owned())));
     rows.collect()
 }
 
@@ -332,7 +335,8 @@ async fn a_newer_copy_of_the_same_history_goes_on() {
 async fn keys(data: &Path) -> Vec<String> {
     let reader_daemon = Daemon::reader(data);
     let mut reader = reader_daemon.as_reader().await;
-    let found = select(&mut reader, v1::SelectRequest { table: "t".into(), ..Default::default() }).await.unwrap();
+    let found =
+        select(&mut reader, v1::SelectRequest { table: "t".into(), ..Default::default() }).await.unwrap();
     found.into_iter().map(|(key, _)| key).collect()
 }
 
@@ -357,7 +361,10 @@ async fn a_writer_whose_directory_was_moved_acknowledges_nothing() {
         let next = Daemon::writer(&site.path("moved"));
         write_to(&mut next.as_writer().await, KEPT + 1, "both").await;
         let found = keys(&site.path("moved")).await;
-        assert_eq!(found, expected(&[(2..=KEPT + 1, "")]).into_iter().map(|(key, _)| key).collect::<Vec<_>>());
+        assert_eq!(
+            found,
+            expected(&[(2..=KEPT + 1, "")]).into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        );
     }
 }
 
@@ -429,7 +436,10 @@ async fn no_database_is_made_over_what_is_left_of_another() {
         }
         let head = std::fs::read(copy.join("HEAD")).ok();
         let error = Daemon::try_start("driftdb-writer", &copy, &[]).unwrap_err();
-        assert!(error.contains("database.json") && error.contains(left) && error.contains("doctor"), "{error}");
+        assert!(
+            error.contains("database.json") && error.contains(left) && error.contains("doctor"),
+            "{error}"
+        );
         let mut init = std::process::Command::new(binary("driftctl"));
         let output = init.arg("init").arg(&copy).output().unwrap();
         assert!(!output.status.success(), "{left}");
