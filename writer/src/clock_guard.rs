@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::manifest::ClockRecord;
 use driftdb_common::planted::{PlantedBug, is_planted};
 use driftdb_common::service::clock::Clock;
-use driftdb_common::storage::clock_record::{self, ClockRecord};
+use driftdb_common::storage::clock_record;
 use driftdb_common::storage::wal::appender::Log;
 use driftdb_common::table::format_time;
 use driftdb_common::table::operation::CommitOptions;

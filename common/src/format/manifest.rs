@@ -23,6 +23,13 @@ pub struct Database {
     pub format: u8,
 }
 
+/// The last time that a writer saw on a clock that it trusted: `clock.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockRecord {
+    /// The time, in milliseconds since 1970.
+    pub seen_ms: u64,
+}
+
 /// The manifest: the current files of a table, in order (`meta.json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {

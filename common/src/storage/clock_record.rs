@@ -2,19 +2,10 @@
 //!
 //! The time of the last commit alone does not show that a clock has jumped, because a database can be without commits for long.
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Reason, Result};
-use crate::format::manifest;
+use crate::format::manifest::{self, ClockRecord};
 use crate::storage::fs::{self, FileSystem};
 use crate::storage::layout::{self, DataDir};
-
-/// The content of `clock.json`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClockRecord {
-    /// The time, in milliseconds since 1970.
-    pub seen_ms: u64,
-}
 
 /// Reads the record. Returns `None` if the file is missing or damaged: the last commit's time then stands alone.
 pub fn read(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<ClockRecord>> {

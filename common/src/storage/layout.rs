@@ -7,7 +7,6 @@ use crate::error::{Error, Reason, Result};
 use crate::format::head::{FORMAT_VERSION, OLDEST_FORMAT_VERSION};
 use crate::format::lineage::Lineage;
 use crate::format::manifest;
-use crate::storage::clock_record::ClockRecord;
 use crate::storage::fs::{self, FileSystem};
 
 /// A data directory.
@@ -242,7 +241,7 @@ pub(crate) fn read_lineage(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<
 }
 
 /// Reads `clock.json`. Returns `None` if it does not exist.
-pub(crate) fn read_clock_record(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<ClockRecord>> {
+pub(crate) fn read_clock_record(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<manifest::ClockRecord>> {
     read_checked(fs, &dir.clock())
 }
 
