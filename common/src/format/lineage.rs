@@ -95,6 +95,14 @@ impl Lineage {
         let has_commits = |entry: &LineageEntry| entry.start < incarnation.start;
         self.entries
             .retain(|entry| has_commits(entry) || (entry.id == last && entry.start == incarnation.start));
+        // An incarnation without commits starts where the next one does.
+        self.entries.dedup_by(|later, earlier| {
+            let is_empty = later.start == earlier.start;
+            if is_empty {
+                *earlier = *later;
+            }
+            is_empty
+        });
         self.entries.push(incarnation);
         let excess = self.entries.len().saturating_sub(limits::LINEAGE_ENTRIES);
         self.entries.drain(..excess);
