@@ -340,6 +340,15 @@ impl Error {
         self
     }
 
+    /// Adds to the message of damage which tool examines it. Other errors stay as they are.
+    #[must_use]
+    pub fn advising_doctor(mut self) -> Self {
+        if self.0.reason == Reason::Corrupt && !self.0.message.contains("driftctl doctor") {
+            self.0.message.push_str("; run `driftctl doctor`");
+        }
+        self
+    }
+
     /// What a caller can do about the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.reason.kind()

@@ -86,3 +86,23 @@ pub const LINEAGE_ENTRIES: usize = 4096;
 /// The default for how far the system's clock may be ahead of the time that the writer expects, in seconds. Commits beyond it fail
 /// with `CLOCK_JUMPED` until the time is confirmed.
 pub const CLOCK_JUMP_SECS: u64 = 86_400;
+/// The default memory that requests and their answers may take from a daemon, over all uses, in bytes.
+pub const REQUEST_MEMORY_BYTES: u64 = 512 << 20;
+/// The least value of --request-memory, in bytes.
+pub const REQUEST_MEMORY_LEAST_BYTES: u64 = 64 << 20;
+/// The memory that the requests of one connection may take, in bytes: enough for the largest request, received and decoded.
+pub const REQUEST_MEMORY_OF_CONNECTION_BYTES: u64 = 132 << 20;
+/// The number of connections of a daemon. Fewer if the system allows the process fewer open files.
+pub const CONNECTIONS: usize = 20_000;
+/// The number of calls that are open at the same time on one connection. Further calls wait in the client.
+pub const CALLS_PER_CONNECTION: u32 = 4096;
+/// The size of a request's headers, in bytes.
+pub const HEADER_BYTES: u32 = 16 << 10;
+/// The time in which a new connection must send the HTTP/2 preface and its settings, in seconds.
+pub const HANDSHAKE_SECS: u64 = 10;
+/// The time after which a connection without open calls is closed, in seconds.
+pub const IDLE_SECS: u64 = 600;
+/// The time in which a request message must arrive after its first byte, in seconds.
+pub const REQUEST_ARRIVAL_SECS: u64 = 120;
+/// The size of the JSON patch of a row in a diff, in bytes. A longer patch is left out.
+pub const PATCH_BYTES: usize = 1 << 20;

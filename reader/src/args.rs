@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use driftdb_common::limits;
-use driftdb_common::service::options::{DataArgs, LogArgs, parse_duration};
+use driftdb_common::service::options::{DataArgs, LogArgs, MemoryArgs, parse_duration};
 use driftdb_reader::{FollowMode, ReaderConfig};
 
 /// Serve reads and watches of a DriftDB database
@@ -52,6 +52,9 @@ pub struct ReaderArgs {
         help_heading = "Memory"
     )]
     pub cache_bytes: u64,
+    /// The memory of requests.
+    #[command(flatten)]
+    pub request_memory: MemoryArgs,
     /// How the reader detects new commits
     ///
     /// Use `poll` if the file system reports no events for changes; the reader then sees commits at the next check.
@@ -119,6 +122,7 @@ impl ReaderArgs {
         ReaderConfig {
             data: self.data.data.clone(),
             cache_bytes: self.cache_bytes,
+            request_memory: self.request_memory.request_memory,
             follow: self.follow,
             poll_interval: self.poll_interval,
             max_lag: self.max_lag.0,

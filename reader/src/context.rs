@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use driftdb_common::error::Result;
+use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::server::ResponseStream;
 use driftdb_common::storage::lock;
 use driftdb_common::table::table_files::TableFiles;
@@ -18,6 +19,8 @@ pub struct RequestContext {
     pub replica: Arc<Replica>,
     /// The data directory and the cache.
     pub files: TableFiles,
+    /// The memory that requests may take.
+    pub memory: Arc<MemoryBudget>,
     /// Cancelled when the reader shuts down.
     pub shutdown: CancellationToken,
 }

@@ -57,6 +57,14 @@ impl Freshness {
     }
 }
 
+impl Freshness {
+    /// The same, but the replica must also have applied a commit that is known to exist.
+    #[must_use]
+    pub fn at_least(self, seq: u64) -> Freshness {
+        Freshness { min_seq: self.min_seq.max(seq), ..self }
+    }
+}
+
 impl Replica {
     /// Waits until the replica is fresh enough, then resolves a point in time; `None` is now.
     ///

@@ -7,6 +7,7 @@ use std::time::Duration;
 use driftdb::v1::reader_service_server::ReaderServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::server::{self, Listener};
 use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
 use driftdb_common::storage::layout::DataDir;
@@ -38,9 +39,11 @@ mod rpc;
 mod statement;
 mod subscriptions;
 mod tailer;
+mod waiting;
 mod watch;
 
 pub use follow_mode::FollowMode;
+pub use waiting::{has_database, wait_and_serve};
 
 /// The default interval between HEAD checks.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -54,6 +57,8 @@ pub struct ReaderConfig {
     pub data: PathBuf,
     /// Bytes of snapshot blocks to keep in memory.
     pub cache_bytes: u64,
+    /// The memory that requests may take, in bytes.
+    pub request_memory: u64,
     /// How the reader detects new commits.
     pub follow: FollowMode,
     /// The interval between HEAD checks if the reader polls.
@@ -68,6 +73,7 @@ impl ReaderConfig {
         ReaderConfig {
             data: data.into(),
             cache_bytes: limits::CACHE_BYTES,
+            request_memory: limits::REQUEST_MEMORY_BYTES,
             follow: FollowMode::default(),
             poll_interval: POLL_INTERVAL,
             max_lag: Some(MAX_LAG),
@@ -109,6 +115,10 @@ impl ReaderDaemon {
 
     /// Like [`ReaderDaemon::open`], on another file system.
     pub fn open_on(fs: Arc<dyn FileSystem>, config: ReaderConfig) -> Result<ReaderDaemon> {
+        ReaderDaemon::try_open(fs, config).map_err(Error::advising_doctor)
+    }
+
+    fn try_open(fs: Arc<dyn FileSystem>, config: ReaderConfig) -> Result<ReaderDaemon> {
         config.check()?;
         let dir = DataDir::new(&config.data);
         let files = TableFiles { fs, dir, cache: BlockCache::new(config.cache_bytes) };
@@ -124,7 +134,13 @@ impl ReaderDaemon {
         let ReaderDaemon { config, files, follower, events } = self;
         let tailer = Tailer::start(follower, events, config.follow.interval(config.poll_interval))?;
         let slot = Arc::clone(tailer.slot());
-        let server = ReaderServer { slot: Arc::clone(&slot), files, shutdown: shutdown.clone() };
+        let memory = MemoryBudget::new(config.request_memory);
+        let server = ReaderServer {
+            slot: Arc::clone(&slot),
+            files,
+            memory: Arc::clone(&memory),
+            shutdown: shutdown.clone(),
+        };
         let mut routes = RoutesBuilder::default();
         routes.add_service(
             ReaderServiceServer::new(server)
@@ -133,6 +149,6 @@ impl ReaderDaemon {
         );
         let ready = readiness::watch_readiness(slot, config.max_lag, shutdown.clone());
         let health = server::health_while::<ReaderServiceServer<ReaderServer>>(ready, shutdown.clone()).await;
-        server::serve(listener, routes, health, shutdown).await
+        server::serve(listener, routes, health, memory, shutdown).await
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod diff;
 pub mod history;
+mod json_patch;
 pub mod select;
 pub mod tables;
 pub mod target;

@@ -10,6 +10,7 @@ use driftdb_common::error::{Error, Result};
 use driftdb_common::format::lineage::Lineage;
 use driftdb_common::format::manifest::{Database, Floor};
 use driftdb_common::table::commit_times::CommitTimes;
+use driftdb_common::table::damaged_files::DamagedFiles;
 use driftdb_common::table::timeline::Timeline;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -64,6 +65,9 @@ pub struct Replica {
     lost: CancellationToken,
     /// Whether the storage may show old states.
     is_view_stale: bool,
+    damaged_files: DamagedFiles,
+    /// Why newer layers of a table could not be opened, by the table's name.
+    failed_adoptions: Mutex<BTreeMap<String, Error>>,
 }
 
 impl Replica {
@@ -80,6 +84,8 @@ impl Replica {
             subscriptions: Arc::default(),
             table_reloads: AtomicU64::new(0),
             max_floor: AtomicU64::new(0),
+            damaged_files: DamagedFiles::default(),
+            failed_adoptions: Mutex::default(),
             lineage: ArcSwap::default(),
             loss: OnceLock::new(),
             lost: CancellationToken::new(),
@@ -120,6 +126,30 @@ impl Replica {
     /// Waits until the history of this replica is lost.
     pub async fn lost(&self) {
         self.lost.cancelled().await;
+    }
+
+    /// The layer and index files that this reader does without.
+    pub fn damaged_files(&self) -> &DamagedFiles {
+        &self.damaged_files
+    }
+
+    /// Records why newer layers of a table cannot be opened; `None` if they can be.
+    pub fn note_adoption(&self, table: &str, failure: Option<Error>) {
+        let mut failed = self.failed_adoptions.lock();
+        match failure {
+            Some(error) => _ = failed.insert(table.to_owned(), error),
+            None => _ = failed.remove(table),
+        }
+    }
+
+    /// What the follower fails to do and retries, one line each.
+    pub fn problems(&self) -> Vec<String> {
+        let failed = self.failed_adoptions.lock();
+        let adoptions = failed.iter().map(|(table, error)| {
+            format!("cannot open newer snapshots of table {table:?}: {error}; retrying")
+        });
+        let follows = self.problem().map(|problem| format!("cannot follow the log: {problem}; retrying"));
+        follows.into_iter().chain(adoptions).collect()
     }
 
     /// The identity of the database.

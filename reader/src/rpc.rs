@@ -8,11 +8,12 @@ use driftdb::v1::reader_service_server::ReaderService;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
+use driftdb_common::memory::MemoryBudget;
 use driftdb_common::query::ast::{Column, PointInTime};
 use driftdb_common::query::exec::Selection;
 use driftdb_common::query::parser;
 use driftdb_common::service::convert;
-use driftdb_common::service::server::ResponseStream;
+use driftdb_common::service::server::{CallMemory, ResponseStream};
 use driftdb_common::service::status::to_status;
 use driftdb_common::table::history::Images;
 use driftdb_common::table::table_files::TableFiles;
@@ -36,6 +37,9 @@ use crate::watch;
 /// Maximum number of tables in one response of ListTables, and the default.
 const TABLES_PER_PAGE: usize = 1000;
 
+/// About what a row takes in an answer besides its key and document.
+const ROW_BYTES: usize = 48;
+
 /// The implementation of `ReaderService`: serves each call from the replica that is current when it arrives.
 #[derive(Debug, Clone)]
 pub struct ReaderServer {
@@ -43,14 +47,20 @@ pub struct ReaderServer {
     pub slot: Arc<ReplicaSlot>,
     /// The data directory and the cache.
     pub files: TableFiles,
+    /// The memory that requests take.
+    pub memory: Arc<MemoryBudget>,
     /// Cancelled when the reader shuts down.
     pub shutdown: CancellationToken,
 }
 
 impl ReaderServer {
     fn call(&self) -> ReaderRpc {
-        let (files, shutdown) = (self.files.clone(), self.shutdown.clone());
-        ReaderRpc(RequestContext { replica: self.slot.current(), files, shutdown })
+        ReaderRpc(RequestContext {
+            replica: self.slot.current(),
+            files: self.files.clone(),
+            memory: Arc::clone(&self.memory),
+            shutdown: self.shutdown.clone(),
+        })
     }
 }
 
@@ -79,19 +89,21 @@ impl ReaderRpc {
         let view = point.view(&request.table)?;
         let mut response =
             v1::GetResponse { header: Some(point.header(replica, [view.timeline()])?), ..Default::default() };
-        let mut bytes = 0;
+        // A key is in the answer in any case: with its row, or among those that remain.
+        let mut bytes = request.keys.iter().map(String::len).sum::<usize>();
         let mut keys = request.keys.into_iter();
-        for text in keys.by_ref() {
+        while let Some(text) = keys.next() {
             let key = Key::parse(&text, view.schema().key_type)?;
             let Some(row) = view.get(&key)? else { continue };
             let row = convert::row_to_wire(&row, format)?;
-            bytes += document_size(row.document.as_ref());
-            response.rows.push(row);
-            if bytes >= limits::GET_BYTES {
+            bytes += ROW_BYTES + document_size(row.document.as_ref());
+            if bytes > limits::GET_BYTES && !response.rows.is_empty() {
+                response.remaining.push(text);
                 break;
             }
+            response.rows.push(row);
         }
-        response.remaining = keys.collect();
+        response.remaining.extend(keys);
         Ok(response)
     }
 
@@ -114,10 +126,12 @@ impl ReaderRpc {
             count_only: request.count_only,
         };
         let mut sent_before = 0;
-        let database = self.0.replica.database().clone();
         let mut freshness = self.freshness(request.freshness)?;
+        let database = self.0.replica.database().clone();
         if !request.resume_token.is_empty() {
             let token = SelectToken::decode(&request.resume_token, &database, hash)?;
+            // The token proves that the commit exists, even if this replica has not seen it yet.
+            freshness = freshness.at_least(token.seq);
             as_of = Some(PointInTime::Seq(token.seq));
             freshness = freshness.requiring(token.point());
             sent_before = token.count;
@@ -233,6 +247,9 @@ impl ReaderRpc {
             writer_address: self.0.writer_address(),
             histories_lost: losses.count,
             last_history_lost: losses.last,
+            memory: convert::memory_to_wire(&self.0.memory),
+            damaged_files: convert::damaged_files_to_wire(replica.damaged_files()),
+            problems: replica.problems(),
         })
     }
 }
@@ -261,6 +278,18 @@ fn select_hash(request: &v1::SelectRequest) -> u64 {
     request_hash(numbers.iter().map(<[u8; 8]>::as_slice).chain(texts.map(|text| text.as_bytes())))
 }
 
+/// The memory of a call.
+fn call_memory<T>(request: &Request<T>) -> Result<CallMemory, Status> {
+    let memory = request.extensions().get::<CallMemory>().cloned();
+    memory.ok_or_else(|| Status::internal("the server gave the call no memory"))
+}
+
+/// The message of a request whose answer is computed page by page: the answer waits for memory before each page.
+fn paged<T>(request: Request<T>) -> Result<T, Status> {
+    call_memory(&request)?.compute_on_demand();
+    Ok(request.into_inner())
+}
+
 fn respond<T>(result: Result<T>) -> Result<Response<T>, Status> {
     result.map(Response::new).map_err(to_status)
 }
@@ -277,7 +306,7 @@ impl ReaderService for ReaderServer {
         &self,
         request: Request<v1::SelectRequest>,
     ) -> Result<Response<Self::SelectStream>, Status> {
-        respond(self.call().select(request.into_inner()).await)
+        respond(self.call().select(paged(request)?).await)
     }
 
     type HistoryStream = ResponseStream<v1::HistoryResponse>;
@@ -286,13 +315,13 @@ impl ReaderService for ReaderServer {
         &self,
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<Self::HistoryStream>, Status> {
-        respond(self.call().history(request.into_inner()).await)
+        respond(self.call().history(paged(request)?).await)
     }
 
     type DiffStream = ResponseStream<v1::DiffResponse>;
 
     async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
-        respond(self.call().diff(request.into_inner()).await)
+        respond(self.call().diff(paged(request)?).await)
     }
 
     type WatchDriftStream = ResponseStream<v1::WatchDriftResponse>;
@@ -301,7 +330,8 @@ impl ReaderService for ReaderServer {
         &self,
         request: Request<v1::WatchDriftRequest>,
     ) -> Result<Response<Self::WatchDriftStream>, Status> {
-        respond(watch::open_stream(&self.call().0, request.into_inner()).await)
+        let memory = call_memory(&request)?;
+        respond(watch::open_stream(&self.call().0, request.into_inner(), &memory).await)
     }
 
     async fn list_tables(
@@ -324,7 +354,7 @@ impl ReaderService for ReaderServer {
         &self,
         request: Request<v1::ReaderServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
-        respond(statement::execute(&self.call().0, request.into_inner()).await)
+        respond(statement::execute(&self.call().0, paged(request)?).await)
     }
 
     async fn status(

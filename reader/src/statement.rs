@@ -62,7 +62,7 @@ fn not_a_read(writer_address: String) -> Error {
 
 /// A response with one result.
 fn message(header: Option<v1::ReadHeader>, result: Option<Outcome>) -> v1::ReaderServiceExecuteResponse {
-    v1::ReaderServiceExecuteResponse { header, result }
+    v1::ReaderServiceExecuteResponse { header, result, truncated: false }
 }
 
 /// One statement, and the fields of the request that apply to it.
@@ -149,10 +149,15 @@ impl Execution<'_> {
             format: self.format,
         };
         let mut pages = CommitPages::open(&self.context.replica, self.freshness, query).await?;
+        let is_truncated = pages.is_truncated();
         Ok(self.context.stream(move || {
             pages.next_page(1)?.try_map(|page| {
+                let truncated = is_truncated && page.header.is_some();
                 let commit = page.commits.into_iter().next();
-                Ok(message(page.header, commit.map(Outcome::Commit)))
+                Ok(v1::ReaderServiceExecuteResponse {
+                    truncated,
+                    ..message(page.header, commit.map(Outcome::Commit))
+                })
             })
         }))
     }

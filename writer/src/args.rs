@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
-use driftdb_common::service::options::{ClockJump, DataArgs, LogArgs, parse_clock_jump};
+use driftdb_common::service::options::{ClockJump, DataArgs, LogArgs, MemoryArgs, parse_clock_jump};
 use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
 
 /// Serve writes to a DriftDB database
@@ -135,6 +135,8 @@ pub(crate) struct WriterArgs {
         help_heading = "Memory"
     )]
     pub(crate) cache_bytes: u64,
+    #[command(flatten)]
+    pub(crate) request_memory: MemoryArgs,
     /// Number of commits for which request ids are remembered
     ///
     /// A retry with a remembered id returns the commit of the first attempt. A later retry counts as a new
@@ -214,6 +216,7 @@ impl WriterArgs {
                 memory: self.memory,
             },
             cache_bytes: self.cache_bytes,
+            request_memory: self.request_memory.request_memory,
             max_clock_jump: self.max_clock_jump.0,
             ..WriterConfig::new(&self.data.data)
         }

@@ -31,6 +31,8 @@ pub struct WriterConfig {
     pub max_clock_jump: Option<Duration>,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
+    /// The memory that requests may take, in bytes.
+    pub request_memory: u64,
 }
 
 impl WriterConfig {
@@ -46,6 +48,7 @@ impl WriterConfig {
             cache_bytes: limits::CACHE_BYTES,
             max_clock_jump: Some(Duration::from_secs(limits::CLOCK_JUMP_SECS)),
             clock: Arc::new(SystemClock),
+            request_memory: limits::REQUEST_MEMORY_BYTES,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::server::{self, Listener};
 use driftdb_common::service::status;
 use parking_lot::Mutex;
@@ -35,7 +36,13 @@ pub async fn stand_by(config: WriterConfig, listener: Listener, shutdown: Cancel
     let mut routes = RoutesBuilder::default();
     routes.add_service(StandbyService(Arc::clone(&holder)));
     let health = server::standby_health::<StandbyService>(over.clone()).await;
-    let refusing = tokio::spawn(server::serve(standby_listener, routes, health, over.clone()));
+    let refusing = tokio::spawn(server::serve(
+        standby_listener,
+        routes,
+        health,
+        MemoryBudget::new(config.request_memory),
+        over.clone(),
+    ));
     let outcome = wait_for_lock(&config, &holder, &shutdown).await;
     // The connections close, so clients connect again and reach the writer. Connections that stay open, such
     // as a health stream, are not waited for.

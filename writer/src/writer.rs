@@ -1,18 +1,22 @@
 //! The writer: opens a database under its lock, serves gRPC until a shutdown, and closes the database.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::server::{self, Listener};
 use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::layout::DataDir;
 use driftdb_common::storage::recovery;
 use driftdb_common::storage::sst::BlockCache;
-use driftdb_common::storage::wal::appender::{Log, LogOptions};
+use driftdb_common::storage::wal::appender::{AppendError, Log, LogOptions};
+use driftdb_common::table::damaged_files::DamagedFile;
 use driftdb_common::table::operation::WriteToken;
+use driftdb_common::table::sound_layers::damaged_layer_file;
 use driftdb_common::table::table_files::TableFiles;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +28,7 @@ use crate::clock_guard::ClockGuard;
 use crate::commit::{self, CommitAck, CommitHandles};
 use crate::config::WriterConfig;
 use crate::jobs::Jobs;
-use crate::maintenance::{MaintenanceContext, MaintenanceWork};
+use crate::maintenance::{MaintenanceContext, MaintenanceHealth, MaintenanceWork};
 use crate::rpc::{CommitTokens, IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
 
 /// A database that is open for writing: its lock is held, and recovery is done.
@@ -35,6 +39,7 @@ pub struct WriterDaemon {
     log: Log,
     admission: Admission,
     clock: Arc<ClockGuard>,
+    health: Arc<MaintenanceHealth>,
 }
 
 impl WriterDaemon {
@@ -51,15 +56,47 @@ impl WriterDaemon {
             dir: DataDir::new(&config.data),
             cache: BlockCache::new(config.cache_bytes),
         };
-        let mut rebuild = AdmissionRebuild::new(&files, config.requests);
-        let log = recovery::open(Arc::clone(&files.fs), &files.dir, options, &mut rebuild)?;
-        let (seq, time_ms) = log.published();
-        let admission = rebuild.finish(WriteToken { seq, time_ms });
+        let mut set_aside = Vec::new();
+        let (log, admission, damaged) = loop {
+            let found = match recover(&files, options.clone(), &config, &set_aside) {
+                Ok(recovered) => break recovered,
+                Err(error) => error,
+            };
+            // The layer is sound as far as its open reads it, and is not further on.
+            match damaged_layer_file(&found).filter(|path| !set_aside.contains(path)) {
+                Some(path) => set_aside.push(path),
+                None => return Err(found.advising_doctor()),
+            }
+        };
         // From here on files are changed through the log's fenced file system: once another writer has taken
         // over, it refuses.
         files.fs = Arc::clone(log.fs());
         let clock = ClockGuard::open(Arc::clone(&config.clock), config.max_clock_jump, &files, &log)?;
-        Ok(WriterDaemon { config, files, log, admission, clock: Arc::new(clock) })
+        let clock = Arc::new(clock);
+        let health = Arc::new(MaintenanceHealth::default());
+        let mut daemon = WriterDaemon { config, files, log, admission, clock, health };
+        daemon.drop_damaged_layers(damaged)?;
+        Ok(daemon)
+    }
+
+    /// Writes the manifests without the layers that recovery has set aside, so that readers do without them, too.
+    fn drop_damaged_layers(&mut self, damaged: Vec<(u64, DamagedFile)>) -> Result<()> {
+        for (id, file) in damaged {
+            let is_unusable = self.admission.tables.is_unusable(id);
+            self.health.note_damage_at_start(file, is_unusable);
+            if is_unusable {
+                continue;
+            }
+            match self.log.edit_manifest(id, &mut |_| Ok(())) {
+                Ok(_) => {}
+                // The next change of the table's files drops them.
+                Err(AppendError::Refused(error)) => {
+                    tracing::warn!(%error, "cannot write a manifest without damaged layers");
+                }
+                Err(AppendError::Fatal(error)) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Closes the database cleanly without serving.
@@ -71,7 +108,7 @@ impl WriterDaemon {
     /// Serves gRPC until `shutdown` is cancelled, then closes the database cleanly. An error means that the
     /// database was not closed cleanly: the log failed, and no later write was acknowledged (I5).
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
-        let WriterDaemon { config, files, mut log, admission, clock } = self;
+        let WriterDaemon { config, files, mut log, admission, clock, health } = self;
         let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
         log.set_address(&address.unwrap_or_default())?;
         let (database, term) = (log.database().clone(), log.term());
@@ -91,6 +128,7 @@ impl WriterDaemon {
             triggers: config.snapshots,
             window: config.requests,
             clock: Arc::clone(&clock),
+            health: Arc::clone(&health),
         });
         let background = Arc::new(background);
         let background_ended = tokio::spawn(Arc::clone(&background).run(growth_receiver, stopping.clone()));
@@ -104,10 +142,12 @@ impl WriterDaemon {
             reverts,
             maintenance: MaintenanceCalls::new(jobs, work, catalog),
             cache: files.cache,
+            memory: MemoryBudget::new(config.request_memory),
             database,
             tokens,
             term,
             clock: Arc::clone(&clock),
+            health,
         };
         let served = serve_rpc(rpc, listener, &stopping).await;
         // Jobs and the background task end before the log closes: after that another writer may change the
@@ -125,10 +165,27 @@ impl WriterDaemon {
     }
 }
 
+/// The log, the admission state, and the damaged files, each with its table's id.
+type Recovered = (Log, Admission, Vec<(u64, DamagedFile)>);
+
+/// Opens the log, without the layers of `set_aside`.
+fn recover(
+    files: &TableFiles,
+    options: LogOptions,
+    config: &WriterConfig,
+    set_aside: &[PathBuf],
+) -> Result<Recovered> {
+    let mut rebuild = AdmissionRebuild::new(files, config.requests, set_aside);
+    let log = recovery::open(Arc::clone(&files.fs), &files.dir, options, &mut rebuild)?;
+    let (seq, time_ms) = log.published();
+    let damaged = rebuild.take_damaged();
+    Ok((log, rebuild.finish(WriteToken { seq, time_ms }), damaged))
+}
+
 /// Serves the writer's service and health until `stopping` is cancelled. The writer is NOT_SERVING while it refuses commits
 /// because of the clock.
 async fn serve_rpc(rpc: WriterRpc, listener: Listener, stopping: &CancellationToken) -> Result<()> {
-    let steady = rpc.clock.steadiness();
+    let (memory, steady) = (Arc::clone(&rpc.memory), rpc.clock.steadiness());
     let mut routes = RoutesBuilder::default();
     routes.add_service(
         WriterServiceServer::new(rpc)
@@ -136,7 +193,7 @@ async fn serve_rpc(rpc: WriterRpc, listener: Listener, stopping: &CancellationTo
             .max_encoding_message_size(limits::REQUEST_BYTES),
     );
     let health = server::health_while::<WriterServiceServer<WriterRpc>>(steady, stopping.clone()).await;
-    server::serve(listener, routes, health, stopping.clone()).await
+    server::serve(listener, routes, health, memory, stopping.clone()).await
 }
 
 /// Starts the task that delivers acknowledgements to requests. The committer sends it one message a group, so

@@ -199,6 +199,8 @@ impl<'de> Visitor<'de> for Transcoder<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut pairs: A) -> Result<(), A::Error> {
+        // An object without fields counts as a level, too.
+        self.nested()?;
         let start = self.out.len();
         let mut names: Vec<String> = Vec::new();
         while let Some(name) = pairs.next_key::<String>()? {
@@ -268,6 +270,12 @@ mod tests {
         let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
         assert!(to_msgpack(&nested(limits::NESTING)).is_ok());
         assert!(to_msgpack(&nested(limits::NESTING + 1)).is_err());
+        for inner in ["1", "{}", "[]", "{\"a\":1}"] {
+            let objects = |n: usize| format!("{}{inner}{}", "{\"a\":".repeat(n), "}".repeat(n));
+            let own = usize::from(inner != "1");
+            assert!(to_msgpack(&objects(limits::NESTING - own)).is_ok(), "{inner}");
+            assert!(to_msgpack(&objects(limits::NESTING - own + 1)).is_err(), "{inner}");
+        }
         assert!(to_msgpack(&nested(100_000)).is_err());
     }
 

@@ -10,6 +10,8 @@ use crate::format::event::EventType;
 use crate::format::key::KeyType;
 use crate::format::lineage::{Lineage, LineagePoint};
 use crate::limits;
+use crate::memory::{MemoryBudget, MemoryUsage};
+use crate::table::damaged_files::{DamagedFile, DamagedFiles};
 use crate::table::history::DriftEvent;
 use crate::table::memtable::CommitInfo;
 use crate::table::operation::{Action, Check, CommitOptions, KeyInput, Operation, Precondition, WriteToken};
@@ -289,6 +291,35 @@ pub fn schema_to_wire(schema: &Schema) -> v1::TableInfo {
         retain: schema.retain_ms.map(retain_to_wire),
         ..v1::TableInfo::default()
     }
+}
+
+/// The API's message for what each use of a daemon's memory takes.
+pub fn memory_to_wire(memory: &MemoryBudget) -> Vec<v1::MemoryUsage> {
+    let usage = memory.usage().into_iter();
+    let wire = |MemoryUsage { of, bytes, limit_bytes, refused }| v1::MemoryUsage {
+        name: of.name().to_owned(),
+        bytes,
+        limit_bytes,
+        refused,
+    };
+    usage.map(wire).collect()
+}
+
+/// A table that cannot be used, in a list of tables.
+pub fn unusable_table_to_wire(table: &str, error: &Error) -> v1::TableInfo {
+    let problem = error.clone().advising_doctor().to_string();
+    v1::TableInfo { table: table.to_owned(), problem, ..v1::TableInfo::default() }
+}
+
+/// The files that a daemon does without.
+pub fn damaged_files_to_wire(files: &DamagedFiles) -> Vec<v1::DamagedFile> {
+    let wire = |(file, what_is_done): (DamagedFile, String)| v1::DamagedFile {
+        path: file.path.display().to_string(),
+        offset: file.offset,
+        message: file.message,
+        what_is_done,
+    };
+    files.list().into_iter().map(wire).collect()
 }
 
 #[cfg(test)]

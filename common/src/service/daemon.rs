@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::service::options::LogArgs;
-use crate::service::server::Listener;
+use crate::service::server::{Listener, descriptors};
 use crate::service::telemetry;
 
 /// Runs a daemon until `serve` returns, and returns the exit code of the process.
@@ -31,6 +31,7 @@ pub fn run(
 
 fn try_run(log: &LogArgs, serve: impl AsyncFnOnce(CancellationToken) -> Result<()>) -> Result<()> {
     telemetry::start(log.log_format, &log.log)?;
+    descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Error::io("cannot start the async runtime", &e))?;
     runtime.block_on(async { serve(cancel_on_signals()?).await })

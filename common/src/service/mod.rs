@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod convert;
 pub mod daemon;
+pub mod log_throttle;
 pub mod options;
 pub mod server;
 pub mod status;

@@ -45,13 +45,19 @@ impl Head {
 /// Reads HEAD. Opens it fresh, because it may have been replaced and a network file system caches open files.
 /// Returns `None` if HEAD does not exist.
 pub fn read(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<Head>> {
-    read_with_retries(fs, dir, |file| read_cells(file, false))
+    read_with_retries(fs, dir, |file| read_cells(file, Tolerance::None))
 }
 
 /// Does the same as [`read`] for the holder of the lock: returns a damaged entry as the entry of no table. The header
 /// alone says what was published; recovery rebuilds entries from the log.
 pub(crate) fn read_tolerant(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<Head>> {
-    read_with_retries(fs, dir, |file| read_cells(file, true))
+    read_with_retries(fs, dir, |file| read_cells(file, Tolerance::EntriesAndIncarnation))
+}
+
+/// Does the same as [`read`], and returns a damaged entry as the entry of no table. The incarnation must be valid: without it
+/// nothing shows whose history it is.
+pub(crate) fn read_with_damaged_entries(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<Head>> {
+    read_with_retries(fs, dir, |file| read_cells(file, Tolerance::Entries))
 }
 
 /// Reads the header of HEAD. Opens HEAD fresh. Returns `None` if HEAD does not exist.
@@ -90,14 +96,22 @@ fn read_copies(file: &dyn File) -> io::Result<(Option<Header>, Option<HeadIncarn
     Ok((head::decode_header(copies), head::decode_incarnation(copies)))
 }
 
+/// Which damaged cells of HEAD are replaced by empty ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tolerance {
+    None,
+    Entries,
+    EntriesAndIncarnation,
+}
+
 /// Reads the header first, then the entries, because the writer writes entries before the header that counts them.
 /// The inner error is the offset of the first cell that is not valid.
-fn read_cells(file: &dyn File, tolerant: bool) -> io::Result<std::result::Result<Head, u64>> {
+fn read_cells(file: &dyn File, tolerance: Tolerance) -> io::Result<std::result::Result<Head, u64>> {
     let (Some(header), incarnation) = read_copies(file)? else { return Ok(Err(0)) };
     let incarnation = match incarnation {
         Some(incarnation) if header.format > 1 => incarnation,
         // The next incarnation replaces it.
-        None if header.format > 1 && !tolerant => {
+        None if header.format > 1 && tolerance != Tolerance::EntriesAndIncarnation => {
             return Ok(Err(head::cell_offset(head::incarnation_cell(0))));
         }
         _ => HeadIncarnation::default(),
@@ -110,7 +124,7 @@ fn read_cells(file: &dyn File, tolerant: bool) -> io::Result<std::result::Result
     for (entry, i) in found.into_iter().zip(0..) {
         match entry {
             Some(entry) => entries.push(entry),
-            None if tolerant => entries.push(TableEntry::default()),
+            None if tolerance != Tolerance::None => entries.push(TableEntry::default()),
             None => return Ok(Err(head::cell_offset(header.table_entry_cell(i)))),
         }
     }

@@ -2,9 +2,11 @@
 
 pub mod clock_record;
 pub mod fence;
+pub mod foreign_files;
 pub mod fs;
 pub mod head;
 pub(crate) mod head_file;
+pub mod head_reader;
 pub mod layout;
 pub mod lineage;
 pub mod lock;

@@ -165,7 +165,7 @@ fn add_changed_in_layers(
     (low, high): (u64, u64),
     keys: &mut BTreeSet<Key>,
 ) -> Result<bool> {
-    let key_type = state.layers.key_type();
+    let key_type = state.layers.key_type()?;
     let mut commits = state.layers.commits(low, high, false);
     while let Some(commit) = commits.next_commit()? {
         for change in commit.entry.changes {

@@ -381,7 +381,7 @@ impl History {
         (after, last): (EventId, EventId),
         TableCommit { seq, time_ms, entry }: TableCommit,
     ) -> Result<()> {
-        let key_type = state.layers.key_type();
+        let key_type = state.layers.key_type()?;
         let mut changes: Vec<(EventId, TableChange)> = (0..)
             .zip(entry.changes)
             .map(|(index, change)| (EventId { seq, index }, change))

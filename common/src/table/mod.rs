@@ -3,6 +3,7 @@
 pub mod build;
 pub mod check;
 pub mod commit_times;
+pub mod damaged_files;
 pub mod diff;
 pub mod event_id;
 pub mod history;
@@ -14,6 +15,7 @@ pub mod operation;
 pub mod point_in_time;
 mod row_fold;
 pub mod schema;
+pub mod sound_layers;
 pub mod state;
 pub mod table_counts;
 pub mod table_files;

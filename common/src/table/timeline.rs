@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, Reason, Result};
 use crate::format::event::{CommitMeta, Event, EventType};
@@ -31,6 +31,10 @@ pub struct Timeline {
     /// Oldest first.
     schemas: RwLock<Vec<SchemaVersion>>,
     state: ArcSwap<TableState>,
+    /// Why the table cannot be read at all: its layers are damaged beyond what the log can replace.
+    unreadable: Option<Error>,
+    /// The first damage that a read has found, until somebody asks for it.
+    found_damage: Mutex<Option<Error>>,
 }
 
 /// The schema that a SCHEMA event began.
@@ -55,7 +59,29 @@ pub struct SchemaAt {
 impl Timeline {
     /// A table without events.
     pub fn new(id: u64, name: impl Into<String>) -> Timeline {
-        Timeline { id, name: name.into(), schemas: RwLock::default(), state: ArcSwap::default() }
+        Timeline {
+            id,
+            name: name.into(),
+            schemas: RwLock::default(),
+            state: ArcSwap::default(),
+            unreadable: None,
+            found_damage: Mutex::default(),
+        }
+    }
+
+    /// A table that cannot be read: every read of it fails with this error. Its events are taken and forgotten.
+    pub fn unreadable(id: u64, name: impl Into<String>, error: Error) -> Timeline {
+        Timeline { unreadable: Some(error), ..Timeline::new(id, name) }
+    }
+
+    /// Why the table cannot be read at all; `None` if it can be.
+    pub fn unreadable_because(&self) -> Option<&Error> {
+        self.unreadable.as_ref()
+    }
+
+    /// Takes the first damage that a read of the table has found since the last call.
+    pub fn take_found_damage(&self) -> Option<Error> {
+        self.found_damage.lock().take()
     }
 
     /// A table with the events that its layers hold.
@@ -91,6 +117,9 @@ impl Timeline {
 
     /// Calls `read` with the table's state. Repeats the call if a file has vanished because newer layers replaced it.
     pub(super) fn read<T>(&self, mut read: impl FnMut(&TableState) -> Result<T>) -> Result<T> {
+        if let Some(error) = &self.unreadable {
+            return Err(error.clone());
+        }
         let mut retries = 0;
         loop {
             let state = self.state();
@@ -103,9 +132,11 @@ impl Timeline {
                     }
                 }
                 Err(error) if error.reason() == Reason::FileGone => {
-                    let message =
-                        format!("table {:?}: a file that meta.json names is missing: {error}", self.name);
-                    return Err(Error::new(Reason::Corrupt, message));
+                    return Err(error.context(format_args!("cannot read table {:?}", self.name)));
+                }
+                Err(error) if error.reason() == Reason::Corrupt => {
+                    self.found_damage.lock().get_or_insert_with(|| error.clone());
+                    return Err(error);
                 }
                 other => return other,
             }
@@ -133,12 +164,19 @@ impl Timeline {
 
     /// The time of one of the table's commits, in milliseconds since 1970; `None` if the table has no such commit.
     pub fn time_of(&self, seq: u64) -> Result<Option<u64>> {
+        if self.unreadable.is_some() {
+            // Points in time must be resolved for the other tables all the same.
+            return Ok(None);
+        }
         self.read(|state| state.time_of(seq))
     }
 
     /// The last of the table's commits at or before a time in milliseconds since 1970; 0 if there is none. Of the
     /// commits below the floor, only those with a SCHEMA event count.
     pub fn last_at(&self, time_ms: u64) -> Result<u64> {
+        if self.unreadable.is_some() {
+            return Ok(0);
+        }
         if let Some(seq) = self.read(|state| state.last_at(time_ms))? {
             return Ok(seq);
         }
@@ -157,6 +195,9 @@ impl Timeline {
 
     /// Applies one commit's events of this table. Commits must be applied in order, by one thread.
     pub fn apply(&self, commit: &Arc<CommitInfo>, events: Vec<Event>) -> Result<()> {
+        if self.unreadable.is_some() {
+            return Ok(());
+        }
         let TableState { layers, memtable } = &*self.state();
         for (event, index) in events.into_iter().zip(0..) {
             match (event.kind, &event.document) {
@@ -206,6 +247,9 @@ impl Timeline {
     /// The table's schema after a commit. Fails with TABLE_NOT_FOUND before the table's creation and after a DROP;
     /// the error says when that was (I10).
     pub fn schema_at(&self, seq: u64) -> Result<SchemaAt> {
+        if let Some(error) = &self.unreadable {
+            return Err(error.clone());
+        }
         let schemas = self.schemas.read();
         let count = schemas.partition_point(|version| version.commit.seq <= seq);
         let version = count.checked_sub(1).and_then(|last| schemas.get(last));

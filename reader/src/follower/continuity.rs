@@ -118,9 +118,11 @@ impl FollowedHistory {
                 path.display()
             ),
         };
-        // A writer that takes over shows what it found in HEAD until it has read the log.
-        let is_in_recovery =
-            head.incarnation.id != 0 && head.header.term != head.incarnation.term && contains;
+        // A writer that takes over shows what it found in HEAD until it has read the log. A HEAD that the doctor has rebuilt names
+        // no incarnation before that.
+        let is_in_recovery = head.header.format > 1
+            && head.header.term != head.incarnation.term
+            && (contains || head.incarnation.id == 0);
         let since = *self.behind_since.get_or_insert_with(Instant::now);
         if is_in_recovery || since.elapsed() < self.tolerance {
             return Error::new(Reason::ReplicaBehind, format!("{found}: the view of the storage is old"));

@@ -20,7 +20,11 @@ pub struct StaleViewTolerance {
 impl StaleViewTolerance {
     /// The tolerance for a data directory: none on a local file system, which never shows an old state.
     pub fn for_storage(files: &TableFiles) -> StaleViewTolerance {
-        let is_network = files.fs.is_network(files.dir.root()).unwrap_or(false);
+        // If nobody knows what the storage is, it may be one that shows an old state.
+        let is_network = files.fs.is_network(files.dir.root()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot find out the kind of the file system; taken for a network file system");
+            true
+        });
         StaleViewTolerance { limit: if is_network { NETWORK_LIMIT } else { Duration::ZERO }, since: None }
     }
 

@@ -14,6 +14,7 @@ use driftdb_common::table::view::View;
 use crate::freshness::Freshness;
 use crate::message_size::diff_size;
 use crate::paged_stream::PageStep;
+use crate::reads::json_patch::json_patch;
 use crate::reads::target::{KeyTarget, TableTarget};
 use crate::replica::Replica;
 
@@ -93,18 +94,18 @@ impl DiffPages {
     }
 }
 
-/// The API's message for a difference. Contains an RFC 6902 patch if the row exists at both points.
+/// The API's message for a difference. Contains an RFC 6902 patch if the row exists at both points, unless it is too long.
 fn diff_to_wire(row: &RowDiff, format: v1::DocumentFormat) -> Result<v1::RowDiff> {
-    let json_patch = match (&row.before, &row.after) {
+    let patch = match (&row.before, &row.after) {
         (Some(before), Some(after)) => {
             let failed = |e: serde_json::Error| {
                 Error::new(Reason::Internal, format!("cannot compute a JSON patch: {e}"))
             };
             let before: serde_json::Value = serde_json::from_str(&before.to_json()?).map_err(failed)?;
             let after: serde_json::Value = serde_json::from_str(&after.to_json()?).map_err(failed)?;
-            serde_json::to_string(&json_patch::diff(&before, &after)).map_err(failed)?
+            json_patch(&before, &after, limits::PATCH_BYTES)
         }
-        _ => String::new(),
+        _ => Some(String::new()),
     };
     let wire =
         |document: &Option<_>| document.as_ref().map(|d| convert::document_to_wire(d, format)).transpose();
@@ -112,6 +113,7 @@ fn diff_to_wire(row: &RowDiff, format: v1::DocumentFormat) -> Result<v1::RowDiff
         key: row.key.to_string(),
         before: wire(&row.before)?,
         after: wire(&row.after)?,
-        json_patch,
+        json_patch_omitted: patch.is_none(),
+        json_patch: patch.unwrap_or_default(),
     })
 }

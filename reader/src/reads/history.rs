@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use driftdb::v1;
 use driftdb_common::error::Result;
 use driftdb_common::limits;
+use driftdb_common::planted::{PlantedBug, is_planted};
 use driftdb_common::query::ast::PointInTime;
 use driftdb_common::service::convert;
 use driftdb_common::table::history::{DriftEvent, History, HistoryQuery, Images};
@@ -65,12 +66,13 @@ pub struct CommitPage {
 }
 
 impl CommitPages {
-    /// Starts the read once the replica is fresh enough. Fails if the end is below the table's floor.
+    /// Starts the read once the replica is fresh enough. Fails if the start that was given, or the end, is below the table's
+    /// floor (I10): without a start, the history begins at the floor, and says so.
     pub async fn open(replica: &Replica, freshness: Freshness, query: DriftQuery<'_>) -> Result<CommitPages> {
         let point = replica.wait_for_point(freshness, query.end).await?;
         let start = match query.start {
-            Some(start) => replica.wait_for_point(freshness, Some(start)).await?.seq,
-            None => 0,
+            Some(start) => Some(replica.wait_for_point(freshness, Some(start)).await?.seq),
+            None => None,
         };
         let timeline = query.table.find(&point)?;
         let key = match query.key {
@@ -81,14 +83,19 @@ impl CommitPages {
         let header = point.header(replica, [timeline])?;
         let wanted = HistoryQuery {
             key,
-            after: start,
+            after: start.unwrap_or(0),
             last: point.seq,
             newest_first: query.newest_first,
             images: query.images,
             ..HistoryQuery::default()
         };
+        let history = History::new(timeline, wanted);
+        // After the history has started, which begins at the floor if that is higher.
+        if let Some(start) = start.filter(|_| !is_planted(PlantedBug::FloorUnchecked)) {
+            timeline.check_floor(start)?;
+        }
         Ok(CommitPages {
-            history: History::new(timeline, wanted),
+            history,
             table: timeline.name().to_owned(),
             format: query.format,
             remaining: query.limit.unwrap_or(u64::MAX),

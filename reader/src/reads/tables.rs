@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use driftdb::v1;
-use driftdb_common::error::Result;
+use driftdb_common::error::{Reason, Result};
 use driftdb_common::query::ast::PointInTime;
 use driftdb_common::service::convert;
 use driftdb_common::table::timeline::Timeline;
@@ -33,14 +33,9 @@ pub async fn list(
 ) -> Result<TableList> {
     let point = replica.wait_for_point(freshness, as_of).await?;
     let header = point.header(replica, point.applied.tables.values())?;
-    let mut tables: Vec<v1::TableInfo> = point
-        .applied
-        .tables
-        .iter()
-        .filter(|(name, _)| after.is_empty() || name.as_str() > after)
-        .filter_map(|(_, timeline)| table_info(timeline, point.seq).ok())
-        .take(limit.saturating_add(1))
-        .collect();
+    let named = point.applied.tables.iter().filter(|(name, _)| after.is_empty() || name.as_str() > after);
+    let listed = named.filter_map(|(_, timeline)| listed_info(timeline, point.seq));
+    let mut tables: Vec<v1::TableInfo> = listed.take(limit.saturating_add(1)).collect();
     let has_more = tables.len() > limit;
     tables.truncate(limit);
     Ok(TableList { header, tables, has_more })
@@ -57,6 +52,16 @@ pub async fn describe(
     let timeline = table.find(&point)?;
     let info = table_info(timeline, point.seq)?;
     Ok((point.header(replica, [timeline])?, info))
+}
+
+/// A table in a list: `None` if it did not exist then, or if the point is below its floor. A table that cannot be read is
+/// listed with the reason: it must not look as if it did not exist.
+fn listed_info(timeline: &Arc<Timeline>, seq: u64) -> Option<v1::TableInfo> {
+    match table_info(timeline, seq) {
+        Ok(info) => Some(info),
+        Err(error) if matches!(error.reason(), Reason::TableNotFound | Reason::BelowFloor) => None,
+        Err(error) => Some(convert::unusable_table_to_wire(timeline.name(), &error)),
+    }
 }
 
 fn table_info(timeline: &Arc<Timeline>, seq: u64) -> Result<v1::TableInfo> {

@@ -99,7 +99,7 @@ impl CatchUp {
             let Some(table) = self.tables.get_mut(index) else { continue };
             match table.ahead.pop_front() {
                 Some((_, mut event)) => {
-                    if self.filter.passes(&event)? {
+                    if self.filter.passes_time(event.commit.time_ms) && self.filter.passes(&event)? {
                         keep_images(&mut event, self.images);
                         out.push(&event, table.history.timeline().name())?;
                     }

@@ -30,6 +30,9 @@ impl Delivery {
 
     /// Whether [`Delivery::step`] reads no files.
     pub fn is_in_memory(&self, filter: &WatchFilter, needed: Images) -> bool {
+        if !filter.passes_time(self.commit.info.time_ms) {
+            return true;
+        }
         let parts = self.commit.parts.iter().filter(|part| filter.covers_table(part.timeline.name()));
         let mut events = parts.flat_map(|part| &part.events);
         needed == Images::default()
@@ -39,6 +42,9 @@ impl Delivery {
     /// Delivers events while `out` has room. Returns whether the whole commit has been delivered.
     pub fn step(&mut self, filter: &WatchFilter, sent: Images, out: &mut CommitAssembler) -> Result<bool> {
         let commit = Arc::clone(&self.commit);
+        if !filter.passes_time(commit.info.time_ms) {
+            return Ok(true);
+        }
         while let Some((part, live)) = self.current(&commit) {
             if !out.has_room() {
                 return Ok(false);

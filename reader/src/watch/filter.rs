@@ -25,6 +25,8 @@ pub struct WatchFilter {
     /// The keys.
     pub rows: Arc<KeyFilter>,
     condition: Option<Condition>,
+    /// Only commits after this time pass, in milliseconds since 1970; 0 if the watch does not start at a time.
+    after_ms: u64,
     hash: u64,
 }
 
@@ -58,7 +60,24 @@ impl WatchFilter {
         let texts = texts.chain([request.key_prefix.as_str(), request.r#where.trim()]).map(str::as_bytes);
         let hash = request_hash(counts.iter().map(<[u8; 8]>::as_slice).chain(texts));
         let rows = Arc::new(KeyFilter { keys, prefix: request.key_prefix.clone() });
-        Ok(WatchFilter { tables, rows, condition, hash })
+        Ok(WatchFilter { tables, rows, condition, after_ms: 0, hash })
+    }
+
+    /// The same filter for commits after a time only. The watch may start at an earlier commit: the time may be in the
+    /// future, or this replica may not have seen the last commit before it.
+    #[must_use]
+    pub fn after_time(self, after_ms: u64) -> WatchFilter {
+        WatchFilter { after_ms, ..self }
+    }
+
+    /// The time after which commits pass, in milliseconds since 1970; 0 if all do.
+    pub fn after_ms(&self) -> u64 {
+        self.after_ms
+    }
+
+    /// Whether a commit of this time can pass. All commits of the first second of 1970 do: there are none.
+    pub fn passes_time(&self, time_ms: u64) -> bool {
+        self.after_ms == 0 || time_ms > self.after_ms
     }
 
     /// The hash of the filter, which a resume token contains.

@@ -26,6 +26,7 @@ use crate::watch::delivery::Delivery;
 use crate::watch::filter::WatchFilter;
 use crate::watch::initial_rows::InitialRows;
 use crate::watch::request::ResolvedWatch;
+use crate::watch::watch_memory::{SHORT_BYTES, WatchMemory};
 
 /// How long a session waits for the follower to read tables again whose files are gone.
 const RELOAD_WAIT: Duration = Duration::from_secs(5);
@@ -55,6 +56,7 @@ pub struct WatchSession {
     /// [`Replica::table_reloads`] when the session last looked up its tables.
     table_reloads: u64,
     sent_at: Instant,
+    memory: WatchMemory,
     _subscription: Subscription,
 }
 
@@ -83,12 +85,13 @@ impl WatchSession {
             heartbeat: watch.heartbeat,
             position: watch.start_seq,
             read_position: watch.start_seq,
-            out: CommitAssembler::new(watch.format),
+            out: CommitAssembler::new(watch.format, SHORT_BYTES),
             phase: WatchPhase::Opening(watch.initial_rows),
             catching_up_to: None,
             newest: replica.subscriptions().newest(),
             table_reloads: replica.table_reloads(),
             sent_at: Instant::now(),
+            memory: watch.memory,
             _subscription: watch.subscription,
             replica,
             shutdown,
@@ -107,6 +110,7 @@ impl WatchSession {
             if let Some(commit) = self.out.take() {
                 return self.commit_message(commit).map(Some);
             }
+            self.memory.give_back_messages();
             self.position = self.position.max(self.read_position);
             let event = match std::mem::replace(&mut self.phase, WatchPhase::Ended) {
                 WatchPhase::Opening(row_position) => Some(self.open(row_position).await?),
@@ -174,8 +178,9 @@ impl WatchSession {
 
     /// The token for the session's position, and for a position in the initial rows while they are being sent.
     fn token(&self, rows: Option<&InitialRowPosition>) -> Result<Vec<u8>> {
+        let (database, filter) = (self.replica.database(), &self.filter);
         let point = self.replica.lineage().point(self.position);
-        WatchToken::new(self.replica.database(), self.filter.hash(), point, rows).encode()
+        WatchToken::new(database, filter.hash(), point, rows).after_time(filter.after_ms()).encode()
     }
 
     async fn open(&mut self, row_position: Option<InitialRowPosition>) -> Result<Event> {
@@ -190,10 +195,10 @@ impl WatchSession {
         Box::new(InitialRows::new(Arc::clone(&self.filter), &self.replica, self.position, row_position))
     }
 
-    /// After CORRUPT, waits until the follower has read the tables again, in case compaction removed their files. The session
+    /// After CORRUPT or FILE_GONE, waits until the follower has read the tables again, in case compaction removed their files. The session
     /// then repeats what it has not sent. Returns other errors as they are.
     async fn recover(&mut self, error: Error) -> Result<()> {
-        if error.reason() != Reason::Corrupt {
+        if !matches!(error.reason(), Reason::Corrupt | Reason::FileGone) {
             return Err(error);
         }
         let deadline = Instant::now() + RELOAD_WAIT;
@@ -202,7 +207,7 @@ impl WatchSession {
             self.check_history()?;
             if timeout_at(deadline, head_checks.changed()).await.is_err() {
                 // If the follower lags, its error explains more.
-                let behind = self.replica.problem().filter(|problem| problem.reason() != Reason::Corrupt);
+                let behind = self.replica.problem().filter(|problem| problem.reason() != error.reason());
                 return Err(behind.unwrap_or(error));
             }
         }
@@ -213,7 +218,7 @@ impl WatchSession {
             return Err(Error::new(Reason::FileGone, message));
         }
         self.table_reloads = self.replica.table_reloads();
-        self.out = CommitAssembler::new(self.format);
+        self.out = CommitAssembler::new(self.format, SHORT_BYTES);
         self.read_position = self.position;
         Ok(())
     }
@@ -280,7 +285,8 @@ impl WatchSession {
                 }
             },
         };
-        let mut out = std::mem::replace(&mut self.out, CommitAssembler::new(self.format));
+        self.out.set_limit(self.memory.take_for_messages());
+        let mut out = std::mem::replace(&mut self.out, CommitAssembler::new(self.format, SHORT_BYTES));
         let reached;
         (read, out, reached) = run_blocking(move || {
             let reached = read.step(&mut out);
@@ -308,7 +314,7 @@ impl WatchSession {
     /// Starts a read of the commits after the session's position; `None` if the live ring has the next commit.
     fn start_catch_up(&mut self) -> Result<Option<Box<CatchUp>>> {
         self.table_reloads = self.replica.table_reloads();
-        self.out = CommitAssembler::new(self.format);
+        self.out = CommitAssembler::new(self.format, SHORT_BYTES);
         let applied = self.replica.applied().seq;
         self.catching_up_to.get_or_insert(applied);
         if !matches!(self.replica.subscriptions().next_after(self.position), NextCommit::Behind) {
@@ -363,12 +369,13 @@ impl WatchSession {
     async fn deliver(&mut self, mut delivery: Delivery) -> Result<Option<Event>> {
         let seq = delivery.seq();
         let needed = self.filter.needed_images(self.images);
+        self.out.set_limit(self.memory.take_for_messages());
         let done = if delivery.is_in_memory(&self.filter, needed) {
             delivery.step(&self.filter, self.images, &mut self.out)
         } else {
             let subscriptions = Arc::clone(self.replica.subscriptions());
             let _permit = subscriptions.acquire_file_read().await;
-            let mut out = std::mem::replace(&mut self.out, CommitAssembler::new(self.format));
+            let mut out = std::mem::replace(&mut self.out, CommitAssembler::new(self.format, SHORT_BYTES));
             let (filter, images) = (Arc::clone(&self.filter), self.images);
             let done;
             (delivery, out, done) = run_blocking(move || {

@@ -61,6 +61,7 @@ fn table_id_for_create(
 ) -> Result<Option<u64>> {
     schema.check()?;
     let name = &schema.table;
+    tables.check_usable(name)?;
     let failed = |why: String| format!("cannot create table {name:?}: {why}");
     let exists = |why: String, known: &Schema| {
         Error::new(Reason::TableExists, failed(why)).with("table", known.table.clone())

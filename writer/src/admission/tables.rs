@@ -23,6 +23,13 @@ enum UndoEntry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct UndoMark(u64);
 
+/// A table that cannot be read. Whoever names it gets the error; its events in the log are passed over.
+#[derive(Debug)]
+pub(crate) struct UnusableTable {
+    pub(crate) id: u64,
+    pub(crate) error: Error,
+}
+
 /// All tables, including dropped ones.
 #[derive(Debug, Default)]
 pub(crate) struct AdmittedTables {
@@ -30,6 +37,8 @@ pub(crate) struct AdmittedTables {
     names_by_id: HashMap<u64, String>,
     /// Names by their lower-case form: two tables must not differ in case only.
     names_by_lower_case: HashMap<String, String>,
+    /// By name: tables whose layers are damaged beyond what the log can replace.
+    unusable: HashMap<String, UnusableTable>,
     undo: VecDeque<UndoEntry>,
     /// The number of changes whose undo entries are discarded.
     undo_discarded: u64,
@@ -38,7 +47,7 @@ pub(crate) struct AdmittedTables {
 impl AdmittedTables {
     /// The number of tables, including dropped ones.
     pub(crate) fn len(&self) -> usize {
-        self.by_name.len()
+        self.by_name.len() + self.unusable.len()
     }
 
     /// Every table, including dropped ones, in no order.
@@ -48,6 +57,7 @@ impl AdmittedTables {
 
     /// A table that is not dropped, by its name.
     pub(crate) fn live(&self, name: &str) -> Result<&AdmittedTable> {
+        self.check_usable(name)?;
         let found = self.by_name.get(name).filter(|table| table.is_live());
         found.ok_or_else(|| self.unknown_table(name))
     }
@@ -69,6 +79,27 @@ impl AdmittedTables {
         table.ok_or_else(|| {
             Error::new(Reason::Corrupt, format!("the log has an event of table {id} before its CREATE"))
         })
+    }
+
+    /// Fails if the table with this name, in any case, cannot be used.
+    pub(crate) fn check_usable(&self, name: &str) -> Result<()> {
+        let mut unusable = self.unusable.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        unusable.next().map_or(Ok(()), |(_, table)| Err(table.error.clone()))
+    }
+
+    /// The tables that cannot be used, by name.
+    pub(crate) fn unusable(&self) -> impl Iterator<Item = (&String, &UnusableTable)> {
+        self.unusable.iter()
+    }
+
+    /// Whether the table with this id cannot be used.
+    pub(crate) fn is_unusable(&self, id: u64) -> bool {
+        self.unusable.values().any(|table| table.id == id)
+    }
+
+    /// Adds a table that cannot be used.
+    pub(crate) fn add_unusable(&mut self, name: &str, id: u64, error: Error) {
+        self.unusable.insert(name.to_owned(), UnusableTable { id, error });
     }
 
     fn unknown_table(&self, name: &str) -> Error {

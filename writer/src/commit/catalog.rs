@@ -29,6 +29,17 @@ impl TableCatalog {
         Ok(self.0.state.lock().admission.tables.live(table)?.id())
     }
 
+    /// The name of a table, for messages; empty if no table has the id.
+    pub(crate) fn name(&self, id: u64) -> String {
+        let state = self.0.state.lock();
+        state.admission.tables.by_id(id).map_or_else(String::new, |table| table.schema().table.clone())
+    }
+
+    /// The ids of the tables that cannot be used.
+    pub(crate) fn unusable_ids(&self) -> Vec<u64> {
+        self.0.state.lock().admission.tables.unusable().map(|(_, table)| table.id).collect()
+    }
+
     /// The snapshot files that admission reads of a table.
     pub(crate) fn layers(&self, id: u64) -> Result<Arc<LayerMap>> {
         let layers = self.0.state.lock().layers(id);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::{Error, ErrorKind, Reason, Result};
 use driftdb_common::table::operation::{CommitRequest, Operation};
 use parking_lot::MutexGuard;
 use tokio_util::sync::CancellationToken;
@@ -91,8 +91,10 @@ impl IngestPipeline {
         // Not a refusal of single operations: the client must send the batch again.
         clock.check_commit(&batch.context.options)?;
         let number = batch.number;
-        let refused = admit_operations_of_batch(&mut state, batch, clock);
-        Ok(Some(self.acknowledge(state, number, refused)))
+        let (refused, failure) = admit_operations_of_batch(&mut state, batch, clock);
+        let admitted = self.acknowledge(state, number, refused);
+        // What was admitted before the failure becomes durable; a new stream continues after it.
+        failure.map_or(Ok(Some(admitted)), Err)
     }
 
     /// The batch after which a producer continues: the last one that was processed to its end. The answer
@@ -121,17 +123,24 @@ impl IngestPipeline {
     }
 }
 
-/// Admits the new operations of a batch and returns the refused ones.
+/// Admits the new operations of a batch. Returns the refused ones, and the failure at which the batch ended if it did: an
+/// operation is refused for what it says, never because a file could not be read.
 fn admit_operations_of_batch(
     state: &mut CommitState,
     batch: IngestBatch,
     clock: ClockReading,
-) -> Vec<RefusedOperation> {
+) -> (Vec<RefusedOperation>, Option<Error>) {
     let IngestBatch { context, number, operations, atomic } = batch;
     let producer = context.origin.as_ref().map(|origin| origin.producer.clone());
     let position = producer.as_ref().and_then(|producer| state.admission.producers.get(producer));
-    let mut refused = Vec::new();
-    let Some(first) = first_new_operation(position, number) else { return refused };
+    let (mut refused, mut failure) = (Vec::new(), None);
+    let Some(first) = first_new_operation(position, number) else { return (refused, failure) };
+    if let Some(producer) = producer.as_ref().filter(|_| first > 0) {
+        // The batch is continued: what was refused of it before is reported with the rest.
+        let mut before = state.admission.producers.refusals(producer, number);
+        before.retain(|refusal| refusal.batch == number && (refusal.index as usize) < first);
+        refused.append(&mut before);
+    }
     // A commit is appended only after the next one is admitted: until then it may be the batch's last, which
     // carries a mark.
     let mut held: Option<PreparedCommit> = None;
@@ -143,19 +152,34 @@ fn admit_operations_of_batch(
                 }
             }
             Ok(None) => {}
+            Err(error) if is_failure(&error) => {
+                failure = Some(error);
+                break;
+            }
             Err(error) => {
                 refused.push(RefusedOperation { batch: number, index: if atomic { 0 } else { last }, error });
             }
         }
     }
     if let Some(mut commit) = held {
-        commit.mark_end_of_batch();
+        if failure.is_none() {
+            commit.mark_end_of_batch();
+        }
         commit.encode(&mut state.open.group);
     }
-    if let Some(producer) = producer {
-        state.admission.complete_batch(&producer, number, &refused);
+    match producer {
+        Some(producer) if failure.is_none() => {
+            state.admission.complete_batch(&producer, number, &refused);
+        }
+        Some(producer) => state.admission.producers.record_refusals(&producer, number, &refused),
+        None => {}
     }
-    refused
+    (refused, failure)
+}
+
+/// Whether an error is about the database or its files, not about the operation.
+fn is_failure(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Internal | ErrorKind::Unavailable)
 }
 
 /// The commits of a batch from operation `first` on: the index of each commit's last operation, and its

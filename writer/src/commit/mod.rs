@@ -20,7 +20,7 @@ mod state;
 mod status;
 mod table_updates;
 
-pub(crate) use acks::CommitAck;
+pub(crate) use acks::{CommitAck, PendingAck};
 pub(crate) use catalog::TableCatalog;
 pub(crate) use ingest_pipeline::{AdmittedBatch, IngestBatch, IngestPipeline, IngestSession};
 pub(crate) use log_access::LogAccess;

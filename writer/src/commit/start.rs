@@ -77,6 +77,7 @@ fn initial_state(log: &Log, admission: Admission) -> CommitState {
         log_tasks: Vec::new(),
         tail_bytes: tails.values().map(|tail| tail.bytes).sum(),
         tails,
+        snapshot_failure: None,
         writing: false,
         storage,
         closing: false,

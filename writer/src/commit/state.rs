@@ -69,6 +69,8 @@ pub(super) struct CommitState {
     pub(super) tails: HashMap<u64, LogTail>,
     /// The bytes of all tails together.
     pub(super) tail_bytes: u64,
+    /// Why snapshots fail, and the tails grow.
+    pub(super) snapshot_failure: Option<String>,
     /// Whether the committer is writing a group. What is admitted meanwhile depends on commits that are not
     /// durable yet.
     pub(super) writing: bool,
@@ -110,9 +112,10 @@ impl CommitState {
                 limits::QUEUE_BYTES
             )
         } else if self.tail_bytes > tail_limit {
+            let (bytes, cause) = (self.tail_bytes, self.snapshot_failure.as_ref());
+            let cause = cause.map(|cause| format!(", and {cause}")).unwrap_or_default();
             format!(
-                "{} bytes of log wait for a snapshot: the limit is {tail_limit}; retry later, or raise the writer's --memory",
-                self.tail_bytes
+                "{bytes} bytes of log wait for a snapshot: the limit is {tail_limit}{cause}; retry later, or raise the writer's --memory"
             )
         } else {
             return Ok(());

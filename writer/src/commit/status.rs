@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use driftdb_common::error::Error;
 use driftdb_common::storage::wal::appender::TableStorage;
 use driftdb_common::table::operation::WriteToken;
 
@@ -27,6 +28,12 @@ impl CommitStatus {
         let state = self.0.state.lock();
         let live = state.admission.tables.iter().filter(|table| table.is_live());
         live.map(|table| f(table, state.storage.get(&table.id()).copied().unwrap_or_default())).collect()
+    }
+
+    /// The names of the tables that cannot be used, and why.
+    pub(crate) fn unusable_tables(&self) -> Vec<(String, Error)> {
+        let state = self.0.state.lock();
+        state.admission.tables.unusable().map(|(name, table)| (name.clone(), table.error.clone())).collect()
     }
 
     /// The bytes of log after the newest snapshots, of all tables together, and their limit.

@@ -10,6 +10,7 @@ use crate::admission::requests::RequestWindow;
 use crate::clock_guard::ClockGuard;
 use crate::commit::CommitHandles;
 use crate::config::SnapshotTriggers;
+use crate::maintenance::health::MaintenanceHealth;
 
 /// The context of maintenance.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub(crate) struct MaintenanceContext {
     pub(crate) triggers: SnapshotTriggers,
     pub(crate) window: RequestWindow,
     pub(crate) clock: Arc<ClockGuard>,
+    pub(crate) health: Arc<MaintenanceHealth>,
 }
 
 impl MaintenanceContext {

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use driftdb_common::error::Result;
+use driftdb_common::error::{Reason, Result};
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::format::snapshot::kind;
 use driftdb_common::storage::layout::{delta_stem, image_stem};
@@ -14,6 +14,7 @@ use driftdb_common::table::layers::LayerFile;
 use driftdb_common::table::table_files::TableFiles;
 
 use crate::maintenance::context::MaintenanceContext;
+use crate::maintenance::health::Chore;
 use crate::maintenance::table_editor::TableEditor;
 
 /// Builds indexes.
@@ -47,10 +48,21 @@ impl Indexer {
             });
             (table.is_live() && needs_update).then(|| table.id())
         });
+        let health = &self.context.health;
         for id in tables.into_iter().flatten() {
+            if health.is_paused(id, Chore::Index) {
+                continue;
+            }
             let lock = self.editor.table_lock(id);
             let _locked = lock.lock();
-            self.update(id, progress)?;
+            let updated = self.update(id, progress);
+            if let Err(error) = &updated {
+                if error.reason() == Reason::ShuttingDown {
+                    return updated;
+                }
+                health.note_damage(error);
+            }
+            health.note_outcome((id, &self.context.commits.catalog.name(id)), Chore::Index, updated.err());
         }
         Ok(())
     }

@@ -7,15 +7,15 @@ use driftdb::v1::writer_service_server::WriterService;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
+use driftdb_common::memory::MemoryBudget;
 use driftdb_common::query::ast::StatementKind;
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::convert;
-use driftdb_common::service::server::ResponseStream;
+use driftdb_common::service::server::{CallMemory, ResponseStream};
 use driftdb_common::service::status::to_status;
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::table::operation::{Action, CommitRequest, SchemaChange};
 use driftdb_common::table::schema::Schema;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::admission::fingerprint;
@@ -23,6 +23,7 @@ use crate::admission::operations::error_at_operation;
 use crate::admission::{CommitContext, CommitReceipt};
 use crate::clock_guard::ClockGuard;
 use crate::commit::{CommitPipeline, CommitStatus};
+use crate::maintenance::MaintenanceHealth;
 use crate::rpc::commit_tokens::CommitTokens;
 use crate::rpc::ingest_stream::IngestService;
 use crate::rpc::maintenance_rpc::{self, JobStream, MaintenanceCalls};
@@ -37,14 +38,25 @@ pub(crate) struct WriterRpc {
     pub(crate) reverts: RevertResolver,
     pub(crate) maintenance: MaintenanceCalls,
     pub(crate) cache: Arc<BlockCache>,
+    pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) database: Database,
     pub(crate) tokens: CommitTokens,
     pub(crate) term: u64,
     pub(crate) clock: Arc<ClockGuard>,
+    pub(crate) health: Arc<MaintenanceHealth>,
 }
 
 impl WriterRpc {
     async fn commit(
+        &self,
+        change: CommitRequest,
+        options: Option<v1::CommitOptions>,
+    ) -> Result<CommitReceipt> {
+        let outcome = self.try_commit(change, options).await;
+        outcome.inspect_err(|error| self.health.note_damage(error))
+    }
+
+    async fn try_commit(
         &self,
         change: CommitRequest,
         options: Option<v1::CommitOptions>,
@@ -104,6 +116,8 @@ impl WriterRpc {
                 ..convert::schema_to_wire(table.schema())
             }
         });
+        let unusable = self.status.unusable_tables();
+        tables.extend(unusable.iter().map(|(name, error)| convert::unusable_table_to_wire(name, error)));
         tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
         tables
     }
@@ -167,13 +181,15 @@ impl WriterService for WriterRpc {
         Ok(Response::new(v1::ApplyResponse { token: self.token(receipt), replayed: receipt.replayed }))
     }
 
-    type IngestStream = ReceiverStream<Result<v1::IngestResponse, Status>>;
+    type IngestStream = ResponseStream<v1::IngestResponse>;
 
     async fn ingest(
         &self,
         request: Request<Streaming<v1::IngestRequest>>,
     ) -> Result<Response<Self::IngestStream>, Status> {
-        Ok(Response::new(self.ingest.serve(request.into_inner())))
+        let no_memory = || Status::internal("the server gave the call no memory");
+        let memory = request.extensions().get::<CallMemory>().cloned().ok_or_else(no_memory)?;
+        Ok(Response::new(self.ingest.serve(request.into_inner(), memory).map_err(to_status)?))
     }
 
     type ExecuteStream = ResponseStream<v1::WriterServiceExecuteResponse>;
@@ -271,6 +287,9 @@ impl WriterService for WriterRpc {
             incarnation: self.tokens.token(last).incarnation,
             clock_time: Some(convert::time_to_wire(clock.now_ms)),
             clock_expected: clock.expected_ms().map(convert::time_to_wire),
+            memory: convert::memory_to_wire(&self.memory),
+            damaged_files: convert::damaged_files_to_wire(&self.health.damaged_files),
+            problems: self.health.problems(),
         }))
     }
 }
