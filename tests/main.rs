@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod admission_lock;
 mod answers;
 mod bench;
 mod clock;
@@ -24,6 +25,7 @@ mod false_alarms;
 mod fencing;
 mod format;
 mod hostile_bytes;
+mod hostile_queries;
 mod hot_rows;
 mod ingest;
 mod layers;
@@ -52,6 +54,7 @@ mod storage_check;
 mod takeover;
 mod tidy;
 mod time_travel;
+mod times;
 mod upgrade;
 mod verify;
 mod watch;

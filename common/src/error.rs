@@ -275,6 +275,18 @@ impl Error {
         }
     }
 
+    /// The error with the nearest of some names, if it is of an unknown table and suggests none yet.
+    #[must_use]
+    pub fn suggesting<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        if self.0.reason != Reason::TableNotFound || self.0.metadata.contains_key("nearest") {
+            return self;
+        }
+        let near = self.0.metadata.get("table").and_then(|name| nearest(name, names));
+        let Some(near) = near else { return self };
+        self.0.message = format!("{}; did you mean {near:?}?", self.0.message);
+        self.with("nearest", near)
+    }
+
     /// An operating system error, with what failed. A full disk or quota becomes [`Reason::DiskFull`].
     pub fn io(what: impl fmt::Display, source: &std::io::Error) -> Self {
         if let Some(ours) = source.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {

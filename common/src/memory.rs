@@ -85,6 +85,8 @@ struct Share {
     bytes: AtomicU64,
     limit: u64,
     refused: AtomicU64,
+    /// The part of `refused` for which the budget lacked memory, not the connection's account.
+    lacked: AtomicU64,
     /// Notified when some of it was given back.
     room: Arc<Notify>,
 }
@@ -174,12 +176,19 @@ impl MemoryBudget {
         })
     }
 
+    /// How often the budget lacked memory for answers, ingest acknowledgements included.
+    pub fn answers_lacked(&self) -> u64 {
+        let shares = [MemoryUse::Answers, MemoryUse::Ingest].into_iter().filter_map(|of| self.share(of));
+        shares.map(|share| share.lacked.load(Ordering::Relaxed)).sum()
+    }
+
     fn take(&self, of: MemoryUse, held: u64, bytes: u64) -> Result<(), NoRoom> {
         let Some(share) = self.share(of) else { return Ok(()) };
         let is_small = held.saturating_add(bytes) <= SMALL_BYTES;
         let limit = if is_small { share.limit } else { share.limit - share.limit / 8 };
         share.take(limit, bytes).map_err(|used| {
             share.refused.fetch_add(1, Ordering::Relaxed);
+            share.lacked.fetch_add(1, Ordering::Relaxed);
             let message = format!(
                 "not enough memory for {}: {bytes} bytes are needed, and {used} of {} are in use; retry later, or raise --request-memory",
                 of.name(),
@@ -275,6 +284,9 @@ impl MemoryAccount {
         let Some(share) = self.share(of) else { return Ok(()) };
         // The account keeps no eighth for small reservations: its connection's own large ones only wait for each other.
         if let Err(used) = share.take(share.limit, bytes) {
+            if let Some(whole) = self.budget.share(of) {
+                whole.refused.fetch_add(1, Ordering::Relaxed);
+            }
             let message = format!(
                 "this connection needs too much memory for {}: {bytes} bytes are needed, and {used} of {} are in use; let other calls end first, or use several connections",
                 of.name(),

@@ -35,6 +35,8 @@ mod adoption;
 mod continuity;
 mod staleness;
 
+pub use staleness::read_patience;
+
 /// While catching up, the number of commits between two published states. Requests that wait for a commit see progress.
 const PUBLISH_EVERY: u64 = 10_000;
 

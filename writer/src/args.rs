@@ -1,11 +1,14 @@
 //! The writer's command line.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
-use driftdb_common::service::options::{ClockJump, DataArgs, LogArgs, MemoryArgs, parse_clock_jump};
+use driftdb_common::service::options::{
+    ClockJump, DataArgs, LogArgs, MemoryArgs, parse_clock_jump, parse_duration,
+};
 use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
 
 /// Serve writes to a DriftDB database
@@ -137,6 +140,20 @@ pub(crate) struct WriterArgs {
     pub(crate) cache_bytes: u64,
     #[command(flatten)]
     pub(crate) request_memory: MemoryArgs,
+    /// Time that a request may spend reading old states of rows
+    ///
+    /// A REVERT reads its row as of an earlier point in time, from snapshots and from the log after them. A
+    /// request whose REVERTs take longer fails with STATEMENT_TIMEOUT; 0 means no limit. Snapshots,
+    /// compactions and verifications are jobs, and do not end at this time.
+    #[arg(
+        long,
+        env = "DRIFTDB_STATEMENT_TIMEOUT",
+        default_value = "30s",
+        value_name = "TIME",
+        value_parser = parse_revert_timeout,
+        help_heading = "Requests"
+    )]
+    pub(crate) statement_timeout: RevertTimeout,
     /// Number of commits for which request ids are remembered
     ///
     /// A retry with a remembered id returns the commit of the first attempt. A later retry counts as a new
@@ -178,6 +195,17 @@ pub(crate) struct WriterArgs {
     pub(crate) log: LogArgs,
 }
 
+/// How long the REVERTs of one request may take; `None` for any time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RevertTimeout(Option<Duration>);
+
+fn parse_revert_timeout(text: &str) -> Result<RevertTimeout, String> {
+    match text.trim() {
+        "off" | "0" => Ok(RevertTimeout(None)),
+        text => Ok(RevertTimeout(Some(parse_duration(text)?).filter(|timeout| !timeout.is_zero()))),
+    }
+}
+
 /// When the writer checks that no other writer has taken over.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum FenceMode {
@@ -217,6 +245,7 @@ impl WriterArgs {
             },
             cache_bytes: self.cache_bytes,
             request_memory: self.request_memory.request_memory,
+            statement_timeout: self.statement_timeout.0,
             max_clock_jump: self.max_clock_jump.0,
             ..WriterConfig::new(&self.data.data)
         }

@@ -6,6 +6,7 @@
 //! - `jobs`: long jobs that calls start
 //! - `maintenance`: snapshots, indexes, compaction, retention and verification
 //! - `clock_guard`: refuses commits after the clock has jumped
+//! - `tasks`: runs work of requests that reads files or takes long, in bounded numbers
 //! - `writer`, `standby`: open, serve and close a database; wait for another writer to end
 
 mod admission;
@@ -17,6 +18,7 @@ mod jobs;
 mod maintenance;
 mod rpc;
 mod standby;
+mod tasks;
 mod writer;
 
 pub use admission::requests::RequestWindow;

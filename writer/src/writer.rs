@@ -30,6 +30,7 @@ use crate::config::WriterConfig;
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceHealth, MaintenanceWork};
 use crate::rpc::{CommitTokens, IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
+use crate::tasks::TaskPool;
 
 /// A database that is open for writing: its lock is held, and recovery is done.
 #[derive(Debug)]
@@ -115,9 +116,11 @@ impl WriterDaemon {
         let tokens = CommitTokens::new(database.epoch, log.lineage().clone());
         let (growth, growth_receiver) = mpsc::channel(1);
         let tail_limit = config.snapshots.memory.saturating_mul(2);
-        let (commits, committer) =
-            commit::start(log, admission, deliver_acks(), growth, tail_limit, Arc::clone(&clock))?;
         let stopping = shutdown.child_token();
+        let tasks = TaskPool::new(config.statement_timeout, stopping.clone());
+        let bounds = (tail_limit, tasks.clone());
+        let (commits, committer) =
+            commit::start(log, admission, deliver_acks(), growth, bounds, Arc::clone(&clock))?;
         let clock_ended = tokio::spawn(Arc::clone(&clock).run(stopping.clone()));
         let committer = join_committer(committer, stopping.clone());
         let jobs = Jobs::default();
@@ -134,13 +137,19 @@ impl WriterDaemon {
         let background_ended = tokio::spawn(Arc::clone(&background).run(growth_receiver, stopping.clone()));
         let CommitHandles { pipeline, ingest, catalog, log, status, .. } = commits;
         let rows = RowAsOfReader::new(files.clone(), catalog.clone(), log);
-        let reverts = RevertResolver::new(catalog.clone(), rows);
+        let reverts = RevertResolver::new(catalog.clone(), rows, tasks.clone());
         let rpc = WriterRpc {
             pipeline: pipeline.clone(),
             status,
-            ingest: IngestService::new(ingest, reverts.clone(), tokens.clone(), stopping.clone()),
+            ingest: IngestService::new(
+                ingest,
+                (reverts.clone(), tasks.clone()),
+                tokens.clone(),
+                stopping.clone(),
+            ),
             reverts,
             maintenance: MaintenanceCalls::new(jobs, work, catalog),
+            tasks,
             cache: files.cache,
             memory: MemoryBudget::new(config.request_memory),
             database,

@@ -11,6 +11,7 @@ pub mod lineage;
 pub mod manifest;
 pub mod msgpack;
 pub mod path;
+pub mod rfc3339;
 pub mod snapshot;
 pub mod sortkey;
 pub mod sst;

@@ -9,6 +9,7 @@ use crate::format::document::Document;
 use crate::format::event::EventType;
 use crate::format::key::KeyType;
 use crate::format::lineage::{Lineage, LineagePoint};
+use crate::format::rfc3339::UtcTime;
 use crate::limits;
 use crate::memory::{MemoryBudget, MemoryUsage};
 use crate::table::damaged_files::{DamagedFile, DamagedFiles};
@@ -23,12 +24,21 @@ fn invalid(message: impl Into<String>) -> Error {
     Error::new(Reason::ArgumentInvalid, message)
 }
 
-/// Milliseconds since 1970 of a timestamp, rounded down. Fails for a time before 1970.
+/// Milliseconds since 1970 of a timestamp, rounded down. Fails, naming the field `what`, for what protobuf does not allow.
+fn timestamp_from_wire(time: &prost_types::Timestamp, what: &str) -> Result<i64> {
+    let prost_types::Timestamp { seconds, nanos } = *time;
+    let time = UtcTime::from_parts(seconds, nanos).map(UtcTime::millis);
+    time.ok_or_else(|| {
+        invalid(format!(
+            "{what} must be between 0001-01-01T00:00:00Z and 9999-12-31T23:59:59.999999999Z, and its nanos between 0 and 999999999; got {seconds} s and {nanos} ns"
+        ))
+    })
+}
+
+/// Milliseconds since 1970 of a commit's time, rounded down. Fails for a time before 1970.
 pub fn time_from_wire(time: &prost_types::Timestamp) -> Result<u64> {
-    let seconds = u64::try_from(time.seconds).ok();
-    let millis = u64::try_from(time.nanos / 1_000_000).ok();
-    let total = seconds.and_then(|s| s.checked_mul(1000)).zip(millis).and_then(|(s, ms)| s.checked_add(ms));
-    total.ok_or_else(|| invalid(format!("time is before 1970 or out of range; got {} s", time.seconds)))
+    let millis = timestamp_from_wire(time, "commit_time")?;
+    u64::try_from(millis).map_err(|_| invalid(format!("commit_time is before 1970; got {} s", time.seconds)))
 }
 
 /// The timestamp for a time in milliseconds since 1970.
@@ -41,7 +51,16 @@ pub fn time_to_wire(time_ms: u64) -> prost_types::Timestamp {
 
 /// A duration. Fails, naming the field `what`, if the duration is negative.
 pub fn duration_from_wire(duration: &prost_types::Duration, what: &str) -> Result<Duration> {
-    Duration::try_from(*duration).map_err(|_| invalid(format!("{what} must not be negative")))
+    if duration.nanos.unsigned_abs() > 999_999_999 {
+        return Err(invalid(format!(
+            "the nanos of {what} must be between 0 and 999999999; got {}",
+            duration.nanos
+        )));
+    }
+    if duration.seconds < 0 || duration.nanos < 0 {
+        return Err(invalid(format!("{what} must not be negative")));
+    }
+    Duration::try_from(*duration).map_err(|_| invalid(format!("{what} is out of range")))
 }
 
 /// A table's retention in milliseconds, rounded down.
@@ -118,13 +137,7 @@ pub fn point_from_wire(as_of: Option<v1::AsOf>) -> Result<Option<PointInTime>> {
     Ok(match as_of.and_then(|as_of| as_of.at) {
         None => None,
         Some(v1::as_of::At::Seq(seq)) => Some(PointInTime::Seq(seq)),
-        Some(v1::as_of::At::Time(time)) => {
-            let ms = time
-                .seconds
-                .checked_mul(1000)
-                .and_then(|ms| ms.checked_add(i64::from(time.nanos / 1_000_000)));
-            Some(PointInTime::Time(ms.ok_or_else(|| invalid("as_of.time is out of range"))?))
-        }
+        Some(v1::as_of::At::Time(time)) => Some(PointInTime::Time(timestamp_from_wire(&time, "as_of.time")?)),
         Some(v1::as_of::At::Ago(ago)) => Some(PointInTime::Ago(duration_from_wire(&ago, "as_of.ago")?)),
     })
 }

@@ -7,6 +7,7 @@ pub mod fs;
 pub mod head;
 pub(crate) mod head_file;
 pub mod head_reader;
+pub mod io_ban;
 pub mod layout;
 pub mod lineage;
 pub mod lock;

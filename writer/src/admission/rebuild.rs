@@ -76,7 +76,7 @@ impl<'a> AdmissionRebuild<'a> {
     pub(crate) fn finish(mut self, last: WriteToken) -> Admission {
         self.remember_snapshot_requests(u64::MAX);
         self.admission.last = last;
-        self.admission.discard_undo(self.admission.tables.undo_mark(), last);
+        drop(self.admission.discard_undo(self.admission.tables.undo_mark(), last));
         self.admission
     }
 
@@ -124,7 +124,7 @@ impl<'a> AdmissionRebuild<'a> {
                 let before = match kind {
                     // The event says enough: a lookup in the files would cost a read.
                     EventType::Insert if event.replaces => None,
-                    _ => table.live_row(&key)?,
+                    _ => table.read_row(&key)?,
                 };
                 let was_live = event.replaces || before.is_some();
                 let after = state::apply(before.as_ref(), kind, payload.as_ref())?;
@@ -200,7 +200,7 @@ impl Replay for AdmissionRebuild<'_> {
             });
             self.admission.remember(request, origin);
         }
-        self.admission.discard_undo(self.admission.tables.undo_mark(), self.admission.last);
+        drop(self.admission.discard_undo(self.admission.tables.undo_mark(), self.admission.last));
         Ok(())
     }
 }

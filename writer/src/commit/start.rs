@@ -21,6 +21,7 @@ use crate::commit::pipeline::CommitPipeline;
 use crate::commit::state::{CommitShared, CommitState, LogTail, OpenGroup};
 use crate::commit::status::CommitStatus;
 use crate::commit::table_updates::TableUpdates;
+use crate::tasks::TaskPool;
 
 /// The roles over one commit state.
 #[derive(Debug, Clone)]
@@ -41,11 +42,12 @@ pub(crate) fn start(
     admission: Admission,
     acks: mpsc::UnboundedSender<Vec<CommitAck>>,
     growth: mpsc::Sender<()>,
-    tail_limit: u64,
+    (tail_limit, tasks): (u64, TaskPool),
     clock: Arc<ClockGuard>,
 ) -> Result<(CommitHandles, JoinHandle<Result<()>>)> {
     let state = Mutex::new(initial_state(&log, admission));
-    let shared = Arc::new(CommitShared { state, work_ready: Condvar::new(), growth, tail_limit, clock });
+    let work_ready = Condvar::new();
+    let shared = Arc::new(CommitShared { state, work_ready, growth, tail_limit, clock, tasks });
     let handles = CommitHandles {
         pipeline: CommitPipeline::new(&shared),
         ingest: IngestPipeline::new(&shared),

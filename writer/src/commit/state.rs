@@ -18,6 +18,7 @@ use crate::admission::{Admission, CommitReceipt};
 use crate::clock_guard::ClockGuard;
 use crate::commit::acks::{CommitAck, PendingAck};
 use crate::errors::shutting_down;
+use crate::tasks::TaskPool;
 
 /// How long a client waits before it retries when the queue is full.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -33,6 +34,8 @@ pub(super) struct CommitShared {
     /// until a snapshot covers some of them. Bounds the memory that rows not covered by a snapshot take.
     pub(super) tail_limit: u64,
     pub(super) clock: Arc<ClockGuard>,
+    /// Reads rows and computes what admission needs, outside of the lock.
+    pub(super) tasks: TaskPool,
 }
 
 impl fmt::Debug for CommitShared {

@@ -45,8 +45,13 @@ impl Rebuilder {
         if damaged.is_empty() {
             return Ok(());
         }
-        let tables =
-            self.context.commits.catalog.map_tables(|table| (table.id(), table.schema().table.clone()));
+        let tables = self
+            .context
+            .commits
+            .catalog
+            .tables()
+            .into_iter()
+            .map(|table| (table.id, table.schema.table.clone()));
         for (id, name) in tables {
             let dir = self.context.files.dir.table(&name);
             let own: Vec<PathBuf> = damaged.iter().filter(|path| path.starts_with(&dir)).cloned().collect();

@@ -43,8 +43,9 @@ impl Retention {
     pub(super) fn compact_expired(&self, progress: ProgressFn<'_>) -> Result<()> {
         let catalog = &self.context.commits.catalog;
         let newest_ms = self.context.commits.status.durable().time_ms;
-        let retained = catalog.map_tables(|table| Some((table.id(), table.schema().retain_ms?)));
-        for (id, retain_ms) in retained.into_iter().flatten() {
+        let retained =
+            catalog.tables().into_iter().filter_map(|table| Some((table.id, table.schema.retain_ms?)));
+        for (id, retain_ms) in retained {
             let interval = CHECK_INTERVAL.min(Duration::from_millis(retain_ms));
             if self.context.health.is_paused(id, Chore::Retention) || !self.start_check(id, interval) {
                 continue;

@@ -104,7 +104,8 @@ impl MaintenanceWork {
             Some(table) => vec![catalog.table_id(table)?],
             // Dropped tables too: their history can be read.
             None => {
-                catalog.map_tables(|table| table.id()).into_iter().chain(catalog.unusable_ids()).collect()
+                let tables = catalog.tables().into_iter().map(|table| table.id);
+                tables.chain(catalog.unusable_ids()).collect()
             }
         };
         let mut summary = VerificationSummary::default();

@@ -29,7 +29,13 @@ const UNIT: usize = 512;
 #[derive(Debug)]
 pub(super) enum MessageOutcome {
     /// A batch was processed.
-    Batch { number: u64, errors: Vec<v1::OperationError>, ack: PendingAck, memory: BatchMemory },
+    Batch {
+        number: u64,
+        operations_passed: u32,
+        errors: Vec<v1::OperationError>,
+        ack: PendingAck,
+        memory: BatchMemory,
+    },
     /// The stream ends with this status.
     End(Status),
 }
@@ -107,6 +113,7 @@ pub(super) async fn acknowledge_batches(
                 durable_batch_id: before,
                 token: ack.response.token,
                 errors: ack.response.errors.drain(..REFUSALS_PER_ACK).collect(),
+                operations_passed: 0,
             };
             if acks.send(Ok(Acknowledgement { response: part, memory: Vec::new() })).await.is_err() {
                 return;
@@ -130,10 +137,11 @@ async fn take_ready_batches(
 ) -> Option<MessageOutcome> {
     loop {
         match admitted.try_recv() {
-            Ok(MessageOutcome::Batch { number, errors, ack: pending, memory })
+            Ok(MessageOutcome::Batch { number, operations_passed, errors, ack: pending, memory })
                 if pending.is_ready() && ack.response.errors.len() + errors.len() <= REFUSALS_PER_ACK =>
             {
-                let outcome = MessageOutcome::Batch { number, errors, ack: pending, memory };
+                let outcome =
+                    MessageOutcome::Batch { number, operations_passed, errors, ack: pending, memory };
                 match durable_batch(outcome, tokens).await {
                     Ok(durable) => {
                         ack.response.durable_batch_id = durable.response.durable_batch_id;
@@ -152,13 +160,15 @@ async fn take_ready_batches(
 
 /// Waits until a batch is durable.
 async fn durable_batch(outcome: MessageOutcome, tokens: &CommitTokens) -> Result<Acknowledgement, Status> {
-    let (number, errors, ack, memory) = match outcome {
-        MessageOutcome::Batch { number, errors, ack, memory } => (number, errors, ack, memory),
+    let (number, operations_passed, errors, ack, memory) = match outcome {
+        MessageOutcome::Batch { number, operations_passed, errors, ack, memory } => {
+            (number, operations_passed, errors, ack, memory)
+        }
         MessageOutcome::End(status) => return Err(status),
     };
     let receipt = ack.wait().await.map_err(to_status)?;
     let token = Some(tokens.token(receipt.token));
-    let response = v1::IngestResponse { durable_batch_id: number, token, errors };
+    let response = v1::IngestResponse { durable_batch_id: number, token, errors, operations_passed };
     Ok(Acknowledgement { response, memory: vec![memory] })
 }
 

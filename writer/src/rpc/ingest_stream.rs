@@ -22,6 +22,7 @@ use driftdb_common::memory::{MemoryPermit, MemoryUse};
 use driftdb_common::service::convert;
 use driftdb_common::service::server::{CallMemory, ResponseStream, STREAM_WINDOW};
 use driftdb_common::service::status::to_status;
+use driftdb_common::table::operation::Operation;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
@@ -30,12 +31,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use crate::admission::CommitContext;
+use crate::admission::draft::DraftOperation;
 use crate::commit::{AdmittedBatch, IngestBatch, IngestPipeline, IngestSession};
 use crate::rpc::commit_tokens::CommitTokens;
+use crate::rpc::decoding;
 use crate::rpc::ingest_acks::{
     BatchMemory, MessageOutcome, StreamMemory, acknowledge_batches, refusal_to_wire,
 };
 use crate::rpc::revert::RevertResolver;
+use crate::tasks::TaskPool;
 
 /// Batches of one stream that may be admitted and not acknowledged. At the limit the stream takes no more
 /// messages, and gRPC's flow control makes the client wait.
@@ -52,6 +56,7 @@ const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(2);
 pub(crate) struct IngestService {
     pipeline: IngestPipeline,
     reverts: RevertResolver,
+    tasks: TaskPool,
     tokens: CommitTokens,
     /// What ends the newest stream of each producer. A newer stream ends the older one.
     newest: Arc<Mutex<HashMap<String, CancellationToken>>>,
@@ -64,6 +69,8 @@ struct BatchReceiver {
     producer: Option<String>,
     session: IngestSession,
     last_batch: Option<u64>,
+    /// Whether a refused operation has ended the stream.
+    stopped: bool,
     outcomes: mpsc::Sender<MessageOutcome>,
     call: CallMemory,
     memory: StreamMemory,
@@ -75,11 +82,11 @@ impl IngestService {
     /// Admits batches through `pipeline`. `tokens` names the commits. `shutdown` ends all streams.
     pub(crate) fn new(
         pipeline: IngestPipeline,
-        reverts: RevertResolver,
+        (reverts, tasks): (RevertResolver, TaskPool),
         tokens: CommitTokens,
         shutdown: CancellationToken,
     ) -> IngestService {
-        IngestService { pipeline, reverts, tokens, newest: Arc::default(), shutdown }
+        IngestService { pipeline, reverts, tasks, tokens, newest: Arc::default(), shutdown }
     }
 
     /// Starts both tasks of a stream and returns its acknowledgements.
@@ -101,6 +108,7 @@ impl IngestService {
             producer: None,
             session,
             last_batch: None,
+            stopped: false,
             outcomes,
             memory: StreamMemory::new(Arc::clone(call.account())),
             call,
@@ -110,6 +118,19 @@ impl IngestService {
         tokio::spawn(acknowledge_batches(admitted, acks, self.tokens.clone()));
         // The memory of an acknowledgement is given back when the acknowledgement is taken to be sent.
         Ok(Box::pin(ReceiverStream::new(responses).map(|ack| ack.map(|ack| ack.response))))
+    }
+
+    /// Decodes the operations of a batch and resolves its reverts. An operation that cannot be decoded is its error.
+    async fn decode(&self, operations: Vec<v1::Operation>) -> Result<Vec<Result<DraftOperation>>> {
+        let decode = |operations: Vec<v1::Operation>| -> Vec<Result<Operation>> {
+            operations.into_iter().map(convert::operation_from_wire).collect()
+        };
+        let operations = match decoding::is_short(&operations) {
+            true => decode(operations),
+            false => self.tasks.run(move || Ok(decode(operations))).await?,
+        };
+        let operations = self.reverts.resolve_each(operations).await?;
+        Ok(operations.into_iter().map(|operation| operation.and_then(DraftOperation::new)).collect())
     }
 
     /// Ends the producer's older stream. Returns what ends the new one.
@@ -139,7 +160,7 @@ impl BatchReceiver {
             self.call.hand_on_messages();
             first = false;
             let (outcome, ends) = match processed {
-                Ok(Some(outcome)) => (outcome, false),
+                Ok(Some(outcome)) => (outcome, self.stopped),
                 // The stream has ended meanwhile. The next turn reports why.
                 Ok(None) if self.session.ended.is_cancelled() => continue,
                 Ok(None) => return,
@@ -193,21 +214,18 @@ impl BatchReceiver {
             operation: 0,
             ends: false,
         });
-        let mut operations = Vec::with_capacity(count);
-        for operation in request.operations {
-            operations.push(match convert::operation_from_wire(operation) {
-                Ok(operation) => self.service.reverts.resolve(operation).await,
-                Err(error) => Err(error),
-            });
-        }
+        let operations = self.service.decode(request.operations).await?;
         let Some(memory) = self.reserve(count).await else { return Ok(None) };
         let context = CommitContext { options, request: None, origin };
-        let batch = IngestBatch { context, number, operations, atomic: request.atomic };
+        let v1::IngestRequest { atomic, stop_at_refusal, set_aside, .. } = request;
+        let set_aside = set_aside.into_iter().collect();
+        let batch = IngestBatch { context, number, operations, atomic, stop_at_refusal, set_aside };
         // Unlike a single commit, a stream does not fail if the queue is full: it waits.
         while !self.service.pipeline.has_room() {
             tokio::time::sleep(QUEUE_FULL_PAUSE).await;
         }
-        let admitted = self.service.pipeline.admit_batch(batch, &self.session)?;
+        let admitted = self.service.pipeline.admit_batch(batch, &self.session).await?;
+        self.stopped = admitted.as_ref().is_some_and(|batch| batch.stopped);
         Ok(admitted.map(|batch| outcome(batch, memory)))
     }
 
@@ -273,8 +291,8 @@ impl BatchReceiver {
 
 /// What came of a batch, with no more memory than its refusals need.
 fn outcome(batch: AdmittedBatch, mut memory: BatchMemory) -> MessageOutcome {
-    let AdmittedBatch { number, refused, ack } = batch;
+    let AdmittedBatch { number, operations_passed, refused, ack, .. } = batch;
     let errors: Vec<_> = refused.iter().map(refusal_to_wire).collect();
     memory.keep_for(&errors);
-    MessageOutcome::Batch { number, errors, ack, memory }
+    MessageOutcome::Batch { number, operations_passed, errors, ack, memory }
 }

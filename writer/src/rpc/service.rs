@@ -8,7 +8,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
 use driftdb_common::memory::MemoryBudget;
-use driftdb_common::query::ast::StatementKind;
+use driftdb_common::query::ast::{Statement, StatementKind};
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::convert;
 use driftdb_common::service::server::{CallMemory, ResponseStream};
@@ -18,16 +18,18 @@ use driftdb_common::table::operation::{Action, CommitRequest, SchemaChange};
 use driftdb_common::table::schema::Schema;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::admission::draft::Draft;
 use crate::admission::fingerprint;
-use crate::admission::operations::error_at_operation;
 use crate::admission::{CommitContext, CommitReceipt};
 use crate::clock_guard::ClockGuard;
-use crate::commit::{CommitPipeline, CommitStatus};
+use crate::commit::{CommitPipeline, CommitStatus, LiveTable};
 use crate::maintenance::MaintenanceHealth;
 use crate::rpc::commit_tokens::CommitTokens;
+use crate::rpc::decoding;
 use crate::rpc::ingest_stream::IngestService;
 use crate::rpc::maintenance_rpc::{self, JobStream, MaintenanceCalls};
 use crate::rpc::revert::RevertResolver;
+use crate::tasks::TaskPool;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -37,6 +39,7 @@ pub(crate) struct WriterRpc {
     pub(crate) ingest: IngestService,
     pub(crate) reverts: RevertResolver,
     pub(crate) maintenance: MaintenanceCalls,
+    pub(crate) tasks: TaskPool,
     pub(crate) cache: Arc<BlockCache>,
     pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) database: Database,
@@ -64,26 +67,46 @@ impl WriterRpc {
         let options = convert::options_from_wire(options)?;
         // The fingerprint covers what the client sent, before reverts are resolved: a retry sends the same.
         let id = Some(options.request_id.clone()).filter(|id| !id.is_empty());
-        let request = id.map(|id| RequestId { id, fingerprint: fingerprint::compute(&change) });
-        let change = match change {
-            CommitRequest::Rows { operations, preconditions } => {
-                let has_reverts =
-                    operations.iter().any(|operation| matches!(operation.action, Action::Revert(_)));
-                if let Some(request) = request.as_ref().filter(|_| has_reverts)
-                    && let Some(receipt) = self.pipeline.find_request(request).await
-                {
-                    // A repeated revert is not resolved again: its table may have been dropped since.
-                    return receipt;
-                }
-                let mut resolved = Vec::with_capacity(operations.len());
-                for operation in operations {
-                    resolved.push(self.reverts.resolve(operation).await?);
-                }
-                CommitRequest::Rows { operations: resolved, preconditions }
-            }
-            schema => schema,
+        let (change, request) = self.identify(change, id).await?;
+        let context = CommitContext { options, request, origin: None };
+        let (operations, preconditions) = match change {
+            CommitRequest::Rows { operations, preconditions } => (operations, preconditions),
+            CommitRequest::Schema(change) => return self.pipeline.commit_schema(change, context).await,
         };
-        self.pipeline.commit(change, CommitContext { options, request, origin: None }).await
+        let has_reverts = operations.iter().any(|operation| matches!(operation.action, Action::Revert(_)));
+        if let Some(request) = context.request.as_ref().filter(|_| has_reverts)
+            && let Some(receipt) = self.pipeline.find_request(request).await
+        {
+            // A repeated revert is not resolved again: its table may have been dropped since.
+            return receipt;
+        }
+        let operations = self.reverts.resolve_all(operations).await?;
+        self.pipeline.commit_rows(Draft::new(operations, preconditions)?, context).await
+    }
+
+    /// Adds the request's fingerprint to its id. A large change is read whole for it, so not on this thread.
+    async fn identify(
+        &self,
+        change: CommitRequest,
+        id: Option<String>,
+    ) -> Result<(CommitRequest, Option<RequestId>)> {
+        let Some(id) = id else { return Ok((change, None)) };
+        let is_short = decoding::is_short_change(&change);
+        let identify = move || {
+            let request = RequestId { id, fingerprint: fingerprint::compute(&change) };
+            Ok((change, Some(request)))
+        };
+        if is_short { identify() } else { self.tasks.run(identify).await }
+    }
+
+    /// Parses a statement, which can be long.
+    async fn parse(&self, statement: String, params: Vec<String>) -> Result<(String, Statement)> {
+        let is_short = decoding::is_short_statement(&statement, &params);
+        let parse = move || {
+            let parsed = parser::parse(&statement, &parser::parse_params(&params)?)?;
+            Ok((statement, parsed))
+        };
+        if is_short { parse() } else { self.tasks.run_long(|_| parse()).await }
     }
 
     fn token(&self, receipt: CommitReceipt) -> Option<v1::WriteToken> {
@@ -102,20 +125,18 @@ impl WriterRpc {
 
     /// The tables that are not dropped, by name.
     fn tables_to_wire(&self) -> Vec<v1::TableInfo> {
-        let mut tables = self.status.map_live_tables(|table, storage| {
-            let counts = table.counts();
-            v1::TableInfo {
-                rows: counts.rows,
-                created_seq: table.created_seq(),
-                last_seq: counts.last_seq,
-                events: counts.events,
-                bytes_on_disk: storage.bytes_on_disk,
-                segments: storage.segments,
-                snapshots: storage.snapshots,
-                floor_seq: storage.floor,
-                ..convert::schema_to_wire(table.schema())
-            }
-        });
+        let table = |LiveTable { schema, created_seq, counts, storage }: LiveTable| v1::TableInfo {
+            rows: counts.rows,
+            created_seq,
+            last_seq: counts.last_seq,
+            events: counts.events,
+            bytes_on_disk: storage.bytes_on_disk,
+            segments: storage.segments,
+            snapshots: storage.snapshots,
+            floor_seq: storage.floor,
+            ..convert::schema_to_wire(&schema)
+        };
+        let mut tables: Vec<_> = self.status.live_tables().into_iter().map(table).collect();
         let unusable = self.status.unusable_tables();
         tables.extend(unusable.iter().map(|(name, error)| convert::unusable_table_to_wire(name, error)));
         tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
@@ -166,17 +187,8 @@ impl WriterService for WriterRpc {
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
         let request = request.into_inner();
-        let count = request.operations.len();
-        let decode = |(i, operation)| {
-            convert::operation_from_wire(operation).map_err(|e| error_at_operation(e, i, count))
-        };
-        let operations = request.operations.into_iter().enumerate().map(decode).collect::<Result<_>>();
-        let preconditions =
-            request.preconditions.into_iter().map(convert::precondition_from_wire).collect::<Result<_>>();
-        let change = CommitRequest::Rows {
-            operations: operations.map_err(to_status)?,
-            preconditions: preconditions.map_err(to_status)?,
-        };
+        let change = decoding::change_of_apply(&self.tasks, request.operations, request.preconditions).await;
+        let change = change.map_err(to_status)?;
         let receipt = self.commit(change, request.options).await.map_err(to_status)?;
         Ok(Response::new(v1::ApplyResponse { token: self.token(receipt), replayed: receipt.replayed }))
     }
@@ -199,10 +211,9 @@ impl WriterService for WriterRpc {
         request: Request<v1::WriterServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let request = request.into_inner();
-        let params = parser::parse_params(&request.params).map_err(to_status)?;
-        let statement = parser::parse(&request.statement, &params).map_err(to_status)?;
+        let (text, statement) = self.parse(request.statement, request.params).await.map_err(to_status)?;
         let table = statement.table().cloned();
-        let with_place = |e| to_status(report::at_table(e, &request.statement, table.as_ref()));
+        let with_place = |e| to_status(report::at_table(e, &text, table.as_ref()));
         if statement.kind() == StatementKind::Maintenance {
             let responses = self.maintenance.execute(statement).map_err(with_place)?;
             return Ok(Response::new(Box::pin(responses)));

@@ -10,7 +10,7 @@ use crate::table::build::progress::ProgressFn;
 /// The number of problems that are reported for one file. Further problems are only counted.
 const REPORTED_PER_FILE: u64 = 20;
 /// Frames or entries between two calls of the progress function.
-const PROGRESS_INTERVAL: u64 = 1024;
+const PROGRESS_INTERVAL: u64 = 64;
 
 /// Something wrong in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
