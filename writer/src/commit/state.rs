@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::mpsc;
 
 use crate::admission::{Admission, CommitReceipt};
+use crate::clock_guard::ClockGuard;
 use crate::commit::acks::{CommitAck, PendingAck};
 use crate::errors::shutting_down;
 use crate::tasks::TaskPool;
@@ -32,6 +33,7 @@ pub(super) struct CommitShared {
     /// The bytes of log after the newest snapshots, of all tables together, above which writes are refused
     /// until a snapshot covers some of them. Bounds the memory that rows not covered by a snapshot take.
     pub(super) tail_limit: u64,
+    pub(super) clock: Arc<ClockGuard>,
     /// Reads rows and computes what admission needs, outside of the lock.
     pub(super) tasks: TaskPool,
 }

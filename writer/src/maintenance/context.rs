@@ -7,6 +7,7 @@ use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::table_files::TableFiles;
 
 use crate::admission::requests::RequestWindow;
+use crate::clock_guard::ClockGuard;
 use crate::commit::CommitHandles;
 use crate::config::SnapshotTriggers;
 use crate::maintenance::health::MaintenanceHealth;
@@ -19,6 +20,7 @@ pub(crate) struct MaintenanceContext {
     pub(crate) commits: CommitHandles,
     pub(crate) triggers: SnapshotTriggers,
     pub(crate) window: RequestWindow,
+    pub(crate) clock: Arc<ClockGuard>,
     pub(crate) health: Arc<MaintenanceHealth>,
 }
 

@@ -34,6 +34,7 @@ use crate::admission::CommitContext;
 use crate::admission::draft::DraftOperation;
 use crate::commit::{AdmittedBatch, IngestBatch, IngestPipeline, IngestSession};
 use crate::maintenance::MaintenanceHealth;
+use crate::rpc::commit_tokens::CommitTokens;
 use crate::rpc::decoding;
 use crate::rpc::ingest_acks::{
     BatchMemory, MessageOutcome, StreamMemory, acknowledge_batches, refusal_to_wire,
@@ -57,7 +58,7 @@ pub(crate) struct IngestService {
     pipeline: IngestPipeline,
     reverts: RevertResolver,
     tasks: TaskPool,
-    epoch: u64,
+    tokens: CommitTokens,
     /// What ends the newest stream of each producer. A newer stream ends the older one.
     newest: Arc<Mutex<HashMap<String, CancellationToken>>>,
     shutdown: CancellationToken,
@@ -80,15 +81,15 @@ struct BatchReceiver {
 }
 
 impl IngestService {
-    /// Admits batches through `pipeline`. `epoch` goes into tokens. `shutdown` ends all streams.
+    /// Admits batches through `pipeline`. `tokens` names the commits. `shutdown` ends all streams.
     pub(crate) fn new(
         pipeline: IngestPipeline,
         (reverts, tasks): (RevertResolver, TaskPool),
-        epoch: u64,
+        tokens: CommitTokens,
         shutdown: CancellationToken,
     ) -> IngestService {
         let (newest, health) = (Arc::default(), Arc::default());
-        IngestService { pipeline, reverts, tasks, epoch, newest, shutdown, health }
+        IngestService { pipeline, reverts, tasks, tokens, newest, shutdown, health }
     }
 
     /// The same service; damage that admission finds is noted in `health`.
@@ -122,7 +123,7 @@ impl IngestService {
             _window: window,
         };
         tokio::spawn(receiver.run(inbound));
-        tokio::spawn(acknowledge_batches(admitted, acks, self.epoch));
+        tokio::spawn(acknowledge_batches(admitted, acks, self.tokens.clone()));
         // The memory of an acknowledgement is given back when the acknowledgement is taken to be sent.
         Ok(Box::pin(ReceiverStream::new(responses).map(|ack| ack.map(|ack| ack.response))))
     }
