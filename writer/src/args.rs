@@ -201,6 +201,7 @@ impl WriterArgs {
                 memory: self.memory,
             },
             cache_bytes: self.cache_bytes,
+            give_up_reserve: false,
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct WriterConfig {
     pub snapshots: SnapshotTriggers,
     /// The size of the block cache, in bytes.
     pub cache_bytes: u64,
+    /// Whether to give up the reserve before anything is written, because an open without that found the disk full.
+    pub give_up_reserve: bool,
 }
 
 impl WriterConfig {
@@ -37,6 +39,7 @@ impl WriterConfig {
             requests: RequestWindow::default(),
             snapshots: SnapshotTriggers::default(),
             cache_bytes: limits::CACHE_BYTES,
+            give_up_reserve: false,
         }
     }
 }

@@ -5,7 +5,7 @@
 //! - `rpc`: the gRPC service
 //! - `jobs`: long jobs that calls start
 //! - `maintenance`: snapshots, indexes, compaction, retention and verification
-//! - `writer`, `standby`: open, serve and close a database; wait for another writer to end
+//! - `writer`, `standby`: open, serve and close a database; wait for another writer to end, or for room on the disk
 
 mod admission;
 mod commit;
@@ -20,5 +20,5 @@ mod writer;
 pub use admission::requests::RequestWindow;
 pub use config::{SnapshotTriggers, WriterConfig};
 pub use driftdb_common::storage::fence::Fencing;
-pub use standby::stand_by;
+pub use standby::{open_and_serve, stand_by};
 pub use writer::WriterDaemon;

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::service::server::{self, Listener};
+use driftdb_common::storage::disk_space::DiskSpace;
 use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::layout::DataDir;
 use driftdb_common::storage::recovery;
@@ -14,7 +16,7 @@ use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::storage::wal::appender::{Log, LogOptions};
 use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::table_files::TableFiles;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
@@ -25,6 +27,9 @@ use crate::config::WriterConfig;
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceWork};
 use crate::rpc::{IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
+
+/// How often health looks at whether the disk is full.
+const DISK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A database that is open for writing: its lock is held, and recovery is done.
 #[derive(Debug)]
@@ -43,6 +48,8 @@ impl WriterDaemon {
             segment_bytes: config.segment_bytes.max(1),
             background: true,
             fencing: config.fencing,
+            give_up_reserve: config.give_up_reserve,
+            ..LogOptions::default()
         };
         let mut files = TableFiles {
             fs: OsFileSystem::shared(),
@@ -70,7 +77,7 @@ impl WriterDaemon {
         let WriterDaemon { config, files, mut log, admission } = self;
         let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
         log.set_address(&address.unwrap_or_default())?;
-        let (database, term) = (log.database().clone(), log.term());
+        let (database, term, space) = (log.database().clone(), log.term(), Arc::clone(log.space()));
         let (growth, growth_receiver) = mpsc::channel(1);
         let tail_limit = config.snapshots.memory.saturating_mul(2);
         let (commits, committer) = commit::start(log, admission, deliver_acks(), growth, tail_limit)?;
@@ -83,6 +90,7 @@ impl WriterDaemon {
             commits: commits.clone(),
             triggers: config.snapshots,
             window: config.requests,
+            space: Arc::clone(&space),
         });
         let background = Arc::new(background);
         let background_ended = tokio::spawn(Arc::clone(&background).run(growth_receiver, stopping.clone()));
@@ -99,7 +107,7 @@ impl WriterDaemon {
             database,
             term,
         };
-        let served = serve_rpc(rpc, listener, &stopping).await;
+        let served = serve_rpc(rpc, listener, space, &stopping).await;
         // Jobs and the background task end before the log closes: after that another writer may change the
         // files.
         stopping.cancel();
@@ -114,15 +122,37 @@ impl WriterDaemon {
 }
 
 /// Serves the writer's service and health until `stopping` is cancelled.
-async fn serve_rpc(rpc: WriterRpc, listener: Listener, stopping: &CancellationToken) -> Result<()> {
+async fn serve_rpc(
+    rpc: WriterRpc,
+    listener: Listener,
+    space: Arc<DiskSpace>,
+    stopping: &CancellationToken,
+) -> Result<()> {
     let mut routes = RoutesBuilder::default();
     routes.add_service(
         WriterServiceServer::new(rpc)
             .max_decoding_message_size(limits::REQUEST_BYTES)
             .max_encoding_message_size(limits::REQUEST_BYTES),
     );
-    let health = server::health::<WriterServiceServer<WriterRpc>>(stopping.clone()).await;
+    let ready = watch_disk(space, stopping.clone());
+    let health = server::health_while::<WriterServiceServer<WriterRpc>>(ready, stopping.clone()).await;
     server::serve(listener, routes, health, stopping.clone()).await
+}
+
+/// Starts the task that finds out whether writes that need room are accepted, which health reports.
+fn watch_disk(space: Arc<DiskSpace>, stopping: CancellationToken) -> watch::Receiver<bool> {
+    let (ready, receiver) = watch::channel(!space.is_full());
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(DISK_INTERVAL) => {}
+            }
+            let now = !space.is_full();
+            ready.send_if_modified(|ready| std::mem::replace(ready, now) != now);
+        }
+    });
+    receiver
 }
 
 /// Starts the task that delivers acknowledgements to requests. The committer sends it one message a group, so

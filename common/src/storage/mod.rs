@@ -1,5 +1,7 @@
 //! Bytes on disk: the data directory, its files, and the write-ahead log, from which all other files can be rebuilt.
 
+pub mod descriptors;
+pub mod disk_space;
 pub mod fence;
 pub mod fs;
 pub mod head;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::Result;
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::operation::{CommitRequest, Operation};
 use parking_lot::MutexGuard;
@@ -84,8 +84,7 @@ impl IngestPipeline {
             return Ok(None);
         }
         if session.rollbacks != state.rollbacks {
-            let message = "cannot continue this stream: the disk is full and earlier batches were not written; connect again and send the batches after the last acknowledged one";
-            return Err(Error::new(Reason::DiskFull, message));
+            return Err(state.stream_refusal());
         }
         let number = batch.number;
         let refused = admit_operations_of_batch(&mut state, batch);

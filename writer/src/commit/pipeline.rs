@@ -5,7 +5,7 @@ use std::sync::Arc;
 use driftdb_common::error::Result;
 use driftdb_common::format::event::RequestId;
 use driftdb_common::service::clock::now_ms;
-use driftdb_common::table::operation::CommitRequest;
+use driftdb_common::table::operation::{CommitRequest, SchemaChange};
 
 use crate::admission::{CommitContext, CommitReceipt};
 use crate::commit::acks::PendingAck;
@@ -36,6 +36,12 @@ impl CommitPipeline {
             state.check_accepting()?;
             state.check_room(self.0.tail_limit)?;
             let CommitState { admission, open, .. } = &mut *state;
+            if let CommitRequest::Schema(SchemaChange::Create { schema, .. }) = &change
+                && admission.tables.by_name_in_any_case(&schema.table).is_none()
+            {
+                // A new table needs room. If its group were refused for it, others in the group would be too.
+                self.0.space.check_room(format_args!("cannot create table {:?}", schema.table))?;
+            }
             let outcome = admission.admit(change, context, now_ms(), &mut open.group);
             state.acknowledge(outcome)
         };

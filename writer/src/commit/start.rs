@@ -43,7 +43,8 @@ pub(crate) fn start(
     tail_limit: u64,
 ) -> Result<(CommitHandles, JoinHandle<Result<()>>)> {
     let state = Mutex::new(initial_state(&log, admission));
-    let shared = Arc::new(CommitShared { state, work_ready: Condvar::new(), growth, tail_limit });
+    let space = Arc::clone(log.space());
+    let shared = Arc::new(CommitShared { state, work_ready: Condvar::new(), growth, tail_limit, space });
     let handles = CommitHandles {
         pipeline: CommitPipeline::new(&shared),
         ingest: IngestPipeline::new(&shared),
@@ -79,6 +80,7 @@ fn initial_state(log: &Log, admission: Admission) -> CommitState {
         storage,
         closing: false,
         rollbacks: 0,
+        refusal: None,
         stopped: None,
     }
 }

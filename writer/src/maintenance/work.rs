@@ -65,7 +65,8 @@ impl MaintenanceWork {
             job.report(rows, 0, "rows");
             job.check_cancelled()
         };
-        Ok(self.snapshotter.take_snapshot(id, &progress)?.summary)
+        let snapshot = || self.snapshotter.take_snapshot(id, &progress);
+        Ok(self.context.run_on_full_disk("to take a snapshot", snapshot)?.summary)
     }
 
     /// Compacts a table, as [`Compactor::compact`] does.

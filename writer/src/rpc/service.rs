@@ -12,6 +12,7 @@ use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::convert;
 use driftdb_common::service::server::ResponseStream;
 use driftdb_common::service::status::to_status;
+use driftdb_common::storage::disk_space::DiskReport;
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::table::operation::{Action, CommitRequest, SchemaChange};
 use driftdb_common::table::schema::Schema;
@@ -103,6 +104,13 @@ impl WriterRpc {
         tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
         tables
     }
+}
+
+/// The room on the disk, as the Status call answers it.
+pub(crate) fn disk_to_wire(report: DiskReport) -> v1::DiskState {
+    let DiskReport { free_bytes, reserve_bytes, full } = report;
+    let full_since = full.as_ref().map(|full| convert::time_to_wire(full.since_ms));
+    v1::DiskState { free_bytes, reserve_bytes, full_since, message: full.map_or(String::new(), |full| full.message) }
 }
 
 #[tonic::async_trait]
@@ -247,6 +255,7 @@ impl WriterService for WriterRpc {
             tail_bytes,
             tail_limit_bytes,
             jobs: self.maintenance.jobs(),
+            disk: Some(disk_to_wire(self.status.disk())),
         }))
     }
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::head::TableEntry;
 use crate::storage::fs;
 use crate::storage::head::Head;
-use crate::storage::wal::appender::{Log, TableLog};
+use crate::storage::wal::appender::{AppendError, Log, TableLog};
 use crate::storage::wal::commit_reader::LogSource;
 use crate::storage::wal::cursor::CursorPosition;
 use crate::storage::wal::segment::ActiveSegment;
@@ -114,7 +114,7 @@ fn adopt_table(
         // An empty segment cannot be sealed, but its file can be replaced: a running predecessor then writes to a file
         // without a name.
         Predecessor::MayRun if end == 0 => log.new_segment(&name, number)?,
-        _ => ActiveSegment::open(&*log.fs, &path, number, end, digest, log.options.segment_bytes)?,
+        _ => ActiveSegment::open(&log.segment_files(), &path, number, end, digest),
     };
     let entry = TableEntry {
         table: id,
@@ -125,6 +125,9 @@ fn adopt_table(
         floor: manifest.floor.map_or(0, |floor| floor.seq),
     };
     debug_assert!(entry.last_seq <= last_seq);
-    log.tables.insert(id, TableLog { manifest, entry_index, entry, segment, reserved });
-    if (in_doubt || predecessor == Predecessor::MayRun) && end > 0 { log.rotate(id) } else { Ok(()) }
+    log.tables.insert(id, TableLog { manifest, entry_index, entry, segment, next: None, reserved });
+    if (in_doubt || predecessor == Predecessor::MayRun) && end > 0 {
+        log.rotate(id).map_err(AppendError::into_error)?;
+    }
+    Ok(())
 }

@@ -12,7 +12,7 @@ use crate::format::sst::{
     Block, BlockError, BlockHandle, FilterHandle, HEADER_BYTES, SstDirectory, SstIdentity, TRAILER_BYTES,
     Trailer, Tree, decode_block, filter,
 };
-use crate::storage::fs::{File, FileSystem, read_failed};
+use crate::storage::fs::{self, File, FileSystem, read_failed};
 
 /// An SST, open for reading. The cache may close its file descriptor at any time; the next read opens the file again.
 #[derive(Debug)]
@@ -71,6 +71,11 @@ impl SstFile {
         let directory = directory.map_err(|e| damaged(directory_handle.offset, e))?;
         let id = cache.register(handle);
         Ok(Arc::new(SstFile { fs, path, id, bytes, trailer, identity, directory_handle, directory, cache }))
+    }
+
+    /// Removes the file, which nothing refers to.
+    pub(crate) fn discard(&self) {
+        fs::discard(&*self.fs, &self.path);
     }
 
     /// Returns the properties that the file's writer added.

@@ -153,6 +153,16 @@ impl LogCursor {
         self.buffer = Bytes::new();
     }
 
+    /// Returns whether the cursor holds a file descriptor.
+    pub(super) fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Closes the file. The next read opens it again.
+    pub(super) fn close_file(&mut self) {
+        self.file = None;
+    }
+
     /// Reads the next frame. An error is an operating system error or damage. The cursor does not move on an error.
     pub fn next_frame(&mut self) -> Result<CursorItem> {
         while let Some(span) = self.readable.front().copied() {
@@ -196,7 +206,11 @@ impl LogCursor {
         }
         let frame = match parsed {
             Ok(frame) => frame,
-            Err(error) => return Ok(CursorItem::Invalid(error)),
+            Err(error) => {
+                // These are often preallocated zeros, and the cursors of thousands of tables would keep them.
+                self.buffer = Bytes::new();
+                return Ok(CursorItem::Invalid(error));
+            }
         };
         let payload = self.buffer.slice_ref(frame.payload);
         let event = event::decode(frame.kind, &payload)
