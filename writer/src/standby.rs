@@ -119,38 +119,44 @@ impl Waiting {
     /// Opens the database as soon as it can. Returns `None` at a shutdown.
     async fn wait(mut self, shutdown: &CancellationToken) -> Result<Option<WriterDaemon>> {
         loop {
+            if !self.is_disk_full() || self.has_room().await {
+                if let Some(writer) = self.try_open(shutdown).await? {
+                    return Ok(Some(writer));
+                }
+            }
             let interval = if self.is_disk_full() { ROOM_INTERVAL } else { LOCK_INTERVAL };
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(None),
                 () = tokio::time::sleep(interval) => {}
             }
-            if self.is_disk_full() && !self.has_room().await {
-                continue;
+        }
+    }
+
+    async fn try_open(&mut self, shutdown: &CancellationToken) -> Result<Option<WriterDaemon>> {
+        let start = Instant::now();
+        match open(self.config.clone()).await {
+            Ok(writer) if shutdown.is_cancelled() => writer.close().map(|()| None),
+            Ok(writer) => {
+                tracing::info!(opened_in = ?start.elapsed(), "took over the database");
+                Ok(Some(writer))
             }
-            let start = Instant::now();
-            match open(self.config.clone()).await {
-                Ok(writer) if shutdown.is_cancelled() => return writer.close().map(|()| None),
-                Ok(writer) => {
-                    tracing::info!(opened_in = ?start.elapsed(), "took over the database");
-                    return Ok(Some(writer));
+            // FENCED: another standby took over at the same time and was faster.
+            Err(error)
+                if self.is_standby && matches!(error.reason(), Reason::DatabaseLocked | Reason::Fenced) =>
+            {
+                if self.logged != error.message() {
+                    error.message().clone_into(&mut self.logged);
+                    tracing::info!("standing by: {error}");
                 }
-                // FENCED: another standby took over at the same time and was faster.
-                Err(error)
-                    if self.is_standby
-                        && matches!(error.reason(), Reason::DatabaseLocked | Reason::Fenced) =>
-                {
-                    if self.logged != error.message() {
-                        error.message().clone_into(&mut self.logged);
-                        tracing::info!("standing by: {error}");
-                    }
-                    *self.obstacle.lock() = Obstacle { cause: error, status: None };
-                }
-                Err(error) if error.reason() == Reason::DiskFull => {
-                    self.obstacle.lock().cause = error;
-                    self.record_full_disk().await;
-                }
-                Err(error) => return Err(error),
+                *self.obstacle.lock() = Obstacle { cause: error, status: None };
+                Ok(None)
             }
+            Err(error) if error.reason() == Reason::DiskFull => {
+                self.obstacle.lock().cause = error;
+                self.record_full_disk().await;
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -30,6 +30,20 @@ struct WriterJson {
     epoch: String,
     term: u64,
     jobs: Vec<JobJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk: Option<DiskJson>,
+}
+
+/// The room on the disk of the data directory.
+#[derive(Serialize)]
+struct DiskJson {
+    free_bytes: u64,
+    reserve_bytes: u64,
+    /// Since when the writer refuses writes because the disk is full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    full_since: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    message: String,
 }
 
 /// One of the named writers.
@@ -151,7 +165,14 @@ fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
         epoch: found.epoch.to_string(),
         term: found.term,
         jobs: jobs.map(job).collect(),
+        disk: found.disk.map(disk).transpose()?,
     })
+}
+
+fn disk(found: v1::DiskState) -> Result<DiskJson> {
+    let v1::DiskState { free_bytes, reserve_bytes, full_since, message } = found;
+    let full_since = full_since.map(|since| shapes::time(Some(&since))).transpose()?;
+    Ok(DiskJson { free_bytes, reserve_bytes, full_since, message })
 }
 
 fn job(v1::Progress { job_id, done, total, unit, description, queued }: v1::Progress) -> JobJson {
@@ -210,6 +231,9 @@ fn for_people(status: &StatusJson) -> String {
             "writer  seq {} of {}, term {}, database {}\n",
             writer.last_seq, writer.last_time, writer.term, writer.database_id
         );
+        if let Some(DiskJson { full_since: Some(since), free_bytes, message, .. }) = &writer.disk {
+            text += &format!("        the disk is full since {since}, {free_bytes} bytes free: {message}\n");
+        }
         for job in &writer.jobs {
             let JobJson { job_id, description, queued, done, total, unit } = job;
             let far = if *queued { "queued".to_owned() } else { format!("{done} of {total} {unit}") };
