@@ -15,6 +15,7 @@ pub mod open_database;
 pub mod random_writer;
 pub mod refusal;
 pub mod script;
+pub mod small_disk;
 pub mod transcript;
 pub mod watcher;
 pub mod watching;

@@ -151,14 +151,17 @@ impl DiskSpace {
 
     /// Looks at the disk: whether a full disk has room again, and whether the reserve can be written.
     pub(in crate::storage) fn refresh(&self) {
+        // What the other holder has written is not free any more.
+        let _changing = self.changing.lock();
         let free_bytes = self.free_bytes();
         self.state.lock().free_bytes = free_bytes;
         if self.users.load(Ordering::Acquire) > 0 {
             return;
         }
-        let _changing = self.changing.lock();
         let reserve_bytes = self.state.lock().reserve_bytes;
-        if reserve_bytes < limits::RESERVE_BYTES && free_bytes >= RESERVE_ROOM_BYTES {
+        if reserve_bytes < limits::RESERVE_BYTES
+            && free_bytes.saturating_add(reserve_bytes) >= RESERVE_ROOM_BYTES
+        {
             self.write_reserve(limits::RESERVE_BYTES);
         } else if reserve_bytes == 0 && self.is_given_up.load(Ordering::Acquire) && free_bytes >= CHUNK {
             // As much as there is: on a full disk the reserve must not end as the room of writes.

@@ -228,7 +228,8 @@ impl LogCursor {
     pub(in crate::storage) fn read_to_end(&mut self) -> Result<Bytes> {
         let end = self.readable.front().map_or(self.position.offset, |span| span.end);
         self.fill(end.saturating_sub(self.position.offset))?;
-        Ok(self.buffer.clone())
+        self.close_file();
+        Ok(std::mem::take(&mut self.buffer))
     }
 
     /// Fills the buffer with `len` bytes from the position; fewer if the file ends before.

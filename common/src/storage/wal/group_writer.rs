@@ -74,10 +74,13 @@ impl Log {
             .map_err(AppendError::from_step)
             .and_then(|()| self.finish_rotations(&mut made.rotations))
             .and_then(|()| NewTable::install_all(&*self.fs, &made.created));
-        if outcome.is_err() {
-            made.rotations.into_iter().for_each(|rotation| self.cancel_rotation(rotation));
-            made.created.into_iter().for_each(|table| table.discard(&*self.fs, &self.dir));
-            return outcome;
+        if let Err(error) = outcome {
+            // After a fatal error the files stay as they are: recovery decides what counts.
+            if matches!(error, AppendError::Refused(_)) {
+                made.rotations.into_iter().for_each(|rotation| self.cancel_rotation(rotation));
+                made.created.into_iter().for_each(|table| table.discard(&*self.fs, &self.dir));
+            }
+            return Err(error);
         }
         for table in made.created {
             self.add_new_table(table);
@@ -87,7 +90,8 @@ impl Log {
 
     /// Makes everything whole that the group needs, under names that nothing refers to yet.
     fn make_all(&mut self, group: &Group, rotated: Vec<u64>, made: &mut Preparation) -> Result<()> {
-        if !(group.created.is_empty() && rotated.is_empty()) {
+        let needs_files = !(group.created.is_empty() && rotated.is_empty());
+        if needs_files {
             self.space.check_growth().map_err(|e| Error::io("cannot create a segment", &e))?;
         }
         let len = |frames: Option<&TableFrames>| frames.map_or(0, |table| table.frames.bytes().len() as u64);
@@ -110,6 +114,9 @@ impl Log {
                 table.segment.reserve(len(Some(frames)))?;
                 first.push(*id);
             }
+        }
+        if needs_files {
+            self.space.record_room();
         }
         first.truncate(self.open_segments.limit());
         first.into_iter().try_for_each(|id| self.open_segment(id).map(drop))

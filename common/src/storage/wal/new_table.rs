@@ -27,11 +27,11 @@ impl Log {
         if made.is_err() {
             remove_directories(&*self.fs, &self.dir, name);
         }
-        made
+        made.map_err(|error| error.context(format_args!("cannot create table {name:?}")))
     }
 
     fn make_table(&mut self, id: u64, name: &str) -> Result<NewTable> {
-        let failed = |e: io::Error| Error::io(format_args!("cannot create table {name:?}"), &e);
+        let failed = |e: io::Error| Error::io(format_args!("cannot write {}", self.dir.table(name).display()), &e);
         self.fs.create_dir(&self.dir.segments(name)).map_err(failed)?;
         self.fs.sync_dir(&self.dir.tables()).map_err(failed)?;
         self.fs.sync_dir(&self.dir.table(name)).map_err(failed)?;

@@ -34,7 +34,9 @@ impl Log {
         self.sync_head().map_err(AppendError::Fatal)?;
         let mut rotations = vec![self.prepare_rotation(id).map_err(AppendError::from_step)?];
         let outcome = self.finish_rotations(&mut rotations);
-        rotations.into_iter().for_each(|rotation| self.cancel_rotation(rotation));
+        if matches!(outcome, Err(AppendError::Refused(_))) {
+            rotations.into_iter().for_each(|rotation| self.cancel_rotation(rotation));
+        }
         outcome
     }
 

@@ -344,7 +344,7 @@ impl File for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.change(SimOp::Write, offset + bytes.len() as u64, |content, fault| {
+        self.change(SimOp::Write, offset.saturating_add(bytes.len() as u64), |content, fault| {
             let written = match fault {
                 Some(Fault::ShortWrite) => bytes.len() / 2,
                 Some(Fault::Eio | Fault::Enospc | Fault::Emfile) => 0,
