@@ -105,16 +105,19 @@ fn adopt_table(
         file.sync().map_err(failed)?;
     }
     let in_doubt = torn_len.is_some() || synced < end;
-    if active_len > end {
+    // Preallocated zeros can stay: thousands of tables have some after a kill, and to cut them all takes long.
+    let mut len = active_len.max(end);
+    if active_len > end && (in_doubt || predecessor == Predecessor::MayRun) {
         let file = log.fs.open_write(&path).map_err(failed)?;
         file.truncate(end).map_err(failed)?;
         file.sync().map_err(failed)?;
+        len = end;
     }
     let segment = match predecessor {
         // An empty segment cannot be sealed, but its file can be replaced: a running predecessor then writes to a file
         // without a name.
         Predecessor::MayRun if end == 0 => log.new_segment(&name, number)?,
-        _ => ActiveSegment::open(&log.segment_files(), &path, number, end, digest),
+        _ => ActiveSegment::open(&log.segment_files(), &path, number, (end, len), digest),
     };
     let entry = TableEntry {
         table: id,

@@ -234,7 +234,6 @@ impl Log {
         for id in ids {
             let table = self.table(id)?;
             entries.push((table.entry_index, table.entry));
-            self.background.fill_ahead(table.segment.preallocation(), table.segment.offset);
         }
         // HeadFile appends new entries one by one, so they must come in ascending order.
         entries.sort_unstable_by_key(|(index, _)| *index);

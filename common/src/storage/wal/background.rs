@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,6 +28,14 @@ pub(in crate::storage) struct Background {
     preallocator: Option<Worker<PreallocationJob>>,
     /// The threads that sync HEAD and look at the disk. Only kept to be dropped: a thread ends when its sender is dropped.
     periodic: Option<[Worker<()>; 2]>,
+    /// Set when the log ends: nothing is made ahead any more.
+    is_ending: Arc<AtomicBool>,
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.is_ending.store(true, Ordering::Release);
+    }
 }
 
 /// Space that is made ahead of need.
@@ -85,8 +94,10 @@ impl Background {
 
     /// Starts the threads.
     pub(in crate::storage) fn start(head: Arc<HeadSyncer>, space: Arc<DiskSpace>) -> io::Result<Background> {
-        let preallocator = Worker::spawn("driftdb-space", |jobs: Receiver<PreallocationJob>| {
-            for job in jobs {
+        let is_ending = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&is_ending);
+        let preallocator = Worker::spawn("driftdb-space", move |jobs: Receiver<PreallocationJob>| {
+            for job in jobs.into_iter().take_while(|_| !is_over.load(Ordering::Acquire)) {
                 match job {
                     PreallocationJob::Zeros(preallocation, offset) => preallocation.fill_ahead(offset),
                     PreallocationJob::Segment(next, create) => next.create(create),
@@ -108,7 +119,7 @@ impl Background {
             }
         })?;
         let (preallocator, periodic) = (Some(preallocator), Some([head_syncer, disk_watch]));
-        Ok(Background { segment_syncers: Vec::new(), preallocator, periodic })
+        Ok(Background { segment_syncers: Vec::new(), preallocator, periodic, is_ending })
     }
 
     /// Syncs all files, at most [`limits::PARALLEL_SYNCS`] at a time. Fails if any sync fails, and retries none.

@@ -143,7 +143,7 @@ impl Log {
         // A writer that takes over after this check finds the group on disk, and keeps it.
         self.fence.check()?;
         self.publish(ids.into_iter(), group.last_seq, group.last_ms)?;
-        self.prepare_next_segments(group.tables.keys().copied());
+        self.prepare_ahead(group.tables.keys().copied());
         for (name, yaml) in &group.schemas {
             // The file is for people only (I8): a failure does not affect the durable commit.
             let (path, temporary) = (self.dir.schema(name), self.dir.schema_tmp(name, self.term()));

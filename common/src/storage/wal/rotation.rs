@@ -126,11 +126,12 @@ impl Log {
         }
     }
 
-    /// Has the next segments made in the background for tables whose active segment is nearly full.
-    pub(super) fn prepare_next_segments(&mut self, ids: impl Iterator<Item = u64>) {
+    /// Has zeros, and next segments, made in the background for tables that need some soon.
+    pub(super) fn prepare_ahead(&mut self, ids: impl Iterator<Item = u64>) {
         let nearly_full = self.options.segment_bytes / 4 * 3;
         for id in ids {
             let Some(table) = self.tables.get_mut(&id) else { continue };
+            self.background.fill_ahead(table.segment.preallocation(), table.segment.offset);
             if table.segment.offset < nearly_full || table.next.is_some() || self.background.is_inline() {
                 continue;
             }

@@ -55,6 +55,8 @@ pub(in crate::storage) struct ActiveSegment {
 pub(in crate::storage) struct Preallocation {
     files: SegmentFiles,
     zeroed_to: AtomicU64,
+    /// The file may have zeros after `zeroed_to` that were found when it was opened, and do not count.
+    has_tail: AtomicBool,
     /// Half a preallocation: with fewer zeros than this ahead, more are needed.
     low_water: AtomicU64,
     progress: Mutex<PreallocationProgress>,
@@ -119,7 +121,7 @@ impl Preallocation {
         }
         file.sync().inspect_err(|_| self.has_failed.store(true, Ordering::Release))?;
         self.zeroed_to.store(end, Ordering::Release);
-        progress.next_len = (progress.next_len * 2).min(PREALLOCATION_MAX);
+        progress.next_len = (progress.next_len * 2).clamp(PREALLOCATION_MIN, PREALLOCATION_MAX);
         self.low_water.store(progress.next_len / 2, Ordering::Relaxed);
         self.files.space.record_room();
         Ok(())
@@ -138,9 +140,9 @@ impl ActiveSegment {
         let zeros = FIRST_ZEROS.min(files.limit);
         let bytes = vec![0; usize::try_from(zeros).unwrap_or_default()];
         fs::write_temporary(&*files.fs, temporary, &bytes).map_err(failed)?;
-        let segment = ActiveSegment::open(files, temporary, number, 0, Digest::default());
+        let segment = ActiveSegment::open(files, temporary, number, (0, zeros), Digest::default());
         segment.preallocation.zeroed_to.store(zeros, Ordering::Release);
-        segment.preallocation.low_water.store(zeros / 2, Ordering::Relaxed);
+        segment.preallocation.progress.lock().next_len = PREALLOCATION_MIN;
         Ok(segment)
     }
 
@@ -162,19 +164,21 @@ impl ActiveSegment {
         fs::discard(&*self.preallocation.files.fs, &progress.path);
     }
 
-    /// Continues a segment after its last frame, at `offset`. All bytes after `offset` must be zeros or cut off. Opens no file.
+    /// Continues a segment of `len` bytes after its last frame, at `offset`. All bytes after `offset` must be zeros. They are
+    /// written again before they are used, because nothing says that they are on disk. Opens no file.
     pub(in crate::storage) fn open(
         files: &SegmentFiles,
         path: &Path,
         number: u64,
-        offset: u64,
+        (offset, len): (u64, u64),
         digest: Digest,
     ) -> ActiveSegment {
-        let next_len = PREALLOCATION_MIN.min(files.limit);
+        let next_len = FIRST_ZEROS;
         let progress = PreallocationProgress { path: path.to_owned(), next_len, is_closed: false };
         let preallocation = Preallocation {
             files: files.clone(),
             zeroed_to: AtomicU64::new(offset),
+            has_tail: AtomicBool::new(len > offset),
             low_water: AtomicU64::new(next_len / 2),
             progress: Mutex::new(progress),
             has_failed: AtomicBool::new(false),
@@ -254,12 +258,14 @@ impl ActiveSegment {
         file.truncate(self.offset)?;
         progress.is_closed = true;
         self.preallocation.zeroed_to.store(self.offset, Ordering::Release);
+        self.preallocation.has_tail.store(false, Ordering::Release);
         Ok(())
     }
 
     /// Cuts the zeros off when the log closes. A failure changes nothing that counts: the next open cuts them off.
     pub(super) fn cut_zeros(&mut self) {
-        if self.preallocation.zeroed_to.load(Ordering::Acquire) <= self.offset {
+        let has_tail = self.preallocation.has_tail.load(Ordering::Acquire);
+        if self.preallocation.zeroed_to.load(Ordering::Acquire) <= self.offset && !has_tail {
             return;
         }
         let cut = self.open_file().and_then(|file| {
