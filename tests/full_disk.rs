@@ -68,6 +68,11 @@ fn row(i: u64) -> Vec<v1::Operation> {
     vec![put("t", format!(r#"{{"id":"k{i}","pad":"{}"}}"#, "x".repeat(1000)))]
 }
 
+fn request(id: &str) -> v1::ApplyRequest {
+    let options = Some(v1::CommitOptions { request_id: id.into(), ..Default::default() });
+    v1::ApplyRequest { operations: row(0), options, ..Default::default() }
+}
+
 /// Writes rows until one is refused. Returns how many were written.
 async fn write_until_refused(writer: &mut Writer, from: u64) -> u64 {
     let mut written = from;
@@ -100,6 +105,8 @@ async fn what_needs_room_is_refused_until_there_is_room() {
     assert_eq!(disk.files(), before, "a refused table leaves nothing behind");
     let written = write_until_refused(&mut writer, 0).await;
     wait_for_health(&daemon, ServingStatus::NotServing).await;
+    let refused_request = request("r1");
+    refused(writer.apply(refused_request.clone()).await, Code::Unavailable, "DISK_FULL");
     let told = status(&daemon).await.disk.unwrap();
     assert!(told.full_since.is_some() && told.message.contains("No space left"), "{told:?}");
     assert_eq!(told.reserve_bytes, RESERVE);
@@ -107,6 +114,10 @@ async fn what_needs_room_is_refused_until_there_is_room() {
     wait_for_health(&daemon, ServingStatus::Serving).await;
     wait_for(&daemon, "room", |status| status.disk.as_ref().unwrap().full_since.is_none()).await;
     create_table(&mut writer, "u").await.unwrap();
+    // The refused request was taken back as if it had never come, and counts once now.
+    let first = writer.apply(refused_request.clone()).await.unwrap().into_inner();
+    let second = writer.apply(refused_request).await.unwrap().into_inner();
+    assert_eq!((first.replayed, second.replayed, first.token), (false, true, second.token));
     // Across rotations.
     for i in written..written + 200 {
         apply(&mut writer, row(i)).await.unwrap();

@@ -79,6 +79,8 @@ impl BackgroundMaintenance {
 
     /// Does everything that is due.
     fn run_pass(&self, progress: ProgressFn<'_>) -> Result<()> {
+        // First: on a full disk the other work fails until these files are gone.
+        self.editor.delete_unused_files(false);
         while let Some(id) = self.due_table() {
             if self.snapshotter.take_snapshot(id, progress)?.deltas == 0 {
                 // The commits that made the table due are not published yet.
@@ -86,9 +88,7 @@ impl BackgroundMaintenance {
             }
         }
         self.indexer.update_all(progress)?;
-        self.retention.compact_expired(progress)?;
-        self.editor.delete_unused_files(false);
-        Ok(())
+        self.retention.compact_expired(progress)
     }
 
     /// A table that is due for a snapshot: one that has reached a trigger, or the one with the longest log if

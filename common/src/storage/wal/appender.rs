@@ -293,6 +293,8 @@ impl Log {
         id: u64,
         edit: &mut dyn FnMut(&mut Manifest) -> Result<()>,
     ) -> Result<Manifest, AppendError> {
+        // A manifest must not name a later commit than HEAD on disk.
+        self.sync_head().map_err(AppendError::Fatal)?;
         let manifest = self.write_edited_manifest(id, edit).map_err(AppendError::from_step)?;
         let (last_seq, last_ms) = self.published();
         if let Some(table) = self.tables.get_mut(&id) {
@@ -323,9 +325,7 @@ impl Log {
         Ok(manifest)
     }
 
-    /// Writes a manifest. Syncs HEAD first, because a manifest must not name a later commit than HEAD on disk.
     fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
-        self.sync_head()?;
         let (temporary, path) = self.manifest_paths(manifest);
         fs::replace_via(&*self.fs, &temporary, &path, &manifest::encode(manifest)?)
     }

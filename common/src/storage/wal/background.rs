@@ -129,12 +129,23 @@ impl Background {
             return files.iter().try_for_each(|file| sync_once(&**file));
         }
         while self.segment_syncers.len() < others.len().min(limits::PARALLEL_SYNCS - 1) {
-            self.segment_syncers.push(Worker::spawn("driftdb-sync", |jobs: Receiver<SyncJob>| {
+            let syncer = Worker::spawn("driftdb-sync", |jobs: Receiver<SyncJob>| {
                 for (file, reply) in jobs {
                     // The receiver is dropped only after another sync has failed, which stops the writer.
                     let _ = reply.send(sync_once(&*file));
                 }
-            })?);
+            });
+            match syncer {
+                Ok(syncer) => self.segment_syncers.push(syncer),
+                // The syncs then take longer, and are the same.
+                Err(error) => {
+                    tracing::warn!(%error, "cannot start a thread that syncs segments");
+                    break;
+                }
+            }
+        }
+        if self.segment_syncers.is_empty() {
+            return files.iter().try_for_each(|file| sync_once(&**file));
         }
         let (reply, replies) = mpsc::channel();
         for (file, syncer) in others.iter().zip(self.segment_syncers.iter().cycle()) {
