@@ -10,7 +10,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target)
 TESTS := --workspace --bins --tests --examples
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-quick soak bench bench-history demo clients fmt clippy doc ci clean
+.PHONY: help build test test-quick planted soak bench bench-history demo clients fmt clippy doc ci clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test-quick: ## Run the quick tests (under 90 s on 2 cores)
 
 test: test-quick ## Run the quick and the slow tests (under 6 min on 2 cores)
 	$(CARGO) test $(LOCKED) --workspace --tests -- --ignored
+
+planted: ## Show that the tests catch planted bugs, one at a time
+	CARGO=$(CARGO) tests/planted/run.sh
 
 # The same promises, over many more cases.
 soak: ## Run all tests in their long form (hours)

@@ -337,11 +337,13 @@ fn json_logs_have_one_object_per_line() {
     }
 }
 
-#[test]
-fn a_reader_without_a_database_reports_what_to_do() {
+#[tokio::test]
+async fn a_reader_without_a_database_reports_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     for data in [dir.path().to_owned(), dir.path().join("missing")] {
-        let said = Daemon::try_start("driftdb-reader", &data, &[]).unwrap_err();
+        let daemon = Daemon::reader(&data);
+        let asked = daemon.as_reader().await.status(v1::ReaderServiceStatusRequest {}).await.unwrap_err();
+        let said = asked.message();
         assert!(said.contains(data.to_str().unwrap()) && said.contains("driftdb-writer"), "{said}");
         assert!(!data.join("LOCK").exists());
     }

@@ -70,7 +70,8 @@ fn append(disk: &SimDisk, log: &mut Log, run: &mut Run, from: u64, to: u64) -> R
             run.refusals.push(error);
             let after = disk.paths().into_iter().collect();
             // The next segment has no name yet, and is used by the next rotation.
-            let left = (&after - &before).into_iter().filter(|path| !path.to_string_lossy().ends_with(".seg.tmp"));
+            let left =
+                (&after - &before).into_iter().filter(|path| !path.to_string_lossy().ends_with(".seg.tmp"));
             // A rotation of one table stays when that of another is refused.
             run.left.extend(left.filter(|path| !path.to_string_lossy().ends_with(".seg")));
             log.append(&mut script::group(from, to))
@@ -86,7 +87,10 @@ fn check(disk: &SimDisk, run: &Run, what: &str) {
         let (mut log, commits) = script::open(found.shared(), SEGMENT)
             .unwrap_or_else(|e| panic!("{what}, {lost:?}: does not open: {e}"));
         let kept = commits.len() as u64;
-        assert!((run.acknowledged..=run.attempted).contains(&kept), "{what}, {lost:?}: kept {kept} of {run:?}");
+        assert!(
+            (run.acknowledged..=run.attempted).contains(&kept),
+            "{what}, {lost:?}: kept {kept} of {run:?}"
+        );
         assert_eq!(commits, script::expected(kept), "{what}, {lost:?}");
         log.append(&mut script::group(kept + 1, kept + 3)).unwrap();
     }
@@ -226,7 +230,8 @@ fn a_full_disk_refuses_a_new_table_and_a_rotation_and_the_log_goes_on() {
     assert!(seq > 5, "there was room ahead for some commits");
     full(log.append(&mut script::group(seq, seq)));
     log.close().unwrap();
-    let (mut log, commits) = script::open_with(disk.shared(), options(usize::MAX)).unwrap_or_else(|e| panic!("{e}"));
+    let (mut log, commits) =
+        script::open_with(disk.shared(), options(usize::MAX)).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(commits, script::expected(seq - 1));
     disk.set_capacity(None);
     log.append(&mut script::group(seq, seq + 5)).unwrap();

@@ -96,11 +96,12 @@ fn a_missing_file_is_a_finding() {
 }
 
 #[test]
-fn a_head_with_one_bad_copy_is_only_noted() {
+fn a_head_with_one_bad_copy_is_a_finding() {
     let disk = closed();
     disk.flip_bit(script::dir().head(), 20, 0).unwrap();
     let finding = only(examined(&disk).0);
-    assert_eq!(finding.severity, Severity::Note);
+    assert_eq!((finding.severity, finding.offset), (Severity::Damage, 0));
+    assert!(finding.message.contains("uses the other copy"), "{finding:?}");
     disk.flip_bit(script::dir().head(), 84, 0).unwrap();
     let (findings, _) = examined(&disk);
     assert!(findings.iter().any(|f| f.severity == Severity::Damage && f.message.contains("neither copy")));

@@ -100,7 +100,8 @@ async fn what_needs_room_is_refused_until_there_is_room() {
     let Some(disk) = SmallDisk::mount(8 << 20) else { return };
     let (daemon, mut writer) = full(&disk).await;
     let before = disk.files();
-    refused(create_table(&mut writer, "u").await, Code::Unavailable, "DISK_FULL").says(&["cannot create table \"u\"", "No space left"]);
+    refused(create_table(&mut writer, "u").await, Code::Unavailable, "DISK_FULL")
+        .says(&["cannot create table \"u\"", "No space left"]);
     // Only the reserve is left, which no write takes.
     assert_eq!(disk.files(), before, "a refused table leaves nothing behind");
     let written = write_until_refused(&mut writer, 0).await;

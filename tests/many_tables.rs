@@ -68,7 +68,8 @@ async fn tables_under_limit(tables: u64, limit: u64) {
     daemon.kill();
     let daemon = start("driftdb-writer", dir.path(), limit);
     write_all(&daemon, tables, 2).await;
-    let status = daemon.as_writer().await.status(v1::WriterServiceStatusRequest {}).await.unwrap().into_inner();
+    let status =
+        daemon.as_writer().await.status(v1::WriterServiceStatusRequest {}).await.unwrap().into_inner();
     assert_eq!(status.tables.len() as u64, tables);
     let fresh_reader = start("driftdb-reader", dir.path(), limit);
     for reader in [&reader_daemon, &fresh_reader] {
@@ -92,7 +93,11 @@ async fn tables_under_limit(tables: u64, limit: u64) {
         assert!(open_files(reader) <= limit, "{} of {limit}", open_files(reader));
     }
     for (name, daemon) in [("writer", &daemon), ("reader", &fresh_reader)] {
-        eprintln!("{tables} tables, {name}: {} KiB, {} files", daemon.memory_kib("VmRSS:"), open_files(daemon));
+        eprintln!(
+            "{tables} tables, {name}: {} KiB, {} files",
+            daemon.memory_kib("VmRSS:"),
+            open_files(daemon)
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "these tests look at the files of a database")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::*;
 use driftdb::v1;
@@ -89,28 +89,38 @@ async fn an_index_that_is_created_again_keeps_its_file() {
     let dir = tempfile::tempdir().unwrap();
     let (mut daemon, mut writer) = start(dir.path(), &[]).await;
     create_table(&mut writer, "a").await.unwrap();
-    let alter = |add: bool| {
+    let alter = |add: bool, path: &str| {
         let mut request = v1::AlterTableRequest { table: "a".into(), ..Default::default() };
-        if add { &mut request.add_indexes } else { &mut request.drop_indexes }.push("n".into());
+        if add { &mut request.add_indexes } else { &mut request.drop_indexes }.push(path.into());
         request
     };
     make(&mut writer, &request("a", "k", "")).await;
-    writer.alter_table(alter(true)).await.unwrap();
+    for path in ["n", "later"] {
+        writer.alter_table(alter(true, path)).await.unwrap();
+    }
     snapshot(&mut writer, "a").await;
-    let indexes = || std::fs::read_dir(dir.path().join("tables/a/indexes")).map_or(0, Iterator::count);
-    assert!(indexes() > 0);
-    for add in [false, true] {
-        writer.alter_table(alter(add)).await.unwrap();
+    let indexes = |path: &str| {
+        let files = std::fs::read_dir(dir.path().join("tables/a/indexes")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(&format!("{path}."))).count()
+    };
+    assert!(indexes("n") > 0 && indexes("later") > 0);
+    for (add, path) in [(false, "n"), (true, "n"), (false, "later")] {
+        writer.alter_table(alter(add, path)).await.unwrap();
         snapshot(&mut writer, "a").await;
     }
-    // Longer than the writer keeps superseded files for readers.
-    tokio::time::sleep(Duration::from_millis(4500)).await;
-    assert!(indexes() > 0);
+    // The file of the index that was dropped last is removed last.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while indexes("later") > 0 {
+        assert!(Instant::now() < deadline, "an unused index was never removed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(indexes("n") > 0);
     assert!(daemon.terminate().await.success());
     let (_daemon, mut writer) = start(dir.path(), &[]).await;
     make(&mut writer, &request("a", "k", "")).await;
     let mut reader = Daemon::reader(dir.path());
     let mut client = reader.as_reader().await;
-    assert_eq!(select_at(&mut client, "a", 6).await.unwrap().len(), 1);
+    assert_eq!(select_at(&mut client, "a", 8).await.unwrap().len(), 1);
     reader.kill();
 }

@@ -307,7 +307,12 @@ async fn a_client_continues_at_the_writer_that_takes_over() {
             seqs
         }
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Some rows are written, and more are under way.
+    let mut active = first.as_writer().await;
+    while active.status(v1::WriterServiceStatusRequest {}).await.unwrap().into_inner().last_seq < 20 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    drop(active);
     let status = driftctl_status(&urls);
     assert_eq!([&status[0]["state"], &status[1]["state"]], ["standby", "active"]);
     assert_eq!(status[0]["waits_for"], first.url.trim_start_matches("http://"));

@@ -32,13 +32,51 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
     if is_stdin(path) { Ok(Box::new(io::stdin())) } else { fs::open_input(path) }
 }
 
+/// How many bytes tell the encoding of a file.
+const SIGNATURE_BYTES: u64 = 4;
+/// Some programs write this before the first line of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The text of a file without its byte order mark. Fails if its first bytes show that it is not UTF-8: line by line, such a
+/// file would be nothing but invalid lines.
+pub(crate) fn text_of(mut source: impl Read) -> Result<impl Read> {
+    let mut first = Vec::new();
+    let read = source.by_ref().take(SIGNATURE_BYTES).read_to_end(&mut first);
+    read.map_err(|e| Error::io("cannot read", &e))?;
+    let what = match first.as_slice() {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=255, 0, 1..=255] | [1..=255, 0, 1..=255, 0] => {
+            "it is UTF-16: convert it to UTF-8, for example with `iconv -f UTF-16 -t UTF-8`"
+        }
+        [0x1f, 0x8b, ..] => "it is compressed with gzip: decompress it, for example with `gunzip -c`",
+        [0x28, 0xb5, 0x2f, 0xfd] => "it is compressed with zstd: decompress it, for example with `zstd -dc`",
+        [0xfd, b'7', b'z', b'X'] => "it is compressed with xz: decompress it, for example with `xz -dc`",
+        [b'P', b'K', 3, 4] => "it is a zip file: unpack it first",
+        _ => "",
+    };
+    if !what.is_empty() {
+        return Err(Error::new(Reason::DocumentInvalid, format!("the input is not UTF-8 text: {what}")));
+    }
+    if first.starts_with(BYTE_ORDER_MARK) {
+        first.drain(..BYTE_ORDER_MARK.len());
+    }
+    Ok(io::Cursor::new(first).chain(source))
+}
+
+/// The line of the first byte that is not UTF-8.
+fn not_utf8(bytes: &[u8], error: std::str::Utf8Error) -> Error {
+    let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
+    let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+    Error::new(Reason::DocumentInvalid, format!("line {line}: not UTF-8: {error}"))
+}
+
 /// Reads a whole script.
 pub(crate) async fn read_script(path: &Path) -> Result<String> {
     let (path, name) = (path.to_owned(), name(path));
     let reading = tokio::task::spawn_blocking(move || {
         let failed = |e: io::Error| Error::io(format_args!("cannot read {name}"), &e);
-        let mut text = String::new();
-        let read = open(&path)?.take(SCRIPT_BYTES as u64 + 1).read_to_string(&mut text).map_err(failed)?;
+        let mut bytes = Vec::new();
+        let source = text_of(open(&path)?).map_err(|e| e.context(&name))?;
+        let read = source.take(SCRIPT_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
         if read > SCRIPT_BYTES {
             let message = format!(
                 "{name} is larger than the limit of {} MiB: load data with ingest or apply",
@@ -46,7 +84,7 @@ pub(crate) async fn read_script(path: &Path) -> Result<String> {
             );
             return Err(Error::new(Reason::TooLarge, message));
         }
-        Ok(text)
+        String::from_utf8(bytes).map_err(|e| not_utf8(e.as_bytes(), e.utf8_error()).context(&name))
     });
     reading.await.map_err(|e| Error::new(Reason::Internal, format!("reading a script failed: {e}")))?
 }
@@ -89,6 +127,14 @@ impl Lines {
 }
 
 fn read_lines(source: impl Read, name: &str, sender: &mpsc::Sender<Result<InputLine>>) {
+    let source = match text_of(source) {
+        Ok(source) => source,
+        Err(error) => {
+            // If nobody receives, the command has failed for another reason.
+            let _ = sender.blocking_send(Err(error.context(name)));
+            return;
+        }
+    };
     let mut source = BufReader::with_capacity(256 << 10, source);
     for number in 1.. {
         let line = match read_line(&mut source) {
@@ -146,6 +192,28 @@ mod tests {
         let line = |number, text: &str| InputLine { number, text: text.to_owned() };
         assert_eq!(found, [line(1, "{\"a\":1}"), line(4, "{\"b\":2}")]);
         assert!(lines(b"").is_empty());
+    }
+
+    #[test]
+    fn what_is_not_utf_8_text_is_refused_as_a_whole() {
+        for (bytes, what) in [
+            (b"\xff\xfe{\0}\0\n\0".as_slice(), "UTF-16"),
+            (b"\xfe\xff\0{\0}", "UTF-16"),
+            (b"{\0}\0\n\0", "UTF-16"),
+            (b"\0{\0}", "UTF-16"),
+            (b"\x1f\x8b\x08\0", "gzip"),
+            (b"\x28\xb5\x2f\xfd", "zstd"),
+        ] {
+            let found = lines(bytes);
+            let error = found[0].as_ref().unwrap_err();
+            assert!(found.len() == 1 && error.message().contains(what), "{error}");
+        }
+        let line = InputLine { number: 1, text: "{}".to_owned() };
+        assert_eq!(lines(b"\xef\xbb\xbf{}").into_iter().collect::<Result<Vec<_>>>().unwrap(), [line]);
+        assert!(lines(b"\xef\xbb\xbf").is_empty());
+        let bytes = b"a\nb\n\xc3".to_vec();
+        let error = not_utf8(&bytes, std::str::from_utf8(&bytes).unwrap_err());
+        assert!(error.message().starts_with("line 3: not UTF-8"), "{error}");
     }
 
     #[test]

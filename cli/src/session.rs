@@ -269,6 +269,9 @@ pub(crate) async fn run_query(
     };
     let mut answers = database.fresh_client().await?.query(request).await?;
     while let Some(answer) = answers.next().await? {
+        if answer.truncated {
+            render::note_truncated(answer.header.as_ref());
+        }
         match answer.result {
             Some(ResponseItem::Rows(batch)) => {
                 for row in batch.rows {

@@ -282,6 +282,18 @@ impl Error {
         }
     }
 
+    /// The error with the nearest of some names, if it is of an unknown table and suggests none yet.
+    #[must_use]
+    pub fn suggesting<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        if self.0.reason != Reason::TableNotFound || self.0.metadata.contains_key("nearest") {
+            return self;
+        }
+        let near = self.0.metadata.get("table").and_then(|name| nearest(name, names));
+        let Some(near) = near else { return self };
+        self.0.message = format!("{}; did you mean {near:?}?", self.0.message);
+        self.with("nearest", near)
+    }
+
     /// An operating system error, with what failed. A full disk or quota becomes [`Reason::DiskFull`], and too many open files
     /// become [`Reason::Overloaded`].
     pub fn io(what: impl fmt::Display, source: &std::io::Error) -> Self {
@@ -350,6 +362,15 @@ impl Error {
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {
         self.0.message = format!("{context}: {}", self.0.message);
+        self
+    }
+
+    /// Adds to the message of damage which tool examines it. Other errors stay as they are.
+    #[must_use]
+    pub fn advising_doctor(mut self) -> Self {
+        if self.0.reason == Reason::Corrupt && !self.0.message.contains("driftctl doctor") {
+            self.0.message.push_str("; run `driftctl doctor`");
+        }
         self
     }
 

@@ -1,7 +1,7 @@
 //! The library that DriftDB's daemons and tools share, in layers.
 //!
 //! Each layer imports only the layers before it: [`format`](mod@format), [`storage`], [`table`], [`query`], [`service`].
-//! [`error`] and [`limits`] are below all of them.
+//! [`error`], [`limits`], [`planted`], [`memory`] and [`work`] are below all of them.
 //!
 //! # Glossary
 //!
@@ -89,6 +89,8 @@
 //! - **verification**: the comparison of all files with their checksums and with the log.
 //! - **doctor**: the examination and repair of a data directory without daemons.
 //! - **job**: a long task of the writer, for example a snapshot, a compaction or a verification.
+//! - **work**: what the daemon computes for one request; it can be stopped while it runs.
+//! - **lane**: threads that take turns with the work of requests, so that cheap requests never wait for scans.
 //!
 //! ## Progress of a commit
 //!
@@ -125,3 +127,4 @@ pub mod query;
 pub mod service;
 pub mod storage;
 pub mod table;
+pub mod work;

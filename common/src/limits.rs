@@ -18,6 +18,10 @@ pub const INDEX_TEXT_BYTES: usize = 256;
 pub const NESTING: usize = 64;
 /// The number of operations in one commit.
 pub const OPERATIONS_PER_COMMIT: usize = 10_000;
+/// The number of preconditions in one commit.
+pub const PRECONDITIONS_PER_COMMIT: usize = 10_000;
+/// The size of the rows that the patches of one commit read and write, in bytes: of each row before and after each patch.
+pub const PATCHED_BYTES_PER_COMMIT: usize = 256 << 20;
 /// The size of a gRPC request, in bytes.
 pub const REQUEST_BYTES: usize = 64 << 20;
 /// The target size of a streamed gRPC response message, in bytes. A larger row gets a message of its own.
@@ -34,6 +38,28 @@ pub const RING_BYTES: usize = 16 << 20;
 pub const HEARTBEAT_MS: u64 = 10_000;
 /// The shortest interval between heartbeats that a request can set, in milliseconds.
 pub const HEARTBEAT_LEAST_MS: u64 = 100;
+/// The number of statements, Selects, Histories and Diffs that a reader runs at the same time, slow clients included.
+pub const QUERIES: usize = 1024;
+/// The number of Gets, DescribeTables, ListTables and Status calls that a reader serves at the same time.
+pub const LOOKUPS: usize = 8192;
+/// The memory that one query uses for what it has found and not yet returned, in bytes: candidate keys of an index, changed
+/// keys of a Diff. A query that needs more reads all rows instead.
+pub const QUERY_BYTES: usize = 32 << 20;
+/// The default time that a daemon works on one request, in seconds: a reader on any request, a writer on reading old states of rows
+/// for REVERT.
+pub const STATEMENT_TIMEOUT_SECS: u64 = 30;
+/// The number of fields that one Select returns of each row.
+pub const SELECT_FIELDS: usize = 1000;
+/// The number of comparisons in one condition.
+pub const CONDITION_TERMS: usize = 10_000;
+/// The number of values in one condition, those in IN lists included.
+pub const CONDITION_VALUES: usize = 100_000;
+/// The number of values in one document or parameter of a statement, those inside of arrays and objects included.
+pub const LITERAL_VALUES: usize = 1 << 20;
+/// The length of a LIKE pattern, in bytes.
+pub const LIKE_PATTERN_BYTES: usize = 4096;
+/// The number of keys in one Diff.
+pub const DIFF_KEYS: usize = 10_000;
 /// The number of keys in one Get.
 pub const KEYS_PER_GET: usize = 1000;
 /// The length of a DriftQL statement, in bytes.
@@ -48,6 +74,12 @@ pub const PRECONDITIONS_LISTED: usize = 20;
 pub const QUEUE_REQUESTS: usize = 65_536;
 /// The size of admitted frames that are not durable yet, in bytes. Further writes fail with `OVERLOADED`.
 pub const QUEUE_BYTES: usize = 256 << 20;
+/// The number of requests of a writer whose work runs at the same time outside of its network threads: reading the rows that a
+/// change depends on, and decoding large requests. Further requests wait.
+pub const WRITER_TASKS: usize = 16;
+/// The number of requests of a writer that read old states of rows, or parse long statements, at the same time. Further requests
+/// wait.
+pub const WRITER_LONG_TASKS: usize = 2;
 /// The number of maintenance jobs that run at the same time.
 pub const JOBS: usize = 4;
 /// The number of maintenance jobs that wait for their turn.
@@ -91,3 +123,23 @@ pub const SNAPSHOT_BYTES: u64 = 128 << 20;
 /// The default size of the log that no snapshot covers, over all tables, in bytes. The rows in this log are in memory. At this
 /// size the writer takes a snapshot of the table with the longest log. At twice this size writes fail with `OVERLOADED`.
 pub const MEMTABLE_BYTES: u64 = 512 << 20;
+/// The default memory that requests and their answers may take from a daemon, over all uses, in bytes.
+pub const REQUEST_MEMORY_BYTES: u64 = 512 << 20;
+/// The least value of --request-memory, in bytes.
+pub const REQUEST_MEMORY_LEAST_BYTES: u64 = 64 << 20;
+/// The memory that the requests of one connection may take, in bytes: enough for the largest request, received and decoded.
+pub const REQUEST_MEMORY_OF_CONNECTION_BYTES: u64 = 132 << 20;
+/// The number of connections of a daemon. Fewer if the system allows the process fewer open files.
+pub const CONNECTIONS: usize = 20_000;
+/// The number of calls that are open at the same time on one connection. Further calls wait in the client.
+pub const CALLS_PER_CONNECTION: u32 = 4096;
+/// The size of a request's headers, in bytes.
+pub const HEADER_BYTES: u32 = 16 << 10;
+/// The time in which a new connection must send the HTTP/2 preface and its settings, in seconds.
+pub const HANDSHAKE_SECS: u64 = 10;
+/// The time after which a connection without open calls is closed, in seconds.
+pub const IDLE_SECS: u64 = 600;
+/// The time in which a request message must arrive after its first byte, in seconds.
+pub const REQUEST_ARRIVAL_SECS: u64 = 120;
+/// The size of the JSON patch of a row in a diff, in bytes. A longer patch is left out.
+pub const PATCH_BYTES: usize = 1 << 20;

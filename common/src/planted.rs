@@ -61,6 +61,9 @@ impl PlantedBug {
     }
 }
 
+/// Whether this build contains the bugs.
+pub const HAS_BUGS: bool = cfg!(feature = "planted");
+
 /// Whether a bug is switched on.
 #[cfg(feature = "planted")]
 pub fn is_planted(bug: PlantedBug) -> bool {

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::head::TableEntry;
 use driftdb_common::format::manifest::Manifest;
-use driftdb_common::storage::head::{self, Head};
+use driftdb_common::storage::foreign_files::check_no_foreign_files;
+use driftdb_common::storage::head::Head;
+use driftdb_common::storage::head_reader::{FoundHead, HeadReader};
 use driftdb_common::storage::layout;
 use driftdb_common::storage::wal::commit_reader::{CommitReader, LogCommit};
 use driftdb_common::storage::wal::cursor::{CursorPosition, LogCursor, SegmentSpan};
@@ -25,15 +27,22 @@ use crate::follower::staleness::StaleViewTolerance;
 use crate::live_commit::LiveCommit;
 use crate::replica::{Applied, Replica};
 
+mod adoption;
 mod staleness;
+
+pub use staleness::read_patience;
 
 /// While catching up, the number of commits between two published states. Requests that wait for a commit see progress.
 const PUBLISH_EVERY: u64 = 10_000;
+
+/// How long a reader that opens a database retries while files are replaced.
+const FIRST_CHECK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Follows one data directory. Takes no lock and writes nothing.
 #[derive(Debug)]
 pub struct Follower {
     files: TableFiles,
+    heads: HeadReader,
     commits: CommitReader,
     /// The tables by id.
     tables: HashMap<u64, FollowedTable>,
@@ -60,14 +69,27 @@ struct FollowedTable {
     entry: TableEntry,
     /// HEAD has an entry for the table, so its creation is durable.
     in_head: bool,
-    /// The version of the manifest whose snapshots the timeline uses, or could not open.
+    /// The version of the manifest whose layers the timeline uses.
     installed_version: u64,
+    /// Newer layers could not be opened.
+    failed_adoption: Option<FailedAdoption>,
+}
+
+/// Newer layers of a table that could not be opened.
+#[derive(Debug)]
+struct FailedAdoption {
+    reason: Reason,
+    next_try: Instant,
 }
 
 impl Follower {
     /// A follower that has applied nothing yet. Fails if the directory contains no database.
     pub fn open(files: TableFiles) -> Result<Follower> {
-        let database = layout::read_database(&*files.fs, &files.dir)?.ok_or_else(|| {
+        let database = layout::read_database(&*files.fs, &files.dir)?;
+        if database.is_none() {
+            check_no_foreign_files(&*files.fs, &files.dir)?;
+        }
+        let database = database.ok_or_else(|| {
             let message = format!(
                 "cannot open {}: it contains no database; start driftdb-writer or run `driftctl init` first",
                 files.dir.root().display()
@@ -77,6 +99,7 @@ impl Follower {
         let replica = Arc::new(Replica::new(database));
         Ok(Follower {
             tolerance: StaleViewTolerance::for_storage(&files),
+            heads: HeadReader::new(&files.fs, &files.dir),
             files,
             commits: CommitReader::new(0),
             tables: HashMap::new(),
@@ -94,12 +117,17 @@ impl Follower {
         &self.replica
     }
 
-    /// The first HEAD check. Repeats it at `interval` as long as the storage may show an old state.
+    /// The first HEAD check. Repeats it at `interval` as long as the storage may show an old state, and for a while if files
+    /// were replaced meanwhile: the writer may be creating and compacting tables.
     pub fn wait_for_first_check(&mut self, interval: Duration) -> Result<()> {
-        let mut logged = false;
+        let (mut logged, started_at) = (false, Instant::now());
         loop {
             match self.check_head() {
-                Err(error) if error.reason() == Reason::ReplicaBehind => {
+                Err(error)
+                    if error.reason() == Reason::ReplicaBehind
+                        || (error.reason() == Reason::FileGone
+                            && started_at.elapsed() < FIRST_CHECK_LIMIT) =>
+                {
                     if !std::mem::replace(&mut logged, true) {
                         tracing::warn!(%error, "waiting for the storage");
                     }
@@ -164,16 +192,18 @@ impl Follower {
         let applied = self.apply_commits();
         if applied.is_ok() {
             self.check_durable_frames(&head)?;
+            self.set_aside_found_damage()?;
         }
         applied
     }
 
     /// Reads HEAD. Fails unless HEAD belongs to this epoch, and to the newest writer seen or a later one.
     fn read_head(&self) -> Result<Head> {
-        let TableFiles { fs: disk, dir, .. } = &self.files;
-        let Some(head) = head::read(&**disk, dir)? else {
+        let dir = &self.files.dir;
+        let Some(FoundHead { head, damage }) = self.heads.read()? else {
             return Err(Error::file_gone(dir.head().display(), "check that the storage is mounted"));
         };
+        self.note_head_damage(damage);
         let database = self.replica.database();
         if head.header.database_id != *database.id.as_bytes() || head.header.epoch != database.epoch {
             let message = format!(
@@ -305,10 +335,13 @@ impl Follower {
         let (id, name) = (manifest.table_id, manifest.table.clone());
         let mut cursor = LogCursor::new(Arc::clone(&self.files.fs), &self.files.dir, &name, id);
         let (mut timeline, mut last_seq, mut installed_version) = (Timeline::new(id, &*name), 0, 0);
-        if from_snapshots && let Some(layer) = manifest.deltas.last() {
-            timeline = Timeline::open(id, &*name, self.files.open(&manifest, None)?)?;
-            cursor = cursor.starting_at(CursorPosition::from_log_position(&layer.position));
-            (last_seq, installed_version) = (layer.seq, manifest.version);
+        if from_snapshots && !manifest.deltas.is_empty() {
+            let (opened, sound) = self.open_timeline(&manifest)?;
+            (timeline, installed_version) = (opened, manifest.version);
+            if let Some(layer) = sound.deltas.last() {
+                cursor = cursor.starting_at(CursorPosition::from_log_position(&layer.position));
+                last_seq = layer.seq;
+            }
             if self.starting && manifest.published > self.commits.assumed_whole() {
                 self.commits.assume_whole(manifest.published);
                 // After a restart, the times up to the published state are already known.
@@ -319,8 +352,17 @@ impl Follower {
         }
         self.commits.add_table(id, cursor, last_seq);
         let (timeline, entry) = (Arc::new(timeline), TableEntry::default());
-        self.tables
-            .insert(id, FollowedTable { timeline, manifest, entry, in_head: false, installed_version });
+        self.tables.insert(
+            id,
+            FollowedTable {
+                timeline,
+                manifest,
+                entry,
+                in_head: false,
+                installed_version,
+                failed_adoption: None,
+            },
+        );
         Ok(())
     }
 
@@ -332,9 +374,11 @@ impl Follower {
             match self.commits.next_commit() {
                 Ok(Some(commit)) => {
                     if let Err(error) = self.apply_commit(&mut applied, commit) {
-                        if matches!(error.reason(), Reason::FileGone | Reason::Io) {
-                            // A snapshot was replaced while it was read, or was unreadable: the next check starts again at
-                            // the newest snapshots.
+                        if matches!(error.reason(), Reason::FileGone | Reason::Io)
+                            || self.set_aside_for_restart(&error)
+                        {
+                            // A layer was replaced while it was read, could not be read, or is damaged: the next check
+                            // starts again at the newest layers that are sound.
                             self.restart_from_snapshots();
                         } else {
                             self.failure = Some(error.clone());
@@ -358,7 +402,7 @@ impl Follower {
         }
         if self.is_consistent(&applied) {
             self.publish(&mut applied);
-            self.install_newer_snapshots(applied.seq);
+            return outcome.and(self.adopt_newer_layers(applied.seq));
         }
         outcome
     }
@@ -386,29 +430,6 @@ impl Follower {
         self.replica.publish(applied.clone(), self.unpublished.drain(..));
         if reloaded {
             self.replica.count_table_reload();
-        }
-    }
-
-    /// Makes the tables use newer snapshots, which frees the memory of the events in them.
-    fn install_newer_snapshots(&mut self, applied: u64) {
-        for table in self.tables.values_mut() {
-            let snapshot_seq = table.manifest.deltas.last().map_or(0, |layer| layer.seq);
-            if table.installed_version == table.manifest.version || snapshot_seq > applied {
-                continue;
-            }
-            let state = table.timeline.state();
-            self.replica.raise_floor(table.manifest.floor);
-            match self.files.open(&table.manifest, Some(&state.layers)) {
-                Ok(layers) => table.timeline.install_layers(layers),
-                // The snapshots were replaced meanwhile: the next check reads the newer manifest.
-                Err(error) if error.reason() == Reason::FileGone => continue,
-                Err(error) => {
-                    // The table still serves from memory and its old snapshots. The new floor holds all the same.
-                    tracing::error!(%error, table = table.timeline.name(), "cannot use new snapshots");
-                    table.timeline.raise_floor(table.manifest.floor);
-                }
-            }
-            table.installed_version = table.manifest.version;
         }
     }
 
@@ -457,9 +478,13 @@ fn compacted(table: &str) -> Error {
 }
 
 #[cfg(test)]
+mod adoption_tests;
+#[cfg(test)]
 mod compaction_tests;
 #[cfg(test)]
 mod discovery_tests;
+#[cfg(test)]
+mod freshness_tests;
 #[cfg(test)]
 mod stale_view_tests;
 #[cfg(test)]

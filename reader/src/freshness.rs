@@ -1,5 +1,6 @@
 //! Waits until the replica is as fresh as a request demands, and resolves the request's AS OF.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use driftdb::v1;
@@ -43,29 +44,47 @@ impl Freshness {
         let wait = wait.min(Duration::from_secs(limits::FRESHNESS_WAIT_MAX_SECS));
         Ok(Freshness { min_seq, max_staleness, deadline: Instant::now() + wait })
     }
+
+    /// The commit that the replica must have applied to read a point in time.
+    fn min_seq_of(&self, as_of: Option<PointInTime>) -> u64 {
+        match as_of {
+            Some(PointInTime::Seq(seq)) => self.min_seq.max(seq),
+            _ => self.min_seq,
+        }
+    }
+}
+
+impl Freshness {
+    /// The same, but the replica must also have applied a commit that is known to exist.
+    #[must_use]
+    pub fn at_least(self, seq: u64) -> Freshness {
+        Freshness { min_seq: self.min_seq.max(seq), ..self }
+    }
 }
 
 impl Replica {
-    /// Waits until the replica is fresh enough, then resolves a point in time; `None` is now.
+    /// The state that is served, if it is fresh enough for a point in time; `None` is now.
+    pub fn fresh_state(&self, freshness: &Freshness, as_of: Option<PointInTime>) -> Option<Arc<Applied>> {
+        let applied = self.applied();
+        let fresh = freshness.max_staleness.is_none_or(|limit| self.staleness() <= limit);
+        (applied.seq >= freshness.min_seq_of(as_of) && fresh).then_some(applied)
+    }
+
+    /// Waits until the replica is fresh enough for a point in time; `None` is now.
     ///
     /// Fails with REPLICA_BEHIND at the request's deadline, and with BEYOND_HEAD if the point names a commit that HEAD
     /// does not contain.
-    pub async fn wait_for_point(
+    pub async fn wait_until_fresh(
         &self,
         freshness: Freshness,
         as_of: Option<PointInTime>,
-    ) -> Result<ReadPoint> {
-        let min_seq = match as_of {
-            Some(PointInTime::Seq(seq)) => freshness.min_seq.max(seq),
-            _ => freshness.min_seq,
-        };
+    ) -> Result<Arc<Applied>> {
+        let min_seq = freshness.min_seq_of(as_of);
         let mut head_checks = self.head_checks();
         loop {
             head_checks.mark_unchanged();
-            let applied = self.applied();
-            let fresh = freshness.max_staleness.is_none_or(|limit| self.staleness() <= limit);
-            if applied.seq >= min_seq && fresh {
-                return Ok(ReadPoint { seq: self.seq_of(as_of, &applied)?, applied });
+            if let Some(applied) = self.fresh_state(&freshness, as_of) {
+                return Ok(applied);
             }
             // A commit that neither a token nor HEAD vouches for does not exist: do not wait for it.
             if let Some(PointInTime::Seq(seq)) = as_of
@@ -75,7 +94,7 @@ impl Replica {
                 return Err(beyond_head(seq, self.head_seq()));
             }
             if timeout_at(freshness.deadline, head_checks.changed()).await.is_err() {
-                return Err(self.behind_error(min_seq, &applied));
+                return Err(self.behind_error(min_seq, &self.applied()));
             }
         }
     }
@@ -113,10 +132,11 @@ impl Replica {
             .retry_after(Duration::from_millis(100))
     }
 
-    fn seq_of(&self, as_of: Option<PointInTime>, applied: &Applied) -> Result<u64> {
+    /// Resolves a point in time in a state; `None` is now. May read files.
+    pub fn point_at(&self, applied: &Arc<Applied>, as_of: Option<PointInTime>) -> Result<ReadPoint> {
         let point = as_of.unwrap_or(PointInTime::Now);
         let seq = point.resolve(applied.seq, now_ms(), |time_ms| self.seq_at(time_ms, applied).map(Some))?;
         // Seq 0 is the state before the first commit.
-        Ok(seq.unwrap_or(0))
+        Ok(ReadPoint { seq: seq.unwrap_or(0), applied: Arc::clone(applied) })
     }
 }

@@ -7,16 +7,19 @@ use std::time::Duration;
 use driftdb::v1::reader_service_server::ReaderServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::memory::MemoryBudget;
+use driftdb_common::service::compute::ComputePool;
 use driftdb_common::service::server::{self, Listener};
 use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
 use driftdb_common::storage::layout::DataDir;
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::table::table_files::TableFiles;
+use driftdb_common::work::WorkGroup;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
 use crate::context::RequestContext;
-use crate::follower::Follower;
+use crate::follower::{Follower, read_patience};
 use crate::fs_events::FsEvents;
 use crate::rpc::ReaderRpc;
 use crate::tailer::Tailer;
@@ -35,17 +38,22 @@ mod reads;
 mod replica;
 mod resume_token;
 mod rpc;
+mod running_query;
 mod statement;
 mod subscriptions;
 mod tailer;
+mod waiting;
 mod watch;
 
 pub use follow_mode::FollowMode;
+pub use waiting::{has_database, wait_and_serve};
 
 /// The default interval between HEAD checks.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The default staleness above which a reader is not ready.
 pub const MAX_LAG: Duration = Duration::from_secs(10);
+/// The default of the most time that a request may take.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(limits::STATEMENT_TIMEOUT_SECS);
 
 /// The configuration of a reader.
 #[derive(Debug, Clone)]
@@ -54,12 +62,16 @@ pub struct ReaderConfig {
     pub data: PathBuf,
     /// Bytes of snapshot blocks to keep in memory.
     pub cache_bytes: u64,
+    /// The memory that requests may take, in bytes.
+    pub request_memory: u64,
     /// How the reader detects new commits.
     pub follow: FollowMode,
     /// The interval between HEAD checks if the reader polls.
     pub poll_interval: Duration,
     /// The staleness above which the reader is not ready; `None` if it is always ready.
     pub max_lag: Option<Duration>,
+    /// The most time that a request may take; `None` for no limit.
+    pub statement_timeout: Option<Duration>,
 }
 
 impl ReaderConfig {
@@ -68,9 +80,11 @@ impl ReaderConfig {
         ReaderConfig {
             data: data.into(),
             cache_bytes: limits::CACHE_BYTES,
+            request_memory: limits::REQUEST_MEMORY_BYTES,
             follow: FollowMode::default(),
             poll_interval: POLL_INTERVAL,
             max_lag: Some(MAX_LAG),
+            statement_timeout: Some(STATEMENT_TIMEOUT),
         }
     }
 
@@ -109,6 +123,10 @@ impl ReaderDaemon {
 
     /// Like [`ReaderDaemon::open`], on another file system.
     pub fn open_on(fs: Arc<dyn FileSystem>, config: ReaderConfig) -> Result<ReaderDaemon> {
+        ReaderDaemon::try_open(fs, config).map_err(Error::advising_doctor)
+    }
+
+    fn try_open(fs: Arc<dyn FileSystem>, config: ReaderConfig) -> Result<ReaderDaemon> {
         config.check()?;
         let dir = DataDir::new(&config.data);
         let files = TableFiles { fs, dir, cache: BlockCache::new(config.cache_bytes) };
@@ -124,8 +142,18 @@ impl ReaderDaemon {
         let ReaderDaemon { config, files, follower, events } = self;
         let tailer = Tailer::start(follower, events, config.follow.interval(config.poll_interval))?;
         let replica = Arc::clone(tailer.replica());
-        let rpc =
-            ReaderRpc(RequestContext { replica: Arc::clone(&replica), files, shutdown: shutdown.clone() });
+        let memory = MemoryBudget::new(config.request_memory);
+        let context = Arc::new(RequestContext {
+            replica: Arc::clone(&replica),
+            patience: read_patience(&files),
+            files,
+            compute: ComputePool::start()?,
+            memory: Arc::clone(&memory),
+            statement_timeout: config.statement_timeout,
+            shutdown: shutdown.clone(),
+        });
+        stop_work_at(shutdown.clone(), Arc::clone(context.compute.group()));
+        let rpc = ReaderRpc(context);
         let mut routes = RoutesBuilder::default();
         routes.add_service(
             ReaderServiceServer::new(rpc)
@@ -134,6 +162,14 @@ impl ReaderDaemon {
         );
         let ready = readiness::watch_readiness(replica, config.max_lag, shutdown.clone());
         let health = server::health_while::<ReaderServiceServer<ReaderRpc>>(ready, shutdown.clone()).await;
-        server::serve(listener, routes, health, shutdown).await
+        server::serve(listener, routes, health, memory, shutdown).await
     }
+}
+
+/// Stops what is being computed when the reader shuts down.
+fn stop_work_at(shutdown: CancellationToken, work: Arc<WorkGroup>) {
+    tokio::spawn(async move {
+        shutdown.cancelled().await;
+        work.stop();
+    });
 }

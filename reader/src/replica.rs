@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use driftdb_common::error::{Error, Result};
 use driftdb_common::format::manifest::{Database, Floor};
 use driftdb_common::table::commit_times::CommitTimes;
+use driftdb_common::table::damaged_files::DamagedFiles;
 use driftdb_common::table::timeline::Timeline;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -55,6 +56,9 @@ pub struct Replica {
     table_reloads: AtomicU64,
     /// The greatest floor of any table.
     max_floor: AtomicU64,
+    damaged_files: DamagedFiles,
+    /// Why newer layers of a table could not be opened, by the table's name.
+    failed_adoptions: Mutex<BTreeMap<String, Error>>,
 }
 
 impl Replica {
@@ -71,7 +75,33 @@ impl Replica {
             subscriptions: Arc::default(),
             table_reloads: AtomicU64::new(0),
             max_floor: AtomicU64::new(0),
+            damaged_files: DamagedFiles::default(),
+            failed_adoptions: Mutex::default(),
         }
+    }
+
+    /// The layer and index files that this reader does without.
+    pub fn damaged_files(&self) -> &DamagedFiles {
+        &self.damaged_files
+    }
+
+    /// Records why newer layers of a table cannot be opened; `None` if they can be.
+    pub fn note_adoption(&self, table: &str, failure: Option<Error>) {
+        let mut failed = self.failed_adoptions.lock();
+        match failure {
+            Some(error) => _ = failed.insert(table.to_owned(), error),
+            None => _ = failed.remove(table),
+        }
+    }
+
+    /// What the follower fails to do and retries, one line each.
+    pub fn problems(&self) -> Vec<String> {
+        let failed = self.failed_adoptions.lock();
+        let adoptions = failed.iter().map(|(table, error)| {
+            format!("cannot open newer snapshots of table {table:?}: {error}; retrying")
+        });
+        let follows = self.problem().map(|problem| format!("cannot follow the log: {problem}; retrying"));
+        follows.into_iter().chain(adoptions).collect()
     }
 
     /// The identity of the database.

@@ -119,6 +119,9 @@ pub struct WatchToken {
     pub seq: u64,
     /// The position in the initial rows; `None` once all of them have been sent.
     rows: Option<TokenRowPosition>,
+    /// Only commits after this time are sent, in milliseconds since 1970. Older tokens do not have it.
+    #[serde(default)]
+    after_ms: u64,
 }
 
 /// A [`InitialRowPosition`] inside a token.
@@ -135,7 +138,18 @@ impl WatchToken {
             table: rows.table,
             after: rows.after.as_ref().map(TokenKey::from),
         });
-        WatchToken { scope: TokenScope::new(database, request), seq, rows }
+        WatchToken { scope: TokenScope::new(database, request), seq, rows, after_ms: 0 }
+    }
+
+    /// The same token for a watch that sends only commits after a time.
+    #[must_use]
+    pub fn after_time(self, after_ms: u64) -> WatchToken {
+        WatchToken { after_ms, ..self }
+    }
+
+    /// The time after which commits are sent, in milliseconds since 1970; 0 if all are.
+    pub fn after_ms(&self) -> u64 {
+        self.after_ms
     }
 
     /// Encodes the token for the client.

@@ -2,31 +2,36 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use driftdb::v1;
 use driftdb::v1::reader_service_server::ReaderService;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::format::key::Key;
+use driftdb_common::format::manifest::Database;
 use driftdb_common::limits;
 use driftdb_common::query::ast::{Column, PointInTime};
 use driftdb_common::query::exec::Selection;
 use driftdb_common::query::parser;
 use driftdb_common::service::convert;
-use driftdb_common::service::server::ResponseStream;
+use driftdb_common::service::deadline::deadline_of;
+use driftdb_common::service::server::{CallMemory, ResponseStream};
 use driftdb_common::service::status::to_status;
 use driftdb_common::table::history::Images;
+use driftdb_common::work;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
-use crate::message_size::document_size;
 use crate::read_point::ReadPoint;
 use crate::reads::diff::{DiffPages, DiffQuery};
+use crate::reads::get::{GetQuery, read_rows};
 use crate::reads::history::{CommitPages, DriftQuery};
 use crate::reads::select::{RowPages, SelectQuery};
 use crate::reads::tables;
 use crate::reads::target::{KeyTarget, TableTarget};
 use crate::resume_token::{SelectToken, request_hash};
+use crate::running_query::RunningQuery;
 use crate::statement;
 use crate::watch;
 
@@ -35,15 +40,14 @@ const TABLES_PER_PAGE: usize = 1000;
 
 /// The implementation of `ReaderService`.
 #[derive(Debug, Clone)]
-pub struct ReaderRpc(pub RequestContext);
+pub struct ReaderRpc(pub Arc<RequestContext>);
 
 impl ReaderRpc {
     fn freshness(&self, freshness: Option<v1::Freshness>) -> Result<Freshness> {
         Freshness::from_wire(freshness, &self.0.replica)
     }
 
-    async fn get(&self, request: v1::GetRequest) -> Result<v1::GetResponse> {
-        let format = convert::format_from_wire(request.format)?;
+    async fn get(&self, deadline: Option<Instant>, request: v1::GetRequest) -> Result<v1::GetResponse> {
         if request.keys.len() > limits::KEYS_PER_GET {
             let message = format!(
                 "too many keys: {}, the limit for Get is {}",
@@ -52,61 +56,43 @@ impl ReaderRpc {
             );
             return Err(Error::new(Reason::TooLarge, message));
         }
-        let as_of = convert::point_from_wire(request.as_of)?;
+        let freshness = self.freshness(request.freshness)?;
+        let get = GetQuery {
+            format: convert::format_from_wire(request.format)?,
+            as_of: convert::point_from_wire(request.as_of)?,
+            table: request.table,
+            keys: request.keys,
+        };
         let replica = &self.0.replica;
-        let point = replica.wait_for_point(self.freshness(request.freshness)?, as_of).await?;
-        let view = point.view(&request.table)?;
-        let mut response =
-            v1::GetResponse { header: Some(point.header(replica, [view.timeline()])?), ..Default::default() };
-        let mut bytes = 0;
-        let mut keys = request.keys.into_iter();
-        for text in keys.by_ref() {
-            let key = Key::parse(&text, view.schema().key_type)?;
-            let Some(row) = view.get(&key)? else { continue };
-            let row = convert::row_to_wire(&row, format)?;
-            bytes += document_size(row.document.as_ref());
-            response.rows.push(row);
-            if bytes >= limits::GET_BYTES {
-                break;
-            }
+        // Nearly every Get is for rows in memory. It needs no other thread.
+        if let Some(applied) = replica.fresh_state(&freshness, get.as_of)
+            && let Some(response) = work::quick(|| read_rows(replica, &applied, &get))
+        {
+            return response;
         }
-        response.remaining = keys.collect();
-        Ok(response)
+        let query = RunningQuery::lookup(&self.0, deadline)?;
+        let applied = query.wait_until_fresh(freshness, get.as_of).await?;
+        query.compute(move |context| read_rows(&context.replica, &applied, &get)).await
     }
 
-    async fn select(&self, request: v1::SelectRequest) -> Result<ResponseStream<v1::SelectResponse>> {
-        let format = convert::format_from_wire(request.format)?;
-        let params = parser::parse_params(&request.params)?;
-        let condition = match request.r#where.trim() {
-            "" => None,
-            text => Some(parser::parse_condition(text, &params)?),
-        };
-        let columns = parse_columns(&request.fields)?;
-        let hash = select_hash(&request);
-        let mut as_of = convert::point_from_wire(request.as_of)?;
-        let mut selection = Selection {
-            condition,
-            columns,
-            limit: Some(request.limit).filter(|limit| *limit > 0),
-            offset: request.offset,
-            after: None,
-            count_only: request.count_only,
-        };
-        let mut sent_before = 0;
-        let database = self.0.replica.database().clone();
-        if !request.resume_token.is_empty() {
-            let token = SelectToken::decode(&request.resume_token, &database, hash)?;
-            as_of = Some(PointInTime::Seq(token.seq));
-            sent_before = token.count;
-            selection.after = Some(token.after());
-            selection.limit = selection.limit.map(|limit| limit.saturating_sub(sent_before));
-            selection.offset = 0;
-        }
-        let query = SelectQuery { table: TableTarget::Field(&request.table), as_of, selection, format };
+    async fn select(
+        &self,
+        deadline: Option<Instant>,
+        request: v1::SelectRequest,
+    ) -> Result<ResponseStream<v1::SelectResponse>> {
         let freshness = self.freshness(request.freshness)?;
-        let mut pages = RowPages::open(&self.0.replica, freshness, query).await?;
+        let format = convert::format_from_wire(request.format)?;
+        let bytes = request.encoded_len();
+        let query = RunningQuery::query(&self.0, deadline, bytes)?;
+        let database = self.0.replica.database().clone();
+        let of_database = database.clone();
+        let PreparedSelect { table, as_of, selection, hash, sent_before, min_seq } =
+            query.prepare(bytes, move || prepare_select(request, &of_database)).await?;
+        let freshness = freshness.at_least(min_seq);
+        let select = SelectQuery { table: TableTarget::Field(table), as_of, selection, format };
+        let mut pages = RowPages::open(&query, freshness, select).await?;
         let seq = pages.seq();
-        Ok(self.0.stream(move || {
+        Ok(query.stream(move || {
             pages.next_page()?.try_map(|page| {
                 let mut message =
                     v1::SelectResponse { header: page.header, rows: page.rows, ..Default::default() };
@@ -123,10 +109,16 @@ impl ReaderRpc {
         }))
     }
 
-    async fn history(&self, request: v1::HistoryRequest) -> Result<ResponseStream<v1::HistoryResponse>> {
-        let query = DriftQuery {
-            table: TableTarget::Field(&request.table),
-            key: Some(request.key.as_str()).filter(|key| !key.is_empty()).map(KeyTarget::Field),
+    async fn history(
+        &self,
+        deadline: Option<Instant>,
+        request: v1::HistoryRequest,
+    ) -> Result<ResponseStream<v1::HistoryResponse>> {
+        let freshness = self.freshness(request.freshness)?;
+        let query = RunningQuery::query(&self.0, deadline, request.encoded_len())?;
+        let drift = DriftQuery {
+            table: TableTarget::Field(request.table),
+            key: Some(request.key).filter(|key| !key.is_empty()).map(KeyTarget::Field),
             format: convert::format_from_wire(request.format)?,
             start: convert::point_from_wire(request.start)?,
             end: convert::point_from_wire(request.end)?,
@@ -134,40 +126,55 @@ impl ReaderRpc {
             images: Images { before: request.with_before, after: request.with_after },
             limit: Some(request.limit).filter(|limit| *limit > 0),
         };
-        let freshness = self.freshness(request.freshness)?;
-        let mut pages = CommitPages::open(&self.0.replica, freshness, query).await?;
+        let mut pages = CommitPages::open(&query, freshness, drift).await?;
         let truncated = pages.is_truncated();
-        Ok(self.0.stream(move || {
+        Ok(query.stream(move || {
             pages.next_page(usize::MAX)?.try_map(|page| {
                 Ok(v1::HistoryResponse { header: page.header, commits: page.commits, truncated })
             })
         }))
     }
 
-    async fn diff(&self, request: v1::DiffRequest) -> Result<ResponseStream<v1::DiffResponse>> {
-        let format = convert::format_from_wire(request.format)?;
+    async fn diff(
+        &self,
+        deadline: Option<Instant>,
+        request: v1::DiffRequest,
+    ) -> Result<ResponseStream<v1::DiffResponse>> {
+        if request.keys.len() > limits::DIFF_KEYS {
+            let message = format!(
+                "too many keys: {}, the limit for Diff is {}; name none to compare all rows",
+                request.keys.len(),
+                limits::DIFF_KEYS
+            );
+            return Err(Error::new(Reason::TooLarge, message));
+        }
         let freshness = self.freshness(request.freshness)?;
+        let query = RunningQuery::query(&self.0, deadline, request.encoded_len())?;
         let (start, end) = (convert::point_from_wire(request.start)?, convert::point_from_wire(request.end)?);
         let start = start.ok_or_else(|| {
             Error::new(Reason::ArgumentInvalid, "diff has no start; set `start` to the earlier point in time")
         })?;
-        let query = DiffQuery {
-            table: TableTarget::Field(&request.table),
-            keys: request.keys.iter().map(|key| KeyTarget::Field(key)).collect(),
+        let wanted = DiffQuery {
+            table: TableTarget::Field(request.table),
+            keys: request.keys.into_iter().map(KeyTarget::Field).collect(),
             start,
             end,
-            format,
+            format: convert::format_from_wire(request.format)?,
         };
-        let mut pages = DiffPages::open(&self.0.replica, freshness, query).await?;
+        let mut pages = DiffPages::open(&query, freshness, wanted).await?;
         let start_seq = pages.start_seq();
-        Ok(self.0.stream(move || {
+        Ok(query.stream(move || {
             pages
                 .next_page(usize::MAX)?
                 .try_map(|page| Ok(v1::DiffResponse { header: page.header, start_seq, rows: page.rows }))
         }))
     }
 
-    async fn list_tables(&self, request: v1::ListTablesRequest) -> Result<v1::ListTablesResponse> {
+    async fn list_tables(
+        &self,
+        deadline: Option<Instant>,
+        request: v1::ListTablesRequest,
+    ) -> Result<v1::ListTablesResponse> {
         let as_of = convert::point_from_wire(request.as_of)?;
         let freshness = self.freshness(request.freshness)?;
         let page_size = match usize::try_from(request.page_size) {
@@ -178,43 +185,112 @@ impl ReaderRpc {
                 return Err(Error::new(Reason::ArgumentInvalid, message));
             }
         };
-        let list = tables::list(&self.0.replica, freshness, as_of, &request.page_token, page_size).await?;
+        let query = RunningQuery::lookup(&self.0, deadline)?;
+        let list = tables::list(&query, freshness, as_of, request.page_token, page_size).await?;
         let last = list.tables.last().filter(|_| list.has_more);
         let next_page_token = last.map(|table| table.table.clone()).unwrap_or_default();
         Ok(v1::ListTablesResponse { header: Some(list.header), tables: list.tables, next_page_token })
     }
 
-    async fn describe_table(&self, request: v1::DescribeTableRequest) -> Result<v1::DescribeTableResponse> {
+    async fn describe_table(
+        &self,
+        deadline: Option<Instant>,
+        request: v1::DescribeTableRequest,
+    ) -> Result<v1::DescribeTableResponse> {
         let as_of = convert::point_from_wire(request.as_of)?;
         let freshness = self.freshness(request.freshness)?;
-        let table = TableTarget::Field(&request.table);
-        let (header, table) = tables::describe(&self.0.replica, freshness, as_of, table).await?;
+        let query = RunningQuery::lookup(&self.0, deadline)?;
+        let table = TableTarget::Field(request.table);
+        let (header, table) = tables::describe(&query, freshness, as_of, table).await?;
         Ok(v1::DescribeTableResponse { header: Some(header), table: Some(table) })
     }
 
-    fn status(&self) -> Result<v1::ReaderServiceStatusResponse> {
-        let RequestContext { replica, files, .. } = &self.0;
-        let applied = replica.applied();
-        let point = ReadPoint { seq: applied.seq, applied };
-        let header = point.header(replica, point.applied.tables.values())?;
-        let memtables = point.applied.tables.values().map(|table| Arc::clone(&table.state().memtable));
-        Ok(v1::ReaderServiceStatusResponse {
-            lag_seqs: replica.head_seq().saturating_sub(header.applied_seq),
-            header: Some(header),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            lag: replica.lag().try_into().ok(),
-            watchers: replica.subscriptions().count() as u64,
-            cache_bytes: files.cache.used_bytes(),
-            cache_limit_bytes: files.cache.budget(),
-            memtable_events: memtables.clone().map(|memtable| memtable.len() as u64).sum(),
-            memtable_bytes: memtables.map(|memtable| memtable.bytes()).sum(),
-            writer_address: self.0.writer_address(),
-        })
+    async fn status(&self, deadline: Option<Instant>) -> Result<v1::ReaderServiceStatusResponse> {
+        RunningQuery::lookup(&self.0, deadline)?.compute(read_status).await
     }
+}
+
+fn read_status(context: &RequestContext) -> Result<v1::ReaderServiceStatusResponse> {
+    let RequestContext { replica, files, compute, .. } = context;
+    let applied = replica.applied();
+    let point = ReadPoint { seq: applied.seq, applied };
+    let header = point.header(replica, point.applied.tables.values())?;
+    let memtables = point.applied.tables.values().map(|table| Arc::clone(&table.state().memtable));
+    let load = compute.load();
+    Ok(v1::ReaderServiceStatusResponse {
+        lag_seqs: replica.head_seq().saturating_sub(header.applied_seq),
+        header: Some(header),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        lag: replica.lag().try_into().ok(),
+        watchers: replica.subscriptions().count() as u64,
+        cache_bytes: files.cache.used_bytes(),
+        cache_limit_bytes: files.cache.budget(),
+        memtable_events: memtables.clone().map(|memtable| memtable.len() as u64).sum(),
+        memtable_bytes: memtables.map(|memtable| memtable.bytes()).sum(),
+        writer_address: context.writer_address(),
+        memory: convert::memory_to_wire(&context.memory),
+        damaged_files: convert::damaged_files_to_wire(replica.damaged_files()),
+        problems: replica.problems(),
+        queries: load.queries as u64,
+        queries_running: load.lane.running as u64,
+        queries_waiting: load.lane.waiting as u64,
+        queries_refused: load.refused as u64,
+    })
+}
+
+/// What a Select asks for, decoded.
+struct PreparedSelect {
+    table: String,
+    as_of: Option<PointInTime>,
+    selection: Selection,
+    /// The hash that a resume token of the request has.
+    hash: u64,
+    /// The rows that were sent before the token.
+    sent_before: u64,
+    /// The commit that the token proves to exist, even if this replica has not seen it yet; 0 without a token.
+    min_seq: u64,
+}
+
+fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<PreparedSelect> {
+    let params = parser::parse_params(&request.params)?;
+    let condition = match request.r#where.trim() {
+        "" => None,
+        text => Some(parser::parse_condition(text, &params)?),
+    };
+    let columns = parse_columns(&request.fields)?;
+    let hash = select_hash(&request);
+    let mut as_of = convert::point_from_wire(request.as_of)?;
+    let mut selection = Selection {
+        condition,
+        columns,
+        limit: Some(request.limit).filter(|limit| *limit > 0),
+        offset: request.offset,
+        after: None,
+        count_only: request.count_only,
+    };
+    let (mut sent_before, mut min_seq) = (0, 0);
+    if !request.resume_token.is_empty() {
+        let token = SelectToken::decode(&request.resume_token, database, hash)?;
+        as_of = Some(PointInTime::Seq(token.seq));
+        min_seq = token.seq;
+        sent_before = token.count;
+        selection.after = Some(token.after());
+        selection.limit = selection.limit.map(|limit| limit.saturating_sub(sent_before));
+        selection.offset = 0;
+    }
+    Ok(PreparedSelect { table: request.table, as_of, selection, hash, sent_before, min_seq })
 }
 
 /// The columns that the `fields` of a request name.
 fn parse_columns(fields: &[String]) -> Result<Vec<Column>> {
+    if fields.len() > limits::SELECT_FIELDS {
+        let message = format!(
+            "too many fields: {}, the limit for Select is {}; name none for whole documents",
+            fields.len(),
+            limits::SELECT_FIELDS
+        );
+        return Err(Error::new(Reason::TooLarge, message));
+    }
     let mut columns: Vec<Column> = Vec::with_capacity(fields.len());
     let mut seen = HashSet::new();
     for field in fields {
@@ -237,6 +313,18 @@ fn select_hash(request: &v1::SelectRequest) -> u64 {
     request_hash(numbers.iter().map(<[u8; 8]>::as_slice).chain(texts.map(|text| text.as_bytes())))
 }
 
+/// The memory of a call.
+fn call_memory<T>(request: &Request<T>) -> Result<CallMemory, Status> {
+    let memory = request.extensions().get::<CallMemory>().cloned();
+    memory.ok_or_else(|| Status::internal("the server gave the call no memory"))
+}
+
+/// The message of a request whose answer is computed page by page: the answer waits for memory before each page.
+fn paged<T>(request: Request<T>) -> Result<T, Status> {
+    call_memory(&request)?.compute_on_demand();
+    Ok(request.into_inner())
+}
+
 fn respond<T>(result: Result<T>) -> Result<Response<T>, Status> {
     result.map(Response::new).map_err(to_status)
 }
@@ -244,7 +332,8 @@ fn respond<T>(result: Result<T>) -> Result<Response<T>, Status> {
 #[tonic::async_trait]
 impl ReaderService for ReaderRpc {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        respond(self.get(request.into_inner()).await)
+        let deadline = deadline_of(request.metadata());
+        respond(self.get(deadline, request.into_inner()).await)
     }
 
     type SelectStream = ResponseStream<v1::SelectResponse>;
@@ -253,7 +342,8 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::SelectRequest>,
     ) -> Result<Response<Self::SelectStream>, Status> {
-        respond(self.select(request.into_inner()).await)
+        let deadline = deadline_of(request.metadata());
+        respond(self.select(deadline, paged(request)?).await)
     }
 
     type HistoryStream = ResponseStream<v1::HistoryResponse>;
@@ -262,13 +352,15 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<Self::HistoryStream>, Status> {
-        respond(self.history(request.into_inner()).await)
+        let deadline = deadline_of(request.metadata());
+        respond(self.history(deadline, paged(request)?).await)
     }
 
     type DiffStream = ResponseStream<v1::DiffResponse>;
 
     async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
-        respond(self.diff(request.into_inner()).await)
+        let deadline = deadline_of(request.metadata());
+        respond(self.diff(deadline, paged(request)?).await)
     }
 
     type WatchDriftStream = ResponseStream<v1::WatchDriftResponse>;
@@ -277,21 +369,25 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::WatchDriftRequest>,
     ) -> Result<Response<Self::WatchDriftStream>, Status> {
-        respond(watch::open_stream(&self.0, request.into_inner()).await)
+        let memory = call_memory(&request)?;
+        let deadline = deadline_of(request.metadata());
+        respond(watch::open_stream(&self.0, deadline, request.into_inner(), &memory).await)
     }
 
     async fn list_tables(
         &self,
         request: Request<v1::ListTablesRequest>,
     ) -> Result<Response<v1::ListTablesResponse>, Status> {
-        respond(self.list_tables(request.into_inner()).await)
+        let deadline = deadline_of(request.metadata());
+        respond(self.list_tables(deadline, request.into_inner()).await)
     }
 
     async fn describe_table(
         &self,
         request: Request<v1::DescribeTableRequest>,
     ) -> Result<Response<v1::DescribeTableResponse>, Status> {
-        respond(self.describe_table(request.into_inner()).await)
+        let deadline = deadline_of(request.metadata());
+        respond(self.describe_table(deadline, request.into_inner()).await)
     }
 
     type ExecuteStream = ResponseStream<v1::ReaderServiceExecuteResponse>;
@@ -300,13 +396,14 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::ReaderServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
-        respond(statement::execute(&self.0, request.into_inner()).await)
+        let deadline = deadline_of(request.metadata());
+        respond(statement::execute(&self.0, deadline, paged(request)?).await)
     }
 
     async fn status(
         &self,
-        _: Request<v1::ReaderServiceStatusRequest>,
+        request: Request<v1::ReaderServiceStatusRequest>,
     ) -> Result<Response<v1::ReaderServiceStatusResponse>, Status> {
-        respond(self.status())
+        respond(self.status(deadline_of(request.metadata())).await)
     }
 }

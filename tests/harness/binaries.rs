@@ -73,6 +73,9 @@ fn build(directory: &Path) {
     build.args(["build", "--quiet", "--locked", "--workspace", "--bins", "--examples", "--manifest-path"]);
     build.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
     build.arg("--target-dir").arg(directory.parent().unwrap());
+    if driftdb_common::planted::HAS_BUGS {
+        build.args(["--features", "driftdb-common/planted"]);
+    }
     // The directory is named after the profile, except for `dev`.
     let profile = directory.file_name().unwrap().to_str().unwrap();
     build.args(["--profile", if profile == "debug" { "dev" } else { profile }]);

@@ -9,10 +9,13 @@ pub mod database;
 pub mod filter;
 pub mod history;
 
+pub mod journaled_writes;
 pub mod lane;
 pub mod model;
 pub mod open_database;
+pub mod oracle;
 pub mod random_writer;
+pub mod raw_http2;
 pub mod refusal;
 pub mod script;
 pub mod small_disk;

@@ -79,9 +79,13 @@ fn a_file_without_mod_is_found() {
 #[test]
 fn a_release_with_the_simulated_disk_is_found() {
     let common = r#"common = { features = ["sim"] }"#;
-    assert!(sim_in_shipped_code("a", &format!("[dev-dependencies]\n{common}")).is_empty());
-    assert_eq!(sim_in_shipped_code("a", &format!("[dev-dependencies]\n[dependencies]\n{common}")).len(), 1);
-    assert_eq!(sim_in_shipped_code("a", "[features]\ndefault = [\"sim\"]\nsim = []").len(), 1);
+    assert!(test_code_in_shipped_code("a", &format!("[dev-dependencies]\n{common}")).is_empty());
+    assert_eq!(
+        test_code_in_shipped_code("a", &format!("[dev-dependencies]\n[dependencies]\n{common}")).len(),
+        1
+    );
+    assert_eq!(test_code_in_shipped_code("a", "[features]\ndefault = [\"sim\"]\nsim = []").len(), 1);
+    assert_eq!(test_code_in_shipped_code("a", "[features]\ndefault = [\"planted\"]\nplanted = []").len(), 1);
 }
 
 #[test]
@@ -170,4 +174,15 @@ fn a_name_with_two_meanings_is_found() {
     let item = "impl Iterator for X { type Item = u8; } pub trait T { type Item; }";
     assert_eq!(found(&format!("struct X; {item}"), item), 1);
     assert_eq!(found(item, &item.replace("trait T", "trait U")), 0);
+}
+
+#[test]
+fn an_ignored_result_without_a_reason_is_found() {
+    let wrong = |text: &str| ignored_results("a/src/b.rs", text).len();
+    assert_eq!(wrong("fn f() {\n    let _ = file.sync();\n}"), 1);
+    assert_eq!(wrong("fn f() {\n    file.sync().ok();\n}"), 1);
+    assert_eq!(wrong("fn f() {\n    // The next sync reports it.\n    let _ = file.sync();\n}"), 0);
+    assert_eq!(wrong("let _ = write!(text, \"x\");\nlet found = text.parse().ok();"), 0);
+    assert_eq!(wrong("#[cfg(test)]\nmod tests {\n    let _ = file.sync();\n}"), 0);
+    assert!(ignored_results("a/src/tests.rs", "let _ = file.sync();").is_empty());
 }

@@ -76,6 +76,34 @@ pub fn unfinished(path: &str, code: &str) -> Vec<String> {
     wrong
 }
 
+/// How many lines above an ignored result may have the comment that says why it is ignored.
+const EXPLAINED_WITHIN: usize = 12;
+
+/// An ignored result has a comment that says why: an error must not vanish. What is written into memory cannot fail.
+pub fn ignored_results(path: &str, text: &str) -> Vec<String> {
+    if path.ends_with("tests.rs") || path.contains("/tests/") || path.contains("/sim/") {
+        return Vec::new();
+    }
+    let shipped = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let lines: Vec<&str> = shipped.lines().collect();
+    let mut wrong = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let code = line.trim();
+        let is_ignored = code.starts_with("let _ = ") || (code.ends_with(".ok();") && !code.contains('='));
+        let in_memory = ["let _ = write", "let _ = rmp::encode::", "let _ = self.buffer"]
+            .iter()
+            .any(|begin| code.starts_with(begin));
+        if code.starts_with("//") || !is_ignored || in_memory {
+            continue;
+        }
+        let above = &lines[at.saturating_sub(EXPLAINED_WITHIN)..=at];
+        if !above.iter().any(|line| line.contains("//")) {
+            wrong.push(format!("{path}:{}: ignores a result, and no comment says why", at + 1));
+        }
+    }
+    wrong
+}
+
 /// Every file is a module of its crate: `mod` declarations lead to it from `lib.rs` or `main.rs`.
 pub fn unreachable(files: &BTreeMap<String, String>) -> Vec<String> {
     let mut reached = BTreeSet::new();
@@ -116,8 +144,9 @@ pub fn same_names(files: &BTreeMap<String, String>) -> Vec<String> {
     defined.iter().map(|(name, found)| format!("{name} is defined in {}", places(found))).collect()
 }
 
-/// Only a dev-dependency enables the feature `sim`, so that no released binary contains it.
-pub fn sim_in_shipped_code(path: &str, manifest: &str) -> Vec<String> {
+/// Only a dev-dependency enables the feature `sim`, and nothing enables `planted`, so that no released binary contains
+/// the simulated disk or a planted bug.
+pub fn test_code_in_shipped_code(path: &str, manifest: &str) -> Vec<String> {
     let mut section = "";
     let mut wrong = Vec::new();
     for (line, text) in manifest.lines().enumerate() {
@@ -126,6 +155,9 @@ pub fn sim_in_shipped_code(path: &str, manifest: &str) -> Vec<String> {
         }
         if text.contains("\"sim\"") && section != "[dev-dependencies]" {
             wrong.push(format!("{path}:{}: {section} enables the feature `sim`", line + 1));
+        }
+        if text.contains("\"planted\"") || text.contains("/planted\"") {
+            wrong.push(format!("{path}:{}: {section} enables the feature `planted`", line + 1));
         }
     }
     wrong

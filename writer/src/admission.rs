@@ -4,34 +4,35 @@
 //! the next group is admitted while one is written. An undo log, kept until commits are durable, takes them
 //! back if their group is refused.
 
-use std::sync::Arc;
-
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::{CommitMeta, IngestOrigin, RequestId};
-use driftdb_common::format::key::Key;
+use driftdb_common::storage::io_ban::IoBan;
 use driftdb_common::storage::wal::appender::Group;
 use driftdb_common::table::format_time;
-use driftdb_common::table::layers::LayerMap;
-use driftdb_common::table::operation::{
-    Action, CommitOptions, CommitRequest, Operation, Precondition, WriteToken,
-};
-use driftdb_common::table::schema::Schema;
+use driftdb_common::table::operation::{CommitOptions, SchemaChange, WriteToken};
 
+use crate::admission::draft::{Draft, DraftOperation, DraftPrecondition};
+use crate::admission::missing::{MissingWork, missing_work};
 use crate::admission::operations::admit_operations;
 use crate::admission::prepared_commit::PreparedCommit;
 use crate::admission::producers::{ProducerPositions, RefusedOperation};
+use crate::admission::read_rows::ReadRows;
 use crate::admission::requests::{RecentRequests, RequestMatch, RequestWindow};
 use crate::admission::schema_changes::admit_schema_change;
-use crate::admission::tables::{AdmittedTables, UndoMark};
+use crate::admission::tables::{AdmittedTables, DiscardedUndo, UndoMark};
 
+pub(crate) mod draft;
 pub(crate) mod fingerprint;
-pub(crate) mod operations;
+pub(crate) mod missing;
+mod operations;
 mod preconditions;
 pub(crate) mod prepared_commit;
 pub(crate) mod producers;
+pub(crate) mod read_rows;
 pub(crate) mod rebuild;
 pub(crate) mod requests;
-mod schema_changes;
+mod row_key;
+pub(crate) mod schema_changes;
 pub(crate) mod table;
 pub(crate) mod tables;
 
@@ -65,6 +66,15 @@ pub(crate) struct CommitContext {
     pub(crate) origin: Option<IngestOrigin>,
 }
 
+/// A change that can be admitted.
+#[derive(Debug)]
+pub(crate) enum AdmissibleChange<'a> {
+    /// Change rows, as a [`Draft`] that misses nothing.
+    Rows { operations: Vec<DraftOperation>, preconditions: Vec<DraftPrecondition>, rows: &'a ReadRows },
+    /// Change a schema.
+    Schema(SchemaChange),
+}
+
 impl Admission {
     /// The state of an empty database.
     pub(crate) fn new(window: RequestWindow) -> Admission {
@@ -88,44 +98,28 @@ impl Admission {
         self.producers.record_refusals(producer, batch, refused);
     }
 
-    /// The rows that a change reads and that are not in memory, each with the files that hold it. If the
-    /// caller reads them before it admits the change, admission finds them in the block cache.
-    pub(crate) fn uncached_rows<'a>(
-        &self,
-        operations: impl IntoIterator<Item = &'a Operation>,
-        preconditions: &[Precondition],
-    ) -> Vec<(Arc<LayerMap>, Key)> {
-        let mut uncached = Vec::new();
-        let mut add = |name: &str, key: &dyn Fn(&Schema) -> Option<Key>| {
-            let Ok(table) = self.tables.live(name) else { return };
-            if table.layers().end() == 0 {
-                return;
-            }
-            if let Some(key) = key(table.schema()).filter(|key| !table.is_in_memory(key)) {
-                uncached.push((Arc::clone(table.layers()), key));
-            }
-        };
-        // Invalid keys and documents are skipped here. Admission refuses them.
-        for Operation { table, key, action } in operations {
-            add(table, &|schema| match (action, key) {
-                (Action::Insert(document) | Action::Put(document), _) => {
-                    document.key(&schema.primary_key, schema.key_type).ok()
-                }
-                (_, Some(key)) => key.of_type(schema.key_type).ok(),
-                _ => None,
-            });
-        }
-        for Precondition { table, key, .. } in preconditions {
-            add(table, &|schema| key.of_type(schema.key_type).ok());
-        }
-        uncached
+    /// Returns what a change needs before it can be admitted; `None` if it can be admitted now, under the same lock. Patches of
+    /// rows with up to `merge_bytes` bytes together are left to admission.
+    pub(crate) fn missing_work(&self, draft: &mut Draft, merge_bytes: usize) -> Option<MissingWork> {
+        let _no_reads = IoBan::new();
+        missing_work(&self.tables, draft, merge_bytes)
+    }
+
+    /// Why an operation would be refused now, or `None` if it would be admitted. Changes nothing.
+    pub(crate) fn refusal(&mut self, operation: DraftOperation, rows: &ReadRows) -> Option<Error> {
+        let _no_reads = IoBan::new();
+        let mark = self.tables.undo_mark();
+        let token = WriteToken { seq: self.last.seq + 1, time_ms: self.last.time_ms };
+        let admitted = admit_operations(&mut self.tables, token, vec![operation], &[], rows);
+        self.tables.undo_to(mark);
+        admitted.err()
     }
 
     /// Admits a change: checks it, applies it to this state, and appends its frames to `group`. A repeated
     /// request returns the commit of the first one. An error leaves the state unchanged.
     pub(crate) fn admit(
         &mut self,
-        change: CommitRequest,
+        change: AdmissibleChange<'_>,
         context: CommitContext,
         now_ms: u64,
         group: &mut Group,
@@ -141,11 +135,12 @@ impl Admission {
     /// commit. Returns no commit if the change has no effect.
     pub(crate) fn prepare(
         &mut self,
-        change: CommitRequest,
+        change: AdmissibleChange<'_>,
         context: CommitContext,
         now_ms: u64,
         group: &mut Group,
     ) -> Result<(CommitReceipt, Option<PreparedCommit>)> {
+        let _no_reads = IoBan::new();
         let CommitContext { options, request, origin } = context;
         if let Some(token) = request.as_ref().map_or(Ok(None), |request| self.find_request(request))? {
             return Ok((CommitReceipt { token, replayed: true }, None));
@@ -154,10 +149,10 @@ impl Admission {
         let token = WriteToken { seq: self.last.seq + 1, time_ms };
         let mark = self.tables.undo_mark();
         let events = match change {
-            CommitRequest::Rows { operations, preconditions } => {
-                admit_operations(&mut self.tables, token, operations, &preconditions)
+            AdmissibleChange::Rows { operations, preconditions, rows } => {
+                admit_operations(&mut self.tables, token, operations, &preconditions, rows)
             }
-            CommitRequest::Schema(change) => {
+            AdmissibleChange::Schema(change) => {
                 match admit_schema_change(&mut self.tables, token, change, group) {
                     // The schema is already as requested: answer with the newest commit.
                     Ok(events) if events.is_empty() => {
@@ -209,9 +204,10 @@ impl Admission {
 
     /// Discards the undo log up to `mark`, which belongs to commit `durable`: everything up to there is
     /// durable.
-    pub(crate) fn discard_undo(&mut self, mark: UndoMark, durable: WriteToken) {
-        self.tables.discard_undo_before(mark);
+    /// The caller should drop the result after the lock: it can be large.
+    pub(crate) fn discard_undo(&mut self, mark: UndoMark, durable: WriteToken) -> DiscardedUndo {
         self.producers.discard_undo(durable.seq);
+        self.tables.discard_undo_before(mark)
     }
 
     /// The time of the next commit: the clock's, or the last commit's if the clock is behind it (I2).

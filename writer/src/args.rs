@@ -1,11 +1,12 @@
 //! The writer's command line.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
-use driftdb_common::service::options::{DataArgs, LogArgs};
+use driftdb_common::service::options::{DataArgs, LogArgs, MemoryArgs, parse_duration};
 use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
 
 /// Serve writes to a DriftDB database
@@ -135,6 +136,22 @@ pub(crate) struct WriterArgs {
         help_heading = "Memory"
     )]
     pub(crate) cache_bytes: u64,
+    #[command(flatten)]
+    pub(crate) request_memory: MemoryArgs,
+    /// Time that a request may spend reading old states of rows
+    ///
+    /// A REVERT reads its row as of an earlier point in time, from snapshots and from the log after them. A
+    /// request whose REVERTs take longer fails with STATEMENT_TIMEOUT; 0 means no limit. Snapshots,
+    /// compactions and verifications are jobs, and do not end at this time.
+    #[arg(
+        long,
+        env = "DRIFTDB_STATEMENT_TIMEOUT",
+        default_value = "30s",
+        value_name = "TIME",
+        value_parser = parse_revert_timeout,
+        help_heading = "Requests"
+    )]
+    pub(crate) statement_timeout: RevertTimeout,
     /// Number of commits for which request ids are remembered
     ///
     /// A retry with a remembered id returns the commit of the first attempt. A later retry counts as a new
@@ -160,6 +177,17 @@ pub(crate) struct WriterArgs {
     pub(crate) request_seconds: u64,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+/// How long the REVERTs of one request may take; `None` for any time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RevertTimeout(Option<Duration>);
+
+fn parse_revert_timeout(text: &str) -> Result<RevertTimeout, String> {
+    match text.trim() {
+        "off" | "0" => Ok(RevertTimeout(None)),
+        text => Ok(RevertTimeout(Some(parse_duration(text)?).filter(|timeout| !timeout.is_zero()))),
+    }
 }
 
 /// When the writer checks that no other writer has taken over.
@@ -202,6 +230,8 @@ impl WriterArgs {
             },
             cache_bytes: self.cache_bytes,
             give_up_reserve: false,
+            request_memory: self.request_memory.request_memory,
+            statement_timeout: self.statement_timeout.0,
         }
     }
 }

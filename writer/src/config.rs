@@ -1,6 +1,7 @@
 //! The writer's configuration.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use driftdb_common::limits;
 use driftdb_common::storage::fence::Fencing;
@@ -26,6 +27,10 @@ pub struct WriterConfig {
     pub cache_bytes: u64,
     /// Whether to give up the reserve before anything is written, because an open without that found the disk full.
     pub give_up_reserve: bool,
+    /// How long the REVERTs of one request may take; `None` for any time.
+    pub statement_timeout: Option<Duration>,
+    /// The memory that requests may take, in bytes.
+    pub request_memory: u64,
 }
 
 impl WriterConfig {
@@ -40,6 +45,8 @@ impl WriterConfig {
             snapshots: SnapshotTriggers::default(),
             cache_bytes: limits::CACHE_BYTES,
             give_up_reserve: false,
+            statement_timeout: Some(Duration::from_secs(limits::STATEMENT_TIMEOUT_SECS)),
+            request_memory: limits::REQUEST_MEMORY_BYTES,
         }
     }
 }

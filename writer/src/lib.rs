@@ -5,6 +5,7 @@
 //! - `rpc`: the gRPC service
 //! - `jobs`: long jobs that calls start
 //! - `maintenance`: snapshots, indexes, compaction, retention and verification
+//! - `tasks`: runs work of requests that reads files or takes long, in bounded numbers
 //! - `writer`, `standby`: open, serve and close a database; wait for another writer to end, or for room on the disk
 
 mod admission;
@@ -15,6 +16,7 @@ mod jobs;
 mod maintenance;
 mod rpc;
 mod standby;
+mod tasks;
 mod writer;
 
 pub use admission::requests::RequestWindow;

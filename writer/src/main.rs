@@ -7,7 +7,13 @@ use driftdb_common::error::{Error, Reason};
 use driftdb_common::service::daemon;
 use driftdb_writer::{open_and_serve, stand_by};
 
+use mimalloc::MiMalloc;
+
 mod args;
+
+// It returns freed memory to the system, which the system allocator keeps for minutes after a burst of requests.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let args = args::WriterArgs::parse();

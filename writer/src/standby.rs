@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use driftdb::v1;
 use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::convert;
 use driftdb_common::service::server::{self, Listener};
 use driftdb_common::service::status;
@@ -103,7 +104,8 @@ impl Waiting {
         let mut routes = RoutesBuilder::default();
         routes.add_service(WaitingService(Arc::clone(&self.obstacle)));
         let health = server::standby_health::<WaitingService>(over.clone()).await;
-        let refusing = tokio::spawn(server::serve(waiting_listener, routes, health, over.clone()));
+        let memory = MemoryBudget::new(self.config.request_memory);
+        let refusing = tokio::spawn(server::serve(waiting_listener, routes, health, memory, over.clone()));
         let outcome = self.wait(&shutdown).await;
         // The connections close, so clients connect again and reach the writer. Connections that stay open, such
         // as a health stream, are not waited for.

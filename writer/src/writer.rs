@@ -1,5 +1,6 @@
 //! The writer: opens a database under its lock, serves gRPC until a shutdown, and closes the database.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -7,14 +8,17 @@ use std::time::Duration;
 use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::server::{self, Listener};
 use driftdb_common::storage::disk_space::DiskSpace;
 use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::layout::DataDir;
 use driftdb_common::storage::recovery;
 use driftdb_common::storage::sst::BlockCache;
-use driftdb_common::storage::wal::appender::{Log, LogOptions};
+use driftdb_common::storage::wal::appender::{AppendError, Log, LogOptions};
+use driftdb_common::table::damaged_files::DamagedFile;
 use driftdb_common::table::operation::WriteToken;
+use driftdb_common::table::sound_layers::damaged_layer_file;
 use driftdb_common::table::table_files::TableFiles;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -25,8 +29,9 @@ use crate::admission::rebuild::AdmissionRebuild;
 use crate::commit::{self, CommitAck, CommitHandles};
 use crate::config::WriterConfig;
 use crate::jobs::Jobs;
-use crate::maintenance::{MaintenanceContext, MaintenanceWork};
+use crate::maintenance::{MaintenanceContext, MaintenanceHealth, MaintenanceWork};
 use crate::rpc::{IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
+use crate::tasks::TaskPool;
 
 /// How often health looks at whether the disk is full.
 const DISK_INTERVAL: Duration = Duration::from_millis(100);
@@ -38,6 +43,7 @@ pub struct WriterDaemon {
     files: TableFiles,
     log: Log,
     admission: Admission,
+    health: Arc<MaintenanceHealth>,
 }
 
 impl WriterDaemon {
@@ -56,14 +62,45 @@ impl WriterDaemon {
             dir: DataDir::new(&config.data),
             cache: BlockCache::new(config.cache_bytes),
         };
-        let mut rebuild = AdmissionRebuild::new(&files, config.requests);
-        let log = recovery::open(Arc::clone(&files.fs), &files.dir, options, &mut rebuild)?;
-        let (seq, time_ms) = log.published();
-        let admission = rebuild.finish(WriteToken { seq, time_ms });
+        let mut set_aside = Vec::new();
+        let (log, admission, damaged) = loop {
+            let found = match recover(&files, options.clone(), &config, &set_aside) {
+                Ok(recovered) => break recovered,
+                Err(error) => error,
+            };
+            // The layer is sound as far as its open reads it, and is not further on.
+            match damaged_layer_file(&found).filter(|path| !set_aside.contains(path)) {
+                Some(path) => set_aside.push(path),
+                None => return Err(found.advising_doctor()),
+            }
+        };
         // From here on files are changed through the log's fenced file system: once another writer has taken
         // over, it refuses.
         files.fs = Arc::clone(log.fs());
-        Ok(WriterDaemon { config, files, log, admission })
+        let mut daemon =
+            WriterDaemon { config, files, log, admission, health: Arc::new(MaintenanceHealth::default()) };
+        daemon.drop_damaged_layers(damaged)?;
+        Ok(daemon)
+    }
+
+    /// Writes the manifests without the layers that recovery has set aside, so that readers do without them, too.
+    fn drop_damaged_layers(&mut self, damaged: Vec<(u64, DamagedFile)>) -> Result<()> {
+        for (id, file) in damaged {
+            let is_unusable = self.admission.tables.is_unusable(id);
+            self.health.note_damage_at_start(file, is_unusable);
+            if is_unusable {
+                continue;
+            }
+            match self.log.edit_manifest(id, &mut |_| Ok(())) {
+                Ok(_) => {}
+                // The next change of the table's files drops them.
+                Err(AppendError::Refused(error)) => {
+                    tracing::warn!(%error, "cannot write a manifest without damaged layers");
+                }
+                Err(AppendError::Fatal(error)) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Closes the database cleanly without serving.
@@ -74,14 +111,16 @@ impl WriterDaemon {
     /// Serves gRPC until `shutdown` is cancelled, then closes the database cleanly. An error means that the
     /// database was not closed cleanly: the log failed, and no later write was acknowledged (I5).
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
-        let WriterDaemon { config, files, mut log, admission } = self;
+        let WriterDaemon { config, files, mut log, admission, health } = self;
         let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
         log.set_address(&address.unwrap_or_default())?;
         let (database, term, space) = (log.database().clone(), log.term(), Arc::clone(log.space()));
         let (growth, growth_receiver) = mpsc::channel(1);
         let tail_limit = config.snapshots.memory.saturating_mul(2);
-        let (commits, committer) = commit::start(log, admission, deliver_acks(), growth, tail_limit)?;
         let stopping = shutdown.child_token();
+        let tasks = TaskPool::new(config.statement_timeout, stopping.clone());
+        let (commits, committer) =
+            commit::start(log, admission, deliver_acks(), growth, (tail_limit, tasks.clone()))?;
         let committer = join_committer(committer, stopping.clone());
         let jobs = Jobs::default();
         let jobs_ended = cancel_jobs_at_shutdown(&jobs, &stopping);
@@ -91,21 +130,30 @@ impl WriterDaemon {
             triggers: config.snapshots,
             window: config.requests,
             space: Arc::clone(&space),
+            health: Arc::clone(&health),
         });
         let background = Arc::new(background);
         let background_ended = tokio::spawn(Arc::clone(&background).run(growth_receiver, stopping.clone()));
         let CommitHandles { pipeline, ingest, catalog, log, status, .. } = commits;
         let rows = RowAsOfReader::new(files.clone(), catalog.clone(), log);
-        let reverts = RevertResolver::new(catalog.clone(), rows);
+        let reverts = RevertResolver::new(catalog.clone(), rows, tasks.clone());
         let rpc = WriterRpc {
             pipeline: pipeline.clone(),
             status,
-            ingest: IngestService::new(ingest, reverts.clone(), database.epoch, stopping.clone()),
+            ingest: IngestService::new(
+                ingest,
+                (reverts.clone(), tasks.clone()),
+                database.epoch,
+                stopping.clone(),
+            ),
             reverts,
             maintenance: MaintenanceCalls::new(jobs, work, catalog),
+            tasks,
             cache: files.cache,
+            memory: MemoryBudget::new(config.request_memory),
             database,
             term,
+            health,
         };
         let served = serve_rpc(rpc, listener, space, &stopping).await;
         // Jobs and the background task end before the log closes: after that another writer may change the
@@ -121,6 +169,23 @@ impl WriterDaemon {
     }
 }
 
+/// The log, the admission state, and the damaged files, each with its table's id.
+type Recovered = (Log, Admission, Vec<(u64, DamagedFile)>);
+
+/// Opens the log, without the layers of `set_aside`.
+fn recover(
+    files: &TableFiles,
+    options: LogOptions,
+    config: &WriterConfig,
+    set_aside: &[PathBuf],
+) -> Result<Recovered> {
+    let mut rebuild = AdmissionRebuild::new(files, config.requests, set_aside);
+    let log = recovery::open(Arc::clone(&files.fs), &files.dir, options, &mut rebuild)?;
+    let (seq, time_ms) = log.published();
+    let damaged = rebuild.take_damaged();
+    Ok((log, rebuild.finish(WriteToken { seq, time_ms }), damaged))
+}
+
 /// Serves the writer's service and health until `stopping` is cancelled.
 async fn serve_rpc(
     rpc: WriterRpc,
@@ -128,6 +193,7 @@ async fn serve_rpc(
     space: Arc<DiskSpace>,
     stopping: &CancellationToken,
 ) -> Result<()> {
+    let memory = Arc::clone(&rpc.memory);
     let mut routes = RoutesBuilder::default();
     routes.add_service(
         WriterServiceServer::new(rpc)
@@ -136,7 +202,7 @@ async fn serve_rpc(
     );
     let ready = watch_disk(space, stopping.clone());
     let health = server::health_while::<WriterServiceServer<WriterRpc>>(ready, stopping.clone()).await;
-    server::serve(listener, routes, health, stopping.clone()).await
+    server::serve(listener, routes, health, memory, stopping.clone()).await
 }
 
 /// Starts the task that finds out whether writes that need room are accepted, which health reports.

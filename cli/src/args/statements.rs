@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use driftdb_common::format::rfc3339::UtcTime;
 
 pub(super) const SQL_EXAMPLES: &str = r#"Without -e and --file, statements are read from stdin. The first error stops the script; its line is reported.
 The statements between BEGIN and COMMIT become one atomic commit.
@@ -64,7 +65,7 @@ pub(crate) struct SqlArgs {
     pub(crate) param: Vec<String>,
     /// Commit time, to import history: between the time of the last commit and now [default: now]
     #[arg(long, value_name = "TIME", help_heading = "Commit options")]
-    pub(crate) time: Option<jiff::Timestamp>,
+    pub(crate) time: Option<UtcTime>,
     /// Reason, stored with each commit
     #[arg(long, value_name = "TEXT", help_heading = "Commit options")]
     pub(crate) reason: Option<String>,

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::rfc3339::UtcTime;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use v1::operation::Action;
@@ -103,16 +104,15 @@ async fn load(
     Ok(())
 }
 
-fn moment(time: prost_types::Timestamp) -> Option<jiff::Timestamp> {
-    jiff::Timestamp::new(time.seconds, time.nanos).ok()
+fn moment(time: prost_types::Timestamp) -> Option<UtcTime> {
+    UtcTime::from_parts(time.seconds, time.nanos)
 }
 
 /// The request of a line, and the time that the line names.
-fn request(line: &str) -> Result<(v1::ApplyRequest, Option<jiff::Timestamp>)> {
+fn request(line: &str) -> Result<(v1::ApplyRequest, Option<UtcTime>)> {
     let commit: CommitLine<'_> = serde_json::from_str(line).map_err(|e| invalid(format_args!("{e}")))?;
-    let time = commit
-        .time
-        .map(|time| time.parse::<jiff::Timestamp>().map_err(|e| invalid(format_args!("\"time\": {e}"))));
+    let time =
+        commit.time.map(|time| time.parse::<UtcTime>().map_err(|e| invalid(format_args!("\"time\": {e}"))));
     let operations = commit.ops.into_iter().map(operation).collect::<Result<_>>()?;
     let options = v1::CommitOptions { reason: commit.reason.unwrap_or_default(), ..Default::default() };
     let request = v1::ApplyRequest { operations, options: Some(options), ..Default::default() };

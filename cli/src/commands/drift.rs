@@ -18,18 +18,17 @@ pub(crate) async fn run(args: DriftArgs, database: &mut DatabaseHandle, out: &mu
         limit: args.limit.unwrap_or(0),
         ..Default::default()
     };
-    let mut truncated = false;
+    let mut noted = false;
     let mut answers = database.fresh_client().await?.history(request).await?;
     while let Some(answer) = answers.next().await? {
-        truncated |= answer.truncated;
+        if answer.truncated && !std::mem::replace(&mut noted, true) {
+            render::note_truncated(answer.header.as_ref());
+        }
         for commit in answer.commits {
             for line in shapes::drift(commit)? {
                 out.print_record(&line)?;
             }
         }
-    }
-    if truncated {
-        render::note("note: older history was discarded by a compaction");
     }
     Ok(())
 }

@@ -17,8 +17,10 @@ use crate::shapes;
 mod csv_parser;
 mod load;
 mod meter;
+mod notes;
 mod rows;
 mod skipped;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +35,7 @@ pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &
     let stamp = if input::is_stdin(&args.file) { None } else { fs::read_stamp(&args.file)? };
     let skipped = args.skip_bad.as_ref().map(|path| SkippedLines::open(path, stamp.as_ref())).transpose()?;
     let table = table(database, &args.table).await?;
+    let created_seq = table.created_seq;
     let rules = ReadRules {
         csv: (format(args) == RowFormat::Csv).then(|| table.cells(args)),
         batch: batch(args),
@@ -42,7 +45,7 @@ pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &
         table: args.table.clone(),
         file: input::name(&args.file),
         upsert: args.upsert,
-        producer: producer(args, stamp.as_ref()),
+        producer: producer(args, created_seq, stamp.as_ref()),
         in_flight: usize::try_from(args.in_flight).unwrap_or(1),
     };
     if args.restart {
@@ -55,12 +58,11 @@ pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &
     let (loaded, line) = (load.loaded(), load.last_line());
     // Remove the progress bar before anything else is printed.
     drop(load);
-    if outcome.is_err() && line > 0 {
+    if outcome.is_err() {
         let rows = loaded.events;
-        let skip = if args.skip_bad.is_none() { "; --skip-bad FILE skips invalid lines" } else { "" };
-        render::note(&format!(
-            "note: this run loaded {rows} rows; the same command resumes after line {line}{skip}"
-        ));
+        let skip = if args.skip_bad.is_none() { "; --skip-bad FILE sets such lines aside" } else { "" };
+        let place = if line > 0 { format!("after line {line}") } else { "at the first line".to_owned() };
+        render::note(&format!("note: this run loaded {rows} rows; the same command resumes {place}{skip}"));
     }
     outcome?;
     out.print_record(&shapes::line(&loaded)?)
@@ -79,6 +81,8 @@ fn format(args: &IngestArgs) -> RowFormat {
 struct TableKey {
     primary_key: String,
     key_type: KeyType,
+    /// The table's last CREATE.
+    created_seq: u64,
 }
 
 impl TableKey {
@@ -91,7 +95,8 @@ async fn table(database: &mut DatabaseHandle, name: &str) -> Result<TableKey> {
     let tables = database.writer_status().await?.tables;
     if let Some(info) = tables.iter().find(|info| info.table == name) {
         let key_type = key_type_from_wire(info.key_type)?;
-        return Ok(TableKey { primary_key: info.primary_key.clone(), key_type });
+        let created_seq = info.created_seq;
+        return Ok(TableKey { primary_key: info.primary_key.clone(), key_type, created_seq });
     }
     let near = nearest(name, tables.iter().map(|info: &v1::TableInfo| info.table.as_str()));
     let near = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
@@ -99,25 +104,27 @@ async fn table(database: &mut DatabaseHandle, name: &str) -> Result<TableKey> {
 }
 
 /// The producer id under which the writer remembers the progress of this load. It includes the batch size: with another
-/// size, a batch number would mean other rows.
-fn producer(args: &IngestArgs, stamp: Option<&FileStamp>) -> String {
+/// size, a batch number would mean other rows. It includes the table's CREATE, too: a table that was dropped and created again
+/// has none of the rows.
+fn producer(args: &IngestArgs, created_seq: u64, stamp: Option<&FileStamp>) -> String {
     if let Some(id) = &args.producer {
         let usual = args.batch == 1000;
         return if usual { id.clone() } else { format!("{id}/{}", args.batch) };
     }
     let random = Uuid::new_v4().simple();
     match stamp.filter(|_| !args.restart) {
-        Some(stamp) => format!("driftctl:{}:{:032x}", args.table, digest(args, stamp)),
+        Some(stamp) => format!("driftctl:{}:{:032x}", args.table, digest(args, created_seq, stamp)),
         // A pipe cannot be read again, so its load cannot be resumed either.
         None => format!("driftctl:{}:{random}", args.table),
     }
 }
 
 /// A hash of everything that determines the rows of a batch and their effect. FNV-1a, because it is stable across releases.
-fn digest(args: &IngestArgs, FileStamp { path, len, modified }: &FileStamp) -> u128 {
+fn digest(args: &IngestArgs, created_seq: u64, FileStamp { path, len, modified }: &FileStamp) -> u128 {
     let version = env!("CARGO_PKG_VERSION");
     let (format, batch, upsert, csv_text) = (format(args), args.batch, args.upsert, args.csv_text);
-    let what = format!("{version} {path:?} {len} {modified:?} {format:?} {batch} {upsert} {csv_text}");
+    let what =
+        format!("{version} {path:?} {len} {modified:?} {format:?} {batch} {upsert} {csv_text} {created_seq}");
     what.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash: u128, byte| {
         (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
     })

@@ -44,6 +44,6 @@ async fn preview(
         render::note("note: the row would not change");
         return Ok(());
     }
-    let diff = v1::RowDiff { key: args.key, before, after, json_patch: String::new() };
+    let diff = v1::RowDiff { key: args.key, before, after, ..Default::default() };
     out.print_item(ResultItem::Difference(shapes::difference(diff)?))
 }

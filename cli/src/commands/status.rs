@@ -32,6 +32,11 @@ struct WriterJson {
     jobs: Vec<JobJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     disk: Option<DiskJson>,
+    memory: Vec<MemoryJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    damaged_files: Vec<DamagedFileJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
 }
 
 /// The room on the disk of the data directory.
@@ -44,6 +49,24 @@ struct DiskJson {
     full_since: Option<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     message: String,
+}
+
+/// A snapshot or index file that a daemon does without.
+#[derive(Serialize)]
+struct DamagedFileJson {
+    path: String,
+    offset: Option<u64>,
+    message: String,
+    what_is_done: String,
+}
+
+/// The memory that requests of one use take in a daemon.
+#[derive(Serialize)]
+struct MemoryJson {
+    name: String,
+    bytes: u64,
+    limit_bytes: u64,
+    refused: u64,
 }
 
 /// One of the named writers.
@@ -96,6 +119,11 @@ struct ReaderFigures {
     writer_address: String,
     version: String,
     epoch: String,
+    memory: Vec<MemoryJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    damaged_files: Vec<DamagedFileJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
 }
 
 /// Prints the status of the daemons that answer. Fails if none does.
@@ -166,6 +194,9 @@ fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
         term: found.term,
         jobs: jobs.map(job).collect(),
         disk: found.disk.map(disk).transpose()?,
+        memory: found.memory.into_iter().map(memory).collect(),
+        damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
+        problems: found.problems,
     })
 }
 
@@ -175,8 +206,29 @@ fn disk(found: v1::DiskState) -> Result<DiskJson> {
     Ok(DiskJson { free_bytes, reserve_bytes, full_since, message })
 }
 
+fn damaged_file(file: v1::DamagedFile) -> DamagedFileJson {
+    let v1::DamagedFile { path, offset, message, what_is_done } = file;
+    DamagedFileJson { path, offset, message, what_is_done }
+}
+
 fn job(v1::Progress { job_id, done, total, unit, description, queued }: v1::Progress) -> JobJson {
     JobJson { job_id, description, queued, done, total, unit }
+}
+
+fn memory(v1::MemoryUsage { name, bytes, limit_bytes, refused }: v1::MemoryUsage) -> MemoryJson {
+    MemoryJson { name, bytes, limit_bytes, refused }
+}
+
+/// The memory for requests, as a line for people.
+fn memory_line(memory: &[MemoryJson]) -> String {
+    if memory.is_empty() {
+        return String::new();
+    }
+    let one = |MemoryJson { name, bytes, limit_bytes, refused }: &MemoryJson| {
+        let refused = if *refused > 0 { format!(" ({refused} refused)") } else { String::new() };
+        format!("{name} {} of {} MiB{refused}", bytes >> 20, limit_bytes >> 20)
+    };
+    format!("        memory: {}\n", memory.iter().map(one).collect::<Vec<_>>().join(", "))
 }
 
 fn reader_figures(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
@@ -195,6 +247,9 @@ fn reader_figures(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
         writer_address: found.writer_address,
         version: found.version,
         epoch: header.epoch.to_string(),
+        memory: found.memory.into_iter().map(memory).collect(),
+        damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
+        problems: found.problems,
     }
 }
 
@@ -224,6 +279,15 @@ async fn list_tables(database: &mut DatabaseHandle) -> Result<Vec<shapes::TableJ
     }
 }
 
+/// What a daemon does without, and what it fails to do.
+fn trouble_for_people(damaged_files: &[DamagedFileJson], problems: &[String]) -> String {
+    let damaged = damaged_files.iter().map(|file| {
+        let DamagedFileJson { path, message, what_is_done, .. } = file;
+        format!("        damaged: {path}: {message}; {what_is_done}\n")
+    });
+    damaged.chain(problems.iter().map(|problem| format!("        {problem}\n"))).collect()
+}
+
 fn for_people(status: &StatusJson) -> String {
     let mut text = String::new();
     if let Some(writer) = &status.writer {
@@ -234,11 +298,13 @@ fn for_people(status: &StatusJson) -> String {
         if let Some(DiskJson { full_since: Some(since), free_bytes, message, .. }) = &writer.disk {
             text += &format!("        the disk is full since {since}, {free_bytes} bytes free: {message}\n");
         }
+        text += &memory_line(&writer.memory);
         for job in &writer.jobs {
             let JobJson { job_id, description, queued, done, total, unit } = job;
             let far = if *queued { "queued".to_owned() } else { format!("{done} of {total} {unit}") };
             text += &format!("        {job_id}, {description}: {far}\n");
         }
+        text += &trouble_for_people(&writer.damaged_files, &writer.problems);
     }
     for writer in &status.writers {
         let WriterStateJson { url, state, waits_for, error } = writer;
@@ -255,10 +321,11 @@ fn for_people(status: &StatusJson) -> String {
         text += &match &reader.found {
             ReaderState::Up(up) => {
                 let ReaderFigures { applied_seq, lag_ms, lag_seqs, watchers, .. } = **up;
-                format!(
+                let line = format!(
                     "reader  {}: seq {applied_seq}, {lag_seqs} commits and {lag_ms} ms behind, {watchers} watchers\n",
                     reader.url
-                )
+                );
+                line + &memory_line(&up.memory) + &trouble_for_people(&up.damaged_files, &up.problems)
             }
             ReaderState::Down { error } => format!("reader  {error}\n"),
         };
@@ -286,6 +353,12 @@ mod tests {
             writer_address: String::new(),
             version: "1".into(),
             epoch: "18446744073709551615".into(),
+            memory: vec![
+                MemoryJson { name: "answers".into(), bytes: 3 << 20, limit_bytes: 96 << 20, refused: 0 },
+                MemoryJson { name: "queries".into(), bytes: 5, limit_bytes: 96 << 20, refused: 7 },
+            ],
+            damaged_files: Vec::new(),
+            problems: Vec::new(),
         };
         let status = StatusJson {
             writer: None,
@@ -312,12 +385,12 @@ mod tests {
         };
         assert_eq!(
             shapes::line(&status).unwrap(),
-            r#"{"writer":null,"writer_error":"gone","writers":[{"url":"w","state":"down","error":"gone"},{"url":"x","state":"standby","waits_for":"w","error":"waits"}],"readers":[{"url":"a","applied_seq":7,"lag_ms":2,"lag_seqs":1,"floor_seq":0,"watchers":0,"cache_bytes":9,"cache_limit_bytes":10,"memtable_events":3,"memtable_bytes":99,"writer_address":"","version":"1","epoch":"18446744073709551615"},{"url":"b","error":"no"}],"tables":[]}"#
+            r#"{"writer":null,"writer_error":"gone","writers":[{"url":"w","state":"down","error":"gone"},{"url":"x","state":"standby","waits_for":"w","error":"waits"}],"readers":[{"url":"a","applied_seq":7,"lag_ms":2,"lag_seqs":1,"floor_seq":0,"watchers":0,"cache_bytes":9,"cache_limit_bytes":10,"memtable_events":3,"memtable_bytes":99,"writer_address":"","version":"1","epoch":"18446744073709551615","memory":[{"name":"answers","bytes":3145728,"limit_bytes":100663296,"refused":0},{"name":"queries","bytes":5,"limit_bytes":100663296,"refused":7}]},{"url":"b","error":"no"}],"tables":[]}"#
         );
         let text = for_people(&status);
         assert_eq!(
             text,
-            "writer  gone\nwriter  x is standing by for w\nreader  a: seq 7, 1 commits and 2 ms behind, 0 watchers\nreader  no\n\n"
+            "writer  gone\nwriter  x is standing by for w\nreader  a: seq 7, 1 commits and 2 ms behind, 0 watchers\n        memory: answers 3 of 96 MiB, queries 0 of 96 MiB (7 refused)\nreader  no\n\n"
         );
     }
 }

@@ -249,7 +249,9 @@ impl StorageChecker<'_> {
         let (began, path) = (Instant::now(), self.scratch.path("held"));
         std::mem::replace(&mut self.peer, next).kill().await?;
         loop {
-            let held = OsFileSystem.lock(&path).is_ok_and(|lock| lock.is_some());
+            let lock = OsFileSystem.lock(&path);
+            let held =
+                lock.map_err(|e| Error::io(format_args!("cannot lock {}", path.display()), &e))?.is_some();
             let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             let check = "lock after a kill";
             if held {

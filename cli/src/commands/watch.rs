@@ -6,6 +6,7 @@ use std::time::Duration;
 use driftdb::client::{WatchEvent, reason};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
+use driftdb_common::format::rfc3339::UtcTime;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::Status;
 use v1::as_of::At;
@@ -105,15 +106,16 @@ async fn request(
     Ok(request)
 }
 
-fn before_now(ago: prost_types::Duration) -> CliResult<jiff::Timestamp> {
+fn before_now(ago: prost_types::Duration) -> CliResult<UtcTime> {
     let too_long = || Failure::Usage("--from is too far in the past".to_owned());
     let ago = Duration::try_from(ago).map_err(|_| too_long())?;
-    jiff::Timestamp::now().checked_sub(ago).map_err(|_| too_long())
+    let ago = i128::try_from(ago.as_nanos()).map_err(|_| too_long())?;
+    UtcTime::from_nanos(jiff::Timestamp::now().as_nanosecond() - ago).ok_or_else(too_long)
 }
 
 fn in_future(time: &prost_types::Timestamp) -> bool {
-    let now = shapes::timestamp(jiff::Timestamp::now());
-    (time.seconds, time.nanos) > (now.seconds, now.nanos)
+    let now = jiff::Timestamp::now().as_nanosecond();
+    UtcTime::from_parts(time.seconds, time.nanos).is_none_or(|time| time.nanos() > now)
 }
 
 /// The last commit at or before a point in the past.

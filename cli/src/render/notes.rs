@@ -3,9 +3,17 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
+use driftdb::v1;
+
 /// Prints a line on stderr.
 pub(crate) fn note(text: &str) {
     print_stderr(&format!("{text}\n"));
+}
+
+/// Tells that a history begins at the table's floor.
+pub(crate) fn note_truncated(header: Option<&v1::ReadHeader>) {
+    let floor = header.map_or(0, |header| header.floor_seq);
+    note(&format!("note: the history begins at seq {floor}: older history was discarded by a compaction"));
 }
 
 /// Prints text on stderr.

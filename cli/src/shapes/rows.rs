@@ -64,6 +64,9 @@ pub(crate) struct TableJson {
     snapshots: u64,
     /// The value of RETAIN; `null` if history is kept forever.
     retain: Option<String>,
+    /// Why the table cannot be used now.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    problem: String,
 }
 
 impl From<v1::TableInfo> for TableJson {
@@ -86,6 +89,7 @@ impl From<v1::TableInfo> for TableJson {
             segments: info.segments,
             snapshots: info.snapshots,
             retain: info.retain.as_ref().map(retain),
+            problem: info.problem,
         }
     }
 }
@@ -141,7 +145,7 @@ mod tests {
             (json("{}"), None, "removed"),
             (json("{}"), json(r#"{"a":1}"#), "changed"),
         ] {
-            let diff = v1::RowDiff { key: "k".into(), before, after, json_patch: String::new() };
+            let diff = v1::RowDiff { key: "k".into(), before, after, ..Default::default() };
             assert_eq!(difference(diff).unwrap().kind, kind);
         }
     }

@@ -3,6 +3,7 @@
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::json;
+use driftdb_common::format::rfc3339::{self, UtcTime};
 use prost_types::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -17,21 +18,16 @@ pub(crate) fn line<T: Serialize>(answer: &T) -> Result<String> {
 /// Formats a time as RFC 3339 in UTC with milliseconds.
 pub(crate) fn time(timestamp: Option<&Timestamp>) -> Result<String> {
     let Timestamp { seconds, nanos } = timestamp.copied().unwrap_or_default();
-    let moment = jiff::Timestamp::new(seconds, nanos);
-    let moment =
-        moment.map_err(|e| Error::new(Reason::Internal, format!("a result has an invalid time: {e}")))?;
-    Ok(moment.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+    let time = UtcTime::from_parts(seconds, nanos).ok_or_else(|| {
+        Error::new(Reason::Internal, format!("a result has an invalid time: {seconds} s and {nanos} ns"))
+    })?;
+    Ok(rfc3339::format_millis(time.millis()))
 }
 
 /// Converts a time for the API.
-pub(crate) fn timestamp(moment: jiff::Timestamp) -> Timestamp {
-    // The API wants seconds rounded down: nanoseconds are never negative.
-    let nanos = moment.subsec_nanosecond();
-    let below = i64::from(nanos < 0);
-    Timestamp {
-        seconds: moment.as_second() - below,
-        nanos: nanos + if below == 1 { 1_000_000_000 } else { 0 },
-    }
+pub(crate) fn timestamp(time: UtcTime) -> Timestamp {
+    let (seconds, nanos) = time.parts();
+    Timestamp { seconds, nanos }
 }
 
 /// The JSON text of a document, as the daemon sent it.
@@ -62,11 +58,12 @@ mod tests {
             (1_767_225_600, 0, "2026-01-01T00:00:00.000Z"),
             (1_767_225_600, 5_000_000, "2026-01-01T00:00:00.005Z"),
             (1_767_225_600, 999_999_999, "2026-01-01T00:00:00.999Z"),
+            (253_402_300_799, 999_999_999, "9999-12-31T23:59:59.999Z"),
             (-1, 500_000_000, "1969-12-31T23:59:59.500Z"),
         ] {
             let wire = Timestamp { seconds, nanos };
             assert_eq!(time(Some(&wire)).unwrap(), text);
-            assert_eq!(timestamp(jiff::Timestamp::new(seconds, nanos).unwrap()), wire);
+            assert_eq!(timestamp(UtcTime::from_parts(seconds, nanos).unwrap()), wire);
         }
         assert!(time(Some(&Timestamp { seconds: i64::MAX, nanos: 0 })).is_err());
     }

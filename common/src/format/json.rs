@@ -7,6 +7,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use crate::error::{Error, Reason, Result};
 use crate::format::msgpack::{self, MsgpackItem};
 use crate::limits;
+use crate::work;
 
 fn invalid(message: impl fmt::Display) -> Error {
     Error::new(Reason::DocumentInvalid, format!("invalid JSON: {message}"))
@@ -44,7 +45,10 @@ fn write_at(out: &mut String, reader: &mut msgpack::MsgpackReader<'_>, depth: us
     if depth > limits::NESTING {
         return Err(too_deep());
     }
-    match reader.token()? {
+    let start = reader.position();
+    let item = reader.token()?;
+    work::step_bytes(reader.position() - start)?;
+    match item {
         MsgpackItem::Nil => out.push_str("null"),
         MsgpackItem::Bool(b) => out.push_str(if b { "true" } else { "false" }),
         MsgpackItem::Int(i) => out.push_str(&i.to_string()),
@@ -199,6 +203,8 @@ impl<'de> Visitor<'de> for Transcoder<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut pairs: A) -> Result<(), A::Error> {
+        // An object without fields counts as a level, too.
+        self.nested()?;
         let start = self.out.len();
         let mut names: Vec<String> = Vec::new();
         while let Some(name) = pairs.next_key::<String>()? {
@@ -268,6 +274,12 @@ mod tests {
         let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
         assert!(to_msgpack(&nested(limits::NESTING)).is_ok());
         assert!(to_msgpack(&nested(limits::NESTING + 1)).is_err());
+        for inner in ["1", "{}", "[]", "{\"a\":1}"] {
+            let objects = |n: usize| format!("{}{inner}{}", "{\"a\":".repeat(n), "}".repeat(n));
+            let own = usize::from(inner != "1");
+            assert!(to_msgpack(&objects(limits::NESTING - own)).is_ok(), "{inner}");
+            assert!(to_msgpack(&objects(limits::NESTING - own + 1)).is_err(), "{inner}");
+        }
         assert!(to_msgpack(&nested(100_000)).is_err());
     }
 

@@ -10,6 +10,7 @@ pub mod key;
 pub mod manifest;
 pub mod msgpack;
 pub mod path;
+pub mod rfc3339;
 pub mod snapshot;
 pub mod sortkey;
 pub mod sst;

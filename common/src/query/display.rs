@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::format::json;
+use crate::format::rfc3339::UtcTime;
 use crate::format::value::Value;
 use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::keywords::{RESERVED, is_any};
@@ -71,7 +72,7 @@ impl fmt::Display for Condition {
             }
             Condition::In { column, values, negated } => {
                 write!(f, "{column} {}IN (", not(negated))?;
-                for (i, value) in values.iter().enumerate() {
+                for (i, value) in values.values().iter().enumerate() {
                     let comma = if i > 0 { ", " } else { "" };
                     write!(f, "{comma}{}", Literal(column, value))?;
                 }
@@ -82,7 +83,7 @@ impl fmt::Display for Condition {
                 write!(f, "{column} {}BETWEEN {low} AND {high}", not(negated))
             }
             Condition::Like { column, pattern, negated } => {
-                let pattern = Value::Str(pattern.clone());
+                let pattern = Value::Str(pattern.as_str().to_owned());
                 write!(f, "{column} {}LIKE {}", not(negated), Literal(column, &pattern))
             }
             Condition::IsNull { column, negated } => write!(f, "{column} IS {}NULL", not(negated)),
@@ -119,9 +120,8 @@ impl fmt::Display for Literal<'_> {
             _ => None,
         };
         if let Some((millis, nanos)) = time {
-            let time =
-                jiff::Timestamp::from_nanosecond(millis.saturating_mul(1_000_000).saturating_add(nanos));
-            return write!(f, "\"{}\"", time.map_err(|_| fmt::Error)?);
+            let time = UtcTime::from_nanos(millis.saturating_mul(1_000_000).saturating_add(nanos));
+            return write!(f, "\"{}\"", time.ok_or(fmt::Error)?);
         }
         let mut encoded = Vec::new();
         value.encode(&mut encoded);

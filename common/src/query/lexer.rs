@@ -124,7 +124,8 @@ impl<'a> Lexer<'a> {
             self.take_while(|c| c.is_whitespace() || c == '\u{feff}');
             let rest = self.rest();
             if rest.starts_with("--") {
-                self.at += rest.find('\n').unwrap_or(rest.len());
+                // A carriage return ends the line too: in a script of a classic Mac the comment would hide all the rest.
+                self.at += rest.find(['\n', '\r']).unwrap_or(rest.len());
             } else if let Some(comment) = rest.strip_prefix("/*") {
                 let Some(len) = comment.find("*/") else {
                     return Err(self.error(self.at, self.at + 2, "unterminated comment", "close it with */"));
@@ -323,6 +324,7 @@ mod tests {
         assert_eq!(tokens("a!=b")[1], (Symbol("!="), "!="));
         assert_eq!(tokens("\u{feff}prénom ``"), [(Word, "prénom"), (Quoted, "``")]);
         assert_eq!(tokens(" -- only a comment"), []);
+        assert_eq!(tokens("-- a comment\r1"), [(Number, "1")]);
     }
 
     #[test]

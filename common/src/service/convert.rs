@@ -8,7 +8,10 @@ use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::event::EventType;
 use crate::format::key::KeyType;
+use crate::format::rfc3339::UtcTime;
 use crate::limits;
+use crate::memory::{MemoryBudget, MemoryUsage};
+use crate::table::damaged_files::{DamagedFile, DamagedFiles};
 use crate::table::history::DriftEvent;
 use crate::table::memtable::CommitInfo;
 use crate::table::operation::{Action, Check, CommitOptions, KeyInput, Operation, Precondition, WriteToken};
@@ -20,12 +23,21 @@ fn invalid(message: impl Into<String>) -> Error {
     Error::new(Reason::ArgumentInvalid, message)
 }
 
-/// Milliseconds since 1970 of a timestamp, rounded down. Fails for a time before 1970.
+/// Milliseconds since 1970 of a timestamp, rounded down. Fails, naming the field `what`, for what protobuf does not allow.
+fn timestamp_from_wire(time: &prost_types::Timestamp, what: &str) -> Result<i64> {
+    let prost_types::Timestamp { seconds, nanos } = *time;
+    let time = UtcTime::from_parts(seconds, nanos).map(UtcTime::millis);
+    time.ok_or_else(|| {
+        invalid(format!(
+            "{what} must be between 0001-01-01T00:00:00Z and 9999-12-31T23:59:59.999999999Z, and its nanos between 0 and 999999999; got {seconds} s and {nanos} ns"
+        ))
+    })
+}
+
+/// Milliseconds since 1970 of a commit's time, rounded down. Fails for a time before 1970.
 fn time_from_wire(time: &prost_types::Timestamp) -> Result<u64> {
-    let seconds = u64::try_from(time.seconds).ok();
-    let millis = u64::try_from(time.nanos / 1_000_000).ok();
-    let total = seconds.and_then(|s| s.checked_mul(1000)).zip(millis).and_then(|(s, ms)| s.checked_add(ms));
-    total.ok_or_else(|| invalid(format!("time is before 1970 or out of range; got {} s", time.seconds)))
+    let millis = timestamp_from_wire(time, "commit_time")?;
+    u64::try_from(millis).map_err(|_| invalid(format!("commit_time is before 1970; got {} s", time.seconds)))
 }
 
 /// The timestamp for a time in milliseconds since 1970.
@@ -38,7 +50,16 @@ pub fn time_to_wire(time_ms: u64) -> prost_types::Timestamp {
 
 /// A duration. Fails, naming the field `what`, if the duration is negative.
 pub fn duration_from_wire(duration: &prost_types::Duration, what: &str) -> Result<Duration> {
-    Duration::try_from(*duration).map_err(|_| invalid(format!("{what} must not be negative")))
+    if duration.nanos.unsigned_abs() > 999_999_999 {
+        return Err(invalid(format!(
+            "the nanos of {what} must be between 0 and 999999999; got {}",
+            duration.nanos
+        )));
+    }
+    if duration.seconds < 0 || duration.nanos < 0 {
+        return Err(invalid(format!("{what} must not be negative")));
+    }
+    Duration::try_from(*duration).map_err(|_| invalid(format!("{what} is out of range")))
 }
 
 /// A table's retention in milliseconds, rounded down.
@@ -115,13 +136,7 @@ pub fn point_from_wire(as_of: Option<v1::AsOf>) -> Result<Option<PointInTime>> {
     Ok(match as_of.and_then(|as_of| as_of.at) {
         None => None,
         Some(v1::as_of::At::Seq(seq)) => Some(PointInTime::Seq(seq)),
-        Some(v1::as_of::At::Time(time)) => {
-            let ms = time
-                .seconds
-                .checked_mul(1000)
-                .and_then(|ms| ms.checked_add(i64::from(time.nanos / 1_000_000)));
-            Some(PointInTime::Time(ms.ok_or_else(|| invalid("as_of.time is out of range"))?))
-        }
+        Some(v1::as_of::At::Time(time)) => Some(PointInTime::Time(timestamp_from_wire(&time, "as_of.time")?)),
         Some(v1::as_of::At::Ago(ago)) => Some(PointInTime::Ago(duration_from_wire(&ago, "as_of.ago")?)),
     })
 }
@@ -287,6 +302,35 @@ pub fn schema_to_wire(schema: &Schema) -> v1::TableInfo {
         retain: schema.retain_ms.map(retain_to_wire),
         ..v1::TableInfo::default()
     }
+}
+
+/// The API's message for what each use of a daemon's memory takes.
+pub fn memory_to_wire(memory: &MemoryBudget) -> Vec<v1::MemoryUsage> {
+    let usage = memory.usage().into_iter();
+    let wire = |MemoryUsage { of, bytes, limit_bytes, refused }| v1::MemoryUsage {
+        name: of.name().to_owned(),
+        bytes,
+        limit_bytes,
+        refused,
+    };
+    usage.map(wire).collect()
+}
+
+/// A table that cannot be used, in a list of tables.
+pub fn unusable_table_to_wire(table: &str, error: &Error) -> v1::TableInfo {
+    let problem = error.clone().advising_doctor().to_string();
+    v1::TableInfo { table: table.to_owned(), problem, ..v1::TableInfo::default() }
+}
+
+/// The files that a daemon does without.
+pub fn damaged_files_to_wire(files: &DamagedFiles) -> Vec<v1::DamagedFile> {
+    let wire = |(file, what_is_done): (DamagedFile, String)| v1::DamagedFile {
+        path: file.path.display().to_string(),
+        offset: file.offset,
+        message: file.message,
+        what_is_done,
+    };
+    files.list().into_iter().map(wire).collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use jiff::SignedDuration;
 
+use crate::limits;
 use crate::service::telemetry::LogFormat;
 
 /// The option that names the data directory.
@@ -16,6 +17,25 @@ pub struct DataArgs {
     /// It can be on a local disk, or on a network file system that the daemons share.
     #[arg(long, short = 'd', env = "DRIFTDB_DATA", value_name = "DIR")]
     pub data: PathBuf,
+}
+
+/// The option that bounds the memory of requests.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Memory")]
+pub struct MemoryArgs {
+    /// Memory that requests and their answers may take together, in bytes
+    ///
+    /// At least 67108864 (64 MiB). Divided between requests, answers, queries, ingest and watches; `driftctl status` shows
+    /// what each use takes. A call that finds no memory fails with OVERLOADED and can be retried. Raise it if that happens
+    /// under normal load; lower it on a small machine. The cache and the memtables come on top.
+    #[arg(
+        long,
+        env = "DRIFTDB_REQUEST_MEMORY",
+        default_value_t = limits::REQUEST_MEMORY_BYTES,
+        value_name = "BYTES",
+        value_parser = clap::value_parser!(u64).range(limits::REQUEST_MEMORY_LEAST_BYTES..)
+    )]
+    pub request_memory: u64,
 }
 
 /// The options of the log on standard error.

@@ -38,6 +38,7 @@ pub fn code(kind: ErrorKind) -> Code {
 /// Converts an error to the status that clients get: code, message and `ErrorInfo` with the reason; for some errors also
 /// `PreconditionFailure`, `RetryInfo` or `driftdb.v1.QueryError`.
 pub fn to_status(error: Error) -> Status {
+    let error = error.advising_doctor();
     let metadata: HashMap<String, String> = error
         .metadata()
         .iter()
@@ -94,7 +95,8 @@ fn clipped(text: &str) -> String {
     clip(text, 256)
 }
 
-fn clip(text: &str, limit: usize) -> String {
+/// A text, cut at `limit` bytes if it is longer.
+pub fn clip(text: &str, limit: usize) -> String {
     if text.len() <= limit {
         return text.to_owned();
     }

@@ -17,6 +17,9 @@ use crate::storage::fs::{File, FileSystem};
 /// How often spare descriptors that were given up are taken again.
 const SPARES_EVERY: Duration = Duration::from_secs(1);
 
+/// Connections are accepted even under a tiny limit.
+const CONNECTIONS_LEAST: usize = 8;
+
 /// How many descriptors each use may hold. [`limits::RESERVED_DESCRIPTORS`] are in no share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DescriptorShares {
@@ -36,12 +39,13 @@ impl DescriptorShares {
 
     /// The shares of a process that may open `limit` files. Every share has at least one.
     pub fn of_limit(limit: u64) -> DescriptorShares {
-        let shared = usize::try_from(limit.saturating_sub(limits::RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX);
+        let shared =
+            usize::try_from(limit.saturating_sub(limits::RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX);
         let connections = shared / 2;
         let files = shared - connections;
         let sst_files = (files / 2).clamp(1, limits::OPEN_SST_FILES);
         let log_files = files.saturating_sub(sst_files).clamp(1, limits::OPEN_LOG_FILES);
-        DescriptorShares { connections: connections.max(1), log_files, sst_files }
+        DescriptorShares { connections: connections.max(CONNECTIONS_LEAST), log_files, sst_files }
     }
 }
 
@@ -150,7 +154,10 @@ mod tests {
             let DescriptorShares { connections, log_files, sst_files } = DescriptorShares::of_limit(limit);
             assert!(connections > 0 && log_files > 0 && sst_files > 0, "{limit}");
             let all = connections as u64 + log_files as u64 + sst_files as u64;
-            assert!(all + limits::RESERVED_DESCRIPTORS <= limit.max(limits::RESERVED_DESCRIPTORS + 3), "{limit}");
+            assert!(
+                all + limits::RESERVED_DESCRIPTORS <= limit.max(limits::RESERVED_DESCRIPTORS + 16),
+                "{limit}"
+            );
         }
         let usual = DescriptorShares::of_limit(1024);
         assert_eq!(usual, DescriptorShares { connections: 480, log_files: 240, sst_files: 240 });

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -98,6 +98,8 @@ const NETWORK_FILE_SYSTEM_TYPES: [u64; 13] = [
     0x0102_1997,
 ];
 
+/// `O_NONBLOCK`, for an open that must not wait.
+const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
 /// `ESTALE`: the error that NFS returns for a file that another machine has removed. The standard library's name for it
 /// is not stable.
 const ESTALE: i32 = 116;
@@ -137,11 +139,11 @@ impl OsFileSystem {
 #[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
 impl FileSystem for OsFileSystem {
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(fs::File::open(path)?))
+        Ok(Box::new(open_regular(OpenOptions::new().read(true), path)?))
     }
 
     fn open_fresh(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        let file = fs::File::open(path)?;
+        let file = open_regular(OpenOptions::new().read(true), path)?;
         if !is_network_device(path, file.metadata()?.dev())? {
             return Ok(Box::new(file));
         }
@@ -153,7 +155,7 @@ impl FileSystem for OsFileSystem {
     }
 
     fn open_write(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(OpenOptions::new().read(true).write(true).open(path)?))
+        Ok(Box::new(open_regular(OpenOptions::new().read(true).write(true), path)?))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
@@ -188,11 +190,12 @@ impl FileSystem for OsFileSystem {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        fs::File::open(path)?.sync_all()
+        OpenOptions::new().read(true).custom_flags(NONBLOCK).open(path)?.sync_all()
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn File>>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file =
+            open_regular(OpenOptions::new().read(true).write(true).create(true).truncate(false), path)?;
         match fs2::FileExt::try_lock_exclusive(&file) {
             Ok(()) => Ok(Some(Box::new(file))),
             Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => Ok(None),
@@ -268,6 +271,24 @@ impl File for DirectFile {
     fn sync(&self) -> io::Result<()> {
         File::sync(&self.0)
     }
+}
+
+/// Opens a regular file. Anything else with its name is refused: the open of a named pipe, for example, would wait for
+/// another process, and block whoever opens it. On a regular file `O_NONBLOCK` has no effect.
+#[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
+fn open_regular(options: &mut OpenOptions, path: &Path) -> io::Result<fs::File> {
+    let file = options.custom_flags(NONBLOCK).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() {
+        return Ok(file);
+    }
+    let found = match kind {
+        _ if kind.is_dir() => "a directory",
+        _ if kind.is_fifo() => "a named pipe",
+        _ if kind.is_socket() => "a socket",
+        _ => "a device",
+    };
+    Err(io::Error::other(format!("it is {found}, not a regular file; remove it or put the file back")))
 }
 
 /// Returns whether a path on a device is on a network file system.
@@ -402,7 +423,7 @@ pub(crate) fn discard(fs: &dyn FileSystem, path: &Path) {
 }
 
 /// Removes a file. Succeeds if it does not exist.
-pub(crate) fn remove_if_exists(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
+pub fn remove_if_exists(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
     match fs.remove(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),

@@ -150,6 +150,13 @@ pub fn image_stem(seq: u64) -> String {
     format!("{seq:08}")
 }
 
+/// Returns the name under which a damaged layer or index is kept, so that a new file can take its own.
+pub fn set_aside_path(path: &Path, term: u64) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".damaged.{term}"));
+    name.into()
+}
+
 /// Returns the paths of the layers and indexes that a manifest lists.
 pub fn snapshot_files(dir: &DataDir, manifest: &manifest::Manifest) -> Vec<PathBuf> {
     let name = &manifest.table;

@@ -3,9 +3,12 @@
 pub mod descriptors;
 pub mod disk_space;
 pub mod fence;
+pub mod foreign_files;
 pub mod fs;
 pub mod head;
 pub(crate) mod head_file;
+pub mod head_reader;
+pub mod io_ban;
 pub mod layout;
 pub mod lock;
 pub mod recovery;

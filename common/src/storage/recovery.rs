@@ -10,6 +10,7 @@ use crate::format::manifest::{self, Database};
 use crate::storage::descriptors::{RecentlyUsed, SpareDescriptors};
 use crate::storage::disk_space::DiskSpace;
 use crate::storage::fence::Fence;
+use crate::storage::foreign_files::check_no_foreign_files;
 use crate::storage::fs::{self, FileSystem};
 use crate::storage::head::{self, Head};
 use crate::storage::head_file::HeadFile;
@@ -27,7 +28,8 @@ use repair::Predecessor;
 pub use replay::Replay;
 use survey::Survey;
 
-/// Opens the database in `dir` for writing. Creates it if the directory is empty. Passes every table, and every commit
+/// Opens the database in `dir` for writing. Creates it if the directory is empty, and refuses a directory that contains other
+/// files. Passes every table, and every commit
 /// that no snapshot contains, to `replay`, in order.
 ///
 /// Fails with DATABASE_LOCKED while another writer holds the lock. Fails with CORRUPT, having changed nothing but LOCK, if
@@ -40,6 +42,8 @@ pub fn open(
 ) -> Result<Log> {
     let failed = |e: io::Error| Error::io(format_args!("cannot create {}", dir.root().display()), &e);
     fs.create_dir(dir.root()).map_err(failed)?;
+    // Before LOCK is created, which must not appear among the files of something else.
+    check_no_foreign_files(&*fs, dir)?;
     let lock = Lock::acquire(&*fs, dir)?;
     let space = DiskSpace::new(Arc::clone(&fs), dir);
     space.make_room_to_open(options.give_up_reserve);

@@ -103,10 +103,11 @@ impl LayerMap {
     }
 
     /// The type of the table's keys; STRING if the layers hold no schema.
-    pub fn key_type(&self) -> KeyType {
-        let first = self.newest.schema_entries.first();
-        let schema = first.and_then(|chapter| SchemaEvent::from_document(&chapter.document).ok());
-        schema.map_or(KeyType::String, |event| event.schema.key_type)
+    pub fn key_type(&self) -> Result<KeyType> {
+        match self.newest.schema_entries.first() {
+            Some(chapter) => Ok(SchemaEvent::from_document(&chapter.document)?.schema.key_type),
+            None => Ok(KeyType::String),
+        }
     }
 
     /// The table's last CREATE at or before a commit; `None` if the table does not exist then.
@@ -176,6 +177,12 @@ impl LayerMap {
             }
         }
         Ok(self.floor.filter(|floor| floor.time_ms <= time_ms).map(|floor| floor.seq))
+    }
+
+    /// The last commit with a SCHEMA event at or before a time in milliseconds since 1970. SCHEMA events are kept below
+    /// the floor: they separate points in time below it from points in time before the table existed.
+    pub fn last_schema_at(&self, time_ms: u64) -> Option<u64> {
+        self.newest.schema_entries.iter().rev().find(|entry| entry.time_ms <= time_ms).map(|entry| entry.seq)
     }
 
     /// A walk over the commits after `after`, up to and including `last`, oldest first or, if `backwards`, newest first.

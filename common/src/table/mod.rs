@@ -1,8 +1,10 @@
 //! What events mean: schemas, rows, their history, and what changed between two points in time.
 
+pub mod bounded_keys;
 pub mod build;
 pub mod check;
 pub mod commit_times;
+pub mod damaged_files;
 pub mod diff;
 pub mod event_id;
 pub mod history;
@@ -14,6 +16,7 @@ pub mod operation;
 pub mod point_in_time;
 mod row_fold;
 pub mod schema;
+pub mod sound_layers;
 pub mod state;
 pub mod table_counts;
 pub mod table_files;
@@ -22,8 +25,9 @@ mod table_state;
 pub mod timeline;
 pub mod view;
 
+use crate::format::rfc3339;
+
 /// Formats a time in milliseconds since 1970 as RFC 3339, in UTC: `2026-01-31T12:00:00.000Z`.
 pub fn format_time(time_ms: u64) -> String {
-    let timestamp = i64::try_from(time_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    timestamp.unwrap_or(jiff::Timestamp::MAX).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+    rfc3339::format_millis(i64::try_from(time_ms).unwrap_or(i64::MAX))
 }

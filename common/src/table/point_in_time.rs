@@ -2,8 +2,8 @@
 //!
 //! Readers and the writer resolve points here, so that one point names the same commit everywhere. The caller
 //! supplies what differs between them: the newest commit it may show, the clock, and how it finds the last commit at
-//! or before a time. A reader asks all tables, because a read names a state of the whole database. A compaction asks
-//! one table, because the table's state is the same until its next commit.
+//! or before a time. Both ask all tables, because a point in time names a state of the whole database: COMPACT BEFORE
+//! a time raises the floor to the commit at which AS OF that time reads.
 
 use std::fmt;
 use std::time::Duration;

@@ -126,6 +126,16 @@ impl Schema {
                 "ALTER TABLE specifies no change; name an index to add or drop, or a retention".to_owned(),
             );
         }
+        if add.len() > limits::INDEXES_PER_TABLE || drop.len() > limits::INDEXES_PER_TABLE {
+            let message = format!(
+                "cannot alter table {:?}: {} indexes to add and {} to drop, the limit is {} each",
+                self.table,
+                add.len(),
+                drop.len(),
+                limits::INDEXES_PER_TABLE
+            );
+            return Err(Error::new(Reason::TooLarge, message));
+        }
         let mut altered = self.clone();
         altered.retain_ms = retain.unwrap_or(self.retain_ms);
         for index in drop {

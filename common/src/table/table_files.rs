@@ -26,16 +26,35 @@ pub struct TableFiles {
 }
 
 /// A layer that a manifest names.
-struct NamedLayer<'a> {
+#[derive(Debug, Clone, Copy)]
+struct LayerName {
     base: u64,
     seq: u64,
     kind: u8,
     index_kind: u8,
-    path: PathBuf,
+}
+
+/// The files of a layer that a manifest names.
+#[derive(Debug, Clone)]
+pub(super) struct NamedLayer<'a> {
+    name: LayerName,
+    pub(super) path: PathBuf,
     /// The layer's part of the names of its indexes.
-    stem: String,
+    pub(super) stem: String,
     /// The paths that it has indexes on.
-    indexes: &'a [String],
+    pub(super) indexes: &'a [String],
+}
+
+impl NamedLayer<'_> {
+    /// The same layer with other indexes.
+    pub(super) fn with_indexes<'a>(&self, indexes: &'a [String]) -> NamedLayer<'a> {
+        NamedLayer { name: self.name, path: self.path.clone(), stem: self.stem.clone(), indexes }
+    }
+
+    /// Whether this is a delta layer.
+    pub(super) fn is_delta(&self) -> bool {
+        self.name.kind == kind::DELTA
+    }
 }
 
 impl TableFiles {
@@ -43,30 +62,11 @@ impl TableFiles {
     pub fn open(&self, manifest: &Manifest, known: Option<&LayerMap>) -> Result<LayerMap> {
         let table = (manifest.table.as_str(), manifest.table_id);
         let mut deltas = Vec::with_capacity(manifest.deltas.len());
-        for delta in &manifest.deltas {
-            let (base, seq) = (delta.base, delta.seq);
-            let layer = NamedLayer {
-                base,
-                seq,
-                kind: kind::DELTA,
-                index_kind: kind::DELTA_INDEX,
-                path: self.dir.delta_layer(table.0, base, seq),
-                stem: layout::delta_stem(base, seq),
-                indexes: &delta.indexes,
-            };
+        for layer in self.named_deltas(manifest) {
             deltas.push(self.open_layer(table, &layer, known.map(|known| known.deltas.as_slice()))?);
         }
         let mut images = Vec::with_capacity(manifest.images.len());
-        for image in &manifest.images {
-            let layer = NamedLayer {
-                base: image.seq,
-                seq: image.seq,
-                kind: kind::IMAGE,
-                index_kind: kind::IMAGE_INDEX,
-                path: self.dir.image_layer(table.0, image.seq),
-                stem: layout::image_stem(image.seq),
-                indexes: &image.indexes,
-            };
+        for layer in self.named_images(manifest) {
             images.push(self.open_layer(table, &layer, known.map(|known| known.images.as_slice()))?);
         }
         let newest = match deltas.last() {
@@ -77,13 +77,42 @@ impl TableFiles {
         Ok(LayerMap { table: manifest.table_id, floor: manifest.floor, deltas, images, newest })
     }
 
-    fn open_layer(
+    /// The delta layers that a manifest names, oldest first.
+    pub(super) fn named_deltas<'a>(&self, manifest: &'a Manifest) -> Vec<NamedLayer<'a>> {
+        let named = manifest.deltas.iter().map(|delta| {
+            let (base, seq) = (delta.base, delta.seq);
+            NamedLayer {
+                name: LayerName { base, seq, kind: kind::DELTA, index_kind: kind::DELTA_INDEX },
+                path: self.dir.delta_layer(&manifest.table, base, seq),
+                stem: layout::delta_stem(base, seq),
+                indexes: &delta.indexes,
+            }
+        });
+        named.collect()
+    }
+
+    /// The image layers that a manifest names, oldest first.
+    pub(super) fn named_images<'a>(&self, manifest: &'a Manifest) -> Vec<NamedLayer<'a>> {
+        let named = manifest.images.iter().map(|image| {
+            let seq = image.seq;
+            NamedLayer {
+                name: LayerName { base: seq, seq, kind: kind::IMAGE, index_kind: kind::IMAGE_INDEX },
+                path: self.dir.image_layer(&manifest.table, seq),
+                stem: layout::image_stem(seq),
+                indexes: &image.indexes,
+            }
+        });
+        named.collect()
+    }
+
+    /// Opens a layer and the indexes that are named. Files that `known` has open are taken from there.
+    pub(super) fn open_layer(
         &self,
         (table, id): (&str, u64),
         layer: &NamedLayer<'_>,
         known: Option<&[LayerFile]>,
     ) -> Result<LayerFile> {
-        let (base, seq) = (layer.base, layer.seq);
+        let LayerName { base, seq, .. } = layer.name;
         let known = known.unwrap_or_default().iter().find(|known| (known.base, known.seq) == (base, seq));
         let open = |path, kind| {
             let identity = SstIdentity { table: id, base, seq, kind };
@@ -91,13 +120,13 @@ impl TableFiles {
         };
         let file = match known {
             Some(known) => Arc::clone(&known.file),
-            None => open(layer.path.clone(), layer.kind)?,
+            None => open(layer.path.clone(), layer.name.kind)?,
         };
         let mut indexes = Vec::with_capacity(layer.indexes.len());
         for path in layer.indexes {
             let file = match known.and_then(|known| known.index(path)) {
                 Some(file) => Arc::clone(file),
-                None => open(self.dir.index(table, path, &layer.stem), layer.index_kind)?,
+                None => open(self.dir.index(table, path, &layer.stem), layer.name.index_kind)?,
             };
             if file.properties() != path.as_bytes() {
                 let what = format!("it should be the index on {path:?}, and it is another path's");

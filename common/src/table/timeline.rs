@@ -1,10 +1,10 @@
 //! The history of one table: its schemas, and where its events are stored.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, Reason, Result};
 use crate::format::event::{CommitMeta, Event, EventType};
@@ -17,9 +17,8 @@ use crate::table::point_in_time::{CommitBound, below_floor};
 use crate::table::schema::{Schema, SchemaAction, SchemaEvent};
 use crate::table::table_counts::TableCounts;
 use crate::table::table_state::TableState;
+use crate::work;
 
-/// How often a read is repeated after a file has vanished, until the manifest that replaced the file is found.
-const READ_RETRIES: u32 = 40;
 /// How long a read waits before it is repeated, if the newer manifest has not been read yet.
 const READ_RETRY_PAUSE: Duration = Duration::from_millis(25);
 
@@ -31,6 +30,10 @@ pub struct Timeline {
     /// Oldest first.
     schemas: RwLock<Vec<SchemaVersion>>,
     state: ArcSwap<TableState>,
+    /// Why the table cannot be read at all: its layers are damaged beyond what the log can replace.
+    unreadable: Option<Error>,
+    /// The first damage that a read has found, until somebody asks for it.
+    found_damage: Mutex<Option<Error>>,
 }
 
 /// The schema that a SCHEMA event began.
@@ -55,7 +58,29 @@ pub struct SchemaAt {
 impl Timeline {
     /// A table without events.
     pub fn new(id: u64, name: impl Into<String>) -> Timeline {
-        Timeline { id, name: name.into(), schemas: RwLock::default(), state: ArcSwap::default() }
+        Timeline {
+            id,
+            name: name.into(),
+            schemas: RwLock::default(),
+            state: ArcSwap::default(),
+            unreadable: None,
+            found_damage: Mutex::default(),
+        }
+    }
+
+    /// A table that cannot be read: every read of it fails with this error. Its events are taken and forgotten.
+    pub fn unreadable(id: u64, name: impl Into<String>, error: Error) -> Timeline {
+        Timeline { unreadable: Some(error), ..Timeline::new(id, name) }
+    }
+
+    /// Why the table cannot be read at all; `None` if it can be.
+    pub fn unreadable_because(&self) -> Option<&Error> {
+        self.unreadable.as_ref()
+    }
+
+    /// Takes the first damage that a read of the table has found since the last call.
+    pub fn take_found_damage(&self) -> Option<Error> {
+        self.found_damage.lock().take()
     }
 
     /// A table with the events that its layers hold.
@@ -89,23 +114,32 @@ impl Timeline {
         self.state.load_full()
     }
 
-    /// Calls `read` with the table's state. Repeats the call if a file has vanished because newer layers replaced it.
+    /// Calls `read` with the table's state. Repeats the call if a file has vanished because newer layers replaced it, for as
+    /// long as the present work has patience. `read` must not hold a lock.
     pub(super) fn read<T>(&self, mut read: impl FnMut(&TableState) -> Result<T>) -> Result<T> {
-        let mut retries = 0;
+        if let Some(error) = &self.unreadable {
+            return Err(error.clone());
+        }
+        let mut gone_since: Option<Instant> = None;
         loop {
             let state = self.state();
             match read(&state) {
-                Err(error) if error.reason() == Reason::FileGone && retries < READ_RETRIES => {
-                    retries += 1;
+                Err(error)
+                    if error.reason() == Reason::FileGone
+                        && gone_since.get_or_insert_with(Instant::now).elapsed() < work::patience() =>
+                {
                     if Arc::ptr_eq(&state, &self.state()) {
-                        // The thread that follows the manifest has not read the newer one yet.
-                        std::thread::sleep(READ_RETRY_PAUSE);
+                        // The thread that follows the manifest has not read the newer one yet. A shared mount may show
+                        // it late.
+                        work::pause(READ_RETRY_PAUSE)?;
                     }
                 }
                 Err(error) if error.reason() == Reason::FileGone => {
-                    let message =
-                        format!("table {:?}: a file that meta.json names is missing: {error}", self.name);
-                    return Err(Error::new(Reason::Corrupt, message));
+                    return Err(error.context(format_args!("cannot read table {:?}", self.name)));
+                }
+                Err(error) if error.reason() == Reason::Corrupt => {
+                    self.found_damage.lock().get_or_insert_with(|| error.clone());
+                    return Err(error);
                 }
                 other => return other,
             }
@@ -133,12 +167,19 @@ impl Timeline {
 
     /// The time of one of the table's commits, in milliseconds since 1970; `None` if the table has no such commit.
     pub fn time_of(&self, seq: u64) -> Result<Option<u64>> {
+        if self.unreadable.is_some() {
+            // Points in time must be resolved for the other tables all the same.
+            return Ok(None);
+        }
         self.read(|state| state.time_of(seq))
     }
 
     /// The last of the table's commits at or before a time in milliseconds since 1970; 0 if there is none. Of the
     /// commits below the floor, only those with a SCHEMA event count.
     pub fn last_at(&self, time_ms: u64) -> Result<u64> {
+        if self.unreadable.is_some() {
+            return Ok(0);
+        }
         if let Some(seq) = self.read(|state| state.last_at(time_ms))? {
             return Ok(seq);
         }
@@ -157,6 +198,9 @@ impl Timeline {
 
     /// Applies one commit's events of this table. Commits must be applied in order, by one thread.
     pub fn apply(&self, commit: &Arc<CommitInfo>, events: Vec<Event>) -> Result<()> {
+        if self.unreadable.is_some() {
+            return Ok(());
+        }
         let TableState { layers, memtable } = &*self.state();
         for (event, index) in events.into_iter().zip(0..) {
             match (event.kind, &event.document) {
@@ -206,6 +250,9 @@ impl Timeline {
     /// The table's schema after a commit. Fails with TABLE_NOT_FOUND before the table's creation and after a DROP;
     /// the error says when that was (I10).
     pub fn schema_at(&self, seq: u64) -> Result<SchemaAt> {
+        if let Some(error) = &self.unreadable {
+            return Err(error.clone());
+        }
         let schemas = self.schemas.read();
         let count = schemas.partition_point(|version| version.commit.seq <= seq);
         let version = count.checked_sub(1).and_then(|last| schemas.get(last));

@@ -9,6 +9,7 @@ use driftdb_common::error::Result;
 use driftdb_common::limits;
 use driftdb_common::table::event_id::EventId;
 use driftdb_common::table::history::{DriftEvent, History, HistoryQuery, Images, ReadBudget};
+use driftdb_common::work;
 
 use crate::replica::Replica;
 use crate::watch::commit_assembler::CommitAssembler;
@@ -94,12 +95,13 @@ impl CatchUp {
     pub fn step(&mut self, out: &mut CommitAssembler) -> Result<u64> {
         let mut examined = 0;
         while examined < EVENTS_PER_STEP && out.has_room() {
+            work::step(8)?;
             let Some(Reverse((seq, index))) = self.next.pop() else { break };
             out.finish_before(seq);
             let Some(table) = self.tables.get_mut(index) else { continue };
             match table.ahead.pop_front() {
                 Some((_, mut event)) => {
-                    if self.filter.passes(&event)? {
+                    if self.filter.passes_time(event.commit.time_ms) && self.filter.passes(&event)? {
                         keep_images(&mut event, self.images);
                         out.push(&event, table.history.timeline().name())?;
                     }

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use driftdb::v1;
 use driftdb_common::error::Result;
-use driftdb_common::limits;
 use driftdb_common::service::convert;
 use driftdb_common::table::history::DriftEvent;
 
@@ -17,6 +16,8 @@ const MAX_READY: usize = 1024;
 #[derive(Debug)]
 pub struct CommitAssembler {
     format: v1::DocumentFormat,
+    /// No further events are added to this many bytes of messages, and no message gets larger by another event.
+    limit: usize,
     /// The messages that are ready to send.
     ready: VecDeque<v1::Commit>,
     /// Estimated bytes of the ready messages.
@@ -28,14 +29,20 @@ pub struct CommitAssembler {
 }
 
 impl CommitAssembler {
-    /// An assembler without events, for documents in a format.
-    pub fn new(format: v1::DocumentFormat) -> CommitAssembler {
-        CommitAssembler { format, ready: VecDeque::new(), bytes: 0, current: None, is_within_commit: false }
+    /// An assembler without events, for documents in a format. It assembles about `limit` bytes at a time.
+    pub fn new(format: v1::DocumentFormat, limit: usize) -> CommitAssembler {
+        let ready = VecDeque::new();
+        CommitAssembler { format, limit, ready, bytes: 0, current: None, is_within_commit: false }
+    }
+
+    /// Changes the number of bytes that are assembled at a time.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
     }
 
     /// Whether another event may be added before messages are taken.
     pub fn has_room(&self) -> bool {
-        self.ready.len() < MAX_READY && self.bytes < limits::MESSAGE_BYTES
+        self.ready.len() < MAX_READY && self.bytes < self.limit
     }
 
     /// Whether nothing is ready and no commit is unfinished.
@@ -67,7 +74,7 @@ impl CommitAssembler {
         let change = convert::change_to_wire(event, table, self.format)?;
         let added = change_size(&change) + table.len();
         self.finish_before(event.commit.seq);
-        if self.current.as_ref().is_some_and(|(_, bytes)| *bytes + added > limits::MESSAGE_BYTES) {
+        if self.current.as_ref().is_some_and(|(_, bytes)| *bytes + added > self.limit) {
             self.finish_part(true);
         }
         let (commit, bytes) = self.current.get_or_insert_with(|| (convert::commit_to_wire(&event.commit), 0));

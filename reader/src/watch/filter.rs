@@ -9,22 +9,26 @@ use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::format::value::Value;
 use driftdb_common::limits;
 use driftdb_common::query::ast::{Column, Comparison, Condition};
+use driftdb_common::query::in_list::InList;
 use driftdb_common::query::{parser, predicate};
 use driftdb_common::table::history::{DriftEvent, Images, KeyFilter};
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::Row;
+use driftdb_common::work;
 
 use crate::replica::Applied;
 use crate::resume_token::request_hash;
 
 /// The filter of a watch. An event must meet all parts.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct WatchFilter {
     /// The tables by name; empty for all tables.
     tables: BTreeSet<String>,
     /// The keys.
     pub rows: Arc<KeyFilter>,
     condition: Option<Condition>,
+    /// Only commits after this time pass, in milliseconds since 1970; 0 if the watch does not start at a time.
+    after_ms: u64,
     hash: u64,
 }
 
@@ -58,7 +62,24 @@ impl WatchFilter {
         let texts = texts.chain([request.key_prefix.as_str(), request.r#where.trim()]).map(str::as_bytes);
         let hash = request_hash(counts.iter().map(<[u8; 8]>::as_slice).chain(texts));
         let rows = Arc::new(KeyFilter { keys, prefix: request.key_prefix.clone() });
-        Ok(WatchFilter { tables, rows, condition, hash })
+        Ok(WatchFilter { tables, rows, condition, after_ms: 0, hash })
+    }
+
+    /// The same filter for commits after a time only. The watch may start at an earlier commit: the time may be in the
+    /// future, or this replica may not have seen the last commit before it.
+    #[must_use]
+    pub fn after_time(self, after_ms: u64) -> WatchFilter {
+        WatchFilter { after_ms, ..self }
+    }
+
+    /// The time after which commits pass, in milliseconds since 1970; 0 if all do.
+    pub fn after_ms(&self) -> u64 {
+        self.after_ms
+    }
+
+    /// Whether a commit of this time can pass. All commits of the first second of 1970 do: there are none.
+    pub fn passes_time(&self, time_ms: u64) -> bool {
+        self.after_ms == 0 || time_ms > self.after_ms
     }
 
     /// The hash of the filter, which a resume token contains.
@@ -70,7 +91,10 @@ impl WatchFilter {
     pub fn check(&self, applied: &Applied) -> Result<()> {
         for table in &self.tables {
             let key_type = applied.table(table)?.key_type()?;
-            self.rows.keys.iter().try_for_each(|key| Key::parse(key, key_type).map(|_| ()))?;
+            for key in &self.rows.keys {
+                work::step(8)?;
+                Key::parse(key, key_type)?;
+            }
         }
         Ok(())
     }
@@ -92,6 +116,11 @@ impl WatchFilter {
     /// Whether the watch covers a table.
     pub fn covers_table(&self, name: &str) -> bool {
         self.tables.is_empty() || self.tables.contains(name)
+    }
+
+    /// Whether the filter has a condition, which may take long to check.
+    pub fn has_condition(&self) -> bool {
+        self.condition.is_some()
     }
 
     /// Whether an event may pass, judged by its key alone; `None` is the key of a SCHEMA event.
@@ -119,7 +148,7 @@ impl WatchFilter {
 
     /// The images that the filter needs to judge an event, and those that the watch sends.
     pub fn needed_images(&self, sent: Images) -> Images {
-        let has_condition = self.condition.is_some();
+        let has_condition = self.has_condition();
         Images { before: sent.before || has_condition, after: sent.after || has_condition }
     }
 
@@ -137,7 +166,7 @@ impl WatchFilter {
             if values.is_empty() {
                 return None;
             }
-            parts.push(Condition::In { column: Column::Key, values, negated: false });
+            parts.push(Condition::In { column: Column::Key, values: InList::new(values), negated: false });
         }
         if !self.rows.prefix.is_empty() && key_type == KeyType::String {
             let text = Value::Str(self.rows.prefix.clone());

@@ -2,46 +2,68 @@
 
 use driftdb_common::error::{Error, Reason, Result, Violation};
 use driftdb_common::limits;
-use driftdb_common::table::operation::{Check, Precondition};
+use driftdb_common::table::operation::Check;
 
-use crate::admission::table::{AdmittedTable, RowState};
+use crate::admission::draft::DraftPrecondition;
+use crate::admission::read_rows::{CurrentRow, ReadRows};
+use crate::admission::table::AdmittedTable;
 use crate::admission::tables::AdmittedTables;
 
-/// Checks all preconditions and reports every one that does not hold.
-pub(super) fn check_preconditions(tables: &AdmittedTables, preconditions: &[Precondition]) -> Result<()> {
-    let mut violations = Vec::new();
-    for Precondition { table: name, key, check } in preconditions {
+/// Checks all preconditions. All that do not hold are counted, and the first ones described.
+pub(super) fn check_preconditions(
+    tables: &AdmittedTables,
+    preconditions: &[DraftPrecondition],
+    rows: &ReadRows,
+) -> Result<()> {
+    let (mut violations, mut count) = (Vec::new(), 0u64);
+    for precondition in preconditions {
+        let (name, key, check) = precondition.check();
         let table = tables.live(name)?;
-        let row = table.row(&key.of_type(table.schema().key_type)?)?;
+        let typed = precondition.key(table).ok_or_else(without_key)?.as_ref().map_err(Clone::clone)?;
+        let row = table.row(typed, rows)?;
         let row = row.as_ref();
-        let is_live = row.is_some_and(|row| row.document.is_some());
         let seq = row.map_or(oldest_known_seq(table), |row| row.seq);
-        let (holds, check, expected) = match check {
-            Check::SeqIs(expected) => (
-                row.is_some_and(|row| row.seq == *expected),
-                "seq_is",
-                format!("expected its last change to be commit {expected}"),
-            ),
-            Check::Exists(true) => (is_live, "exists", "expected a live row".to_owned()),
-            Check::Exists(false) => (!is_live, "exists", "expected no live row".to_owned()),
-            Check::UnchangedSince(since) => {
-                (seq <= *since, "unchanged_since", format!("expected no change after commit {since}"))
-            }
-        };
-        if !holds {
+        if holds(check, row, seq) {
+            continue;
+        }
+        count += 1;
+        if violations.len() < limits::PRECONDITIONS_LISTED {
+            let (check, expected) = describe(check);
             let subject = format!("{name}/{key}");
             let description = format!("{expected}; {}", describe_last_change(table, row, seq));
             violations.push(Violation { check: check.to_owned(), subject, description });
         }
     }
-    let count = violations.len();
     let Some(first) = violations.first() else { return Ok(()) };
     let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
     let message = format!("precondition failed: {}: {}{more}", first.subject, first.description);
-    violations.truncate(limits::PRECONDITIONS_LISTED);
     Err(Error::new(Reason::PreconditionFailed, message)
         .with("failed", count.to_string())
         .violating(violations))
+}
+
+fn holds(check: Check, row: Option<&CurrentRow>, seq: u64) -> bool {
+    match check {
+        Check::SeqIs(expected) => row.is_some_and(|row| row.seq == expected),
+        Check::Exists(expected) => row.is_some_and(|row| row.is_live) == expected,
+        Check::UnchangedSince(since) => seq <= since,
+    }
+}
+
+/// The check's name, and what it expected.
+fn describe(check: Check) -> (&'static str, String) {
+    match check {
+        Check::SeqIs(seq) => ("seq_is", format!("expected its last change to be commit {seq}")),
+        Check::Exists(true) => ("exists", "expected a live row".to_owned()),
+        Check::Exists(false) => ("exists", "expected no live row".to_owned()),
+        Check::UnchangedSince(since) => {
+            ("unchanged_since", format!("expected no change after commit {since}"))
+        }
+    }
+}
+
+fn without_key() -> Error {
+    Error::new(Reason::Internal, "a precondition reached admission without its key")
 }
 
 /// The commit up to which a missing row may have been deleted without trace: a DROP deletes all rows and does
@@ -53,9 +75,9 @@ fn oldest_known_seq(table: &AdmittedTable) -> u64 {
 }
 
 /// Describes the last change of a row, for the message.
-fn describe_last_change(table: &AdmittedTable, row: Option<&RowState>, seq: u64) -> String {
+fn describe_last_change(table: &AdmittedTable, row: Option<&CurrentRow>, seq: u64) -> String {
     match row {
-        Some(row) if row.document.is_some() => format!("commit {seq} changed it last"),
+        Some(row) if row.is_live => format!("commit {seq} changed it last"),
         Some(_) => format!("commit {seq} deleted it"),
         None if seq == 0 => "the row does not exist".to_owned(),
         None if seq == table.recreated_seq() => {

@@ -8,6 +8,11 @@ use driftdb_common::format::event::IngestOrigin;
 
 /// The number of refused operations remembered for each producer.
 const REFUSALS_KEPT: usize = 1000;
+/// The memory of the refused operations that are remembered for all producers together, in bytes. Over it, those of other
+/// producers are forgotten.
+const REFUSALS_KEPT_BYTES: usize = 32 << 20;
+/// Memory of a refused operation besides its message.
+const REFUSAL_BYTES: usize = 256;
 
 /// The position of a producer's stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub(crate) struct ProducerPositions {
     /// Recently refused operations by producer, oldest first. A new stream reports them again, because the
     /// acknowledgement that reported them may have been lost with the old stream.
     refusals: HashMap<String, VecDeque<RefusedOperation>>,
+    /// The memory of `refusals`.
+    refusal_bytes: usize,
     /// For each change that may not be durable yet: the commit, the producer, and its position before.
     undo: VecDeque<(u64, String, Option<ProducerPosition>)>,
 }
@@ -76,11 +83,19 @@ impl ProducerPositions {
             return;
         }
         let kept = self.refusals.entry(producer.to_owned()).or_default();
+        self.refusal_bytes -= bytes_of(kept);
         // A batch that did not become durable is processed a second time: its second refusals replace the
         // first.
         kept.retain(|refusal| refusal.batch != batch);
-        kept.extend(refused.iter().cloned());
+        kept.extend(refused.iter().skip(refused.len().saturating_sub(REFUSALS_KEPT)).cloned());
         kept.drain(..kept.len().saturating_sub(REFUSALS_KEPT));
+        self.refusal_bytes += bytes_of(kept);
+        while self.refusal_bytes > REFUSALS_KEPT_BYTES
+            && let Some(other) = self.refusals.keys().find(|other| *other != producer).cloned()
+        {
+            let forgotten = self.refusals.remove(&other).unwrap_or_default();
+            self.refusal_bytes -= bytes_of(&forgotten);
+        }
     }
 
     /// The recently refused operations of a producer's batches up to batch `upto`.
@@ -105,6 +120,10 @@ impl ProducerPositions {
     }
 }
 
+fn bytes_of(refused: &VecDeque<RefusedOperation>) -> usize {
+    refused.iter().map(|refusal| REFUSAL_BYTES + refusal.error.message().len()).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +138,19 @@ mod tests {
         producers.advance(origin(3), 3);
         producers.roll_back_to(1);
         assert_eq!(producers.get("p").map(|position| position.batch), Some(1));
+    }
+
+    #[test]
+    fn the_refusals_of_many_producers_have_a_bound() {
+        let mut producers = ProducerPositions::default();
+        let error = Error::new(driftdb_common::error::Reason::RowExists, "x".repeat(1000));
+        let refused: Vec<_> =
+            (0..2000).map(|index| RefusedOperation { batch: 1, index, error: error.clone() }).collect();
+        for n in 0..100 {
+            producers.record_refusals(&format!("p{n}"), 1, &refused);
+            assert!(producers.refusal_bytes <= REFUSALS_KEPT_BYTES);
+            assert_eq!(producers.refusals(&format!("p{n}"), 1).len(), REFUSALS_KEPT);
+        }
+        assert_eq!(producers.refusal_bytes, producers.refusals.values().map(bytes_of).sum::<usize>());
     }
 }

@@ -1,16 +1,19 @@
 //! Rebuilds the admission state from snapshots and from the log after them, when the database is opened.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 
-use driftdb_common::error::Result;
+use driftdb_common::error::{Reason, Result};
 use driftdb_common::format::event::{CommitMeta, Event, EventType, RequestId};
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::format::snapshot::{ProducerEntry, RequestEntry};
 use driftdb_common::storage::recovery::Replay;
 use driftdb_common::storage::wal::commit_reader::LogCommit;
+use driftdb_common::table::damaged_files::DamagedFile;
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::schema::{SchemaAction, SchemaEvent};
+use driftdb_common::table::sound_layers::{SoundFiles, damaged_layer_file};
 use driftdb_common::table::state;
 use driftdb_common::table::table_files::TableFiles;
 
@@ -36,11 +39,21 @@ pub(crate) struct AdmissionRebuild<'a> {
     last_request_seq: u64,
     /// The newest entry of each producer found in snapshots.
     snapshot_producers: HashMap<String, ProducerEntry>,
+    /// Files that an earlier try found damaged.
+    set_aside: &'a [PathBuf],
+    /// The layers of each table, until it is replayed.
+    layers: HashMap<u64, LayerMap>,
+    /// The damaged files, each with its table.
+    damaged: Vec<(u64, DamagedFile)>,
 }
 
 impl<'a> AdmissionRebuild<'a> {
-    /// Starts from an empty state. Snapshots are opened through `files`.
-    pub(crate) fn new(files: &'a TableFiles, window: RequestWindow) -> AdmissionRebuild<'a> {
+    /// Starts from an empty state. Snapshots are opened through `files`, without those of `set_aside`.
+    pub(crate) fn new(
+        files: &'a TableFiles,
+        window: RequestWindow,
+        set_aside: &'a [PathBuf],
+    ) -> AdmissionRebuild<'a> {
         AdmissionRebuild {
             files,
             admission: Admission::new(window),
@@ -48,14 +61,22 @@ impl<'a> AdmissionRebuild<'a> {
             are_requests_sorted: false,
             last_request_seq: 0,
             snapshot_producers: HashMap::new(),
+            set_aside,
+            layers: HashMap::new(),
+            damaged: Vec::new(),
         }
+    }
+
+    /// Takes the damaged files that were found, each with its table's id.
+    pub(crate) fn take_damaged(&mut self) -> Vec<(u64, DamagedFile)> {
+        std::mem::take(&mut self.damaged)
     }
 
     /// The finished state. `last` is the database's last commit.
     pub(crate) fn finish(mut self, last: WriteToken) -> Admission {
         self.remember_snapshot_requests(u64::MAX);
         self.admission.last = last;
-        self.admission.discard_undo(self.admission.tables.undo_mark(), last);
+        drop(self.admission.discard_undo(self.admission.tables.undo_mark(), last));
         self.admission
     }
 
@@ -103,7 +124,7 @@ impl<'a> AdmissionRebuild<'a> {
                 let before = match kind {
                     // The event says enough: a lookup in the files would cost a read.
                     EventType::Insert if event.replaces => None,
-                    _ => table.live_row(&key)?,
+                    _ => table.read_row(&key)?,
                 };
                 let was_live = event.replaces || before.is_some();
                 let after = state::apply(before.as_ref(), kind, payload.as_ref())?;
@@ -118,11 +139,31 @@ impl<'a> AdmissionRebuild<'a> {
 }
 
 impl Replay for AdmissionRebuild<'_> {
-    fn replay_table(&mut self, manifest: &Manifest) -> Result<()> {
-        if manifest.deltas.is_empty() {
-            return Ok(());
+    fn set_aside_damage(&mut self, manifest: Manifest) -> Result<(Manifest, Vec<PathBuf>)> {
+        let (id, name) = (manifest.table_id, manifest.table.clone());
+        match self.files.open_sound(&manifest, None, self.set_aside) {
+            Ok(SoundFiles { manifest, layers, damaged }) => {
+                self.layers.insert(id, layers);
+                let paths = damaged.iter().map(|file| file.path.clone()).collect();
+                self.damaged.extend(damaged.into_iter().map(|file| (id, file)));
+                Ok((manifest, paths))
+            }
+            Err(error) if error.reason() == Reason::Corrupt => {
+                // The other tables can be used. The log of this one is read for the commits that it shares with them.
+                tracing::error!(%error, table = name, "a table cannot be used");
+                if let Some(path) = damaged_layer_file(&error) {
+                    self.damaged.push((id, DamagedFile::new(&path, &error)));
+                }
+                self.admission.tables.add_unusable(&name, id, error);
+                Ok((manifest, Vec::new()))
+            }
+            Err(error) => Err(error),
         }
-        let layers = self.files.open(manifest, None)?;
+    }
+
+    fn replay_table(&mut self, manifest: &Manifest) -> Result<()> {
+        let layers = self.layers.remove(&manifest.table_id);
+        let Some(layers) = layers.filter(|_| !manifest.deltas.is_empty()) else { return Ok(()) };
         let (mut created, mut newest) = (manifest.table_id, None);
         for entry in &layers.properties().schema_entries {
             let event = SchemaEvent::from_document(&entry.document)?;
@@ -142,6 +183,9 @@ impl Replay for AdmissionRebuild<'_> {
         let LogCommit { seq, time_ms, meta, parts } = commit;
         self.remember_snapshot_requests(seq);
         for (table, events) in parts {
+            if self.admission.tables.is_unusable(table) {
+                continue;
+            }
             for event in events {
                 self.replay_event(table, seq, event)?;
             }
@@ -156,7 +200,7 @@ impl Replay for AdmissionRebuild<'_> {
             });
             self.admission.remember(request, origin);
         }
-        self.admission.discard_undo(self.admission.tables.undo_mark(), self.admission.last);
+        drop(self.admission.discard_undo(self.admission.tables.undo_mark(), self.admission.last));
         Ok(())
     }
 }

@@ -7,11 +7,20 @@ use driftdb_common::storage::wal::appender::Group;
 use driftdb_common::table::operation::{SchemaChange, WriteToken};
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 
+use crate::admission::draft::check_name;
 use crate::admission::prepared_commit::NewEvent;
 use crate::admission::table::AdmittedTable;
 use crate::admission::tables::AdmittedTables;
 
-/// Admits a change of a schema. Returns no events if the schema is already as requested.
+/// Checks what can be checked of a change without the tables, before the lock is taken.
+pub(crate) fn check_schema_change(change: &SchemaChange) -> Result<()> {
+    match change {
+        SchemaChange::Create { schema, .. } => schema.check(),
+        SchemaChange::Alter { table, .. } | SchemaChange::Drop { table } => check_name(table),
+    }
+}
+
+/// Admits a change of a schema that [`check_schema_change`] has passed. Returns no events if the schema is already as requested.
 pub(super) fn admit_schema_change(
     tables: &mut AdmittedTables,
     token: WriteToken,
@@ -32,7 +41,7 @@ pub(super) fn admit_schema_change(
         }
         SchemaChange::Drop { table } => {
             let table = tables.live(&table)?;
-            (table.id(), SchemaEvent { action: SchemaAction::Drop, schema: table.schema().clone() })
+            (table.id(), SchemaEvent { action: SchemaAction::Drop, schema: Schema::clone(table.schema()) })
         }
     };
     let payload = event.to_document()?;
@@ -59,8 +68,8 @@ fn table_id_for_create(
     schema: &Schema,
     if_not_exists: bool,
 ) -> Result<Option<u64>> {
-    schema.check()?;
     let name = &schema.table;
+    tables.check_usable(name)?;
     let failed = |why: String| format!("cannot create table {name:?}: {why}");
     let exists = |why: String, known: &Schema| {
         Error::new(Reason::TableExists, failed(why)).with("table", known.table.clone())

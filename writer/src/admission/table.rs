@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use driftdb_common::error::Result;
+use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::key::Key;
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::schema::Schema;
 use driftdb_common::table::table_counts::TableCounts;
+
+use crate::admission::read_rows::{CurrentRow, ReadRows};
 
 /// A row after its last change.
 #[derive(Debug, Clone)]
@@ -25,7 +27,8 @@ pub(crate) struct RowState {
 pub(crate) struct AdmittedTable {
     id: u64,
     created_seq: u64,
-    schema: Schema,
+    /// Shared, so that a caller can keep it without a copy made under the lock.
+    schema: Arc<Schema>,
     dropped: bool,
     /// Every row that changed after the end of `layers`, and possibly some that changed before.
     rows: HashMap<Key, RowState>,
@@ -39,7 +42,7 @@ impl AdmittedTable {
         AdmittedTable {
             id,
             created_seq: seq,
-            schema,
+            schema: Arc::new(schema),
             dropped: false,
             rows: HashMap::new(),
             layers: Arc::default(),
@@ -62,8 +65,15 @@ impl AdmittedTable {
 
     /// This table after its DROP: no rows, the same history.
     pub(crate) fn after_drop(&self) -> AdmittedTable {
-        let empty = AdmittedTable::new(self.id, self.created_seq, self.schema.clone());
-        AdmittedTable { dropped: true, ..empty.continuing(self) }
+        AdmittedTable {
+            id: self.id,
+            created_seq: self.created_seq,
+            schema: Arc::clone(&self.schema),
+            dropped: true,
+            rows: HashMap::new(),
+            layers: Arc::clone(&self.layers),
+            counts: TableCounts { rows: 0, ..self.counts },
+        }
     }
 
     /// The table's snapshot files.
@@ -107,12 +117,12 @@ impl AdmittedTable {
     }
 
     /// The table's schema; its last one if the table is dropped.
-    pub(crate) fn schema(&self) -> &Schema {
+    pub(crate) fn schema(&self) -> &Arc<Schema> {
         &self.schema
     }
 
     /// Replaces the schema and returns the one before.
-    pub(crate) fn set_schema(&mut self, schema: Schema) -> Schema {
+    pub(crate) fn set_schema(&mut self, schema: Arc<Schema>) -> Arc<Schema> {
         std::mem::replace(&mut self.schema, schema)
     }
 
@@ -132,22 +142,40 @@ impl AdmittedTable {
     }
 
     /// A row's last state, or `None` if the row never existed. A row that was deleted at or before the
-    /// table's floor is not known any more and returns `None` too.
-    pub(crate) fn row(&self, key: &Key) -> Result<Option<RowState>> {
-        if let Some(row) = self.rows.get(key) {
-            return Ok(Some(row.clone()));
+    /// table's floor is not known any more and returns `None` too. A row that is not in memory must have been
+    /// read before, from the files as they are now.
+    pub(crate) fn row(&self, key: &Key, read: &ReadRows) -> Result<Option<CurrentRow>> {
+        if let Some(RowState { seq, document }) = self.rows.get(key) {
+            let document = document.clone();
+            return Ok(Some(CurrentRow { seq: *seq, is_live: document.is_some(), document }));
         }
         if self.layers.end() == 0 {
             return Ok(None);
         }
+        let unread = || Error::new(Reason::Internal, "a row was not read before its change was admitted");
+        let row = read.get(self.id, key, &self.layers).ok_or_else(unread)?.clone()?;
         // A row from before the last CREATE belongs to the table that was dropped.
-        let row = self.layers.last_change(key)?.filter(|row| row.seq >= self.created_seq);
-        Ok(row.map(|row| RowState { seq: row.seq, document: row.document }))
+        Ok(row.filter(|row| row.seq >= self.created_seq))
     }
 
-    /// A row's content, or `None` if no live row has the key.
-    pub(crate) fn live_row(&self, key: &Key) -> Result<Option<Document>> {
-        Ok(self.row(key)?.and_then(|row| row.document))
+    /// A row's content, as far as it is in memory or was read.
+    pub(crate) fn document<'a>(&'a self, key: &Key, read: &'a ReadRows) -> Option<&'a Document> {
+        match self.rows.get(key) {
+            Some(row) => row.document.as_ref(),
+            None => read.document(self.id, key),
+        }
+    }
+
+    /// A row's content, or `None` if no live row has the key. Reads files, so only for a database that is being opened.
+    pub(crate) fn read_row(&self, key: &Key) -> Result<Option<Document>> {
+        if let Some(row) = self.rows.get(key) {
+            return Ok(row.document.clone());
+        }
+        if self.layers.end() == 0 {
+            return Ok(None);
+        }
+        let row = self.layers.last_change(key)?.filter(|row| row.seq >= self.created_seq);
+        Ok(row.and_then(|row| row.document))
     }
 
     /// Sets a row's state and returns the one before if that was in memory. `was_live` says whether the row

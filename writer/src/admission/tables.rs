@@ -16,12 +16,25 @@ use crate::admission::table::{AdmittedTable, RowState};
 enum UndoEntry {
     Row { table: String, key: Key, prior: Option<RowState>, counts: TableCounts },
     Table { name: String, prior: Option<Box<AdmittedTable>> },
-    Schema { prior: Schema, counts: TableCounts },
+    Schema { prior: Arc<Schema>, counts: TableCounts },
 }
 
 /// A position in the undo log: the number of changes made since the writer started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct UndoMark(u64);
+
+/// Discarded undo entries: earlier states of rows and tables.
+#[derive(Debug)]
+pub(crate) struct DiscardedUndo {
+    _entries: Vec<UndoEntry>,
+}
+
+/// A table that cannot be read. Whoever names it gets the error; its events in the log are passed over.
+#[derive(Debug)]
+pub(crate) struct UnusableTable {
+    pub(crate) id: u64,
+    pub(crate) error: Error,
+}
 
 /// All tables, including dropped ones.
 #[derive(Debug, Default)]
@@ -30,6 +43,8 @@ pub(crate) struct AdmittedTables {
     names_by_id: HashMap<u64, String>,
     /// Names by their lower-case form: two tables must not differ in case only.
     names_by_lower_case: HashMap<String, String>,
+    /// By name: tables whose layers are damaged beyond what the log can replace.
+    unusable: HashMap<String, UnusableTable>,
     undo: VecDeque<UndoEntry>,
     /// The number of changes whose undo entries are discarded.
     undo_discarded: u64,
@@ -38,7 +53,7 @@ pub(crate) struct AdmittedTables {
 impl AdmittedTables {
     /// The number of tables, including dropped ones.
     pub(crate) fn len(&self) -> usize {
-        self.by_name.len()
+        self.by_name.len() + self.unusable.len()
     }
 
     /// Every table, including dropped ones, in no order.
@@ -48,8 +63,14 @@ impl AdmittedTables {
 
     /// A table that is not dropped, by its name.
     pub(crate) fn live(&self, name: &str) -> Result<&AdmittedTable> {
+        self.check_usable(name)?;
         let found = self.by_name.get(name).filter(|table| table.is_live());
-        found.ok_or_else(|| self.unknown_table(name))
+        found.ok_or_else(|| unknown_table(name))
+    }
+
+    /// The schemas of the tables that are not dropped.
+    pub(crate) fn live_schemas(&self) -> Vec<Arc<Schema>> {
+        self.iter().filter(|table| table.is_live()).map(|table| Arc::clone(table.schema())).collect()
     }
 
     /// A table by its name in any case.
@@ -71,11 +92,25 @@ impl AdmittedTables {
         })
     }
 
-    fn unknown_table(&self, name: &str) -> Error {
-        Error::unknown_table(
-            name,
-            self.iter().filter(|table| table.is_live()).map(|table| table.schema().table.as_str()),
-        )
+    /// Fails if the table with this name, in any case, cannot be used.
+    pub(crate) fn check_usable(&self, name: &str) -> Result<()> {
+        let mut unusable = self.unusable.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        unusable.next().map_or(Ok(()), |(_, table)| Err(table.error.clone()))
+    }
+
+    /// The tables that cannot be used, by name.
+    pub(crate) fn unusable(&self) -> impl Iterator<Item = (&String, &UnusableTable)> {
+        self.unusable.iter()
+    }
+
+    /// Whether the table with this id cannot be used.
+    pub(crate) fn is_unusable(&self, id: u64) -> bool {
+        self.unusable.values().any(|table| table.id == id)
+    }
+
+    /// Adds a table that cannot be used.
+    pub(crate) fn add_unusable(&mut self, name: &str, id: u64, error: Error) {
+        self.unusable.insert(name.to_owned(), UnusableTable { id, error });
     }
 
     /// Adds a table that was read from its snapshot files. No undo entry is kept: the table is durable.
@@ -131,18 +166,18 @@ impl AdmittedTables {
     /// Replaces a table's schema.
     pub(crate) fn alter(&mut self, schema: Schema, seq: u64) -> Result<()> {
         let Some(table) = self.by_name.get_mut(&schema.table) else {
-            return Err(self.unknown_table(&schema.table));
+            return Err(unknown_table(&schema.table));
         };
         let counts = table.counts();
         table.count_event(seq);
-        let prior = table.set_schema(schema);
+        let prior = table.set_schema(Arc::new(schema));
         self.undo.push_back(UndoEntry::Schema { prior, counts });
         Ok(())
     }
 
     /// Drops a table. Its history stays readable.
     pub(crate) fn drop_table(&mut self, name: &str, seq: u64) -> Result<()> {
-        let Some(prior) = self.by_name.remove(name) else { return Err(self.unknown_table(name)) };
+        let Some(prior) = self.by_name.remove(name) else { return Err(unknown_table(name)) };
         let mut dropped = prior.after_drop();
         dropped.count_event(seq);
         self.by_name.insert(name.to_owned(), dropped);
@@ -184,12 +219,18 @@ impl AdmittedTables {
     }
 
     /// Discards the undo entries before `mark`: those changes are durable.
-    pub(crate) fn discard_undo_before(&mut self, mark: UndoMark) {
+    pub(crate) fn discard_undo_before(&mut self, mark: UndoMark) -> DiscardedUndo {
         let count = mark.0.saturating_sub(self.undo_discarded);
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.undo.len());
-        self.undo.drain(..count);
         self.undo_discarded += count as u64;
+        DiscardedUndo { _entries: self.undo.drain(..count).collect() }
     }
+}
+
+/// The error for a table that does not exist. It suggests no name: to compare it with all names takes long, and is left to the
+/// caller, after the lock.
+fn unknown_table(name: &str) -> Error {
+    Error::unknown_table(name, [])
 }
 
 #[cfg(test)]
@@ -198,6 +239,7 @@ mod tests {
     use driftdb_common::format::key::KeyType;
 
     use super::*;
+    use crate::admission::read_rows::ReadRows;
 
     fn schema(indexes: &[&str]) -> Schema {
         let indexes = indexes.iter().map(|path| (*path).to_owned()).collect();
@@ -212,7 +254,7 @@ mod tests {
     /// Everything that a rollback must restore.
     fn content(tables: &AdmittedTables) -> String {
         let table = tables.by_name_in_any_case("T").map(|table| {
-            let row = table.row(&Key::Str("a".into())).unwrap();
+            let row = table.row(&Key::Str("a".into()), &ReadRows::default()).unwrap();
             (table.is_live(), table.schema().clone(), table.counts(), row.map(|row| (row.seq, row.document)))
         });
         format!("{} {table:?} {:?}", tables.len(), tables.by_id(1).is_some())
@@ -245,7 +287,7 @@ mod tests {
     fn undo_stops_at_what_is_durable() {
         let mut tables = AdmittedTables::default();
         tables.create(AdmittedTable::new(1, 1, schema(&[])));
-        tables.discard_undo_before(tables.undo_mark());
+        drop(tables.discard_undo_before(tables.undo_mark()));
         let durable = content(&tables);
         tables.change_row("t", Key::Str("a".into()), row(2, r#"{"id":"a"}"#), false);
         tables.undo_to(UndoMark::default());

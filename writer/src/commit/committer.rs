@@ -8,7 +8,7 @@ use driftdb_common::table::operation::WriteToken;
 use parking_lot::MutexGuard;
 use tokio::sync::mpsc;
 
-use crate::admission::tables::UndoMark;
+use crate::admission::tables::{DiscardedUndo, UndoMark};
 use crate::commit::acks::CommitAck;
 use crate::commit::state::{CommitShared, CommitState, LogTask, OpenGroup};
 
@@ -122,7 +122,10 @@ fn settle(
     state.writing = false;
     match outcome {
         Ok(()) => {
-            settle_durable(&mut state, log, &group, mark);
+            let discarded = settle_durable(&mut state, log, &group, mark);
+            // Earlier states of many rows: freed after the lock.
+            drop(state);
+            drop(discarded);
             // If the channel is full, the receiver has a message already.
             let _ = shared.growth.try_send(());
             (group.acks, None)
@@ -132,12 +135,12 @@ fn settle(
     }
 }
 
-fn settle_durable(state: &mut CommitState, log: &Log, group: &OpenGroup, mark: UndoMark) {
+fn settle_durable(state: &mut CommitState, log: &Log, group: &OpenGroup, mark: UndoMark) -> DiscardedUndo {
     if group.group.last_seq > 0 {
         state.durable = WriteToken { seq: group.group.last_seq, time_ms: group.group.last_ms };
     }
     let durable = state.durable;
-    state.admission.discard_undo(mark, durable);
+    let discarded = state.admission.discard_undo(mark, durable);
     for (id, table) in &group.group.tables {
         state.storage.insert(*id, log.table_storage(*id));
         let (events, bytes) = (table.frames.frames() as u64, table.frames.bytes().len() as u64);
@@ -146,6 +149,7 @@ fn settle_durable(state: &mut CommitState, log: &Log, group: &OpenGroup, mark: U
         tail.bytes += bytes;
         state.tail_bytes += bytes;
     }
+    discarded
 }
 
 /// Nothing of the group was written. The open group depends on it, so both are taken back.

@@ -1,20 +1,26 @@
 //! Batches of a producer's stream: admits the operations that are new, in order, and reports the refused
 //! ones.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use driftdb_common::error::Result;
+use driftdb_common::error::{Error, ErrorKind, Reason, Result};
 use driftdb_common::service::clock::now_ms;
-use driftdb_common::table::operation::{CommitRequest, Operation};
 use parking_lot::MutexGuard;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::draft::{Draft, DraftOperation};
 use crate::admission::prepared_commit::PreparedCommit;
 use crate::admission::producers::{ProducerPosition, RefusedOperation};
-use crate::admission::{CommitContext, CommitReceipt};
+use crate::admission::read_rows::ReadRows;
+use crate::admission::{AdmissibleChange, CommitContext, CommitReceipt};
 use crate::commit::acks::PendingAck;
-use crate::commit::prefetch::prefetch_rows;
+use crate::commit::preparation::{TRIES, merge_bytes, prepare, rows_keep_changing};
 use crate::commit::state::{CommitShared, CommitState};
+
+/// The operations of a batch that are admitted under one lock. A patch counts as several, because its row is read whole.
+const OPERATIONS_AT_ONCE: usize = 256;
+const PATCH_WEIGHT: usize = 4;
 
 /// One message of a producer's stream.
 #[derive(Debug)]
@@ -24,9 +30,13 @@ pub(crate) struct IngestBatch {
     /// The batch's number.
     pub(crate) number: u64,
     /// The operations. One that could not be decoded is here as its error.
-    pub(crate) operations: Vec<Result<Operation>>,
+    pub(crate) operations: Vec<Result<DraftOperation>>,
     /// Whether all operations are one commit. Otherwise each operation is a commit.
     pub(crate) atomic: bool,
+    /// Whether a refused operation ends the batch, which then counts as processed up to the operation before it.
+    pub(crate) stop_at_refusal: bool,
+    /// The positions of operations that the producer has set aside.
+    pub(crate) set_aside: HashSet<u32>,
 }
 
 /// An open stream, as [`IngestPipeline::open_session`] saw the commit state.
@@ -42,10 +52,33 @@ pub(crate) struct IngestSession {
 pub(crate) struct AdmittedBatch {
     /// The batch's number.
     pub(crate) number: u64,
+    /// How many operations of the batch after it are processed already.
+    pub(crate) operations_passed: u32,
     /// The refused operations.
     pub(crate) refused: Vec<RefusedOperation>,
+    /// Whether a refused operation has ended the stream.
+    pub(crate) stopped: bool,
     /// Ready once all commits of the batch, and the commits that refusals depend on, are durable.
     pub(crate) ack: PendingAck,
+}
+
+/// Commits of a batch that are admitted under one lock.
+#[derive(Debug, Default)]
+struct BatchSlice {
+    /// The position of each commit's last operation, and the number of its operations in `draft`; or why it is refused.
+    commits: Vec<(u32, Result<usize>)>,
+    draft: Draft,
+    weight: usize,
+}
+
+/// What came of a batch so far.
+#[derive(Debug, Default)]
+struct BatchOutcome {
+    refused: Vec<RefusedOperation>,
+    /// Whether a refused operation has ended the batch.
+    stopped: bool,
+    /// The failure at which the batch ended. An operation is refused for what it says, never because a file could not be read.
+    failure: Option<Error>,
 }
 
 /// Admits batches.
@@ -72,23 +105,117 @@ impl IngestPipeline {
     /// Admits the operations of a batch that were not admitted before. Returns `None` and does nothing if the
     /// stream has ended: the producer's newer stream may already know its position, and a batch admitted now
     /// would be applied twice.
-    pub(crate) fn admit_batch(
+    pub(crate) async fn admit_batch(
         &self,
         batch: IngestBatch,
         session: &IngestSession,
     ) -> Result<Option<AdmittedBatch>> {
-        prefetch_rows(&self.0, batch.operations.iter().flatten(), &[]);
+        let IngestBatch { context, number, operations, atomic, stop_at_refusal, set_aside } = batch;
+        let producer = context.origin.as_ref().map(|origin| origin.producer.clone());
+        let position =
+            producer.as_ref().and_then(|producer| self.0.state.lock().admission.producers.get(producer));
+        let first = first_new_operation(position, number);
+        let commits = first.map_or_else(Vec::new, |first| commits_of_batch(operations, first, atomic));
+        let is_new = |(last, _): &(u32, _)| !set_aside.contains(if atomic { &0 } else { last });
+        let mut slices = slices_of(commits.into_iter().filter(is_new)).into_iter().peekable();
+        let mut outcome = BatchOutcome::default();
+        if let Some(producer) = producer.as_ref().filter(|_| !stop_at_refusal) {
+            // The batch is continued: what was refused of it before is reported with the rest.
+            let mut before = self.0.state.lock().admission.producers.refusals(producer, number);
+            let is_before = |index: u32| first.is_some_and(|first| (index as usize) < first);
+            before.retain(|refusal| refusal.batch == number && is_before(refusal.index));
+            outcome.refused = before;
+        }
+        while let Some(slice) = slices.next().filter(|_| !outcome.has_ended()) {
+            let ends = slices.peek().is_none();
+            let rules = SliceRules { number, atomic, stop_at_refusal, ends };
+            let admitted = self.admit_slice(slice, &context, session, (rules, &mut outcome)).await;
+            if !matches!(admitted, Ok(true)) {
+                // What is admitted is part of the group, which is written when anybody waits for it.
+                drop(self.acknowledge(self.0.state.lock(), number, BatchOutcome::default()));
+                return admitted.map(|_| None);
+            }
+        }
+        self.suggest(&mut outcome).await;
+        self.end_batch(producer, number, session, outcome)
+    }
+
+    /// Admits the commits of a slice. Returns false, and admits none, if the stream has ended.
+    async fn admit_slice(
+        &self,
+        mut slice: BatchSlice,
+        context: &CommitContext,
+        session: &IngestSession,
+        (rules, outcome): (SliceRules, &mut BatchOutcome),
+    ) -> Result<bool> {
+        for attempt in 0..TRIES {
+            let missing = {
+                let mut state = self.0.state.lock();
+                if !session.is_open(&state)? {
+                    return Ok(false);
+                }
+                match state.admission.missing_work(&mut slice.draft, merge_bytes(attempt)) {
+                    Some(missing) => missing,
+                    None => {
+                        admit_commits(&mut state, &mut slice, context, (rules, outcome));
+                        return Ok(true);
+                    }
+                }
+            };
+            let draft = std::mem::take(&mut slice.draft);
+            match prepare(&self.0, draft, missing).await {
+                Ok(draft) => slice.draft = draft,
+                // Only the patches of an atomic batch can be too large together.
+                Err(error) if error.reason() == Reason::TooLarge => {
+                    slice.commits.iter_mut().for_each(|(_, commit)| *commit = Err(error.clone()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(rows_keep_changing())
+    }
+
+    /// Acknowledges a batch whose commits are admitted, once they are durable.
+    fn end_batch(
+        &self,
+        producer: Option<String>,
+        number: u64,
+        session: &IngestSession,
+        mut outcome: BatchOutcome,
+    ) -> Result<Option<AdmittedBatch>> {
         let mut state = self.0.state.lock();
-        state.check_accepting()?;
-        if session.ended.is_cancelled() {
+        if !session.is_open(&state)? {
             return Ok(None);
         }
-        if session.rollbacks != state.rollbacks {
-            return Err(state.stream_refusal());
+        if let Some(failure) = outcome.failure.take() {
+            // What was admitted before the failure becomes durable; a new stream continues after it.
+            if let Some(producer) = producer.filter(|_| !outcome.stopped) {
+                state.admission.producers.record_refusals(&producer, number, &outcome.refused);
+            }
+            drop(self.acknowledge(state, number, outcome));
+            return Err(failure);
         }
-        let number = batch.number;
-        let refused = admit_operations_of_batch(&mut state, batch);
-        Ok(Some(self.acknowledge(state, number, refused)))
+        if outcome.stopped {
+            return Ok(Some(self.acknowledge(state, number.saturating_sub(1), outcome)));
+        }
+        if let Some(producer) = producer {
+            state.admission.complete_batch(&producer, number, &outcome.refused);
+        }
+        Ok(Some(self.acknowledge(state, number, outcome)))
+    }
+
+    /// Adds the nearest table's name to the first error of an unknown table.
+    async fn suggest(&self, outcome: &mut BatchOutcome) {
+        let unknown = |refused: &&mut RefusedOperation| refused.error.reason() == Reason::TableNotFound;
+        if let Some(refused) = outcome.refused.iter_mut().find(unknown) {
+            let schemas = self.0.state.lock().admission.tables.live_schemas();
+            let error = refused.error.clone();
+            let names = move || Ok(error.suggesting(schemas.iter().map(|schema| schema.table.as_str())));
+            // Without a suggestion the error is still true.
+            if let Ok(error) = self.0.tasks.run(names).await {
+                refused.error = error;
+            }
+        }
     }
 
     /// The batch after which a producer continues: the last one that was processed to its end. The answer
@@ -96,10 +223,14 @@ impl IngestPipeline {
     pub(crate) fn producer_position(&self, producer: &str) -> Result<AdmittedBatch> {
         let state = self.0.state.lock();
         state.check_accepting()?;
-        let position = state.admission.producers.get(producer);
-        let number = position.map_or(0, |at| if at.complete { at.batch } else { at.batch.saturating_sub(1) });
+        let (number, passed) = match state.admission.producers.get(producer) {
+            None => (0, 0),
+            Some(at) if at.complete => (at.batch, 0),
+            Some(at) => (at.batch.saturating_sub(1), at.operation.saturating_add(1)),
+        };
         let refused = state.admission.producers.refusals(producer, number);
-        Ok(self.acknowledge(state, number, refused))
+        let outcome = BatchOutcome { refused, ..BatchOutcome::default() };
+        Ok(AdmittedBatch { operations_passed: passed, ..self.acknowledge(state, number, outcome) })
     }
 
     /// Acknowledges a batch once everything that is admitted so far is durable.
@@ -107,56 +238,114 @@ impl IngestPipeline {
         &self,
         mut state: MutexGuard<'_, CommitState>,
         number: u64,
-        refused: Vec<RefusedOperation>,
+        outcome: BatchOutcome,
     ) -> AdmittedBatch {
         let token = state.admission.last();
         let ack = state.acknowledge(Ok(CommitReceipt { token, replayed: false }));
         drop(state);
         self.0.work_ready.notify_one();
-        AdmittedBatch { number, refused, ack }
+        let BatchOutcome { refused, stopped, .. } = outcome;
+        AdmittedBatch { number, operations_passed: 0, refused, stopped, ack }
     }
 }
 
-/// Admits the new operations of a batch and returns the refused ones.
-fn admit_operations_of_batch(state: &mut CommitState, batch: IngestBatch) -> Vec<RefusedOperation> {
-    let IngestBatch { context, number, operations, atomic } = batch;
-    let producer = context.origin.as_ref().map(|origin| origin.producer.clone());
-    let position = producer.as_ref().and_then(|producer| state.admission.producers.get(producer));
-    let mut refused = Vec::new();
-    let Some(first) = first_new_operation(position, number) else { return refused };
+impl BatchOutcome {
+    /// Whether no later commit of the batch is admitted.
+    fn has_ended(&self) -> bool {
+        self.stopped || self.failure.is_some()
+    }
+}
+
+/// Whether an error is about the database or its files, not about the operation.
+fn is_failure(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Internal | ErrorKind::Unavailable)
+}
+
+impl IngestSession {
+    /// Whether the stream may admit commits. Fails if commits that it admitted were taken back.
+    fn is_open(&self, state: &CommitState) -> Result<bool> {
+        state.check_accepting()?;
+        if self.ended.is_cancelled() {
+            return Ok(false);
+        }
+        if self.rollbacks != state.rollbacks {
+            return Err(state.stream_refusal());
+        }
+        Ok(true)
+    }
+}
+
+/// How the commits of a slice are admitted.
+#[derive(Debug, Clone, Copy)]
+struct SliceRules {
+    number: u64,
+    atomic: bool,
+    stop_at_refusal: bool,
+    /// Whether the slice is the batch's last.
+    ends: bool,
+}
+
+/// Admits the commits of a slice, in order.
+fn admit_commits(
+    state: &mut CommitState,
+    slice: &mut BatchSlice,
+    context: &CommitContext,
+    (rules, outcome): (SliceRules, &mut BatchOutcome),
+) {
+    let BatchSlice { commits, draft: Draft { operations, rows, .. }, .. } = slice;
+    // An insert or a put that is refused is also refused after other inserts and puts.
+    let are_rows = operations.iter().all(DraftOperation::is_whole_row);
+    let mut operations = std::mem::take(operations).into_iter();
     // A commit is appended only after the next one is admitted: until then it may be the batch's last, which
     // carries a mark.
     let mut held: Option<PreparedCommit> = None;
-    for (last, operations) in commits_of_batch(operations, first, atomic) {
-        match prepare_commit(state, &context, last, operations) {
-            Ok(Some(commit)) => {
-                if let Some(before) = held.replace(commit) {
-                    before.encode(&mut state.open.group);
+    for (last, commit) in std::mem::take(commits) {
+        let commit = commit.map(|count| operations.by_ref().take(count).collect::<Vec<_>>());
+        let refused = if outcome.stopped {
+            // A refused operation lets no later one pass. It is only asked which ones are refused too, so that the client
+            // can set them aside together.
+            let refusal = |mut commit: Vec<DraftOperation>| state.admission.refusal(commit.pop()?, rows);
+            match commit.map_or_else(Some, refusal) {
+                None if !are_rows => break,
+                refused => refused,
+            }
+        } else {
+            match commit.and_then(|operations| prepare_commit(state, context, last, (operations, rows))) {
+                Ok(Some(commit)) => {
+                    if let Some(before) = held.replace(commit) {
+                        before.encode(&mut state.open.group);
+                    }
+                    None
                 }
+                Ok(None) => None,
+                Err(error) => Some(error),
             }
-            Ok(None) => {}
-            Err(error) => {
-                refused.push(RefusedOperation { batch: number, index: if atomic { 0 } else { last }, error });
+        };
+        if let Some(error) = refused {
+            if is_failure(&error) {
+                outcome.failure = Some(error).filter(|_| !outcome.stopped);
+                break;
             }
+            let index = if rules.atomic { 0 } else { last };
+            outcome.refused.push(RefusedOperation { batch: rules.number, index, error });
+            outcome.stopped = rules.stop_at_refusal;
         }
     }
     if let Some(mut commit) = held {
-        commit.mark_end_of_batch();
+        if rules.ends && !outcome.has_ended() {
+            commit.mark_end_of_batch();
+        }
         commit.encode(&mut state.open.group);
     }
-    if let Some(producer) = producer {
-        state.admission.complete_batch(&producer, number, &refused);
-    }
-    refused
 }
 
 /// The commits of a batch from operation `first` on: the index of each commit's last operation, and its
 /// operations.
 fn commits_of_batch(
-    operations: Vec<Result<Operation>>,
+    operations: Vec<Result<DraftOperation>>,
     first: usize,
     atomic: bool,
-) -> Vec<(u32, Result<Vec<Operation>>)> {
+) -> Vec<(u32, Result<Vec<DraftOperation>>)> {
     if !atomic {
         let commit =
             |(operation, index): (Result<_>, u32)| (index, operation.map(|operation| vec![operation]));
@@ -167,18 +356,38 @@ fn commits_of_batch(
     if is_new { vec![(last, operations.into_iter().collect())] } else { Vec::new() }
 }
 
+/// Cuts the commits of a batch into slices.
+fn slices_of(commits: impl Iterator<Item = (u32, Result<Vec<DraftOperation>>)>) -> Vec<BatchSlice> {
+    let mut slices: Vec<BatchSlice> = Vec::new();
+    for (last, commit) in commits {
+        if slices.last().is_none_or(|slice| slice.weight >= OPERATIONS_AT_ONCE) {
+            slices.push(BatchSlice::default());
+        }
+        let Some(slice) = slices.last_mut() else { continue };
+        let commit = commit.map(|operations| {
+            let patches = operations.iter().filter(|operation| operation.patch().is_some()).count();
+            slice.weight += operations.len() + patches * (PATCH_WEIGHT - 1);
+            let count = operations.len();
+            slice.draft.operations.extend(operations);
+            count
+        });
+        slice.commits.push((last, commit));
+    }
+    slices
+}
+
 /// Admits one commit of a batch. `last` is the index of the commit's last operation in the batch.
 fn prepare_commit(
     state: &mut CommitState,
     context: &CommitContext,
     last: u32,
-    operations: Result<Vec<Operation>>,
+    (operations, rows): (Vec<DraftOperation>, &ReadRows),
 ) -> Result<Option<PreparedCommit>> {
     let mut context = context.clone();
     if let Some(origin) = &mut context.origin {
         origin.operation = last;
     }
-    let change = CommitRequest::Rows { operations: operations?, preconditions: Vec::new() };
+    let change = AdmissibleChange::Rows { operations, preconditions: Vec::new(), rows };
     Ok(state.admission.prepare(change, context, now_ms(), &mut state.open.group)?.1)
 }
 

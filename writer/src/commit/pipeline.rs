@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use driftdb_common::error::Result;
+use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::service::clock::now_ms;
-use driftdb_common::table::operation::{CommitRequest, SchemaChange};
+use driftdb_common::table::operation::SchemaChange;
 
-use crate::admission::{CommitContext, CommitReceipt};
+use crate::admission::draft::Draft;
+use crate::admission::missing::MissingWork;
+use crate::admission::schema_changes::check_schema_change;
+use crate::admission::{AdmissibleChange, CommitContext, CommitReceipt};
 use crate::commit::acks::PendingAck;
-use crate::commit::prefetch::prefetch_rows;
+use crate::commit::preparation::{TRIES, merge_bytes, prepare, rows_keep_changing};
 use crate::commit::state::{CommitShared, CommitState};
 
 /// Commits changes, one at a time.
@@ -21,31 +24,70 @@ impl CommitPipeline {
         CommitPipeline(Arc::clone(shared))
     }
 
-    /// Admits a change and waits until it is durable or refused. A refusal that depends on a commit that is
+    /// Admits a change of rows and waits until it is durable or refused. A refusal that depends on a commit that is
     /// not durable yet waits for that commit.
-    pub(crate) async fn commit(
+    pub(crate) async fn commit_rows(&self, draft: Draft, context: CommitContext) -> Result<CommitReceipt> {
+        match self.admit_rows(draft, context).await {
+            Ok(ack) => self.wait(ack).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Admits a change of a schema, as [`CommitPipeline::commit_rows`] does.
+    pub(crate) async fn commit_schema(
         &self,
-        change: CommitRequest,
+        change: SchemaChange,
         context: CommitContext,
     ) -> Result<CommitReceipt> {
-        if let CommitRequest::Rows { operations, preconditions } = &change {
-            prefetch_rows(&self.0, operations, preconditions);
-        }
+        check_schema_change(&change)?;
         let ack = {
             let mut state = self.0.state.lock();
             state.check_accepting()?;
             state.check_room(self.0.tail_limit)?;
             let CommitState { admission, open, .. } = &mut *state;
-            if let CommitRequest::Schema(SchemaChange::Create { schema, .. }) = &change
+            if let SchemaChange::Create { schema, .. } = &change
                 && admission.tables.by_name_in_any_case(&schema.table).is_none()
             {
                 // A new table needs room. If its group were refused for it, others in the group would be too.
                 self.0.space.check_room(format_args!("cannot create table {:?}", schema.table))?;
             }
+            let change = AdmissibleChange::Schema(change);
             let outcome = admission.admit(change, context, now_ms(), &mut open.group);
             state.acknowledge(outcome)
         };
         self.wait(ack).await
+    }
+
+    async fn admit_rows(&self, mut draft: Draft, context: CommitContext) -> Result<PendingAck> {
+        for attempt in 0..TRIES {
+            match self.try_admit(&mut draft, &context, attempt)? {
+                Ok(ack) => return Ok(ack),
+                Err(missing) => draft = prepare(&self.0, draft, missing).await?,
+            }
+        }
+        Err(rows_keep_changing())
+    }
+
+    /// Admits a change, or returns what it needs first. What was read for it stays in the draft, and is dropped after the lock.
+    fn try_admit(
+        &self,
+        draft: &mut Draft,
+        context: &CommitContext,
+        attempt: u32,
+    ) -> Result<Result<PendingAck, MissingWork>> {
+        let context = context.clone();
+        let mut state = self.0.state.lock();
+        state.check_accepting()?;
+        state.check_room(self.0.tail_limit)?;
+        if let Some(missing) = state.admission.missing_work(draft, merge_bytes(attempt)) {
+            return Ok(Err(missing));
+        }
+        let Draft { operations, preconditions, rows } = draft;
+        let (operations, preconditions) = (std::mem::take(operations), std::mem::take(preconditions));
+        let change = AdmissibleChange::Rows { operations, preconditions, rows };
+        let CommitState { admission, open, .. } = &mut *state;
+        let outcome = admission.admit(change, context, now_ms(), &mut open.group);
+        Ok(Ok(state.acknowledge(outcome)))
     }
 
     /// The outcome of an earlier attempt of a request, or `None` if there was none.
@@ -62,7 +104,22 @@ impl CommitPipeline {
         if matches!(ack, PendingAck::Waiting(_)) {
             self.0.work_ready.notify_one();
         }
-        ack.wait().await
+        match ack.wait().await {
+            Err(error) if error.reason() == Reason::TableNotFound => Err(self.suggesting(error).await),
+            outcome => outcome,
+        }
+    }
+
+    /// The error of an unknown table with the nearest name.
+    async fn suggesting(&self, error: Error) -> Error {
+        let schemas = self.0.state.lock().admission.tables.live_schemas();
+        let unchanged = error.clone();
+        let suggesting = self
+            .0
+            .tasks
+            .run(move || Ok(error.suggesting(schemas.iter().map(|schema| schema.table.as_str()))));
+        // Without a suggestion the error is still true.
+        suggesting.await.unwrap_or(unchanged)
     }
 
     /// Takes no more writes. The committer ends once the admitted ones are durable.

@@ -20,6 +20,7 @@ use crate::commit::pipeline::CommitPipeline;
 use crate::commit::state::{CommitShared, CommitState, LogTail, OpenGroup};
 use crate::commit::status::CommitStatus;
 use crate::commit::table_updates::TableUpdates;
+use crate::tasks::TaskPool;
 
 /// The roles over one commit state.
 #[derive(Debug, Clone)]
@@ -40,11 +41,12 @@ pub(crate) fn start(
     admission: Admission,
     acks: mpsc::UnboundedSender<Vec<CommitAck>>,
     growth: mpsc::Sender<()>,
-    tail_limit: u64,
+    (tail_limit, tasks): (u64, TaskPool),
 ) -> Result<(CommitHandles, JoinHandle<Result<()>>)> {
     let state = Mutex::new(initial_state(&log, admission));
     let space = Arc::clone(log.space());
-    let shared = Arc::new(CommitShared { state, work_ready: Condvar::new(), growth, tail_limit, space });
+    let shared =
+        Arc::new(CommitShared { state, work_ready: Condvar::new(), growth, tail_limit, space, tasks });
     let handles = CommitHandles {
         pipeline: CommitPipeline::new(&shared),
         ingest: IngestPipeline::new(&shared),
@@ -76,6 +78,7 @@ fn initial_state(log: &Log, admission: Admission) -> CommitState {
         log_tasks: Vec::new(),
         tail_bytes: tails.values().map(|tail| tail.bytes).sum(),
         tails,
+        snapshot_failure: None,
         writing: false,
         storage,
         closing: false,

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use crate::admission::{Admission, CommitReceipt};
 use crate::commit::acks::{CommitAck, PendingAck};
 use crate::errors::shutting_down;
+use crate::tasks::TaskPool;
 
 /// How long a client waits before it retries when the queue is full.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -34,6 +35,8 @@ pub(super) struct CommitShared {
     pub(super) tail_limit: u64,
     /// The room on the disk, as the log finds it.
     pub(super) space: Arc<DiskSpace>,
+    /// Reads rows and computes what admission needs, outside of the lock.
+    pub(super) tasks: TaskPool,
 }
 
 impl fmt::Debug for CommitShared {
@@ -70,6 +73,8 @@ pub(super) struct CommitState {
     pub(super) tails: HashMap<u64, LogTail>,
     /// The bytes of all tails together.
     pub(super) tail_bytes: u64,
+    /// Why snapshots fail, and the tails grow.
+    pub(super) snapshot_failure: Option<String>,
     /// Whether the committer is writing a group. What is admitted meanwhile depends on commits that are not
     /// durable yet.
     pub(super) writing: bool,
@@ -113,9 +118,10 @@ impl CommitState {
                 limits::QUEUE_BYTES
             )
         } else if self.tail_bytes > tail_limit {
+            let (bytes, cause) = (self.tail_bytes, self.snapshot_failure.as_ref());
+            let cause = cause.map(|cause| format!(", and {cause}")).unwrap_or_default();
             format!(
-                "{} bytes of log wait for a snapshot: the limit is {tail_limit}; retry later, or raise the writer's --memory",
-                self.tail_bytes
+                "{bytes} bytes of log wait for a snapshot: the limit is {tail_limit}{cause}; retry later, or raise the writer's --memory"
             )
         } else {
             return Ok(());

@@ -2,12 +2,24 @@
 
 use std::sync::Arc;
 
+use driftdb_common::error::Error;
 use driftdb_common::storage::disk_space::DiskReport;
 use driftdb_common::storage::wal::appender::TableStorage;
 use driftdb_common::table::operation::WriteToken;
+use driftdb_common::table::schema::Schema;
+use driftdb_common::table::table_counts::TableCounts;
 
-use crate::admission::table::AdmittedTable;
 use crate::commit::state::{CommitShared, LogTail};
+
+/// A table that is not dropped.
+#[derive(Debug, Clone)]
+pub(crate) struct LiveTable {
+    pub(crate) schema: Arc<Schema>,
+    /// The commit of the table's last CREATE.
+    pub(crate) created_seq: u64,
+    pub(crate) counts: TableCounts,
+    pub(crate) storage: TableStorage,
+}
 
 /// Reports the state of commits.
 #[derive(Debug, Clone)]
@@ -23,11 +35,23 @@ impl CommitStatus {
         self.0.state.lock().durable
     }
 
-    /// Calls `f` for every table that is not dropped. The lock is held meanwhile, so `f` must be quick.
-    pub(crate) fn map_live_tables<T>(&self, mut f: impl FnMut(&AdmittedTable, TableStorage) -> T) -> Vec<T> {
+    /// Every table that is not dropped. What is shown of them is made of these copies, after the lock.
+    pub(crate) fn live_tables(&self) -> Vec<LiveTable> {
         let state = self.0.state.lock();
         let live = state.admission.tables.iter().filter(|table| table.is_live());
-        live.map(|table| f(table, state.storage.get(&table.id()).copied().unwrap_or_default())).collect()
+        live.map(|table| LiveTable {
+            schema: Arc::clone(table.schema()),
+            created_seq: table.created_seq(),
+            counts: table.counts(),
+            storage: state.storage.get(&table.id()).copied().unwrap_or_default(),
+        })
+        .collect()
+    }
+
+    /// The names of the tables that cannot be used, and why.
+    pub(crate) fn unusable_tables(&self) -> Vec<(String, Error)> {
+        let state = self.0.state.lock();
+        state.admission.tables.unusable().map(|(name, table)| (name.clone(), table.error.clone())).collect()
     }
 
     /// The bytes of log after the newest snapshots, of all tables together, and their limit.

@@ -35,6 +35,11 @@ impl TableUpdates {
         }
     }
 
+    /// Says why snapshots fail, for the refusals of writes that wait for one; `None` if they do not.
+    pub(crate) fn set_snapshot_failure(&self, failure: Option<String>) {
+        self.0.state.lock().snapshot_failure = failure;
+    }
+
     /// Shortens a table's tail by what a new snapshot covers.
     pub(crate) fn shorten_tail(&self, id: u64, by: LogTail) {
         let mut state = self.0.state.lock();

@@ -13,7 +13,9 @@ use crate::commit::LogTail;
 use crate::config::SnapshotTriggers;
 use crate::errors::shutting_down;
 use crate::maintenance::context::MaintenanceContext;
+use crate::maintenance::health::Chore;
 use crate::maintenance::indexer::Indexer;
+use crate::maintenance::rebuilder::Rebuilder;
 use crate::maintenance::retention::Retention;
 use crate::maintenance::snapshotter::Snapshotter;
 use crate::maintenance::table_editor::TableEditor;
@@ -35,6 +37,7 @@ pub(crate) struct BackgroundMaintenance {
     pub(super) snapshotter: Arc<Snapshotter>,
     pub(super) indexer: Arc<Indexer>,
     pub(super) retention: Retention,
+    pub(super) rebuilder: Rebuilder,
 }
 
 impl BackgroundMaintenance {
@@ -77,12 +80,25 @@ impl BackgroundMaintenance {
         self.editor.delete_unused_files(true);
     }
 
-    /// Does everything that is due.
+    /// Does everything that is due. What fails for one table waits, and is tried again later; it must not keep the
+    /// others from their snapshots, without which all writes would be refused in the end.
     fn run_pass(&self, progress: ProgressFn<'_>) -> Result<()> {
         // First: on a full disk the other work fails until these files are gone.
         self.editor.delete_unused_files(false);
+        self.rebuilder.rebuild_all(progress)?;
         while let Some(id) = self.due_table() {
-            if self.snapshotter.take_snapshot(id, progress)?.deltas == 0 {
+            let taken = self.snapshotter.take_snapshot(id, progress);
+            if let Err(error) = &taken {
+                if error.reason() == Reason::ShuttingDown {
+                    return taken.map(drop);
+                }
+                self.context.health.note_damage(error);
+            }
+            let name = self.context.commits.catalog.name(id);
+            let deltas = taken.as_ref().map_or(1, |taken| taken.deltas);
+            self.context.health.note_outcome((id, &name), Chore::Snapshot, taken.err());
+            self.context.commits.updates.set_snapshot_failure(self.context.health.snapshot_failure());
+            if deltas == 0 {
                 // The commits that made the table due are not published yet.
                 break;
             }
@@ -95,7 +111,8 @@ impl BackgroundMaintenance {
     /// all tables together have.
     fn due_table(&self) -> Option<u64> {
         let SnapshotTriggers { events, bytes, memory } = self.context.triggers;
-        let tails = self.context.commits.status.tails();
+        let mut tails = self.context.commits.status.tails();
+        tails.retain(|(id, _)| !self.context.health.is_paused(*id, Chore::Snapshot));
         let longest = tails.iter().max_by_key(|(_, tail)| (tail.events.saturating_mul(1000), tail.bytes))?;
         let all = tails.iter().fold(LogTail::default(), |sum, (_, tail)| LogTail {
             events: sum.events + tail.events,

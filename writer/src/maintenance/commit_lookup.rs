@@ -71,6 +71,20 @@ impl CommitLookup {
         layers.last_at(time_ms)
     }
 
+    /// The last commit of any table at or before a time, of those up to `newest`, or `None` if all are later. A
+    /// reader resolves a time to the same commit (I2).
+    pub(super) fn last_commit_of_any_table_at(&self, time_ms: u64, newest: u64) -> Result<Option<u64>> {
+        let mut last = None;
+        for id in self.context.commits.catalog.tables().into_iter().map(|table| table.id) {
+            let found = match self.last_commit_at(id, time_ms)? {
+                Some(seq) => Some(seq),
+                None => self.context.commits.catalog.layers(id)?.last_schema_at(time_ms),
+            };
+            last = last.max(found);
+        }
+        Ok(last.map(|seq| seq.min(newest)))
+    }
+
     /// The floor of a compaction that names none: the end of the table's newest snapshot, or its newest commit if no snapshot
     /// exists.
     pub(super) fn default_floor(&self, id: u64) -> Result<Option<u64>> {
@@ -85,7 +99,7 @@ impl CommitLookup {
         if published.0 == seq {
             return Ok(Some(published.1));
         }
-        let ids = commits.catalog.map_tables(|table| table.id());
+        let ids: Vec<u64> = commits.catalog.tables().into_iter().map(|table| table.id).collect();
         // A snapshot that is taken between the two reads moves a commit from the log into the files, where
         // the first read did not find it. So look twice.
         for pause in [Some(LOOKUP_PAUSE), None] {

@@ -70,7 +70,8 @@ impl Compactor {
         let (manifest, limit) = self.context.commits.log.manifest(id)?;
         let requested = match before {
             Some(point) => {
-                point.resolve(limit.seq, now_ms(), |time_ms| self.lookup.last_commit_at(id, time_ms))?
+                let last_at = |time_ms| self.lookup.last_commit_of_any_table_at(time_ms, limit.seq);
+                point.resolve(limit.seq, now_ms(), last_at)?
             }
             None => self.lookup.default_floor(id)?,
         };
@@ -89,7 +90,7 @@ impl Compactor {
             return Ok(unchanged(&manifest));
         }
         let (seq, time_ms) = self.floor_with_time(id, &manifest, seq)?;
-        if seq < floor {
+        if seq == floor && compaction::is_complete(&manifest) {
             return Ok(unchanged(&manifest));
         }
         if dry_run {
@@ -100,7 +101,7 @@ impl Compactor {
     }
 
     /// The floor's commit and its time. If no table has that commit's time any more, the table's last commit
-    /// before it is used: the table's state is the same there.
+    /// before it is used, or its present floor if that is later: the table's state is the same there.
     fn floor_with_time(&self, id: u64, manifest: &Manifest, seq: u64) -> Result<(u64, u64)> {
         let floor = manifest.floor.filter(|floor| floor.seq == seq);
         if let Some(time_ms) =
@@ -115,6 +116,11 @@ impl Compactor {
             return Ok(last);
         }
         let last = layers.counts_at(seq)?.last_seq;
+        // The table has no commit between its floor and the one asked for, and its files have no time of a commit
+        // below the floor: other tables may have kept that commit, and be compacted by now.
+        if let Some(floor) = manifest.floor.filter(|floor| floor.seq >= last) {
+            return Ok((floor.seq, floor.time_ms));
+        }
         let missing = || {
             let message =
                 format!("the snapshots of table {:?} have no time of commit {last}", manifest.table);

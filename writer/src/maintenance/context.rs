@@ -11,6 +11,7 @@ use driftdb_common::table::table_files::TableFiles;
 use crate::admission::requests::RequestWindow;
 use crate::commit::CommitHandles;
 use crate::config::SnapshotTriggers;
+use crate::maintenance::health::MaintenanceHealth;
 
 /// The context of maintenance.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub(crate) struct MaintenanceContext {
     pub(crate) window: RequestWindow,
     /// The room on the disk.
     pub(crate) space: Arc<DiskSpace>,
+    pub(crate) health: Arc<MaintenanceHealth>,
 }
 
 impl MaintenanceContext {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use driftdb_common::storage::fs::FileSystem;
+use driftdb_common::storage::fs::{self, FileSystem};
 use parking_lot::Mutex;
 
 /// How long a file is kept after the manifest stopped naming it. Readers poll at least once a second, so they
@@ -38,7 +38,8 @@ impl PendingDeletions {
         let (due, kept): (Vec<_>, Vec<_>) =
             pending.drain(..).partition(|(since, _)| all || since.elapsed() >= GRACE);
         for (_, file) in due {
-            if let Err(error) = disk.remove(&file) {
+            // A compaction can list a file that is deleted meanwhile.
+            if let Err(error) = fs::remove_if_exists(disk, &file) {
                 let file = file.display();
                 tracing::warn!(%error, %file, "cannot delete an unused file; the next start of the writer deletes it");
             }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use driftdb_common::error::Result;
+use driftdb_common::error::{Reason, Result};
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::format::snapshot::kind;
 use driftdb_common::storage::layout::{delta_stem, image_stem};
@@ -13,7 +13,9 @@ use driftdb_common::table::build::progress::ProgressFn;
 use driftdb_common::table::layers::LayerFile;
 use driftdb_common::table::table_files::TableFiles;
 
+use crate::commit::CatalogTable;
 use crate::maintenance::context::MaintenanceContext;
+use crate::maintenance::health::Chore;
 use crate::maintenance::table_editor::TableEditor;
 
 /// Builds indexes.
@@ -39,28 +41,38 @@ impl Indexer {
 
     /// Updates the indexes of every table that needs it.
     pub(super) fn update_all(&self, progress: ProgressFn<'_>) -> Result<()> {
-        let tables = self.context.commits.catalog.map_tables(|table| {
-            let wanted = &table.schema().indexes;
-            let needs_update = table.layers().newest_layers().any(|(snapshot, _)| {
+        let tables = self.context.commits.catalog.tables();
+        for CatalogTable { id, schema, layers, .. } in tables.into_iter().filter(|table| table.is_live) {
+            let wanted = &schema.indexes;
+            let needs_update = layers.newest_layers().any(|(snapshot, _)| {
                 wanted.iter().any(|path| snapshot.index(path).is_none())
                     || snapshot.indexes.iter().any(|(path, _)| !wanted.contains(path))
             });
-            (table.is_live() && needs_update).then(|| table.id())
-        });
-        for id in tables.into_iter().flatten() {
+            let health = &self.context.health;
+            if !needs_update || health.is_paused(id, Chore::Index) {
+                continue;
+            }
             let lock = self.editor.table_lock(id);
             let _locked = lock.lock();
-            self.update(id, progress)?;
+            let updated = self.update(id, progress);
+            if let Err(error) = &updated {
+                if error.reason() == Reason::ShuttingDown {
+                    return updated;
+                }
+                health.note_damage(error);
+            }
+            health.note_outcome((id, &schema.table), Chore::Index, updated.err());
         }
         Ok(())
     }
 
     /// Updates the indexes of a table. The caller must hold the table's lock.
     pub(super) fn update(&self, id: u64, progress: ProgressFn<'_>) -> Result<()> {
-        let schemas = self.context.commits.catalog.map_tables(|table| {
-            (table.id() == id && table.is_live()).then(|| table.schema().indexes.clone())
-        });
-        let Some(wanted) = schemas.into_iter().flatten().next() else { return Ok(()) };
+        let tables = self.context.commits.catalog.tables();
+        let Some(table) = tables.into_iter().find(|table| table.id == id && table.is_live) else {
+            return Ok(());
+        };
+        let wanted = table.schema.indexes.clone();
         let (manifest, built) = self.build_missing(id, &wanted, progress)?;
         let has_unwanted = |indexes: &[String]| indexes.iter().any(|path| !wanted.contains(path));
         let removes = manifest.deltas.iter().any(|delta| has_unwanted(&delta.indexes))

@@ -10,8 +10,10 @@ mod commit_lookup;
 mod compactor;
 mod context;
 mod deletions;
+mod health;
 mod indexer;
 mod merger;
+mod rebuilder;
 mod retention;
 mod snapshotter;
 mod summaries;
@@ -19,5 +21,6 @@ mod table_editor;
 mod work;
 
 pub(crate) use context::MaintenanceContext;
+pub(crate) use health::MaintenanceHealth;
 pub(crate) use summaries::{CompactionSummary, SnapshotSummary, VerificationSummary};
 pub(crate) use work::MaintenanceWork;

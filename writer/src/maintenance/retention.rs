@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use driftdb_common::error::Result;
+use driftdb_common::error::{Reason, Result};
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::build::progress::ProgressFn;
 use driftdb_common::table::point_in_time::PointInTime;
@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::maintenance::commit_lookup::CommitLookup;
 use crate::maintenance::compactor::Compactor;
 use crate::maintenance::context::MaintenanceContext;
+use crate::maintenance::health::Chore;
 
 /// How often a table is checked. A table with a shorter retention is checked as often as its retention ends.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -39,17 +40,32 @@ impl Retention {
     /// Compacts every table that is due.
     pub(super) fn compact_expired(&self, progress: ProgressFn<'_>) -> Result<()> {
         let catalog = &self.context.commits.catalog;
-        let retained = catalog.map_tables(|table| Some((table.id(), table.schema().retain_ms?)));
-        for (id, retain_ms) in retained.into_iter().flatten() {
+        let retained =
+            catalog.tables().into_iter().filter_map(|table| Some((table.id, table.schema.retain_ms?)));
+        for (id, retain_ms) in retained {
             let interval = CHECK_INTERVAL.min(Duration::from_millis(retain_ms));
-            if !self.start_check(id, interval) {
+            if self.context.health.is_paused(id, Chore::Retention) || !self.start_check(id, interval) {
                 continue;
             }
-            if let Some(seq) = self.expired_floor(id, now_ms().saturating_sub(retain_ms))? {
-                self.compactor.compact(id, Some(PointInTime::Seq(seq)), false, progress)?;
+            let expired = self.compact_if_expired(id, now_ms().saturating_sub(retain_ms), progress);
+            if let Err(error) = &expired {
+                if error.reason() == Reason::ShuttingDown {
+                    return expired;
+                }
+                self.context.health.note_damage(error);
             }
+            let name = self.context.commits.catalog.name(id);
+            self.context.health.note_outcome((id, &name), Chore::Retention, expired.err());
         }
         Ok(())
+    }
+
+    /// Compacts a table if its retention asks for it.
+    fn compact_if_expired(&self, id: u64, time_ms: u64, progress: ProgressFn<'_>) -> Result<()> {
+        match self.expired_floor(id, time_ms)? {
+            Some(seq) => self.compactor.compact(id, Some(PointInTime::Seq(seq)), false, progress).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Whether a table's last check is at least `interval` ago. If so, this counts as its next check.

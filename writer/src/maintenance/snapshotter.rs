@@ -109,13 +109,13 @@ impl Snapshotter {
     /// Evicts the rows that the newest delta layers hold from memory: those changed after commit `after`.
     fn evict_rows(&self, id: u64, after: u64) -> Result<()> {
         let (_, _, layers) = self.editor.current(id)?;
-        let updates = &self.context.commits.updates;
+        let (updates, key_type) = (&self.context.commits.updates, layers.key_type()?);
         let mut commits = layers.commits(after, layers.end(), false);
         let mut keys: Vec<Key> = Vec::with_capacity(EVICT_AT_ONCE);
         while let Some(commit) = commits.next_commit()? {
             for change in commit.entry.changes {
                 if let TableChange::Row(bytes) = change
-                    && let Some((key, _)) = sortkey::read_key(&bytes, layers.key_type())
+                    && let Some((key, _)) = sortkey::read_key(&bytes, key_type)
                 {
                     keys.push(key);
                 }

@@ -14,6 +14,7 @@ use crate::maintenance::compactor::Compactor;
 use crate::maintenance::context::MaintenanceContext;
 use crate::maintenance::indexer::Indexer;
 use crate::maintenance::merger::Merger;
+use crate::maintenance::rebuilder::Rebuilder;
 use crate::maintenance::retention::Retention;
 use crate::maintenance::snapshotter::Snapshotter;
 use crate::maintenance::summaries::{CompactionSummary, SnapshotSummary, VerificationSummary};
@@ -47,6 +48,7 @@ impl MaintenanceWork {
             Arc::clone(&snapshotter),
             Arc::clone(&lookup),
         ));
+        let rebuilder = Rebuilder::new(Arc::clone(&context), Arc::clone(&editor), Arc::clone(&snapshotter));
         let retention = Retention::new(Arc::clone(&context), Arc::clone(&compactor), lookup);
         let background = BackgroundMaintenance {
             context: Arc::clone(&context),
@@ -54,6 +56,7 @@ impl MaintenanceWork {
             snapshotter: Arc::clone(&snapshotter),
             indexer,
             retention,
+            rebuilder,
         };
         (MaintenanceWork { context, editor, snapshotter, compactor }, background)
     }
@@ -66,7 +69,8 @@ impl MaintenanceWork {
             job.check_cancelled()
         };
         let snapshot = || self.snapshotter.take_snapshot(id, &progress);
-        Ok(self.context.run_on_full_disk("to take a snapshot", snapshot)?.summary)
+        let taken = self.context.run_on_full_disk("to take a snapshot", snapshot);
+        Ok(taken.inspect_err(|error| self.context.health.note_damage(error))?.summary)
     }
 
     /// Compacts a table, as [`Compactor::compact`] does.
@@ -82,7 +86,8 @@ impl MaintenanceWork {
             job.report(rows, 0, "rows");
             job.check_cancelled()
         };
-        self.compactor.compact(id, before, dry_run, &progress)
+        let compacted = self.compactor.compact(id, before, dry_run, &progress);
+        compacted.inspect_err(|error| self.context.health.note_damage(error))
     }
 
     /// Reads the files of a table, or of all tables, and reports every problem. `deep` also rebuilds the
@@ -99,7 +104,10 @@ impl MaintenanceWork {
         let ids = match table {
             Some(table) => vec![catalog.table_id(table)?],
             // Dropped tables too: their history can be read.
-            None => catalog.map_tables(|table| table.id()),
+            None => {
+                let tables = catalog.tables().into_iter().map(|table| table.id);
+                tables.chain(catalog.unusable_ids()).collect()
+            }
         };
         let mut summary = VerificationSummary::default();
         let mut done = 0;
@@ -109,7 +117,10 @@ impl MaintenanceWork {
                 job.check_cancelled()
             };
             let (counts, found) = self.verify_table(id, deep, &progress)?;
-            found.into_iter().for_each(&mut *report);
+            for problem in found {
+                self.context.health.note_problem(&problem);
+                report(problem);
+            }
             let VerifiedCounts { files, frames, rows, problems } = counts;
             done += frames + rows;
             summary.files += files;

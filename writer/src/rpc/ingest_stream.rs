@@ -4,6 +4,11 @@
 //! Two tasks serve a stream. One decodes and admits batches, the other waits for them to become durable. So a
 //! client can send many batches before the first is acknowledged, and a sync is shared by all batches
 //! admitted before it.
+//!
+//! A stream whose client does not read must not fill the memory. Before a batch is taken, memory is reserved for
+//! the worst that it can lead to: the refusal of all its operations. What the batch did not need is given back
+//! once it is admitted, the rest when its acknowledgement is sent. A stream without memory takes no further batch,
+//! and gRPC's flow control makes the client wait.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,46 +18,48 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::IngestOrigin;
 use driftdb_common::limits;
+use driftdb_common::memory::{MemoryPermit, MemoryUse};
 use driftdb_common::service::convert;
-use driftdb_common::service::status::{self, to_status};
+use driftdb_common::service::server::{CallMemory, ResponseStream, STREAM_WINDOW};
+use driftdb_common::service::status::to_status;
+use driftdb_common::table::operation::Operation;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use crate::admission::CommitContext;
-use crate::admission::producers::RefusedOperation;
+use crate::admission::draft::DraftOperation;
 use crate::commit::{AdmittedBatch, IngestBatch, IngestPipeline, IngestSession};
+use crate::rpc::decoding;
+use crate::rpc::ingest_acks::{
+    BatchMemory, MessageOutcome, StreamMemory, acknowledge_batches, refusal_to_wire,
+};
 use crate::rpc::revert::RevertResolver;
+use crate::tasks::TaskPool;
 
 /// Batches of one stream that may be admitted and not acknowledged. At the limit the stream takes no more
 /// messages, and gRPC's flow control makes the client wait.
 const UNACKNOWLEDGED_BATCHES: usize = 4096;
+/// The most refused operations that the answer to a producer without operations repeats.
+const REFUSALS_REPEATED: usize = 1000;
 /// Acknowledgements that wait for a slow client.
 const ACKS_AHEAD: usize = 16;
 /// How long a stream waits before it checks again whether the full queue of writes has room.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(2);
-/// One acknowledgement takes in no further batch once it reports this many refused operations.
-const REFUSALS_PER_ACK: usize = 1000;
 
 /// Serves Ingest calls.
 #[derive(Debug, Clone)]
 pub(crate) struct IngestService {
     pipeline: IngestPipeline,
     reverts: RevertResolver,
+    tasks: TaskPool,
     epoch: u64,
     /// What ends the newest stream of each producer. A newer stream ends the older one.
     newest: Arc<Mutex<HashMap<String, CancellationToken>>>,
     shutdown: CancellationToken,
-}
-
-/// What came of a message, in the order of the messages.
-enum MessageOutcome {
-    /// A batch was processed.
-    Batch(AdmittedBatch),
-    /// The stream ends with this status.
-    End(Status),
 }
 
 /// The task that admits a stream's batches.
@@ -61,33 +68,68 @@ struct BatchReceiver {
     producer: Option<String>,
     session: IngestSession,
     last_batch: Option<u64>,
+    /// Whether a refused operation has ended the stream.
+    stopped: bool,
     outcomes: mpsc::Sender<MessageOutcome>,
+    call: CallMemory,
+    memory: StreamMemory,
+    /// Reserved for what the client can send before the stream reads it.
+    _window: MemoryPermit,
 }
 
 impl IngestService {
     /// Admits batches through `pipeline`. `epoch` goes into tokens. `shutdown` ends all streams.
     pub(crate) fn new(
         pipeline: IngestPipeline,
-        reverts: RevertResolver,
+        (reverts, tasks): (RevertResolver, TaskPool),
         epoch: u64,
         shutdown: CancellationToken,
     ) -> IngestService {
-        IngestService { pipeline, reverts, epoch, newest: Arc::default(), shutdown }
+        IngestService { pipeline, reverts, tasks, epoch, newest: Arc::default(), shutdown }
     }
 
     /// Starts both tasks of a stream and returns its acknowledgements.
+    ///
+    /// # Errors
+    /// `OVERLOADED` if there is no memory for another stream.
     pub(crate) fn serve(
         &self,
         inbound: Streaming<v1::IngestRequest>,
-    ) -> ReceiverStream<Result<v1::IngestResponse, Status>> {
+        call: CallMemory,
+    ) -> Result<ResponseStream<v1::IngestResponse>> {
+        let window = call.account().reserve(MemoryUse::Requests, u64::from(STREAM_WINDOW))?;
+        call.wait_for_messages();
         let (outcomes, admitted) = mpsc::channel(UNACKNOWLEDGED_BATCHES);
         let (acks, responses) = mpsc::channel(ACKS_AHEAD);
         let session = self.pipeline.open_session(self.shutdown.child_token());
-        let receiver =
-            BatchReceiver { service: self.clone(), producer: None, session, last_batch: None, outcomes };
+        let receiver = BatchReceiver {
+            service: self.clone(),
+            producer: None,
+            session,
+            last_batch: None,
+            stopped: false,
+            outcomes,
+            memory: StreamMemory::new(Arc::clone(call.account())),
+            call,
+            _window: window,
+        };
         tokio::spawn(receiver.run(inbound));
         tokio::spawn(acknowledge_batches(admitted, acks, self.epoch));
-        ReceiverStream::new(responses)
+        // The memory of an acknowledgement is given back when the acknowledgement is taken to be sent.
+        Ok(Box::pin(ReceiverStream::new(responses).map(|ack| ack.map(|ack| ack.response))))
+    }
+
+    /// Decodes the operations of a batch and resolves its reverts. An operation that cannot be decoded is its error.
+    async fn decode(&self, operations: Vec<v1::Operation>) -> Result<Vec<Result<DraftOperation>>> {
+        let decode = |operations: Vec<v1::Operation>| -> Vec<Result<Operation>> {
+            operations.into_iter().map(convert::operation_from_wire).collect()
+        };
+        let operations = match decoding::is_short(&operations) {
+            true => decode(operations),
+            false => self.tasks.run(move || Ok(decode(operations))).await?,
+        };
+        let operations = self.reverts.resolve_each(operations).await?;
+        Ok(operations.into_iter().map(|operation| operation.and_then(DraftOperation::new)).collect())
     }
 
     /// Ends the producer's older stream. Returns what ends the new one.
@@ -114,11 +156,13 @@ impl BatchReceiver {
                 Ok(None) => return,
                 Err(status) => Err(status),
             };
+            self.call.hand_on_messages();
             first = false;
             let (outcome, ends) = match processed {
-                Ok(Some(batch)) => (MessageOutcome::Batch(batch), false),
+                Ok(Some(outcome)) => (outcome, self.stopped),
                 // The stream has ended meanwhile. The next turn reports why.
-                Ok(None) => continue,
+                Ok(None) if self.session.ended.is_cancelled() => continue,
+                Ok(None) => return,
                 Err(status) => (MessageOutcome::End(status), true),
             };
             if self.outcomes.send(outcome).await.is_err() || ends {
@@ -137,13 +181,15 @@ impl BatchReceiver {
         Status::new(Code::Aborted, "a newer stream of the same producer_id has replaced this one")
     }
 
-    /// Admits the batch of a message, or looks up the producer's position if the message has no operations.
-    async fn process(&mut self, request: v1::IngestRequest, first: bool) -> Result<Option<AdmittedBatch>> {
+    /// Admits the batch of a message, or looks up the producer's position if the message has no operations. Returns
+    /// `None` if the stream has ended meanwhile.
+    async fn process(&mut self, request: v1::IngestRequest, first: bool) -> Result<Option<MessageOutcome>> {
         if !request.producer_id.is_empty() {
             self.set_producer(&request.producer_id, first)?;
         }
         if request.operations.is_empty() {
-            return self.position(request.batch_id).map(Some);
+            let Some(memory) = self.reserve(REFUSALS_REPEATED).await else { return Ok(None) };
+            return self.position(request.batch_id).map(|batch| Some(outcome(batch, memory)));
         }
         let count = request.operations.len();
         if count > limits::OPERATIONS_PER_COMMIT {
@@ -167,20 +213,29 @@ impl BatchReceiver {
             operation: 0,
             ends: false,
         });
-        let mut operations = Vec::with_capacity(count);
-        for operation in request.operations {
-            operations.push(match convert::operation_from_wire(operation) {
-                Ok(operation) => self.service.reverts.resolve(operation).await,
-                Err(error) => Err(error),
-            });
-        }
+        let operations = self.service.decode(request.operations).await?;
+        let Some(memory) = self.reserve(count).await else { return Ok(None) };
         let context = CommitContext { options, request: None, origin };
-        let batch = IngestBatch { context, number, operations, atomic: request.atomic };
+        let v1::IngestRequest { atomic, stop_at_refusal, set_aside, .. } = request;
+        let set_aside = set_aside.into_iter().collect();
+        let batch = IngestBatch { context, number, operations, atomic, stop_at_refusal, set_aside };
         // Unlike a single commit, a stream does not fail if the queue is full: it waits.
         while !self.service.pipeline.has_room() {
             tokio::time::sleep(QUEUE_FULL_PAUSE).await;
         }
-        self.service.pipeline.admit_batch(batch, &self.session)
+        let admitted = self.service.pipeline.admit_batch(batch, &self.session).await?;
+        self.stopped = admitted.as_ref().is_some_and(|batch| batch.stopped);
+        Ok(admitted.map(|batch| outcome(batch, memory)))
+    }
+
+    /// Waits for the memory of a batch's acknowledgement. Returns `None` if the stream ends first, from either side.
+    async fn reserve(&self, operations: usize) -> Option<BatchMemory> {
+        tokio::select! {
+            biased;
+            () = self.session.ended.cancelled() => None,
+            () = self.outcomes.closed() => None,
+            memory = self.memory.reserve(operations) => memory,
+        }
     }
 
     fn set_producer(&mut self, producer: &str, first: bool) -> Result<()> {
@@ -233,80 +288,10 @@ impl BatchReceiver {
     }
 }
 
-/// Acknowledges batches in order. Batches that are durable at the same time share one response.
-async fn acknowledge_batches(
-    mut admitted: mpsc::Receiver<MessageOutcome>,
-    acks: mpsc::Sender<Result<v1::IngestResponse, Status>>,
-    epoch: u64,
-) {
-    let mut next = admitted.recv().await;
-    while let Some(outcome) = next {
-        let durable = match outcome {
-            MessageOutcome::Batch(batch) => durable_batch(batch, epoch).await,
-            MessageOutcome::End(status) => Err(status),
-        };
-        let mut response = match durable {
-            Ok(response) => response,
-            Err(status) => {
-                let _ = acks.send(Err(status)).await;
-                return;
-            }
-        };
-        next = take_ready_batches(&mut admitted, &mut response, epoch).await;
-        if acks.send(Ok(response)).await.is_err() {
-            return;
-        }
-        if next.is_none() {
-            next = admitted.recv().await;
-        }
-    }
-}
-
-/// Adds the following batches to a response as long as they are durable already. Returns the first outcome
-/// that is not part of the response, if one has arrived.
-async fn take_ready_batches(
-    admitted: &mut mpsc::Receiver<MessageOutcome>,
-    response: &mut v1::IngestResponse,
-    epoch: u64,
-) -> Option<MessageOutcome> {
-    loop {
-        match admitted.try_recv() {
-            Ok(MessageOutcome::Batch(batch))
-                if batch.ack.is_ready() && response.errors.len() < REFUSALS_PER_ACK =>
-            {
-                match durable_batch(batch, epoch).await {
-                    Ok(durable) => {
-                        response.durable_batch_id = durable.durable_batch_id;
-                        response.token = durable.token;
-                        response.errors.extend(durable.errors);
-                    }
-                    Err(status) => return Some(MessageOutcome::End(status)),
-                }
-            }
-            Ok(other) => return Some(other),
-            Err(_) => return None,
-        }
-    }
-}
-
-/// Waits until a batch is durable.
-async fn durable_batch(batch: AdmittedBatch, epoch: u64) -> Result<v1::IngestResponse, Status> {
-    let AdmittedBatch { number, refused, ack } = batch;
-    let receipt = ack.wait().await.map_err(to_status)?;
-    Ok(v1::IngestResponse {
-        durable_batch_id: number,
-        token: Some(convert::token_to_wire(receipt.token, epoch)),
-        errors: refused.iter().map(refusal_to_wire).collect(),
-    })
-}
-
-fn refusal_to_wire(refused: &RefusedOperation) -> v1::OperationError {
-    let RefusedOperation { batch, index, error } = refused;
-    v1::OperationError {
-        batch_id: *batch,
-        index: *index,
-        code: status::code(error.kind()).into(),
-        reason: error.reason().as_str().to_owned(),
-        message: error.message().to_owned(),
-    }
+/// What came of a batch, with no more memory than its refusals need.
+fn outcome(batch: AdmittedBatch, mut memory: BatchMemory) -> MessageOutcome {
+    let AdmittedBatch { number, operations_passed, refused, ack, .. } = batch;
+    let errors: Vec<_> = refused.iter().map(refusal_to_wire).collect();
+    memory.keep_for(&errors);
+    MessageOutcome::Batch { number, operations_passed, errors, ack, memory }
 }

@@ -1,5 +1,7 @@
 //! `WriterService` over gRPC: single calls, ingest streams, maintenance calls, and reverts.
 
+mod decoding;
+mod ingest_acks;
 mod ingest_stream;
 mod maintenance_rpc;
 mod revert;

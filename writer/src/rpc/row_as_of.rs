@@ -16,6 +16,10 @@ use driftdb_common::table::state;
 use driftdb_common::table::table_files::TableFiles;
 
 use crate::commit::{LogAccess, TableCatalog};
+use crate::tasks::TaskStop;
+
+/// The frames after which a replay checks whether it must end.
+const FRAMES_PER_CHECK: u64 = 256;
 
 /// Reads rows as of earlier points in time. Only published commits count.
 #[derive(Debug, Clone)]
@@ -45,7 +49,7 @@ impl RowAsOfReader {
         table: &str,
         key: &Key,
         point: PointInTime,
-        now_ms: u64,
+        (now_ms, stop): (u64, &TaskStop),
     ) -> Result<Option<Document>> {
         if point == PointInTime::Now {
             let message = "REVERT needs an earlier point in time: a seq, a time or an age";
@@ -69,7 +73,7 @@ impl RowAsOfReader {
         let mut replayed =
             ReplayedRow { table_exists: created.is_some(), row: row.and_then(|row| row.document) };
         if in_files.is_none() {
-            self.replay_log(&manifest, limit, &mut |frame| replayed.apply(frame, key, until))?;
+            self.replay_log(&manifest, limit, stop, &mut |frame| replayed.apply(frame, key, until))?;
         }
         if replayed.table_exists {
             return Ok(replayed.row);
@@ -83,10 +87,14 @@ impl RowAsOfReader {
         &self,
         manifest: &Manifest,
         limit: ReadLimit,
+        stop: &TaskStop,
         apply: &mut dyn FnMut(DecodedFrame) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let mut cursor = log_after(&self.files, manifest, limit);
-        loop {
+        for frames in 0u64.. {
+            if frames.is_multiple_of(FRAMES_PER_CHECK) {
+                stop.check()?;
+            }
             match cursor.next_frame()? {
                 CursorItem::Frame(frame) => {
                     if apply(frame)?.is_break() {
@@ -99,6 +107,7 @@ impl RowAsOfReader {
                 }
             }
         }
+        Ok(())
     }
 }
 

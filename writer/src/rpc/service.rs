@@ -7,25 +7,28 @@ use driftdb::v1::writer_service_server::WriterService;
 use driftdb_common::error::Result;
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
-use driftdb_common::query::ast::StatementKind;
+use driftdb_common::memory::MemoryBudget;
+use driftdb_common::query::ast::{Statement, StatementKind};
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::convert;
-use driftdb_common::service::server::ResponseStream;
+use driftdb_common::service::server::{CallMemory, ResponseStream};
 use driftdb_common::service::status::to_status;
 use driftdb_common::storage::disk_space::DiskReport;
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::table::operation::{Action, CommitRequest, SchemaChange};
 use driftdb_common::table::schema::Schema;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::admission::draft::Draft;
 use crate::admission::fingerprint;
-use crate::admission::operations::error_at_operation;
 use crate::admission::{CommitContext, CommitReceipt};
-use crate::commit::{CommitPipeline, CommitStatus};
+use crate::commit::{CommitPipeline, CommitStatus, LiveTable};
+use crate::maintenance::MaintenanceHealth;
+use crate::rpc::decoding;
 use crate::rpc::ingest_stream::IngestService;
 use crate::rpc::maintenance_rpc::{self, JobStream, MaintenanceCalls};
 use crate::rpc::revert::RevertResolver;
+use crate::tasks::TaskPool;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -35,9 +38,12 @@ pub(crate) struct WriterRpc {
     pub(crate) ingest: IngestService,
     pub(crate) reverts: RevertResolver,
     pub(crate) maintenance: MaintenanceCalls,
+    pub(crate) tasks: TaskPool,
     pub(crate) cache: Arc<BlockCache>,
+    pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) database: Database,
     pub(crate) term: u64,
+    pub(crate) health: Arc<MaintenanceHealth>,
 }
 
 impl WriterRpc {
@@ -46,29 +52,58 @@ impl WriterRpc {
         change: CommitRequest,
         options: Option<v1::CommitOptions>,
     ) -> Result<CommitReceipt> {
+        let outcome = self.try_commit(change, options).await;
+        outcome.inspect_err(|error| self.health.note_damage(error))
+    }
+
+    async fn try_commit(
+        &self,
+        change: CommitRequest,
+        options: Option<v1::CommitOptions>,
+    ) -> Result<CommitReceipt> {
         let options = convert::options_from_wire(options)?;
         // The fingerprint covers what the client sent, before reverts are resolved: a retry sends the same.
         let id = Some(options.request_id.clone()).filter(|id| !id.is_empty());
-        let request = id.map(|id| RequestId { id, fingerprint: fingerprint::compute(&change) });
-        let change = match change {
-            CommitRequest::Rows { operations, preconditions } => {
-                let has_reverts =
-                    operations.iter().any(|operation| matches!(operation.action, Action::Revert(_)));
-                if let Some(request) = request.as_ref().filter(|_| has_reverts)
-                    && let Some(receipt) = self.pipeline.find_request(request).await
-                {
-                    // A repeated revert is not resolved again: its table may have been dropped since.
-                    return receipt;
-                }
-                let mut resolved = Vec::with_capacity(operations.len());
-                for operation in operations {
-                    resolved.push(self.reverts.resolve(operation).await?);
-                }
-                CommitRequest::Rows { operations: resolved, preconditions }
-            }
-            schema => schema,
+        let (change, request) = self.identify(change, id).await?;
+        let context = CommitContext { options, request, origin: None };
+        let (operations, preconditions) = match change {
+            CommitRequest::Rows { operations, preconditions } => (operations, preconditions),
+            CommitRequest::Schema(change) => return self.pipeline.commit_schema(change, context).await,
         };
-        self.pipeline.commit(change, CommitContext { options, request, origin: None }).await
+        let has_reverts = operations.iter().any(|operation| matches!(operation.action, Action::Revert(_)));
+        if let Some(request) = context.request.as_ref().filter(|_| has_reverts)
+            && let Some(receipt) = self.pipeline.find_request(request).await
+        {
+            // A repeated revert is not resolved again: its table may have been dropped since.
+            return receipt;
+        }
+        let operations = self.reverts.resolve_all(operations).await?;
+        self.pipeline.commit_rows(Draft::new(operations, preconditions)?, context).await
+    }
+
+    /// Adds the request's fingerprint to its id. A large change is read whole for it, so not on this thread.
+    async fn identify(
+        &self,
+        change: CommitRequest,
+        id: Option<String>,
+    ) -> Result<(CommitRequest, Option<RequestId>)> {
+        let Some(id) = id else { return Ok((change, None)) };
+        let is_short = decoding::is_short_change(&change);
+        let identify = move || {
+            let request = RequestId { id, fingerprint: fingerprint::compute(&change) };
+            Ok((change, Some(request)))
+        };
+        if is_short { identify() } else { self.tasks.run(identify).await }
+    }
+
+    /// Parses a statement, which can be long.
+    async fn parse(&self, statement: String, params: Vec<String>) -> Result<(String, Statement)> {
+        let is_short = decoding::is_short_statement(&statement, &params);
+        let parse = move || {
+            let parsed = parser::parse(&statement, &parser::parse_params(&params)?)?;
+            Ok((statement, parsed))
+        };
+        if is_short { parse() } else { self.tasks.run_long(|_| parse()).await }
     }
 
     fn token(&self, receipt: CommitReceipt) -> Option<v1::WriteToken> {
@@ -87,20 +122,20 @@ impl WriterRpc {
 
     /// The tables that are not dropped, by name.
     fn tables_to_wire(&self) -> Vec<v1::TableInfo> {
-        let mut tables = self.status.map_live_tables(|table, storage| {
-            let counts = table.counts();
-            v1::TableInfo {
-                rows: counts.rows,
-                created_seq: table.created_seq(),
-                last_seq: counts.last_seq,
-                events: counts.events,
-                bytes_on_disk: storage.bytes_on_disk,
-                segments: storage.segments,
-                snapshots: storage.snapshots,
-                floor_seq: storage.floor,
-                ..convert::schema_to_wire(table.schema())
-            }
-        });
+        let table = |LiveTable { schema, created_seq, counts, storage }: LiveTable| v1::TableInfo {
+            rows: counts.rows,
+            created_seq,
+            last_seq: counts.last_seq,
+            events: counts.events,
+            bytes_on_disk: storage.bytes_on_disk,
+            segments: storage.segments,
+            snapshots: storage.snapshots,
+            floor_seq: storage.floor,
+            ..convert::schema_to_wire(&schema)
+        };
+        let mut tables: Vec<_> = self.status.live_tables().into_iter().map(table).collect();
+        let unusable = self.status.unusable_tables();
+        tables.extend(unusable.iter().map(|(name, error)| convert::unusable_table_to_wire(name, error)));
         tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
         tables
     }
@@ -110,7 +145,12 @@ impl WriterRpc {
 pub(crate) fn disk_to_wire(report: DiskReport) -> v1::DiskState {
     let DiskReport { free_bytes, reserve_bytes, full } = report;
     let full_since = full.as_ref().map(|full| convert::time_to_wire(full.since_ms));
-    v1::DiskState { free_bytes, reserve_bytes, full_since, message: full.map_or(String::new(), |full| full.message) }
+    v1::DiskState {
+        free_bytes,
+        reserve_bytes,
+        full_since,
+        message: full.map_or(String::new(), |full| full.message),
+    }
 }
 
 #[tonic::async_trait]
@@ -156,28 +196,21 @@ impl WriterService for WriterRpc {
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
         let request = request.into_inner();
-        let count = request.operations.len();
-        let decode = |(i, operation)| {
-            convert::operation_from_wire(operation).map_err(|e| error_at_operation(e, i, count))
-        };
-        let operations = request.operations.into_iter().enumerate().map(decode).collect::<Result<_>>();
-        let preconditions =
-            request.preconditions.into_iter().map(convert::precondition_from_wire).collect::<Result<_>>();
-        let change = CommitRequest::Rows {
-            operations: operations.map_err(to_status)?,
-            preconditions: preconditions.map_err(to_status)?,
-        };
+        let change = decoding::change_of_apply(&self.tasks, request.operations, request.preconditions).await;
+        let change = change.map_err(to_status)?;
         let receipt = self.commit(change, request.options).await.map_err(to_status)?;
         Ok(Response::new(v1::ApplyResponse { token: self.token(receipt), replayed: receipt.replayed }))
     }
 
-    type IngestStream = ReceiverStream<Result<v1::IngestResponse, Status>>;
+    type IngestStream = ResponseStream<v1::IngestResponse>;
 
     async fn ingest(
         &self,
         request: Request<Streaming<v1::IngestRequest>>,
     ) -> Result<Response<Self::IngestStream>, Status> {
-        Ok(Response::new(self.ingest.serve(request.into_inner())))
+        let no_memory = || Status::internal("the server gave the call no memory");
+        let memory = request.extensions().get::<CallMemory>().cloned().ok_or_else(no_memory)?;
+        Ok(Response::new(self.ingest.serve(request.into_inner(), memory).map_err(to_status)?))
     }
 
     type ExecuteStream = ResponseStream<v1::WriterServiceExecuteResponse>;
@@ -187,10 +220,9 @@ impl WriterService for WriterRpc {
         request: Request<v1::WriterServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let request = request.into_inner();
-        let params = parser::parse_params(&request.params).map_err(to_status)?;
-        let statement = parser::parse(&request.statement, &params).map_err(to_status)?;
+        let (text, statement) = self.parse(request.statement, request.params).await.map_err(to_status)?;
         let table = statement.table().cloned();
-        let with_place = |e| to_status(report::at_table(e, &request.statement, table.as_ref()));
+        let with_place = |e| to_status(report::at_table(e, &text, table.as_ref()));
         if statement.kind() == StatementKind::Maintenance {
             let responses = self.maintenance.execute(statement).map_err(with_place)?;
             return Ok(Response::new(Box::pin(responses)));
@@ -256,6 +288,9 @@ impl WriterService for WriterRpc {
             tail_limit_bytes,
             jobs: self.maintenance.jobs(),
             disk: Some(disk_to_wire(self.status.disk())),
+            memory: convert::memory_to_wire(&self.memory),
+            damaged_files: convert::damaged_files_to_wire(&self.health.damaged_files),
+            problems: self.health.problems(),
         }))
     }
 }

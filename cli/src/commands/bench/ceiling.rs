@@ -8,6 +8,7 @@ use driftdb::v1;
 use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Result};
 use driftdb_common::limits;
+use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::daemon;
 use driftdb_common::service::server::{self, Listener};
 use driftdb_common::storage::fs::{File, FileSystem, OsFileSystem};
@@ -40,7 +41,8 @@ pub(crate) async fn run(args: BenchServerArgs, out: &mut Printer) -> CliResult {
     let mut routes = tonic::service::Routes::builder();
     routes.add_service(WriterServiceServer::new(service).max_decoding_message_size(limits::REQUEST_BYTES));
     let health = server::health::<WriterServiceServer<StubWriter<CeilingServer>>>(shutdown.clone()).await;
-    Ok(server::serve(listener, routes, health, shutdown).await?)
+    let memory = MemoryBudget::new(limits::REQUEST_MEMORY_BYTES);
+    Ok(server::serve(listener, routes, health, memory, shutdown).await?)
 }
 
 /// An append to the log, and the channel for its acknowledgement.

@@ -1,4 +1,8 @@
 //! Parses CSV records from lines and converts them to JSON documents.
+//!
+//! A line ends with LF or CRLF. What a carriage return alone means is not decidable: the end of a line for a classic Mac, a
+//! character of a cell for others. The parser below would end the record there, so a line that goes on after one is an invalid
+//! record that names the column: nothing of it is loaded, and nothing of it is lost.
 
 use csv_core::ReadRecordResult;
 use driftdb_common::error::{Error, Reason, Result};
@@ -36,6 +40,8 @@ pub(crate) struct CsvParser {
     /// The end offsets of the cells, and free space.
     ends: Vec<usize>,
     ended: usize,
+    /// Why the current record cannot be read, if a carriage return within a line ended it.
+    broken: Option<String>,
 }
 
 impl CsvParser {
@@ -43,7 +49,7 @@ impl CsvParser {
     pub(crate) fn new(cells: CellRules) -> CsvParser {
         let (text, ends) = (vec![0; 4096], vec![0; 64]);
         let parser = csv_core::Reader::new();
-        CsvParser { cells, header: Vec::new(), parser, len: 0, text, used: 0, ends, ended: 0 }
+        CsvParser { cells, header: Vec::new(), parser, len: 0, text, used: 0, ends, ended: 0, broken: None }
     }
 
     /// Parses a line with its line ending. Returns whether it completes a record: a quoted cell can span lines.
@@ -60,13 +66,20 @@ impl CsvParser {
             match result {
                 ReadRecordResult::OutputFull => self.text.resize(self.text.len() * 2, 0),
                 ReadRecordResult::OutputEndsFull => self.ends.resize(self.ends.len() * 2, 0),
-                ReadRecordResult::Record => return Ok(true),
+                ReadRecordResult::Record if rest.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => {
+                    return Ok(true);
+                }
+                ReadRecordResult::Record => {
+                    // The rest of the line is parsed too: it can open a quote that spans lines.
+                    self.broken.get_or_insert_with(|| carriage_return(line, line.len() - rest.len()));
+                    (self.used, self.ended) = (0, 0);
+                }
                 ReadRecordResult::InputEmpty | ReadRecordResult::End if self.len > RECORD_BYTES => {
                     return Err(unclosed());
                 }
                 ReadRecordResult::InputEmpty | ReadRecordResult::End => {
                     // A blank line adds nothing.
-                    self.len = if self.used + self.ended == 0 { 0 } else { self.len };
+                    self.len = if self.finish().is_ok() { 0 } else { self.len };
                     return Ok(false);
                 }
             }
@@ -75,7 +88,7 @@ impl CsvParser {
 
     /// Ends the file. No record may be incomplete.
     pub(crate) fn finish(&self) -> Result<()> {
-        if self.used > 0 || self.ended > 0 { Err(unclosed()) } else { Ok(()) }
+        if self.used > 0 || self.ended > 0 || self.broken.is_some() { Err(unclosed()) } else { Ok(()) }
     }
 
     /// Whether the header has not been parsed yet.
@@ -98,9 +111,13 @@ impl CsvParser {
 
     /// Takes the complete record as a JSON document; `None` if it is the header.
     pub(crate) fn document(&mut self) -> Result<Option<String>> {
-        let cells = self.cells()?;
+        let cells = self.cells();
+        if let Some(why) = self.broken.take() {
+            return Err(invalid(why));
+        }
+        let cells = cells?;
         if self.header.is_empty() {
-            self.header = header(cells)?;
+            self.header = header(cells, &self.cells.key)?;
             return Ok(None);
         }
         if cells.len() != self.header.len() {
@@ -136,7 +153,16 @@ fn unclosed() -> Error {
     invalid("the quote that starts here is not closed")
 }
 
-fn header(names: Vec<String>) -> Result<Vec<String>> {
+/// What is wrong with a line that goes on after a carriage return, whose last byte is before `end`.
+fn carriage_return(line: &[u8], end: usize) -> String {
+    let before = line.get(..end).unwrap_or(line);
+    let column = String::from_utf8_lossy(before).chars().count();
+    format!(
+        "column {column}: a carriage return within the line, which could end it or belong to a cell; end lines with LF or CRLF, and put cells with line breaks in quotes"
+    )
+}
+
+fn header(names: Vec<String>, key: &str) -> Result<Vec<String>> {
     for (i, name) in names.iter().enumerate() {
         if name.is_empty() {
             return Err(invalid(format!("field {} of the header has no name", i + 1)));
@@ -144,6 +170,11 @@ fn header(names: Vec<String>) -> Result<Vec<String>> {
         if names.iter().take(i).any(|other| other == name) {
             return Err(invalid(format!("field {name:?} appears twice in the header")));
         }
+    }
+    if !names.iter().any(|name| name == key) {
+        return Err(invalid(format!(
+            "the header has no field {key:?}, which is the table's primary key: no row could be loaded"
+        )));
     }
     Ok(names)
 }
@@ -226,8 +257,39 @@ mod tests {
     }
 
     #[test]
+    fn a_carriage_return_within_a_line_loses_nothing() {
+        for (text, column) in [
+            ("id,a\r1,x\r2,y\r", "column 5:"),
+            ("id,a\n1,x\r2,y\n", "column 4:"),
+            ("id,a\n4,é\rworld\n", "column 4:"),
+            ("id,a\n1,x\r2,\"y\nz\"\n", "column 4:"),
+            ("id,a\n1,\"x\"\r2,y\n", "column 6:"),
+        ] {
+            let error = documents(text, KeyType::String, false).unwrap_err();
+            assert!(error.message().starts_with(column), "{text:?}: {error}");
+        }
+        // In a quoted cell it is a character, and before a line ending it adds nothing.
+        let found = documents("id,a\r\r\n1,\"x\ry\"\r\r\n\r\n2,z\r", KeyType::String, false).unwrap();
+        assert_eq!(found, [r#"{"id":"1","a":"x\ry"}"#, r#"{"id":"2","a":"z"}"#]);
+    }
+
+    #[test]
+    fn the_record_after_a_broken_one_is_read() {
+        let mut sheet = CsvParser::new(CellRules { text: false, key: "id".into(), key_type: KeyType::Int });
+        let mut found = Vec::new();
+        for line in "id,a\n1,x\r2,\"y\n3,z\"\n4,u\n".split_inclusive('\n') {
+            if sheet.take(line.as_bytes()).unwrap() {
+                found.push(sheet.document().map_err(|error| error.message()[..8].to_owned()));
+            }
+        }
+        assert_eq!(found, [Ok(None), Err("column 4".into()), Ok(Some(r#"{"id":4,"a":"u"}"#.into()))]);
+        sheet.finish().unwrap();
+    }
+
+    #[test]
     fn an_invalid_record_is_reported() {
         for (text, expected) in [
+            ("name,a\n1,x\n", "the header has no field \"id\""),
             ("id,a\n1\n", "the record has 1 cells, but the header has 2"),
             ("id,id\n", "field \"id\" appears twice in the header"),
             ("id,\n", "field 2 of the header has no name"),

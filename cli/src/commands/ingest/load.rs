@@ -1,5 +1,10 @@
 //! The stream of batches to the writer: several batches are in flight, and unacknowledged batches are sent again on a
 //! new stream if the stream breaks.
+//!
+//! The writer remembers how far a load is, and a repeated command resumes there. So that point must never pass a row that is
+//! neither loaded nor set aside: the writer stops at a refused row and ends the stream. Then either the load fails, and the next
+//! run begins with that row; or the row is written to the file of `--skip-bad`, and only then the batch is sent again without
+//! it. An interruption at any moment leaves the row to the next run.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,8 +19,10 @@ use tonic::Streaming;
 use v1::operation::Action;
 
 use super::meter::Meter;
+use super::notes::Notes;
 use super::rows::{InputBatch, InputPiece, InputRow};
 use super::skipped::SkippedLines;
+use super::tally::Tally;
 use crate::database::DatabaseHandle;
 use crate::errors::to_error;
 use crate::render;
@@ -48,10 +55,9 @@ pub(crate) struct Load<'a> {
     pieces: mpsc::Receiver<Result<InputPiece>>,
     skipped: Option<SkippedLines>,
     meter: Meter,
-    /// The number of rows that are on disk or were rejected.
-    done: u64,
-    /// The number of rejected rows among them.
-    rejected: u64,
+    tally: Tally,
+    /// Notes about refused rows after the first.
+    refusals: Notes,
     last_seq: u64,
     /// Batches that were read and not acknowledged.
     pending: VecDeque<InputBatch>,
@@ -63,10 +69,14 @@ pub(crate) struct Load<'a> {
     durable_line: u64,
     /// The last batch of an earlier run, until it has been read again.
     resumed: Option<u64>,
-    /// The batch that an earlier run may have written in part, and the last seq at the start of this run.
+    /// The batch that an earlier run has loaded in part, and the number of rows in that part.
     half_done: (u64, u64),
+    /// The writer has stopped at a refused row: the stream ends.
+    held: bool,
     /// The file has ended, or an error has occurred.
     ended: bool,
+    /// The number of records in the file, once it has ended.
+    records: Option<u64>,
     /// The error that ended the load.
     failed: Option<Error>,
     /// When the stream broke, if no batch was acknowledged since.
@@ -94,8 +104,8 @@ impl<'a> Load<'a> {
             pieces,
             skipped,
             meter,
-            done: 0,
-            rejected: 0,
+            tally: Tally::default(),
+            refusals: Notes::default(),
             last_seq: 0,
             pending: VecDeque::new(),
             read: 0,
@@ -103,7 +113,9 @@ impl<'a> Load<'a> {
             durable_line: 0,
             resumed: None,
             half_done: (0, 0),
+            held: false,
             ended: false,
+            records: None,
             failed: None,
             broken: None,
         }
@@ -111,23 +123,41 @@ impl<'a> Load<'a> {
 
     /// Loads the whole file. If it fails, the rows before the error are on disk.
     pub(crate) async fn run(&mut self) -> Result<()> {
+        let outcome = self.stream_all().await;
+        self.refusals.finish("rows were refused", &self.plan.file);
+        self.skipped.iter_mut().for_each(SkippedLines::finish);
+        outcome?;
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let unread = || Error::new(Reason::Internal, "the file was not read to its end");
+        self.tally.check_complete(self.records.ok_or_else(unread)?)?;
+        self.note_complete();
+        Ok(())
+    }
+
+    /// Sends everything, on as many streams as it takes. Returns at the end of the file, or when the load has failed.
+    async fn stream_all(&mut self) -> Result<()> {
         let mut stream = self.open().await?;
         self.resumed = Some(self.durable).filter(|durable| *durable > 0);
-        while let Err(error) = self.feed(&mut stream).await {
-            stream = self.reopen(error).await?;
-        }
-        match self.failed.take() {
-            Some(error) => Err(error),
-            None => {
-                self.note_complete();
-                Ok(())
+        loop {
+            match self.feed(&mut stream).await {
+                Ok(()) if self.held && self.failed.is_none() => {
+                    // The refused rows are set aside by now.
+                    stream = match self.open().await {
+                        Ok(stream) => stream,
+                        Err(error) => self.reopen(error).await?,
+                    }
+                }
+                Ok(()) => return Ok(()),
+                Err(error) => stream = self.reopen(error).await?,
             }
         }
     }
 
     /// The result of this run.
     pub(crate) fn loaded(&self) -> LoadSummary {
-        let events = self.done.saturating_sub(self.rejected);
+        let events = self.tally.loaded;
         let skipped = self.skipped.as_ref().map(|skipped| skipped.lines);
         LoadSummary { last_seq: self.last_seq, commits: events, events, skipped }
     }
@@ -152,11 +182,15 @@ impl<'a> Load<'a> {
             return Err(Error::new(Reason::EpochChanged, message));
         }
         if self.read == 0 {
-            self.half_done = (answer.durable_batch_id + 1, answer.token.map_or(0, |token| token.seq));
+            self.half_done = (answer.durable_batch_id + 1, answer.operations_passed.into());
         }
+        self.held = false;
         self.handle_acknowledgement(answer);
         for batch in &self.pending {
-            requests.send(self.request(batch)).await.map_err(|_| lost())?;
+            // The channel has room. If the writer has stopped at a refused row meanwhile, its answer says so.
+            if requests.send(self.request(batch)).await.is_err() {
+                break;
+            }
         }
         Ok(BatchStream { requests, responses: answers })
     }
@@ -192,9 +226,10 @@ impl<'a> Load<'a> {
         Err(error)
     }
 
-    /// Sends batches and receives acknowledgements until everything is on disk. An error means that the stream broke.
+    /// Sends batches and receives acknowledgements until everything is on disk, or the writer stops at a refused row. An error
+    /// means that the stream broke.
     async fn feed(&mut self, stream: &mut BatchStream) -> Result<()> {
-        while !(self.ended && self.pending.is_empty()) {
+        while !self.held && !(self.ended && self.pending.is_empty()) {
             let room = !self.ended && self.pending.len() < self.plan.in_flight;
             tokio::select! {
                 answer = stream.responses.message() => match answer.map_err(|s| to_error(&s))? {
@@ -223,15 +258,24 @@ impl<'a> Load<'a> {
                 let written = self.skipped.as_mut().map_or(Ok(()), |skipped| skipped.header(&raw));
                 written.unwrap_or_else(|error| self.fail(error));
             }
-            // A later batch is on disk, so an earlier run has handled this line.
-            Some(Ok(InputPiece::Bad(..))) if self.read < self.durable => {}
-            Some(Ok(InputPiece::Bad(line, raw, error))) => self.skip_or_fail(line, &raw, error),
+            Some(Ok(InputPiece::End(records))) => self.records = Some(records),
+            Some(Ok(InputPiece::Bad(line, raw, error))) => {
+                self.tally.read += 1;
+                // If a later batch is on disk, an earlier run has set this line aside.
+                match self.read < self.durable {
+                    true => self.tally.earlier += 1,
+                    false => self.skip_or_fail(line, &raw, error),
+                }
+            }
             Some(Ok(InputPiece::Batch(batch))) => {
+                let rows = batch.rows.len() as u64;
                 self.read = batch.id;
+                self.tally.read += rows;
                 if batch.id > self.durable {
                     self.meter.begin();
                     return Some(batch);
                 }
+                self.tally.earlier += rows;
                 self.durable_line = batch.last_line();
                 self.meter.pass_over(batch.offset);
                 if self.resumed.take_if(|last| *last == batch.id).is_some() {
@@ -253,62 +297,99 @@ impl<'a> Load<'a> {
             v1::Operation { table: self.plan.table.clone(), key: String::new(), action: Some(action) }
         };
         let operations = batch.rows.iter().map(operation).collect();
-        v1::IngestRequest { batch_id: batch.id, operations, ..Default::default() }
+        let set_aside = batch.set_aside.clone();
+        v1::IngestRequest {
+            batch_id: batch.id,
+            operations,
+            stop_at_refusal: true,
+            set_aside,
+            ..Default::default()
+        }
     }
 
     fn handle_acknowledgement(&mut self, answer: v1::IngestResponse) {
+        let is_first = self.read == 0;
+        let stopped_at = answer.errors.first().map(|first| (first.batch_id, first.index));
         for error in answer.errors {
-            self.handle_rejection(error);
+            if is_first {
+                let v1::OperationError { batch_id, index, message, .. } = error;
+                let row = index + 1;
+                self.refusals.show(&format!(
+                    "note: row {row} of batch {batch_id} was rejected in an earlier run: {message}"
+                ));
+            } else if error.batch_id > self.durable {
+                // A writer that does not know `stop_at_refusal` has gone on after it.
+                self.held = error.batch_id > answer.durable_batch_id;
+                self.handle_refusal(error);
+            }
+        }
+        if is_first {
+            self.refusals.finish("rows were rejected in an earlier run", &self.plan.file);
         }
         while let Some(batch) = self.pending.pop_front_if(|batch| batch.id <= answer.durable_batch_id) {
             self.durable_line = batch.last_line();
             self.broken = None;
-            let seq = answer.token.map_or(0, |token| token.seq);
-            let (half_done, began_at) = self.half_done;
-            if batch.id == half_done && seq <= began_at {
-                // The batch was not half done but complete: nothing was written now.
-                continue;
-            }
-            let rows = batch.rows.len() as u64;
-            self.done += rows;
+            let rows = (batch.rows.len() - batch.set_aside.len()) as u64;
+            let earlier = if batch.id == self.half_done.0 { self.half_done.1.min(rows) } else { 0 };
+            self.tally.earlier += earlier;
+            self.tally.loaded += rows - earlier;
             self.meter.add(rows, batch.offset);
-            self.last_seq = seq;
+            if rows > earlier {
+                self.last_seq = answer.token.map_or(0, |token| token.seq);
+            }
         }
         self.durable = self.durable.max(answer.durable_batch_id);
+        if let Some((batch, first)) = stopped_at.filter(|_| self.held && self.failed.is_some()) {
+            self.count_partial_batch(batch, first);
+        }
     }
 
-    /// Handles a rejected operation: finds its line.
-    fn handle_rejection(&mut self, rejected: v1::OperationError) {
-        if rejected.batch_id <= self.durable {
-            // Reported again after a broken stream: it was handled before.
-            return;
+    /// Handles a row that the writer refused: it is set aside, or the load fails.
+    fn handle_refusal(&mut self, refused: v1::OperationError) {
+        let reason = Reason::parse(&refused.reason).unwrap_or(Reason::Internal);
+        let error = Error::new(reason, refused.message);
+        let batch = self.pending.iter_mut().find(|batch| batch.id == refused.batch_id);
+        let index = usize::try_from(refused.index).ok();
+        let found = batch.zip(index).and_then(|(batch, index)| Some((batch.rows.get(index)?.clone(), batch)));
+        let Some((row, batch)) = found else {
+            return self.fail(error.context(format_args!("batch {}", refused.batch_id)));
+        };
+        if !is_caused_by_row(&error) {
+            return self.fail(error.context(self.place(row.line)));
         }
-        if self.read == 0 {
-            let v1::OperationError { batch_id, index, message, .. } = rejected;
-            render::note(&format!(
-                "note: row {} of batch {batch_id} was rejected in an earlier run: {message}",
-                index + 1
-            ));
-            return;
+        if self.skipped.is_some() {
+            let at = batch.set_aside.partition_point(|index| *index < refused.index);
+            batch.set_aside.insert(at, refused.index);
         }
-        let reason = Reason::parse(&rejected.reason).unwrap_or(Reason::Internal);
-        let error = Error::new(reason, rejected.message);
-        let batch = self.pending.iter().find(|batch| batch.id == rejected.batch_id);
-        let index = usize::try_from(rejected.index).ok();
-        let row = batch.zip(index).and_then(|(batch, index)| batch.rows.get(index)).cloned();
-        self.rejected += 1;
-        match row {
-            Some(row) if is_caused_by_row(&error) => self.skip_or_fail(row.line, &row.raw, error),
-            Some(row) => self.fail(error.context(self.place(row.line))),
-            None => self.fail(error.context(format_args!("batch {}", rejected.batch_id))),
+        self.skip_or_fail(row.line, &row.raw, error);
+    }
+
+    /// After a failure in the middle of a batch: counts the rows before the first refused one, which are on disk.
+    fn count_partial_batch(&mut self, id: u64, first_refused: u32) {
+        let Some(batch) = self.pending.iter().find(|batch| batch.id == id) else { return };
+        let aside = batch.set_aside.iter().filter(|index| **index < first_refused).count() as u64;
+        let earlier = if id == self.half_done.0 { self.half_done.1 } else { 0 };
+        self.tally.loaded += u64::from(first_refused).saturating_sub(aside).saturating_sub(earlier);
+        let before = usize::try_from(first_refused).ok().and_then(|index| index.checked_sub(1));
+        if let Some(row) = before.and_then(|index| batch.rows.get(index)) {
+            self.durable_line = row.line;
         }
     }
 
     fn skip_or_fail(&mut self, line: u64, raw: &[u8], error: Error) {
         let error = error.context(self.place(line));
         match &mut self.skipped {
-            Some(skipped) => skipped.add(raw, &error).unwrap_or_else(|error| self.fail(error)),
-            None => self.fail(error),
+            Some(skipped) => match skipped.add(raw, &error) {
+                Ok(()) => self.tally.set_aside += 1,
+                Err(error) => self.fail(error),
+            },
+            None => {
+                self.tally.refused += 1;
+                if self.failed.is_some() {
+                    self.refusals.show(&format!("refused: {error}"));
+                }
+                self.fail(error);
+            }
         }
     }
 
@@ -324,7 +405,7 @@ impl<'a> Load<'a> {
 
     /// Reports that an earlier run has loaded the whole file.
     fn note_complete(&self) {
-        if self.done == 0 && self.durable > 0 {
+        if self.tally.earlier > 0 && self.tally.earlier == self.tally.read {
             let LoadPlan { file, producer, .. } = &self.plan;
             render::note(&format!(
                 "note: an earlier run loaded all of {file} (producer {producer}); to load it again, pass --restart"

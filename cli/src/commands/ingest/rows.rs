@@ -15,8 +15,6 @@ use crate::input;
 const BYTES: u64 = 1 << 20;
 /// How many pieces are read ahead.
 const AHEAD: usize = 4;
-/// Some programs write this before the first line.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A row to load.
 #[derive(Debug, Clone)]
@@ -36,6 +34,8 @@ pub(crate) struct InputBatch {
     pub(crate) id: u64,
     /// Never empty.
     pub(crate) rows: Vec<InputRow>,
+    /// The positions of the rows that are set aside, in increasing order.
+    pub(crate) set_aside: Vec<u32>,
     /// The byte offset of the end of this batch in the file.
     pub(crate) offset: u64,
 }
@@ -56,6 +56,8 @@ pub(crate) enum InputPiece {
     Batch(InputBatch),
     /// The line number, text and error of a line that is not a row.
     Bad(u64, Bytes, Error),
+    /// The end of the file, with the number of records in it, whether they are rows or not.
+    End(u64),
 }
 
 /// How a file is read.
@@ -74,15 +76,22 @@ pub(crate) fn open(path: &Path, rules: ReadRules) -> Result<mpsc::Receiver<Resul
     let (source, name) = (input::open(path)?, input::name(path));
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
-        let mut cutter = Cutter::new(source, rules);
+        // If nobody receives, the command has failed for another reason.
+        let send = |piece| sender.blocking_send(piece).is_ok();
+        let mut cutter = match input::text_of(source) {
+            Ok(source) => Cutter::new(source, rules),
+            Err(error) => {
+                send(Err(error.context(name)));
+                return;
+            }
+        };
         loop {
-            let piece = cutter.next();
-            let last = !matches!(piece, Ok(Some(_)));
-            let line = cutter.line;
-            let piece = piece.map_err(|e| e.context(format_args!("{name}, line {line}")));
-            // If nobody receives, the command has failed for another reason.
-            let sent = piece.transpose().is_none_or(|piece| sender.blocking_send(piece).is_ok());
-            if last || !sent {
+            let (piece, last) = match cutter.next() {
+                Ok(Some(piece)) => (Ok(piece), false),
+                Ok(None) => (Ok(InputPiece::End(cutter.records)), true),
+                Err(error) => (Err(error.context(format_args!("{name}, line {}", cutter.line))), true),
+            };
+            if !send(piece) || last {
                 return;
             }
         }
@@ -99,6 +108,8 @@ struct Cutter<R> {
     /// The line at which the current record starts.
     line: u64,
     lines_read: u64,
+    /// The records found, the header not counted.
+    records: u64,
     offset: u64,
     /// The piece after the last batch: what ended it.
     waiting: Option<Result<InputPiece>>,
@@ -115,7 +126,7 @@ impl<R: Read> Cutter<R> {
     fn new(source: R, rules: ReadRules) -> Cutter<R> {
         let sheet = rules.csv.clone().map(CsvParser::new);
         let source = BufReader::with_capacity(256 << 10, source);
-        Cutter { source, sheet, rules, id: 0, line: 0, lines_read: 0, offset: 0, waiting: None }
+        Cutter { source, sheet, rules, id: 0, line: 0, lines_read: 0, records: 0, offset: 0, waiting: None }
     }
 
     /// The next piece; `None` at the end of the file. After a read error the rest of the file cannot be parsed.
@@ -144,7 +155,12 @@ impl<R: Read> Cutter<R> {
             return self.waiting.take().transpose();
         }
         self.id += 1;
-        Ok(Some(InputPiece::Batch(InputBatch { id: self.id, rows, offset: self.offset })))
+        Ok(Some(InputPiece::Batch(InputBatch {
+            id: self.id,
+            rows,
+            set_aside: Vec::new(),
+            offset: self.offset,
+        })))
     }
 
     /// The next record, or the next line that is not blank.
@@ -162,6 +178,7 @@ impl<R: Read> Cutter<R> {
                 None if raw.trim_ascii().is_empty() => continue,
                 None => json_line(&raw),
             };
+            self.records += 1;
             let document = text.and_then(|text| Document::from_json(&text));
             return Ok(Some(match document {
                 Ok(document) => {
@@ -179,9 +196,6 @@ impl<R: Read> Cutter<R> {
         while let Some(mut line) = input::read_raw_line(&mut self.source)? {
             self.offset += line.len() as u64;
             self.lines_read += 1;
-            if self.lines_read == 1 && line.starts_with(BYTE_ORDER_MARK) {
-                line.drain(..BYTE_ORDER_MARK.len());
-            }
             if record.is_empty() {
                 self.line = self.lines_read;
             }

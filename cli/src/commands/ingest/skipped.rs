@@ -8,11 +8,8 @@ use std::path::{Path, PathBuf};
 use driftdb_common::error::{Error, Result};
 use driftdb_common::storage::fs;
 
+use super::notes::Notes;
 use crate::exit::{CliResult, Failure};
-use crate::render;
-
-/// How many skipped lines are reported one by one.
-const REPORTED: u64 = 20;
 
 /// The file of skipped lines, and its earlier content.
 pub(crate) struct SkippedLines {
@@ -24,6 +21,7 @@ pub(crate) struct SkippedLines {
     empty: bool,
     /// The number of lines skipped in this run.
     pub(crate) lines: u64,
+    notes: Notes,
 }
 
 impl SkippedLines {
@@ -39,7 +37,15 @@ impl SkippedLines {
         }
         let empty = stamp.as_ref().is_none_or(|stamp| stamp.len == 0);
         let (known, hasher) = (HashMap::new(), RandomState::new());
-        let mut skipped = SkippedLines { path: path.to_owned(), file, known, hasher, empty, lines: 0 };
+        let mut skipped = SkippedLines {
+            path: path.to_owned(),
+            file,
+            known,
+            hasher,
+            empty,
+            lines: 0,
+            notes: Notes::default(),
+        };
         if stamp.is_some() {
             skipped.read().map_err(|e| skipped.failed("read", &e))?;
         }
@@ -47,13 +53,18 @@ impl SkippedLines {
     }
 
     fn read(&mut self) -> io::Result<()> {
-        let source = fs::open_input(&self.path).map_err(io::Error::other)?;
-        for line in BufReader::new(source).split(b'\n') {
-            let mut line = line?;
-            line.push(b'\n');
+        let mut source = BufReader::new(fs::open_input(&self.path).map_err(io::Error::other)?);
+        loop {
+            let mut line = Vec::new();
+            if source.read_until(b'\n', &mut line)? == 0 {
+                return Ok(());
+            }
+            if line.last() != Some(&b'\n') {
+                // An earlier run was killed while it wrote this line. The line is written again, whole.
+                return self.file.write_all(b"\n");
+            }
             *self.known.entry(self.hasher.hash_one(line)).or_default() += 1;
         }
-        Ok(())
     }
 
     /// Writes the CSV header to an empty file, so that the file can be corrected and loaded.
@@ -61,24 +72,29 @@ impl SkippedLines {
         if self.empty { self.write(raw) } else { Ok(()) }
     }
 
+    /// Reports how many skipped lines were not reported one by one.
+    pub(crate) fn finish(&mut self) {
+        self.notes.finish("lines were skipped", &self.path.display().to_string());
+    }
+
     /// Skips a line and writes it to the file, with its line ending. `error` names the line.
     pub(crate) fn add(&mut self, raw: &[u8], error: &Error) -> Result<()> {
         self.lines += 1;
-        match self.lines {
-            ..=REPORTED => render::note(&format!("skipped: {error}")),
-            _ if self.lines == REPORTED + 1 => render::note("further skipped lines are not reported"),
-            _ => {}
-        }
-        // A record with several lines is identified by its last line.
-        let last = raw.trim_ascii_end().iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let line = self.hasher.hash_one(raw.get(last..).unwrap_or_default());
-        match self.known.get_mut(&line) {
-            Some(times @ 1..) => {
-                *times -= 1;
-                Ok(())
+        self.notes.show(&format!("skipped: {error}"));
+        if self.is_known(raw) { Ok(()) } else { self.write(raw) }
+    }
+
+    /// Whether an earlier run has written a record. If so, it is not known any more: another one like it is written.
+    fn is_known(&mut self, raw: &[u8]) -> bool {
+        let lines: Vec<u64> =
+            raw.split_inclusive(|byte| *byte == b'\n').map(|line| self.hasher.hash_one(line)).collect();
+        let is_known = lines.iter().all(|line| self.known.get(line).is_some_and(|times| *times > 0));
+        if is_known {
+            for line in lines {
+                self.known.entry(line).and_modify(|times| *times = times.saturating_sub(1));
             }
-            _ => self.write(raw),
         }
+        is_known
     }
 
     fn write(&mut self, raw: &[u8]) -> Result<()> {

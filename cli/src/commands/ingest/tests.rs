@@ -57,7 +57,8 @@ impl IngestStub {
         let durable = state.producers.get(producer).copied().unwrap_or_default();
         let mut errors = Vec::new();
         for (index, operation) in request.operations.into_iter().enumerate() {
-            if (request.batch_id, index) <= durable {
+            let is_aside = request.set_aside.iter().any(|aside| *aside as usize == index);
+            if (request.batch_id, index) <= durable || is_aside {
                 continue;
             }
             if left.as_mut().is_some_and(|left| left.checked_sub(1).map(|l| *left = l).is_none()) {
@@ -82,6 +83,10 @@ impl IngestStub {
                     reason,
                     message: "exists".into(),
                 });
+                if request.stop_at_refusal {
+                    let durable_batch_id = request.batch_id - 1;
+                    return Ok(v1::IngestResponse { durable_batch_id, errors, ..Default::default() });
+                }
                 continue;
             }
             state.rows.insert(key, text);
@@ -90,7 +95,7 @@ impl IngestStub {
         }
         state.producers.insert(producer.to_owned(), (request.batch_id, usize::MAX));
         let token = Some(v1::WriteToken { seq: state.seq, time: None, epoch: 1 });
-        Ok(v1::IngestResponse { durable_batch_id: request.batch_id, token, errors })
+        Ok(v1::IngestResponse { durable_batch_id: request.batch_id, token, errors, operations_passed: 0 })
     }
 }
 
@@ -112,11 +117,12 @@ impl WriterStub for IngestStub {
             let (batch, index) = stub.0.lock().unwrap().producers.get(&producer).copied().unwrap_or_default();
             let whole = index == usize::MAX || batch == 0;
             let durable_batch_id = if whole { batch } else { batch - 1 };
-            let hello = v1::IngestResponse { durable_batch_id, ..Default::default() };
+            let operations_passed = if whole { 0 } else { u32::try_from(index).unwrap() + 1 };
+            let hello = v1::IngestResponse { durable_batch_id, operations_passed, ..Default::default() };
             sender.send(Ok(hello)).await.unwrap();
             while let Some(Ok(request)) = requests.next().await {
                 let answer = stub.batch(&producer, request, &mut left);
-                let broken = answer.is_err();
+                let broken = answer.as_ref().map_or(true, |answer| !answer.errors.is_empty());
                 if sender.send(answer).await.is_err() || broken {
                     return;
                 }
@@ -173,6 +179,11 @@ async fn every_row_is_loaded_once_even_if_the_stream_breaks() {
     assert_eq!(ingest(&writer, &args).await.unwrap(), "{\"last_seq\":0,\"commits\":0,\"events\":0}\n");
     let (code, text) = ingest(&writer, &[&args[..], &["--restart"]].concat()).await.unwrap_err();
     assert!(code == 1 && text.contains("rows.jsonl, line 1: exists (ALREADY_EXISTS, ROW_EXISTS)"), "{text}");
+    // A refused row stays the one to begin with, however often the command is repeated.
+    let fixed = [&args[..], &["--producer", "p"]].concat();
+    for _ in 0..3 {
+        assert_eq!(ingest(&writer, &fixed[..]).await.unwrap_err().0, 1);
+    }
     let again = [&args[..], &["--restart", "--upsert"]].concat();
     assert!(ingest(&writer, &again).await.unwrap().contains("\"events\":300"));
 }
@@ -232,6 +243,63 @@ async fn csv_cells_are_loaded_with_their_types() {
     let (code, text) =
         ingest(&writer, &["--file", &path, "--format", "jsonl", "--restart"]).await.unwrap_err();
     assert!(code == 1 && text.contains("rows.CSV, line 1: "), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_rows_are_loaded_or_set_aside_and_never_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stub, writer) = IngestStub::serve(&[]).await;
+    let first = file(dir.path(), "first.jsonl", &numbered(5..60));
+    ingest(&writer, &["--file", &first]).await.unwrap();
+    // Of these 60 rows, 5 can be inserted.
+    let path = file(dir.path(), "rows.jsonl", &numbered(0..60));
+    let args = ["--file", &path, "--batch", "100", "--in-flight", "4"];
+    for _ in 0..3 {
+        let (code, text) = ingest(&writer, &args).await.unwrap_err();
+        assert!(code == 1 && text.contains("rows.jsonl, line 6: exists"), "{text}");
+        assert_eq!(stub.rows().len(), 60);
+    }
+    let bad = dir.path().join("bad.jsonl").to_str().unwrap().to_owned();
+    let skipping = [&args[..], &["--skip-bad", &bad]].concat();
+    let loaded = ingest(&writer, &skipping).await.unwrap();
+    assert_eq!(loaded, "{\"last_seq\":0,\"commits\":0,\"events\":0,\"skipped\":55}\n");
+    assert_eq!(text_of(&bad), numbered(5..60));
+    assert_eq!(ingest(&writer, &args).await.unwrap(), "{\"last_seq\":0,\"commits\":0,\"events\":0}\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_is_not_text_is_refused_before_anything_is_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stub, writer) = IngestStub::serve(&[]).await;
+    for (name, text, expected) in [
+        ("keyless.csv", "n,note\n1,x\n", "line 1: the header has no field \"id\""),
+        ("mac.csv", "id,a\r1,x\r2,y\r", "line 1: column 5: a carriage return"),
+        ("wide.csv", "i\0d\0,\0a\0\n\0", "UTF-16"),
+        ("half.csv", "id,a\n1,\"x\n", "line 2: the quote that starts here is not closed"),
+        ("array.jsonl", "[\n{\"id\":\"1\"}\n]\n", "line 1: "),
+        ("mac.jsonl", "{\"id\":\"1\"}\r{\"id\":\"2\"}\r", "line 1: "),
+    ] {
+        let path = file(dir.path(), name, text);
+        for _ in 0..2 {
+            let (code, text) = ingest(&writer, &["--file", &path]).await.unwrap_err();
+            assert!(code == 1 && text.contains(expected), "{name}: {text}");
+        }
+    }
+    assert!(stub.rows().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_goes_on_after_a_carriage_return_is_set_aside_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(dir.path(), "rows.csv", "id,a\n1,x\r2,y\n3,z\n4,\"u\rv\"");
+    let bad = dir.path().join("bad.csv").to_str().unwrap().to_owned();
+    let (stub, writer) = IngestStub::serve(&[]).await;
+    let (code, text) = ingest(&writer, &["--file", &path]).await.unwrap_err();
+    assert!(code == 1 && text.contains("rows.csv, line 2: column 4: a carriage return"), "{text}");
+    let loaded = ingest(&writer, &["--file", &path, "--skip-bad", &bad]).await.unwrap();
+    assert!(loaded.contains("\"events\":2,\"skipped\":1"), "{loaded}");
+    assert_eq!(stub.rows(), [r#"{"id":"3","a":"z"}"#, r#"{"id":"4","a":"u\rv"}"#]);
+    assert_eq!(text_of(&bad), "id,a\n1,x\r2,y\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

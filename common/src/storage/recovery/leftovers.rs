@@ -1,7 +1,7 @@
 //! Removes the files that interrupted writers left, after the survey has succeeded.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
@@ -27,6 +27,22 @@ fn remove_temporary_files(fs: &dyn FileSystem, dir: &Path) -> Result<()> {
     for name in names.iter().filter(|name| name.ends_with(TMP)) {
         // The file may be gone: its writer may have renamed it in the meantime.
         fs::remove_if_exists(fs, &dir.join(name)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Renames damaged files, so that new ones can take their names. The manifest on disk may still list them: whoever reads it
+/// does without a missing file as without a damaged one.
+pub(super) fn keep_aside(log: &Log, damaged: &[PathBuf]) -> Result<()> {
+    for path in damaged {
+        let kept = layout::set_aside_path(path, log.term());
+        match log.fs.rename(path, &kept) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            renamed => {
+                let what = format_args!("cannot rename {}", path.display());
+                renamed.map_err(|e| Error::io(what, &e))?;
+            }
+        }
     }
     Ok(())
 }
@@ -76,7 +92,7 @@ pub(super) fn remove_table(log: &Log, name: &str) -> Result<()> {
 fn remove_own_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
     let segments = dir.join("segments");
     let own_segment = |name: &String| layout::segment_number(name).is_some() || name.ends_with(SEGMENT_TMP);
-    for name in fs.list(&segments).unwrap_or_default().iter().filter(|name| own_segment(name)) {
+    for name in list_if_exists(fs, &segments)?.iter().filter(|name| own_segment(name)) {
         fs.remove(&segments.join(name))?;
     }
     for name in fs.list(dir)? {
@@ -85,7 +101,7 @@ fn remove_own_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
         }
     }
     for (subdir, extension) in [(dir.join("snapshots"), ".snap"), (dir.join("indexes"), ".idx")] {
-        for name in fs.list(&subdir).unwrap_or_default() {
+        for name in list_if_exists(fs, &subdir)? {
             if name.ends_with(extension) || name.ends_with(".tmp") {
                 fs.remove(&subdir.join(name))?;
             }
@@ -100,4 +116,12 @@ fn remove_own_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The names in a directory; none if it does not exist.
+fn list_if_exists(fs: &dyn FileSystem, dir: &Path) -> io::Result<Vec<String>> {
+    match fs.list(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed,
+    }
 }

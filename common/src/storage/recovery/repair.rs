@@ -66,7 +66,7 @@ fn adopt_table(
     (entry_index, last_seq): (usize, u64),
     predecessor: Predecessor,
 ) -> Result<()> {
-    let SurveyedTable { manifest, unlisted, active_len } = table;
+    let SurveyedTable { manifest, unlisted, active_len, damaged } = table;
     // A running predecessor may still remove these files by name, so no new segment may get one of their numbers.
     let reserved = unlisted.iter().copied().fold(0, u64::max);
     let name = manifest.table.clone();
@@ -74,6 +74,7 @@ fn adopt_table(
         let path = log.dir.segment(&name, number);
         log.fs.remove(&path).map_err(|e| Error::io(format_args!("cannot remove {}", path.display()), &e))?;
     }
+    leftovers::keep_aside(log, &damaged)?;
     leftovers::remove_unlisted_snapshots(log, &manifest)?;
     let CursorPosition { segment: number, offset: end, digest } = source.position().clone();
     let entry = log.head.head().entries.get(entry_index).copied().unwrap_or_default();

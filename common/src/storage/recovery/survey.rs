@@ -50,6 +50,8 @@ pub(super) struct SurveyedTable {
     pub(super) unlisted: Vec<u64>,
     /// The length of the active segment's file, in bytes.
     pub(super) active_len: u64,
+    /// Files of layers that are damaged, and that `manifest` does not name any more.
+    pub(super) damaged: Vec<PathBuf>,
 }
 
 impl SurveyedTable {
@@ -67,7 +69,7 @@ impl Survey {
         head: &Head,
         replay: &mut dyn Replay,
     ) -> Result<Survey> {
-        let mut survey = Survey::open_tables(fs, dir, head)?;
+        let mut survey = Survey::open_tables(fs, dir, head, replay)?;
         survey.replay(replay)?;
         survey.check_published(head)?;
         Ok(survey)
@@ -97,7 +99,12 @@ impl Survey {
     }
 
     /// Finds all tables and prepares to read their logs.
-    fn open_tables(fs: &Arc<dyn FileSystem>, dir: &DataDir, head: &Head) -> Result<Survey> {
+    fn open_tables(
+        fs: &Arc<dyn FileSystem>,
+        dir: &DataDir,
+        head: &Head,
+        replay: &mut dyn Replay,
+    ) -> Result<Survey> {
         let mut survey = Survey {
             dir: dir.clone(),
             commits: CommitReader::new(0),
@@ -110,7 +117,10 @@ impl Survey {
         };
         for name in layout::table_names(&**fs, dir)? {
             match layout::read_manifest(&**fs, dir, &name)? {
-                Some(manifest) => survey.open_table(fs, manifest)?,
+                Some(manifest) => {
+                    let (manifest, damaged) = replay.set_aside_damage(manifest)?;
+                    survey.open_table(fs, manifest, damaged)?;
+                }
                 None => {
                     let numbers = layout::segment_numbers(&**fs, dir, &name)?;
                     if let Some(number) = numbers.into_iter().find(|number| *number > 1) {
@@ -124,7 +134,12 @@ impl Survey {
         Ok(survey)
     }
 
-    fn open_table(&mut self, fs: &Arc<dyn FileSystem>, manifest: Manifest) -> Result<()> {
+    fn open_table(
+        &mut self,
+        fs: &Arc<dyn FileSystem>,
+        manifest: Manifest,
+        damaged: Vec<PathBuf>,
+    ) -> Result<()> {
         let (name, id) = (&manifest.table, manifest.table_id);
         let present = layout::segment_numbers(&**fs, &self.dir, name)?;
         let mut cursor = LogCursor::new(Arc::clone(fs), &self.dir, name, id);
@@ -169,7 +184,7 @@ impl Survey {
             // The cursor has all spans already. This only makes the reader read the table.
             self.commits.extend(id, SegmentSpan { segment: last.number, end: 0, seal: None });
         }
-        self.tables.insert(id, SurveyedTable { manifest, unlisted, active_len });
+        self.tables.insert(id, SurveyedTable { manifest, unlisted, active_len, damaged });
         Ok(())
     }
 

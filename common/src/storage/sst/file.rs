@@ -13,6 +13,8 @@ use crate::format::sst::{
     Trailer, Tree, decode_block, filter,
 };
 use crate::storage::fs::{self, File, FileSystem, read_failed};
+use crate::storage::io_ban;
+use crate::work;
 
 /// An SST, open for reading. The cache may close its file descriptor at any time; the next read opens the file again.
 #[derive(Debug)]
@@ -106,6 +108,7 @@ impl SstFile {
     /// Returns whether a tree may have an entry that was added to its filter with these bytes. True if the tree has no
     /// filter, false if it has no entries.
     pub fn may_contain(&self, tree: u8, item: &[u8]) -> Result<bool> {
+        io_ban::check();
         let Some(Tree { filter, entries: 1.., .. }) = self.directory.tree(tree) else { return Ok(false) };
         let Some(place) = filter else { return Ok(true) };
         let hash = filter::hash(item);
@@ -133,6 +136,7 @@ impl SstFile {
 
     /// Returns a data or index block, through the cache.
     pub(super) fn block(&self, handle: BlockHandle) -> Result<Block> {
+        io_ban::check();
         if let Some(CachedBlock::Entries(block)) = self.cache.get(self.id, handle.offset) {
             return Ok(block);
         }
@@ -160,6 +164,7 @@ impl SstFile {
         if handle.end() > self.directory_handle.offset {
             return Err(self.damaged(handle.offset, "a block handle points outside the file's blocks"));
         }
+        work::step_for_read()?;
         let file = self.cache.file(self.id, || self.reopen())?;
         let read = read_block(file.as_ref().as_ref(), &self.path, self.identity, handle);
         if read.as_ref().is_err_and(|e| e.reason() == Reason::FileGone) {

@@ -155,12 +155,7 @@ impl Log {
     }
 
     /// Writes a table's frames, and returns the file to sync.
-    fn write_frames(
-        &mut self,
-        id: u64,
-        frames: &mut TableFrames,
-        published: u64,
-    ) -> Result<Arc<dyn File>> {
+    fn write_frames(&mut self, id: u64, frames: &mut TableFrames, published: u64) -> Result<Arc<dyn File>> {
         let deadline = Instant::now() + DESCRIPTOR_WAIT;
         loop {
             match self.open_segment(id) {

@@ -31,7 +31,8 @@ impl Log {
     }
 
     fn make_table(&mut self, id: u64, name: &str) -> Result<NewTable> {
-        let failed = |e: io::Error| Error::io(format_args!("cannot write {}", self.dir.table(name).display()), &e);
+        let failed =
+            |e: io::Error| Error::io(format_args!("cannot write {}", self.dir.table(name).display()), &e);
         self.fs.create_dir(&self.dir.segments(name)).map_err(failed)?;
         self.fs.sync_dir(&self.dir.tables()).map_err(failed)?;
         self.fs.sync_dir(&self.dir.table(name)).map_err(failed)?;
@@ -75,8 +76,7 @@ impl NewTable {
     pub(super) fn install_all(fs: &dyn FileSystem, tables: &[NewTable]) -> Result<(), AppendError> {
         for (at, table) in tables.iter().enumerate() {
             let Err(error) = table.install(fs) else { continue };
-            let failed =
-                |e: io::Error| Error::io(format_args!("cannot write {}", table.path.display()), &e);
+            let failed = |e: io::Error| Error::io(format_args!("cannot write {}", table.path.display()), &e);
             // A later commit will have the number of this one, which is the table's id. After a power cut, the manifest
             // would claim that commit.
             let undone = tables.iter().take(at + 1).try_for_each(|table| table.uninstall(fs));

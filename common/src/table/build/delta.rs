@@ -123,7 +123,7 @@ pub fn build_next(
             if at % REPORT_INTERVAL == 0 {
                 progress(content.frames + at)?;
             }
-            write_versions(file, layers, key, row, &mut builders)?;
+            write_versions(file, layers, (key, row), &mut builders, &|| progress(content.frames + at))?;
         }
         file.end_tree()?;
         write_other_trees(file, &content)?;
@@ -268,15 +268,18 @@ fn newest_indexes(schemas: &[SchemaEntry]) -> Result<Vec<String>> {
 fn write_versions(
     file: &mut SstWriter<SstOutput>,
     layers: &LayerMap,
-    key: &[u8],
-    row: &CollectedRow,
+    (key, row): (&[u8], &CollectedRow),
     indexes: &mut [IndexBuilder],
+    check: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
     let mut fold = RowFold::default();
     // PATCHes since the last version that was stored with the row after it, and their bytes.
     let (mut patches, mut patched_bytes) = (0, 0);
     let (mut version_key, mut value) = (Vec::new(), Vec::new());
-    for CollectedEvent { id, time_ms, author, event } in &row.events {
+    for (number, CollectedEvent { id, time_ms, author, event }) in (1..).zip(&row.events) {
+        if number % REPORT_INTERVAL == 0 {
+            check()?;
+        }
         let row_before = || match &row.key {
             Some(key) => Ok(layers.row(key, id.before())?.and_then(|before| before.document)),
             None => Ok(None),

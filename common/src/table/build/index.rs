@@ -234,7 +234,7 @@ pub fn build(
         if is_image {
             add_row(&mut cursor, &mut index)?;
         } else {
-            add_versions(&mut cursor, &mut index, row_before)?;
+            add_versions(&mut cursor, &mut index, row_before, &|| progress(done))?;
         }
         index.write_run_if_full(files, |_| target.clone())?;
         done += 1;
@@ -261,12 +261,21 @@ fn add_row(cursor: &mut TreeCursor, index: &mut IndexBuilder) -> Result<()> {
 }
 
 /// Adds all versions in a delta layer of the row that the cursor is on, and moves to the next row.
-fn add_versions(cursor: &mut TreeCursor, index: &mut IndexBuilder, row_before: RowBefore<'_>) -> Result<()> {
+fn add_versions(
+    cursor: &mut TreeCursor,
+    index: &mut IndexBuilder,
+    row_before: RowBefore<'_>,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     let Some(key) = cursor.key().and_then(read_version).map(|(row, ..)| row.to_vec()) else {
         return cursor.next();
     };
-    let mut fold = RowFold::default();
+    let (mut fold, mut versions) = (RowFold::default(), 0u64);
     while let (Some(at), Some(value)) = (cursor.key(), cursor.value()) {
+        versions += 1;
+        if versions.is_multiple_of(REPORT_INTERVAL) {
+            check()?;
+        }
         let Some((_, seq, _)) = read_version(at).filter(|(row, ..)| *row == key) else { break };
         let VersionEntry { kind, payload, image, .. } = VersionEntry::decode(&value)?;
         let row = fold.apply(kind, payload.as_ref(), image, || row_before(&key, seq))?;

@@ -43,7 +43,7 @@ pub fn merge_deltas(
         }
         file.begin_tree(tree::PRODUCERS, false)?;
         // A producer's newest position counts.
-        merge_tree(file, deltas.iter().map(|(_, delta)| &delta.file), tree::PRODUCERS, |_, newer| newer)?;
+        merge_tree(file, deltas.iter().map(|(_, delta)| &delta.file), tree::PRODUCERS, |_, newer| Ok(newer))?;
         file.end_tree()?;
         Ok(newest.file.properties().to_vec())
     })?;
@@ -115,7 +115,7 @@ fn merge_tree<'a>(
     file: &mut SstWriter<SstOutput>,
     files: impl Iterator<Item = &'a Arc<SstFile>>,
     id: u8,
-    join: impl Fn(Bytes, Bytes) -> Bytes,
+    join: impl Fn(Bytes, Bytes) -> Result<Bytes>,
 ) -> Result<()> {
     let mut merged = open_merged(files, id)?;
     while let Some(key) = merged.key().map(<[u8]>::to_vec) {
@@ -123,7 +123,7 @@ fn merge_tree<'a>(
         for cursor in merged.sources_at(&key) {
             let value = cursor.value().unwrap_or_default();
             joined = Some(match joined {
-                Some(older) => join(older, value),
+                Some(older) => join(older, value)?,
                 None => value,
             });
             cursor.next()?;
@@ -133,14 +133,13 @@ fn merge_tree<'a>(
     Ok(())
 }
 
-/// Joins the entries that two delta layers have for one candidate. An entry that cannot be read counts as a candidate at any point
-/// in time, which is never wrong: whoever uses the index reads the row.
-fn join_candidates(older: &Bytes, newer: &Bytes) -> Bytes {
-    let read = |bytes: &Bytes| CandidateEntry::decode(bytes).unwrap_or_default();
-    let joined = CandidateEntry { first: read(older).first, until: read(newer).until };
+/// Joins the entries that two delta layers have for one candidate.
+fn join_candidates(older: &Bytes, newer: &Bytes) -> Result<Bytes> {
+    let (older, newer) = (CandidateEntry::decode(older)?, CandidateEntry::decode(newer)?);
+    let joined = CandidateEntry { first: older.first, until: newer.until };
     let mut out = Vec::new();
     joined.encode(&mut out);
-    out.into()
+    Ok(out.into())
 }
 
 fn open_merged<'a>(

@@ -22,7 +22,7 @@ mod segments;
 
 pub(in crate::table) use commit_order::CommitOrder;
 pub(in crate::table) use layer_ends::LayerEnds;
-pub(in crate::table) use layer_files::{SoundLayers, check_layer_files};
+pub(in crate::table) use layer_files::check_layer_files;
 pub(in crate::table) use problem::ProblemReporter;
 pub use problem::{Problem, VerifiedCounts};
 

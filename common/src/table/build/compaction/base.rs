@@ -144,7 +144,7 @@ pub(super) fn write_rows(
     progress: ProgressFn<'_>,
 ) -> Result<()> {
     let Some(created_at) = layers.created_at(floor)? else { return Ok(()) };
-    let key_type = layers.key_type();
+    let key_type = layers.key_type()?;
     let mut scan = layers.scan(floor, &[])?;
     let mut rows = 0;
     while let Some(bytes) = scan.key() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::format::head::{Header, TableEntry};
 use crate::format::manifest::Manifest;
-use crate::table::check::verification::SoundLayers;
+use crate::table::sound_layers::SoundLayers;
 
 /// What is damaged, and what is known from the other files.
 #[derive(Default)]
@@ -14,6 +14,8 @@ pub(super) struct Diagnosis {
     pub(super) is_database_damaged: bool,
     /// Whether HEAD is missing or has no valid header.
     pub(super) is_head_damaged: bool,
+    /// Whether one copy of HEAD's header or a table entry is not valid, and the other copy is.
+    pub(super) is_head_incomplete: bool,
     /// The header of HEAD, if it is valid.
     pub(super) header: Option<Header>,
     /// The valid table entries of HEAD, by table id.
@@ -34,7 +36,6 @@ pub(super) struct Diagnosis {
 pub(super) struct DamagedLayers {
     pub(super) manifest: Manifest,
     /// The layers without problems.
+    /// A delta layer that does not end where the manifest says is not among them.
     pub(super) sound: SoundLayers,
-    /// The last seqs of the delta layers that do not end where the manifest says.
-    pub(super) misplaced: Vec<u64>,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::diagnosis::Diagnosis;
 use super::finding::{
     ExamSummary, Finding, FindingReporter, REBUILD_FROM_HEAD, REBUILD_FROM_LOG, REPAIRED_ON_OPEN,
-    RESTORE_COPY,
+    RESTORE_COPY, REWRITE_HEAD,
 };
 use super::layer_examination::{
     examine_layers, find_unused_of_database, find_unused_of_table, list_if_exists,
@@ -95,7 +95,8 @@ impl Examination<'_> {
         for (i, _) in (0..).zip(copies).filter(|(_, copy)| copy.is_none()) {
             if copies.iter().any(Option::is_some) {
                 let what = format!("header copy {i} is not valid: DriftDB uses the other copy");
-                self.reporter.note(&path, what, REPAIRED_ON_OPEN);
+                self.reporter.damage(&path, cell_offset(i), what, REWRITE_HEAD);
+                self.diagnosis.is_head_incomplete = true;
             }
         }
         let Some(header) = decode_header(&bytes) else {
@@ -118,10 +119,10 @@ impl Examination<'_> {
                 Some(_) => {}
                 None => {
                     let offset = cell_offset(table_entry_cell(i));
-                    let what = format!(
-                        "table entry {i} at byte {offset} is not valid: the segments contain the same information"
-                    );
-                    self.reporter.note(&path, what, REPAIRED_ON_OPEN);
+                    let what =
+                        format!("table entry {i} is not valid: the segments contain the same information");
+                    self.reporter.damage(&path, offset, what, REWRITE_HEAD);
+                    self.diagnosis.is_head_incomplete = true;
                 }
             }
         }

@@ -14,9 +14,11 @@ pub(super) const REBUILD_FROM_LOG: &str =
     "put back a copy of this file, or rebuild it from the segments with driftctl doctor --repair";
 /// The remedy for what the next writer repairs.
 pub(super) const REPAIRED_ON_OPEN: &str = "nothing: the next writer repairs it when it opens the database";
+/// The remedy for a damaged part of HEAD that the rest of HEAD and the segments contain, too.
+pub(super) const REWRITE_HEAD: &str =
+    "start the writer, which rewrites HEAD when it opens the database, or run driftctl doctor --repair";
 /// The remedy for a damaged snapshot or index.
-pub(super) const REBUILD_LAYER: &str =
-    "run driftctl doctor --repair: the next writer then builds the file again from the log";
+pub(super) const REBUILD_LAYER: &str = "start the writer, which does without the file and builds it again from the log, or run driftctl doctor --repair";
 /// The remedy for an unused file.
 pub(super) const REMOVE_UNUSED: &str = "run driftctl doctor --repair, which removes the file";
 

@@ -30,7 +30,7 @@ pub(super) fn examine_layers(
     let mut problems = Vec::new();
     let mut on_problem = |problem| problems.push(problem);
     let mut problem_reporter = ProblemReporter::new(&|_| Ok(()), &mut on_problem);
-    let sound = check_layer_files(&files, manifest, &mut problem_reporter)?;
+    let mut sound = check_layer_files(&files, manifest, &mut problem_reporter)?;
     reporter.summary.files += problem_reporter.counts.files;
     for Problem { file, offset, message } in problems {
         reporter.damage(&PathBuf::from(file), offset, message, REBUILD_LAYER);
@@ -49,8 +49,12 @@ pub(super) fn examine_layers(
     if are_sound && misplaced.is_empty() {
         return Ok(None);
     }
-    let misplaced = misplaced.into_iter().map(|wrong| wrong.seq).collect();
-    Ok(Some(DamagedLayers { manifest: manifest.clone(), sound, misplaced }))
+    for (delta, layer) in manifest.deltas.iter().zip(&mut sound.deltas) {
+        if misplaced.iter().any(|wrong| wrong.seq == delta.seq) {
+            *layer = None;
+        }
+    }
+    Ok(Some(DamagedLayers { manifest: manifest.clone(), sound }))
 }
 
 /// Reports and returns the snapshots and indexes that a manifest does not list, and unfinished files of the table.

@@ -10,14 +10,15 @@ use crate::format::event::EventType;
 use crate::format::head::{FORMAT_VERSION, Header, TableEntry};
 use crate::format::manifest::{self, Database, Manifest, Segment};
 use crate::storage::fs::{self, FileSystem};
-use crate::storage::head::Head;
+use crate::storage::head::{self, Head};
 use crate::storage::head_file::HeadFile;
+use crate::storage::head_reader::replace_damaged_entries;
 use crate::storage::layout::{self, DataDir, segment_number};
 use crate::storage::recovery;
 use crate::storage::wal::cursor::{CursorItem, LogCursor, SegmentSpan};
 use crate::table::check::verification::CommitOrder;
-use crate::table::layers::LayerFile;
 use crate::table::schema::SchemaEvent;
+use crate::table::sound_layers::manifest_of_sound_layers;
 
 /// A rebuilt value, or the reason why it cannot be rebuilt. An `Err` of the outer result stops all repairs.
 type Rebuilt<T> = Result<std::result::Result<T, String>>;
@@ -42,6 +43,8 @@ pub(super) fn repair(
     }
     if diagnosis.is_head_damaged {
         repair.rebuild_head()?;
+    } else if diagnosis.is_head_incomplete {
+        repair.rewrite_head()?;
     }
     for table in &diagnosis.damaged_manifests {
         repair.rebuild_manifest(table)?;
@@ -94,11 +97,10 @@ impl Repair<'_> {
                 );
                 return Ok(());
             }
-            Err(_) => {
-                self.report_unrepaired(
-                    &path,
-                    "database.json, which contains the database id, cannot be read either",
-                );
+            Err(error) => {
+                let why =
+                    format!("database.json, which contains the database id, cannot be read either: {error}");
+                self.report_unrepaired(&path, &why);
                 return Ok(());
             }
         };
@@ -137,6 +139,27 @@ impl Repair<'_> {
         self.reporter.repair(&path, message);
         let header = Header { last_seq, last_ms, ..header };
         HeadFile::replace(&**self.fs, self.dir, &Head { header, entries: Vec::new() })
+    }
+
+    /// Rewrites HEAD: both copies of the header from the valid one, and damaged table entries from the segments.
+    fn rewrite_head(&mut self) -> Result<()> {
+        let path = self.dir.head();
+        if !self.diagnosis.damaged_manifests.is_empty() || !self.diagnosis.damaged_segments.is_empty() {
+            self.report_unrepaired(&path, "a manifest or a segment is damaged too");
+            return Ok(());
+        }
+        let Some(found) = head::read_tolerant(&**self.fs, self.dir)? else { return Ok(()) };
+        match replace_damaged_entries(self.fs, self.dir, &found)? {
+            Some(head) => {
+                let message = "rewritten from its valid cells and from the segments";
+                self.reporter.repair(&path, message);
+                HeadFile::replace(&**self.fs, self.dir, &head)
+            }
+            None => {
+                self.report_unrepaired(&path, "it has no room for the entry of a table");
+                Ok(())
+            }
+        }
     }
 
     fn rebuild_manifest(&mut self, table: &str) -> Result<()> {
@@ -291,46 +314,15 @@ impl Repair<'_> {
         }
     }
 
-    /// The manifest without damaged layers and indexes. Delta layers after the first damaged one are removed too, so that those
-    /// that remain contain everything up to the position at which the log continues.
+    /// The manifest without damaged layers and indexes, with a version above the damaged one.
     fn manifest_of_sound_layers(&self, damaged: &DamagedLayers) -> Rebuilt<Manifest> {
-        let DamagedLayers { manifest, sound, misplaced } = damaged;
+        let DamagedLayers { manifest, sound } = damaged;
         let entry = self.diagnosis.table_entries.get(&manifest.table_id);
-        let mut rebuilt = manifest.clone();
+        let mut rebuilt = match manifest_of_sound_layers(manifest, sound) {
+            Ok(rebuilt) => rebuilt,
+            Err(why) => return Ok(Err(why.to_owned())),
+        };
         rebuilt.version = rebuilt.version.max(entry.map_or(0, |entry| entry.manifest)) + 1;
-        rebuilt.deltas.clear();
-        let base = manifest.deltas.first().filter(|delta| delta.is_compaction_base()).map(|delta| delta.seq);
-        let mut last_seq = 0;
-        for (at, (delta, layer)) in (0..).zip(manifest.deltas.iter().zip(&sound.deltas)) {
-            let continues = match (at, base) {
-                (0, Some(_)) => true,
-                // The floor can be within the layer after the compaction base.
-                (1, Some(floor)) => delta.base <= floor && delta.seq > floor,
-                _ => delta.base == last_seq,
-            };
-            let Some(layer) = layer.as_ref().filter(|_| !misplaced.contains(&delta.seq) && continues) else {
-                break;
-            };
-            let mut delta = delta.clone();
-            delta.indexes.retain(|path| layer.index(path).is_some());
-            delta.bytes = bytes_with_indexes(layer);
-            last_seq = delta.seq;
-            rebuilt.deltas.push(delta);
-        }
-        rebuilt.images.clear();
-        for (image, layer) in manifest.images.iter().zip(&sound.images) {
-            let Some(layer) = layer.as_ref().filter(|_| image.seq <= last_seq) else { continue };
-            let mut image = image.clone();
-            image.indexes.retain(|path| layer.index(path).is_some());
-            image.bytes = bytes_with_indexes(layer);
-            rebuilt.images.push(image);
-        }
-        if rebuilt.deltas.is_empty() {
-            rebuilt.published_ms = 0;
-        }
-        if let Some(why) = why_compacted_table_needs_layers(manifest, &rebuilt) {
-            return Ok(Err(why.to_owned()));
-        }
         let loses_deltas = rebuilt.deltas.len() < manifest.deltas.len();
         if loses_deltas && self.diagnosis.damaged_segments.contains(&manifest.table) {
             return Ok(Err("the segments from which the layers would be built again are damaged".to_owned()));
@@ -347,29 +339,4 @@ impl Repair<'_> {
             None => Ok(()),
         }
     }
-}
-
-fn bytes_with_indexes(layer: &LayerFile) -> u64 {
-    layer.file.bytes() + layer.indexes.iter().map(|(_, index)| index.bytes()).sum::<u64>()
-}
-
-/// Why a compacted table cannot lose the layers that `rebuilt` no longer lists. The compacted segment contains the same state,
-/// but nothing builds layers from it.
-fn why_compacted_table_needs_layers(manifest: &Manifest, rebuilt: &Manifest) -> Option<&'static str> {
-    let floor = manifest.floor?.seq;
-    let loses_deltas = rebuilt.deltas.len() < manifest.deltas.len();
-    let base = manifest.deltas.first().filter(|delta| delta.is_compaction_base()).map(|delta| delta.seq);
-    if loses_deltas && base != Some(floor) {
-        return Some("a compaction did not finish, and only the next writer can finish it");
-    }
-    let has_image = rebuilt.images.iter().any(|image| Some(image.seq) == base);
-    if base.is_some() && (rebuilt.deltas.is_empty() || !has_image) {
-        return Some(
-            "the table was compacted, and its layers at the floor cannot be built again from the compacted segment",
-        );
-    }
-    // Only this layer has the requests of its commits that compaction discarded from the log.
-    let is_floor_within =
-        rebuilt.deltas.len() == 1 && manifest.deltas.get(1).is_some_and(|delta| delta.base < floor);
-    is_floor_within.then_some("the table was compacted, and the damaged delta layer contains the floor")
 }

@@ -12,7 +12,6 @@ use crate::storage::sst::SstFile;
 use crate::storage::wal::cursor::{CursorItem, DecodedFrame, LogCursor};
 use crate::table::check::verification::compaction_base::{self, ComparedBase, FloorLayers};
 use crate::table::check::verification::delta_layer::{DeltaComparison, TableTotals};
-use crate::table::check::verification::layer_files::SoundLayers;
 use crate::table::check::verification::log_chunk::{LogChunk, RowEvent};
 use crate::table::check::verification::problem::ProblemReporter;
 use crate::table::check::verification::{candidates, image_layer};
@@ -21,6 +20,7 @@ use crate::table::layers::LayerFile;
 use crate::table::layers::{LayerMap, sort_key};
 use crate::table::log_tail::{ReadLimit, log_after};
 use crate::table::schema::{SchemaAction, SchemaEvent};
+use crate::table::sound_layers::SoundLayers;
 use crate::table::table_files::TableFiles;
 
 /// Compares all snapshots and indexes of a table with its log, up to `limit`. The log must be readable.

@@ -17,14 +17,8 @@ use crate::storage::layout::{delta_stem, image_stem};
 use crate::storage::sst::SstFile;
 use crate::table::check::verification::problem::ProblemReporter;
 use crate::table::layers::LayerFile;
+use crate::table::sound_layers::SoundLayers;
 use crate::table::table_files::TableFiles;
-
-/// The layers without problems, each with its indexes without problems. A layer is at its position in the manifest; `None` if
-/// the layer has a problem.
-pub(in crate::table) struct SoundLayers {
-    pub(in crate::table) deltas: Vec<Option<LayerFile>>,
-    pub(in crate::table) images: Vec<Option<LayerFile>>,
-}
 
 /// Opens and checks every layer and index that a manifest lists.
 pub(in crate::table) fn check_layer_files(

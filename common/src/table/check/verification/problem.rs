@@ -10,7 +10,7 @@ use crate::table::build::progress::ProgressFn;
 /// The number of problems that are reported for one file. Further problems are only counted.
 const REPORTED_PER_FILE: u64 = 20;
 /// Frames or entries between two calls of the progress function.
-const PROGRESS_INTERVAL: u64 = 1024;
+const PROGRESS_INTERVAL: u64 = 64;
 
 /// Something wrong in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +72,10 @@ impl<'a> ProblemReporter<'a> {
 
     /// Reports an error of reading a file as a problem of that file. Returns other errors, such as a cancellation.
     pub(super) fn report_error(&mut self, file: &Path, error: Error) -> Result<()> {
-        if !matches!(error.reason(), Reason::Corrupt | Reason::Io | Reason::FileGone) {
+        // Other errors, such as too many open files, say nothing about the file.
+        let is_about_file =
+            matches!(error.reason(), Reason::Corrupt | Reason::FileGone) || is_media_error(&error);
+        if !is_about_file {
             return Err(error);
         }
         let message = error.file_error().filter(|about| about.file == file.display().to_string());
@@ -86,4 +89,10 @@ impl<'a> ProblemReporter<'a> {
         self.steps += 1;
         if self.steps.is_multiple_of(PROGRESS_INTERVAL) { (self.progress)(self.steps) } else { Ok(()) }
     }
+}
+
+/// Whether the disk could not read a part of a file (`EIO`).
+fn is_media_error(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.and_then(std::io::Error::raw_os_error) == Some(rustix::io::Errno::IO.raw_os_error())
 }

@@ -1,0 +1,31 @@
+//! Notes about single rows: the first ones are printed, the others only counted.
+
+use crate::render;
+
+/// How many rows are reported one by one.
+const REPORTED: u64 = 10;
+
+/// Notes of one kind.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    count: u64,
+}
+
+impl Notes {
+    /// Prints a note, or counts it if enough were printed.
+    pub(crate) fn show(&mut self, note: &str) {
+        self.count += 1;
+        if self.count <= REPORTED {
+            render::note(note);
+        }
+    }
+
+    /// Prints how many were only counted, such as `5 more lines were skipped: bad.csv`.
+    pub(crate) fn finish(&mut self, what: &str, place: &str) {
+        let more = self.count.saturating_sub(REPORTED);
+        if more > 0 {
+            render::note(&format!("note: {more} more {what}: {place}"));
+        }
+        self.count = 0;
+    }
+}

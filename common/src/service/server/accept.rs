@@ -1,0 +1,130 @@
+//! Takes connections from a listener and serves each on its own task, within the bounds of the process.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::memory::MemoryBudget;
+use crate::service::log_throttle::LogThrottle;
+use crate::service::server::byte_stream::Connection;
+use crate::service::server::connection::serve_connection;
+use crate::service::server::connections::Connections;
+use crate::service::server::descriptors;
+use crate::service::server::listener::Listener;
+
+/// How long nothing is accepted after the system refused a connection, because it is short of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often connections that do not take their answers are looked for, if answers lack memory.
+const STALL_CHECK: Duration = Duration::from_secs(10);
+
+/// Accepts and serves connections.
+pub struct Acceptor {
+    routes: Routes,
+    budget: Arc<MemoryBudget>,
+    connections: Arc<Connections>,
+    /// The next connection is accepted after this time.
+    paused_until: Instant,
+    /// How often answers had lacked memory at the last check for stalled connections.
+    answers_lacked: u64,
+    accept_errors: LogThrottle,
+    turned_away: LogThrottle,
+}
+
+impl Acceptor {
+    /// Serves `routes`. Calls take their memory from `budget`.
+    pub fn new(routes: Routes, budget: Arc<MemoryBudget>) -> Acceptor {
+        Acceptor {
+            routes,
+            connections: Connections::new(Arc::clone(&budget), descriptors::connections()),
+            budget,
+            paused_until: Instant::now(),
+            answers_lacked: 0,
+            accept_errors: LogThrottle::new(),
+            turned_away: LogThrottle::new(),
+        }
+    }
+
+    /// Accepts connections until `stopping` is cancelled, then waits for the open ones. Dropping the future cuts them.
+    pub async fn run(mut self, mut listener: Listener, stopping: CancellationToken) {
+        let mut tasks = JoinSet::new();
+        let mut stall_check = interval(STALL_CHECK);
+        stall_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let paused_until = self.paused_until;
+            let accept = async {
+                sleep_until(paused_until).await;
+                listener.accept().await
+            };
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => break,
+                Some(_) = tasks.join_next() => {}
+                _ = stall_check.tick() => self.close_stalled(),
+                accepted = accept => match accepted {
+                    Ok(Some((stream, peer))) => self.start(stream, peer, &stopping, &mut tasks),
+                    Ok(None) => break,
+                    Err(error) => self.accept_failed(&error),
+                },
+            }
+        }
+        // The system refuses new connections from now on, instead of keeping them waiting.
+        drop(listener);
+        while tasks.join_next().await.is_some() {}
+    }
+
+    fn start(
+        &self,
+        stream: Connection,
+        peer: Option<IpAddr>,
+        stopping: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) {
+        match self.connections.admit(peer) {
+            Some(place) => {
+                tasks.spawn(serve_connection(stream, place, self.routes.clone(), stopping.clone()));
+            }
+            None => {
+                if let Some(left_out) = self.turned_away.pass() {
+                    tracing::warn!(?peer, left_out, "closed a new connection: too many are open");
+                }
+            }
+        }
+    }
+
+    /// Pauses if the system is short of something: the same error would come back at once.
+    fn accept_failed(&mut self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
+        let concerns_one =
+            [ConnectionAborted, ConnectionReset, InvalidInput, NotConnected].contains(&error.kind());
+        if !concerns_one {
+            self.paused_until = Instant::now() + PAUSE;
+            self.connections.make_room();
+        }
+        if let Some(left_out) = self.accept_errors.pass() {
+            tracing::warn!(%error, left_out, "cannot accept a connection");
+        }
+    }
+
+    /// While answers lack memory, closes the connections that hold much of it and do not take what they hold.
+    fn close_stalled(&mut self) {
+        let so_far = self.budget.answers_lacked();
+        let lacked = so_far > self.answers_lacked;
+        self.answers_lacked = so_far;
+        if !lacked {
+            return;
+        }
+        let closed = self.connections.close_stalled();
+        if closed > 0 {
+            tracing::warn!(
+                closed,
+                "closed connections that did not take their answers while others lacked memory"
+            );
+        }
+    }
+}

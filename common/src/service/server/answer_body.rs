@@ -1,0 +1,208 @@
+//! The body of an answer on its way to the client: what waits for the client's window is reserved.
+//!
+//! HTTP/2 keeps what the client has no window for. It asks for the next frame of an answer as soon as the client has room for
+//! one byte of the last one, so frames are short, and at most one of them waits there. The rest of a message waits here. The
+//! memory is given back when the last byte of a message has been written, because all frames of a message share it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body::{Body as _, Frame};
+use tonic::Status;
+use tonic::body::Body;
+
+use crate::limits;
+use crate::memory::{MemoryPermit, MemoryUse, NoRoom};
+use crate::service::server::call_memory::{CallMemory, WaitForMemory};
+use crate::service::status::to_status;
+
+/// The most bytes that HTTP/2 gets at once.
+const FRAME_BYTES: usize = 16 << 10;
+/// Reserved before a message is computed.
+const COMPUTED_BYTES: u64 = limits::MESSAGE_BYTES as u64;
+
+/// The body of an answer.
+pub struct AnswerBody {
+    /// `None` after the end.
+    messages: Option<Body>,
+    /// What came instead of a first message.
+    first: Option<Result<Frame<Bytes>, Status>>,
+    /// The part of a message that HTTP/2 has not asked for.
+    rest: Bytes,
+    /// Reserved for the message that is being computed.
+    computing: Option<MemoryPermit>,
+    /// Set while the answer waits for memory.
+    waiting: Option<WaitForMemory>,
+    /// `None` if the call was refused.
+    memory: Option<CallMemory>,
+}
+
+/// A message of an answer, and the memory that is given back with it.
+struct ReservedMessage {
+    bytes: Bytes,
+    _permit: MemoryPermit,
+}
+
+impl AsRef<[u8]> for ReservedMessage {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The response to a call that was refused.
+pub fn refusal(status: Status) -> Response<AnswerBody> {
+    let none = |_| AnswerBody {
+        messages: None,
+        first: None,
+        rest: Bytes::new(),
+        computing: None,
+        waiting: None,
+        memory: None,
+    };
+    status.into_http::<Body>().map(none)
+}
+
+/// The response of a call, as far as it exists: if its first message finds no memory, the call fails.
+pub fn answer(response: Response<Body>, memory: CallMemory) -> Response<AnswerBody> {
+    let (parts, messages) = response.into_parts();
+    let is_computed = memory.is_computed_on_demand();
+    let mut body = AnswerBody {
+        messages: (!messages.is_end_stream()).then_some(messages),
+        first: None,
+        rest: Bytes::new(),
+        computing: None,
+        waiting: None,
+        memory: Some(memory),
+    };
+    if !is_computed && let Err(full) = body.take_first() {
+        return refusal(to_status(full.error));
+    }
+    Response::from_parts(parts, body)
+}
+
+impl AnswerBody {
+    /// Takes the first message if it is there. A single answer always is: if it is refused here, the client gets an error
+    /// instead of half an answer.
+    fn take_first(&mut self) -> Result<(), NoRoom> {
+        let Some(messages) = &mut self.messages else { return Ok(()) };
+        // Without a waker: the answer is polled again at once, when it is sent.
+        let mut context = Context::from_waker(Waker::noop());
+        match Pin::new(messages).poll_frame(&mut context) {
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
+                if let Ok(data) = frame.into_data() {
+                    self.rest = self.reserve(data)?;
+                }
+            }
+            Poll::Ready(Some(other)) => self.first = Some(other),
+            Poll::Ready(None) => self.messages = None,
+            Poll::Pending => {}
+        }
+        Ok(())
+    }
+
+    /// Ties the memory of a message to its bytes.
+    fn reserve(&mut self, bytes: Bytes) -> Result<Bytes, NoRoom> {
+        let size = bytes.len() as u64;
+        let permit = match self.computing.take() {
+            Some(mut permit) => {
+                permit.shrink(permit.bytes().saturating_sub(size));
+                // A message of one large row may be larger than what was reserved for it.
+                permit.try_grow(size - permit.bytes())?;
+                permit
+            }
+            None => match &self.memory {
+                Some(memory) => memory.account().try_reserve(MemoryUse::Answers, size)?,
+                None => return Ok(bytes),
+            },
+        };
+        Ok(Bytes::from_owner(ReservedMessage { bytes, _permit: permit }))
+    }
+
+    /// Waits for the memory of the next message, if that is computed when it is asked for.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(memory) = self.memory.as_ref().filter(|memory| memory.is_computed_on_demand()) else {
+            return Poll::Ready(());
+        };
+        if self.computing.is_some() {
+            return Poll::Ready(());
+        }
+        if self.waiting.is_none() {
+            match memory.account().try_reserve(MemoryUse::Answers, COMPUTED_BYTES) {
+                Ok(permit) => {
+                    self.computing = Some(permit);
+                    return Poll::Ready(());
+                }
+                Err(_) => self.waiting = Some(memory.wait_for_memory(MemoryUse::Answers, COMPUTED_BYTES)),
+            }
+        }
+        if let Some(waiting) = &mut self.waiting {
+            self.computing = Some(ready!(waiting.as_mut().poll(cx)));
+            self.waiting = None;
+        }
+        Poll::Ready(())
+    }
+
+    /// Ends the answer with an error.
+    fn fail(&mut self, full: NoRoom) -> Frame<Bytes> {
+        self.messages = None;
+        let mut trailers = HeaderMap::new();
+        let status = to_status(full.error);
+        if status.add_header(&mut trailers).is_err() {
+            trailers.insert(Status::GRPC_STATUS, (status.code() as i32).into());
+        }
+        Frame::trailers(trailers)
+    }
+}
+
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        loop {
+            if !this.rest.is_empty() {
+                let next = this.rest.split_to(FRAME_BYTES.min(this.rest.len()));
+                return Poll::Ready(Some(Ok(Frame::data(next))));
+            }
+            if this.messages.is_none() {
+                return Poll::Ready(None);
+            }
+            let next = match this.first.take() {
+                Some(first) => Some(first),
+                None => {
+                    ready!(this.poll_room(cx));
+                    let Some(messages) = &mut this.messages else { return Poll::Ready(None) };
+                    ready!(Pin::new(messages).poll_frame(cx))
+                }
+            };
+            let frame = match next {
+                Some(Ok(frame)) => frame,
+                other => {
+                    (this.messages, this.computing) = (None, None);
+                    return Poll::Ready(other);
+                }
+            };
+            match frame.into_data() {
+                Ok(data) => match this.reserve(data) {
+                    Ok(data) => this.rest = data,
+                    Err(full) => return Poll::Ready(Some(Ok(this.fail(full)))),
+                },
+                Err(trailers) => {
+                    // Nothing comes after the trailers: what computed the answer is not needed while they wait.
+                    (this.messages, this.computing) = (None, None);
+                    return Poll::Ready(Some(Ok(trailers)));
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.messages.is_none()
+    }
+}

@@ -1,0 +1,138 @@
+//! One connection: HTTP/2 with the server's limits, and the times after which the connection is closed.
+//!
+//! A connection must send the HTTP/2 preface and its settings soon, or it is closed: until then HTTP/2 has no ping that would
+//! find a client gone. After that pings find clients that are gone, and a connection without calls is closed after a long
+//! time.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::limits;
+use crate::service::server::byte_stream::Connection;
+use crate::service::server::call::CallService;
+use crate::service::server::connections::{ConnectionPlace, ConnectionState};
+
+/// The bytes of the HTTP/2 preface and of the header of the SETTINGS frame that follows it.
+const HANDSHAKE_BYTES: usize = 24 + 9;
+/// The time in which a connection must finish its handshake.
+const HANDSHAKE: Duration = Duration::from_secs(limits::HANDSHAKE_SECS);
+/// The time after which a connection without calls is closed.
+const IDLE: Duration = Duration::from_secs(limits::IDLE_SECS);
+/// Bytes of a request that the client can send before the call reads them.
+pub const STREAM_WINDOW: u32 = 256 << 10;
+
+/// Serves a connection until it ends, gives way, or `stopping` is cancelled and its calls have ended.
+pub async fn serve_connection(
+    stream: Connection,
+    place: ConnectionPlace,
+    routes: Routes,
+    stopping: CancellationToken,
+) {
+    let state = &place.state;
+    let stream = TokioIo::new(CountedStream { stream, read: 0, state: Arc::clone(state) });
+    let service = CallService::new(routes, Arc::clone(state));
+    let mut serving = pin!(server().serve_connection(stream, service));
+    let mut check = pin!(sleep(HANDSHAKE));
+    let mut is_stopping = false;
+    loop {
+        tokio::select! {
+            ended = &mut serving => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection failed");
+                }
+                return;
+            }
+            () = state.closing.cancelled() => return,
+            () = &mut check => {
+                if !state.is_established() {
+                    tracing::debug!("closed a connection that sent no HTTP/2 preface and settings");
+                    return;
+                }
+                if state.idle_time().is_some_and(|idle| idle >= IDLE) {
+                    serving.as_mut().graceful_shutdown();
+                }
+                check.as_mut().reset(Instant::now() + IDLE / 4);
+            }
+            () = stopping.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                serving.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+fn server() -> http2::Builder<TokioExecutor> {
+    let mut server = http2::Builder::new(TokioExecutor::new());
+    server
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::CALLS_PER_CONNECTION)
+        .max_header_list_size(limits::HEADER_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(4 << 20)
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .max_pending_accept_reset_streams(Some(64));
+    server
+}
+
+/// The bytes of a connection, counted until the handshake has come.
+struct CountedStream {
+    stream: Connection,
+    read: usize,
+    state: Arc<ConnectionState>,
+}
+
+impl AsyncRead for CountedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.read >= HANDSHAKE_BYTES {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.read += buf.filled().len() - before;
+        if self.read >= HANDSHAKE_BYTES {
+            self.state.establish();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for CountedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

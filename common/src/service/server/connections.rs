@@ -1,0 +1,245 @@
+//! The open connections of a daemon: how many there may be, and which one gives way to a new one.
+//!
+//! A connection costs a descriptor and memory before it has asked for anything. So their number is bounded, in total and for
+//! one peer address. At the bound a new connection takes the place of one that does nothing: first of the oldest one that has
+//! not finished its handshake, then of the one without calls for the longest time. A client that only connects can therefore
+//! not shut out those that work. If every connection works, the new one is closed.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::memory::{MemoryAccount, MemoryBudget, MemoryUse};
+
+/// A connection gives way only after this time: an honest client has sent its handshake by then.
+const GIVES_WAY_AFTER: Duration = Duration::from_secs(1);
+
+/// A younger connection is not stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
+
+/// What is known of one connection.
+#[derive(Debug)]
+pub struct ConnectionState {
+    /// The memory that its calls hold.
+    pub memory: Arc<MemoryAccount>,
+    /// Cancelled when the connection must close.
+    pub closing: CancellationToken,
+    peer: Option<IpAddr>,
+    opened_at: Instant,
+    is_established: AtomicBool,
+    calls: AtomicUsize,
+    /// When the last call ended, in milliseconds after `opened_at`.
+    last_call_ms: AtomicU64,
+    /// The answers that the client had taken when they were last looked at.
+    answers_seen: AtomicU64,
+}
+
+impl ConnectionState {
+    fn new(memory: Arc<MemoryAccount>, peer: Option<IpAddr>) -> ConnectionState {
+        ConnectionState {
+            memory,
+            closing: CancellationToken::new(),
+            peer,
+            opened_at: Instant::now(),
+            is_established: AtomicBool::new(false),
+            calls: AtomicUsize::new(0),
+            last_call_ms: AtomicU64::new(0),
+            answers_seen: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the client has sent the HTTP/2 preface and its settings.
+    pub fn is_established(&self) -> bool {
+        self.is_established.load(Ordering::Relaxed)
+    }
+
+    /// The client has sent the HTTP/2 preface and its settings.
+    pub fn establish(&self) {
+        self.is_established.store(true, Ordering::Relaxed);
+    }
+
+    /// A call begins.
+    pub fn begin_call(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A call ends.
+    pub fn end_call(&self) {
+        let now = u64::try_from(self.opened_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_call_ms.store(now, Ordering::Relaxed);
+        self.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How long no call has been open; `None` while one is.
+    pub fn idle_time(&self) -> Option<Duration> {
+        let last = Duration::from_millis(self.last_call_ms.load(Ordering::Relaxed));
+        (self.calls.load(Ordering::Relaxed) == 0).then(|| self.opened_at.elapsed().saturating_sub(last))
+    }
+
+    /// How soon the connection gives way, the greatest first; `None` if it does not.
+    fn gives_way(&self) -> Option<(bool, Duration)> {
+        let idle = self.idle_time()?;
+        (idle >= GIVES_WAY_AFTER && !self.closing.is_cancelled()).then(|| (!self.is_established(), idle))
+    }
+
+    /// Whether the client holds `least` bytes of answers or more, and has taken less than that since the last look.
+    fn is_stalled(&self, least: u64) -> bool {
+        let taken = self.memory.answers_taken();
+        let before = self.answers_seen.swap(taken, Ordering::Relaxed);
+        let held = self.memory.answers_held();
+        held >= least && self.opened_at.elapsed() >= STALLED_AFTER && taken.saturating_sub(before) < held
+    }
+}
+
+/// The open connections.
+#[derive(Debug)]
+pub struct Connections {
+    budget: Arc<MemoryBudget>,
+    limit: usize,
+    open: Mutex<OpenConnections>,
+}
+
+#[derive(Debug, Default)]
+struct OpenConnections {
+    next_id: u64,
+    by_id: HashMap<u64, Arc<ConnectionState>>,
+    by_peer: HashMap<IpAddr, usize>,
+}
+
+impl OpenConnections {
+    /// Asks a connection to close, of a peer if one is named. Returns whether one gives way.
+    fn make_room(&self, peer: Option<IpAddr>) -> bool {
+        let candidates = self.by_id.values().filter(|state| peer.is_none() || state.peer == peer);
+        let candidates = candidates.filter_map(|state| Some((state.gives_way()?, state)));
+        match candidates.max_by_key(|(order, _)| *order) {
+            Some((_, state)) => {
+                state.closing.cancel();
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// A place among the open connections, until it is dropped.
+#[derive(Debug)]
+pub struct ConnectionPlace {
+    connections: Arc<Connections>,
+    id: u64,
+    /// The connection.
+    pub state: Arc<ConnectionState>,
+}
+
+impl Drop for ConnectionPlace {
+    fn drop(&mut self) {
+        let mut open = self.connections.open.lock();
+        open.by_id.remove(&self.id);
+        if let Some(peer) = self.state.peer
+            && let Some(count) = open.by_peer.get_mut(&peer)
+        {
+            *count -= 1;
+            if *count == 0 {
+                open.by_peer.remove(&peer);
+            }
+        }
+    }
+}
+
+impl Connections {
+    /// No connections, and room for `limit` of them.
+    pub fn new(budget: Arc<MemoryBudget>, limit: usize) -> Arc<Connections> {
+        Arc::new(Connections { budget, limit, open: Mutex::default() })
+    }
+
+    /// The most connections of one peer address.
+    fn peer_limit(&self) -> usize {
+        self.limit - self.limit / 4
+    }
+
+    /// A place for a new connection of a peer; `None` if there is none.
+    pub fn admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<ConnectionPlace> {
+        let mut open = self.open.lock();
+        let of_peer = peer.and_then(|peer| open.by_peer.get(&peer)).copied().unwrap_or(0);
+        if of_peer >= self.peer_limit() {
+            if !open.make_room(peer) {
+                return None;
+            }
+        } else if open.by_id.len() >= self.limit && !open.make_room(None) {
+            return None;
+        }
+        // Connections that were asked to close still hold their descriptors: do not run ahead of them by far.
+        if open.by_id.len() >= self.limit + self.limit / 8 {
+            return None;
+        }
+        let id = open.next_id;
+        open.next_id += 1;
+        let state = Arc::new(ConnectionState::new(MemoryAccount::new(Arc::clone(&self.budget)), peer));
+        open.by_id.insert(id, Arc::clone(&state));
+        if let Some(peer) = peer {
+            *open.by_peer.entry(peer).or_default() += 1;
+        }
+        Some(ConnectionPlace { connections: Arc::clone(self), id, state })
+    }
+
+    /// Closes a connection that does nothing, if there is one.
+    pub fn make_room(&self) {
+        self.open.lock().make_room(None);
+    }
+
+    /// Closes connections whose clients hold many answers and do not take them. Returns how many.
+    pub fn close_stalled(&self) -> usize {
+        let share = self.budget.usage().into_iter().find(|usage| usage.of == MemoryUse::Answers);
+        let least = share.map_or(u64::MAX, |share| share.limit_bytes / 16);
+        let open = self.open.lock();
+        let stalled = open.by_id.values().filter(|state| state.is_stalled(least));
+        stalled.map(|state| state.closing.cancel()).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full(limit: usize) -> (Arc<Connections>, Vec<ConnectionPlace>) {
+        let connections = Connections::new(MemoryBudget::new(1 << 20), limit);
+        let places = (0..limit).map(|i| connections.admit(Some([10, 0, 0, u8::try_from(i).unwrap()].into())));
+        let places = places.map(Option::unwrap).collect();
+        (connections, places)
+    }
+
+    #[test]
+    fn an_address_cannot_take_every_place() {
+        let connections = Connections::new(MemoryBudget::new(1 << 20), 8);
+        let (one, other) = (Some(IpAddr::from([10, 0, 0, 1])), Some(IpAddr::from([10, 0, 0, 2])));
+        let mut places: Vec<_> = (0..6).map(|_| connections.admit(one).unwrap()).collect();
+        assert!(connections.admit(one).is_none());
+        places.push(connections.admit(other).unwrap());
+        places.remove(0);
+        assert!(connections.admit(one).is_some());
+    }
+
+    #[test]
+    fn a_connection_that_works_does_not_give_way() {
+        let (connections, mut places) = full(4);
+        assert!(connections.admit(None).is_none());
+        // Nobody gives way in the first second.
+        for place in &mut places {
+            place.state.begin_call();
+        }
+        std::thread::sleep(GIVES_WAY_AFTER);
+        assert!(connections.admit(None).is_none());
+        let (idle, silent) = (&places[1].state, &places[2].state);
+        idle.establish();
+        idle.calls.store(0, Ordering::Relaxed);
+        silent.calls.store(0, Ordering::Relaxed);
+        connections.make_room();
+        assert_eq!((idle.closing.is_cancelled(), silent.closing.is_cancelled()), (false, true));
+        connections.make_room();
+        assert!(idle.closing.is_cancelled());
+    }
+}

@@ -1,0 +1,121 @@
+//! A reader without a database to read yet: refuses calls, and waits until a writer has created the database.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use driftdb::v1::reader_service_server::ReaderServiceServer;
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::memory::MemoryBudget;
+use driftdb_common::service::server::{self, Listener};
+use driftdb_common::service::status;
+use driftdb_common::storage::foreign_files::check_no_foreign_files;
+use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
+use driftdb_common::storage::layout::{self, DataDir};
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tonic::server::NamedService;
+use tonic::service::RoutesBuilder;
+
+use crate::rpc::ReaderRpc;
+use crate::{ReaderConfig, ReaderDaemon};
+
+/// How often the reader looks for the database.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Whether a directory contains a database. Fails if it contains the files of something else: no writer will create a
+/// database there.
+pub async fn has_database(config: &ReaderConfig) -> Result<bool> {
+    let dir = DataDir::new(&config.data);
+    let looked = tokio::task::spawn_blocking(move || {
+        let fs: Arc<dyn FileSystem> = OsFileSystem::shared();
+        let found = layout::read_database(&*fs, &dir).map_err(Error::advising_doctor)?;
+        if found.is_none() {
+            check_no_foreign_files(&*fs, &dir)?;
+            if !layout::table_names(&*fs, &dir)?.is_empty() {
+                // A writer writes database.json before it creates a table.
+                let detail = "the file is missing, and the database has tables";
+                return Err(Error::corrupt(dir.database().display(), 0, detail).advising_doctor());
+            }
+        }
+        Ok(found.is_some())
+    });
+    looked.await.map_err(|e| Error::new(Reason::Internal, format!("looking for the database failed: {e}")))?
+}
+
+/// Refuses calls until the directory contains a database, then opens it and serves at the same address until `shutdown` is
+/// cancelled.
+pub async fn wait_and_serve(
+    config: ReaderConfig,
+    listener: Listener,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let (waiting_listener, reader_listener) = listener.split()?;
+    let over = shutdown.child_token();
+    let service = WaitingService(waiting_error(&config));
+    tracing::warn!("{}", service.0);
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(service);
+    let health = server::standby_health::<WaitingService>(over.clone()).await;
+    let memory = MemoryBudget::new(config.request_memory);
+    let refusing = tokio::spawn(server::serve(waiting_listener, routes, health, memory, over.clone()));
+    let opened = wait_for_database(&config, &shutdown).await;
+    // The connections close, so clients connect again and reach the reader.
+    over.cancel();
+    match opened? {
+        Some(reader) => reader.serve(reader_listener, shutdown).await,
+        None => refusing
+            .await
+            .map_err(|e| Error::new(Reason::Internal, format!("waiting for the database failed: {e}")))?,
+    }
+}
+
+/// Opens the database once it exists. Returns `None` at a shutdown.
+async fn wait_for_database(
+    config: &ReaderConfig,
+    shutdown: &CancellationToken,
+) -> Result<Option<ReaderDaemon>> {
+    while !has_database(config).await? {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+        }
+    }
+    let config = config.clone();
+    let opened = tokio::task::spawn_blocking(move || ReaderDaemon::open(config)).await;
+    opened.map_err(|e| Error::new(Reason::Internal, format!("opening the database failed: {e}")))?.map(Some)
+}
+
+fn waiting_error(config: &ReaderConfig) -> Error {
+    let dir = config.data.display();
+    let message = format!(
+        "this reader waits for a database in {dir}: the directory contains none yet; start driftdb-writer with --data \
+         {dir}, or run `driftctl init {dir}`"
+    );
+    Error::new(Reason::Unreachable, message)
+}
+
+/// Refuses every call of the reader's service, and says what it waits for.
+#[derive(Debug, Clone)]
+struct WaitingService(Error);
+
+impl NamedService for WaitingService {
+    const NAME: &'static str = ReaderServiceServer::<ReaderRpc>::NAME;
+}
+
+impl tonic::codegen::Service<Request<Body>> for WaitingService {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<std::result::Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        ready(Ok(status::to_status(self.0.clone()).into_http()))
+    }
+}

@@ -1,0 +1,106 @@
+//! Calls as raw HTTP/2 streams, for clients that do what a gRPC library never does: leave answers unread, or never end.
+
+use bytes::Bytes;
+use driftdb::v1;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use prost::Message;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+/// A connection to a daemon. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct RawConnection {
+    sender: SendRequest<Bytes>,
+    driver: JoinHandle<()>,
+}
+
+/// A call. Its answer stays unread unless the test reads it.
+#[derive(Debug)]
+pub struct RawCall {
+    pub body: SendStream<Bytes>,
+    pub response: ResponseFuture,
+}
+
+impl Drop for RawConnection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl RawConnection {
+    /// Connects. The daemon may send `window` bytes of each answer.
+    pub async fn open(url: &str, window: u32) -> RawConnection {
+        let stream = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+        let mut client = h2::client::Builder::new();
+        client.initial_window_size(window).initial_max_send_streams(4096).max_send_buffer_size(1 << 30);
+        let (sender, connection) = client.handshake(stream).await.unwrap();
+        let driver = tokio::spawn(async move {
+            // An error means that the daemon closed the connection.
+            let _ = connection.await;
+        });
+        RawConnection { sender, driver }
+    }
+
+    /// Starts a call of `method`, such as `ReaderService/Get`, without a message.
+    pub async fn start(&mut self, method: &str) -> Option<RawCall> {
+        let request = http::Request::post(format!("http://localhost/driftdb.v1.{method}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        self.sender = self.sender.clone().ready().await.ok()?;
+        let (response, body) = self.sender.send_request(request, false).ok()?;
+        Some(RawCall { body, response })
+    }
+
+    /// Calls `method` with one message.
+    pub async fn call(&mut self, method: &str, message: &impl Message) -> Option<RawCall> {
+        let mut call = self.start(method).await?;
+        call.body.send_data(framed(message), true).ok()?;
+        Some(call)
+    }
+}
+
+impl RawCall {
+    /// Waits for the start of the answer. Returns the gRPC status if the daemon refused the call, and the unread rest.
+    pub async fn answer(self) -> (Option<i32>, Option<RecvStream>) {
+        let Ok(response) = self.response.await else { return (None, None) };
+        let status =
+            response.headers().get("grpc-status").map(|status| status.to_str().unwrap().parse().unwrap());
+        (status, Some(response.into_body()))
+    }
+
+    /// Sends `bytes` as the client's window allows. Returns whether the daemon took them all.
+    pub async fn send(&mut self, mut bytes: Bytes) -> bool {
+        while !bytes.is_empty() {
+            self.body.reserve_capacity(bytes.len().min(64 << 10));
+            let capacity = std::future::poll_fn(|cx| self.body.poll_capacity(cx)).await;
+            let Some(Ok(capacity)) = capacity else { return false };
+            if capacity > 0 && self.body.send_data(bytes.split_to(capacity.min(bytes.len())), false).is_err()
+            {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// A message as gRPC sends it.
+pub fn framed(message: &impl Message) -> Bytes {
+    let mut bytes = header(message.encoded_len());
+    message.encode(&mut bytes).unwrap();
+    bytes.into()
+}
+
+/// The header of a message of `length` bytes.
+pub fn header(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0];
+    bytes.extend(u32::try_from(length).unwrap().to_be_bytes());
+    bytes
+}
+
+/// What a use of a daemon's memory holds.
+pub fn usage<'a>(memory: &'a [v1::MemoryUsage], name: &str) -> &'a v1::MemoryUsage {
+    memory.iter().find(|usage| usage.name == name).unwrap()
+}

@@ -1,0 +1,302 @@
+//! A change on its way into admission: its operations, and what was read and computed for them before the lock.
+//!
+//! All requests share the admission lock, so whatever takes long is done before it: keys are found in documents, rows are read
+//! from files, and patches are merged into large rows. None of it binds admission. A row may change until the lock is held, so
+//! a merged patch counts only if the row is still the very document that it was computed from; otherwise it is computed again.
+//! What is missing then, admission tells in a [`MissingWork`](crate::admission::missing::MissingWork) and the lock is given back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::document::Document;
+use driftdb_common::format::event::EventType;
+use driftdb_common::format::key::Key;
+use driftdb_common::limits;
+use driftdb_common::table::operation::{Action, Check, KeyInput, Operation, Precondition};
+use driftdb_common::table::schema::Schema;
+use driftdb_common::table::state;
+
+use crate::admission::read_rows::ReadRows;
+use crate::admission::row_key::row_key;
+use crate::admission::table::AdmittedTable;
+
+/// A change with at most this many operations and preconditions, and bytes of documents, is small: its keys are found under the
+/// lock, which takes less than to take the lock twice.
+const SMALL_PARTS: usize = 16;
+const SMALL_BYTES: usize = 4 << 10;
+
+/// A change of rows.
+#[derive(Debug, Default)]
+pub(crate) struct Draft {
+    pub(crate) operations: Vec<DraftOperation>,
+    pub(crate) preconditions: Vec<DraftPrecondition>,
+    pub(crate) rows: ReadRows,
+}
+
+/// The key of an operation or a precondition, in a table whose schema was known.
+#[derive(Debug)]
+struct DraftKey {
+    table: u64,
+    schema: Arc<Schema>,
+    key: Result<Key>,
+}
+
+/// A patch merged into a row.
+#[derive(Debug)]
+struct DraftMerge {
+    before: Document,
+    after: Result<MergedRow>,
+}
+
+/// A row after a patch.
+#[derive(Debug, Clone)]
+pub(crate) struct MergedRow {
+    pub(crate) document: Document,
+    /// Whether its primary key field is as before.
+    pub(crate) keeps_key: bool,
+}
+
+/// An operation.
+#[derive(Debug)]
+pub(crate) struct DraftOperation {
+    pub(crate) operation: Operation,
+    key: Option<DraftKey>,
+    merge: Option<DraftMerge>,
+}
+
+/// A precondition.
+#[derive(Debug)]
+pub(crate) struct DraftPrecondition {
+    pub(crate) precondition: Precondition,
+    key: Option<DraftKey>,
+}
+
+/// The newest content of the rows that a change patches, if they are in memory: by the table's id and the key.
+pub(crate) type RowsInMemory = HashMap<(u64, Key), Option<Document>>;
+
+impl DraftKey {
+    /// The key, if it was computed for a table as it is now.
+    fn of<'a>(key: Option<&'a DraftKey>, table: &AdmittedTable) -> Option<&'a Result<Key>> {
+        let key = key?;
+        let (then, now) = (&key.schema, table.schema());
+        let same =
+            Arc::ptr_eq(then, now) || (&then.primary_key, then.key_type) == (&now.primary_key, now.key_type);
+        (key.table == table.id() && same).then_some(&key.key)
+    }
+}
+
+impl DraftOperation {
+    /// An operation whose key is not known yet. Fails if no table can have the name.
+    pub(crate) fn new(operation: Operation) -> Result<DraftOperation> {
+        check_name(&operation.table)?;
+        let Operation { table, key, action } = operation;
+        // The row keeps the document for long: it must not keep the whole request in memory.
+        let action = match action {
+            Action::Insert(document) => Action::Insert(document.detached()),
+            Action::Put(document) => Action::Put(document.detached()),
+            other => other,
+        };
+        Ok(DraftOperation { operation: Operation { table, key, action }, key: None, merge: None })
+    }
+
+    /// The key of the operation's row in a table; `None` if it was not computed for it.
+    pub(crate) fn key(&self, table: &AdmittedTable) -> Option<&Result<Key>> {
+        DraftKey::of(self.key.as_ref(), table)
+    }
+
+    /// Computes the key in a table with this id and schema.
+    pub(crate) fn find_key(&mut self, table: u64, schema: &Arc<Schema>) {
+        let key = row_key(schema, &self.operation);
+        self.key = Some(DraftKey { table, schema: Arc::clone(schema), key });
+    }
+
+    /// The patch, if the operation is one.
+    pub(crate) fn patch(&self) -> Option<&Document> {
+        match &self.operation.action {
+            Action::Patch(patch) => Some(patch),
+            _ => None,
+        }
+    }
+
+    /// Whether the operation writes a row whatever it was before.
+    pub(crate) fn is_whole_row(&self) -> bool {
+        matches!(self.operation.action, Action::Insert(_) | Action::Put(_))
+    }
+
+    /// The patched row, if the patch was merged into this very document.
+    pub(crate) fn merged(&self, before: &Document) -> Option<&Result<MergedRow>> {
+        self.merge.as_ref().filter(|merge| merge.before.is_same_buffer(before)).map(|merge| &merge.after)
+    }
+
+    /// Whether the patch was merged, into whatever document.
+    pub(crate) fn is_merged(&self) -> bool {
+        self.merge.is_some()
+    }
+
+    /// The bytes of the operation's document.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.operation.action {
+            Action::Insert(document) | Action::Put(document) | Action::Patch(document) => {
+                document.msgpack().len()
+            }
+            Action::SoftDelete | Action::Revert(_) => 0,
+        }
+    }
+}
+
+impl DraftPrecondition {
+    /// The key of the precondition's row in a table; `None` if it was not computed for it.
+    pub(crate) fn key(&self, table: &AdmittedTable) -> Option<&Result<Key>> {
+        DraftKey::of(self.key.as_ref(), table)
+    }
+
+    /// Computes the key in a table with this id and schema.
+    pub(crate) fn find_key(&mut self, table: u64, schema: &Arc<Schema>) {
+        let key = self.precondition.key.of_type(schema.key_type);
+        self.key = Some(DraftKey { table, schema: Arc::clone(schema), key });
+    }
+
+    /// What is required.
+    pub(crate) fn check(&self) -> (&str, &KeyInput, Check) {
+        let Precondition { table, key, check } = &self.precondition;
+        (table, key, *check)
+    }
+}
+
+impl Draft {
+    /// A change of one commit. Fails if it has too many parts, or names a table that no database can have.
+    pub(crate) fn new(operations: Vec<Operation>, preconditions: Vec<Precondition>) -> Result<Draft> {
+        check_count("operations", operations.len(), limits::OPERATIONS_PER_COMMIT)?;
+        check_count("preconditions", preconditions.len(), limits::PRECONDITIONS_PER_COMMIT)?;
+        let count = operations.len();
+        let operations = operations.into_iter().enumerate().map(|(i, operation)| {
+            DraftOperation::new(operation).map_err(|e| error_at_operation(e, i, count))
+        });
+        let operations = operations.collect::<Result<_>>()?;
+        let preconditions = preconditions.into_iter().map(|precondition| {
+            check_name(&precondition.table)?;
+            Ok(DraftPrecondition { precondition, key: None })
+        });
+        Ok(Draft {
+            operations,
+            preconditions: preconditions.collect::<Result<_>>()?,
+            rows: ReadRows::default(),
+        })
+    }
+
+    /// Whether it is cheap to find the keys.
+    pub(crate) fn is_small(&self) -> bool {
+        self.operations.len() + self.preconditions.len() <= SMALL_PARTS
+            && self.operations.iter().map(DraftOperation::bytes).sum::<usize>() <= SMALL_BYTES
+    }
+
+    /// Whether work on the documents is short enough for a thread that serves the network.
+    pub(crate) fn is_short(&self) -> bool {
+        self.operations.len() + self.preconditions.len() <= SMALL_PARTS * SMALL_PARTS
+            && self.operations.iter().map(DraftOperation::bytes).sum::<usize>() <= SMALL_BYTES * SMALL_PARTS
+    }
+
+    /// Finds the keys in tables with these ids and schemas, by name.
+    pub(crate) fn find_keys(&mut self, tables: &HashMap<String, (u64, Arc<Schema>)>) {
+        for operation in &mut self.operations {
+            if let Some((id, schema)) = tables.get(&operation.operation.table) {
+                operation.find_key(*id, schema);
+            }
+        }
+        for precondition in &mut self.preconditions {
+            if let Some((id, schema)) = tables.get(&precondition.precondition.table) {
+                precondition.find_key(*id, schema);
+            }
+        }
+    }
+
+    /// Merges the patches into the rows, as admission would if no row changed meanwhile: into what was read, or into what is in
+    /// memory. Fails with TOO_LARGE if the rows are too large together.
+    pub(crate) fn merge_patches(&mut self, in_memory: &RowsInMemory) -> Result<()> {
+        let mut newest: HashMap<(u64, &Key), Option<Document>> = HashMap::new();
+        let mut bytes = 0;
+        for DraftOperation { operation, key, merge: merged } in &mut self.operations {
+            let Some(DraftKey { table, schema, key: Ok(key) }) = key else { continue };
+            let (table, schema, key) = (*table, &*schema, &*key);
+            let row = newest.entry((table, key)).or_insert_with(|| {
+                let read = || self.rows.document(table, key).cloned();
+                in_memory.get(&(table, key.clone())).cloned().unwrap_or_else(read)
+            });
+            match &operation.action {
+                // Admission refuses the operation, or the row was not read because its content did not matter.
+                Action::Insert(_) if row.is_some() => {}
+                Action::Insert(document) | Action::Put(document) => *row = Some(document.clone()),
+                Action::SoftDelete => *row = None,
+                Action::Patch(patch) => {
+                    let Some(before) = row.take() else { continue };
+                    let after = merge(&before, patch, schema, key);
+                    bytes += before.msgpack().len();
+                    bytes += after.as_ref().map_or(0, |after| after.document.msgpack().len());
+                    *row =
+                        Some(after.as_ref().map_or_else(|_| before.clone(), |after| after.document.clone()));
+                    *merged = Some(DraftMerge { before, after });
+                    check_patched_bytes(bytes)?;
+                }
+                Action::Revert(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Merges a patch into a row.
+pub(crate) fn merge(before: &Document, patch: &Document, schema: &Schema, key: &Key) -> Result<MergedRow> {
+    let after = state::apply(Some(before), EventType::Patch, Some(patch))?;
+    let document = after
+        .ok_or_else(|| Error::new(Reason::Internal, "a patch has deleted its row"))?
+        // Without the free space after it.
+        .detached();
+    let keeps_key = document.key(&schema.primary_key, schema.key_type).is_ok_and(|after| after == *key);
+    Ok(MergedRow { document, keeps_key })
+}
+
+fn check_patched_bytes(bytes: usize) -> Result<()> {
+    if bytes <= limits::PATCHED_BYTES_PER_COMMIT {
+        return Ok(());
+    }
+    let message = format!(
+        "the rows that the patches of this commit read and write are too large together: more than {} bytes; split the patches into several commits",
+        limits::PATCHED_BYTES_PER_COMMIT
+    );
+    Err(Error::new(Reason::TooLarge, message))
+}
+
+/// Fails if a commit has too many of something.
+pub(crate) fn check_count(what: &str, count: usize, limit: usize) -> Result<()> {
+    if count <= limit {
+        return Ok(());
+    }
+    let message = format!(
+        "too many {what} in one commit: {count}, the limit is {limit}; split them into several commits"
+    );
+    Err(Error::new(Reason::TooLarge, message))
+}
+
+/// Fails if no table can have this name. A lookup would hash all of it under the lock.
+pub(crate) fn check_name(table: &str) -> Result<()> {
+    if table.len() <= limits::TABLE_NAME_BYTES {
+        return Ok(());
+    }
+    let shown: String = table.chars().take(limits::TABLE_NAME_BYTES).collect();
+    let message = format!(
+        "table \"{}…\" does not exist: the name has {} bytes, the limit is {}",
+        shown.escape_debug(),
+        table.len(),
+        limits::TABLE_NAME_BYTES
+    );
+    Err(Error::new(Reason::TableNotFound, message).with("table", shown))
+}
+
+/// Adds to an error which of `count` operations it belongs to, if there are several.
+pub(crate) fn error_at_operation(error: Error, index: usize, count: usize) -> Error {
+    match count {
+        0 | 1 => error,
+        _ => error.context(format_args!("operation {}", index + 1)).with("operation", index.to_string()),
+    }
+}

@@ -1,0 +1,184 @@
+//! The acknowledgements of an ingest stream, and the memory that they hold until they are sent.
+
+use std::sync::Arc;
+
+use driftdb::v1;
+use driftdb_common::memory::{MemoryAccount, MemoryPermit, MemoryUse};
+use driftdb_common::service::convert;
+use driftdb_common::service::status::{self, to_status};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tonic::Status;
+
+use crate::admission::producers::RefusedOperation;
+use crate::commit::PendingAck;
+
+/// One acknowledgement reports at most this many refused operations.
+const REFUSALS_PER_ACK: usize = 1000;
+/// A refusal's message is cut at this length, in bytes.
+const MESSAGE_BYTES: usize = 512;
+/// Memory of one refusal: more than its message and its other fields take.
+const REFUSAL_BYTES: usize = MESSAGE_BYTES + 128;
+/// Memory of one batch that is not acknowledged, besides its refusals.
+const BATCH_BYTES: usize = 512;
+/// Memory that the unsent acknowledgements of one stream may hold, in units of [`UNIT`]. More than one batch can need.
+const STREAM_UNITS: usize = (8 << 20) / UNIT;
+/// The unit in which a stream counts its memory, in bytes.
+const UNIT: usize = 512;
+
+/// What came of a message, in the order of the messages.
+#[derive(Debug)]
+pub(super) enum MessageOutcome {
+    /// A batch was processed.
+    Batch {
+        number: u64,
+        operations_passed: u32,
+        errors: Vec<v1::OperationError>,
+        ack: PendingAck,
+        memory: BatchMemory,
+    },
+    /// The stream ends with this status.
+    End(Status),
+}
+
+/// The memory that the unsent acknowledgements of one stream may hold.
+#[derive(Debug)]
+pub(super) struct StreamMemory {
+    account: Arc<MemoryAccount>,
+    /// Keeps one stream from taking all memory of its connection.
+    stream: Arc<Semaphore>,
+}
+
+/// The memory of one batch until its acknowledgement is sent.
+#[derive(Debug)]
+pub(super) struct BatchMemory {
+    reserved: MemoryPermit,
+    stream: OwnedSemaphorePermit,
+}
+
+impl StreamMemory {
+    pub(super) fn new(account: Arc<MemoryAccount>) -> StreamMemory {
+        StreamMemory { account, stream: Arc::new(Semaphore::new(STREAM_UNITS)) }
+    }
+
+    /// Waits for the memory that the acknowledgement of a batch can need at most.
+    pub(super) async fn reserve(&self, operations: usize) -> Option<BatchMemory> {
+        let bytes = BATCH_BYTES + operations * REFUSAL_BYTES;
+        let units = u32::try_from(bytes.div_ceil(UNIT).min(STREAM_UNITS)).ok()?;
+        // An error means that the semaphore is closed, which never happens.
+        let stream = Arc::clone(&self.stream).acquire_many_owned(units).await.ok()?;
+        let reserved = Arc::clone(&self.account).reserve_when_free(MemoryUse::Ingest, bytes as u64).await;
+        Some(BatchMemory { reserved, stream })
+    }
+}
+
+impl BatchMemory {
+    /// Gives back what the batch does not need: these of its operations were refused.
+    pub(super) fn keep_for(&mut self, errors: &[v1::OperationError]) {
+        let needed = BATCH_BYTES + errors.len() * REFUSAL_BYTES;
+        self.reserved.shrink(self.reserved.bytes().saturating_sub(needed as u64));
+        let spare = self.stream.num_permits().saturating_sub(needed.div_ceil(UNIT));
+        drop(self.stream.split(spare));
+    }
+}
+
+/// An acknowledgement, and the memory that it holds.
+#[derive(Debug)]
+pub(super) struct Acknowledgement {
+    pub(super) response: v1::IngestResponse,
+    memory: Vec<BatchMemory>,
+}
+
+/// Acknowledges batches in order. Batches that are durable at the same time share one response.
+pub(super) async fn acknowledge_batches(
+    mut admitted: mpsc::Receiver<MessageOutcome>,
+    acks: mpsc::Sender<Result<Acknowledgement, Status>>,
+    epoch: u64,
+) {
+    let mut acknowledged = None;
+    let mut next = admitted.recv().await;
+    while let Some(outcome) = next {
+        let mut ack = match durable_batch(outcome, epoch).await {
+            Ok(ack) => ack,
+            Err(status) => {
+                // If the client has left, nobody waits for the status.
+                let _ = acks.send(Err(status)).await;
+                return;
+            }
+        };
+        let before = acknowledged.unwrap_or_else(|| ack.response.durable_batch_id.saturating_sub(1));
+        next = take_ready_batches(&mut admitted, &mut ack, epoch).await;
+        acknowledged = Some(ack.response.durable_batch_id);
+        while ack.response.errors.len() > REFUSALS_PER_ACK {
+            let part = v1::IngestResponse {
+                durable_batch_id: before,
+                token: ack.response.token,
+                errors: ack.response.errors.drain(..REFUSALS_PER_ACK).collect(),
+                operations_passed: 0,
+            };
+            if acks.send(Ok(Acknowledgement { response: part, memory: Vec::new() })).await.is_err() {
+                return;
+            }
+        }
+        if acks.send(Ok(ack)).await.is_err() {
+            return;
+        }
+        if next.is_none() {
+            next = admitted.recv().await;
+        }
+    }
+}
+
+/// Adds the following batches to an acknowledgement as long as they are durable already. Returns the first outcome
+/// that is not part of it, if one has arrived.
+async fn take_ready_batches(
+    admitted: &mut mpsc::Receiver<MessageOutcome>,
+    ack: &mut Acknowledgement,
+    epoch: u64,
+) -> Option<MessageOutcome> {
+    loop {
+        match admitted.try_recv() {
+            Ok(MessageOutcome::Batch { number, operations_passed, errors, ack: pending, memory })
+                if pending.is_ready() && ack.response.errors.len() + errors.len() <= REFUSALS_PER_ACK =>
+            {
+                let outcome =
+                    MessageOutcome::Batch { number, operations_passed, errors, ack: pending, memory };
+                match durable_batch(outcome, epoch).await {
+                    Ok(durable) => {
+                        ack.response.durable_batch_id = durable.response.durable_batch_id;
+                        ack.response.token = durable.response.token;
+                        ack.response.errors.extend(durable.response.errors);
+                        ack.memory.extend(durable.memory);
+                    }
+                    Err(status) => return Some(MessageOutcome::End(status)),
+                }
+            }
+            Ok(other) => return Some(other),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Waits until a batch is durable.
+async fn durable_batch(outcome: MessageOutcome, epoch: u64) -> Result<Acknowledgement, Status> {
+    let (number, operations_passed, errors, ack, memory) = match outcome {
+        MessageOutcome::Batch { number, operations_passed, errors, ack, memory } => {
+            (number, operations_passed, errors, ack, memory)
+        }
+        MessageOutcome::End(status) => return Err(status),
+    };
+    let receipt = ack.wait().await.map_err(to_status)?;
+    let token = Some(convert::token_to_wire(receipt.token, epoch));
+    let response = v1::IngestResponse { durable_batch_id: number, token, errors, operations_passed };
+    Ok(Acknowledgement { response, memory: vec![memory] })
+}
+
+pub(super) fn refusal_to_wire(refused: &RefusedOperation) -> v1::OperationError {
+    let RefusedOperation { batch, index, error } = refused;
+    v1::OperationError {
+        batch_id: *batch,
+        index: *index,
+        code: status::code(error.kind()).into(),
+        reason: error.reason().as_str().to_owned(),
+        message: status::clip(error.message(), MESSAGE_BYTES),
+    }
+}
