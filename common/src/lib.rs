@@ -62,6 +62,7 @@
 //! - **frame address**: a table id, a segment number and a byte offset; part of a frame's CRC.
 //! - **log position**: a point between two frames of a table's log.
 //! - **preallocation**: zeros that the writer writes ahead of the frames of an active segment.
+//! - **reserve**: the file RESERVE, whose blocks the writer gives up on a full disk.
 //! - **torn tail**: bytes after the last whole commit, which recovery cuts off and keeps in a separate file.
 //! - **HEAD**: the file that says how far each table's log is durable, and so what readers may show.
 //! - **table entry**: the part of HEAD about one table.

@@ -6,7 +6,7 @@
 //! one table again from its newest snapshot ([`Follower::reload_table`]), or restarts with all tables from their newest
 //! snapshots ([`Follower::restart_from_snapshots`]). It never skips a frame and never publishes part of a commit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -381,10 +381,11 @@ impl Follower {
 
     /// Adds the tables that were created since the last call.
     fn discover_tables(&mut self) -> Result<()> {
-        for name in layout::table_names(&*self.files.fs, &self.files.dir)? {
-            if self.tables.values().any(|table| table.timeline.name() == name) {
-                continue;
-            }
+        // A set: with thousands of tables, each new one would otherwise cost millions of comparisons.
+        let known: HashSet<String> =
+            self.tables.values().map(|table| table.timeline.name().to_owned()).collect();
+        let names = layout::table_names(&*self.files.fs, &self.files.dir)?;
+        for name in names.into_iter().filter(|name| !known.contains(name)) {
             // A table in creation has no manifest yet, or one that HEAD does not name yet.
             let Some(manifest) = layout::read_manifest(&*self.files.fs, &self.files.dir, &name)? else {
                 continue;

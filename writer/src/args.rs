@@ -244,6 +244,7 @@ impl WriterArgs {
                 memory: self.memory,
             },
             cache_bytes: self.cache_bytes,
+            give_up_reserve: false,
             request_memory: self.request_memory.request_memory,
             statement_timeout: self.statement_timeout.0,
             max_clock_jump: self.max_clock_jump.0,

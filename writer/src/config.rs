@@ -31,6 +31,8 @@ pub struct WriterConfig {
     pub max_clock_jump: Option<Duration>,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
+    /// Whether to give up the reserve before anything is written, because an open without that found the disk full.
+    pub give_up_reserve: bool,
     /// How long the REVERTs of one request may take; `None` for any time.
     pub statement_timeout: Option<Duration>,
     /// The memory that requests may take, in bytes.
@@ -50,6 +52,7 @@ impl WriterConfig {
             cache_bytes: limits::CACHE_BYTES,
             max_clock_jump: Some(Duration::from_secs(limits::CLOCK_JUMP_SECS)),
             clock: Arc::new(SystemClock),
+            give_up_reserve: false,
             statement_timeout: Some(Duration::from_secs(limits::STATEMENT_TIMEOUT_SECS)),
             request_memory: limits::REQUEST_MEMORY_BYTES,
         }

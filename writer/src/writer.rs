@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use driftdb::v1::writer_service_server::WriterServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::memory::MemoryBudget;
 use driftdb_common::service::server::{self, Listener};
+use driftdb_common::storage::disk_space::DiskSpace;
 use driftdb_common::storage::fs::OsFileSystem;
 use driftdb_common::storage::layout::DataDir;
 use driftdb_common::storage::recovery;
@@ -18,7 +20,7 @@ use driftdb_common::table::damaged_files::DamagedFile;
 use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::sound_layers::damaged_layer_file;
 use driftdb_common::table::table_files::TableFiles;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
@@ -31,6 +33,9 @@ use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceHealth, MaintenanceWork};
 use crate::rpc::{CommitTokens, IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
 use crate::tasks::TaskPool;
+
+/// How often health looks at whether the disk is full.
+const DISK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A database that is open for writing: its lock is held, and recovery is done.
 #[derive(Debug)]
@@ -51,6 +56,8 @@ impl WriterDaemon {
             segment_bytes: config.segment_bytes.max(1),
             background: true,
             fencing: config.fencing,
+            give_up_reserve: config.give_up_reserve,
+            ..LogOptions::default()
         };
         let mut files = TableFiles {
             fs: OsFileSystem::shared(),
@@ -112,7 +119,7 @@ impl WriterDaemon {
         let WriterDaemon { config, files, mut log, admission, clock, health } = self;
         let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
         log.set_address(&address.unwrap_or_default())?;
-        let (database, term) = (log.database().clone(), log.term());
+        let (database, term, space) = (log.database().clone(), log.term(), Arc::clone(log.space()));
         let tokens = CommitTokens::new(database.epoch, log.lineage().clone());
         let (growth, growth_receiver) = mpsc::channel(1);
         let tail_limit = config.snapshots.memory.saturating_mul(2);
@@ -131,6 +138,7 @@ impl WriterDaemon {
             triggers: config.snapshots,
             window: config.requests,
             clock: Arc::clone(&clock),
+            space: Arc::clone(&space),
             health: Arc::clone(&health),
         });
         let background = Arc::new(background);
@@ -159,7 +167,7 @@ impl WriterDaemon {
             clock: Arc::clone(&clock),
             health,
         };
-        let served = serve_rpc(rpc, listener, &stopping).await;
+        let served = serve_rpc(rpc, listener, space, &stopping).await;
         // Jobs and the background task end before the log closes: after that another writer may change the
         // files.
         stopping.cancel();
@@ -193,8 +201,13 @@ fn recover(
 }
 
 /// Serves the writer's service and health until `stopping` is cancelled. The writer is NOT_SERVING while it refuses commits
-/// because of the clock.
-async fn serve_rpc(rpc: WriterRpc, listener: Listener, stopping: &CancellationToken) -> Result<()> {
+/// because the disk is full or because of the clock.
+async fn serve_rpc(
+    rpc: WriterRpc,
+    listener: Listener,
+    space: Arc<DiskSpace>,
+    stopping: &CancellationToken,
+) -> Result<()> {
     let (memory, steady) = (Arc::clone(&rpc.memory), rpc.clock.steadiness());
     let mut routes = RoutesBuilder::default();
     routes.add_service(
@@ -202,8 +215,25 @@ async fn serve_rpc(rpc: WriterRpc, listener: Listener, stopping: &CancellationTo
             .max_decoding_message_size(limits::REQUEST_BYTES)
             .max_encoding_message_size(limits::REQUEST_BYTES),
     );
-    let health = server::health_while::<WriterServiceServer<WriterRpc>>(steady, stopping.clone()).await;
+    let ready = both(watch_disk(space, stopping.clone()), steady, stopping.clone());
+    let health = server::health_while::<WriterServiceServer<WriterRpc>>(ready, stopping.clone()).await;
     server::serve(listener, routes, health, memory, stopping.clone()).await
+}
+
+/// Starts the task that finds out whether writes that need room are accepted, which health reports.
+fn watch_disk(space: Arc<DiskSpace>, stopping: CancellationToken) -> watch::Receiver<bool> {
+    let (ready, receiver) = watch::channel(!space.is_full());
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(DISK_INTERVAL) => {}
+            }
+            let now = !space.is_full();
+            ready.send_if_modified(|ready| std::mem::replace(ready, now) != now);
+        }
+    });
+    receiver
 }
 
 /// Starts the task that delivers acknowledgements to requests. The committer sends it one message a group, so
@@ -241,4 +271,25 @@ fn cancel_jobs_at_shutdown(jobs: &Jobs, stopping: &CancellationToken) -> tokio::
         // If a job panicked, its own call has reported that.
         let _ = tokio::task::spawn_blocking(move || jobs.join()).await;
     })
+}
+
+/// True while both are.
+fn both(
+    mut one: watch::Receiver<bool>,
+    mut other: watch::Receiver<bool>,
+    stopping: CancellationToken,
+) -> watch::Receiver<bool> {
+    let (sender, receiver) = watch::channel(*one.borrow_and_update() && *other.borrow_and_update());
+    tokio::spawn(async move {
+        loop {
+            // A sender that is gone never changes its value again.
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                Ok(()) = one.changed() => {}
+                Ok(()) = other.changed() => {}
+            }
+            sender.send_replace(*one.borrow_and_update() && *other.borrow_and_update());
+        }
+    });
+    receiver
 }

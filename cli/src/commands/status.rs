@@ -33,6 +33,8 @@ struct WriterJson {
     /// What the clock shows and should show, if commits are refused because of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     clock_jumped: Option<ClockJumpJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk: Option<DiskJson>,
     memory: Vec<MemoryJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     damaged_files: Vec<DamagedFileJson>,
@@ -44,6 +46,18 @@ struct WriterJson {
 struct ClockJumpJson {
     clock_time: String,
     expected_time: String,
+}
+
+/// The room on the disk of the data directory.
+#[derive(Serialize)]
+struct DiskJson {
+    free_bytes: u64,
+    reserve_bytes: u64,
+    /// Since when the writer refuses writes because the disk is full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    full_since: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    message: String,
 }
 
 /// A snapshot or index file that a daemon does without.
@@ -199,10 +213,17 @@ fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
         term: found.term,
         jobs: jobs.map(job).collect(),
         clock_jumped,
+        disk: found.disk.map(disk).transpose()?,
         memory: found.memory.into_iter().map(memory).collect(),
         damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
         problems: found.problems,
     })
+}
+
+fn disk(found: v1::DiskState) -> Result<DiskJson> {
+    let v1::DiskState { free_bytes, reserve_bytes, full_since, message } = found;
+    let full_since = full_since.map(|since| shapes::time(Some(&since))).transpose()?;
+    Ok(DiskJson { free_bytes, reserve_bytes, full_since, message })
 }
 
 fn damaged_file(file: v1::DamagedFile) -> DamagedFileJson {
@@ -299,6 +320,9 @@ fn for_people(status: &StatusJson) -> String {
             text += &format!(
                 "        refuses commits: its clock shows {clock_time}, after {expected_time} (see driftctl clock)\n"
             );
+        }
+        if let Some(DiskJson { full_since: Some(since), free_bytes, message, .. }) = &writer.disk {
+            text += &format!("        the disk is full since {since}, {free_bytes} bytes free: {message}\n");
         }
         text += &memory_line(&writer.memory);
         for job in &writer.jobs {

@@ -237,4 +237,8 @@ impl FileSystem for FencedFileSystem {
     fn is_network(&self, path: &Path) -> io::Result<bool> {
         self.fs.is_network(path)
     }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.fs.free_bytes(path)
+    }
 }

@@ -64,6 +64,11 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
     /// Returns whether a path is on a network file system. There, changes by other machines cause no notifications, file
     /// sizes may be out of date, and a lock may lapse.
     fn is_network(&self, path: &Path) -> io::Result<bool>;
+    /// Returns the bytes that the file system of a path has left for this process. A quota may leave fewer.
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let _ = path;
+        Ok(u64::MAX)
+    }
 }
 
 /// Identifies a file or directory on this machine for as long as it exists, also after a rename.
@@ -236,6 +241,11 @@ impl FileSystem for OsFileSystem {
     fn is_network(&self, path: &Path) -> io::Result<bool> {
         let kind = u64::try_from(rustix::fs::statfs(path)?.f_type).unwrap_or_default();
         Ok(NETWORK_FILE_SYSTEM_TYPES.contains(&(kind & 0xffff_ffff)))
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let found = rustix::fs::statvfs(path)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 }
 
@@ -427,18 +437,33 @@ pub fn replace(fs: &dyn FileSystem, path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Does the same as [`replace`], with a given name for the temporary file.
 pub(crate) fn replace_via(fs: &dyn FileSystem, temporary: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
-    let steps = || -> io::Result<()> {
-        remove_if_exists(fs, temporary)?;
-        let file = fs.create(temporary)?;
-        file.write_at(bytes, 0)?;
-        file.sync()?;
-        fs.rename(temporary, path)?;
-        match path.parent() {
-            Some(dir) => fs.sync_dir(dir),
-            None => Ok(()),
-        }
+    let failed = |e: io::Error| Error::io(format_args!("cannot write {}", path.display()), &e);
+    let steps = || {
+        write_temporary(fs, temporary, bytes)?;
+        fs.rename(temporary, path).inspect_err(|_| discard(fs, temporary))?;
+        sync_parent(fs, path)
     };
-    steps().map_err(|e| Error::io(format_args!("cannot write {}", path.display()), &e))
+    steps().map_err(failed)
+}
+
+/// Writes and syncs a file under its temporary name. Leaves nothing behind if this fails.
+pub(crate) fn write_temporary(fs: &dyn FileSystem, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
+    remove_if_exists(fs, temporary)?;
+    let file = fs.create(temporary)?;
+    file.write_at(bytes, 0).and_then(|()| file.sync()).inspect_err(|_| discard(fs, temporary))
+}
+
+/// Makes a file's name durable.
+pub(crate) fn sync_parent(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |dir| fs.sync_dir(dir))
+}
+
+/// Removes a file that nothing refers to, after a failure that the caller reports.
+pub(crate) fn discard(fs: &dyn FileSystem, path: &Path) {
+    if let Err(error) = remove_if_exists(fs, path) {
+        let file = path.display();
+        tracing::warn!(%error, %file, "cannot remove an unfinished file; the next start of the writer removes it");
+    }
 }
 
 /// Removes a file. Succeeds if it does not exist.

@@ -12,6 +12,10 @@ use crate::storage::fence;
 use crate::storage::fs::{self, File, FileId, FileSystem};
 use crate::storage::head::{self, Head};
 use crate::storage::layout::{self, DataDir};
+use crate::storage::wal::append_error::AppendError;
+
+/// HEAD grows by this many bytes at least.
+const ROOM_BYTES: u64 = 4 << 10;
 
 /// HEAD, open for publishing. [`HeadFile::publish`] does not sync it: HEAD may lag the segments on disk, and never leads
 /// them.
@@ -19,6 +23,8 @@ use crate::storage::layout::{self, DataDir};
 pub(crate) struct HeadFile {
     file: Arc<dyn File>,
     head: Head,
+    /// The length of the file. After the last entry, it can have room for more.
+    len: u64,
     syncer: Arc<HeadSyncer>,
     id: Option<FileId>,
 }
@@ -90,7 +96,8 @@ impl HeadFile {
         fs.sync_dir(dir.root()).map_err(failed)?;
         let file: Arc<dyn File> = file.into();
         let syncer = HeadSyncer::new(&file);
-        Ok(HeadFile { file, head, syncer, id })
+        let len = cell_offset(head.header.table_entry_cell(head.entries.len() as u64));
+        Ok(HeadFile { file, head, len, syncer, id })
     }
 
     /// Begins an incarnation, durably: from now on every read of HEAD shows it. One copy is valid at every moment.
@@ -102,6 +109,22 @@ impl HeadFile {
             self.file.sync().map_err(failed)?;
         }
         self.head.incarnation = incarnation;
+        Ok(())
+    }
+
+    /// Makes room for `added` more entries, so that a full disk is found before anything is written that needs them.
+    pub(crate) fn reserve(&mut self, added: usize) -> Result<(), AppendError> {
+        let failed = |e: io::Error| Error::io("cannot extend HEAD", &e);
+        let end = cell_offset(self.head.header.table_entry_cell((self.head.entries.len() + added) as u64));
+        if end <= self.len {
+            return Ok(());
+        }
+        let end = end.next_multiple_of(ROOM_BYTES);
+        let zeros = vec![0; usize::try_from(end - self.len).unwrap_or_default()];
+        self.file.write_at(&zeros, self.len).map_err(|e| AppendError::from_step(failed(e)))?;
+        self.syncer.is_dirty.store(true, Ordering::Release);
+        self.syncer.sync_if_dirty().map_err(|e| AppendError::Fatal(failed(e)))?;
+        self.len = end;
         Ok(())
     }
 
@@ -138,6 +161,7 @@ impl HeadFile {
             let cell = entry.encode(*index as u64, self.head.header.format);
             let offset = cell_offset(self.head.header.table_entry_cell(*index as u64));
             self.file.write_at(&cell, offset).map_err(|e| failed(&e))?;
+            self.len = self.len.max(offset + cell.len() as u64);
             match self.head.entries.get_mut(*index) {
                 Some(current) => *current = *entry,
                 None => self.head.entries.push(*entry),
@@ -147,7 +171,10 @@ impl HeadFile {
             // A durable header must not count an entry that a power cut can remove: HEAD would not be valid.
             self.file.sync().map_err(|e| failed(&e))?;
         }
-        let header = &mut self.head.header;
+        if closed {
+            self.cut_room();
+        }
+        let mut header = self.head.header;
         header.last_seq = last_seq;
         header.last_ms = last_ms;
         header.closed = closed;
@@ -155,8 +182,20 @@ impl HeadFile {
         header.generation = header.generation.wrapping_add(1);
         let copy = u64::from(header.generation % 2);
         self.file.write_at(&header.encode(copy), cell_offset(copy)).map_err(|e| failed(&e))?;
+        self.head.header = header;
         self.syncer.is_dirty.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Cuts off the room after the last entry. A failure changes nothing that counts.
+    fn cut_room(&mut self) {
+        let end = cell_offset(self.head.header.table_entry_cell(self.head.entries.len() as u64));
+        if self.len > end {
+            match self.file.truncate(end) {
+                Ok(()) => self.len = end,
+                Err(error) => tracing::debug!(%error, "left zeros at the end of HEAD"),
+            }
+        }
     }
 }
 

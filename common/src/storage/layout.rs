@@ -39,6 +39,16 @@ impl DataDir {
         self.0.join(format!("HEAD.{term}.tmp"))
     }
 
+    /// `RESERVE`: blocks that the writer gives up when the disk is full.
+    pub(crate) fn reserve(&self) -> PathBuf {
+        self.0.join("RESERVE")
+    }
+
+    /// The file that the writer creates and removes to find out whether the disk has room again.
+    pub(crate) fn reserve_tmp(&self) -> PathBuf {
+        self.0.join("RESERVE.tmp")
+    }
+
     /// `database.json`: the database's id and format.
     pub fn database(&self) -> PathBuf {
         self.0.join("database.json")

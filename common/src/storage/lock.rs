@@ -62,7 +62,13 @@ impl Lock {
             since: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         };
         let lock = Lock { file, holder, id, may_predecessor_run };
-        lock.write_holder()?;
+        match lock.write_holder() {
+            // The text is for messages only: a full disk must not keep the writer from opening.
+            Err(error) if error.reason() == Reason::DiskFull => {
+                tracing::warn!(%error, "LOCK does not name this writer");
+            }
+            written => written?,
+        }
         Ok(lock)
     }
 
@@ -93,15 +99,23 @@ impl Lock {
     /// Records in LOCK the address that clients connect to.
     pub fn set_address(&mut self, address: &str) -> Result<()> {
         address.clone_into(&mut self.holder.address);
-        self.write_holder()
+        match self.write_holder() {
+            Err(error) if error.reason() == Reason::DiskFull => {
+                tracing::warn!(%error, "LOCK does not name this writer's address");
+                Ok(())
+            }
+            written => written,
+        }
     }
 
     fn write_holder(&self) -> Result<()> {
         let text = serde_json::to_string(&self.holder)
             .map_err(|e| Error::new(Reason::Internal, format!("cannot encode LOCK: {e}")))?;
         let steps = || {
-            self.file.truncate(0)?;
-            self.file.write_at(format!("{text}\n").as_bytes(), 0)
+            // In place, so that a full disk needs no new block for it.
+            let text = format!("{text}\n");
+            self.file.write_at(text.as_bytes(), 0)?;
+            self.file.truncate(text.len() as u64)
         };
         steps().map_err(|e| Error::io("cannot write LOCK", &e))
     }

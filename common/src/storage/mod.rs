@@ -1,6 +1,8 @@
 //! Bytes on disk: the data directory, its files, and the write-ahead log, from which all other files can be rebuilt.
 
 pub mod clock_record;
+pub mod descriptors;
+pub mod disk_space;
 pub mod fence;
 pub mod foreign_files;
 pub mod fs;

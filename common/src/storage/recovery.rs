@@ -7,6 +7,8 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::format::head::{FORMAT_VERSION, HeadIncarnation, Header};
 use crate::format::manifest::{self, Database};
+use crate::storage::descriptors::{RecentlyUsed, SpareDescriptors};
+use crate::storage::disk_space::DiskSpace;
 use crate::storage::fence::{Fence, OpenedFiles};
 use crate::storage::foreign_files::check_no_foreign_files;
 use crate::storage::fs::{self, FileId, FileSystem};
@@ -45,6 +47,8 @@ pub fn open(
     check_no_foreign_files(&*fs, dir)?;
     let root = opened_id(&*fs, dir)?;
     let lock = Lock::acquire(&*fs, dir)?;
+    let space = DiskSpace::new(Arc::clone(&fs), dir);
+    space.make_room_to_open(options.give_up_reserve);
     let (database, found) = match identify(&*fs, dir)? {
         Some(found) => found,
         None => initialise(&*fs, dir)?,
@@ -72,6 +76,7 @@ pub fn open(
     };
     let fence = Fence::new(&fs, dir, head.head().header.term, fenced, opened);
     let fs = fence.wrap(fs);
+    let space = space.on(Arc::clone(&fs));
     leftovers::remove_unfinished(&*fs, dir)?;
     if predecessor == Predecessor::MayRun {
         // All that the last writer acknowledged before the change of HEAD is on disk now, and it can no longer change
@@ -82,13 +87,20 @@ pub fn open(
     }
     let background = if options.background {
         let failed = |e: io::Error| Error::io("cannot start the log's threads", &e);
-        Background::start(Arc::clone(head.syncer())).map_err(failed)?
+        Background::start(Arc::clone(head.syncer()), Arc::clone(&space)).map_err(failed)?
     } else {
         Background::inline()
     };
+    let spares = SpareDescriptors::take(Arc::clone(&fs), dir.database());
+    let open_segments = RecentlyUsed::new(options.open_segments);
     let (dir, tables) = (dir.clone(), HashMap::new());
-    let log = Log { fs, fence, dir, options, lock, database, head, lineage, tables, background };
-    repair::repair(survey, log, &found, predecessor)
+    #[rustfmt::skip]
+    let log = Log {
+        fs, fence, dir, options, lock, database, head, lineage, tables, background, space, open_segments, spares,
+    };
+    let log = repair::repair(survey, log, &found, predecessor)?;
+    log.space.restore_reserve();
+    Ok(log)
 }
 
 /// Returns the identity of the data directory; `None` on a network file system, where identities can change by themselves.

@@ -157,6 +157,7 @@ fn settle_refused(state: &mut CommitState, group: OpenGroup, error: &Error) -> V
     state.open = OpenGroup::default();
     let durable = state.durable;
     state.rollbacks += 1;
+    state.refusal = Some(error.clone());
     state.admission.roll_back(durable);
     acks.iter_mut().for_each(|ack| ack.outcome = Err(error.clone()));
     acks

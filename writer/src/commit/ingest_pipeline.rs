@@ -272,8 +272,7 @@ impl IngestSession {
             return Ok(false);
         }
         if self.rollbacks != state.rollbacks {
-            let message = "cannot continue this stream: the disk is full and earlier batches were not written; connect again and send the batches after the last acknowledged one";
-            return Err(Error::new(Reason::DiskFull, message));
+            return Err(state.stream_refusal());
         }
         Ok(true)
     }

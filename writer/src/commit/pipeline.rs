@@ -44,6 +44,12 @@ impl CommitPipeline {
             state.check_accepting()?;
             state.check_room(self.0.tail_limit)?;
             let CommitState { admission, open, .. } = &mut *state;
+            if let SchemaChange::Create { schema, .. } = &change
+                && admission.tables.by_name_in_any_case(&schema.table).is_none()
+            {
+                // A new table needs room. If its group were refused for it, others in the group would be too.
+                self.0.space.check_room(format_args!("cannot create table {:?}", schema.table))?;
+            }
             let change = AdmissibleChange::Schema(change);
             let outcome = admission.admit(change, context, self.0.clock.read(), &mut open.group);
             state.acknowledge(outcome)

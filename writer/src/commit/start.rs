@@ -46,8 +46,8 @@ pub(crate) fn start(
     clock: Arc<ClockGuard>,
 ) -> Result<(CommitHandles, JoinHandle<Result<()>>)> {
     let state = Mutex::new(initial_state(&log, admission));
-    let work_ready = Condvar::new();
-    let shared = Arc::new(CommitShared { state, work_ready, growth, tail_limit, clock, tasks });
+    let (work_ready, space) = (Condvar::new(), Arc::clone(log.space()));
+    let shared = Arc::new(CommitShared { state, work_ready, growth, tail_limit, clock, space, tasks });
     let handles = CommitHandles {
         pipeline: CommitPipeline::new(&shared),
         ingest: IngestPipeline::new(&shared),
@@ -84,6 +84,7 @@ fn initial_state(log: &Log, admission: Admission) -> CommitState {
         storage,
         closing: false,
         rollbacks: 0,
+        refusal: None,
         stopped: None,
     }
 }

@@ -95,7 +95,11 @@ impl Compactor {
         if seq == floor && compaction::is_complete(&manifest) {
             return Ok(unchanged(&manifest));
         }
-        if dry_run { self.preview(id, seq) } else { self.raise_floor(id, (seq, time_ms), progress) }
+        if dry_run {
+            return self.preview(id, seq);
+        }
+        let raise = || self.raise_floor(id, (seq, time_ms), progress);
+        self.context.run_on_full_disk("to compact a table", raise)
     }
 
     /// The floor's commit and its time. If no table has that commit's time any more, the table's last commit

@@ -14,4 +14,4 @@ pub(crate) use ingest_stream::IngestService;
 pub(crate) use maintenance_rpc::MaintenanceCalls;
 pub(crate) use revert::RevertResolver;
 pub(crate) use row_as_of::RowAsOfReader;
-pub(crate) use service::WriterRpc;
+pub(crate) use service::{WriterRpc, disk_to_wire};

@@ -13,6 +13,7 @@ use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::convert;
 use driftdb_common::service::server::{CallMemory, ResponseStream};
 use driftdb_common::service::status::to_status;
+use driftdb_common::storage::disk_space::DiskReport;
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::table::operation::{Action, CommitRequest, SchemaChange};
 use driftdb_common::table::schema::Schema;
@@ -141,6 +142,18 @@ impl WriterRpc {
         tables.extend(unusable.iter().map(|(name, error)| convert::unusable_table_to_wire(name, error)));
         tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
         tables
+    }
+}
+
+/// The room on the disk, as the Status call answers it.
+pub(crate) fn disk_to_wire(report: DiskReport) -> v1::DiskState {
+    let DiskReport { free_bytes, reserve_bytes, full } = report;
+    let full_since = full.as_ref().map(|full| convert::time_to_wire(full.since_ms));
+    v1::DiskState {
+        free_bytes,
+        reserve_bytes,
+        full_since,
+        message: full.map_or(String::new(), |full| full.message),
     }
 }
 
@@ -298,6 +311,7 @@ impl WriterService for WriterRpc {
             incarnation: self.tokens.token(last).incarnation,
             clock_time: Some(convert::time_to_wire(clock.now_ms)),
             clock_expected: clock.expected_ms().map(convert::time_to_wire),
+            disk: Some(disk_to_wire(self.status.disk())),
             memory: convert::memory_to_wire(&self.memory),
             damaged_files: convert::damaged_files_to_wire(&self.health.damaged_files),
             problems: self.health.problems(),

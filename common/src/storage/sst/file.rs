@@ -12,7 +12,7 @@ use crate::format::sst::{
     Block, BlockError, BlockHandle, FilterHandle, HEADER_BYTES, SstDirectory, SstIdentity, TRAILER_BYTES,
     Trailer, Tree, decode_block, filter,
 };
-use crate::storage::fs::{File, FileId, FileSystem, read_failed};
+use crate::storage::fs::{self, File, FileId, FileSystem, read_failed};
 use crate::storage::io_ban;
 use crate::work;
 
@@ -87,6 +87,11 @@ impl SstFile {
             directory,
             cache,
         }))
+    }
+
+    /// Removes the file, which nothing refers to.
+    pub(crate) fn discard(&self) {
+        fs::discard(&*self.fs, &self.path);
     }
 
     /// Returns the properties that the file's writer added.

@@ -154,6 +154,10 @@ impl FileSystem for SimProcess {
     fn is_network(&self, path: &Path) -> io::Result<bool> {
         self.disk.is_network(path)
     }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.disk.free_bytes(path)
+    }
 }
 
 #[derive(Debug)]
