@@ -104,6 +104,16 @@ pub const BLOCK_BYTES_MAX: usize = 8 << 20;
 pub const BLOCK_KEY_BYTES: usize = 2 << 20;
 /// The number of SSTs that a block cache keeps open at the same time.
 pub const OPEN_SST_FILES: usize = 256;
+/// The number of files of the log that a daemon keeps open at the same time: active segments in a writer, segments that are being
+/// read in a reader. Less if the process may open fewer files.
+pub const OPEN_LOG_FILES: usize = 4096;
+/// The file descriptors of a daemon that are in no share: standard streams, LOCK, HEAD, directories, the runtime's own, and the
+/// files that jobs write.
+pub const RESERVED_DESCRIPTORS: u64 = 64;
+/// The file descriptors that the log keeps only to give them up when the process has no other left.
+pub const SPARE_DESCRIPTORS: usize = 8;
+/// The size of the file RESERVE, which the writer gives up to open, to close or to compact on a full disk, in bytes.
+pub const RESERVE_BYTES: u64 = 2 << 20;
 /// The default size of the block cache, in bytes.
 pub const CACHE_BYTES: u64 = 256 << 20;
 /// The default number of events after a table's newest snapshot at which the writer takes the next snapshot.
@@ -113,6 +123,11 @@ pub const SNAPSHOT_BYTES: u64 = 128 << 20;
 /// The default size of the log that no snapshot covers, over all tables, in bytes. The rows in this log are in memory. At this
 /// size the writer takes a snapshot of the table with the longest log. At twice this size writes fail with `OVERLOADED`.
 pub const MEMTABLE_BYTES: u64 = 512 << 20;
+/// The number of incarnations that a database's lineage keeps. Tokens of older ones are refused with `EPOCH_CHANGED`.
+pub const LINEAGE_ENTRIES: usize = 4096;
+/// The default for how far the system's clock may be ahead of the time that the writer expects, in seconds. Commits beyond it fail
+/// with `CLOCK_JUMPED` until the time is confirmed.
+pub const CLOCK_JUMP_SECS: u64 = 86_400;
 /// The default memory that requests and their answers may take from a daemon, over all uses, in bytes.
 pub const REQUEST_MEMORY_BYTES: u64 = 512 << 20;
 /// The least value of --request-memory, in bytes.
