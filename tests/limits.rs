@@ -180,6 +180,74 @@ async fn conditions_may_nest_64_levels() {
 }
 
 #[tokio::test]
+async fn a_condition_may_have_10000_comparisons_and_100000_values() {
+    let mut cluster = open().await;
+    let seq = apply(&mut cluster.writer, vec![insert("t", r#"{"id":"a","n":7}"#)]).await.unwrap().seq;
+    let any_of = |count: usize| (0..count).map(|n| format!("n = {n}")).collect::<Vec<_>>().join(" OR ");
+    let in_list =
+        |count: usize| format!("n IN ({})", (0..count).map(|n| n.to_string()).collect::<Vec<_>>().join(","));
+    for (condition, limit) in [
+        (&any_of as &dyn Fn(usize) -> String, limits::CONDITION_TERMS),
+        (&in_list, limits::CONDITION_VALUES),
+        // The values inside of arrays count, too.
+        (&|count| format!("n = 7 OR n = [{}]", vec!["1"; count - 2].join(",")), limits::CONDITION_VALUES),
+    ] {
+        let ask_for = |count| format!("SELECT * FROM t WHERE {}", condition(count));
+        assert_eq!(ask(&mut cluster.reader, &ask_for(limit), seq).await.unwrap().rows().len(), 1);
+        let refusal = invalid(ask(&mut cluster.reader, &ask_for(limit + 1), 0).await, "TOO_LARGE");
+        refusal.says(&[&limit.to_string()]).place();
+        let request =
+            v1::SelectRequest { table: "t".into(), r#where: condition(limit + 1), ..Default::default() };
+        invalid(select(&mut cluster.reader, request).await, "TOO_LARGE");
+        let request = v1::WatchDriftRequest { r#where: condition(limit + 1), ..Default::default() };
+        invalid(cluster.reader.watch_drift(request).await, "TOO_LARGE");
+    }
+    // The parser stops at the limit: the rest of the statement costs no memory.
+    let before = cluster.reader_daemon.memory_kib("VmHWM:");
+    let large = format!("SELECT * FROM t WHERE n IN (1{})", ",1".repeat(limits::STATEMENT_BYTES / 2 - 50));
+    invalid(ask(&mut cluster.reader, &large, 0).await, "TOO_LARGE");
+    let params = [format!("[1{}]", ",1".repeat(limits::STATEMENT_BYTES / 2 - 50))];
+    invalid(
+        ask_with(&mut cluster.reader, "SELECT * FROM t WHERE n = $1", &[&params[0]], 0).await,
+        "TOO_LARGE",
+    );
+    let after = cluster.reader_daemon.memory_kib("VmHWM:");
+    assert!(after - before < 200 << 10, "{before} KiB, then {after} KiB");
+}
+
+#[tokio::test]
+async fn patterns_fields_and_keys_of_reads_have_limits() {
+    let mut cluster = open().await;
+    let text = "x".repeat(limits::LIKE_PATTERN_BYTES);
+    let row = format!(r#"{{"id":"a","s":"{text}"}}"#);
+    let seq = apply(&mut cluster.writer, vec![insert("t", row)]).await.unwrap().seq;
+    let like = |pattern: &str| format!("SELECT id FROM t WHERE s LIKE \"{pattern}\"");
+    assert_eq!(ask(&mut cluster.reader, &like(&text), seq).await.unwrap().rows().len(), 1);
+    let refusal = invalid(ask(&mut cluster.reader, &like(&format!("{text}%")), 0).await, "TOO_LARGE");
+    refusal.says(&["4097", "4096"]).place();
+
+    let fields = |count: usize| (0..count).map(|n| format!("f{n}")).collect::<Vec<_>>();
+    let request =
+        |count| v1::SelectRequest { table: "t".into(), fields: fields(count), ..Default::default() };
+    assert_eq!(select(&mut cluster.reader, request(limits::SELECT_FIELDS)).await.unwrap().len(), 1);
+    invalid(select(&mut cluster.reader, request(limits::SELECT_FIELDS + 1)).await, "TOO_LARGE")
+        .says(&["1001", "1000"]);
+    let statement = |count| format!("SELECT {} FROM t", fields(count).join(", "));
+    ask(&mut cluster.reader, &statement(limits::SELECT_FIELDS), 0).await.unwrap();
+    invalid(ask(&mut cluster.reader, &statement(limits::SELECT_FIELDS + 1), 0).await, "TOO_LARGE").place();
+
+    let diff = |count: usize| v1::DiffRequest {
+        table: "t".into(),
+        start: at_seq(1),
+        keys: (0..count).map(|n| n.to_string()).collect(),
+        ..Default::default()
+    };
+    let mut stream = cluster.reader.diff(diff(limits::DIFF_KEYS)).await.unwrap().into_inner();
+    assert!(stream.message().await.unwrap().unwrap().rows.is_empty());
+    invalid(cluster.reader.diff(diff(limits::DIFF_KEYS + 1)).await, "TOO_LARGE").says(&["10001", "10000"]);
+}
+
+#[tokio::test]
 async fn a_reason_may_have_1_kib_and_is_returned() {
     let mut cluster = open().await;
     let reason = "é".repeat(512);

@@ -78,7 +78,7 @@ async fn answers_that_nobody_reads_are_refused_beyond_the_memory() {
     assert!(!unread.is_empty() && refused > 300, "{refused} refused");
     let memory = attacked.reader_memory().await;
     let answers = usage(&memory, "answers");
-    assert!(answers.bytes <= answers.limit_bytes / 2 && answers.refused == 0, "{answers:?}");
+    assert!(answers.bytes <= answers.limit_bytes / 2 && answers.refused > 300, "{answers:?}");
     let grown = attacked.reader.memory_kib("VmHWM:") - before;
     assert!(grown < GROWTH_KIB, "{grown} KiB");
     // Another client is served.

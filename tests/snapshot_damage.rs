@@ -1,7 +1,6 @@
 //! Snapshots, indexes, manifests and HEAD cut at every length and flipped at every byte: the right answer or an error
 //! that names the file, never a wrong row, never a panic.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +12,7 @@ use driftdb_common::format::document::Document;
 use driftdb_common::format::sortkey;
 use driftdb_common::storage::fs::sim::SimDisk;
 use driftdb_common::storage::layout::snapshot_files;
+use driftdb_common::table::bounded_keys::BoundedKeys;
 use driftdb_common::table::build::delta::DeltaLimits;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::View;
@@ -57,8 +57,9 @@ fn check_index(timeline: &Arc<Timeline>, script: &Script) -> Result<(), Wrong> {
             let scalar = sortkey::scalar_of(document.get(&path).unwrap().unwrap()).unwrap().unwrap();
             let mut value = Vec::new();
             sortkey::write_scalar(&mut value, scalar);
-            let mut all = BTreeSet::new();
-            view.candidates_in("n", (&value, &value), 100, &mut all)?;
+            let mut all = BoundedKeys::new(100);
+            view.candidates_in("n", (&value, &value), &mut all)?;
+            let all = all.into_parts().0;
             let of_value = view.candidates_of_value("n", &value, None, 100)?.unwrap();
             let has =
                 |key: &String, mut keys: Box<dyn Iterator<Item = String>>| keys.any(|found| found == *key);

@@ -120,8 +120,8 @@ reasons! {
     Standby = "STANDBY": Unavailable,
     /// Another writer has taken over the database, so this writer has stopped. Connect to the new writer.
     Fenced = "FENCED": Unavailable,
-    /// Too many writes, jobs or watches wait, or writes wait for a snapshot. Nothing was done. Retry after the delay
-    /// in the error.
+    /// Too many writes, jobs or watches wait, writes wait for a snapshot, or too many files are open. Nothing was done.
+    /// Retry after the delay in the error.
     Overloaded = "OVERLOADED": Exhausted,
     /// The request took longer than --statement-timeout or its own deadline. Ask for less, or allow more time.
     StatementTimeout = "STATEMENT_TIMEOUT": TimedOut,
@@ -159,6 +159,13 @@ reasons! {
     /// A bug in DriftDB. Please report it with the message.
     Internal = "INTERNAL": Internal,
 }
+
+/// The error numbers of an open when the process, or the machine, has too many open files. The standard library has no name for
+/// them.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+/// How long a client waits before it retries when too many files are open.
+const DESCRIPTORS_RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// The position of an error in a DriftQL statement.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -287,11 +294,17 @@ impl Error {
         self.with("nearest", near)
     }
 
-    /// An operating system error, with what failed. A full disk or quota becomes [`Reason::DiskFull`].
+    /// An operating system error, with what failed. A full disk or quota becomes [`Reason::DiskFull`], and too many open files
+    /// become [`Reason::Overloaded`].
     pub fn io(what: impl fmt::Display, source: &std::io::Error) -> Self {
         if let Some(ours) = source.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
             // An `Error` that passed through an interface of `std::io`.
             return ours.clone().context(what);
+        }
+        if let Some(EMFILE | ENFILE) = source.raw_os_error() {
+            let message = format!("{what}: {source}; retry later, or raise the limit of open files");
+            let error = Error::new(Reason::Overloaded, message).caused_by(copy_of(source));
+            return error.retry_after(DESCRIPTORS_RETRY_AFTER);
         }
         let reason = match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Reason::DiskFull,

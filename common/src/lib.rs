@@ -1,7 +1,7 @@
 //! The library that DriftDB's daemons and tools share, in layers.
 //!
 //! Each layer imports only the layers before it: [`format`](mod@format), [`storage`], [`table`], [`query`], [`service`].
-//! [`error`] and [`limits`] are below all of them.
+//! [`error`], [`limits`], [`planted`], [`memory`] and [`work`] are below all of them.
 //!
 //! # Glossary
 //!
@@ -30,6 +30,9 @@
 //! - **watch**: a subscription to the commits of a table, filtered by keys or a condition.
 //! - **resume token**: an opaque value that lets a watch or a stream continue after a given commit.
 //! - **epoch**: a random number that identifies one history of a database; a restore changes it.
+//! - **incarnation**: a random number that identifies one open for writing; it and a seq name one commit for ever, as a
+//!   **lineage point**.
+//! - **lineage**: the incarnations of a history, each with the commit after which it began.
 //!
 //! ## Processes
 //!
@@ -39,7 +42,9 @@
 //! - **standby**: a writer that waits for the lock of another writer.
 //! - **lock**: the exclusive lock on the file LOCK, which names its **holder**.
 //! - **term**: the number of a writer's ownership of the database, one more than the previous writer's.
-//! - **fence**: a writer's check that HEAD still has its term, which detects that another writer has taken over.
+//! - **fence**: a writer's check that its files are where it opened them and, on network file systems, that HEAD still has its
+//!   term, which detects that another writer has taken over.
+//! - **clock guard**: the writer's check that the clock has not jumped ahead, before a commit gets its time.
 //! - **admission**: the writer's checks of a commit, after which the commit has its seq and its frames.
 //! - **group**: the commits that are written and synced together.
 //! - **committer**: the writer's thread that makes groups durable.
@@ -57,6 +62,7 @@
 //! - **frame address**: a table id, a segment number and a byte offset; part of a frame's CRC.
 //! - **log position**: a point between two frames of a table's log.
 //! - **preallocation**: zeros that the writer writes ahead of the frames of an active segment.
+//! - **reserve**: the file RESERVE, whose blocks the writer gives up on a full disk.
 //! - **torn tail**: bytes after the last whole commit, which recovery cuts off and keeps in a separate file.
 //! - **HEAD**: the file that says how far each table's log is durable, and so what readers may show.
 //! - **table entry**: the part of HEAD about one table.
@@ -88,6 +94,8 @@
 //! - **verification**: the comparison of all files with their checksums and with the log.
 //! - **doctor**: the examination and repair of a data directory without daemons.
 //! - **job**: a long task of the writer, for example a snapshot, a compaction or a verification.
+//! - **work**: what the daemon computes for one request; it can be stopped while it runs.
+//! - **lane**: threads that take turns with the work of requests, so that cheap requests never wait for scans.
 //!
 //! ## Progress of a commit
 //!
@@ -124,3 +132,4 @@ pub mod query;
 pub mod service;
 pub mod storage;
 pub mod table;
+pub mod work;

@@ -38,6 +38,28 @@ pub const RING_BYTES: usize = 16 << 20;
 pub const HEARTBEAT_MS: u64 = 10_000;
 /// The shortest interval between heartbeats that a request can set, in milliseconds.
 pub const HEARTBEAT_LEAST_MS: u64 = 100;
+/// The number of statements, Selects, Histories and Diffs that a reader runs at the same time, slow clients included.
+pub const QUERIES: usize = 1024;
+/// The number of Gets, DescribeTables, ListTables and Status calls that a reader serves at the same time.
+pub const LOOKUPS: usize = 8192;
+/// The memory that one query uses for what it has found and not yet returned, in bytes: candidate keys of an index, changed
+/// keys of a Diff. A query that needs more reads all rows instead.
+pub const QUERY_BYTES: usize = 32 << 20;
+/// The default time that a daemon works on one request, in seconds: a reader on any request, a writer on reading old states of rows
+/// for REVERT.
+pub const STATEMENT_TIMEOUT_SECS: u64 = 30;
+/// The number of fields that one Select returns of each row.
+pub const SELECT_FIELDS: usize = 1000;
+/// The number of comparisons in one condition.
+pub const CONDITION_TERMS: usize = 10_000;
+/// The number of values in one condition, those in IN lists included.
+pub const CONDITION_VALUES: usize = 100_000;
+/// The number of values in one document or parameter of a statement, those inside of arrays and objects included.
+pub const LITERAL_VALUES: usize = 1 << 20;
+/// The length of a LIKE pattern, in bytes.
+pub const LIKE_PATTERN_BYTES: usize = 4096;
+/// The number of keys in one Diff.
+pub const DIFF_KEYS: usize = 10_000;
 /// The number of keys in one Get.
 pub const KEYS_PER_GET: usize = 1000;
 /// The length of a DriftQL statement, in bytes.
@@ -58,8 +80,6 @@ pub const WRITER_TASKS: usize = 16;
 /// The number of requests of a writer that read old states of rows, or parse long statements, at the same time. Further requests
 /// wait.
 pub const WRITER_LONG_TASKS: usize = 2;
-/// The default time that a request may spend reading old states of rows for REVERT, in seconds.
-pub const STATEMENT_TIMEOUT_SECS: u64 = 30;
 /// The number of maintenance jobs that run at the same time.
 pub const JOBS: usize = 4;
 /// The number of maintenance jobs that wait for their turn.
@@ -84,6 +104,16 @@ pub const BLOCK_BYTES_MAX: usize = 8 << 20;
 pub const BLOCK_KEY_BYTES: usize = 2 << 20;
 /// The number of SSTs that a block cache keeps open at the same time.
 pub const OPEN_SST_FILES: usize = 256;
+/// The number of files of the log that a daemon keeps open at the same time: active segments in a writer, segments that are being
+/// read in a reader. Less if the process may open fewer files.
+pub const OPEN_LOG_FILES: usize = 4096;
+/// The file descriptors of a daemon that are in no share: standard streams, LOCK, HEAD, directories, the runtime's own, and the
+/// files that jobs write.
+pub const RESERVED_DESCRIPTORS: u64 = 64;
+/// The file descriptors that the log keeps only to give them up when the process has no other left.
+pub const SPARE_DESCRIPTORS: usize = 8;
+/// The size of the file RESERVE, which the writer gives up to open, to close or to compact on a full disk, in bytes.
+pub const RESERVE_BYTES: u64 = 2 << 20;
 /// The default size of the block cache, in bytes.
 pub const CACHE_BYTES: u64 = 256 << 20;
 /// The default number of events after a table's newest snapshot at which the writer takes the next snapshot.
@@ -93,6 +123,11 @@ pub const SNAPSHOT_BYTES: u64 = 128 << 20;
 /// The default size of the log that no snapshot covers, over all tables, in bytes. The rows in this log are in memory. At this
 /// size the writer takes a snapshot of the table with the longest log. At twice this size writes fail with `OVERLOADED`.
 pub const MEMTABLE_BYTES: u64 = 512 << 20;
+/// The number of incarnations that a database's lineage keeps. Tokens of older ones are refused with `EPOCH_CHANGED`.
+pub const LINEAGE_ENTRIES: usize = 4096;
+/// The default for how far the system's clock may be ahead of the time that the writer expects, in seconds. Commits beyond it fail
+/// with `CLOCK_JUMPED` until the time is confirmed.
+pub const CLOCK_JUMP_SECS: u64 = 86_400;
 /// The default memory that requests and their answers may take from a daemon, over all uses, in bytes.
 pub const REQUEST_MEMORY_BYTES: u64 = 512 << 20;
 /// The least value of --request-memory, in bytes.

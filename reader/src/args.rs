@@ -93,9 +93,33 @@ pub struct ReaderArgs {
         help_heading = "Following the writer"
     )]
     pub max_lag: MaxLag,
+    /// Longest time that the reader works on one request; 0 for no limit
+    ///
+    /// The request then fails with STATEMENT_TIMEOUT. Waiting for others counts; the time in which a slow client reads its
+    /// answer does not, and watches have no limit. Lower it to protect the reader from expensive queries.
+    #[arg(
+        long,
+        env = "DRIFTDB_STATEMENT_TIMEOUT",
+        default_value = "30s",
+        value_name = "TIME",
+        value_parser = parse_statement_timeout,
+        help_heading = "Requests"
+    )]
+    pub statement_timeout: StatementTimeout,
     /// The log.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// The most time that a request may take, or no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatementTimeout(Option<Duration>);
+
+fn parse_statement_timeout(text: &str) -> Result<StatementTimeout, String> {
+    match text.trim() {
+        "off" | "0" => Ok(StatementTimeout(None)),
+        text => Ok(StatementTimeout(Some(parse_duration(text)?).filter(|limit| !limit.is_zero()))),
+    }
 }
 
 /// A maximum lag, or none.
@@ -126,6 +150,7 @@ impl ReaderArgs {
             follow: self.follow,
             poll_interval: self.poll_interval,
             max_lag: self.max_lag.0,
+            statement_timeout: self.statement_timeout.0,
         }
     }
 }
@@ -145,6 +170,16 @@ mod tests {
         assert_eq!(parse(&["--max-lag", "1m"]).unwrap().max_lag, Some(Duration::from_secs(60)));
         for none in ["off", "0", "0s"] {
             assert_eq!(parse(&["--max-lag", none]).unwrap().max_lag, None, "{none}");
+        }
+    }
+
+    #[test]
+    fn the_statement_timeout_can_be_disabled() {
+        let timeout = |options: &[&str]| parse(options).unwrap().statement_timeout;
+        assert_eq!(timeout(&[]), Some(driftdb_reader::STATEMENT_TIMEOUT));
+        assert_eq!(timeout(&["--statement-timeout", "250ms"]), Some(Duration::from_millis(250)));
+        for none in ["off", "0", "0s"] {
+            assert_eq!(timeout(&["--statement-timeout", none]), None, "{none}");
         }
     }
 

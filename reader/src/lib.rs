@@ -8,18 +8,20 @@ use driftdb::v1::reader_service_server::ReaderServiceServer;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::memory::MemoryBudget;
+use driftdb_common::service::compute::ComputePool;
 use driftdb_common::service::server::{self, Listener};
 use driftdb_common::storage::fs::{FileSystem, OsFileSystem};
 use driftdb_common::storage::layout::DataDir;
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::table::table_files::TableFiles;
+use driftdb_common::work::WorkGroup;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
 use crate::context::RequestContext;
-use crate::follower::Follower;
+use crate::follower::{Follower, read_patience};
 use crate::fs_events::FsEvents;
-use crate::rpc::ReaderRpc;
+use crate::rpc::ReaderServer;
 use crate::tailer::Tailer;
 
 mod context;
@@ -29,13 +31,16 @@ mod freshness;
 pub mod fs_events;
 mod live_commit;
 mod message_size;
+mod page_step;
 mod paged_stream;
 mod read_point;
 mod readiness;
 mod reads;
 mod replica;
+mod replica_slot;
 mod resume_token;
 mod rpc;
+mod running_query;
 mod statement;
 mod subscriptions;
 mod tailer;
@@ -49,6 +54,8 @@ pub use waiting::{has_database, wait_and_serve};
 pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The default staleness above which a reader is not ready.
 pub const MAX_LAG: Duration = Duration::from_secs(10);
+/// The default of the most time that a request may take.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(limits::STATEMENT_TIMEOUT_SECS);
 
 /// The configuration of a reader.
 #[derive(Debug, Clone)]
@@ -65,6 +72,8 @@ pub struct ReaderConfig {
     pub poll_interval: Duration,
     /// The staleness above which the reader is not ready; `None` if it is always ready.
     pub max_lag: Option<Duration>,
+    /// The most time that a request may take; `None` for no limit.
+    pub statement_timeout: Option<Duration>,
 }
 
 impl ReaderConfig {
@@ -77,6 +86,7 @@ impl ReaderConfig {
             follow: FollowMode::default(),
             poll_interval: POLL_INTERVAL,
             max_lag: Some(MAX_LAG),
+            statement_timeout: Some(STATEMENT_TIMEOUT),
         }
     }
 
@@ -133,22 +143,35 @@ impl ReaderDaemon {
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
         let ReaderDaemon { config, files, follower, events } = self;
         let tailer = Tailer::start(follower, events, config.follow.interval(config.poll_interval))?;
-        let replica = Arc::clone(tailer.replica());
+        let slot = Arc::clone(tailer.slot());
         let memory = MemoryBudget::new(config.request_memory);
-        let rpc = ReaderRpc(RequestContext {
-            replica: Arc::clone(&replica),
+        let context = Arc::new(RequestContext {
+            replica: slot.current(),
+            patience: read_patience(&files),
             files,
+            compute: Arc::new(ComputePool::start()?),
             memory: Arc::clone(&memory),
+            statement_timeout: config.statement_timeout,
             shutdown: shutdown.clone(),
         });
+        stop_work_at(shutdown.clone(), Arc::clone(context.compute.group()));
+        let server = ReaderServer::new(Arc::clone(&slot), context);
         let mut routes = RoutesBuilder::default();
         routes.add_service(
-            ReaderServiceServer::new(rpc)
+            ReaderServiceServer::new(server)
                 .max_decoding_message_size(limits::REQUEST_BYTES)
                 .max_encoding_message_size(limits::REQUEST_BYTES),
         );
-        let ready = readiness::watch_readiness(replica, config.max_lag, shutdown.clone());
-        let health = server::health_while::<ReaderServiceServer<ReaderRpc>>(ready, shutdown.clone()).await;
+        let ready = readiness::watch_readiness(slot, config.max_lag, shutdown.clone());
+        let health = server::health_while::<ReaderServiceServer<ReaderServer>>(ready, shutdown.clone()).await;
         server::serve(listener, routes, health, memory, shutdown).await
     }
+}
+
+/// Stops what is being computed when the reader shuts down.
+fn stop_work_at(shutdown: CancellationToken, work: Arc<WorkGroup>) {
+    tokio::spawn(async move {
+        shutdown.cancelled().await;
+        work.stop();
+    });
 }

@@ -11,7 +11,7 @@ use driftdb_common::table::history::{self, DriftEvent, Images, RowImages};
 use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::Row;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 /// Row images larger than this are not kept: each watch reads them again.
 const IMAGE_BYTES: usize = 1024;
@@ -28,8 +28,6 @@ pub struct LiveCommit {
     /// The events by table, ordered by table id.
     pub parts: Vec<LivePart>,
     bytes: usize,
-    /// Held by the watch that reads row images from files. Other watches wait, and find the images in memory.
-    reading_images: Mutex<()>,
 }
 
 /// The events of a commit in one table.
@@ -58,7 +56,7 @@ impl LiveCommit {
     pub fn new(info: Arc<CommitInfo>) -> LiveCommit {
         let texts = info.meta.as_ref().map_or(0, |meta| meta.actor.len() + meta.reason.len());
         let bytes = COMMIT_BYTES + texts;
-        LiveCommit { info, parts: Vec::new(), bytes, reading_images: Mutex::default() }
+        LiveCommit { info, parts: Vec::new(), bytes }
     }
 
     /// Adds the events of the commit in one table.
@@ -81,11 +79,6 @@ impl LiveCommit {
     /// Estimated bytes in memory.
     pub fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    /// Waits until no other watch reads row images of this commit from files.
-    pub fn lock_images(&self) -> MutexGuard<'_, ()> {
-        self.reading_images.lock()
     }
 
     /// A commit without events that counts as `bytes` bytes.

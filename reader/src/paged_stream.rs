@@ -3,55 +3,49 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::Result;
 use driftdb_common::service::server::ResponseStream;
 use driftdb_common::service::status::to_status;
 use tokio_stream::Stream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::ReusableBoxFuture;
 use tonic::Status;
 
-/// The outcome of one step towards the next page.
-#[derive(Debug)]
-pub enum PageStep<T> {
-    /// A page; more may follow.
-    Page(T),
-    /// The last page.
-    LastPage(T),
-    /// No page yet. The stream yields to other requests before the next step.
-    Working,
-    /// The end, after all pages.
-    End,
+use crate::page_step::PageStep;
+use crate::running_query::RunningQuery;
+
+/// A stream that computes each page when it is polled for it, so that a client who does not read costs one page at most. An
+/// error ends the stream. Dropping it stops the work.
+pub fn stream_pages<T, F>(query: RunningQuery, step: F) -> ResponseStream<T>
+where
+    T: Send + 'static,
+    F: FnMut() -> Result<PageStep<T>> + Send + 'static,
+{
+    Box::pin(PagedStream { next: ReusableBoxFuture::new(next_page(query, step)), ended: false })
 }
 
-impl<T> PageStep<T> {
-    /// Converts the page, if the step has one.
-    pub fn try_map<U>(self, convert: impl FnOnce(T) -> Result<U>) -> Result<PageStep<U>> {
-        Ok(match self {
-            PageStep::Page(page) => PageStep::Page(convert(page)?),
-            PageStep::LastPage(page) => PageStep::LastPage(convert(page)?),
-            PageStep::Working => PageStep::Working,
-            PageStep::End => PageStep::End,
-        })
-    }
+/// A query, its step unless that was lost, and the page that it has computed.
+type NextPage<F, T> = (RunningQuery, Option<F>, Result<PageStep<T>>);
+
+async fn next_page<T, F>(query: RunningQuery, step: F) -> NextPage<F, T>
+where
+    T: Send + 'static,
+    F: FnMut() -> Result<PageStep<T>> + Send + 'static,
+{
+    let (step, page) = query.next_page(step).await;
+    (query, step, page)
 }
 
-/// A stream that calls `step` for each page. An error or `shutdown` ends the stream.
-///
-/// Each step must be short, a few milliseconds, because it runs on a thread of the async runtime.
-pub fn stream_pages<T: Send + 'static>(
-    shutdown: CancellationToken,
-    step: impl FnMut() -> Result<PageStep<T>> + Send + Unpin + 'static,
-) -> ResponseStream<T> {
-    Box::pin(PagedStream { shutdown, step, ended: false })
-}
-
-struct PagedStream<F> {
-    shutdown: CancellationToken,
-    step: F,
+struct PagedStream<F, T> {
+    /// Computes the next page once it is polled. All pages use the same allocation.
+    next: ReusableBoxFuture<'static, NextPage<F, T>>,
     ended: bool,
 }
 
-impl<T, F: FnMut() -> Result<PageStep<T>> + Unpin> Stream for PagedStream<F> {
+impl<T, F> Stream for PagedStream<F, T>
+where
+    T: Send + 'static,
+    F: FnMut() -> Result<PageStep<T>> + Send + 'static,
+{
     type Item = Result<T, Status>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -59,29 +53,19 @@ impl<T, F: FnMut() -> Result<PageStep<T>> + Unpin> Stream for PagedStream<F> {
         if this.ended {
             return Poll::Ready(None);
         }
-        let step = if this.shutdown.is_cancelled() {
-            Err(Error::new(Reason::ShuttingDown, "the reader is shutting down; retry, or ask another reader"))
-        } else {
-            (this.step)()
-        };
-        match step {
-            Ok(PageStep::Page(message)) => Poll::Ready(Some(Ok(message))),
-            Ok(PageStep::LastPage(message)) => {
-                this.ended = true;
+        let Poll::Ready((query, step, page)) = this.next.poll(cx) else { return Poll::Pending };
+        this.ended = true;
+        match page {
+            Ok(PageStep::Page(message)) => {
+                if let Some(step) = step {
+                    this.next.set(next_page(query, step));
+                    this.ended = false;
+                }
                 Poll::Ready(Some(Ok(message)))
             }
-            Ok(PageStep::Working) => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Ok(PageStep::End) => {
-                this.ended = true;
-                Poll::Ready(None)
-            }
-            Err(error) => {
-                this.ended = true;
-                Poll::Ready(Some(Err(to_status(error))))
-            }
+            Ok(PageStep::LastPage(message)) => Poll::Ready(Some(Ok(message))),
+            Ok(PageStep::Working | PageStep::End) => Poll::Ready(None),
+            Err(error) => Poll::Ready(Some(Err(to_status(error)))),
         }
     }
 }

@@ -2,51 +2,89 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use driftdb::v1;
 use driftdb::v1::reader_service_server::ReaderService;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::format::key::Key;
+use driftdb_common::format::lineage::LineagePoint;
+use driftdb_common::format::manifest::Database;
 use driftdb_common::limits;
 use driftdb_common::query::ast::{Column, PointInTime};
 use driftdb_common::query::exec::Selection;
 use driftdb_common::query::parser;
 use driftdb_common::service::convert;
+use driftdb_common::service::deadline::deadline_of;
 use driftdb_common::service::server::{CallMemory, ResponseStream};
 use driftdb_common::service::status::to_status;
 use driftdb_common::table::history::Images;
+use driftdb_common::work;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
-use crate::message_size::document_size;
+use crate::paged_stream::stream_pages;
 use crate::read_point::ReadPoint;
 use crate::reads::diff::{DiffPages, DiffQuery};
+use crate::reads::get::{GetQuery, read_rows};
 use crate::reads::history::{CommitPages, DriftQuery};
 use crate::reads::select::{RowPages, SelectQuery};
 use crate::reads::tables;
 use crate::reads::target::{KeyTarget, TableTarget};
+use crate::replica_slot::{HistoryLosses, ReplicaSlot};
 use crate::resume_token::{SelectToken, request_hash};
+use crate::running_query::RunningQuery;
 use crate::statement;
 use crate::watch;
 
 /// Maximum number of tables in one response of ListTables, and the default.
 const TABLES_PER_PAGE: usize = 1000;
 
-/// About what a row takes in an answer besides its key and document.
-const ROW_BYTES: usize = 48;
-
-/// The implementation of `ReaderService`.
+/// The implementation of `ReaderService`: serves each call from the replica that is current when it arrives.
 #[derive(Debug, Clone)]
-pub struct ReaderRpc(pub RequestContext);
+pub struct ReaderServer {
+    slot: Arc<ReplicaSlot>,
+    /// The context of the requests of one replica: the last one that a request found.
+    context: Arc<ArcSwap<RequestContext>>,
+}
+
+impl ReaderServer {
+    /// Serves the replica in a slot. `context` is that of its present replica.
+    pub fn new(slot: Arc<ReplicaSlot>, context: Arc<RequestContext>) -> ReaderServer {
+        ReaderServer { slot, context: Arc::new(ArcSwap::new(context)) }
+    }
+
+    fn call(&self) -> ReaderRpc {
+        let context = self.context.load_full();
+        if self.slot.serves(&context.replica) {
+            return ReaderRpc(context);
+        }
+        let context = Arc::new(RequestContext {
+            replica: self.slot.current(),
+            files: context.files.clone(),
+            compute: Arc::clone(&context.compute),
+            memory: Arc::clone(&context.memory),
+            statement_timeout: context.statement_timeout,
+            patience: context.patience,
+            shutdown: context.shutdown.clone(),
+        });
+        self.context.store(Arc::clone(&context));
+        ReaderRpc(context)
+    }
+}
+
+/// One call.
+#[derive(Debug, Clone)]
+struct ReaderRpc(Arc<RequestContext>);
 
 impl ReaderRpc {
     fn freshness(&self, freshness: Option<v1::Freshness>) -> Result<Freshness> {
         Freshness::from_wire(freshness, &self.0.replica)
     }
 
-    async fn get(&self, request: v1::GetRequest) -> Result<v1::GetResponse> {
-        let format = convert::format_from_wire(request.format)?;
+    async fn get(&self, deadline: Option<Instant>, request: v1::GetRequest) -> Result<v1::GetResponse> {
         if request.keys.len() > limits::KEYS_PER_GET {
             let message = format!(
                 "too many keys: {}, the limit for Get is {}",
@@ -55,72 +93,51 @@ impl ReaderRpc {
             );
             return Err(Error::new(Reason::TooLarge, message));
         }
-        let as_of = convert::point_from_wire(request.as_of)?;
+        let freshness = self.freshness(request.freshness)?;
+        let get = GetQuery {
+            format: convert::format_from_wire(request.format)?,
+            as_of: convert::point_from_wire(request.as_of)?,
+            table: request.table,
+            keys: request.keys,
+        };
         let replica = &self.0.replica;
-        let point = replica.wait_for_point(self.freshness(request.freshness)?, as_of).await?;
-        let view = point.view(&request.table)?;
-        let mut response =
-            v1::GetResponse { header: Some(point.header(replica, [view.timeline()])?), ..Default::default() };
-        // A key is in the answer in any case: with its row, or among those that remain.
-        let mut bytes = request.keys.iter().map(String::len).sum::<usize>();
-        let mut keys = request.keys.into_iter();
-        while let Some(text) = keys.next() {
-            let key = Key::parse(&text, view.schema().key_type)?;
-            let Some(row) = view.get(&key)? else { continue };
-            let row = convert::row_to_wire(&row, format)?;
-            bytes += ROW_BYTES + document_size(row.document.as_ref());
-            if bytes > limits::GET_BYTES && !response.rows.is_empty() {
-                response.remaining.push(text);
-                break;
-            }
-            response.rows.push(row);
+        // Nearly every Get is for rows in memory. It needs no other thread.
+        if let Some(applied) = replica.fresh_state(&freshness, get.as_of)
+            && let Some(response) = work::quick(|| read_rows(replica, &applied, &get))
+        {
+            return response;
         }
-        response.remaining.extend(keys);
-        Ok(response)
+        let query = RunningQuery::lookup(&self.0, deadline)?;
+        let applied = query.wait_until_fresh(freshness, get.as_of).await?;
+        query.compute(move |context| read_rows(&context.replica, &applied, &get)).await
     }
 
-    async fn select(&self, request: v1::SelectRequest) -> Result<ResponseStream<v1::SelectResponse>> {
+    async fn select(
+        &self,
+        deadline: Option<Instant>,
+        request: v1::SelectRequest,
+    ) -> Result<ResponseStream<v1::SelectResponse>> {
+        let freshness = self.freshness(request.freshness)?;
         let format = convert::format_from_wire(request.format)?;
-        let params = parser::parse_params(&request.params)?;
-        let condition = match request.r#where.trim() {
-            "" => None,
-            text => Some(parser::parse_condition(text, &params)?),
-        };
-        let columns = parse_columns(&request.fields)?;
-        let hash = select_hash(&request);
-        let mut as_of = convert::point_from_wire(request.as_of)?;
-        let mut selection = Selection {
-            condition,
-            columns,
-            limit: Some(request.limit).filter(|limit| *limit > 0),
-            offset: request.offset,
-            after: None,
-            count_only: request.count_only,
-        };
-        let mut sent_before = 0;
-        let mut freshness = self.freshness(request.freshness)?;
+        let bytes = request.encoded_len();
+        let query = RunningQuery::query(&self.0, deadline, bytes)?;
         let database = self.0.replica.database().clone();
-        if !request.resume_token.is_empty() {
-            let token = SelectToken::decode(&request.resume_token, &database, hash)?;
-            // The token proves that the commit exists, even if this replica has not seen it yet.
-            freshness = freshness.at_least(token.seq);
-            as_of = Some(PointInTime::Seq(token.seq));
-            sent_before = token.count;
-            selection.after = Some(token.after());
-            selection.limit = selection.limit.map(|limit| limit.saturating_sub(sent_before));
-            selection.offset = 0;
-        }
-        let query = SelectQuery { table: TableTarget::Field(&request.table), as_of, selection, format };
-        let mut pages = RowPages::open(&self.0.replica, freshness, query).await?;
-        let seq = pages.seq();
-        Ok(self.0.stream(move || {
+        let of_database = database.clone();
+        let PreparedSelect { table, as_of, selection, hash, sent_before, resumed } =
+            query.prepare(bytes, move || prepare_select(request, &of_database)).await?;
+        // The token proves that the commit exists, even if this replica has not seen it yet.
+        let freshness = freshness.at_least(resumed.seq).requiring(resumed);
+        let select = SelectQuery { table: TableTarget::Field(table), as_of, selection, format };
+        let mut pages = RowPages::open(&query, freshness, select).await?;
+        let point = self.0.replica.lineage().point(pages.seq());
+        Ok(stream_pages(query, move || {
             pages.next_page()?.try_map(|page| {
                 let mut message =
                     v1::SelectResponse { header: page.header, rows: page.rows, ..Default::default() };
                 let count = sent_before + page.count;
                 match page.resume_after {
                     Some(after) => {
-                        let token = SelectToken::new(&database, hash, seq, &after, count);
+                        let token = SelectToken::new(&database, hash, point, &after, count);
                         message.resume_token = token.encode()?.into();
                     }
                     None => message.count = count,
@@ -130,10 +147,16 @@ impl ReaderRpc {
         }))
     }
 
-    async fn history(&self, request: v1::HistoryRequest) -> Result<ResponseStream<v1::HistoryResponse>> {
-        let query = DriftQuery {
-            table: TableTarget::Field(&request.table),
-            key: Some(request.key.as_str()).filter(|key| !key.is_empty()).map(KeyTarget::Field),
+    async fn history(
+        &self,
+        deadline: Option<Instant>,
+        request: v1::HistoryRequest,
+    ) -> Result<ResponseStream<v1::HistoryResponse>> {
+        let freshness = self.freshness(request.freshness)?;
+        let query = RunningQuery::query(&self.0, deadline, request.encoded_len())?;
+        let drift = DriftQuery {
+            table: TableTarget::Field(request.table),
+            key: Some(request.key).filter(|key| !key.is_empty()).map(KeyTarget::Field),
             format: convert::format_from_wire(request.format)?,
             start: convert::point_from_wire(request.start)?,
             end: convert::point_from_wire(request.end)?,
@@ -141,40 +164,55 @@ impl ReaderRpc {
             images: Images { before: request.with_before, after: request.with_after },
             limit: Some(request.limit).filter(|limit| *limit > 0),
         };
-        let freshness = self.freshness(request.freshness)?;
-        let mut pages = CommitPages::open(&self.0.replica, freshness, query).await?;
+        let mut pages = CommitPages::open(&query, freshness, drift).await?;
         let truncated = pages.is_truncated();
-        Ok(self.0.stream(move || {
+        Ok(stream_pages(query, move || {
             pages.next_page(usize::MAX)?.try_map(|page| {
                 Ok(v1::HistoryResponse { header: page.header, commits: page.commits, truncated })
             })
         }))
     }
 
-    async fn diff(&self, request: v1::DiffRequest) -> Result<ResponseStream<v1::DiffResponse>> {
-        let format = convert::format_from_wire(request.format)?;
+    async fn diff(
+        &self,
+        deadline: Option<Instant>,
+        request: v1::DiffRequest,
+    ) -> Result<ResponseStream<v1::DiffResponse>> {
+        if request.keys.len() > limits::DIFF_KEYS {
+            let message = format!(
+                "too many keys: {}, the limit for Diff is {}; name none to compare all rows",
+                request.keys.len(),
+                limits::DIFF_KEYS
+            );
+            return Err(Error::new(Reason::TooLarge, message));
+        }
         let freshness = self.freshness(request.freshness)?;
+        let query = RunningQuery::query(&self.0, deadline, request.encoded_len())?;
         let (start, end) = (convert::point_from_wire(request.start)?, convert::point_from_wire(request.end)?);
         let start = start.ok_or_else(|| {
             Error::new(Reason::ArgumentInvalid, "diff has no start; set `start` to the earlier point in time")
         })?;
-        let query = DiffQuery {
-            table: TableTarget::Field(&request.table),
-            keys: request.keys.iter().map(|key| KeyTarget::Field(key)).collect(),
+        let wanted = DiffQuery {
+            table: TableTarget::Field(request.table),
+            keys: request.keys.into_iter().map(KeyTarget::Field).collect(),
             start,
             end,
-            format,
+            format: convert::format_from_wire(request.format)?,
         };
-        let mut pages = DiffPages::open(&self.0.replica, freshness, query).await?;
+        let mut pages = DiffPages::open(&query, freshness, wanted).await?;
         let start_seq = pages.start_seq();
-        Ok(self.0.stream(move || {
+        Ok(stream_pages(query, move || {
             pages
                 .next_page(usize::MAX)?
                 .try_map(|page| Ok(v1::DiffResponse { header: page.header, start_seq, rows: page.rows }))
         }))
     }
 
-    async fn list_tables(&self, request: v1::ListTablesRequest) -> Result<v1::ListTablesResponse> {
+    async fn list_tables(
+        &self,
+        deadline: Option<Instant>,
+        request: v1::ListTablesRequest,
+    ) -> Result<v1::ListTablesResponse> {
         let as_of = convert::point_from_wire(request.as_of)?;
         let freshness = self.freshness(request.freshness)?;
         let page_size = match usize::try_from(request.page_size) {
@@ -185,46 +223,121 @@ impl ReaderRpc {
                 return Err(Error::new(Reason::ArgumentInvalid, message));
             }
         };
-        let list = tables::list(&self.0.replica, freshness, as_of, &request.page_token, page_size).await?;
+        let query = RunningQuery::lookup(&self.0, deadline)?;
+        let list = tables::list(&query, freshness, as_of, request.page_token, page_size).await?;
         let last = list.tables.last().filter(|_| list.has_more);
         let next_page_token = last.map(|table| table.table.clone()).unwrap_or_default();
         Ok(v1::ListTablesResponse { header: Some(list.header), tables: list.tables, next_page_token })
     }
 
-    async fn describe_table(&self, request: v1::DescribeTableRequest) -> Result<v1::DescribeTableResponse> {
+    async fn describe_table(
+        &self,
+        deadline: Option<Instant>,
+        request: v1::DescribeTableRequest,
+    ) -> Result<v1::DescribeTableResponse> {
         let as_of = convert::point_from_wire(request.as_of)?;
         let freshness = self.freshness(request.freshness)?;
-        let table = TableTarget::Field(&request.table);
-        let (header, table) = tables::describe(&self.0.replica, freshness, as_of, table).await?;
+        let query = RunningQuery::lookup(&self.0, deadline)?;
+        let table = TableTarget::Field(request.table);
+        let (header, table) = tables::describe(&query, freshness, as_of, table).await?;
         Ok(v1::DescribeTableResponse { header: Some(header), table: Some(table) })
     }
 
-    fn status(&self) -> Result<v1::ReaderServiceStatusResponse> {
-        let RequestContext { replica, files, .. } = &self.0;
-        let applied = replica.applied();
-        let point = ReadPoint { seq: applied.seq, applied };
-        let header = point.header(replica, point.applied.tables.values())?;
-        let memtables = point.applied.tables.values().map(|table| Arc::clone(&table.state().memtable));
-        Ok(v1::ReaderServiceStatusResponse {
-            lag_seqs: replica.head_seq().saturating_sub(header.applied_seq),
-            header: Some(header),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            lag: replica.lag().try_into().ok(),
-            watchers: replica.subscriptions().count() as u64,
-            cache_bytes: files.cache.used_bytes(),
-            cache_limit_bytes: files.cache.budget(),
-            memtable_events: memtables.clone().map(|memtable| memtable.len() as u64).sum(),
-            memtable_bytes: memtables.map(|memtable| memtable.bytes()).sum(),
-            writer_address: self.0.writer_address(),
-            memory: convert::memory_to_wire(&self.0.memory),
-            damaged_files: convert::damaged_files_to_wire(replica.damaged_files()),
-            problems: replica.problems(),
-        })
+    async fn status(
+        &self,
+        deadline: Option<Instant>,
+        losses: HistoryLosses,
+    ) -> Result<v1::ReaderServiceStatusResponse> {
+        let status = RunningQuery::lookup(&self.0, deadline)?.compute(read_status).await?;
+        let HistoryLosses { count: histories_lost, last: last_history_lost } = losses;
+        Ok(v1::ReaderServiceStatusResponse { histories_lost, last_history_lost, ..status })
     }
+}
+
+fn read_status(context: &RequestContext) -> Result<v1::ReaderServiceStatusResponse> {
+    let RequestContext { replica, files, compute, .. } = context;
+    let applied = replica.applied();
+    let point = ReadPoint { seq: applied.seq, applied };
+    let header = point.header(replica, point.applied.tables.values())?;
+    let memtables = point.applied.tables.values().map(|table| Arc::clone(&table.state().memtable));
+    let load = compute.load();
+    Ok(v1::ReaderServiceStatusResponse {
+        lag_seqs: replica.head_seq().saturating_sub(header.applied_seq),
+        header: Some(header),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        lag: replica.lag().try_into().ok(),
+        watchers: replica.subscriptions().count() as u64,
+        cache_bytes: files.cache.used_bytes(),
+        cache_limit_bytes: files.cache.budget(),
+        memtable_events: memtables.clone().map(|memtable| memtable.len() as u64).sum(),
+        memtable_bytes: memtables.map(|memtable| memtable.bytes()).sum(),
+        writer_address: context.writer_address(),
+        memory: convert::memory_to_wire(&context.memory),
+        damaged_files: convert::damaged_files_to_wire(replica.damaged_files()),
+        problems: replica.problems(),
+        // The server adds what was lost.
+        histories_lost: 0,
+        last_history_lost: String::new(),
+        queries: load.queries as u64,
+        queries_running: load.lane.running as u64,
+        queries_waiting: load.lane.waiting as u64,
+        queries_refused: load.refused as u64,
+    })
+}
+
+/// What a Select asks for, decoded.
+struct PreparedSelect {
+    table: String,
+    as_of: Option<PointInTime>,
+    selection: Selection,
+    /// The hash that a resume token of the request has.
+    hash: u64,
+    /// The rows that were sent before the token.
+    sent_before: u64,
+    /// The commit of the token; all zeros without a token.
+    resumed: LineagePoint,
+}
+
+fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<PreparedSelect> {
+    let params = parser::parse_params(&request.params)?;
+    let condition = match request.r#where.trim() {
+        "" => None,
+        text => Some(parser::parse_condition(text, &params)?),
+    };
+    let columns = parse_columns(&request.fields)?;
+    let hash = select_hash(&request);
+    let mut as_of = convert::point_from_wire(request.as_of)?;
+    let mut selection = Selection {
+        condition,
+        columns,
+        limit: Some(request.limit).filter(|limit| *limit > 0),
+        offset: request.offset,
+        after: None,
+        count_only: request.count_only,
+    };
+    let (mut sent_before, mut resumed) = (0, LineagePoint::default());
+    if !request.resume_token.is_empty() {
+        let token = SelectToken::decode(&request.resume_token, database, hash)?;
+        as_of = Some(PointInTime::Seq(token.seq));
+        resumed = token.point();
+        sent_before = token.count;
+        selection.after = Some(token.after());
+        selection.limit = selection.limit.map(|limit| limit.saturating_sub(sent_before));
+        selection.offset = 0;
+    }
+    Ok(PreparedSelect { table: request.table, as_of, selection, hash, sent_before, resumed })
 }
 
 /// The columns that the `fields` of a request name.
 fn parse_columns(fields: &[String]) -> Result<Vec<Column>> {
+    if fields.len() > limits::SELECT_FIELDS {
+        let message = format!(
+            "too many fields: {}, the limit for Select is {}; name none for whole documents",
+            fields.len(),
+            limits::SELECT_FIELDS
+        );
+        return Err(Error::new(Reason::TooLarge, message));
+    }
     let mut columns: Vec<Column> = Vec::with_capacity(fields.len());
     let mut seen = HashSet::new();
     for field in fields {
@@ -264,9 +377,10 @@ fn respond<T>(result: Result<T>) -> Result<Response<T>, Status> {
 }
 
 #[tonic::async_trait]
-impl ReaderService for ReaderRpc {
+impl ReaderService for ReaderServer {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        respond(self.get(request.into_inner()).await)
+        let deadline = deadline_of(request.metadata());
+        respond(self.call().get(deadline, request.into_inner()).await)
     }
 
     type SelectStream = ResponseStream<v1::SelectResponse>;
@@ -275,7 +389,8 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::SelectRequest>,
     ) -> Result<Response<Self::SelectStream>, Status> {
-        respond(self.select(paged(request)?).await)
+        let deadline = deadline_of(request.metadata());
+        respond(self.call().select(deadline, paged(request)?).await)
     }
 
     type HistoryStream = ResponseStream<v1::HistoryResponse>;
@@ -284,13 +399,15 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<Self::HistoryStream>, Status> {
-        respond(self.history(paged(request)?).await)
+        let deadline = deadline_of(request.metadata());
+        respond(self.call().history(deadline, paged(request)?).await)
     }
 
     type DiffStream = ResponseStream<v1::DiffResponse>;
 
     async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
-        respond(self.diff(paged(request)?).await)
+        let deadline = deadline_of(request.metadata());
+        respond(self.call().diff(deadline, paged(request)?).await)
     }
 
     type WatchDriftStream = ResponseStream<v1::WatchDriftResponse>;
@@ -300,21 +417,24 @@ impl ReaderService for ReaderRpc {
         request: Request<v1::WatchDriftRequest>,
     ) -> Result<Response<Self::WatchDriftStream>, Status> {
         let memory = call_memory(&request)?;
-        respond(watch::open_stream(&self.0, request.into_inner(), &memory).await)
+        let deadline = deadline_of(request.metadata());
+        respond(watch::open_stream(&self.call().0, deadline, request.into_inner(), &memory).await)
     }
 
     async fn list_tables(
         &self,
         request: Request<v1::ListTablesRequest>,
     ) -> Result<Response<v1::ListTablesResponse>, Status> {
-        respond(self.list_tables(request.into_inner()).await)
+        let deadline = deadline_of(request.metadata());
+        respond(self.call().list_tables(deadline, request.into_inner()).await)
     }
 
     async fn describe_table(
         &self,
         request: Request<v1::DescribeTableRequest>,
     ) -> Result<Response<v1::DescribeTableResponse>, Status> {
-        respond(self.describe_table(request.into_inner()).await)
+        let deadline = deadline_of(request.metadata());
+        respond(self.call().describe_table(deadline, request.into_inner()).await)
     }
 
     type ExecuteStream = ResponseStream<v1::ReaderServiceExecuteResponse>;
@@ -323,13 +443,14 @@ impl ReaderService for ReaderRpc {
         &self,
         request: Request<v1::ReaderServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
-        respond(statement::execute(&self.0, paged(request)?).await)
+        let deadline = deadline_of(request.metadata());
+        respond(statement::execute(&self.call().0, deadline, paged(request)?).await)
     }
 
     async fn status(
         &self,
-        _: Request<v1::ReaderServiceStatusRequest>,
+        request: Request<v1::ReaderServiceStatusRequest>,
     ) -> Result<Response<v1::ReaderServiceStatusResponse>, Status> {
-        respond(self.status())
+        respond(self.call().status(deadline_of(request.metadata()), self.slot.losses()).await)
     }
 }

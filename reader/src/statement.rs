@@ -1,5 +1,8 @@
 //! `Execute`: parses one DriftQL statement, starts the read that it asks for, and streams the results.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use driftdb::v1;
 use driftdb::v1::reader_service_execute_response::Result as Outcome;
 use driftdb_common::error::{Error, Reason, Result};
@@ -11,35 +14,41 @@ use driftdb_common::query::parser;
 use driftdb_common::service::convert;
 use driftdb_common::service::server::ResponseStream;
 use driftdb_common::table::history::Images;
+use prost::Message;
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
+use crate::paged_stream::stream_pages;
 use crate::reads::diff::{DiffPages, DiffQuery};
 use crate::reads::history::{CommitPages, DriftQuery};
 use crate::reads::select::{RowPages, SelectQuery};
 use crate::reads::tables;
 use crate::reads::target::{KeyTarget, TableTarget};
+use crate::running_query::RunningQuery;
 
 /// The messages with which Execute responds.
 pub type StatementStream = ResponseStream<v1::ReaderServiceExecuteResponse>;
 
 /// Executes the statement of a request.
 pub async fn execute(
-    context: &RequestContext,
+    context: &Arc<RequestContext>,
+    deadline: Option<Instant>,
     request: v1::ReaderServiceExecuteRequest,
 ) -> Result<StatementStream> {
-    let params = parser::parse_params(&request.params)?;
-    let statement = parser::parse(&request.statement, &params)?;
+    let as_of = convert::point_from_wire(request.as_of)?;
+    let freshness = Freshness::from_wire(request.freshness, &context.replica)?;
+    let format = convert::format_from_wire(request.format)?;
+    let bytes = request.encoded_len();
+    let query = RunningQuery::query(context, deadline, bytes)?;
+    let v1::ReaderServiceExecuteRequest { statement, params, .. } = request;
+    let text = Arc::new(statement);
+    let parsed = Arc::clone(&text);
+    let parse = move || parser::parse(&parsed, &parser::parse_params(&params)?);
+    let statement = query.prepare(bytes, parse).await?;
     if statement.kind() != StatementKind::Read {
-        return Err(not_a_read(context.writer_address()));
+        return Err(not_a_read(query.compute(|context| Ok(context.writer_address())).await?));
     }
-    let execution = Execution {
-        context,
-        text: &request.statement,
-        as_of: convert::point_from_wire(request.as_of)?,
-        freshness: Freshness::from_wire(request.freshness, &context.replica)?,
-        format: convert::format_from_wire(request.format)?,
-    };
+    let execution = Execution { query, text, as_of, freshness, format };
     match statement {
         Statement::Select(select) => execution.select(select).await,
         Statement::Explain(select) => execution.explain(select).await,
@@ -66,15 +75,23 @@ fn message(header: Option<v1::ReadHeader>, result: Option<Outcome>) -> v1::Reade
 }
 
 /// One statement, and the fields of the request that apply to it.
-struct Execution<'a> {
-    context: &'a RequestContext,
-    text: &'a str,
+struct Execution {
+    query: RunningQuery,
+    text: Arc<String>,
     as_of: Option<PointInTime>,
     freshness: Freshness,
     format: v1::DocumentFormat,
 }
 
-impl Execution<'_> {
+impl Execution {
+    fn table(&self, name: TableName) -> TableTarget {
+        TableTarget::Statement(name, Arc::clone(&self.text))
+    }
+
+    fn key(&self, key: RowKey) -> KeyTarget {
+        KeyTarget::Statement(key, Arc::clone(&self.text))
+    }
+
     /// The statement's own AS OF, or the request's. Fails if both are given.
     fn point(&self, own: Option<PointInTime>) -> Result<Option<PointInTime>> {
         match (own, self.as_of) {
@@ -89,8 +106,8 @@ impl Execution<'_> {
     /// Starts a SELECT; returns whether it only counts rows.
     async fn open_select(&self, select: SelectStatement) -> Result<(RowPages, bool)> {
         let count_only = select.projection == Projection::Count;
-        let query = SelectQuery {
-            table: TableTarget::Statement(&select.table, self.text),
+        let wanted = SelectQuery {
+            table: self.table(select.table),
             as_of: self.point(select.as_of)?,
             selection: Selection {
                 condition: select.condition,
@@ -105,13 +122,13 @@ impl Execution<'_> {
             },
             format: self.format,
         };
-        Ok((RowPages::open(&self.context.replica, self.freshness, query).await?, count_only))
+        Ok((RowPages::open(&self.query, self.freshness, wanted).await?, count_only))
     }
 
-    async fn select(&self, select: SelectStatement) -> Result<StatementStream> {
+    async fn select(self, select: SelectStatement) -> Result<StatementStream> {
         let (mut pages, count_only) = self.open_select(select).await?;
         let table = pages.table().to_owned();
-        Ok(self.context.stream(move || {
+        Ok(stream_pages(self.query, move || {
             pages.next_page()?.try_map(|page| {
                 let outcome = match count_only {
                     true => Outcome::Count(page.count),
@@ -123,24 +140,24 @@ impl Execution<'_> {
     }
 
     /// Runs the SELECT to its end, and explains how it found its rows.
-    async fn explain(&self, select: SelectStatement) -> Result<StatementStream> {
+    async fn explain(self, select: SelectStatement) -> Result<StatementStream> {
         let (mut pages, _) = self.open_select(select).await?;
-        Ok(self.context.stream(move || {
+        Ok(stream_pages(self.query, move || {
             let step = pages.next_explanation()?;
             step.try_map(|found| Ok(message(found.header, Some(Outcome::Message(found.text)))))
         }))
     }
 
     async fn show_drift(
-        &self,
+        self,
         table: TableName,
         key: Option<RowKey>,
         (start, end): (Option<PointInTime>, Option<PointInTime>),
         limit: Option<u64>,
     ) -> Result<StatementStream> {
-        let query = DriftQuery {
-            table: TableTarget::Statement(&table, self.text),
-            key: key.as_ref().map(|key| KeyTarget::Statement(key, self.text)),
+        let wanted = DriftQuery {
+            table: self.table(table),
+            key: key.map(|key| self.key(key)),
             start,
             end: self.point(end)?,
             newest_first: false,
@@ -148,9 +165,9 @@ impl Execution<'_> {
             limit,
             format: self.format,
         };
-        let mut pages = CommitPages::open(&self.context.replica, self.freshness, query).await?;
+        let mut pages = CommitPages::open(&self.query, self.freshness, wanted).await?;
         let is_truncated = pages.is_truncated();
-        Ok(self.context.stream(move || {
+        Ok(stream_pages(self.query, move || {
             pages.next_page(1)?.try_map(|page| {
                 let truncated = is_truncated && page.header.is_some();
                 let commit = page.commits.into_iter().next();
@@ -163,20 +180,20 @@ impl Execution<'_> {
     }
 
     async fn show_diff(
-        &self,
+        self,
         table: TableName,
         key: Option<RowKey>,
         (start, end): (PointInTime, PointInTime),
     ) -> Result<StatementStream> {
-        let query = DiffQuery {
-            table: TableTarget::Statement(&table, self.text),
-            keys: key.iter().map(|key| KeyTarget::Statement(key, self.text)).collect(),
+        let wanted = DiffQuery {
+            table: self.table(table),
+            keys: key.map(|key| self.key(key)).into_iter().collect(),
             start,
             end: self.point(Some(end))?,
             format: self.format,
         };
-        let mut pages = DiffPages::open(&self.context.replica, self.freshness, query).await?;
-        Ok(self.context.stream(move || {
+        let mut pages = DiffPages::open(&self.query, self.freshness, wanted).await?;
+        Ok(stream_pages(self.query, move || {
             pages.next_page(1)?.try_map(|page| {
                 let row = page.rows.into_iter().next();
                 Ok(message(page.header, row.map(Outcome::Diff)))
@@ -185,8 +202,8 @@ impl Execution<'_> {
     }
 
     async fn show_tables(&self, as_of: Option<PointInTime>) -> Result<StatementStream> {
-        let (point, replica) = (self.point(as_of)?, &self.context.replica);
-        let list = tables::list(replica, self.freshness, point, "", usize::MAX).await?;
+        let point = self.point(as_of)?;
+        let list = tables::list(&self.query, self.freshness, point, String::new(), usize::MAX).await?;
         let mut header = Some(list.header);
         let mut results: Vec<_> = list.tables.into_iter().map(Outcome::Table).map(Some).collect();
         if results.is_empty() {
@@ -198,9 +215,8 @@ impl Execution<'_> {
     }
 
     async fn describe(&self, table: TableName, as_of: Option<PointInTime>) -> Result<StatementStream> {
-        let target = TableTarget::Statement(&table, self.text);
-        let (point, replica) = (self.point(as_of)?, &self.context.replica);
-        let (header, info) = tables::describe(replica, self.freshness, point, target).await?;
+        let (target, point) = (self.table(table), self.point(as_of)?);
+        let (header, info) = tables::describe(&self.query, self.freshness, point, target).await?;
         Ok(Box::pin(tokio_stream::once(Ok(message(Some(header), Some(Outcome::Table(info)))))))
     }
 }

@@ -8,12 +8,9 @@ use std::time::Duration;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use parking_lot::RwLock;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::watch;
 
 use crate::live_commit::LiveCommit;
-
-/// Maximum number of watches that read files at the same time. The others wait.
-const CONCURRENT_FILE_READS: usize = 8;
 
 /// The live ring and the watches.
 #[derive(Debug)]
@@ -22,7 +19,6 @@ pub struct Subscriptions {
     /// The newest commit in the ring.
     newest: watch::Sender<u64>,
     count: AtomicUsize,
-    file_reads: Semaphore,
 }
 
 /// The newest commits without a gap, up to a limit of bytes.
@@ -57,12 +53,7 @@ impl Drop for Subscription {
 
 impl Default for Subscriptions {
     fn default() -> Self {
-        Subscriptions {
-            ring: RwLock::default(),
-            newest: watch::Sender::new(0),
-            count: AtomicUsize::new(0),
-            file_reads: Semaphore::new(CONCURRENT_FILE_READS),
-        }
+        Subscriptions { ring: RwLock::default(), newest: watch::Sender::new(0), count: AtomicUsize::new(0) }
     }
 }
 
@@ -99,12 +90,6 @@ impl Subscriptions {
             Some(commit) => NextCommit::Ready(Arc::clone(commit)),
             None => NextCommit::AtHead,
         }
-    }
-
-    /// Waits for permission to read files, which lasts until the permit is dropped.
-    pub async fn acquire_file_read(&self) -> Option<SemaphorePermit<'_>> {
-        // An error means that the semaphore is closed, which never happens.
-        self.file_reads.acquire().await.ok()
     }
 
     /// Drops all commits from the ring, before their tables are read again from files. Watches that still need these commits

@@ -18,6 +18,7 @@ pub mod random_writer;
 pub mod raw_http2;
 pub mod refusal;
 pub mod script;
+pub mod small_disk;
 pub mod transcript;
 pub mod watcher;
 pub mod watching;

@@ -31,8 +31,13 @@ pub fn options(segment_bytes: u64) -> LogOptions {
 
 /// Opens the log and returns every commit that it contains.
 pub fn open(disk: Arc<dyn FileSystem>, segment_bytes: u64) -> Result<(Log, Vec<Seen>)> {
+    open_with(disk, options(segment_bytes))
+}
+
+/// Opens the log with some options and returns every commit that it contains.
+pub fn open_with(disk: Arc<dyn FileSystem>, options: LogOptions) -> Result<(Log, Vec<Seen>)> {
     let mut commits = Vec::new();
-    let log = recovery::open(disk, &dir(), options(segment_bytes), &mut |commit| {
+    let log = recovery::open(disk, &dir(), options, &mut |commit| {
         commits.push(seen(&commit));
         Ok(())
     })?;

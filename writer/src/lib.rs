@@ -5,10 +5,12 @@
 //! - `rpc`: the gRPC service
 //! - `jobs`: long jobs that calls start
 //! - `maintenance`: snapshots, indexes, compaction, retention and verification
+//! - `clock_guard`: refuses commits after the clock has jumped
 //! - `tasks`: runs work of requests that reads files or takes long, in bounded numbers
-//! - `writer`, `standby`: open, serve and close a database; wait for another writer to end
+//! - `writer`, `standby`: open, serve and close a database; wait for another writer to end, or for room on the disk
 
 mod admission;
+mod clock_guard;
 mod commit;
 mod config;
 mod errors;
@@ -22,5 +24,5 @@ mod writer;
 pub use admission::requests::RequestWindow;
 pub use config::{SnapshotTriggers, WriterConfig};
 pub use driftdb_common::storage::fence::Fencing;
-pub use standby::stand_by;
+pub use standby::{open_and_serve, stand_by};
 pub use writer::WriterDaemon;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::service::daemon;
-use driftdb_writer::{WriterDaemon, stand_by};
+use driftdb_writer::{open_and_serve, stand_by};
 
 use mimalloc::MiMalloc;
 
@@ -21,8 +21,8 @@ fn main() -> ExitCode {
         if args.standby {
             return stand_by(args.config(), daemon::listen(args.listen).await?, shutdown).await;
         }
-        let writer = WriterDaemon::open(args.config()).map_err(with_standby_hint)?;
-        writer.serve(daemon::listen(args.listen).await?, shutdown).await
+        let listen = async || daemon::listen(args.listen).await;
+        open_and_serve(args.config(), listen, shutdown).await.map_err(with_standby_hint)
     })
 }
 

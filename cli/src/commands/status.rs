@@ -30,11 +30,34 @@ struct WriterJson {
     epoch: String,
     term: u64,
     jobs: Vec<JobJson>,
+    /// What the clock shows and should show, if commits are refused because of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock_jumped: Option<ClockJumpJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk: Option<DiskJson>,
     memory: Vec<MemoryJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     damaged_files: Vec<DamagedFileJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ClockJumpJson {
+    clock_time: String,
+    expected_time: String,
+}
+
+/// The room on the disk of the data directory.
+#[derive(Serialize)]
+struct DiskJson {
+    free_bytes: u64,
+    reserve_bytes: u64,
+    /// Since when the writer refuses writes because the disk is full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    full_since: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    message: String,
 }
 
 /// A snapshot or index file that a daemon does without.
@@ -105,6 +128,9 @@ struct ReaderFigures {
     writer_address: String,
     version: String,
     epoch: String,
+    /// What this reader lost last, if another history took the place of the one that it served.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    last_history_lost: String,
     memory: Vec<MemoryJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     damaged_files: Vec<DamagedFileJson>,
@@ -171,6 +197,13 @@ async fn collect_status(database: &mut DatabaseHandle) -> Result<(StatusJson, Op
 
 fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
     let jobs = found.jobs.into_iter();
+    let clock_jumped = match &found.clock_expected {
+        Some(expected) => Some(ClockJumpJson {
+            clock_time: shapes::time(found.clock_time.as_ref())?,
+            expected_time: shapes::time(Some(expected))?,
+        }),
+        None => None,
+    };
     Ok(WriterJson {
         last_seq: found.last_seq,
         last_time: shapes::time(found.last_time.as_ref())?,
@@ -179,10 +212,18 @@ fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
         epoch: found.epoch.to_string(),
         term: found.term,
         jobs: jobs.map(job).collect(),
+        clock_jumped,
+        disk: found.disk.map(disk).transpose()?,
         memory: found.memory.into_iter().map(memory).collect(),
         damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
         problems: found.problems,
     })
+}
+
+fn disk(found: v1::DiskState) -> Result<DiskJson> {
+    let v1::DiskState { free_bytes, reserve_bytes, full_since, message } = found;
+    let full_since = full_since.map(|since| shapes::time(Some(&since))).transpose()?;
+    Ok(DiskJson { free_bytes, reserve_bytes, full_since, message })
 }
 
 fn damaged_file(file: v1::DamagedFile) -> DamagedFileJson {
@@ -226,6 +267,7 @@ fn reader_figures(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
         writer_address: found.writer_address,
         version: found.version,
         epoch: header.epoch.to_string(),
+        last_history_lost: found.last_history_lost,
         memory: found.memory.into_iter().map(memory).collect(),
         damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
         problems: found.problems,
@@ -274,6 +316,14 @@ fn for_people(status: &StatusJson) -> String {
             "writer  seq {} of {}, term {}, database {}\n",
             writer.last_seq, writer.last_time, writer.term, writer.database_id
         );
+        if let Some(ClockJumpJson { clock_time, expected_time }) = &writer.clock_jumped {
+            text += &format!(
+                "        refuses commits: its clock shows {clock_time}, after {expected_time} (see driftctl clock)\n"
+            );
+        }
+        if let Some(DiskJson { full_since: Some(since), free_bytes, message, .. }) = &writer.disk {
+            text += &format!("        the disk is full since {since}, {free_bytes} bytes free: {message}\n");
+        }
         text += &memory_line(&writer.memory);
         for job in &writer.jobs {
             let JobJson { job_id, description, queued, done, total, unit } = job;
@@ -297,8 +347,12 @@ fn for_people(status: &StatusJson) -> String {
         text += &match &reader.found {
             ReaderState::Up(up) => {
                 let ReaderFigures { applied_seq, lag_ms, lag_seqs, watchers, .. } = **up;
+                let lost = match up.last_history_lost.as_str() {
+                    "" => String::new(),
+                    lost => format!("        started over: {lost}\n"),
+                };
                 let line = format!(
-                    "reader  {}: seq {applied_seq}, {lag_seqs} commits and {lag_ms} ms behind, {watchers} watchers\n",
+                    "reader  {}: seq {applied_seq}, {lag_seqs} commits and {lag_ms} ms behind, {watchers} watchers\n{lost}",
                     reader.url
                 );
                 line + &memory_line(&up.memory) + &trouble_for_people(&up.damaged_files, &up.problems)
@@ -329,6 +383,7 @@ mod tests {
             writer_address: String::new(),
             version: "1".into(),
             epoch: "18446744073709551615".into(),
+            last_history_lost: String::new(),
             memory: vec![
                 MemoryJson { name: "answers".into(), bytes: 3 << 20, limit_bytes: 96 << 20, refused: 0 },
                 MemoryJson { name: "queries".into(), bytes: 5, limit_bytes: 96 << 20, refused: 7 },

@@ -10,6 +10,7 @@ use crate::format::path::Path;
 use crate::format::value::Value;
 use crate::format::{json, key};
 use crate::limits;
+use crate::work;
 
 /// A document or a merge patch: a MessagePack map with text keys and without duplicate keys, within the limits of size and
 /// nesting. Cloning is cheap: clones share the bytes.
@@ -127,7 +128,10 @@ fn validate(encoded: &[u8]) -> Result<()> {
 }
 
 fn validate_value(reader: &mut MsgpackReader<'_>, depth: usize) -> Result<()> {
-    match reader.token()? {
+    let start = reader.position();
+    let item = reader.token()?;
+    work::step_bytes(reader.position() - start)?;
+    match item {
         MsgpackItem::Array(len) => {
             let depth = nested(depth)?;
             for _ in 0..len {
@@ -198,6 +202,7 @@ fn merge_maps(out: &mut Vec<u8>, target: Vec<EncodedField<'_>>, patch: Vec<Encod
     let mut len = 0;
     let mut patch_fields = PatchFields::new(&patch);
     for (name, value) in target {
+        work::step_bytes(value.len())?;
         match patch_fields.take(name) {
             None => {
                 msgpack::write_str(out, name);

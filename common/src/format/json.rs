@@ -7,6 +7,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use crate::error::{Error, Reason, Result};
 use crate::format::msgpack::{self, MsgpackItem};
 use crate::limits;
+use crate::work;
 
 fn invalid(message: impl fmt::Display) -> Error {
     Error::new(Reason::DocumentInvalid, format!("invalid JSON: {message}"))
@@ -44,7 +45,10 @@ fn write_at(out: &mut String, reader: &mut msgpack::MsgpackReader<'_>, depth: us
     if depth > limits::NESTING {
         return Err(too_deep());
     }
-    match reader.token()? {
+    let start = reader.position();
+    let item = reader.token()?;
+    work::step_bytes(reader.position() - start)?;
+    match item {
         MsgpackItem::Nil => out.push_str("null"),
         MsgpackItem::Bool(b) => out.push_str(if b { "true" } else { "false" }),
         MsgpackItem::Int(i) => out.push_str(&i.to_string()),

@@ -6,6 +6,7 @@
 use rmp::Marker;
 
 use crate::error::{Error, Reason, Result};
+use crate::work;
 
 /// One MessagePack item. The elements of an array and the pairs of a map follow as separate items.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -169,11 +170,13 @@ impl<'a> MsgpackReader<'a> {
         let mut left: u64 = 1;
         while left > 0 {
             left -= 1;
+            let before = self.position;
             match self.token()? {
                 MsgpackItem::Array(len) => left += u64::from(len),
                 MsgpackItem::Map(len) => left += 2 * u64::from(len),
                 _ => {}
             }
+            work::step_bytes(self.position - before)?;
         }
         self.bytes.get(start..self.position).ok_or_else(|| invalid("it is cut short", start))
     }
@@ -208,6 +211,7 @@ pub fn fields(bytes: &[u8]) -> Result<Vec<(&str, &[u8])>> {
     let mut fields = Vec::with_capacity((len as usize).min(bytes.len() / 2));
     for _ in 0..len {
         let name = reader.str()?;
+        work::step_bytes(name.len())?;
         fields.push((name, reader.value()?));
     }
     Ok(fields)

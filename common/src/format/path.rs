@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, Reason, Result};
 use crate::format::msgpack;
+use crate::work;
 
 /// The names of nested fields, outermost first; at least one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,7 +100,9 @@ fn find_field<'a>(encoded: &'a [u8], name: &str) -> Result<Option<&'a [u8]>> {
         return Ok(None);
     };
     for _ in 0..len {
-        let found = reader.str()? == name;
+        let field = reader.str()?;
+        work::step_bytes(field.len())?;
+        let found = field == name;
         let value = reader.value()?;
         if found {
             return Ok(Some(value));

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use crate::error::{Error, Reason, Result};
 use crate::format::msgpack::{self, MsgpackItem};
 use crate::limits;
+use crate::work;
 
 /// A JSON value.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,7 +98,10 @@ fn decode_nested(reader: &mut msgpack::MsgpackReader<'_>, depth: usize) -> Resul
             format!("nested more than {} levels deep", limits::NESTING),
         ));
     }
-    Ok(match reader.token()? {
+    let start = reader.position();
+    let item = reader.token()?;
+    work::step_bytes(reader.position() - start)?;
+    Ok(match item {
         MsgpackItem::Nil => Value::Null,
         MsgpackItem::Bool(b) => Value::Bool(b),
         MsgpackItem::Int(i) => Value::Int(i),

@@ -5,6 +5,8 @@ use crate::format::document::Document;
 use crate::format::key::{Key, KeyType};
 use crate::format::path::Path;
 use crate::format::value::Value;
+use crate::query::in_list::InList;
+use crate::query::like::LikePattern;
 use crate::query::location;
 pub use crate::table::point_in_time::PointInTime;
 
@@ -368,7 +370,7 @@ pub enum Condition {
         /// The column to look for.
         column: Column,
         /// The list: at least one value.
-        values: Vec<Value>,
+        values: InList,
         /// Whether NOT is given.
         negated: bool,
     },
@@ -388,7 +390,7 @@ pub enum Condition {
         /// The column to match.
         column: Column,
         /// The pattern: `%` matches any text, `_` any one character, and `\` escapes the next character.
-        pattern: String,
+        pattern: LikePattern,
         /// Whether NOT is given.
         negated: bool,
     },

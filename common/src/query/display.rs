@@ -72,7 +72,7 @@ impl fmt::Display for Condition {
             }
             Condition::In { column, values, negated } => {
                 write!(f, "{column} {}IN (", not(negated))?;
-                for (i, value) in values.iter().enumerate() {
+                for (i, value) in values.values().iter().enumerate() {
                     let comma = if i > 0 { ", " } else { "" };
                     write!(f, "{comma}{}", Literal(column, value))?;
                 }
@@ -83,7 +83,7 @@ impl fmt::Display for Condition {
                 write!(f, "{column} {}BETWEEN {low} AND {high}", not(negated))
             }
             Condition::Like { column, pattern, negated } => {
-                let pattern = Value::Str(pattern.clone());
+                let pattern = Value::Str(pattern.as_str().to_owned());
                 write!(f, "{column} {}LIKE {}", not(negated), Literal(column, &pattern))
             }
             Condition::IsNull { column, negated } => write!(f, "{column} IS {}NULL", not(negated)),

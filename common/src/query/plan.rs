@@ -7,12 +7,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Bound;
 
+use crate::error::Result;
 use crate::format::key::{Key, KeyType};
 use crate::format::value::Value;
 use crate::query::ast::{Column, Comparison, Condition};
-use crate::query::like;
+use crate::query::like::LikePattern;
 pub use crate::query::plan::probe::{Probe, ValueRange};
 use crate::table::schema::Schema;
+use crate::work;
 
 /// The access paths for a condition. Each one alone finds every row that can match, so the reader chooses one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,11 +27,15 @@ pub struct QueryPlan {
 }
 
 /// Returns the access paths that a condition allows on a table.
-pub fn plan(condition: Option<&Condition>, schema: &Schema) -> QueryPlan {
-    QueryPlan {
-        key: access(condition, &schema.primary_key, schema.key_type),
-        probes: condition.map(|condition| probe::probes(condition, &schema.indexes)).unwrap_or_default(),
-    }
+///
+/// # Errors
+/// Only that the present work was stopped.
+pub fn plan(condition: Option<&Condition>, schema: &Schema) -> Result<QueryPlan> {
+    let probes = condition.map(|condition| probe::probes(condition, &schema.indexes)).transpose()?;
+    Ok(QueryPlan {
+        key: access(condition, &schema.primary_key, schema.key_type)?,
+        probes: probes.unwrap_or_default(),
+    })
 }
 
 /// How to find the rows that can match, by primary key.
@@ -51,10 +57,13 @@ pub enum AccessPath {
 /// Returns the narrowest access path by key that finds every row that can match.
 ///
 /// `primary_key` is the field that holds the key in every document, so a condition on it is a condition on `_key`.
-pub fn access(condition: Option<&Condition>, primary_key: &str, key_type: KeyType) -> AccessPath {
+///
+/// # Errors
+/// Only that the present work was stopped.
+pub fn access(condition: Option<&Condition>, primary_key: &str, key_type: KeyType) -> Result<AccessPath> {
     match condition {
         Some(condition) => Planner { primary_key, key_type }.access(condition),
-        None => AccessPath::Scan,
+        None => Ok(AccessPath::Scan),
     }
 }
 
@@ -64,23 +73,31 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn access(&self, condition: &Condition) -> AccessPath {
-        match condition {
-            Condition::And(parts) => {
-                parts.iter().fold(AccessPath::Scan, |access, part| intersect(access, self.access(part)))
-            }
+    fn access(&self, condition: &Condition) -> Result<AccessPath> {
+        work::step(8)?;
+        Ok(match condition {
+            Condition::And(parts) => parts
+                .iter()
+                .try_fold(AccessPath::Scan, |access, part| intersect(access, self.access(part)?))?,
             Condition::Or(parts) => {
-                let all: Option<Vec<Vec<Key>>> = parts.iter().map(|part| self.access(part).keys()).collect();
-                all.map_or(AccessPath::Scan, |keys| lookups(keys.into_iter().flatten()))
+                let mut all = Vec::new();
+                for part in parts {
+                    match self.access(part)? {
+                        AccessPath::Keys(keys) => all.extend(keys),
+                        AccessPath::Range { .. } | AccessPath::Scan => return Ok(AccessPath::Scan),
+                    }
+                }
+                lookups(all)
             }
             Condition::Compare { column, op, value } if self.is_key(column) => self.compare(*op, value),
             Condition::In { column, values, negated: false } if self.is_key(column) => {
-                lookups(values.iter().filter_map(|value| self.key(value)))
+                work::step(steps(values.values().len()))?;
+                lookups(values.values().iter().filter_map(|value| self.key(value)))
             }
             Condition::Between { column, low, high, negated: false } if self.is_key(column) => intersect(
                 self.compare(Comparison::GreaterOrEqual, low),
                 self.compare(Comparison::LessOrEqual, high),
-            ),
+            )?,
             Condition::Like { column, pattern, negated: false } if self.is_key(column) => self.like(pattern),
             // A row always has its key.
             Condition::IsNull { column, negated: false }
@@ -90,7 +107,7 @@ impl Planner<'_> {
                 nothing()
             }
             _ => AccessPath::Scan,
-        }
+        })
     }
 
     fn is_key(&self, column: &Column) -> bool {
@@ -140,11 +157,11 @@ impl Planner<'_> {
         }
     }
 
-    fn like(&self, pattern: &str) -> AccessPath {
+    fn like(&self, pattern: &LikePattern) -> AccessPath {
         if self.key_type == KeyType::Int {
             return nothing();
         }
-        let (prefix, exact) = like::prefix(pattern);
+        let (prefix, exact) = pattern.prefix();
         if exact {
             return lookups(Key::parse(&prefix, KeyType::String).ok());
         }
@@ -156,15 +173,6 @@ impl Planner<'_> {
             None => Bound::Unbounded,
         };
         range(Bound::Included(Key::Str(prefix.into())), to)
-    }
-}
-
-impl AccessPath {
-    fn keys(self) -> Option<Vec<Key>> {
-        match self {
-            AccessPath::Keys(keys) => Some(keys),
-            AccessPath::Range { .. } | AccessPath::Scan => None,
-        }
     }
 }
 
@@ -228,8 +236,16 @@ fn range(from: Bound<Key>, to: Bound<Key>) -> AccessPath {
     if empty { nothing() } else { AccessPath::Range { from, to } }
 }
 
-fn intersect(a: AccessPath, b: AccessPath) -> AccessPath {
-    match (a, b) {
+/// The steps of sorting or searching a list.
+fn steps(items: usize) -> u32 {
+    u32::try_from(items.saturating_mul(16)).unwrap_or(u32::MAX)
+}
+
+fn intersect(a: AccessPath, b: AccessPath) -> Result<AccessPath> {
+    if let AccessPath::Keys(keys) = &a {
+        work::step(steps(keys.len()))?;
+    }
+    Ok(match (a, b) {
         (AccessPath::Scan, other) | (other, AccessPath::Scan) => other,
         (AccessPath::Keys(a), AccessPath::Keys(b)) => {
             AccessPath::Keys(a.into_iter().filter(|key| b.binary_search(key).is_ok()).collect())
@@ -242,7 +258,7 @@ fn intersect(a: AccessPath, b: AccessPath) -> AccessPath {
         (AccessPath::Range { from, to }, AccessPath::Range { from: other_from, to: other_to }) => {
             range(tighter(from, other_from, |a, b| a > b), tighter(to, other_to, |a, b| a < b))
         }
-    }
+    })
 }
 
 /// Returns the tighter of two bounds on the same side. `inside` compares two keys: whether the first is further inside.

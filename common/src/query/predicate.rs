@@ -12,7 +12,8 @@ use crate::format::key::Key;
 use crate::format::msgpack::{self, MsgpackItem, MsgpackReader};
 use crate::format::value::{Value, compare_int_float};
 use crate::query::ast::{Column, Comparison, Condition};
-use crate::query::like;
+use crate::query::in_list::InList;
+use crate::work;
 
 /// A borrowed row, as conditions read it.
 #[derive(Debug, Clone, Copy)]
@@ -45,22 +46,15 @@ impl Condition {
     }
 
     fn evaluate(&self, row: RowRef<'_>) -> Result<Option<bool>> {
+        work::step(2)?;
         match self {
             Condition::And(parts) => decided_by(false, parts, row),
             Condition::Or(parts) => decided_by(true, parts, row),
             Condition::Not(inner) => Ok(inner.evaluate(row)?.map(|met| !met)),
             Condition::Compare { column, op, value } => compare(&column.of(row)?, *op, value),
             Condition::In { column, values, negated } => {
-                let found = column.of(row)?;
-                let mut answer = Some(false);
-                for value in values {
-                    match compare(&found, Comparison::Equal, value)? {
-                        Some(true) => return Ok(Some(!negated)),
-                        Some(false) => {}
-                        None => answer = None,
-                    }
-                }
-                Ok(answer.map(|met| met != *negated))
+                let met = contains(values, &column.of(row)?)?;
+                Ok(met.map(|met| met != *negated))
             }
             Condition::Between { column, low, high, negated } => {
                 let found = column.of(row)?;
@@ -75,7 +69,7 @@ impl Condition {
             }
             Condition::Like { column, pattern, negated } => Ok(match column.of(row)? {
                 Operand::Missing | Operand::Scalar(MsgpackItem::Nil) => None,
-                Operand::Scalar(MsgpackItem::Str(text)) => Some(like::matches(pattern, text) != *negated),
+                Operand::Scalar(MsgpackItem::Str(text)) => Some(pattern.matches(text)? != *negated),
                 // As with `=`: a value that is not text never matches.
                 _ => Some(*negated),
             }),
@@ -103,6 +97,21 @@ fn decided_by(deciding: bool, parts: &[Condition], row: RowRef<'_>) -> Result<Op
         }
     }
     Ok(answer)
+}
+
+/// Whether a list contains a value, as an OR of comparisons decides it.
+fn contains(values: &InList, found: &Operand<'_>) -> Result<Option<bool>> {
+    let mut near: Box<dyn Iterator<Item = &Value>> = match found {
+        Operand::Missing | Operand::Scalar(MsgpackItem::Nil) => return Ok(None),
+        Operand::Scalar(item) => Box::new(values.near_scalar(*item)),
+        Operand::Container(encoded) => Box::new(values.near_encoded(encoded)?),
+    };
+    for value in near.by_ref() {
+        if compare(found, Comparison::Equal, value)? == Some(true) {
+            return Ok(Some(true));
+        }
+    }
+    Ok(if values.has_null() { None } else { Some(false) })
 }
 
 impl Column {
@@ -171,7 +180,9 @@ fn order(token: MsgpackItem<'_>, value: &Value) -> Option<Ordering> {
 /// to null. Both sides were checked against the nesting limit, which bounds the recursion. If the result is false,
 /// the reader can be left at any position.
 fn equals(reader: &mut MsgpackReader<'_>, value: &Value) -> Result<bool> {
+    let before = reader.position();
     let token = reader.token()?;
+    work::step_bytes(reader.position() - before)?;
     match (token, value) {
         (MsgpackItem::Array(len), Value::Array(items)) => {
             if usize::try_from(len) != Ok(items.len()) {

@@ -1,15 +1,26 @@
 //! The frame of a daemon's `main`: the log, the runtime, signals, the exit code and the error on standard error.
+//!
+//! A daemon ends soon after SIGTERM whatever it does. The signal is received by a thread of its own, with a runtime of its
+//! own: it is heard also while every thread of the main runtime is busy, or while the daemon still opens its files. If the
+//! daemon has not ended by itself when the calls in progress have been cut, that thread ends the process. For the data this
+//! is a crash, which loses nothing that was acknowledged.
 
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::service::options::LogArgs;
-use crate::service::server::{Listener, descriptors};
+use crate::service::server::{DRAIN, Listener, descriptors};
 use crate::service::telemetry;
+
+/// How long a daemon may still take to end after it has cut the calls in progress. A supervisor usually sends SIGKILL later.
+const LAST_RESORT: Duration = Duration::from_millis(1000);
+/// How long tasks that read files are waited for, once the daemon has ended.
+const LEFTOVER_TASKS: Duration = Duration::from_millis(300);
 
 /// Runs a daemon until `serve` returns, and returns the exit code of the process.
 ///
@@ -20,7 +31,7 @@ pub fn run(
     log: &LogArgs,
     serve: impl AsyncFnOnce(CancellationToken) -> Result<()>,
 ) -> ExitCode {
-    match try_run(log, serve) {
+    match try_run(program, log, serve) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{program}: {error}");
@@ -29,12 +40,41 @@ pub fn run(
     }
 }
 
-fn try_run(log: &LogArgs, serve: impl AsyncFnOnce(CancellationToken) -> Result<()>) -> Result<()> {
+fn try_run(
+    program: &str,
+    log: &LogArgs,
+    serve: impl AsyncFnOnce(CancellationToken) -> Result<()>,
+) -> Result<()> {
     telemetry::start(log.log_format, &log.log)?;
     descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Error::io("cannot start the async runtime", &e))?;
-    runtime.block_on(async { serve(cancel_on_signals()?).await })
+    let shutdown = CancellationToken::new();
+    end_on_signals(program, shutdown.clone())?;
+    let served = runtime.block_on(serve(shutdown));
+    // A task that hangs in a file system must not keep the process.
+    runtime.shutdown_timeout(LEFTOVER_TASKS);
+    served
+}
+
+/// Cancels `shutdown` on SIGTERM or SIGINT, and ends the process if it does not end by itself.
+fn end_on_signals(program: &str, shutdown: CancellationToken) -> Result<()> {
+    let failed = |e: io::Error| Error::io("cannot handle signals", &e);
+    let program = program.to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let signal = runtime.block_on(async { next_signal() })?;
+    let wait = move || {
+        runtime.block_on(async {
+            signal.await;
+            tracing::info!("shutting down");
+            shutdown.cancel();
+            tokio::time::sleep(DRAIN + LAST_RESORT).await;
+        });
+        eprintln!("{program}: did not end within {:?} of the signal; exiting", DRAIN + LAST_RESORT);
+        std::process::exit(1);
+    };
+    std::thread::Builder::new().name("driftdb-signals".to_owned()).spawn(wait).map_err(failed)?;
+    Ok(())
 }
 
 /// Listens on `address` and prints `listening on {address}` as the first line on standard output. If `address` has port
@@ -49,19 +89,27 @@ pub async fn listen(address: SocketAddr) -> Result<Listener> {
 
 /// Returns a token that SIGTERM or SIGINT cancels. Needs a tokio runtime.
 pub fn cancel_on_signals() -> Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let failed = |e: io::Error| Error::io("cannot handle signals", &e);
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let signal = next_signal()?;
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        signal.await;
         tracing::info!("shutting down");
         token.cancel();
     });
     Ok(shutdown)
+}
+
+/// Waits for SIGTERM or SIGINT. Handles both from this call on. Needs a tokio runtime.
+fn next_signal() -> Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let failed = |e: io::Error| Error::io("cannot handle signals", &e);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

@@ -1,8 +1,10 @@
 //! What both daemons need to serve gRPC: options, logs, the server, messages and statuses on the wire.
 
 pub mod clock;
+pub mod compute;
 pub mod convert;
 pub mod daemon;
+pub mod deadline;
 pub mod log_throttle;
 pub mod options;
 pub mod server;

@@ -7,11 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::format::head::{TableEntry, cell_offset, table_entry_cell};
+use crate::format::head::{FORMAT_VERSION, HeadIncarnation, TableEntry, cell_offset, incarnation_cell};
 use crate::storage::fence;
-use crate::storage::fs::{self, File, FileSystem};
+use crate::storage::fs::{self, File, FileId, FileSystem};
 use crate::storage::head::{self, Head};
 use crate::storage::layout::{self, DataDir};
+use crate::storage::wal::append_error::AppendError;
+
+/// HEAD grows by this many bytes at least.
+const ROOM_BYTES: u64 = 4 << 10;
 
 /// HEAD, open for publishing. [`HeadFile::publish`] does not sync it: HEAD may lag the segments on disk, and never leads
 /// them.
@@ -19,7 +23,10 @@ use crate::storage::layout::{self, DataDir};
 pub(crate) struct HeadFile {
     file: Arc<dyn File>,
     head: Head,
+    /// The length of the file. After the last entry, it can have room for more.
+    len: u64,
     syncer: Arc<HeadSyncer>,
+    id: Option<FileId>,
 }
 
 /// Syncs HEAD, from another thread.
@@ -70,7 +77,12 @@ impl HeadFile {
         head.header.term = term;
         head.header.generation = head.header.generation.wrapping_add(1);
         head.header.closed = false;
+        head.header.format = FORMAT_VERSION;
         file.write_at(&head.encode(), 0).and_then(|()| file.sync()).map_err(failed)?;
+        let id = fs.file_id(&dir.head_tmp(term)).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => fence::taken_over_error(dir, term, term + 1),
+            _ => failed(e),
+        })?;
         // Claims first, HEAD second: a claim that becomes HEAD in between is found in HEAD.
         let greatest = claimed_terms(fs, dir)?.into_iter().fold(term, u64::max);
         let now = head::read_header(fs, dir)?.map_or(0, |header| header.term);
@@ -84,12 +96,46 @@ impl HeadFile {
         fs.sync_dir(dir.root()).map_err(failed)?;
         let file: Arc<dyn File> = file.into();
         let syncer = HeadSyncer::new(&file);
-        Ok(HeadFile { file, head, syncer })
+        let len = cell_offset(head.header.table_entry_cell(head.entries.len() as u64));
+        Ok(HeadFile { file, head, len, syncer, id })
+    }
+
+    /// Begins an incarnation, durably: from now on every read of HEAD shows it. One copy is valid at every moment.
+    pub(crate) fn begin(&mut self, incarnation: HeadIncarnation) -> Result<()> {
+        let failed = |e: io::Error| Error::io("cannot write HEAD", &e);
+        for copy in [1, 0] {
+            let offset = cell_offset(incarnation_cell(copy));
+            self.file.write_at(&incarnation.encode(copy), offset).map_err(failed)?;
+            self.file.sync().map_err(failed)?;
+        }
+        self.head.incarnation = incarnation;
+        Ok(())
+    }
+
+    /// Makes room for `added` more entries, so that a full disk is found before anything is written that needs them.
+    pub(crate) fn reserve(&mut self, added: usize) -> Result<(), AppendError> {
+        let failed = |e: io::Error| Error::io("cannot extend HEAD", &e);
+        let end = cell_offset(self.head.header.table_entry_cell((self.head.entries.len() + added) as u64));
+        if end <= self.len {
+            return Ok(());
+        }
+        let end = end.next_multiple_of(ROOM_BYTES);
+        let zeros = vec![0; usize::try_from(end - self.len).unwrap_or_default()];
+        self.file.write_at(&zeros, self.len).map_err(|e| AppendError::from_step(failed(e)))?;
+        self.syncer.is_dirty.store(true, Ordering::Release);
+        self.syncer.sync_if_dirty().map_err(|e| AppendError::Fatal(failed(e)))?;
+        self.len = end;
+        Ok(())
     }
 
     /// Returns what was last published.
     pub(crate) fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// Returns the identity of the file.
+    pub(crate) fn id(&self) -> Option<FileId> {
+        self.id
     }
 
     /// Returns what syncs this HEAD.
@@ -112,9 +158,10 @@ impl HeadFile {
         }
         let published = self.head.entries.len();
         for (index, entry) in entries {
-            let cell = entry.encode(*index as u64);
-            let offset = cell_offset(table_entry_cell(*index as u64));
+            let cell = entry.encode(*index as u64, self.head.header.format);
+            let offset = cell_offset(self.head.header.table_entry_cell(*index as u64));
             self.file.write_at(&cell, offset).map_err(|e| failed(&e))?;
+            self.len = self.len.max(offset + cell.len() as u64);
             match self.head.entries.get_mut(*index) {
                 Some(current) => *current = *entry,
                 None => self.head.entries.push(*entry),
@@ -124,7 +171,10 @@ impl HeadFile {
             // A durable header must not count an entry that a power cut can remove: HEAD would not be valid.
             self.file.sync().map_err(|e| failed(&e))?;
         }
-        let header = &mut self.head.header;
+        if closed {
+            self.cut_room();
+        }
+        let mut header = self.head.header;
         header.last_seq = last_seq;
         header.last_ms = last_ms;
         header.closed = closed;
@@ -132,8 +182,20 @@ impl HeadFile {
         header.generation = header.generation.wrapping_add(1);
         let copy = u64::from(header.generation % 2);
         self.file.write_at(&header.encode(copy), cell_offset(copy)).map_err(|e| failed(&e))?;
+        self.head.header = header;
         self.syncer.is_dirty.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Cuts off the room after the last entry. A failure changes nothing that counts.
+    fn cut_room(&mut self) {
+        let end = cell_offset(self.head.header.table_entry_cell(self.head.entries.len() as u64));
+        if self.len > end {
+            match self.file.truncate(end) {
+                Ok(()) => self.len = end,
+                Err(error) => tracing::debug!(%error, "left zeros at the end of HEAD"),
+            }
+        }
     }
 }
 

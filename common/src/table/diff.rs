@@ -11,6 +11,8 @@ use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::format::snapshot::TableChange;
+use crate::memory::MemoryPermit;
+use crate::table::bounded_keys::BoundedKeys;
 use crate::table::event_id::EventId;
 use crate::table::layers::read_sort_key;
 use crate::table::memtable::{MemtableEvent, NumberedEvent};
@@ -22,8 +24,9 @@ use crate::table::view::{Row, View};
 const MAX_CHANGED_KEYS: usize = 100_000;
 /// The number of the memtable's events read together.
 const EVENTS_PER_READ: usize = 4096;
-/// The number of a point in time's rows read together.
+/// The number of a point in time's rows read together, and about how many bytes of them.
 const ROWS_PER_READ: usize = 1024;
+const BYTES_PER_READ: usize = 1 << 20;
 
 /// A row that is not the same at both points in time.
 #[derive(Debug, Clone)]
@@ -44,7 +47,7 @@ pub struct Diff(ComparedRows);
 #[derive(Debug)]
 enum ComparedRows {
     /// The rows with these keys.
-    Keys { keys: btree_set::IntoIter<Key>, views: Box<[View; 2]> },
+    Keys { keys: btree_set::IntoIter<Key>, views: Box<[View; 2]>, _memory: Option<MemoryPermit> },
     /// All rows of both points in time.
     All(MergingCursor<ViewRows>),
 }
@@ -67,12 +70,14 @@ impl ViewRows {
     }
 
     fn read_from(&mut self, start: Bound<&Key>) -> Result<()> {
-        let rows = &mut self.rows;
+        let (rows, mut bytes, mut is_last_read) = (&mut self.rows, 0, true);
         self.view.scan((start, Bound::Unbounded), |row| {
+            bytes += row.document.msgpack().len();
             rows.push_back(row);
-            rows.len() < ROWS_PER_READ
+            is_last_read = rows.len() < ROWS_PER_READ && bytes < BYTES_PER_READ;
+            is_last_read
         })?;
-        self.is_last_read = self.rows.len() < ROWS_PER_READ;
+        self.is_last_read = is_last_read;
         Ok(())
     }
 
@@ -98,11 +103,13 @@ impl Diff {
     /// Compares two views of one table: the rows with some keys, or all rows that changed in between.
     pub fn new(before: View, after: View, keys: Option<BTreeSet<Key>>) -> Result<Diff> {
         let keys = match keys {
-            Some(keys) => Some(keys),
-            None => changed_keys(&before, &after)?,
+            Some(keys) => Some((keys, None)),
+            None => changed_keys(&before, &after)?.map(BoundedKeys::into_parts),
         };
         Ok(Diff(match keys {
-            Some(keys) => ComparedRows::Keys { keys: keys.into_iter(), views: Box::new([before, after]) },
+            Some((keys, _memory)) => {
+                ComparedRows::Keys { keys: keys.into_iter(), views: Box::new([before, after]), _memory }
+            }
             None => {
                 let views = vec![ViewRows::open(before, false)?, ViewRows::open(after, true)?];
                 ComparedRows::All(MergingCursor::new(views))
@@ -128,7 +135,7 @@ impl Diff {
     /// Returns the next row to compare, as it was at both points in time.
     fn next_compared(&mut self) -> Result<Option<RowDiff>> {
         match &mut self.0 {
-            ComparedRows::Keys { keys, views } => {
+            ComparedRows::Keys { keys, views, .. } => {
                 let Some(key) = keys.next() else { return Ok(None) };
                 let content = |view: &View| Ok(view.get(&key)?.map(|row| row.document));
                 let [before, after] = &**views;
@@ -150,12 +157,12 @@ impl Diff {
 
 /// The keys of the rows that events between two points in time changed. `None` if there are too many, or if a CREATE
 /// or DROP changed rows without an event for each.
-fn changed_keys(before: &View, after: &View) -> Result<Option<BTreeSet<Key>>> {
+fn changed_keys(before: &View, after: &View) -> Result<Option<BoundedKeys>> {
     let (low, high) = (before.seq().min(after.seq()), before.seq().max(after.seq()));
     after.timeline().read(|state| {
-        let mut keys = BTreeSet::new();
+        let mut keys = BoundedKeys::new(MAX_CHANGED_KEYS);
         let are_all_known = add_changed_in_layers(state, (low, high), &mut keys)?
-            && add_changed_in_memtable(state, (low, high), &mut keys);
+            && add_changed_in_memtable(state, (low, high), &mut keys)?;
         Ok(are_all_known.then_some(keys))
     })
 }
@@ -163,41 +170,45 @@ fn changed_keys(before: &View, after: &View) -> Result<Option<BTreeSet<Key>>> {
 fn add_changed_in_layers(
     state: &TableState,
     (low, high): (u64, u64),
-    keys: &mut BTreeSet<Key>,
+    keys: &mut BoundedKeys,
 ) -> Result<bool> {
     let key_type = state.layers.key_type()?;
     let mut commits = state.layers.commits(low, high, false);
     while let Some(commit) = commits.next_commit()? {
         for change in commit.entry.changes {
             match change {
-                TableChange::Row(bytes) => _ = keys.insert(read_sort_key(&bytes, key_type)?),
+                TableChange::Row(bytes) => keys.insert(read_sort_key(&bytes, key_type)?)?,
                 // A DROP removes every row without an event for each.
                 TableChange::Schema(_, emptied) if emptied => return Ok(false),
                 TableChange::Schema(..) => {}
             }
         }
-        if keys.len() > MAX_CHANGED_KEYS {
+        if keys.is_over() {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-fn add_changed_in_memtable(state: &TableState, (low, high): (u64, u64), keys: &mut BTreeSet<Key>) -> bool {
+fn add_changed_in_memtable(
+    state: &TableState,
+    (low, high): (u64, u64),
+    keys: &mut BoundedKeys,
+) -> Result<bool> {
     let mut after = EventId::end_of(low.max(state.layers.end()));
     loop {
         let events = state.memtable.events(after, EventId::end_of(high), EVENTS_PER_READ, false);
-        let Some(last) = events.last() else { return true };
+        let Some(last) = events.last() else { return Ok(true) };
         after = last.id;
         for NumberedEvent { event, .. } in events {
             match event {
-                MemtableEvent::Row { key, .. } => _ = keys.insert(key),
-                MemtableEvent::Schema { emptied: true, .. } => return false,
+                MemtableEvent::Row { key, .. } => keys.insert(key)?,
+                MemtableEvent::Schema { emptied: true, .. } => return Ok(false),
                 MemtableEvent::Schema { .. } | MemtableEvent::Note => {}
             }
         }
-        if keys.len() > MAX_CHANGED_KEYS {
-            return false;
+        if keys.is_over() {
+            return Ok(false);
         }
     }
 }

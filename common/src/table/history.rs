@@ -8,12 +8,14 @@ use crate::format::document::Document;
 use crate::format::event::{CommitMeta, EventType};
 use crate::format::key::Key;
 use crate::format::snapshot::{TableChange, VersionEntry};
+use crate::limits;
 use crate::table::event_id::EventId;
 use crate::table::layers::{TableCommit, read_sort_key, sort_key};
 use crate::table::memtable::{CommitInfo, MemtableEvent, NumberedEvent, Version};
 use crate::table::table_state::TableState;
 use crate::table::timeline::Timeline;
 use crate::table::view::Row;
+use crate::work;
 
 /// One event, with the row before and after it if the query asks for them.
 #[derive(Debug, Clone)]
@@ -173,9 +175,9 @@ impl History {
         self.unread.0 >= self.unread.1
     }
 
-    /// Returns the next events, at most `limit`. Returns none at the end.
+    /// Returns the next events, at most `limit`, and about as many as a message holds. Returns none at the end.
     pub fn next_batch(&mut self, limit: usize) -> Result<Vec<DriftEvent>> {
-        let budget = ReadBudget { events: limit, bytes: usize::MAX };
+        let budget = ReadBudget { events: limit, bytes: limits::MESSAGE_BYTES };
         while limit > 0 && !self.is_done() {
             let events = self.read_some(budget)?;
             if !events.is_empty() {
@@ -266,17 +268,23 @@ impl History {
         batch: &mut EventBatch,
         state: &TableState,
         key: &Key,
-        range: (EventId, EventId),
+        (mut after, mut last): (EventId, EventId),
     ) -> Result<()> {
-        if range.0 >= range.1 {
-            return Ok(());
-        }
-        let versions = state.layers.versions(key, range, batch.budget.events, self.query.newest_first)?;
-        for (id, version) in versions {
-            if !batch.has_room() {
-                break;
+        let newest_first = self.query.newest_first;
+        while after < last && batch.has_room() {
+            let versions = state.layers.versions(key, (after, last), batch.budget.events, newest_first)?;
+            let Some((end, _)) = versions.last() else { return Ok(()) };
+            if newest_first {
+                last = end.before();
+            } else {
+                after = *end;
             }
-            batch.push(id, self.layer_event(state, key, id, version)?);
+            for (id, version) in versions {
+                if !batch.has_room() {
+                    return Ok(());
+                }
+                batch.push(id, self.layer_event(state, key, id, version)?);
+            }
         }
         Ok(())
     }
@@ -335,6 +343,7 @@ impl History {
                 if !batch.has_room() {
                     return Ok(());
                 }
+                work::step(4)?;
                 match event {
                     MemtableEvent::Row { key, version } if self.query.rows.passes(&key) => {
                         let find = |versions: &[Version]| versions.get(version).cloned();
@@ -398,6 +407,7 @@ impl History {
             if !batch.has_room() {
                 break;
             }
+            work::step(4)?;
             match change {
                 TableChange::Row(bytes) => {
                     let key = read_sort_key(&bytes, key_type)?;

@@ -1,5 +1,6 @@
 //! What events mean: schemas, rows, their history, and what changed between two points in time.
 
+pub mod bounded_keys;
 pub mod build;
 pub mod check;
 pub mod commit_times;

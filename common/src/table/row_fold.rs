@@ -12,6 +12,7 @@ use crate::format::document::Document;
 use crate::format::event::EventType;
 use crate::format::snapshot::{RowEntry, VersionEntry};
 use crate::table::state;
+use crate::work;
 
 /// A row as one of its events left it.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,6 +129,7 @@ impl RowFold {
 fn fold_patches(base: Option<Document>, patches: &mut VecDeque<Document>) -> Result<Option<Document>> {
     let mut document = base;
     for patch in patches.drain(..) {
+        work::step_bytes(patch.msgpack().len())?;
         document = state::apply(document.as_ref(), EventType::Patch, Some(&patch))?;
     }
     Ok(document)

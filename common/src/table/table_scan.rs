@@ -10,6 +10,7 @@ use crate::table::memtable;
 use crate::table::merging_cursor::{MergingCursor, SortedSource};
 use crate::table::row_fold::RowVersion;
 use crate::table::table_state::TableState;
+use crate::work;
 
 /// A scan over the rows of a range of keys at a point in time, in key order. Deleted rows are included.
 pub(super) struct TableScan<'a, I> {
@@ -69,6 +70,7 @@ pub(super) fn open<'a>(
 impl<I: Iterator<Item = Key>> TableScan<'_, I> {
     /// Returns the next key, and the row as its last event left it; no row if it has no event yet at the point in time.
     pub(super) fn next_row(&mut self) -> Result<Option<(Key, Option<RowVersion>)>> {
+        work::step(16)?;
         let Some(key) = self.sources.key().cloned() else { return Ok(None) };
         let mut row = None;
         for source in self.sources.sources_at(&key) {

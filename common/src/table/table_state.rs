@@ -9,6 +9,7 @@ use crate::table::layers::LayerMap;
 use crate::table::memtable::Memtable;
 use crate::table::row_fold::RowVersion;
 use crate::table::table_counts::TableCounts;
+use crate::work;
 
 /// Where a table's events are stored: in the layers up to their end, and in the memtable after it. An event that is in both
 /// is the same in both.
@@ -23,6 +24,7 @@ pub struct TableState {
 impl TableState {
     /// A row as its last event up to `last` left it.
     pub(super) fn row(&self, key: &Key, last: EventId) -> Result<Option<RowVersion>> {
+        work::step(16)?;
         if last.seq >= self.layers.end()
             && let Some(row) = self.memtable.row(key, last, &self.layers)?
         {

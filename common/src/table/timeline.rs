@@ -1,7 +1,7 @@
 //! The history of one table: its schemas, and where its events are stored.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
@@ -17,9 +17,8 @@ use crate::table::point_in_time::{CommitBound, below_floor};
 use crate::table::schema::{Schema, SchemaAction, SchemaEvent};
 use crate::table::table_counts::TableCounts;
 use crate::table::table_state::TableState;
+use crate::work;
 
-/// How often a read is repeated after a file has vanished, until the manifest that replaced the file is found.
-const READ_RETRIES: u32 = 40;
 /// How long a read waits before it is repeated, if the newer manifest has not been read yet.
 const READ_RETRY_PAUSE: Duration = Duration::from_millis(25);
 
@@ -115,20 +114,24 @@ impl Timeline {
         self.state.load_full()
     }
 
-    /// Calls `read` with the table's state. Repeats the call if a file has vanished because newer layers replaced it.
+    /// Calls `read` with the table's state. Repeats the call if a file has vanished because newer layers replaced it, for as
+    /// long as the present work has patience. `read` must not hold a lock.
     pub(super) fn read<T>(&self, mut read: impl FnMut(&TableState) -> Result<T>) -> Result<T> {
         if let Some(error) = &self.unreadable {
             return Err(error.clone());
         }
-        let mut retries = 0;
+        let mut gone_since: Option<Instant> = None;
         loop {
             let state = self.state();
             match read(&state) {
-                Err(error) if error.reason() == Reason::FileGone && retries < READ_RETRIES => {
-                    retries += 1;
+                Err(error)
+                    if error.reason() == Reason::FileGone
+                        && gone_since.get_or_insert_with(Instant::now).elapsed() < work::patience() =>
+                {
                     if Arc::ptr_eq(&state, &self.state()) {
-                        // The thread that follows the manifest has not read the newer one yet.
-                        std::thread::sleep(READ_RETRY_PAUSE);
+                        // The thread that follows the manifest has not read the newer one yet. A shared mount may show
+                        // it late.
+                        work::pause(READ_RETRY_PAUSE)?;
                     }
                 }
                 Err(error) if error.reason() == Reason::FileGone => {

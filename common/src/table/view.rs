@@ -9,6 +9,7 @@ use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::format::snapshot::{CandidateEntry, tree};
 use crate::format::sortkey;
+use crate::table::bounded_keys::BoundedKeys;
 use crate::table::event_id::EventId;
 use crate::table::layers::not_a_key;
 use crate::table::row_fold::RowVersion;
@@ -17,6 +18,7 @@ use crate::table::table_counts::TableCounts;
 use crate::table::table_scan;
 use crate::table::table_state::TableState;
 use crate::table::timeline::Timeline;
+use crate::work;
 
 /// A row at a point in time.
 #[derive(Debug, Clone)]
@@ -167,7 +169,7 @@ impl View {
                 },
                 &mut |key, taken| {
                     keys.insert(key);
-                    taken < limit
+                    Ok(taken < limit)
                 },
             )
         })?;
@@ -175,14 +177,13 @@ impl View {
     }
 
     /// Adds to `keys` the keys of rows that may have a value between two values' bytes, both included, at an indexed
-    /// path at this point in time. Stops as soon as `keys` has more than `limit` keys. Returns false if the index
-    /// cannot be used now.
+    /// path at this point in time. Stops as soon as `keys` is over its bound. Returns false if the index cannot be used
+    /// now.
     pub fn candidates_in(
         &self,
         index: &str,
         (low, high): (&[u8], &[u8]),
-        limit: usize,
-        keys: &mut BTreeSet<Key>,
+        keys: &mut BoundedKeys,
     ) -> Result<bool> {
         self.read(|state| {
             self.collect(
@@ -198,8 +199,8 @@ impl View {
                     Ok(Some(key))
                 },
                 &mut |key, _| {
-                    keys.insert(key);
-                    keys.len() <= limit
+                    keys.insert(key)?;
+                    Ok(!keys.is_over())
                 },
             )
         })
@@ -214,7 +215,7 @@ impl View {
         index: &str,
         start: &[u8],
         read: impl Fn(&[u8]) -> Result<Option<Key>>,
-        take: &mut dyn FnMut(Key, usize) -> bool,
+        take: &mut dyn FnMut(Key, usize) -> Result<bool>,
     ) -> Result<bool> {
         if !self.has_index_in(state, index) {
             return Ok(false);
@@ -224,11 +225,12 @@ impl View {
             cursor.seek(start)?;
             let mut taken = 0;
             while let (Some(bytes), Some(value)) = (cursor.key(), cursor.value()) {
+                work::step(8)?;
                 let Some(key) = read(bytes)? else { break };
                 let may_hold = !is_delta || CandidateEntry::decode(&value)?.may_hold_at(self.seq);
                 if may_hold {
                     taken += 1;
-                    if !take(key, taken) {
+                    if !take(key, taken)? {
                         break;
                     }
                 }
@@ -237,10 +239,13 @@ impl View {
         }
         if self.seq >= state.layers.end() {
             let (mut taken, mut outcome) = (0, Ok(()));
-            state.memtable.candidates(index, start, |bytes| match read(bytes) {
+            state.memtable.candidates(index, start, |bytes| match work::step(8).and_then(|()| read(bytes)) {
                 Ok(Some(key)) => {
                     taken += 1;
-                    take(key, taken)
+                    take(key, taken).unwrap_or_else(|error| {
+                        outcome = Err(error);
+                        false
+                    })
                 }
                 Ok(None) => false,
                 Err(error) => {

@@ -35,12 +35,12 @@ async fn a_replica_that_is_behind_waits_for_the_commit_of_a_token() {
         Freshness::from_wire(Some(v1::Freshness { wait, ..v1::Freshness::default() }), &replica).unwrap()
     };
     let point = Some(PointInTime::Seq(7));
-    let unknown = replica.wait_for_point(freshness(), point).await.unwrap_err();
+    let unknown = replica.wait_until_fresh(freshness(), point).await.unwrap_err();
     assert_eq!(unknown.reason(), Reason::BeyondHead);
-    let vouched = replica.wait_for_point(freshness().at_least(7), point).await.unwrap_err();
+    let vouched = replica.wait_until_fresh(freshness().at_least(7), point).await.unwrap_err();
     assert_eq!(vouched.reason(), Reason::ReplicaBehind);
     stop.store(true, Ordering::Release);
     checks.join().unwrap();
     replica.publish(Applied { seq: 7, ..Applied::clone(&replica.applied()) }, []);
-    assert_eq!(replica.wait_for_point(freshness().at_least(7), point).await.unwrap().seq, 7);
+    assert_eq!(replica.wait_until_fresh(freshness().at_least(7), point).await.unwrap().seq, 7);
 }

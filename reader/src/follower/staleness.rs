@@ -9,6 +9,19 @@ use driftdb_common::table::table_files::TableFiles;
 /// makes it revalidate them.
 const NETWORK_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long a read waits for the files that replace one that has vanished. On a local file system the follower sees them at its
+/// next check.
+const LOCAL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a read waits for the files that replace one that has vanished.
+pub fn read_patience(files: &TableFiles) -> Duration {
+    if is_network(files) { NETWORK_LIMIT } else { LOCAL_PATIENCE }
+}
+
+fn is_network(files: &TableFiles) -> bool {
+    files.fs.is_network(files.dir.root()).unwrap_or(false)
+}
+
 /// Tells an old view of the storage from damage, by how long the inconsistency lasts.
 #[derive(Debug)]
 pub struct StaleViewTolerance {
@@ -20,12 +33,13 @@ pub struct StaleViewTolerance {
 impl StaleViewTolerance {
     /// The tolerance for a data directory: none on a local file system, which never shows an old state.
     pub fn for_storage(files: &TableFiles) -> StaleViewTolerance {
-        // If nobody knows what the storage is, it may be one that shows an old state.
-        let is_network = files.fs.is_network(files.dir.root()).unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot find out the kind of the file system; taken for a network file system");
-            true
-        });
-        StaleViewTolerance { limit: if is_network { NETWORK_LIMIT } else { Duration::ZERO }, since: None }
+        let limit = if is_network(files) { NETWORK_LIMIT } else { Duration::ZERO };
+        StaleViewTolerance { limit, since: None }
+    }
+
+    /// How long the storage may show an old state.
+    pub fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// Classifies the outcome of a HEAD check: damage within the limit becomes REPLICA_BEHIND.

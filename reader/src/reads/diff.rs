@@ -5,26 +5,30 @@ use std::sync::Arc;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::document::Document;
+use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::limits;
 use driftdb_common::query::ast::PointInTime;
 use driftdb_common::service::convert;
 use driftdb_common::table::diff::{Diff, RowDiff};
 use driftdb_common::table::view::View;
+use driftdb_common::work;
 
+use crate::context::RequestContext;
 use crate::freshness::Freshness;
 use crate::message_size::diff_size;
-use crate::paged_stream::PageStep;
+use crate::page_step::PageStep;
 use crate::reads::json_patch::json_patch;
 use crate::reads::target::{KeyTarget, TableTarget};
-use crate::replica::Replica;
+use crate::running_query::RunningQuery;
 
 /// A comparison, as an RPC or a statement asks for it.
 #[derive(Debug)]
-pub struct DiffQuery<'a> {
+pub struct DiffQuery {
     /// The table.
-    pub table: TableTarget<'a>,
+    pub table: TableTarget,
     /// The rows to compare; empty for all.
-    pub keys: Vec<KeyTarget<'a>>,
+    pub keys: Vec<KeyTarget>,
     /// The earlier point.
     pub start: PointInTime,
     /// The later point; `None` for now.
@@ -54,20 +58,18 @@ pub struct DiffPage {
 
 impl DiffPages {
     /// Starts the comparison once the replica is fresh enough. Both points are read from one state of the replica.
-    pub async fn open(replica: &Replica, freshness: Freshness, query: DiffQuery<'_>) -> Result<DiffPages> {
-        let start_seq = replica.wait_for_point(freshness, Some(query.start)).await?.seq;
-        let end = replica.wait_for_point(freshness, query.end).await?;
-        let timeline = Arc::clone(query.table.find(&end)?);
-        let (before, after) = (View::at(&timeline, start_seq)?, View::at(&timeline, end.seq)?);
-        let keys = match query.keys.as_slice() {
-            [] => None,
-            keys => {
-                let key_type = timeline.key_type()?;
-                Some(keys.iter().map(|key| key.parse(key_type)).collect::<Result<BTreeSet<_>>>()?)
-            }
+    pub async fn open(query: &RunningQuery, freshness: Freshness, wanted: DiffQuery) -> Result<DiffPages> {
+        let start_seq = query.wait_for_point(freshness, Some(wanted.start)).await?.seq;
+        let applied = query.wait_until_fresh(freshness, wanted.end).await?;
+        let open = move |context: &RequestContext| {
+            let end = context.replica.point_at(&applied, wanted.end)?;
+            let timeline = Arc::clone(wanted.table.find(&end)?);
+            let (before, after) = (View::at(&timeline, start_seq)?, View::at(&timeline, end.seq)?);
+            let header = Some(end.header(&context.replica, [&timeline])?);
+            let keys = parse_keys(&wanted.keys, timeline.key_type()?)?;
+            Ok(DiffPages { diff: Diff::new(before, after, keys)?, format: wanted.format, start_seq, header })
         };
-        let header = Some(end.header(replica, [&timeline])?);
-        Ok(DiffPages { diff: Diff::new(before, after, keys)?, format: query.format, start_seq, header })
+        query.compute(open).await
     }
 
     /// The commit that the earlier point names.
@@ -94,6 +96,18 @@ impl DiffPages {
     }
 }
 
+/// The rows to compare; `None` for all.
+fn parse_keys(keys: &[KeyTarget], key_type: KeyType) -> Result<Option<BTreeSet<Key>>> {
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    let parse = |key: &KeyTarget| {
+        work::step(16)?;
+        key.parse(key_type)
+    };
+    keys.iter().map(parse).collect::<Result<_>>().map(Some)
+}
+
 /// The API's message for a difference. Contains an RFC 6902 patch if the row exists at both points, unless it is too long.
 fn diff_to_wire(row: &RowDiff, format: v1::DocumentFormat) -> Result<v1::RowDiff> {
     let patch = match (&row.before, &row.after) {
@@ -101,9 +115,13 @@ fn diff_to_wire(row: &RowDiff, format: v1::DocumentFormat) -> Result<v1::RowDiff
             let failed = |e: serde_json::Error| {
                 Error::new(Reason::Internal, format!("cannot compute a JSON patch: {e}"))
             };
-            let before: serde_json::Value = serde_json::from_str(&before.to_json()?).map_err(failed)?;
-            let after: serde_json::Value = serde_json::from_str(&after.to_json()?).map_err(failed)?;
-            json_patch(&before, &after, limits::PATCH_BYTES)
+            let parsed = |document: &Document| {
+                let text = document.to_json()?;
+                // Parsing and comparing take several times as long as writing.
+                work::step_bytes(text.len().saturating_mul(4))?;
+                serde_json::from_str::<serde_json::Value>(&text).map_err(failed)
+            };
+            json_patch(&parsed(before)?, &parsed(after)?, limits::PATCH_BYTES)
         }
         _ => Some(String::new()),
     };

@@ -10,22 +10,23 @@ use driftdb_common::query::ast::PointInTime;
 use driftdb_common::service::convert;
 use driftdb_common::table::history::{DriftEvent, History, HistoryQuery, Images};
 
+use crate::context::RequestContext;
 use crate::freshness::Freshness;
 use crate::message_size::change_size;
-use crate::paged_stream::PageStep;
+use crate::page_step::PageStep;
 use crate::reads::target::{KeyTarget, TableTarget};
-use crate::replica::Replica;
+use crate::running_query::RunningQuery;
 
 /// Maximum number of events that one step reads.
 const EVENTS_PER_STEP: usize = 1024;
 
 /// A question about history, as an RPC or a statement asks it.
 #[derive(Debug)]
-pub struct DriftQuery<'a> {
+pub struct DriftQuery {
     /// The table.
-    pub table: TableTarget<'a>,
+    pub table: TableTarget,
     /// The row; `None` for all rows and the schema.
-    pub key: Option<KeyTarget<'a>>,
+    pub key: Option<KeyTarget>,
     /// Events after this point; `None` for all that are retained.
     pub start: Option<PointInTime>,
     /// Events up to this point; `None` for now.
@@ -68,39 +69,45 @@ pub struct CommitPage {
 impl CommitPages {
     /// Starts the read once the replica is fresh enough. Fails if the start that was given, or the end, is below the table's
     /// floor (I10): without a start, the history begins at the floor, and says so.
-    pub async fn open(replica: &Replica, freshness: Freshness, query: DriftQuery<'_>) -> Result<CommitPages> {
-        let point = replica.wait_for_point(freshness, query.end).await?;
-        let start = match query.start {
-            Some(start) => Some(replica.wait_for_point(freshness, Some(start)).await?.seq),
+    pub async fn open(query: &RunningQuery, freshness: Freshness, drift: DriftQuery) -> Result<CommitPages> {
+        let newest = query.wait_until_fresh(freshness, drift.end).await?;
+        let start = match drift.start {
+            Some(start) => Some(query.wait_for_point(freshness, Some(start)).await?.seq),
             None => None,
         };
-        let timeline = query.table.find(&point)?;
-        let key = match query.key {
-            Some(key) => Some(key.parse(timeline.key_type()?)?),
-            None => None,
+        let (format, limit) = (drift.format, drift.limit);
+        let open = move |context: &RequestContext| {
+            let point = context.replica.point_at(&newest, drift.end)?;
+            let timeline = drift.table.find(&point)?;
+            let key = match &drift.key {
+                Some(key) => Some(key.parse(timeline.key_type()?)?),
+                None => None,
+            };
+            timeline.check_floor(point.seq)?;
+            let header = point.header(&context.replica, [timeline])?;
+            let wanted = HistoryQuery {
+                key,
+                after: start.unwrap_or(0),
+                last: point.seq,
+                newest_first: drift.newest_first,
+                images: drift.images,
+                ..HistoryQuery::default()
+            };
+            let history = History::new(timeline, wanted);
+            // After the history has started, which begins at the floor if that is higher.
+            if let Some(start) = start.filter(|_| !is_planted(PlantedBug::FloorUnchecked)) {
+                timeline.check_floor(start)?;
+            }
+            Ok((history, header))
         };
-        timeline.check_floor(point.seq)?;
-        let header = point.header(replica, [timeline])?;
-        let wanted = HistoryQuery {
-            key,
-            after: start.unwrap_or(0),
-            last: point.seq,
-            newest_first: query.newest_first,
-            images: query.images,
-            ..HistoryQuery::default()
-        };
-        let history = History::new(timeline, wanted);
-        // After the history has started, which begins at the floor if that is higher.
-        if let Some(start) = start.filter(|_| !is_planted(PlantedBug::FloorUnchecked)) {
-            timeline.check_floor(start)?;
-        }
+        let (history, header) = query.look_up(open).await?;
         Ok(CommitPages {
+            table: history.timeline().name().to_owned(),
             history,
-            table: timeline.name().to_owned(),
-            format: query.format,
-            remaining: query.limit.unwrap_or(u64::MAX),
+            format,
+            remaining: limit.unwrap_or(u64::MAX),
             ahead: VecDeque::new(),
-            ended: query.limit == Some(0),
+            ended: limit == Some(0),
             header: Some(header),
         })
     }

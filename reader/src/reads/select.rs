@@ -9,19 +9,20 @@ use driftdb_common::query::exec::{SelectExecution, SelectPage, Selection};
 use driftdb_common::service::convert;
 use driftdb_common::table::view::View;
 
+use crate::context::RequestContext;
 use crate::freshness::Freshness;
-use crate::paged_stream::PageStep;
+use crate::page_step::PageStep;
 use crate::reads::target::TableTarget;
-use crate::replica::Replica;
+use crate::running_query::RunningQuery;
 
 /// Maximum number of rows that one step reads: about a millisecond.
 const ROWS_PER_STEP: usize = 4096;
 
 /// A SELECT, as an RPC or a statement asks for it.
 #[derive(Debug)]
-pub struct SelectQuery<'a> {
+pub struct SelectQuery {
     /// The table.
-    pub table: TableTarget<'a>,
+    pub table: TableTarget,
     /// The point in time; `None` for now.
     pub as_of: Option<PointInTime>,
     /// The rows and columns.
@@ -66,16 +67,24 @@ pub struct Explanation {
 
 impl RowPages {
     /// Starts a SELECT once the replica is fresh enough.
-    pub async fn open(replica: &Replica, freshness: Freshness, query: SelectQuery<'_>) -> Result<RowPages> {
-        let point = replica.wait_for_point(freshness, query.as_of).await?;
-        let timeline = query.table.find(&point)?;
-        let view = View::at(timeline, point.seq)?;
+    pub async fn open(
+        query: &RunningQuery,
+        freshness: Freshness,
+        SelectQuery { table, as_of, selection, format }: SelectQuery,
+    ) -> Result<RowPages> {
+        let applied = query.wait_until_fresh(freshness, as_of).await?;
+        let open = move |context: &RequestContext| {
+            let point = context.replica.point_at(&applied, as_of)?;
+            let timeline = table.find(&point)?;
+            Ok((View::at(timeline, point.seq)?, point.header(&context.replica, [timeline])?))
+        };
+        let (view, header) = query.look_up(open).await?;
         Ok(RowPages {
-            header: Some(point.header(replica, [timeline])?),
-            table: timeline.name().to_owned(),
-            seq: point.seq,
-            execution: SelectExecution::new(view, query.selection),
-            format: query.format,
+            header: Some(header),
+            table: view.timeline().name().to_owned(),
+            seq: view.seq(),
+            execution: SelectExecution::new(view, selection),
+            format,
         })
     }
 

@@ -7,10 +7,12 @@ use driftdb_common::error::{Reason, Result};
 use driftdb_common::query::ast::PointInTime;
 use driftdb_common::service::convert;
 use driftdb_common::table::timeline::Timeline;
+use driftdb_common::work;
 
+use crate::context::RequestContext;
 use crate::freshness::Freshness;
 use crate::reads::target::TableTarget;
-use crate::replica::Replica;
+use crate::running_query::RunningQuery;
 
 /// Some of the tables at one point in time, ordered by name.
 #[derive(Debug)]
@@ -25,33 +27,48 @@ pub struct TableList {
 
 /// The tables that existed at a point in time: those with names after `after`, at most `limit` of them.
 pub async fn list(
-    replica: &Replica,
+    query: &RunningQuery,
     freshness: Freshness,
     as_of: Option<PointInTime>,
-    after: &str,
+    after: String,
     limit: usize,
 ) -> Result<TableList> {
-    let point = replica.wait_for_point(freshness, as_of).await?;
-    let header = point.header(replica, point.applied.tables.values())?;
-    let named = point.applied.tables.iter().filter(|(name, _)| after.is_empty() || name.as_str() > after);
-    let listed = named.filter_map(|(_, timeline)| listed_info(timeline, point.seq));
-    let mut tables: Vec<v1::TableInfo> = listed.take(limit.saturating_add(1)).collect();
-    let has_more = tables.len() > limit;
-    tables.truncate(limit);
-    Ok(TableList { header, tables, has_more })
+    let applied = query.wait_until_fresh(freshness, as_of).await?;
+    let list = move |context: &RequestContext| {
+        let point = context.replica.point_at(&applied, as_of)?;
+        let header = point.header(&context.replica, point.applied.tables.values())?;
+        let mut tables: Vec<v1::TableInfo> = Vec::new();
+        for (name, timeline) in point.applied.tables.iter() {
+            work::step(16)?;
+            if tables.len() > limit {
+                break;
+            }
+            if after.is_empty() || *name > after {
+                tables.extend(listed_info(timeline, point.seq));
+            }
+        }
+        let has_more = tables.len() > limit;
+        tables.truncate(limit);
+        Ok(TableList { header, tables, has_more })
+    };
+    query.look_up(list).await
 }
 
 /// A table at a point in time. Fails if the table did not exist then, or if the point is below its floor.
 pub async fn describe(
-    replica: &Replica,
+    query: &RunningQuery,
     freshness: Freshness,
     as_of: Option<PointInTime>,
-    table: TableTarget<'_>,
+    table: TableTarget,
 ) -> Result<(v1::ReadHeader, v1::TableInfo)> {
-    let point = replica.wait_for_point(freshness, as_of).await?;
-    let timeline = table.find(&point)?;
-    let info = table_info(timeline, point.seq)?;
-    Ok((point.header(replica, [timeline])?, info))
+    let applied = query.wait_until_fresh(freshness, as_of).await?;
+    let describe = move |context: &RequestContext| {
+        let point = context.replica.point_at(&applied, as_of)?;
+        let timeline = table.find(&point)?;
+        let info = table_info(timeline, point.seq)?;
+        Ok((point.header(&context.replica, [timeline])?, info))
+    };
+    query.look_up(describe).await
 }
 
 /// A table in a list: `None` if it did not exist then, or if the point is below its floor. A table that cannot be read is

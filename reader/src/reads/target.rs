@@ -11,15 +11,15 @@ use driftdb_common::table::timeline::Timeline;
 use crate::read_point::ReadPoint;
 
 /// The table that a read names.
-#[derive(Debug, Clone, Copy)]
-pub enum TableTarget<'a> {
+#[derive(Debug, Clone)]
+pub enum TableTarget {
     /// By a field of a request.
-    Field(&'a str),
+    Field(String),
     /// In a statement, whose text comes second.
-    Statement(&'a TableName, &'a str),
+    Statement(TableName, Arc<String>),
 }
 
-impl TableTarget<'_> {
+impl TableTarget {
     /// Looks the table up. Fails if no table with this name existed at or before the newest commit.
     pub fn find<'p>(&self, point: &'p ReadPoint) -> Result<&'p Arc<Timeline>> {
         match self {
@@ -33,15 +33,15 @@ impl TableTarget<'_> {
 }
 
 /// A key that a read names.
-#[derive(Debug, Clone, Copy)]
-pub enum KeyTarget<'a> {
+#[derive(Debug, Clone)]
+pub enum KeyTarget {
     /// By a field of a request.
-    Field(&'a str),
+    Field(String),
     /// In a statement, whose text comes second.
-    Statement(&'a RowKey, &'a str),
+    Statement(RowKey, Arc<String>),
 }
 
-impl KeyTarget<'_> {
+impl KeyTarget {
     /// The key, for a table with keys of a type. Fails if the table cannot have such a key.
     pub fn parse(&self, key_type: KeyType) -> Result<Key> {
         match self {

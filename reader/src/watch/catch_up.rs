@@ -9,6 +9,7 @@ use driftdb_common::error::Result;
 use driftdb_common::limits;
 use driftdb_common::table::event_id::EventId;
 use driftdb_common::table::history::{DriftEvent, History, HistoryQuery, Images, ReadBudget};
+use driftdb_common::work;
 
 use crate::replica::Replica;
 use crate::watch::commit_assembler::CommitAssembler;
@@ -94,6 +95,7 @@ impl CatchUp {
     pub fn step(&mut self, out: &mut CommitAssembler) -> Result<u64> {
         let mut examined = 0;
         while examined < EVENTS_PER_STEP && out.has_room() {
+            work::step(8)?;
             let Some(Reverse((seq, index))) = self.next.pop() else { break };
             out.finish_before(seq);
             let Some(table) = self.tables.get_mut(index) else { continue };

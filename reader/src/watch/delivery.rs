@@ -4,10 +4,14 @@ use std::sync::Arc;
 
 use driftdb_common::error::Result;
 use driftdb_common::table::history::Images;
+use driftdb_common::work;
 
 use crate::live_commit::{LiveCommit, LiveEvent, LivePart};
 use crate::watch::commit_assembler::CommitAssembler;
 use crate::watch::filter::{WatchFilter, keep_images};
+
+/// The bytes of a commit that is delivered at once.
+const SHORT_COMMIT_BYTES: usize = 64 << 10;
 
 /// A commit, and the position of the next event to deliver.
 #[derive(Debug)]
@@ -28,8 +32,15 @@ impl Delivery {
         self.commit.info.seq
     }
 
-    /// Whether [`Delivery::step`] reads no files.
-    pub fn is_in_memory(&self, filter: &WatchFilter, needed: Images) -> bool {
+    /// Whether [`Delivery::step`] is so short that a thread of the async runtime can run it: it reads no files, checks no
+    /// condition, and looks at few events.
+    pub fn is_short(&self, filter: &WatchFilter, needed: Images) -> bool {
+        !filter.has_condition()
+            && self.commit.bytes() <= SHORT_COMMIT_BYTES
+            && self.is_in_memory(filter, needed)
+    }
+
+    fn is_in_memory(&self, filter: &WatchFilter, needed: Images) -> bool {
         if !filter.passes_time(self.commit.info.time_ms) {
             return true;
         }
@@ -49,6 +60,7 @@ impl Delivery {
             if !out.has_room() {
                 return Ok(false);
             }
+            work::step(8)?;
             if filter.covers_table(part.timeline.name()) && filter.may_pass(live.key.as_ref()) {
                 let needed = filter.needed_images(sent);
                 let mut event = live.to_drift_event(&commit.info, &part.timeline, needed)?;
@@ -60,19 +72,6 @@ impl Delivery {
             self.event += 1;
         }
         Ok(true)
-    }
-
-    /// Like [`Delivery::step`], for a commit whose row images are in files. One watch at a time reads the images of a commit,
-    /// so that the others find them in memory.
-    pub fn step_reading_files(
-        &mut self,
-        filter: &WatchFilter,
-        sent: Images,
-        out: &mut CommitAssembler,
-    ) -> Result<bool> {
-        let commit = Arc::clone(&self.commit);
-        let _guard = commit.lock_images();
-        self.step(filter, sent, out)
     }
 
     fn current<'a>(&mut self, commit: &'a LiveCommit) -> Option<(&'a LivePart, &'a LiveEvent)> {

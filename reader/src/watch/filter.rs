@@ -9,16 +9,18 @@ use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::format::value::Value;
 use driftdb_common::limits;
 use driftdb_common::query::ast::{Column, Comparison, Condition};
+use driftdb_common::query::in_list::InList;
 use driftdb_common::query::{parser, predicate};
 use driftdb_common::table::history::{DriftEvent, Images, KeyFilter};
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::Row;
+use driftdb_common::work;
 
 use crate::replica::Applied;
 use crate::resume_token::request_hash;
 
 /// The filter of a watch. An event must meet all parts.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct WatchFilter {
     /// The tables by name; empty for all tables.
     tables: BTreeSet<String>,
@@ -89,7 +91,10 @@ impl WatchFilter {
     pub fn check(&self, applied: &Applied) -> Result<()> {
         for table in &self.tables {
             let key_type = applied.table(table)?.key_type()?;
-            self.rows.keys.iter().try_for_each(|key| Key::parse(key, key_type).map(|_| ()))?;
+            for key in &self.rows.keys {
+                work::step(8)?;
+                Key::parse(key, key_type)?;
+            }
         }
         Ok(())
     }
@@ -111,6 +116,11 @@ impl WatchFilter {
     /// Whether the watch covers a table.
     pub fn covers_table(&self, name: &str) -> bool {
         self.tables.is_empty() || self.tables.contains(name)
+    }
+
+    /// Whether the filter has a condition, which may take long to check.
+    pub fn has_condition(&self) -> bool {
+        self.condition.is_some()
     }
 
     /// Whether an event may pass, judged by its key alone; `None` is the key of a SCHEMA event.
@@ -138,7 +148,7 @@ impl WatchFilter {
 
     /// The images that the filter needs to judge an event, and those that the watch sends.
     pub fn needed_images(&self, sent: Images) -> Images {
-        let has_condition = self.condition.is_some();
+        let has_condition = self.has_condition();
         Images { before: sent.before || has_condition, after: sent.after || has_condition }
     }
 
@@ -156,7 +166,7 @@ impl WatchFilter {
             if values.is_empty() {
                 return None;
             }
-            parts.push(Condition::In { column: Column::Key, values, negated: false });
+            parts.push(Condition::In { column: Column::Key, values: InList::new(values), negated: false });
         }
         if !self.rows.prefix.is_empty() && key_type == KeyType::String {
             let text = Value::Str(self.rows.prefix.clone());

@@ -6,6 +6,7 @@ use std::time::Duration;
 use driftdb::v1;
 use driftdb::v1::watch_drift_request::Start;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::lineage::LineagePoint;
 use driftdb_common::limits;
 use driftdb_common::planted::{self, PlantedBug};
 use driftdb_common::service::clock::now_ms;
@@ -13,11 +14,14 @@ use driftdb_common::service::convert;
 use driftdb_common::service::server::CallMemory;
 use driftdb_common::table::history::Images;
 use driftdb_common::table::point_in_time::PointInTime;
+use driftdb_common::work;
+use prost::Message;
 use tokio::time::{Instant, timeout_at};
 
+use crate::context::RequestContext;
 use crate::freshness::Freshness;
-use crate::replica::Replica;
 use crate::resume_token::{InitialRowPosition, WatchToken};
+use crate::running_query::RunningQuery;
 use crate::subscriptions::Subscription;
 use crate::watch::filter::WatchFilter;
 use crate::watch::watch_memory::WatchMemory;
@@ -51,26 +55,34 @@ pub struct ResolvedWatch {
 impl ResolvedWatch {
     /// Decodes a request. Waits until the replica has reached the commit at which the watch starts.
     pub async fn resolve(
-        replica: &Arc<Replica>,
+        query: &RunningQuery,
         request: v1::WatchDriftRequest,
         call: &CallMemory,
     ) -> Result<ResolvedWatch> {
         let memory = WatchMemory::reserve(call, &request)?;
         let format = convert::format_from_wire(request.format)?;
-        let filter = WatchFilter::from_wire(&request)?;
+        let bytes = request.encoded_len();
+        let decode = move || Ok((Arc::new(WatchFilter::from_wire(&request)?), request));
+        let (filter, request) = query.prepare(bytes, decode).await?;
         let heartbeat = match &request.heartbeat {
             Some(heartbeat) => convert::duration_from_wire(heartbeat, "heartbeat")?,
             None => Duration::from_millis(limits::HEARTBEAT_MS),
         };
         // Subscribe first: the live ring keeps commits only while there are watches.
-        let subscription = replica.subscriptions().subscribe()?;
+        let subscription = query.context().replica.subscriptions().subscribe()?;
         let WatchStart { seq: start_seq, initial_rows, after_ms } =
-            resolve_start(replica, &filter, &request).await?;
-        let filter = Arc::new(filter.after_time(after_ms));
-        check_tables(replica, &filter).await?;
-        for timeline in filter.timelines(&replica.applied()) {
-            timeline.check_floor(start_seq)?;
-        }
+            resolve_start(query, &filter, &request).await?;
+        let filter = Arc::new(Arc::unwrap_or_clone(filter).after_time(after_ms));
+        check_tables(query, &filter).await?;
+        let checked = Arc::clone(&filter);
+        let check_floors = move |context: &RequestContext| {
+            let applied = context.replica.applied();
+            checked.timelines(&applied).into_iter().try_for_each(|timeline| {
+                work::step(8)?;
+                timeline.check_floor(start_seq)
+            })
+        };
+        query.look_up(check_floors).await?;
         Ok(ResolvedWatch {
             filter,
             images: Images { before: request.with_before, after: request.with_after },
@@ -98,11 +110,13 @@ struct WatchStart {
 
 /// Resolves where a watch starts, once the replica has reached that commit.
 async fn resolve_start(
-    replica: &Replica,
-    filter: &WatchFilter,
+    query: &RunningQuery,
+    filter: &Arc<WatchFilter>,
     request: &v1::WatchDriftRequest,
 ) -> Result<WatchStart> {
+    let replica = &query.context().replica;
     let freshness = v1::Freshness { epoch: request.epoch, ..v1::Freshness::default() };
+    let mut resumed = LineagePoint::default();
     let initial_rows = request.initial_rows.then(InitialRowPosition::default);
     let mut start = WatchStart { initial_rows, ..WatchStart::default() };
     let (freshness, point) = match &request.start {
@@ -110,10 +124,14 @@ async fn resolve_start(
         // All that is retained: from the first commit on, or from the floor if there is one.
         Some(Start::AfterSeq(0)) => {
             Freshness::from_wire(Some(freshness), replica)?;
-            check_tables(replica, filter).await?;
+            replica.check_kept()?;
+            check_tables(query, filter).await?;
             return Ok(WatchStart { seq: filter.floor(&replica.applied()), ..start });
         }
-        Some(Start::AfterSeq(seq)) => (freshness, Some(PointInTime::Seq(*seq))),
+        Some(Start::AfterSeq(seq)) => {
+            resumed = LineagePoint { incarnation: request.incarnation, seq: *seq };
+            (freshness, Some(PointInTime::Seq(*seq)))
+        }
         Some(Start::AfterTime(time)) => {
             let as_of = v1::AsOf { at: Some(v1::as_of::At::Time(*time)) };
             let point = convert::point_from_wire(Some(as_of))?;
@@ -125,12 +143,13 @@ async fn resolve_start(
             start.initial_rows = token.rows();
             start.after_ms = token.after_ms();
             // The token proves that the commit exists, even if this replica has not seen it yet.
+            resumed = token.point();
             let freshness = v1::Freshness { min_seq: token.seq, ..freshness };
             (freshness, Some(PointInTime::Seq(token.seq)))
         }
     };
-    let freshness = Freshness::from_wire(Some(freshness), replica)?;
-    let seq = replica.wait_for_point(freshness, point).await?.seq;
+    let freshness = Freshness::from_wire(Some(freshness), replica)?.requiring(resumed);
+    let seq = query.wait_for_point(freshness, point).await?.seq;
     let is_resumed = matches!(&request.start, Some(Start::ResumeToken(_)));
     let skipped = u64::from(is_resumed && planted::is_planted(PlantedBug::ResumeOffByOne));
     Ok(WatchStart { seq: seq + skipped, ..start })
@@ -156,13 +175,15 @@ fn after_ms(point: Option<PointInTime>, initial_rows: bool) -> Result<u64> {
 
 /// Checks the tables and keys that the filter names. If a table is unknown, waits for a HEAD check, because the table may be
 /// new.
-async fn check_tables(replica: &Replica, filter: &WatchFilter) -> Result<()> {
-    let mut head_checks = replica.head_checks();
+async fn check_tables(query: &RunningQuery, filter: &Arc<WatchFilter>) -> Result<()> {
+    let checked = Arc::clone(filter);
+    let check = move |context: &RequestContext| checked.check(&context.replica.applied());
+    let mut head_checks = query.context().replica.head_checks();
     head_checks.mark_unchanged();
     let deadline = Instant::now() + Duration::from_secs(limits::FRESHNESS_WAIT_SECS);
     // The HEAD check in progress may have read HEAD before this call; the next one reads it after.
     for _ in 0..2 {
-        match filter.check(&replica.applied()) {
+        match query.look_up(check.clone()).await {
             Err(error) if error.reason() == Reason::TableNotFound => {
                 if timeout_at(deadline, head_checks.changed()).await.is_err() {
                     return Err(error);
@@ -171,5 +192,5 @@ async fn check_tables(replica: &Replica, filter: &WatchFilter) -> Result<()> {
             checked => return checked,
         }
     }
-    filter.check(&replica.applied())
+    query.look_up(check).await
 }

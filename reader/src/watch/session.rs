@@ -16,24 +16,31 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::context::RequestContext;
 use crate::read_point::ReadPoint;
 use crate::replica::Replica;
 use crate::resume_token::{InitialRowPosition, WatchToken};
+use crate::running_query::RunningQuery;
 use crate::subscriptions::{NextCommit, Subscription};
 use crate::watch::catch_up::CatchUp;
 use crate::watch::commit_assembler::CommitAssembler;
 use crate::watch::delivery::Delivery;
 use crate::watch::filter::WatchFilter;
-use crate::watch::initial_rows::InitialRows;
+use crate::watch::initial_rows::{InitialRowBatch, InitialRows};
 use crate::watch::request::ResolvedWatch;
 use crate::watch::watch_memory::{SHORT_BYTES, WatchMemory};
 
 /// How long a session waits for the follower to read tables again whose files are gone.
 const RELOAD_WAIT: Duration = Duration::from_secs(5);
 
+/// With more tables, even a header takes long.
+const FEW_TABLES: usize = 64;
+
 /// One WatchDrift call in progress.
 #[derive(Debug)]
 pub struct WatchSession {
+    /// Computes what the session sends, unless that is short.
+    query: RunningQuery,
     replica: Arc<Replica>,
     shutdown: CancellationToken,
     filter: Arc<WatchFilter>,
@@ -76,8 +83,10 @@ enum WatchPhase {
 
 impl WatchSession {
     /// A session that executes a watch.
-    pub fn new(replica: Arc<Replica>, watch: ResolvedWatch, shutdown: CancellationToken) -> WatchSession {
+    pub fn new(query: RunningQuery, watch: ResolvedWatch) -> WatchSession {
+        let (replica, shutdown) = (Arc::clone(&query.context().replica), query.context().shutdown.clone());
         WatchSession {
+            query,
             filter: watch.filter,
             images: watch.images,
             format: watch.format,
@@ -106,6 +115,7 @@ impl WatchSession {
                 let message = "the reader is shutting down; resume with the last resume token, here or at another reader";
                 return Err(Error::new(Reason::ShuttingDown, message));
             }
+            self.check_history()?;
             if let Some(commit) = self.out.take() {
                 return self.commit_message(commit).map(Some);
             }
@@ -128,6 +138,14 @@ impl WatchSession {
         }
     }
 
+    /// Fails if the history that this session follows is lost: what comes after its position is not what follows.
+    fn check_history(&self) -> Result<()> {
+        let Some(loss) = self.replica.loss() else { return Ok(()) };
+        let message = format!("the watch ends: {}; start again without a resume token", loss.message());
+        Err(Error::new(Reason::EpochChanged, message)
+            .with("epoch", self.replica.database().epoch.to_string()))
+    }
+
     /// Whether a Progress message is due. Progress has no meaning within initial rows or within a commit.
     fn is_heartbeat_due(&self) -> bool {
         !matches!(self.phase, WatchPhase::InitialRows(_))
@@ -136,12 +154,14 @@ impl WatchSession {
             && self.sent_at.elapsed() >= self.heartbeat
     }
 
-    /// The header for the session's position. Runs on a blocking thread if the commit's time must be read from files.
+    /// The header for the session's position.
     async fn header(&self) -> Result<v1::ReadHeader> {
         let point = ReadPoint { applied: self.replica.applied(), seq: self.position };
-        let (replica, filter) = (Arc::clone(&self.replica), Arc::clone(&self.filter));
-        let header = move || point.header(&replica, filter.timelines(&point.applied));
-        if self.replica.has_time_in_memory(self.position) { header() } else { run_blocking(header).await? }
+        let filter = Arc::clone(&self.filter);
+        let is_short =
+            point.applied.tables.len() <= FEW_TABLES && self.replica.has_time_in_memory(self.position);
+        let header = move |replica: &Replica| point.header(replica, filter.timelines(&point.applied));
+        if is_short { header(&self.replica) } else { self.query.compute(move |c| header(&c.replica)).await }
     }
 
     fn event_message(&mut self, event: Event) -> Result<v1::WatchDriftResponse> {
@@ -170,7 +190,8 @@ impl WatchSession {
     /// The token for the session's position, and for a position in the initial rows while they are being sent.
     fn token(&self, rows: Option<&InitialRowPosition>) -> Result<Vec<u8>> {
         let (database, filter) = (self.replica.database(), &self.filter);
-        WatchToken::new(database, filter.hash(), self.position, rows).after_time(filter.after_ms()).encode()
+        let point = self.replica.lineage().point(self.position);
+        WatchToken::new(database, filter.hash(), point, rows).after_time(filter.after_ms()).encode()
     }
 
     async fn open(&mut self, row_position: Option<InitialRowPosition>) -> Result<Event> {
@@ -194,6 +215,7 @@ impl WatchSession {
         let deadline = Instant::now() + RELOAD_WAIT;
         let mut head_checks = self.replica.head_checks();
         while self.replica.table_reloads() == self.table_reloads {
+            self.check_history()?;
             if timeout_at(deadline, head_checks.changed()).await.is_err() {
                 // If the follower lags, its error explains more.
                 let behind = self.replica.problem().filter(|problem| problem.reason() != error.reason());
@@ -214,16 +236,17 @@ impl WatchSession {
 
     /// The next batch of initial rows, or RowsDone. A batch without rows is sent only if a heartbeat is due.
     async fn send_rows(&mut self, mut rows: Box<InitialRows>) -> Result<Option<Event>> {
-        let replica = Arc::clone(&self.replica);
-        let subscriptions = Arc::clone(self.replica.subscriptions());
-        let permit = subscriptions.acquire_file_read().await;
+        let format = self.format;
         let batch;
-        (rows, batch) = run_blocking(move || {
-            let batch = rows.next_batch(&replica);
-            (rows, batch)
-        })
-        .await?;
-        drop(permit);
+        (rows, batch) = self
+            .query
+            .compute(move |context| {
+                let batch = rows
+                    .next_batch(&context.replica)
+                    .and_then(|batch| batch.map(|batch| batch_to_wire(&batch, format)).transpose());
+                Ok((rows, batch))
+            })
+            .await?;
         let batch = match batch {
             Ok(Some(batch)) => batch,
             Ok(None) => {
@@ -240,8 +263,7 @@ impl WatchSession {
         if batch.rows.is_empty() && self.sent_at.elapsed() < self.heartbeat {
             return Ok(None);
         }
-        let documents = batch.rows.iter().map(|row| convert::row_to_wire(row, self.format));
-        Ok(Some(Event::Rows(v1::RowBatch { table: batch.table, rows: documents.collect::<Result<_>>()? })))
+        Ok(Some(Event::Rows(batch)))
     }
 
     fn is_at_end(&self) -> bool {
@@ -259,15 +281,13 @@ impl WatchSession {
         if self.is_at_end() {
             return self.end().await;
         }
-        let subscriptions = Arc::clone(self.replica.subscriptions());
-        let permit = subscriptions.acquire_file_read().await;
         // The files of a read that started before a table reload may be gone. Within a commit the read cannot start again.
         let is_current = self.replica.table_reloads() == self.table_reloads;
         let read = read.filter(|_| is_current || self.out.is_within_commit());
-        let mut read = match read {
-            Some(read) => read,
-            None => match self.start_catch_up()? {
-                Some(read) => read,
+        let range = match &read {
+            Some(_) => (0, 0),
+            None => match self.start_catch_up() {
+                Some(range) => range,
                 None => {
                     self.phase = WatchPhase::Following(None);
                     return Ok(None);
@@ -276,13 +296,16 @@ impl WatchSession {
         };
         self.out.set_limit(self.memory.take_for_messages());
         let mut out = std::mem::replace(&mut self.out, CommitAssembler::new(self.format, SHORT_BYTES));
-        let reached;
-        (read, out, reached) = run_blocking(move || {
+        let (filter, images) = (Arc::clone(&self.filter), self.images);
+        let step = move |context: &RequestContext| {
+            let mut read = match read {
+                Some(read) => read,
+                None => Box::new(CatchUp::new(filter, &context.replica, range, images)?),
+            };
             let reached = read.step(&mut out);
-            (read, out, reached)
-        })
-        .await?;
-        drop(permit);
+            Ok((read, out, reached))
+        };
+        let (read, out, reached) = self.query.compute(step).await?;
         self.out = out;
         match reached {
             Ok(reached) => {
@@ -300,17 +323,16 @@ impl WatchSession {
         Ok(None)
     }
 
-    /// Starts a read of the commits after the session's position; `None` if the live ring has the next commit.
-    fn start_catch_up(&mut self) -> Result<Option<Box<CatchUp>>> {
+    /// The commits to read after the session's position; `None` if the live ring has the next commit.
+    fn start_catch_up(&mut self) -> Option<(u64, u64)> {
         self.table_reloads = self.replica.table_reloads();
         self.out = CommitAssembler::new(self.format, SHORT_BYTES);
         let applied = self.replica.applied().seq;
         self.catching_up_to.get_or_insert(applied);
         if !matches!(self.replica.subscriptions().next_after(self.position), NextCommit::Behind) {
-            return Ok(None);
+            return None;
         }
-        let range = (self.position, self.until.map_or(applied, |until| until.min(applied)));
-        CatchUp::new(Arc::clone(&self.filter), &self.replica, range, self.images).map(Box::new).map(Some)
+        Some((self.position, self.until.map_or(applied, |until| until.min(applied))))
     }
 
     /// Delivers the next commit of the live ring, or waits for one.
@@ -338,6 +360,7 @@ impl WatchSession {
                     _ = self.newest.changed() => {}
                     () = sleep_until(self.sent_at + self.heartbeat) => {}
                     () = self.shutdown.cancelled() => {}
+                    () = self.replica.lost() => {}
                 }
                 Ok(None)
             }
@@ -358,19 +381,19 @@ impl WatchSession {
         let seq = delivery.seq();
         let needed = self.filter.needed_images(self.images);
         self.out.set_limit(self.memory.take_for_messages());
-        let done = if delivery.is_in_memory(&self.filter, needed) {
+        let done = if delivery.is_short(&self.filter, needed) {
             delivery.step(&self.filter, self.images, &mut self.out)
         } else {
-            let subscriptions = Arc::clone(self.replica.subscriptions());
-            let _permit = subscriptions.acquire_file_read().await;
             let mut out = std::mem::replace(&mut self.out, CommitAssembler::new(self.format, SHORT_BYTES));
             let (filter, images) = (Arc::clone(&self.filter), self.images);
             let done;
-            (delivery, out, done) = run_blocking(move || {
-                let done = delivery.step_reading_files(&filter, images, &mut out);
-                (delivery, out, done)
-            })
-            .await?;
+            (delivery, out, done) = self
+                .query
+                .compute(move |_| {
+                    let done = delivery.step(&filter, images, &mut out);
+                    Ok((delivery, out, done))
+                })
+                .await?;
             self.out = out;
             done
         };
@@ -390,8 +413,8 @@ impl WatchSession {
     }
 }
 
-/// Runs work that may read files on a blocking thread, so that other requests can proceed.
-async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    let joined = tokio::task::spawn_blocking(work).await;
-    joined.map_err(|e| Error::new(Reason::Internal, format!("a task of a watch failed: {e}")))
+/// The API's message for some initial rows.
+fn batch_to_wire(batch: &InitialRowBatch, format: v1::DocumentFormat) -> Result<v1::RowBatch> {
+    let rows = batch.rows.iter().map(|row| convert::row_to_wire(row, format));
+    Ok(v1::RowBatch { table: batch.table.clone(), rows: rows.collect::<Result<_>>()? })
 }

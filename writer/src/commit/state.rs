@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
+use driftdb_common::storage::disk_space::DiskSpace;
 use driftdb_common::storage::wal::appender::{AppendError, Group, Log, TableStorage};
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::operation::WriteToken;
@@ -15,6 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::mpsc;
 
 use crate::admission::{Admission, CommitReceipt};
+use crate::clock_guard::ClockGuard;
 use crate::commit::acks::{CommitAck, PendingAck};
 use crate::errors::shutting_down;
 use crate::tasks::TaskPool;
@@ -32,6 +34,9 @@ pub(super) struct CommitShared {
     /// The bytes of log after the newest snapshots, of all tables together, above which writes are refused
     /// until a snapshot covers some of them. Bounds the memory that rows not covered by a snapshot take.
     pub(super) tail_limit: u64,
+    pub(super) clock: Arc<ClockGuard>,
+    /// The room on the disk, as the log finds it.
+    pub(super) space: Arc<DiskSpace>,
     /// Reads rows and computes what admission needs, outside of the lock.
     pub(super) tasks: TaskPool,
 }
@@ -85,6 +90,8 @@ pub(super) struct CommitState {
     pub(super) closing: bool,
     /// How often admitted commits were taken back. A stream that saw one of them admitted must end.
     pub(super) rollbacks: u64,
+    /// Why they were taken back the last time.
+    pub(super) refusal: Option<Error>,
     /// Why the writer takes no more writes.
     pub(super) stopped: Option<Error>,
 }
@@ -122,6 +129,16 @@ impl CommitState {
             return Ok(());
         };
         Err(Error::new(Reason::Overloaded, message).retry_after(RETRY_AFTER))
+    }
+
+    /// Why a stream that saw an admitted commit taken back must end.
+    pub(super) fn stream_refusal(&self) -> Error {
+        let cause = self.refusal.as_ref();
+        let why = cause.map_or("the disk is full", |cause| cause.message());
+        let message = format!(
+            "cannot continue this stream: earlier batches were not written: {why}; connect again and send the batches after the last acknowledged one"
+        );
+        Error::new(cause.map_or(Reason::DiskFull, Error::reason), message)
     }
 
     fn open_group_bytes(&self) -> usize {

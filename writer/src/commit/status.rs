@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use driftdb_common::error::Error;
+use driftdb_common::storage::disk_space::DiskReport;
 use driftdb_common::storage::wal::appender::TableStorage;
 use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::schema::Schema;
@@ -56,6 +57,11 @@ impl CommitStatus {
     /// The bytes of log after the newest snapshots, of all tables together, and their limit.
     pub(crate) fn tail_bytes(&self) -> (u64, u64) {
         (self.0.state.lock().tail_bytes, self.0.tail_limit)
+    }
+
+    /// The room on the disk.
+    pub(crate) fn disk(&self) -> DiskReport {
+        self.0.space.report()
     }
 
     /// The part of each table's log after its newest snapshot, by table id.

@@ -83,6 +83,8 @@ impl BackgroundMaintenance {
     /// Does everything that is due. What fails for one table waits, and is tried again later; it must not keep the
     /// others from their snapshots, without which all writes would be refused in the end.
     fn run_pass(&self, progress: ProgressFn<'_>) -> Result<()> {
+        // First: on a full disk the other work fails until these files are gone.
+        self.editor.delete_unused_files(false);
         self.rebuilder.rebuild_all(progress)?;
         while let Some(id) = self.due_table() {
             let taken = self.snapshotter.take_snapshot(id, progress);
@@ -102,9 +104,7 @@ impl BackgroundMaintenance {
             }
         }
         self.indexer.update_all(progress)?;
-        self.retention.compact_expired(progress)?;
-        self.editor.delete_unused_files(false);
-        Ok(())
+        self.retention.compact_expired(progress)
     }
 
     /// A table that is due for a snapshot: one that has reached a trigger, or the one with the longest log if

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::manifest::Manifest;
-use driftdb_common::service::clock::now_ms;
 use driftdb_common::storage::layout::image_stem;
 use driftdb_common::storage::wal::appender::CompactionInput;
 use driftdb_common::table::build::compaction::{
@@ -70,8 +69,11 @@ impl Compactor {
         let (manifest, limit) = self.context.commits.log.manifest(id)?;
         let requested = match before {
             Some(point) => {
+                let clock = self.context.clock.read();
+                // What is compacted cannot be brought back: a point before now needs a clock that is trusted.
+                let now_ms = if matches!(point, PointInTime::Ago(_)) { clock.check()? } else { clock.now_ms };
                 let last_at = |time_ms| self.lookup.last_commit_of_any_table_at(time_ms, limit.seq);
-                point.resolve(limit.seq, now_ms(), last_at)?
+                point.resolve(limit.seq, now_ms, last_at)?
             }
             None => self.lookup.default_floor(id)?,
         };
@@ -93,7 +95,11 @@ impl Compactor {
         if seq == floor && compaction::is_complete(&manifest) {
             return Ok(unchanged(&manifest));
         }
-        if dry_run { self.preview(id, seq) } else { self.raise_floor(id, (seq, time_ms), progress) }
+        if dry_run {
+            return self.preview(id, seq);
+        }
+        let raise = || self.raise_floor(id, (seq, time_ms), progress);
+        self.context.run_on_full_disk("to compact a table", raise)
     }
 
     /// The floor's commit and its time. If no table has that commit's time any more, the table's last commit

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use driftdb_common::error::Result;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::layout::snapshot_files;
+use driftdb_common::table::build::new_files::remove_unlisted;
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::log_tail::ReadLimit;
 use parking_lot::Mutex;
@@ -54,7 +55,7 @@ impl TableEditor {
     pub(super) fn replace_files(
         &self,
         id: u64,
-        edit: impl Fn(&mut Manifest) + Send + 'static,
+        edit: impl Fn(&mut Manifest) + Send + Sync + 'static,
     ) -> Result<Manifest> {
         let (before, after) = self.edit_manifest(id, edit)?;
         self.switch_files(id, before, &after)?;
@@ -65,18 +66,32 @@ impl TableEditor {
     pub(super) fn edit_manifest(
         &self,
         id: u64,
-        edit: impl Fn(&mut Manifest) + Send + 'static,
+        edit: impl Fn(&mut Manifest) + Send + Sync + 'static,
     ) -> Result<(Option<Manifest>, Manifest)> {
-        let (before, after, storage) = self.context.commits.log.run(move |log| {
+        let edit = Arc::new(edit);
+        let applied = Arc::clone(&edit);
+        let edited = self.context.commits.log.run(move |log| {
             let before = log.manifest(id).cloned();
             let after = log.edit_manifest(id, &mut |manifest| {
-                edit(manifest);
+                applied(manifest);
                 Ok(())
             })?;
             Ok((before, after, log.table_storage(id)))
-        })?;
+        });
+        let (before, after, storage) = edited.inspect_err(|_| self.remove_new_files(id, &*edit))?;
         self.context.commits.updates.set_storage(id, storage);
         Ok((before, after))
+    }
+
+    /// Removes the files that a manifest would name if an edit had not failed. The next try may write others.
+    fn remove_new_files(&self, id: u64, edit: &dyn Fn(&mut Manifest)) {
+        let Ok((before, _)) = self.context.commits.log.manifest(id) else { return };
+        let mut after = before.clone();
+        edit(&mut after);
+        let kept = snapshot_files(&self.context.files.dir, &before);
+        let new = snapshot_files(&self.context.files.dir, &after);
+        let new: Vec<PathBuf> = new.into_iter().filter(|file| !kept.contains(file)).collect();
+        remove_unlisted(&self.context.files, &before.table, &new);
     }
 
     /// Makes admission read the files of an edited manifest.

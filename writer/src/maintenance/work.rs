@@ -68,7 +68,8 @@ impl MaintenanceWork {
             job.report(rows, 0, "rows");
             job.check_cancelled()
         };
-        let taken = self.snapshotter.take_snapshot(id, &progress);
+        let snapshot = || self.snapshotter.take_snapshot(id, &progress);
+        let taken = self.context.run_on_full_disk("to take a snapshot", snapshot);
         Ok(taken.inspect_err(|error| self.context.health.note_damage(error))?.summary)
     }
 

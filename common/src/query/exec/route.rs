@@ -1,17 +1,18 @@
 //! Chooses how a SELECT finds its rows: the cheapest access path that the plan allows with the existing indexes.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::error::Result;
 use crate::format::key::Key;
+use crate::memory::MemoryPermit;
 use crate::query::exec::selection::Selection;
 use crate::query::plan::{self, AccessPath, Probe, QueryPlan};
+use crate::table::bounded_keys::BoundedKeys;
 use crate::table::view::View;
 
 /// The first limit on candidates when probes are tried in turn. Each further round multiplies it by ten.
 const FIRST_LOOK: usize = 1000;
-/// The maximum number of candidates held in memory.
+/// The maximum number of candidates held in memory. Their bytes are bounded, too.
 const CANDIDATES_AT_ONCE: usize = 1_000_000;
 /// The cost of one lookup by key, as a number of rows scanned in order.
 const ROWS_PER_LOOKUP: u64 = 8;
@@ -27,6 +28,8 @@ pub enum Route {
         probe: Probe,
         /// The keys of rows that may match.
         keys: Vec<Key>,
+        /// The memory that the keys take.
+        memory: Option<MemoryPermit>,
     },
     /// Read the candidates of one indexed value in key order, a few at a time.
     Value {
@@ -52,7 +55,7 @@ impl Route {
         {
             return Ok(Route::Counted { rows: view.counts()?.rows });
         }
-        let QueryPlan { key, probes } = plan::plan(selection.condition.as_ref(), view.schema());
+        let QueryPlan { key, probes } = plan::plan(selection.condition.as_ref(), view.schema())?;
         if matches!(key, AccessPath::Keys(_)) {
             return Ok(Route::Key(key));
         }
@@ -70,7 +73,9 @@ impl Route {
         let mut look = FIRST_LOOK;
         loop {
             if let Some((probe, keys)) = fewest(view, &usable, look)? {
-                return Ok(Route::Candidates { probe: probe.clone(), keys: keys.into_iter().collect() });
+                let (keys, memory) = keys.into_parts();
+                let keys = keys.into_iter().collect();
+                return Ok(Route::Candidates { probe: probe.clone(), keys, memory });
             }
             if few && let Some((probe, value)) = usable.iter().find_map(one_value) {
                 return Ok(Route::Value { probe, value });
@@ -84,18 +89,18 @@ impl Route {
 }
 
 /// Returns the probe with the fewest candidates, if any probe has at most `most`.
-fn fewest<'a>(view: &View, probes: &'a [Probe], most: usize) -> Result<Option<(&'a Probe, BTreeSet<Key>)>> {
-    let mut best: Option<(&Probe, BTreeSet<Key>)> = None;
+fn fewest<'a>(view: &View, probes: &'a [Probe], most: usize) -> Result<Option<(&'a Probe, BoundedKeys)>> {
+    let mut best: Option<(&Probe, BoundedKeys)> = None;
     for probe in probes {
         let most = best.as_ref().map_or(most, |(_, keys)| keys.len());
-        let (mut keys, mut usable) = (BTreeSet::new(), true);
+        let (mut keys, mut usable) = (BoundedKeys::new(most), true);
         for range in &probe.ranges {
-            usable &= view.candidates_in(&probe.index, (&range.low, &range.high), most, &mut keys)?;
-            if keys.len() > most || !usable {
+            usable &= view.candidates_in(&probe.index, (&range.low, &range.high), &mut keys)?;
+            if keys.is_over() || !usable {
                 break;
             }
         }
-        if usable && keys.len() <= most && best.as_ref().is_none_or(|(_, best)| keys.len() < best.len()) {
+        if usable && !keys.is_over() && best.as_ref().is_none_or(|(_, best)| keys.len() < best.len()) {
             best = Some((probe, keys));
         }
     }
@@ -114,7 +119,7 @@ impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Route::Key(access) => access.fmt(f),
-            Route::Candidates { probe, keys } => {
+            Route::Candidates { probe, keys, .. } => {
                 let s = if keys.len() == 1 { "" } else { "s" };
                 write!(f, "{probe}, {} candidate{s}", keys.len())
             }

@@ -5,7 +5,9 @@ use crate::format::path::Path;
 use crate::format::value::Value;
 use crate::limits;
 use crate::query::ast::{Column, Comparison, Condition};
+use crate::query::in_list::InList;
 use crate::query::lexer::{Token, TokenKind, clipped};
+use crate::query::like::LikePattern;
 use crate::query::parser::state::{Parser, Reserved};
 
 impl Parser<'_> {
@@ -56,6 +58,14 @@ impl Parser<'_> {
 
     fn predicate(&mut self) -> Result<Condition> {
         let start = self.token;
+        self.terms = self.terms.checked_sub(1).ok_or_else(|| {
+            let message = format!("the condition has more than {} comparisons", limits::CONDITION_TERMS);
+            self.too_large(
+                start,
+                message,
+                "compare with many values with IN, or split it into several queries",
+            )
+        })?;
         let column = self.column(Reserved::Refused)?;
         if let TokenKind::Symbol(symbol) = self.token.kind
             && let Some(op) = comparison(symbol)
@@ -111,7 +121,7 @@ impl Parser<'_> {
             // As in SQL, a null in the list makes the result unknown if no other value matches.
             values.push(if value == Value::Null { value } else { self.typed(&column, token, value)? });
             if self.eat(")")? {
-                return Ok(Condition::In { column, values, negated });
+                return Ok(Condition::In { column, values: InList::new(values), negated });
             }
             if !self.eat(",")? {
                 return Err(self.expected("\",\" or \")\"", &[], ""));
@@ -132,6 +142,14 @@ impl Parser<'_> {
         let Value::Str(pattern) = self.value()? else {
             return Err(self.invalid(token, "a LIKE pattern is a string", "for example \"a%\""));
         };
+        if pattern.len() > limits::LIKE_PATTERN_BYTES {
+            let message = format!(
+                "the LIKE pattern is too long: {} bytes, the limit is {}",
+                pattern.len(),
+                limits::LIKE_PATTERN_BYTES
+            );
+            return Err(self.too_large(token, message, "compare long texts with ="));
+        }
         let backslashes = pattern.bytes().rev().take_while(|b| *b == b'\\').count();
         if backslashes % 2 == 1 {
             return Err(self.invalid(
@@ -140,7 +158,7 @@ impl Parser<'_> {
                 "to match a backslash, write \\\\\\\\",
             ));
         }
-        Ok(Condition::Like { column, pattern, negated })
+        Ok(Condition::Like { column, pattern: LikePattern::new(pattern), negated })
     }
 
     /// Parses the right operand, which must have a type that the column can be compared with.
@@ -202,6 +220,10 @@ impl Parser<'_> {
         }
         let mut names = vec![first];
         while self.eat(".")? {
+            if names.len() >= limits::NESTING {
+                let message = format!("the field is nested more than {} levels deep", limits::NESTING);
+                return Err(self.invalid(token, message, "no document is nested deeper"));
+            }
             names.push(self.name("a field", Reserved::Allowed)?.0);
         }
         Ok(Column::Path(Path::new(names)))

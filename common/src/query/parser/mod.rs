@@ -9,8 +9,9 @@ mod value;
 
 pub use point::parse_point;
 
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::format::value::Value;
+use crate::limits;
 use crate::query::ast::{Column, Condition, Statement};
 use crate::query::parser::state::{Parser, Reserved};
 
@@ -46,17 +47,36 @@ pub fn parse_column(text: &str) -> Result<Column> {
 
 /// Parses the JSON text of a parameter.
 pub fn parse_param(json: &str) -> Result<Value> {
+    let mut values = limits::LITERAL_VALUES;
+    parse_literal(json, &mut values)
+}
+
+/// Parses the JSON text of a parameter, and subtracts the number of values in it from `values`.
+fn parse_literal(json: &str, values: &mut usize) -> Result<Value> {
     let mut parser = Parser::new(json, &[])?;
+    parser.values = *values;
     let value = parser.value()?;
     parser.finish(&[])?;
+    *values = parser.values;
     Ok(value)
 }
 
 /// Parses the values of `$1`, `$2`, …, each a JSON text.
+///
+/// # Errors
+/// As [`parse`]; the texts together may not be longer than a statement.
 pub fn parse_params(texts: &[String]) -> Result<Vec<Value>> {
-    let parse =
-        |(i, text): (usize, &String)| parse_param(text).map_err(|e| e.context(format_args!("${}", i + 1)));
-    texts.iter().enumerate().map(parse).collect()
+    let bytes: usize = texts.iter().map(String::len).sum();
+    if bytes > limits::STATEMENT_BYTES {
+        let limit = limits::STATEMENT_BYTES;
+        let message = format!("the parameters are too large: {bytes} bytes in total, the limit is {limit}");
+        return Err(Error::new(Reason::TooLarge, message));
+    }
+    let mut values = limits::LITERAL_VALUES;
+    let mut parse = |(i, text): (usize, &String)| {
+        parse_literal(text, &mut values).map_err(|e| e.context(format_args!("${}", i + 1)))
+    };
+    texts.iter().enumerate().map(&mut parse).collect()
 }
 
 #[cfg(test)]

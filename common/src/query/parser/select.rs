@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use crate::error::Result;
+use crate::limits;
 use crate::query::ast::{PointInTime, Projection, SelectStatement, Statement};
 use crate::query::lexer::{TokenKind, clipped};
 use crate::query::parser::state::{Parser, Reserved};
@@ -84,6 +85,10 @@ impl Parser<'_> {
                 TokenKind::Word | TokenKind::Quoted | TokenKind::Str => self.column(Reserved::Refused)?,
                 _ => return Err(self.expected("\"*\", COUNT(*) or a field", &[], "")),
             };
+            if columns.len() >= limits::SELECT_FIELDS {
+                let message = format!("the SELECT has more than {} fields", limits::SELECT_FIELDS);
+                return Err(self.too_large(start, message, "write * for all fields"));
+            }
             if !seen.insert(column.clone()) {
                 return Err(self.invalid(
                     start,

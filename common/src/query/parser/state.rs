@@ -7,6 +7,7 @@ use crate::query::ast::TableName;
 use crate::query::keywords::{RESERVED, RESERVED_FOR_TABLES, is_any};
 use crate::query::lexer::{Lexer, Token, TokenKind, clipped};
 use crate::query::location;
+use crate::work;
 
 /// Whether a reserved word is accepted as a name. It is accepted after a dot, because only a name can follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,10 @@ pub(super) struct Parser<'a> {
     /// How many more bytes of parameters can be copied into the statement, so that a large parameter that is used often
     /// does not exhaust memory.
     pub(super) budget: usize,
+    /// How many more comparisons the condition can have.
+    pub(super) terms: usize,
+    /// How many more values can be read: into the condition, or into the present document.
+    pub(super) values: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -36,11 +41,20 @@ impl<'a> Parser<'a> {
         }
         let mut lexer = Lexer::new(text);
         let token = lexer.next()?;
-        Ok(Parser { text, lexer, token, params, budget: limits::STATEMENT_BYTES })
+        Ok(Parser {
+            text,
+            lexer,
+            token,
+            params,
+            budget: limits::STATEMENT_BYTES,
+            terms: limits::CONDITION_TERMS,
+            values: limits::CONDITION_VALUES,
+        })
     }
 
     /// Moves to the next token and returns the current one.
     pub(super) fn advance(&mut self) -> Result<Token> {
+        work::step_bytes(self.token.end - self.token.start)?;
         Ok(std::mem::replace(&mut self.token, self.lexer.next()?))
     }
 
@@ -147,6 +161,12 @@ impl<'a> Parser<'a> {
 
     pub(super) fn invalid(&self, token: Token, message: impl Into<String>, hint: impl Into<String>) -> Error {
         location::invalid_at(self.text, token.start, token.end, message, hint)
+    }
+
+    /// The error for a statement that has more of something than it may have. The parser stops right there, so that the rest
+    /// costs neither time nor memory.
+    pub(super) fn too_large(&self, token: Token, message: String, hint: &str) -> Error {
+        Error::new(Reason::TooLarge, message).at(location::place(self.text, token.start, token.end, hint))
     }
 
     /// Parses a name, with or without backticks.

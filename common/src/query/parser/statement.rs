@@ -76,6 +76,11 @@ impl Parser<'_> {
         let table = self.table_name()?;
         let mut documents = vec![self.document()?];
         while self.eat(",")? {
+            if documents.len() >= limits::OPERATIONS_PER_COMMIT {
+                let limit = limits::OPERATIONS_PER_COMMIT;
+                let message = format!("the statement has more than {limit} rows, the limit for a commit");
+                return Err(self.too_large(self.token, message, "split it into several statements"));
+            }
             documents.push(self.document()?);
         }
         self.ends(&["\",\""])?;

@@ -9,7 +9,9 @@ use crate::format::{json, path::Path};
 use crate::limits;
 use crate::query::ast::TableName;
 use crate::query::ast::{Comparison, PointInTime, Projection, SelectStatement, StatementKind};
+use crate::query::in_list::InList;
 use crate::query::keywords::KEYWORDS;
+use crate::query::like::LikePattern;
 use crate::query::report;
 
 fn parsed(text: &str) -> Statement {
@@ -261,25 +263,26 @@ fn any_operand() -> impl Strategy<Value = (Column, Value)> {
 fn any_condition() -> impl Strategy<Value = Condition> {
     use Comparison::*;
     let op = prop::sample::select(vec![Equal, NotEqual, Less, LessOrEqual, Greater, GreaterOrEqual]);
-    let leaf =
-        prop_oneof![
-            (any_operand(), op).prop_map(|((column, value), op)| Condition::Compare { column, op, value }),
-            (any_operand(), any::<bool>(), any::<bool>()).prop_map(|((column, value), null, negated)| {
-                let values = if null { vec![value.clone(), Value::Null, value] } else { vec![value] };
-                Condition::In { column, values, negated }
-            }),
-            (any_operand(), any::<bool>()).prop_map(|((column, low), negated)| Condition::Between {
-                column,
-                high: low.clone(),
-                low,
-                negated
-            }),
-            (any_column(), "[^\\\\]*", any::<bool>())
-                .prop_map(|(column, pattern, negated)| Condition::Like { column, pattern, negated }),
-            (any_column(), any::<bool>()).prop_map(|(column, negated)| Condition::IsNull { column, negated }),
-            (any_column(), any::<bool>())
-                .prop_map(|(column, negated)| Condition::IsMissing { column, negated }),
-        ];
+    let leaf = prop_oneof![
+        (any_operand(), op).prop_map(|((column, value), op)| Condition::Compare { column, op, value }),
+        (any_operand(), any::<bool>(), any::<bool>()).prop_map(|((column, value), null, negated)| {
+            let values = if null { vec![value.clone(), Value::Null, value] } else { vec![value] };
+            Condition::In { column, values: InList::new(values), negated }
+        }),
+        (any_operand(), any::<bool>()).prop_map(|((column, low), negated)| Condition::Between {
+            column,
+            high: low.clone(),
+            low,
+            negated
+        }),
+        (any_column(), "[^\\\\]*", any::<bool>()).prop_map(|(column, pattern, negated)| Condition::Like {
+            column,
+            pattern: LikePattern::new(pattern),
+            negated
+        }),
+        (any_column(), any::<bool>()).prop_map(|(column, negated)| Condition::IsNull { column, negated }),
+        (any_column(), any::<bool>()).prop_map(|(column, negated)| Condition::IsMissing { column, negated }),
+    ];
     leaf.prop_recursive(4, 16, 3, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 2..4).prop_map(Condition::And),

@@ -20,6 +20,7 @@ impl Parser<'_> {
     /// Parses a value inside `depth` objects and arrays.
     fn value_at(&mut self, depth: usize) -> Result<Value> {
         let token = self.token;
+        self.values = self.values.checked_sub(1).ok_or_else(|| self.too_many_values(token))?;
         let value = match token.kind {
             TokenKind::Str => Value::Str(self.string(token)?),
             TokenKind::Number => self.number(token)?,
@@ -38,6 +39,15 @@ impl Parser<'_> {
         };
         self.advance()?;
         Ok(value)
+    }
+
+    fn too_many_values(&self, token: Token) -> Error {
+        let message = format!(
+            "too many values: a condition can have {}, and a document {}",
+            limits::CONDITION_VALUES,
+            limits::LITERAL_VALUES
+        );
+        self.too_large(token, message, "split it into several statements")
     }
 
     fn deeper(&self, depth: usize) -> Result<usize> {
@@ -117,12 +127,13 @@ impl Parser<'_> {
             };
             return Err(self.invalid(token, message, "the first parameter is $1"));
         };
-        let mut left = self.budget;
-        let fits = charge(value, limits::NESTING - depth, &mut left);
-        self.budget = left;
+        let (mut left, mut values) = (self.budget, self.values);
+        let fits = charge(value, limits::NESTING - depth, (&mut left, &mut values));
+        (self.budget, self.values) = (left, values);
         match fits {
             Ok(()) => Ok(value.clone()),
             Err(Misfit::Deep) => Err(self.too_deep(token)),
+            Err(Misfit::Many) => Err(self.too_many_values(token)),
             Err(Misfit::Large) => {
                 let limit = limits::STATEMENT_BYTES;
                 let message =
@@ -245,7 +256,9 @@ impl Parser<'_> {
         if !matches!(start.kind, TokenKind::Symbol("{") | TokenKind::Param) {
             return Err(self.expected("a JSON object", &[], "write an object: {\"field\": value, …}"));
         }
+        let outer = std::mem::replace(&mut self.values, limits::LITERAL_VALUES);
         let value = self.value()?;
+        self.values = outer;
         let read = self.text.get(start.start..self.token.start).unwrap_or_default();
         let place = Token { end: start.start + read.trim_end().len(), ..start };
         if !matches!(value, Value::Object(_)) {
@@ -301,22 +314,26 @@ impl Parser<'_> {
 
 enum Misfit {
     Deep,
+    Many,
     Large,
 }
 
-/// Subtracts the approximate size of a value from `left`. Fails if the value is too large, or nested more than `levels`
-/// deep, which also bounds the recursion.
-fn charge(value: &Value, levels: usize, left: &mut usize) -> Result<(), Misfit> {
+/// Subtracts the approximate size of a value from `left`, and the number of values in it from `values`. Fails if the value
+/// is too large, or nested more than `levels` deep, which also bounds the recursion.
+fn charge(value: &Value, levels: usize, (left, values): (&mut usize, &mut usize)) -> Result<(), Misfit> {
     let size = match value {
         Value::Str(text) => text.len(),
         Value::Object(fields) => fields.iter().map(|(name, _)| name.len()).sum(),
         _ => 0,
     };
     *left = left.checked_sub(size + 1).ok_or(Misfit::Large)?;
+    *values = values.checked_sub(1).ok_or(Misfit::Many)?;
     match value {
         Value::Array(_) | Value::Object(_) if levels == 0 => Err(Misfit::Deep),
-        Value::Array(items) => items.iter().try_for_each(|item| charge(item, levels - 1, left)),
-        Value::Object(fields) => fields.iter().try_for_each(|(_, field)| charge(field, levels - 1, left)),
+        Value::Array(items) => items.iter().try_for_each(|item| charge(item, levels - 1, (left, values))),
+        Value::Object(fields) => {
+            fields.iter().try_for_each(|(_, field)| charge(field, levels - 1, (left, values)))
+        }
         _ => Ok(()),
     }
 }

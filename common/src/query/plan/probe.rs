@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
+use crate::error::Result;
 use crate::format::path::Path;
 use crate::format::sortkey::{self, Scalar};
 use crate::format::value::Value;
 use crate::query::ast::{Column, Comparison, Condition};
-use crate::query::like;
+use crate::query::like::LikePattern;
+use crate::work;
 
 /// A range of an index, both ends included: bytes as [`sortkey::write_scalar`] writes them, or bounds between them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,14 +88,14 @@ impl fmt::Display for Probe {
 }
 
 /// Returns the probes that a condition allows, the most selective first. Each one alone finds every row that can match.
-pub(super) fn probes(condition: &Condition, indexes: &[String]) -> Vec<Probe> {
+pub(super) fn probes(condition: &Condition, indexes: &[String]) -> Result<Vec<Probe>> {
     let paths: Vec<Path> = indexes.iter().map(|index| Path::of_index(index)).collect();
     let mut places = HashMap::new();
     for (place, path) in paths.iter().enumerate() {
         // Two index names can have the same path; the first one is used.
         places.entry(path).or_insert(place);
     }
-    let mut left = Prober { places }.ranges(condition);
+    let mut left = Prober { places }.ranges(condition)?;
     let found = indexes.iter().zip(&paths).enumerate().filter_map(|(place, (index, path))| {
         let ranges = left.remove(&place)?;
         let exact = ranges.iter().all(ValueRange::is_one_value);
@@ -101,7 +103,7 @@ pub(super) fn probes(condition: &Condition, indexes: &[String]) -> Vec<Probe> {
     });
     let mut found: Vec<Probe> = found.collect();
     found.sort_by_cached_key(Probe::rank);
-    found
+    Ok(found)
 }
 
 /// Sorted and not overlapping.
@@ -115,12 +117,13 @@ struct Prober<'a> {
 }
 
 impl Prober<'_> {
-    fn ranges(&self, condition: &Condition) -> ByIndex {
+    fn ranges(&self, condition: &Condition) -> Result<ByIndex> {
+        work::step(8)?;
         let (column, ranges) = match condition {
             Condition::And(parts) => return self.all(parts),
             Condition::Or(parts) => return self.any(parts),
             Condition::Compare { column, op, value } => (column, compare(*op, value)),
-            Condition::In { column, values, negated: false } => (column, one_of(values)),
+            Condition::In { column, values, negated: false } => (column, one_of(values.values())?),
             Condition::Between { column, low, high, negated: false } => (column, between(low, high)),
             Condition::Like { column, pattern, negated: false } => (column, like(pattern)),
             // Rows that no index contains can meet these: rows with a missing field, null, an array or an object.
@@ -129,31 +132,31 @@ impl Prober<'_> {
             | Condition::Between { .. }
             | Condition::Like { .. }
             | Condition::IsNull { .. }
-            | Condition::IsMissing { .. } => return ByIndex::new(),
+            | Condition::IsMissing { .. } => return Ok(ByIndex::new()),
         };
-        let Column::Path(path) = column else { return ByIndex::new() };
-        self.places.get(path).copied().zip(ranges).into_iter().collect()
+        let Column::Path(path) = column else { return Ok(ByIndex::new()) };
+        Ok(self.places.get(path).copied().zip(ranges).into_iter().collect())
     }
 
-    fn all(&self, parts: &[Condition]) -> ByIndex {
+    fn all(&self, parts: &[Condition]) -> Result<ByIndex> {
         let mut lists: BTreeMap<usize, Vec<Ranges>> = BTreeMap::new();
         for part in parts {
-            for (place, ranges) in self.ranges(part) {
+            for (place, ranges) in self.ranges(part)? {
                 lists.entry(place).or_default().push(ranges);
             }
         }
-        lists.into_iter().map(|(place, lists)| (place, intersection(lists))).collect()
+        lists.into_iter().map(|(place, lists)| Ok((place, intersection(lists)?))).collect()
     }
 
     /// An OR constrains an index only if each of its parts does.
-    fn any(&self, parts: &[Condition]) -> ByIndex {
+    fn any(&self, parts: &[Condition]) -> Result<ByIndex> {
         let mut parts = parts.iter();
-        let mut common = parts.next().map(|part| self.ranges(part)).unwrap_or_default();
+        let mut common = parts.next().map(|part| self.ranges(part)).transpose()?.unwrap_or_default();
         for part in parts {
             if common.is_empty() {
-                return common;
+                return Ok(common);
             }
-            let mut more = self.ranges(part);
+            let mut more = self.ranges(part)?;
             common.retain(|place, ranges| match more.remove(place) {
                 Some(more) => {
                     ranges.extend(more);
@@ -162,7 +165,7 @@ impl Prober<'_> {
                 None => false,
             });
         }
-        common.into_iter().map(|(place, ranges)| (place, merged(ranges))).collect()
+        common.into_iter().map(|(place, ranges)| Ok((place, merged(ranges)?))).collect()
     }
 }
 
@@ -199,11 +202,11 @@ fn compare(op: Comparison, value: &Value) -> Option<Ranges> {
     Some(vec![range])
 }
 
-fn one_of(values: &[Value]) -> Option<Ranges> {
+fn one_of(values: &[Value]) -> Result<Option<Ranges>> {
     // Nothing equals null.
     let values = values.iter().filter(|value| **value != Value::Null);
     let ranges: Option<Ranges> = values.map(|value| encoded(value).map(|(_, bytes)| one(bytes))).collect();
-    ranges.map(merged)
+    ranges.map(merged).transpose()
 }
 
 fn between(low: &Value, high: &Value) -> Option<Ranges> {
@@ -213,8 +216,8 @@ fn between(low: &Value, high: &Value) -> Option<Ranges> {
     Some(if possible { vec![ValueRange { low, high }] } else { Vec::new() })
 }
 
-fn like(pattern: &str) -> Option<Ranges> {
-    let (prefix, whole) = like::prefix(pattern);
+fn like(pattern: &LikePattern) -> Option<Ranges> {
+    let (prefix, whole) = pattern.prefix();
     if whole {
         return compare(Comparison::Equal, &Value::Str(prefix));
     }
@@ -226,7 +229,8 @@ fn like(pattern: &str) -> Option<Ranges> {
 }
 
 /// Returns the union of ranges.
-fn merged(mut ranges: Vec<ValueRange>) -> Ranges {
+fn merged(mut ranges: Vec<ValueRange>) -> Result<Ranges> {
+    work::step(u32::try_from(ranges.len().saturating_mul(16)).unwrap_or(u32::MAX))?;
     ranges.sort_unstable_by(|a, b| a.low.cmp(&b.low));
     let mut merged: Ranges = Vec::with_capacity(ranges.len());
     for range in ranges {
@@ -239,30 +243,31 @@ fn merged(mut ranges: Vec<ValueRange>) -> Ranges {
             _ => merged.push(range),
         }
     }
-    merged
+    Ok(merged)
 }
 
 /// Returns the intersection of lists of ranges. It works pair by pair, so that the time for a long condition is not
 /// quadratic in its length.
-fn intersection(mut lists: Vec<Ranges>) -> Ranges {
+fn intersection(mut lists: Vec<Ranges>) -> Result<Ranges> {
     while lists.len() > 1 {
         let mut pairs = lists.into_iter();
         let mut halved = Vec::new();
         while let Some(first) = pairs.next() {
             halved.push(match pairs.next() {
-                Some(second) => in_both(first, second),
+                Some(second) => in_both(first, second)?,
                 None => first,
             });
         }
         lists = halved;
     }
-    lists.pop().unwrap_or_default()
+    Ok(lists.pop().unwrap_or_default())
 }
 
-fn in_both(a: Ranges, b: Ranges) -> Ranges {
+fn in_both(a: Ranges, b: Ranges) -> Result<Ranges> {
     let (mut a, mut b) = (a.into_iter().peekable(), b.into_iter().peekable());
     let mut both = Vec::new();
     while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
+        work::step(8)?;
         let (low, high) = ((&x.low).max(&y.low), (&x.high).min(&y.high));
         if low <= high {
             both.push(ValueRange { low: low.clone(), high: high.clone() });
@@ -274,7 +279,7 @@ fn in_both(a: Ranges, b: Ranges) -> Ranges {
             b.next()
         };
     }
-    both
+    Ok(both)
 }
 
 #[cfg(test)]

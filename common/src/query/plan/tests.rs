@@ -9,7 +9,7 @@ use crate::query::predicate::RowRef;
 
 fn shown(condition: &str, key_type: KeyType) -> String {
     let condition = parse_condition(condition, &[]).unwrap();
-    access(Some(&condition), "id", key_type).to_string()
+    access(Some(&condition), "id", key_type).unwrap().to_string()
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn conditions_on_the_key_narrow_the_access_path() {
     ] {
         assert_eq!(shown(condition, KeyType::String), expected, "{condition}");
     }
-    assert_eq!(access(None, "id", KeyType::String), AccessPath::Scan);
+    assert_eq!(access(None, "id", KeyType::String).unwrap(), AccessPath::Scan);
 }
 
 #[test]
@@ -131,7 +131,7 @@ proptest! {
         for (key, id) in texts.chain(ints) {
             let document = Document::from_json(&format!("{{\"id\": {id}, \"x\": {x}}}")).unwrap();
             let row = RowRef { key: &key, seq: 1, time_ms: 1, document: &document };
-            let access = access(Some(&condition), "id", key.key_type());
+            let access = access(Some(&condition), "id", key.key_type()).unwrap();
             if condition.matches(row).unwrap() {
                 prop_assert!(reaches(&access, &key), "{} leaves out {} of {}", access, key, condition);
             }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::query::like::LikePattern;
 use crate::query::parser::{parse_column, parse_condition};
 
 const TIME: u64 = 1_735_689_600_123; // 2025-01-01T00:00:00.123Z
@@ -175,7 +176,7 @@ fn naive(condition: &Condition, document: &serde_json::Value) -> Option<bool> {
         Condition::Compare { column, op, value } => naive_compare(at(column), *op, &plain(value)),
         Condition::In { column, values, negated } => {
             let equal = |value| Condition::Compare { column: column.clone(), op: Comparison::Equal, value };
-            let any = Condition::Or(values.iter().cloned().map(equal).collect());
+            let any = Condition::Or(values.values().iter().cloned().map(equal).collect());
             flip(naive(&any, document), *negated)
         }
         Condition::Between { column, low, high, negated } => {
@@ -186,7 +187,7 @@ fn naive(condition: &Condition, document: &serde_json::Value) -> Option<bool> {
         }
         Condition::Like { column, pattern, negated } => match at(column)? {
             serde_json::Value::Null => None,
-            serde_json::Value::String(text) => flip(Some(like::matches(pattern, &text)), *negated),
+            serde_json::Value::String(text) => flip(Some(pattern.matches(&text).unwrap()), *negated),
             _ => Some(*negated),
         },
         Condition::IsNull { column, negated } => Some((at(column) == Some(json!(null))) != *negated),
@@ -272,11 +273,11 @@ fn any_condition() -> impl Strategy<Value = Condition> {
     let leaf = prop_oneof![
         4 => (column(), op, any_value()).prop_map(|(column, op, value)| Condition::Compare { column, op, value }),
         2 => (column(), prop::collection::vec(any_value(), 1..4), any::<bool>())
-            .prop_map(|(column, values, negated)| Condition::In { column, values, negated }),
+            .prop_map(|(column, values, negated)| Condition::In { column, values: InList::new(values), negated }),
         1 => (column(), any_value(), any_value(), any::<bool>())
             .prop_map(|(column, low, high, negated)| Condition::Between { column, low, high, negated }),
         1 => (column(), "[ab%_]{0,3}", any::<bool>())
-            .prop_map(|(column, pattern, negated)| Condition::Like { column, pattern, negated }),
+            .prop_map(|(column, pattern, negated)| Condition::Like { column, pattern: LikePattern::new(pattern), negated }),
         1 => (column(), any::<bool>()).prop_map(|(column, negated)| Condition::IsNull { column, negated }),
         1 => (column(), any::<bool>()).prop_map(|(column, negated)| Condition::IsMissing { column, negated }),
     ];

@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::memory::{MemoryBudget, MemoryUsage, MemoryUse};
+use crate::memory::MemoryBudget;
 use crate::service::log_throttle::LogThrottle;
 use crate::service::server::byte_stream::Connection;
 use crate::service::server::connection::serve_connection;
@@ -30,8 +30,8 @@ pub struct Acceptor {
     connections: Arc<Connections>,
     /// The next connection is accepted after this time.
     paused_until: Instant,
-    /// Reservations of answers that were refused up to the last check for stalled connections.
-    refused: u64,
+    /// How often answers had lacked memory at the last check for stalled connections.
+    answers_lacked: u64,
     accept_errors: LogThrottle,
     turned_away: LogThrottle,
 }
@@ -44,7 +44,7 @@ impl Acceptor {
             connections: Connections::new(Arc::clone(&budget), descriptors::connections()),
             budget,
             paused_until: Instant::now(),
-            refused: 0,
+            answers_lacked: 0,
             accept_errors: LogThrottle::new(),
             turned_away: LogThrottle::new(),
         }
@@ -113,11 +113,9 @@ impl Acceptor {
 
     /// While answers lack memory, closes the connections that hold much of it and do not take what they hold.
     fn close_stalled(&mut self) {
-        let of_answers = |usage: &MemoryUsage| matches!(usage.of, MemoryUse::Answers | MemoryUse::Ingest);
-        let refused =
-            self.budget.usage().iter().filter(|usage| of_answers(usage)).map(|usage| usage.refused).sum();
-        let lacked = refused > self.refused;
-        self.refused = refused;
+        let so_far = self.budget.answers_lacked();
+        let lacked = so_far > self.answers_lacked;
+        self.answers_lacked = so_far;
         if !lacked {
             return;
         }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::head::TableEntry;
 use crate::storage::fs;
 use crate::storage::head::Head;
-use crate::storage::wal::appender::{Log, TableLog};
+use crate::storage::wal::appender::{AppendError, Log, TableLog};
 use crate::storage::wal::commit_reader::LogSource;
 use crate::storage::wal::cursor::CursorPosition;
 use crate::storage::wal::segment::ActiveSegment;
@@ -52,6 +52,7 @@ pub(super) fn repair(
         let index = own.or_else(|| unused.next()).unwrap_or(usize::MAX);
         adopt_table(&mut log, (id, table), source, (index, last_seq), predecessor)?;
     }
+    log.begin_incarnation(last_seq)?;
     log.publish_all(last_seq, last_ms)?;
     tracing::info!(last_seq, term = log.term(), tables = log.tables.len(), "opened for writing");
     Ok(log)
@@ -106,16 +107,19 @@ fn adopt_table(
         file.sync().map_err(failed)?;
     }
     let in_doubt = torn_len.is_some() || synced < end;
-    if active_len > end {
+    // Preallocated zeros can stay: thousands of tables have some after a kill, and to cut them all takes long.
+    let mut len = active_len.max(end);
+    if active_len > end && (in_doubt || predecessor == Predecessor::MayRun) {
         let file = log.fs.open_write(&path).map_err(failed)?;
         file.truncate(end).map_err(failed)?;
         file.sync().map_err(failed)?;
+        len = end;
     }
     let segment = match predecessor {
         // An empty segment cannot be sealed, but its file can be replaced: a running predecessor then writes to a file
         // without a name.
         Predecessor::MayRun if end == 0 => log.new_segment(&name, number)?,
-        _ => ActiveSegment::open(&*log.fs, &path, number, end, digest, log.options.segment_bytes)?,
+        _ => ActiveSegment::open(&log.segment_files(), &path, number, (end, len), digest),
     };
     let entry = TableEntry {
         table: id,
@@ -126,6 +130,9 @@ fn adopt_table(
         floor: manifest.floor.map_or(0, |floor| floor.seq),
     };
     debug_assert!(entry.last_seq <= last_seq);
-    log.tables.insert(id, TableLog { manifest, entry_index, entry, segment, reserved });
-    if (in_doubt || predecessor == Predecessor::MayRun) && end > 0 { log.rotate(id) } else { Ok(()) }
+    log.tables.insert(id, TableLog { manifest, entry_index, entry, segment, next: None, reserved });
+    if (in_doubt || predecessor == Predecessor::MayRun) && end > 0 {
+        log.rotate(id).map_err(AppendError::into_error)?;
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::format::event::{self, EventType};
 use crate::format::frame::{self, FrameAddress};
 use crate::format::manifest::Manifest;
 use crate::limits;
-use crate::storage::fence::Fence;
+use crate::storage::fence::{Fence, OpenedFiles};
 use crate::storage::fs::{self, FileSystem};
 use crate::storage::head::Head;
 use crate::storage::layout::{self, DataDir};
@@ -22,6 +22,8 @@ use crate::storage::wal::cursor::{CursorPosition, LogCursor, SegmentSpan};
 
 /// How often a directory that another writer may still change is surveyed before an error counts.
 const SURVEYS: u32 = 5;
+/// The directories for which another thread is worth its start.
+const DIRECTORIES_PER_THREAD: usize = 64;
 /// How long to wait between two such surveys.
 const SURVEY_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -87,7 +89,7 @@ impl Survey {
                 Err(error) => error,
             };
             // If a third writer has taken over, report that instead.
-            Fence::new(fs, dir, head.header.term, true).check()?;
+            Fence::new(fs, dir, head.header.term, true, OpenedFiles::default()).check()?;
             surveys += 1;
             if surveys == SURVEYS {
                 return Err(error);
@@ -306,17 +308,27 @@ impl Survey {
     /// Makes every found name durable. A writer killed between a rename and its sync leaves names that a power cut can
     /// undo, and HEAD is about to rely on them.
     pub(super) fn sync_names(&self, fs: &dyn FileSystem, dir: &DataDir) -> Result<()> {
-        let sync = |path: &Path| {
+        let mut paths = vec![dir.root().to_owned(), dir.tables()];
+        for table in self.tables.values() {
+            paths.push(dir.table(&table.manifest.table));
+            paths.push(dir.segments(&table.manifest.table));
+        }
+        let sync = |path: &PathBuf| {
             let failed = |e: io::Error| Error::io(format_args!("cannot sync {}", path.display()), &e);
             fs.sync_dir(path).map_err(failed)
         };
-        sync(dir.root())?;
-        sync(&dir.tables())?;
-        for table in self.tables.values() {
-            sync(&dir.table(&table.manifest.table))?;
-            sync(&dir.segments(&table.manifest.table))?;
+        let threads = (paths.len() / DIRECTORIES_PER_THREAD).min(limits::PARALLEL_SYNCS);
+        if threads < 2 {
+            return paths.iter().try_for_each(sync);
         }
-        Ok(())
+        // Thousands of tables have thousands of directories, and a disk does many syncs in the time of one.
+        std::thread::scope(|scope| {
+            let sync_some = |some: &[PathBuf]| some.iter().try_for_each(sync);
+            let parts = paths.chunks(paths.len().div_ceil(threads));
+            let running: Vec<_> = parts.map(|some| scope.spawn(move || sync_some(some))).collect();
+            let panicked = |_| Err(Error::new(Reason::Internal, "a thread that syncs directories panicked"));
+            running.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(panicked))
+        })
     }
 }
 

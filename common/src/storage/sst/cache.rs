@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::error::Result;
+use crate::error::{Reason, Result};
 use crate::format::sst::{Block, TARGET_BYTES};
-use crate::limits;
+use crate::storage::descriptors::{DescriptorShares, RecentlyUsed};
 use crate::storage::fs::File;
 
 /// The approximate overhead of a cached block, in bytes.
@@ -53,11 +53,9 @@ pub struct BlockCache {
     files: Mutex<OpenFileTable>,
 }
 
-#[derive(Default)]
 struct OpenFileTable {
-    open: HashMap<u64, (SharedFile, u64)>,
-    /// Counts uses, to find the least recently used file.
-    uses: u64,
+    open: HashMap<u64, SharedFile>,
+    used: RecentlyUsed,
 }
 
 impl fmt::Debug for BlockCache {
@@ -74,7 +72,10 @@ impl BlockCache {
             blocks: Cache::with_weighter(blocks.clamp(1, 1 << 20), budget_bytes, BlockWeighter),
             budget: budget_bytes,
             next_id: AtomicU64::new(0),
-            files: Mutex::default(),
+            files: Mutex::new(OpenFileTable {
+                open: HashMap::new(),
+                used: RecentlyUsed::new(DescriptorShares::of_process().sst_files),
+            }),
         })
     }
 
@@ -104,45 +105,61 @@ impl BlockCache {
     /// Adds an open file, and returns its new id.
     pub(super) fn register(&self, file: Box<dyn File>) -> u64 {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.files.lock().insert(id, Arc::new(file));
+        let closed = self.files.lock().insert(id, Arc::new(file));
+        drop(closed);
         id
     }
 
     /// Returns a file by its id. Calls `open` if the file is not open.
-    pub(super) fn file(&self, id: u64, open: impl FnOnce() -> Result<Box<dyn File>>) -> Result<SharedFile> {
+    pub(super) fn file(&self, id: u64, open: impl Fn() -> Result<Box<dyn File>>) -> Result<SharedFile> {
         if let Some(file) = self.files.lock().get(id) {
             return Ok(file);
         }
         // Without the lock, because an open may take long.
-        let file: SharedFile = Arc::new(open()?);
-        self.files.lock().insert(id, Arc::clone(&file));
+        let opened = match open() {
+            Err(error) if error.reason() == Reason::Overloaded => {
+                // Too many files are open: these can be opened again.
+                let closed = self.files.lock().close_half();
+                drop(closed);
+                open()
+            }
+            opened => opened,
+        };
+        let file: SharedFile = Arc::new(opened?);
+        let closed = self.files.lock().insert(id, Arc::clone(&file));
+        drop(closed);
         Ok(file)
     }
 
     /// Closes a file that is no longer used.
     pub(super) fn close(&self, id: u64) {
-        let closed = self.files.lock().open.remove(&id);
+        let closed = self.files.lock().remove(id);
         drop(closed);
     }
 }
 
 impl OpenFileTable {
     fn get(&mut self, id: u64) -> Option<SharedFile> {
-        self.uses += 1;
-        let (file, used) = self.open.get_mut(&id)?;
-        *used = self.uses;
-        Some(Arc::clone(file))
+        let file = Arc::clone(self.open.get(&id)?);
+        // The file is in the set already, so none has to be closed for it.
+        self.used.touch(id);
+        Some(file)
     }
 
-    /// Adds a file, and drops the least recently used one if too many are open.
-    fn insert(&mut self, id: u64, file: SharedFile) {
-        self.uses += 1;
-        self.open.insert(id, (file, self.uses));
-        if self.open.len() > limits::OPEN_SST_FILES {
-            let oldest = self.open.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id);
-            if let Some(oldest) = oldest {
-                self.open.remove(&oldest);
-            }
-        }
+    /// Adds a file. Returns the file to close if too many are open.
+    fn insert(&mut self, id: u64, file: SharedFile) -> Option<SharedFile> {
+        self.open.insert(id, file);
+        self.used.touch(id).and_then(|oldest| self.open.remove(&oldest))
+    }
+
+    fn remove(&mut self, id: u64) -> Option<SharedFile> {
+        self.used.remove(id);
+        self.open.remove(&id)
+    }
+
+    /// Removes the half of the files that was not used for the longest time, for the caller to close.
+    fn close_half(&mut self) -> Vec<SharedFile> {
+        let oldest = (0..self.used.len() / 2).filter_map(|_| self.used.pop_oldest()).collect::<Vec<u64>>();
+        oldest.iter().filter_map(|id| self.open.remove(id)).collect()
     }
 }

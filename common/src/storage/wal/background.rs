@@ -1,29 +1,57 @@
 //! The log's background threads: sync several segments at once, preallocate zeros, and sync HEAD every second.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::limits;
+use crate::planted::{PlantedBug, is_planted};
+use crate::storage::disk_space::DiskSpace;
 use crate::storage::fs::File;
 use crate::storage::head_file::HeadSyncer;
+use crate::storage::wal::next_segment::{CreateSegment, NextSegment};
 use crate::storage::wal::segment::Preallocation;
 
 /// How often HEAD is synced while commits are published.
 const HEAD_SYNC_EVERY: Duration = Duration::from_secs(1);
+/// How often the writer looks at the room on the disk.
+const DISK_CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// The log's threads. [`Background::inline`] starts none: the caller's thread then does everything, in order.
 #[derive(Debug, Default)]
 pub(in crate::storage) struct Background {
     segment_syncers: Vec<Worker<SyncJob>>,
     preallocator: Option<Worker<PreallocationJob>>,
-    /// Only kept to be dropped: the thread ends when its sender is dropped.
-    head_syncer: Option<Worker<()>>,
+    /// The threads that sync HEAD and look at the disk. Only kept to be dropped: a thread ends when its sender is dropped.
+    periodic: Option<[Worker<()>; 2]>,
+    /// Set when the log ends: nothing is made ahead any more.
+    is_ending: Arc<AtomicBool>,
 }
 
-type PreallocationJob = (Arc<Preallocation>, u64);
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.is_ending.store(true, Ordering::Release);
+    }
+}
+
+/// Space that is made ahead of need.
+enum PreallocationJob {
+    /// Zeros in a segment, after an offset.
+    Zeros(Arc<Preallocation>, u64),
+    /// A table's next segment.
+    Segment(NextSegment, CreateSegment),
+}
+
+impl fmt::Debug for PreallocationJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PreallocationJob")
+    }
+}
+
 type SyncJob = (Arc<dyn File>, Sender<io::Result<()>>);
 
 /// A thread with a queue. Dropping it ends and joins the thread.
@@ -65,10 +93,21 @@ impl Background {
     }
 
     /// Starts the threads.
-    pub(in crate::storage) fn start(head: Arc<HeadSyncer>) -> io::Result<Background> {
-        let preallocator = Worker::spawn("driftdb-space", |jobs: Receiver<PreallocationJob>| {
-            for (preallocation, offset) in jobs {
-                preallocation.fill_ahead(offset);
+    pub(in crate::storage) fn start(head: Arc<HeadSyncer>, space: Arc<DiskSpace>) -> io::Result<Background> {
+        let is_ending = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&is_ending);
+        let preallocator = Worker::spawn("driftdb-space", move |jobs: Receiver<PreallocationJob>| {
+            for job in jobs.into_iter().take_while(|_| !is_over.load(Ordering::Acquire)) {
+                match job {
+                    PreallocationJob::Zeros(preallocation, offset) => preallocation.fill_ahead(offset),
+                    PreallocationJob::Segment(next, create) => next.create(create),
+                }
+            }
+        })?;
+        let disk_watch = Worker::spawn("driftdb-disk", move |stop: Receiver<()>| {
+            space.refresh();
+            while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(DISK_CHECK_EVERY) {
+                space.refresh();
             }
         })?;
         let head_syncer = Worker::spawn("driftdb-head", move |stop: Receiver<()>| {
@@ -79,30 +118,41 @@ impl Background {
                 }
             }
         })?;
-        let (preallocator, head_syncer) = (Some(preallocator), Some(head_syncer));
-        Ok(Background { segment_syncers: Vec::new(), preallocator, head_syncer })
+        let (preallocator, periodic) = (Some(preallocator), Some([head_syncer, disk_watch]));
+        Ok(Background { segment_syncers: Vec::new(), preallocator, periodic, is_ending })
     }
 
     /// Syncs all files, at most [`limits::PARALLEL_SYNCS`] at a time. Fails if any sync fails, and retries none.
     pub(super) fn sync_all(&mut self, files: &[Arc<dyn File>]) -> io::Result<()> {
         let Some((first, others)) = files.split_first() else { return Ok(()) };
-        if self.head_syncer.is_none() || others.is_empty() {
-            return files.iter().try_for_each(|file| file.sync());
+        if self.is_inline() || others.is_empty() {
+            return files.iter().try_for_each(|file| sync_once(&**file));
         }
         while self.segment_syncers.len() < others.len().min(limits::PARALLEL_SYNCS - 1) {
-            self.segment_syncers.push(Worker::spawn("driftdb-sync", |jobs: Receiver<SyncJob>| {
+            let syncer = Worker::spawn("driftdb-sync", |jobs: Receiver<SyncJob>| {
                 for (file, reply) in jobs {
                     // The receiver is dropped only after another sync has failed, which stops the writer.
-                    let _ = reply.send(file.sync());
+                    let _ = reply.send(sync_once(&*file));
                 }
-            })?);
+            });
+            match syncer {
+                Ok(syncer) => self.segment_syncers.push(syncer),
+                // The syncs then take longer, and are the same.
+                Err(error) => {
+                    tracing::warn!(%error, "cannot start a thread that syncs segments");
+                    break;
+                }
+            }
+        }
+        if self.segment_syncers.is_empty() {
+            return files.iter().try_for_each(|file| sync_once(&**file));
         }
         let (reply, replies) = mpsc::channel();
         for (file, syncer) in others.iter().zip(self.segment_syncers.iter().cycle()) {
             syncer.send((Arc::clone(file), reply.clone()))?;
         }
         drop(reply);
-        let own = first.sync();
+        let own = sync_once(&**first);
         let mut synced = 0;
         for result in replies {
             result?;
@@ -116,9 +166,35 @@ impl Background {
     pub(super) fn fill_ahead(&self, preallocation: &Arc<Preallocation>, offset: u64) {
         if let Some(preallocator) = &self.preallocator
             && preallocation.is_low(offset)
-            && preallocator.send((Arc::clone(preallocation), offset)).is_err()
         {
-            tracing::warn!("cannot preallocate zeros in segments: the background thread has ended");
+            send(preallocator, PreallocationJob::Zeros(Arc::clone(preallocation), offset));
         }
+    }
+
+    /// Asks the background thread to create a table's next segment.
+    pub(super) fn prepare(&self, next: NextSegment, create: CreateSegment) {
+        if let Some(preallocator) = &self.preallocator {
+            send(preallocator, PreallocationJob::Segment(next, create));
+        }
+    }
+
+    /// Whether no threads run.
+    pub(super) fn is_inline(&self) -> bool {
+        self.periodic.is_none()
+    }
+}
+
+/// What fails here is done again when it is needed.
+fn send(preallocator: &Worker<PreallocationJob>, job: PreallocationJob) {
+    if preallocator.send(job).is_err() {
+        tracing::warn!("cannot preallocate space for segments: the background thread has ended");
+    }
+}
+
+/// Syncs a segment. A failed sync is never tried again: the second one may succeed although bytes are lost.
+fn sync_once(file: &dyn File) -> io::Result<()> {
+    match file.sync() {
+        Err(_) if is_planted(PlantedBug::FsyncRetried) => file.sync(),
+        synced => synced,
     }
 }

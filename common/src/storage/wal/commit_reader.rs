@@ -6,6 +6,7 @@ use std::collections::{BinaryHeap, HashMap};
 use crate::error::{Error, Result};
 use crate::format::event::{CommitMeta, Event};
 use crate::format::frame::FrameError;
+use crate::storage::descriptors::{DescriptorShares, RecentlyUsed};
 use crate::storage::wal::cursor::{CursorItem, CursorPosition, DecodedFrame, LogCursor, SegmentSpan};
 
 /// A whole commit.
@@ -93,6 +94,8 @@ pub struct CommitReader {
     assumed_whole: u64,
     /// The greatest "last published" seq of any frame.
     published: u64,
+    /// The tables whose files are open.
+    open_files: RecentlyUsed,
 }
 
 impl CommitReader {
@@ -105,6 +108,7 @@ impl CommitReader {
             next_seq: assumed_whole + 1,
             assumed_whole,
             published: 0,
+            open_files: RecentlyUsed::new(DescriptorShares::of_process().log_files),
         }
     }
 
@@ -171,7 +175,9 @@ impl CommitReader {
     /// contain.
     pub fn next_commit(&mut self) -> Result<Option<LogCommit>> {
         while let Some(id) = self.incomplete.last().copied() {
-            self.read_part(id)?;
+            let read = self.read_part(id);
+            self.limit_open_files(id);
+            read?;
             self.incomplete.pop();
         }
         if let Some(commit) = self.next_assumed_whole()? {
@@ -228,7 +234,8 @@ impl CommitReader {
     /// Reads every table's log to the end of its valid frames, past the last whole commit: to find the greatest published
     /// commit that these frames name, and where they end.
     pub fn drain(&mut self) -> Result<()> {
-        for source in self.sources.values_mut() {
+        for source in self.sources.values_mut().filter(|source| source.invalid.is_none()) {
+            let was_open = source.cursor.is_open();
             loop {
                 match source.cursor.next_frame()? {
                     CursorItem::Frame(frame) => {
@@ -240,6 +247,9 @@ impl CommitReader {
                     }
                     CursorItem::End => break,
                 }
+            }
+            if !was_open {
+                source.cursor.close_file();
             }
         }
         Ok(())
@@ -274,6 +284,16 @@ impl CommitReader {
         match self.sources.get(&id) {
             Some(source) => Error::corrupt(source.cursor.path().display(), source.position().offset, detail),
             None => Error::corrupt("a segment", 0, detail),
+        }
+    }
+
+    /// Closes the file that was not used for the longest time, if reading table `id` has opened one too many.
+    fn limit_open_files(&mut self, id: u64) {
+        if self.sources.get(&id).is_some_and(|source| source.cursor.is_open())
+            && let Some(oldest) = self.open_files.touch(id)
+            && let Some(source) = self.sources.get_mut(&oldest)
+        {
+            source.cursor.close_file();
         }
     }
 

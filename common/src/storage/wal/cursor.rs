@@ -13,8 +13,11 @@ use crate::format::manifest::{Digest, LogPosition, Seal};
 use crate::storage::fs::{self, File, FileSystem};
 use crate::storage::layout::DataDir;
 
-/// How many bytes are read at once. Decoded documents share these bytes.
+/// The most bytes that are read at once. Decoded documents share these bytes.
 const CHUNK: u64 = 1 << 20;
+/// The bytes of a cursor's first read. Each read after it may be twice as long. In a database of thousands of small tables, the
+/// rows of each would otherwise keep the zeros after them in memory.
+const FIRST_CHUNK: u64 = 4 << 10;
 
 /// A frame, decoded.
 #[derive(Debug)]
@@ -90,6 +93,8 @@ pub struct LogCursor {
     readable: VecDeque<SegmentSpan>,
     position: CursorPosition,
     file: Option<Box<dyn File>>,
+    /// The most bytes of the next read.
+    chunk: u64,
     /// Bytes of the segment from `position.offset` on, as far as they were read.
     buffer: Bytes,
 }
@@ -105,6 +110,7 @@ impl LogCursor {
             readable: VecDeque::new(),
             position: CursorPosition { segment: 0, offset: 0, digest: Digest::default() },
             file: None,
+            chunk: FIRST_CHUNK,
             buffer: Bytes::new(),
         }
     }
@@ -153,6 +159,16 @@ impl LogCursor {
         self.buffer = Bytes::new();
     }
 
+    /// Returns whether the cursor holds a file descriptor.
+    pub(super) fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Closes the file. The next read opens it again.
+    pub(super) fn close_file(&mut self) {
+        self.file = None;
+    }
+
     /// Reads the next frame. An error is an operating system error or damage. The cursor does not move on an error.
     pub fn next_frame(&mut self) -> Result<CursorItem> {
         while let Some(span) = self.readable.front().copied() {
@@ -184,7 +200,8 @@ impl LogCursor {
         let left = span.end - self.position.offset;
         let mut parsed = frame::parse(&self.buffer, address);
         if let Err(FrameError::Incomplete(needed)) = parsed {
-            self.fill(left.min(CHUNK.max(needed as u64)))?;
+            self.fill(left.min(self.chunk.max(needed as u64)))?;
+            self.chunk = (self.chunk * 2).min(CHUNK);
             parsed = frame::parse(&self.buffer, address);
         }
         if let Err(FrameError::Incomplete(needed)) = parsed
@@ -196,7 +213,11 @@ impl LogCursor {
         }
         let frame = match parsed {
             Ok(frame) => frame,
-            Err(error) => return Ok(CursorItem::Invalid(error)),
+            Err(error) => {
+                // These are often preallocated zeros, and the cursors of thousands of tables would keep them.
+                self.buffer = Bytes::new();
+                return Ok(CursorItem::Invalid(error));
+            }
         };
         let payload = self.buffer.slice_ref(frame.payload);
         let event = event::decode(frame.kind, &payload)
@@ -214,7 +235,8 @@ impl LogCursor {
     pub(in crate::storage) fn read_to_end(&mut self) -> Result<Bytes> {
         let end = self.readable.front().map_or(self.position.offset, |span| span.end);
         self.fill(end.saturating_sub(self.position.offset))?;
-        Ok(self.buffer.clone())
+        self.close_file();
+        Ok(std::mem::take(&mut self.buffer))
     }
 
     /// Fills the buffer with `len` bytes from the position; fewer if the file ends before.

@@ -16,10 +16,11 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 use crate::format::compaction_base::FloorFrame;
 use crate::format::manifest::{DeltaLayer, Floor, ImageLayer, LogPosition, Manifest, Segment};
-use crate::storage::layout::snapshot_files;
+use crate::storage::layout::{image_stem, snapshot_files};
 use crate::storage::wal::appender::CompactionInput;
 use crate::storage::wal::compaction_base::BaseWriter;
 use crate::table::build::image;
+use crate::table::build::new_files::NewFiles;
 use crate::table::build::progress::ProgressFn;
 use crate::table::layers::LayerMap;
 use crate::table::table_files::TableFiles;
@@ -30,7 +31,7 @@ mod plan;
 pub use plan::{CompactionPlan, CompactionRequest, is_complete, plan};
 
 /// A change of a manifest.
-pub type ManifestEdit = Box<dyn Fn(&mut Manifest) + Send>;
+pub type ManifestEdit = Box<dyn Fn(&mut Manifest) + Send + Sync>;
 
 /// What a compaction needs of the log of its table. While it runs, nobody else may change the table's layers.
 pub trait CompactionLog {
@@ -77,18 +78,15 @@ pub fn run(
     let table = input.manifest.table.clone();
     let (old, number) = (snapshot_files(&files.dir, &input.manifest), input.number);
     let temporary = files.dir.segment_tmp(&table, number, input.term);
-    let new = match build(files, layers, &input, (&plan, request), progress) {
-        Ok(new) => new,
-        Err(error) => {
-            // If this fails, the next start removes the file.
-            let _ = files.fs.remove(&temporary);
-            return Err(error);
-        }
-    };
+    let mut new_files = NewFiles::of(files, &table);
+    new_files.add(&temporary);
+    let new = build(files, layers, &input, (&plan, request), (&mut new_files, progress))?;
     let floor = new.floor;
     log.install(Box::new(move |manifest| manifest.floor = Some(floor)))?;
+    let segment = files.dir.segment(&table, number);
+    new_files.add(&segment);
     let rename = || {
-        files.fs.rename(&temporary, &files.dir.segment(&table, number))?;
+        files.fs.rename(&temporary, &segment)?;
         // The sync also makes the removal of segments durable that an earlier compaction superseded: the new FLOOR frame
         // does not name those.
         files.fs.sync_dir(&files.dir.segments(&table))
@@ -96,6 +94,7 @@ pub fn run(
     rename().map_err(|e| Error::io(format_args!("cannot rename segment {number} of table {table:?}"), &e))?;
     let applied = new.clone();
     let manifest = log.install(Box::new(move |manifest| applied.apply_to(manifest)))?;
+    new_files.keep();
     let bytes_after: u64 = manifest.deltas.first().map_or(0, |delta| delta.bytes)
         + new.image.as_ref().map_or(0, |image| image.bytes)
         + new.segment.sealed.map_or(0, |seal| seal.bytes);
@@ -117,7 +116,7 @@ fn build(
     layers: &LayerMap,
     input: &CompactionInput,
     (plan, request): (&CompactionPlan, CompactionRequest),
-    progress: ProgressFn<'_>,
+    (new_files, progress): (&mut NewFiles<'_>, ProgressFn<'_>),
 ) -> Result<CompactedFiles> {
     let (manifest, floor) = (&input.manifest, plan.floor);
     let table = (manifest.table.as_str(), manifest.table_id);
@@ -132,7 +131,11 @@ fn build(
     let mut with_image = manifest.clone();
     if let Some(image) = &image {
         insert_image(&mut with_image.images, image.clone());
+        new_files.add(&files.dir.image_layer(table.0, image.seq));
+        let stem = image_stem(image.seq);
+        image.indexes.iter().for_each(|path| new_files.add(&files.dir.index(table.0, path, &stem)));
     }
+    new_files.add(&files.dir.delta_layer(table.0, floor.seq, floor.seq));
     let with_image = files.open(&with_image, Some(layers))?;
     let mut base_delta = base::write_base_delta(files, table, layers, floor, request.requests)?;
 

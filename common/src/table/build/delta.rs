@@ -22,6 +22,7 @@ use crate::storage::layout::delta_stem;
 use crate::storage::sst::{SstOutput, write_file};
 use crate::storage::wal::cursor::CursorItem;
 use crate::table::build::index::IndexBuilder;
+use crate::table::build::new_files::NewFiles;
 use crate::table::build::progress::{ProgressFn, REPORT_INTERVAL};
 use crate::table::event_id::EventId;
 use crate::table::layers::{LayerMap, sort_key};
@@ -114,7 +115,9 @@ pub fn build_next(
         schema_entries: content.schemas.clone(),
     };
     files.create_dirs(name)?;
-    let mut bytes = write_file(&*files.fs, &files.dir.delta_layer(name, base, seq), identity, |file| {
+    let (mut new_files, path) = (NewFiles::of(files, name), files.dir.delta_layer(name, base, seq));
+    new_files.add(&path);
+    let mut bytes = write_file(&*files.fs, &path, identity, |file| {
         file.begin_tree(tree::VERSIONS, true)?;
         for (at, (key, row)) in (0..).zip(&content.rows) {
             if at % REPORT_INTERVAL == 0 {
@@ -128,9 +131,11 @@ pub fn build_next(
     })?;
     for index in builders {
         let path = files.dir.index(name, index.path(), &delta_stem(base, seq));
+        new_files.add(&path);
         bytes += index.write(files, &path, SstIdentity { kind: kind::DELTA_INDEX, ..identity })?;
     }
     files.sync_dirs(name)?;
+    new_files.keep();
     let events = content.frames;
     Ok(Some(DeltaLayer { base, seq, bytes, events, indexes, position: content.position }))
 }

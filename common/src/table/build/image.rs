@@ -8,6 +8,7 @@ use crate::format::sst::SstIdentity;
 use crate::storage::layout::image_stem;
 use crate::storage::sst::write_file;
 use crate::table::build::index::IndexBuilder;
+use crate::table::build::new_files::NewFiles;
 use crate::table::build::progress::{ProgressFn, REPORT_INTERVAL};
 use crate::table::layers::LayerMap;
 use crate::table::table_files::TableFiles;
@@ -27,6 +28,8 @@ pub fn build(
     let index_path = |of: &str| files.dir.index(name, of, &image_stem(seq));
     let mut builders: Vec<IndexBuilder> = indexes.iter().map(|path| IndexBuilder::new(path)).collect();
     files.create_dirs(name)?;
+    let mut new_files = NewFiles::of(files, name);
+    new_files.add(&path);
     let mut rows = 0;
     let created_at = layers.created_at(seq)?;
     let mut bytes = write_file(&*files.fs, &path, identity, |file| {
@@ -59,8 +62,10 @@ pub fn build(
     })?;
     for index in builders {
         let path = index_path(index.path());
+        new_files.add(&path);
         bytes += index.write(files, &path, SstIdentity { kind: kind::IMAGE_INDEX, ..identity })?;
     }
     files.sync_dirs(name)?;
+    new_files.keep();
     Ok(ImageLayer { seq, rows, bytes, indexes: indexes.to_vec() })
 }

@@ -16,6 +16,7 @@ use crate::format::sortkey;
 use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::layout::{delta_stem, image_stem};
 use crate::storage::sst::{SstFile, SstOutput, TreeCursor, write_file};
+use crate::table::build::new_files::NewFiles;
 use crate::table::build::progress::{ProgressFn, REPORT_INTERVAL};
 use crate::table::layers::LayerFile;
 use crate::table::merging_cursor::{MergingCursor, SortedSource};
@@ -124,13 +125,20 @@ impl IndexBuilder {
             file.end_tree()?;
             Ok(self.name.clone().into_bytes())
         });
-        for (path, _) in &self.runs {
+        for (path, _) in std::mem::take(&mut self.runs) {
             files
                 .fs
-                .remove(path)
+                .remove(&path)
                 .map_err(|e| Error::io(format_args!("cannot remove {}", path.display()), &e))?;
         }
         written
+    }
+}
+
+impl Drop for IndexBuilder {
+    /// Removes the runs of an index that was not completed.
+    fn drop(&mut self) {
+        self.runs.iter().for_each(|(_, run)| run.discard());
     }
 }
 
@@ -234,8 +242,11 @@ pub fn build(
             progress(done)?;
         }
     }
+    let mut new_files = NewFiles::of(files, name);
+    new_files.add(&target);
     let bytes = index.write(files, &target, identity)?;
     files.sync_dirs(name)?;
+    new_files.keep();
     Ok(bytes)
 }
 

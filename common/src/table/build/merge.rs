@@ -10,6 +10,7 @@ use crate::format::snapshot::{CandidateEntry, RequestEntry, kind, read_version, 
 use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::layout::delta_stem;
 use crate::storage::sst::{SstFile, SstOutput, TreeCursor, write_file};
+use crate::table::build::new_files::NewFiles;
 use crate::table::build::progress::{ProgressFn, REPORT_INTERVAL};
 use crate::table::build::requests_since::RequestsSince;
 use crate::table::layers::LayerFile;
@@ -29,6 +30,8 @@ pub fn merge_deltas(
     let identity = SstIdentity { table: id, base: first.base, seq: last.seq, kind: kind::DELTA };
     files.create_dirs(name)?;
     let path = files.dir.delta_layer(name, first.base, last.seq);
+    let mut new_files = NewFiles::of(files, name);
+    new_files.add(&path);
     let mut bytes = write_file(&*files.fs, &path, identity, |file| {
         file.begin_tree(tree::VERSIONS, true)?;
         merge_versions(file, deltas, progress)?;
@@ -49,6 +52,7 @@ pub fn merge_deltas(
     for index in &indexes {
         let path = files.dir.index(name, index, &delta_stem(first.base, last.seq));
         let identity = SstIdentity { kind: kind::DELTA_INDEX, ..identity };
+        new_files.add(&path);
         bytes += write_file(&*files.fs, &path, identity, |file| {
             file.begin_tree(tree::CANDIDATES, false)?;
             let merged = deltas.iter().filter_map(|(_, delta)| delta.index(index));
@@ -58,6 +62,7 @@ pub fn merge_deltas(
         })?;
     }
     files.sync_dirs(name)?;
+    new_files.keep();
     let events = deltas.iter().map(|(delta, _)| delta.events).sum();
     Ok(Some(DeltaLayer { base: first.base, seq: last.seq, bytes, events, indexes, position: last.position }))
 }

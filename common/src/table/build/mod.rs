@@ -6,5 +6,6 @@ pub mod image;
 pub mod index;
 pub mod merge;
 pub mod merge_policy;
+pub mod new_files;
 pub mod progress;
 pub mod requests_since;

@@ -7,6 +7,7 @@ use crate::format::snapshot::{CommitEntry, read_commit_key, tree};
 use crate::storage::sst::{SstFile, TreeCursor};
 use crate::table::layers::file::at_file;
 use crate::table::layers::keys::commit_seq;
+use crate::work;
 
 /// A walk over commits, layer by layer.
 #[derive(Debug)]
@@ -53,6 +54,7 @@ impl CommitWalk {
             let Some((cursor, file)) = &mut self.cursor else { return Ok(None) };
             let found = match (cursor.key().and_then(read_commit_key), cursor.value()) {
                 (Some((time_ms, seq)), Some(value)) if seq > self.after && seq <= self.last => {
+                    work::step_bytes(value.len())?;
                     let entry = CommitEntry::decode(&value).map_err(|e| at_file(e, file))?;
                     Some(TableCommit { seq, time_ms, entry })
                 }

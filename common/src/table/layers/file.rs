@@ -8,6 +8,7 @@ use crate::storage::sst::SstFile;
 use crate::table::event_id::EventId;
 use crate::table::layers::keys::{is_at_or_before, version_of};
 use crate::table::row_fold::RowFold;
+use crate::work;
 
 /// The open files of a delta or image layer.
 #[derive(Debug, Clone)]
@@ -69,6 +70,7 @@ pub(super) fn fold_backward(
     let mut cursor = file.cursor(tree::VERSIONS);
     cursor.seek_last_by(|at| is_at_or_before(at, key, last))?;
     while let (Some(at), Some(value)) = (cursor.key(), cursor.value()) {
+        work::step(4)?;
         let Some(id) = version_of(at, key).filter(|id| *id > after) else { break };
         fold.push_older(id.seq, VersionEntry::decode(&value).map_err(|e| at_file(e, file))?);
         if fold.is_complete() {

@@ -4,11 +4,13 @@ use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::format::snapshot::{VersionEntry, push_version, tree};
+use crate::limits;
 use crate::table::event_id::EventId;
 use crate::table::layers::LayerMap;
 use crate::table::layers::file::{LayerFile, at_file};
 use crate::table::layers::keys::{is_at_or_before, sort_key, version_of};
 use crate::table::row_fold::{RowFold, RowVersion};
+use crate::work;
 
 impl LayerMap {
     /// The row as its last event up to `last` left it. `None` if the layers hold no event of the row. A deleted row
@@ -39,6 +41,7 @@ impl LayerMap {
         let mut fold = RowFold::default();
         let covered = self.covered(last);
         for delta in self.deltas_at(last) {
+            work::step(16)?;
             delta.fold_versions(key, (covered, last), &mut fold)?;
             if fold.is_complete() {
                 return fold.finish();
@@ -88,7 +91,7 @@ impl LayerMap {
     }
 
     /// At most `limit` versions of a row after the event `after`, up to and including the event `last`: the oldest
-    /// first, or the newest first.
+    /// first, or the newest first. Fewer if they are large, but none only if there is none.
     pub fn versions(
         &self,
         key: &Key,
@@ -97,14 +100,17 @@ impl LayerMap {
         newest_first: bool,
     ) -> Result<Vec<(EventId, VersionEntry)>> {
         let key = sort_key(key);
-        let mut found = Vec::new();
+        let (mut found, mut bytes) = (Vec::new(), 0);
         let within = |delta: &&LayerFile| delta.seq > after.seq.saturating_sub(1) && delta.base < last.seq;
         let mut deltas: Vec<&LayerFile> = self.deltas.iter().filter(within).collect();
         if newest_first {
             deltas.reverse();
         }
         for delta in deltas {
-            if found.len() >= limit || !delta.file.may_contain(tree::VERSIONS, &key)? {
+            if found.len() >= limit
+                || bytes >= limits::MESSAGE_BYTES
+                || !delta.file.may_contain(tree::VERSIONS, &key)?
+            {
                 continue;
             }
             let mut cursor = delta.file.cursor(tree::VERSIONS);
@@ -115,9 +121,11 @@ impl LayerMap {
             }
             while let (Some(at), Some(value)) = (cursor.key(), cursor.value()) {
                 let Some(id) = version_of(at, &key) else { break };
-                if id <= after || id > last || found.len() >= limit {
+                if id <= after || id > last || found.len() >= limit || bytes >= limits::MESSAGE_BYTES {
                     break;
                 }
+                work::step(4)?;
+                bytes += value.len();
                 let version = VersionEntry::decode(&value).map_err(|e| at_file(e, &delta.file))?;
                 found.push((id, version));
                 if newest_first { cursor.prev()? } else { cursor.next()? }

@@ -10,6 +10,7 @@ use crate::table::layers::file::{LayerFile, at_file, fold_backward};
 use crate::table::layers::keys::{is_at_or_before, version_of};
 use crate::table::merging_cursor::{MergingCursor, SortedSource};
 use crate::table::row_fold::{RowFold, RowVersion};
+use crate::work;
 
 /// A cursor over an image layer's rows, or over the versions in a delta layer.
 #[derive(Debug)]
@@ -76,6 +77,7 @@ impl LayerScan {
     /// version yet at the point in time.
     pub fn take(&mut self, key: &[u8]) -> Result<Option<RowVersion>> {
         let mut fold = RowFold::default();
+        work::step(8)?;
         for layer in self.layers.sources_at(key) {
             if layer.is_image {
                 let value = layer.cursor.value().unwrap_or_default();
@@ -98,6 +100,7 @@ fn take_versions(
 ) -> Result<()> {
     let mut seen = covered;
     for _ in 0..VERSIONS_READ_IN_ORDER {
+        work::step(4)?;
         let Some(id) = layer.cursor.key().and_then(|at| version_of(at, key)) else { return Ok(()) };
         if id > covered && id <= last {
             let value = layer.cursor.value().unwrap_or_default();

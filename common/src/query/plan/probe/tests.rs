@@ -23,7 +23,7 @@ fn schema(indexes: &[&str]) -> Schema {
 
 fn shown(condition: &str) -> String {
     let condition = parse_condition(condition, &[]).unwrap();
-    let plan = plan(Some(&condition), &schema(&["a", "b.c", "`odd name`", "no..path", "`a`"]));
+    let plan = plan(Some(&condition), &schema(&["a", "b.c", "`odd name`", "no..path", "`a`"])).unwrap();
     plan.probes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
@@ -84,16 +84,16 @@ fn conditions_give_these_probes() {
 #[test]
 fn a_plan_also_has_an_access_path_by_key() {
     let condition = parse_condition("_key = \"k\" AND a = 1", &[]).unwrap();
-    let both = plan(Some(&condition), &schema(&["a"]));
+    let both = plan(Some(&condition), &schema(&["a"])).unwrap();
     assert_eq!((both.key, both.probes.len()), (AccessPath::Keys(vec![Key::Str("k".into())]), 1));
-    let all = plan(None, &schema(&["a"]));
+    let all = plan(None, &schema(&["a"])).unwrap();
     assert_eq!((all.key, all.probes), (AccessPath::Scan, vec![]));
 }
 
 #[test]
 fn planning_a_long_condition_takes_linear_time() {
-    let holes: Vec<String> = (0..20_000).map(|i| format!("(a < {i} OR a > {i}.5)")).collect();
-    assert_eq!(shown(&holes.join(" AND ")), "index a: 20001 ranges");
+    let holes: Vec<String> = (0..5_000).map(|i| format!("(a < {i} OR a > {i}.5)")).collect();
+    assert_eq!(shown(&holes.join(" AND ")), "index a: 5001 ranges");
 }
 
 /// As many bytes as an index holds of a text, less a few.
@@ -178,7 +178,7 @@ fn indexed(document: &Document, path: &Path) -> Option<Vec<u8>> {
 
 fn leaves_out_none(condition: &str, documents: Vec<String>) -> Result<(), TestCaseError> {
     let condition = parse_condition(condition, &[]).unwrap();
-    let plan = plan(Some(&condition), &schema(&["a", "b.c"]));
+    let plan = plan(Some(&condition), &schema(&["a", "b.c"])).unwrap();
     for probe in &plan.probes {
         prop_assert!(probe.ranges.iter().all(|range| range.low <= range.high));
         prop_assert!(probe.ranges.is_sorted_by(|a, b| a.high < b.low), "disjoint: {:?}", probe);

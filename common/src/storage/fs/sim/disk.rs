@@ -11,7 +11,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::crash::{CrashPolicy, survivors};
 use super::faults::{Fault, FaultPlan, Repeat, SimCall, SimOp, TracedOp};
 use super::state::{FileContent, InodeNumber, SimState, failed};
-use crate::storage::fs::{File, FileSystem};
+use crate::storage::fs::{File, FileId, FileSystem};
 
 /// A disk in memory. A clone is another handle of the same disk.
 ///
@@ -25,6 +25,8 @@ pub struct SimDisk(Arc<Mutex<SimMachine>>);
 struct SimMachine {
     state: SimState,
     plan: FaultPlan,
+    /// The bytes that all files together may have; `None` if they may have any number.
+    capacity: Option<u64>,
     /// Locked files, each with the id of the lock that a live handle holds.
     locked: BTreeMap<InodeNumber, u64>,
 }
@@ -43,7 +45,7 @@ impl SimDisk {
 
     fn with(state: SimState) -> SimDisk {
         let (plan, locked) = (FaultPlan::default(), BTreeMap::new());
-        SimDisk(Arc::new(Mutex::new(SimMachine { state, plan, locked })))
+        SimDisk(Arc::new(Mutex::new(SimMachine { state, plan, capacity: None, locked })))
     }
 
     fn machine(&self) -> MutexGuard<'_, SimMachine> {
@@ -87,6 +89,16 @@ impl SimDisk {
     /// Removes the planned faults. The effects of earlier faults remain.
     pub fn clear_faults(&self) {
         self.machine().plan.clear();
+    }
+
+    /// Limits the bytes of all files together: a write that would exceed the limit fails with no space left.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.machine().capacity = bytes;
+    }
+
+    /// Returns the bytes of all files together.
+    pub fn used_bytes(&self) -> u64 {
+        self.machine().state.used_bytes()
     }
 
     /// Turns the machine off just before the operation with a number. That operation and all later ones, reads too, do
@@ -268,8 +280,18 @@ impl FileSystem for SimDisk {
         Ok(Some(Box::new(file)))
     }
 
+    fn file_id(&self, path: &Path) -> io::Result<Option<FileId>> {
+        let inode = self.machine().state.find(path)?;
+        Ok(Some(FileId { device: 0, inode }))
+    }
+
     fn is_network(&self, _: &Path) -> io::Result<bool> {
         Ok(false)
+    }
+
+    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
+        let machine = self.machine();
+        Ok(machine.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(machine.state.used_bytes())))
     }
 }
 
@@ -293,9 +315,11 @@ struct SimFile {
 }
 
 impl SimFile {
+    /// Changes the file. `end` is the offset at which a write ends.
     fn change(
         &self,
         op: SimOp,
+        end: u64,
         change: impl FnOnce(&mut FileContent, Option<Fault>) -> io::Result<()>,
     ) -> io::Result<()> {
         if self.mode == AccessMode::Read {
@@ -303,6 +327,12 @@ impl SimFile {
         }
         let mut machine = self.disk.machine();
         let fault = machine.plan.admit(call(op, &self.path))?;
+        if let (SimOp::Write, Some(capacity)) = (op, machine.capacity) {
+            let added = end.saturating_sub(machine.state.content(self.number)?.live.len() as u64);
+            if added > 0 && machine.state.used_bytes() + added > capacity {
+                return outcome(Some(Fault::Enospc));
+            }
+        }
         change(machine.state.content(self.number)?, fault)
     }
 }
@@ -319,10 +349,10 @@ impl File for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.change(SimOp::Write, |content, fault| {
+        self.change(SimOp::Write, offset.saturating_add(bytes.len() as u64), |content, fault| {
             let written = match fault {
                 Some(Fault::ShortWrite) => bytes.len() / 2,
-                Some(Fault::Eio | Fault::Enospc) => 0,
+                Some(Fault::Eio | Fault::Enospc | Fault::Emfile) => 0,
                 Some(Fault::IgnoredSync) | None => bytes.len(),
             };
             content.write(bytes.get(..written).unwrap_or_default(), offset)?;
@@ -337,14 +367,14 @@ impl File for SimFile {
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
-        self.change(SimOp::Truncate, |content, fault| {
+        self.change(SimOp::Truncate, 0, |content, fault| {
             outcome(fault)?;
             content.set_len(len)
         })
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.change(SimOp::Sync, |content, fault| {
+        self.change(SimOp::Sync, 0, |content, fault| {
             let outcome = match fault {
                 None => outcome(content.sync(self.reported.load(Ordering::Relaxed))),
                 Some(Fault::IgnoredSync) => Ok(()),

@@ -28,6 +28,8 @@ pub enum Fault {
     Eio,
     /// No space left. The operation does nothing; a sync loses what it was to make durable.
     Enospc,
+    /// Too many open files. The operation does nothing; a sync loses what it was to make durable.
+    Emfile,
     /// A write writes its first half, then fails with no space left. Other operations fail as with `Enospc`.
     ShortWrite,
     /// A sync succeeds and makes nothing durable. A test uses this to prove that it would notice a missing sync.
@@ -207,6 +209,7 @@ impl Fault {
     pub(super) fn error(self) -> Option<io::Error> {
         match self {
             Fault::Eio => Some(io::Error::from_raw_os_error(5)),
+            Fault::Emfile => Some(io::Error::from_raw_os_error(24)),
             Fault::Enospc | Fault::ShortWrite => Some(io::Error::from_raw_os_error(28)),
             Fault::IgnoredSync => None,
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use super::disk::SimDisk;
-use crate::storage::fs::{File, FileSystem};
+use crate::storage::fs::{File, FileId, FileSystem};
 
 /// A process on a [`SimDisk`]. Its operations are numbered from 1, separately from those of other processes, and include
 /// opening and listing.
@@ -147,8 +147,16 @@ impl FileSystem for SimProcess {
         self.disk.lock(path)
     }
 
+    fn file_id(&self, path: &Path) -> io::Result<Option<FileId>> {
+        self.disk.file_id(path)
+    }
+
     fn is_network(&self, path: &Path) -> io::Result<bool> {
         self.disk.is_network(path)
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.disk.free_bytes(path)
     }
 }
 

@@ -301,6 +301,20 @@ impl SimState {
         }
     }
 
+    /// Returns the bytes of every file that has a name.
+    pub(super) fn used_bytes(&self) -> u64 {
+        let mut open = vec![ROOT];
+        let mut bytes = 0;
+        while let Some(number) = open.pop() {
+            match self.inodes.get(&number) {
+                Some(Inode::Dir(names)) => open.extend(names.live.values()),
+                Some(Inode::File(content)) => bytes += content.live.len() as u64,
+                None => {}
+            }
+        }
+        bytes
+    }
+
     /// Returns the path of every file, sorted.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         let mut paths = Vec::new();
