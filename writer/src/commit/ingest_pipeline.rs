@@ -314,7 +314,9 @@ fn admit_commits(
                 refused => refused,
             }
         } else {
-            match commit.and_then(|operations| prepare_commit((state, clock), context, last, (operations, rows))) {
+            match commit
+                .and_then(|operations| prepare_commit((state, clock), context, last, (operations, rows)))
+            {
                 Ok(Some(commit)) => {
                     if let Some(before) = held.replace(commit) {
                         before.encode(&mut state.open.group);
