@@ -111,7 +111,7 @@ fn the_daemons_read_the_fixture() {
     for (name, bytes) in before.iter().filter(|(name, _)| name.contains(".seg")) {
         assert!(after[name].starts_with(bytes), "the writer changed {name}");
     }
-    let expected = before.keys().map(String::as_str).chain(["LOCK"]);
+    let expected = before.keys().map(String::as_str).chain(["LOCK", "RESERVE"]);
     assert!(after.keys().map(String::as_str).eq(sorted(expected)), "{:?}", after.keys());
 }
 
