@@ -464,6 +464,7 @@ async fn the_data_directory_has_the_documented_layout() {
     let expected = [
         "HEAD",
         "LOCK",
+        "RESERVE",
         "clock.json",
         "database.json",
         "lineage.json",

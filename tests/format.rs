@@ -121,7 +121,7 @@ fn the_daemons_read(fixture: &Path) {
     assert!(text(&after, "database.json").contains(r#""format":2}"#));
     assert_eq!(decoder::head(&after["HEAD"]).0.map(|header| header.format), [2, 2]);
     let expected: BTreeSet<_> =
-        before.keys().map(String::as_str).chain(["LOCK", "clock.json", "lineage.json"]).collect();
+        before.keys().map(String::as_str).chain(["LOCK", "RESERVE", "clock.json", "lineage.json"]).collect();
     assert!(after.keys().map(String::as_str).eq(expected), "{:?}", after.keys());
 }
 

@@ -201,7 +201,7 @@ async fn one_damaged_cell_of_head_stops_nobody_and_is_a_finding_of_the_doctor() 
     }
     drop(writer);
     assert!(daemon.terminate().await.success());
-    for cell in 0..4 {
+    for cell in 0..6 {
         let copied = tempfile::tempdir().unwrap();
         database::copy(dir.path(), copied.path());
         let head = copied.path().join("HEAD");

@@ -425,15 +425,17 @@ mod tests {
         let budget = MemoryBudget::new(1600);
         let one = MemoryAccount::new(Arc::clone(&budget));
         let mut held: Vec<_> = (0..15).map(|_| one.reserve(MemoryUse::Answers, 10).unwrap()).collect();
-        let wait =
-            || tokio::spawn(Arc::clone(&one).reserve_when_free(MemoryUse::Answers, Claim::Present, 10));
-        let (left, mut others) = (wait(), (0..30).map(|_| wait()).collect::<Vec<_>>());
+        let wait = || {
+            let one = Arc::clone(&one);
+            tokio::spawn(async { drop(one.reserve_when_free(MemoryUse::Answers, Claim::Present, 10).await) })
+        };
+        let (left, others) = (wait(), (0..30).map(|_| wait()).collect::<Vec<_>>());
         tokio::task::yield_now().await;
         // A waiter that leaves takes nobody's turn.
         left.abort();
         held.clear();
-        while let Some(next) = others.pop() {
-            drop(next.await.unwrap());
+        for served in others {
+            served.await.unwrap();
         }
         assert_eq!(one.held(MemoryUse::Answers), 0);
     }

@@ -31,7 +31,7 @@ placed = apply(writer_pb2.Operation(table="orders", put=document(order)))
 paid = apply(writer_pb2.Operation(table="orders", key="o1", patch=document({"status": "paid"})))
 
 # The reader waits until it has the write.
-fresh = types_pb2.Freshness(min_seq=paid.seq, epoch=paid.epoch)
+fresh = types_pb2.Freshness(min_seq=paid.seq, epoch=paid.epoch, incarnation=paid.incarnation)
 now = reader.Get(reader_pb2.GetRequest(table="orders", keys=["o1"], freshness=fresh))
 print("now:", now.rows[0].document.json)
 then = reader.Get(reader_pb2.GetRequest(table="orders", keys=["o1"], as_of=types_pb2.AsOf(seq=placed.seq)))

@@ -53,7 +53,7 @@ pub async fn open_and_serve(
     match open(config.clone()).await {
         Ok(writer) => writer.serve(listen().await?, shutdown).await,
         Err(error) if error.reason() == Reason::DiskFull => {
-            let mut waiting = Waiting::new(config, error, false);
+            let mut waiting = WaitingWriter::new(config, error, false);
             waiting.record_full_disk().await;
             waiting.serve(listen().await?, shutdown).await
         }
@@ -65,7 +65,7 @@ pub async fn open_and_serve(
 /// until `shutdown` is cancelled. Fails if the database cannot be opened, or as [`WriterDaemon::serve`] does.
 pub async fn stand_by(config: WriterConfig, listener: Listener, shutdown: CancellationToken) -> Result<()> {
     let cause = Error::new(Reason::DatabaseLocked, "the lock has not been tried yet");
-    Waiting::new(config, cause, true).serve(listener, shutdown).await
+    WaitingWriter::new(config, cause, true).serve(listener, shutdown).await
 }
 
 async fn open(config: WriterConfig) -> Result<WriterDaemon> {
@@ -75,7 +75,7 @@ async fn open(config: WriterConfig) -> Result<WriterDaemon> {
 
 /// A writer that waits until it can open its database.
 #[derive(Debug)]
-struct Waiting {
+struct WaitingWriter {
     config: WriterConfig,
     obstacle: Arc<Mutex<Obstacle>>,
     is_standby: bool,
@@ -91,10 +91,10 @@ struct Obstacle {
     status: Option<Box<v1::WriterServiceStatusResponse>>,
 }
 
-impl Waiting {
-    fn new(config: WriterConfig, cause: Error, is_standby: bool) -> Waiting {
+impl WaitingWriter {
+    fn new(config: WriterConfig, cause: Error, is_standby: bool) -> WaitingWriter {
         let obstacle = Arc::new(Mutex::new(Obstacle { cause, status: None }));
-        Waiting { config, obstacle, is_standby, logged: String::new(), looks: 0 }
+        WaitingWriter { config, obstacle, is_standby, logged: String::new(), looks: 0 }
     }
 
     /// Refuses calls until the database is open, then serves it.
@@ -102,8 +102,8 @@ impl Waiting {
         let (waiting_listener, writer_listener) = listener.split()?;
         let over = shutdown.child_token();
         let mut routes = RoutesBuilder::default();
-        routes.add_service(WaitingService(Arc::clone(&self.obstacle)));
-        let health = server::standby_health::<WaitingService>(over.clone()).await;
+        routes.add_service(ObstacleService(Arc::clone(&self.obstacle)));
+        let health = server::standby_health::<ObstacleService>(over.clone()).await;
         let memory = MemoryBudget::new(self.config.request_memory);
         let refusing = tokio::spawn(server::serve(waiting_listener, routes, health, memory, over.clone()));
         let outcome = self.wait(&shutdown).await;
@@ -221,9 +221,9 @@ fn status_of_files(dir: &DataDir, cause: &Error) -> v1::WriterServiceStatusRespo
 
 /// Refuses every call of the writer's service except Status on a full disk, and says why.
 #[derive(Debug, Clone)]
-struct WaitingService(Arc<Mutex<Obstacle>>);
+struct ObstacleService(Arc<Mutex<Obstacle>>);
 
-impl WaitingService {
+impl ObstacleService {
     fn refusal(&self) -> Error {
         let obstacle = self.0.lock();
         let cause = &obstacle.cause;
@@ -246,7 +246,7 @@ impl WaitingService {
     }
 }
 
-impl NamedService for WaitingService {
+impl NamedService for ObstacleService {
     const NAME: &'static str = WriterServiceServer::<WriterRpc>::NAME;
 }
 
@@ -262,7 +262,7 @@ impl tonic::server::UnaryService<v1::WriterServiceStatusRequest> for StatusAnswe
     }
 }
 
-impl tonic::codegen::Service<Request<Body>> for WaitingService {
+impl tonic::codegen::Service<Request<Body>> for ObstacleService {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;

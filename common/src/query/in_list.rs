@@ -1,6 +1,7 @@
 //! The list of an IN condition, with an index by hash, so that a long list costs no more for each row than a short one.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
@@ -13,10 +14,9 @@ use crate::work;
 ///
 /// The index only proposes values: whoever looks one up compares it. So the hash must be the same for values that are
 /// equal, whatever their form: an integer and a float of the same value, two objects with their fields in another order.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct InList(Arc<IndexedValues>);
 
-#[derive(Debug)]
 struct IndexedValues {
     values: Vec<Value>,
     has_null: bool,
@@ -24,6 +24,12 @@ struct IndexedValues {
     by_hash: HashMap<u64, Vec<u32>>,
     /// Random, so that nobody can choose values that all have one hash.
     hasher: RandomState,
+}
+
+impl fmt::Debug for InList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.values().fmt(f)
+    }
 }
 
 impl PartialEq for InList {

@@ -7,6 +7,7 @@
 //! of the text.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::str::Chars;
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ fn step(pattern: &mut Chars<'_>) -> Option<PatternStep> {
 }
 
 /// A pattern, ready to match many texts. Clones share it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LikePattern(Arc<SplitPattern>);
 
 #[derive(Debug)]
@@ -55,6 +56,12 @@ enum PatternPart {
     Text(String),
     /// At least one `_`.
     Steps(Vec<PatternStep>),
+}
+
+impl fmt::Debug for LikePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
 }
 
 impl PartialEq for LikePattern {

@@ -14,8 +14,8 @@ use super::layer_examination::{
 };
 use crate::error::{Error, Result};
 use crate::format::head::{
-    CELL, Header, TableEntry, cell_offset, decode_header, decode_incarnation, decode_table_entries,
-    incarnation_cell,
+    CELL, HeadIncarnation, Header, TableEntry, cell_offset, decode_header, decode_incarnation,
+    decode_table_entries, incarnation_cell,
 };
 use crate::format::manifest::{Manifest, Segment};
 use crate::storage::fs::{self, FileSystem};
@@ -145,6 +145,14 @@ impl Examination<'_> {
             self.reporter.damage(&self.dir.head(), offset, what, REPAIRED_ON_OPEN);
             return Ok(());
         };
+        for (i, _) in (0..)
+            .zip([0, 1].map(|copy| decode_incarnation_copy(head, copy)))
+            .filter(|(_, copy)| copy.is_none())
+        {
+            let what = format!("incarnation copy {i} is not valid: DriftDB uses the other copy");
+            self.reporter.damage(&self.dir.head(), cell_offset(incarnation_cell(i)), what, REWRITE_HEAD);
+            self.diagnosis.is_head_incomplete = true;
+        }
         if incarnation.id == 0 {
             return Ok(());
         }
@@ -363,9 +371,17 @@ impl Examination<'_> {
 
 /// Decodes one of the two copies of the header.
 fn decode_header_copy(bytes: &[u8], copy: usize) -> Option<Header> {
-    // The other copy is set to zeros, which are not valid.
-    let mut cells: Vec<u8> = bytes.iter().copied().take(2 * CELL).collect();
-    let other = if copy == 0 { CELL } else { 0 };
-    cells.iter_mut().skip(other).take(CELL).for_each(|byte| *byte = 0);
-    decode_header(&cells)
+    decode_header(&without_cell(bytes, 1 - copy))
+}
+
+/// Decodes one of the two copies of the incarnation.
+fn decode_incarnation_copy(bytes: &[u8], copy: usize) -> Option<HeadIncarnation> {
+    decode_incarnation(&without_cell(bytes, 3 - copy))
+}
+
+/// The cells with both copies of the header and of the incarnation, one of them set to zeros, which are not valid.
+fn without_cell(bytes: &[u8], cell: usize) -> Vec<u8> {
+    let mut cells: Vec<u8> = bytes.iter().copied().take(4 * CELL).collect();
+    cells.iter_mut().skip(cell * CELL).take(CELL).for_each(|byte| *byte = 0);
+    cells
 }
