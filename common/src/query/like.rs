@@ -153,7 +153,10 @@ impl PatternPart {
             PatternPart::Text(segment) => text.strip_prefix(segment.as_str()),
             PatternPart::Steps(steps) => {
                 let mut chars = text.chars();
-                steps.iter().all(|step| chars.next().is_some_and(|c| fits(*step, c))).then(|| chars.as_str())
+                steps
+                    .iter()
+                    .all(|step| chars.next().is_some_and(|c| fits(*step, c)))
+                    .then_some(chars.as_str())
             }
         }
     }
@@ -165,7 +168,9 @@ impl PatternPart {
             PatternPart::Steps(steps) => {
                 let mut chars = text.chars();
                 let mut from_end = steps.iter().rev();
-                from_end.all(|step| chars.next_back().is_some_and(|c| fits(*step, c))).then(|| chars.as_str())
+                from_end
+                    .all(|step| chars.next_back().is_some_and(|c| fits(*step, c)))
+                    .then_some(chars.as_str())
             }
         }
     }
