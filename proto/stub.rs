@@ -172,6 +172,13 @@ impl<S: WriterStub> WriterService for StubWriter<S> {
         self.0.verify(request.into_inner()).await.map(Response::new)
     }
 
+    async fn confirm_clock(
+        &self,
+        _: Request<v1::ConfirmClockRequest>,
+    ) -> Result<Response<v1::ConfirmClockResponse>, Status> {
+        Err(unimplemented("ConfirmClock"))
+    }
+
     async fn status(
         &self,
         _: Request<v1::WriterServiceStatusRequest>,

@@ -464,7 +464,9 @@ async fn the_data_directory_has_the_documented_layout() {
     let expected = [
         "HEAD",
         "LOCK",
+        "clock.json",
         "database.json",
+        "lineage.json",
         "tables/orders/meta.json",
         "tables/orders/schema.yaml",
         "tables/orders/segments/00000001.seg",

@@ -13,14 +13,14 @@ mod decoder;
 mod history;
 mod known;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::harness::*;
 use driftdb::v1;
-use history::LAST;
+use history::{LAST, REOPENED_AT};
 
 const TABLES: [(&str, u64); 3] = [("people", 1), ("numbers", 2), ("marks", 3)];
 
@@ -31,10 +31,10 @@ fn fixture() -> &'static Path {
 }
 
 /// The directory of the newest fixture, which the writer must reproduce. Since v1.1, an INSERT that replaces a live row
-/// says so (`u`).
+/// says so (`u`). Since v2, HEAD names the incarnation.
 fn newest() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
-    DIR.get_or_init(|| made("v1.1"))
+    DIR.get_or_init(|| made("v2"))
 }
 
 /// A fixture's directory. Creates a missing fixture if `DRIFTDB_BLESS` is set.
@@ -86,9 +86,15 @@ fn text(files: &BTreeMap<String, Vec<u8>>, name: &str) -> String {
 }
 
 #[test]
-fn the_daemons_read_the_fixture() {
+fn the_daemons_read_the_fixtures() {
+    for fixture in ["v1", "v1.1", "v2"] {
+        the_daemons_read(&made(fixture));
+    }
+}
+
+fn the_daemons_read(fixture: &Path) {
     let dir = tempfile::tempdir().unwrap();
-    copy(fixture(), dir.path());
+    copy(fixture, dir.path());
     let before = files(dir.path());
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let reader_daemon = Daemon::reader(dir.path());
@@ -111,8 +117,12 @@ fn the_daemons_read_the_fixture() {
     for (name, bytes) in before.iter().filter(|(name, _)| name.contains(".seg")) {
         assert!(after[name].starts_with(bytes), "the writer changed {name}");
     }
-    let expected = before.keys().map(String::as_str).chain(["LOCK", "RESERVE"]);
-    assert!(after.keys().map(String::as_str).eq(sorted(expected)), "{:?}", after.keys());
+    // The writer upgrades the database.
+    assert!(text(&after, "database.json").contains(r#""format":2}"#));
+    assert_eq!(decoder::head(&after["HEAD"]).0.map(|header| header.format), [2, 2]);
+    let expected: BTreeSet<_> =
+        before.keys().map(String::as_str).chain(["LOCK", "RESERVE", "clock.json", "lineage.json"]).collect();
+    assert!(after.keys().map(String::as_str).eq(expected), "{:?}", after.keys());
 }
 
 /// The same history with a snapshot of every table: answers come from layers and indexes.
@@ -136,12 +146,6 @@ fn the_daemons_read_the_snapshot_fixture() {
         check(&mut reader).await;
         assert!(writer_daemon.terminate().await.success() && reader_daemon.terminate().await.success());
     });
-}
-
-fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut names: Vec<_> = names.collect();
-    names.sort_unstable();
-    names
 }
 
 /// Checks everything that a reader answers about the history.
@@ -280,7 +284,12 @@ fn the_same_history_is_written_as_the_same_bytes() {
         let text = String::from_utf8_lossy(&after[name]);
         assert!(after[name] == *bytes, "{name} differs from the fixture: {text}");
     }
-    // The name of a database is random; the rest of HEAD is not.
+    // The names of a database and of its incarnations are random; the rest of HEAD is not.
+    let [old, new] = [&before, &after].map(|files| decoder::incarnations(&files["HEAD"]));
+    for (old, new) in old.into_iter().zip(new) {
+        assert_ne!(old.id, new.id);
+        assert_eq!(decoder::Incarnation { id: old.id, ..new }, old);
+    }
     let ((old, old_slots), (new, new_slots)) =
         (decoder::head(&before["HEAD"]), decoder::head(&after["HEAD"]));
     assert_eq!(old_slots, new_slots);
@@ -335,6 +344,23 @@ fn every_byte_of_the_fixture_is_as_documented() {
     assert_eq!(commits.values().sum::<u64>(), 27);
     let names: Vec<&str> = files.keys().map(String::as_str).filter(|name| !name.contains('/')).collect();
     assert_eq!(names, ["HEAD", "database.json"]);
+}
+
+#[test]
+fn what_names_the_incarnations_is_as_documented() {
+    let files = files(newest());
+    let [first, second] = decoder::incarnations(&files["HEAD"]);
+    let ([even, _], _) = decoder::head(&files["HEAD"]);
+    assert_eq!((first, first.term, first.start), (second, 2, REOPENED_AT));
+    assert_eq!((even.format, even.term), (2, 2));
+    let lineage = text(&files, "lineage.json");
+    let lineage = decoder::body(&lineage);
+    let known = format!(r#","start":0}},{{"id":"{:016x}","start":{REOPENED_AT}}}]}}"#, first.id);
+    assert!(lineage.starts_with(r#"{"incarnations":[{"id":""#) && lineage.ends_with(&known), "{lineage}");
+    assert!(decoder::body(&text(&files, "database.json")).ends_with(r#","format":2}"#));
+    assert!(decoder::body(&text(&files, "clock.json")).starts_with(r#"{"seen_ms":"#));
+    let names: Vec<&str> = files.keys().map(String::as_str).filter(|name| !name.contains('/')).collect();
+    assert_eq!(names, ["HEAD", "clock.json", "database.json", "lineage.json"]);
 }
 
 fn check_header(database: &str, even: &decoder::Header, odd: &decoder::Header) {

@@ -10,7 +10,7 @@ use driftdb_common::format::compaction_base::{FloorFrame, KeepFrame};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType, IngestOrigin, RequestId};
 use driftdb_common::format::frame::{self, FrameAddress, FrameBuffer};
-use driftdb_common::format::head::{self, Header, TableEntry};
+use driftdb_common::format::head::{self, HeadIncarnation, Header, TableEntry};
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::{self, Database, Floor, Manifest, Seal, Segment};
 use driftdb_common::format::snapshot::{ProducerEntry, RequestEntry};
@@ -195,6 +195,7 @@ fn header() -> Header {
         generation: 12,
         table_entry_count: 2,
         closed: false,
+        format: head::FORMAT_VERSION,
     }
 }
 
@@ -343,7 +344,10 @@ proptest! {
         let (older, newer) = (header(), Header { generation: 13, last_seq: 10, ..header() });
         let slot = TableEntry { table: 1, manifest: 1, segment: 1, bytes: 500, last_seq: 10, floor: 0 };
         let slots = [slot, TableEntry { table: 2, ..slot }];
-        let whole = [older.encode(0), newer.encode(1), slots[0].encode(0), slots[1].encode(1)].concat();
+        let (before, now) = (HeadIncarnation { id: 7, start: 4, term: 1 }, HeadIncarnation { id: 8, start: 9, term: 2 });
+        let entries = [slots[0].encode(0, head::FORMAT_VERSION), slots[1].encode(1, head::FORMAT_VERSION)];
+        let headers = [older.encode(0), newer.encode(1), before.encode(0), now.encode(1)];
+        let whole = [headers.concat(), entries.concat()].concat();
         let mut found = damaged(whole, &damages);
         if valid {
             for (cell, index) in found.chunks_exact_mut(64).zip(0u64..) {
@@ -353,10 +357,13 @@ proptest! {
         }
         let header = head::decode_header(&found);
         let count = header.map_or(u16::MAX, |header| header.table_entry_count);
-        let read = head::decode_table_entries(found.get(128..).unwrap_or_default(), count);
+        let cells = found.get(256..).unwrap_or_default();
+        let read = head::decode_table_entries(cells, count, head::FORMAT_VERSION);
         prop_assert_eq!(read.len(), usize::from(count));
+        let incarnation = head::decode_incarnation(&found);
         if !valid {
             prop_assert!(header.is_none_or(|header| header == older || header == newer));
+            prop_assert!(incarnation.is_none_or(|found| found == before || found == now));
             prop_assert!(read.iter().zip(slots).all(|(read, slot)| read.is_none_or(|read| read == slot)));
         }
     }
@@ -498,7 +505,7 @@ fn a_claim_of_four_billion_items_is_refused() {
         let bytes = [&length.to_le_bytes()[..], &[0xff; 300]].concat();
         assert_eq!(frame::parse(&bytes, PLACE), Err(frame::FrameError::Length(length)));
     }
-    assert_eq!(head::decode_table_entries(&[], u16::MAX).len(), usize::from(u16::MAX));
+    assert_eq!(head::decode_table_entries(&[], u16::MAX, 2).len(), usize::from(u16::MAX));
 }
 
 /// A hundred thousand levels, on the small stack of a test thread.

@@ -82,6 +82,46 @@ async fn a_refused_operation_is_reported_and_the_others_are_applied() {
 }
 
 #[tokio::test]
+async fn a_stream_that_stops_at_refusals_resumes_with_the_refused_operation() {
+    let mut cluster = Cluster::start().await;
+    cluster.create("t").await;
+    let row = |id: &str| insert("t", format!(r#"{{"id":"{id}"}}"#));
+    let batch = |batch_id, set_aside: Vec<u32>| v1::IngestRequest {
+        batch_id,
+        operations: vec![row("a"), row("b"), row("a"), row("c"), insert("t", "{}"), row("b"), row("d")],
+        stop_at_refusal: true,
+        set_aside,
+        ..Default::default()
+    };
+    for attempt in 0..3 {
+        if attempt == 2 {
+            // The writer remembers no refusal: what it has not applied, it refuses again.
+            cluster.writer_daemon.kill();
+            cluster.writer_daemon = Daemon::writer(cluster.dir.path());
+            cluster.writer = cluster.writer_daemon.as_writer().await;
+        }
+        let (mut source, position) = Source::open(&mut cluster.writer, "p").await.unwrap();
+        assert_eq!(position, 0);
+        source.send.send(batch(1, Vec::new())).await.unwrap();
+        // Batches behind the refused operation are not applied, and may not even be taken.
+        let behind = v1::IngestRequest { batch_id: 2, operations: vec![row("e")], ..Default::default() };
+        let _ = source.send.send(behind).await;
+        let ack = source.ack().await;
+        assert_eq!((ack.durable_batch_id, ack.token.unwrap().seq), (0, 3));
+        let refused: Vec<_> = ack.errors.iter().map(|error| (error.batch_id, error.index)).collect();
+        assert_eq!(refused, [(1, 2), (1, 4), (1, 5)]);
+        assert!(source.acks.message().await.unwrap().is_none());
+    }
+    let (mut source, _) = Source::open(&mut cluster.writer, "p").await.unwrap();
+    source.send.send(batch(1, vec![2, 4, 5])).await.unwrap();
+    let ack = source.ack().await;
+    assert_eq!((ack.durable_batch_id, ack.errors.len(), ack.token.unwrap().seq), (1, 0, 5));
+    let (_, position) = Source::open(&mut cluster.writer, "p").await.unwrap();
+    assert_eq!(position, 1);
+    assert_eq!(count(&mut cluster.reader, "t", 5).await, 4);
+}
+
+#[tokio::test]
 async fn a_refusal_whose_answer_was_lost_is_reported_again() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;

@@ -41,8 +41,13 @@ fn rows(freshness: Option<v1::Freshness>) -> v1::SelectRequest {
 async fn a_reader_that_cannot_see_head_is_not_ready_but_still_answers() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
+    // The reader sees the database through links, so that its HEAD can be hidden while the writer's stays where it is.
+    let view = tempfile::tempdir().unwrap();
+    for name in ["HEAD", "LOCK", "database.json", "lineage.json", "tables"] {
+        std::os::unix::fs::symlink(cluster.dir.path().join(name), view.path().join(name)).unwrap();
+    }
     let args = ["--max-lag", "300ms", "--poll-interval", "20ms"];
-    let daemon = Daemon::start("driftdb-reader", cluster.dir.path(), &args);
+    let daemon = Daemon::start("driftdb-reader", view.path(), &args);
     let (mut reader, mut client) = (daemon.as_reader().await, HealthClient::new(connect(&daemon.url).await));
     let lag = async |reader: &mut Reader| {
         let status = reader.status(v1::ReaderServiceStatusRequest {}).await.unwrap().into_inner();
@@ -56,7 +61,7 @@ async fn a_reader_that_cannot_see_head_is_not_ready_but_still_answers() {
         wait_for(&mut client, ServingStatus::Serving).await;
         assert_eq!(select(&mut reader, rows(at_most(long, long))).await.unwrap().len(), round + 1);
 
-        let (head, away) = (cluster.dir.path().join("HEAD"), cluster.dir.path().join("HEAD.away"));
+        let (head, away) = (view.path().join("HEAD"), view.path().join("HEAD.away"));
         std::fs::rename(&head, &away).unwrap();
         // The writer continues; this reader does not see it.
         apply(&mut cluster.writer, vec![put("t", r#"{"id":"unseen"}"#)]).await.unwrap();

@@ -114,8 +114,8 @@ async fn commit_time_must_be_between_the_last_commit_and_now() {
         (Timestamp { seconds: 999_999_999, nanos: 999_000_000 }, "2001-09-09T01:46:39.999Z"),
         (moment(7_000_000_000), "2191-10-27T12:26:40.000Z"),
         (moment(-1), "1970"),
-        (Timestamp { seconds: i64::MAX, nanos: 0 }, "range"),
-        (Timestamp { seconds: 1_000_000_001, nanos: -1_000_000 }, "range"),
+        (Timestamp { seconds: i64::MAX, nanos: 0 }, "between"),
+        (Timestamp { seconds: 1_000_000_001, nanos: -1_000_000 }, "between"),
     ] {
         invalid(at(&mut cluster, time).await, "ARGUMENT_INVALID").says(&[word]);
     }
@@ -186,7 +186,7 @@ async fn an_invalid_request_is_refused() {
     }
     let far = Timestamp { seconds: i64::MAX, nanos: 0 };
     let as_of = Some(v1::AsOf { at: Some(v1::as_of::At::Time(far)) });
-    meaningless(reader.select(v1::SelectRequest { as_of, ..all() }).await, "range");
+    meaningless(reader.select(v1::SelectRequest { as_of, ..all() }).await, "between");
     let both = v1::ReaderServiceExecuteRequest {
         statement: "SELECT * FROM t AS OF @seq:1".into(),
         as_of: at_seq(1),

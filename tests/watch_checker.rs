@@ -16,7 +16,7 @@ const PART: usize = 3;
 
 fn token(seq: u64) -> v1::WriteToken {
     let time = Some(prost_types::Timestamp { seconds: 1_000 + seq as i64, nanos: 5_000_000 });
-    v1::WriteToken { seq, time, epoch: 1 }
+    v1::WriteToken { seq, time, epoch: 1, incarnation: 0 }
 }
 
 /// Some commits of two tables: one without operations, one in several parts, one that changes a row twice.

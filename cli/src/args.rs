@@ -6,6 +6,8 @@ use clap::builder::FalseyValueParser;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use driftdb_common::service::options::{ClockJump, parse_clock_jump};
+
 mod bench;
 mod maintenance;
 mod rows;
@@ -16,8 +18,8 @@ mod watch;
 
 pub(crate) use bench::{BenchArgs, BenchPhase, BenchServerArgs, CeilingKind};
 pub(crate) use maintenance::{
-    CompactArgs, CompletionsArgs, DemoArgs, DevArgs, DoctorArgs, InitArgs, SnapshotArgs, StorageCheckArgs,
-    StoragePeerArgs, VerifyArgs,
+    ClockArgs, ClockCommand, CompactArgs, CompletionsArgs, DemoArgs, DevArgs, DoctorArgs, InitArgs,
+    SnapshotArgs, StorageCheckArgs, StoragePeerArgs, VerifyArgs,
 };
 pub(crate) use rows::{ApplyArgs, IngestArgs, RowFormat};
 pub(crate) use statements::{DiffArgs, DriftArgs, GetArgs, RevertArgs, SelectArgs, SqlArgs};
@@ -96,6 +98,9 @@ pub(crate) struct GlobalArgs {
     /// Read without asking the writer for its last seq: faster, but the newest commits may be missing
     #[arg(long, global = true, env = "DRIFTDB_STALE", value_parser = FalseyValueParser::new())]
     pub(crate) stale: bool,
+    /// With --data and `dev`: longest jump of the clock that needs no confirmation, or `none` [default: 24h]
+    #[arg(long, global = true, value_name = "DURATION", env = "DRIFTDB_MAX_CLOCK_JUMP", value_parser = parse_clock_jump)]
+    pub(crate) max_clock_jump: Option<ClockJump>,
 }
 
 /// The format of the output.
@@ -159,7 +164,7 @@ pub(crate) enum Command {
     /// Discard a table's oldest history (asks first)
     #[command(after_help = maintenance::COMPACT_EXAMPLES)]
     Compact(CompactArgs),
-    /// Have the writer check every file and report damage
+    /// Check every file and report damage
     #[command(after_help = maintenance::VERIFY_EXAMPLES)]
     Verify(VerifyArgs),
     /// Check or repair a data directory without daemons
@@ -171,6 +176,9 @@ pub(crate) enum Command {
     /// Run the second process of `storage-check`
     #[command(hide = true)]
     StoragePeer(StoragePeerArgs),
+    /// Show the writer's clock, or confirm it after a jump
+    #[command(after_help = maintenance::CLOCK_EXAMPLES)]
+    Clock(ClockArgs),
     /// Show the daemons, the lag of the readers, and the tables
     #[command(after_help = maintenance::STATUS_EXAMPLES)]
     Status,

@@ -40,7 +40,10 @@ impl DatabaseHandle {
     /// The database that the options name. Nothing is connected or opened yet.
     pub(crate) fn new(global: &GlobalArgs) -> DatabaseHandle {
         match &global.data {
-            Some(data) => DatabaseHandle::embedded(data.clone()),
+            Some(data) => {
+                let embedded = embedded::Embedded::new(data.clone(), global.max_clock_jump);
+                DatabaseHandle::on(Some(embedded), Client::on(client_options(), None, None))
+            }
             None => DatabaseHandle::remote(
                 addresses(&global.writer, DEFAULT_WRITER),
                 addresses(&global.reader, DEFAULT_READER),
@@ -56,7 +59,10 @@ impl DatabaseHandle {
 
     /// A directory, served in this process.
     pub(crate) fn embedded(data: PathBuf) -> DatabaseHandle {
-        DatabaseHandle::on(Some(embedded::Embedded::new(data)), Client::on(client_options(), None, None))
+        DatabaseHandle::on(
+            Some(embedded::Embedded::new(data, None)),
+            Client::on(client_options(), None, None),
+        )
     }
 
     fn on(embedded: Option<embedded::Embedded>, client: Client) -> DatabaseHandle {
@@ -131,8 +137,22 @@ impl DatabaseHandle {
         request: v1::VerifyRequest,
         problem: impl Fn(v1::verify_response::Problem),
     ) -> Result<v1::verify_response::Summary> {
+        if let Some(embedded) = &self.embedded
+            && !embedded.is_writer_open()
+        {
+            // Nothing is written, so that files can be verified that must not be changed.
+            return embedded.verify(request, progress_line(), problem).await;
+        }
         let client = self.write_client().await?;
         client.verify(request, progress_line(), problem).await.map_err(|s| to_error(&s))
+    }
+
+    /// Accepts the time of the writer's clock.
+    pub(crate) async fn confirm_clock(
+        &mut self,
+        request: v1::ConfirmClockRequest,
+    ) -> Result<v1::ConfirmClockResponse> {
+        self.write_client().await?.confirm_clock(request).await.map_err(|s| to_error(&s))
     }
 
     /// The status of the active writer.
@@ -168,8 +188,8 @@ impl DatabaseHandle {
     async fn require_last_seq(&mut self) -> Result<()> {
         match self.client.writer_status().await.map_err(|s| to_error(&s)) {
             Ok(status) => {
-                let (seq, epoch, time) = (status.last_seq, status.epoch, status.last_time);
-                self.client.wrote(v1::WriteToken { seq, time, epoch });
+                let v1::WriterServiceStatusResponse { last_seq: seq, epoch, incarnation, .. } = status;
+                self.client.wrote(v1::WriteToken { seq, time: status.last_time, epoch, incarnation });
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::Unavailable => {

@@ -43,6 +43,7 @@ async fn run_on_database(command: Command, database: &mut DatabaseHandle, out: &
         Command::Snapshot(args) => commands::snapshot::run(args, database, out).await,
         Command::Compact(args) => commands::compact::run(args, database, out).await,
         Command::Verify(args) => commands::verify::run(args, database, out).await,
+        Command::Clock(args) => commands::clock::run(args, database, out).await,
         Command::Status => commands::status::run(database, out).await,
         other => Err(Failure::Usage(format!("{other:?} does not take a database"))),
     }

@@ -30,6 +30,9 @@
 //! - **watch**: a subscription to the commits of a table, filtered by keys or a condition.
 //! - **resume token**: an opaque value that lets a watch or a stream continue after a given commit.
 //! - **epoch**: a random number that identifies one history of a database; a restore changes it.
+//! - **incarnation**: a random number that identifies one open for writing; it and a seq name one commit for ever, as a
+//!   **lineage point**.
+//! - **lineage**: the incarnations of a history, each with the commit after which it began.
 //!
 //! ## Processes
 //!
@@ -39,7 +42,9 @@
 //! - **standby**: a writer that waits for the lock of another writer.
 //! - **lock**: the exclusive lock on the file LOCK, which names its **holder**.
 //! - **term**: the number of a writer's ownership of the database, one more than the previous writer's.
-//! - **fence**: a writer's check that HEAD still has its term, which detects that another writer has taken over.
+//! - **fence**: a writer's check that its files are where it opened them and, on network file systems, that HEAD still has its
+//!   term, which detects that another writer has taken over.
+//! - **clock guard**: the writer's check that the clock has not jumped ahead, before a commit gets its time.
 //! - **admission**: the writer's checks of a commit, after which the commit has its seq and its frames.
 //! - **group**: the commits that are written and synced together.
 //! - **committer**: the writer's thread that makes groups durable.

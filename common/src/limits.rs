@@ -123,6 +123,11 @@ pub const SNAPSHOT_BYTES: u64 = 128 << 20;
 /// The default size of the log that no snapshot covers, over all tables, in bytes. The rows in this log are in memory. At this
 /// size the writer takes a snapshot of the table with the longest log. At twice this size writes fail with `OVERLOADED`.
 pub const MEMTABLE_BYTES: u64 = 512 << 20;
+/// The number of incarnations that a database's lineage keeps. Tokens of older ones are refused with `EPOCH_CHANGED`.
+pub const LINEAGE_ENTRIES: usize = 4096;
+/// The default for how far the system's clock may be ahead of the time that the writer expects, in seconds. Commits beyond it fail
+/// with `CLOCK_JUMPED` until the time is confirmed.
+pub const CLOCK_JUMP_SECS: u64 = 86_400;
 /// The default memory that requests and their answers may take from a daemon, over all uses, in bytes.
 pub const REQUEST_MEMORY_BYTES: u64 = 512 << 20;
 /// The least value of --request-memory, in bytes.

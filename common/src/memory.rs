@@ -19,6 +19,18 @@ use crate::planted::{self, PlantedBug};
 /// A reservation of at most this many bytes may use the last eighth of a share.
 const SMALL_BYTES: u64 = 64 << 10;
 
+/// What a reservation is for, which decides how much of an account and of a share it may fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Something that will be computed once the memory is reserved. Leaves a quarter of the account, so that what has been
+    /// computed and turns out to be larger can be completed.
+    Ahead,
+    /// Something that is there.
+    Present,
+    /// The rest of something that was reserved ahead. May fill everything: it must end before others can go on.
+    Rest,
+}
+
 /// How long a refused caller should wait before it tries again.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -182,10 +194,11 @@ impl MemoryBudget {
         shares.map(|share| share.lacked.load(Ordering::Relaxed)).sum()
     }
 
-    fn take(&self, of: MemoryUse, held: u64, bytes: u64) -> Result<(), NoRoom> {
+    fn take(&self, of: MemoryUse, claim: Claim, held: u64, bytes: u64) -> Result<(), NoRoom> {
         let Some(share) = self.share(of) else { return Ok(()) };
         let is_small = held.saturating_add(bytes) <= SMALL_BYTES;
-        let limit = if is_small { share.limit } else { share.limit - share.limit / 8 };
+        let limit =
+            if is_small || claim == Claim::Rest { share.limit } else { share.limit - share.limit / 8 };
         share.take(limit, bytes).map_err(|used| {
             share.refused.fetch_add(1, Ordering::Relaxed);
             share.lacked.fetch_add(1, Ordering::Relaxed);
@@ -223,22 +236,27 @@ impl MemoryAccount {
     /// # Errors
     /// `OVERLOADED`, with a retry delay, if less is free in one of the two.
     pub fn reserve(self: &Arc<Self>, of: MemoryUse, bytes: u64) -> Result<MemoryPermit> {
-        self.try_reserve(of, bytes).map_err(|full| full.error)
+        self.try_reserve(of, Claim::Present, bytes).map_err(|full| full.error)
     }
 
     /// Like [`MemoryAccount::reserve`], for callers that can wait for room.
-    pub fn try_reserve(self: &Arc<Self>, of: MemoryUse, bytes: u64) -> Result<MemoryPermit, NoRoom> {
+    pub fn try_reserve(
+        self: &Arc<Self>,
+        of: MemoryUse,
+        claim: Claim,
+        bytes: u64,
+    ) -> Result<MemoryPermit, NoRoom> {
         let (budget, account) = (Arc::clone(&self.budget), Some(Arc::clone(self)));
         let mut permit = MemoryPermit { budget, account, of, bytes: 0 };
-        permit.try_grow(bytes)?;
+        permit.try_grow(claim, bytes)?;
         Ok(permit)
     }
 
-    /// Waits until the bytes are free, and reserves them. They must not be more than the limit of the account.
-    pub async fn reserve_when_free(self: Arc<Self>, of: MemoryUse, bytes: u64) -> MemoryPermit {
+    /// Waits until the bytes are free, and reserves them. They must not be more than the claim may fill of the account.
+    pub async fn reserve_when_free(self: Arc<Self>, of: MemoryUse, claim: Claim, bytes: u64) -> MemoryPermit {
         let mut waited: Option<Arc<Notify>> = None;
         loop {
-            let reserved = self.try_reserve(of, bytes);
+            let reserved = self.try_reserve(of, claim, bytes);
             // One waiter was woken for all. It wakes the next one if there may be more room, or if it leaves the queue.
             let goes_on = reserved.as_ref().err().map(|full| &full.room);
             if let Some(room) = waited.take()
@@ -280,10 +298,11 @@ impl MemoryAccount {
         self.shares.get(of.index())
     }
 
-    fn take(&self, of: MemoryUse, held: u64, bytes: u64) -> Result<(), NoRoom> {
+    fn take(&self, of: MemoryUse, claim: Claim, held: u64, bytes: u64) -> Result<(), NoRoom> {
         let Some(share) = self.share(of) else { return Ok(()) };
         // The account keeps no eighth for small reservations: its connection's own large ones only wait for each other.
-        if let Err(used) = share.take(share.limit, bytes) {
+        let limit = if claim == Claim::Ahead { share.limit - share.limit / 4 } else { share.limit };
+        if let Err(used) = share.take(limit, bytes) {
             if let Some(whole) = self.budget.share(of) {
                 whole.refused.fetch_add(1, Ordering::Relaxed);
             }
@@ -294,7 +313,9 @@ impl MemoryAccount {
             );
             return Err(no_room(of, message, &share.room));
         }
-        self.budget.take(of, held, bytes).inspect_err(|_| _ = share.bytes.fetch_sub(bytes, Ordering::Relaxed))
+        self.budget
+            .take(of, claim, held, bytes)
+            .inspect_err(|_| _ = share.bytes.fetch_sub(bytes, Ordering::Relaxed))
     }
 
     fn give_back(&self, of: MemoryUse, bytes: u64) {
@@ -328,14 +349,14 @@ impl MemoryPermit {
     /// # Errors
     /// `OVERLOADED`, with a retry delay, if less is free.
     pub fn grow(&mut self, bytes: u64) -> Result<()> {
-        self.try_grow(bytes).map_err(|full| full.error)
+        self.try_grow(Claim::Present, bytes).map_err(|full| full.error)
     }
 
     /// Like [`MemoryPermit::grow`], for callers that can wait for room.
-    pub fn try_grow(&mut self, bytes: u64) -> Result<(), NoRoom> {
+    pub fn try_grow(&mut self, claim: Claim, bytes: u64) -> Result<(), NoRoom> {
         match &self.account {
-            Some(account) => account.take(self.of, self.bytes, bytes)?,
-            None => self.budget.take(self.of, self.bytes, bytes)?,
+            Some(account) => account.take(self.of, claim, self.bytes, bytes)?,
+            None => self.budget.take(self.of, claim, self.bytes, bytes)?,
         }
         self.bytes += bytes;
         Ok(())
@@ -404,7 +425,8 @@ mod tests {
         let budget = MemoryBudget::new(1600);
         let one = MemoryAccount::new(Arc::clone(&budget));
         let mut held: Vec<_> = (0..15).map(|_| one.reserve(MemoryUse::Answers, 10).unwrap()).collect();
-        let wait = || tokio::spawn(Arc::clone(&one).reserve_when_free(MemoryUse::Answers, 10));
+        let wait =
+            || tokio::spawn(Arc::clone(&one).reserve_when_free(MemoryUse::Answers, Claim::Present, 10));
         let (left, mut others) = (wait(), (0..30).map(|_| wait()).collect::<Vec<_>>());
         tokio::task::yield_now().await;
         // A waiter that leaves takes nobody's turn.
@@ -414,6 +436,16 @@ mod tests {
             drop(next.await.unwrap());
         }
         assert_eq!(one.held(MemoryUse::Answers), 0);
+    }
+
+    #[test]
+    fn what_is_reserved_ahead_leaves_room_for_its_rest() {
+        let budget = MemoryBudget::new(1600);
+        let one = MemoryAccount::new(Arc::clone(&budget));
+        let ahead = || one.try_reserve(MemoryUse::Answers, Claim::Ahead, 40);
+        let mut begun: Vec<_> = std::iter::from_fn(|| ahead().ok()).collect();
+        assert_eq!(begun.len(), 2);
+        begun[0].try_grow(Claim::Rest, 30).unwrap();
     }
 
     #[test]

@@ -59,8 +59,16 @@ pub struct Client {
 pub(super) struct Known {
     /// The newest write of this client.
     pub(super) written: Option<v1::WriteToken>,
-    /// The epoch and seq of the newest state that a reader has returned.
-    pub(super) seen: Option<(u64, u64)>,
+    /// The newest state that a reader has returned.
+    pub(super) seen: Option<SeenState>,
+}
+
+/// A state that a reader has returned.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SeenState {
+    pub(super) epoch: u64,
+    pub(super) incarnation: u64,
+    pub(super) seq: u64,
 }
 
 impl Client {

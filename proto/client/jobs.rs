@@ -77,6 +77,17 @@ impl Client {
         };
         self.write(false, call).await
     }
+
+    /// Accepts the time of the writer's clock after a jump.
+    pub async fn confirm_clock(
+        &self,
+        request: v1::ConfirmClockRequest,
+    ) -> Result<v1::ConfirmClockResponse, Status> {
+        let call = |mut writer: WriterApi| async move {
+            writer.confirm_clock(request).await.map(tonic::Response::into_inner)
+        };
+        self.write(true, call).await
+    }
 }
 
 /// Receives the messages of a job up to its end, and returns its result.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tonic::{Response, Status, Streaming};
 
 use super::api::{ReaderApi, reader_on};
-use super::handle::Client;
+use super::handle::{Client, SeenState};
 use super::messages::MessageStream;
 use super::pool::Backend;
 use super::reasons::{EPOCH_CHANGED, REPLICA_BEHIND, is_retryable_read, reason};
@@ -108,20 +108,26 @@ impl Client {
             return given;
         }
         let known = self.known();
-        let (epoch, seq) = match (known.written, known.seen) {
-            (Some(written), Some((epoch, seen))) if written.epoch == epoch => (epoch, seen.max(written.seq)),
-            (Some(written), _) => (written.epoch, written.seq),
+        let written = known.written.map(|v1::WriteToken { epoch, incarnation, seq, .. }| SeenState {
+            epoch,
+            incarnation,
+            seq,
+        });
+        let SeenState { epoch, incarnation, seq } = match (written, known.seen) {
+            (Some(written), Some(seen)) if seen.epoch == written.epoch && seen.seq > written.seq => seen,
+            (Some(written), _) => written,
             (None, seen) => seen?,
         };
-        Some(v1::Freshness { min_seq: seq, epoch, ..Default::default() })
+        Some(v1::Freshness { min_seq: seq, epoch, incarnation, ..Default::default() })
     }
 
     /// Registers a state that was read, so that no other reader returns an older one. A single reader never goes back.
     fn register_read(&self, header: Option<&v1::ReadHeader>) {
         let Some(header) = header.filter(|_| self.readers.all().len() > 1) else { return };
         let mut known = self.known();
-        if known.seen.is_none_or(|(epoch, seq)| epoch != header.epoch || seq < header.read_seq) {
-            known.seen = Some((header.epoch, header.read_seq));
+        if known.seen.is_none_or(|seen| seen.epoch != header.epoch || seen.seq < header.read_seq) {
+            let v1::ReadHeader { epoch, incarnation, read_seq: seq, .. } = *header;
+            known.seen = Some(SeenState { epoch, incarnation, seq });
         }
     }
 
@@ -129,7 +135,9 @@ impl Client {
     pub(super) fn require_at_least(&self, freshness: &mut Option<v1::Freshness>, header: &v1::ReadHeader) {
         if self.readers.all().len() > 1 {
             let freshness = freshness.get_or_insert_default();
-            freshness.min_seq = freshness.min_seq.max(header.read_seq);
+            if freshness.min_seq <= header.read_seq {
+                (freshness.min_seq, freshness.incarnation) = (header.read_seq, header.incarnation);
+            }
             freshness.epoch = header.epoch;
         }
     }
@@ -178,9 +186,12 @@ impl Client {
                 };
                 if !is_retryable_read(&status) {
                     // After a restore no reader reaches the state that was read before. Keep the token of the last
-                    // write: only the writer can tell whether that write still exists.
+                    // write, unless its incarnation proves that it is lost: else only the writer can tell whether that
+                    // write still exists.
                     if reason(&status).as_deref() == Some(EPOCH_CHANGED) {
-                        self.known().seen = None;
+                        let mut known = self.known();
+                        known.seen = None;
+                        known.written.take_if(|written| written.incarnation != 0);
                     }
                     return Err(status);
                 }

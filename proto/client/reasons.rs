@@ -21,6 +21,8 @@ pub(super) const REPLICA_BEHIND: &str = "REPLICA_BEHIND";
 pub(super) const EPOCH_CHANGED: &str = "EPOCH_CHANGED";
 /// The reason of a daemon that is too busy, such as a reader with its maximum number of watchers.
 pub(super) const OVERLOADED: &str = "OVERLOADED";
+/// The reason of a writer that rejects a write because its clock has jumped ahead.
+pub(super) const CLOCK_JUMPED: &str = "CLOCK_JUMPED";
 /// The reason of a writer that rejects a write because its disk is full.
 pub(super) const DISK_FULL: &str = "DISK_FULL";
 

@@ -82,6 +82,7 @@ impl v1::AsOf {
 impl From<v1::WriteToken> for v1::Freshness {
     /// At least as fresh as a write.
     fn from(token: v1::WriteToken) -> v1::Freshness {
-        v1::Freshness { min_seq: token.seq, epoch: token.epoch, ..Default::default() }
+        let v1::WriteToken { seq: min_seq, epoch, incarnation, .. } = token;
+        v1::Freshness { min_seq, epoch, incarnation, ..Default::default() }
     }
 }

@@ -141,7 +141,7 @@ async fn a_client_reads_its_own_writes() {
     client.get("t", "1").await.unwrap();
     client.clone().insert("t", "{}").await.unwrap();
     // An older write does not replace a newer one.
-    client.wrote(v1::WriteToken { seq: 0, epoch: 7, time: None });
+    client.wrote(v1::WriteToken { seq: 0, epoch: 7, incarnation: 0, time: None });
     let row = client.get("t", "1").await.unwrap().unwrap();
     assert_eq!(row.json(), Some(r#"{"id":"1"}"#));
     let keys = ["1", "2", "3", "4", "5"].map(str::to_owned).to_vec();
@@ -253,7 +253,7 @@ async fn no_reader_returns_an_older_state_than_another() {
     assert_eq!(*second.asked.lock().unwrap(), [seen.clone(), seen.clone(), none.clone()]);
 
     // The write is newer than the read.
-    client.wrote(v1::WriteToken { seq: 9, epoch: 0, time: None });
+    client.wrote(v1::WriteToken { seq: 9, epoch: 0, incarnation: 0, time: None });
     client.get("t", "1").await.unwrap();
     assert_eq!(first.asked.lock().unwrap().last().unwrap(), "(Some((9, 0)), None)");
     client.forget();

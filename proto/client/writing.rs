@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::api::{WriterApi, writer_on};
 use super::handle::Client;
 use super::pauses::Pauses;
-use super::reasons::{DISK_FULL, STANDBY, UNREACHABLE, reason};
+use super::reasons::{CLOCK_JUMPED, DISK_FULL, STANDBY, UNREACHABLE, reason};
 use crate::v1;
 use v1::writer_service_execute_response::Event;
 
@@ -243,8 +243,10 @@ fn retry_place(status: &Status, safe: bool) -> RetryPlace {
         Code::Unavailable if matches!(reason(status).as_deref(), Some(UNREACHABLE | STANDBY)) => {
             RetryPlace::Elsewhere { sent: false }
         }
-        // A full disk stays full for longer than a call lasts.
-        Code::Unavailable if reason(status).as_deref() == Some(DISK_FULL) => RetryPlace::No,
+        // A full disk stays full for longer than a call lasts, and a clock is not set right by itself.
+        Code::Unavailable if matches!(reason(status).as_deref(), Some(DISK_FULL | CLOCK_JUMPED)) => {
+            RetryPlace::No
+        }
         Code::Unavailable | Code::Unknown if safe => RetryPlace::Elsewhere { sent: true },
         // Rejected before anything was executed.
         Code::ResourceExhausted if reason(status).is_some() => {

@@ -11,15 +11,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::replica::Replica;
 
-/// The shared state of all requests.
+/// What one request works with. The requests of one replica share it.
 #[derive(Debug)]
 pub struct RequestContext {
-    /// The tables as far as this reader has applied them.
+    /// The tables as far as this reader has applied them. A request uses one replica to its end: another one is another history.
     pub replica: Arc<Replica>,
     /// The data directory and the cache.
     pub files: TableFiles,
     /// The threads that compute.
-    pub compute: ComputePool,
+    pub compute: Arc<ComputePool>,
     /// The memory that requests may take.
     pub memory: Arc<MemoryBudget>,
     /// The most time that a request may take; `None` for no limit.

@@ -7,6 +7,7 @@
 //! snapshots ([`Follower::restart_from_snapshots`]). It never skips a frame and never publishes part of a commit.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::head::TableEntry;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::foreign_files::check_no_foreign_files;
+use driftdb_common::storage::fs::FileId;
 use driftdb_common::storage::head::Head;
 use driftdb_common::storage::head_reader::{FoundHead, HeadReader};
 use driftdb_common::storage::layout;
@@ -23,11 +25,14 @@ use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
 
+use crate::follower::continuity::FollowedHistory;
 use crate::follower::staleness::StaleViewTolerance;
 use crate::live_commit::LiveCommit;
 use crate::replica::{Applied, Replica};
+use crate::replica_slot::ReplicaSlot;
 
 mod adoption;
+mod continuity;
 mod staleness;
 
 pub use staleness::read_patience;
@@ -48,8 +53,11 @@ pub struct Follower {
     tables: HashMap<u64, FollowedTable>,
     /// Nothing has been applied since the follower started or restarted, so tables may be opened at their newest snapshots.
     starting: bool,
-    /// The term of the newest HEAD seen.
-    term: u64,
+    history: FollowedHistory,
+    /// The data directory itself. Another one at the same path has other files of the same names.
+    root: Option<FileId>,
+    /// The data directory at the path is another one than at the last [`Follower::take_directory_change`].
+    is_directory_changed: bool,
     /// Why a commit could not be applied. The state after that commit is unknown, so nothing later may be published.
     failure: Option<Error>,
     /// A table is being read again from its newest snapshot, and may still be behind the published state.
@@ -57,7 +65,10 @@ pub struct Follower {
     /// Applied commits that watches have not seen yet.
     unpublished: Vec<LiveCommit>,
     tolerance: StaleViewTolerance,
+    /// The replica of the history that is followed.
     replica: Arc<Replica>,
+    /// The replica that is served: that of a lost history until the next one is loaded.
+    slot: Arc<ReplicaSlot>,
 }
 
 /// A table as far as the follower has seen it.
@@ -96,15 +107,19 @@ impl Follower {
             );
             Error::new(Reason::Unreachable, message)
         })?;
-        let replica = Arc::new(Replica::new(database));
+        let tolerance = StaleViewTolerance::for_storage(&files);
+        let replica = Arc::new(Replica::new(database, !tolerance.limit().is_zero()));
         Ok(Follower {
-            tolerance: StaleViewTolerance::for_storage(&files),
+            history: FollowedHistory::new(tolerance.limit()),
+            root: files.fs.file_id(files.dir.root()).ok().flatten(),
+            is_directory_changed: false,
+            slot: ReplicaSlot::new(Arc::clone(&replica)),
+            tolerance,
             heads: HeadReader::new(&files.fs, &files.dir),
             files,
             commits: CommitReader::new(0),
             tables: HashMap::new(),
             starting: true,
-            term: 0,
             failure: None,
             reloading: false,
             unpublished: Vec::new(),
@@ -113,8 +128,24 @@ impl Follower {
     }
 
     /// The replica that the follower updates.
+    #[cfg(test)]
     pub fn replica(&self) -> &Arc<Replica> {
         &self.replica
+    }
+
+    /// What requests read.
+    pub fn slot(&self) -> &Arc<ReplicaSlot> {
+        &self.slot
+    }
+
+    /// The path of the data directory.
+    pub fn directory(&self) -> &Path {
+        self.files.dir.root()
+    }
+
+    /// Returns whether another directory has taken the place of the data directory since the last call.
+    pub fn take_directory_change(&mut self) -> bool {
+        std::mem::take(&mut self.is_directory_changed)
     }
 
     /// The first HEAD check. Repeats it at `interval` as long as the storage may show an old state, and for a while if files
@@ -139,8 +170,37 @@ impl Follower {
     }
 
     /// Reads HEAD and applies what is newly durable. After an error the applied state is unchanged, and the next check tries
-    /// again.
+    /// again. If the history is lost, starts over with the one that has taken its place.
     pub fn check_head(&mut self) -> Result<()> {
+        let outcome = self.check_followed_head();
+        match outcome {
+            Err(error) if error.reason() == Reason::EpochChanged => {
+                self.start_over(&error);
+                self.check_followed_head()
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Drops the history that was followed. Its replica is not served any more, and the next HEAD check reads another one.
+    fn start_over(&mut self, error: &Error) {
+        if self.replica.loss().is_none() && self.slot.serves(&self.replica) {
+            tracing::error!(%error, "the history that this reader served is lost; it starts over");
+            self.slot.count_loss(error.message());
+            self.replica.lose(error.clone());
+        }
+        let database = match layout::read_database(&*self.files.fs, &self.files.dir) {
+            Ok(Some(database)) => database,
+            // The next HEAD check finds out, and starts over again.
+            _ => self.replica.database().clone(),
+        };
+        self.replica = Arc::new(Replica::new(database, self.replica.is_view_stale()));
+        self.history = self.history.start_over();
+        self.failure = None;
+        self.restart_from_snapshots();
+    }
+
+    fn check_followed_head(&mut self) -> Result<()> {
         let started_at = Instant::now();
         let outcome = self.try_check_head().or_else(|_| {
             // A file may have been stale, or a manifest newer than HEAD: try once more with all files opened again.
@@ -155,6 +215,10 @@ impl Follower {
         });
         let outcome = self.tolerance.classify(outcome);
         self.replica.finish_head_check(started_at, outcome.as_ref().err().cloned());
+        if outcome.is_ok() && !self.slot.serves(&self.replica) {
+            self.slot.install(&self.replica);
+            tracing::info!(seq = self.replica.applied().seq, "serving the history that is there now");
+        }
         outcome
     }
 
@@ -169,10 +233,11 @@ impl Follower {
     }
 
     fn try_check_head(&mut self) -> Result<()> {
+        self.notice_directory_change();
+        let mut head = self.read_head()?;
         if let Some(error) = &self.failure {
             return Err(error.clone());
         }
-        let mut head = self.read_head()?;
         if self.starting {
             self.discover_tables()?;
             // The writer publishes commits before it snapshots them: a HEAD read after the snapshots must contain them.
@@ -186,7 +251,6 @@ impl Follower {
                 return Err(Error::corrupt(self.files.dir.head().display(), 0, what));
             }
         }
-        self.term = head.header.term;
         self.replica.raise_head_seq(head.last_seq());
         self.raise_read_limits(&head)?;
         let applied = self.apply_commits();
@@ -197,8 +261,8 @@ impl Follower {
         applied
     }
 
-    /// Reads HEAD. Fails unless HEAD belongs to this epoch, and to the newest writer seen or a later one.
-    fn read_head(&self) -> Result<Head> {
+    /// Reads HEAD. Fails with EPOCH_CHANGED unless HEAD contains what was applied.
+    fn read_head(&mut self) -> Result<Head> {
         let dir = &self.files.dir;
         let Some(FoundHead { head, damage }) = self.heads.read()? else {
             return Err(Error::file_gone(dir.head().display(), "check that the storage is mounted"));
@@ -207,23 +271,32 @@ impl Follower {
         let database = self.replica.database();
         if head.header.database_id != *database.id.as_bytes() || head.header.epoch != database.epoch {
             let message = format!(
-                "cannot follow {}: another database, or a later epoch, has replaced the one that this reader opened; \
-                 restart the reader",
+                "another database, or a later epoch of this one, has replaced the one in {} that this reader followed",
                 dir.root().display()
             );
             return Err(Error::new(Reason::EpochChanged, message));
         }
-        if head.header.term < self.term {
-            // A stale view of the directory, or the unlinked file of an old writer: it contains nothing new.
-            let message = format!(
-                "{} has term {}, but term {} was seen before: the view of the storage is old",
-                dir.head().display(),
-                head.header.term,
-                self.term
-            );
-            return Err(Error::new(Reason::ReplicaBehind, message));
-        }
+        self.history.accept(&self.files, &head, self.replica.applied().seq)?;
+        self.replica.set_lineage(self.history.lineage());
         Ok(head)
+    }
+
+    /// Files that were read after HEAD may be another history's, if it took the place of this one meanwhile. So nothing that was
+    /// read is published before HEAD is read once more. If HEAD cannot be read now, nothing shows that the history is lost.
+    fn confirm_history(&mut self) -> Result<()> {
+        match self.read_head() {
+            Err(error) if error.reason() == Reason::EpochChanged => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// If the data directory is another one, all files are opened again: an open file may be one of the old directory.
+    fn notice_directory_change(&mut self) {
+        let root = self.files.fs.file_id(self.files.dir.root()).ok().flatten();
+        if root.is_some() && std::mem::replace(&mut self.root, root) != root {
+            self.is_directory_changed = true;
+            self.restart_from_snapshots();
+        }
     }
 
     /// Lets each table's log be read up to the end that HEAD names.
@@ -390,6 +463,7 @@ impl Follower {
                 Err(error) => break Err(error),
             }
             if self.is_consistent(&applied) && applied.seq >= published + PUBLISH_EVERY {
+                self.confirm_history()?;
                 self.publish(&mut applied);
                 published = applied.seq;
             }
@@ -401,6 +475,9 @@ impl Follower {
             (self.starting, self.reloading) = (false, false);
         }
         if self.is_consistent(&applied) {
+            if applied.seq > self.replica.applied().seq {
+                self.confirm_history()?;
+            }
             self.publish(&mut applied);
             return outcome.and(self.adopt_newer_layers(applied.seq));
         }

@@ -48,7 +48,7 @@ pub struct FsEvents {
     waker: EventWaker,
     woken: Receiver<()>,
     /// Watches the directory until it is dropped.
-    _watcher: Option<RecommendedWatcher>,
+    watcher: Option<RecommendedWatcher>,
 }
 
 impl fmt::Debug for FsEvents {
@@ -61,7 +61,7 @@ impl FsEvents {
     /// No events: a wait lasts until its time limit.
     pub fn none() -> FsEvents {
         let (wake, woken) = mpsc::sync_channel(1);
-        FsEvents { waker: EventWaker { wake, stopped: Arc::default() }, woken, _watcher: None }
+        FsEvents { waker: EventWaker { wake, stopped: Arc::default() }, woken, watcher: None }
     }
 
     /// The events of a directory. Fails if the operating system reports none for it.
@@ -79,7 +79,18 @@ impl FsEvents {
             let what = format_args!("cannot watch {} for file system events", dir.display());
             Error::io(what, &std::io::Error::other(e))
         };
-        Ok(FsEvents { _watcher: Some(watcher.map_err(failed)?), ..events })
+        Ok(FsEvents { watcher: Some(watcher.map_err(failed)?), ..events })
+    }
+
+    /// Watches the directory at a path instead of the one that had the path before. Without events, does nothing.
+    pub fn watch_again(&mut self, dir: &Path) {
+        let Some(watcher) = &mut self.watcher else { return };
+        if let Err(error) = watcher.unwatch(dir) {
+            tracing::debug!(%error, "the old directory is not watched any more");
+        }
+        if let Err(error) = watcher.watch(dir, RecursiveMode::NonRecursive) {
+            tracing::warn!(%error, "no file system events for the new directory: only polling HEAD");
+        }
     }
 
     /// The handle that wakes or stops a wait.

@@ -21,7 +21,7 @@ use tonic::service::RoutesBuilder;
 use crate::context::RequestContext;
 use crate::follower::{Follower, read_patience};
 use crate::fs_events::FsEvents;
-use crate::rpc::ReaderRpc;
+use crate::rpc::ReaderServer;
 use crate::tailer::Tailer;
 
 mod context;
@@ -31,11 +31,13 @@ mod freshness;
 pub mod fs_events;
 mod live_commit;
 mod message_size;
+mod page_step;
 mod paged_stream;
 mod read_point;
 mod readiness;
 mod reads;
 mod replica;
+mod replica_slot;
 mod resume_token;
 mod rpc;
 mod running_query;
@@ -141,27 +143,27 @@ impl ReaderDaemon {
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
         let ReaderDaemon { config, files, follower, events } = self;
         let tailer = Tailer::start(follower, events, config.follow.interval(config.poll_interval))?;
-        let replica = Arc::clone(tailer.replica());
+        let slot = Arc::clone(tailer.slot());
         let memory = MemoryBudget::new(config.request_memory);
         let context = Arc::new(RequestContext {
-            replica: Arc::clone(&replica),
+            replica: slot.current(),
             patience: read_patience(&files),
             files,
-            compute: ComputePool::start()?,
+            compute: Arc::new(ComputePool::start()?),
             memory: Arc::clone(&memory),
             statement_timeout: config.statement_timeout,
             shutdown: shutdown.clone(),
         });
         stop_work_at(shutdown.clone(), Arc::clone(context.compute.group()));
-        let rpc = ReaderRpc(context);
+        let server = ReaderServer::new(Arc::clone(&slot), context);
         let mut routes = RoutesBuilder::default();
         routes.add_service(
-            ReaderServiceServer::new(rpc)
+            ReaderServiceServer::new(server)
                 .max_decoding_message_size(limits::REQUEST_BYTES)
                 .max_encoding_message_size(limits::REQUEST_BYTES),
         );
-        let ready = readiness::watch_readiness(replica, config.max_lag, shutdown.clone());
-        let health = server::health_while::<ReaderServiceServer<ReaderRpc>>(ready, shutdown.clone()).await;
+        let ready = readiness::watch_readiness(slot, config.max_lag, shutdown.clone());
+        let health = server::health_while::<ReaderServiceServer<ReaderServer>>(ready, shutdown.clone()).await;
         server::serve(listener, routes, health, memory, shutdown).await
     }
 }

@@ -10,32 +10,8 @@ use tokio_stream::Stream;
 use tokio_util::sync::ReusableBoxFuture;
 use tonic::Status;
 
+use crate::page_step::PageStep;
 use crate::running_query::RunningQuery;
-
-/// The outcome of one step towards the next page.
-#[derive(Debug)]
-pub enum PageStep<T> {
-    /// A page; more may follow.
-    Page(T),
-    /// The last page.
-    LastPage(T),
-    /// No page yet. Other requests have their turns before the next step.
-    Working,
-    /// The end, after all pages.
-    End,
-}
-
-impl<T> PageStep<T> {
-    /// Converts the page, if the step has one.
-    pub fn try_map<U>(self, convert: impl FnOnce(T) -> Result<U>) -> Result<PageStep<U>> {
-        Ok(match self {
-            PageStep::Page(page) => PageStep::Page(convert(page)?),
-            PageStep::LastPage(page) => PageStep::LastPage(convert(page)?),
-            PageStep::Working => PageStep::Working,
-            PageStep::End => PageStep::End,
-        })
-    }
-}
 
 /// A stream that computes each page when it is polled for it, so that a client who does not read costs one page at most. An
 /// error ends the stream. Dropping it stops the work.

@@ -1,18 +1,21 @@
 //! The replica: the tables as far as this reader has applied them, and how far that is behind HEAD.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use driftdb_common::error::{Error, Result};
+use driftdb_common::format::lineage::Lineage;
 use driftdb_common::format::manifest::{Database, Floor};
 use driftdb_common::table::commit_times::CommitTimes;
 use driftdb_common::table::damaged_files::DamagedFiles;
 use driftdb_common::table::timeline::Timeline;
+use driftdb_common::work;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::live_commit::LiveCommit;
 use crate::subscriptions::Subscriptions;
@@ -32,8 +35,12 @@ pub struct Applied {
 impl Applied {
     /// A table by its name. Fails if no such table was ever created up to this state.
     pub fn table(&self, name: &str) -> Result<&Arc<Timeline>> {
-        let found = self.tables.get(name);
-        found.ok_or_else(|| Error::unknown_table(name, self.tables.keys().map(String::as_str)))
+        if let Some(found) = self.tables.get(name) {
+            return Ok(found);
+        }
+        // To suggest a name, the error compares all of them.
+        work::step(u32::try_from(self.tables.len().saturating_mul(256)).unwrap_or(u32::MAX))?;
+        Err(Error::unknown_table(name, self.tables.keys().map(String::as_str)))
     }
 }
 
@@ -56,14 +63,21 @@ pub struct Replica {
     table_reloads: AtomicU64,
     /// The greatest floor of any table.
     max_floor: AtomicU64,
+    lineage: ArcSwap<Lineage>,
+    /// Why the history of this replica is lost.
+    loss: OnceLock<Error>,
+    /// Cancelled when the history is lost.
+    lost: CancellationToken,
+    /// Whether the storage may show old states.
+    is_view_stale: bool,
     damaged_files: DamagedFiles,
     /// Why newer layers of a table could not be opened, by the table's name.
     failed_adoptions: Mutex<BTreeMap<String, Error>>,
 }
 
 impl Replica {
-    /// A replica that has applied nothing yet.
-    pub fn new(database: Database) -> Replica {
+    /// A replica that has applied nothing yet. `is_view_stale`: whether the storage may show old states.
+    pub fn new(database: Database, is_view_stale: bool) -> Replica {
         Replica {
             database,
             commit_times: CommitTimes::default(),
@@ -77,7 +91,46 @@ impl Replica {
             max_floor: AtomicU64::new(0),
             damaged_files: DamagedFiles::default(),
             failed_adoptions: Mutex::default(),
+            lineage: ArcSwap::default(),
+            loss: OnceLock::new(),
+            lost: CancellationToken::new(),
+            is_view_stale,
         }
+    }
+
+    /// The incarnations of this replica's history.
+    pub fn lineage(&self) -> Arc<Lineage> {
+        self.lineage.load_full()
+    }
+
+    /// Whether the storage may show old states.
+    pub fn is_view_stale(&self) -> bool {
+        self.is_view_stale
+    }
+
+    /// Records the incarnations of this replica's history.
+    pub fn set_lineage(&self, lineage: &Arc<Lineage>) {
+        if !Arc::ptr_eq(&self.lineage.load(), lineage) {
+            self.lineage.store(Arc::clone(lineage));
+        }
+    }
+
+    /// Ends this replica, because its history is lost, and wakes everyone who waits for it.
+    pub fn lose(&self, error: Error) {
+        // A replica is lost once.
+        let _ = self.loss.set(error);
+        self.lost.cancel();
+        self.head_checks.send_modify(|checks| *checks = checks.wrapping_add(1));
+    }
+
+    /// Why the history of this replica is lost; `None` if it is not.
+    pub fn loss(&self) -> Option<&Error> {
+        self.loss.get()
+    }
+
+    /// Waits until the history of this replica is lost.
+    pub async fn lost(&self) {
+        self.lost.cancelled().await;
     }
 
     /// The layer and index files that this reader does without.

@@ -2,6 +2,7 @@
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::Key;
+use driftdb_common::format::lineage::LineagePoint;
 use driftdb_common::format::manifest::Database;
 use serde::{Deserialize, Serialize};
 
@@ -13,18 +14,24 @@ struct TokenScope {
     epoch: u64,
     /// [`request_hash`] of the request. A token resumes only the same request.
     request: u64,
+    /// The incarnation that wrote the token's commit; 0 if it is not known. Tokens of version 2 do not have it.
+    #[serde(default)]
+    incarnation: u64,
 }
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// The oldest version that is accepted.
+const OLDEST_VERSION: u8 = 2;
 
 impl TokenScope {
-    fn new(database: &Database, request: u64) -> TokenScope {
-        TokenScope { version: VERSION, database: *database.id.as_bytes(), epoch: database.epoch, request }
+    fn new(database: &Database, request: u64, incarnation: u64) -> TokenScope {
+        let (database, epoch) = (*database.id.as_bytes(), database.epoch);
+        TokenScope { version: VERSION, database, epoch, request, incarnation }
     }
 
     /// Fails unless the token belongs to this database, this epoch and this request.
     fn check(&self, database: &Database, request: u64) -> Result<()> {
-        if self.version != VERSION {
+        if !(OLDEST_VERSION..=VERSION).contains(&self.version) {
             return Err(not_a_token());
         }
         if self.database != *database.id.as_bytes() || self.epoch != database.epoch {
@@ -80,8 +87,20 @@ pub struct SelectToken {
 
 impl SelectToken {
     /// A token for the position after a row.
-    pub fn new(database: &Database, request: u64, seq: u64, after: &Key, count: u64) -> SelectToken {
-        SelectToken { scope: TokenScope::new(database, request), seq, after: after.into(), count }
+    pub fn new(
+        database: &Database,
+        request: u64,
+        LineagePoint { incarnation, seq }: LineagePoint,
+        after: &Key,
+        count: u64,
+    ) -> SelectToken {
+        let scope = TokenScope::new(database, request, incarnation);
+        SelectToken { scope, seq, after: after.into(), count }
+    }
+
+    /// The commit at which the rows are read, to be looked for in the history.
+    pub fn point(&self) -> LineagePoint {
+        LineagePoint { incarnation: self.scope.incarnation, seq: self.seq }
     }
 
     /// Encodes the token for the client.
@@ -133,12 +152,22 @@ struct TokenRowPosition {
 
 impl WatchToken {
     /// A token for the position after a commit, or for a position within the initial rows at that commit.
-    pub fn new(database: &Database, request: u64, seq: u64, rows: Option<&InitialRowPosition>) -> WatchToken {
+    pub fn new(
+        database: &Database,
+        request: u64,
+        LineagePoint { incarnation, seq }: LineagePoint,
+        rows: Option<&InitialRowPosition>,
+    ) -> WatchToken {
         let rows = rows.map(|rows| TokenRowPosition {
             table: rows.table,
             after: rows.after.as_ref().map(TokenKey::from),
         });
-        WatchToken { scope: TokenScope::new(database, request), seq, rows, after_ms: 0 }
+        WatchToken { scope: TokenScope::new(database, request, incarnation), seq, rows, after_ms: 0 }
+    }
+
+    /// The commit of the token, to be looked for in the history.
+    pub fn point(&self) -> LineagePoint {
+        LineagePoint { incarnation: self.scope.incarnation, seq: self.seq }
     }
 
     /// The same token for a watch that sends only commits after a time.

@@ -4,9 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use driftdb::v1;
 use driftdb::v1::reader_service_server::ReaderService;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::lineage::LineagePoint;
 use driftdb_common::format::manifest::Database;
 use driftdb_common::limits;
 use driftdb_common::query::ast::{Column, PointInTime};
@@ -23,6 +25,7 @@ use tonic::{Request, Response, Status};
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
+use crate::paged_stream::stream_pages;
 use crate::read_point::ReadPoint;
 use crate::reads::diff::{DiffPages, DiffQuery};
 use crate::reads::get::{GetQuery, read_rows};
@@ -30,6 +33,7 @@ use crate::reads::history::{CommitPages, DriftQuery};
 use crate::reads::select::{RowPages, SelectQuery};
 use crate::reads::tables;
 use crate::reads::target::{KeyTarget, TableTarget};
+use crate::replica_slot::{HistoryLosses, ReplicaSlot};
 use crate::resume_token::{SelectToken, request_hash};
 use crate::running_query::RunningQuery;
 use crate::statement;
@@ -38,9 +42,42 @@ use crate::watch;
 /// Maximum number of tables in one response of ListTables, and the default.
 const TABLES_PER_PAGE: usize = 1000;
 
-/// The implementation of `ReaderService`.
+/// The implementation of `ReaderService`: serves each call from the replica that is current when it arrives.
 #[derive(Debug, Clone)]
-pub struct ReaderRpc(pub Arc<RequestContext>);
+pub struct ReaderServer {
+    slot: Arc<ReplicaSlot>,
+    /// The context of the requests of one replica: the last one that a request found.
+    context: Arc<ArcSwap<RequestContext>>,
+}
+
+impl ReaderServer {
+    /// Serves the replica in a slot. `context` is that of its present replica.
+    pub fn new(slot: Arc<ReplicaSlot>, context: Arc<RequestContext>) -> ReaderServer {
+        ReaderServer { slot, context: Arc::new(ArcSwap::new(context)) }
+    }
+
+    fn call(&self) -> ReaderRpc {
+        let context = self.context.load_full();
+        if self.slot.serves(&context.replica) {
+            return ReaderRpc(context);
+        }
+        let context = Arc::new(RequestContext {
+            replica: self.slot.current(),
+            files: context.files.clone(),
+            compute: Arc::clone(&context.compute),
+            memory: Arc::clone(&context.memory),
+            statement_timeout: context.statement_timeout,
+            patience: context.patience,
+            shutdown: context.shutdown.clone(),
+        });
+        self.context.store(Arc::clone(&context));
+        ReaderRpc(context)
+    }
+}
+
+/// One call.
+#[derive(Debug, Clone)]
+struct ReaderRpc(Arc<RequestContext>);
 
 impl ReaderRpc {
     fn freshness(&self, freshness: Option<v1::Freshness>) -> Result<Freshness> {
@@ -86,20 +123,21 @@ impl ReaderRpc {
         let query = RunningQuery::query(&self.0, deadline, bytes)?;
         let database = self.0.replica.database().clone();
         let of_database = database.clone();
-        let PreparedSelect { table, as_of, selection, hash, sent_before, min_seq } =
+        let PreparedSelect { table, as_of, selection, hash, sent_before, resumed } =
             query.prepare(bytes, move || prepare_select(request, &of_database)).await?;
-        let freshness = freshness.at_least(min_seq);
+        // The token proves that the commit exists, even if this replica has not seen it yet.
+        let freshness = freshness.at_least(resumed.seq).requiring(resumed);
         let select = SelectQuery { table: TableTarget::Field(table), as_of, selection, format };
         let mut pages = RowPages::open(&query, freshness, select).await?;
-        let seq = pages.seq();
-        Ok(query.stream(move || {
+        let point = self.0.replica.lineage().point(pages.seq());
+        Ok(stream_pages(query, move || {
             pages.next_page()?.try_map(|page| {
                 let mut message =
                     v1::SelectResponse { header: page.header, rows: page.rows, ..Default::default() };
                 let count = sent_before + page.count;
                 match page.resume_after {
                     Some(after) => {
-                        let token = SelectToken::new(&database, hash, seq, &after, count);
+                        let token = SelectToken::new(&database, hash, point, &after, count);
                         message.resume_token = token.encode()?.into();
                     }
                     None => message.count = count,
@@ -128,7 +166,7 @@ impl ReaderRpc {
         };
         let mut pages = CommitPages::open(&query, freshness, drift).await?;
         let truncated = pages.is_truncated();
-        Ok(query.stream(move || {
+        Ok(stream_pages(query, move || {
             pages.next_page(usize::MAX)?.try_map(|page| {
                 Ok(v1::HistoryResponse { header: page.header, commits: page.commits, truncated })
             })
@@ -163,7 +201,7 @@ impl ReaderRpc {
         };
         let mut pages = DiffPages::open(&query, freshness, wanted).await?;
         let start_seq = pages.start_seq();
-        Ok(query.stream(move || {
+        Ok(stream_pages(query, move || {
             pages
                 .next_page(usize::MAX)?
                 .try_map(|page| Ok(v1::DiffResponse { header: page.header, start_seq, rows: page.rows }))
@@ -205,8 +243,14 @@ impl ReaderRpc {
         Ok(v1::DescribeTableResponse { header: Some(header), table: Some(table) })
     }
 
-    async fn status(&self, deadline: Option<Instant>) -> Result<v1::ReaderServiceStatusResponse> {
-        RunningQuery::lookup(&self.0, deadline)?.compute(read_status).await
+    async fn status(
+        &self,
+        deadline: Option<Instant>,
+        losses: HistoryLosses,
+    ) -> Result<v1::ReaderServiceStatusResponse> {
+        let status = RunningQuery::lookup(&self.0, deadline)?.compute(read_status).await?;
+        let HistoryLosses { count: histories_lost, last: last_history_lost } = losses;
+        Ok(v1::ReaderServiceStatusResponse { histories_lost, last_history_lost, ..status })
     }
 }
 
@@ -231,6 +275,9 @@ fn read_status(context: &RequestContext) -> Result<v1::ReaderServiceStatusRespon
         memory: convert::memory_to_wire(&context.memory),
         damaged_files: convert::damaged_files_to_wire(replica.damaged_files()),
         problems: replica.problems(),
+        // The server adds what was lost.
+        histories_lost: 0,
+        last_history_lost: String::new(),
         queries: load.queries as u64,
         queries_running: load.lane.running as u64,
         queries_waiting: load.lane.waiting as u64,
@@ -247,8 +294,8 @@ struct PreparedSelect {
     hash: u64,
     /// The rows that were sent before the token.
     sent_before: u64,
-    /// The commit that the token proves to exist, even if this replica has not seen it yet; 0 without a token.
-    min_seq: u64,
+    /// The commit of the token; all zeros without a token.
+    resumed: LineagePoint,
 }
 
 fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<PreparedSelect> {
@@ -268,17 +315,17 @@ fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<Pre
         after: None,
         count_only: request.count_only,
     };
-    let (mut sent_before, mut min_seq) = (0, 0);
+    let (mut sent_before, mut resumed) = (0, LineagePoint::default());
     if !request.resume_token.is_empty() {
         let token = SelectToken::decode(&request.resume_token, database, hash)?;
         as_of = Some(PointInTime::Seq(token.seq));
-        min_seq = token.seq;
+        resumed = token.point();
         sent_before = token.count;
         selection.after = Some(token.after());
         selection.limit = selection.limit.map(|limit| limit.saturating_sub(sent_before));
         selection.offset = 0;
     }
-    Ok(PreparedSelect { table: request.table, as_of, selection, hash, sent_before, min_seq })
+    Ok(PreparedSelect { table: request.table, as_of, selection, hash, sent_before, resumed })
 }
 
 /// The columns that the `fields` of a request name.
@@ -330,10 +377,10 @@ fn respond<T>(result: Result<T>) -> Result<Response<T>, Status> {
 }
 
 #[tonic::async_trait]
-impl ReaderService for ReaderRpc {
+impl ReaderService for ReaderServer {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
         let deadline = deadline_of(request.metadata());
-        respond(self.get(deadline, request.into_inner()).await)
+        respond(self.call().get(deadline, request.into_inner()).await)
     }
 
     type SelectStream = ResponseStream<v1::SelectResponse>;
@@ -343,7 +390,7 @@ impl ReaderService for ReaderRpc {
         request: Request<v1::SelectRequest>,
     ) -> Result<Response<Self::SelectStream>, Status> {
         let deadline = deadline_of(request.metadata());
-        respond(self.select(deadline, paged(request)?).await)
+        respond(self.call().select(deadline, paged(request)?).await)
     }
 
     type HistoryStream = ResponseStream<v1::HistoryResponse>;
@@ -353,14 +400,14 @@ impl ReaderService for ReaderRpc {
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<Self::HistoryStream>, Status> {
         let deadline = deadline_of(request.metadata());
-        respond(self.history(deadline, paged(request)?).await)
+        respond(self.call().history(deadline, paged(request)?).await)
     }
 
     type DiffStream = ResponseStream<v1::DiffResponse>;
 
     async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
         let deadline = deadline_of(request.metadata());
-        respond(self.diff(deadline, paged(request)?).await)
+        respond(self.call().diff(deadline, paged(request)?).await)
     }
 
     type WatchDriftStream = ResponseStream<v1::WatchDriftResponse>;
@@ -371,7 +418,7 @@ impl ReaderService for ReaderRpc {
     ) -> Result<Response<Self::WatchDriftStream>, Status> {
         let memory = call_memory(&request)?;
         let deadline = deadline_of(request.metadata());
-        respond(watch::open_stream(&self.0, deadline, request.into_inner(), &memory).await)
+        respond(watch::open_stream(&self.call().0, deadline, request.into_inner(), &memory).await)
     }
 
     async fn list_tables(
@@ -379,7 +426,7 @@ impl ReaderService for ReaderRpc {
         request: Request<v1::ListTablesRequest>,
     ) -> Result<Response<v1::ListTablesResponse>, Status> {
         let deadline = deadline_of(request.metadata());
-        respond(self.list_tables(deadline, request.into_inner()).await)
+        respond(self.call().list_tables(deadline, request.into_inner()).await)
     }
 
     async fn describe_table(
@@ -387,7 +434,7 @@ impl ReaderService for ReaderRpc {
         request: Request<v1::DescribeTableRequest>,
     ) -> Result<Response<v1::DescribeTableResponse>, Status> {
         let deadline = deadline_of(request.metadata());
-        respond(self.describe_table(deadline, request.into_inner()).await)
+        respond(self.call().describe_table(deadline, request.into_inner()).await)
     }
 
     type ExecuteStream = ResponseStream<v1::ReaderServiceExecuteResponse>;
@@ -397,13 +444,13 @@ impl ReaderService for ReaderRpc {
         request: Request<v1::ReaderServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let deadline = deadline_of(request.metadata());
-        respond(statement::execute(&self.0, deadline, paged(request)?).await)
+        respond(statement::execute(&self.call().0, deadline, paged(request)?).await)
     }
 
     async fn status(
         &self,
         request: Request<v1::ReaderServiceStatusRequest>,
     ) -> Result<Response<v1::ReaderServiceStatusResponse>, Status> {
-        respond(self.status(deadline_of(request.metadata())).await)
+        respond(self.call().status(deadline_of(request.metadata()), self.slot.losses()).await)
     }
 }

@@ -13,13 +13,12 @@ use std::time::Instant;
 use driftdb_common::error::Result;
 use driftdb_common::memory::{MemoryPermit, MemoryUse};
 use driftdb_common::service::compute::{ComputeKind, ComputePermit, RequestKind};
-use driftdb_common::service::server::ResponseStream;
 use driftdb_common::table::point_in_time::PointInTime;
 use driftdb_common::work::{self, StopCause, Work, WorkOptions};
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
-use crate::paged_stream::{self, PageStep};
+use crate::page_step::PageStep;
 use crate::read_point::ReadPoint;
 use crate::replica::Applied;
 
@@ -154,14 +153,6 @@ impl RunningQuery {
     ) -> Result<ReadPoint> {
         let applied = self.wait_until_fresh(freshness, as_of).await?;
         self.look_up(move |context| context.replica.point_at(&applied, as_of)).await
-    }
-
-    /// A response that calls `step` for each message.
-    pub fn stream<T: Send + 'static>(
-        self,
-        step: impl FnMut() -> Result<PageStep<T>> + Send + 'static,
-    ) -> ResponseStream<T> {
-        paged_stream::stream_pages(self, step)
     }
 
     /// Calls `step` until it returns a page or the end. Returns the step for the next page, unless that was lost with an

@@ -18,6 +18,7 @@ use prost::Message;
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
+use crate::paged_stream::stream_pages;
 use crate::reads::diff::{DiffPages, DiffQuery};
 use crate::reads::history::{CommitPages, DriftQuery};
 use crate::reads::select::{RowPages, SelectQuery};
@@ -127,7 +128,7 @@ impl Execution {
     async fn select(self, select: SelectStatement) -> Result<StatementStream> {
         let (mut pages, count_only) = self.open_select(select).await?;
         let table = pages.table().to_owned();
-        Ok(self.query.stream(move || {
+        Ok(stream_pages(self.query, move || {
             pages.next_page()?.try_map(|page| {
                 let outcome = match count_only {
                     true => Outcome::Count(page.count),
@@ -141,7 +142,7 @@ impl Execution {
     /// Runs the SELECT to its end, and explains how it found its rows.
     async fn explain(self, select: SelectStatement) -> Result<StatementStream> {
         let (mut pages, _) = self.open_select(select).await?;
-        Ok(self.query.stream(move || {
+        Ok(stream_pages(self.query, move || {
             let step = pages.next_explanation()?;
             step.try_map(|found| Ok(message(found.header, Some(Outcome::Message(found.text)))))
         }))
@@ -166,7 +167,7 @@ impl Execution {
         };
         let mut pages = CommitPages::open(&self.query, self.freshness, wanted).await?;
         let is_truncated = pages.is_truncated();
-        Ok(self.query.stream(move || {
+        Ok(stream_pages(self.query, move || {
             pages.next_page(1)?.try_map(|page| {
                 let truncated = is_truncated && page.header.is_some();
                 let commit = page.commits.into_iter().next();
@@ -192,7 +193,7 @@ impl Execution {
             format: self.format,
         };
         let mut pages = DiffPages::open(&self.query, self.freshness, wanted).await?;
-        Ok(self.query.stream(move || {
+        Ok(stream_pages(self.query, move || {
             pages.next_page(1)?.try_map(|page| {
                 let row = page.rows.into_iter().next();
                 Ok(message(page.header, row.map(Outcome::Diff)))

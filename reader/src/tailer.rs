@@ -8,7 +8,7 @@ use driftdb_common::error::{Error, Reason, Result};
 
 use crate::follower::Follower;
 use crate::fs_events::{EventWaker, FsEvents, WakeReason};
-use crate::replica::Replica;
+use crate::replica_slot::ReplicaSlot;
 
 /// Events within this time cause one HEAD check.
 const COALESCE: Duration = Duration::from_micros(200);
@@ -18,23 +18,23 @@ const COALESCE: Duration = Duration::from_micros(200);
 pub struct Tailer {
     waker: EventWaker,
     thread: Option<JoinHandle<()>>,
-    replica: Arc<Replica>,
+    slot: Arc<ReplicaSlot>,
 }
 
 impl Tailer {
     /// Starts the thread, which checks HEAD after each event, and after `interval` without one.
     pub fn start(follower: Follower, events: FsEvents, interval: Duration) -> Result<Tailer> {
-        let (replica, waker) = (Arc::clone(follower.replica()), events.waker());
+        let (slot, waker) = (Arc::clone(follower.slot()), events.waker());
         let thread = std::thread::Builder::new()
             .name("driftdb-follow".to_owned())
-            .spawn(move || run(follower, &events, interval))
+            .spawn(move || run(follower, events, interval))
             .map_err(|e| Error::io("cannot start the follower's thread", &e))?;
-        Ok(Tailer { waker, thread: Some(thread), replica })
+        Ok(Tailer { waker, thread: Some(thread), slot })
     }
 
-    /// The replica that the follower updates.
-    pub fn replica(&self) -> &Arc<Replica> {
-        &self.replica
+    /// The replica that requests read.
+    pub fn slot(&self) -> &Arc<ReplicaSlot> {
+        &self.slot
     }
 }
 
@@ -48,7 +48,7 @@ impl Drop for Tailer {
     }
 }
 
-fn run(mut follower: Follower, events: &FsEvents, interval: Duration) {
+fn run(mut follower: Follower, mut events: FsEvents, interval: Duration) {
     let mut reported: Option<Reason> = None;
     loop {
         let mut wake = events.wait(interval);
@@ -59,7 +59,11 @@ fn run(mut follower: Follower, events: &FsEvents, interval: Duration) {
         if wake == WakeReason::Stopped {
             return;
         }
-        match follower.check_head() {
+        let outcome = follower.check_head();
+        if follower.take_directory_change() {
+            events.watch_again(follower.directory());
+        }
+        match outcome {
             Ok(()) => {
                 if reported.take().is_some() {
                     tracing::info!("following the log again");

@@ -20,7 +20,7 @@ use tonic::codegen::http::{Request, Response};
 use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
 
-use crate::rpc::ReaderRpc;
+use crate::rpc::ReaderServer;
 use crate::{ReaderConfig, ReaderDaemon};
 
 /// How often the reader looks for the database.
@@ -103,7 +103,7 @@ fn waiting_error(config: &ReaderConfig) -> Error {
 struct WaitingService(Error);
 
 impl NamedService for WaitingService {
-    const NAME: &'static str = ReaderServiceServer::<ReaderRpc>::NAME;
+    const NAME: &'static str = ReaderServiceServer::<ReaderServer>::NAME;
 }
 
 impl tonic::codegen::Service<Request<Body>> for WaitingService {

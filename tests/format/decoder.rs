@@ -151,12 +151,34 @@ pub struct Slot {
     pub floor: u64,
 }
 
+/// One copy of HEAD's incarnation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Incarnation {
+    pub id: u64,
+    pub start: u64,
+    pub term: u64,
+}
+
+/// Both copies of the incarnation in a HEAD of version 2.
+pub fn incarnations(bytes: &[u8]) -> [Incarnation; 2] {
+    [2, 3].map(|index| {
+        let cell = &bytes[index * 64..][..64];
+        assert_eq!(cell[32..], [0; 32], "the unused end of an incarnation");
+        Incarnation { id: u64_at(cell, 8), start: u64_at(cell, 16), term: u64_at(cell, 24) }
+    })
+}
+
 /// HEAD: both copies of the header, and the table entries.
 pub fn head(bytes: &[u8]) -> ([Header; 2], Vec<Slot>) {
     assert_eq!(bytes.len() % 64, 0, "HEAD is cells of 64 bytes");
     let cells: Vec<&[u8]> = bytes.chunks(64).collect();
+    let first_slot = if cells[0][63] == 1 { 2 } else { 4 };
     for (cell, index) in cells.iter().zip(0u64..) {
-        let magic = if index < 2 { b"DRHD" } else { b"DRSL" };
+        let magic = match index {
+            0 | 1 => b"DRHD",
+            _ if index < first_slot => b"DRIN",
+            _ => b"DRSL",
+        };
         assert_eq!(&cell[..4], magic, "the magic of cell {index}");
         let crc = crc32(&[&cell[..4], &cell[8..], &index.to_le_bytes()]);
         assert_eq!(u32_at(cell, 4), crc, "the CRC of cell {index}");
@@ -172,7 +194,7 @@ pub fn head(bytes: &[u8]) -> ([Header; 2], Vec<Slot>) {
         closed: cell[62],
         format: cell[63],
     };
-    let slots = cells[2..].iter().map(|cell| {
+    let slots = cells[usize::try_from(first_slot).unwrap()..].iter().map(|cell| {
         assert_eq!(cell[56..], [0; 8], "the unused end of a table entry");
         Slot {
             table: u64_at(cell, 8),

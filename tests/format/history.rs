@@ -9,6 +9,8 @@ use crate::harness::{Daemon, Writer, delete, insert, patch, put};
 
 /// The last commit.
 pub const LAST: u64 = 20;
+/// The last commit before the writer opens the database a second time.
+pub const REOPENED_AT: u64 = 10;
 /// So small that three commits of the history fill a segment.
 const SEGMENT_BYTES: &str = "4096";
 
@@ -19,7 +21,7 @@ pub fn time_ms(seq: u64) -> u64 {
 
 /// Writes the history through the real writer, restarts it after commit 10, and closes it cleanly.
 pub async fn write(dir: &Path) {
-    for (from, to) in [(1, 10), (11, LAST)] {
+    for (from, to) in [(1, REOPENED_AT), (REOPENED_AT + 1, LAST)] {
         let mut daemon = Daemon::start("driftdb-writer", dir, &["--segment-bytes", SEGMENT_BYTES]);
         let mut writer = daemon.as_writer().await;
         for seq in from..=to {

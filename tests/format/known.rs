@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
 use driftdb_common::format::frame::{self, FrameAddress, FrameBuffer};
-use driftdb_common::format::head::{Header, TableEntry};
+use driftdb_common::format::head::{HeadIncarnation, Header, TableEntry};
 use driftdb_common::format::key::{Key, KeyType};
+use driftdb_common::format::lineage::{Lineage, LineageEntry};
 use driftdb_common::format::manifest::{self, Database, Digest, Manifest, Segment};
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 
@@ -80,6 +81,7 @@ fn head_has_the_known_bytes() {
         generation: 26,
         table_entry_count: 3,
         closed: true,
+        format: 1,
     };
     let cell = joined(&[
         "44524844 7d693b8a 30313233343536373839616263646566 8877665544332211 0300000000000000",
@@ -92,13 +94,30 @@ fn head_has_the_known_bytes() {
         "4452534c a7fc3c63 0700000000000000 0400000000000000 0200000000000000 0010000000000000",
         "1300000000000000 0500000000000000 0000000000000000",
     ]);
-    assert_eq!(hex(&slot.encode(0)), cell);
-    decoder::head(&[header.encode(0), header.encode(1), slot.encode(0), slot.encode(1)].concat());
+    assert_eq!(hex(&slot.encode(0, 1)), cell);
+    assert_eq!(slot.encode(2, 1), slot.encode(0, 2), "version 2 has two cells more before the table entries");
+    decoder::head(&[header.encode(0), header.encode(1), slot.encode(0, 1), slot.encode(1, 1)].concat());
+    let incarnation = HeadIncarnation { id: 0x1122_3344_5566_7788, start: 20, term: 3 };
+    let cell = joined(&[
+        "4452494e 93e1f2ca 8877665544332211 1400000000000000 0300000000000000 0000000000000000",
+        "0000000000000000 0000000000000000 0000000000000000",
+    ]);
+    assert_eq!(hex(&incarnation.encode(0)), cell);
+    let header = Header { format: 2, ..header };
+    let cells = [header.encode(0), header.encode(1), incarnation.encode(0), incarnation.encode(1)];
+    let head = [cells.concat(), slot.encode(0, 2).to_vec(), slot.encode(1, 2).to_vec()].concat();
+    decoder::head(&head);
+    let found = decoder::Incarnation { id: incarnation.id, start: incarnation.start, term: incarnation.term };
+    assert_eq!(decoder::incarnations(&head), [found; 2]);
 }
 
 #[test]
 fn the_json_files_have_the_known_bytes() {
     let id = "00112233-4455-6677-8899-aabbccddeeff".parse().unwrap();
+    let mut lineage = Lineage::default();
+    [(0xab, 0), (0xcd, 7)].iter().for_each(|&(id, start)| lineage.begin(LineageEntry { id, start }));
+    let expected = r#"{"crc32":"3722b952","body":{"incarnations":[{"id":"00000000000000ab","start":0},{"id":"00000000000000cd","start":7}]}}"#;
+    assert_eq!(String::from_utf8(manifest::encode(&lineage).unwrap()).unwrap(), format!("{expected}\n"));
     let database = Database { id, epoch: 0xab, format: 1 };
     let expected = r#"{"crc32":"b34baba8","body":{"id":"00112233-4455-6677-8899-aabbccddeeff","epoch":"00000000000000ab","format":1}}"#;
     assert_eq!(String::from_utf8(manifest::encode(&database).unwrap()).unwrap(), format!("{expected}\n"));

@@ -36,8 +36,9 @@ impl RawConnection {
         client.initial_window_size(window).initial_max_send_streams(4096).max_send_buffer_size(1 << 30);
         let (sender, connection) = client.handshake(stream).await.unwrap();
         let driver = tokio::spawn(async move {
-            // An error means that the daemon closed the connection.
-            let _ = connection.await;
+            if let Err(error) = connection.await {
+                eprintln!("a raw connection ended: {error}");
+            }
         });
         RawConnection { sender, driver }
     }

@@ -20,6 +20,7 @@ use crate::admission::read_rows::ReadRows;
 use crate::admission::requests::{RecentRequests, RequestMatch, RequestWindow};
 use crate::admission::schema_changes::admit_schema_change;
 use crate::admission::tables::{AdmittedTables, DiscardedUndo, UndoMark};
+use crate::clock_guard::ClockReading;
 
 pub(crate) mod draft;
 pub(crate) mod fingerprint;
@@ -121,10 +122,10 @@ impl Admission {
         &mut self,
         change: AdmissibleChange<'_>,
         context: CommitContext,
-        now_ms: u64,
+        clock: ClockReading,
         group: &mut Group,
     ) -> Result<CommitReceipt> {
-        let (receipt, commit) = self.prepare(change, context, now_ms, group)?;
+        let (receipt, commit) = self.prepare(change, context, clock, group)?;
         if let Some(commit) = commit {
             commit.encode(group);
         }
@@ -137,7 +138,7 @@ impl Admission {
         &mut self,
         change: AdmissibleChange<'_>,
         context: CommitContext,
-        now_ms: u64,
+        clock: ClockReading,
         group: &mut Group,
     ) -> Result<(CommitReceipt, Option<PreparedCommit>)> {
         let _no_reads = IoBan::new();
@@ -145,7 +146,7 @@ impl Admission {
         if let Some(token) = request.as_ref().map_or(Ok(None), |request| self.find_request(request))? {
             return Ok((CommitReceipt { token, replayed: true }, None));
         }
-        let time_ms = self.commit_time(&options, now_ms)?;
+        let time_ms = self.commit_time(&options, clock)?;
         let token = WriteToken { seq: self.last.seq + 1, time_ms };
         let mark = self.tables.undo_mark();
         let events = match change {
@@ -210,9 +211,11 @@ impl Admission {
         self.tables.discard_undo_before(mark)
     }
 
-    /// The time of the next commit: the clock's, or the last commit's if the clock is behind it (I2).
-    fn commit_time(&mut self, options: &CommitOptions, now_ms: u64) -> Result<u64> {
-        let last_ms = self.last.time_ms;
+    /// The time of the next commit: the clock's, or the last commit's if the clock is behind it (I2). Fails with CLOCK_JUMPED if
+    /// that time is not trusted.
+    fn commit_time(&mut self, options: &CommitOptions, clock: ClockReading) -> Result<u64> {
+        clock.check_commit(options)?;
+        let (last_ms, now_ms) = (self.last.time_ms, clock.now_ms);
         if let Some(time) = options.commit_time_ms {
             if time < last_ms || time > now_ms.max(last_ms) {
                 let message = format!(

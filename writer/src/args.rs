@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{Parser, ValueEnum};
 use driftdb_common::limits;
-use driftdb_common::service::options::{DataArgs, LogArgs, MemoryArgs, parse_duration};
+use driftdb_common::service::options::{
+    ClockJump, DataArgs, LogArgs, MemoryArgs, parse_clock_jump, parse_duration,
+};
 use driftdb_writer::{Fencing, RequestWindow, SnapshotTriggers, WriterConfig};
 
 /// Serve writes to a DriftDB database
@@ -175,6 +177,20 @@ pub(crate) struct WriterArgs {
         help_heading = "Retries"
     )]
     pub(crate) request_seconds: u64,
+    /// Longest jump of the system's clock that needs no confirmation, or `none`
+    ///
+    /// A commit's time can never be taken back. If the clock is further ahead of the time that the last
+    /// commit, the last writer and the monotonic clock let expect, commits fail with CLOCK_JUMPED until the
+    /// clock is corrected or `driftctl clock confirm` confirms it. `none` trusts the clock.
+    #[arg(
+        long,
+        env = "DRIFTDB_MAX_CLOCK_JUMP",
+        default_value = "24h",
+        value_name = "DURATION",
+        value_parser = parse_clock_jump,
+        help_heading = "Clock"
+    )]
+    pub(crate) max_clock_jump: ClockJump,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }
@@ -215,7 +231,6 @@ impl WriterArgs {
     /// The configuration that the options ask for.
     pub(crate) fn config(&self) -> WriterConfig {
         WriterConfig {
-            data: self.data.data.clone(),
             advertise: self.advertise.clone(),
             fencing: self.fence.into(),
             segment_bytes: self.segment_bytes,
@@ -232,6 +247,8 @@ impl WriterArgs {
             give_up_reserve: false,
             request_memory: self.request_memory.request_memory,
             statement_timeout: self.statement_timeout.0,
+            max_clock_jump: self.max_clock_jump.0,
+            ..WriterConfig::new(&self.data.data)
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The writer's configuration.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use driftdb_common::limits;
+use driftdb_common::service::clock::{Clock, SystemClock};
 use driftdb_common::storage::fence::Fencing;
 
 use crate::admission::requests::RequestWindow;
@@ -25,6 +27,10 @@ pub struct WriterConfig {
     pub snapshots: SnapshotTriggers,
     /// The size of the block cache, in bytes.
     pub cache_bytes: u64,
+    /// The longest jump of the clock ahead of the last commit that needs no confirmation; `None` to trust the clock.
+    pub max_clock_jump: Option<Duration>,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
     /// Whether to give up the reserve before anything is written, because an open without that found the disk full.
     pub give_up_reserve: bool,
     /// How long the REVERTs of one request may take; `None` for any time.
@@ -44,6 +50,8 @@ impl WriterConfig {
             requests: RequestWindow::default(),
             snapshots: SnapshotTriggers::default(),
             cache_bytes: limits::CACHE_BYTES,
+            max_clock_jump: Some(Duration::from_secs(limits::CLOCK_JUMP_SECS)),
+            clock: Arc::new(SystemClock),
             give_up_reserve: false,
             statement_timeout: Some(Duration::from_secs(limits::STATEMENT_TIMEOUT_SECS)),
             request_memory: limits::REQUEST_MEMORY_BYTES,

@@ -5,10 +5,12 @@
 //! - `rpc`: the gRPC service
 //! - `jobs`: long jobs that calls start
 //! - `maintenance`: snapshots, indexes, compaction, retention and verification
+//! - `clock_guard`: refuses commits after the clock has jumped
 //! - `tasks`: runs work of requests that reads files or takes long, in bounded numbers
 //! - `writer`, `standby`: open, serve and close a database; wait for another writer to end, or for room on the disk
 
 mod admission;
+mod clock_guard;
 mod commit;
 mod config;
 mod errors;

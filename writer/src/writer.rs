@@ -26,11 +26,12 @@ use tonic::service::RoutesBuilder;
 
 use crate::admission::Admission;
 use crate::admission::rebuild::AdmissionRebuild;
+use crate::clock_guard::ClockGuard;
 use crate::commit::{self, CommitAck, CommitHandles};
 use crate::config::WriterConfig;
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceHealth, MaintenanceWork};
-use crate::rpc::{IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
+use crate::rpc::{CommitTokens, IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
 use crate::tasks::TaskPool;
 
 /// How often health looks at whether the disk is full.
@@ -43,6 +44,7 @@ pub struct WriterDaemon {
     files: TableFiles,
     log: Log,
     admission: Admission,
+    clock: Arc<ClockGuard>,
     health: Arc<MaintenanceHealth>,
 }
 
@@ -77,8 +79,10 @@ impl WriterDaemon {
         // From here on files are changed through the log's fenced file system: once another writer has taken
         // over, it refuses.
         files.fs = Arc::clone(log.fs());
-        let mut daemon =
-            WriterDaemon { config, files, log, admission, health: Arc::new(MaintenanceHealth::default()) };
+        let clock = ClockGuard::open(Arc::clone(&config.clock), config.max_clock_jump, &files, &log)?;
+        let clock = Arc::new(clock);
+        let health = Arc::new(MaintenanceHealth::default());
+        let mut daemon = WriterDaemon { config, files, log, admission, clock, health };
         daemon.drop_damaged_layers(damaged)?;
         Ok(daemon)
     }
@@ -105,22 +109,26 @@ impl WriterDaemon {
 
     /// Closes the database cleanly without serving.
     pub fn close(self) -> Result<()> {
+        self.clock.record_at_close();
         self.log.close()
     }
 
     /// Serves gRPC until `shutdown` is cancelled, then closes the database cleanly. An error means that the
     /// database was not closed cleanly: the log failed, and no later write was acknowledged (I5).
     pub async fn serve(self, listener: Listener, shutdown: CancellationToken) -> Result<()> {
-        let WriterDaemon { config, files, mut log, admission, health } = self;
+        let WriterDaemon { config, files, mut log, admission, clock, health } = self;
         let address = config.advertise.or_else(|| listener.address().map(|address| address.to_string()));
         log.set_address(&address.unwrap_or_default())?;
         let (database, term, space) = (log.database().clone(), log.term(), Arc::clone(log.space()));
+        let tokens = CommitTokens::new(database.epoch, log.lineage().clone());
         let (growth, growth_receiver) = mpsc::channel(1);
         let tail_limit = config.snapshots.memory.saturating_mul(2);
         let stopping = shutdown.child_token();
         let tasks = TaskPool::new(config.statement_timeout, stopping.clone());
+        let bounds = (tail_limit, tasks.clone());
         let (commits, committer) =
-            commit::start(log, admission, deliver_acks(), growth, (tail_limit, tasks.clone()))?;
+            commit::start(log, admission, deliver_acks(), growth, bounds, Arc::clone(&clock))?;
+        let clock_ended = tokio::spawn(Arc::clone(&clock).run(stopping.clone()));
         let committer = join_committer(committer, stopping.clone());
         let jobs = Jobs::default();
         let jobs_ended = cancel_jobs_at_shutdown(&jobs, &stopping);
@@ -129,6 +137,7 @@ impl WriterDaemon {
             commits: commits.clone(),
             triggers: config.snapshots,
             window: config.requests,
+            clock: Arc::clone(&clock),
             space: Arc::clone(&space),
             health: Arc::clone(&health),
         });
@@ -143,28 +152,33 @@ impl WriterDaemon {
             ingest: IngestService::new(
                 ingest,
                 (reverts.clone(), tasks.clone()),
-                database.epoch,
+                tokens.clone(),
                 stopping.clone(),
-            ),
+            )
+            .noting_damage_in(Arc::clone(&health)),
             reverts,
             maintenance: MaintenanceCalls::new(jobs, work, catalog),
             tasks,
             cache: files.cache,
             memory: MemoryBudget::new(config.request_memory),
             database,
+            tokens,
             term,
+            clock: Arc::clone(&clock),
             health,
         };
         let served = serve_rpc(rpc, listener, space, &stopping).await;
         // Jobs and the background task end before the log closes: after that another writer may change the
         // files.
         stopping.cancel();
-        let maintenance_ended = jobs_ended.await.and(background_ended.await);
+        let maintenance_ended = jobs_ended.await.and(background_ended.await).and(clock_ended.await);
         background.delete_unused_files();
+        let recorded = tokio::task::spawn_blocking(move || clock.record_at_close()).await;
         pipeline.close();
         let internal = |what: &str, e| Error::new(Reason::Internal, format!("{what}: {e}"));
         let closed = committer.await.map_err(|e| internal("waiting for the committer failed", e))?;
-        let ended = maintenance_ended.map_err(|e| internal("waiting for maintenance failed", e));
+        let ended =
+            maintenance_ended.and(recorded).map_err(|e| internal("waiting for maintenance failed", e));
         served.and(closed).and(ended)
     }
 }
@@ -186,21 +200,22 @@ fn recover(
     Ok((log, rebuild.finish(WriteToken { seq, time_ms }), damaged))
 }
 
-/// Serves the writer's service and health until `stopping` is cancelled.
+/// Serves the writer's service and health until `stopping` is cancelled. The writer is NOT_SERVING while it refuses commits
+/// because the disk is full or because of the clock.
 async fn serve_rpc(
     rpc: WriterRpc,
     listener: Listener,
     space: Arc<DiskSpace>,
     stopping: &CancellationToken,
 ) -> Result<()> {
-    let memory = Arc::clone(&rpc.memory);
+    let (memory, steady) = (Arc::clone(&rpc.memory), rpc.clock.steadiness());
     let mut routes = RoutesBuilder::default();
     routes.add_service(
         WriterServiceServer::new(rpc)
             .max_decoding_message_size(limits::REQUEST_BYTES)
             .max_encoding_message_size(limits::REQUEST_BYTES),
     );
-    let ready = watch_disk(space, stopping.clone());
+    let ready = both(watch_disk(space, stopping.clone()), steady, stopping.clone());
     let health = server::health_while::<WriterServiceServer<WriterRpc>>(ready, stopping.clone()).await;
     server::serve(listener, routes, health, memory, stopping.clone()).await
 }
@@ -256,4 +271,25 @@ fn cancel_jobs_at_shutdown(jobs: &Jobs, stopping: &CancellationToken) -> tokio::
         // If a job panicked, its own call has reported that.
         let _ = tokio::task::spawn_blocking(move || jobs.join()).await;
     })
+}
+
+/// True while both are.
+fn both(
+    mut one: watch::Receiver<bool>,
+    mut other: watch::Receiver<bool>,
+    stopping: CancellationToken,
+) -> watch::Receiver<bool> {
+    let (sender, receiver) = watch::channel(*one.borrow_and_update() && *other.borrow_and_update());
+    tokio::spawn(async move {
+        loop {
+            // A sender that is gone never changes its value again.
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                Ok(()) = one.changed() => {}
+                Ok(()) = other.changed() => {}
+            }
+            sender.send_replace(*one.borrow_and_update() && *other.borrow_and_update());
+        }
+    });
+    receiver
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 pub(super) const INIT_EXAMPLES: &str = "\
 An existing database is not changed.
@@ -55,14 +55,25 @@ Examples:
   driftctl compact -t orders --yes";
 
 pub(super) const VERIFY_EXAMPLES: &str = "\
+The writer checks the files while it runs. With -d no writer may be running, and nothing is written.
+
 Exit code 6 if a file is damaged.
 
 Examples:
   driftctl verify
   driftctl verify -t orders --deep";
 
+pub(super) const CLOCK_EXAMPLES: &str = "\
+If the system's clock is far ahead of the last commit, of the last time that a writer saw, and of the monotonic clock, the
+writer refuses commits with CLOCK_JUMPED: the time of a commit can never be taken back. Correct the clock, or confirm it.
+
+Examples:
+  driftctl clock
+  driftctl clock confirm
+  driftctl -d ./mydata clock confirm --time 2026-01-31T12:00:00Z";
+
 pub(super) const DOCTOR_EXAMPLES: &str = "\
-No writer may be running on the directory. Exit code 6 if damage is left.
+No writer may be running on the directory. Without --repair nothing is written. Exit code 6 if damage is left.
 
 Examples:
   driftctl doctor -d ./mydata
@@ -103,6 +114,27 @@ pub(crate) struct DemoArgs {
     /// Keep the data directory of the demo and print its path [default: remove it]
     #[arg(long)]
     pub(crate) keep: bool,
+}
+
+/// Options of `clock`.
+#[derive(Debug, Args)]
+pub(crate) struct ClockArgs {
+    /// What to do [default: show]
+    #[command(subcommand)]
+    pub(crate) command: Option<ClockCommand>,
+}
+
+/// What `clock` does.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum ClockCommand {
+    /// Show the writer's clock, and whether commits are refused because of it
+    Show,
+    /// Accept the time that the writer's clock shows
+    Confirm {
+        /// Confirm only if the writer's clock shows about this time
+        #[arg(long, value_name = "TIME")]
+        time: Option<jiff::Timestamp>,
+    },
 }
 
 /// Options of `completions`.

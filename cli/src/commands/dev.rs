@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::service::daemon::cancel_on_signals;
+use driftdb_common::service::options::ClockJump;
 use driftdb_common::service::server::Listener;
 use tokio::task::JoinHandle;
 
@@ -23,6 +24,9 @@ pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -
 
     let mut config = driftdb_writer::WriterConfig::new(&data);
     config.advertise = Some(writer_url.clone());
+    if let Some(ClockJump(jump)) = global.max_clock_jump {
+        config.max_clock_jump = jump;
+    }
     let writer =
         opened(tokio::task::spawn_blocking(move || driftdb_writer::WriterDaemon::open(config))).await?;
     let mut writer = tokio::spawn(writer.serve(write_at, shutdown.clone()));

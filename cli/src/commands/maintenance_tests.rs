@@ -131,7 +131,7 @@ async fn doctor_checks_a_database_only_without_a_writer() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(refused(dir.path(), &["doctor"]).await.0, 1);
     embedded(dir.path(), &["sql", "-e", r#"CREATE TABLE t (pk=id); INSERT INTO t {"id": "a"}"#]).await;
-    let healthy = "{\"tables\":1,\"files\":4,\"frames\":2,\"damage\":0,\"notes\":0,\"repaired\":0}\n";
+    let healthy = "{\"tables\":1,\"files\":5,\"frames\":2,\"damage\":0,\"notes\":0,\"repaired\":0}\n";
     assert_eq!(embedded(dir.path(), &["doctor", "--repair"]).await, healthy);
     let writer = driftdb_writer::WriterDaemon::open(driftdb_writer::WriterConfig::new(dir.path())).unwrap();
     let (code, text) = refused(dir.path(), &["doctor"]).await;

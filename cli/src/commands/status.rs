@@ -30,6 +30,9 @@ struct WriterJson {
     epoch: String,
     term: u64,
     jobs: Vec<JobJson>,
+    /// What the clock shows and should show, if commits are refused because of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock_jumped: Option<ClockJumpJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     disk: Option<DiskJson>,
     memory: Vec<MemoryJson>,
@@ -37,6 +40,12 @@ struct WriterJson {
     damaged_files: Vec<DamagedFileJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ClockJumpJson {
+    clock_time: String,
+    expected_time: String,
 }
 
 /// The room on the disk of the data directory.
@@ -119,6 +128,9 @@ struct ReaderFigures {
     writer_address: String,
     version: String,
     epoch: String,
+    /// What this reader lost last, if another history took the place of the one that it served.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    last_history_lost: String,
     memory: Vec<MemoryJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     damaged_files: Vec<DamagedFileJson>,
@@ -185,6 +197,13 @@ async fn collect_status(database: &mut DatabaseHandle) -> Result<(StatusJson, Op
 
 fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
     let jobs = found.jobs.into_iter();
+    let clock_jumped = match &found.clock_expected {
+        Some(expected) => Some(ClockJumpJson {
+            clock_time: shapes::time(found.clock_time.as_ref())?,
+            expected_time: shapes::time(Some(expected))?,
+        }),
+        None => None,
+    };
     Ok(WriterJson {
         last_seq: found.last_seq,
         last_time: shapes::time(found.last_time.as_ref())?,
@@ -193,6 +212,7 @@ fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
         epoch: found.epoch.to_string(),
         term: found.term,
         jobs: jobs.map(job).collect(),
+        clock_jumped,
         disk: found.disk.map(disk).transpose()?,
         memory: found.memory.into_iter().map(memory).collect(),
         damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
@@ -247,6 +267,7 @@ fn reader_figures(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
         writer_address: found.writer_address,
         version: found.version,
         epoch: header.epoch.to_string(),
+        last_history_lost: found.last_history_lost,
         memory: found.memory.into_iter().map(memory).collect(),
         damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
         problems: found.problems,
@@ -295,6 +316,11 @@ fn for_people(status: &StatusJson) -> String {
             "writer  seq {} of {}, term {}, database {}\n",
             writer.last_seq, writer.last_time, writer.term, writer.database_id
         );
+        if let Some(ClockJumpJson { clock_time, expected_time }) = &writer.clock_jumped {
+            text += &format!(
+                "        refuses commits: its clock shows {clock_time}, after {expected_time} (see driftctl clock)\n"
+            );
+        }
         if let Some(DiskJson { full_since: Some(since), free_bytes, message, .. }) = &writer.disk {
             text += &format!("        the disk is full since {since}, {free_bytes} bytes free: {message}\n");
         }
@@ -321,8 +347,12 @@ fn for_people(status: &StatusJson) -> String {
         text += &match &reader.found {
             ReaderState::Up(up) => {
                 let ReaderFigures { applied_seq, lag_ms, lag_seqs, watchers, .. } = **up;
+                let lost = match up.last_history_lost.as_str() {
+                    "" => String::new(),
+                    lost => format!("        started over: {lost}\n"),
+                };
                 let line = format!(
-                    "reader  {}: seq {applied_seq}, {lag_seqs} commits and {lag_ms} ms behind, {watchers} watchers\n",
+                    "reader  {}: seq {applied_seq}, {lag_seqs} commits and {lag_ms} ms behind, {watchers} watchers\n{lost}",
                     reader.url
                 );
                 line + &memory_line(&up.memory) + &trouble_for_people(&up.damaged_files, &up.problems)
@@ -353,6 +383,7 @@ mod tests {
             writer_address: String::new(),
             version: "1".into(),
             epoch: "18446744073709551615".into(),
+            last_history_lost: String::new(),
             memory: vec![
                 MemoryJson { name: "answers".into(), bytes: 3 << 20, limit_bytes: 96 << 20, refused: 0 },
                 MemoryJson { name: "queries".into(), bytes: 5, limit_bytes: 96 << 20, refused: 7 },

@@ -99,7 +99,7 @@ async fn request(
         (None, Some(At::Ago(ago))) => Some(Start::AfterTime(shapes::timestamp(before_now(ago)?))),
         // Start after the last acknowledged commit, even if the reader has not applied it yet.
         (None, None) => database.fresh_client().await?.token().map(|written| {
-            request.epoch = written.epoch;
+            (request.epoch, request.incarnation) = (written.epoch, written.incarnation);
             Start::AfterSeq(written.seq)
         }),
     };

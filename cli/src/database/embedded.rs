@@ -5,17 +5,29 @@
 use std::path::PathBuf;
 
 use driftdb::client::{Client, ClientOptions};
+use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::limits;
+use driftdb_common::service::options::ClockJump;
 use driftdb_common::service::server::{Listener, MemoryConnector};
+use driftdb_common::storage::fs::OsFileSystem;
+use driftdb_common::storage::layout::DataDir;
+use driftdb_common::table::check::offline;
+use driftdb_common::table::check::verification::{Problem, VerifiedCounts};
 use hyper_util::rt::TokioIo;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
+
+/// Reports of a verification that wait to be printed.
+const REPORTS_AHEAD: usize = 64;
 
 /// A directory and the daemons in this process that serve it.
 #[derive(Debug)]
 pub(super) struct Embedded {
     directory: PathBuf,
+    max_clock_jump: Option<ClockJump>,
     writer: Option<(Channel, ServingDaemon)>,
     reader: Option<(Channel, ServingDaemon)>,
 }
@@ -28,8 +40,53 @@ struct ServingDaemon {
 }
 
 impl Embedded {
-    pub(super) fn new(directory: PathBuf) -> Embedded {
-        Embedded { directory, writer: None, reader: None }
+    /// A directory. `max_clock_jump` is an option of the writer; `None` for its default.
+    pub(super) fn new(directory: PathBuf, max_clock_jump: Option<ClockJump>) -> Embedded {
+        Embedded { directory, max_clock_jump, writer: None, reader: None }
+    }
+
+    /// Whether the directory is open for writing.
+    pub(super) fn is_writer_open(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    /// Verifies the files without opening the database.
+    pub(super) async fn verify(
+        &self,
+        request: v1::VerifyRequest,
+        progress: impl Fn(v1::Progress),
+        problem: impl Fn(v1::verify_response::Problem),
+    ) -> Result<v1::verify_response::Summary> {
+        let dir = DataDir::new(&self.directory);
+        let (sender, mut receiver) = mpsc::channel(REPORTS_AHEAD);
+        let verifying = tokio::task::spawn_blocking(move || {
+            let table = Some(request.table.as_str()).filter(|table| !table.is_empty());
+            // The receiver is gone only if this command is.
+            let report = |done| {
+                let _ =
+                    sender.send(Ok(v1::Progress { done, unit: "entries".to_owned(), ..Default::default() }));
+                Ok(())
+            };
+            let mut found = |problem| _ = sender.blocking_send(Err(problem));
+            let fs = OsFileSystem::shared();
+            offline::verify_directory(&fs, &dir, (table, request.deep), &report, &mut found)
+        });
+        let mut listed = 0;
+        while let Some(message) = receiver.recv().await {
+            match message {
+                Ok(made) => progress(made),
+                Err(Problem { file, offset, message }) if listed < limits::PROBLEMS_LISTED => {
+                    listed += 1;
+                    problem(v1::verify_response::Problem { file, offset, message });
+                }
+                Err(_) => {}
+            }
+        }
+        let verified = verifying.await;
+        let verified =
+            verified.map_err(|e| Error::new(Reason::Internal, format!("verifying failed: {e}")))?;
+        let VerifiedCounts { files, frames, rows, problems } = verified?;
+        Ok(v1::verify_response::Summary { files, frames, rows, problems })
     }
 
     pub(super) fn directory(&self) -> &PathBuf {
@@ -41,7 +98,10 @@ impl Embedded {
         if self.writer.is_some() {
             return Ok(false);
         }
-        let config = driftdb_writer::WriterConfig::new(&self.directory);
+        let mut config = driftdb_writer::WriterConfig::new(&self.directory);
+        if let Some(ClockJump(jump)) = self.max_clock_jump {
+            config.max_clock_jump = jump;
+        }
         let opened = blocking(move || driftdb_writer::WriterDaemon::open(config)).await?;
         self.writer = Some(ServingDaemon::start(|listener, shutdown| opened.serve(listener, shutdown)));
         Ok(true)

@@ -1,14 +1,17 @@
 //! HEAD: how far the log is durable, in cells of 64 bytes with a CRC each.
 //!
-//! Cells 0 and 1 are two copies of the header, written alternately, so that a torn write leaves one of them valid. Cell 2+i is
-//! table entry i. See `FORMAT.md`.
+//! Cells 0 and 1 are two copies of the header, written alternately, so that a torn write leaves one of them valid. Cells 2 and 3
+//! are two copies of the incarnation, which version 1 does not have. Then come the table entries. See `FORMAT.md`.
 
 /// The length of a cell, in bytes.
 pub const CELL: usize = 64;
-/// The version of the disk format. DriftDB refuses to open a database with another version.
-pub(crate) const FORMAT_VERSION: u8 = 1;
+/// The version of the disk format that DriftDB writes.
+pub const FORMAT_VERSION: u8 = 2;
+/// The oldest version of the disk format that DriftDB reads. An open for writing upgrades the database.
+pub(crate) const OLDEST_FORMAT_VERSION: u8 = 1;
 
 const HEADER_MAGIC: [u8; 4] = *b"DRHD";
+const INCARNATION_MAGIC: [u8; 4] = *b"DRIN";
 const TABLE_ENTRY_MAGIC: [u8; 4] = *b"DRSL";
 
 /// The header: the identity of the database and its history, and the last published commit.
@@ -30,6 +33,19 @@ pub struct Header {
     pub table_entry_count: u16,
     /// Whether the last writer closed the database: no segment has bytes beyond its table entry.
     pub closed: bool,
+    /// The format version of HEAD.
+    pub format: u8,
+}
+
+/// The current incarnation of the database: the last open for writing that has finished its recovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HeadIncarnation {
+    /// The random number that names it; 0 if the database has had none yet.
+    pub id: u64,
+    /// The last commit before it began.
+    pub start: u64,
+    /// The term in which it began. If the header has a later term, a later writer has not finished its recovery.
+    pub term: u64,
 }
 
 /// A table entry of HEAD: how far the log of one table is durable.
@@ -120,13 +136,13 @@ impl Header {
         }
         cell.put(&self.generation.to_le_bytes());
         cell.put(&self.table_entry_count.to_le_bytes());
-        cell.put(&[u8::from(self.closed), FORMAT_VERSION]);
+        cell.put(&[u8::from(self.closed), self.format]);
         cell.finish(copy)
     }
 
     fn decode(cell: &[u8; CELL], copy: u64) -> Option<Header> {
         let mut fields = CellReader::open(cell, HEADER_MAGIC, copy)?;
-        let header = Header {
+        let mut header = Header {
             database_id: fields.take()?,
             epoch: fields.u64()?,
             term: fields.u64()?,
@@ -135,8 +151,15 @@ impl Header {
             generation: u32::from_le_bytes(fields.take()?),
             table_entry_count: u16::from_le_bytes(fields.take()?),
             closed: fields.take::<1>()? == [1],
+            format: 0,
         };
-        (fields.take::<1>()? == [FORMAT_VERSION]).then_some(header)
+        [header.format] = fields.take()?;
+        (OLDEST_FORMAT_VERSION..=FORMAT_VERSION).contains(&header.format).then_some(header)
+    }
+
+    /// The number of the cell that contains table entry `index`.
+    pub(crate) fn table_entry_cell(&self, index: u64) -> u64 {
+        table_entry_cell(self.format, index)
     }
 
     /// Whether this copy was written after `other`.
@@ -146,18 +169,34 @@ impl Header {
     }
 }
 
+impl HeadIncarnation {
+    /// Encodes the cell of copy 0 or 1.
+    pub fn encode(&self, copy: u64) -> [u8; CELL] {
+        let mut cell = CellWriter::new(INCARNATION_MAGIC);
+        for field in [self.id, self.start, self.term] {
+            cell.put(&field.to_le_bytes());
+        }
+        cell.finish(incarnation_cell(copy))
+    }
+
+    fn decode(cell: &[u8; CELL], copy: u64) -> Option<HeadIncarnation> {
+        let mut fields = CellReader::open(cell, INCARNATION_MAGIC, incarnation_cell(copy))?;
+        Some(HeadIncarnation { id: fields.u64()?, start: fields.u64()?, term: fields.u64()? })
+    }
+}
+
 impl TableEntry {
     /// Encodes the cell of table entry `index`.
-    pub fn encode(&self, index: u64) -> [u8; CELL] {
+    pub fn encode(&self, index: u64, format: u8) -> [u8; CELL] {
         let mut cell = CellWriter::new(TABLE_ENTRY_MAGIC);
         for field in [self.table, self.manifest, self.segment, self.bytes, self.last_seq, self.floor] {
             cell.put(&field.to_le_bytes());
         }
-        cell.finish(table_entry_cell(index))
+        cell.finish(table_entry_cell(format, index))
     }
 
-    fn decode(cell: &[u8; CELL], index: u64) -> Option<TableEntry> {
-        let mut fields = CellReader::open(cell, TABLE_ENTRY_MAGIC, table_entry_cell(index))?;
+    fn decode(cell: &[u8; CELL], index: u64, format: u8) -> Option<TableEntry> {
+        let mut fields = CellReader::open(cell, TABLE_ENTRY_MAGIC, table_entry_cell(format, index))?;
         Some(TableEntry {
             table: fields.u64()?,
             manifest: fields.u64()?,
@@ -169,9 +208,14 @@ impl TableEntry {
     }
 }
 
+/// The number of the cell that contains copy 0 or 1 of the incarnation.
+pub(crate) fn incarnation_cell(copy: u64) -> u64 {
+    2 + copy
+}
+
 /// The number of the cell that contains table entry `index`.
-pub(crate) fn table_entry_cell(index: u64) -> u64 {
-    index + 2
+fn table_entry_cell(format: u8, index: u64) -> u64 {
+    if format == 1 { index + 2 } else { index + 4 }
 }
 
 /// The offset of a cell in HEAD, in bytes.
@@ -192,10 +236,17 @@ pub fn decode_header(bytes: &[u8]) -> Option<Header> {
     })
 }
 
-/// Decodes `count` table entries from the bytes after the header copies; `None` for each entry that is not valid.
-pub fn decode_table_entries(bytes: &[u8], count: u16) -> Vec<Option<TableEntry>> {
+/// Decodes the later of the two copies of the incarnation from the first 256 bytes of HEAD; `None` if neither is valid.
+pub fn decode_incarnation(bytes: &[u8]) -> Option<HeadIncarnation> {
+    let copies = bytes.chunks_exact(CELL).skip(2).take(2).zip(0..);
+    let copies = copies.filter_map(|(cell, i)| HeadIncarnation::decode(cell.try_into().ok()?, i));
+    copies.max_by_key(|copy| copy.term)
+}
+
+/// Decodes `count` table entries from the bytes from the first of them on; `None` for each entry that is not valid.
+pub fn decode_table_entries(bytes: &[u8], count: u16, format: u8) -> Vec<Option<TableEntry>> {
     let mut cells = bytes.chunks_exact(CELL);
-    (0..u64::from(count)).map(|i| TableEntry::decode(cells.next()?.try_into().ok()?, i)).collect()
+    (0..u64::from(count)).map(|i| TableEntry::decode(cells.next()?.try_into().ok()?, i, format)).collect()
 }
 
 #[cfg(test)]
@@ -212,6 +263,7 @@ mod tests {
             generation,
             table_entry_count: 1,
             closed: false,
+            format: FORMAT_VERSION,
         }
     }
 
@@ -242,9 +294,28 @@ mod tests {
     #[test]
     fn a_table_entry_is_valid_only_at_its_index() {
         let entry = TableEntry { table: 1, manifest: 2, segment: 3, bytes: 4, last_seq: 5, floor: 6 };
-        let cells = [entry.encode(0), entry.encode(1)].concat();
-        assert_eq!(decode_table_entries(&cells, 2), [Some(entry), Some(entry)]);
-        assert_eq!(decode_table_entries(&[entry.encode(1), entry.encode(0)].concat(), 2), [None, None]);
-        assert_eq!(decode_table_entries(&cells, 3), [Some(entry), Some(entry), None]);
+        let encode = |index| entry.encode(index, FORMAT_VERSION);
+        let cells = [encode(0), encode(1)].concat();
+        let decode = |cells: &[u8], count| decode_table_entries(cells, count, FORMAT_VERSION);
+        assert_eq!(decode(&cells, 2), [Some(entry), Some(entry)]);
+        assert_eq!(decode(&[encode(1), encode(0)].concat(), 2), [None, None]);
+        assert_eq!(decode(&cells, 3), [Some(entry), Some(entry), None]);
+        assert_eq!(decode_table_entries(&cells, 2, 1), [None, None], "the cells of another version");
+    }
+
+    #[test]
+    fn the_incarnation_of_the_later_term_counts() {
+        let [old, new] = [3, 4].map(|term| HeadIncarnation { id: 10 + term, start: term, term });
+        let head = |a: HeadIncarnation, b: HeadIncarnation| {
+            [pair(&header(4), &header(5)), a.encode(0).to_vec(), b.encode(1).to_vec()].concat()
+        };
+        assert_eq!(decode_incarnation(&head(old, new)), Some(new));
+        assert_eq!(decode_incarnation(&head(new, old)), Some(new));
+        for bit in 0..CELL * 8 {
+            let mut bytes = head(old, new);
+            bytes[3 * CELL + bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode_incarnation(&bytes), Some(old), "bit {bit}");
+        }
+        assert_eq!(decode_incarnation(&pair(&header(4), &header(5))), None);
     }
 }

@@ -7,6 +7,7 @@ pub mod frame;
 pub mod head;
 pub mod json;
 pub mod key;
+pub mod lineage;
 pub mod manifest;
 pub mod msgpack;
 pub mod path;

@@ -42,7 +42,7 @@ pub struct LikePattern(Arc<SplitPattern>);
 struct SplitPattern {
     text: String,
     /// What stands between two `%`, without empty ones.
-    segments: Vec<Segment>,
+    segments: Vec<PatternPart>,
     /// Whether the pattern begins with `%`.
     starts_open: bool,
     /// Whether the pattern ends with `%`.
@@ -50,7 +50,7 @@ struct SplitPattern {
 }
 
 #[derive(Debug)]
-enum Segment {
+enum PatternPart {
     /// Literal characters only.
     Text(String),
     /// At least one `_`.
@@ -74,12 +74,12 @@ impl LikePattern {
             ends_open = step == PatternStep::AnyText;
             match step {
                 PatternStep::AnyText if segment.is_empty() => starts_open |= segments.is_empty(),
-                PatternStep::AnyText => segments.push(Segment::new(std::mem::take(&mut segment))),
+                PatternStep::AnyText => segments.push(PatternPart::new(std::mem::take(&mut segment))),
                 step => segment.push(step),
             }
         }
         if !segment.is_empty() {
-            segments.push(Segment::new(segment));
+            segments.push(PatternPart::new(segment));
         }
         LikePattern(Arc::new(SplitPattern { text, segments, starts_open, ends_open }))
     }
@@ -131,20 +131,20 @@ impl LikePattern {
     }
 }
 
-impl Segment {
-    fn new(steps: Vec<PatternStep>) -> Segment {
+impl PatternPart {
+    fn new(steps: Vec<PatternStep>) -> PatternPart {
         let plain = steps.iter().map(|step| if let PatternStep::Char(c) = step { Some(*c) } else { None });
         match plain.collect::<Option<String>>() {
-            Some(text) => Segment::Text(text),
-            None => Segment::Steps(steps),
+            Some(text) => PatternPart::Text(text),
+            None => PatternPart::Steps(steps),
         }
     }
 
     /// The rest of a text that starts with the segment.
     fn strip_start<'t>(&self, text: &'t str) -> Option<&'t str> {
         match self {
-            Segment::Text(segment) => text.strip_prefix(segment.as_str()),
-            Segment::Steps(steps) => {
+            PatternPart::Text(segment) => text.strip_prefix(segment.as_str()),
+            PatternPart::Steps(steps) => {
                 let mut chars = text.chars();
                 steps.iter().all(|step| chars.next().is_some_and(|c| fits(*step, c))).then(|| chars.as_str())
             }
@@ -154,8 +154,8 @@ impl Segment {
     /// The rest of a text that ends with the segment.
     fn strip_end<'t>(&self, text: &'t str) -> Option<&'t str> {
         match self {
-            Segment::Text(segment) => text.strip_suffix(segment.as_str()),
-            Segment::Steps(steps) => {
+            PatternPart::Text(segment) => text.strip_suffix(segment.as_str()),
+            PatternPart::Steps(steps) => {
                 let mut chars = text.chars();
                 let mut from_end = steps.iter().rev();
                 from_end.all(|step| chars.next_back().is_some_and(|c| fits(*step, c))).then(|| chars.as_str())
@@ -166,11 +166,11 @@ impl Segment {
     /// The text after the first place at which the segment fits.
     fn find<'t>(&self, text: &'t str) -> Result<Option<&'t str>> {
         match self {
-            Segment::Text(segment) => {
+            PatternPart::Text(segment) => {
                 let found = text.find(segment.as_str());
                 Ok(found.and_then(|at| text.get(at + segment.len()..)))
             }
-            Segment::Steps(steps) => find_steps(steps, text),
+            PatternPart::Steps(steps) => find_steps(steps, text),
         }
     }
 }

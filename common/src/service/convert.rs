@@ -8,6 +8,7 @@ use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::event::EventType;
 use crate::format::key::KeyType;
+use crate::format::lineage::{Lineage, LineagePoint};
 use crate::format::rfc3339::UtcTime;
 use crate::limits;
 use crate::memory::{MemoryBudget, MemoryUsage};
@@ -35,7 +36,7 @@ fn timestamp_from_wire(time: &prost_types::Timestamp, what: &str) -> Result<i64>
 }
 
 /// Milliseconds since 1970 of a commit's time, rounded down. Fails for a time before 1970.
-fn time_from_wire(time: &prost_types::Timestamp) -> Result<u64> {
+pub fn time_from_wire(time: &prost_types::Timestamp) -> Result<u64> {
     let millis = timestamp_from_wire(time, "commit_time")?;
     u64::try_from(millis).map_err(|_| invalid(format!("commit_time is before 1970; got {} s", time.seconds)))
 }
@@ -242,9 +243,10 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
     Ok(CommitOptions { reason: options.reason, commit_time_ms, request_id: options.request_id })
 }
 
-/// The write token for a commit in an epoch.
-pub fn token_to_wire(token: WriteToken, epoch: u64) -> v1::WriteToken {
-    v1::WriteToken { seq: token.seq, time: Some(time_to_wire(token.time_ms)), epoch }
+/// The write token for a commit of a history, which an epoch and a lineage name.
+pub fn token_to_wire(token: WriteToken, epoch: u64, lineage: &Lineage) -> v1::WriteToken {
+    let LineagePoint { incarnation, seq } = lineage.point(token.seq);
+    v1::WriteToken { seq, time: Some(time_to_wire(token.time_ms)), epoch, incarnation }
 }
 
 /// The API's message for a row, with the document in the requested format.

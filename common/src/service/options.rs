@@ -59,9 +59,32 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| "not a duration; write a number and a unit, such as 50ms, 1s or 2m".to_owned())
 }
 
+/// The longest jump of the clock that needs no confirmation; `None` to trust the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockJump(pub Option<Duration>);
+
+/// Parses the longest jump of the clock: a duration, or `none`.
+pub fn parse_clock_jump(text: &str) -> Result<ClockJump, String> {
+    if text == "none" {
+        return Ok(ClockJump(None));
+    }
+    let jump = parse_duration(text).map_err(|e| format!("{e}, or none"))?;
+    Ok(ClockJump(Some(jump).filter(|jump| !jump.is_zero())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_jump_is_a_duration_or_none() {
+        assert_eq!(parse_clock_jump("24h"), Ok(ClockJump(Some(Duration::from_secs(86_400)))));
+        assert_eq!(
+            (parse_clock_jump("none"), parse_clock_jump("0s")),
+            (Ok(ClockJump(None)), Ok(ClockJump(None)))
+        );
+        assert!(parse_clock_jump("1").is_err());
+    }
 
     #[test]
     fn durations_need_a_unit() {

@@ -9,9 +9,10 @@ use crate::storage::layout::{self, DataDir, TMP};
 /// How many foreign files an error names.
 const NAMED: usize = 3;
 /// The names next to `database.json` that DriftDB creates, and the directory that ext4 creates in every file system.
-const OWN_NAMES: [&str; 6] = ["LOCK", "HEAD", "RESERVE", "lineage.json", "tables", "lost+found"];
+const OWN_NAMES: [&str; 7] =
+    ["LOCK", "HEAD", "RESERVE", "lineage.json", "clock.json", "tables", "lost+found"];
 /// How the names of temporary files begin. Each ends with `.tmp`.
-const OWN_TEMPORARY: [&str; 4] = ["HEAD.", "RESERVE.", "lineage.", "database."];
+const OWN_TEMPORARY: [&str; 5] = ["HEAD.", "RESERVE.", "lineage.", "clock.", "database."];
 
 /// Fails if a directory contains no database and files that no unfinished creation of one can have left. Succeeds if the
 /// directory does not exist.

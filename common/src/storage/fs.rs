@@ -51,6 +51,16 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
     /// Opens or creates a file and locks it exclusively. Dropping the file releases the lock.
     /// Returns `None` if another process holds the lock.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn File>>>;
+    /// Locks an existing file shared, for which read access is enough: nobody can lock it exclusively while the returned file is
+    /// open. Returns `None` if another process holds an exclusive lock.
+    fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn File>>> {
+        self.lock(path)
+    }
+    /// Identifies the file or directory at a path, whatever its name; `None` if the file system does not tell.
+    fn file_id(&self, path: &Path) -> io::Result<Option<FileId>> {
+        let _ = path;
+        Ok(None)
+    }
     /// Returns whether a path is on a network file system. There, changes by other machines cause no notifications, file
     /// sizes may be out of date, and a lock may lapse.
     fn is_network(&self, path: &Path) -> io::Result<bool>;
@@ -59,6 +69,15 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
         let _ = path;
         Ok(u64::MAX)
     }
+}
+
+/// Identifies a file or directory on this machine for as long as it exists, also after a rename.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    /// The device number.
+    pub device: u64,
+    /// The inode number.
+    pub inode: u64,
 }
 
 /// An open file.
@@ -194,13 +213,29 @@ impl FileSystem for OsFileSystem {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn File>>> {
-        let file =
-            open_regular(OpenOptions::new().read(true).write(true).create(true).truncate(false), path)?;
-        match fs2::FileExt::try_lock_exclusive(&file) {
-            Ok(()) => Ok(Some(Box::new(file))),
-            Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => Ok(None),
-            Err(e) => Err(e),
+        for _ in 0..READ_TRIES {
+            let file =
+                open_regular(OpenOptions::new().read(true).write(true).create(true).truncate(false), path)?;
+            if !is_locked(fs2::FileExt::try_lock_exclusive(&file))? {
+                return Ok(None);
+            }
+            // A lock on a file that was removed or replaced meanwhile excludes nobody.
+            let (locked, named) = (file.metadata()?, fs::metadata(path));
+            if named.is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
+                return Ok(Some(Box::new(file)));
+            }
         }
+        Err(io::Error::other("the file was replaced again and again"))
+    }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn File>>> {
+        let file = open_regular(OpenOptions::new().read(true), path)?;
+        Ok(if is_locked(fs2::FileExt::try_lock_shared(&file))? { Some(Box::new(file)) } else { None })
+    }
+
+    fn file_id(&self, path: &Path) -> io::Result<Option<FileId>> {
+        let metadata = fs::metadata(path)?;
+        Ok(Some(FileId { device: metadata.dev(), inode: metadata.ino() }))
     }
 
     fn is_network(&self, path: &Path) -> io::Result<bool> {
@@ -270,6 +305,15 @@ impl File for DirectFile {
 
     fn sync(&self) -> io::Result<()> {
         File::sync(&self.0)
+    }
+}
+
+/// Returns whether an attempt to lock a file has locked it; false if another process holds the lock.
+fn is_locked(attempt: io::Result<()>) -> io::Result<bool> {
+    match attempt {
+        Ok(()) => Ok(true),
+        Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => Ok(false),
+        Err(e) => Err(e),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::error::{Error, Result};
-use crate::format::head::{self, CELL, Header, TableEntry};
+use crate::format::head::{self, CELL, HeadIncarnation, Header, TableEntry};
 use crate::storage::fs::{self, File, FileSystem};
 use crate::storage::layout::DataDir;
 
@@ -17,6 +17,8 @@ const NO_VALID_CELL: &str = "the cell is not valid";
 pub struct Head {
     /// The later valid copy of the header.
     pub header: Header,
+    /// The current incarnation; all zeros in a HEAD of version 1.
+    pub incarnation: HeadIncarnation,
     /// One entry per table.
     pub entries: Vec<TableEntry>,
 }
@@ -27,13 +29,14 @@ impl Head {
         self.entries.iter().map(|entry| entry.last_seq).fold(self.header.last_seq, u64::max)
     }
 
-    /// Encodes all cells of HEAD.
+    /// Encodes all cells of HEAD, in the newest version.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity((2 + self.entries.len()) * CELL);
-        bytes.extend_from_slice(&self.header.encode(0));
-        bytes.extend_from_slice(&self.header.encode(1));
+        let header = Header { format: head::FORMAT_VERSION, ..self.header };
+        let mut bytes = Vec::with_capacity((4 + self.entries.len()) * CELL);
+        bytes.extend([0, 1].iter().flat_map(|copy| header.encode(*copy)));
+        bytes.extend([0, 1].iter().flat_map(|copy| self.incarnation.encode(*copy)));
         for (entry, i) in self.entries.iter().zip(0..) {
-            bytes.extend_from_slice(&entry.encode(i));
+            bytes.extend_from_slice(&entry.encode(i, header.format));
         }
         bytes
     }
@@ -42,18 +45,24 @@ impl Head {
 /// Reads HEAD. Opens it fresh, because it may have been replaced and a network file system caches open files.
 /// Returns `None` if HEAD does not exist.
 pub fn read(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<Head>> {
-    read_with_retries(fs, dir, |file| read_cells(file, false))
+    read_with_retries(fs, dir, |file| read_cells(file, Tolerance::None))
 }
 
 /// Does the same as [`read`] for the holder of the lock: returns a damaged entry as the entry of no table. The header
 /// alone says what was published; recovery rebuilds entries from the log.
 pub(crate) fn read_tolerant(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<Head>> {
-    read_with_retries(fs, dir, |file| read_cells(file, true))
+    read_with_retries(fs, dir, |file| read_cells(file, Tolerance::EntriesAndIncarnation))
+}
+
+/// Does the same as [`read`], and returns a damaged entry as the entry of no table. The incarnation must be valid: without it
+/// nothing shows whose history it is.
+pub(crate) fn read_with_damaged_entries(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<Head>> {
+    read_with_retries(fs, dir, |file| read_cells(file, Tolerance::Entries))
 }
 
 /// Reads the header of HEAD. Opens HEAD fresh. Returns `None` if HEAD does not exist.
 pub(crate) fn read_header(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<Header>> {
-    read_with_retries(fs, dir, |file| Ok(read_header_copies(file)?.ok_or(0)))
+    read_with_retries(fs, dir, |file| Ok(read_copies(file)?.0.ok_or(0)))
 }
 
 /// Reads HEAD until `read` finds valid cells. The inner error of `read` is the offset of a cell that is not valid.
@@ -79,27 +88,45 @@ fn read_with_retries<T>(
     Err(Error::corrupt(path.display(), 0, NO_VALID_CELL))
 }
 
-/// Reads both copies of the header, and returns the later valid one.
-fn read_header_copies(file: &dyn File) -> io::Result<Option<Header>> {
-    let mut copies = [0; 2 * CELL];
+/// Reads both copies of the header and of the incarnation, and returns the later valid ones.
+fn read_copies(file: &dyn File) -> io::Result<(Option<Header>, Option<HeadIncarnation>)> {
+    let mut copies = [0; 4 * CELL];
     let read = file.read_at(&mut copies, 0)?;
-    Ok(copies.get(..read).and_then(head::decode_header))
+    let copies = copies.get(..read).unwrap_or_default();
+    Ok((head::decode_header(copies), head::decode_incarnation(copies)))
+}
+
+/// Which damaged cells of HEAD are replaced by empty ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tolerance {
+    None,
+    Entries,
+    EntriesAndIncarnation,
 }
 
 /// Reads the header first, then the entries, because the writer writes entries before the header that counts them.
 /// The inner error is the offset of the first cell that is not valid.
-fn read_cells(file: &dyn File, tolerant: bool) -> io::Result<std::result::Result<Head, u64>> {
-    let Some(header) = read_header_copies(file)? else { return Ok(Err(0)) };
+fn read_cells(file: &dyn File, tolerance: Tolerance) -> io::Result<std::result::Result<Head, u64>> {
+    let (Some(header), incarnation) = read_copies(file)? else { return Ok(Err(0)) };
+    let incarnation = match incarnation {
+        Some(incarnation) if header.format > 1 => incarnation,
+        // The next incarnation replaces it.
+        None if header.format > 1 && tolerance != Tolerance::EntriesAndIncarnation => {
+            return Ok(Err(head::cell_offset(head::incarnation_cell(0))));
+        }
+        _ => HeadIncarnation::default(),
+    };
     let mut cells = vec![0; usize::from(header.table_entry_count) * CELL];
-    let read = file.read_at(&mut cells, head::cell_offset(head::table_entry_cell(0)))?;
-    let found = head::decode_table_entries(cells.get(..read).unwrap_or_default(), header.table_entry_count);
+    let read = file.read_at(&mut cells, head::cell_offset(header.table_entry_cell(0)))?;
+    let cells = cells.get(..read).unwrap_or_default();
+    let found = head::decode_table_entries(cells, header.table_entry_count, header.format);
     let mut entries = Vec::with_capacity(found.len());
     for (entry, i) in found.into_iter().zip(0..) {
         match entry {
             Some(entry) => entries.push(entry),
-            None if tolerant => entries.push(TableEntry::default()),
-            None => return Ok(Err(head::cell_offset(head::table_entry_cell(i)))),
+            None if tolerance != Tolerance::None => entries.push(TableEntry::default()),
+            None => return Ok(Err(head::cell_offset(header.table_entry_cell(i)))),
         }
     }
-    Ok(Ok(Head { header, entries }))
+    Ok(Ok(Head { header, incarnation, entries }))
 }

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::format::head::{TableEntry, cell_offset, table_entry_cell};
+use crate::format::head::{FORMAT_VERSION, HeadIncarnation, TableEntry, cell_offset, incarnation_cell};
 use crate::storage::fence;
-use crate::storage::fs::{self, File, FileSystem};
+use crate::storage::fs::{self, File, FileId, FileSystem};
 use crate::storage::head::{self, Head};
 use crate::storage::layout::{self, DataDir};
 use crate::storage::wal::append_error::AppendError;
@@ -26,6 +26,7 @@ pub(crate) struct HeadFile {
     /// The length of the file. After the last entry, it can have room for more.
     len: u64,
     syncer: Arc<HeadSyncer>,
+    id: Option<FileId>,
 }
 
 /// Syncs HEAD, from another thread.
@@ -76,7 +77,12 @@ impl HeadFile {
         head.header.term = term;
         head.header.generation = head.header.generation.wrapping_add(1);
         head.header.closed = false;
+        head.header.format = FORMAT_VERSION;
         file.write_at(&head.encode(), 0).and_then(|()| file.sync()).map_err(failed)?;
+        let id = fs.file_id(&dir.head_tmp(term)).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => fence::taken_over_error(dir, term, term + 1),
+            _ => failed(e),
+        })?;
         // Claims first, HEAD second: a claim that becomes HEAD in between is found in HEAD.
         let greatest = claimed_terms(fs, dir)?.into_iter().fold(term, u64::max);
         let now = head::read_header(fs, dir)?.map_or(0, |header| header.term);
@@ -90,14 +96,26 @@ impl HeadFile {
         fs.sync_dir(dir.root()).map_err(failed)?;
         let file: Arc<dyn File> = file.into();
         let syncer = HeadSyncer::new(&file);
-        let len = cell_offset(table_entry_cell(head.entries.len() as u64));
-        Ok(HeadFile { file, head, len, syncer })
+        let len = cell_offset(head.header.table_entry_cell(head.entries.len() as u64));
+        Ok(HeadFile { file, head, len, syncer, id })
+    }
+
+    /// Begins an incarnation, durably: from now on every read of HEAD shows it. One copy is valid at every moment.
+    pub(crate) fn begin(&mut self, incarnation: HeadIncarnation) -> Result<()> {
+        let failed = |e: io::Error| Error::io("cannot write HEAD", &e);
+        for copy in [1, 0] {
+            let offset = cell_offset(incarnation_cell(copy));
+            self.file.write_at(&incarnation.encode(copy), offset).map_err(failed)?;
+            self.file.sync().map_err(failed)?;
+        }
+        self.head.incarnation = incarnation;
+        Ok(())
     }
 
     /// Makes room for `added` more entries, so that a full disk is found before anything is written that needs them.
     pub(crate) fn reserve(&mut self, added: usize) -> Result<(), AppendError> {
         let failed = |e: io::Error| Error::io("cannot extend HEAD", &e);
-        let end = cell_offset(table_entry_cell((self.head.entries.len() + added) as u64));
+        let end = cell_offset(self.head.header.table_entry_cell((self.head.entries.len() + added) as u64));
         if end <= self.len {
             return Ok(());
         }
@@ -113,6 +131,11 @@ impl HeadFile {
     /// Returns what was last published.
     pub(crate) fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// Returns the identity of the file.
+    pub(crate) fn id(&self) -> Option<FileId> {
+        self.id
     }
 
     /// Returns what syncs this HEAD.
@@ -135,8 +158,8 @@ impl HeadFile {
         }
         let published = self.head.entries.len();
         for (index, entry) in entries {
-            let cell = entry.encode(*index as u64);
-            let offset = cell_offset(table_entry_cell(*index as u64));
+            let cell = entry.encode(*index as u64, self.head.header.format);
+            let offset = cell_offset(self.head.header.table_entry_cell(*index as u64));
             self.file.write_at(&cell, offset).map_err(|e| failed(&e))?;
             self.len = self.len.max(offset + cell.len() as u64);
             match self.head.entries.get_mut(*index) {
@@ -166,7 +189,7 @@ impl HeadFile {
 
     /// Cuts off the room after the last entry. A failure changes nothing that counts.
     fn cut_room(&mut self) {
-        let end = cell_offset(table_entry_cell(self.head.entries.len() as u64));
+        let end = cell_offset(self.head.header.table_entry_cell(self.head.entries.len() as u64));
         if self.len > end {
             match self.file.truncate(end) {
                 Ok(()) => self.len = end,

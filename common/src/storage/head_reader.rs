@@ -48,10 +48,10 @@ impl HeadReader {
             Err(error) if error.reason() == Reason::Corrupt => error,
             Err(error) => return Err(error),
         };
-        let found = match head::read_tolerant(&*self.fs, &self.dir) {
+        let found = match head::read_with_damaged_entries(&*self.fs, &self.dir) {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
-            // Neither copy of the header is valid: the damage found first may be another.
+            // No copy of the header or of the incarnation is valid: the damage found first may be another.
             Err(error) => return Err(error),
         };
         let mut replaced = self.replaced.lock();

@@ -4,7 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Reason, Result};
-use crate::format::head::FORMAT_VERSION;
+use crate::format::head::{FORMAT_VERSION, OLDEST_FORMAT_VERSION};
+use crate::format::lineage::Lineage;
 use crate::format::manifest;
 use crate::storage::fs::{self, FileSystem};
 
@@ -51,6 +52,26 @@ impl DataDir {
     /// `database.json`: the database's id and format.
     pub fn database(&self) -> PathBuf {
         self.0.join("database.json")
+    }
+
+    /// `lineage.json`: the incarnations of the database.
+    pub fn lineage(&self) -> PathBuf {
+        self.0.join(LINEAGE)
+    }
+
+    /// The temporary file of the lineage that the writer of a term creates.
+    pub(crate) fn lineage_tmp(&self, term: u64) -> PathBuf {
+        self.0.join(format!("{LINEAGE_TMP}{term}{TMP}"))
+    }
+
+    /// `clock.json`: the last time that a writer saw.
+    pub fn clock(&self) -> PathBuf {
+        self.0.join("clock.json")
+    }
+
+    /// The temporary file of the time that the writer of a term saw.
+    pub(crate) fn clock_tmp(&self, term: u64) -> PathBuf {
+        self.0.join(format!("{CLOCK_TMP}{term}{TMP}"))
     }
 
     /// The directory of all tables.
@@ -135,6 +156,18 @@ pub(crate) const SEGMENT_TMP: &str = ".seg.tmp";
 /// The end of the name of every unfinished file.
 pub(crate) const TMP: &str = ".tmp";
 
+/// The name of `lineage.json`.
+pub(crate) const LINEAGE: &str = "lineage.json";
+/// The start of the name of an unfinished `lineage.json`.
+const LINEAGE_TMP: &str = "lineage.";
+/// The start of the name of an unfinished `clock.json`.
+const CLOCK_TMP: &str = "clock.";
+
+/// Returns whether a file is an unfinished `lineage.json` or `clock.json`.
+pub(crate) fn is_record_tmp(file_name: &str) -> bool {
+    [LINEAGE_TMP, CLOCK_TMP].iter().any(|start| file_name.starts_with(start)) && file_name.ends_with(TMP)
+}
+
 /// Returns the term in the name of an unfinished HEAD; `None` for other files.
 pub(crate) fn head_tmp_term(file_name: &str) -> Option<u64> {
     file_name.strip_prefix("HEAD.")?.strip_suffix(TMP)?.parse().ok()
@@ -207,16 +240,26 @@ pub(crate) fn segment_numbers(fs: &dyn FileSystem, dir: &DataDir, table: &str) -
 pub fn read_database(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<manifest::Database>> {
     let database: Option<manifest::Database> = read_checked(fs, &dir.database())?;
     if let Some(database) = &database
-        && database.format != FORMAT_VERSION
+        && !(OLDEST_FORMAT_VERSION..=FORMAT_VERSION).contains(&database.format)
     {
         let message = format!(
-            "cannot open {}: it has format {}, and this version of DriftDB supports format {FORMAT_VERSION}",
+            "cannot open {}: it has format {}, and this version of DriftDB supports formats {OLDEST_FORMAT_VERSION} to {FORMAT_VERSION}",
             dir.database().display(),
             database.format,
         );
         return Err(Error::new(Reason::NotSupported, message));
     }
     Ok(database)
+}
+
+/// Reads `lineage.json`. Returns `None` if it does not exist.
+pub(crate) fn read_lineage(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<Lineage>> {
+    read_checked(fs, &dir.lineage())
+}
+
+/// Reads `clock.json`. Returns `None` if it does not exist.
+pub(crate) fn read_clock_record(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<manifest::ClockRecord>> {
+    read_checked(fs, &dir.clock())
 }
 
 /// Reads a table's manifest. Returns `None` if it does not exist.

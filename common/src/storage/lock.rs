@@ -1,9 +1,11 @@
 //! The lock that makes one writer exclusive per data directory, and the identity of its holder.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Reason, Result};
-use crate::storage::fs::{self, File, FileSystem};
+use crate::storage::fs::{self, File, FileId, FileSystem};
 use crate::storage::layout::DataDir;
 
 /// The most that is read of LOCK, in bytes.
@@ -22,27 +24,44 @@ pub struct LockHolder {
     pub since: String,
 }
 
+impl LockHolder {
+    /// Returns whether another process on this machine has the holder's id: the holder may have lost its lock, because
+    /// someone removed or replaced LOCK, and may still run.
+    fn may_run(&self, fs: &dyn FileSystem) -> bool {
+        let process = PathBuf::from(format!("/proc/{}", self.pid));
+        self.host == host_name() && self.pid != std::process::id() && fs.file_id(&process).is_ok()
+    }
+}
+
+fn host_name() -> String {
+    gethostname::gethostname().to_string_lossy().into_owned()
+}
+
 /// A held lock. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct Lock {
     file: Box<dyn File>,
     holder: LockHolder,
+    id: Option<FileId>,
+    may_predecessor_run: bool,
 }
 
 impl Lock {
     /// Takes the lock. Fails with DATABASE_LOCKED, naming the holder, if another process holds it.
     pub fn acquire(fs: &dyn FileSystem, dir: &DataDir) -> Result<Lock> {
         let path = dir.lock();
-        let locked =
-            fs.lock(&path).map_err(|e| Error::io(format_args!("cannot lock {}", path.display()), &e))?;
-        let Some(file) = locked else { return Err(locked_error(fs, dir)) };
+        let failed = |e: std::io::Error| Error::io(format_args!("cannot lock {}", path.display()), &e);
+        let before = read_holder(fs, dir);
+        let Some(file) = fs.lock(&path).map_err(failed)? else { return Err(locked_error(fs, dir)) };
+        let id = fs.file_id(&path).map_err(failed)?;
+        let may_predecessor_run = before.is_none_or(|holder| holder.may_run(fs));
         let holder = LockHolder {
             pid: std::process::id(),
-            host: gethostname::gethostname().to_string_lossy().into_owned(),
+            host: host_name(),
             address: String::new(),
             since: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         };
-        let lock = Lock { file, holder };
+        let lock = Lock { file, holder, id, may_predecessor_run };
         match lock.write_holder() {
             // The text is for messages only: a full disk must not keep the writer from opening.
             Err(error) if error.reason() == Reason::DiskFull => {
@@ -51,6 +70,30 @@ impl Lock {
             written => written?,
         }
         Ok(lock)
+    }
+
+    /// Takes the lock for a look at the files that changes nothing, not even LOCK: several can hold it at once, and writers
+    /// cannot. Returns `None` if LOCK does not exist, which is so only if no writer holds it. Fails with DATABASE_LOCKED,
+    /// naming the holder, if a writer holds it. Keep what is returned for as long as the look takes.
+    pub fn acquire_shared(fs: &dyn FileSystem, dir: &DataDir) -> Result<Option<Box<dyn File>>> {
+        let path = dir.lock();
+        match fs.lock_shared(&path) {
+            Ok(Some(file)) => Ok(Some(file)),
+            Ok(None) => Err(locked_error(fs, dir)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io(format_args!("cannot lock {}", path.display()), &e)),
+        }
+    }
+
+    /// Returns the identity of the locked file.
+    pub(crate) fn id(&self) -> Option<FileId> {
+        self.id
+    }
+
+    /// Returns whether the last holder may run without the lock: LOCK was missing or names nobody, because someone removed
+    /// or replaced it, or it names a process that runs.
+    pub(crate) fn may_predecessor_run(&self) -> bool {
+        self.may_predecessor_run
     }
 
     /// Records in LOCK the address that clients connect to.
@@ -81,6 +124,12 @@ impl Lock {
 /// Builds the error for a lock that another process holds.
 fn locked_error(fs: &dyn FileSystem, dir: &DataDir) -> Error {
     let root = dir.root().display();
+    if matches!(fs.lock_shared(&dir.lock()), Ok(Some(_))) {
+        let message = format!(
+            "cannot open {root} for writing: another process examines its files, such as driftctl doctor or verify; retry when it has ended"
+        );
+        return Error::new(Reason::DatabaseLocked, message);
+    }
     let Some(LockHolder { pid, host, address, since }) = read_holder(fs, dir) else {
         let message = format!("cannot open {root} for writing: it is held by another writer");
         return Error::new(Reason::DatabaseLocked, message);

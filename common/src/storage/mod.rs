@@ -1,5 +1,6 @@
 //! Bytes on disk: the data directory, its files, and the write-ahead log, from which all other files can be rebuilt.
 
+pub mod clock_record;
 pub mod descriptors;
 pub mod disk_space;
 pub mod fence;
@@ -10,6 +11,7 @@ pub(crate) mod head_file;
 pub mod head_reader;
 pub mod io_ban;
 pub mod layout;
+pub mod lineage;
 pub mod lock;
 pub mod recovery;
 pub mod sst;

@@ -139,9 +139,10 @@ impl ScriptedWriter {
         let replayed = !id.is_empty() && first + 1 < asked.len();
         let seq = if id.is_empty() { asked.len() } else { first + 1 } as u64;
         match act {
-            Act::Answer | Act::CutAfter(_) => {
-                Ok(v1::ApplyResponse { token: Some(v1::WriteToken { seq, time: None, epoch: 7 }), replayed })
-            }
+            Act::Answer | Act::CutAfter(_) => Ok(v1::ApplyResponse {
+                token: Some(v1::WriteToken { seq, time: None, epoch: 7, incarnation: 0 }),
+                replayed,
+            }),
             Act::Fail(code, reason) => Err(failure(code, reason)),
             _ => self.0.broken().await,
         }

@@ -37,6 +37,11 @@ impl StaleViewTolerance {
         StaleViewTolerance { limit, since: None }
     }
 
+    /// How long the storage may show an old state.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Classifies the outcome of a HEAD check: damage within the limit becomes REPLICA_BEHIND.
     pub fn classify(&mut self, outcome: Result<()>) -> Result<()> {
         match outcome {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::document::Document;
 use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::limits;
 use driftdb_common::query::ast::PointInTime;
@@ -16,7 +17,7 @@ use driftdb_common::work;
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
 use crate::message_size::diff_size;
-use crate::paged_stream::PageStep;
+use crate::page_step::PageStep;
 use crate::reads::json_patch::json_patch;
 use crate::reads::target::{KeyTarget, TableTarget};
 use crate::running_query::RunningQuery;
@@ -114,9 +115,13 @@ fn diff_to_wire(row: &RowDiff, format: v1::DocumentFormat) -> Result<v1::RowDiff
             let failed = |e: serde_json::Error| {
                 Error::new(Reason::Internal, format!("cannot compute a JSON patch: {e}"))
             };
-            let before: serde_json::Value = serde_json::from_str(&before.to_json()?).map_err(failed)?;
-            let after: serde_json::Value = serde_json::from_str(&after.to_json()?).map_err(failed)?;
-            json_patch(&before, &after, limits::PATCH_BYTES)
+            let parsed = |document: &Document| {
+                let text = document.to_json()?;
+                // Parsing and comparing take several times as long as writing.
+                work::step_bytes(text.len().saturating_mul(4))?;
+                serde_json::from_str::<serde_json::Value>(&text).map_err(failed)
+            };
+            json_patch(&parsed(before)?, &parsed(after)?, limits::PATCH_BYTES)
         }
         _ => Some(String::new()),
     };

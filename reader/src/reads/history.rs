@@ -13,7 +13,7 @@ use driftdb_common::table::history::{DriftEvent, History, HistoryQuery, Images};
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
 use crate::message_size::change_size;
-use crate::paged_stream::PageStep;
+use crate::page_step::PageStep;
 use crate::reads::target::{KeyTarget, TableTarget};
 use crate::running_query::RunningQuery;
 

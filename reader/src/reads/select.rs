@@ -11,7 +11,7 @@ use driftdb_common::table::view::View;
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
-use crate::paged_stream::PageStep;
+use crate::page_step::PageStep;
 use crate::reads::target::TableTarget;
 use crate::running_query::RunningQuery;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use driftdb::v1;
 use driftdb::v1::watch_drift_request::Start;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::lineage::LineagePoint;
 use driftdb_common::limits;
 use driftdb_common::planted::{self, PlantedBug};
 use driftdb_common::service::clock::now_ms;
@@ -115,6 +116,7 @@ async fn resolve_start(
 ) -> Result<WatchStart> {
     let replica = &query.context().replica;
     let freshness = v1::Freshness { epoch: request.epoch, ..v1::Freshness::default() };
+    let mut resumed = LineagePoint::default();
     let initial_rows = request.initial_rows.then(InitialRowPosition::default);
     let mut start = WatchStart { initial_rows, ..WatchStart::default() };
     let (freshness, point) = match &request.start {
@@ -122,10 +124,14 @@ async fn resolve_start(
         // All that is retained: from the first commit on, or from the floor if there is one.
         Some(Start::AfterSeq(0)) => {
             Freshness::from_wire(Some(freshness), replica)?;
+            replica.check_kept()?;
             check_tables(query, filter).await?;
             return Ok(WatchStart { seq: filter.floor(&replica.applied()), ..start });
         }
-        Some(Start::AfterSeq(seq)) => (freshness, Some(PointInTime::Seq(*seq))),
+        Some(Start::AfterSeq(seq)) => {
+            resumed = LineagePoint { incarnation: request.incarnation, seq: *seq };
+            (freshness, Some(PointInTime::Seq(*seq)))
+        }
         Some(Start::AfterTime(time)) => {
             let as_of = v1::AsOf { at: Some(v1::as_of::At::Time(*time)) };
             let point = convert::point_from_wire(Some(as_of))?;
@@ -137,11 +143,12 @@ async fn resolve_start(
             start.initial_rows = token.rows();
             start.after_ms = token.after_ms();
             // The token proves that the commit exists, even if this replica has not seen it yet.
+            resumed = token.point();
             let freshness = v1::Freshness { min_seq: token.seq, ..freshness };
             (freshness, Some(PointInTime::Seq(token.seq)))
         }
     };
-    let freshness = Freshness::from_wire(Some(freshness), replica)?;
+    let freshness = Freshness::from_wire(Some(freshness), replica)?.requiring(resumed);
     let seq = query.wait_for_point(freshness, point).await?.seq;
     let is_resumed = matches!(&request.start, Some(Start::ResumeToken(_)));
     let skipped = u64::from(is_resumed && planted::is_planted(PlantedBug::ResumeOffByOne));

@@ -115,6 +115,7 @@ impl WatchSession {
                 let message = "the reader is shutting down; resume with the last resume token, here or at another reader";
                 return Err(Error::new(Reason::ShuttingDown, message));
             }
+            self.check_history()?;
             if let Some(commit) = self.out.take() {
                 return self.commit_message(commit).map(Some);
             }
@@ -135,6 +136,14 @@ impl WatchSession {
                 return self.event_message(event).map(Some);
             }
         }
+    }
+
+    /// Fails if the history that this session follows is lost: what comes after its position is not what follows.
+    fn check_history(&self) -> Result<()> {
+        let Some(loss) = self.replica.loss() else { return Ok(()) };
+        let message = format!("the watch ends: {}; start again without a resume token", loss.message());
+        Err(Error::new(Reason::EpochChanged, message)
+            .with("epoch", self.replica.database().epoch.to_string()))
     }
 
     /// Whether a Progress message is due. Progress has no meaning within initial rows or within a commit.
@@ -181,7 +190,8 @@ impl WatchSession {
     /// The token for the session's position, and for a position in the initial rows while they are being sent.
     fn token(&self, rows: Option<&InitialRowPosition>) -> Result<Vec<u8>> {
         let (database, filter) = (self.replica.database(), &self.filter);
-        WatchToken::new(database, filter.hash(), self.position, rows).after_time(filter.after_ms()).encode()
+        let point = self.replica.lineage().point(self.position);
+        WatchToken::new(database, filter.hash(), point, rows).after_time(filter.after_ms()).encode()
     }
 
     async fn open(&mut self, row_position: Option<InitialRowPosition>) -> Result<Event> {
@@ -205,6 +215,7 @@ impl WatchSession {
         let deadline = Instant::now() + RELOAD_WAIT;
         let mut head_checks = self.replica.head_checks();
         while self.replica.table_reloads() == self.table_reloads {
+            self.check_history()?;
             if timeout_at(deadline, head_checks.changed()).await.is_err() {
                 // If the follower lags, its error explains more.
                 let behind = self.replica.problem().filter(|problem| problem.reason() != error.reason());
@@ -349,6 +360,7 @@ impl WatchSession {
                     _ = self.newest.changed() => {}
                     () = sleep_until(self.sent_at + self.heartbeat) => {}
                     () = self.shutdown.cancelled() => {}
+                    () = self.replica.lost() => {}
                 }
                 Ok(None)
             }

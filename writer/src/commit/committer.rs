@@ -12,7 +12,7 @@ use crate::admission::tables::{DiscardedUndo, UndoMark};
 use crate::commit::acks::CommitAck;
 use crate::commit::state::{CommitShared, CommitState, LogTask, OpenGroup};
 
-/// How often an idle writer with fencing checks whether another writer has taken over.
+/// How often an idle writer checks whether another writer has taken over, or its files were moved.
 const FENCE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the committer does next.
@@ -30,7 +30,7 @@ pub(super) fn run(
     shared: &CommitShared,
     acks: &mpsc::UnboundedSender<Vec<CommitAck>>,
 ) -> Result<()> {
-    while let Some(work) = wait_for_work(shared, log.fence().is_on()) {
+    while let Some(work) = wait_for_work(shared) {
         let CommitterWork { mut group, mark, log_tasks } = work;
         for task in log_tasks {
             if let Err(AppendError::Fatal(error) | AppendError::Refused(error)) = task(&mut log) {
@@ -53,17 +53,15 @@ pub(super) fn run(
 }
 
 /// Waits until the open group or the log tasks are not empty, and takes them. Returns `None` once the writer
-/// is closing and nothing is left. With fencing, an idle writer checks periodically that no other writer has
-/// taken over, because calls such as Status do not go through the committer.
-fn wait_for_work(shared: &CommitShared, fenced: bool) -> Option<CommitterWork> {
+/// is closing and nothing is left. An idle writer checks periodically that it still is the writer, because calls
+/// such as Status do not go through the committer.
+fn wait_for_work(shared: &CommitShared) -> Option<CommitterWork> {
     let mut state = shared.state.lock();
     while state.open.acks.is_empty() && state.log_tasks.is_empty() {
         if state.closing {
             return None;
         }
-        if !fenced {
-            shared.work_ready.wait(&mut state);
-        } else if shared.work_ready.wait_for(&mut state, FENCE_CHECK_INTERVAL).timed_out() {
+        if shared.work_ready.wait_for(&mut state, FENCE_CHECK_INTERVAL).timed_out() {
             state.log_tasks.push(Box::new(|log| log.fence().check().map_err(AppendError::Fatal)));
         }
     }

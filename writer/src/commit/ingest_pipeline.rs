@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use driftdb_common::error::{Error, ErrorKind, Reason, Result};
-use driftdb_common::service::clock::now_ms;
 use parking_lot::MutexGuard;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +13,7 @@ use crate::admission::prepared_commit::PreparedCommit;
 use crate::admission::producers::{ProducerPosition, RefusedOperation};
 use crate::admission::read_rows::ReadRows;
 use crate::admission::{AdmissibleChange, CommitContext, CommitReceipt};
+use crate::clock_guard::ClockReading;
 use crate::commit::acks::PendingAck;
 use crate::commit::preparation::{TRIES, merge_bytes, prepare, rows_keep_changing};
 use crate::commit::state::{CommitShared, CommitState};
@@ -111,6 +111,8 @@ impl IngestPipeline {
         session: &IngestSession,
     ) -> Result<Option<AdmittedBatch>> {
         let IngestBatch { context, number, operations, atomic, stop_at_refusal, set_aside } = batch;
+        // Not a refusal of single operations: the client must send the batch again.
+        self.0.clock.read().check_commit(&context.options)?;
         let producer = context.origin.as_ref().map(|origin| origin.producer.clone());
         let position =
             producer.as_ref().and_then(|producer| self.0.state.lock().admission.producers.get(producer));
@@ -157,7 +159,8 @@ impl IngestPipeline {
                 match state.admission.missing_work(&mut slice.draft, merge_bytes(attempt)) {
                     Some(missing) => missing,
                     None => {
-                        admit_commits(&mut state, &mut slice, context, (rules, outcome));
+                        let clock = self.0.clock.read();
+                        admit_commits((&mut state, clock), &mut slice, context, (rules, outcome));
                         return Ok(true);
                     }
                 }
@@ -287,7 +290,7 @@ struct SliceRules {
 
 /// Admits the commits of a slice, in order.
 fn admit_commits(
-    state: &mut CommitState,
+    (state, clock): (&mut CommitState, ClockReading),
     slice: &mut BatchSlice,
     context: &CommitContext,
     (rules, outcome): (SliceRules, &mut BatchOutcome),
@@ -310,7 +313,9 @@ fn admit_commits(
                 refused => refused,
             }
         } else {
-            match commit.and_then(|operations| prepare_commit(state, context, last, (operations, rows))) {
+            match commit
+                .and_then(|operations| prepare_commit((state, clock), context, last, (operations, rows)))
+            {
                 Ok(Some(commit)) => {
                     if let Some(before) = held.replace(commit) {
                         before.encode(&mut state.open.group);
@@ -378,7 +383,7 @@ fn slices_of(commits: impl Iterator<Item = (u32, Result<Vec<DraftOperation>>)>) 
 
 /// Admits one commit of a batch. `last` is the index of the commit's last operation in the batch.
 fn prepare_commit(
-    state: &mut CommitState,
+    (state, clock): (&mut CommitState, ClockReading),
     context: &CommitContext,
     last: u32,
     (operations, rows): (Vec<DraftOperation>, &ReadRows),
@@ -388,7 +393,7 @@ fn prepare_commit(
         origin.operation = last;
     }
     let change = AdmissibleChange::Rows { operations, preconditions: Vec::new(), rows };
-    Ok(state.admission.prepare(change, context, now_ms(), &mut state.open.group)?.1)
+    Ok(state.admission.prepare(change, context, clock, &mut state.open.group)?.1)
 }
 
 /// The index of a batch's first operation that was not admitted before, or `None` if all were.

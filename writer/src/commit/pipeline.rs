@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
-use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::operation::SchemaChange;
 
 use crate::admission::draft::Draft;
@@ -52,7 +51,7 @@ impl CommitPipeline {
                 self.0.space.check_room(format_args!("cannot create table {:?}", schema.table))?;
             }
             let change = AdmissibleChange::Schema(change);
-            let outcome = admission.admit(change, context, now_ms(), &mut open.group);
+            let outcome = admission.admit(change, context, self.0.clock.read(), &mut open.group);
             state.acknowledge(outcome)
         };
         self.wait(ack).await
@@ -86,7 +85,7 @@ impl CommitPipeline {
         let (operations, preconditions) = (std::mem::take(operations), std::mem::take(preconditions));
         let change = AdmissibleChange::Rows { operations, preconditions, rows };
         let CommitState { admission, open, .. } = &mut *state;
-        let outcome = admission.admit(change, context, now_ms(), &mut open.group);
+        let outcome = admission.admit(change, context, self.0.clock.read(), &mut open.group);
         Ok(Ok(state.acknowledge(outcome)))
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::admission::Admission;
 use crate::admission::table::AdmittedTable;
+use crate::clock_guard::ClockGuard;
 use crate::commit::acks::CommitAck;
 use crate::commit::catalog::TableCatalog;
 use crate::commit::committer;
@@ -42,11 +43,11 @@ pub(crate) fn start(
     acks: mpsc::UnboundedSender<Vec<CommitAck>>,
     growth: mpsc::Sender<()>,
     (tail_limit, tasks): (u64, TaskPool),
+    clock: Arc<ClockGuard>,
 ) -> Result<(CommitHandles, JoinHandle<Result<()>>)> {
     let state = Mutex::new(initial_state(&log, admission));
-    let space = Arc::clone(log.space());
-    let shared =
-        Arc::new(CommitShared { state, work_ready: Condvar::new(), growth, tail_limit, space, tasks });
+    let (work_ready, space) = (Condvar::new(), Arc::clone(log.space()));
+    let shared = Arc::new(CommitShared { state, work_ready, growth, tail_limit, clock, space, tasks });
     let handles = CommitHandles {
         pipeline: CommitPipeline::new(&shared),
         ingest: IngestPipeline::new(&shared),

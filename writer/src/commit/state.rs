@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::mpsc;
 
 use crate::admission::{Admission, CommitReceipt};
+use crate::clock_guard::ClockGuard;
 use crate::commit::acks::{CommitAck, PendingAck};
 use crate::errors::shutting_down;
 use crate::tasks::TaskPool;
@@ -33,6 +34,7 @@ pub(super) struct CommitShared {
     /// The bytes of log after the newest snapshots, of all tables together, above which writes are refused
     /// until a snapshot covers some of them. Bounds the memory that rows not covered by a snapshot take.
     pub(super) tail_limit: u64,
+    pub(super) clock: Arc<ClockGuard>,
     /// The room on the disk, as the log finds it.
     pub(super) space: Arc<DiskSpace>,
     /// Reads rows and computes what admission needs, outside of the lock.

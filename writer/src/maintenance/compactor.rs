@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::manifest::Manifest;
-use driftdb_common::service::clock::now_ms;
 use driftdb_common::storage::layout::image_stem;
 use driftdb_common::storage::wal::appender::CompactionInput;
 use driftdb_common::table::build::compaction::{
@@ -70,8 +69,11 @@ impl Compactor {
         let (manifest, limit) = self.context.commits.log.manifest(id)?;
         let requested = match before {
             Some(point) => {
+                let clock = self.context.clock.read();
+                // What is compacted cannot be brought back: a point before now needs a clock that is trusted.
+                let now_ms = if matches!(point, PointInTime::Ago(_)) { clock.check()? } else { clock.now_ms };
                 let last_at = |time_ms| self.lookup.last_commit_of_any_table_at(time_ms, limit.seq);
-                point.resolve(limit.seq, now_ms(), last_at)?
+                point.resolve(limit.seq, now_ms, last_at)?
             }
             None => self.lookup.default_floor(id)?,
         };

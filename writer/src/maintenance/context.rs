@@ -9,6 +9,7 @@ use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::table_files::TableFiles;
 
 use crate::admission::requests::RequestWindow;
+use crate::clock_guard::ClockGuard;
 use crate::commit::CommitHandles;
 use crate::config::SnapshotTriggers;
 use crate::maintenance::health::MaintenanceHealth;
@@ -21,6 +22,7 @@ pub(crate) struct MaintenanceContext {
     pub(crate) commits: CommitHandles,
     pub(crate) triggers: SnapshotTriggers,
     pub(crate) window: RequestWindow,
+    pub(crate) clock: Arc<ClockGuard>,
     /// The room on the disk.
     pub(crate) space: Arc<DiskSpace>,
     pub(crate) health: Arc<MaintenanceHealth>,

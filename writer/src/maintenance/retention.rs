@@ -1,11 +1,13 @@
 //! Compacts the tables whose schemas limit how long history is kept (RETAIN), once enough can be freed.
+//!
+//! History is kept for a time before the last commit, not before the time of day: what is discarded cannot be brought back, and a
+//! clock can be wrong. A commit's time has passed the clock guard.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Reason, Result};
-use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::build::progress::ProgressFn;
 use driftdb_common::table::point_in_time::PointInTime;
 use parking_lot::Mutex;
@@ -40,6 +42,7 @@ impl Retention {
     /// Compacts every table that is due.
     pub(super) fn compact_expired(&self, progress: ProgressFn<'_>) -> Result<()> {
         let catalog = &self.context.commits.catalog;
+        let newest_ms = self.context.commits.status.durable().time_ms;
         let retained =
             catalog.tables().into_iter().filter_map(|table| Some((table.id, table.schema.retain_ms?)));
         for (id, retain_ms) in retained {
@@ -47,7 +50,7 @@ impl Retention {
             if self.context.health.is_paused(id, Chore::Retention) || !self.start_check(id, interval) {
                 continue;
             }
-            let expired = self.compact_if_expired(id, now_ms().saturating_sub(retain_ms), progress);
+            let expired = self.compact_if_expired(id, newest_ms.saturating_sub(retain_ms), progress);
             if let Err(error) = &expired {
                 if error.reason() == Reason::ShuttingDown {
                     return expired;

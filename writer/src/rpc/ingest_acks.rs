@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use driftdb::v1;
-use driftdb_common::memory::{MemoryAccount, MemoryPermit, MemoryUse};
-use driftdb_common::service::convert;
+use driftdb_common::memory::{Claim, MemoryAccount, MemoryPermit, MemoryUse};
 use driftdb_common::service::status::{self, to_status};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::Status;
 
 use crate::admission::producers::RefusedOperation;
 use crate::commit::PendingAck;
+use crate::rpc::commit_tokens::CommitTokens;
 
 /// One acknowledgement reports at most this many refused operations.
 const REFUSALS_PER_ACK: usize = 1000;
@@ -66,7 +66,9 @@ impl StreamMemory {
         let units = u32::try_from(bytes.div_ceil(UNIT).min(STREAM_UNITS)).ok()?;
         // An error means that the semaphore is closed, which never happens.
         let stream = Arc::clone(&self.stream).acquire_many_owned(units).await.ok()?;
-        let reserved = Arc::clone(&self.account).reserve_when_free(MemoryUse::Ingest, bytes as u64).await;
+        let reserved = Arc::clone(&self.account)
+            .reserve_when_free(MemoryUse::Ingest, Claim::Present, bytes as u64)
+            .await;
         Some(BatchMemory { reserved, stream })
     }
 }
@@ -92,12 +94,12 @@ pub(super) struct Acknowledgement {
 pub(super) async fn acknowledge_batches(
     mut admitted: mpsc::Receiver<MessageOutcome>,
     acks: mpsc::Sender<Result<Acknowledgement, Status>>,
-    epoch: u64,
+    tokens: CommitTokens,
 ) {
     let mut acknowledged = None;
     let mut next = admitted.recv().await;
     while let Some(outcome) = next {
-        let mut ack = match durable_batch(outcome, epoch).await {
+        let mut ack = match durable_batch(outcome, &tokens).await {
             Ok(ack) => ack,
             Err(status) => {
                 // If the client has left, nobody waits for the status.
@@ -106,7 +108,7 @@ pub(super) async fn acknowledge_batches(
             }
         };
         let before = acknowledged.unwrap_or_else(|| ack.response.durable_batch_id.saturating_sub(1));
-        next = take_ready_batches(&mut admitted, &mut ack, epoch).await;
+        next = take_ready_batches(&mut admitted, &mut ack, &tokens).await;
         acknowledged = Some(ack.response.durable_batch_id);
         while ack.response.errors.len() > REFUSALS_PER_ACK {
             let part = v1::IngestResponse {
@@ -133,7 +135,7 @@ pub(super) async fn acknowledge_batches(
 async fn take_ready_batches(
     admitted: &mut mpsc::Receiver<MessageOutcome>,
     ack: &mut Acknowledgement,
-    epoch: u64,
+    tokens: &CommitTokens,
 ) -> Option<MessageOutcome> {
     loop {
         match admitted.try_recv() {
@@ -142,7 +144,7 @@ async fn take_ready_batches(
             {
                 let outcome =
                     MessageOutcome::Batch { number, operations_passed, errors, ack: pending, memory };
-                match durable_batch(outcome, epoch).await {
+                match durable_batch(outcome, tokens).await {
                     Ok(durable) => {
                         ack.response.durable_batch_id = durable.response.durable_batch_id;
                         ack.response.token = durable.response.token;
@@ -159,7 +161,7 @@ async fn take_ready_batches(
 }
 
 /// Waits until a batch is durable.
-async fn durable_batch(outcome: MessageOutcome, epoch: u64) -> Result<Acknowledgement, Status> {
+async fn durable_batch(outcome: MessageOutcome, tokens: &CommitTokens) -> Result<Acknowledgement, Status> {
     let (number, operations_passed, errors, ack, memory) = match outcome {
         MessageOutcome::Batch { number, operations_passed, errors, ack, memory } => {
             (number, operations_passed, errors, ack, memory)
@@ -167,7 +169,7 @@ async fn durable_batch(outcome: MessageOutcome, epoch: u64) -> Result<Acknowledg
         MessageOutcome::End(status) => return Err(status),
     };
     let receipt = ack.wait().await.map_err(to_status)?;
-    let token = Some(convert::token_to_wire(receipt.token, epoch));
+    let token = Some(tokens.token(receipt.token));
     let response = v1::IngestResponse { durable_batch_id: number, token, errors, operations_passed };
     Ok(Acknowledgement { response, memory: vec![memory] })
 }

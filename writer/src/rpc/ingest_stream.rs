@@ -33,6 +33,8 @@ use tonic::{Code, Status, Streaming};
 use crate::admission::CommitContext;
 use crate::admission::draft::DraftOperation;
 use crate::commit::{AdmittedBatch, IngestBatch, IngestPipeline, IngestSession};
+use crate::maintenance::MaintenanceHealth;
+use crate::rpc::commit_tokens::CommitTokens;
 use crate::rpc::decoding;
 use crate::rpc::ingest_acks::{
     BatchMemory, MessageOutcome, StreamMemory, acknowledge_batches, refusal_to_wire,
@@ -56,10 +58,11 @@ pub(crate) struct IngestService {
     pipeline: IngestPipeline,
     reverts: RevertResolver,
     tasks: TaskPool,
-    epoch: u64,
+    tokens: CommitTokens,
     /// What ends the newest stream of each producer. A newer stream ends the older one.
     newest: Arc<Mutex<HashMap<String, CancellationToken>>>,
     shutdown: CancellationToken,
+    health: Arc<MaintenanceHealth>,
 }
 
 /// The task that admits a stream's batches.
@@ -78,14 +81,20 @@ struct BatchReceiver {
 }
 
 impl IngestService {
-    /// Admits batches through `pipeline`. `epoch` goes into tokens. `shutdown` ends all streams.
+    /// Admits batches through `pipeline`. `tokens` names the commits. `shutdown` ends all streams.
     pub(crate) fn new(
         pipeline: IngestPipeline,
         (reverts, tasks): (RevertResolver, TaskPool),
-        epoch: u64,
+        tokens: CommitTokens,
         shutdown: CancellationToken,
     ) -> IngestService {
-        IngestService { pipeline, reverts, tasks, epoch, newest: Arc::default(), shutdown }
+        let (newest, health) = (Arc::default(), Arc::default());
+        IngestService { pipeline, reverts, tasks, tokens, newest, shutdown, health }
+    }
+
+    /// The same service; damage that admission finds is noted in `health`.
+    pub(crate) fn noting_damage_in(self, health: Arc<MaintenanceHealth>) -> IngestService {
+        IngestService { health, ..self }
     }
 
     /// Starts both tasks of a stream and returns its acknowledgements.
@@ -114,7 +123,7 @@ impl IngestService {
             _window: window,
         };
         tokio::spawn(receiver.run(inbound));
-        tokio::spawn(acknowledge_batches(admitted, acks, self.epoch));
+        tokio::spawn(acknowledge_batches(admitted, acks, self.tokens.clone()));
         // The memory of an acknowledgement is given back when the acknowledgement is taken to be sent.
         Ok(Box::pin(ReceiverStream::new(responses).map(|ack| ack.map(|ack| ack.response))))
     }
@@ -152,7 +161,10 @@ impl BatchReceiver {
                 message = inbound.message() => message,
             };
             let processed = match message {
-                Ok(Some(request)) => self.process(request, first).await.map_err(to_status),
+                Ok(Some(request)) => {
+                    let processed = self.process(request, first).await;
+                    processed.inspect_err(|error| self.service.health.note_damage(error)).map_err(to_status)
+                }
                 Ok(None) => return,
                 Err(status) => Err(status),
             };

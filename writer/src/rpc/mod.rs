@@ -1,5 +1,6 @@
 //! `WriterService` over gRPC: single calls, ingest streams, maintenance calls, and reverts.
 
+mod commit_tokens;
 mod decoding;
 mod ingest_acks;
 mod ingest_stream;
@@ -8,6 +9,7 @@ mod revert;
 mod row_as_of;
 mod service;
 
+pub(crate) use commit_tokens::CommitTokens;
 pub(crate) use ingest_stream::IngestService;
 pub(crate) use maintenance_rpc::MaintenanceCalls;
 pub(crate) use revert::RevertResolver;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use driftdb::v1;
 use driftdb::v1::writer_service_server::WriterService;
-use driftdb_common::error::Result;
+use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
 use driftdb_common::memory::MemoryBudget;
@@ -22,8 +22,10 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::admission::draft::Draft;
 use crate::admission::fingerprint;
 use crate::admission::{CommitContext, CommitReceipt};
+use crate::clock_guard::ClockGuard;
 use crate::commit::{CommitPipeline, CommitStatus, LiveTable};
 use crate::maintenance::MaintenanceHealth;
+use crate::rpc::commit_tokens::CommitTokens;
 use crate::rpc::decoding;
 use crate::rpc::ingest_stream::IngestService;
 use crate::rpc::maintenance_rpc::{self, JobStream, MaintenanceCalls};
@@ -42,7 +44,9 @@ pub(crate) struct WriterRpc {
     pub(crate) cache: Arc<BlockCache>,
     pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) database: Database,
+    pub(crate) tokens: CommitTokens,
     pub(crate) term: u64,
+    pub(crate) clock: Arc<ClockGuard>,
     pub(crate) health: Arc<MaintenanceHealth>,
 }
 
@@ -107,7 +111,7 @@ impl WriterRpc {
     }
 
     fn token(&self, receipt: CommitReceipt) -> Option<v1::WriteToken> {
-        Some(convert::token_to_wire(receipt.token, self.database.epoch))
+        Some(self.tokens.token(receipt.token))
     }
 
     /// Commits a change of a schema and returns its token.
@@ -268,12 +272,29 @@ impl WriterService for WriterRpc {
         Ok(Response::new(maintenance_rpc::verify_responses(follower)))
     }
 
+    async fn confirm_clock(
+        &self,
+        request: Request<v1::ConfirmClockRequest>,
+    ) -> Result<Response<v1::ConfirmClockResponse>, Status> {
+        let time = request.into_inner().time;
+        let time_ms = time.as_ref().map(convert::time_from_wire).transpose().map_err(to_status)?;
+        let clock = Arc::clone(&self.clock);
+        let confirmed = tokio::task::spawn_blocking(move || clock.confirm(time_ms)).await;
+        let confirmed = confirmed.map_err(|e| {
+            to_status(Error::new(Reason::Internal, format!("confirming the clock failed: {e}")))
+        })?;
+        let (now_ms, was_refusing) = confirmed.map_err(to_status)?;
+        let time = Some(convert::time_to_wire(now_ms));
+        Ok(Response::new(v1::ConfirmClockResponse { time, was_refusing }))
+    }
+
     async fn status(
         &self,
         _: Request<v1::WriterServiceStatusRequest>,
     ) -> Result<Response<v1::WriterServiceStatusResponse>, Status> {
         let (tail_bytes, tail_limit_bytes) = self.status.tail_bytes();
         let last = self.status.durable();
+        let clock = self.clock.read();
         Ok(Response::new(v1::WriterServiceStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             database_id: self.database.id.to_string(),
@@ -287,6 +308,9 @@ impl WriterService for WriterRpc {
             tail_bytes,
             tail_limit_bytes,
             jobs: self.maintenance.jobs(),
+            incarnation: self.tokens.token(last).incarnation,
+            clock_time: Some(convert::time_to_wire(clock.now_ms)),
+            clock_expected: clock.expected_ms().map(convert::time_to_wire),
             disk: Some(disk_to_wire(self.status.disk())),
             memory: convert::memory_to_wire(&self.memory),
             damaged_files: convert::damaged_files_to_wire(&self.health.damaged_files),

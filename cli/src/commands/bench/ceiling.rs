@@ -140,7 +140,12 @@ impl WriterStub for CeilingServer {
                 seq = log.append(bytes_of(operation)).await?;
             }
         }
-        let token = Some(v1::WriteToken { seq, time: Some(prost_types::Timestamp::default()), epoch: 1 });
+        let token = Some(v1::WriteToken {
+            seq,
+            time: Some(prost_types::Timestamp::default()),
+            epoch: 1,
+            incarnation: 0,
+        });
         Ok(v1::ApplyResponse { token, replayed: false })
     }
 }

@@ -13,7 +13,7 @@ use load::{Sample, channels, drive};
 use reads::VersionedTable;
 use report::BenchReport;
 use target::{CeilingProcess, Target};
-use writes::Work;
+use writes::RowWrites;
 
 pub(crate) mod ceiling;
 
@@ -93,7 +93,7 @@ impl Runs<'_> {
             Some(served) => channels(&served.writer).await?,
             None => Vec::new(),
         };
-        let work = Work::new(&self.target.table)?;
+        let work = RowWrites::new(&self.target.table)?;
         for run in 1..=self.args.runs {
             // Measure the ceilings beside each run, because the speed of a machine varies over time.
             let reached = self.reach(run, &ceilings, &mut report).await?;
@@ -156,7 +156,7 @@ impl Runs<'_> {
     async fn watches(&self) -> Result<BenchReport> {
         let mut report = BenchReport::default();
         let served = self.target.serve("watches", true).await?;
-        let work = Work::new(&self.target.table)?;
+        let work = RowWrites::new(&self.target.table)?;
         for run in 1..=self.args.runs {
             for plan in [watches::alone(self.time()), watches::fan(self.time())] {
                 self.note_run(run, plan.phase);

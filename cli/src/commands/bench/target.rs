@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tonic::transport::Channel;
 
 use super::load::{Sample, channels, drive};
-use super::writes::Work;
+use super::writes::RowWrites;
 use crate::args::{BenchArgs, BenchPhase, DEFAULT_READER, DEFAULT_WRITER, GlobalArgs};
 use crate::child::own_program;
 use crate::database::DatabaseHandle;
@@ -110,7 +110,7 @@ impl Target {
         command.args(["bench-server", &name, "--dir"]).arg(dir);
         let process = DaemonProcess::spawn(command).await?;
         let channels = channels(process.url()).await?;
-        Ok(CeilingProcess { name, clients, process, channels, work: Work::new(&self.table)? })
+        Ok(CeilingProcess { name, clients, process, channels, work: RowWrites::new(&self.table)? })
     }
 }
 
@@ -128,7 +128,7 @@ pub(crate) struct CeilingProcess {
     pub(crate) clients: Vec<usize>,
     process: DaemonProcess,
     channels: Vec<Channel>,
-    work: Work,
+    work: RowWrites,
 }
 
 impl CeilingProcess {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, interval_at};
 use super::load::{WARM_UP, channels, summary};
 use super::report::BenchReport;
 use super::target::Served;
-use super::writes::{Work, WriteClient};
+use super::writes::{RowWrites, WriteClient};
 use crate::errors::to_error;
 use crate::processes::DaemonProcess;
 
@@ -54,7 +54,7 @@ struct TimedCommit {
 pub(crate) async fn measure(
     served: &Served,
     table: &str,
-    work: &Work,
+    work: &RowWrites,
     plan: WatchRun,
     report: &mut BenchReport,
 ) -> Result<()> {
@@ -92,7 +92,7 @@ pub(crate) async fn measure(
 }
 
 /// Writes at the requested rate until the time is over.
-async fn write(served: &Served, work: &Work, plan: WatchRun) -> Result<Vec<TimedCommit>> {
+async fn write(served: &Served, work: &RowWrites, plan: WatchRun) -> Result<Vec<TimedCommit>> {
     let begin = Instant::now();
     let every = Duration::from_secs(1) * WRITERS / plan.rate.max(1);
     let mut writing = JoinSet::new();

@@ -20,16 +20,16 @@ const DIGITS: usize = 10;
 
 /// The state shared by the clients of one bench: every write has a new key, in every run.
 #[derive(Debug, Clone)]
-pub(crate) struct Work {
+pub(crate) struct RowWrites {
     table: String,
     /// An order as MessagePack, and the offset of the digits of its key.
     template: Arc<(Vec<u8>, usize)>,
     next: Arc<AtomicU64>,
 }
 
-impl Work {
-    /// Work that inserts into a table.
-    pub(crate) fn new(table: &str) -> Result<Work> {
+impl RowWrites {
+    /// Writes that inserts into a table.
+    pub(crate) fn new(table: &str) -> Result<RowWrites> {
         let mut order = order(0, 0);
         order.id = format!("ORD-{:0DIGITS$}", 0);
         let template = Document::from_json(&order.json())?.msgpack().to_vec();
@@ -37,7 +37,7 @@ impl Work {
         let position = position
             .ok_or_else(|| Error::new(Reason::Internal, "the encoded order does not contain its key"))?;
         let template = Arc::new((template, position + "ORD-".len()));
-        Ok(Work { table: table.to_owned(), template, next: Arc::default() })
+        Ok(RowWrites { table: table.to_owned(), template, next: Arc::default() })
     }
 
     /// Clients, spread over connections.
@@ -66,7 +66,7 @@ impl Work {
 #[derive(Debug)]
 pub(crate) struct WriteClient {
     writer: WriterApi,
-    work: Work,
+    work: RowWrites,
 }
 
 impl WriteClient {
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn every_document_has_a_unique_key() {
-        let work = Work::new("t").unwrap();
+        let work = RowWrites::new("t").unwrap();
         for expected in ["ORD-0000000000", "ORD-0000000001"] {
             let document = Document::from_msgpack(work.document()).unwrap().to_json().unwrap();
             assert!(document.contains(&format!("\"id\":\"{expected}\"")), "{document}");

@@ -229,7 +229,7 @@ impl<'a> Load<'a> {
     /// Sends batches and receives acknowledgements until everything is on disk, or the writer stops at a refused row. An error
     /// means that the stream broke.
     async fn feed(&mut self, stream: &mut BatchStream) -> Result<()> {
-        while !self.held && !(self.ended && self.pending.is_empty()) {
+        while !(self.held || self.ended && self.pending.is_empty()) {
             let room = !self.ended && self.pending.len() < self.plan.in_flight;
             tokio::select! {
                 answer = stream.responses.message() => match answer.map_err(|s| to_error(&s))? {

@@ -94,7 +94,7 @@ impl IngestStub {
             state.producers.insert(producer.to_owned(), (request.batch_id, index));
         }
         state.producers.insert(producer.to_owned(), (request.batch_id, usize::MAX));
-        let token = Some(v1::WriteToken { seq: state.seq, time: None, epoch: 1 });
+        let token = Some(v1::WriteToken { seq: state.seq, time: None, epoch: 1, incarnation: 0 });
         Ok(v1::IngestResponse { durable_batch_id: request.batch_id, token, errors, operations_passed: 0 })
     }
 }

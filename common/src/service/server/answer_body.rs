@@ -14,7 +14,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::limits;
-use crate::memory::{MemoryPermit, MemoryUse, NoRoom};
+use crate::memory::{Claim, MemoryPermit, MemoryUse, NoRoom};
 use crate::service::server::call_memory::{CallMemory, WaitForMemory};
 use crate::service::status::to_status;
 
@@ -35,6 +35,8 @@ pub struct AnswerBody {
     computing: Option<MemoryPermit>,
     /// Set while the answer waits for memory.
     waiting: Option<WaitForMemory>,
+    /// A message that is larger than what was reserved for it, until the rest is reserved.
+    growing: Option<GrowingMessage>,
     /// `None` if the call was refused.
     memory: Option<CallMemory>,
 }
@@ -42,7 +44,12 @@ pub struct AnswerBody {
 /// A message of an answer, and the memory that is given back with it.
 struct ReservedMessage {
     bytes: Bytes,
-    _permit: MemoryPermit,
+    permit: MemoryPermit,
+}
+
+struct GrowingMessage {
+    message: ReservedMessage,
+    rest: WaitForMemory,
 }
 
 impl AsRef<[u8]> for ReservedMessage {
@@ -59,6 +66,7 @@ pub fn refusal(status: Status) -> Response<AnswerBody> {
         rest: Bytes::new(),
         computing: None,
         waiting: None,
+        growing: None,
         memory: None,
     };
     status.into_http::<Body>().map(none)
@@ -74,6 +82,7 @@ pub fn answer(response: Response<Body>, memory: CallMemory) -> Response<AnswerBo
         rest: Bytes::new(),
         computing: None,
         waiting: None,
+        growing: None,
         memory: Some(memory),
     };
     if !is_computed && let Err(full) = body.take_first() {
@@ -92,7 +101,7 @@ impl AnswerBody {
         match Pin::new(messages).poll_frame(&mut context) {
             Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
                 if let Ok(data) = frame.into_data() {
-                    self.rest = self.reserve(data)?;
+                    self.take_message(data)?;
                 }
             }
             Poll::Ready(Some(other)) => self.first = Some(other),
@@ -102,22 +111,43 @@ impl AnswerBody {
         Ok(())
     }
 
-    /// Ties the memory of a message to its bytes.
-    fn reserve(&mut self, bytes: Bytes) -> Result<Bytes, NoRoom> {
+    /// Takes a message, and ties the memory that is reserved for it to its bytes.
+    fn take_message(&mut self, bytes: Bytes) -> Result<(), NoRoom> {
         let size = bytes.len() as u64;
-        let permit = match self.computing.take() {
-            Some(mut permit) => {
-                permit.shrink(permit.bytes().saturating_sub(size));
-                // A message of one large row may be larger than what was reserved for it.
-                permit.try_grow(size - permit.bytes())?;
-                permit
-            }
-            None => match &self.memory {
-                Some(memory) => memory.account().try_reserve(MemoryUse::Answers, size)?,
-                None => return Ok(bytes),
-            },
+        let Some(memory) = &self.memory else {
+            self.rest = bytes;
+            return Ok(());
         };
-        Ok(Bytes::from_owner(ReservedMessage { bytes, _permit: permit }))
+        let mut permit = match self.computing.take() {
+            Some(permit) => permit,
+            None => memory.account().try_reserve(MemoryUse::Answers, Claim::Present, size)?,
+        };
+        permit.shrink(permit.bytes().saturating_sub(size));
+        // A message of one large row may be larger than what was reserved for it.
+        let missing = size - permit.bytes();
+        let grown = permit.try_grow(Claim::Rest, missing);
+        let message = ReservedMessage { bytes, permit };
+        match grown {
+            Ok(()) => self.rest = Bytes::from_owner(message),
+            Err(full) if size > memory.account().limit(MemoryUse::Answers) => return Err(full),
+            Err(_) => {
+                let rest = memory.wait_for_memory(MemoryUse::Answers, Claim::Rest, missing);
+                self.growing = Some(GrowingMessage { message, rest });
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the rest of the memory of a message.
+    fn poll_growing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(growing) = &mut self.growing {
+            let rest = ready!(growing.rest.as_mut().poll(cx));
+            if let Some(GrowingMessage { mut message, .. }) = self.growing.take() {
+                message.permit.absorb(rest);
+                self.rest = Bytes::from_owner(message);
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Waits for the memory of the next message, if that is computed when it is asked for.
@@ -129,12 +159,15 @@ impl AnswerBody {
             return Poll::Ready(());
         }
         if self.waiting.is_none() {
-            match memory.account().try_reserve(MemoryUse::Answers, COMPUTED_BYTES) {
+            match memory.account().try_reserve(MemoryUse::Answers, Claim::Ahead, COMPUTED_BYTES) {
                 Ok(permit) => {
                     self.computing = Some(permit);
                     return Poll::Ready(());
                 }
-                Err(_) => self.waiting = Some(memory.wait_for_memory(MemoryUse::Answers, COMPUTED_BYTES)),
+                Err(_) => {
+                    self.waiting =
+                        Some(memory.wait_for_memory(MemoryUse::Answers, Claim::Ahead, COMPUTED_BYTES))
+                }
             }
         }
         if let Some(waiting) = &mut self.waiting {
@@ -166,6 +199,7 @@ impl http_body::Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         loop {
+            ready!(this.poll_growing(cx));
             if !this.rest.is_empty() {
                 let next = this.rest.split_to(FRAME_BYTES.min(this.rest.len()));
                 return Poll::Ready(Some(Ok(Frame::data(next))));
@@ -189,10 +223,11 @@ impl http_body::Body for AnswerBody {
                 }
             };
             match frame.into_data() {
-                Ok(data) => match this.reserve(data) {
-                    Ok(data) => this.rest = data,
-                    Err(full) => return Poll::Ready(Some(Ok(this.fail(full)))),
-                },
+                Ok(data) => {
+                    if let Err(full) = this.take_message(data) {
+                        return Poll::Ready(Some(Ok(this.fail(full))));
+                    }
+                }
                 Err(trailers) => {
                     // Nothing comes after the trailers: what computed the answer is not needed while they wait.
                     (this.messages, this.computing) = (None, None);
@@ -203,6 +238,6 @@ impl http_body::Body for AnswerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.messages.is_none()
+        self.rest.is_empty() && self.growing.is_none() && self.messages.is_none()
     }
 }

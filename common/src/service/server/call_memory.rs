@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Reason, Result};
-use crate::memory::{MemoryAccount, MemoryPermit, MemoryUse};
+use crate::memory::{Claim, MemoryAccount, MemoryPermit, MemoryUse};
 use crate::service::server::connections::ConnectionState;
 
 /// Memory that an open call takes besides its headers and messages: its task, its stream and its buffers.
@@ -64,8 +64,8 @@ impl CallMemory {
     }
 
     /// A future that reserves memory of the connection once it is free.
-    pub(super) fn wait_for_memory(&self, of: MemoryUse, bytes: u64) -> WaitForMemory {
-        Box::pin(Arc::clone(self.account()).reserve_when_free(of, bytes))
+    pub(super) fn wait_for_memory(&self, of: MemoryUse, claim: Claim, bytes: u64) -> WaitForMemory {
+        Box::pin(Arc::clone(self.account()).reserve_when_free(of, claim, bytes))
     }
 
     /// Reserves memory for bytes that arrived.

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use crate::error::{Error, Reason, Result};
 use crate::limits;
-use crate::memory::MemoryUse;
+use crate::memory::{Claim, MemoryUse};
 use crate::service::server::call_memory::{CallMemory, WaitForMemory};
 use crate::service::server::message_scan::MessageScan;
 use crate::service::status::to_status;
@@ -74,7 +74,10 @@ impl RequestBody {
                     && begins
                     && cost.completed == 0 =>
             {
-                self.waiting = Some((self.memory.wait_for_memory(MemoryUse::Requests, needed), Some(data)));
+                self.waiting = Some((
+                    self.memory.wait_for_memory(MemoryUse::Requests, Claim::Present, needed),
+                    Some(data),
+                ));
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -91,7 +94,8 @@ impl RequestBody {
         self.ahead += needed;
         match self.memory.receive(needed) {
             Err(error) if error.reason() == Reason::Overloaded => {
-                self.waiting = Some((self.memory.wait_for_memory(MemoryUse::Requests, needed), None));
+                self.waiting =
+                    Some((self.memory.wait_for_memory(MemoryUse::Requests, Claim::Present, needed), None));
                 Ok(())
             }
             reserved => reserved,

@@ -9,8 +9,13 @@ use crate::storage::fs::{self, FileSystem};
 use crate::storage::layout::{self, DataDir, SEGMENT_TMP, TMP};
 use crate::storage::wal::appender::Log;
 
-/// Removes the unfinished manifests and segments of writers of other terms, so that none of them can be installed later.
+/// Removes the unfinished manifests, segments and lineages of writers of other terms, so that none of them can be installed
+/// later.
 pub(super) fn remove_unfinished(fs: &dyn FileSystem, dir: &DataDir) -> Result<()> {
+    let failed = |e: io::Error| Error::io(format_args!("cannot clear {}", dir.root().display()), &e);
+    for name in fs.list(dir.root()).map_err(failed)?.iter().filter(|name| layout::is_record_tmp(name)) {
+        fs::remove_if_exists(fs, &dir.root().join(name)).map_err(failed)?;
+    }
     for table in layout::table_names(fs, dir)? {
         remove_temporary_files(fs, &dir.table(&table))?;
         remove_temporary_files(fs, &dir.segments(&table))?;

@@ -52,6 +52,7 @@ pub(super) fn repair(
         let index = own.or_else(|| unused.next()).unwrap_or(usize::MAX);
         adopt_table(&mut log, (id, table), source, (index, last_seq), predecessor)?;
     }
+    log.begin_incarnation(last_seq)?;
     log.publish_all(last_seq, last_ms)?;
     tracing::info!(last_seq, term = log.term(), tables = log.tables.len(), "opened for writing");
     Ok(log)

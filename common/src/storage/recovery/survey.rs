@@ -12,7 +12,7 @@ use crate::format::event::{self, EventType};
 use crate::format::frame::{self, FrameAddress};
 use crate::format::manifest::Manifest;
 use crate::limits;
-use crate::storage::fence::Fence;
+use crate::storage::fence::{Fence, OpenedFiles};
 use crate::storage::fs::{self, FileSystem};
 use crate::storage::head::Head;
 use crate::storage::layout::{self, DataDir};
@@ -89,7 +89,7 @@ impl Survey {
                 Err(error) => error,
             };
             // If a third writer has taken over, report that instead.
-            Fence::new(fs, dir, head.header.term, true).check()?;
+            Fence::new(fs, dir, head.header.term, true, OpenedFiles::default()).check()?;
             surveys += 1;
             if surveys == SURVEYS {
                 return Err(error);

@@ -12,7 +12,7 @@ use crate::format::sst::{
     Block, BlockError, BlockHandle, FilterHandle, HEADER_BYTES, SstDirectory, SstIdentity, TRAILER_BYTES,
     Trailer, Tree, decode_block, filter,
 };
-use crate::storage::fs::{self, File, FileSystem, read_failed};
+use crate::storage::fs::{self, File, FileId, FileSystem, read_failed};
 use crate::storage::io_ban;
 use crate::work;
 
@@ -26,6 +26,8 @@ pub struct SstFile {
     bytes: u64,
     /// The trailer at the first open. A file opened at the path later must end with the same trailer.
     trailer: [u8; TRAILER_BYTES],
+    /// The file at the path at the first open.
+    file_id: Option<FileId>,
     identity: SstIdentity,
     /// The directory block. All blocks of trees and filters are before it.
     directory_handle: BlockHandle,
@@ -71,8 +73,20 @@ impl SstFile {
         let raw = read_block(handle.as_ref(), &path, identity, directory_handle)?;
         let directory = SstDirectory::decode(&raw, directory_handle.offset);
         let directory = directory.map_err(|e| damaged(directory_handle.offset, e))?;
+        let file_id = fs.file_id(&path).map_err(|e| read_failed(&path, &e))?;
         let id = cache.register(handle);
-        Ok(Arc::new(SstFile { fs, path, id, bytes, trailer, identity, directory_handle, directory, cache }))
+        Ok(Arc::new(SstFile {
+            fs,
+            path,
+            id,
+            bytes,
+            trailer,
+            file_id,
+            identity,
+            directory_handle,
+            directory,
+            cache,
+        }))
     }
 
     /// Removes the file, which nothing refers to.
@@ -177,7 +191,10 @@ impl SstFile {
     fn reopen(&self) -> Result<Box<dyn File>> {
         let file = self.fs.open(&self.path).map_err(|e| read_failed(&self.path, &e))?;
         let (bytes, trailer) = read_trailer(file.as_ref()).map_err(|e| read_failed(&self.path, &e))?;
-        if bytes != self.bytes || trailer != Some(self.trailer) {
+        // A file of another history can have the same name, length and trailer.
+        let found = self.fs.file_id(&self.path).map_err(|e| read_failed(&self.path, &e))?;
+        let is_other = found != self.file_id && !self.fs.is_network(&self.path).unwrap_or(true);
+        if is_other || bytes != self.bytes || trailer != Some(self.trailer) {
             return Err(Error::file_gone(self.path.display(), "another file has its name"));
         }
         Ok(file)

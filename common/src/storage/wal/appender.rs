@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Reason, Result};
 use crate::format::frame::FrameBuffer;
-use crate::format::head::TableEntry;
+use crate::format::head::{HeadIncarnation, TableEntry};
+use crate::format::lineage::{Lineage, LineageEntry};
 use crate::format::manifest::{self, Database, Manifest};
 use crate::limits;
 use crate::storage::descriptors::{DescriptorShares, RecentlyUsed, SpareDescriptors};
@@ -15,6 +16,7 @@ use crate::storage::fence::{Fence, Fencing};
 use crate::storage::fs::{self, FileSystem};
 use crate::storage::head_file::HeadFile;
 use crate::storage::layout::{self, DataDir};
+use crate::storage::lineage;
 use crate::storage::lock::Lock;
 pub use crate::storage::wal::append_error::AppendError;
 use crate::storage::wal::background::Background;
@@ -133,6 +135,7 @@ pub struct Log {
     pub(in crate::storage) options: LogOptions,
     pub(in crate::storage) database: Database,
     pub(in crate::storage) head: HeadFile,
+    pub(in crate::storage) lineage: Lineage,
     pub(in crate::storage) tables: HashMap<u64, TableLog>,
     pub(in crate::storage) background: Background,
     pub(in crate::storage) space: Arc<DiskSpace>,
@@ -152,6 +155,20 @@ impl Log {
     /// Returns the writer's term: how many writers have opened this database, including this one.
     pub fn term(&self) -> u64 {
         self.head.head().header.term
+    }
+
+    /// Returns the incarnations of the database. The last one is this log's.
+    pub fn lineage(&self) -> &Lineage {
+        &self.lineage
+    }
+
+    /// Begins this log's incarnation after the last commit that recovery found. It is in HEAD, durably, before any commit of it.
+    pub(in crate::storage) fn begin_incarnation(&mut self, start: u64) -> Result<()> {
+        self.fence.check()?;
+        let entry = LineageEntry { id: lineage::draw_incarnation(), start };
+        self.lineage.begin(entry);
+        lineage::write(&*self.fs, &self.dir, self.term(), &self.lineage)?;
+        self.head.begin(HeadIncarnation { id: entry.id, start, term: self.term() })
     }
 
     /// Returns the last published commit and its time in milliseconds since 1970.

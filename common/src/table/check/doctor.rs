@@ -19,9 +19,10 @@ pub use finding::{ExamSummary, Finding, Severity};
 /// The maximum number of rounds of repairs. One round can make the next possible: a rebuilt HEAD allows to rebuild a manifest.
 const ROUNDS: u32 = 5;
 
-/// Examines the database in `dir` while it holds the writer's lock, and reports each finding once. Changes nothing but LOCK.
+/// Examines the database in `dir` while no writer can open it, and reports each finding once. Changes nothing, and needs no right
+/// to write.
 ///
-/// With `repair` it rebuilds what other files prove without loss: `database.json`, HEAD, manifests. It removes damaged snapshots
+/// With `repair` it takes the writer's lock, and rebuilds what other files prove without loss: `database.json`, HEAD, manifests. It removes damaged snapshots
 /// and indexes from the manifest, because the log has everything (I8), and it removes unused files. It never changes a segment.
 /// It reports each repair before it makes it. The summary describes the state after the repairs.
 ///
@@ -33,7 +34,7 @@ pub fn examine(
     repair: bool,
     on_finding: &mut dyn FnMut(Finding),
 ) -> Result<ExamSummary> {
-    // Check first: taking the lock creates LOCK, which must not appear in a directory that is not a database.
+    // Check first: taking the writer's lock creates LOCK, which must not appear in a directory that is not a database.
     let entries = fs.list(dir.root());
     let entries = entries.map_err(|e| Error::io(format_args!("cannot list {}", dir.root().display()), &e))?;
     if !entries.iter().any(|name| ["database.json", "HEAD", "tables"].contains(&name.as_str())) {
@@ -43,7 +44,8 @@ pub fn examine(
         );
         return Err(Error::new(Reason::ArgumentInvalid, message));
     }
-    let _lock = Lock::acquire(&*fs, dir)?;
+    let _exclusive = if repair { Some(Lock::acquire(&*fs, dir)?) } else { None };
+    let _shared = if repair { None } else { Lock::acquire_shared(&*fs, dir)? };
     let mut reported: Vec<Finding> = Vec::new();
     let mut report_once = |finding: Finding| {
         if !reported.contains(&finding) {

@@ -11,7 +11,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::crash::{CrashPolicy, survivors};
 use super::faults::{Fault, FaultPlan, Repeat, SimCall, SimOp, TracedOp};
 use super::state::{FileContent, InodeNumber, SimState, failed};
-use crate::storage::fs::{File, FileSystem};
+use crate::storage::fs::{File, FileId, FileSystem};
 
 /// A disk in memory. A clone is another handle of the same disk.
 ///
@@ -278,6 +278,11 @@ impl FileSystem for SimDisk {
         let mut file = self.file(number, path, AccessMode::Write);
         file.lock = lock;
         Ok(Some(Box::new(file)))
+    }
+
+    fn file_id(&self, path: &Path) -> io::Result<Option<FileId>> {
+        let inode = self.machine().state.find(path)?;
+        Ok(Some(FileId { device: 0, inode }))
     }
 
     fn is_network(&self, _: &Path) -> io::Result<bool> {

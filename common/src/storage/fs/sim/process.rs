@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use super::disk::SimDisk;
-use crate::storage::fs::{File, FileSystem};
+use crate::storage::fs::{File, FileId, FileSystem};
 
 /// A process on a [`SimDisk`]. Its operations are numbered from 1, separately from those of other processes, and include
 /// opening and listing.
@@ -145,6 +145,10 @@ impl FileSystem for SimProcess {
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn File>>> {
         self.disk.lock(path)
+    }
+
+    fn file_id(&self, path: &Path) -> io::Result<Option<FileId>> {
+        self.disk.file_id(path)
     }
 
     fn is_network(&self, path: &Path) -> io::Result<bool> {

@@ -14,7 +14,8 @@ use super::layer_examination::{
 };
 use crate::error::{Error, Result};
 use crate::format::head::{
-    CELL, Header, TableEntry, cell_offset, decode_header, decode_table_entries, table_entry_cell,
+    CELL, Header, TableEntry, cell_offset, decode_header, decode_incarnation, decode_table_entries,
+    incarnation_cell,
 };
 use crate::format::manifest::{Manifest, Segment};
 use crate::storage::fs::{self, FileSystem};
@@ -110,21 +111,56 @@ impl Examination<'_> {
             self.reporter.damage(&path, 0, what, RESTORE_COPY);
         }
         self.diagnosis.header = Some(header);
-        let cells = bytes.get(2 * CELL..).unwrap_or_default();
-        for (i, entry) in (0..).zip(decode_table_entries(cells, header.table_entry_count)) {
+        self.examine_lineage(&header, &bytes)?;
+        let first = usize::try_from(cell_offset(header.table_entry_cell(0))).unwrap_or(usize::MAX);
+        let cells = bytes.get(first..).unwrap_or_default();
+        for (i, entry) in (0..).zip(decode_table_entries(cells, header.table_entry_count, header.format)) {
             match entry {
                 Some(entry) if entry.table != 0 => {
                     self.diagnosis.table_entries.insert(entry.table, entry);
                 }
                 Some(_) => {}
                 None => {
-                    let offset = cell_offset(table_entry_cell(i));
+                    let offset = cell_offset(header.table_entry_cell(i));
                     let what =
                         format!("table entry {i} is not valid: the segments contain the same information");
                     self.reporter.damage(&path, offset, what, REWRITE_HEAD);
                     self.diagnosis.is_head_incomplete = true;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Examines what names the incarnations: both copies in HEAD, and `lineage.json`.
+    fn examine_lineage(&mut self, header: &Header, head: &[u8]) -> Result<()> {
+        if header.format == 1 {
+            return Ok(());
+        }
+        let Some(incarnation) = decode_incarnation(head) else {
+            let offset = cell_offset(incarnation_cell(0));
+            let what = format!(
+                "neither copy of the incarnation at byte {offset} is valid: readers cannot tell whether the history is theirs"
+            );
+            self.reporter.damage(&self.dir.head(), offset, what, REPAIRED_ON_OPEN);
+            return Ok(());
+        };
+        if incarnation.id == 0 {
+            return Ok(());
+        }
+        let path = self.dir.lineage();
+        self.reporter.summary.files += 1;
+        let lost = match layout::read_lineage(&**self.fs, self.dir) {
+            Ok(Some(lineage)) => {
+                let is_known = lineage.entries().iter().any(|entry| entry.id == incarnation.id);
+                (!is_known).then_some("the file does not have the incarnation that HEAD names")
+            }
+            Ok(None) => Some("the file is missing"),
+            Err(error) => return self.reporter.read_error(&path, error, REPAIRED_ON_OPEN),
+        };
+        if let Some(lost) = lost {
+            let what = format!("{lost}: resume tokens and write tokens of earlier incarnations are refused");
+            self.reporter.note(&path, what, REPAIRED_ON_OPEN);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::finding::{FindingReporter, REBUILD_LAYER, REMOVE_UNUSED};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::storage::fs::FileSystem;
-use crate::storage::layout::{DataDir, head_tmp_term, snapshot_files};
+use crate::storage::layout::{DataDir, head_tmp_term, is_record_tmp, snapshot_files};
 use crate::storage::sst::BlockCache;
 use crate::table::check::verification::{LayerEnds, Problem, ProblemReporter, check_layer_files};
 use crate::table::layers::LayerFile;
@@ -93,7 +93,10 @@ pub(super) fn find_unused_of_database(
 ) -> Result<Vec<PathBuf>> {
     let mut unused = Vec::new();
     for file in list_if_exists(fs, dir.root())? {
-        if ["HEAD.tmp", "database.tmp"].contains(&file.as_str()) || head_tmp_term(&file).is_some() {
+        let is_unfinished = ["HEAD.tmp", "database.tmp"].contains(&file.as_str())
+            || head_tmp_term(&file).is_some()
+            || is_record_tmp(&file);
+        if is_unfinished {
             unused.push(report_unfinished(dir.root().join(file), reporter));
         }
     }

@@ -7,7 +7,7 @@ use super::diagnosis::{DamagedLayers, Diagnosis};
 use super::finding::{Finding, FindingReporter, RESTORE_COPY};
 use crate::error::{Error, Reason, Result};
 use crate::format::event::EventType;
-use crate::format::head::{FORMAT_VERSION, Header, TableEntry};
+use crate::format::head::{FORMAT_VERSION, HeadIncarnation, Header, TableEntry};
 use crate::format::manifest::{self, Database, Manifest, Segment};
 use crate::storage::fs::{self, FileSystem};
 use crate::storage::head::{self, Head};
@@ -122,8 +122,11 @@ impl Repair<'_> {
             generation: 0,
             table_entry_count: 0,
             closed: false,
+            format: FORMAT_VERSION,
         };
-        let empty = Head { header, entries: Vec::new() };
+        // The next writer begins another incarnation, and takes the older ones from lineage.json.
+        let incarnation = HeadIncarnation::default();
+        let empty = Head { header, incarnation, entries: Vec::new() };
         let (last_seq, last_ms) = match recovery::last_whole(self.fs, self.dir, &empty) {
             Ok(found) => found,
             Err(error) => {
@@ -138,7 +141,7 @@ impl Repair<'_> {
         );
         self.reporter.repair(&path, message);
         let header = Header { last_seq, last_ms, ..header };
-        HeadFile::replace(&**self.fs, self.dir, &Head { header, entries: Vec::new() })
+        HeadFile::replace(&**self.fs, self.dir, &Head { header, ..empty })
     }
 
     /// Rewrites HEAD: both copies of the header from the valid one, and damaged table entries from the segments.
