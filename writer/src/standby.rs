@@ -121,10 +121,10 @@ impl WaitingWriter {
     /// Opens the database as soon as it can. Returns `None` at a shutdown.
     async fn wait(mut self, shutdown: &CancellationToken) -> Result<Option<WriterDaemon>> {
         loop {
-            if !self.is_disk_full() || self.has_room().await {
-                if let Some(writer) = self.try_open(shutdown).await? {
-                    return Ok(Some(writer));
-                }
+            if (!self.is_disk_full() || self.has_room().await)
+                && let Some(writer) = self.try_open(shutdown).await?
+            {
+                return Ok(Some(writer));
             }
             let interval = if self.is_disk_full() { ROOM_INTERVAL } else { LOCK_INTERVAL };
             tokio::select! {
