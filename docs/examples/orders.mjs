@@ -24,7 +24,7 @@ const placed = await apply({ table: "orders", put: document(order) });
 const paid = await apply({ table: "orders", key: "o1", patch: document({ status: "paid" }) });
 
 // The reader waits until it has the write.
-const freshness = { minSeq: paid.seq, epoch: paid.epoch };
+const freshness = { minSeq: paid.seq, epoch: paid.epoch, incarnation: paid.incarnation };
 const now = await call(reader, "get", { table: "orders", keys: ["o1"], freshness });
 console.log("now:", now.rows[0].document.json);
 const then = await call(reader, "get", { table: "orders", keys: ["o1"], asOf: { seq: placed.seq } });

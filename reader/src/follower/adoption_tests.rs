@@ -102,7 +102,7 @@ fn a_damaged_entry_of_head_is_read_from_the_segments() {
     log.snapshot();
     log.insert(7);
     let disk = log.disk.clone_state();
-    disk.flip_bit(dir().head(), 128 + 20, 2).unwrap();
+    disk.flip_bit(dir().head(), 256 + 20, 2).unwrap();
     assert_eq!(head::read(&*disk.shared(), &dir()).unwrap_err().reason(), Reason::Corrupt);
     let mut follower = Follower::open(files(&disk)).unwrap();
     follower.check_head().unwrap();
