@@ -44,7 +44,7 @@ export async function* watch(readers, request) {
       return; // untilSeq was reached
     } catch (error) {
       if (["EPOCH_CHANGED", "BELOW_FLOOR"].includes(reasonOf(error))) {
-        const { afterSeq, afterTime, resumeToken, epoch, ...filter } = request;
+        const { afterSeq, afterTime, resumeToken, epoch, incarnation, ...filter } = request;
         request = { ...filter, initialRows: true };
       } else if (error.code !== grpc.status.UNAVAILABLE) throw error;
     } finally {
