@@ -46,7 +46,7 @@ def watch(readers, request):
                 if reason_of(error) in ("EPOCH_CHANGED", "BELOW_FLOOR"):
                     for start in ("after_seq", "after_time", "resume_token"):
                         request.ClearField(start)
-                    request.epoch, request.initial_rows = 0, True
+                    request.epoch, request.incarnation, request.initial_rows = 0, 0, True
                 elif error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
         time.sleep(0.2)

@@ -61,12 +61,12 @@ impl Embedded {
         let (sender, mut receiver) = mpsc::channel(REPORTS_AHEAD);
         let verifying = tokio::task::spawn_blocking(move || {
             let table = Some(request.table.as_str()).filter(|table| !table.is_empty());
-            // The receiver is gone only if this command is.
+            let gone = |_| Error::new(Reason::Cancelled, "the command has ended");
             let report = |done| {
-                let _ =
-                    sender.send(Ok(v1::Progress { done, unit: "entries".to_owned(), ..Default::default() }));
-                Ok(())
+                let made = v1::Progress { done, unit: "entries".to_owned(), ..Default::default() };
+                sender.blocking_send(Ok(made)).map_err(gone)
             };
+            // The next report notices that the command has ended.
             let mut found = |problem| _ = sender.blocking_send(Err(problem));
             let fs = OsFileSystem::shared();
             offline::verify_directory(&fs, &dir, (table, request.deep), &report, &mut found)
