@@ -4,16 +4,17 @@
 //! find a client gone. After that pings find clients that are gone, and a connection without calls is closed after a long
 //! time.
 
+use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -26,6 +27,9 @@ use crate::service::server::connections::{ConnectionPlace, ConnectionState};
 const HANDSHAKE_BYTES: usize = 24 + 9;
 /// The time in which a connection must finish its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(limits::HANDSHAKE_SECS);
+/// How long a connection that was closed in order still receives. If it were closed with bytes unread, the system would reset
+/// it, and a client could lose an answer, or take a call that was never begun for one whose outcome is unknown.
+const LINGER: Duration = Duration::from_secs(1);
 /// The time after which a connection without calls is closed.
 const IDLE: Duration = Duration::from_secs(limits::IDLE_SECS);
 /// Bytes of a request that the client can send before the call reads them.
@@ -39,7 +43,7 @@ pub async fn serve_connection(
     stopping: CancellationToken,
 ) {
     let state = &place.state;
-    let stream = TokioIo::new(CountedStream { stream, read: 0, state: Arc::clone(state) });
+    let stream = TokioIo::new(CountedStream { stream, read: 0, state: Arc::clone(state), linger: None });
     let service = CallService::new(routes, Arc::clone(state));
     let mut serving = pin!(server().serve_connection(stream, service));
     let mut check = pin!(sleep(HANDSHAKE));
@@ -90,6 +94,8 @@ struct CountedStream {
     stream: Connection,
     read: usize,
     state: Arc<ConnectionState>,
+    /// Set once nothing more is sent.
+    linger: Option<Pin<Box<Sleep>>>,
 }
 
 impl AsyncRead for CountedStream {
@@ -133,6 +139,23 @@ impl AsyncWrite for CountedStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.linger.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            self.linger = Some(Box::pin(sleep(LINGER)));
+        }
+        // Looked at first: a client that goes on sending must not keep the connection.
+        if self.linger.as_mut().is_some_and(|linger| linger.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut unwanted = [0; 4096];
+        loop {
+            let mut buf = ReadBuf::new(&mut unwanted);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                // The client has closed its side, or the connection is broken.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
     }
 }

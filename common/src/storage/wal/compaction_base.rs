@@ -58,7 +58,7 @@ impl RawFrameReader {
         end: u64,
     ) -> Result<RawFrameReader> {
         let path = dir.segment(table, start.segment);
-        let failed = |e: io::Error| Error::io(format_args!("cannot open {}", path.display()), &e);
+        let failed = |e: io::Error| fs::read_failed(&path, &e);
         let file = fs.open(&path).map_err(failed)?;
         Ok(RawFrameReader { path, file, next: start, end, buffer: Bytes::new() })
     }
