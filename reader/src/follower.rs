@@ -40,6 +40,9 @@ pub use staleness::read_patience;
 /// While catching up, the number of commits between two published states. Requests that wait for a commit see progress.
 const PUBLISH_EVERY: u64 = 10_000;
 
+/// How often a reader that found damage reads everything again. What a new reader would serve, this one serves then as well.
+const DAMAGE_RESTART_PAUSE: Duration = Duration::from_secs(30);
+
 /// How long a reader that opens a database retries while files are replaced.
 const FIRST_CHECK_LIMIT: Duration = Duration::from_secs(10);
 
@@ -58,6 +61,8 @@ pub struct Follower {
     root: Option<FileId>,
     /// The data directory at the path is another one than at the last [`Follower::take_directory_change`].
     is_directory_changed: bool,
+    /// When everything was last read again because of damage.
+    damage_restart: Option<Instant>,
     /// Why a commit could not be applied. The state after that commit is unknown, so nothing later may be published.
     failure: Option<Error>,
     /// A table is being read again from its newest snapshot, and may still be behind the published state.
@@ -120,6 +125,7 @@ impl Follower {
             commits: CommitReader::new(0),
             tables: HashMap::new(),
             starting: true,
+            damage_restart: None,
             failure: None,
             reloading: false,
             unpublished: Vec::new(),
@@ -214,12 +220,24 @@ impl Follower {
             self.try_check_head()
         });
         let outcome = self.tolerance.classify(outcome);
+        if outcome.as_ref().is_err_and(|error| error.reason() == Reason::Corrupt) {
+            self.restart_after_damage();
+        }
         self.replica.finish_head_check(started_at, outcome.as_ref().err().cloned());
         if outcome.is_ok() && !self.slot.serves(&self.replica) {
             self.slot.install(&self.replica);
             tracing::info!(seq = self.replica.applied().seq, "serving the history that is there now");
         }
         outcome
+    }
+
+    /// Restarts from snapshots if nothing else helped: they may contain what is damaged.
+    fn restart_after_damage(&mut self) {
+        let pauses = self.damage_restart.is_some_and(|last| last.elapsed() < DAMAGE_RESTART_PAUSE);
+        if self.failure.is_none() && !self.starting && !pauses {
+            self.damage_restart = Some(Instant::now());
+            self.restart_from_snapshots();
+        }
     }
 
     /// Drops everything that was read, so that the next HEAD check starts at the newest snapshots. The published state stays.
@@ -322,22 +340,28 @@ impl Follower {
             if !newer_files && (table.entry.segment, table.entry.bytes) >= (entry.segment, entry.bytes) {
                 continue;
             }
+            let mut is_ahead = true;
             if newer_files || table.entry.segment != entry.segment {
-                self.reload_manifest(entry)?;
+                is_ahead = self.reload_manifest(entry)?;
             }
-            self.commits
-                .extend(entry.table, SegmentSpan { segment: entry.segment, end: entry.bytes, seal: None });
+            if is_ahead {
+                let span = SegmentSpan { segment: entry.segment, end: entry.bytes, seal: None };
+                self.commits.extend(entry.table, span);
+            }
             if let Some(table) = self.tables.get_mut(&entry.table) {
-                table.entry = *entry;
+                // Without an entry, the manifest is read again with the next HEAD.
+                table.entry = if is_ahead { *entry } else { TableEntry::default() };
                 table.in_head = true;
             }
         }
         Ok(())
     }
 
-    /// Reads a table's manifest again, and lets the segments before the active one be read.
-    fn reload_manifest(&mut self, entry: &TableEntry) -> Result<()> {
-        let Some(table) = self.tables.get(&entry.table) else { return Ok(()) };
+    /// Reads a table's manifest again, and lets the segments before the one in HEAD's entry be read. Returns whether that one is
+    /// ahead of the cursor. It is not if the manifest is newer than HEAD: a compaction has replaced that segment, whose file stays
+    /// for a while, and reading it would read commits twice.
+    fn reload_manifest(&mut self, entry: &TableEntry) -> Result<bool> {
+        let Some(table) = self.tables.get(&entry.table) else { return Ok(false) };
         let name = table.timeline.name().to_owned();
         let manifest = layout::read_manifest(&*self.files.fs, &self.files.dir, &name)?
             .filter(|manifest| manifest.table_id == entry.table && manifest.version >= entry.manifest)
@@ -359,10 +383,11 @@ impl Follower {
             self.commits
                 .extend(entry.table, SegmentSpan { segment: segment.number, end, seal: segment.sealed });
         }
+        let is_ahead = active < manifest.segments.len() && first <= active;
         if let Some(table) = self.tables.get_mut(&entry.table) {
             table.manifest = manifest;
         }
-        Ok(())
+        Ok(is_ahead)
     }
 
     /// Reads a table again from its newest snapshot, after compaction removed the segment that was being read.

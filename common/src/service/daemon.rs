@@ -19,6 +19,8 @@ use crate::service::telemetry;
 
 /// How long a daemon may still take to end after it has cut the calls in progress. A supervisor usually sends SIGKILL later.
 const LAST_RESORT: Duration = Duration::from_millis(1000);
+/// How often a daemon has the allocator look for memory to give back.
+const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long tasks that read files are waited for, once the daemon has ended.
 const LEFTOVER_TASKS: Duration = Duration::from_millis(300);
 
@@ -57,6 +59,17 @@ fn try_run(
     served
 }
 
+/// Makes the allocator of an idle daemon give freed memory back to the system. mimalloc does so when a thread has allocated much,
+/// or ends; in a daemon that has become idle after a burst of requests, neither may happen for hours. Never returns.
+async fn give_memory_back() {
+    let mut ticks = tokio::time::interval(GIVE_BACK_INTERVAL);
+    loop {
+        ticks.tick().await;
+        // If no thread can be started now, the next tick tries again.
+        _ = std::thread::Builder::new().name("driftdb-idle".to_owned()).spawn(|| {});
+    }
+}
+
 /// Cancels `shutdown` on SIGTERM or SIGINT, and ends the process if it does not end by itself.
 fn end_on_signals(program: &str, shutdown: CancellationToken) -> Result<()> {
     let failed = |e: io::Error| Error::io("cannot handle signals", &e);
@@ -65,7 +78,10 @@ fn end_on_signals(program: &str, shutdown: CancellationToken) -> Result<()> {
     let signal = runtime.block_on(async { next_signal() })?;
     let wait = move || {
         runtime.block_on(async {
-            signal.await;
+            tokio::select! {
+                () = signal => {}
+                () = give_memory_back() => {}
+            }
             tracing::info!("shutting down");
             shutdown.cancel();
             tokio::time::sleep(DRAIN + LAST_RESORT).await;

@@ -1,7 +1,9 @@
 //! A follower whose log is compacted while it reads continues with the compacted log, and rejects reads below the floor.
 
+use driftdb_common::error::Reason;
+
 use crate::follower::Follower;
-use crate::follower::test_log::{TestLog, files};
+use crate::follower::test_log::{TestLog, dir, files};
 
 #[test]
 fn a_follower_that_has_applied_everything_continues_after_a_compaction() {
@@ -43,4 +45,51 @@ fn a_follower_that_lags_reloads_the_compacted_table() {
         new.check_head().unwrap();
         log.check(new.replica(), 13, 14);
     }
+}
+
+/// The follower reads HEAD, then the writer compacts the table and replaces the segment that this HEAD names, then the follower
+/// reads the manifest. The file of the segment stays for a while.
+#[test]
+fn a_head_that_is_older_than_the_manifest_is_no_damage() {
+    for seen in 2..=11 {
+        let log = TestLog::start(seen);
+        let mut follower = Follower::open(files(&log.disk)).unwrap();
+        follower.check_head().unwrap();
+        (seen + 1..=11).for_each(|seq| log.insert(seq));
+        follower.check_head().unwrap();
+        log.snapshot();
+        log.insert(12);
+        let head = dir().head();
+        let old = log.disk.bytes(&head).unwrap();
+        log.compact_and_keep_files(seen);
+        log.insert(13);
+        let new = log.disk.bytes(&head).unwrap();
+        log.disk.put(&head, &old).unwrap();
+        follower.check_head().unwrap();
+        log.check(follower.replica(), seen, 12);
+        log.disk.put(&head, &new).unwrap();
+        follower.check_head().unwrap();
+        log.check(follower.replica(), seen, 13);
+    }
+}
+
+/// The reader goes on as a new reader would, if the newest snapshots contain what it cannot read.
+#[test]
+fn a_follower_that_found_damage_starts_again_at_the_snapshots() {
+    let log = TestLog::start(5);
+    let mut follower = Follower::open(files(&log.disk)).unwrap();
+    follower.check_head().unwrap();
+    log.insert(6);
+    let segment = dir().segment("t", 1);
+    let sound = log.disk.bytes(&segment).unwrap();
+    log.insert(7);
+    log.snapshot();
+    log.insert(8);
+    let first_changed = |bytes: &[u8]| bytes.iter().zip(&sound).position(|(new, old)| new != old).unwrap();
+    let at = first_changed(&log.disk.bytes(&segment).unwrap());
+    log.disk.flip_bit(&segment, at + 12, 1).unwrap();
+    assert_eq!(follower.check_head().unwrap_err().reason(), Reason::Corrupt);
+    log.check(follower.replica(), 0, 6);
+    follower.check_head().unwrap();
+    log.check(follower.replica(), 0, 8);
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::Bound;
+use std::path::PathBuf;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
@@ -136,6 +137,13 @@ impl TestLog {
 
     /// Compacts up to commit `seq`, and removes the superseded files at once, without the delay that readers get.
     pub fn compact(&self, seq: u64) {
+        self.compact_and_keep_files(seq)
+            .into_iter()
+            .for_each(|file| self.disk.shared().remove(&file).unwrap());
+    }
+
+    /// Compacts up to commit `seq`. Returns the superseded files.
+    pub fn compact_and_keep_files(&self, seq: u64) -> Vec<PathBuf> {
         let (manifest, _) = self.current();
         let files = files(&self.disk);
         let layers = files.open(&manifest, None).unwrap();
@@ -145,7 +153,7 @@ impl TestLog {
         let kept = layout::snapshot_files(&files.dir, &self.current().0);
         let old =
             layout::snapshot_files(&files.dir, &manifest).into_iter().filter(|file| !kept.contains(file));
-        old.chain(done.superseded).for_each(|file| files.fs.remove(&file).unwrap());
+        old.chain(done.superseded).collect()
     }
 
     /// Checks that a replica has applied commit `last`, and that it shows each commit from `floor` on.

@@ -134,8 +134,10 @@ impl CommitReader {
         self.published
     }
 
-    /// Adds a table's log, from the first commit after `last_seq`.
+    /// Adds a table's log, from the first commit after `last_seq`. It replaces what was read of the table before.
     pub fn add_table(&mut self, table_id: u64, cursor: LogCursor, last_seq: u64) {
+        self.ready.retain(|Reverse((_, id))| *id != table_id);
+        self.incomplete.retain(|id| *id != table_id);
         self.sources
             .insert(table_id, LogSource { cursor, part: None, is_queued: false, invalid: None, last_seq });
     }
@@ -431,6 +433,20 @@ mod tests {
             reader.sources()[&2].position().offset,
             reader.sources()[&2].part.as_ref().unwrap().start.offset
         );
+    }
+
+    #[test]
+    fn a_table_that_is_added_again_is_read_from_its_new_position() {
+        // Table 2 lacks its part of 4, so the part of table 1 stays queued.
+        let mut reader = reader(3, &[(1, 3, &[(4, 2, 1)]), (2, 3, &[])]);
+        assert_eq!(read_all(&mut reader), []);
+        let disk = SimDisk::new();
+        for (id, commits) in [(1, [(2, 1, 1), (4, 2, 1)]), (2, [(3, 1, 1), (4, 2, 1)])] {
+            let (cursor, end) = log(&disk, id, &commits);
+            reader.add_table(id, cursor, 1);
+            reader.extend(id, SegmentSpan { segment: 1, end, seal: None });
+        }
+        assert_eq!(read_all(&mut reader), [(2, vec![1]), (3, vec![2]), (4, vec![1, 2])]);
     }
 
     #[test]
