@@ -125,6 +125,8 @@ pub const SNAPSHOT_BYTES: u64 = 128 << 20;
 pub const MEMTABLE_BYTES: u64 = 512 << 20;
 /// The number of incarnations that a database's lineage keeps. Tokens of older ones are refused with `EPOCH_CHANGED`.
 pub const LINEAGE_ENTRIES: usize = 4096;
+/// The memory for rows that PATCHes made and that no memtable keeps, in bytes.
+pub const MERGED_ROWS_BYTES: usize = 16 << 20;
 /// The default for how far the system's clock may be ahead of the time that the writer expects, in seconds. Commits beyond it fail
 /// with `CLOCK_JUMPED` until the time is confirmed.
 pub const CLOCK_JUMP_SECS: u64 = 86_400;

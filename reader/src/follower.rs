@@ -20,7 +20,7 @@ use driftdb_common::storage::head::Head;
 use driftdb_common::storage::head_reader::{FoundHead, HeadReader};
 use driftdb_common::storage::layout;
 use driftdb_common::storage::wal::commit_reader::{CommitReader, LogCommit};
-use driftdb_common::storage::wal::cursor::{CursorPosition, LogCursor, SegmentSpan};
+use driftdb_common::storage::wal::cursor::{CursorPosition, LogCursor};
 use driftdb_common::table::memtable::CommitInfo;
 use driftdb_common::table::table_files::TableFiles;
 use driftdb_common::table::timeline::Timeline;
@@ -33,6 +33,7 @@ use crate::replica_slot::ReplicaSlot;
 
 mod adoption;
 mod continuity;
+mod read_limits;
 mod staleness;
 
 pub use staleness::read_patience;
@@ -54,6 +55,12 @@ pub struct Follower {
     commits: CommitReader,
     /// The tables by id.
     tables: HashMap<u64, FollowedTable>,
+    /// The last HEAD of which every entry has been applied to the read limits, if nothing was read again since.
+    raised: Option<Arc<Head>>,
+    /// The tables that may have to be published or may have newer layers to adopt, by id.
+    unsettled: HashSet<u64>,
+    /// How much damage reads had found when it was last dealt with.
+    damage_seen: u64,
     /// Nothing has been applied since the follower started or restarted, so tables may be opened at their newest snapshots.
     starting: bool,
     history: FollowedHistory,
@@ -124,6 +131,9 @@ impl Follower {
             files,
             commits: CommitReader::new(0),
             tables: HashMap::new(),
+            raised: None,
+            unsettled: HashSet::new(),
+            damage_seen: 0,
             starting: true,
             damage_restart: None,
             failure: None,
@@ -217,6 +227,7 @@ impl Follower {
             // The creation of a table that HEAD does not contain may have failed, and its id or name may be reused.
             self.tables.retain(|_, table| table.in_head);
             self.tables.values_mut().for_each(|table| table.entry = TableEntry::default());
+            self.raised = None;
             self.try_check_head()
         });
         let outcome = self.tolerance.classify(outcome);
@@ -244,6 +255,8 @@ impl Follower {
     fn restart_from_snapshots(&mut self) {
         self.commits = CommitReader::new(0);
         self.tables.clear();
+        self.unsettled.clear();
+        self.raised = None;
         self.reloading = false;
         self.unpublished.clear();
         self.replica.subscriptions().clear();
@@ -280,7 +293,7 @@ impl Follower {
     }
 
     /// Reads HEAD. Fails with EPOCH_CHANGED unless HEAD contains what was applied.
-    fn read_head(&mut self) -> Result<Head> {
+    fn read_head(&mut self) -> Result<Arc<Head>> {
         let dir = &self.files.dir;
         let Some(FoundHead { head, damage }) = self.heads.read()? else {
             return Err(Error::file_gone(dir.head().display(), "check that the storage is mounted"));
@@ -315,93 +328,6 @@ impl Follower {
             self.is_directory_changed = true;
             self.restart_from_snapshots();
         }
-    }
-
-    /// Lets each table's log be read up to the end that HEAD names.
-    fn raise_read_limits(&mut self, head: &Head) -> Result<()> {
-        if head.entries.iter().any(|entry| entry.table != 0 && !self.tables.contains_key(&entry.table)) {
-            let known = self.tables.len();
-            self.discover_tables()?;
-            if self.starting && self.tables.len() > known {
-                // The snapshots of the new table may contain commits that this HEAD does not.
-                return Err(Error::new(
-                    Reason::FileGone,
-                    "a table was created while the reader opened the database; retry",
-                ));
-            }
-        }
-        for entry in head.entries.iter().filter(|entry| entry.table != 0) {
-            let Some(table) = self.tables.get(&entry.table) else {
-                let what =
-                    format!("it has an entry for table {}, but no directory has that table", entry.table);
-                return Err(Error::corrupt(self.files.dir.head().display(), 0, what));
-            };
-            let newer_files = entry.manifest > table.manifest.version || table.entry.segment == 0;
-            if !newer_files && (table.entry.segment, table.entry.bytes) >= (entry.segment, entry.bytes) {
-                continue;
-            }
-            let mut is_ahead = true;
-            if newer_files || table.entry.segment != entry.segment {
-                is_ahead = self.reload_manifest(entry)?;
-            }
-            if is_ahead {
-                let span = SegmentSpan { segment: entry.segment, end: entry.bytes, seal: None };
-                self.commits.extend(entry.table, span);
-            }
-            if let Some(table) = self.tables.get_mut(&entry.table) {
-                // Without an entry, the manifest is read again with the next HEAD.
-                table.entry = if is_ahead { *entry } else { TableEntry::default() };
-                table.in_head = true;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads a table's manifest again, and lets the segments before the one in HEAD's entry be read. Returns whether that one is
-    /// ahead of the cursor. It is not if the manifest is newer than HEAD: a compaction has replaced that segment, whose file stays
-    /// for a while, and reading it would read commits twice.
-    fn reload_manifest(&mut self, entry: &TableEntry) -> Result<bool> {
-        let Some(table) = self.tables.get(&entry.table) else { return Ok(false) };
-        let name = table.timeline.name().to_owned();
-        let manifest = layout::read_manifest(&*self.files.fs, &self.files.dir, &name)?
-            .filter(|manifest| manifest.table_id == entry.table && manifest.version >= entry.manifest)
-            .ok_or_else(|| {
-                let what = format!("HEAD names version {}, and the file is older", entry.manifest);
-                Error::corrupt(self.files.dir.manifest(&name).display(), 0, what)
-            })?;
-        let current =
-            self.commits.sources().get(&entry.table).map_or(0, |log| log.cursor().position().segment);
-        let listed = manifest.segments.iter().position(|segment| segment.number == current);
-        if current != 0 && listed.is_none() {
-            self.reload_table(manifest)?;
-            return self.reload_manifest(entry);
-        }
-        let active = manifest.segments.iter().position(|segment| segment.number == entry.segment);
-        let (first, active) = (listed.unwrap_or(0), active.unwrap_or(manifest.segments.len()));
-        for segment in manifest.segments.get(first..active).unwrap_or_default() {
-            let end = segment.sealed.map_or(0, |seal| seal.bytes);
-            self.commits
-                .extend(entry.table, SegmentSpan { segment: segment.number, end, seal: segment.sealed });
-        }
-        let is_ahead = active < manifest.segments.len() && first <= active;
-        if let Some(table) = self.tables.get_mut(&entry.table) {
-            table.manifest = manifest;
-        }
-        Ok(is_ahead)
-    }
-
-    /// Reads a table again from its newest snapshot, after compaction removed the segment that was being read.
-    fn reload_table(&mut self, manifest: Manifest) -> Result<()> {
-        let applied = self.commits.next_seq() - 1;
-        if self.starting || manifest.deltas.last().is_none_or(|layer| layer.seq > applied) {
-            // The snapshot is ahead of this reader, whose other tables may be as far behind.
-            self.restart_from_snapshots();
-            return Err(compacted(&manifest.table));
-        }
-        self.commits.assume_whole(applied);
-        self.replica.subscriptions().clear();
-        self.reloading = true;
-        self.add_table(manifest, true)
     }
 
     /// Adds the tables that were created since the last call.
@@ -449,6 +375,8 @@ impl Follower {
             }
         }
         self.commits.add_table(id, cursor, last_seq);
+        self.raised = None;
+        self.unsettled.insert(id);
         let (timeline, entry) = (Arc::new(timeline), TableEntry::default());
         self.tables.insert(
             id,
@@ -493,7 +421,7 @@ impl Follower {
                 published = applied.seq;
             }
         };
-        let has_invalid_frame = self.commits.sources().values().any(|log| log.invalid().is_some());
+        let has_invalid_frame = self.commits.invalid_sources().next().is_some();
         if outcome.is_ok() && (self.starting || self.reloading) && !has_invalid_frame {
             // All commits up to here are in snapshots, or have been read after them.
             applied.seq = applied.seq.max(self.commits.next_seq() - 1);
@@ -504,7 +432,9 @@ impl Follower {
                 self.confirm_history()?;
             }
             self.publish(&mut applied);
-            return outcome.and(self.adopt_newer_layers(applied.seq));
+            let outcome = outcome.and(self.adopt_newer_layers(applied.seq));
+            self.settle();
+            return outcome;
         }
         outcome
     }
@@ -512,6 +442,18 @@ impl Follower {
     /// Whether all tables have been read up to the applied state. After a restart or a reload some are behind it at first.
     fn is_consistent(&self, applied: &Applied) -> bool {
         !self.starting && !self.reloading && self.commits.next_seq() > applied.seq
+    }
+
+    /// Forgets the tables that are published and have adopted the layers of their manifests.
+    fn settle(&mut self) {
+        let (applied, tables) = (self.replica.applied(), &self.tables);
+        self.unsettled.retain(|id| {
+            tables.get(id).is_some_and(|table| {
+                let published = applied.tables.get(table.timeline.name());
+                let is_published = published.is_some_and(|published| Arc::ptr_eq(published, &table.timeline));
+                !is_published || table.installed_version != table.manifest.version
+            })
+        });
     }
 
     /// Publishes a state, with all tables that were created up to it.
@@ -522,7 +464,8 @@ impl Follower {
             let published = applied.tables.get(table.timeline.name());
             published.is_none_or(|published| !Arc::ptr_eq(published, &table.timeline))
         };
-        let new = self.tables.values().filter(is_visible).filter(is_new);
+        let unsettled = self.unsettled.iter().filter_map(|id| self.tables.get(id));
+        let new = unsettled.filter(is_visible).filter(is_new);
         let new: Vec<_> = new.map(|table| Arc::clone(&table.timeline)).collect();
         let reloaded = new.iter().any(|table| applied.tables.contains_key(table.name()));
         if !new.is_empty() {
@@ -559,7 +502,7 @@ impl Follower {
 
     /// Fails if the files lack frames that HEAD says are durable.
     fn check_durable_frames(&self, head: &Head) -> Result<()> {
-        for (id, log) in self.commits.sources() {
+        for (id, log) in self.commits.invalid_sources() {
             if let Some(error) = log.invalid() {
                 let entry = head.entries.iter().find(|entry| entry.table == *id);
                 let durable = entry.map_or(0, |entry| entry.bytes);

@@ -243,6 +243,11 @@ pub fn decode_incarnation(bytes: &[u8]) -> Option<HeadIncarnation> {
     copies.max_by_key(|copy| copy.term)
 }
 
+/// Decodes table entry `index` from its cell; `None` if it is not valid.
+pub(crate) fn decode_table_entry(cell: &[u8], index: u64, format: u8) -> Option<TableEntry> {
+    TableEntry::decode(cell.try_into().ok()?, index, format)
+}
+
 /// Decodes `count` table entries from the bytes from the first of them on; `None` for each entry that is not valid.
 pub fn decode_table_entries(bytes: &[u8], count: u16, format: u8) -> Vec<Option<TableEntry>> {
     let mut cells = bytes.chunks_exact(CELL);

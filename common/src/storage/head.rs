@@ -1,6 +1,7 @@
 //! Reads HEAD: how far each table's log is durable, and what readers may show.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::head::{self, CELL, HeadIncarnation, Header, TableEntry};
@@ -40,6 +41,23 @@ impl Head {
         }
         bytes
     }
+}
+
+/// HEAD, and the bytes of the table entries that it was decoded from.
+#[derive(Debug)]
+pub(crate) struct DecodedHead {
+    pub(crate) head: Arc<Head>,
+    cells: Vec<u8>,
+}
+
+/// Does the same as [`read`] for a process that reads HEAD again and again: decodes and checks only the entries whose bytes are
+/// not those of the last time. Returns the same HEAD if nothing has changed.
+pub(crate) fn read_again(
+    fs: &dyn FileSystem,
+    dir: &DataDir,
+    last: Option<&DecodedHead>,
+) -> Result<Option<DecodedHead>> {
+    read_with_retries(fs, dir, |file| read_changed_cells(file, last))
 }
 
 /// Reads HEAD. Opens it fresh, because it may have been replaced and a network file system caches open files.
@@ -107,6 +125,59 @@ enum Tolerance {
 /// Reads the header first, then the entries, because the writer writes entries before the header that counts them.
 /// The inner error is the offset of the first cell that is not valid.
 fn read_cells(file: &dyn File, tolerance: Tolerance) -> io::Result<std::result::Result<Head, u64>> {
+    let (header, incarnation, cells) = match read_parts(file, tolerance)? {
+        Ok(parts) => parts,
+        Err(offset) => return Ok(Err(offset)),
+    };
+    let found = head::decode_table_entries(&cells, header.table_entry_count, header.format);
+    let mut entries = Vec::with_capacity(found.len());
+    for (entry, i) in found.into_iter().zip(0..) {
+        match entry {
+            Some(entry) => entries.push(entry),
+            None if tolerance != Tolerance::None => entries.push(TableEntry::default()),
+            None => return Ok(Err(head::cell_offset(header.table_entry_cell(i)))),
+        }
+    }
+    Ok(Ok(Head { header, incarnation, entries }))
+}
+
+/// Does the same as [`read_cells`] without tolerance, and takes the entries whose bytes are as before from the last HEAD.
+fn read_changed_cells(
+    file: &dyn File,
+    last: Option<&DecodedHead>,
+) -> io::Result<std::result::Result<DecodedHead, u64>> {
+    let (header, incarnation, cells) = match read_parts(file, Tolerance::None)? {
+        Ok(parts) => parts,
+        Err(offset) => return Ok(Err(offset)),
+    };
+    let last = last.filter(|last| last.head.header.format == header.format);
+    if let Some(DecodedHead { head, cells: known }) = last
+        && (head.header, head.incarnation) == (header, incarnation)
+        && *known == cells
+    {
+        return Ok(Ok(DecodedHead { head: Arc::clone(head), cells }));
+    }
+    let count = usize::from(header.table_entry_count);
+    let mut entries = Vec::with_capacity(count);
+    let mut known = last.into_iter().flat_map(|last| last.cells.chunks_exact(CELL).zip(&last.head.entries));
+    let mut found = cells.chunks_exact(CELL);
+    for i in 0..count as u64 {
+        let (cell, known) = (found.next(), known.next());
+        let entry = match (cell, known) {
+            (Some(cell), Some((known, entry))) if cell == known => Some(*entry),
+            (Some(cell), _) => head::decode_table_entry(cell, i, header.format),
+            (None, _) => None,
+        };
+        let Some(entry) = entry else { return Ok(Err(head::cell_offset(header.table_entry_cell(i)))) };
+        entries.push(entry);
+    }
+    Ok(Ok(DecodedHead { head: Arc::new(Head { header, incarnation, entries }), cells }))
+}
+
+/// The header, the incarnation, and the bytes of the entries.
+type HeadParts = (Header, HeadIncarnation, Vec<u8>);
+
+fn read_parts(file: &dyn File, tolerance: Tolerance) -> io::Result<std::result::Result<HeadParts, u64>> {
     let (Some(header), incarnation) = read_copies(file)? else { return Ok(Err(0)) };
     let incarnation = match incarnation {
         Some(incarnation) if header.format > 1 => incarnation,
@@ -118,15 +189,6 @@ fn read_cells(file: &dyn File, tolerance: Tolerance) -> io::Result<std::result::
     };
     let mut cells = vec![0; usize::from(header.table_entry_count) * CELL];
     let read = file.read_at(&mut cells, head::cell_offset(header.table_entry_cell(0)))?;
-    let cells = cells.get(..read).unwrap_or_default();
-    let found = head::decode_table_entries(cells, header.table_entry_count, header.format);
-    let mut entries = Vec::with_capacity(found.len());
-    for (entry, i) in found.into_iter().zip(0..) {
-        match entry {
-            Some(entry) => entries.push(entry),
-            None if tolerance != Tolerance::None => entries.push(TableEntry::default()),
-            None => return Ok(Err(head::cell_offset(header.table_entry_cell(i)))),
-        }
-    }
-    Ok(Ok(Head { header, incarnation, entries }))
+    cells.truncate(read);
+    Ok(Ok((header, incarnation, cells)))
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, Reason, Result};
 use crate::format::head::{Header, TableEntry};
 use crate::format::manifest::Manifest;
 use crate::storage::fs::{self, FileSystem};
-use crate::storage::head::{self, Head};
+use crate::storage::head::{self, DecodedHead, Head};
 use crate::storage::layout::{self, DataDir};
 use crate::storage::wal::cursor::{CursorItem, LogCursor, SegmentSpan};
 
@@ -21,15 +21,17 @@ use crate::storage::wal::cursor::{CursorItem, LogCursor, SegmentSpan};
 pub struct HeadReader {
     fs: Arc<dyn FileSystem>,
     dir: DataDir,
+    /// The last HEAD, if it was sound.
+    last: Mutex<Option<DecodedHead>>,
     /// The last HEAD with a damaged entry, without it and with it replaced: the segments are read once for each.
-    replaced: Mutex<Option<(Head, Head)>>,
+    replaced: Mutex<Option<(Head, Arc<Head>)>>,
 }
 
 /// HEAD, and the damage that was found in it.
 #[derive(Debug)]
 pub struct FoundHead {
-    /// HEAD, with every entry.
-    pub head: Head,
+    /// HEAD, with every entry; the same as the last time if nothing has changed.
+    pub head: Arc<Head>,
     /// The damaged entry that was replaced.
     pub damage: Option<Error>,
 }
@@ -37,14 +39,19 @@ pub struct FoundHead {
 impl HeadReader {
     /// A reader of the HEAD of a data directory.
     pub fn new(fs: &Arc<dyn FileSystem>, dir: &DataDir) -> HeadReader {
-        HeadReader { fs: Arc::clone(fs), dir: dir.clone(), replaced: Mutex::new(None) }
+        HeadReader { fs: Arc::clone(fs), dir: dir.clone(), last: Mutex::new(None), replaced: Mutex::new(None) }
     }
 
     /// Reads HEAD. Returns `None` if it does not exist. Fails with CORRUPT if neither copy of the header is valid, or if the
     /// segments do not give a damaged entry.
     pub fn read(&self) -> Result<Option<FoundHead>> {
-        let damage = match head::read(&*self.fs, &self.dir) {
-            Ok(found) => return Ok(found.map(|head| FoundHead { head, damage: None })),
+        let last = self.last.lock().take();
+        let damage = match head::read_again(&*self.fs, &self.dir, last.as_ref()) {
+            Ok(found) => {
+                let head = found.as_ref().map(|found| Arc::clone(&found.head));
+                *self.last.lock() = found;
+                return Ok(head.map(|head| FoundHead { head, damage: None }));
+            }
             Err(error) if error.reason() == Reason::Corrupt => error,
             Err(error) => return Err(error),
         };
@@ -56,11 +63,12 @@ impl HeadReader {
         };
         let mut replaced = self.replaced.lock();
         if let Some((_, head)) = replaced.as_ref().filter(|(known, _)| *known == found) {
-            return Ok(Some(FoundHead { head: head.clone(), damage: Some(damage) }));
+            return Ok(Some(FoundHead { head: Arc::clone(head), damage: Some(damage) }));
         }
         match replace_damaged_entries(&self.fs, &self.dir, &found)? {
             Some(head) => {
-                *replaced = Some((found, head.clone()));
+                let head = Arc::new(head);
+                *replaced = Some((found, Arc::clone(&head)));
                 Ok(Some(FoundHead { head, damage: Some(damage) }))
             }
             None => Err(damage),
@@ -120,4 +128,70 @@ fn entry_from_segments(
     }
     let floor = manifest.floor.map_or(0, |floor| floor.seq);
     Ok(TableEntry { table: id, manifest: manifest.version, segment, bytes, last_seq, floor })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::head::{CELL, FORMAT_VERSION, HeadIncarnation};
+    use crate::storage::fs::sim::SimDisk;
+
+    #[test]
+    fn each_look_sees_what_has_changed_and_what_is_damaged_since_the_last() {
+        let (disk, dir) = (SimDisk::new(), DataDir::new("/data"));
+        let fs: Arc<dyn FileSystem> = Arc::new(disk.clone());
+        let entry = |table| TableEntry { table, bytes: 10, last_seq: table, ..TableEntry::default() };
+        let header = Header {
+            database_id: [1; 16],
+            epoch: 1,
+            term: 1,
+            last_seq: 9,
+            last_ms: 0,
+            generation: 0,
+            table_entry_count: 3,
+            closed: false,
+            format: FORMAT_VERSION,
+        };
+        let mut head = Head { header, incarnation: HeadIncarnation::default(), entries: (1..=3).map(entry).collect() };
+        let reader = HeadReader::new(&fs, &dir);
+        let look = || reader.read().unwrap().unwrap();
+
+        disk.put(dir.head(), &head.encode()).unwrap();
+        let first = look();
+        assert_eq!((&*first.head, first.damage), (&head, None));
+        assert!(Arc::ptr_eq(&look().head, &first.head), "nothing has changed");
+
+        // An entry changes, then only the header, then there is one more entry.
+        head.entries[1].bytes = 20;
+        disk.put(dir.head(), &head.encode()).unwrap();
+        assert_eq!(*look().head, head);
+        (head.header.last_seq, head.header.generation) = (10, 1);
+        disk.put(dir.head(), &head.encode()).unwrap();
+        assert_eq!(*look().head, head);
+        head.entries.push(entry(4));
+        head.header.table_entry_count = 4;
+        disk.put(dir.head(), &head.encode()).unwrap();
+        assert_eq!(*look().head, head);
+
+        // Any flipped bit of an entry is found, also if nothing else has changed.
+        let sound = head.encode();
+        for bit in [0, 40, 8 * CELL - 1] {
+            let mut bytes = sound.clone();
+            bytes[6 * CELL + bit / 8] ^= 1 << (bit % 8);
+            disk.put(dir.head(), &bytes).unwrap();
+            for _ in 0..2 {
+                let found = look();
+                assert!(found.damage.is_some(), "bit {bit}");
+                assert_eq!(found.head.entries[2], TableEntry::default());
+            }
+            disk.put(dir.head(), &sound).unwrap();
+            let found = look();
+            assert_eq!((&*found.head, found.damage), (&head, None));
+        }
+        // Entries that have changed places are not valid.
+        let mut swapped = sound.clone();
+        swapped.copy_within(4 * CELL..5 * CELL, 5 * CELL);
+        disk.put(dir.head(), &swapped).unwrap();
+        assert!(look().damage.is_some());
+    }
 }

@@ -243,22 +243,13 @@ impl History {
         (after, last): (EventId, EventId),
     ) -> Result<()> {
         let limit = batch.budget.events;
-        let versions = state.memtable.with_versions(key, |versions| {
-            let start = versions.partition_point(|version| version.id() <= after);
-            let end = versions.partition_point(|version| version.id() <= last).max(start);
-            let within = versions.get(start..end).unwrap_or_default();
-            if self.query.newest_first {
-                within.iter().rev().take(limit).cloned().collect::<Vec<_>>()
-            } else {
-                within.iter().take(limit).cloned().collect()
-            }
-        });
-        for version in versions.unwrap_or_default() {
+        let newest_first = self.query.newest_first;
+        let versions = state.memtable.versions(key, (after, last), limit, newest_first);
+        for version in versions {
             if !batch.has_room() {
                 break;
             }
-            let id = version.id();
-            batch.push(id, self.memtable_event(state, key, id, version)?);
+            batch.push(version.id, self.memtable_event(state, key, version)?);
         }
         Ok(())
     }
@@ -293,10 +284,9 @@ impl History {
         &self,
         state: &TableState,
         key: &Key,
-        id: EventId,
         version: Version,
     ) -> Result<DriftEvent> {
-        let Version { commit, kind, payload, .. } = version;
+        let Version { id, commit, kind, payload } = version;
         self.row_event(state, key, id, commit, (kind, payload))
     }
 
@@ -346,11 +336,7 @@ impl History {
                 work::step(4)?;
                 match event {
                     MemtableEvent::Row { key, version } if self.query.rows.passes(&key) => {
-                        let find = |versions: &[Version]| versions.get(version).cloned();
-                        let Some(version) = state.memtable.with_versions(&key, find).flatten() else {
-                            continue;
-                        };
-                        batch.push(id, self.memtable_event(state, &key, id, version)?);
+                        batch.push(id, self.memtable_event(state, &key, version)?);
                     }
                     MemtableEvent::Schema { commit, payload, .. } => {
                         batch.push(id, schema_event(commit, payload))

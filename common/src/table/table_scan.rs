@@ -60,7 +60,7 @@ pub(super) fn open<'a>(
         sources.push(RowSource::Layers { scan, key_type, next });
     }
     if !is_empty && seq >= state.layers.end() {
-        let mut keys = state.memtable.keys(range);
+        let mut keys = state.memtable.keys(range, key_type);
         let next = keys.next();
         sources.push(RowSource::Memtable { keys, next });
     }

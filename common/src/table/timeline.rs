@@ -1,6 +1,7 @@
 //! The history of one table: its schemas, and where its events are stored.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -21,6 +22,14 @@ use crate::work;
 
 /// How long a read waits before it is repeated, if the newer manifest has not been read yet.
 const READ_RETRY_PAUSE: Duration = Duration::from_millis(25);
+
+/// How often a read of any table of this process has found damage.
+static DAMAGE_FOUND: AtomicU64 = AtomicU64::new(0);
+
+/// A number that grows when a read of any table finds damage: as long as it is the same, no table need be asked.
+pub fn damage_found() -> u64 {
+    DAMAGE_FOUND.load(Ordering::Acquire)
+}
 
 /// The history of one table, from its creation on.
 #[derive(Debug)]
@@ -139,6 +148,7 @@ impl Timeline {
                 }
                 Err(error) if error.reason() == Reason::Corrupt => {
                     self.found_damage.lock().get_or_insert_with(|| error.clone());
+                    DAMAGE_FOUND.fetch_add(1, Ordering::AcqRel);
                     return Err(error);
                 }
                 other => return other,
@@ -209,9 +219,9 @@ impl Timeline {
                     let emptied = change.action != SchemaAction::Alter;
                     self.push_schema(commit, change);
                     memtable.set_indexes(&self.indexes());
-                    memtable.push_schema(commit, index, payload.clone(), emptied);
+                    memtable.push_schema(commit, index, payload.clone(), emptied)?;
                 }
-                (EventType::Note, _) => memtable.push_note(commit, index),
+                (EventType::Note, _) => memtable.push_note(commit, index)?,
                 _ => {
                     let created_at = self.schemas.read().last().map_or(0, |last| last.created_at);
                     memtable.push_row(commit, index, event, created_at, layers)?;

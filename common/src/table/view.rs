@@ -239,7 +239,7 @@ impl View {
         }
         if self.seq >= state.layers.end() {
             let (mut taken, mut outcome) = (0, Ok(()));
-            state.memtable.candidates(index, start, |bytes| match work::step(8).and_then(|()| read(bytes)) {
+            let visit = |bytes: &[u8]| match work::step(8).and_then(|()| read(bytes)) {
                 Ok(Some(key)) => {
                     taken += 1;
                     take(key, taken).unwrap_or_else(|error| {
@@ -252,8 +252,11 @@ impl View {
                     outcome = Err(error);
                     false
                 }
-            });
+            };
+            let is_usable = state.memtable.candidates(index, start, visit);
             outcome?;
+            // ALTER TABLE may have dropped the index since the check above.
+            return Ok(is_usable);
         }
         Ok(true)
     }

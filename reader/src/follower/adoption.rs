@@ -9,7 +9,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::table::damaged_files::DamagedFile;
 use driftdb_common::table::sound_layers::{SoundFiles, damaged_layer_file};
-use driftdb_common::table::timeline::Timeline;
+use driftdb_common::table::timeline::{self, Timeline};
 
 use crate::follower::{FailedAdoption, FollowedTable, Follower};
 
@@ -59,7 +59,8 @@ impl Follower {
     /// Makes the tables use newer layers, which frees the memory of the events in them.
     pub(super) fn adopt_newer_layers(&mut self, applied: u64) -> Result<()> {
         let mut reloads = Vec::new();
-        for table in self.tables.values_mut() {
+        for id in &self.unsettled {
+            let Some(table) = self.tables.get_mut(id) else { continue };
             let snapshot_seq = table.manifest.deltas.last().map_or(0, |layer| layer.seq);
             let pauses =
                 table.failed_adoption.as_ref().is_some_and(|failed| Instant::now() < failed.next_try);
@@ -99,6 +100,10 @@ impl Follower {
 
     /// Reads a table again without a layer that a read has found damaged, if the log replaces that layer.
     pub(super) fn set_aside_found_damage(&mut self) -> Result<()> {
+        let damage_found = timeline::damage_found();
+        if std::mem::replace(&mut self.damage_seen, damage_found) == damage_found {
+            return Ok(());
+        }
         let found = |table: &FollowedTable| {
             let error = table.timeline.take_found_damage()?;
             Some((damaged_layer_file(&error)?, error, table.manifest.clone()))

@@ -89,6 +89,8 @@ pub struct CommitReader {
     ready: BinaryHeap<Reverse<(u64, u64)>>,
     /// Tables that may have more to read and have no complete part.
     incomplete: Vec<u64>,
+    /// Whether the next frame of any log may be invalid.
+    has_invalid: bool,
     next_seq: u64,
     /// Commits up to this one are assumed to be whole.
     assumed_whole: u64,
@@ -105,6 +107,7 @@ impl CommitReader {
             sources: HashMap::new(),
             ready: BinaryHeap::new(),
             incomplete: Vec::new(),
+            has_invalid: false,
             next_seq: assumed_whole + 1,
             assumed_whole,
             published: 0,
@@ -147,6 +150,12 @@ impl CommitReader {
         &self.sources
     }
 
+    /// Returns the logs whose next frame is invalid, by table id.
+    pub fn invalid_sources(&self) -> impl Iterator<Item = (&u64, &LogSource)> {
+        let sources = self.has_invalid.then_some(&self.sources);
+        sources.into_iter().flatten().filter(|(_, source)| source.invalid.is_some())
+    }
+
     /// Returns the logs by table id, to read the bytes after an invalid frame.
     pub(in crate::storage) fn sources_mut(&mut self) -> &mut HashMap<u64, LogSource> {
         &mut self.sources
@@ -165,6 +174,7 @@ impl CommitReader {
 
     /// Reads every file again that was too short or damaged, because a network file system may have returned stale bytes.
     pub fn refresh(&mut self) {
+        self.has_invalid = false;
         for (id, source) in &mut self.sources {
             source.cursor.refresh();
             if source.invalid.take().is_some() {
@@ -245,6 +255,7 @@ impl CommitReader {
                     }
                     CursorItem::Invalid(error) => {
                         source.invalid = Some(error);
+                        self.has_invalid = true;
                         break;
                     }
                     CursorItem::End => break,
@@ -316,6 +327,7 @@ impl CommitReader {
                 CursorItem::End => return Ok(()),
                 CursorItem::Invalid(error) => {
                     source.invalid = Some(error);
+                    self.has_invalid = true;
                     return Ok(());
                 }
                 CursorItem::Frame(frame) => {

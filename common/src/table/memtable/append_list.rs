@@ -1,0 +1,94 @@
+//! A list that one thread extends while others read it: nothing is moved, and no reader waits.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The length of the first bucket. Each further bucket is twice as long, so that a short list is small.
+const FIRST_BUCKET: usize = 16;
+/// Few in tests, so that these have several segments.
+const BUCKETS: usize = if cfg!(test) { 4 } else { 11 };
+/// The number of items that a list can hold.
+pub(super) const CAPACITY: usize = FIRST_BUCKET * ((1 << BUCKETS) - 1);
+
+/// One bucket's places, of which the first are filled.
+type Bucket<T> = Box<[OnceLock<T>]>;
+
+/// A list of at most [`CAPACITY`] items. Only one thread may append.
+#[derive(Debug)]
+pub(super) struct AppendList<T> {
+    buckets: [OnceLock<Bucket<T>>; BUCKETS],
+    len: AtomicUsize,
+}
+
+impl<T> Default for AppendList<T> {
+    fn default() -> Self {
+        AppendList { buckets: std::array::from_fn(|_| OnceLock::new()), len: AtomicUsize::new(0) }
+    }
+}
+
+/// The bucket of an item, and its place there.
+fn place_of(index: usize) -> (usize, usize) {
+    let shifted = index + FIRST_BUCKET;
+    let bucket = (shifted.ilog2() - FIRST_BUCKET.ilog2()) as usize;
+    (bucket, shifted - (FIRST_BUCKET << bucket))
+}
+
+impl<T> AppendList<T> {
+    /// The number of items.
+    pub(super) fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// The item at a position.
+    pub(super) fn get(&self, index: usize) -> Option<&T> {
+        let (bucket, at) = place_of(index);
+        self.buckets.get(bucket)?.get()?.get(at)?.get()
+    }
+
+    /// The newest item.
+    pub(super) fn last(&self) -> Option<&T> {
+        self.get(self.len().checked_sub(1)?)
+    }
+
+    /// Appends an item and returns its position; gives it back if the list is full.
+    pub(super) fn push(&self, item: T) -> Result<usize, T> {
+        let index = self.len();
+        let (bucket, at) = place_of(index);
+        let Some(bucket_lock) = self.buckets.get(bucket) else { return Err(item) };
+        let places = bucket_lock
+            .get_or_init(|| std::iter::repeat_with(OnceLock::new).take(FIRST_BUCKET << bucket).collect());
+        let Some(place) = places.get(at) else { return Err(item) };
+        place.set(item)?;
+        self.len.store(index + 1, Ordering::Release);
+        Ok(index)
+    }
+
+    /// The number of items at the front for which `holds` is true, if it is false for all after them.
+    pub(super) fn partition_point(&self, holds: impl Fn(&T) -> bool) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.get(middle).is_some_and(&holds) { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_stays_at_its_position_until_the_list_is_full() {
+        let list = AppendList::default();
+        for index in 0..CAPACITY {
+            assert_eq!(list.push(index), Ok(index));
+        }
+        assert_eq!((list.push(CAPACITY), list.len()), (Err(CAPACITY), CAPACITY));
+        assert!((0..CAPACITY).all(|index| list.get(index) == Some(&index)));
+        assert_eq!((list.get(CAPACITY), list.last()), (None, Some(&(CAPACITY - 1))));
+        for at in [0, 1, 15, 16, 17, 47, 48, CAPACITY] {
+            assert_eq!(list.partition_point(|item| *item < at), at);
+        }
+    }
+}
