@@ -328,3 +328,39 @@ async fn a_get_fits_into_the_default_message_of_a_client() {
     assert!(asked <= 5, "{asked}");
     drop(attacked.dir);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_patches_of_large_rows_make_the_writer_take_a_snapshot() {
+    const ROWS: usize = 10;
+    let dir = tempfile::tempdir().unwrap();
+    // The rows take 6 MB, and the patches of all of them less than a kilobyte of log.
+    let args = ["--memory", "4194304", "--snapshot-events", "1000000", "--snapshot-bytes", "1073741824"];
+    let writer = Daemon::start("driftdb-writer", dir.path(), &args);
+    let mut client = writer.as_writer().await;
+    create_table(&mut client, "t").await.unwrap();
+    let reader = Daemon::start("driftdb-reader", dir.path(), &[]);
+    for n in 0..ROWS {
+        let document = format!(r#"{{"id":"{n}","p":"{}"}}"#, "x".repeat(600_000));
+        apply(&mut client, vec![insert("t", document)]).await.unwrap();
+    }
+    wait_for_snapshot(&reader, (ROWS + 1) as u64).await;
+    for n in 0..ROWS {
+        apply(&mut client, vec![patch("t", &n.to_string(), r#"{"n":1}"#)]).await.unwrap();
+    }
+    wait_for_snapshot(&reader, (2 * ROWS + 1) as u64).await;
+}
+
+/// Waits until a reader has applied a commit, and few of the events up to it are in no snapshot.
+async fn wait_for_snapshot(reader: &Daemon, seq: u64) {
+    let mut asking = reader.as_reader().await;
+    let is_done = async {
+        loop {
+            let status = asking.status(v1::ReaderServiceStatusRequest {}).await.unwrap().into_inner();
+            if status.applied_seq >= seq && status.memtable_events <= 8 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), is_done).await.expect("no snapshot was taken");
+}

@@ -120,8 +120,9 @@ pub const CACHE_BYTES: u64 = 256 << 20;
 pub const SNAPSHOT_EVENTS: u64 = 100_000;
 /// The default bytes of log after a table's newest snapshot at which the writer takes the next snapshot.
 pub const SNAPSHOT_BYTES: u64 = 128 << 20;
-/// The default size of the log that no snapshot covers, over all tables, in bytes. The rows in this log are in memory. At this
-/// size the writer takes a snapshot of the table with the longest log. At twice this size writes fail with `OVERLOADED`.
+/// The default size of the log that no snapshot covers, and of the rows that this log changed, over all tables, in bytes. These rows
+/// are in memory. At this size the writer takes a snapshot of the table with the longest log or the most bytes of rows. At twice this
+/// size writes fail with `OVERLOADED`.
 pub const MEMTABLE_BYTES: u64 = 512 << 20;
 /// The number of incarnations that a database's lineage keeps. Tokens of older ones are refused with `EPOCH_CHANGED`.
 pub const LINEAGE_ENTRIES: usize = 4096;

@@ -32,8 +32,16 @@ pub(crate) struct AdmittedTable {
     dropped: bool,
     /// Every row that changed after the end of `layers`, and possibly some that changed before.
     rows: HashMap<Key, RowState>,
+    /// The bytes of the documents in `rows`.
+    row_bytes: u64,
     layers: Arc<LayerMap>,
     counts: TableCounts,
+}
+
+/// The bytes of the documents of some rows.
+fn document_bytes<'a>(rows: impl IntoIterator<Item = &'a RowState>) -> u64 {
+    let documents = rows.into_iter().filter_map(|row| row.document.as_ref());
+    documents.map(|document| document.msgpack().len() as u64).sum()
 }
 
 impl AdmittedTable {
@@ -45,6 +53,7 @@ impl AdmittedTable {
             schema: Arc::new(schema),
             dropped: false,
             rows: HashMap::new(),
+            row_bytes: 0,
             layers: Arc::default(),
             counts: TableCounts::default(),
         }
@@ -71,6 +80,7 @@ impl AdmittedTable {
             schema: Arc::clone(&self.schema),
             dropped: true,
             rows: HashMap::new(),
+            row_bytes: 0,
             layers: Arc::clone(&self.layers),
             counts: TableCounts { rows: 0, ..self.counts },
         }
@@ -96,7 +106,8 @@ impl AdmittedTable {
         let end = self.layers.end();
         for key in keys {
             if self.rows.get(key).is_some_and(|row| row.seq <= end) {
-                self.rows.remove(key);
+                let evicted = self.rows.remove(key);
+                self.row_bytes = self.row_bytes.saturating_sub(document_bytes(&evicted));
             }
         }
     }
@@ -183,14 +194,30 @@ impl AdmittedTable {
     pub(crate) fn set_row(&mut self, key: Key, row: RowState, was_live: bool) -> Option<RowState> {
         let is_live = u64::from(row.document.is_some());
         self.counts.rows = (self.counts.rows + is_live).saturating_sub(u64::from(was_live));
-        self.rows.insert(key, row)
+        self.insert_row(key, row)
+    }
+
+    fn insert_row(&mut self, key: Key, row: RowState) -> Option<RowState> {
+        self.row_bytes += document_bytes([&row]);
+        let prior = self.rows.insert(key, row);
+        self.row_bytes = self.row_bytes.saturating_sub(document_bytes(&prior));
+        prior
+    }
+
+    /// The bytes of the documents in memory. A patch of some bytes may have read a row of a megabyte, so the length of the log
+    /// does not bound them.
+    pub(crate) fn row_bytes(&self) -> u64 {
+        self.row_bytes
     }
 
     /// Sets a row in memory back to an earlier state; `None` means that the row was not in memory.
     pub(crate) fn restore_row(&mut self, key: Key, prior: Option<RowState>) {
         match prior {
-            Some(prior) => _ = self.rows.insert(key, prior),
-            None => _ = self.rows.remove(&key),
+            Some(prior) => _ = self.insert_row(key, prior),
+            None => {
+                let removed = self.rows.remove(&key);
+                self.row_bytes = self.row_bytes.saturating_sub(document_bytes(&removed));
+            }
         }
     }
 

@@ -45,6 +45,8 @@ pub(crate) struct AdmittedTables {
     names_by_lower_case: HashMap<String, String>,
     /// By name: tables whose layers are damaged beyond what the log can replace.
     unusable: HashMap<String, UnusableTable>,
+    /// The bytes of the documents that all tables have in memory.
+    row_bytes: u64,
     undo: VecDeque<UndoEntry>,
     /// The number of changes whose undo entries are discarded.
     undo_discarded: u64,
@@ -140,12 +142,24 @@ impl AdmittedTables {
         }
     }
 
+    /// The bytes of the documents that all tables have in memory.
+    pub(crate) fn row_bytes(&self) -> u64 {
+        self.row_bytes
+    }
+
+    /// Counts those bytes again, after rows were evicted or taken back.
+    pub(crate) fn recount_row_bytes(&mut self) {
+        self.row_bytes = self.by_name.values().map(AdmittedTable::row_bytes).sum();
+    }
+
     /// Changes a row. `was_live` says whether the row was live, which the caller has looked up.
     pub(crate) fn change_row(&mut self, name: &str, key: Key, row: RowState, was_live: bool) {
         let Some(table) = self.by_name.get_mut(name) else { return };
         let counts = table.counts();
         let seq = row.seq;
+        let row_bytes = table.row_bytes();
         let prior = table.set_row(key.clone(), row, was_live);
+        self.row_bytes = (self.row_bytes + table.row_bytes()).saturating_sub(row_bytes);
         table.count_event(seq);
         self.undo.push_back(UndoEntry::Row { table: name.to_owned(), key, prior, counts });
     }
@@ -181,6 +195,7 @@ impl AdmittedTables {
         let mut dropped = prior.after_drop();
         dropped.count_event(seq);
         self.by_name.insert(name.to_owned(), dropped);
+        self.recount_row_bytes();
         self.undo.push_back(UndoEntry::Table { name: name.to_owned(), prior: Some(Box::new(prior)) });
         Ok(())
     }
@@ -213,9 +228,10 @@ impl AdmittedTables {
                         self.names_by_lower_case.remove(&name.to_ascii_lowercase());
                     }
                 }
-                None => return,
+                None => break,
             }
         }
+        self.recount_row_bytes();
     }
 
     /// Discards the undo entries before `mark`: those changes are durable.
@@ -257,7 +273,7 @@ mod tests {
             let row = table.row(&Key::Str("a".into()), &ReadRows::default()).unwrap();
             (table.is_live(), table.schema().clone(), table.counts(), row.map(|row| (row.seq, row.document)))
         });
-        format!("{} {table:?} {:?}", tables.len(), tables.by_id(1).is_some())
+        format!("{} {table:?} {:?} {}", tables.len(), tables.by_id(1).is_some(), tables.row_bytes())
     }
 
     #[test]

@@ -63,11 +63,13 @@ pub(crate) fn start(
     Ok((handles, thread))
 }
 
-fn initial_state(log: &Log, admission: Admission) -> CommitState {
+fn initial_state(log: &Log, mut admission: Admission) -> CommitState {
+    admission.tables.recount_row_bytes();
     let storage = admission.tables.iter().map(|table| (table.id(), log.table_storage(table.id()))).collect();
     let tail = |table: &AdmittedTable| LogTail {
         events: table.counts().events.saturating_sub(table.layers().counts().events),
         bytes: log.bytes_since_snapshot(table.id()),
+        row_bytes: 0,
     };
     let tails: HashMap<u64, LogTail> =
         admission.tables.iter().map(|table| (table.id(), tail(table))).collect();

@@ -64,6 +64,8 @@ pub(crate) struct LogTail {
     pub(crate) events: u64,
     /// The bytes of frames.
     pub(crate) bytes: u64,
+    /// The bytes of the rows in memory that it changed, once the writer looks at them. Patches can make these more than the log.
+    pub(crate) row_bytes: u64,
 }
 
 /// The commit state.
@@ -118,6 +120,12 @@ impl CommitState {
             format!(
                 "{bytes} bytes of writes wait for the disk: the limit is {}; retry later",
                 limits::QUEUE_BYTES
+            )
+        } else if self.admission.tables.row_bytes() > tail_limit {
+            let (bytes, cause) = (self.admission.tables.row_bytes(), self.snapshot_failure.as_ref());
+            let cause = cause.map(|cause| format!(", and {cause}")).unwrap_or_default();
+            format!(
+                "{bytes} bytes of changed rows wait for a snapshot: the limit is {tail_limit}{cause}; retry later, or raise the writer's --memory"
             )
         } else if self.tail_bytes > tail_limit {
             let (bytes, cause) = (self.tail_bytes, self.snapshot_failure.as_ref());

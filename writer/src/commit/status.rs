@@ -9,6 +9,7 @@ use driftdb_common::table::operation::WriteToken;
 use driftdb_common::table::schema::Schema;
 use driftdb_common::table::table_counts::TableCounts;
 
+use crate::admission::table::AdmittedTable;
 use crate::commit::state::{CommitShared, LogTail};
 
 /// A table that is not dropped.
@@ -66,6 +67,9 @@ impl CommitStatus {
 
     /// The part of each table's log after its newest snapshot, by table id.
     pub(crate) fn tails(&self) -> Vec<(u64, LogTail)> {
-        self.0.state.lock().tails.iter().map(|(id, tail)| (*id, *tail)).collect()
+        let state = self.0.state.lock();
+        let row_bytes = |id| state.admission.tables.by_id(id).map_or(0, AdmittedTable::row_bytes);
+        let tails = state.tails.iter();
+        tails.map(|(id, tail)| (*id, LogTail { row_bytes: row_bytes(*id), ..*tail })).collect()
     }
 }

@@ -33,6 +33,7 @@ impl TableUpdates {
         if let Ok(table) = state.admission.tables.by_id_mut(id) {
             table.evict(keys);
         }
+        state.admission.tables.recount_row_bytes();
     }
 
     /// Says why snapshots fail, for the refusals of writes that wait for one; `None` if they do not.

@@ -117,10 +117,16 @@ impl BackgroundMaintenance {
         let all = tails.iter().fold(LogTail::default(), |sum, (_, tail)| LogTail {
             events: sum.events + tail.events,
             bytes: sum.bytes + tail.bytes,
+            row_bytes: sum.row_bytes + tail.row_bytes,
         });
         let is_over = |tail: &LogTail| tail.events >= events || tail.bytes >= bytes;
         let due = tails.iter().find(|(_, tail)| is_over(tail)).map(|(id, _)| *id);
         let is_too_much = all.bytes > memory || all.events > events.saturating_mul(2);
+        if due.is_none() && all.row_bytes > memory {
+            // Small patches have read large rows.
+            let changed = tails.iter().filter(|(_, tail)| tail.events > 0);
+            return changed.max_by_key(|(_, tail)| tail.row_bytes).map(|(id, _)| *id);
+        }
         due.or(Some(longest.0).filter(|_| is_too_much && longest.1.events > 0))
     }
 }

@@ -95,7 +95,8 @@ impl Snapshotter {
             millis,
             "took a snapshot"
         );
-        let covered = LogTail { events: delta.events, bytes: bytes_between(&manifest, delta.position) };
+        let bytes = bytes_between(&manifest, delta.position);
+        let covered = LogTail { events: delta.events, bytes, ..LogTail::default() };
         let added = delta.clone();
         let (before, after) =
             self.editor.edit_manifest(id, move |manifest| manifest.deltas.push(added.clone()))?;
