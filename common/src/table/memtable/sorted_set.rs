@@ -223,6 +223,7 @@ mod tests {
             assert!(set.0.read().sorted.len() <= 10);
         }
         set.seal();
-        assert_eq!((set.0.read().sorted.len(), entries(&[set], &[]).len()), (1, 20_000));
+        assert_eq!(set.0.read().sorted.len(), 1);
+        assert_eq!(entries(&[set], &[]).len(), 20_000);
     }
 }
