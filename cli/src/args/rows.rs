@@ -4,16 +4,20 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::commands::ingest::NamedColumn;
+
 pub(super) const INGEST_EXAMPLES: &str = "\
 Each row becomes one commit. If the connection breaks or the writer restarts, the load resumes by itself. If driftctl
 stops, run the same command again: it resumes after the last loaded row, unless the file has changed.
 
-CSV: the first line contains the field names. A cell becomes a JSON value if it is true, false, null or a number exactly
-as JSON writes it; any other cell becomes text, also 007, 1.50 and an empty cell. The key has the type of the table.
+CSV: the first line contains the field names. Each column has one type, which is chosen from the first 32 MiB of the file and
+shown before anything is loaded; --types names it instead. A later cell that does not fit its column is a bad row. Numbers
+with leading zeros are text. An empty cell is null, in a text column empty text. The key has the type of the table.
 
 Examples:
   driftctl ingest -t orders --file orders.jsonl
   driftctl ingest -t orders --file orders.csv --skip-bad bad.csv
+  driftctl ingest -t orders --file orders.csv --types price=decimal,zip=text
   zcat orders.jsonl.gz | driftctl ingest -t orders --file - --upsert";
 
 pub(super) const APPLY_EXAMPLES: &str = r#"Each line is one atomic commit; `time` and `reason` are optional. As one line:
@@ -42,9 +46,12 @@ pub(crate) struct IngestArgs {
     /// Format of the file [default: csv if its name ends with .csv, otherwise jsonl]
     #[arg(long, value_name = "FORMAT", help_heading = "Input options")]
     pub(crate) format: Option<RowFormat>,
-    /// Load every CSV cell as text
-    #[arg(long, help_heading = "Input options")]
-    pub(crate) csv_text: bool,
+    /// Types of CSV columns: int, decimal, float, text, bool or json [default: chosen from the first rows]
+    #[arg(long, value_name = "COLUMN=TYPE", value_delimiter = ',', help_heading = "Input options")]
+    pub(crate) types: Vec<NamedColumn>,
+    /// Load the CSV columns that --types does not name as text
+    #[arg(long, alias = "csv-text", help_heading = "Input options")]
+    pub(crate) all_text: bool,
     /// Append invalid and rejected lines to this file and continue [default: stop at the first]
     #[arg(long, value_name = "FILE", help_heading = "Input options")]
     pub(crate) skip_bad: Option<PathBuf>,

@@ -9,11 +9,12 @@ use uuid::Uuid;
 
 use crate::args::{IngestArgs, RowFormat};
 use crate::database::DatabaseHandle;
-use crate::exit::CliResult;
+use crate::exit::{CliResult, Failure};
 use crate::input;
 use crate::render::{self, Printer};
 use crate::shapes;
 
+mod column_types;
 mod csv_parser;
 mod load;
 mod meter;
@@ -24,7 +25,8 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
-use csv_parser::CellRules;
+use column_types::CellRules;
+pub(crate) use column_types::NamedColumn;
 use load::{Load, LoadPlan};
 use meter::Meter;
 use rows::ReadRules;
@@ -32,6 +34,10 @@ use skipped::SkippedLines;
 
 /// Loads the rows of the file and prints their number.
 pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+    if format(args) != RowFormat::Csv && (args.all_text || !args.types.is_empty()) {
+        let message = "--types and --all-text are for CSV files; JSON has types of its own";
+        return Err(Failure::Usage(message.to_owned()));
+    }
     let stamp = if input::is_stdin(&args.file) { None } else { fs::read_stamp(&args.file)? };
     let skipped = args.skip_bad.as_ref().map(|path| SkippedLines::open(path, stamp.as_ref())).transpose()?;
     let table = table(database, &args.table).await?;
@@ -87,7 +93,8 @@ struct TableKey {
 
 impl TableKey {
     fn cells(self, args: &IngestArgs) -> CellRules {
-        CellRules { text: args.csv_text, key: self.primary_key, key_type: self.key_type }
+        let named = args.types.clone();
+        CellRules { all_text: args.all_text, named, key: self.primary_key, key_type: self.key_type }
     }
 }
 
@@ -122,9 +129,11 @@ fn producer(args: &IngestArgs, created_seq: u64, stamp: Option<&FileStamp>) -> S
 /// A hash of everything that determines the rows of a batch and their effect. FNV-1a, because it is stable across releases.
 fn digest(args: &IngestArgs, created_seq: u64, FileStamp { path, len, modified }: &FileStamp) -> u128 {
     let version = env!("CARGO_PKG_VERSION");
-    let (format, batch, upsert, csv_text) = (format(args), args.batch, args.upsert, args.csv_text);
-    let what =
-        format!("{version} {path:?} {len} {modified:?} {format:?} {batch} {upsert} {csv_text} {created_seq}");
+    let (format, batch, upsert) = (format(args), args.batch, args.upsert);
+    let (all_text, types) = (args.all_text, &args.types);
+    let what = format!(
+        "{version} {path:?} {len} {modified:?} {format:?} {batch} {upsert} {all_text} {types:?} {created_seq}"
+    );
     what.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash: u128, byte| {
         (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
     })
