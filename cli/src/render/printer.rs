@@ -100,6 +100,11 @@ impl Printer {
         self.terminal && self.is_for_people()
     }
 
+    /// Whether the commit of each write is part of the result: the user asked for JSON.
+    pub(crate) fn wants_commits(&self) -> bool {
+        self.format_chosen && matches!(self.format, Format::Json | Format::Jsonl)
+    }
+
     /// The colours in use.
     pub(crate) fn style(&self) -> Style {
         self.style
