@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::target::TableTargetArgs;
 use crate::commands::ingest::NamedColumn;
 
 pub(super) const INGEST_EXAMPLES: &str = "\
@@ -15,10 +16,10 @@ shown before anything is loaded; --types names it instead. A later cell that doe
 with leading zeros are text. An empty cell is null, in a text column empty text. The key has the type of the table.
 
 Examples:
-  driftctl ingest -t orders --file orders.jsonl
-  driftctl ingest -t orders --file orders.csv --skip-bad bad.csv
-  driftctl ingest -t orders --file orders.csv --types price=decimal,zip=text
-  zcat orders.jsonl.gz | driftctl ingest -t orders --file - --upsert";
+  driftctl ingest orders --file orders.jsonl
+  driftctl ingest orders --file orders.csv --skip-bad bad.csv
+  driftctl ingest orders --file orders.csv --types price=decimal,zip=text
+  zcat orders.jsonl.gz | driftctl ingest orders --file - --upsert";
 
 pub(super) const APPLY_EXAMPLES: &str = r#"Each line is one atomic commit; `time` and `reason` are optional. As one line:
   {"time":"2026-01-01T00:00:00Z","reason":"import","ops":[
@@ -34,9 +35,8 @@ Examples:
 /// Options of `ingest`.
 #[derive(Debug, Args)]
 pub(crate) struct IngestArgs {
-    /// Table to load into
-    #[arg(short, long, value_name = "TABLE")]
-    pub(crate) table: String,
+    #[command(flatten)]
+    pub(crate) table: TableTargetArgs,
     /// File with rows, as JSON Lines or CSV; `-` means stdin
     #[arg(long, value_name = "FILE")]
     pub(crate) file: PathBuf,

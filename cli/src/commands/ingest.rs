@@ -40,7 +40,7 @@ pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &
     }
     let stamp = if input::is_stdin(&args.file) { None } else { fs::read_stamp(&args.file)? };
     let skipped = args.skip_bad.as_ref().map(|path| SkippedLines::open(path, stamp.as_ref())).transpose()?;
-    let table = table(database, &args.table).await?;
+    let table = table(database, args.table.name()).await?;
     let created_seq = table.created_seq;
     let rules = ReadRules {
         csv: (format(args) == RowFormat::Csv).then(|| table.cells(args)),
@@ -48,7 +48,7 @@ pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &
         keep_raw: skipped.is_some(),
     };
     let plan = LoadPlan {
-        table: args.table.clone(),
+        table: args.table.name().to_owned(),
         file: input::name(&args.file),
         upsert: args.upsert,
         producer: producer(args, created_seq, stamp.as_ref()),
@@ -120,9 +120,9 @@ fn producer(args: &IngestArgs, created_seq: u64, stamp: Option<&FileStamp>) -> S
     }
     let random = Uuid::new_v4().simple();
     match stamp.filter(|_| !args.restart) {
-        Some(stamp) => format!("driftctl:{}:{:032x}", args.table, digest(args, created_seq, stamp)),
+        Some(stamp) => format!("driftctl:{}:{:032x}", args.table.name(), digest(args, created_seq, stamp)),
         // A pipe cannot be read again, so its load cannot be resumed either.
-        None => format!("driftctl:{}:{random}", args.table),
+        None => format!("driftctl:{}:{random}", args.table.name()),
     }
 }
 
