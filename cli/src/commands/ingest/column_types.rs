@@ -77,6 +77,8 @@ pub(crate) struct CellRules {
     pub(crate) all_text: bool,
     /// The columns that the user names.
     pub(crate) named: Vec<NamedColumn>,
+    /// The byte between two cells.
+    pub(crate) delimiter: u8,
     /// The name of the primary key field.
     pub(crate) key: String,
     /// The type of the primary key.
@@ -308,11 +310,22 @@ fn check_header(names: &[String], key: &str) -> Result<()> {
         }
     }
     if !names.iter().any(|name| name == key) {
+        let hint = other_delimiter(names, key)
+            .map(|other| format!("; the cells seem to be separated by {other:?}: use --delimiter"));
+        let hint = hint.unwrap_or_default();
         return Err(invalid(format!(
-            "the header has no field {key:?}, which is the table's primary key: no row could be loaded"
+            "the header has no field {key:?}, which is the table's primary key: no row could be loaded{hint}"
         )));
     }
     Ok(())
+}
+
+/// What separates the cells of a header that is a single name for this delimiter.
+fn other_delimiter(names: &[String], key: &str) -> Option<char> {
+    let [name] = names else { return None };
+    [';', '\t', '|', ',']
+        .into_iter()
+        .find(|other| name.split(*other).any(|name| name.trim_matches('"') == key))
 }
 
 fn quoted(text: &str) -> Result<String> {
@@ -387,13 +400,15 @@ mod tests {
     #[test]
     fn a_header_that_cannot_be_loaded_is_refused() {
         let named = vec!["zip=text".parse().unwrap(), "n=int".parse().unwrap()];
-        let rules = CellRules { all_text: false, named, key: "id".into(), key_type: KeyType::Int };
+        let rules =
+            CellRules { all_text: false, named, delimiter: b',', key: "id".into(), key_type: KeyType::Int };
         let columns = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
             rules.columns(&names, &TypeSample::default())
         };
         for (header, expected) in [
             (&["name", "n", "zip"][..], "the header has no field \"id\""),
+            (&["id;n"], "the cells seem to be separated by ';'"),
             (&["id", "id"], "field \"id\" appears twice in the header"),
             (&["id", ""], "field 2 of the header has no name"),
             (&["id", "n", "zipp"], "no field \"zip\", which --types names; did you mean \"zipp\"?"),

@@ -31,10 +31,10 @@ pub(crate) struct CsvParser {
 }
 
 impl CsvParser {
-    /// Creates a parser that has read nothing.
-    pub(crate) fn new() -> CsvParser {
+    /// Creates a parser for cells that this byte separates.
+    pub(crate) fn new(delimiter: u8) -> CsvParser {
         let (text, ends) = (vec![0; 4096], vec![0; 64]);
-        let parser = csv_core::Reader::new();
+        let parser = csv_core::ReaderBuilder::new().delimiter(delimiter).build();
         CsvParser { parser, len: 0, text, used: 0, ends, ended: 0, broken: None }
     }
 
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     fn records(text: &str) -> Result<Vec<Vec<String>>> {
-        let mut sheet = CsvParser::new();
+        let mut sheet = CsvParser::new(b',');
         let mut found = Vec::new();
         for line in text.split_inclusive('\n') {
             if sheet.take(line.as_bytes())? {
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_record_after_a_broken_one_is_read() {
-        let mut sheet = CsvParser::new();
+        let mut sheet = CsvParser::new(b',');
         let mut found = Vec::new();
         for line in "id,a\n1,x\r2,\"y\n3,z\"\n4,u\n".split_inclusive('\n') {
             if sheet.take(line.as_bytes()).unwrap() {

@@ -1,6 +1,6 @@
 //! Cuts a file of rows into batches. The same file is always cut in the same way, so that a load can resume.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::column_types::{CellRules, Columns, TypeSample};
 use super::csv_parser::CsvParser;
+use super::json_array::JsonArray;
 use crate::input;
 
 /// A batch is full when its lines have this many bytes.
@@ -88,8 +89,8 @@ pub(crate) fn open(path: &Path, rules: ReadRules) -> Result<mpsc::Receiver<Resul
             let mut start = Vec::new();
             let read = source.by_ref().take(sample_bytes(&rules, is_pipe)).read_to_end(&mut start);
             read.map_err(|e| Error::io("cannot read", &e))?;
-            let sample = sampled(&start);
-            Ok(Cutter::new(io::Cursor::new(start).chain(source), rules, sample))
+            let sample = rules.csv.as_ref().map(|cells| sampled(&start, cells.delimiter)).unwrap_or_default();
+            Cutter::new(io::Cursor::new(start).chain(source), rules, sample)
         });
         let mut cutter = match begun {
             Ok(cutter) => cutter,
@@ -124,8 +125,8 @@ fn sample_bytes(rules: &ReadRules, is_pipe: bool) -> u64 {
 
 /// What the types of the columns can be, by the whole records at the start of a file. What cannot be parsed is reported when it is
 /// loaded.
-fn sampled(text: &[u8]) -> TypeSample {
-    let (mut sheet, mut sample) = (CsvParser::new(), None);
+fn sampled(text: &[u8], delimiter: u8) -> TypeSample {
+    let (mut sheet, mut sample) = (CsvParser::new(delimiter), None);
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         match sheet.take(line) {
             Ok(false) => {}
@@ -144,6 +145,8 @@ fn sampled(text: &[u8]) -> TypeSample {
 struct Cutter<R> {
     source: BufReader<R>,
     sheet: Option<CsvParser>,
+    /// The array, if the file is one.
+    array: Option<JsonArray>,
     /// The columns, once the header was read.
     columns: Option<Columns>,
     /// From which the types of the columns are chosen.
@@ -168,11 +171,16 @@ enum ParsedLine {
 }
 
 impl<R: Read> Cutter<R> {
-    fn new(source: R, rules: ReadRules, sample: TypeSample) -> Cutter<R> {
-        let sheet = rules.csv.is_some().then(CsvParser::new);
-        Cutter {
-            source: BufReader::with_capacity(256 << 10, source),
+    fn new(source: R, rules: ReadRules, sample: TypeSample) -> Result<Cutter<R>> {
+        let mut source = BufReader::with_capacity(256 << 10, source);
+        let first = source.fill_buf().map_err(|e| Error::io("cannot read", &e))?;
+        // No row of JSON Lines begins like that: rows are objects.
+        let is_array = rules.csv.is_none() && first.trim_ascii_start().first() == Some(&b'[');
+        let sheet = rules.csv.as_ref().map(|cells| CsvParser::new(cells.delimiter));
+        Ok(Cutter {
+            source,
             sheet,
+            array: is_array.then(JsonArray::default),
             columns: None,
             sample,
             rules,
@@ -182,7 +190,7 @@ impl<R: Read> Cutter<R> {
             records: 0,
             offset: 0,
             waiting: None,
-        }
+        })
     }
 
     /// The next piece; `None` at the end of the file. After a read error the rest of the file cannot be parsed.
@@ -253,6 +261,14 @@ impl<R: Read> Cutter<R> {
 
     /// The bytes of the next record with their line endings. A record can have several lines.
     fn print_record(&mut self) -> Result<Option<Vec<u8>>> {
+        if let Some(array) = &mut self.array {
+            let element = array.next(&mut self.source).inspect_err(|_| self.line = array.line())?;
+            self.offset = array.offset;
+            return Ok(element.map(|(line, text)| {
+                self.line = line;
+                text
+            }));
+        }
         let mut record = Vec::new();
         while let Some(mut line) = input::read_raw_line(&mut self.source)? {
             self.offset += line.len() as u64;
