@@ -208,7 +208,7 @@ impl<'a> Session<'a> {
             Failure::Database(error) => origin.failure(error),
             other => other,
         })?;
-        self.out.end_result()
+        self.out.end_rows()
     }
 
     async fn run_at_writer(&mut self, origin: &StatementOrigin) -> CliResult {

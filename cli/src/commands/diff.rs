@@ -23,5 +23,5 @@ pub(crate) async fn run(args: DiffArgs, database: &mut DatabaseHandle, out: &mut
             out.print_item(ResultItem::Difference(shapes::difference(row)?))?;
         }
     }
-    Ok(())
+    out.end_rows()
 }

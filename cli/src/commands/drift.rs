@@ -30,5 +30,5 @@ pub(crate) async fn run(args: DriftArgs, database: &mut DatabaseHandle, out: &mu
             }
         }
     }
-    Ok(())
+    out.end_rows()
 }

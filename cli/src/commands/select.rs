@@ -26,5 +26,5 @@ pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &m
     while let Some(row) = rows.next().await? {
         out.print_record(&shapes::row(row, args.meta)?)?;
     }
-    Ok(())
+    out.end_rows()
 }
