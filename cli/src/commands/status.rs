@@ -7,7 +7,7 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use serde::Serialize;
 
-use crate::database::DatabaseHandle;
+use crate::database::{DatabaseHandle, ExpectedDaemons};
 use crate::errors::{ACTIVE_WRITER, to_error};
 use crate::exit::{CliResult, Failure};
 use crate::render::Printer;
@@ -156,11 +156,11 @@ pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> Cli
     failed.map_or(Ok(()), |error| Err(Failure::from(error)))
 }
 
-/// The status, and the first error of a daemon that does not answer. A standby is as it should be, as long as there is an active
+/// The status, and the error of an expected daemon that does not answer. A standby is as it should be, as long as there is an active
 /// writer.
 async fn collect_status(database: &mut DatabaseHandle) -> Result<(StatusJson, Option<Error>)> {
     let mut status = StatusJson::default();
-    let (mut failed, mut no_writer) = (None, None);
+    let (mut no_writer, mut failed_writer, mut failed_reader) = (None, None, None);
     // An embedded writer would take the lock, and it knows nothing that the reader does not know.
     if database.directory().is_none() {
         for (url, found) in database.writer_statuses().await {
@@ -172,7 +172,7 @@ async fn collect_status(database: &mut DatabaseHandle) -> Result<(StatusJson, Op
                 }
                 Err(error) if error.reason() == Reason::Standby => ("standby", Some(error)),
                 Err(error) => {
-                    failed.get_or_insert_with(|| error.clone());
+                    failed_writer.get_or_insert_with(|| error.clone());
                     ("down", Some(error))
                 }
             };
@@ -189,7 +189,7 @@ async fn collect_status(database: &mut DatabaseHandle) -> Result<(StatusJson, Op
             Ok(found) => ReaderState::Up(Box::new(reader_figures(found))),
             Err(error) => {
                 let down = ReaderState::Down { error: error.message().to_owned() };
-                failed = failed.or(Some(error));
+                failed_reader = failed_reader.or(Some(error));
                 down
             }
         };
@@ -199,7 +199,20 @@ async fn collect_status(database: &mut DatabaseHandle) -> Result<(StatusJson, Op
     if status.writer.is_none() && reader_up {
         status.tables = list_tables(database).await?;
     }
-    Ok((status, no_writer.or(failed)))
+    let ExpectedDaemons { writer, readers } = database.expected();
+    // If nothing answers at all, that is an error whatever was expected.
+    let nothing = status.writer.is_none() && !reader_up;
+    Ok((
+        status,
+        [
+            no_writer.filter(|_| writer || nothing),
+            failed_writer.filter(|_| writer),
+            failed_reader.filter(|_| readers || nothing),
+        ]
+        .into_iter()
+        .flatten()
+        .next(),
+    ))
 }
 
 fn writer(url: &str, found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
