@@ -202,17 +202,10 @@ async fn collect_status(database: &mut DatabaseHandle) -> Result<(StatusJson, Op
     let ExpectedDaemons { writer, readers } = database.expected();
     // If nothing answers at all, that is an error whatever was expected.
     let nothing = status.writer.is_none() && !reader_up;
-    Ok((
-        status,
-        [
-            no_writer.filter(|_| writer || nothing),
-            failed_writer.filter(|_| writer),
-            failed_reader.filter(|_| readers || nothing),
-        ]
-        .into_iter()
-        .flatten()
-        .next(),
-    ))
+    let no_writer = no_writer.filter(|_| writer || nothing);
+    let failed_writer = failed_writer.filter(|_| writer);
+    let failed_reader = failed_reader.filter(|_| readers || nothing);
+    Ok((status, no_writer.or(failed_writer).or(failed_reader)))
 }
 
 fn writer(url: &str, found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
