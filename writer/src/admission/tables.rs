@@ -4,17 +4,22 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::document::Document;
 use driftdb_common::format::key::Key;
+use driftdb_common::limits;
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::schema::Schema;
 use driftdb_common::table::table_counts::TableCounts;
 
 use crate::admission::table::{AdmittedTable, RowState};
 
+/// Memory of an evicted row's state without its key's text.
+const STATE_BYTES: usize = 192;
+
 /// How to take back one change.
 #[derive(Debug)]
 enum UndoEntry {
-    Row { table: String, key: Key, prior: Option<RowState>, counts: TableCounts },
+    Row { table: Arc<Schema>, key: Key, prior: Option<RowState>, counts: TableCounts },
     Table { name: String, prior: Option<Box<AdmittedTable>> },
     Schema { prior: Arc<Schema>, counts: TableCounts },
 }
@@ -45,6 +50,10 @@ pub(crate) struct AdmittedTables {
     names_by_lower_case: HashMap<String, String>,
     /// By name: tables whose layers are damaged beyond what the log can replace.
     unusable: HashMap<String, UnusableTable>,
+    /// The rows whose content was evicted, oldest first: the table's id, the key, and the row's last commit.
+    evicted: VecDeque<(u64, Key, u64)>,
+    /// About the bytes that their states take in memory.
+    evicted_bytes: usize,
     undo: VecDeque<UndoEntry>,
     /// The number of changes whose undo entries are discarded.
     undo_discarded: u64,
@@ -140,6 +149,31 @@ impl AdmittedTables {
         }
     }
 
+    /// Gives up the content of rows whose last state the snapshot files hold. What else is known of them stays in memory, up to
+    /// [`limits::ROW_STATES_BYTES`] for all tables together. Returns the contents, which the caller should drop after the lock.
+    pub(crate) fn evict(&mut self, id: u64, keys: &[Key]) -> Vec<Document> {
+        let mut contents = Vec::with_capacity(keys.len());
+        let Ok(table) = self.by_id_mut(id) else { return contents };
+        let mut evicted = Vec::with_capacity(keys.len());
+        for key in keys {
+            if let Some((seq, content)) = table.evict(key) {
+                contents.extend(content);
+                evicted.push((id, key.clone(), seq));
+            }
+        }
+        self.evicted_bytes += evicted.iter().map(|(_, key, _)| state_bytes(key)).sum::<usize>();
+        self.evicted.extend(evicted);
+        while self.evicted_bytes > limits::ROW_STATES_BYTES
+            && let Some((id, key, seq)) = self.evicted.pop_front()
+        {
+            self.evicted_bytes = self.evicted_bytes.saturating_sub(state_bytes(&key));
+            if let Ok(table) = self.by_id_mut(id) {
+                table.forget(&key, seq);
+            }
+        }
+        contents
+    }
+
     /// Changes a row. `was_live` says whether the row was live, which the caller has looked up.
     pub(crate) fn change_row(&mut self, name: &str, key: Key, row: RowState, was_live: bool) {
         let Some(table) = self.by_name.get_mut(name) else { return };
@@ -147,7 +181,7 @@ impl AdmittedTables {
         let seq = row.seq;
         let prior = table.set_row(key.clone(), row, was_live);
         table.count_event(seq);
-        self.undo.push_back(UndoEntry::Row { table: name.to_owned(), key, prior, counts });
+        self.undo.push_back(UndoEntry::Row { table: Arc::clone(table.schema()), key, prior, counts });
     }
 
     /// Creates a table, or creates a dropped one again.
@@ -195,7 +229,7 @@ impl AdmittedTables {
         while self.undo_mark() > mark {
             match self.undo.pop_back() {
                 Some(UndoEntry::Row { table, key, prior, counts }) => {
-                    let Some(table) = self.by_name.get_mut(&table) else { continue };
+                    let Some(table) = self.by_name.get_mut(&table.table) else { continue };
                     table.restore_row(key, prior);
                     table.set_counts(counts);
                 }
@@ -227,6 +261,15 @@ impl AdmittedTables {
     }
 }
 
+/// About the bytes that the state of an evicted row takes: its entries in the table's rows and among the evicted ones.
+fn state_bytes(key: &Key) -> usize {
+    let text = match key {
+        Key::Int(_) => 0,
+        Key::Str(text) => 2 * text.len(),
+    };
+    STATE_BYTES + text
+}
+
 /// The error for a table that does not exist. It suggests no name: to compare it with all names takes long, and is left to the
 /// caller, after the lock.
 fn unknown_table(name: &str) -> Error {
@@ -235,7 +278,6 @@ fn unknown_table(name: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use driftdb_common::format::document::Document;
     use driftdb_common::format::key::KeyType;
 
     use super::*;
@@ -248,7 +290,7 @@ mod tests {
     }
 
     fn row(seq: u64, json: &str) -> RowState {
-        RowState { seq, document: Some(Document::from_json(json).unwrap()) }
+        RowState::new(seq, Some(Document::from_json(json).unwrap()))
     }
 
     /// Everything that a rollback must restore.
