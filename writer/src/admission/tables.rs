@@ -279,6 +279,13 @@ fn unknown_table(name: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use driftdb_common::format::key::KeyType;
+    use driftdb_common::format::manifest::{DeltaLayer, LogPosition, Manifest};
+    use driftdb_common::format::snapshot::{DeltaProperties, kind};
+    use driftdb_common::format::sst::SstIdentity;
+    use driftdb_common::storage::fs::sim::SimDisk;
+    use driftdb_common::storage::layout::DataDir;
+    use driftdb_common::storage::sst::{BlockCache, write_file};
+    use driftdb_common::table::table_files::TableFiles;
 
     use super::*;
     use crate::admission::read_rows::ReadRows;
@@ -323,6 +330,68 @@ mod tests {
             tables.undo_to(*mark);
             assert_eq!(content(&tables), *state);
         }
+    }
+
+    /// Layers of table 1 that end at a commit. They hold nothing: the tests ask only where they end.
+    fn layers_up_to(seq: u64) -> LayerMap {
+        let (fs, dir) = (SimDisk::new().shared(), DataDir::new("/data"));
+        let files = TableFiles { fs, dir, cache: BlockCache::new(0) };
+        files.create_dirs("t").unwrap();
+        let identity = SstIdentity { table: 1, base: 0, seq, kind: kind::DELTA };
+        let path = files.dir.delta_layer("t", 0, seq);
+        write_file(&*files.fs, &path, identity, |_| Ok(DeltaProperties::default().encode())).unwrap();
+        let (indexes, position) = (Vec::new(), LogPosition::default());
+        let delta = DeltaLayer { base: 0, seq, bytes: 0, events: 0, indexes, position };
+        let manifest = Manifest {
+            table: "t".to_owned(),
+            table_id: 1,
+            version: 1,
+            term: 1,
+            published: seq,
+            published_ms: 0,
+            floor: None,
+            deltas: vec![delta],
+            images: Vec::new(),
+            segments: Vec::new(),
+        };
+        files.open(&manifest, None).unwrap()
+    }
+
+    /// A table with rows a and b, of which the snapshot files hold the content, and their keys.
+    fn evicted() -> (AdmittedTables, [Key; 2]) {
+        let mut tables = AdmittedTables::default();
+        let layers = layers_up_to(3);
+        tables.create(AdmittedTable::new(1, 1, schema(&[])));
+        let keys = ["a", "b"].map(|key| Key::Str(key.into()));
+        tables.change_row("t", keys[0].clone(), row(2, r#"{"id":"a"}"#), false);
+        tables.change_row("t", keys[1].clone(), RowState::new(3, None), true);
+        drop(tables.discard_undo_before(tables.undo_mark()));
+        tables.set_layers(1, &Arc::new(layers));
+        assert_eq!(tables.evict(1, &keys).len(), 1);
+        (tables, keys)
+    }
+
+    #[test]
+    fn an_evicted_row_is_known_without_its_content() {
+        let (tables, [a, b]) = evicted();
+        let table = tables.live("t").unwrap();
+        let row = table.row(&a, &ReadRows::default()).unwrap().unwrap();
+        assert_eq!((row.seq, row.is_live, row.document), (2, true, None));
+        let row = table.row(&b, &ReadRows::default()).unwrap().unwrap();
+        assert_eq!((row.seq, row.is_live, row.document), (3, false, None));
+        // A patch must read the row, and a delete or a put need not.
+        assert!(!table.is_in_memory(&a, true) && table.is_in_memory(&a, false));
+        assert!(table.is_in_memory(&b, true));
+    }
+
+    #[test]
+    fn a_row_that_changes_after_its_eviction_is_not_forgotten() {
+        let (mut tables, [a, b]) = evicted();
+        tables.change_row("t", a.clone(), row(4, r#"{"id":"a"}"#), true);
+        tables.evicted_bytes += limits::ROW_STATES_BYTES;
+        assert!(tables.evict(1, &[]).is_empty());
+        let table = tables.live("t").unwrap();
+        assert!(table.is_in_memory(&a, true) && !table.is_in_memory(&b, false));
     }
 
     #[test]

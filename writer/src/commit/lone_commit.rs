@@ -65,3 +65,6 @@ impl LoneCommit {
 fn can_block() -> bool {
     Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
+
+#[cfg(test)]
+mod tests;

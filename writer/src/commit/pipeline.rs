@@ -27,7 +27,7 @@ enum NextStep {
 
 /// Commits changes, one at a time.
 #[derive(Debug, Clone)]
-pub(crate) struct CommitPipeline(Arc<CommitShared>);
+pub(crate) struct CommitPipeline(pub(super) Arc<CommitShared>);
 
 impl CommitPipeline {
     pub(super) fn new(shared: &Arc<CommitShared>) -> CommitPipeline {
