@@ -336,9 +336,9 @@ mod tests {
     fn layers_up_to(seq: u64) -> LayerMap {
         let (fs, dir) = (SimDisk::new().shared(), DataDir::new("/data"));
         let files = TableFiles { fs, dir, cache: BlockCache::new(0) };
-        files.create_dirs("t").unwrap();
         let identity = SstIdentity { table: 1, base: 0, seq, kind: kind::DELTA };
         let path = files.dir.delta_layer("t", 0, seq);
+        files.fs.create_dir(path.parent().unwrap()).unwrap();
         write_file(&*files.fs, &path, identity, |_| Ok(DeltaProperties::default().encode())).unwrap();
         let (indexes, position) = (Vec::new(), LogPosition::default());
         let delta = DeltaLayer { base: 0, seq, bytes: 0, events: 0, indexes, position };
