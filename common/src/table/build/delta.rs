@@ -9,7 +9,8 @@ use crate::format::event::EventType;
 use crate::format::key::Key;
 use crate::format::manifest::{DeltaLayer, Manifest};
 use crate::format::snapshot::{
-    ChangeRef, DeltaProperties, SchemaEntry, commit_key, encode_commit, encode_version, kind, push_version, tree,
+    ChangeRef, DeltaProperties, SchemaEntry, commit_key, encode_commit, encode_version, kind, push_version,
+    tree,
 };
 use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::layout::delta_stem;
