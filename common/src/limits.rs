@@ -124,6 +124,9 @@ pub const SNAPSHOT_BYTES: u64 = 128 << 20;
 /// are in memory. At this size the writer takes a snapshot of the table with the longest log or the most bytes of rows. At twice this
 /// size writes fail with `OVERLOADED`.
 pub const MEMTABLE_BYTES: u64 = 512 << 20;
+/// The memory that a writer takes for what it knows of rows whose content is in snapshot files only, in bytes, over all tables: a
+/// write of such a row reads no file. Of the rows beyond it, those that have not changed for the longest time are forgotten.
+pub const ROW_STATES_BYTES: usize = 32 << 20;
 /// The number of incarnations that a database's lineage keeps. Tokens of older ones are refused with `EPOCH_CHANGED`.
 pub const LINEAGE_ENTRIES: usize = 4096;
 /// The memory for rows that PATCHes made and that no memtable keeps, in bytes.
