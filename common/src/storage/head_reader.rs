@@ -39,7 +39,12 @@ pub struct FoundHead {
 impl HeadReader {
     /// A reader of the HEAD of a data directory.
     pub fn new(fs: &Arc<dyn FileSystem>, dir: &DataDir) -> HeadReader {
-        HeadReader { fs: Arc::clone(fs), dir: dir.clone(), last: Mutex::new(None), replaced: Mutex::new(None) }
+        HeadReader {
+            fs: Arc::clone(fs),
+            dir: dir.clone(),
+            last: Mutex::new(None),
+            replaced: Mutex::new(None),
+        }
     }
 
     /// Reads HEAD. Returns `None` if it does not exist. Fails with CORRUPT if neither copy of the header is valid, or if the
@@ -152,7 +157,8 @@ mod tests {
             closed: false,
             format: FORMAT_VERSION,
         };
-        let mut head = Head { header, incarnation: HeadIncarnation::default(), entries: (1..=3).map(entry).collect() };
+        let mut head =
+            Head { header, incarnation: HeadIncarnation::default(), entries: (1..=3).map(entry).collect() };
         let reader = HeadReader::new(&fs, &dir);
         let look = || reader.read().unwrap().unwrap();
 

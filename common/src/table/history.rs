@@ -280,12 +280,7 @@ impl History {
         Ok(())
     }
 
-    fn memtable_event(
-        &self,
-        state: &TableState,
-        key: &Key,
-        version: Version,
-    ) -> Result<DriftEvent> {
+    fn memtable_event(&self, state: &TableState, key: &Key, version: Version) -> Result<DriftEvent> {
         let Version { id, commit, kind, payload } = version;
         self.row_event(state, key, id, commit, (kind, payload))
     }

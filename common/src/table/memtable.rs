@@ -361,7 +361,8 @@ impl Memtable {
     /// The number of events in the memtable, and of commits that changed nothing.
     pub fn len(&self) -> usize {
         let (segments, start) = (self.segments.load(), self.start());
-        let covered = segments.first().map_or(0, |first| first.events().partition_point(|slot| slot.id() <= start));
+        let covered =
+            segments.first().map_or(0, |first| first.events().partition_point(|slot| slot.id() <= start));
         segments.iter().map(|segment| segment.events().len()).sum::<usize>() - covered
     }
 
@@ -390,7 +391,8 @@ impl Memtable {
             let end = segment.events().partition_point(|slot| slot.id() <= last).max(start);
             (Arc::clone(segment), start..end)
         };
-        let read = |(segment, at): (&Arc<MemtableSegment>, usize)| segment.events().get(at).map(EventSlot::numbered);
+        let read =
+            |(segment, at): (&Arc<MemtableSegment>, usize)| segment.events().get(at).map(EventSlot::numbered);
         let mut events = Vec::new();
         if newest_first {
             for (segment, range) in segments.iter().rev().map(within) {
@@ -465,7 +467,10 @@ fn merge_onto(last: &FoundVersion<'_>, patch: Option<&Document>) -> Result<Optio
     let Some((before, unkept_bytes)) = known_row(last) else { return Ok(None) };
     let after = state::apply(before.as_ref(), EventType::Patch, patch)?;
     let patch_bytes = size_of::<EventSlot>() + patch.map_or(0, |patch| patch.msgpack().len());
-    let merged = |document: Document| MergedRow { document: document.detached(), unkept_bytes: unkept_bytes + patch_bytes };
+    let merged = |document: Document| MergedRow {
+        document: document.detached(),
+        unkept_bytes: unkept_bytes + patch_bytes,
+    };
     Ok(after.map(merged))
 }
 

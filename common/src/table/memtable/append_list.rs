@@ -3,12 +3,17 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The length of the first bucket. Each further bucket is twice as long, so that a short list is small.
+/// The length of the first bucket. The next buckets are each twice as long as the one before, so that a short list is small, up to
+/// the longest; then all have that length, so that little is left over.
 const FIRST_BUCKET: usize = 16;
+const LONGEST_BUCKET: usize = if cfg!(test) { 64 } else { 1024 };
+/// The number of buckets that are shorter than the longest.
+const SHORT_BUCKETS: usize = (LONGEST_BUCKET.ilog2() - FIRST_BUCKET.ilog2()) as usize;
 /// Few in tests, so that these have several segments.
-const BUCKETS: usize = if cfg!(test) { 4 } else { 11 };
+const LONG_BUCKETS: usize = if cfg!(test) { 3 } else { 31 };
+const BUCKETS: usize = SHORT_BUCKETS + LONG_BUCKETS;
 /// The number of items that a list can hold.
-pub(super) const CAPACITY: usize = FIRST_BUCKET * ((1 << BUCKETS) - 1);
+pub(super) const CAPACITY: usize = LONGEST_BUCKET - FIRST_BUCKET + LONG_BUCKETS * LONGEST_BUCKET;
 
 /// One bucket's places, of which the first are filled.
 type Bucket<T> = Box<[OnceLock<T>]>;
@@ -29,8 +34,16 @@ impl<T> Default for AppendList<T> {
 /// The bucket of an item, and its place there.
 fn place_of(index: usize) -> (usize, usize) {
     let shifted = index + FIRST_BUCKET;
+    if shifted >= LONGEST_BUCKET {
+        return (SHORT_BUCKETS + shifted / LONGEST_BUCKET - 1, shifted % LONGEST_BUCKET);
+    }
     let bucket = (shifted.ilog2() - FIRST_BUCKET.ilog2()) as usize;
     (bucket, shifted - (FIRST_BUCKET << bucket))
+}
+
+/// The number of places in a bucket.
+fn bucket_len(bucket: usize) -> usize {
+    if bucket < SHORT_BUCKETS { FIRST_BUCKET << bucket } else { LONGEST_BUCKET }
 }
 
 impl<T> AppendList<T> {
@@ -56,7 +69,7 @@ impl<T> AppendList<T> {
         let (bucket, at) = place_of(index);
         let Some(bucket_lock) = self.buckets.get(bucket) else { return Err(item) };
         let places = bucket_lock
-            .get_or_init(|| std::iter::repeat_with(OnceLock::new).take(FIRST_BUCKET << bucket).collect());
+            .get_or_init(|| std::iter::repeat_with(OnceLock::new).take(bucket_len(bucket)).collect());
         let Some(place) = places.get(at) else { return Err(item) };
         place.set(item)?;
         self.len.store(index + 1, Ordering::Release);

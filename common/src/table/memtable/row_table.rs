@@ -43,7 +43,8 @@ impl RowTable {
     /// The position of a row's newest event. `is_row` says whether the event at a position is one of the row.
     pub(super) fn find(&self, hash: u64, is_row: impl Fn(usize) -> bool) -> Option<usize> {
         let (places, tag) = (self.places.load(), hash >> 32);
-        let words = probe(&places, tag).map(|place| place.load(Ordering::Acquire)).take_while(|word| *word != 0);
+        let words =
+            probe(&places, tag).map(|place| place.load(Ordering::Acquire)).take_while(|word| *word != 0);
         words.filter(|word| word >> 32 == tag).filter_map(position_in).find(|position| is_row(*position))
     }
 

@@ -22,7 +22,7 @@ use crate::table::memtable::value_index::ValueIndex;
 use crate::table::table_counts::TableCounts;
 
 /// A segment with this many bytes takes no more events, so that one that is kept for its newest events alone holds little else.
-const SEGMENT_BYTES: u64 = 8 << 20;
+const SEGMENT_BYTES: u64 = 16 << 20;
 /// An estimate of the bytes that a row takes in the row table.
 const ROW_BYTES: usize = 16;
 /// An estimate of what the allocator adds to a key's text and counters.
@@ -82,11 +82,7 @@ impl MemtableSegment {
 
     /// The table's counts after the event at a position.
     pub(super) fn counts_after(&self, slot: &EventSlot) -> TableCounts {
-        TableCounts {
-            events: self.base.events + u64::from(slot.events),
-            rows: slot.rows,
-            last_seq: slot.seq,
-        }
+        TableCounts { events: self.base.events + u64::from(slot.events), rows: slot.rows, last_seq: slot.seq }
     }
 
     /// The table's counts after the newest event.
@@ -185,7 +181,9 @@ impl MemtableSegment {
                 let index = ValueIndex::new(path);
                 let slots = (0..self.events.len()).filter_map(|at| self.events.get(at));
                 let bytes: usize = slots
-                    .filter_map(|slot| Some(index.add(slot.key.as_ref()?, slot.payload.as_ref(), &mut buffer)))
+                    .filter_map(|slot| {
+                        Some(index.add(slot.key.as_ref()?, slot.payload.as_ref(), &mut buffer))
+                    })
                     .sum();
                 self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 Arc::new(index)

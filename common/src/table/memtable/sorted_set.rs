@@ -171,7 +171,9 @@ impl SetCursor {
 
     /// Replaces `entry` by the next entry. Returns false after the last.
     pub(super) fn next_into(&mut self, entry: &mut Vec<u8>) -> bool {
-        let Some(least) = self.sources.iter().filter_map(|(run, at)| run.get(*at)).min() else { return false };
+        let Some(least) = self.sources.iter().filter_map(|(run, at)| run.get(*at)).min() else {
+            return false;
+        };
         entry.clear();
         entry.extend_from_slice(least);
         self.sources.retain_mut(|(run, at)| {

@@ -81,7 +81,11 @@ impl Model {
         let events = self.up_to(EventId::end_of(seq));
         let mut live = BTreeSet::new();
         for was in events {
-            if was.after.is_some() { live.insert(&was.key) } else { live.remove(&was.key) };
+            if was.after.is_some() {
+                live.insert(&was.key)
+            } else {
+                live.remove(&was.key)
+            };
         }
         let last_seq = events.last().map_or(0, |was| was.id.seq);
         TableCounts { events: events.len() as u64, rows: live.len() as u64, last_seq }
