@@ -164,6 +164,15 @@ pub(crate) fn split_scalar(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     bytes.split_at_checked(end)
 }
 
+/// Splits the key of an index entry into the values of its first columns and the rest.
+pub(crate) fn split_columns(bytes: &[u8], columns: usize) -> Option<(&[u8], &[u8])> {
+    let mut rest = bytes;
+    for _ in 0..columns {
+        (_, rest) = split_scalar(rest)?;
+    }
+    bytes.split_at_checked(bytes.len() - rest.len())
+}
+
 fn write_number(out: &mut Vec<u8>, number: f64) {
     const SIGN: u64 = 1 << 63;
     // -0.0 equals 0.0.

@@ -79,13 +79,25 @@ impl Block {
     }
 
     /// The key of an entry; `None` if `index` is out of range.
+    #[inline]
     pub fn key(&self, index: usize) -> Option<&[u8]> {
-        self.entry(index).map(|(key, ..)| key)
+        if index >= self.len {
+            return None;
+        }
+        // Parsing has checked that the key is no longer than its entry.
+        let (key_len, rest) = self.raw.get(self.start(index)?..)?.split_first_chunk::<4>()?;
+        rest.get(..usize::try_from(u32::from_le_bytes(*key_len)).ok()?)
     }
 
     /// The key of the last entry.
     pub fn last_key(&self) -> Option<&[u8]> {
         self.key(self.len.checked_sub(1)?)
+    }
+
+    /// The bytes of an entry's value; `None` if `index` is out of range.
+    pub fn value_bytes(&self, index: usize) -> Option<&[u8]> {
+        let (_, start, end) = self.entry(index)?;
+        self.raw.get(start..end)
     }
 
     /// The value of an entry, which shares the block's memory; `None` if `index` is out of range.

@@ -9,27 +9,8 @@ use crate::format::sortkey::{self, Scalar};
 use crate::format::value::Value;
 use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::like::LikePattern;
+use crate::table::value_range::{IndexRanges, ValueRange};
 use crate::work;
-
-/// A range of an index, both ends included: bytes as [`sortkey::write_scalar`] writes them, or bounds between them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ValueRange {
-    /// The lower end.
-    pub low: Vec<u8>,
-    /// The upper end.
-    pub high: Vec<u8>,
-}
-
-impl ValueRange {
-    /// Returns whether an encoded value is in the range.
-    pub fn contains(&self, encoded: &[u8]) -> bool {
-        self.low.as_slice() <= encoded && encoded <= self.high.as_slice()
-    }
-
-    fn is_one_value(&self) -> bool {
-        self.low == self.high
-    }
-}
 
 /// The index entries to read for a condition. The rows that they name are candidates: each must be checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +31,11 @@ impl Probe {
         let after = self.ranges.partition_point(|range| range.low.as_slice() <= encoded);
         let last = after.checked_sub(1).and_then(|last| self.ranges.get(last));
         last.is_some_and(|range| range.contains(encoded))
+    }
+
+    /// The ranges, for a search.
+    pub fn index_ranges(&self) -> IndexRanges<'_> {
+        IndexRanges { index: &self.index, columns: 1, depth: 1, ranges: &self.ranges }
     }
 
     /// Returns the prefix if the only range contains exactly the texts with that prefix.

@@ -49,6 +49,16 @@ impl SstFile {
         let (path, state) = (Vec::new(), CursorState::BeforeFirst);
         TreeCursor { file: Arc::clone(self), tree, path, state }
     }
+
+    /// About how many entries of a tree have keys from `low` on to `high` and keys that begin with it.
+    pub fn estimate_entries(self: &Arc<Self>, tree: u8, (low, high): (&[u8], &[u8])) -> Result<u64> {
+        let entries = self.entries(tree);
+        let mut cursor = self.cursor(tree);
+        cursor.seek(low)?;
+        let first = cursor.rank(entries);
+        cursor.seek_by(|key| key < high || key.starts_with(high))?;
+        Ok(cursor.rank(entries).saturating_sub(first))
+    }
 }
 
 impl TreeCursor {
@@ -62,6 +72,12 @@ impl TreeCursor {
     pub fn value(&self) -> Option<Bytes> {
         let level = self.leaf()?;
         level.block.value(level.index)
+    }
+
+    /// Returns the bytes of the present entry's value.
+    pub fn value_bytes(&self) -> Option<&[u8]> {
+        let level = self.leaf()?;
+        level.block.value_bytes(level.index)
     }
 
     /// Moves to the first entry whose key is at least `key`.
@@ -145,6 +161,25 @@ impl TreeCursor {
                 Ok(CursorState::BeforeFirst)
             }),
         }
+    }
+
+    /// Moves to the last entry whose key is at most `key`; before the first entry if there is none.
+    pub(crate) fn seek_last(&mut self, key: &[u8]) -> Result<()> {
+        self.seek_last_by(|found| found <= key)
+    }
+
+    /// About how many entries are before the present one, in proportion to `entries` of the tree.
+    fn rank(&self, entries: u64) -> u64 {
+        if self.state == CursorState::AfterLast {
+            return entries;
+        }
+        // From the root down, each block divides its share of the entries evenly.
+        let (mut before, mut share) = (0u128, u128::from(entries) << 64);
+        for level in &self.path {
+            share /= level.block.len().max(1) as u128;
+            before += share * level.index as u128;
+        }
+        u64::try_from(before >> 64).unwrap_or(u64::MAX)
     }
 
     fn leaf(&self) -> Option<&CursorLevel> {
