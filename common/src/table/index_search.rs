@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::format::path::Path;
 use crate::format::snapshot::{CandidateEntry, tree};
 use crate::format::sortkey;
 use crate::storage::sst::{SstFile, TreeCursor};
@@ -68,9 +69,13 @@ impl IndexSearch<'_> {
         }
         let Some((first, mut keys)) = best else { return Ok(None) };
         let mut used = vec![first];
+        // The columns whose conditions the candidates meet already, as far as an index can tell.
+        let mut covered: Vec<&Path> = all.get(first).map_or_else(Vec::new, |all| all.used_columns().iter().collect());
         for (estimate, at, ranges) in order {
-            if at != first && keys.len() >= WORTH_NARROWING && self.narrow(ranges, estimate, &mut keys)? {
+            let adds = ranges.used_columns().iter().any(|path| !covered.contains(&path));
+            if adds && keys.len() >= WORTH_NARROWING && self.narrow(ranges, estimate, &mut keys)? {
                 used.push(at);
+                covered.extend(ranges.used_columns());
             }
         }
         Ok(Some(FoundCandidates { keys, used }))
@@ -108,7 +113,7 @@ impl IndexSearch<'_> {
             }
         }
         if self.reads_memtable() {
-            for range in ranges.ranges {
+            for range in &ranges.in_memtable() {
                 if !self.collect_of_memtable((ranges, range), &mut keys)? {
                     return Ok(None);
                 }
@@ -220,7 +225,7 @@ impl IndexSearch<'_> {
         may_match: &mut [bool],
     ) -> Result<()> {
         let mut entry = Vec::new();
-        for range in ranges.ranges {
+        for range in ranges.in_memtable() {
             for (at, may_match) in may_match.iter_mut().enumerate() {
                 let Some(key) = keys.get(at).filter(|_| !*may_match) else { continue };
                 entry.clear();
@@ -239,7 +244,7 @@ impl IndexSearch<'_> {
 
 /// The sort key in an entry of an index; `None` if the entry is after a range in which or before which it must be.
 fn key_in<'a>(entry: &'a [u8], ranges: &IndexRanges<'_>, range: &ValueRange) -> Result<Option<&'a [u8]>> {
-    if range.is_one_value() && ranges.depth == ranges.columns {
+    if range.is_one_value() && ranges.depth == ranges.columns.len() {
         // No value's bytes begin with another value's bytes.
         return Ok(entry.strip_prefix(range.low.as_slice()));
     }
@@ -247,6 +252,6 @@ fn key_in<'a>(entry: &'a [u8], ranges: &IndexRanges<'_>, range: &ValueRange) -> 
     if value > range.high.as_slice() {
         return Ok(None);
     }
-    let (_, key) = sortkey::split_columns(entry, ranges.columns).ok_or_else(not_a_key)?;
+    let (_, key) = sortkey::split_columns(entry, ranges.columns.len()).ok_or_else(not_a_key)?;
     Ok(Some(key))
 }

@@ -16,8 +16,8 @@ use parking_lot::RwLock;
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::event::{CommitMeta, Event, EventType};
+use crate::format::index_columns::IndexColumns;
 use crate::format::key::Key;
-use crate::format::path::Path;
 use crate::format::sortkey;
 use crate::table::event_id::EventId;
 use crate::table::layers::LayerMap;
@@ -108,7 +108,7 @@ pub(super) struct NumberedEvent {
 /// Rows by an indexed value.
 #[derive(Debug)]
 struct ValueIndex {
-    path: Path,
+    columns: IndexColumns,
     /// The value's bytes, then the row's sort key. Entries are never removed: readers at older points in time need them.
     candidates: SkipSet<Vec<u8>>,
 }
@@ -116,17 +116,16 @@ struct ValueIndex {
 impl ValueIndex {
     /// An empty index on a path of a schema.
     fn new(path: &str) -> Arc<ValueIndex> {
-        Arc::new(ValueIndex { path: Path::of_index(path), candidates: SkipSet::new() })
+        Arc::new(ValueIndex { columns: IndexColumns::of(path), candidates: SkipSet::new() })
     }
 
     /// Makes the row a candidate for the value that an event writes to the path. A PATCH that does not write the path
     /// keeps the row's value, which has made the row a candidate before.
-    fn add(&self, key: &Key, payload: Option<&Document>) {
-        let value = payload.and_then(|payload| payload.get(&self.path).ok().flatten());
+    fn add(&self, key: &Key, kind: EventType, payload: Option<&Document>) {
+        let is_patch = kind == EventType::Patch;
         // The writer has refused values that cannot be read.
-        if let Some(scalar) = value.and_then(|value| sortkey::scalar_of(value).ok().flatten()) {
-            let mut bytes = Vec::new();
-            sortkey::write_scalar(&mut bytes, scalar);
+        let value = payload.and_then(|payload| self.columns.value_of_event(payload, is_patch).ok().flatten());
+        if let Some(mut bytes) = value {
             sortkey::write_key(&mut bytes, key);
             // `insert` would replace an existing node.
             self.candidates.get_or_insert(bytes);
@@ -169,7 +168,7 @@ impl Memtable {
                 MemtableEvent::Row { key, version } => {
                     let found = self.with_versions(key, |versions| versions.get(*version).cloned());
                     let Some(found) = found.flatten() else { continue };
-                    newer.index(key, found.payload.as_ref());
+                    newer.index(key, found.kind, found.payload.as_ref());
                     let row = newer.rows.get_or_insert_with(key.clone(), Versions::default);
                     MemtableEvent::Row { key: key.clone(), version: newer.push_version(row.value(), found) }
                 }
@@ -212,7 +211,7 @@ impl Memtable {
             }
         };
         let is_live = after.get().is_none_or(Option::is_some);
-        self.index(&key, payload.as_ref());
+        self.index(&key, kind, payload.as_ref());
         let version = Version { commit: Arc::clone(commit), index, kind, payload, after };
         let id = version.id();
         let version = self.push_version(row.value(), version);
@@ -415,15 +414,15 @@ impl Memtable {
         for (_, index) in next.iter().filter(|(path, _)| !known.contains_key(*path)) {
             for row in &self.rows {
                 for version in row.value().read().iter() {
-                    index.add(row.key(), version.payload.as_ref());
+                    index.add(row.key(), version.kind, version.payload.as_ref());
                 }
             }
         }
         *self.indexes.write() = next;
     }
 
-    fn index(&self, key: &Key, payload: Option<&Document>) {
-        self.indexes.read().values().for_each(|index| index.add(key, payload));
+    fn index(&self, key: &Key, kind: EventType, payload: Option<&Document>) {
+        self.indexes.read().values().for_each(|index| index.add(key, kind, payload));
     }
 
     /// Whether the memtable keeps an index on a path.

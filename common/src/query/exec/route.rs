@@ -101,7 +101,8 @@ impl Route {
 /// Returns the value of a probe that looks for exactly one value.
 fn one_value(probe: &Probe) -> Option<(Probe, Vec<u8>)> {
     match probe.ranges.as_slice() {
-        [range] if range.low == range.high => Some((probe.clone(), range.low.clone())),
+        // In a composite index of the memtable, a value can be unknown.
+        [range] if range.is_one_value() && !probe.columns.is_composite() => Some((probe.clone(), range.low.clone())),
         _ => None,
     }
 }

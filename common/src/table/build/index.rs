@@ -10,9 +10,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::document::Document;
-use crate::format::path::Path;
+use crate::format::index_columns::IndexColumns;
 use crate::format::snapshot::{CandidateEntry, RowEntry, VersionEntry, kind, read_version, tree};
-use crate::format::sortkey;
 use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::layout::{delta_stem, image_stem};
 use crate::storage::sst::{SstFile, SstOutput, TreeCursor, write_file};
@@ -34,7 +33,7 @@ type IndexEntry = (Vec<u8>, CandidateEntry);
 pub(super) struct IndexBuilder {
     /// The path as the schema names it.
     name: String,
-    path: Path,
+    columns: IndexColumns,
     /// The values of the current row, and when it had each.
     row_values: Vec<(Vec<u8>, CandidateEntry)>,
     candidates: Vec<IndexEntry>,
@@ -49,7 +48,7 @@ impl IndexBuilder {
     pub(super) fn new(path: &str) -> IndexBuilder {
         IndexBuilder {
             name: path.to_owned(),
-            path: Path::of_index(path),
+            columns: IndexColumns::of(path),
             row_values: Vec::new(),
             candidates: Vec::new(),
             bytes: 0,
@@ -64,7 +63,7 @@ impl IndexBuilder {
 
     /// Adds the state of the current row after a commit.
     pub(super) fn push_version(&mut self, seq: u64, row: Option<&Document>) -> Result<()> {
-        let value = value_at(&self.path, row)?;
+        let value = value_at(&self.columns, row)?;
         for (known, entry) in &mut self.row_values {
             if entry.until == 0 && Some(&*known) != value.as_ref() {
                 entry.until = seq;
@@ -143,14 +142,8 @@ impl Drop for IndexBuilder {
 }
 
 /// The bytes of a row's value in an index; `None` if the row has no value that is indexed.
-pub(in crate::table) fn value_at(path: &Path, row: Option<&Document>) -> Result<Option<Vec<u8>>> {
-    let value = row.map(|row| row.get(path)).transpose()?.flatten();
-    let scalar = value.map(sortkey::scalar_of).transpose()?.flatten();
-    Ok(scalar.map(|scalar| {
-        let mut bytes = Vec::new();
-        sortkey::write_scalar(&mut bytes, scalar);
-        bytes
-    }))
+pub(in crate::table) fn value_at(columns: &IndexColumns, row: Option<&Document>) -> Result<Option<Vec<u8>>> {
+    Ok(row.map(|row| columns.value_of(row)).transpose()?.flatten())
 }
 
 /// A sorted run: in a file, or the last one in memory.
