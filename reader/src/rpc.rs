@@ -143,7 +143,8 @@ impl ReaderRpc {
             }
             Ok(message)
         };
-        let first = pages.quick_page().map(|page| page?.try_map(&to_message));
+        let first = if RunningQuery::is_short(bytes) { pages.quick_page() } else { None };
+        let first = first.map(|page| page?.try_map(&to_message));
         Ok(stream_pages_after(first, query, move || pages.next_page()?.try_map(&to_message)))
     }
 

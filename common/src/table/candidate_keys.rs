@@ -167,3 +167,58 @@ fn newer_of(a: Candidate, b: Candidate) -> Candidate {
     let in_memtable = a.in_memtable || b.in_memtable;
     Candidate { may_match: may_match || in_memtable, in_memtable, ..kept }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(keys: &CandidateKeys) -> Vec<&[u8]> {
+        (0..).map_while(|at| keys.get(at)).collect()
+    }
+
+    #[test]
+    fn the_newest_layer_decides_unless_the_memtable_has_the_row() {
+        let mut keys = CandidateKeys::new(10);
+        keys.push_of_layer(b"b", 0, false).unwrap();
+        keys.push_of_layer(b"d", 0, true).unwrap();
+        // Of one layer: the row has left one of the values and has another one.
+        keys.push_of_layer(b"e", 1, false).unwrap();
+        keys.push_of_layer(b"e", 1, true).unwrap();
+        keys.push_of_layer(b"c", 1, false).unwrap();
+        for key in [b"a", b"b", b"c", b"d"] {
+            keys.push_of_layer(key, 2, true).unwrap();
+        }
+        keys.push_of_memtable(b"c").unwrap();
+        keys.push_of_memtable(b"f").unwrap();
+        assert!(!keys.complete().unwrap());
+        assert_eq!(found(&keys), [b"a", b"c", b"d", b"e", b"f"]);
+        let decided: Vec<bool> = (0..5).map(|at| keys.is_decided_before(at, 2)).collect();
+        assert_eq!(decided, [false, true, true, true, false]);
+        assert_eq!((keys.first_after(b"c"), keys.first_after(b"cc"), keys.first_after(b"z")), (2, 2, 5));
+        keys.retain(|at, key| at != 1 && key != b"f");
+        assert_eq!(found(&keys), [b"a", b"d", b"e"]);
+    }
+
+    #[test]
+    fn rows_are_counted_once_and_their_bytes_are_bounded() {
+        let mut keys = CandidateKeys::new(100);
+        for layer in 0..50 {
+            for number in 0..100u8 {
+                keys.push_of_layer(&[number], layer, true).unwrap();
+                assert!(!keys.is_over().unwrap());
+            }
+        }
+        assert!(!keys.complete().unwrap());
+        assert_eq!(keys.len(), 100);
+        keys.push_of_layer(&[100], 0, true).unwrap();
+        assert!(keys.complete().unwrap());
+
+        let mut large = CandidateKeys::new(usize::MAX);
+        let mut count = 0u32;
+        while !large.is_over().unwrap() {
+            large.push_of_layer(&[&count.to_be_bytes()[..], &[7; 1000]].concat(), 0, true).unwrap();
+            count += 1;
+        }
+        assert!(count as usize <= limits::QUERY_BYTES / 1000);
+    }
+}

@@ -109,7 +109,11 @@ impl RowPages {
         let mut tried = self.clone();
         let page = work::quick_page(|| tried.next_page())?;
         *self = tried;
-        Some(page)
+        match page {
+            // The next step continues.
+            Ok(PageStep::Working) => None,
+            page => Some(page),
+        }
     }
 
     /// Computes the next page, or part of it. A page without rows is returned only as the last one.
