@@ -210,7 +210,7 @@ async fn selects_return_the_same_rows_whatever_indexes_there_are() {
         if round % 2 == 1 {
             let floor = run.floor + (run.last() - run.floor) / 2;
             for (table, _) in TABLES {
-                compact(run.writer.as_mut().unwrap(), table, Some(floor as u64), false).await.unwrap();
+                compact(run.writer.as_mut().unwrap(), table, at_seq(floor as u64), false).await.unwrap();
             }
             run.floor = floor;
             run.check_some(8).await;

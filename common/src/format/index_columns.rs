@@ -38,10 +38,16 @@ impl IndexColumns {
         self.0.len() > 1
     }
 
-    /// The bytes that an index stores for a document: the value of each column, or that it has none. `None` if the first
-    /// column has no value that is indexed: no search finds the document then.
+    /// Appends the bytes that an index stores for a document: the value of each column, or that it has none. Returns false,
+    /// and appends nothing, if the first column has no value that is indexed: no search finds the document then.
+    pub fn write_value(&self, out: &mut Vec<u8>, document: &Document) -> Result<bool> {
+        self.encode(out, document, sortkey::ABSENT)
+    }
+
+    /// The bytes that an index stores for a document, as [`IndexColumns::write_value`].
     pub fn value_of(&self, document: &Document) -> Result<Option<Vec<u8>>> {
-        self.encode(document, |value| value.push(sortkey::ABSENT))
+        let mut value = Vec::new();
+        Ok(self.write_value(&mut value, document)?.then_some(value))
     }
 
     /// The bytes that the memtable stores for an event of a row, as [`IndexColumns::value_of`]. A patch says nothing of the
@@ -54,23 +60,26 @@ impl IndexColumns {
         for path in &self.0 {
             is_written |= payload.get(path)?.is_some();
         }
-        if !is_written {
-            return Ok(None);
-        }
-        self.encode(payload, |value| value.push(sortkey::UNKNOWN))
+        let mut value = Vec::new();
+        let is_indexed = is_written && self.encode(&mut value, payload, sortkey::UNKNOWN)?;
+        Ok(is_indexed.then_some(value))
     }
 
-    fn encode(&self, document: &Document, missing: impl Fn(&mut Vec<u8>)) -> Result<Option<Vec<u8>>> {
-        let mut value = Vec::new();
-        for (at, path) in self.0.iter().enumerate() {
+    /// `missing` stands for a field that the document does not have.
+    fn encode(&self, out: &mut Vec<u8>, document: &Document, missing: u8) -> Result<bool> {
+        let start = out.len();
+        for path in &self.0 {
             match document.get(path)?.map(sortkey::scalar_of).transpose()? {
-                Some(Some(scalar)) => sortkey::write_scalar(&mut value, scalar),
-                None => missing(&mut value),
-                Some(None) if at == 0 => return Ok(None),
-                Some(None) => value.push(sortkey::ABSENT),
+                Some(Some(scalar)) => sortkey::write_scalar(out, scalar),
+                Some(None) => out.push(sortkey::ABSENT),
+                None => out.push(missing),
             }
         }
-        Ok(Some(value).filter(|value| value.first() != Some(&sortkey::ABSENT)))
+        let is_indexed = out.get(start) != Some(&sortkey::ABSENT);
+        if !is_indexed {
+            out.truncate(start);
+        }
+        Ok(is_indexed)
     }
 }
 
