@@ -82,12 +82,12 @@ impl TreeCursor {
 
     /// Moves to the first entry whose key is at least `key`.
     pub fn seek(&mut self, key: &[u8]) -> Result<()> {
-        self.seek_by(|found| found < key)
+        self.run_move(|cursor| cursor.find(&|found: &[u8]| found < key, &|block| block.position(key, false)))
     }
 
     /// Moves to the first entry whose key is not `before`, a predicate that is true for a prefix of the sorted keys.
     pub(crate) fn seek_by(&mut self, before: impl Fn(&[u8]) -> bool) -> Result<()> {
-        self.run_move(|cursor| cursor.find(&before))
+        self.run_move(|cursor| cursor.find(&before, &|block| block.partition_point(&before)))
     }
 
     /// Moves to the last entry whose key is `upto`, a predicate that is true for a prefix of the sorted keys. If it is true
@@ -165,7 +165,8 @@ impl TreeCursor {
 
     /// Moves to the last entry whose key is at most `key`; before the first entry if there is none.
     pub(crate) fn seek_last(&mut self, key: &[u8]) -> Result<()> {
-        self.seek_last_by(|found| found <= key)
+        self.run_move(|cursor| cursor.find(&|found: &[u8]| found <= key, &|block| block.position(key, true)))?;
+        self.prev()
     }
 
     /// About how many entries are before the present one, in proportion to `entries` of the tree.
@@ -213,7 +214,12 @@ impl TreeCursor {
         Ok(())
     }
 
-    fn find(&mut self, before: &impl Fn(&[u8]) -> bool) -> Result<CursorState> {
+    /// Moves to the first entry whose key is not `before`. `position` finds it in a block.
+    fn find(
+        &mut self,
+        before: &impl Fn(&[u8]) -> bool,
+        position: &impl Fn(&Block) -> usize,
+    ) -> Result<CursorState> {
         while self.path.len() > 1 && !self.contains_target(before) {
             self.path.pop();
         }
@@ -222,7 +228,7 @@ impl TreeCursor {
             let depth = self.depth();
             let levels = self.path.len();
             let Some(level) = self.path.last_mut() else { return Ok(CursorState::AfterLast) };
-            level.index = level.block.partition_point(before);
+            level.index = position(&level.block);
             if level.index == level.block.len() {
                 // Below the root, the index promised a greater key than the block has.
                 return if levels <= 1 { Ok(CursorState::AfterLast) } else { Err(self.bad_index_error()) };
@@ -237,12 +243,16 @@ impl TreeCursor {
     /// Returns whether the blocks on the path show that the first entry that is not `before` is in or below the last block.
     fn contains_target(&self, before: &impl Fn(&[u8]) -> bool) -> bool {
         let Some((level, parents)) = self.path.split_last() else { return false };
-        if level.block.last_key().is_none_or(before) {
+        // The parent is likely to be in the processor's cache, and has the last key of each block.
+        let Some(parent) = parents.last() else { return false };
+        if parent.block.key(parent.index).is_none_or(before) {
             return false;
         }
-        // All entries of earlier blocks are `before` if this block's first key is, or the last key of the previous block.
-        let previous = parents.last().and_then(|parent| parent.block.key(parent.index.checked_sub(1)?));
-        level.block.key(0).is_some_and(before) || previous.is_some_and(before)
+        // All entries of earlier blocks are `before` if the last key of the previous block is, or this block's first key.
+        match parent.index.checked_sub(1).and_then(|previous| parent.block.key(previous)) {
+            Some(previous) => before(previous),
+            None => level.block.key(0).is_some_and(before),
+        }
     }
 
     /// Moves down to the data, through the first or the last entry of each block. Returns false if the tree is empty.
