@@ -29,6 +29,7 @@ mod full_disk;
 mod hostile_bytes;
 mod hostile_queries;
 mod hot_rows;
+mod indexed_selects;
 mod ingest;
 mod layers;
 mod limits;

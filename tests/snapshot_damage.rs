@@ -9,12 +9,14 @@ use crate::harness::lane::{by_lane, is_soak};
 use crate::harness::open_database::{OpenDatabase, Script, Wrong, check_timeline, dir};
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::document::Document;
+use driftdb_common::format::key::Key;
 use driftdb_common::format::sortkey;
 use driftdb_common::storage::fs::sim::SimDisk;
 use driftdb_common::storage::layout::snapshot_files;
-use driftdb_common::table::bounded_keys::BoundedKeys;
 use driftdb_common::table::build::delta::DeltaLimits;
+use driftdb_common::table::layers::sort_key;
 use driftdb_common::table::timeline::Timeline;
+use driftdb_common::table::value_range::{IndexRanges, ValueRange};
 use driftdb_common::table::view::View;
 
 const COMMITS: u64 = 17;
@@ -57,14 +59,14 @@ fn check_index(timeline: &Arc<Timeline>, script: &Script) -> Result<(), Wrong> {
             let scalar = sortkey::scalar_of(document.get(&path).unwrap().unwrap()).unwrap().unwrap();
             let mut value = Vec::new();
             sortkey::write_scalar(&mut value, scalar);
-            let mut all = BoundedKeys::new(100);
-            view.candidates_in("n", (&value, &value), &mut all)?;
-            let all = all.into_parts().0;
+            let ranges = [ValueRange { low: value.clone(), high: value.clone() }];
+            let columns = [path.clone()];
+            let ranges = [IndexRanges { index: "n", columns: &columns, depth: 1, ranges: &ranges }];
+            let all = view.candidates_in(&ranges, 100)?.unwrap().keys;
+            let wanted = sort_key(&Key::Str(key.as_str().into()));
             let of_value = view.candidates_of_value("n", &value, None, 100)?.unwrap();
-            let has =
-                |key: &String, mut keys: Box<dyn Iterator<Item = String>>| keys.any(|found| found == *key);
-            if !has(key, Box::new(all.into_iter().map(|key| key.to_string())))
-                || !has(key, Box::new(of_value.into_iter().map(|key| key.to_string())))
+            if !(0..all.len()).any(|at| all.get(at) == Some(wanted.as_slice()))
+                || !of_value.iter().any(|found| found.to_string() == *key)
             {
                 return Err(Wrong::Content(format!("the index does not tell of {key} at {seq}")));
             }

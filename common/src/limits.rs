@@ -10,6 +10,8 @@ pub const TABLE_NAME_BYTES: usize = 63;
 pub const TABLES: usize = 4096;
 /// The number of secondary indexes of one table.
 pub const INDEXES_PER_TABLE: usize = 64;
+/// The number of columns of a composite index.
+pub const INDEX_COLUMNS: usize = 8;
 /// The shortest RETAIN period, in seconds.
 pub const RETAIN_LEAST_SECS: u64 = 1;
 /// The length of an indexed text, in bytes. Longer texts are truncated in the index; a query reads the row to compare the rest.

@@ -17,10 +17,23 @@ use crate::running_query::RunningQuery;
 /// error ends the stream. Dropping it stops the work.
 pub fn stream_pages<T, F>(query: RunningQuery, step: F) -> ResponseStream<T>
 where
-    T: Send + 'static,
+    T: Send + Unpin + 'static,
     F: FnMut() -> Result<PageStep<T>> + Send + 'static,
 {
-    Box::pin(PagedStream { next: ReusableBoxFuture::new(next_page(query, step)), ended: false })
+    stream_pages_after(None, query, step)
+}
+
+/// As [`stream_pages`], if the first page may have been computed before.
+pub fn stream_pages_after<T, F>(
+    first: Option<Result<PageStep<T>>>,
+    query: RunningQuery,
+    step: F,
+) -> ResponseStream<T>
+where
+    T: Send + Unpin + 'static,
+    F: FnMut() -> Result<PageStep<T>> + Send + 'static,
+{
+    Box::pin(PagedStream { first, next: ReusableBoxFuture::new(next_page(query, step)), ended: false })
 }
 
 /// A query, its step unless that was lost, and the page that it has computed.
@@ -28,7 +41,7 @@ type NextPage<F, T> = (RunningQuery, Option<F>, Result<PageStep<T>>);
 
 async fn next_page<T, F>(query: RunningQuery, step: F) -> NextPage<F, T>
 where
-    T: Send + 'static,
+    T: Send + Unpin + 'static,
     F: FnMut() -> Result<PageStep<T>> + Send + 'static,
 {
     let (step, page) = query.next_page(step).await;
@@ -36,6 +49,8 @@ where
 }
 
 struct PagedStream<F, T> {
+    /// The first page, if it has been computed.
+    first: Option<Result<PageStep<T>>>,
     /// Computes the next page once it is polled. All pages use the same allocation.
     next: ReusableBoxFuture<'static, NextPage<F, T>>,
     ended: bool,
@@ -43,7 +58,7 @@ struct PagedStream<F, T> {
 
 impl<T, F> Stream for PagedStream<F, T>
 where
-    T: Send + 'static,
+    T: Send + Unpin + 'static,
     F: FnMut() -> Result<PageStep<T>> + Send + 'static,
 {
     type Item = Result<T, Status>;
@@ -53,19 +68,25 @@ where
         if this.ended {
             return Poll::Ready(None);
         }
+        if let Some(first) = this.first.take() {
+            this.ended = !matches!(first, Ok(PageStep::Page(_)));
+            return Poll::Ready(item(first));
+        }
         let Poll::Ready((query, step, page)) = this.next.poll(cx) else { return Poll::Pending };
         this.ended = true;
-        match page {
-            Ok(PageStep::Page(message)) => {
-                if let Some(step) = step {
-                    this.next.set(next_page(query, step));
-                    this.ended = false;
-                }
-                Poll::Ready(Some(Ok(message)))
-            }
-            Ok(PageStep::LastPage(message)) => Poll::Ready(Some(Ok(message))),
-            Ok(PageStep::Working | PageStep::End) => Poll::Ready(None),
-            Err(error) => Poll::Ready(Some(Err(to_status(error)))),
+        if let (Ok(PageStep::Page(_)), Some(step)) = (&page, step) {
+            this.next.set(next_page(query, step));
+            this.ended = false;
         }
+        Poll::Ready(item(page))
+    }
+}
+
+/// What a stream returns for a page.
+fn item<T>(page: Result<PageStep<T>>) -> Option<Result<T, Status>> {
+    match page {
+        Ok(PageStep::Page(message) | PageStep::LastPage(message)) => Some(Ok(message)),
+        Ok(PageStep::Working | PageStep::End) => None,
+        Err(error) => Some(Err(to_status(error))),
     }
 }

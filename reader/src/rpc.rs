@@ -25,12 +25,12 @@ use tonic::{Request, Response, Status};
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
-use crate::paged_stream::stream_pages;
+use crate::paged_stream::{stream_pages, stream_pages_after};
 use crate::read_point::ReadPoint;
 use crate::reads::diff::{DiffPages, DiffQuery};
 use crate::reads::get::{GetQuery, read_rows};
-use crate::reads::history::{CommitPages, DriftQuery};
-use crate::reads::select::{RowPages, SelectQuery};
+use crate::reads::history::{CommitPage, CommitPages, DriftQuery};
+use crate::reads::select::{RowPage, RowPages, SelectQuery};
 use crate::reads::tables::{self, TableListLimit};
 use crate::reads::target::{KeyTarget, TableTarget};
 use crate::replica_slot::{HistoryLosses, ReplicaSlot};
@@ -132,21 +132,22 @@ impl ReaderRpc {
         let select = SelectQuery { table: TableTarget::Field(table), as_of, selection, format };
         let mut pages = RowPages::open(&query, freshness, select).await?;
         let point = self.0.replica.lineage().point(pages.seq());
-        Ok(stream_pages(query, move || {
-            pages.next_page()?.try_map(|page| {
-                let mut message =
-                    v1::SelectResponse { header: page.header, rows: page.rows, ..Default::default() };
-                let count = sent_before + page.count;
-                match page.resume_after {
-                    Some(after) => {
-                        let token = SelectToken::new(&database, hash, point, &after, count);
-                        message.resume_token = token.encode()?.into();
-                    }
-                    None => message.count = count,
+        let to_message = move |page: RowPage| {
+            let mut message =
+                v1::SelectResponse { header: page.header, rows: page.rows, ..Default::default() };
+            let count = sent_before + page.count;
+            match page.resume_after {
+                Some(after) => {
+                    let token = SelectToken::new(&database, hash, point, &after, count);
+                    message.resume_token = token.encode()?.into();
                 }
-                Ok(message)
-            })
-        }))
+                None => message.count = count,
+            }
+            Ok(message)
+        };
+        let first = if RunningQuery::is_short(bytes) { pages.quick_page() } else { None };
+        let first = first.map(|page| page?.try_map(&to_message));
+        Ok(stream_pages_after(first, query, move || pages.next_page()?.try_map(&to_message)))
     }
 
     async fn history(
@@ -168,11 +169,11 @@ impl ReaderRpc {
         };
         let mut pages = CommitPages::open(&query, freshness, drift).await?;
         let truncated = pages.is_truncated();
-        Ok(stream_pages(query, move || {
-            pages.next_page(usize::MAX)?.try_map(|page| {
-                Ok(v1::HistoryResponse { header: page.header, commits: page.commits, truncated })
-            })
-        }))
+        let to_message = move |page: CommitPage| {
+            Ok(v1::HistoryResponse { header: page.header, commits: page.commits, truncated })
+        };
+        let first = pages.quick_page().map(|page| page?.try_map(to_message));
+        Ok(stream_pages_after(first, query, move || pages.next_page(usize::MAX)?.try_map(to_message)))
     }
 
     async fn diff(

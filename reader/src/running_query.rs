@@ -124,6 +124,11 @@ impl RunningQuery {
         }
     }
 
+    /// Whether a request is so short that a copy of it costs nothing.
+    pub fn is_short(request_bytes: usize) -> bool {
+        request_bytes < SHORT_REQUEST_BYTES
+    }
+
     /// Looks something up: at once if it is short and in memory, and otherwise ahead of all queries.
     pub async fn look_up<T: Send + 'static>(
         &self,

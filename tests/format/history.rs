@@ -86,6 +86,7 @@ async fn create(
         if_not_exists: false,
         options,
         retain: None,
+        composite_indexes: Vec::new(),
     };
     writer.create_table(request).await.unwrap().into_inner().token
 }

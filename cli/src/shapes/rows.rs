@@ -79,7 +79,7 @@ impl From<v1::TableInfo> for TableJson {
             key_type,
             table: info.table,
             primary_key: info.primary_key,
-            indexes: info.indexes,
+            indexes: info.indexes.into_iter().chain(info.composite_indexes.iter().map(composite)).collect(),
             rows: info.rows,
             created_seq: info.created_seq,
             last_seq: info.last_seq,
@@ -92,6 +92,11 @@ impl From<v1::TableInfo> for TableJson {
             problem: info.problem,
         }
     }
+}
+
+/// A composite index as `INDEX` in DriftQL takes it.
+fn composite(index: &v1::CompositeIndex) -> String {
+    format!("({})", index.paths.join(", "))
 }
 
 fn retain(kept: &prost_types::Duration) -> String {

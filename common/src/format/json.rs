@@ -30,19 +30,15 @@ pub fn to_msgpack(text: &str) -> Result<Vec<u8>> {
     Ok(written.out)
 }
 
-/// Reads one MessagePack value and appends it as JSON text.
-pub fn write(out: &mut String, reader: &mut msgpack::MsgpackReader<'_>) -> Result<()> {
-    write_at(out, reader, 0)
-}
-
 /// Converts one MessagePack value to JSON text.
 pub fn from_msgpack(encoded: &[u8]) -> Result<String> {
-    let mut out = String::with_capacity(encoded.len() + encoded.len() / 4);
-    write(&mut out, &mut msgpack::MsgpackReader::new(encoded))?;
-    Ok(out)
+    let mut out = Vec::with_capacity(encoded.len() + encoded.len() / 4);
+    write_at(&mut out, &mut msgpack::MsgpackReader::new(encoded), 0)?;
+    // The serializer writes only UTF-8, but its output is bytes.
+    String::from_utf8(out).map_err(invalid)
 }
 
-fn write_at(out: &mut String, reader: &mut msgpack::MsgpackReader<'_>, depth: usize) -> Result<()> {
+fn write_at(out: &mut Vec<u8>, reader: &mut msgpack::MsgpackReader<'_>, depth: usize) -> Result<()> {
     if depth > limits::NESTING {
         return Err(too_deep());
     }
@@ -50,41 +46,39 @@ fn write_at(out: &mut String, reader: &mut msgpack::MsgpackReader<'_>, depth: us
     let item = reader.token()?;
     work::step_bytes(reader.position() - start)?;
     match item {
-        MsgpackItem::Nil => out.push_str("null"),
-        MsgpackItem::Bool(b) => out.push_str(if b { "true" } else { "false" }),
-        MsgpackItem::Int(i) => out.push_str(&i.to_string()),
+        MsgpackItem::Nil => out.extend_from_slice(b"null"),
+        MsgpackItem::Bool(b) => out.extend_from_slice(if b { b"true" } else { b"false" }),
+        MsgpackItem::Int(i) => push_serialized(out, &i)?,
         MsgpackItem::Float(f) => push_serialized(out, &f)?,
         MsgpackItem::Str(s) => push_serialized(out, s)?,
         MsgpackItem::Array(len) => {
-            out.push('[');
+            out.push(b'[');
             for i in 0..len {
                 if i > 0 {
-                    out.push(',');
+                    out.push(b',');
                 }
                 write_at(out, reader, depth + 1)?;
             }
-            out.push(']');
+            out.push(b']');
         }
         MsgpackItem::Map(len) => {
-            out.push('{');
+            out.push(b'{');
             for i in 0..len {
                 if i > 0 {
-                    out.push(',');
+                    out.push(b',');
                 }
                 push_serialized(out, reader.str()?)?;
-                out.push(':');
+                out.push(b':');
                 write_at(out, reader, depth + 1)?;
             }
-            out.push('}');
+            out.push(b'}');
         }
     }
     Ok(())
 }
 
-fn push_serialized<T: serde::Serialize + ?Sized>(out: &mut String, value: &T) -> Result<()> {
-    let text = serde_json::to_string(value).map_err(invalid)?;
-    out.push_str(&text);
-    Ok(())
+fn push_serialized<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<()> {
+    serde_json::to_writer(out, value).map_err(invalid)
 }
 
 fn too_deep() -> Error {

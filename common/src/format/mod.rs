@@ -5,6 +5,7 @@ pub mod document;
 pub mod event;
 pub mod frame;
 pub mod head;
+pub mod index_columns;
 pub mod json;
 pub mod key;
 pub mod lineage;

@@ -347,11 +347,14 @@ impl CandidateEntry {
     }
 
     /// Decodes an entry.
-    pub fn decode(bytes: &Bytes) -> Result<CandidateEntry> {
-        let mut fields = EntryReader::new(bytes);
-        let entry = CandidateEntry { first: fields.varint()?, until: fields.varint()? };
-        fields.finish()?;
-        Ok(entry)
+    pub fn decode(bytes: &[u8]) -> Result<CandidateEntry> {
+        let read = |bytes| varint::read(bytes).ok_or_else(|| corrupt("it contains an invalid varint"));
+        let (first, rest) = read(bytes)?;
+        let (until, rest) = read(rest)?;
+        match rest.len() {
+            0 => Ok(CandidateEntry { first, until }),
+            left => Err(corrupt(&format!("{left} bytes follow its last field"))),
+        }
     }
 
     /// Whether the row may have the value after commit `seq`, which the layer must contain.

@@ -49,6 +49,11 @@ impl ScalarKind {
     }
 }
 
+/// In an entry of a composite index: the column has no value that is indexed. It sorts after all values.
+pub(crate) const ABSENT: u8 = 7;
+/// In an entry of a composite index of the memtable: the event does not say which value the column has.
+pub(crate) const UNKNOWN: u8 = 9;
+
 impl Scalar<'_> {
     /// The kind of the value. Values compare only within a kind.
     pub fn kind(self) -> ScalarKind {
@@ -148,7 +153,9 @@ pub fn write_scalar(out: &mut Vec<u8>, value: Scalar<'_>) {
 /// Splits the key of an index entry into its value and the rest; `None` if it does not start with a value.
 pub(crate) fn split_scalar(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let kind = *bytes.first()?;
-    let end = if kind == ScalarKind::Bool as u8 {
+    let end = if kind == ABSENT || kind == UNKNOWN {
+        1
+    } else if kind == ScalarKind::Bool as u8 {
         2
     } else if kind == ScalarKind::Number as u8 {
         9
@@ -162,6 +169,15 @@ pub(crate) fn split_scalar(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
         }
     };
     bytes.split_at_checked(end)
+}
+
+/// Splits the key of an index entry into the values of its first columns and the rest.
+pub(crate) fn split_columns(bytes: &[u8], columns: usize) -> Option<(&[u8], &[u8])> {
+    let mut rest = bytes;
+    for _ in 0..columns {
+        (_, rest) = split_scalar(rest)?;
+    }
+    bytes.split_at_checked(bytes.len() - rest.len())
 }
 
 fn write_number(out: &mut Vec<u8>, number: f64) {

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::format::document::Document;
+use crate::format::index_columns::IndexColumns;
 use crate::format::key::{Key, KeyType};
 use crate::format::path::Path;
 use crate::format::value::Value;
@@ -15,19 +16,19 @@ pub use crate::table::point_in_time::PointInTime;
 pub enum Statement {
     /// `CREATE TABLE`
     CreateTable(CreateTable),
-    /// `CREATE INDEX ON`: creates one index for each path.
+    /// `CREATE INDEX ON`: creates indexes, each on a path or on several.
     CreateIndex {
         /// The table to index.
         table: TableName,
-        /// The paths to index: at least one, no duplicates.
-        paths: Vec<Path>,
+        /// The indexes to create: at least one, no duplicates.
+        indexes: Vec<IndexColumns>,
     },
     /// `DROP INDEX ON`
     DropIndex {
         /// The indexed table.
         table: TableName,
         /// The indexes to drop: at least one, no duplicates.
-        paths: Vec<Path>,
+        indexes: Vec<IndexColumns>,
     },
     /// `ALTER TABLE`: changes how long history is kept.
     AlterTable {
@@ -278,8 +279,8 @@ pub struct CreateTable {
     pub primary_key: String,
     /// The type of the keys; STRING by default.
     pub key_type: KeyType,
-    /// The indexed paths, no duplicates.
-    pub indexes: Vec<Path>,
+    /// The indexes, no duplicates.
+    pub indexes: Vec<IndexColumns>,
     /// `RETAIN`, in milliseconds: how long history is kept; forever if `None`.
     pub retain_ms: Option<u64>,
     /// Whether an existing table is not an error.

@@ -1,7 +1,7 @@
 //! Turns statements that write into commit requests.
 
 use crate::error::{Error, Reason, Result};
-use crate::format::path::Path;
+use crate::format::index_columns::IndexColumns;
 use crate::query::ast::{CreateTable, RowKey, Statement};
 use crate::table::operation::{
     Action, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
@@ -50,8 +50,8 @@ pub fn of_statement(statement: Statement) -> Result<CommitRequest> {
         Statement::Patch { table, key, patch, if_seq } => one(table.text, key, Action::Patch(patch), if_seq),
         Statement::SoftDelete { table, key, if_seq } => one(table.text, key, Action::SoftDelete, if_seq),
         Statement::Revert { table, key, to } => one(table.text, key, Action::Revert(to), None),
-        Statement::CreateIndex { table, paths } => return Ok(alter(table.text, &paths, &[])),
-        Statement::DropIndex { table, paths } => return Ok(alter(table.text, &[], &paths)),
+        Statement::CreateIndex { table, indexes } => return Ok(alter(table.text, &indexes, &[])),
+        Statement::DropIndex { table, indexes } => return Ok(alter(table.text, &[], &indexes)),
         Statement::Snapshot { .. } | Statement::Compact { .. } | Statement::Verify { .. } => {
             let message = "SNAPSHOT, COMPACT and VERIFY cannot run in a transaction: run them on their own";
             return Err(Error::new(Reason::QueryInvalid, message));
@@ -72,9 +72,9 @@ pub fn of_statement(statement: Statement) -> Result<CommitRequest> {
     Ok(CommitRequest::Rows { operations, preconditions })
 }
 
-fn alter(table: String, add: &[Path], drop: &[Path]) -> CommitRequest {
-    let texts = |paths: &[Path]| paths.iter().map(ToString::to_string).collect();
-    CommitRequest::Schema(SchemaChange::Alter { table, add: texts(add), drop: texts(drop), retain: None })
+fn alter(table: String, add: &[IndexColumns], drop: &[IndexColumns]) -> CommitRequest {
+    let names = |indexes: &[IndexColumns]| indexes.iter().map(ToString::to_string).collect();
+    CommitRequest::Schema(SchemaChange::Alter { table, add: names(add), drop: names(drop), retain: None })
 }
 
 fn one(

@@ -1,5 +1,6 @@
 //! Runs a SELECT over a view, one bounded page at a time.
 
+mod key_list;
 mod route;
 mod selection;
 
@@ -11,15 +12,17 @@ use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::format::msgpack;
 use crate::query::ast::Column;
+use crate::query::exec::key_list::KeyList;
 use crate::query::exec::route::Route;
 pub use crate::query::exec::selection::Selection;
 use crate::query::plan::AccessPath;
 use crate::query::predicate;
 use crate::table::format_time;
+use crate::table::layers::read_sort_key;
 use crate::table::view::{Row, View};
 
 /// A running SELECT. It returns rows in key order.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SelectExecution {
     view: View,
     selection: Selection,
@@ -78,9 +81,8 @@ impl SelectExecution {
         let mut page = PageBuilder { rows: Vec::new(), bytes, left: rows, error: None };
         if !self.done {
             let more = match &*self.route()? {
-                Route::Key(AccessPath::Keys(keys)) | Route::Candidates { keys, .. } => {
-                    self.look_up(keys, &mut page)?
-                }
+                Route::Key(AccessPath::Keys(keys)) => self.look_up(KeyList::Keys(keys), &mut page)?,
+                Route::Candidates { keys, .. } => self.look_up(KeyList::Candidates(keys), &mut page)?,
                 Route::Key(AccessPath::Range { from, to }) => {
                     self.scan((from.as_ref(), to.as_ref()), &mut page)?
                 }
@@ -100,25 +102,39 @@ impl SelectExecution {
     }
 
     /// Looks up the planned keys. Returns whether keys are left.
-    fn look_up(&mut self, keys: &[Key], page: &mut PageBuilder) -> Result<bool> {
-        let start = match &self.selection.after {
-            Some(after) => keys.partition_point(|key| key <= after),
-            None => 0,
-        };
-        for key in keys.iter().skip(start) {
+    fn look_up(&mut self, keys: KeyList<'_>, page: &mut PageBuilder) -> Result<bool> {
+        let mut start = self.selection.after.as_ref().map_or(0, |after| keys.first_after(after));
+        while start < keys.len() {
             if self.done {
                 return Ok(false);
             }
             if !page.has_room() {
                 return Ok(true);
             }
-            let row = self.view.get(key)?;
-            self.selection.after = Some(key.clone());
-            if let Some(row) = row {
+            let batch = keys.sort_keys(start, self.rows_wanted().min(page.left));
+            let batch: Vec<&[u8]> = batch.iter().map(AsRef::as_ref).collect();
+            let (rows, count) = self.view.rows(&batch, page.bytes)?;
+            for row in rows {
+                if self.done || !page.has_room() {
+                    return Ok(!self.done);
+                }
+                self.selection.after = Some(row.key.clone());
                 self.consider(row, page);
+            }
+            // Keys without a row have been looked up, too.
+            start += count;
+            if let Some(last) = count.checked_sub(1).and_then(|last| batch.get(last)) {
+                self.selection.after = Some(read_sort_key(last, self.view.schema().key_type)?);
             }
         }
         Ok(false)
+    }
+
+    /// How many rows to look up at once: not many more than the query needs.
+    fn rows_wanted(&self) -> usize {
+        let left = self.selection.limit.map(|limit| limit.saturating_sub(self.count) + self.selection.offset);
+        let left = left.map_or(ROWS_AT_ONCE, |left| usize::try_from(left).unwrap_or(ROWS_AT_ONCE));
+        left.clamp(ROWS_AT_ONCE / 16, ROWS_AT_ONCE)
     }
 
     /// Looks up the candidates of an indexed value. Returns whether candidates are left.
@@ -130,7 +146,7 @@ impl SelectExecution {
                 self.route = Some(Arc::new(Route::Key(AccessPath::Scan)));
                 return Ok(true);
             };
-            if self.look_up(&keys, page)? {
+            if self.look_up(KeyList::Keys(&keys), page)? {
                 return Ok(true);
             }
             if keys.len() < CANDIDATES_PER_LOOK {
@@ -166,9 +182,9 @@ impl SelectExecution {
     fn consider(&mut self, row: Row, page: &mut PageBuilder) {
         self.examined += 1;
         page.left -= 1;
-        let Row { key, seq, time_ms, document } = &row;
-        let (seq, time_ms) = (*seq, *time_ms);
-        let outcome = self.matches(predicate::RowRef { key, seq, time_ms, document }).and_then(|matches| {
+        let Row { key, seq, time_ms, document } = row;
+        let outcome = self.matches(predicate::RowRef { key: &key, seq, time_ms, document: &document });
+        let outcome = outcome.and_then(|matches| {
             if !matches {
                 return Ok(None);
             }
@@ -181,8 +197,8 @@ impl SelectExecution {
             if self.selection.count_only {
                 return Ok(None);
             }
-            let document = project(&self.selection.columns, key, seq, time_ms, document)?;
-            Ok(Some(Row { key: key.clone(), seq, time_ms, document }))
+            let document = project(&self.selection.columns, &key, seq, time_ms, document)?;
+            Ok(Some(Row { key, seq, time_ms, document }))
         });
         match outcome {
             Ok(None) => {}
@@ -201,6 +217,9 @@ impl SelectExecution {
         self.selection.condition.as_ref().map_or(Ok(true), |condition| condition.matches(row))
     }
 }
+
+/// The most rows that are looked up at once.
+const ROWS_AT_ONCE: usize = 256;
 
 /// Candidates of an indexed value that are looked up together.
 const CANDIDATES_PER_LOOK: usize = 256;
@@ -223,9 +242,9 @@ impl PageBuilder {
 }
 
 /// Returns a document with the selected columns as fields. Missing fields are omitted.
-fn project(columns: &[Column], key: &Key, seq: u64, time_ms: u64, document: &Document) -> Result<Document> {
+fn project(columns: &[Column], key: &Key, seq: u64, time_ms: u64, document: Document) -> Result<Document> {
     if columns.is_empty() {
-        return Ok(document.clone());
+        return Ok(document);
     }
     let mut fields = Vec::new();
     let mut len = 0;

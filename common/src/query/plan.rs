@@ -12,7 +12,7 @@ use crate::format::key::{Key, KeyType};
 use crate::format::value::Value;
 use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::like::LikePattern;
-pub use crate::query::plan::probe::{Probe, ValueRange};
+pub use crate::query::plan::probe::Probe;
 use crate::table::schema::Schema;
 use crate::work;
 

@@ -7,8 +7,10 @@ use driftdb::v1;
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::event::EventType;
+use crate::format::index_columns::{IndexColumns, name_of_path};
 use crate::format::key::KeyType;
 use crate::format::lineage::{Lineage, LineagePoint};
+use crate::format::path::Path;
 use crate::format::rfc3339::UtcTime;
 use crate::limits;
 use crate::memory::{MemoryBudget, MemoryUsage};
@@ -294,13 +296,40 @@ pub fn change_to_wire(change: &DriftEvent, table: &str, format: v1::DocumentForm
     })
 }
 
+/// The names of the indexes that a request lists: those on one path, and composite ones.
+pub fn indexes_from_wire(paths: Vec<String>, composite: &[v1::CompositeIndex]) -> Result<Vec<String>> {
+    let mut names: Vec<String> = paths.iter().map(|path| name_of_path(path)).collect();
+    for index in composite {
+        if index.paths.len() < 2 {
+            return Err(invalid(format!(
+                "a composite index has two or more paths; got {}",
+                index.paths.len()
+            )));
+        }
+        let paths = index.paths.iter().map(|path| Path::of_index(path)).collect();
+        names.push(IndexColumns::new(paths).to_string());
+    }
+    Ok(names)
+}
+
+fn is_composite(name: &str) -> bool {
+    IndexColumns::of(name).is_composite()
+}
+
+fn composite_to_wire(name: &str) -> Option<v1::CompositeIndex> {
+    let columns = IndexColumns::of(name);
+    let paths = columns.paths().iter().map(ToString::to_string).collect();
+    columns.is_composite().then_some(v1::CompositeIndex { paths })
+}
+
 /// The part of TableInfo that comes from the schema. The caller adds the counts.
 pub fn schema_to_wire(schema: &Schema) -> v1::TableInfo {
     v1::TableInfo {
         table: schema.table.clone(),
         primary_key: schema.primary_key.clone(),
         key_type: key_type_to_wire(schema.key_type).into(),
-        indexes: schema.indexes.clone(),
+        indexes: schema.indexes.iter().filter(|name| !is_composite(name)).cloned().collect(),
+        composite_indexes: schema.indexes.iter().filter_map(|name| composite_to_wire(name)).collect(),
         retain: schema.retain_ms.map(retain_to_wire),
         ..v1::TableInfo::default()
     }

@@ -109,7 +109,7 @@ pub struct ReadBudget {
 }
 
 /// The events of a table, or of one row, after one commit and up to another. It keeps no files open between two calls.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct History {
     timeline: Arc<Timeline>,
     query: HistoryQuery,
@@ -158,6 +158,11 @@ impl History {
     /// Whether the query asks for events that compaction has discarded.
     pub fn is_truncated(&self) -> bool {
         self.is_truncated
+    }
+
+    /// Whether only the events of one row are read.
+    pub fn is_of_one_row(&self) -> bool {
+        self.query.key.is_some()
     }
 
     /// The table.

@@ -25,6 +25,7 @@ use crate::table::table_counts::TableCounts;
 mod commits;
 mod file;
 mod keys;
+mod row_batch;
 mod rows;
 mod scan;
 
@@ -32,8 +33,8 @@ pub use commits::{CommitWalk, TableCommit};
 pub use file::LayerFile;
 pub(in crate::table) use file::at_file;
 use keys::commit_seq;
-pub use keys::sort_key;
-pub(in crate::table) use keys::{not_a_key, read_sort_key};
+pub(in crate::table) use keys::not_a_key;
+pub use keys::{read_sort_key, sort_key};
 pub use scan::LayerScan;
 
 /// The open layers of a table.

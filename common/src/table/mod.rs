@@ -2,12 +2,14 @@
 
 pub mod bounded_keys;
 pub mod build;
+pub mod candidate_keys;
 pub mod check;
 pub mod commit_times;
 pub mod damaged_files;
 pub mod diff;
 pub mod event_id;
 pub mod history;
+pub mod index_search;
 pub mod layers;
 pub mod log_tail;
 pub mod memtable;
@@ -23,6 +25,7 @@ pub mod table_files;
 mod table_scan;
 mod table_state;
 pub mod timeline;
+pub mod value_range;
 pub mod view;
 
 use crate::format::rfc3339;

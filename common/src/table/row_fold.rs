@@ -47,6 +47,12 @@ impl RowFold {
         self.base.is_some()
     }
 
+    /// The bytes of the documents that it holds.
+    pub(super) fn bytes(&self) -> usize {
+        let documents = self.base.iter().flatten().chain(&self.patches);
+        documents.map(|document| document.msgpack().len()).sum()
+    }
+
     /// Commit and time of the newest version seen.
     pub(super) fn newest(&self) -> Option<(u64, u64)> {
         self.newest

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Reason, Result, nearest};
 use crate::format::document::Document;
+use crate::format::index_columns::IndexColumns;
 use crate::format::key::KeyType;
 use crate::limits;
 use crate::storage::layout::is_table_name;
@@ -17,11 +18,55 @@ pub struct Schema {
     pub primary_key: String,
     /// The primary key's type.
     pub key_type: KeyType,
-    /// The dotted paths that have a secondary index.
+    /// The names of the secondary indexes: a dotted path, or the paths of a composite index as [`IndexColumns`] writes them.
+    #[serde(with = "index_names")]
     pub indexes: Vec<String>,
     /// The retention: how long history is kept at least, in milliseconds. `None` keeps it forever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retain_ms: Option<u64>,
+}
+
+/// The names of indexes in a SCHEMA event: a text is one path, an array has the paths of a composite index.
+mod index_names {
+    use serde::ser::SerializeSeq;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::format::index_columns::{IndexColumns, name_of_path};
+    use crate::format::path::Path;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum StoredIndex {
+        Path(String),
+        Composite(Vec<String>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(names: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(names.len()))?;
+        for name in names {
+            let columns = IndexColumns::of(name);
+            if columns.is_composite() {
+                let paths: Vec<String> = columns.paths().iter().map(ToString::to_string).collect();
+                list.serialize_element(&paths)?;
+            } else {
+                list.serialize_element(name)?;
+            }
+        }
+        list.end()
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+        let stored = Vec::<StoredIndex>::deserialize(deserializer)?;
+        Ok(stored
+            .into_iter()
+            .map(|index| match index {
+                StoredIndex::Path(text) => name_of_path(&text),
+                StoredIndex::Composite(paths) => {
+                    IndexColumns::new(paths.iter().map(|path| Path::of_index(path)).collect()).to_string()
+                }
+            })
+            .collect())
+    }
 }
 
 /// What a SCHEMA event did.
@@ -103,6 +148,25 @@ impl Schema {
                     limits::KEY_BYTES,
                     index.len()
                 );
+                return Err(Error::new(Reason::NameInvalid, message));
+            }
+            let columns = IndexColumns::of(index);
+            if columns.paths().len() > limits::INDEX_COLUMNS {
+                let message = format!(
+                    "too many columns in index {index} of table {:?}: {}, the limit is {}",
+                    self.table,
+                    columns.paths().len(),
+                    limits::INDEX_COLUMNS
+                );
+                return Err(Error::new(Reason::TooLarge, message));
+            }
+            if columns
+                .paths()
+                .iter()
+                .enumerate()
+                .any(|(at, path)| columns.paths().iter().take(at).any(|p| p == path))
+            {
+                let message = format!("index {index} of table {:?} names a column twice", self.table);
                 return Err(Error::new(Reason::NameInvalid, message));
             }
             if self.indexes.iter().take(i).any(|earlier| earlier == index) {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::format::key::Key;
+use crate::format::key::{Key, KeyType};
 use crate::table::event_id::EventId;
-use crate::table::layers::LayerMap;
+use crate::table::layers::{LayerMap, read_sort_key};
 use crate::table::memtable::Memtable;
 use crate::table::row_fold::RowVersion;
 use crate::table::table_counts::TableCounts;
@@ -31,6 +31,48 @@ impl TableState {
             return Ok(Some(row));
         }
         self.layers.row(key, last)
+    }
+
+    /// The rows with some sort keys, in order, as their last events up to `last` left them. Stops early once it holds about
+    /// `bytes` bytes of documents: then the rows of the last keys are not returned, but at least one is.
+    pub(super) fn rows(
+        &self,
+        keys: &[&[u8]],
+        key_type: KeyType,
+        last: EventId,
+        bytes: usize,
+    ) -> Result<Vec<Option<RowVersion>>> {
+        if last.seq < self.layers.end() || self.memtable.is_empty() {
+            return self.layers.rows(keys, last, bytes);
+        }
+        let (mut rows, mut left) = (Vec::with_capacity(keys.len()), bytes);
+        let (mut places, mut older) = (Vec::new(), Vec::new());
+        for (place, key) in keys.iter().enumerate() {
+            work::step(16)?;
+            let row = self.memtable.row(&read_sort_key(key, key_type)?, last, &self.layers)?;
+            let document = row.as_ref().and_then(|row| row.document.as_ref());
+            left = left.saturating_sub(document.map_or(0, |document| document.msgpack().len()));
+            if row.is_none() {
+                places.push(place);
+                older.push(*key);
+            }
+            rows.push(row);
+            if left == 0 {
+                break;
+            }
+        }
+        if !older.is_empty() {
+            let found = self.layers.rows(&older, last, left.max(1))?;
+            if let Some(unread) = places.get(found.len()) {
+                rows.truncate(*unread);
+            }
+            for (place, row) in places.into_iter().zip(found) {
+                if let Some(slot) = rows.get_mut(place) {
+                    *slot = row;
+                }
+            }
+        }
+        Ok(rows)
     }
 
     /// The table's counts after a commit.

@@ -9,15 +9,16 @@ use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::format::snapshot::{CandidateEntry, tree};
 use crate::format::sortkey;
-use crate::table::bounded_keys::BoundedKeys;
 use crate::table::event_id::EventId;
-use crate::table::layers::not_a_key;
+use crate::table::index_search::{FoundCandidates, IndexSearch};
+use crate::table::layers::{not_a_key, read_sort_key};
 use crate::table::row_fold::RowVersion;
 use crate::table::schema::Schema;
 use crate::table::table_counts::TableCounts;
 use crate::table::table_scan;
 use crate::table::table_state::TableState;
 use crate::table::timeline::Timeline;
+use crate::table::value_range::IndexRanges;
 use crate::work;
 
 /// A row at a point in time.
@@ -88,6 +89,23 @@ impl View {
     pub fn get(&self, key: &Key) -> Result<Option<Row>> {
         let found = self.read(|state| state.row(key, EventId::end_of(self.seq)))?;
         Ok(found.and_then(|row| self.live(key, row)))
+    }
+
+    /// Returns the live rows among those with some sort keys, which must be in order, and how many of the keys they are the
+    /// rows of: all, unless the rows take more than about `bytes` bytes, but at least one.
+    pub fn rows(&self, keys: &[&[u8]], bytes: usize) -> Result<(Vec<Row>, usize)> {
+        let key_type = self.schema.key_type;
+        let found = self.read(|state| state.rows(keys, key_type, EventId::end_of(self.seq), bytes))?;
+        let count = found.len();
+        let mut rows = Vec::with_capacity(count);
+        for (key, row) in keys.iter().zip(found) {
+            if let Some(RowVersion { seq, time_ms, document: Some(document) }) = row
+                && seq >= self.created_at
+            {
+                rows.push(Row { key: read_sort_key(key, key_type)?, seq, time_ms, document });
+            }
+        }
+        Ok((rows, count))
     }
 
     /// Passes the live rows of a range of keys to `visit`, in key order, until it returns false.
@@ -176,33 +194,14 @@ impl View {
         Ok(usable.then(|| keys.into_iter().take(limit).collect()))
     }
 
-    /// Adds to `keys` the keys of rows that may have a value between two values' bytes, both included, at an indexed
-    /// path at this point in time. Stops as soon as `keys` is over its bound. Returns false if the index cannot be used
-    /// now.
-    pub fn candidates_in(
-        &self,
-        index: &str,
-        (low, high): (&[u8], &[u8]),
-        keys: &mut BoundedKeys,
-    ) -> Result<bool> {
+    /// Returns the candidates of the ranges that find the fewest, narrowed by the others: keys of rows that may be in all of
+    /// the ranges at this point in time. `None` if all find more than `most`, or an index cannot be used now.
+    pub fn candidates_in(&self, ranges: &[IndexRanges<'_>], most: usize) -> Result<Option<FoundCandidates>> {
         self.read(|state| {
-            self.collect(
-                state,
-                index,
-                low,
-                |bytes| {
-                    let Some((value, rest)) = sortkey::split_scalar(bytes) else { return Err(not_a_key()) };
-                    if value > high {
-                        return Ok(None);
-                    }
-                    let (key, _) = sortkey::read_key(rest, self.schema.key_type).ok_or_else(not_a_key)?;
-                    Ok(Some(key))
-                },
-                &mut |key, _| {
-                    keys.insert(key)?;
-                    Ok(!keys.is_over())
-                },
-            )
+            if !ranges.iter().all(|ranges| self.has_index_in(state, ranges.index)) {
+                return Ok(None);
+            }
+            IndexSearch::new(state, self.seq).find(ranges, most)
         })
     }
 

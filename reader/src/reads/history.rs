@@ -9,6 +9,7 @@ use driftdb_common::planted::{PlantedBug, is_planted};
 use driftdb_common::query::ast::PointInTime;
 use driftdb_common::service::convert;
 use driftdb_common::table::history::{DriftEvent, History, HistoryQuery, Images};
+use driftdb_common::work;
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
@@ -42,7 +43,7 @@ pub struct DriftQuery {
 }
 
 /// A history read in progress.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CommitPages {
     history: History,
     table: String,
@@ -115,6 +116,17 @@ impl CommitPages {
     /// Whether compaction has removed events from the start of the range.
     pub fn is_truncated(&self) -> bool {
         self.history.is_truncated()
+    }
+
+    /// Computes the first page at once, if it is about one row and everything is in memory.
+    pub fn quick_page(&mut self) -> Option<Result<PageStep<CommitPage>>> {
+        if !self.history.is_of_one_row() {
+            return None;
+        }
+        let mut tried = self.clone();
+        let page = work::quick_page(|| tried.next_page(usize::MAX))?;
+        *self = tried;
+        Some(page)
     }
 
     /// Computes the next page, with at most `max_commits` commits.

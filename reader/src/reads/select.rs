@@ -8,6 +8,7 @@ use driftdb_common::query::ast::PointInTime;
 use driftdb_common::query::exec::{SelectExecution, SelectPage, Selection};
 use driftdb_common::service::convert;
 use driftdb_common::table::view::View;
+use driftdb_common::work;
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
@@ -32,7 +33,7 @@ pub struct SelectQuery {
 }
 
 /// A SELECT in progress.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RowPages {
     execution: SelectExecution,
     table: String,
@@ -96,6 +97,23 @@ impl RowPages {
     /// The commit at which the rows are read.
     pub fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// Computes the first page at once, if it needs few rows and all of them are in memory.
+    pub fn quick_page(&mut self) -> Option<Result<PageStep<RowPage>>> {
+        // A scan would only be begun in vain.
+        let route = work::quick(|| self.execution.route())?.ok()?;
+        if !route.is_short() {
+            return None;
+        }
+        let mut tried = self.clone();
+        let page = work::quick_page(|| tried.next_page())?;
+        *self = tried;
+        match page {
+            // The next step continues.
+            Ok(PageStep::Working) => None,
+            page => Some(page),
+        }
     }
 
     /// Computes the next page, or part of it. A page without rows is returned only as the last one.

@@ -168,7 +168,8 @@ impl WriterService for WriterRpc {
             table: request.table,
             primary_key: if request.primary_key.is_empty() { "id".to_owned() } else { request.primary_key },
             key_type: convert::key_type_from_wire(request.key_type).map_err(to_status)?,
-            indexes: request.indexes,
+            indexes: convert::indexes_from_wire(request.indexes, &request.composite_indexes)
+                .map_err(to_status)?,
             retain_ms: convert::retain_from_wire(request.retain).map_err(to_status)?,
         };
         let change = SchemaChange::Create { schema, if_not_exists: request.if_not_exists };
@@ -180,10 +181,20 @@ impl WriterService for WriterRpc {
         &self,
         request: Request<v1::AlterTableRequest>,
     ) -> Result<Response<v1::AlterTableResponse>, Status> {
-        let v1::AlterTableRequest { table, add_indexes, drop_indexes, options, retain, retain_forever } =
-            request.into_inner();
+        let v1::AlterTableRequest {
+            table,
+            add_indexes,
+            drop_indexes,
+            options,
+            retain,
+            retain_forever,
+            add_composite_indexes,
+            drop_composite_indexes,
+        } = request.into_inner();
+        let add = convert::indexes_from_wire(add_indexes, &add_composite_indexes).map_err(to_status)?;
+        let drop = convert::indexes_from_wire(drop_indexes, &drop_composite_indexes).map_err(to_status)?;
         let retain = convert::retain_change_from_wire(retain, retain_forever).map_err(to_status)?;
-        let change = SchemaChange::Alter { table, add: add_indexes, drop: drop_indexes, retain };
+        let change = SchemaChange::Alter { table, add, drop, retain };
         let token = self.commit_schema(change, options).await?;
         Ok(Response::new(v1::AlterTableResponse { token }))
     }

@@ -1,4 +1,10 @@
 //! The raw content of data and index blocks: sorted entries, then the offset of each.
+//!
+//! A search in a block compares few keys but touches as many places of the block, and most of its time goes into waiting for
+//! memory. So a parsed block also has, in one array, four bytes of each key: those after the bytes that all keys share.
+//! Most searches compare only these and one key.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -14,6 +20,10 @@ pub struct Block {
     /// Where the list of entry offsets begins: the end of the last entry.
     offsets_start: usize,
     len: usize,
+    /// The number of bytes with which all keys begin.
+    shared: usize,
+    /// For each key the four bytes after the shared ones, as a number; missing bytes count as zero.
+    heads: Arc<[u32]>,
 }
 
 impl Block {
@@ -28,7 +38,7 @@ impl Block {
         let offsets_start = len.checked_mul(4).and_then(|bytes| rest.len().checked_sub(bytes));
         let offsets_start =
             offsets_start.ok_or(BlockError::Content("it has fewer entries than its count"))?;
-        let block = Block { raw, offsets_start, len };
+        let mut block = Block { raw, offsets_start, len, shared: 0, heads: Arc::default() };
         let mut end = 0;
         for index in 0..len {
             if block.start(index) != Some(end) {
@@ -39,6 +49,10 @@ impl Block {
                 return Err(BlockError::Content("a key is longer than its entry"));
             }
         }
+        let (first, last) = (block.key(0).unwrap_or_default(), block.last_key().unwrap_or_default());
+        block.shared = first.iter().zip(last).take_while(|(a, b)| a == b).count();
+        block.heads =
+            (0..len).map(|index| head(block.key(index).unwrap_or_default(), block.shared)).collect();
         Ok(block)
     }
 
@@ -54,7 +68,7 @@ impl Block {
 
     /// The memory of the block, in bytes.
     pub fn bytes(&self) -> usize {
-        self.raw.len()
+        self.raw.len() + self.heads.len() * size_of::<u32>()
     }
 
     /// The offset of an entry; for `index == len`, the end of the last entry.
@@ -79,13 +93,25 @@ impl Block {
     }
 
     /// The key of an entry; `None` if `index` is out of range.
+    #[inline]
     pub fn key(&self, index: usize) -> Option<&[u8]> {
-        self.entry(index).map(|(key, ..)| key)
+        if index >= self.len {
+            return None;
+        }
+        // Parsing has checked that the key is no longer than its entry.
+        let (key_len, rest) = self.raw.get(self.start(index)?..)?.split_first_chunk::<4>()?;
+        rest.get(..usize::try_from(u32::from_le_bytes(*key_len)).ok()?)
     }
 
     /// The key of the last entry.
     pub fn last_key(&self) -> Option<&[u8]> {
         self.key(self.len.checked_sub(1)?)
+    }
+
+    /// The bytes of an entry's value; `None` if `index` is out of range.
+    pub fn value_bytes(&self, index: usize) -> Option<&[u8]> {
+        let (_, start, end) = self.entry(index)?;
+        self.raw.get(start..end)
     }
 
     /// The value of an entry, which shares the block's memory; `None` if `index` is out of range.
@@ -94,9 +120,26 @@ impl Block {
         Some(self.raw.slice(start..end))
     }
 
+    /// The index of the first entry whose key is at least `key`, or greater if `past`; the number of entries if there is
+    /// none.
+    pub fn position(&self, key: &[u8], past: bool) -> usize {
+        let is_before = |found: &[u8]| if past { found <= key } else { found < key };
+        let shares = self.key(0).and_then(|first| first.get(..self.shared)) == key.get(..self.shared);
+        if !shares {
+            return self.partition_point(is_before);
+        }
+        let head = head(key, self.shared);
+        let low = self.heads.partition_point(|found| *found < head);
+        let same = self.heads.get(low..).unwrap_or_default().partition_point(|found| *found == head);
+        self.partition_point_in(low, low + same, is_before)
+    }
+
     /// The index of the first entry for whose key `before` is false; the number of entries if it is true for all.
     pub fn partition_point(&self, before: impl Fn(&[u8]) -> bool) -> usize {
-        let (mut low, mut high) = (0, self.len);
+        self.partition_point_in(0, self.len, before)
+    }
+
+    fn partition_point_in(&self, mut low: usize, mut high: usize, before: impl Fn(&[u8]) -> bool) -> usize {
         while low < high {
             let middle = low + (high - low) / 2;
             if self.key(middle).is_some_and(&before) {
@@ -106,5 +149,44 @@ impl Block {
             }
         }
         low
+    }
+}
+
+/// Four bytes of a key after its first `shared` bytes. Keys that share those sort as these numbers do, or the numbers are equal.
+fn head(key: &[u8], shared: usize) -> u32 {
+    let mut bytes = [0; 4];
+    for (byte, found) in bytes.iter_mut().zip(key.get(shared..).unwrap_or_default()) {
+        *byte = *found;
+    }
+    u32::from_be_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::format::sst::block_builder::BlockBuilder;
+
+    proptest! {
+        #[test]
+        fn a_position_is_found_as_by_comparing_all_keys(
+            shared in "[ab]{0,3}",
+            keys in prop::collection::btree_set("[\0ab]{0,7}", 1..60),
+            sought in "[\0abc]{0,9}",
+        ) {
+            let keys: BTreeSet<Vec<u8>> = keys.iter().map(|key| [shared.as_bytes(), key.as_bytes()].concat()).collect();
+            let mut builder = BlockBuilder::default();
+            keys.iter().for_each(|key| builder.push(key, b"value").unwrap());
+            let block = Block::parse(builder.finish().unwrap().to_vec().into()).unwrap();
+            for sought in keys.iter().cloned().chain([sought.clone().into(), [&shared, sought.as_str()].concat().into()]) {
+                for past in [false, true] {
+                    let expected = keys.iter().filter(|key| if past { **key <= sought } else { **key < sought }).count();
+                    prop_assert_eq!(block.position(&sought, past), expected);
+                }
+            }
+        }
     }
 }

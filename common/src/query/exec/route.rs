@@ -3,11 +3,10 @@
 use std::fmt;
 
 use crate::error::Result;
-use crate::format::key::Key;
-use crate::memory::MemoryPermit;
 use crate::query::exec::selection::Selection;
 use crate::query::plan::{self, AccessPath, Probe, QueryPlan};
-use crate::table::bounded_keys::BoundedKeys;
+use crate::table::candidate_keys::CandidateKeys;
+use crate::table::index_search::FoundCandidates;
 use crate::table::view::View;
 
 /// The first limit on candidates when probes are tried in turn. Each further round multiplies it by ten.
@@ -22,14 +21,12 @@ const ROWS_PER_LOOKUP: u64 = 8;
 pub enum Route {
     /// By key.
     Key(AccessPath),
-    /// Look up these candidates of an index, in key order.
+    /// Look up these candidates of indexes, in key order.
     Candidates {
-        /// The index probe that found them.
-        probe: Probe,
+        /// The index probes that found them: first the one whose entries were read, then those that narrowed them.
+        probes: Vec<Probe>,
         /// The keys of rows that may match.
-        keys: Vec<Key>,
-        /// The memory that the keys take.
-        memory: Option<MemoryPermit>,
+        keys: CandidateKeys,
     },
     /// Read the candidates of one indexed value in key order, a few at a time.
     Value {
@@ -45,7 +42,20 @@ pub enum Route {
     },
 }
 
+/// The most rows of a short route.
+const SHORT: usize = 512;
+
 impl Route {
+    /// Whether the route leads to few rows.
+    pub fn is_short(&self) -> bool {
+        match self {
+            Route::Key(AccessPath::Keys(keys)) => keys.len() <= SHORT,
+            Route::Candidates { keys, .. } => keys.len() <= SHORT,
+            Route::Counted { .. } => true,
+            Route::Key(_) | Route::Value { .. } => false,
+        }
+    }
+
     /// Chooses the cheapest way to run a selection.
     pub fn choose(view: &View, selection: &Selection) -> Result<Route> {
         if selection.count_only
@@ -70,12 +80,12 @@ impl Route {
         let few = selection.limit.is_some() && !selection.count_only;
         let rows = view.counts()?.rows / ROWS_PER_LOOKUP;
         let most = usize::try_from(rows).unwrap_or(usize::MAX).clamp(FIRST_LOOK, CANDIDATES_AT_ONCE);
+        let ranges: Vec<_> = usable.iter().map(Probe::index_ranges).collect();
         let mut look = FIRST_LOOK;
         loop {
-            if let Some((probe, keys)) = fewest(view, &usable, look)? {
-                let (keys, memory) = keys.into_parts();
-                let keys = keys.into_iter().collect();
-                return Ok(Route::Candidates { probe: probe.clone(), keys, memory });
+            if let Some(FoundCandidates { keys, used }) = view.candidates_in(&ranges, look)? {
+                let probes = used.iter().filter_map(|at| usable.get(*at)).cloned().collect();
+                return Ok(Route::Candidates { probes, keys });
             }
             if few && let Some((probe, value)) = usable.iter().find_map(one_value) {
                 return Ok(Route::Value { probe, value });
@@ -88,29 +98,13 @@ impl Route {
     }
 }
 
-/// Returns the probe with the fewest candidates, if any probe has at most `most`.
-fn fewest<'a>(view: &View, probes: &'a [Probe], most: usize) -> Result<Option<(&'a Probe, BoundedKeys)>> {
-    let mut best: Option<(&Probe, BoundedKeys)> = None;
-    for probe in probes {
-        let most = best.as_ref().map_or(most, |(_, keys)| keys.len());
-        let (mut keys, mut usable) = (BoundedKeys::new(most), true);
-        for range in &probe.ranges {
-            usable &= view.candidates_in(&probe.index, (&range.low, &range.high), &mut keys)?;
-            if keys.is_over() || !usable {
-                break;
-            }
-        }
-        if usable && !keys.is_over() && best.as_ref().is_none_or(|(_, best)| keys.len() < best.len()) {
-            best = Some((probe, keys));
-        }
-    }
-    Ok(best)
-}
-
 /// Returns the value of a probe that looks for exactly one value.
 fn one_value(probe: &Probe) -> Option<(Probe, Vec<u8>)> {
     match probe.ranges.as_slice() {
-        [range] if range.low == range.high => Some((probe.clone(), range.low.clone())),
+        // In a composite index of the memtable, a value can be unknown.
+        [range] if range.is_one_value() && !probe.columns.is_composite() => {
+            Some((probe.clone(), range.low.clone()))
+        }
         _ => None,
     }
 }
@@ -119,9 +113,13 @@ impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Route::Key(access) => access.fmt(f),
-            Route::Candidates { probe, keys, .. } => {
+            Route::Candidates { probes, keys } => {
+                for (at, probe) in probes.iter().enumerate() {
+                    let before = if at == 0 { "" } else { " and " };
+                    write!(f, "{before}{probe}")?;
+                }
                 let s = if keys.len() == 1 { "" } else { "s" };
-                write!(f, "{probe}, {} candidate{s}", keys.len())
+                write!(f, ", {} candidate{s}", keys.len())
             }
             Route::Value { probe, .. } => write!(f, "{probe}, in order"),
             Route::Counted { .. } => f.write_str("row count stored with each commit"),

@@ -2,12 +2,13 @@
 
 use crate::error::{Error, Result};
 use crate::format::document::Document;
+use crate::format::index_columns::IndexColumns;
 use crate::format::key::KeyType;
 use crate::format::path::Path;
 use crate::limits;
 use crate::query::ast::{Column, CreateTable, RowKey, Statement, TableName};
 use crate::query::keywords::is_any;
-use crate::query::lexer::{TokenKind, clipped};
+use crate::query::lexer::{Token, TokenKind, clipped};
 use crate::query::parser::state::{Parser, Reserved};
 
 /// The words with which a statement can start.
@@ -141,8 +142,8 @@ impl Parser<'_> {
             return self.create_table();
         }
         if self.eat_keyword("INDEX")? {
-            let (table, paths) = self.on_paths()?;
-            return Ok(Statement::CreateIndex { table, paths });
+            let (table, indexes) = self.on_indexes()?;
+            return Ok(Statement::CreateIndex { table, indexes });
         }
         Err(self.expected("TABLE or INDEX", &["TABLE", "INDEX"], ""))
     }
@@ -152,8 +153,8 @@ impl Parser<'_> {
             return Ok(Statement::DropTable { table: self.table_name()? });
         }
         if self.eat_keyword("INDEX")? {
-            let (table, paths) = self.on_paths()?;
-            return Ok(Statement::DropIndex { table, paths });
+            let (table, indexes) = self.on_indexes()?;
+            return Ok(Statement::DropIndex { table, indexes });
         }
         Err(self.expected("TABLE or INDEX", &["TABLE", "INDEX"], ""))
     }
@@ -186,7 +187,7 @@ impl Parser<'_> {
             if self.eat_keyword("RETAIN")? {
                 retain_ms = Some(self.retention()?);
             } else if self.eat_keyword("INDEX")? {
-                self.paths(&mut indexes)?;
+                self.indexes(&mut indexes)?;
             } else {
                 return Err(self.expected("INDEX or RETAIN", &["INDEX", "RETAIN"], form));
             }
@@ -245,35 +246,31 @@ impl Parser<'_> {
         }
     }
 
-    /// Parses `ON t (a, b.c)`.
-    fn on_paths(&mut self) -> Result<(TableName, Vec<Path>)> {
+    /// Parses `ON t (a, b.c, (d, e))`.
+    fn on_indexes(&mut self) -> Result<(TableName, Vec<IndexColumns>)> {
         self.expect_keyword("ON")?;
         let table = self.table_name()?;
-        let mut paths = Vec::new();
-        self.paths(&mut paths)?;
-        Ok((table, paths))
+        let mut indexes = Vec::new();
+        self.indexes(&mut indexes)?;
+        Ok((table, indexes))
     }
 
-    /// Parses `(a, b.c)` into `paths`; refuses duplicates. The list is short, so a linear search is fast enough.
-    fn paths(&mut self, paths: &mut Vec<Path>) -> Result<()> {
+    /// Parses `(a, b.c, (d, e))` into `indexes`; refuses duplicates. The list is short, so a linear search is fast enough.
+    fn indexes(&mut self, indexes: &mut Vec<IndexColumns>) -> Result<()> {
         if !self.eat("(")? {
             return Err(self.expected("\"(\"", &[], "write the paths in parentheses"));
         }
         loop {
             let start = self.token;
-            let path = self.path()?;
-            if paths.contains(&path) {
-                return Err(self.invalid(
-                    start,
-                    format!("{} is listed twice", clipped(&path.to_string())),
-                    "remove one of them",
-                ));
+            let index = if self.eat("(")? { self.columns()? } else { IndexColumns::new(vec![self.path()?]) };
+            if indexes.contains(&index) {
+                return Err(self.listed_twice(start, &index.to_string()));
             }
-            if paths.len() == limits::INDEXES_PER_TABLE {
+            if indexes.len() == limits::INDEXES_PER_TABLE {
                 let message = format!("a table has at most {} indexes", limits::INDEXES_PER_TABLE);
                 return Err(self.invalid(start, message, ""));
             }
-            paths.push(path);
+            indexes.push(index);
             if self.eat(")")? {
                 return Ok(());
             }
@@ -281,6 +278,38 @@ impl Parser<'_> {
                 return Err(self.expected("\",\" or \")\"", &[], ""));
             }
         }
+    }
+
+    /// Parses the rest of `(d, e)`: the paths of a composite index.
+    fn columns(&mut self) -> Result<IndexColumns> {
+        let mut paths: Vec<Path> = Vec::new();
+        loop {
+            let start = self.token;
+            let path = self.path()?;
+            if paths.contains(&path) {
+                return Err(self.listed_twice(start, &path.to_string()));
+            }
+            if paths.len() == limits::INDEX_COLUMNS {
+                let message = format!("a composite index has at most {} columns", limits::INDEX_COLUMNS);
+                return Err(self.invalid(start, message, ""));
+            }
+            paths.push(path);
+            if paths.len() > 1 && self.eat(")")? {
+                return Ok(IndexColumns::new(paths));
+            }
+            if !self.eat(",")? {
+                let hint = "a composite index has two or more columns: INDEX((a, b))";
+                return Err(self.expected(
+                    if paths.len() > 1 { "\",\" or \")\"" } else { "\",\"" },
+                    &[],
+                    hint,
+                ));
+            }
+        }
+    }
+
+    fn listed_twice(&self, start: Token, what: &str) -> Error {
+        self.invalid(start, format!("{} is listed twice", clipped(what)), "remove one of them")
     }
 
     fn compact(&mut self) -> Result<Statement> {

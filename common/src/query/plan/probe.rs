@@ -4,38 +4,22 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use crate::error::Result;
+use crate::format::index_columns::IndexColumns;
 use crate::format::path::Path;
 use crate::format::sortkey::{self, Scalar};
 use crate::format::value::Value;
 use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::like::LikePattern;
+use crate::table::value_range::{IndexRanges, ValueRange};
 use crate::work;
-
-/// A range of an index, both ends included: bytes as [`sortkey::write_scalar`] writes them, or bounds between them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ValueRange {
-    /// The lower end.
-    pub low: Vec<u8>,
-    /// The upper end.
-    pub high: Vec<u8>,
-}
-
-impl ValueRange {
-    /// Returns whether an encoded value is in the range.
-    pub fn contains(&self, encoded: &[u8]) -> bool {
-        self.low.as_slice() <= encoded && encoded <= self.high.as_slice()
-    }
-
-    fn is_one_value(&self) -> bool {
-        self.low == self.high
-    }
-}
 
 /// The index entries to read for a condition. The rows that they name are candidates: each must be checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    /// The indexed path.
-    pub path: Path,
+    /// The columns of the index.
+    pub columns: IndexColumns,
+    /// The number of columns that the ranges are about, from the first on.
+    pub depth: usize,
     /// The index's name in the schema.
     pub index: String,
     /// The ranges to read, sorted and not overlapping. An empty list means that no row can match.
@@ -52,28 +36,43 @@ impl Probe {
         last.is_some_and(|range| range.contains(encoded))
     }
 
+    /// The ranges, for a search.
+    pub fn index_ranges(&self) -> IndexRanges<'_> {
+        IndexRanges {
+            index: &self.index,
+            columns: self.columns.paths(),
+            depth: self.depth,
+            ranges: &self.ranges,
+        }
+    }
+
     /// Returns the prefix if the only range contains exactly the texts with that prefix.
     fn prefix(&self) -> Option<String> {
         match self.ranges.as_slice() {
-            [range] => sortkey::prefix_within(&range.low, &range.high),
+            [range] if self.depth == 1 => sortkey::prefix_within(&range.low, &range.high),
             _ => None,
         }
     }
 
     /// Returns a rank that is lower for a probe that is likely to find fewer rows.
-    fn rank(&self) -> (u8, usize) {
+    fn rank(&self) -> (u8, std::cmp::Reverse<usize>, usize) {
         let class = match self.exact {
             true => 0,
             false if self.prefix().is_none() => 1,
             false => 2,
         };
-        (class, self.ranges.len())
+        (class, std::cmp::Reverse(self.depth), self.ranges.len())
     }
 }
 
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "index {}: ", self.index)?;
+        match self.depth {
+            depth if depth == self.columns.paths().len() => {}
+            1 => f.write_str("first column ")?,
+            depth => write!(f, "first {depth} columns ")?,
+        }
         match (self.ranges.len(), self.exact) {
             (0, _) => f.write_str("no match possible"),
             (1, true) => f.write_str("= 1 value"),
@@ -89,35 +88,71 @@ impl fmt::Display for Probe {
 
 /// Returns the probes that a condition allows, the most selective first. Each one alone finds every row that can match.
 pub(super) fn probes(condition: &Condition, indexes: &[String]) -> Result<Vec<Probe>> {
-    let paths: Vec<Path> = indexes.iter().map(|index| Path::of_index(index)).collect();
+    let columns: Vec<IndexColumns> = indexes.iter().map(|index| IndexColumns::of(index)).collect();
     let mut places = HashMap::new();
-    for (place, path) in paths.iter().enumerate() {
-        // Two index names can have the same path; the first one is used.
-        places.entry(path).or_insert(place);
+    for path in columns.iter().flat_map(|columns| columns.paths()) {
+        let next = places.len();
+        places.entry(path).or_insert(next);
     }
-    let mut left = Prober { places }.ranges(condition)?;
-    let found = indexes.iter().zip(&paths).enumerate().filter_map(|(place, (index, path))| {
-        let ranges = left.remove(&place)?;
+    let by_path = Prober { places: &places }.ranges(condition)?;
+    let mut found: Vec<Probe> = Vec::new();
+    for (index, columns) in indexes.iter().zip(columns.clone()) {
+        let of_column = |path: &Path| by_path.get(places.get(path)?);
+        let (ranges, depth) = composite_ranges(columns.paths().iter().map_while(of_column))?;
+        // Two index names can have the same columns; the first one is used.
+        if depth == 0 || found.iter().any(|known| known.columns == columns) {
+            continue;
+        }
         let exact = ranges.iter().all(ValueRange::is_one_value);
-        Some(Probe { path: path.clone(), index: index.clone(), ranges, exact })
-    });
-    let mut found: Vec<Probe> = found.collect();
+        found.push(Probe { columns, depth, index: index.clone(), ranges, exact });
+    }
     found.sort_by_cached_key(Probe::rank);
     Ok(found)
+}
+
+/// The most ranges of a composite index. Beyond, only its first columns are used.
+const COMPOSITE_RANGES: usize = 1024;
+
+/// Combines the ranges of the first columns of an index, each of which must be single values except the last. Returns the
+/// number of columns, too.
+fn composite_ranges<'a>(columns: impl Iterator<Item = &'a Ranges>) -> Result<(Ranges, usize)> {
+    let mut combined: Ranges = Vec::new();
+    let mut depth = 0;
+    for ranges in columns {
+        if depth == 0 {
+            combined.clone_from(ranges);
+        } else {
+            if combined.len().saturating_mul(ranges.len()) > COMPOSITE_RANGES {
+                break;
+            }
+            work::step(u32::try_from(combined.len() * ranges.len()).unwrap_or(u32::MAX))?;
+            let with = |before: &ValueRange, range: &ValueRange| ValueRange {
+                low: [before.low.as_slice(), &range.low].concat(),
+                high: [before.high.as_slice(), &range.high].concat(),
+            };
+            combined =
+                combined.iter().flat_map(|before| ranges.iter().map(|range| with(before, range))).collect();
+        }
+        depth += 1;
+        if !combined.iter().all(ValueRange::is_one_value) {
+            break;
+        }
+    }
+    Ok((combined, depth))
 }
 
 /// Sorted and not overlapping.
 type Ranges = Vec<ValueRange>;
 
-/// Ranges by position of the index in the schema: in every matching row, the path has a scalar in one of the ranges.
-type ByIndex = BTreeMap<usize, Ranges>;
+/// Ranges by number of a path: in every matching row, the path has a scalar in one of the ranges.
+type ByPath = BTreeMap<usize, Ranges>;
 
 struct Prober<'a> {
-    places: HashMap<&'a Path, usize>,
+    places: &'a HashMap<&'a Path, usize>,
 }
 
 impl Prober<'_> {
-    fn ranges(&self, condition: &Condition) -> Result<ByIndex> {
+    fn ranges(&self, condition: &Condition) -> Result<ByPath> {
         work::step(8)?;
         let (column, ranges) = match condition {
             Condition::And(parts) => return self.all(parts),
@@ -132,13 +167,13 @@ impl Prober<'_> {
             | Condition::Between { .. }
             | Condition::Like { .. }
             | Condition::IsNull { .. }
-            | Condition::IsMissing { .. } => return Ok(ByIndex::new()),
+            | Condition::IsMissing { .. } => return Ok(ByPath::new()),
         };
-        let Column::Path(path) = column else { return Ok(ByIndex::new()) };
+        let Column::Path(path) = column else { return Ok(ByPath::new()) };
         Ok(self.places.get(path).copied().zip(ranges).into_iter().collect())
     }
 
-    fn all(&self, parts: &[Condition]) -> Result<ByIndex> {
+    fn all(&self, parts: &[Condition]) -> Result<ByPath> {
         let mut lists: BTreeMap<usize, Vec<Ranges>> = BTreeMap::new();
         for part in parts {
             for (place, ranges) in self.ranges(part)? {
@@ -149,7 +184,7 @@ impl Prober<'_> {
     }
 
     /// An OR constrains an index only if each of its parts does.
-    fn any(&self, parts: &[Condition]) -> Result<ByIndex> {
+    fn any(&self, parts: &[Condition]) -> Result<ByPath> {
         let mut parts = parts.iter();
         let mut common = parts.next().map(|part| self.ranges(part)).transpose()?.unwrap_or_default();
         for part in parts {

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use crate::error::{Reason, Result};
 use crate::format::sst::{Block, TARGET_BYTES};
@@ -29,6 +30,29 @@ pub(super) enum CachedBlock {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct BlockKey(u64, u64);
 
+/// Hashes a block's file id and offset. Both are numbers that DriftDB gives out, so no caller can choose keys that collide.
+#[derive(Debug, Default)]
+struct BlockHasher(u64);
+
+/// 2⁶⁴ divided by the golden ratio, rounded to an odd number.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+impl Hasher for BlockHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        let mixed = (self.0 ^ number).wrapping_mul(SPREAD);
+        self.0 = mixed ^ mixed >> 32;
+    }
+
+    fn finish(&self) -> u64 {
+        let mixed = self.0.wrapping_mul(SPREAD);
+        mixed ^ mixed >> 29
+    }
+}
+
 #[derive(Clone)]
 struct BlockWeighter;
 
@@ -47,7 +71,7 @@ pub(super) type SharedFile = Arc<Box<dyn File>>;
 
 /// Caches unpacked blocks of many files, up to a budget in bytes, and a bounded number of open files.
 pub struct BlockCache {
-    blocks: Cache<BlockKey, CachedBlock, BlockWeighter>,
+    blocks: Cache<BlockKey, CachedBlock, BlockWeighter, BuildHasherDefault<BlockHasher>>,
     budget: u64,
     next_id: AtomicU64,
     files: Mutex<OpenFileTable>,
@@ -68,8 +92,10 @@ impl BlockCache {
     /// Creates a cache for about `budget_bytes` of blocks.
     pub fn new(budget_bytes: u64) -> Arc<BlockCache> {
         let blocks = usize::try_from(budget_bytes / TARGET_BYTES as u64).unwrap_or(usize::MAX);
+        let blocks = blocks.clamp(1, 1 << 20);
+        let (hasher, lifecycle) = (BuildHasherDefault::default(), DefaultLifecycle::default());
         Arc::new(BlockCache {
-            blocks: Cache::with_weighter(blocks.clamp(1, 1 << 20), budget_bytes, BlockWeighter),
+            blocks: Cache::with(blocks, budget_bytes, BlockWeighter, hasher, lifecycle),
             budget: budget_bytes,
             next_id: AtomicU64::new(0),
             files: Mutex::new(OpenFileTable {

@@ -49,6 +49,16 @@ impl SstFile {
         let (path, state) = (Vec::new(), CursorState::BeforeFirst);
         TreeCursor { file: Arc::clone(self), tree, path, state }
     }
+
+    /// About how many entries of a tree have keys from `low` on to `high` and keys that begin with it.
+    pub fn estimate_entries(self: &Arc<Self>, tree: u8, (low, high): (&[u8], &[u8])) -> Result<u64> {
+        let entries = self.entries(tree);
+        let mut cursor = self.cursor(tree);
+        cursor.seek(low)?;
+        let first = cursor.rank(entries);
+        cursor.seek_by(|key| key < high || key.starts_with(high))?;
+        Ok(cursor.rank(entries).saturating_sub(first))
+    }
 }
 
 impl TreeCursor {
@@ -64,14 +74,20 @@ impl TreeCursor {
         level.block.value(level.index)
     }
 
+    /// Returns the bytes of the present entry's value.
+    pub fn value_bytes(&self) -> Option<&[u8]> {
+        let level = self.leaf()?;
+        level.block.value_bytes(level.index)
+    }
+
     /// Moves to the first entry whose key is at least `key`.
     pub fn seek(&mut self, key: &[u8]) -> Result<()> {
-        self.seek_by(|found| found < key)
+        self.run_move(|cursor| cursor.find(&|found: &[u8]| found < key, &|block| block.position(key, false)))
     }
 
     /// Moves to the first entry whose key is not `before`, a predicate that is true for a prefix of the sorted keys.
     pub(crate) fn seek_by(&mut self, before: impl Fn(&[u8]) -> bool) -> Result<()> {
-        self.run_move(|cursor| cursor.find(&before))
+        self.run_move(|cursor| cursor.find(&before, &|block| block.partition_point(&before)))
     }
 
     /// Moves to the last entry whose key is `upto`, a predicate that is true for a prefix of the sorted keys. If it is true
@@ -147,6 +163,28 @@ impl TreeCursor {
         }
     }
 
+    /// Moves to the last entry whose key is at most `key`; before the first entry if there is none.
+    pub(crate) fn seek_last(&mut self, key: &[u8]) -> Result<()> {
+        self.run_move(|cursor| {
+            cursor.find(&|found: &[u8]| found <= key, &|block| block.position(key, true))
+        })?;
+        self.prev()
+    }
+
+    /// About how many entries are before the present one, in proportion to `entries` of the tree.
+    fn rank(&self, entries: u64) -> u64 {
+        if self.state == CursorState::AfterLast {
+            return entries;
+        }
+        // From the root down, each block divides its share of the entries evenly.
+        let (mut before, mut share) = (0u128, u128::from(entries) << 64);
+        for level in &self.path {
+            share /= level.block.len().max(1) as u128;
+            before += share * level.index as u128;
+        }
+        u64::try_from(before >> 64).unwrap_or(u64::MAX)
+    }
+
     fn leaf(&self) -> Option<&CursorLevel> {
         if self.state == CursorState::OnEntry { self.path.last() } else { None }
     }
@@ -178,7 +216,12 @@ impl TreeCursor {
         Ok(())
     }
 
-    fn find(&mut self, before: &impl Fn(&[u8]) -> bool) -> Result<CursorState> {
+    /// Moves to the first entry whose key is not `before`. `position` finds it in a block.
+    fn find(
+        &mut self,
+        before: &impl Fn(&[u8]) -> bool,
+        position: &impl Fn(&Block) -> usize,
+    ) -> Result<CursorState> {
         while self.path.len() > 1 && !self.contains_target(before) {
             self.path.pop();
         }
@@ -187,7 +230,7 @@ impl TreeCursor {
             let depth = self.depth();
             let levels = self.path.len();
             let Some(level) = self.path.last_mut() else { return Ok(CursorState::AfterLast) };
-            level.index = level.block.partition_point(before);
+            level.index = position(&level.block);
             if level.index == level.block.len() {
                 // Below the root, the index promised a greater key than the block has.
                 return if levels <= 1 { Ok(CursorState::AfterLast) } else { Err(self.bad_index_error()) };
@@ -202,12 +245,16 @@ impl TreeCursor {
     /// Returns whether the blocks on the path show that the first entry that is not `before` is in or below the last block.
     fn contains_target(&self, before: &impl Fn(&[u8]) -> bool) -> bool {
         let Some((level, parents)) = self.path.split_last() else { return false };
-        if level.block.last_key().is_none_or(before) {
+        // The parent is likely to be in the processor's cache, and has the last key of each block.
+        let Some(parent) = parents.last() else { return false };
+        if parent.block.key(parent.index).is_none_or(before) {
             return false;
         }
-        // All entries of earlier blocks are `before` if this block's first key is, or the last key of the previous block.
-        let previous = parents.last().and_then(|parent| parent.block.key(parent.index.checked_sub(1)?));
-        level.block.key(0).is_some_and(before) || previous.is_some_and(before)
+        // All entries of earlier blocks are `before` if the last key of the previous block is, or this block's first key.
+        match parent.index.checked_sub(1).and_then(|previous| parent.block.key(previous)) {
+            Some(previous) => before(previous),
+            None => level.block.key(0).is_some_and(before),
+        }
     }
 
     /// Moves down to the data, through the first or the last entry of each block. Returns false if the tree is empty.

@@ -206,6 +206,29 @@ fn a_tree_can_mix_large_and_small_entries() {
 }
 
 #[test]
+fn the_number_of_entries_in_a_range_is_estimated() {
+    let (disk, cache) = (disk(), BlockCache::new(1 << 20));
+    write(&disk, PATH, 1000, &[(2, &numbered(10_000)), (4, &Model::new())]);
+    let file = open(&disk, PATH, &cache).unwrap();
+    let between =
+        |low: &str, high: &str| file.estimate_entries(2, (low.as_bytes(), high.as_bytes())).unwrap();
+    for (low, high, entries) in [
+        ("key 002000", "key 006999", 5000),
+        ("key 0020", "key 0020", 100),
+        ("a", "z", 10_000),
+        ("a", "key 000999", 1000),
+        ("key 009000", "z", 1000),
+        ("x", "z", 0),
+    ] {
+        let found = between(low, high);
+        // A block has about 30 entries, and a block of the index as many blocks.
+        assert!(found.abs_diff(entries) <= 120, "{low} to {high}: {found} instead of {entries}");
+    }
+    assert_eq!(file.estimate_entries(4, (b"a", b"z")).unwrap(), 0);
+    assert_eq!(file.estimate_entries(6, (b"a", b"z")).unwrap(), 0);
+}
+
+#[test]
 fn a_seek_within_the_same_block_reads_nothing() {
     let (disk, cache) = (disk(), BlockCache::new(0));
     let model = numbered(10_000);

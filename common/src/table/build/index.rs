@@ -10,9 +10,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::document::Document;
-use crate::format::path::Path;
+use crate::format::index_columns::IndexColumns;
 use crate::format::snapshot::{CandidateEntry, RowEntry, VersionEntry, kind, read_version, tree};
-use crate::format::sortkey;
 use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::layout::{delta_stem, image_stem};
 use crate::storage::sst::{SstFile, SstOutput, TreeCursor, write_file};
@@ -85,7 +84,7 @@ impl CandidateList {
 pub(super) struct IndexBuilder {
     /// The path as the schema names it.
     name: String,
-    path: Path,
+    columns: IndexColumns,
     /// The values of the current row, and when it had each.
     row_values: Vec<(Vec<u8>, CandidateEntry)>,
     /// A buffer for the value of the state that is added.
@@ -100,7 +99,7 @@ impl IndexBuilder {
     pub(super) fn new(path: &str) -> IndexBuilder {
         IndexBuilder {
             name: path.to_owned(),
-            path: Path::of_index(path),
+            columns: IndexColumns::of(path),
             row_values: Vec::new(),
             value: Vec::new(),
             candidates: CandidateList::default(),
@@ -116,7 +115,7 @@ impl IndexBuilder {
     /// Adds the state of the current row after a commit.
     pub(super) fn push_version(&mut self, seq: u64, row: Option<&Document>) -> Result<()> {
         self.value.clear();
-        let has_value = write_value_at(&mut self.value, &self.path, row)?;
+        let has_value = write_value_at(&mut self.value, &self.columns, row)?;
         let mut is_known = false;
         for (known, entry) in &mut self.row_values {
             if has_value && *known == self.value {
@@ -193,19 +192,14 @@ impl Drop for IndexBuilder {
 }
 
 /// The bytes of a row's value in an index; `None` if the row has no value that is indexed.
-pub(in crate::table) fn value_at(path: &Path, row: Option<&Document>) -> Result<Option<Vec<u8>>> {
+pub(in crate::table) fn value_at(columns: &IndexColumns, row: Option<&Document>) -> Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    Ok(write_value_at(&mut bytes, path, row)?.then_some(bytes))
+    Ok(write_value_at(&mut bytes, columns, row)?.then_some(bytes))
 }
 
-/// Appends the bytes of a row's value in an index. Returns false if the row has no value that is indexed.
-fn write_value_at(out: &mut Vec<u8>, path: &Path, row: Option<&Document>) -> Result<bool> {
-    let value = row.map(|row| row.get(path)).transpose()?.flatten();
-    let scalar = value.map(sortkey::scalar_of).transpose()?.flatten();
-    if let Some(scalar) = scalar {
-        sortkey::write_scalar(out, scalar);
-    }
-    Ok(scalar.is_some())
+/// Appends the bytes of a row's value in an index. Returns false, and appends nothing, if no search finds the row.
+fn write_value_at(out: &mut Vec<u8>, columns: &IndexColumns, row: Option<&Document>) -> Result<bool> {
+    row.map_or(Ok(false), |row| columns.write_value(out, row))
 }
 
 /// A sorted run: in a file, or the last one in memory.

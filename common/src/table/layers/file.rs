@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Reason, Result};
-use crate::format::snapshot::{RowEntry, VersionEntry, tree};
-use crate::storage::sst::SstFile;
+use crate::format::snapshot::{RowEntry, VersionEntry, push_version, tree};
+use crate::storage::sst::{SstFile, TreeCursor};
 use crate::table::event_id::EventId;
-use crate::table::layers::keys::{is_at_or_before, version_of};
+use crate::table::layers::keys::version_of;
 use crate::table::row_fold::RowFold;
 use crate::work;
 
@@ -55,20 +55,23 @@ impl LayerFile {
         if !self.file.may_contain(tree::VERSIONS, key)? {
             return Ok(());
         }
-        fold_backward(&self.file, key, within, fold)
+        fold_backward(&mut self.file.cursor(tree::VERSIONS), &self.file, key, within, fold)
     }
 }
 
 /// Adds a row's versions to a fold, newest first: those after one event up to and including another, until the fold is
-/// complete.
+/// complete. `cursor` is over the file's versions.
 pub(super) fn fold_backward(
-    file: &Arc<SstFile>,
+    cursor: &mut TreeCursor,
+    file: &SstFile,
     key: &[u8],
     (after, last): (EventId, EventId),
     fold: &mut RowFold,
 ) -> Result<()> {
-    let mut cursor = file.cursor(tree::VERSIONS);
-    cursor.seek_last_by(|at| is_at_or_before(at, key, last))?;
+    let mut newest = Vec::with_capacity(key.len() + 12);
+    newest.extend_from_slice(key);
+    push_version(&mut newest, last.seq, last.index);
+    cursor.seek_last(&newest)?;
     while let (Some(at), Some(value)) = (cursor.key(), cursor.value()) {
         work::step(4)?;
         let Some(id) = version_of(at, key).filter(|id| *id > after) else { break };

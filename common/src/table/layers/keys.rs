@@ -14,7 +14,7 @@ pub fn sort_key(key: &Key) -> Vec<u8> {
 }
 
 /// The key that a sort key in a layer was made from. Fails with CORRUPT if the bytes are no sort key of the type.
-pub(in crate::table) fn read_sort_key(bytes: &[u8], key_type: KeyType) -> Result<Key> {
+pub fn read_sort_key(bytes: &[u8], key_type: KeyType) -> Result<Key> {
     match sortkey::read_key(bytes, key_type) {
         Some((key, [])) => Ok(key),
         _ => Err(not_a_key()),

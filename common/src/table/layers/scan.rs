@@ -111,7 +111,7 @@ fn take_versions(
     }
     // The row has many versions: read back from the newest that counts, as far as the row depends on them.
     let mut newer = RowFold::default();
-    fold_backward(&layer.file, key, (seen, last), &mut newer)?;
+    fold_backward(&mut layer.file.cursor(tree::VERSIONS), &layer.file, key, (seen, last), &mut newer)?;
     fold.append(newer);
     layer.cursor.seek_by(|at| is_at_or_before(at, key, EventId::end_of(u64::MAX)))
 }

@@ -126,17 +126,17 @@ impl MemtableSegment {
         };
         let before = self.newest(hash, &key);
         let known = before.and_then(|at| self.events.get(at)?.key.clone());
-        let (mut buffer, is_new) = (Vec::new(), known.is_none());
-        let mut bytes = slot.bytes() + self.index(&key, slot.payload.as_ref(), &mut buffer);
+        let is_new = known.is_none();
+        let mut bytes = slot.bytes() + self.index(&slot);
         slot.link = self.link_after(before);
         // The row's events share the key.
         slot.key = Some(known.unwrap_or_else(|| key.clone()));
         let position = self.events.push(slot).map_err(Box::new)?;
         if is_new {
-            buffer.clear();
-            sortkey::write_key(&mut buffer, &key);
-            bytes += ROW_BYTES + KEY_BYTES + buffer.len() + SortedSet::entry_bytes(&buffer);
-            self.keys.insert(&buffer);
+            let mut entry = Vec::new();
+            sortkey::write_key(&mut entry, &key);
+            bytes += ROW_BYTES + KEY_BYTES + entry.len() + SortedSet::entry_bytes(&entry);
+            self.keys.insert(&entry);
         }
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         // A list holds less than 2^16 events.
@@ -156,8 +156,8 @@ impl MemtableSegment {
         RowLink { before, jump: twice.map_or(before, |(first, _)| first.jump), depth: last.depth + 1 }
     }
 
-    fn index(&self, key: &Key, payload: Option<&Document>, buffer: &mut Vec<u8>) -> usize {
-        self.indexes.read().values().map(|index| index.add(key, payload, buffer)).sum()
+    fn index(&self, event: &EventSlot) -> usize {
+        self.indexes.read().values().map(|index| index.add(event)).sum()
     }
 
     /// Prepares for reads only: no more events will be appended.
@@ -175,16 +175,11 @@ impl MemtableSegment {
     pub(super) fn set_indexes(&self, paths: &[String]) {
         let known = self.indexes();
         let mut next = Indexes::new();
-        let mut buffer = Vec::new();
         for path in paths {
             let index = known.get(path).cloned().unwrap_or_else(|| {
                 let index = ValueIndex::new(path);
                 let slots = (0..self.events.len()).filter_map(|at| self.events.get(at));
-                let bytes: usize = slots
-                    .filter_map(|slot| {
-                        Some(index.add(slot.key.as_ref()?, slot.payload.as_ref(), &mut buffer))
-                    })
-                    .sum();
+                let bytes: usize = slots.map(|event| index.add(event)).sum();
                 self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 Arc::new(index)
             });

@@ -82,6 +82,31 @@ fn conditions_give_these_probes() {
 }
 
 #[test]
+fn a_composite_index_serves_its_first_columns() {
+    let shown = |condition: &str| {
+        let condition = parse_condition(condition, &[]).unwrap();
+        let plan = plan(Some(&condition), &schema(&["(a, b.c, x)"])).unwrap();
+        plan.probes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    for (condition, expected) in [
+        ("a = 1", "index (a, b.c, x): first column = 1 value"),
+        ("a > 1", "index (a, b.c, x): first column range"),
+        ("a LIKE \"x%\"", "index (a, b.c, x): first column prefix \"x\""),
+        ("b.c = 2 AND a = 1", "index (a, b.c, x): first 2 columns = 1 value"),
+        ("a IN (1, 2) AND b.c IN (1, 2, 3)", "index (a, b.c, x): first 2 columns = 6 values"),
+        ("a = 1 AND b.c > 2 AND x = 1", "index (a, b.c, x): first 2 columns range"),
+        ("a > 1 AND b.c = 2", "index (a, b.c, x): first column range"),
+        ("a = 1 AND b.c = 2 AND x LIKE \"x%\"", "index (a, b.c, x): range"),
+        ("a = 1 AND b.c = 2 AND x IN (3, \"y\")", "index (a, b.c, x): = 2 values"),
+        ("a = 1 AND x = 2", "index (a, b.c, x): first column = 1 value"),
+        ("a = 1 AND b.c > 2 AND b.c < 1", "index (a, b.c, x): first 2 columns no match possible"),
+        ("b.c = 1 AND x = 1", ""),
+    ] {
+        assert_eq!(shown(condition), expected, "{condition}");
+    }
+}
+
+#[test]
 fn a_plan_also_has_an_access_path_by_key() {
     let condition = parse_condition("_key = \"k\" AND a = 1", &[]).unwrap();
     let both = plan(Some(&condition), &schema(&["a"])).unwrap();
@@ -168,17 +193,9 @@ fn any_document(literal: fn() -> BoxedStrategy<String>) -> impl Strategy<Value =
     (a, nested, value()).prop_map(|(a, b, x)| format!("{{\"id\": \"k\"{a}, \"b\": {b}, \"x\": {x}}}"))
 }
 
-/// What an index on a path holds of a document.
-fn indexed(document: &Document, path: &Path) -> Option<Vec<u8>> {
-    let scalar = sortkey::scalar_of(document.get(path).unwrap()?).unwrap()?;
-    let mut bytes = Vec::new();
-    sortkey::write_scalar(&mut bytes, scalar);
-    Some(bytes)
-}
-
 fn leaves_out_none(condition: &str, documents: Vec<String>) -> Result<(), TestCaseError> {
     let condition = parse_condition(condition, &[]).unwrap();
-    let plan = plan(Some(&condition), &schema(&["a", "b.c"])).unwrap();
+    let plan = plan(Some(&condition), &schema(&["a", "b.c", "(a, b.c)", "(b.c, x, a)"])).unwrap();
     for probe in &plan.probes {
         prop_assert!(probe.ranges.iter().all(|range| range.low <= range.high));
         prop_assert!(probe.ranges.is_sorted_by(|a, b| a.high < b.low), "disjoint: {:?}", probe);
@@ -191,7 +208,11 @@ fn leaves_out_none(condition: &str, documents: Vec<String>) -> Result<(), TestCa
             continue;
         }
         for probe in &plan.probes {
-            let found = indexed(&document, &probe.path).is_some_and(|value| probe.contains(&value));
+            let value = probe.columns.value_of(&document).unwrap();
+            let found = value.is_some_and(|value| {
+                let (used, _) = sortkey::split_columns(&value, probe.depth).unwrap();
+                probe.contains(used)
+            });
             prop_assert!(found, "{} leaves out {} of {}", probe, json, condition);
         }
     }

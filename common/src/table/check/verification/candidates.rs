@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::format::path::Path;
+use crate::format::index_columns::IndexColumns;
 use crate::format::snapshot::{CandidateEntry, RowEntry, VersionEntry, read_version, tree};
 use crate::storage::sst::{SstFile, TreeCursor};
 use crate::table::build::index::value_at;
@@ -82,14 +82,14 @@ pub(super) fn compare_with_image(
     index: &Arc<SstFile>,
     reporter: &mut ProblemReporter<'_>,
 ) -> Result<()> {
-    let path = Path::of_index(path);
+    let columns = IndexColumns::of(path);
     let mut lookup = CandidateLookup::new(index);
     let mut cursor = layer.file.cursor(tree::ROWS);
     cursor.first()?;
     while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
         reporter.step()?;
         let row = RowEntry::decode(&value)?;
-        if let Some(value) = value_at(&path, Some(&row.document))? {
+        if let Some(value) = value_at(&columns, Some(&row.document))? {
             lookup.expected += 1;
             lookup.check(key, &value, (row.seq, 0), reporter)?;
         }
@@ -149,7 +149,7 @@ pub(super) fn compare_with_delta(
     index: &Arc<SstFile>,
     reporter: &mut ProblemReporter<'_>,
 ) -> Result<()> {
-    let path = Path::of_index(path);
+    let columns = IndexColumns::of(path);
     let compacted_to = if layer.base < floor { floor } else { 0 };
     let mut lookup = CandidateLookup::new(index);
     let mut cursor = layer.file.cursor(tree::VERSIONS);
@@ -169,7 +169,7 @@ pub(super) fn compare_with_delta(
         }
         let VersionEntry { kind, payload, image, .. } = version;
         let row_before = || layers.document_before(key, seq);
-        let value = value_at(&path, row.fold.apply(kind, payload.as_ref(), image, row_before)?)?;
+        let value = value_at(&columns, row.fold.apply(kind, payload.as_ref(), image, row_before)?)?;
         row.set(value, seq, &mut lookup, reporter)?;
         cursor.next()?;
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::{Error, Reason, Result};
+use crate::format::index_columns::IndexColumns;
 use crate::format::manifest::{DeltaLayer, Floor, ImageLayer, Manifest};
 use crate::format::snapshot::{
     CandidateEntry, CommitEntry, DeltaProperties, ProducerEntry, RequestEntry, RowEntry, TableChange,
@@ -108,7 +109,7 @@ fn check_indexes(
                     "it is the index on \"{found}\", but must be the index on {indexed:?}"
                 )));
             }
-            check_index(file, reporter)
+            check_index(file, IndexColumns::of(indexed).paths().len(), reporter)
         })?;
         indexes.extend(index.map(|(file, ())| (indexed.clone(), file)));
     }
@@ -273,9 +274,9 @@ fn check_image(file: &Arc<SstFile>, image: &ImageLayer, reporter: &mut ProblemRe
     Ok(())
 }
 
-fn check_index(file: &Arc<SstFile>, reporter: &mut ProblemReporter<'_>) -> Result<()> {
+fn check_index(file: &Arc<SstFile>, columns: usize, reporter: &mut ProblemReporter<'_>) -> Result<()> {
     for_each_entry(file, tree::CANDIDATES, reporter, &mut |key, value| {
-        let split = sortkey::split_scalar(key).filter(|(_, row)| !row.is_empty());
+        let split = sortkey::split_columns(key, columns).filter(|(_, row)| !row.is_empty());
         split.ok_or_else(|| corrupt("the key of a candidate is not a value and a row key"))?;
         CandidateEntry::decode(value).map(drop)
     })

@@ -1,0 +1,257 @@
+//! Finds candidates in the indexes of a table: with the index that has the fewest, narrowed by the others.
+//!
+//! The rows that candidates name cost most: each is in another block. So a condition on two indexed fields reads the entries of
+//! the one that has fewer, and asks the other index whether it has each of these keys. Both go forward through sorted entries.
+//!
+//! An index of a delta layer has an entry for every value that a version in that layer has. So if it tells of an event of a row
+//! at or before the point in time, the row's value is in that layer's index or in a newer one, and older layers are not asked.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::format::path::Path;
+use crate::format::snapshot::{CandidateEntry, tree};
+use crate::format::sortkey;
+use crate::storage::sst::{SstFile, TreeCursor};
+use crate::table::candidate_keys::{CandidateKeys, LayerPlace};
+use crate::table::layers::not_a_key;
+use crate::table::table_state::TableState;
+use crate::table::value_range::{IndexRanges, ValueRange};
+use crate::work;
+
+/// Fewer candidates than these are looked up at once.
+const WORTH_NARROWING: usize = 16;
+/// The most values of another index of which each candidate is asked.
+const VALUES_ASKED: usize = 4;
+
+/// The candidates that were found, and the positions of the ranges that found them: first those that were read.
+#[derive(Debug)]
+pub struct FoundCandidates {
+    /// The candidates, in order.
+    pub keys: CandidateKeys,
+    /// Positions in the list of ranges.
+    pub used: Vec<usize>,
+}
+
+/// Indexes of a table's state after a commit.
+pub(super) struct IndexSearch<'a> {
+    state: &'a TableState,
+    seq: u64,
+}
+
+/// The files of one index that a point in time needs, the newest first, and whether each is of a delta layer.
+type IndexFiles = Vec<(Arc<SstFile>, bool)>;
+
+impl IndexSearch<'_> {
+    pub(super) fn new(state: &TableState, seq: u64) -> IndexSearch<'_> {
+        IndexSearch { state, seq }
+    }
+
+    /// Returns the fewest candidates that one of the ranges finds; `None` if all find more than `most`.
+    pub(super) fn find(&self, all: &[IndexRanges<'_>], most: usize) -> Result<Option<FoundCandidates>> {
+        let mut order = Vec::with_capacity(all.len());
+        for (at, ranges) in all.iter().enumerate() {
+            order.push((self.estimate(ranges)?, at, ranges));
+        }
+        // A stable sort keeps the planner's order where the estimates do not decide.
+        order.sort_by_key(|(estimate, ..)| *estimate);
+        let mut best: Option<(usize, CandidateKeys)> = None;
+        for (estimate, at, ranges) in &order {
+            let most = best.as_ref().map_or(most, |(_, keys)| keys.len());
+            if best.is_some() && *estimate >= most as u64 {
+                continue;
+            }
+            if let Some(keys) = self.collect(ranges, most)?
+                && best.as_ref().is_none_or(|(_, best)| keys.len() < best.len())
+            {
+                best = Some((*at, keys));
+            }
+        }
+        let Some((first, mut keys)) = best else { return Ok(None) };
+        let mut used = vec![first];
+        // The columns whose conditions the candidates meet already, as far as an index can tell.
+        let mut covered: Vec<&Path> =
+            all.get(first).map_or_else(Vec::new, |all| all.used_columns().iter().collect());
+        for (estimate, at, ranges) in order {
+            let adds = ranges.used_columns().iter().any(|path| !covered.contains(&path));
+            if adds && keys.len() >= WORTH_NARROWING && self.narrow(ranges, estimate, &mut keys)? {
+                used.push(at);
+                covered.extend(ranges.used_columns());
+            }
+        }
+        Ok(Some(FoundCandidates { keys, used }))
+    }
+
+    /// About how many entries of the index files are in some ranges. Entries of the memtable are not counted.
+    fn estimate(&self, ranges: &IndexRanges<'_>) -> Result<u64> {
+        let mut sum = 0u64;
+        for (file, _) in self.files(ranges) {
+            for range in ranges.ranges.iter().take(VALUES_ASKED) {
+                sum = sum.saturating_add(file.estimate_entries(tree::CANDIDATES, (&range.low, &range.high))?);
+            }
+        }
+        let skipped = ranges.ranges.len().saturating_sub(VALUES_ASKED) as u64;
+        Ok(sum.saturating_add(sum / VALUES_ASKED as u64 * skipped))
+    }
+
+    fn files(&self, ranges: &IndexRanges<'_>) -> IndexFiles {
+        self.state.layers.index_files(ranges.index, self.seq)
+    }
+
+    fn reads_memtable(&self) -> bool {
+        self.seq >= self.state.layers.end() && !self.state.memtable.is_empty()
+    }
+
+    /// Returns the candidates in some ranges; `None` if there are more than `most`.
+    fn collect(&self, ranges: &IndexRanges<'_>, most: usize) -> Result<Option<CandidateKeys>> {
+        let mut keys = CandidateKeys::new(most);
+        for ((file, is_delta), layer) in self.files(ranges).iter().zip(0..) {
+            let mut cursor = file.cursor(tree::CANDIDATES);
+            for range in ranges.ranges {
+                if !self.collect_range(&mut cursor, (layer, *is_delta), (ranges, range), &mut keys)? {
+                    return Ok(None);
+                }
+            }
+        }
+        if self.reads_memtable() {
+            for range in &ranges.in_memtable() {
+                if !self.collect_of_memtable((ranges, range), &mut keys)? {
+                    return Ok(None);
+                }
+            }
+        }
+        let is_over = keys.complete()?;
+        Ok((!is_over).then_some(keys))
+    }
+
+    /// Adds the candidates of one file. Returns false if there are too many.
+    fn collect_range(
+        &self,
+        cursor: &mut TreeCursor,
+        (layer, is_delta): (LayerPlace, bool),
+        (ranges, range): (&IndexRanges<'_>, &ValueRange),
+        keys: &mut CandidateKeys,
+    ) -> Result<bool> {
+        cursor.seek(&range.low)?;
+        while let (Some(entry), Some(value)) = (cursor.key(), cursor.value_bytes()) {
+            work::step(8)?;
+            let Some(key) = key_in(entry, ranges, range)? else { break };
+            let found = if is_delta { CandidateEntry::decode(value)? } else { CandidateEntry::default() };
+            if found.first <= self.seq {
+                keys.push_of_layer(key, layer, found.may_hold_at(self.seq))?;
+                if keys.is_over()? {
+                    return Ok(false);
+                }
+            }
+            cursor.next()?;
+        }
+        Ok(true)
+    }
+
+    fn collect_of_memtable(
+        &self,
+        (ranges, range): (&IndexRanges<'_>, &ValueRange),
+        keys: &mut CandidateKeys,
+    ) -> Result<bool> {
+        let (mut outcome, mut fits) = (Ok(()), true);
+        let mut take = |entry: &[u8]| {
+            work::step(8)?;
+            let Some(key) = key_in(entry, ranges, range)? else { return Ok(false) };
+            keys.push_of_memtable(key)?;
+            fits = !keys.is_over()?;
+            Ok(fits)
+        };
+        let is_usable = self.state.memtable.candidates(ranges.index, &range.low, |entry| {
+            take(entry).unwrap_or_else(|error| {
+                outcome = Err(error);
+                false
+            })
+        });
+        outcome?;
+        // ALTER TABLE may have dropped the index meanwhile.
+        Ok(fits && is_usable)
+    }
+
+    /// Removes candidates that are in none of the ranges, if that is cheaper than to look up their rows. Returns whether
+    /// the ranges were asked.
+    fn narrow(&self, ranges: &IndexRanges<'_>, estimate: u64, keys: &mut CandidateKeys) -> Result<bool> {
+        if ranges.is_exact() && ranges.ranges.len() <= VALUES_ASKED {
+            self.ask(ranges, keys)?;
+            return Ok(true);
+        }
+        if estimate > keys.len() as u64 {
+            return Ok(false);
+        }
+        let Some(others) = self.collect(ranges, keys.len().saturating_mul(2))? else { return Ok(false) };
+        keys.retain(|_, key| others.contains(key));
+        Ok(true)
+    }
+
+    /// Removes the candidates of which an index says that their rows have none of its values.
+    fn ask(&self, ranges: &IndexRanges<'_>, keys: &mut CandidateKeys) -> Result<()> {
+        let mut may_match = vec![false; keys.len()];
+        let mut entry = Vec::new();
+        for ((file, is_delta), layer) in self.files(ranges).iter().zip(0..) {
+            for range in ranges.ranges {
+                let mut cursor = file.cursor(tree::CANDIDATES);
+                for (at, may_match) in may_match.iter_mut().enumerate() {
+                    let Some(key) = keys.get(at) else { continue };
+                    if *may_match || keys.is_decided_before(at, layer) {
+                        continue;
+                    }
+                    entry.clear();
+                    entry.extend_from_slice(&range.low);
+                    entry.extend_from_slice(key);
+                    work::step(8)?;
+                    cursor.seek(&entry)?;
+                    *may_match = match cursor.value_bytes() {
+                        Some(value) if cursor.key() == Some(&entry) => {
+                            !is_delta || CandidateEntry::decode(value)?.may_hold_at(self.seq)
+                        }
+                        _ => false,
+                    };
+                }
+            }
+        }
+        if self.reads_memtable() {
+            self.ask_memtable(ranges, keys, &mut may_match)?;
+        }
+        keys.retain(|at, _| may_match.get(at).copied().unwrap_or(true));
+        Ok(())
+    }
+
+    fn ask_memtable(
+        &self,
+        ranges: &IndexRanges<'_>,
+        keys: &CandidateKeys,
+        may_match: &mut [bool],
+    ) -> Result<()> {
+        let mut entry = Vec::new();
+        for range in ranges.in_memtable() {
+            for (at, may_match) in may_match.iter_mut().enumerate() {
+                let Some(key) = keys.get(at).filter(|_| !*may_match) else { continue };
+                entry.clear();
+                entry.extend_from_slice(&range.low);
+                entry.extend_from_slice(key);
+                work::step(64)?;
+                // Without the index, nothing is known.
+                *may_match = self.state.memtable.has_candidate(ranges.index, &entry).unwrap_or(true);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The sort key in an entry of an index; `None` if the entry is after a range in which or before which it must be.
+fn key_in<'a>(entry: &'a [u8], ranges: &IndexRanges<'_>, range: &ValueRange) -> Result<Option<&'a [u8]>> {
+    if range.is_one_value() && ranges.depth == ranges.columns.len() {
+        // No value's bytes begin with another value's bytes.
+        return Ok(entry.strip_prefix(range.low.as_slice()));
+    }
+    let (value, _) = sortkey::split_columns(entry, ranges.depth).ok_or_else(not_a_key)?;
+    if value > range.high.as_slice() {
+        return Ok(None);
+    }
+    let (_, key) = sortkey::split_columns(entry, ranges.columns.len()).ok_or_else(not_a_key)?;
+    Ok(Some(key))
+}

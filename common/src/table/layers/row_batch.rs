@@ -1,0 +1,99 @@
+//! Lookups of many rows in the layers at once: one cursor goes forward through each layer.
+//!
+//! A lookup of a single row asks each layer's filter and then descends from the root of its tree. For sorted keys a cursor
+//! that stays where it is finds most of its path again, and in a layer that has nearly every row no filter can spare a search.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::format::snapshot::{RowEntry, tree};
+use crate::storage::sst::SstFile;
+use crate::table::event_id::EventId;
+use crate::table::layers::LayerMap;
+use crate::table::layers::file::{at_file, fold_backward};
+use crate::table::row_fold::{RowFold, RowVersion};
+use crate::work;
+
+/// Searches without success after which a filter is asked first.
+const MISSES: usize = 8;
+
+/// Rows that are being looked up.
+struct RowBatch<'a> {
+    keys: &'a [&'a [u8]],
+    folds: Vec<RowFold>,
+    /// The positions of rows that may need older layers.
+    pending: Vec<usize>,
+    /// The bytes of documents that may still be held.
+    bytes: usize,
+}
+
+impl LayerMap {
+    /// The rows with some sort keys, in order, as their last events up to `last` left them: those that [`LayerMap::row`]
+    /// returns. Stops early once it holds about `bytes` bytes of documents: then the rows of the last keys are not
+    /// returned, but at least one is.
+    pub fn rows(&self, keys: &[&[u8]], last: EventId, bytes: usize) -> Result<Vec<Option<RowVersion>>> {
+        let folds = keys.iter().map(|_| RowFold::default()).collect();
+        let mut batch = RowBatch { keys, folds, pending: (0..keys.len()).collect(), bytes };
+        let covered = self.covered(last);
+        for delta in self.deltas_at(last) {
+            batch.read_layer(&delta.file, tree::VERSIONS, self.newest.rows, |cursor, key, fold| {
+                fold_backward(cursor, &delta.file, key, (covered, last), fold)?;
+                Ok(fold.newest().is_some())
+            })?;
+        }
+        if let Some(image) = self.image_at(last) {
+            batch.read_layer(&image.file, tree::ROWS, self.newest.rows, |cursor, key, fold| {
+                cursor.seek(key)?;
+                match cursor.value() {
+                    Some(value) if cursor.key() == Some(key) => {
+                        fold.push_image(RowEntry::decode(&value).map_err(|e| at_file(e, &image.file))?);
+                        Ok(true)
+                    }
+                    _ => Ok(false),
+                }
+            })?;
+        }
+        batch.folds.into_iter().map(RowFold::finish).collect()
+    }
+}
+
+impl RowBatch<'_> {
+    /// Reads one layer. `read` adds what the layer has of a row to its fold, and returns whether it has anything. `rows`
+    /// is about how many rows the table has.
+    fn read_layer(
+        &mut self,
+        file: &Arc<SstFile>,
+        tree: u8,
+        rows: u64,
+        mut read: impl FnMut(&mut crate::storage::sst::TreeCursor, &[u8], &mut RowFold) -> Result<bool>,
+    ) -> Result<()> {
+        let mut cursor = file.cursor(tree);
+        // A layer with as many entries as the table has rows may have events of few rows all the same: misses tell.
+        let (mut misses, mut found) = (if file.entries(tree) < rows { MISSES } else { 0 }, 0);
+        let pending = std::mem::take(&mut self.pending);
+        for at in pending {
+            let (Some(key), Some(fold)) = (self.keys.get(at), self.folds.get_mut(at)) else { break };
+            work::step(16)?;
+            let asks_filter = misses >= MISSES + found;
+            if asks_filter && !file.may_contain(tree, key)? {
+                self.pending.push(at);
+                continue;
+            }
+            let before = fold.bytes();
+            if read(&mut cursor, key, fold)? {
+                found += 1;
+            } else {
+                misses += 1;
+            }
+            self.bytes = self.bytes.saturating_sub(fold.bytes() - before);
+            if !fold.is_complete() {
+                self.pending.push(at);
+            }
+            if self.bytes == 0 {
+                self.folds.truncate(at + 1);
+                break;
+            }
+        }
+        Ok(())
+    }
+}
