@@ -1,9 +1,7 @@
 //! The rows of a memtable's segment by an indexed value.
 
-use crate::format::document::Document;
 use crate::format::event::EventType;
 use crate::format::index_columns::IndexColumns;
-use crate::format::key::Key;
 use crate::format::sortkey;
 use crate::table::memtable::event_slot::EventSlot;
 use crate::table::memtable::sorted_set::SortedSet;
