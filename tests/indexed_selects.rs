@@ -36,7 +36,8 @@ impl Run {
     async fn new(seed: u64) -> Run {
         let dir = tempfile::tempdir().unwrap();
         let states = vec![BTreeMap::new()];
-        let mut run = Run { dir, daemons: None, writer: None, reader: None, states, floor: 0, random: Random(seed) };
+        let mut run =
+            Run { dir, daemons: None, writer: None, reader: None, states, floor: 0, random: Random(seed) };
         run.open().await;
         for (table, indexes) in TABLES {
             run.write(&format!("CREATE TABLE {table} (pk=id{indexes})")).await;
@@ -124,8 +125,14 @@ impl Run {
         self.states.push(rows);
     }
 
+    /// A value with which a condition may compare.
+    fn literal(&mut self) -> Value {
+        let values = json!([0, 1, 2, 2.0, "x", "xy", "", true]);
+        self.random.pick(values.as_array().unwrap())
+    }
+
     fn comparison(&mut self, path: &'static str) -> Condition {
-        let (first, second) = (self.value(), self.value());
+        let (first, second) = (self.literal(), self.literal());
         match self.random.below(8) {
             0 => Condition::In(path, vec![first, second], false),
             1 => Condition::Compare(path, self.random.pick(&["<", "<=", ">", ">="]), first),
@@ -237,7 +244,8 @@ async fn a_composite_index_is_declared_shown_chosen_and_dropped() {
     let three = run.plan("mixed", "a = 1 AND b = 2 AND n.c = 1").await;
     assert!(three.contains("index (a, b, n.c): = 1 value, "), "{three}");
 
-    let answer = ask(run.reader.as_mut().unwrap(), "DESCRIBE mixed", run.states.len() as u64 - 1).await.unwrap();
+    let answer =
+        ask(run.reader.as_mut().unwrap(), "DESCRIBE mixed", run.states.len() as u64 - 1).await.unwrap();
     let [info] = answer.tables()[..] else { panic!("{answer:?}") };
     assert_eq!(info.indexes, ["b"]);
     let composite: Vec<_> = info.composite_indexes.iter().map(|index| index.paths.join("+")).collect();
@@ -246,10 +254,12 @@ async fn a_composite_index_is_declared_shown_chosen_and_dropped() {
     run.write("DROP INDEX ON mixed ((a, b, n.c))").await;
     let without = run.plan("mixed", "a = 1 AND b = 2 AND n.c = 1").await;
     assert!(without.contains("index (b, a): = 1 value, "), "{without}");
-    let again = crate::harness::calls::run(run.writer.as_mut().unwrap(), "CREATE INDEX ON mixed ((b, a))").await;
+    let again =
+        crate::harness::calls::run(run.writer.as_mut().unwrap(), "CREATE INDEX ON mixed ((b, a))").await;
     assert_eq!(reason(&again.unwrap_err()), "ARGUMENT_INVALID");
     let lone = v1::CompositeIndex { paths: vec!["a".into()] };
-    let request = v1::CreateTableRequest { table: "t".into(), composite_indexes: vec![lone], ..Default::default() };
+    let request =
+        v1::CreateTableRequest { table: "t".into(), composite_indexes: vec![lone], ..Default::default() };
     let refused = run.writer.as_mut().unwrap().create_table(request).await.unwrap_err();
     assert_eq!(reason(&refused), "ARGUMENT_INVALID");
 }
@@ -261,7 +271,8 @@ async fn an_index_on_a_field_with_an_odd_name_is_not_composite() {
     let request =
         v1::CreateTableRequest { table: "t".into(), indexes: vec!["(a, b)".into()], ..Default::default() };
     cluster.writer.create_table(request).await.unwrap();
-    let rows = (0..20).map(|i| insert("t", json!({"id": format!("k{i}"), "(a, b)": i % 4, "a": 1, "b": 2}).to_string()));
+    let rows = (0..20)
+        .map(|i| insert("t", json!({"id": format!("k{i}"), "(a, b)": i % 4, "a": 1, "b": 2}).to_string()));
     let token = apply(&mut cluster.writer, rows.collect()).await.unwrap();
     snapshot(&mut cluster.writer, "t").await.unwrap();
     let request = v1::SelectRequest {
@@ -271,6 +282,7 @@ async fn an_index_on_a_field_with_an_odd_name_is_not_composite() {
         ..Default::default()
     };
     assert_eq!(select(&mut cluster.reader, request).await.unwrap().len(), 5);
-    let answer = ask(&mut cluster.reader, "EXPLAIN SELECT * FROM t WHERE `(a, b)` = 3", token.seq).await.unwrap();
+    let answer =
+        ask(&mut cluster.reader, "EXPLAIN SELECT * FROM t WHERE `(a, b)` = 3", token.seq).await.unwrap();
     assert!(answer.message().contains("index `(a, b)`: = 1 value"), "{}", answer.message());
 }

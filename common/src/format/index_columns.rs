@@ -157,9 +157,7 @@ mod tests {
     fn a_column_without_a_value_is_kept_except_the_first() {
         let columns = IndexColumns::of("(a, b.c)");
         let value = |json: &str| columns.value_of(&Document::from_json(json).unwrap()).unwrap();
-        let event = |json: &str| {
-            columns.value_of_event(&Document::from_json(json).unwrap(), true).unwrap()
-        };
+        let event = |json: &str| columns.value_of_event(&Document::from_json(json).unwrap(), true).unwrap();
         assert_eq!(value(r#"{"a":true}"#), Some(vec![1, 1, sortkey::ABSENT]));
         assert_eq!(value(r#"{"a":true,"b":{"c":[]}}"#), Some(vec![1, 1, sortkey::ABSENT]));
         assert_eq!(value(r#"{"a":true,"b":{"c":false}}"#), Some(vec![1, 1, 1, 0]));

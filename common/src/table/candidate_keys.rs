@@ -81,7 +81,9 @@ impl CandidateKeys {
     /// Whether there are more rows than the list may have. Its owner must then do without it.
     pub(super) fn is_over(&mut self) -> Result<bool> {
         // Rows that several layers hold are counted once, but looking for them at each row would take long.
-        if self.keys.len() > self.most.saturating_mul(2).saturating_add(64) || self.size() > limits::QUERY_BYTES {
+        if self.keys.len() > self.most.saturating_mul(2).saturating_add(64)
+            || self.size() > limits::QUERY_BYTES
+        {
             self.merge()?;
             return Ok(self.keys.len() > self.most || self.size() > limits::QUERY_BYTES / 2);
         }

@@ -70,7 +70,8 @@ impl IndexSearch<'_> {
         let Some((first, mut keys)) = best else { return Ok(None) };
         let mut used = vec![first];
         // The columns whose conditions the candidates meet already, as far as an index can tell.
-        let mut covered: Vec<&Path> = all.get(first).map_or_else(Vec::new, |all| all.used_columns().iter().collect());
+        let mut covered: Vec<&Path> =
+            all.get(first).map_or_else(Vec::new, |all| all.used_columns().iter().collect());
         for (estimate, at, ranges) in order {
             let adds = ranges.used_columns().iter().any(|path| !covered.contains(&path));
             if adds && keys.len() >= WORTH_NARROWING && self.narrow(ranges, estimate, &mut keys)? {

@@ -160,7 +160,12 @@ impl Schema {
                 );
                 return Err(Error::new(Reason::TooLarge, message));
             }
-            if columns.paths().iter().enumerate().any(|(at, path)| columns.paths().iter().take(at).any(|p| p == path)) {
+            if columns
+                .paths()
+                .iter()
+                .enumerate()
+                .any(|(at, path)| columns.paths().iter().take(at).any(|p| p == path))
+            {
                 let message = format!("index {index} of table {:?} names a column twice", self.table);
                 return Err(Error::new(Reason::NameInvalid, message));
             }

@@ -65,7 +65,8 @@ impl IndexRanges<'_> {
                 };
                 let unknown = [sortkey::UNKNOWN];
                 let known = patterns.iter().map(|pattern| with(pattern, value, last));
-                patterns = known.chain(patterns.iter().map(|pattern| with(pattern, &unknown, &unknown))).collect();
+                patterns =
+                    known.chain(patterns.iter().map(|pattern| with(pattern, &unknown, &unknown))).collect();
             }
             all.extend(patterns);
         }

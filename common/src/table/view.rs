@@ -196,11 +196,7 @@ impl View {
 
     /// Returns the candidates of the ranges that find the fewest, narrowed by the others: keys of rows that may be in all of
     /// the ranges at this point in time. `None` if all find more than `most`, or an index cannot be used now.
-    pub fn candidates_in(
-        &self,
-        ranges: &[IndexRanges<'_>],
-        most: usize,
-    ) -> Result<Option<FoundCandidates>> {
+    pub fn candidates_in(&self, ranges: &[IndexRanges<'_>], most: usize) -> Result<Option<FoundCandidates>> {
         self.read(|state| {
             if !ranges.iter().all(|ranges| self.has_index_in(state, ranges.index)) {
                 return Ok(None);

@@ -168,7 +168,8 @@ impl WriterService for WriterRpc {
             table: request.table,
             primary_key: if request.primary_key.is_empty() { "id".to_owned() } else { request.primary_key },
             key_type: convert::key_type_from_wire(request.key_type).map_err(to_status)?,
-            indexes: convert::indexes_from_wire(request.indexes, &request.composite_indexes).map_err(to_status)?,
+            indexes: convert::indexes_from_wire(request.indexes, &request.composite_indexes)
+                .map_err(to_status)?,
             retain_ms: convert::retain_from_wire(request.retain).map_err(to_status)?,
         };
         let change = SchemaChange::Create { schema, if_not_exists: request.if_not_exists };

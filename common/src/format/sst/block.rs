@@ -51,7 +51,8 @@ impl Block {
         }
         let (first, last) = (block.key(0).unwrap_or_default(), block.last_key().unwrap_or_default());
         block.shared = first.iter().zip(last).take_while(|(a, b)| a == b).count();
-        block.heads = (0..len).map(|index| head(block.key(index).unwrap_or_default(), block.shared)).collect();
+        block.heads =
+            (0..len).map(|index| head(block.key(index).unwrap_or_default(), block.shared)).collect();
         Ok(block)
     }
 

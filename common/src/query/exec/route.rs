@@ -102,7 +102,9 @@ impl Route {
 fn one_value(probe: &Probe) -> Option<(Probe, Vec<u8>)> {
     match probe.ranges.as_slice() {
         // In a composite index of the memtable, a value can be unknown.
-        [range] if range.is_one_value() && !probe.columns.is_composite() => Some((probe.clone(), range.low.clone())),
+        [range] if range.is_one_value() && !probe.columns.is_composite() => {
+            Some((probe.clone(), range.low.clone()))
+        }
         _ => None,
     }
 }

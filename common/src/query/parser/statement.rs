@@ -299,7 +299,11 @@ impl Parser<'_> {
             }
             if !self.eat(",")? {
                 let hint = "a composite index has two or more columns: INDEX((a, b))";
-                return Err(self.expected(if paths.len() > 1 { "\",\" or \")\"" } else { "\",\"" }, &[], hint));
+                return Err(self.expected(
+                    if paths.len() > 1 { "\",\" or \")\"" } else { "\",\"" },
+                    &[],
+                    hint,
+                ));
             }
         }
     }

@@ -130,7 +130,8 @@ fn composite_ranges<'a>(columns: impl Iterator<Item = &'a Ranges>) -> Result<(Ra
                 low: [before.low.as_slice(), &range.low].concat(),
                 high: [before.high.as_slice(), &range.high].concat(),
             };
-            combined = combined.iter().flat_map(|before| ranges.iter().map(|range| with(before, range))).collect();
+            combined =
+                combined.iter().flat_map(|before| ranges.iter().map(|range| with(before, range))).collect();
         }
         depth += 1;
         if !combined.iter().all(ValueRange::is_one_value) {

@@ -165,7 +165,9 @@ impl TreeCursor {
 
     /// Moves to the last entry whose key is at most `key`; before the first entry if there is none.
     pub(crate) fn seek_last(&mut self, key: &[u8]) -> Result<()> {
-        self.run_move(|cursor| cursor.find(&|found: &[u8]| found <= key, &|block| block.position(key, true)))?;
+        self.run_move(|cursor| {
+            cursor.find(&|found: &[u8]| found <= key, &|block| block.position(key, true))
+        })?;
         self.prev()
     }
 

@@ -210,9 +210,8 @@ fn the_number_of_entries_in_a_range_is_estimated() {
     let (disk, cache) = (disk(), BlockCache::new(1 << 20));
     write(&disk, PATH, 1000, &[(2, &numbered(10_000)), (4, &Model::new())]);
     let file = open(&disk, PATH, &cache).unwrap();
-    let between = |low: &str, high: &str| {
-        file.estimate_entries(2, (low.as_bytes(), high.as_bytes())).unwrap()
-    };
+    let between =
+        |low: &str, high: &str| file.estimate_entries(2, (low.as_bytes(), high.as_bytes())).unwrap();
     for (low, high, entries) in [
         ("key 002000", "key 006999", 5000),
         ("key 0020", "key 0020", 100),
