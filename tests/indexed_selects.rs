@@ -125,8 +125,14 @@ impl Run {
         self.states.push(rows);
     }
 
+    /// A value with which a condition may compare.
+    fn literal(&mut self) -> Value {
+        let values = json!([0, 1, 2, 2.0, "x", "xy", "", true]);
+        self.random.pick(values.as_array().unwrap())
+    }
+
     fn comparison(&mut self, path: &'static str) -> Condition {
-        let (first, second) = (self.value(), self.value());
+        let (first, second) = (self.literal(), self.literal());
         match self.random.below(8) {
             0 => Condition::In(path, vec![first, second], false),
             1 => Condition::Compare(path, self.random.pick(&["<", "<=", ">", ">="]), first),

@@ -134,7 +134,7 @@ impl IndexSearch<'_> {
     ) -> Result<bool> {
         cursor.seek(&range.low)?;
         while let (Some(entry), Some(value)) = (cursor.key(), cursor.value_bytes()) {
-            work::step(8)?;
+            work::step(4)?;
             let Some(key) = key_in(entry, ranges, range)? else { break };
             let found = if is_delta { CandidateEntry::decode(value)? } else { CandidateEntry::default() };
             if found.first <= self.seq {

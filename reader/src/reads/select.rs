@@ -102,7 +102,7 @@ impl RowPages {
     /// Computes the first page at once, if it needs few rows and all of them are in memory.
     pub fn quick_page(&mut self) -> Option<Result<PageStep<RowPage>>> {
         // A scan would only be begun in vain.
-        let route = work::quick(|| self.execution.route())?.ok()?;
+        let route = work::quick_page(|| self.execution.route())?.ok()?;
         if !route.is_short() {
             return None;
         }

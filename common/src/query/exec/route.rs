@@ -43,7 +43,7 @@ pub enum Route {
 }
 
 /// The most rows of a short route.
-const SHORT: usize = 512;
+const SHORT: usize = 256;
 
 impl Route {
     /// Whether the route leads to few rows.

@@ -215,14 +215,15 @@ fn the_number_of_entries_in_a_range_is_estimated() {
     for (low, high, entries) in [
         ("key 002000", "key 006999", 5000),
         ("key 0020", "key 0020", 100),
+        ("key 002000", "key 002000", 1),
         ("a", "z", 10_000),
         ("a", "key 000999", 1000),
         ("key 009000", "z", 1000),
         ("x", "z", 0),
     ] {
         let found = between(low, high);
-        // A block has about 30 entries, and a block of the index as many blocks.
-        assert!(found.abs_diff(entries) <= 120, "{low} to {high}: {found} instead of {entries}");
+        // The root has about nine children, of which the last may be nearly empty.
+        assert!(found.abs_diff(entries) <= 1200, "{low} to {high}: {found} instead of {entries}");
     }
     assert_eq!(file.estimate_entries(4, (b"a", b"z")).unwrap(), 0);
     assert_eq!(file.estimate_entries(6, (b"a", b"z")).unwrap(), 0);
