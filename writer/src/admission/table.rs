@@ -17,7 +17,7 @@ use crate::admission::read_rows::{CurrentRow, ReadRows};
 pub(crate) struct RowState {
     /// The commit that last changed the row.
     pub(crate) seq: u64,
-    /// Whether the row is live. A deleted row stays here because preconditions ask which commit deleted it.
+    /// Whether the row is live. A deleted row stays here until it is in files, because preconditions ask which commit deleted it.
     pub(crate) is_live: bool,
     /// The content of a live row; `None` if only the snapshot files hold it.
     pub(crate) document: Option<Document>,
@@ -100,10 +100,15 @@ impl AdmittedTable {
     }
 
     /// Gives up a row's content if the snapshot files hold its last state. What most writes ask, whether the row is live and
-    /// which commit changed it last, stays in memory until [`AdmittedTable::forget`]. Returns that commit and the content.
+    /// which commit changed it last, stays in memory until [`AdmittedTable::forget`]. Returns that commit and the content. A
+    /// deleted row leaves memory: what is known of it must follow from the files, where compaction removes it.
     pub(crate) fn evict(&mut self, key: &Key) -> Option<(u64, Option<Document>)> {
         let end = self.layers.end();
         let row = self.rows.get_mut(key).filter(|row| row.seq <= end)?;
+        if !row.is_live {
+            self.rows.remove(key);
+            return None;
+        }
         Some((row.seq, row.document.take()))
     }
 

@@ -76,7 +76,7 @@ impl CandidateList {
         for entry in &mut entries {
             entry.start = SortStart::new(self.key(entry), common);
         }
-        let whole = |a, b| match self.value(a) == self.value(b) {
+        let whole = |a: &ListedCandidate, b: &ListedCandidate| match self.value(a) == self.value(b) {
             true => Ordering::Equal,
             false => self.key(a).cmp(self.key(b)),
         };
