@@ -346,7 +346,8 @@ mod tests {
         write_str(&mut encoded, &"x".repeat(300));
         write_str(&mut encoded, &"long name ".repeat(10));
         write_array_len(&mut encoded, 20);
-        for number in [0, 1, 127, 128, 255, 256, 65_535, 65_536, i128::from(u64::MAX), -1, -33, -200, -70_000] {
+        for number in [0, 1, 127, 128, 255, 256, 65_535, 65_536, i128::from(u64::MAX), -1, -33, -200, -70_000]
+        {
             write_int(&mut encoded, number);
         }
         [true, false].iter().for_each(|value| write_bool(&mut encoded, *value));

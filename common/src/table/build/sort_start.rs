@@ -22,9 +22,9 @@ impl SortStart {
 
     /// Compares two encodings. `whole` compares all their bytes.
     pub(super) fn compare(self, other: SortStart, whole: impl FnOnce() -> Ordering) -> Ordering {
-        self.start.cmp(&other.start).then_with(|| {
-            if self.is_whole && other.is_whole { Ordering::Equal } else { whole() }
-        })
+        self.start
+            .cmp(&other.start)
+            .then_with(|| if self.is_whole && other.is_whole { Ordering::Equal } else { whole() })
     }
 }
 

@@ -55,8 +55,7 @@ impl Opened {
             }
         });
         let tasks = TaskPool::new(None, CancellationToken::new());
-        let (handles, committer) =
-            start(log, admission, acks, mpsc::channel(1).0, (u64::MAX, tasks), clock)?;
+        let (handles, committer) = start(log, admission, acks, mpsc::channel(1).0, (u64::MAX, tasks), clock)?;
         Ok(Opened { handles, committer, last: seq })
     }
 
@@ -125,7 +124,11 @@ async fn a_power_cut_at_any_step_of_lone_commits_loses_nothing_acknowledged() {
             let found = Opened::open(disk.crash(policy).shared());
             let opened = found.unwrap_or_else(|e| panic!("{policy:?} at operation {stop}: {e}"));
             let kept = acknowledged..=attempted;
-            assert!(kept.contains(&opened.last), "{policy:?} at operation {stop}: {} of {kept:?}", opened.last);
+            assert!(
+                kept.contains(&opened.last),
+                "{policy:?} at operation {stop}: {} of {kept:?}",
+                opened.last
+            );
             opened.close().unwrap();
         }
     }
