@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::harness::calls::fresh;
 use crate::harness::*;
 use driftdb::v1;
 
