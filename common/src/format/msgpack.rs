@@ -164,6 +164,52 @@ impl<'a> MsgpackReader<'a> {
         .ok_or_else(|| invalid("expected an unsigned integer", start))
     }
 
+    /// Skips one whole value of bytes that were validated before, and returns them: texts and floats are not looked at. Does not
+    /// recurse.
+    pub(super) fn skip(&mut self) -> Result<&'a [u8]> {
+        let start = self.position;
+        let mut left: u64 = 1;
+        while left > 0 {
+            left -= 1;
+            let before = self.position;
+            let [first] = self.take_array()?;
+            let bytes = match Marker::from_u8(first) {
+                Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Null | Marker::True | Marker::False => 0,
+                Marker::U8 | Marker::I8 => 1,
+                Marker::U16 | Marker::I16 => 2,
+                Marker::U32 | Marker::I32 | Marker::F32 => 4,
+                Marker::U64 | Marker::I64 | Marker::F64 => 8,
+                Marker::FixStr(len) => len.into(),
+                Marker::Str8 => u8::from_be_bytes(self.take_array()?).into(),
+                Marker::Str16 => u16::from_be_bytes(self.take_array()?).into(),
+                _ => {
+                    // Rare: read as any item.
+                    self.position = before;
+                    match self.token()? {
+                        MsgpackItem::Array(len) => left += u64::from(len),
+                        MsgpackItem::Map(len) => left += 2 * u64::from(len),
+                        _ => {}
+                    }
+                    0
+                }
+            };
+            self.take(bytes)?;
+            work::step_bytes(self.position - before)?;
+        }
+        self.bytes.get(start..self.position).ok_or_else(|| invalid("it is cut short", start))
+    }
+
+    /// Reads the bytes of the next item, which must be text of bytes that were validated before.
+    pub(super) fn str_bytes(&mut self) -> Result<&'a [u8]> {
+        let start = self.position;
+        let [first] = self.take_array()?;
+        if let Marker::FixStr(len) = Marker::from_u8(first) {
+            return self.take(len.into());
+        }
+        self.position = start;
+        self.str().map(str::as_bytes)
+    }
+
     /// Reads one whole value and returns its bytes. Does not recurse, so deep nesting cannot exhaust the stack.
     pub fn value(&mut self) -> Result<&'a [u8]> {
         let start = self.position;
@@ -290,6 +336,39 @@ mod tests {
         let mut deep = vec![0x91; 1_000_000];
         deep.push(0xc0);
         assert_eq!(MsgpackReader::new(&deep).value().unwrap().len(), deep.len());
+    }
+
+    #[test]
+    fn skipped_values_are_the_values_that_are_read() {
+        let mut encoded = Vec::new();
+        write_map_len(&mut encoded, 3);
+        write_str(&mut encoded, "name");
+        write_str(&mut encoded, &"x".repeat(300));
+        write_str(&mut encoded, &"long name ".repeat(10));
+        write_array_len(&mut encoded, 20);
+        for number in [0, 1, 127, 128, 255, 256, 65_535, 65_536, i128::from(u64::MAX), -1, -33, -200, -70_000]
+        {
+            write_int(&mut encoded, number);
+        }
+        [true, false].iter().for_each(|value| write_bool(&mut encoded, *value));
+        write_nil(&mut encoded);
+        write_f64(&mut encoded, 1.5);
+        write_array_len(&mut encoded, 0);
+        write_map_len(&mut encoded, 0);
+        write_str(&mut encoded, &"y".repeat(70_000));
+        write_str(&mut encoded, "last");
+        write_str(&mut encoded, "é");
+        let (mut read, mut skipped) = (MsgpackReader::new(&encoded), MsgpackReader::new(&encoded));
+        assert_eq!((read.map().unwrap(), skipped.map().unwrap()), (3, 3));
+        for _ in 0..3 {
+            assert_eq!(read.str().unwrap().as_bytes(), skipped.str_bytes().unwrap());
+            assert_eq!(read.value().unwrap(), skipped.skip().unwrap());
+        }
+        skipped.finish().unwrap();
+        for end in 1..encoded.len().min(500) {
+            assert!(MsgpackReader::new(&encoded[..end]).skip().is_err());
+        }
+        assert!(MsgpackReader::new(&[0xc4, 0]).skip().is_err());
     }
 
     #[test]

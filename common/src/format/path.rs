@@ -100,10 +100,10 @@ fn find_field<'a>(encoded: &'a [u8], name: &str) -> Result<Option<&'a [u8]>> {
         return Ok(None);
     };
     for _ in 0..len {
-        let field = reader.str()?;
+        let field = reader.str_bytes()?;
         work::step_bytes(field.len())?;
-        let found = field == name;
-        let value = reader.value()?;
+        let found = field == name.as_bytes();
+        let value = reader.skip()?;
         if found {
             return Ok(Some(value));
         }

@@ -17,7 +17,7 @@ use crate::admission::read_rows::{CurrentRow, ReadRows};
 pub(crate) struct RowState {
     /// The commit that last changed the row.
     pub(crate) seq: u64,
-    /// Whether the row is live. A deleted row stays here because preconditions ask which commit deleted it.
+    /// Whether the row is live. A deleted row stays here until it is in files, because preconditions ask which commit deleted it.
     pub(crate) is_live: bool,
     /// The content of a live row; `None` if only the snapshot files hold it.
     pub(crate) document: Option<Document>,
@@ -110,13 +110,18 @@ impl AdmittedTable {
     }
 
     /// Gives up a row's content if the snapshot files hold its last state. What most writes ask, whether the row is live and
-    /// which commit changed it last, stays in memory until [`AdmittedTable::forget`]. Returns that commit and the content.
+    /// which commit changed it last, stays in memory until [`AdmittedTable::forget`]. Returns that commit and the content. A
+    /// deleted row leaves memory: what is known of it must follow from the files, where compaction removes it.
     pub(crate) fn evict(&mut self, key: &Key) -> Option<(u64, Option<Document>)> {
         let end = self.layers.end();
         let row = self.rows.get_mut(key).filter(|row| row.seq <= end)?;
-        let evicted = (row.seq, row.document.take());
+        let (is_live, evicted) = (row.is_live, (row.seq, row.document.take()));
         let bytes = evicted.1.as_ref().map_or(0, |document| document.msgpack().len() as u64);
         self.row_bytes = self.row_bytes.saturating_sub(bytes);
+        if !is_live {
+            self.rows.remove(key);
+            return None;
+        }
         Some(evicted)
     }
 

@@ -63,10 +63,11 @@ fn wait_for_work(shared: &CommitShared) -> Result<CommitterWork> {
     let mut state = shared.state.lock();
     loop {
         if let Some(error) = state.fatal.take() {
-            // Who waits for the open group learns from the drop that the writer has stopped.
-            let (log, waiting) = (state.log.take(), std::mem::take(&mut state.open));
+            // Who waits for the open group or a task learns from the drop that the writer has stopped.
+            let waiting = (std::mem::take(&mut state.open), std::mem::take(&mut state.log_tasks));
+            let log = state.log.take();
             drop(state);
-            // The drop waits for threads.
+            // The drop of the log waits for threads.
             drop((log, waiting));
             return Err(error);
         }

@@ -24,6 +24,8 @@ const FIRST_ZEROS: u64 = 4 << 10;
 const PREALLOCATION_MIN: u64 = 64 << 10;
 /// The longest preallocation, in bytes.
 const PREALLOCATION_MAX: u64 = 8 << 20;
+/// What one write of a preallocation writes. Not memory of its own each time, which the system would have to clear first.
+static ZEROS: [u8; 128 << 10] = [0; 128 << 10];
 
 /// What every segment of a log uses.
 #[derive(Debug, Clone)]
@@ -115,9 +117,10 @@ impl Preallocation {
         let end = end.max(start + ahead);
         let mut at = start;
         while at < end {
-            let len = (end - at).min(PREALLOCATION_MAX);
-            file.write_at(&vec![0; usize::try_from(len).unwrap_or(usize::MAX)], at)?;
-            at += len;
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let zeros = ZEROS.get(..left).unwrap_or(&ZEROS);
+            file.write_at(zeros, at)?;
+            at += zeros.len() as u64;
         }
         file.sync().inspect_err(|_| self.has_failed.store(true, Ordering::Release))?;
         self.zeroed_to.store(end, Ordering::Release);

@@ -16,7 +16,7 @@ use crate::format::sst::{SstIdentity, SstWriter};
 use crate::storage::layout::delta_stem;
 use crate::storage::sst::{SstOutput, write_file};
 use crate::table::build::delta::content::{
-    CollectedChange, CollectedCommit, DeltaContent, RowChange, read_log,
+    CollectedChange, CollectedCommit, CollectedRow, DeltaContent, read_log,
 };
 pub use crate::table::build::delta_limits::DeltaLimits;
 use crate::table::build::index::IndexBuilder;
@@ -129,7 +129,7 @@ impl<'a, 'f> VersionWriter<'a, 'f> {
     /// Writes the versions of one row.
     fn write_row(
         &mut self,
-        row: impl Iterator<Item = &'a RowChange>,
+        row: impl Iterator<Item = &'a CollectedRow>,
         indexes: &mut [IndexBuilder],
         check: &dyn Fn() -> Result<()>,
     ) -> Result<()> {

@@ -5,6 +5,7 @@
 //! keeps the range of commits in which the row had the value, so that a select AS OF an older point in time skips
 //! rows that got the value later.
 
+use std::cmp::Ordering;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
@@ -67,14 +68,18 @@ impl CandidateList {
         self.bytes.get(candidate.from..candidate.to).unwrap_or_default()
     }
 
-    /// Sorts the candidates. They were added in the order of their rows' keys, so only their values are compared.
+    /// Sorts the candidates. They were added in the order of their rows' keys, so those of one value are in order already.
     fn sort(&mut self) {
         let mut entries = std::mem::take(&mut self.entries);
-        let common = common_len(entries.iter().map(|entry| self.value(entry)));
+        let common = common_len(entries.iter().map(|entry| self.key(entry)));
         for entry in &mut entries {
-            entry.start = SortStart::new(self.value(entry), common);
+            entry.start = SortStart::new(self.key(entry), common);
         }
-        entries.sort_by(|a, b| a.start.compare(b.start, || self.value(a).cmp(self.value(b))));
+        let whole = |a: &ListedCandidate, b: &ListedCandidate| match self.value(a) == self.value(b) {
+            true => Ordering::Equal,
+            false => self.key(a).cmp(self.key(b)),
+        };
+        entries.sort_by(|a, b| a.start.compare(b.start, || whole(a, b)));
         self.entries = entries;
     }
 }

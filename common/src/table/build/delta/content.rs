@@ -61,14 +61,14 @@ pub(super) struct CollectedCommit {
 /// One change of a commit.
 #[derive(Debug)]
 pub(super) enum CollectedChange {
-    Row(RowChange),
+    Row(CollectedRow),
     /// The SCHEMA event's document, and whether the change removed all rows.
     Schema(Document, bool),
 }
 
 /// One event of a row.
 #[derive(Debug)]
-pub(super) struct RowChange {
+pub(super) struct CollectedRow {
     /// The position of the commit among the collected ones.
     pub(super) commit: usize,
     /// The position among the commit's changes.
@@ -199,7 +199,7 @@ impl DeltaContent {
                 let start = self.sort_keys.len();
                 sortkey::write_key(&mut self.sort_keys, &key);
                 self.order.push(SortEntry { start: SortStart::default(), change: self.changes.len() });
-                self.changes.push(CollectedChange::Row(RowChange {
+                self.changes.push(CollectedChange::Row(CollectedRow {
                     commit: number,
                     index,
                     kind,
@@ -224,7 +224,7 @@ impl DeltaContent {
     }
 
     /// The sort key of a row's change.
-    pub(super) fn sort_key(&self, row: &RowChange) -> &[u8] {
+    pub(super) fn sort_key(&self, row: &CollectedRow) -> &[u8] {
         self.sort_keys.get(row.sort_key.0..row.sort_key.1).unwrap_or_default()
     }
 
@@ -314,7 +314,7 @@ impl DeltaContent {
     }
 
     /// The changes of each row, rows in the order of sort keys and their changes in the order of the log.
-    pub(super) fn rows(&self) -> impl Iterator<Item = impl Iterator<Item = &RowChange>> {
+    pub(super) fn rows(&self) -> impl Iterator<Item = impl Iterator<Item = &CollectedRow>> {
         let is_same_row = |a: &SortEntry, b: &SortEntry| self.compare_rows(*a, *b).is_eq();
         self.order.chunk_by(is_same_row).map(|row| {
             row.iter().filter_map(|entry| match self.changes.get(entry.change) {

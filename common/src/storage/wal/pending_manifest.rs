@@ -16,7 +16,7 @@ use crate::storage::wal::appender::{AppendError, Log};
 
 /// A change of a table's manifest that was begun.
 #[derive(Debug)]
-pub struct ManifestEdit {
+pub struct PendingManifest {
     id: u64,
     manifest: Manifest,
     fs: Arc<dyn FileSystem>,
@@ -25,7 +25,7 @@ pub struct ManifestEdit {
     path: PathBuf,
 }
 
-impl ManifestEdit {
+impl PendingManifest {
     /// Writes the manifest under a temporary name, durably. Blocks, and needs nothing of the log.
     pub fn write(&self) -> Result<(), AppendError> {
         // A manifest must not name a later commit than HEAD on disk.
@@ -65,7 +65,7 @@ impl Log {
         &mut self,
         id: u64,
         edit: &mut dyn FnMut(&mut Manifest) -> Result<()>,
-    ) -> Result<ManifestEdit, AppendError> {
+    ) -> Result<PendingManifest, AppendError> {
         let mut manifest = self.next_manifest(self.table(id).map_err(AppendError::Refused)?);
         edit(&mut manifest).map_err(AppendError::from_step)?;
         manifest.published_ms = if manifest.deltas.is_empty() { 0 } else { self.published().1 };
@@ -74,13 +74,13 @@ impl Log {
         let (fs, head) = (Arc::clone(&self.fs), Arc::clone(self.head.syncer()));
         let temporary = self.dir.manifest_edit_tmp(&manifest.table, manifest.term);
         let path = self.dir.manifest(&manifest.table);
-        Ok(ManifestEdit { id, manifest, fs, head, temporary, path })
+        Ok(PendingManifest { id, manifest, fs, head, temporary, path })
     }
 
     /// Puts a manifest that was written in place, and publishes it. Returns `None`, and changes nothing, if the table's manifest
     /// has changed since the edit was begun.
-    pub fn install_edit(&mut self, edit: &ManifestEdit) -> Result<Option<Manifest>, AppendError> {
-        let ManifestEdit { id, manifest, fs, temporary, path, .. } = edit;
+    pub fn install_edit(&mut self, edit: &PendingManifest) -> Result<Option<Manifest>, AppendError> {
+        let PendingManifest { id, manifest, fs, temporary, path, .. } = edit;
         if self.table(*id).map_err(AppendError::Refused)?.manifest.version != manifest.version {
             edit.discard();
             return Ok(None);
