@@ -44,7 +44,9 @@ fn every_phase_is_measured_on_a_loaded_store() {
     let dir = tempfile::tempdir().unwrap();
     let (found, said) = bench(dir.path(), &["--history", "20000", "--runs", "1"]);
     let sample = ["throughput", "p50", "p99"];
-    for phase in ["W1", "W2", "W8", "W.stream", "R1.c1", "R1.c4", "R2.c1", "R2.c4", "R3", "R4.now", "R4.asof", "R5"] {
+    for phase in
+        ["W1", "W2", "W8", "W.stream", "R1.c1", "R1.c4", "R2.c1", "R2.c4", "R3", "R4.now", "R4.asof", "R5"]
+    {
         assert_has(&found, 0, phase, &sample);
     }
     for ceiling in ["echo.c1", "echo.c4", "log.c1", "log.c4"] {
@@ -65,7 +67,12 @@ fn every_phase_is_measured_on_a_loaded_store() {
         assert_has(&found, 0, &format!("{phase}.cold"), &["p50"]);
     }
     for phase in ["WA", "WA.fan"] {
-        assert_has(&found, 0, phase, &["send_to_delivered_p50", "send_to_delivered_p99", "ack_to_delivered_p50"]);
+        assert_has(
+            &found,
+            0,
+            phase,
+            &["send_to_delivered_p50", "send_to_delivered_p99", "ack_to_delivered_p50"],
+        );
     }
     assert_has(&found, 0, "memory", &["reader_formula", "writer_formula"]);
     assert_has(&found, 0, "disk", &["bytes", "of_snapshots"]);
@@ -75,7 +82,9 @@ fn every_phase_is_measured_on_a_loaded_store() {
     assert!(found.keys().any(|(phase, ..)| phase == "ST.cold") || said.contains("skipped ST.cold"), "{said}");
     if cfg!(target_os = "linux") {
         assert_has(&found, 0, "memory", &["reader", "writer", "both", "reader_of_formula"]);
-        for phase in ["W1", "W2", "W3", "W8", "W.stream", "R1.c4", "R3", "R4.now", "R5", "WA", "WA.fan", "SN", "CO"] {
+        for phase in
+            ["W1", "W2", "W3", "W8", "W.stream", "R1.c4", "R3", "R4.now", "R5", "WA", "WA.fan", "SN", "CO"]
+        {
             assert_has(&found, 0, phase, &["server_cpu"]);
         }
     }
@@ -87,7 +96,8 @@ fn every_phase_is_measured_on_a_loaded_store() {
 fn histories_of_several_lengths_are_shown_side_by_side() {
     let dir = tempfile::tempdir().unwrap();
     let phases = ["--phases", "W3,R3,T500", "--tables", "5", "--table-events", "50"];
-    let (found, said) = bench(dir.path(), &[&phases[..], &["--history", "1000,3000", "--runs", "2"]].concat());
+    let (found, said) =
+        bench(dir.path(), &[&phases[..], &["--history", "1000,3000", "--runs", "2"]].concat());
     for events in [1000, 3000] {
         assert_has(&found, events, "R3", &["p50"]);
         assert_has(&found, events, "W3", &["throughput"]);
@@ -111,7 +121,8 @@ fn growth_draws_a_curve_for_each_figure() {
         ("documents", "0.1", vec![200, 410, 1638, 6554], "W2"),
     ] {
         let svg = drawing.path().join(format!("{axis}.svg"));
-        let options = ["--growth", axis, "--scale", scale, "--history", "2000", "--svg", svg.to_str().unwrap()];
+        let options =
+            ["--growth", axis, "--scale", scale, "--history", "2000", "--svg", svg.to_str().unwrap()];
         let (found, _) = bench(dir.path(), &options);
         for size in sizes {
             let metric = if phase.starts_with('R') { "p50" } else { "throughput" };

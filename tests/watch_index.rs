@@ -37,7 +37,8 @@ impl Dice {
 
     /// Values that are often equal, in several forms.
     fn value(&mut self) -> Value {
-        let values = [json!(1), json!(1.0), json!(2), json!("1"), json!("x"), json!(null), json!([1, 2]), json!(true)];
+        let values =
+            [json!(1), json!(1.0), json!(2), json!("1"), json!("x"), json!(null), json!([1, 2]), json!(true)];
         values[self.below(8)].clone()
     }
 
@@ -118,7 +119,8 @@ async fn every_watch_gets_exactly_its_changes() {
     let mut cluster = Cluster::start().await;
     let (mut dice, mut owner, journal) = (Dice(Random(seed())), TableOwner::default(), Journal::new());
     for (table, is_number) in TABLES {
-        let token = cluster.writer.create_table(owner.create(table, is_number)).await.unwrap().into_inner().token;
+        let token =
+            cluster.writer.create_table(owner.create(table, is_number)).await.unwrap().into_inner().token;
         journal.add(owner.acknowledged(&token.unwrap(), ""));
     }
     let (end, ended) = tokio::sync::watch::channel(u64::MAX);

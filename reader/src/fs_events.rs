@@ -10,7 +10,7 @@ use driftdb_common::error::{Error, Result};
 #[cfg(target_os = "linux")]
 use inotify::{Bell, DirectoryEvents};
 #[cfg(not(target_os = "linux"))]
-use portable::{Bell, DirectoryEvents};
+use portable::{NotifyBell as Bell, NotifyEvents as DirectoryEvents};
 
 #[cfg(target_os = "linux")]
 mod inotify;
@@ -94,8 +94,8 @@ impl FsEvents {
 
 #[cfg(test)]
 mod tests {
-    use driftdb_common::storage::fs::{self, FileSystem, OsFileSystem};
     use super::*;
+    use driftdb_common::storage::fs::{self, FileSystem, OsFileSystem};
 
     #[test]
     fn many_events_wake_once_and_do_not_hide_a_stop() {

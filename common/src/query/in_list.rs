@@ -102,10 +102,13 @@ impl ValueHasher {
 
     /// The hash of a key, which is that of the equal value.
     pub fn of_key(&self, key: &Key) -> u64 {
-        hash_item(&self.0, match key {
-            Key::Int(int) => MsgpackItem::Int((*int).into()),
-            Key::Str(text) => MsgpackItem::Str(text),
-        })
+        hash_item(
+            &self.0,
+            match key {
+                Key::Int(int) => MsgpackItem::Int((*int).into()),
+                Key::Str(text) => MsgpackItem::Str(text),
+            },
+        )
     }
 
     /// The hash of a text.

@@ -299,9 +299,8 @@ pub fn change_with_documents(
         EventType::Schema => v1::ChangeKind::Schema,
         EventType::Floor | EventType::Keep | EventType::Note => v1::ChangeKind::Unspecified,
     };
-    let wire = |which, document: Option<&Document>| {
-        document.map(|document| encode(which, document)).transpose()
-    };
+    let wire =
+        |which, document: Option<&Document>| document.map(|document| encode(which, document)).transpose();
     Ok(v1::Change {
         table: table.to_owned(),
         key: change.key.as_ref().map(ToString::to_string).unwrap_or_default(),

@@ -11,9 +11,9 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 /// Ends a wait.
 #[derive(Debug, Clone)]
-pub struct Bell(SyncSender<()>);
+pub struct NotifyBell(SyncSender<()>);
 
-impl Bell {
+impl NotifyBell {
     /// Ends the wait under way, or the next one.
     pub fn ring(&self) {
         // If the channel is full, the thread will wake anyway.
@@ -22,29 +22,29 @@ impl Bell {
 }
 
 /// The changes of the files directly in a directory; or none, only a timed wait.
-pub struct DirectoryEvents {
-    bell: Bell,
+pub struct NotifyEvents {
+    bell: NotifyBell,
     woken: Receiver<()>,
     /// Watches the directory until it is dropped.
     watcher: Option<RecommendedWatcher>,
 }
 
-impl fmt::Debug for DirectoryEvents {
+impl fmt::Debug for NotifyEvents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DirectoryEvents").finish_non_exhaustive()
+        f.debug_struct("NotifyEvents").finish_non_exhaustive()
     }
 }
 
-impl DirectoryEvents {
+impl NotifyEvents {
     /// No events.
-    pub fn none() -> DirectoryEvents {
+    pub fn none() -> NotifyEvents {
         let (wake, woken) = mpsc::sync_channel(1);
-        DirectoryEvents { bell: Bell(wake), woken, watcher: None }
+        NotifyEvents { bell: NotifyBell(wake), woken, watcher: None }
     }
 
     /// The events of a directory.
-    pub fn of(dir: &Path) -> io::Result<DirectoryEvents> {
-        let events = DirectoryEvents::none();
+    pub fn of(dir: &Path) -> io::Result<NotifyEvents> {
+        let events = NotifyEvents::none();
         let bell = events.bell();
         let handler = move |event: notify::Result<notify::Event>| {
             if may_be_a_change(&event) {
@@ -53,7 +53,7 @@ impl DirectoryEvents {
         };
         let watcher = notify::recommended_watcher(handler)
             .and_then(|mut watcher| watcher.watch(dir, RecursiveMode::NonRecursive).map(|()| watcher));
-        Ok(DirectoryEvents { watcher: Some(watcher.map_err(io::Error::other)?), ..events })
+        Ok(NotifyEvents { watcher: Some(watcher.map_err(io::Error::other)?), ..events })
     }
 
     /// Watches the directory that has the path now.
@@ -65,7 +65,7 @@ impl DirectoryEvents {
     }
 
     /// What ends a wait.
-    pub fn bell(&self) -> Bell {
+    pub fn bell(&self) -> NotifyBell {
         self.bell.clone()
     }
 

@@ -1,7 +1,7 @@
 //! What a watch waits for: the rows whose changes may pass its filter.
 
-use driftdb_common::limits;
 use driftdb_common::format::value::Value;
+use driftdb_common::limits;
 use driftdb_common::query::ast::{Column, Comparison, Condition};
 
 /// The changes that may pass a watch's filter: never fewer than those that do.
@@ -38,7 +38,8 @@ impl Interest {
             InterestingRows::Prefix(prefix) => ENTRY_BYTES + prefix.len(),
             InterestingRows::Values(values) => values.len() * ENTRY_BYTES,
         };
-        each * self.tables.len().max(1) + self.tables.iter().map(|table| ENTRY_BYTES + table.len()).sum::<usize>()
+        each * self.tables.len().max(1)
+            + self.tables.iter().map(|table| ENTRY_BYTES + table.len()).sum::<usize>()
     }
 }
 

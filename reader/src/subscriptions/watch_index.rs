@@ -332,7 +332,9 @@ impl TableWatches {
         // The prefixes of the key, longest first. Any that sorts before a text that is no prefix of the key is not longer than
         // what the two have in common.
         let mut bound = text;
-        while let Some((prefix, watches)) = self.by_prefix.range::<str, _>((Bound::Unbounded, Bound::Included(bound))).next_back() {
+        while let Some((prefix, watches)) =
+            self.by_prefix.range::<str, _>((Bound::Unbounded, Bound::Included(bound))).next_back()
+        {
             if text.starts_with(prefix.as_str()) {
                 found.extend(watches);
                 let mut rest = prefix.chars();
@@ -383,5 +385,69 @@ fn remove_from(map: &mut HashMap<u64, Vec<WatchId>>, hash: &u64, id: WatchId) {
         if watches.is_empty() {
             map.remove(hash);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_prefix_of_a_key_is_found_and_no_other() {
+        let prefixes = ["a", "ab", "abc", "abd", "ac", "b", "é", "éa", "1", "12", "", "abcde"];
+        let mut table = TableWatches::default();
+        for (id, prefix) in (0..).zip(prefixes) {
+            table.add(id, &IndexedRows::Prefix(prefix.to_owned()));
+        }
+        let hasher = ValueHasher::default();
+        for key in ["abcd", "abcde", "ab", "a", "ad", "éb", "éa", "z", "0", "ac", "abz", "b"] {
+            let mut found = Vec::new();
+            table.look_up_key(&Key::Str(key.into()), &hasher, &mut found);
+            found.sort_unstable();
+            let expected: Vec<WatchId> = (0..)
+                .zip(&prefixes)
+                .filter(|(_, prefix)| key.starts_with(**prefix))
+                .map(|(id, _)| id)
+                .collect();
+            assert_eq!(found, expected, "{key}");
+        }
+        let mut found = Vec::new();
+        table.look_up_key(&Key::Int(123), &hasher, &mut found);
+        found.sort_unstable();
+        assert_eq!(found, [8, 9, 10]);
+    }
+
+    /// Waits after a commit; returns where the watch may skip to after some more commits without events.
+    fn skipped(index: &mut WatchIndex, id: WatchId, for_any: bool, to: u64) -> (u64, usize) {
+        let mut wake = Vec::new();
+        let position = index.newest;
+        assert!(index.begin_wait(id, position, for_any));
+        for seq in position + 1..=to {
+            index.route(&LiveCommit::with_bytes(seq, 1), &mut wake);
+        }
+        (index.end_wait(id), wake.len())
+    }
+
+    #[test]
+    fn a_watch_skips_what_does_not_concern_it_but_no_commit_that_was_not_looked_up() {
+        let mut index = WatchIndex::default();
+        let id = index.add(Arc::default());
+        // Without an interest, any commit ends a wait.
+        assert_eq!(skipped(&mut index, id, false, 2), (0, 1));
+        index.set_interest(id, Interest { tables: Vec::new(), rows: InterestingRows::All });
+        assert_eq!(skipped(&mut index, id, false, 5), (5, 0));
+        assert_eq!(skipped(&mut index, id, true, 7), (5, 1));
+        assert!(!index.begin_wait(id, 6, false), "commit 7 is there already");
+        assert!(index.begin_wait(id, 7, false));
+        let mut wake = Vec::new();
+        // Commits 8 to 10 came from snapshots.
+        index.route(&LiveCommit::with_bytes(11, 1), &mut wake);
+        assert_eq!((index.end_wait(id), wake.len(), index.idle), (7, 1, 0));
+        // It has sent commit 12 before that was looked up.
+        assert!(index.begin_wait(id, 12, false));
+        index.route(&LiveCommit::with_bytes(12, 1), &mut wake);
+        assert_eq!((index.end_wait(id), wake.len()), (12, 1));
+        index.remove(id);
+        assert_eq!(index.add(Arc::default()), id);
     }
 }

@@ -92,7 +92,9 @@ impl WatchFilter {
     pub fn interest(&self) -> Interest {
         let values = self.condition.as_ref().and_then(InterestingRows::values_of);
         let rows = match values {
-            _ if !self.rows.keys.is_empty() => InterestingRows::Keys(self.rows.keys.iter().cloned().collect()),
+            _ if !self.rows.keys.is_empty() => {
+                InterestingRows::Keys(self.rows.keys.iter().cloned().collect())
+            }
             Some(values) => InterestingRows::Values(values),
             None if !self.rows.prefix.is_empty() => InterestingRows::Prefix(self.rows.prefix.clone()),
             None => InterestingRows::All,

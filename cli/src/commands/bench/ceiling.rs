@@ -139,10 +139,12 @@ impl WriterStub for CeilingServer {
             let mut operations = request.operations.into_iter().map(bytes_of);
             let bytes = match operations.len() {
                 1 => operations.next().unwrap_or_default(),
-                _ => operations.fold(BytesMut::new(), |mut all, one| {
-                    all.extend_from_slice(&one);
-                    all
-                }).freeze(),
+                _ => operations
+                    .fold(BytesMut::new(), |mut all, one| {
+                        all.extend_from_slice(&one);
+                        all
+                    })
+                    .freeze(),
             };
             seq = log.append(bytes).await?;
         }

@@ -57,7 +57,11 @@ fn scaled(axis: GrowthAxis, scale: f64) -> Vec<u32> {
         GrowthAxis::Tables | GrowthAxis::Watchers => 1,
         GrowthAxis::Documents => 200,
     };
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 10 times a small size")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "at most 10 times a small size"
+    )]
     let scaled = |size: &u32| ((f64::from(*size) * scale).round() as u32).max(least);
     let mut sizes: Vec<u32> = sizes(axis).0.iter().map(scaled).collect();
     sizes.dedup();
@@ -73,7 +77,14 @@ pub(super) async fn measure(bench: &Bench<'_>, axis: GrowthAxis) -> Result<(Benc
         _ => format!("Figures over {what}, on a store of {history} events"),
     };
     let chart = Chart { title, size: what.to_owned(), ..Chart::default() };
-    let mut growth = Growth { bench, axis, report: BenchReport::default(), chart, size: 0, work: RowWrites::new(&[bench.target.table.clone()], 0)? };
+    let mut growth = Growth {
+        bench,
+        axis,
+        report: BenchReport::default(),
+        chart,
+        size: 0,
+        work: RowWrites::new(&[bench.target.table.clone()], 0)?,
+    };
     let all = scaled(axis, bench.args.scale);
     if axis == GrowthAxis::Events {
         for events in all {
@@ -193,7 +204,7 @@ impl Growth<'_> {
     async fn watchers(&mut self, store: &LoadedStore, count: u32) -> Result<()> {
         for (phase, concerned) in [("W2.idle", 1), ("W2.concerned", count)] {
             let table = &self.bench.target.table;
-            let watching = Watching::open(&store.served.reader, table, (count, concerned)).await?;
+            let watching = OpenWatches::open(&store.served.reader, table, (count, concerned)).await?;
             let sample = self.write(store, &self.work, &[]).await?;
             drop(watching);
             self.add_writes(phase, &sample);
@@ -214,11 +225,11 @@ impl Growth<'_> {
 }
 
 /// Open watches. They end when this is dropped.
-struct Watching(JoinSet<Result<()>>);
+struct OpenWatches(JoinSet<Result<()>>);
 
-impl Watching {
+impl OpenWatches {
     /// Opens watches of a table. The first `concerned` of them get every change, the others wait for keys that nobody writes.
-    async fn open(reader: &str, table: &str, (count, concerned): (u32, u32)) -> Result<Watching> {
+    async fn open(reader: &str, table: &str, (count, concerned): (u32, u32)) -> Result<OpenWatches> {
         let mut watching = JoinSet::new();
         let (opened, mut all) = tokio::sync::mpsc::unbounded_channel();
         for number in 0..count {
@@ -258,11 +269,11 @@ impl Watching {
                 }
             }
         }
-        Ok(Watching(watching))
+        Ok(OpenWatches(watching))
     }
 }
 
-impl Drop for Watching {
+impl Drop for OpenWatches {
     fn drop(&mut self) {
         self.0.abort_all();
     }

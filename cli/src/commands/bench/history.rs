@@ -57,9 +57,8 @@ impl LoadedStore {
             report.add("W3", "server_cpu", "µs/op", used.as_secs_f64() * 1e6 / count);
         }
         let first = (token.seq + 1).checked_sub(script.len() as u64);
-        let first = first.ok_or_else(|| {
-            Error::new(Reason::Internal, "the writer has fewer commits than were written")
-        })?;
+        let first = first
+            .ok_or_else(|| Error::new(Reason::Internal, "the writer has fewer commits than were written"))?;
         let queries = QueryClient::new(Arc::new(script.dataset(first)));
         let store = LoadedStore { served, queries, script };
         store.report_size(report).await?;
@@ -101,9 +100,8 @@ impl LoadedStore {
         }
         if let Some(data) = &self.served.data {
             report.add("disk", "bytes", "MB", megabytes(bytes_in(data)));
-            let of_table = |dir: &str| {
-                bytes_in(&data.join("tables").join(&self.queries.dataset.table).join(dir))
-            };
+            let of_table =
+                |dir: &str| bytes_in(&data.join("tables").join(&self.queries.dataset.table).join(dir));
             let derived: u64 = ["snapshots", "indexes"].into_iter().map(of_table).sum();
             report.add("disk", "of_snapshots", "MB", megabytes(derived));
         }
@@ -189,7 +187,12 @@ impl LoadedStore {
         client(&self.served.writer).compact(v1::CompactRequest { table, ..Default::default() }).await?;
         report.add("CO", "time", "ms", began.elapsed().as_secs_f64() * 1e3);
         if let Some(used) = used_since(used, &servers) {
-            report.add("CO", "server_cpu", "µs/op", used.as_secs_f64() * 1e6 / self.script.len().max(1) as f64);
+            report.add(
+                "CO",
+                "server_cpu",
+                "µs/op",
+                used.as_secs_f64() * 1e6 / self.script.len().max(1) as f64,
+            );
         }
         if let (Some(before), Some(data)) = (before, &self.served.data) {
             // The writer keeps obsolete files for a moment, because readers may still use them.
@@ -226,7 +229,8 @@ pub(crate) async fn wait_for_reader(served: &Served, table: &str, token: &v1::Wr
         ..Default::default()
     };
     let freshness = Some(freshness);
-    let request = v1::GetRequest { table: table.to_owned(), keys: vec![id(0)], freshness, ..Default::default() };
+    let request =
+        v1::GetRequest { table: table.to_owned(), keys: vec![id(0)], freshness, ..Default::default() };
     reader_on(connect(&served.reader).await?).get(request).await.map(drop).map_err(|s| to_error(&s))
 }
 

@@ -38,7 +38,8 @@ pub(crate) async fn run(args: &BenchArgs, global: &GlobalArgs, out: &mut Printer
     }
     let bench = Bench { args, target: Target::new(args, global)? };
     if (args.growth.is_some() || args.sustain.is_some()) && bench.target.is_given() {
-        let message = "--growth and --sustain start their own daemons; they do not take --writer and --reader";
+        let message =
+            "--growth and --sustain start their own daemons; they do not take --writer and --reader";
         return Err(Failure::Usage(message.to_owned()));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -1,6 +1,5 @@
 //! The phases of `bench` on one loaded store, each beside its ceilings.
 
-
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use tokio::time::{Duration, Instant};
@@ -10,12 +9,12 @@ use super::history::LoadedStore;
 use super::history::queries::DatasetQuery;
 use super::load::{Sample, channels, drive, processor_time, summary, used_since};
 use super::report::BenchReport;
+use super::setup::Bench;
 use super::target::CeilingProcess;
 use super::writes::RowWrites;
-use super::setup::Bench;
 use super::{ingest, watches};
 use crate::args::BenchPhase;
-use crate::database::writer_on;
+use crate::database::{reader_on, writer_on};
 use crate::exit::Failure;
 use crate::render;
 
@@ -76,8 +75,14 @@ impl Phases<'_> {
                 store.served.create(table).await?;
             }
         }
-        let (writers, readers) = (channels(&store.served.writer).await?, channels(&store.served.reader).await?);
+        let (writers, readers) =
+            (channels(&store.served.writer).await?, channels(&store.served.reader).await?);
         let (work, wide) = (RowWrites::new(&[table], 0)?, RowWrites::new(&wide, 0)?);
+        if bench.wants(BenchPhase::R4Now)
+            && let Some(channel) = readers.first().cloned()
+        {
+            render::note(&format!("R4: {}", store.queries.explain(&mut reader_on(channel)).await?.trim()));
+        }
         let mut phases = Phases { bench, store, report, ceilings, work, wide, writers, readers };
         for run in 1..=bench.args.runs {
             let reached = phases.reach(run).await?;
@@ -181,7 +186,7 @@ impl Phases<'_> {
         // A count of a long history may take longer than a run.
         let reader = self.readers.first().cloned();
         let reader = reader.ok_or_else(|| Error::new(Reason::Internal, "no connection was opened"))?;
-        let mut reader = crate::database::reader_on(reader);
+        let mut reader = reader_on(reader);
         let (began, before) = (Instant::now(), processor_time(&servers));
         let latencies = self.store.queries.run(&mut reader, query, COUNTS, run.into()).await?;
         summary(latencies, began.elapsed(), used_since(before, &servers))
@@ -226,7 +231,13 @@ impl Phases<'_> {
     }
 
     /// Reports a sample, and its ratio to a ceiling with the same number of clients.
-    fn compare(&mut self, phase: &str, (ceiling, clients): (&str, usize), sample: &Sample, reached: &[Reached]) {
+    fn compare(
+        &mut self,
+        phase: &str,
+        (ceiling, clients): (&str, usize),
+        sample: &Sample,
+        reached: &[Reached],
+    ) {
         self.report.sample(phase, sample);
         let same = |reached: &&Reached| reached.name == ceiling && reached.clients == clients;
         if let Some(reached) = reached.iter().find(same) {

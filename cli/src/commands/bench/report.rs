@@ -60,9 +60,8 @@ impl BenchReport {
         // Further digits are noise.
         let run = (run * 1000.0).round() / 1000.0;
         let size = self.size;
-        let same = |figure: &&mut Figure| {
-            figure.phase == phase && figure.metric == metric && figure.size == size
-        };
+        let same =
+            |figure: &&mut Figure| figure.phase == phase && figure.metric == metric && figure.size == size;
         match self.figures.iter_mut().find(same) {
             Some(figure) => figure.runs.push(run),
             None => self.figures.push(Figure {
@@ -141,7 +140,10 @@ pub(crate) fn side_by_side(reports: &[BenchReport]) -> String {
     let sizes = reports.iter().map(|report| format!("{:>14}", report.events.unwrap_or_default()));
     let mut table = format!("{:<30}{}  ratio\n", "events", sizes.collect::<String>());
     // The ratios to ceilings repeat the figures.
-    let figures = first.figures.iter().filter(|figure| !figure.metric.contains("_of_") && !figure.metric.contains("_above_"));
+    let figures = first
+        .figures
+        .iter()
+        .filter(|figure| !figure.metric.contains("_of_") && !figure.metric.contains("_above_"));
     for Figure { phase, metric, unit, runs, .. } in figures {
         let one = median(runs);
         let mut line = format!("{:<30}{one:>14.3}", format!("{phase} {metric}, {unit}"));

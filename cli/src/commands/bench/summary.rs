@@ -54,7 +54,9 @@ pub(crate) fn table(report: &BenchReport, style: Style) -> String {
         let mut line = format!("{phase:<14}");
         for (metrics, _, decimals) in COLUMNS {
             let value = metrics.iter().find_map(|metric| report.value(&phase, metric));
-            line.push_str(&value.map_or_else(|| format!("{:>12}", ""), |value| format!("{value:>12.decimals$}")));
+            line.push_str(
+                &value.map_or_else(|| format!("{:>12}", ""), |value| format!("{value:>12.decimals$}")),
+            );
         }
         if let Some((ratio, ceiling)) = ratio(report, &phase) {
             let painted = if ratio >= 0.9 { style.green(&bar(ratio)) } else { bar(ratio) };
@@ -77,7 +79,8 @@ pub(crate) fn table(report: &BenchReport, style: Style) -> String {
 }
 
 fn has_column(report: &BenchReport, phase: &str) -> bool {
-    let mut metrics = COLUMNS.iter().flat_map(|(metrics, ..)| *metrics).filter(|metric| **metric != "server_cpu");
+    let mut metrics =
+        COLUMNS.iter().flat_map(|(metrics, ..)| *metrics).filter(|metric| **metric != "server_cpu");
     metrics.any(|metric| report.value(phase, metric).is_some())
 }
 
@@ -98,7 +101,10 @@ mod tests {
         let text = table(&report, Style::PLAIN);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("phase"), "{text}");
-        assert!(lines[1].starts_with("W2") && lines[1].ends_with("██████████░░░░░░░░░░ 0.50 of log"), "{text}");
+        assert!(
+            lines[1].starts_with("W2") && lines[1].ends_with("██████████░░░░░░░░░░ 0.50 of log"),
+            "{text}"
+        );
         assert!(lines[2].ends_with("████████████████░░░░ 0.80 of echo"), "{text}");
         assert_eq!(lines[3].split_whitespace().collect::<Vec<_>>(), ["machine", "cores", "2.00", "cores"]);
     }

@@ -93,7 +93,12 @@ pub(super) async fn measure(bench: &Bench<'_>, time: Duration) -> Result<BenchRe
         report.add("sustain", "throughput", "ops/s", rate);
         report.add("sustain", "reads", "ops/s", reads / every.as_secs_f64());
         if let Some(used) = used_since(used, &servers) {
-            report.add("sustain", "server_cpu", "µs/op", used.as_secs_f64() * 1e6 / (writes + reads).max(1.0));
+            report.add(
+                "sustain",
+                "server_cpu",
+                "µs/op",
+                used.as_secs_f64() * 1e6 / (writes + reads).max(1.0),
+            );
         }
         let pause = counters.longest_pause.swap(0, Ordering::AcqRel);
         report.add("sustain", "longest_pause", "ms", pause as f64 / 1e3);
@@ -101,9 +106,13 @@ pub(super) async fn measure(bench: &Bench<'_>, time: Duration) -> Result<BenchRe
         if let Some(memory) = memory {
             report.add("sustain", "memory", "MiB", mebibytes(memory));
         }
-        render::note(&format!("interval {number} of {every:?}: {rate:.0} writes/s, longest pause {} ms", pause / 1000));
+        render::note(&format!(
+            "interval {number} of {every:?}: {rate:.0} writes/s, longest pause {} ms",
+            pause / 1000
+        ));
     }
-    let behind = counters.writes.load(Ordering::Acquire).saturating_sub(counters.delivered.load(Ordering::Acquire));
+    let behind =
+        counters.writes.load(Ordering::Acquire).saturating_sub(counters.delivered.load(Ordering::Acquire));
     report.add("sustain", "not_delivered_at_end", "events", behind as f64);
     if let (Some(second), Some(last)) = (rates.get(1), rates.last()) {
         report.add("sustain", "last_of_second", "ratio", last / second.max(1.0));
@@ -124,7 +133,8 @@ async fn start_clients(
     let table = bench.target.table.clone();
     let database = Client::with(ClientOptions::default(), [""; 0], [&store.served.reader]);
     let format = v1::DocumentFormat::Msgpack.into();
-    let mut watch = database.watch(v1::WatchDriftRequest { tables: vec![table.clone()], format, ..Default::default() });
+    let mut watch =
+        database.watch(v1::WatchDriftRequest { tables: vec![table.clone()], format, ..Default::default() });
     let counted = Arc::clone(counters);
     running.spawn(async move {
         while let Some(event) = watch.next().await.map_err(|s| to_error(&s))? {

@@ -9,8 +9,8 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use tokio::time::Instant;
 
-use super::history::{client, mebibytes};
 use super::disk::bytes_in;
+use super::history::{client, mebibytes};
 use super::ingest;
 use super::load::{Call, channels, drive};
 use super::report::BenchReport;

@@ -142,7 +142,13 @@ impl Target {
         command.args(["bench-server", &name, "--dir"]).arg(dir);
         let process = DaemonProcess::spawn(command).await?;
         let channels = channels(process.url()).await?;
-        Ok(CeilingProcess { name, clients, process, channels, work: RowWrites::new(&[self.table.clone()], 0)? })
+        Ok(CeilingProcess {
+            name,
+            clients,
+            process,
+            channels,
+            work: RowWrites::new(&[self.table.clone()], 0)?,
+        })
     }
 }
 

@@ -159,7 +159,8 @@ mod tests {
     use super::*;
 
     fn text_of(operation: v1::Operation) -> String {
-        let Some(Action::Insert(v1::Document { body: Some(v1::document::Body::Msgpack(bytes)) })) = operation.action
+        let Some(Action::Insert(v1::Document { body: Some(v1::document::Body::Msgpack(bytes)) })) =
+            operation.action
         else {
             panic!("not an insert");
         };

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::dataset::{Dataset, STATUS};
-use crate::commands::bench::load::Call;
 use crate::args::BenchPhase;
+use crate::commands::bench::load::Call;
 use crate::database::{ReaderApi, reader_on};
 use crate::errors::to_error;
 use crate::orders::SplitMix64;
@@ -113,7 +113,12 @@ impl QueryClient {
     }
 
     /// Asks one query and checks the answer. Returns how long it took.
-    async fn ask(&self, reader: &mut ReaderApi, query: DatasetQuery, random: &mut SplitMix64) -> Result<Duration> {
+    async fn ask(
+        &self,
+        reader: &mut ReaderApi,
+        query: DatasetQuery,
+        random: &mut SplitMix64,
+    ) -> Result<Duration> {
         match query {
             DatasetQuery::Get => self.get(reader, false, random).await,
             DatasetQuery::GetAsOf => self.get(reader, true, random).await,
@@ -148,7 +153,8 @@ impl QueryClient {
     async fn history(&self, reader: &mut ReaderApi, random: &mut SplitMix64) -> Result<Duration> {
         let (order, key) = self.dataset.any_order(random);
         let format = v1::DocumentFormat::Msgpack.into();
-        let request = v1::HistoryRequest { table: self.dataset.table.clone(), key, format, ..Default::default() };
+        let request =
+            v1::HistoryRequest { table: self.dataset.table.clone(), key, format, ..Default::default() };
         let began = Instant::now();
         let mut answers = reader.history(request).await.map_err(|s| to_error(&s))?.into_inner();
         let mut seqs = Vec::new();
@@ -194,7 +200,8 @@ impl QueryClient {
     /// The plan of the query for the orders of a customer.
     pub(crate) async fn explain(&self, reader: &mut ReaderApi) -> Result<String> {
         let (customer, _) = self.dataset.any_customer(0, &mut SplitMix64::new(0));
-        let statement = format!("EXPLAIN SELECT * FROM {} WHERE {}", self.dataset.table, condition(&customer));
+        let statement =
+            format!("EXPLAIN SELECT * FROM {} WHERE {}", self.dataset.table, condition(&customer));
         let request = v1::ReaderServiceExecuteRequest { statement, ..Default::default() };
         let mut answers = reader.execute(request).await.map_err(|s| to_error(&s))?.into_inner();
         let mut plan = String::new();
