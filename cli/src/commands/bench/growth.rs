@@ -228,7 +228,7 @@ impl Growth<'_> {
 struct OpenWatches(JoinSet<Result<()>>);
 
 impl OpenWatches {
-    /// Opens watches of a table. The first `concerned` of them get every change, the others wait for keys that nobody writes.
+    /// Opens watches of a table, and waits until all follow it. The first `concerned` of them get every change, the others wait for keys that nobody writes.
     async fn open(reader: &str, table: &str, (count, concerned): (u32, u32)) -> Result<OpenWatches> {
         let mut watching = JoinSet::new();
         let (opened, mut all) = tokio::sync::mpsc::unbounded_channel();
@@ -246,7 +246,7 @@ impl OpenWatches {
                 loop {
                     match watch.next().await.map_err(|s| to_error(&s))? {
                         // The receiver is gone once all are open.
-                        Some(WatchEvent::Opened(_)) => drop(opened.send(())),
+                        Some(WatchEvent::CaughtUp(_)) => drop(opened.send(())),
                         Some(WatchEvent::Interrupted(status)) => return Err(to_error(&status)),
                         Some(_) => {}
                         None => return Ok(()),
