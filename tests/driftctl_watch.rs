@@ -23,6 +23,11 @@ fn run(cluster: &Cluster, args: &[&str]) -> Output {
 
 fn lines(output: &Output) -> Vec<Value> {
     assert!(output.status.success(), "{output:?}");
+    printed(output)
+}
+
+/// What a command printed, whether it succeeded or not.
+fn printed(output: &Output) -> Vec<Value> {
     let text = std::str::from_utf8(&output.stdout).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -302,13 +307,17 @@ async fn a_directory_can_be_watched_without_daemons() {
     // Without a writer, the table list comes from a reader, which is asked only once.
     let args = ["status", "--reader", &cluster.reader_daemon.url, "--writer", "127.0.0.1:1"];
     let status = run(&cluster, &args);
-    assert_eq!(std::str::from_utf8(&status.stderr), Ok(""));
-    let status = lines(&status).remove(0);
+    // What is there is printed, and the exit code says that something is missing.
+    let error = String::from_utf8_lossy(&status.stderr).into_owned();
+    assert!(status.status.code() == Some(3) && error.contains("127.0.0.1:1"), "{error}");
+    let status = printed(&status).remove(0);
     assert_eq!((&status["writer"], status["tables"].as_array().unwrap().len()), (&Value::Null, 2));
 
     let status = run(&cluster, &["status", "--reader", &readers, "--writer", &writers]);
-    let status = lines(&status).remove(0);
+    assert_eq!(status.status.code(), Some(3));
+    let status = printed(&status).remove(0);
     assert_eq!(status["writer"]["last_seq"], 9, "{status}");
+    assert_eq!(status["writer"]["url"], cluster.writer_daemon.url, "{status}");
     assert_eq!(
         (&status["writers"][0]["state"], &status["writers"][1]["state"]),
         (&json!("down"), &json!("active"))

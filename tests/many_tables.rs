@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::harness::calls::fresh;
 use crate::harness::*;
 use driftdb::v1;
 
@@ -110,4 +111,38 @@ async fn a_database_of_150_tables_works_with_128_descriptors() {
 #[ignore = "slow"]
 async fn a_database_of_4096_tables_works_with_1024_descriptors() {
     tables_under_limit(4096, 1024).await;
+}
+
+/// Also tables with many long indexes are listed in messages that every client takes.
+#[tokio::test]
+async fn a_page_of_tables_fits_in_a_message() {
+    const TABLES: u64 = 400;
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::writer(dir.path());
+    let writer = daemon.as_writer().await;
+    let indexes: Vec<String> = (0..64).map(|i| format!("{}{i:02}", "f".repeat(190))).collect();
+    for_each(TABLES, |i| {
+        let (mut writer, indexes) = (writer.clone(), indexes.clone());
+        let request = v1::CreateTableRequest {
+            table: format!("t{i:03}"),
+            primary_key: "id".into(),
+            indexes,
+            ..Default::default()
+        };
+        async move { _ = writer.create_table(request).await.unwrap() }
+    })
+    .await;
+    let reader_daemon = Daemon::reader(dir.path());
+    let mut reader = reader_daemon.as_reader().await.max_decoding_message_size(4 << 20);
+    let mut request = v1::ListTablesRequest { freshness: fresh(TABLES), ..Default::default() };
+    let mut found = Vec::new();
+    loop {
+        let page = reader.list_tables(request.clone()).await.unwrap().into_inner();
+        found.extend(page.tables.into_iter().map(|info| info.table));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(found, (0..TABLES).map(|i| format!("t{i:03}")).collect::<Vec<_>>());
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
+use clap::error::ErrorKind as ClapErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
@@ -12,6 +13,7 @@ mod bench;
 mod maintenance;
 mod rows;
 mod statements;
+mod target;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -23,6 +25,7 @@ pub(crate) use maintenance::{
 };
 pub(crate) use rows::{ApplyArgs, IngestArgs, RowFormat};
 pub(crate) use statements::{DiffArgs, DriftArgs, GetArgs, RevertArgs, SelectArgs, SqlArgs};
+pub(crate) use target::RowTargetArgs;
 pub(crate) use watch::WatchArgs;
 
 /// The default address of the writer.
@@ -198,8 +201,17 @@ pub(crate) fn parse() -> Cli {
     from_matches(&Cli::command().get_matches()).unwrap_or_else(|e| e.exit())
 }
 
-fn from_matches(matches: &ArgMatches) -> Result<Cli, clap::Error> {
+/// The command line from what clap has matched. Sorts out what clap cannot.
+pub(crate) fn from_matches(matches: &ArgMatches) -> Result<Cli, clap::Error> {
     let mut cli = Cli::from_arg_matches(matches)?;
+    let resolved = match &mut cli.command {
+        Command::Get(args) => args.rows.resolve(1, usize::MAX),
+        Command::Diff(args) => args.rows.resolve(0, usize::MAX),
+        Command::Drift(args) => args.rows.resolve(0, 1),
+        Command::Revert(args) => args.row.resolve(1, 1),
+        _ => Ok(()),
+    };
+    resolved.map_err(|message| Cli::command().error(ClapErrorKind::WrongNumberOfValues, message))?;
     // The command line takes precedence over the environment, also between options that exclude each other.
     let source = |id: &str| {
         let inner = matches.subcommand().and_then(|(_, sub)| sub.value_source(id));

@@ -34,6 +34,14 @@ pub(crate) struct DatabaseHandle {
     writer_found: bool,
     /// Whether the user was told that the writer is unreachable.
     noted: bool,
+    expected: ExpectedDaemons,
+}
+
+/// The daemons that the user expects: those that are named, and the writer if none is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ExpectedDaemons {
+    pub(crate) writer: bool,
+    pub(crate) readers: bool,
 }
 
 impl DatabaseHandle {
@@ -44,10 +52,15 @@ impl DatabaseHandle {
                 let embedded = embedded::Embedded::new(data.clone(), global.max_clock_jump);
                 DatabaseHandle::on(Some(embedded), Client::on(client_options(), None, None))
             }
-            None => DatabaseHandle::remote(
-                addresses(&global.writer, DEFAULT_WRITER),
-                addresses(&global.reader, DEFAULT_READER),
-            ),
+            None => {
+                let (writers, readers) = (!global.writer.is_empty(), !global.reader.is_empty());
+                let expected = ExpectedDaemons { writer: writers || !readers, readers };
+                let remote = DatabaseHandle::remote(
+                    addresses(&global.writer, DEFAULT_WRITER),
+                    addresses(&global.reader, DEFAULT_READER),
+                );
+                DatabaseHandle { expected, ..remote }
+            }
         }
         .stale(global.stale)
     }
@@ -66,13 +79,19 @@ impl DatabaseHandle {
     }
 
     fn on(embedded: Option<embedded::Embedded>, client: Client) -> DatabaseHandle {
-        DatabaseHandle { embedded, client, stale: false, writer_found: false, noted: false }
+        let expected = ExpectedDaemons { writer: embedded.is_none(), readers: true };
+        DatabaseHandle { embedded, client, stale: false, writer_found: false, noted: false, expected }
     }
 
     /// Sets whether reads can be stale.
     #[must_use]
     pub(crate) fn stale(self, stale: bool) -> DatabaseHandle {
         DatabaseHandle { stale, ..self }
+    }
+
+    /// The daemons that should answer.
+    pub(crate) fn expected(&self) -> ExpectedDaemons {
+        self.expected
     }
 
     /// The directory that is served in this process, if any.

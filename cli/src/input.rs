@@ -37,18 +37,40 @@ const SIGNATURE_BYTES: u64 = 4;
 /// Some programs write this before the first line of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The text of a file without its byte order mark. Fails if its first bytes show that it is not UTF-8: line by line, such a
-/// file would be nothing but invalid lines.
-pub(crate) fn text_of(mut source: impl Read) -> Result<impl Read> {
+/// The first bytes of a file that is compressed with gzip.
+const GZIP: &[u8] = &[0x1f, 0x8b];
+/// The first bytes of a file that is compressed with zstd.
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+
+/// The text of a file, decompressed, and without its byte order mark. Fails if its first bytes show that it is not UTF-8: line by line,
+/// such a file would be nothing but invalid lines.
+pub(crate) fn text_of(source: impl Read + Send + 'static) -> Result<Box<dyn Read + Send>> {
+    let (first, source) = signature(source)?;
+    if first.starts_with(GZIP) {
+        return plain_text(flate2::read::MultiGzDecoder::new(source));
+    }
+    if first.starts_with(ZSTD) {
+        let decoder = zstd::stream::read::Decoder::new(source);
+        return plain_text(decoder.map_err(|e| Error::io("cannot decompress", &e))?);
+    }
+    plain_text(source)
+}
+
+/// The first bytes of a file, and the whole of it.
+fn signature<R: Read>(mut source: R) -> Result<(Vec<u8>, io::Chain<io::Cursor<Vec<u8>>, R>)> {
     let mut first = Vec::new();
     let read = source.by_ref().take(SIGNATURE_BYTES).read_to_end(&mut first);
     read.map_err(|e| Error::io("cannot read", &e))?;
+    Ok((first.clone(), io::Cursor::new(first).chain(source)))
+}
+
+fn plain_text(source: impl Read + Send + 'static) -> Result<Box<dyn Read + Send>> {
+    let (first, mut source) = signature(source)?;
     let what = match first.as_slice() {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=255, 0, 1..=255] | [1..=255, 0, 1..=255, 0] => {
             "it is UTF-16: convert it to UTF-8, for example with `iconv -f UTF-16 -t UTF-8`"
         }
-        [0x1f, 0x8b, ..] => "it is compressed with gzip: decompress it, for example with `gunzip -c`",
-        [0x28, 0xb5, 0x2f, 0xfd] => "it is compressed with zstd: decompress it, for example with `zstd -dc`",
+        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd] => "it is compressed twice: decompress it once",
         [0xfd, b'7', b'z', b'X'] => "it is compressed with xz: decompress it, for example with `xz -dc`",
         [b'P', b'K', 3, 4] => "it is a zip file: unpack it first",
         _ => "",
@@ -57,9 +79,10 @@ pub(crate) fn text_of(mut source: impl Read) -> Result<impl Read> {
         return Err(Error::new(Reason::DocumentInvalid, format!("the input is not UTF-8 text: {what}")));
     }
     if first.starts_with(BYTE_ORDER_MARK) {
-        first.drain(..BYTE_ORDER_MARK.len());
+        let mut mark = [0; BYTE_ORDER_MARK.len()];
+        source.read_exact(&mut mark).map_err(|e| Error::io("cannot read", &e))?;
     }
-    Ok(io::Cursor::new(first).chain(source))
+    Ok(Box::new(source))
 }
 
 /// The line of the first byte that is not UTF-8.
@@ -90,7 +113,7 @@ pub(crate) async fn read_script(path: &Path) -> Result<String> {
 }
 
 /// A line of a file, without its line ending.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InputLine {
     /// The line number, from 1.
     pub(crate) number: u64,
@@ -126,7 +149,7 @@ impl Lines {
     }
 }
 
-fn read_lines(source: impl Read, name: &str, sender: &mpsc::Sender<Result<InputLine>>) {
+fn read_lines(source: impl Read + Send + 'static, name: &str, sender: &mpsc::Sender<Result<InputLine>>) {
     let source = match text_of(source) {
         Ok(source) => source,
         Err(error) => {
@@ -180,7 +203,7 @@ mod tests {
 
     fn lines(bytes: &[u8]) -> Vec<Result<InputLine>> {
         let (sender, mut receiver) = mpsc::channel(100);
-        read_lines(bytes, "x.jsonl", &sender);
+        read_lines(io::Cursor::new(bytes.to_vec()), "x.jsonl", &sender);
         drop(sender);
         std::iter::from_fn(|| receiver.blocking_recv()).collect()
     }
@@ -201,14 +224,17 @@ mod tests {
             (b"\xfe\xff\0{\0}", "UTF-16"),
             (b"{\0}\0\n\0", "UTF-16"),
             (b"\0{\0}", "UTF-16"),
-            (b"\x1f\x8b\x08\0", "gzip"),
-            (b"\x28\xb5\x2f\xfd", "zstd"),
+            (&zstd::encode_all(b"\x1f\x8b\x08\0".as_slice(), 1).unwrap(), "compressed twice"),
+            (b"\x28\xb5\x2f\xfd", "cannot read"),
+            (b"PK\x03\x04", "zip"),
         ] {
             let found = lines(bytes);
             let error = found[0].as_ref().unwrap_err();
             assert!(found.len() == 1 && error.message().contains(what), "{error}");
         }
         let line = InputLine { number: 1, text: "{}".to_owned() };
+        let compressed = zstd::encode_all(b"\xef\xbb\xbf{}".as_slice(), 1).unwrap();
+        assert_eq!(lines(&compressed).into_iter().collect::<Result<Vec<_>>>().unwrap(), [line.clone()]);
         assert_eq!(lines(b"\xef\xbb\xbf{}").into_iter().collect::<Result<Vec<_>>>().unwrap(), [line]);
         assert!(lines(b"\xef\xbb\xbf").is_empty());
         let bytes = b"a\nb\n\xc3".to_vec();

@@ -185,8 +185,7 @@ impl<'a> Session<'a> {
         self.writing = true;
         let applied = self.database.apply(request).await;
         self.writing = false;
-        self.register_write(applied.map_err(|e| origin.failure(e))?.seq);
-        Ok(())
+        self.register_write(applied.map_err(|e| origin.failure(e))?.seq)
     }
 
     /// Runs one read statement, even if a transaction is open.
@@ -209,7 +208,7 @@ impl<'a> Session<'a> {
             Failure::Database(error) => origin.failure(error),
             other => other,
         })?;
-        self.out.end_result()
+        self.out.end_rows()
     }
 
     async fn run_at_writer(&mut self, origin: &StatementOrigin) -> CliResult {
@@ -229,15 +228,23 @@ impl<'a> Session<'a> {
             .into_iter()
             .try_for_each(|said| self.out.print_item(ResultItem::Message(said)))?;
         let token = executed.map_err(|e| origin.failure(e))?;
-        token.into_iter().for_each(|token| self.register_write(token.seq));
-        Ok(())
+        token.map_or(Ok(()), |token| self.register_write(token.seq))
     }
 
-    fn register_write(&mut self, seq: u64) {
+    /// Tells where the commit is: people on stderr, a program that asked for JSON in the result.
+    fn register_write(&mut self, seq: u64) -> CliResult {
+        #[derive(Serialize)]
+        struct Commit {
+            seq: u64,
+        }
         self.writes += 1;
         if self.out.wants_notes() {
             render::note(&format!("ok, seq {seq}"));
         }
+        if self.out.wants_commits() {
+            self.out.print_item(ResultItem::Record(shapes::line(&Commit { seq })?))?;
+        }
+        Ok(())
     }
 
     /// Ends the session. A transaction that is still open is not sent, and is an error.

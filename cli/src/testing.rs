@@ -2,20 +2,20 @@
 
 use std::path::Path;
 
-use clap::Parser;
 use driftdb::stub::{StubWriter, WriterStub};
 use driftdb::v1::writer_service_server::WriterServiceServer;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 
-use crate::args::{Cli, Format};
+use crate::args::{self, Format};
 use crate::exit::CliResult;
 use crate::render::Printer;
 use crate::render::sink::Sink;
 
 /// Runs a command line. Returns its result and its output.
 pub(crate) async fn driftctl(args: &[&str]) -> (CliResult, String) {
-    let cli = Cli::try_parse_from(["driftctl"].iter().chain(args)).unwrap();
+    let matches = args::command().try_get_matches_from(["driftctl"].iter().chain(args)).unwrap();
+    let cli = args::from_matches(&matches).unwrap();
     let sink = Sink::default();
     let mut output = Printer::new(Box::new(sink.clone()), cli.global.output.unwrap_or(Format::Jsonl));
     let outcome = crate::dispatch::dispatch(cli, &mut output).await;

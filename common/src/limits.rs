@@ -131,6 +131,9 @@ pub const SNAPSHOT_BYTES: u64 = 128 << 20;
 /// The default size of the log that no snapshot covers, over all tables, in bytes. The rows in this log are in memory. At this
 /// size the writer takes a snapshot of the table with the longest log. At twice this size writes fail with `OVERLOADED`.
 pub const MEMTABLE_BYTES: u64 = 512 << 20;
+/// The memory that a writer takes for what it knows of rows whose content is in snapshot files only, in bytes, over all tables: a
+/// write of such a row reads no file. Of the rows beyond it, those that have not changed for the longest time are forgotten.
+pub const ROW_STATES_BYTES: usize = 32 << 20;
 /// The number of incarnations that a database's lineage keeps. Tokens of older ones are refused with `EPOCH_CHANGED`.
 pub const LINEAGE_ENTRIES: usize = 4096;
 /// The default for how far the system's clock may be ahead of the time that the writer expects, in seconds. Commits beyond it fail

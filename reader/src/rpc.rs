@@ -31,7 +31,7 @@ use crate::reads::diff::{DiffPages, DiffQuery};
 use crate::reads::get::{GetQuery, read_rows};
 use crate::reads::history::{CommitPages, DriftQuery};
 use crate::reads::select::{RowPages, SelectQuery};
-use crate::reads::tables;
+use crate::reads::tables::{self, TableListLimit};
 use crate::reads::target::{KeyTarget, TableTarget};
 use crate::replica_slot::{HistoryLosses, ReplicaSlot};
 use crate::resume_token::{SelectToken, request_hash};
@@ -41,6 +41,8 @@ use crate::watch;
 
 /// Maximum number of tables in one response of ListTables, and the default.
 const TABLES_PER_PAGE: usize = 1000;
+/// The bytes of a page of ListTables. gRPC clients take messages of up to 4 MiB unless they are told otherwise.
+const TABLE_PAGE_BYTES: usize = 1 << 20;
 
 /// The implementation of `ReaderService`: serves each call from the replica that is current when it arrives.
 #[derive(Debug, Clone)]
@@ -224,7 +226,8 @@ impl ReaderRpc {
             }
         };
         let query = RunningQuery::lookup(&self.0, deadline)?;
-        let list = tables::list(&query, freshness, as_of, request.page_token, page_size).await?;
+        let limit = TableListLimit { tables: page_size, bytes: TABLE_PAGE_BYTES };
+        let list = tables::list(&query, freshness, as_of, request.page_token, limit).await?;
         let last = list.tables.last().filter(|_| list.has_more);
         let next_page_token = last.map(|table| table.table.clone()).unwrap_or_default();
         Ok(v1::ListTablesResponse { header: Some(list.header), tables: list.tables, next_page_token })

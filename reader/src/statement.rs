@@ -22,7 +22,7 @@ use crate::paged_stream::stream_pages;
 use crate::reads::diff::{DiffPages, DiffQuery};
 use crate::reads::history::{CommitPages, DriftQuery};
 use crate::reads::select::{RowPages, SelectQuery};
-use crate::reads::tables;
+use crate::reads::tables::{self, TableListLimit};
 use crate::reads::target::{KeyTarget, TableTarget};
 use crate::running_query::RunningQuery;
 
@@ -203,7 +203,8 @@ impl Execution {
 
     async fn show_tables(&self, as_of: Option<PointInTime>) -> Result<StatementStream> {
         let point = self.point(as_of)?;
-        let list = tables::list(&self.query, self.freshness, point, String::new(), usize::MAX).await?;
+        let list =
+            tables::list(&self.query, self.freshness, point, String::new(), TableListLimit::NONE).await?;
         let mut header = Some(list.header);
         let mut results: Vec<_> = list.tables.into_iter().map(Outcome::Table).map(Some).collect();
         if results.is_empty() {

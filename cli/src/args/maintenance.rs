@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::target::TableTargetArgs;
+
 pub(super) const INIT_EXAMPLES: &str = "\
 An existing database is not changed.
 
@@ -43,16 +45,16 @@ pub(super) const SNAPSHOT_EXAMPLES: &str = "\
 The writer also takes snapshots by itself. Take one before a start of many readers, or before a compaction.
 
 Examples:
-  driftctl snapshot -t orders
-  driftctl snapshot -t orders -o json";
+  driftctl snapshot orders
+  driftctl snapshot orders -o json";
 
 pub(super) const COMPACT_EXAMPLES: &str = "\
 Points in time before the new floor can no longer be read. The rows at the floor and all later history are kept.
 
 Examples:
-  driftctl compact -t orders --before '30 days ago' --dry-run
-  driftctl compact -t orders --before @seq:1000
-  driftctl compact -t orders --yes";
+  driftctl compact orders --before '30 days ago' --dry-run
+  driftctl compact orders --before @seq:1000
+  driftctl compact orders --yes";
 
 pub(super) const VERIFY_EXAMPLES: &str = "\
 The writer checks the files while it runs. With -d no writer may be running, and nothing is written.
@@ -164,17 +166,15 @@ pub(crate) struct StoragePeerArgs {
 /// Options of `snapshot`.
 #[derive(Debug, Args)]
 pub(crate) struct SnapshotArgs {
-    /// Table to snapshot
-    #[arg(short, long, value_name = "TABLE")]
-    pub(crate) table: String,
+    #[command(flatten)]
+    pub(crate) table: TableTargetArgs,
 }
 
 /// Options of `compact`.
 #[derive(Debug, Args)]
 pub(crate) struct CompactArgs {
-    /// Table to compact
-    #[arg(short, long, value_name = "TABLE")]
-    pub(crate) table: String,
+    #[command(flatten)]
+    pub(crate) table: TableTargetArgs,
     /// New floor: the oldest point in time that stays readable [default: the end of the newest snapshot, or the
     /// newest commit if no snapshot exists]
     #[arg(long, value_name = "POINT")]

@@ -4,17 +4,32 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::target::TableTargetArgs;
+use crate::commands::ingest::NamedColumn;
+
 pub(super) const INGEST_EXAMPLES: &str = "\
 Each row becomes one commit. If the connection breaks or the writer restarts, the load resumes by itself. If driftctl
 stops, run the same command again: it resumes after the last loaded row, unless the file has changed.
 
-CSV: the first line contains the field names. A cell becomes a JSON value if it is true, false, null or a number exactly
-as JSON writes it; any other cell becomes text, also 007, 1.50 and an empty cell. The key has the type of the table.
+CSV: the first line contains the field names. Each column has one type, which is chosen from the first 32 MiB of the file and
+shown before anything is loaded; --types names it instead. A later cell that does not fit its column is a bad row. Numbers
+with leading zeros are text. An empty cell is null, in a text column empty text. The key has the type of the table.
 
 Examples:
-  driftctl ingest -t orders --file orders.jsonl
-  driftctl ingest -t orders --file orders.csv --skip-bad bad.csv
-  zcat orders.jsonl.gz | driftctl ingest -t orders --file - --upsert";
+  driftctl ingest orders --file orders.jsonl
+  driftctl ingest orders --file orders.csv --skip-bad bad.csv
+  driftctl ingest orders --file orders.csv --types price=decimal,zip=text
+  driftctl ingest orders --file export.tsv.gz --create --pk id
+  curl -s https://example.com/orders.json | driftctl ingest orders --file - --upsert";
+
+/// Parses the character between two cells.
+fn parse_delimiter(text: &str) -> Result<u8, String> {
+    match text.as_bytes() {
+        b"tab" | b"\\t" => Ok(b'\t'),
+        [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => Ok(*byte),
+        _ => Err("expected one ASCII character, or `tab`".to_owned()),
+    }
+}
 
 pub(super) const APPLY_EXAMPLES: &str = r#"Each line is one atomic commit; `time` and `reason` are optional. As one line:
   {"time":"2026-01-01T00:00:00Z","reason":"import","ops":[
@@ -30,21 +45,38 @@ Examples:
 /// Options of `ingest`.
 #[derive(Debug, Args)]
 pub(crate) struct IngestArgs {
-    /// Table to load into
-    #[arg(short, long, value_name = "TABLE")]
-    pub(crate) table: String,
-    /// File with rows, as JSON Lines or CSV; `-` means stdin
+    #[command(flatten)]
+    pub(crate) table: TableTargetArgs,
+    /// File with rows, as JSON Lines, a JSON array, CSV or TSV, also compressed with gzip or zstd; `-` means stdin
     #[arg(long, value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// Replace existing rows instead of rejecting new rows with the same key
     #[arg(long)]
     pub(crate) upsert: bool,
-    /// Format of the file [default: csv if its name ends with .csv, otherwise jsonl]
+    /// Format of the file [default: csv or tsv if its name ends so, otherwise jsonl]
     #[arg(long, value_name = "FORMAT", help_heading = "Input options")]
     pub(crate) format: Option<RowFormat>,
-    /// Load every CSV cell as text
-    #[arg(long, help_heading = "Input options")]
-    pub(crate) csv_text: bool,
+    /// Types of CSV columns: int, decimal, float, text, bool or json [default: chosen from the first rows]
+    #[arg(long, value_name = "COLUMN=TYPE", value_delimiter = ',', help_heading = "Input options")]
+    pub(crate) types: Vec<NamedColumn>,
+    /// Load the CSV columns that --types does not name as text
+    #[arg(long, alias = "csv-text", help_heading = "Input options")]
+    pub(crate) all_text: bool,
+    /// Character between two cells, or `tab` [default: a comma, in TSV a tab]
+    #[arg(long, value_name = "CHAR", value_parser = parse_delimiter, help_heading = "Input options")]
+    pub(crate) delimiter: Option<u8>,
+    /// Create the table if it does not exist; needs --pk
+    #[arg(long, requires = "pk", help_heading = "New table")]
+    pub(crate) create: bool,
+    /// Primary key of the new table: the name of a field
+    #[arg(long, value_name = "FIELD", requires = "create", help_heading = "New table")]
+    pub(crate) pk: Option<String>,
+    /// Let the keys of the new table be whole numbers, not text
+    #[arg(long, requires = "create", help_heading = "New table")]
+    pub(crate) int_key: bool,
+    /// Read the whole file and print what would be loaded, without loading it
+    #[arg(long, conflicts_with = "skip_bad", help_heading = "Input options")]
+    pub(crate) dry_run: bool,
     /// Append invalid and rejected lines to this file and continue [default: stop at the first]
     #[arg(long, value_name = "FILE", help_heading = "Input options")]
     pub(crate) skip_bad: Option<PathBuf>,
@@ -68,10 +100,12 @@ pub(crate) struct IngestArgs {
 /// The format of a file of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub(crate) enum RowFormat {
-    /// One JSON object per line.
+    /// One JSON object per line, or one JSON array of objects.
     Jsonl,
     /// Comma-separated values; the first line contains the field names.
     Csv,
+    /// The same, separated by tabs.
+    Tsv,
 }
 
 /// Options of `apply`.

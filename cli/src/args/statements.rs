@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use clap::Args;
 use driftdb_common::format::rfc3339::UtcTime;
 
-pub(super) const SQL_EXAMPLES: &str = r#"Without -e and --file, statements are read from stdin. The first error stops the script; its line is reported.
+use super::target::{RowTargetArgs, TableTargetArgs};
+
+pub(super) const SQL_EXAMPLES: &str = r#"Without a statement and --file, statements are read from stdin. The first error stops the script; its line is reported.
 The statements between BEGIN and COMMIT become one atomic commit.
 
 Examples:
-  driftctl sql -e 'CREATE TABLE orders (pk=id, INDEX(status, customer_id))'
-  driftctl sql -e 'INSERT INTO orders {"id": "order1", "status": "pending", "amount": 100}'
-  driftctl sql -e 'SELECT * FROM orders WHERE status = $1 AS OF "1 hour ago"' --param '"pending"'
+  driftctl sql 'CREATE TABLE orders (pk=id, INDEX(status, customer_id))'
+  driftctl sql 'INSERT INTO orders {"id": "order1", "status": "pending", "amount": 100}'
+  driftctl sql 'SELECT * FROM orders WHERE status = $1 AS OF "1 hour ago"' --param '"pending"'
   driftctl sql --file script.dql"#;
 
 pub(super) const SHELL_EXAMPLES: &str = r"Type \? for the commands of the shell. If stdin is not a terminal, `shell` does the same as `sql`.
@@ -24,37 +26,40 @@ pub(super) const GET_EXAMPLES: &str = "\
 Rows are printed in the order of the keys. Exit code 4 if a key has no row.
 
 Examples:
-  driftctl get -t orders order1 order2
-  driftctl get -t orders order1 --as-of '1 hour ago' --meta";
+  driftctl get orders order1 order2
+  driftctl get orders order1 --as-of '1 hour ago' --meta";
 
 pub(super) const SELECT_EXAMPLES: &str = r#"Examples:
-  driftctl select -t orders --where 'status = "paid" AND amount > 100' --limit 10
-  driftctl select -t orders --fields id,status --as-of @seq:1000
-  driftctl select -t orders -o csv > orders.csv"#;
+  driftctl select orders --where 'status = "paid" AND amount > 100' --limit 10
+  driftctl select orders --fields id,status --as-of @seq:1000
+  driftctl select orders -o csv > orders.csv"#;
 
 pub(super) const DRIFT_EXAMPLES: &str = "\
 Each line is one event, oldest first.
 
 Examples:
-  driftctl drift -t orders -k order1
-  driftctl drift -t orders --from @seq:100 --to '5 minutes ago'";
+  driftctl drift orders order1
+  driftctl drift orders --from @seq:100 --to '5 minutes ago'";
 
 pub(super) const DIFF_EXAMPLES: &str = "\
 Examples:
-  driftctl diff -t orders --from @seq:100 --to @seq:200
-  driftctl diff -t orders -k order1 --from '1 day ago'";
+  driftctl diff orders --from @seq:100 --to @seq:200
+  driftctl diff orders order1 --from '1 day ago'";
 
 pub(super) const REVERT_EXAMPLES: &str = "\
 The row is written again as a new event, so its history stays complete.
 
 Examples:
-  driftctl revert -t orders -k order1 --to '1 hour ago' --dry-run
-  driftctl revert -t orders -k order1 --to @seq:100";
+  driftctl revert orders order1 --to '1 hour ago' --dry-run
+  driftctl revert orders order1 --to @seq:100";
 
 /// Options of `sql`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct SqlArgs {
-    /// Statements, separated by semicolons; can be repeated
+    /// Statements, separated by semicolons
+    #[arg(value_name = "STMT", conflicts_with_all = ["statement", "file"])]
+    pub(crate) script: Option<String>,
+    /// Statements, as an option; can be repeated
     #[arg(short = 'e', long, value_name = "STMT", conflicts_with = "file")]
     pub(crate) statement: Vec<String>,
     /// File with statements; `-` means stdin
@@ -74,15 +79,8 @@ pub(crate) struct SqlArgs {
 /// Options of `get`.
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// Table to read
-    #[arg(short, long, value_name = "TABLE")]
-    pub(crate) table: String,
-    /// Keys of the rows
-    #[arg(value_name = "KEY", required_unless_present = "key")]
-    pub(crate) keys: Vec<String>,
-    /// Key of a row, as an option; can be repeated
-    #[arg(short, long, value_name = "KEY")]
-    pub(crate) key: Vec<String>,
+    #[command(flatten)]
+    pub(crate) rows: RowTargetArgs,
     /// Point in time to read at [default: @now]
     #[arg(long, value_name = "POINT")]
     pub(crate) as_of: Option<String>,
@@ -94,9 +92,8 @@ pub(crate) struct GetArgs {
 /// Options of `select`.
 #[derive(Debug, Args)]
 pub(crate) struct SelectArgs {
-    /// Table to read
-    #[arg(short, long, value_name = "TABLE")]
-    pub(crate) table: String,
+    #[command(flatten)]
+    pub(crate) table: TableTargetArgs,
     /// Condition in DriftQL, for example: status = "paid" AND amount > 100 [default: all rows]
     #[arg(long = "where", value_name = "COND")]
     pub(crate) condition: Option<String>,
@@ -120,12 +117,8 @@ pub(crate) struct SelectArgs {
 /// Options of `drift`.
 #[derive(Debug, Args)]
 pub(crate) struct DriftArgs {
-    /// Table to read
-    #[arg(short, long, value_name = "TABLE")]
-    pub(crate) table: String,
-    /// Key of a row [default: all rows]
-    #[arg(short, long, value_name = "KEY")]
-    pub(crate) key: Option<String>,
+    #[command(flatten)]
+    pub(crate) rows: RowTargetArgs,
     /// Start after this point in time [default: the oldest event]
     #[arg(long, value_name = "POINT")]
     pub(crate) from: Option<String>,
@@ -140,12 +133,8 @@ pub(crate) struct DriftArgs {
 /// Options of `diff`.
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
-    /// Table to compare
-    #[arg(short, long, value_name = "TABLE")]
-    pub(crate) table: String,
-    /// Key of a row; can be repeated [default: all rows]
-    #[arg(short, long, value_name = "KEY")]
-    pub(crate) key: Vec<String>,
+    #[command(flatten)]
+    pub(crate) rows: RowTargetArgs,
     /// Earlier point in time
     #[arg(long, value_name = "POINT")]
     pub(crate) from: String,
@@ -157,12 +146,8 @@ pub(crate) struct DiffArgs {
 /// Options of `revert`.
 #[derive(Debug, Args)]
 pub(crate) struct RevertArgs {
-    /// Table of the row
-    #[arg(short, long, value_name = "TABLE")]
-    pub(crate) table: String,
-    /// Key of the row
-    #[arg(short, long, value_name = "KEY")]
-    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) row: RowTargetArgs,
     /// Point in time whose version is restored
     #[arg(long, value_name = "POINT")]
     pub(crate) to: String,

@@ -23,14 +23,15 @@ struct CompactionJson<'a> {
 /// Compacts a table, or prints what a compaction would do.
 pub(crate) async fn run(args: CompactArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let before = statement::parse_optional_point(args.before.as_deref())?;
-    let mut request = v1::CompactRequest { table: args.table.clone(), before, dry_run: args.dry_run };
+    let mut request =
+        v1::CompactRequest { table: args.table.name().to_owned(), before, dry_run: args.dry_run };
     if !args.dry_run && !args.yes {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             let message = "compact cannot be undone and needs a confirmation, but this is not a terminal: pass --yes to confirm, or --dry-run to see the effect";
             return Err(Failure::Usage(message.to_owned()));
         }
         let preview = database.compact(v1::CompactRequest { dry_run: true, ..request.clone() }).await?;
-        if !confirmed(&args.table, &preview).await? {
+        if !confirmed(args.table.name(), &preview).await? {
             render::note("cancelled: nothing was changed");
             return Ok(());
         }
@@ -39,7 +40,7 @@ pub(crate) async fn run(args: CompactArgs, database: &mut DatabaseHandle, out: &
     }
     let done = database.compact(request).await?;
     let v1::CompactInfo { floor_seq, events_folded, bytes_freed } = done;
-    let (table, dry_run) = (args.table.as_str(), args.dry_run);
+    let (table, dry_run) = (args.table.name(), args.dry_run);
     out.print_record(&shapes::line(&CompactionJson {
         table,
         floor_seq,

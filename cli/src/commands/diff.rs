@@ -13,8 +13,8 @@ pub(crate) async fn run(args: DiffArgs, database: &mut DatabaseHandle, out: &mut
     let request = v1::DiffRequest {
         start: Some(statement::parse_point(&args.from)?),
         end: Some(statement::parse_point(&args.to)?),
-        table: args.table,
-        keys: args.key,
+        table: args.rows.table().to_owned(),
+        keys: args.rows.keys().to_vec(),
         ..Default::default()
     };
     let mut answers = database.fresh_client().await?.diff(request).await?;
@@ -23,5 +23,5 @@ pub(crate) async fn run(args: DiffArgs, database: &mut DatabaseHandle, out: &mut
             out.print_item(ResultItem::Difference(shapes::difference(row)?))?;
         }
     }
-    Ok(())
+    out.end_rows()
 }

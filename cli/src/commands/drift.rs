@@ -13,8 +13,8 @@ pub(crate) async fn run(args: DriftArgs, database: &mut DatabaseHandle, out: &mu
     let request = v1::HistoryRequest {
         start: statement::parse_optional_point(args.from.as_deref())?,
         end: statement::parse_optional_point(args.to.as_deref())?,
-        table: args.table,
-        key: args.key.unwrap_or_default(),
+        table: args.rows.table().to_owned(),
+        key: args.rows.keys().first().cloned().unwrap_or_default(),
         limit: args.limit.unwrap_or(0),
         ..Default::default()
     };
@@ -30,5 +30,5 @@ pub(crate) async fn run(args: DriftArgs, database: &mut DatabaseHandle, out: &mu
             }
         }
     }
-    Ok(())
+    out.end_rows()
 }

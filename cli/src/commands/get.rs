@@ -17,13 +17,13 @@ const NAMED: usize = 10;
 
 /// Prints the rows in the order of the keys on the command line. A key without a row is an error at the end.
 pub(crate) async fn run(args: GetArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
-    let wanted: Vec<String> = args.keys.into_iter().chain(args.key).collect();
+    let table = args.rows.table();
     let mut missing = Vec::new();
     let mut as_of = statement::parse_optional_point(args.as_of.as_deref())?;
     let client = database.fresh_client().await?;
-    for keys in wanted.chunks(limits::KEYS_PER_GET) {
+    for keys in args.rows.keys().chunks(limits::KEYS_PER_GET) {
         let request =
-            v1::GetRequest { table: args.table.clone(), keys: keys.to_vec(), as_of, ..Default::default() };
+            v1::GetRequest { table: table.to_owned(), keys: keys.to_vec(), as_of, ..Default::default() };
         let answer = client.get_rows(request).await?;
         let found: HashSet<&str> = answer.rows.iter().map(|row| row.key.as_str()).collect();
         missing.extend(keys.iter().filter(|key| !found.contains(key.as_str())).cloned());
@@ -40,6 +40,6 @@ pub(crate) async fn run(args: GetArgs, database: &mut DatabaseHandle, out: &mut 
     missing.truncate(NAMED);
     let named = missing.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let message = format!("table {:?} has no row with key {named}{more} at this point in time", args.table);
+    let message = format!("table {table:?} has no row with key {named}{more} at this point in time");
     Err(Error::new(Reason::RowNotFound, message).into())
 }

@@ -1,5 +1,7 @@
 //! `ingest`: loads rows from a JSON Lines or CSV file, with several batches in flight. A repeated command resumes.
 
+use std::path::Path;
+
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result, nearest};
 use driftdb_common::format::key::KeyType;
@@ -9,12 +11,15 @@ use uuid::Uuid;
 
 use crate::args::{IngestArgs, RowFormat};
 use crate::database::DatabaseHandle;
-use crate::exit::CliResult;
+use crate::exit::{CliResult, Failure};
 use crate::input;
 use crate::render::{self, Printer};
 use crate::shapes;
 
+mod column_types;
 mod csv_parser;
+mod dry_run;
+mod json_array;
 mod load;
 mod meter;
 mod notes;
@@ -24,7 +29,8 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
-use csv_parser::CellRules;
+use column_types::CellRules;
+pub(crate) use column_types::NamedColumn;
 use load::{Load, LoadPlan};
 use meter::Meter;
 use rows::ReadRules;
@@ -32,17 +38,27 @@ use skipped::SkippedLines;
 
 /// Loads the rows of the file and prints their number.
 pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+    if format(args) == RowFormat::Jsonl
+        && (args.all_text || !args.types.is_empty() || args.delimiter.is_some())
+    {
+        let message =
+            "--types, --all-text and --delimiter are for CSV and TSV files; JSON has types of its own";
+        return Err(Failure::Usage(message.to_owned()));
+    }
     let stamp = if input::is_stdin(&args.file) { None } else { fs::read_stamp(&args.file)? };
     let skipped = args.skip_bad.as_ref().map(|path| SkippedLines::open(path, stamp.as_ref())).transpose()?;
-    let table = table(database, &args.table).await?;
+    let table = table(database, args).await?;
     let created_seq = table.created_seq;
     let rules = ReadRules {
-        csv: (format(args) == RowFormat::Csv).then(|| table.cells(args)),
+        csv: (format(args) != RowFormat::Jsonl).then(|| table.cells(args)),
         batch: batch(args),
         keep_raw: skipped.is_some(),
     };
+    if args.dry_run {
+        return dry_run::run(rows::open(&args.file, rules)?, out).await;
+    }
     let plan = LoadPlan {
-        table: args.table.clone(),
+        table: args.table.name().to_owned(),
         file: input::name(&args.file),
         upsert: args.upsert,
         producer: producer(args, created_seq, stamp.as_ref()),
@@ -52,7 +68,9 @@ pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &
         let producer = &plan.producer;
         render::note(&format!("note: if this load is interrupted, resume it with --producer {producer}"));
     }
-    let meter = Meter::new(stamp.map(|stamp| stamp.len));
+    // Of a compressed file, the length says little about how much there is to read.
+    let len = stamp.filter(|_| uncompressed_name(&args.file).1).map(|stamp| stamp.len);
+    let meter = Meter::new(len);
     let mut load = Load::new(plan, database, rows::open(&args.file, rules)?, skipped, meter);
     let outcome = load.run().await;
     let (loaded, line) = (load.loaded(), load.last_line());
@@ -73,8 +91,21 @@ fn batch(args: &IngestArgs) -> usize {
 }
 
 fn format(args: &IngestArgs) -> RowFormat {
-    let named_so = args.file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
-    args.format.unwrap_or(if named_so { RowFormat::Csv } else { RowFormat::Jsonl })
+    let by_name = match uncompressed_name(&args.file).0.rsplit_once('.') {
+        Some((_, "csv")) => RowFormat::Csv,
+        Some((_, "tsv" | "tab")) => RowFormat::Tsv,
+        _ => RowFormat::Jsonl,
+    };
+    args.format.unwrap_or(by_name)
+}
+
+/// The name of a file without the ending that says how it is compressed, and whether there was none.
+fn uncompressed_name(file: &Path) -> (String, bool) {
+    let name = file.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    match name.strip_suffix(".gz").or(name.strip_suffix(".zst")) {
+        Some(stem) => (stem.to_owned(), false),
+        None => (name, true),
+    }
 }
 
 /// The properties of the table that a load needs.
@@ -87,20 +118,47 @@ struct TableKey {
 
 impl TableKey {
     fn cells(self, args: &IngestArgs) -> CellRules {
-        CellRules { text: args.csv_text, key: self.primary_key, key_type: self.key_type }
+        let usual = if format(args) == RowFormat::Tsv { b'\t' } else { b',' };
+        CellRules {
+            all_text: args.all_text,
+            named: args.types.clone(),
+            delimiter: args.delimiter.unwrap_or(usual),
+            key: self.primary_key,
+            key_type: self.key_type,
+        }
     }
 }
 
-async fn table(database: &mut DatabaseHandle, name: &str) -> Result<TableKey> {
+/// The table, which is created if the user asks for it. A dry run creates none.
+async fn table(database: &mut DatabaseHandle, args: &IngestArgs) -> Result<TableKey> {
+    let name = args.table.name();
     let tables = database.writer_status().await?.tables;
     if let Some(info) = tables.iter().find(|info| info.table == name) {
         let key_type = key_type_from_wire(info.key_type)?;
         let created_seq = info.created_seq;
         return Ok(TableKey { primary_key: info.primary_key.clone(), key_type, created_seq });
     }
+    if let Some(primary_key) = args.pk.clone() {
+        let key_type = if args.int_key { KeyType::Int } else { KeyType::String };
+        let created_seq =
+            if args.dry_run { 0 } else { create(database, name, &primary_key, key_type).await? };
+        return Ok(TableKey { primary_key, key_type, created_seq });
+    }
     let near = nearest(name, tables.iter().map(|info: &v1::TableInfo| info.table.as_str()));
-    let near = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+    let near = near.map(|near| format!("; did you mean {near:?}?"));
+    let near = near.unwrap_or_else(|| "; --create --pk FIELD creates it".to_owned());
     Err(Error::new(Reason::TableNotFound, format!("table {name:?} does not exist{near}")))
+}
+
+/// Creates a table, and returns the seq of the commit.
+async fn create(database: &mut DatabaseHandle, table: &str, primary_key: &str, of: KeyType) -> Result<u64> {
+    let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
+    let of = if of == KeyType::Int { " INT" } else { "" };
+    let statement = format!("CREATE TABLE {} (pk={}{of})", quoted(table), quoted(primary_key));
+    let request = v1::WriterServiceExecuteRequest { statement, ..Default::default() };
+    let token = database.execute_with_messages(request, |_| ()).await?;
+    render::note(&format!("note: created table {table:?} with the primary key {primary_key:?}"));
+    Ok(token.unwrap_or_default().seq)
 }
 
 /// The producer id under which the writer remembers the progress of this load. It includes the batch size: with another
@@ -113,18 +171,19 @@ fn producer(args: &IngestArgs, created_seq: u64, stamp: Option<&FileStamp>) -> S
     }
     let random = Uuid::new_v4().simple();
     match stamp.filter(|_| !args.restart) {
-        Some(stamp) => format!("driftctl:{}:{:032x}", args.table, digest(args, created_seq, stamp)),
+        Some(stamp) => format!("driftctl:{}:{:032x}", args.table.name(), digest(args, created_seq, stamp)),
         // A pipe cannot be read again, so its load cannot be resumed either.
-        None => format!("driftctl:{}:{random}", args.table),
+        None => format!("driftctl:{}:{random}", args.table.name()),
     }
 }
 
 /// A hash of everything that determines the rows of a batch and their effect. FNV-1a, because it is stable across releases.
 fn digest(args: &IngestArgs, created_seq: u64, FileStamp { path, len, modified }: &FileStamp) -> u128 {
     let version = env!("CARGO_PKG_VERSION");
-    let (format, batch, upsert, csv_text) = (format(args), args.batch, args.upsert, args.csv_text);
+    let (format, batch, upsert) = (format(args), args.batch, args.upsert);
+    let cells = (args.all_text, &args.types, args.delimiter);
     let what =
-        format!("{version} {path:?} {len} {modified:?} {format:?} {batch} {upsert} {csv_text} {created_seq}");
+        format!("{version} {path:?} {len} {modified:?} {format:?} {batch} {upsert} {cells:?} {created_seq}");
     what.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash: u128, byte| {
         (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
     })

@@ -2,7 +2,7 @@
 
 use driftdb::v1;
 
-use crate::args::RevertArgs;
+use crate::args::{RevertArgs, RowTargetArgs};
 use crate::database::DatabaseHandle;
 use crate::exit::CliResult;
 use crate::render::{self, Printer, ResultItem};
@@ -13,9 +13,10 @@ use crate::statement;
 pub(crate) async fn run(args: RevertArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let to = statement::parse_point(&args.to)?;
     if args.dry_run {
-        return preview(args, to, database, out).await;
+        return preview(args.row, to, database, out).await;
     }
-    let operations = vec![v1::Operation::revert(&args.table, &args.key, to)];
+    let key = args.row.keys().first().cloned().unwrap_or_default();
+    let operations = vec![v1::Operation::revert(args.row.table(), &key, to)];
     let token = database.apply(operations.into()).await?;
     out.print_record(&shapes::line(&LoadSummary {
         last_seq: token.seq,
@@ -27,14 +28,14 @@ pub(crate) async fn run(args: RevertArgs, database: &mut DatabaseHandle, out: &m
 
 /// Prints the difference between the row now and the row as it was.
 async fn preview(
-    args: RevertArgs,
+    target: RowTargetArgs,
     to: v1::AsOf,
     database: &mut DatabaseHandle,
     out: &mut Printer,
 ) -> CliResult {
     let client = database.fresh_client().await?;
     let row = async |as_of: Option<v1::AsOf>| {
-        let (table, keys) = (args.table.clone(), vec![args.key.clone()]);
+        let (table, keys) = (target.table().to_owned(), target.keys().to_vec());
         let request = v1::GetRequest { table, keys, as_of, ..Default::default() };
         let row = client.get_rows(request).await?.rows.pop();
         CliResult::Ok(row.and_then(|row| row.document))
@@ -44,6 +45,7 @@ async fn preview(
         render::note("note: the row would not change");
         return Ok(());
     }
-    let diff = v1::RowDiff { key: args.key, before, after, ..Default::default() };
+    let key = target.keys().first().cloned().unwrap_or_default();
+    let diff = v1::RowDiff { key, before, after, ..Default::default() };
     out.print_item(ResultItem::Difference(shapes::difference(diff)?))
 }

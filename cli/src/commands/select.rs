@@ -13,7 +13,7 @@ use crate::{shapes, statement};
 pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let request = v1::SelectRequest {
         as_of: statement::parse_optional_point(args.as_of.as_deref())?,
-        table: args.table,
+        table: args.table.name().to_owned(),
         r#where: args.condition.clone().unwrap_or_default(),
         params: args.param,
         fields: args.fields,
@@ -26,5 +26,5 @@ pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &m
     while let Some(row) = rows.next().await? {
         out.print_record(&shapes::row(row, args.meta)?)?;
     }
-    Ok(())
+    out.end_rows()
 }

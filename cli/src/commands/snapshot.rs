@@ -18,7 +18,12 @@ struct SnapshotJson {
 
 /// Writes the snapshot and prints its properties.
 pub(crate) async fn run(args: SnapshotArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
-    let info = database.snapshot(&args.table).await?;
-    let written = SnapshotJson { table: args.table, seq: info.seq, rows: info.rows, bytes: info.bytes };
+    let info = database.snapshot(args.table.name()).await?;
+    let written = SnapshotJson {
+        table: args.table.name().to_owned(),
+        seq: info.seq,
+        rows: info.rows,
+        bytes: info.bytes,
+    };
     out.print_record(&shapes::line(&written)?)
 }

@@ -19,12 +19,12 @@ pub(crate) async fn run(args: SqlArgs, database: &mut DatabaseHandle, out: &mut 
         ..Default::default()
     };
     let mut session = Session::new(database, out, options, args.param)?;
-    if args.statement.is_empty() {
+    if args.statement.is_empty() && args.script.is_none() {
         let path = args.file.unwrap_or_else(|| PathBuf::from("-"));
         let script = input::read_script(&path).await?;
         session.run_script(&script, Some(&input::name(&path))).await?;
     }
-    for script in &args.statement {
+    for script in args.script.iter().chain(&args.statement) {
         session.run_script(script, None).await?;
     }
     session.end()

@@ -1,10 +1,13 @@
 //! `status`: the writers, the readers and their lag, and the tables.
+//!
+//! It prints what it finds, and then fails if no writer is active or a daemon that the user named does not answer: a script that asks for the
+//! status wants to know that, and people read it in the list.
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use serde::Serialize;
 
-use crate::database::DatabaseHandle;
+use crate::database::{DatabaseHandle, ExpectedDaemons};
 use crate::errors::{ACTIVE_WRITER, to_error};
 use crate::exit::{CliResult, Failure};
 use crate::render::Printer;
@@ -22,6 +25,7 @@ struct StatusJson {
 
 #[derive(Serialize)]
 struct WriterJson {
+    url: String,
     last_seq: u64,
     last_time: String,
     version: String,
@@ -138,7 +142,7 @@ struct ReaderFigures {
     problems: Vec<String>,
 }
 
-/// Prints the status of the daemons that answer. Fails if none does.
+/// Prints the status of the daemons that answer, and fails if one does not.
 pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let (status, failed) = collect_status(database).await?;
     if out.is_for_people() {
@@ -152,36 +156,40 @@ pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> Cli
     failed.map_or(Ok(()), |error| Err(Failure::from(error)))
 }
 
-/// The status, and an error if no daemon can be reached.
+/// The status, and the error of an expected daemon that does not answer. A standby is as it should be, as long as there is an active
+/// writer.
 async fn collect_status(database: &mut DatabaseHandle) -> Result<(StatusJson, Option<Error>)> {
     let mut status = StatusJson::default();
-    let mut failed = None;
+    let (mut no_writer, mut failed_writer, mut failed_reader) = (None, None, None);
     // An embedded writer would take the lock, and it knows nothing that the reader does not know.
     if database.directory().is_none() {
         for (url, found) in database.writer_statuses().await {
             let (state, error) = match found {
                 Ok(found) => {
                     status.tables = found.tables.iter().cloned().map(shapes::TableJson::from).collect();
-                    status.writer = Some(writer(found)?);
+                    status.writer = Some(writer(&url, found)?);
                     ("active", None)
                 }
                 Err(error) if error.reason() == Reason::Standby => ("standby", Some(error)),
-                Err(error) => ("down", Some(error)),
+                Err(error) => {
+                    failed_writer.get_or_insert_with(|| error.clone());
+                    ("down", Some(error))
+                }
             };
             let waits_for = error.as_ref().and_then(|error| error.metadata().get(ACTIVE_WRITER).cloned());
             let message = error.as_ref().map(|error| error.message().to_owned());
-            failed = failed.or(error);
+            no_writer = no_writer.or(error);
             status.writers.push(WriterStateJson { url, state, waits_for, error: message });
         }
-        let error = failed.as_ref().filter(|_| status.writer.is_none());
-        status.writer_error = error.map(|error| error.message().to_owned());
+        no_writer = no_writer.filter(|_| status.writer.is_none());
+        status.writer_error = no_writer.as_ref().map(|error| error.message().to_owned());
     }
     for (url, found) in database.reader_statuses().await {
         let found = match found {
             Ok(found) => ReaderState::Up(Box::new(reader_figures(found))),
             Err(error) => {
                 let down = ReaderState::Down { error: error.message().to_owned() };
-                failed = failed.or(Some(error));
+                failed_reader = failed_reader.or(Some(error));
                 down
             }
         };
@@ -191,11 +199,16 @@ async fn collect_status(database: &mut DatabaseHandle) -> Result<(StatusJson, Op
     if status.writer.is_none() && reader_up {
         status.tables = list_tables(database).await?;
     }
-    let reachable = reader_up || status.writer.is_some();
-    Ok((status, failed.filter(|_| !reachable)))
+    let ExpectedDaemons { writer, readers } = database.expected();
+    // If nothing answers at all, that is an error whatever was expected.
+    let nothing = status.writer.is_none() && !reader_up;
+    let no_writer = no_writer.filter(|_| writer || nothing);
+    let failed_writer = failed_writer.filter(|_| writer);
+    let failed_reader = failed_reader.filter(|_| readers || nothing);
+    Ok((status, no_writer.or(failed_writer).or(failed_reader)))
 }
 
-fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
+fn writer(url: &str, found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
     let jobs = found.jobs.into_iter();
     let clock_jumped = match &found.clock_expected {
         Some(expected) => Some(ClockJumpJson {
@@ -205,6 +218,7 @@ fn writer(found: v1::WriterServiceStatusResponse) -> Result<WriterJson> {
         None => None,
     };
     Ok(WriterJson {
+        url: url.to_owned(),
         last_seq: found.last_seq,
         last_time: shapes::time(found.last_time.as_ref())?,
         version: found.version,
@@ -313,8 +327,8 @@ fn for_people(status: &StatusJson) -> String {
     let mut text = String::new();
     if let Some(writer) = &status.writer {
         text += &format!(
-            "writer  seq {} of {}, term {}, database {}\n",
-            writer.last_seq, writer.last_time, writer.term, writer.database_id
+            "writer  {}: seq {} of {}, term {}, database {}\n",
+            writer.url, writer.last_seq, writer.last_time, writer.term, writer.database_id
         );
         if let Some(ClockJumpJson { clock_time, expected_time }) = &writer.clock_jumped {
             text += &format!(

@@ -48,7 +48,8 @@ pub(crate) async fn run(args: VerifyArgs, database: &mut DatabaseHandle, out: &m
     let v1::verify_response::Summary { files, frames, rows, problems } = summary;
     out.print_record(&shapes::line(&VerifyTotals { files, frames, rows, problems })?)?;
     if problems == 0 {
-        return Ok(());
+        out.end_result()?;
+        return if out.is_for_people() { out.print_text("no damage found\n") } else { Ok(()) };
     }
     Err(Error::new(Reason::Corrupt, format!("found {}", counted(problems, "problem"))).into())
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Write};
 
+use driftdb_common::error::counted;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
@@ -39,6 +40,8 @@ pub(crate) struct Printer {
     style: Style,
     /// The number of rows written to the JSON array so far.
     written: u64,
+    /// The number of rows of the present result; `None` if it is a message.
+    result_rows: Option<u64>,
     /// The rows printed of this result if rows are printed one field a line; `None` if they are printed in columns.
     expanded: Option<u64>,
     table: TableWriter,
@@ -74,6 +77,7 @@ impl Printer {
             piped: false,
             style: Style::PLAIN,
             written: 0,
+            result_rows: Some(0),
             expanded: None,
             table: TableWriter::default(),
             csv: CsvWriter::default(),
@@ -98,6 +102,11 @@ impl Printer {
     /// Whether notes about success are printed on stderr.
     pub(crate) fn wants_notes(&self) -> bool {
         self.terminal && self.is_for_people()
+    }
+
+    /// Whether the commit of each write is part of the result: the user asked for JSON.
+    pub(crate) fn wants_commits(&self) -> bool {
+        self.format_chosen && matches!(self.format, Format::Json | Format::Jsonl)
     }
 
     /// The colours in use.
@@ -135,7 +144,17 @@ impl Printer {
             Format::Csv => self.csv.add(&mut self.out, JsonFields::parse(json)?)?,
         }
         self.written += 1;
+        self.result_rows = self.result_rows.map(|rows| rows + 1);
         Ok(())
+    }
+
+    /// Ends the result of a query. On a terminal, says how many rows it has: without that, none looks like no answer.
+    pub(crate) fn end_rows(&mut self) -> CliResult {
+        let rows = self.result_rows;
+        self.end_result()?;
+        let Some(rows) = rows.filter(|_| self.wants_notes()) else { return Ok(()) };
+        let count = if rows == 0 { "no rows".to_owned() } else { counted(rows, "row") };
+        self.print_text(&format!("({count})\n"))
     }
 
     /// Prints a result in the shape that suits the format.
@@ -147,12 +166,14 @@ impl Printer {
         match item {
             ResultItem::Record(json) => self.print_record(&json),
             ResultItem::Difference(diff) if self.is_for_people() => {
+                self.result_rows = self.result_rows.map(|rows| rows + 1);
                 let lines = diff::lines(&diff, self.style)?;
                 self.out.write_all(lines.as_bytes()).map_err(Failure::from)
             }
             ResultItem::Difference(diff) => self.print_record(&shapes::line(&diff)?),
             ResultItem::Message(message) if self.is_for_people() => {
                 self.end_result()?;
+                self.result_rows = None;
                 self.print_text(&format!("{}\n", message.trim_end()))
             }
             ResultItem::Message(message) => self.print_record(&shapes::line(&Message { message })?),
@@ -193,6 +214,7 @@ impl Printer {
         self.table.end(&mut self.out, self.style)?;
         self.csv.end(&mut self.out)?;
         self.set_expanded(self.is_expanded());
+        self.result_rows = Some(0);
         self.out.flush()?;
         Ok(())
     }
@@ -254,6 +276,22 @@ mod tests {
         r#"{"id":"o2","amount":2.50,"note":null}"#,
         r#"{"id":"ö3\n","status":""}"#,
     ];
+
+    #[test]
+    fn a_terminal_shows_how_many_rows_a_result_has() {
+        let sink = Sink::default();
+        let mut output = Printer::new(Box::new(sink.clone()), Format::Table);
+        output.terminal = true;
+        for count in [0, 1, 3] {
+            ROWS.iter().take(count).for_each(|row| output.print_record(row).unwrap());
+            output.end_rows().unwrap();
+        }
+        output.print_item(ResultItem::Message("the plan".to_owned())).unwrap();
+        output.end_rows().unwrap();
+        let counts: Vec<String> =
+            sink.text().lines().filter(|line| line.starts_with('(')).map(str::to_owned).collect();
+        assert_eq!(counts, ["(no rows)", "(1 row)", "(3 rows)"]);
+    }
 
     #[test]
     fn jsonl_and_json_print_documents_unchanged() {

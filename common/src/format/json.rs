@@ -1,6 +1,7 @@
 //! Converts JSON text to MessagePack and back. Keeps every digit of integers and the order of fields.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -18,15 +19,15 @@ fn invalid(message: impl fmt::Display) -> Error {
 /// Fails with [`Reason::DocumentInvalid`] if the text is not JSON, an integer does not fit in 64 bits, a number exceeds the
 /// range of a 64-bit float, an object has duplicate fields, or the nesting exceeds [`limits::NESTING`].
 pub fn to_msgpack(text: &str) -> Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rounded = false;
+    let out = Vec::with_capacity(text.len());
+    let mut written = Transcoded { out, names: Vec::new(), rounded: false };
     let mut parser = serde_json::Deserializer::from_str(text);
-    let transcoder = Transcoder { out: &mut out, rounded: &mut rounded, depth: 0 };
+    let transcoder = Transcoder { to: &mut written, depth: 0 };
     transcoder.deserialize(&mut parser).and_then(|()| parser.end()).map_err(invalid)?;
-    if rounded {
+    if written.rounded {
         check_integers(text)?;
     }
-    Ok(out)
+    Ok(written.out)
 }
 
 /// Reads one MessagePack value and appends it as JSON text.
@@ -122,11 +123,86 @@ pub(crate) fn find_duplicate<'a>(names: &mut [&'a str]) -> Option<&'a str> {
     })
 }
 
+/// An object with at most this many fields is searched for duplicates without a sort.
+const FIELDS_NOT_SORTED: usize = 16;
+/// The most pairs of a map, and items of an array, whose header is one byte.
+const SHORT_LEN: usize = 15;
+
+/// What was transcoded so far.
+struct Transcoded {
+    out: Vec<u8>,
+    /// Where `out` has the field names of the objects that are open, the innermost last. A header that is inserted for an object
+    /// moves only what is inside it.
+    names: Vec<Range<usize>>,
+    /// Set if a float is so large that it can be a rounded integer.
+    rounded: bool,
+}
+
+impl Transcoded {
+    /// Writes the header of a container over the byte kept for it at `at`. `write` appends the header for a length.
+    fn write_header(&mut self, at: usize, len: usize, write: fn(&mut Vec<u8>, usize)) {
+        let end = self.out.len();
+        write(&mut self.out, len);
+        if len <= SHORT_LEN {
+            let header = self.out.pop();
+            if let (Some(first), Some(header)) = (self.out.get_mut(at), header) {
+                *first = header;
+            }
+        } else {
+            let header = self.out.split_off(end);
+            self.out.splice(at..=at, header);
+        }
+    }
+
+    /// A field name that occurs twice among those from position `first` on.
+    fn duplicate_name(&self, first: usize) -> Option<String> {
+        let names = self.names.get(first..).unwrap_or_default();
+        let name = |range: &Range<usize>| self.out.get(range.clone()).unwrap_or_default();
+        let twice = if names.len() <= FIELDS_NOT_SORTED {
+            let pairs = names.iter().enumerate();
+            let mut twice = pairs.filter(|(at, a)| names.iter().take(*at).any(|b| name(a) == name(b)));
+            twice.next().map(|(_, range)| name(range))
+        } else {
+            let mut sorted: Vec<&[u8]> = names.iter().map(name).collect();
+            sorted.sort_unstable();
+            sorted.windows(2).find_map(|pair| match pair {
+                [a, b] if a == b => Some(*a),
+                _ => None,
+            })
+        };
+        twice.map(|name| String::from_utf8_lossy(name).into_owned())
+    }
+}
+
+/// Appends the name of a field.
+struct NameTranscoder<'a>(&'a mut Transcoded);
+
+impl<'de> DeserializeSeed<'de> for NameTranscoder<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for NameTranscoder<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<(), E> {
+        let Transcoded { out, names, .. } = self.0;
+        msgpack::write_str(out, name);
+        names.push(out.len() - name.len()..out.len());
+        Ok(())
+    }
+}
+
 /// Appends the MessagePack of the value that it visits.
 struct Transcoder<'a> {
-    out: &'a mut Vec<u8>,
-    /// Set if a float is so large that it can be a rounded integer.
-    rounded: &'a mut bool,
+    to: &'a mut Transcoded,
     depth: usize,
 }
 
@@ -143,12 +219,7 @@ impl Transcoder<'_> {
         if self.depth >= limits::NESTING {
             return Err(E::custom(format_args!("nested more than {} levels deep", limits::NESTING)));
         }
-        Ok(Transcoder { out: self.out, rounded: self.rounded, depth: self.depth + 1 })
-    }
-
-    /// Inserts the header of a container at `at`, when its length is known.
-    fn insert_header(&mut self, at: usize, header: &[u8]) {
-        self.out.splice(at..at, header.iter().copied());
+        Ok(Transcoder { to: self.to, depth: self.depth + 1 })
     }
 }
 
@@ -160,64 +231,61 @@ impl<'de> Visitor<'de> for Transcoder<'_> {
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
-        msgpack::write_nil(self.out);
+        msgpack::write_nil(&mut self.to.out);
         Ok(())
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        msgpack::write_bool(self.out, value);
+        msgpack::write_bool(&mut self.to.out, value);
         Ok(())
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        msgpack::write_uint(self.out, value);
+        msgpack::write_uint(&mut self.to.out, value);
         Ok(())
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        msgpack::write_int(self.out, value.into());
+        msgpack::write_int(&mut self.to.out, value.into());
         Ok(())
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        *self.rounded |= value.abs() >= 9.2e18;
-        msgpack::write_f64(self.out, value);
+        self.to.rounded |= value.abs() >= 9.2e18;
+        msgpack::write_f64(&mut self.to.out, value);
         Ok(())
     }
 
     fn visit_str<E>(self, value: &str) -> Result<(), E> {
-        msgpack::write_str(self.out, value);
+        msgpack::write_str(&mut self.to.out, value);
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
-        let start = self.out.len();
+        let start = self.to.out.len();
+        self.to.out.push(0);
         let mut len = 0;
         while items.next_element_seed(self.nested()?)?.is_some() {
             len += 1;
         }
-        let mut header = Vec::with_capacity(5);
-        msgpack::write_array_len(&mut header, len);
-        self.insert_header(start, &header);
+        self.to.write_header(start, len, msgpack::write_array_len);
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut pairs: A) -> Result<(), A::Error> {
         // An object without fields counts as a level, too.
         self.nested()?;
-        let start = self.out.len();
-        let mut names: Vec<String> = Vec::new();
-        while let Some(name) = pairs.next_key::<String>()? {
-            msgpack::write_str(self.out, &name);
-            names.push(name);
+        let (start, first) = (self.to.out.len(), self.to.names.len());
+        self.to.out.push(0);
+        while pairs.next_key_seed(NameTranscoder(self.to))?.is_some() {
             pairs.next_value_seed(self.nested()?)?;
         }
-        if let Some(name) = find_duplicate(&mut names.iter().map(String::as_str).collect::<Vec<_>>()) {
+        if let Some(name) = self.to.duplicate_name(first) {
             return Err(de::Error::custom(format_args!("field {name:?} occurs twice in one object")));
         }
-        let mut header = Vec::with_capacity(5);
-        msgpack::write_map_len(&mut header, names.len());
-        self.insert_header(start, &header);
+        let len = self.to.names.len() - first;
+        self.to.names.truncate(first);
+        self.to.write_header(start, len, msgpack::write_map_len);
         Ok(())
     }
 }

@@ -152,23 +152,33 @@ const PAYLOAD: u8 = 1;
 const IMAGE: u8 = 2;
 const META: u8 = 4;
 
+/// Appends the bytes of a version's entry: its type, its time, its actor and reason, its payload and its image.
+pub(crate) fn encode_version(
+    out: &mut Vec<u8>,
+    kind: EventType,
+    time_ms: u64,
+    (actor, reason): (&str, &str),
+    (payload, image): (Option<&Document>, Option<&Document>),
+) {
+    let meta = !actor.is_empty() || !reason.is_empty();
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    out.push(kind.to_byte());
+    out.push(flag(payload.is_some(), PAYLOAD) | flag(image.is_some(), IMAGE) | flag(meta, META));
+    varint::write(out, time_ms);
+    if meta {
+        write_bytes(out, actor.as_bytes());
+        write_bytes(out, reason.as_bytes());
+    }
+    for document in [payload, image].into_iter().flatten() {
+        write_bytes(out, document.msgpack());
+    }
+}
+
 impl VersionEntry {
     /// Appends the entry's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let meta = !self.actor.is_empty() || !self.reason.is_empty();
-        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
-        out.push(self.kind.to_byte());
-        out.push(
-            flag(self.payload.is_some(), PAYLOAD) | flag(self.image.is_some(), IMAGE) | flag(meta, META),
-        );
-        varint::write(out, self.time_ms);
-        if meta {
-            write_bytes(out, self.actor.as_bytes());
-            write_bytes(out, self.reason.as_bytes());
-        }
-        for document in [&self.payload, &self.image].into_iter().flatten() {
-            write_bytes(out, document.msgpack());
-        }
+        let documents = (self.payload.as_ref(), self.image.as_ref());
+        encode_version(out, self.kind, self.time_ms, (&self.actor, &self.reason), documents);
     }
 
     /// Decodes an entry. Its documents share the memory of `bytes`.
@@ -202,26 +212,46 @@ const CHANGE_ROW: u8 = 0;
 const CHANGE_SCHEMA: u8 = 1;
 const CHANGE_SCHEMA_EMPTIED: u8 = 2;
 
+/// A [`TableChange`] that is only referred to.
+pub(crate) enum ChangeRef<'a> {
+    Row(&'a [u8]),
+    Schema(&'a Document, bool),
+}
+
+/// Appends the bytes of a commit's entry: the table's events and live rows after it, its actor and reason, and its changes.
+pub(crate) fn encode_commit<'a>(
+    out: &mut Vec<u8>,
+    (events, rows): (u64, u64),
+    (actor, reason): (&str, &str),
+    changes: impl ExactSizeIterator<Item = ChangeRef<'a>>,
+) {
+    varint::write(out, events);
+    varint::write(out, rows);
+    write_bytes(out, actor.as_bytes());
+    write_bytes(out, reason.as_bytes());
+    varint::write(out, changes.len() as u64);
+    for change in changes {
+        match change {
+            ChangeRef::Row(key) => {
+                out.push(CHANGE_ROW);
+                write_bytes(out, key);
+            }
+            ChangeRef::Schema(document, emptied) => {
+                out.push(if emptied { CHANGE_SCHEMA_EMPTIED } else { CHANGE_SCHEMA });
+                write_bytes(out, document.msgpack());
+            }
+        }
+    }
+}
+
 impl CommitEntry {
     /// Appends the entry's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        varint::write(out, self.events);
-        varint::write(out, self.rows);
-        write_bytes(out, self.actor.as_bytes());
-        write_bytes(out, self.reason.as_bytes());
-        varint::write(out, self.changes.len() as u64);
-        for change in &self.changes {
-            match change {
-                TableChange::Row(key) => {
-                    out.push(CHANGE_ROW);
-                    write_bytes(out, key);
-                }
-                TableChange::Schema(document, emptied) => {
-                    out.push(if *emptied { CHANGE_SCHEMA_EMPTIED } else { CHANGE_SCHEMA });
-                    write_bytes(out, document.msgpack());
-                }
-            }
-        }
+        let changes = self.changes.iter().map(|change| match change {
+            TableChange::Row(key) => ChangeRef::Row(key),
+            TableChange::Schema(document, emptied) => ChangeRef::Schema(document, *emptied),
+        });
+        encode_commit(out, (self.events, self.rows), (&self.actor, &self.reason), changes);
     }
 
     /// Decodes only the counts: events and rows.

@@ -95,6 +95,11 @@ impl DataDir {
         self.table(table).join(format!("meta.{term}.tmp"))
     }
 
+    /// The temporary file of a manifest that a job changes while the log may write [`DataDir::manifest_tmp`].
+    pub(crate) fn manifest_edit_tmp(&self, table: &str, term: u64) -> PathBuf {
+        self.table(table).join(format!("meta.{term}.edit.tmp"))
+    }
+
     /// The temporary file of a `schema.yaml` that the writer of a term creates.
     pub(crate) fn schema_tmp(&self, table: &str, term: u64) -> PathBuf {
         self.table(table).join(format!("schema.{term}.tmp"))

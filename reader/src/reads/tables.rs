@@ -8,6 +8,7 @@ use driftdb_common::query::ast::PointInTime;
 use driftdb_common::service::convert;
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::work;
+use prost::Message;
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
@@ -25,30 +26,45 @@ pub struct TableList {
     pub has_more: bool,
 }
 
-/// The tables that existed at a point in time: those with names after `after`, at most `limit` of them.
+/// How many tables a list may have.
+#[derive(Debug, Clone, Copy)]
+pub struct TableListLimit {
+    /// The number of tables.
+    pub tables: usize,
+    /// Their bytes in the message, unless one alone has more: with many indexes each, the tables of a page could be larger than the messages
+    /// that clients take.
+    pub bytes: usize,
+}
+
+impl TableListLimit {
+    /// All tables.
+    pub const NONE: TableListLimit = TableListLimit { tables: usize::MAX, bytes: usize::MAX };
+}
+
+/// The tables that existed at a point in time: those with names after `after`, within the limit.
 pub async fn list(
     query: &RunningQuery,
     freshness: Freshness,
     as_of: Option<PointInTime>,
     after: String,
-    limit: usize,
+    limit: TableListLimit,
 ) -> Result<TableList> {
     let applied = query.wait_until_fresh(freshness, as_of).await?;
     let list = move |context: &RequestContext| {
         let point = context.replica.point_at(&applied, as_of)?;
         let header = point.header(&context.replica, point.applied.tables.values())?;
-        let mut tables: Vec<v1::TableInfo> = Vec::new();
+        let (mut tables, mut bytes, mut has_more) = (Vec::new(), 0_usize, false);
         for (name, timeline) in point.applied.tables.iter() {
             work::step(16)?;
-            if tables.len() > limit {
+            let is_next = after.is_empty() || *name > after;
+            let Some(info) = is_next.then(|| listed_info(timeline, point.seq)).flatten() else { continue };
+            bytes = bytes.saturating_add(info.encoded_len());
+            if tables.len() == limit.tables || (bytes > limit.bytes && !tables.is_empty()) {
+                has_more = true;
                 break;
             }
-            if after.is_empty() || *name > after {
-                tables.extend(listed_info(timeline, point.seq));
-            }
+            tables.push(info);
         }
-        let has_more = tables.len() > limit;
-        tables.truncate(limit);
         Ok(TableList { header, tables, has_more })
     };
     query.look_up(list).await

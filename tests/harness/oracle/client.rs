@@ -123,9 +123,20 @@ impl OracleClient {
     }
 
     /// Writes until all clients together have written so many events, at most so many per second.
-    pub async fn run(mut self, wanted: u64, per_second: u64) -> OracleClient {
+    pub async fn run(self, wanted: u64, per_second: u64) -> OracleClient {
+        let events = self.events.clone();
+        self.run_while(per_second, || events.load(Ordering::Relaxed) < wanted).await
+    }
+
+    /// Writes for so long, at most so many events per second of all clients together.
+    pub async fn run_for(self, time: Duration, per_second: u64) -> OracleClient {
         let began = Instant::now();
-        while self.events.load(Ordering::Relaxed) < wanted {
+        self.run_while(per_second, || began.elapsed() < time).await
+    }
+
+    async fn run_while(mut self, per_second: u64, goes_on: impl Fn() -> bool) -> OracleClient {
+        let began = Instant::now();
+        while goes_on() {
             self.step().await;
             let due = Duration::from_millis(self.events.load(Ordering::Relaxed) * 1000 / per_second);
             tokio::time::sleep(due.saturating_sub(began.elapsed())).await;

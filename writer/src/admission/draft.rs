@@ -72,6 +72,9 @@ pub(crate) struct DraftPrecondition {
     key: Option<DraftKey>,
 }
 
+/// The ids and schemas of tables, by name.
+pub(crate) type KnownTables = HashMap<String, (u64, Arc<Schema>)>;
+
 /// The newest content of the rows that a change patches, if they are in memory: by the table's id and the key.
 pub(crate) type RowsInMemory = HashMap<(u64, Key), Option<Document>>;
 
@@ -103,6 +106,15 @@ impl DraftOperation {
     /// The key of the operation's row in a table; `None` if it was not computed for it.
     pub(crate) fn key(&self, table: &AdmittedTable) -> Option<&Result<Key>> {
         DraftKey::of(self.key.as_ref(), table)
+    }
+
+    /// Computes the key, if the table is known.
+    #[must_use]
+    pub(crate) fn with_key(mut self, tables: &KnownTables) -> DraftOperation {
+        if let Some((id, schema)) = tables.get(&self.operation.table) {
+            self.find_key(*id, schema);
+        }
+        self
     }
 
     /// Computes the key in a table with this id and schema.
@@ -198,7 +210,7 @@ impl Draft {
     }
 
     /// Finds the keys in tables with these ids and schemas, by name.
-    pub(crate) fn find_keys(&mut self, tables: &HashMap<String, (u64, Arc<Schema>)>) {
+    pub(crate) fn find_keys(&mut self, tables: &KnownTables) {
         for operation in &mut self.operations {
             if let Some((id, schema)) = tables.get(&operation.operation.table) {
                 operation.find_key(*id, schema);

@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use driftdb_common::error::Result;
 use driftdb_common::format::key::Key;
-use driftdb_common::table::schema::Schema;
 
-use crate::admission::draft::{Draft, RowsInMemory};
+use crate::admission::draft::{Draft, KnownTables, RowsInMemory};
 use crate::admission::read_rows::{CurrentRow, RowToRead};
 use crate::admission::table::AdmittedTable;
 use crate::admission::tables::AdmittedTables;
@@ -19,8 +18,8 @@ const ROWS_WORTH_THREADS: usize = 64;
 /// What a change needs.
 #[derive(Debug, Default)]
 pub(crate) struct MissingWork {
-    /// The tables whose keys are not found yet: id and schema, by name.
-    tables: HashMap<String, (u64, Arc<Schema>)>,
+    /// The tables whose keys are not found yet.
+    tables: KnownTables,
     rows: Vec<RowToRead>,
     in_memory: RowsInMemory,
 }
@@ -91,8 +90,8 @@ fn find_keys(tables: &AdmittedTables, draft: &mut Draft) {
 }
 
 /// The tables of operations and preconditions whose keys were not found for the table as it is now.
-fn tables_without_keys(tables: &AdmittedTables, draft: &Draft) -> HashMap<String, (u64, Arc<Schema>)> {
-    let mut unknown = HashMap::new();
+fn tables_without_keys(tables: &AdmittedTables, draft: &Draft) -> KnownTables {
+    let mut unknown = KnownTables::new();
     let mut add = |name: &str, has_key: &dyn Fn(&AdmittedTable) -> bool| {
         if let Ok(table) = tables.live(name)
             && !has_key(table)
@@ -153,7 +152,7 @@ fn patched_in_memory(tables: &AdmittedTables, draft: &Draft) -> RowsInMemory {
         let table = tables.live(&operation.operation.table).ok()?;
         let key = operation.key(table)?.as_ref().ok()?;
         table
-            .is_in_memory(key)
+            .is_in_memory(key, true)
             .then(|| ((table.id(), key.clone()), table.document(key, &draft.rows).cloned()))
     });
     found.collect()
@@ -163,7 +162,7 @@ impl Collector<'_> {
     /// Adds a row if it is neither in memory nor read already.
     fn add(&mut self, table: &AdmittedTable, key: &Key, with_document: bool) {
         let layers = table.layers();
-        if layers.end() == 0 || table.is_in_memory(key) {
+        if layers.end() == 0 || table.is_in_memory(key, with_document) {
             return;
         }
         if self.draft.rows.has(table.id(), key, layers, with_document) {

@@ -72,7 +72,7 @@ fn admit_operation(
         }
     };
     let id = table.id();
-    let row = RowState { seq: token.seq, document: after };
+    let row = RowState::new(token.seq, after);
     tables.change_row(name, key.clone(), row, was_live);
     let (kind, payload) = match draft.operation.action {
         Action::Insert(document) | Action::Put(document) => (EventType::Insert, Some(document)),

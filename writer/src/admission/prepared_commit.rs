@@ -44,17 +44,20 @@ impl PreparedCommit {
     /// Appends the commit's frames to a group.
     pub(crate) fn encode(self, group: &mut Group) {
         let PreparedCommit { token, events, meta } = self;
+        let frames = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        // Most commits change one table.
+        let is_one_table = events.windows(2).all(|two| matches!(two, [a, b] if a.table == b.table));
         let mut frames_by_table: HashMap<u64, u32> = HashMap::new();
-        for event in &events {
+        for event in events.iter().filter(|_| !is_one_table) {
             *frames_by_table.entry(event.table).or_default() += 1;
         }
-        let frames = u32::try_from(events.len()).unwrap_or(u32::MAX);
-        for NewEvent { table, kind, key, payload, replaces } in &events {
+        for (at, NewEvent { table, kind, key, payload, replaces }) in events.iter().enumerate() {
             // Only the commit's first frame in a table carries the shape and the meta: `remove` returns them
             // once.
-            let first = frames_by_table
-                .remove(table)
-                .map(|frames_in_table| (CommitShape { frames, frames_in_table }, &meta));
+            let frames_in_table =
+                if is_one_table { Some(frames).filter(|_| at == 0) } else { frames_by_table.remove(table) };
+            let first =
+                frames_in_table.map(|frames_in_table| (CommitShape { frames, frames_in_table }, &meta));
             let table = group.tables.entry(*table).or_default();
             let first_of_group = table.frames.is_empty();
             table.last_seq = token.seq;

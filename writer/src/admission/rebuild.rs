@@ -129,7 +129,7 @@ impl<'a> AdmissionRebuild<'a> {
                 let was_live = event.replaces || before.is_some();
                 let after = state::apply(before.as_ref(), kind, payload.as_ref())?;
                 let document = after.map(|after| after.detached());
-                table.set_row(key, RowState { seq, document }, was_live);
+                table.set_row(key, RowState::new(seq, document), was_live);
                 table.count_event(seq);
                 Ok(())
             }

@@ -17,9 +17,17 @@ use crate::admission::read_rows::{CurrentRow, ReadRows};
 pub(crate) struct RowState {
     /// The commit that last changed the row.
     pub(crate) seq: u64,
-    /// The row's content; `None` if the row is deleted. A deleted row stays here because preconditions ask
-    /// which commit deleted it.
+    /// Whether the row is live. A deleted row stays here because preconditions ask which commit deleted it.
+    pub(crate) is_live: bool,
+    /// The content of a live row; `None` if only the snapshot files hold it.
     pub(crate) document: Option<Document>,
+}
+
+impl RowState {
+    /// A row whose whole state is in memory; deleted if it has no document.
+    pub(crate) fn new(seq: u64, document: Option<Document>) -> RowState {
+        RowState { seq, is_live: document.is_some(), document }
+    }
 }
 
 /// A table's newest admitted state.
@@ -86,18 +94,23 @@ impl AdmittedTable {
         self.layers = Arc::clone(layers);
     }
 
-    /// Whether the row's last state is in memory.
-    pub(crate) fn is_in_memory(&self, key: &Key) -> bool {
-        self.rows.contains_key(key)
+    /// Whether the row's last state is in memory: with its content, or if that does not matter, perhaps without.
+    pub(crate) fn is_in_memory(&self, key: &Key, with_document: bool) -> bool {
+        self.rows.get(key).is_some_and(|row| !with_document || row.document.is_some() || !row.is_live)
     }
 
-    /// Removes rows from memory if the snapshot files hold their last state.
-    pub(crate) fn evict(&mut self, keys: &[Key]) {
+    /// Gives up a row's content if the snapshot files hold its last state. What most writes ask, whether the row is live and
+    /// which commit changed it last, stays in memory until [`AdmittedTable::forget`]. Returns that commit and the content.
+    pub(crate) fn evict(&mut self, key: &Key) -> Option<(u64, Option<Document>)> {
         let end = self.layers.end();
-        for key in keys {
-            if self.rows.get(key).is_some_and(|row| row.seq <= end) {
-                self.rows.remove(key);
-            }
+        let row = self.rows.get_mut(key).filter(|row| row.seq <= end)?;
+        Some((row.seq, row.document.take()))
+    }
+
+    /// Removes a row from memory that was evicted and has not changed since commit `seq`.
+    pub(crate) fn forget(&mut self, key: &Key, seq: u64) {
+        if self.rows.get(key).is_some_and(|row| row.seq == seq && seq <= self.layers.end()) {
+            self.rows.remove(key);
         }
     }
 
@@ -145,9 +158,13 @@ impl AdmittedTable {
     /// table's floor is not known any more and returns `None` too. A row that is not in memory must have been
     /// read before, from the files as they are now.
     pub(crate) fn row(&self, key: &Key, read: &ReadRows) -> Result<Option<CurrentRow>> {
-        if let Some(RowState { seq, document }) = self.rows.get(key) {
-            let document = document.clone();
-            return Ok(Some(CurrentRow { seq: *seq, is_live: document.is_some(), document }));
+        if let Some(RowState { seq, is_live, document }) = self.rows.get(key) {
+            let document = match document {
+                // If the content matters, it was read. The row has not changed since it left memory.
+                None if *is_live => self.read_document(key, read)?.cloned(),
+                document => document.clone(),
+            };
+            return Ok(Some(CurrentRow { seq: *seq, is_live: *is_live, document }));
         }
         if self.layers.end() == 0 {
             return Ok(None);
@@ -161,14 +178,24 @@ impl AdmittedTable {
     /// A row's content, as far as it is in memory or was read.
     pub(crate) fn document<'a>(&'a self, key: &Key, read: &'a ReadRows) -> Option<&'a Document> {
         match self.rows.get(key) {
-            Some(row) => row.document.as_ref(),
+            Some(row) if row.document.is_some() || !row.is_live => row.document.as_ref(),
+            Some(_) => self.read_document(key, read).ok().flatten(),
             None => read.document(self.id, key),
+        }
+    }
+
+    /// A row's content, if it was read from the files as they are now. Fails if the read failed.
+    fn read_document<'a>(&self, key: &Key, read: &'a ReadRows) -> Result<Option<&'a Document>> {
+        match read.get(self.id, key, &self.layers) {
+            Some(Ok(row)) => Ok(row.as_ref().and_then(|row| row.document.as_ref())),
+            Some(Err(error)) => Err(error.clone()),
+            None => Ok(None),
         }
     }
 
     /// A row's content, or `None` if no live row has the key. Reads files, so only for a database that is being opened.
     pub(crate) fn read_row(&self, key: &Key) -> Result<Option<Document>> {
-        if let Some(row) = self.rows.get(key) {
+        if let Some(row) = self.rows.get(key).filter(|row| row.document.is_some() || !row.is_live) {
             return Ok(row.document.clone());
         }
         if self.layers.end() == 0 {
@@ -181,7 +208,7 @@ impl AdmittedTable {
     /// Sets a row's state and returns the one before if that was in memory. `was_live` says whether the row
     /// was live, which the caller has looked up.
     pub(crate) fn set_row(&mut self, key: Key, row: RowState, was_live: bool) -> Option<RowState> {
-        let is_live = u64::from(row.document.is_some());
+        let is_live = u64::from(row.is_live);
         self.counts.rows = (self.counts.rows + is_live).saturating_sub(u64::from(was_live));
         self.rows.insert(key, row)
     }

@@ -4,17 +4,22 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::document::Document;
 use driftdb_common::format::key::Key;
+use driftdb_common::limits;
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::schema::Schema;
 use driftdb_common::table::table_counts::TableCounts;
 
 use crate::admission::table::{AdmittedTable, RowState};
 
+/// Memory of an evicted row's state without its key's text.
+const STATE_BYTES: usize = 192;
+
 /// How to take back one change.
 #[derive(Debug)]
 enum UndoEntry {
-    Row { table: String, key: Key, prior: Option<RowState>, counts: TableCounts },
+    Row { table: Arc<Schema>, key: Key, prior: Option<RowState>, counts: TableCounts },
     Table { name: String, prior: Option<Box<AdmittedTable>> },
     Schema { prior: Arc<Schema>, counts: TableCounts },
 }
@@ -45,6 +50,10 @@ pub(crate) struct AdmittedTables {
     names_by_lower_case: HashMap<String, String>,
     /// By name: tables whose layers are damaged beyond what the log can replace.
     unusable: HashMap<String, UnusableTable>,
+    /// The rows whose content was evicted, oldest first: the table's id, the key, and the row's last commit.
+    evicted: VecDeque<(u64, Key, u64)>,
+    /// About the bytes that their states take in memory.
+    evicted_bytes: usize,
     undo: VecDeque<UndoEntry>,
     /// The number of changes whose undo entries are discarded.
     undo_discarded: u64,
@@ -140,6 +149,31 @@ impl AdmittedTables {
         }
     }
 
+    /// Gives up the content of rows whose last state the snapshot files hold. What else is known of them stays in memory, up to
+    /// [`limits::ROW_STATES_BYTES`] for all tables together. Returns the contents, which the caller should drop after the lock.
+    pub(crate) fn evict(&mut self, id: u64, keys: &[Key]) -> Vec<Document> {
+        let mut contents = Vec::with_capacity(keys.len());
+        let Ok(table) = self.by_id_mut(id) else { return contents };
+        let mut evicted = Vec::with_capacity(keys.len());
+        for key in keys {
+            if let Some((seq, content)) = table.evict(key) {
+                contents.extend(content);
+                evicted.push((id, key.clone(), seq));
+            }
+        }
+        self.evicted_bytes += evicted.iter().map(|(_, key, _)| state_bytes(key)).sum::<usize>();
+        self.evicted.extend(evicted);
+        while self.evicted_bytes > limits::ROW_STATES_BYTES
+            && let Some((id, key, seq)) = self.evicted.pop_front()
+        {
+            self.evicted_bytes = self.evicted_bytes.saturating_sub(state_bytes(&key));
+            if let Ok(table) = self.by_id_mut(id) {
+                table.forget(&key, seq);
+            }
+        }
+        contents
+    }
+
     /// Changes a row. `was_live` says whether the row was live, which the caller has looked up.
     pub(crate) fn change_row(&mut self, name: &str, key: Key, row: RowState, was_live: bool) {
         let Some(table) = self.by_name.get_mut(name) else { return };
@@ -147,7 +181,7 @@ impl AdmittedTables {
         let seq = row.seq;
         let prior = table.set_row(key.clone(), row, was_live);
         table.count_event(seq);
-        self.undo.push_back(UndoEntry::Row { table: name.to_owned(), key, prior, counts });
+        self.undo.push_back(UndoEntry::Row { table: Arc::clone(table.schema()), key, prior, counts });
     }
 
     /// Creates a table, or creates a dropped one again.
@@ -195,7 +229,7 @@ impl AdmittedTables {
         while self.undo_mark() > mark {
             match self.undo.pop_back() {
                 Some(UndoEntry::Row { table, key, prior, counts }) => {
-                    let Some(table) = self.by_name.get_mut(&table) else { continue };
+                    let Some(table) = self.by_name.get_mut(&table.table) else { continue };
                     table.restore_row(key, prior);
                     table.set_counts(counts);
                 }
@@ -227,6 +261,15 @@ impl AdmittedTables {
     }
 }
 
+/// About the bytes that the state of an evicted row takes: its entries in the table's rows and among the evicted ones.
+fn state_bytes(key: &Key) -> usize {
+    let text = match key {
+        Key::Int(_) => 0,
+        Key::Str(text) => 2 * text.len(),
+    };
+    STATE_BYTES + text
+}
+
 /// The error for a table that does not exist. It suggests no name: to compare it with all names takes long, and is left to the
 /// caller, after the lock.
 fn unknown_table(name: &str) -> Error {
@@ -235,8 +278,14 @@ fn unknown_table(name: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use driftdb_common::format::document::Document;
     use driftdb_common::format::key::KeyType;
+    use driftdb_common::format::manifest::{DeltaLayer, LogPosition, Manifest};
+    use driftdb_common::format::snapshot::{DeltaProperties, kind};
+    use driftdb_common::format::sst::SstIdentity;
+    use driftdb_common::storage::fs::sim::SimDisk;
+    use driftdb_common::storage::layout::DataDir;
+    use driftdb_common::storage::sst::{BlockCache, write_file};
+    use driftdb_common::table::table_files::TableFiles;
 
     use super::*;
     use crate::admission::read_rows::ReadRows;
@@ -248,7 +297,7 @@ mod tests {
     }
 
     fn row(seq: u64, json: &str) -> RowState {
-        RowState { seq, document: Some(Document::from_json(json).unwrap()) }
+        RowState::new(seq, Some(Document::from_json(json).unwrap()))
     }
 
     /// Everything that a rollback must restore.
@@ -281,6 +330,68 @@ mod tests {
             tables.undo_to(*mark);
             assert_eq!(content(&tables), *state);
         }
+    }
+
+    /// Layers of table 1 that end at a commit. They hold nothing: the tests ask only where they end.
+    fn layers_up_to(seq: u64) -> LayerMap {
+        let (fs, dir) = (SimDisk::new().shared(), DataDir::new("/data"));
+        let files = TableFiles { fs, dir, cache: BlockCache::new(0) };
+        let identity = SstIdentity { table: 1, base: 0, seq, kind: kind::DELTA };
+        let path = files.dir.delta_layer("t", 0, seq);
+        files.fs.create_dir(path.parent().unwrap()).unwrap();
+        write_file(&*files.fs, &path, identity, |_| Ok(DeltaProperties::default().encode())).unwrap();
+        let (indexes, position) = (Vec::new(), LogPosition::default());
+        let delta = DeltaLayer { base: 0, seq, bytes: 0, events: 0, indexes, position };
+        let manifest = Manifest {
+            table: "t".to_owned(),
+            table_id: 1,
+            version: 1,
+            term: 1,
+            published: seq,
+            published_ms: 0,
+            floor: None,
+            deltas: vec![delta],
+            images: Vec::new(),
+            segments: Vec::new(),
+        };
+        files.open(&manifest, None).unwrap()
+    }
+
+    /// A table with rows a and b, of which the snapshot files hold the content, and their keys.
+    fn evicted() -> (AdmittedTables, [Key; 2]) {
+        let mut tables = AdmittedTables::default();
+        let layers = layers_up_to(3);
+        tables.create(AdmittedTable::new(1, 1, schema(&[])));
+        let keys = ["a", "b"].map(|key| Key::Str(key.into()));
+        tables.change_row("t", keys[0].clone(), row(2, r#"{"id":"a"}"#), false);
+        tables.change_row("t", keys[1].clone(), RowState::new(3, None), true);
+        drop(tables.discard_undo_before(tables.undo_mark()));
+        tables.set_layers(1, &Arc::new(layers));
+        assert_eq!(tables.evict(1, &keys).len(), 1);
+        (tables, keys)
+    }
+
+    #[test]
+    fn an_evicted_row_is_known_without_its_content() {
+        let (tables, [a, b]) = evicted();
+        let table = tables.live("t").unwrap();
+        let row = table.row(&a, &ReadRows::default()).unwrap().unwrap();
+        assert_eq!((row.seq, row.is_live, row.document), (2, true, None));
+        let row = table.row(&b, &ReadRows::default()).unwrap().unwrap();
+        assert_eq!((row.seq, row.is_live, row.document), (3, false, None));
+        // A patch must read the row, and a delete or a put need not.
+        assert!(!table.is_in_memory(&a, true) && table.is_in_memory(&a, false));
+        assert!(table.is_in_memory(&b, true));
+    }
+
+    #[test]
+    fn a_row_that_changes_after_its_eviction_is_not_forgotten() {
+        let (mut tables, [a, b]) = evicted();
+        tables.change_row("t", a.clone(), row(4, r#"{"id":"a"}"#), true);
+        tables.evicted_bytes += limits::ROW_STATES_BYTES;
+        assert!(tables.evict(1, &[]).is_empty());
+        let table = tables.live("t").unwrap();
+        assert!(table.is_in_memory(&a, true) && !table.is_in_memory(&b, false));
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! The committer's thread: takes the open group, makes it durable, and acknowledges it.
+//!
+//! Whoever holds the log writes. While nothing is to be written, the log is in the state, and a request that is alone may take it
+//! for its own commit (`lone_commit`). The committer then waits until the log is back.
 
 use std::time::Duration;
 
@@ -16,66 +19,105 @@ use crate::commit::state::{CommitShared, CommitState, LogTask, OpenGroup};
 const FENCE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the committer does next.
-struct CommitterWork {
-    group: OpenGroup,
+enum CommitterWork {
+    /// Run tasks on the log, then write a group.
+    Write(Box<Log>, TakenGroup, Vec<LogTask>),
+    /// Close the log: the writer is closing, and nothing is left.
+    Close(Box<Log>),
+}
+
+/// A group that is being written.
+pub(super) struct TakenGroup {
+    pub(super) group: OpenGroup,
     /// The undo log's end when the group was taken.
     mark: UndoMark,
-    log_tasks: Vec<LogTask>,
 }
 
 /// Writes groups until the writer closes. An error means that the content of the disk is not known any more
 /// (I5).
-pub(super) fn run(
-    mut log: Log,
-    shared: &CommitShared,
-    acks: &mpsc::UnboundedSender<Vec<CommitAck>>,
-) -> Result<()> {
-    while let Some(work) = wait_for_work(shared) {
-        let CommitterWork { mut group, mark, log_tasks } = work;
+pub(super) fn run(shared: &CommitShared, acks: &mpsc::UnboundedSender<Vec<CommitAck>>) -> Result<()> {
+    loop {
+        let (mut log, taken, log_tasks) = match wait_for_work(shared)? {
+            CommitterWork::Write(log, taken, log_tasks) => (log, taken, log_tasks),
+            CommitterWork::Close(log) => return log.close(),
+        };
         for task in log_tasks {
             if let Err(AppendError::Fatal(error) | AppendError::Refused(error)) = task(&mut log) {
-                return Err(stop_before_write(shared, group, &error, acks));
+                return Err(stop_before_write(shared, taken.group, &error, acks));
             }
         }
-        if group.acks.is_empty() {
-            shared.state.lock().writing = false;
+        if taken.group.acks.is_empty() {
+            let mut state = shared.state.lock();
+            state.writing = false;
+            state.log = Some(log);
             continue;
         }
-        let outcome = log.append(&mut group.group);
-        let (answered, fatal) = settle(shared, &log, group, mark, outcome);
-        send(acks, answered);
-        if let Some(error) = fatal {
-            log_stop(&error);
-            return Err(error);
-        }
+        send(acks, write_group(shared, log, taken));
     }
-    log.close()
 }
 
-/// Waits until the open group or the log tasks are not empty, and takes them. Returns `None` once the writer
-/// is closing and nothing is left. An idle writer checks periodically that it still is the writer, because calls
-/// such as Status do not go through the committer.
-fn wait_for_work(shared: &CommitShared) -> Option<CommitterWork> {
+/// Waits until the log is here and the open group or the log tasks are not empty, and takes them. An idle writer checks
+/// periodically that it still is the writer, because calls such as Status do not go through the committer. Fails if a group
+/// has stopped the writer.
+fn wait_for_work(shared: &CommitShared) -> Result<CommitterWork> {
     let mut state = shared.state.lock();
-    while state.open.acks.is_empty() && state.log_tasks.is_empty() {
-        if state.closing {
-            return None;
+    loop {
+        if let Some(error) = state.fatal.take() {
+            // Who waits for the open group learns from the drop that the writer has stopped.
+            let (log, waiting) = (state.log.take(), std::mem::take(&mut state.open));
+            drop(state);
+            // The drop waits for threads.
+            drop((log, waiting));
+            return Err(error);
         }
-        if shared.work_ready.wait_for(&mut state, FENCE_CHECK_INTERVAL).timed_out() {
+        let has_work = !(state.open.acks.is_empty() && state.log_tasks.is_empty());
+        if (has_work || state.closing)
+            && let Some(log) = state.log.take()
+        {
+            if !has_work {
+                return Ok(CommitterWork::Close(log));
+            }
+            let log_tasks = std::mem::take(&mut state.log_tasks);
+            return Ok(CommitterWork::Write(log, take_group(&mut state), log_tasks));
+        }
+        let waited = shared.work_ready.wait_for(&mut state, FENCE_CHECK_INTERVAL);
+        if waited.timed_out() && state.log.is_some() {
             state.log_tasks.push(Box::new(|log| log.fence().check().map_err(AppendError::Fatal)));
         }
     }
+}
+
+/// Takes the open group. The caller has taken the log.
+pub(super) fn take_group(state: &mut CommitState) -> TakenGroup {
     state.writing = true;
     let mark = state.admission.tables.undo_mark();
     // If only log tasks wait, the open group is empty and stays.
     let group =
         if state.open.acks.is_empty() { OpenGroup::default() } else { std::mem::take(&mut state.open) };
-    Some(CommitterWork { group, mark, log_tasks: std::mem::take(&mut state.log_tasks) })
+    if !group.acks.is_empty() {
+        state.is_lone = group.acks.len() == 1;
+    }
+    TakenGroup { group, mark }
 }
 
-/// Sends a group's acks. The receiver is gone only if the runtime is, and then no request waits.
-fn send(acks: &mpsc::UnboundedSender<Vec<CommitAck>>, answered: Vec<CommitAck>) {
-    let _ = acks.send(answered);
+/// Makes a group durable and gives the log back. Returns the acks to send.
+pub(super) fn write_group(shared: &CommitShared, mut log: Box<Log>, taken: TakenGroup) -> Vec<CommitAck> {
+    let TakenGroup { mut group, mark } = taken;
+    let outcome = log.append(&mut group.group);
+    settle(shared, log, group, mark, outcome)
+}
+
+/// Sends a group's acks. A single one wakes its request from here. Many go to a task of the runtime, so that the requests are
+/// woken with one wake-up of a thread. The task is gone only if the runtime is, and then no request waits.
+fn send(acks: &mpsc::UnboundedSender<Vec<CommitAck>>, mut answered: Vec<CommitAck>) {
+    match answered.pop() {
+        Some(ack) if answered.is_empty() => ack.send(),
+        Some(ack) => {
+            answered.push(ack);
+            let _ = acks.send(answered);
+        }
+        None => {}
+    }
 }
 
 fn log_stop(error: &Error) {
@@ -107,29 +149,37 @@ fn stop_before_write(
     error.clone()
 }
 
-/// Updates the state after a group was written or refused. Returns the acks to send, and the error that stops
-/// the writer.
+/// Updates the state after a group was written or refused, and gives the log back. Returns the acks to send.
 fn settle(
     shared: &CommitShared,
-    log: &Log,
+    log: Box<Log>,
     group: OpenGroup,
     mark: UndoMark,
     outcome: Result<(), AppendError>,
-) -> (Vec<CommitAck>, Option<Error>) {
+) -> Vec<CommitAck> {
     let mut state = shared.state.lock();
     state.writing = false;
     match outcome {
         Ok(()) => {
-            let discarded = settle_durable(&mut state, log, &group, mark);
+            let discarded = settle_durable(&mut state, &log, &group, mark);
+            state.log = Some(log);
             // Earlier states of many rows: freed after the lock.
             drop(state);
             drop(discarded);
             // If the channel is full, the receiver has a message already.
             let _ = shared.growth.try_send(());
-            (group.acks, None)
+            group.acks
         }
-        Err(AppendError::Refused(error)) => (settle_refused(&mut state, group, &error), None),
-        Err(AppendError::Fatal(error)) => (settle_unknown(state, group, &error), Some(error)),
+        Err(AppendError::Refused(error)) => {
+            state.log = Some(log);
+            settle_refused(&mut state, group, &error)
+        }
+        Err(AppendError::Fatal(error)) => {
+            log_stop(&error);
+            state.log = Some(log);
+            state.fatal = Some(error.clone());
+            settle_unknown(state, group, &error)
+        }
     }
 }
 

@@ -5,10 +5,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use driftdb_common::error::{Error, ErrorKind, Reason, Result};
+use driftdb_common::limits;
 use parking_lot::MutexGuard;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::draft::{Draft, DraftOperation};
+use crate::admission::draft::{Draft, DraftOperation, KnownTables};
 use crate::admission::prepared_commit::PreparedCommit;
 use crate::admission::producers::{ProducerPosition, RefusedOperation};
 use crate::admission::read_rows::ReadRows;
@@ -95,6 +96,22 @@ impl IngestPipeline {
     pub(crate) fn has_room(&self) -> bool {
         let state = self.0.state.lock();
         state.check_accepting().is_err() || state.check_room(self.0.tail_limit).is_ok()
+    }
+
+    /// The ids and schemas of tables that are not dropped, by name.
+    pub(crate) fn known_tables<'a>(&self, names: impl Iterator<Item = &'a str>) -> KnownTables {
+        let mut known = KnownTables::new();
+        let mut last = "";
+        for name in names.filter(|name| name.len() <= limits::TABLE_NAME_BYTES) {
+            if name == last || known.contains_key(name) {
+                continue;
+            }
+            last = name;
+            if let Ok(table) = self.0.state.lock().admission.tables.live(name) {
+                known.insert(name.to_owned(), (table.id(), Arc::clone(table.schema())));
+            }
+        }
+        known
     }
 
     /// Opens a stream that `ended` can end.
@@ -245,8 +262,11 @@ impl IngestPipeline {
     ) -> AdmittedBatch {
         let token = state.admission.last();
         let ack = state.acknowledge(Ok(CommitReceipt { token, replayed: false }));
+        let must_wake = state.must_wake_committer();
         drop(state);
-        self.0.work_ready.notify_one();
+        if must_wake {
+            self.0.work_ready.notify_one();
+        }
         let BatchOutcome { refused, stopped, .. } = outcome;
         AdmittedBatch { number, operations_passed: 0, refused, stopped, ack }
     }

@@ -3,7 +3,8 @@
 //! Requests are admitted under one lock, in the order in which they arrive, into the open group. One thread,
 //! the committer, owns the log: it takes the open group, appends and syncs it, publishes it in HEAD, and
 //! wakes everyone in it with one message. Meanwhile the next group fills. So documents are decoded and
-//! checked on all cores, and a sync is shared by all commits that arrived during the one before.
+//! checked on all cores, and a sync is shared by all commits that arrived during the one before. A request
+//! that is alone takes the log and writes its commit itself.
 //!
 //! All parts share one lock, because a commit must see every commit admitted before it. Each part here is one
 //! role over that state: what a caller may do with it.
@@ -13,6 +14,7 @@ mod catalog;
 mod committer;
 mod ingest_pipeline;
 mod log_access;
+mod lone_commit;
 mod pipeline;
 mod preparation;
 mod start;

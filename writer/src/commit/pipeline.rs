@@ -11,12 +11,23 @@ use crate::admission::missing::MissingWork;
 use crate::admission::schema_changes::check_schema_change;
 use crate::admission::{AdmissibleChange, CommitContext, CommitReceipt};
 use crate::commit::acks::PendingAck;
+use crate::commit::lone_commit::LoneCommit;
 use crate::commit::preparation::{TRIES, merge_bytes, prepare, rows_keep_changing};
 use crate::commit::state::{CommitShared, CommitState};
 
+/// What the request of an admitted change does before it waits for its outcome.
+enum NextStep {
+    /// Nothing: the outcome is known, or whoever writes now writes this next.
+    Nothing,
+    /// Wake the committer.
+    Wake,
+    /// Write the group itself.
+    Write(LoneCommit),
+}
+
 /// Commits changes, one at a time.
 #[derive(Debug, Clone)]
-pub(crate) struct CommitPipeline(Arc<CommitShared>);
+pub(crate) struct CommitPipeline(pub(super) Arc<CommitShared>);
 
 impl CommitPipeline {
     pub(super) fn new(shared: &Arc<CommitShared>) -> CommitPipeline {
@@ -26,10 +37,13 @@ impl CommitPipeline {
     /// Admits a change of rows and waits until it is durable or refused. A refusal that depends on a commit that is
     /// not durable yet waits for that commit.
     pub(crate) async fn commit_rows(&self, draft: Draft, context: CommitContext) -> Result<CommitReceipt> {
-        match self.admit_rows(draft, context).await {
-            Ok(ack) => self.wait(ack).await,
-            Err(error) => Err(error),
+        let (ack, next) = self.admit_rows(draft, context).await?;
+        match next {
+            NextStep::Nothing => {}
+            NextStep::Wake => _ = self.0.work_ready.notify_one(),
+            NextStep::Write(commit) => commit.write(&self.0),
         }
+        self.outcome(ack).await
     }
 
     /// Admits a change of a schema, as [`CommitPipeline::commit_rows`] does.
@@ -57,10 +71,10 @@ impl CommitPipeline {
         self.wait(ack).await
     }
 
-    async fn admit_rows(&self, mut draft: Draft, context: CommitContext) -> Result<PendingAck> {
+    async fn admit_rows(&self, mut draft: Draft, context: CommitContext) -> Result<(PendingAck, NextStep)> {
         for attempt in 0..TRIES {
             match self.try_admit(&mut draft, &context, attempt)? {
-                Ok(ack) => return Ok(ack),
+                Ok(admitted) => return Ok(admitted),
                 Err(missing) => draft = prepare(&self.0, draft, missing).await?,
             }
         }
@@ -73,7 +87,7 @@ impl CommitPipeline {
         draft: &mut Draft,
         context: &CommitContext,
         attempt: u32,
-    ) -> Result<Result<PendingAck, MissingWork>> {
+    ) -> Result<Result<(PendingAck, NextStep), MissingWork>> {
         let context = context.clone();
         let mut state = self.0.state.lock();
         state.check_accepting()?;
@@ -86,7 +100,16 @@ impl CommitPipeline {
         let change = AdmissibleChange::Rows { operations, preconditions, rows };
         let CommitState { admission, open, .. } = &mut *state;
         let outcome = admission.admit(change, context, self.0.clock.read(), &mut open.group);
-        Ok(Ok(state.acknowledge(outcome)))
+        let ack = state.acknowledge(outcome);
+        let next = match ack {
+            PendingAck::Ready(_) => NextStep::Nothing,
+            PendingAck::Waiting(_) => match LoneCommit::take(&mut state) {
+                Some(commit) => NextStep::Write(commit),
+                None if state.must_wake_committer() => NextStep::Wake,
+                None => NextStep::Nothing,
+            },
+        };
+        Ok(Ok((ack, next)))
     }
 
     /// The outcome of an earlier attempt of a request, or `None` if there was none.
@@ -103,6 +126,10 @@ impl CommitPipeline {
         if matches!(ack, PendingAck::Waiting(_)) {
             self.0.work_ready.notify_one();
         }
+        self.outcome(ack).await
+    }
+
+    async fn outcome(&self, ack: PendingAck) -> Result<CommitReceipt> {
         match ack.wait().await {
             Err(error) if error.reason() == Reason::TableNotFound => Err(self.suggesting(error).await),
             outcome => outcome,

@@ -45,8 +45,8 @@ pub(crate) fn start(
     (tail_limit, tasks): (u64, TaskPool),
     clock: Arc<ClockGuard>,
 ) -> Result<(CommitHandles, JoinHandle<Result<()>>)> {
-    let state = Mutex::new(initial_state(&log, admission));
-    let (work_ready, space) = (Condvar::new(), Arc::clone(log.space()));
+    let space = Arc::clone(log.space());
+    let (state, work_ready) = (Mutex::new(initial_state(log, admission)), Condvar::new());
     let shared = Arc::new(CommitShared { state, work_ready, growth, tail_limit, clock, space, tasks });
     let handles = CommitHandles {
         pipeline: CommitPipeline::new(&shared),
@@ -58,12 +58,12 @@ pub(crate) fn start(
     };
     let thread = std::thread::Builder::new()
         .name("driftdb-commit".to_owned())
-        .spawn(move || committer::run(log, &shared, &acks))
+        .spawn(move || committer::run(&shared, &acks))
         .map_err(|e| Error::io("cannot start the committer's thread", &e))?;
     Ok((handles, thread))
 }
 
-fn initial_state(log: &Log, admission: Admission) -> CommitState {
+fn initial_state(log: Log, admission: Admission) -> CommitState {
     let storage = admission.tables.iter().map(|table| (table.id(), log.table_storage(table.id()))).collect();
     let tail = |table: &AdmittedTable| LogTail {
         events: table.counts().events.saturating_sub(table.layers().counts().events),
@@ -76,6 +76,9 @@ fn initial_state(log: &Log, admission: Admission) -> CommitState {
         fenced: log.fence().is_on(),
         admission,
         open: OpenGroup::default(),
+        log: Some(Box::new(log)),
+        is_lone: false,
+        fatal: None,
         log_tasks: Vec::new(),
         tail_bytes: tails.values().map(|tail| tail.bytes).sum(),
         tails,

@@ -70,6 +70,12 @@ pub(crate) struct LogTail {
 pub(super) struct CommitState {
     pub(super) admission: Admission,
     pub(super) open: OpenGroup,
+    /// The log, while nobody writes to it.
+    pub(super) log: Option<Box<Log>>,
+    /// Whether the last group was the commit of one request.
+    pub(super) is_lone: bool,
+    /// Why the committer ends: what a group met.
+    pub(super) fatal: Option<Error>,
     pub(super) log_tasks: Vec<LogTask>,
     /// By table id.
     pub(super) tails: HashMap<u64, LogTail>,
@@ -159,6 +165,12 @@ impl CommitState {
         let (ack, pending) = CommitAck::pending(outcome);
         self.open.acks.push(ack);
         pending
+    }
+
+    /// Whether the committer sleeps although there is work for it. Whoever holds the log looks at the work when it is done.
+    pub(super) fn must_wake_committer(&self) -> bool {
+        let has_work = !(self.open.acks.is_empty() && self.log_tasks.is_empty());
+        self.fatal.is_some() || self.log.is_some() && (has_work || self.closing)
     }
 
     /// The snapshot files that admission reads of a table, or `None` if no table has the id.

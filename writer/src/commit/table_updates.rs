@@ -27,12 +27,11 @@ impl TableUpdates {
         self.0.state.lock().storage.insert(id, storage);
     }
 
-    /// Removes rows from memory if the table's files hold their last state.
+    /// Gives up the content of rows in memory if the table's files hold their last state.
     pub(crate) fn evict_rows(&self, id: u64, keys: &[Key]) {
-        let mut state = self.0.state.lock();
-        if let Ok(table) = state.admission.tables.by_id_mut(id) {
-            table.evict(keys);
-        }
+        let evicted = self.0.state.lock().admission.tables.evict(id, keys);
+        // Many documents: freed after the lock.
+        drop(evicted);
     }
 
     /// Says why snapshots fail, for the refusals of writes that wait for one; `None` if they do not.

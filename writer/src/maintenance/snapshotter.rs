@@ -7,9 +7,7 @@ use std::time::Instant;
 use driftdb_common::error::Result;
 use driftdb_common::format::key::Key;
 use driftdb_common::format::manifest::{DeltaLayer, LogPosition, Manifest};
-use driftdb_common::format::snapshot::TableChange;
-use driftdb_common::format::sortkey;
-use driftdb_common::table::build::delta::{self, DeltaLimits};
+use driftdb_common::table::build::delta::{self, BuiltDelta, DeltaLimits};
 use driftdb_common::table::build::progress::ProgressFn;
 
 use crate::commit::LogTail;
@@ -81,11 +79,11 @@ impl Snapshotter {
     ) -> Result<Option<DeltaLayer>> {
         let (manifest, mut limit, layers) = self.editor.current(id)?;
         limit.seq = upto;
-        let triggers = &self.context.triggers;
+        let (files, triggers) = (&self.context.files, &self.context.triggers);
         let limits = DeltaLimits { events: triggers.events, bytes: triggers.bytes };
         let start = Instant::now();
-        let delta = delta::build_next(&self.context.files, &manifest, &layers, limit, limits, progress)?;
-        let Some(delta) = delta else { return Ok(None) };
+        let built = delta::build_next_with_keys(files, &manifest, &layers, limit, limits, progress)?;
+        let Some(BuiltDelta { layer: delta, keys }) = built else { return Ok(None) };
         let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             table = manifest.table,
@@ -102,31 +100,15 @@ impl Snapshotter {
         // Before the files are opened: if that fails, the delta layer is part of the manifest all the same.
         self.context.commits.updates.shorten_tail(id, covered);
         self.editor.switch_files(id, before, &after)?;
-        self.evict_rows(id, layers.end())?;
+        self.evict_rows(id, &keys);
         Ok(Some(delta))
     }
 
-    /// Evicts the rows that the newest delta layers hold from memory: those changed after commit `after`.
-    fn evict_rows(&self, id: u64, after: u64) -> Result<()> {
-        let (_, _, layers) = self.editor.current(id)?;
-        let (updates, key_type) = (&self.context.commits.updates, layers.key_type()?);
-        let mut commits = layers.commits(after, layers.end(), false);
-        let mut keys: Vec<Key> = Vec::with_capacity(EVICT_AT_ONCE);
-        while let Some(commit) = commits.next_commit()? {
-            for change in commit.entry.changes {
-                if let TableChange::Row(bytes) = change
-                    && let Some((key, _)) = sortkey::read_key(&bytes, key_type)
-                {
-                    keys.push(key);
-                }
-            }
-            if keys.len() >= EVICT_AT_ONCE {
-                updates.evict_rows(id, &keys);
-                keys.clear();
-            }
+    /// Evicts rows that the newest delta layer holds from memory.
+    fn evict_rows(&self, id: u64, keys: &[Key]) {
+        for keys in keys.chunks(EVICT_AT_ONCE) {
+            self.context.commits.updates.evict_rows(id, keys);
         }
-        updates.evict_rows(id, &keys);
-        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use driftdb_common::error::Result;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::layout::snapshot_files;
+use driftdb_common::storage::wal::appender::{AppendError, TableStorage};
 use driftdb_common::table::build::new_files::remove_unlisted;
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::log_tail::ReadLimit;
@@ -69,18 +70,43 @@ impl TableEditor {
         edit: impl Fn(&mut Manifest) + Send + Sync + 'static,
     ) -> Result<(Option<Manifest>, Manifest)> {
         let edit = Arc::new(edit);
-        let applied = Arc::clone(&edit);
-        let edited = self.context.commits.log.run(move |log| {
-            let before = log.manifest(id).cloned();
-            let after = log.edit_manifest(id, &mut |manifest| {
-                applied(manifest);
-                Ok(())
-            })?;
-            Ok((before, after, log.table_storage(id)))
-        });
+        let edited = self.edit(id, &edit);
         let (before, after, storage) = edited.inspect_err(|_| self.remove_new_files(id, &*edit))?;
         self.context.commits.updates.set_storage(id, storage);
         Ok((before, after))
+    }
+
+    /// Edits a manifest: writes it on this thread, and has the committer put it in place.
+    fn edit<F>(&self, id: u64, edit: &Arc<F>) -> Result<(Option<Manifest>, Manifest, TableStorage)>
+    where
+        F: Fn(&mut Manifest) + Send + Sync + 'static,
+    {
+        let log = &self.context.commits.log;
+        loop {
+            let applied = Arc::clone(edit);
+            let (before, begun) = log.run(move |log| {
+                let before = log.manifest(id).cloned();
+                let begun = log.begin_edit(id, &mut |manifest| {
+                    applied(manifest);
+                    Ok(())
+                })?;
+                Ok((before, begun))
+            })?;
+            match begun.write() {
+                Ok(()) => {}
+                Err(AppendError::Refused(error)) => return Err(error),
+                // The committer must stop.
+                Err(fatal) => return log.run(move |_| Err(fatal)),
+            }
+            let installed = log.run(move |log| {
+                let after = log.install_edit(&begun)?;
+                Ok(after.map(|after| (after, log.table_storage(id))))
+            })?;
+            // Otherwise a segment was full meanwhile, which is rare.
+            if let Some((after, storage)) = installed {
+                return Ok((before, after, storage));
+            }
+        }
     }
 
     /// Removes the files that a manifest would name if an edit had not failed. The next try may write others.

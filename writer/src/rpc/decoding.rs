@@ -28,6 +28,11 @@ pub(super) fn is_short(operations: &[v1::Operation]) -> bool {
     operations.len() <= SHORT_PARTS && operations.iter().map(bytes).sum::<usize>() <= SHORT_BYTES
 }
 
+/// Whether an operation is a revert, which is resolved before it is admitted.
+pub(super) fn is_revert(operation: &v1::Operation) -> bool {
+    matches!(operation.action, Some(v1::operation::Action::Revert(_)))
+}
+
 /// Whether a statement is parsed in a short time.
 pub(super) fn is_short_statement(statement: &str, params: &[String]) -> bool {
     statement.len() + params.iter().map(String::len).sum::<usize>() <= SHORT_BYTES

@@ -128,17 +128,26 @@ impl IngestService {
         Ok(Box::pin(ReceiverStream::new(responses).map(|ack| ack.map(|ack| ack.response))))
     }
 
-    /// Decodes the operations of a batch and resolves its reverts. An operation that cannot be decoded is its error.
+    /// Decodes the operations of a batch, resolves its reverts and finds the keys. An operation that cannot be decoded is its
+    /// error.
     async fn decode(&self, operations: Vec<v1::Operation>) -> Result<Vec<Result<DraftOperation>>> {
-        let decode = |operations: Vec<v1::Operation>| -> Vec<Result<Operation>> {
-            operations.into_iter().map(convert::operation_from_wire).collect()
+        let tables = self.pipeline.known_tables(operations.iter().map(|operation| operation.table.as_str()));
+        let draft = move |operation: Operation| {
+            DraftOperation::new(operation).map(|operation| operation.with_key(&tables))
         };
-        let operations = match decoding::is_short(&operations) {
-            true => decode(operations),
-            false => self.tasks.run(move || Ok(decode(operations))).await?,
+        let is_short = decoding::is_short(&operations);
+        if operations.iter().any(decoding::is_revert) {
+            let decode =
+                move || Ok(operations.into_iter().map(convert::operation_from_wire).collect::<Vec<_>>());
+            let operations = if is_short { decode()? } else { self.tasks.run(decode).await? };
+            let operations = self.reverts.resolve_each(operations).await?;
+            return Ok(operations.into_iter().map(|operation| operation.and_then(&draft)).collect());
+        }
+        let decode = move || {
+            let decoded = operations.into_iter().map(convert::operation_from_wire);
+            Ok(decoded.map(|operation| operation.and_then(&draft)).collect())
         };
-        let operations = self.reverts.resolve_each(operations).await?;
-        Ok(operations.into_iter().map(|operation| operation.and_then(DraftOperation::new)).collect())
+        if is_short { decode() } else { self.tasks.run(decode).await }
     }
 
     /// Ends the producer's older stream. Returns what ends the new one.

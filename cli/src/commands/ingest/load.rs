@@ -254,7 +254,10 @@ impl<'a> Load<'a> {
         match piece {
             None => self.ended = true,
             Some(Err(error)) => self.fail(error),
-            Some(Ok(InputPiece::Header(raw))) => {
+            Some(Ok(InputPiece::Header(raw, columns))) => {
+                if let Some(types) = columns.description() {
+                    render::note(&format!("note: column types: {types}; --types COLUMN=TYPE changes one"));
+                }
                 let written = self.skipped.as_mut().map_or(Ok(()), |skipped| skipped.header(&raw));
                 written.unwrap_or_else(|error| self.fail(error));
             }

@@ -1,6 +1,6 @@
 //! Cuts a file of rows into batches. The same file is always cut in the same way, so that a load can resume.
 
-use std::io::{BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -8,11 +8,17 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
 use tokio::sync::mpsc;
 
-use super::csv_parser::{CellRules, CsvParser};
+use super::column_types::{CellRules, Columns, TypeSample};
+use super::csv_parser::CsvParser;
+use super::json_array::JsonArray;
 use crate::input;
 
 /// A batch is full when its lines have this many bytes.
 const BYTES: u64 = 1 << 20;
+/// The types of CSV columns are chosen from this much of a file, which is kept in memory meanwhile.
+const SAMPLE_BYTES: u64 = 32 << 20;
+/// The same for a pipe, which may deliver its rows slowly.
+const PIPE_SAMPLE_BYTES: u64 = 256 << 10;
 /// How many pieces are read ahead.
 const AHEAD: usize = 4;
 
@@ -50,8 +56,8 @@ impl InputBatch {
 /// The pieces of a file, in order.
 #[derive(Debug)]
 pub(crate) enum InputPiece {
-    /// The CSV header.
-    Header(Bytes),
+    /// The CSV header, and the columns.
+    Header(Bytes, Columns),
     /// Rows.
     Batch(InputBatch),
     /// The line number, text and error of a line that is not a row.
@@ -74,12 +80,20 @@ pub(crate) struct ReadRules {
 /// Opens a file and starts to read it on another thread.
 pub(crate) fn open(path: &Path, rules: ReadRules) -> Result<mpsc::Receiver<Result<InputPiece>>> {
     let (source, name) = (input::open(path)?, input::name(path));
+    let is_pipe = input::is_stdin(path);
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
         // If nobody receives, the command has failed for another reason.
         let send = |piece| sender.blocking_send(piece).is_ok();
-        let mut cutter = match input::text_of(source) {
-            Ok(source) => Cutter::new(source, rules),
+        let begun = input::text_of(source).and_then(|mut source| {
+            let mut start = Vec::new();
+            let read = source.by_ref().take(sample_bytes(&rules, is_pipe)).read_to_end(&mut start);
+            read.map_err(|e| Error::io("cannot read", &e))?;
+            let sample = rules.csv.as_ref().map(|cells| sampled(&start, cells.delimiter)).unwrap_or_default();
+            Cutter::new(io::Cursor::new(start).chain(source), rules, sample)
+        });
+        let mut cutter = match begun {
+            Ok(cutter) => cutter,
             Err(error) => {
                 send(Err(error.context(name)));
                 return;
@@ -99,10 +113,44 @@ pub(crate) fn open(path: &Path, rules: ReadRules) -> Result<mpsc::Receiver<Resul
     Ok(receiver)
 }
 
+/// How much of a file is read before its first row is converted.
+fn sample_bytes(rules: &ReadRules, is_pipe: bool) -> u64 {
+    match &rules.csv {
+        None => 0,
+        Some(cells) if cells.needs_no_sample() => 0,
+        Some(_) if is_pipe => PIPE_SAMPLE_BYTES,
+        Some(_) => SAMPLE_BYTES,
+    }
+}
+
+/// What the types of the columns can be, by the whole records at the start of a file. What cannot be parsed is reported when it is
+/// loaded.
+fn sampled(text: &[u8], delimiter: u8) -> TypeSample {
+    let (mut sheet, mut sample) = (CsvParser::new(delimiter), None);
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        match sheet.take(line) {
+            Ok(false) => {}
+            Ok(true) => match (sheet.record(), &mut sample) {
+                (Ok(header), None) => sample = Some(TypeSample::of_columns(header.len())),
+                (Ok(row), Some(sample)) => sample.add(&row),
+                (Err(_), _) => {}
+            },
+            Err(_) => break,
+        }
+    }
+    sample.unwrap_or_default()
+}
+
 /// Cuts a file into pieces. A batch ends when it is full, before an invalid line, and at the end of the file.
 struct Cutter<R> {
     source: BufReader<R>,
     sheet: Option<CsvParser>,
+    /// The array, if the file is one.
+    array: Option<JsonArray>,
+    /// The columns, once the header was read.
+    columns: Option<Columns>,
+    /// From which the types of the columns are chosen.
+    sample: TypeSample,
     rules: ReadRules,
     id: u64,
     /// The line at which the current record starts.
@@ -118,15 +166,31 @@ struct Cutter<R> {
 /// The content of a line.
 enum ParsedLine {
     Row(InputRow),
-    Header(Bytes),
+    Header(Bytes, Columns),
     Bad(u64, Bytes, Error),
 }
 
 impl<R: Read> Cutter<R> {
-    fn new(source: R, rules: ReadRules) -> Cutter<R> {
-        let sheet = rules.csv.clone().map(CsvParser::new);
-        let source = BufReader::with_capacity(256 << 10, source);
-        Cutter { source, sheet, rules, id: 0, line: 0, lines_read: 0, records: 0, offset: 0, waiting: None }
+    fn new(source: R, rules: ReadRules, sample: TypeSample) -> Result<Cutter<R>> {
+        let mut source = BufReader::with_capacity(256 << 10, source);
+        let first = source.fill_buf().map_err(|e| Error::io("cannot read", &e))?;
+        // No row of JSON Lines begins like that: rows are objects.
+        let is_array = rules.csv.is_none() && first.trim_ascii_start().first() == Some(&b'[');
+        let sheet = rules.csv.as_ref().map(|cells| CsvParser::new(cells.delimiter));
+        Ok(Cutter {
+            source,
+            sheet,
+            array: is_array.then(JsonArray::default),
+            columns: None,
+            sample,
+            rules,
+            id: 0,
+            line: 0,
+            lines_read: 0,
+            records: 0,
+            offset: 0,
+            waiting: None,
+        })
     }
 
     /// The next piece; `None` at the end of the file. After a read error the rest of the file cannot be parsed.
@@ -139,7 +203,9 @@ impl<R: Read> Cutter<R> {
             match self.found() {
                 Ok(None) => break,
                 Ok(Some(ParsedLine::Row(row))) => rows.push(row),
-                Ok(Some(ParsedLine::Header(raw))) => return Ok(Some(InputPiece::Header(raw))),
+                Ok(Some(ParsedLine::Header(raw, columns))) => {
+                    return Ok(Some(InputPiece::Header(raw, columns)));
+                }
                 Ok(Some(ParsedLine::Bad(line, raw, error))) => {
                     self.waiting = Some(Ok(InputPiece::Bad(line, raw, error)));
                     break;
@@ -167,16 +233,19 @@ impl<R: Read> Cutter<R> {
     fn found(&mut self) -> Result<Option<ParsedLine>> {
         loop {
             let Some(raw) = self.print_record()? else { return Ok(None) };
-            let text = match &mut self.sheet {
-                Some(sheet) => match sheet.document() {
-                    Ok(Some(text)) => Ok(text),
-                    Ok(None) => return Ok(Some(ParsedLine::Header(raw.into()))),
-                    // Without a header the rows have no field names.
-                    Err(error) if sheet.header_is_missing() => return Err(error),
-                    Err(error) => Err(error),
-                },
-                None if raw.trim_ascii().is_empty() => continue,
-                None => json_line(&raw),
+            let text = match (&mut self.sheet, &self.rules.csv) {
+                (Some(sheet), Some(rules)) => {
+                    let cells = sheet.record();
+                    let Some(columns) = &self.columns else {
+                        // Without a header the rows have no field names.
+                        let columns = rules.columns(&cells?, &std::mem::take(&mut self.sample))?;
+                        self.columns = Some(columns.clone());
+                        return Ok(Some(ParsedLine::Header(raw.into(), columns)));
+                    };
+                    cells.and_then(|cells| columns.document(&cells))
+                }
+                _ if raw.trim_ascii().is_empty() => continue,
+                _ => json_line(&raw),
             };
             self.records += 1;
             let document = text.and_then(|text| Document::from_json(&text));
@@ -192,6 +261,14 @@ impl<R: Read> Cutter<R> {
 
     /// The bytes of the next record with their line endings. A record can have several lines.
     fn print_record(&mut self) -> Result<Option<Vec<u8>>> {
+        if let Some(array) = &mut self.array {
+            let element = array.next(&mut self.source).inspect_err(|_| self.line = array.line())?;
+            self.offset = array.offset;
+            return Ok(element.map(|(line, text)| {
+                self.line = line;
+                text
+            }));
+        }
         let mut record = Vec::new();
         while let Some(mut line) = input::read_raw_line(&mut self.source)? {
             self.offset += line.len() as u64;

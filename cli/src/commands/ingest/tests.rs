@@ -236,13 +236,119 @@ async fn csv_cells_are_loaded_with_their_types() {
     let (stub, writer) = IngestStub::serve(&[]).await;
     let loaded = ingest(&writer, &["--file", &path, "--skip-bad", &bad]).await.unwrap();
     assert!(loaded.contains("\"events\":2,\"skipped\":1"), "{loaded}");
-    let rows = [r#"{"id":"7","n":1.5,"note":"two\r\nlines"}"#, r#"{"id":"9","n":2,"note":"x"}"#];
+    let rows = [r#"{"id":"7","n":1.5,"note":"two\r\nlines"}"#, r#"{"id":"9","n":2.0,"note":"x"}"#];
     assert_eq!(stub.rows(), rows);
     // The file of skipped lines has a header, so that it can be corrected and loaded.
     assert_eq!(text_of(&bad), "id,n,note\r\n8,007\r\n");
     let (code, text) =
         ingest(&writer, &["--file", &path, "--format", "jsonl", "--restart"]).await.unwrap_err();
     assert!(code == 1 && text.contains("rows.CSV, line 1: "), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_csv_column_has_one_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "id,price,zip\n1,9.99,01234\n2,10.00,10115\n3,12,\n4,,x\n";
+    let path = file(dir.path(), "prices.csv", text);
+    let row = |id: u32, price: &str, zip: &str| format!(r#"{{"id":"{id}","price":{price},"zip":"{zip}"}}"#);
+    let zips = ["01234", "10115", "", "x"];
+    let rows = |prices: [&str; 4]| {
+        (1..)
+            .zip(prices.into_iter().zip(zips))
+            .map(|(id, (price, zip))| row(id, price, zip))
+            .collect::<Vec<_>>()
+    };
+    for (args, expected) in [
+        (&[][..], rows(["9.99", "10.0", "12.0", "null"])),
+        (&["--all-text"], rows(["\"9.99\"", "\"10.00\"", "\"12\"", "\"\""])),
+        (&["--types", "zip=text,price=float"], rows(["9.99", "10.0", "12.0", "null"])),
+        (&["--all-text", "--types", "price=decimal"], rows(["9.99", "10.0", "12.0", "null"])),
+    ] {
+        let (stub, writer) = IngestStub::serve(&[]).await;
+        ingest(&writer, &[&["--file", &path], args].concat()).await.unwrap();
+        assert_eq!(stub.rows(), expected, "{args:?}");
+    }
+    // A cell that does not fit is named, and nothing is loaded as another type.
+    let (stub, writer) = IngestStub::serve(&[]).await;
+    let (code, text) = ingest(&writer, &["--file", &path, "--types", "price=int"]).await.unwrap_err();
+    assert!(code == 1 && text.contains("line 2: column \"price\" is int, and \"9.99\" is not"), "{text}");
+    assert!(stub.rows().is_empty());
+    for (args, code, expected) in [
+        (["--types", "prize=int"], 1, "did you mean \"price\"?"),
+        (["--types", "id=int"], 1, "the primary key"),
+    ] {
+        let (found, text) = ingest(&writer, &[&["--file", &path], &args[..]].concat()).await.unwrap_err();
+        assert!(found == code && text.contains(expected), "{args:?}: {text}");
+    }
+    let json = file(dir.path(), "rows.jsonl", "{\"id\":1}\n");
+    let (code, text) = ingest(&writer, &["--file", &json, "--all-text"]).await.unwrap_err();
+    assert!(code == 2 && text.contains("for CSV and TSV files"), "{text}");
+}
+
+/// The types are chosen from the start of a file. What comes later must fit them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cell_after_the_sample_does_not_change_the_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut text = String::from("id,n\n");
+    let padding = "0".repeat(60_000);
+    for id in 0..600 {
+        text += &format!("{padding}{id},{id}\n");
+    }
+    text += "last,n/a\n";
+    let path = file(dir.path(), "rows.csv", &text);
+    let bad = dir.path().join("bad.csv").to_str().unwrap().to_owned();
+    let (_, writer) = IngestStub::serve(&[]).await;
+    let (code, text) = ingest(&writer, &["--file", &path, "--batch", "100"]).await.unwrap_err();
+    assert!(code == 1 && text.contains("line 602: column \"n\" is int, and \"n/a\" is not"), "{text}");
+    let loaded = ingest(&writer, &["--file", &path, "--batch", "100", "--skip-bad", &bad]).await.unwrap();
+    assert!(loaded.contains("\"skipped\":1"), "{loaded}");
+    assert_eq!(text_of(&bad), "id,n\nlast,n/a\n");
+}
+
+/// The same rows in every format and compression.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_every_format_are_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = [r#"{"id":"1","n":1.5,"note":"a;b"}"#, r#"{"id":"2","n":2.0,"note":"ü"}"#];
+    let gzip = |text: &str| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    let zstd = |text: &str| zstd::encode_all(text.as_bytes(), 1).unwrap();
+    let (csv, tsv) = ("id,n,note\n1,1.5,a;b\n2,2,ü\n", "id\tn\tnote\n1\t1.5\ta;b\n2\t2\tü\n");
+    let lines = format!("{}\n{}\n", rows[0], rows[1]);
+    let array = format!(" [\n  {},\n  {}\n]\n", rows[0].replace(',', ",\n    "), rows[1]);
+    let semicolons = "id;n;note\n1;1.5;\"a;b\"\n2;2;ü\n";
+    for (name, bytes, args) in [
+        ("rows.csv", csv.as_bytes().to_vec(), &[][..]),
+        ("rows.tsv", tsv.as_bytes().to_vec(), &[]),
+        ("rows.jsonl", lines.as_bytes().to_vec(), &[]),
+        ("rows.json", array.as_bytes().to_vec(), &[]),
+        ("rows.csv.gz", gzip(csv), &[]),
+        ("rows.tsv.zst", zstd(tsv), &[]),
+        ("rows.json.gz", [gzip(&array[..30]), gzip(&array[30..])].concat(), &[]),
+        ("semi.csv", semicolons.as_bytes().to_vec(), &["--delimiter", ";"]),
+        ("unnamed", tsv.as_bytes().to_vec(), &["--format", "csv", "--delimiter", "tab"]),
+    ] {
+        let path = dir.path().join(name);
+        fs::create_output(&path).unwrap().write_all(&bytes).unwrap();
+        let (stub, writer) = IngestStub::serve(&[]).await;
+        let file = ["--file", path.to_str().unwrap()];
+        let checked = ingest(&writer, &[&file, args, &["--dry-run"]].concat()).await.unwrap();
+        assert_eq!((checked.as_str(), stub.rows().len()), ("{\"rows\":2,\"bad\":0}\n", 0), "{name}");
+        ingest(&writer, &[&file, args].concat()).await.unwrap();
+        assert_eq!(stub.rows(), rows, "{name}");
+    }
+    // What a dry run finds is what a load would stop at.
+    let path = file(dir.path(), "bad.csv", "id,n\n1,2\n3\n");
+    let (_, writer) = IngestStub::serve(&[]).await;
+    let (code, text) = ingest(&writer, &["--file", &path, "--dry-run"]).await.unwrap_err();
+    assert!(code == 1 && text.contains("1 of 2 rows cannot be loaded"), "{text}");
+    let path = file(dir.path(), "semi.csv.gz", "");
+    fs::create_output(Path::new(&path)).unwrap().write_all(&gzip(semicolons)).unwrap();
+    let (code, text) = ingest(&writer, &["--file", &path]).await.unwrap_err();
+    assert!(code == 1 && text.contains("separated by ';': use --delimiter"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -276,7 +382,7 @@ async fn an_input_that_is_not_text_is_refused_before_anything_is_loaded() {
         ("mac.csv", "id,a\r1,x\r2,y\r", "line 1: column 5: a carriage return"),
         ("wide.csv", "i\0d\0,\0a\0\n\0", "UTF-16"),
         ("half.csv", "id,a\n1,\"x\n", "line 2: the quote that starts here is not closed"),
-        ("array.jsonl", "[\n{\"id\":\"1\"}\n]\n", "line 1: "),
+        ("half.json", "[\n{\"id\":\"1", "line 2: invalid JSON: EOF"),
         ("mac.jsonl", "{\"id\":\"1\"}\r{\"id\":\"2\"}\r", "line 1: "),
     ] {
         let path = file(dir.path(), name, text);

@@ -71,7 +71,7 @@ async fn errors_show_their_position_and_the_shell_continues() {
     let (errors, _, _, text) = typed(dir.path(), Format::Jsonl, &lines).await;
     assert!(errors[1].contains(" --> 2:3\n") && errors[1].contains("line 1"), "{}", errors[1]);
     assert!(errors[2].contains("unknown command"), "{}", errors[2]);
-    assert_eq!((errors[4].as_str(), text.as_str()), ("quit", "{\"count\":0}\n"));
+    assert_eq!((errors[4].as_str(), text.as_str()), ("quit", "{\"seq\":1}\n{\"count\":0}\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ use crate::limits;
 const CODEC_RAW: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
 const ZSTD_LEVEL: i32 = 3;
+const ZSTD_FAST_LEVEL: i32 = 1;
 
 fn crc(fields: &[u8], stored: &[u8], identity: SstIdentity, offset: u64) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
@@ -45,6 +46,14 @@ impl BlockEncoder {
     pub fn new() -> Result<BlockEncoder> {
         let compressor = Compressor::new(ZSTD_LEVEL).map_err(|e| failed(&e))?;
         Ok(BlockEncoder { compressor, compressed: Vec::new() })
+    }
+
+    /// Compresses the next blocks faster and less.
+    pub fn compress_fast(&mut self) {
+        if let Err(error) = self.compressor.set_compression_level(ZSTD_FAST_LEVEL) {
+            // The blocks are compressed more.
+            tracing::debug!(%error, "cannot compress blocks faster");
+        }
     }
 
     /// Encodes `raw` as the block at `offset` of a file, compressed if that makes it smaller.

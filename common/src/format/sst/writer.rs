@@ -109,6 +109,11 @@ impl<W: Write> SstWriter<W> {
         Ok(SstWriter { blocks, target: TARGET_BYTES, trees: Vec::new(), open: None })
     }
 
+    /// Compresses the next blocks faster and less. For files that are soon merged into others.
+    pub fn compress_fast(&mut self) {
+        self.blocks.encoder.compress_fast();
+    }
+
     /// Changes the target size of the next blocks, in bytes. Tests use it to get many blocks.
     pub fn set_target(&mut self, bytes: usize) {
         self.target = bytes.min(limits::BLOCK_BYTES_MAX);

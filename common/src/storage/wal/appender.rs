@@ -8,12 +8,12 @@ use crate::error::{Error, Reason, Result};
 use crate::format::frame::FrameBuffer;
 use crate::format::head::{HeadIncarnation, TableEntry};
 use crate::format::lineage::{Lineage, LineageEntry};
-use crate::format::manifest::{self, Database, Manifest};
+use crate::format::manifest::{Database, Manifest};
 use crate::limits;
 use crate::storage::descriptors::{DescriptorShares, RecentlyUsed, SpareDescriptors};
 use crate::storage::disk_space::DiskSpace;
 use crate::storage::fence::{Fence, Fencing};
-use crate::storage::fs::{self, FileSystem};
+use crate::storage::fs::FileSystem;
 use crate::storage::head_file::HeadFile;
 use crate::storage::layout::{self, DataDir};
 use crate::storage::lineage;
@@ -300,51 +300,6 @@ impl Log {
     /// Returns a table's entry in HEAD: how far its log is durable.
     pub fn table_entry(&self, id: u64) -> Option<&TableEntry> {
         self.tables.get(&id).map(|table| &table.entry)
-    }
-
-    /// Changes which files make up a table, except its active segment, and publishes the change. The files that the new
-    /// manifest lists must be durable. After a failure, the old files stay in use; it is then not known which manifest is
-    /// on disk, and both are valid. The floor is published before anything relies on it.
-    pub fn edit_manifest(
-        &mut self,
-        id: u64,
-        edit: &mut dyn FnMut(&mut Manifest) -> Result<()>,
-    ) -> Result<Manifest, AppendError> {
-        // A manifest must not name a later commit than HEAD on disk.
-        self.sync_head().map_err(AppendError::Fatal)?;
-        let manifest = self.write_edited_manifest(id, edit).map_err(AppendError::from_step)?;
-        let (last_seq, last_ms) = self.published();
-        if let Some(table) = self.tables.get_mut(&id) {
-            table.entry.manifest = manifest.version;
-            table.entry.floor = manifest.floor.map_or(0, |floor| floor.seq);
-            table.manifest = manifest.clone();
-            let entry = (table.entry_index, table.entry);
-            self.fence.check().map_err(AppendError::Fatal)?;
-            self.head.publish(&[entry], last_seq, last_ms, false).map_err(AppendError::Fatal)?;
-        }
-        Ok(manifest)
-    }
-
-    fn write_edited_manifest(
-        &mut self,
-        id: u64,
-        edit: &mut dyn FnMut(&mut Manifest) -> Result<()>,
-    ) -> Result<Manifest> {
-        let table = self.tables.get(&id).ok_or_else(|| unknown_table(id))?;
-        let mut manifest = self.next_manifest(table);
-        edit(&mut manifest)?;
-        manifest.published_ms = if manifest.deltas.is_empty() { 0 } else { self.published().1 };
-        if let Some(table) = self.tables.get_mut(&id) {
-            // Two manifests must never have the same version, even if this write fails.
-            table.manifest.version = manifest.version;
-        }
-        self.write_manifest(&manifest)?;
-        Ok(manifest)
-    }
-
-    fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
-        let (temporary, path) = self.manifest_paths(manifest);
-        fs::replace_via(&*self.fs, &temporary, &path, &manifest::encode(manifest)?)
     }
 
     /// The temporary and the final path of a manifest.

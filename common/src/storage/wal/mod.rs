@@ -8,6 +8,7 @@ pub mod commit_reader;
 pub mod compaction_base;
 pub mod cursor;
 mod group_writer;
+pub mod manifest_edit;
 mod new_table;
 pub(super) mod next_segment;
 mod rotation;

@@ -18,6 +18,7 @@ use crate::storage::layout::{delta_stem, image_stem};
 use crate::storage::sst::{SstFile, SstOutput, TreeCursor, write_file};
 use crate::table::build::new_files::NewFiles;
 use crate::table::build::progress::{ProgressFn, REPORT_INTERVAL};
+use crate::table::build::sort_start::{SortStart, common_len};
 use crate::table::layers::LayerFile;
 use crate::table::merging_cursor::{MergingCursor, SortedSource};
 use crate::table::row_fold::RowFold;
@@ -26,8 +27,58 @@ use crate::table::table_files::TableFiles;
 /// The size in bytes at which the candidates in memory are written to a run.
 const RUN_BYTES: usize = 64 << 20;
 
-/// An index entry's bytes (value and sort key), and when the row had the value.
-type IndexEntry = (Vec<u8>, CandidateEntry);
+/// Candidates, in one buffer.
+#[derive(Debug, Default)]
+struct CandidateList {
+    /// For each candidate, its value and its row's sort key.
+    bytes: Vec<u8>,
+    entries: Vec<ListedCandidate>,
+}
+
+/// A candidate in a [`CandidateList`].
+#[derive(Debug, Clone, Copy)]
+struct ListedCandidate {
+    start: SortStart,
+    /// Where its bytes begin, where its value ends, and where its sort key ends.
+    from: usize,
+    value_end: usize,
+    to: usize,
+    entry: CandidateEntry,
+}
+
+impl CandidateList {
+    fn push(&mut self, value: &[u8], key: &[u8], entry: CandidateEntry) {
+        let from = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        self.bytes.extend_from_slice(key);
+        let (value_end, to) = (from + value.len(), self.bytes.len());
+        self.entries.push(ListedCandidate { start: SortStart::default(), from, value_end, to, entry });
+    }
+
+    /// About the bytes that the list takes in memory.
+    fn memory(&self) -> usize {
+        self.bytes.len() + self.entries.len() * size_of::<ListedCandidate>()
+    }
+
+    fn value(&self, candidate: &ListedCandidate) -> &[u8] {
+        self.bytes.get(candidate.from..candidate.value_end).unwrap_or_default()
+    }
+
+    fn key(&self, candidate: &ListedCandidate) -> &[u8] {
+        self.bytes.get(candidate.from..candidate.to).unwrap_or_default()
+    }
+
+    /// Sorts the candidates. They were added in the order of their rows' keys, so only their values are compared.
+    fn sort(&mut self) {
+        let mut entries = std::mem::take(&mut self.entries);
+        let common = common_len(entries.iter().map(|entry| self.value(entry)));
+        for entry in &mut entries {
+            entry.start = SortStart::new(self.value(entry), common);
+        }
+        entries.sort_by(|a, b| a.start.compare(b.start, || self.value(a).cmp(self.value(b))));
+        self.entries = entries;
+    }
+}
 
 /// Collects the entries of one index, row by row in key order.
 #[derive(Debug)]
@@ -37,9 +88,9 @@ pub(super) struct IndexBuilder {
     path: Path,
     /// The values of the current row, and when it had each.
     row_values: Vec<(Vec<u8>, CandidateEntry)>,
-    candidates: Vec<IndexEntry>,
-    /// An estimate of the bytes that the candidates take in memory.
-    bytes: usize,
+    /// A buffer for the value of the state that is added.
+    value: Vec<u8>,
+    candidates: CandidateList,
     /// Sorted runs in temporary files.
     runs: Vec<(PathBuf, Arc<SstFile>)>,
 }
@@ -51,8 +102,8 @@ impl IndexBuilder {
             name: path.to_owned(),
             path: Path::of_index(path),
             row_values: Vec::new(),
-            candidates: Vec::new(),
-            bytes: 0,
+            value: Vec::new(),
+            candidates: CandidateList::default(),
             runs: Vec::new(),
         }
     }
@@ -64,27 +115,27 @@ impl IndexBuilder {
 
     /// Adds the state of the current row after a commit.
     pub(super) fn push_version(&mut self, seq: u64, row: Option<&Document>) -> Result<()> {
-        let value = value_at(&self.path, row)?;
+        self.value.clear();
+        let has_value = write_value_at(&mut self.value, &self.path, row)?;
+        let mut is_known = false;
         for (known, entry) in &mut self.row_values {
-            if entry.until == 0 && Some(&*known) != value.as_ref() {
+            if has_value && *known == self.value {
+                entry.until = 0;
+                is_known = true;
+            } else if entry.until == 0 {
                 entry.until = seq;
             }
         }
-        if let Some(value) = value {
-            match self.row_values.iter_mut().find(|(known, _)| *known == value) {
-                Some((_, entry)) => entry.until = 0,
-                None => self.row_values.push((value, CandidateEntry { first: seq, until: 0 })),
-            }
+        if has_value && !is_known {
+            self.row_values.push((self.value.clone(), CandidateEntry { first: seq, until: 0 }));
         }
         Ok(())
     }
 
     /// Ends the current row, whose sort key this is.
     pub(super) fn end_row(&mut self, key: &[u8]) {
-        for (mut bytes, entry) in self.row_values.drain(..) {
-            bytes.extend_from_slice(key);
-            self.bytes += bytes.len() + 64;
-            self.candidates.push((bytes, entry));
+        for (value, entry) in self.row_values.drain(..) {
+            self.candidates.push(&value, key, entry);
         }
     }
 
@@ -95,16 +146,15 @@ impl IndexBuilder {
         files: &TableFiles,
         index_path: impl FnOnce(&str) -> PathBuf,
     ) -> Result<()> {
-        if self.bytes < RUN_BYTES {
+        if self.candidates.memory() < RUN_BYTES {
             return Ok(());
         }
         let mut name = index_path(&self.name).into_os_string();
         name.push(format!(".{}.run", self.runs.len()));
         let path = PathBuf::from(name);
         let identity = SstIdentity { table: 0, base: 0, seq: self.runs.len() as u64, kind: u8::MAX };
-        self.candidates.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let candidates = std::mem::take(&mut self.candidates);
-        self.bytes = 0;
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.sort();
         write_file(&*files.fs, &path, identity, |file| {
             file.begin_tree(tree::CANDIDATES, false)?;
             merge_runs(file, &[], &candidates)?;
@@ -118,7 +168,7 @@ impl IndexBuilder {
 
     /// Writes the index file and removes the runs. Returns the file's length in bytes.
     pub(super) fn write(mut self, files: &TableFiles, path: &FilePath, identity: SstIdentity) -> Result<u64> {
-        self.candidates.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        self.candidates.sort();
         let written = write_file(&*files.fs, path, identity, |file| {
             file.begin_tree(tree::CANDIDATES, false)?;
             merge_runs(file, &self.runs, &self.candidates)?;
@@ -144,19 +194,24 @@ impl Drop for IndexBuilder {
 
 /// The bytes of a row's value in an index; `None` if the row has no value that is indexed.
 pub(in crate::table) fn value_at(path: &Path, row: Option<&Document>) -> Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    Ok(write_value_at(&mut bytes, path, row)?.then_some(bytes))
+}
+
+/// Appends the bytes of a row's value in an index. Returns false if the row has no value that is indexed.
+fn write_value_at(out: &mut Vec<u8>, path: &Path, row: Option<&Document>) -> Result<bool> {
     let value = row.map(|row| row.get(path)).transpose()?.flatten();
     let scalar = value.map(sortkey::scalar_of).transpose()?.flatten();
-    Ok(scalar.map(|scalar| {
-        let mut bytes = Vec::new();
-        sortkey::write_scalar(&mut bytes, scalar);
-        bytes
-    }))
+    if let Some(scalar) = scalar {
+        sortkey::write_scalar(out, scalar);
+    }
+    Ok(scalar.is_some())
 }
 
 /// A sorted run: in a file, or the last one in memory.
 enum IndexRun<'a> {
     File(TreeCursor),
-    Memory(&'a [IndexEntry]),
+    Memory(&'a CandidateList, &'a [ListedCandidate]),
 }
 
 impl SortedSource for IndexRun<'_> {
@@ -165,7 +220,7 @@ impl SortedSource for IndexRun<'_> {
     fn key(&self) -> Option<&[u8]> {
         match self {
             IndexRun::File(cursor) => cursor.key(),
-            IndexRun::Memory(candidates) => candidates.first().map(|(bytes, _)| bytes.as_slice()),
+            IndexRun::Memory(list, rest) => rest.first().map(|candidate| list.key(candidate)),
         }
     }
 }
@@ -174,7 +229,7 @@ impl SortedSource for IndexRun<'_> {
 fn merge_runs(
     file: &mut SstWriter<SstOutput>,
     runs: &[(PathBuf, Arc<SstFile>)],
-    last: &[IndexEntry],
+    last: &CandidateList,
 ) -> Result<()> {
     let mut sources = Vec::with_capacity(runs.len() + 1);
     for (_, run) in runs {
@@ -182,7 +237,7 @@ fn merge_runs(
         cursor.first()?;
         sources.push(IndexRun::File(cursor));
     }
-    sources.push(IndexRun::Memory(last));
+    sources.push(IndexRun::Memory(last, &last.entries));
     let mut merged = MergingCursor::new(sources);
     let mut value = Vec::new();
     while let Some(run) = merged.least() {
@@ -193,11 +248,11 @@ fn merge_runs(
                 }
                 cursor.next()?;
             }
-            IndexRun::Memory(candidates) => {
-                let Some(((bytes, entry), rest)) = candidates.split_first() else { continue };
+            IndexRun::Memory(list, candidates) => {
+                let Some((candidate, rest)) = candidates.split_first() else { continue };
                 value.clear();
-                entry.encode(&mut value);
-                file.add(bytes, None, &value)?;
+                candidate.entry.encode(&mut value);
+                file.add(list.key(candidate), None, &value)?;
                 *candidates = rest;
             }
         }

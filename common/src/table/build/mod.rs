@@ -2,6 +2,7 @@
 
 pub mod compaction;
 pub mod delta;
+mod delta_limits;
 pub mod image;
 pub mod index;
 pub mod merge;
@@ -9,3 +10,4 @@ pub mod merge_policy;
 pub mod new_files;
 pub mod progress;
 pub mod requests_since;
+mod sort_start;
