@@ -29,6 +29,8 @@ pub(crate) mod queries;
 const EMPTY_BYTES: u64 = 32 << 20;
 /// The times of the last million commits, in a reader.
 const COMMIT_TIMES_BYTES: u64 = 8 << 20;
+/// Which rows are live, in a writer.
+const LIVE_ROWS_BYTES: u64 = 32 << 20;
 /// A daemon may take this much more than the formula says before `bench` says so.
 const TOLERANCE: f64 = 1.25;
 
@@ -74,7 +76,7 @@ impl LoadedStore {
         let status = reader.status(v1::ReaderServiceStatusRequest {}).await.map_err(|s| to_error(&s))?;
         let reader = status.into_inner();
         let of_reader = EMPTY_BYTES + COMMIT_TIMES_BYTES + reader.memtable_bytes + reader.cache_bytes;
-        let of_writer = EMPTY_BYTES + writer.tail_bytes + writer.cache_bytes;
+        let of_writer = EMPTY_BYTES + LIVE_ROWS_BYTES + writer.tail_bytes + writer.cache_bytes;
         let daemons = [
             ("reader", &self.served.reader_process, of_reader),
             ("writer", &self.served.writer_process, of_writer),
