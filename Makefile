@@ -10,7 +10,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target)
 TESTS := --workspace --bins --tests --examples
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-quick planted soak bench bench-history demo clients fmt clippy doc ci clean
+.PHONY: help build test test-quick planted soak bench bench-history bench-growth demo clients fmt clippy doc ci clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,11 +41,16 @@ clients: ## Test the Python and Node clients (needs python3 with venv; skips Nod
 demo: build ## Run the demo, on 10,000 generated orders
 	"$(TARGET)/release/driftctl" demo
 
-bench: build ## Run the benchmarks, which print one line of JSON per figure
+bench: build ## Benchmark a store of a million events (minutes, 1 GB of disk)
 	"$(TARGET)/release/driftctl" bench
 
-bench-history: build ## Benchmark histories of 1 and 10 million events (minutes, 8 GB of disk)
-	"$(TARGET)/release/driftctl" bench --phases echo,history --history 1000000,10000000
+bench-history: build ## Benchmark stores of 1 and 10 million events (tens of minutes, 8 GB of disk)
+	"$(TARGET)/release/driftctl" bench --history 1000000,10000000
+
+bench-growth: build ## Draw how the figures change with each size, into target/growth-*.svg (an hour, 8 GB of disk)
+	for size in events tables readers watchers documents; do \
+		"$(TARGET)/release/driftctl" bench --growth $$size --svg "$(TARGET)/growth-$$size.svg" || exit 1; \
+	done
 
 fmt: ## Format the sources
 	$(CARGO) fmt --all

@@ -64,6 +64,7 @@ mod verify;
 mod watch;
 mod watch_checker;
 mod watch_fan;
+mod watch_index;
 mod watch_oracle;
 mod watch_resume;
 mod watch_stalled;

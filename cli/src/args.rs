@@ -18,7 +18,7 @@ mod target;
 mod tests;
 mod watch;
 
-pub(crate) use bench::{BenchArgs, BenchPhase, BenchServerArgs, CeilingKind};
+pub(crate) use bench::{BenchArgs, BenchPhase, BenchServerArgs, CeilingKind, GrowthAxis};
 pub(crate) use maintenance::{
     ClockArgs, ClockCommand, CompactArgs, CompletionsArgs, DemoArgs, DevArgs, DoctorArgs, InitArgs,
     SnapshotArgs, StorageCheckArgs, StoragePeerArgs, VerifyArgs,

@@ -32,8 +32,7 @@ use render::Printer;
 pub fn main() -> ExitCode {
     let mut cli = args::parse();
     match cli.command {
-        // `bench` prints for programs and `demo` for people, wherever stdout goes.
-        Command::Bench(_) => cli.global.output = cli.global.output.or(Some(Format::Jsonl)),
+        // `demo` prints for people, wherever stdout goes.
         Command::Demo(_) => cli.global.output = Some(Format::Table),
         _ => {}
     }

@@ -36,6 +36,14 @@ pub const KEYS_PER_WATCH: usize = 1000;
 pub const WATCHES: usize = 20_000;
 /// The memory that a reader uses for the newest commits, in bytes. Watches that need older commits read them from files.
 pub const RING_BYTES: usize = 16 << 20;
+/// The memory for row images and JSON texts of these commits that several watches need, in bytes. What does not fit is read or
+/// encoded again for each watch.
+pub const RING_SHARED_BYTES: usize = 8 << 20;
+/// The number of values by which a condition's watch is found. A watch with more is woken by every commit of its tables.
+pub const WATCH_INDEX_VALUES: usize = 256;
+/// The number of document paths by which the watches of a table are found. Watches of further paths are woken by every commit
+/// of the table.
+pub const WATCH_INDEX_PATHS: usize = 16;
 /// The default interval between heartbeats of a quiet watch, in milliseconds.
 pub const HEARTBEAT_MS: u64 = 10_000;
 /// The shortest interval between heartbeats that a request can set, in milliseconds.

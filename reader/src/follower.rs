@@ -483,8 +483,9 @@ impl Follower {
         let meta = commit.meta.filter(|meta| !meta.actor.is_empty() || !meta.reason.is_empty());
         let info = Arc::new(CommitInfo { seq: commit.seq, time_ms: commit.time_ms, meta });
         let is_next = info.seq > applied.seq && info.seq > self.commits.assumed_whole();
-        let is_watched = is_next && self.replica.subscriptions().count() > 0;
-        let mut live = is_watched.then(|| LiveCommit::new(Arc::clone(&info)));
+        let sharing = self.replica.subscriptions().sharing();
+        let is_watched = is_next && sharing.watches() > 0;
+        let mut live = is_watched.then(|| LiveCommit::new(Arc::clone(&info), sharing));
         for (id, events) in commit.parts {
             let Some(table) = self.tables.get(&id) else { continue };
             if let Some(live) = &mut live {

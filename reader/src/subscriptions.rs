@@ -2,23 +2,26 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
-use parking_lot::RwLock;
-use tokio::sync::watch;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 
-use crate::live_commit::LiveCommit;
+use crate::live_commit::{LiveCommit, RingSharing};
+use crate::subscriptions::interest::Interest;
+use crate::subscriptions::watch_index::{WatchId, WatchIndex};
+
+pub mod interest;
+mod watch_index;
 
 /// The live ring and the watches.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Subscriptions {
     ring: RwLock<LiveRing>,
-    /// The newest commit in the ring.
-    newest: watch::Sender<u64>,
-    count: AtomicUsize,
+    index: Mutex<WatchIndex>,
+    sharing: Arc<RingSharing>,
 }
 
 /// The newest commits without a gap, up to a limit of bytes.
@@ -41,32 +44,61 @@ pub enum NextCommit {
     Behind,
 }
 
-/// Counts as one watch until it is dropped.
+/// One watch of the index. It counts until it is dropped.
 #[derive(Debug)]
-pub struct Subscription(Arc<Subscriptions>);
+pub struct Subscription {
+    subscriptions: Arc<Subscriptions>,
+    id: WatchId,
+    wake: Arc<Notify>,
+}
 
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::AcqRel);
+impl Subscription {
+    /// Sets what the watch waits for. Until then any commit ends a wait.
+    pub fn set_interest(&self, interest: Interest) {
+        self.subscriptions.index.lock().set_interest(self.id, interest);
+    }
+
+    /// Begins to wait, after everything up to `position` was sent, for a commit that may concern the watch, or for any. Returns
+    /// false if there is a newer commit already.
+    pub fn begin_wait(&self, position: u64, for_any: bool) -> bool {
+        self.subscriptions.index.lock().begin_wait(self.id, position, for_any)
+    }
+
+    /// Returns when the wait may be over.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Ends the wait. Returns the commit up to which nothing concerns the watch.
+    pub fn end_wait(&self) -> u64 {
+        self.subscriptions.index.lock().end_wait(self.id)
     }
 }
 
-impl Default for Subscriptions {
-    fn default() -> Self {
-        Subscriptions { ring: RwLock::default(), newest: watch::Sender::new(0), count: AtomicUsize::new(0) }
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.subscriptions.index.lock().remove(self.id);
+        self.subscriptions.sharing.remove_watch();
     }
 }
 
 impl Subscriptions {
     /// The number of watches.
     pub fn count(&self) -> usize {
-        self.count.load(Ordering::Acquire)
+        self.sharing.watches()
+    }
+
+    /// What the commits of the ring share between watches.
+    pub fn sharing(&self) -> &Arc<RingSharing> {
+        &self.sharing
     }
 
     /// Adds a watch. Fails with OVERLOADED if this reader has as many as it may.
     pub fn subscribe(self: &Arc<Self>) -> Result<Subscription> {
-        let before = self.count.fetch_add(1, Ordering::AcqRel);
-        let subscription = Subscription(Arc::clone(self));
+        let before = self.sharing.add_watch();
+        let wake = Arc::new(Notify::new());
+        let id = self.index.lock().add(Arc::clone(&wake));
+        let subscription = Subscription { subscriptions: Arc::clone(self), id, wake };
         if before >= limits::WATCHES {
             let message = format!(
                 "too many watches: this reader has {before}, the limit is {}; ask another reader",
@@ -75,11 +107,6 @@ impl Subscriptions {
             return Err(Error::new(Reason::Overloaded, message).retry_after(Duration::from_secs(1)));
         }
         Ok(subscription)
-    }
-
-    /// A receiver of the newest commit's seq, which changes with each newer commit.
-    pub fn newest(&self) -> watch::Receiver<u64> {
-        self.newest.subscribe()
     }
 
     /// The commit after `seq`.
@@ -99,18 +126,25 @@ impl Subscriptions {
         *ring = LiveRing { base: ring.newest(), ..LiveRing::default() };
     }
 
-    /// Adds commits to the ring, sets the newest applied commit, and wakes the watches.
+    /// Adds commits to the ring, sets the newest applied commit, and wakes the watches that these commits may concern.
     pub fn extend(&self, commits: impl IntoIterator<Item = LiveCommit>, applied: u64) {
+        let mut added: Vec<Arc<LiveCommit>> = commits.into_iter().map(Arc::new).collect();
         let mut ring = self.ring.write();
-        for commit in commits {
-            ring.push(commit);
+        for commit in &added {
+            ring.push(Arc::clone(commit));
         }
         if ring.newest() != applied {
             // Some commits came from snapshots, or no watch was there: the ring must not have a gap.
             *ring = LiveRing { base: applied, ..LiveRing::default() };
         }
         drop(ring);
-        self.newest.send_if_modified(|newest| std::mem::replace(newest, applied) != applied);
+        let mut wake = Vec::new();
+        for commit in added.drain(..) {
+            // A lock for each commit: the watches take it too, and must not wait for a long lookup.
+            self.index.lock().route(&commit, &mut wake);
+        }
+        self.index.lock().skip_to(applied, &mut wake);
+        wake.iter().for_each(|wake| wake.notify_one());
     }
 }
 
@@ -119,12 +153,12 @@ impl LiveRing {
         self.base + self.commits.len() as u64
     }
 
-    fn push(&mut self, commit: LiveCommit) {
+    fn push(&mut self, commit: Arc<LiveCommit>) {
         if commit.info.seq != self.newest() + 1 {
             *self = LiveRing { base: commit.info.seq.saturating_sub(1), ..LiveRing::default() };
         }
         self.bytes += commit.bytes();
-        self.commits.push_back(Arc::new(commit));
+        self.commits.push_back(commit);
         while self.bytes > limits::RING_BYTES
             && let Some(oldest) = self.commits.pop_front()
         {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Error, Reason, Result};
 
@@ -10,8 +10,9 @@ use crate::follower::Follower;
 use crate::fs_events::{EventWaker, FsEvents, WakeReason};
 use crate::replica_slot::ReplicaSlot;
 
-/// Events within this time cause one HEAD check.
-const COALESCE: Duration = Duration::from_micros(200);
+/// HEAD checks that events cause start at least this far apart: if many commits come, each check finds several. The first of
+/// them waits for nothing.
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// The follower's thread. Dropping the tailer ends the thread.
 #[derive(Debug)]
@@ -50,15 +51,18 @@ impl Drop for Tailer {
 
 fn run(mut follower: Follower, mut events: FsEvents, interval: Duration) {
     let mut reported: Option<Reason> = None;
+    let mut checked_at = Instant::now();
     loop {
         let mut wake = events.wait(interval);
-        if wake == WakeReason::Changed {
-            std::thread::sleep(COALESCE);
+        let early = PAUSE.saturating_sub(checked_at.elapsed());
+        if wake == WakeReason::Changed && !early.is_zero() {
+            std::thread::sleep(early);
             wake = events.wait(Duration::ZERO);
         }
         if wake == WakeReason::Stopped {
             return;
         }
+        checked_at = Instant::now();
         let outcome = follower.check_head();
         if follower.take_directory_change() {
             events.watch_again(follower.directory());

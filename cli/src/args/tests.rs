@@ -79,6 +79,10 @@ fn an_invalid_command_line_is_a_usage_error() {
         "driftctl sql -e a -f b",
         "driftctl -o xml status",
         "driftctl bench --phases W9",
+        "driftctl bench --growth sizes",
+        "driftctl bench --growth events --scale 0",
+        "driftctl bench --svg f",
+        "driftctl bench --sustain 60 --growth tables",
         "driftctl snapshot",
         "driftctl compact --yes",
         "driftctl storage-check",
@@ -100,9 +104,9 @@ fn the_program_of_a_watch_follows_two_dashes() {
 }
 
 #[test]
-fn bench_measures_all_phases_by_default() {
+fn bench_measures_a_loaded_store_by_default() {
     let Command::Bench(args) = parsed("driftctl bench").unwrap().command else { panic!() };
-    assert_eq!(args.phases, BenchPhase::ALL);
+    assert_eq!((args.phases, args.history), (BenchPhase::DEFAULT.to_vec(), vec![1_000_000]));
     let Command::Bench(args) = parsed("driftctl bench --phases echo,W2").unwrap().command else { panic!() };
     assert_eq!(args.phases, [BenchPhase::Echo, BenchPhase::W2]);
 }

@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::format::key::Key;
 use crate::format::msgpack::{MsgpackItem, MsgpackReader};
 use crate::format::value::Value;
 use crate::work;
@@ -78,6 +79,41 @@ impl InList {
     fn near(&self, hash: u64) -> impl Iterator<Item = &Value> {
         let positions = self.0.by_hash.get(&hash).map(Vec::as_slice).unwrap_or_default();
         positions.iter().filter_map(|position| self.0.values.get(usize::try_from(*position).ok()?))
+    }
+}
+
+/// Hashes values so that equal ones have the same hash, whatever their form. Each hasher is random.
+#[derive(Debug, Clone, Default)]
+pub struct ValueHasher(RandomState);
+
+impl ValueHasher {
+    /// The hash of a value.
+    pub fn of_value(&self, value: &Value) -> u64 {
+        hash_value(&self.0, value)
+    }
+
+    /// The hash of an encoded value.
+    ///
+    /// # Errors
+    /// If the value is damaged.
+    pub fn of_encoded(&self, encoded: &[u8]) -> Result<u64> {
+        hash_encoded(&self.0, &mut MsgpackReader::new(encoded))
+    }
+
+    /// The hash of a key, which is that of the equal value.
+    pub fn of_key(&self, key: &Key) -> u64 {
+        hash_item(
+            &self.0,
+            match key {
+                Key::Int(int) => MsgpackItem::Int((*int).into()),
+                Key::Str(text) => MsgpackItem::Str(text),
+            },
+        )
+    }
+
+    /// The hash of a text.
+    pub fn of_text(&self, text: &str) -> u64 {
+        hash_item(&self.0, MsgpackItem::Str(text))
     }
 }
 

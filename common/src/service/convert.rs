@@ -271,9 +271,29 @@ pub fn commit_to_wire(commit: &CommitInfo) -> v1::Commit {
     v1::Commit { seq: commit.seq, time, actor, reason, changes: Vec::new(), more: false }
 }
 
+/// A document of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeDocument {
+    /// What the event stores: a document or a patch.
+    Payload,
+    /// The row before the event.
+    Before,
+    /// The row after it.
+    After,
+}
+
 /// The API's message for an event of a table, with documents in the requested format. Contains the row before and after
 /// the event if `change` does.
 pub fn change_to_wire(change: &DriftEvent, table: &str, format: v1::DocumentFormat) -> Result<v1::Change> {
+    change_with_documents(change, table, |_, document| document_to_wire(document, format))
+}
+
+/// The same, with documents that the caller encodes.
+pub fn change_with_documents(
+    change: &DriftEvent,
+    table: &str,
+    encode: impl Fn(ChangeDocument, &Document) -> Result<v1::Document>,
+) -> Result<v1::Change> {
     let kind = match change.kind {
         EventType::Insert => v1::ChangeKind::Insert,
         EventType::Patch => v1::ChangeKind::Patch,
@@ -281,18 +301,15 @@ pub fn change_to_wire(change: &DriftEvent, table: &str, format: v1::DocumentForm
         EventType::Schema => v1::ChangeKind::Schema,
         EventType::Floor | EventType::Keep | EventType::Note => v1::ChangeKind::Unspecified,
     };
-    let wire = |document: &Option<Document>| {
-        document.as_ref().map(|document| document_to_wire(document, format)).transpose()
-    };
-    let image =
-        |row: &Option<Row>| row.as_ref().map(|row| document_to_wire(&row.document, format)).transpose();
+    let wire =
+        |which, document: Option<&Document>| document.map(|document| encode(which, document)).transpose();
     Ok(v1::Change {
         table: table.to_owned(),
         key: change.key.as_ref().map(ToString::to_string).unwrap_or_default(),
         kind: kind.into(),
-        payload: wire(&change.payload)?,
-        before: image(&change.before)?,
-        after: image(&change.after)?,
+        payload: wire(ChangeDocument::Payload, change.payload.as_ref())?,
+        before: wire(ChangeDocument::Before, change.before.as_ref().map(|row| &row.document))?,
+        after: wire(ChangeDocument::After, change.after.as_ref().map(|row| &row.document))?,
     })
 }
 

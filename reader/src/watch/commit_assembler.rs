@@ -6,6 +6,7 @@ use driftdb::v1;
 use driftdb_common::error::Result;
 use driftdb_common::service::convert;
 use driftdb_common::table::history::DriftEvent;
+use driftdb_common::table::memtable::CommitInfo;
 
 use crate::message_size::change_size;
 
@@ -69,18 +70,27 @@ impl CommitAssembler {
         true
     }
 
+    /// The encoding of documents.
+    pub fn format(&self) -> v1::DocumentFormat {
+        self.format
+    }
+
     /// Adds an event of the unfinished commit or of a later one.
     pub fn push(&mut self, event: &DriftEvent, table: &str) -> Result<()> {
-        let change = convert::change_to_wire(event, table, self.format)?;
-        let added = change_size(&change) + table.len();
-        self.finish_before(event.commit.seq);
+        self.push_change(&event.commit, convert::change_to_wire(event, table, self.format)?);
+        Ok(())
+    }
+
+    /// Adds the message of an event of the unfinished commit or of a later one.
+    pub fn push_change(&mut self, commit: &CommitInfo, change: v1::Change) {
+        let added = change_size(&change) + change.table.len();
+        self.finish_before(commit.seq);
         if self.current.as_ref().is_some_and(|(_, bytes)| *bytes + added > self.limit) {
             self.finish_part(true);
         }
-        let (commit, bytes) = self.current.get_or_insert_with(|| (convert::commit_to_wire(&event.commit), 0));
+        let (commit, bytes) = self.current.get_or_insert_with(|| (convert::commit_to_wire(commit), 0));
         commit.changes.push(change);
         *bytes += added;
-        Ok(())
     }
 
     /// Finishes the unfinished commit if it comes before `seq`.

@@ -63,10 +63,11 @@ impl Delivery {
             work::step(8)?;
             if filter.covers_table(part.timeline.name()) && filter.may_pass(live.key.as_ref()) {
                 let needed = filter.needed_images(sent);
-                let mut event = live.to_drift_event(&commit.info, &part.timeline, needed)?;
+                let mut event = live.to_drift_event(&commit, &part.timeline, needed)?;
                 if filter.passes(&event)? {
                     keep_images(&mut event, sent);
-                    out.push(&event, part.timeline.name())?;
+                    let change = live.to_wire(&event, &commit, part.timeline.name(), out.format())?;
+                    out.push_change(&commit.info, change);
                 }
             }
             self.event += 1;

@@ -18,6 +18,7 @@ use driftdb_common::work;
 
 use crate::replica::Applied;
 use crate::resume_token::request_hash;
+use crate::subscriptions::interest::{Interest, InterestingRows};
 
 /// The filter of a watch. An event must meet all parts.
 #[derive(Debug, Clone)]
@@ -85,6 +86,20 @@ impl WatchFilter {
     /// The hash of the filter, which a resume token contains.
     pub fn hash(&self) -> u64 {
         self.hash
+    }
+
+    /// The changes that may pass.
+    pub fn interest(&self) -> Interest {
+        let values = self.condition.as_ref().and_then(InterestingRows::values_of);
+        let rows = match values {
+            _ if !self.rows.keys.is_empty() => {
+                InterestingRows::Keys(self.rows.keys.iter().cloned().collect())
+            }
+            Some(values) => InterestingRows::Values(values),
+            None if !self.rows.prefix.is_empty() => InterestingRows::Prefix(self.rows.prefix.clone()),
+            None => InterestingRows::All,
+        };
+        Interest { tables: self.tables.iter().cloned().collect(), rows }
     }
 
     /// Fails if a named table never existed, or if a named table cannot have one of the keys.

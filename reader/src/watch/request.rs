@@ -59,7 +59,7 @@ impl ResolvedWatch {
         request: v1::WatchDriftRequest,
         call: &CallMemory,
     ) -> Result<ResolvedWatch> {
-        let memory = WatchMemory::reserve(call, &request)?;
+        let mut memory = WatchMemory::reserve(call, &request)?;
         let format = convert::format_from_wire(request.format)?;
         let bytes = request.encoded_len();
         let decode = move || Ok((Arc::new(WatchFilter::from_wire(&request)?), request));
@@ -83,6 +83,9 @@ impl ResolvedWatch {
             })
         };
         query.look_up(check_floors).await?;
+        let interest = filter.interest();
+        memory.reserve_index(interest.bytes())?;
+        subscription.set_interest(interest);
         Ok(ResolvedWatch {
             filter,
             images: Images { before: request.with_before, after: request.with_after },

@@ -12,7 +12,6 @@ use driftdb::v1::watch_drift_response::Event;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::service::convert;
 use driftdb_common::table::history::Images;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -58,13 +57,11 @@ pub struct WatchSession {
     phase: WatchPhase,
     /// The commit at which the subscriber gets CaughtUp; `None` once it got that message.
     catching_up_to: Option<u64>,
-    /// The newest commit in the live ring.
-    newest: watch::Receiver<u64>,
     /// [`Replica::table_reloads`] when the session last looked up its tables.
     table_reloads: u64,
     sent_at: Instant,
     memory: WatchMemory,
-    _subscription: Subscription,
+    subscription: Subscription,
 }
 
 /// What a session does next.
@@ -97,11 +94,10 @@ impl WatchSession {
             out: CommitAssembler::new(watch.format, SHORT_BYTES),
             phase: WatchPhase::Opening(watch.initial_rows),
             catching_up_to: None,
-            newest: replica.subscriptions().newest(),
             table_reloads: replica.table_reloads(),
             sent_at: Instant::now(),
             memory: watch.memory,
-            _subscription: watch.subscription,
+            subscription: watch.subscription,
             replica,
             shutdown,
         }
@@ -347,7 +343,6 @@ impl WatchSession {
         if self.catching_up_to.take_if(|end| *end <= self.position).is_some() {
             return Ok(Some(Event::CaughtUp(self.header().await?)));
         }
-        self.newest.borrow_and_update();
         match self.replica.subscriptions().next_after(self.position) {
             NextCommit::Ready(commit) => {
                 self.phase = WatchPhase::Following(Some(Delivery::new(commit)));
@@ -355,16 +350,27 @@ impl WatchSession {
             }
             NextCommit::Behind => self.fall_behind().await,
             NextCommit::AtHead => {
-                tokio::select! {
-                    // Never an error: this session keeps the replica, and so the sender, alive.
-                    _ = self.newest.changed() => {}
-                    () = sleep_until(self.sent_at + self.heartbeat) => {}
-                    () = self.shutdown.cancelled() => {}
-                    () = self.replica.lost() => {}
-                }
+                self.wait().await;
                 Ok(None)
             }
         }
+    }
+
+    /// Waits for a commit that may concern this watch, a heartbeat, or the end. Skips the commits that do not concern it.
+    async fn wait(&mut self) {
+        // The end, and CaughtUp, are due after a certain commit, whatever that contains.
+        let for_any = self.until.is_some() || self.catching_up_to.is_some();
+        if !self.subscription.begin_wait(self.position, for_any) {
+            return;
+        }
+        tokio::select! {
+            () = self.subscription.woken() => {}
+            () = sleep_until(self.sent_at + self.heartbeat) => {}
+            () = self.shutdown.cancelled() => {}
+            () = self.replica.lost() => {}
+        }
+        self.position = self.position.max(self.subscription.end_wait());
+        self.read_position = self.position;
     }
 
     /// Returns to the files. Sends FellBehind if the subscriber got CaughtUp before.

@@ -35,6 +35,16 @@ impl WatchMemory {
         Ok(WatchMemory { permit, base })
     }
 
+    /// Reserves what the watch takes in the index of watches.
+    ///
+    /// # Errors
+    /// `OVERLOADED` if there is not enough.
+    pub fn reserve_index(&mut self, bytes: usize) -> Result<()> {
+        self.permit.grow(bytes as u64)?;
+        self.base += bytes as u64;
+        Ok(())
+    }
+
     /// The bytes of messages that may be assembled now: fewer if memory is short, so that watches whose clients do not read
     /// never fill it.
     pub fn take_for_messages(&mut self) -> usize {

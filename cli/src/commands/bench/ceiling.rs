@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use driftdb::stub::{StubWriter, WriterStub};
 use driftdb::v1;
 use driftdb::v1::writer_service_server::WriterServiceServer;
@@ -136,9 +136,17 @@ impl WriterStub for CeilingServer {
     async fn apply(&self, request: v1::ApplyRequest) -> std::result::Result<v1::ApplyResponse, Status> {
         let mut seq = 1;
         if let Some(log) = &self.log {
-            for operation in request.operations {
-                seq = log.append(bytes_of(operation)).await?;
-            }
+            let mut operations = request.operations.into_iter().map(bytes_of);
+            let bytes = match operations.len() {
+                1 => operations.next().unwrap_or_default(),
+                _ => operations
+                    .fold(BytesMut::new(), |mut all, one| {
+                        all.extend_from_slice(&one);
+                        all
+                    })
+                    .freeze(),
+            };
+            seq = log.append(bytes).await?;
         }
         let token = Some(v1::WriteToken {
             seq,

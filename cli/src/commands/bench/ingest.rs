@@ -1,4 +1,4 @@
-//! Loads data for `bench` through one Ingest stream, with several batches in flight.
+//! Writes of `bench` through one Ingest stream, with several batches in flight.
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
@@ -10,18 +10,18 @@ use crate::errors::to_error;
 
 /// The number of operations in a batch.
 pub(crate) const BATCH: usize = 1000;
-/// The maximum number of batches in flight.
-const IN_FLIGHT: usize = 16;
+/// The maximum number of batches of a load in flight.
+pub(crate) const IN_FLIGHT: usize = 16;
 
 /// Writes batches; each operation is a commit. Returns the token of the last commit.
 pub(crate) async fn load(
     writer: &mut WriterApi,
-    producer: &str,
+    (producer, in_flight): (&str, usize),
     batches: impl Iterator<Item = Result<Vec<v1::Operation>>>,
     mut acknowledged: impl FnMut(u64),
 ) -> Result<v1::WriteToken> {
     let ended = || Error::new(Reason::Unreachable, "the writer ended the stream");
-    let (requests, receiver) = mpsc::channel(IN_FLIGHT + 1);
+    let (requests, receiver) = mpsc::channel(in_flight + 1);
     let first = v1::IngestRequest { producer_id: producer.to_owned(), ..Default::default() };
     requests.send(first).await.map_err(|_| ended())?;
     let answers = writer.ingest(ReceiverStream::new(receiver)).await.map_err(|s| to_error(&s))?;
@@ -38,7 +38,7 @@ pub(crate) async fn load(
         let durable = answer.durable_batch_id;
         last = answer.token.unwrap_or(last);
         acknowledged(durable);
-        while next <= durable + IN_FLIGHT as u64
+        while next <= durable + in_flight as u64
             && let Some(operations) = batches.next()
         {
             let operations = operations?;

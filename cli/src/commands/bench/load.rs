@@ -30,7 +30,7 @@ pub(crate) struct Sample {
     pub(crate) p50: f64,
     /// The 99th percentile of the latency, in microseconds.
     pub(crate) p99: f64,
-    /// Processor time of the server per call, in microseconds, if known.
+    /// Processor time of the daemons per call, in microseconds, if known.
     pub(crate) processor: Option<f64>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) async fn channels(url: &str) -> Result<Vec<Channel>> {
 pub(crate) async fn drive<C: Call>(
     clients: Vec<C>,
     time: Duration,
-    server: Option<&DaemonProcess>,
+    servers: &[&DaemonProcess],
 ) -> Result<Sample> {
     let start = Instant::now() + WARM_UP;
     let end = start + time;
@@ -57,10 +57,9 @@ pub(crate) async fn drive<C: Call>(
     }
     let watched = async {
         sleep_until(start).await;
-        let before = server.and_then(DaemonProcess::processor_time);
+        let before = processor_time(servers);
         sleep_until(end).await;
-        let after = server.and_then(DaemonProcess::processor_time);
-        Ok::<_, Error>(before.zip(after).map(|(before, after)| after.saturating_sub(before)))
+        Ok::<_, Error>(used_since(before, servers))
     };
     let joined = async {
         let mut latencies = Vec::new();
@@ -73,6 +72,19 @@ pub(crate) async fn drive<C: Call>(
     // A failed client ends the run.
     let (processor, latencies) = tokio::try_join!(watched, joined)?;
     summary(latencies, time, processor)
+}
+
+/// The processor time that some daemons have used; `None` if that of one is unknown, or if there are none.
+pub(crate) fn processor_time(servers: &[&DaemonProcess]) -> Option<Duration> {
+    if servers.is_empty() {
+        return None;
+    }
+    servers.iter().map(|server| server.processor_time()).sum()
+}
+
+/// The processor time that daemons have used since it was `before`.
+pub(crate) fn used_since(before: Option<Duration>, servers: &[&DaemonProcess]) -> Option<Duration> {
+    before.zip(processor_time(servers)).map(|(before, after)| after.saturating_sub(before))
 }
 
 /// The latencies of the calls that started and ended in the measured time, in microseconds.
@@ -136,7 +148,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_calls_of_every_client_are_counted() {
         let clients = (0..10).map(|_| Sleeper).collect();
-        let sample = drive(clients, Duration::from_secs(2), None).await.unwrap();
+        let sample = drive(clients, Duration::from_secs(2), &[]).await.unwrap();
         // With a paused clock a call takes 5 ms, or 6 ms if the timer rounds up.
         assert!((1600.0..=2000.0).contains(&sample.ops), "{sample:?}");
         assert!(sample.p50 >= 5000.0 && sample.p99 <= 7000.0, "{sample:?}");
@@ -145,7 +157,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_ends_the_run() {
         let began = Instant::now();
-        assert!(drive(vec![Failing], Duration::from_secs(60), None).await.is_err());
+        assert!(drive(vec![Failing], Duration::from_secs(60), &[]).await.is_err());
         assert!(began.elapsed() < Duration::from_secs(10));
     }
 

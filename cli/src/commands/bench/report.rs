@@ -12,6 +12,7 @@ use crate::shapes;
 pub(crate) struct BenchReport {
     figures: Vec<Figure>,
     events: Option<u64>,
+    size: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -20,28 +21,53 @@ struct Figure {
     /// The number of events of the history, if histories are compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<u64>,
+    /// The size that grows, of a figure of a curve.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
     metric: String,
     value: f64,
     unit: &'static str,
     runs: Vec<f64>,
 }
 
+impl Figure {
+    fn name(&self) -> String {
+        match self.size {
+            Some(size) => format!("{}@{size}", self.phase),
+            None => self.phase.clone(),
+        }
+    }
+}
+
 impl BenchReport {
     /// A report about a history of this many events.
     pub(crate) fn of_history(events: u64) -> BenchReport {
-        BenchReport { figures: Vec::new(), events: Some(events) }
+        BenchReport { events: Some(events), ..BenchReport::default() }
+    }
+
+    /// Figures that are added from now on are for this size.
+    pub(crate) fn set_size(&mut self, size: u64) {
+        self.size = Some(size);
+    }
+
+    /// Adds all figures of another report.
+    pub(crate) fn append(&mut self, other: BenchReport) {
+        self.figures.extend(other.figures);
     }
 
     /// Adds the value of one run to a figure.
     pub(crate) fn add(&mut self, phase: &str, metric: &str, unit: &'static str, run: f64) {
         // Further digits are noise.
         let run = (run * 1000.0).round() / 1000.0;
-        let same = |figure: &&mut Figure| figure.phase == phase && figure.metric == metric;
+        let size = self.size;
+        let same =
+            |figure: &&mut Figure| figure.phase == phase && figure.metric == metric && figure.size == size;
         match self.figures.iter_mut().find(same) {
             Some(figure) => figure.runs.push(run),
             None => self.figures.push(Figure {
                 phase: phase.to_owned(),
                 events: self.events,
+                size,
                 metric: metric.to_owned(),
                 value: 0.0,
                 unit,
@@ -64,6 +90,8 @@ impl BenchReport {
     pub(crate) fn ratio(&mut self, phase: &str, sample: &Sample, name: &str, ceiling: &Sample) {
         self.add(phase, &format!("throughput_of_{name}"), "ratio", sample.ops / ceiling.ops);
         self.add(phase, &format!("p99_of_{name}"), "ratio", sample.p99 / ceiling.p99);
+        self.add(phase, &format!("p50_of_{name}"), "ratio", sample.p50 / ceiling.p50);
+        self.add(phase, &format!("p50_above_{name}"), "µs", sample.p50 - ceiling.p50);
     }
 
     /// Prints every figure.
@@ -75,9 +103,33 @@ impl BenchReport {
         out.end_result()
     }
 
+    /// The phases, in the order in which they were first measured. A phase of a curve names its size.
+    pub(crate) fn phases(&self) -> Vec<String> {
+        let mut phases: Vec<String> = Vec::new();
+        for figure in &self.figures {
+            let name = figure.name();
+            if !phases.contains(&name) {
+                phases.push(name);
+            }
+        }
+        phases
+    }
+
+    /// The figures of a phase.
+    pub(crate) fn figures_of(&self, phase: &str) -> Vec<(String, f64)> {
+        let figures = self.figures.iter().filter(|figure| figure.name() == phase);
+        figures.map(|figure| (figure.metric.clone(), median(&figure.runs))).collect()
+    }
+
+    /// The unit of a figure.
+    pub(crate) fn unit(&self, phase: &str, metric: &str) -> &'static str {
+        let figure = self.figures.iter().find(|figure| figure.name() == phase && figure.metric == metric);
+        figure.map_or("", |figure| figure.unit)
+    }
+
     /// The value of a figure, if it was measured.
-    fn value(&self, phase: &str, metric: &str) -> Option<f64> {
-        let figure = self.figures.iter().find(|figure| figure.phase == phase && figure.metric == metric)?;
+    pub(crate) fn value(&self, phase: &str, metric: &str) -> Option<f64> {
+        let figure = self.figures.iter().find(|figure| figure.name() == phase && figure.metric == metric)?;
         Some(median(&figure.runs))
     }
 }
@@ -87,8 +139,11 @@ pub(crate) fn side_by_side(reports: &[BenchReport]) -> String {
     let Some((first, others)) = reports.split_first() else { return String::new() };
     let sizes = reports.iter().map(|report| format!("{:>14}", report.events.unwrap_or_default()));
     let mut table = format!("{:<30}{}  ratio\n", "events", sizes.collect::<String>());
-    // The ratio to an empty call repeats the latency.
-    let figures = first.figures.iter().filter(|figure| !figure.metric.ends_with("_echo"));
+    // The ratios to ceilings repeat the figures.
+    let figures = first
+        .figures
+        .iter()
+        .filter(|figure| !figure.metric.contains("_of_") && !figure.metric.contains("_above_"));
     for Figure { phase, metric, unit, runs, .. } in figures {
         let one = median(runs);
         let mut line = format!("{:<30}{one:>14.3}", format!("{phase} {metric}, {unit}"));

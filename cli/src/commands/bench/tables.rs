@@ -9,7 +9,8 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use tokio::time::Instant;
 
-use super::history::{bytes_in, client, mebibytes};
+use super::disk::bytes_in;
+use super::history::{client, mebibytes};
 use super::ingest;
 use super::load::{Call, channels, drive};
 use super::report::BenchReport;
@@ -48,7 +49,7 @@ pub(crate) async fn measure(data: &Path, plan: TablesPlan) -> Result<BenchReport
     let mut progress = ProgressLine::default();
     let mut ingesting = writer_on(connect(writer.url()).await?);
     let show = |done| progress.show(format_args!("T500: batch {done}"));
-    ingest::load(&mut ingesting, "tables", loading.batches(), show).await?;
+    ingest::load(&mut ingesting, ("tables", ingest::IN_FLIGHT), loading.batches(), show).await?;
     drop(ingesting);
     let events = f64::from(plan.tables) * f64::from(loading.rows * VERSIONS);
     report.add("T500", "load", "events/s", events / began.elapsed().as_secs_f64());
@@ -72,7 +73,7 @@ pub(crate) async fn measure(data: &Path, plan: TablesPlan) -> Result<BenchReport
             tables: plan.tables,
             next: Arc::clone(&next),
         });
-        let sample = drive(clients.collect(), plan.time, Some(&writer)).await?;
+        let sample = drive(clients.collect(), plan.time, &[&writer]).await?;
         report.sample(&format!("T500.c{}", plan.clients), &sample);
     }
     drop(writers);
@@ -82,7 +83,7 @@ pub(crate) async fn measure(data: &Path, plan: TablesPlan) -> Result<BenchReport
 }
 
 async fn create(writer: &DaemonProcess, tables: u32) -> Result<()> {
-    let mut client = client(writer);
+    let mut client = client(writer.url());
     for number in 0..tables {
         let statement = format!("CREATE TABLE {} (pk=id, INDEX(status))", name(number));
         client.execute(v1::WriterServiceExecuteRequest { statement, ..Default::default() }).await?;

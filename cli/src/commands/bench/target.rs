@@ -1,5 +1,6 @@
 //! What `bench` measures: daemons that it starts or that the options name, and the ceilings.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use driftdb::v1;
@@ -33,6 +34,30 @@ pub(crate) struct Served {
     pub(crate) writer_process: Option<DaemonProcess>,
     /// The process of the reader, if `bench` started it.
     pub(crate) reader_process: Option<DaemonProcess>,
+    /// The data directory, if it is that of `bench`.
+    pub(crate) data: Option<PathBuf>,
+    /// The tables that `bench` created.
+    tables: Vec<String>,
+}
+
+impl Served {
+    /// The processes that `bench` started.
+    pub(crate) fn processes(&self) -> Vec<&DaemonProcess> {
+        self.writer_process.iter().chain(&self.reader_process).collect()
+    }
+
+    /// Creates a table with two indexes.
+    pub(crate) async fn create(&mut self, table: &str) -> Result<()> {
+        self.execute(format!("CREATE TABLE {table} (pk=id, INDEX(status, customer_id))")).await?;
+        self.tables.push(table.to_owned());
+        Ok(())
+    }
+
+    async fn execute(&self, statement: String) -> Result<()> {
+        let mut client = DatabaseHandle::remote(vec![self.writer.clone()], Vec::new());
+        let request = v1::WriterServiceExecuteRequest { statement, ..Default::default() };
+        client.execute(request).await.map(drop)
+    }
 }
 
 impl Target {
@@ -65,36 +90,43 @@ impl Target {
         dir.map_err(|e| Error::io("cannot create a directory for the data", &e))
     }
 
-    /// Starts daemons on a new directory, unless the options name some, and creates the table.
-    pub(crate) async fn serve(&self, name: &str, with_reader: bool) -> Result<Served> {
-        let served = match self.given.clone() {
-            Some((writer, reader)) => Served { writer, reader, writer_process: None, reader_process: None },
-            None => self.start(name, with_reader).await?,
+    /// Starts a writer and a reader on a new directory, unless the options name some, and creates the table.
+    pub(crate) async fn serve(&self, name: &str) -> Result<Served> {
+        let mut served = match self.given.clone() {
+            Some((writer, reader)) => Served {
+                writer,
+                reader,
+                writer_process: None,
+                reader_process: None,
+                data: None,
+                tables: Vec::new(),
+            },
+            None => self.start(name).await?,
         };
-        let create = format!("CREATE TABLE {} (pk=id, INDEX(status, customer_id))", self.table);
-        execute(&served, create).await?;
+        served.create(&self.table).await?;
         Ok(served)
     }
 
-    async fn start(&self, name: &str, with_reader: bool) -> Result<Served> {
+    async fn start(&self, name: &str) -> Result<Served> {
         let data = self.dir.path().join(name);
         let writer = DaemonProcess::start("driftdb-writer", &data).await?;
-        let reader = match with_reader {
-            true => Some(DaemonProcess::start("driftdb-reader", &data).await?),
-            false => None,
-        };
+        let reader = DaemonProcess::start("driftdb-reader", &data).await?;
         Ok(Served {
             writer: writer.url().to_owned(),
-            reader: reader.as_ref().map(|reader| reader.url().to_owned()).unwrap_or_default(),
+            reader: reader.url().to_owned(),
             writer_process: Some(writer),
-            reader_process: reader,
+            reader_process: Some(reader),
+            data: Some(data),
+            tables: Vec::new(),
         })
     }
 
-    /// Drops the table from a given deployment, and stops daemons that `bench` started.
+    /// Drops the tables from a given deployment, and stops daemons that `bench` started.
     pub(crate) async fn clean_up(&self, served: Served) -> Result<()> {
         if self.given.is_some() {
-            execute(&served, format!("DROP TABLE {}", self.table)).await?;
+            for table in &served.tables {
+                served.execute(format!("DROP TABLE {table}")).await?;
+            }
         }
         for daemon in [served.reader_process, served.writer_process].iter_mut().flatten() {
             daemon.stop().await?;
@@ -110,14 +142,14 @@ impl Target {
         command.args(["bench-server", &name, "--dir"]).arg(dir);
         let process = DaemonProcess::spawn(command).await?;
         let channels = channels(process.url()).await?;
-        Ok(CeilingProcess { name, clients, process, channels, work: RowWrites::new(&self.table)? })
+        Ok(CeilingProcess {
+            name,
+            clients,
+            process,
+            channels,
+            work: RowWrites::new(&[self.table.clone()], 0)?,
+        })
     }
-}
-
-async fn execute(served: &Served, statement: String) -> Result<()> {
-    let mut client = DatabaseHandle::remote(vec![served.writer.clone()], Vec::new());
-    let request = v1::WriterServiceExecuteRequest { statement, ..Default::default() };
-    client.execute(request).await.map(drop)
 }
 
 /// A server that does the minimum: what a phase is compared with.
@@ -134,7 +166,15 @@ pub(crate) struct CeilingProcess {
 impl CeilingProcess {
     /// Measures one run.
     pub(crate) async fn measure(&self, clients: usize, time: Duration) -> Result<Sample> {
-        drive(self.work.clients(&self.channels, clients), time, Some(&self.process)).await
+        drive(self.work.clients(&self.channels, clients), time, &[&self.process]).await
+    }
+
+    /// Measures one run of requests with many rows each. The figures are for a row.
+    pub(crate) async fn measure_batches(&self, rows: usize, time: Duration) -> Result<Sample> {
+        let clients = self.work.batch_clients(&self.channels, self.channels.len(), rows);
+        let sample = drive(clients, time, &[&self.process]).await?;
+        let processor = sample.processor.map(|each| each / rows as f64);
+        Ok(Sample { ops: sample.ops * rows as f64, processor, ..sample })
     }
 
     /// Stops the server.

@@ -10,12 +10,11 @@ use tokio::sync::{Barrier, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval_at};
 
-use super::load::{WARM_UP, channels, summary};
+use super::load::{WARM_UP, channels, processor_time, summary, used_since};
 use super::report::BenchReport;
 use super::target::Served;
 use super::writes::{RowWrites, WriteClient};
 use crate::errors::to_error;
-use crate::processes::DaemonProcess;
 
 /// The number of writing clients.
 const WRITERS: u32 = 50;
@@ -72,12 +71,12 @@ pub(crate) async fn measure(
     }
     let writing = async {
         opened.wait().await;
-        let processor = || served.reader_process.as_ref().and_then(DaemonProcess::processor_time);
-        let before = processor();
+        let servers: Vec<_> = served.reader_process.iter().collect();
+        let before = processor_time(&servers);
         let mut written = write(served, work, plan).await?;
         written.sort_by_key(|written| written.seq);
         last.send_replace(Some(written.last().map_or(0, |written| written.seq)));
-        Ok::<_, Error>((written, before, processor))
+        Ok::<_, Error>((written, before))
     };
     let joined = async {
         let mut all = Vec::new();
@@ -86,8 +85,8 @@ pub(crate) async fn measure(
         }
         Ok::<_, Error>(all)
     };
-    let ((written, before, processor), delivered) = tokio::try_join!(writing, joined)?;
-    let used = before.zip(processor()).map(|(before, after)| after.saturating_sub(before));
+    let ((written, before), delivered) = tokio::try_join!(writing, joined)?;
+    let used = used_since(before, &served.reader_process.iter().collect::<Vec<_>>());
     add_figures(&written, &delivered, used, plan, report)
 }
 

@@ -1,13 +1,17 @@
-//! The queries of the history phase. Every result is checked.
+//! The queries of `bench`. Every result is checked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use tokio::time::Instant;
+use tonic::transport::Channel;
 
-use super::dataset::{Dataset, TABLE};
-use crate::database::ReaderApi;
+use super::dataset::{Dataset, STATUS};
+use crate::args::BenchPhase;
+use crate::commands::bench::load::Call;
+use crate::database::{ReaderApi, reader_on};
 use crate::errors::to_error;
 use crate::orders::SplitMix64;
 
@@ -20,65 +24,109 @@ pub(crate) enum DatasetQuery {
     GetAsOf,
     /// All events of a row.
     History,
-    /// The orders of a customer, now.
+    /// The paid orders of a customer, now.
     Select,
-    /// The orders of a customer at a random point in the later half of the history.
+    /// The paid orders of a customer at a random point in the later half of the history.
     SelectAsOf,
     /// The number of matching rows in the middle of the history.
     Count,
 }
 
 impl DatasetQuery {
-    /// Each kind with the name of its phase and the maximum number of queries.
-    pub(crate) const ALL: [(DatasetQuery, &'static str, usize); 6] = [
-        (DatasetQuery::Get, "R1", 500),
-        (DatasetQuery::GetAsOf, "R2", 500),
-        (DatasetQuery::History, "R3", 300),
-        (DatasetQuery::Select, "R4.now", 50),
-        (DatasetQuery::SelectAsOf, "R4.asof", 50),
-        (DatasetQuery::Count, "R5", 3),
-    ];
+    /// The kind that a phase measures.
+    pub(crate) fn of(phase: BenchPhase) -> Option<DatasetQuery> {
+        Some(match phase {
+            BenchPhase::R1 => DatasetQuery::Get,
+            BenchPhase::R2 => DatasetQuery::GetAsOf,
+            BenchPhase::R3 => DatasetQuery::History,
+            BenchPhase::R4Now => DatasetQuery::Select,
+            BenchPhase::R4Asof => DatasetQuery::SelectAsOf,
+            BenchPhase::R5 => DatasetQuery::Count,
+            _ => return None,
+        })
+    }
 }
 
 /// A client that runs queries.
-#[derive(Debug)]
-pub(crate) struct QueryClient<'a> {
+#[derive(Debug, Clone)]
+pub(crate) struct QueryClient {
     /// The data that is queried.
-    pub(crate) dataset: &'a Dataset,
+    pub(crate) dataset: Arc<Dataset>,
     /// The number of orders with an amount over 500 in the middle of the history.
     pub(crate) large: u64,
 }
 
-impl QueryClient<'_> {
+/// A client that asks one query after another.
+#[derive(Debug)]
+pub(crate) struct QueryCall {
+    client: QueryClient,
+    reader: ReaderApi,
+    query: DatasetQuery,
+    random: SplitMix64,
+}
+
+impl Call for QueryCall {
+    async fn call(&mut self) -> Result<()> {
+        self.client.ask(&mut self.reader, self.query, &mut self.random).await.map(drop)
+    }
+}
+
+impl QueryClient {
+    /// A client of a dataset.
+    pub(crate) fn new(dataset: Arc<Dataset>) -> QueryClient {
+        let large = dataset.large_orders(QueryClient::middle(&dataset));
+        QueryClient { dataset, large }
+    }
+
     /// The seq in the middle of the history.
-    pub(crate) fn middle(dataset: &Dataset) -> u64 {
+    fn middle(dataset: &Dataset) -> u64 {
         u64::midpoint(dataset.first_seq, dataset.last_seq())
     }
 
-    /// Runs queries until `calls` or `time` is reached; a seed determines the queries. Returns the latencies in
-    /// microseconds.
+    /// Concurrent clients, spread over connections.
+    pub(crate) fn clients(&self, channels: &[Channel], count: usize, query: DatasetQuery) -> Vec<QueryCall> {
+        let channels = channels.iter().cycle().take(count).zip(1..);
+        let call = |(channel, seed): (&Channel, u64)| QueryCall {
+            client: self.clone(),
+            reader: reader_on(channel.clone()),
+            query,
+            random: SplitMix64::new(seed),
+        };
+        channels.map(call).collect()
+    }
+
+    /// Asks a number of queries, which a seed determines. Returns the latencies in microseconds.
     pub(crate) async fn run(
         &self,
         reader: &mut ReaderApi,
         query: DatasetQuery,
-        (calls, time): (usize, Duration),
+        calls: usize,
         seed: u64,
     ) -> Result<Vec<u32>> {
         let mut random = SplitMix64::new(seed);
         let mut latencies = Vec::with_capacity(calls);
-        let end = Instant::now() + time;
-        while latencies.len() < calls && (latencies.is_empty() || Instant::now() < end) {
-            let took = match query {
-                DatasetQuery::Get => self.get(reader, false, &mut random).await?,
-                DatasetQuery::GetAsOf => self.get(reader, true, &mut random).await?,
-                DatasetQuery::History => self.history(reader, &mut random).await?,
-                DatasetQuery::Select => self.select(reader, false, &mut random).await?,
-                DatasetQuery::SelectAsOf => self.select(reader, true, &mut random).await?,
-                DatasetQuery::Count => self.count(reader).await?,
-            };
+        for _ in 0..calls {
+            let took = self.ask(reader, query, &mut random).await?;
             latencies.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
         }
         Ok(latencies)
+    }
+
+    /// Asks one query and checks the answer. Returns how long it took.
+    async fn ask(
+        &self,
+        reader: &mut ReaderApi,
+        query: DatasetQuery,
+        random: &mut SplitMix64,
+    ) -> Result<Duration> {
+        match query {
+            DatasetQuery::Get => self.get(reader, false, random).await,
+            DatasetQuery::GetAsOf => self.get(reader, true, random).await,
+            DatasetQuery::History => self.history(reader, random).await,
+            DatasetQuery::Select => self.select(reader, false, random).await,
+            DatasetQuery::SelectAsOf => self.select(reader, true, random).await,
+            DatasetQuery::Count => self.count(reader).await,
+        }
     }
 
     async fn get(&self, reader: &mut ReaderApi, past: bool, random: &mut SplitMix64) -> Result<Duration> {
@@ -88,7 +136,7 @@ impl QueryClient<'_> {
             false => self.dataset.last_seq(),
         };
         let request = v1::GetRequest {
-            table: TABLE.to_owned(),
+            table: self.dataset.table.clone(),
             keys: vec![key],
             as_of: past.then(|| v1::AsOf::seq(moment)),
             format: v1::DocumentFormat::Msgpack.into(),
@@ -105,7 +153,8 @@ impl QueryClient<'_> {
     async fn history(&self, reader: &mut ReaderApi, random: &mut SplitMix64) -> Result<Duration> {
         let (order, key) = self.dataset.any_order(random);
         let format = v1::DocumentFormat::Msgpack.into();
-        let request = v1::HistoryRequest { table: TABLE.to_owned(), key, format, ..Default::default() };
+        let request =
+            v1::HistoryRequest { table: self.dataset.table.clone(), key, format, ..Default::default() };
         let began = Instant::now();
         let mut answers = reader.history(request).await.map_err(|s| to_error(&s))?.into_inner();
         let mut seqs = Vec::new();
@@ -119,11 +168,11 @@ impl QueryClient<'_> {
 
     async fn select(&self, reader: &mut ReaderApi, past: bool, random: &mut SplitMix64) -> Result<Duration> {
         let last = self.dataset.last_seq();
-        let half = QueryClient::middle(self.dataset);
+        let half = QueryClient::middle(&self.dataset);
         let moment = if past { half + random.below(last - half + 1) } else { last };
         let (customer, expected) = self.dataset.any_customer(moment, random);
         let request = v1::SelectRequest {
-            table: TABLE.to_owned(),
+            table: self.dataset.table.clone(),
             r#where: condition(&customer),
             as_of: past.then(|| v1::AsOf::seq(moment)),
             format: v1::DocumentFormat::Msgpack.into(),
@@ -135,9 +184,9 @@ impl QueryClient<'_> {
     }
 
     async fn count(&self, reader: &mut ReaderApi) -> Result<Duration> {
-        let moment = QueryClient::middle(self.dataset);
+        let moment = QueryClient::middle(&self.dataset);
         let request = v1::SelectRequest {
-            table: TABLE.to_owned(),
+            table: self.dataset.table.clone(),
             r#where: "amount > 500".to_owned(),
             as_of: Some(v1::AsOf::seq(moment)),
             count_only: true,
@@ -151,7 +200,8 @@ impl QueryClient<'_> {
     /// The plan of the query for the orders of a customer.
     pub(crate) async fn explain(&self, reader: &mut ReaderApi) -> Result<String> {
         let (customer, _) = self.dataset.any_customer(0, &mut SplitMix64::new(0));
-        let statement = format!("EXPLAIN SELECT * FROM {TABLE} WHERE {}", condition(&customer));
+        let statement =
+            format!("EXPLAIN SELECT * FROM {} WHERE {}", self.dataset.table, condition(&customer));
         let request = v1::ReaderServiceExecuteRequest { statement, ..Default::default() };
         let mut answers = reader.execute(request).await.map_err(|s| to_error(&s))?.into_inner();
         let mut plan = String::new();
@@ -165,7 +215,7 @@ impl QueryClient<'_> {
 }
 
 fn condition(customer: &str) -> String {
-    format!(r#"customer_id = "{customer}""#)
+    format!(r#"status = "{STATUS}" AND customer_id = "{customer}""#)
 }
 
 /// Runs a select. Returns how long it took, and its count.
