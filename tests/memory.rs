@@ -356,7 +356,7 @@ async fn wait_for_snapshot(reader: &Daemon, seq: u64) {
     let is_done = async {
         loop {
             let status = asking.status(v1::ReaderServiceStatusRequest {}).await.unwrap().into_inner();
-            if status.applied_seq >= seq && status.memtable_events <= 8 {
+            if status.header.clone().unwrap_or_default().applied_seq >= seq && status.memtable_events <= 8 {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -115,9 +115,8 @@ impl AdmittedTable {
     pub(crate) fn evict(&mut self, key: &Key) -> Option<(u64, Option<Document>)> {
         let end = self.layers.end();
         let row = self.rows.get_mut(key).filter(|row| row.seq <= end)?;
+        self.row_bytes = self.row_bytes.saturating_sub(document_bytes([&*row]));
         let (is_live, evicted) = (row.is_live, (row.seq, row.document.take()));
-        let bytes = evicted.1.as_ref().map_or(0, |document| document.msgpack().len() as u64);
-        self.row_bytes = self.row_bytes.saturating_sub(bytes);
         if !is_live {
             self.rows.remove(key);
             return None;

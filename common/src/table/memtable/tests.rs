@@ -94,11 +94,12 @@ impl Model {
     /// The commits after `after` are in the memtable, those up to `seq` are published: checks everything that a reader at `seq`
     /// can ask, with arguments chosen by `random`.
     fn check(&self, memtable: &Memtable, (after, seq): (u64, u64), random: u64) {
+        let random = usize::try_from(random).unwrap();
         let all = self.up_to(EventId::end_of(seq));
         let start = all.partition_point(|was| was.id.seq <= after);
         let inside = &all[start..];
         assert_eq!(memtable.counts(seq), self.counts(seq), "counts at {seq}");
-        let Some(some) = inside.get(random as usize % inside.len().max(1)) else { return };
+        let Some(some) = inside.get(random % inside.len().max(1)) else { return };
         let (base, end) = (EventId::end_of(after), EventId::end_of(seq));
         for last in [some.id, end] {
             let under = self.row(&some.key, base).and_then(|row| row.document);
@@ -107,7 +108,7 @@ impl Model {
         }
         let of_key = |was: &&Was| was.key == some.key;
         let ids = |found: Vec<Version>| found.into_iter().map(|version| version.id).collect::<Vec<_>>();
-        let limit = 1 + random as usize % 5;
+        let limit = 1 + random % 5;
         let forward: Vec<_> = inside.iter().filter(of_key).map(|was| was.id).take(limit).collect();
         assert_eq!(ids(memtable.versions(&some.key, (base, end), limit, false)), forward);
         let later = inside.iter().filter(of_key).map(|was| was.id).filter(|id| *id > some.id);
@@ -204,7 +205,7 @@ proptest! {
         let memtable = Memtable::default();
         memtable.set_indexes(&[INDEX.to_owned()]);
         let (published, checks) = (AtomicU64::new(0), AtomicUsize::new(0));
-        let seqs = model.last_seq as usize + 1;
+        let seqs = usize::try_from(model.last_seq).unwrap() + 1;
         let (first, second) = (cuts.0.index(seqs) as u64, cuts.1.index(seqs) as u64);
         let (first, second) = (first.min(second), first.max(second));
         std::thread::scope(|scope| {
