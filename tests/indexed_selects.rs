@@ -10,6 +10,9 @@ use crate::harness::*;
 use driftdb::v1;
 use serde_json::{Value, json};
 
+/// An operation, for the table with that name.
+type TableOperation = Box<dyn Fn(&str) -> v1::Operation>;
+
 /// Tables with the same rows, and the indexes of each.
 const TABLES: [(&str, &str); 5] = [
     ("plain", ""),
@@ -85,7 +88,7 @@ impl Run {
     async fn commit(&mut self) {
         let seq = self.last() as u64 + 1;
         let mut rows = self.states.last().unwrap().clone();
-        let mut operations: Vec<Box<dyn Fn(&str) -> v1::Operation>> = Vec::new();
+        let mut operations: Vec<TableOperation> = Vec::new();
         for _ in 0..1 + self.random.below(6) {
             let key = format!("k{:02}", self.random.below(KEYS));
             let mut content = json!({});
@@ -98,24 +101,23 @@ impl Run {
                 content["n"] = json!({"c": self.value()});
             }
             let known = rows.get(&key).map(|row| row.document.clone());
-            let (document, operation): (_, Box<dyn Fn(&str) -> v1::Operation>) =
-                match (known, self.random.below(5)) {
-                    (Some(_), 0) => {
-                        rows.remove(&key);
-                        operations.push(Box::new(move |table| delete(table, &key)));
-                        continue;
-                    }
-                    (Some(mut document), 1..=3) => {
-                        merge(&mut document, &content);
-                        let (key, text) = (key.clone(), content.to_string());
-                        (document, Box::new(move |table| patch(table, &key, text.clone())))
-                    }
-                    _ => {
-                        content["id"] = key.clone().into();
-                        let text = content.to_string();
-                        (content, Box::new(move |table| put(table, text.clone())))
-                    }
-                };
+            let (document, operation): (_, TableOperation) = match (known, self.random.below(5)) {
+                (Some(_), 0) => {
+                    rows.remove(&key);
+                    operations.push(Box::new(move |table| delete(table, &key)));
+                    continue;
+                }
+                (Some(mut document), 1..=3) => {
+                    merge(&mut document, &content);
+                    let (key, text) = (key.clone(), content.to_string());
+                    (document, Box::new(move |table| patch(table, &key, text.clone())))
+                }
+                _ => {
+                    content["id"] = key.clone().into();
+                    let text = content.to_string();
+                    (content, Box::new(move |table| put(table, text.clone())))
+                }
+            };
             rows.insert(key.clone(), Row { key: key.into(), seq, time_ms: 0, document });
             operations.push(operation);
         }

@@ -144,7 +144,7 @@ async fn every_watch_gets_exactly_its_changes() {
         last = token.seq;
         match number % 50 {
             // Rows leave the memory of the reader.
-            49 => drop(calls::snapshot(&mut cluster.writer, TABLES[dice.below(3)].0).await.unwrap()),
+            49 => calls::snapshot(&mut cluster.writer, TABLES[dice.below(3)].0).await.unwrap(),
             25 => begin(&mut dice),
             // Most watches wait when the next commit comes.
             _ if dice.below(3) > 0 => tokio::time::sleep(Duration::from_millis(3)).await,

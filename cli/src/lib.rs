@@ -31,10 +31,9 @@ use render::Printer;
 /// Runs the program: parses the arguments, runs the command and reports errors.
 pub fn main() -> ExitCode {
     let mut cli = args::parse();
-    match cli.command {
-        // `demo` prints for people, wherever stdout goes.
-        Command::Demo(_) => cli.global.output = Some(Format::Table),
-        _ => {}
+    // `demo` prints for people, wherever stdout goes.
+    if matches!(cli.command, Command::Demo(_)) {
+        cli.global.output = Some(Format::Table);
     }
     let mut output = Printer::stdout(&cli.global);
     let runtime = match tokio::runtime::Runtime::new() {

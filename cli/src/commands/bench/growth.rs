@@ -83,7 +83,7 @@ pub(super) async fn measure(bench: &Bench<'_>, axis: GrowthAxis) -> Result<(Benc
         report: BenchReport::default(),
         chart,
         size: 0,
-        work: RowWrites::new(&[bench.target.table.clone()], 0)?,
+        work: RowWrites::new(std::slice::from_ref(&bench.target.table), 0)?,
     };
     let all = scaled(axis, bench.args.scale);
     if axis == GrowthAxis::Events {

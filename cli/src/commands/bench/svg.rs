@@ -131,10 +131,10 @@ fn draw_values(svg: &mut String, scale: &Scale) {
         value += step;
     }
     let middle = f64::midpoint(MARGINS.2, SIZE.1 - MARGINS.3);
-    let _ = write!(
+    let _ = writeln!(
         svg,
         "<text x=\"16\" y=\"{middle:.1}\" text-anchor=\"middle\" transform=\"rotate(-90 16 {middle:.1})\">\
-         relative to the first size</text>\n",
+         relative to the first size</text>",
     );
 }
 
@@ -157,9 +157,9 @@ fn draw_sizes(svg: &mut String, scale: &Scale, chart: &Chart) {
             label(size),
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         svg,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{} (logarithmic)</text>\n",
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{} (logarithmic)</text>",
         f64::midpoint(MARGINS.0, SIZE.0 - MARGINS.1),
         SIZE.1 - 16.0,
         escaped(&chart.size),

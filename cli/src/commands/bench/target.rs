@@ -147,7 +147,7 @@ impl Target {
             clients,
             process,
             channels,
-            work: RowWrites::new(&[self.table.clone()], 0)?,
+            work: RowWrites::new(std::slice::from_ref(&self.table), 0)?,
         })
     }
 }
