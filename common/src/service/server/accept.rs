@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -20,6 +20,10 @@ use crate::service::server::listener::Listener;
 
 /// How long nothing is accepted after the system refused a connection, because it is short of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a listener that stops takes connections at most.
+const TAKE_WAITING: Duration = Duration::from_millis(500);
+/// If none comes for this long, none waits.
+const NONE_WAITS: Duration = Duration::from_millis(5);
 /// How often connections that do not take their answers are looked for, if answers lack memory.
 const STALL_CHECK: Duration = Duration::from_secs(10);
 
@@ -53,6 +57,8 @@ impl Acceptor {
     /// Accepts connections until `stopping` is cancelled, then waits for the open ones. Dropping the future cuts them.
     pub async fn run(mut self, mut listener: Listener, stopping: CancellationToken) {
         let mut tasks = JoinSet::new();
+        // Connections are told to end only once there is no listener any more.
+        let ending = CancellationToken::new();
         let mut stall_check = interval(STALL_CHECK);
         stall_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -67,27 +73,45 @@ impl Acceptor {
                 Some(_) = tasks.join_next() => {}
                 _ = stall_check.tick() => self.close_stalled(),
                 accepted = accept => match accepted {
-                    Ok(Some((stream, peer))) => self.start(stream, peer, &stopping, &mut tasks),
+                    Ok(Some((stream, peer))) => self.start(stream, peer, &ending, &mut tasks),
                     Ok(None) => break,
                     Err(error) => self.accept_failed(&error),
                 },
             }
         }
+        self.take_waiting(&mut listener, &ending, &mut tasks).await;
         // The system refuses new connections from now on, instead of keeping them waiting.
         drop(listener);
+        ending.cancel();
         while tasks.join_next().await.is_some() {}
+    }
+
+    /// Takes the connections that the system has opened already. It would reset them with the listener, and a client could not know that
+    /// its call was never begun.
+    async fn take_waiting(
+        &self,
+        listener: &mut Listener,
+        ending: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) {
+        let began = Instant::now();
+        while began.elapsed() < TAKE_WAITING
+            && let Ok(Ok(Some((stream, peer)))) = timeout(NONE_WAITS, listener.accept()).await
+        {
+            self.start(stream, peer, ending, tasks);
+        }
     }
 
     fn start(
         &self,
         stream: Connection,
         peer: Option<IpAddr>,
-        stopping: &CancellationToken,
+        ending: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) {
         match self.connections.admit(peer) {
             Some(place) => {
-                tasks.spawn(serve_connection(stream, place, self.routes.clone(), stopping.clone()));
+                tasks.spawn(serve_connection(stream, place, self.routes.clone(), ending.clone()));
             }
             None => {
                 if let Some(left_out) = self.turned_away.pass() {

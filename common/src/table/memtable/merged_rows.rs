@@ -21,7 +21,7 @@ const EXPECTED_BYTES: usize = 4096;
 
 /// The row after a PATCH.
 #[derive(Debug, Clone)]
-pub(super) struct MergedRow {
+pub(super) struct PatchedRow {
     pub document: Document,
     /// The bytes of the row's events since the last row that the memtable keeps.
     pub unkept_bytes: usize,
@@ -34,13 +34,13 @@ struct PatchKey(u64, usize);
 #[derive(Clone)]
 struct RowWeighter;
 
-impl Weighter<PatchKey, MergedRow> for RowWeighter {
-    fn weight(&self, _: &PatchKey, row: &MergedRow) -> u64 {
+impl Weighter<PatchKey, PatchedRow> for RowWeighter {
+    fn weight(&self, _: &PatchKey, row: &PatchedRow) -> u64 {
         row.document.msgpack().len() as u64 + OVERHEAD_BYTES
     }
 }
 
-static ROWS: LazyLock<Cache<PatchKey, MergedRow, RowWeighter>> = LazyLock::new(|| {
+static ROWS: LazyLock<Cache<PatchKey, PatchedRow, RowWeighter>> = LazyLock::new(|| {
     let expected = limits::MERGED_ROWS_BYTES / EXPECTED_BYTES;
     Cache::with_weighter(expected, limits::MERGED_ROWS_BYTES as u64, RowWeighter)
 });
@@ -52,11 +52,11 @@ pub(super) fn next_segment() -> u64 {
     NEXT_SEGMENT.fetch_add(1, Ordering::Relaxed)
 }
 
-pub(super) fn get(segment: u64, position: usize) -> Option<MergedRow> {
+pub(super) fn get(segment: u64, position: usize) -> Option<PatchedRow> {
     ROWS.get(&PatchKey(segment, position))
 }
 
-pub(super) fn insert(segment: u64, position: usize, row: MergedRow) {
+pub(super) fn insert(segment: u64, position: usize, row: PatchedRow) {
     ROWS.insert(PatchKey(segment, position), row);
 }
 

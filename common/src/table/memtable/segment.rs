@@ -15,7 +15,7 @@ use crate::format::sortkey;
 use crate::table::event_id::EventId;
 use crate::table::memtable::append_list::{AppendList, CAPACITY};
 use crate::table::memtable::event_slot::{EventSlot, RowLink, SlotPosition};
-use crate::table::memtable::merged_rows::{self, MergedRow};
+use crate::table::memtable::merged_rows::{self, PatchedRow};
 use crate::table::memtable::row_table::RowTable;
 use crate::table::memtable::sorted_set::SortedSet;
 use crate::table::memtable::value_index::ValueIndex;
@@ -189,15 +189,15 @@ impl MemtableSegment {
     }
 
     /// The row after a PATCH, as far as it is known.
-    pub(super) fn merged(&self, position: usize) -> Option<MergedRow> {
+    pub(super) fn merged(&self, position: usize) -> Option<PatchedRow> {
         match self.events.get(position)?.merged.get() {
-            Some(document) => Some(MergedRow { document: Document::clone(document), unkept_bytes: 0 }),
+            Some(document) => Some(PatchedRow { document: Document::clone(document), unkept_bytes: 0 }),
             None => merged_rows::get(self.number, position),
         }
     }
 
     /// Keeps the row after a PATCH if the row's events since the last kept row take as many bytes. Else it is cached.
-    pub(super) fn keep_merged(&self, position: usize, row: MergedRow) {
+    pub(super) fn keep_merged(&self, position: usize, row: PatchedRow) {
         let Some(slot) = self.events.get(position) else { return };
         let bytes = row.document.msgpack().len();
         if row.unkept_bytes < bytes {

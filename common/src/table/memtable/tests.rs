@@ -24,7 +24,7 @@ struct Was {
 
 /// All events, in order. Commit `seq` has the time `seq / 3 * 10`.
 #[derive(Debug)]
-struct Model {
+struct EventModel {
     events: Vec<Was>,
     last_seq: u64,
 }
@@ -38,10 +38,10 @@ fn document(value: u8, large: bool) -> Document {
     Document::from_json(&format!(r#"{{"{INDEX}":{},"f{}":"{padding}"}}"#, value % 5, value % 3)).unwrap()
 }
 
-impl Model {
+impl EventModel {
     /// A step is a key, what happens to it, a value, and whether a new commit begins.
-    fn new(steps: &[(u8, u8, u8, bool)]) -> Model {
-        let mut model = Model { events: Vec::new(), last_seq: 1 };
+    fn new(steps: &[(u8, u8, u8, bool)]) -> EventModel {
+        let mut model = EventModel { events: Vec::new(), last_seq: 1 };
         let (mut live, mut index) = (BTreeMap::new(), 0);
         for (key, action, value, begins) in steps {
             if *begins {
@@ -201,7 +201,7 @@ proptest! {
         steps in prop::collection::vec(any::<(u8, u8, u8, bool)>(), 1..900),
         cuts in any::<(prop::sample::Index, prop::sample::Index)>(),
     ) {
-        let model = Model::new(&steps);
+        let model = EventModel::new(&steps);
         let memtable = Memtable::default();
         memtable.set_indexes(&[INDEX.to_owned()]);
         let (published, checks) = (AtomicU64::new(0), AtomicUsize::new(0));
