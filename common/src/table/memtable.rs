@@ -25,7 +25,7 @@ use crate::format::sortkey;
 use crate::table::event_id::EventId;
 use crate::table::layers::LayerMap;
 use crate::table::memtable::event_slot::EventSlot;
-use crate::table::memtable::merged_rows::MergedRow;
+use crate::table::memtable::merged_rows::PatchedRow;
 use crate::table::memtable::segment::MemtableSegment;
 use crate::table::memtable::sorted_set::SetCursor;
 use crate::table::memtable::version_walk::{FoundVersion, VersionWalk};
@@ -463,11 +463,11 @@ fn push(segment: &MemtableSegment, hash: u64, slot: EventSlot) -> Result<Option<
 }
 
 /// The row after a PATCH of its newest version, if the row before it is at hand.
-fn merge_onto(last: &FoundVersion<'_>, patch: Option<&Document>) -> Result<Option<MergedRow>> {
+fn merge_onto(last: &FoundVersion<'_>, patch: Option<&Document>) -> Result<Option<PatchedRow>> {
     let Some((before, unkept_bytes)) = known_row(last) else { return Ok(None) };
     let after = state::apply(before.as_ref(), EventType::Patch, patch)?;
     let patch_bytes = size_of::<EventSlot>() + patch.map_or(0, |patch| patch.msgpack().len());
-    let merged = |document: Document| MergedRow {
+    let merged = |document: Document| PatchedRow {
         document: document.detached(),
         unkept_bytes: unkept_bytes + patch_bytes,
     };
@@ -515,7 +515,7 @@ fn fold(
     }
     let row = fold.into_document().as_ref().map(Document::detached);
     if let Some(document) = row.clone() {
-        newest.segment.keep_merged(newest.position, MergedRow { document, unkept_bytes: bytes });
+        newest.segment.keep_merged(newest.position, PatchedRow { document, unkept_bytes: bytes });
     }
     Ok(row)
 }
