@@ -89,7 +89,9 @@ async fn gets_with_a_closed_window() {
     let get = v1::GetRequest { table: "t".into(), keys, ..Default::default() };
     let mut unread = Vec::new();
     for _ in 0..streams() {
-        unread.push(client.call("ReaderService/Get", &get).await.unwrap().answer().await);
+        // The reader may close the connection, which holds answers and does not take them.
+        let Some(call) = client.call("ReaderService/Get", &get).await else { break };
+        unread.push(call.answer().await);
     }
     drop((client, unread));
     figures.finish("Get with a closed window").await;
@@ -103,7 +105,9 @@ async fn selects_with_a_window_of_one_byte() {
     let select = v1::SelectRequest { table: "t".into(), ..Default::default() };
     let mut unread = Vec::new();
     for _ in 0..streams() {
-        unread.push(client.call("ReaderService/Select", &select).await.unwrap().answer().await);
+        // As above.
+        let Some(call) = client.call("ReaderService/Select", &select).await else { break };
+        unread.push(call.answer().await);
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     drop((client, unread));
