@@ -56,7 +56,7 @@ pub(crate) fn text_of(source: impl Read + Send + 'static) -> Result<Box<dyn Read
     plain_text(source)
 }
 
-/// A file of which the first bytes were read already.
+/// A file whose first bytes were already read.
 type BegunFile<R> = io::Chain<io::Cursor<Vec<u8>>, R>;
 
 /// The first bytes of a file, and the whole of it.

@@ -55,7 +55,7 @@ pub struct Follower {
     commits: CommitReader,
     /// The tables by id.
     tables: HashMap<u64, FollowedTable>,
-    /// The last HEAD of which every entry has been applied to the read limits, if nothing was read again since.
+    /// The last HEAD whose entries were all applied to the read limits, if nothing was read again since.
     raised: Option<Arc<Head>>,
     /// The tables that may have to be published or may have newer layers to adopt, by id.
     unsettled: HashSet<u64>,

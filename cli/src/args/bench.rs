@@ -59,7 +59,7 @@ pub(crate) struct BenchArgs {
     /// File for the curves of --growth
     #[arg(long, value_name = "FILE", requires = "growth", help_heading = "Other measurements")]
     pub(crate) svg: Option<PathBuf>,
-    /// Measure writes, reads and a watch together for so many seconds, instead of the phases
+    /// Measure writes, reads and a watch together for this many seconds, instead of the phases
     #[arg(long, value_name = "S", conflicts_with = "phases", value_parser = clap::value_parser!(u32).range(2..=86_400),
           help_heading = "Other measurements")]
     pub(crate) sustain: Option<u32>,

@@ -11,9 +11,10 @@ pub(super) const INGEST_EXAMPLES: &str = "\
 Each row becomes one commit. If the connection breaks or the writer restarts, the load resumes by itself. If driftctl
 stops, run the same command again: it resumes after the last loaded row, unless the file has changed.
 
-CSV: the first line contains the field names. Each column has one type, which is chosen from the first 32 MiB of the file and
-shown before anything is loaded; --types names it instead. A later cell that does not fit its column is a bad row. Numbers
-with leading zeros are text. An empty cell is null, in a text column empty text. The key has the type of the table.
+CSV: the first line contains the field names. Each column has one type, which is chosen from the first 32 MiB of the
+file (of a pipe, 256 KiB, which ingest waits for) and shown before anything is loaded; --types names it instead. A later
+cell that does not fit its column is a bad row. Numbers with leading zeros are text. An empty cell is null, in a text
+column empty text. The key has the type of the table.
 
 Examples:
   driftctl ingest orders --file orders.jsonl

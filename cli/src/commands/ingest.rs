@@ -99,7 +99,7 @@ fn format(args: &IngestArgs) -> RowFormat {
     args.format.unwrap_or(by_name)
 }
 
-/// The name of a file without the ending that says how it is compressed, and whether there was none.
+/// The name of a file without `.gz` or `.zst`, and whether it had neither.
 fn uncompressed_name(file: &Path) -> (String, bool) {
     let name = file.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     match name.strip_suffix(".gz").or(name.strip_suffix(".zst")) {

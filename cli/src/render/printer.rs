@@ -148,7 +148,7 @@ impl Printer {
         Ok(())
     }
 
-    /// Ends the result of a query. On a terminal, says how many rows it has: without that, none looks like no answer.
+    /// Ends the result of a query. On a terminal, prints its number of rows: an empty result would look like no answer.
     pub(crate) fn end_rows(&mut self) -> CliResult {
         let rows = self.result_rows;
         self.end_result()?;

@@ -21,7 +21,7 @@ use crate::work;
 
 /// Fewer candidates than these are looked up at once.
 const WORTH_NARROWING: usize = 16;
-/// The most values of another index of which each candidate is asked.
+/// The most values of another index that are looked up for each candidate.
 const VALUES_ASKED: usize = 4;
 
 /// The candidates that were found, and the positions of the ranges that found them: first those that were read.
@@ -187,7 +187,7 @@ impl IndexSearch<'_> {
         Ok(true)
     }
 
-    /// Removes the candidates of which an index says that their rows have none of its values.
+    /// Removes the candidates whose rows have none of the values, as an index says.
     fn ask(&self, ranges: &IndexRanges<'_>, keys: &mut CandidateKeys) -> Result<()> {
         let mut may_match = vec![false; keys.len()];
         let mut entry = Vec::new();

@@ -1,8 +1,8 @@
 //! The events after the newest delta layer, in memory: every version of each row by key, and every event in order.
 //!
 //! One thread appends, in commit order. Any number of threads read at the same time, each at its own point in time: a
-//! reader at seq N ignores every version above N. Events are added and never changed, and nobody waits for anybody: events are in
-//! lists that do not move (`append_list`), rows are found by hash (`row_table`), and the order of keys and of indexed values is
+//! reader at seq N ignores every version above N. Events are added and never changed, and nobody waits while something is sorted,
+//! only for one short lock: events are in lists that do not move (`append_list`), rows are found by hash (`row_table`), and the order of keys and of indexed values is
 //! made in passing, by sorting a few at a time (`sorted_set`). A tree that is kept in order event by event took three quarters of
 //! a reader's processor time.
 //!

@@ -213,7 +213,7 @@ pub(crate) struct TypeSample {
 }
 
 impl TypeSample {
-    /// A sample without rows, of a file with so many columns.
+    /// A sample without rows, of a file with `count` columns.
     pub(crate) fn of_columns(count: usize) -> TypeSample {
         TypeSample { columns: std::iter::repeat_with(FittingTypes::default).take(count).collect() }
     }

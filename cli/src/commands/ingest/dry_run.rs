@@ -4,10 +4,10 @@ use driftdb_common::error::{Error, Reason, Result};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::notes::Notes;
+use super::notes::{Notes, show_types};
 use super::rows::InputPiece;
 use crate::exit::CliResult;
-use crate::render::{self, Printer};
+use crate::render::Printer;
 use crate::shapes;
 
 #[derive(Default, Serialize)]
@@ -21,11 +21,7 @@ pub(crate) async fn run(mut pieces: mpsc::Receiver<Result<InputPiece>>, out: &mu
     let (mut found, mut notes) = (FoundRows::default(), Notes::default());
     while let Some(piece) = pieces.recv().await {
         match piece? {
-            InputPiece::Header(_, columns) => {
-                if let Some(types) = columns.description() {
-                    render::note(&format!("note: column types: {types}"));
-                }
-            }
+            InputPiece::Header(_, columns) => show_types(&columns),
             InputPiece::Batch(batch) => found.rows += batch.rows.len() as u64,
             InputPiece::Bad(line, _, error) => {
                 found.bad += 1;

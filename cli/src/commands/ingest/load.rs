@@ -19,7 +19,7 @@ use tonic::Streaming;
 use v1::operation::Action;
 
 use super::meter::Meter;
-use super::notes::Notes;
+use super::notes::{Notes, show_types};
 use super::rows::{InputBatch, InputPiece, InputRow};
 use super::skipped::SkippedLines;
 use super::tally::Tally;
@@ -255,9 +255,7 @@ impl<'a> Load<'a> {
             None => self.ended = true,
             Some(Err(error)) => self.fail(error),
             Some(Ok(InputPiece::Header(raw, columns))) => {
-                if let Some(types) = columns.description() {
-                    render::note(&format!("note: column types: {types}; --types COLUMN=TYPE changes one"));
-                }
+                show_types(&columns);
                 let written = self.skipped.as_mut().map_or(Ok(()), |skipped| skipped.header(&raw));
                 written.unwrap_or_else(|error| self.fail(error));
             }

@@ -1,9 +1,17 @@
 //! Notes about single rows: the first ones are printed, the others only counted.
 
+use super::column_types::Columns;
 use crate::render;
 
 /// How many rows are reported one by one.
 const REPORTED: u64 = 10;
+
+/// Prints the types of the columns, which the user may want to change before anything is loaded.
+pub(crate) fn show_types(columns: &Columns) {
+    if let Some(types) = columns.description() {
+        render::note(&format!("note: column types: {types}; --types COLUMN=TYPE changes one"));
+    }
+}
 
 /// Notes of one kind.
 #[derive(Debug, Default)]

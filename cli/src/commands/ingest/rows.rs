@@ -86,10 +86,11 @@ pub(crate) fn open(path: &Path, rules: ReadRules) -> Result<mpsc::Receiver<Resul
         // If nobody receives, the command has failed for another reason.
         let send = |piece| sender.blocking_send(piece).is_ok();
         let begun = input::text_of(source).and_then(|mut source| {
-            let mut start = Vec::new();
-            let read = source.by_ref().take(sample_bytes(&rules, is_pipe)).read_to_end(&mut start);
-            read.map_err(|e| Error::io("cannot read", &e))?;
-            let sample = rules.csv.as_ref().map(|cells| sampled(&start, cells.delimiter)).unwrap_or_default();
+            let (mut start, limit) = (Vec::new(), sample_bytes(&rules, is_pipe));
+            let read = source.by_ref().take(limit).read_to_end(&mut start);
+            let is_whole = (read.map_err(|e| Error::io("cannot read", &e))? as u64) < limit;
+            let sample = rules.csv.as_ref().map(|cells| sampled(&start, is_whole, cells.delimiter));
+            let sample = sample.unwrap_or_default();
             Cutter::new(io::Cursor::new(start).chain(source), rules, sample)
         });
         let mut cutter = match begun {
@@ -125,9 +126,11 @@ fn sample_bytes(rules: &ReadRules, is_pipe: bool) -> u64 {
 
 /// What the types of the columns can be, by the whole records at the start of a file. What cannot be parsed is reported when it is
 /// loaded.
-fn sampled(text: &[u8], delimiter: u8) -> TypeSample {
+fn sampled(text: &[u8], is_whole: bool, delimiter: u8) -> TypeSample {
     let (mut sheet, mut sample) = (CsvParser::new(delimiter), None);
-    for line in text.split_inclusive(|byte| *byte == b'\n') {
+    // The last line of a file may have no end. The last line of a part of one may be half a line.
+    let end = is_whole.then_some(b"\n".as_slice());
+    for line in text.split_inclusive(|byte| *byte == b'\n').chain(end) {
         match sheet.take(line) {
             Ok(false) => {}
             Ok(true) => match (sheet.record(), &mut sample) {
@@ -149,7 +152,7 @@ struct Cutter<R> {
     array: Option<JsonArray>,
     /// The columns, once the header was read.
     columns: Option<Columns>,
-    /// From which the types of the columns are chosen.
+    /// The types that fit the first rows.
     sample: TypeSample,
     rules: ReadRules,
     id: u64,

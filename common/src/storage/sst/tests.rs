@@ -222,7 +222,7 @@ fn the_number_of_entries_in_a_range_is_estimated() {
         ("x", "z", 0),
     ] {
         let found = between(low, high);
-        // The root has about nine children, of which the last may be nearly empty.
+        // The root has about nine children, and the last may be nearly empty.
         assert!(found.abs_diff(entries) <= 1200, "{low} to {high}: {found} instead of {entries}");
     }
     assert_eq!(file.estimate_entries(4, (b"a", b"z")).unwrap(), 0);

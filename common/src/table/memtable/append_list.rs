@@ -15,7 +15,7 @@ const BUCKETS: usize = SHORT_BUCKETS + LONG_BUCKETS;
 /// The number of items that a list can hold.
 pub(super) const CAPACITY: usize = LONGEST_BUCKET - FIRST_BUCKET + LONG_BUCKETS * LONGEST_BUCKET;
 
-/// One bucket's places, of which the first are filled.
+/// The places of one bucket. They are filled from the first on.
 type Bucket<T> = Box<[OnceLock<T>]>;
 
 /// A list of at most [`CAPACITY`] items. Only one thread may append.

@@ -1,4 +1,4 @@
-//! What a memtable and its readers know of a commit.
+//! The properties of a commit that its events in a memtable share.
 
 use crate::format::event::CommitMeta;
 
