@@ -235,9 +235,9 @@ impl Open {
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
             let limits = DeltaLimits { events: 9, bytes: u64::MAX };
             let layers = self.layers(id)?;
-            let delta = delta::build_next(&self.table_files, &manifest, &layers, reach, limits, &|_| Ok(()))?;
-            let Some(delta) = delta else { break };
-            self.edit(id, &|manifest| manifest.deltas.push(delta.clone()))?;
+            let built = delta::build_next(&self.table_files, &manifest, &layers, reach, limits, &|_| Ok(()))?;
+            let Some(built) = built else { break };
+            self.edit(id, &|manifest| manifest.deltas.push(built.layer.clone()))?;
         }
         if let Some(merge_policy::MergeTask::WriteImage) = merge_policy::next_task(&self.manifest(id)) {
             let layers = self.layers(id)?;

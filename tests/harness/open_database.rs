@@ -275,9 +275,9 @@ impl OpenDatabase {
             let (manifest, layers) = (self.manifest(id), self.layers(id)?);
             let slot = self.log.table_entry(id).unwrap();
             let reach = ReadLimit { segment: slot.segment, bytes: slot.bytes, seq };
-            let delta = delta::build_next(&self.table_files, &manifest, &layers, reach, limits, &|_| Ok(()));
-            let Some(delta) = delta.map_err(refused)? else { break };
-            self.edit(id, &|manifest| manifest.deltas.push(delta.clone()))?;
+            let built = delta::build_next(&self.table_files, &manifest, &layers, reach, limits, &|_| Ok(()));
+            let Some(built) = built.map_err(refused)? else { break };
+            self.edit(id, &|manifest| manifest.deltas.push(built.layer.clone()))?;
             done.push("delta");
         }
         loop {

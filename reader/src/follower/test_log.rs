@@ -125,9 +125,9 @@ impl TestLog {
         let files = files(&self.disk);
         let layers = files.open(&manifest, None).unwrap();
         let limits = DeltaLimits { events: u64::MAX, bytes: u64::MAX };
-        let delta =
+        let built =
             delta::build_next(&files, &manifest, &layers, limit, limits, &|_| Ok(())).unwrap().unwrap();
-        self.install(Box::new(move |manifest| manifest.deltas.push(delta.clone()))).unwrap();
+        self.install(Box::new(move |manifest| manifest.deltas.push(built.layer.clone()))).unwrap();
     }
 
     fn current(&self) -> (Manifest, TableEntry) {

@@ -163,15 +163,15 @@ impl Rebuilder {
             let end = manifest.deltas.last().map_or(0, |delta| delta.seq);
             manifest.images.retain(|image| image.seq <= end);
             let layers = files.open(&manifest, Some(known))?;
-            let Some(delta) = delta::build_next(files, &manifest, &layers, limit, limits, progress)? else {
+            let Some(next) = delta::build_next(files, &manifest, &layers, limit, limits, progress)? else {
                 let message = format!(
                     "the log of table {:?} has no commit between {end} and {}",
                     manifest.table, damaged.seq
                 );
                 return Err(Error::new(Reason::Internal, message));
             };
-            manifest.deltas.push(delta.clone());
-            built.push(delta);
+            manifest.deltas.push(next.layer.clone());
+            built.push(next.layer);
         }
         Ok(built)
     }

@@ -82,7 +82,7 @@ impl Snapshotter {
         let (files, triggers) = (&self.context.files, &self.context.triggers);
         let limits = DeltaLimits { events: triggers.events, bytes: triggers.bytes };
         let start = Instant::now();
-        let built = delta::build_next_with_keys(files, &manifest, &layers, limit, limits, progress)?;
+        let built = delta::build_next(files, &manifest, &layers, limit, limits, progress)?;
         let Some(BuiltDelta { layer: delta, keys }) = built else { return Ok(None) };
         let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(

@@ -51,19 +51,6 @@ pub fn build_next(
     read_limit: ReadLimit,
     limits: DeltaLimits,
     progress: ProgressFn<'_>,
-) -> Result<Option<DeltaLayer>> {
-    let built = build_next_with_keys(files, manifest, layers, read_limit, limits, progress)?;
-    Ok(built.map(|built| built.layer))
-}
-
-/// Builds the delta layer as [`build_next`] does, and returns the changed keys, too.
-pub fn build_next_with_keys(
-    files: &TableFiles,
-    manifest: &Manifest,
-    layers: &LayerMap,
-    read_limit: ReadLimit,
-    limits: DeltaLimits,
-    progress: ProgressFn<'_>,
 ) -> Result<Option<BuiltDelta>> {
     let content = read_log(files, manifest, layers, read_limit, limits, progress)?;
     let Some(CollectedCommit { seq, time_ms, .. }) = content.commits.last() else { return Ok(None) };
