@@ -373,7 +373,7 @@ impl Memtable {
 
     /// Whether the memtable has no event.
     pub fn is_empty(&self) -> bool {
-        self.segments.load().last().is_none_or(|newest| newest.last_id() <= self.start())
+        self.segments.load().iter().all(|segment| segment.last_id() <= self.start())
     }
 
     /// At most `limit` events after the event `after`, up to and including the event `last`: the oldest first, or the

@@ -44,7 +44,8 @@ impl<'a> Iterator for VersionWalk<'a> {
     fn next(&mut self) -> Option<FoundVersion<'a>> {
         while self.next.is_none() {
             let (segment, older) = self.segments.split_last()?;
-            if segment.last_id() <= self.after {
+            // The newest segment may have no event yet: that says nothing of the older ones.
+            if segment.events().len() > 0 && segment.last_id() <= self.after {
                 return None;
             }
             self.segments = older;
