@@ -135,7 +135,9 @@ fn operation(change: &ChangeItem<'_>) -> Result<v1::Operation> {
     let action = match &*change.kind {
         "insert" | "put" | "replace" => Action::Put(document()?),
         "patch" => Action::Patch(document()?),
-        "soft_delete" => Action::SoftDelete(v1::operation::SoftDelete {}),
+        // A revert wrote a row, or deleted it.
+        "revert" if change.payload.is_some() => Action::Put(document()?),
+        "soft_delete" | "revert" => Action::SoftDelete(v1::operation::SoftDelete {}),
         "schema" => return Err(invalid(format_args!("a change of a schema is a commit of its own"))),
         other => return Err(invalid(format_args!("unknown kind {other:?}"))),
     };

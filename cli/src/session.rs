@@ -185,7 +185,14 @@ impl<'a> Session<'a> {
             None => Cow::Borrowed(origin.text.as_str()),
         };
         out.begin_pages();
-        let asked = run_query(self.database, &text, &self.params, &mut |item| out.print_item(item)).await;
+        let is_list = matches!(statement, Statement::ShowTables { .. }) && out.is_for_people();
+        let mut print = |item| match item {
+            ResultItem::Table(table) if is_list => {
+                out.print_item(ResultItem::Record(shapes::line(&table.summary())?))
+            }
+            item => out.print_item(item),
+        };
+        let asked = run_query(self.database, &text, &self.params, &mut print).await;
         asked.map_err(|failure| match failure {
             Failure::Database(error) => origin.failure(error),
             other => other,
@@ -273,7 +280,7 @@ pub(crate) async fn run_query(
             }
             Some(ResponseItem::Diff(diff)) => sink(ResultItem::Difference(shapes::difference(diff)?))?,
             Some(ResponseItem::Table(info)) => {
-                sink(ResultItem::Record(shapes::line(&shapes::TableJson::from(info))?))?
+                sink(ResultItem::Table(Box::new(shapes::TableJson::from(info))))?
             }
             Some(ResponseItem::Count(count)) => sink(ResultItem::Record(shapes::line(&Count { count })?))?,
             Some(ResponseItem::Message(message)) => sink(ResultItem::Message(message))?,

@@ -148,7 +148,7 @@ pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> Cli
     if out.is_for_people() {
         out.print_text(&for_people(&status))?;
         for table in &status.tables {
-            out.print_record(&shapes::line(table)?)?;
+            out.print_record(&shapes::line(&table.summary())?)?;
         }
     } else {
         out.print_record(&shapes::line(&status)?)?;

@@ -18,13 +18,15 @@ use super::width::terminal_size;
 use super::{diff, live};
 use crate::args::{Format, GlobalArgs};
 use crate::exit::{CliResult, Failure};
-use crate::shapes::{self, Difference, EventJson};
+use crate::shapes::{self, Difference, EventJson, TableJson};
 
 /// One result of a daemon.
 #[derive(Debug)]
 pub(crate) enum ResultItem {
     /// A JSON object on one line.
     Record(String),
+    /// The properties of a table.
+    Table(Box<TableJson>),
     /// The net change of a row.
     Difference(Difference),
     /// A message for people: a query plan, or what a job did.
@@ -222,6 +224,7 @@ impl Printer {
         }
         match item {
             ResultItem::Record(json) => self.print_record(&json),
+            ResultItem::Table(table) => self.print_record(&shapes::line(&table)?),
             ResultItem::Difference(diff) if self.is_for_people() => {
                 self.result_rows = self.result_rows.map(|rows| rows + 1);
                 let lines = diff::lines(&diff, self.style)?;
