@@ -65,6 +65,6 @@ async fn merges_of_layers_with_growing_keys_change_no_answer() {
     let manifest = std::fs::read_to_string(dir.path().join("tables/t/meta.json")).unwrap();
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
     // `eras` are delta layers.
-    let layers = manifest["eras"].as_array().unwrap().len() as u64;
+    let layers = manifest["body"]["eras"].as_array().unwrap().len() as u64;
     assert!(layers < BATCHES * ROWS / 500, "nothing was merged: {manifest}");
 }

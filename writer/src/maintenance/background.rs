@@ -101,13 +101,13 @@ impl BackgroundMaintenance {
         loop {
             if let Some(id) = self.due_table().filter(|id| !unpublished.contains(id)) {
                 let taken = self.snapshotter.take_due_delta(id, progress);
-                // Before the next look at due tables, which leaves out those that failed.
-                let has_more = *taken.as_ref().unwrap_or(&true);
-                self.note_snapshot(id, taken.map(drop))?;
-                if !has_more {
-                    unpublished.insert(id);
+                match taken {
+                    Ok(true) => _ = unmerged.insert(id),
+                    Ok(false) => _ = unpublished.insert(id),
+                    // The table waits, as its health says.
+                    Err(_) => {}
                 }
-                unmerged.insert(id);
+                self.note_snapshot(id, taken.map(drop))?;
             } else if let Some(id) = unmerged.pop_first() {
                 let is_urgent = || self.due_table().is_some_and(|id| !unpublished.contains(&id));
                 let merged = self.snapshotter.merge_while_idle(id, &is_urgent, progress);
@@ -116,6 +116,7 @@ impl BackgroundMaintenance {
                 if has_more {
                     unmerged.insert(id);
                 }
+                unpublished.clear();
             } else {
                 return Ok(());
             }
