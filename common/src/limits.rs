@@ -22,6 +22,15 @@ pub const NESTING: usize = 64;
 pub const OPERATIONS_PER_COMMIT: usize = 10_000;
 /// The number of preconditions in one commit.
 pub const PRECONDITIONS_PER_COMMIT: usize = 10_000;
+/// The number of conditions over many rows in one commit.
+pub const BOUNDARIES_PER_COMMIT: usize = 16;
+/// The length of one such condition, in bytes.
+pub const BOUNDARY_BYTES: usize = 4096;
+/// The memory that a writer uses for the newest changes of rows, over all tables, in bytes: conditions over many rows are checked
+/// against them.
+pub const RECENT_CHANGES_BYTES: usize = 32 << 20;
+/// The number of comparisons of changes with one condition over many rows. A condition that needs more has to be read again.
+pub const BOUNDARY_STEPS: usize = 20_000_000;
 /// The size of the rows that the patches of one commit read and write, in bytes: of each row before and after each patch.
 pub const PATCHED_BYTES_PER_COMMIT: usize = 256 << 20;
 /// The size of a gRPC request, in bytes.

@@ -219,7 +219,8 @@ pub fn precondition_to_wire(precondition: Precondition) -> v1::Precondition {
         Check::Exists(exists) => Wire::Exists(exists),
         Check::UnchangedSince(seq) => Wire::UnchangedSince(seq),
     };
-    v1::Precondition { table: precondition.table, key: precondition.key.to_string(), check: Some(check) }
+    let (table, key) = (precondition.table, precondition.key.to_string());
+    v1::Precondition { table, key, check: Some(check), ..v1::Precondition::default() }
 }
 
 /// Parses the options of a commit. Fails if one is longer than its limit.

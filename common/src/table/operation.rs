@@ -87,6 +87,18 @@ pub enum Check {
     UnchangedSince(u64),
 }
 
+/// A condition over the rows of a table that must hold before the commit: no row that matched it, before or after the change, has
+/// changed since a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boundary {
+    /// The table's name.
+    pub table: String,
+    /// Which rows, as DriftQL without parameters.
+    pub condition: String,
+    /// The commit after which none of them may have changed.
+    pub unchanged_since: u64,
+}
+
 /// The creation, change or removal of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SchemaChange {
@@ -125,6 +137,8 @@ pub enum CommitRequest {
         operations: Vec<Operation>,
         /// The conditions. All are checked against the state before the first operation.
         preconditions: Vec<Precondition>,
+        /// The conditions over many rows, checked likewise.
+        boundaries: Vec<Boundary>,
     },
     /// Create, change or drop a table.
     Schema(SchemaChange),

@@ -13,10 +13,11 @@ use driftdb_common::format::document::Document;
 use driftdb_common::format::event::EventType;
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
-use driftdb_common::table::operation::{Action, Check, KeyInput, Operation, Precondition};
+use driftdb_common::table::operation::{Action, Boundary, Check, KeyInput, Operation, Precondition};
 use driftdb_common::table::schema::Schema;
 use driftdb_common::table::state;
 
+use crate::admission::boundaries::DraftBoundary;
 use crate::admission::read_rows::ReadRows;
 use crate::admission::row_key::row_key;
 use crate::admission::table::AdmittedTable;
@@ -30,8 +31,37 @@ const SMALL_BYTES: usize = 4 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct Draft {
     pub(crate) operations: Vec<DraftOperation>,
-    pub(crate) preconditions: Vec<DraftPrecondition>,
+    pub(crate) conditions: DraftConditions,
     pub(crate) rows: ReadRows,
+}
+
+/// What must hold before a change.
+#[derive(Debug, Default)]
+pub(crate) struct DraftConditions {
+    /// Conditions on one row.
+    pub(crate) rows: Vec<DraftPrecondition>,
+    /// Conditions over many rows.
+    pub(crate) boundaries: Vec<DraftBoundary>,
+}
+
+impl DraftConditions {
+    /// Conditions whose keys are not known yet. Fails if they are too many, or name a table that no database can have.
+    pub(crate) fn new(
+        preconditions: Vec<Precondition>,
+        boundaries: Vec<Boundary>,
+    ) -> Result<DraftConditions> {
+        check_count("preconditions", preconditions.len(), limits::PRECONDITIONS_PER_COMMIT)?;
+        check_count("preconditions with WHERE", boundaries.len(), limits::BOUNDARIES_PER_COMMIT)?;
+        let rows = preconditions.into_iter().map(|precondition| {
+            check_name(&precondition.table)?;
+            Ok(DraftPrecondition { precondition, key: None })
+        });
+        let boundaries = boundaries.into_iter().map(|boundary| {
+            check_name(&boundary.table)?;
+            DraftBoundary::new(boundary)
+        });
+        Ok(DraftConditions { rows: rows.collect::<Result<_>>()?, boundaries: boundaries.collect::<Result<_>>()? })
+    }
 }
 
 /// The key of an operation or a precondition, in a table whose schema was known.
@@ -178,34 +208,24 @@ impl DraftPrecondition {
 
 impl Draft {
     /// A change of one commit. Fails if it has too many parts, or names a table that no database can have.
-    pub(crate) fn new(operations: Vec<Operation>, preconditions: Vec<Precondition>) -> Result<Draft> {
+    pub(crate) fn new(operations: Vec<Operation>, conditions: DraftConditions) -> Result<Draft> {
         check_count("operations", operations.len(), limits::OPERATIONS_PER_COMMIT)?;
-        check_count("preconditions", preconditions.len(), limits::PRECONDITIONS_PER_COMMIT)?;
         let count = operations.len();
         let operations = operations.into_iter().enumerate().map(|(i, operation)| {
             DraftOperation::new(operation).map_err(|e| error_at_operation(e, i, count))
         });
-        let operations = operations.collect::<Result<_>>()?;
-        let preconditions = preconditions.into_iter().map(|precondition| {
-            check_name(&precondition.table)?;
-            Ok(DraftPrecondition { precondition, key: None })
-        });
-        Ok(Draft {
-            operations,
-            preconditions: preconditions.collect::<Result<_>>()?,
-            rows: ReadRows::default(),
-        })
+        Ok(Draft { operations: operations.collect::<Result<_>>()?, conditions, rows: ReadRows::default() })
     }
 
     /// Whether it is cheap to find the keys.
     pub(crate) fn is_small(&self) -> bool {
-        self.operations.len() + self.preconditions.len() <= SMALL_PARTS
+        self.operations.len() + self.conditions.rows.len() <= SMALL_PARTS
             && self.operations.iter().map(DraftOperation::bytes).sum::<usize>() <= SMALL_BYTES
     }
 
     /// Whether work on the documents is short enough for a thread that serves the network.
     pub(crate) fn is_short(&self) -> bool {
-        self.operations.len() + self.preconditions.len() <= SMALL_PARTS * SMALL_PARTS
+        self.operations.len() + self.conditions.rows.len() <= SMALL_PARTS * SMALL_PARTS
             && self.operations.iter().map(DraftOperation::bytes).sum::<usize>() <= SMALL_BYTES * SMALL_PARTS
     }
 
@@ -216,7 +236,7 @@ impl Draft {
                 operation.find_key(*id, schema);
             }
         }
-        for precondition in &mut self.preconditions {
+        for precondition in &mut self.conditions.rows {
             if let Some((id, schema)) = tables.get(&precondition.precondition.table) {
                 precondition.find_key(*id, schema);
             }

@@ -1,7 +1,7 @@
 //! A hash of what a request asks for, which tells a retry from a different request with the same id.
 
 use driftdb_common::table::operation::{
-    Action, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
+    Action, Boundary, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
 };
 use driftdb_common::table::point_in_time::PointInTime;
 use xxhash_rust::xxh3::Xxh3Default;
@@ -11,10 +11,11 @@ use xxhash_rust::xxh3::Xxh3Default;
 pub(crate) fn compute(change: &CommitRequest) -> [u8; 16] {
     let mut hash = FingerprintHasher(Xxh3Default::new());
     match change {
-        CommitRequest::Rows { operations, preconditions } => {
+        CommitRequest::Rows { operations, preconditions, boundaries } => {
             hash.part(b'R', &(operations.len() as u64).to_le_bytes());
             operations.iter().for_each(|operation| hash.operation(operation));
             preconditions.iter().for_each(|precondition| hash.precondition(precondition));
+            boundaries.iter().for_each(|boundary| hash.boundary(boundary));
         }
         CommitRequest::Schema(SchemaChange::Create { schema, if_not_exists }) => {
             hash.part(b'C', schema.table.as_bytes());
@@ -74,6 +75,12 @@ impl FingerprintHasher {
         }
     }
 
+    fn boundary(&mut self, boundary: &Boundary) {
+        self.part(b'b', boundary.table.as_bytes());
+        self.part(b'w', boundary.condition.as_bytes());
+        self.part(b'u', &boundary.unchanged_since.to_le_bytes());
+    }
+
     fn precondition(&mut self, precondition: &Precondition) {
         self.part(b'c', precondition.table.as_bytes());
         self.key(Some(&precondition.key));
@@ -100,6 +107,7 @@ mod tests {
         CommitRequest::Rows {
             operations: vec![Operation { table: "t".into(), key, action }],
             preconditions: Vec::new(),
+            boundaries: Vec::new(),
         }
     }
 

@@ -7,7 +7,8 @@ use driftdb_common::format::key::Key;
 use driftdb_common::table::operation::{Action, WriteToken};
 use driftdb_common::table::schema::Schema;
 
-use crate::admission::draft::{self, DraftOperation, DraftPrecondition, error_at_operation};
+use crate::admission::boundaries::check_boundaries;
+use crate::admission::draft::{self, DraftConditions, DraftOperation, error_at_operation};
 use crate::admission::preconditions::check_preconditions;
 use crate::admission::prepared_commit::NewEvent;
 use crate::admission::read_rows::ReadRows;
@@ -21,11 +22,12 @@ pub(super) fn admit_operations(
     tables: &mut AdmittedTables,
     token: WriteToken,
     operations: Vec<DraftOperation>,
-    preconditions: &[DraftPrecondition],
+    conditions: &DraftConditions,
     rows: &ReadRows,
 ) -> Result<Vec<NewEvent>> {
     let count = operations.len();
-    check_preconditions(tables, preconditions, rows)?;
+    check_preconditions(tables, &conditions.rows, rows)?;
+    check_boundaries(tables, &conditions.boundaries, token.seq.saturating_sub(1))?;
     if operations.is_empty() {
         return Ok(vec![note(tables)?]);
     }

@@ -76,6 +76,7 @@ impl<'a> AdmissionRebuild<'a> {
     pub(crate) fn finish(mut self, last: WriteToken) -> Admission {
         self.remember_snapshot_requests(u64::MAX);
         self.admission.last = last;
+        self.admission.tables.recent_mut().begin_after(last.seq);
         drop(self.admission.discard_undo(self.admission.tables.undo_mark(), last));
         self.admission
     }

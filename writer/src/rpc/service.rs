@@ -19,7 +19,7 @@ use driftdb_common::table::operation::{Action, CommitRequest, SchemaChange};
 use driftdb_common::table::schema::Schema;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::admission::draft::Draft;
+use crate::admission::draft::{Draft, DraftConditions};
 use crate::admission::fingerprint;
 use crate::admission::{CommitContext, CommitReceipt};
 use crate::clock_guard::ClockGuard;
@@ -70,8 +70,10 @@ impl WriterRpc {
         let id = Some(options.request_id.clone()).filter(|id| !id.is_empty());
         let (change, request) = self.identify(change, id).await?;
         let context = CommitContext { options, request, origin: None };
-        let (operations, preconditions) = match change {
-            CommitRequest::Rows { operations, preconditions } => (operations, preconditions),
+        let (operations, conditions) = match change {
+            CommitRequest::Rows { operations, preconditions, boundaries } => {
+                (operations, DraftConditions::new(preconditions, boundaries)?)
+            }
             CommitRequest::Schema(change) => return self.pipeline.commit_schema(change, context).await,
         };
         let has_reverts = operations.iter().any(|operation| matches!(operation.action, Action::Revert(_)));
@@ -82,7 +84,7 @@ impl WriterRpc {
             return receipt;
         }
         let operations = self.reverts.resolve_all(operations).await?;
-        self.pipeline.commit_rows(Draft::new(operations, preconditions)?, context).await
+        self.pipeline.commit_rows(Draft::new(operations, conditions)?, context).await
     }
 
     /// Adds the request's fingerprint to its id. A large change is read whole for it, so not on this thread.
