@@ -31,6 +31,8 @@ pub const BOUNDARY_BYTES: usize = 4096;
 pub const RECENT_CHANGES_BYTES: usize = 32 << 20;
 /// The number of comparisons of changes with one condition over many rows. A condition that needs more has to be read again.
 pub const BOUNDARY_STEPS: usize = 20_000_000;
+/// The number of times that a statement which changes all rows of a condition finds them, while others change them.
+pub const BULK_TRIES: usize = 10;
 /// The size of the rows that the patches of one commit read and write, in bytes: of each row before and after each patch.
 pub const PATCHED_BYTES_PER_COMMIT: usize = 256 << 20;
 /// The size of a gRPC request, in bytes.
@@ -85,6 +87,8 @@ pub const KEYS_PER_GET: usize = 1000;
 pub const STATEMENT_BYTES: usize = 16 << 20;
 /// The length of the reason that is stored with a commit, in bytes.
 pub const REASON_BYTES: usize = 1024;
+/// The length of the actor that is stored with a commit, in bytes.
+pub const ACTOR_BYTES: usize = 256;
 /// The length of a request id, in bytes. The minimum is one byte.
 pub const REQUEST_ID_BYTES: usize = 128;
 /// The number of false preconditions that one error lists.

@@ -291,7 +291,7 @@ fn random_precondition(random: &mut Random, world: &World) -> v1::Precondition {
         1 => Check::Exists(live != (off == 1)),
         _ => Check::UnchangedSince((changed + random.below(2) as u64).saturating_sub(off)),
     };
-    v1::Precondition { table: name.into(), key: key.1, check: Some(check) }
+    v1::Precondition { table: name.into(), key: key.1, check: Some(check), ..Default::default() }
 }
 
 pub fn row_of(key: &Key, table: &str, salt: usize) -> Value {

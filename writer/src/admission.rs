@@ -22,7 +22,7 @@ use crate::admission::schema_changes::admit_schema_change;
 use crate::admission::tables::{AdmittedTables, DiscardedUndo, UndoMark};
 use crate::clock_guard::ClockReading;
 
-mod boundaries;
+pub(crate) mod boundaries;
 pub(crate) mod draft;
 pub(crate) mod fingerprint;
 pub(crate) mod missing;
@@ -166,7 +166,7 @@ impl Admission {
             }
         };
         let events = events.inspect_err(|_| self.tables.undo_to(mark))?;
-        let meta = CommitMeta { actor: String::new(), reason: options.reason, request, origin };
+        let meta = CommitMeta { actor: options.actor, reason: options.reason, request, origin };
         self.last = token;
         self.remember(meta.request.clone(), meta.origin.clone());
         Ok((CommitReceipt { token, replayed: false }, Some(PreparedCommit::new(token, events, meta))))

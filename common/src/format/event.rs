@@ -59,7 +59,7 @@ impl EventType {
 /// Who made a commit, and why. The commit's first frame in each table contains it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CommitMeta {
-    /// The authenticated principal; may be empty.
+    /// Who made the commit, as the client said; may be empty.
     pub actor: String,
     /// The reason that the client gave; may be empty.
     pub reason: String,

@@ -242,8 +242,17 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
         );
         return Err(Error::new(Reason::TooLarge, message));
     }
+    if options.actor.len() > limits::ACTOR_BYTES {
+        let message = format!(
+            "the actor is too long: {} bytes, the limit is {}",
+            options.actor.len(),
+            limits::ACTOR_BYTES
+        );
+        return Err(Error::new(Reason::TooLarge, message));
+    }
     let commit_time_ms = options.commit_time.as_ref().map(time_from_wire).transpose()?;
-    Ok(CommitOptions { reason: options.reason, commit_time_ms, request_id: options.request_id })
+    let v1::CommitOptions { request_id, reason, actor, .. } = options;
+    Ok(CommitOptions { actor, reason, commit_time_ms, request_id })
 }
 
 /// The write token for a commit of a history, which an epoch and a lineage name.

@@ -147,6 +147,8 @@ pub enum CommitRequest {
 /// Options of any commit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CommitOptions {
+    /// Who makes the commit, as the client says; stored with the commit.
+    pub actor: String,
     /// Why the commit is made; stored with the commit.
     pub reason: String,
     /// The commit's time in milliseconds since 1970, if history is imported; otherwise the time of admission.

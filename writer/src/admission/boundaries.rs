@@ -34,7 +34,8 @@ const STEPS_PER_READ: usize = 2000;
 #[derive(Debug)]
 pub(crate) struct DraftBoundary {
     boundary: Boundary,
-    condition: Arc<Condition>,
+    /// `None` for every row.
+    condition: Option<Condition>,
     /// The number of comparisons in the condition.
     terms: usize,
     checked: Option<CheckedChanges>,
@@ -75,9 +76,12 @@ impl DraftBoundary {
     /// Parses the condition. Fails if it is too long, or asks for more than the row's content.
     pub(crate) fn new(boundary: Boundary) -> Result<DraftBoundary> {
         check_boundary_bytes(boundary.condition.len())?;
-        let condition = parser::parse_condition(&boundary.condition, &[])?;
-        let terms = check_columns(&condition)?;
-        Ok(DraftBoundary { boundary, condition: Arc::new(condition), terms, checked: None })
+        let condition = match boundary.condition.as_str() {
+            "" => None,
+            text => Some(parser::parse_condition(text, &[])?),
+        };
+        let terms = condition.as_ref().map_or(Ok(1), check_columns)?;
+        Ok(DraftBoundary { boundary, condition, terms, checked: None })
     }
 
     /// The table's name.
@@ -98,7 +102,8 @@ impl DraftBoundary {
 
     /// Compares a row with the condition.
     fn matches(&self, key: &Key, document: &Document) -> Result<bool> {
-        self.condition.matches(RowRef { key, seq: 0, time_ms: 0, document })
+        let row = RowRef { key, seq: 0, time_ms: 0, document };
+        self.condition.as_ref().map_or(Ok(true), |condition| condition.matches(row))
     }
 
     /// Whether a change breaks the condition; `None` if the row before it must be read first.
@@ -225,7 +230,7 @@ pub(super) fn check_boundaries(
     }
     let mut broken = Vec::new();
     for boundary in boundaries {
-        let Boundary { table: name, condition, unchanged_since } = &boundary.boundary;
+        let Boundary { table: name, unchanged_since, .. } = &boundary.boundary;
         let table = tables.live(name)?;
         if *unchanged_since > last {
             let message = format!(
@@ -243,8 +248,8 @@ pub(super) fn check_boundaries(
             })
         };
         if let Some((seq, key, what)) = description {
-            let description = format!("expected no change after commit {unchanged_since}; {what}");
-            let subject = format!("{name} WHERE {condition}");
+            let description = format!("{} {what}", expectation(&boundary.boundary));
+            let subject = subject(&boundary.boundary);
             broken.push((seq, key, Violation { check: "no_change".to_owned(), subject, description }));
         }
     }
@@ -284,9 +289,22 @@ fn broken_by(
     Ok(first)
 }
 
+/// The rows that a condition is about, for messages.
+pub(crate) fn subject(boundary: &Boundary) -> String {
+    match boundary.condition.as_str() {
+        "" => boundary.table.clone(),
+        condition => format!("{} WHERE {condition}", boundary.table),
+    }
+}
+
+/// What a condition expects, as the beginning of a violation's description.
+pub(crate) fn expectation(boundary: &Boundary) -> String {
+    format!("expected no change after commit {};", boundary.unchanged_since)
+}
+
 /// Fails if a condition names `_seq` or `_time`, which a row before its change does not have here. Returns the number of
 /// comparisons.
-fn check_columns(condition: &Condition) -> Result<usize> {
+pub(crate) fn check_columns(condition: &Condition) -> Result<usize> {
     let column = match condition {
         Condition::And(parts) | Condition::Or(parts) => {
             return parts.iter().map(check_columns).sum();

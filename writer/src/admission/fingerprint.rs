@@ -1,5 +1,6 @@
 //! A hash of what a request asks for, which tells a retry from a different request with the same id.
 
+use driftdb_common::query::ast::{BulkAction, BulkStatement};
 use driftdb_common::table::operation::{
     Action, Boundary, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
 };
@@ -44,6 +45,22 @@ pub(crate) fn compute(change: &CommitRequest) -> [u8; 16] {
     hash.0.digest128().to_le_bytes()
 }
 
+/// The same of a statement that changes all rows of a condition.
+pub(crate) fn of_bulk(statement: &BulkStatement, boundaries: &[Boundary]) -> [u8; 16] {
+    let mut hash = FingerprintHasher(Xxh3Default::new());
+    hash.part(b'B', statement.table.text.as_bytes());
+    match &statement.action {
+        BulkAction::Patch(patch) => hash.part(b'M', patch.msgpack()),
+        BulkAction::SoftDelete => hash.part(b'S', &[]),
+        BulkAction::Revert(point) => hash.revert(*point),
+    }
+    if let Some(condition) = &statement.condition {
+        hash.part(b'w', condition.to_string().as_bytes());
+    }
+    boundaries.iter().for_each(|boundary| hash.boundary(boundary));
+    hash.0.digest128().to_le_bytes()
+}
+
 /// Hashes the parts of a request.
 struct FingerprintHasher(Xxh3Default);
 
@@ -68,10 +85,16 @@ impl FingerprintHasher {
             Action::Put(document) => self.part(b'P', document.msgpack()),
             Action::Patch(patch) => self.part(b'M', patch.msgpack()),
             Action::SoftDelete => self.part(b'S', &[]),
-            Action::Revert(PointInTime::Seq(seq)) => self.part(b'V', &seq.to_le_bytes()),
-            Action::Revert(PointInTime::Time(ms)) => self.part(b'T', &ms.to_le_bytes()),
-            Action::Revert(PointInTime::Ago(ago)) => self.part(b'O', &ago.as_millis().to_le_bytes()),
-            Action::Revert(PointInTime::Now) => self.part(b'N', &[]),
+            Action::Revert(point) => self.revert(*point),
+        }
+    }
+
+    fn revert(&mut self, point: PointInTime) {
+        match point {
+            PointInTime::Seq(seq) => self.part(b'V', &seq.to_le_bytes()),
+            PointInTime::Time(ms) => self.part(b'T', &ms.to_le_bytes()),
+            PointInTime::Ago(ago) => self.part(b'O', &ago.as_millis().to_le_bytes()),
+            PointInTime::Now => self.part(b'N', &[]),
         }
     }
 
