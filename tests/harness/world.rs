@@ -246,7 +246,7 @@ pub fn random_commit(random: &mut Random, world: &World, number: u64) -> v1::App
     }
     let reason = if random.below(4) == 0 { format!("because {number}") } else { String::new() };
     let request_id = if random.below(3) == 0 { format!("request {number}") } else { String::new() };
-    let options = Some(v1::CommitOptions { reason, request_id, commit_time: None });
+    let options = Some(v1::CommitOptions { reason, request_id, ..Default::default() });
     v1::ApplyRequest { operations, preconditions, options }
 }
 

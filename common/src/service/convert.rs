@@ -192,7 +192,8 @@ pub fn operation_to_wire(operation: Operation) -> v1::Operation {
         Action::Insert(content) => Wire::Insert(document(content)),
         Action::Put(content) => Wire::Put(document(content)),
         Action::Patch(patch) => Wire::Patch(document(patch)),
-        Action::SoftDelete => Wire::SoftDelete(v1::operation::SoftDelete {}),
+        Action::SoftDelete | Action::Restore(None) => Wire::SoftDelete(v1::operation::SoftDelete {}),
+        Action::Restore(Some(content)) => Wire::Put(document(content)),
         Action::Revert(to) => Wire::Revert(v1::operation::Revert { to: point_to_wire(to) }),
     };
     let key = operation.key.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -320,6 +321,8 @@ pub fn change_with_documents(
         payload: wire(ChangeDocument::Payload, change.payload.as_ref())?,
         before: wire(ChangeDocument::Before, change.before.as_ref().map(|row| &row.document))?,
         after: wire(ChangeDocument::After, change.after.as_ref().map(|row| &row.document))?,
+        replaced: change.marks.replaces,
+        reverted: change.marks.reverts,
     })
 }
 

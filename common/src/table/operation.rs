@@ -61,8 +61,10 @@ pub enum Action {
     Patch(Document),
     /// Delete the row. Fails if no live row has the key.
     SoftDelete,
-    /// Write the row as it was at a point in time. It is resolved to one of the other actions before admission.
+    /// Write the row as it was at a point in time. It becomes [`Action::Restore`] before admission.
     Revert(PointInTime),
+    /// Write the row as it was, whether a live row has the key or not; `None` deletes it, and fails if no live row has the key.
+    Restore(Option<Document>),
 }
 
 /// A condition that must hold before the commit.

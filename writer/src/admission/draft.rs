@@ -128,6 +128,7 @@ impl DraftOperation {
         let action = match action {
             Action::Insert(document) => Action::Insert(document.detached()),
             Action::Put(document) => Action::Put(document.detached()),
+            Action::Restore(Some(document)) => Action::Restore(Some(document.detached())),
             other => other,
         };
         Ok(DraftOperation { operation: Operation { table, key, action }, key: None, merge: None })
@@ -163,7 +164,7 @@ impl DraftOperation {
 
     /// Whether the operation writes a row whatever it was before.
     pub(crate) fn is_whole_row(&self) -> bool {
-        matches!(self.operation.action, Action::Insert(_) | Action::Put(_))
+        matches!(self.operation.action, Action::Insert(_) | Action::Put(_) | Action::Restore(Some(_)))
     }
 
     /// The patched row, if the patch was merged into this very document.
@@ -179,10 +180,11 @@ impl DraftOperation {
     /// The bytes of the operation's document.
     pub(crate) fn bytes(&self) -> usize {
         match &self.operation.action {
-            Action::Insert(document) | Action::Put(document) | Action::Patch(document) => {
-                document.msgpack().len()
-            }
-            Action::SoftDelete | Action::Revert(_) => 0,
+            Action::Insert(document)
+            | Action::Put(document)
+            | Action::Patch(document)
+            | Action::Restore(Some(document)) => document.msgpack().len(),
+            Action::SoftDelete | Action::Revert(_) | Action::Restore(None) => 0,
         }
     }
 }
@@ -259,6 +261,7 @@ impl Draft {
                 // Admission refuses the operation, or the row was not read because its content did not matter.
                 Action::Insert(_) if row.is_some() => {}
                 Action::Insert(document) | Action::Put(document) => *row = Some(document.clone()),
+                Action::Restore(restored) => row.clone_from(restored),
                 Action::SoftDelete => *row = None,
                 Action::Patch(patch) => {
                     let Some(before) = row.take() else { continue };

@@ -86,6 +86,8 @@ impl FingerprintHasher {
             Action::Patch(patch) => self.part(b'M', patch.msgpack()),
             Action::SoftDelete => self.part(b'S', &[]),
             Action::Revert(point) => self.revert(*point),
+            // A request's fingerprint is computed before its reverts are resolved.
+            Action::Restore(_) => {}
         }
     }
 

@@ -276,7 +276,7 @@ impl BulkRunner {
             {
                 found.count += 1;
                 if found.operations.len() < most {
-                    if matches!(row.action, Action::Put(_)) {
+                    if matches!(row.action, Action::Restore(_)) {
                         held.grow(row.bytes() as u64)?;
                     }
                     found.last = Some(row.key.clone());
@@ -372,16 +372,19 @@ fn change_to_wire(table: &str, row: FoundRow) -> Result<v1::Change> {
     };
     let (kind, payload) = match &row.action {
         Action::Patch(patch) => (v1::ChangeKind::Patch, Some(patch)),
-        Action::Put(document) | Action::Insert(document) => (v1::ChangeKind::Insert, Some(document)),
-        Action::SoftDelete | Action::Revert(_) => (v1::ChangeKind::SoftDelete, None),
+        Action::Put(document) | Action::Insert(document) | Action::Restore(Some(document)) => {
+            (v1::ChangeKind::Insert, Some(document))
+        }
+        Action::SoftDelete | Action::Revert(_) | Action::Restore(None) => (v1::ChangeKind::SoftDelete, None),
     };
     Ok(v1::Change {
         table: table.to_owned(),
         key: row.key.to_string(),
         kind: kind.into(),
+        replaced: kind == v1::ChangeKind::Insert && row.before.is_some(),
+        reverted: matches!(row.action, Action::Restore(_)),
         payload: payload.map(json).transpose()?,
         before: row.before.as_ref().map(json).transpose()?,
         after: row.after.as_ref().map(json).transpose()?,
-        ..v1::Change::default()
     })
 }

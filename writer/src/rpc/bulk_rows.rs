@@ -164,7 +164,7 @@ fn reverted_row(
             }
         };
         if is_found && after.is_none_or(|after| row.key > *after) {
-            let action = then.clone().map_or(Action::SoftDelete, Action::Put);
+            let action = Action::Restore(then.clone());
             return Ok(Some(FoundRow { key: row.key, action, before: now, after: then }));
         }
     }

@@ -46,7 +46,7 @@ pub(super) fn is_short_change(change: &CommitRequest) -> bool {
         Action::Insert(document) | Action::Put(document) | Action::Patch(document) => {
             document.msgpack().len()
         }
-        Action::SoftDelete | Action::Revert(_) => 0,
+        Action::SoftDelete | Action::Revert(_) | Action::Restore(_) => 0,
     };
     operations.len() + preconditions.len() <= SHORT_PARTS
         && operations.iter().map(bytes).sum::<usize>() <= SHORT_BYTES
