@@ -43,7 +43,9 @@ async fn a_change_of_a_row_that_matches_before_or_after_it_breaks_the_condition(
     let mut cluster = Cluster::start().await;
     let writer = &mut cluster.writer;
     run(writer, "CREATE TABLE t (pk=id)").await.unwrap();
-    run(writer, r#"INSERT INTO t {"id": "a", "n": 1}, {"id": "b", "n": 2}, {"id": "c", "n": 1}"#).await.unwrap();
+    run(writer, r#"INSERT INTO t {"id": "a", "n": 1}, {"id": "b", "n": 2}, {"id": "c", "n": 1}"#)
+        .await
+        .unwrap();
     let guarded = r#"INSERT INTO t {"id": $1} IF NO CHANGE IN t WHERE n = 1 SINCE $2"#;
     // The row moves in, changes inside, moves out, is deleted; then others change.
     for (statement, key, breaks) in [
@@ -101,7 +103,10 @@ async fn a_condition_holds_over_snapshots_and_for_transactions_and_batches() {
         };
         let mut answers = writer.ingest(tokio_stream::iter([request])).await.unwrap().into_inner();
         let errors = answers.message().await.unwrap().unwrap().errors;
-        assert_eq!(errors.first().map(|error| error.reason.as_str()), (!done).then_some("PRECONDITION_FAILED"));
+        assert_eq!(
+            errors.first().map(|error| error.reason.as_str()),
+            (!done).then_some("PRECONDITION_FAILED")
+        );
     }
     // A table that is made again has lost its rows.
     let before = run(writer, "DROP TABLE t").await.unwrap().seq - 1;
@@ -266,7 +271,11 @@ async fn of_many_writers_on_one_boundary_none_breaks_it() {
         let course: u64 = key.split('-').next().unwrap().parse().unwrap();
         changed.entry(course).or_default().insert(seq);
         let seats = seated.entry(course).or_default();
-        if kind == ChangeKind::SoftDelete { seats.remove(&key) } else { seats.insert(key) };
+        if kind == ChangeKind::SoftDelete {
+            seats.remove(&key)
+        } else {
+            seats.insert(key)
+        };
         assert!(seats.len() as u64 <= SEATS, "commit {seq} overfills course {course}: {seats:?}");
     }
     for (course, read, seq) in &enrolments {

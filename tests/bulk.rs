@@ -87,7 +87,8 @@ async fn a_statement_changes_the_rows_of_its_condition_in_one_commit() {
     let v1::reader_service_execute_response::Result::Commit(commit) = &drift.results[0] else { panic!() };
     assert_eq!((commit.actor.as_str(), commit.reason.as_str()), ("anna", "spring cleaning"));
 
-    let done = change(writer, r#"SOFT DELETE FROM t WHERE tag = "new" AND _key < "k00050""#, "").await.unwrap();
+    let done =
+        change(writer, r#"SOFT DELETE FROM t WHERE tag = "new" AND _key < "k00050""#, "").await.unwrap();
     assert_eq!((done.result.rows, done.seq), (10, Some(4)));
     run(writer, r#"INSERT INTO t {"id": "made", "n": 1}"#).await.unwrap();
     // Of the condition's rows then and now: the deleted ones come back, the new one goes.
@@ -157,7 +158,9 @@ async fn what_is_too_large_for_a_commit_is_refused_with_its_count_or_done_in_bat
     fill(writer, 10_500).await;
     let statement = r#"PATCH t SET {"tag": "new"} WHERE n >= 0"#;
     let outcome = change(writer, statement, "").await;
-    refused(outcome, Code::InvalidArgument, "TOO_LARGE").says(&["10500", "10000", "IN BATCHES OF"]).tells("rows", 10_500);
+    refused(outcome, Code::InvalidArgument, "TOO_LARGE")
+        .says(&["10500", "10000", "IN BATCHES OF"])
+        .tells("rows", 10_500);
     let done = change(writer, &format!("{statement} IN BATCHES OF 4000"), "").await.unwrap();
     assert_eq!((done.result.rows, done.result.commits, done.seq), (10_500, 3, Some(7)));
     assert_eq!(done.progress, [4000, 8000, 10_500]);
@@ -169,7 +172,10 @@ async fn what_is_too_large_for_a_commit_is_refused_with_its_count_or_done_in_bat
     assert_eq!((done.result.rows, done.result.commits), (1, 1));
     for (statement, reason) in [
         (r#"PATCH t SET {"a": 1} WHERE n = 1 IN BATCHES OF 10001"#, "TOO_LARGE"),
-        (r#"SOFT DELETE FROM t WHERE n = 1 IN BATCHES OF 5 IF NO CHANGE IN t WHERE n = 1 SINCE 1"#, "QUERY_INVALID"),
+        (
+            r#"SOFT DELETE FROM t WHERE n = 1 IN BATCHES OF 5 IF NO CHANGE IN t WHERE n = 1 SINCE 1"#,
+            "QUERY_INVALID",
+        ),
         ("REVERT t WHERE _seq > 2 TO @seq:3", "QUERY_INVALID"),
         ("REVERT t TO @now", "ARGUMENT_INVALID"),
         (r#"PATCH t SET {"id": "x"} WHERE n = 1"#, "KEY_INVALID"),
@@ -213,8 +219,12 @@ impl Effect {
             Effect::Delete { n } => rows.retain(|_, row| number(row) != Some(*n)),
             Effect::Revert { n, .. } => {
                 let is_found = |row: &Value| n.is_none() || number(row) == *n;
-                let keys: Vec<_> =
-                    now.iter().chain(then).filter(|(_, row)| is_found(row)).map(|(key, _)| key.clone()).collect();
+                let keys: Vec<_> = now
+                    .iter()
+                    .chain(then)
+                    .filter(|(_, row)| is_found(row))
+                    .map(|(key, _)| key.clone())
+                    .collect();
                 for key in keys {
                     match then.get(&key) {
                         Some(row) => _ = rows.insert(key, row.clone()),

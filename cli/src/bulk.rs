@@ -22,8 +22,8 @@ struct BulkJson {
     replayed: bool,
 }
 
-/// Prints a result, and the last commit that it made.
-pub(crate) fn print(result: v1::BulkResult, seq: Option<u64>, out: &mut Printer) -> CliResult {
+/// Prints a result, and the last commit that it made. `always` prints the record for programs whatever the format.
+pub(crate) fn print(result: v1::BulkResult, seq: Option<u64>, always: bool, out: &mut Printer) -> CliResult {
     let v1::BulkResult { rows, commits, dry_run, sample, read_seq, replayed } = result;
     let shown = sample.len() as u64;
     for change in sample {
@@ -48,7 +48,7 @@ pub(crate) fn print(result: v1::BulkResult, seq: Option<u64>, out: &mut Printer)
             (false, Some(seq)) => format!("ok, seq {seq}: {counted}"),
         });
     }
-    if out.wants_commits() {
+    if out.wants_commits() || always {
         let (dry_run, read_seq) = (dry_run.then_some(true), dry_run.then_some(read_seq));
         let json = BulkJson { seq, rows, commits, dry_run, read_seq, replayed };
         out.print_item(ResultItem::Record(shapes::line(&json)?))?;

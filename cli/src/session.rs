@@ -232,7 +232,7 @@ impl<'a> Session<'a> {
         let Executed { token, bulk, .. } = executed.map_err(|e| origin.failure(e))?;
         if let Some(result) = bulk {
             self.writes += result.commits;
-            return bulk::print(result, token.map(|token| token.seq), self.out);
+            return bulk::print(result, token.map(|token| token.seq), false, self.out);
         }
         token.map_or(Ok(()), |token| self.register_write(token.seq))
     }

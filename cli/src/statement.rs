@@ -166,7 +166,10 @@ mod tests {
         assert_eq!((operations[0].table.as_str(), operations[0].key.as_str()), ("t", "7"));
         assert!(matches!(operations[0].action, Some(Action::Patch(_))));
         let check = Some(v1::precondition::Check::SeqIs(3));
-        assert_eq!(conditions, [v1::Precondition { table: "t".into(), key: "7".into(), check, ..Default::default() }]);
+        assert_eq!(
+            conditions,
+            [v1::Precondition { table: "t".into(), key: "7".into(), check, ..Default::default() }]
+        );
 
         let (operations, _) = collected("SOFT DELETE FROM t KEY \"a\"").unwrap();
         assert!(matches!(operations[0].action, Some(Action::SoftDelete(_))));

@@ -178,7 +178,15 @@ impl LiveEvent {
             _ => (None, None),
         };
         let (commit, key) = (Arc::clone(&commit.info), self.key.clone());
-        Ok(DriftEvent { commit, key, kind: self.kind, payload: self.payload.clone(), marks: self.marks, before, after })
+        Ok(DriftEvent {
+            commit,
+            key,
+            kind: self.kind,
+            payload: self.payload.clone(),
+            marks: self.marks,
+            before,
+            after,
+        })
     }
 
     /// The API's message for what [`LiveEvent::to_drift_event`] returned. Several watches share its JSON texts.

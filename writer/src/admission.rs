@@ -113,7 +113,8 @@ impl Admission {
         let _no_reads = IoBan::new();
         let mark = self.tables.undo_mark();
         let token = WriteToken { seq: self.last.seq + 1, time_ms: self.last.time_ms };
-        let admitted = admit_operations(&mut self.tables, token, vec![operation], &DraftConditions::default(), rows);
+        let admitted =
+            admit_operations(&mut self.tables, token, vec![operation], &DraftConditions::default(), rows);
         self.tables.undo_to(mark);
         admitted.err()
     }

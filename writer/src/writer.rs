@@ -32,7 +32,8 @@ use crate::config::WriterConfig;
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceHealth, MaintenanceWork};
 use crate::rpc::{
-    BulkRunner, CommitTokens, IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, TableReader, WriterRpc,
+    BulkRunner, CommitTokens, IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, TableReader,
+    WriterRpc,
 };
 use crate::tasks::TaskPool;
 
@@ -161,7 +162,12 @@ impl WriterDaemon {
             )
             .noting_damage_in(Arc::clone(&health)),
             reverts,
-            bulk: BulkRunner { pipeline: pipeline.clone(), reader, tasks: tasks.clone(), memory: Arc::clone(&memory) },
+            bulk: BulkRunner {
+                pipeline: pipeline.clone(),
+                reader,
+                tasks: tasks.clone(),
+                memory: Arc::clone(&memory),
+            },
             maintenance: MaintenanceCalls::new(jobs, work, catalog),
             tasks,
             cache: files.cache,

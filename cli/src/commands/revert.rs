@@ -65,7 +65,7 @@ async fn revert_many(
     let request =
         v1::WriterServiceExecuteRequest { statement: text, params: Vec::new(), options: Some(options) };
     let Executed { token, bulk, .. } = database.execute_with_messages(request, |_| ()).await?;
-    bulk::print(bulk.unwrap_or_default(), token.map(|token| token.seq), out)
+    bulk::print(bulk.unwrap_or_default(), token.map(|token| token.seq), true, out)
 }
 
 /// Prints the difference between the row now and the row as it was.

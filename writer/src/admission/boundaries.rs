@@ -152,8 +152,7 @@ pub(super) fn unchecked_changes(
                 true => OWN_CHANGE_BYTES.max(boundary.terms * 64) + change.bytes(),
                 false => FOREIGN_CHANGE_BYTES,
             };
-            let is_in_files =
-                change.table == table.id() && matches!(change.before, RowBefore::InFiles);
+            let is_in_files = change.table == table.id() && matches!(change.before, RowBefore::InFiles);
             left = left.saturating_sub(weight);
             if left == 0 || is_in_files {
                 has_room = false;

@@ -60,7 +60,10 @@ impl DraftConditions {
             check_name(&boundary.table)?;
             DraftBoundary::new(boundary)
         });
-        Ok(DraftConditions { rows: rows.collect::<Result<_>>()?, boundaries: boundaries.collect::<Result<_>>()? })
+        Ok(DraftConditions {
+            rows: rows.collect::<Result<_>>()?,
+            boundaries: boundaries.collect::<Result<_>>()?,
+        })
     }
 }
 

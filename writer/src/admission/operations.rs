@@ -64,7 +64,9 @@ fn admit_operation(
         Action::Insert(_) if was_live => return Err(exists(name, &key)),
         Action::Insert(document) | Action::Put(document) => Some(document.clone()),
         Action::Restore(Some(document)) => Some(document.clone()),
-        Action::Patch(_) | Action::SoftDelete | Action::Restore(None) if !was_live => return Err(not_found(name, &key)),
+        Action::Patch(_) | Action::SoftDelete | Action::Restore(None) if !was_live => {
+            return Err(not_found(name, &key));
+        }
         Action::Patch(patch) => {
             let before = before.and_then(|row| row.document).ok_or_else(without_content)?;
             Some(patched(table.schema(), &key, (&draft, &before, patch))?)

@@ -129,7 +129,8 @@ impl IngestPipeline {
         batch: IngestBatch,
         session: &IngestSession,
     ) -> Result<Option<AdmittedBatch>> {
-        let IngestBatch { context, number, operations, conditions, atomic, stop_at_refusal, set_aside } = batch;
+        let IngestBatch { context, number, operations, conditions, atomic, stop_at_refusal, set_aside } =
+            batch;
         // Not a refusal of single operations: the client must send the batch again.
         self.0.clock.read().check_commit(&context.options)?;
         let producer = context.origin.as_ref().map(|origin| origin.producer.clone());
@@ -340,12 +341,10 @@ fn admit_commits(
                 refused => refused,
             }
         } else {
-            match commit
-                .and_then(|operations| {
-                    let conditions = std::mem::take(conditions);
-                    prepare_commit((state, clock), context, last, (operations, conditions, rows))
-                })
-            {
+            match commit.and_then(|operations| {
+                let conditions = std::mem::take(conditions);
+                prepare_commit((state, clock), context, last, (operations, conditions, rows))
+            }) {
                 Ok(Some(commit)) => {
                     if let Some(before) = held.replace(commit) {
                         before.encode(&mut state.open.group);

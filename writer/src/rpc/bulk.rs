@@ -145,9 +145,8 @@ impl BulkRunner {
         for _ in 0..limits::BULK_TRIES {
             let most = limits::OPERATIONS_PER_COMMIT;
             let statement = request.statement.clone();
-            let open = move |reader: &TableReader, stop: &TaskStop| {
-                BulkRows::open(reader, statement, None, stop)
-            };
+            let open =
+                move |reader: &TableReader, stop: &TaskStop| BulkRows::open(reader, statement, None, stop);
             let (_, found) = self.find(open, most, true).await?;
             if found.count > most as u64 {
                 return Err(too_many(&request.statement, found.count));
@@ -306,7 +305,8 @@ impl BulkOutcome {
         self,
         token: impl FnOnce(CommitReceipt) -> v1::WriteToken,
     ) -> Vec<v1::WriterServiceExecuteResponse> {
-        let events = [Some(Event::Bulk(self.result)), self.receipt.map(|receipt| Event::Token(token(receipt)))];
+        let events =
+            [Some(Event::Bulk(self.result)), self.receipt.map(|receipt| Event::Token(token(receipt)))];
         let response = |event| v1::WriterServiceExecuteResponse { event: Some(event) };
         events.into_iter().flatten().map(response).collect()
     }
@@ -367,9 +367,7 @@ fn keeps_changing(statement: &BulkStatement) -> Error {
 }
 
 fn change_to_wire(table: &str, row: FoundRow) -> Result<v1::Change> {
-    let json = |document: &Document| {
-        convert::document_to_wire(document, v1::DocumentFormat::Json)
-    };
+    let json = |document: &Document| convert::document_to_wire(document, v1::DocumentFormat::Json);
     let (kind, payload) = match &row.action {
         Action::Patch(patch) => (v1::ChangeKind::Patch, Some(patch)),
         Action::Put(document) | Action::Insert(document) | Action::Restore(Some(document)) => {

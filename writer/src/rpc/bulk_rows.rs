@@ -173,7 +173,5 @@ fn reverted_row(
 
 fn matches(condition: &Condition, key: &Key, document: Option<&Document>) -> Result<bool> {
     // A REVERT whose condition names _seq or _time was refused.
-    document.map_or(Ok(false), |document| {
-        condition.matches(RowRef { key, seq: 0, time_ms: 0, document })
-    })
+    document.map_or(Ok(false), |document| condition.matches(RowRef { key, seq: 0, time_ms: 0, document }))
 }

@@ -25,7 +25,11 @@ impl Parser<'_> {
         }
         let mut expected = vec!["KEY"];
         expected.extend_from_slice(words);
-        let what = format!("KEY or {}", words.join(", "));
+        let what = match words {
+            [one] => format!("KEY or {one}"),
+            [first, last] => format!("KEY, {first} or {last}"),
+            _ => "KEY".to_owned(),
+        };
         Err(self.expected(&what, &expected, hint))
     }
 
