@@ -266,6 +266,7 @@ impl<'a> DumpReplay<'a> {
         self.latest = time.or(self.latest);
         v1::CommitOptions {
             reason: commit.reason.clone(),
+            actor: commit.actor.clone(),
             commit_time: time.map(shapes::timestamp),
             ..Default::default()
         }
