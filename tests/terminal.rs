@@ -17,8 +17,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 const DONE: &str = "[the command has ended]";
 
 /// The commands that are captured, by the name of their section.
-const COMMANDS: [(&str, &str); 6] = [
+const COMMANDS: [(&str, &str); 7] = [
     ("select wide", "select orders"),
+    ("select limited", "select orders --limit 1"),
     ("select long", "select notes"),
     ("drift", "drift orders o1"),
     ("diff", "diff orders --from @seq:4"),
@@ -132,7 +133,8 @@ fn captures(directory: &Path, columns: u32) -> String {
     tmux.keys("shell", &["SELECT * FROM ", "Tab", "Tab"]);
     tmux.screen("shell", |screen| screen.contains("notes"));
     tmux.keys("shell", &["or", "Tab", " WHERE c", "Tab", "Tab"]);
-    let screen = tmux.screen("shell", |screen| screen.contains("comment"));
+    let screen =
+        tmux.screen("shell", |screen| screen.contains("comment") && screen.matches("WHERE c").count() == 2);
     found += &format!("== shell completion\n{}\n", masked(&screen));
     found
 }
@@ -154,4 +156,46 @@ fn output_fits_terminals_of_80_and_of_200_columns() {
         let expected = fs::read_to_string(&golden).unwrap_or_default();
         assert_eq!(found, expected, "{} differs; DRIFTDB_BLESS=1 writes it again", golden.display());
     }
+}
+
+#[test]
+fn a_result_that_is_longer_than_the_terminal_goes_to_the_pager() {
+    if Command::new("tmux").arg("-V").output().is_err() {
+        eprintln!("skipped: tmux is missing");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let rows: Vec<String> = (0..200).map(|n| format!(r#"{{"id": {n}}}"#)).collect();
+    let script = format!("CREATE TABLE t (pk=id INT); INSERT INTO t {}", rows.join(", "));
+    let driftctl = format!("{} -d data", binary("driftctl").display());
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(binary("driftctl"));
+        command
+            .args(["-d", "data"])
+            .args(arguments)
+            .current_dir(dir.path())
+            .env("PAGER", "./pager")
+            .output()
+            .unwrap()
+    };
+    assert!(run(&["sql", &script]).status.success());
+    let pager = dir.path().join("pager");
+    fs::write(&pager, "#!/bin/sh\nwc -l > paged\necho PAGED\n").unwrap();
+    assert!(Command::new("chmod").arg("+x").arg(&pager).status().unwrap().success());
+
+    let tmux = Tmux { socket: dir.path().join("tmux"), directory: dir.path().to_owned(), columns: 80 };
+    let shown = |name: &str, arguments: &str| {
+        tmux.start(name, &format!("PAGER=./pager {driftctl} {arguments}; printf '{DONE}'; sleep 600"));
+        tmux.screen(name, |screen| screen.contains(DONE))
+    };
+    assert!(shown("long", "select t").contains("PAGED"));
+    // The header, its line, the rows, and their number.
+    assert_eq!(fs::read_to_string(dir.path().join("paged")).unwrap().trim(), "203");
+    for (name, arguments) in
+        [("short", "select t --limit 5"), ("off", "select t --no-pager"), ("json", "select t -o jsonl")]
+    {
+        assert!(!shown(name, arguments).contains("PAGED"), "{arguments}");
+    }
+    // Never in a pipe.
+    assert!(!String::from_utf8_lossy(&run(&["select", "t", "-o", "table"]).stdout).contains("PAGED"));
 }

@@ -82,10 +82,10 @@ struct ChangeItem<'a> {
 /// Whether a line has changes, and not operations.
 pub(crate) fn has_changes(line: &str) -> bool {
     #[derive(Deserialize)]
-    struct Probe {
+    struct ChangesProbe {
         changes: Option<IgnoredAny>,
     }
-    serde_json::from_str::<Probe>(line).is_ok_and(|probe| probe.changes.is_some())
+    serde_json::from_str::<ChangesProbe>(line).is_ok_and(|probe| probe.changes.is_some())
 }
 
 /// Parses a line of changes.

@@ -197,6 +197,21 @@ mod tests {
     }
 
     #[test]
+    fn an_error_points_into_the_parameter_or_the_field() {
+        let text = parse_params(&["1".to_owned(), "[1, pending]".to_owned()]).unwrap_err().text();
+        assert!(
+            text.contains("--param $2: ") && text.contains("\n  | [1, pending]\n  |     ^^^^^^^"),
+            "{text}"
+        );
+        let text = check_fields(&["id".to_owned(), "first name".to_owned()]).unwrap_err().text();
+        assert!(
+            text.contains("--fields \"first name\": ") && text.contains("\n  | first name\n  |       ^^^^"),
+            "{text}"
+        );
+        assert!(check_fields(&["`first name`".to_owned()]).is_ok());
+    }
+
+    #[test]
     fn points_in_time_are_encoded_for_the_api() {
         let at = |text: &str| parse_point(text).unwrap().at;
         assert_eq!(at("@now"), None);

@@ -123,7 +123,8 @@ impl Applying<'_> {
                 self.part = Some(commit);
                 return Ok(None);
             }
-            let options = v1::CommitOptions { reason: commit.reason, ..Default::default() };
+            let options =
+                v1::CommitOptions { reason: commit.reason, actor: commit.actor, ..Default::default() };
             match commit.content {
                 ImportedContent::Rows(operations) => (
                     v1::ApplyRequest { operations, options: Some(options), ..Default::default() },

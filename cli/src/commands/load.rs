@@ -16,14 +16,14 @@ use crate::shapes;
 
 mod replay;
 
-use replay::Replay;
+use replay::DumpReplay;
 
 /// Loads the dump, and prints how much it was.
 pub(crate) async fn run(args: &LoadArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let name = input::name(&args.file);
     let mut lines = Lines::open(&args.file)?;
     let header = header(lines.next().await?, &name)?;
-    let mut replay = Replay::begin(header, args.restart, database).await?;
+    let mut replay = DumpReplay::begin(header, args.restart, database).await?;
     let outcome = load(&mut lines, &mut replay, &name).await;
     let outcome = match outcome {
         Ok(()) => replay.finish().await,
@@ -62,7 +62,7 @@ fn header(line: Option<InputLine>, name: &str) -> Result<DumpHeader> {
 }
 
 /// Loads all lines after the header. Fails if the last one is not the end of a dump.
-async fn load(lines: &mut Lines, replay: &mut Replay<'_>, name: &str) -> Result<()> {
+async fn load(lines: &mut Lines, replay: &mut DumpReplay<'_>, name: &str) -> Result<()> {
     let mut progress = ProgressLine::default();
     let (mut found, mut part) = (DumpEnd::default(), None::<ImportedCommit>);
     while let Some(line) = lines.next().await? {

@@ -51,8 +51,8 @@ pub(crate) struct Printer {
     vertical: VerticalMode,
     /// The pager of a terminal.
     pages: Option<Pages>,
-    /// Standard output, while the output goes to a file.
-    redirected: Option<Box<dyn Write + Send>>,
+    /// Standard output and its colours, while the output goes to a file.
+    redirected: Option<(Box<dyn Write + Send>, Style)>,
     table: TableWriter,
     csv: CsvWriter,
 }
@@ -141,11 +141,13 @@ impl Printer {
     /// Sends the output to another place, a file of the shell; `None` sends it to standard output again.
     pub(crate) fn redirect(&mut self, out: Option<Box<dyn Write + Send>>) -> CliResult {
         self.end_result()?;
-        if let Some(stdout) = self.redirected.take() {
-            self.out = stdout;
+        if let Some((stdout, style)) = self.redirected.take() {
+            (self.out, self.style) = (stdout, style);
         }
         if let Some(out) = out {
-            self.redirected = Some(std::mem::replace(&mut self.out, out));
+            // A file gets no colours.
+            let style = std::mem::replace(&mut self.style, Style::PLAIN);
+            self.redirected = Some((std::mem::replace(&mut self.out, out), style));
         }
         Ok(())
     }

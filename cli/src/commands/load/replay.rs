@@ -25,7 +25,7 @@ const IN_FLIGHT: usize = 64;
 const IN_FLIGHT_BYTES: usize = 32 << 20;
 
 /// A dump that is being written again.
-pub(super) struct Replay<'a> {
+pub(super) struct DumpReplay<'a> {
     header: DumpHeader,
     database: &'a mut DatabaseHandle,
     requests: mpsc::Sender<v1::IngestRequest>,
@@ -56,13 +56,13 @@ struct InFlight {
     events: u64,
 }
 
-impl<'a> Replay<'a> {
+impl<'a> DumpReplay<'a> {
     /// Opens the stream. Fails if the database has a table of the dump, unless an earlier run has begun to load it.
     pub(super) async fn begin(
         header: DumpHeader,
         restart: bool,
         database: &'a mut DatabaseHandle,
-    ) -> Result<Replay<'a>> {
+    ) -> Result<DumpReplay<'a>> {
         let id = if restart { Uuid::new_v4().to_string() } else { header.id.clone() };
         let (requests, receiver) = mpsc::channel(IN_FLIGHT + 1);
         let first = v1::IngestRequest { producer_id: format!("driftctl:load:{id}"), ..Default::default() };
@@ -81,7 +81,7 @@ impl<'a> Replay<'a> {
                 "note: an earlier run loaded the first {earlier} commits of rows; resuming after them"
             ));
         }
-        Ok(Replay {
+        Ok(DumpReplay {
             header,
             database,
             requests,
@@ -266,6 +266,7 @@ impl<'a> Replay<'a> {
         self.latest = time.or(self.latest);
         v1::CommitOptions {
             reason: commit.reason.clone(),
+            actor: commit.actor.clone(),
             commit_time: time.map(shapes::timestamp),
             ..Default::default()
         }

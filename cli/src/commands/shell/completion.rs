@@ -138,7 +138,13 @@ pub(super) fn complete(before: &str, pending: &str, catalogue: Option<&Catalogue
         Expected::Any if !word.is_empty() => names().iter().filter(begins).cloned().collect(),
         Expected::Any | Expected::Nothing | Expected::Moment => Vec::new(),
     };
-    if !word.is_empty() && !before.starts_with('\\') && expected != Expected::Nothing {
+    // A keyword is no table, and a column is more likely than a keyword.
+    let takes_keywords = match expected {
+        Expected::Any => true,
+        Expected::Column(_) => found.is_empty(),
+        Expected::Table | Expected::Nothing | Expected::Moment => false,
+    };
+    if !word.is_empty() && takes_keywords {
         // Match the case of the word: `sel` becomes `select`, `S` becomes `SELECT`.
         let lower = word.chars().all(|c| !c.is_uppercase());
         let spelled = |keyword: &&str| if lower { keyword.to_lowercase() } else { (*keyword).to_owned() };
