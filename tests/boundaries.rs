@@ -85,7 +85,7 @@ async fn a_condition_holds_over_snapshots_and_for_transactions_and_batches() {
     let changed = run(writer, r#"UPSERT INTO t {"id": "a", "n": 7}"#).await.unwrap().seq;
     let row = |id: &str| vec![insert("t", format!(r#"{{"id":"{id}"}}"#))];
     let outcome = apply_if(writer, row("x"), vec![no_change("n = 1", seq)]).await;
-    refused(outcome, Code::FailedPrecondition, "PRECONDITION_FAILED").tells("seq", &changed.to_string());
+    refused(outcome, Code::FailedPrecondition, "PRECONDITION_FAILED").tells("seq", changed);
     apply_if(writer, row("x"), vec![no_change("n = 2", seq), no_change("n = 1", changed)]).await.unwrap();
     // An older commit than the writer knows.
     let outcome = apply_if(writer, row("y"), vec![no_change("n = 2", seq - 1)]).await;

@@ -162,12 +162,7 @@ impl WriterDaemon {
             )
             .noting_damage_in(Arc::clone(&health)),
             reverts,
-            bulk: BulkRunner {
-                pipeline: pipeline.clone(),
-                reader,
-                tasks: tasks.clone(),
-                memory: Arc::clone(&memory),
-            },
+            bulk: BulkRunner::new(&pipeline, reader, &tasks, &memory),
             maintenance: MaintenanceCalls::new(jobs, work, catalog),
             tasks,
             cache: files.cache,

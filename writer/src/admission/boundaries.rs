@@ -19,7 +19,7 @@ use driftdb_common::table::event_id::EventId;
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::operation::Boundary;
 
-use crate::admission::recent_changes::{ChangesSince, RecentChange, RowBefore};
+use crate::admission::recent_changes::{ChangesSince, PriorRow, RecentChange};
 use crate::admission::row_key::quoted;
 use crate::admission::table::AdmittedTable;
 use crate::admission::tables::AdmittedTables;
@@ -114,9 +114,9 @@ impl DraftBoundary {
             return Ok(Some(true));
         }
         match &change.before {
-            RowBefore::Absent => Ok(Some(false)),
-            RowBefore::Content(before) => self.matches(&change.key, before).map(Some),
-            RowBefore::InFiles => Ok(None),
+            PriorRow::Absent => Ok(Some(false)),
+            PriorRow::Content(before) => self.matches(&change.key, before).map(Some),
+            PriorRow::InFiles => Ok(None),
         }
     }
 
@@ -152,7 +152,7 @@ pub(super) fn unchecked_changes(
                 true => OWN_CHANGE_BYTES.max(boundary.terms * 64) + change.bytes(),
                 false => FOREIGN_CHANGE_BYTES,
             };
-            let is_in_files = change.table == table.id() && matches!(change.before, RowBefore::InFiles);
+            let is_in_files = change.table == table.id() && matches!(change.before, PriorRow::InFiles);
             left = left.saturating_sub(weight);
             if left == 0 || is_in_files {
                 has_room = false;

@@ -19,7 +19,7 @@ const CHANGE_BYTES: usize = 160;
 
 /// A row before a change.
 #[derive(Debug)]
-pub(crate) enum RowBefore {
+pub(crate) enum PriorRow {
     /// No live row had the key.
     Absent,
     /// The row's content.
@@ -36,7 +36,7 @@ pub(crate) struct RecentChange {
     /// The table's id.
     pub(crate) table: u64,
     pub(crate) key: Key,
-    pub(crate) before: RowBefore,
+    pub(crate) before: PriorRow,
     /// The row after the change; `None` if it was deleted.
     pub(crate) after: Option<Document>,
 }
@@ -49,8 +49,8 @@ impl RecentChange {
             Key::Str(text) => text.len(),
         };
         let before = match &self.before {
-            RowBefore::Content(document) => document.msgpack().len(),
-            RowBefore::Absent | RowBefore::InFiles => 0,
+            PriorRow::Content(document) => document.msgpack().len(),
+            PriorRow::Absent | PriorRow::InFiles => 0,
         };
         CHANGE_BYTES + key + before + self.after.as_ref().map_or(0, |after| after.msgpack().len())
     }
@@ -161,7 +161,7 @@ mod tests {
 
     fn change(seq: u64, text: &str) -> RecentChange {
         let after = Document::from_json(&format!(r#"{{"id":"{text}"}}"#)).ok();
-        RecentChange { seq, table: 1, key: Key::Str(text.into()), before: RowBefore::Absent, after }
+        RecentChange { seq, table: 1, key: Key::Str(text.into()), before: PriorRow::Absent, after }
     }
 
     fn seqs(recent: &RecentChanges, since: u64) -> Vec<u64> {

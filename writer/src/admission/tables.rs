@@ -11,7 +11,7 @@ use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::schema::Schema;
 use driftdb_common::table::table_counts::TableCounts;
 
-use crate::admission::recent_changes::{RecentChange, RecentChanges, RowBefore};
+use crate::admission::recent_changes::{PriorRow, RecentChange, RecentChanges};
 use crate::admission::table::{AdmittedTable, RowState};
 
 /// Memory of an evicted row's state without its key's text.
@@ -210,9 +210,9 @@ impl AdmittedTables {
         self.row_bytes = (self.row_bytes + table.row_bytes()).saturating_sub(row_bytes);
         table.count_event(seq);
         let before = match &prior {
-            _ if !was_live => RowBefore::Absent,
-            Some(RowState { document: Some(before), .. }) => RowBefore::Content(before.clone()),
-            _ => RowBefore::InFiles,
+            _ if !was_live => PriorRow::Absent,
+            Some(RowState { document: Some(before), .. }) => PriorRow::Content(before.clone()),
+            _ => PriorRow::InFiles,
         };
         self.recent.push(RecentChange { seq, table: id, key: changed_key, before, after });
         self.undo.push_back(UndoEntry::Row { table: Arc::clone(table.schema()), key, prior, counts });

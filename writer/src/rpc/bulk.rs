@@ -28,7 +28,7 @@ use crate::admission::boundaries;
 use crate::admission::draft::{Draft, DraftConditions};
 use crate::admission::{CommitContext, CommitReceipt, fingerprint};
 use crate::commit::CommitPipeline;
-use crate::rpc::bulk_rows::{BulkRows, FoundRow};
+use crate::rpc::bulk_rows::{BulkRow, BulkRows};
 use crate::rpc::table_reader::TableReader;
 use crate::tasks::{TaskPool, TaskStop};
 
@@ -40,10 +40,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// Runs the statements.
 #[derive(Debug, Clone)]
 pub(crate) struct BulkRunner {
-    pub(crate) pipeline: CommitPipeline,
-    pub(crate) reader: TableReader,
-    pub(crate) tasks: TaskPool,
-    pub(crate) memory: Arc<MemoryBudget>,
+    pipeline: CommitPipeline,
+    reader: TableReader,
+    tasks: TaskPool,
+    memory: Arc<MemoryBudget>,
 }
 
 /// A statement, and what must hold.
@@ -64,7 +64,7 @@ pub(crate) struct BulkOutcome {
 
 /// The rows of one commit.
 #[derive(Debug, Default)]
-struct FoundRows {
+struct FoundOperations {
     operations: Vec<Operation>,
     /// All rows, those beyond the limit of a commit included.
     count: u64,
@@ -130,6 +130,17 @@ impl BulkRequest {
 }
 
 impl BulkRunner {
+    /// Finds rows with `reader` on `tasks`, with memory of `memory`.
+    pub(crate) fn new(
+        pipeline: &CommitPipeline,
+        reader: TableReader,
+        tasks: &TaskPool,
+        memory: &Arc<MemoryBudget>,
+    ) -> BulkRunner {
+        let (pipeline, tasks, memory) = (pipeline.clone(), tasks.clone(), Arc::clone(memory));
+        BulkRunner { pipeline, reader, tasks, memory }
+    }
+
     /// Runs a statement that makes at most one commit.
     pub(crate) async fn run(&self, request: BulkRequest) -> Result<BulkOutcome> {
         if request.statement.dry_run {
@@ -147,7 +158,11 @@ impl BulkRunner {
             let statement = request.statement.clone();
             let open =
                 move |reader: &TableReader, stop: &TaskStop| BulkRows::open(reader, statement, None, stop);
-            let (_, found) = self.find(open, most, true).await?;
+            let (_, found) = match self.find(open, most, true).await {
+                // The files were replaced by newer ones.
+                Err(error) if error.reason() == Reason::FileGone => continue,
+                found => found?,
+            };
             if found.count > most as u64 {
                 return Err(too_many(&request.statement, found.count));
             }
@@ -264,20 +279,18 @@ impl BulkRunner {
         open: impl FnOnce(&TableReader, &TaskStop) -> Result<BulkRows> + Send + 'static,
         most: usize,
         count_all: bool,
-    ) -> Result<(BulkRows, FoundRows)> {
+    ) -> Result<(BulkRows, FoundOperations)> {
         let (reader, memory) = (self.reader.clone(), Arc::clone(&self.memory));
         let find = move |stop: &TaskStop| {
             let mut rows = open(&reader, stop)?;
-            let mut found = FoundRows { seq: rows.seq(), ..FoundRows::default() };
+            let mut found = FoundOperations { seq: rows.seq(), ..FoundOperations::default() };
             let mut held = memory.reserve(MemoryUse::Queries, 0)?;
             while (count_all || found.operations.len() < most)
                 && let Some(row) = rows.next_row(stop)?
             {
                 found.count += 1;
                 if found.operations.len() < most {
-                    if matches!(row.action, Action::Restore(_)) {
-                        held.grow(row.bytes() as u64)?;
-                    }
+                    held.grow(row.bytes() as u64)?;
                     found.last = Some(row.key.clone());
                     let (table, key) = (rows.table_name().to_owned(), Some(KeyInput::Typed(row.key)));
                     found.operations.push(Operation { table, key, action: row.action });
@@ -294,7 +307,9 @@ impl BulkRunner {
         run: impl FnOnce(&TaskStop) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let memory = Some(Arc::clone(&self.memory));
-        let work = Work::new(WorkOptions { memory, ..WorkOptions::default() });
+        // Newer files are found only if the table is opened again.
+        let patience = Some(Duration::ZERO);
+        let work = Work::new(WorkOptions { memory, patience, ..WorkOptions::default() });
         self.tasks.run_long(move |stop| work.enter(None, || run(stop))).await
     }
 }
@@ -313,7 +328,7 @@ impl BulkOutcome {
 }
 
 /// Requires that no row has changed since it was found.
-fn unchanged(found: &FoundRows) -> Vec<Precondition> {
+fn unchanged(found: &FoundOperations) -> Vec<Precondition> {
     let check = Check::UnchangedSince(found.seq);
     let condition = |operation: &Operation| {
         Some(Precondition { table: operation.table.clone(), key: operation.key.clone()?, check })
@@ -366,7 +381,7 @@ fn keeps_changing(statement: &BulkStatement) -> Error {
     Error::new(Reason::Overloaded, message).retry_after(RETRY_AFTER)
 }
 
-fn change_to_wire(table: &str, row: FoundRow) -> Result<v1::Change> {
+fn change_to_wire(table: &str, row: BulkRow) -> Result<v1::Change> {
     let json = |document: &Document| convert::document_to_wire(document, v1::DocumentFormat::Json);
     let (kind, payload) = match &row.action {
         Action::Patch(patch) => (v1::ChangeKind::Patch, Some(patch)),

@@ -25,9 +25,12 @@ const BYTES_PER_STEP: usize = 1 << 20;
 /// The rows of a diff after which the caller is asked whether it is still there.
 const ROWS_PER_CHECK: u64 = 256;
 
+/// Memory of an operation without its key's text and its document.
+const OPERATION_BYTES: usize = 160;
+
 /// A row that is to be changed.
 #[derive(Debug)]
-pub(super) struct FoundRow {
+pub(super) struct BulkRow {
     pub(super) key: Key,
     pub(super) action: Action,
     /// The row before the change; `None` if no live row has the key.
@@ -36,11 +39,18 @@ pub(super) struct FoundRow {
     pub(super) after: Option<Document>,
 }
 
-impl FoundRow {
-    /// The bytes of the documents that the change holds.
+impl BulkRow {
+    /// The bytes that the operation holds: a patch is shared by all rows.
     pub(super) fn bytes(&self) -> usize {
-        let document = |document: &Option<Document>| document.as_ref().map_or(0, |d| d.msgpack().len());
-        document(&self.before) + document(&self.after)
+        let document = match &self.action {
+            Action::Restore(Some(document)) => document.msgpack().len(),
+            _ => 0,
+        };
+        let key = match &self.key {
+            Key::Int(_) => 0,
+            Key::Str(text) => text.len(),
+        };
+        OPERATION_BYTES + key + document
     }
 }
 
@@ -49,7 +59,7 @@ impl FoundRow {
 pub(super) struct BulkRows {
     table: OpenTable,
     statement: BulkStatement,
-    source: RowSource,
+    source: BulkSource,
     /// Rows that were read ahead.
     ahead: VecDeque<Row>,
     /// Only rows after this key.
@@ -57,7 +67,7 @@ pub(super) struct BulkRows {
 }
 
 #[derive(Debug)]
-enum RowSource {
+enum BulkSource {
     Select(Box<SelectExecution>),
     /// The rows that differ between a point in time and now.
     Diff(Box<Diff>),
@@ -77,7 +87,7 @@ impl BulkRows {
             BulkAction::Patch(_) | BulkAction::SoftDelete => {
                 let (condition, after) = (statement.condition.clone(), after.clone());
                 let selection = Selection { condition, after, ..Selection::default() };
-                RowSource::Select(Box::new(SelectExecution::new(now, selection)))
+                BulkSource::Select(Box::new(SelectExecution::new(now, selection)))
             }
             BulkAction::Revert(PointInTime::Now) => {
                 let message = "REVERT needs an earlier point in time: a seq, a time or an age";
@@ -85,7 +95,7 @@ impl BulkRows {
             }
             BulkAction::Revert(point) => {
                 let then = table.at(*point, now_ms())?;
-                RowSource::Diff(Box::new(Diff::new(then, now, None)?))
+                BulkSource::Diff(Box::new(Diff::new(then, now, None)?))
             }
         };
         Ok(BulkRows { table, statement, source, ahead: VecDeque::new(), after })
@@ -102,10 +112,10 @@ impl BulkRows {
     }
 
     /// The next row that the statement changes; `None` at the end.
-    pub(super) fn next_row(&mut self, stop: &TaskStop) -> Result<Option<FoundRow>> {
+    pub(super) fn next_row(&mut self, stop: &TaskStop) -> Result<Option<BulkRow>> {
         loop {
             match &mut self.source {
-                RowSource::Select(select) => {
+                BulkSource::Select(select) => {
                     let Some(row) = self.ahead.pop_front() else {
                         stop.check()?;
                         let page = select.next_page(ROWS_PER_STEP, BYTES_PER_STEP)?;
@@ -119,7 +129,7 @@ impl BulkRows {
                         return Ok(Some(found));
                     }
                 }
-                RowSource::Diff(diff) => {
+                BulkSource::Diff(diff) => {
                     let found = reverted_row(diff, self.after.as_ref(), &self.statement, stop)?;
                     return Ok(found);
                 }
@@ -129,7 +139,7 @@ impl BulkRows {
 }
 
 /// The change of a row that the condition has found; `None` if the row is as the change would make it.
-fn changed_row(action: &BulkAction, row: Row) -> Result<Option<FoundRow>> {
+fn changed_row(action: &BulkAction, row: Row) -> Result<Option<BulkRow>> {
     let Row { key, document, .. } = row;
     let (action, after) = match action {
         BulkAction::Patch(patch) => {
@@ -141,7 +151,7 @@ fn changed_row(action: &BulkAction, row: Row) -> Result<Option<FoundRow>> {
         }
         BulkAction::SoftDelete | BulkAction::Revert(_) => (Action::SoftDelete, None),
     };
-    Ok(Some(FoundRow { key, action, before: Some(document), after }))
+    Ok(Some(BulkRow { key, action, before: Some(document), after }))
 }
 
 /// The next row that differs and that the condition finds, now or as it was.
@@ -150,7 +160,7 @@ fn reverted_row(
     after: Option<&Key>,
     statement: &BulkStatement,
     stop: &TaskStop,
-) -> Result<Option<FoundRow>> {
+) -> Result<Option<BulkRow>> {
     for count in 0u64.. {
         if count.is_multiple_of(ROWS_PER_CHECK) {
             stop.check()?;
@@ -165,7 +175,7 @@ fn reverted_row(
         };
         if is_found && after.is_none_or(|after| row.key > *after) {
             let action = Action::Restore(then.clone());
-            return Ok(Some(FoundRow { key: row.key, action, before: now, after: then }));
+            return Ok(Some(BulkRow { key: row.key, action, before: now, after: then }));
         }
     }
     Ok(None)

@@ -8,9 +8,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
 use driftdb_common::memory::MemoryBudget;
-use driftdb_common::query::ast::{
-    BulkStatement, GuardedStatement, NoChangeClause, Statement, StatementKind, TableName,
-};
+use driftdb_common::query::ast::{BulkStatement, NoChangeClause, Statement, StatementKind, TableName};
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::convert;
 use driftdb_common::service::server::{CallMemory, ResponseStream};
@@ -200,15 +198,15 @@ impl WriterRpc {
     }
 }
 
-/// A statement that changes all rows of a condition, with its `IF NO CHANGE` clauses; any other statement as it is.
-fn bulk_of(statement: Statement) -> Result<(BulkStatement, Vec<NoChangeClause>), Statement> {
+/// A statement that changes all rows of a condition, with its `IF NO CHANGE` clauses; `None` for any other statement.
+fn bulk_of(statement: &Statement) -> Option<(BulkStatement, Vec<NoChangeClause>)> {
     match statement {
-        Statement::Bulk(bulk) => Ok((*bulk, Vec::new())),
-        Statement::Guarded(guarded) => match *guarded {
-            GuardedStatement { statement: Statement::Bulk(bulk), boundaries } => Ok((*bulk, boundaries)),
-            other => Err(Statement::Guarded(Box::new(other))),
+        Statement::Bulk(bulk) => Some((BulkStatement::clone(bulk), Vec::new())),
+        Statement::Guarded(guarded) => match &guarded.statement {
+            Statement::Bulk(bulk) => Some((BulkStatement::clone(bulk), guarded.boundaries.clone())),
+            _ => None,
         },
-        other => Err(other),
+        _ => None,
     }
 }
 
@@ -309,15 +307,11 @@ impl WriterService for WriterRpc {
             let responses = self.maintenance.execute(statement).map_err(with_place)?;
             return Ok(Response::new(Box::pin(responses)));
         }
-        let statement = match bulk_of(statement) {
-            Ok((bulk, clauses)) => {
-                let options = convert::options_from_wire(request.options).map_err(to_status)?;
-                let bulk = BulkRequest::new(bulk, clauses, options).map_err(with_place)?;
-                let place = (text, table);
-                return self.execute_bulk(bulk, place).await;
-            }
-            Err(statement) => statement,
-        };
+        if let Some((bulk, clauses)) = bulk_of(&statement) {
+            let options = convert::options_from_wire(request.options).map_err(to_status)?;
+            let bulk = BulkRequest::new(bulk, clauses, options).map_err(with_place)?;
+            return self.execute_bulk(bulk, (text, table)).await;
+        }
         let change = change::of_statement(statement).map_err(to_status)?;
         let receipt = self.commit(change, request.options).await.map_err(with_place)?;
         let event = self.token(receipt).map(v1::writer_service_execute_response::Event::Token);
