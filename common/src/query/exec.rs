@@ -274,7 +274,7 @@ fn project(columns: &[Column], key: &Key, seq: u64, time_ms: u64, document: Docu
             }
         };
         len += 1;
-        msgpack::write_str(&mut fields, &column.label());
+        msgpack::write_str(&mut fields, &column.label(columns));
         fields.extend_from_slice(&value);
     }
     let mut encoded = Vec::with_capacity(fields.len() + 5);
