@@ -83,8 +83,9 @@ async fn check(reader: &mut Reader) {
                 let condition = format!(r#"customer.id = "{customer}" AND status = "{status}""#);
                 let statement = format!("SELECT * FROM orders WHERE {condition} AS OF @seq:{seq}");
                 let found = ask(reader, &statement, LAST).await.unwrap().rows();
-                let is_match =
-                    |row: &Value| row["customer"]["id"] == customer && row.get("status").is_some_and(|s| s == status);
+                let is_match = |row: &Value| {
+                    row["customer"]["id"] == customer && row.get("status").is_some_and(|s| s == status)
+                };
                 let matching = rows.iter().filter(|(_, row)| is_match(row));
                 let expected: Vec<_> = matching.map(|(key, row)| (key.clone(), row.clone())).collect();
                 assert_eq!(found, expected, "{condition} at {seq}");
@@ -128,11 +129,18 @@ fn a_database_of_a_newer_format_is_refused_with_both_versions() {
     std::fs::write(dir.path().join("database.json"), manifest::encode(&newer).unwrap()).unwrap();
     for name in ["driftdb-writer", "driftdb-reader"] {
         let Err(said) = Daemon::try_start(name, dir.path(), &[]) else { panic!("{name} starts") };
-        let versions = format!("format {}, and this version of DriftDB supports formats 1 to {FORMAT_VERSION}", FORMAT_VERSION + 1);
+        let versions = format!(
+            "format {}, and this version of DriftDB supports formats 1 to {FORMAT_VERSION}",
+            FORMAT_VERSION + 1
+        );
         assert!(said.contains(&versions) && !said.contains("doctor"), "{name}: {said}");
     }
     let segments = |files: &BTreeMap<String, Vec<u8>>| {
-        files.iter().filter(|(name, _)| name.contains('/')).map(|(_, bytes)| bytes.clone()).collect::<Vec<_>>()
+        files
+            .iter()
+            .filter(|(name, _)| name.contains('/'))
+            .map(|(_, bytes)| bytes.clone())
+            .collect::<Vec<_>>()
     };
     assert_eq!(segments(&before), segments(&files(dir.path())), "nothing was changed");
 }
@@ -147,9 +155,11 @@ fn uuid_of(files: &BTreeMap<String, Vec<u8>>) -> uuid::Uuid {
 fn a_schema_of_a_newer_version_is_no_damage() {
     let disk = SimDisk::new();
     let mut database = OpenDatabase::open(&disk).unwrap();
-    let schema = r#"{"action":"create","table":"t","primary_key":"id","key_type":"STRING","indexes":[{"text":"a"}]}"#;
+    let schema =
+        r#"{"action":"create","table":"t","primary_key":"id","key_type":"STRING","indexes":[{"text":"a"}]}"#;
     let document = Document::from_json(schema).unwrap();
-    let mut group = Group { last_seq: 1, last_ms: 10, created: vec![(1, "t".to_owned())], ..Group::default() };
+    let mut group =
+        Group { last_seq: 1, last_ms: 10, created: vec![(1, "t".to_owned())], ..Group::default() };
     let meta = CommitMeta::default();
     let table = group.tables.entry(1).or_default();
     table.last_seq = 1;

@@ -34,14 +34,24 @@ const COMPOSITE: [&str; 1] = ["(customer_id, status)"];
 const WARM_UP: u32 = 20;
 
 pub const CASES: [Case; 11] = [
-    case("document_from_json", 2000, document_from_json, "parse and check 190 bytes of JSON, as admission does"),
+    case(
+        "document_from_json",
+        2000,
+        document_from_json,
+        "parse and check 190 bytes of JSON, as admission does",
+    ),
     case("document_to_json", 2000, document_to_json, "the same document as JSON, as every answer does"),
     case("encode_commit", 2000, encode_commit, "a commit of one row as a frame of its group"),
     case("apply_event", 2048, apply_event, "an event into a memtable with two indexes, and its parsing"),
     case("match_row", 2000, match_row, "a condition of two comparisons on a row, as selects and watches do"),
     case("get", 1000, get, "a row by key, in a delta layer or an image layer"),
     case("history", 500, history, "the three events of a row, in two layers and the memtable"),
-    case("select_now", 40, |n| select(n, &SINGLE, true), "two indexes, 500 candidates, 100 rows: layers and memtable"),
+    case(
+        "select_now",
+        40,
+        |n| select(n, &SINGLE, true),
+        "two indexes, 500 candidates, 100 rows: layers and memtable",
+    ),
     case("select_as_of", 40, |n| select(n, &SINGLE, false), "the same in layers only"),
     case("select_composite", 40, |n| select(n, &COMPOSITE, true), "the same rows now, by a composite index"),
     case("select_composite_as_of", 40, |n| select(n, &COMPOSITE, false), "the same in layers only"),

@@ -17,7 +17,8 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.as_slice() {
         [case, operations] if case.starts_with("run:") => {
-            let named = CASES.iter().find(|known| case == &format!("run:{}", known.name)).expect("a known case");
+            let named =
+                CASES.iter().find(|known| case == &format!("run:{}", known.name)).expect("a known case");
             (named.run)(operations.parse().expect("a number of operations"));
         }
         filters => print_counts(filters),

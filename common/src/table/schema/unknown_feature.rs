@@ -32,7 +32,8 @@ fn unknown_in(name: &str, value: &[u8]) -> Result<Option<String>> {
         "action" => word("change", &ACTIONS),
         "key_type" => word("key type", &KEY_TYPES),
         "indexes" => {
-            Ok(has_unknown_index(value)?.then(|| "a kind of index that it does not name by its path".to_owned()))
+            Ok(has_unknown_index(value)?
+                .then(|| "a kind of index that it does not name by its path".to_owned()))
         }
         name if FIELDS.contains(&name) => Ok(None),
         name => Ok(Some(format!("the field {name:?}"))),
@@ -65,7 +66,8 @@ fn has_unknown_index(list: &[u8]) -> Result<bool> {
 }
 
 fn made_by_newer(fields: &[(&str, &[u8])], feature: &str) -> Error {
-    let table = fields.iter().find(|(name, _)| *name == "table").and_then(|(_, value)| msgpack::first(value).ok());
+    let table =
+        fields.iter().find(|(name, _)| *name == "table").and_then(|(_, value)| msgpack::first(value).ok());
     let table = match table {
         Some(MsgpackItem::Str(name)) => format!("table {name:?}"),
         _ => "a table".to_owned(),
@@ -102,9 +104,14 @@ mod tests {
             assert_eq!(error.reason(), Reason::NotSupported, "{json}: {error}");
             let message = error.message();
             assert!(message.contains(r#"table "orders""#) && message.contains(feature), "{message}");
-            assert!(message.contains(env!("CARGO_PKG_VERSION")) && message.contains("newer version"), "{message}");
+            assert!(
+                message.contains(env!("CARGO_PKG_VERSION")) && message.contains("newer version"),
+                "{message}"
+            );
         }
-        for json in ["{}", r#"{"action":"create","table":1,"primary_key":"id","key_type":"INT","indexes":[]}"#] {
+        for json in
+            ["{}", r#"{"action":"create","table":1,"primary_key":"id","key_type":"INT","indexes":[]}"#]
+        {
             assert_eq!(read(json).unwrap_err().reason(), Reason::Corrupt, "{json}");
         }
     }
