@@ -5,6 +5,8 @@ mod harness;
 mod admission_lock;
 mod answers;
 mod bench;
+mod boundaries;
+mod bulk;
 mod clock;
 mod compaction;
 mod compaction_crash;

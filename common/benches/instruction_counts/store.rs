@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use driftdb_common::error::Result;
 use driftdb_common::format::document::Document;
-use driftdb_common::format::event::{self, CommitMeta, CommitShape, Event, EventType};
+use driftdb_common::format::event::{self, CommitMeta, CommitShape, Event, EventMarks, EventType};
 use driftdb_common::format::key::{Key, KeyType};
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::fs::OsFileSystem;
@@ -67,7 +67,7 @@ pub fn insert(seq: u64) -> Event {
         kind: EventType::Insert,
         key: Some(key),
         document: Some(document),
-        replaces: true,
+        marks: EventMarks::from(true),
         shape: CommitShape::SINGLE,
         meta: None,
         published: None,

@@ -1,5 +1,6 @@
 //! Parses DriftQL by recursive descent with one token of lookahead.
 
+mod bulk;
 mod condition;
 mod point;
 mod select;
