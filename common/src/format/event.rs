@@ -198,17 +198,8 @@ pub fn encode(
         msgpack::write_str(out, "f");
         msgpack::write_bin(out, fingerprint);
     }
-    if let Some(IngestOrigin { producer, batch, operation, ends }) = origin {
-        msgpack::write_str(out, "p");
-        msgpack::write_str(out, producer);
-        msgpack::write_str(out, "b");
-        msgpack::write_uint(out, *batch);
-        msgpack::write_str(out, "j");
-        msgpack::write_uint(out, (*operation).into());
-        if *ends {
-            msgpack::write_str(out, "e");
-            msgpack::write_bool(out, true);
-        }
+    if let Some(origin) = origin {
+        encode_origin(out, origin);
     }
     for (name, mark) in [("u", replaces), ("v", reverts)] {
         if mark {
@@ -225,6 +216,19 @@ pub fn encode(
         out.extend_from_slice(document.msgpack());
     }
     published_at
+}
+
+fn encode_origin(out: &mut Vec<u8>, IngestOrigin { producer, batch, operation, ends }: &IngestOrigin) {
+    msgpack::write_str(out, "p");
+    msgpack::write_str(out, producer);
+    msgpack::write_str(out, "b");
+    msgpack::write_uint(out, *batch);
+    msgpack::write_str(out, "j");
+    msgpack::write_uint(out, (*operation).into());
+    if *ends {
+        msgpack::write_str(out, "e");
+        msgpack::write_bool(out, true);
+    }
 }
 
 /// Decodes the payload of an event. The document shares the memory of `payload`. Skips unknown fields.
