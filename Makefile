@@ -10,7 +10,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target)
 TESTS := --workspace --bins --tests --examples
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-quick planted soak bench bench-history bench-growth demo clients fmt clippy doc ci clean
+.PHONY: help build test test-quick planted soak bench bench-history bench-growth bench-counts demo clients fmt clippy doc ci clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench-growth: build ## Draw how the figures change with each size, into target/g
 	for size in events tables readers watchers documents; do \
 		"$(TARGET)/release/driftctl" bench --growth $$size --svg "$(TARGET)/growth-$$size.svg" || exit 1; \
 	done
+
+bench-counts: ## Count the instructions of the hot functions (needs valgrind; a minute)
+	$(CARGO) bench $(LOCKED) -p driftdb-common --bench instruction_counts
 
 fmt: ## Format the sources
 	$(CARGO) fmt --all

@@ -8,6 +8,7 @@
 #![expect(clippy::disallowed_methods, reason = "these tests read and copy fixtures")]
 
 mod blocks;
+mod composite;
 pub mod crc;
 mod decoder;
 mod history;
@@ -16,6 +17,7 @@ mod known;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::OnceLock;
 
 use crate::harness::*;
@@ -31,24 +33,32 @@ fn fixture() -> &'static Path {
 }
 
 /// The directory of the newest fixture, which the writer must reproduce. Since v1.1, an INSERT that replaces a live row
-/// says so (`u`). Since v2, HEAD names the incarnation.
+/// says so (`u`). Since v2, HEAD names the incarnation. Since v3, a schema can have composite indexes (see `composite`).
 fn newest() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
-    DIR.get_or_init(|| made("v2"))
+    DIR.get_or_init(|| made("v3"))
 }
 
 /// A fixture's directory. Creates a missing fixture if `DRIFTDB_BLESS` is set.
 fn made(name: &str) -> PathBuf {
+    let with_snapshots = name == "snapshots";
+    made_by(name, move |dir| {
+        Box::pin(async move {
+            history::write(dir).await;
+            if with_snapshots {
+                history::snapshot(dir, &TABLES.map(|(table, _)| table)).await;
+            }
+        })
+    })
+}
+
+/// As [`made`], with another history.
+fn made_by(name: &str, write: impl FnOnce(&Path) -> Pin<Box<dyn Future<Output = ()> + '_>>) -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
     if !dir.exists() && std::env::var_os("DRIFTDB_BLESS").is_some() {
         let made = tempfile::tempdir().unwrap();
-        tokio::runtime::Runtime::new().unwrap().block_on(async {
-            history::write(made.path()).await;
-            if name == "snapshots" {
-                history::snapshot(made.path(), &TABLES.map(|(table, _)| table)).await;
-            }
-        });
-        fs::remove_file(made.path().join("LOCK")).unwrap();
+        tokio::runtime::Runtime::new().unwrap().block_on(write(made.path()));
+        ["LOCK", "RESERVE"].map(|name| fs::remove_file(made.path().join(name)).unwrap());
         copy(made.path(), &dir);
     }
     assert!(dir.exists(), "{} is missing", dir.display());
@@ -87,7 +97,7 @@ fn text(files: &BTreeMap<String, Vec<u8>>, name: &str) -> String {
 
 #[test]
 fn the_daemons_read_the_fixtures() {
-    for fixture in ["v1", "v1.1", "v2"] {
+    for fixture in ["v1", "v1.1", "v2", "v3"] {
         the_daemons_read(&made(fixture));
     }
 }
@@ -118,8 +128,8 @@ fn the_daemons_read(fixture: &Path) {
         assert!(after[name].starts_with(bytes), "the writer changed {name}");
     }
     // The writer upgrades the database.
-    assert!(text(&after, "database.json").contains(r#""format":2}"#));
-    assert_eq!(decoder::head(&after["HEAD"]).0.map(|header| header.format), [2, 2]);
+    assert!(text(&after, "database.json").contains(r#""format":3}"#));
+    assert_eq!(decoder::head(&after["HEAD"]).0.map(|header| header.format), [3, 3]);
     let expected: BTreeSet<_> =
         before.keys().map(String::as_str).chain(["LOCK", "RESERVE", "clock.json", "lineage.json"]).collect();
     assert!(after.keys().map(String::as_str).eq(expected), "{:?}", after.keys());
@@ -352,12 +362,12 @@ fn what_names_the_incarnations_is_as_documented() {
     let [first, second] = decoder::incarnations(&files["HEAD"]);
     let ([even, _], _) = decoder::head(&files["HEAD"]);
     assert_eq!((first, first.term, first.start), (second, 2, REOPENED_AT));
-    assert_eq!((even.format, even.term), (2, 2));
+    assert_eq!((even.format, even.term), (3, 2));
     let lineage = text(&files, "lineage.json");
     let lineage = decoder::body(&lineage);
     let known = format!(r#","start":0}},{{"id":"{:016x}","start":{REOPENED_AT}}}]}}"#, first.id);
     assert!(lineage.starts_with(r#"{"incarnations":[{"id":""#) && lineage.ends_with(&known), "{lineage}");
-    assert!(decoder::body(&text(&files, "database.json")).ends_with(r#","format":2}"#));
+    assert!(decoder::body(&text(&files, "database.json")).ends_with(r#","format":3}"#));
     assert!(decoder::body(&text(&files, "clock.json")).starts_with(r#"{"seen_ms":"#));
     let names: Vec<&str> = files.keys().map(String::as_str).filter(|name| !name.contains('/')).collect();
     assert_eq!(names, ["HEAD", "clock.json", "database.json", "lineage.json"]);

@@ -16,6 +16,14 @@ pub enum PageStep<T> {
 }
 
 impl<T> PageStep<T> {
+    /// The step, unless another one must follow before there is a page.
+    pub fn finished(self) -> Option<PageStep<T>> {
+        match self {
+            PageStep::Working => None,
+            step => Some(step),
+        }
+    }
+
     /// Converts the page, if the step has one.
     pub fn try_map<U>(self, convert: impl FnOnce(T) -> Result<U>) -> Result<PageStep<U>> {
         Ok(match self {

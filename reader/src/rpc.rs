@@ -130,7 +130,7 @@ impl ReaderRpc {
         // The token proves that the commit exists, even if this replica has not seen it yet.
         let freshness = freshness.at_least(resumed.seq).requiring(resumed);
         let select = SelectQuery { table: TableTarget::Field(table), as_of, selection, format };
-        let mut pages = RowPages::open(&query, freshness, select).await?;
+        let pages = RowPages::open(&query, freshness, select).await?;
         let point = self.0.replica.lineage().point(pages.seq());
         let to_message = move |page: RowPage| {
             let mut message =
@@ -145,8 +145,11 @@ impl ReaderRpc {
             }
             Ok(message)
         };
-        let first = if RunningQuery::is_short(bytes) { pages.quick_page() } else { None };
-        let first = first.map(|page| page?.try_map(&to_message));
+        let (mut pages, first) = match RunningQuery::is_short(bytes) {
+            true => pages.short_page(&query).await?,
+            false => (pages, None),
+        };
+        let first = first.map(|page| page.try_map(&to_message));
         Ok(stream_pages_after(first, query, move || pages.next_page()?.try_map(&to_message)))
     }
 
@@ -167,12 +170,13 @@ impl ReaderRpc {
             images: Images { before: request.with_before, after: request.with_after },
             limit: Some(request.limit).filter(|limit| *limit > 0),
         };
-        let mut pages = CommitPages::open(&query, freshness, drift).await?;
+        let pages = CommitPages::open(&query, freshness, drift).await?;
         let truncated = pages.is_truncated();
         let to_message = move |page: CommitPage| {
             Ok(v1::HistoryResponse { header: page.header, commits: page.commits, truncated })
         };
-        let first = pages.quick_page().map(|page| page?.try_map(to_message));
+        let (mut pages, first) = pages.short_page(&query).await?;
+        let first = first.map(|page| page.try_map(to_message));
         Ok(stream_pages_after(first, query, move || pages.next_page(usize::MAX)?.try_map(to_message)))
     }
 

@@ -112,6 +112,16 @@ impl RunningQuery {
         self.context.compute.run(self.next_kind(), &self.work, move || compute(&context)).await
     }
 
+    /// Computes a part of the request that is short, ahead of all queries.
+    pub async fn compute_ahead<T: Send + 'static>(
+        &self,
+        compute: impl FnOnce(&RequestContext) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let context = Arc::clone(&self.context);
+        self.has_run.store(true, Ordering::Relaxed);
+        self.context.compute.run(ComputeKind::Lookup, &self.work, move || compute(&context)).await
+    }
+
     /// Computes something that takes time in proportion to the length of the request: at once if that is short.
     pub async fn prepare<T: Send + 'static>(
         &self,

@@ -159,7 +159,7 @@ pub struct Incarnation {
     pub term: u64,
 }
 
-/// Both copies of the incarnation in a HEAD of version 2.
+/// Both copies of the incarnation in a HEAD of version 2 or later.
 pub fn incarnations(bytes: &[u8]) -> [Incarnation; 2] {
     [2, 3].map(|index| {
         let cell = &bytes[index * 64..][..64];

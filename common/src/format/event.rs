@@ -198,7 +198,9 @@ pub fn encode(
         msgpack::write_str(out, "f");
         msgpack::write_bin(out, fingerprint);
     }
-    write_origin(out, origin);
+    if let Some(origin) = origin {
+        encode_origin(out, origin);
+    }
     for (name, mark) in [("u", replaces), ("v", reverts)] {
         if mark {
             msgpack::write_str(out, name);
@@ -216,18 +218,16 @@ pub fn encode(
     published_at
 }
 
-fn write_origin(out: &mut Vec<u8>, origin: Option<&IngestOrigin>) {
-    if let Some(IngestOrigin { producer, batch, operation, ends }) = origin {
-        msgpack::write_str(out, "p");
-        msgpack::write_str(out, producer);
-        msgpack::write_str(out, "b");
-        msgpack::write_uint(out, *batch);
-        msgpack::write_str(out, "j");
-        msgpack::write_uint(out, (*operation).into());
-        if *ends {
-            msgpack::write_str(out, "e");
-            msgpack::write_bool(out, true);
-        }
+fn encode_origin(out: &mut Vec<u8>, IngestOrigin { producer, batch, operation, ends }: &IngestOrigin) {
+    msgpack::write_str(out, "p");
+    msgpack::write_str(out, producer);
+    msgpack::write_str(out, "b");
+    msgpack::write_uint(out, *batch);
+    msgpack::write_str(out, "j");
+    msgpack::write_uint(out, (*operation).into());
+    if *ends {
+        msgpack::write_str(out, "e");
+        msgpack::write_bool(out, true);
     }
 }
 

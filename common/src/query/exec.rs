@@ -61,6 +61,15 @@ impl SelectExecution {
         Ok(route)
     }
 
+    /// Whether the query needs few rows, as far as one look at the indexes can tell.
+    pub fn is_short(&mut self) -> Result<bool> {
+        if self.route.is_none() {
+            self.route = Route::choose_short(&self.view, &self.selection)?.map(Arc::new);
+            return Ok(self.route.is_some());
+        }
+        Ok(self.route.as_ref().is_some_and(|route| route.is_short()))
+    }
+
     /// Returns the number of rows returned or counted so far.
     pub fn count(&self) -> u64 {
         self.count

@@ -9,12 +9,15 @@
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::format::index_columns::IndexColumns;
+use crate::format::key::KeyType;
 use crate::format::path::Path;
 use crate::format::snapshot::{CandidateEntry, tree};
 use crate::format::sortkey;
 use crate::storage::sst::{SstFile, TreeCursor};
 use crate::table::candidate_keys::{CandidateKeys, LayerPlace};
-use crate::table::layers::not_a_key;
+use crate::table::event_id::EventId;
+use crate::table::layers::{not_a_key, read_sort_key};
 use crate::table::table_state::TableState;
 use crate::table::value_range::{IndexRanges, ValueRange};
 use crate::work;
@@ -36,6 +39,7 @@ pub struct FoundCandidates {
 /// Indexes of a table's state after a commit.
 pub(super) struct IndexSearch<'a> {
     state: &'a TableState,
+    key_type: KeyType,
     seq: u64,
 }
 
@@ -43,8 +47,8 @@ pub(super) struct IndexSearch<'a> {
 type IndexFiles = Vec<(Arc<SstFile>, bool)>;
 
 impl IndexSearch<'_> {
-    pub(super) fn new(state: &TableState, seq: u64) -> IndexSearch<'_> {
-        IndexSearch { state, seq }
+    pub(super) fn new(state: &TableState, key_type: KeyType, seq: u64) -> IndexSearch<'_> {
+        IndexSearch { state, key_type, seq }
     }
 
     /// Returns the fewest candidates that one of the ranges finds; `None` if all find more than `most`.
@@ -187,16 +191,17 @@ impl IndexSearch<'_> {
         Ok(true)
     }
 
-    /// Removes the candidates whose rows have none of the values, as an index says.
+    /// Removes the candidates whose rows have none of the values: as the memtable says of the rows that it has, and as an index
+    /// says of the others.
     fn ask(&self, ranges: &IndexRanges<'_>, keys: &mut CandidateKeys) -> Result<()> {
-        let mut may_match = vec![false; keys.len()];
+        let mut answers = self.ask_memtable(ranges, keys)?;
         let mut entry = Vec::new();
         for ((file, is_delta), layer) in self.files(ranges).iter().zip(0..) {
             for range in ranges.ranges {
                 let mut cursor = file.cursor(tree::CANDIDATES);
-                for (at, may_match) in may_match.iter_mut().enumerate() {
+                for (at, answer) in answers.iter_mut().enumerate().filter(|(_, answer)| answer.is_none()) {
                     let Some(key) = keys.get(at) else { continue };
-                    if *may_match || keys.is_decided_before(at, layer) {
+                    if keys.is_decided_before(at, layer) {
                         continue;
                     }
                     entry.clear();
@@ -204,41 +209,36 @@ impl IndexSearch<'_> {
                     entry.extend_from_slice(key);
                     work::step(8)?;
                     cursor.seek(&entry)?;
-                    *may_match = match cursor.value_bytes() {
+                    let is_found = match cursor.value_bytes() {
                         Some(value) if cursor.key() == Some(&entry) => {
                             !is_delta || CandidateEntry::decode(value)?.may_hold_at(self.seq)
                         }
                         _ => false,
                     };
+                    *answer = is_found.then_some(true);
                 }
             }
         }
-        if self.reads_memtable() {
-            self.ask_memtable(ranges, keys, &mut may_match)?;
-        }
-        keys.retain(|at, _| may_match.get(at).copied().unwrap_or(true));
+        keys.retain(|at, _| answers.get(at).copied().flatten().unwrap_or(false));
         Ok(())
     }
 
-    fn ask_memtable(
-        &self,
-        ranges: &IndexRanges<'_>,
-        keys: &CandidateKeys,
-        may_match: &mut [bool],
-    ) -> Result<()> {
-        let mut entry = Vec::new();
-        for range in ranges.in_memtable() {
-            for (at, may_match) in may_match.iter_mut().enumerate() {
-                let Some(key) = keys.get(at).filter(|_| !*may_match) else { continue };
-                entry.clear();
-                entry.extend_from_slice(&range.low);
-                entry.extend_from_slice(key);
-                work::step(64)?;
-                // Without the index, nothing is known.
-                *may_match = self.state.memtable.has_candidate(ranges.index, &entry).unwrap_or(true);
-            }
+    /// What the memtable says of each candidate: nothing if it has no event of the row. A row is found by its hash, which is
+    /// much cheaper than its entry in the index of each of the memtable's segments.
+    fn ask_memtable(&self, ranges: &IndexRanges<'_>, keys: &CandidateKeys) -> Result<Vec<Option<bool>>> {
+        let mut answers = vec![None; keys.len()];
+        if !self.reads_memtable() {
+            return Ok(answers);
         }
-        Ok(())
+        let (columns, last) = (IndexColumns::new(ranges.columns.to_vec()), EventId::end_of(self.seq));
+        for (at, answer) in answers.iter_mut().enumerate() {
+            let Some(key) = keys.get(at) else { continue };
+            work::step(16)?;
+            let key = read_sort_key(key, self.key_type)?;
+            let holds = |value: &[u8]| ranges.ranges.iter().any(|range| range.low == value);
+            *answer = self.state.memtable.may_have_value(&key, last, &columns, holds)?;
+        }
+        Ok(answers)
     }
 }
 

@@ -20,6 +20,7 @@ use parking_lot::RwLock;
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::event::{Event, EventMarks, EventType};
+use crate::format::index_columns::IndexColumns;
 use crate::format::key::{Key, KeyType};
 use crate::format::sortkey;
 use crate::table::event_id::EventId;
@@ -286,6 +287,24 @@ impl Memtable {
         Ok(Some(RowVersion { seq: newest.slot.seq, time_ms: newest.slot.time_ms, document }))
     }
 
+    /// Whether a row has an indexed value for which `holds` is true, as its last version up to an event left it: true also if that
+    /// is not at hand. `None` if the memtable has no such version.
+    pub(super) fn may_have_value(
+        &self,
+        key: &Key,
+        last: EventId,
+        columns: &IndexColumns,
+        holds: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<bool>> {
+        let segments = self.segments.load();
+        let row = (self.hasher.hash_one(key), key);
+        let newest = VersionWalk::new(&segments, row, (self.start(), last)).next();
+        let Some(newest) = newest else { return Ok(None) };
+        let Some((row, _)) = known_row(&newest) else { return Ok(Some(true)) };
+        let value = row.map(|row| columns.value_of(&row)).transpose()?.flatten();
+        Ok(Some(value.is_some_and(|value| holds(&value))))
+    }
+
     /// At most `limit` of a row's events after the event `after`, up to and including the event `last`: the oldest first, or
     /// the newest first.
     pub(super) fn versions(
@@ -438,15 +457,6 @@ impl Memtable {
     /// Whether the memtable keeps an index on a path.
     pub(super) fn has_index(&self, path: &str) -> bool {
         self.indexes.read().contains(path)
-    }
-
-    /// Whether an index has a candidate. `None` if the memtable has no such index any more.
-    pub(super) fn has_candidate(&self, path: &str, candidate: &[u8]) -> Option<bool> {
-        let mut is_found = false;
-        for segment in self.segments.load().iter() {
-            is_found |= segment.indexes().get(path)?.candidates.contains(candidate);
-        }
-        Some(is_found)
     }
 
     /// Passes an index's candidates at or after `start` to `visit`, in order, until it returns false. Returns false if the

@@ -9,6 +9,8 @@ use crate::format::key::KeyType;
 use crate::limits;
 use crate::storage::layout::is_table_name;
 
+mod unknown_feature;
+
 /// A table's name, primary key, indexes and retention.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schema {
@@ -99,8 +101,10 @@ impl SchemaEvent {
         Document::from_msgpack(encoded.into())
     }
 
-    /// Decodes the event from the document that frames contain. Fails with CORRUPT if the document is no SCHEMA event.
+    /// Decodes the event from the document that frames contain. Fails with NOT_SUPPORTED if a newer version wrote it and this one
+    /// does not know what it means, with CORRUPT if the document is no SCHEMA event.
     pub fn from_document(document: &Document) -> Result<SchemaEvent> {
+        unknown_feature::check(document)?;
         rmp_serde::from_slice(document.msgpack())
             .map_err(|e| Error::new(Reason::Corrupt, format!("cannot decode a SCHEMA event: {e}")))
     }

@@ -201,7 +201,7 @@ impl View {
             if !ranges.iter().all(|ranges| self.has_index_in(state, ranges.index)) {
                 return Ok(None);
             }
-            IndexSearch::new(state, self.seq).find(ranges, most)
+            IndexSearch::new(state, self.schema.key_type, self.seq).find(ranges, most)
         })
     }
 

@@ -118,15 +118,24 @@ impl CommitPages {
         self.history.is_truncated()
     }
 
-    /// Computes the first page at once, if it is about one row and everything is in memory.
-    pub fn quick_page(&mut self) -> Option<Result<PageStep<CommitPage>>> {
+    /// Computes the first page now if it is about one row: at once if everything is in memory, and otherwise ahead of long
+    /// queries.
+    pub async fn short_page(
+        mut self,
+        query: &RunningQuery,
+    ) -> Result<(CommitPages, Option<PageStep<CommitPage>>)> {
         if !self.history.is_of_one_row() {
-            return None;
+            return Ok((self, None));
         }
         let mut tried = self.clone();
-        let page = work::quick_page(|| tried.next_page(usize::MAX))?;
-        *self = tried;
-        Some(page)
+        if let Some(page) = work::quick_page(|| tried.next_page(usize::MAX)) {
+            return Ok((tried, Some(page?)));
+        }
+        let page = move |_: &RequestContext| {
+            let page = self.next_page(usize::MAX)?;
+            Ok((self, Some(page)))
+        };
+        query.compute_ahead(page).await
     }
 
     /// Computes the next page, with at most `max_commits` commits.
@@ -142,7 +151,9 @@ impl CommitPages {
         if commits.is_empty() && self.header.is_none() {
             return Ok(PageStep::End);
         }
-        Ok(PageStep::Page(CommitPage { header: self.header.take(), commits }))
+        let page = CommitPage { header: self.header.take(), commits };
+        // Most answers are one page. Whoever learns it with the page need not compute another step.
+        Ok(if self.ended && self.ahead.is_empty() { PageStep::LastPage(page) } else { PageStep::Page(page) })
     }
 
     /// The next commit, or a part of it: at least one event, and no more than about `bytes` bytes.
@@ -169,7 +180,7 @@ impl CommitPages {
             let wanted = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(EVENTS_PER_STEP);
             let events = self.history.next_batch(wanted)?;
             self.remaining -= (events.len() as u64).min(self.remaining);
-            self.ended = events.is_empty() || self.remaining == 0;
+            self.ended = events.is_empty() || self.remaining == 0 || self.history.is_done();
             self.ahead.extend(events);
         }
         Ok(())

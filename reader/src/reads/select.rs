@@ -99,21 +99,25 @@ impl RowPages {
         self.seq
     }
 
-    /// Computes the first page at once, if it needs few rows and all of them are in memory.
-    pub fn quick_page(&mut self) -> Option<Result<PageStep<RowPage>>> {
+    /// Computes the first page now if the query needs few rows: at once if all that it reads is in memory, and otherwise ahead
+    /// of long queries.
+    pub async fn short_page(mut self, query: &RunningQuery) -> Result<(RowPages, Option<PageStep<RowPage>>)> {
         // A scan would only be begun in vain.
-        let route = work::quick_page(|| self.execution.route())?.ok()?;
-        if !route.is_short() {
-            return None;
+        if let Some(is_short) = work::quick_page(|| self.execution.is_short()) {
+            if !is_short? {
+                return Ok((self, None));
+            }
+            let mut tried = self.clone();
+            if let Some(page) = work::quick_page(|| tried.next_page()) {
+                let page = page?;
+                return Ok((tried, page.finished()));
+            }
         }
-        let mut tried = self.clone();
-        let page = work::quick_page(|| tried.next_page())?;
-        *self = tried;
-        match page {
-            // The next step continues.
-            Ok(PageStep::Working) => None,
-            page => Some(page),
-        }
+        let page = move |_: &RequestContext| {
+            let page = if self.execution.is_short()? { self.next_page()?.finished() } else { None };
+            Ok((self, page))
+        };
+        query.compute_ahead(page).await
     }
 
     /// Computes the next page, or part of it. A page without rows is returned only as the last one.

@@ -58,34 +58,18 @@ impl Route {
 
     /// Chooses the cheapest way to run a selection.
     pub fn choose(view: &View, selection: &Selection) -> Result<Route> {
-        if selection.count_only
-            && selection.condition.is_none()
-            && selection.offset == 0
-            && selection.after.is_none()
-        {
-            return Ok(Route::Counted { rows: view.counts()?.rows });
-        }
-        let QueryPlan { key, probes } = plan::plan(selection.condition.as_ref(), view.schema())?;
-        if matches!(key, AccessPath::Keys(_)) {
-            return Ok(Route::Key(key));
-        }
-        if probes.iter().any(|probe| probe.ranges.is_empty()) {
-            return Ok(Route::Key(AccessPath::Keys(Vec::new())));
-        }
-        let usable: Vec<Probe> = probes.into_iter().filter(|probe| view.has_index(&probe.index)).collect();
-        if usable.is_empty() {
-            return Ok(Route::Key(key));
-        }
+        let (key, usable) = match Choice::of(view, selection)? {
+            Choice::Made(route) => return Ok(route),
+            Choice::Indexes { key, usable } => (key, usable),
+        };
         // A query with a LIMIT needs only the first rows of a value, not all candidates.
         let few = selection.limit.is_some() && !selection.count_only;
         let rows = view.counts()?.rows / ROWS_PER_LOOKUP;
         let most = usize::try_from(rows).unwrap_or(usize::MAX).clamp(FIRST_LOOK, CANDIDATES_AT_ONCE);
-        let ranges: Vec<_> = usable.iter().map(Probe::index_ranges).collect();
         let mut look = FIRST_LOOK;
         loop {
-            if let Some(FoundCandidates { keys, used }) = view.candidates_in(&ranges, look)? {
-                let probes = used.iter().filter_map(|at| usable.get(*at)).cloned().collect();
-                return Ok(Route::Candidates { probes, keys });
+            if let Some(route) = Route::by_candidates(view, &usable, look)? {
+                return Ok(route);
             }
             if few && let Some((probe, value)) = usable.iter().find_map(one_value) {
                 return Ok(Route::Value { probe, value });
@@ -95,6 +79,56 @@ impl Route {
             }
             look = (look * 10).min(most);
         }
+    }
+
+    /// Chooses a short way to run a selection, if there is one. That takes a bounded time: it looks at the indexes once.
+    pub fn choose_short(view: &View, selection: &Selection) -> Result<Option<Route>> {
+        let route = match Choice::of(view, selection)? {
+            Choice::Made(route) => Some(route),
+            Choice::Indexes { usable, .. } => Route::by_candidates(view, &usable, FIRST_LOOK)?,
+        };
+        Ok(route.filter(Route::is_short))
+    }
+
+    /// The way by the fewest candidates of some indexes; `None` if there are more than `most`.
+    fn by_candidates(view: &View, usable: &[Probe], most: usize) -> Result<Option<Route>> {
+        let ranges: Vec<_> = usable.iter().map(Probe::index_ranges).collect();
+        let found = view.candidates_in(&ranges, most)?;
+        Ok(found.map(|FoundCandidates { keys, used }| {
+            let probes = used.iter().filter_map(|at| usable.get(*at)).cloned().collect();
+            Route::Candidates { probes, keys }
+        }))
+    }
+}
+
+/// What is known of the way to run a selection before any index is read.
+enum Choice {
+    Made(Route),
+    /// It depends on the number of candidates in some indexes. Without them, the rows are found by key.
+    Indexes {
+        key: AccessPath,
+        usable: Vec<Probe>,
+    },
+}
+
+impl Choice {
+    fn of(view: &View, selection: &Selection) -> Result<Choice> {
+        if selection.count_only
+            && selection.condition.is_none()
+            && selection.offset == 0
+            && selection.after.is_none()
+        {
+            return Ok(Choice::Made(Route::Counted { rows: view.counts()?.rows }));
+        }
+        let QueryPlan { key, probes } = plan::plan(selection.condition.as_ref(), view.schema())?;
+        if matches!(key, AccessPath::Keys(_)) {
+            return Ok(Choice::Made(Route::Key(key)));
+        }
+        if probes.iter().any(|probe| probe.ranges.is_empty()) {
+            return Ok(Choice::Made(Route::Key(AccessPath::Keys(Vec::new()))));
+        }
+        let usable: Vec<Probe> = probes.into_iter().filter(|probe| view.has_index(&probe.index)).collect();
+        Ok(if usable.is_empty() { Choice::Made(Route::Key(key)) } else { Choice::Indexes { key, usable } })
     }
 }
 

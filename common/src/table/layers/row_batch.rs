@@ -14,8 +14,10 @@ use crate::table::layers::file::{at_file, fold_backward};
 use crate::table::row_fold::{RowFold, RowVersion};
 use crate::work;
 
-/// Searches without success after which a filter is asked first.
-const MISSES: usize = 8;
+/// A filter is asked first if at least one search in so many is in vain: such a search may read a block, and unpack it, for nothing.
+const SEARCHES_PER_MISS: usize = 8;
+/// In a layer that is likely to have every row, a filter is asked only after some misses.
+const FOUND_AT_FIRST: usize = 32;
 
 /// Rows that are being looked up.
 struct RowBatch<'a> {
@@ -69,13 +71,13 @@ impl RowBatch<'_> {
     ) -> Result<()> {
         let mut cursor = file.cursor(tree);
         // A layer with as many entries as the table has rows may have events of few rows all the same: misses tell.
-        let (mut misses, mut found) = (if file.entries(tree) < rows { MISSES } else { 0 }, 0);
+        let (mut misses, mut found) = (0, if file.entries(tree) < rows { 0 } else { FOUND_AT_FIRST });
         let pending = std::mem::take(&mut self.pending);
         for at in pending {
             let (Some(key), Some(fold)) = (self.keys.get(at), self.folds.get_mut(at)) else { break };
             work::step(16)?;
-            let asks_filter = misses >= MISSES + found;
-            if asks_filter && !file.may_contain(tree, key)? {
+            if misses * SEARCHES_PER_MISS >= found && !file.may_contain(tree, key)? {
+                misses += 1;
                 self.pending.push(at);
                 continue;
             }

@@ -242,6 +242,56 @@ proptest! {
     }
 }
 
+/// The state between two steps of the appender: the newest segment is in the list, and its first event is not in it yet. Only the
+/// thread that appends may call this.
+fn begin_segment(memtable: &Memtable) {
+    let mut segments = Segments::clone(&memtable.segments.load());
+    if segments.last().is_some_and(|newest| newest.events().len() == 0) {
+        return;
+    }
+    let counts = segments.last().map_or(memtable.base, |newest| newest.newest_counts());
+    segments.iter().for_each(|segment| segment.seal());
+    segments.push(Arc::new(MemtableSegment::new(counts, memtable.indexes.read().iter())));
+    memtable.segments.store(Arc::new(segments));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn readers_see_all_events_while_the_newest_segment_is_empty(
+        steps in prop::collection::vec(any::<(u8, u8, u8, bool)>(), 1..200),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 1..6),
+        start in any::<prop::sample::Index>(),
+    ) {
+        let model = EventModel::new(&steps);
+        let whole = Memtable::default();
+        whole.set_indexes(&[INDEX.to_owned()]);
+        let published = AtomicU64::new(0);
+        let seqs = usize::try_from(model.last_seq).unwrap() + 1;
+        let cuts: BTreeSet<u64> = cuts.iter().map(|cut| cut.index(seqs) as u64).chain([model.last_seq]).collect();
+        let mut appended = 0;
+        for cut in cuts {
+            model.append(&whole, (appended, cut), &published);
+            appended = cut;
+            begin_segment(&whole);
+            let base = model.counts(start.index(usize::try_from(cut).unwrap() + 1) as u64);
+            let newer = whole.rebase(base);
+            begin_segment(&newer);
+            for random in 0..8_u64 {
+                model.check(&whole, (0, cut - random % (cut + 1)), random * 31);
+                let seq = base.last_seq + random % (cut - base.last_seq + 1);
+                model.check(&newer, (base.last_seq, seq), random * 31);
+            }
+            let inside = |after: u64| model.events.iter().filter(|was| was.id.seq > after && was.id.seq <= cut).count();
+            prop_assert_eq!((whole.len(), newer.len()), (inside(0), inside(base.last_seq)));
+            let is_empty = |after: u64| inside(after) == 0;
+            prop_assert_eq!((whole.is_empty(), newer.is_empty()), (is_empty(0), is_empty(base.last_seq)));
+        }
+        prop_assert_eq!(whole.len(), model.events.len());
+    }
+}
+
 /// What one row of a memtable does that gets a large document and then many small patches.
 fn patched(patches: u32, row_bytes: usize) -> (Memtable, Key) {
     let (memtable, layers) = (Memtable::default(), LayerMap::default());
