@@ -190,6 +190,17 @@ async fn a_writer_that_is_stopped_answers_every_accepted_write() {
     assert_eq!(rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), ids);
 }
 
+/// With huge pages, a daemon takes 2 MiB for the first byte of each region.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_daemons_use_small_pages() {
+    let cluster = Cluster::start().await;
+    for daemon in [&cluster.writer_daemon, &cluster.reader_daemon] {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+        assert!(status.contains("THP_enabled:\t0"), "{status}");
+    }
+}
+
 #[tokio::test]
 async fn health_is_serving_for_the_server_and_its_service() {
     use tonic_health::pb::health_check_response::ServingStatus;

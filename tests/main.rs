@@ -42,6 +42,7 @@ mod many_tables;
 mod many_versions;
 mod memory;
 mod memory_figures;
+mod merges;
 mod power_cut;
 mod read_only;
 mod readiness;

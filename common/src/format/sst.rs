@@ -15,9 +15,9 @@ mod handle;
 mod writer;
 
 pub use block::Block;
-pub use codec::decode_block;
 #[cfg(test)]
 pub(crate) use codec::encode_raw;
+pub use codec::{StoredBlock, decode_block, decode_stored};
 pub use error::BlockError;
 pub use filter::FilterHandle;
 pub use footer::{SstDirectory, TRAILER_BYTES, Trailer, Tree};

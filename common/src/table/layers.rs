@@ -36,6 +36,7 @@ use keys::commit_seq;
 pub(in crate::table) use keys::not_a_key;
 pub use keys::{read_sort_key, sort_key};
 pub use scan::LayerScan;
+use scan::OpenCursor;
 
 /// The open layers of a table.
 #[derive(Debug, Clone, Default)]
@@ -198,10 +199,19 @@ impl LayerMap {
 
     /// A scan over the rows after a commit, from a sort key on. Deleted rows are included.
     pub fn scan(&self, seq: u64, start: &[u8]) -> Result<LayerScan> {
+        self.scan_with(SstFile::cursor, seq, start)
+    }
+
+    /// A scan over all rows after a commit that leaves no blocks in the cache.
+    pub fn scan_once(&self, seq: u64) -> Result<LayerScan> {
+        self.scan_with(SstFile::uncached_cursor, seq, &[])
+    }
+
+    fn scan_with(&self, open: OpenCursor, seq: u64, start: &[u8]) -> Result<LayerScan> {
         let last = EventId::end_of(seq);
         let mut deltas: Vec<_> = self.deltas_at(last).collect();
         deltas.reverse();
-        LayerScan::open(self.image_at(last), deltas.into_iter(), (self.covered(last), last), start)
+        LayerScan::open(open, self.image_at(last), deltas.into_iter(), (self.covered(last), last), start)
     }
 
     /// Whether these are the layers that a manifest names.

@@ -47,6 +47,15 @@ impl<S: SortedSource> MergingCursor<S> {
         self.sources.iter_mut().filter(|source| source.key().is_some()).min_by(|a, b| a.key().cmp(&b.key()))
     }
 
+    /// The source that is on the least key, if all other sources are past the key that `upto` returns for it.
+    pub(super) fn least_before_others(&mut self, upto: impl Fn(&S) -> Option<&S::Key>) -> Option<&mut S> {
+        let keys = self.sources.iter().enumerate().filter_map(|(at, source)| Some((at, source.key()?)));
+        let (least, _) = keys.min_by(|(_, a), (_, b)| a.cmp(b))?;
+        let last = upto(self.sources.get(least)?)?;
+        let is_past = |(at, source): (usize, &S)| at == least || source.key().is_none_or(|key| key > last);
+        if self.sources.iter().enumerate().all(is_past) { self.sources.get_mut(least) } else { None }
+    }
+
     /// The sources that are on a key, in their order.
     pub(super) fn sources_at<'a>(&'a mut self, key: &'a S::Key) -> impl Iterator<Item = &'a mut S> {
         self.sources.iter_mut().filter(move |source| source.key() == Some(key))

@@ -1,6 +1,7 @@
 //! The background task: takes snapshots that are due, updates indexes, enforces retention, and deletes unused
 //! files.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,25 +87,54 @@ impl BackgroundMaintenance {
         // First: on a full disk the other work fails until these files are gone.
         self.editor.delete_unused_files(false);
         self.rebuilder.rebuild_all(progress)?;
-        while let Some(id) = self.due_table() {
-            let taken = self.snapshotter.take_snapshot(id, progress);
-            if let Err(error) = &taken {
-                if error.reason() == Reason::ShuttingDown {
-                    return taken.map(drop);
-                }
-                self.context.health.note_damage(error);
-            }
-            let name = self.context.commits.catalog.name(id);
-            let deltas = taken.as_ref().map_or(1, |taken| taken.deltas);
-            self.context.health.note_outcome((id, &name), Chore::Snapshot, taken.err());
-            self.context.commits.updates.set_snapshot_failure(self.context.health.snapshot_failure());
-            if deltas == 0 {
-                // The commits that made the table due are not published yet.
-                break;
-            }
-        }
+        self.take_due_snapshots(progress)?;
         self.indexer.update_all(progress)?;
         self.retention.compact_expired(progress)
+    }
+
+    /// Writes delta layers until no table is due, then merges layers until a table is due again, and so on until nothing is
+    /// left to do. Delta layers come first, because only they take rows out of memory, here and in the readers.
+    fn take_due_snapshots(&self, progress: ProgressFn<'_>) -> Result<()> {
+        let mut unmerged = BTreeSet::new();
+        // Tables whose commits that made them due are not published yet.
+        let mut unpublished = BTreeSet::new();
+        loop {
+            if let Some(id) = self.due_table().filter(|id| !unpublished.contains(id)) {
+                let taken = self.snapshotter.take_due_delta(id, progress);
+                match taken {
+                    Ok(true) => _ = unmerged.insert(id),
+                    Ok(false) => _ = unpublished.insert(id),
+                    // The table waits, as its health says.
+                    Err(_) => {}
+                }
+                self.note_snapshot(id, taken.map(drop))?;
+            } else if let Some(id) = unmerged.pop_first() {
+                let is_urgent = || self.due_table().is_some_and(|id| !unpublished.contains(&id));
+                let merged = self.snapshotter.merge_while_idle(id, &is_urgent, progress);
+                let has_more = !*merged.as_ref().unwrap_or(&true);
+                self.note_snapshot(id, merged.map(drop))?;
+                if has_more {
+                    unmerged.insert(id);
+                }
+                unpublished.clear();
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Notes whether a table's snapshot or its merges have failed. Returns an error only at a shutdown.
+    fn note_snapshot(&self, id: u64, outcome: Result<()>) -> Result<()> {
+        if let Err(error) = &outcome {
+            if error.reason() == Reason::ShuttingDown {
+                return outcome;
+            }
+            self.context.health.note_damage(error);
+        }
+        let name = self.context.commits.catalog.name(id);
+        self.context.health.note_outcome((id, &name), Chore::Snapshot, outcome.err());
+        self.context.commits.updates.set_snapshot_failure(self.context.health.snapshot_failure());
+        Ok(())
     }
 
     /// A table that is due for a snapshot: one that has reached a trigger, or the one with the longest log if

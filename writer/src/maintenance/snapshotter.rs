@@ -12,7 +12,7 @@ use driftdb_common::table::build::progress::ProgressFn;
 
 use crate::commit::LogTail;
 use crate::maintenance::context::MaintenanceContext;
-use crate::maintenance::merger::Merger;
+use crate::maintenance::merger::{Merger, millis_since};
 use crate::maintenance::summaries::SnapshotSummary;
 use crate::maintenance::table_editor::TableEditor;
 
@@ -54,9 +54,8 @@ impl Snapshotter {
         while let Some(delta) = self.take_delta(id, limit.seq, progress)? {
             taken.deltas += 1;
             taken.summary.bytes += delta.bytes;
-            // After every delta layer: the next one looks rows up in the layers, so there must not be too
-            // many.
-            self.merger.run_merge_policy(id, progress)?;
+            // The next delta layer looks rows up in the layers, so there must not be too many.
+            self.merger.run_urgent_tasks(id, progress)?;
         }
         self.merger.run_merge_policy(id, progress)?;
         let (manifest, _, layers) = self.editor.current(id)?;
@@ -67,6 +66,29 @@ impl Snapshotter {
         taken.summary.seq = layers.end();
         taken.summary.rows = layers.counts().rows;
         Ok(taken)
+    }
+
+    /// Writes the next delta layer of a table that is due, and what bounds the number of its layers. The rest of the merge
+    /// policy's tasks is left to [`Snapshotter::merge_while_idle`]. Returns false if no commit is left.
+    pub(super) fn take_due_delta(&self, id: u64, progress: ProgressFn<'_>) -> Result<bool> {
+        let lock = self.editor.table_lock(id);
+        let _locked = lock.lock();
+        let (_, limit, _) = self.editor.current(id)?;
+        let taken = self.take_delta(id, limit.seq, progress)?;
+        self.merger.run_urgent_tasks(id, progress)?;
+        Ok(taken.is_some())
+    }
+
+    /// Runs the merge policy on a table until something else is urgent. Returns whether nothing is left to do.
+    pub(super) fn merge_while_idle(
+        &self,
+        id: u64,
+        is_urgent: &dyn Fn() -> bool,
+        progress: ProgressFn<'_>,
+    ) -> Result<bool> {
+        let lock = self.editor.table_lock(id);
+        let _locked = lock.lock();
+        self.merger.run_while_idle(id, is_urgent, progress)
     }
 
     /// Writes the next delta layer, up to commit `upto`. Returns `None` if no commit is left. The caller must
@@ -84,13 +106,12 @@ impl Snapshotter {
         let start = Instant::now();
         let built = delta::build_next(files, &manifest, &layers, limit, limits, progress)?;
         let Some(BuiltDelta { layer: delta, keys }) = built else { return Ok(None) };
-        let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             table = manifest.table,
             seq = delta.seq,
             events = delta.events,
             bytes = delta.bytes,
-            millis,
+            millis = millis_since(start),
             "took a snapshot"
         );
         let bytes = bytes_between(&manifest, delta.position);

@@ -38,6 +38,12 @@ impl BlockBuilder {
         &self.last_key
     }
 
+    /// Takes note of a last key that was written elsewhere: the next must be greater.
+    pub(super) fn set_last_key(&mut self, key: &[u8]) {
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
+    }
+
     /// The raw block: entries, their offsets, their number. `None` if the number exceeds four bytes.
     pub(super) fn finish(&mut self) -> Option<&[u8]> {
         let count = u32::try_from(self.offsets.len()).ok()?;

@@ -4,9 +4,9 @@ use std::fmt;
 use std::io::{self, Write};
 use std::mem;
 
-use super::block::COUNT_BYTES;
+use super::block::{Block, COUNT_BYTES};
 use super::block_builder::{BlockBuilder, ENTRY_OVERHEAD};
-use super::codec::{BlockEncoder, encode_raw};
+use super::codec::{BlockEncoder, StoredBlock, encode_raw};
 use super::filter::{self, FilterHandle};
 use super::footer::{SstDirectory, Trailer, Tree};
 use super::handle::{BlockHandle, SstIdentity};
@@ -37,6 +37,8 @@ struct OpenTree {
     hashes: Option<Vec<u64>>,
     /// The item that was hashed last: versions of a row are adjacent and have the same item.
     last_hashed: Option<Vec<u8>>,
+    /// The last data block, if it was copied.
+    copied: Option<BlockHandle>,
 }
 
 #[derive(Default)]
@@ -109,11 +111,6 @@ impl<W: Write> SstWriter<W> {
         Ok(SstWriter { blocks, target: TARGET_BYTES, trees: Vec::new(), open: None })
     }
 
-    /// Compresses the next blocks faster and less. For files that are soon merged into others.
-    pub fn compress_fast(&mut self) {
-        self.blocks.encoder.compress_fast();
-    }
-
     /// Changes the target size of the next blocks, in bytes. Tests use it to get many blocks.
     pub fn set_target(&mut self, bytes: usize) {
         self.target = bytes.min(limits::BLOCK_BYTES_MAX);
@@ -128,8 +125,8 @@ impl<W: Write> SstWriter<W> {
             return Err(bug("two trees have the same id"));
         }
         let hashes = filtered.then(Vec::new);
-        self.open =
-            Some(OpenTree { id, entries: 0, levels: vec![TreeLevel::default()], hashes, last_hashed: None });
+        let levels = vec![TreeLevel::default()];
+        self.open = Some(OpenTree { id, entries: 0, levels, hashes, last_hashed: None, copied: None });
         Ok(())
     }
 
@@ -153,17 +150,38 @@ impl<W: Write> SstWriter<W> {
         if open.entries > 0 && open.levels.first().is_some_and(|level| level.block.last_key() >= key) {
             return Err(bug("the keys of a tree do not ascend"));
         }
-        if let (Some(hashes), Some(item)) = (open.hashes.as_mut(), filter_on)
-            && open.last_hashed.as_deref() != Some(item)
-        {
-            hashes.push(filter::hash(item));
-            let hashed = open.last_hashed.get_or_insert_default();
-            hashed.clear();
-            hashed.extend_from_slice(item);
+        if let Some(item) = filter_on {
+            open.hash(item);
         }
         open.push(0, key, value, self.target, &mut self.blocks)?;
         open.entries += 1;
         Ok(())
+    }
+
+    /// Adds all entries of a data block of another file, without compressing them again. They must be greater than the
+    /// previous entry. `filter_on` returns the item of an entry's key for the filter, as for [`SstWriter::add`].
+    ///
+    /// Returns false, and adds nothing, if the block is so small that the tree would consist of small blocks in the end.
+    pub fn add_block(
+        &mut self,
+        block: &Block,
+        stored: &StoredBlock,
+        filter_on: impl for<'a> Fn(&'a [u8]) -> Option<&'a [u8]>,
+    ) -> Result<bool> {
+        let Some(open) = self.open.as_mut() else { return Err(bug("add_block was called outside a tree")) };
+        let (Some(first), Some(last)) = (block.key(0), block.last_key()) else { return Ok(false) };
+        if stored.raw_len() < self.target / 2 {
+            return Ok(false);
+        }
+        if open.entries > 0 && open.levels.first().is_some_and(|level| level.block.last_key() >= first) {
+            return Err(bug("the keys of a tree do not ascend"));
+        }
+        for item in (0..block.len()).filter_map(|at| block.key(at).and_then(&filter_on)) {
+            open.hash(item);
+        }
+        open.copy_block(last, stored, self.target, &mut self.blocks)?;
+        open.entries += block.len() as u64;
+        Ok(true)
     }
 
     /// Ends the tree: writes its last blocks and its filter.
@@ -194,6 +212,38 @@ impl<W: Write> SstWriter<W> {
 }
 
 impl OpenTree {
+    /// Adds an item to the filter.
+    fn hash(&mut self, item: &[u8]) {
+        let Some(hashes) = self.hashes.as_mut().filter(|_| self.last_hashed.as_deref() != Some(item)) else {
+            return;
+        };
+        hashes.push(filter::hash(item));
+        let hashed = self.last_hashed.get_or_insert_default();
+        hashed.clear();
+        hashed.extend_from_slice(item);
+    }
+
+    /// Writes a data block as it is stored elsewhere, after the current one.
+    fn copy_block<W: Write>(
+        &mut self,
+        last_key: &[u8],
+        stored: &StoredBlock,
+        target: usize,
+        blocks: &mut BlockWriter<W>,
+    ) -> Result<()> {
+        if self.levels.first().is_some_and(|level| level.block.len() > 0) {
+            self.write(0, target, blocks)?;
+        }
+        let block = stored.encode(blocks.identity, blocks.offset)?;
+        let handle = blocks.append(&block)?;
+        self.copied = Some(handle);
+        if let Some(level) = self.levels.first_mut() {
+            level.block.set_last_key(last_key);
+            level.written += 1;
+        }
+        self.push(1, last_key, &handle.encode(), target, blocks)
+    }
+
     /// Adds an entry to a level. Writes the current block of the level first if the entry does not fit.
     fn push<W: Write>(
         &mut self,
@@ -230,7 +280,13 @@ impl OpenTree {
         let mut number = 0;
         while let Some(level) = self.levels.get_mut(number) {
             if level.block.len() == 0 {
-                break;
+                // Nothing was added, or the last data block was copied.
+                if level.written <= 1 {
+                    self.levels.truncate(1);
+                    return Ok(self.copied);
+                }
+                number += 1;
+                continue;
             }
             if level.written == 0 {
                 return level.flush(blocks).map(Some);

@@ -1,12 +1,13 @@
 //! A cursor over one tree of an SST.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::file::SstFile;
 use crate::error::{Error, Result};
-use crate::format::sst::{Block, BlockHandle, Tree};
+use crate::format::sst::{Block, BlockHandle, SstWriter, Tree};
 
 /// A cursor over a tree: on an entry, before the first, or after the last. It keeps the blocks on its path in memory.
 ///
@@ -19,6 +20,8 @@ pub struct TreeCursor {
     /// The blocks from the root to the data. Complete while the cursor is on an entry; otherwise a valid part of it.
     path: Vec<CursorLevel>,
     state: CursorState,
+    /// Whether the cache keeps the blocks that the cursor reads.
+    is_cached: bool,
 }
 
 /// One block on a cursor's path, and the index of the entry in it.
@@ -47,7 +50,13 @@ impl SstFile {
     pub fn cursor(self: &Arc<Self>, tree: u8) -> TreeCursor {
         let tree = self.directory().tree(tree).copied();
         let (path, state) = (Vec::new(), CursorState::BeforeFirst);
-        TreeCursor { file: Arc::clone(self), tree, path, state }
+        TreeCursor { file: Arc::clone(self), tree, path, state, is_cached: true }
+    }
+
+    /// Returns a cursor that leaves no blocks in the cache: for jobs that read whole trees once, which would otherwise fill
+    /// the cache with what nobody asks for.
+    pub fn uncached_cursor(self: &Arc<Self>, tree: u8) -> TreeCursor {
+        TreeCursor { is_cached: false, ..self.cursor(tree) }
     }
 
     /// About how many entries of a tree have keys from `low` on to `high` and keys that begin with it.
@@ -211,7 +220,7 @@ impl TreeCursor {
     /// Loads the root if the path is empty. The path of an empty tree stays empty.
     fn load_root(&mut self) -> Result<()> {
         if let (true, Some(root)) = (self.path.is_empty(), self.tree.and_then(|tree| tree.root)) {
-            self.path.push(CursorLevel { block: self.file.block(root)?, index: 0 });
+            self.path.push(CursorLevel { block: self.file.block(root, self.is_cached)?, index: 0 });
         }
         Ok(())
     }
@@ -281,8 +290,43 @@ impl TreeCursor {
         let value = self.path.last().and_then(|level| level.block.value(level.index));
         let handle = value.ok_or_else(|| self.bad_index_error())?;
         let handle = BlockHandle::decode(&handle).map_err(|_| self.bad_index_error())?;
-        self.path.push(CursorLevel { block: self.file.block(handle)?, index: 0 });
+        self.path.push(CursorLevel { block: self.file.block(handle, self.is_cached)?, index: 0 });
         Ok(())
+    }
+
+    /// The last key of the data block whose first entry the cursor is on; `None` on any other entry.
+    pub(crate) fn last_key_from_start(&self) -> Option<&[u8]> {
+        let level = self.leaf().filter(|level| level.index == 0)?;
+        level.block.last_key()
+    }
+
+    /// Adds all entries of the data block whose first entry the cursor is on to another file, as they are stored, and moves
+    /// past them. Returns false, and moves nowhere, if [`SstWriter::add_block`] does not take the block.
+    pub(crate) fn copy_block<W: Write>(
+        &mut self,
+        out: &mut SstWriter<W>,
+        filter_on: impl for<'a> Fn(&'a [u8]) -> Option<&'a [u8]>,
+    ) -> Result<bool> {
+        let Some((_, parents)) = self.path.split_last() else { return Ok(false) };
+        let handle = match parents.last() {
+            Some(parent) => {
+                let value = parent.block.value(parent.index).ok_or_else(|| self.bad_index_error())?;
+                BlockHandle::decode(&value).map_err(|_| self.bad_index_error())?
+            }
+            None => match self.tree.and_then(|tree| tree.root) {
+                Some(root) => root,
+                None => return Ok(false),
+            },
+        };
+        let (stored, block) = self.file.read_stored(handle)?;
+        if !out.add_block(&block, &stored, filter_on)? {
+            return Ok(false);
+        }
+        if let Some(level) = self.path.last_mut() {
+            level.index = level.block.len().saturating_sub(1);
+        }
+        self.next()?;
+        Ok(true)
     }
 
     fn bad_index_error(&self) -> Error {

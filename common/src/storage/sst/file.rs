@@ -9,8 +9,8 @@ use bytes::Bytes;
 use super::cache::{BlockCache, CachedBlock};
 use crate::error::{Error, Reason, Result};
 use crate::format::sst::{
-    Block, BlockError, BlockHandle, FilterHandle, HEADER_BYTES, SstDirectory, SstIdentity, TRAILER_BYTES,
-    Trailer, Tree, decode_block, filter,
+    Block, BlockError, BlockHandle, FilterHandle, HEADER_BYTES, SstDirectory, SstIdentity, StoredBlock,
+    TRAILER_BYTES, Trailer, Tree, decode_block, decode_stored, filter,
 };
 use crate::storage::fs::{self, File, FileId, FileSystem, read_failed};
 use crate::storage::io_ban;
@@ -148,15 +148,26 @@ impl SstFile {
         self.directory_handle
     }
 
-    /// Returns a data or index block, through the cache.
-    pub(super) fn block(&self, handle: BlockHandle) -> Result<Block> {
+    /// Returns a data or index block, through the cache. `is_kept` says whether the cache keeps a block that it did not have.
+    pub(super) fn block(&self, handle: BlockHandle, is_kept: bool) -> Result<Block> {
         io_ban::check();
         if let Some(CachedBlock::Entries(block)) = self.cache.get(self.id, handle.offset) {
             return Ok(block);
         }
         let block = self.read_entries(handle)?;
-        self.cache.put(self.id, handle.offset, CachedBlock::Entries(block.clone()));
+        if is_kept {
+            self.cache.put(self.id, handle.offset, CachedBlock::Entries(block.clone()));
+        }
         Ok(block)
+    }
+
+    /// Reads a data block from disk, as it is stored and unpacked.
+    pub(super) fn read_stored(&self, handle: BlockHandle) -> Result<(StoredBlock, Block)> {
+        let damaged = |e| Error::corrupt_by(self.path.display(), handle.offset, e);
+        let bytes = self.read_bytes(handle)?;
+        let stored = decode_stored(&bytes, self.identity, handle.offset).map_err(damaged)?;
+        let block = stored.unpack().and_then(Block::parse).map_err(damaged)?;
+        Ok((stored, block))
     }
 
     /// Reads a data or index block from disk.
@@ -175,12 +186,19 @@ impl SstFile {
 
     /// Reads a block's unpacked content from disk.
     fn read(&self, handle: BlockHandle) -> Result<Bytes> {
+        let bytes = self.read_bytes(handle)?;
+        decode_block(&bytes, self.identity, handle.offset)
+            .map_err(|e| Error::corrupt_by(self.path.display(), handle.offset, e))
+    }
+
+    /// Reads a block as it is stored.
+    fn read_bytes(&self, handle: BlockHandle) -> Result<Bytes> {
         if handle.end() > self.directory_handle.offset {
             return Err(self.damaged(handle.offset, "a block handle points outside the file's blocks"));
         }
         work::step_for_read()?;
         let file = self.cache.file(self.id, || self.reopen())?;
-        let read = read_block(file.as_ref().as_ref(), &self.path, self.identity, handle);
+        let read = read_stored_block(file.as_ref().as_ref(), &self.path, handle);
         if read.as_ref().is_err_and(|e| e.reason() == Reason::FileGone) {
             self.cache.close(self.id);
         }
@@ -216,15 +234,19 @@ fn read_trailer(file: &dyn File) -> io::Result<(u64, Option<[u8; TRAILER_BYTES]>
 
 /// Reads a block and unpacks it.
 fn read_block(file: &dyn File, path: &Path, identity: SstIdentity, handle: BlockHandle) -> Result<Bytes> {
+    let stored = read_stored_block(file, path, handle)?;
+    decode_block(&stored, identity, handle.offset)
+        .map_err(|e| Error::corrupt_by(path.display(), handle.offset, e))
+}
+
+/// Reads a block as it is stored.
+fn read_stored_block(file: &dyn File, path: &Path, handle: BlockHandle) -> Result<Bytes> {
     // Decoding a handle checks that its length is valid for a block.
     let len = usize::try_from(handle.len).unwrap_or(HEADER_BYTES);
     let mut stored = vec![0; len];
     let read = file.read_at(&mut stored, handle.offset).map_err(|e| read_failed(path, &e))?;
-    stored.truncate(read);
-    let raw = if read == len {
-        decode_block(&stored.into(), identity, handle.offset)
-    } else {
-        Err(BlockError::Incomplete)
-    };
-    raw.map_err(|e| Error::corrupt_by(path.display(), handle.offset, e))
+    match read == len {
+        true => Ok(stored.into()),
+        false => Err(Error::corrupt_by(path.display(), handle.offset, BlockError::Incomplete)),
+    }
 }

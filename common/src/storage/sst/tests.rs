@@ -21,6 +21,8 @@ use crate::storage::fs::FileSystem;
 use crate::storage::fs::read_failed;
 use crate::storage::fs::sim::{CrashPolicy, Fault, Repeat, SimDisk, SimOp};
 
+mod copied_blocks;
+
 const IDENTITY: SstIdentity = SstIdentity { table: 3, base: 100, seq: 200, kind: 1 };
 const PATH: &str = "/data/1.blk";
 

@@ -65,7 +65,6 @@ pub fn build_next(
     let (mut new_files, path) = (NewFiles::of(files, name), files.dir.delta_layer(name, base, seq));
     new_files.add(&path);
     let mut bytes = write_file(&*files.fs, &path, identity, |file| {
-        file.compress_fast();
         file.begin_tree(tree::VERSIONS, true)?;
         let mut writer = VersionWriter::new(file, layers, &content);
         for (at, row) in (0..).zip(content.rows()) {

@@ -33,7 +33,7 @@ pub fn build(
     let mut rows = 0;
     let created_at = layers.created_at(seq)?;
     let mut bytes = write_file(&*files.fs, &path, identity, |file| {
-        let mut scan = layers.scan(seq, &[])?;
+        let mut scan = layers.scan_once(seq)?;
         let mut value = Vec::new();
         file.begin_tree(tree::ROWS, true)?;
         while let Some(key) = scan.key() {

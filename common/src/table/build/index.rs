@@ -232,7 +232,7 @@ fn merge_runs(
 ) -> Result<()> {
     let mut sources = Vec::with_capacity(runs.len() + 1);
     for (_, run) in runs {
-        let mut cursor = run.cursor(tree::CANDIDATES);
+        let mut cursor = run.uncached_cursor(tree::CANDIDATES);
         cursor.first()?;
         sources.push(IndexRun::File(cursor));
     }
@@ -281,7 +281,7 @@ pub fn build(
     let identity = SstIdentity { table: id, base: layer.base, seq: layer.seq, kind };
     let mut index = IndexBuilder::new(path);
     files.create_dirs(name)?;
-    let mut cursor = layer.file.cursor(if is_image { tree::ROWS } else { tree::VERSIONS });
+    let mut cursor = layer.file.uncached_cursor(if is_image { tree::ROWS } else { tree::VERSIONS });
     cursor.first()?;
     let mut done = 0;
     while cursor.key().is_some() {

@@ -75,20 +75,34 @@ fn merge_versions(
     let mut merged = open_merged(deltas.iter().map(|(_, delta)| &delta.file), tree::VERSIONS)?;
     let mut done = 0;
     while let Some(cursor) = merged.least() {
-        if let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
-            let row = read_version(key).map(|(row, ..)| row);
-            file.add(key, row, &value)?;
-        }
-        cursor.next()?;
         done += 1;
         if done % REPORT_INTERVAL == 0 {
             progress(done)?;
+        }
+        if cursor.last_key_from_start().is_none() {
+            add_version(file, cursor)?;
+        } else if let Some(cursor) = merged.least_before_others(TreeCursor::last_key_from_start)
+            && cursor.copy_block(file, |key| read_version(key).map(|(row, ..)| row))?
+        {
+            // Keys that grow with time leave whole blocks of a layer before those of the next.
+        } else if let Some(cursor) = merged.least() {
+            add_version(file, cursor)?;
         }
     }
     Ok(())
 }
 
-/// Appends a tree of each delta layer. Its keys grow with the seq, so the layers follow one another.
+/// Adds the version that the cursor is on, and moves to the next.
+fn add_version(file: &mut SstWriter<SstOutput>, cursor: &mut TreeCursor) -> Result<()> {
+    if let (Some(key), Some(value)) = (cursor.key(), cursor.value_bytes()) {
+        let row = read_version(key).map(|(row, ..)| row);
+        file.add(key, row, value)?;
+    }
+    cursor.next()
+}
+
+/// Appends a tree of each delta layer. Its keys grow with the seq, so the layers follow one another, and the blocks of commits
+/// are copied as they are.
 fn append(
     file: &mut SstWriter<SstOutput>,
     deltas: &[(DeltaLayer, LayerFile)],
@@ -96,9 +110,14 @@ fn append(
     since: RequestsSince,
 ) -> Result<()> {
     for (_, delta) in deltas {
-        let mut cursor = delta.file.cursor(id);
+        let mut cursor = delta.file.uncached_cursor(id);
         cursor.first()?;
-        while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
+        loop {
+            let is_whole = id == tree::COMMITS && cursor.last_key_from_start().is_some();
+            if is_whole && cursor.copy_block(file, |_| None)? {
+                continue;
+            }
+            let (Some(key), Some(value)) = (cursor.key(), cursor.value()) else { break };
             let seq = key.first_chunk::<8>().map_or(0, |seq| u64::from_be_bytes(*seq));
             let is_kept = id != tree::REQUESTS || since.keeps(seq, &RequestEntry::decode(&value)?);
             if is_kept {
@@ -148,7 +167,7 @@ fn open_merged<'a>(
 ) -> Result<MergingCursor<TreeCursor>> {
     let mut cursors = Vec::new();
     for file in files {
-        let mut cursor = file.cursor(id);
+        let mut cursor = file.uncached_cursor(id);
         cursor.first()?;
         cursors.push(cursor);
     }

@@ -4,17 +4,26 @@
 //! - *When to write an image layer*: after a new delta layer, if the delta layers since the newest image layer are
 //!   larger than half of it. (If there is no image layer: than half of the first delta layer.)
 //! - *Which delta layers to merge*: there are at most [`MAX_NEWEST_DELTAS`] delta layers after the newest image
-//!   layer, and at most [`MAX_OLDER_DELTAS`] between two image layers. If there are more, the two neighbours with the
-//!   smallest sum of sizes are merged. A merged delta layer never spans the commit of an image layer.
+//!   layer, and at most [`MAX_OLDER_DELTAS`] between two image layers. If there are more after the newest image layer, the
+//!   two neighbours with the smallest sum of sizes are merged. Between two image layers, they are merged into two of about
+//!   the same size, so that each event is merged once. A merged delta layer never spans the commit of an image layer.
 //! - *Which image layers to remove*: the newest is kept. The others are kept while their sum is at most a quarter of
 //!   the sum of all delta layers, and their number in proportion to that sum: a table of few rows with a long history would
 //!   otherwise have an image layer, and two delta layers, for every few snapshots, without end. Otherwise, the policy removes
 //!   the image layer whose two neighbours have the fewest bytes of delta layers between them.
 //!
+//! While a load lasts, the next delta layer is due before this one is built into the rest. [`next_urgent_task`] then does
+//! only what bounds the number and the size of the layers: it writes an image layer for every [`MAX_NEWEST_DELTAS`] delta
+//! layers and puts merges off, up to a number of layers, until the load is over. Delta layers take rows out of memory;
+//! image layers and merges do not.
+//!
 //! The disk space of a table therefore stays in proportion to its log, and a lookup of one row at any point in time
 //! reads at most the layers between two image layers. A delta layer holds every event of its commits, so no task
 //! changes an answer. Leveled or tiered compaction as in an LSM tree would discard overwritten versions, which time
 //! travel needs.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::format::manifest::{DeltaLayer, Manifest};
 
@@ -23,6 +32,9 @@ pub const MAX_NEWEST_DELTAS: usize = 8;
 /// The most delta layers between two image layers. These are read less often, and they stay: the fewer they are, the
 /// fewer files a row's whole history is read from.
 pub const MAX_OLDER_DELTAS: usize = 2;
+
+/// How many delta layers a table may have between image layers, beyond [`MAX_OLDER_DELTAS`], while a load lasts.
+const MAX_DELTAS_PUT_OFF: usize = 64;
 
 /// The older image layers that are kept although the delta layers are small.
 const FEWEST_IMAGES: usize = 4;
@@ -37,7 +49,7 @@ pub enum MergeTask {
     /// Write an image layer at the end of the newest delta layer.
     WriteImage,
     /// Merge the delta layers at these positions.
-    MergeDeltas(std::ops::Range<usize>),
+    MergeDeltas(Range<usize>),
     /// Remove the image layer at this position.
     RemoveImage(usize),
 }
@@ -49,16 +61,54 @@ pub fn next_task(manifest: &Manifest) -> Option<MergeTask> {
     }
     image_to_remove(manifest)
         .map(MergeTask::RemoveImage)
-        .or_else(|| deltas_to_merge(manifest).map(MergeTask::MergeDeltas))
+        .or_else(|| deltas_to_merge(manifest, 0).map(MergeTask::MergeDeltas))
+}
+
+/// Returns the next thing to do for a table whose next delta layer is due already; `None` if its layers are so few that the
+/// rest can wait.
+pub fn next_urgent_task(manifest: &Manifest) -> Option<MergeTask> {
+    let newest = deltas_after_image(manifest).len();
+    if newest >= MAX_NEWEST_DELTAS && is_image_due(manifest) {
+        return Some(MergeTask::WriteImage);
+    }
+    if let Some(at) = image_to_remove(manifest) {
+        return Some(MergeTask::RemoveImage(at));
+    }
+    let from = match () {
+        () if newest > MAX_NEWEST_DELTAS => manifest.deltas.len() - newest,
+        () if deltas_put_off(manifest) > MAX_DELTAS_PUT_OFF => 0,
+        () => return None,
+    };
+    deltas_to_merge(manifest, from).map(MergeTask::MergeDeltas)
+}
+
+/// The number of delta layers that merges between image layers would remove.
+fn deltas_put_off(manifest: &Manifest) -> usize {
+    let newest = deltas_after_image(manifest).len();
+    let older = manifest.deltas.iter().take(manifest.deltas.len() - newest);
+    let mut groups = BTreeMap::new();
+    for delta in older {
+        *groups.entry(image_before(manifest, delta)).or_insert(0) += 1;
+    }
+    groups.into_values().map(|len: usize| len.saturating_sub(MAX_OLDER_DELTAS)).sum()
+}
+
+/// The number of image layers before the end of a delta layer.
+fn image_before(manifest: &Manifest, delta: &DeltaLayer) -> usize {
+    manifest.images.partition_point(|image| image.seq < delta.seq)
+}
+
+/// The delta layers after the newest image layer.
+fn deltas_after_image(manifest: &Manifest) -> &[DeltaLayer] {
+    let image = manifest.images.last().map_or(0, |image| image.seq);
+    let first = manifest.deltas.partition_point(|delta| delta.seq <= image);
+    manifest.deltas.get(first..).unwrap_or_default()
 }
 
 fn is_image_due(manifest: &Manifest) -> bool {
     let last = manifest.images.last();
     let (base, since): (u64, &[DeltaLayer]) = match (last, manifest.deltas.as_slice()) {
-        (Some(image), deltas) => {
-            let first = deltas.partition_point(|delta| delta.seq <= image.seq);
-            (image.bytes, deltas.get(first..).unwrap_or_default())
-        }
+        (Some(image), _) => (image.bytes, deltas_after_image(manifest)),
         (None, [first, rest @ ..]) => (first.bytes, rest),
         (None, []) => return false,
     };
@@ -91,13 +141,16 @@ fn most_images(delta_bytes: u64) -> usize {
     in_proportion.clamp(FEWEST_IMAGES, MOST_IMAGES)
 }
 
-fn deltas_to_merge(manifest: &Manifest) -> Option<std::ops::Range<usize>> {
-    let group_of = |delta: &DeltaLayer| manifest.images.partition_point(|image| image.seq < delta.seq);
-    let mut start = 0;
+/// The first delta layers to merge, from a position on.
+fn deltas_to_merge(manifest: &Manifest, mut start: usize) -> Option<Range<usize>> {
+    let group_of = |delta: &DeltaLayer| image_before(manifest, delta);
     while let Some(first) = manifest.deltas.get(start) {
         let group = group_of(first);
         let len = manifest.deltas.iter().skip(start).take_while(|delta| group_of(delta) == group).count();
         let most = if group == manifest.images.len() { MAX_NEWEST_DELTAS } else { MAX_OLDER_DELTAS };
+        if len > most && group != manifest.images.len() {
+            return Some(part_to_merge(manifest, start..start + len));
+        }
         if len > most {
             let deltas = manifest.deltas.get(start..start + len).unwrap_or_default();
             let pair_bytes =
@@ -108,6 +161,17 @@ fn deltas_to_merge(manifest: &Manifest) -> Option<std::ops::Range<usize>> {
         start += len;
     }
     None
+}
+
+/// Of some neighbouring delta layers, of which two should remain: those to merge into one. They are split where the two parts
+/// differ the least in size.
+fn part_to_merge(manifest: &Manifest, group: Range<usize>) -> Range<usize> {
+    let bytes = |part: Range<usize>| {
+        manifest.deltas.get(part).unwrap_or_default().iter().map(|delta| delta.bytes).sum::<u64>()
+    };
+    let larger = |at: &usize| bytes(group.start..*at).max(bytes(*at..group.end));
+    let split = (group.start + 1..group.end).min_by_key(larger).unwrap_or(group.end);
+    if split - group.start > 1 { group.start..split } else { split..group.end }
 }
 
 #[cfg(test)]
@@ -138,6 +202,14 @@ mod tests {
 
     /// Does the tasks until there are none. `rows` is the size of an image layer. Returns the number of tasks.
     fn run_tasks(manifest: &mut Manifest, rows: u64) -> usize {
+        run_tasks_of(next_task, manifest, rows)
+    }
+
+    fn run_tasks_of(
+        mut next_task: impl FnMut(&Manifest) -> Option<MergeTask>,
+        manifest: &mut Manifest,
+        rows: u64,
+    ) -> usize {
         for done in 0..1000 {
             match next_task(manifest) {
                 Some(MergeTask::WriteImage) => {
@@ -145,12 +217,14 @@ mod tests {
                     manifest.images.push(ImageLayer { seq, rows: 1, bytes: rows, indexes: Vec::new() });
                 }
                 Some(MergeTask::MergeDeltas(range)) => {
-                    assert_eq!(range.len(), 2);
+                    assert!(range.len() >= 2);
                     let deltas = &manifest.deltas[range.clone()];
-                    let crosses = manifest.images.iter().any(|image| image.seq == deltas[0].seq);
+                    let (first, last) = (&deltas[0], &deltas[deltas.len() - 1]);
+                    let is_within = |image: &ImageLayer| image.seq > first.base && image.seq < last.seq;
+                    let crosses = manifest.images.iter().any(is_within);
                     assert!(!crosses, "a merged delta layer must not span the commit of an image layer");
-                    let mut delta = deltas[1].clone();
-                    (delta.base, delta.bytes) = (deltas[0].base, deltas[0].bytes + deltas[1].bytes);
+                    let bytes = deltas.iter().map(|delta| delta.bytes).sum();
+                    let delta = DeltaLayer { base: first.base, bytes, ..last.clone() };
                     manifest.deltas.splice(range, [delta]);
                 }
                 Some(MergeTask::RemoveImage(at)) => _ = manifest.images.remove(at),
@@ -220,6 +294,27 @@ mod tests {
     }
 
     #[test]
+    fn a_load_writes_few_images_and_keeps_the_number_of_layers_bounded() {
+        for (image, deltas) in [(8 << 20, 40), (8 << 20, 500), (200 << 20, 500)] {
+            let (mut manifest, mut images) = (table(), 0);
+            for _ in 0..deltas {
+                push_delta(&mut manifest, 9 << 20);
+                let next = |manifest: &Manifest| {
+                    next_urgent_task(manifest)
+                        .inspect(|task| images += usize::from(*task == MergeTask::WriteImage))
+                };
+                run_tasks_of(next, &mut manifest, image);
+                assert!(deltas_after_image(&manifest).len() <= MAX_NEWEST_DELTAS);
+                assert!(deltas_put_off(&manifest) <= MAX_DELTAS_PUT_OFF);
+                assert_eq!(image_to_remove(&manifest), None);
+            }
+            assert!(images <= deltas / MAX_NEWEST_DELTAS, "{images} image layers for {deltas} delta layers");
+            run_tasks(&mut manifest, image);
+            check(&manifest);
+        }
+    }
+
+    #[test]
     fn a_table_of_few_rows_with_a_long_history_has_few_layers() {
         for (deltas, bytes, most) in [(1000, 10 << 10, 32), (1000, 1 << 20, 120)] {
             let mut manifest = table();
@@ -231,6 +326,16 @@ mod tests {
             }
             check(&manifest);
         }
+    }
+
+    #[test]
+    fn older_delta_layers_are_merged_once_into_two_of_about_one_size() {
+        let mut manifest = table();
+        (0..8).for_each(|_| push_delta(&mut manifest, 1000));
+        manifest.images.push(ImageLayer { seq: 80, rows: 1, bytes: 1 << 20, indexes: Vec::new() });
+        assert_eq!(next_task(&manifest), Some(MergeTask::MergeDeltas(0..4)));
+        assert_eq!(run_tasks(&mut manifest, 1 << 20), 2);
+        assert_eq!(manifest.deltas.iter().map(|delta| delta.bytes).collect::<Vec<_>>(), [4000, 4000]);
     }
 
     #[test]

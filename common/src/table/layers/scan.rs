@@ -12,6 +12,9 @@ use crate::table::merging_cursor::{MergingCursor, SortedSource};
 use crate::table::row_fold::{RowFold, RowVersion};
 use crate::work;
 
+/// Opens a cursor over a tree of a file.
+pub(super) type OpenCursor = fn(&Arc<SstFile>, u8) -> TreeCursor;
+
 /// A cursor over an image layer's rows, or over the versions in a delta layer.
 #[derive(Debug)]
 struct LayerCursor {
@@ -22,8 +25,8 @@ struct LayerCursor {
 
 impl LayerCursor {
     /// A cursor on the first row at or after a sort key.
-    fn open(layer: &LayerFile, is_image: bool, start: &[u8]) -> Result<LayerCursor> {
-        let mut cursor = layer.file.cursor(if is_image { tree::ROWS } else { tree::VERSIONS });
+    fn open(open: OpenCursor, layer: &LayerFile, is_image: bool, start: &[u8]) -> Result<LayerCursor> {
+        let mut cursor = open(&layer.file, if is_image { tree::ROWS } else { tree::VERSIONS });
         cursor.seek(start)?;
         Ok(LayerCursor { cursor, file: Arc::clone(&layer.file), is_image })
     }
@@ -57,13 +60,14 @@ impl LayerScan {
     /// A scan of an image layer and of the delta layers after it, oldest first, from a sort key on. `covered` is the
     /// last event that the image layer covers, `last` the last event that counts.
     pub(super) fn open<'a>(
+        open: OpenCursor,
         image: Option<&LayerFile>,
         deltas: impl Iterator<Item = &'a LayerFile>,
         (covered, last): (EventId, EventId),
         start: &[u8],
     ) -> Result<LayerScan> {
-        let image = image.map(|layer| LayerCursor::open(layer, true, start));
-        let deltas = deltas.map(|layer| LayerCursor::open(layer, false, start));
+        let image = image.map(|layer| LayerCursor::open(open, layer, true, start));
+        let deltas = deltas.map(|layer| LayerCursor::open(open, layer, false, start));
         let layers = MergingCursor::new(image.into_iter().chain(deltas).collect::<Result<_>>()?);
         Ok(LayerScan { layers, covered, last })
     }
