@@ -58,7 +58,9 @@ fn made_by(name: &str, write: impl FnOnce(&Path) -> Pin<Box<dyn Future<Output = 
     if !dir.exists() && std::env::var_os("DRIFTDB_BLESS").is_some() {
         let made = tempfile::tempdir().unwrap();
         tokio::runtime::Runtime::new().unwrap().block_on(write(made.path()));
-        ["LOCK", "RESERVE"].map(|name| fs::remove_file(made.path().join(name)).unwrap());
+        for name in ["LOCK", "RESERVE"] {
+            fs::remove_file(made.path().join(name)).unwrap();
+        }
         copy(made.path(), &dir);
     }
     assert!(dir.exists(), "{} is missing", dir.display());
