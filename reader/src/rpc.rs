@@ -11,7 +11,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::lineage::LineagePoint;
 use driftdb_common::format::manifest::Database;
 use driftdb_common::limits;
-use driftdb_common::query::ast::{Column, PointInTime};
+use driftdb_common::query::ast::{PointInTime, SelectItem};
 use driftdb_common::query::exec::Selection;
 use driftdb_common::query::parser;
 use driftdb_common::service::convert;
@@ -308,12 +308,12 @@ fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<Pre
         "" => None,
         text => Some(parser::parse_condition(text, &params)?),
     };
-    let columns = parse_columns(&request.fields)?;
+    let items = parse_fields(&request.fields)?;
     let hash = select_hash(&request);
     let mut as_of = convert::point_from_wire(request.as_of)?;
     let mut selection = Selection {
         condition,
-        columns,
+        items,
         limit: Some(request.limit).filter(|limit| *limit > 0),
         offset: request.offset,
         after: None,
@@ -333,7 +333,7 @@ fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<Pre
 }
 
 /// The columns that the `fields` of a request name.
-fn parse_columns(fields: &[String]) -> Result<Vec<Column>> {
+fn parse_fields(fields: &[String]) -> Result<Vec<SelectItem>> {
     if fields.len() > limits::SELECT_FIELDS {
         let message = format!(
             "too many fields: {}, the limit for Select is {}; name none for whole documents",
@@ -342,7 +342,7 @@ fn parse_columns(fields: &[String]) -> Result<Vec<Column>> {
         );
         return Err(Error::new(Reason::TooLarge, message));
     }
-    let mut columns: Vec<Column> = Vec::with_capacity(fields.len());
+    let mut items = Vec::with_capacity(fields.len());
     let mut seen = HashSet::new();
     for field in fields {
         let column = parser::parse_column(field)?;
@@ -351,9 +351,9 @@ fn parse_columns(fields: &[String]) -> Result<Vec<Column>> {
             let message = format!("duplicate field {:?} in fields; name it once", column.to_string());
             return Err(Error::new(Reason::ArgumentInvalid, message));
         }
-        columns.push(column);
+        items.push(SelectItem { column, alias: None });
     }
-    Ok(columns)
+    Ok(items)
 }
 
 /// The hash of everything in a Select that a resume token must not change.

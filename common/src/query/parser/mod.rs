@@ -1,8 +1,11 @@
 //! Parses DriftQL by recursive descent with one token of lookahead.
 
+mod aggregate;
+mod array_condition;
 mod condition;
 mod point;
 mod select;
+mod select_list;
 mod state;
 mod statement;
 mod value;
@@ -23,7 +26,7 @@ pub fn parse(text: &str, params: &[Value]) -> Result<Statement> {
     let mut parser = Parser::new(text, params)?;
     let statement = parser.statement()?;
     if parser.eat(";")? && !parser.at_end() {
-        return Err(parser.expected("the end of the statement", &[], "send send one statement at a time"));
+        return Err(parser.expected("the end of the statement", &[], "send one statement at a time"));
     }
     parser.finish(&[])?;
     Ok(statement)
