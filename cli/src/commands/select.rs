@@ -1,16 +1,22 @@
-//! `select`: the rows that match a condition, in key order.
+//! `select`: the rows that match a condition, in the order of keys or of columns.
 
 use driftdb::v1;
+use driftdb_common::query::parser;
 
 use crate::args::SelectArgs;
 use crate::database::DatabaseHandle;
 use crate::errors::to_error;
 use crate::exit::{CliResult, Failure};
-use crate::render::Printer;
+use crate::render::{Printer, ResultItem};
 use crate::{shapes, statement};
 
 /// Prints the rows as they arrive.
 pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+    let order_by = args.order_by.unwrap_or_default();
+    if !order_by.is_empty() {
+        // Here, because an error of the reader would not say in which of the texts its place is.
+        parser::parse_order_by(&order_by).map_err(|error| Failure::in_text(error, &order_by))?;
+    }
     let request = v1::SelectRequest {
         as_of: statement::parse_optional_point(args.as_of.as_deref())?,
         table: args.table.name().to_owned(),
@@ -18,6 +24,7 @@ pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &m
         params: args.param,
         fields: args.fields,
         limit: args.limit.unwrap_or(0),
+        order_by,
         ..Default::default()
     };
     let condition = args.condition.unwrap_or_default();
@@ -25,6 +32,9 @@ pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &m
     let mut rows = rows.map_err(|status| Failure::in_text(to_error(&status), &condition))?;
     while let Some(row) = rows.next().await? {
         out.print_record(&shapes::row(row, args.meta)?)?;
+    }
+    for note in rows.notes() {
+        out.print_item(ResultItem::Note(note.clone()))?;
     }
     out.end_rows()
 }

@@ -27,6 +27,13 @@ struct ColumnLayout {
     numbers: bool,
 }
 
+impl ColumnLayout {
+    fn new(name: &str) -> ColumnLayout {
+        let name: String = name.chars().flat_map(visible).collect();
+        ColumnLayout { width: name.chars().count(), name, numbers: true }
+    }
+}
+
 struct Cell {
     text: String,
     width: usize,
@@ -49,6 +56,13 @@ impl TableWriter {
         if self.waiting.len() == WINDOW { self.flush(out, style) } else { Ok(()) }
     }
 
+    /// The columns of the rows that follow, unless some are known.
+    pub(super) fn expect_columns(&mut self, names: &[String]) {
+        if self.columns.is_empty() {
+            self.columns = names.iter().map(|name| ColumnLayout::new(name)).collect();
+        }
+    }
+
     pub(super) fn end(&mut self, out: &mut dyn Write, style: Style) -> io::Result<()> {
         if !self.waiting.is_empty() {
             self.flush(out, style)?;
@@ -66,8 +80,7 @@ impl TableWriter {
             match at.and_then(|at| row.get_mut(at)) {
                 Some(slot) => *slot = cell,
                 None => {
-                    let name: String = name.chars().flat_map(visible).collect();
-                    self.columns.push(ColumnLayout { width: name.chars().count(), name, numbers: true });
+                    self.columns.push(ColumnLayout::new(&name));
                     row.push(cell);
                 }
             }
