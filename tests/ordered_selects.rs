@@ -71,7 +71,7 @@ async fn an_ordered_select_resumes_at_any_message() {
 
 #[tokio::test]
 async fn what_a_query_sorts_and_groups_is_bounded() {
-    let (mut cluster, seen) = filled(400, 100_000).await;
+    let (mut cluster, mut seen) = filled(400, 100_000).await;
     for (statement, what) in [
         ("SELECT * FROM t ORDER BY n", "ORDER BY"),
         ("SELECT DISTINCT text, n FROM t", "DISTINCT"),
@@ -83,7 +83,8 @@ async fn what_a_query_sorts_and_groups_is_bounded() {
             let text = "x".repeat(100_000);
             for first in [0, 200] {
                 let row = |n: i32| insert("u", json!({"id": n, "o": format!("{n}{text}")}).to_string());
-                apply(&mut cluster.writer, (first..first + 200).map(row).collect()).await.unwrap();
+                let rows = (first..first + 200).map(row).collect();
+                seen = apply(&mut cluster.writer, rows).await.unwrap().seq;
             }
         }
         let status = ask(&mut cluster.reader, statement, seen).await.unwrap_err();

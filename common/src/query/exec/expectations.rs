@@ -298,12 +298,15 @@ impl Expectations {
     }
 
     fn look_at_more(&mut self, view: &View) -> Result<()> {
+        // Some of the rows may be those that were read.
+        let read = std::mem::take(&mut self.rows);
         let mut failed = Ok(());
         let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
         view.scan(all, |row| {
             failed = self.see(row.by_ref());
             failed.is_ok() && !self.are_met() && self.rows < ROWS_LOOKED_AT
         })?;
+        self.rows = self.rows.max(read);
         failed
     }
 
