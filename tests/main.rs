@@ -17,6 +17,7 @@ mod damaged_layers;
 mod disk_faults;
 mod doctor;
 mod documentation;
+mod driftctl_dev;
 mod driftctl_watch;
 mod driftql;
 
@@ -59,7 +60,9 @@ mod starting;
 mod statement_notes;
 mod statements;
 mod storage_check;
+mod table_files;
 mod takeover;
+mod terminal;
 mod tidy;
 mod time_travel;
 mod times;

@@ -18,6 +18,7 @@ pub(crate) async fn run(args: DriftArgs, database: &mut DatabaseHandle, out: &mu
         limit: args.limit.unwrap_or(0),
         ..Default::default()
     };
+    out.begin_pages();
     let mut noted = false;
     let mut answers = database.fresh_client().await?.history(request).await?;
     while let Some(answer) = answers.next().await? {
