@@ -154,7 +154,7 @@ impl DatabaseHandle {
         &mut self,
         request: v1::WriterServiceExecuteRequest,
         message: impl Fn(String),
-    ) -> Result<Option<v1::WriteToken>> {
+    ) -> Result<Executed> {
         let client = self.write_client().await?;
         client.execute_with_messages(request, progress_line(), message).await.map_err(|s| to_error(&s))
     }

@@ -15,8 +15,8 @@ const DEFAULT: &str = "vi";
 
 /// Lets the user edit a file.
 pub(super) async fn edit_file(file: &Path) -> CliResult {
-    let named = ["VISUAL", "EDITOR"].iter().filter_map(|name| env::var(name).ok());
-    let editor = named.filter(|text| !text.trim().is_empty()).next().unwrap_or_else(|| DEFAULT.to_owned());
+    let mut named = ["VISUAL", "EDITOR"].iter().filter_map(|name| env::var(name).ok());
+    let editor = named.find(|text| !text.trim().is_empty()).unwrap_or_else(|| DEFAULT.to_owned());
     let mut words = editor.split_whitespace();
     let program = words.next().unwrap_or(DEFAULT);
     let status = Command::new(program).args(words).arg(file).status().await;

@@ -2,6 +2,7 @@
 
 mod aggregate;
 mod array_condition;
+mod bulk;
 mod condition;
 mod point;
 mod select;
