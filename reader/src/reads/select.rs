@@ -35,7 +35,7 @@ pub struct SelectQuery {
 /// A SELECT in progress.
 #[derive(Debug)]
 pub struct RowPages {
-    source: RowSource,
+    source: SelectSource,
     table: String,
     /// The commit at which the rows are read.
     seq: u64,
@@ -48,40 +48,40 @@ pub struct RowPages {
 
 /// Where the pages come from.
 #[derive(Debug)]
-enum RowSource {
+enum SelectSource {
     /// Rows, as they are found.
     InKeyOrder(Box<SelectExecution>),
     /// Rows or results, after they were sorted or grouped.
     Arranged(Box<ArrangedSelect>),
 }
 
-impl RowSource {
+impl SelectSource {
     fn next_page(&mut self) -> Result<SelectPage> {
         match self {
-            RowSource::InKeyOrder(execution) => execution.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES),
-            RowSource::Arranged(select) => select.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES),
+            SelectSource::InKeyOrder(execution) => execution.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES),
+            SelectSource::Arranged(select) => select.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES),
         }
     }
 
     fn count(&self) -> u64 {
         match self {
-            RowSource::InKeyOrder(execution) => execution.count(),
-            RowSource::Arranged(select) => select.count(),
+            SelectSource::InKeyOrder(execution) => execution.count(),
+            SelectSource::Arranged(select) => select.count(),
         }
     }
 
     fn notes(&mut self) -> Result<Vec<String>> {
         match self {
-            RowSource::InKeyOrder(execution) => execution.notes(),
-            RowSource::Arranged(select) => select.notes(),
+            SelectSource::InKeyOrder(execution) => execution.notes(),
+            SelectSource::Arranged(select) => select.notes(),
         }
     }
 
     /// The key to resume after. Of sorted rows the number counts, not the key.
     fn resume_after(&self, last: Option<Key>) -> Option<Key> {
         match self {
-            RowSource::InKeyOrder(execution) => execution.last_key().cloned(),
-            RowSource::Arranged(_) => last,
+            SelectSource::InKeyOrder(execution) => execution.last_key().cloned(),
+            SelectSource::Arranged(_) => last,
         }
     }
 }
@@ -135,8 +135,8 @@ impl RowPages {
             table: view.timeline().name().to_owned(),
             seq: view.seq(),
             source: match selection.is_arranged() {
-                true => RowSource::Arranged(Box::new(ArrangedSelect::new(view, selection))),
-                false => RowSource::InKeyOrder(Box::new(SelectExecution::new(view, selection))),
+                true => SelectSource::Arranged(Box::new(ArrangedSelect::new(view, selection))),
+                false => SelectSource::InKeyOrder(Box::new(SelectExecution::new(view, selection))),
             },
             format,
         })
@@ -154,14 +154,14 @@ impl RowPages {
 
     /// Computes the first page at once, if it needs few rows and all of them are in memory.
     pub fn quick_page(&mut self) -> Option<Result<PageStep<RowPage>>> {
-        let RowSource::InKeyOrder(execution) = &mut self.source else { return None };
+        let SelectSource::InKeyOrder(execution) = &mut self.source else { return None };
         // A scan would only be begun in vain.
         let route = work::quick_page(|| execution.route())?.ok()?;
         if !route.is_short() {
             return None;
         }
         let mut tried = RowPages {
-            source: RowSource::InKeyOrder(execution.clone()),
+            source: SelectSource::InKeyOrder(execution.clone()),
             table: self.table.clone(),
             seq: self.seq,
             format: self.format,
@@ -209,8 +209,8 @@ impl RowPages {
         let notes = self.source.notes()?;
         let count = self.source.count();
         let (execution, arranged) = match &mut self.source {
-            RowSource::InKeyOrder(execution) => (&mut **execution, None),
-            RowSource::Arranged(select) => {
+            SelectSource::InKeyOrder(execution) => (&mut **execution, None),
+            SelectSource::Arranged(select) => {
                 let arranged = select.explanation();
                 (select.source(), Some(arranged))
             }

@@ -25,16 +25,16 @@ pub struct Sorter<T> {
 
 #[derive(Debug)]
 enum Entries<T> {
-    All(Vec<SortEntry<T>>),
-    First(BinaryHeap<SortEntry<T>>),
+    All(Vec<HeapItem<T>>),
+    First(BinaryHeap<HeapItem<T>>),
 }
 
 /// The items in order.
 #[derive(Debug)]
-pub struct SortedItems<T>(BinaryHeap<Reverse<SortEntry<T>>>);
+pub struct SortedItems<T>(BinaryHeap<Reverse<HeapItem<T>>>);
 
 #[derive(Debug)]
-struct SortEntry<T> {
+struct HeapItem<T> {
     key: Box<[u8]>,
     /// Of equal keys, the one that arrived first is less.
     arrival: u64,
@@ -42,25 +42,25 @@ struct SortEntry<T> {
     item: T,
 }
 
-impl<T> Ord for SortEntry<T> {
+impl<T> Ord for HeapItem<T> {
     fn cmp(&self, other: &Self) -> Ordering {
         self.key.cmp(&other.key).then(self.arrival.cmp(&other.arrival))
     }
 }
 
-impl<T> PartialOrd for SortEntry<T> {
+impl<T> PartialOrd for HeapItem<T> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl<T> PartialEq for SortEntry<T> {
+impl<T> PartialEq for HeapItem<T> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl<T> Eq for SortEntry<T> {}
+impl<T> Eq for HeapItem<T> {}
 
 impl<T> Sorter<T> {
     /// A sorter of all items, or of the first `most` only.
@@ -101,7 +101,7 @@ impl<T> Sorter<T> {
             return Ok(());
         }
         let bytes = bytes + key.len() + ENTRY_OVERHEAD;
-        let entry = SortEntry { key: key.into(), arrival, bytes, item };
+        let entry = HeapItem { key: key.into(), arrival, bytes, item };
         match &mut self.entries {
             Entries::All(entries) => {
                 memory.charge(bytes, what)?;
