@@ -289,8 +289,17 @@ pub(crate) async fn run_query(
             }
             Some(ResponseItem::Count(count)) => sink(ResultItem::Record(shapes::line(&Count { count })?))?,
             Some(ResponseItem::Message(message)) => sink(ResultItem::Message(message))?,
+            Some(ResponseItem::Results(batch)) => {
+                if !batch.columns.is_empty() {
+                    sink(ResultItem::Columns(batch.columns))?;
+                }
+                for result in batch.results {
+                    sink(ResultItem::Record(shapes::document(result)?))?;
+                }
+            }
             None => {}
         }
+        answer.notes.into_iter().try_for_each(|note| sink(ResultItem::Note(note)))?;
     }
     Ok(())
 }

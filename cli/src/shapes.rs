@@ -10,4 +10,4 @@ pub(crate) use changes::{
 };
 pub(crate) use dumped::{created_table, inserted_rows};
 pub(crate) use rows::{Difference, LoadSummary, TableJson, difference, row};
-pub(crate) use values::{line, time, timestamp};
+pub(crate) use values::{document, line, time, timestamp};

@@ -11,7 +11,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::lineage::LineagePoint;
 use driftdb_common::format::manifest::Database;
 use driftdb_common::limits;
-use driftdb_common::query::ast::{Column, PointInTime};
+use driftdb_common::query::ast::{PointInTime, SelectItem};
 use driftdb_common::query::exec::Selection;
 use driftdb_common::query::parser;
 use driftdb_common::service::convert;
@@ -133,8 +133,12 @@ impl ReaderRpc {
         let pages = RowPages::open(&query, freshness, select).await?;
         let point = self.0.replica.lineage().point(pages.seq());
         let to_message = move |page: RowPage| {
-            let mut message =
-                v1::SelectResponse { header: page.header, rows: page.rows, ..Default::default() };
+            let mut message = v1::SelectResponse {
+                header: page.header,
+                rows: page.rows,
+                notes: page.notes,
+                ..Default::default()
+            };
             let count = sent_before + page.count;
             match page.resume_after {
                 Some(after) => {
@@ -312,16 +316,22 @@ fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<Pre
         "" => None,
         text => Some(parser::parse_condition(text, &params)?),
     };
-    let columns = parse_columns(&request.fields)?;
+    let items = parse_fields(&request.fields)?;
     let hash = select_hash(&request);
     let mut as_of = convert::point_from_wire(request.as_of)?;
     let mut selection = Selection {
         condition,
-        columns,
+        items,
         limit: Some(request.limit).filter(|limit| *limit > 0),
         offset: request.offset,
         after: None,
         count_only: request.count_only,
+        order_by: match request.order_by.trim() {
+            "" => Vec::new(),
+            _ if request.count_only => return Err(counted_in_order()),
+            text => parser::parse_order_by(text)?,
+        },
+        ..Selection::default()
     };
     let (mut sent_before, mut resumed) = (0, LineagePoint::default());
     if !request.resume_token.is_empty() {
@@ -329,15 +339,28 @@ fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<Pre
         as_of = Some(PointInTime::Seq(token.seq));
         resumed = token.point();
         sent_before = token.count;
-        selection.after = Some(token.after());
         selection.limit = selection.limit.map(|limit| limit.saturating_sub(sent_before));
-        selection.offset = 0;
+        match selection.order_by.is_empty() {
+            true => {
+                selection.after = Some(token.after());
+                selection.offset = 0;
+            }
+            // At one point in time the order is always the same.
+            false => selection.offset = selection.offset.saturating_add(sent_before),
+        }
     }
     Ok(PreparedSelect { table: request.table, as_of, selection, hash, sent_before, resumed })
 }
 
+fn counted_in_order() -> Error {
+    Error::new(
+        Reason::ArgumentInvalid,
+        "count_only and order_by are both set; a count has no order: set only one",
+    )
+}
+
 /// The columns that the `fields` of a request name.
-fn parse_columns(fields: &[String]) -> Result<Vec<Column>> {
+fn parse_fields(fields: &[String]) -> Result<Vec<SelectItem>> {
     if fields.len() > limits::SELECT_FIELDS {
         let message = format!(
             "too many fields: {}, the limit for Select is {}; name none for whole documents",
@@ -346,7 +369,7 @@ fn parse_columns(fields: &[String]) -> Result<Vec<Column>> {
         );
         return Err(Error::new(Reason::TooLarge, message));
     }
-    let mut columns: Vec<Column> = Vec::with_capacity(fields.len());
+    let mut items = Vec::with_capacity(fields.len());
     let mut seen = HashSet::new();
     for field in fields {
         let column = parser::parse_column(field)
@@ -356,9 +379,9 @@ fn parse_columns(fields: &[String]) -> Result<Vec<Column>> {
             let message = format!("duplicate field {:?} in fields; name it once", column.to_string());
             return Err(Error::new(Reason::ArgumentInvalid, message));
         }
-        columns.push(column);
+        items.push(SelectItem { column, alias: None });
     }
-    Ok(columns)
+    Ok(items)
 }
 
 /// The hash of everything in a Select that a resume token must not change.
@@ -366,6 +389,8 @@ fn select_hash(request: &v1::SelectRequest) -> u64 {
     let numbers = [request.limit, request.offset, u64::from(request.count_only), request.params.len() as u64]
         .map(u64::to_le_bytes);
     let texts = [&request.table, &request.r#where].into_iter().chain(&request.params).chain(&request.fields);
+    // Without an order the hash is that of earlier versions.
+    let texts = texts.chain(Some(&request.order_by).filter(|order_by| !order_by.is_empty()));
     request_hash(numbers.iter().map(<[u8; 8]>::as_slice).chain(texts.map(|text| text.as_bytes())))
 }
 

@@ -1,8 +1,16 @@
 //! Runs a SELECT over a view, one bounded page at a time.
 
+mod aggregate;
+mod arranged;
+mod column_value;
+mod exact_sum;
+mod expectations;
+mod groups;
 mod key_list;
+mod query_memory;
 mod route;
 mod selection;
+mod sorter;
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -10,14 +18,18 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::key::Key;
-use crate::format::msgpack;
-use crate::query::ast::Column;
+use crate::query::ast::SelectItem;
+pub use crate::query::exec::aggregate::{Accumulator, Retraction};
+pub use crate::query::exec::arranged::ArrangedSelect;
+pub use crate::query::exec::column_value::{ResultColumn, result_document};
+use crate::query::exec::expectations::Expectations;
+pub use crate::query::exec::groups::{GroupPlan, GroupTable, RowGroup};
 use crate::query::exec::key_list::KeyList;
+pub use crate::query::exec::query_memory::QueryMemory;
 use crate::query::exec::route::Route;
 pub use crate::query::exec::selection::Selection;
 use crate::query::plan::AccessPath;
 use crate::query::predicate;
-use crate::table::format_time;
 use crate::table::layers::read_sort_key;
 use crate::table::view::{Row, View};
 
@@ -26,12 +38,16 @@ use crate::table::view::{Row, View};
 pub struct SelectExecution {
     view: View,
     selection: Selection,
+    /// The columns of the result; the whole document if empty.
+    columns: Arc<[ResultColumn]>,
     /// Chosen when the first page is read.
     route: Option<Arc<Route>>,
     /// Rows returned or counted so far.
     count: u64,
     /// Rows examined so far, matching or not.
     examined: u64,
+    /// What the statement expects of the rows.
+    expectations: Expectations,
     done: bool,
 }
 
@@ -40,6 +56,8 @@ pub struct SelectExecution {
 pub struct SelectPage {
     /// The matching rows.
     pub rows: Vec<Row>,
+    /// Results that are no rows: groups, or different values.
+    pub results: Vec<Document>,
     /// Whether this is the last page.
     pub done: bool,
 }
@@ -48,7 +66,28 @@ impl SelectExecution {
     /// Returns a SELECT over a view.
     pub fn new(view: View, selection: Selection) -> SelectExecution {
         let done = selection.limit == Some(0);
-        SelectExecution { view, selection, route: None, count: 0, examined: 0, done }
+        let columns = ResultColumn::of_items(&selection.items).into();
+        // Those of an earlier part are not known.
+        let expectations = match selection.after {
+            Some(_) => Expectations::default(),
+            None => Expectations::of(&selection, view.schema()),
+        };
+        SelectExecution { view, selection, columns, route: None, count: 0, examined: 0, expectations, done }
+    }
+
+    /// Returns the SELECT that finds all matching rows for another one, as whole documents.
+    pub fn source_of(view: View, selection: Selection) -> SelectExecution {
+        let expectations = Expectations::of(&selection, view.schema());
+        let source = Selection { condition: selection.condition, ..Selection::default() };
+        SelectExecution { expectations, ..SelectExecution::new(view, source) }
+    }
+
+    /// What in the statement is probably a mistake, for people, once its rows were read.
+    ///
+    /// # Errors
+    /// As [`SelectExecution::next_page`].
+    pub fn notes(&mut self) -> Result<Vec<String>> {
+        self.expectations.notes(&self.view)
     }
 
     /// Returns how the rows are found; the first call chooses it.
@@ -106,7 +145,7 @@ impl SelectExecution {
         }
         match page.error {
             Some(error) => Err(error),
-            None => Ok(SelectPage { rows: page.rows, done: self.done }),
+            None => Ok(SelectPage { rows: page.rows, results: Vec::new(), done: self.done }),
         }
     }
 
@@ -191,9 +230,8 @@ impl SelectExecution {
     fn consider(&mut self, row: Row, page: &mut PageBuilder) {
         self.examined += 1;
         page.left -= 1;
-        let Row { key, seq, time_ms, document } = row;
-        let outcome = self.matches(predicate::RowRef { key: &key, seq, time_ms, document: &document });
-        let outcome = outcome.and_then(|matches| {
+        let seen = if self.expectations.are_met() { Ok(()) } else { self.expectations.see(row.by_ref()) };
+        let outcome = seen.and_then(|()| self.matches(row.by_ref())).and_then(|matches| {
             if !matches {
                 return Ok(None);
             }
@@ -206,8 +244,11 @@ impl SelectExecution {
             if self.selection.count_only {
                 return Ok(None);
             }
-            let document = project(&self.selection.columns, &key, seq, time_ms, document)?;
-            Ok(Some(Row { key, seq, time_ms, document }))
+            let document = match self.columns.is_empty() {
+                true => return Ok(Some(row)),
+                false => project(&self.selection.items, &self.columns, row.by_ref())?,
+            };
+            Ok(Some(Row { document, ..row }))
         });
         match outcome {
             Ok(None) => {}
@@ -251,34 +292,7 @@ impl PageBuilder {
 }
 
 /// Returns a document with the selected columns as fields. Missing fields are omitted.
-fn project(columns: &[Column], key: &Key, seq: u64, time_ms: u64, document: Document) -> Result<Document> {
-    if columns.is_empty() {
-        return Ok(document);
-    }
-    let mut fields = Vec::new();
-    let mut len = 0;
-    for column in columns {
-        let value = match column {
-            Column::Path(path) => match document.get(path)? {
-                Some(value) => value.to_vec(),
-                None => continue,
-            },
-            own => {
-                let mut value = Vec::new();
-                match own {
-                    Column::Key => key.encode(&mut value),
-                    Column::Seq => msgpack::write_uint(&mut value, seq),
-                    _ => msgpack::write_str(&mut value, &format_time(time_ms)),
-                }
-                value
-            }
-        };
-        len += 1;
-        msgpack::write_str(&mut fields, &column.label_among(columns));
-        fields.extend_from_slice(&value);
-    }
-    let mut encoded = Vec::with_capacity(fields.len() + 5);
-    msgpack::write_map_len(&mut encoded, len);
-    encoded.extend_from_slice(&fields);
-    Ok(Document::trusted(encoded.into()))
+fn project(items: &[SelectItem], columns: &[ResultColumn], row: predicate::RowRef<'_>) -> Result<Document> {
+    let values: Vec<_> = items.iter().map(|item| item.column.value_in(row)).collect::<Result<_>>()?;
+    result_document(columns, values)
 }

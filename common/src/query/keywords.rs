@@ -2,11 +2,12 @@
 
 /// Every word with a meaning in statements. A client can use the list for highlighting.
 pub const KEYWORDS: &[&str] = &[
-    "ALTER", "AND", "AS", "BATCHES", "BEFORE", "BEGIN", "BETWEEN", "BY", "CHANGE", "COMMIT", "COMPACT",
-    "COUNT", "CREATE", "DEEP", "DELETE", "DESCRIBE", "DIFF", "DRIFT", "DROP", "DRY", "EXISTS", "EXPLAIN",
-    "FALSE", "FOREVER", "FROM", "IF", "IN", "INDEX", "INSERT", "INT", "INTO", "IS", "KEY", "LIKE", "LIMIT",
-    "MISSING", "NO", "NOT", "NULL", "OF", "OFFSET", "ON", "OR", "PATCH", "PK", "RETAIN", "REVERT",
-    "ROLLBACK", "RUN", "SELECT", "SEQ", "SET", "SHOW", "SINCE", "SNAPSHOT", "SOFT", "STRING", "TABLE",
+    "ALTER", "AND", "ANY", "AS", "ASC", "AVG", "BATCHES", "BEFORE", "BEGIN", "BETWEEN", "BY", "CHANGE",
+    "COMMIT", "COMPACT", "CONTAINS", "COUNT", "CREATE", "DEEP", "DELETE", "DESC", "DESCRIBE", "DIFF",
+    "DISTINCT", "DRIFT", "DROP", "DRY", "EXISTS", "EXPLAIN", "FALSE", "FOREVER", "FROM", "GROUP", "HAVING",
+    "IF", "ILIKE", "IN", "INDEX", "INSERT", "INT", "INTO", "IS", "KEY", "LIKE", "LIMIT", "MAX", "MIN",
+    "MISSING", "NO", "NOT", "NULL", "OF", "OFFSET", "ON", "OR", "ORDER", "PATCH", "PK", "RETAIN", "REVERT",
+    "ROLLBACK", "RUN", "SELECT", "SEQ", "SET", "SHOW", "SINCE", "SNAPSHOT", "SOFT", "STRING", "SUM", "TABLE",
     "TABLES", "TO", "TRUE", "UPSERT", "VERIFY", "WHERE",
 ];
 

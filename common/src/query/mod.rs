@@ -2,6 +2,7 @@
 
 pub mod ast;
 pub mod change;
+mod condition_columns;
 mod display;
 pub mod exec;
 pub mod in_list;

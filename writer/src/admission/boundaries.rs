@@ -313,6 +313,9 @@ pub(crate) fn check_columns(condition: &Condition) -> Result<usize> {
         | Condition::In { column, .. }
         | Condition::Between { column, .. }
         | Condition::Like { column, .. }
+        | Condition::ILike { column, .. }
+        | Condition::Contains { column, .. }
+        | Condition::Any { column, .. }
         | Condition::IsNull { column, .. }
         | Condition::IsMissing { column, .. } => column,
     };

@@ -1,9 +1,12 @@
 //! Parses DriftQL by recursive descent with one token of lookahead.
 
+mod aggregate;
+mod array_condition;
 mod bulk;
 mod condition;
 mod point;
 mod select;
+mod select_list;
 mod state;
 mod statement;
 mod value;
@@ -13,7 +16,8 @@ pub use point::parse_point;
 use crate::error::{Error, Reason, Result};
 use crate::format::value::Value;
 use crate::limits;
-use crate::query::ast::{Column, Condition, Statement};
+use crate::query::ast::{Column, Condition, OrderBy, Statement};
+use crate::query::parser::select_list::ColumnPlaces;
 use crate::query::parser::state::{Parser, Reserved};
 
 /// Parses one statement, with or without a final `;`. `params` are the values of `$1`, `$2`, ….
@@ -24,7 +28,7 @@ pub fn parse(text: &str, params: &[Value]) -> Result<Statement> {
     let mut parser = Parser::new(text, params)?;
     let statement = parser.statement()?;
     if parser.eat(";")? && !parser.at_end() {
-        return Err(parser.expected("the end of the statement", &[], "send send one statement at a time"));
+        return Err(parser.expected("the end of the statement", &[], "send one statement at a time"));
     }
     parser.finish(&[])?;
     Ok(statement)
@@ -44,6 +48,16 @@ pub fn parse_column(text: &str) -> Result<Column> {
     let column = parser.column(Reserved::Allowed)?;
     parser.finish(&[])?;
     Ok(column)
+}
+
+/// Parses columns to sort rows by, as written after ORDER BY.
+pub fn parse_order_by(text: &str) -> Result<Vec<OrderBy>> {
+    let mut parser = Parser::new(text, &[])?;
+    let mut places = ColumnPlaces::default();
+    let order = parser.order_columns(&[], &mut places)?;
+    parser.finish(&["ASC", "DESC"])?;
+    parser.only_rows(&order, &places)?;
+    Ok(order)
 }
 
 /// Parses the JSON text of a parameter.
