@@ -1,6 +1,9 @@
 //! Runs a SELECT over a view, one bounded page at a time.
 
+mod deleted_rows;
+pub mod find;
 mod key_list;
+mod key_ranges;
 mod route;
 mod selection;
 
@@ -12,6 +15,7 @@ use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::format::msgpack;
 use crate::query::ast::Column;
+use crate::query::exec::deleted_rows::DeletedBatch;
 use crate::query::exec::key_list::KeyList;
 use crate::query::exec::route::Route;
 pub use crate::query::exec::selection::Selection;
@@ -88,6 +92,7 @@ impl SelectExecution {
                 }
                 Route::Key(AccessPath::Scan) => self.scan((Bound::Unbounded, Bound::Unbounded), &mut page)?,
                 Route::Value { probe, value } => self.look_up_value(&probe.index, value, &mut page)?,
+                Route::Deleted => self.scan_deleted(&mut page)?,
                 Route::Counted { rows } => {
                     self.count = self.selection.limit.map_or(*rows, |limit| limit.min(*rows));
                     false
@@ -172,6 +177,29 @@ impl SelectExecution {
             self.consider(row, page);
             true
         })?;
+        if last.is_some() {
+            self.selection.after = last;
+        }
+        Ok(more)
+    }
+
+    /// Reads soft-deleted rows. Returns whether rows are left.
+    fn scan_deleted(&mut self, page: &mut PageBuilder) -> Result<bool> {
+        let after = self.selection.after.as_ref();
+        let DeletedBatch { rows, last } = deleted_rows::read(
+            &self.view,
+            self.selection.condition.as_ref(),
+            after,
+            (page.left, page.bytes),
+        )?;
+        for row in rows {
+            if self.done || !page.has_room() {
+                return Ok(!self.done);
+            }
+            self.selection.after = Some(row.key.clone());
+            self.consider(row, page);
+        }
+        let more = last.is_some();
         if last.is_some() {
             self.selection.after = last;
         }

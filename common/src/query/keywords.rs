@@ -2,11 +2,12 @@
 
 /// Every word with a meaning in statements. A client can use the list for highlighting.
 pub const KEYWORDS: &[&str] = &[
-    "ALTER", "AND", "AS", "BEFORE", "BEGIN", "BETWEEN", "BY", "COMMIT", "COMPACT", "COUNT", "CREATE", "DEEP",
-    "DELETE", "DESCRIBE", "DIFF", "DRIFT", "DROP", "DRY", "EXISTS", "EXPLAIN", "FALSE", "FOREVER", "FROM",
-    "IF", "IN", "INDEX", "INSERT", "INT", "INTO", "IS", "KEY", "LIKE", "LIMIT", "MISSING", "NOT", "NULL",
-    "OF", "OFFSET", "ON", "OR", "PATCH", "PK", "RETAIN", "REVERT", "ROLLBACK", "RUN", "SELECT", "SEQ", "SET",
-    "SHOW", "SNAPSHOT", "SOFT", "STRING", "TABLE", "TABLES", "TO", "TRUE", "UPSERT", "VERIFY", "WHERE",
+    "AFTER", "ALTER", "AND", "AS", "BEFORE", "BEGIN", "BETWEEN", "BY", "COMMIT", "COMPACT", "COUNT",
+    "CREATE", "DEEP", "DELETE", "DELETED", "DESCRIBE", "DIFF", "DRIFT", "DROP", "DRY", "EVERY", "EXISTS",
+    "EXPLAIN", "FALSE", "FIND", "FIRST", "FOREVER", "FROM", "IF", "IN", "INDEX", "INSERT", "INT", "INTO",
+    "IS", "KEY", "LAST", "LIKE", "LIMIT", "MISSING", "NOT", "NULL", "OF", "OFFSET", "ON", "OR", "PATCH",
+    "PK", "RETAIN", "REVERT", "ROLLBACK", "RUN", "SELECT", "SEQ", "SEQS", "SET", "SHOW", "SNAPSHOT", "SOFT",
+    "STRICT", "STRING", "TABLE", "TABLES", "TO", "TRUE", "UPSERT", "VERIFY", "WHERE", "WITH",
 ];
 
 /// Words that can follow a name. They need backticks to be used as names.

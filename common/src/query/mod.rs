@@ -2,12 +2,14 @@
 
 pub mod ast;
 pub mod change;
+pub mod deleted_row;
 mod display;
 pub mod exec;
 pub mod in_list;
 pub mod keywords;
 pub mod lexer;
 pub mod like;
+pub mod local_clock;
 pub mod location;
 pub mod parser;
 pub mod plan;

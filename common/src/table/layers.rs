@@ -24,6 +24,7 @@ use crate::table::table_counts::TableCounts;
 
 mod commits;
 mod file;
+mod history_scan;
 mod keys;
 mod row_batch;
 mod rows;
@@ -31,6 +32,7 @@ mod scan;
 
 pub use commits::{CommitWalk, TableCommit};
 pub use file::LayerFile;
+pub use history_scan::{HistoryEntry, LayerHistoryScan};
 pub(in crate::table) use file::at_file;
 use keys::commit_seq;
 pub(in crate::table) use keys::not_a_key;

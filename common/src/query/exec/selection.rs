@@ -6,6 +6,8 @@ use crate::query::ast::{Column, Condition};
 /// The rows and columns that a SELECT reads.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
+    /// Read soft-deleted rows, as they were before their deletion, instead of live ones.
+    pub deleted: bool,
     /// The condition on rows; every row if `None`.
     pub condition: Option<Condition>,
     /// The columns to return; the whole document if empty.

@@ -20,16 +20,18 @@ impl Parser<'_> {
         }
         self.advance()?;
         let table = self.table_name()?;
+        let deleted = self.deleted_rows()?;
+        let (every, condition, as_of, limit, offset) = (None, None, None, None, None);
         let mut select =
-            SelectStatement { table, projection, condition: None, as_of: None, limit: None, offset: None };
+            SelectStatement { table, deleted, every, projection, condition, as_of, limit, offset };
         loop {
             if self.at_keyword("WHERE") {
                 self.once("WHERE", select.condition.is_some())?;
                 self.advance()?;
                 select.condition = Some(self.condition(0)?);
             } else if self.at_keyword("AS") {
-                self.once("AS OF", select.as_of.is_some())?;
-                select.as_of = self.as_of()?;
+                self.once("AS OF", select.as_of.is_some() || select.every.is_some())?;
+                self.select_as_of(&mut select)?;
             } else if self.at_keyword("LIMIT") {
                 self.once("LIMIT", select.limit.is_some())?;
                 self.advance()?;
@@ -40,6 +42,7 @@ impl Parser<'_> {
                 select.offset = Some(self.count("OFFSET")?);
             } else {
                 self.select_ends(&select)?;
+                self.check_every(&select)?;
                 return Ok(select);
             }
         }
@@ -53,7 +56,7 @@ impl Parser<'_> {
             None => clauses.push("WHERE"),
         }
         let left = [
-            ("AS OF", select.as_of.is_none()),
+            ("AS OF", select.as_of.is_none() && select.every.is_none()),
             ("LIMIT", select.limit.is_none()),
             ("OFFSET", select.offset.is_none()),
         ];
@@ -119,39 +122,12 @@ impl Parser<'_> {
             return Ok(Statement::ShowTables { as_of: self.as_of()? });
         }
         if self.eat_keyword("DRIFT")? {
-            return self.show_drift();
+            return self.show_drift().map(Statement::ShowDrift);
         }
         if self.eat_keyword("DIFF")? {
             return self.show_diff();
         }
         Err(self.expected("DRIFT, DIFF or TABLES", &["DRIFT", "DIFF", "TABLES"], ""))
-    }
-
-    fn show_drift(&mut self) -> Result<Statement> {
-        let table = self.table_name()?;
-        let (mut key, mut from, mut to, mut limit) = (None, None, None, None);
-        loop {
-            if self.at_keyword("KEY") {
-                self.once("KEY", key.is_some())?;
-                self.advance()?;
-                key = Some(self.row_key()?);
-            } else if self.at_keyword("FROM") {
-                self.once("FROM", from.is_some())?;
-                self.advance()?;
-                from = Some(self.point()?);
-            } else if self.at_keyword("TO") {
-                self.once("TO", to.is_some())?;
-                self.advance()?;
-                to = Some(self.point()?);
-            } else if self.at_keyword("LIMIT") {
-                self.once("LIMIT", limit.is_some())?;
-                self.advance()?;
-                limit = Some(self.count("LIMIT")?);
-            } else {
-                self.ends(&["KEY", "FROM", "TO", "LIMIT"])?;
-                return Ok(Statement::ShowDrift { table, key, from, to, limit });
-            }
-        }
     }
 
     fn show_diff(&mut self) -> Result<Statement> {
@@ -167,7 +143,11 @@ impl Parser<'_> {
             return Err(self.expected("TO", &["TO"], both));
         }
         let to = self.point()?;
-        Ok(Statement::ShowDiff { table, key, from, to })
+        let strict = self.eat_keyword("STRICT")?;
+        if !strict {
+            self.ends(&["STRICT"])?;
+        }
+        Ok(Statement::ShowDiff { table, key, from, to, strict })
     }
 
     /// Parses the rest of a DESCRIBE.

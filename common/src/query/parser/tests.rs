@@ -8,6 +8,7 @@ use crate::format::document::Document;
 use crate::format::{json, path::Path};
 use crate::limits;
 use crate::query::ast::TableName;
+use crate::query::local_clock::LocalClock;
 use crate::query::ast::{Comparison, PointInTime, Projection, SelectStatement, StatementKind};
 use crate::query::in_list::InList;
 use crate::query::keywords::KEYWORDS;
@@ -159,7 +160,7 @@ fn large_and_deep_input_is_refused() {
         {
             let text = format!("{prefix}{many}");
             assert!(parse(&text, &[]).is_err(), "{prefix}{one}…");
-            assert!(parse_point(&text).is_err());
+            assert!(parse_point(&text, &LocalClock::utc(0)).is_err());
             let error = parse_param(&text).unwrap_err();
             assert!(!report::describe(&error, &text).is_empty());
         }
@@ -311,7 +312,7 @@ fn check_any_text(text: &str) {
         parse(text, &params).err(),
         parse_condition(text, &params).err(),
         parse_param(text).err(),
-        parse_point(text).err(),
+        parse_point(text, &LocalClock::utc(0)).err(),
         parse_column(text).err(),
     ]
     .into_iter()
