@@ -14,6 +14,6 @@ pub(crate) mod sink;
 mod style;
 mod table;
 
-pub(crate) use notes::{ProgressLine, note, note_truncated};
+pub(crate) use notes::{ProgressLine, note, note_all, note_truncated};
 pub(crate) use printer::{Printer, ResultItem};
 pub(crate) use style::Style;

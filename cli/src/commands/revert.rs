@@ -11,7 +11,7 @@ use crate::statement;
 
 /// Restores the row and prints its commit, or prints the difference.
 pub(crate) async fn run(args: RevertArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
-    let to = statement::parse_point(&args.to)?;
+    let to = statement::parse_point(&args.to, &database.clock()?)?;
     if args.dry_run {
         return preview(args.row, to, database, out).await;
     }

@@ -13,6 +13,7 @@ use crate::commands::sql;
 use crate::database::DatabaseHandle;
 use crate::exit::{CliResult, Failure};
 use crate::render::{self, Printer, ResultItem};
+use crate::shapes::RequestedImages;
 use crate::session::{self, Session};
 
 mod command;
@@ -135,7 +136,8 @@ impl<'a> Shell<'a> {
             }
             Ok(())
         };
-        let asking = session::run_query(self.session.database, "SHOW TABLES", &[], &mut sink);
+        let statement = ("SHOW TABLES", RequestedImages::default());
+        let asking = session::run_query(self.session.database, statement, &[], &mut sink);
         // Ignore errors: a statement that needs the reader will report them.
         let _ = tokio::time::timeout(TABLES_WAIT, asking).await;
         names

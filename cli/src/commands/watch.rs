@@ -7,6 +7,7 @@ use driftdb::client::{WatchEvent, reason};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::rfc3339::UtcTime;
+use driftdb_common::query::parser;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::Status;
 use v1::as_of::At;
@@ -78,6 +79,13 @@ async fn request(
         Some(until) => last_at(until, database).await?,
         None => 0,
     };
+    let clock = database.clock()?;
+    if let (Some(condition), Ok(params)) = (&args.condition, parser::parse_params(&args.param))
+        && let Ok(parsed) = parser::parse_condition_at(condition, &params, &clock)
+    {
+        // The reader reports what is wrong with a condition.
+        render::note_all(&parsed.notes);
+    }
     let mut request = v1::WatchDriftRequest {
         tables: args.table.clone(),
         keys: args.key.clone(),
@@ -88,10 +96,16 @@ async fn request(
         with_before: args.with_before,
         with_after: args.with_after,
         until_seq,
+        time_zone: database.time_zone(),
         heartbeat: args.heartbeat.and_then(|heartbeat| heartbeat.try_into().ok()),
         ..Default::default()
     };
-    let from = statement::parse_optional_point(args.from.as_deref())?.and_then(|from| from.at);
+    let from = statement::parse_optional_point(args.from.as_deref(), &clock)?.and_then(|from| from.at);
+    if bookmark.and_then(Bookmark::token).is_none()
+        && let Some(at) = from
+    {
+        note_missing_tables(args, v1::AsOf { at: Some(at) }, database).await?;
+    }
     request.start = match (bookmark.and_then(Bookmark::token), from) {
         (Some(token), _) => Some(Start::ResumeToken(token)),
         (None, Some(At::Seq(seq))) => Some(Start::AfterSeq(seq)),
@@ -104,6 +118,30 @@ async fn request(
         }),
     };
     Ok(request)
+}
+
+/// Notes which of the tables did not exist when the watch starts: their first commits come first. With --strict, that is an error.
+async fn note_missing_tables(args: &WatchArgs, at: v1::AsOf, database: &mut DatabaseHandle) -> CliResult {
+    for table in &args.table {
+        let client = database.fresh_client().await?;
+        let freshness = client.token().map(v1::Freshness::from);
+        let request = v1::DescribeTableRequest { table: table.clone(), as_of: Some(at), freshness };
+        let call = |mut reader: ReaderApi| {
+            let request = request.clone();
+            async move { reader.describe_table(request).await }
+        };
+        match client.read(call).await.map_err(|status| to_error(&status)) {
+            // A table that never existed, and a point in the future, are for the watch to report.
+            Err(error) if error.reason() == Reason::TableNotFound && error.metadata().contains_key("seq") => {
+                if args.strict {
+                    return Err(error.into());
+                }
+                render::note_all(&[format!("{}; every change since is new", error.message())]);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn before_now(ago: prost_types::Duration) -> CliResult<UtcTime> {
@@ -120,7 +158,7 @@ fn in_future(time: &prost_types::Timestamp) -> bool {
 
 /// The last commit at or before a point in the past.
 async fn last_at(until: &str, database: &mut DatabaseHandle) -> CliResult<u64> {
-    let as_of = statement::parse_point(until)?;
+    let as_of = statement::parse_point(until, &database.clock()?)?;
     let seq = match &as_of.at {
         Some(At::Seq(seq)) => *seq,
         Some(At::Time(time)) if in_future(time) => {
