@@ -123,6 +123,9 @@ reasons! {
     /// Too many writes, jobs or watches wait, writes wait for a snapshot, or too many files are open. Nothing was done.
     /// Retry after the delay in the error.
     Overloaded = "OVERLOADED": Exhausted,
+    /// ORDER BY, DISTINCT, GROUP BY or an aggregate needs more memory than one query may use. Add a WHERE or a LIMIT, or
+    /// group by less.
+    QueryMemoryExceeded = "QUERY_MEMORY_EXCEEDED": Exhausted,
     /// The request took longer than --statement-timeout or its own deadline. Ask for less, or allow more time.
     StatementTimeout = "STATEMENT_TIMEOUT": TimedOut,
     /// The caller left before the request was served. Nothing was done.

@@ -53,13 +53,16 @@ pub const QUERIES: usize = 1024;
 /// The number of Gets, DescribeTables, ListTables and Status calls that a reader serves at the same time.
 pub const LOOKUPS: usize = 8192;
 /// The memory that one query uses for what it has found and not yet returned, in bytes: candidate keys of an index, changed
-/// keys of a Diff. A query that needs more reads all rows instead.
+/// keys of a Diff; with more it reads all rows instead. Also what ORDER BY, DISTINCT, GROUP BY and aggregates hold; with more the
+/// query fails with `QUERY_MEMORY_EXCEEDED`.
 pub const QUERY_BYTES: usize = 32 << 20;
 /// The default time that a daemon works on one request, in seconds: a reader on any request, a writer on reading old states of rows
 /// for REVERT.
 pub const STATEMENT_TIMEOUT_SECS: u64 = 30;
 /// The number of fields that one Select returns of each row.
 pub const SELECT_FIELDS: usize = 1000;
+/// The number of columns of one GROUP BY, and of one ORDER BY.
+pub const ORDER_COLUMNS: usize = 64;
 /// The number of comparisons in one condition.
 pub const CONDITION_TERMS: usize = 10_000;
 /// The number of values in one condition, those in IN lists included.

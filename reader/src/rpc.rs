@@ -11,7 +11,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::lineage::LineagePoint;
 use driftdb_common::format::manifest::Database;
 use driftdb_common::limits;
-use driftdb_common::query::ast::{Column, Condition, PointInTime};
+use driftdb_common::query::ast::{Condition, PointInTime, SelectItem};
 use driftdb_common::query::exec::Selection;
 use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::parser::{self, Parsed};
@@ -339,13 +339,13 @@ fn decode_condition(
 
 fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<PreparedSelect> {
     let (condition, notes) = decode_condition(&request.r#where, &request.params, &request.time_zone)?;
-    let columns = parse_columns(&request.fields)?;
+    let items = parse_fields(&request.fields)?;
     let hash = select_hash(&request);
     let mut as_of = convert::point_from_wire(request.as_of)?;
     let mut selection = Selection {
         deleted: request.deleted,
         condition,
-        columns,
+        items,
         limit: Some(request.limit).filter(|limit| *limit > 0),
         offset: request.offset,
         after: None,
@@ -365,7 +365,7 @@ fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<Pre
 }
 
 /// The columns that the `fields` of a request name.
-fn parse_columns(fields: &[String]) -> Result<Vec<Column>> {
+fn parse_fields(fields: &[String]) -> Result<Vec<SelectItem>> {
     if fields.len() > limits::SELECT_FIELDS {
         let message = format!(
             "too many fields: {}, the limit for Select is {}; name none for whole documents",
@@ -374,7 +374,7 @@ fn parse_columns(fields: &[String]) -> Result<Vec<Column>> {
         );
         return Err(Error::new(Reason::TooLarge, message));
     }
-    let mut columns: Vec<Column> = Vec::with_capacity(fields.len());
+    let mut items = Vec::with_capacity(fields.len());
     let mut seen = HashSet::new();
     for field in fields {
         let column = parser::parse_column(field)?;
@@ -383,9 +383,9 @@ fn parse_columns(fields: &[String]) -> Result<Vec<Column>> {
             let message = format!("duplicate field {:?} in fields; name it once", column.to_string());
             return Err(Error::new(Reason::ArgumentInvalid, message));
         }
-        columns.push(column);
+        items.push(SelectItem { column, alias: None });
     }
-    Ok(columns)
+    Ok(items)
 }
 
 /// The hash of everything in a Select that a resume token must not change.

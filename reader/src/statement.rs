@@ -129,6 +129,10 @@ impl Execution {
 
     /// Starts a SELECT; returns whether it only counts rows.
     async fn open_select(&self, select: SelectStatement) -> Result<(RowPages, bool)> {
+        if select.is_grouped() || select.distinct || !select.order_by.is_empty() {
+            let message = "this reader cannot execute GROUP BY, DISTINCT, ORDER BY and aggregates yet";
+            return Err(Error::new(Reason::NotSupported, message));
+        }
         let count_only = select.projection == Projection::Count;
         let wanted = SelectQuery {
             table: self.table(select.table),
@@ -139,10 +143,7 @@ impl Execution {
                 limit: select.limit,
                 offset: select.offset.unwrap_or(0),
                 count_only,
-                columns: match select.projection {
-                    Projection::Columns(columns) => columns,
-                    Projection::All | Projection::Count => Vec::new(),
-                },
+                items: select.projection.items().to_vec(),
                 after: None,
             },
             format: self.format,

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use driftdb::client::{WatchEvent, reason};
+use driftdb::client::{WatchEvent, created_or_dropped_at, reason};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::rfc3339::UtcTime;
@@ -130,15 +130,13 @@ async fn note_missing_tables(args: &WatchArgs, at: v1::AsOf, database: &mut Data
             let request = request.clone();
             async move { reader.describe_table(request).await }
         };
-        match client.read(call).await.map_err(|status| to_error(&status)) {
-            // A table that never existed, and a point in the future, are for the watch to report.
-            Err(error) if error.reason() == Reason::TableNotFound && error.metadata().contains_key("seq") => {
-                if args.strict {
-                    return Err(error.into());
-                }
-                render::note_all(&[format!("{}; every change since is new", error.message())]);
+        // A table that never existed, and a point in the future, are for the watch to report.
+        let Err(status) = client.read(call).await else { continue };
+        if created_or_dropped_at(&status).is_some() {
+            if args.strict {
+                return Err(status.into());
             }
-            _ => {}
+            render::note_all(&[format!("{}; every change since is new", to_error(&status).message())]);
         }
     }
     Ok(())

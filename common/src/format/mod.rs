@@ -11,6 +11,7 @@ pub mod key;
 pub mod lineage;
 pub mod manifest;
 pub mod msgpack;
+pub mod order_key;
 pub mod path;
 pub mod rfc3339;
 pub mod snapshot;

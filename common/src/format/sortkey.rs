@@ -126,7 +126,7 @@ fn write_escaped(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-fn write_text(out: &mut Vec<u8>, text: &[u8]) {
+pub(super) fn write_text(out: &mut Vec<u8>, text: &[u8]) {
     write_escaped(out, text);
     out.extend_from_slice(&[0, END]);
 }
@@ -180,7 +180,7 @@ pub(crate) fn split_columns(bytes: &[u8], columns: usize) -> Option<(&[u8], &[u8
     bytes.split_at_checked(bytes.len() - rest.len())
 }
 
-fn write_number(out: &mut Vec<u8>, number: f64) {
+pub(super) fn write_number(out: &mut Vec<u8>, number: f64) {
     const SIGN: u64 = 1 << 63;
     // -0.0 equals 0.0.
     let bits = if number == 0.0 { 0 } else { number.to_bits() };

@@ -1,15 +1,18 @@
 //! The DriftQL syntax tree: what the parser returns, with parameters filled in and no table looked up yet.
 
+mod column;
 mod every;
+mod select_list;
 
 use crate::error::{Error, Result};
 use crate::format::document::Document;
 use crate::format::index_columns::IndexColumns;
 use crate::format::key::{Key, KeyType};
-use crate::format::path::Path;
 use crate::format::value::Value;
 pub use crate::query::ast::every::{EveryMoment, MomentStep};
 use crate::query::in_list::InList;
+pub use crate::query::ast::column::{Aggregate, AggregateFunction, Column};
+pub use crate::query::ast::select_list::{OrderBy, Projection, SelectItem};
 use crate::query::like::LikePattern;
 use crate::query::location;
 pub use crate::table::point_in_time::PointInTime;
@@ -351,10 +354,18 @@ pub struct SelectStatement {
     pub deleted: bool,
     /// `AS OF EVERY`: the moments to read, instead of one.
     pub every: Option<EveryMoment>,
-    /// What to return of each row.
+    /// `DISTINCT`: whether each result is returned once only.
+    pub distinct: bool,
+    /// What to return of each row, or of each group.
     pub projection: Projection,
     /// `WHERE`: the rows to return.
     pub condition: Option<Condition>,
+    /// `GROUP BY`: the columns whose values make a group, no duplicates, no aggregates.
+    pub group_by: Vec<Column>,
+    /// `HAVING`: the groups to return. Its columns are aggregates or columns of `group_by`.
+    pub having: Option<Condition>,
+    /// `ORDER BY`: the order of the results; that of the keys, or of the groups, if empty.
+    pub order_by: Vec<OrderBy>,
     /// `AS OF`: the point in time to read.
     pub as_of: Option<PointInTime>,
     /// The maximum number of rows to return.
@@ -363,28 +374,33 @@ pub struct SelectStatement {
     pub offset: Option<u64>,
 }
 
-/// What a SELECT returns of each row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Projection {
-    /// `*`: the whole document.
-    All,
-    /// `COUNT(*)`: only the number of rows.
-    Count,
-    /// These columns, no duplicates.
-    Columns(Vec<Column>),
-}
+impl SelectStatement {
+    /// A SELECT of every row, without further clauses.
+    pub fn all_of(table: TableName, distinct: bool, projection: Projection) -> SelectStatement {
+        SelectStatement {
+            table,
+            deleted: false,
+            every: None,
+            distinct,
+            projection,
+            condition: None,
+            group_by: Vec::new(),
+            having: None,
+            order_by: Vec::new(),
+            as_of: None,
+            limit: None,
+            offset: None,
+        }
+    }
 
-/// A value that a statement can read from a row.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Column {
-    /// `_key`: the row's key.
-    Key,
-    /// `_seq`: the commit that last changed the row.
-    Seq,
-    /// `_time`: the time of that commit.
-    Time,
-    /// A field of the document, also `` `_key` `` in backticks.
-    Path(Path),
+    /// Whether it returns groups, not rows: GROUP BY or HAVING is given, or an aggregate is named.
+    pub fn is_grouped(&self) -> bool {
+        let is_aggregate = |column: &Column| matches!(column, Column::Aggregate(_));
+        !self.group_by.is_empty()
+            || self.having.is_some()
+            || self.projection.items().iter().any(|item| is_aggregate(&item.column))
+            || self.order_by.iter().any(|order| is_aggregate(&order.column))
+    }
 }
 
 /// A comparison operator.
@@ -453,6 +469,33 @@ pub enum Condition {
         pattern: LikePattern,
         /// Whether NOT is given.
         negated: bool,
+    },
+    /// `column [NOT] ILIKE pattern`: as LIKE, with both in lower case.
+    ILike {
+        /// The column to match.
+        column: Column,
+        /// The pattern, in lower case.
+        pattern: LikePattern,
+        /// Whether NOT is given.
+        negated: bool,
+    },
+    /// `column [NOT] CONTAINS value`: an array with an element that equals the value.
+    Contains {
+        /// The column with the array.
+        column: Column,
+        /// The element to look for; null is found, too.
+        value: Value,
+        /// Whether NOT is given.
+        negated: bool,
+    },
+    /// `ANY(column) op value`: an array with an element for which the comparison holds.
+    Any {
+        /// The column with the array.
+        column: Column,
+        /// The operator.
+        op: Comparison,
+        /// The right operand; never null.
+        value: Value,
     },
     /// `column IS [NOT] NULL`: the field is present and null.
     IsNull {

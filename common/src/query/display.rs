@@ -1,11 +1,11 @@
-//! Formats conditions as DriftQL, as EXPLAIN shows them. Parsing the text returns the same condition.
+//! Formats conditions, columns and the parts of a select list as DriftQL. Parsing the text returns the same again.
 
 use std::fmt;
 
 use crate::format::json;
 use crate::format::rfc3339::UtcTime;
 use crate::format::value::Value;
-use crate::query::ast::{Column, Comparison, Condition};
+use crate::query::ast::{Aggregate, AggregateFunction, Column, Comparison, Condition, OrderBy, SelectItem};
 use crate::query::keywords::{RESERVED, is_any};
 
 impl fmt::Display for Column {
@@ -15,17 +15,65 @@ impl fmt::Display for Column {
             Column::Seq => return f.write_str("_seq"),
             Column::Time => return f.write_str("_time"),
             Column::Path(path) => path,
+            Column::Aggregate(aggregate) => return aggregate.fmt(f),
         };
         for (i, name) in path.names().iter().enumerate() {
-            let first = name.chars().next();
-            let plain = first.is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-                && !is_any(name, RESERVED)
-                && !["_key", "_seq", "_time"].contains(&name.as_str());
             let dot = if i > 0 { "." } else { "" };
-            if plain { write!(f, "{dot}{name}")? } else { write!(f, "{dot}`{}`", name.replace('`', "``"))? }
+            write!(f, "{dot}{}", Name(name))?;
         }
         Ok(())
+    }
+}
+
+/// A name, in backticks if it needs them.
+struct Name<'a>(&'a str);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.0;
+        let first = name.chars().next();
+        let plain = first.is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+            && !is_any(name, RESERVED)
+            && !["_key", "_seq", "_time"].contains(&name);
+        if plain { f.write_str(name) } else { write!(f, "`{}`", name.replace('`', "``")) }
+    }
+}
+
+impl fmt::Display for Aggregate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(argument) = &self.argument else { return f.write_str("COUNT(*)") };
+        let distinct = if self.function == AggregateFunction::CountDistinct { "DISTINCT " } else { "" };
+        write!(f, "{}({distinct}{argument})", self.function.name())
+    }
+}
+
+impl AggregateFunction {
+    /// The word before the parenthesis.
+    pub fn name(self) -> &'static str {
+        match self {
+            AggregateFunction::Count | AggregateFunction::CountDistinct => "COUNT",
+            AggregateFunction::Sum => "SUM",
+            AggregateFunction::Avg => "AVG",
+            AggregateFunction::Min => "MIN",
+            AggregateFunction::Max => "MAX",
+        }
+    }
+}
+
+impl fmt::Display for SelectItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.alias {
+            Some(alias) => write!(f, "{} AS {}", self.column, Name(alias)),
+            None => self.column.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for OrderBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let direction = if self.descending { " DESC" } else { "" };
+        write!(f, "{}{direction}", self.column)
     }
 }
 
@@ -86,6 +134,16 @@ impl fmt::Display for Condition {
                 let pattern = Value::Str(pattern.as_str().to_owned());
                 write!(f, "{column} {}LIKE {}", not(negated), Literal(column, &pattern))
             }
+            Condition::ILike { column, pattern, negated } => {
+                let pattern = Value::Str(pattern.as_str().to_owned());
+                write!(f, "{column} {}ILIKE {}", not(negated), Literal(column, &pattern))
+            }
+            Condition::Contains { column, value, negated } => {
+                write!(f, "{column} {}CONTAINS {}", not(negated), Literal(column, value))
+            }
+            Condition::Any { column, op, value } => {
+                write!(f, "ANY({column}) {op} {}", Literal(column, value))
+            }
             Condition::IsNull { column, negated } => write!(f, "{column} IS {}NULL", not(negated)),
             Condition::IsMissing { column, negated } => write!(f, "{column} IS {}MISSING", not(negated)),
         }
@@ -113,10 +171,10 @@ struct Literal<'a>(&'a Column, &'a Value);
 impl fmt::Display for Literal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Literal(column, value) = self;
-        let time = match (column, value) {
-            (Column::Time, Value::Int(millis)) => Some((*millis, 0)),
+        let time = match (column.is_time(), value) {
+            (true, Value::Int(millis)) => Some((*millis, 0)),
             #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a time, far below 2^63")]
-            (Column::Time, Value::Float(millis)) => Some((millis.floor() as i128, 500_000)),
+            (true, Value::Float(millis)) => Some((millis.floor() as i128, 500_000)),
             _ => None,
         };
         if let Some((millis, nanos)) = time {

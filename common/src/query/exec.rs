@@ -1,9 +1,13 @@
 //! Runs a SELECT over a view, one bounded page at a time.
 
+mod aggregate;
+mod column_value;
 mod deleted_rows;
+mod exact_sum;
 pub mod find;
 mod key_list;
 mod key_ranges;
+mod query_memory;
 mod route;
 mod selection;
 
@@ -13,15 +17,16 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::key::Key;
-use crate::format::msgpack;
-use crate::query::ast::Column;
+use crate::query::ast::SelectItem;
+pub use crate::query::exec::aggregate::{Accumulator, Retraction};
+pub use crate::query::exec::column_value::{ResultColumn, result_document};
 use crate::query::exec::deleted_rows::DeletedBatch;
 use crate::query::exec::key_list::KeyList;
+pub use crate::query::exec::query_memory::QueryMemory;
 use crate::query::exec::route::Route;
 pub use crate::query::exec::selection::Selection;
 use crate::query::plan::AccessPath;
 use crate::query::predicate;
-use crate::table::format_time;
 use crate::table::layers::read_sort_key;
 use crate::table::view::{Row, View};
 
@@ -30,6 +35,8 @@ use crate::table::view::{Row, View};
 pub struct SelectExecution {
     view: View,
     selection: Selection,
+    /// The columns of the result; the whole document if empty.
+    columns: Arc<[ResultColumn]>,
     /// Chosen when the first page is read.
     route: Option<Arc<Route>>,
     /// Rows returned or counted so far.
@@ -52,7 +59,8 @@ impl SelectExecution {
     /// Returns a SELECT over a view.
     pub fn new(view: View, selection: Selection) -> SelectExecution {
         let done = selection.limit == Some(0);
-        SelectExecution { view, selection, route: None, count: 0, examined: 0, done }
+        let columns = selection.items.iter().map(ResultColumn::of).collect();
+        SelectExecution { view, selection, columns, route: None, count: 0, examined: 0, done }
     }
 
     /// Returns how the rows are found; the first call chooses it.
@@ -225,7 +233,13 @@ impl SelectExecution {
             if self.selection.count_only {
                 return Ok(None);
             }
-            let document = project(&self.selection.columns, &key, seq, time_ms, document)?;
+            let document = match self.columns.is_empty() {
+                true => document,
+                false => {
+                    let row = predicate::RowRef { key: &key, seq, time_ms, document: &document };
+                    project(&self.selection.items, &self.columns, row)?
+                }
+            };
             Ok(Some(Row { key, seq, time_ms, document }))
         });
         match outcome {
@@ -270,34 +284,7 @@ impl PageBuilder {
 }
 
 /// Returns a document with the selected columns as fields. Missing fields are omitted.
-fn project(columns: &[Column], key: &Key, seq: u64, time_ms: u64, document: Document) -> Result<Document> {
-    if columns.is_empty() {
-        return Ok(document);
-    }
-    let mut fields = Vec::new();
-    let mut len = 0;
-    for column in columns {
-        let value = match column {
-            Column::Path(path) => match document.get(path)? {
-                Some(value) => value.to_vec(),
-                None => continue,
-            },
-            own => {
-                let mut value = Vec::new();
-                match own {
-                    Column::Key => key.encode(&mut value),
-                    Column::Seq => msgpack::write_uint(&mut value, seq),
-                    _ => msgpack::write_str(&mut value, &format_time(time_ms)),
-                }
-                value
-            }
-        };
-        len += 1;
-        msgpack::write_str(&mut fields, &column.label());
-        fields.extend_from_slice(&value);
-    }
-    let mut encoded = Vec::with_capacity(fields.len() + 5);
-    msgpack::write_map_len(&mut encoded, len);
-    encoded.extend_from_slice(&fields);
-    Ok(Document::trusted(encoded.into()))
+fn project(items: &[SelectItem], columns: &[ResultColumn], row: predicate::RowRef<'_>) -> Result<Document> {
+    let values: Vec<_> = items.iter().map(|item| item.column.value_in(row)).collect::<Result<_>>()?;
+    result_document(columns, values)
 }

@@ -70,6 +70,14 @@ impl PartialEq for LikePattern {
     }
 }
 
+/// A text in lower case, as ILIKE compares it: character by character, without the rules of a language or of a word's end.
+pub fn lower_case(text: &str) -> String {
+    match text.is_ascii() {
+        true => text.to_ascii_lowercase(),
+        false => text.chars().flat_map(char::to_lowercase).collect(),
+    }
+}
+
 impl LikePattern {
     /// A pattern as written.
     pub fn new(text: impl Into<String>) -> LikePattern {

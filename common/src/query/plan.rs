@@ -113,7 +113,7 @@ impl Planner<'_> {
     fn is_key(&self, column: &Column) -> bool {
         match column {
             Column::Key => true,
-            Column::Seq | Column::Time => false,
+            Column::Seq | Column::Time | Column::Aggregate(_) => false,
             Column::Path(path) => path.names() == [self.primary_key],
         }
     }

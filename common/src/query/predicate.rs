@@ -6,13 +6,14 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::format::msgpack::{self, MsgpackItem, MsgpackReader};
 use crate::format::value::{Value, compare_int_float};
 use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::in_list::InList;
+use crate::query::like::lower_case;
 use crate::work;
 
 /// A borrowed row, as conditions read it.
@@ -73,6 +74,24 @@ impl Condition {
                 // As with `=`: a value that is not text never matches.
                 _ => Some(*negated),
             }),
+            Condition::ILike { column, pattern, negated } => Ok(match column.of(row)? {
+                Operand::Missing | Operand::Scalar(MsgpackItem::Nil) => None,
+                Operand::Scalar(MsgpackItem::Str(text)) => {
+                    work::step_bytes(text.len())?;
+                    Some(pattern.matches(&lower_case(text))? != *negated)
+                }
+                _ => Some(*negated),
+            }),
+            Condition::Contains { column, value, negated } => Ok(match column.of(row)? {
+                Operand::Missing | Operand::Scalar(MsgpackItem::Nil) => None,
+                Operand::Scalar(_) => Some(*negated),
+                Operand::Container(encoded) => Some(contains_element(encoded, value)? != *negated),
+            }),
+            Condition::Any { column, op, value } => match column.of(row)? {
+                Operand::Missing | Operand::Scalar(MsgpackItem::Nil) => Ok(None),
+                Operand::Scalar(_) => Ok(Some(false)),
+                Operand::Container(encoded) => any_element(encoded, *op, value),
+            },
             Condition::IsNull { column, negated } => {
                 let null = matches!(column.of(row)?, Operand::Scalar(MsgpackItem::Nil));
                 Ok(Some(null != *negated))
@@ -114,6 +133,42 @@ fn contains(values: &InList, found: &Operand<'_>) -> Result<Option<bool>> {
     Ok(if values.has_null() { None } else { Some(false) })
 }
 
+/// Whether an encoded value is an array with an element that equals a value, deeply. Null equals null, as inside of arrays.
+fn contains_element(encoded: &[u8], value: &Value) -> Result<bool> {
+    let mut reader = MsgpackReader::new(encoded);
+    let MsgpackItem::Array(len) = reader.token()? else { return Ok(false) };
+    for _ in 0..len {
+        if equals(&mut MsgpackReader::new(reader.value()?), value)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether an encoded value is an array with an element for which a comparison holds: an OR over the elements.
+fn any_element(encoded: &[u8], op: Comparison, value: &Value) -> Result<Option<bool>> {
+    let mut reader = MsgpackReader::new(encoded);
+    let MsgpackItem::Array(len) = reader.token()? else { return Ok(Some(false)) };
+    let mut answer = Some(false);
+    for _ in 0..len {
+        match compare(&Operand::of_value(reader.value()?)?, op, value)? {
+            Some(true) => return Ok(Some(true)),
+            Some(false) => {}
+            None => answer = None,
+        }
+    }
+    Ok(answer)
+}
+
+impl<'a> Operand<'a> {
+    fn of_value(encoded: &'a [u8]) -> Result<Operand<'a>> {
+        Ok(match msgpack::first(encoded)? {
+            MsgpackItem::Array(_) | MsgpackItem::Map(_) => Operand::Container(encoded),
+            scalar => Operand::Scalar(scalar),
+        })
+    }
+}
+
 impl Column {
     fn of<'a>(&self, row: RowRef<'a>) -> Result<Operand<'a>> {
         Ok(match self {
@@ -125,11 +180,12 @@ impl Column {
             Column::Time => Operand::Scalar(MsgpackItem::Int(row.time_ms.into())),
             Column::Path(path) => match row.document.get(path)? {
                 None => Operand::Missing,
-                Some(encoded) => match msgpack::first(encoded)? {
-                    MsgpackItem::Array(_) | MsgpackItem::Map(_) => Operand::Container(encoded),
-                    scalar => Operand::Scalar(scalar),
-                },
+                Some(encoded) => Operand::of_value(encoded)?,
             },
+            Column::Aggregate(aggregate) => {
+                let message = format!("cannot read {aggregate} from a row");
+                return Err(Error::new(Reason::Internal, message));
+            }
         })
     }
 }

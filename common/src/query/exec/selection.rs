@@ -1,7 +1,7 @@
 //! What a SELECT reads: which rows, which columns, how many.
 
 use crate::format::key::Key;
-use crate::query::ast::{Column, Condition};
+use crate::query::ast::{Condition, SelectItem};
 
 /// The rows and columns that a SELECT reads.
 #[derive(Debug, Clone, Default)]
@@ -10,8 +10,8 @@ pub struct Selection {
     pub deleted: bool,
     /// The condition on rows; every row if `None`.
     pub condition: Option<Condition>,
-    /// The columns to return; the whole document if empty.
-    pub columns: Vec<Column>,
+    /// The columns to return, none of which is an aggregate; the whole document if empty.
+    pub items: Vec<SelectItem>,
     /// The maximum number of rows to return.
     pub limit: Option<u64>,
     /// The number of matching rows to skip first.

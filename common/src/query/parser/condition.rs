@@ -7,7 +7,7 @@ use crate::limits;
 use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::in_list::InList;
 use crate::query::lexer::{Token, TokenKind, clipped};
-use crate::query::like::LikePattern;
+use crate::query::like::{LikePattern, lower_case};
 use crate::query::parser::over_time::is_deletion_time;
 use crate::query::parser::state::{Parser, Reserved};
 
@@ -67,7 +67,10 @@ impl Parser<'_> {
                 "compare with many values with IN, or split it into several queries",
             )
         })?;
-        let column = self.column(Reserved::Refused)?;
+        if self.at_keyword("ANY") && self.peek()?.kind == TokenKind::Symbol("(") {
+            return self.any();
+        }
+        let column = self.condition_column()?;
         if let TokenKind::Symbol(symbol) = self.token.kind
             && let Some(op) = comparison(symbol)
         {
@@ -88,15 +91,19 @@ impl Parser<'_> {
             let high = self.operand(&column, "BETWEEN")?;
             return Ok(Condition::Between { column, low, high, negated });
         }
-        if self.at_keyword("LIKE") {
+        if self.at_keyword("LIKE") || self.at_keyword("ILIKE") {
             return self.like(column, start, negated);
         }
-        if negated {
-            let words = ["IN", "BETWEEN", "LIKE"];
-            return Err(self.expected("IN, BETWEEN or LIKE", &words, ""));
+        if self.at_keyword("CONTAINS") {
+            return self.contains(column, start, negated);
         }
-        let words = ["IN", "BETWEEN", "LIKE", "IS", "NOT"];
-        Err(self.expected("an operator: =, !=, <, <=, >, >=, IN, BETWEEN, LIKE or IS", &words, ""))
+        if negated {
+            let words = ["IN", "BETWEEN", "LIKE", "ILIKE", "CONTAINS"];
+            return Err(self.expected("IN, BETWEEN, LIKE, ILIKE or CONTAINS", &words, ""));
+        }
+        let words = ["IN", "BETWEEN", "LIKE", "ILIKE", "CONTAINS", "IS", "NOT"];
+        let what = "an operator: =, !=, <, <=, >, >=, IN, BETWEEN, LIKE, ILIKE, CONTAINS or IS";
+        Err(self.expected(what, &words, ""))
     }
 
     fn is_test(&mut self, column: Column) -> Result<Condition> {
@@ -131,11 +138,12 @@ impl Parser<'_> {
     }
 
     fn like(&mut self, column: Column, start: Token, negated: bool) -> Result<Condition> {
-        if matches!(column, Column::Seq | Column::Time) {
+        if matches!(column, Column::Seq) || column.is_time() {
             let hint = "use <, > or BETWEEN";
             return Err(self.invalid(start, format!("{column} is not text"), hint));
         }
-        self.expect_keyword("LIKE")?;
+        let ignores_case = self.at_keyword("ILIKE");
+        self.advance()?;
         let token = self.token;
         if !matches!(token.kind, TokenKind::Str | TokenKind::Param) {
             return Err(self.expected("a pattern in quotes", &[], "for example \"a%\""));
@@ -159,11 +167,14 @@ impl Parser<'_> {
                 "to match a backslash, write \\\\\\\\",
             ));
         }
-        Ok(Condition::Like { column, pattern: LikePattern::new(pattern), negated })
+        Ok(match ignores_case {
+            true => Condition::ILike { column, pattern: LikePattern::new(lower_case(&pattern)), negated },
+            false => Condition::Like { column, pattern: LikePattern::new(pattern), negated },
+        })
     }
 
     /// Parses the right operand, which must have a type that the column can be compared with.
-    fn operand(&mut self, column: &Column, op: &str) -> Result<Value> {
+    pub(super) fn operand(&mut self, column: &Column, op: &str) -> Result<Value> {
         let token = self.token;
         let value = self.value()?;
         if value == Value::Null {
@@ -180,11 +191,12 @@ impl Parser<'_> {
     /// Checks the operand of a built-in column. Their types are known here; the types of fields are not.
     fn typed(&mut self, column: &Column, token: Token, value: Value) -> Result<Value> {
         match (column, &value) {
-            (Column::Time, _) => self.time_operand(token, &value),
+            (column, _) if column.is_time() => self.time_operand(token, &value),
             (Column::Path(path), Value::Str(_)) if self.reads_deleted && is_deletion_time(path) => {
                 self.deletion_time_operand(token, &value)
             }
-            (Column::Seq, Value::Int(_) | Value::Float(_)) | (Column::Path(_), _) => Ok(value),
+            (Column::Seq, Value::Int(_) | Value::Float(_))
+            | (Column::Path(_) | Column::Aggregate(_) | Column::Time, _) => Ok(value),
             (Column::Seq, _) => {
                 let message = format!("_seq is a number and cannot be compared with {}", value.kind());
                 Err(self.invalid(token, message, "for example _seq > 100"))
@@ -246,7 +258,7 @@ impl Parser<'_> {
     }
 }
 
-fn comparison(symbol: &str) -> Option<Comparison> {
+pub(super) fn comparison(symbol: &str) -> Option<Comparison> {
     Some(match symbol {
         "=" => Comparison::Equal,
         "!=" | "<>" => Comparison::NotEqual,

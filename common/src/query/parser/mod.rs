@@ -1,10 +1,13 @@
 //! Parses DriftQL by recursive descent with one token of lookahead.
 
+mod aggregate;
+mod array_condition;
 mod condition;
 mod moment;
 mod over_time;
 mod point;
 mod select;
+mod select_list;
 mod state;
 mod statement;
 mod value;
@@ -41,7 +44,7 @@ pub fn parse_at(text: &str, params: &[Value], clock: &LocalClock) -> Result<Pars
     let mut parser = Parser::with_clock(text, params, clock)?;
     let statement = parser.statement()?;
     if parser.eat(";")? && !parser.at_end() {
-        return Err(parser.expected("the end of the statement", &[], "send send one statement at a time"));
+        return Err(parser.expected("the end of the statement", &[], "send one statement at a time"));
     }
     parser.finish(&[])?;
     Ok(Parsed { value: statement, notes: parser.notes })

@@ -202,6 +202,8 @@ impl Parser<'_> {
         }
         let refused = [
             (select.deleted, "DELETED"),
+            (select.distinct, "DISTINCT"),
+            (!select.order_by.is_empty(), "ORDER BY"),
             (select.limit.is_some(), "LIMIT"),
             (select.offset.is_some(), "OFFSET"),
         ];
@@ -209,7 +211,7 @@ impl Parser<'_> {
             let message = format!("AS OF EVERY cannot be combined with {clause}");
             return Err(self.syntax(self.token, message, "remove one of them"));
         }
-        if select.projection != Projection::Count {
+        if select.projection != Projection::Count && !select.is_grouped() {
             let hint = "for example SELECT COUNT(*) FROM t AS OF EVERY \"1 day\" FROM \"1 month ago\"";
             return Err(self.syntax(self.token, "AS OF EVERY needs aggregates", hint));
         }

@@ -1,51 +1,65 @@
 //! Parses the statements that read: SELECT, SHOW, DESCRIBE, EXPLAIN.
 
-use std::collections::HashSet;
-
 use crate::error::Result;
-use crate::limits;
 use crate::query::ast::{PointInTime, Projection, SelectStatement, Statement};
-use crate::query::lexer::{TokenKind, clipped};
-use crate::query::parser::state::{Parser, Reserved};
+use crate::query::parser::select_list::ColumnPlaces;
+use crate::query::parser::state::Parser;
 
 impl Parser<'_> {
     /// Parses the rest of a SELECT.
     pub(super) fn select(&mut self) -> Result<SelectStatement> {
-        let projection = self.projection()?;
+        let mut places = ColumnPlaces::default();
+        let (distinct, projection) = self.select_list(&mut places)?;
         if !self.at_keyword("FROM") {
             return Err(match projection {
-                Projection::Columns(_) => self.expected("\",\" or FROM", &["FROM"], ""),
+                Projection::Items(_) => self.expected("\",\", AS or FROM", &["AS", "FROM"], ""),
                 _ => self.expected("FROM", &["FROM"], ""),
             });
         }
         self.advance()?;
         let table = self.table_name()?;
-        let deleted = self.deleted_rows()?;
-        let (every, condition, as_of, limit, offset) = (None, None, None, None, None);
-        let mut select =
-            SelectStatement { table, deleted, every, projection, condition, as_of, limit, offset };
-        loop {
-            if self.at_keyword("WHERE") {
-                self.once("WHERE", select.condition.is_some())?;
-                self.advance()?;
-                select.condition = Some(self.condition(0)?);
-            } else if self.at_keyword("AS") {
-                self.once("AS OF", select.as_of.is_some() || select.every.is_some())?;
-                self.select_as_of(&mut select)?;
-            } else if self.at_keyword("LIMIT") {
-                self.once("LIMIT", select.limit.is_some())?;
-                self.advance()?;
-                select.limit = Some(self.count("LIMIT")?);
-            } else if self.at_keyword("OFFSET") {
-                self.once("OFFSET", select.offset.is_some())?;
-                self.advance()?;
-                select.offset = Some(self.count("OFFSET")?);
-            } else {
-                self.select_ends(&select)?;
-                self.check_every(&select)?;
-                return Ok(select);
-            }
+        let mut select = SelectStatement::all_of(table, distinct, projection);
+        select.deleted = self.deleted_rows()?;
+        while self.select_clause(&mut select, &mut places)? {}
+        self.select_ends(&select)?;
+        let select = self.checked_select(select, &places)?;
+        self.check_every(&select)?;
+        Ok(select)
+    }
+
+    /// Parses the next clause of a SELECT. Returns false if none follows.
+    fn select_clause(&mut self, select: &mut SelectStatement, places: &mut ColumnPlaces) -> Result<bool> {
+        if self.at_keyword("WHERE") {
+            self.once("WHERE", select.condition.is_some())?;
+            self.advance()?;
+            select.condition = Some(self.condition(0)?);
+        } else if self.at_keyword("GROUP") {
+            self.once("GROUP BY", !select.group_by.is_empty())?;
+            self.advance()?;
+            select.group_by = self.group_by(select.projection.items())?;
+        } else if self.at_keyword("HAVING") {
+            self.once("HAVING", select.having.is_some())?;
+            self.advance()?;
+            select.having = Some(self.having(select.projection.items(), places)?);
+        } else if self.at_keyword("ORDER") {
+            self.once("ORDER BY", !select.order_by.is_empty())?;
+            self.advance()?;
+            select.order_by = self.order_by(select.projection.items(), places)?;
+        } else if self.at_keyword("AS") {
+            self.once("AS OF", select.as_of.is_some() || select.every.is_some())?;
+            self.select_as_of(select)?;
+        } else if self.at_keyword("LIMIT") {
+            self.once("LIMIT", select.limit.is_some())?;
+            self.advance()?;
+            select.limit = Some(self.count("LIMIT")?);
+        } else if self.at_keyword("OFFSET") {
+            self.once("OFFSET", select.offset.is_some())?;
+            self.advance()?;
+            select.offset = Some(self.count("OFFSET")?);
+        } else {
+            return Ok(false);
         }
+        Ok(true)
     }
 
     /// Fails unless the statement ends here; the message names the clauses that could follow.
@@ -56,54 +70,15 @@ impl Parser<'_> {
             None => clauses.push("WHERE"),
         }
         let left = [
+            ("GROUP BY", select.group_by.is_empty()),
+            ("HAVING", select.having.is_none()),
+            ("ORDER BY", select.order_by.is_empty()),
             ("AS OF", select.as_of.is_none() && select.every.is_none()),
             ("LIMIT", select.limit.is_none()),
             ("OFFSET", select.offset.is_none()),
         ];
         clauses.extend(left.iter().filter(|(_, free)| *free).map(|(clause, _)| *clause));
         self.ends(&clauses)
-    }
-
-    fn projection(&mut self) -> Result<Projection> {
-        if self.eat("*")? {
-            return Ok(Projection::All);
-        }
-        if self.at_keyword("COUNT") && self.peek()?.kind == TokenKind::Symbol("(") {
-            self.advance()?;
-            self.advance()?;
-            if !self.eat("*")? {
-                return Err(self.expected("\"*\"", &[], "write COUNT(*)"));
-            }
-            self.expect(")")?;
-            return Ok(Projection::Count);
-        }
-        let mut columns = Vec::new();
-        let mut seen = HashSet::new();
-        loop {
-            let start = self.token;
-            if !columns.is_empty() && self.at_keyword("FROM") {
-                return Err(self.expected("a field", &[], "remove the last comma"));
-            }
-            let column = match start.kind {
-                TokenKind::Word | TokenKind::Quoted | TokenKind::Str => self.column(Reserved::Refused)?,
-                _ => return Err(self.expected("\"*\", COUNT(*) or a field", &[], "")),
-            };
-            if columns.len() >= limits::SELECT_FIELDS {
-                let message = format!("the SELECT has more than {} fields", limits::SELECT_FIELDS);
-                return Err(self.too_large(start, message, "write * for all fields"));
-            }
-            if !seen.insert(column.clone()) {
-                return Err(self.invalid(
-                    start,
-                    format!("{} is selected twice", clipped(&column.to_string())),
-                    "remove one of them",
-                ));
-            }
-            columns.push(column);
-            if !self.eat(",")? {
-                return Ok(Projection::Columns(columns));
-            }
-        }
     }
 
     /// Parses `AS OF point`, if given.

@@ -3,7 +3,7 @@
 use crate::error::{Error, Reason, Result, nearest};
 use crate::format::value::Value;
 use crate::limits;
-use crate::query::ast::TableName;
+use crate::query::ast::{Column, SelectItem, TableName};
 use crate::query::keywords::{RESERVED, RESERVED_FOR_TABLES, is_any};
 use crate::query::lexer::{Lexer, Token, TokenKind, clipped};
 use crate::query::local_clock::{LocalClock, NO_CLOCK};
@@ -35,6 +35,17 @@ pub(super) struct Parser<'a> {
     pub(super) terms: usize,
     /// How many more values can be read: into the condition, or into the present document.
     pub(super) values: usize,
+    /// While HAVING is parsed: what its columns can be.
+    pub(super) having: Option<HavingScope>,
+}
+
+/// What the columns of HAVING can be, and what they are.
+#[derive(Debug, Default)]
+pub(super) struct HavingScope {
+    /// The items of the select list, some of which have aliases.
+    pub(super) items: Vec<SelectItem>,
+    /// Each column that was named, and where.
+    pub(super) named: Vec<(Column, Token)>,
 }
 
 impl<'a> Parser<'a> {
@@ -65,6 +76,7 @@ impl<'a> Parser<'a> {
             budget: limits::STATEMENT_BYTES,
             terms: limits::CONDITION_TERMS,
             values: limits::CONDITION_VALUES,
+            having: None,
         })
     }
 
@@ -137,11 +149,7 @@ impl<'a> Parser<'a> {
     /// Returns a hint for a clause of other languages.
     pub(super) fn habit(&self) -> &'static str {
         match self.slice(self.token).to_ascii_uppercase().as_str() {
-            "ORDER" => "rows are always returned in key order",
-            "GROUP" | "HAVING" => "COUNT(*) is the only aggregate",
-            "JOIN" | "INNER" | "LEFT" => {
-                "a statement reads one table; joins are not supported; joins are not supported"
-            }
+            "JOIN" | "INNER" | "LEFT" => "a statement reads one table; joins are not supported",
             "TRANSACTION" | "WORK" => "remove it",
             _ => "",
         }

@@ -8,11 +8,11 @@ use crate::format::document::Document;
 use crate::format::{json, path::Path};
 use crate::limits;
 use crate::query::ast::TableName;
-use crate::query::local_clock::LocalClock;
-use crate::query::ast::{Comparison, PointInTime, Projection, SelectStatement, StatementKind};
+use crate::query::ast::{Comparison, PointInTime, Projection, SelectItem, SelectStatement, StatementKind};
 use crate::query::in_list::InList;
 use crate::query::keywords::KEYWORDS;
 use crate::query::like::LikePattern;
+use crate::query::local_clock::LocalClock;
 use crate::query::report;
 
 fn parsed(text: &str) -> Statement {
@@ -51,10 +51,14 @@ fn every_statement_of_the_first_version_parses() {
 fn select_clauses_come_in_any_order() {
     let expected = Statement::Select(SelectStatement {
         table: TableName { text: "t".into(), start: 21, end: 22 },
-        projection: Projection::Columns(vec![
-            Column::Key,
-            Column::Path(Path::new(vec!["a".into(), "b".into()])),
+        projection: Projection::Items(vec![
+            SelectItem { column: Column::Key, alias: None },
+            SelectItem { column: Column::Path(Path::new(vec!["a".into(), "b".into()])), alias: None },
         ]),
+        distinct: false,
+        group_by: Vec::new(),
+        having: None,
+        order_by: Vec::new(),
         condition: Some(Condition::Compare {
             column: Column::Path(Path::field("x")),
             op: Comparison::NotEqual,

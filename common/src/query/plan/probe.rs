@@ -166,6 +166,9 @@ impl Prober<'_> {
             | Condition::In { .. }
             | Condition::Between { .. }
             | Condition::Like { .. }
+            | Condition::ILike { .. }
+            | Condition::Contains { .. }
+            | Condition::Any { .. }
             | Condition::IsNull { .. }
             | Condition::IsMissing { .. } => return Ok(ByPath::new()),
         };

@@ -127,6 +127,48 @@ fn arrays_and_objects_compare_only_for_equality() {
 }
 
 #[test]
+fn elements_of_arrays_can_be_compared() {
+    for (condition, document, expected) in [
+        ("a CONTAINS 1", r#"{"a": ["x", 1.0]}"#, Some(true)),
+        ("a CONTAINS \"1\"", r#"{"a": [1]}"#, Some(false)),
+        ("a CONTAINS null", r#"{"a": [null]}"#, Some(true)),
+        ("a CONTAINS {\"x\": [1]}", r#"{"a": [{"x": [1]}]}"#, Some(true)),
+        ("a NOT CONTAINS 1", r#"{"a": [2]}"#, Some(true)),
+        ("a NOT CONTAINS 1", r#"{"a": []}"#, Some(true)),
+        ("a CONTAINS 1", r#"{"a": 1}"#, Some(false)),
+        ("a CONTAINS \"x\"", r#"{"a": {"x": "x"}}"#, Some(false)),
+        ("a CONTAINS 1", r#"{"a": null}"#, None),
+        ("a NOT CONTAINS 1", "{}", None),
+        ("ANY(a) > 2", r#"{"a": [1, 3]}"#, Some(true)),
+        ("ANY(a) > 2", r#"{"a": [1, 2]}"#, Some(false)),
+        ("ANY(a) > 2", r#"{"a": [1, "x"]}"#, None),
+        ("ANY(a) != 2", r#"{"a": [2, 2]}"#, Some(false)),
+        ("ANY(a) = 2", r#"{"a": []}"#, Some(false)),
+        ("ANY(a.b) = [2]", r#"{"a": {"b": [[2]]}}"#, Some(true)),
+        ("ANY(a) = 2", r#"{"a": 2}"#, Some(false)),
+        ("ANY(a) = 2", "{}", None),
+        ("any = 1", r#"{"any": 1}"#, Some(true)),
+    ] {
+        assert_eq!(logic(condition, document), expected, "{condition} on {document}");
+    }
+}
+
+#[test]
+fn ilike_ignores_case() {
+    for (condition, document, expected) in [
+        ("a ILIKE \"AB_\"", r#"{"a": "abC"}"#, Some(true)),
+        ("a ILIKE \"É%\"", r#"{"a": "éa"}"#, Some(true)),
+        ("a NOT ILIKE \"a\"", r#"{"a": "A"}"#, Some(false)),
+        ("a LIKE \"a\"", r#"{"a": "A"}"#, Some(false)),
+        ("a ILIKE \"5\"", r#"{"a": 5}"#, Some(false)),
+        ("a ILIKE \"%\"", "{}", None),
+        ("_key ILIKE \"K%\"", "{}", Some(true)),
+    ] {
+        assert_eq!(logic(condition, document), expected, "{condition} on {document}");
+    }
+}
+
+#[test]
 fn built_in_columns_can_be_compared() {
     for (condition, expected) in [
         ("_key = \"k1\" AND _key LIKE \"k%\"", Some(true)),
@@ -190,6 +232,29 @@ fn naive(condition: &Condition, document: &serde_json::Value) -> Option<bool> {
             serde_json::Value::String(text) => flip(Some(pattern.matches(&text).unwrap()), *negated),
             _ => Some(*negated),
         },
+        Condition::ILike { column, pattern, negated } => match at(column)? {
+            serde_json::Value::Null => None,
+            serde_json::Value::String(text) => {
+                flip(Some(pattern.matches(&text.to_lowercase()).unwrap()), *negated)
+            }
+            _ => Some(*negated),
+        },
+        Condition::Contains { column, value, negated } => match at(column)? {
+            serde_json::Value::Null => None,
+            serde_json::Value::Array(items) => {
+                Some(items.iter().any(|item| floats(item) == floats(&plain(value))) != *negated)
+            }
+            _ => Some(*negated),
+        },
+        Condition::Any { column, op, value } => match at(column)? {
+            serde_json::Value::Null => None,
+            serde_json::Value::Array(items) => {
+                let answers: Vec<_> =
+                    items.into_iter().map(|item| naive_compare(Some(item), *op, &plain(value))).collect();
+                if answers.contains(&Some(true)) { Some(true) } else { (!answers.contains(&None)).then_some(false) }
+            }
+            _ => Some(false),
+        },
         Condition::IsNull { column, negated } => Some((at(column) == Some(json!(null))) != *negated),
         Condition::IsMissing { column, negated } => Some(at(column).is_none() != *negated),
     }
@@ -249,7 +314,7 @@ fn any_value() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::Bool),
         (-2i128..3).prop_map(Value::Int),
         (-4i32..6).prop_map(|n| Value::Float(f64::from(n) / 2.0)),
-        "[abé]{0,2}".prop_map(Value::Str),
+        "[abAé]{0,2}".prop_map(Value::Str),
     ];
     leaf.prop_recursive(2, 6, 3, |inner| {
         let fields = prop::collection::btree_map("[ab]", inner.clone(), 0..3);
@@ -271,6 +336,15 @@ fn any_condition() -> impl Strategy<Value = Condition> {
         Just(Comparison::GreaterOrEqual),
     ];
     let leaf = prop_oneof![
+        2 => (column(), op.clone(), any_value())
+            .prop_map(|(column, op, value)| Condition::Any { column, op, value }),
+        2 => (column(), any_value(), any::<bool>())
+            .prop_map(|(column, value, negated)| Condition::Contains { column, value, negated }),
+        1 => (column(), "[aBÉ%_]{0,3}", any::<bool>()).prop_map(|(column, pattern, negated)| Condition::ILike {
+            column,
+            pattern: LikePattern::new(lower_case(&pattern)),
+            negated
+        }),
         4 => (column(), op, any_value()).prop_map(|(column, op, value)| Condition::Compare { column, op, value }),
         2 => (column(), prop::collection::vec(any_value(), 1..4), any::<bool>())
             .prop_map(|(column, values, negated)| Condition::In { column, values: InList::new(values), negated }),

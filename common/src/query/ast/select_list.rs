@@ -1,0 +1,49 @@
+//! What a SELECT returns, and in which order.
+
+use crate::query::ast::column::Column;
+
+/// What a SELECT returns of each row, or of each group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Projection {
+    /// `*`: the whole document.
+    All,
+    /// `COUNT(*)` alone, without DISTINCT, GROUP BY, HAVING and ORDER BY: only the number of rows.
+    Count,
+    /// These items, all with different labels.
+    Items(Vec<SelectItem>),
+}
+
+/// One item of a select list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SelectItem {
+    /// The column.
+    pub column: Column,
+    /// `AS`: its name in the result.
+    pub alias: Option<String>,
+}
+
+/// One column of ORDER BY.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderBy {
+    /// The column. An alias has been replaced with its column.
+    pub column: Column,
+    /// `DESC`
+    pub descending: bool,
+}
+
+impl SelectItem {
+    /// The column's name in results.
+    pub fn label(&self) -> String {
+        self.alias.clone().unwrap_or_else(|| self.column.label())
+    }
+}
+
+impl Projection {
+    /// The items; none for `*` and for `COUNT(*)` alone.
+    pub fn items(&self) -> &[SelectItem] {
+        match self {
+            Projection::All | Projection::Count => &[],
+            Projection::Items(items) => items,
+        }
+    }
+}
