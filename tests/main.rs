@@ -39,6 +39,7 @@ mod many_tables;
 mod many_versions;
 mod memory;
 mod memory_figures;
+mod over_time;
 mod power_cut;
 mod read_only;
 mod readiness;

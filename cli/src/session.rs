@@ -288,6 +288,7 @@ pub(crate) async fn run_query(
     };
     let mut answers = database.fresh_client().await?.query(request).await?;
     while let Some(answer) = answers.next().await? {
+        render::note_all(&answer.notes);
         render::note_all(answer.header.as_ref().map_or(&[], |header| &header.notes));
         if answer.truncated {
             render::note_truncated(answer.header.as_ref());
@@ -296,6 +297,11 @@ pub(crate) async fn run_query(
             Some(ResponseItem::Rows(batch)) => {
                 for row in batch.rows {
                     sink(ResultItem::Record(shapes::row(row, false)?))?;
+                }
+            }
+            Some(ResponseItem::Results(batch)) => {
+                for result in batch.results {
+                    sink(ResultItem::Record(shapes::document(result)?))?;
                 }
             }
             Some(ResponseItem::Commit(commit)) => {

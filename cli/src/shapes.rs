@@ -8,4 +8,4 @@ pub(crate) use changes::{
     EventJson, RequestedImages, commit, drift, events, progress, watched_row, watched_rows,
 };
 pub(crate) use rows::{Difference, LoadSummary, TableJson, difference, row};
-pub(crate) use values::{line, time, timestamp};
+pub(crate) use values::{document, line, time, timestamp};

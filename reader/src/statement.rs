@@ -7,7 +7,7 @@ use driftdb::v1;
 use driftdb::v1::reader_service_execute_response::Result as Outcome;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::query::ast::{
-    FindStatement, PointInTime, Projection, RowKey, SelectStatement, ShowDriftStatement, Statement,
+    EveryMoment, FindStatement, PointInTime, Projection, RowKey, SelectStatement, ShowDriftStatement, Statement,
     StatementKind, TableName,
 };
 use driftdb_common::query::exec::Selection;
@@ -24,6 +24,7 @@ use crate::context::RequestContext;
 use crate::freshness::Freshness;
 use crate::paged_stream::stream_pages;
 use crate::reads::diff::{DiffPages, DiffQuery};
+use crate::reads::every::{MomentPage, MomentPages, MomentsQuery};
 use crate::reads::find::{ConditionSearch, FindPages, FoundCommit};
 use crate::reads::history::{CommitPages, DriftFilter, DriftQuery};
 use crate::reads::select::{RowPages, SelectQuery};
@@ -49,12 +50,13 @@ pub async fn execute(
     let clock = LocalClock::in_zone(&time_zone, now_ms())?;
     let text = Arc::new(statement);
     let parsed = Arc::clone(&text);
-    let parse = move || parser::parse_at(&parsed, &parser::parse_params(&params)?, &clock);
+    let parse_clock = clock.clone();
+    let parse = move || parser::parse_at(&parsed, &parser::parse_params(&params)?, &parse_clock);
     let Parsed { value: statement, notes } = query.prepare(bytes, parse).await?;
     if statement.kind() != StatementKind::Read {
         return Err(not_a_read(query.compute(|context| Ok(context.writer_address())).await?));
     }
-    let execution = Execution { query, text, as_of, freshness, format };
+    let execution = Execution { query, text, as_of, freshness, format, clock };
     let answer = match statement {
         Statement::Select(select) => execution.select(select).await,
         Statement::Explain(select) => execution.explain(select).await,
@@ -95,7 +97,7 @@ fn not_a_read(writer_address: String) -> Error {
 
 /// A response with one result.
 fn message(header: Option<v1::ReadHeader>, result: Option<Outcome>) -> v1::ReaderServiceExecuteResponse {
-    v1::ReaderServiceExecuteResponse { header, result, truncated: false }
+    v1::ReaderServiceExecuteResponse { header, result, ..Default::default() }
 }
 
 /// One statement, and the fields of the request that apply to it.
@@ -105,6 +107,7 @@ struct Execution {
     as_of: Option<PointInTime>,
     freshness: Freshness,
     format: v1::DocumentFormat,
+    clock: LocalClock,
 }
 
 impl Execution {
@@ -151,7 +154,10 @@ impl Execution {
         Ok((RowPages::open(&self.query, self.freshness, wanted).await?, count_only))
     }
 
-    async fn select(self, select: SelectStatement) -> Result<StatementStream> {
+    async fn select(self, mut select: SelectStatement) -> Result<StatementStream> {
+        if let Some(every) = select.every.take() {
+            return self.select_every(select, every).await;
+        }
         let (mut pages, count_only) = self.open_select(select).await?;
         let table = pages.table().to_owned();
         Ok(stream_pages(self.query, move || {
@@ -165,8 +171,28 @@ impl Execution {
         }))
     }
 
+    async fn select_every(self, select: SelectStatement, every: EveryMoment) -> Result<StatementStream> {
+        if self.as_of.is_some() {
+            // Both name points in time.
+            self.point(Some(every.from))?;
+        }
+        let table = self.table(select.table.clone());
+        let wanted = MomentsQuery::new(table, (select, every), self.clock, self.format);
+        let mut pages = MomentPages::open(&self.query, self.freshness, wanted).await?;
+        Ok(stream_pages(self.query, move || {
+            pages.next_page()?.try_map(|MomentPage { header, results, notes }| {
+                let answer = message(header, Some(Outcome::Results(results)));
+                Ok(v1::ReaderServiceExecuteResponse { notes, ..answer })
+            })
+        }))
+    }
+
     /// Runs the SELECT to its end, and explains how it found its rows.
     async fn explain(self, select: SelectStatement) -> Result<StatementStream> {
+        if select.every.is_some() {
+            let message = "EXPLAIN does not support AS OF EVERY: it reads the history of all rows, or of the keys that WHERE names";
+            return Err(Error::new(Reason::QueryInvalid, message));
+        }
         let (mut pages, _) = self.open_select(select).await?;
         Ok(stream_pages(self.query, move || {
             let step = pages.next_explanation()?;

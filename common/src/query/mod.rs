@@ -2,6 +2,7 @@
 
 pub mod ast;
 pub mod change;
+mod condition_columns;
 pub mod deleted_row;
 mod display;
 pub mod exec;

@@ -6,9 +6,10 @@ use crate::error::Result;
 use crate::format::path::Path;
 use crate::format::value::Value;
 use crate::query::ast::{
-    EveryMoment, FindStatement, MomentStep, Projection, SelectStatement, ShowDriftStatement,
+    EveryMoment, FindStatement, MomentStep, Projection, SelectItem, SelectStatement, ShowDriftStatement,
 };
 use crate::query::deleted_row;
+use crate::query::exec::every::{MOMENT, MOMENT_SEQ};
 use crate::query::lexer::{Token, TokenKind};
 use crate::query::parser::moment::{self, Length};
 use crate::query::parser::state::Parser;
@@ -210,6 +211,11 @@ impl Parser<'_> {
         if let Some((_, clause)) = refused.iter().find(|(given, _)| *given) {
             let message = format!("AS OF EVERY cannot be combined with {clause}");
             return Err(self.syntax(self.token, message, "remove one of them"));
+        }
+        let labels = select.projection.items().iter().map(SelectItem::label);
+        if let Some(label) = labels.into_iter().find(|label| [MOMENT, MOMENT_SEQ].contains(&label.as_str())) {
+            let message = format!("{label} is a column of AS OF EVERY");
+            return Err(self.syntax(self.token, message, "choose another name with AS"));
         }
         if select.projection != Projection::Count && !select.is_grouped() {
             let hint = "for example SELECT COUNT(*) FROM t AS OF EVERY \"1 day\" FROM \"1 month ago\"";

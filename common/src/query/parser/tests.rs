@@ -50,6 +50,8 @@ fn every_statement_of_the_first_version_parses() {
 #[test]
 fn select_clauses_come_in_any_order() {
     let expected = Statement::Select(SelectStatement {
+        deleted: false,
+        every: None,
         table: TableName { text: "t".into(), start: 21, end: 22 },
         projection: Projection::Items(vec![
             SelectItem { column: Column::Key, alias: None },
