@@ -16,6 +16,7 @@ mod damaged_layers;
 mod disk_faults;
 mod doctor;
 mod documentation;
+mod driftctl_dev;
 mod driftctl_watch;
 mod driftql;
 
@@ -56,7 +57,9 @@ mod sshfs;
 mod starting;
 mod statements;
 mod storage_check;
+mod table_files;
 mod takeover;
+mod terminal;
 mod tidy;
 mod time_travel;
 mod times;

@@ -11,6 +11,7 @@ use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::service::options::{ClockJump, parse_clock_jump};
 
 mod bench;
+mod dump;
 mod maintenance;
 mod rows;
 mod statements;
@@ -20,6 +21,7 @@ mod tests;
 mod watch;
 
 pub(crate) use bench::{BenchArgs, BenchPhase, BenchServerArgs, CeilingKind, GrowthAxis};
+pub(crate) use dump::{DumpArgs, LoadArgs};
 pub(crate) use maintenance::{
     ClockArgs, ClockCommand, CompactArgs, CompletionsArgs, DemoArgs, DevArgs, DoctorArgs, InitArgs,
     SnapshotArgs, StorageCheckArgs, StoragePeerArgs, VerifyArgs,
@@ -27,7 +29,7 @@ pub(crate) use maintenance::{
 pub(crate) use rows::{ApplyArgs, IngestArgs, RowFormat};
 pub(crate) use statements::{DiffArgs, DriftArgs, GetArgs, RevertArgs, SelectArgs, SqlArgs};
 pub(crate) use target::RowTargetArgs;
-pub(crate) use watch::WatchArgs;
+pub(crate) use watch::{WatchArgs, WatchFormat};
 
 /// The default address of the writer.
 pub(crate) const DEFAULT_WRITER: &str = "http://127.0.0.1:7401";
@@ -101,6 +103,9 @@ pub(crate) struct GlobalArgs {
     /// Print without colours, even on a terminal
     #[arg(long, global = true, env = "NO_COLOR", value_parser = FalseyValueParser::new(), hide_env_values = true)]
     pub(crate) no_color: bool,
+    /// Print long results without the pager that PAGER names [default: less, on a terminal]
+    #[arg(long, global = true)]
+    pub(crate) no_pager: bool,
     /// Read without asking the writer for its last seq: faster, but the newest commits may be missing
     #[arg(long, global = true, env = "DRIFTDB_STALE", value_parser = FalseyValueParser::new())]
     pub(crate) stale: bool,
@@ -121,8 +126,10 @@ fn parse_time_zone(name: &str) -> Result<String, String> {
 /// The format of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Aligned columns for people.
+    /// Aligned columns for people; on a terminal, one field per line if a row does not fit.
     Table,
+    /// One field per line.
+    Vertical,
     /// One JSON array.
     Json,
     /// One JSON object per line.
@@ -173,6 +180,12 @@ pub(crate) enum Command {
     /// Apply commits from a JSON Lines file
     #[command(after_help = rows::APPLY_EXAMPLES)]
     Apply(ApplyArgs),
+    /// Write tables, or their whole history, to a file
+    #[command(after_help = dump::DUMP_EXAMPLES)]
+    Dump(DumpArgs),
+    /// Write a dump into a database without its tables
+    #[command(after_help = dump::LOAD_EXAMPLES)]
+    Load(LoadArgs),
     /// Write a snapshot of a table
     #[command(after_help = maintenance::SNAPSHOT_EXAMPLES)]
     Snapshot(SnapshotArgs),

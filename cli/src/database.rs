@@ -13,12 +13,16 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use crate::args::{DEFAULT_READER, DEFAULT_WRITER, GlobalArgs};
+use crate::changes::SchemaRequest;
 use crate::errors::to_error;
 use crate::render::{self, ProgressLine};
+
+pub(crate) use tables::tables_at;
 
 pub(crate) use driftdb::client::{ReaderApi, WriterApi, reader_on, writer_on};
 
 mod embedded;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -142,6 +146,21 @@ impl DatabaseHandle {
     pub(crate) async fn apply(&mut self, request: v1::ApplyRequest) -> Result<v1::WriteToken> {
         let receipt = self.write_client().await?.apply(request).await.map_err(|s| to_error(&s))?;
         Ok(receipt.token)
+    }
+
+    /// Repeats a change of a schema.
+    pub(crate) async fn change_schema(&mut self, request: SchemaRequest) -> Result<Option<v1::WriteToken>> {
+        let mut writer = self.writer().await?;
+        let changed = match request {
+            SchemaRequest::Create(request) => {
+                writer.create_table(request).await.map(|r| r.into_inner().token)
+            }
+            SchemaRequest::Alter(request) => writer.alter_table(request).await.map(|r| r.into_inner().token),
+            SchemaRequest::Drop(request) => writer.drop_table(request).await.map(|r| r.into_inner().token),
+        };
+        let token = changed.map_err(|s| to_error(&s))?;
+        token.into_iter().for_each(|token| self.client.wrote(token));
+        Ok(token)
     }
 
     /// Runs one statement at the writer.

@@ -40,6 +40,8 @@ async fn run_on_database(command: Command, database: &mut DatabaseHandle, out: &
         Command::Ingest(args) => commands::ingest::run(&args, database, out).await,
         Command::Revert(args) => commands::revert::run(args, database, out).await,
         Command::Apply(args) => commands::apply::run(&args, database, out).await,
+        Command::Dump(args) => commands::dump::run(args, database, out).await,
+        Command::Load(args) => commands::load::run(&args, database, out).await,
         Command::Snapshot(args) => commands::snapshot::run(args, database, out).await,
         Command::Compact(args) => commands::compact::run(args, database, out).await,
         Command::Verify(args) => commands::verify::run(args, database, out).await,

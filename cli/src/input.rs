@@ -42,9 +42,17 @@ const GZIP: &[u8] = &[0x1f, 0x8b];
 /// The first bytes of a file that is compressed with zstd.
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
+/// The text of a file.
+pub(crate) struct InputText {
+    /// The text, from its first character on.
+    pub(crate) text: Box<dyn Read + Send>,
+    /// The number of bytes before it: those of the byte order mark.
+    pub(crate) skipped: u64,
+}
+
 /// The text of a file, decompressed, and without its byte order mark. Fails if its first bytes show that it is not UTF-8: line by line,
 /// such a file would be nothing but invalid lines.
-pub(crate) fn text_of(source: impl Read + Send + 'static) -> Result<Box<dyn Read + Send>> {
+pub(crate) fn text_of(source: impl Read + Send + 'static) -> Result<InputText> {
     let (first, source) = signature(source)?;
     if first.starts_with(GZIP) {
         return plain_text(flate2::read::MultiGzDecoder::new(source));
@@ -67,11 +75,14 @@ fn signature<R: Read>(mut source: R) -> Result<(Vec<u8>, BegunFile<R>)> {
     Ok((first.clone(), io::Cursor::new(first).chain(source)))
 }
 
-fn plain_text(source: impl Read + Send + 'static) -> Result<Box<dyn Read + Send>> {
+fn plain_text(source: impl Read + Send + 'static) -> Result<InputText> {
     let (first, mut source) = signature(source)?;
     let what = match first.as_slice() {
+        [0xff, 0xfe, 0, 0] | [0, 0, 0xfe, 0xff] | [1..=255, 0, 0, 0] | [0, 0, 0, 1..=255] => {
+            "it is UTF-32, from byte 0 on: convert it to UTF-8, for example with `iconv -f UTF-32 -t UTF-8`"
+        }
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=255, 0, 1..=255] | [1..=255, 0, 1..=255, 0] => {
-            "it is UTF-16: convert it to UTF-8, for example with `iconv -f UTF-16 -t UTF-8`"
+            "it is UTF-16, from byte 0 on: convert it to UTF-8, for example with `iconv -f UTF-16 -t UTF-8`"
         }
         [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd] => "it is compressed twice: decompress it once",
         [0xfd, b'7', b'z', b'X'] => "it is compressed with xz: decompress it, for example with `xz -dc`",
@@ -81,18 +92,49 @@ fn plain_text(source: impl Read + Send + 'static) -> Result<Box<dyn Read + Send>
     if !what.is_empty() {
         return Err(Error::new(Reason::DocumentInvalid, format!("the input is not UTF-8 text: {what}")));
     }
-    if first.starts_with(BYTE_ORDER_MARK) {
+    let is_marked = first.starts_with(BYTE_ORDER_MARK);
+    if is_marked {
         let mut mark = [0; BYTE_ORDER_MARK.len()];
         source.read_exact(&mut mark).map_err(|e| Error::io("cannot read", &e))?;
     }
-    Ok(Box::new(source))
+    let skipped = if is_marked { BYTE_ORDER_MARK.len() as u64 } else { 0 };
+    Ok(InputText { text: Box::new(source), skipped })
 }
 
 /// The line of the first byte that is not UTF-8.
-fn not_utf8(bytes: &[u8], error: std::str::Utf8Error) -> Error {
+fn script_not_utf8(bytes: &[u8], error: std::str::Utf8Error) -> Error {
     let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
     let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
-    Error::new(Reason::DocumentInvalid, format!("line {line}: not UTF-8: {error}"))
+    not_utf8(bytes, 0).context(format_args!("line {line}"))
+}
+
+/// The error of bytes that are not UTF-8: names the first such byte, its offset in the file, the encoding that it looks like, and what to do.
+/// The bytes begin at `offset`.
+pub(crate) fn not_utf8(bytes: &[u8], offset: u64) -> Error {
+    let valid = std::str::from_utf8(bytes).map_or_else(|e| e.valid_up_to(), str::len);
+    let at = offset + valid as u64;
+    let message = match bytes.get(valid..).unwrap_or_default() {
+        [] => format!("not UTF-8 before byte {at}"),
+        [first, ..] => {
+            let (name, iconv) = looks_like(bytes);
+            format!(
+                "byte 0x{first:02x} at offset {at} is not UTF-8; the text looks like {name}: convert the file, for example with `iconv -f {iconv} -t UTF-8`"
+            )
+        }
+    };
+    Error::new(Reason::DocumentInvalid, message)
+}
+
+/// The encoding that text which is not UTF-8 most likely has, and its name for iconv.
+fn looks_like(bytes: &[u8]) -> (&'static str, &'static str) {
+    if bytes.contains(&0) {
+        return ("UTF-16", "UTF-16");
+    }
+    // ISO-8859-1 has control characters here, Windows-1252 has quotes, dashes and the euro sign.
+    match bytes.iter().any(|byte| (0x80..0xa0).contains(byte)) {
+        true => ("Windows-1252", "WINDOWS-1252"),
+        false => ("Latin-1 (ISO-8859-1)", "ISO-8859-1"),
+    }
 }
 
 /// Reads a whole script.
@@ -102,7 +144,7 @@ pub(crate) async fn read_script(path: &Path) -> Result<String> {
         let failed = |e: io::Error| Error::io(format_args!("cannot read {name}"), &e);
         let mut bytes = Vec::new();
         let source = text_of(open(&path)?).map_err(|e| e.context(&name))?;
-        let read = source.take(SCRIPT_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+        let read = source.text.take(SCRIPT_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
         if read > SCRIPT_BYTES {
             let message = format!(
                 "{name} is larger than the limit of {} MiB: load data with ingest or apply",
@@ -110,7 +152,7 @@ pub(crate) async fn read_script(path: &Path) -> Result<String> {
             );
             return Err(Error::new(Reason::TooLarge, message));
         }
-        String::from_utf8(bytes).map_err(|e| not_utf8(e.as_bytes(), e.utf8_error()).context(&name))
+        String::from_utf8(bytes).map_err(|e| script_not_utf8(e.as_bytes(), e.utf8_error()).context(&name))
     });
     reading.await.map_err(|e| Error::new(Reason::Internal, format!("reading a script failed: {e}")))?
 }
@@ -153,17 +195,21 @@ impl Lines {
 }
 
 fn read_lines(source: impl Read + Send + 'static, name: &str, sender: &mpsc::Sender<Result<InputLine>>) {
-    let source = match text_of(source) {
-        Ok(source) => source,
+    let (source, skipped) = match text_of(source) {
+        Ok(source) => {
+            let skipped = source.skipped;
+            (source, skipped)
+        }
         Err(error) => {
             // If nobody receives, the command has failed for another reason.
             let _ = sender.blocking_send(Err(error.context(name)));
             return;
         }
     };
-    let mut source = BufReader::with_capacity(256 << 10, source);
+    let mut source = BufReader::with_capacity(256 << 10, source.text);
+    let mut offset = skipped;
     for number in 1.. {
-        let line = match read_line(&mut source) {
+        let line = match read_line(&mut source, &mut offset) {
             Ok(None) => return,
             Ok(Some(text)) if text.trim().is_empty() => continue,
             Ok(Some(text)) => Ok(InputLine { number, text }),
@@ -191,13 +237,16 @@ pub(crate) fn read_raw_line(source: &mut impl BufRead) -> Result<Option<Vec<u8>>
     Ok(Some(bytes))
 }
 
-fn read_line(source: &mut impl BufRead) -> Result<Option<String>> {
+/// The next line without its line ending. It begins at `offset`, which moves to its end.
+fn read_line(source: &mut impl BufRead, offset: &mut u64) -> Result<Option<String>> {
     let Some(mut bytes) = read_raw_line(source)? else { return Ok(None) };
+    let begins = *offset;
+    *offset += bytes.len() as u64;
     while matches!(bytes.last(), Some(b'\n' | b'\r')) {
         bytes.pop();
     }
     let text = String::from_utf8(bytes);
-    text.map(Some).map_err(|e| Error::new(Reason::DocumentInvalid, format!("not UTF-8: {e}")))
+    text.map(Some).map_err(|e| not_utf8(e.as_bytes(), begins))
 }
 
 #[cfg(test)]
@@ -242,8 +291,8 @@ mod tests {
         assert_eq!(lines(b"\xef\xbb\xbf{}").into_iter().collect::<Result<Vec<_>>>().unwrap(), [line]);
         assert!(lines(b"\xef\xbb\xbf").is_empty());
         let bytes = b"a\nb\n\xc3".to_vec();
-        let error = not_utf8(&bytes, std::str::from_utf8(&bytes).unwrap_err());
-        assert!(error.message().starts_with("line 3: not UTF-8"), "{error}");
+        let error = script_not_utf8(&bytes, std::str::from_utf8(&bytes).unwrap_err());
+        assert!(error.message().starts_with("line 3: byte 0xc3 at offset 4 is not UTF-8"), "{error}");
     }
 
     #[test]
@@ -251,6 +300,9 @@ mod tests {
         let found = lines(b"{}\n\xff\n{}\n");
         assert_eq!(found.len(), 2);
         let error = found[1].as_ref().unwrap_err();
-        assert!(error.message().starts_with("x.jsonl, line 2: not UTF-8"), "{error}");
+        assert!(
+            error.message().starts_with("x.jsonl, line 2: byte 0xff at offset 3 is not UTF-8"),
+            "{error}"
+        );
     }
 }

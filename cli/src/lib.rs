@@ -7,6 +7,7 @@ use driftdb_common::error::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod args;
+mod changes;
 mod child;
 mod commands;
 mod database;
@@ -55,18 +56,26 @@ async fn run(cli: Cli, output: &mut Printer) -> u8 {
     let serves = matches!(cli.command, Command::Dev(_) | Command::BenchServer(_));
     // At a prompt Ctrl-C stops the running statement, not the program.
     let prompts = matches!(cli.command, Command::Shell) && io::stdin().is_terminal();
-    let outcome = {
+    let ended = {
         let work = dispatch(cli, output);
         if serves {
-            work.await
+            Ok(work.await)
         } else {
             tokio::select! {
                 // First, so that the handlers are installed before the command prints anything: a script may send a signal
                 // as soon as it reads a line.
                 biased;
-                code = interrupted(prompts) => return code,
-                outcome = work => outcome,
+                code = interrupted(prompts) => Err(code),
+                outcome = work => Ok(outcome),
             }
+        }
+    };
+    let outcome = match ended {
+        Ok(outcome) => outcome,
+        Err(code) => {
+            // A pager keeps the terminal until the user leaves it. If the output fails now, nobody reads it.
+            let _ = output.end_pages();
+            return code;
         }
     };
     match outcome.and_then(|()| output.finish()) {

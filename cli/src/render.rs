@@ -8,12 +8,15 @@ mod expanded;
 mod fields;
 mod live;
 mod notes;
+mod pages;
 mod printer;
 #[cfg(test)]
 pub(crate) mod sink;
 mod style;
 mod table;
+mod width;
 
 pub(crate) use notes::{ProgressLine, note, note_all, note_truncated};
 pub(crate) use printer::{Printer, ResultItem};
 pub(crate) use style::Style;
+pub(crate) use table::VerticalMode;

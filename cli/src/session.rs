@@ -8,7 +8,6 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::value::Value;
 use driftdb_common::query::ast::Statement;
-use driftdb_common::query::parser;
 use driftdb_common::query::script::{ScriptStatement, split};
 use serde::Serialize;
 use v1::reader_service_execute_response::Result as ResponseItem;
@@ -38,8 +37,6 @@ pub(crate) struct Session<'a> {
     last_select: Option<String>,
     /// A write has been sent and not yet been acknowledged.
     writing: bool,
-    /// The number of acknowledged writes.
-    writes: u64,
 }
 
 /// The writes between BEGIN and COMMIT.
@@ -86,20 +83,9 @@ impl<'a> Session<'a> {
         options: v1::CommitOptions,
         params: Vec<String>,
     ) -> CliResult<Session<'a>> {
-        let values = parser::parse_params(&params)?;
+        let values = statement::parse_params(&params)?;
         let (as_of, open, last_select) = (None, None, None);
-        Ok(Session {
-            database,
-            out,
-            as_of,
-            options,
-            params,
-            values,
-            open,
-            last_select,
-            writing: false,
-            writes: 0,
-        })
+        Ok(Session { database, out, as_of, options, params, values, open, last_select, writing: false })
     }
 
     /// The number of operations in the open transaction, or `None` if none is open.
@@ -110,11 +96,6 @@ impl<'a> Session<'a> {
     /// The last SELECT of a script.
     pub(crate) fn last_select(&self) -> Option<&str> {
         self.last_select.as_deref()
-    }
-
-    /// The number of acknowledged writes. If it has changed, tables may have been created or dropped.
-    pub(crate) fn writes(&self) -> u64 {
-        self.writes
     }
 
     /// Whether interrupted work had sent a write that was not acknowledged. Resets the flag.
@@ -212,8 +193,15 @@ impl<'a> Session<'a> {
             None => Cow::Borrowed(origin.text.as_str()),
         };
         let images = statement::images(statement);
-        let print = &mut |item| out.print_item(item);
-        let asked = run_query(self.database, (&text, images), &self.params, print).await;
+        out.begin_pages();
+        let is_list = matches!(statement, Statement::ShowTables { .. }) && out.is_for_people();
+        let mut print = |item| match item {
+            ResultItem::Table(table) if is_list => {
+                out.print_item(ResultItem::Record(shapes::line(&table.summary())?))
+            }
+            item => out.print_item(item),
+        };
+        let asked = run_query(self.database, (&text, images), &self.params, &mut print).await;
         asked.map_err(|failure| match failure {
             Failure::Database(error) => origin.failure(error),
             other => other,
@@ -248,7 +236,6 @@ impl<'a> Session<'a> {
         struct Commit {
             seq: u64,
         }
-        self.writes += 1;
         if self.out.wants_notes() {
             render::note(&format!("ok, seq {seq}"));
         }
@@ -311,7 +298,7 @@ pub(crate) async fn run_query(
             }
             Some(ResponseItem::Diff(diff)) => sink(ResultItem::Difference(shapes::difference(diff)?))?,
             Some(ResponseItem::Table(info)) => {
-                sink(ResultItem::Record(shapes::line(&shapes::TableJson::from(info))?))?
+                sink(ResultItem::Table(Box::new(shapes::TableJson::from(info))))?
             }
             Some(ResponseItem::Count(count)) => sink(ResultItem::Record(shapes::line(&Count { count })?))?,
             Some(ResponseItem::Message(message)) => sink(ResultItem::Message(message))?,

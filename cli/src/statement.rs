@@ -90,6 +90,25 @@ pub(crate) fn operations(statement: Statement) -> Result<(Vec<v1::Operation>, Ve
     }
 }
 
+/// The values of `$1`, `$2`, …, each as JSON text. An error points at its place in the text of the value.
+pub(crate) fn parse_params(params: &[String]) -> CliResult<Vec<Value>> {
+    for (number, text) in (1..).zip(params) {
+        parser::parse_param(text)
+            .map_err(|e| Failure::in_text(e.context(format_args!("--param ${number}")), text))?;
+    }
+    // All together, because they share a limit.
+    Ok(parser::parse_params(params)?)
+}
+
+/// Checks the fields of a select. An error points at its place in the text of the field.
+pub(crate) fn check_fields(fields: &[String]) -> CliResult {
+    for text in fields {
+        let named = |e: Error| Failure::in_text(e.context(format_args!("--fields {text:?}")), text);
+        parser::parse_column(text).map_err(named)?;
+    }
+    Ok(())
+}
+
 /// Checks a point in time that is sent as text.
 pub(crate) fn check_point(text: &str) -> CliResult {
     let parsed = parser::parse_point(text, &LocalClock::system_utc());

@@ -347,6 +347,16 @@ impl Error {
         self
     }
 
+    /// Puts the hint of the position into the message, and drops the position: it is one in a parameter or a field, and callers would take
+    /// it for one in the statement.
+    #[must_use]
+    pub fn without_place(mut self) -> Self {
+        if let Some(place) = self.0.place.take().filter(|place| !place.hint.is_empty()) {
+            self.0.message = format!("{}; {}", self.0.message, place.hint);
+        }
+        self
+    }
+
     /// Adds the false preconditions.
     #[must_use]
     pub fn violating(mut self, violations: Vec<Violation>) -> Self {

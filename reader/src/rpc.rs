@@ -377,7 +377,8 @@ fn parse_fields(fields: &[String]) -> Result<Vec<SelectItem>> {
     let mut items = Vec::with_capacity(fields.len());
     let mut seen = HashSet::new();
     for field in fields {
-        let column = parser::parse_column(field)?;
+        let column = parser::parse_column(field)
+            .map_err(|e| e.without_place().context(format_args!("field {field:?}")))?;
         // A document cannot have a field twice.
         if !seen.insert(column.clone()) {
             let message = format!("duplicate field {:?} in fields; name it once", column.to_string());

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 pub(super) const WATCH_HELP: &str = r#"Each change is one line, in the shape of `drift`. Other lines:
   --initial   {"row":{"table":…,"key":…,"seq":…,"time":…,"doc":{…}}} for each row, before the first change
@@ -22,7 +22,8 @@ Examples:
   driftctl watch -t orders
   driftctl watch -t orders --where 'status = "paid"' --from '1 hour ago' --with-after
   driftctl watch -t orders --initial --until @now -o jsonl
-  driftctl watch -t orders --resume orders.watch -- ./send-mail.sh"#;
+  driftctl watch -t orders --resume orders.watch -- ./send-mail.sh
+  driftctl watch --format changes --from @seq:0 | driftctl -d ./copy apply --file - --preserve-time"#;
 
 /// Options of `watch`.
 #[derive(Debug, Args)]
@@ -57,6 +58,9 @@ pub(crate) struct WatchArgs {
     /// Save the position of the watch in this file; if the file exists, resume from it and ignore --from and --initial
     #[arg(long, value_name = "FILE", help_heading = "Range")]
     pub(crate) resume: Option<PathBuf>,
+    /// Print the changes as records, or whole commits as lines that `driftctl apply` takes [default: events]
+    #[arg(long, value_name = "FORMAT", conflicts_with_all = ["command", "initial", "progress", "output"], help_heading = "Content")]
+    pub(crate) format: Option<WatchFormat>,
     /// Include the row before each change
     #[arg(long, help_heading = "Content")]
     pub(crate) with_before: bool,
@@ -73,6 +77,15 @@ pub(crate) struct WatchArgs {
     /// Program to run for each commit, with its arguments [default: print the changes]
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+/// What a watch prints for a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WatchFormat {
+    /// A record for each change, in the format of --output.
+    Events,
+    /// One line of JSON for each commit, which `driftctl apply` takes back.
+    Changes,
 }
 
 fn heartbeat(text: &str) -> Result<Duration, String> {

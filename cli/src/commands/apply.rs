@@ -5,11 +5,13 @@ use std::borrow::Cow;
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::rfc3339::UtcTime;
+use driftdb_common::table::schema::SchemaEvent;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use v1::operation::Action;
 
 use crate::args::ApplyArgs;
+use crate::changes::{self, ImportedCommit, ImportedContent, KnownSchemas};
 use crate::database::DatabaseHandle;
 use crate::exit::CliResult;
 use crate::input::Lines;
@@ -70,6 +72,18 @@ pub(crate) async fn run(args: &ApplyArgs, database: &mut DatabaseHandle, out: &m
     out.print_record(&shapes::line(&loaded)?)
 }
 
+/// The commits of a file on their way to the writer.
+struct Applying<'a> {
+    database: &'a mut DatabaseHandle,
+    preserve_time: bool,
+    /// The next commit must not be earlier than this.
+    latest: Option<UtcTime>,
+    /// The schemas of the tables, once a line has changed one.
+    schemas: Option<KnownSchemas>,
+    /// The parts so far of a commit that has several lines.
+    part: Option<ImportedCommit>,
+}
+
 async fn load(
     args: &ApplyArgs,
     lines: &mut Lines,
@@ -77,31 +91,82 @@ async fn load(
     loaded: &mut LoadSummary,
 ) -> Result<()> {
     let mut progress = ProgressLine::default();
-    // The next commit must not be earlier than this.
-    let mut latest = match args.preserve_time {
+    let latest = match args.preserve_time {
         true => database.writer_status().await?.last_time.and_then(moment),
         false => None,
     };
+    let preserve_time = args.preserve_time;
+    let mut applying = Applying { database, preserve_time, latest, schemas: None, part: None };
     while let Some(line) = lines.next().await? {
-        let apply = async {
-            let (request, time) = request(&line.text)?;
-            let commit_time = match args.preserve_time {
-                true => time.max(latest.filter(|_| time.is_some())).map(shapes::timestamp),
-                false => None,
-            };
-            let events = request.operations.len() as u64;
-            let options = request.options.map(|options| v1::CommitOptions { commit_time, ..options });
-            let token = database.apply(v1::ApplyRequest { options, ..request }).await?;
-            Ok::<_, Error>((token, events))
-        };
-        let (token, events) = apply.await.map_err(|e| e.context(lines.place(line.number)))?;
-        latest = token.time.and_then(moment).or(latest);
-        loaded.last_seq = token.seq;
+        let applied = applying.apply(&line.text).await.map_err(|e| e.context(lines.place(line.number)))?;
+        let Some((seq, events)) = applied else { continue };
+        loaded.last_seq = seq;
         loaded.commits += 1;
         loaded.events += events;
         progress.show(format_args!("{} commits, {} events", loaded.commits, loaded.events));
     }
-    Ok(())
+    match applying.part {
+        None => Ok(()),
+        Some(part) => {
+            Err(invalid(format_args!("commit {} is not complete at the end of the file", part.seq)))
+        }
+    }
+}
+
+impl Applying<'_> {
+    /// Applies a line. Returns the seq and the number of events of its commit; `None` if the commit continues in the next line.
+    async fn apply(&mut self, line: &str) -> Result<Option<(u64, u64)>> {
+        let (request, time) = if changes::has_changes(line) {
+            let commit = changes::joined(self.part.take(), changes::parse(line)?)?;
+            if commit.more {
+                self.part = Some(commit);
+                return Ok(None);
+            }
+            let options = v1::CommitOptions { reason: commit.reason, ..Default::default() };
+            match commit.content {
+                ImportedContent::Rows(operations) => (
+                    v1::ApplyRequest { operations, options: Some(options), ..Default::default() },
+                    commit.time,
+                ),
+                ImportedContent::Schema(event) => {
+                    let seq = self.change_schema(&event, options, commit.time).await?;
+                    return Ok(Some((seq, 1)));
+                }
+            }
+        } else {
+            request(line)?
+        };
+        let (commit_time, events) = (self.commit_time(time), request.operations.len() as u64);
+        let options = request.options.map(|options| v1::CommitOptions { commit_time, ..options });
+        let token = self.database.apply(v1::ApplyRequest { options, ..request }).await?;
+        self.latest = token.time.and_then(moment).or(self.latest);
+        Ok(Some((token.seq, events)))
+    }
+
+    /// The time of a commit that names one, if times are kept.
+    fn commit_time(&self, time: Option<UtcTime>) -> Option<prost_types::Timestamp> {
+        let kept = time.filter(|_| self.preserve_time);
+        kept.max(self.latest.filter(|_| kept.is_some())).map(shapes::timestamp)
+    }
+
+    async fn change_schema(
+        &mut self,
+        event: &SchemaEvent,
+        options: v1::CommitOptions,
+        time: Option<UtcTime>,
+    ) -> Result<u64> {
+        let mut schemas = match self.schemas.take() {
+            Some(schemas) => schemas,
+            None => KnownSchemas::of(self.database.writer_status().await?.tables),
+        };
+        let commit_time = self.commit_time(time);
+        let request = schemas.request(event, v1::CommitOptions { commit_time, ..options })?;
+        let token = self.database.change_schema(request).await?.unwrap_or_default();
+        self.latest = token.time.and_then(moment).or(self.latest);
+        schemas.learn(event);
+        self.schemas = Some(schemas);
+        Ok(token.seq)
+    }
 }
 
 fn moment(time: prost_types::Timestamp) -> Option<UtcTime> {

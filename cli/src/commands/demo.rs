@@ -106,6 +106,7 @@ impl Tour<'_> {
         let mut sink = |answer: ResultItem| {
             let text = match &answer {
                 ResultItem::Record(json) => json.clone(),
+                ResultItem::Table(table) => shapes::line(table)?,
                 ResultItem::Difference(diff) => shapes::line(diff)?,
                 ResultItem::Message(_) => "null".to_owned(),
             };

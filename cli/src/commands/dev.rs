@@ -2,18 +2,22 @@
 
 use std::path::PathBuf;
 
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb::v1;
+use driftdb_common::error::{Error, Reason, Result, counted};
 use driftdb_common::service::daemon::cancel_on_signals;
 use driftdb_common::service::options::ClockJump;
 use driftdb_common::service::server::Listener;
 use tokio::task::JoinHandle;
 
 use crate::args::{DEFAULT_READER, DEFAULT_WRITER, DevArgs, GlobalArgs};
-use crate::exit::CliResult;
+use crate::database::DatabaseHandle;
+use crate::exit::{CliResult, Failure};
 use crate::render::Printer;
 
 /// The default data directory.
 const DIRECTORY: &str = "driftdb-data";
+/// How many tables the greeting names.
+const NAMED: usize = 5;
 
 /// Serves until a signal, then closes the database cleanly.
 pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -> CliResult {
@@ -43,7 +47,10 @@ pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -
         }
     };
 
-    let printed = out.print_text(&greeting(&data.display().to_string(), &writer_url, &reader_url));
+    let served = status(&writer_url, &reader_url).await;
+    let greeted =
+        served.map(|status| greeting(&data.display().to_string(), &writer_url, &reader_url, &status));
+    let printed = greeted.map_err(Failure::from).and_then(|text| out.print_text(&text));
     if printed.is_err() {
         shutdown.cancel();
     }
@@ -54,6 +61,11 @@ pub(crate) async fn run(args: DevArgs, global: &GlobalArgs, out: &mut Printer) -
     };
     first.and(second)?;
     printed
+}
+
+/// The status of the writer that was just started.
+async fn status(writer: &str, reader: &str) -> Result<v1::WriterServiceStatusResponse> {
+    DatabaseHandle::remote(vec![writer.to_owned()], vec![reader.to_owned()]).writer_status().await
 }
 
 fn url(listener: &Listener) -> Result<String> {
@@ -70,21 +82,45 @@ async fn opened<T>(opening: JoinHandle<Result<T>>) -> Result<T> {
     flat(opening.await)
 }
 
-fn greeting(data: &str, writer: &str, reader: &str) -> String {
+/// What is served, and three commands that work at once.
+fn greeting(data: &str, writer: &str, reader: &str, status: &v1::WriterServiceStatusResponse) -> String {
     // The default addresses need no options.
     let to_writer = if writer == DEFAULT_WRITER { String::new() } else { format!(" --writer {writer}") };
     let to_reader = if reader == DEFAULT_READER { String::new() } else { format!(" --reader {reader}") };
     let driftctl = format!("driftctl{to_writer}{to_reader}");
+    let commands = commands(status.tables.iter().find(|info| info.problem.is_empty()));
+    let commands: String = commands.iter().map(|command| format!("  {driftctl} {command}\n")).collect();
     format!(
-        "writer  {writer}\nreader  {reader}\ndata    {data}\n\n\
-         In another terminal:\n  \
-         {driftctl} sql -e 'CREATE TABLE orders (pk=id, INDEX(status))'\n  \
-         {driftctl} sql -e 'INSERT INTO orders {{\"id\": \"o1\", \"status\": \"new\"}}'\n  \
-         {driftctl} sql -e 'PATCH orders KEY \"o1\" SET {{\"status\": \"paid\"}}'\n  \
-         {driftctl} drift -t orders -k o1\n  \
-         {driftctl} select -t orders --as-of '1 minute ago'\n\n\
-         Press Ctrl-C to stop both.\n"
+        "writer  {writer}\nreader  {reader}\ndata    {data}: {}\n\nIn another terminal:\n{commands}\nPress Ctrl-C to stop both.\n",
+        served(status)
     )
+}
+
+/// The tables in a few words.
+fn served(status: &v1::WriterServiceStatusResponse) -> String {
+    let names: Vec<&str> = status.tables.iter().map(|info| info.table.as_str()).collect();
+    let named = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    let more = if names.len() > NAMED { ", …" } else { "" };
+    match names.len() {
+        0 => "no tables yet".to_owned(),
+        count => format!("{} ({named}{more}), seq {}", counted(count as u64, "table"), status.last_seq),
+    }
+}
+
+/// In an empty database: commands that make a table and a history. Otherwise: commands that change nothing.
+fn commands(table: Option<&v1::TableInfo>) -> [String; 3] {
+    match table {
+        None => [
+            r#"sql 'CREATE TABLE orders (pk=id, INDEX(status)); INSERT INTO orders {"id": "o1", "status": "new"}'"#.to_owned(),
+            r#"sql 'PATCH orders KEY "o1" SET {"status": "paid"}'"#.to_owned(),
+            "drift orders o1".to_owned(),
+        ],
+        Some(v1::TableInfo { table, created_seq, .. }) => [
+            format!("select {table} --limit 10"),
+            format!("drift {table} --limit 10"),
+            format!("diff {table} --from @seq:{created_seq}"),
+        ],
+    }
 }
 
 #[cfg(test)]
@@ -92,11 +128,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_greeting_shows_only_addresses_that_are_not_the_default() {
-        let text = greeting("./x", DEFAULT_WRITER, "http://127.0.0.1:9");
-        assert!(text.contains("\n  driftctl --reader http://127.0.0.1:9 sql -e"), "{text}");
-        assert!(
-            greeting("./x", DEFAULT_WRITER, DEFAULT_READER).contains("\n  driftctl drift -t orders -k o1")
-        );
+    fn the_greeting_shows_what_is_served_and_only_addresses_that_are_not_the_default() {
+        let mut status = v1::WriterServiceStatusResponse::default();
+        let text = greeting("./x", DEFAULT_WRITER, "http://127.0.0.1:9", &status);
+        assert!(text.contains("\n  driftctl --reader http://127.0.0.1:9 sql 'CREATE"), "{text}");
+        assert!(text.contains("\ndata    ./x: no tables yet\n"), "{text}");
+        let info = |table: &str| v1::TableInfo { table: table.into(), created_seq: 3, ..Default::default() };
+        status.tables = vec![info("a"), info("b")];
+        status.last_seq = 9;
+        let text = greeting("./x", DEFAULT_WRITER, DEFAULT_READER, &status);
+        assert!(text.contains("\ndata    ./x: 2 tables (a, b), seq 9\n"), "{text}");
+        assert!(text.contains("\n  driftctl diff a --from @seq:3\n"), "{text}");
     }
 }

@@ -19,6 +19,7 @@ pub(crate) async fn run(args: DiffArgs, database: &mut DatabaseHandle, out: &mut
         keys: args.rows.keys().to_vec(),
         ..Default::default()
     };
+    out.begin_pages();
     let mut answers = database.fresh_client().await?.diff(request).await?;
     while let Some(answer) = answers.next().await? {
         render::note_all(answer.header.as_ref().map_or(&[], |header| &header.notes));

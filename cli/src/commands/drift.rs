@@ -28,6 +28,7 @@ pub(crate) async fn run(args: DriftArgs, database: &mut DatabaseHandle, out: &mu
         limit: args.limit.unwrap_or(0),
         ..Default::default()
     };
+    out.begin_pages();
     let mut noted = false;
     let condition = args.condition.unwrap_or_default();
     let in_condition = |status| Failure::in_text(to_error(&status), &condition);

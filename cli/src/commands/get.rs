@@ -21,6 +21,7 @@ pub(crate) async fn run(args: GetArgs, database: &mut DatabaseHandle, out: &mut 
     let mut missing = Vec::new();
     let mut as_of = statement::parse_optional_point(args.as_of.as_deref(), &database.clock()?)?;
     let client = database.fresh_client().await?;
+    out.begin_pages();
     for keys in args.rows.keys().chunks(limits::KEYS_PER_GET) {
         let request =
             v1::GetRequest { table: table.to_owned(), keys: keys.to_vec(), as_of, ..Default::default() };
@@ -34,7 +35,7 @@ pub(crate) async fn run(args: GetArgs, database: &mut DatabaseHandle, out: &mut 
         as_of = Some(v1::AsOf::seq(answer.header.unwrap_or_default().read_seq));
     }
     if missing.is_empty() {
-        return Ok(());
+        return out.end_rows();
     }
     let more = missing.len().saturating_sub(NAMED);
     missing.truncate(NAMED);

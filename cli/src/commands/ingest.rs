@@ -82,8 +82,20 @@ pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &
         let place = if line > 0 { format!("after line {line}") } else { "at the first line".to_owned() };
         render::note(&format!("note: this run loaded {rows} rows; the same command resumes {place}{skip}"));
     }
-    outcome?;
+    outcome.map_err(|error| with_key_advice(error, args))?;
     out.print_record(&shapes::line(&loaded)?)
+}
+
+/// Says how to make a table whose keys are whole numbers, as those of the file are.
+fn with_key_advice(error: Error, args: &IngestArgs) -> Error {
+    let is_number = error.reason() == Reason::KeyInvalid
+        && error.message().ends_with("must be STRING, but is an integer");
+    if !is_number || !args.create || args.int_key {
+        return error;
+    }
+    let table = args.table.name();
+    let advice = format!("for keys that are whole numbers, drop table {table} and load with --int-key");
+    Error::new(error.reason(), format!("{}; {advice}", error.message()))
 }
 
 fn batch(args: &IngestArgs) -> usize {

@@ -11,6 +11,8 @@ use crate::{shapes, statement};
 
 /// Prints the rows as they arrive.
 pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
+    statement::check_fields(&args.fields)?;
+    statement::parse_params(&args.param)?;
     let request = v1::SelectRequest {
         as_of: statement::parse_optional_point(args.as_of.as_deref(), &database.clock()?)?,
         time_zone: database.time_zone(),
@@ -18,15 +20,24 @@ pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &m
         r#where: args.condition.clone().unwrap_or_default(),
         params: args.param,
         fields: args.fields,
-        limit: args.limit.unwrap_or(0),
+        // One more row shows whether the limit leaves out any.
+        limit: args.limit.map_or(0, |limit| limit.saturating_add(u64::from(out.wants_notes()))),
         ..Default::default()
     };
     let condition = args.condition.unwrap_or_default();
     let rows = database.fresh_client().await?.select(request).await;
     let mut rows = rows.map_err(|status| Failure::in_text(to_error(&status), &condition))?;
     render::note_all(&rows.header().notes);
+    out.begin_pages();
+    let (mut printed, limit) = (0, args.limit.unwrap_or(u64::MAX));
     while let Some(row) = rows.next().await? {
+        if printed == limit {
+            out.end_rows()?;
+            render::note(&format!("note: more rows match than --limit {limit}"));
+            return Ok(());
+        }
         out.print_record(&shapes::row(row, args.meta)?)?;
+        printed += 1;
     }
     out.end_rows()
 }

@@ -1,33 +1,35 @@
 //! `shell`: an interactive prompt for DriftQL.
 
 use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use driftdb::v1;
+use driftdb_common::storage::fs;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use serde::Deserialize;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::SqlArgs;
 use crate::commands::sql;
 use crate::database::DatabaseHandle;
 use crate::exit::{CliResult, Failure};
-use crate::render::{self, Printer, ResultItem};
-use crate::shapes::RequestedImages;
-use crate::session::{self, Session};
+use crate::input;
+use crate::render::{self, Printer, VerticalMode};
+use crate::session::Session;
 
 mod command;
+mod completion;
 mod editor;
-mod input;
+mod external_editor;
+mod lines;
 #[cfg(test)]
 mod tests;
 
 use command::ShellCommand;
+use completion::Catalogue;
 use editor::{Editor, Typed};
-use input::{Input, ShellEntry};
-
-/// How long to wait for the table names: they are only used for completion.
-const TABLES_WAIT: Duration = Duration::from_secs(2);
+use lines::{Input, ShellEntry};
 
 /// Reads statements and runs them. Without a terminal, runs stdin as `sql` does.
 pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
@@ -38,12 +40,9 @@ pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> Cli
     let mut editor = Editor::new(out.style())?;
     let mut shell = Shell::new(Session::new(database, out, v1::CommitOptions::default(), Vec::new())?);
     render::note("DriftQL: end statements with ;  Type \\? for help, \\q to quit");
-    let (mut input, mut known) = (Input::default(), None);
+    let mut input = Input::default();
     loop {
-        if known != Some(shell.session.writes()) {
-            known = Some(shell.session.writes());
-            editor.set_tables(shell.tables().await);
-        }
+        editor.set_catalogue(shell.catalogue().await, input.pending());
         let line = match editor.line(shell.prompt(input.is_open())).await? {
             Typed::Line(line) => line,
             Typed::Dropped => {
@@ -59,6 +58,8 @@ pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> Cli
         match shell.interruptible(entry).await {
             Ok(Flow::On) => {}
             Ok(Flow::Quit) => break,
+            // The user has left the pager.
+            Err(Failure::BrokenPipe) if shell.session.out.take_left_pager() => {}
             Err(Failure::BrokenPipe) => return Err(Failure::BrokenPipe),
             Err(failure) => shell.session.out.print_failure(&failure),
         }
@@ -98,11 +99,14 @@ enum Flow {
 struct Shell<'a> {
     session: Session<'a>,
     timing: bool,
+    pager: bool,
+    /// What was run last, for \e.
+    last_script: String,
 }
 
 impl<'a> Shell<'a> {
     fn new(session: Session<'a>) -> Shell<'a> {
-        Shell { session, timing: false }
+        Shell { session, timing: false, pager: true, last_script: String::new() }
     }
 
     /// The prompt, with the point in time of reads and the open transaction.
@@ -123,24 +127,10 @@ impl<'a> Shell<'a> {
         Some("note: the open transaction was discarded".to_owned())
     }
 
-    /// The names of the tables, if they can be read in time.
-    async fn tables(&mut self) -> Vec<String> {
-        #[derive(Deserialize)]
-        struct ListedTable {
-            table: String,
-        }
-        let mut names = Vec::new();
-        let mut sink = |answer| {
-            if let ResultItem::Record(json) = answer {
-                names.extend(serde_json::from_str::<ListedTable>(&json).map(|table| table.table));
-            }
-            Ok(())
-        };
-        let statement = ("SHOW TABLES", RequestedImages::default());
-        let asking = session::run_query(self.session.database, statement, &[], &mut sink);
-        // Ignore errors: a statement that needs the reader will report them.
-        let _ = tokio::time::timeout(TABLES_WAIT, asking).await;
-        names
+    /// What completion asks. Nothing if the database cannot be read.
+    async fn catalogue(&mut self) -> Option<Catalogue> {
+        let client = self.session.database.stale_client().await.ok()?.clone();
+        Some(Catalogue::new(client, Handle::current()))
     }
 
     /// Runs an entry until it ends or Ctrl-C is pressed.
@@ -163,7 +153,10 @@ impl<'a> Shell<'a> {
         let started = Instant::now();
         match entry {
             ShellEntry::Command(line) => return self.meta(command::parse(&line)?).await,
-            ShellEntry::Script(script) => self.session.run_script(&script, None).await?,
+            ShellEntry::Script(script) => {
+                self.last_script.clone_from(&script);
+                self.session.run_script(&script, None).await?;
+            }
         }
         if self.timing {
             render::note(&format!("time: {:.1} ms", started.elapsed().as_secs_f64() * 1e3));
@@ -182,20 +175,68 @@ impl<'a> Shell<'a> {
                 self.timing = on.unwrap_or(!self.timing);
                 render::note(if self.timing { "timing is on" } else { "timing is off" });
             }
-            ShellCommand::Expanded(on) => {
-                let on = on.unwrap_or(!self.session.out.is_expanded());
-                self.session.out.set_expanded(on);
-                render::note(if on {
-                    "rows are printed one field a line"
-                } else {
-                    "rows are printed in columns"
+            ShellCommand::Expanded(mode) => {
+                let other = match self.session.out.vertical() {
+                    VerticalMode::On => VerticalMode::Off,
+                    VerticalMode::Off | VerticalMode::Auto => VerticalMode::On,
+                };
+                let mode = mode.unwrap_or(other);
+                self.session.out.set_vertical(mode);
+                render::note(match mode {
+                    VerticalMode::On => "rows are printed one field a line",
+                    VerticalMode::Off => "rows are printed in columns",
+                    VerticalMode::Auto => {
+                        "rows are printed in columns, or one field a line if they do not fit"
+                    }
                 });
             }
+            ShellCommand::Pager(on) => {
+                self.pager = on.unwrap_or(!self.pager);
+                self.session.out.set_pager(self.pager);
+                render::note(if self.pager { "the pager is on" } else { "the pager is off" });
+            }
+            ShellCommand::Include(file) => self.include(&file).await?,
+            ShellCommand::Output(file) => self.redirect(file.as_deref())?,
+            ShellCommand::Edit(file) => self.edit(file).await?,
             ShellCommand::Watch(every) => self.watch(every).await?,
             ShellCommand::Help => render::note(command::HELP.trim_end()),
             ShellCommand::Quit => return Ok(Flow::Quit),
         }
         Ok(Flow::On)
+    }
+
+    /// Runs the statements of a file. The first error stops it.
+    async fn include(&mut self, file: &Path) -> CliResult {
+        let script = input::read_script(file).await?;
+        self.session.run_script(&script, Some(&input::name(file))).await
+    }
+
+    /// Appends results to a file, or prints them again.
+    fn redirect(&mut self, file: Option<&Path>) -> CliResult {
+        let out = file.map(fs::create_output).transpose()?;
+        self.session.out.redirect(out)?;
+        render::note(&match file {
+            Some(file) => format!("results are appended to {}; \\o prints them again", file.display()),
+            None => "results are printed".to_owned(),
+        });
+        Ok(())
+    }
+
+    /// Edits a file, or the last script, and runs what it is then.
+    async fn edit(&mut self, file: Option<PathBuf>) -> CliResult {
+        let script = match file {
+            Some(file) => {
+                external_editor::edit_file(&file).await?;
+                input::read_script(&file).await?
+            }
+            None => external_editor::edit_text(&self.last_script).await?,
+        };
+        if script.trim().is_empty() {
+            return Ok(());
+        }
+        render::note(script.trim_end());
+        self.last_script = script.clone();
+        self.session.run_script(&script, None).await
     }
 
     /// Repeats the last SELECT until it fails or is interrupted.

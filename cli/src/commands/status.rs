@@ -7,8 +7,8 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use serde::Serialize;
 
-use crate::database::{DatabaseHandle, ExpectedDaemons};
-use crate::errors::{ACTIVE_WRITER, to_error};
+use crate::database::{DatabaseHandle, ExpectedDaemons, tables_at};
+use crate::errors::ACTIVE_WRITER;
 use crate::exit::{CliResult, Failure};
 use crate::render::Printer;
 use crate::shapes;
@@ -148,7 +148,7 @@ pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> Cli
     if out.is_for_people() {
         out.print_text(&for_people(&status))?;
         for table in &status.tables {
-            out.print_record(&shapes::line(table)?)?;
+            out.print_record(&shapes::line(&table.summary())?)?;
         }
     } else {
         out.print_record(&shapes::line(&status)?)?;
@@ -197,7 +197,9 @@ async fn collect_status(database: &mut DatabaseHandle) -> Result<(StatusJson, Op
     }
     let reader_up = status.readers.iter().any(|r| matches!(r.found, ReaderState::Up(_)));
     if status.writer.is_none() && reader_up {
-        status.tables = list_tables(database).await?;
+        // No writer answered, so do not ask for its last seq again.
+        let (_, tables) = tables_at(database.stale_client().await?, None).await?;
+        status.tables = tables.into_iter().map(shapes::TableJson::from).collect();
     }
     let ExpectedDaemons { writer, readers } = database.expected();
     // If nothing answers at all, that is an error whatever was expected.
@@ -285,32 +287,6 @@ fn reader_figures(found: v1::ReaderServiceStatusResponse) -> ReaderFigures {
         memory: found.memory.into_iter().map(memory).collect(),
         damaged_files: found.damaged_files.into_iter().map(damaged_file).collect(),
         problems: found.problems,
-    }
-}
-
-/// The tables as a reader lists them, page by page.
-async fn list_tables(database: &mut DatabaseHandle) -> Result<Vec<shapes::TableJson>> {
-    let mut tables = Vec::new();
-    let mut request = v1::ListTablesRequest::default();
-    // No writer answered, so do not ask for its last seq again.
-    let client = database.stale_client().await?;
-    loop {
-        let call = |mut reader: crate::database::ReaderApi| {
-            let request = request.clone();
-            async move { reader.list_tables(request).await }
-        };
-        let page = client.read(call).await.map_err(|s| to_error(&s))?.into_inner();
-        tables.extend(page.tables.into_iter().map(shapes::TableJson::from));
-        if page.next_page_token.is_empty() {
-            return Ok(tables);
-        }
-        if page.next_page_token == request.page_token {
-            return Err(Error::new(Reason::Internal, "the reader returned the same page of tables twice"));
-        }
-        // Read all pages at the point in time of the first.
-        let seq = page.header.unwrap_or_default().read_seq;
-        request.as_of = Some(v1::AsOf { at: Some(v1::as_of::At::Seq(seq)) });
-        request.page_token = page.next_page_token;
     }
 }
 

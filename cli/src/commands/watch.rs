@@ -13,7 +13,7 @@ use tonic::Status;
 use v1::as_of::At;
 use v1::watch_drift_request::Start;
 
-use crate::args::WatchArgs;
+use crate::args::{WatchArgs, WatchFormat};
 use crate::database::{DatabaseHandle, ReaderApi};
 use crate::errors::to_error;
 use crate::exit::{CliResult, Failure};
@@ -35,6 +35,7 @@ pub(crate) async fn run(args: WatchArgs, database: &mut DatabaseHandle, out: &mu
         let message = "cannot print an endless watch as csv: csv needs all columns before the first row; pass --until, or use -o jsonl";
         return Err(Failure::Usage(message.to_owned()));
     }
+    statement::parse_params(&args.param)?;
     let bookmark = args.resume.as_deref().map(Bookmark::open).transpose()?;
     let request = request(&args, bookmark.as_ref(), database).await?;
     let mut watch = database.stale_client().await?.watch(request);
@@ -42,6 +43,8 @@ pub(crate) async fn run(args: WatchArgs, database: &mut DatabaseHandle, out: &mu
         out,
         images: RequestedImages { before: args.with_before, after: args.with_after },
         progress: args.progress,
+        parts: Vec::new(),
+        prints_commits: args.format == Some(WatchFormat::Changes),
         program: Program::new(&args.command),
         bookmark,
         opened: false,
@@ -188,6 +191,10 @@ struct Watching<'a> {
     out: &'a mut Printer,
     images: RequestedImages,
     progress: bool,
+    /// Each commit is one line, in a shape that can be applied.
+    prints_commits: bool,
+    /// The parts so far of a commit that has several.
+    parts: Vec<String>,
     program: Option<Program>,
     bookmark: Option<Bookmark>,
     opened: bool,
@@ -216,6 +223,7 @@ impl Watching<'_> {
                 header.read_seq
             }
             WatchEvent::Interrupted(status) => {
+                self.parts.clear();
                 // If no reader was reachable from the start, waiting does not help.
                 if !self.opened && reason(&status).as_deref() == Some(Reason::Unreachable.as_str()) {
                     return Err(status.into());
@@ -252,6 +260,14 @@ impl Watching<'_> {
         let seq = commit.seq;
         match &self.program {
             Some(program) => program.run(&shapes::commit(commit, self.images)?, Some(seq)).await?,
+            None if self.prints_commits => {
+                // If the stream breaks between the parts of a commit, all of them come again. So none is printed before the last.
+                let is_whole = !commit.more;
+                self.parts.push(shapes::commit(commit, self.images)? + "\n");
+                if is_whole {
+                    std::mem::take(&mut self.parts).iter().try_for_each(|line| self.out.print_text(line))?;
+                }
+            }
             None => {
                 for event in shapes::events(commit, self.images)? {
                     self.out.print_event(&event)?;

@@ -10,18 +10,23 @@ use serde::Serialize;
 use super::csv::CsvWriter;
 use super::fields::JsonFields;
 use super::notes::print_stderr;
+use super::pages::Pages;
 use super::style::Style;
 use super::table::TableWriter;
-use super::{diff, expanded, live};
+use super::table::{Page, VerticalMode};
+use super::width::terminal_size;
+use super::{diff, live};
 use crate::args::{Format, GlobalArgs};
 use crate::exit::{CliResult, Failure};
-use crate::shapes::{self, Difference, EventJson};
+use crate::shapes::{self, Difference, EventJson, TableJson};
 
 /// One result of a daemon.
 #[derive(Debug)]
 pub(crate) enum ResultItem {
     /// A JSON object on one line.
     Record(String),
+    /// The properties of a table.
+    Table(Box<TableJson>),
     /// The net change of a row.
     Difference(Difference),
     /// A message for people: a query plan, or what a job did.
@@ -42,8 +47,12 @@ pub(crate) struct Printer {
     written: u64,
     /// The number of rows of the present result; `None` if it is a message.
     result_rows: Option<u64>,
-    /// The rows printed of this result if rows are printed one field a line; `None` if they are printed in columns.
-    expanded: Option<u64>,
+    /// Whether rows are printed one field a line.
+    vertical: VerticalMode,
+    /// The pager of a terminal.
+    pages: Option<Pages>,
+    /// Standard output, while the output goes to a file.
+    redirected: Option<Box<dyn Write + Send>>,
     table: TableWriter,
     csv: CsvWriter,
 }
@@ -60,7 +69,9 @@ impl Printer {
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();
         let format = global.output.unwrap_or(if terminal { Format::Table } else { Format::Jsonl });
-        let mut output = Printer::new(Box::new(BufWriter::with_capacity(64 << 10, stdout)), format);
+        let pages = Pages::stdout(!global.no_pager);
+        let mut output = Printer::new(Box::new(BufWriter::with_capacity(64 << 10, pages.clone())), format);
+        output.pages = Some(pages).filter(|_| terminal);
         output.format_chosen = global.output.is_some();
         (output.terminal, output.piped) = (terminal, !terminal);
         output.style = Style::new(terminal && !global.no_color);
@@ -69,16 +80,19 @@ impl Printer {
 
     /// Any writer, without colour.
     pub(crate) fn new(out: Box<dyn Write + Send>, format: Format) -> Printer {
+        let vertical = if format == Format::Vertical { VerticalMode::On } else { VerticalMode::Auto };
         Printer {
             out,
-            format,
+            format: if format == Format::Vertical { Format::Table } else { format },
             format_chosen: true,
             terminal: false,
             piped: false,
             style: Style::PLAIN,
             written: 0,
             result_rows: Some(0),
-            expanded: None,
+            vertical,
+            pages: None,
+            redirected: None,
             table: TableWriter::default(),
             csv: CsvWriter::default(),
         }
@@ -101,7 +115,7 @@ impl Printer {
 
     /// Whether notes about success are printed on stderr.
     pub(crate) fn wants_notes(&self) -> bool {
-        self.terminal && self.is_for_people()
+        self.terminal && self.is_for_people() && self.redirected.is_none()
     }
 
     /// Whether the commit of each write is part of the result: the user asked for JSON.
@@ -115,13 +129,58 @@ impl Printer {
     }
 
     /// Whether rows are printed one field a line.
-    pub(crate) fn is_expanded(&self) -> bool {
-        self.expanded.is_some()
+    pub(crate) fn vertical(&self) -> VerticalMode {
+        self.vertical
     }
 
     /// Selects one field a line, or columns.
-    pub(crate) fn set_expanded(&mut self, on: bool) {
-        self.expanded = on.then_some(0);
+    pub(crate) fn set_vertical(&mut self, mode: VerticalMode) {
+        self.vertical = mode;
+    }
+
+    /// Sends the output to another place, a file of the shell; `None` sends it to standard output again.
+    pub(crate) fn redirect(&mut self, out: Option<Box<dyn Write + Send>>) -> CliResult {
+        self.end_result()?;
+        if let Some(stdout) = self.redirected.take() {
+            self.out = stdout;
+        }
+        if let Some(out) = out {
+            self.redirected = Some(std::mem::replace(&mut self.out, out));
+        }
+        Ok(())
+    }
+
+    /// Sets whether a terminal uses a pager.
+    pub(crate) fn set_pager(&mut self, on: bool) {
+        self.pages.iter().for_each(|pages| pages.set_wanted(on));
+    }
+
+    /// Begins a result that may be longer than the terminal: it goes to the pager then.
+    pub(crate) fn begin_pages(&mut self) {
+        self.pages
+            .iter()
+            .filter(|_| self.is_for_people() && self.redirected.is_none())
+            .for_each(Pages::begin);
+    }
+
+    /// Ends the pages: waits until the user has left the pager.
+    pub(crate) fn end_pages(&mut self) -> CliResult {
+        // Flush first: the end of the result may still be here.
+        let flushed = self.out.flush();
+        let ended = self.pages.as_ref().map_or(Ok(()), Pages::end);
+        Ok(flushed.and(ended)?)
+    }
+
+    /// Whether the user has left the pager before the end of a result. Resets the flag.
+    pub(crate) fn take_left_pager(&mut self) -> bool {
+        self.pages.as_ref().is_some_and(Pages::take_left)
+    }
+
+    /// What tables are printed on.
+    fn page(&self) -> Page {
+        let is_terminal = self.terminal && self.redirected.is_none();
+        let room = terminal_size().map(|(columns, _)| columns).filter(|_| is_terminal);
+        Page { style: self.style, room, vertical: self.vertical }
     }
 
     /// Prints one record: a JSON object on one line.
@@ -135,12 +194,10 @@ impl Printer {
                 self.out.write_all(if self.written == 0 { b"[" } else { b",\n" })?;
                 self.out.write_all(json.as_bytes())?;
             }
-            Format::Table if self.expanded.is_some() => {
-                let number = self.expanded.map_or(1, |rows| rows + 1);
-                self.expanded = Some(number);
-                expanded::write(&mut self.out, self.style, number, &JsonFields::parse(json)?)?;
+            Format::Table | Format::Vertical => {
+                let page = self.page();
+                self.table.add(&mut self.out, page, JsonFields::parse(json)?)?;
             }
-            Format::Table => self.table.add(&mut self.out, self.style, JsonFields::parse(json)?)?,
             Format::Csv => self.csv.add(&mut self.out, JsonFields::parse(json)?)?,
         }
         self.written += 1;
@@ -151,10 +208,12 @@ impl Printer {
     /// Ends the result of a query. On a terminal, prints its number of rows: an empty result would look like no answer.
     pub(crate) fn end_rows(&mut self) -> CliResult {
         let rows = self.result_rows;
-        self.end_result()?;
-        let Some(rows) = rows.filter(|_| self.wants_notes()) else { return Ok(()) };
-        let count = if rows == 0 { "no rows".to_owned() } else { counted(rows, "row") };
-        self.print_text(&format!("({count})\n"))
+        self.end_table()?;
+        if let Some(rows) = rows.filter(|_| self.wants_notes()) {
+            let count = if rows == 0 { "no rows".to_owned() } else { counted(rows, "row") };
+            self.print_text(&format!("({count})\n"))?;
+        }
+        self.end_pages()
     }
 
     /// Prints a result in the shape that suits the format.
@@ -165,6 +224,7 @@ impl Printer {
         }
         match item {
             ResultItem::Record(json) => self.print_record(&json),
+            ResultItem::Table(table) => self.print_record(&shapes::line(&table)?),
             ResultItem::Difference(diff) if self.is_for_people() => {
                 self.result_rows = self.result_rows.map(|rows| rows + 1);
                 let lines = diff::lines(&diff, self.style)?;
@@ -211,9 +271,14 @@ impl Printer {
 
     /// Ends the result of one statement: the next result may have other columns.
     pub(crate) fn end_result(&mut self) -> CliResult {
-        self.table.end(&mut self.out, self.style)?;
+        let ended = self.end_table();
+        ended.and(self.end_pages())
+    }
+
+    fn end_table(&mut self) -> CliResult {
+        let page = self.page();
+        self.table.end(&mut self.out, page)?;
         self.csv.end(&mut self.out)?;
-        self.set_expanded(self.is_expanded());
         self.result_rows = Some(0);
         self.out.flush()?;
         Ok(())

@@ -72,7 +72,7 @@ pub(crate) fn drift(commit: v1::Commit, images: RequestedImages) -> Result<Vec<S
     events(commit, images)?.iter().map(line).collect()
 }
 
-/// A whole commit as one line.
+/// A whole commit as one line, or a part of it if the commit says that there is more.
 pub(crate) fn commit(commit: v1::Commit, images: RequestedImages) -> Result<String> {
     #[derive(Serialize)]
     struct ChangeJson {
@@ -92,14 +92,17 @@ pub(crate) fn commit(commit: v1::Commit, images: RequestedImages) -> Result<Stri
         actor: String,
         reason: String,
         changes: Vec<ChangeJson>,
+        /// Whether the commit continues in the next line.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
     }
     let (seq, time) = (commit.seq, time(commit.time.as_ref())?);
-    let (actor, reason) = (commit.actor.clone(), commit.reason.clone());
+    let (actor, reason, more) = (commit.actor.clone(), commit.reason.clone(), commit.more);
     let changes = events(commit, images)?.into_iter().map(|event| {
         let EventJson { table, key, kind, payload, before, after, .. } = event;
         ChangeJson { table, key, kind, payload, before, after }
     });
-    line(&CommitJson { seq, time, actor, reason, changes: changes.collect() })
+    line(&CommitJson { seq, time, actor, reason, changes: changes.collect(), more })
 }
 
 #[derive(Serialize)]

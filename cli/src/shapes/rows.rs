@@ -94,6 +94,40 @@ impl From<v1::TableInfo> for TableJson {
     }
 }
 
+/// What people want to know of each table in a list: few enough columns for a narrow terminal. DESCRIBE has the rest.
+#[derive(Debug, Serialize)]
+pub(crate) struct TableSummary<'a> {
+    table: &'a str,
+    primary_key: String,
+    indexes: String,
+    rows: u64,
+    events: u64,
+    last_seq: u64,
+    bytes_on_disk: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retain: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    problem: &'a str,
+}
+
+impl TableJson {
+    /// The table in a list for people.
+    pub(crate) fn summary(&self) -> TableSummary<'_> {
+        let of_type = if self.key_type == "INT" { " INT" } else { "" };
+        TableSummary {
+            table: &self.table,
+            primary_key: format!("{}{of_type}", self.primary_key),
+            indexes: self.indexes.join(", "),
+            rows: self.rows,
+            events: self.events,
+            last_seq: self.last_seq,
+            bytes_on_disk: self.bytes_on_disk,
+            retain: self.retain.as_deref(),
+            problem: &self.problem,
+        }
+    }
+}
+
 /// A composite index as `INDEX` in DriftQL takes it.
 fn composite(index: &v1::CompositeIndex) -> String {
     format!("({})", index.paths.join(", "))

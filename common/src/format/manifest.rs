@@ -60,6 +60,29 @@ pub struct Manifest {
     pub segments: Vec<Segment>,
 }
 
+/// What the files of a table take on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FileTotals {
+    /// The bytes of the log's frames, of the layers and of the indexes.
+    pub bytes: u64,
+    /// The number of segments.
+    pub segments: u64,
+}
+
+impl Manifest {
+    /// What the files take, if the active segment has this number and this many bytes. Zeros ahead of the frames do not count.
+    pub fn file_totals(&self, active: u64, active_bytes: u64) -> FileTotals {
+        let sealed = self.segments.iter().filter(|segment| segment.number != active);
+        let sealed = sealed.filter_map(|segment| segment.sealed).map(|seal| seal.bytes);
+        let layers =
+            self.deltas.iter().map(|delta| delta.bytes).chain(self.images.iter().map(|image| image.bytes));
+        FileTotals {
+            bytes: active_bytes + sealed.chain(layers).sum::<u64>(),
+            segments: self.segments.len() as u64,
+        }
+    }
+}
+
 /// The oldest point in time at which a table can be read, and the state of the table then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Floor {

@@ -78,8 +78,30 @@ impl fmt::Display for OrderBy {
 }
 
 impl Column {
-    /// Returns the column's name in results: as written, with backticks only if two columns would get the same name.
-    pub fn label(&self) -> String {
+    /// Returns the column's name in results: its names joined by dots. If another of the columns would get the same name, as `a.b` and
+    /// the field "a.b" would, then the names that are not plain are in backticks.
+    pub fn label(&self, columns: &[Column]) -> String {
+        let label = self.plain_label();
+        let is_taken =
+            |other: &Column| other != self && (other.plain_label() == label || other.quoted_label() == label);
+        if self.is_plain() || !columns.iter().any(is_taken) { label } else { self.quoted_label() }
+    }
+
+    /// Whether no other column can have the same plain label, unless that one is not plain.
+    fn is_plain(&self) -> bool {
+        let Column::Path(path) = self else { return true };
+        let own = |name: &String| ["_key", "_seq", "_time"].contains(&name.as_str());
+        !path.names().iter().any(|name| name.contains(['.', '`']) || own(name))
+    }
+
+    fn plain_label(&self) -> String {
+        match self {
+            Column::Path(path) => path.names().join("."),
+            own => own.to_string(),
+        }
+    }
+
+    fn quoted_label(&self) -> String {
         let Column::Path(path) = self else { return self.to_string() };
         let own = |name: &str| ["_key", "_seq", "_time"].contains(&name);
         let label = |name: &String| match name.is_empty() || name.contains(['.', '`']) || own(name) {

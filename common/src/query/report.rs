@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use unicode_width::UnicodeWidthChar;
+
 use crate::error::{Error, QueryPlace, Reason};
 use crate::query::ast::TableName;
 use crate::query::location::place;
@@ -68,9 +70,10 @@ fn excerpt(script: &str, found: &QueryPlace) -> (String, usize, usize) {
     // A line that fits is shown whole, even if tabs make it longer.
     let mut room = if fits { SHOWN } else { SHOWN.saturating_sub(padding) };
     let carets = push_visible(&mut line, marked.chars().take(room));
+    let shown = marked.chars().take(room).count();
     room = room.saturating_sub(carets);
     push_visible(&mut line, after.chars().take(room));
-    if rest.chars().nth(carets + room).is_some() {
+    if rest.chars().nth(shown + room).is_some() {
         line.push('…');
     }
     (line, padding, carets.max(1))
@@ -87,7 +90,12 @@ fn push_visible(line: &mut String, chars: impl Iterator<Item = char>) -> usize {
             c if c.is_control() => line.push('\u{fffd}'),
             c => line.push(c),
         }
-        columns += if c == '\t' { 4 } else { 1 };
+        columns += match c {
+            '\t' => 4,
+            c if c.is_control() => 1,
+            // A wide character has two columns, a combining one none.
+            c => c.width().unwrap_or(1),
+        };
     }
     columns
 }
@@ -122,6 +130,15 @@ mod tests {
         assert_eq!(
             describe(&error, statement),
             "error: no\n --> 1:13\n  |     SELECT\u{fffd}[2J x\n  |                ^"
+        );
+    }
+
+    #[test]
+    fn carets_line_up_below_wide_characters() {
+        let error = invalid_at("SELECT 日本 x", 14, 15, "no", "");
+        assert_eq!(
+            describe(&error, "SELECT 日本 x"),
+            "error: no\n --> 1:11\n  | SELECT 日本 x\n  |             ^"
         );
     }
 

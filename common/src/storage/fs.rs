@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
@@ -504,6 +504,42 @@ pub fn read_stamp(path: &Path) -> Result<Option<FileStamp>> {
     let modified = metadata.modified().map_err(failed)?.duration_since(SystemTime::UNIX_EPOCH);
     let path = path.canonicalize().map_err(failed)?;
     Ok(Some(FileStamp { path, len: metadata.len(), modified: modified.unwrap_or_default() }))
+}
+
+/// An output file of the user that is new.
+#[derive(Debug)]
+pub struct NewOutputFile(fs::File);
+
+impl NewOutputFile {
+    /// Makes the content durable.
+    pub fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+}
+
+impl Write for NewOutputFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Creates an output file of the user. Fails if the file exists.
+#[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
+pub fn create_new_output(path: &Path) -> Result<NewOutputFile> {
+    let file = OpenOptions::new().write(true).create_new(true).open(path);
+    let what = format!("cannot create {}", path.display());
+    match file {
+        Ok(file) => Ok(NewOutputFile(file)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(Error::new(
+            Reason::ArgumentInvalid,
+            format!("{what}: the file exists; name another, or remove it"),
+        )),
+        Err(e) => Err(Error::io(what, &e)),
+    }
 }
 
 /// Opens an output file of the user for appending. Creates it if it does not exist.

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::error::{Error, Reason, Result};
 use crate::format::event::{CommitMeta, Event, EventType};
 use crate::format::key::KeyType;
-use crate::format::manifest::Floor;
+use crate::format::manifest::{FileTotals, Floor};
 use crate::format::snapshot::SchemaEntry;
 use crate::table::layers::LayerMap;
 use crate::table::memtable::{CommitInfo, Memtable};
@@ -39,6 +39,8 @@ pub struct Timeline {
     /// Oldest first.
     schemas: RwLock<Vec<SchemaVersion>>,
     state: ArcSwap<TableState>,
+    /// What the table's files take on disk, as far as the owner of the timeline knows them.
+    file_totals: Mutex<FileTotals>,
     /// Why the table cannot be read at all: its layers are damaged beyond what the log can replace.
     unreadable: Option<Error>,
     /// The first damage that a read has found, until somebody asks for it.
@@ -72,6 +74,7 @@ impl Timeline {
             name: name.into(),
             schemas: RwLock::default(),
             state: ArcSwap::default(),
+            file_totals: Mutex::default(),
             unreadable: None,
             found_damage: Mutex::default(),
         }
@@ -116,6 +119,16 @@ impl Timeline {
     /// The table's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What the table's files take on disk.
+    pub fn file_totals(&self) -> FileTotals {
+        *self.file_totals.lock()
+    }
+
+    /// Sets what the table's files take on disk: who follows the files knows it.
+    pub fn set_file_totals(&self, totals: FileTotals) {
+        *self.file_totals.lock() = totals;
     }
 
     /// Where the table's events are stored now.

@@ -62,6 +62,7 @@ impl Follower {
                 // Without an entry, the manifest is read again with the next HEAD.
                 table.entry = if is_ahead { *entry } else { TableEntry::default() };
                 table.in_head = true;
+                table.timeline.set_file_totals(table.manifest.file_totals(entry.segment, entry.bytes));
             }
         }
         self.raised = are_all_ahead.then(|| Arc::clone(head));

@@ -101,7 +101,7 @@ fn table_info(timeline: &Arc<Timeline>, seq: u64) -> Result<v1::TableInfo> {
     let at = timeline.schema_at(seq)?;
     timeline.check_floor(seq)?;
     let counts = timeline.counts(seq)?;
-    let state = timeline.state();
+    let (state, files) = (timeline.state(), timeline.file_totals());
     Ok(v1::TableInfo {
         rows: counts.rows,
         created_seq: at.created_at,
@@ -109,6 +109,8 @@ fn table_info(timeline: &Arc<Timeline>, seq: u64) -> Result<v1::TableInfo> {
         events: counts.events,
         floor_seq: state.layers.floor().map_or(0, |floor| floor.seq),
         snapshots: state.layers.len() as u64,
+        bytes_on_disk: files.bytes,
+        segments: files.segments,
         ..convert::schema_to_wire(&at.schema)
     })
 }

@@ -129,24 +129,18 @@ fn stopped_error(cause: &Error) -> Error {
     Error::new(Reason::WriterStopped, format!("the writer has stopped: {}", cause.message()))
 }
 
-/// Stops the writer after a log task has failed. Nothing of the group was written, so every request in it
-/// gets WRITER_STOPPED.
+/// Stops the writer after a log task has failed.
 fn stop_before_write(
     shared: &CommitShared,
-    mut group: OpenGroup,
+    group: OpenGroup,
     error: &Error,
     acks: &mpsc::UnboundedSender<Vec<CommitAck>>,
 ) -> Error {
     log_stop(error);
     let mut state = shared.state.lock();
     state.writing = false;
-    let stopped = stopped_error(error);
-    group.acks.append(&mut state.open.acks);
-    group.acks.iter_mut().for_each(|ack| ack.outcome = Err(stopped.clone()));
-    state.stopped = Some(stopped);
-    state.log_tasks.clear();
-    drop(state);
-    send(acks, group.acks);
+    let answered = settle_unwritten(state, group, error);
+    send(acks, answered);
     error.clone()
 }
 
@@ -179,7 +173,11 @@ fn settle(
             log_stop(&error);
             state.log = Some(log);
             state.fatal = Some(error.clone());
-            settle_unknown(state, group, &error)
+            if group.group.written {
+                settle_unknown(state, group, &error)
+            } else {
+                settle_unwritten(state, group, &error)
+            }
         }
     }
 }
@@ -211,6 +209,21 @@ fn settle_refused(state: &mut CommitState, group: OpenGroup, error: &Error) -> V
     state.refusal = Some(error.clone());
     state.admission.roll_back(durable);
     acks.iter_mut().for_each(|ack| ack.outcome = Err(error.clone()));
+    acks
+}
+
+/// The writer ends, and nothing of the group was written: every request in it gets WRITER_STOPPED.
+fn settle_unwritten(
+    mut state: MutexGuard<'_, CommitState>,
+    group: OpenGroup,
+    error: &Error,
+) -> Vec<CommitAck> {
+    let stopped = stopped_error(error);
+    let mut acks = group.acks;
+    acks.append(&mut state.open.acks);
+    acks.iter_mut().for_each(|ack| ack.outcome = Err(stopped.clone()));
+    state.stopped = Some(stopped);
+    state.log_tasks.clear();
     acks
 }
 

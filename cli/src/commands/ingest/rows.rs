@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use bytes::Bytes;
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::{Error, Result};
 use driftdb_common::format::document::Document;
 use tokio::sync::mpsc;
 
@@ -85,13 +85,13 @@ pub(crate) fn open(path: &Path, rules: ReadRules) -> Result<mpsc::Receiver<Resul
     tokio::task::spawn_blocking(move || {
         // If nobody receives, the command has failed for another reason.
         let send = |piece| sender.blocking_send(piece).is_ok();
-        let begun = input::text_of(source).and_then(|mut source| {
+        let begun = input::text_of(source).and_then(|input::InputText { text: mut source, skipped }| {
             let (mut start, limit) = (Vec::new(), sample_bytes(&rules, is_pipe));
             let read = source.by_ref().take(limit).read_to_end(&mut start);
             let is_whole = (read.map_err(|e| Error::io("cannot read", &e))? as u64) < limit;
             let sample = rules.csv.as_ref().map(|cells| sampled(&start, is_whole, cells.delimiter));
             let sample = sample.unwrap_or_default();
-            Cutter::new(io::Cursor::new(start).chain(source), rules, sample)
+            Cutter::new(io::Cursor::new(start).chain(source), skipped, rules, sample)
         });
         let mut cutter = match begun {
             Ok(cutter) => cutter,
@@ -162,6 +162,10 @@ struct Cutter<R> {
     /// The records found, the header not counted.
     records: u64,
     offset: u64,
+    /// The offset at which the current record starts.
+    begun: u64,
+    /// The bytes before the first record, which `offset` does not count.
+    skipped: u64,
     /// The piece after the last batch: what ended it.
     waiting: Option<Result<InputPiece>>,
 }
@@ -174,7 +178,7 @@ enum ParsedLine {
 }
 
 impl<R: Read> Cutter<R> {
-    fn new(source: R, rules: ReadRules, sample: TypeSample) -> Result<Cutter<R>> {
+    fn new(source: R, skipped: u64, rules: ReadRules, sample: TypeSample) -> Result<Cutter<R>> {
         let mut source = BufReader::with_capacity(256 << 10, source);
         let first = source.fill_buf().map_err(|e| Error::io("cannot read", &e))?;
         // No row of JSON Lines begins like that: rows are objects.
@@ -192,6 +196,8 @@ impl<R: Read> Cutter<R> {
             lines_read: 0,
             records: 0,
             offset: 0,
+            begun: 0,
+            skipped,
             waiting: None,
         })
     }
@@ -236,9 +242,17 @@ impl<R: Read> Cutter<R> {
     fn found(&mut self) -> Result<Option<ParsedLine>> {
         loop {
             let Some(raw) = self.print_record()? else { return Ok(None) };
+            let begins = self.skipped + self.begun;
             let text = match (&mut self.sheet, &self.rules.csv) {
                 (Some(sheet), Some(rules)) => {
-                    let cells = sheet.record();
+                    let cells = match std::str::from_utf8(&raw) {
+                        Ok(_) => sheet.record(),
+                        // The record is taken, too: the next one begins after it.
+                        Err(_) => {
+                            let _ = sheet.record();
+                            Err(input::not_utf8(&raw, begins))
+                        }
+                    };
                     let Some(columns) = &self.columns else {
                         // Without a header the rows have no field names.
                         let columns = rules.columns(&cells?, &std::mem::take(&mut self.sample))?;
@@ -248,10 +262,13 @@ impl<R: Read> Cutter<R> {
                     cells.and_then(|cells| columns.document(&cells))
                 }
                 _ if raw.trim_ascii().is_empty() => continue,
-                _ => json_line(&raw),
+                _ => std::str::from_utf8(raw.trim_ascii())
+                    .map(str::to_owned)
+                    .map_err(|_| input::not_utf8(&raw, begins)),
             };
             self.records += 1;
             let document = text.and_then(|text| Document::from_json(&text));
+            let document = document.map_err(|error| self.explained(error));
             return Ok(Some(match document {
                 Ok(document) => {
                     let raw = if self.rules.keep_raw { raw.into() } else { Bytes::new() };
@@ -260,6 +277,16 @@ impl<R: Read> Cutter<R> {
                 Err(error) => ParsedLine::Bad(self.line, raw.into(), error),
             }));
         }
+    }
+
+    /// An object over several lines is not one row per line. Its first line alone says nothing of that.
+    fn explained(&self, error: Error) -> Error {
+        let is_part = self.records == 1 && self.sheet.is_none() && self.array.is_none();
+        if !is_part || !error.message().contains("EOF while parsing") {
+            return error;
+        }
+        let advice = "the file looks like one JSON object over several lines, and not like one object per line or an array of them; take its rows out, for example with `jq -c '.features[]' FILE`";
+        Error::new(error.reason(), format!("{}: {advice}", error.message()))
     }
 
     /// The bytes of the next record with their line endings. A record can have several lines.
@@ -278,6 +305,7 @@ impl<R: Read> Cutter<R> {
             self.lines_read += 1;
             if record.is_empty() {
                 self.line = self.lines_read;
+                self.begun = self.offset - line.len() as u64;
             }
             if !line.ends_with(b"\n") {
                 line.push(b'\n');
@@ -294,9 +322,4 @@ impl<R: Read> Cutter<R> {
         }
         self.sheet.as_ref().map_or(Ok(()), CsvParser::finish).map(|()| None)
     }
-}
-
-fn json_line(raw: &[u8]) -> Result<String> {
-    let text = std::str::from_utf8(raw.trim_ascii());
-    text.map(str::to_owned).map_err(|e| Error::new(Reason::DocumentInvalid, format!("not UTF-8: {e}")))
 }

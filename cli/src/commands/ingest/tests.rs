@@ -384,6 +384,11 @@ async fn an_input_that_is_not_text_is_refused_before_anything_is_loaded() {
         ("wide.csv", "i\0d\0,\0a\0\n\0", "UTF-16"),
         ("half.csv", "id,a\n1,\"x\n", "line 2: the quote that starts here is not closed"),
         ("half.json", "[\n{\"id\":\"1", "line 2: invalid JSON: EOF"),
+        (
+            "object.json",
+            "{\n  \"type\": \"FeatureCollection\",\n",
+            "line 1: invalid JSON: EOF while parsing an object at line 1 column 1: the file looks like one JSON object",
+        ),
         ("mac.jsonl", "{\"id\":\"1\"}\r{\"id\":\"2\"}\r", "line 1: "),
     ] {
         let path = file(dir.path(), name, text);
@@ -393,6 +398,34 @@ async fn an_input_that_is_not_text_is_refused_before_anything_is_loaded() {
         }
     }
     assert!(stub.rows().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_in_another_encoding_is_refused_by_its_name_and_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, writer) = IngestStub::serve(&[]).await;
+    for (name, bytes, expected) in [
+        (
+            "latin.csv",
+            b"id,a\n1,caf\xe9\n".as_slice(),
+            "line 2: byte 0xe9 at offset 10 is not UTF-8; the text looks like Latin-1",
+        ),
+        ("header.csv", b"id,caf\xe9\n1,x\n", "line 1: byte 0xe9 at offset 6"),
+        ("end.csv", b"id,a\n1,caf\xe9", "line 2: byte 0xe9 at offset 10"),
+        (
+            "marked.jsonl",
+            b"\xef\xbb\xbf{\"id\":\"1\"}\n{\"id\":\"\x93x\x94\"}\n",
+            "line 2: byte 0x93 at offset 21 is not UTF-8; the text looks like Windows-1252",
+        ),
+        ("utf16.csv", b"\xff\xfei\0d\0", "it is UTF-16, from byte 0 on: convert it"),
+        ("utf32.csv", b"\xff\xfe\0\0i\0\0\0", "it is UTF-32"),
+    ] {
+        let path = dir.path().join(name);
+        let mut out = driftdb_common::storage::fs::create_output(&path).unwrap();
+        std::io::Write::write_all(&mut out, bytes).unwrap();
+        let (code, text) = ingest(&writer, &["--file", path.to_str().unwrap()]).await.unwrap_err();
+        assert!(code == 1 && text.contains(expected), "{name}: {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

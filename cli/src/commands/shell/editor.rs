@@ -16,6 +16,7 @@ use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
 use rustyline::{Behavior, ColorMode, CompletionType, Config, Context, Helper};
 
+use super::completion::{Catalogue, complete};
 use crate::exit::{CliResult, Failure};
 use crate::render::Style;
 
@@ -57,7 +58,7 @@ impl Editor {
             .behavior(Behavior::PreferTerm)
             .build();
         let mut inner = rustyline::Editor::with_config(config).map_err(failed)?;
-        inner.set_helper(Some(Assistant { tables: Vec::new(), style }));
+        inner.set_helper(Some(Assistant { catalogue: None, pending: String::new(), style }));
         let history = history_file();
         if let Some(file) = &history {
             // The file does not exist at first. A history that cannot be read is not worth an error.
@@ -66,10 +67,10 @@ impl Editor {
         Ok(Editor { inner: Some(inner), history })
     }
 
-    /// Sets the table names for completion.
-    pub(crate) fn set_tables(&mut self, tables: Vec<String>) {
+    /// Sets what completion asks, and the lines of the statement before the next one.
+    pub(crate) fn set_catalogue(&mut self, catalogue: Option<Catalogue>, pending: &str) {
         if let Some(assistant) = self.inner.as_mut().and_then(rustyline::Editor::helper_mut) {
-            assistant.tables = tables;
+            (assistant.catalogue, assistant.pending) = (catalogue, pending.to_owned());
         }
     }
 
@@ -119,7 +120,8 @@ fn state_directory(var: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
 
 /// The callbacks of rustyline.
 struct Assistant {
-    tables: Vec<String>,
+    catalogue: Option<Catalogue>,
+    pending: String,
     style: Style,
 }
 
@@ -133,7 +135,7 @@ impl Completer for Assistant {
     type Candidate = String;
 
     fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
-        Ok(complete(line.get(..pos).unwrap_or_default(), &self.tables))
+        Ok(complete(line.get(..pos).unwrap_or_default(), &self.pending, self.catalogue.as_ref()))
     }
 }
 
@@ -145,23 +147,6 @@ impl Highlighter for Assistant {
     fn highlight_char(&self, _: &str, _: usize, kind: CmdKind) -> bool {
         !self.style.is_plain() && kind != CmdKind::MoveCursor
     }
-}
-
-/// The start of the word before the cursor, and its possible completions. After a space: the tables.
-fn complete(before: &str, tables: &[String]) -> (usize, Vec<String>) {
-    let start = before.rfind(|c: char| !c.is_alphanumeric() && c != '_');
-    let start =
-        start.map_or(0, |at| at + before.get(at..).and_then(|s| s.chars().next()).map_or(1, char::len_utf8));
-    let word = before.get(start..).unwrap_or_default();
-    let begins = |name: &str| name.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word));
-    let mut found: Vec<String> = tables.iter().filter(|table| begins(table)).cloned().collect();
-    if !word.is_empty() && !before.starts_with('\\') {
-        // Match the case of the word: `sel` becomes `select`, `S` becomes `SELECT`.
-        let lower = word.chars().all(|c| !c.is_uppercase());
-        let spelled = |keyword: &&str| if lower { keyword.to_lowercase() } else { (*keyword).to_owned() };
-        found.extend(KEYWORDS.iter().filter(|keyword| begins(keyword)).map(spelled));
-    }
-    (start, found)
 }
 
 /// Colours keywords and strings. Text that is not DriftQL stays unchanged.
@@ -194,23 +179,6 @@ fn highlight(line: &str, style: Style) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keywords_and_tables_are_completed() {
-        let tables = ["orders".to_owned(), "Outlets".to_owned()];
-        for (before, start, expected) in [
-            ("SEL", 0, &["SELECT"][..]),
-            ("sel", 0, &["select"]),
-            ("SELECT * FROM or", 14, &["orders", "or"]),
-            ("SELECT * FROM ", 14, &["orders", "Outlets"]),
-            ("\\d o", 3, &["orders", "Outlets"]),
-            ("é–up", 5, &["upsert"]),
-            ("zz", 0, &[]),
-        ] {
-            let (at, found) = complete(before, &tables);
-            assert_eq!((at, found), (start, expected.iter().map(ToString::to_string).collect()), "{before}");
-        }
-    }
 
     #[test]
     fn colours_are_used_only_if_enabled() {

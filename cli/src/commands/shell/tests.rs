@@ -70,7 +70,7 @@ async fn errors_show_their_position_and_the_shell_continues() {
         ["CREATE TABLE a (pk=id);", "SHOW", "  TABELS;", "\\nonsense", "SELECT COUNT(*) FROM a;", "\\q"];
     let (errors, _, _, text) = typed(dir.path(), Format::Jsonl, &lines).await;
     assert!(errors[1].contains(" --> 2:3\n") && errors[1].contains("line 1"), "{}", errors[1]);
-    assert!(errors[2].contains("unknown command"), "{}", errors[2]);
+    assert!(errors[2].contains("invalid command"), "{}", errors[2]);
     assert_eq!((errors[4].as_str(), text.as_str()), ("quit", "{\"seq\":1}\n{\"count\":0}\n"));
 }
 
@@ -101,7 +101,7 @@ async fn expanded_rows_have_one_field_a_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn table_names_are_optional_for_the_shell() {
+async fn completion_knows_the_tables_and_columns_of_this_moment() {
     let dir = tempfile::tempdir().unwrap();
     embedded(dir.path(), &["sql", "-e", "CREATE TABLE a (pk=id); CREATE TABLE b (pk=id)"]).await;
     for (data, expected) in [(dir.path().to_owned(), &["a", "b"][..]), (dir.path().join("no"), &[])] {
@@ -109,7 +109,47 @@ async fn table_names_are_optional_for_the_shell() {
         let mut database = DatabaseHandle::embedded(data);
         let session =
             Session::new(&mut database, &mut out, v1::CommitOptions::default(), Vec::new()).unwrap();
-        assert_eq!(Shell::new(session).tables().await, expected);
+        let mut shell = Shell::new(session);
+        let catalogue = shell.catalogue().await;
+        assert_eq!(completed(catalogue, "SELECT * FROM ").await, expected);
+        if !expected.is_empty() {
+            // A table and a row that are made now are known when Tab is pressed next.
+            shell
+                .session
+                .run_script("CREATE TABLE c (pk=id); INSERT INTO c {\"id\":\"x\",\"n\":1}", None)
+                .await
+                .unwrap();
+            shell.session.run_script("SELECT * FROM c", None).await.unwrap();
+            let catalogue = shell.catalogue().await;
+            assert_eq!(completed(catalogue, "DESCRIBE ").await, ["a", "b", "c"]);
+            let catalogue = shell.catalogue().await;
+            assert_eq!(completed(catalogue, "SELECT * FROM c WHERE ").await, ["id", "n"]);
+        }
         database.close().await.unwrap();
     }
+}
+
+/// What Tab offers. As in the shell, on a thread that may block.
+async fn completed(catalogue: Option<Catalogue>, before: &'static str) -> Vec<String> {
+    let complete = move || completion::complete(before, "", catalogue.as_ref()).1;
+    tokio::task::spawn_blocking(complete).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_are_included_and_results_go_to_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, script, file) = (dir.path().join("data"), dir.path().join("a.dql"), dir.path().join("out"));
+    let mut written = fs::create_output(&script).unwrap();
+    io::Write::write_all(&mut written, b"CREATE TABLE a (pk=id);\nINSRT;\n").unwrap();
+    let include = format!("\\i {}", script.display());
+    let output = format!("\\o {}", file.display());
+    let lines =
+        [&include, &output, "SELECT COUNT(*) FROM a;", "\\o", "SELECT COUNT(*) FROM a;", "\\i no.dql"];
+    let (errors, _, _, text) = typed(&data, Format::Jsonl, &lines).await;
+    assert!(errors[0].contains(" --> 2:1") && errors[0].contains("a.dql"), "{errors:?}");
+    assert!(errors[5].contains("cannot open no.dql"), "{errors:?}");
+    assert_eq!(text, "{\"seq\":1}\n{\"count\":0}\n");
+    let mut kept = String::new();
+    io::Read::read_to_string(&mut fs::open_input(&file).unwrap(), &mut kept).unwrap();
+    assert_eq!(kept, "{\"count\":0}\n");
 }

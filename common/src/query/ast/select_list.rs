@@ -34,7 +34,7 @@ pub struct OrderBy {
 impl SelectItem {
     /// The column's name in results.
     pub fn label(&self) -> String {
-        self.alias.clone().unwrap_or_else(|| self.column.label())
+        self.alias.clone().unwrap_or_else(|| self.column.label(&[]))
     }
 }
 

@@ -100,7 +100,7 @@ pub fn parse_params(texts: &[String]) -> Result<Vec<Value>> {
     }
     let mut values = limits::LITERAL_VALUES;
     let mut parse = |(i, text): (usize, &String)| {
-        parse_literal(text, &mut values).map_err(|e| e.context(format_args!("${}", i + 1)))
+        parse_literal(text, &mut values).map_err(|e| e.without_place().context(format_args!("${}", i + 1)))
     };
     texts.iter().enumerate().map(&mut parse).collect()
 }

@@ -63,6 +63,8 @@ pub struct Group {
     pub last_seq: u64,
     /// The time of the last commit, in milliseconds since 1970.
     pub last_ms: u64,
+    /// Whether writing has begun. Until then an error means that nothing of the group is on disk.
+    pub written: bool,
 }
 
 /// A group's frames in one table.

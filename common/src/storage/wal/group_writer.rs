@@ -123,6 +123,7 @@ impl Log {
     }
 
     fn write_and_publish(&mut self, group: &mut Group) -> Result<()> {
+        group.written = true;
         let (published, _) = self.published();
         let ids: Vec<u64> = group.tables.keys().copied().collect();
         // No more tables at once than may be open: a segment can be closed only after it was synced.

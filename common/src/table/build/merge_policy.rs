@@ -7,8 +7,9 @@
 //!   layer, and at most [`MAX_OLDER_DELTAS`] between two image layers. If there are more, the two neighbours with the
 //!   smallest sum of sizes are merged. A merged delta layer never spans the commit of an image layer.
 //! - *Which image layers to remove*: the newest is kept. The others are kept while their sum is at most a quarter of
-//!   the sum of all delta layers. Otherwise, the policy removes the image layer whose two neighbours have the fewest
-//!   bytes of delta layers between them.
+//!   the sum of all delta layers, and their number in proportion to that sum: a table of few rows with a long history would
+//!   otherwise have an image layer, and two delta layers, for every few snapshots, without end. Otherwise, the policy removes
+//!   the image layer whose two neighbours have the fewest bytes of delta layers between them.
 //!
 //! The disk space of a table therefore stays in proportion to its log, and a lookup of one row at any point in time
 //! reads at most the layers between two image layers. A delta layer holds every event of its commits, so no task
@@ -22,6 +23,13 @@ pub const MAX_NEWEST_DELTAS: usize = 8;
 /// The most delta layers between two image layers. These are read less often, and they stay: the fewer they are, the
 /// fewer files a row's whole history is read from.
 pub const MAX_OLDER_DELTAS: usize = 2;
+
+/// The older image layers that are kept although the delta layers are small.
+const FEWEST_IMAGES: usize = 4;
+/// For each further one, there must be this many bytes of delta layers.
+const DELTAS_PER_IMAGE: u64 = 1 << 20;
+/// The most older image layers. A point in time is then at most a thirtieth of the history away from one.
+const MOST_IMAGES: usize = 32;
 
 /// The next thing to do for a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +71,7 @@ fn image_to_remove(manifest: &Manifest) -> Option<usize> {
     let (_, older) = manifest.images.split_last()?;
     let deltas: u64 = manifest.deltas.iter().map(|delta| delta.bytes).sum();
     let kept: u64 = older.iter().map(|image| image.bytes).sum();
-    if kept <= deltas / 4 {
+    if kept <= deltas / 4 && older.len() <= most_images(deltas) {
         return None;
     }
     let floor = manifest.floor.map_or(0, |floor| floor.seq);
@@ -75,6 +83,12 @@ fn image_to_remove(manifest: &Manifest) -> Option<usize> {
         let within = manifest.deltas.iter().filter(|delta| delta.seq > after && delta.base < last);
         within.map(|delta| delta.bytes).sum::<u64>()
     })
+}
+
+/// How many older image layers are kept beside delta layers of this size.
+fn most_images(delta_bytes: u64) -> usize {
+    let in_proportion = usize::try_from(delta_bytes / DELTAS_PER_IMAGE).unwrap_or(usize::MAX);
+    in_proportion.clamp(FEWEST_IMAGES, MOST_IMAGES)
 }
 
 fn deltas_to_merge(manifest: &Manifest) -> Option<std::ops::Range<usize>> {
@@ -202,6 +216,20 @@ mod tests {
                 }
             }
             assert!(tasks <= 60 * 4, "{tasks} tasks for 60 delta layers");
+        }
+    }
+
+    #[test]
+    fn a_table_of_few_rows_with_a_long_history_has_few_layers() {
+        for (deltas, bytes, most) in [(1000, 10 << 10, 32), (1000, 1 << 20, 120)] {
+            let mut manifest = table();
+            for _ in 0..deltas {
+                push_delta(&mut manifest, bytes);
+                run_tasks(&mut manifest, 400);
+                let layers = manifest.deltas.len() + manifest.images.len();
+                assert!(layers <= most, "{layers} layers for {bytes} bytes of events in each snapshot");
+            }
+            check(&manifest);
         }
     }
 

@@ -40,6 +40,11 @@ impl Input {
         }
     }
 
+    /// The lines of the statement that has been started.
+    pub(crate) fn pending(&self) -> &str {
+        &self.pending
+    }
+
     /// Whether a statement has been started and not completed.
     pub(crate) fn is_open(&self) -> bool {
         !self.pending.is_empty()

@@ -1,0 +1,135 @@
+//! Schemas of tables while a history is written again: which call repeats a change of a schema.
+
+use std::collections::HashMap;
+
+use driftdb::v1;
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::service::convert::schema_to_wire;
+use driftdb_common::table::schema::{SchemaAction, SchemaEvent};
+
+/// The schemas of the tables that exist at this point of the history.
+#[derive(Debug, Default)]
+pub(crate) struct KnownSchemas(HashMap<String, v1::TableInfo>);
+
+/// The call that repeats a change of a schema.
+#[derive(Debug, PartialEq)]
+pub(crate) enum SchemaRequest {
+    /// Creates the table.
+    Create(v1::CreateTableRequest),
+    /// Changes its indexes or its retention.
+    Alter(v1::AlterTableRequest),
+    /// Drops it.
+    Drop(v1::DropTableRequest),
+}
+
+impl KnownSchemas {
+    /// The schemas of these tables.
+    pub(crate) fn of(tables: Vec<v1::TableInfo>) -> KnownSchemas {
+        KnownSchemas(tables.into_iter().map(|info| (info.table.clone(), info)).collect())
+    }
+
+    /// Whether the tables are already as they are after the event.
+    pub(crate) fn contain(&self, event: &SchemaEvent) -> bool {
+        let found = self.0.get(&event.schema.table);
+        match event.action {
+            SchemaAction::Drop => found.is_none(),
+            _ => found.is_some_and(|found| is_same(found, &schema_to_wire(&event.schema))),
+        }
+    }
+
+    /// The names of the tables that exist.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Takes a change over.
+    pub(crate) fn learn(&mut self, event: &SchemaEvent) {
+        match event.action {
+            SchemaAction::Drop => _ = self.0.remove(&event.schema.table),
+            _ => _ = self.0.insert(event.schema.table.clone(), schema_to_wire(&event.schema)),
+        }
+    }
+
+    /// The call that repeats a change.
+    pub(crate) fn request(&self, event: &SchemaEvent, options: v1::CommitOptions) -> Result<SchemaRequest> {
+        let (after, options) = (schema_to_wire(&event.schema), Some(options));
+        let v1::TableInfo { table, primary_key, key_type, indexes, composite_indexes, retain, .. } = after;
+        Ok(match event.action {
+            SchemaAction::Create => SchemaRequest::Create(v1::CreateTableRequest {
+                table,
+                primary_key,
+                key_type,
+                indexes,
+                composite_indexes,
+                retain,
+                options,
+                ..Default::default()
+            }),
+            SchemaAction::Drop => SchemaRequest::Drop(v1::DropTableRequest { table, options }),
+            SchemaAction::Alter => {
+                let before = self.0.get(&table).ok_or_else(|| {
+                    let message = format!("table {table:?} is altered before it is created");
+                    Error::new(Reason::TableNotFound, message)
+                })?;
+                let is_changed = before.retain != retain;
+                SchemaRequest::Alter(v1::AlterTableRequest {
+                    add_indexes: missing_from(&before.indexes, &indexes),
+                    drop_indexes: missing_from(&indexes, &before.indexes),
+                    add_composite_indexes: missing_from(&before.composite_indexes, &composite_indexes),
+                    drop_composite_indexes: missing_from(&composite_indexes, &before.composite_indexes),
+                    retain_forever: is_changed && retain.is_none(),
+                    retain: retain.filter(|_| is_changed),
+                    table,
+                    options,
+                })
+            }
+        })
+    }
+}
+
+/// Those of `all` that `known` lacks.
+fn missing_from<T: PartialEq + Clone>(known: &[T], all: &[T]) -> Vec<T> {
+    all.iter().filter(|one| !known.contains(one)).cloned().collect()
+}
+
+fn is_same(one: &v1::TableInfo, other: &v1::TableInfo) -> bool {
+    one.primary_key == other.primary_key
+        && one.key_type == other.key_type
+        && one.indexes == other.indexes
+        && one.composite_indexes == other.composite_indexes
+        && one.retain == other.retain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(action: &str, indexes: &str, retain: Option<u64>) -> SchemaEvent {
+        let text = format!(
+            r#"{{"action":"{action}","table":"t","primary_key":"id","key_type":"STRING","indexes":{indexes}}}"#
+        );
+        let mut event: SchemaEvent = serde_json::from_str(&text).unwrap();
+        event.schema.retain_ms = retain;
+        event
+    }
+
+    #[test]
+    fn an_alter_asks_for_the_difference() {
+        let mut known = KnownSchemas::default();
+        let created = event("create", r#"["a",["b","c"]]"#, Some(5000));
+        assert!(!known.contain(&created));
+        known.learn(&created);
+        assert!(known.contain(&created));
+        let altered = event("alter", r#"["d",["b","c"]]"#, None);
+        assert!(!known.contain(&altered));
+        let Ok(SchemaRequest::Alter(alter)) = known.request(&altered, v1::CommitOptions::default()) else {
+            panic!("no alter")
+        };
+        assert_eq!((alter.add_indexes, alter.drop_indexes), (vec!["d".to_owned()], vec!["a".to_owned()]));
+        assert!(alter.add_composite_indexes.is_empty() && alter.drop_composite_indexes.is_empty());
+        assert!(alter.retain_forever && alter.retain.is_none());
+        known.learn(&event("drop", "[]", None));
+        assert!(known.contain(&event("drop", "[]", None)));
+        assert!(known.request(&altered, v1::CommitOptions::default()).is_err());
+    }
+}

@@ -1,0 +1,157 @@
+//! What driftctl looks like on a terminal of 80 and of 200 columns, captured with tmux. Skipped if tmux is missing.
+//!
+//! The captures are golden files in tests/terminal; DRIFTDB_BLESS=1 writes them.
+
+#![expect(clippy::disallowed_methods, reason = "this test reads its own golden files")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::harness::binary;
+
+/// How long to wait for a program to print what it should.
+const LIMIT: Duration = Duration::from_secs(60);
+/// What the shell prints after a command.
+const DONE: &str = "[the command has ended]";
+
+/// The commands that are captured, by the name of their section.
+const COMMANDS: [(&str, &str); 6] = [
+    ("select wide", "select orders"),
+    ("select long", "select notes"),
+    ("drift", "drift orders o1"),
+    ("diff", "diff orders --from @seq:4"),
+    ("show tables", "sql 'SHOW TABLES'"),
+    ("status", "status"),
+];
+
+/// A tmux server of our own, whose terminals run in a directory. Dropping it ends the server.
+struct Tmux {
+    socket: PathBuf,
+    directory: PathBuf,
+    columns: u32,
+}
+
+impl Tmux {
+    fn command(&self) -> Command {
+        let mut command = Command::new("tmux");
+        command.arg("-S").arg(&self.socket).args(["-f", "/dev/null"]).current_dir(&self.directory);
+        // No settings of whoever runs the tests.
+        command.env("HOME", &self.directory).env_remove("TMUX").env("PAGER", "cat").env("NO_COLOR", "1");
+        command.env_remove("XDG_STATE_HOME").env("LC_ALL", "C.UTF-8").env("SHELL", "/bin/sh");
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> String {
+        let output = self.command().args(args).output().unwrap();
+        assert!(output.status.success(), "tmux {args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Starts a program in a terminal of its own.
+    fn start(&self, name: &str, program: &str) {
+        let columns = self.columns.to_string();
+        self.run(&["-u", "new-session", "-d", "-s", name, "-x", &columns, "-y", "100", program]);
+    }
+
+    /// The screen, once `is_ready` says that all is there.
+    fn screen(&self, name: &str, is_ready: impl Fn(&str) -> bool) -> String {
+        let start = Instant::now();
+        loop {
+            let screen = self.run(&["capture-pane", "-p", "-t", name]);
+            if is_ready(&screen) {
+                return screen;
+            }
+            assert!(start.elapsed() < LIMIT, "{name}: {screen}");
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    }
+
+    fn keys(&self, name: &str, keys: &[&str]) {
+        self.run(&[["send-keys", "-t", name].as_slice(), keys].concat());
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        let _ = self.command().arg("kill-server").output();
+    }
+}
+
+/// A database in `data`, with fixed times.
+fn fill(directory: &Path) {
+    let long =
+        "A note that is as long as notes are: it has several sentences, and what matters is at its end. "
+            .repeat(3);
+    let statements = [
+        "CREATE TABLE orders (pk=id, INDEX(status, customer))".to_owned(),
+        "CREATE TABLE notes (pk=id INT)".to_owned(),
+        r#"INSERT INTO orders {"id": "o1", "status": "pending", "customer": "Grüße & Söhne", "amount": 100.50, "city": "東京都港区", "comment": "leave it at the door, ring twice, and mind the cat"}"#.to_owned(),
+        r#"INSERT INTO orders {"id": "o2", "status": "paid", "customer": "Ann", "amount": 7, "city": "Rome", "comment": ""}"#.to_owned(),
+        r#"PATCH orders KEY "o1" SET {"status": "paid", "comment": "the cat likes parcels"}"#.to_owned(),
+        r#"SOFT DELETE FROM orders KEY "o2""#.to_owned(),
+        r#"INSERT INTO orders {"id": "o3", "status": "new", "customer": "Bob", "amount": -3, "city": "Paris", "comment": "none"}"#.to_owned(),
+        format!(r#"INSERT INTO notes {{"id": 1, "text": "{long}"}}, {{"id": 2, "text": "short"}}"#),
+    ];
+    for (second, statement) in statements.iter().enumerate() {
+        let time = format!("2026-01-01T00:00:{second:02}Z");
+        let mut command = Command::new(binary("driftctl"));
+        command
+            .args(["-d", "data", "sql", statement, "--time", &time, "--reason", "why"])
+            .current_dir(directory);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{statement}: {output:?}");
+    }
+}
+
+/// Takes out of a capture what differs from run to run.
+fn masked(screen: &str) -> String {
+    let ago = |line: &str| match (line.find(" commits and "), line.find(" ms behind")) {
+        (Some(from), Some(to)) => format!("{} commits and N{}", &line[..from], &line[to..]),
+        _ => line.trim_end().to_owned(),
+    };
+    let lines = screen.lines().filter(|line| !line.contains(DONE)).map(ago);
+    lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
+}
+
+/// Everything that is captured at a width.
+fn captures(directory: &Path, columns: u32) -> String {
+    let tmux =
+        Tmux { socket: directory.join(format!("tmux-{columns}")), directory: directory.to_owned(), columns };
+    let driftctl = format!("{} -d data", binary("driftctl").display());
+    let mut found = String::new();
+    for (at, (name, arguments)) in COMMANDS.iter().enumerate() {
+        let session = format!("s{at}");
+        tmux.start(&session, &format!("{driftctl} {arguments}; printf '{DONE}'; sleep 600"));
+        let screen = tmux.screen(&session, |screen| screen.contains(DONE));
+        found += &format!("== {name}\n$ driftctl {arguments}\n{}\n\n", masked(&screen));
+    }
+    tmux.start("shell", &format!("{driftctl} shell"));
+    tmux.screen("shell", |screen| screen.contains("driftdb>"));
+    tmux.keys("shell", &["SELECT * FROM ", "Tab", "Tab"]);
+    tmux.screen("shell", |screen| screen.contains("notes"));
+    tmux.keys("shell", &["or", "Tab", " WHERE c", "Tab", "Tab"]);
+    let screen = tmux.screen("shell", |screen| screen.contains("comment"));
+    found += &format!("== shell completion\n{}\n", masked(&screen));
+    found
+}
+
+#[test]
+fn output_fits_terminals_of_80_and_of_200_columns() {
+    if Command::new("tmux").arg("-V").output().is_err() {
+        eprintln!("skipped: tmux is missing");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path());
+    for columns in [80, 200] {
+        let found = captures(dir.path(), columns);
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/terminal/{columns}.txt"));
+        if std::env::var_os("DRIFTDB_BLESS").is_some() {
+            fs::write(&golden, &found).unwrap();
+        }
+        let expected = fs::read_to_string(&golden).unwrap_or_default();
+        assert_eq!(found, expected, "{} differs; DRIFTDB_BLESS=1 writes it again", golden.display());
+    }
+}
