@@ -275,7 +275,6 @@ pub(crate) async fn run_query(
     };
     let mut answers = database.fresh_client().await?.query(request).await?;
     while let Some(answer) = answers.next().await? {
-        render::note_all(&answer.notes);
         render::note_all(answer.header.as_ref().map_or(&[], |header| &header.notes));
         if answer.truncated {
             render::note_truncated(answer.header.as_ref());
@@ -284,11 +283,6 @@ pub(crate) async fn run_query(
             Some(ResponseItem::Rows(batch)) => {
                 for row in batch.rows {
                     sink(ResultItem::Record(shapes::row(row, false)?))?;
-                }
-            }
-            Some(ResponseItem::Results(batch)) => {
-                for result in batch.results {
-                    sink(ResultItem::Record(shapes::document(result)?))?;
                 }
             }
             Some(ResponseItem::Commit(commit)) => {
@@ -302,8 +296,17 @@ pub(crate) async fn run_query(
             }
             Some(ResponseItem::Count(count)) => sink(ResultItem::Record(shapes::line(&Count { count })?))?,
             Some(ResponseItem::Message(message)) => sink(ResultItem::Message(message))?,
+            Some(ResponseItem::Results(batch)) => {
+                if !batch.columns.is_empty() {
+                    sink(ResultItem::Columns(batch.columns))?;
+                }
+                for result in batch.results {
+                    sink(ResultItem::Record(shapes::document(result)?))?;
+                }
+            }
             None => {}
         }
+        answer.notes.into_iter().try_for_each(|note| sink(ResultItem::Note(note)))?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::v1;
 const TRIES_MAX: u32 = 5;
 
 impl Client {
-    /// Reads the rows that match a condition, in key order, as they arrive.
+    /// Reads the rows that match a condition, in the order of keys or of `order_by`, as they arrive.
     pub async fn select(&self, mut request: v1::SelectRequest) -> Result<RowStream, Status> {
         request.freshness = self.freshness(request.freshness);
         RowStream::open(self.clone(), request).await
@@ -34,7 +34,7 @@ impl Client {
     }
 }
 
-/// The rows of a Select, all at the same point in time, in key order. If the connection breaks or the reader stops,
+/// The rows of a Select, all at the same point in time, in order. If the connection breaks or the reader stops,
 /// they continue after the last received row at the next reader.
 #[derive(Debug)]
 pub struct RowStream {
@@ -44,6 +44,7 @@ pub struct RowStream {
     header: v1::ReadHeader,
     rows: vec::IntoIter<v1::Row>,
     count: u64,
+    notes: Vec<String>,
     /// The last message has been received, so a broken connection no longer matters.
     complete: bool,
 }
@@ -52,7 +53,16 @@ impl RowStream {
     async fn open(client: Client, request: v1::SelectRequest) -> Result<RowStream, Status> {
         let messages = client.select_messages(&request).await?;
         let (header, rows) = (v1::ReadHeader::default(), Vec::new().into_iter());
-        let mut rows = RowStream { client, request, messages, header, rows, count: 0, complete: false };
+        let mut rows = RowStream {
+            client,
+            request,
+            messages,
+            header,
+            rows,
+            count: 0,
+            notes: Vec::new(),
+            complete: false,
+        };
         rows.receive().await?;
         Ok(rows)
     }
@@ -65,6 +75,11 @@ impl RowStream {
     /// The number of rows that match, or the count if only the count was requested. It is known after the last row.
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// What in the request is probably a mistake, for people. It is known after the last row.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The next row; `None` at the end.
@@ -118,6 +133,7 @@ impl RowStream {
         self.complete = message.resume_token.is_empty();
         if self.complete {
             self.count = message.count;
+            self.notes = message.notes;
         } else {
             self.request.resume_token = message.resume_token;
         }

@@ -136,8 +136,12 @@ impl ReaderRpc {
         pages.add_notes(notes);
         let point = self.0.replica.lineage().point(pages.seq());
         let to_message = move |page: RowPage| {
-            let mut message =
-                v1::SelectResponse { header: page.header, rows: page.rows, ..Default::default() };
+            let mut message = v1::SelectResponse {
+                header: page.header,
+                rows: page.rows,
+                notes: page.notes,
+                ..Default::default()
+            };
             let count = sent_before + page.count;
             match page.resume_after {
                 Some(after) => {
@@ -350,6 +354,12 @@ fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<Pre
         offset: request.offset,
         after: None,
         count_only: request.count_only,
+        order_by: match request.order_by.trim() {
+            "" => Vec::new(),
+            _ if request.count_only => return Err(counted_in_order()),
+            text => parser::parse_order_by(text)?,
+        },
+        ..Selection::default()
     };
     let (mut sent_before, mut resumed) = (0, LineagePoint::default());
     if !request.resume_token.is_empty() {
@@ -357,11 +367,24 @@ fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<Pre
         as_of = Some(PointInTime::Seq(token.seq));
         resumed = token.point();
         sent_before = token.count;
-        selection.after = Some(token.after());
         selection.limit = selection.limit.map(|limit| limit.saturating_sub(sent_before));
-        selection.offset = 0;
+        match selection.order_by.is_empty() {
+            true => {
+                selection.after = Some(token.after());
+                selection.offset = 0;
+            }
+            // At one point in time the order is always the same.
+            false => selection.offset = selection.offset.saturating_add(sent_before),
+        }
     }
     Ok(PreparedSelect { table: request.table, as_of, selection, hash, sent_before, resumed, notes })
+}
+
+fn counted_in_order() -> Error {
+    Error::new(
+        Reason::ArgumentInvalid,
+        "count_only and order_by are both set; a count has no order: set only one",
+    )
 }
 
 /// The columns that the `fields` of a request name.
@@ -394,8 +417,12 @@ fn select_hash(request: &v1::SelectRequest) -> u64 {
     let numbers = [request.limit, request.offset, u64::from(request.count_only), request.params.len() as u64]
         .map(u64::to_le_bytes);
     let texts = [&request.table, &request.r#where].into_iter().chain(&request.params).chain(&request.fields);
-    // Only if they are given, so that tokens of earlier versions stay valid.
-    let newer = [(request.time_zone.as_str(), !request.time_zone.is_empty()), ("DELETED", request.deleted)];
+    // Without an order, a zone and deleted rows the hash is that of earlier versions.
+    let newer = [
+        (request.order_by.as_str(), !request.order_by.is_empty()),
+        (request.time_zone.as_str(), !request.time_zone.is_empty()),
+        ("DELETED", request.deleted),
+    ];
     let newer = newer.iter().filter(|(_, given)| *given).map(|(text, _)| text.as_bytes());
     let texts = texts.map(|text| text.as_bytes()).chain(newer);
     request_hash(numbers.iter().map(<[u8; 8]>::as_slice).chain(texts))

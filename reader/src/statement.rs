@@ -7,7 +7,7 @@ use driftdb::v1;
 use driftdb::v1::reader_service_execute_response::Result as Outcome;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::query::ast::{
-    EveryMoment, FindStatement, PointInTime, Projection, RowKey, SelectStatement, ShowDriftStatement, Statement,
+    EveryMoment, FindStatement, PointInTime, RowKey, SelectStatement, ShowDriftStatement, Statement,
     StatementKind, TableName,
 };
 use driftdb_common::query::exec::Selection;
@@ -100,6 +100,11 @@ fn message(header: Option<v1::ReadHeader>, result: Option<Outcome>) -> v1::Reade
     v1::ReaderServiceExecuteResponse { header, result, ..Default::default() }
 }
 
+/// A response with notes.
+fn noted(notes: Vec<String>, message: v1::ReaderServiceExecuteResponse) -> v1::ReaderServiceExecuteResponse {
+    v1::ReaderServiceExecuteResponse { notes, ..message }
+}
+
 /// One statement, and the fields of the request that apply to it.
 struct Execution {
     query: RunningQuery,
@@ -132,25 +137,11 @@ impl Execution {
 
     /// Starts a SELECT; returns whether it only counts rows.
     async fn open_select(&self, select: SelectStatement) -> Result<(RowPages, bool)> {
-        if select.is_grouped() || select.distinct || !select.order_by.is_empty() {
-            let message = "this reader cannot execute GROUP BY, DISTINCT, ORDER BY and aggregates yet";
-            return Err(Error::new(Reason::NotSupported, message));
-        }
-        let count_only = select.projection == Projection::Count;
-        let wanted = SelectQuery {
-            table: self.table(select.table),
-            as_of: self.point(select.as_of)?,
-            selection: Selection {
-                deleted: select.deleted,
-                condition: select.condition,
-                limit: select.limit,
-                offset: select.offset.unwrap_or(0),
-                count_only,
-                items: select.projection.items().to_vec(),
-                after: None,
-            },
-            format: self.format,
-        };
+        let as_of = self.point(select.as_of)?;
+        let table = self.table(select.table.clone());
+        let selection = Selection::from(select);
+        let count_only = selection.count_only;
+        let wanted = SelectQuery { table, as_of, selection, format: self.format };
         Ok((RowPages::open(&self.query, self.freshness, wanted).await?, count_only))
     }
 
@@ -162,11 +153,12 @@ impl Execution {
         let table = pages.table().to_owned();
         Ok(stream_pages(self.query, move || {
             pages.next_page()?.try_map(|page| {
-                let outcome = match count_only {
-                    true => Outcome::Count(page.count),
-                    false => Outcome::Rows(v1::RowBatch { table: table.clone(), rows: page.rows }),
+                let outcome = match (page.results, count_only) {
+                    (Some(results), _) => Outcome::Results(results),
+                    (None, true) => Outcome::Count(page.count),
+                    (None, false) => Outcome::Rows(v1::RowBatch { table: table.clone(), rows: page.rows }),
                 };
-                Ok(message(page.header, Some(outcome)))
+                Ok(noted(page.notes, message(page.header, Some(outcome))))
             })
         }))
     }
@@ -196,7 +188,9 @@ impl Execution {
         let (mut pages, _) = self.open_select(select).await?;
         Ok(stream_pages(self.query, move || {
             let step = pages.next_explanation()?;
-            step.try_map(|found| Ok(message(found.header, Some(Outcome::Message(found.text)))))
+            step.try_map(|found| {
+                Ok(noted(found.notes, message(found.header, Some(Outcome::Message(found.text)))))
+            })
         }))
     }
 

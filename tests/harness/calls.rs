@@ -1,8 +1,8 @@
 //! Short forms of calls: execute a statement, read a whole stream, decode an answer.
 
 use driftdb::v1;
-use driftdb::v1::reader_service_execute_response::Result as Outcome;
-use serde_json::Value;
+pub use driftdb::v1::reader_service_execute_response::Result as Outcome;
+use serde_json::{Value, json};
 use tonic::Status;
 
 use super::{Reader, Writer, text_of};
@@ -64,6 +64,7 @@ pub fn fresh(seq: u64) -> Option<v1::Freshness> {
 pub struct Answer {
     pub headers: Vec<v1::ReadHeader>,
     pub results: Vec<Outcome>,
+    pub notes: Vec<String>,
 }
 
 /// Executes a statement on a reader, once the reader has applied commit `seen`.
@@ -89,6 +90,7 @@ pub async fn ask_with(
     while let Some(message) = stream.message().await? {
         answer.headers.extend(message.header);
         answer.results.extend(message.result);
+        answer.notes.extend(message.notes);
     }
     assert_eq!(answer.headers.len(), 1, "only the first message has a header");
     Ok(answer)
@@ -107,6 +109,17 @@ impl Answer {
             other => panic!("expected rows, found {other:?}"),
         });
         batches.flatten().map(|row| (row.key.clone(), value_of(row.document.as_ref()))).collect()
+    }
+
+    /// What a SELECT returned, rows of the table or not.
+    pub fn documents(&self) -> Vec<Value> {
+        let of = |result: &Outcome| match result {
+            Outcome::Rows(batch) => batch.rows.iter().map(|row| value_of(row.document.as_ref())).collect(),
+            Outcome::Results(batch) => batch.results.iter().map(|result| value_of(Some(result))).collect(),
+            Outcome::Count(count) => vec![json!({"COUNT(*)": count})],
+            other => panic!("expected rows or results, found {other:?}"),
+        };
+        self.results.iter().flat_map(of as fn(&Outcome) -> Vec<Value>).collect()
     }
 
     /// The keys of a SELECT's rows.

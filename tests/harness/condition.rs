@@ -20,6 +20,9 @@ pub enum Condition {
     In(&'static str, Vec<Value>, bool),
     Between(&'static str, Value, Value, bool),
     Like(&'static str, &'static str, bool),
+    ILike(&'static str, &'static str, bool),
+    Contains(&'static str, Value, bool),
+    Any(&'static str, &'static str, Value),
     IsNull(&'static str, bool),
     IsMissing(&'static str, bool),
     And(Vec<Condition>),
@@ -28,7 +31,7 @@ pub enum Condition {
 }
 
 /// The value of a column in a row.
-fn operand(path: &str, row: &Row) -> Option<Value> {
+pub fn operand(path: &str, row: &Row) -> Option<Value> {
     match path {
         "_key" => Some(row.key.clone()),
         "_seq" => Some(row.seq.into()),
@@ -44,7 +47,7 @@ fn operand(path: &str, row: &Row) -> Option<Value> {
 }
 
 /// The order of two values, if they can be compared.
-fn order(a: &Value, b: &Value) -> Option<Ordering> {
+pub fn order(a: &Value, b: &Value) -> Option<Ordering> {
     match (a, b) {
         (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
         (Value::String(a), Value::String(b)) => Some(a.chars().cmp(b.chars())),
@@ -61,7 +64,7 @@ fn order(a: &Value, b: &Value) -> Option<Ordering> {
     }
 }
 
-fn equal(a: &Value, b: &Value) -> bool {
+pub fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Null, Value::Null) => true,
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
@@ -84,16 +87,20 @@ fn right(path: &str, value: &Value) -> Value {
 }
 
 fn compare(path: &str, op: &str, value: &Value, row: &Row) -> Option<bool> {
-    let found = operand(path, row).filter(|found| !found.is_null())?;
-    let value = right(path, value);
+    compare_values(operand(path, row), op, &right(path, value))
+}
+
+/// Compares a value, or a missing one, with another; `None` means unknown.
+pub fn compare_values(found: Option<Value>, op: &str, value: &Value) -> Option<bool> {
+    let found = found.filter(|found| !found.is_null())?;
     if value.is_null() {
         return None;
     }
     match op {
-        "=" => Some(equal(&found, &value)),
-        "!=" | "<>" => Some(!equal(&found, &value)),
+        "=" => Some(equal(&found, value)),
+        "!=" | "<>" => Some(!equal(&found, value)),
         op => {
-            let ordering = order(&found, &value)?;
+            let ordering = order(&found, value)?;
             Some(match op {
                 "<" => ordering.is_lt(),
                 "<=" => ordering.is_le(),
@@ -146,6 +153,23 @@ impl Condition {
                 let met = found.as_str().is_some_and(|text| like(&chars(pattern), &chars(text)));
                 Some(met != *negated)
             }
+            Condition::ILike(path, pattern, negated) => {
+                let found = operand(path, row).filter(|found| !found.is_null())?;
+                let chars = |text: &str| text.to_lowercase().chars().collect::<Vec<_>>();
+                let met = found.as_str().is_some_and(|text| like(&chars(pattern), &chars(text)));
+                Some(met != *negated)
+            }
+            Condition::Contains(path, value, negated) => {
+                let found = operand(path, row).filter(|found| !found.is_null())?;
+                let met = found.as_array().is_some_and(|items| items.iter().any(|item| equal(item, value)));
+                Some(met != *negated)
+            }
+            Condition::Any(path, op, value) => {
+                let found = operand(path, row).filter(|found| !found.is_null())?;
+                let Value::Array(items) = found else { return Some(false) };
+                let each = items.into_iter().map(|item| turned(compare_values(Some(item), op, value), true));
+                turned(all(each), true)
+            }
             Condition::IsNull(path, negated) => {
                 Some(operand(path, row).is_some_and(|found| found.is_null()) != *negated)
             }
@@ -179,6 +203,13 @@ impl Condition {
             Condition::Like(path, pattern, negated) => {
                 format!("{path} {}LIKE {}", not(negated), literal(&(*pattern).into()))
             }
+            Condition::ILike(path, pattern, negated) => {
+                format!("{path} {}ILIKE {}", not(negated), literal(&(*pattern).into()))
+            }
+            Condition::Contains(path, value, negated) => {
+                format!("{path} {}CONTAINS {}", not(negated), literal(value))
+            }
+            Condition::Any(path, op, value) => format!("ANY({path}) {op} {}", literal(value)),
             Condition::IsNull(path, negated) => format!("{path} IS {}NULL", not(negated)),
             Condition::IsMissing(path, negated) => format!("{path} IS {}MISSING", not(negated)),
             Condition::And(parts) | Condition::Or(parts) => {

@@ -8,6 +8,7 @@ pub mod condition;
 pub mod database;
 pub mod filter;
 pub mod history;
+pub mod indexed_tables;
 
 pub mod journaled_writes;
 pub mod lane;

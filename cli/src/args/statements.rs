@@ -32,6 +32,7 @@ Examples:
 pub(super) const SELECT_EXAMPLES: &str = r#"Examples:
   driftctl select orders --where 'status = "paid" AND amount > 100' --limit 10
   driftctl select orders --fields id,status --as-of @seq:1000
+  driftctl select orders --order-by 'amount DESC' --limit 10
   driftctl select orders -o csv > orders.csv"#;
 
 pub(super) const DRIFT_EXAMPLES: &str = "\
@@ -104,6 +105,9 @@ pub(crate) struct SelectArgs {
     /// Maximum number of rows [default: no limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
+    /// Columns to sort by, for example: 'amount DESC, status' [default: the key]
+    #[arg(long, value_name = "COLUMN,…")]
+    pub(crate) order_by: Option<String>,
     /// Fields to print, separated by commas; a.b is field b of the object a [default: all fields]
     #[arg(long, value_name = "FIELD,…", value_delimiter = ',')]
     pub(crate) fields: Vec<String>,

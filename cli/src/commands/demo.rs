@@ -109,6 +109,7 @@ impl Tour<'_> {
                 ResultItem::Table(table) => shapes::line(table)?,
                 ResultItem::Difference(diff) => shapes::line(diff)?,
                 ResultItem::Message(_) => "null".to_owned(),
+                ResultItem::Columns(_) | ResultItem::Note(_) => return out.print_item(answer),
             };
             let value = serde_json::from_str(&text);
             found

@@ -37,6 +37,13 @@ impl CsvWriter {
         if self.waiting.len() == WINDOW { self.flush(out) } else { Ok(()) }
     }
 
+    /// The columns of the rows that follow, unless the header is written.
+    pub(super) fn expect_columns(&mut self, names: &[String]) {
+        if !self.header_written && self.columns.is_empty() {
+            self.columns = names.to_vec();
+        }
+    }
+
     pub(super) fn end(&mut self, out: &mut dyn Write) -> CliResult {
         self.flush(out)?;
         *self = CsvWriter::default();

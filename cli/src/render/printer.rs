@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::csv::CsvWriter;
 use super::fields::JsonFields;
-use super::notes::print_stderr;
+use super::notes::{note, print_stderr};
 use super::pages::Pages;
 use super::style::Style;
 use super::table::TableWriter;
@@ -31,6 +31,10 @@ pub(crate) enum ResultItem {
     Difference(Difference),
     /// A message for people: a query plan, or what a job did.
     Message(String),
+    /// The columns of the records that follow. They come in this order, even if the first records lack some.
+    Columns(Vec<String>),
+    /// What in the statement is probably a mistake.
+    Note(String),
 }
 
 /// Prints results in a format.
@@ -55,6 +59,8 @@ pub(crate) struct Printer {
     redirected: Option<Box<dyn Write + Send>>,
     table: TableWriter,
     csv: CsvWriter,
+    /// Notes about the present result, for stderr after it.
+    notes: Vec<String>,
 }
 
 impl fmt::Debug for Printer {
@@ -95,6 +101,7 @@ impl Printer {
             redirected: None,
             table: TableWriter::default(),
             csv: CsvWriter::default(),
+            notes: Vec::new(),
         }
     }
 
@@ -209,6 +216,7 @@ impl Printer {
     pub(crate) fn end_rows(&mut self) -> CliResult {
         let rows = self.result_rows;
         self.end_table()?;
+        self.notes.drain(..).for_each(|text| note(&format!("note: {text}")));
         if let Some(rows) = rows.filter(|_| self.wants_notes()) {
             let count = if rows == 0 { "no rows".to_owned() } else { counted(rows, "row") };
             self.print_text(&format!("({count})\n"))?;
@@ -237,6 +245,15 @@ impl Printer {
                 self.print_text(&format!("{}\n", message.trim_end()))
             }
             ResultItem::Message(message) => self.print_record(&shapes::line(&Message { message })?),
+            ResultItem::Columns(names) => {
+                self.table.expect_columns(&names);
+                self.csv.expect_columns(&names);
+                Ok(())
+            }
+            ResultItem::Note(note) => {
+                self.notes.push(note);
+                Ok(())
+            }
         }
     }
 

@@ -76,6 +76,13 @@ struct ColumnLayout {
     numbers: bool,
 }
 
+impl ColumnLayout {
+    fn new(name: &str) -> ColumnLayout {
+        let shown: String = name.chars().flat_map(visible).collect();
+        ColumnLayout { field: name.to_owned(), width: text_width(&shown), name: shown, numbers: true }
+    }
+}
+
 struct Cell {
     text: String,
     width: usize,
@@ -105,6 +112,13 @@ impl TableWriter {
         if is_full { self.flush(out, page) } else { Ok(()) }
     }
 
+    /// The columns of the rows that follow, unless some are known.
+    pub(super) fn expect_columns(&mut self, names: &[String]) {
+        if self.columns.is_empty() {
+            self.columns = names.iter().map(|name| ColumnLayout::new(name)).collect();
+        }
+    }
+
     pub(super) fn end(&mut self, out: &mut dyn Write, page: Page) -> io::Result<()> {
         if !self.waiting.is_empty() {
             self.flush(out, page)?;
@@ -132,9 +146,7 @@ impl TableWriter {
             match at.and_then(|at| row.get_mut(at)) {
                 Some(slot) => *slot = cell,
                 None => {
-                    let shown: String = name.chars().flat_map(visible).collect();
-                    let width = text_width(&shown);
-                    self.columns.push(ColumnLayout { field: name, name: shown, width, numbers: true });
+                    self.columns.push(ColumnLayout::new(&name));
                     row.push(cell);
                 }
             }

@@ -176,7 +176,9 @@ mod tests {
                 let (mut a, mut b) = (a.clone(), b.clone());
                 a.sort_by(|a, b| a.0.cmp(&b.0));
                 b.sort_by(|a, b| a.0.cmp(&b.0));
-                let both = |(a, b): (&(String, Value), &(String, Value))| a.0.cmp(&b.0).then_with(|| order(&a.1, &b.1));
+                let both = |(a, b): (&(String, Value), &(String, Value))| {
+                    a.0.cmp(&b.0).then_with(|| order(&a.1, &b.1))
+                };
                 let first = a.iter().zip(&b).map(both).find(|order| order.is_ne());
                 first.unwrap_or_else(|| a.len().cmp(&b.len()))
             }

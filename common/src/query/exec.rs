@@ -1,10 +1,12 @@
 //! Runs a SELECT over a view, one bounded page at a time.
 
 mod aggregate;
+mod arranged;
 mod column_value;
 mod deleted_rows;
 pub mod every;
 mod exact_sum;
+mod expectations;
 pub mod find;
 mod groups;
 mod key_list;
@@ -13,6 +15,7 @@ pub mod moment_list;
 mod query_memory;
 mod route;
 mod selection;
+mod sorter;
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -22,9 +25,11 @@ use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::query::ast::SelectItem;
 pub use crate::query::exec::aggregate::{Accumulator, Retraction};
+pub use crate::query::exec::arranged::ArrangedSelect;
 pub use crate::query::exec::column_value::{ResultColumn, result_document};
-pub use crate::query::exec::groups::GroupPlan;
 use crate::query::exec::deleted_rows::DeletedBatch;
+use crate::query::exec::expectations::Expectations;
+pub use crate::query::exec::groups::{GroupPlan, GroupTable, RowGroup};
 use crate::query::exec::key_list::KeyList;
 pub use crate::query::exec::query_memory::QueryMemory;
 use crate::query::exec::route::Route;
@@ -47,6 +52,8 @@ pub struct SelectExecution {
     count: u64,
     /// Rows examined so far, matching or not.
     examined: u64,
+    /// What the statement expects of the rows.
+    expectations: Expectations,
     done: bool,
 }
 
@@ -55,6 +62,8 @@ pub struct SelectExecution {
 pub struct SelectPage {
     /// The matching rows.
     pub rows: Vec<Row>,
+    /// Results that are no rows: groups, or different values.
+    pub results: Vec<Document>,
     /// Whether this is the last page.
     pub done: bool,
 }
@@ -64,7 +73,27 @@ impl SelectExecution {
     pub fn new(view: View, selection: Selection) -> SelectExecution {
         let done = selection.limit == Some(0);
         let columns = selection.items.iter().map(ResultColumn::of).collect();
-        SelectExecution { view, selection, columns, route: None, count: 0, examined: 0, done }
+        // Those of an earlier part are not known.
+        let expectations = match selection.after {
+            Some(_) => Expectations::default(),
+            None => Expectations::of(&selection, view.schema()),
+        };
+        SelectExecution { view, selection, columns, route: None, count: 0, examined: 0, expectations, done }
+    }
+
+    /// Returns the SELECT that finds all matching rows for another one, as whole documents.
+    pub fn source_of(view: View, selection: Selection) -> SelectExecution {
+        let expectations = Expectations::of(&selection, view.schema());
+        let source = Selection { condition: selection.condition, ..Selection::default() };
+        SelectExecution { expectations, ..SelectExecution::new(view, source) }
+    }
+
+    /// What in the statement is probably a mistake, for people, once its rows were read.
+    ///
+    /// # Errors
+    /// As [`SelectExecution::next_page`].
+    pub fn notes(&mut self) -> Result<Vec<String>> {
+        self.expectations.notes(&self.view)
     }
 
     /// Returns how the rows are found; the first call chooses it.
@@ -114,7 +143,7 @@ impl SelectExecution {
         }
         match page.error {
             Some(error) => Err(error),
-            None => Ok(SelectPage { rows: page.rows, done: self.done }),
+            None => Ok(SelectPage { rows: page.rows, results: Vec::new(), done: self.done }),
         }
     }
 
@@ -222,9 +251,8 @@ impl SelectExecution {
     fn consider(&mut self, row: Row, page: &mut PageBuilder) {
         self.examined += 1;
         page.left -= 1;
-        let Row { key, seq, time_ms, document } = row;
-        let outcome = self.matches(predicate::RowRef { key: &key, seq, time_ms, document: &document });
-        let outcome = outcome.and_then(|matches| {
+        let seen = if self.expectations.are_met() { Ok(()) } else { self.expectations.see(row.by_ref()) };
+        let outcome = seen.and_then(|()| self.matches(row.by_ref())).and_then(|matches| {
             if !matches {
                 return Ok(None);
             }
@@ -238,13 +266,10 @@ impl SelectExecution {
                 return Ok(None);
             }
             let document = match self.columns.is_empty() {
-                true => document,
-                false => {
-                    let row = predicate::RowRef { key: &key, seq, time_ms, document: &document };
-                    project(&self.selection.items, &self.columns, row)?
-                }
+                true => return Ok(Some(row)),
+                false => project(&self.selection.items, &self.columns, row.by_ref())?,
             };
-            Ok(Some(Row { key, seq, time_ms, document }))
+            Ok(Some(Row { document, ..row }))
         });
         match outcome {
             Ok(None) => {}

@@ -14,6 +14,7 @@ use crate::format::value::{Value, compare_int_float};
 use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::in_list::InList;
 use crate::query::like::lower_case;
+use crate::table::view::Row;
 use crate::work;
 
 /// A borrowed row, as conditions read it.
@@ -27,6 +28,13 @@ pub struct RowRef<'a> {
     pub time_ms: u64,
     /// The document that paths refer to.
     pub document: &'a Document,
+}
+
+impl Row {
+    /// The row, as conditions read it.
+    pub fn by_ref(&self) -> RowRef<'_> {
+        RowRef { key: &self.key, seq: self.seq, time_ms: self.time_ms, document: &self.document }
+    }
 }
 
 /// The value of a column in a row.

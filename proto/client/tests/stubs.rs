@@ -236,7 +236,7 @@ impl ReaderStub for ScriptedReader {
         let messages = (after + 1..=9).map(move |key| {
             let resume_token = if key < 9 { key.to_string().into() } else { bytes::Bytes::new() };
             let header = (key == after + 1).then(header).flatten();
-            v1::SelectResponse { header, rows: vec![row(key)], resume_token, count: 9, ..Default::default() }
+            v1::SelectResponse { header, rows: vec![row(key)], resume_token, count: 9, notes: Vec::new() }
         });
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {

@@ -4,8 +4,8 @@ use driftdb::v1;
 use driftdb_common::error::Result;
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
-use driftdb_common::query::ast::PointInTime;
-use driftdb_common::query::exec::{SelectExecution, SelectPage, Selection};
+use driftdb_common::query::ast::{PointInTime, SelectItem};
+use driftdb_common::query::exec::{ArrangedSelect, SelectExecution, SelectPage, Selection};
 use driftdb_common::service::convert;
 use driftdb_common::table::view::View;
 use driftdb_common::work;
@@ -33,15 +33,57 @@ pub struct SelectQuery {
 }
 
 /// A SELECT in progress.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct RowPages {
-    execution: SelectExecution,
+    source: RowSource,
     table: String,
     /// The commit at which the rows are read.
     seq: u64,
     format: v1::DocumentFormat,
     /// `None` once a page has carried it.
     header: Option<v1::ReadHeader>,
+    /// The columns of results that are no rows; `None` if they are rows, or once a page has carried them.
+    columns: Option<Vec<String>>,
+}
+
+/// Where the pages come from.
+#[derive(Debug)]
+enum RowSource {
+    /// Rows, as they are found.
+    InKeyOrder(Box<SelectExecution>),
+    /// Rows or results, after they were sorted or grouped.
+    Arranged(Box<ArrangedSelect>),
+}
+
+impl RowSource {
+    fn next_page(&mut self) -> Result<SelectPage> {
+        match self {
+            RowSource::InKeyOrder(execution) => execution.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES),
+            RowSource::Arranged(select) => select.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES),
+        }
+    }
+
+    fn count(&self) -> u64 {
+        match self {
+            RowSource::InKeyOrder(execution) => execution.count(),
+            RowSource::Arranged(select) => select.count(),
+        }
+    }
+
+    fn notes(&mut self) -> Result<Vec<String>> {
+        match self {
+            RowSource::InKeyOrder(execution) => execution.notes(),
+            RowSource::Arranged(select) => select.notes(),
+        }
+    }
+
+    /// The key to resume after. Of sorted rows the number counts, not the key.
+    fn resume_after(&self, last: Option<Key>) -> Option<Key> {
+        match self {
+            RowSource::InKeyOrder(execution) => execution.last_key().cloned(),
+            RowSource::Arranged(_) => last,
+        }
+    }
 }
 
 /// One page of rows.
@@ -49,12 +91,16 @@ pub struct RowPages {
 pub struct RowPage {
     /// Only on the first page.
     pub header: Option<v1::ReadHeader>,
-    /// The rows, ordered by key.
+    /// The rows, ordered by key or by the columns that were asked for.
     pub rows: Vec<v1::Row>,
+    /// The results of a SELECT whose results are no rows.
+    pub results: Option<v1::ResultBatch>,
     /// The number of rows returned, or counted, up to the end of this page.
     pub count: u64,
     /// The key after which the next page starts; `None` on the last page.
     pub resume_after: Option<Key>,
+    /// Only on the last page: what in the request is probably a mistake.
+    pub notes: Vec<String>,
 }
 
 /// The answer to `EXPLAIN SELECT`.
@@ -62,8 +108,10 @@ pub struct RowPage {
 pub struct Explanation {
     /// The point in time at which the SELECT ran.
     pub header: Option<v1::ReadHeader>,
-    /// The access path, and the number of rows read and returned.
+    /// The access path, what is sorted and grouped, and the number of rows read and returned.
     pub text: String,
+    /// What in the statement is probably a mistake.
+    pub notes: Vec<String>,
 }
 
 impl RowPages {
@@ -80,11 +128,16 @@ impl RowPages {
             Ok((View::at(timeline, point.seq)?, point.header(&context.replica, [timeline])?))
         };
         let (view, header) = query.look_up(open).await?;
+        let columns = selection.items.iter().map(SelectItem::label);
         Ok(RowPages {
             header: Some(header),
+            columns: selection.has_results().then(|| columns.collect()),
             table: view.timeline().name().to_owned(),
             seq: view.seq(),
-            execution: SelectExecution::new(view, selection),
+            source: match selection.is_arranged() {
+                true => RowSource::Arranged(Box::new(ArrangedSelect::new(view, selection))),
+                false => RowSource::InKeyOrder(Box::new(SelectExecution::new(view, selection))),
+            },
             format,
         })
     }
@@ -108,12 +161,20 @@ impl RowPages {
 
     /// Computes the first page at once, if it needs few rows and all of them are in memory.
     pub fn quick_page(&mut self) -> Option<Result<PageStep<RowPage>>> {
+        let RowSource::InKeyOrder(execution) = &mut self.source else { return None };
         // A scan would only be begun in vain.
-        let route = work::quick_page(|| self.execution.route())?.ok()?;
+        let route = work::quick_page(|| execution.route())?.ok()?;
         if !route.is_short() {
             return None;
         }
-        let mut tried = self.clone();
+        let mut tried = RowPages {
+            source: RowSource::InKeyOrder(execution.clone()),
+            table: self.table.clone(),
+            seq: self.seq,
+            format: self.format,
+            header: self.header.clone(),
+            columns: self.columns.clone(),
+        };
         let page = work::quick_page(|| tried.next_page())?;
         *self = tried;
         match page {
@@ -125,33 +186,50 @@ impl RowPages {
 
     /// Computes the next page, or part of it. A page without rows is returned only as the last one.
     pub fn next_page(&mut self) -> Result<PageStep<RowPage>> {
-        let SelectPage { rows, done } = self.execution.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
-        if rows.is_empty() && !done {
+        let SelectPage { rows, results, done } = self.source.next_page()?;
+        if rows.is_empty() && results.is_empty() && !done {
             return Ok(PageStep::Working);
         }
+        let notes = if done { self.source.notes()? } else { Vec::new() };
+        let columns = self.columns.take();
+        let is_batch = columns.is_some() || !results.is_empty();
+        let results = results.iter().map(|result| convert::document_to_wire(result, self.format));
+        let results: Vec<_> = results.collect::<Result<_>>()?;
+        let batch = v1::ResultBatch { columns: columns.unwrap_or_default(), results };
         let page = RowPage {
             header: self.header.take(),
+            resume_after: self.source.resume_after(rows.last().map(|row| row.key.clone())).filter(|_| !done),
             rows: rows.iter().map(|row| convert::row_to_wire(row, self.format)).collect::<Result<_>>()?,
-            count: self.execution.count(),
-            resume_after: self.execution.last_key().filter(|_| !done).cloned(),
+            results: is_batch.then_some(batch),
+            count: self.source.count(),
+            notes,
         };
         Ok(if done { PageStep::LastPage(page) } else { PageStep::Page(page) })
     }
 
     /// Runs the SELECT a step further. At its end, explains how the SELECT found its rows.
     pub fn next_explanation(&mut self) -> Result<PageStep<Explanation>> {
-        let SelectPage { done, .. } = self.execution.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
+        let SelectPage { done, .. } = self.source.next_page()?;
         if !done {
             return Ok(PageStep::Working);
         }
+        let notes = self.source.notes()?;
+        let count = self.source.count();
+        let (execution, arranged) = match &mut self.source {
+            RowSource::InKeyOrder(execution) => (&mut **execution, None),
+            RowSource::Arranged(select) => {
+                let arranged = select.explanation();
+                (select.source(), Some(arranged))
+            }
+        };
+        let arranged = arranged.map(|arranged| format!("; {arranged}")).unwrap_or_default();
         let text = format!(
-            "{} at seq {}: {}; {} rows read, {} returned",
+            "{} at seq {}: {}{arranged}; {} rows read, {count} returned",
             self.table,
             self.seq,
-            self.execution.route()?,
-            self.execution.examined(),
-            self.execution.count()
+            execution.route()?,
+            execution.examined(),
         );
-        Ok(PageStep::LastPage(Explanation { header: self.header.take(), text }))
+        Ok(PageStep::LastPage(Explanation { header: self.header.take(), text, notes }))
     }
 }

@@ -371,7 +371,9 @@ impl TableWatches {
                     }
                 }
                 Column::Key => found.extend(by_value.get(&hasher.of_key(key)).into_iter().flatten()),
-                Column::Seq | Column::Time | Column::Aggregate(_) => found.extend(by_value.values().flatten()),
+                Column::Seq | Column::Time | Column::Aggregate(_) => {
+                    found.extend(by_value.values().flatten())
+                }
             }
         }
         Some(())

@@ -81,7 +81,7 @@ impl InitialRows {
                 self.current = self.start_table(replica, id, name, after)?;
             }
             let Some(TableSelect { id, name, select }) = &mut self.current else { continue };
-            let SelectPage { mut rows, done } = select.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
+            let SelectPage { mut rows, done, .. } = select.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
             rows.retain(|row| self.filter.rows.passes(&row.key));
             let table = name.clone();
             if done {

@@ -173,6 +173,22 @@ async fn results_are_printed_in_each_format() {
             "[{\"id\":\"a\",\"n\":2},\n{\"count\":1}]\n",
         ),
         (["-o", "json", "sql", "-e", "SELECT * FROM t WHERE n = 1"], "[]\n"),
+        (
+            // The first result has no n.
+            [
+                "-o",
+                "csv",
+                "sql",
+                "-e",
+                "SELECT n, id AS key FROM t; SELECT missing, MAX(n) AS n FROM t GROUP BY missing",
+            ],
+            "n,key\n2,a\nmissing,n\n,2\n",
+        ),
+        (
+            ["-o", "table", "sql", "-e", "SELECT missing, MAX(n), COUNT(*) AS n FROM t GROUP BY missing"],
+            "missing  MAX(n)  n\n-------  ------  -\n              2  1\n",
+        ),
+        (["-o", "json", "sql", "-e", "SELECT DISTINCT n FROM t WHERE n > 5"], "[]\n"),
         (["-o", "table", "sql", "-e", "SHOW DIFF t FROM @seq:2 TO @now"], "~ a\n    n: 1 → 2\n"),
         (["-o", "csv", "sql", "-e", "SELECT * FROM t; SELECT COUNT(*) FROM t"], "id,n\na,2\ncount\n1\n"),
     ] {
@@ -192,6 +208,19 @@ async fn results_are_printed_in_each_format() {
     assert!(tables.starts_with(
         "{\"table\":\"t\",\"primary_key\":\"id\",\"key_type\":\"STRING\",\"indexes\":[],\"rows\":1,"
     ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn select_sorts_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let script =
+        r#"CREATE TABLE t (pk=id); INSERT INTO t {"id":"a","n":1}, {"id":"b","n":3}, {"id":"c","n":2}"#;
+    embedded(dir.path(), &["sql", "-e", script]).await;
+    let select = ["select", "t", "--fields", "id", "--order-by"];
+    let sorted = embedded(dir.path(), &[&select[..], &["n DESC", "--limit", "2"]].concat()).await;
+    assert_eq!(sorted, "{\"id\":\"b\"}\n{\"id\":\"c\"}\n");
+    let (code, text) = refused(dir.path(), &[&select[..], &["n DOWN"]].concat()).await;
+    assert!(code == 1 && text.contains(" | n DOWN\n  |   ^^^^"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -163,7 +163,8 @@ impl Accumulator {
                 *count = count.saturating_sub(1);
             }
             AggregateState::Extreme(_) => {
-                let message = format!("{} keeps one value only: no row can be removed from it", self.aggregate);
+                let message =
+                    format!("{} keeps one value only: no row can be removed from it", self.aggregate);
                 return Err(Error::new(Reason::Internal, message));
             }
             AggregateState::Counted(values) => {

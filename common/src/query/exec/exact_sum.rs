@@ -179,7 +179,8 @@ impl FixedPoint {
         let rest = sum.has_bits_below(lowest - 1);
         let exponent = u64::try_from(lowest).ok()? + 1;
         // A mantissa that rounds up to 2^53 carries into the exponent, as it must.
-        let encoded = (exponent << 52) + (mantissa & ((1 << 52) - 1)) + u64::from(half && (rest || mantissa & 1 == 1));
+        let encoded =
+            (exponent << 52) + (mantissa & ((1 << 52) - 1)) + u64::from(half && (rest || mantissa & 1 == 1));
         let float = f64::from_bits(encoded);
         (exponent < 0x7ff && float.is_finite()).then(|| f64::from_bits(encoded | sign))
     }

@@ -1,23 +1,74 @@
-//! What a SELECT reads: which rows, which columns, how many.
+//! What a SELECT returns: which rows, which columns, in which order, how many.
 
 use crate::format::key::Key;
-use crate::query::ast::{Condition, SelectItem};
+use crate::query::ast::{Column, Condition, OrderBy, Projection, SelectItem, SelectStatement};
 
-/// The rows and columns that a SELECT reads.
+/// The rows and columns that a SELECT returns.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
     /// Read soft-deleted rows, as they were before their deletion, instead of live ones.
     pub deleted: bool,
     /// The condition on rows; every row if `None`.
     pub condition: Option<Condition>,
-    /// The columns to return, none of which is an aggregate; the whole document if empty.
+    /// The columns to return; the whole document if empty.
     pub items: Vec<SelectItem>,
+    /// Return each result once only.
+    pub distinct: bool,
+    /// The columns whose values make a group.
+    pub group_by: Vec<Column>,
+    /// The condition on groups; every group if `None`.
+    pub having: Option<Condition>,
+    /// The order of the results; that of the keys, or of the groups, if empty.
+    pub order_by: Vec<OrderBy>,
     /// The maximum number of rows to return.
     pub limit: Option<u64>,
     /// The number of matching rows to skip first.
     pub offset: u64,
-    /// Only rows after this key: set to continue an earlier result.
+    /// Only rows after this key: set to continue an earlier result that is in key order.
     pub after: Option<Key>,
     /// Count the rows and return none.
     pub count_only: bool,
+}
+
+impl Selection {
+    /// Whether it returns groups, not rows.
+    pub fn is_grouped(&self) -> bool {
+        let is_aggregate = |column: &Column| matches!(column, Column::Aggregate(_));
+        !self.group_by.is_empty()
+            || self.having.is_some()
+            || self.items.iter().any(|item| is_aggregate(&item.column))
+            || self.order_by.iter().any(|order| is_aggregate(&order.column))
+    }
+
+    /// Whether the results are not rows of the table.
+    pub fn has_results(&self) -> bool {
+        self.distinct || self.is_grouped()
+    }
+
+    /// Whether the matching rows must be sorted, grouped or compared with each other before they are returned.
+    pub fn is_arranged(&self) -> bool {
+        self.has_results() || !self.order_by.is_empty()
+    }
+}
+
+impl From<SelectStatement> for Selection {
+    /// Everything but the table and the point in time.
+    fn from(select: SelectStatement) -> Selection {
+        Selection {
+            deleted: select.deleted,
+            condition: select.condition,
+            distinct: select.distinct,
+            group_by: select.group_by,
+            having: select.having,
+            order_by: select.order_by,
+            limit: select.limit,
+            offset: select.offset.unwrap_or(0),
+            after: None,
+            count_only: select.projection == Projection::Count,
+            items: match select.projection {
+                Projection::Items(items) => items,
+                Projection::All | Projection::Count => Vec::new(),
+            },
+        }
+    }
 }

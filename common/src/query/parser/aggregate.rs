@@ -73,8 +73,8 @@ impl Parser<'_> {
             self.expect(")")?;
             return Ok(Column::Aggregate(Box::new(Aggregate { function, argument: None })));
         }
-        let is_distinct = self.at_keyword("DISTINCT")
-            && !matches!(self.peek()?.kind, TokenKind::Symbol(")" | "."));
+        let is_distinct =
+            self.at_keyword("DISTINCT") && !matches!(self.peek()?.kind, TokenKind::Symbol(")" | "."));
         if is_distinct {
             if function != AggregateFunction::Count {
                 let message = format!("{} cannot have DISTINCT", function.name());

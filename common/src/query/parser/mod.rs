@@ -17,8 +17,9 @@ pub use point::{ParsedPoint, parse_point};
 use crate::error::{Error, Reason, Result};
 use crate::format::value::Value;
 use crate::limits;
-use crate::query::ast::{Column, Condition, Statement};
+use crate::query::ast::{Column, Condition, OrderBy, Statement};
 use crate::query::local_clock::LocalClock;
+use crate::query::parser::select_list::ColumnPlaces;
 use crate::query::parser::state::{Parser, Reserved};
 
 /// Something that was parsed, and for people how words for moments in it were understood.
@@ -69,6 +70,16 @@ pub fn parse_column(text: &str) -> Result<Column> {
     let column = parser.column(Reserved::Allowed)?;
     parser.finish(&[])?;
     Ok(column)
+}
+
+/// Parses columns to sort rows by, as written after ORDER BY.
+pub fn parse_order_by(text: &str) -> Result<Vec<OrderBy>> {
+    let mut parser = Parser::new(text, &[])?;
+    let mut places = ColumnPlaces::default();
+    let order = parser.order_columns(&[], &mut places)?;
+    parser.finish(&["ASC", "DESC"])?;
+    parser.only_rows(&order, &places)?;
+    Ok(order)
 }
 
 /// Parses the JSON text of a parameter.

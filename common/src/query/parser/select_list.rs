@@ -28,7 +28,11 @@ impl Parser<'_> {
         if self.eat("*")? {
             if distinct {
                 let hint = "remove DISTINCT, or write the fields";
-                return Err(self.invalid(start, "DISTINCT * changes nothing: each row has a key of its own", hint));
+                return Err(self.invalid(
+                    start,
+                    "DISTINCT * changes nothing: each row has a key of its own",
+                    hint,
+                ));
             }
             return Ok((distinct, Projection::All));
         }
@@ -64,8 +68,11 @@ impl Parser<'_> {
     /// Whether the present word is the name of a field: something follows that cannot follow DISTINCT.
     fn is_name_before_end(&self) -> Result<bool> {
         let next = self.peek()?;
-        let is_word = |word: &str| next.kind == TokenKind::Word && self.slice(next).eq_ignore_ascii_case(word);
-        Ok(matches!(next.kind, TokenKind::Symbol("," | ".") | TokenKind::End) || is_word("FROM") || is_word("AS"))
+        let is_word =
+            |word: &str| next.kind == TokenKind::Word && self.slice(next).eq_ignore_ascii_case(word);
+        Ok(matches!(next.kind, TokenKind::Symbol("," | ".") | TokenKind::End)
+            || is_word("FROM")
+            || is_word("AS"))
     }
 
     fn alias(&mut self) -> Result<Option<String>> {
@@ -89,7 +96,11 @@ impl Parser<'_> {
             let column = self.output_column(items)?;
             if matches!(column, Column::Aggregate(_)) {
                 let hint = "group by fields; HAVING and ORDER BY accept aggregates";
-                return Err(self.invalid(start, format!("GROUP BY cannot contain {}", clipped(&column.to_string())), hint));
+                return Err(self.invalid(
+                    start,
+                    format!("GROUP BY cannot contain {}", clipped(&column.to_string())),
+                    hint,
+                ));
             }
             if columns.contains(&column) {
                 let message = format!("{} is grouped twice", clipped(&column.to_string()));
@@ -104,8 +115,21 @@ impl Parser<'_> {
     }
 
     /// Parses the rest of `BY column [ASC|DESC], …`.
-    pub(super) fn order_by(&mut self, items: &[SelectItem], places: &mut ColumnPlaces) -> Result<Vec<OrderBy>> {
+    pub(super) fn order_by(
+        &mut self,
+        items: &[SelectItem],
+        places: &mut ColumnPlaces,
+    ) -> Result<Vec<OrderBy>> {
         self.expect_keyword("BY")?;
+        self.order_columns(items, places)
+    }
+
+    /// Parses `column [ASC|DESC], …`.
+    pub(super) fn order_columns(
+        &mut self,
+        items: &[SelectItem],
+        places: &mut ColumnPlaces,
+    ) -> Result<Vec<OrderBy>> {
         let mut order: Vec<OrderBy> = Vec::new();
         loop {
             let start = self.token;
@@ -127,6 +151,17 @@ impl Parser<'_> {
         }
     }
 
+    /// Fails if an order contains an aggregate.
+    pub(super) fn only_rows(&self, order: &[OrderBy], places: &ColumnPlaces) -> Result<()> {
+        for (order, token) in order.iter().zip(&places.order_by) {
+            if let Column::Aggregate(aggregate) = &order.column {
+                let message = format!("rows cannot be sorted by {}", clipped(&aggregate.to_string()));
+                return Err(self.invalid(*token, message, "to sort groups, write a SELECT with GROUP BY"));
+            }
+        }
+        Ok(())
+    }
+
     fn has_room(&self, columns: usize, start: Token) -> Result<()> {
         if columns < limits::ORDER_COLUMNS {
             return Ok(());
@@ -144,7 +179,11 @@ impl Parser<'_> {
     }
 
     /// Checks that the clauses fit together, and recognizes `COUNT(*)` alone.
-    pub(super) fn checked_select(&self, mut select: SelectStatement, places: &ColumnPlaces) -> Result<SelectStatement> {
+    pub(super) fn checked_select(
+        &self,
+        mut select: SelectStatement,
+        places: &ColumnPlaces,
+    ) -> Result<SelectStatement> {
         if let Projection::Items(items) = &select.projection
             && let [SelectItem { column: Column::Aggregate(aggregate), alias: None }] = items.as_slice()
             && aggregate.argument.is_none()
@@ -160,11 +199,16 @@ impl Parser<'_> {
             self.check_groups(&select, places)?;
         }
         if select.distinct {
-            let selected: HashSet<&Column> = select.projection.items().iter().map(|item| &item.column).collect();
+            let selected: HashSet<&Column> =
+                select.projection.items().iter().map(|item| &item.column).collect();
             for (order, token) in select.order_by.iter().zip(&places.order_by) {
                 if !selected.contains(&order.column) {
                     let message = format!("{} is not in the select list", clipped(&order.column.to_string()));
-                    return Err(self.invalid(*token, message, "with DISTINCT, ORDER BY accepts selected columns only"));
+                    return Err(self.invalid(
+                        *token,
+                        message,
+                        "with DISTINCT, ORDER BY accepts selected columns only",
+                    ));
                 }
             }
         }
@@ -179,7 +223,8 @@ impl Parser<'_> {
         }
         let grouped: HashSet<&Column> = select.group_by.iter().collect();
         let is_known = |column: &Column| matches!(column, Column::Aggregate(_)) || grouped.contains(column);
-        let items = select.projection.items().iter().map(|item| &item.column).zip(places.list.iter().copied());
+        let items =
+            select.projection.items().iter().map(|item| &item.column).zip(places.list.iter().copied());
         let order = select.order_by.iter().map(|order| &order.column).zip(places.order_by.iter().copied());
         let having = places.having.iter().map(|(column, token)| (column, *token));
         match items.chain(order).chain(having).find(|(column, _)| !is_known(column)) {

@@ -251,7 +251,11 @@ fn naive(condition: &Condition, document: &serde_json::Value) -> Option<bool> {
             serde_json::Value::Array(items) => {
                 let answers: Vec<_> =
                     items.into_iter().map(|item| naive_compare(Some(item), *op, &plain(value))).collect();
-                if answers.contains(&Some(true)) { Some(true) } else { (!answers.contains(&None)).then_some(false) }
+                if answers.contains(&Some(true)) {
+                    Some(true)
+                } else {
+                    (!answers.contains(&None)).then_some(false)
+                }
             }
             _ => Some(false),
         },

@@ -1,0 +1,72 @@
+//! The examples of docs/driftql.md: every statement runs, and returns what the page says.
+//!
+//! In blocks of the language `driftql`, a line `> …` is a statement, and the lines after it are its answer: documents as JSON,
+//! messages, notes and errors. `DRIFTDB_BLESS=1 cargo test --test integration reference::` writes the actual answers.
+
+use std::fmt::Write as _;
+
+use driftdb_common::query::ast::StatementKind;
+use driftdb_common::query::parser;
+
+use crate::harness::calls::{Outcome, ask, run};
+use crate::harness::*;
+
+const PAGE: &str = include_str!("../docs/driftql.md");
+
+/// Executes a statement, and returns its answer as lines. `seen` is the newest commit of the examples.
+async fn answer(cluster: &mut Cluster, statement: &str, seen: &mut u64) -> String {
+    let kind = parser::parse(statement, &[]).map(|statement| statement.kind());
+    if matches!(kind, Ok(StatementKind::Write)) {
+        *seen = run(&mut cluster.writer, statement).await.unwrap().seq;
+        return String::new();
+    }
+    let answer = match ask(&mut cluster.reader, statement, *seen).await {
+        Ok(answer) => answer,
+        Err(status) => return format!("error: {}\n", status.message()),
+    };
+    let mut text = String::new();
+    for result in &answer.results {
+        match result {
+            Outcome::Rows(batch) => batch
+                .rows
+                .iter()
+                .for_each(|row| writeln!(text, "{}", text_of(row.document.as_ref().unwrap())).unwrap()),
+            Outcome::Results(batch) => {
+                batch.results.iter().for_each(|result| writeln!(text, "{}", text_of(result)).unwrap());
+            }
+            Outcome::Count(count) => writeln!(text, "{{\"count\":{count}}}").unwrap(),
+            Outcome::Message(message) => writeln!(text, "{message}").unwrap(),
+            other => writeln!(text, "{other:?}").unwrap(),
+        }
+    }
+    answer.notes.iter().for_each(|note| writeln!(text, "note: {note}").unwrap());
+    text
+}
+
+#[tokio::test]
+async fn every_example_of_the_reference_returns_what_the_page_says() {
+    let mut cluster = Cluster::start().await;
+    let (mut found, mut seen, mut is_example) = (String::new(), 0, false);
+    for line in PAGE.lines() {
+        if line.starts_with("```") {
+            is_example = line == "```driftql";
+        }
+        match line.strip_prefix("> ").filter(|_| is_example) {
+            Some(statement) => {
+                writeln!(found, "{line}").unwrap();
+                found += &answer(&mut cluster, statement, &mut seen).await;
+            }
+            None if is_example && !line.starts_with("```") => {}
+            None => writeln!(found, "{line}").unwrap(),
+        }
+    }
+    if std::env::var_os("DRIFTDB_BLESS").is_some() {
+        let path = format!("{}/docs/driftql.md", env!("CARGO_MANIFEST_DIR"));
+        #[expect(clippy::disallowed_methods, reason = "a page of the documentation, not a database")]
+        std::fs::write(path, &found).unwrap();
+        return;
+    }
+    for (expected, found) in PAGE.split("```").zip(found.split("```")) {
+        assert_eq!(found, expected, "DRIFTDB_BLESS=1 accepts it");
+    }
+}
