@@ -41,6 +41,7 @@ mod many_tables;
 mod many_versions;
 mod memory;
 mod memory_figures;
+mod moments;
 mod ordered_selects;
 mod over_time;
 mod power_cut;
