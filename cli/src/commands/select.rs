@@ -12,13 +12,13 @@ use crate::{shapes, statement};
 
 /// Prints the rows as they arrive.
 pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
-    statement::check_fields(&args.fields)?;
-    statement::parse_params(&args.param)?;
     let order_by = args.order_by.unwrap_or_default();
     if !order_by.is_empty() {
         // Here, because an error of the reader would not say in which of the texts its place is.
         parser::parse_order_by(&order_by).map_err(|error| Failure::in_text(error, &order_by))?;
     }
+    statement::check_fields(&args.fields)?;
+    statement::parse_params(&args.param)?;
     let request = v1::SelectRequest {
         as_of: statement::parse_optional_point(args.as_of.as_deref(), &database.clock()?)?,
         time_zone: database.time_zone(),
@@ -26,9 +26,9 @@ pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &m
         r#where: args.condition.clone().unwrap_or_default(),
         params: args.param,
         fields: args.fields,
+        order_by,
         // One more row shows whether the limit leaves out any.
         limit: args.limit.map_or(0, |limit| limit.saturating_add(u64::from(out.wants_notes()))),
-        order_by,
         ..Default::default()
     };
     let condition = args.condition.unwrap_or_default();

@@ -216,12 +216,13 @@ impl Printer {
     pub(crate) fn end_rows(&mut self) -> CliResult {
         let rows = self.result_rows;
         self.end_table()?;
-        self.notes.drain(..).for_each(|text| note(&format!("note: {text}")));
         if let Some(rows) = rows.filter(|_| self.wants_notes()) {
             let count = if rows == 0 { "no rows".to_owned() } else { counted(rows, "row") };
             self.print_text(&format!("({count})\n"))?;
         }
-        self.end_pages()
+        let ended = self.end_pages();
+        self.notes.drain(..).for_each(|text| note(&format!("note: {text}")));
+        ended
     }
 
     /// Prints a result in the shape that suits the format.

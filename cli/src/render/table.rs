@@ -77,9 +77,9 @@ struct ColumnLayout {
 }
 
 impl ColumnLayout {
-    fn new(name: &str) -> ColumnLayout {
-        let shown: String = name.chars().flat_map(visible).collect();
-        ColumnLayout { field: name.to_owned(), width: text_width(&shown), name: shown, numbers: true }
+    fn new(field: String) -> ColumnLayout {
+        let name: String = field.chars().flat_map(visible).collect();
+        ColumnLayout { width: text_width(&name), field, name, numbers: true }
     }
 }
 
@@ -115,7 +115,7 @@ impl TableWriter {
     /// The columns of the rows that follow, unless some are known.
     pub(super) fn expect_columns(&mut self, names: &[String]) {
         if self.columns.is_empty() {
-            self.columns = names.iter().map(|name| ColumnLayout::new(name)).collect();
+            self.columns = names.iter().map(|name| ColumnLayout::new(name.clone())).collect();
         }
     }
 
@@ -146,7 +146,7 @@ impl TableWriter {
             match at.and_then(|at| row.get_mut(at)) {
                 Some(slot) => *slot = cell,
                 None => {
-                    self.columns.push(ColumnLayout::new(&name));
+                    self.columns.push(ColumnLayout::new(name));
                     row.push(cell);
                 }
             }

@@ -72,7 +72,7 @@ impl SelectExecution {
     /// Returns a SELECT over a view.
     pub fn new(view: View, selection: Selection) -> SelectExecution {
         let done = selection.limit == Some(0);
-        let columns = selection.items.iter().map(ResultColumn::of).collect();
+        let columns = ResultColumn::of_items(&selection.items).into();
         // Those of an earlier part are not known.
         let expectations = match selection.after {
             Some(_) => Expectations::default(),

@@ -128,10 +128,10 @@ impl RowPages {
             Ok((View::at(timeline, point.seq)?, point.header(&context.replica, [timeline])?))
         };
         let (view, header) = query.look_up(open).await?;
-        let columns = selection.items.iter().map(SelectItem::label);
+        let columns = selection.has_results().then(|| SelectItem::labels(&selection.items));
         Ok(RowPages {
             header: Some(header),
-            columns: selection.has_results().then(|| columns.collect()),
+            columns,
             table: view.timeline().name().to_owned(),
             seq: view.seq(),
             source: match selection.is_arranged() {

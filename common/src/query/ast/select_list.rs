@@ -32,9 +32,11 @@ pub struct OrderBy {
 }
 
 impl SelectItem {
-    /// The column's name in results.
-    pub fn label(&self) -> String {
-        self.alias.clone().unwrap_or_else(|| self.column.label(&[]))
+    /// The names of the columns in results: aliases, and for columns without one those that tell them apart.
+    pub fn labels(items: &[SelectItem]) -> Vec<String> {
+        let unnamed = items.iter().filter(|item| item.alias.is_none()).map(|item| item.column.clone());
+        let unnamed: Vec<Column> = unnamed.collect();
+        items.iter().map(|item| item.alias.clone().unwrap_or_else(|| item.column.label(&unnamed))).collect()
     }
 }
 

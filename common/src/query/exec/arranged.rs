@@ -93,7 +93,7 @@ impl ArrangedSelect {
         let most = most.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         let is_sorted = !selection.order_by.is_empty();
         ArrangedSelect {
-            columns: selection.items.iter().map(ResultColumn::of).collect(),
+            columns: ResultColumn::of_items(&selection.items),
             seen: selection.distinct.then(HashSet::new),
             stage,
             sorter: is_sorted.then(|| Sorter::new(most)),

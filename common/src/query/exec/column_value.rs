@@ -43,9 +43,10 @@ pub struct ResultColumn {
 }
 
 impl ResultColumn {
-    /// The column of an item of a select list.
-    pub fn of(item: &SelectItem) -> ResultColumn {
-        ResultColumn { label: item.label(), is_time: item.column.is_time() }
+    /// The columns of a select list.
+    pub fn of_items(items: &[SelectItem]) -> Vec<ResultColumn> {
+        let labels = SelectItem::labels(items).into_iter().zip(items);
+        labels.map(|(label, item)| ResultColumn { label, is_time: item.column.is_time() }).collect()
     }
 }
 

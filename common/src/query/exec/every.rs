@@ -92,7 +92,7 @@ impl EveryExecution {
         Ok(EveryExecution {
             timeline: Arc::clone(timeline),
             table: MomentTable::new(plan, moments.len()),
-            columns: own.into_iter().chain(items.iter().map(ResultColumn::of)).collect(),
+            columns: own.into_iter().chain(ResultColumn::of_items(&items)).collect(),
             moments,
             condition,
             items,

@@ -270,10 +270,11 @@ impl Expectations {
     fn forget_known_fields(&mut self, view: &View) -> Result<()> {
         let mut kept = Vec::new();
         for mut expectation in std::mem::take(&mut self.pending) {
-            let index =
-                view.schema().indexes.iter().find(|index| {
-                    IndexColumns::of(index).paths().iter().any(|path| *path == expectation.path)
-                });
+            let index = view
+                .schema()
+                .indexes
+                .iter()
+                .find(|index| IndexColumns::of(index).paths().contains(&expectation.path));
             if let Some(index) = index {
                 expectation.may_be_missing = true;
                 let ranges = expectation.wanted.ranges();
@@ -286,7 +287,7 @@ impl Expectations {
                         ranges: &ranges,
                     };
                     let found = view.candidates_in(&[wanted], 1)?;
-                    if found.is_none_or(|found| found.keys.len() > 0) {
+                    if found.is_none_or(|found| !found.keys.is_empty()) {
                         continue;
                     }
                 }

@@ -212,7 +212,7 @@ impl Parser<'_> {
             let message = format!("AS OF EVERY cannot be combined with {clause}");
             return Err(self.syntax(self.token, message, "remove one of them"));
         }
-        let labels = select.projection.items().iter().map(SelectItem::label);
+        let labels = SelectItem::labels(select.projection.items());
         if let Some(label) = labels.into_iter().find(|label| [MOMENT, MOMENT_SEQ].contains(&label.as_str())) {
             let message = format!("{label} is a column of AS OF EVERY");
             return Err(self.syntax(self.token, message, "choose another name with AS"));

@@ -38,7 +38,6 @@ impl Parser<'_> {
         }
         places.list.clear();
         let mut items: Vec<SelectItem> = Vec::new();
-        let mut labels = HashSet::new();
         loop {
             let start = self.token;
             if !items.is_empty() && self.at_keyword("FROM") {
@@ -53,16 +52,25 @@ impl Parser<'_> {
                 return Err(self.too_large(start, message, "write * for all fields"));
             }
             let item = SelectItem { column, alias: self.alias()? };
-            if !labels.insert(item.label()) {
-                let message = format!("{} is selected twice", clipped(&item.label()));
-                return Err(self.invalid(start, message, "remove one of them, or name one with AS"));
-            }
             items.push(item);
             places.list.push(start);
             if !self.eat(",")? {
+                self.check_labels(&items, places)?;
                 return Ok((distinct, Projection::Items(items)));
             }
         }
+    }
+
+    /// Fails if two columns of the result have one name.
+    fn check_labels(&self, items: &[SelectItem], places: &ColumnPlaces) -> Result<()> {
+        let mut known = HashSet::new();
+        for (label, token) in SelectItem::labels(items).into_iter().zip(&places.list) {
+            if !known.insert(label.clone()) {
+                let message = format!("{} is selected twice", clipped(&label));
+                return Err(self.invalid(*token, message, "remove one of them, or name one with AS"));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the present word is the name of a field: something follows that cannot follow DISTINCT.

@@ -246,22 +246,21 @@ fn naive(condition: &Condition, document: &serde_json::Value) -> Option<bool> {
             }
             _ => Some(*negated),
         },
-        Condition::Any { column, op, value } => match at(column)? {
-            serde_json::Value::Null => None,
-            serde_json::Value::Array(items) => {
-                let answers: Vec<_> =
-                    items.into_iter().map(|item| naive_compare(Some(item), *op, &plain(value))).collect();
-                if answers.contains(&Some(true)) {
-                    Some(true)
-                } else {
-                    (!answers.contains(&None)).then_some(false)
-                }
-            }
-            _ => Some(false),
-        },
+        Condition::Any { column, op, value } => naive_any(at(column)?, *op, &plain(value)),
         Condition::IsNull { column, negated } => Some((at(column) == Some(json!(null))) != *negated),
         Condition::IsMissing { column, negated } => Some(at(column).is_none() != *negated),
     }
+}
+
+/// An OR of comparisons with the elements.
+fn naive_any(found: serde_json::Value, op: Comparison, value: &serde_json::Value) -> Option<bool> {
+    let items = match found {
+        serde_json::Value::Null => return None,
+        serde_json::Value::Array(items) => items,
+        _ => return Some(false),
+    };
+    let answers: Vec<_> = items.into_iter().map(|item| naive_compare(Some(item), op, value)).collect();
+    if answers.contains(&Some(true)) { Some(true) } else { (!answers.contains(&None)).then_some(false) }
 }
 
 fn plain(value: &Value) -> serde_json::Value {
