@@ -62,7 +62,7 @@ impl Database {
 
 fn precondition(key: &str) -> v1::Precondition {
     let check = Some(v1::precondition::Check::Exists(false));
-    v1::Precondition { table: "t".into(), key: key.into(), check }
+    v1::Precondition { table: "t".into(), key: key.into(), check, ..Default::default() }
 }
 
 async fn apply_if(

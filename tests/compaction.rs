@@ -321,6 +321,7 @@ async fn request_ids_survive_compaction_and_restart() {
                 table: "t".into(),
                 key: "asked".into(),
                 check: Some(Check::SeqIs(seq)),
+                ..Default::default()
             }],
             ..Default::default()
         };

@@ -76,7 +76,7 @@ fn from(table: &str) -> v1::SelectRequest {
 }
 
 fn check(table: &str, key: &str, check: v1::precondition::Check) -> v1::Precondition {
-    v1::Precondition { table: table.into(), key: key.into(), check: Some(check) }
+    v1::Precondition { table: table.into(), key: key.into(), check: Some(check), ..Default::default() }
 }
 
 #[tokio::test]

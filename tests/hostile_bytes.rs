@@ -302,7 +302,7 @@ proptest! {
             let meta = event.meta.clone().unwrap_or_default();
             let mut again = Vec::new();
             let (key, document) = (event.key.as_ref(), event.document.as_ref());
-            let told = event::encode(&mut again, key, document, event.replaces, Some((event.shape, &meta)), event.published.is_some());
+            let told = event::encode(&mut again, key, document, event.marks, Some((event.shape, &meta)), event.published.is_some());
             if let (Some(at), Some(published)) = (told, event.published) {
                 again[at..at + 8].copy_from_slice(&published.to_be_bytes());
             }

@@ -114,7 +114,7 @@ fn apply(timeline: &Timeline, seq: u64, events: &[Was]) {
         kind: was.kind,
         key: Some(key(was.key)),
         document: was.payload.as_ref().map(document),
-        replaces: false,
+        marks: Default::default(),
         shape: CommitShape::SINGLE,
         meta: None,
         published: None,

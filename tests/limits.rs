@@ -103,8 +103,12 @@ async fn an_error_with_the_longest_names_arrives_whole() {
     let again = apply(&mut cluster.writer, vec![insert(&table, &document)]).await;
     let refusal = refused(again, Code::AlreadyExists, "ROW_EXISTS");
     refusal.tells("key", &key).tells("table", &table).says(&[&key]);
-    let precondition =
-        v1::Precondition { table: table.clone(), key: key.clone(), check: Some(Check::Exists(false)) };
+    let precondition = v1::Precondition {
+        table: table.clone(),
+        key: key.clone(),
+        check: Some(Check::Exists(false)),
+        ..Default::default()
+    };
     let request = v1::ApplyRequest { preconditions: vec![precondition; 10_000], ..Default::default() };
     let refusal =
         refused(cluster.writer.apply(request).await, Code::FailedPrecondition, "PRECONDITION_FAILED");

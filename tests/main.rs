@@ -6,6 +6,8 @@ mod admission_lock;
 mod answers;
 mod arranged_selects;
 mod bench;
+mod boundaries;
+mod bulk;
 mod clock;
 mod compaction;
 mod compaction_crash;

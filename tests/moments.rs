@@ -23,7 +23,11 @@ fn driftctl(cluster: &Cluster, args: &[&str]) -> Output {
 
 fn lines(output: &Output) -> Vec<Value> {
     assert!(output.status.success(), "{output:?}");
-    std::str::from_utf8(&output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    std::str::from_utf8(&output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 fn said(output: &Output) -> String {
@@ -51,7 +55,8 @@ async fn three_days() -> Cluster {
 #[tokio::test]
 async fn words_are_understood_everywhere_and_the_answer_says_how() {
     let mut cluster = three_days().await;
-    let n = |output: &Output| lines(output).iter().map(|line| line["n"].as_i64().unwrap()).collect::<Vec<_>>();
+    let n =
+        |output: &Output| lines(output).iter().map(|line| line["n"].as_i64().unwrap()).collect::<Vec<_>>();
     for args in [
         vec!["get", "t", "a", "--as-of", "yesterday"],
         vec!["select", "t", "--as-of", "yesterday"],
@@ -60,7 +65,10 @@ async fn words_are_understood_everywhere_and_the_answer_says_how() {
         let output = driftctl(&cluster, &args);
         assert_eq!(n(&output), [2], "{args:?}");
         let note = said(&output);
-        assert!(note.contains("note: \"yesterday\" means ") && note.contains("in the time zone UTC"), "{note}");
+        assert!(
+            note.contains("note: \"yesterday\" means ") && note.contains("in the time zone UTC"),
+            "{note}"
+        );
         let berlin = driftctl(&cluster, &[&args[..], &["--tz", "Europe/Berlin"]].concat());
         assert!(said(&berlin).contains(":00:00.000Z, in the time zone Europe/Berlin"), "{}", said(&berlin));
     }
@@ -94,7 +102,10 @@ async fn a_day_of_the_calendar_is_a_step_of_as_of_every() {
     let cluster = three_days().await;
     let statement = "SELECT MAX(n) AS n FROM t AS OF EVERY \"1 day\" FROM \"5 days ago\"";
     let output = driftctl(&cluster, &["sql", statement]);
-    let found: Vec<_> = lines(&output).iter().map(|line| (line["_moment_seq"].as_u64().unwrap(), line["n"].as_i64())).collect();
+    let found: Vec<_> = lines(&output)
+        .iter()
+        .map(|line| (line["_moment_seq"].as_u64().unwrap(), line["n"].as_i64()))
+        .collect();
     let expected = [(0, None), (1, None), (2, Some(3)), (3, Some(2)), (3, Some(2))];
     assert_eq!(found[..5], expected, "{output:?}");
     assert!(said(&output).contains("it has no rows at moments before that"), "{}", said(&output));
@@ -105,9 +116,14 @@ async fn a_diff_and_a_watch_can_begin_before_the_creation_of_a_table() {
     let mut cluster = Cluster::start().await;
     cluster.create("other").await;
     cluster.create("t").await;
-    apply(&mut cluster.writer, vec![insert("t", r#"{"id":"a"}"#), insert("t", r#"{"id":"b"}"#)]).await.unwrap();
+    apply(&mut cluster.writer, vec![insert("t", r#"{"id":"a"}"#), insert("t", r#"{"id":"b"}"#)])
+        .await
+        .unwrap();
     let diff = ask(&mut cluster.reader, "SHOW DIFF t FROM @seq:1 TO @seq:3", 3).await.unwrap();
-    assert_eq!(diff.diff().iter().map(|(key, before, _)| (key.as_str(), before.is_null())).collect::<Vec<_>>(), [("a", true), ("b", true)]);
+    assert_eq!(
+        diff.diff().iter().map(|(key, before, _)| (key.as_str(), before.is_null())).collect::<Vec<_>>(),
+        [("a", true), ("b", true)]
+    );
     assert!(diff.headers[0].notes[0].contains("created by commit 2"), "{:?}", diff.headers[0].notes);
     let one = ask(&mut cluster.reader, "SHOW DIFF t KEY \"b\" FROM @seq:1 TO @now", 3).await.unwrap();
     assert_eq!(one.diff().len(), 1);
@@ -131,9 +147,11 @@ async fn a_diff_and_a_watch_can_begin_before_the_creation_of_a_table() {
 async fn drift_shows_the_events_and_images_that_are_asked_for() {
     let mut cluster = Cluster::start().await;
     cluster.create("t").await;
-    for statement in
-        [r#"INSERT INTO t {"id": "a", "n": 1}"#, r#"PATCH t KEY "a" SET {"n": 5}"#, r#"INSERT INTO t {"id": "b", "n": 2}"#]
-    {
+    for statement in [
+        r#"INSERT INTO t {"id": "a", "n": 1}"#,
+        r#"PATCH t KEY "a" SET {"n": 5}"#,
+        r#"INSERT INTO t {"id": "b", "n": 2}"#,
+    ] {
         run(&mut cluster.writer, statement).await.unwrap();
     }
     let output = driftctl(&cluster, &["drift", "t", "--where", "n > $1", "--param", "4", "--with-before"]);
@@ -144,5 +162,8 @@ async fn drift_shows_the_events_and_images_that_are_asked_for() {
     let wrong = driftctl(&cluster, &["drift", "t", "--where", "n >"]);
     assert!(said(&wrong).contains("n >") && !wrong.status.success(), "{wrong:?}");
     let found = lines(&driftctl(&cluster, &["sql", "FIND FIRST IN t WHERE n > 4"]));
-    assert_eq!((&found[0]["seq"], &found[0]["before"]["n"], &found[0]["after"]["n"]), (&3.into(), &1.into(), &5.into()));
+    assert_eq!(
+        (&found[0]["seq"], &found[0]["before"]["n"], &found[0]["after"]["n"]),
+        (&3.into(), &1.into(), &5.into())
+    );
 }

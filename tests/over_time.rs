@@ -105,7 +105,8 @@ impl Replay {
     }
 
     async fn create(&mut self) {
-        self.schema(TABLES.map(|(table, indexes)| format!("CREATE TABLE {table} (pk=id{indexes})")), true).await;
+        self.schema(TABLES.map(|(table, indexes)| format!("CREATE TABLE {table} (pk=id{indexes})")), true)
+            .await;
     }
 
     async fn drop_and_create(&mut self) {
@@ -116,7 +117,8 @@ impl Replay {
     /// A commit that changes some rows, in the same way in both tables.
     async fn commit(&mut self) {
         let seq = self.last() + 1;
-        let (mut rows, mut deleted) = (self.states.last().unwrap().clone(), self.deleted.last().unwrap().clone());
+        let (mut rows, mut deleted) =
+            (self.states.last().unwrap().clone(), self.deleted.last().unwrap().clone());
         let (mut operations, mut events) = (Vec::new(), Vec::new());
         for _ in 0..1 + self.random.below(5) {
             let key = format!("k{:02}", self.random.below(KEYS));
@@ -215,7 +217,14 @@ impl Replay {
     }
 
     /// FIND by its definition: the row matches after the commit, and not after the commit before it.
-    fn find(&self, table: &str, condition: &Condition, key: Option<&str>, (after, up_to): (u64, u64), last: bool) -> Option<(u64, String)> {
+    fn find(
+        &self,
+        table: &str,
+        condition: &Condition,
+        key: Option<&str>,
+        (after, up_to): (u64, u64),
+        last: bool,
+    ) -> Option<(u64, String)> {
         let keys: Vec<String> = match key {
             Some(key) => vec![key.to_owned()],
             None => (0..KEYS).map(|n| format!("k{n:02}")).collect(),
@@ -250,8 +259,16 @@ impl Replay {
         if let (Some((seq, key)), [Outcome::Commit(commit)]) = (expected, answer.results.as_slice()) {
             let change = &commit.changes[0];
             let document = |row: Option<&Row>| row.map_or(Value::Null, |row| row.document.clone());
-            assert_eq!(value_of(change.after.as_ref()), document(self.at(table, seq).get(&key)), "{statement}");
-            assert_eq!(value_of(change.before.as_ref()), document(self.at(table, seq - 1).get(&key)), "{statement}");
+            assert_eq!(
+                value_of(change.after.as_ref()),
+                document(self.at(table, seq).get(&key)),
+                "{statement}"
+            );
+            assert_eq!(
+                value_of(change.before.as_ref()),
+                document(self.at(table, seq - 1).get(&key)),
+                "{statement}"
+            );
         }
         let keys = (0..KEYS).map(|n| format!("k{n:02}")).filter(|k| key.as_ref().is_none_or(|key| k == key));
         let held = keys.into_iter().any(|key| self.matches(table, from, &key, &condition)) && from < to;
@@ -275,7 +292,10 @@ impl Replay {
             let by = fields["_deleted_seq"].as_u64().unwrap();
             let time: driftdb_common::format::rfc3339::UtcTime = time.as_str().unwrap().parse().unwrap();
             assert_eq!(time.millis(), self.times[&by]);
-            assert_eq!((fields.remove("_deleted_by"), fields.remove("_deleted_reason")), (Some("".into()), Some("".into())));
+            assert_eq!(
+                (fields.remove("_deleted_by"), fields.remove("_deleted_reason")),
+                (Some("".into()), Some("".into()))
+            );
         }
         let with_seq = |(key, (document, by)): &(String, (Value, u64))| {
             let mut document = document.clone();
@@ -294,7 +314,9 @@ impl Replay {
             document["s"] == "paid" && document["_deleted_seq"].as_u64().unwrap() > since
         });
         let expected: Vec<_> = paid
-            .map(|(key, document)| (key.clone(), json!({"_key": key, "_deleted_seq": document["_deleted_seq"]})))
+            .map(|(key, document)| {
+                (key.clone(), json!({"_key": key, "_deleted_seq": document["_deleted_seq"]}))
+            })
             .take(2)
             .collect();
         assert_eq!(found, expected, "{statement}");

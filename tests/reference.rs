@@ -40,9 +40,12 @@ async fn answer(cluster: &mut Cluster, statement: &str, seen: &mut u64) -> Strin
             Outcome::Commit(commit) => commit.changes.iter().for_each(|change| {
                 let kind = format!("{:?}", change.kind()).to_lowercase().replace("softdelete", "soft_delete");
                 let field = |name: &str, document: &Option<v1::Document>| {
-                    document.as_ref().map_or(String::new(), |document| format!(",\"{name}\":{}", text_of(document)))
+                    document
+                        .as_ref()
+                        .map_or(String::new(), |document| format!(",\"{name}\":{}", text_of(document)))
                 };
-                let fields = [("payload", &change.payload), ("before", &change.before), ("after", &change.after)];
+                let fields =
+                    [("payload", &change.payload), ("before", &change.before), ("after", &change.after)];
                 let fields: String = fields.map(|(name, document)| field(name, document)).concat();
                 let (seq, key) = (commit.seq, &change.key);
                 writeln!(text, "{{\"seq\":{seq},\"key\":\"{key}\",\"kind\":\"{kind}\"{fields}}}").unwrap();
@@ -58,7 +61,11 @@ async fn answer(cluster: &mut Cluster, statement: &str, seen: &mut u64) -> Strin
             other => writeln!(text, "{other:?}").unwrap(),
         }
     }
-    answer.headers.iter().flat_map(|header| &header.notes).for_each(|note| writeln!(text, "note: {note}").unwrap());
+    answer
+        .headers
+        .iter()
+        .flat_map(|header| &header.notes)
+        .for_each(|note| writeln!(text, "note: {note}").unwrap());
     answer.notes.iter().for_each(|note| writeln!(text, "note: {note}").unwrap());
     text
 }

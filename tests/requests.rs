@@ -153,7 +153,7 @@ async fn an_invalid_request_is_refused() {
     let mut cluster = open().await;
     let operation = v1::Operation { action: None, ..delete("t", "k00") };
     meaningless(apply(&mut cluster.writer, vec![operation]).await, "action");
-    let precondition = v1::Precondition { table: "t".into(), key: "k00".into(), check: None };
+    let precondition = v1::Precondition { table: "t".into(), key: "k00".into(), ..Default::default() };
     let request = v1::ApplyRequest { preconditions: vec![precondition], ..Default::default() };
     meaningless(cluster.writer.apply(request).await, "check");
     let create = v1::CreateTableRequest { table: "u".into(), key_type: 99, ..Default::default() };
@@ -215,6 +215,7 @@ async fn a_commit_is_refused_whole() {
         table: "t".into(),
         key: key.into(),
         check: Some(v1::precondition::Check::Exists(exists)),
+        ..Default::default()
     };
     let unchanged =
         v1::Precondition { check: Some(v1::precondition::Check::SeqIs(FILLED)), ..live("k02", true) };

@@ -64,6 +64,7 @@ async fn count(
                     table: "counters".into(),
                     key: key.clone(),
                     check: Some(v1::precondition::Check::SeqIs(seq)),
+                    ..Default::default()
                 }],
                 ..Default::default()
             };

@@ -82,6 +82,7 @@ fn change(filter: &Filter, happened: &RowChange) -> v1::Change {
         payload: happened.payload.as_ref().map(|payload| document(filter, payload)),
         before: image(filter.before, &happened.before),
         after: image(filter.after, &happened.after),
+        ..Default::default()
     }
 }
 

@@ -174,7 +174,7 @@ pub(crate) enum Command {
     /// Load rows from a JSON Lines or CSV file
     #[command(after_help = rows::INGEST_EXAMPLES)]
     Ingest(IngestArgs),
-    /// Restore a row as it was at a point in time
+    /// Restore rows as they were at a point in time
     #[command(after_help = statements::REVERT_EXAMPLES)]
     Revert(RevertArgs),
     /// Apply commits from a JSON Lines file
@@ -233,7 +233,7 @@ pub(crate) fn from_matches(matches: &ArgMatches) -> Result<Cli, clap::Error> {
         Command::Get(args) => args.rows.resolve(1, usize::MAX),
         Command::Diff(args) => args.rows.resolve(0, usize::MAX),
         Command::Drift(args) => args.rows.resolve(0, 1),
-        Command::Revert(args) => args.row.resolve(1, 1),
+        Command::Revert(args) => args.row.resolve(usize::from(!args.is_bulk()), usize::from(!args.is_bulk())),
         _ => Ok(()),
     };
     resolved.map_err(|message| Cli::command().error(ClapErrorKind::WrongNumberOfValues, message))?;

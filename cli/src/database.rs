@@ -89,7 +89,15 @@ impl DatabaseHandle {
 
     fn on(embedded: Option<embedded::Embedded>, client: Client) -> DatabaseHandle {
         let expected = ExpectedDaemons { writer: embedded.is_none(), readers: true };
-        DatabaseHandle { embedded, client, stale: false, time_zone: String::new(), writer_found: false, noted: false, expected }
+        DatabaseHandle {
+            embedded,
+            client,
+            stale: false,
+            time_zone: String::new(),
+            writer_found: false,
+            noted: false,
+            expected,
+        }
     }
 
     /// Sets whether reads can be stale.
@@ -174,7 +182,7 @@ impl DatabaseHandle {
         &mut self,
         request: v1::WriterServiceExecuteRequest,
         message: impl Fn(String),
-    ) -> Result<Option<v1::WriteToken>> {
+    ) -> Result<Executed> {
         let client = self.write_client().await?;
         client.execute_with_messages(request, progress_line(), message).await.map_err(|s| to_error(&s))
     }

@@ -7,6 +7,7 @@ use driftdb_common::error::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod args;
+mod bulk;
 mod changes;
 mod child;
 mod commands;

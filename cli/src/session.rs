@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use driftdb::client::Executed;
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::value::Value;
@@ -12,6 +13,7 @@ use driftdb_common::query::script::{ScriptStatement, split};
 use serde::Serialize;
 use v1::reader_service_execute_response::Result as ResponseItem;
 
+use crate::bulk;
 use crate::database::DatabaseHandle;
 use crate::exit::{CliResult, Failure};
 use crate::render::{self, Printer, ResultItem};
@@ -226,7 +228,10 @@ impl<'a> Session<'a> {
             .into_inner()
             .into_iter()
             .try_for_each(|said| self.out.print_item(ResultItem::Message(said)))?;
-        let token = executed.map_err(|e| origin.failure(e))?;
+        let Executed { token, bulk, .. } = executed.map_err(|e| origin.failure(e))?;
+        if let Some(result) = bulk {
+            return bulk::print(result, token.map(|token| token.seq), false, self.out);
+        }
         token.map_or(Ok(()), |token| self.register_write(token.seq))
     }
 

@@ -10,6 +10,7 @@ use driftdb_common::query::change;
 use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::parser::{self, Parsed, ParsedPoint};
 use driftdb_common::service::convert::{operation_to_wire, precondition_to_wire};
+use driftdb_common::service::preconditions::boundary_to_wire;
 use driftdb_common::table::operation::CommitRequest;
 use prost_types::Timestamp;
 use v1::as_of::At;
@@ -79,10 +80,11 @@ pub(crate) fn with_as_of<'a>(text: &'a str, statement: &Statement, point: &str) 
 /// The operations and preconditions that a statement adds to a transaction.
 pub(crate) fn operations(statement: Statement) -> Result<(Vec<v1::Operation>, Vec<v1::Precondition>)> {
     match change::of_statement(statement)? {
-        CommitRequest::Rows { operations, preconditions } => Ok((
-            operations.into_iter().map(operation_to_wire).collect(),
-            preconditions.into_iter().map(precondition_to_wire).collect(),
-        )),
+        CommitRequest::Rows { operations, preconditions, boundaries } => {
+            let rows = preconditions.into_iter().map(precondition_to_wire);
+            let boundaries = boundaries.into_iter().map(boundary_to_wire);
+            Ok((operations.into_iter().map(operation_to_wire).collect(), rows.chain(boundaries).collect()))
+        }
         CommitRequest::Schema(_) => Err(Error::new(
             Reason::QueryInvalid,
             "a transaction can only change rows: run CREATE, ALTER and DROP TABLE outside it",
@@ -216,7 +218,10 @@ mod tests {
         assert_eq!((operations[0].table.as_str(), operations[0].key.as_str()), ("t", "7"));
         assert!(matches!(operations[0].action, Some(Action::Patch(_))));
         let check = Some(v1::precondition::Check::SeqIs(3));
-        assert_eq!(conditions, [v1::Precondition { table: "t".into(), key: "7".into(), check }]);
+        assert_eq!(
+            conditions,
+            [v1::Precondition { table: "t".into(), key: "7".into(), check, ..Default::default() }]
+        );
 
         let (operations, _) = collected("SOFT DELETE FROM t KEY \"a\"").unwrap();
         assert!(matches!(operations[0].action, Some(Action::SoftDelete(_))));

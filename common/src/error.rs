@@ -85,6 +85,9 @@ reasons! {
     TableNotFound = "TABLE_NOT_FOUND": NotFound,
     /// A precondition of a write is false. The violations list what was expected and found; read the rows and retry.
     PreconditionFailed = "PRECONDITION_FAILED": Conflict,
+    /// A write requires that no row of a condition has changed since a commit, and the writer no longer knows every change since
+    /// then. Nothing was done. Read the rows again, and name the commit of that read.
+    BoundaryTooOld = "BOUNDARY_TOO_OLD": Conflict,
     /// A reader received a write. Send it to the writer, whose address the metadata contains.
     NotWriter = "NOT_WRITER": Conflict,
     /// The token or seq belongs to another history of this database, such as the one before a restore. Start over
@@ -188,9 +191,9 @@ pub struct QueryPlace {
 /// One false precondition, in the shape of `google.rpc.PreconditionFailure`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// `seq_is`, `exists` or `unchanged_since`.
+    /// `seq_is`, `exists`, `unchanged_since` or `no_change`.
     pub check: String,
-    /// `table/key`.
+    /// `table/key`, or `table WHERE condition`.
     pub subject: String,
     /// The expected and the actual value.
     pub description: String,

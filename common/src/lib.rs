@@ -15,6 +15,7 @@
 //! - **patch**: a JSON merge patch (RFC 7396) that changes a document.
 //! - **operation**: one requested change of a row, for example an insert, a put, a patch or a delete.
 //! - **precondition**: a check of an operation that must hold, or the whole commit is refused.
+//! - **boundary**: a precondition over many rows: no row that matches a condition has changed since a commit.
 //! - **commit**: the unit of writing: its events become visible together, in all tables.
 //! - **seq**: the sequence number of a commit: 1, 2, 3 and so on, without gaps, over all tables.
 //! - **commit time**: the time of a commit in milliseconds since 1970; it never decreases with seq.

@@ -22,6 +22,17 @@ pub const NESTING: usize = 64;
 pub const OPERATIONS_PER_COMMIT: usize = 10_000;
 /// The number of preconditions in one commit.
 pub const PRECONDITIONS_PER_COMMIT: usize = 10_000;
+/// The number of conditions over many rows in one commit.
+pub const BOUNDARIES_PER_COMMIT: usize = 16;
+/// The length of one such condition, in bytes.
+pub const BOUNDARY_BYTES: usize = 4096;
+/// The memory that a writer uses for the newest changes of rows, over all tables, in bytes: conditions over many rows are checked
+/// against them.
+pub const RECENT_CHANGES_BYTES: usize = 32 << 20;
+/// The number of comparisons of changes with one condition over many rows. A condition that needs more has to be read again.
+pub const BOUNDARY_STEPS: usize = 20_000_000;
+/// The number of times that a statement which changes all rows of a condition finds them, while others change them.
+pub const BULK_TRIES: usize = 10;
 /// The size of the rows that the patches of one commit read and write, in bytes: of each row before and after each patch.
 pub const PATCHED_BYTES_PER_COMMIT: usize = 256 << 20;
 /// The size of a gRPC request, in bytes.
@@ -81,6 +92,8 @@ pub const KEYS_PER_GET: usize = 1000;
 pub const STATEMENT_BYTES: usize = 16 << 20;
 /// The length of the reason that is stored with a commit, in bytes.
 pub const REASON_BYTES: usize = 1024;
+/// The length of the actor that is stored with a commit, in bytes.
+pub const ACTOR_BYTES: usize = 256;
 /// The length of a request id, in bytes. The minimum is one byte.
 pub const REQUEST_ID_BYTES: usize = 128;
 /// The number of false preconditions that one error lists.

@@ -27,11 +27,13 @@ pub enum PlantedBug {
     LineageUnchecked,
     /// Commits are stamped with any time that the wall clock shows.
     ClockTrusted,
+    /// Conditions over many rows are not checked.
+    BoundaryUnchecked,
 }
 
 impl PlantedBug {
     /// Every bug.
-    pub const ALL: [PlantedBug; 10] = [
+    pub const ALL: [PlantedBug; 11] = [
         PlantedBug::AnswerBeforeFsync,
         PlantedBug::FsyncRetried,
         PlantedBug::CrcIgnored,
@@ -42,6 +44,7 @@ impl PlantedBug {
         PlantedBug::FloorUnchecked,
         PlantedBug::LineageUnchecked,
         PlantedBug::ClockTrusted,
+        PlantedBug::BoundaryUnchecked,
     ];
 
     /// The bug's name in `DRIFTDB_PLANTED`.
@@ -57,6 +60,7 @@ impl PlantedBug {
             PlantedBug::FloorUnchecked => "floor-unchecked",
             PlantedBug::LineageUnchecked => "lineage-unchecked",
             PlantedBug::ClockTrusted => "clock-trusted",
+            PlantedBug::BoundaryUnchecked => "boundary-unchecked",
         }
     }
 }

@@ -53,7 +53,9 @@ pub fn reason(status: &Status) -> Option<String> {
 
 /// The commit that created or dropped a table, if a read failed because the table did not exist at its point in time, but at another one.
 pub fn created_or_dropped_at(status: &Status) -> Option<u64> {
-    let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN && info.reason == TABLE_NOT_FOUND)?;
+    let info = status
+        .get_details_error_info()
+        .filter(|info| info.domain == DOMAIN && info.reason == TABLE_NOT_FOUND)?;
     info.metadata.get("seq")?.parse().ok()
 }
 

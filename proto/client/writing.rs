@@ -31,6 +31,8 @@ pub struct Executed {
     pub token: Option<v1::WriteToken>,
     /// The messages of a maintenance statement.
     pub messages: Vec<String>,
+    /// What a statement that changes all rows of a condition has done, or would do.
+    pub bulk: Option<v1::BulkResult>,
 }
 
 impl Client {
@@ -103,33 +105,35 @@ impl Client {
     ) -> Result<Executed, Status> {
         let messages: Mutex<Vec<String>> = Mutex::default();
         let keep = |message| lock(&messages).push(message);
-        let token = self.execute_with_messages(request, progress, keep).await?;
-        Ok(Executed { token, messages: messages.into_inner().unwrap_or_else(PoisonError::into_inner) })
+        let executed = self.execute_with_messages(request, progress, keep).await?;
+        Ok(Executed { messages: messages.into_inner().unwrap_or_else(PoisonError::into_inner), ..executed })
     }
 
-    /// Like [`Client::execute_request`], with messages as they arrive, also those of a statement that finally fails.
+    /// Like [`Client::execute_request`], with messages as they arrive, also those of a statement that finally fails. The result has
+    /// none.
     pub async fn execute_with_messages(
         &self,
         mut request: v1::WriterServiceExecuteRequest,
         progress: impl Fn(v1::Progress),
         message: impl Fn(String),
-    ) -> Result<Option<v1::WriteToken>, Status> {
+    ) -> Result<Executed, Status> {
         let safe = AtomicBool::new(self.add_request_id(&mut request.options));
-        // Only maintenance reports progress or messages. It ignores request ids: a retry would run the job again.
+        // Maintenance and IN BATCHES OF report progress or messages. They ignore request ids: a retry would run the job again.
         let mark_maintenance = || safe.store(false, Ordering::Relaxed);
         let (progress, message, mark_maintenance) = (&progress, &message, &mark_maintenance);
         let call = |mut writer: WriterApi| {
             let request = request.clone();
             async move {
                 let mut answers = writer.execute(request).await?.into_inner();
-                let mut written = None;
+                let mut executed = Executed::default();
                 while let Some(answer) = answers.message().await? {
                     match answer.event {
                         Some(Event::Progress(made)) => {
                             mark_maintenance();
                             progress(made);
                         }
-                        Some(Event::Token(token)) => written = Some(token),
+                        Some(Event::Token(token)) => executed.token = Some(token),
+                        Some(Event::Bulk(bulk)) => executed.bulk = Some(bulk),
                         Some(Event::Message(said)) => {
                             mark_maintenance();
                             message(said);
@@ -137,12 +141,12 @@ impl Client {
                         None => {}
                     }
                 }
-                Ok(written)
+                Ok(executed)
             }
         };
-        let written = self.write_while(|| safe.load(Ordering::Relaxed), call).await?;
-        written.into_iter().for_each(|token| self.wrote(token));
-        Ok(written)
+        let executed = self.write_while(|| safe.load(Ordering::Relaxed), call).await?;
+        executed.token.iter().for_each(|token| self.wrote(*token));
+        Ok(executed)
     }
 
     /// Gives a write a request id if it has none and the options ask for it. Returns whether it has one.

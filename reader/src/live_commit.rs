@@ -7,7 +7,7 @@ use driftdb::v1;
 use driftdb::v1::document::Body;
 use driftdb_common::error::Result;
 use driftdb_common::format::document::Document;
-use driftdb_common::format::event::{Event, EventType};
+use driftdb_common::format::event::{Event, EventMarks, EventType};
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
 use driftdb_common::service::convert::{self, ChangeDocument};
@@ -55,6 +55,7 @@ pub struct LiveEvent {
     pub key: Option<Key>,
     id: EventId,
     kind: EventType,
+    marks: EventMarks,
     payload: Option<Document>,
     /// What the first watch has read and encoded, for the others.
     shared: Mutex<Option<Box<SharedEvent>>>,
@@ -119,9 +120,9 @@ impl LiveCommit {
     pub fn push(&mut self, timeline: &Arc<Timeline>, events: &[Event]) {
         let seq = self.info.seq;
         let live_event = |(event, index): (&Event, u32)| {
-            let Event { kind, key, document, .. } = event;
+            let Event { kind, key, document, marks, .. } = event;
             let (key, payload, id) = (key.clone(), document.clone(), EventId { seq, index });
-            LiveEvent { key, id, kind: *kind, payload, shared: Mutex::default() }
+            LiveEvent { key, id, kind: *kind, marks: *marks, payload, shared: Mutex::default() }
         };
         let is_visible = |event: &LiveEvent| event.kind != EventType::Note;
         let events: Vec<LiveEvent> = events.iter().zip(0..).map(live_event).filter(is_visible).collect();
@@ -177,7 +178,15 @@ impl LiveEvent {
             _ => (None, None),
         };
         let (commit, key) = (Arc::clone(&commit.info), self.key.clone());
-        Ok(DriftEvent { commit, key, kind: self.kind, payload: self.payload.clone(), before, after })
+        Ok(DriftEvent {
+            commit,
+            key,
+            kind: self.kind,
+            payload: self.payload.clone(),
+            marks: self.marks,
+            before,
+            after,
+        })
     }
 
     /// The API's message for what [`LiveEvent::to_drift_event`] returned. Several watches share its JSON texts.

@@ -194,10 +194,7 @@ impl Execution {
         }))
     }
 
-    async fn show_drift(
-        self,
-        drift: ShowDriftStatement,
-    ) -> Result<StatementStream> {
+    async fn show_drift(self, drift: ShowDriftStatement) -> Result<StatementStream> {
         let wanted = DriftQuery {
             table: self.table(drift.table),
             key: drift.key.map(|key| self.key(key)),

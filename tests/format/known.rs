@@ -219,7 +219,7 @@ fn decoding_and_encoding_the_fixture_gives_the_same_bytes() {
                 let mut again = FrameBuffer::default();
                 again.push(frame.seq, frame.time_ms, frame.kind, |out| {
                     let (key, document) = (event.key.as_ref(), event.document.as_ref());
-                    event::encode(out, key, document, event.replaces, first, event.published.is_some())
+                    event::encode(out, key, document, event.marks, first, event.published.is_some())
                 });
                 again.stamp(place, event.published.unwrap_or_default());
                 assert_eq!(again.bytes(), &bytes[at..at + frame.len], "{table}, commit {}", frame.seq);

@@ -246,7 +246,7 @@ pub fn random_commit(random: &mut Random, world: &World, number: u64) -> v1::App
     }
     let reason = if random.below(4) == 0 { format!("because {number}") } else { String::new() };
     let request_id = if random.below(3) == 0 { format!("request {number}") } else { String::new() };
-    let options = Some(v1::CommitOptions { reason, request_id, commit_time: None });
+    let options = Some(v1::CommitOptions { reason, request_id, ..Default::default() });
     v1::ApplyRequest { operations, preconditions, options }
 }
 
@@ -291,7 +291,7 @@ fn random_precondition(random: &mut Random, world: &World) -> v1::Precondition {
         1 => Check::Exists(live != (off == 1)),
         _ => Check::UnchangedSince((changed + random.below(2) as u64).saturating_sub(off)),
     };
-    v1::Precondition { table: name.into(), key: key.1, check: Some(check) }
+    v1::Precondition { table: name.into(), key: key.1, check: Some(check), ..Default::default() }
 }
 
 pub fn row_of(key: &Key, table: &str, salt: usize) -> Value {

@@ -11,7 +11,7 @@ use driftdb_common::storage::wal::appender::Group;
 use driftdb_common::table::format_time;
 use driftdb_common::table::operation::{CommitOptions, SchemaChange, WriteToken};
 
-use crate::admission::draft::{Draft, DraftOperation, DraftPrecondition};
+use crate::admission::draft::{Draft, DraftConditions, DraftOperation};
 use crate::admission::missing::{MissingWork, missing_work};
 use crate::admission::operations::admit_operations;
 use crate::admission::prepared_commit::PreparedCommit;
@@ -22,6 +22,7 @@ use crate::admission::schema_changes::admit_schema_change;
 use crate::admission::tables::{AdmittedTables, DiscardedUndo, UndoMark};
 use crate::clock_guard::ClockReading;
 
+pub(crate) mod boundaries;
 pub(crate) mod draft;
 pub(crate) mod fingerprint;
 pub(crate) mod missing;
@@ -31,6 +32,7 @@ pub(crate) mod prepared_commit;
 pub(crate) mod producers;
 pub(crate) mod read_rows;
 pub(crate) mod rebuild;
+pub(crate) mod recent_changes;
 pub(crate) mod requests;
 mod row_key;
 pub(crate) mod schema_changes;
@@ -71,7 +73,7 @@ pub(crate) struct CommitContext {
 #[derive(Debug)]
 pub(crate) enum AdmissibleChange<'a> {
     /// Change rows, as a [`Draft`] that misses nothing.
-    Rows { operations: Vec<DraftOperation>, preconditions: Vec<DraftPrecondition>, rows: &'a ReadRows },
+    Rows { operations: Vec<DraftOperation>, conditions: DraftConditions, rows: &'a ReadRows },
     /// Change a schema.
     Schema(SchemaChange),
 }
@@ -103,7 +105,7 @@ impl Admission {
     /// rows with up to `merge_bytes` bytes together are left to admission.
     pub(crate) fn missing_work(&self, draft: &mut Draft, merge_bytes: usize) -> Option<MissingWork> {
         let _no_reads = IoBan::new();
-        missing_work(&self.tables, draft, merge_bytes)
+        missing_work(&self.tables, draft, (self.last.seq, merge_bytes))
     }
 
     /// Why an operation would be refused now, or `None` if it would be admitted. Changes nothing.
@@ -111,7 +113,8 @@ impl Admission {
         let _no_reads = IoBan::new();
         let mark = self.tables.undo_mark();
         let token = WriteToken { seq: self.last.seq + 1, time_ms: self.last.time_ms };
-        let admitted = admit_operations(&mut self.tables, token, vec![operation], &[], rows);
+        let admitted =
+            admit_operations(&mut self.tables, token, vec![operation], &DraftConditions::default(), rows);
         self.tables.undo_to(mark);
         admitted.err()
     }
@@ -150,8 +153,8 @@ impl Admission {
         let token = WriteToken { seq: self.last.seq + 1, time_ms };
         let mark = self.tables.undo_mark();
         let events = match change {
-            AdmissibleChange::Rows { operations, preconditions, rows } => {
-                admit_operations(&mut self.tables, token, operations, &preconditions, rows)
+            AdmissibleChange::Rows { operations, conditions, rows } => {
+                admit_operations(&mut self.tables, token, operations, &conditions, rows)
             }
             AdmissibleChange::Schema(change) => {
                 match admit_schema_change(&mut self.tables, token, change, group) {
@@ -164,7 +167,7 @@ impl Admission {
             }
         };
         let events = events.inspect_err(|_| self.tables.undo_to(mark))?;
-        let meta = CommitMeta { actor: String::new(), reason: options.reason, request, origin };
+        let meta = CommitMeta { actor: options.actor, reason: options.reason, request, origin };
         self.last = token;
         self.remember(meta.request.clone(), meta.origin.clone());
         Ok((CommitReceipt { token, replayed: false }, Some(PreparedCommit::new(token, events, meta))))
@@ -198,6 +201,7 @@ impl Admission {
     /// Returns to the state after commit `durable`: no later commit reached the disk.
     pub(crate) fn roll_back(&mut self, durable: WriteToken) {
         self.tables.undo_to(UndoMark::default());
+        self.tables.recent_mut().note_rollback();
         self.requests.remove_after(durable.seq);
         self.producers.roll_back_to(durable.seq);
         self.last = durable;

@@ -31,7 +31,10 @@ use crate::commit::{self, CommitAck, CommitHandles};
 use crate::config::WriterConfig;
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceHealth, MaintenanceWork};
-use crate::rpc::{CommitTokens, IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, WriterRpc};
+use crate::rpc::{
+    BulkRunner, CommitTokens, IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, TableReader,
+    WriterRpc,
+};
 use crate::tasks::TaskPool;
 
 /// How often health looks at whether the disk is full.
@@ -144,6 +147,8 @@ impl WriterDaemon {
         let background = Arc::new(background);
         let background_ended = tokio::spawn(Arc::clone(&background).run(growth_receiver, stopping.clone()));
         let CommitHandles { pipeline, ingest, catalog, log, status, .. } = commits;
+        let memory = MemoryBudget::new(config.request_memory);
+        let reader = TableReader::new(files.clone(), catalog.clone(), log.clone(), Arc::clone(&memory));
         let rows = RowAsOfReader::new(files.clone(), catalog.clone(), log);
         let reverts = RevertResolver::new(catalog.clone(), rows, tasks.clone());
         let rpc = WriterRpc {
@@ -157,10 +162,16 @@ impl WriterDaemon {
             )
             .noting_damage_in(Arc::clone(&health)),
             reverts,
+            bulk: BulkRunner {
+                pipeline: pipeline.clone(),
+                reader,
+                tasks: tasks.clone(),
+                memory: Arc::clone(&memory),
+            },
             maintenance: MaintenanceCalls::new(jobs, work, catalog),
             tasks,
             cache: files.cache,
-            memory: MemoryBudget::new(config.request_memory),
+            memory,
             database,
             tokens,
             term,

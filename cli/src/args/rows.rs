@@ -32,7 +32,7 @@ fn parse_delimiter(text: &str) -> Result<u8, String> {
     }
 }
 
-pub(super) const APPLY_EXAMPLES: &str = r#"Each line is one atomic commit; `time` and `reason` are optional. As one line:
+pub(super) const APPLY_EXAMPLES: &str = r#"Each line is one atomic commit; `time`, `reason` and `actor` are optional. As one line:
   {"time":"2026-01-01T00:00:00Z","reason":"import","ops":[
      {"op":"insert","table":"orders","doc":{"id":"o1","status":"new"}},
      {"op":"put","table":"orders","doc":{"id":"o2","status":"new"}},

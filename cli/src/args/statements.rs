@@ -49,11 +49,14 @@ Examples:
   driftctl diff orders order1 --from '1 day ago'";
 
 pub(super) const REVERT_EXAMPLES: &str = "\
-The row is written again as a new event, so its history stays complete.
+Rows are written again as new events, so their history stays complete. --where finds the rows that match now or that matched
+then; rows that were made since are deleted, and deleted ones come back.
 
 Examples:
   driftctl revert orders order1 --to '1 hour ago' --dry-run
-  driftctl revert orders order1 --to @seq:100";
+  driftctl revert orders order1 --to @seq:100 --reason 'wrong import'
+  driftctl revert orders --where 'status = \"lost\"' --to @seq:100 --dry-run
+  driftctl revert orders --all --to @seq:100 --in-batches-of 1000";
 
 /// Options of `sql`.
 #[derive(Debug, Default, Args)]
@@ -76,6 +79,9 @@ pub(crate) struct SqlArgs {
     /// Reason, stored with each commit
     #[arg(long, value_name = "TEXT", help_heading = "Commit options")]
     pub(crate) reason: Option<String>,
+    /// Who makes the commits; stored with each, and not checked
+    #[arg(long, value_name = "NAME", help_heading = "Commit options")]
+    pub(crate) actor: Option<String>,
 }
 
 /// Options of `get`.
@@ -177,4 +183,26 @@ pub(crate) struct RevertArgs {
     /// Print the change without making it
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Revert the rows that match this condition, instead of one row by its key
+    #[arg(long = "where", value_name = "COND", conflicts_with = "all", help_heading = "Many rows")]
+    pub(crate) condition: Option<String>,
+    /// Revert the whole table, instead of one row by its key
+    #[arg(long, help_heading = "Many rows")]
+    pub(crate) all: bool,
+    /// Make a commit of each N rows; the default is one commit of at most 10,000
+    #[arg(long, value_name = "N", help_heading = "Many rows")]
+    pub(crate) in_batches_of: Option<u64>,
+    /// Reason, stored with the commit
+    #[arg(long, value_name = "TEXT", help_heading = "Commit options")]
+    pub(crate) reason: Option<String>,
+    /// Who makes the commit; stored with it, and not checked
+    #[arg(long, value_name = "NAME", help_heading = "Commit options")]
+    pub(crate) actor: Option<String>,
+}
+
+impl RevertArgs {
+    /// Whether rows are found by a condition, or all of them are reverted.
+    pub(crate) fn is_bulk(&self) -> bool {
+        self.all || self.condition.is_some()
+    }
 }

@@ -25,6 +25,7 @@ struct CommitLine<'a> {
     #[serde(borrow)]
     time: Option<Cow<'a, str>>,
     reason: Option<String>,
+    actor: Option<String>,
     #[serde(borrow)]
     ops: Vec<OperationLine<'a>>,
 }
@@ -179,7 +180,11 @@ fn request(line: &str) -> Result<(v1::ApplyRequest, Option<UtcTime>)> {
     let time =
         commit.time.map(|time| time.parse::<UtcTime>().map_err(|e| invalid(format_args!("\"time\": {e}"))));
     let operations = commit.ops.into_iter().map(operation).collect::<Result<_>>()?;
-    let options = v1::CommitOptions { reason: commit.reason.unwrap_or_default(), ..Default::default() };
+    let options = v1::CommitOptions {
+        reason: commit.reason.unwrap_or_default(),
+        actor: commit.actor.unwrap_or_default(),
+        ..Default::default()
+    };
     let request = v1::ApplyRequest { operations, options: Some(options), ..Default::default() };
     Ok((request, time.transpose()?))
 }

@@ -168,7 +168,7 @@ async fn create(database: &mut DatabaseHandle, table: &str, primary_key: &str, o
     let of = if of == KeyType::Int { " INT" } else { "" };
     let statement = format!("CREATE TABLE {} (pk={}{of})", quoted(table), quoted(primary_key));
     let request = v1::WriterServiceExecuteRequest { statement, ..Default::default() };
-    let token = database.execute_with_messages(request, |_| ()).await?;
+    let token = database.execute_with_messages(request, |_| ()).await?.token;
     render::note(&format!("note: created table {table:?} with the primary key {primary_key:?}"));
     Ok(token.unwrap_or_default().seq)
 }

@@ -15,6 +15,7 @@ use crate::{input, shapes};
 pub(crate) async fn run(args: SqlArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let options = v1::CommitOptions {
         reason: args.reason.unwrap_or_default(),
+        actor: args.actor.unwrap_or_default(),
         commit_time: args.time.map(shapes::timestamp),
         ..Default::default()
     };

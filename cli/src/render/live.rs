@@ -15,7 +15,7 @@ pub(crate) fn event(event: &EventJson, style: Style) -> CliResult<String> {
     let kind = format!("{:<11}", event.kind);
     let kind = match event.kind {
         "insert" => style.green(&kind),
-        "patch" => style.yellow(&kind),
+        "patch" | "replace" | "revert" => style.yellow(&kind),
         "soft_delete" => style.red(&kind),
         _ => style.bold(&kind),
     };

@@ -30,7 +30,7 @@ pub(crate) struct EventJson {
     pub(crate) table: String,
     /// The key of the row; empty for a schema change.
     pub(crate) key: String,
-    /// `insert`, `patch`, `soft_delete` or `schema`.
+    /// `insert`, `replace`, `patch`, `soft_delete`, `revert` or `schema`.
     pub(crate) kind: &'static str,
     /// The document or patch that was written.
     pub(crate) payload: Option<Box<RawValue>>,
@@ -54,7 +54,7 @@ pub(crate) fn events(commit: v1::Commit, images: RequestedImages) -> Result<Vec<
         Ok(EventJson {
             seq: commit.seq,
             time: time.clone(),
-            kind: kind(change.kind())?,
+            kind: kind(&change)?,
             table: change.table,
             key: change.key,
             payload: raw(change.payload)?,
@@ -151,8 +151,10 @@ pub(crate) fn progress(seq: u64) -> Result<String> {
     line(&ProgressJson { progress: Seq { seq } })
 }
 
-fn kind(kind: v1::ChangeKind) -> Result<&'static str> {
-    Ok(match kind {
+fn kind(change: &v1::Change) -> Result<&'static str> {
+    Ok(match change.kind() {
+        v1::ChangeKind::Insert | v1::ChangeKind::SoftDelete if change.reverted => "revert",
+        v1::ChangeKind::Insert if change.replaced => "replace",
         v1::ChangeKind::Insert => "insert",
         v1::ChangeKind::Patch => "patch",
         v1::ChangeKind::SoftDelete => "soft_delete",
@@ -210,6 +212,20 @@ mod tests {
             r#"{"table":"orders","key":"o2","kind":"soft_delete","payload":null,"before":null}]}"#
         );
         assert_eq!(whole, expected);
+    }
+
+    #[test]
+    fn a_replaced_and_a_reverted_row_have_kinds_of_their_own() {
+        for (wire, replaced, reverted, shown) in [
+            (v1::ChangeKind::Insert, false, false, "insert"),
+            (v1::ChangeKind::Insert, true, false, "replace"),
+            (v1::ChangeKind::Insert, true, true, "revert"),
+            (v1::ChangeKind::SoftDelete, false, true, "revert"),
+            (v1::ChangeKind::SoftDelete, false, false, "soft_delete"),
+        ] {
+            let change = v1::Change { kind: wire.into(), replaced, reverted, ..Default::default() };
+            assert_eq!(kind(&change).unwrap(), shown);
+        }
     }
 
     #[test]

@@ -56,10 +56,26 @@ impl EventType {
     }
 }
 
+/// What is known of how an event came about. Older logs and layers have no marks: nothing is known then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EventMarks {
+    /// An INSERT replaced a live row.
+    pub replaces: bool,
+    /// A REVERT wrote the row as it had been.
+    pub reverts: bool,
+}
+
+impl From<bool> for EventMarks {
+    /// The marks of an event that replaced a live row, or did not.
+    fn from(replaces: bool) -> EventMarks {
+        EventMarks { replaces, reverts: false }
+    }
+}
+
 /// Who made a commit, and why. The commit's first frame in each table contains it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CommitMeta {
-    /// The authenticated principal; may be empty.
+    /// Who made the commit, as the client said; may be empty.
     pub actor: String,
     /// The reason that the client gave; may be empty.
     pub reason: String,
@@ -114,8 +130,8 @@ pub struct Event {
     pub key: Option<Key>,
     /// The document of an INSERT, the merge patch of a PATCH, the schema of a SCHEMA; `None` for SOFT_DELETE and NOTE.
     pub document: Option<Document>,
-    /// True if an INSERT replaced a live row. Older logs lack the field: false then means that nothing is known.
-    pub replaces: bool,
+    /// How the event came about.
+    pub marks: EventMarks,
     /// The commit's shape in the commit's first frame in a table; [`CommitShape::SINGLE`] in later frames.
     pub shape: CommitShape,
     /// The commit's metadata; `None` if it is empty, and in frames after the commit's first in the table.
@@ -132,10 +148,11 @@ pub fn encode(
     out: &mut Vec<u8>,
     key: Option<&Key>,
     document: Option<&Document>,
-    replaces: bool,
+    marks: impl Into<EventMarks>,
     first_of_commit: Option<(CommitShape, &CommitMeta)>,
     first_of_group: bool,
 ) -> Option<usize> {
+    let EventMarks { replaces, reverts } = marks.into();
     let (shape, meta) = match first_of_commit {
         Some((shape, meta)) => (shape, Some(meta)),
         None => (CommitShape::SINGLE, None),
@@ -153,6 +170,7 @@ pub fn encode(
         + 3 * usize::from(origin.is_some())
         + usize::from(origin.is_some_and(|origin| origin.ends))
         + usize::from(replaces)
+        + usize::from(reverts)
         + usize::from(key.is_some())
         + usize::from(document.is_some());
     msgpack::write_map_len(out, fields);
@@ -192,9 +210,11 @@ pub fn encode(
             msgpack::write_bool(out, true);
         }
     }
-    if replaces {
-        msgpack::write_str(out, "u");
-        msgpack::write_bool(out, true);
+    for (name, mark) in [("u", replaces), ("v", reverts)] {
+        if mark {
+            msgpack::write_str(out, name);
+            msgpack::write_bool(out, true);
+        }
     }
     if let Some(key) = key {
         msgpack::write_str(out, "k");
@@ -215,7 +235,7 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
         kind,
         key: None,
         document: None,
-        replaces: false,
+        marks: EventMarks::default(),
         shape: CommitShape::SINGLE,
         meta: None,
         published: None,
@@ -244,7 +264,8 @@ pub fn decode(kind: EventType, payload: &Bytes) -> Result<Event> {
                 origin.operation = u32::try_from(reader.uint()?)
                     .map_err(|_| corrupt("an operation index is out of range"))?
             }
-            "u" => event.replaces = reader.token()? == MsgpackItem::Bool(true),
+            "u" => event.marks.replaces = reader.token()? == MsgpackItem::Bool(true),
+            "v" => event.marks.reverts = reader.token()? == MsgpackItem::Bool(true),
             "e" => origin.ends = reader.token()? == MsgpackItem::Bool(true),
             _ => {
                 reader.value()?;
@@ -303,7 +324,7 @@ mod tests {
         let at = encode(&mut out, Some(&key), Some(&document), true, Some((shape, &meta)), true).unwrap();
         out[at..at + 8].copy_from_slice(&77u64.to_be_bytes());
         let event = decode(EventType::Insert, &Bytes::from(out)).unwrap();
-        assert_eq!((event.published, event.replaces), (Some(77), true));
+        assert_eq!((event.published, event.marks.replaces), (Some(77), true));
         assert_eq!((event.key, event.document), (Some(key), Some(document)));
         assert_eq!((event.shape, event.meta), (shape, Some(Box::new(meta))));
     }

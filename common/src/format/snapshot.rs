@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::error::Result;
 use crate::format::document::Document;
-use crate::format::event::{EventType, IngestOrigin, RequestId};
+use crate::format::event::{EventMarks, EventType, IngestOrigin, RequestId};
 use crate::format::varint;
 
 mod entry_reader;
@@ -54,6 +54,8 @@ pub struct VersionEntry {
     pub payload: Option<Document>,
     /// The row after a PATCH. Only some patches of a row have it: as many as keep reading the row cheap.
     pub image: Option<Document>,
+    /// How the event came about.
+    pub marks: EventMarks,
 }
 
 /// One change that a commit made in a table.
@@ -151,11 +153,13 @@ fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 const PAYLOAD: u8 = 1;
 const IMAGE: u8 = 2;
 const META: u8 = 4;
+const REPLACES: u8 = 8;
+const REVERTS: u8 = 16;
 
-/// Appends the bytes of a version's entry: its type, its time, its actor and reason, its payload and its image.
+/// Appends the bytes of a version's entry: its type with its marks, its time, its actor and reason, its payload and its image.
 pub(crate) fn encode_version(
     out: &mut Vec<u8>,
-    kind: EventType,
+    (kind, marks): (EventType, EventMarks),
     time_ms: u64,
     (actor, reason): (&str, &str),
     (payload, image): (Option<&Document>, Option<&Document>),
@@ -163,7 +167,8 @@ pub(crate) fn encode_version(
     let meta = !actor.is_empty() || !reason.is_empty();
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     out.push(kind.to_byte());
-    out.push(flag(payload.is_some(), PAYLOAD) | flag(image.is_some(), IMAGE) | flag(meta, META));
+    let marked = flag(marks.replaces, REPLACES) | flag(marks.reverts, REVERTS);
+    out.push(flag(payload.is_some(), PAYLOAD) | flag(image.is_some(), IMAGE) | flag(meta, META) | marked);
     varint::write(out, time_ms);
     if meta {
         write_bytes(out, actor.as_bytes());
@@ -178,7 +183,7 @@ impl VersionEntry {
     /// Appends the entry's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let documents = (self.payload.as_ref(), self.image.as_ref());
-        encode_version(out, self.kind, self.time_ms, (&self.actor, &self.reason), documents);
+        encode_version(out, (self.kind, self.marks), self.time_ms, (&self.actor, &self.reason), documents);
     }
 
     /// Decodes an entry. Its documents share the memory of `bytes`.
@@ -204,7 +209,8 @@ impl VersionEntry {
         if !is_complete {
             return Err(corrupt("its fields do not fit its event type"));
         }
-        Ok(VersionEntry { kind, time_ms, actor, reason, payload, image })
+        let marks = EventMarks { replaces: flags & REPLACES != 0, reverts: flags & REVERTS != 0 };
+        Ok(VersionEntry { kind, time_ms, actor, reason, payload, image, marks })
     }
 }
 

@@ -9,8 +9,8 @@ use crate::format::document::Document;
 use crate::format::index_columns::IndexColumns;
 use crate::format::key::{Key, KeyType};
 use crate::format::value::Value;
-pub use crate::query::ast::every::{EveryMoment, MomentStep};
 pub use crate::query::ast::column::{Aggregate, AggregateFunction, Column};
+pub use crate::query::ast::every::{EveryMoment, MomentStep};
 pub use crate::query::ast::select_list::{OrderBy, Projection, SelectItem};
 use crate::query::in_list::InList;
 use crate::query::like::LikePattern;
@@ -91,6 +91,10 @@ pub enum Statement {
         /// The point in time to restore.
         to: PointInTime,
     },
+    /// A statement that writes rows, with `IF NO CHANGE` clauses.
+    Guarded(Box<GuardedStatement>),
+    /// A statement that changes all rows of a condition, or of a table.
+    Bulk(Box<BulkStatement>),
     /// `BEGIN`: starts a transaction; its writes become one commit.
     Begin,
     /// `COMMIT`
@@ -179,7 +183,9 @@ impl Statement {
             | Statement::Upsert { .. }
             | Statement::Patch { .. }
             | Statement::SoftDelete { .. }
-            | Statement::Revert { .. } => StatementKind::Write,
+            | Statement::Revert { .. }
+            | Statement::Guarded(_)
+            | Statement::Bulk(_) => StatementKind::Write,
             Statement::Begin | Statement::Commit | Statement::Rollback => StatementKind::Transaction,
             Statement::Select(_)
             | Statement::Explain(_)
@@ -217,6 +223,8 @@ impl Statement {
             | Statement::Describe { table, .. }
             | Statement::Snapshot { table }
             | Statement::Compact { table, .. } => Some(table),
+            Statement::Guarded(guarded) => guarded.statement.table(),
+            Statement::Bulk(bulk) => Some(&bulk.table),
             Statement::Verify { table, .. } => table.as_ref(),
             Statement::Begin | Statement::Commit | Statement::Rollback | Statement::ShowTables { .. } => None,
         }
@@ -511,4 +519,51 @@ pub enum Condition {
         /// Whether NOT is given.
         negated: bool,
     },
+}
+
+/// A statement that writes rows, with what must hold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GuardedStatement {
+    /// The statement.
+    pub statement: Statement,
+    /// Its `IF NO CHANGE` clauses: at least one.
+    pub boundaries: Vec<NoChangeClause>,
+}
+
+/// `IF NO CHANGE IN t WHERE cond SINCE n`: no row of the table that matched the condition, before or after the change, has changed
+/// since commit `n`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NoChangeClause {
+    /// The table.
+    pub table: TableName,
+    /// Which rows.
+    pub condition: Condition,
+    /// The commit.
+    pub since: u64,
+}
+
+/// `PATCH t SET {…} WHERE cond`, `SOFT DELETE FROM t WHERE cond` or `REVERT t [WHERE cond] TO point`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BulkStatement {
+    /// The table whose rows are changed.
+    pub table: TableName,
+    /// The change of each row.
+    pub action: BulkAction,
+    /// `WHERE`: which rows. `None`, for `REVERT` only, means all of them.
+    pub condition: Option<Condition>,
+    /// `IN BATCHES OF`: the most rows of one commit. Without it, all rows are changed by one commit.
+    pub batch: Option<u64>,
+    /// `DRY RUN`: whether to change nothing, and answer what would be changed.
+    pub dry_run: bool,
+}
+
+/// What a statement does with each row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BulkAction {
+    /// Apply an RFC 7396 merge patch.
+    Patch(Document),
+    /// Delete the row.
+    SoftDelete,
+    /// Write the row as it was.
+    Revert(PointInTime),
 }

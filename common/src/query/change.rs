@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Reason, Result};
 use crate::format::index_columns::IndexColumns;
-use crate::query::ast::{CreateTable, RowKey, Statement};
+use crate::query::ast::{CreateTable, GuardedStatement, NoChangeClause, RowKey, Statement};
 use crate::table::operation::{
-    Action, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
+    Action, Boundary, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
 };
 use crate::table::schema::Schema;
 
@@ -14,6 +14,11 @@ use crate::table::schema::Schema;
 /// `QUERY_INVALID` if the statement does not write.
 pub fn of_statement(statement: Statement) -> Result<CommitRequest> {
     let (operations, preconditions) = match statement {
+        Statement::Guarded(guarded) => return guarded_change(*guarded),
+        Statement::Bulk(_) => {
+            let message = "a statement that changes the rows of a condition cannot run in a transaction: run it on its own";
+            return Err(Error::new(Reason::QueryInvalid, message));
+        }
         Statement::CreateTable(CreateTable {
             table,
             primary_key,
@@ -70,7 +75,22 @@ pub fn of_statement(statement: Statement) -> Result<CommitRequest> {
             return Err(Error::new(Reason::QueryInvalid, "this statement only reads: send it to a reader"));
         }
     };
-    Ok(CommitRequest::Rows { operations, preconditions })
+    Ok(CommitRequest::Rows { operations, preconditions, boundaries: Vec::new() })
+}
+
+/// The change of a statement with its conditions over many rows.
+fn guarded_change(guarded: GuardedStatement) -> Result<CommitRequest> {
+    let mut change = of_statement(guarded.statement)?;
+    if let CommitRequest::Rows { boundaries, .. } = &mut change {
+        boundaries.extend(guarded.boundaries.into_iter().map(of_clause));
+    }
+    Ok(change)
+}
+
+/// The condition of an `IF NO CHANGE` clause.
+pub fn of_clause(clause: NoChangeClause) -> Boundary {
+    let NoChangeClause { table, condition, since } = clause;
+    Boundary { table: table.text, condition: condition.to_string(), unchanged_since: since }
 }
 
 fn alter(table: String, add: &[IndexColumns], drop: &[IndexColumns]) -> CommitRequest {

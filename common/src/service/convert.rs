@@ -192,7 +192,8 @@ pub fn operation_to_wire(operation: Operation) -> v1::Operation {
         Action::Insert(content) => Wire::Insert(document(content)),
         Action::Put(content) => Wire::Put(document(content)),
         Action::Patch(patch) => Wire::Patch(document(patch)),
-        Action::SoftDelete => Wire::SoftDelete(v1::operation::SoftDelete {}),
+        Action::SoftDelete | Action::Restore(None) => Wire::SoftDelete(v1::operation::SoftDelete {}),
+        Action::Restore(Some(content)) => Wire::Put(document(content)),
         Action::Revert(to) => Wire::Revert(v1::operation::Revert { to: point_to_wire(to) }),
     };
     let key = operation.key.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -219,7 +220,8 @@ pub fn precondition_to_wire(precondition: Precondition) -> v1::Precondition {
         Check::Exists(exists) => Wire::Exists(exists),
         Check::UnchangedSince(seq) => Wire::UnchangedSince(seq),
     };
-    v1::Precondition { table: precondition.table, key: precondition.key.to_string(), check: Some(check) }
+    let (table, key) = (precondition.table, precondition.key.to_string());
+    v1::Precondition { table, key, check: Some(check), ..v1::Precondition::default() }
 }
 
 /// Parses the options of a commit. Fails if one is longer than its limit.
@@ -241,8 +243,17 @@ pub fn options_from_wire(options: Option<v1::CommitOptions>) -> Result<CommitOpt
         );
         return Err(Error::new(Reason::TooLarge, message));
     }
+    if options.actor.len() > limits::ACTOR_BYTES {
+        let message = format!(
+            "the actor is too long: {} bytes, the limit is {}",
+            options.actor.len(),
+            limits::ACTOR_BYTES
+        );
+        return Err(Error::new(Reason::TooLarge, message));
+    }
     let commit_time_ms = options.commit_time.as_ref().map(time_from_wire).transpose()?;
-    Ok(CommitOptions { reason: options.reason, commit_time_ms, request_id: options.request_id })
+    let v1::CommitOptions { request_id, reason, actor, .. } = options;
+    Ok(CommitOptions { actor, reason, commit_time_ms, request_id })
 }
 
 /// The write token for a commit of a history, which an epoch and a lineage name.
@@ -310,6 +321,8 @@ pub fn change_with_documents(
         payload: wire(ChangeDocument::Payload, change.payload.as_ref())?,
         before: wire(ChangeDocument::Before, change.before.as_ref().map(|row| &row.document))?,
         after: wire(ChangeDocument::After, change.after.as_ref().map(|row| &row.document))?,
+        replaced: change.marks.replaces,
+        reverted: change.marks.reverts,
     })
 }
 

@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod deadline;
 pub mod log_throttle;
 pub mod options;
+pub mod preconditions;
 pub mod server;
 pub mod status;
 mod telemetry;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::document::Document;
-use crate::format::event::{CommitMeta, EventType};
+use crate::format::event::{CommitMeta, EventMarks, EventType};
 use crate::format::key::Key;
 use crate::format::snapshot::{TableChange, VersionEntry};
 use crate::limits;
@@ -28,6 +28,8 @@ pub struct DriftEvent {
     pub kind: EventType,
     /// What was written; `None` for SOFT_DELETE.
     pub payload: Option<Document>,
+    /// How it came about.
+    pub marks: EventMarks,
     /// The row before the event.
     pub before: Option<Row>,
     /// The row after the event.
@@ -292,8 +294,8 @@ impl History {
     }
 
     fn memtable_event(&self, state: &TableState, key: &Key, version: Version) -> Result<DriftEvent> {
-        let Version { id, commit, kind, payload } = version;
-        self.row_event(state, key, id, commit, (kind, payload))
+        let Version { id, commit, kind, payload, marks } = version;
+        self.row_event(state, key, id, commit, (kind, payload, marks))
     }
 
     fn layer_event(
@@ -303,9 +305,9 @@ impl History {
         id: EventId,
         version: VersionEntry,
     ) -> Result<DriftEvent> {
-        let VersionEntry { kind, time_ms, actor, reason, payload, .. } = version;
+        let VersionEntry { kind, time_ms, actor, reason, payload, marks, .. } = version;
         let commit = commit_info(id.seq, time_ms, actor, reason);
-        self.row_event(state, key, id, commit, (kind, payload))
+        self.row_event(state, key, id, commit, (kind, payload, marks))
     }
 
     fn row_event(
@@ -314,10 +316,10 @@ impl History {
         key: &Key,
         id: EventId,
         commit: Arc<CommitInfo>,
-        (kind, payload): (EventType, Option<Document>),
+        (kind, payload, marks): (EventType, Option<Document>, EventMarks),
     ) -> Result<DriftEvent> {
         let (before, after) = images_in(&self.timeline, state, key, id, self.query.images)?;
-        Ok(DriftEvent { commit, key: Some(key.clone()), kind, payload, before, after })
+        Ok(DriftEvent { commit, key: Some(key.clone()), kind, payload, marks, before, after })
     }
 
     fn read_memtable(
@@ -461,5 +463,6 @@ fn commit_info(seq: u64, time_ms: u64, actor: String, reason: String) -> Arc<Com
 
 fn schema_event(commit: Arc<CommitInfo>, payload: Document) -> DriftEvent {
     let payload = Some(payload);
-    DriftEvent { commit, key: None, kind: EventType::Schema, payload, before: None, after: None }
+    let (kind, marks) = (EventType::Schema, EventMarks::default());
+    DriftEvent { commit, key: None, kind, payload, marks, before: None, after: None }
 }

@@ -19,7 +19,7 @@ use parking_lot::RwLock;
 
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
-use crate::format::event::{Event, EventType};
+use crate::format::event::{Event, EventMarks, EventType};
 use crate::format::key::{Key, KeyType};
 use crate::format::sortkey;
 use crate::table::event_id::EventId;
@@ -79,6 +79,8 @@ pub(super) struct Version {
     pub kind: EventType,
     /// What was written; `None` for SOFT_DELETE.
     pub payload: Option<Document>,
+    /// How the event came about.
+    pub marks: EventMarks,
 }
 
 /// An event and its id.
@@ -92,7 +94,8 @@ pub(super) struct NumberedEvent {
 
 impl EventSlot {
     fn version(&self) -> Version {
-        Version { id: self.id(), commit: self.commit(), kind: self.kind, payload: self.payload.clone() }
+        let (id, commit, payload) = (self.id(), self.commit(), self.payload.clone());
+        Version { id, commit, kind: self.kind, payload, marks: self.marks }
     }
 
     fn numbered(&self) -> NumberedEvent {
@@ -175,14 +178,14 @@ impl Memtable {
         created_at: u64,
         layers: &LayerMap,
     ) -> Result<()> {
-        let Event { kind, key: Some(key), document: payload, replaces, .. } = event else { return Ok(()) };
+        let Event { kind, key: Some(key), document: payload, marks, .. } = event else { return Ok(()) };
         let hash = self.hasher.hash_one(&key);
         let segments = self.segments.load();
         let whole = (EventId::default(), EventId::end_of(u64::MAX));
         let last = VersionWalk::new(&segments, (hash, &key), whole).next();
         let was_live = match &last {
             Some(last) => last.slot.seq >= created_at && last.slot.kind != EventType::SoftDelete,
-            None if kind != EventType::Insert || replaces => true,
+            None if kind != EventType::Insert || marks.replaces => true,
             None => layers.is_live(&key, created_at)?,
         };
         let merged = match (kind, &last) {
@@ -201,6 +204,7 @@ impl Memtable {
         let slot = EventSlot {
             key: Some(key),
             payload,
+            marks,
             rows: (counts.rows + u64::from(is_live)).saturating_sub(u64::from(was_live)),
             ..self.slot(&segment, commit, (kind, index))
         };
@@ -226,6 +230,7 @@ impl Memtable {
             events: segment.event_count() + u32::from(kind != EventType::Note),
             link: Default::default(),
             emptied: false,
+            marks: EventMarks::default(),
         }
     }
 

@@ -61,8 +61,10 @@ pub enum Action {
     Patch(Document),
     /// Delete the row. Fails if no live row has the key.
     SoftDelete,
-    /// Write the row as it was at a point in time. It is resolved to one of the other actions before admission.
+    /// Write the row as it was at a point in time. It becomes [`Action::Restore`] before admission.
     Revert(PointInTime),
+    /// Write the row as it was, whether a live row has the key or not; `None` deletes it, and fails if no live row has the key.
+    Restore(Option<Document>),
 }
 
 /// A condition that must hold before the commit.
@@ -85,6 +87,18 @@ pub enum Check {
     Exists(bool),
     /// No commit after this one has changed it.
     UnchangedSince(u64),
+}
+
+/// A condition over the rows of a table that must hold before the commit: no row that matched it, before or after the change, has
+/// changed since a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boundary {
+    /// The table's name.
+    pub table: String,
+    /// Which rows, as DriftQL without parameters.
+    pub condition: String,
+    /// The commit after which none of them may have changed.
+    pub unchanged_since: u64,
 }
 
 /// The creation, change or removal of a table.
@@ -125,6 +139,8 @@ pub enum CommitRequest {
         operations: Vec<Operation>,
         /// The conditions. All are checked against the state before the first operation.
         preconditions: Vec<Precondition>,
+        /// The conditions over many rows, checked likewise.
+        boundaries: Vec<Boundary>,
     },
     /// Create, change or drop a table.
     Schema(SchemaChange),
@@ -133,6 +149,8 @@ pub enum CommitRequest {
 /// Options of any commit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CommitOptions {
+    /// Who makes the commit, as the client says; stored with the commit.
+    pub actor: String,
     /// Why the commit is made; stored with the commit.
     pub reason: String,
     /// The commit's time in milliseconds since 1970, if history is imported; otherwise the time of admission.

@@ -180,7 +180,15 @@ mod tests {
     }
 
     fn version(time_ms: u64, kind: EventType, payload: Option<Document>) -> VersionEntry {
-        VersionEntry { kind, time_ms, actor: String::new(), reason: String::new(), payload, image: None }
+        VersionEntry {
+            kind,
+            time_ms,
+            actor: String::new(),
+            reason: String::new(),
+            payload,
+            image: None,
+            marks: Default::default(),
+        }
     }
 
     /// A row's life: an INSERT, then PATCHes, deletions and INSERTs, each PATCH perhaps with the row after it. Returns the

@@ -195,12 +195,15 @@ fn take_memtable(
     loop {
         let found = state.memtable.versions(key, (after, EventId::end_of(last)), VERSIONS_PER_READ, false);
         let count = found.len();
-        for Version { id, commit, kind, payload } in found {
+        for Version { id, commit, kind, payload, marks } in found {
             work::step(4)?;
             let meta = commit.meta.as_deref();
-            let text = |of: fn(&crate::format::event::CommitMeta) -> &String| meta.map(of).cloned().unwrap_or_default();
+            let text = |of: fn(&crate::format::event::CommitMeta) -> &String| {
+                meta.map(of).cloned().unwrap_or_default()
+            };
             let (actor, reason) = (text(|meta| &meta.actor), text(|meta| &meta.reason));
-            let entry = VersionEntry { kind, time_ms: commit.time_ms, actor, reason, payload, image: None };
+            let entry =
+                VersionEntry { kind, time_ms: commit.time_ms, actor, reason, payload, image: None, marks };
             take(HistoryEntry::Version(id, entry))?;
             after = id;
         }

@@ -320,7 +320,8 @@ impl Timeline {
         let schemas = self.schemas.read();
         let kept = schemas.iter().take_while(|version| version.commit.seq <= last);
         // Every version but that of an ALTER.
-        let emptied = kept.filter(|version| version.schema.is_none() || version.created_at == version.commit.seq);
+        let emptied =
+            kept.filter(|version| version.schema.is_none() || version.created_at == version.commit.seq);
         emptied.map(|version| version.commit.seq).collect()
     }
 

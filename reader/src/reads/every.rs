@@ -4,8 +4,8 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::query::ast::{
-    Aggregate, AggregateFunction, Column, Condition, EveryMoment, MomentStep, PointInTime, Projection, SelectItem,
-    SelectStatement,
+    Aggregate, AggregateFunction, Column, Condition, EveryMoment, MomentStep, PointInTime, Projection,
+    SelectItem, SelectStatement,
 };
 use driftdb_common::query::exec::GroupPlan;
 use driftdb_common::query::exec::every::{EveryExecution, EveryQuery, Moment};
@@ -87,7 +87,11 @@ pub struct MomentPage {
 
 impl MomentPages {
     /// Finds the moments once the replica is fresh enough. Fails if one of them is below the table's floor.
-    pub async fn open(query: &RunningQuery, freshness: Freshness, wanted: MomentsQuery) -> Result<MomentPages> {
+    pub async fn open(
+        query: &RunningQuery,
+        freshness: Freshness,
+        wanted: MomentsQuery,
+    ) -> Result<MomentPages> {
         let from = query.wait_for_point(freshness, Some(wanted.every.from)).await?;
         let newest = query.wait_until_fresh(freshness, wanted.every.to).await?;
         let open = move |context: &RequestContext| {
@@ -150,7 +154,8 @@ fn moments_of(
                 now_ms.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))
             }
             PointInTime::Seq(seq) => replica.time_of(seq, &at.applied)?.ok_or_else(|| {
-                let message = format!("the time of commit {seq} is not known: name a time, or use EVERY n SEQS");
+                let message =
+                    format!("the time of commit {seq} is not known: name a time, or use EVERY n SEQS");
                 Error::new(Reason::QueryInvalid, message)
             })?,
         })

@@ -113,7 +113,9 @@ impl FindPages {
         }
         let mut header = self.header.clone();
         if self.execution.held() {
-            header.notes.push(format!("the condition holds already at seq {}, where the search begins", self.after));
+            header
+                .notes
+                .push(format!("the condition holds already at seq {}, where the search begins", self.after));
         }
         let commit = match self.execution.found()? {
             Some(event) => {

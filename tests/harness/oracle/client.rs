@@ -78,7 +78,7 @@ impl OracleClient {
         let reason =
             if self.calls.is_multiple_of(5) { format!("because {}", self.calls) } else { String::new() };
         let request_id = format!("{}-{}", self.number, self.calls);
-        let options = v1::CommitOptions { reason: reason.clone(), request_id, commit_time: None };
+        let options = v1::CommitOptions { reason: reason.clone(), request_id, ..Default::default() };
         let token = loop {
             let Some(writer) = &mut self.writer else {
                 let url = self.url.lock().unwrap().clone();

@@ -13,10 +13,11 @@ use driftdb_common::format::document::Document;
 use driftdb_common::format::event::EventType;
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
-use driftdb_common::table::operation::{Action, Check, KeyInput, Operation, Precondition};
+use driftdb_common::table::operation::{Action, Boundary, Check, KeyInput, Operation, Precondition};
 use driftdb_common::table::schema::Schema;
 use driftdb_common::table::state;
 
+use crate::admission::boundaries::DraftBoundary;
 use crate::admission::read_rows::ReadRows;
 use crate::admission::row_key::row_key;
 use crate::admission::table::AdmittedTable;
@@ -30,8 +31,40 @@ const SMALL_BYTES: usize = 4 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct Draft {
     pub(crate) operations: Vec<DraftOperation>,
-    pub(crate) preconditions: Vec<DraftPrecondition>,
+    pub(crate) conditions: DraftConditions,
     pub(crate) rows: ReadRows,
+}
+
+/// What must hold before a change.
+#[derive(Debug, Default)]
+pub(crate) struct DraftConditions {
+    /// Conditions on one row.
+    pub(crate) rows: Vec<DraftPrecondition>,
+    /// Conditions over many rows.
+    pub(crate) boundaries: Vec<DraftBoundary>,
+}
+
+impl DraftConditions {
+    /// Conditions whose keys are not known yet. Fails if they are too many, or name a table that no database can have.
+    pub(crate) fn new(
+        preconditions: Vec<Precondition>,
+        boundaries: Vec<Boundary>,
+    ) -> Result<DraftConditions> {
+        check_count("preconditions", preconditions.len(), limits::PRECONDITIONS_PER_COMMIT)?;
+        check_count("preconditions with WHERE", boundaries.len(), limits::BOUNDARIES_PER_COMMIT)?;
+        let rows = preconditions.into_iter().map(|precondition| {
+            check_name(&precondition.table)?;
+            Ok(DraftPrecondition { precondition, key: None })
+        });
+        let boundaries = boundaries.into_iter().map(|boundary| {
+            check_name(&boundary.table)?;
+            DraftBoundary::new(boundary)
+        });
+        Ok(DraftConditions {
+            rows: rows.collect::<Result<_>>()?,
+            boundaries: boundaries.collect::<Result<_>>()?,
+        })
+    }
 }
 
 /// The key of an operation or a precondition, in a table whose schema was known.
@@ -98,6 +131,7 @@ impl DraftOperation {
         let action = match action {
             Action::Insert(document) => Action::Insert(document.detached()),
             Action::Put(document) => Action::Put(document.detached()),
+            Action::Restore(Some(document)) => Action::Restore(Some(document.detached())),
             other => other,
         };
         Ok(DraftOperation { operation: Operation { table, key, action }, key: None, merge: None })
@@ -133,7 +167,7 @@ impl DraftOperation {
 
     /// Whether the operation writes a row whatever it was before.
     pub(crate) fn is_whole_row(&self) -> bool {
-        matches!(self.operation.action, Action::Insert(_) | Action::Put(_))
+        matches!(self.operation.action, Action::Insert(_) | Action::Put(_) | Action::Restore(Some(_)))
     }
 
     /// The patched row, if the patch was merged into this very document.
@@ -149,10 +183,11 @@ impl DraftOperation {
     /// The bytes of the operation's document.
     pub(crate) fn bytes(&self) -> usize {
         match &self.operation.action {
-            Action::Insert(document) | Action::Put(document) | Action::Patch(document) => {
-                document.msgpack().len()
-            }
-            Action::SoftDelete | Action::Revert(_) => 0,
+            Action::Insert(document)
+            | Action::Put(document)
+            | Action::Patch(document)
+            | Action::Restore(Some(document)) => document.msgpack().len(),
+            Action::SoftDelete | Action::Revert(_) | Action::Restore(None) => 0,
         }
     }
 }
@@ -178,34 +213,24 @@ impl DraftPrecondition {
 
 impl Draft {
     /// A change of one commit. Fails if it has too many parts, or names a table that no database can have.
-    pub(crate) fn new(operations: Vec<Operation>, preconditions: Vec<Precondition>) -> Result<Draft> {
+    pub(crate) fn new(operations: Vec<Operation>, conditions: DraftConditions) -> Result<Draft> {
         check_count("operations", operations.len(), limits::OPERATIONS_PER_COMMIT)?;
-        check_count("preconditions", preconditions.len(), limits::PRECONDITIONS_PER_COMMIT)?;
         let count = operations.len();
         let operations = operations.into_iter().enumerate().map(|(i, operation)| {
             DraftOperation::new(operation).map_err(|e| error_at_operation(e, i, count))
         });
-        let operations = operations.collect::<Result<_>>()?;
-        let preconditions = preconditions.into_iter().map(|precondition| {
-            check_name(&precondition.table)?;
-            Ok(DraftPrecondition { precondition, key: None })
-        });
-        Ok(Draft {
-            operations,
-            preconditions: preconditions.collect::<Result<_>>()?,
-            rows: ReadRows::default(),
-        })
+        Ok(Draft { operations: operations.collect::<Result<_>>()?, conditions, rows: ReadRows::default() })
     }
 
     /// Whether it is cheap to find the keys.
     pub(crate) fn is_small(&self) -> bool {
-        self.operations.len() + self.preconditions.len() <= SMALL_PARTS
+        self.operations.len() + self.conditions.rows.len() <= SMALL_PARTS
             && self.operations.iter().map(DraftOperation::bytes).sum::<usize>() <= SMALL_BYTES
     }
 
     /// Whether work on the documents is short enough for a thread that serves the network.
     pub(crate) fn is_short(&self) -> bool {
-        self.operations.len() + self.preconditions.len() <= SMALL_PARTS * SMALL_PARTS
+        self.operations.len() + self.conditions.rows.len() <= SMALL_PARTS * SMALL_PARTS
             && self.operations.iter().map(DraftOperation::bytes).sum::<usize>() <= SMALL_BYTES * SMALL_PARTS
     }
 
@@ -216,7 +241,7 @@ impl Draft {
                 operation.find_key(*id, schema);
             }
         }
-        for precondition in &mut self.preconditions {
+        for precondition in &mut self.conditions.rows {
             if let Some((id, schema)) = tables.get(&precondition.precondition.table) {
                 precondition.find_key(*id, schema);
             }
@@ -239,6 +264,7 @@ impl Draft {
                 // Admission refuses the operation, or the row was not read because its content did not matter.
                 Action::Insert(_) if row.is_some() => {}
                 Action::Insert(document) | Action::Put(document) => *row = Some(document.clone()),
+                Action::Restore(restored) => row.clone_from(restored),
                 Action::SoftDelete => *row = None,
                 Action::Patch(patch) => {
                     let Some(before) = row.take() else { continue };

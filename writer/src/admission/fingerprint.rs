@@ -1,7 +1,8 @@
 //! A hash of what a request asks for, which tells a retry from a different request with the same id.
 
+use driftdb_common::query::ast::{BulkAction, BulkStatement};
 use driftdb_common::table::operation::{
-    Action, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
+    Action, Boundary, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
 };
 use driftdb_common::table::point_in_time::PointInTime;
 use xxhash_rust::xxh3::Xxh3Default;
@@ -11,10 +12,11 @@ use xxhash_rust::xxh3::Xxh3Default;
 pub(crate) fn compute(change: &CommitRequest) -> [u8; 16] {
     let mut hash = FingerprintHasher(Xxh3Default::new());
     match change {
-        CommitRequest::Rows { operations, preconditions } => {
+        CommitRequest::Rows { operations, preconditions, boundaries } => {
             hash.part(b'R', &(operations.len() as u64).to_le_bytes());
             operations.iter().for_each(|operation| hash.operation(operation));
             preconditions.iter().for_each(|precondition| hash.precondition(precondition));
+            boundaries.iter().for_each(|boundary| hash.boundary(boundary));
         }
         CommitRequest::Schema(SchemaChange::Create { schema, if_not_exists }) => {
             hash.part(b'C', schema.table.as_bytes());
@@ -43,6 +45,22 @@ pub(crate) fn compute(change: &CommitRequest) -> [u8; 16] {
     hash.0.digest128().to_le_bytes()
 }
 
+/// The same of a statement that changes all rows of a condition.
+pub(crate) fn of_bulk(statement: &BulkStatement, boundaries: &[Boundary]) -> [u8; 16] {
+    let mut hash = FingerprintHasher(Xxh3Default::new());
+    hash.part(b'B', statement.table.text.as_bytes());
+    match &statement.action {
+        BulkAction::Patch(patch) => hash.part(b'M', patch.msgpack()),
+        BulkAction::SoftDelete => hash.part(b'S', &[]),
+        BulkAction::Revert(point) => hash.revert(*point),
+    }
+    if let Some(condition) = &statement.condition {
+        hash.part(b'w', condition.to_string().as_bytes());
+    }
+    boundaries.iter().for_each(|boundary| hash.boundary(boundary));
+    hash.0.digest128().to_le_bytes()
+}
+
 /// Hashes the parts of a request.
 struct FingerprintHasher(Xxh3Default);
 
@@ -67,11 +85,25 @@ impl FingerprintHasher {
             Action::Put(document) => self.part(b'P', document.msgpack()),
             Action::Patch(patch) => self.part(b'M', patch.msgpack()),
             Action::SoftDelete => self.part(b'S', &[]),
-            Action::Revert(PointInTime::Seq(seq)) => self.part(b'V', &seq.to_le_bytes()),
-            Action::Revert(PointInTime::Time(ms)) => self.part(b'T', &ms.to_le_bytes()),
-            Action::Revert(PointInTime::Ago(ago)) => self.part(b'O', &ago.as_millis().to_le_bytes()),
-            Action::Revert(PointInTime::Now) => self.part(b'N', &[]),
+            Action::Revert(point) => self.revert(*point),
+            // A request's fingerprint is computed before its reverts are resolved.
+            Action::Restore(_) => {}
         }
+    }
+
+    fn revert(&mut self, point: PointInTime) {
+        match point {
+            PointInTime::Seq(seq) => self.part(b'V', &seq.to_le_bytes()),
+            PointInTime::Time(ms) => self.part(b'T', &ms.to_le_bytes()),
+            PointInTime::Ago(ago) => self.part(b'O', &ago.as_millis().to_le_bytes()),
+            PointInTime::Now => self.part(b'N', &[]),
+        }
+    }
+
+    fn boundary(&mut self, boundary: &Boundary) {
+        self.part(b'b', boundary.table.as_bytes());
+        self.part(b'w', boundary.condition.as_bytes());
+        self.part(b'u', &boundary.unchanged_since.to_le_bytes());
     }
 
     fn precondition(&mut self, precondition: &Precondition) {
@@ -100,6 +132,7 @@ mod tests {
         CommitRequest::Rows {
             operations: vec![Operation { table: "t".into(), key, action }],
             preconditions: Vec::new(),
+            boundaries: Vec::new(),
         }
     }
 

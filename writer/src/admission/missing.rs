@@ -7,6 +7,7 @@ use std::sync::Arc;
 use driftdb_common::error::Result;
 use driftdb_common::format::key::Key;
 
+use crate::admission::boundaries::{UncheckedChanges, unchecked_changes};
 use crate::admission::draft::{Draft, KnownTables, RowsInMemory};
 use crate::admission::read_rows::{CurrentRow, RowToRead};
 use crate::admission::table::AdmittedTable;
@@ -22,6 +23,8 @@ pub(crate) struct MissingWork {
     tables: KnownTables,
     rows: Vec<RowToRead>,
     in_memory: RowsInMemory,
+    /// The changes that conditions over many rows are not compared with yet.
+    changes: Vec<UncheckedChanges>,
 }
 
 /// Which rows a change needs, while they are collected.
@@ -32,12 +35,12 @@ struct Collector<'a> {
     listed: HashMap<(u64, Key), usize>,
 }
 
-/// Returns what a change needs before it can be admitted; `None` if it can be admitted now. Patches of rows with up to
-/// `merge_bytes` bytes together are left to admission.
+/// Returns what a change needs before it can be admitted after commit `last`; `None` if it can be admitted now. Patches of rows
+/// with up to `merge_bytes` bytes together, and as many bytes of changes, are left to admission.
 pub(super) fn missing_work(
     tables: &AdmittedTables,
     draft: &mut Draft,
-    merge_bytes: usize,
+    (last, merge_bytes): (u64, usize),
 ) -> Option<MissingWork> {
     if draft.is_small() {
         find_keys(tables, draft);
@@ -56,7 +59,7 @@ pub(super) fn missing_work(
             collector.add(table, key, operation.patch().is_some());
         }
     }
-    for precondition in &draft.preconditions {
+    for precondition in &draft.conditions.rows {
         if let Ok(table) = tables.live(precondition.check().0)
             && let Some(Ok(key)) = precondition.key(table)
         {
@@ -64,7 +67,9 @@ pub(super) fn missing_work(
         }
     }
     let mut missing = collector.missing;
-    if missing.rows.is_empty() && bytes_to_merge(tables, draft) <= merge_bytes {
+    missing.changes = unchecked_changes(tables, &draft.conditions.boundaries, last, merge_bytes);
+    let is_complete = missing.rows.is_empty() && missing.changes.is_empty();
+    if is_complete && bytes_to_merge(tables, draft) <= merge_bytes {
         return None;
     }
     missing.in_memory = patched_in_memory(tables, draft);
@@ -80,7 +85,7 @@ fn find_keys(tables: &AdmittedTables, draft: &mut Draft) {
             operation.find_key(table.id(), table.schema());
         }
     }
-    for precondition in &mut draft.preconditions {
+    for precondition in &mut draft.conditions.rows {
         if let Ok(table) = tables.live(precondition.check().0)
             && precondition.key(table).is_none()
         {
@@ -103,7 +108,7 @@ fn tables_without_keys(tables: &AdmittedTables, draft: &Draft) -> KnownTables {
     for operation in &draft.operations {
         add(&operation.operation.table, &|table| operation.key(table).is_some());
     }
-    for precondition in &draft.preconditions {
+    for precondition in &draft.conditions.rows {
         add(precondition.check().0, &|table| precondition.key(table).is_some());
     }
     unknown
@@ -186,12 +191,13 @@ impl Collector<'_> {
 impl MissingWork {
     /// Whether this takes so little that a thread which serves the network may do it.
     pub(crate) fn is_short(&self, draft: &Draft) -> bool {
-        !self.tables.is_empty() && self.rows.is_empty() && draft.is_short()
+        !self.tables.is_empty() && self.rows.is_empty() && self.changes.is_empty() && draft.is_short()
     }
 
     /// Does it. Blocks. Errors of reads are kept for admission, which reports them where they belong.
     pub(crate) fn run(self, draft: &mut Draft) -> Result<()> {
         draft.find_keys(&self.tables);
+        self.changes.into_iter().for_each(|changes| changes.run(&mut draft.conditions.boundaries));
         for (row, found) in read_all(self.rows) {
             draft.rows.insert(row, found);
         }

@@ -2,12 +2,13 @@
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
-use driftdb_common::format::event::EventType;
+use driftdb_common::format::event::{EventMarks, EventType};
 use driftdb_common::format::key::Key;
 use driftdb_common::table::operation::{Action, WriteToken};
 use driftdb_common::table::schema::Schema;
 
-use crate::admission::draft::{self, DraftOperation, DraftPrecondition, error_at_operation};
+use crate::admission::boundaries::check_boundaries;
+use crate::admission::draft::{self, DraftConditions, DraftOperation, error_at_operation};
 use crate::admission::preconditions::check_preconditions;
 use crate::admission::prepared_commit::NewEvent;
 use crate::admission::read_rows::ReadRows;
@@ -21,11 +22,12 @@ pub(super) fn admit_operations(
     tables: &mut AdmittedTables,
     token: WriteToken,
     operations: Vec<DraftOperation>,
-    preconditions: &[DraftPrecondition],
+    conditions: &DraftConditions,
     rows: &ReadRows,
 ) -> Result<Vec<NewEvent>> {
     let count = operations.len();
-    check_preconditions(tables, preconditions, rows)?;
+    check_preconditions(tables, &conditions.rows, rows)?;
+    check_boundaries(tables, &conditions.boundaries, token.seq.saturating_sub(1))?;
     if operations.is_empty() {
         return Ok(vec![note(tables)?]);
     }
@@ -44,7 +46,7 @@ fn note(tables: &AdmittedTables) -> Result<NewEvent> {
         let message = "cannot commit without operations: the database has no table; create a table first";
         Error::new(Reason::ArgumentInvalid, message)
     })?;
-    Ok(NewEvent { table, kind: EventType::Note, key: None, payload: None, replaces: false })
+    Ok(NewEvent { table, kind: EventType::Note, key: None, payload: None, marks: EventMarks::default() })
 }
 
 fn admit_operation(
@@ -61,12 +63,15 @@ fn admit_operation(
     let after = match &draft.operation.action {
         Action::Insert(_) if was_live => return Err(exists(name, &key)),
         Action::Insert(document) | Action::Put(document) => Some(document.clone()),
-        Action::Patch(_) | Action::SoftDelete if !was_live => return Err(not_found(name, &key)),
+        Action::Restore(Some(document)) => Some(document.clone()),
+        Action::Patch(_) | Action::SoftDelete | Action::Restore(None) if !was_live => {
+            return Err(not_found(name, &key));
+        }
         Action::Patch(patch) => {
             let before = before.and_then(|row| row.document).ok_or_else(without_content)?;
             Some(patched(table.schema(), &key, (&draft, &before, patch))?)
         }
-        Action::SoftDelete => None,
+        Action::SoftDelete | Action::Restore(None) => None,
         Action::Revert(_) => {
             return Err(Error::new(Reason::Internal, "a revert reached admission unresolved"));
         }
@@ -74,13 +79,16 @@ fn admit_operation(
     let id = table.id();
     let row = RowState::new(token.seq, after);
     tables.change_row(name, key.clone(), row, was_live);
+    let reverts = matches!(draft.operation.action, Action::Restore(_));
     let (kind, payload) = match draft.operation.action {
-        Action::Insert(document) | Action::Put(document) => (EventType::Insert, Some(document)),
+        Action::Insert(document) | Action::Put(document) | Action::Restore(Some(document)) => {
+            (EventType::Insert, Some(document))
+        }
         Action::Patch(patch) => (EventType::Patch, Some(patch)),
-        Action::SoftDelete | Action::Revert(_) => (EventType::SoftDelete, None),
+        Action::SoftDelete | Action::Revert(_) | Action::Restore(None) => (EventType::SoftDelete, None),
     };
-    let replaces = kind == EventType::Insert && was_live;
-    Ok(NewEvent { table: id, kind, key: Some(key), payload, replaces })
+    let marks = EventMarks { replaces: kind == EventType::Insert && was_live, reverts };
+    Ok(NewEvent { table: id, kind, key: Some(key), payload, marks })
 }
 
 /// The row after a patch: merged before the lock was taken, if the row is still the same.

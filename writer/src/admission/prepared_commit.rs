@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use driftdb_common::format::document::Document;
-use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
+use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventMarks, EventType};
 use driftdb_common::format::key::Key;
 use driftdb_common::storage::wal::appender::Group;
 use driftdb_common::table::operation::WriteToken;
@@ -16,8 +16,8 @@ pub(crate) struct NewEvent {
     pub(crate) kind: EventType,
     pub(crate) key: Option<Key>,
     pub(crate) payload: Option<Document>,
-    /// INSERT: whether the event replaces a live row. Replay then need not look the row up.
-    pub(crate) replaces: bool,
+    /// How the event comes about. Replay need not look up a row that an INSERT replaces.
+    pub(crate) marks: EventMarks,
 }
 
 /// An admitted commit.
@@ -51,7 +51,7 @@ impl PreparedCommit {
         for event in events.iter().filter(|_| !is_one_table) {
             *frames_by_table.entry(event.table).or_default() += 1;
         }
-        for (at, NewEvent { table, kind, key, payload, replaces }) in events.iter().enumerate() {
+        for (at, NewEvent { table, kind, key, payload, marks }) in events.iter().enumerate() {
             // Only the commit's first frame in a table carries the shape and the meta: `remove` returns them
             // once.
             let frames_in_table =
@@ -62,7 +62,7 @@ impl PreparedCommit {
             let first_of_group = table.frames.is_empty();
             table.last_seq = token.seq;
             table.frames.push(token.seq, token.time_ms, *kind, |out| {
-                event::encode(out, key.as_ref(), payload.as_ref(), *replaces, first, first_of_group)
+                event::encode(out, key.as_ref(), payload.as_ref(), *marks, first, first_of_group)
             });
         }
         group.last_seq = token.seq;

@@ -76,6 +76,7 @@ impl<'a> AdmissionRebuild<'a> {
     pub(crate) fn finish(mut self, last: WriteToken) -> Admission {
         self.remember_snapshot_requests(u64::MAX);
         self.admission.last = last;
+        self.admission.tables.recent_mut().begin_after(last.seq);
         drop(self.admission.discard_undo(self.admission.tables.undo_mark(), last));
         self.admission
     }
@@ -123,10 +124,10 @@ impl<'a> AdmissionRebuild<'a> {
                 let table = tables.by_id_mut(table)?;
                 let before = match kind {
                     // The event says enough: a lookup in the files would cost a read.
-                    EventType::Insert if event.replaces => None,
+                    EventType::Insert if event.marks.replaces => None,
                     _ => table.read_row(&key)?,
                 };
-                let was_live = event.replaces || before.is_some();
+                let was_live = event.marks.replaces || before.is_some();
                 let after = state::apply(before.as_ref(), kind, payload.as_ref())?;
                 let document = after.map(|after| after.detached());
                 table.set_row(key, RowState::new(seq, document), was_live);

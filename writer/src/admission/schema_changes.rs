@@ -1,7 +1,7 @@
 //! Admission of schema changes: tables that are created, altered and dropped.
 
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::format::event::EventType;
+use driftdb_common::format::event::{EventMarks, EventType};
 use driftdb_common::limits;
 use driftdb_common::storage::wal::appender::Group;
 use driftdb_common::table::operation::{SchemaChange, WriteToken};
@@ -56,7 +56,7 @@ pub(super) fn admit_schema_change(
         kind: EventType::Schema,
         key: None,
         payload: Some(payload),
-        replaces: false,
+        marks: EventMarks::default(),
     }])
 }
 

@@ -11,6 +11,7 @@ use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::schema::Schema;
 use driftdb_common::table::table_counts::TableCounts;
 
+use crate::admission::recent_changes::{RecentChange, RecentChanges, RowBefore};
 use crate::admission::table::{AdmittedTable, RowState};
 
 /// Memory of an evicted row's state without its key's text.
@@ -59,9 +60,20 @@ pub(crate) struct AdmittedTables {
     undo: VecDeque<UndoEntry>,
     /// The number of changes whose undo entries are discarded.
     undo_discarded: u64,
+    recent: RecentChanges,
 }
 
 impl AdmittedTables {
+    /// The newest changes of rows.
+    pub(crate) fn recent(&self) -> &RecentChanges {
+        &self.recent
+    }
+
+    /// The newest changes of rows.
+    pub(crate) fn recent_mut(&mut self) -> &mut RecentChanges {
+        &mut self.recent
+    }
+
     /// The number of tables, including dropped ones.
     pub(crate) fn len(&self) -> usize {
         self.by_name.len() + self.unusable.len()
@@ -193,9 +205,16 @@ impl AdmittedTables {
         let counts = table.counts();
         let seq = row.seq;
         let row_bytes = table.row_bytes();
+        let (id, changed_key, after) = (table.id(), key.clone(), row.document.clone());
         let prior = table.set_row(key.clone(), row, was_live);
         self.row_bytes = (self.row_bytes + table.row_bytes()).saturating_sub(row_bytes);
         table.count_event(seq);
+        let before = match &prior {
+            _ if !was_live => RowBefore::Absent,
+            Some(RowState { document: Some(before), .. }) => RowBefore::Content(before.clone()),
+            _ => RowBefore::InFiles,
+        };
+        self.recent.push(RecentChange { seq, table: id, key: changed_key, before, after });
         self.undo.push_back(UndoEntry::Row { table: Arc::clone(table.schema()), key, prior, counts });
     }
 
@@ -245,6 +264,7 @@ impl AdmittedTables {
         while self.undo_mark() > mark {
             match self.undo.pop_back() {
                 Some(UndoEntry::Row { table, key, prior, counts }) => {
+                    self.recent.pop();
                     let Some(table) = self.by_name.get_mut(&table.table) else { continue };
                     table.restore_row(key, prior);
                     table.set_counts(counts);

@@ -9,7 +9,7 @@ use driftdb_common::limits;
 use parking_lot::MutexGuard;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::draft::{Draft, DraftOperation, KnownTables};
+use crate::admission::draft::{Draft, DraftConditions, DraftOperation, KnownTables};
 use crate::admission::prepared_commit::PreparedCommit;
 use crate::admission::producers::{ProducerPosition, RefusedOperation};
 use crate::admission::read_rows::ReadRows;
@@ -32,6 +32,8 @@ pub(crate) struct IngestBatch {
     pub(crate) number: u64,
     /// The operations. One that could not be decoded is here as its error.
     pub(crate) operations: Vec<Result<DraftOperation>>,
+    /// What must hold before an atomic batch; nothing for other batches.
+    pub(crate) conditions: DraftConditions,
     /// Whether all operations are one commit. Otherwise each operation is a commit.
     pub(crate) atomic: bool,
     /// Whether a refused operation ends the batch, which then counts as processed up to the operation before it.
@@ -127,7 +129,8 @@ impl IngestPipeline {
         batch: IngestBatch,
         session: &IngestSession,
     ) -> Result<Option<AdmittedBatch>> {
-        let IngestBatch { context, number, operations, atomic, stop_at_refusal, set_aside } = batch;
+        let IngestBatch { context, number, operations, conditions, atomic, stop_at_refusal, set_aside } =
+            batch;
         // Not a refusal of single operations: the client must send the batch again.
         self.0.clock.read().check_commit(&context.options)?;
         let producer = context.origin.as_ref().map(|origin| origin.producer.clone());
@@ -136,7 +139,12 @@ impl IngestPipeline {
         let first = first_new_operation(position, number);
         let commits = first.map_or_else(Vec::new, |first| commits_of_batch(operations, first, atomic));
         let is_new = |(last, _): &(u32, _)| !set_aside.contains(if atomic { &0 } else { last });
-        let mut slices = slices_of(commits.into_iter().filter(is_new)).into_iter().peekable();
+        let mut slices = slices_of(commits.into_iter().filter(is_new));
+        if let Some(slice) = slices.first_mut() {
+            // An atomic batch is one commit, so it has one slice.
+            slice.draft.conditions = conditions;
+        }
+        let mut slices = slices.into_iter().peekable();
         let mut outcome = BatchOutcome::default();
         if let Some(producer) = producer.as_ref().filter(|_| !stop_at_refusal) {
             // The batch is continued: what was refused of it before is reported with the rest.
@@ -315,7 +323,7 @@ fn admit_commits(
     context: &CommitContext,
     (rules, outcome): (SliceRules, &mut BatchOutcome),
 ) {
-    let BatchSlice { commits, draft: Draft { operations, rows, .. }, .. } = slice;
+    let BatchSlice { commits, draft: Draft { operations, conditions, rows }, .. } = slice;
     // An insert or a put that is refused is also refused after other inserts and puts.
     let are_rows = operations.iter().all(DraftOperation::is_whole_row);
     let mut operations = std::mem::take(operations).into_iter();
@@ -333,9 +341,10 @@ fn admit_commits(
                 refused => refused,
             }
         } else {
-            match commit
-                .and_then(|operations| prepare_commit((state, clock), context, last, (operations, rows)))
-            {
+            match commit.and_then(|operations| {
+                let conditions = std::mem::take(conditions);
+                prepare_commit((state, clock), context, last, (operations, conditions, rows))
+            }) {
                 Ok(Some(commit)) => {
                     if let Some(before) = held.replace(commit) {
                         before.encode(&mut state.open.group);
@@ -406,13 +415,13 @@ fn prepare_commit(
     (state, clock): (&mut CommitState, ClockReading),
     context: &CommitContext,
     last: u32,
-    (operations, rows): (Vec<DraftOperation>, &ReadRows),
+    (operations, conditions, rows): (Vec<DraftOperation>, DraftConditions, &ReadRows),
 ) -> Result<Option<PreparedCommit>> {
     let mut context = context.clone();
     if let Some(origin) = &mut context.origin {
         origin.operation = last;
     }
-    let change = AdmissibleChange::Rows { operations, preconditions: Vec::new(), rows };
+    let change = AdmissibleChange::Rows { operations, conditions, rows };
     Ok(state.admission.prepare(change, context, clock, &mut state.open.group)?.1)
 }
 

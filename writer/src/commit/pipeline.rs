@@ -95,9 +95,9 @@ impl CommitPipeline {
         if let Some(missing) = state.admission.missing_work(draft, merge_bytes(attempt)) {
             return Ok(Err(missing));
         }
-        let Draft { operations, preconditions, rows } = draft;
-        let (operations, preconditions) = (std::mem::take(operations), std::mem::take(preconditions));
-        let change = AdmissibleChange::Rows { operations, preconditions, rows };
+        let Draft { operations, conditions, rows } = draft;
+        let (operations, conditions) = (std::mem::take(operations), std::mem::take(conditions));
+        let change = AdmissibleChange::Rows { operations, conditions, rows };
         let CommitState { admission, open, .. } = &mut *state;
         let outcome = admission.admit(change, context, self.0.clock.read(), &mut open.group);
         let ack = state.acknowledge(outcome);

@@ -4,9 +4,10 @@ use driftdb::v1;
 use driftdb_common::error::Result;
 use driftdb_common::limits;
 use driftdb_common::service::convert;
+use driftdb_common::service::preconditions::preconditions_from_wire;
 use driftdb_common::table::operation::{Action, CommitRequest, Operation};
 
-use crate::admission::draft::{check_count, error_at_operation};
+use crate::admission::draft::{DraftConditions, check_count, error_at_operation};
 use crate::tasks::TaskPool;
 
 /// What a request may have, in parts and in bytes, to be decoded on the thread that received it. That takes about a millisecond.
@@ -40,12 +41,12 @@ pub(super) fn is_short_statement(statement: &str, params: &[String]) -> bool {
 
 /// Whether all of a change is read in a short time.
 pub(super) fn is_short_change(change: &CommitRequest) -> bool {
-    let CommitRequest::Rows { operations, preconditions } = change else { return true };
+    let CommitRequest::Rows { operations, preconditions, .. } = change else { return true };
     let bytes = |operation: &Operation| match &operation.action {
         Action::Insert(document) | Action::Put(document) | Action::Patch(document) => {
             document.msgpack().len()
         }
-        Action::SoftDelete | Action::Revert(_) => 0,
+        Action::SoftDelete | Action::Revert(_) | Action::Restore(_) => 0,
     };
     operations.len() + preconditions.len() <= SHORT_PARTS
         && operations.iter().map(bytes).sum::<usize>() <= SHORT_BYTES
@@ -67,8 +68,22 @@ pub(super) async fn change_of_apply(
             convert::operation_from_wire(operation).map_err(|e| error_at_operation(e, i, count))
         };
         let operations = operations.into_iter().enumerate().map(operation).collect::<Result<_>>()?;
-        let preconditions = preconditions.into_iter().map(convert::precondition_from_wire);
-        Ok(CommitRequest::Rows { operations, preconditions: preconditions.collect::<Result<_>>()? })
+        let (preconditions, boundaries) = preconditions_from_wire(preconditions)?;
+        Ok(CommitRequest::Rows { operations, preconditions, boundaries })
+    };
+    if is_short { decode() } else { tasks.run(decode).await }
+}
+
+/// Decodes what must hold before an atomic batch of Ingest.
+pub(super) async fn conditions_of_batch(
+    tasks: &TaskPool,
+    preconditions: Vec<v1::Precondition>,
+) -> Result<DraftConditions> {
+    check_count("preconditions", preconditions.len(), limits::PRECONDITIONS_PER_COMMIT)?;
+    let is_short = preconditions.len() <= SHORT_PARTS;
+    let decode = move || {
+        let (preconditions, boundaries) = preconditions_from_wire(preconditions)?;
+        DraftConditions::new(preconditions, boundaries)
     };
     if is_short { decode() } else { tasks.run(decode).await }
 }

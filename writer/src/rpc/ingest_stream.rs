@@ -234,12 +234,19 @@ impl BatchReceiver {
             operation: 0,
             ends: false,
         });
+        let preconditions = request.preconditions;
+        if !(request.atomic || preconditions.is_empty()) {
+            let message = "preconditions need an atomic batch: set atomic, or send each operation with Apply";
+            return Err(Error::new(Reason::ArgumentInvalid, message));
+        }
+        let conditions = decoding::conditions_of_batch(&self.service.tasks, preconditions).await?;
         let operations = self.service.decode(request.operations).await?;
         let Some(memory) = self.reserve(count).await else { return Ok(None) };
         let context = CommitContext { options, request: None, origin };
         let v1::IngestRequest { atomic, stop_at_refusal, set_aside, .. } = request;
         let set_aside = set_aside.into_iter().collect();
-        let batch = IngestBatch { context, number, operations, atomic, stop_at_refusal, set_aside };
+        let batch =
+            IngestBatch { context, number, operations, conditions, atomic, stop_at_refusal, set_aside };
         // Unlike a single commit, a stream does not fail if the queue is full: it waits.
         while !self.service.pipeline.has_room() {
             tokio::time::sleep(QUEUE_FULL_PAUSE).await;

@@ -1,5 +1,4 @@
-//! Turns REVERT into an ordinary write before admission: a put of the row as of an earlier point in time, or a
-//! soft delete.
+//! Reads what REVERT writes before admission: the row as of an earlier point in time, or that there was none.
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::service::clock::now_ms;
@@ -24,7 +23,7 @@ impl RevertResolver {
         RevertResolver { catalog, rows, tasks }
     }
 
-    /// Turns each revert into a put or a soft delete, and leaves other operations as they are. Fails at the first revert that
+    /// Finds the row of each revert, and leaves other operations as they are. Fails at the first revert that
     /// cannot be resolved.
     pub(crate) async fn resolve_all(&self, operations: Vec<Operation>) -> Result<Vec<Operation>> {
         let count = operations.len();
@@ -36,7 +35,7 @@ impl RevertResolver {
         resolved.map(|(i, operation)| operation.map_err(|e| error_at_operation(e, i, count))).collect()
     }
 
-    /// Turns each revert into a put or a soft delete, or into the error of why it cannot be resolved. Leaves what is no revert
+    /// Finds the row of each revert, or into the error of why it cannot be resolved. Leaves what is no revert
     /// as it is. Fails if it takes too long.
     pub(crate) async fn resolve_each(
         &self,
@@ -63,7 +62,7 @@ impl RevertResolver {
         self.tasks.run_long(resolve).await
     }
 
-    /// Turns a revert into a put or a soft delete. Returns any other operation unchanged. Blocks.
+    /// Finds the row of a revert. Returns any other operation unchanged. Blocks.
     fn resolve(&self, operation: Operation, stop: &TaskStop) -> Result<Operation> {
         let Action::Revert(point) = operation.action else { return Ok(operation) };
         let Operation { table, key, .. } = operation;
@@ -75,8 +74,7 @@ impl RevertResolver {
         })?;
         let typed = key.of_type(self.catalog.schema(&table)?.key_type)?;
         let row = self.rows.row(&table, &typed, point, (now_ms(), stop))?;
-        let action = row.map_or(Action::SoftDelete, Action::Put);
-        Ok(Operation { table, key: Some(key), action })
+        Ok(Operation { table, key: Some(key), action: Action::Restore(row) })
     }
 }
 

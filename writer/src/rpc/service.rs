@@ -8,7 +8,9 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
 use driftdb_common::memory::MemoryBudget;
-use driftdb_common::query::ast::{Statement, StatementKind};
+use driftdb_common::query::ast::{
+    BulkStatement, GuardedStatement, NoChangeClause, Statement, StatementKind, TableName,
+};
 use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::clock::now_ms;
@@ -19,20 +21,26 @@ use driftdb_common::storage::disk_space::DiskReport;
 use driftdb_common::storage::sst::BlockCache;
 use driftdb_common::table::operation::{Action, CommitRequest, SchemaChange};
 use driftdb_common::table::schema::Schema;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::admission::draft::Draft;
+use crate::admission::draft::{Draft, DraftConditions};
 use crate::admission::fingerprint;
 use crate::admission::{CommitContext, CommitReceipt};
 use crate::clock_guard::ClockGuard;
 use crate::commit::{CommitPipeline, CommitStatus, LiveTable};
 use crate::maintenance::MaintenanceHealth;
+use crate::rpc::bulk::{BulkRequest, BulkRunner};
 use crate::rpc::commit_tokens::CommitTokens;
 use crate::rpc::decoding;
 use crate::rpc::ingest_stream::IngestService;
 use crate::rpc::maintenance_rpc::{self, JobStream, MaintenanceCalls};
 use crate::rpc::revert::RevertResolver;
 use crate::tasks::TaskPool;
+
+/// The progress reports of a statement that wait for a slow client. Further ones are left out.
+const RESPONSES_AHEAD: usize = 16;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -41,6 +49,7 @@ pub(crate) struct WriterRpc {
     pub(crate) status: CommitStatus,
     pub(crate) ingest: IngestService,
     pub(crate) reverts: RevertResolver,
+    pub(crate) bulk: BulkRunner,
     pub(crate) maintenance: MaintenanceCalls,
     pub(crate) tasks: TaskPool,
     pub(crate) cache: Arc<BlockCache>,
@@ -72,8 +81,10 @@ impl WriterRpc {
         let id = Some(options.request_id.clone()).filter(|id| !id.is_empty());
         let (change, request) = self.identify(change, id).await?;
         let context = CommitContext { options, request, origin: None };
-        let (operations, preconditions) = match change {
-            CommitRequest::Rows { operations, preconditions } => (operations, preconditions),
+        let (operations, conditions) = match change {
+            CommitRequest::Rows { operations, preconditions, boundaries } => {
+                (operations, DraftConditions::new(preconditions, boundaries)?)
+            }
             CommitRequest::Schema(change) => return self.pipeline.commit_schema(change, context).await,
         };
         let has_reverts = operations.iter().any(|operation| matches!(operation.action, Action::Revert(_)));
@@ -84,7 +95,7 @@ impl WriterRpc {
             return receipt;
         }
         let operations = self.reverts.resolve_all(operations).await?;
-        self.pipeline.commit_rows(Draft::new(operations, preconditions)?, context).await
+        self.pipeline.commit_rows(Draft::new(operations, conditions)?, context).await
     }
 
     /// Adds the request's fingerprint to its id. A large change is read whole for it, so not on this thread.
@@ -116,6 +127,50 @@ impl WriterRpc {
             Ok((statement, parsed))
         };
         if is_short { parse() } else { self.tasks.run_long(|_| parse()).await }
+    }
+
+    /// Runs a statement that changes all rows of a condition. `place` is its text and table, for errors.
+    async fn execute_bulk(
+        &self,
+        request: BulkRequest,
+        place: (String, Option<TableName>),
+    ) -> Result<Response<ResponseStream<v1::WriterServiceExecuteResponse>>, Status> {
+        let (this, batch) = (self.clone(), request.statement.batch);
+        let failure = move |this: &WriterRpc, error: Error| {
+            this.health.note_damage(&error);
+            to_status(report::at_table(error, &place.0, place.1.as_ref()))
+        };
+        let Some(batch) = batch.filter(|_| !request.statement.dry_run) else {
+            let outcome = self.bulk.run(request).await.map_err(|error| failure(self, error))?;
+            let responses = outcome.responses(|receipt| self.tokens.token(receipt.token));
+            return Ok(Response::new(Box::pin(tokio_stream::iter(responses.into_iter().map(Ok)))));
+        };
+        let (sender, responses) = mpsc::channel(RESPONSES_AHEAD);
+        tokio::spawn(async move {
+            let progress = |rows| {
+                let made = v1::Progress { done: rows, unit: "rows".to_owned(), ..v1::Progress::default() };
+                let event = Some(v1::writer_service_execute_response::Event::Progress(made));
+                // A client that reads slowly misses reports, not results.
+                let _ = sender.try_send(Ok(v1::WriterServiceExecuteResponse { event }));
+            };
+            let ended = tokio::select! {
+                () = sender.closed() => return,
+                ended = this.bulk.run_in_batches(request, batch, progress) => ended,
+            };
+            let responses = match ended {
+                Ok(outcome) => {
+                    let responses = outcome.responses(|receipt| this.tokens.token(receipt.token));
+                    responses.into_iter().map(Ok).collect()
+                }
+                Err(error) => vec![Err(failure(&this, error))],
+            };
+            for response in responses {
+                if sender.send(response).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
     }
 
     fn token(&self, receipt: CommitReceipt) -> Option<v1::WriteToken> {
@@ -150,6 +205,18 @@ impl WriterRpc {
         tables.extend(unusable.iter().map(|(name, error)| convert::unusable_table_to_wire(name, error)));
         tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
         tables
+    }
+}
+
+/// A statement that changes all rows of a condition, with its `IF NO CHANGE` clauses; any other statement as it is.
+fn bulk_of(statement: Statement) -> Result<(BulkStatement, Vec<NoChangeClause>), Statement> {
+    match statement {
+        Statement::Bulk(bulk) => Ok((*bulk, Vec::new())),
+        Statement::Guarded(guarded) => match *guarded {
+            GuardedStatement { statement: Statement::Bulk(bulk), boundaries } => Ok((*bulk, boundaries)),
+            other => Err(Statement::Guarded(Box::new(other))),
+        },
+        other => Err(other),
     }
 }
 
@@ -243,13 +310,23 @@ impl WriterService for WriterRpc {
         request: Request<v1::WriterServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let request = request.into_inner();
-        let (text, statement) = self.parse(request.statement, request.params, &request.time_zone).await.map_err(to_status)?;
+        let (text, statement) =
+            self.parse(request.statement, request.params, &request.time_zone).await.map_err(to_status)?;
         let table = statement.table().cloned();
         let with_place = |e| to_status(report::at_table(e, &text, table.as_ref()));
         if statement.kind() == StatementKind::Maintenance {
             let responses = self.maintenance.execute(statement).map_err(with_place)?;
             return Ok(Response::new(Box::pin(responses)));
         }
+        let statement = match bulk_of(statement) {
+            Ok((bulk, clauses)) => {
+                let options = convert::options_from_wire(request.options).map_err(to_status)?;
+                let bulk = BulkRequest::new(bulk, clauses, options).map_err(with_place)?;
+                let place = (text, table);
+                return self.execute_bulk(bulk, place).await;
+            }
+            Err(statement) => statement,
+        };
         let change = change::of_statement(statement).map_err(to_status)?;
         let receipt = self.commit(change, request.options).await.map_err(with_place)?;
         let event = self.token(receipt).map(v1::writer_service_execute_response::Event::Token);

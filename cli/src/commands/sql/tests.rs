@@ -297,3 +297,29 @@ async fn an_unreachable_daemon_gives_exit_code_3() {
         assert!(failure.text().contains(&address), "{}", failure.text());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_rows_are_changed_and_reverted_from_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = r#"INSERT INTO t {"id":"a","n":1}, {"id":"b","n":2}"#;
+    embedded(dir.path(), &["sql", "-e", TABLE, "-e", rows]).await;
+    let change = r#"PATCH t SET {"x": true} WHERE n > 0"#;
+    let dry = embedded(dir.path(), &["sql", "-o", "jsonl", "-e", &format!("{change} DRY RUN")]).await;
+    let lines: Vec<_> = dry.lines().collect();
+    assert_eq!(lines.len(), 3, "{dry}");
+    assert_eq!(lines[2], r#"{"rows":2,"commits":0,"dry_run":true,"read_seq":2}"#);
+    let done = embedded(dir.path(), &["sql", "-o", "jsonl", "-e", change]).await;
+    assert_eq!(done.trim(), r#"{"seq":3,"rows":2,"commits":1}"#);
+    let one = ["revert", "t", "--where", "n = 1", "--to", "@seq:2", "--reason", "oops", "--actor", "anna"];
+    let done = embedded(dir.path(), &one).await;
+    assert_eq!(done.trim(), r#"{"seq":4,"rows":1,"commits":1}"#);
+    let done =
+        embedded(dir.path(), &["revert", "t", "--all", "--to", "@seq:2", "--in-batches-of", "1"]).await;
+    assert_eq!(done.trim(), r#"{"seq":5,"rows":1,"commits":1}"#);
+    let drift = embedded(dir.path(), &["drift", "t", "--from", "@seq:3"]).await;
+    let line: serde_json::Value = serde_json::from_str(drift.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (&line["kind"], &line["actor"], &line["reason"]),
+        (&"revert".into(), &"anna".into(), &"oops".into())
+    );
+}

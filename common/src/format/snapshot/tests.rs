@@ -31,6 +31,7 @@ fn versions() -> Vec<VersionEntry> {
         reason: String::new(),
         payload,
         image,
+        marks: EventMarks { replaces: kind == EventType::Insert, reverts: kind == EventType::SoftDelete },
     };
     vec![
         version(EventType::Insert, Some(document()), None),

@@ -2,6 +2,7 @@
 
 mod aggregate;
 mod array_condition;
+mod bulk;
 mod condition;
 mod moment;
 mod over_time;

@@ -118,8 +118,12 @@ pub(super) fn day_in_words(text: &str, clock: &LocalClock) -> Option<Result<i64,
             let (name, after) = first_word(rest);
             let found = WEEKDAYS.iter().find(|(weekday, _)| weekday.eq_ignore_ascii_case(name));
             let Some((_, weekday)) = found else {
-                let message = format!("\"last\" must be followed by a day of the week, found {:?}", clipped(rest));
-                return Some(Err(MomentError::new(message, "for example \"last monday\" or \"1 month ago\"")));
+                let message =
+                    format!("\"last\" must be followed by a day of the week, found {:?}", clipped(rest));
+                return Some(Err(MomentError::new(
+                    message,
+                    "for example \"last monday\" or \"1 month ago\"",
+                )));
             };
             rest = after;
             today.nth_weekday(-1, *weekday).ok()
@@ -190,11 +194,13 @@ pub(super) fn local_time(text: &str, shown: &str, clock: &LocalClock) -> Result<
 
 /// Parses a date as the beginning of that day in the zone of the clock, to nanoseconds since 1970.
 pub(super) fn local_date(text: &str, clock: &LocalClock) -> Result<i128, MomentError> {
-    let nanos = rfc3339::parse_date(text).map_err(|error| MomentError::new(error.problem, error.hint))?.nanos();
+    let nanos =
+        rfc3339::parse_date(text).map_err(|error| MomentError::new(error.problem, error.hint))?.nanos();
     if clock.is_utc() {
         return Ok(nanos);
     }
-    let out_of_range = || MomentError::new(format!("{:?} is out of range", clipped(text)), rfc3339::TIME_FORM);
+    let out_of_range =
+        || MomentError::new(format!("{:?} is out of range", clipped(text)), rfc3339::TIME_FORM);
     clock.nearest(civil(nanos)).ok_or_else(out_of_range)
 }
 

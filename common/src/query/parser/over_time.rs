@@ -152,7 +152,11 @@ impl Parser<'_> {
         }
         let step = self.moment_step()?;
         if !self.eat_keyword("FROM")? {
-            return Err(self.expected("FROM", &["FROM"], "for example EVERY \"1 day\" FROM \"1 month ago\" TO @now"));
+            return Err(self.expected(
+                "FROM",
+                &["FROM"],
+                "for example EVERY \"1 day\" FROM \"1 month ago\" TO @now",
+            ));
         }
         let from = self.point()?;
         let to = if self.eat_keyword("TO")? { Some(self.point()?) } else { None };

@@ -131,7 +131,10 @@ fn operand_nanos(text: &str, clock: &LocalClock) -> Result<(i128, Option<String>
     let now_ms = i128::from(clock.now_ms());
     let millis = match point {
         PointInTime::Seq(_) => {
-            return Err(MomentError::new(format!("{:?} is not a time", clipped(text)), "compare _seq with a number"));
+            return Err(MomentError::new(
+                format!("{:?} is not a time", clipped(text)),
+                "compare _seq with a number",
+            ));
         }
         PointInTime::Now => now_ms,
         PointInTime::Time(millis) => millis.into(),
@@ -291,7 +294,11 @@ mod tests {
             ("99999999999999999999 s ago", "for example \"5 minutes ago\""),
             ("18446744073709551615 weeks ago", "for example \"5 minutes ago\""),
         ] {
-            assert_eq!(parse_point(text, &LocalClock::utc(0)).unwrap_err().place().unwrap().hint, hint, "{text}");
+            assert_eq!(
+                parse_point(text, &LocalClock::utc(0)).unwrap_err().place().unwrap().hint,
+                hint,
+                "{text}"
+            );
         }
     }
 

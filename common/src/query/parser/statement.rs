@@ -6,9 +6,10 @@ use crate::format::index_columns::IndexColumns;
 use crate::format::key::KeyType;
 use crate::format::path::Path;
 use crate::limits;
-use crate::query::ast::{Column, CreateTable, RowKey, Statement, TableName};
+use crate::query::ast::{Column, CreateTable, Statement, TableName};
 use crate::query::keywords::is_any;
 use crate::query::lexer::{Token, TokenKind, clipped};
+use crate::query::parser::bulk::ChangedRows;
 use crate::query::parser::state::{Parser, Reserved};
 
 /// The words with which a statement can start.
@@ -36,15 +37,24 @@ impl Parser<'_> {
             "EXPLAIN" => self.explain(),
             "INSERT" => {
                 let (table, documents) = self.rows()?;
-                Ok(Statement::Insert { table, documents })
+                self.guarded(Statement::Insert { table, documents })
             }
             "UPSERT" => {
                 let (table, documents) = self.rows()?;
-                Ok(Statement::Upsert { table, documents })
+                self.guarded(Statement::Upsert { table, documents })
             }
-            "PATCH" => self.patch(),
-            "SOFT" => self.soft_delete(),
-            "REVERT" => self.revert(),
+            "PATCH" => {
+                let patch = self.patch()?;
+                self.guarded(patch)
+            }
+            "SOFT" => {
+                let delete = self.soft_delete()?;
+                self.guarded(delete)
+            }
+            "REVERT" => {
+                let revert = self.revert()?;
+                self.guarded(revert)
+            }
             "CREATE" => self.create(),
             "ALTER" => self.alter(),
             "DROP" => self.drop_statement(),
@@ -85,12 +95,18 @@ impl Parser<'_> {
             }
             documents.push(self.document()?);
         }
-        self.ends(&["\",\""])?;
+        if !self.at_keyword("IF") {
+            self.ends(&["\",\"", "IF NO CHANGE"])?;
+        }
         Ok((table, documents))
     }
 
     fn patch(&mut self) -> Result<Statement> {
-        let (table, key) = self.table_and_key()?;
+        let table = self.table_name()?;
+        let hint = "for example PATCH t KEY k SET {…}, or PATCH t SET {…} WHERE a = 1";
+        let ChangedRows::One(key) = self.changed_rows(&["SET"], hint)? else {
+            return self.bulk_patch(table);
+        };
         self.expect_keyword("SET")?;
         let patch = self.document()?;
         let if_seq = self.if_seq()?;
@@ -100,40 +116,41 @@ impl Parser<'_> {
     fn soft_delete(&mut self) -> Result<Statement> {
         self.expect_keyword("DELETE")?;
         self.expect_keyword("FROM")?;
-        if let (TokenKind::Word | TokenKind::Quoted, true) = (self.token.kind, self.peek_is("WHERE")?) {
-            self.advance()?;
-            return Err(self.expected("KEY", &[], "SOFT DELETE removes one row, by its key"));
-        }
-        let (table, key) = self.table_and_key()?;
+        let table = self.table_name()?;
+        let hint = "for example SOFT DELETE FROM t KEY k, or SOFT DELETE FROM t WHERE a = 1";
+        let ChangedRows::One(key) = self.changed_rows(&["WHERE"], hint)? else {
+            return self.bulk_soft_delete(table);
+        };
         let if_seq = self.if_seq()?;
         Ok(Statement::SoftDelete { table, key, if_seq })
     }
 
     fn revert(&mut self) -> Result<Statement> {
-        let (table, key) = self.table_and_key()?;
+        let table = self.table_name()?;
+        let hint = "for example REVERT t KEY k TO @seq:100, or REVERT t TO @seq:100";
+        let ChangedRows::One(key) = self.changed_rows(&["WHERE", "TO"], hint)? else {
+            return self.bulk_revert(table);
+        };
         self.expect_keyword("TO")?;
         let to = self.point()?;
         Ok(Statement::Revert { table, key, to })
     }
 
-    fn peek_is(&self, keyword: &str) -> Result<bool> {
-        let next = self.peek()?;
-        Ok(next.kind == TokenKind::Word && self.slice(next).eq_ignore_ascii_case(keyword))
-    }
-
-    fn table_and_key(&mut self) -> Result<(TableName, RowKey)> {
-        let table = self.table_name()?;
-        self.expect_keyword("KEY")?;
-        Ok((table, self.row_key()?))
-    }
-
     /// Parses `IF SEQ = n`, if given.
     fn if_seq(&mut self) -> Result<Option<u64>> {
-        if !self.eat_keyword("IF")? {
-            self.ends(&["IF SEQ"])?;
+        if !self.at_keyword("IF") {
+            self.ends(&["IF SEQ", "IF NO CHANGE"])?;
             return Ok(None);
         }
-        self.expect_keyword("SEQ")?;
+        let next = self.peek()?;
+        if next.kind == TokenKind::Word && self.slice(next).eq_ignore_ascii_case("NO") {
+            return Ok(None);
+        }
+        self.advance()?;
+        if !self.at_keyword("SEQ") {
+            return Err(self.expected("SEQ or NO CHANGE", &["SEQ", "NO"], ""));
+        }
+        self.advance()?;
         self.expect("=")?;
         self.count("SEQ").map(Some)
     }

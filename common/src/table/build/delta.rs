@@ -152,7 +152,7 @@ impl<'a, 'f> VersionWriter<'a, 'f> {
             push_version(&mut self.version_key, commit.seq, change.index);
             self.value.clear();
             let (documents, said) = ((change.document.as_ref(), image), commit.said());
-            encode_version(&mut self.value, change.kind, commit.time_ms, said, documents);
+            encode_version(&mut self.value, (change.kind, change.marks), commit.time_ms, said, documents);
             self.file.add(&self.version_key, Some(key), &self.value)?;
         }
         for index in indexes {

@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 use std::sync::{Arc, OnceLock};
 
 use crate::format::document::Document;
-use crate::format::event::EventType;
+use crate::format::event::{EventMarks, EventType};
 use crate::format::key::Key;
 use crate::table::event_id::EventId;
 use crate::table::memtable::commit_info::CommitInfo;
@@ -62,6 +62,8 @@ pub(super) struct EventSlot {
     pub link: RowLink,
     /// A SCHEMA event that left the table without rows: CREATE and DROP.
     pub emptied: bool,
+    /// How the event came about.
+    pub marks: EventMarks,
 }
 
 impl EventSlot {

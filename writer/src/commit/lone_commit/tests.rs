@@ -20,7 +20,7 @@ use driftdb_common::table::table_files::TableFiles;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::draft::Draft;
+use crate::admission::draft::{Draft, DraftConditions};
 use crate::admission::rebuild::AdmissionRebuild;
 use crate::admission::requests::RequestWindow;
 use crate::admission::{CommitContext, CommitReceipt};
@@ -86,7 +86,7 @@ impl Opened {
 async fn put(handles: &CommitHandles, number: u64) -> Result<CommitReceipt> {
     let document = Document::from_json(&format!(r#"{{"id":"k{}","n":{number}}}"#, number % 3))?;
     let operation = Operation { table: "t".to_owned(), key: None, action: Action::Put(document) };
-    let draft = Draft::new(vec![operation], Vec::new())?;
+    let draft = Draft::new(vec![operation], DraftConditions::default())?;
     handles.pipeline.commit_rows(draft, CommitContext::default()).await
 }
 

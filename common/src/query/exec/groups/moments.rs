@@ -59,7 +59,9 @@ impl MomentTable {
         }
         let key = key.into_boxed_slice();
         if !groups.contains_key(&key) {
-            let of = |column: &crate::query::ast::Column| Ok(column.value_in(row)?.map(|value| Box::from(&*value)));
+            let of = |column: &crate::query::ast::Column| {
+                Ok(column.value_in(row)?.map(|value| Box::from(&*value)))
+            };
             let values: Vec<Option<Box<[u8]>>> = plan.group_by.iter().map(of).collect::<Result<_>>()?;
             let values_bytes: usize = values.iter().flatten().map(|value| value.len()).sum();
             memory.charge(super::GROUP_OVERHEAD + values_bytes + 2 * key.len(), "GROUP BY")?;
@@ -140,9 +142,15 @@ mod tests {
                 for end in start..=leaves {
                     let nodes = covering(start..end, leaves);
                     for leaf in 0..leaves {
-                        let mut above = std::iter::successors(Some(leaf + leaves), |node| Some(node / 2).filter(|n| *n > 0));
+                        let mut above = std::iter::successors(Some(leaf + leaves), |node| {
+                            Some(node / 2).filter(|n| *n > 0)
+                        });
                         let count = above.by_ref().filter(|node| nodes.contains(node)).count();
-                        assert_eq!(count, usize::from((start..end).contains(&leaf)), "{start}..{end} of {leaves}");
+                        assert_eq!(
+                            count,
+                            usize::from((start..end).contains(&leaf)),
+                            "{start}..{end} of {leaves}"
+                        );
                     }
                 }
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::document::Document;
-use crate::format::event::{Event, EventType};
+use crate::format::event::{Event, EventMarks, EventType};
 use crate::format::key::Key;
 use crate::format::manifest::{LogPosition, Manifest};
 use crate::format::snapshot::{ProducerEntry, RequestEntry, SchemaEntry};
@@ -74,8 +74,8 @@ pub(super) struct CollectedRow {
     /// The position among the commit's changes.
     pub(super) index: u32,
     pub(super) kind: EventType,
-    /// Whether the event says that it replaced a live row.
-    replaces: bool,
+    /// How the event says that it came about.
+    pub(super) marks: EventMarks,
     /// Whether the row was live before. Known after [`DeltaContent::sort`].
     was_live: bool,
     pub(super) key: Key,
@@ -203,7 +203,7 @@ impl DeltaContent {
                     commit: number,
                     index,
                     kind,
-                    replaces: event.replaces,
+                    marks: event.marks,
                     was_live: false,
                     key,
                     document,
@@ -265,7 +265,7 @@ impl DeltaContent {
             let created_at = self.created_at(&emptied, seq);
             let was_live = match last.filter(|(before, ..)| self.compare_rows(*before, entry).is_eq()) {
                 Some((_, is_live, at)) => is_live && at >= created_at,
-                None if row.kind != EventType::Insert || row.replaces => true,
+                None if row.kind != EventType::Insert || row.marks.replaces => true,
                 None => layers.end() > 0 && layers.is_live(&row.key, created_at)?,
             };
             last = Some((entry, row.kind != EventType::SoftDelete, seq));

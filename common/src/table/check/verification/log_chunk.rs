@@ -76,6 +76,7 @@ impl LogChunk {
             reason: (*reason).to_owned(),
             payload: event.document.clone(),
             image: None,
+            marks: event.marks,
         };
         let mut liveness = None;
         if let Some(layers) = layers {

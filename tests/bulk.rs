@@ -1,0 +1,323 @@
+//! Statements that change all rows of a condition: each has the effect that it would have had alone, whatever others write.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use driftdb::v1::{self, ChangeKind};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tonic::{Code, Status};
+
+use crate::harness::calls::{self, ask, run, snapshot};
+use crate::harness::condition::Random;
+use crate::harness::lane::by_lane;
+use crate::harness::refusal::refused;
+use crate::harness::*;
+
+/// What a statement answered.
+#[derive(Debug, Default)]
+struct Done {
+    result: v1::BulkResult,
+    seq: Option<u64>,
+    progress: Vec<u64>,
+}
+
+async fn change(writer: &mut Writer, statement: &str, request_id: &str) -> Result<Done, Status> {
+    use v1::writer_service_execute_response::Event;
+    let options = Some(v1::CommitOptions {
+        request_id: request_id.into(),
+        reason: "spring cleaning".into(),
+        actor: "anna".into(),
+        ..Default::default()
+    });
+    let request =
+        v1::WriterServiceExecuteRequest { statement: statement.into(), options, ..Default::default() };
+    let mut answers = writer.execute(request).await?.into_inner();
+    let mut done = Done::default();
+    while let Some(answer) = answers.message().await? {
+        match answer.event.unwrap() {
+            Event::Bulk(result) => done.result = result,
+            Event::Token(token) => done.seq = Some(token.seq),
+            Event::Progress(made) => done.progress.push(made.done),
+            Event::Message(message) => panic!("{message}"),
+        }
+    }
+    Ok(done)
+}
+
+type Rows = BTreeMap<String, Value>;
+
+async fn rows_at(reader: &mut Reader, seq: u64) -> Rows {
+    let statement = format!("SELECT * FROM t AS OF @seq:{seq}");
+    ask(reader, &statement, seq).await.unwrap().rows().into_iter().collect()
+}
+
+async fn fill(writer: &mut Writer, rows: u64) {
+    for chunk in (0..rows).collect::<Vec<_>>().chunks(5000) {
+        let row = |n: &u64| insert("t", format!(r#"{{"id":"k{n:05}","n":{},"tag":"old"}}"#, n % 10));
+        apply(writer, chunk.iter().map(row).collect()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_statement_changes_the_rows_of_its_condition_in_one_commit() {
+    let mut cluster = Cluster::start().await;
+    let Cluster { writer, reader, .. } = &mut cluster;
+    run(writer, "CREATE TABLE t (pk=id, INDEX(n))").await.unwrap();
+    fill(writer, 100).await;
+    let dry = change(writer, r#"PATCH t SET {"tag": "new"} WHERE n < 2 DRY RUN"#, "").await.unwrap();
+    assert_eq!((dry.result.rows, dry.result.sample.len(), dry.result.dry_run, dry.seq), (20, 10, true, None));
+    let first = &dry.result.sample[0];
+    assert_eq!((first.key.as_str(), first.kind()), ("k00000", ChangeKind::Patch));
+    assert_eq!(text_of(first.after.as_ref().unwrap()), r#"{"id":"k00000","n":0,"tag":"new"}"#);
+    let statement = r#"PATCH t SET {"tag": "new"} WHERE n < 2"#;
+    let done = change(writer, statement, "once").await.unwrap();
+    assert_eq!((done.result.rows, done.result.commits, done.seq), (20, 1, Some(3)));
+    let again = change(writer, statement, "once").await.unwrap();
+    assert_eq!((again.result.replayed, again.seq), (true, Some(3)));
+    let other = change(writer, r#"PATCH t SET {"tag": "x"} WHERE n < 2"#, "once").await;
+    refused(other, Code::InvalidArgument, "REQUEST_ID_REUSED");
+    // Rows that are so already are left out, and nothing is committed for them.
+    let nothing = change(writer, statement, "").await.unwrap();
+    assert_eq!((nothing.result.rows, nothing.result.commits, nothing.seq), (0, 0, None));
+    let found = ask(reader, r#"SELECT COUNT(*) FROM t WHERE tag = "new""#, 3).await.unwrap();
+    assert_eq!(found.count(), 20);
+    let drift = ask(reader, "SHOW DRIFT t FROM @seq:2", 3).await.unwrap();
+    let v1::reader_service_execute_response::Result::Commit(commit) = &drift.results[0] else { panic!() };
+    assert_eq!((commit.actor.as_str(), commit.reason.as_str()), ("anna", "spring cleaning"));
+
+    let done =
+        change(writer, r#"SOFT DELETE FROM t WHERE tag = "new" AND _key < "k00050""#, "").await.unwrap();
+    assert_eq!((done.result.rows, done.seq), (10, Some(4)));
+    run(writer, r#"INSERT INTO t {"id": "made", "n": 1}"#).await.unwrap();
+    // Of the condition's rows then and now: the deleted ones come back, the new one goes.
+    let done = change(writer, "REVERT t WHERE n = 1 TO @seq:2", "").await.unwrap();
+    assert_eq!((done.result.rows, done.seq), (11, Some(6)));
+    let (mut now, mut then) = (rows_at(reader, 6).await, rows_at(reader, 2).await);
+    assert_eq!(now.len(), 95);
+    now.retain(|_, row| row["n"] == 1);
+    then.retain(|_, row| row["n"] == 1);
+    assert_eq!(now, then);
+    let done = change(writer, "REVERT t TO @seq:2", "").await.unwrap();
+    assert_eq!((done.result.rows, done.seq), (10, Some(7)));
+    assert_eq!(rows_at(reader, 7).await, rows_at(reader, 2).await);
+}
+
+/// The kinds of the events of a table, with what is known of how they came about.
+async fn kinds(reader: &mut Reader, seq: u64) -> Vec<(ChangeKind, bool, bool)> {
+    let request = v1::HistoryRequest {
+        table: "t".into(),
+        start: at_seq(1),
+        freshness: calls::fresh(seq),
+        ..Default::default()
+    };
+    let mut answers = reader.history(request).await.unwrap().into_inner();
+    let mut found = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        let changes = answer.commits.iter().flat_map(|commit| &commit.changes);
+        found.extend(changes.map(|change| (change.kind(), change.replaced, change.reverted)));
+    }
+    found
+}
+
+#[tokio::test]
+async fn drift_tells_replacing_puts_and_reverts_from_inserts_also_from_snapshots() {
+    let mut cluster = Cluster::start().await;
+    let writer = &mut cluster.writer;
+    run(writer, "CREATE TABLE t (pk=id)").await.unwrap();
+    for statement in [
+        r#"UPSERT INTO t {"id": "a", "n": 1}"#,
+        r#"UPSERT INTO t {"id": "a", "n": 2}"#,
+        r#"REVERT t KEY "a" TO @seq:2"#,
+        r#"SOFT DELETE FROM t KEY "a""#,
+        r#"REVERT t KEY "a" TO @seq:3"#,
+        r#"REVERT t KEY "a" TO @seq:1"#,
+    ] {
+        run(writer, statement).await.unwrap();
+    }
+    let expected = [
+        (ChangeKind::Insert, false, false),
+        (ChangeKind::Insert, true, false),
+        (ChangeKind::Insert, true, true),
+        (ChangeKind::SoftDelete, false, false),
+        (ChangeKind::Insert, false, true),
+        (ChangeKind::SoftDelete, false, true),
+    ];
+    assert_eq!(kinds(&mut cluster.reader, 7).await, expected);
+    snapshot(&mut cluster.writer, "t").await.unwrap();
+    let fresh = Daemon::reader(cluster.dir.path());
+    assert_eq!(kinds(&mut fresh.as_reader().await, 7).await, expected);
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_a_commit_is_refused_with_its_count_or_done_in_batches() {
+    let mut cluster = Cluster::start().await;
+    let Cluster { writer, reader, .. } = &mut cluster;
+    run(writer, "CREATE TABLE t (pk=id)").await.unwrap();
+    fill(writer, 10_500).await;
+    let statement = r#"PATCH t SET {"tag": "new"} WHERE n >= 0"#;
+    let outcome = change(writer, statement, "").await;
+    refused(outcome, Code::InvalidArgument, "TOO_LARGE")
+        .says(&["10500", "10000", "IN BATCHES OF"])
+        .tells("rows", 10_500);
+    let done = change(writer, &format!("{statement} IN BATCHES OF 4000"), "").await.unwrap();
+    assert_eq!((done.result.rows, done.result.commits, done.seq), (10_500, 3, Some(7)));
+    assert_eq!(done.progress, [4000, 8000, 10_500]);
+    let found = ask(reader, r#"SELECT COUNT(*) FROM t WHERE tag = "new""#, 7).await.unwrap();
+    assert_eq!(found.count(), 10_500);
+    // Stopped in the middle, a statement goes on where it was.
+    run(writer, r#"PATCH t KEY "k00007" SET {"tag": "again"}"#).await.unwrap();
+    let done = change(writer, &format!("{statement} IN BATCHES OF 4000"), "").await.unwrap();
+    assert_eq!((done.result.rows, done.result.commits), (1, 1));
+    for (statement, reason) in [
+        (r#"PATCH t SET {"a": 1} WHERE n = 1 IN BATCHES OF 10001"#, "TOO_LARGE"),
+        (
+            r#"SOFT DELETE FROM t WHERE n = 1 IN BATCHES OF 5 IF NO CHANGE IN t WHERE n = 1 SINCE 1"#,
+            "QUERY_INVALID",
+        ),
+        ("REVERT t WHERE _seq > 2 TO @seq:3", "QUERY_INVALID"),
+        ("REVERT t TO @now", "ARGUMENT_INVALID"),
+        (r#"PATCH t SET {"id": "x"} WHERE n = 1"#, "KEY_INVALID"),
+    ] {
+        refused(change(writer, statement, "").await, Code::InvalidArgument, reason);
+    }
+    refused(change(writer, "SOFT DELETE FROM no WHERE n = 1", "").await, Code::NotFound, "TABLE_NOT_FOUND");
+    refused(change(writer, "REVERT t TO @seq:100", "").await, Code::OutOfRange, "BEYOND_HEAD");
+    let guarded = "SOFT DELETE FROM t WHERE n = 1 IF NO CHANGE IN t WHERE n = 2 SINCE 2";
+    refused(change(writer, guarded, "").await, Code::FailedPrecondition, "PRECONDITION_FAILED");
+}
+
+/// What a statement does, for the model.
+#[derive(Debug, Clone)]
+enum Effect {
+    Tag { below: u64, tag: String },
+    Delete { n: u64 },
+    Revert { n: Option<u64>, to: u64 },
+}
+
+impl Effect {
+    fn statement(&self) -> String {
+        match self {
+            Effect::Tag { below, tag } => format!(r#"PATCH t SET {{"tag": "{tag}"}} WHERE n < {below}"#),
+            Effect::Delete { n } => format!("SOFT DELETE FROM t WHERE n = {n}"),
+            Effect::Revert { n: None, to } => format!("REVERT t TO @seq:{to}"),
+            Effect::Revert { n: Some(n), to } => format!("REVERT t WHERE n = {n} TO @seq:{to}"),
+        }
+    }
+
+    /// The rows after the statement.
+    fn applied(&self, now: &Rows, then: &Rows) -> Rows {
+        let number = |row: &Value| row["n"].as_u64();
+        let mut rows = now.clone();
+        match self {
+            Effect::Tag { below, tag } => {
+                for row in rows.values_mut().filter(|row| number(row).is_some_and(|n| n < *below)) {
+                    row["tag"] = json!(tag);
+                }
+            }
+            Effect::Delete { n } => rows.retain(|_, row| number(row) != Some(*n)),
+            Effect::Revert { n, .. } => {
+                let is_found = |row: &Value| n.is_none() || number(row) == *n;
+                let keys: Vec<_> = now
+                    .iter()
+                    .chain(then)
+                    .filter(|(_, row)| is_found(row))
+                    .map(|(key, _)| key.clone())
+                    .collect();
+                for key in keys {
+                    match then.get(&key) {
+                        Some(row) => _ = rows.insert(key, row.clone()),
+                        None => _ = rows.remove(&key),
+                    }
+                }
+            }
+        }
+        rows
+    }
+}
+
+/// Writes single rows until told to stop.
+async fn disturb(seed: u64, mut writer: Writer, stop: Arc<AtomicBool>) {
+    let mut random = Random(seed);
+    while !stop.load(Ordering::Relaxed) {
+        let mut next = |below: u64| (random.next() >> 33) % below;
+        let key = format!("k{:05}", next(50));
+        let operation = match next(4) {
+            0 => delete("t", &key),
+            1 => patch("t", &key, format!(r#"{{"n":{}}}"#, next(10))),
+            _ => put("t", format!(r#"{{"id":"{key}","n":{},"tag":"new"}}"#, next(10))),
+        };
+        // A row that is not there is not patched, and not deleted.
+        if let Err(status) = apply(&mut writer, vec![operation]).await {
+            assert_eq!(reason(&status), "ROW_NOT_FOUND", "{status}");
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(next(20))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_commit_of_a_statement_is_what_a_plain_model_says() {
+    let mut cluster = Cluster::start().await;
+    run(&mut cluster.writer, "CREATE TABLE t (pk=id, INDEX(n))").await.unwrap();
+    fill(&mut cluster.writer, 40).await;
+    let done: Arc<Mutex<Vec<(u64, u64, Effect)>>> = Arc::default();
+    for round in 0..by_lane(3, 60) {
+        let stop = Arc::new(AtomicBool::new(false));
+        let others: Vec<_> = (0..3)
+            .map(|n| tokio::spawn(disturb(round * 10 + n, cluster.writer.clone(), stop.clone())))
+            .collect();
+        let changers: Vec<_> = (0..2)
+            .map(|n| tokio::spawn(change_at_random(round * 10 + 5 + n, cluster.writer.clone(), done.clone())))
+            .collect();
+        for changer in changers {
+            changer.await.unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        for other in others {
+            other.await.unwrap();
+        }
+        match round % 3 {
+            0 => snapshot(&mut cluster.writer, "t").await.unwrap(),
+            1 => {
+                cluster.writer_daemon.kill();
+                cluster.writer_daemon = Daemon::writer(cluster.dir.path());
+                cluster.writer = cluster.writer_daemon.as_writer().await;
+            }
+            _ => {}
+        }
+    }
+    let done = std::mem::take(&mut *done.lock().await);
+    assert!(done.len() > 10, "{}", done.len());
+    for (seq, rows, effect) in done {
+        let reader = &mut cluster.reader;
+        let (before, after) = (rows_at(reader, seq - 1).await, rows_at(reader, seq).await);
+        let then = match effect {
+            Effect::Revert { to, .. } => rows_at(reader, to).await,
+            _ => Rows::new(),
+        };
+        assert_eq!(after, effect.applied(&before, &then), "{effect:?} as commit {seq}");
+        let keys = before.keys().chain(after.keys()).collect::<std::collections::BTreeSet<_>>();
+        let changed = keys.into_iter().filter(|key| before.get(*key) != after.get(*key)).count();
+        assert_eq!(changed as u64, rows, "{effect:?} as commit {seq}");
+    }
+}
+
+/// Changes rows by conditions, and notes what was acknowledged: the commit, the number of rows, and what they should be.
+async fn change_at_random(seed: u64, mut writer: Writer, done: Arc<Mutex<Vec<(u64, u64, Effect)>>>) {
+    let mut random = Random(seed);
+    for turn in 0..by_lane(8, 40) {
+        let mut next = |below: u64| (random.next() >> 33) % below;
+        let effect = match next(4) {
+            0 | 1 => Effect::Tag { below: next(10), tag: format!("{seed}-{turn}") },
+            2 => Effect::Delete { n: next(10) },
+            _ => Effect::Revert { n: Some(next(12)).filter(|n| *n < 10), to: 2 + next(3) },
+        };
+        match change(&mut writer, &effect.statement(), "").await {
+            Ok(Done { seq: Some(seq), result, .. }) => done.lock().await.push((seq, result.rows, effect)),
+            Ok(_) => {}
+            // Others have changed the rows again and again.
+            Err(status) => assert_eq!(reason(&status), "OVERLOADED", "{status}"),
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Conditions over many rows: no row that matches one may have changed since a commit.
+//!
+//! A change counts if the row before it or the row after it matches. What happened since the commit is compared with the condition
+//! outside of the lock, up to the newest commit at that time; under the lock only what was admitted after that is left. If that
+//! is more than a little, the lock is given back and the rest is compared first, as for rows that must be read.
+
+use std::sync::Arc;
+
+use driftdb_common::error::{Error, Reason, Result, Violation};
+use driftdb_common::format::document::Document;
+use driftdb_common::format::key::Key;
+use driftdb_common::limits;
+use driftdb_common::planted::{self, PlantedBug};
+use driftdb_common::query::ast::{Column, Condition};
+use driftdb_common::query::parser;
+use driftdb_common::query::predicate::RowRef;
+use driftdb_common::service::preconditions::check_boundary_bytes;
+use driftdb_common::table::event_id::EventId;
+use driftdb_common::table::layers::LayerMap;
+use driftdb_common::table::operation::Boundary;
+
+use crate::admission::recent_changes::{ChangesSince, RecentChange, RowBefore};
+use crate::admission::row_key::quoted;
+use crate::admission::table::AdmittedTable;
+use crate::admission::tables::AdmittedTables;
+
+/// What a change of another table, and the comparison of one of the table's own, count as, in bytes.
+const FOREIGN_CHANGE_BYTES: usize = 16;
+const OWN_CHANGE_BYTES: usize = 512;
+/// How many comparisons a read of a row from files counts as.
+const STEPS_PER_READ: usize = 2000;
+
+/// A condition over many rows, and how far it is checked.
+#[derive(Debug)]
+pub(crate) struct DraftBoundary {
+    boundary: Boundary,
+    /// `None` for every row.
+    condition: Option<Condition>,
+    /// The number of comparisons in the condition.
+    terms: usize,
+    checked: Option<CheckedChanges>,
+}
+
+/// What a check outside of the lock found.
+#[derive(Debug)]
+struct CheckedChanges {
+    /// The table's id.
+    table: u64,
+    /// Counts the commits that were taken back: after one more, nothing of this is known.
+    rollbacks: u64,
+    /// The last commit that was checked.
+    upto: u64,
+    outcome: Result<Option<BrokenBoundary>>,
+}
+
+/// The first change that breaks a condition.
+#[derive(Debug, Clone)]
+struct BrokenBoundary {
+    seq: u64,
+    key: Key,
+}
+
+/// The changes that a condition must still be compared with.
+#[derive(Debug)]
+pub(super) struct UncheckedChanges {
+    /// Which of the draft's conditions.
+    at: usize,
+    table: u64,
+    layers: Arc<LayerMap>,
+    changes: ChangesSince,
+    rollbacks: u64,
+    upto: u64,
+}
+
+impl DraftBoundary {
+    /// Parses the condition. Fails if it is too long, or asks for more than the row's content.
+    pub(crate) fn new(boundary: Boundary) -> Result<DraftBoundary> {
+        check_boundary_bytes(boundary.condition.len())?;
+        let condition = match boundary.condition.as_str() {
+            "" => None,
+            text => Some(parser::parse_condition(text, &[])?),
+        };
+        let terms = condition.as_ref().map_or(Ok(1), check_columns)?;
+        Ok(DraftBoundary { boundary, condition, terms, checked: None })
+    }
+
+    /// The table's name.
+    pub(super) fn table(&self) -> &str {
+        &self.boundary.table
+    }
+
+    /// What was checked of the table as it is now.
+    fn checked(&self, tables: &AdmittedTables, table: &AdmittedTable) -> Option<&CheckedChanges> {
+        let rollbacks = tables.recent().rollbacks();
+        self.checked.as_ref().filter(|checked| (checked.table, checked.rollbacks) == (table.id(), rollbacks))
+    }
+
+    /// The last commit that needs no check any more.
+    fn upto(&self, tables: &AdmittedTables, table: &AdmittedTable) -> u64 {
+        self.checked(tables, table).map_or(self.boundary.unchanged_since, |checked| checked.upto)
+    }
+
+    /// Compares a row with the condition.
+    fn matches(&self, key: &Key, document: &Document) -> Result<bool> {
+        let row = RowRef { key, seq: 0, time_ms: 0, document };
+        self.condition.as_ref().map_or(Ok(true), |condition| condition.matches(row))
+    }
+
+    /// Whether a change breaks the condition; `None` if the row before it must be read first.
+    fn is_broken_by(&self, change: &RecentChange) -> Result<Option<bool>> {
+        if let Some(after) = &change.after
+            && self.matches(&change.key, after)?
+        {
+            return Ok(Some(true));
+        }
+        match &change.before {
+            RowBefore::Absent => Ok(Some(false)),
+            RowBefore::Content(before) => self.matches(&change.key, before).map(Some),
+            RowBefore::InFiles => Ok(None),
+        }
+    }
+
+    fn too_old(&self, why: &str) -> Error {
+        let Boundary { table, unchanged_since, .. } = &self.boundary;
+        let message = format!(
+            "cannot tell whether rows of table {table:?} have changed since commit {unchanged_since}: {why}; read the rows again and use the commit of that read"
+        );
+        Error::new(Reason::BoundaryTooOld, message).with("table", table.clone())
+    }
+}
+
+/// What the conditions must be compared with outside of the lock; nothing if at most `bytes` of changes are left for admission.
+pub(super) fn unchecked_changes(
+    tables: &AdmittedTables,
+    boundaries: &[DraftBoundary],
+    last: u64,
+    bytes: usize,
+) -> Vec<UncheckedChanges> {
+    let recent = tables.recent();
+    let (mut left, mut unchecked) = (bytes, Vec::new());
+    for (at, boundary) in boundaries.iter().enumerate() {
+        let Ok(table) = tables.live(boundary.table()) else { continue };
+        let upto = boundary.upto(tables, table);
+        let is_broken =
+            boundary.checked(tables, table).is_some_and(|checked| !matches!(checked.outcome, Ok(None)));
+        if is_broken || upto < recent.base() || upto >= last {
+            continue;
+        }
+        let mut has_room = true;
+        for change in recent.newest_after(upto) {
+            let weight = match change.table == table.id() {
+                true => OWN_CHANGE_BYTES.max(boundary.terms * 64) + change.bytes(),
+                false => FOREIGN_CHANGE_BYTES,
+            };
+            let is_in_files = change.table == table.id() && matches!(change.before, RowBefore::InFiles);
+            left = left.saturating_sub(weight);
+            if left == 0 || is_in_files {
+                has_room = false;
+                break;
+            }
+        }
+        if !has_room {
+            unchecked.push(UncheckedChanges {
+                at,
+                table: table.id(),
+                layers: Arc::clone(table.layers()),
+                changes: recent.since(upto),
+                rollbacks: recent.rollbacks(),
+                upto: last,
+            });
+        }
+    }
+    unchecked
+}
+
+impl UncheckedChanges {
+    /// Compares the changes with their condition. Blocks.
+    pub(super) fn run(self, boundaries: &mut [DraftBoundary]) {
+        let Some(boundary) = boundaries.get_mut(self.at) else { return };
+        let outcome = self.first_broken(boundary);
+        let UncheckedChanges { table, rollbacks, upto, .. } = self;
+        boundary.checked = Some(CheckedChanges { table, rollbacks, upto, outcome });
+    }
+
+    fn first_broken(&self, boundary: &DraftBoundary) -> Result<Option<BrokenBoundary>> {
+        let mut steps = 0;
+        for change in self.changes.iter().filter(|change| change.table == self.table) {
+            steps += boundary.terms;
+            let is_broken = match boundary.is_broken_by(change)? {
+                Some(is_broken) => is_broken,
+                None => {
+                    steps += STEPS_PER_READ;
+                    self.before_matches(boundary, change)?
+                }
+            };
+            if is_broken {
+                return Ok(Some(BrokenBoundary { seq: change.seq, key: change.key.clone() }));
+            }
+            if steps > limits::BOUNDARY_STEPS {
+                return Err(boundary.too_old("too much has happened since then"));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the row before a change matches, which only the files hold. The row's content left memory because the files had it,
+    /// and it has not changed between then and this change.
+    fn before_matches(&self, boundary: &DraftBoundary, change: &RecentChange) -> Result<bool> {
+        let before = change.seq.saturating_sub(1);
+        if self.layers.floor().is_some_and(|floor| floor.seq > before) {
+            return Err(boundary.too_old("compaction has discarded that history"));
+        }
+        let row = self.layers.row(&change.key, EventId::end_of(before))?;
+        match row.and_then(|row| row.document) {
+            Some(document) => boundary.matches(&change.key, &document),
+            None => Ok(false),
+        }
+    }
+}
+
+/// Checks all conditions. What is left to compare is little: see [`unchecked_changes`].
+pub(super) fn check_boundaries(
+    tables: &AdmittedTables,
+    boundaries: &[DraftBoundary],
+    last: u64,
+) -> Result<()> {
+    if planted::is_planted(PlantedBug::BoundaryUnchecked) {
+        return Ok(());
+    }
+    let mut broken = Vec::new();
+    for boundary in boundaries {
+        let Boundary { table: name, unchanged_since, .. } = &boundary.boundary;
+        let table = tables.live(name)?;
+        if *unchanged_since > last {
+            let message = format!(
+                "the precondition on table {name:?} names commit {unchanged_since}, which has not happened yet: the newest is {last}; use the commit of a read"
+            );
+            return Err(Error::new(Reason::BeyondHead, message));
+        }
+        let description = if table.recreated_seq() > *unchanged_since {
+            let seq = table.recreated_seq();
+            Some((seq, String::new(), format!("commit {seq} created the table again")))
+        } else {
+            let found = broken_by(tables, boundary, table)?;
+            found.map(|BrokenBoundary { seq, key }| {
+                (seq, key.to_string(), format!("commit {seq} changed row {}", quoted(&key)))
+            })
+        };
+        if let Some((seq, key, what)) = description {
+            let description = format!("{} {what}", expectation(&boundary.boundary));
+            let subject = subject(&boundary.boundary);
+            broken.push((seq, key, Violation { check: "no_change".to_owned(), subject, description }));
+        }
+    }
+    let Some((seq, key, first)) = broken.first() else { return Ok(()) };
+    let more = if broken.len() > 1 { format!(" (and {} more)", broken.len() - 1) } else { String::new() };
+    let message = format!("precondition failed: {}: {}{more}", first.subject, first.description);
+    let error = Error::new(Reason::PreconditionFailed, message)
+        .with("failed", broken.len().to_string())
+        .with("seq", seq.to_string())
+        .with("key", key.clone());
+    Err(error.violating(broken.into_iter().map(|(_, _, violation)| violation).collect()))
+}
+
+fn broken_by(
+    tables: &AdmittedTables,
+    boundary: &DraftBoundary,
+    table: &AdmittedTable,
+) -> Result<Option<BrokenBoundary>> {
+    if let Some(checked) = boundary.checked(tables, table)
+        && !matches!(checked.outcome, Ok(None))
+    {
+        return checked.outcome.clone();
+    }
+    let upto = boundary.upto(tables, table);
+    if upto < tables.recent().base() {
+        return Err(boundary.too_old("the writer has no longer all changes since then in memory"));
+    }
+    let mut first = None;
+    for change in tables.recent().newest_after(upto).filter(|change| change.table == table.id()) {
+        let is_broken = boundary.is_broken_by(change)?.ok_or_else(|| {
+            Error::new(Reason::Internal, "a condition reached admission without the row before a change")
+        })?;
+        if is_broken {
+            first = Some(BrokenBoundary { seq: change.seq, key: change.key.clone() });
+        }
+    }
+    Ok(first)
+}
+
+/// The rows that a condition is about, for messages.
+pub(crate) fn subject(boundary: &Boundary) -> String {
+    match boundary.condition.as_str() {
+        "" => boundary.table.clone(),
+        condition => format!("{} WHERE {condition}", boundary.table),
+    }
+}
+
+/// What a condition expects, as the beginning of a violation's description.
+pub(crate) fn expectation(boundary: &Boundary) -> String {
+    format!("expected no change after commit {};", boundary.unchanged_since)
+}
+
+/// Fails if a condition names `_seq` or `_time`, which a row before its change does not have here. Returns the number of
+/// comparisons.
+pub(crate) fn check_columns(condition: &Condition) -> Result<usize> {
+    let column = match condition {
+        Condition::And(parts) | Condition::Or(parts) => {
+            return parts.iter().map(check_columns).sum();
+        }
+        Condition::Not(inner) => return check_columns(inner),
+        Condition::Compare { column, .. }
+        | Condition::In { column, .. }
+        | Condition::Between { column, .. }
+        | Condition::Like { column, .. }
+        | Condition::ILike { column, .. }
+        | Condition::Contains { column, .. }
+        | Condition::Any { column, .. }
+        | Condition::IsNull { column, .. }
+        | Condition::IsMissing { column, .. } => column,
+    };
+    if matches!(column, Column::Seq | Column::Time) {
+        let message =
+            format!("{column} cannot be used in IF NO CHANGE: compare _key and fields of the document");
+        return Err(Error::new(Reason::QueryInvalid, message));
+    }
+    Ok(1)
+}

@@ -1,0 +1,388 @@
+//! Statements that change all rows of a condition, or of a table.
+//!
+//! The rows are found as of one published commit, outside of the admission lock. The commit then requires that nothing which the
+//! statement depends on has changed since: no row of its condition, so that the statement has the effect that it would have had in
+//! one step at that commit. If something has changed, the rows are found again, a bounded number of times. Several commits of IN
+//! BATCHES OF require only that each of their own rows has not changed, so that a busy table does not stop them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use driftdb::v1;
+use driftdb::v1::writer_service_execute_response::Event;
+use driftdb_common::error::{Error, Reason, Result, Violation};
+use driftdb_common::format::document::Document;
+use driftdb_common::format::event::RequestId;
+use driftdb_common::format::key::Key;
+use driftdb_common::limits;
+use driftdb_common::memory::{MemoryBudget, MemoryUse};
+use driftdb_common::query::ast::{BulkAction, BulkStatement, NoChangeClause};
+use driftdb_common::query::change;
+use driftdb_common::service::convert;
+use driftdb_common::table::operation::{
+    Action, Boundary, Check, CommitOptions, KeyInput, Operation, Precondition,
+};
+use driftdb_common::work::{Work, WorkOptions};
+
+use crate::admission::boundaries;
+use crate::admission::draft::{Draft, DraftConditions};
+use crate::admission::{CommitContext, CommitReceipt, fingerprint};
+use crate::commit::CommitPipeline;
+use crate::rpc::bulk_rows::{BulkRows, FoundRow};
+use crate::rpc::table_reader::TableReader;
+use crate::tasks::{TaskPool, TaskStop};
+
+/// The changes that a dry run shows.
+const SAMPLE: usize = 10;
+/// How long a client waits before it retries when the rows keep changing.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// Runs the statements.
+#[derive(Debug, Clone)]
+pub(crate) struct BulkRunner {
+    pub(crate) pipeline: CommitPipeline,
+    pub(crate) reader: TableReader,
+    pub(crate) tasks: TaskPool,
+    pub(crate) memory: Arc<MemoryBudget>,
+}
+
+/// A statement, and what must hold.
+#[derive(Debug, Clone)]
+pub(crate) struct BulkRequest {
+    pub(crate) statement: BulkStatement,
+    pub(crate) boundaries: Vec<Boundary>,
+    pub(crate) options: CommitOptions,
+}
+
+/// What a statement has done.
+#[derive(Debug, Default)]
+pub(crate) struct BulkOutcome {
+    pub(crate) result: v1::BulkResult,
+    /// Its last commit.
+    pub(crate) receipt: Option<CommitReceipt>,
+}
+
+/// The rows of one commit.
+#[derive(Debug, Default)]
+struct FoundRows {
+    operations: Vec<Operation>,
+    /// All rows, those beyond the limit of a commit included.
+    count: u64,
+    last: Option<Key>,
+    seq: u64,
+}
+
+impl BulkRequest {
+    /// Checks what can be checked without the table.
+    pub(crate) fn new(
+        statement: BulkStatement,
+        clauses: Vec<NoChangeClause>,
+        options: CommitOptions,
+    ) -> Result<BulkRequest> {
+        if let Some(batch) = statement.batch {
+            if batch > limits::OPERATIONS_PER_COMMIT as u64 {
+                let message = format!(
+                    "a batch of {batch} rows is too large: the limit for a commit is {}; use smaller batches",
+                    limits::OPERATIONS_PER_COMMIT
+                );
+                return Err(Error::new(Reason::TooLarge, message));
+            }
+            if !clauses.is_empty() {
+                let message = "IF NO CHANGE holds for one commit: leave it out, or leave out IN BATCHES OF";
+                return Err(Error::new(Reason::QueryInvalid, message));
+            }
+        }
+        if let (BulkAction::Revert(_), Some(condition)) = (&statement.action, &statement.condition)
+            && boundaries::check_columns(condition).is_err()
+        {
+            let message = "REVERT … WHERE cannot use _seq and _time: compare _key and fields of the document";
+            return Err(Error::new(Reason::QueryInvalid, message));
+        }
+        let boundaries = clauses.into_iter().map(change::of_clause).collect();
+        Ok(BulkRequest { statement, boundaries, options })
+    }
+
+    /// The context of a commit that a repeated request finds again.
+    fn context(&self) -> CommitContext {
+        let id = Some(self.options.request_id.clone()).filter(|id| !id.is_empty());
+        let fingerprint = || fingerprint::of_bulk(&self.statement, &self.boundaries);
+        let request = id.map(|id| RequestId { id, fingerprint: fingerprint() });
+        CommitContext { options: self.options.clone(), request, origin: None }
+    }
+
+    /// The condition that a commit of all rows depends on; `None` if the writer cannot check it, because it asks for the commits of
+    /// rows, or is too long.
+    fn own_boundary(&self, seq: u64) -> Option<Boundary> {
+        let condition = match &self.statement.condition {
+            None => String::new(),
+            Some(condition) => {
+                boundaries::check_columns(condition).ok()?;
+                condition.to_string()
+            }
+        };
+        let table = self.statement.table.text.clone();
+        (condition.len() <= limits::BOUNDARY_BYTES).then_some(Boundary {
+            table,
+            condition,
+            unchanged_since: seq,
+        })
+    }
+}
+
+impl BulkRunner {
+    /// Runs a statement that makes at most one commit.
+    pub(crate) async fn run(&self, request: BulkRequest) -> Result<BulkOutcome> {
+        if request.statement.dry_run {
+            return self.dry_run(request).await;
+        }
+        let context = request.context();
+        if let Some(id) = &context.request
+            && let Some(receipt) = self.pipeline.find_request(id).await
+        {
+            let result = v1::BulkResult { commits: 1, replayed: true, ..v1::BulkResult::default() };
+            return Ok(BulkOutcome { result, receipt: Some(receipt?) });
+        }
+        for _ in 0..limits::BULK_TRIES {
+            let most = limits::OPERATIONS_PER_COMMIT;
+            let statement = request.statement.clone();
+            let open =
+                move |reader: &TableReader, stop: &TaskStop| BulkRows::open(reader, statement, None, stop);
+            let (_, found) = self.find(open, most, true).await?;
+            if found.count > most as u64 {
+                return Err(too_many(&request.statement, found.count));
+            }
+            if found.operations.is_empty() {
+                return Ok(BulkOutcome::default());
+            }
+            let own = request.own_boundary(found.seq);
+            let rows = match own {
+                Some(_) => Vec::new(),
+                None => unchanged(&found),
+            };
+            // The statement's own condition comes last: a change that breaks the client's is the client's error.
+            let boundaries = request.boundaries.iter().cloned().chain(own.clone()).collect();
+            let draft = Draft::new(found.operations, DraftConditions::new(rows, boundaries)?)?;
+            match self.pipeline.commit_rows(draft, context.clone()).await {
+                Err(error) if is_own_violation(&error, own.as_ref()) => {}
+                outcome => {
+                    let receipt = outcome?;
+                    let replayed = receipt.replayed;
+                    let rows = if replayed { 0 } else { found.count };
+                    let result = v1::BulkResult { rows, commits: 1, replayed, ..v1::BulkResult::default() };
+                    return Ok(BulkOutcome { result, receipt: Some(receipt) });
+                }
+            }
+        }
+        Err(keeps_changing(&request.statement))
+    }
+
+    /// Runs a statement in batches, each one a commit, in the order of keys. `progress` is told the number of rows changed so far.
+    pub(crate) async fn run_in_batches(
+        &self,
+        request: BulkRequest,
+        batch: u64,
+        progress: impl Fn(u64),
+    ) -> Result<BulkOutcome> {
+        let mut outcome = BulkOutcome::default();
+        let ended = self.batches(&request, batch, &mut outcome, progress).await;
+        let BulkOutcome { result: v1::BulkResult { rows, commits, .. }, .. } = &outcome;
+        match ended {
+            Err(error) if *commits > 0 => Err(error.context(format_args!(
+                "stopped after {rows} rows in {commits} commits; run the statement again to change the rest"
+            ))),
+            ended => ended.map(|()| outcome),
+        }
+    }
+
+    async fn batches(
+        &self,
+        request: &BulkRequest,
+        batch: u64,
+        outcome: &mut BulkOutcome,
+        progress: impl Fn(u64),
+    ) -> Result<()> {
+        let most = usize::try_from(batch).unwrap_or(limits::OPERATIONS_PER_COMMIT);
+        let options = CommitOptions { request_id: String::new(), ..request.options.clone() };
+        let context = CommitContext { options, request: None, origin: None };
+        let (mut rows, mut after, mut tries) = (None::<BulkRows>, None::<Key>, 0);
+        while tries < limits::BULK_TRIES {
+            let (statement, start, kept) = (request.statement.clone(), after.clone(), rows.take());
+            let open = move |reader: &TableReader, stop: &TaskStop| match kept {
+                Some(rows) => Ok(rows),
+                None => BulkRows::open(reader, statement, start, stop),
+            };
+            let (kept, found) = match self.find(open, most, false).await {
+                // The files were replaced by newer ones.
+                Err(error) if error.reason() == Reason::FileGone => {
+                    tries += 1;
+                    continue;
+                }
+                found => found?,
+            };
+            if found.operations.is_empty() {
+                return Ok(());
+            }
+            let (count, last) = (found.operations.len() as u64, found.last.clone());
+            let conditions = DraftConditions::new(unchanged(&found), Vec::new())?;
+            let draft = Draft::new(found.operations, conditions)?;
+            match self.pipeline.commit_rows(draft, context.clone()).await {
+                Err(error) if is_own_violation(&error, None) => tries += 1,
+                committed => {
+                    outcome.receipt = Some(committed?);
+                    outcome.result.rows += count;
+                    outcome.result.commits += 1;
+                    progress(outcome.result.rows);
+                    (rows, after, tries) = (Some(kept), last, 0);
+                }
+            }
+        }
+        Err(keeps_changing(&request.statement))
+    }
+
+    /// Finds what a statement would change.
+    async fn dry_run(&self, request: BulkRequest) -> Result<BulkOutcome> {
+        let (reader, statement) = (self.reader.clone(), request.statement);
+        let sample = move |stop: &TaskStop| {
+            let mut rows = BulkRows::open(&reader, statement.clone(), None, stop)?;
+            let (mut count, mut sample) = (0, Vec::new());
+            while let Some(row) = rows.next_row(stop)? {
+                count += 1;
+                if sample.len() < SAMPLE {
+                    sample.push(change_to_wire(&statement.table.text, row)?);
+                }
+            }
+            let read_seq = rows.seq();
+            Ok(v1::BulkResult { rows: count, dry_run: true, sample, read_seq, ..v1::BulkResult::default() })
+        };
+        let result = self.run_long(sample).await?;
+        Ok(BulkOutcome { result, receipt: None })
+    }
+
+    /// Finds the next rows, up to `most`. With `count_all`, those beyond it are counted.
+    async fn find(
+        &self,
+        open: impl FnOnce(&TableReader, &TaskStop) -> Result<BulkRows> + Send + 'static,
+        most: usize,
+        count_all: bool,
+    ) -> Result<(BulkRows, FoundRows)> {
+        let (reader, memory) = (self.reader.clone(), Arc::clone(&self.memory));
+        let find = move |stop: &TaskStop| {
+            let mut rows = open(&reader, stop)?;
+            let mut found = FoundRows { seq: rows.seq(), ..FoundRows::default() };
+            let mut held = memory.reserve(MemoryUse::Queries, 0)?;
+            while (count_all || found.operations.len() < most)
+                && let Some(row) = rows.next_row(stop)?
+            {
+                found.count += 1;
+                if found.operations.len() < most {
+                    if matches!(row.action, Action::Restore(_)) {
+                        held.grow(row.bytes() as u64)?;
+                    }
+                    found.last = Some(row.key.clone());
+                    let (table, key) = (rows.table_name().to_owned(), Some(KeyInput::Typed(row.key)));
+                    found.operations.push(Operation { table, key, action: row.action });
+                }
+            }
+            Ok((rows, found))
+        };
+        self.run_long(find).await
+    }
+
+    /// Runs work that takes its memory from the budget.
+    async fn run_long<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&TaskStop) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let memory = Some(Arc::clone(&self.memory));
+        let work = Work::new(WorkOptions { memory, ..WorkOptions::default() });
+        self.tasks.run_long(move |stop| work.enter(None, || run(stop))).await
+    }
+}
+
+impl BulkOutcome {
+    /// The responses of a statement that has ended.
+    pub(crate) fn responses(
+        self,
+        token: impl FnOnce(CommitReceipt) -> v1::WriteToken,
+    ) -> Vec<v1::WriterServiceExecuteResponse> {
+        let events =
+            [Some(Event::Bulk(self.result)), self.receipt.map(|receipt| Event::Token(token(receipt)))];
+        let response = |event| v1::WriterServiceExecuteResponse { event: Some(event) };
+        events.into_iter().flatten().map(response).collect()
+    }
+}
+
+/// Requires that no row has changed since it was found.
+fn unchanged(found: &FoundRows) -> Vec<Precondition> {
+    let check = Check::UnchangedSince(found.seq);
+    let condition = |operation: &Operation| {
+        Some(Precondition { table: operation.table.clone(), key: operation.key.clone()?, check })
+    };
+    found.operations.iter().filter_map(condition).collect()
+}
+
+/// Whether a commit was refused only because what the statement had found has changed.
+fn is_own_violation(error: &Error, own: Option<&Boundary>) -> bool {
+    if error.reason() == Reason::BoundaryTooOld {
+        return own.is_some();
+    }
+    let is_own = |violation: &Violation| match own {
+        Some(own) => {
+            violation.subject == boundaries::subject(own)
+                && violation.description.starts_with(&boundaries::expectation(own))
+        }
+        None => violation.check == "unchanged_since",
+    };
+    error.reason() == Reason::PreconditionFailed
+        && !error.violations().is_empty()
+        && error.violations().iter().all(is_own)
+}
+
+fn verb(statement: &BulkStatement) -> &'static str {
+    match statement.action {
+        BulkAction::Patch(_) => "patch",
+        BulkAction::SoftDelete => "delete",
+        BulkAction::Revert(_) => "revert",
+    }
+}
+
+fn too_many(statement: &BulkStatement, count: u64) -> Error {
+    let message = format!(
+        "cannot {} {count} rows of table {:?} in one commit: the limit is {}; add IN BATCHES OF n to make several commits",
+        verb(statement),
+        statement.table.text,
+        limits::OPERATIONS_PER_COMMIT
+    );
+    Error::new(Reason::TooLarge, message).with("rows", count.to_string())
+}
+
+fn keeps_changing(statement: &BulkStatement) -> Error {
+    let message = format!(
+        "cannot {} the rows of table {:?}: others changed them {} times while they were found; retry later, or add IN BATCHES OF n",
+        verb(statement),
+        statement.table.text,
+        limits::BULK_TRIES
+    );
+    Error::new(Reason::Overloaded, message).retry_after(RETRY_AFTER)
+}
+
+fn change_to_wire(table: &str, row: FoundRow) -> Result<v1::Change> {
+    let json = |document: &Document| convert::document_to_wire(document, v1::DocumentFormat::Json);
+    let (kind, payload) = match &row.action {
+        Action::Patch(patch) => (v1::ChangeKind::Patch, Some(patch)),
+        Action::Put(document) | Action::Insert(document) | Action::Restore(Some(document)) => {
+            (v1::ChangeKind::Insert, Some(document))
+        }
+        Action::SoftDelete | Action::Revert(_) | Action::Restore(None) => (v1::ChangeKind::SoftDelete, None),
+    };
+    Ok(v1::Change {
+        table: table.to_owned(),
+        key: row.key.to_string(),
+        kind: kind.into(),
+        replaced: kind == v1::ChangeKind::Insert && row.before.is_some(),
+        reverted: matches!(row.action, Action::Restore(_)),
+        payload: payload.map(json).transpose()?,
+        before: row.before.as_ref().map(json).transpose()?,
+        after: row.after.as_ref().map(json).transpose()?,
+    })
+}

@@ -1,0 +1,177 @@
+//! The rows that a statement changes, as of one commit, in the order of their keys.
+
+use std::collections::VecDeque;
+
+use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::document::Document;
+use driftdb_common::format::event::EventType;
+use driftdb_common::format::key::Key;
+use driftdb_common::query::ast::{BulkAction, BulkStatement, Condition};
+use driftdb_common::query::exec::{SelectExecution, Selection};
+use driftdb_common::query::predicate::RowRef;
+use driftdb_common::service::clock::now_ms;
+use driftdb_common::table::diff::Diff;
+use driftdb_common::table::operation::Action;
+use driftdb_common::table::point_in_time::PointInTime;
+use driftdb_common::table::state;
+use driftdb_common::table::view::Row;
+
+use crate::rpc::table_reader::{OpenTable, TableReader};
+use crate::tasks::TaskStop;
+
+/// The rows that one step examines, and about how many bytes of them it returns.
+const ROWS_PER_STEP: usize = 4096;
+const BYTES_PER_STEP: usize = 1 << 20;
+/// The rows of a diff after which the caller is asked whether it is still there.
+const ROWS_PER_CHECK: u64 = 256;
+
+/// A row that is to be changed.
+#[derive(Debug)]
+pub(super) struct FoundRow {
+    pub(super) key: Key,
+    pub(super) action: Action,
+    /// The row before the change; `None` if no live row has the key.
+    pub(super) before: Option<Document>,
+    /// The row after it; `None` if it is deleted.
+    pub(super) after: Option<Document>,
+}
+
+impl FoundRow {
+    /// The bytes of the documents that the change holds.
+    pub(super) fn bytes(&self) -> usize {
+        let document = |document: &Option<Document>| document.as_ref().map_or(0, |d| d.msgpack().len());
+        document(&self.before) + document(&self.after)
+    }
+}
+
+/// Finds the rows.
+#[derive(Debug)]
+pub(super) struct BulkRows {
+    table: OpenTable,
+    statement: BulkStatement,
+    source: RowSource,
+    /// Rows that were read ahead.
+    ahead: VecDeque<Row>,
+    /// Only rows after this key.
+    after: Option<Key>,
+}
+
+#[derive(Debug)]
+enum RowSource {
+    Select(Box<SelectExecution>),
+    /// The rows that differ between a point in time and now.
+    Diff(Box<Diff>),
+}
+
+impl BulkRows {
+    /// Finds rows as of the newest published commit, after a key if one is given. Blocks.
+    pub(super) fn open(
+        reader: &TableReader,
+        statement: BulkStatement,
+        after: Option<Key>,
+        stop: &TaskStop,
+    ) -> Result<BulkRows> {
+        let table = reader.open(&statement.table.text, stop)?;
+        let now = table.now()?;
+        let source = match &statement.action {
+            BulkAction::Patch(_) | BulkAction::SoftDelete => {
+                let (condition, after) = (statement.condition.clone(), after.clone());
+                let selection = Selection { condition, after, ..Selection::default() };
+                RowSource::Select(Box::new(SelectExecution::new(now, selection)))
+            }
+            BulkAction::Revert(PointInTime::Now) => {
+                let message = "REVERT needs an earlier point in time: a seq, a time or an age";
+                return Err(Error::new(Reason::ArgumentInvalid, message));
+            }
+            BulkAction::Revert(point) => {
+                let then = table.at(*point, now_ms())?;
+                RowSource::Diff(Box::new(Diff::new(Some(then), now, None)?))
+            }
+        };
+        Ok(BulkRows { table, statement, source, ahead: VecDeque::new(), after })
+    }
+
+    /// The commit at which the rows are found.
+    pub(super) fn seq(&self) -> u64 {
+        self.table.seq()
+    }
+
+    /// The table's name.
+    pub(super) fn table_name(&self) -> &str {
+        &self.statement.table.text
+    }
+
+    /// The next row that the statement changes; `None` at the end.
+    pub(super) fn next_row(&mut self, stop: &TaskStop) -> Result<Option<FoundRow>> {
+        loop {
+            match &mut self.source {
+                RowSource::Select(select) => {
+                    let Some(row) = self.ahead.pop_front() else {
+                        stop.check()?;
+                        let page = select.next_page(ROWS_PER_STEP, BYTES_PER_STEP)?;
+                        self.ahead.extend(page.rows);
+                        if self.ahead.is_empty() && page.done {
+                            return Ok(None);
+                        }
+                        continue;
+                    };
+                    if let Some(found) = changed_row(&self.statement.action, row)? {
+                        return Ok(Some(found));
+                    }
+                }
+                RowSource::Diff(diff) => {
+                    let found = reverted_row(diff, self.after.as_ref(), &self.statement, stop)?;
+                    return Ok(found);
+                }
+            }
+        }
+    }
+}
+
+/// The change of a row that the condition has found; `None` if the row is as the change would make it.
+fn changed_row(action: &BulkAction, row: Row) -> Result<Option<FoundRow>> {
+    let Row { key, document, .. } = row;
+    let (action, after) = match action {
+        BulkAction::Patch(patch) => {
+            let after = state::apply(Some(&document), EventType::Patch, Some(patch))?;
+            if after.as_ref() == Some(&document) {
+                return Ok(None);
+            }
+            (Action::Patch(patch.clone()), after)
+        }
+        BulkAction::SoftDelete | BulkAction::Revert(_) => (Action::SoftDelete, None),
+    };
+    Ok(Some(FoundRow { key, action, before: Some(document), after }))
+}
+
+/// The next row that differs and that the condition finds, now or as it was.
+fn reverted_row(
+    diff: &mut Diff,
+    after: Option<&Key>,
+    statement: &BulkStatement,
+    stop: &TaskStop,
+) -> Result<Option<FoundRow>> {
+    for count in 0u64.. {
+        if count.is_multiple_of(ROWS_PER_CHECK) {
+            stop.check()?;
+        }
+        let Some(row) = diff.next_row()? else { return Ok(None) };
+        let (then, now) = (row.before, row.after);
+        let is_found = match &statement.condition {
+            None => true,
+            Some(condition) => {
+                matches(condition, &row.key, now.as_ref())? || matches(condition, &row.key, then.as_ref())?
+            }
+        };
+        if is_found && after.is_none_or(|after| row.key > *after) {
+            let action = Action::Restore(then.clone());
+            return Ok(Some(FoundRow { key: row.key, action, before: now, after: then }));
+        }
+    }
+    Ok(None)
+}
+
+fn matches(condition: &Condition, key: &Key, document: Option<&Document>) -> Result<bool> {
+    // A REVERT whose condition names _seq or _time was refused.
+    document.map_or(Ok(false), |document| condition.matches(RowRef { key, seq: 0, time_ms: 0, document }))
+}
