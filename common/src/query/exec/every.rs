@@ -113,7 +113,7 @@ impl EveryExecution {
     pub fn step(&mut self, rows: usize) -> Result<bool> {
         let Some(keys) = self.unread.pop_front() else { return Ok(true) };
         let range = SpanRange { after: self.commits.0, last: self.commits.1, keys };
-        let mut collector = Collector {
+        let mut collector = MomentCollector {
             moments: &self.moments,
             condition: self.condition.as_ref(),
             table: &mut self.table,
@@ -187,7 +187,7 @@ fn uint(value: u64) -> Cow<'static, [u8]> {
 }
 
 /// Adds rows to the groups of the moments at which they match.
-struct Collector<'a> {
+struct MomentCollector<'a> {
     moments: &'a [Moment],
     condition: Option<&'a Condition>,
     table: &'a mut MomentTable,
@@ -202,7 +202,7 @@ struct Collector<'a> {
     left: usize,
 }
 
-impl Collector<'_> {
+impl MomentCollector<'_> {
     fn add_pending(&mut self) -> Result<()> {
         self.memory.release(self.pending_bytes);
         self.pending_bytes = 0;
@@ -214,7 +214,7 @@ impl Collector<'_> {
     }
 }
 
-impl SpanVisitor for Collector<'_> {
+impl SpanVisitor for MomentCollector<'_> {
     fn begin_row(&mut self) {
         self.is_lost |= self.is_torn;
         self.pending.clear();
