@@ -49,7 +49,7 @@ mod writing;
 pub use api::{ReaderApi, WriterApi, reader_on, writer_on};
 pub use handle::{Client, ClientOptions, connect};
 pub use messages::MessageStream;
-pub use reasons::{reason, standby_for, unreachable_at};
+pub use reasons::{created_or_dropped_at, reason, standby_for, unreachable_at};
 pub use rows::RowStream;
 pub use watching::{WatchEvent, Watcher};
 pub use writing::{Executed, WriteReceipt};

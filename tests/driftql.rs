@@ -7,9 +7,14 @@
 
 use std::fmt::{Debug, Write as _};
 
+use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::{parser, report, script};
 
-const FILES: [(&str, &str); 3] = [
+/// 2025-06-15T12:00:00Z, a Sunday: what words for moments mean in these files.
+const NOW_MS: u64 = 1_749_988_800_000;
+
+const FILES: [(&str, &str); 4] = [
+    ("over_time", include_str!("driftql/over_time.txt")),
     ("statements", include_str!("driftql/statements.txt")),
     ("conditions", include_str!("driftql/conditions.txt")),
     ("errors", include_str!("driftql/errors.txt")),
@@ -52,12 +57,13 @@ fn outcome(before: &[&str], kind: &str, text: &str) -> String {
         Ok(tree) => format!("{tree:?}"),
         Err(error) => report::describe(&error, text),
     };
+    let clock = LocalClock::utc(NOW_MS);
     match kind {
-        "where" => match parser::parse_condition(text, &params) {
+        "where" => match parser::parse_condition_at(text, &params, &clock).map(|parsed| parsed.value) {
             Ok(condition) => format!("{condition}\n{condition:?}"),
             Err(error) => report::describe(&error, text),
         },
-        "point" => shown(parser::parse_point(text).map(|point| Box::new(point) as Box<dyn Debug>)),
+        "point" => shown(parser::parse_point(text, &clock).map(|point| Box::new(point) as Box<dyn Debug>)),
         "script" => {
             let outcome = |piece: script::ScriptStatement<'_>| match parser::parse(piece.text, &params) {
                 Ok(statement) => format!("line {}: {:?}", piece.line, statement.kind()),
@@ -65,7 +71,10 @@ fn outcome(before: &[&str], kind: &str, text: &str) -> String {
             };
             script::split(text).map(outcome).collect::<Vec<_>>().join("\n")
         }
-        _ => shown(parser::parse(text, &params).map(|statement| Box::new(statement) as Box<dyn Debug>)),
+        _ => {
+            let parsed = parser::parse_at(text, &params, &clock);
+            shown(parsed.map(|parsed| Box::new(parsed.value) as Box<dyn Debug>))
+        }
     }
 }
 

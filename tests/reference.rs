@@ -10,6 +10,7 @@ use driftdb_common::query::parser;
 
 use crate::harness::calls::{Outcome, ask, run};
 use crate::harness::*;
+use driftdb::v1;
 
 const PAGE: &str = include_str!("../docs/driftql.md");
 
@@ -32,15 +33,52 @@ async fn answer(cluster: &mut Cluster, statement: &str, seen: &mut u64) -> Strin
                 .iter()
                 .for_each(|row| writeln!(text, "{}", text_of(row.document.as_ref().unwrap())).unwrap()),
             Outcome::Results(batch) => {
-                batch.results.iter().for_each(|result| writeln!(text, "{}", text_of(result)).unwrap());
+                batch
+                    .results
+                    .iter()
+                    .for_each(|result| writeln!(text, "{}", without_moment(text_of(result))).unwrap());
             }
             Outcome::Count(count) => writeln!(text, "{{\"count\":{count}}}").unwrap(),
+            // Without what is not the same in every run: the time of the commit.
+            Outcome::Commit(commit) => commit.changes.iter().for_each(|change| {
+                let kind = format!("{:?}", change.kind()).to_lowercase().replace("softdelete", "soft_delete");
+                let field = |name: &str, document: &Option<v1::Document>| {
+                    document
+                        .as_ref()
+                        .map_or(String::new(), |document| format!(",\"{name}\":{}", text_of(document)))
+                };
+                let fields =
+                    [("payload", &change.payload), ("before", &change.before), ("after", &change.after)];
+                let fields: String = fields.map(|(name, document)| field(name, document)).concat();
+                let (seq, key) = (commit.seq, &change.key);
+                writeln!(text, "{{\"seq\":{seq},\"key\":\"{key}\",\"kind\":\"{kind}\"{fields}}}").unwrap();
+            }),
+            Outcome::Diff(row) => {
+                let document = |document: &Option<v1::Document>| {
+                    document.as_ref().map_or("null".to_owned(), |document| text_of(document).to_owned())
+                };
+                let (key, before, after) = (&row.key, document(&row.before), document(&row.after));
+                writeln!(text, "{{\"key\":\"{key}\",\"before\":{before},\"after\":{after}}}").unwrap();
+            }
             Outcome::Message(message) => writeln!(text, "{message}").unwrap(),
             other => writeln!(text, "{other:?}").unwrap(),
         }
     }
+    answer
+        .headers
+        .iter()
+        .flat_map(|header| &header.notes)
+        .for_each(|note| writeln!(text, "note: {note}").unwrap());
     answer.notes.iter().for_each(|note| writeln!(text, "note: {note}").unwrap());
     text
+}
+
+/// A result without the time of its moment, which is not the same in every run.
+fn without_moment(result: &str) -> String {
+    match result.strip_prefix("{\"_moment\":\"").and_then(|rest| rest.split_once('"')) {
+        Some((_, rest)) => format!("{{\"_moment\":\"…\"{rest}"),
+        None => result.to_owned(),
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use clap::error::ErrorKind as ClapErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::service::options::{ClockJump, parse_clock_jump};
 
 mod bench;
@@ -64,8 +65,10 @@ First steps:
 Points in time (POINT in --as-of, --from, --to, --until and --before):
   @seq:100                          the state after the commit with seq 100
   @now                              the newest state
-  2026-01-01T00:00:00Z              a time; 2026-01-01 means midnight UTC
-  '5 minutes ago'                   a time before now
+  2026-01-01T00:00:00Z              a time
+  2026-01-01, '2026-01-01 09:30'    a date (its midnight) or a time in the time zone of --tz
+  '5 minutes ago', '1 month ago'    a time before now; units from seconds to years
+  yesterday, 'last monday 09:30'    a day (its midnight), or a time of it, in the time zone of --tz
 
 Exit codes:
   0    success
@@ -106,9 +109,18 @@ pub(crate) struct GlobalArgs {
     /// Read without asking the writer for its last seq: faster, but the newest commits may be missing
     #[arg(long, global = true, env = "DRIFTDB_STALE", value_parser = FalseyValueParser::new())]
     pub(crate) stale: bool,
+    /// Time zone of words such as `yesterday`, and of dates and times without an offset, as an IANA name: Europe/Berlin
+    /// [default: UTC]
+    #[arg(long, global = true, value_name = "ZONE", env = "DRIFTDB_TZ", value_parser = parse_time_zone)]
+    pub(crate) tz: Option<String>,
     /// With --data and `dev`: longest jump of the clock that needs no confirmation, or `none` [default: 24h]
     #[arg(long, global = true, value_name = "DURATION", env = "DRIFTDB_MAX_CLOCK_JUMP", value_parser = parse_clock_jump)]
     pub(crate) max_clock_jump: Option<ClockJump>,
+}
+
+/// Checks the name of a time zone.
+fn parse_time_zone(name: &str) -> Result<String, String> {
+    LocalClock::in_zone(name, 0).map(|clock| clock.zone_name().to_owned()).map_err(|e| e.message().to_owned())
 }
 
 /// The format of the output.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use driftdb::client::{Client, ClientOptions, Executed};
 use driftdb::v1;
 use driftdb_common::error::{Error, ErrorKind, Reason, Result};
+use driftdb_common::query::local_clock::LocalClock;
+use driftdb_common::service::clock::now_ms;
 use tokio::time::timeout;
 use tonic::Status;
 
@@ -34,6 +36,8 @@ pub(crate) struct DatabaseHandle {
     embedded: Option<embedded::Embedded>,
     client: Client,
     stale: bool,
+    /// The time zone of words for moments; empty for UTC.
+    time_zone: String,
     /// Whether the writer was reachable once. From then on the client waits for it during a takeover or restart.
     writer_found: bool,
     /// Whether the user was told that the writer is unreachable.
@@ -67,6 +71,7 @@ impl DatabaseHandle {
             }
         }
         .stale(global.stale)
+        .in_zone(global.tz.as_deref())
     }
 
     /// The daemons at these addresses.
@@ -84,13 +89,36 @@ impl DatabaseHandle {
 
     fn on(embedded: Option<embedded::Embedded>, client: Client) -> DatabaseHandle {
         let expected = ExpectedDaemons { writer: embedded.is_none(), readers: true };
-        DatabaseHandle { embedded, client, stale: false, writer_found: false, noted: false, expected }
+        DatabaseHandle {
+            embedded,
+            client,
+            stale: false,
+            time_zone: String::new(),
+            writer_found: false,
+            noted: false,
+            expected,
+        }
     }
 
     /// Sets whether reads can be stale.
     #[must_use]
     pub(crate) fn stale(self, stale: bool) -> DatabaseHandle {
         DatabaseHandle { stale, ..self }
+    }
+
+    /// Sets the time zone of words for moments; UTC if `None`.
+    fn in_zone(self, name: Option<&str>) -> DatabaseHandle {
+        DatabaseHandle { time_zone: name.unwrap_or_default().to_owned(), ..self }
+    }
+
+    /// The time zone of words for moments, as requests name it.
+    pub(crate) fn time_zone(&self) -> String {
+        self.time_zone.clone()
+    }
+
+    /// What words for moments mean now.
+    pub(crate) fn clock(&self) -> Result<LocalClock> {
+        LocalClock::in_zone(&self.time_zone, now_ms())
     }
 
     /// The daemons that should answer.

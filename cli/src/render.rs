@@ -16,7 +16,7 @@ mod style;
 mod table;
 mod width;
 
-pub(crate) use notes::{ProgressLine, note, note_truncated};
+pub(crate) use notes::{ProgressLine, note, note_all, note_truncated};
 pub(crate) use printer::{Printer, ResultItem};
 pub(crate) use style::Style;
 pub(crate) use table::VerticalMode;

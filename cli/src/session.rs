@@ -17,7 +17,7 @@ use crate::bulk;
 use crate::database::DatabaseHandle;
 use crate::exit::{CliResult, Failure};
 use crate::render::{self, Printer, ResultItem};
-use crate::shapes;
+use crate::shapes::{self, RequestedImages};
 use crate::statement::{self, StatementRoute};
 
 /// Runs statements one after another: a script, or what a user types.
@@ -125,7 +125,14 @@ impl<'a> Session<'a> {
     }
 
     async fn run_statement(&mut self, origin: StatementOrigin) -> CliResult {
-        match statement::route(&origin.text, &self.values).map_err(|e| origin.failure(e))? {
+        let clock = self.database.clock()?;
+        let routed = statement::route(&origin.text, &self.values, &clock);
+        let (route, notes) = routed.map_err(|e| origin.failure(e))?;
+        if matches!(route, StatementRoute::Writer(_)) {
+            // A reader says it in its answer.
+            render::note_all(&notes);
+        }
+        match route {
             StatementRoute::Begin if self.open.is_some() => {
                 Err(origin
                     .invalid("a transaction is already open: end it with COMMIT or ROLLBACK before BEGIN"))
@@ -174,7 +181,8 @@ impl<'a> Session<'a> {
     /// Runs one read statement, even if a transaction is open.
     pub(crate) async fn run_read(&mut self, text: &str) -> CliResult {
         let origin = StatementOrigin { text: text.to_owned(), script: text.into(), offset: 0, place: None };
-        match statement::route(text, &self.values).map_err(|e| origin.failure(e))? {
+        let clock = self.database.clock()?;
+        match statement::route(text, &self.values, &clock).map_err(|e| origin.failure(e))?.0 {
             StatementRoute::Reader(statement) => self.run_at_reader(&origin, &statement).await,
             _ => Err(origin.invalid("not a read statement")),
         }
@@ -186,6 +194,7 @@ impl<'a> Session<'a> {
             Some(point) => statement::with_as_of(&origin.text, statement, point),
             None => Cow::Borrowed(origin.text.as_str()),
         };
+        let images = statement::images(statement);
         out.begin_pages();
         let is_list = matches!(statement, Statement::ShowTables { .. }) && out.is_for_people();
         let mut print = |item| match item {
@@ -194,7 +203,7 @@ impl<'a> Session<'a> {
             }
             item => out.print_item(item),
         };
-        let asked = run_query(self.database, &text, &self.params, &mut print).await;
+        let asked = run_query(self.database, (&text, images), &self.params, &mut print).await;
         asked.map_err(|failure| match failure {
             Failure::Database(error) => origin.failure(error),
             other => other,
@@ -207,6 +216,7 @@ impl<'a> Session<'a> {
             statement: origin.text.clone(),
             params: self.params.clone(),
             options: Some(self.options.clone()),
+            time_zone: self.database.time_zone(),
         };
         self.writing = true;
         let messages = RefCell::new(Vec::new());
@@ -251,10 +261,10 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Runs one statement at a reader and passes each result to `sink` as it arrives.
+/// Runs one statement at a reader and passes each result to `sink` as it arrives. `images` are those that the statement returns.
 pub(crate) async fn run_query(
     database: &mut DatabaseHandle,
-    text: &str,
+    (text, images): (&str, RequestedImages),
     params: &[String],
     sink: &mut impl FnMut(ResultItem) -> CliResult,
 ) -> CliResult {
@@ -265,10 +275,12 @@ pub(crate) async fn run_query(
     let request = v1::ReaderServiceExecuteRequest {
         statement: text.to_owned(),
         params: params.to_vec(),
+        time_zone: database.time_zone(),
         ..Default::default()
     };
     let mut answers = database.fresh_client().await?.query(request).await?;
     while let Some(answer) = answers.next().await? {
+        render::note_all(answer.header.as_ref().map_or(&[], |header| &header.notes));
         if answer.truncated {
             render::note_truncated(answer.header.as_ref());
         }
@@ -279,7 +291,7 @@ pub(crate) async fn run_query(
                 }
             }
             Some(ResponseItem::Commit(commit)) => {
-                for line in shapes::drift(commit)? {
+                for line in shapes::drift(commit, images)? {
                     sink(ResultItem::Record(line))?;
                 }
             }

@@ -6,7 +6,9 @@ use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::value::Value;
 use driftdb_common::query::ast::{PointInTime, Statement, StatementKind};
-use driftdb_common::query::{change, parser};
+use driftdb_common::query::change;
+use driftdb_common::query::local_clock::LocalClock;
+use driftdb_common::query::parser::{self, Parsed, ParsedPoint};
 use driftdb_common::service::convert::{operation_to_wire, precondition_to_wire};
 use driftdb_common::service::preconditions::boundary_to_wire;
 use driftdb_common::table::operation::CommitRequest;
@@ -14,6 +16,8 @@ use prost_types::Timestamp;
 use v1::as_of::At;
 
 use crate::exit::{CliResult, Failure};
+use crate::render;
+use crate::shapes::RequestedImages;
 
 /// Where a statement is executed.
 #[derive(Debug, PartialEq)]
@@ -30,22 +34,38 @@ pub(crate) enum StatementRoute {
     Rollback,
 }
 
-/// Decides where a statement is executed.
-pub(crate) fn route(text: &str, params: &[Value]) -> Result<StatementRoute> {
-    let statement = parser::parse(text, params)?;
-    Ok(match (statement.kind(), statement) {
+/// Decides where a statement is executed. Also returns how words for moments in it are understood.
+pub(crate) fn route(
+    text: &str,
+    params: &[Value],
+    clock: &LocalClock,
+) -> Result<(StatementRoute, Vec<String>)> {
+    let Parsed { value: statement, notes } = parser::parse_at(text, params, clock)?;
+    let route = match (statement.kind(), statement) {
         (_, Statement::Begin) => StatementRoute::Begin,
         (_, Statement::Commit) => StatementRoute::Commit,
         (_, Statement::Rollback) => StatementRoute::Rollback,
         (StatementKind::Read, statement) => StatementRoute::Reader(Box::new(statement)),
         (_, statement) => StatementRoute::Writer(Box::new(statement)),
-    })
+    };
+    Ok((route, notes))
+}
+
+/// The row images that a statement returns with each event.
+pub(crate) fn images(statement: &Statement) -> RequestedImages {
+    match statement {
+        Statement::ShowDrift(drift) => RequestedImages { before: drift.with_before, after: drift.with_after },
+        Statement::Find(_) => RequestedImages { before: true, after: true },
+        _ => RequestedImages::default(),
+    }
 }
 
 /// The text of a read statement, with `AS OF point` added if it has no `AS OF` of its own.
 pub(crate) fn with_as_of<'a>(text: &'a str, statement: &Statement, point: &str) -> Cow<'a, str> {
     let free = match statement {
-        Statement::Select(select) | Statement::Explain(select) => select.as_of.is_none(),
+        Statement::Select(select) | Statement::Explain(select) => {
+            select.as_of.is_none() && select.every.is_none()
+        }
         Statement::ShowTables { as_of } | Statement::Describe { as_of, .. } => as_of.is_none(),
         _ => false,
     };
@@ -91,9 +111,17 @@ pub(crate) fn check_fields(fields: &[String]) -> CliResult {
     Ok(())
 }
 
-/// Parses the point in time of an option.
-pub(crate) fn parse_point(text: &str) -> CliResult<v1::AsOf> {
-    let point = parser::parse_point(text).map_err(|error| Failure::in_text(error, text))?;
+/// Checks a point in time that is sent as text.
+pub(crate) fn check_point(text: &str) -> CliResult {
+    let parsed = parser::parse_point(text, &LocalClock::system_utc());
+    parsed.map(drop).map_err(|error| Failure::in_text(error, text))
+}
+
+/// Parses the point in time of an option. If it is in words, notes which time they mean.
+pub(crate) fn parse_point(text: &str, clock: &LocalClock) -> CliResult<v1::AsOf> {
+    let parsed = parser::parse_point(text, clock).map_err(|error| Failure::in_text(error, text))?;
+    let ParsedPoint { point, note } = parsed;
+    render::note_all(note.as_slice());
     let at = match point {
         PointInTime::Now => None,
         PointInTime::Seq(seq) => Some(At::Seq(seq)),
@@ -107,8 +135,8 @@ pub(crate) fn parse_point(text: &str) -> CliResult<v1::AsOf> {
 }
 
 /// Parses the point in time of an optional option.
-pub(crate) fn parse_optional_point(text: Option<&str>) -> CliResult<Option<v1::AsOf>> {
-    text.map(parse_point).transpose()
+pub(crate) fn parse_optional_point(text: Option<&str>, clock: &LocalClock) -> CliResult<Option<v1::AsOf>> {
+    text.map(|text| parse_point(text, clock)).transpose()
 }
 
 fn time(ms: i64) -> Timestamp {
@@ -126,6 +154,7 @@ mod tests {
             ("select * from t", "reader"),
             ("EXPLAIN SELECT * FROM t", "reader"),
             ("SHOW DRIFT t", "reader"),
+            ("FIND LAST IN t WHERE a = 1", "reader"),
             ("SHOW TABLES", "reader"),
             ("DESCRIBE t", "reader"),
             ("CREATE TABLE t (pk=id)", "writer"),
@@ -138,7 +167,7 @@ mod tests {
             ("COMMIT", "commit"),
             ("ROLLBACK", "rollback"),
         ] {
-            let found = match route(text, &[]).unwrap() {
+            let found = match route(text, &[], &LocalClock::utc(0)).unwrap().0 {
                 StatementRoute::Reader(_) => "reader",
                 StatementRoute::Writer(_) => "writer",
                 StatementRoute::Begin => "begin",
@@ -147,7 +176,7 @@ mod tests {
             };
             assert_eq!(found, daemon, "{text}");
         }
-        assert_eq!(route("SELCT", &[]).unwrap_err().reason(), Reason::QuerySyntax);
+        assert_eq!(route("SELCT", &[], &LocalClock::utc(0)).unwrap_err().reason(), Reason::QuerySyntax);
     }
 
     #[test]
@@ -159,6 +188,10 @@ mod tests {
             ("DESCRIBE t", "DESCRIBE t AS OF \"1 hour ago\""),
             ("SHOW TABLES", "SHOW TABLES AS OF \"1 hour ago\""),
             ("SHOW DRIFT t", "SHOW DRIFT t"),
+            (
+                "SELECT COUNT(*) FROM t AS OF EVERY \"1 day\" FROM @seq:1",
+                "SELECT COUNT(*) FROM t AS OF EVERY \"1 day\" FROM @seq:1",
+            ),
         ] {
             let statement = parser::parse(text, &[]).unwrap();
             let moved = with_as_of(text, &statement, "1 hour ago");
@@ -213,7 +246,7 @@ mod tests {
 
     #[test]
     fn points_in_time_are_encoded_for_the_api() {
-        let at = |text: &str| parse_point(text).unwrap().at;
+        let at = |text: &str| parse_point(text, &LocalClock::utc(0)).unwrap().at;
         assert_eq!(at("@now"), None);
         assert_eq!(at("@seq:7"), Some(At::Seq(7)));
         assert_eq!(at("1970-01-02"), Some(At::Time(Timestamp { seconds: 86_400, nanos: 0 })));
@@ -223,7 +256,7 @@ mod tests {
         );
         assert_eq!(at("5 minutes ago"), Some(At::Ago(prost_types::Duration { seconds: 300, nanos: 0 })));
         assert_eq!(time(-1), Timestamp { seconds: -1, nanos: 999_000_000 });
-        let failure = parse_point("yesterdya").unwrap_err();
+        let failure = parse_point("yesterdya", &LocalClock::utc(0)).unwrap_err();
         assert_eq!(failure.code(), 1);
         assert!(failure.text().contains("yesterdya"), "{}", failure.text());
     }

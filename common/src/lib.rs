@@ -24,6 +24,7 @@
 //! - **event id**: a seq and the index of the event in its commit; identifies an event in its table.
 //! - **drift**: the events of a row or a table, in order.
 //! - **point in time**: a seq or a time that a read names with AS OF; a time means the last commit at or before it.
+//! - **moment**: one of the points in time that AS OF EVERY reads.
 //! - **floor**: the oldest commit at which a table can be read; compaction raises it.
 //! - **retention**: the rule that raises a table's floor automatically as its history ages.
 //! - **request id**: a client's name for a write; a write that is sent again with the same id is not applied again.
@@ -83,6 +84,7 @@
 //! - **layer map**: the open layers of a table, and which of them a read needs.
 //! - **timeline**: one table over all commits: its schemas, its layer map and its memtable.
 //! - **view**: one table after one commit.
+//! - **span**: a stretch of commits over which a row did not change.
 //! - **read limit**: the log position up to which a table may be read.
 //! - **block cache**: the bounded memory for unpacked blocks of SSTs, and the open files.
 //!

@@ -67,6 +67,8 @@ pub const LOOKUPS: usize = 8192;
 /// keys of a Diff; with more it reads all rows instead. Also what ORDER BY, DISTINCT, GROUP BY and aggregates hold; with more the
 /// query fails with `QUERY_MEMORY_EXCEEDED`.
 pub const QUERY_BYTES: usize = 32 << 20;
+/// The number of moments of one `AS OF EVERY`.
+pub const MOMENTS_PER_QUERY: usize = 10_000;
 /// The default time that a daemon works on one request, in seconds: a reader on any request, a writer on reading old states of rows
 /// for REVERT.
 pub const STATEMENT_TIMEOUT_SECS: u64 = 30;

@@ -13,6 +13,8 @@ pub(super) const ADDRESS: &str = "address";
 pub(super) const STANDBY: &str = "STANDBY";
 /// The error detail that holds the address of the active writer.
 const WRITER: &str = "writer";
+/// The reason of a read of a table at a point in time at which it did not exist.
+const TABLE_NOT_FOUND: &str = "TABLE_NOT_FOUND";
 /// The reason if the response to a write is missing.
 pub(super) const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
 /// The reason of a reader that did not catch up in time.
@@ -47,6 +49,14 @@ pub(super) fn is_standby(status: &Status) -> bool {
 pub fn reason(status: &Status) -> Option<String> {
     let info = status.get_details_error_info()?;
     (info.domain == DOMAIN).then_some(info.reason)
+}
+
+/// The commit that created or dropped a table, if a read failed because the table did not exist at its point in time, but at another one.
+pub fn created_or_dropped_at(status: &Status) -> Option<u64> {
+    let info = status
+        .get_details_error_info()
+        .filter(|info| info.domain == DOMAIN && info.reason == TABLE_NOT_FOUND)?;
+    info.metadata.get("seq")?.parse().ok()
 }
 
 /// Whether another reader may succeed after this error.

@@ -93,7 +93,7 @@ impl Client {
     pub async fn execute(&self, statement: &str, params: &[&str]) -> Result<Executed, Status> {
         let params = params.iter().map(|&param| param.to_owned()).collect();
         let request =
-            v1::WriterServiceExecuteRequest { statement: statement.to_owned(), params, options: None };
+            v1::WriterServiceExecuteRequest { statement: statement.to_owned(), params, ..Default::default() };
         self.execute_request(request, |_| {}).await
     }
 

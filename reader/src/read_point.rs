@@ -39,6 +39,7 @@ impl ReadPoint {
             floor_seq: floors.map(|floor| floor.seq).max().unwrap_or(0),
             database_id: replica.database().id.to_string(),
             epoch: replica.database().epoch,
+            notes: Vec::new(),
             incarnation: replica.lineage().point(self.seq).incarnation,
         })
     }

@@ -11,9 +11,11 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::lineage::LineagePoint;
 use driftdb_common::format::manifest::Database;
 use driftdb_common::limits;
-use driftdb_common::query::ast::{PointInTime, SelectItem};
+use driftdb_common::query::ast::{Condition, PointInTime, SelectItem};
 use driftdb_common::query::exec::Selection;
-use driftdb_common::query::parser;
+use driftdb_common::query::local_clock::LocalClock;
+use driftdb_common::query::parser::{self, Parsed};
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
 use driftdb_common::service::deadline::deadline_of;
 use driftdb_common::service::server::{CallMemory, ResponseStream};
@@ -29,7 +31,7 @@ use crate::paged_stream::{stream_pages, stream_pages_after};
 use crate::read_point::ReadPoint;
 use crate::reads::diff::{DiffPages, DiffQuery};
 use crate::reads::get::{GetQuery, read_rows};
-use crate::reads::history::{CommitPage, CommitPages, DriftQuery};
+use crate::reads::history::{CommitPage, CommitPages, DriftFilter, DriftQuery};
 use crate::reads::select::{RowPage, RowPages, SelectQuery};
 use crate::reads::tables::{self, TableListLimit};
 use crate::reads::target::{KeyTarget, TableTarget};
@@ -125,12 +127,13 @@ impl ReaderRpc {
         let query = RunningQuery::query(&self.0, deadline, bytes)?;
         let database = self.0.replica.database().clone();
         let of_database = database.clone();
-        let PreparedSelect { table, as_of, selection, hash, sent_before, resumed } =
+        let PreparedSelect { table, as_of, selection, hash, sent_before, resumed, notes } =
             query.prepare(bytes, move || prepare_select(request, &of_database)).await?;
         // The token proves that the commit exists, even if this replica has not seen it yet.
         let freshness = freshness.at_least(resumed.seq).requiring(resumed);
         let select = SelectQuery { table: TableTarget::Field(table), as_of, selection, format };
-        let pages = RowPages::open(&query, freshness, select).await?;
+        let mut pages = RowPages::open(&query, freshness, select).await?;
+        pages.add_notes(notes);
         let point = self.0.replica.lineage().point(pages.seq());
         let to_message = move |page: RowPage| {
             let mut message = v1::SelectResponse {
@@ -163,8 +166,12 @@ impl ReaderRpc {
         request: v1::HistoryRequest,
     ) -> Result<ResponseStream<v1::HistoryResponse>> {
         let freshness = self.freshness(request.freshness)?;
-        let query = RunningQuery::query(&self.0, deadline, request.encoded_len())?;
+        let bytes = request.encoded_len();
+        let query = RunningQuery::query(&self.0, deadline, bytes)?;
+        let decode = move || Ok((decode_drift_filter(&request)?, request));
+        let ((filter, notes), request) = query.prepare(bytes, decode).await?;
         let drift = DriftQuery {
+            filter,
             table: TableTarget::Field(request.table),
             key: Some(request.key).filter(|key| !key.is_empty()).map(KeyTarget::Field),
             format: convert::format_from_wire(request.format)?,
@@ -174,7 +181,8 @@ impl ReaderRpc {
             images: Images { before: request.with_before, after: request.with_after },
             limit: Some(request.limit).filter(|limit| *limit > 0),
         };
-        let pages = CommitPages::open(&query, freshness, drift).await?;
+        let mut pages = CommitPages::open(&query, freshness, drift).await?;
+        pages.add_notes(notes);
         let truncated = pages.is_truncated();
         let to_message = move |page: CommitPage| {
             Ok(v1::HistoryResponse { header: page.header, commits: page.commits, truncated })
@@ -208,6 +216,7 @@ impl ReaderRpc {
             keys: request.keys.into_iter().map(KeyTarget::Field).collect(),
             start,
             end,
+            added_if_missing: request.added_if_missing,
             format: convert::format_from_wire(request.format)?,
         };
         let mut pages = DiffPages::open(&query, freshness, wanted).await?;
@@ -308,18 +317,41 @@ struct PreparedSelect {
     sent_before: u64,
     /// The commit of the token; all zeros without a token.
     resumed: LineagePoint,
+    /// How words for moments were understood.
+    notes: Vec<String>,
+}
+
+/// Which events a History asks for, and how words for moments were understood.
+fn decode_drift_filter(request: &v1::HistoryRequest) -> Result<(DriftFilter, Vec<String>)> {
+    let (condition, notes) = decode_condition(&request.r#where, &request.params, &request.time_zone)?;
+    let actor = Some(request.actor.clone()).filter(|actor| !actor.is_empty());
+    Ok((DriftFilter { condition, actor }, notes))
+}
+
+/// The condition of a request, and how words for moments were understood.
+fn decode_condition(
+    text: &str,
+    params: &[String],
+    time_zone: &str,
+) -> Result<(Option<Condition>, Vec<String>)> {
+    let params = parser::parse_params(params)?;
+    let clock = LocalClock::in_zone(time_zone, now_ms())?;
+    Ok(match text.trim() {
+        "" => (None, Vec::new()),
+        text => {
+            let Parsed { value, notes } = parser::parse_condition_at(text, &params, &clock)?;
+            (Some(value), notes)
+        }
+    })
 }
 
 fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<PreparedSelect> {
-    let params = parser::parse_params(&request.params)?;
-    let condition = match request.r#where.trim() {
-        "" => None,
-        text => Some(parser::parse_condition(text, &params)?),
-    };
+    let (condition, notes) = decode_condition(&request.r#where, &request.params, &request.time_zone)?;
     let items = parse_fields(&request.fields)?;
     let hash = select_hash(&request);
     let mut as_of = convert::point_from_wire(request.as_of)?;
     let mut selection = Selection {
+        deleted: request.deleted,
         condition,
         items,
         limit: Some(request.limit).filter(|limit| *limit > 0),
@@ -349,7 +381,7 @@ fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<Pre
             false => selection.offset = selection.offset.saturating_add(sent_before),
         }
     }
-    Ok(PreparedSelect { table: request.table, as_of, selection, hash, sent_before, resumed })
+    Ok(PreparedSelect { table: request.table, as_of, selection, hash, sent_before, resumed, notes })
 }
 
 fn counted_in_order() -> Error {
@@ -389,9 +421,15 @@ fn select_hash(request: &v1::SelectRequest) -> u64 {
     let numbers = [request.limit, request.offset, u64::from(request.count_only), request.params.len() as u64]
         .map(u64::to_le_bytes);
     let texts = [&request.table, &request.r#where].into_iter().chain(&request.params).chain(&request.fields);
-    // Without an order the hash is that of earlier versions.
-    let texts = texts.chain(Some(&request.order_by).filter(|order_by| !order_by.is_empty()));
-    request_hash(numbers.iter().map(<[u8; 8]>::as_slice).chain(texts.map(|text| text.as_bytes())))
+    // Without an order, a zone and deleted rows the hash is that of earlier versions.
+    let newer = [
+        (request.order_by.as_str(), !request.order_by.is_empty()),
+        (request.time_zone.as_str(), !request.time_zone.is_empty()),
+        ("DELETED", request.deleted),
+    ];
+    let newer = newer.iter().filter(|(_, given)| *given).map(|(text, _)| text.as_bytes());
+    let texts = texts.map(|text| text.as_bytes()).chain(newer);
+    request_hash(numbers.iter().map(<[u8; 8]>::as_slice).chain(texts))
 }
 
 /// The memory of a call.

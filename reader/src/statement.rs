@@ -6,19 +6,27 @@ use std::time::Instant;
 use driftdb::v1;
 use driftdb::v1::reader_service_execute_response::Result as Outcome;
 use driftdb_common::error::{Error, Reason, Result};
-use driftdb_common::query::ast::{PointInTime, RowKey, SelectStatement, Statement, StatementKind, TableName};
+use driftdb_common::query::ast::{
+    EveryMoment, FindStatement, PointInTime, RowKey, SelectStatement, ShowDriftStatement, Statement,
+    StatementKind, TableName,
+};
 use driftdb_common::query::exec::Selection;
-use driftdb_common::query::parser;
+use driftdb_common::query::local_clock::LocalClock;
+use driftdb_common::query::parser::{self, Parsed};
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
 use driftdb_common::service::server::ResponseStream;
 use driftdb_common::table::history::Images;
 use prost::Message;
+use tokio_stream::StreamExt;
 
 use crate::context::RequestContext;
 use crate::freshness::Freshness;
 use crate::paged_stream::stream_pages;
 use crate::reads::diff::{DiffPages, DiffQuery};
-use crate::reads::history::{CommitPages, DriftQuery};
+use crate::reads::every::{MomentPage, MomentPages, MomentsQuery};
+use crate::reads::find::{ConditionSearch, FindPages, FoundCommit};
+use crate::reads::history::{CommitPages, DriftFilter, DriftQuery};
 use crate::reads::select::{RowPages, SelectQuery};
 use crate::reads::tables::{self, TableListLimit};
 use crate::reads::target::{KeyTarget, TableTarget};
@@ -38,26 +46,46 @@ pub async fn execute(
     let format = convert::format_from_wire(request.format)?;
     let bytes = request.encoded_len();
     let query = RunningQuery::query(context, deadline, bytes)?;
-    let v1::ReaderServiceExecuteRequest { statement, params, .. } = request;
+    let v1::ReaderServiceExecuteRequest { statement, params, time_zone, .. } = request;
+    let clock = LocalClock::in_zone(&time_zone, now_ms())?;
     let text = Arc::new(statement);
     let parsed = Arc::clone(&text);
-    let parse = move || parser::parse(&parsed, &parser::parse_params(&params)?);
-    let statement = query.prepare(bytes, parse).await?;
+    let parse_clock = clock.clone();
+    let parse = move || parser::parse_at(&parsed, &parser::parse_params(&params)?, &parse_clock);
+    let Parsed { value: statement, notes } = query.prepare(bytes, parse).await?;
     if statement.kind() != StatementKind::Read {
         return Err(not_a_read(query.compute(|context| Ok(context.writer_address())).await?));
     }
-    let execution = Execution { query, text, as_of, freshness, format };
-    match statement {
+    let execution = Execution { query, text, as_of, freshness, format, clock };
+    let answer = match statement {
         Statement::Select(select) => execution.select(select).await,
         Statement::Explain(select) => execution.explain(select).await,
-        Statement::ShowDrift { table, key, from, to, limit } => {
-            execution.show_drift(table, key, (from, to), limit).await
+        Statement::ShowDrift(drift) => execution.show_drift(drift).await,
+        Statement::Find(find) => execution.find(find).await,
+        Statement::ShowDiff { table, key, from, to, strict } => {
+            execution.show_diff((table, key), (from, to), strict).await
         }
-        Statement::ShowDiff { table, key, from, to } => execution.show_diff(table, key, (from, to)).await,
         Statement::ShowTables { as_of } => execution.show_tables(as_of).await,
         Statement::Describe { table, as_of } => execution.describe(table, as_of).await,
         _ => Err(Error::new(Reason::Internal, "cannot execute the statement: no code handles this read")),
+    };
+    Ok(with_notes(answer?, notes))
+}
+
+/// Adds notes to the header of an answer, which is in its first message.
+fn with_notes(answer: StatementStream, mut notes: Vec<String>) -> StatementStream {
+    if notes.is_empty() {
+        return answer;
     }
+    Box::pin(answer.map(move |message| {
+        let mut message = message?;
+        if let Some(header) = &mut message.header {
+            // Those of the words come first: what follows may depend on them.
+            notes.append(&mut header.notes);
+            header.notes = std::mem::take(&mut notes);
+        }
+        Ok(message)
+    }))
 }
 
 fn not_a_read(writer_address: String) -> Error {
@@ -84,6 +112,7 @@ struct Execution {
     as_of: Option<PointInTime>,
     freshness: Freshness,
     format: v1::DocumentFormat,
+    clock: LocalClock,
 }
 
 impl Execution {
@@ -116,7 +145,10 @@ impl Execution {
         Ok((RowPages::open(&self.query, self.freshness, wanted).await?, count_only))
     }
 
-    async fn select(self, select: SelectStatement) -> Result<StatementStream> {
+    async fn select(self, mut select: SelectStatement) -> Result<StatementStream> {
+        if let Some(every) = select.every.take() {
+            return self.select_every(select, every).await;
+        }
         let (mut pages, count_only) = self.open_select(select).await?;
         let table = pages.table().to_owned();
         Ok(stream_pages(self.query, move || {
@@ -131,8 +163,28 @@ impl Execution {
         }))
     }
 
+    async fn select_every(self, select: SelectStatement, every: EveryMoment) -> Result<StatementStream> {
+        if self.as_of.is_some() {
+            // Both name points in time.
+            self.point(Some(every.from))?;
+        }
+        let table = self.table(select.table.clone());
+        let wanted = MomentsQuery::new(table, (select, every), self.clock, self.format);
+        let mut pages = MomentPages::open(&self.query, self.freshness, wanted).await?;
+        Ok(stream_pages(self.query, move || {
+            pages.next_page()?.try_map(|MomentPage { header, results, notes }| {
+                let answer = message(header, Some(Outcome::Results(results)));
+                Ok(v1::ReaderServiceExecuteResponse { notes, ..answer })
+            })
+        }))
+    }
+
     /// Runs the SELECT to its end, and explains how it found its rows.
     async fn explain(self, select: SelectStatement) -> Result<StatementStream> {
+        if select.every.is_some() {
+            let message = "EXPLAIN does not support AS OF EVERY: it reads the history of all rows, or of the keys that WHERE names";
+            return Err(Error::new(Reason::QueryInvalid, message));
+        }
         let (mut pages, _) = self.open_select(select).await?;
         Ok(stream_pages(self.query, move || {
             let step = pages.next_explanation()?;
@@ -142,21 +194,16 @@ impl Execution {
         }))
     }
 
-    async fn show_drift(
-        self,
-        table: TableName,
-        key: Option<RowKey>,
-        (start, end): (Option<PointInTime>, Option<PointInTime>),
-        limit: Option<u64>,
-    ) -> Result<StatementStream> {
+    async fn show_drift(self, drift: ShowDriftStatement) -> Result<StatementStream> {
         let wanted = DriftQuery {
-            table: self.table(table),
-            key: key.map(|key| self.key(key)),
-            start,
-            end: self.point(end)?,
+            table: self.table(drift.table),
+            key: drift.key.map(|key| self.key(key)),
+            filter: DriftFilter { condition: drift.condition, actor: drift.actor },
+            start: drift.from,
+            end: self.point(drift.to)?,
             newest_first: false,
-            images: Images::default(),
-            limit,
+            images: Images { before: drift.with_before, after: drift.with_after },
+            limit: drift.limit,
             format: self.format,
         };
         let mut pages = CommitPages::open(&self.query, self.freshness, wanted).await?;
@@ -173,17 +220,39 @@ impl Execution {
         }))
     }
 
+    async fn find(self, find: FindStatement) -> Result<StatementStream> {
+        let wanted = ConditionSearch {
+            table: self.table(find.table),
+            key: find.key.map(|key| self.key(key)),
+            condition: find.condition,
+            last: find.last,
+            start: find.from,
+            end: self.point(find.to)?,
+            format: self.format,
+        };
+        let mut pages = FindPages::open(&self.query, self.freshness, wanted).await?;
+        Ok(stream_pages(self.query, move || {
+            pages.next_page()?.try_map(|FoundCommit { header, commit, is_truncated }| {
+                Ok(v1::ReaderServiceExecuteResponse {
+                    truncated: is_truncated,
+                    ..message(Some(header), commit.map(Outcome::Commit))
+                })
+            })
+        }))
+    }
+
     async fn show_diff(
         self,
-        table: TableName,
-        key: Option<RowKey>,
+        (table, key): (TableName, Option<RowKey>),
         (start, end): (PointInTime, PointInTime),
+        strict: bool,
     ) -> Result<StatementStream> {
         let wanted = DiffQuery {
             table: self.table(table),
             keys: key.map(|key| self.key(key)).into_iter().collect(),
             start,
             end: self.point(Some(end))?,
+            added_if_missing: !strict,
             format: self.format,
         };
         let mut pages = DiffPages::open(&self.query, self.freshness, wanted).await?;

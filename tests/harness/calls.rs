@@ -19,7 +19,8 @@ pub async fn run_with(
     params: &[&str],
 ) -> Result<v1::WriteToken, Status> {
     let params = params.iter().map(ToString::to_string).collect();
-    let request = v1::WriterServiceExecuteRequest { statement: statement.into(), params, options: None };
+    let request =
+        v1::WriterServiceExecuteRequest { statement: statement.into(), params, ..Default::default() };
     let mut stream = writer.execute(request).await?.into_inner();
     let answer = stream.message().await?.unwrap();
     assert!(stream.message().await?.is_none());

@@ -411,7 +411,7 @@ pub fn check_timeline(
     for (low, high) in [(first, upto), (upto / 2, upto)] {
         let rows = |seq: u64| script.states[seq as usize][table].clone();
         let (Some(before), Some(after)) = (rows(low), rows(high)) else { continue };
-        let mut walk = diff::Diff::new(View::at(timeline, low)?, View::at(timeline, high)?, None)?;
+        let mut walk = diff::Diff::new(Some(View::at(timeline, low)?), View::at(timeline, high)?, None)?;
         let mut found = BTreeSet::new();
         while let Some(row) = walk.next_row()? {
             found.insert(row.key.to_string());

@@ -40,6 +40,7 @@ Each line is one event, oldest first.
 
 Examples:
   driftctl drift orders order1
+  driftctl drift orders --where 'amount > 100' --with-before --from yesterday
   driftctl drift orders --from @seq:100 --to '5 minutes ago'";
 
 pub(super) const DIFF_EXAMPLES: &str = "\
@@ -129,6 +130,21 @@ pub(crate) struct SelectArgs {
 pub(crate) struct DriftArgs {
     #[command(flatten)]
     pub(crate) rows: RowTargetArgs,
+    /// Condition that the row must match before or after the event, for example: status = "paid" AND amount > 100
+    #[arg(long = "where", value_name = "COND")]
+    pub(crate) condition: Option<String>,
+    /// Value of $1, $2, … in the condition, as JSON: strings need double quotes; can be repeated
+    #[arg(long, value_name = "JSON")]
+    pub(crate) param: Vec<String>,
+    /// Only events of commits by this actor
+    #[arg(long, value_name = "ACTOR")]
+    pub(crate) by: Option<String>,
+    /// Include the row before each event
+    #[arg(long)]
+    pub(crate) with_before: bool,
+    /// Include the row after each event
+    #[arg(long)]
+    pub(crate) with_after: bool,
     /// Start after this point in time [default: the oldest event]
     #[arg(long, value_name = "POINT")]
     pub(crate) from: Option<String>,
@@ -151,6 +167,9 @@ pub(crate) struct DiffArgs {
     /// Later point in time
     #[arg(long, value_name = "POINT", default_value = "@now")]
     pub(crate) to: String,
+    /// Fail if the table does not exist at the earlier point [default: every row counts as added]
+    #[arg(long)]
+    pub(crate) strict: bool,
 }
 
 /// Options of `revert`.

@@ -46,6 +46,9 @@ pub(crate) struct WatchArgs {
     /// Start with the first commit after this point in time [default: @now]
     #[arg(long, value_name = "POINT", help_heading = "Range")]
     pub(crate) from: Option<String>,
+    /// Fail if a table of --table did not exist at --from
+    #[arg(long, requires = "from", help_heading = "Range")]
+    pub(crate) strict: bool,
     /// Print the rows at the start of the watch first
     #[arg(long, help_heading = "Range")]
     pub(crate) initial: bool,

@@ -22,7 +22,7 @@ struct CompactionJson<'a> {
 
 /// Compacts a table, or prints what a compaction would do.
 pub(crate) async fn run(args: CompactArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
-    let before = statement::parse_optional_point(args.before.as_deref())?;
+    let before = statement::parse_optional_point(args.before.as_deref(), &database.clock()?)?;
     let mut request =
         v1::CompactRequest { table: args.table.name().to_owned(), before, dry_run: args.dry_run };
     if !args.dry_run && !args.yes {

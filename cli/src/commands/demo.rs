@@ -116,7 +116,8 @@ impl Tour<'_> {
                 .push(value.map_err(|e| Error::new(Reason::Internal, format!("a result is not JSON: {e}")))?);
             out.print_item(answer)
         };
-        session::run_query(&mut self.database, statement, &[], &mut sink).await?;
+        session::run_query(&mut self.database, (statement, RequestedImages::default()), &[], &mut sink)
+            .await?;
         self.out.end_result()?;
         Ok(found)
     }

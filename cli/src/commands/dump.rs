@@ -88,7 +88,7 @@ struct DumpSummary {
 
 /// Writes the dump.
 pub(crate) async fn run(args: DumpArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
-    let as_of = statement::parse_optional_point(args.as_of.as_deref())?;
+    let as_of = statement::parse_optional_point(args.as_of.as_deref(), &database.clock()?)?;
     let client = database.fresh_client().await?;
     let (header, tables) = tables_at(client, as_of).await?;
     let tables = selected(&args.table, tables)?;

@@ -19,7 +19,7 @@ const NAMED: usize = 10;
 pub(crate) async fn run(args: GetArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
     let table = args.rows.table();
     let mut missing = Vec::new();
-    let mut as_of = statement::parse_optional_point(args.as_of.as_deref())?;
+    let mut as_of = statement::parse_optional_point(args.as_of.as_deref(), &database.clock()?)?;
     let client = database.fresh_client().await?;
     out.begin_pages();
     for keys in args.rows.keys().chunks(limits::KEYS_PER_GET) {

@@ -14,7 +14,7 @@ use crate::statement;
 
 /// Restores the row and prints its commit, or prints the difference.
 pub(crate) async fn run(args: RevertArgs, database: &mut DatabaseHandle, out: &mut Printer) -> CliResult {
-    let to = statement::parse_point(&args.to)?;
+    let to = statement::parse_point(&args.to, &database.clock()?)?;
     let options = v1::CommitOptions {
         reason: args.reason.clone().unwrap_or_default(),
         actor: args.actor.clone().unwrap_or_default(),
@@ -62,8 +62,12 @@ async fn revert_many(
     if args.dry_run {
         text.push_str(" DRY RUN");
     }
-    let request =
-        v1::WriterServiceExecuteRequest { statement: text, params: Vec::new(), options: Some(options) };
+    let request = v1::WriterServiceExecuteRequest {
+        statement: text,
+        params: Vec::new(),
+        options: Some(options),
+        time_zone: database.time_zone(),
+    };
     let Executed { token, bulk, .. } = database.execute_with_messages(request, |_| ()).await?;
     bulk::print(bulk.unwrap_or_default(), token.map(|token| token.seq), true, out)
 }

@@ -20,7 +20,8 @@ pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &m
     statement::check_fields(&args.fields)?;
     statement::parse_params(&args.param)?;
     let request = v1::SelectRequest {
-        as_of: statement::parse_optional_point(args.as_of.as_deref())?,
+        as_of: statement::parse_optional_point(args.as_of.as_deref(), &database.clock()?)?,
+        time_zone: database.time_zone(),
         table: args.table.name().to_owned(),
         r#where: args.condition.clone().unwrap_or_default(),
         params: args.param,
@@ -33,6 +34,7 @@ pub(crate) async fn run(args: SelectArgs, database: &mut DatabaseHandle, out: &m
     let condition = args.condition.unwrap_or_default();
     let rows = database.fresh_client().await?.select(request).await;
     let mut rows = rows.map_err(|status| Failure::in_text(to_error(&status), &condition))?;
+    render::note_all(&rows.header().notes);
     out.begin_pages();
     let (mut printed, limit) = (0, args.limit.unwrap_or(u64::MAX));
     while let Some(row) = rows.next().await? {

@@ -3,10 +3,11 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use driftdb::client::{WatchEvent, reason};
+use driftdb::client::{WatchEvent, created_or_dropped_at, reason};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::format::rfc3339::UtcTime;
+use driftdb_common::query::parser;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::Status;
 use v1::as_of::At;
@@ -81,6 +82,13 @@ async fn request(
         Some(until) => last_at(until, database).await?,
         None => 0,
     };
+    let clock = database.clock()?;
+    if let (Some(condition), Ok(params)) = (&args.condition, parser::parse_params(&args.param))
+        && let Ok(parsed) = parser::parse_condition_at(condition, &params, &clock)
+    {
+        // The reader reports what is wrong with a condition.
+        render::note_all(&parsed.notes);
+    }
     let mut request = v1::WatchDriftRequest {
         tables: args.table.clone(),
         keys: args.key.clone(),
@@ -91,10 +99,16 @@ async fn request(
         with_before: args.with_before,
         with_after: args.with_after,
         until_seq,
+        time_zone: database.time_zone(),
         heartbeat: args.heartbeat.and_then(|heartbeat| heartbeat.try_into().ok()),
         ..Default::default()
     };
-    let from = statement::parse_optional_point(args.from.as_deref())?.and_then(|from| from.at);
+    let from = statement::parse_optional_point(args.from.as_deref(), &clock)?.and_then(|from| from.at);
+    if bookmark.and_then(Bookmark::token).is_none()
+        && let Some(at) = from
+    {
+        note_missing_tables(args, v1::AsOf { at: Some(at) }, database).await?;
+    }
     request.start = match (bookmark.and_then(Bookmark::token), from) {
         (Some(token), _) => Some(Start::ResumeToken(token)),
         (None, Some(At::Seq(seq))) => Some(Start::AfterSeq(seq)),
@@ -107,6 +121,28 @@ async fn request(
         }),
     };
     Ok(request)
+}
+
+/// Notes which of the tables did not exist when the watch starts: their first commits come first. With --strict, that is an error.
+async fn note_missing_tables(args: &WatchArgs, at: v1::AsOf, database: &mut DatabaseHandle) -> CliResult {
+    for table in &args.table {
+        let client = database.fresh_client().await?;
+        let freshness = client.token().map(v1::Freshness::from);
+        let request = v1::DescribeTableRequest { table: table.clone(), as_of: Some(at), freshness };
+        let call = |mut reader: ReaderApi| {
+            let request = request.clone();
+            async move { reader.describe_table(request).await }
+        };
+        // A table that never existed, and a point in the future, are for the watch to report.
+        let Err(status) = client.read(call).await else { continue };
+        if created_or_dropped_at(&status).is_some() {
+            if args.strict {
+                return Err(status.into());
+            }
+            render::note_all(&[format!("{}; every change since is new", to_error(&status).message())]);
+        }
+    }
+    Ok(())
 }
 
 fn before_now(ago: prost_types::Duration) -> CliResult<UtcTime> {
@@ -123,7 +159,7 @@ fn in_future(time: &prost_types::Timestamp) -> bool {
 
 /// The last commit at or before a point in the past.
 async fn last_at(until: &str, database: &mut DatabaseHandle) -> CliResult<u64> {
-    let as_of = statement::parse_point(until)?;
+    let as_of = statement::parse_point(until, &database.clock()?)?;
     let seq = match &as_of.at {
         Some(At::Seq(seq)) => *seq,
         Some(At::Time(time)) if in_future(time) => {

@@ -10,6 +10,13 @@ pub(crate) fn note(text: &str) {
     print_stderr(&format!("{text}\n"));
 }
 
+/// Prints what an answer or an option has to say, one line each.
+pub(crate) fn note_all(notes: &[String]) {
+    for text in notes {
+        note(&format!("note: {text}"));
+    }
+}
+
 /// Tells that a history begins at the table's floor.
 pub(crate) fn note_truncated(header: Option<&v1::ReadHeader>) {
     let floor = header.map_or(0, |header| header.floor_seq);

@@ -68,8 +68,8 @@ pub(crate) fn events(commit: v1::Commit, images: RequestedImages) -> Result<Vec<
 }
 
 /// The lines of `drift` for a commit, or for a part of it.
-pub(crate) fn drift(commit: v1::Commit) -> Result<Vec<String>> {
-    events(commit, RequestedImages::default())?.iter().map(line).collect()
+pub(crate) fn drift(commit: v1::Commit, images: RequestedImages) -> Result<Vec<String>> {
+    events(commit, images)?.iter().map(line).collect()
 }
 
 /// A whole commit as one line, or a part of it if the commit says that there is more.
@@ -198,7 +198,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            drift(commit.clone()).unwrap(),
+            drift(commit.clone(), RequestedImages::default()).unwrap(),
             [
                 r#"{"seq":7,"time":"1970-01-01T00:00:00.000Z","table":"orders","key":"o1","kind":"patch","payload":{"b":1,"a":2},"actor":"","reason":"why"}"#,
                 r#"{"seq":7,"time":"1970-01-01T00:00:00.000Z","table":"orders","key":"o2","kind":"soft_delete","payload":null,"actor":"","reason":"why"}"#,

@@ -1,6 +1,7 @@
 //! The DriftQL syntax tree: what the parser returns, with parameters filled in and no table looked up yet.
 
 mod column;
+mod every;
 mod select_list;
 
 use crate::error::{Error, Result};
@@ -9,6 +10,7 @@ use crate::format::index_columns::IndexColumns;
 use crate::format::key::{Key, KeyType};
 use crate::format::value::Value;
 pub use crate::query::ast::column::{Aggregate, AggregateFunction, Column};
+pub use crate::query::ast::every::{EveryMoment, MomentStep};
 pub use crate::query::ast::select_list::{OrderBy, Projection, SelectItem};
 use crate::query::in_list::InList;
 use crate::query::like::LikePattern;
@@ -104,18 +106,9 @@ pub enum Statement {
     /// `EXPLAIN SELECT`
     Explain(SelectStatement),
     /// `SHOW DRIFT`: lists events, oldest first.
-    ShowDrift {
-        /// The table.
-        table: TableName,
-        /// Only this row.
-        key: Option<RowKey>,
-        /// Only events after this point in time.
-        from: Option<PointInTime>,
-        /// Only events up to and including this point in time.
-        to: Option<PointInTime>,
-        /// The maximum number of events.
-        limit: Option<u64>,
-    },
+    ShowDrift(ShowDriftStatement),
+    /// `FIND`: the commit at which a condition began to hold.
+    Find(FindStatement),
     /// `SHOW DIFF`: shows the net change between two points in time.
     ShowDiff {
         /// The table.
@@ -126,6 +119,8 @@ pub enum Statement {
         from: PointInTime,
         /// The later point in time.
         to: PointInTime,
+        /// `STRICT`: whether it is an error if the table does not exist at the earlier point.
+        strict: bool,
     },
     /// `SHOW TABLES`
     ShowTables {
@@ -194,7 +189,8 @@ impl Statement {
             Statement::Begin | Statement::Commit | Statement::Rollback => StatementKind::Transaction,
             Statement::Select(_)
             | Statement::Explain(_)
-            | Statement::ShowDrift { .. }
+            | Statement::ShowDrift(_)
+            | Statement::Find(_)
             | Statement::ShowDiff { .. }
             | Statement::ShowTables { .. }
             | Statement::Describe { .. } => StatementKind::Read,
@@ -221,7 +217,8 @@ impl Statement {
             | Statement::Revert { table, .. }
             | Statement::Select(SelectStatement { table, .. })
             | Statement::Explain(SelectStatement { table, .. })
-            | Statement::ShowDrift { table, .. }
+            | Statement::ShowDrift(ShowDriftStatement { table, .. })
+            | Statement::Find(FindStatement { table, .. })
             | Statement::ShowDiff { table, .. }
             | Statement::Describe { table, .. }
             | Statement::Snapshot { table }
@@ -299,11 +296,72 @@ pub struct CreateTable {
     pub if_not_exists: bool,
 }
 
+/// `SHOW DRIFT`: which events of a table to list. An event passes if it meets all that is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShowDriftStatement {
+    /// The table.
+    pub table: TableName,
+    /// Only this row.
+    pub key: Option<RowKey>,
+    /// `WHERE`: the row before or after the event must match.
+    pub condition: Option<Condition>,
+    /// `BY`: who made the commit.
+    pub actor: Option<String>,
+    /// `WITH BEFORE`: whether to return the row before each event.
+    pub with_before: bool,
+    /// `WITH AFTER`: whether to return the row after each event.
+    pub with_after: bool,
+    /// Only events after this point in time.
+    pub from: Option<PointInTime>,
+    /// Only events up to and including this point in time.
+    pub to: Option<PointInTime>,
+    /// The maximum number of events.
+    pub limit: Option<u64>,
+}
+
+impl ShowDriftStatement {
+    /// All events of a table.
+    pub fn all_of(table: TableName) -> ShowDriftStatement {
+        ShowDriftStatement {
+            table,
+            key: None,
+            condition: None,
+            actor: None,
+            with_before: false,
+            with_after: false,
+            from: None,
+            to: None,
+            limit: None,
+        }
+    }
+}
+
+/// `FIND`: the first or the last commit after which a row matches a condition that it did not match before the commit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FindStatement {
+    /// `LAST`, not `FIRST`.
+    pub last: bool,
+    /// The table.
+    pub table: TableName,
+    /// Only this row.
+    pub key: Option<RowKey>,
+    /// The condition.
+    pub condition: Condition,
+    /// Only commits after this point in time.
+    pub from: Option<PointInTime>,
+    /// Only commits up to and including this point in time.
+    pub to: Option<PointInTime>,
+}
+
 /// `SELECT`
 #[derive(Debug, Clone, PartialEq)]
 pub struct SelectStatement {
     /// The table to read.
     pub table: TableName,
+    /// `DELETED`: whether to read soft-deleted rows, as they were before their deletion.
+    pub deleted: bool,
+    /// `AS OF EVERY`: the moments to read, instead of one.
+    pub every: Option<EveryMoment>,
     /// `DISTINCT`: whether each result is returned once only.
     pub distinct: bool,
     /// What to return of each row, or of each group.
@@ -329,6 +387,8 @@ impl SelectStatement {
     pub fn all_of(table: TableName, distinct: bool, projection: Projection) -> SelectStatement {
         SelectStatement {
             table,
+            deleted: false,
+            every: None,
             distinct,
             projection,
             condition: None,

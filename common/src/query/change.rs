@@ -67,7 +67,8 @@ pub fn of_statement(statement: Statement) -> Result<CommitRequest> {
         }
         Statement::Select(_)
         | Statement::Explain(_)
-        | Statement::ShowDrift { .. }
+        | Statement::ShowDrift(_)
+        | Statement::Find(_)
         | Statement::ShowDiff { .. }
         | Statement::ShowTables { .. }
         | Statement::Describe { .. } => {

@@ -80,11 +80,11 @@ impl fmt::Display for OrderBy {
 impl Column {
     /// Returns the column's name in results: its names joined by dots. If another of the columns would get the same name, as `a.b` and
     /// the field "a.b" would, then the names that are not plain are in backticks.
-    pub fn label_among(&self, columns: &[Column]) -> String {
+    pub fn label(&self, columns: &[Column]) -> String {
         let plain = self.plain_label();
         let is_taken =
-            |other: &Column| other != self && (other.plain_label() == plain || other.label() == plain);
-        if self.is_plain() || !columns.iter().any(is_taken) { plain } else { self.label() }
+            |other: &Column| other != self && (other.plain_label() == plain || other.quoted_label() == plain);
+        if self.is_plain() || !columns.iter().any(is_taken) { plain } else { self.quoted_label() }
     }
 
     /// Whether no other column can have the same plain label, unless that one is not plain.
@@ -102,7 +102,7 @@ impl Column {
     }
 
     /// Returns a name that no other column has: names that are not plain are in backticks.
-    pub fn label(&self) -> String {
+    fn quoted_label(&self) -> String {
         let Column::Path(path) = self else { return self.to_string() };
         let own = |name: &str| ["_key", "_seq", "_time"].contains(&name);
         let label = |name: &String| match name.is_empty() || name.contains(['.', '`']) || own(name) {

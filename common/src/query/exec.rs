@@ -3,10 +3,15 @@
 mod aggregate;
 mod arranged;
 mod column_value;
+mod deleted_rows;
+pub mod every;
 mod exact_sum;
 mod expectations;
+pub mod find;
 mod groups;
 mod key_list;
+mod key_ranges;
+pub mod moment_list;
 mod query_memory;
 mod route;
 mod selection;
@@ -22,6 +27,7 @@ use crate::query::ast::SelectItem;
 pub use crate::query::exec::aggregate::{Accumulator, Retraction};
 pub use crate::query::exec::arranged::ArrangedSelect;
 pub use crate::query::exec::column_value::{ResultColumn, result_document};
+use crate::query::exec::deleted_rows::DeletedBatch;
 use crate::query::exec::expectations::Expectations;
 pub use crate::query::exec::groups::{GroupPlan, GroupTable, RowGroup};
 use crate::query::exec::key_list::KeyList;
@@ -136,6 +142,7 @@ impl SelectExecution {
                 }
                 Route::Key(AccessPath::Scan) => self.scan((Bound::Unbounded, Bound::Unbounded), &mut page)?,
                 Route::Value { probe, value } => self.look_up_value(&probe.index, value, &mut page)?,
+                Route::Deleted => self.scan_deleted(&mut page)?,
                 Route::Counted { rows } => {
                     self.count = self.selection.limit.map_or(*rows, |limit| limit.min(*rows));
                     false
@@ -220,6 +227,29 @@ impl SelectExecution {
             self.consider(row, page);
             true
         })?;
+        if last.is_some() {
+            self.selection.after = last;
+        }
+        Ok(more)
+    }
+
+    /// Reads soft-deleted rows. Returns whether rows are left.
+    fn scan_deleted(&mut self, page: &mut PageBuilder) -> Result<bool> {
+        let after = self.selection.after.as_ref();
+        let DeletedBatch { rows, last } = deleted_rows::read(
+            &self.view,
+            self.selection.condition.as_ref(),
+            after,
+            (page.left, page.bytes),
+        )?;
+        for row in rows {
+            if self.done || !page.has_room() {
+                return Ok(!self.done);
+            }
+            self.selection.after = Some(row.key.clone());
+            self.consider(row, page);
+        }
+        let more = last.is_some();
         if last.is_some() {
             self.selection.after = last;
         }

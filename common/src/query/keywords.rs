@@ -2,13 +2,14 @@
 
 /// Every word with a meaning in statements. A client can use the list for highlighting.
 pub const KEYWORDS: &[&str] = &[
-    "ALTER", "AND", "ANY", "AS", "ASC", "AVG", "BATCHES", "BEFORE", "BEGIN", "BETWEEN", "BY", "CHANGE",
-    "COMMIT", "COMPACT", "CONTAINS", "COUNT", "CREATE", "DEEP", "DELETE", "DESC", "DESCRIBE", "DIFF",
-    "DISTINCT", "DRIFT", "DROP", "DRY", "EXISTS", "EXPLAIN", "FALSE", "FOREVER", "FROM", "GROUP", "HAVING",
-    "IF", "ILIKE", "IN", "INDEX", "INSERT", "INT", "INTO", "IS", "KEY", "LIKE", "LIMIT", "MAX", "MIN",
-    "MISSING", "NO", "NOT", "NULL", "OF", "OFFSET", "ON", "OR", "ORDER", "PATCH", "PK", "RETAIN", "REVERT",
-    "ROLLBACK", "RUN", "SELECT", "SEQ", "SET", "SHOW", "SINCE", "SNAPSHOT", "SOFT", "STRING", "SUM", "TABLE",
-    "TABLES", "TO", "TRUE", "UPSERT", "VERIFY", "WHERE",
+    "AFTER", "ALTER", "AND", "ANY", "AS", "ASC", "AVG", "BATCHES", "BEFORE", "BEGIN", "BETWEEN", "BY",
+    "CHANGE", "COMMIT", "COMPACT", "CONTAINS", "COUNT", "CREATE", "DEEP", "DELETE", "DELETED", "DESC",
+    "DESCRIBE", "DIFF", "DISTINCT", "DRIFT", "DROP", "DRY", "EVERY", "EXISTS", "EXPLAIN", "FALSE", "FIND",
+    "FIRST", "FOREVER", "FROM", "GROUP", "HAVING", "IF", "ILIKE", "IN", "INDEX", "INSERT", "INT", "INTO",
+    "IS", "KEY", "LAST", "LIKE", "LIMIT", "MAX", "MIN", "MISSING", "NO", "NOT", "NULL", "OF", "OFFSET", "ON",
+    "OR", "ORDER", "PATCH", "PK", "RETAIN", "REVERT", "ROLLBACK", "RUN", "SELECT", "SEQ", "SEQS", "SET",
+    "SHOW", "SINCE", "SNAPSHOT", "SOFT", "STRICT", "STRING", "SUM", "TABLE", "TABLES", "TO", "TRUE",
+    "UPSERT", "VERIFY", "WHERE", "WITH",
 ];
 
 /// Words that can follow a name. They need backticks to be used as names.

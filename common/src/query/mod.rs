@@ -3,12 +3,14 @@
 pub mod ast;
 pub mod change;
 mod condition_columns;
+pub mod deleted_row;
 mod display;
 pub mod exec;
 pub mod in_list;
 pub mod keywords;
 pub mod lexer;
 pub mod like;
+pub mod local_clock;
 pub mod location;
 pub mod parser;
 pub mod plan;

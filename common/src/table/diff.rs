@@ -47,7 +47,7 @@ pub struct Diff(ComparedRows);
 #[derive(Debug)]
 enum ComparedRows {
     /// The rows with these keys.
-    Keys { keys: btree_set::IntoIter<Key>, views: Box<[View; 2]>, _memory: Option<MemoryPermit> },
+    Keys { keys: btree_set::IntoIter<Key>, views: Box<(Option<View>, View)>, _memory: Option<MemoryPermit> },
     /// All rows of both points in time.
     All(MergingCursor<ViewRows>),
 }
@@ -100,18 +100,26 @@ impl SortedSource for ViewRows {
 }
 
 impl Diff {
-    /// Compares two views of one table: the rows with some keys, or all rows that changed in between.
-    pub fn new(before: View, after: View, keys: Option<BTreeSet<Key>>) -> Result<Diff> {
+    /// Compares two views of one table: the rows with some keys, or all rows that changed in between. `before` is `None` if the
+    /// table did not exist then.
+    pub fn new(before: Option<View>, after: View, keys: Option<BTreeSet<Key>>) -> Result<Diff> {
         let keys = match keys {
             Some(keys) => Some((keys, None)),
-            None => changed_keys(&before, &after)?.map(BoundedKeys::into_parts),
+            None => match &before {
+                Some(before) => changed_keys(before, &after)?.map(BoundedKeys::into_parts),
+                None => None,
+            },
         };
         Ok(Diff(match keys {
             Some((keys, _memory)) => {
-                ComparedRows::Keys { keys: keys.into_iter(), views: Box::new([before, after]), _memory }
+                ComparedRows::Keys { keys: keys.into_iter(), views: Box::new((before, after)), _memory }
             }
             None => {
-                let views = vec![ViewRows::open(before, false)?, ViewRows::open(after, true)?];
+                let mut views = Vec::with_capacity(2);
+                if let Some(before) = before {
+                    views.push(ViewRows::open(before, false)?);
+                }
+                views.push(ViewRows::open(after, true)?);
                 ComparedRows::All(MergingCursor::new(views))
             }
         }))
@@ -138,8 +146,9 @@ impl Diff {
             ComparedRows::Keys { keys, views, .. } => {
                 let Some(key) = keys.next() else { return Ok(None) };
                 let content = |view: &View| Ok(view.get(&key)?.map(|row| row.document));
-                let [before, after] = &**views;
-                let (before, after) = (content(before)?, content(after)?);
+                let (before, after) = &**views;
+                let before = before.as_ref().map_or(Ok(None), content)?;
+                let after = content(after)?;
                 Ok(Some(RowDiff { key, before, after }))
             }
             ComparedRows::All(rows) => {

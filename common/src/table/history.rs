@@ -37,6 +37,12 @@ pub struct DriftEvent {
 }
 
 impl DriftEvent {
+    /// Removes the images that are not wanted.
+    pub fn keep_images(&mut self, wanted: Images) {
+        self.before = self.before.take().filter(|_| wanted.before);
+        self.after = self.after.take().filter(|_| wanted.after);
+    }
+
     /// An estimate of the bytes that the event takes.
     pub fn size(&self) -> usize {
         let images = [&self.before, &self.after].into_iter().flatten().map(|row| &row.document);

@@ -17,6 +17,7 @@ mod merging_cursor;
 pub mod operation;
 pub mod point_in_time;
 mod row_fold;
+pub mod row_spans;
 pub mod schema;
 pub mod sound_layers;
 pub mod state;

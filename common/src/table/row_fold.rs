@@ -122,6 +122,24 @@ impl RowFold {
         self.base.flatten()
     }
 
+    /// Forgets the row: it is absent, and later versions do not depend on it.
+    pub(super) fn clear(&mut self) {
+        *self = RowFold { base: Some(None), ..RowFold::default() };
+    }
+
+    /// Whether the row is known to be absent.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self.base, Some(None) | None) && self.patches.is_empty()
+    }
+
+    /// The row after the versions so far, for walks that need it after some of them; `None` if it is absent.
+    pub(super) fn current(&mut self) -> Result<Option<RowVersion>> {
+        let Some((seq, time_ms)) = self.newest else { return Ok(None) };
+        let document = fold_patches(self.base.take().flatten(), &mut self.patches)?;
+        self.base = Some(document.clone());
+        Ok(document.map(|document| RowVersion { seq, time_ms, document: Some(document) }))
+    }
+
     /// Merges the patches into the row. Returns `None` if no version was seen. Fails with CORRUPT if there are patches and
     /// the row under them is deleted or was never found.
     pub(super) fn finish(mut self) -> Result<Option<RowVersion>> {

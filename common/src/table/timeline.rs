@@ -315,6 +315,16 @@ impl Timeline {
         count.checked_sub(1).and_then(|last| schemas.get(last)).map_or(0, |version| version.created_at)
     }
 
+    /// The commits up to and including `last` that left the table without rows: each CREATE and DROP, oldest first.
+    pub(super) fn emptied_up_to(&self, last: u64) -> Vec<u64> {
+        let schemas = self.schemas.read();
+        let kept = schemas.iter().take_while(|version| version.commit.seq <= last);
+        // Every version but that of an ALTER.
+        let emptied =
+            kept.filter(|version| version.schema.is_none() || version.created_at == version.commit.seq);
+        emptied.map(|version| version.commit.seq).collect()
+    }
+
     /// The commit that first created the table.
     pub fn created_seq(&self) -> u64 {
         self.schemas.read().first().map_or(self.id, |first| first.commit.seq)

@@ -33,6 +33,8 @@ pub struct DiffQuery {
     pub start: PointInTime,
     /// The later point; `None` for now.
     pub end: Option<PointInTime>,
+    /// If the table does not exist at the earlier point, all rows are added. Otherwise that is an error.
+    pub added_if_missing: bool,
     /// The encoding of documents.
     pub format: v1::DocumentFormat,
 }
@@ -64,8 +66,16 @@ impl DiffPages {
         let open = move |context: &RequestContext| {
             let end = context.replica.point_at(&applied, wanted.end)?;
             let timeline = Arc::clone(wanted.table.find(&end)?);
-            let (before, after) = (View::at(&timeline, start_seq)?, View::at(&timeline, end.seq)?);
-            let header = Some(end.header(&context.replica, [&timeline])?);
+            let after = View::at(&timeline, end.seq)?;
+            let mut header = end.header(&context.replica, [&timeline])?;
+            let before = match View::at(&timeline, start_seq) {
+                Err(error) if wanted.added_if_missing && error.reason() == Reason::TableNotFound => {
+                    header.notes.push(format!("{}; every row counts as added", error.message()));
+                    None
+                }
+                before => Some(before?),
+            };
+            let header = Some(header);
             let keys = parse_keys(&wanted.keys, timeline.key_type()?)?;
             Ok(DiffPages { diff: Diff::new(before, after, keys)?, format: wanted.format, start_seq, header })
         };

@@ -150,6 +150,13 @@ impl RowPages {
         })
     }
 
+    /// Adds notes to the header of the first page.
+    pub fn add_notes(&mut self, notes: Vec<String>) {
+        if let Some(header) = &mut self.header {
+            header.notes.extend(notes);
+        }
+    }
+
     /// The name of the table.
     pub fn table(&self) -> &str {
         &self.table

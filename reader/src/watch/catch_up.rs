@@ -13,7 +13,7 @@ use driftdb_common::work;
 
 use crate::replica::Replica;
 use crate::watch::commit_assembler::CommitAssembler;
-use crate::watch::filter::{WatchFilter, keep_images};
+use crate::watch::filter::WatchFilter;
 
 /// Maximum number of events that one step reads: some milliseconds.
 const EVENTS_PER_STEP: usize = 8192;
@@ -102,7 +102,7 @@ impl CatchUp {
             match table.ahead.pop_front() {
                 Some((_, mut event)) => {
                     if self.filter.passes_time(event.commit.time_ms) && self.filter.passes(&event)? {
-                        keep_images(&mut event, self.images);
+                        event.keep_images(self.images);
                         out.push(&event, table.history.timeline().name())?;
                     }
                 }

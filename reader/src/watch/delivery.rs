@@ -8,7 +8,7 @@ use driftdb_common::work;
 
 use crate::live_commit::{LiveCommit, LiveEvent, LivePart};
 use crate::watch::commit_assembler::CommitAssembler;
-use crate::watch::filter::{WatchFilter, keep_images};
+use crate::watch::filter::WatchFilter;
 
 /// The bytes of a commit that is delivered at once.
 const SHORT_COMMIT_BYTES: usize = 64 << 10;
@@ -65,7 +65,7 @@ impl Delivery {
                 let needed = filter.needed_images(sent);
                 let mut event = live.to_drift_event(&commit, &part.timeline, needed)?;
                 if filter.passes(&event)? {
-                    keep_images(&mut event, sent);
+                    event.keep_images(sent);
                     let change = live.to_wire(&event, &commit, part.timeline.name(), out.format())?;
                     out.push_change(&commit.info, change);
                 }

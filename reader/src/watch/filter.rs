@@ -10,7 +10,9 @@ use driftdb_common::format::value::Value;
 use driftdb_common::limits;
 use driftdb_common::query::ast::{Column, Comparison, Condition};
 use driftdb_common::query::in_list::InList;
+use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::{parser, predicate};
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::history::{DriftEvent, Images, KeyFilter};
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::view::Row;
@@ -52,7 +54,10 @@ impl WatchFilter {
         let params = parser::parse_params(&request.params)?;
         let condition = match request.r#where.trim() {
             "" => None,
-            text => Some(parser::parse_condition(text, &params)?),
+            text => {
+                let clock = LocalClock::in_zone(&request.time_zone, now_ms())?;
+                Some(parser::parse_condition_at(text, &params, &clock)?.value)
+            }
         };
         let tables: BTreeSet<String> = request.tables.iter().cloned().collect();
         let keys: BTreeSet<String> = request.keys.iter().cloned().collect();
@@ -60,7 +65,10 @@ impl WatchFilter {
         let counts =
             [tables.len(), keys.len(), request.params.len()].map(|count| (count as u64).to_le_bytes());
         let texts = tables.iter().chain(&keys).chain(&request.params).map(String::as_str);
-        let texts = texts.chain([request.key_prefix.as_str(), request.r#where.trim()]).map(str::as_bytes);
+        let texts = texts.chain([request.key_prefix.as_str(), request.r#where.trim()]);
+        // Only if it is given, so that tokens of earlier versions stay valid.
+        let zone = Some(request.time_zone.as_str()).filter(|zone| !zone.is_empty());
+        let texts = texts.chain(zone).map(str::as_bytes);
         let hash = request_hash(counts.iter().map(<[u8; 8]>::as_slice).chain(texts));
         let rows = Arc::new(KeyFilter { keys, prefix: request.key_prefix.clone() });
         Ok(WatchFilter { tables, rows, condition, after_ms: 0, hash })
@@ -196,16 +204,6 @@ impl WatchFilter {
             }
         }
         Some(if parts.len() > 1 { Some(Condition::And(parts)) } else { parts.pop() })
-    }
-}
-
-/// Removes the images that only the filter needed.
-pub fn keep_images(event: &mut DriftEvent, sent: Images) {
-    if !sent.before {
-        event.before = None;
-    }
-    if !sent.after {
-        event.after = None;
     }
 }
 

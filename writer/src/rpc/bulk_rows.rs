@@ -95,7 +95,7 @@ impl BulkRows {
             }
             BulkAction::Revert(point) => {
                 let then = table.at(*point, now_ms())?;
-                BulkSource::Diff(Box::new(Diff::new(then, now, None)?))
+                BulkSource::Diff(Box::new(Diff::new(Some(then), now, None)?))
             }
         };
         Ok(BulkRows { table, statement, source, ahead: VecDeque::new(), after })

@@ -9,7 +9,9 @@ use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
 use driftdb_common::memory::MemoryBudget;
 use driftdb_common::query::ast::{BulkStatement, NoChangeClause, Statement, StatementKind, TableName};
+use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::{change, parser, report};
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
 use driftdb_common::service::server::{CallMemory, ResponseStream};
 use driftdb_common::service::status::to_status;
@@ -110,10 +112,16 @@ impl WriterRpc {
     }
 
     /// Parses a statement, which can be long.
-    async fn parse(&self, statement: String, params: Vec<String>) -> Result<(String, Statement)> {
+    async fn parse(
+        &self,
+        statement: String,
+        params: Vec<String>,
+        time_zone: &str,
+    ) -> Result<(String, Statement)> {
+        let clock = LocalClock::in_zone(time_zone, now_ms())?;
         let is_short = decoding::is_short_statement(&statement, &params);
         let parse = move || {
-            let parsed = parser::parse(&statement, &parser::parse_params(&params)?)?;
+            let parsed = parser::parse_at(&statement, &parser::parse_params(&params)?, &clock)?.value;
             Ok((statement, parsed))
         };
         if is_short { parse() } else { self.tasks.run_long(|_| parse()).await }
@@ -300,7 +308,8 @@ impl WriterService for WriterRpc {
         request: Request<v1::WriterServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let request = request.into_inner();
-        let (text, statement) = self.parse(request.statement, request.params).await.map_err(to_status)?;
+        let (text, statement) =
+            self.parse(request.statement, request.params, &request.time_zone).await.map_err(to_status)?;
         let table = statement.table().cloned();
         let with_place = |e| to_status(report::at_table(e, &text, table.as_ref()));
         if statement.kind() == StatementKind::Maintenance {

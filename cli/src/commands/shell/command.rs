@@ -24,7 +24,7 @@ pub(crate) const HELP: &str = r"Statements end with ; and can span several lines
   \?                  print this help
   \q                  quit (also Ctrl-D)
 
-Points in time: @seq:100, @now, 2026-01-01T00:00:00Z, 5 minutes ago.
+Points in time: @seq:100, @now, 2026-01-01T00:00:00Z, 2026-01-01, 5 minutes ago, yesterday 17:30.
 Ctrl-C clears the current input or interrupts the running statement. Tab completes keywords, tables, columns
 and points in time. The history of the lines is in ~/.local/state/driftctl/history.
 ";
@@ -128,7 +128,7 @@ fn path(text: &str) -> PathBuf {
 /// A point in time, with or without quotes.
 fn moment(text: &str) -> CliResult<ShellCommand> {
     let bare = ['"', '\''].iter().find_map(|q| text.strip_prefix(*q)?.strip_suffix(*q)).unwrap_or(text);
-    statement::parse_point(bare)?;
+    statement::check_point(bare)?;
     Ok(ShellCommand::AsOf(Some(bare.to_owned())))
 }
 

@@ -16,6 +16,8 @@ use crate::query::exec::query_memory::QueryMemory;
 use crate::query::predicate::RowRef;
 use crate::work;
 
+mod merge;
+
 /// An estimate of the bytes that an entry of a map takes besides its content.
 const ENTRY_OVERHEAD: usize = 64;
 

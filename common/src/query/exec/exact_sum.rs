@@ -37,6 +37,15 @@ impl ExactSum {
         self.integers = self.integers.saturating_sub(int);
     }
 
+    /// Adds another sum.
+    pub fn merge(&mut self, other: &ExactSum) {
+        self.integers = self.integers.saturating_add(other.integers);
+        self.floats += other.floats;
+        if let Some(fraction) = &other.fraction {
+            self.fraction.get_or_insert_default().merge(fraction);
+        }
+    }
+
     /// Adds a finite float.
     pub fn add_float(&mut self, float: f64) {
         self.floats += 1;
@@ -85,6 +94,17 @@ impl Default for FixedPoint {
 }
 
 impl FixedPoint {
+    fn merge(&mut self, other: &FixedPoint) {
+        for (digit, other) in self.digits.iter_mut().zip(&other.digits) {
+            *digit += other;
+        }
+        // What was carried before is less than one addition.
+        self.additions = self.additions.saturating_add(other.additions).saturating_add(1);
+        if self.additions >= ADDITIONS_PER_CARRY {
+            self.carry();
+        }
+    }
+
     fn add_float(&mut self, float: f64, negated: bool) {
         let bits = float.to_bits();
         let exponent = usize::try_from((bits >> 52) & 0x7ff).unwrap_or_default();

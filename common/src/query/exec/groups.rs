@@ -14,6 +14,10 @@ use crate::query::exec::query_memory::QueryMemory;
 use crate::query::predicate::RowRef;
 use crate::work;
 
+mod moments;
+
+pub use moments::MomentTable;
+
 /// An estimate of the bytes that a group takes besides its values and accumulators.
 const GROUP_OVERHEAD: usize = 160;
 /// The bytes that an exact sum of floats takes.

@@ -51,6 +51,11 @@ impl QueryMemory {
         self.held = self.held.saturating_sub(bytes);
     }
 
+    /// The bytes that are held now.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
     /// The most bytes that were held at one time.
     pub fn most(&self) -> usize {
         self.most

@@ -35,6 +35,8 @@ pub enum Route {
         /// The encoded value.
         value: Vec<u8>,
     },
+    /// Read the history of all rows, for those that are soft-deleted.
+    Deleted,
     /// Read no row: each commit stores the number of rows.
     Counted {
         /// The number of live rows.
@@ -52,7 +54,7 @@ impl Route {
             Route::Key(AccessPath::Keys(keys)) => keys.len() <= SHORT,
             Route::Candidates { keys, .. } => keys.len() <= SHORT,
             Route::Counted { .. } => true,
-            Route::Key(_) | Route::Value { .. } => false,
+            Route::Key(_) | Route::Value { .. } | Route::Deleted => false,
         }
     }
 
@@ -113,6 +115,9 @@ enum Choice {
 
 impl Choice {
     fn of(view: &View, selection: &Selection) -> Result<Choice> {
+        if selection.deleted {
+            return Ok(Choice::Made(Route::Deleted));
+        }
         if selection.count_only
             && selection.condition.is_none()
             && selection.offset == 0
@@ -156,6 +161,7 @@ impl fmt::Display for Route {
                 write!(f, ", {} candidate{s}", keys.len())
             }
             Route::Value { probe, .. } => write!(f, "{probe}, in order"),
+            Route::Deleted => f.write_str("history of the rows"),
             Route::Counted { .. } => f.write_str("row count stored with each commit"),
         }
     }

@@ -6,6 +6,8 @@ use crate::query::ast::{Column, Condition, OrderBy, Projection, SelectItem, Sele
 /// The rows and columns that a SELECT returns.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
+    /// Read soft-deleted rows, as they were before their deletion, instead of live ones.
+    pub deleted: bool,
     /// The condition on rows; every row if `None`.
     pub condition: Option<Condition>,
     /// The columns to return; the whole document if empty.
@@ -53,6 +55,7 @@ impl From<SelectStatement> for Selection {
     /// Everything but the table and the point in time.
     fn from(select: SelectStatement) -> Selection {
         Selection {
+            deleted: select.deleted,
             condition: select.condition,
             distinct: select.distinct,
             group_by: select.group_by,

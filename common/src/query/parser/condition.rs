@@ -8,6 +8,7 @@ use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::in_list::InList;
 use crate::query::lexer::{Token, TokenKind, clipped};
 use crate::query::like::{LikePattern, lower_case};
+use crate::query::parser::over_time::is_deletion_time;
 use crate::query::parser::state::{Parser, Reserved};
 
 impl Parser<'_> {
@@ -188,9 +189,12 @@ impl Parser<'_> {
     }
 
     /// Checks the operand of a built-in column. Their types are known here; the types of fields are not.
-    fn typed(&self, column: &Column, token: Token, value: Value) -> Result<Value> {
+    fn typed(&mut self, column: &Column, token: Token, value: Value) -> Result<Value> {
         match (column, &value) {
             (column, _) if column.is_time() => self.time_operand(token, &value),
+            (Column::Path(path), Value::Str(_)) if self.reads_deleted && is_deletion_time(path) => {
+                self.deletion_time_operand(token, &value)
+            }
             (Column::Seq, Value::Int(_) | Value::Float(_))
             | (Column::Path(_) | Column::Aggregate(_) | Column::Time, _) => Ok(value),
             (Column::Seq, _) => {

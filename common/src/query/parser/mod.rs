@@ -4,6 +4,8 @@ mod aggregate;
 mod array_condition;
 mod bulk;
 mod condition;
+mod moment;
+mod over_time;
 mod point;
 mod select;
 mod select_list;
@@ -11,35 +13,56 @@ mod state;
 mod statement;
 mod value;
 
-pub use point::parse_point;
+pub use point::{ParsedPoint, parse_point};
 
 use crate::error::{Error, Reason, Result};
 use crate::format::value::Value;
 use crate::limits;
 use crate::query::ast::{Column, Condition, OrderBy, Statement};
+use crate::query::local_clock::LocalClock;
 use crate::query::parser::select_list::ColumnPlaces;
 use crate::query::parser::state::{Parser, Reserved};
 
-/// Parses one statement, with or without a final `;`. `params` are the values of `$1`, `$2`, ….
+/// Something that was parsed, and for people how words for moments in it were understood.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parsed<T> {
+    /// What was parsed.
+    pub value: T,
+    /// Which times words such as `yesterday` mean, and in which time zone: one line each.
+    pub notes: Vec<String>,
+}
+
+/// Parses one statement as [`parse_at`] does, by the clock of the system in UTC.
+pub fn parse(text: &str, params: &[Value]) -> Result<Statement> {
+    parse_at(text, params, &LocalClock::system_utc()).map(|parsed| parsed.value)
+}
+
+/// Parses one statement, with or without a final `;`. `params` are the values of `$1`, `$2`, …; `clock` says what words for moments
+/// mean.
 ///
 /// # Errors
 /// `QUERY_SYNTAX` or `QUERY_INVALID` with the location; `TOO_LARGE` if the text is longer than the limit.
-pub fn parse(text: &str, params: &[Value]) -> Result<Statement> {
-    let mut parser = Parser::new(text, params)?;
+pub fn parse_at(text: &str, params: &[Value], clock: &LocalClock) -> Result<Parsed<Statement>> {
+    let mut parser = Parser::with_clock(text, params, clock)?;
     let statement = parser.statement()?;
     if parser.eat(";")? && !parser.at_end() {
         return Err(parser.expected("the end of the statement", &[], "send one statement at a time"));
     }
     parser.finish(&[])?;
-    Ok(statement)
+    Ok(Parsed { value: statement, notes: parser.notes })
 }
 
-/// Parses a condition, as written after WHERE.
+/// Parses a condition as [`parse_condition_at`] does, by the clock of the system in UTC.
 pub fn parse_condition(text: &str, params: &[Value]) -> Result<Condition> {
-    let mut parser = Parser::new(text, params)?;
+    parse_condition_at(text, params, &LocalClock::system_utc()).map(|parsed| parsed.value)
+}
+
+/// Parses a condition, as written after WHERE. `clock` says what words for moments mean.
+pub fn parse_condition_at(text: &str, params: &[Value], clock: &LocalClock) -> Result<Parsed<Condition>> {
+    let mut parser = Parser::with_clock(text, params, clock)?;
     let condition = parser.condition(0)?;
     parser.finish(&["AND", "OR"])?;
-    Ok(condition)
+    Ok(Parsed { value: condition, notes: parser.notes })
 }
 
 /// Parses a column: `_key`, `_seq`, `_time` or a path.

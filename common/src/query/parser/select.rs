@@ -19,9 +19,12 @@ impl Parser<'_> {
         self.advance()?;
         let table = self.table_name()?;
         let mut select = SelectStatement::all_of(table, distinct, projection);
+        select.deleted = self.deleted_rows()?;
         while self.select_clause(&mut select, &mut places)? {}
         self.select_ends(&select)?;
-        self.checked_select(select, &places)
+        let select = self.checked_select(select, &places)?;
+        self.check_every(&select)?;
+        Ok(select)
     }
 
     /// Parses the next clause of a SELECT. Returns false if none follows.
@@ -43,8 +46,8 @@ impl Parser<'_> {
             self.advance()?;
             select.order_by = self.order_by(select.projection.items(), places)?;
         } else if self.at_keyword("AS") {
-            self.once("AS OF", select.as_of.is_some())?;
-            select.as_of = self.as_of()?;
+            self.once("AS OF", select.as_of.is_some() || select.every.is_some())?;
+            self.select_as_of(select)?;
         } else if self.at_keyword("LIMIT") {
             self.once("LIMIT", select.limit.is_some())?;
             self.advance()?;
@@ -70,7 +73,7 @@ impl Parser<'_> {
             ("GROUP BY", select.group_by.is_empty()),
             ("HAVING", select.having.is_none()),
             ("ORDER BY", select.order_by.is_empty()),
-            ("AS OF", select.as_of.is_none()),
+            ("AS OF", select.as_of.is_none() && select.every.is_none()),
             ("LIMIT", select.limit.is_none()),
             ("OFFSET", select.offset.is_none()),
         ];
@@ -94,39 +97,12 @@ impl Parser<'_> {
             return Ok(Statement::ShowTables { as_of: self.as_of()? });
         }
         if self.eat_keyword("DRIFT")? {
-            return self.show_drift();
+            return self.show_drift().map(Statement::ShowDrift);
         }
         if self.eat_keyword("DIFF")? {
             return self.show_diff();
         }
         Err(self.expected("DRIFT, DIFF or TABLES", &["DRIFT", "DIFF", "TABLES"], ""))
-    }
-
-    fn show_drift(&mut self) -> Result<Statement> {
-        let table = self.table_name()?;
-        let (mut key, mut from, mut to, mut limit) = (None, None, None, None);
-        loop {
-            if self.at_keyword("KEY") {
-                self.once("KEY", key.is_some())?;
-                self.advance()?;
-                key = Some(self.row_key()?);
-            } else if self.at_keyword("FROM") {
-                self.once("FROM", from.is_some())?;
-                self.advance()?;
-                from = Some(self.point()?);
-            } else if self.at_keyword("TO") {
-                self.once("TO", to.is_some())?;
-                self.advance()?;
-                to = Some(self.point()?);
-            } else if self.at_keyword("LIMIT") {
-                self.once("LIMIT", limit.is_some())?;
-                self.advance()?;
-                limit = Some(self.count("LIMIT")?);
-            } else {
-                self.ends(&["KEY", "FROM", "TO", "LIMIT"])?;
-                return Ok(Statement::ShowDrift { table, key, from, to, limit });
-            }
-        }
     }
 
     fn show_diff(&mut self) -> Result<Statement> {
@@ -142,7 +118,11 @@ impl Parser<'_> {
             return Err(self.expected("TO", &["TO"], both));
         }
         let to = self.point()?;
-        Ok(Statement::ShowDiff { table, key, from, to })
+        let strict = self.eat_keyword("STRICT")?;
+        if !strict {
+            self.ends(&["STRICT"])?;
+        }
+        Ok(Statement::ShowDiff { table, key, from, to, strict })
     }
 
     /// Parses the rest of a DESCRIBE.

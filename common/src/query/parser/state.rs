@@ -6,6 +6,7 @@ use crate::limits;
 use crate::query::ast::{Column, SelectItem, TableName};
 use crate::query::keywords::{RESERVED, RESERVED_FOR_TABLES, is_any};
 use crate::query::lexer::{Lexer, Token, TokenKind, clipped};
+use crate::query::local_clock::{LocalClock, NO_CLOCK};
 use crate::query::location;
 use crate::work;
 
@@ -21,6 +22,12 @@ pub(super) struct Parser<'a> {
     lexer: Lexer<'a>,
     pub(super) token: Token,
     pub(super) params: &'a [Value],
+    /// What words for moments mean.
+    pub(super) clock: &'a LocalClock,
+    /// How words for moments were understood.
+    pub(super) notes: Vec<String>,
+    /// Whether the statement reads deleted rows, which have columns of their own.
+    pub(super) reads_deleted: bool,
     /// How many more bytes of parameters can be copied into the statement, so that a large parameter that is used often
     /// does not exhaust memory.
     pub(super) budget: usize,
@@ -42,7 +49,13 @@ pub(super) struct HavingScope {
 }
 
 impl<'a> Parser<'a> {
+    /// A parser of text in which no moment can occur.
     pub(super) fn new(text: &'a str, params: &'a [Value]) -> Result<Self> {
+        Parser::with_clock(text, params, &NO_CLOCK)
+    }
+
+    /// A parser that understands words for moments by a clock.
+    pub(super) fn with_clock(text: &'a str, params: &'a [Value], clock: &'a LocalClock) -> Result<Self> {
         if text.len() > limits::STATEMENT_BYTES {
             let (len, limit) = (text.len(), limits::STATEMENT_BYTES);
             let message = format!(
@@ -57,6 +70,9 @@ impl<'a> Parser<'a> {
             lexer,
             token,
             params,
+            clock,
+            notes: Vec::new(),
+            reads_deleted: false,
             budget: limits::STATEMENT_BYTES,
             terms: limits::CONDITION_TERMS,
             values: limits::CONDITION_VALUES,

@@ -15,7 +15,7 @@ use crate::query::parser::state::{Parser, Reserved};
 /// The words with which a statement can start.
 const STATEMENTS: &[&str] = &[
     "SELECT", "INSERT", "UPSERT", "PATCH", "SOFT", "REVERT", "SHOW", "DESCRIBE", "EXPLAIN", "CREATE",
-    "ALTER", "DROP", "SNAPSHOT", "COMPACT", "VERIFY", "BEGIN", "COMMIT", "ROLLBACK",
+    "ALTER", "DROP", "SNAPSHOT", "COMPACT", "VERIFY", "BEGIN", "COMMIT", "ROLLBACK", "FIND",
 ];
 
 impl Parser<'_> {
@@ -32,6 +32,7 @@ impl Parser<'_> {
         match word.as_str() {
             "SELECT" => self.select().map(Statement::Select),
             "SHOW" => self.show(),
+            "FIND" => self.find().map(Statement::Find),
             "DESCRIBE" => self.describe(),
             "EXPLAIN" => self.explain(),
             "INSERT" => {
@@ -75,7 +76,7 @@ impl Parser<'_> {
             "DESC" => "write DESCRIBE t",
             "TRUNCATE" => "write DROP TABLE t; history is kept",
             "START" => "write BEGIN",
-            "GET" | "FIND" => "write SELECT * FROM t WHERE _key = k",
+            "GET" => "write SELECT * FROM t WHERE _key = k",
             _ => "a statement starts with a word such as SELECT, INSERT, PATCH or SHOW",
         };
         self.expected("a statement", STATEMENTS, hint)

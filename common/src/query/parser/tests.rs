@@ -12,6 +12,7 @@ use crate::query::ast::{Comparison, PointInTime, Projection, SelectItem, SelectS
 use crate::query::in_list::InList;
 use crate::query::keywords::KEYWORDS;
 use crate::query::like::LikePattern;
+use crate::query::local_clock::LocalClock;
 use crate::query::report;
 
 fn parsed(text: &str) -> Statement {
@@ -49,6 +50,8 @@ fn every_statement_of_the_first_version_parses() {
 #[test]
 fn select_clauses_come_in_any_order() {
     let expected = Statement::Select(SelectStatement {
+        deleted: false,
+        every: None,
         table: TableName { text: "t".into(), start: 21, end: 22 },
         projection: Projection::Items(vec![
             SelectItem { column: Column::Key, alias: None },
@@ -163,7 +166,7 @@ fn large_and_deep_input_is_refused() {
         {
             let text = format!("{prefix}{many}");
             assert!(parse(&text, &[]).is_err(), "{prefix}{one}…");
-            assert!(parse_point(&text).is_err());
+            assert!(parse_point(&text, &LocalClock::utc(0)).is_err());
             let error = parse_param(&text).unwrap_err();
             assert!(!report::describe(&error, &text).is_empty());
         }
@@ -315,7 +318,7 @@ fn check_any_text(text: &str) {
         parse(text, &params).err(),
         parse_condition(text, &params).err(),
         parse_param(text).err(),
-        parse_point(text).err(),
+        parse_point(text, &LocalClock::utc(0)).err(),
         parse_column(text).err(),
     ]
     .into_iter()

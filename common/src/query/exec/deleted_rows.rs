@@ -1,0 +1,83 @@
+//! Reads the soft-deleted rows of a view, in the order of their keys.
+
+use std::ops::Bound;
+
+use crate::error::Result;
+use crate::format::key::Key;
+use crate::query::ast::Condition;
+use crate::query::deleted_row;
+use crate::query::exec::key_ranges;
+use crate::table::row_spans::{self, RowSpan, SpanRange, SpanVisitor};
+use crate::table::view::{Row, View};
+
+/// Deleted rows that were read together.
+pub(super) struct DeletedBatch {
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// The key after which the next batch begins; `None` if no row is left.
+    pub last: Option<Key>,
+}
+
+/// Reads the deleted rows after a key: looks at no more than `most.0` rows, and stops after about `most.1` bytes of documents.
+///
+/// What was deleted at or below the floor is not known any more.
+pub(super) fn read(
+    view: &View,
+    condition: Option<&Condition>,
+    after: Option<&Key>,
+    (rows, bytes): (usize, usize),
+) -> Result<DeletedBatch> {
+    let ranges = key_ranges::of_condition(condition, view.schema())?;
+    // Between the ranges lie rows that do not match, but each pass opens every layer.
+    let (Some((from, _)), Some((_, to))) = (ranges.front(), ranges.back()) else {
+        return Ok(DeletedBatch { rows: Vec::new(), last: None });
+    };
+    let from = after.cloned().map_or_else(|| from.clone(), Bound::Excluded);
+    let first = row_spans::first_known(view.timeline());
+    let range = SpanRange { after: first, last: view.seq(), keys: (from, to.clone()) };
+    let mut found = DeletedRows { rows: Vec::new(), pending: None, left: (rows, bytes) };
+    let last = row_spans::visit(view.timeline(), &range, &mut found)?;
+    Ok(DeletedBatch { rows: found.rows, last })
+}
+
+/// Collects the rows whose last event is a deletion.
+struct DeletedRows {
+    rows: Vec<Row>,
+    /// The present row, if it is deleted so far.
+    pending: Option<Row>,
+    /// How many more rows, and bytes of documents, are read.
+    left: (usize, usize),
+}
+
+impl SpanVisitor for DeletedRows {
+    fn begin_row(&mut self) {
+        self.pending = None;
+    }
+
+    fn span(&mut self, mut span: RowSpan<'_>) -> Result<()> {
+        if span.first < span.until {
+            // A deletion counts while nothing follows it. The span right after it has no row, and only a DROP ends that one too.
+            let follows = self.pending.is_some() && (!span.is_absent() || span.is_dropped);
+            if follows {
+                self.pending = None;
+            }
+        }
+        if let Some(deletion) = span.deletion
+            && let Some(row) = span.row()?
+        {
+            let document = deleted_row::with_deletion(&row.document, deletion)?;
+            self.pending = Some(Row { document, ..row });
+        }
+        Ok(())
+    }
+
+    fn end_row(&mut self, _: &Key) -> Result<bool> {
+        let (rows, bytes) = &mut self.left;
+        *rows = rows.saturating_sub(1);
+        if let Some(row) = self.pending.take() {
+            *bytes = bytes.saturating_sub(row.document.msgpack().len());
+            self.rows.push(row);
+        }
+        Ok(*rows > 0 && *bytes > 0)
+    }
+}

@@ -1,0 +1,259 @@
+//! Runs `SELECT aggregates … AS OF EVERY`: the aggregates at many moments, from one pass over the history of the rows.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::ops::{Bound, Range};
+use std::sync::Arc;
+
+use crate::error::{Error, Reason, Result};
+use crate::format::document::Document;
+use crate::format::key::Key;
+use crate::format::msgpack;
+use crate::query::ast::{Aggregate, Condition, SelectItem};
+use crate::query::exec::column_value::{ResultColumn, result_document};
+use crate::query::exec::groups::{GroupPlan, MomentTable};
+use crate::query::exec::key_ranges::{self, KeyRange};
+use crate::query::exec::query_memory::QueryMemory;
+use crate::query::predicate::RowRef;
+use crate::table::row_spans::{self, RowSpan, SpanRange, SpanVisitor};
+use crate::table::timeline::Timeline;
+use crate::table::view::Row;
+
+/// The column with the time of a moment.
+pub const MOMENT: &str = "_moment";
+/// The column with the commit at which a moment is read.
+pub const MOMENT_SEQ: &str = "_moment_seq";
+
+/// The most bytes of documents of one row that are held until the row ends.
+const PENDING_BYTES: usize = 1 << 20;
+
+/// A moment: a time, in milliseconds since 1970, and the commit at which it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The time; `None` if no table keeps the time of the commit.
+    pub time_ms: Option<u64>,
+    /// The commit.
+    pub seq: u64,
+}
+
+/// What is asked of each moment.
+#[derive(Debug)]
+pub struct EveryQuery {
+    /// The moments, none before the one before it.
+    pub moments: Vec<Moment>,
+    /// The condition on rows.
+    pub condition: Option<Condition>,
+    /// The groups and aggregates.
+    pub plan: GroupPlan,
+    /// What to return of each group.
+    pub items: Vec<SelectItem>,
+}
+
+/// A running AS OF EVERY.
+#[derive(Debug)]
+pub struct EveryExecution {
+    timeline: Arc<Timeline>,
+    moments: Vec<Moment>,
+    condition: Option<Condition>,
+    items: Vec<SelectItem>,
+    columns: Vec<ResultColumn>,
+    table: MomentTable,
+    memory: QueryMemory,
+    /// The keys that are still to be read.
+    unread: VecDeque<KeyRange>,
+    /// The commits over which rows are read: after the first, up to the second.
+    commits: (u64, u64),
+    /// The next moment whose results are returned.
+    next: usize,
+    /// The most values that each aggregate has left out at a moment.
+    ignored: Vec<(Aggregate, u64)>,
+}
+
+impl EveryExecution {
+    /// The aggregates of a table at many moments. Before its creation and after its drop it has no rows.
+    ///
+    /// # Errors
+    /// `BELOW_FLOOR` if a moment lies below the table's floor.
+    pub fn new(timeline: &Arc<Timeline>, query: EveryQuery) -> Result<EveryExecution> {
+        let EveryQuery { moments, condition, plan, items } = query;
+        let created = timeline.created_seq();
+        let first = moments.iter().map(|moment| moment.seq).find(|seq| *seq >= created);
+        if let Some(first) = first {
+            timeline.check_floor(first)?;
+        }
+        let schema = timeline.schema_at(created)?.schema;
+        let unread = match first {
+            Some(_) => key_ranges::of_condition(condition.as_ref(), &schema)?,
+            None => VecDeque::new(),
+        };
+        let last = moments.last().map_or(0, |moment| moment.seq);
+        let own = [(MOMENT, true), (MOMENT_SEQ, false)];
+        let own = own.map(|(label, is_time)| ResultColumn { label: label.to_owned(), is_time });
+        Ok(EveryExecution {
+            timeline: Arc::clone(timeline),
+            table: MomentTable::new(plan, moments.len()),
+            columns: own.into_iter().chain(ResultColumn::of_items(&items)).collect(),
+            moments,
+            condition,
+            items,
+            memory: QueryMemory::default(),
+            unread,
+            commits: (first.unwrap_or(last), last),
+            next: 0,
+            ignored: Vec::new(),
+        })
+    }
+
+    /// The names of the columns of the results.
+    pub fn columns(&self) -> Vec<String> {
+        self.columns.iter().map(|column| column.label.clone()).collect()
+    }
+
+    /// Reads the history of some more rows. Returns whether all are read.
+    pub fn step(&mut self, rows: usize) -> Result<bool> {
+        let Some(keys) = self.unread.pop_front() else { return Ok(true) };
+        let range = SpanRange { after: self.commits.0, last: self.commits.1, keys };
+        let mut collector = MomentCollector {
+            moments: &self.moments,
+            condition: self.condition.as_ref(),
+            table: &mut self.table,
+            memory: &mut self.memory,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            is_torn: false,
+            is_lost: false,
+            left: rows,
+        };
+        if let Some(key) = row_spans::visit(&self.timeline, &range, &mut collector)? {
+            self.unread.push_front((Bound::Excluded(key), range.keys.1));
+        }
+        Ok(self.unread.is_empty())
+    }
+
+    /// The results of some more moments, at most about `bytes` bytes, once all rows are read. None at the end.
+    pub fn next_results(&mut self, bytes: usize) -> Result<Vec<Document>> {
+        let (mut results, mut left) = (Vec::new(), bytes);
+        while left > 0
+            && let Some(moment) = self.moments.get(self.next).copied()
+        {
+            let held = self.memory.held();
+            let groups = self.table.groups_at(self.next, &mut self.memory)?;
+            let plan = self.table.plan();
+            for group in &groups {
+                for (aggregate, count) in plan.ignored(group).filter(|(_, count)| *count > 0) {
+                    match self.ignored.iter_mut().find(|(known, _)| known == aggregate) {
+                        Some((_, most)) => *most = count.max(*most),
+                        None => self.ignored.push((aggregate.clone(), count)),
+                    }
+                }
+                if !plan.keeps(group)? {
+                    continue;
+                }
+                let of_moment = [moment.time_ms.map(uint), Some(uint(moment.seq))].map(Ok);
+                let of_group = self.items.iter().map(|item| plan.value(group, &item.column));
+                let values: Vec<Option<Cow<'_, [u8]>>> =
+                    of_moment.into_iter().chain(of_group).collect::<Result<_>>()?;
+                let result = result_document(&self.columns, values)?;
+                left = left.saturating_sub(result.msgpack().len());
+                results.push(result);
+            }
+            drop(groups);
+            let merged = self.memory.held().saturating_sub(held);
+            self.memory.release(merged);
+            self.next += 1;
+        }
+        Ok(results)
+    }
+
+    /// Whether the results of all moments were returned.
+    pub fn is_done(&self) -> bool {
+        self.next >= self.moments.len()
+    }
+
+    /// What was left out, for people.
+    pub fn notes(&self) -> Vec<String> {
+        let note = |(aggregate, count): &(Aggregate, u64)| {
+            let s = if *count == 1 { "" } else { "s" };
+            format!("{aggregate} leaves out up to {count} value{s} at a moment, because they are not numbers")
+        };
+        self.ignored.iter().map(note).collect()
+    }
+}
+
+fn uint(value: u64) -> Cow<'static, [u8]> {
+    let mut out = Vec::new();
+    msgpack::write_uint(&mut out, value);
+    Cow::Owned(out)
+}
+
+/// Adds rows to the groups of the moments at which they match.
+struct MomentCollector<'a> {
+    moments: &'a [Moment],
+    condition: Option<&'a Condition>,
+    table: &'a mut MomentTable,
+    memory: &'a mut QueryMemory,
+    /// The present row at stretches of moments.
+    pending: Vec<(Range<usize>, Row)>,
+    pending_bytes: usize,
+    /// Whether a part of the present row was added, because it is large.
+    is_torn: bool,
+    /// Whether such a row began again.
+    is_lost: bool,
+    left: usize,
+}
+
+impl MomentCollector<'_> {
+    fn add_pending(&mut self) -> Result<()> {
+        self.memory.release(self.pending_bytes);
+        self.pending_bytes = 0;
+        for (at, Row { key, seq, time_ms, document }) in self.pending.drain(..) {
+            let row = RowRef { key: &key, seq, time_ms, document: &document };
+            self.table.add(row, at, self.memory)?;
+        }
+        Ok(())
+    }
+}
+
+impl SpanVisitor for MomentCollector<'_> {
+    fn begin_row(&mut self) {
+        self.is_lost |= self.is_torn;
+        self.pending.clear();
+        self.memory.release(self.pending_bytes);
+        self.pending_bytes = 0;
+    }
+
+    fn span(&mut self, mut span: RowSpan<'_>) -> Result<()> {
+        if self.is_lost {
+            let message = "the files of a row with much history were replaced while it was read; try again";
+            return Err(Error::new(Reason::Overloaded, message));
+        }
+        let at = |seq: u64| self.moments.partition_point(|moment| moment.seq < seq);
+        let at = at(span.first)..at(span.until);
+        if at.is_empty() || span.is_absent() {
+            return Ok(());
+        }
+        let Some(row) = span.row()? else { return Ok(()) };
+        if let Some(condition) = self.condition {
+            let Row { key, seq, time_ms, document } = &row;
+            if !condition.matches(RowRef { key, seq: *seq, time_ms: *time_ms, document })? {
+                return Ok(());
+            }
+        }
+        let bytes = row.document.msgpack().len() + size_of::<(Range<usize>, Row)>();
+        self.memory.charge(bytes, "AS OF EVERY")?;
+        self.pending_bytes += bytes;
+        self.pending.push((at, row));
+        if self.pending_bytes > PENDING_BYTES {
+            self.is_torn = true;
+            self.add_pending()?;
+        }
+        Ok(())
+    }
+
+    fn end_row(&mut self, _: &Key) -> Result<bool> {
+        self.add_pending()?;
+        self.is_torn = false;
+        self.left = self.left.saturating_sub(1);
+        Ok(self.left > 0)
+    }
+}
