@@ -403,7 +403,7 @@ async fn an_invalid_statement_is_refused_with_the_place_of_the_error() {
         ("SELECT *\nFROM orders\nWHERE a = ", "QUERY_SYNTAX", "", ""),
         ("SELECT * FROM orders WHERE a = null", "QUERY_INVALID", "null", "IS NULL"),
         ("SELECT * FROM orders WHERE a = $2", "QUERY_INVALID", "$2", "$1"),
-        ("SELECT * FROM orders AS OF \"yesterday\"", "QUERY_INVALID", "\"yesterday\"", "ago"),
+        ("SELECT * FROM orders AS OF \"yesterdya\"", "QUERY_INVALID", "\"yesterdya\"", "ago"),
         ("SHOW DRIFT counts KEY \"7\"", "QUERY_INVALID", "\"7\"", "KEY 7"),
         ("DELETE FROM orders", "QUERY_SYNTAX", "DELETE", "SOFT DELETE"),
         ("", "QUERY_SYNTAX", "", ""),

@@ -39,15 +39,22 @@ fn text(output: &Output) -> String {
 }
 
 /// Malformed times, with what the refusal names.
-const MALFORMED: [(&str, &str); 7] = [
+const MALFORMED: [(&str, &str); 6] = [
     ("2016-12-31T23:59:60Z", "leap seconds are not supported"),
     ("2016-12-31T12:30:60Z", "there is no second 12:30:60"),
     ("2016-12-31T23:59:59.5000000001Z", "10 digits, the limit is 9"),
     ("2017-01-01T00:59:59.9+0100", "has no colon"),
     ("2016-12-31T23:59:59.9+25:00", "there is no offset +25:00"),
     ("2016-12-31T23Z", "the minutes and seconds are missing"),
-    ("2016-12-31T23:59:59", "has no UTC offset"),
 ];
+
+/// A time without an offset is in the time zone of the request. Commits that are imported have none.
+#[test]
+fn an_imported_commit_needs_the_offset_of_its_time() {
+    let database = Database::new();
+    let output = database.apply(r#"{"time":"2016-12-31T23:59:59","ops":[]}"#);
+    assert!(!output.status.success() && text(&output).contains("has no UTC offset"), "{}", text(&output));
+}
 
 #[test]
 fn what_is_not_exactly_a_time_is_refused_everywhere() {

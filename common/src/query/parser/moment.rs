@@ -103,7 +103,9 @@ fn number_and_unit(text: &str) -> (Option<u64>, &str) {
 /// its last day.
 pub(super) fn months_ago(months: u64, clock: &LocalClock) -> Option<i64> {
     let span = Span::new().try_months(i64::try_from(months).ok()?).ok()?;
-    clock.nearest_ms(clock.local_now().checked_sub(span).ok()?)
+    let then = clock.local_now().checked_sub(span).ok()?;
+    // Times are written with four digits of the year.
+    clock.nearest_ms(then).filter(|_| then.year() >= 1)
 }
 
 /// Parses `today`, `yesterday` and `last monday`, each with or without a time of day, to milliseconds since 1970. `None` if the
