@@ -1,8 +1,6 @@
 //! Words for moments mean the same in options, statements and conditions, in the time zone that is asked for, and the answer says what they
 //! were taken for. Questions that begin before a table's creation have answers.
 
-#![expect(clippy::disallowed_methods, reason = "this test runs driftctl")]
-
 use std::process::{Command, Output};
 
 use crate::harness::calls::{ask, run, run_with};

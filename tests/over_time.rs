@@ -237,7 +237,7 @@ impl Replay {
             found.map(|key| (*seq, key.clone()))
         };
         let mut found = (after + 1..=up_to).filter_map(|seq| begins(&seq));
-        if last { found.last() } else { found.next() }
+        if last { found.next_back() } else { found.next() }
     }
 
     async fn check_find(&mut self, table: &str) {

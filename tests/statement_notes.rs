@@ -15,11 +15,11 @@ async fn filled() -> (Cluster, u64) {
     for (table, indexes) in [("plain", ""), ("indexed", ", INDEX(status, error)")] {
         run(&mut cluster.writer, &format!("CREATE TABLE {table} (pk=id INT{indexes})")).await.unwrap();
         let row = |n: usize| {
-            let mut row = json!({"id": n, "status": if n % 2 == 0 { "paid" } else { "open" }, "amount": n, "mixed": n, "none": null});
+            let mut row = json!({"id": n, "status": if n.is_multiple_of(2) { "paid" } else { "open" }, "amount": n, "mixed": n, "none": null});
             if n % 300 == 250 {
                 row["error"] = "lost".into();
             }
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 row["mixed"] = n.to_string().into();
             }
             insert(table, row.to_string())

@@ -6,11 +6,13 @@
 //! than without moments, and sums are exact in any order.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use super::{GroupPlan, RowGroup};
 use crate::error::Result;
 use crate::format::order_key::write_order_key;
+use crate::query::ast::Column;
 use crate::query::exec::aggregate::Accumulator;
 use crate::query::exec::query_memory::QueryMemory;
 use crate::query::predicate::RowRef;
@@ -57,23 +59,26 @@ impl MomentTable {
         for column in &plan.group_by {
             write_order_key(&mut key, column.value_in(row)?.as_deref(), false)?;
         }
-        let key = key.into_boxed_slice();
-        if !groups.contains_key(&key) {
-            let of = |column: &crate::query::ast::Column| {
-                Ok(column.value_in(row)?.map(|value| Box::from(&*value)))
-            };
-            let values: Vec<Option<Box<[u8]>>> = plan.group_by.iter().map(of).collect::<Result<_>>()?;
-            let values_bytes: usize = values.iter().flatten().map(|value| value.len()).sum();
-            memory.charge(super::GROUP_OVERHEAD + values_bytes + 2 * key.len(), "GROUP BY")?;
-            groups.insert(key.clone(), MomentGroup { values, nodes: BTreeMap::new() });
-        }
-        let Some(group) = groups.get_mut(&key) else { return Ok(()) };
-        for node in covering(at, *leaves) {
-            if !group.nodes.contains_key(&node) {
-                memory.charge(plan.bytes_of_group(), "AS OF EVERY")?;
-                group.nodes.insert(node, plan.new_group(Vec::new()).accumulators);
+        let group = match groups.entry(key.into_boxed_slice()) {
+            Entry::Occupied(group) => group.into_mut(),
+            Entry::Vacant(place) => {
+                let of = |column: &Column| Ok(column.value_in(row)?.map(|value| Box::from(&*value)));
+                let values: Vec<Option<Box<[u8]>>> = plan.group_by.iter().map(of).collect::<Result<_>>()?;
+                let values_bytes: usize = values.iter().flatten().map(|value| value.len()).sum();
+                let bytes = super::GROUP_OVERHEAD + values_bytes + 2 * place.key().len();
+                memory.charge(bytes, "GROUP BY")?;
+                place.insert(MomentGroup { values, nodes: BTreeMap::new() })
             }
-            for accumulator in group.nodes.get_mut(&node).into_iter().flatten() {
+        };
+        for node in covering(at, *leaves) {
+            let accumulators = match group.nodes.entry(node) {
+                Entry::Occupied(accumulators) => accumulators.into_mut(),
+                Entry::Vacant(place) => {
+                    memory.charge(plan.bytes_of_group(), "AS OF EVERY")?;
+                    place.insert(plan.new_group(Vec::new()).accumulators)
+                }
+            };
+            for accumulator in accumulators {
                 accumulator.add(row, memory)?;
             }
         }
