@@ -8,9 +8,10 @@ use std::fmt::Write as _;
 use driftdb_common::query::ast::StatementKind;
 use driftdb_common::query::parser;
 
-use crate::harness::calls::{Outcome, ask, run};
+use crate::harness::calls::{Outcome, ask};
 use crate::harness::*;
 use driftdb::v1;
+use driftdb::v1::writer_service_execute_response::Event;
 
 const PAGE: &str = include_str!("../docs/driftql.md");
 
@@ -18,8 +19,10 @@ const PAGE: &str = include_str!("../docs/driftql.md");
 async fn answer(cluster: &mut Cluster, statement: &str, seen: &mut u64) -> String {
     let kind = parser::parse(statement, &[]).map(|statement| statement.kind());
     if matches!(kind, Ok(StatementKind::Write)) {
-        *seen = run(&mut cluster.writer, statement).await.unwrap().seq;
-        return String::new();
+        return match write(&mut cluster.writer, statement, seen).await {
+            Ok(text) => text,
+            Err(status) => format!("error: {}\n", status.message()),
+        };
     }
     let answer = match ask(&mut cluster.reader, statement, *seen).await {
         Ok(answer) => answer,
@@ -71,6 +74,43 @@ async fn answer(cluster: &mut Cluster, statement: &str, seen: &mut u64) -> Strin
         .for_each(|note| writeln!(text, "note: {note}").unwrap());
     answer.notes.iter().for_each(|note| writeln!(text, "note: {note}").unwrap());
     text
+}
+
+/// Executes a statement at the writer. A commit has no text; what a statement over many rows has done has one.
+async fn write(writer: &mut Writer, statement: &str, seen: &mut u64) -> Result<String, tonic::Status> {
+    let request = v1::WriterServiceExecuteRequest { statement: statement.into(), ..Default::default() };
+    let mut answers = writer.execute(request).await?.into_inner();
+    let mut text = String::new();
+    while let Some(answer) = answers.message().await? {
+        match answer.event.unwrap() {
+            Event::Token(token) => *seen = token.seq,
+            Event::Bulk(v1::BulkResult { rows, commits, dry_run, sample, .. }) => {
+                let (what, by) = if dry_run {
+                    ("would change", String::new())
+                } else {
+                    (
+                        "changed",
+                        if commits == 1 {
+                            " in one commit".to_owned()
+                        } else {
+                            format!(" in {commits} commits")
+                        },
+                    )
+                };
+                writeln!(text, "{rows} rows {what}{by}").unwrap();
+                for change in sample {
+                    let row = |row: &Option<v1::Document>| {
+                        row.as_ref().map_or("nothing".to_owned(), |row| text_of(row).to_owned())
+                    };
+                    writeln!(text, "{}: {} → {}", change.key, row(&change.before), row(&change.after))
+                        .unwrap();
+                }
+            }
+            Event::Message(message) => writeln!(text, "{message}").unwrap(),
+            Event::Progress(_) => {}
+        }
+    }
+    Ok(text)
 }
 
 /// A result without the time of its moment, which is not the same in every run.
