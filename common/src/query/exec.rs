@@ -81,8 +81,7 @@ impl SelectExecution {
     /// Returns the SELECT that finds all matching rows for another one, as whole documents, and takes the condition from that one.
     pub fn source_of(view: View, selection: &mut Selection) -> SelectExecution {
         let Selection { deleted, condition, .. } = selection;
-        let source =
-            Selection { deleted: *deleted, condition: condition.take(), ..Selection::default() };
+        let source = Selection { deleted: *deleted, condition: condition.take(), ..Selection::default() };
         SelectExecution::new(view, source)
     }
 
@@ -94,8 +93,7 @@ impl SelectExecution {
         }
         if self.expectations.is_none() {
             let parts = [Some(&self.selection), whole];
-            self.expectations =
-                Some(Expectations::of(parts.into_iter().flatten(), self.view.schema())?);
+            self.expectations = Some(Expectations::of(parts.into_iter().flatten(), self.view.schema())?);
         }
         Ok(())
     }

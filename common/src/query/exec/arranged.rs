@@ -323,8 +323,7 @@ impl ArrangedSelect {
                 write_order_key(&mut self.key, plan.value(&group, *place)?.as_deref(), order.descending)?;
             }
             let items = plan.items().iter();
-            let values: Vec<_> =
-                items.map(|place| plan.value(&group, *place)).collect::<Result<_>>()?;
+            let values: Vec<_> = items.map(|place| plan.value(&group, *place)).collect::<Result<_>>()?;
             let document = result_document(&self.columns, values.iter().cloned())?;
             self.add(&values, Arranged::Result(document))?;
         }

@@ -147,7 +147,8 @@ impl EveryExecution {
     pub fn next_results(&mut self, bytes: usize) -> Result<Vec<Document>> {
         let (mut results, mut left) = (Vec::new(), bytes);
         while left > 0 {
-            let Some(mut present) = self.present.take().map_or_else(|| self.next_moment(), |some| Ok(Some(some)))?
+            let Some(mut present) =
+                self.present.take().map_or_else(|| self.next_moment(), |some| Ok(Some(some)))?
             else {
                 break;
             };
@@ -188,7 +189,8 @@ impl EveryExecution {
         }
         let of_moment = [moment.time_ms.map(uint), Some(uint(moment.seq))].map(Ok);
         let of_group = plan.items().iter().map(|place| plan.value(group, *place));
-        let values: Vec<Option<Cow<'_, [u8]>>> = of_moment.into_iter().chain(of_group).collect::<Result<_>>()?;
+        let values: Vec<Option<Cow<'_, [u8]>>> =
+            of_moment.into_iter().chain(of_group).collect::<Result<_>>()?;
         result_document(&self.columns, values).map(Some)
     }
 
@@ -204,7 +206,10 @@ impl EveryExecution {
             let s = if count == 1 { "" } else { "s" };
             format!("{aggregate} leaves out up to {count} value{s} at a moment, because they are not numbers")
         };
-        aggregates.filter(|(_, count)| **count > 0).map(|(aggregate, count)| note((aggregate, *count))).collect()
+        aggregates
+            .filter(|(_, count)| **count > 0)
+            .map(|(aggregate, count)| note((aggregate, *count)))
+            .collect()
     }
 }
 

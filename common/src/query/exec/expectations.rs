@@ -227,10 +227,7 @@ impl Expectations {
     ///
     /// # Errors
     /// Only that the present work was stopped.
-    pub fn of<'a>(
-        parts: impl Iterator<Item = &'a Selection>,
-        schema: &'a Schema,
-    ) -> Result<Expectations> {
+    pub fn of<'a>(parts: impl Iterator<Item = &'a Selection>, schema: &'a Schema) -> Result<Expectations> {
         let mut reader = StatementReader { primary_key: &schema.primary_key, ..StatementReader::default() };
         let mut reads_deleted = false;
         for selection in parts {

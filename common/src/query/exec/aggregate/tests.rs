@@ -80,7 +80,10 @@ fn sums_are_exact_and_leave_other_values_out() {
     let mut average = Accumulator::new(&of(AggregateFunction::Avg));
     each(&documents(&[r#""x": 1e308"#, r#""x": 1e308"#]), |row| average.add(row, &mut memory).unwrap());
     let error = average.result().unwrap_err();
-    assert!(error.message().starts_with("AVG(x) overflows") && !error.message().contains("use AVG"), "{error}");
+    assert!(
+        error.message().starts_with("AVG(x) overflows") && !error.message().contains("use AVG"),
+        "{error}"
+    );
 }
 
 fn any_value() -> impl Strategy<Value = String> {
