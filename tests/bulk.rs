@@ -197,7 +197,6 @@ async fn a_retry_finds_its_commit_whatever_its_words_for_moments_mean_by_then() 
     for (at, statement) in [
         r#"PATCH t SET {"tag": "new"} WHERE n < 5 AND _time > "30 days ago""#,
         r#"SOFT DELETE FROM t WHERE n < 5 AND _time > "1 month ago""#,
-        r#"REVERT t KEY "k00007" TO "1 month ago""#,
     ]
     .into_iter()
     .enumerate()
