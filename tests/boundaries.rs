@@ -154,8 +154,9 @@ async fn a_large_commit_that_is_refused_leaves_the_newest_commit_known() {
     let writer = &mut cluster.writer;
     run(writer, "CREATE TABLE t (pk=id)").await.unwrap();
     let seq = run(writer, r#"INSERT INTO t {"id": "a", "n": 1}"#).await.unwrap().seq;
-    let text = "x".repeat(1_000_000);
-    let mut large: Vec<_> = (0..40).map(|n| put("t", format!(r#"{{"id":"{n}","text":"{text}"}}"#))).collect();
+    let text = "x".repeat(500_000);
+    let mut large: Vec<_> =
+        (0..100).map(|n| put("t", format!(r#"{{"id":"{n}","text":"{text}"}}"#))).collect();
     large.push(patch("t", "missing", r#"{"n":1}"#));
     refused(apply(writer, large).await, Code::NotFound, "ROW_NOT_FOUND");
     let row = vec![insert("t", r#"{"id":"b"}"#)];

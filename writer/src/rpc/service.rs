@@ -220,14 +220,14 @@ struct ParsedRequest {
 }
 
 /// A statement that changes all rows of a condition, with its `IF NO CHANGE` clauses; any other statement as it is.
-fn bulk_of(statement: Statement) -> Result<(BulkStatement, Vec<NoChangeClause>), Statement> {
+fn bulk_of(statement: Statement) -> Result<(BulkStatement, Vec<NoChangeClause>), Box<Statement>> {
     match statement {
         Statement::Bulk(bulk) => Ok((*bulk, Vec::new())),
         Statement::Guarded(guarded) if matches!(guarded.statement, Statement::Bulk(_)) => {
             let GuardedStatement { statement, boundaries } = *guarded;
             bulk_of(statement).map(|(bulk, _)| (bulk, boundaries))
         }
-        other => Err(other),
+        other => Err(Box::new(other)),
     }
 }
 
@@ -339,7 +339,7 @@ impl WriterService for WriterRpc {
             }
             Err(statement) => statement,
         };
-        let change = change::of_statement(statement).map_err(to_status)?;
+        let change = change::of_statement(*statement).map_err(to_status)?;
         let context = context(options.map_err(with_place)?);
         let receipt = self.commit_as(change, context).await.map_err(with_place)?;
         let event = self.token(receipt).map(v1::writer_service_execute_response::Event::Token);
