@@ -439,3 +439,19 @@ async fn change_at_random(seed: u64, mut writer: Writer, done: Arc<Mutex<Vec<(u6
         }
     }
 }
+
+#[test]
+fn a_dry_run_of_driftctl_says_how_many_rows_would_change_in_a_pipe_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let sql = |statement: &str| {
+        let mut command = std::process::Command::new(binary("driftctl"));
+        command.arg("-d").arg(dir.path()).args(["sql", statement]).output().unwrap()
+    };
+    let rows: Vec<String> = (0..30).map(|n| format!(r#"{{"id": "{n}"}}"#)).collect();
+    let filled = sql(&format!("CREATE TABLE t (pk=id); INSERT INTO t {}", rows.join(", ")));
+    assert!(filled.status.success(), "{filled:?}");
+    let dry = sql(r#"PATCH t SET {"n": 1} WHERE id != "7" DRY RUN"#);
+    let said = String::from_utf8(dry.stderr).unwrap();
+    assert!(said.contains("29 rows would change, of which 10 are shown"), "{said}");
+    assert_eq!(dry.stdout.iter().filter(|byte| **byte == b'\n').count(), 10);
+}
