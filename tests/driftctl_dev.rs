@@ -51,7 +51,7 @@ fn run(command: &str) -> Output {
 }
 
 #[test]
-fn the_commands_that_dev_prints_work_in_a_new_and_in_an_old_database() {
+fn the_commands_that_dev_prints_work_in_a_new_in_an_old_and_in_a_compacted_database() {
     let dir = tempfile::tempdir().unwrap();
     for found in ["no tables yet", "1 table (orders), seq 3"] {
         let dev = Dev::start(dir.path());
@@ -65,4 +65,13 @@ fn the_commands_that_dev_prints_work_in_a_new_and_in_an_old_database() {
         assert!(String::from_utf8_lossy(&last.stdout).contains("paid"), "{last:?}");
         dev.interrupt();
     }
+    let compact = format!("driftctl -d {} compact -t orders --yes", dir.path().display());
+    let compacted = run(&compact);
+    assert!(compacted.status.success(), "{compacted:?}");
+    let dev = Dev::start(dir.path());
+    for command in dev.commands() {
+        let output = run(command);
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+    dev.interrupt();
 }

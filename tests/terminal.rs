@@ -199,3 +199,39 @@ fn a_result_that_is_longer_than_the_terminal_goes_to_the_pager() {
     // Never in a pipe.
     assert!(!String::from_utf8_lossy(&run(&["select", "t", "-o", "table"]).stdout).contains("PAGED"));
 }
+
+#[test]
+fn a_pager_that_is_left_early_drops_the_rest_of_the_result_only() {
+    if Command::new("tmux").arg("-V").output().is_err() {
+        eprintln!("skipped: tmux is missing");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (driftctl, text) = (binary("driftctl"), "x".repeat(60));
+    // More than a pipe holds.
+    let rows: Vec<String> = (1000..5000).map(|n| format!(r#"{{"id": {n}, "text": "{text}"}}"#)).collect();
+    let script = format!("CREATE TABLE t (pk=id INT); INSERT INTO t {}", rows.join(", "));
+    fs::write(dir.path().join("script"), script).unwrap();
+    let mut command = Command::new(&driftctl);
+    command.args(["-d", "data", "sql", "-f", "script"]).current_dir(dir.path());
+    assert!(command.status().unwrap().success());
+
+    let tmux = Tmux { socket: dir.path().join("tmux"), directory: dir.path().to_owned(), columns: 80 };
+    let driftctl = format!("PAGER='head -n 3' {} -d data", driftctl.display());
+    tmux.start("select", &format!("{driftctl} select t; printf \"{DONE} $?\"; sleep 600"));
+    let screen = tmux.screen("select", |screen| screen.contains(DONE));
+    assert!(screen.contains(&format!("{DONE} 0")), "{screen}");
+    assert!(screen.contains("1000") && !screen.contains("1001"), "{screen}");
+
+    tmux.start("shell", &format!("{driftctl} shell"));
+    tmux.screen("shell", |screen| screen.contains("driftdb>"));
+    for _ in 0..2 {
+        tmux.keys("shell", &["SELECT * FROM t\\;", "Enter"]);
+        tmux.screen("shell", |screen| screen.trim_end().ends_with("driftdb>") && screen.contains("1000"));
+        tmux.keys("shell", &["SELECT COUNT(*) FROM t WHERE id < 1007\\;", "Enter"]);
+        let screen = tmux.screen("shell", |screen| screen.contains("(1 row)"));
+        assert!(!screen.contains("1001") && !screen.contains("error"), "{screen}");
+        tmux.keys("shell", &["C-l"]);
+        tmux.screen("shell", |screen| !screen.contains("(1 row)"));
+    }
+}

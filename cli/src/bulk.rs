@@ -35,7 +35,9 @@ pub(crate) fn print(result: v1::BulkResult, seq: Option<u64>, always: bool, out:
         1 => "1 row".to_owned(),
         rows => format!("{rows} rows"),
     };
-    if out.wants_notes() {
+    let has_record = out.wants_commits() || always;
+    // How many rows would change is what a dry run is for.
+    if out.wants_notes() || (dry_run && !has_record) {
         let rest = rows.saturating_sub(shown);
         render::note(&match (dry_run, seq) {
             (true, _) if rest > 0 => {
@@ -48,7 +50,7 @@ pub(crate) fn print(result: v1::BulkResult, seq: Option<u64>, always: bool, out:
             (false, Some(seq)) => format!("ok, seq {seq}: {counted}"),
         });
     }
-    if out.wants_commits() || always {
+    if has_record {
         let (dry_run, read_seq) = (dry_run.then_some(true), dry_run.then_some(read_seq));
         let json = BulkJson { seq, rows, commits, dry_run, read_seq, replayed };
         out.print_item(ResultItem::Record(shapes::line(&json)?))?;

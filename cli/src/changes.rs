@@ -8,7 +8,6 @@ use std::borrow::Cow;
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::rfc3339::UtcTime;
-use driftdb_common::limits;
 use driftdb_common::table::schema::SchemaEvent;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -19,7 +18,7 @@ mod schemas;
 
 pub(crate) use schemas::{KnownSchemas, SchemaRequest};
 
-/// A commit of a line, or a part of one.
+/// A commit of a line.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ImportedCommit {
     /// The seq that the commit had; 0 if the line names none.
@@ -32,8 +31,6 @@ pub(crate) struct ImportedCommit {
     pub(crate) actor: String,
     /// What the commit did.
     pub(crate) content: ImportedContent,
-    /// Whether the commit continues in the next line.
-    pub(crate) more: bool,
 }
 
 /// What a commit did: rows and schemas do not change in the same one.
@@ -58,8 +55,6 @@ struct ChangesLine<'a> {
     reason: String,
     #[serde(borrow)]
     changes: Vec<ChangeItem<'a>>,
-    #[serde(default)]
-    more: bool,
 }
 
 #[derive(Deserialize)]
@@ -96,28 +91,8 @@ pub(crate) fn parse(line: &str) -> Result<ImportedCommit> {
         [change] if change.kind == "schema" => ImportedContent::Schema(schema(change)?),
         changes => ImportedContent::Rows(changes.iter().map(operation).collect::<Result<_>>()?),
     };
-    let ChangesLine { seq, actor, reason, more, .. } = commit;
-    Ok(ImportedCommit { seq, time: time.transpose()?, reason, actor, content, more })
-}
-
-/// A commit, with the part of it that came before.
-pub(crate) fn joined(part: Option<ImportedCommit>, next: ImportedCommit) -> Result<ImportedCommit> {
-    let Some(part) = part else { return Ok(next) };
-    let (ImportedContent::Rows(mut operations), ImportedContent::Rows(rest)) = (part.content, next.content)
-    else {
-        return Err(Error::new(Reason::ArgumentInvalid, "a commit in parts changes rows only"));
-    };
-    if part.seq != next.seq {
-        let message = format!("commit {} continues, but the line has commit {}", part.seq, next.seq);
-        return Err(Error::new(Reason::ArgumentInvalid, message));
-    }
-    operations.extend(rest);
-    if operations.len() > limits::OPERATIONS_PER_COMMIT {
-        let limit = limits::OPERATIONS_PER_COMMIT;
-        let message = format!("the commit has more than {limit} changes, which is the limit of a commit");
-        return Err(Error::new(Reason::TooLarge, message));
-    }
-    Ok(ImportedCommit { content: ImportedContent::Rows(operations), more: next.more, ..part })
+    let ChangesLine { seq, actor, reason, .. } = commit;
+    Ok(ImportedCommit { seq, time: time.transpose()?, reason, actor, content })
 }
 
 fn schema(change: &ChangeItem<'_>) -> Result<SchemaEvent> {
@@ -161,13 +136,10 @@ mod tests {
         let line = r#"{"seq":7,"time":"2026-01-01T00:00:00.000Z","actor":"ann","reason":"why","changes":[
             {"table":"t","key":"a","kind":"insert","payload":{"id":"a","n":1.0}},
             {"table":"t","key":"b","kind":"patch","payload":{"n":null},"before":null,"after":{}},
-            {"table":"u","key":"7","kind":"soft_delete","payload":null}],"more":true}"#;
+            {"table":"u","key":"7","kind":"soft_delete","payload":null}]}"#;
         assert!(has_changes(line));
         let commit = parse(line).unwrap();
-        assert_eq!(
-            (commit.seq, commit.more, commit.reason.as_str(), commit.actor.as_str()),
-            (7, true, "why", "ann")
-        );
+        assert_eq!((commit.seq, commit.reason.as_str(), commit.actor.as_str()), (7, "why", "ann"));
         let ImportedContent::Rows(operations) = commit.content else { panic!("no rows") };
         let put = v1::Operation::put("t", r#"{"id":"a","n":1.0}"#);
         assert_eq!(operations[0], v1::Operation { key: "a".into(), ..put });

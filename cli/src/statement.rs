@@ -71,7 +71,10 @@ pub(crate) fn with_as_of<'a>(text: &'a str, statement: &Statement, point: &str) 
     };
     match serde_json::to_string(point) {
         Ok(point) if free => {
-            format!("{} AS OF {point}", text.trim_end_matches(|c: char| c == ';' || c.is_whitespace())).into()
+            // The statement can end with a comment, which a new line ends.
+            let joint = if text.contains("--") { '\n' } else { ' ' };
+            let text = text.trim_end_matches(|c: char| c == ';' || c.is_whitespace());
+            format!("{text}{joint}AS OF {point}").into()
         }
         _ => text.into(),
     }
@@ -185,6 +188,7 @@ mod tests {
             ("SELECT * FROM t LIMIT 1", "SELECT * FROM t LIMIT 1 AS OF \"1 hour ago\""),
             ("SELECT * FROM t AS OF @seq:1 LIMIT 1", "SELECT * FROM t AS OF @seq:1 LIMIT 1"),
             ("EXPLAIN SELECT * FROM t;", "EXPLAIN SELECT * FROM t AS OF \"1 hour ago\""),
+            ("SELECT * FROM t -- all", "SELECT * FROM t -- all\nAS OF \"1 hour ago\""),
             ("DESCRIBE t", "DESCRIBE t AS OF \"1 hour ago\""),
             ("SHOW TABLES", "SHOW TABLES AS OF \"1 hour ago\""),
             ("SHOW DRIFT t", "SHOW DRIFT t"),

@@ -1,6 +1,6 @@
 //! Schemas of tables while a history is written again: which call repeats a change of a schema.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
@@ -8,7 +8,7 @@ use driftdb_common::service::convert::schema_to_wire;
 use driftdb_common::table::schema::{SchemaAction, SchemaEvent};
 
 /// The schemas of the tables that exist at this point of the history.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct KnownSchemas(HashMap<String, v1::TableInfo>);
 
 /// The call that repeats a change of a schema.
@@ -28,13 +28,12 @@ impl KnownSchemas {
         KnownSchemas(tables.into_iter().map(|info| (info.table.clone(), info)).collect())
     }
 
-    /// Whether the tables are already as they are after the event.
-    pub(crate) fn contain(&self, event: &SchemaEvent) -> bool {
-        let found = self.0.get(&event.schema.table);
-        match event.action {
-            SchemaAction::Drop => found.is_none(),
-            _ => found.is_some_and(|found| is_same(found, &schema_to_wire(&event.schema))),
-        }
+    /// Whether these tables are the same here and there, or exist in neither.
+    pub(crate) fn agree_with(&self, other: &KnownSchemas, names: &BTreeSet<String>) -> bool {
+        names.iter().all(|name| match (self.0.get(name), other.0.get(name)) {
+            (Some(one), Some(other)) => is_same(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        })
     }
 
     /// The names of the tables that exist.
@@ -71,14 +70,14 @@ impl KnownSchemas {
                     let message = format!("table {table:?} is altered before it is created");
                     Error::new(Reason::TableNotFound, message)
                 })?;
-                let is_changed = before.retain != retain;
+                // An ALTER can change nothing, and is a commit nevertheless. The retention is in it so that the call asks for something.
                 SchemaRequest::Alter(v1::AlterTableRequest {
                     add_indexes: missing_from(&before.indexes, &indexes),
                     drop_indexes: missing_from(&indexes, &before.indexes),
                     add_composite_indexes: missing_from(&before.composite_indexes, &composite_indexes),
                     drop_composite_indexes: missing_from(&composite_indexes, &before.composite_indexes),
-                    retain_forever: is_changed && retain.is_none(),
-                    retain: retain.filter(|_| is_changed),
+                    retain_forever: retain.is_none(),
+                    retain,
                     table,
                     options,
                 })
@@ -117,11 +116,15 @@ mod tests {
     fn an_alter_asks_for_the_difference() {
         let mut known = KnownSchemas::default();
         let created = event("create", r#"["a",["b","c"]]"#, Some(5000));
-        assert!(!known.contain(&created));
+        let (mut other, names) = (KnownSchemas::default(), BTreeSet::from(["t".to_owned()]));
+        assert!(known.agree_with(&other, &names));
         known.learn(&created);
-        assert!(known.contain(&created));
+        assert!(!known.agree_with(&other, &names));
+        other.learn(&created);
+        assert!(known.agree_with(&other, &names));
         let altered = event("alter", r#"["d",["b","c"]]"#, None);
-        assert!(!known.contain(&altered));
+        other.learn(&altered);
+        assert!(!known.agree_with(&other, &names));
         let Ok(SchemaRequest::Alter(alter)) = known.request(&altered, v1::CommitOptions::default()) else {
             panic!("no alter")
         };
@@ -129,7 +132,6 @@ mod tests {
         assert!(alter.add_composite_indexes.is_empty() && alter.drop_composite_indexes.is_empty());
         assert!(alter.retain_forever && alter.retain.is_none());
         known.learn(&event("drop", "[]", None));
-        assert!(known.contain(&event("drop", "[]", None)));
         assert!(known.request(&altered, v1::CommitOptions::default()).is_err());
     }
 }

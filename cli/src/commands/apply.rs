@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use v1::operation::Action;
 
 use crate::args::ApplyArgs;
-use crate::changes::{self, ImportedCommit, ImportedContent, KnownSchemas};
+use crate::changes::{self, ImportedContent, KnownSchemas};
 use crate::database::DatabaseHandle;
 use crate::exit::CliResult;
 use crate::input::Lines;
@@ -81,8 +81,6 @@ struct Applying<'a> {
     latest: Option<UtcTime>,
     /// The schemas of the tables, once a line has changed one.
     schemas: Option<KnownSchemas>,
-    /// The parts so far of a commit that has several lines.
-    part: Option<ImportedCommit>,
 }
 
 async fn load(
@@ -97,32 +95,23 @@ async fn load(
         false => None,
     };
     let preserve_time = args.preserve_time;
-    let mut applying = Applying { database, preserve_time, latest, schemas: None, part: None };
+    let mut applying = Applying { database, preserve_time, latest, schemas: None };
     while let Some(line) = lines.next().await? {
         let applied = applying.apply(&line.text).await.map_err(|e| e.context(lines.place(line.number)))?;
-        let Some((seq, events)) = applied else { continue };
+        let (seq, events) = applied;
         loaded.last_seq = seq;
         loaded.commits += 1;
         loaded.events += events;
         progress.show(format_args!("{} commits, {} events", loaded.commits, loaded.events));
     }
-    match applying.part {
-        None => Ok(()),
-        Some(part) => {
-            Err(invalid(format_args!("commit {} is not complete at the end of the file", part.seq)))
-        }
-    }
+    Ok(())
 }
 
 impl Applying<'_> {
-    /// Applies a line. Returns the seq and the number of events of its commit; `None` if the commit continues in the next line.
-    async fn apply(&mut self, line: &str) -> Result<Option<(u64, u64)>> {
+    /// Applies a line. Returns the seq and the number of events of its commit.
+    async fn apply(&mut self, line: &str) -> Result<(u64, u64)> {
         let (request, time) = if changes::has_changes(line) {
-            let commit = changes::joined(self.part.take(), changes::parse(line)?)?;
-            if commit.more {
-                self.part = Some(commit);
-                return Ok(None);
-            }
+            let commit = changes::parse(line)?;
             let options =
                 v1::CommitOptions { reason: commit.reason, actor: commit.actor, ..Default::default() };
             match commit.content {
@@ -132,7 +121,7 @@ impl Applying<'_> {
                 ),
                 ImportedContent::Schema(event) => {
                     let seq = self.change_schema(&event, options, commit.time).await?;
-                    return Ok(Some((seq, 1)));
+                    return Ok((seq, 1));
                 }
             }
         } else {
@@ -142,7 +131,7 @@ impl Applying<'_> {
         let options = request.options.map(|options| v1::CommitOptions { commit_time, ..options });
         let token = self.database.apply(v1::ApplyRequest { options, ..request }).await?;
         self.latest = token.time.and_then(moment).or(self.latest);
-        Ok(Some((token.seq, events)))
+        Ok((token.seq, events))
     }
 
     /// The time of a commit that names one, if times are kept.

@@ -115,10 +115,11 @@ fn commands(table: Option<&v1::TableInfo>) -> [String; 3] {
             r#"sql 'PATCH orders KEY "o1" SET {"status": "paid"}'"#.to_owned(),
             "drift orders o1".to_owned(),
         ],
-        Some(v1::TableInfo { table, created_seq, .. }) => [
+        Some(v1::TableInfo { table, created_seq, floor_seq, .. }) => [
             format!("select {table} --limit 10"),
             format!("drift {table} --limit 10"),
-            format!("diff {table} --from @seq:{created_seq}"),
+            // A compaction discards history.
+            format!("diff {table} --from @seq:{}", created_seq.max(floor_seq)),
         ],
     }
 }

@@ -3,9 +3,12 @@
 //! A dump is JSON Lines: a header, a commit per line in the shape of `watch --format changes`, and an end with the counts, without which
 //! `load` knows that the file is not whole. docs/dump.md describes it.
 
+use std::collections::BTreeSet;
+
 use driftdb::client::WatchEvent;
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result, counted, nearest};
+use driftdb_common::limits;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use v1::watch_drift_request::Start;
@@ -49,6 +52,9 @@ pub(crate) struct DumpHeader {
     pub(crate) all_tables: bool,
     /// The tables at `seq`.
     pub(crate) tables: Vec<String>,
+    /// The tables of the whole history, those that were dropped included. Missing in a dump of rows, and in older dumps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) history_tables: Vec<String>,
 }
 
 /// What a dump has.
@@ -64,7 +70,7 @@ pub(crate) enum DumpContent {
 /// The last line of a dump.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DumpEnd {
-    /// The number of commits: lines, but for those with `more`.
+    /// The number of commits.
     pub(crate) commits: u64,
     /// The number of changes in them.
     pub(crate) changes: u64,
@@ -93,7 +99,7 @@ pub(crate) async fn run(args: DumpArgs, database: &mut DatabaseHandle, out: &mut
     let (header, tables) = tables_at(client, as_of).await?;
     let tables = selected(&args.table, tables)?;
     let from_seq = if args.history { floor(&tables) } else { 0 };
-    let first = DumpHeader {
+    let mut first = DumpHeader {
         driftdb_dump: VERSION,
         id: Uuid::new_v4().to_string(),
         content: if args.history { DumpContent::History } else { DumpContent::Rows },
@@ -102,11 +108,15 @@ pub(crate) async fn run(args: DumpArgs, database: &mut DatabaseHandle, out: &mut
         from_seq,
         all_tables: args.table.is_empty(),
         tables: tables.iter().map(|info| info.table.clone()).collect(),
+        history_tables: Vec::new(),
     };
     let prints = input::is_stdin(&args.file);
     let file = if prints { None } else { Some(DumpSink::create(&args.file)?) };
     let progress = ProgressLine::default();
     let mut dump = Dump { database, out, file, progress, made: DumpEnd::default() };
+    if args.history {
+        first.history_tables = dump.history_tables(&args.table, (from_seq, first.seq), &first.tables).await?;
+    }
     dump.line(&shapes::line(&first)?)?;
     if args.history {
         if from_seq > 0 {
@@ -188,10 +198,10 @@ impl Dump<'_> {
     }
 
     /// Writes a line of changes.
-    fn commit(&mut self, json: &str, changes: usize, more: bool) -> CliResult {
+    fn commit(&mut self, json: &str, changes: usize) -> CliResult {
         self.line(json)?;
         self.made.changes += changes as u64;
-        self.made.commits += u64::from(!more);
+        self.made.commits += 1;
         let DumpEnd { commits, changes } = self.made;
         self.progress.show(format_args!("{commits} commits, {changes} changes"));
         Ok(())
@@ -201,7 +211,7 @@ impl Dump<'_> {
     async fn rows(&mut self, at: &v1::ReadHeader, tables: Vec<v1::TableInfo>, timed: bool) -> CliResult {
         let time = at.read_time.filter(|_| timed);
         for info in tables {
-            self.commit(&shapes::created_table(&info, time.as_ref())?, 1, false)?;
+            self.commit(&shapes::created_table(&info, time.as_ref())?, 1)?;
             let request = v1::SelectRequest {
                 table: info.table.clone(),
                 as_of: Some(v1::AsOf::seq(at.read_seq)),
@@ -215,13 +225,13 @@ impl Dump<'_> {
                 if batch.len() == ROWS || bytes >= BYTES {
                     let count = batch.len();
                     let line = shapes::inserted_rows(&info.table, std::mem::take(&mut batch), time.as_ref())?;
-                    self.commit(&line, count, false)?;
+                    self.commit(&line, count)?;
                     bytes = 0;
                 }
             }
             if !batch.is_empty() {
                 let count = batch.len();
-                self.commit(&shapes::inserted_rows(&info.table, batch, time.as_ref())?, count, false)?;
+                self.commit(&shapes::inserted_rows(&info.table, batch, time.as_ref())?, count)?;
             }
         }
         Ok(())
@@ -229,6 +239,46 @@ impl Dump<'_> {
 
     /// Writes the commits after `from`, up to and including `to`.
     async fn history(&mut self, tables: &[String], from: u64, to: u64) -> CliResult {
+        self.each_commit(tables, (from, to), |dump, commit| {
+            let (seq, changes) = (commit.seq, commit.changes.len());
+            let line = shapes::commit(commit, RequestedImages::default())?;
+            check_loadable(seq, line.len())?;
+            dump.commit(&line, changes)
+        })
+        .await
+    }
+
+    /// The names of all tables that the history is about, and of those that exist. They come before it, so the history is read for them.
+    async fn history_tables(
+        &mut self,
+        tables: &[String],
+        range: (u64, u64),
+        existing: &[String],
+    ) -> CliResult<Vec<String>> {
+        let mut names: BTreeSet<String> = existing.iter().cloned().collect();
+        // With -t, the history is about the named tables.
+        if tables.is_empty() {
+            self.each_commit(tables, range, |dump, commit| {
+                dump.progress.show(format_args!("looking for tables up to seq {}", commit.seq));
+                for change in commit.changes {
+                    if !names.contains(&change.table) {
+                        names.insert(change.table);
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// Calls `visit` with each commit after `from`, up to and including `to`.
+    async fn each_commit(
+        &mut self,
+        tables: &[String],
+        (from, to): (u64, u64),
+        mut visit: impl FnMut(&mut Self, v1::Commit) -> CliResult,
+    ) -> CliResult {
         // Nothing has happened yet, or nothing since the floor.
         if to <= from {
             return Ok(());
@@ -250,23 +300,46 @@ impl Dump<'_> {
                     return Err(Error::new(Reason::BelowFloor, message).into());
                 }
                 WatchEvent::Interrupted(status) => return Err(to_error(&status).into()),
-                WatchEvent::Commit(commit) => {
-                    let (changes, more) = (commit.changes.len(), commit.more);
-                    self.commit(&shapes::commit(commit, RequestedImages::default())?, changes, more)?;
-                }
+                WatchEvent::Commit(commit) => visit(self, commit)?,
                 _ => {}
             }
         }
         Ok(())
     }
 
-    /// Writes the last line, and makes the file durable.
+    /// Writes the last line, and makes the file durable, or passes standard output on.
     fn finish(mut self) -> CliResult<DumpEnd> {
         let end = self.made;
         self.line(&shapes::line(&EndLine { end })?)?;
-        if let Some(file) = self.file {
-            file.finish()?;
+        match self.file {
+            Some(file) => file.finish()?,
+            None => self.out.flush()?,
         }
         Ok(end)
+    }
+}
+
+/// Fails if a commit is too large to be written again: each line becomes one request.
+fn check_loadable(seq: u64, bytes: usize) -> Result<()> {
+    if bytes < limits::REQUEST_BYTES {
+        return Ok(());
+    }
+    let message = format!(
+        "cannot dump the history: commit {seq} has {} MiB of changes, and a load can write commits of less than {} MiB; dump the rows, without --history, or leave out its table with -t",
+        bytes >> 20,
+        limits::REQUEST_BYTES >> 20
+    );
+    Err(Error::new(Reason::TooLarge, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_that_could_not_be_loaded_again_is_refused_and_named() {
+        assert!(check_loadable(7, limits::REQUEST_BYTES - 1).is_ok());
+        let error = check_loadable(7, limits::REQUEST_BYTES).unwrap_err();
+        assert!(error.message().contains("commit 7 has 64 MiB of changes"), "{error}");
     }
 }

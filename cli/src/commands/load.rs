@@ -6,7 +6,7 @@
 use driftdb_common::error::{Error, Reason, Result, counted};
 
 use crate::args::LoadArgs;
-use crate::changes::{self, ImportedCommit, ImportedContent};
+use crate::changes::{self, ImportedContent};
 use crate::commands::dump::{DumpEnd, DumpHeader, EndLine, VERSION};
 use crate::database::DatabaseHandle;
 use crate::exit::CliResult;
@@ -14,6 +14,8 @@ use crate::input::{self, InputLine, Lines};
 use crate::render::{self, Printer, ProgressLine};
 use crate::shapes;
 
+mod attempts;
+mod batch_stream;
 mod replay;
 
 use replay::DumpReplay;
@@ -23,11 +25,11 @@ pub(crate) async fn run(args: &LoadArgs, database: &mut DatabaseHandle, out: &mu
     let name = input::name(&args.file);
     let mut lines = Lines::open(&args.file)?;
     let header = header(lines.next().await?, &name)?;
-    let mut replay = DumpReplay::begin(header, args.restart, database).await?;
+    let mut replay = DumpReplay::new(header, args.restart, database);
     let outcome = load(&mut lines, &mut replay, &name).await;
     let outcome = match outcome {
         Ok(()) => replay.finish().await,
-        Err(error) => replay.drain().await.and(Err(error)),
+        Err(error) => replay.end().await.and(Err(error)),
     };
     let loaded = replay.loaded();
     if outcome.is_err() && loaded.commits > 0 {
@@ -64,21 +66,16 @@ fn header(line: Option<InputLine>, name: &str) -> Result<DumpHeader> {
 /// Loads all lines after the header. Fails if the last one is not the end of a dump.
 async fn load(lines: &mut Lines, replay: &mut DumpReplay<'_>, name: &str) -> Result<()> {
     let mut progress = ProgressLine::default();
-    let (mut found, mut part) = (DumpEnd::default(), None::<ImportedCommit>);
+    let mut found = DumpEnd::default();
     while let Some(line) = lines.next().await? {
         if let Some(end) = end(&line.text) {
-            return check_end(end, found, part.is_some(), lines, name).await;
+            return check_end(end, found, lines, name).await;
         }
         let commit = changes::parse(&line.text).map_err(|e| e.context(lines.place(line.number)))?;
         found.changes += match &commit.content {
             ImportedContent::Rows(operations) => operations.len() as u64,
             ImportedContent::Schema(_) => 1,
         };
-        let commit = changes::joined(part.take(), commit).map_err(|e| e.context(lines.place(line.number)))?;
-        if commit.more {
-            part = Some(commit);
-            continue;
-        }
         found.commits += 1;
         replay.add(commit, &lines.place(line.number)).await?;
         progress.show(format_args!("{} commits, {} changes", found.commits, found.changes));
@@ -91,8 +88,8 @@ fn end(line: &str) -> Option<DumpEnd> {
     line.starts_with("{\"end\"").then(|| serde_json::from_str::<EndLine>(line).ok())?.map(|line| line.end)
 }
 
-async fn check_end(end: DumpEnd, found: DumpEnd, open: bool, lines: &mut Lines, name: &str) -> Result<()> {
-    if end != found || open {
+async fn check_end(end: DumpEnd, found: DumpEnd, lines: &mut Lines, name: &str) -> Result<()> {
+    if end != found {
         let why = format!(
             "it should have {} with {}, and has {} with {}",
             counted(end.commits, "commit"),
@@ -116,5 +113,7 @@ fn incomplete(name: &str, why: &str) -> Error {
     Error::new(Reason::ArgumentInvalid, message)
 }
 
+#[cfg(test)]
+mod repeated;
 #[cfg(test)]
 mod tests;

@@ -52,7 +52,8 @@ async fn revert_many(
     if let Some(condition) = &args.condition {
         // Alone first, so that an error points into it.
         parser::parse_condition(condition, &[]).map_err(|error| Failure::in_text(error, condition))?;
-        text.push_str(&format!(" WHERE {condition}"));
+        // It can end with a comment, which a new line ends.
+        text.push_str(&format!(" WHERE {condition}\n"));
     }
     let point = serde_json::to_string(&args.to).map_err(|e| Failure::Usage(e.to_string()))?;
     text.push_str(&format!(" TO {point}"));

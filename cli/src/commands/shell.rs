@@ -58,8 +58,10 @@ pub(crate) async fn run(database: &mut DatabaseHandle, out: &mut Printer) -> Cli
         match shell.interruptible(entry).await {
             Ok(Flow::On) => {}
             Ok(Flow::Quit) => break,
-            // The user has left the pager.
-            Err(Failure::BrokenPipe) if shell.session.out.take_left_pager() => {}
+            // The user has left the pager. The rest of the result is dropped.
+            Err(Failure::BrokenPipe) if shell.session.out.take_left_pager() => {
+                shell.session.out.end_result()?
+            }
             Err(Failure::BrokenPipe) => return Err(Failure::BrokenPipe),
             Err(failure) => shell.session.out.print_failure(&failure),
         }

@@ -43,7 +43,6 @@ pub(crate) async fn run(args: WatchArgs, database: &mut DatabaseHandle, out: &mu
         out,
         images: RequestedImages { before: args.with_before, after: args.with_after },
         progress: args.progress,
-        parts: Vec::new(),
         prints_commits: args.format == Some(WatchFormat::Changes),
         program: Program::new(&args.command),
         bookmark,
@@ -193,8 +192,6 @@ struct Watching<'a> {
     progress: bool,
     /// Each commit is one line, in a shape that can be applied.
     prints_commits: bool,
-    /// The parts so far of a commit that has several.
-    parts: Vec<String>,
     program: Option<Program>,
     bookmark: Option<Bookmark>,
     opened: bool,
@@ -223,7 +220,6 @@ impl Watching<'_> {
                 header.read_seq
             }
             WatchEvent::Interrupted(status) => {
-                self.parts.clear();
                 // If no reader was reachable from the start, waiting does not help.
                 if !self.opened && reason(&status).as_deref() == Some(Reason::Unreachable.as_str()) {
                     return Err(status.into());
@@ -261,12 +257,7 @@ impl Watching<'_> {
         match &self.program {
             Some(program) => program.run(&shapes::commit(commit, self.images)?, Some(seq)).await?,
             None if self.prints_commits => {
-                // If the stream breaks between the parts of a commit, all of them come again. So none is printed before the last.
-                let is_whole = !commit.more;
-                self.parts.push(shapes::commit(commit, self.images)? + "\n");
-                if is_whole {
-                    std::mem::take(&mut self.parts).iter().try_for_each(|line| self.out.print_text(line))?;
-                }
+                self.out.print_text(&(shapes::commit(commit, self.images)? + "\n"))?;
             }
             None => {
                 for event in shapes::events(commit, self.images)? {

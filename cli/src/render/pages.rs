@@ -33,7 +33,8 @@ enum PageStage {
     Direct,
     /// The first lines of a result are kept, until there are more of them than the terminal has.
     Kept { text: Vec<u8>, lines: usize },
-    /// The result goes to the pager.
+    /// The result goes to the pager. Once the user has left it, the rest of the result is dropped: the printer above keeps bytes that
+    /// it could not write, and would print them after the result.
     Paged(Child),
 }
 
@@ -100,21 +101,24 @@ impl PagedOutput {
 
 impl Write for PagedOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = match &mut self.stage {
-            PageStage::Direct => return self.stdout.write(bytes),
+        match &mut self.stage {
+            PageStage::Direct => self.stdout.write(bytes),
             PageStage::Kept { text, lines } => {
                 text.extend_from_slice(bytes);
                 *lines += bytes.iter().filter(|byte| **byte == b'\n').count();
                 self.turn()?;
-                return Ok(bytes.len());
+                Ok(bytes.len())
             }
-            PageStage::Paged(child) => match &mut child.stdin {
-                Some(pipe) => pipe.write(bytes),
-                None => Err(io::ErrorKind::BrokenPipe.into()),
-            },
-        };
-        self.left |= written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
-        written
+            PageStage::Paged(child) => {
+                let Some(pipe) = &mut child.stdin else { return Ok(bytes.len()) };
+                let written = pipe.write(bytes);
+                if written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
+                    self.left = true;
+                    child.stdin = None;
+                }
+                written
+            }
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -49,6 +49,8 @@ pub(crate) struct Printer {
     style: Style,
     /// The number of rows written to the JSON array so far.
     written: u64,
+    /// Whether something else was printed, so that no empty array stands for the result.
+    has_text: bool,
     /// The number of rows of the present result; `None` if it is a message.
     result_rows: Option<u64>,
     /// Whether rows are printed one field a line.
@@ -95,6 +97,7 @@ impl Printer {
             piped: false,
             style: Style::PLAIN,
             written: 0,
+            has_text: false,
             result_rows: Some(0),
             vertical,
             pages: None,
@@ -174,8 +177,8 @@ impl Printer {
 
     /// Ends the pages: waits until the user has left the pager.
     pub(crate) fn end_pages(&mut self) -> CliResult {
-        // Flush first: the end of the result may still be here.
-        let flushed = self.out.flush();
+        // Flush first: the end of the result may still be here. If the user has left the pager, the second time drops it.
+        let flushed = self.out.flush().or_else(|e| self.out.flush().and(Err(e)));
         let ended = self.pages.as_ref().map_or(Ok(()), Pages::end);
         Ok(flushed.and(ended)?)
     }
@@ -308,6 +311,7 @@ impl Printer {
     pub(crate) fn finish(&mut self) -> CliResult {
         self.end_result()?;
         match (self.format, self.written) {
+            (Format::Json, 0) if self.has_text => {}
             (Format::Json, 0) => self.out.write_all(b"[]\n")?,
             (Format::Json, _) => self.out.write_all(b"]\n")?,
             _ => {}
@@ -318,6 +322,7 @@ impl Printer {
 
     /// Prints text unchanged and flushes it.
     pub(crate) fn print_text(&mut self, text: &str) -> CliResult {
+        self.has_text = true;
         self.out.write_all(text.as_bytes())?;
         self.out.flush()?;
         Ok(())
@@ -325,6 +330,7 @@ impl Printer {
 
     /// Prints bytes unchanged.
     pub(crate) fn print_bytes(&mut self, bytes: &[u8]) -> CliResult {
+        self.has_text = true;
         self.out.write_all(bytes)?;
         Ok(())
     }

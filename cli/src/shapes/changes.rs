@@ -92,17 +92,14 @@ pub(crate) fn commit(commit: v1::Commit, images: RequestedImages) -> Result<Stri
         actor: String,
         reason: String,
         changes: Vec<ChangeJson>,
-        /// Whether the commit continues in the next line.
-        #[serde(skip_serializing_if = "std::ops::Not::not")]
-        more: bool,
     }
     let (seq, time) = (commit.seq, time(commit.time.as_ref())?);
-    let (actor, reason, more) = (commit.actor.clone(), commit.reason.clone(), commit.more);
+    let (actor, reason) = (commit.actor.clone(), commit.reason.clone());
     let changes = events(commit, images)?.into_iter().map(|event| {
         let EventJson { table, key, kind, payload, before, after, .. } = event;
         ChangeJson { table, key, kind, payload, before, after }
     });
-    line(&CommitJson { seq, time, actor, reason, changes: changes.collect(), more })
+    line(&CommitJson { seq, time, actor, reason, changes: changes.collect() })
 }
 
 #[derive(Serialize)]

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{CWD, OFlags, RenameFlags, fcntl_getfl, fcntl_setfl, renameat_with};
+use rustix::io::Errno;
 
 use crate::error::{Error, Reason, Result};
 
@@ -506,40 +507,62 @@ pub fn read_stamp(path: &Path) -> Result<Option<FileStamp>> {
     Ok(Some(FileStamp { path, len: metadata.len(), modified: modified.unwrap_or_default() }))
 }
 
-/// An output file of the user that is new.
+/// A new output file of the user. Until it is whole, its name ends in `.partial`.
 #[derive(Debug)]
-pub struct NewOutputFile(fs::File);
+pub struct NewOutputFile {
+    file: Box<dyn File>,
+    len: u64,
+    partial: PathBuf,
+    path: PathBuf,
+}
 
 impl NewOutputFile {
-    /// Makes the content durable.
-    pub fn sync(&self) -> io::Result<()> {
-        self.0.sync_all()
+    /// Makes the content durable and gives the file its name. Fails if another file has got the name meanwhile.
+    #[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
+    pub fn finish(self) -> io::Result<()> {
+        self.file.sync()?;
+        match renameat_with(CWD, &self.partial, CWD, &self.path, RenameFlags::NOREPLACE) {
+            // Not every file system can do it. A link never replaces a file either.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                fs::hard_link(&self.partial, &self.path)?;
+                fs::remove_file(&self.partial)?;
+            }
+            renamed => renamed?,
+        }
+        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        OsFileSystem.sync_dir(directory.unwrap_or(Path::new(".")))
     }
 }
 
 impl Write for NewOutputFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+        self.file.write_at(bytes, self.len)?;
+        self.len += bytes.len() as u64;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        Ok(())
     }
 }
 
-/// Creates an output file of the user. Fails if the file exists.
+/// Begins a new output file of the user. Fails if the file exists, or if another process is writing it. What an earlier attempt has left
+/// is replaced.
 #[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
 pub fn create_new_output(path: &Path) -> Result<NewOutputFile> {
-    let file = OpenOptions::new().write(true).create_new(true).open(path);
     let what = format!("cannot create {}", path.display());
-    match file {
-        Ok(file) => Ok(NewOutputFile(file)),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(Error::new(
-            Reason::ArgumentInvalid,
-            format!("{what}: the file exists; name another, or remove it"),
-        )),
-        Err(e) => Err(Error::io(what, &e)),
+    let refused = |why: &str| Error::new(Reason::ArgumentInvalid, format!("{what}: {why}"));
+    let failed = |e: io::Error| Error::io(&what, &e);
+    if fs::symlink_metadata(path).is_ok() {
+        return Err(refused("the file exists; name another, or remove it"));
     }
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let file = OsFileSystem.lock(&partial).map_err(failed)?;
+    let file = file.ok_or_else(|| refused("another process is writing it; name another file"))?;
+    file.truncate(0).map_err(failed)?;
+    Ok(NewOutputFile { file, len: 0, partial, path: path.to_owned() })
 }
 
 /// Opens an output file of the user for appending. Creates it if it does not exist.

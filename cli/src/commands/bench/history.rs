@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::limits;
 use tokio::time::Instant;
 
 use super::disk::{bytes_in, leave_page_cache};
@@ -31,6 +32,8 @@ const EMPTY_BYTES: u64 = 32 << 20;
 const COMMIT_TIMES_BYTES: u64 = 8 << 20;
 /// Which rows are live, in a writer.
 const LIVE_ROWS_BYTES: u64 = 32 << 20;
+/// The newest changes, in a writer.
+const RECENT_CHANGES_BYTES: u64 = limits::RECENT_CHANGES_BYTES as u64;
 /// A daemon may take this much more than the formula says before `bench` says so.
 const TOLERANCE: f64 = 1.25;
 
@@ -76,7 +79,8 @@ impl LoadedStore {
         let status = reader.status(v1::ReaderServiceStatusRequest {}).await.map_err(|s| to_error(&s))?;
         let reader = status.into_inner();
         let of_reader = EMPTY_BYTES + COMMIT_TIMES_BYTES + reader.memtable_bytes + reader.cache_bytes;
-        let of_writer = EMPTY_BYTES + LIVE_ROWS_BYTES + writer.tail_bytes + writer.cache_bytes;
+        let of_writer =
+            EMPTY_BYTES + LIVE_ROWS_BYTES + RECENT_CHANGES_BYTES + writer.tail_bytes + writer.cache_bytes;
         let daemons = [
             ("reader", &self.served.reader_process, of_reader),
             ("writer", &self.served.writer_process, of_writer),

@@ -24,7 +24,7 @@ enum DumpEncoder {
 }
 
 impl DumpSink {
-    /// Creates the file. Fails if it exists: an older dump may be all that somebody has.
+    /// Begins the file, which gets its name when it is whole. Fails if it exists: an older dump may be all that somebody has.
     pub(super) fn create(path: &Path) -> Result<DumpSink> {
         let file = BufWriter::with_capacity(256 << 10, fs::create_new_output(path)?);
         let name = path.display().to_string();
@@ -50,7 +50,7 @@ impl DumpSink {
         written.map_err(|e| failed(&self.name, &e))
     }
 
-    /// Ends the compression, and makes the file durable.
+    /// Ends the compression, makes the file durable and gives it its name.
     pub(super) fn finish(self) -> Result<()> {
         let file = match self.encoder {
             DumpEncoder::Plain(file) => Ok(file),
@@ -58,7 +58,7 @@ impl DumpSink {
             DumpEncoder::Zstd(encoder) => encoder.finish(),
         };
         let file = file.and_then(|file| file.into_inner().map_err(std::io::IntoInnerError::into_error));
-        file.and_then(|file| file.sync()).map_err(|e| failed(&self.name, &e))
+        file.and_then(NewOutputFile::finish).map_err(|e| failed(&self.name, &e))
     }
 }
 

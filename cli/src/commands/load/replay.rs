@@ -1,35 +1,30 @@
 //! The commits of a dump on their way to the writer.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 
 use driftdb::v1;
-use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::error::{Error, Reason, Result, counted};
 use driftdb_common::format::rfc3339::UtcTime;
-use driftdb_common::table::schema::SchemaEvent;
-use prost::Message;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
-use uuid::Uuid;
 
+use super::attempts::{self, FoundAttempt, LoadAttempt};
+use super::batch_stream::{Acknowledged, BatchStream};
 use crate::changes::{ImportedCommit, ImportedContent, KnownSchemas};
 use crate::commands::dump::{DumpContent, DumpHeader};
 use crate::database::DatabaseHandle;
-use crate::errors::to_error;
 use crate::render;
 use crate::shapes::{self, LoadSummary};
 
-/// The maximum number of commits in flight.
-const IN_FLIGHT: usize = 64;
-/// The maximum number of bytes in flight, unless one commit alone has more.
-const IN_FLIGHT_BYTES: usize = 32 << 20;
+/// How many changes of schemas wait at most, until it is known whether an earlier run made them.
+const WAITING: usize = 10_000;
 
 /// A dump that is being written again.
 pub(super) struct DumpReplay<'a> {
     header: DumpHeader,
+    /// Whether an earlier run counts.
+    restart: bool,
     database: &'a mut DatabaseHandle,
-    requests: mpsc::Sender<v1::IngestRequest>,
-    responses: Streaming<v1::IngestResponse>,
+    /// The attempt, and the stream of its batches. Found once the lines before the first batch are known.
+    open: Option<(LoadAttempt, BatchStream)>,
     /// The schemas after the commits so far.
     schemas: KnownSchemas,
     /// The schemas that the database had when this run began: an earlier run may have made them.
@@ -38,89 +33,240 @@ pub(super) struct DumpReplay<'a> {
     earlier: u64,
     /// The number of the last batch so far.
     batch: u64,
-    /// The batches that are not acknowledged: their numbers, places and sizes.
-    in_flight: VecDeque<InFlight>,
-    in_flight_bytes: usize,
+    /// The number of commits so far that go alone: changes of schemas, and commits without changes.
+    lone: u64,
+    /// Those after batch `earlier`, which an earlier run may have made.
+    waiting: Vec<LoneCommit>,
+    /// Whether the next lone commit may have been made by an earlier run.
+    in_doubt: bool,
+    /// The database and the dump do not fit: nothing more is written.
+    is_refused: bool,
     /// The time of the last commit, before which no commit may be.
     latest: Option<UtcTime>,
     /// How many commits got a later time than they had.
     moved: u64,
-    last_seq: u64,
     loaded: LoadSummary,
 }
 
-struct InFlight {
-    batch: u64,
+/// A commit that goes alone.
+struct LoneCommit {
+    number: u64,
+    commit: ImportedCommit,
     place: String,
-    bytes: usize,
-    events: u64,
 }
 
 impl<'a> DumpReplay<'a> {
-    /// Opens the stream. Fails if the database has a table of the dump, unless an earlier run has begun to load it.
-    pub(super) async fn begin(
-        header: DumpHeader,
-        restart: bool,
-        database: &'a mut DatabaseHandle,
-    ) -> Result<DumpReplay<'a>> {
-        let id = if restart { Uuid::new_v4().to_string() } else { header.id.clone() };
-        let (requests, receiver) = mpsc::channel(IN_FLIGHT + 1);
-        let first = v1::IngestRequest { producer_id: format!("driftctl:load:{id}"), ..Default::default() };
-        requests.send(first).await.map_err(|_| ended())?;
-        let mut writer = database.writer().await?;
-        let responses = writer.ingest(ReceiverStream::new(receiver)).await.map_err(|s| to_error(&s))?;
-        let mut responses = responses.into_inner();
-        let answer = responses.message().await.map_err(|s| to_error(&s))?.ok_or_else(ended)?;
-        let status = database.writer_status().await?;
-        let found = KnownSchemas::of(status.tables);
-        let earlier = answer.durable_batch_id;
-        if earlier == 0 {
-            refuse_known_tables(&header, &found)?;
-        } else {
-            render::note(&format!(
-                "note: an earlier run loaded the first {earlier} commits of rows; resuming after them"
-            ));
-        }
-        Ok(DumpReplay {
+    /// Begins to load. Nothing is written yet.
+    pub(super) fn new(header: DumpHeader, restart: bool, database: &'a mut DatabaseHandle) -> DumpReplay<'a> {
+        DumpReplay {
             header,
+            restart,
             database,
-            requests,
-            responses,
+            open: None,
             schemas: KnownSchemas::default(),
-            found,
-            earlier,
+            found: KnownSchemas::default(),
+            earlier: 0,
             batch: 0,
-            in_flight: VecDeque::new(),
-            in_flight_bytes: 0,
-            latest: status.last_time.and_then(|time| UtcTime::from_parts(time.seconds, time.nanos)),
+            lone: 0,
+            waiting: Vec::new(),
+            in_doubt: true,
+            is_refused: false,
+            latest: None,
             moved: 0,
-            last_seq: status.last_seq,
-            loaded: LoadSummary { last_seq: status.last_seq, ..LoadSummary::default() },
-        })
+            loaded: LoadSummary::default(),
+        }
     }
 
     /// What this run has loaded.
     pub(super) fn loaded(&self) -> LoadSummary {
-        LoadSummary {
-            last_seq: self.last_seq,
-            commits: self.loaded.commits,
-            events: self.loaded.events,
-            skipped: None,
-        }
+        let LoadSummary { last_seq, commits, events, .. } = self.loaded;
+        LoadSummary { last_seq, commits, events, skipped: None }
     }
 
     /// Writes a commit again.
     pub(super) async fn add(&mut self, commit: ImportedCommit, place: &str) -> Result<()> {
-        self.fill_gap(&commit).await.map_err(|e| e.context(place))?;
-        match commit.content {
-            ImportedContent::Schema(ref event) => {
-                self.change_schema(event, &commit).await.map_err(|e| e.context(place))
+        match &commit.content {
+            ImportedContent::Rows(operations) if !operations.is_empty() => self.send(commit, place).await,
+            _ => {
+                self.lone += 1;
+                let lone = LoneCommit { number: self.lone, commit, place: place.to_owned() };
+                if self.open.is_some() && self.batch < self.earlier {
+                    self.learn(&lone.commit);
+                    return Ok(());
+                }
+                if !self.in_doubt {
+                    return self.write_lone(lone).await;
+                }
+                self.waiting.push(lone);
+                if self.waiting.len() < WAITING { Ok(()) } else { self.settle(true).await }
             }
-            ImportedContent::Rows(ref operations) if operations.is_empty() => {
-                self.mark(&commit).await.map_err(|e| e.context(place))
-            }
-            ImportedContent::Rows(_) => self.send(commit, place).await,
         }
+    }
+
+    async fn send(&mut self, commit: ImportedCommit, place: &str) -> Result<()> {
+        self.open().await?;
+        if self.batch == self.earlier {
+            self.settle(true).await?;
+            self.in_doubt = false;
+        }
+        self.batch += 1;
+        if self.batch <= self.earlier {
+            return Ok(());
+        }
+        self.fill_gap(&commit).await.map_err(|e| e.context(place))?;
+        let options = self.options(&commit, String::new());
+        let ImportedContent::Rows(operations) = commit.content else { return Ok(()) };
+        let request = v1::IngestRequest {
+            batch_id: self.batch,
+            operations,
+            atomic: true,
+            options: Some(options),
+            stop_at_refusal: true,
+            ..Default::default()
+        };
+        let Some((_, stream)) = &mut self.open else { return Ok(()) };
+        let sent = stream.send(request, place).await;
+        self.count_acknowledged();
+        sent
+    }
+
+    /// Finds the attempt that this run continues or begins, unless it was found.
+    async fn open(&mut self) -> Result<()> {
+        if self.open.is_some() {
+            return Ok(());
+        }
+        let first: Vec<u64> = self.waiting.iter().map(|lone| lone.number).collect();
+        let found = attempts::find(&self.header.id, self.restart, &first, self.database).await?;
+        let FoundAttempt { attempt, stream, earlier } = found;
+        let status = self.database.writer_status().await?;
+        self.found = KnownSchemas::of(status.tables);
+        self.latest = status.last_time.and_then(|time| UtcTime::from_parts(time.seconds, time.nanos));
+        self.loaded.last_seq = status.last_seq;
+        self.earlier = earlier;
+        if earlier > 0 {
+            render::note(&format!(
+                "note: an earlier run loaded the first {} of rows; resuming after that",
+                counted(earlier, "commit")
+            ));
+            for lone in std::mem::take(&mut self.waiting) {
+                self.learn(&lone.commit);
+            }
+        }
+        self.open = Some((attempt, stream));
+        Ok(())
+    }
+
+    /// Decides which of the waiting commits an earlier run has made, and makes the others. `more` is whether the dump goes on.
+    async fn settle(&mut self, more: bool) -> Result<()> {
+        self.open().await?;
+        if !self.in_doubt || self.batch < self.earlier {
+            return Ok(());
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let settled = self.made_of(&waiting).await.and_then(|made| {
+            waiting.iter().take(made).for_each(|lone| self.learn(&lone.commit));
+            self.check_made(made)?;
+            if more || made < waiting.len() {
+                self.refuse_known_tables(&waiting)?
+            }
+            Ok(made)
+        });
+        let made = settled.inspect_err(|_| self.is_refused = true)?;
+        self.in_doubt = made == waiting.len();
+        for lone in waiting.into_iter().skip(made) {
+            self.write_lone(lone).await?;
+        }
+        Ok(())
+    }
+
+    /// How many of the waiting commits an earlier run has made.
+    async fn made_of(&mut self, waiting: &[LoneCommit]) -> Result<usize> {
+        let numbers: Vec<u64> = waiting.iter().map(|lone| lone.number).collect();
+        let Some((attempt, _)) = &self.open else { return Ok(0) };
+        let made = attempt.made_of(&numbers, self.database).await?;
+        if made > 0 || self.earlier == 0 || waiting.is_empty() {
+            return Ok(made);
+        }
+        // None was made, or the writer has forgotten their ids. The tables tell which.
+        let names = self.names(waiting);
+        let mut schemas = self.schemas.clone();
+        for (at, lone) in waiting.iter().enumerate() {
+            if schemas.agree_with(&self.found, &names) {
+                return Ok(at);
+            }
+            if let ImportedContent::Schema(event) = &lone.commit.content {
+                schemas.learn(event);
+            }
+        }
+        if schemas.agree_with(&self.found, &names) { Ok(waiting.len()) } else { Err(changed_since()) }
+    }
+
+    /// Fails if tables that an earlier run has made do not exist any more.
+    fn check_made(&self, made: usize) -> Result<()> {
+        let is_resumed = made > 0 || self.earlier > 0;
+        let exist = self.schemas.names().all(|name| self.found.names().any(|found| found == name));
+        if is_resumed && !exist { Err(changed_since()) } else { Ok(()) }
+    }
+
+    /// Fails if the database has a table that the dump is still going to create.
+    fn refuse_known_tables(&self, waiting: &[LoneCommit]) -> Result<()> {
+        let names = self.names(waiting);
+        let same = |one: &str, other: &str| one.eq_ignore_ascii_case(other);
+        let known = self.found.names().find(|found| {
+            names.iter().any(|name| same(name, found)) && !self.schemas.names().any(|made| same(made, found))
+        });
+        let Some(table) = known else { return Ok(()) };
+        let message = format!(
+            "cannot load the dump: the database has a table {table:?} already; load into an empty database, for example with `driftctl -d DIR load FILE`, or drop the table first"
+        );
+        Err(Error::new(Reason::TableExists, message))
+    }
+
+    /// The tables of the dump, as far as they are known.
+    fn names(&self, waiting: &[LoneCommit]) -> BTreeSet<String> {
+        let waiting = waiting.iter().filter_map(|lone| match &lone.commit.content {
+            ImportedContent::Schema(event) => Some(event.schema.table.clone()),
+            ImportedContent::Rows(_) => None,
+        });
+        let all = self.header.tables.iter().chain(&self.header.history_tables).cloned();
+        all.chain(self.schemas.names().map(str::to_owned)).chain(waiting).collect()
+    }
+
+    fn learn(&mut self, commit: &ImportedCommit) {
+        if let ImportedContent::Schema(event) = &commit.content {
+            self.schemas.learn(event);
+        }
+    }
+
+    /// Makes a commit that goes alone, after everything before it is on disk.
+    async fn write_lone(&mut self, lone: LoneCommit) -> Result<()> {
+        let LoneCommit { number, commit, place } = lone;
+        self.fill_gap(&commit).await.map_err(|e| e.context(&place))?;
+        self.drain().await?;
+        let request_id = self.open.as_ref().map(|(attempt, _)| attempt.request_id(number));
+        let written = self.commit_alone(&commit, request_id.unwrap_or_default()).await;
+        written.map_err(|e| e.context(&place))?;
+        self.learn(&commit);
+        Ok(())
+    }
+
+    async fn commit_alone(&mut self, commit: &ImportedCommit, request_id: String) -> Result<()> {
+        let options = self.options(commit, request_id);
+        let token = match &commit.content {
+            ImportedContent::Schema(event) => {
+                let request = self.schemas.request(event, options)?;
+                let token = self.database.change_schema(request).await?;
+                self.loaded.events += 1;
+                token
+            }
+            ImportedContent::Rows(_) => {
+                let request = v1::ApplyRequest { options: Some(options), ..Default::default() };
+                Some(self.database.apply(request).await?)
+            }
+        };
+        self.loaded.last_seq = token.map_or(self.loaded.last_seq, |token| token.seq);
+        self.loaded.commits += 1;
+        Ok(())
     }
 
     /// Whether the commits get the seqs that they had.
@@ -130,121 +276,47 @@ impl<'a> DumpReplay<'a> {
 
     /// A commit that changed nothing is in no history. It is made again, so that the commits after it keep their seqs.
     async fn fill_gap(&mut self, commit: &ImportedCommit) -> Result<()> {
-        if !self.keeps_seqs() || commit.seq == 0 || self.batch < self.earlier {
+        if !self.keeps_seqs() || commit.seq == 0 {
             return Ok(());
         }
-        let next = self.last_seq + self.in_flight.len() as u64 + 1;
+        let in_flight = self.open.as_ref().map_or(0, |(_, stream)| stream.in_flight());
+        let next = self.loaded.last_seq + in_flight + 1;
         for seq in next..commit.seq {
+            self.drain().await?;
             let (time, content) = (self.latest, ImportedContent::Rows(Vec::new()));
             let (reason, actor) = (String::new(), String::new());
-            self.mark(&ImportedCommit { seq, time, reason, actor, content, more: false }).await?;
+            self.commit_alone(&ImportedCommit { seq, time, reason, actor, content }, String::new()).await?;
         }
         Ok(())
-    }
-
-    /// Makes a commit without changes, unless an earlier run has made it.
-    async fn mark(&mut self, commit: &ImportedCommit) -> Result<()> {
-        self.drain().await?;
-        if self.batch < self.earlier || (self.keeps_seqs() && commit.seq != 0 && commit.seq <= self.last_seq)
-        {
-            return Ok(());
-        }
-        let options = self.options(commit);
-        let request = v1::ApplyRequest { options: Some(options), ..Default::default() };
-        self.last_seq = self.database.apply(request).await?.seq;
-        self.loaded.commits += 1;
-        Ok(())
-    }
-
-    async fn change_schema(&mut self, event: &SchemaEvent, commit: &ImportedCommit) -> Result<()> {
-        let made = self.batch < self.earlier
-            || (self.earlier > 0 && self.batch == self.earlier && self.found.contain(event));
-        if !made {
-            self.drain().await?;
-            let options = self.options(commit);
-            let request = self.schemas.request(event, options)?;
-            if let Some(token) = self.database.change_schema(request).await? {
-                self.last_seq = token.seq;
-            }
-            self.loaded.commits += 1;
-            self.loaded.events += 1;
-        }
-        self.schemas.learn(event);
-        if self.batch == self.earlier {
-            self.found.learn(event);
-        }
-        Ok(())
-    }
-
-    async fn send(&mut self, commit: ImportedCommit, place: &str) -> Result<()> {
-        self.batch += 1;
-        if self.batch <= self.earlier {
-            return self.check_earlier();
-        }
-        let options = self.options(&commit);
-        let ImportedContent::Rows(operations) = commit.content else { return Ok(()) };
-        let events = operations.len() as u64;
-        let request = v1::IngestRequest {
-            batch_id: self.batch,
-            operations,
-            atomic: true,
-            options: Some(options),
-            stop_at_refusal: true,
-            ..Default::default()
-        };
-        let bytes = request.encoded_len();
-        while self.in_flight.len() >= IN_FLIGHT
-            || (!self.in_flight.is_empty() && self.in_flight_bytes + bytes > IN_FLIGHT_BYTES)
-        {
-            self.receive().await?;
-        }
-        self.in_flight.push_back(InFlight { batch: self.batch, place: place.to_owned(), bytes, events });
-        self.in_flight_bytes += bytes;
-        // The channel has room. If the stream has ended, its responses say why.
-        if self.requests.send(request).await.is_err() {
-            self.drain().await?;
-        }
-        Ok(())
-    }
-
-    /// Once the last batch of the earlier run is passed over: the tables must be those that it made.
-    fn check_earlier(&self) -> Result<()> {
-        if self.batch < self.earlier
-            || self.schemas.names().all(|name| self.found.names().any(|found| found == name))
-        {
-            return Ok(());
-        }
-        let message = "an earlier run loaded a part of this dump, and its tables were dropped since; pass --restart to load all of it again";
-        Err(Error::new(Reason::ArgumentInvalid, message))
     }
 
     /// Waits until everything that was sent is on disk.
-    pub(super) async fn drain(&mut self) -> Result<()> {
-        while !self.in_flight.is_empty() {
-            self.receive().await?;
-        }
-        Ok(())
+    async fn drain(&mut self) -> Result<()> {
+        let Some((_, stream)) = &mut self.open else { return Ok(()) };
+        let drained = stream.drain().await;
+        self.count_acknowledged();
+        drained
     }
 
-    async fn receive(&mut self) -> Result<()> {
-        let answer = self.responses.message().await.map_err(|s| to_error(&s))?.ok_or_else(ended)?;
-        while let Some(done) = self.in_flight.pop_front_if(|sent| sent.batch <= answer.durable_batch_id) {
-            self.in_flight_bytes -= done.bytes;
-            self.loaded.commits += 1;
-            self.loaded.events += done.events;
-            self.last_seq = answer.token.map_or(self.last_seq, |token| token.seq);
-        }
-        let Some(refused) = answer.errors.into_iter().next() else { return Ok(()) };
-        let reason = Reason::parse(&refused.reason).unwrap_or(Reason::Internal);
-        let place = self.in_flight.iter().find(|sent| sent.batch == refused.batch_id);
-        let place = place.map_or_else(|| format!("batch {}", refused.batch_id), |sent| sent.place.clone());
-        self.in_flight.clear();
-        Err(Error::new(reason, refused.message).context(place))
+    fn count_acknowledged(&mut self) {
+        let Some((_, stream)) = &mut self.open else { return };
+        let Acknowledged { commits, events, last_seq } = stream.take_acknowledged();
+        self.loaded.commits += commits;
+        self.loaded.events += events;
+        self.loaded.last_seq = last_seq.unwrap_or(self.loaded.last_seq);
     }
 
-    /// Waits for the end, and tells about times that could not be kept.
+    /// Writes what waits, and waits until everything is on disk: the dump ends here, or cannot be read on.
+    pub(super) async fn end(&mut self) -> Result<()> {
+        if !self.is_refused {
+            self.settle(false).await?;
+        }
+        self.drain().await
+    }
+
+    /// Ends the load of a whole dump, and tells about times that could not be kept.
     pub(super) async fn finish(&mut self) -> Result<()> {
-        self.drain().await?;
+        self.end().await?;
         if self.batch < self.earlier {
             let message =
                 "an earlier run has loaded more than this dump has; pass --restart to load all of it again";
@@ -260,33 +332,20 @@ impl<'a> DumpReplay<'a> {
     }
 
     /// The options of a commit. Its time is not before that of the last one.
-    fn options(&mut self, commit: &ImportedCommit) -> v1::CommitOptions {
+    fn options(&mut self, commit: &ImportedCommit, request_id: String) -> v1::CommitOptions {
         let time = commit.time.map(|time| self.latest.map_or(time, |latest| latest.max(time)));
         self.moved += u64::from(time > commit.time);
         self.latest = time.or(self.latest);
         v1::CommitOptions {
+            request_id,
             reason: commit.reason.clone(),
             actor: commit.actor.clone(),
             commit_time: time.map(shapes::timestamp),
-            ..Default::default()
         }
     }
 }
 
-/// Fails if the database has a table of the dump.
-fn refuse_known_tables(header: &DumpHeader, found: &KnownSchemas) -> Result<()> {
-    let known = header.tables.iter().find(|table| found.names().any(|name| name == *table));
-    match known {
-        None => Ok(()),
-        Some(table) => {
-            let message = format!(
-                "cannot load the dump: the database has a table {table:?} already; load into an empty database, for example with `driftctl -d DIR load FILE`, or drop the table first"
-            );
-            Err(Error::new(Reason::TableExists, message))
-        }
-    }
-}
-
-fn ended() -> Error {
-    Error::new(Reason::Unreachable, "the writer ended the stream")
+fn changed_since() -> Error {
+    let message = "an earlier run loaded a part of this dump, and its tables were dropped or changed since; drop those that are left, and pass --restart to load all of it again";
+    Error::new(Reason::ArgumentInvalid, message)
 }

@@ -310,7 +310,18 @@ async fn many_rows_are_changed_and_reverted_from_the_command_line() {
     assert_eq!(lines[2], r#"{"rows":2,"commits":0,"dry_run":true,"read_seq":2}"#);
     let done = embedded(dir.path(), &["sql", "-o", "jsonl", "-e", change]).await;
     assert_eq!(done.trim(), r#"{"seq":3,"rows":2,"commits":1}"#);
-    let one = ["revert", "t", "--where", "n = 1", "--to", "@seq:2", "--reason", "oops", "--actor", "anna"];
+    let one = [
+        "revert",
+        "t",
+        "--where",
+        "n = 1 -- the first",
+        "--to",
+        "@seq:2",
+        "--reason",
+        "oops",
+        "--actor",
+        "anna",
+    ];
     let done = embedded(dir.path(), &one).await;
     assert_eq!(done.trim(), r#"{"seq":4,"rows":1,"commits":1}"#);
     let done =
