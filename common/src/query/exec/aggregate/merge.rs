@@ -21,12 +21,12 @@ impl Accumulator {
                 sum.merge(other);
                 *count += others;
             }
-            (AggregateState::Extreme(best), AggregateState::Extreme(Some(new))) => {
-                if new.is_better(best.as_ref(), is_min) {
-                    memory.release(best.as_ref().map_or(0, OrderedValue::bytes));
-                    memory.charge(new.bytes(), &self.aggregate)?;
-                    *best = Some(new.clone());
-                }
+            (AggregateState::Extreme(best), AggregateState::Extreme(Some(new)))
+                if new.is_better(best.as_ref(), is_min) =>
+            {
+                memory.release(best.as_ref().map_or(0, OrderedValue::bytes));
+                memory.charge(new.bytes(), &self.aggregate)?;
+                *best = Some(new.clone());
             }
             (AggregateState::Distinct(values), AggregateState::Distinct(others)) => {
                 for key in others {
@@ -37,7 +37,7 @@ impl Accumulator {
                     }
                 }
             }
-            // The other one has no value.
+            // The other one has no value, or none that is better.
             _ => {}
         }
         Ok(())
