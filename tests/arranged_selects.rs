@@ -429,3 +429,45 @@ async fn arranged_selects_return_what_the_model_says() {
         run.check_some(10).await;
     }
 }
+
+/// Large rows, of which one message holds few, with one value of `s`.
+async fn large_rows() -> (Cluster, u64) {
+    let mut cluster = Cluster::start().await;
+    cluster.create("t").await;
+    let text = "x".repeat(300_000);
+    let row = |n: usize| {
+        insert("t", json!({"id": n.to_string(), "s": "same", "text": format!("{n}{text}")}).to_string())
+    };
+    let seen = apply(&mut cluster.writer, (0..8).map(row).collect()).await.unwrap().seq;
+    (cluster, seen)
+}
+
+/// Also if the last rows add no result.
+#[tokio::test]
+async fn every_message_of_a_grouped_select_has_results() {
+    let (mut cluster, seen) = large_rows().await;
+    for statement in
+        ["SELECT DISTINCT s FROM t", "SELECT DISTINCT s FROM t ORDER BY s", "SELECT s FROM t GROUP BY s"]
+    {
+        let answer = ask(&mut cluster.reader, statement, seen).await.unwrap();
+        assert!(answer.results.iter().all(|result| matches!(result, Outcome::Results(_))), "{statement}");
+        assert_eq!(answer.documents(), [json!({"s": "same"})], "{statement}");
+        let Outcome::Results(first) = &answer.results[0] else { unreachable!() };
+        assert_eq!(first.columns, ["s"], "{statement}");
+    }
+}
+
+/// Results that are larger than the rows that they are made of do not pile up, and none is lost.
+#[tokio::test]
+async fn results_can_be_larger_than_rows() {
+    let (mut cluster, seen) = large_rows().await;
+    let columns = (0..4).map(|n| format!("text AS t{n}")).collect::<Vec<_>>().join(", ");
+    for statement in
+        [format!("SELECT DISTINCT {columns} FROM t"), format!("SELECT {columns} FROM t GROUP BY text")]
+    {
+        let answer = ask(&mut cluster.reader, &statement, seen).await.unwrap();
+        let found: Vec<_> =
+            answer.documents().iter().map(|one| one["t3"].as_str().unwrap()[..2].to_owned()).collect();
+        assert_eq!(found, (0..8).map(|n| format!("{n}x")).collect::<Vec<_>>(), "{statement}");
+    }
+}

@@ -148,6 +148,21 @@ async fn conditions_that_cannot_be_checked_are_refused() {
     assert_eq!(reason(&ended), "ARGUMENT_INVALID");
 }
 
+#[tokio::test]
+async fn a_large_commit_that_is_refused_leaves_the_newest_commit_known() {
+    let mut cluster = Cluster::start().await;
+    let writer = &mut cluster.writer;
+    run(writer, "CREATE TABLE t (pk=id)").await.unwrap();
+    let seq = run(writer, r#"INSERT INTO t {"id": "a", "n": 1}"#).await.unwrap().seq;
+    let text = "x".repeat(500_000);
+    let mut large: Vec<_> =
+        (0..100).map(|n| put("t", format!(r#"{{"id":"{n}","text":"{text}"}}"#))).collect();
+    large.push(patch("t", "missing", r#"{"n":1}"#));
+    refused(apply(writer, large).await, Code::NotFound, "ROW_NOT_FOUND");
+    let row = vec![insert("t", r#"{"id":"b"}"#)];
+    apply_if(writer, row, vec![no_change("n = 1", seq)]).await.unwrap();
+}
+
 /// A commit that was acknowledged: the course, the commit that was read, and its own.
 type Enrolment = (u64, u64, u64);
 

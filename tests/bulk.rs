@@ -188,6 +188,124 @@ async fn what_is_too_large_for_a_commit_is_refused_with_its_count_or_done_in_bat
     refused(change(writer, guarded, "").await, Code::FailedPrecondition, "PRECONDITION_FAILED");
 }
 
+#[tokio::test]
+async fn a_retry_finds_its_commit_whatever_its_words_for_moments_mean_by_then() {
+    let mut cluster = Cluster::start().await;
+    let writer = &mut cluster.writer;
+    run(writer, "CREATE TABLE t (pk=id)").await.unwrap();
+    fill(writer, 10).await;
+    for (at, statement) in [
+        r#"PATCH t SET {"tag": "new"} WHERE n < 5 AND _time > "30 days ago""#,
+        r#"SOFT DELETE FROM t WHERE n < 5 AND _time > "1 month ago""#,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("r{at}");
+        let first = change(writer, statement, &id).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        let again = change(writer, statement, &id).await.unwrap();
+        assert_eq!((first.seq, again.seq), (Some(at as u64 + 3), Some(at as u64 + 3)), "{statement}");
+    }
+}
+
+#[tokio::test]
+async fn a_statement_that_finds_no_row_is_checked_as_any_other() {
+    let mut cluster = Cluster::start().await;
+    run(&mut cluster.writer, "CREATE TABLE t (pk=id)").await.unwrap();
+    fill(&mut cluster.writer, 10).await;
+    snapshot(&mut cluster.writer, "t").await.unwrap();
+    cluster.writer_daemon.kill();
+    cluster.writer_daemon = Daemon::writer(cluster.dir.path());
+    let writer = &mut cluster.writer_daemon.as_writer().await;
+    run(writer, r#"PATCH t KEY "k00002" SET {"tag": "new"}"#).await.unwrap();
+    for rows in ["n = 77", "n = 1"] {
+        let guarded = |guard: &str| format!("SOFT DELETE FROM t WHERE {rows} IF NO CHANGE IN {guard}");
+        let outcome = change(writer, &guarded("t WHERE n = 2 SINCE 2"), "").await;
+        refused(outcome, Code::FailedPrecondition, "PRECONDITION_FAILED").tells("seq", 3);
+        // What the client names is too old, and not what the statement has found.
+        let outcome = change(writer, &guarded("t WHERE n = 2 SINCE 1"), "").await;
+        refused(outcome, Code::FailedPrecondition, "BOUNDARY_TOO_OLD").tells("since", 1);
+        let outcome = change(writer, &guarded("missing WHERE n = 2 SINCE 2"), "").await;
+        refused(outcome, Code::NotFound, "TABLE_NOT_FOUND");
+        let outcome = change(writer, &guarded("t WHERE n = 2 SINCE 900"), "").await;
+        refused(outcome, Code::OutOfRange, "BEYOND_HEAD");
+    }
+    let dry = "SOFT DELETE FROM t WHERE n = 1 DRY RUN IF NO CHANGE IN t WHERE n = 2 SINCE 3";
+    refused(change(writer, dry, "").await, Code::InvalidArgument, "QUERY_INVALID").says(&["DRY RUN"]);
+    // As many conditions as a commit may have, one of them as long as it may be: it is longer when it is written out.
+    let values = vec!["1"; 2000].join(",");
+    let long = format!("IF NO CHANGE IN t WHERE n IN ({values}) SINCE 3");
+    let others = " IF NO CHANGE IN t WHERE n = 5 SINCE 3".repeat(15);
+    let statement = format!("PATCH t SET {{\"tag\": \"new\"}} WHERE n = 3 {long}{others}");
+    assert_eq!(change(writer, &statement, "").await.unwrap().seq, Some(4));
+    let outcome = change(writer, &format!("{statement} IF NO CHANGE IN t WHERE n = 6 SINCE 3"), "").await;
+    refused(outcome, Code::InvalidArgument, "TOO_LARGE").says(&["17", "16"]);
+    let longer = statement.replace("(1,", &format!("(1,{values},"));
+    refused(change(writer, &longer, "").await, Code::InvalidArgument, "TOO_LARGE").says(&["4096"]);
+}
+
+#[tokio::test]
+async fn a_dry_run_of_large_rows_fits_into_one_message() {
+    let mut cluster = Cluster::start().await;
+    let writer = &mut cluster.writer;
+    run(writer, "CREATE TABLE t (pk=id)").await.unwrap();
+    let text = "x".repeat(600_000);
+    for n in 0..12 {
+        apply(writer, vec![insert("t", format!(r#"{{"id":"{n:02}","text":"{text}"}}"#))]).await.unwrap();
+    }
+    let dry = change(writer, r#"PATCH t SET {"tag": "new"} WHERE _key > "" DRY RUN"#, "").await.unwrap();
+    assert_eq!((dry.result.rows, dry.result.sample.len()), (12, 2));
+    let dry = change(writer, r#"SOFT DELETE FROM t WHERE _key > "" DRY RUN"#, "").await.unwrap();
+    assert_eq!((dry.result.rows, dry.result.sample.len()), (12, 5));
+}
+
+/// Runs a statement whose commit gets an earlier time.
+async fn run_at(writer: &mut Writer, statement: &str, ms: u64) {
+    let time = prost_types::Timestamp { seconds: (ms / 1000) as i64, nanos: (ms % 1000 * 1_000_000) as i32 };
+    let options = Some(v1::CommitOptions { commit_time: Some(time), ..Default::default() });
+    let request =
+        v1::WriterServiceExecuteRequest { statement: statement.into(), options, ..Default::default() };
+    writer.execute(request).await.unwrap().into_inner().message().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "slow"]
+async fn all_batches_of_a_revert_go_back_to_the_same_moment() {
+    const MINUTES_10: u64 = 600_000;
+    let mut cluster = Cluster::start().await;
+    let writer = &mut cluster.writer;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    run_at(writer, "CREATE TABLE t (pk=id)", now - 3 * MINUTES_10).await;
+    let rows = |tag: &str| {
+        let rows = (0..4000).map(|n| format!(r#"{{"id":"k{n:05}","tag":"{tag}"}}"#));
+        rows.collect::<Vec<_>>().join(", ")
+    };
+    run_at(writer, &format!("INSERT INTO t {}", rows("old")), now - 2 * MINUTES_10).await;
+    // Ten minutes ago, this had not happened; while the statement runs, that changes.
+    run_at(writer, &format!("UPSERT INTO t {}", rows("new")), now - MINUTES_10 + 4000).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let other = tokio::spawn({
+        let (mut writer, stop) = (writer.clone(), stop.clone());
+        async move {
+            // Changes of rows whose turn comes soon make the statement look again.
+            for n in (0..4000).cycle().step_by(7) {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                apply(&mut writer, vec![patch("t", &format!("k{n:05}"), r#"{"x":1}"#)]).await.unwrap();
+            }
+        }
+    });
+    let done = change(writer, r#"REVERT t TO "10 minutes ago" IN BATCHES OF 1"#, "").await.unwrap();
+    stop.store(true, Ordering::Relaxed);
+    other.await.unwrap();
+    assert!(done.result.rows >= 4000, "{}", done.result.rows);
+    let seq = apply(writer, vec![put("t", r#"{"id":"end"}"#)]).await.unwrap().seq;
+    let found = ask(&mut cluster.reader, r#"SELECT COUNT(*) FROM t WHERE tag = "new""#, seq).await.unwrap();
+    assert_eq!(found.count(), 0);
+}
+
 /// What a statement does, for the model.
 #[derive(Debug, Clone)]
 enum Effect {

@@ -165,3 +165,65 @@ async fn drift_shows_the_events_and_images_that_are_asked_for() {
         (&3.into(), &1.into(), &5.into())
     );
 }
+
+/// A row that was deleted now, and the text of `_deleted_time`.
+async fn deleted_row() -> (Cluster, String) {
+    let mut cluster = three_days().await;
+    let seen = apply(&mut cluster.writer, vec![delete("t", "a")]).await.unwrap().seq;
+    let answer = ask(&mut cluster.reader, "SELECT _deleted_time FROM t DELETED", seen).await.unwrap();
+    let time = answer.documents()[0]["_deleted_time"].as_str().unwrap().to_owned();
+    (cluster, time)
+}
+
+#[tokio::test]
+async fn the_time_of_a_deletion_is_compared_as_a_time() {
+    let (mut cluster, time) = deleted_row().await;
+    let half = time.replace('Z', "5Z");
+    for (condition, expected) in [
+        ("_deleted_time > \"yesterday\"".to_owned(), 1),
+        ("_deleted_time < \"yesterday\"".to_owned(), 0),
+        ("_deleted_time <= @now".to_owned(), 1),
+        ("_deleted_time > @now".to_owned(), 0),
+        ("_deleted_time BETWEEN \"yesterday\" AND @now".to_owned(), 1),
+        ("_time < @now".to_owned(), 1),
+        (format!("_deleted_time = \"{time}\""), 1),
+        (format!("_deleted_time IN (\"{time}\", @now)"), 1),
+        // Half a millisecond later.
+        (format!("_deleted_time = \"{half}\""), 0),
+        (format!("_deleted_time < \"{half}\""), 1),
+        (format!("_deleted_time <= \"{half}\""), 1),
+        (format!("_deleted_time > \"{half}\""), 0),
+        (format!("_deleted_time >= \"{half}\""), 0),
+        (format!("_deleted_time BETWEEN \"{time}\" AND \"{half}\""), 1),
+        (format!("_deleted_time BETWEEN \"{half}\" AND \"9000-01-01\""), 0),
+    ] {
+        let statement = format!("SELECT id FROM t DELETED WHERE {condition}");
+        let found = ask(&mut cluster.reader, &statement, 0).await.unwrap().keys().len();
+        let request = v1::SelectRequest {
+            table: "t".into(),
+            deleted: true,
+            r#where: condition,
+            time_zone: "Europe/Berlin".into(),
+            ..Default::default()
+        };
+        let rows = select(&mut cluster.reader, request).await.unwrap().len();
+        assert_eq!((found, rows), (expected, expected), "{statement}");
+    }
+    let request = v1::SelectRequest {
+        table: "t".into(),
+        deleted: true,
+        r#where: "_deleted_time > \"yesterday\"".into(),
+        time_zone: "Europe/Berlin".into(),
+        ..Default::default()
+    };
+    let mut stream = cluster.reader.select(request).await.unwrap().into_inner();
+    let notes = stream.message().await.unwrap().unwrap().header.unwrap().notes;
+    assert!(notes[0].contains("in the time zone Europe/Berlin"), "{notes:?}");
+}
+
+#[tokio::test]
+async fn a_watch_without_a_condition_checks_its_time_zone_too() {
+    let mut cluster = three_days().await;
+    let request = v1::WatchDriftRequest { time_zone: "Nowhere".into(), ..Default::default() };
+    invalid(cluster.reader.watch_drift(request).await, "ARGUMENT_INVALID");
+}

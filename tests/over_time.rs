@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::harness::calls::{Answer, ask, compact, run, snapshot, value_of};
+use crate::harness::calls::{Answer, ask, compact, fresh, run, snapshot, value_of};
 use crate::harness::condition::{Condition, Random, Row};
 use crate::harness::model::merge;
 use crate::harness::*;
@@ -322,6 +322,40 @@ impl Replay {
         assert_eq!(found, expected, "{statement}");
         let count = self.ask(&format!("SELECT COUNT(*) FROM {table} DELETED AS OF @seq:{seq}")).await.count();
         assert_eq!(count, known.len() as u64);
+        self.check_arranged_deleted(table, seq, &known).await;
+    }
+
+    /// Sorted, grouped and different deleted rows are those of the deleted rows.
+    async fn check_arranged_deleted(&mut self, table: &str, seq: u64, known: &[(String, (Value, u64))]) {
+        let from = format!("FROM {table} DELETED");
+        let at = format!("AS OF @seq:{seq}");
+        let mut newest: Vec<_> = known.iter().map(|(key, (_, by))| (*by, key.clone())).collect();
+        newest.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        let found =
+            self.ask(&format!("SELECT id {from} ORDER BY _deleted_seq DESC {at} LIMIT 4")).await.keys();
+        assert_eq!(
+            found,
+            newest.into_iter().map(|(_, key)| key).take(4).collect::<Vec<_>>(),
+            "{table} at {seq}"
+        );
+        let mut groups: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for (_, (document, by)) in known {
+            let group = groups.entry(document["s"].as_str().unwrap().to_owned()).or_default();
+            *group = (group.0 + 1, group.1.max(*by));
+        }
+        let expected: Vec<_> =
+            groups.iter().map(|(s, (count, by))| json!({"s": s, "c": count, "last": by})).collect();
+        let statement = format!("SELECT s, COUNT(*) AS c, MAX(_deleted_seq) AS last {from} GROUP BY s {at}");
+        assert_eq!(self.ask(&statement).await.documents(), expected, "{statement}");
+        let statement = format!("SELECT DISTINCT s {from} ORDER BY s {at}");
+        let expected: Vec<_> = groups.keys().map(|s| json!({"s": s})).collect();
+        assert_eq!(self.ask(&statement).await.documents(), expected, "{statement}");
+        let total: u64 = groups.values().map(|(count, _)| count).sum();
+        let statement = format!("SELECT COUNT(s) AS c, COUNT(DISTINCT s) AS d {from} {at}");
+        let expected = [json!({"c": total, "d": groups.len()})];
+        let answer = self.ask(&statement).await;
+        assert_eq!(answer.documents(), expected, "{statement}");
+        assert!(answer.notes.is_empty(), "{:?}", answer.notes);
     }
 
     async fn check_drift(&mut self, table: &str) {
@@ -480,4 +514,36 @@ async fn every_question_over_time_is_answered_so_for_many_histories() {
     for seed in 100..108 {
         answers_as_a_replay_does(seed, 80).await;
     }
+}
+
+/// The groups of one moment can be more than fits into a message.
+#[tokio::test]
+async fn a_moment_with_many_groups_comes_in_several_messages() {
+    let mut cluster = Cluster::start().await;
+    cluster.create("t").await;
+    let text = "x".repeat(2000);
+    let rows = (0..400)
+        .map(|n| insert("t", json!({"id": format!("k{n}"), "g": format!("{n:03}{text}")}).to_string()));
+    let seen = apply(&mut cluster.writer, rows.collect()).await.unwrap().seq;
+    let request = v1::ReaderServiceExecuteRequest {
+        statement: format!(
+            "SELECT g, COUNT(*) AS c FROM t GROUP BY g AS OF EVERY 1 SEQS FROM @seq:1 TO @seq:{seen}"
+        ),
+        freshness: fresh(seen),
+        ..Default::default()
+    };
+    let mut stream = cluster.reader.execute(request).await.unwrap().into_inner();
+    let mut found = Vec::new();
+    while let Some(message) = stream.message().await.unwrap() {
+        assert!(prost::Message::encoded_len(&message) < 2 * driftdb_common::limits::MESSAGE_BYTES);
+        match message.result {
+            Some(Outcome::Results(batch)) => {
+                found.extend(batch.results.iter().map(|one| value_of(Some(one))))
+            }
+            other => panic!("expected results, found {other:?}"),
+        }
+    }
+    let groups: Vec<_> =
+        found.iter().map(|one| one["g"].as_str().unwrap()[..3].parse::<usize>().unwrap()).collect();
+    assert_eq!(groups, (0..400).collect::<Vec<_>>());
 }

@@ -65,6 +65,33 @@ async fn a_resume_token_resumes_only_its_own_request() {
     invalid(select(&mut cluster.reader, request).await, "FILTER_MISMATCH");
 }
 
+/// The parts of a request that came later, and that are hashed only if they are given.
+#[tokio::test]
+async fn a_resume_token_tells_the_fields_of_a_request_apart() {
+    let mut cluster = open().await;
+    let fields = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let requests = [
+        v1::SelectRequest { fields: fields(&["s", "UTC"]), ..all() },
+        v1::SelectRequest { fields: fields(&["s"]), order_by: "UTC".into(), ..all() },
+        v1::SelectRequest { fields: fields(&["s"]), time_zone: "UTC".into(), ..all() },
+        v1::SelectRequest { fields: fields(&["s", "DELETED"]), ..all() },
+    ];
+    for (at, request) in requests.iter().enumerate() {
+        let token = first_token(&mut cluster, request.clone()).await;
+        for (other_at, other) in requests.iter().enumerate() {
+            let resumed = v1::SelectRequest { resume_token: token.clone().into(), ..other.clone() };
+            let outcome = select(&mut cluster.reader, resumed).await;
+            match at == other_at {
+                true => assert!(outcome.is_ok(), "{other:?}"),
+                false => _ = invalid(outcome, "FILTER_MISMATCH"),
+            }
+        }
+        let deleted = v1::SelectRequest { deleted: true, fields: fields(&["s"]), ..all() };
+        let deleted = v1::SelectRequest { resume_token: token.into(), ..deleted };
+        invalid(select(&mut cluster.reader, deleted).await, "FILTER_MISMATCH");
+    }
+}
+
 #[tokio::test]
 async fn a_damaged_or_foreign_resume_token_is_refused() {
     let mut cluster = open().await;

@@ -98,6 +98,8 @@ async fn correct_statements_get_no_notes() {
                 "SELECT COUNT(*), SUM(amount), MAX(_time) FROM t",
                 "SELECT status, SUM(none) FROM t GROUP BY status ORDER BY status",
                 "SELECT COUNT(*) FROM t",
+                "SELECT _deleted_seq, amuont FROM t DELETED WHERE _deleted_by = \"me\"",
+                "SELECT COUNT(_deleted_seq) FROM t DELETED WHERE amuont = 1",
             ] {
                 let statement = statement.replace("FROM t", &format!("FROM {table}"));
                 assert_eq!(notes(&mut cluster, &statement, seen).await, Vec::<String>::new(), "{statement}");

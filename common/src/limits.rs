@@ -29,7 +29,7 @@ pub const BOUNDARY_BYTES: usize = 4096;
 /// The memory that a writer uses for the newest changes of rows, over all tables, in bytes: conditions over many rows are checked
 /// against them.
 pub const RECENT_CHANGES_BYTES: usize = 32 << 20;
-/// The number of comparisons of changes with one condition over many rows. A condition that needs more has to be read again.
+/// The number of comparisons of changes with one condition over many rows; a long row counts again for every 64 bytes. A condition that needs more has to be read again.
 pub const BOUNDARY_STEPS: usize = 20_000_000;
 /// The number of times that a statement which changes all rows of a condition finds them, while others change them.
 pub const BULK_TRIES: usize = 10;
@@ -70,7 +70,7 @@ pub const QUERY_BYTES: usize = 32 << 20;
 /// The number of moments of one `AS OF EVERY`.
 pub const MOMENTS_PER_QUERY: usize = 10_000;
 /// The default time that a daemon works on one request, in seconds: a reader on any request, a writer on reading old states of rows
-/// for REVERT.
+/// for REVERT, on finding the rows of a statement that changes many, and on checking conditions over many rows.
 pub const STATEMENT_TIMEOUT_SECS: u64 = 30;
 /// The number of fields that one Select returns of each row.
 pub const SELECT_FIELDS: usize = 1000;
@@ -105,8 +105,8 @@ pub const QUEUE_BYTES: usize = 256 << 20;
 /// The number of requests of a writer whose work runs at the same time outside of its network threads: reading the rows that a
 /// change depends on, and decoding large requests. Further requests wait.
 pub const WRITER_TASKS: usize = 16;
-/// The number of requests of a writer that read old states of rows, or parse long statements, at the same time. Further requests
-/// wait.
+/// The number of requests of a writer that read old states of rows, find the rows of a statement that changes many, or parse long
+/// statements, at the same time. Further requests wait.
 pub const WRITER_LONG_TASKS: usize = 2;
 /// The number of maintenance jobs that run at the same time.
 pub const JOBS: usize = 4;

@@ -313,6 +313,11 @@ fn quick_within<T>(steps: u32, run: impl FnOnce() -> Result<T>) -> Option<Result
     }
 }
 
+/// Whether the thread runs something that must be quick.
+pub fn is_quick() -> bool {
+    SCOPE.with(|scope| matches!(&*scope.borrow(), Some(Scope::Quick { .. })))
+}
+
 /// Reserves memory for what the present work holds; nothing if no work is under way, or none that has a budget.
 ///
 /// # Errors

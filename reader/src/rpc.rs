@@ -323,30 +323,35 @@ struct PreparedSelect {
 
 /// Which events a History asks for, and how words for moments were understood.
 fn decode_drift_filter(request: &v1::HistoryRequest) -> Result<(DriftFilter, Vec<String>)> {
-    let (condition, notes) = decode_condition(&request.r#where, &request.params, &request.time_zone)?;
+    let texts = (request.r#where.as_str(), request.params.as_slice());
+    let (condition, notes) = decode_condition(texts, &request.time_zone, false)?;
     let actor = Some(request.actor.clone()).filter(|actor| !actor.is_empty());
     Ok((DriftFilter { condition, actor }, notes))
 }
 
-/// The condition of a request, and how words for moments were understood.
+/// The condition of a request with its parameters, on live rows or on deleted ones, and how words for moments were understood.
 fn decode_condition(
-    text: &str,
-    params: &[String],
+    (text, params): (&str, &[String]),
     time_zone: &str,
+    on_deleted: bool,
 ) -> Result<(Option<Condition>, Vec<String>)> {
     let params = parser::parse_params(params)?;
     let clock = LocalClock::in_zone(time_zone, now_ms())?;
     Ok(match text.trim() {
         "" => (None, Vec::new()),
         text => {
-            let Parsed { value, notes } = parser::parse_condition_at(text, &params, &clock)?;
+            let Parsed { value, notes } = match on_deleted {
+                true => parser::parse_deleted_condition_at(text, &params, &clock)?,
+                false => parser::parse_condition_at(text, &params, &clock)?,
+            };
             (Some(value), notes)
         }
     })
 }
 
 fn prepare_select(request: v1::SelectRequest, database: &Database) -> Result<PreparedSelect> {
-    let (condition, notes) = decode_condition(&request.r#where, &request.params, &request.time_zone)?;
+    let texts = (request.r#where.as_str(), request.params.as_slice());
+    let (condition, notes) = decode_condition(texts, &request.time_zone, request.deleted)?;
     let items = parse_fields(&request.fields)?;
     let hash = select_hash(&request);
     let mut as_of = convert::point_from_wire(request.as_of)?;
@@ -421,13 +426,15 @@ fn select_hash(request: &v1::SelectRequest) -> u64 {
     let numbers = [request.limit, request.offset, u64::from(request.count_only), request.params.len() as u64]
         .map(u64::to_le_bytes);
     let texts = [&request.table, &request.r#where].into_iter().chain(&request.params).chain(&request.fields);
-    // Without an order, a zone and deleted rows the hash is that of earlier versions.
+    // Without an order, a zone and deleted rows the hash is that of earlier versions. The number of fields is not hashed, so each newer part
+    // follows a tag that no field can be.
     let newer = [
-        (request.order_by.as_str(), !request.order_by.is_empty()),
-        (request.time_zone.as_str(), !request.time_zone.is_empty()),
-        ("DELETED", request.deleted),
+        ("\0order_by", request.order_by.as_str(), !request.order_by.is_empty()),
+        ("\0time_zone", request.time_zone.as_str(), !request.time_zone.is_empty()),
+        ("\0deleted", "", request.deleted),
     ];
-    let newer = newer.iter().filter(|(_, given)| *given).map(|(text, _)| text.as_bytes());
+    let newer = newer.iter().filter(|(_, _, given)| *given).flat_map(|(tag, text, _)| [*tag, *text]);
+    let newer = newer.map(str::as_bytes);
     let texts = texts.map(|text| text.as_bytes()).chain(newer);
     request_hash(numbers.iter().map(<[u8; 8]>::as_slice).chain(texts))
 }

@@ -11,9 +11,11 @@ use driftdb_common::storage::wal::appender::Group;
 use driftdb_common::table::format_time;
 use driftdb_common::table::operation::{CommitOptions, SchemaChange, WriteToken};
 
+use crate::admission::boundaries::check_boundaries;
 use crate::admission::draft::{Draft, DraftConditions, DraftOperation};
 use crate::admission::missing::{MissingWork, missing_work};
 use crate::admission::operations::admit_operations;
+use crate::admission::preconditions::check_preconditions;
 use crate::admission::prepared_commit::PreparedCommit;
 use crate::admission::producers::{ProducerPositions, RefusedOperation};
 use crate::admission::read_rows::ReadRows;
@@ -115,7 +117,7 @@ impl Admission {
         let token = WriteToken { seq: self.last.seq + 1, time_ms: self.last.time_ms };
         let admitted =
             admit_operations(&mut self.tables, token, vec![operation], &DraftConditions::default(), rows);
-        self.tables.undo_to(mark);
+        self.undo_to(mark);
         admitted.err()
     }
 
@@ -166,11 +168,30 @@ impl Admission {
                 }
             }
         };
-        let events = events.inspect_err(|_| self.tables.undo_to(mark))?;
+        let events = events.inspect_err(|_| self.undo_to(mark))?;
         let meta = CommitMeta { actor: options.actor, reason: options.reason, request, origin };
         self.last = token;
         self.remember(meta.request.clone(), meta.origin.clone());
         Ok((CommitReceipt { token, replayed: false }, Some(PreparedCommit::new(token, events, meta))))
+    }
+
+    /// Takes back the changes after `mark`, which are of a commit that is not made.
+    fn undo_to(&mut self, mark: UndoMark) {
+        self.tables.undo_to(mark);
+        self.tables.recent_mut().end_at(self.last.seq);
+    }
+
+    /// The answer to a request that turned out to change nothing: the commit that an earlier attempt of it made, or else the newest
+    /// one, if the conditions hold then.
+    pub(crate) fn confirm(&self, draft: &Draft, request: Option<&RequestId>) -> Result<CommitReceipt> {
+        let _no_reads = IoBan::new();
+        if let Some(token) = request.map_or(Ok(None), |request| self.find_request(request))? {
+            return Ok(CommitReceipt { token, replayed: true });
+        }
+        let Draft { conditions, rows, .. } = draft;
+        check_preconditions(&self.tables, &conditions.rows, rows)?;
+        check_boundaries(&self.tables, &conditions.boundaries, self.last.seq)?;
+        Ok(CommitReceipt { token: self.last, replayed: false })
     }
 
     /// Remembers the request and the origin of the last commit.
@@ -202,6 +223,7 @@ impl Admission {
     pub(crate) fn roll_back(&mut self, durable: WriteToken) {
         self.tables.undo_to(UndoMark::default());
         self.tables.recent_mut().note_rollback();
+        self.tables.recent_mut().end_at(durable.seq);
         self.requests.remove_after(durable.seq);
         self.producers.roll_back_to(durable.seq);
         self.last = durable;

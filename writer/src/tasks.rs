@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::limits;
 use driftdb_common::planted::{self, PlantedBug};
+use driftdb_common::work::{StopCause, Work, WorkOptions};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +38,15 @@ pub(crate) struct TaskStop {
 
 /// Ends a task when the future of its caller is dropped.
 struct CallerGuard(Arc<AtomicBool>);
+
+/// Stops work when the future of its caller is dropped.
+struct WorkGuard(Work);
+
+impl Drop for WorkGuard {
+    fn drop(&mut self) {
+        self.0.stop(StopCause::CallerGone);
+    }
+}
 
 impl Drop for CallerGuard {
     fn drop(&mut self) {
@@ -100,6 +110,44 @@ impl TaskPool {
         })
         .await
     }
+
+    /// Runs short work that can take longer than the size of its request says: it ends at any of its steps.
+    pub(crate) async fn run_steps<T: Send + 'static>(
+        &self,
+        options: WorkOptions,
+        run: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.stopped_with(options, |work| self.run(move || work.enter(None, run))).await
+    }
+
+    /// Runs long work that ends at any of its steps, and not only where it asks its [`TaskStop`].
+    pub(crate) async fn run_long_steps<T: Send + 'static>(
+        &self,
+        options: WorkOptions,
+        run: impl FnOnce(&TaskStop) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.stopped_with(options, |work| self.run_long(move |stop| work.enter(None, || run(stop)))).await
+    }
+
+    /// Waits for work, which stops when its caller leaves, when its time is over, and when the writer shuts down.
+    async fn stopped_with<T, F: Future<Output = Result<T>>>(
+        &self,
+        options: WorkOptions,
+        start: impl FnOnce(Work) -> F,
+    ) -> Result<T> {
+        let work = Work::new(WorkOptions { timeout: self.timeout, ..options });
+        work.start_clock();
+        let _guard = WorkGuard(work.clone());
+        let done = start(work.clone());
+        tokio::pin!(done);
+        tokio::select! {
+            ended = &mut done => ended,
+            () = self.shutdown.cancelled() => {
+                work.stop(StopCause::ShuttingDown);
+                done.await
+            }
+        }
+    }
 }
 
 async fn run_in<T: Send + 'static>(
@@ -116,6 +164,8 @@ async fn run_in<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use driftdb_common::work;
+
     use super::*;
 
     fn pool(timeout: Duration) -> (TaskPool, CancellationToken) {
@@ -138,6 +188,36 @@ mod tests {
         assert_eq!(error.reason(), Reason::StatementTimeout);
         let (long, shutdown) = pool(Duration::from_secs(600));
         let running = tokio::spawn(async move { long.run_long(endless).await });
+        shutdown.cancel();
+        assert_eq!(running.await.unwrap().unwrap_err().reason(), Reason::ShuttingDown);
+    }
+
+    /// Work that never asks, and only counts its steps.
+    fn endless_steps() -> Result<()> {
+        loop {
+            work::step(1)?;
+        }
+    }
+
+    #[tokio::test]
+    async fn work_of_many_steps_ends_without_asking() {
+        let (short, _) = pool(Duration::from_millis(20));
+        let error = short.run_steps(WorkOptions::default(), endless_steps).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::StatementTimeout);
+        let (long, shutdown) = pool(Duration::from_secs(600));
+        let left = tokio::spawn({
+            let long = long.clone();
+            async move { long.run_long_steps(WorkOptions::default(), |_| endless_steps()).await }
+        });
+        while long.long.available_permits() == limits::WRITER_LONG_TASKS {
+            tokio::task::yield_now().await;
+        }
+        left.abort();
+        while long.long.available_permits() < limits::WRITER_LONG_TASKS {
+            tokio::task::yield_now().await;
+        }
+        let running =
+            tokio::spawn(async move { long.run_steps(WorkOptions::default(), endless_steps).await });
         shutdown.cancel();
         assert_eq!(running.await.unwrap().unwrap_err().reason(), Reason::ShuttingDown);
     }

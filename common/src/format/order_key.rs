@@ -46,11 +46,6 @@ pub fn write_order_key(out: &mut Vec<u8>, value: Option<&[u8]>, descending: bool
     Ok(())
 }
 
-/// Whether a key is of a value, and not of null or a missing field.
-pub fn is_value(key: &[u8]) -> bool {
-    key.first() == Some(&VALUE)
-}
-
 /// Documents were checked against the nesting limit, which bounds the recursion.
 fn write_item(out: &mut Vec<u8>, item: MsgpackItem<'_>, reader: &mut MsgpackReader<'_>) -> Result<()> {
     match item {

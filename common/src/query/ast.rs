@@ -11,7 +11,7 @@ use crate::format::key::{Key, KeyType};
 use crate::format::value::Value;
 pub use crate::query::ast::column::{Aggregate, AggregateFunction, Column};
 pub use crate::query::ast::every::{EveryMoment, MomentStep};
-pub use crate::query::ast::select_list::{OrderBy, Projection, SelectItem};
+pub use crate::query::ast::select_list::{OrderBy, Projection, SelectItem, names_aggregates};
 use crate::query::in_list::InList;
 use crate::query::like::LikePattern;
 use crate::query::location;
@@ -403,11 +403,9 @@ impl SelectStatement {
 
     /// Whether it returns groups, not rows: GROUP BY or HAVING is given, or an aggregate is named.
     pub fn is_grouped(&self) -> bool {
-        let is_aggregate = |column: &Column| matches!(column, Column::Aggregate(_));
         !self.group_by.is_empty()
             || self.having.is_some()
-            || self.projection.items().iter().any(|item| is_aggregate(&item.column))
-            || self.order_by.iter().any(|order| is_aggregate(&order.column))
+            || names_aggregates(self.projection.items(), &self.order_by)
     }
 }
 

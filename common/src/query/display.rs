@@ -1,5 +1,6 @@
 //! Formats conditions, columns and the parts of a select list as DriftQL. Parsing the text returns the same again.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use crate::format::json;
@@ -78,13 +79,25 @@ impl fmt::Display for OrderBy {
 }
 
 impl Column {
-    /// Returns the column's name in results: its names joined by dots. If another of the columns would get the same name, as `a.b` and
-    /// the field "a.b" would, then the names that are not plain are in backticks.
-    pub fn label(&self, columns: &[Column]) -> String {
-        let plain = self.plain_label();
-        let is_taken =
-            |other: &Column| other != self && (other.plain_label() == plain || other.quoted_label() == plain);
-        if self.is_plain() || !columns.iter().any(is_taken) { plain } else { self.quoted_label() }
+    /// Returns the names of columns in results: the names of each joined by dots. If another of the columns would get the same name, as
+    /// `a.b` and the field "a.b" would, then the names that are not plain are in backticks.
+    pub fn labels(columns: &[&Column]) -> Vec<String> {
+        // The column that has a name; `None` if several do.
+        let mut owners: HashMap<String, Option<&Column>> = HashMap::new();
+        for column in columns {
+            for label in [column.plain_label(), column.quoted_label()] {
+                let owner = owners.entry(label).or_insert(Some(column));
+                if *owner != Some(column) {
+                    *owner = None;
+                }
+            }
+        }
+        let label = |column: &&Column| {
+            let plain = column.plain_label();
+            let is_own = column.is_plain() || owners.get(&plain).is_some_and(Option::is_some);
+            if is_own { plain } else { column.quoted_label() }
+        };
+        columns.iter().map(label).collect()
     }
 
     /// Whether no other column can have the same plain label, unless that one is not plain.

@@ -24,7 +24,7 @@ use crate::error::Result;
 use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::query::ast::SelectItem;
-pub use crate::query::exec::aggregate::{Accumulator, Retraction};
+pub use crate::query::exec::aggregate::Accumulator;
 pub use crate::query::exec::arranged::ArrangedSelect;
 pub use crate::query::exec::column_value::{ResultColumn, result_document};
 use crate::query::exec::deleted_rows::DeletedBatch;
@@ -44,7 +44,7 @@ use crate::table::view::{Row, View};
 pub struct SelectExecution {
     view: View,
     selection: Selection,
-    /// The columns of the result; the whole document if empty.
+    /// The columns of the result; the whole document if empty. Set with the expectations.
     columns: Arc<[ResultColumn]>,
     /// Chosen when the first page is read.
     route: Option<Arc<Route>>,
@@ -52,8 +52,8 @@ pub struct SelectExecution {
     count: u64,
     /// Rows examined so far, matching or not.
     examined: u64,
-    /// What the statement expects of the rows.
-    expectations: Expectations,
+    /// What the statement expects of the rows. Known when the first page is read: a long statement takes time.
+    expectations: Option<Expectations>,
     done: bool,
 }
 
@@ -72,20 +72,30 @@ impl SelectExecution {
     /// Returns a SELECT over a view.
     pub fn new(view: View, selection: Selection) -> SelectExecution {
         let done = selection.limit == Some(0);
-        let columns = ResultColumn::of_items(&selection.items).into();
-        // Those of an earlier part are not known.
-        let expectations = match selection.after {
-            Some(_) => Expectations::default(),
-            None => Expectations::of(&selection, view.schema()),
-        };
+        // What an earlier part has met of them is not known.
+        let expectations = selection.after.is_some().then(Expectations::default);
+        let columns = Vec::new().into();
         SelectExecution { view, selection, columns, route: None, count: 0, examined: 0, expectations, done }
     }
 
-    /// Returns the SELECT that finds all matching rows for another one, as whole documents.
-    pub fn source_of(view: View, selection: Selection) -> SelectExecution {
-        let expectations = Expectations::of(&selection, view.schema());
-        let source = Selection { condition: selection.condition, ..Selection::default() };
-        SelectExecution { expectations, ..SelectExecution::new(view, source) }
+    /// Returns the SELECT that finds all matching rows for another one, as whole documents, and takes the condition from that one.
+    pub fn source_of(view: View, selection: &mut Selection) -> SelectExecution {
+        let Selection { deleted, condition, .. } = selection;
+        let source = Selection { deleted: *deleted, condition: condition.take(), ..Selection::default() };
+        SelectExecution::new(view, source)
+    }
+
+    /// Learns what the statement expects of the rows, and the columns of the result, unless both are known. `whole` is the
+    /// selection for which this one finds the rows.
+    fn prepare(&mut self, whole: Option<&Selection>) -> Result<()> {
+        if self.columns.is_empty() && !self.selection.items.is_empty() {
+            self.columns = ResultColumn::of_items(&self.selection.items).into();
+        }
+        if self.expectations.is_none() {
+            let parts = [Some(&self.selection), whole];
+            self.expectations = Some(Expectations::of(parts.into_iter().flatten(), self.view.schema())?);
+        }
+        Ok(())
     }
 
     /// What in the statement is probably a mistake, for people, once its rows were read.
@@ -93,7 +103,7 @@ impl SelectExecution {
     /// # Errors
     /// As [`SelectExecution::next_page`].
     pub fn notes(&mut self) -> Result<Vec<String>> {
-        self.expectations.notes(&self.view)
+        self.expectations.as_mut().map_or(Ok(Vec::new()), |expectations| expectations.notes(&self.view))
     }
 
     /// Returns how the rows are found; the first call chooses it.
@@ -115,6 +125,11 @@ impl SelectExecution {
         Ok(self.route.as_ref().is_some_and(|route| route.is_short()))
     }
 
+    /// Whether the last page was returned.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
     /// Returns the number of rows returned or counted so far.
     pub fn count(&self) -> u64 {
         self.count
@@ -132,6 +147,7 @@ impl SelectExecution {
 
     /// Returns the next page: examines at most `rows` rows, and stops after about `bytes` bytes of matching rows.
     pub fn next_page(&mut self, rows: usize, bytes: usize) -> Result<SelectPage> {
+        self.prepare(None)?;
         let mut page = PageBuilder { rows: Vec::new(), bytes, left: rows, error: None };
         if !self.done {
             let more = match &*self.route()? {
@@ -142,7 +158,7 @@ impl SelectExecution {
                 }
                 Route::Key(AccessPath::Scan) => self.scan((Bound::Unbounded, Bound::Unbounded), &mut page)?,
                 Route::Value { probe, value } => self.look_up_value(&probe.index, value, &mut page)?,
-                Route::Deleted => self.scan_deleted(&mut page)?,
+                Route::Deleted { after } => self.scan_deleted(*after, &mut page)?,
                 Route::Counted { rows } => {
                     self.count = self.selection.limit.map_or(*rows, |limit| limit.min(*rows));
                     false
@@ -234,10 +250,10 @@ impl SelectExecution {
     }
 
     /// Reads soft-deleted rows. Returns whether rows are left.
-    fn scan_deleted(&mut self, page: &mut PageBuilder) -> Result<bool> {
+    fn scan_deleted(&mut self, first_known: u64, page: &mut PageBuilder) -> Result<bool> {
         let after = self.selection.after.as_ref();
         let DeletedBatch { rows, last } = deleted_rows::read(
-            &self.view,
+            (&self.view, first_known),
             self.selection.condition.as_ref(),
             after,
             (page.left, page.bytes),
@@ -260,7 +276,10 @@ impl SelectExecution {
     fn consider(&mut self, row: Row, page: &mut PageBuilder) {
         self.examined += 1;
         page.left -= 1;
-        let seen = if self.expectations.are_met() { Ok(()) } else { self.expectations.see(row.by_ref()) };
+        let seen = match &mut self.expectations {
+            Some(expectations) if !expectations.are_met() => expectations.see(row.by_ref()),
+            _ => Ok(()),
+        };
         let outcome = seen.and_then(|()| self.matches(row.by_ref())).and_then(|matches| {
             if !matches {
                 return Ok(None);

@@ -14,6 +14,7 @@ use crate::format::value::{Value, compare_int_float};
 use crate::query::ast::{Column, Comparison, Condition};
 use crate::query::in_list::InList;
 use crate::query::like::lower_case;
+use crate::table::history::DriftEvent;
 use crate::table::view::Row;
 use crate::work;
 
@@ -52,6 +53,19 @@ impl Condition {
     /// `CORRUPT` if the document is damaged.
     pub fn matches(&self, row: RowRef<'_>) -> Result<bool> {
         Ok(self.evaluate(row)? == Some(true))
+    }
+
+    /// Returns whether the row before or after an event meets the condition. A SCHEMA event has no row.
+    ///
+    /// # Errors
+    /// As [`Condition::matches`].
+    pub fn matches_event(&self, event: &DriftEvent) -> Result<bool> {
+        for row in [&event.before, &event.after].into_iter().flatten() {
+            if self.matches(row.by_ref())? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn evaluate(&self, row: RowRef<'_>) -> Result<Option<bool>> {

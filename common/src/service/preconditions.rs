@@ -3,7 +3,6 @@
 use driftdb::v1;
 
 use crate::error::{Error, Reason, Result};
-use crate::limits;
 use crate::query::parser;
 use crate::service::convert::precondition_from_wire;
 use crate::table::operation::{Boundary, Precondition};
@@ -32,7 +31,7 @@ fn boundary_from_wire(precondition: v1::Precondition) -> Result<Boundary> {
         return Err(invalid("a precondition with where needs unchanged_since"));
     };
     let bytes = r#where.len() + params.iter().map(String::len).sum::<usize>();
-    check_boundary_bytes(bytes)?;
+    Boundary::check_bytes(bytes)?;
     let condition = parser::parse_condition(&r#where, &parser::parse_params(&params)?)?.to_string();
     Ok(Boundary { table, condition, unchanged_since })
 }
@@ -46,18 +45,6 @@ pub fn boundary_to_wire(boundary: Boundary) -> v1::Precondition {
         r#where: condition,
         ..v1::Precondition::default()
     }
-}
-
-/// Fails if a condition over many rows is longer than its limit.
-pub fn check_boundary_bytes(bytes: usize) -> Result<()> {
-    if bytes <= limits::BOUNDARY_BYTES {
-        return Ok(());
-    }
-    let message = format!(
-        "the condition of a precondition is too long: {bytes} bytes, the limit is {}; use a shorter one",
-        limits::BOUNDARY_BYTES
-    );
-    Err(Error::new(Reason::TooLarge, message))
 }
 
 fn invalid(message: &str) -> Error {

@@ -3,6 +3,7 @@
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::key::{Key, KeyType};
+use crate::limits;
 use crate::table::point_in_time::PointInTime;
 use crate::table::schema::Schema;
 
@@ -99,6 +100,23 @@ pub struct Boundary {
     pub condition: String,
     /// The commit after which none of them may have changed.
     pub unchanged_since: u64,
+}
+
+impl Boundary {
+    /// Fails if a condition, as it was sent, is longer than its limit.
+    ///
+    /// # Errors
+    /// `TOO_LARGE`
+    pub fn check_bytes(bytes: usize) -> Result<()> {
+        if bytes <= limits::BOUNDARY_BYTES {
+            return Ok(());
+        }
+        let message = format!(
+            "the condition of a precondition is too long: {bytes} bytes, the limit is {}; use a shorter one",
+            limits::BOUNDARY_BYTES
+        );
+        Err(Error::new(Reason::TooLarge, message))
+    }
 }
 
 /// The creation, change or removal of a table.

@@ -1,6 +1,8 @@
 //! A follower whose log is compacted while it reads continues with the compacted log, and rejects reads below the floor.
 
 use driftdb_common::error::Reason;
+use driftdb_common::query::exec::{SelectExecution, SelectPage, Selection};
+use driftdb_common::table::view::View;
 
 use crate::follower::Follower;
 use crate::follower::test_log::{TestLog, dir, files};
@@ -92,4 +94,39 @@ fn a_follower_that_found_damage_starts_again_at_the_snapshots() {
     log.check(follower.replica(), 0, 6);
     follower.check_head().unwrap();
     log.check(follower.replica(), 0, 8);
+}
+
+/// Every page of a query leaves out the same deletions, or the query fails.
+#[test]
+fn a_read_of_deleted_rows_fails_if_a_compaction_forgets_some_meanwhile() {
+    for (floor, is_lost) in [(7, false), (8, true), (10, true), (11, true)] {
+        let log = TestLog::start(6);
+        (7..=10).for_each(|seq| log.delete(seq, seq - 5));
+        let mut follower = Follower::open(files(&log.disk)).unwrap();
+        follower.check_head().unwrap();
+        log.snapshot();
+        log.insert(11);
+        log.insert(12);
+        follower.check_head().unwrap();
+        log.compact(7);
+        log.insert(13);
+        follower.check_head().unwrap();
+        let applied = follower.replica().applied();
+        let view = View::at(applied.table("t").unwrap(), 10).unwrap();
+        let mut select = SelectExecution::new(view, Selection { deleted: true, ..Selection::default() });
+        let keys = |page: SelectPage| page.rows.iter().map(|row| row.key.to_string()).collect::<Vec<_>>();
+        assert_eq!(keys(select.next_page(2, usize::MAX).unwrap()), ["k03"]);
+        log.snapshot();
+        log.insert(14);
+        if floor > 7 {
+            log.compact(floor);
+        }
+        log.insert(15);
+        follower.check_head().unwrap();
+        let rest = select.next_page(10, usize::MAX);
+        match is_lost {
+            true => assert_eq!(rest.unwrap_err().reason(), Reason::BelowFloor, "{floor}"),
+            false => assert_eq!(keys(rest.unwrap()), ["k04", "k05"]),
+        }
+    }
 }

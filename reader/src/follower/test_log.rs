@@ -118,6 +118,19 @@ impl TestLog {
         self.log.borrow_mut().append(&mut group).unwrap();
     }
 
+    /// Appends commit `seq`, which deletes the row that commit `of` has inserted.
+    pub fn delete(&self, seq: u64, of: u64) {
+        let key = Key::Str(format!("k{of:02}").into());
+        let mut group = Group { last_seq: seq, last_ms: seq, ..Group::default() };
+        let frames = group.tables.entry(1).or_default();
+        frames.last_seq = seq;
+        let meta = CommitMeta::default();
+        frames.frames.push(seq, seq, EventType::SoftDelete, |out| {
+            event::encode(out, Some(&key), None, false, Some((CommitShape::SINGLE, &meta)), true)
+        });
+        self.log.borrow_mut().append(&mut group).unwrap();
+    }
+
     /// Takes a snapshot of all events.
     pub fn snapshot(&self) {
         let (manifest, entry) = self.current();

@@ -7,7 +7,6 @@ use driftdb_common::query::ast::{
     Aggregate, AggregateFunction, Column, Condition, EveryMoment, MomentStep, PointInTime, Projection,
     SelectItem, SelectStatement,
 };
-use driftdb_common::query::exec::GroupPlan;
 use driftdb_common::query::exec::every::{EveryExecution, EveryQuery, Moment};
 use driftdb_common::query::exec::moment_list;
 use driftdb_common::query::local_clock::LocalClock;
@@ -36,10 +35,12 @@ pub struct MomentsQuery {
     pub clock: LocalClock,
     /// The condition on rows.
     pub condition: Option<Condition>,
+    /// The columns whose values make a group.
+    pub group_by: Vec<Column>,
     /// What to return of each group.
     pub items: Vec<SelectItem>,
-    /// The groups and aggregates.
-    pub plan: GroupPlan,
+    /// The condition on groups.
+    pub having: Option<Condition>,
     /// The encoding of results.
     pub format: v1::DocumentFormat,
 }
@@ -52,15 +53,15 @@ impl MomentsQuery {
         clock: LocalClock,
         format: v1::DocumentFormat,
     ) -> MomentsQuery {
-        let items = match &select.projection {
-            Projection::Items(items) => items.clone(),
+        let items = match select.projection {
+            Projection::Items(items) => items,
             Projection::Count | Projection::All => {
                 let count = Aggregate { function: AggregateFunction::Count, argument: None };
                 vec![SelectItem { column: Column::Aggregate(Box::new(count)), alias: None }]
             }
         };
-        let plan = GroupPlan::new(&select.group_by, &items, select.having.as_ref(), &[]);
-        MomentsQuery { table, every, clock, condition: select.condition, items, plan, format }
+        let SelectStatement { condition, group_by, having, .. } = select;
+        MomentsQuery { table, every, clock, condition, group_by, items, having, format }
     }
 }
 
@@ -104,8 +105,9 @@ impl MomentPages {
             }
             let mut header = to.header(&context.replica, [timeline])?;
             header.notes.extend(note_of_creation(timeline, &moments));
-            let MomentsQuery { condition, items, plan, format, .. } = wanted;
-            let execution = EveryExecution::new(timeline, EveryQuery { moments, condition, plan, items })?;
+            let MomentsQuery { condition, group_by, items, having, format, .. } = wanted;
+            let question = EveryQuery { moments, condition, group_by, items, having };
+            let execution = EveryExecution::new(timeline, question)?;
             Ok(MomentPages { execution, format, has_read_all: false, header: Some(header) })
         };
         query.compute(open).await

@@ -7,10 +7,8 @@ use driftdb_common::error::Result;
 use driftdb_common::limits;
 use driftdb_common::planted::{PlantedBug, is_planted};
 use driftdb_common::query::ast::{Condition, PointInTime};
-use driftdb_common::query::predicate::RowRef;
 use driftdb_common::service::convert;
 use driftdb_common::table::history::{DriftEvent, History, HistoryQuery, Images};
-use driftdb_common::table::view::Row;
 use driftdb_common::work;
 
 use crate::context::RequestContext;
@@ -71,14 +69,7 @@ impl DriftFilter {
                 return Ok(false);
             }
         }
-        let Some(condition) = &self.condition else { return Ok(true) };
-        for row in [&event.before, &event.after].into_iter().flatten() {
-            let Row { key, seq, time_ms, document } = row;
-            if condition.matches(RowRef { key, seq: *seq, time_ms: *time_ms, document })? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.condition.as_ref().map_or(Ok(true), |condition| condition.matches_event(event))
     }
 }
 

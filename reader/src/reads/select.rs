@@ -4,7 +4,7 @@ use driftdb::v1;
 use driftdb_common::error::Result;
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
-use driftdb_common::query::ast::{PointInTime, SelectItem};
+use driftdb_common::query::ast::PointInTime;
 use driftdb_common::query::exec::{ArrangedSelect, SelectExecution, SelectPage, Selection};
 use driftdb_common::service::convert;
 use driftdb_common::table::view::View;
@@ -42,8 +42,8 @@ pub struct RowPages {
     format: v1::DocumentFormat,
     /// `None` once a page has carried it.
     header: Option<v1::ReadHeader>,
-    /// The columns of results that are no rows; `None` if they are rows, or once a page has carried them.
-    columns: Option<Vec<String>>,
+    /// Whether the results are no rows.
+    has_results: bool,
 }
 
 /// Where the pages come from.
@@ -68,6 +68,16 @@ impl SelectSource {
         match self {
             SelectSource::InKeyOrder(execution) => execution.is_short(),
             SelectSource::Arranged(_) => Ok(false),
+        }
+    }
+
+    /// The names of the columns of results that are no rows.
+    fn columns(&self) -> Vec<String> {
+        match self {
+            SelectSource::InKeyOrder(_) => Vec::new(),
+            SelectSource::Arranged(select) => {
+                select.columns().iter().map(|column| column.label.clone()).collect()
+            }
         }
     }
 
@@ -136,10 +146,9 @@ impl RowPages {
             Ok((View::at(timeline, point.seq)?, point.header(&context.replica, [timeline])?))
         };
         let (view, header) = query.look_up(open).await?;
-        let columns = selection.has_results().then(|| SelectItem::labels(&selection.items));
         Ok(RowPages {
             header: Some(header),
-            columns,
+            has_results: selection.has_results(),
             table: view.timeline().name().to_owned(),
             seq: view.seq(),
             source: match selection.is_arranged() {
@@ -198,7 +207,7 @@ impl RowPages {
             seq: self.seq,
             format: self.format,
             header: self.header.clone(),
-            columns: self.columns.clone(),
+            has_results: self.has_results,
         })
     }
 
@@ -209,16 +218,14 @@ impl RowPages {
             return Ok(PageStep::Working);
         }
         let notes = if done { self.source.notes()? } else { Vec::new() };
-        let columns = self.columns.take();
-        let is_batch = columns.is_some() || !results.is_empty();
+        let columns = if self.header.is_some() { self.source.columns() } else { Vec::new() };
         let results = results.iter().map(|result| convert::document_to_wire(result, self.format));
         let results: Vec<_> = results.collect::<Result<_>>()?;
-        let batch = v1::ResultBatch { columns: columns.unwrap_or_default(), results };
         let page = RowPage {
             header: self.header.take(),
             resume_after: self.source.resume_after(rows.last().map(|row| row.key.clone())).filter(|_| !done),
             rows: rows.iter().map(|row| convert::row_to_wire(row, self.format)).collect::<Result<_>>()?,
-            results: is_batch.then_some(batch),
+            results: self.has_results.then_some(v1::ResultBatch { columns, results }),
             count: self.source.count(),
             notes,
         };

@@ -11,11 +11,10 @@ use driftdb_common::limits;
 use driftdb_common::query::ast::{Column, Comparison, Condition};
 use driftdb_common::query::in_list::InList;
 use driftdb_common::query::local_clock::LocalClock;
-use driftdb_common::query::{parser, predicate};
+use driftdb_common::query::parser;
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::history::{DriftEvent, Images, KeyFilter};
 use driftdb_common::table::timeline::Timeline;
-use driftdb_common::table::view::Row;
 use driftdb_common::work;
 
 use crate::replica::Applied;
@@ -52,12 +51,11 @@ impl WatchFilter {
             return Err(Error::new(Reason::KeyInvalid, message));
         }
         let params = parser::parse_params(&request.params)?;
+        // A name of no zone is an error also without a condition.
+        let clock = LocalClock::in_zone(&request.time_zone, now_ms())?;
         let condition = match request.r#where.trim() {
             "" => None,
-            text => {
-                let clock = LocalClock::in_zone(&request.time_zone, now_ms())?;
-                Some(parser::parse_condition_at(text, &params, &clock)?.value)
-            }
+            text => Some(parser::parse_condition_at(text, &params, &clock)?.value),
         };
         let tables: BTreeSet<String> = request.tables.iter().cloned().collect();
         let keys: BTreeSet<String> = request.keys.iter().cloned().collect();
@@ -159,14 +157,7 @@ impl WatchFilter {
         if !self.may_pass(event.key.as_ref()) {
             return Ok(false);
         }
-        let Some(condition) = &self.condition else { return Ok(true) };
-        for row in [&event.before, &event.after].into_iter().flatten() {
-            let Row { key, seq, time_ms, document } = row;
-            if condition.matches(predicate::RowRef { key, seq: *seq, time_ms: *time_ms, document })? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.condition.as_ref().map_or(Ok(true), |condition| condition.matches_event(event))
     }
 
     /// The images that the filter needs to judge an event, and those that the watch sends.

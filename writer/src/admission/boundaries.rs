@@ -14,10 +14,10 @@ use driftdb_common::planted::{self, PlantedBug};
 use driftdb_common::query::ast::{Column, Condition};
 use driftdb_common::query::parser;
 use driftdb_common::query::predicate::RowRef;
-use driftdb_common::service::preconditions::check_boundary_bytes;
 use driftdb_common::table::event_id::EventId;
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::operation::Boundary;
+use driftdb_common::work;
 
 use crate::admission::recent_changes::{ChangesSince, PriorRow, RecentChange};
 use crate::admission::row_key::quoted;
@@ -27,6 +27,8 @@ use crate::admission::tables::AdmittedTables;
 /// What a change of another table, and the comparison of one of the table's own, count as, in bytes.
 const FOREIGN_CHANGE_BYTES: usize = 16;
 const OWN_CHANGE_BYTES: usize = 512;
+/// The bytes of a row that one comparison reads in the time of a step.
+const BYTES_PER_STEP: usize = 64;
 /// How many comparisons a read of a row from files counts as.
 const STEPS_PER_READ: usize = 2000;
 
@@ -73,9 +75,9 @@ pub(super) struct UncheckedChanges {
 }
 
 impl DraftBoundary {
-    /// Parses the condition. Fails if it is too long, or asks for more than the row's content.
+    /// Parses the condition, whose length its source has checked: as it was sent, which can be shorter than this text. Fails if it
+    /// asks for more than the row's content.
     pub(crate) fn new(boundary: Boundary) -> Result<DraftBoundary> {
-        check_boundary_bytes(boundary.condition.len())?;
         let condition = match boundary.condition.as_str() {
             "" => None,
             text => Some(parser::parse_condition(text, &[])?),
@@ -125,7 +127,9 @@ impl DraftBoundary {
         let message = format!(
             "cannot tell whether rows of table {table:?} have changed since commit {unchanged_since}: {why}; read the rows again and use the commit of that read"
         );
-        Error::new(Reason::BoundaryTooOld, message).with("table", table.clone())
+        Error::new(Reason::BoundaryTooOld, message)
+            .with("table", table.clone())
+            .with("since", unchanged_since.to_string())
     }
 }
 
@@ -149,7 +153,8 @@ pub(super) fn unchecked_changes(
         let mut has_room = true;
         for change in recent.newest_after(upto) {
             let weight = match change.table == table.id() {
-                true => OWN_CHANGE_BYTES.max(boundary.terms * 64) + change.bytes(),
+                // Every comparison may read the whole row.
+                true => OWN_CHANGE_BYTES + boundary.terms.saturating_mul(BYTES_PER_STEP + change.bytes()),
                 false => FOREIGN_CHANGE_BYTES,
             };
             let is_in_files = change.table == table.id() && matches!(change.before, PriorRow::InFiles);
@@ -174,10 +179,14 @@ pub(super) fn unchecked_changes(
 }
 
 impl UncheckedChanges {
-    /// Compares the changes with their condition. Blocks.
+    /// Compares the changes with their condition. Blocks. If newer files have replaced the table's meanwhile, the condition stays
+    /// unchecked, and admission asks for it again.
     pub(super) fn run(self, boundaries: &mut [DraftBoundary]) {
         let Some(boundary) = boundaries.get_mut(self.at) else { return };
         let outcome = self.first_broken(boundary);
+        if outcome.as_ref().is_err_and(|error| error.reason() == Reason::FileGone) {
+            return;
+        }
         let UncheckedChanges { table, rollbacks, upto, .. } = self;
         boundary.checked = Some(CheckedChanges { table, rollbacks, upto, outcome });
     }
@@ -185,7 +194,9 @@ impl UncheckedChanges {
     fn first_broken(&self, boundary: &DraftBoundary) -> Result<Option<BrokenBoundary>> {
         let mut steps = 0;
         for change in self.changes.iter().filter(|change| change.table == self.table) {
-            steps += boundary.terms;
+            // A comparison counts its own steps where it reads the row, for the time that the request may take.
+            work::step(1)?;
+            steps += boundary.terms.saturating_mul(1 + change.bytes() / BYTES_PER_STEP);
             let is_broken = match boundary.is_broken_by(change)? {
                 Some(is_broken) => is_broken,
                 None => {
@@ -294,6 +305,14 @@ pub(crate) fn subject(boundary: &Boundary) -> String {
         "" => boundary.table.clone(),
         condition => format!("{} WHERE {condition}", boundary.table),
     }
+}
+
+/// Whether an error says that this condition is too old to be checked.
+pub(crate) fn is_too_old(error: &Error, boundary: &Boundary) -> bool {
+    let tells = |key, value: &str| error.metadata().get(key).is_some_and(|found| found == value);
+    error.reason() == Reason::BoundaryTooOld
+        && tells("table", &boundary.table)
+        && tells("since", &boundary.unchanged_since.to_string())
 }
 
 /// What a condition expects, as the beginning of a violation's description.

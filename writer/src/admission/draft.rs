@@ -65,6 +65,15 @@ impl DraftConditions {
             boundaries: boundaries.collect::<Result<_>>()?,
         })
     }
+
+    /// Adds a condition of the statement itself, which does not count as one of the client's. It comes last: a change that breaks a
+    /// condition of the client is the client's error.
+    pub(crate) fn with_own(mut self, boundary: Option<Boundary>) -> Result<DraftConditions> {
+        if let Some(boundary) = boundary {
+            self.boundaries.push(DraftBoundary::new(boundary)?);
+        }
+        Ok(self)
+    }
 }
 
 /// The key of an operation or a precondition, in a table whose schema was known.

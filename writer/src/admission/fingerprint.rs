@@ -1,6 +1,5 @@
 //! A hash of what a request asks for, which tells a retry from a different request with the same id.
 
-use driftdb_common::query::ast::{BulkAction, BulkStatement};
 use driftdb_common::table::operation::{
     Action, Boundary, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
 };
@@ -45,19 +44,24 @@ pub(crate) fn compute(change: &CommitRequest) -> [u8; 16] {
     hash.0.digest128().to_le_bytes()
 }
 
-/// The same of a statement that changes all rows of a condition.
-pub(crate) fn of_bulk(statement: &BulkStatement, boundaries: &[Boundary]) -> [u8; 16] {
+/// The same of a statement, as it was sent: what it means can depend on when it is read ("30 days ago"), and a retry comes later. Of
+/// its options only the time of the commit counts, because the others are notes.
+///
+/// `commit_time` is in seconds and nanoseconds.
+pub(crate) fn of_statement(
+    statement: &str,
+    params: &[String],
+    time_zone: &str,
+    commit_time: Option<(i64, i32)>,
+) -> [u8; 16] {
     let mut hash = FingerprintHasher(Xxh3Default::new());
-    hash.part(b'B', statement.table.text.as_bytes());
-    match &statement.action {
-        BulkAction::Patch(patch) => hash.part(b'M', patch.msgpack()),
-        BulkAction::SoftDelete => hash.part(b'S', &[]),
-        BulkAction::Revert(point) => hash.revert(*point),
+    hash.part(b'Q', statement.as_bytes());
+    params.iter().for_each(|param| hash.part(b'p', param.as_bytes()));
+    hash.part(b'z', time_zone.as_bytes());
+    if let Some((seconds, nanos)) = commit_time {
+        hash.part(b's', &seconds.to_le_bytes());
+        hash.part(b'n', &nanos.to_le_bytes());
     }
-    if let Some(condition) = &statement.condition {
-        hash.part(b'w', condition.to_string().as_bytes());
-    }
-    boundaries.iter().for_each(|boundary| hash.boundary(boundary));
     hash.0.digest128().to_le_bytes()
 }
 
@@ -146,6 +150,22 @@ mod tests {
     }
 
     #[test]
+    fn the_fingerprint_of_a_statement_is_of_what_was_sent() {
+        let params = |params: &[&str]| params.iter().map(|param| (*param).to_owned()).collect::<Vec<_>>();
+        let plain = of_statement("a", &[], "", None);
+        assert_eq!(u128::from_le_bytes(plain), FROZEN_STATEMENT);
+        let hashes = [
+            plain,
+            of_statement("b", &[], "", None),
+            of_statement("a", &params(&["1", "2"]), "", None),
+            of_statement("a", &params(&["12"]), "", None),
+            of_statement("a", &[], "Europe/Berlin", None),
+            of_statement("a", &[], "", Some((1, 0))),
+        ];
+        assert_eq!(hashes.iter().collect::<std::collections::HashSet<_>>().len(), hashes.len());
+    }
+
+    #[test]
     fn retention_changes_the_fingerprint() {
         let create = |retain_ms| {
             let (table, primary_key) = ("t".to_owned(), "id".to_owned());
@@ -174,6 +194,8 @@ mod tests {
     /// The fingerprints of the version before retention existed.
     const FROZEN_CREATE: u128 = 15611190766294960569064401475998795135;
     const FROZEN_ALTER: u128 = 322289165949173634077830101603809685938;
+    /// The fingerprint of a statement.
+    const FROZEN_STATEMENT: u128 = 331650671015504561274254233413696490804;
     /// The fingerprint of the first version.
     const FROZEN: u128 = 184282382045635354650412948773886212831;
 }

@@ -194,6 +194,11 @@ impl MissingWork {
         !self.tables.is_empty() && self.rows.is_empty() && self.changes.is_empty() && draft.is_short()
     }
 
+    /// Whether it compares changes with conditions, which can take much longer than the size of the request says.
+    pub(crate) fn has_conditions(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
     /// Does it. Blocks. Errors of reads are kept for admission, which reports them where they belong.
     pub(crate) fn run(self, draft: &mut Draft) -> Result<()> {
         draft.find_keys(&self.tables);

@@ -14,6 +14,8 @@ use driftdb_common::limits;
 
 /// The number of changes of one chunk.
 const CHUNK: usize = 64;
+/// A chunk with as many bytes takes no more changes: only whole chunks make room.
+const CHUNK_BYTES: usize = 1 << 20;
 /// Memory of a change without its key's text and its documents.
 const CHANGE_BYTES: usize = 160;
 
@@ -65,6 +67,8 @@ pub(crate) struct RecentChanges {
     /// Full chunks, oldest first.
     sealed: VecDeque<Arc<Vec<SharedChange>>>,
     open: Vec<SharedChange>,
+    open_bytes: usize,
+    /// All bytes, those of `open` included.
     bytes: usize,
     /// Every change of later commits is here.
     base: u64,
@@ -107,8 +111,10 @@ impl RecentChanges {
     /// Adds a change of the newest commit. The oldest changes make room for it.
     pub(crate) fn push(&mut self, change: RecentChange) {
         self.bytes += change.bytes();
+        self.open_bytes += change.bytes();
         self.open.push(Arc::new(change));
-        if self.open.len() == CHUNK {
+        if self.open.len() >= CHUNK || self.open_bytes >= CHUNK_BYTES {
+            self.open_bytes = 0;
             self.sealed.push_back(Arc::new(std::mem::replace(&mut self.open, Vec::with_capacity(CHUNK))));
         }
         while self.bytes > limits::RECENT_CHANGES_BYTES
@@ -125,10 +131,18 @@ impl RecentChanges {
             && let Some(newest) = self.sealed.pop_back()
         {
             self.open = newest.to_vec();
+            self.open_bytes = self.open.iter().map(|change| change.bytes()).sum();
         }
         if let Some(change) = self.open.pop() {
             self.bytes = self.bytes.saturating_sub(change.bytes());
+            self.open_bytes = self.open_bytes.saturating_sub(change.bytes());
         }
+    }
+
+    /// Notes that `last` is the newest commit, after changes were taken back. A change of a commit that came to nothing may have
+    /// been the one that made room: the commit's number is free again, and nothing follows `last`.
+    pub(crate) fn end_at(&mut self, last: u64) {
+        self.base = self.base.min(last);
     }
 
     /// Notes that commits were taken back.
@@ -199,9 +213,34 @@ mod tests {
         for seq in 1..=1000 {
             recent.push(change(seq, &text));
         }
-        assert!(recent.bytes <= limits::RECENT_CHANGES_BYTES + 300_000 * CHUNK, "{}", recent.bytes);
+        assert!(recent.bytes <= limits::RECENT_CHANGES_BYTES, "{}", recent.bytes);
         let base = recent.base();
         assert!(base > 0 && base < 1000, "{base}");
         assert_eq!(seqs(&recent, base).first(), Some(&(base + 1)));
+    }
+
+    #[test]
+    fn large_changes_stay_within_the_limit() {
+        let mut recent = RecentChanges::default();
+        let text = "x".repeat(1 << 20);
+        for seq in 1..CHUNK as u64 {
+            recent.push(change(seq, &text));
+            assert!(recent.bytes <= limits::RECENT_CHANGES_BYTES, "{}", recent.bytes);
+        }
+        assert_eq!(seqs(&recent, recent.base()).last(), Some(&63));
+    }
+
+    #[test]
+    fn a_large_commit_that_came_to_nothing_leaves_the_newest_commit_known() {
+        let mut recent = RecentChanges::default();
+        recent.begin_after(10);
+        recent.push(change(11, "a"));
+        let text = "x".repeat(1 << 20);
+        (0..50).for_each(|_| recent.push(change(12, &text)));
+        (0..50).for_each(|_| recent.pop());
+        recent.end_at(11);
+        assert_eq!((recent.base(), seqs(&recent, 11).len()), (11, 0));
+        recent.push(change(12, "b"));
+        assert_eq!(seqs(&recent, 11), [12]);
     }
 }

@@ -6,7 +6,7 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::table::operation::SchemaChange;
 
-use crate::admission::draft::Draft;
+use crate::admission::draft::{Draft, DraftConditions};
 use crate::admission::missing::MissingWork;
 use crate::admission::schema_changes::check_schema_change;
 use crate::admission::{AdmissibleChange, CommitContext, CommitReceipt};
@@ -110,6 +110,39 @@ impl CommitPipeline {
             },
         };
         Ok(Ok((ack, next)))
+    }
+
+    /// Answers a request that turned out to change nothing, as a commit is answered: an earlier attempt may have made one, the
+    /// conditions must hold, and the answer waits until everything that it depends on is durable.
+    pub(crate) async fn confirm(
+        &self,
+        conditions: DraftConditions,
+        request: Option<&RequestId>,
+    ) -> Result<CommitReceipt> {
+        let mut draft = Draft { conditions, ..Draft::default() };
+        for attempt in 0..TRIES {
+            match self.try_confirm(&mut draft, request, attempt)? {
+                Ok(ack) => return self.wait(ack).await,
+                Err(missing) => draft = prepare(&self.0, draft, missing).await?,
+            }
+        }
+        Err(rows_keep_changing())
+    }
+
+    fn try_confirm(
+        &self,
+        draft: &mut Draft,
+        request: Option<&RequestId>,
+        attempt: u32,
+    ) -> Result<Result<PendingAck, MissingWork>> {
+        let mut state = self.0.state.lock();
+        state.check_accepting()?;
+        state.check_room(self.0.tail_limit)?;
+        if let Some(missing) = state.admission.missing_work(draft, merge_bytes(attempt)) {
+            return Ok(Err(missing));
+        }
+        let outcome = state.admission.confirm(draft, request);
+        Ok(Ok(state.acknowledge(outcome)))
     }
 
     /// The outcome of an earlier attempt of a request, or `None` if there was none.

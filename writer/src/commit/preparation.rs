@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::work::WorkOptions;
 
 use crate::admission::draft::Draft;
 use crate::admission::missing::MissingWork;
@@ -28,11 +29,16 @@ pub(super) async fn prepare(shared: &CommitShared, mut draft: Draft, missing: Mi
         missing.run(&mut draft)?;
         return Ok(draft);
     }
+    let is_stoppable = missing.has_conditions();
     let work = move || {
         missing.run(&mut draft)?;
         Ok(draft)
     };
-    shared.tasks.run(work).await
+    if is_stoppable {
+        shared.tasks.run_steps(WorkOptions::default(), work).await
+    } else {
+        shared.tasks.run(work).await
+    }
 }
 
 /// The error after [`TRIES`] attempts.

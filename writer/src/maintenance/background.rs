@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::table::build::merge_policy;
 use driftdb_common::table::build::progress::ProgressFn;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +41,8 @@ pub(crate) struct BackgroundMaintenance {
     pub(super) indexer: Arc<Indexer>,
     pub(super) retention: Retention,
     pub(super) rebuilder: Rebuilder,
+    /// The tables whose merges were put off, or have failed; `None` before the first pass, which looks for them.
+    pub(super) unmerged: Mutex<Option<BTreeSet<u64>>>,
 }
 
 impl BackgroundMaintenance {
@@ -95,7 +99,17 @@ impl BackgroundMaintenance {
     /// Writes delta layers until no table is due, then merges layers until a table is due again, and so on until nothing is
     /// left to do. Delta layers come first, because only they take rows out of memory, here and in the readers.
     fn take_due_snapshots(&self, progress: ProgressFn<'_>) -> Result<()> {
-        let mut unmerged = BTreeSet::new();
+        let put_off = self.unmerged.lock().take();
+        let mut unmerged = match put_off {
+            Some(unmerged) => unmerged,
+            None => self.tables_to_merge(progress)?,
+        };
+        let ended = self.snapshot_and_merge(&mut unmerged, progress);
+        *self.unmerged.lock() = Some(unmerged);
+        ended
+    }
+
+    fn snapshot_and_merge(&self, unmerged: &mut BTreeSet<u64>, progress: ProgressFn<'_>) -> Result<()> {
         // Tables whose commits that made them due are not published yet.
         let mut unpublished = BTreeSet::new();
         loop {
@@ -108,19 +122,38 @@ impl BackgroundMaintenance {
                     Err(_) => {}
                 }
                 self.note_snapshot(id, taken.map(drop))?;
-            } else if let Some(id) = unmerged.pop_first() {
+            } else if let Some(id) = unmerged.iter().copied().find(|id| !self.is_paused(*id)) {
                 let is_urgent = || self.due_table().is_some_and(|id| !unpublished.contains(&id));
                 let merged = self.snapshotter.merge_while_idle(id, &is_urgent, progress);
-                let has_more = !*merged.as_ref().unwrap_or(&true);
-                self.note_snapshot(id, merged.map(drop))?;
-                if has_more {
-                    unmerged.insert(id);
+                // After a failure the table waits, as its health says, and stays in the list.
+                if *merged.as_ref().unwrap_or(&false) {
+                    unmerged.remove(&id);
                 }
+                self.note_snapshot(id, merged.map(drop))?;
                 unpublished.clear();
             } else {
                 return Ok(());
             }
         }
+    }
+
+    /// The tables whose layers the merge policy would change: the writer that put it off has ended.
+    fn tables_to_merge(&self, progress: ProgressFn<'_>) -> Result<BTreeSet<u64>> {
+        let mut unmerged = BTreeSet::new();
+        // A single layer is left as it is.
+        let tables = self.context.commits.catalog.tables();
+        for table in tables.iter().filter(|table| table.layers.len() > 1) {
+            progress(0)?;
+            let (manifest, _) = self.context.commits.log.manifest(table.id)?;
+            if merge_policy::next_task(&manifest).is_some() {
+                unmerged.insert(table.id);
+            }
+        }
+        Ok(unmerged)
+    }
+
+    fn is_paused(&self, id: u64) -> bool {
+        self.context.health.is_paused(id, Chore::Snapshot)
     }
 
     /// Notes whether a table's snapshot or its merges have failed. Returns an error only at a shutdown.
@@ -142,7 +175,7 @@ impl BackgroundMaintenance {
     fn due_table(&self) -> Option<u64> {
         let SnapshotTriggers { events, bytes, memory } = self.context.triggers;
         let mut tails = self.context.commits.status.tails();
-        tails.retain(|(id, _)| !self.context.health.is_paused(*id, Chore::Snapshot));
+        tails.retain(|(id, _)| !self.is_paused(*id));
         let longest = tails.iter().max_by_key(|(_, tail)| (tail.events.saturating_mul(1000), tail.bytes))?;
         let all = tails.iter().fold(LogTail::default(), |sum, (_, tail)| LogTail {
             events: sum.events + tail.events,

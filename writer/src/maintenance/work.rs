@@ -6,6 +6,7 @@ use driftdb_common::error::Result;
 use driftdb_common::table::build::progress::ProgressFn;
 use driftdb_common::table::check::verification::{self, Problem, VerifiedCounts};
 use driftdb_common::table::point_in_time::PointInTime;
+use parking_lot::Mutex;
 
 use crate::jobs::JobHandle;
 use crate::maintenance::background::BackgroundMaintenance;
@@ -57,6 +58,7 @@ impl MaintenanceWork {
             indexer,
             retention,
             rebuilder,
+            unmerged: Mutex::default(),
         };
         (MaintenanceWork { context, editor, snapshotter, compactor }, background)
     }

@@ -5,30 +5,31 @@
 //! one step at that commit. If something has changed, the rows are found again, a bounded number of times. Several commits of IN
 //! BATCHES OF require only that each of their own rows has not changed, so that a busy table does not stop them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use driftdb::v1;
 use driftdb::v1::writer_service_execute_response::Event;
 use driftdb_common::error::{Error, Reason, Result, Violation};
 use driftdb_common::format::document::Document;
-use driftdb_common::format::event::RequestId;
 use driftdb_common::format::key::Key;
 use driftdb_common::limits;
-use driftdb_common::memory::{MemoryBudget, MemoryUse};
+use driftdb_common::memory::{MemoryBudget, MemoryPermit, MemoryUse};
 use driftdb_common::query::ast::{BulkAction, BulkStatement, NoChangeClause};
 use driftdb_common::query::change;
+use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
 use driftdb_common::table::operation::{
     Action, Boundary, Check, CommitOptions, KeyInput, Operation, Precondition,
 };
-use driftdb_common::work::{Work, WorkOptions};
+use driftdb_common::work::WorkOptions;
+use prost::Message;
 
 use crate::admission::boundaries;
 use crate::admission::draft::{Draft, DraftConditions};
-use crate::admission::{CommitContext, CommitReceipt, fingerprint};
+use crate::admission::{CommitContext, CommitReceipt};
 use crate::commit::CommitPipeline;
-use crate::rpc::bulk_rows::{BulkRow, BulkRows};
+use crate::rpc::bulk_rows::{BulkRow, BulkRows, RevertMoment};
 use crate::rpc::table_reader::TableReader;
 use crate::tasks::{TaskPool, TaskStop};
 
@@ -49,9 +50,12 @@ pub(crate) struct BulkRunner {
 /// A statement, and what must hold.
 #[derive(Debug, Clone)]
 pub(crate) struct BulkRequest {
-    pub(crate) statement: BulkStatement,
-    pub(crate) boundaries: Vec<Boundary>,
-    pub(crate) options: CommitOptions,
+    /// Shared, because its condition can be very long.
+    pub(crate) statement: Arc<BulkStatement>,
+    boundaries: Vec<Boundary>,
+    context: CommitContext,
+    /// The text of the statement's own condition, once a task has made it: see [`own_condition`].
+    own: Arc<OnceLock<Option<String>>>,
 }
 
 /// What a statement has done.
@@ -70,14 +74,16 @@ struct FoundOperations {
     count: u64,
     last: Option<Key>,
     seq: u64,
+    /// For the operations, until they are committed.
+    held: Option<MemoryPermit>,
 }
 
 impl BulkRequest {
-    /// Checks what can be checked without the table.
+    /// Checks what can be checked at once. `context` holds the request's id.
     pub(crate) fn new(
         statement: BulkStatement,
         clauses: Vec<NoChangeClause>,
-        options: CommitOptions,
+        context: CommitContext,
     ) -> Result<BulkRequest> {
         if let Some(batch) = statement.batch {
             if batch > limits::OPERATIONS_PER_COMMIT as u64 {
@@ -92,41 +98,32 @@ impl BulkRequest {
                 return Err(Error::new(Reason::QueryInvalid, message));
             }
         }
-        if let (BulkAction::Revert(_), Some(condition)) = (&statement.action, &statement.condition)
-            && boundaries::check_columns(condition).is_err()
-        {
-            let message = "REVERT … WHERE cannot use _seq and _time: compare _key and fields of the document";
+        if statement.dry_run && !clauses.is_empty() {
+            let message = "DRY RUN commits nothing that IF NO CHANGE could hold for: leave out one of them";
             return Err(Error::new(Reason::QueryInvalid, message));
         }
         let boundaries = clauses.into_iter().map(change::of_clause).collect();
-        Ok(BulkRequest { statement, boundaries, options })
+        Ok(BulkRequest { statement: Arc::new(statement), boundaries, context, own: Arc::default() })
     }
 
-    /// The context of a commit that a repeated request finds again.
-    fn context(&self) -> CommitContext {
-        let id = Some(self.options.request_id.clone()).filter(|id| !id.is_empty());
-        let fingerprint = || fingerprint::of_bulk(&self.statement, &self.boundaries);
-        let request = id.map(|id| RequestId { id, fingerprint: fingerprint() });
-        CommitContext { options: self.options.clone(), request, origin: None }
-    }
-
-    /// The condition that a commit of all rows depends on; `None` if the writer cannot check it, because it asks for the commits of
-    /// rows, or is too long.
+    /// The condition that a commit of all rows depends on, which were found at a commit; `None` if the writer cannot check it.
     fn own_boundary(&self, seq: u64) -> Option<Boundary> {
-        let condition = match &self.statement.condition {
-            None => String::new(),
-            Some(condition) => {
-                boundaries::check_columns(condition).ok()?;
-                condition.to_string()
-            }
-        };
-        let table = self.statement.table.text.clone();
-        (condition.len() <= limits::BOUNDARY_BYTES).then_some(Boundary {
-            table,
-            condition,
-            unchanged_since: seq,
-        })
+        let condition = self.own.get()?.clone()?;
+        Some(Boundary { table: self.statement.table.text.clone(), condition, unchanged_since: seq })
     }
+
+    /// What the client requires.
+    fn conditions(&self, rows: Vec<Precondition>) -> Result<DraftConditions> {
+        DraftConditions::new(rows, self.boundaries.clone())
+    }
+}
+
+/// The text of the condition that a commit of all rows depends on: empty for all rows; `None` if the writer cannot check it, because
+/// it asks for the commits of rows, or is too long. Takes as long as the condition is.
+fn own_condition(statement: &BulkStatement) -> Option<String> {
+    let Some(condition) = &statement.condition else { return Some(String::new()) };
+    boundaries::check_columns(condition).ok()?;
+    Some(condition.to_string()).filter(|text| text.len() <= limits::BOUNDARY_BYTES)
 }
 
 impl BulkRunner {
@@ -146,49 +143,62 @@ impl BulkRunner {
         if request.statement.dry_run {
             return self.dry_run(request).await;
         }
-        let context = request.context();
-        if let Some(id) = &context.request
+        if let Some(id) = &request.context.request
             && let Some(receipt) = self.pipeline.find_request(id).await
         {
-            let result = v1::BulkResult { commits: 1, replayed: true, ..v1::BulkResult::default() };
-            return Ok(BulkOutcome { result, receipt: Some(receipt?) });
+            return Ok(BulkOutcome::replayed(receipt?));
         }
+        let mut moment = RevertMoment::of(now_ms());
         for _ in 0..limits::BULK_TRIES {
             let most = limits::OPERATIONS_PER_COMMIT;
-            let statement = request.statement.clone();
-            let open =
-                move |reader: &TableReader, stop: &TaskStop| BulkRows::open(reader, statement, None, stop);
-            let (_, found) = match self.find(open, most, true).await {
+            let (statement, own) = (Arc::clone(&request.statement), Arc::clone(&request.own));
+            let open = move |reader: &TableReader, stop: &TaskStop| {
+                own.get_or_init(|| own_condition(&statement));
+                BulkRows::open(reader, statement, moment, None, stop)
+            };
+            let (rows, found) = match self.find(open, most, true).await {
                 // The files were replaced by newer ones.
                 Err(error) if error.reason() == Reason::FileGone => continue,
                 found => found?,
             };
+            moment = rows.moment();
+            drop(rows);
             if found.count > most as u64 {
                 return Err(too_many(&request.statement, found.count));
             }
             if found.operations.is_empty() {
-                return Ok(BulkOutcome::default());
+                return self.change_nothing(&request).await;
             }
             let own = request.own_boundary(found.seq);
             let rows = match own {
                 Some(_) => Vec::new(),
                 None => unchanged(&found),
             };
-            // The statement's own condition comes last: a change that breaks the client's is the client's error.
-            let boundaries = request.boundaries.iter().cloned().chain(own.clone()).collect();
-            let draft = Draft::new(found.operations, DraftConditions::new(rows, boundaries)?)?;
-            match self.pipeline.commit_rows(draft, context.clone()).await {
+            let conditions = request.conditions(rows)?.with_own(own.clone())?;
+            let draft = Draft::new(found.operations, conditions)?;
+            let outcome = self.pipeline.commit_rows(draft, request.context.clone()).await;
+            drop(found.held);
+            match outcome {
                 Err(error) if is_own_violation(&error, own.as_ref()) => {}
                 outcome => {
                     let receipt = outcome?;
-                    let replayed = receipt.replayed;
-                    let rows = if replayed { 0 } else { found.count };
-                    let result = v1::BulkResult { rows, commits: 1, replayed, ..v1::BulkResult::default() };
+                    if receipt.replayed {
+                        return Ok(BulkOutcome::replayed(receipt));
+                    }
+                    let result =
+                        v1::BulkResult { rows: found.count, commits: 1, ..v1::BulkResult::default() };
                     return Ok(BulkOutcome { result, receipt: Some(receipt) });
                 }
             }
         }
         Err(keeps_changing(&request.statement))
+    }
+
+    /// The outcome of a statement that finds no row: what it requires must hold all the same.
+    async fn change_nothing(&self, request: &BulkRequest) -> Result<BulkOutcome> {
+        let conditions = request.conditions(Vec::new())?;
+        let receipt = self.pipeline.confirm(conditions, request.context.request.as_ref()).await?;
+        Ok(if receipt.replayed { BulkOutcome::replayed(receipt) } else { BulkOutcome::default() })
     }
 
     /// Runs a statement in batches, each one a commit, in the order of keys. `progress` is told the number of rows changed so far.
@@ -217,14 +227,15 @@ impl BulkRunner {
         progress: impl Fn(u64),
     ) -> Result<()> {
         let most = usize::try_from(batch).unwrap_or(limits::OPERATIONS_PER_COMMIT);
-        let options = CommitOptions { request_id: String::new(), ..request.options.clone() };
+        let options = CommitOptions { request_id: String::new(), ..request.context.options.clone() };
         let context = CommitContext { options, request: None, origin: None };
+        let mut moment = RevertMoment::of(now_ms());
         let (mut rows, mut after, mut tries) = (None::<BulkRows>, None::<Key>, 0);
         while tries < limits::BULK_TRIES {
-            let (statement, start, kept) = (request.statement.clone(), after.clone(), rows.take());
+            let (statement, start, kept) = (Arc::clone(&request.statement), after.clone(), rows.take());
             let open = move |reader: &TableReader, stop: &TaskStop| match kept {
                 Some(rows) => Ok(rows),
-                None => BulkRows::open(reader, statement, start, stop),
+                None => BulkRows::open(reader, statement, moment, start, stop),
             };
             let (kept, found) = match self.find(open, most, false).await {
                 // The files were replaced by newer ones.
@@ -234,13 +245,20 @@ impl BulkRunner {
                 }
                 found => found?,
             };
+            moment = kept.moment();
             if found.operations.is_empty() {
+                // What was committed is acknowledged already.
+                if outcome.result.commits == 0 {
+                    self.pipeline.confirm(DraftConditions::default(), None).await?;
+                }
                 return Ok(());
             }
             let (count, last) = (found.operations.len() as u64, found.last.clone());
             let conditions = DraftConditions::new(unchanged(&found), Vec::new())?;
             let draft = Draft::new(found.operations, conditions)?;
-            match self.pipeline.commit_rows(draft, context.clone()).await {
+            let committed = self.pipeline.commit_rows(draft, context.clone()).await;
+            drop(found.held);
+            match committed {
                 Err(error) if is_own_violation(&error, None) => tries += 1,
                 committed => {
                     outcome.receipt = Some(committed?);
@@ -256,21 +274,19 @@ impl BulkRunner {
 
     /// Finds what a statement would change.
     async fn dry_run(&self, request: BulkRequest) -> Result<BulkOutcome> {
-        let (reader, statement) = (self.reader.clone(), request.statement);
-        let sample = move |stop: &TaskStop| {
-            let mut rows = BulkRows::open(&reader, statement.clone(), None, stop)?;
-            let (mut count, mut sample) = (0, Vec::new());
-            while let Some(row) = rows.next_row(stop)? {
-                count += 1;
-                if sample.len() < SAMPLE {
-                    sample.push(change_to_wire(&statement.table.text, row)?);
-                }
+        let moment = RevertMoment::of(now_ms());
+        for _ in 0..limits::BULK_TRIES {
+            let (reader, statement) = (self.reader.clone(), Arc::clone(&request.statement));
+            let sample = move |stop: &TaskStop| {
+                sample_rows(BulkRows::open(&reader, statement, moment, None, stop)?, stop)
+            };
+            match self.run_long(sample).await {
+                // The files were replaced by newer ones.
+                Err(error) if error.reason() == Reason::FileGone => {}
+                result => return Ok(BulkOutcome { result: result?, receipt: None }),
             }
-            let read_seq = rows.seq();
-            Ok(v1::BulkResult { rows: count, dry_run: true, sample, read_seq, ..v1::BulkResult::default() })
-        };
-        let result = self.run_long(sample).await?;
-        Ok(BulkOutcome { result, receipt: None })
+        }
+        Err(keeps_changing(&request.statement))
     }
 
     /// Finds the next rows, up to `most`. With `count_all`, those beyond it are counted.
@@ -296,12 +312,13 @@ impl BulkRunner {
                     found.operations.push(Operation { table, key, action: row.action });
                 }
             }
+            found.held = Some(held);
             Ok((rows, found))
         };
         self.run_long(find).await
     }
 
-    /// Runs work that takes its memory from the budget.
+    /// Runs work that takes its memory from the budget, and ends at any of its steps.
     async fn run_long<T: Send + 'static>(
         &self,
         run: impl FnOnce(&TaskStop) -> Result<T> + Send + 'static,
@@ -309,12 +326,38 @@ impl BulkRunner {
         let memory = Some(Arc::clone(&self.memory));
         // Newer files are found only if the table is opened again.
         let patience = Some(Duration::ZERO);
-        let work = Work::new(WorkOptions { memory, patience, ..WorkOptions::default() });
-        self.tasks.run_long(move |stop| work.enter(None, || run(stop))).await
+        self.tasks.run_long_steps(WorkOptions { memory, patience, ..WorkOptions::default() }, run).await
     }
 }
 
+/// Counts the rows that a statement would change, and shows the first ones, as far as they fit into one message.
+fn sample_rows(mut rows: BulkRows, stop: &TaskStop) -> Result<v1::BulkResult> {
+    let (mut count, mut sample, mut room) = (0, Vec::new(), limits::GET_BYTES);
+    while let Some(row) = rows.next_row(stop)? {
+        count += 1;
+        if sample.len() < SAMPLE && room > 0 {
+            let change = change_to_wire(rows.table_name(), row)?;
+            match room.checked_sub(change.encoded_len()) {
+                Some(left) => {
+                    sample.push(change);
+                    room = left;
+                }
+                // The sample ends here: it must not leave out a row in the middle.
+                None => room = 0,
+            }
+        }
+    }
+    let read_seq = rows.seq();
+    Ok(v1::BulkResult { rows: count, dry_run: true, sample, read_seq, ..v1::BulkResult::default() })
+}
+
 impl BulkOutcome {
+    /// What an earlier attempt of the request has done.
+    fn replayed(receipt: CommitReceipt) -> BulkOutcome {
+        let result = v1::BulkResult { commits: 1, replayed: true, ..v1::BulkResult::default() };
+        BulkOutcome { result, receipt: Some(receipt) }
+    }
+
     /// The responses of a statement that has ended.
     pub(crate) fn responses(
         self,
@@ -339,7 +382,7 @@ fn unchanged(found: &FoundOperations) -> Vec<Precondition> {
 /// Whether a commit was refused only because what the statement had found has changed.
 fn is_own_violation(error: &Error, own: Option<&Boundary>) -> bool {
     if error.reason() == Reason::BoundaryTooOld {
-        return own.is_some();
+        return own.is_some_and(|own| boundaries::is_too_old(error, own));
     }
     let is_own = |violation: &Violation| match own {
         Some(own) => {

@@ -1,6 +1,7 @@
 //! The rows that a statement changes, as of one commit, in the order of their keys.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
@@ -9,18 +10,18 @@ use driftdb_common::format::key::Key;
 use driftdb_common::query::ast::{BulkAction, BulkStatement, Condition};
 use driftdb_common::query::exec::{SelectExecution, Selection};
 use driftdb_common::query::predicate::RowRef;
-use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::diff::Diff;
 use driftdb_common::table::operation::Action;
 use driftdb_common::table::point_in_time::PointInTime;
 use driftdb_common::table::state;
 use driftdb_common::table::view::Row;
 
+use crate::admission::boundaries;
 use crate::rpc::table_reader::{OpenTable, TableReader};
 use crate::tasks::TaskStop;
 
 /// The rows that one step examines, and about how many bytes of them it returns.
-const ROWS_PER_STEP: usize = 4096;
+const ROWS_PER_STEP: usize = 256;
 const BYTES_PER_STEP: usize = 1 << 20;
 /// The rows of a diff after which the caller is asked whether it is still there.
 const ROWS_PER_CHECK: u64 = 256;
@@ -54,11 +55,28 @@ impl BulkRow {
     }
 }
 
+/// When the point in time of a REVERT is: it means the same commit however often the table is opened.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RevertMoment {
+    /// When the statement began, for points such as "10 minutes ago".
+    now_ms: u64,
+    /// The point's commit, once the table has been opened.
+    seq: Option<u64>,
+}
+
+impl RevertMoment {
+    /// The moment of a statement that begins at a time.
+    pub(super) fn of(now_ms: u64) -> RevertMoment {
+        RevertMoment { now_ms, seq: None }
+    }
+}
+
 /// Finds the rows.
 #[derive(Debug)]
 pub(super) struct BulkRows {
     table: OpenTable,
-    statement: BulkStatement,
+    statement: Arc<BulkStatement>,
+    moment: RevertMoment,
     source: BulkSource,
     /// Rows that were read ahead.
     ahead: VecDeque<Row>,
@@ -77,7 +95,8 @@ impl BulkRows {
     /// Finds rows as of the newest published commit, after a key if one is given. Blocks.
     pub(super) fn open(
         reader: &TableReader,
-        statement: BulkStatement,
+        statement: Arc<BulkStatement>,
+        mut moment: RevertMoment,
         after: Option<Key>,
         stop: &TaskStop,
     ) -> Result<BulkRows> {
@@ -94,16 +113,29 @@ impl BulkRows {
                 return Err(Error::new(Reason::ArgumentInvalid, message));
             }
             BulkAction::Revert(point) => {
-                let then = table.at(*point, now_ms())?;
+                if let Some(condition) = &statement.condition
+                    && boundaries::check_columns(condition).is_err()
+                {
+                    let message =
+                        "REVERT … WHERE cannot use _seq and _time: compare _key and fields of the document";
+                    return Err(Error::new(Reason::QueryInvalid, message));
+                }
+                let then = table.at(moment.seq.map_or(*point, PointInTime::Seq), moment.now_ms)?;
+                moment.seq = Some(then.seq());
                 BulkSource::Diff(Box::new(Diff::new(Some(then), now, None)?))
             }
         };
-        Ok(BulkRows { table, statement, source, ahead: VecDeque::new(), after })
+        Ok(BulkRows { table, statement, moment, source, ahead: VecDeque::new(), after })
     }
 
     /// The commit at which the rows are found.
     pub(super) fn seq(&self) -> u64 {
         self.table.seq()
+    }
+
+    /// The moment that a REVERT goes back to.
+    pub(super) fn moment(&self) -> RevertMoment {
+        self.moment
     }
 
     /// The table's name.
@@ -174,6 +206,8 @@ fn reverted_row(
             }
         };
         if is_found && after.is_none_or(|after| row.key > *after) {
+            // The change outlives the block of the file that the row was read from.
+            let then = then.as_ref().map(Document::detached);
             let action = Action::Restore(then.clone());
             return Ok(Some(BulkRow { key: row.key, action, before: now, after: then }));
         }

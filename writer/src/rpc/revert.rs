@@ -45,12 +45,14 @@ impl RevertResolver {
             return Ok(operations);
         }
         let this = self.clone();
+        // "10 minutes ago" means the same moment for all rows.
+        let now_ms = now_ms();
         let resolve = move |stop: &TaskStop| {
             let mut resolved = Vec::with_capacity(operations.len());
             for operation in operations {
                 stop.check()?;
                 resolved.push(match operation {
-                    Ok(operation) => match this.resolve(operation, stop) {
+                    Ok(operation) => match this.resolve(operation, now_ms, stop) {
                         Err(error) if is_stop(&error) => return Err(error),
                         resolved => resolved,
                     },
@@ -63,7 +65,7 @@ impl RevertResolver {
     }
 
     /// Finds the row of a revert. Returns any other operation unchanged. Blocks.
-    fn resolve(&self, operation: Operation, stop: &TaskStop) -> Result<Operation> {
+    fn resolve(&self, operation: Operation, now_ms: u64, stop: &TaskStop) -> Result<Operation> {
         let Action::Revert(point) = operation.action else { return Ok(operation) };
         let Operation { table, key, .. } = operation;
         let key = key.ok_or_else(|| {
@@ -73,7 +75,7 @@ impl RevertResolver {
             )
         })?;
         let typed = key.of_type(self.catalog.schema(&table)?.key_type)?;
-        let row = self.rows.row(&table, &typed, point, (now_ms(), stop))?;
+        let row = self.rows.row(&table, &typed, point, (now_ms, stop))?;
         Ok(Operation { table, key: Some(key), action: Action::Restore(row) })
     }
 }

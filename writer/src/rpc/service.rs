@@ -8,7 +8,9 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::event::RequestId;
 use driftdb_common::format::manifest::Database;
 use driftdb_common::memory::MemoryBudget;
-use driftdb_common::query::ast::{BulkStatement, NoChangeClause, Statement, StatementKind, TableName};
+use driftdb_common::query::ast::{
+    BulkStatement, GuardedStatement, NoChangeClause, Statement, StatementKind, TableName,
+};
 use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::clock::now_ms;
@@ -65,20 +67,20 @@ impl WriterRpc {
         change: CommitRequest,
         options: Option<v1::CommitOptions>,
     ) -> Result<CommitReceipt> {
-        let outcome = self.try_commit(change, options).await;
-        outcome.inspect_err(|error| self.health.note_damage(error))
-    }
-
-    async fn try_commit(
-        &self,
-        change: CommitRequest,
-        options: Option<v1::CommitOptions>,
-    ) -> Result<CommitReceipt> {
         let options = convert::options_from_wire(options)?;
         // The fingerprint covers what the client sent, before reverts are resolved: a retry sends the same.
         let id = Some(options.request_id.clone()).filter(|id| !id.is_empty());
         let (change, request) = self.identify(change, id).await?;
-        let context = CommitContext { options, request, origin: None };
+        self.commit_as(change, CommitContext { options, request, origin: None }).await
+    }
+
+    /// Commits a change whose request is identified.
+    async fn commit_as(&self, change: CommitRequest, context: CommitContext) -> Result<CommitReceipt> {
+        let outcome = self.try_commit(change, context).await;
+        outcome.inspect_err(|error| self.health.note_damage(error))
+    }
+
+    async fn try_commit(&self, change: CommitRequest, context: CommitContext) -> Result<CommitReceipt> {
         let (operations, conditions) = match change {
             CommitRequest::Rows { operations, preconditions, boundaries } => {
                 (operations, DraftConditions::new(preconditions, boundaries)?)
@@ -112,17 +114,19 @@ impl WriterRpc {
     }
 
     /// Parses a statement, which can be long.
-    async fn parse(
-        &self,
-        statement: String,
-        params: Vec<String>,
-        time_zone: &str,
-    ) -> Result<(String, Statement)> {
-        let clock = LocalClock::in_zone(time_zone, now_ms())?;
-        let is_short = decoding::is_short_statement(&statement, &params);
+    async fn parse(&self, request: v1::WriterServiceExecuteRequest) -> Result<ParsedRequest> {
+        let clock = LocalClock::in_zone(&request.time_zone, now_ms())?;
+        let is_short = decoding::is_short_statement(&request.statement, &request.params);
         let parse = move || {
-            let parsed = parser::parse_at(&statement, &parser::parse_params(&params)?, &clock)?.value;
-            Ok((statement, parsed))
+            let v1::WriterServiceExecuteRequest { statement: text, params, options, time_zone } = request;
+            let identified = options.as_ref().filter(|options| !options.request_id.is_empty());
+            let request_id = identified.map(|options| {
+                let time = options.commit_time.map(|time| (time.seconds, time.nanos));
+                let fingerprint = fingerprint::of_statement(&text, &params, &time_zone, time);
+                RequestId { id: options.request_id.clone(), fingerprint }
+            });
+            let statement = parser::parse_at(&text, &parser::parse_params(&params)?, &clock)?.value;
+            Ok(ParsedRequest { text, statement, options, request_id })
         };
         if is_short { parse() } else { self.tasks.run_long(|_| parse()).await }
     }
@@ -206,15 +210,24 @@ impl WriterRpc {
     }
 }
 
-/// A statement that changes all rows of a condition, with its `IF NO CHANGE` clauses; `None` for any other statement.
-fn bulk_of(statement: &Statement) -> Option<(BulkStatement, Vec<NoChangeClause>)> {
+/// A statement that was parsed.
+struct ParsedRequest {
+    text: String,
+    statement: Statement,
+    options: Option<v1::CommitOptions>,
+    /// The request's id and fingerprint, if it has an id.
+    request_id: Option<RequestId>,
+}
+
+/// A statement that changes all rows of a condition, with its `IF NO CHANGE` clauses; any other statement as it is.
+fn bulk_of(statement: Statement) -> Result<(BulkStatement, Vec<NoChangeClause>), Box<Statement>> {
     match statement {
-        Statement::Bulk(bulk) => Some((BulkStatement::clone(bulk), Vec::new())),
-        Statement::Guarded(guarded) => match &guarded.statement {
-            Statement::Bulk(bulk) => Some((BulkStatement::clone(bulk), guarded.boundaries.clone())),
-            _ => None,
-        },
-        _ => None,
+        Statement::Bulk(bulk) => Ok((*bulk, Vec::new())),
+        Statement::Guarded(guarded) if matches!(guarded.statement, Statement::Bulk(_)) => {
+            let GuardedStatement { statement, boundaries } = *guarded;
+            bulk_of(statement).map(|(bulk, _)| (bulk, boundaries))
+        }
+        other => Err(Box::new(other)),
     }
 }
 
@@ -307,22 +320,28 @@ impl WriterService for WriterRpc {
         &self,
         request: Request<v1::WriterServiceExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
-        let request = request.into_inner();
-        let (text, statement) =
-            self.parse(request.statement, request.params, &request.time_zone).await.map_err(to_status)?;
+        let ParsedRequest { text, statement, options, request_id } =
+            self.parse(request.into_inner()).await.map_err(to_status)?;
         let table = statement.table().cloned();
         let with_place = |e| to_status(report::at_table(e, &text, table.as_ref()));
         if statement.kind() == StatementKind::Maintenance {
             let responses = self.maintenance.execute(statement).map_err(with_place)?;
             return Ok(Response::new(Box::pin(responses)));
         }
-        if let Some((bulk, clauses)) = bulk_of(&statement) {
-            let options = convert::options_from_wire(request.options).map_err(to_status)?;
-            let bulk = BulkRequest::new(bulk, clauses, options).map_err(with_place)?;
-            return self.execute_bulk(bulk, (text, table)).await;
-        }
-        let change = change::of_statement(statement).map_err(to_status)?;
-        let receipt = self.commit(change, request.options).await.map_err(with_place)?;
+        let bulk = bulk_of(statement);
+        let options = convert::options_from_wire(options);
+        let context = |options| CommitContext { options, request: request_id, origin: None };
+        let statement = match bulk {
+            Ok((bulk, clauses)) => {
+                let context = context(options.map_err(to_status)?);
+                let bulk = BulkRequest::new(bulk, clauses, context).map_err(with_place)?;
+                return self.execute_bulk(bulk, (text, table)).await;
+            }
+            Err(statement) => statement,
+        };
+        let change = change::of_statement(*statement).map_err(to_status)?;
+        let context = context(options.map_err(with_place)?);
+        let receipt = self.commit_as(change, context).await.map_err(with_place)?;
         let event = self.token(receipt).map(v1::writer_service_execute_response::Event::Token);
         let response = v1::WriterServiceExecuteResponse { event };
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(response)))))

@@ -20,8 +20,9 @@ use driftdb_common::table::view::View;
 use crate::commit::{LogAccess, TableCatalog};
 use crate::tasks::TaskStop;
 
-/// The commits after which a replay checks whether it must end, and reserves memory for what it has read.
-const COMMITS_PER_CHECK: u64 = 256;
+/// The events, or the bytes of them, after which a replay checks whether it must end, and reserves memory for what it has read.
+const EVENTS_PER_CHECK: u64 = 1024;
+const BYTES_PER_CHECK: u64 = 4 << 20;
 
 /// Opens tables.
 #[derive(Debug, Clone)]
@@ -67,7 +68,9 @@ impl TableReader {
         let timeline = Timeline::open(id, table, LayerMap::clone(&layers))?;
         let mut memory = self.memory.reserve(MemoryUse::Queries, 0)?;
         let mut cursor = log_after(&self.files, &manifest, limit);
-        let (mut commit, mut commits) = (None::<TailCommit>, 0u64);
+        let mut commit = None::<TailCommit>;
+        // Since the last check, and in the commit that is not applied yet.
+        let (mut events, mut bytes, mut pending) = (0, 0, 0);
         loop {
             let frame = match cursor.next_frame()? {
                 CursorItem::Frame(frame) if frame.seq <= limit.seq => frame,
@@ -80,32 +83,38 @@ impl TableReader {
                 continue;
             }
             let DecodedFrame { seq, time_ms, event, .. } = frame;
+            let event_bytes = event.document.as_ref().map_or(0, |document| document.msgpack().len() as u64);
+            (events, bytes) = (events + 1, bytes + event_bytes);
+            if events >= EVENTS_PER_CHECK || bytes >= BYTES_PER_CHECK {
+                stop.check()?;
+                reserve(&mut memory, &timeline, pending + event_bytes)?;
+                (events, bytes) = (0, 0);
+            }
             match &mut commit {
-                Some(commit) if commit.info.seq == seq => commit.events.push(event),
+                Some(commit) if commit.info.seq == seq => {
+                    commit.events.push(event);
+                    pending += event_bytes;
+                }
                 _ => {
                     let info = Arc::new(CommitInfo { seq, time_ms, meta: None });
                     if let Some(whole) = commit.replace(TailCommit { info, events: vec![event] }) {
                         timeline.apply(&whole.info, whole.events)?;
                     }
-                    commits += 1;
-                    if commits.is_multiple_of(COMMITS_PER_CHECK) {
-                        stop.check()?;
-                        reserve(&mut memory, &timeline)?;
-                    }
+                    pending = event_bytes;
                 }
             }
         }
         if let Some(whole) = commit {
             timeline.apply(&whole.info, whole.events)?;
         }
-        reserve(&mut memory, &timeline)?;
+        reserve(&mut memory, &timeline, 0)?;
         Ok(OpenTable { timeline: Arc::new(timeline), seq: limit.seq, _memory: memory })
     }
 }
 
-/// Reserves memory for what the memtable holds by now.
-fn reserve(memory: &mut MemoryPermit, timeline: &Timeline) -> Result<()> {
-    let more = timeline.state().memtable.bytes().saturating_sub(memory.bytes());
+/// Reserves memory for what the memtable holds by now, and for as many bytes of a commit that it will get.
+fn reserve(memory: &mut MemoryPermit, timeline: &Timeline, pending: u64) -> Result<()> {
+    let more = (timeline.state().memtable.bytes() + pending).saturating_sub(memory.bytes());
     memory.grow(more).map_err(|e| {
         let name = timeline.name();
         e.context(format_args!("cannot read the log of table {name:?}; take a snapshot of it, and retry"))

@@ -34,9 +34,9 @@ pub struct OrderBy {
 impl SelectItem {
     /// The names of the columns in results: aliases, and for columns without one those that tell them apart.
     pub fn labels(items: &[SelectItem]) -> Vec<String> {
-        let unnamed = items.iter().filter(|item| item.alias.is_none()).map(|item| item.column.clone());
-        let unnamed: Vec<Column> = unnamed.collect();
-        items.iter().map(|item| item.alias.clone().unwrap_or_else(|| item.column.label(&unnamed))).collect()
+        let unnamed = items.iter().filter(|item| item.alias.is_none()).map(|item| &item.column);
+        let mut labels = Column::labels(&unnamed.collect::<Vec<_>>()).into_iter();
+        items.iter().map(|item| item.alias.clone().or_else(|| labels.next()).unwrap_or_default()).collect()
     }
 }
 
@@ -48,4 +48,10 @@ impl Projection {
             Projection::Items(items) => items,
         }
     }
+}
+
+/// Whether an aggregate is among the items or the columns of an order.
+pub fn names_aggregates(items: &[SelectItem], order_by: &[OrderBy]) -> bool {
+    let columns = items.iter().map(|item| &item.column).chain(order_by.iter().map(|order| &order.column));
+    columns.into_iter().any(|column| matches!(column, Column::Aggregate(_)))
 }

@@ -1,10 +1,11 @@
-//! Aggregates over rows: COUNT, SUM, AVG, MIN, MAX and COUNT(DISTINCT), to which rows are added and from which they are removed.
+//! Aggregates over rows: COUNT, SUM, AVG, MIN, MAX and COUNT(DISTINCT), to which rows are added.
 //!
 //! Missing fields and null do not count, as in SQL. SUM and AVG add numbers exactly ([`ExactSum`]) and leave other values out,
 //! which [`Accumulator::ignored`] counts so that the answer can say so. MIN and MAX follow the total order of values. Of
 //! equal values (`1` and `1.0`) they return the one whose encoding is the least, whatever the order of the rows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::error::{Error, Reason, Result};
 use crate::format::msgpack::{self, MsgpackItem};
@@ -21,19 +22,10 @@ mod merge;
 /// An estimate of the bytes that an entry of a map takes besides its content.
 const ENTRY_OVERHEAD: usize = 64;
 
-/// Whether rows will be removed from an accumulator. MIN and MAX then keep every value with its count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retraction {
-    /// Rows are only added.
-    Never,
-    /// Rows are removed, too.
-    Possible,
-}
-
-/// One aggregate over the rows that were added and not removed.
+/// One aggregate over the rows that were added.
 #[derive(Debug, Clone)]
 pub struct Accumulator {
-    aggregate: Aggregate,
+    aggregate: Arc<Aggregate>,
     state: AggregateState,
     ignored: u64,
 }
@@ -43,8 +35,7 @@ enum AggregateState {
     Count(u64),
     Sum { sum: Box<ExactSum>, count: u64 },
     Extreme(Option<OrderedValue>),
-    Counted(BTreeMap<OrderedValue, u64>),
-    Distinct(HashMap<Box<[u8]>, u64>),
+    Distinct(HashSet<Box<[u8]>>),
 }
 
 /// A value, ordered by the total order and then by its encoding.
@@ -58,23 +49,28 @@ impl OrderedValue {
     fn bytes(&self) -> usize {
         self.key.len() + self.encoded.len() + ENTRY_OVERHEAD
     }
+
+    /// Whether MIN or MAX returns this value rather than the best one so far.
+    fn is_better(&self, best: Option<&OrderedValue>, is_min: bool) -> bool {
+        best.is_none_or(|best| match self.key.cmp(&best.key) {
+            std::cmp::Ordering::Equal => self.encoded < best.encoded,
+            order => order.is_lt() == is_min,
+        })
+    }
 }
 
 impl Accumulator {
     /// An accumulator without rows.
-    pub fn new(aggregate: &Aggregate, retraction: Retraction) -> Accumulator {
+    pub fn new(aggregate: &Arc<Aggregate>) -> Accumulator {
         let state = match aggregate.function {
             AggregateFunction::Count => AggregateState::Count(0),
-            AggregateFunction::CountDistinct => AggregateState::Distinct(HashMap::new()),
+            AggregateFunction::CountDistinct => AggregateState::Distinct(HashSet::new()),
             AggregateFunction::Sum | AggregateFunction::Avg => {
                 AggregateState::Sum { sum: Box::default(), count: 0 }
             }
-            AggregateFunction::Min | AggregateFunction::Max => match retraction {
-                Retraction::Never => AggregateState::Extreme(None),
-                Retraction::Possible => AggregateState::Counted(BTreeMap::new()),
-            },
+            AggregateFunction::Min | AggregateFunction::Max => AggregateState::Extreme(None),
         };
-        Accumulator { aggregate: aggregate.clone(), state, ignored: 0 }
+        Accumulator { aggregate: Arc::clone(aggregate), state, ignored: 0 }
     }
 
     /// The aggregate.
@@ -113,78 +109,17 @@ impl Accumulator {
             }
             AggregateState::Extreme(best) => {
                 let new = ordered(&value)?;
-                let is_better = best.as_ref().is_none_or(|best| match new.key.cmp(&best.key) {
-                    std::cmp::Ordering::Equal => new.encoded < best.encoded,
-                    order => order.is_lt() == is_min,
-                });
-                if is_better {
+                if new.is_better(best.as_ref(), is_min) {
                     memory.release(best.as_ref().map_or(0, OrderedValue::bytes));
-                    memory.charge(new.bytes(), &self.aggregate.to_string())?;
+                    memory.charge(new.bytes(), &self.aggregate)?;
                     *best = Some(new);
                 }
             }
-            AggregateState::Counted(values) => {
-                let new = ordered(&value)?;
-                if let Some(count) = values.get_mut(&new) {
-                    *count += 1;
-                } else {
-                    memory.charge(new.bytes(), &self.aggregate.to_string())?;
-                    values.insert(new, 1);
-                }
-            }
             AggregateState::Distinct(values) => {
                 let key = ordered(&value)?.key;
-                if let Some(count) = values.get_mut(&key) {
-                    *count += 1;
-                } else {
-                    memory.charge(key.len() + ENTRY_OVERHEAD, &self.aggregate.to_string())?;
-                    values.insert(key, 1);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes a row that was added, as it was then. An accumulator of [`Retraction::Never`] for MIN or MAX refuses it.
-    ///
-    /// # Errors
-    /// `CORRUPT` if the document is damaged.
-    pub fn remove(&mut self, row: RowRef<'_>, memory: &mut QueryMemory) -> Result<()> {
-        work::step(2)?;
-        let Some(value) = self.value_of(row)? else { return Ok(()) };
-        match &mut self.state {
-            AggregateState::Count(count) => *count = count.saturating_sub(1),
-            AggregateState::Sum { sum, count } => {
-                match msgpack::first(&value)? {
-                    MsgpackItem::Int(int) => sum.remove_int(int),
-                    MsgpackItem::Float(float) => sum.remove_float(float),
-                    _ => return Ok(()),
-                }
-                *count = count.saturating_sub(1);
-            }
-            AggregateState::Extreme(_) => {
-                let message =
-                    format!("{} keeps one value only: no row can be removed from it", self.aggregate);
-                return Err(Error::new(Reason::Internal, message));
-            }
-            AggregateState::Counted(values) => {
-                let old = ordered(&value)?;
-                let count = values.get_mut(&old).map_or(0, |count| {
-                    *count -= 1;
-                    *count
-                });
-                if count == 0 && values.remove(&old).is_some() {
-                    memory.release(old.bytes());
-                }
-            }
-            AggregateState::Distinct(values) => {
-                let key = ordered(&value)?.key;
-                let count = values.get_mut(&key).map_or(0, |count| {
-                    *count -= 1;
-                    *count
-                });
-                if count == 0 && values.remove(&key).is_some() {
-                    memory.release(key.len() + ENTRY_OVERHEAD);
+                if !values.contains(&key) {
+                    memory.charge(key.len() + ENTRY_OVERHEAD, &self.aggregate)?;
+                    values.insert(key);
                 }
             }
         }
@@ -208,25 +143,19 @@ impl Accumulator {
                 Value::Float(sum.to_float().ok_or_else(|| self.overflow())? / *count as f64)
             }
             AggregateState::Extreme(best) => return Ok(encoded_or_null(best.as_ref())),
-            AggregateState::Counted(values) => return Ok(encoded_or_null(self.extreme(values))),
         };
         let mut encoded = Vec::new();
         value.encode(&mut encoded);
         Ok(encoded)
     }
 
-    fn extreme<'v>(&self, values: &'v BTreeMap<OrderedValue, u64>) -> Option<&'v OrderedValue> {
-        if self.aggregate.function == AggregateFunction::Min {
-            return values.keys().next();
-        }
-        let last = values.keys().next_back()?;
-        let first_equal = OrderedValue { key: last.key.clone(), encoded: Box::default() };
-        values.range(first_equal..).next().map(|(value, _)| value)
-    }
-
     fn overflow(&self) -> Error {
+        let advice = match self.aggregate.function {
+            AggregateFunction::Sum => "sum fewer rows, or use AVG",
+            _ => "add a WHERE, so that fewer rows are summed",
+        };
         let message = format!(
-            "{} overflows: the sum is outside of the numbers that a document can contain; sum fewer rows, or use AVG",
+            "{} overflows: the sum is outside of the numbers that a document can contain; {advice}",
             self.aggregate
         );
         Error::new(Reason::QueryInvalid, message)

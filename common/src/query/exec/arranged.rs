@@ -5,11 +5,14 @@
 //! returns results while it reads.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 use crate::error::{Result, counted};
 use crate::format::document::Document;
+use crate::format::key::Key;
 use crate::format::order_key::write_order_key;
 use crate::limits;
+use crate::query::ast::Aggregate;
 use crate::query::exec::column_value::{ResultColumn, result_document};
 use crate::query::exec::groups::{GroupPlan, GroupTable, RowGroup};
 use crate::query::exec::query_memory::QueryMemory;
@@ -19,7 +22,8 @@ use crate::query::exec::{SelectExecution, SelectPage};
 use crate::table::view::{Row, View};
 use crate::work;
 
-/// The bytes of matching rows that are read at once.
+/// The bytes of matching rows that are read at once, and of results that are made ahead: the columns of a result can be
+/// larger together than the row.
 const BYTES_AT_ONCE: usize = 1 << 20;
 /// The approximate size of a row besides its document, in bytes.
 const ROW_OVERHEAD: usize = 64;
@@ -37,15 +41,18 @@ pub struct ArrangedSelect {
     stage: Stage,
     /// Where the results are sorted, if they are.
     sorter: Option<Sorter<Arranged>>,
-    /// Results that need not be sorted, or are.
+    /// Rows that were read and not taken yet.
+    unread: VecDeque<Row>,
+    /// Results that need not be sorted, and their bytes.
     ready: VecDeque<Arranged>,
+    ready_bytes: usize,
     sorted: Option<SortedItems<Arranged>>,
     skip: u64,
     left: Option<u64>,
     count: u64,
     groups: u64,
     /// How many values each aggregate has left out, over all groups.
-    ignored: Vec<(String, u64)>,
+    ignored: Vec<(Arc<Aggregate>, u64)>,
     memory: QueryMemory,
     key: Vec<u8>,
 }
@@ -60,14 +67,23 @@ enum Arranged {
 impl Arranged {
     fn bytes(&self) -> usize {
         match self {
-            Arranged::Row(row) => row.document.msgpack().len() + ROW_OVERHEAD,
+            Arranged::Row(row) => row.document.msgpack().len() + key_bytes(&row.key) + ROW_OVERHEAD,
             Arranged::Result(document) => document.msgpack().len(),
         }
     }
 }
 
+fn key_bytes(key: &Key) -> usize {
+    match key {
+        Key::Int(_) => 0,
+        Key::Str(text) => text.len(),
+    }
+}
+
 #[derive(Debug)]
 enum Stage {
+    /// Has looked at nothing yet, not even at the statement, which can be long.
+    Unbegun,
     /// Reads rows, and returns them or holds them.
     Rows,
     /// Reads rows into groups.
@@ -80,24 +96,18 @@ enum Stage {
 
 impl ArrangedSelect {
     /// A SELECT over a view.
-    pub fn new(view: View, selection: Selection) -> ArrangedSelect {
-        let stage = match selection.is_grouped() {
-            true => {
-                let Selection { group_by, items, having, order_by, .. } = &selection;
-                let plan = GroupPlan::new(group_by, items, having.as_ref(), order_by);
-                Stage::Groups(Box::new(GroupTable::new(plan)))
-            }
-            false => Stage::Rows,
-        };
+    pub fn new(view: View, mut selection: Selection) -> ArrangedSelect {
         let most = selection.limit.map(|limit| limit.saturating_add(selection.offset));
         let most = most.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         let is_sorted = !selection.order_by.is_empty();
         ArrangedSelect {
-            columns: ResultColumn::of_items(&selection.items),
+            columns: Vec::new(),
             seen: selection.distinct.then(HashSet::new),
-            stage,
+            stage: Stage::Unbegun,
             sorter: is_sorted.then(|| Sorter::new(most)),
+            unread: VecDeque::new(),
             ready: VecDeque::new(),
+            ready_bytes: 0,
             sorted: None,
             skip: selection.offset,
             left: selection.limit,
@@ -106,12 +116,26 @@ impl ArrangedSelect {
             ignored: Vec::new(),
             memory: QueryMemory::default(),
             key: Vec::new(),
-            source: SelectExecution::source_of(view, selection.clone()),
+            source: SelectExecution::source_of(view, &mut selection),
             selection,
         }
     }
 
-    /// The names of the columns; none for whole documents.
+    fn begin(&mut self) -> Result<()> {
+        self.source.prepare(Some(&self.selection))?;
+        self.columns = ResultColumn::of_items(&self.selection.items);
+        let Selection { group_by, items, having, order_by, .. } = &self.selection;
+        self.stage = match self.selection.is_grouped() {
+            true => {
+                let plan = GroupPlan::new(group_by, items, having.as_ref(), order_by)?;
+                Stage::Groups(Box::new(GroupTable::new(plan)))
+            }
+            false => Stage::Rows,
+        };
+        Ok(())
+    }
+
+    /// The columns; none for whole documents, and before the first page.
     pub fn columns(&self) -> &[ResultColumn] {
         &self.columns
     }
@@ -133,6 +157,9 @@ impl ArrangedSelect {
     /// `QUERY_MEMORY_EXCEEDED` or `OVERLOADED` if it needs more memory than there is.
     pub fn next_page(&mut self, rows: usize, bytes: usize) -> Result<SelectPage> {
         let mut page = SelectPage::default();
+        if matches!(self.stage, Stage::Unbegun) {
+            self.begin()?;
+        }
         if self.left == Some(0) {
             page.done = true;
             return Ok(page);
@@ -162,7 +189,11 @@ impl ArrangedSelect {
     fn next_ready(&mut self) -> Result<Option<Arranged>> {
         match &mut self.sorted {
             Some(sorted) => sorted.pop(&mut self.memory),
-            None => Ok(self.ready.pop_front()),
+            None => {
+                let next = self.ready.pop_front();
+                self.ready_bytes = self.ready_bytes.saturating_sub(next.as_ref().map_or(0, Arranged::bytes));
+                Ok(next)
+            }
         }
     }
 
@@ -176,11 +207,15 @@ impl ArrangedSelect {
     fn advance(&mut self, rows: usize) -> Result<()> {
         match &mut self.stage {
             Stage::Rows => {
-                let page = self.source.next_page(rows, BYTES_AT_ONCE)?;
-                for row in page.rows {
+                if self.unread.is_empty() {
+                    self.unread.extend(self.source.next_page(rows, BYTES_AT_ONCE)?.rows);
+                }
+                while self.ready_bytes < BYTES_AT_ONCE
+                    && let Some(row) = self.unread.pop_front()
+                {
                     self.take_row(row)?;
                 }
-                if page.done {
+                if self.unread.is_empty() && self.source.is_done() {
                     self.end_input()?;
                 }
             }
@@ -194,7 +229,7 @@ impl ArrangedSelect {
                 }
             }
             Stage::Results(..) => self.make_results(rows)?,
-            Stage::Sorted => {}
+            Stage::Sorted | Stage::Unbegun => {}
         }
         Ok(())
     }
@@ -249,6 +284,7 @@ impl ArrangedSelect {
                 sorter.push(&self.key, result, bytes, &mut self.memory, "ORDER BY")
             }
             None => {
+                self.ready_bytes += result.bytes();
                 self.ready.push_back(result);
                 Ok(())
             }
@@ -259,14 +295,11 @@ impl ArrangedSelect {
     fn end_groups(&mut self) -> Result<()> {
         let Stage::Groups(groups) = std::mem::replace(&mut self.stage, Stage::Sorted) else { return Ok(()) };
         let (plan, groups) = groups.into_parts();
+        self.ignored = plan.aggregates().iter().map(|aggregate| (Arc::clone(aggregate), 0)).collect();
         let mut sorter = Sorter::new(None);
         for (key, group) in groups {
-            for (aggregate, ignored) in plan.ignored(&group).filter(|(_, ignored)| *ignored > 0) {
-                let name = aggregate.to_string();
-                match self.ignored.iter_mut().find(|(known, _)| *known == name) {
-                    Some((_, count)) => *count += ignored,
-                    None => self.ignored.push((name, ignored)),
-                }
+            for ((_, count), ignored) in self.ignored.iter_mut().zip(plan.ignored(&group)) {
+                *count += ignored;
             }
             self.groups += 1;
             sorter.push(&key, group, 0, &mut self.memory, "GROUP BY")?;
@@ -277,25 +310,20 @@ impl ArrangedSelect {
 
     fn make_results(&mut self, most: usize) -> Result<()> {
         for _ in 0..most {
+            if self.ready_bytes >= BYTES_AT_ONCE {
+                return Ok(());
+            }
             let Stage::Results(plan, groups) = &mut self.stage else { return Ok(()) };
             let Some(group) = groups.pop(&mut self.memory)? else { return self.end_input() };
             if !plan.keeps(&group)? {
                 continue;
             }
             self.key.clear();
-            for order in &self.selection.order_by {
-                write_order_key(
-                    &mut self.key,
-                    plan.value(&group, &order.column)?.as_deref(),
-                    order.descending,
-                )?;
+            for (order, place) in self.selection.order_by.iter().zip(plan.order_by()) {
+                write_order_key(&mut self.key, plan.value(&group, *place)?.as_deref(), order.descending)?;
             }
-            let values: Vec<_> = self
-                .selection
-                .items
-                .iter()
-                .map(|item| plan.value(&group, &item.column))
-                .collect::<Result<_>>()?;
+            let items = plan.items().iter();
+            let values: Vec<_> = items.map(|place| plan.value(&group, *place)).collect::<Result<_>>()?;
             let document = result_document(&self.columns, values.iter().cloned())?;
             self.add(&values, Arranged::Result(document))?;
         }
@@ -316,7 +344,7 @@ impl ArrangedSelect {
     /// As [`ArrangedSelect::next_page`].
     pub fn notes(&mut self) -> Result<Vec<String>> {
         let mut notes = self.source.notes()?;
-        notes.extend(self.ignored.iter().map(|(name, count)| match count {
+        notes.extend(self.ignored.iter().filter(|(_, count)| *count > 0).map(|(name, count)| match count {
             1 => format!("{name} leaves out 1 value that is not a number"),
             count => format!("{name} leaves out {count} values that are not numbers"),
         }));

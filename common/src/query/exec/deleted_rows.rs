@@ -18,11 +18,15 @@ pub(super) struct DeletedBatch {
     pub last: Option<Key>,
 }
 
-/// Reads the deleted rows after a key: looks at no more than `most.0` rows, and stops after about `most.1` bytes of documents.
+/// Reads the deleted rows after a key: looks at no more than so many rows, and stops after about so many bytes of documents.
 ///
-/// What was deleted at or below the floor is not known any more.
+/// What was deleted up to the commit `first_known` is left out: at or below the floor it is not known any more. All batches of a query
+/// have the same one, so that none leaves out what others contain.
+///
+/// # Errors
+/// `BELOW_FLOOR` if the floor has passed that commit, or the view, meanwhile.
 pub(super) fn read(
-    view: &View,
+    (view, first_known): (&View, u64),
     condition: Option<&Condition>,
     after: Option<&Key>,
     (rows, bytes): (usize, usize),
@@ -33,10 +37,10 @@ pub(super) fn read(
         return Ok(DeletedBatch { rows: Vec::new(), last: None });
     };
     let from = after.cloned().map_or_else(|| from.clone(), Bound::Excluded);
-    let first = row_spans::first_known(view.timeline());
-    let range = SpanRange { after: first, last: view.seq(), keys: (from, to.clone()) };
+    let range = SpanRange { after: first_known, last: view.seq(), keys: (from, to.clone()) };
     let mut found = DeletedRows { rows: Vec::new(), pending: None, left: (rows, bytes) };
     let last = row_spans::visit(view.timeline(), &range, &mut found)?;
+    view.timeline().check_floor(view.seq())?;
     Ok(DeletedBatch { rows: found.rows, last })
 }
 

@@ -9,9 +9,9 @@ use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::key::Key;
 use crate::format::msgpack;
-use crate::query::ast::{Aggregate, Condition, SelectItem};
+use crate::query::ast::{Column, Condition, SelectItem};
 use crate::query::exec::column_value::{ResultColumn, result_document};
-use crate::query::exec::groups::{GroupPlan, MomentTable};
+use crate::query::exec::groups::{GroupPlan, MomentTable, RowGroup};
 use crate::query::exec::key_ranges::{self, KeyRange};
 use crate::query::exec::query_memory::QueryMemory;
 use crate::query::predicate::RowRef;
@@ -43,10 +43,12 @@ pub struct EveryQuery {
     pub moments: Vec<Moment>,
     /// The condition on rows.
     pub condition: Option<Condition>,
-    /// The groups and aggregates.
-    pub plan: GroupPlan,
+    /// The columns whose values make a group.
+    pub group_by: Vec<Column>,
     /// What to return of each group.
     pub items: Vec<SelectItem>,
+    /// The condition on groups; every group if `None`.
+    pub having: Option<Condition>,
 }
 
 /// A running AS OF EVERY.
@@ -55,7 +57,6 @@ pub struct EveryExecution {
     timeline: Arc<Timeline>,
     moments: Vec<Moment>,
     condition: Option<Condition>,
-    items: Vec<SelectItem>,
     columns: Vec<ResultColumn>,
     table: MomentTable,
     memory: QueryMemory,
@@ -63,10 +64,21 @@ pub struct EveryExecution {
     unread: VecDeque<KeyRange>,
     /// The commits over which rows are read: after the first, up to the second.
     commits: (u64, u64),
-    /// The next moment whose results are returned.
+    /// The next moment whose groups are computed.
     next: usize,
+    /// The groups of the moment before it whose results were not returned yet.
+    present: Option<MomentGroups>,
     /// The most values that each aggregate has left out at a moment.
-    ignored: Vec<(Aggregate, u64)>,
+    ignored: Vec<u64>,
+}
+
+/// The groups of one moment.
+#[derive(Debug)]
+struct MomentGroups {
+    moment: Moment,
+    groups: std::vec::IntoIter<RowGroup>,
+    /// What they hold.
+    bytes: usize,
 }
 
 impl EveryExecution {
@@ -75,7 +87,8 @@ impl EveryExecution {
     /// # Errors
     /// `BELOW_FLOOR` if a moment lies below the table's floor.
     pub fn new(timeline: &Arc<Timeline>, query: EveryQuery) -> Result<EveryExecution> {
-        let EveryQuery { moments, condition, plan, items } = query;
+        let EveryQuery { moments, condition, group_by, items, having } = query;
+        let plan = GroupPlan::new(&group_by, &items, having.as_ref(), &[])?;
         let created = timeline.created_seq();
         let first = moments.iter().map(|moment| moment.seq).find(|seq| *seq >= created);
         if let Some(first) = first {
@@ -91,16 +104,16 @@ impl EveryExecution {
         let own = own.map(|(label, is_time)| ResultColumn { label: label.to_owned(), is_time });
         Ok(EveryExecution {
             timeline: Arc::clone(timeline),
+            ignored: vec![0; plan.aggregates().len()],
             table: MomentTable::new(plan, moments.len()),
             columns: own.into_iter().chain(ResultColumn::of_items(&items)).collect(),
             moments,
             condition,
-            items,
             memory: QueryMemory::default(),
             unread,
             commits: (first.unwrap_or(last), last),
             next: 0,
-            ignored: Vec::new(),
+            present: None,
         })
     }
 
@@ -130,53 +143,73 @@ impl EveryExecution {
         Ok(self.unread.is_empty())
     }
 
-    /// The results of some more moments, at most about `bytes` bytes, once all rows are read. None at the end.
+    /// Some more results, about `bytes` bytes of them, once all rows are read. None at the end.
     pub fn next_results(&mut self, bytes: usize) -> Result<Vec<Document>> {
         let (mut results, mut left) = (Vec::new(), bytes);
-        while left > 0
-            && let Some(moment) = self.moments.get(self.next).copied()
-        {
-            let held = self.memory.held();
-            let groups = self.table.groups_at(self.next, &mut self.memory)?;
-            let plan = self.table.plan();
-            for group in &groups {
-                for (aggregate, count) in plan.ignored(group).filter(|(_, count)| *count > 0) {
-                    match self.ignored.iter_mut().find(|(known, _)| known == aggregate) {
-                        Some((_, most)) => *most = count.max(*most),
-                        None => self.ignored.push((aggregate.clone(), count)),
-                    }
+        while left > 0 {
+            let Some(mut present) =
+                self.present.take().map_or_else(|| self.next_moment(), |some| Ok(Some(some)))?
+            else {
+                break;
+            };
+            while left > 0
+                && let Some(group) = present.groups.next()
+            {
+                if let Some(result) = self.result_of(present.moment, &group)? {
+                    left = left.saturating_sub(result.msgpack().len());
+                    results.push(result);
                 }
-                if !plan.keeps(group)? {
-                    continue;
-                }
-                let of_moment = [moment.time_ms.map(uint), Some(uint(moment.seq))].map(Ok);
-                let of_group = self.items.iter().map(|item| plan.value(group, &item.column));
-                let values: Vec<Option<Cow<'_, [u8]>>> =
-                    of_moment.into_iter().chain(of_group).collect::<Result<_>>()?;
-                let result = result_document(&self.columns, values)?;
-                left = left.saturating_sub(result.msgpack().len());
-                results.push(result);
             }
-            drop(groups);
-            let merged = self.memory.held().saturating_sub(held);
-            self.memory.release(merged);
-            self.next += 1;
+            match present.groups.len() {
+                0 => self.memory.release(present.bytes),
+                _ => self.present = Some(present),
+            }
         }
         Ok(results)
     }
 
+    /// Computes the groups of the next moment; `None` at the end.
+    fn next_moment(&mut self) -> Result<Option<MomentGroups>> {
+        let Some(moment) = self.moments.get(self.next).copied() else { return Ok(None) };
+        let held = self.memory.held();
+        let groups = self.table.groups_at(self.next, &mut self.memory)?.into_iter();
+        self.next += 1;
+        let bytes = self.memory.held().saturating_sub(held);
+        Ok(Some(MomentGroups { moment, groups, bytes }))
+    }
+
+    /// The result of a group; `None` if it does not meet HAVING.
+    fn result_of(&mut self, moment: Moment, group: &RowGroup) -> Result<Option<Document>> {
+        let plan = self.table.plan();
+        for (most, count) in self.ignored.iter_mut().zip(plan.ignored(group)) {
+            *most = count.max(*most);
+        }
+        if !plan.keeps(group)? {
+            return Ok(None);
+        }
+        let of_moment = [moment.time_ms.map(uint), Some(uint(moment.seq))].map(Ok);
+        let of_group = plan.items().iter().map(|place| plan.value(group, *place));
+        let values: Vec<Option<Cow<'_, [u8]>>> =
+            of_moment.into_iter().chain(of_group).collect::<Result<_>>()?;
+        result_document(&self.columns, values).map(Some)
+    }
+
     /// Whether the results of all moments were returned.
     pub fn is_done(&self) -> bool {
-        self.next >= self.moments.len()
+        self.next >= self.moments.len() && self.present.is_none()
     }
 
     /// What was left out, for people.
     pub fn notes(&self) -> Vec<String> {
-        let note = |(aggregate, count): &(Aggregate, u64)| {
-            let s = if *count == 1 { "" } else { "s" };
+        let aggregates = self.table.plan().aggregates().iter().zip(&self.ignored);
+        let note = |(aggregate, count)| {
+            let s = if count == 1 { "" } else { "s" };
             format!("{aggregate} leaves out up to {count} value{s} at a moment, because they are not numbers")
         };
-        self.ignored.iter().map(note).collect()
+        aggregates
+            .filter(|(_, count)| **count > 0)
+            .map(|(aggregate, count)| note((aggregate, *count)))
+            .collect()
     }
 }
 

@@ -5,8 +5,12 @@
 //! with what the statement expects of its fields, until the expectation is met, which for a correct statement is soon. What is
 //! left at the end becomes a note. A note says only what is true of the rows that were looked at; a few more are looked at if
 //! the statement read few, and fields of indexes are known anyway.
+//!
+//! A note is worth no more than that look: no read of a file, no memory, and never an error of a statement that has its answer.
 
-use crate::error::{Result, counted, nearest};
+use std::collections::HashMap;
+
+use crate::error::{Reason, Result, counted, nearest};
 use crate::format::index_columns::IndexColumns;
 use crate::format::key::KeyType;
 use crate::format::msgpack::{self, MsgpackItem};
@@ -19,9 +23,12 @@ use crate::query::predicate::RowRef;
 use crate::table::schema::Schema;
 use crate::table::value_range::{IndexRanges, ValueRange};
 use crate::table::view::View;
+use crate::work;
 
 /// So many rows are looked at before a note, also if the statement reads fewer.
 const ROWS_LOOKED_AT: u64 = 100;
+/// The bytes of documents that are looked at for a note besides those that the statement reads.
+const BYTES_LOOKED_AT: usize = 256 << 10;
 /// The names of fields that are remembered for suggestions.
 const NAMES: usize = 256;
 
@@ -122,41 +129,21 @@ pub struct Expectations {
     names: Vec<String>,
 }
 
-impl Expectations {
-    /// The expectations of a selection from a table.
-    pub fn of(selection: &Selection, schema: &Schema) -> Expectations {
-        let mut expected = Expectations::default();
-        let items = selection.items.iter().map(|item| &item.column);
-        let ordered = selection.order_by.iter().map(|order| &order.column);
-        for column in items.chain(ordered).chain(&selection.group_by) {
-            if let Some(Column::Path(path)) = column.of_row() {
-                expected.entry(path);
-            }
-        }
-        let mut of_key = Kinds::default();
-        if let Some(condition) = &selection.condition {
-            expected.read(condition, &schema.primary_key, &mut of_key);
-        }
-        let key_kind = if schema.key_type == KeyType::Int { Kinds::NUMBER } else { Kinds::TEXT };
-        if !of_key.is_empty() && !of_key.meets(key_kind) {
-            let advice = match schema.key_type {
-                KeyType::Int => "write the key as a number, without quotes",
-                KeyType::String => "write the key in quotes",
-            };
-            expected.certain.push(format!(
-                "the keys of \"{}\" are of type {}, and comparing them with {} never matches; {advice}",
-                schema.table,
-                schema.key_type,
-                of_key.names("or")
-            ));
-        }
-        // Each row has it, and the writer checks its type.
-        expected.pending.retain(|expectation| expectation.path.names() != [schema.primary_key.as_str()]);
-        expected
-    }
+/// The expectations while a statement is read.
+#[derive(Default)]
+struct StatementReader<'a> {
+    pending: Vec<Expectation>,
+    /// Where the expectation of a path is.
+    places: HashMap<&'a Path, usize>,
+    primary_key: &'a str,
+    /// The kinds of values that keys are compared with.
+    of_key: Kinds,
+}
 
-    fn entry(&mut self, path: &Path) -> Option<&mut Expectation> {
-        let at = self.pending.iter().position(|known| known.path == *path).unwrap_or_else(|| {
+impl<'a> StatementReader<'a> {
+    fn entry(&mut self, path: &'a Path) -> Result<Option<&mut Expectation>> {
+        work::step(4)?;
+        let at = *self.places.entry(path).or_insert_with(|| {
             self.pending.push(Expectation {
                 path: path.clone(),
                 wanted: Kinds::default(),
@@ -166,18 +153,17 @@ impl Expectations {
             });
             self.pending.len() - 1
         });
-        self.pending.get_mut(at)
+        Ok(self.pending.get_mut(at))
     }
 
     /// Conditions are nested within the limit of the parser, which bounds the recursion.
-    fn read(&mut self, condition: &Condition, primary_key: &str, of_key: &mut Kinds) {
+    fn read(&mut self, condition: &'a Condition) -> Result<()> {
         let text = Kinds::TEXT;
         let (column, wanted) = match condition {
             Condition::And(parts) | Condition::Or(parts) => {
-                parts.iter().for_each(|part| self.read(part, primary_key, of_key));
-                return;
+                return parts.iter().try_for_each(|part| self.read(part));
             }
-            Condition::Not(inner) => return self.read(inner, primary_key, of_key),
+            Condition::Not(inner) => return self.read(inner),
             Condition::Compare { op: Comparison::NotEqual, column, .. }
             | Condition::In { column, negated: true, .. }
             | Condition::Between { column, negated: true, .. }
@@ -195,25 +181,77 @@ impl Expectations {
             Condition::Contains { column, .. } | Condition::Any { column, .. } => (column, Kinds::ARRAY),
             Condition::IsNull { column, .. } | Condition::IsMissing { column, .. } => {
                 if let Column::Path(path) = column
-                    && let Some(entry) = self.entry(path)
+                    && let Some(entry) = self.entry(path)?
                 {
                     entry.may_be_missing = true;
                 }
-                return;
+                return Ok(());
             }
         };
         match column {
-            Column::Key => *of_key = of_key.with(wanted),
+            Column::Key => self.of_key = self.of_key.with(wanted),
             Column::Path(path) => {
-                if path.names() == [primary_key] {
-                    *of_key = of_key.with(wanted);
+                if path.names() == [self.primary_key] {
+                    self.of_key = self.of_key.with(wanted);
                 }
-                if let Some(entry) = self.entry(path) {
+                if let Some(entry) = self.entry(path)? {
                     entry.wanted = entry.wanted.with(wanted);
                 }
             }
             Column::Seq | Column::Time | Column::Aggregate(_) => {}
         }
+        Ok(())
+    }
+}
+
+/// The note about a comparison of keys that never matches.
+fn key_note(of_key: Kinds, schema: &Schema) -> Option<String> {
+    let key_kind = if schema.key_type == KeyType::Int { Kinds::NUMBER } else { Kinds::TEXT };
+    if of_key.is_empty() || of_key.meets(key_kind) {
+        return None;
+    }
+    let advice = match schema.key_type {
+        KeyType::Int => "write the key as a number, without quotes",
+        KeyType::String => "write the key in quotes",
+    };
+    Some(format!(
+        "the keys of \"{}\" are of type {}, and comparing them with {} never matches; {advice}",
+        schema.table,
+        schema.key_type,
+        of_key.names("or")
+    ))
+}
+
+impl Expectations {
+    /// The expectations of the parts of a selection from a table.
+    ///
+    /// # Errors
+    /// Only that the present work was stopped.
+    pub fn of<'a>(parts: impl Iterator<Item = &'a Selection>, schema: &'a Schema) -> Result<Expectations> {
+        let mut reader = StatementReader { primary_key: &schema.primary_key, ..StatementReader::default() };
+        let mut reads_deleted = false;
+        for selection in parts {
+            reads_deleted |= selection.deleted;
+            let items = selection.items.iter().map(|item| &item.column);
+            let ordered = selection.order_by.iter().map(|order| &order.column);
+            for column in items.chain(ordered).chain(&selection.group_by) {
+                if let Some(Column::Path(path)) = column.of_row() {
+                    reader.entry(path)?;
+                }
+            }
+            if let Some(condition) = &selection.condition {
+                reader.read(condition)?;
+            }
+        }
+        let StatementReader { mut pending, of_key, .. } = reader;
+        // Each row has it, and the writer checks its type.
+        pending.retain(|expectation| expectation.path.names() != [schema.primary_key.as_str()]);
+        if reads_deleted {
+            // Live rows, which a note would be about, say nothing of deleted ones.
+            pending.clear();
+        }
+        let certain = key_note(of_key, schema).into_iter().collect();
+        Ok(Expectations { pending, certain, ..Expectations::default() })
     }
 
     /// Whether every row meets them, so that rows need not be seen.
@@ -226,6 +264,7 @@ impl Expectations {
     /// # Errors
     /// `CORRUPT` if the document is damaged.
     pub fn see(&mut self, row: RowRef<'_>) -> Result<()> {
+        work::step(u32::try_from(self.pending.len()).unwrap_or(u32::MAX))?;
         if self.rows == 0 {
             let fields = msgpack::fields(row.document.msgpack())?;
             self.names = fields.into_iter().take(NAMES).map(|(name, _)| name.to_owned()).collect();
@@ -253,33 +292,51 @@ impl Expectations {
     /// The notes about a statement that has read its rows from a view.
     ///
     /// # Errors
-    /// As a read of the view.
+    /// Only that the present work was stopped.
     pub fn notes(&mut self, view: &View) -> Result<Vec<String>> {
-        self.forget_known_fields(view)?;
-        if !self.pending.is_empty() && self.rows < ROWS_LOOKED_AT {
-            self.look_at_more(view)?;
-        }
+        let is_enough = self.pending.is_empty() || self.look(view)?;
         let mut notes = std::mem::take(&mut self.certain);
-        if self.rows > 0 {
+        if is_enough && self.rows > 0 {
             notes.extend(self.pending.iter().filter_map(|expectation| self.note(expectation)));
         }
         Ok(notes)
     }
 
+    /// Looks at what else the table has. Returns whether that was enough for notes. What is missing or damaged there is no fault of
+    /// the answer, and rows that are not in memory are not worth a read.
+    fn look(&mut self, view: &View) -> Result<bool> {
+        let known = match work::is_quick() {
+            true => work::quick(|| self.forget_known_fields(view)),
+            // A few blocks of indexes, mostly some that the statement has read.
+            false => Some(self.forget_known_fields(view)),
+        };
+        let is_enough = self.pending.is_empty() || self.rows >= ROWS_LOOKED_AT;
+        let looked = match known {
+            Some(Ok(())) if !is_enough => work::quick(|| self.look_at_more(view)),
+            known => known,
+        };
+        match looked {
+            Some(Ok(())) => Ok(true),
+            None => Ok(false),
+            Some(Err(error)) => match error.reason() {
+                Reason::Corrupt | Reason::FileGone | Reason::BelowFloor => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
     /// A field of an index is no typing error, and the index knows whether it has a kind of values.
     fn forget_known_fields(&mut self, view: &View) -> Result<()> {
+        let indexes = view.schema().indexes.iter().map(|index| (index, IndexColumns::of(index)));
+        let indexes: Vec<(&String, IndexColumns)> = indexes.collect();
         let mut kept = Vec::new();
         for mut expectation in std::mem::take(&mut self.pending) {
-            let index = view
-                .schema()
-                .indexes
-                .iter()
-                .find(|index| IndexColumns::of(index).paths().contains(&expectation.path));
-            if let Some(index) = index {
+            work::step(8)?;
+            let of_path = indexes.iter().find(|(_, columns)| columns.paths().contains(&expectation.path));
+            if let Some((index, columns)) = of_path {
                 expectation.may_be_missing = true;
                 let ranges = expectation.wanted.ranges();
-                let is_alone = IndexColumns::of(index).paths().len() == 1;
-                if !ranges.is_empty() && is_alone {
+                if !ranges.is_empty() && !columns.is_composite() {
                     let wanted = IndexRanges {
                         index,
                         columns: std::slice::from_ref(&expectation.path),
@@ -301,11 +358,13 @@ impl Expectations {
     fn look_at_more(&mut self, view: &View) -> Result<()> {
         // Some of the rows may be those that were read.
         let read = std::mem::take(&mut self.rows);
-        let mut failed = Ok(());
+        let (mut failed, mut bytes) = (Ok(()), 0);
         let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
         view.scan(all, |row| {
             failed = self.see(row.by_ref());
-            failed.is_ok() && !self.are_met() && self.rows < ROWS_LOOKED_AT
+            bytes += row.document.msgpack().len();
+            let has_room = self.rows < ROWS_LOOKED_AT && bytes < BYTES_LOOKED_AT;
+            failed.is_ok() && !self.are_met() && has_room
         })?;
         self.rows = self.rows.max(read);
         failed

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::key::Key;
+use crate::limits;
 use crate::query::ast::Condition;
 use crate::query::exec::key_ranges::{self, KeyRange};
 use crate::query::predicate::RowRef;
@@ -88,7 +89,10 @@ impl FindExecution {
 
     /// What was found: the last event of the row in the commit, with the row before and after the commit.
     pub fn found(&self) -> Result<Option<DriftEvent>> {
-        let Some((seq, key)) = &self.found else { return Ok(None) };
+        let Some((seq, key)) = &self.found else {
+            self.timeline.check_floor(self.query.after)?;
+            return Ok(None);
+        };
         let query = HistoryQuery {
             key: Some(key.clone()),
             after: seq.saturating_sub(1),
@@ -104,12 +108,14 @@ impl FindExecution {
                 newest = Some(event);
             }
         }
+        // The history begins at the floor, which may have passed the commit since it was found.
+        self.timeline.check_floor(seq.saturating_sub(1))?;
         Ok(newest.map(|newest| DriftEvent { before: before.flatten(), ..newest }))
     }
 }
 
-/// Reads as much of a commit as it holds of one row.
-const ONE_COMMIT: ReadBudget = ReadBudget { events: 1024, bytes: usize::MAX };
+/// A commit can hold many events of one row, so they are read in parts.
+const ONE_COMMIT: ReadBudget = ReadBudget { events: 1024, bytes: limits::MESSAGE_BYTES };
 
 /// What is known of the present row.
 #[derive(Debug, Default)]

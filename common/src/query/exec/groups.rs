@@ -1,14 +1,15 @@
 //! Groups of rows: GROUP BY, aggregates and HAVING.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::key::Key;
 use crate::format::order_key::write_order_key;
 use crate::format::path::Path;
 use crate::query::ast::{Aggregate, AggregateFunction, Column, Condition, OrderBy, SelectItem};
-use crate::query::exec::aggregate::{Accumulator, Retraction};
+use crate::query::exec::aggregate::Accumulator;
 use crate::query::exec::column_value::{ResultColumn, result_document};
 use crate::query::exec::query_memory::QueryMemory;
 use crate::query::predicate::RowRef;
@@ -28,15 +29,28 @@ const SUM_BYTES: usize = 640;
 pub struct GroupPlan {
     group_by: Vec<Column>,
     /// Without duplicates.
-    aggregates: Vec<Aggregate>,
+    aggregates: Vec<Arc<Aggregate>>,
     having: Option<Having>,
+    items: Vec<GroupPlace>,
+    order_by: Vec<GroupPlace>,
+}
+
+/// Where a group has the value of a column.
+#[derive(Debug, Clone, Copy)]
+pub enum GroupPlace {
+    /// Among the values of GROUP BY.
+    Value(usize),
+    /// Among the accumulators.
+    Aggregate(usize),
+    /// Nowhere: the parser refuses such columns.
+    None,
 }
 
 /// HAVING, as a condition on a document that has the columns that it names as fields.
 #[derive(Debug, Clone)]
 struct Having {
     condition: Condition,
-    columns: Vec<Column>,
+    places: Vec<GroupPlace>,
     fields: Vec<ResultColumn>,
 }
 
@@ -58,58 +72,84 @@ pub struct GroupTable {
 
 impl GroupPlan {
     /// The plan for a select list and its clauses.
+    ///
+    /// # Errors
+    /// Only that the present work was stopped.
     pub fn new(
         group_by: &[Column],
         items: &[SelectItem],
         having: Option<&Condition>,
         order_by: &[OrderBy],
-    ) -> GroupPlan {
-        let having = having.map(Having::new);
-        let mut aggregates: Vec<Aggregate> = Vec::new();
-        let of_having = having.iter().flat_map(|having| &having.columns);
-        let columns = items.iter().map(|item| &item.column).chain(order_by.iter().map(|order| &order.column));
-        for column in columns.chain(of_having) {
-            if let Column::Aggregate(aggregate) = column
-                && !aggregates.contains(aggregate)
-            {
-                aggregates.push(Aggregate::clone(aggregate));
-            }
-        }
-        GroupPlan { group_by: group_by.to_vec(), aggregates, having }
+    ) -> Result<GroupPlan> {
+        let having = having.map(on_fields);
+        let mut places: HashMap<&Column, GroupPlace> =
+            group_by.iter().zip((0..).map(GroupPlace::Value)).collect();
+        let mut aggregates: Vec<Arc<Aggregate>> = Vec::new();
+        let mut place_of = |column| {
+            work::step(8)?;
+            let place = places.entry(column).or_insert_with(|| match column {
+                Column::Aggregate(aggregate) => {
+                    aggregates.push(Arc::new(Aggregate::clone(aggregate)));
+                    GroupPlace::Aggregate(aggregates.len() - 1)
+                }
+                _ => GroupPlace::None,
+            });
+            Ok(*place)
+        };
+        let of_items = items.iter().map(|item| place_of(&item.column)).collect::<Result<_>>()?;
+        let of_order = order_by.iter().map(|order| place_of(&order.column)).collect::<Result<_>>()?;
+        let of_having = having.iter().flat_map(|(_, columns)| columns);
+        let of_having: Vec<GroupPlace> = of_having.map(place_of).collect::<Result<_>>()?;
+        let having = having.map(|(condition, columns)| {
+            let field = |column: &Column| ResultColumn { label: column.to_string(), is_time: false };
+            Having { condition, places: of_having, fields: columns.iter().map(field).collect() }
+        });
+        Ok(GroupPlan { group_by: group_by.to_vec(), aggregates, having, items: of_items, order_by: of_order })
     }
 
-    /// The columns that are read from each row.
-    pub fn columns_of_rows(&self) -> impl Iterator<Item = &Column> {
-        let arguments = self.aggregates.iter().filter_map(|aggregate| aggregate.argument.as_ref());
-        self.group_by.iter().chain(arguments)
+    /// Where a group has the items of the select list.
+    pub fn items(&self) -> &[GroupPlace] {
+        &self.items
+    }
+
+    /// Where a group has the columns of ORDER BY.
+    pub fn order_by(&self) -> &[GroupPlace] {
+        &self.order_by
+    }
+
+    /// The aggregates.
+    pub fn aggregates(&self) -> &[Arc<Aggregate>] {
+        &self.aggregates
     }
 
     fn new_group(&self, values: Vec<Option<Box<[u8]>>>) -> RowGroup {
-        let new = |aggregate| Accumulator::new(aggregate, Retraction::Never);
-        RowGroup { values, accumulators: self.aggregates.iter().map(new).collect() }
+        RowGroup { values, accumulators: self.aggregates.iter().map(Accumulator::new).collect() }
     }
 
     fn bytes_of_group(&self) -> usize {
-        let of = |aggregate: &Aggregate| match aggregate.function {
+        let of = |aggregate: &Arc<Aggregate>| match aggregate.function {
             AggregateFunction::Sum | AggregateFunction::Avg => Accumulator::BYTES + SUM_BYTES,
             _ => Accumulator::BYTES,
         };
         GROUP_OVERHEAD + self.aggregates.iter().map(of).sum::<usize>()
     }
 
-    /// The value of a column in a group, encoded; `None` if the rows of the group do not have the field.
+    /// The value at a place of a group, encoded; `None` if the rows of the group do not have the field.
     ///
     /// # Errors
     /// `QUERY_INVALID` if a sum is too large for a document.
-    pub fn value<'g>(&self, group: &'g RowGroup, column: &Column) -> Result<Option<Cow<'g, [u8]>>> {
-        if let Column::Aggregate(aggregate) = column {
-            let at = self.aggregates.iter().position(|known| *known == **aggregate);
-            let accumulator = at.and_then(|at| group.accumulators.get(at));
-            return accumulator.map(|accumulator| accumulator.result().map(Cow::Owned)).transpose();
+    pub fn value<'g>(&self, group: &'g RowGroup, place: GroupPlace) -> Result<Option<Cow<'g, [u8]>>> {
+        work::step(4)?;
+        match place {
+            GroupPlace::Aggregate(at) => {
+                let accumulator = group.accumulators.get(at);
+                accumulator.map(|accumulator| accumulator.result().map(Cow::Owned)).transpose()
+            }
+            GroupPlace::Value(at) => {
+                Ok(group.values.get(at).and_then(|value| value.as_deref()).map(Cow::Borrowed))
+            }
+            GroupPlace::None => Ok(None),
         }
-        let at = self.group_by.iter().position(|known| known == column);
-        let value = at.and_then(|at| group.values.get(at));
-        Ok(value.and_then(|value| value.as_deref()).map(Cow::Borrowed))
     }
 
     /// Whether a group meets HAVING.
@@ -119,32 +159,30 @@ impl GroupPlan {
     pub fn keeps(&self, group: &RowGroup) -> Result<bool> {
         let Some(having) = &self.having else { return Ok(true) };
         let values: Vec<_> =
-            having.columns.iter().map(|column| self.value(group, column)).collect::<Result<_>>()?;
+            having.places.iter().map(|place| self.value(group, *place)).collect::<Result<_>>()?;
         let document = result_document(&having.fields, values)?;
         let key = Key::Int(0);
         having.condition.matches(RowRef { key: &key, seq: 0, time_ms: 0, document: &document })
     }
 
-    /// How many values each aggregate has left out in a group because they are no numbers.
-    pub fn ignored<'p>(&'p self, group: &'p RowGroup) -> impl Iterator<Item = (&'p Aggregate, u64)> {
-        self.aggregates.iter().zip(group.accumulators.iter().map(Accumulator::ignored))
+    /// How many values each aggregate has left out in a group because they are no numbers, in the order of the aggregates.
+    pub fn ignored<'g>(&self, group: &'g RowGroup) -> impl Iterator<Item = u64> + use<'g> {
+        group.accumulators.iter().map(Accumulator::ignored)
     }
 }
 
-impl Having {
-    fn new(condition: &Condition) -> Having {
-        let mut columns: Vec<Column> = Vec::new();
-        // A field has the text of its column as its name, which no other column has.
-        let condition = condition.with_columns(&mut |column| {
-            if !columns.contains(column) {
-                columns.push(column.clone());
-            }
-            Column::Path(Path::field(&column.to_string()))
-        });
-        let field = |column: &Column| ResultColumn { label: column.to_string(), is_time: false };
-        let fields = columns.iter().map(field).collect();
-        Having { condition, columns, fields }
-    }
+/// HAVING as a condition on fields, and the columns that these stand for.
+fn on_fields(condition: &Condition) -> (Condition, Vec<Column>) {
+    let mut columns: Vec<Column> = Vec::new();
+    let mut known: HashSet<Column> = HashSet::new();
+    // A field has the text of its column as its name, which no other column has.
+    let condition = condition.with_columns(&mut |column| {
+        if known.insert(column.clone()) {
+            columns.push(column.clone());
+        }
+        Column::Path(Path::field(&column.to_string()))
+    });
+    (condition, columns)
 }
 
 impl GroupTable {

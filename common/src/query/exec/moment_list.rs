@@ -27,13 +27,17 @@ pub fn times(step: MomentStep, from_ms: u64, to_ms: u64, clock: &LocalClock) -> 
         let local = first.checked_add(span.ok()?).ok()?;
         u64::try_from(clock.nearest_ms(local)?).ok()
     };
-    let mut moments = Vec::new();
-    let mut next = Some(from_ms).filter(|from| *from <= to_ms);
-    while let Some(moment) = next {
+    let mut moments: Vec<u64> = Vec::new();
+    let (mut number, mut next) = (0, Some(from_ms));
+    while let Some(moment) = next.filter(|moment| *moment <= to_ms) {
         work::step(4)?;
-        has_room(moments.len())?;
-        moments.push(moment);
-        next = after(moments.len() as u64).filter(|next| *next > moment && *next <= to_ms);
+        // Two steps lead to one moment if the zone has skipped a day.
+        if moments.last().is_none_or(|last| moment > *last) {
+            has_room(moments.len())?;
+            moments.push(moment);
+        }
+        number += 1;
+        next = after(number);
     }
     Ok(moments)
 }
@@ -54,7 +58,7 @@ pub fn seqs(step: u64, from: u64, to: u64) -> Result<Vec<u64>> {
 }
 
 fn fixed(from_ms: u64, step: Duration, number: u64) -> Option<u64> {
-    let millis = u64::try_from(step.as_millis()).ok()?;
+    let millis = u64::try_from(step.as_millis()).ok().filter(|millis| *millis > 0)?;
     from_ms.checked_add(millis.checked_mul(number)?)
 }
 
@@ -95,6 +99,12 @@ mod tests {
             list(MomentStep::Days(1), "2025-03-28T23:00:00Z", "2025-03-31T00:00:00Z", "Europe/Berlin");
         let expected = ["2025-03-28T23:00:00.000Z", "2025-03-29T23:00:00.000Z", "2025-03-30T22:00:00.000Z"];
         assert_eq!(found, expected);
+        // Samoa had no 30 December in 2011: the days go on after it.
+        let found = list(MomentStep::Days(1), "2011-12-29T10:00:00Z", "2011-12-31T12:00:00Z", "Pacific/Apia");
+        assert_eq!(
+            found,
+            ["2011-12-29", "2011-12-30", "2011-12-31"].map(|day| format!("{day}T10:00:00.000Z"))
+        );
         let hours = MomentStep::Fixed(Duration::from_secs(7200));
         let found = list(hours, "2025-01-01T00:00:00Z", "2025-01-01T05:00:00Z", "");
         assert_eq!(found, ["00", "02", "04"].map(|hour| format!("2025-01-01T{hour}:00:00.000Z")));

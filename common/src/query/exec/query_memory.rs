@@ -1,5 +1,7 @@
 //! The memory that one query holds for what it sorts, groups and counts: bounded, and taken from the daemon's budget.
 
+use std::fmt;
+
 use crate::error::{Error, Reason, Result};
 use crate::limits;
 use crate::memory::MemoryPermit;
@@ -29,10 +31,10 @@ impl QueryMemory {
     ///
     /// # Errors
     /// `QUERY_MEMORY_EXCEEDED` if the query would hold too much, `OVERLOADED` if other queries use all the memory.
-    pub fn charge(&mut self, bytes: usize, what: &str) -> Result<()> {
+    pub fn charge(&mut self, bytes: usize, what: impl fmt::Display) -> Result<()> {
         let held = self.held.saturating_add(bytes);
         if held > self.limit {
-            return Err(exceeded(what, self.limit));
+            return Err(exceeded(&what.to_string(), self.limit));
         }
         while held > self.reserved {
             match &mut self.permit {

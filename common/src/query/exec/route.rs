@@ -7,6 +7,7 @@ use crate::query::exec::selection::Selection;
 use crate::query::plan::{self, AccessPath, Probe, QueryPlan};
 use crate::table::candidate_keys::CandidateKeys;
 use crate::table::index_search::FoundCandidates;
+use crate::table::row_spans;
 use crate::table::view::View;
 
 /// The first limit on candidates when probes are tried in turn. Each further round multiplies it by ten.
@@ -36,7 +37,10 @@ pub enum Route {
         value: Vec<u8>,
     },
     /// Read the history of all rows, for those that are soft-deleted.
-    Deleted,
+    Deleted {
+        /// The commit after which deletions are known: the floor when the query began.
+        after: u64,
+    },
     /// Read no row: each commit stores the number of rows.
     Counted {
         /// The number of live rows.
@@ -54,7 +58,7 @@ impl Route {
             Route::Key(AccessPath::Keys(keys)) => keys.len() <= SHORT,
             Route::Candidates { keys, .. } => keys.len() <= SHORT,
             Route::Counted { .. } => true,
-            Route::Key(_) | Route::Value { .. } | Route::Deleted => false,
+            Route::Key(_) | Route::Value { .. } | Route::Deleted { .. } => false,
         }
     }
 
@@ -116,7 +120,7 @@ enum Choice {
 impl Choice {
     fn of(view: &View, selection: &Selection) -> Result<Choice> {
         if selection.deleted {
-            return Ok(Choice::Made(Route::Deleted));
+            return Ok(Choice::Made(Route::Deleted { after: row_spans::first_known(view.timeline()) }));
         }
         if selection.count_only
             && selection.condition.is_none()
@@ -161,7 +165,7 @@ impl fmt::Display for Route {
                 write!(f, ", {} candidate{s}", keys.len())
             }
             Route::Value { probe, .. } => write!(f, "{probe}, in order"),
-            Route::Deleted => f.write_str("history of the rows"),
+            Route::Deleted { .. } => f.write_str("history of the rows"),
             Route::Counted { .. } => f.write_str("row count stored with each commit"),
         }
     }

@@ -1,7 +1,9 @@
 //! What a SELECT returns: which rows, which columns, in which order, how many.
 
 use crate::format::key::Key;
-use crate::query::ast::{Column, Condition, OrderBy, Projection, SelectItem, SelectStatement};
+use crate::query::ast::{
+    Column, Condition, OrderBy, Projection, SelectItem, SelectStatement, names_aggregates,
+};
 
 /// The rows and columns that a SELECT returns.
 #[derive(Debug, Clone, Default)]
@@ -33,11 +35,7 @@ pub struct Selection {
 impl Selection {
     /// Whether it returns groups, not rows.
     pub fn is_grouped(&self) -> bool {
-        let is_aggregate = |column: &Column| matches!(column, Column::Aggregate(_));
-        !self.group_by.is_empty()
-            || self.having.is_some()
-            || self.items.iter().any(|item| is_aggregate(&item.column))
-            || self.order_by.iter().any(|order| is_aggregate(&order.column))
+        !self.group_by.is_empty() || self.having.is_some() || names_aggregates(&self.items, &self.order_by)
     }
 
     /// Whether the results are not rows of the table.

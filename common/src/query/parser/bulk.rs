@@ -5,6 +5,7 @@ use crate::query::ast::{
     BulkAction, BulkStatement, Condition, GuardedStatement, NoChangeClause, RowKey, Statement, TableName,
 };
 use crate::query::parser::state::Parser;
+use crate::table::operation::Boundary;
 
 /// What follows the table's name in a statement that changes one row or many.
 pub(super) enum ChangedRows {
@@ -127,7 +128,11 @@ impl Parser<'_> {
         self.expect_keyword("IN")?;
         let table = self.table_name()?;
         self.expect_keyword("WHERE")?;
+        let (start, budget) = (self.token.start, self.budget);
         let condition = self.condition(0)?;
+        // As it was sent: written again, it can be longer.
+        let text = self.text.get(start..self.token.start).unwrap_or_default();
+        Boundary::check_bytes(text.trim_end().len() + (budget - self.budget))?;
         if !self.at_keyword("SINCE") {
             let hint = "write the commit at which you have read the rows: SINCE 100";
             return Err(self.expected("AND, OR or SINCE", &["AND", "OR", "SINCE"], hint));

@@ -125,7 +125,7 @@ impl Parser<'_> {
         let mut values = Vec::new();
         loop {
             let token = self.token;
-            let value = self.value()?;
+            let value = self.operand_value(&column)?;
             // As in SQL, a null in the list makes the result unknown if no other value matches.
             values.push(if value == Value::Null { value } else { self.typed(&column, token, value)? });
             if self.eat(")")? {
@@ -176,7 +176,7 @@ impl Parser<'_> {
     /// Parses the right operand, which must have a type that the column can be compared with.
     pub(super) fn operand(&mut self, column: &Column, op: &str) -> Result<Value> {
         let token = self.token;
-        let value = self.value()?;
+        let value = self.operand_value(column)?;
         if value == Value::Null {
             let column = clipped(&column.to_string());
             let hint = match op {
@@ -188,13 +188,29 @@ impl Parser<'_> {
         self.typed(column, token, value)
     }
 
+    /// Parses a value, or `@now` without quotes if the column is a time.
+    fn operand_value(&mut self, column: &Column) -> Result<Value> {
+        let token = self.token;
+        if token.kind != TokenKind::At || !self.is_time(column) {
+            return self.value();
+        }
+        let text = self.slice(token).to_owned();
+        self.advance()?;
+        Ok(Value::Str(text))
+    }
+
+    fn is_time(&self, column: &Column) -> bool {
+        match column {
+            Column::Path(path) => self.reads_deleted && is_deletion_time(path),
+            column => column.is_time(),
+        }
+    }
+
     /// Checks the operand of a built-in column. Their types are known here; the types of fields are not.
     fn typed(&mut self, column: &Column, token: Token, value: Value) -> Result<Value> {
         match (column, &value) {
             (column, _) if column.is_time() => self.time_operand(token, &value),
-            (Column::Path(path), Value::Str(_)) if self.reads_deleted && is_deletion_time(path) => {
-                self.deletion_time_operand(token, &value)
-            }
+            (column, Value::Str(_)) if self.is_time(column) => self.deletion_time_operand(token, &value),
             (Column::Seq, Value::Int(_) | Value::Float(_))
             | (Column::Path(_) | Column::Aggregate(_) | Column::Time, _) => Ok(value),
             (Column::Seq, _) => {

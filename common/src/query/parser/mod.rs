@@ -59,7 +59,21 @@ pub fn parse_condition(text: &str, params: &[Value]) -> Result<Condition> {
 
 /// Parses a condition, as written after WHERE. `clock` says what words for moments mean.
 pub fn parse_condition_at(text: &str, params: &[Value], clock: &LocalClock) -> Result<Parsed<Condition>> {
+    condition_of(Parser::with_clock(text, params, clock)?)
+}
+
+/// As [`parse_condition_at`], for a condition on deleted rows, whose `_deleted_time` is compared with times.
+pub fn parse_deleted_condition_at(
+    text: &str,
+    params: &[Value],
+    clock: &LocalClock,
+) -> Result<Parsed<Condition>> {
     let mut parser = Parser::with_clock(text, params, clock)?;
+    parser.reads_deleted = true;
+    condition_of(parser)
+}
+
+fn condition_of(mut parser: Parser<'_>) -> Result<Parsed<Condition>> {
     let condition = parser.condition(0)?;
     parser.finish(&["AND", "OR"])?;
     Ok(Parsed { value: condition, notes: parser.notes })

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::format::path::Path;
+use crate::format::rfc3339;
 use crate::format::value::Value;
 use crate::query::ast::{
     EveryMoment, FindStatement, MomentStep, Projection, SelectItem, SelectStatement, ShowDriftStatement,
@@ -13,7 +14,6 @@ use crate::query::exec::every::{MOMENT, MOMENT_SEQ};
 use crate::query::lexer::{Token, TokenKind};
 use crate::query::parser::moment::{self, Length};
 use crate::query::parser::state::Parser;
-use crate::table::format_time;
 
 const SECONDS_PER_DAY: u64 = 86_400;
 /// The hint for a step that is not one.
@@ -130,16 +130,17 @@ impl Parser<'_> {
         Ok(self.reads_deleted)
     }
 
-    /// Converts the operand of `_deleted_time` to the text that the column has.
+    /// Converts the operand of `_deleted_time` to the text that the column has; a time between two milliseconds to one that sorts
+    /// between theirs and equals neither.
     pub(super) fn deletion_time_operand(&mut self, token: Token, value: &Value) -> Result<Value> {
-        // Rounded up, like the operands of `_time` that lie between two milliseconds.
-        let millis = match self.time_operand(token, value)? {
-            Value::Int(millis) => millis,
+        let (millis, after) = match self.time_operand(token, value)? {
+            Value::Int(millis) => (millis, ""),
             #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a time, far below 2^63")]
-            Value::Float(millis) => millis.ceil() as i128,
-            _ => 0,
+            Value::Float(millis) => (millis.floor() as i128, "~"),
+            _ => (0, ""),
         };
-        Ok(Value::Str(format_time(u64::try_from(millis).unwrap_or(0))))
+        let text = rfc3339::format_millis(i64::try_from(millis).unwrap_or(i64::MAX));
+        Ok(Value::Str(format!("{text}{after}")))
     }
 
     /// Parses `AS OF point` or `AS OF EVERY step FROM point [TO point]`.

@@ -7,7 +7,7 @@ use crate::query::exec::query_memory::QueryMemory;
 use crate::work;
 
 impl Accumulator {
-    /// Adds the rows of an accumulator of the same aggregate, with the same [`super::Retraction`].
+    /// Adds the rows of an accumulator of the same aggregate.
     ///
     /// # Errors
     /// `QUERY_MEMORY_EXCEEDED` or `OVERLOADED` if it needs more memory than there is.
@@ -22,33 +22,18 @@ impl Accumulator {
                 *count += others;
             }
             (AggregateState::Extreme(best), AggregateState::Extreme(Some(new))) => {
-                let is_better = best.as_ref().is_none_or(|best| match new.key.cmp(&best.key) {
-                    std::cmp::Ordering::Equal => new.encoded < best.encoded,
-                    order => order.is_lt() == is_min,
-                });
-                if is_better {
+                if new.is_better(best.as_ref(), is_min) {
                     memory.release(best.as_ref().map_or(0, OrderedValue::bytes));
-                    memory.charge(new.bytes(), &self.aggregate.to_string())?;
+                    memory.charge(new.bytes(), &self.aggregate)?;
                     *best = Some(new.clone());
                 }
             }
-            (AggregateState::Counted(values), AggregateState::Counted(others)) => {
-                for (value, count) in others {
-                    work::step(2)?;
-                    if !values.contains_key(value) {
-                        memory.charge(value.bytes(), &self.aggregate.to_string())?;
-                    }
-                    *values.entry(value.clone()).or_default() += count;
-                }
-            }
             (AggregateState::Distinct(values), AggregateState::Distinct(others)) => {
-                for (key, count) in others {
+                for key in others {
                     work::step(2)?;
-                    if let Some(known) = values.get_mut(key) {
-                        *known += count;
-                    } else {
-                        memory.charge(key.len() + ENTRY_OVERHEAD, &self.aggregate.to_string())?;
-                        values.insert(key.clone(), *count);
+                    if !values.contains(key) {
+                        memory.charge(key.len() + ENTRY_OVERHEAD, &self.aggregate)?;
+                        values.insert(key.clone());
                     }
                 }
             }
