@@ -15,8 +15,8 @@ use crate::render::{self, Printer, ProgressLine};
 use crate::shapes;
 
 mod attempts;
-mod batch_stream;
 mod replay;
+mod replay_stream;
 
 use replay::DumpReplay;
 

@@ -548,7 +548,6 @@ impl Write for NewOutputFile {
 
 /// Begins a new output file of the user. Fails if the file exists, or if another process is writing it. What an earlier attempt has left
 /// is replaced.
-#[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
 pub fn create_new_output(path: &Path) -> Result<NewOutputFile> {
     let what = format!("cannot create {}", path.display());
     let refused = |why: &str| Error::new(Reason::ArgumentInvalid, format!("{what}: {why}"));

@@ -8,7 +8,7 @@ use driftdb::v1;
 use driftdb_common::error::{Reason, Result};
 use uuid::Uuid;
 
-use super::batch_stream::BatchStream;
+use super::replay_stream::ReplayStream;
 use crate::changes::SchemaRequest;
 use crate::database::DatabaseHandle;
 
@@ -23,7 +23,7 @@ pub(super) struct LoadAttempt {
 /// An attempt, what the writer has of it, and the stream for the rest.
 pub(super) struct FoundAttempt {
     pub(super) attempt: LoadAttempt,
-    pub(super) stream: BatchStream,
+    pub(super) stream: ReplayStream,
     /// The last batch that an earlier run has loaded.
     pub(super) earlier: u64,
 }
@@ -62,7 +62,7 @@ pub(super) async fn find(
     let mut newest = None;
     for number in 0.. {
         let attempt = LoadAttempt { dump: dump.to_owned(), number };
-        let (stream, earlier) = BatchStream::open(attempt.producer(), database).await?;
+        let (stream, earlier) = ReplayStream::open(attempt.producer(), database).await?;
         let is_begun = earlier > 0 || attempt.made_of(first, database).await? > 0;
         let found = FoundAttempt { attempt, stream, earlier };
         if !is_begun {
@@ -70,7 +70,7 @@ pub(super) async fn find(
         }
         newest = Some(found);
     }
-    Err(super::batch_stream::ended())
+    Err(super::replay_stream::ended())
 }
 
 /// Whether the writer knows a request id. Asks with a request that cannot change anything: if the id is known, it is another's.

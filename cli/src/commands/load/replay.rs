@@ -7,7 +7,7 @@ use driftdb_common::error::{Error, Reason, Result, counted};
 use driftdb_common::format::rfc3339::UtcTime;
 
 use super::attempts::{self, FoundAttempt, LoadAttempt};
-use super::batch_stream::{Acknowledged, BatchStream};
+use super::replay_stream::{Acknowledged, ReplayStream};
 use crate::changes::{ImportedCommit, ImportedContent, KnownSchemas};
 use crate::commands::dump::{DumpContent, DumpHeader};
 use crate::database::DatabaseHandle;
@@ -24,7 +24,7 @@ pub(super) struct DumpReplay<'a> {
     restart: bool,
     database: &'a mut DatabaseHandle,
     /// The attempt, and the stream of its batches. Found once the lines before the first batch are known.
-    open: Option<(LoadAttempt, BatchStream)>,
+    open: Option<(LoadAttempt, ReplayStream)>,
     /// The schemas after the commits so far.
     schemas: KnownSchemas,
     /// The schemas that the database had when this run began: an earlier run may have made them.
@@ -36,7 +36,7 @@ pub(super) struct DumpReplay<'a> {
     /// The number of commits so far that go alone: changes of schemas, and commits without changes.
     lone: u64,
     /// Those after batch `earlier`, which an earlier run may have made.
-    waiting: Vec<LoneCommit>,
+    waiting: Vec<SingleChange>,
     /// Whether the next lone commit may have been made by an earlier run.
     in_doubt: bool,
     /// The database and the dump do not fit: nothing more is written.
@@ -49,7 +49,7 @@ pub(super) struct DumpReplay<'a> {
 }
 
 /// A commit that goes alone.
-struct LoneCommit {
+struct SingleChange {
     number: u64,
     commit: ImportedCommit,
     place: String,
@@ -89,7 +89,7 @@ impl<'a> DumpReplay<'a> {
             ImportedContent::Rows(operations) if !operations.is_empty() => self.send(commit, place).await,
             _ => {
                 self.lone += 1;
-                let lone = LoneCommit { number: self.lone, commit, place: place.to_owned() };
+                let lone = SingleChange { number: self.lone, commit, place: place.to_owned() };
                 if self.open.is_some() && self.batch < self.earlier {
                     self.learn(&lone.commit);
                     return Ok(());
@@ -180,7 +180,7 @@ impl<'a> DumpReplay<'a> {
     }
 
     /// How many of the waiting commits an earlier run has made.
-    async fn made_of(&mut self, waiting: &[LoneCommit]) -> Result<usize> {
+    async fn made_of(&mut self, waiting: &[SingleChange]) -> Result<usize> {
         let numbers: Vec<u64> = waiting.iter().map(|lone| lone.number).collect();
         let Some((attempt, _)) = &self.open else { return Ok(0) };
         let made = attempt.made_of(&numbers, self.database).await?;
@@ -209,7 +209,7 @@ impl<'a> DumpReplay<'a> {
     }
 
     /// Fails if the database has a table that the dump is still going to create.
-    fn refuse_known_tables(&self, waiting: &[LoneCommit]) -> Result<()> {
+    fn refuse_known_tables(&self, waiting: &[SingleChange]) -> Result<()> {
         let names = self.names(waiting);
         let same = |one: &str, other: &str| one.eq_ignore_ascii_case(other);
         let known = self.found.names().find(|found| {
@@ -223,7 +223,7 @@ impl<'a> DumpReplay<'a> {
     }
 
     /// The tables of the dump, as far as they are known.
-    fn names(&self, waiting: &[LoneCommit]) -> BTreeSet<String> {
+    fn names(&self, waiting: &[SingleChange]) -> BTreeSet<String> {
         let waiting = waiting.iter().filter_map(|lone| match &lone.commit.content {
             ImportedContent::Schema(event) => Some(event.schema.table.clone()),
             ImportedContent::Rows(_) => None,
@@ -239,8 +239,8 @@ impl<'a> DumpReplay<'a> {
     }
 
     /// Makes a commit that goes alone, after everything before it is on disk.
-    async fn write_lone(&mut self, lone: LoneCommit) -> Result<()> {
-        let LoneCommit { number, commit, place } = lone;
+    async fn write_lone(&mut self, lone: SingleChange) -> Result<()> {
+        let SingleChange { number, commit, place } = lone;
         self.fill_gap(&commit).await.map_err(|e| e.context(&place))?;
         self.drain().await?;
         let request_id = self.open.as_ref().map(|(attempt, _)| attempt.request_id(number));

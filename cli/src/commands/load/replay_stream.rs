@@ -18,7 +18,7 @@ const IN_FLIGHT: usize = 64;
 const IN_FLIGHT_BYTES: usize = 32 << 20;
 
 /// Batches on their way to the writer, each an atomic commit.
-pub(super) struct BatchStream {
+pub(super) struct ReplayStream {
     requests: mpsc::Sender<v1::IngestRequest>,
     responses: Streaming<v1::IngestResponse>,
     /// The batches that are not acknowledged.
@@ -44,12 +44,12 @@ pub(super) struct Acknowledged {
     pub(super) last_seq: Option<u64>,
 }
 
-impl BatchStream {
+impl ReplayStream {
     /// Opens the stream of a producer. Returns its last batch that is on disk, too.
     pub(super) async fn open(
         producer_id: String,
         database: &mut DatabaseHandle,
-    ) -> Result<(BatchStream, u64)> {
+    ) -> Result<(ReplayStream, u64)> {
         let (requests, receiver) = mpsc::channel(IN_FLIGHT + 1);
         let first = v1::IngestRequest { producer_id, ..Default::default() };
         requests.send(first).await.map_err(|_| ended())?;
@@ -59,7 +59,7 @@ impl BatchStream {
         let answer = responses.message().await.map_err(|s| to_error(&s))?.ok_or_else(ended)?;
         let (in_flight, acknowledged) = (VecDeque::new(), Acknowledged::default());
         Ok((
-            BatchStream { requests, responses, in_flight, in_flight_bytes: 0, acknowledged },
+            ReplayStream { requests, responses, in_flight, in_flight_bytes: 0, acknowledged },
             answer.durable_batch_id,
         ))
     }
