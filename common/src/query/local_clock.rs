@@ -103,14 +103,14 @@ impl LocalClock {
         }
     }
 
-    /// The moment of a local date and time that was computed, in nanoseconds since 1970. If the clocks were set back over it, the
-    /// first of the two; if they were set forward over it, as long after the change as it would have been.
+    /// As [`LocalClock::nearest_ms`], in nanoseconds.
     pub(super) fn nearest(&self, local: DateTime) -> Option<i128> {
         let found = self.zone.to_ambiguous_timestamp(local).compatible().ok()?;
         Some(found.as_nanosecond())
     }
 
-    /// As [`LocalClock::nearest`], in milliseconds.
+    /// The moment of a local date and time that was computed, in milliseconds since 1970. If the clocks were set back over it, the first
+    /// of the two; if they were set forward over it, as long after the change as it would have been.
     pub fn nearest_ms(&self, local: DateTime) -> Option<i64> {
         i64::try_from(self.nearest(local)?.div_euclid(1_000_000)).ok()
     }
