@@ -86,7 +86,7 @@ pub(crate) async fn run(args: &IngestArgs, database: &mut DatabaseHandle, out: &
     out.print_record(&shapes::line(&loaded)?)
 }
 
-/// Says how to make a table whose keys are whole numbers, as those of the file are.
+/// Advice: how to create a table whose keys are whole numbers, like those of the file.
 fn with_key_advice(error: Error, args: &IngestArgs) -> Error {
     let is_number = error.reason() == Reason::KeyInvalid
         && error.message().ends_with("must be STRING, but is an integer");

@@ -64,7 +64,7 @@ enum TableStage {
     Waiting,
     /// The header is written.
     Columns,
-    /// Rows are written one field a line; so many were.
+    /// Rows are written one field a line; the number of rows so far.
     Vertical(u64),
 }
 

@@ -94,7 +94,7 @@ impl From<v1::TableInfo> for TableJson {
     }
 }
 
-/// What people want to know of each table in a list: few enough columns for a narrow terminal. DESCRIBE has the rest.
+/// The columns of a list of tables for people: few enough for a narrow terminal. DESCRIBE has the rest.
 #[derive(Debug, Serialize)]
 pub(crate) struct TableSummary<'a> {
     table: &'a str,

@@ -18,7 +18,7 @@ pub struct Case {
     pub name: &'static str,
     /// What one operation is.
     pub what: &'static str,
-    /// The operations of a run: many if one of them is short, or if only every so many of them has more to do.
+    /// The number of operations of a run: many if one operation is short, or if some operations do more than others.
     pub operations: u32,
     /// Does the operation a number of times.
     pub run: fn(u32),

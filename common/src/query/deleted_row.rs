@@ -1,6 +1,6 @@
 //! A soft-deleted row as `SELECT … DELETED` reads it: its last document, with when, by whom and why it was deleted.
 //!
-//! These are ordinary fields of the document that is read, so that conditions, projections and aggregates need not know of them. A field
+//! These are ordinary fields of the document that is read, so that conditions, projections and aggregates treat them as any other field. A field
 //! of the row's own with such a name is hidden.
 
 use crate::error::Result;

@@ -249,7 +249,7 @@ impl<R: Read> Cutter<R> {
                         Ok(_) => sheet.record(),
                         // The record is taken, too: the next one begins after it.
                         Err(_) => {
-                            // The parser lets go of this record, whose error is not what is wrong.
+                            // The parser skips this record: its error is not the cause.
                             let _ = sheet.record();
                             Err(input::not_utf8(&raw, begins))
                         }

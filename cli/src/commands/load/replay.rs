@@ -156,7 +156,7 @@ impl<'a> DumpReplay<'a> {
         Ok(())
     }
 
-    /// Decides which of the waiting commits an earlier run has made, and makes the others. `more` is whether the dump goes on.
+    /// Decides which of the waiting commits an earlier run has made, and makes the others. `more` is whether further lines follow.
     async fn settle(&mut self, more: bool) -> Result<()> {
         self.open().await?;
         if !self.in_doubt || self.batch < self.earlier {

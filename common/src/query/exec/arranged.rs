@@ -36,7 +36,7 @@ pub struct ArrangedSelect {
     source: SelectExecution,
     selection: Selection,
     columns: Vec<ResultColumn>,
-    /// The keys of the results so far, if each is to be returned once.
+    /// The keys of the results so far, for DISTINCT.
     seen: Option<HashSet<Box<[u8]>>>,
     stage: Stage,
     /// Where the results are sorted, if they are.

@@ -18,7 +18,7 @@ pub(super) struct DeletedBatch {
     pub last: Option<Key>,
 }
 
-/// Reads the deleted rows after a key: looks at no more than so many rows, and stops after about so many bytes of documents.
+/// Reads the deleted rows after a key: up to a number of rows, and about a number of bytes of documents.
 ///
 /// What was deleted up to the commit `first_known` is left out: at or below the floor it is not known any more. All batches of a query
 /// have the same one, so that none leaves out what others contain.

@@ -13,7 +13,7 @@ const DIGIT_BITS: usize = 32;
 const ONE_BIT: usize = 1074;
 /// 2098 bits hold every float; 64 more hold sums of 2^64 of them.
 const DIGITS: usize = 69;
-/// After so many additions the digits are carried, before one of them overflows: each adds less than 2^32 to a digit.
+/// The number of additions after which the digits are carried, before one of them overflows: each adds less than 2^32 to a digit.
 const ADDITIONS_PER_CARRY: u32 = 1 << 29;
 
 /// An exact sum.

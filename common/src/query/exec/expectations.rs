@@ -25,7 +25,7 @@ use crate::table::value_range::{IndexRanges, ValueRange};
 use crate::table::view::View;
 use crate::work;
 
-/// So many rows are looked at before a note, also if the statement reads fewer.
+/// The number of rows that are looked at before a note, also if the statement reads fewer.
 const ROWS_LOOKED_AT: u64 = 100;
 /// The bytes of documents that are looked at for a note besides those that the statement reads.
 const BYTES_LOOKED_AT: usize = 256 << 10;

@@ -24,7 +24,7 @@ const GROUP_OVERHEAD: usize = 160;
 /// The bytes that an exact sum of floats takes.
 const SUM_BYTES: usize = 640;
 
-/// What a statement wants to know of each group.
+/// What a statement computes of each group.
 #[derive(Debug, Clone)]
 pub struct GroupPlan {
     group_by: Vec<Column>,

@@ -12,7 +12,7 @@ use crate::table::schema::Schema;
 /// A range of keys.
 pub(super) type KeyRange = (Bound<Key>, Bound<Key>);
 
-/// The ranges of keys outside of which no row can meet a condition, in order.
+/// The ranges of keys that contain all rows that can match a condition, in order.
 pub(super) fn of_condition(condition: Option<&Condition>, schema: &Schema) -> Result<VecDeque<KeyRange>> {
     Ok(match plan::access(condition, &schema.primary_key, schema.key_type)? {
         AccessPath::Keys(keys) => keys.into_iter().map(of_key).collect(),

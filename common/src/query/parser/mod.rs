@@ -57,7 +57,7 @@ pub fn parse_condition(text: &str, params: &[Value]) -> Result<Condition> {
     parse_condition_at(text, params, &LocalClock::system_utc()).map(|parsed| parsed.value)
 }
 
-/// Parses a condition, as written after WHERE. `clock` says what words for moments mean.
+/// Parses a condition, as written after WHERE. `clock` gives words for moments their meaning.
 pub fn parse_condition_at(text: &str, params: &[Value], clock: &LocalClock) -> Result<Parsed<Condition>> {
     condition_of(Parser::with_clock(text, params, clock)?)
 }

@@ -41,7 +41,7 @@ impl MomentError {
     }
 }
 
-/// How far a moment lies in the past, or apart from the next one.
+/// The distance of a moment from now, or from the next moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Length {
     /// A fixed time.
@@ -170,7 +170,7 @@ pub(super) fn is_local_time(text: &str) -> bool {
 /// Parses a date and a time of day in the zone of the clock, to nanoseconds since 1970. `shown` is the text for errors.
 pub(super) fn local_time(text: &str, shown: &str, clock: &LocalClock) -> Result<i128, MomentError> {
     let seconds = if text.len() == DATE_LEN + 6 { ":00" } else { "" };
-    // Read as if it were in UTC, which says what the date and the time of day are.
+    // Parsed as UTC, to take the date and the time of day from it.
     let read = rfc3339::parse(&format!("{text}{seconds}Z"));
     let nanos = read.map_err(|error| MomentError::new(error.problem, error.hint))?.nanos();
     if clock.is_utc() {
