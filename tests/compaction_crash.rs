@@ -51,6 +51,7 @@ fn commit(seq: u64) -> Vec<(u64, EventType, Option<String>, Option<String>)> {
             key_type: KeyType::String,
             indexes: vec!["n".to_owned()],
             retain_ms: None,
+            auto_key: false,
         };
         let event = SchemaEvent { action: SchemaAction::Create, schema };
         return vec![(seq, EventType::Schema, None, Some(event.to_document().unwrap().to_json().unwrap()))];

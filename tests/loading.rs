@@ -27,20 +27,18 @@ fn load(writer: &str, file: &Path) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-#[test]
+/// Loads a file of `rows` rows into a table that `create` makes, while the writer and driftctl are killed.
 #[expect(clippy::disallowed_methods, reason = "a test's own file")]
-fn every_row_is_loaded_once_while_the_writer_and_driftctl_are_killed() {
-    let (rows, kills) = by_lane((20_000, 8), (1_000_000, 60));
+fn load_while_killing((rows, kills): (u64, u64), create: &str, header: &str, row: &dyn Fn(u64) -> String) {
     let dir = tempfile::tempdir().unwrap();
     let (data, file) = (dir.path().join("data"), dir.path().join("rows.csv"));
-    let text: String = (0..rows).map(|row| format!("{row},name {row},{}\n", row % 7)).collect();
-    std::fs::write(&file, format!("id,name,n\n{text}")).unwrap();
+    let text: String = (0..rows).map(row).collect();
+    std::fs::write(&file, format!("{header}\n{text}")).unwrap();
 
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut daemon = writer(&data, port);
     let url = daemon.url.clone();
-    let create = driftctl(&url).args(["sql", "-e", "CREATE TABLE t (pk=id INT)"]).status().unwrap();
-    assert!(create.success());
+    assert!(driftctl(&url).args(["sql", "-e", create]).status().unwrap().success());
 
     let mut loading = load(&url, &file);
     for kill in 0..kills {
@@ -59,14 +57,30 @@ fn every_row_is_loaded_once_while_the_writer_and_driftctl_are_killed() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
     let found = driftctl(&url)
-        .args(["-d", data.to_str().unwrap(), "sql", "-e", "SELECT COUNT(*) FROM t"])
+        .args(["-d", data.to_str().unwrap(), "sql", "-e"])
+        .arg("SELECT COUNT(*) AS rows, COUNT(DISTINCT name) AS names FROM t")
         .output()
         .unwrap();
-    assert_eq!(String::from_utf8_lossy(&found.stdout), format!("{{\"count\":{rows}}}\n"));
+    let expected = format!("{{\"rows\":{rows},\"names\":{rows}}}\n");
+    assert_eq!(String::from_utf8_lossy(&found.stdout), expected);
     // Each row is one commit. The only other commit creates the table.
     let status = driftctl(&url).args(["status", "-o", "json"]).output().unwrap();
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     assert_eq!(status[0]["writer"]["last_seq"], rows + 1, "{status}");
+}
+
+#[test]
+fn every_row_is_loaded_once_while_the_writer_and_driftctl_are_killed() {
+    let size = by_lane((20_000, 8), (1_000_000, 60));
+    let row = |row: u64| format!("{row},name {row},{}\n", row % 7);
+    load_while_killing(size, "CREATE TABLE t (pk=id INT)", "id,name,n", &row);
+}
+
+#[test]
+fn every_row_without_a_key_is_loaded_once_while_the_writer_and_driftctl_are_killed() {
+    let size = by_lane((20_000, 8), (1_000_000, 60));
+    let row = |row: u64| format!("name {row},{}\n", row % 7);
+    load_while_killing(size, "CREATE TABLE t (pk=id AUTO)", "name,n", &row);
 }
 
 /// A line of an input file, and whether it can be loaded.

@@ -39,6 +39,7 @@ mod layers;
 mod limits;
 mod lineage;
 mod loading;
+mod made_keys;
 mod many_tables;
 mod many_versions;
 mod memory;

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use driftdb::client::{Client, ClientOptions, Executed};
+use driftdb::client::{Client, ClientOptions, Executed, WriteReceipt};
 use driftdb::v1;
 use driftdb_common::error::{Error, ErrorKind, Reason, Result};
 use driftdb_common::query::local_clock::LocalClock;
@@ -152,8 +152,12 @@ impl DatabaseHandle {
 
     /// Makes one atomic commit.
     pub(crate) async fn apply(&mut self, request: v1::ApplyRequest) -> Result<v1::WriteToken> {
-        let receipt = self.write_client().await?.apply(request).await.map_err(|s| to_error(&s))?;
-        Ok(receipt.token)
+        self.apply_inserts(request).await.map(|receipt| receipt.token)
+    }
+
+    /// Makes one atomic commit, and returns the keys that the writer made for it, too.
+    pub(crate) async fn apply_inserts(&mut self, request: v1::ApplyRequest) -> Result<WriteReceipt> {
+        self.write_client().await?.apply(request).await.map_err(|s| to_error(&s))
     }
 
     /// Repeats a change of a schema.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use driftdb::client::Executed;
+use driftdb::client::{Executed, WriteReceipt};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::value::Value;
@@ -19,6 +19,9 @@ use crate::exit::{CliResult, Failure};
 use crate::render::{self, Printer, ResultItem};
 use crate::shapes::{self, RequestedImages};
 use crate::statement::{self, StatementRoute};
+
+/// The most keys that a note for people names.
+const KEYS_SHOWN: usize = 10;
 
 /// Runs statements one after another: a script, or what a user types.
 #[derive(Debug)]
@@ -173,9 +176,10 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         self.writing = true;
-        let applied = self.database.apply(request).await;
+        let applied = self.database.apply_inserts(request).await;
         self.writing = false;
-        self.register_write(applied.map_err(|e| origin.failure(e))?.seq)
+        let WriteReceipt { token, made_keys, .. } = applied.map_err(|e| origin.failure(e))?;
+        self.register_write(token.seq, made_keys)
     }
 
     /// Runs one read statement, even if a transaction is open.
@@ -228,24 +232,27 @@ impl<'a> Session<'a> {
             .into_inner()
             .into_iter()
             .try_for_each(|said| self.out.print_item(ResultItem::Message(said)))?;
-        let Executed { token, bulk, .. } = executed.map_err(|e| origin.failure(e))?;
+        let Executed { token, bulk, made_keys, .. } = executed.map_err(|e| origin.failure(e))?;
         if let Some(result) = bulk {
             return bulk::print(result, token.map(|token| token.seq), false, self.out);
         }
-        token.map_or(Ok(()), |token| self.register_write(token.seq))
+        token.map_or(Ok(()), |token| self.register_write(token.seq, made_keys))
     }
 
-    /// Tells where the commit is: people on stderr, a program that asked for JSON in the result.
-    fn register_write(&mut self, seq: u64) -> CliResult {
+    /// Tells where the commit is, and which keys the writer made: people on stderr, a program that asked for JSON in the result.
+    fn register_write(&mut self, seq: u64, made_keys: Vec<v1::MadeKey>) -> CliResult {
         #[derive(Serialize)]
         struct Commit {
             seq: u64,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            keys: Vec<String>,
         }
+        let keys: Vec<String> = made_keys.into_iter().map(|made| made.key).collect();
         if self.out.wants_notes() {
-            render::note(&format!("ok, seq {seq}"));
+            render::note(&format!("ok, seq {seq}{}", with_keys(&keys)));
         }
         if self.out.wants_commits() {
-            self.out.print_item(ResultItem::Record(shapes::line(&Commit { seq })?))?;
+            self.out.print_item(ResultItem::Record(shapes::line(&Commit { seq, keys })?))?;
         }
         Ok(())
     }
@@ -258,6 +265,21 @@ impl<'a> Session<'a> {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// The keys that the writer made, after a note for people: all, if they are few.
+fn with_keys(keys: &[String]) -> String {
+    let shown = keys.iter().take(KEYS_SHOWN).map(|key| format!("\n{key}")).collect::<String>();
+    match keys {
+        [] => String::new(),
+        [key] => format!(", key {key}"),
+        keys if keys.len() <= KEYS_SHOWN => format!(", {} keys:{shown}", keys.len()),
+        keys => format!(
+            ", {} keys, which -o json prints all:{shown}\nand {} more",
+            keys.len(),
+            keys.len() - KEYS_SHOWN
+        ),
     }
 }
 

@@ -16,12 +16,14 @@ use crate::v1;
 use v1::writer_service_execute_response::Event;
 
 /// The result of a write.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct WriteReceipt {
     /// Identifies the commit.
     pub token: v1::WriteToken,
     /// Whether an earlier request with the same id had already been executed.
     pub replayed: bool,
+    /// The keys that the writer made for inserts without one, in the order of the operations.
+    pub made_keys: Vec<v1::MadeKey>,
 }
 
 /// The result of a statement at the writer.
@@ -29,6 +31,8 @@ pub struct WriteReceipt {
 pub struct Executed {
     /// Identifies the commit, if there is one.
     pub token: Option<v1::WriteToken>,
+    /// The keys that the writer made, in the order of the rows.
+    pub made_keys: Vec<v1::MadeKey>,
     /// The messages of a maintenance statement.
     pub messages: Vec<String>,
     /// What a statement that changes all rows of a condition has done, or would do.
@@ -44,11 +48,12 @@ impl Client {
             let request = request.clone();
             async move { writer.apply(request).await }
         };
-        let v1::ApplyResponse { token, replayed } = self.write(safe, call).await?.into_inner();
-        Ok(WriteReceipt { token: self.register_write(token)?, replayed })
+        let v1::ApplyResponse { token, replayed, made_keys } = self.write(safe, call).await?.into_inner();
+        Ok(WriteReceipt { token: self.register_write(token)?, replayed, made_keys })
     }
 
-    /// Inserts a row; the document contains the primary key.
+    /// Inserts a row; the document contains the primary key. To insert rows whose keys the writer makes, and to learn those keys, use
+    /// [`Client::apply`].
     pub async fn insert(&self, table: &str, row: impl Into<v1::Document>) -> Result<v1::WriteToken, Status> {
         self.apply_one(v1::Operation::insert(table, row)).await
     }
@@ -127,6 +132,7 @@ impl Client {
                 let mut answers = writer.execute(request).await?.into_inner();
                 let mut executed = Executed::default();
                 while let Some(answer) = answers.message().await? {
+                    executed.made_keys.extend(answer.made_keys);
                     match answer.event {
                         Some(Event::Progress(made)) => {
                             mark_maintenance();

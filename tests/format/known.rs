@@ -150,6 +150,7 @@ fn schema_events_have_the_known_bytes() {
         key_type,
         indexes: indexes.iter().map(|index| (*index).to_owned()).collect(),
         retain_ms: None,
+        auto_key: false,
     };
     let people = schema("people", "id", KeyType::String, &["city", "name.family"]);
     let files = super::files(super::fixture());

@@ -163,6 +163,7 @@ fn schema(table: usize, seq: u64) -> Document {
         key_type: KeyType::String,
         indexes,
         retain_ms: None,
+        auto_key: false,
     };
     SchemaEvent { action, schema }.to_document().unwrap()
 }

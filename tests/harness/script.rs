@@ -68,6 +68,7 @@ pub fn commit(seq: u64) -> Seen {
             key_type: KeyType::String,
             indexes: Vec::new(),
             retain_ms: None,
+            auto_key: false,
         };
         let content =
             SchemaEvent { action: SchemaAction::Create, schema }.to_document().unwrap().to_json().unwrap();

@@ -27,6 +27,7 @@ use crate::clock_guard::ClockReading;
 pub(crate) mod boundaries;
 pub(crate) mod draft;
 pub(crate) mod fingerprint;
+pub(crate) mod made_keys;
 pub(crate) mod missing;
 mod operations;
 mod preconditions;

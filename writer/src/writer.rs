@@ -32,7 +32,7 @@ use crate::config::WriterConfig;
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceHealth, MaintenanceWork};
 use crate::rpc::{
-    BulkRunner, CommitTokens, IngestService, MaintenanceCalls, RevertResolver, RowAsOfReader, TableReader,
+    BulkRunner, CommitTokens, IngestService, MadeKeyReader, MaintenanceCalls, RevertResolver, RowAsOfReader, TableReader,
     WriterRpc,
 };
 use crate::tasks::TaskPool;
@@ -162,6 +162,7 @@ impl WriterDaemon {
             )
             .noting_damage_in(Arc::clone(&health)),
             reverts,
+            made_keys: MadeKeyReader::new(reader.clone(), &tasks),
             bulk: BulkRunner::new(&pipeline, reader, &tasks, &memory),
             maintenance: MaintenanceCalls::new(jobs, work, catalog),
             tasks,

@@ -16,11 +16,15 @@ file (of a pipe, 256 KiB, which ingest waits for) and shown before anything is l
 cell that does not fit its column is a bad row. Numbers with leading zeros are text. An empty cell is null, in a text
 column empty text. The key has the type of the table.
 
+Rows without a key can be loaded into a table whose keys are AUTO. The writer makes a key for each row, so it cannot tell
+a row that is loaded a second time: resume such a load, and do not use --restart.
+
 Examples:
   driftctl ingest orders --file orders.jsonl
   driftctl ingest orders --file orders.csv --skip-bad bad.csv
   driftctl ingest orders --file orders.csv --types price=decimal,zip=text
   driftctl ingest orders --file export.tsv.gz --create --pk id
+  driftctl ingest readings --file readings.csv --create --pk id --auto
   curl -s https://example.com/orders.json | driftctl ingest orders --file - --upsert";
 
 /// Parses the character between two cells.
@@ -75,6 +79,9 @@ pub(crate) struct IngestArgs {
     /// Let the keys of the new table be whole numbers, not text
     #[arg(long, requires = "create", help_heading = "New table")]
     pub(crate) int_key: bool,
+    /// Let the writer make the keys of rows that have none
+    #[arg(long, requires = "create", conflicts_with_all = ["int_key", "upsert"], help_heading = "New table")]
+    pub(crate) auto: bool,
     /// Read the whole file and print what would be loaded, without loading it
     #[arg(long, conflicts_with = "skip_bad", help_heading = "Input options")]
     pub(crate) dry_run: bool,

@@ -52,7 +52,8 @@ impl KnownSchemas {
     /// The call that repeats a change.
     pub(crate) fn request(&self, event: &SchemaEvent, options: v1::CommitOptions) -> Result<SchemaRequest> {
         let (after, options) = (schema_to_wire(&event.schema), Some(options));
-        let v1::TableInfo { table, primary_key, key_type, indexes, composite_indexes, retain, .. } = after;
+        let v1::TableInfo { table, primary_key, key_type, indexes, composite_indexes, retain, auto_key, .. } =
+            after;
         Ok(match event.action {
             SchemaAction::Create => SchemaRequest::Create(v1::CreateTableRequest {
                 table,
@@ -61,6 +62,7 @@ impl KnownSchemas {
                 indexes,
                 composite_indexes,
                 retain,
+                auto_key,
                 options,
                 ..Default::default()
             }),
@@ -97,6 +99,7 @@ fn is_same(one: &v1::TableInfo, other: &v1::TableInfo) -> bool {
         && one.indexes == other.indexes
         && one.composite_indexes == other.composite_indexes
         && one.retain == other.retain
+        && one.auto_key == other.auto_key
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
-use column_types::CellRules;
+use column_types::{CellRules, KeyField};
 pub(crate) use column_types::NamedColumn;
 use load::{Load, LoadPlan};
 use meter::Meter;
@@ -122,8 +122,9 @@ fn uncompressed_name(file: &Path) -> (String, bool) {
 
 /// The properties of the table that a load needs.
 struct TableKey {
-    primary_key: String,
-    key_type: KeyType,
+    fields: Vec<KeyField>,
+    /// Whether the writer makes keys.
+    is_auto: bool,
     /// The table's last CREATE.
     created_seq: u64,
 }
@@ -135,8 +136,9 @@ impl TableKey {
             all_text: args.all_text,
             named: args.types.clone(),
             delimiter: args.delimiter.unwrap_or(usual),
-            key: self.primary_key,
-            key_type: self.key_type,
+            keys: self.fields,
+            // It makes them for inserts only.
+            makes_keys: self.is_auto && !args.upsert,
         }
     }
 }
@@ -146,15 +148,26 @@ async fn table(database: &mut DatabaseHandle, args: &IngestArgs) -> Result<Table
     let name = args.table.name();
     let tables = database.writer_status().await?.tables;
     if let Some(info) = tables.iter().find(|info| info.table == name) {
-        let key_type = key_type_from_wire(info.key_type)?;
-        let created_seq = info.created_seq;
-        return Ok(TableKey { primary_key: info.primary_key.clone(), key_type, created_seq });
+        if args.auto && !info.auto_key {
+            let message = format!(
+                "table {name:?} exists, and the writer does not make its keys; drop the table, or load without --auto"
+            );
+            return Err(Error::new(Reason::TableExists, message));
+        }
+        let fields = vec![KeyField { name: info.primary_key.clone(), of: key_type_from_wire(info.key_type)? }];
+        return Ok(TableKey { fields, is_auto: info.auto_key, created_seq: info.created_seq });
     }
     if let Some(primary_key) = args.pk.clone() {
-        let key_type = if args.int_key { KeyType::Int } else { KeyType::String };
-        let created_seq =
-            if args.dry_run { 0 } else { create(database, name, &primary_key, key_type).await? };
-        return Ok(TableKey { primary_key, key_type, created_seq });
+        let of = if args.int_key { KeyType::Int } else { KeyType::String };
+        let mut key = TableKey {
+            fields: vec![KeyField { name: primary_key, of }],
+            is_auto: args.auto,
+            created_seq: 0,
+        };
+        if !args.dry_run {
+            key.created_seq = create(database, name, &key).await?;
+        }
+        return Ok(key);
     }
     let near = nearest(name, tables.iter().map(|info: &v1::TableInfo| info.table.as_str()));
     let near = near.map(|near| format!("; did you mean {near:?}?"));
@@ -163,13 +176,17 @@ async fn table(database: &mut DatabaseHandle, args: &IngestArgs) -> Result<Table
 }
 
 /// Creates a table, and returns the seq of the commit.
-async fn create(database: &mut DatabaseHandle, table: &str, primary_key: &str, of: KeyType) -> Result<u64> {
+async fn create(database: &mut DatabaseHandle, table: &str, key: &TableKey) -> Result<u64> {
     let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
-    let of = if of == KeyType::Int { " INT" } else { "" };
-    let statement = format!("CREATE TABLE {} (pk={}{of})", quoted(table), quoted(primary_key));
+    let fields = key.fields.iter().map(|field| format!("{} {}", quoted(&field.name), field.of));
+    let fields = fields.collect::<Vec<_>>().join(", ");
+    let of = if key.is_auto { " AUTO" } else { "" };
+    let statement = format!("CREATE TABLE {} (pk={fields}{of})", quoted(table));
     let request = v1::WriterServiceExecuteRequest { statement, ..Default::default() };
     let token = database.execute_with_messages(request, |_| ()).await?.token;
-    render::note(&format!("note: created table {table:?} with the primary key {primary_key:?}"));
+    let names = key.fields.iter().map(|field| format!("{:?}", field.name)).collect::<Vec<_>>().join(", ");
+    let made = if key.is_auto { "; the writer makes the keys of rows that have none" } else { "" };
+    render::note(&format!("note: created table {table:?} with the primary key {names}{made}"));
     Ok(token.unwrap_or_default().seq)
 }
 

@@ -34,6 +34,7 @@ pub(crate) fn created_table(info: &v1::TableInfo, at: Option<&Timestamp>) -> Res
         key_type: convert::key_type_from_wire(info.key_type)?,
         indexes: convert::indexes_from_wire(info.indexes.clone(), &info.composite_indexes)?,
         retain_ms: convert::retain_from_wire(info.retain)?,
+        auto_key: info.auto_key,
     };
     let payload = SchemaEvent { action: SchemaAction::Create, schema };
     let change = MadeChange { table: &info.table, key: String::new(), kind: "schema", payload };

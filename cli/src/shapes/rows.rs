@@ -53,6 +53,9 @@ pub(crate) struct TableJson {
     table: String,
     primary_key: String,
     key_type: &'static str,
+    /// Whether the writer makes keys.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    auto_key: bool,
     indexes: Vec<String>,
     rows: u64,
     created_seq: u64,
@@ -77,6 +80,7 @@ impl From<v1::TableInfo> for TableJson {
         };
         TableJson {
             key_type,
+            auto_key: info.auto_key,
             table: info.table,
             primary_key: info.primary_key,
             indexes: info.indexes.into_iter().chain(info.composite_indexes.iter().map(composite)).collect(),
@@ -113,7 +117,11 @@ pub(crate) struct TableSummary<'a> {
 impl TableJson {
     /// The table in a list for people.
     pub(crate) fn summary(&self) -> TableSummary<'_> {
-        let of_type = if self.key_type == "INT" { " INT" } else { "" };
+        let of_type = match (self.key_type, self.auto_key) {
+            ("INT", _) => " INT",
+            (_, true) => " AUTO",
+            (_, false) => "",
+        };
         TableSummary {
             table: &self.table,
             primary_key: format!("{}{of_type}", self.primary_key),

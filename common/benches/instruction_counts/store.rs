@@ -145,6 +145,7 @@ fn write(log: &mut Log, indexes: &[String]) {
         key_type: KeyType::String,
         indexes: indexes.to_vec(),
         retain_ms: None,
+        auto_key: false,
     };
     let created = SchemaEvent { action: SchemaAction::Create, schema }.to_document().expect("a schema");
     let meta = CommitMeta::default();

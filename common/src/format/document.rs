@@ -84,6 +84,21 @@ impl Document {
         key::Key::from_field(field, self.get(&Path::field(field))?, key_type)
     }
 
+    /// The document with one more field, before the others, whose value is text. It must have no field of that name.
+    ///
+    /// Fails with [`Reason::TooLarge`] if the result exceeds [`limits::DOCUMENT_BYTES`].
+    pub fn with_first_field(&self, name: &str, text: &str) -> Result<Document> {
+        let mut reader = MsgpackReader::new(&self.0);
+        let count = reader.map()?;
+        let fields = self.0.get(reader.position()..).unwrap_or_default();
+        let mut out = Vec::with_capacity(self.0.len() + name.len() + text.len() + 16);
+        msgpack::write_map_len(&mut out, count as usize + 1);
+        msgpack::write_str(&mut out, name);
+        msgpack::write_str(&mut out, text);
+        out.extend_from_slice(fields);
+        Document::checked(out.into())
+    }
+
     /// Applies an RFC 7396 merge patch: objects merge recursively, null removes a field, other values replace it.
     ///
     /// Fails with [`Reason::TooLarge`] if the result exceeds [`limits::DOCUMENT_BYTES`].
@@ -280,6 +295,21 @@ mod tests {
         ] {
             assert_eq!(merged(target, patch), result);
         }
+    }
+
+    #[test]
+    fn a_field_is_added_before_the_others() {
+        for (json, expected) in [
+            ("{}", r#"{"id":"k"}"#.to_owned()),
+            (r#"{"a":1,"b":{"id":2}}"#, r#"{"id":"k","a":1,"b":{"id":2}}"#.to_owned()),
+        ] {
+            let document = Document::from_json(json).unwrap().with_first_field("id", "k").unwrap();
+            assert_eq!(document.to_json().unwrap(), expected);
+            assert_eq!(Document::from_msgpack(document.msgpack().clone()).unwrap(), document);
+        }
+        let full = format!(r#"{{"s":"{}"}}"#, "x".repeat(limits::DOCUMENT_BYTES - 16));
+        let error = Document::from_json(&full).unwrap().with_first_field("id", "a key").unwrap_err();
+        assert_eq!(error.reason(), Reason::TooLarge);
     }
 
     #[test]

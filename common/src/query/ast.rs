@@ -292,6 +292,8 @@ pub struct CreateTable {
     pub indexes: Vec<IndexColumns>,
     /// `RETAIN`, in milliseconds: how long history is kept; forever if `None`.
     pub retain_ms: Option<u64>,
+    /// `AUTO`: whether the writer makes keys.
+    pub auto_key: bool,
     /// Whether an existing table is not an error.
     pub if_not_exists: bool,
 }

@@ -25,10 +25,11 @@ pub fn of_statement(statement: Statement) -> Result<CommitRequest> {
             key_type,
             indexes,
             retain_ms,
+            auto_key,
             if_not_exists,
         }) => {
             let indexes = indexes.iter().map(ToString::to_string).collect();
-            let schema = Schema { table: table.text, primary_key, key_type, indexes, retain_ms };
+            let schema = Schema { table: table.text, primary_key, key_type, indexes, retain_ms, auto_key };
             return Ok(CommitRequest::Schema(SchemaChange::Create { schema, if_not_exists }));
         }
         Statement::AlterTable { table, retain_ms } => {

@@ -2,8 +2,8 @@
 
 /// Every word with a meaning in statements. A client can use the list for highlighting.
 pub const KEYWORDS: &[&str] = &[
-    "AFTER", "ALTER", "AND", "ANY", "AS", "ASC", "AVG", "BATCHES", "BEFORE", "BEGIN", "BETWEEN", "BY",
-    "CHANGE", "COMMIT", "COMPACT", "CONTAINS", "COUNT", "CREATE", "DEEP", "DELETE", "DELETED", "DESC",
+    "AFTER", "ALTER", "AND", "ANY", "AS", "ASC", "AUTO", "AVG", "BATCHES", "BEFORE", "BEGIN", "BETWEEN",
+    "BY", "CHANGE", "COMMIT", "COMPACT", "CONTAINS", "COUNT", "CREATE", "DEEP", "DELETE", "DELETED", "DESC",
     "DESCRIBE", "DIFF", "DISTINCT", "DRIFT", "DROP", "DRY", "EVERY", "EXISTS", "EXPLAIN", "FALSE", "FIND",
     "FIRST", "FOREVER", "FROM", "GROUP", "HAVING", "IF", "ILIKE", "IN", "INDEX", "INSERT", "INT", "INTO",
     "IS", "KEY", "LAST", "LIKE", "LIMIT", "MAX", "MIN", "MISSING", "NO", "NOT", "NULL", "OF", "OFFSET", "ON",

@@ -361,6 +361,7 @@ pub fn schema_to_wire(schema: &Schema) -> v1::TableInfo {
         indexes: schema.indexes.iter().filter(|name| !is_composite(name)).cloned().collect(),
         composite_indexes: schema.indexes.iter().filter_map(|name| composite_to_wire(name)).collect(),
         retain: schema.retain_ms.map(retain_to_wire),
+        auto_key: schema.auto_key,
         ..v1::TableInfo::default()
     }
 }

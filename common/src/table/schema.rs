@@ -26,6 +26,9 @@ pub struct Schema {
     /// The retention: how long history is kept at least, in milliseconds. `None` keeps it forever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retain_ms: Option<u64>,
+    /// Whether the writer makes a key, a UUID of version 7, for an insert whose document has none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto_key: bool,
 }
 
 /// The names of indexes in a SCHEMA event: a text is one path, an array has the paths of a composite index.
@@ -122,6 +125,13 @@ impl Schema {
                 self.primary_key.len()
             );
             return Err(Error::new(Reason::NameInvalid, message));
+        }
+        if self.auto_key && self.key_type != KeyType::String {
+            let message = format!(
+                "the keys of table {:?} cannot be AUTO: they are {}, and the keys that the writer makes are text; use one STRING field",
+                self.table, self.key_type
+            );
+            return Err(Error::new(Reason::ArgumentInvalid, message));
         }
         if self.indexes.len() > limits::INDEXES_PER_TABLE {
             let message = format!(
@@ -243,6 +253,9 @@ impl Schema {
             yaml.push_str(&quoted(index));
         }
         yaml.push('\n');
+        if self.auto_key {
+            yaml.push_str("auto_key: true\n");
+        }
         if let Some(ms) = self.retain_ms {
             yaml.push_str(&format!("retain: {}\n", format_retain(ms)));
         }
@@ -287,6 +300,7 @@ mod tests {
             key_type: KeyType::Int,
             indexes: vec!["status".into(), "a.b".into()],
             retain_ms: None,
+            auto_key: false,
         };
         let mut event = SchemaEvent { action: SchemaAction::Create, schema };
         let document = event.to_document().unwrap();
@@ -300,6 +314,14 @@ mod tests {
         let document = event.to_document().unwrap();
         assert!(document.to_json().unwrap().ends_with(r#""indexes":["status","a.b"],"retain_ms":86400000}"#));
         assert_eq!(SchemaEvent::from_document(&document).unwrap(), event);
+
+        event.schema = Schema { key_type: KeyType::String, auto_key: true, ..event.schema };
+        let document = event.to_document().unwrap();
+        assert!(document.to_json().unwrap().ends_with(r#""retain_ms":86400000,"auto_key":true}"#));
+        assert_eq!(SchemaEvent::from_document(&document).unwrap(), event);
+        assert!(event.schema.check().is_ok() && event.schema.to_yaml().contains("auto_key: true\n"));
+        event.schema.key_type = KeyType::Int;
+        assert_eq!(event.schema.check().unwrap_err().reason(), Reason::ArgumentInvalid);
     }
 
     #[test]
@@ -310,6 +332,7 @@ mod tests {
             key_type: KeyType::String,
             indexes: vec!["a".into()],
             retain_ms,
+            auto_key: false,
         };
         let all = kept(None);
         assert_eq!(all.altered(&[], &[], Some(Some(1000))).unwrap(), kept(Some(1000)));

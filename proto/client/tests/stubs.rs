@@ -142,6 +142,7 @@ impl ScriptedWriter {
             Act::Answer | Act::CutAfter(_) => Ok(v1::ApplyResponse {
                 token: Some(v1::WriteToken { seq, time: None, epoch: 7, incarnation: 0 }),
                 replayed,
+                ..Default::default()
             }),
             Act::Fail(code, reason) => Err(failure(code, reason)),
             _ => self.0.broken().await,
@@ -169,7 +170,7 @@ impl WriterStub for ScriptedWriter {
         let token = self.answer(request.options).await?.token.unwrap();
         let events =
             [Event::Progress(v1::Progress::default()), Event::Token(token), Event::Message("done".into())];
-        let answers = events.map(|event| Ok(v1::WriterServiceExecuteResponse { event: Some(event) }));
+        let answers = events.map(|event| Ok(v1::WriterServiceExecuteResponse { event: Some(event), ..Default::default() }));
         let script = self.0.clone();
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {

@@ -50,6 +50,7 @@ pub fn create(log: &mut Log, seq: u64, table: &str) {
         key_type: KeyType::String,
         indexes: Vec::new(),
         retain_ms: None,
+        auto_key: false,
     };
     let document = SchemaEvent { action: SchemaAction::Create, schema }.to_document().unwrap();
     let created = vec![(seq, table.to_owned())];

@@ -18,6 +18,7 @@ use driftdb_common::table::schema::Schema;
 use driftdb_common::table::state;
 
 use crate::admission::boundaries::DraftBoundary;
+use crate::admission::made_keys;
 use crate::admission::read_rows::ReadRows;
 use crate::admission::row_key::row_key;
 use crate::admission::table::AdmittedTable;
@@ -105,6 +106,8 @@ pub(crate) struct DraftOperation {
     pub(crate) operation: Operation,
     key: Option<DraftKey>,
     merge: Option<DraftMerge>,
+    /// The document of an insert as it was sent, if its key was made here.
+    without_key: Option<Document>,
 }
 
 /// A precondition.
@@ -125,8 +128,9 @@ impl DraftKey {
     fn of<'a>(key: Option<&'a DraftKey>, table: &AdmittedTable) -> Option<&'a Result<Key>> {
         let key = key?;
         let (then, now) = (&key.schema, table.schema());
-        let same =
-            Arc::ptr_eq(then, now) || (&then.primary_key, then.key_type) == (&now.primary_key, now.key_type);
+        let same = Arc::ptr_eq(then, now)
+            || (&then.primary_key, then.key_type, then.auto_key)
+                == (&now.primary_key, now.key_type, now.auto_key);
         (key.table == table.id() && same).then_some(&key.key)
     }
 }
@@ -143,7 +147,8 @@ impl DraftOperation {
             Action::Restore(Some(document)) => Action::Restore(Some(document.detached())),
             other => other,
         };
-        Ok(DraftOperation { operation: Operation { table, key, action }, key: None, merge: None })
+        let operation = Operation { table, key, action };
+        Ok(DraftOperation { operation, key: None, merge: None, without_key: None })
     }
 
     /// The key of the operation's row in a table; `None` if it was not computed for it.
@@ -160,10 +165,23 @@ impl DraftOperation {
         self
     }
 
-    /// Computes the key in a table with this id and schema.
+    /// Computes the key in a table with this id and schema, or makes it.
     pub(crate) fn find_key(&mut self, table: u64, schema: &Arc<Schema>) {
-        let key = row_key(schema, &self.operation);
+        if let (Action::Insert(document), Some(sent)) = (&mut self.operation.action, self.without_key.take()) {
+            // The key was made for another table of this name.
+            *document = sent;
+        }
+        let key = made_keys::make(schema, &mut self.operation).and_then(|without_key| {
+            self.without_key = without_key;
+            row_key(schema, &self.operation)
+        });
         self.key = Some(DraftKey { table, schema: Arc::clone(schema), key });
+    }
+
+    /// The operation's key, if it was made here.
+    pub(crate) fn made_key(&self) -> Option<&Key> {
+        let key = self.key.as_ref().filter(|_| self.without_key.is_some())?;
+        key.key.as_ref().ok()
     }
 
     /// The patch, if the operation is one.

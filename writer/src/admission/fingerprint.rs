@@ -28,6 +28,9 @@ pub(crate) fn compute(change: &CommitRequest) -> [u8; 16] {
             if let Some(ms) = schema.retain_ms {
                 hash.part(b'r', &ms.to_le_bytes());
             }
+            if schema.auto_key {
+                hash.part(b'a', &[]);
+            }
         }
         CommitRequest::Schema(SchemaChange::Alter { table, add, drop, retain }) => {
             hash.part(b'A', table.as_bytes());
@@ -170,7 +173,8 @@ mod tests {
         let create = |retain_ms| {
             let (table, primary_key) = ("t".to_owned(), "id".to_owned());
             let indexes = vec!["a".to_owned()];
-            let schema = Schema { table, primary_key, key_type: KeyType::Int, indexes, retain_ms };
+            let schema =
+                Schema { table, primary_key, key_type: KeyType::Int, indexes, retain_ms, auto_key: false };
             compute(&CommitRequest::Schema(SchemaChange::Create { schema, if_not_exists: false }))
         };
         let alter = |retain| {

@@ -330,7 +330,7 @@ mod tests {
     fn schema(indexes: &[&str]) -> Schema {
         let indexes = indexes.iter().map(|path| (*path).to_owned()).collect();
         let (table, primary_key) = ("t".to_owned(), "id".to_owned());
-        Schema { table, primary_key, key_type: KeyType::String, indexes, retain_ms: None }
+        Schema { table, primary_key, key_type: KeyType::String, indexes, retain_ms: None, auto_key: false }
     }
 
     fn row(seq: u64, json: &str) -> RowState {

@@ -10,6 +10,7 @@ use parking_lot::MutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::draft::{Draft, DraftConditions, DraftOperation, KnownTables};
+use crate::admission::made_keys::{self, MadeKey};
 use crate::admission::prepared_commit::PreparedCommit;
 use crate::admission::producers::{ProducerPosition, RefusedOperation};
 use crate::admission::read_rows::ReadRows;
@@ -59,6 +60,8 @@ pub(crate) struct AdmittedBatch {
     pub(crate) operations_passed: u32,
     /// The refused operations.
     pub(crate) refused: Vec<RefusedOperation>,
+    /// The keys that were made.
+    pub(crate) made: Vec<MadeKey>,
     /// Whether a refused operation has ended the stream.
     pub(crate) stopped: bool,
     /// Ready once all commits of the batch, and the commits that refusals depend on, are durable.
@@ -78,6 +81,7 @@ struct BatchSlice {
 #[derive(Debug, Default)]
 struct BatchOutcome {
     refused: Vec<RefusedOperation>,
+    made: Vec<MadeKey>,
     /// Whether a refused operation has ended the batch.
     stopped: bool,
     /// The failure at which the batch ended. An operation is refused for what it says, never because a file could not be read.
@@ -275,8 +279,8 @@ impl IngestPipeline {
         if must_wake {
             self.0.work_ready.notify_one();
         }
-        let BatchOutcome { refused, stopped, .. } = outcome;
-        AdmittedBatch { number, operations_passed: 0, refused, stopped, ack }
+        let BatchOutcome { refused, made, stopped, .. } = outcome;
+        AdmittedBatch { number, operations_passed: 0, refused, made, stopped, ack }
     }
 }
 
@@ -342,10 +346,13 @@ fn admit_commits(
             }
         } else {
             match commit.and_then(|operations| {
+                let made = made_keys::of_commit(&operations, if rules.atomic { 0 } else { last });
                 let conditions = std::mem::take(conditions);
                 prepare_commit((state, clock), context, last, (operations, conditions, rows))
+                    .map(|commit| commit.map(|commit| (commit, made)))
             }) {
-                Ok(Some(commit)) => {
+                Ok(Some((commit, made))) => {
+                    outcome.made.extend(made);
                     if let Some(before) = held.replace(commit) {
                         before.encode(&mut state.open.group);
                     }

@@ -7,6 +7,7 @@ use driftdb_common::format::event::RequestId;
 use driftdb_common::table::operation::SchemaChange;
 
 use crate::admission::draft::{Draft, DraftConditions};
+use crate::admission::made_keys::{self, MadeKey};
 use crate::admission::missing::MissingWork;
 use crate::admission::schema_changes::check_schema_change;
 use crate::admission::{AdmissibleChange, CommitContext, CommitReceipt};
@@ -25,6 +26,13 @@ enum NextStep {
     Write(LoneCommit),
 }
 
+/// A change of rows that is admitted.
+struct AdmittedRows {
+    ack: PendingAck,
+    next: NextStep,
+    made: Vec<MadeKey>,
+}
+
 /// Commits changes, one at a time.
 #[derive(Debug, Clone)]
 pub(crate) struct CommitPipeline(pub(super) Arc<CommitShared>);
@@ -37,13 +45,22 @@ impl CommitPipeline {
     /// Admits a change of rows and waits until it is durable or refused. A refusal that depends on a commit that is
     /// not durable yet waits for that commit.
     pub(crate) async fn commit_rows(&self, draft: Draft, context: CommitContext) -> Result<CommitReceipt> {
-        let (ack, next) = self.admit_rows(draft, context).await?;
+        self.commit_inserts(draft, context).await.map(|(receipt, _)| receipt)
+    }
+
+    /// The same, and returns the keys that were made for this attempt. If the receipt is of an earlier one, that one had other keys.
+    pub(crate) async fn commit_inserts(
+        &self,
+        draft: Draft,
+        context: CommitContext,
+    ) -> Result<(CommitReceipt, Vec<MadeKey>)> {
+        let AdmittedRows { ack, next, made } = self.admit_rows(draft, context).await?;
         match next {
             NextStep::Nothing => {}
             NextStep::Wake => _ = self.0.work_ready.notify_one(),
             NextStep::Write(commit) => commit.write(&self.0),
         }
-        self.outcome(ack).await
+        self.outcome(ack).await.map(|receipt| (receipt, made))
     }
 
     /// Admits a change of a schema, as [`CommitPipeline::commit_rows`] does.
@@ -71,7 +88,7 @@ impl CommitPipeline {
         self.wait(ack).await
     }
 
-    async fn admit_rows(&self, mut draft: Draft, context: CommitContext) -> Result<(PendingAck, NextStep)> {
+    async fn admit_rows(&self, mut draft: Draft, context: CommitContext) -> Result<AdmittedRows> {
         for attempt in 0..TRIES {
             match self.try_admit(&mut draft, &context, attempt)? {
                 Ok(admitted) => return Ok(admitted),
@@ -87,7 +104,7 @@ impl CommitPipeline {
         draft: &mut Draft,
         context: &CommitContext,
         attempt: u32,
-    ) -> Result<Result<(PendingAck, NextStep), MissingWork>> {
+    ) -> Result<Result<AdmittedRows, MissingWork>> {
         let context = context.clone();
         let mut state = self.0.state.lock();
         state.check_accepting()?;
@@ -96,6 +113,7 @@ impl CommitPipeline {
             return Ok(Err(missing));
         }
         let Draft { operations, conditions, rows } = draft;
+        let made = made_keys::of_commit(operations, 0);
         let (operations, conditions) = (std::mem::take(operations), std::mem::take(conditions));
         let change = AdmissibleChange::Rows { operations, conditions, rows };
         let CommitState { admission, open, .. } = &mut *state;
@@ -109,7 +127,7 @@ impl CommitPipeline {
                 None => NextStep::Nothing,
             },
         };
-        Ok(Ok((ack, next)))
+        Ok(Ok(AdmittedRows { ack, next, made }))
     }
 
     /// Answers a request that turned out to change nothing, as a commit is answered: an earlier attempt may have made one, the

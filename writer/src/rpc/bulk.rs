@@ -365,7 +365,7 @@ impl BulkOutcome {
     ) -> Vec<v1::WriterServiceExecuteResponse> {
         let events =
             [Some(Event::Bulk(self.result)), self.receipt.map(|receipt| Event::Token(token(receipt)))];
-        let response = |event| v1::WriterServiceExecuteResponse { event: Some(event) };
+        let response = |event| v1::WriterServiceExecuteResponse { event: Some(event), made_keys: Vec::new() };
         events.into_iter().flatten().map(response).collect()
     }
 }

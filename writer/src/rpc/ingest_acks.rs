@@ -18,6 +18,11 @@ const REFUSALS_PER_ACK: usize = 1000;
 const MESSAGE_BYTES: usize = 512;
 /// Memory of one refusal: more than its message and its other fields take.
 const REFUSAL_BYTES: usize = MESSAGE_BYTES + 128;
+/// Memory of one key that was made: more than its text and its other fields take. A refused operation has none, so an operation
+/// takes at most [`REFUSAL_BYTES`].
+const MADE_KEY_BYTES: usize = 128;
+/// One acknowledgement reports at most this many keys that were made, unless one batch has more.
+const MADE_KEYS_PER_ACK: usize = 1000;
 /// Memory of one batch that is not acknowledged, besides its refusals.
 const BATCH_BYTES: usize = 512;
 /// Memory that the unsent acknowledgements of one stream may hold, in units of [`UNIT`]. More than one batch can need.
@@ -33,6 +38,7 @@ pub(super) enum MessageOutcome {
         number: u64,
         operations_passed: u32,
         errors: Vec<v1::OperationError>,
+        made_keys: Vec<v1::MadeKey>,
         ack: PendingAck,
         memory: BatchMemory,
     },
@@ -74,9 +80,9 @@ impl StreamMemory {
 }
 
 impl BatchMemory {
-    /// Gives back what the batch does not need: these of its operations were refused.
-    pub(super) fn keep_for(&mut self, errors: &[v1::OperationError]) {
-        let needed = BATCH_BYTES + errors.len() * REFUSAL_BYTES;
+    /// Gives back what the batch does not need: these of its operations were refused, and these keys were made.
+    pub(super) fn keep_for(&mut self, errors: &[v1::OperationError], made_keys: &[v1::MadeKey]) {
+        let needed = BATCH_BYTES + errors.len() * REFUSAL_BYTES + made_keys.len() * MADE_KEY_BYTES;
         self.reserved.shrink(self.reserved.bytes().saturating_sub(needed as u64));
         let spare = self.stream.num_permits().saturating_sub(needed.div_ceil(UNIT));
         drop(self.stream.split(spare));
@@ -115,7 +121,7 @@ pub(super) async fn acknowledge_batches(
                 durable_batch_id: before,
                 token: ack.response.token,
                 errors: ack.response.errors.drain(..REFUSALS_PER_ACK).collect(),
-                operations_passed: 0,
+                ..v1::IngestResponse::default()
             };
             if acks.send(Ok(Acknowledgement { response: part, memory: Vec::new() })).await.is_err() {
                 return;
@@ -139,16 +145,25 @@ async fn take_ready_batches(
 ) -> Option<MessageOutcome> {
     loop {
         match admitted.try_recv() {
-            Ok(MessageOutcome::Batch { number, operations_passed, errors, ack: pending, memory })
-                if pending.is_ready() && ack.response.errors.len() + errors.len() <= REFUSALS_PER_ACK =>
+            Ok(MessageOutcome::Batch { number, operations_passed, errors, made_keys, ack: pending, memory })
+                if pending.is_ready()
+                    && ack.response.errors.len() + errors.len() <= REFUSALS_PER_ACK
+                    && ack.response.made_keys.len() + made_keys.len() <= MADE_KEYS_PER_ACK =>
             {
-                let outcome =
-                    MessageOutcome::Batch { number, operations_passed, errors, ack: pending, memory };
+                let outcome = MessageOutcome::Batch {
+                    number,
+                    operations_passed,
+                    errors,
+                    made_keys,
+                    ack: pending,
+                    memory,
+                };
                 match durable_batch(outcome, tokens).await {
                     Ok(durable) => {
                         ack.response.durable_batch_id = durable.response.durable_batch_id;
                         ack.response.token = durable.response.token;
                         ack.response.errors.extend(durable.response.errors);
+                        ack.response.made_keys.extend(durable.response.made_keys);
                         ack.memory.extend(durable.memory);
                     }
                     Err(status) => return Some(MessageOutcome::End(status)),
@@ -162,15 +177,16 @@ async fn take_ready_batches(
 
 /// Waits until a batch is durable.
 async fn durable_batch(outcome: MessageOutcome, tokens: &CommitTokens) -> Result<Acknowledgement, Status> {
-    let (number, operations_passed, errors, ack, memory) = match outcome {
-        MessageOutcome::Batch { number, operations_passed, errors, ack, memory } => {
-            (number, operations_passed, errors, ack, memory)
+    let (number, operations_passed, errors, made_keys, ack, memory) = match outcome {
+        MessageOutcome::Batch { number, operations_passed, errors, made_keys, ack, memory } => {
+            (number, operations_passed, errors, made_keys, ack, memory)
         }
         MessageOutcome::End(status) => return Err(status),
     };
     let receipt = ack.wait().await.map_err(to_status)?;
     let token = Some(tokens.token(receipt.token));
-    let response = v1::IngestResponse { durable_batch_id: number, token, errors, operations_passed };
+    let response =
+        v1::IngestResponse { durable_batch_id: number, token, errors, operations_passed, made_keys };
     Ok(Acknowledgement { response, memory: vec![memory] })
 }
 

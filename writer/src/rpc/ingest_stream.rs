@@ -39,6 +39,7 @@ use crate::rpc::decoding;
 use crate::rpc::ingest_acks::{
     BatchMemory, MessageOutcome, StreamMemory, acknowledge_batches, refusal_to_wire,
 };
+use crate::rpc::made_keys::made_key_to_wire;
 use crate::rpc::revert::RevertResolver;
 use crate::tasks::TaskPool;
 
@@ -316,10 +317,11 @@ impl BatchReceiver {
     }
 }
 
-/// What came of a batch, with no more memory than its refusals need.
+/// What came of a batch, with no more memory than its refusals and the keys made for it need.
 fn outcome(batch: AdmittedBatch, mut memory: BatchMemory) -> MessageOutcome {
-    let AdmittedBatch { number, operations_passed, refused, ack, .. } = batch;
+    let AdmittedBatch { number, operations_passed, refused, made, ack, .. } = batch;
     let errors: Vec<_> = refused.iter().map(refusal_to_wire).collect();
-    memory.keep_for(&errors);
-    MessageOutcome::Batch { number, operations_passed, errors, ack, memory }
+    let made_keys: Vec<_> = made.into_iter().map(|made| made_key_to_wire(made, number)).collect();
+    memory.keep_for(&errors, &made_keys);
+    MessageOutcome::Batch { number, operations_passed, errors, made_keys, ack, memory }
 }

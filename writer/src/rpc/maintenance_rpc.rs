@@ -80,7 +80,7 @@ impl MaintenanceCalls {
         &self,
         statement: Statement,
     ) -> Result<JobStream<v1::WriterServiceExecuteResponse>> {
-        let response = |event| v1::WriterServiceExecuteResponse { event: Some(event) };
+        let response = |event| v1::WriterServiceExecuteResponse { event: Some(event), made_keys: Vec::new() };
         let message = move |text: String| response(ExecuteEvent::Message(text));
         let progress = move |progress| response(ExecuteEvent::Progress(progress_to_wire(progress)));
         let problem = move |problem: Problem| message(problem.to_string());

@@ -35,6 +35,7 @@ use crate::rpc::bulk::{BulkRequest, BulkRunner};
 use crate::rpc::commit_tokens::CommitTokens;
 use crate::rpc::decoding;
 use crate::rpc::ingest_stream::IngestService;
+use crate::rpc::made_keys::{MadeKeyReader, made_key_to_wire};
 use crate::rpc::maintenance_rpc::{self, JobStream, MaintenanceCalls};
 use crate::rpc::revert::RevertResolver;
 use crate::tasks::TaskPool;
@@ -49,6 +50,7 @@ pub(crate) struct WriterRpc {
     pub(crate) status: CommitStatus,
     pub(crate) ingest: IngestService,
     pub(crate) reverts: RevertResolver,
+    pub(crate) made_keys: MadeKeyReader,
     pub(crate) bulk: BulkRunner,
     pub(crate) maintenance: MaintenanceCalls,
     pub(crate) tasks: TaskPool,
@@ -66,7 +68,7 @@ impl WriterRpc {
         &self,
         change: CommitRequest,
         options: Option<v1::CommitOptions>,
-    ) -> Result<CommitReceipt> {
+    ) -> Result<AnsweredCommit> {
         let options = convert::options_from_wire(options)?;
         // The fingerprint covers what the client sent, before reverts are resolved: a retry sends the same.
         let id = Some(options.request_id.clone()).filter(|id| !id.is_empty());
@@ -75,27 +77,33 @@ impl WriterRpc {
     }
 
     /// Commits a change whose request is identified.
-    async fn commit_as(&self, change: CommitRequest, context: CommitContext) -> Result<CommitReceipt> {
+    async fn commit_as(&self, change: CommitRequest, context: CommitContext) -> Result<AnsweredCommit> {
         let outcome = self.try_commit(change, context).await;
         outcome.inspect_err(|error| self.health.note_damage(error))
     }
 
-    async fn try_commit(&self, change: CommitRequest, context: CommitContext) -> Result<CommitReceipt> {
+    async fn try_commit(&self, change: CommitRequest, context: CommitContext) -> Result<AnsweredCommit> {
         let (operations, conditions) = match change {
             CommitRequest::Rows { operations, preconditions, boundaries } => {
                 (operations, DraftConditions::new(preconditions, boundaries)?)
             }
-            CommitRequest::Schema(change) => return self.pipeline.commit_schema(change, context).await,
+            CommitRequest::Schema(change) => {
+                return self.pipeline.commit_schema(change, context).await.map(AnsweredCommit::without_keys);
+            }
         };
         let has_reverts = operations.iter().any(|operation| matches!(operation.action, Action::Revert(_)));
         if let Some(request) = context.request.as_ref().filter(|_| has_reverts)
             && let Some(receipt) = self.pipeline.find_request(request).await
         {
             // A repeated revert is not resolved again: its table may have been dropped since.
-            return receipt;
+            return receipt.map(AnsweredCommit::without_keys);
         }
         let operations = self.reverts.resolve_all(operations).await?;
-        self.pipeline.commit_rows(Draft::new(operations, conditions)?, context).await
+        let draft = Draft::new(operations, conditions)?;
+        let (receipt, made) = self.pipeline.commit_inserts(draft, context).await?;
+        let made = self.made_keys.of_request(receipt, made).await?;
+        let made_keys = made.into_iter().map(|made| made_key_to_wire(made, 0)).collect();
+        Ok(AnsweredCommit { receipt, made_keys })
     }
 
     /// Adds the request's fingerprint to its id. A large change is read whole for it, so not on this thread.
@@ -153,7 +161,7 @@ impl WriterRpc {
                 let made = v1::Progress { done: rows, unit: "rows".to_owned(), ..v1::Progress::default() };
                 let event = Some(v1::writer_service_execute_response::Event::Progress(made));
                 // A client that reads slowly misses reports, not results.
-                let _ = sender.try_send(Ok(v1::WriterServiceExecuteResponse { event }));
+                let _ = sender.try_send(Ok(v1::WriterServiceExecuteResponse { event, made_keys: Vec::new() }));
             };
             let ended = tokio::select! {
                 () = sender.closed() => return,
@@ -185,8 +193,8 @@ impl WriterRpc {
         change: SchemaChange,
         options: Option<v1::CommitOptions>,
     ) -> Result<Option<v1::WriteToken>, Status> {
-        let receipt = self.commit(CommitRequest::Schema(change), options).await.map_err(to_status)?;
-        Ok(self.token(receipt))
+        let commit = self.commit(CommitRequest::Schema(change), options).await.map_err(to_status)?;
+        Ok(self.token(commit.receipt))
     }
 
     /// The tables that are not dropped, by name.
@@ -207,6 +215,19 @@ impl WriterRpc {
         tables.extend(unusable.iter().map(|(name, error)| convert::unusable_table_to_wire(name, error)));
         tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
         tables
+    }
+}
+
+/// A commit, as it is answered.
+struct AnsweredCommit {
+    receipt: CommitReceipt,
+    /// The keys that were made for it.
+    made_keys: Vec<v1::MadeKey>,
+}
+
+impl AnsweredCommit {
+    fn without_keys(receipt: CommitReceipt) -> AnsweredCommit {
+        AnsweredCommit { receipt, made_keys: Vec::new() }
     }
 }
 
@@ -257,6 +278,7 @@ impl WriterService for WriterRpc {
             indexes: convert::indexes_from_wire(request.indexes, &request.composite_indexes)
                 .map_err(to_status)?,
             retain_ms: convert::retain_from_wire(request.retain).map_err(to_status)?,
+            auto_key: request.auto_key,
         };
         let change = SchemaChange::Create { schema, if_not_exists: request.if_not_exists };
         let token = self.commit_schema(change, request.options).await?;
@@ -299,8 +321,10 @@ impl WriterService for WriterRpc {
         let request = request.into_inner();
         let change = decoding::change_of_apply(&self.tasks, request.operations, request.preconditions).await;
         let change = change.map_err(to_status)?;
-        let receipt = self.commit(change, request.options).await.map_err(to_status)?;
-        Ok(Response::new(v1::ApplyResponse { token: self.token(receipt), replayed: receipt.replayed }))
+        let AnsweredCommit { receipt, made_keys } =
+            self.commit(change, request.options).await.map_err(to_status)?;
+        let (token, replayed) = (self.token(receipt), receipt.replayed);
+        Ok(Response::new(v1::ApplyResponse { token, replayed, made_keys }))
     }
 
     type IngestStream = ResponseStream<v1::IngestResponse>;
@@ -341,9 +365,10 @@ impl WriterService for WriterRpc {
         };
         let change = change::of_statement(*statement).map_err(to_status)?;
         let context = context(options.map_err(with_place)?);
-        let receipt = self.commit_as(change, context).await.map_err(with_place)?;
+        let AnsweredCommit { receipt, made_keys } =
+            self.commit_as(change, context).await.map_err(with_place)?;
         let event = self.token(receipt).map(v1::writer_service_execute_response::Event::Token);
-        let response = v1::WriterServiceExecuteResponse { event };
+        let response = v1::WriterServiceExecuteResponse { event, made_keys };
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(response)))))
     }
 

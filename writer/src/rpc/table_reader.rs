@@ -7,8 +7,11 @@ use std::sync::Arc;
 
 use driftdb_common::error::{Error, Result};
 use driftdb_common::format::event::{Event, EventType};
+use driftdb_common::format::key::Key;
+use driftdb_common::limits;
 use driftdb_common::memory::{MemoryBudget, MemoryPermit, MemoryUse};
 use driftdb_common::storage::wal::cursor::{CursorItem, DecodedFrame};
+use driftdb_common::table::history::{History, HistoryQuery};
 use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::log_tail::log_after;
 use driftdb_common::table::memtable::CommitInfo;
@@ -125,6 +128,22 @@ impl OpenTable {
     /// The newest published commit.
     pub(crate) fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// The keys of the rows that a commit changed, in the order of its operations on this table; `None` for a change of the schema.
+    /// None at all if the commit is not in the history any more.
+    pub(crate) fn keys_of_commit(&self, seq: u64, stop: &TaskStop) -> Result<Vec<Option<Key>>> {
+        let query = HistoryQuery { after: seq.saturating_sub(1), last: seq, ..HistoryQuery::default() };
+        let mut history = History::new(&self.timeline, query);
+        let mut keys = Vec::new();
+        loop {
+            stop.check()?;
+            let events = history.next_batch(limits::OPERATIONS_PER_COMMIT)?;
+            if events.is_empty() {
+                return Ok(keys);
+            }
+            keys.extend(events.into_iter().map(|event| event.key));
+        }
     }
 
     /// The table at the newest published commit.

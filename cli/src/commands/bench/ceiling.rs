@@ -154,7 +154,7 @@ impl WriterStub for CeilingServer {
             epoch: 1,
             incarnation: 0,
         });
-        Ok(v1::ApplyResponse { token, replayed: false })
+        Ok(v1::ApplyResponse { token, replayed: false, made_keys: Vec::new() })
     }
 }
 

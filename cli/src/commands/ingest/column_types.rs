@@ -79,10 +79,19 @@ pub(crate) struct CellRules {
     pub(crate) named: Vec<NamedColumn>,
     /// The byte between two cells.
     pub(crate) delimiter: u8,
-    /// The name of the primary key field.
-    pub(crate) key: String,
-    /// The type of the primary key.
-    pub(crate) key_type: KeyType,
+    /// The fields of the primary key.
+    pub(crate) keys: Vec<KeyField>,
+    /// Whether the writer makes the key of a row without one.
+    pub(crate) makes_keys: bool,
+}
+
+/// A field of the primary key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct KeyField {
+    /// The name of the field.
+    pub(crate) name: String,
+    /// The type of its values.
+    pub(crate) of: KeyType,
 }
 
 /// The columns of a file, in the order of its header.
@@ -94,6 +103,8 @@ pub(crate) struct Columns {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CellKind {
     Key(KeyType),
+    /// The key of a table whose keys the writer makes, for rows with an empty cell.
+    MadeKey,
     Value(ColumnType),
 }
 
@@ -106,9 +117,9 @@ impl CellRules {
     /// The columns of a file, from its header and a sample of its rows. Fails if the header is not one of this table, or lacks
     /// a column that the user names.
     pub(crate) fn columns(&self, header: &[String], sample: &TypeSample) -> Result<Columns> {
-        check_header(header, &self.key)?;
+        self.check_header(header)?;
         for NamedColumn { name, .. } in &self.named {
-            if *name == self.key {
+            if self.key_type(name).is_some() {
                 return Err(invalid(format!(
                     "--types names {name:?}, the primary key, whose type is the table's"
                 )));
@@ -121,17 +132,52 @@ impl CellRules {
         }
         let kind = |(at, name): (usize, &String)| {
             let named = self.named.iter().rfind(|named| named.name == *name);
-            let kind = match named {
-                _ if *name == self.key => CellKind::Key(self.key_type),
-                Some(named) => CellKind::Value(named.of),
-                None if self.all_text => CellKind::Value(ColumnType::Text),
-                None => {
+            let kind = match (self.key_type(name), named) {
+                (Some(_), _) if self.makes_keys => CellKind::MadeKey,
+                (Some(of), _) => CellKind::Key(of),
+                (None, Some(named)) => CellKind::Value(named.of),
+                (None, None) if self.all_text => CellKind::Value(ColumnType::Text),
+                (None, None) => {
                     CellKind::Value(sample.columns.get(at).map_or(ColumnType::Text, FittingTypes::narrowest))
                 }
             };
             (name.clone(), kind)
         };
         Ok(Columns { columns: header.iter().enumerate().map(kind).collect() })
+    }
+
+    /// The type of a field of the primary key.
+    fn key_type(&self, name: &str) -> Option<KeyType> {
+        self.keys.iter().find(|key| key.name == name).map(|key| key.of)
+    }
+
+    fn check_header(&self, names: &[String]) -> Result<()> {
+        for (i, name) in names.iter().enumerate() {
+            if name.is_empty() {
+                return Err(invalid(format!("field {} of the header has no name", i + 1)));
+            }
+            if names.iter().take(i).any(|other| other == name) {
+                return Err(invalid(format!("field {name:?} appears twice in the header")));
+            }
+        }
+        for KeyField { name: key, .. } in self.keys.iter().filter(|_| !self.makes_keys) {
+            if names.iter().any(|name| name == key) {
+                continue;
+            }
+            let is_all = self.keys.len() == 1;
+            let what = if is_all { "the table's primary key" } else { "a part of the table's primary key" };
+            let hint = match other_delimiter(names, key) {
+                Some(other) => format!("; the cells seem to be separated by {other:?}: use --delimiter"),
+                None if is_all => {
+                    "; for a file without a key, create the table with --create --pk FIELD --auto".to_owned()
+                }
+                None => String::new(),
+            };
+            return Err(invalid(format!(
+                "the header has no field {key:?}, which is {what}: no row could be loaded{hint}"
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -147,6 +193,9 @@ impl Columns {
         }
         let mut json = String::from("{");
         for ((name, kind), cell) in self.columns.iter().zip(cells) {
+            if *kind == CellKind::MadeKey && cell.is_empty() {
+                continue;
+            }
             if json.len() > 1 {
                 json.push(',');
             }
@@ -161,7 +210,7 @@ impl Columns {
     /// The types, for people: `price decimal, note text`. `None` if there is none but the key.
     pub(crate) fn description(&self) -> Option<String> {
         let values = self.columns.iter().filter_map(|(name, kind)| match kind {
-            CellKind::Key(_) => None,
+            CellKind::Key(_) | CellKind::MadeKey => None,
             CellKind::Value(of) => Some(format!("{name} {of}")),
         });
         Some(values.collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
@@ -175,7 +224,7 @@ impl CellKind {
             CellKind::Key(KeyType::Int) if Key::parse(cell, KeyType::Int).is_ok() => {
                 return Ok(cell.to_owned());
             }
-            CellKind::Key(_) | CellKind::Value(ColumnType::Text) => return quoted(cell),
+            CellKind::Key(_) | CellKind::MadeKey | CellKind::Value(ColumnType::Text) => return quoted(cell),
             CellKind::Value(of) => of,
         };
         if is_null(cell) {
@@ -300,26 +349,6 @@ fn with_fraction(number: &str) -> String {
     if number.contains(['.', 'e', 'E']) { number.to_owned() } else { format!("{number}.0") }
 }
 
-fn check_header(names: &[String], key: &str) -> Result<()> {
-    for (i, name) in names.iter().enumerate() {
-        if name.is_empty() {
-            return Err(invalid(format!("field {} of the header has no name", i + 1)));
-        }
-        if names.iter().take(i).any(|other| other == name) {
-            return Err(invalid(format!("field {name:?} appears twice in the header")));
-        }
-    }
-    if !names.iter().any(|name| name == key) {
-        let hint = other_delimiter(names, key)
-            .map(|other| format!("; the cells seem to be separated by {other:?}: use --delimiter"));
-        let hint = hint.unwrap_or_default();
-        return Err(invalid(format!(
-            "the header has no field {key:?}, which is the table's primary key: no row could be loaded{hint}"
-        )));
-    }
-    Ok(())
-}
-
 /// What separates the cells of a header that is a single name for this delimiter.
 fn other_delimiter(names: &[String], key: &str) -> Option<char> {
     let [name] = names else { return None };
@@ -400,8 +429,8 @@ mod tests {
     #[test]
     fn a_header_that_cannot_be_loaded_is_refused() {
         let named = vec!["zip=text".parse().unwrap(), "n=int".parse().unwrap()];
-        let rules =
-            CellRules { all_text: false, named, delimiter: b',', key: "id".into(), key_type: KeyType::Int };
+        let keys = vec![KeyField { name: "id".into(), of: KeyType::Int }];
+        let rules = CellRules { all_text: false, named, delimiter: b',', keys, makes_keys: false };
         let columns = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
             rules.columns(&names, &TypeSample::default())
@@ -428,6 +457,34 @@ mod tests {
         );
         let error = columns.document(&["7".to_owned()]).unwrap_err();
         assert!(error.message().contains("the record has 1 cells, but the header has 4"), "{error}");
+    }
+
+    #[test]
+    fn a_file_may_lack_a_key_that_the_writer_makes() {
+        let rules = |of: &[(&str, KeyType)], makes_keys| CellRules {
+            all_text: false,
+            named: Vec::new(),
+            delimiter: b',',
+            keys: of.iter().map(|(name, of)| KeyField { name: (*name).into(), of: *of }).collect(),
+            makes_keys,
+        };
+        let columns = |rules: &CellRules, names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            rules.columns(&names, &TypeSample::default())
+        };
+        let made = rules(&[("id", KeyType::String)], true);
+        let row = |columns: &Columns, cells: [&str; 2]| columns.document(&cells.map(str::to_owned)).unwrap();
+        assert_eq!(row(&columns(&made, &["a", "b"]).unwrap(), ["x", ""]), r#"{"a":"x","b":""}"#);
+        let with_key = columns(&made, &["id", "a"]).unwrap();
+        assert_eq!(row(&with_key, ["7", "x"]), r#"{"id":"7","a":"x"}"#);
+        assert_eq!(row(&with_key, ["", "x"]), r#"{"a":"x"}"#);
+        assert_eq!(with_key.description().unwrap(), "a text");
+        let error = columns(&rules(&[("id", KeyType::String)], false), &["a", "b"]).unwrap_err();
+        assert!(error.message().contains("--create --pk FIELD --auto"), "{error}");
+        let pair = rules(&[("day", KeyType::String), ("n", KeyType::Int)], false);
+        let error = columns(&pair, &["day", "x"]).unwrap_err();
+        assert!(error.message().contains("no field \"n\", which is a part of the table's primary key"), "{error}");
+        assert_eq!(row(&columns(&pair, &["n", "day"]).unwrap(), ["7", "8"]), r#"{"n":7,"day":"8"}"#);
     }
 
     #[test]

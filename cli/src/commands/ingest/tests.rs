@@ -95,7 +95,8 @@ impl IngestStub {
         }
         state.producers.insert(producer.to_owned(), (request.batch_id, usize::MAX));
         let token = Some(v1::WriteToken { seq: state.seq, time: None, epoch: 1, incarnation: 0 });
-        Ok(v1::IngestResponse { durable_batch_id: request.batch_id, token, errors, operations_passed: 0 })
+        let durable_batch_id = request.batch_id;
+        Ok(v1::IngestResponse { durable_batch_id, token, errors, ..Default::default() })
     }
 }
 

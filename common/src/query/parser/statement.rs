@@ -199,6 +199,7 @@ impl Parser<'_> {
             self.eat_keyword("STRING")?;
             KeyType::String
         };
+        let auto_key = self.auto_key(key_type)?;
         let (mut indexes, mut retain_ms) = (Vec::new(), None);
         while self.eat(",")? {
             self.once("RETAIN", retain_ms.is_some() && self.at_keyword("RETAIN"))?;
@@ -211,8 +212,8 @@ impl Parser<'_> {
             }
         }
         if !self.eat(")")? {
-            let words = ["STRING", "INT"];
-            return Err(self.expected("STRING, INT, \",\" or \")\"", &words, form));
+            let words = ["STRING", "INT", "AUTO"];
+            return Err(self.expected("STRING, INT, AUTO, \",\" or \")\"", &words, form));
         }
         Ok(Statement::CreateTable(CreateTable {
             table,
@@ -220,8 +221,20 @@ impl Parser<'_> {
             key_type,
             indexes,
             retain_ms,
+            auto_key,
             if_not_exists,
         }))
+    }
+
+    /// Parses `AUTO`, which only text keys can be.
+    fn auto_key(&mut self, key_type: KeyType) -> Result<bool> {
+        let token = self.token;
+        let auto_key = self.eat_keyword("AUTO")?;
+        if auto_key && key_type != KeyType::String {
+            let message = format!("the keys that the writer makes are text, not {key_type}");
+            return Err(self.invalid(token, message, "for example pk=id AUTO"));
+        }
+        Ok(auto_key)
     }
 
     /// Parses `TABLE t RETAIN "90d"` or `TABLE t RETAIN FOREVER`.

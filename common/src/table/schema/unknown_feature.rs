@@ -7,7 +7,8 @@ use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::msgpack::{self, MsgpackItem, MsgpackReader};
 
-const FIELDS: [&str; 6] = ["action", "table", "primary_key", "key_type", "indexes", "retain_ms"];
+const FIELDS: [&str; 7] =
+    ["action", "table", "primary_key", "key_type", "indexes", "retain_ms", "auto_key"];
 const ACTIONS: [&str; 3] = ["create", "alter", "drop"];
 const KEY_TYPES: [&str; 2] = ["STRING", "INT"];
 

@@ -66,6 +66,7 @@ impl Opened {
             key_type: KeyType::String,
             indexes: Vec::new(),
             retain_ms: None,
+            auto_key: false,
         };
         let change = SchemaChange::Create { schema, if_not_exists: true };
         self.handles.pipeline.commit_schema(change, CommitContext::default()).await

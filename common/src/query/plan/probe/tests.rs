@@ -18,6 +18,7 @@ fn schema(indexes: &[&str]) -> Schema {
         key_type: KeyType::String,
         indexes: indexes.iter().map(|index| (*index).to_owned()).collect(),
         retain_ms: None,
+        auto_key: false,
     }
 }
 
