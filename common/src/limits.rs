@@ -4,6 +4,10 @@
 pub const DOCUMENT_BYTES: usize = 1 << 20;
 /// The length of a row's key, in bytes of UTF-8. The minimum is one byte.
 pub const KEY_BYTES: usize = 1024;
+/// The number of columns of a composite primary key.
+pub const KEY_COLUMNS: usize = 8;
+/// The length of a composite key as JSON text, in bytes: each byte of its texts can take six.
+pub const KEY_TEXT_BYTES: usize = 8 << 10;
 /// The length of a table's name, in bytes.
 pub const TABLE_NAME_BYTES: usize = 63;
 /// The number of tables in a database, dropped tables included.

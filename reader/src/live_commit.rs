@@ -147,10 +147,7 @@ impl LiveCommit {
 }
 
 fn key_bytes(key: Option<&Key>) -> usize {
-    match key {
-        Some(Key::Str(text)) => text.len(),
-        _ => 0,
-    }
+    key.map_or(0, Key::bytes)
 }
 
 impl LiveEvent {

@@ -2,6 +2,7 @@
 
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::Key;
+use driftdb_common::format::key_columns::{CompositeKey, KeyPart};
 use driftdb_common::format::lineage::LineagePoint;
 use driftdb_common::format::manifest::Database;
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,8 @@ impl TokenScope {
 enum TokenKey {
     Int(i64),
     Str(String),
+    /// The columns of a composite key.
+    Columns(Vec<TokenKey>),
 }
 
 impl From<&Key> for TokenKey {
@@ -60,6 +63,15 @@ impl From<&Key> for TokenKey {
         match key {
             Key::Int(int) => TokenKey::Int(*int),
             Key::Str(text) => TokenKey::Str(text.to_string()),
+            Key::Composite(key) => TokenKey::Columns(
+                key.parts()
+                    .iter()
+                    .map(|part| match part {
+                        KeyPart::Int(int) => TokenKey::Int(*int),
+                        KeyPart::Str(text) => TokenKey::Str(text.to_string()),
+                    })
+                    .collect(),
+            ),
         }
     }
 }
@@ -69,6 +81,15 @@ impl From<&TokenKey> for Key {
         match key {
             TokenKey::Int(int) => Key::Int(*int),
             TokenKey::Str(text) => Key::Str(text.as_str().into()),
+            TokenKey::Columns(columns) => {
+                let parts = columns.iter().filter_map(|column| match column {
+                    TokenKey::Int(int) => Some(KeyPart::Int(*int)),
+                    TokenKey::Str(text) => Some(KeyPart::Str(text.as_str().into())),
+                    // No writer of tokens nests them.
+                    TokenKey::Columns(_) => None,
+                });
+                Key::of_columns(CompositeKey::new(parts.collect()))
+            }
         }
     }
 }

@@ -79,7 +79,7 @@ impl Document {
         path.lookup(&self.0)
     }
 
-    /// The key in the primary key field. Fails with [`Reason::KeyInvalid`] if the field is missing or has another type.
+    /// The key in a field. Fails with [`Reason::KeyInvalid`] if the field is missing or has another type.
     pub fn key(&self, field: &str, key_type: key::KeyType) -> Result<key::Key> {
         key::Key::from_field(field, self.get(&Path::field(field))?, key_type)
     }

@@ -8,6 +8,7 @@ pub mod head;
 pub mod index_columns;
 pub mod json;
 pub mod key;
+pub mod key_columns;
 pub mod lineage;
 pub mod manifest;
 pub mod msgpack;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::key::{Key, KeyType};
+use crate::format::key_columns::{CompositeKey, KeyPart};
 use crate::format::msgpack::{self, MsgpackItem};
 use crate::limits;
 
@@ -69,17 +70,53 @@ impl Scalar<'_> {
 pub(crate) fn write_key(out: &mut Vec<u8>, key: &Key) {
     match key {
         // The flipped sign bit makes negative numbers sort before the others.
-        Key::Int(int) => out.extend_from_slice(&(int ^ i64::MIN).to_be_bytes()),
+        Key::Int(int) => write_key_int(out, *int),
         Key::Str(text) => write_text(out, text.as_bytes()),
+        Key::Composite(key) => {
+            for part in key.parts() {
+                match part {
+                    KeyPart::Int(int) => write_key_int(out, *int),
+                    KeyPart::Str(text) => write_text(out, text.as_bytes()),
+                }
+            }
+        }
     }
+}
+
+fn write_key_int(out: &mut Vec<u8>, int: i64) {
+    out.extend_from_slice(&(int ^ i64::MIN).to_be_bytes());
 }
 
 /// Reads a key from the front of any bytes, and returns the bytes after it; `None` if they are not a key of the type.
 pub fn read_key(bytes: &[u8], key_type: KeyType) -> Option<(Key, &[u8])> {
-    if key_type == KeyType::Int {
-        let (int, rest) = bytes.split_first_chunk::<8>()?;
-        return Some((Key::Int(i64::from_be_bytes(*int) ^ i64::MIN), rest));
+    match key_type {
+        KeyType::Int => read_int(bytes).map(|(int, rest)| (Key::Int(int), rest)),
+        KeyType::String => read_text(bytes).map(|(text, rest)| (Key::Str(text), rest)),
+        KeyType::Composite(types) => {
+            let (mut parts, mut rest, mut text_bytes) = (Vec::with_capacity(types.count()), bytes, 0);
+            for is_int in types.are_ints() {
+                if is_int {
+                    let (int, after) = read_int(rest)?;
+                    parts.push(KeyPart::Int(int));
+                    rest = after;
+                } else {
+                    let (text, after) = read_text(rest)?;
+                    text_bytes += text.len();
+                    parts.push(KeyPart::Str(text));
+                    rest = after;
+                }
+            }
+            (text_bytes <= limits::KEY_BYTES).then(|| (Key::of_columns(CompositeKey::new(parts)), rest))
+        }
     }
+}
+
+fn read_int(bytes: &[u8]) -> Option<(i64, &[u8])> {
+    let (int, rest) = bytes.split_first_chunk::<8>()?;
+    Some((i64::from_be_bytes(*int) ^ i64::MIN, rest))
+}
+
+fn read_text(bytes: &[u8]) -> Option<(Arc<str>, &[u8])> {
     let mut text = Vec::new();
     let mut rest = bytes;
     loop {
@@ -105,7 +142,7 @@ pub fn read_key(bytes: &[u8], key_type: KeyType) -> Option<(Key, &[u8])> {
                 };
                 let text: Arc<str> = std::str::from_utf8(bytes).ok()?.into();
                 let allowed = (1..=limits::KEY_BYTES).contains(&text.len());
-                return allowed.then_some((Key::Str(text), after));
+                return allowed.then_some((text, after));
             }
             _ => return None,
         }
@@ -254,7 +291,30 @@ mod tests {
             KeyType::String => prop_oneof![3 => "[\0\u{1}aé\u{ff}\u{10ffff}]{1,6}", 1 => "\\PC{1,20}"]
                 .prop_map(|text| Key::Str(text.into()))
                 .boxed(),
+            KeyType::Composite(types) => {
+                let columns: Vec<_> = types.are_ints().map(|is_int| any_key(KeyType::of_column(is_int))).collect();
+                columns
+                    .prop_map(|parts| parts.into_iter().filter_map(Key::into_part).collect())
+                    .prop_map(|parts| Key::of_columns(CompositeKey::new(parts)))
+                    .boxed()
+            }
         }
+    }
+
+    fn composite(name: &str) -> KeyType {
+        name.parse().unwrap()
+    }
+
+    /// A key with the first column of `a`, and the other ones of `b`.
+    fn with_first_of(a: &Key, b: &Key) -> Key {
+        let (Key::Composite(a), Key::Composite(b)) = (a, b) else { panic!("{a} {b}") };
+        Key::of_columns(CompositeKey::new([&a.parts()[..1], &b.parts()[1..]].concat()))
+    }
+
+    /// The first columns of a key.
+    fn first_columns(key: &Key, count: usize) -> Key {
+        let Key::Composite(key) = key else { panic!("{key}") };
+        Key::of_columns(CompositeKey::new(key.parts()[..count].to_vec()))
     }
 
     fn any_number() -> impl Strategy<Value = Scalar<'static>> {
@@ -312,8 +372,23 @@ mod tests {
         }
 
         #[test]
+        fn composite_keys_sort_and_round_trip(
+            (a, b) in prop_oneof![
+                Just(composite("(STRING, INT)")), Just(composite("(INT, STRING)")), Just(composite("(STRING, STRING, INT)"))
+            ].prop_flat_map(|of| (any_key(of), any_key(of))),
+            shares in any::<bool>(),
+        ) {
+            // Keys with the same first column are compared by the next.
+            let b = if shares { with_first_of(&a, &b) } else { b };
+            check_order_and_round_trip(&a, &b);
+            // A bound of the first columns has its place among the keys.
+            let bound = first_columns(&b, 1);
+            prop_assert_eq!(a.cmp(&bound), key_bytes(&a).cmp(&key_bytes(&bound)), "{} {}", a, bound);
+        }
+
+        #[test]
         fn arbitrary_bytes_are_refused_or_read_as_one_key(bytes in prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(0xff), any::<u8>()], 0..20)) {
-            for key_type in [KeyType::Int, KeyType::String] {
+            for key_type in [KeyType::Int, KeyType::String, composite("(STRING, INT)"), composite("(INT, STRING)")] {
                 if let Some((key, rest)) = read_key(&bytes, key_type) {
                     prop_assert_eq!([&key_bytes(&key), rest].concat(), &bytes[..], "a key has one encoding");
                 }
@@ -375,6 +450,8 @@ mod tests {
         assert_eq!(key_bytes(&Key::Int(-1)), [0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
         assert_eq!(key_bytes(&Key::Int(1)), [0x80, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(key_bytes(&Key::Str("a\0b".into())), [b'a', 0, 0xff, b'b', 0, 1]);
+        let pair = Key::parse(r#"["a",1]"#, composite("(STRING, INT)")).unwrap();
+        assert_eq!(key_bytes(&pair), [b'a', 0, 1, 0x80, 0, 0, 0, 0, 0, 0, 1]);
     }
 
     #[test]

@@ -15,7 +15,9 @@ pub use crate::query::ast::select_list::{OrderBy, Projection, SelectItem, names_
 use crate::query::in_list::InList;
 use crate::query::like::LikePattern;
 use crate::query::location;
+use crate::table::operation::KeyInput;
 pub use crate::table::point_in_time::PointInTime;
+use crate::table::schema::Schema;
 
 /// One statement.
 #[derive(Debug, Clone, PartialEq)]
@@ -245,8 +247,298 @@ pub struct TableName {
 /// A row's key and its location in the statement. Its type is checked later, against the table's schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowKey {
-    /// The key: text for a string literal, an integer for an integer literal.
+    /// The key: text for a string literal, an integer for an integer literal, and several for a list in parentheses.
     pub key: Key,
+    /// The fields that the statement names for the columns of the key, in its order; empty if it names none.
+    pub names: Vec<String>,
+    /// Byte offset of its first byte.
+    pub start: usize,
+    /// Byte offset after its last byte.
+    pub end: usize,
+}
+
+impl RowKey {
+    /// Returns the key if it has the type of the table's keys. There is no coercion: `KEY "7"` matches no row of an INT table.
+    ///
+    /// # Errors
+    /// `QUERY_INVALID`, with the location in `statement`, if the types differ.
+    pub fn of_table(&self, schema: &Schema, statement: &str) -> Result<Key> {
+        if !self.names.is_empty() {
+            let invalid = |error: Error| {
+                location::invalid_at(statement, self.start, self.end, error.message().to_owned(), String::new())
+            };
+            return self.input().of_table(schema).map_err(invalid);
+        }
+        if self.key.key_type() == schema.key_type {
+            return Ok(self.key.clone());
+        }
+        Err(self.mismatch(schema, statement))
+    }
+
+    /// The key as a request names it.
+    pub fn input(&self) -> KeyInput {
+        match &self.key {
+            Key::Composite(key) if !self.names.is_empty() => {
+                KeyInput::Named(self.names.iter().cloned().zip(key.parts().iter().cloned()).collect())
+            }
+            key => KeyInput::Typed(key.clone()),
+        }
+    }
+
+    fn mismatch(&self, schema: &Schema, statement: &str) -> Error {
+        let key_type = schema.key_type;
+        let hint = match (&self.key, key_type) {
+            (Key::Int(int), KeyType::String) => format!("write KEY \"{int}\""),
+            (Key::Str(text), KeyType::Int) if Key::parse(text, KeyType::Int).is_ok() => {
+                format!("write KEY {text}")
+            }
+            (_, KeyType::Int) => "write an integer".to_owned(),
+            (_, KeyType::String) => "write a string".to_owned(),
+            (_, KeyType::Composite(types)) => {
+                let columns = schema.key_fields().into_iter().zip(types.are_ints());
+                let columns = columns.map(|(field, is_int)| format!("{field} = {}", if is_int { "3" } else { "\"x\"" }));
+                format!("for example KEY ({})", columns.collect::<Vec<_>>().join(", "))
+            }
+        };
+        let found = match &self.key {
+            Key::Int(_) => "an integer".to_owned(),
+            Key::Str(_) => "a string".to_owned(),
+            Key::Composite(key) => format!("{}", key.types()),
+        };
+        let message = format!("this table's keys have type {key_type}, but this key is {found}");
+        location::invalid_at(statement, self.start, self.end, message, hint)
+    }
+}
+
+/// `CREATE TABLE`
+    CreateTable(CreateTable),
+    /// `CREATE INDEX ON`: creates indexes, each on a path or on several.
+    CreateIndex {
+        /// The table to index.
+        table: TableName,
+        /// The indexes to create: at least one, no duplicates.
+        indexes: Vec<IndexColumns>,
+    },
+    /// `DROP INDEX ON`
+    DropIndex {
+        /// The indexed table.
+        table: TableName,
+        /// The indexes to drop: at least one, no duplicates.
+        indexes: Vec<IndexColumns>,
+    },
+    /// `ALTER TABLE`: changes how long history is kept.
+    AlterTable {
+        /// The table to alter.
+        table: TableName,
+        /// `RETAIN`, in milliseconds; `None` means `FOREVER`.
+        retain_ms: Option<u64>,
+    },
+    /// `DROP TABLE`
+    DropTable {
+        /// The table to drop.
+        table: TableName,
+    },
+    /// `INSERT INTO`: adds new rows.
+    Insert {
+        /// The table that gets the rows.
+        table: TableName,
+        /// The rows: at least one.
+        documents: Vec<Document>,
+    },
+    /// `UPSERT INTO`: inserts or replaces rows.
+    Upsert {
+        /// The table that gets the rows.
+        table: TableName,
+        /// The rows: at least one.
+        documents: Vec<Document>,
+    },
+    /// `PATCH`: applies an RFC 7396 merge patch to one row.
+    Patch {
+        /// The row's table.
+        table: TableName,
+        /// The row.
+        key: RowKey,
+        /// The merge patch.
+        patch: Document,
+        /// `IF SEQ =`: the commit that must have changed the row last.
+        if_seq: Option<u64>,
+    },
+    /// `SOFT DELETE FROM`
+    SoftDelete {
+        /// The row's table.
+        table: TableName,
+        /// The row.
+        key: RowKey,
+        /// `IF SEQ =`: the commit that must have changed the row last.
+        if_seq: Option<u64>,
+    },
+    /// `REVERT`: writes the row as it was earlier, as a new event.
+    Revert {
+        /// The row's table.
+        table: TableName,
+        /// The row.
+        key: RowKey,
+        /// The point in time to restore.
+        to: PointInTime,
+    },
+    /// A statement that writes rows, with `IF NO CHANGE` clauses.
+    Guarded(Box<GuardedStatement>),
+    /// A statement that changes all rows of a condition, or of a table.
+    Bulk(Box<BulkStatement>),
+    /// `BEGIN`: starts a transaction; its writes become one commit.
+    Begin,
+    /// `COMMIT`
+    Commit,
+    /// `ROLLBACK`
+    Rollback,
+    /// `SELECT`
+    Select(SelectStatement),
+    /// `EXPLAIN SELECT`
+    Explain(SelectStatement),
+    /// `SHOW DRIFT`: lists events, oldest first.
+    ShowDrift(ShowDriftStatement),
+    /// `FIND`: the commit at which a condition began to hold.
+    Find(FindStatement),
+    /// `SHOW DIFF`: shows the net change between two points in time.
+    ShowDiff {
+        /// The table.
+        table: TableName,
+        /// Only this row.
+        key: Option<RowKey>,
+        /// The earlier point in time.
+        from: PointInTime,
+        /// The later point in time.
+        to: PointInTime,
+        /// `STRICT`: whether it is an error if the table does not exist at the earlier point.
+        strict: bool,
+    },
+    /// `SHOW TABLES`
+    ShowTables {
+        /// The point in time to read; now if `None`.
+        as_of: Option<PointInTime>,
+    },
+    /// `DESCRIBE`
+    Describe {
+        /// The table.
+        table: TableName,
+        /// The point in time to read; now if `None`.
+        as_of: Option<PointInTime>,
+    },
+    /// `SNAPSHOT`
+    Snapshot {
+        /// The table.
+        table: TableName,
+    },
+    /// `COMPACT`
+    Compact {
+        /// The table.
+        table: TableName,
+        /// The new floor; the newest snapshot if `None`.
+        before: Option<PointInTime>,
+        /// Report what would be removed, and change nothing.
+        dry_run: bool,
+    },
+    /// `VERIFY`
+    Verify {
+        /// Only this table.
+        table: Option<TableName>,
+        /// Also rebuild the state from the log and compare it with the files.
+        deep: bool,
+    },
+}
+
+/// Which component runs a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatementKind {
+    /// A reader.
+    Read,
+    /// The writer, as a commit.
+    Write,
+    /// The writer, as a job that changes no row.
+    Maintenance,
+    /// The client: it collects the writes between BEGIN and COMMIT.
+    Transaction,
+}
+
+impl Statement {
+    /// Returns which component runs the statement.
+    pub fn kind(&self) -> StatementKind {
+        match self {
+            Statement::CreateTable(_)
+            | Statement::CreateIndex { .. }
+            | Statement::DropIndex { .. }
+            | Statement::AlterTable { .. }
+            | Statement::DropTable { .. }
+            | Statement::Insert { .. }
+            | Statement::Upsert { .. }
+            | Statement::Patch { .. }
+            | Statement::SoftDelete { .. }
+            | Statement::Revert { .. }
+            | Statement::Guarded(_)
+            | Statement::Bulk(_) => StatementKind::Write,
+            Statement::Begin | Statement::Commit | Statement::Rollback => StatementKind::Transaction,
+            Statement::Select(_)
+            | Statement::Explain(_)
+            | Statement::ShowDrift(_)
+            | Statement::Find(_)
+            | Statement::ShowDiff { .. }
+            | Statement::ShowTables { .. }
+            | Statement::Describe { .. } => StatementKind::Read,
+            Statement::Snapshot { .. } | Statement::Compact { .. } | Statement::Verify { .. } => {
+                StatementKind::Maintenance
+            }
+        }
+    }
+}
+
+impl Statement {
+    /// Returns the table that the statement names, if any.
+    pub fn table(&self) -> Option<&TableName> {
+        match self {
+            Statement::CreateTable(CreateTable { table, .. })
+            | Statement::CreateIndex { table, .. }
+            | Statement::DropIndex { table, .. }
+            | Statement::AlterTable { table, .. }
+            | Statement::DropTable { table }
+            | Statement::Insert { table, .. }
+            | Statement::Upsert { table, .. }
+            | Statement::Patch { table, .. }
+            | Statement::SoftDelete { table, .. }
+            | Statement::Revert { table, .. }
+            | Statement::Select(SelectStatement { table, .. })
+            | Statement::Explain(SelectStatement { table, .. })
+            | Statement::ShowDrift(ShowDriftStatement { table, .. })
+            | Statement::Find(FindStatement { table, .. })
+            | Statement::ShowDiff { table, .. }
+            | Statement::Describe { table, .. }
+            | Statement::Snapshot { table }
+            | Statement::Compact { table, .. } => Some(table),
+            Statement::Guarded(guarded) => guarded.statement.table(),
+            Statement::Bulk(bulk) => Some(&bulk.table),
+            Statement::Verify { table, .. } => table.as_ref(),
+            Statement::Begin | Statement::Commit | Statement::Rollback | Statement::ShowTables { .. } => None,
+        }
+    }
+}
+
+/// A table's name and its location in the statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableName {
+    /// The name, without backticks.
+    pub text: String,
+    /// Byte offset of its first byte.
+    pub start: usize,
+    /// Byte offset after its last byte.
+    pub end: usize,
+}
+
+/// A row's key and its location in the statement. Its type is checked later, against the table's schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowKey {
+    /// The key: text for a string literal, an integer for an integer literal, and several for a list in parentheses.
+    pub key: Key,
+    /// The fields that the statement names for the columns of the key, in its order; empty if it names none.
+    pub names: Vec<String>,
     /// Byte offset of its first byte.
     pub start: usize,
     /// Byte offset after its last byte.

@@ -4,7 +4,7 @@ use crate::error::{Error, Reason, Result};
 use crate::format::index_columns::IndexColumns;
 use crate::query::ast::{CreateTable, GuardedStatement, NoChangeClause, RowKey, Statement};
 use crate::table::operation::{
-    Action, Boundary, Check, CommitRequest, KeyInput, Operation, Precondition, SchemaChange,
+    Action, Boundary, Check, CommitRequest, Operation, Precondition, SchemaChange,
 };
 use crate::table::schema::Schema;
 
@@ -105,7 +105,7 @@ fn one(
     action: Action,
     if_seq: Option<u64>,
 ) -> (Vec<Operation>, Vec<Precondition>) {
-    let key = KeyInput::Typed(key.key);
+    let key = key.input();
     let condition =
         if_seq.map(|seq| Precondition { table: table.clone(), key: key.clone(), check: Check::SeqIs(seq) });
     (vec![Operation { table, key: Some(key), action }], condition.into_iter().collect())

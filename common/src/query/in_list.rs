@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::key::Key;
+use crate::format::key_columns::KeyPart;
 use crate::format::msgpack::{MsgpackItem, MsgpackReader};
 use crate::format::value::Value;
 use crate::work;
@@ -102,13 +103,20 @@ impl ValueHasher {
 
     /// The hash of a key, which is that of the equal value.
     pub fn of_key(&self, key: &Key) -> u64 {
-        hash_item(
-            &self.0,
-            match key {
-                Key::Int(int) => MsgpackItem::Int((*int).into()),
-                Key::Str(text) => MsgpackItem::Str(text),
-            },
-        )
+        match key {
+            Key::Int(int) => hash_item(&self.0, MsgpackItem::Int((*int).into())),
+            Key::Str(text) => hash_item(&self.0, MsgpackItem::Str(text)),
+            Key::Composite(key) => {
+                let mut all = start(&self.0, ValueKey::Array(key.parts().len()));
+                for part in key.parts() {
+                    all.write_u64(match part {
+                        KeyPart::Int(int) => hash_item(&self.0, MsgpackItem::Int((*int).into())),
+                        KeyPart::Str(text) => hash_item(&self.0, MsgpackItem::Str(text)),
+                    });
+                }
+                all.finish()
+            }
+        }
     }
 
     /// The hash of a text.

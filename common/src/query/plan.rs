@@ -1,6 +1,7 @@
 //! The planner: which access paths a condition allows. A plan changes only the cost, never the result, because every row
 //! that an access path returns is checked against the condition again.
 
+mod composite;
 mod probe;
 
 use std::collections::BTreeSet;
@@ -33,7 +34,7 @@ pub struct QueryPlan {
 pub fn plan(condition: Option<&Condition>, schema: &Schema) -> Result<QueryPlan> {
     let probes = condition.map(|condition| probe::probes(condition, &schema.indexes)).transpose()?;
     Ok(QueryPlan {
-        key: access(condition, &schema.primary_key, schema.key_type)?,
+        key: access(condition, schema)?,
         probes: probes.unwrap_or_default(),
     })
 }
@@ -56,19 +57,25 @@ pub enum AccessPath {
 
 /// Returns the narrowest access path by key that finds every row that can match.
 ///
-/// `primary_key` is the field that holds the key in every document, so a condition on it is a condition on `_key`.
+/// The fields that hold the key are in every document, so a condition on the field of the key is a condition on `_key`.
 ///
 /// # Errors
 /// Only that the present work was stopped.
-pub fn access(condition: Option<&Condition>, primary_key: &str, key_type: KeyType) -> Result<AccessPath> {
-    match condition {
-        Some(condition) => Planner { primary_key, key_type }.access(condition),
-        None => Ok(AccessPath::Scan),
+pub fn access(condition: Option<&Condition>, schema: &Schema) -> Result<AccessPath> {
+    let Some(condition) = condition else { return Ok(AccessPath::Scan) };
+    let Schema { primary_key, key_type, .. } = schema;
+    match key_type {
+        KeyType::Composite(_) => composite::access(condition, schema),
+        _ => Planner { field: Some(primary_key), reads_key: true, key_type: *key_type }.access(condition),
     }
 }
 
+/// Plans for one column of the key, or for the whole key.
 struct Planner<'a> {
-    primary_key: &'a str,
+    /// The field that holds the values.
+    field: Option<&'a str>,
+    /// Whether `_key` has them, too.
+    reads_key: bool,
     key_type: KeyType,
 }
 
@@ -112,9 +119,9 @@ impl Planner<'_> {
 
     fn is_key(&self, column: &Column) -> bool {
         match column {
-            Column::Key => true,
+            Column::Key => self.reads_key,
             Column::Seq | Column::Time | Column::Aggregate(_) => false,
-            Column::Path(path) => path.names() == [self.primary_key],
+            Column::Path(path) => self.field.is_some_and(|field| path.names() == [field]),
         }
     }
 
@@ -128,6 +135,7 @@ impl Planner<'_> {
                 let key = i64::try_from(whole).ok().map(Key::Int);
                 if float.fract() == 0.0 { key } else { None }
             }
+            (KeyType::Composite(types), Value::Array(values)) => composite::key(types, values),
             _ => None,
         }
     }
@@ -140,6 +148,8 @@ impl Planner<'_> {
             return lookups(self.key(value));
         }
         match (self.key_type, value) {
+            // Arrays are unordered.
+            (KeyType::Composite(_), _) => nothing(),
             (KeyType::String, Value::Str(text)) => {
                 let key = Key::Str(text.as_str().into());
                 let (from, to) = match op {
@@ -158,7 +168,7 @@ impl Planner<'_> {
     }
 
     fn like(&self, pattern: &LikePattern) -> AccessPath {
-        if self.key_type == KeyType::Int {
+        if self.key_type != KeyType::String {
             return nothing();
         }
         let (prefix, exact) = pattern.prefix();
@@ -283,29 +293,21 @@ impl fmt::Display for AccessPath {
             },
             AccessPath::Range { from, to } => {
                 f.write_str("key range")?;
+                if let Some(bounds) = composite::describe(from, to) {
+                    return f.write_str(&bounds);
+                }
                 match from {
-                    Bound::Included(key) => write!(f, " from {}", Quoted(key))?,
-                    Bound::Excluded(key) => write!(f, " after {}", Quoted(key))?,
+                    Bound::Included(key) => write!(f, " from {}", key.quoted())?,
+                    Bound::Excluded(key) => write!(f, " after {}", key.quoted())?,
                     Bound::Unbounded => {}
                 }
                 match to {
-                    Bound::Included(key) => write!(f, " to {}", Quoted(key)),
-                    Bound::Excluded(key) => write!(f, " to before {}", Quoted(key)),
+                    Bound::Included(key) => write!(f, " to {}", key.quoted()),
+                    Bound::Excluded(key) => write!(f, " to before {}", key.quoted()),
                     Bound::Unbounded => Ok(()),
                 }
             }
             AccessPath::Scan => f.write_str("full scan"),
-        }
-    }
-}
-
-struct Quoted<'a>(&'a Key);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Key::Int(int) => int.fmt(f),
-            Key::Str(text) => write!(f, "{text:?}"),
         }
     }
 }

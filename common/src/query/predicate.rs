@@ -194,10 +194,11 @@ impl<'a> Operand<'a> {
 impl Column {
     fn of<'a>(&self, row: RowRef<'a>) -> Result<Operand<'a>> {
         Ok(match self {
-            Column::Key => Operand::Scalar(match row.key {
-                Key::Int(int) => MsgpackItem::Int((*int).into()),
-                Key::Str(text) => MsgpackItem::Str(text),
-            }),
+            Column::Key => match row.key {
+                Key::Int(int) => Operand::Scalar(MsgpackItem::Int((*int).into())),
+                Key::Str(text) => Operand::Scalar(MsgpackItem::Str(text)),
+                Key::Composite(key) => Operand::Container(key.encoded()),
+            },
             Column::Seq => Operand::Scalar(MsgpackItem::Int(row.seq.into())),
             Column::Time => Operand::Scalar(MsgpackItem::Int(row.time_ms.into())),
             Column::Path(path) => match row.document.get(path)? {

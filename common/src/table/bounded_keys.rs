@@ -34,9 +34,9 @@ impl BoundedKeys {
     /// # Errors
     /// `OVERLOADED` if other queries use all the memory.
     pub fn insert(&mut self, key: Key) -> Result<()> {
-        let text = if let Key::Str(text) = &key { text.len() } else { 0 };
+        let bytes = key.bytes();
         if self.keys.insert(key) {
-            self.bytes += KEY_OVERHEAD + text;
+            self.bytes += KEY_OVERHEAD + bytes;
         }
         if self.bytes > self.reserved {
             match &mut self.memory {

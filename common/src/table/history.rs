@@ -86,6 +86,7 @@ impl KeyFilter {
             _ if self.passes_all() => true,
             Key::Str(text) => meets(text),
             Key::Int(int) => meets(&int.to_string()),
+            Key::Composite(key) => meets(key.text()),
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::key::{Key, KeyType};
+use crate::format::key_columns::KeyPart;
 use crate::limits;
 use crate::table::point_in_time::PointInTime;
 use crate::table::schema::Schema;
@@ -23,20 +24,32 @@ pub struct Operation {
 pub enum KeyInput {
     /// The API's form: text, for INT too.
     Text(String),
-    /// DriftQL's form: a string or an integer, which are not converted into each other.
+    /// DriftQL's form: a string or an integer, which are not converted into each other, or several of them.
     Typed(Key),
+    /// The columns of a composite key by their fields, in any order.
+    Named(Vec<(String, KeyPart)>),
 }
 
 impl KeyInput {
-    /// The key for a table whose keys have this type. Fails with KEY_INVALID if the key has another type.
-    pub fn of_type(&self, key_type: KeyType) -> Result<Key> {
+    /// The key for a table. Fails with KEY_INVALID if the table's keys have another type.
+    pub fn of_table(&self, schema: &Schema) -> Result<Key> {
         match self {
-            KeyInput::Text(text) => Key::parse(text, key_type),
-            KeyInput::Typed(key) if key.key_type() == key_type => Ok(key.clone()),
+            KeyInput::Text(text) => schema.key_of_text(text),
+            KeyInput::Typed(key) if key.key_type() == schema.key_type => Ok(key.clone()),
             KeyInput::Typed(key) => {
-                let message =
-                    format!("key {key} is of type {}: the table's keys are {key_type}", key.key_type());
+                let (of, wanted) = (key.key_type(), schema.key_type);
+                let message = format!("key {key} is of type {of}: the table's keys are {wanted}");
                 Err(Error::new(Reason::KeyInvalid, message))
+            }
+            KeyInput::Named(columns) => {
+                let KeyType::Composite(_) = schema.key_type else {
+                    let message = format!(
+                        "key {self} names its fields: the table's key is the one field {:?}, so write its value only",
+                        schema.primary_key
+                    );
+                    return Err(Error::new(Reason::KeyInvalid, message));
+                };
+                schema.key_of_columns(columns)
             }
         }
     }
@@ -47,6 +60,17 @@ impl std::fmt::Display for KeyInput {
         match self {
             KeyInput::Text(text) => text.fmt(f),
             KeyInput::Typed(key) => key.fmt(f),
+            // As a JSON object, which the API takes.
+            KeyInput::Named(columns) => {
+                for (at, (name, value)) in columns.iter().enumerate() {
+                    let (before, name) = (if at == 0 { "{" } else { "," }, serde_json::Value::from(name.as_str()));
+                    match value {
+                        KeyPart::Int(int) => write!(f, "{before}{name}:{int}")?,
+                        KeyPart::Str(text) => write!(f, "{before}{name}:{}", serde_json::Value::from(&**text))?,
+                    }
+                }
+                f.write_str("}")
+            }
         }
     }
 }

@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Reason, Result, nearest};
 use crate::format::document::Document;
 use crate::format::index_columns::IndexColumns;
-use crate::format::key::KeyType;
+use crate::format::key::{Key, KeyType};
+use crate::format::key_columns::{CompositeKey, KeyPart};
+use crate::format::msgpack;
+use crate::format::path::Path;
 use crate::limits;
 use crate::storage::layout::is_table_name;
 
@@ -16,7 +19,7 @@ mod unknown_feature;
 pub struct Schema {
     /// The table's name.
     pub table: String,
-    /// The field with the primary key, at the top level of every document.
+    /// The field with the primary key, at the top level of every document. Of a composite key, the fields as `(a, b)`.
     pub primary_key: String,
     /// The primary key's type.
     pub key_type: KeyType,
@@ -126,6 +129,7 @@ impl Schema {
             );
             return Err(Error::new(Reason::NameInvalid, message));
         }
+        self.check_key_columns()?;
         if self.auto_key && self.key_type != KeyType::String {
             let message = format!(
                 "the keys of table {:?} cannot be AUTO: they are {}, and the keys that the writer makes are text; use one STRING field",
@@ -151,6 +155,100 @@ impl Schema {
             return Err(Error::new(Reason::ArgumentInvalid, message));
         }
         self.check_indexes()
+    }
+
+    fn check_key_columns(&self) -> Result<()> {
+        let KeyType::Composite(types) = self.key_type else { return Ok(()) };
+        let fields = self.key_fields();
+        let invalid = |why: String| {
+            let message = format!("invalid primary key {} of table {:?}: {why}", self.primary_key, self.table);
+            Err(Error::new(Reason::NameInvalid, message))
+        };
+        if fields.len() != types.count() {
+            return invalid(format!("it names {} fields, and has {} types", fields.len(), types.count()));
+        }
+        for (at, field) in fields.iter().enumerate() {
+            if field.is_empty() {
+                return invalid("a field has no name".to_owned());
+            }
+            if fields.iter().take(at).any(|earlier| earlier == field) {
+                return invalid(format!("it names {field:?} twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The fields of the primary key, in order: one, unless it is composite.
+    pub fn key_fields(&self) -> Vec<String> {
+        if !matches!(self.key_type, KeyType::Composite(_)) {
+            return vec![self.primary_key.clone()];
+        }
+        let columns = IndexColumns::of(&self.primary_key);
+        columns.paths().iter().filter_map(|path| path.names().first().cloned()).collect()
+    }
+
+    /// The primary key that some fields make.
+    pub fn primary_key_of(fields: &[String]) -> String {
+        match fields {
+            [field] => field.clone(),
+            fields => IndexColumns::new(fields.iter().map(|field| Path::field(field)).collect()).to_string(),
+        }
+    }
+
+    /// The key of a document. Fails with KEY_INVALID if a field of the key is missing or has another type.
+    pub fn key_of(&self, document: &Document) -> Result<Key> {
+        let KeyType::Composite(types) = self.key_type else {
+            return document.key(&self.primary_key, self.key_type);
+        };
+        let columns = types.are_ints().zip(self.key_fields());
+        let part = |(is_int, field): (bool, String)| {
+            document.key(&field, KeyType::of_column(is_int)).map(Key::into_part).transpose()
+        };
+        CompositeKey::checked(columns.filter_map(part).collect::<Result<_>>()?).map(Key::of_columns)
+    }
+
+    /// The key that a request names as text: as [`Key::parse`], and a composite one also as a JSON object with its fields.
+    pub fn key_of_text(&self, text: &str) -> Result<Key> {
+        if !matches!(self.key_type, KeyType::Composite(_)) || !text.trim_start().starts_with('{') {
+            return Key::parse(text, self.key_type);
+        }
+        let invalid = |why: &str| Error::new(Reason::KeyInvalid, format!("invalid key {text:?}: {why}"));
+        let document = Document::from_json(text).map_err(|error| invalid(error.message()))?;
+        let mut columns = Vec::new();
+        for (name, value) in msgpack::fields(document.msgpack())? {
+            let part = Key::decode(&mut msgpack::MsgpackReader::new(value)).ok().and_then(Key::into_part);
+            let part = part.ok_or_else(|| invalid(&format!("{name:?} is neither text nor an integer")))?;
+            columns.push((name.to_owned(), part));
+        }
+        self.key_of_columns(&columns).map_err(|error| invalid(error.message()))
+    }
+
+    /// The composite key with these columns, which may be in any order. Fails with KEY_INVALID unless they are the columns of the
+    /// primary key, with values of its types.
+    pub fn key_of_columns(&self, columns: &[(String, KeyPart)]) -> Result<Key> {
+        let fields = self.key_fields();
+        let invalid = |why: String| {
+            let message = format!("the primary key of table {:?} is {}{why}", self.table, self.primary_key);
+            Err(Error::new(Reason::KeyInvalid, message))
+        };
+        for (name, _) in columns {
+            if !fields.iter().any(|field| field == name) {
+                let near = nearest(name, fields.iter().map(String::as_str));
+                let hint = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+                return invalid(format!(", which has no field {name:?}{hint}"));
+            }
+        }
+        let mut parts = Vec::with_capacity(fields.len());
+        for (field, of) in fields.iter().zip(self.key_type.columns()) {
+            let Some((_, part)) = columns.iter().find(|(name, _)| name == field) else {
+                return invalid(format!(", and the key lacks {field:?}"));
+            };
+            if matches!(part, KeyPart::Int(_)) != (of == KeyType::Int) {
+                return invalid(format!(", and {field:?} is {of}, but {part} is not"));
+            }
+            parts.push(part.clone());
+        }
+        CompositeKey::checked(parts).map(Key::of_columns)
     }
 
     fn check_indexes(&self) -> Result<()> {
@@ -322,6 +420,53 @@ mod tests {
         assert!(event.schema.check().is_ok() && event.schema.to_yaml().contains("auto_key: true\n"));
         event.schema.key_type = KeyType::Int;
         assert_eq!(event.schema.check().unwrap_err().reason(), Reason::ArgumentInvalid);
+    }
+
+    #[test]
+    fn a_composite_key_has_a_name_and_is_found_in_documents() {
+        let fields = ["a", "b.c", "d, e"].map(str::to_owned);
+        let schema = Schema {
+            table: "t".into(),
+            primary_key: Schema::primary_key_of(&fields),
+            key_type: "(STRING, INT, STRING)".parse().unwrap(),
+            indexes: Vec::new(),
+            retain_ms: None,
+            auto_key: false,
+        };
+        schema.check().unwrap();
+        assert_eq!(schema.key_fields(), fields);
+        let event = SchemaEvent { action: SchemaAction::Create, schema };
+        let document = event.to_document().unwrap();
+        assert_eq!(
+            document.to_json().unwrap(),
+            r#"{"action":"create","table":"t","primary_key":"(a, `b.c`, `d, e`)","key_type":"(STRING, INT, STRING)","indexes":[]}"#
+        );
+        assert_eq!(SchemaEvent::from_document(&document).unwrap(), event);
+        let schema = event.schema;
+        let key_of = |json: &str| schema.key_of(&Document::from_json(json).unwrap());
+        let key = key_of(r#"{"x":1,"d, e":"z","b.c":-7,"a":"y"}"#).unwrap();
+        assert_eq!(key.to_string(), r#"["y",-7,"z"]"#);
+        for text in [r#"["y",-7,"z"]"#, r#" {"b.c":-7,"a":"y","d, e":"z"}"#] {
+            assert_eq!(schema.key_of_text(text).unwrap(), key);
+        }
+        for (json, expected) in [
+            (r#"{"a":"y","b.c":1}"#, "lacks the primary key field \"d, e\" (STRING)"),
+            (r#"{"a":"y","b.c":"1","d, e":"z"}"#, "\"b.c\" must be INT, but is a string"),
+            (r#"{"a":"","b.c":1,"d, e":"z"}"#, "empty"),
+        ] {
+            let error = key_of(json).unwrap_err();
+            assert!(error.message().contains(expected), "{error}");
+        }
+        let error = schema.key_of_text(r#"{"a":"y","b.c":1,"d,e":"z"}"#).unwrap_err();
+        assert!(error.message().contains("which has no field \"d,e\"; did you mean \"d, e\"?"), "{error}");
+        let error = schema.key_of_text(r#"{"a":"y","b.c":1}"#).unwrap_err();
+        assert!(error.message().contains("and the key lacks \"d, e\""), "{error}");
+        let error = schema.key_of_text(r#"{"a":"y","b.c":"1","d, e":"z"}"#).unwrap_err();
+        assert!(error.message().contains("\"b.c\" is INT, but \"1\" is not"), "{error}");
+        let twice = Schema { primary_key: "(a, a, b)".into(), ..schema.clone() };
+        assert_eq!(twice.check().unwrap_err().reason(), Reason::NameInvalid);
+        let short = Schema { primary_key: "(a, b)".into(), ..schema };
+        assert_eq!(short.check().unwrap_err().reason(), Reason::NameInvalid);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
-use driftdb_common::format::key::{Key, KeyType};
+use driftdb_common::format::key::Key;
 use driftdb_common::limits;
 use driftdb_common::query::ast::PointInTime;
 use driftdb_common::service::convert;
@@ -76,7 +76,7 @@ impl DiffPages {
                 before => Some(before?),
             };
             let header = Some(header);
-            let keys = parse_keys(&wanted.keys, timeline.key_type()?)?;
+            let keys = parse_keys(&wanted.keys, &*timeline.key_schema()?)?;
             Ok(DiffPages { diff: Diff::new(before, after, keys)?, format: wanted.format, start_seq, header })
         };
         query.compute(open).await
@@ -107,13 +107,13 @@ impl DiffPages {
 }
 
 /// The rows to compare; `None` for all.
-fn parse_keys(keys: &[KeyTarget], key_type: KeyType) -> Result<Option<BTreeSet<Key>>> {
+fn parse_keys(keys: &[KeyTarget], schema: &Schema) -> Result<Option<BTreeSet<Key>>> {
     if keys.is_empty() {
         return Ok(None);
     }
     let parse = |key: &KeyTarget| {
         work::step(16)?;
-        key.parse(key_type)
+        key.parse(schema)
     };
     keys.iter().map(parse).collect::<Result<_>>().map(Some)
 }

@@ -78,7 +78,7 @@ impl FindPages {
             let point = context.replica.point_at(&newest, search.end)?;
             let timeline = search.table.find(&point)?;
             let key = match &search.key {
-                Some(key) => Some(key.parse(timeline.key_type()?)?),
+                Some(key) => Some(key.parse(&*timeline.key_schema()?)?),
                 None => None,
             };
             timeline.check_floor(point.seq)?;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use driftdb::v1;
 use driftdb_common::error::Result;
-use driftdb_common::format::key::Key;
 use driftdb_common::limits;
 use driftdb_common::query::ast::PointInTime;
 use driftdb_common::service::convert;
@@ -40,7 +39,7 @@ pub fn read_rows(replica: &Replica, applied: &Arc<Applied>, get: &GetQuery) -> R
     let mut keys = get.keys.iter();
     for text in keys.by_ref() {
         work::step_bytes(text.len())?;
-        let key = Key::parse(text, view.schema().key_type)?;
+        let key = view.schema().key_of_text(text)?;
         let Some(row) = view.get(&key)? else { continue };
         let row = convert::row_to_wire(&row, get.format)?;
         bytes += ROW_BYTES + document_size(row.document.as_ref());

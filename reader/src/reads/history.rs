@@ -119,7 +119,7 @@ impl CommitPages {
             let point = context.replica.point_at(&newest, drift.end)?;
             let timeline = drift.table.find(&point)?;
             let key = match &drift.key {
-                Some(key) => Some(key.parse(timeline.key_type()?)?),
+                Some(key) => Some(key.parse(&*timeline.key_schema()?)?),
                 None => None,
             };
             timeline.check_floor(point.seq)?;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use driftdb_common::error::Result;
-use driftdb_common::format::key::{Key, KeyType};
+use driftdb_common::format::key::Key;
 use driftdb_common::query::ast::{RowKey, TableName};
 use driftdb_common::query::report;
+use driftdb_common::table::schema::Schema;
 use driftdb_common::table::timeline::Timeline;
 
 use crate::read_point::ReadPoint;
@@ -42,11 +43,11 @@ pub enum KeyTarget {
 }
 
 impl KeyTarget {
-    /// The key, for a table with keys of a type. Fails if the table cannot have such a key.
-    pub fn parse(&self, key_type: KeyType) -> Result<Key> {
+    /// The key, for a table with this schema. Fails if the table cannot have such a key.
+    pub fn parse(&self, schema: &Schema) -> Result<Key> {
         match self {
-            KeyTarget::Field(text) => Key::parse(text, key_type),
-            KeyTarget::Statement(key, statement) => key.of_type(key_type, statement),
+            KeyTarget::Field(text) => schema.key_of_text(text),
+            KeyTarget::Statement(key, statement) => key.of_table(schema, statement),
         }
     }
 }

@@ -323,6 +323,7 @@ impl TableWatches {
         let number;
         let text = match key {
             Key::Str(text) => &**text,
+            Key::Composite(key) => key.text(),
             Key::Int(int) => {
                 number = int.to_string();
                 &number

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::{Key, KeyType};
+use driftdb_common::format::key_columns::{CompositeKey, KeyPart};
 use driftdb_common::format::value::Value;
 use driftdb_common::limits;
 use driftdb_common::query::ast::{Column, Comparison, Condition};
@@ -46,8 +47,12 @@ impl WatchFilter {
             return Err(Error::new(Reason::TooLarge, message));
         }
         let longest = request.keys.iter().chain([&request.key_prefix]).map(String::len).max().unwrap_or(0);
-        if longest > limits::KEY_BYTES {
-            let message = format!("the key is too long: {longest} bytes, the limit is {}", limits::KEY_BYTES);
+        let most = match request.keys.iter().chain([&request.key_prefix]).any(|key| key.starts_with('[')) {
+            true => limits::KEY_TEXT_BYTES,
+            false => limits::KEY_BYTES,
+        };
+        if longest > most {
+            let message = format!("the key is too long: {longest} bytes, the limit is {most}");
             return Err(Error::new(Reason::KeyInvalid, message));
         }
         let params = parser::parse_params(&request.params)?;
@@ -68,6 +73,9 @@ impl WatchFilter {
         let zone = Some(request.time_zone.as_str()).filter(|zone| !zone.is_empty());
         let texts = texts.chain(zone).map(str::as_bytes);
         let hash = request_hash(counts.iter().map(<[u8; 8]>::as_slice).chain(texts));
+        // A composite key is compared as the text that its row has. A text key may look like one.
+        let spelled: Vec<String> = keys.iter().filter_map(|key| CompositeKey::canonical_text(key)).collect();
+        let keys = keys.into_iter().chain(spelled).collect();
         let rows = Arc::new(KeyFilter { keys, prefix: request.key_prefix.clone() });
         Ok(WatchFilter { tables, rows, condition, after_ms: 0, hash })
     }
@@ -172,6 +180,15 @@ impl WatchFilter {
         let value = |key: Key| match key {
             Key::Int(int) => Value::Int(int.into()),
             Key::Str(text) => Value::Str(text.to_string()),
+            Key::Composite(key) => Value::Array(
+                key.parts()
+                    .iter()
+                    .map(|part| match part {
+                        KeyPart::Int(int) => Value::Int((*int).into()),
+                        KeyPart::Str(text) => Value::Str(text.to_string()),
+                    })
+                    .collect(),
+            ),
         };
         let mut parts: Vec<Condition> = self.condition.iter().cloned().collect();
         if !self.rows.keys.is_empty() {

@@ -20,7 +20,6 @@ use driftdb_common::table::operation::Boundary;
 use driftdb_common::work;
 
 use crate::admission::recent_changes::{ChangesSince, PriorRow, RecentChange};
-use crate::admission::row_key::quoted;
 use crate::admission::table::AdmittedTable;
 use crate::admission::tables::AdmittedTables;
 
@@ -254,7 +253,7 @@ pub(super) fn check_boundaries(
         } else {
             let found = broken_by(tables, boundary, table)?;
             found.map(|BrokenBoundary { seq, key }| {
-                (seq, key.to_string(), format!("commit {seq} changed row {}", quoted(&key)))
+                (seq, key.to_string(), format!("commit {seq} changed row {}", key.quoted()))
             })
         };
         if let Some((seq, key, what)) = description {

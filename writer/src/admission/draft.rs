@@ -227,7 +227,7 @@ impl DraftPrecondition {
 
     /// Computes the key in a table with this id and schema.
     pub(crate) fn find_key(&mut self, table: u64, schema: &Arc<Schema>) {
-        let key = self.precondition.key.of_type(schema.key_type);
+        let key = self.precondition.key.of_table(schema);
         self.key = Some(DraftKey { table, schema: Arc::clone(schema), key });
     }
 
@@ -317,7 +317,7 @@ pub(crate) fn merge(before: &Document, patch: &Document, schema: &Schema, key: &
         .ok_or_else(|| Error::new(Reason::Internal, "a patch has deleted its row"))?
         // Without the free space after it.
         .detached();
-    let keeps_key = document.key(&schema.primary_key, schema.key_type).is_ok_and(|after| after == *key);
+    let keeps_key = schema.key_of(&document).is_ok_and(|after| after == *key);
     Ok(MergedRow { document, keeps_key })
 }
 

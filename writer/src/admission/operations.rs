@@ -12,7 +12,6 @@ use crate::admission::draft::{self, DraftConditions, DraftOperation, error_at_op
 use crate::admission::preconditions::check_preconditions;
 use crate::admission::prepared_commit::NewEvent;
 use crate::admission::read_rows::ReadRows;
-use crate::admission::row_key::quoted;
 use crate::admission::table::{AdmittedTable, RowState};
 use crate::admission::tables::AdmittedTables;
 
@@ -103,7 +102,7 @@ fn patched(
     }
     let message = format!(
         "cannot patch row {} of table {:?}: the patch changes the primary key {:?}; insert a new row instead",
-        quoted(key),
+        key.quoted(),
         schema.table,
         schema.primary_key
     );
@@ -113,13 +112,13 @@ fn patched(
 fn exists(name: &str, key: &Key) -> Error {
     let message = format!(
         "cannot insert row {} into table {name:?}: the row exists; use UPSERT to replace it",
-        quoted(key)
+        key.quoted()
     );
     Error::new(Reason::RowExists, message).with("table", name).with("key", key.to_string())
 }
 
 fn not_found(name: &str, key: &Key) -> Error {
-    let message = format!("table {name:?} has no row {}", quoted(key));
+    let message = format!("table {name:?} has no row {}", key.quoted());
     Error::new(Reason::RowNotFound, message).with("table", name).with("key", key.to_string())
 }
 

@@ -46,10 +46,7 @@ pub(crate) struct RecentChange {
 impl RecentChange {
     /// About the bytes that the change takes in memory.
     pub(crate) fn bytes(&self) -> usize {
-        let key = match &self.key {
-            Key::Int(_) => 0,
-            Key::Str(text) => text.len(),
-        };
+        let key = self.key.bytes();
         let before = match &self.before {
             PriorRow::Content(document) => document.msgpack().len(),
             PriorRow::Absent | PriorRow::InFiles => 0,

@@ -7,15 +7,15 @@ use driftdb_common::table::schema::Schema;
 
 /// The key of the row that an operation changes. An insert's or put's key comes from its document.
 pub(super) fn row_key(schema: &Schema, operation: &Operation) -> Result<Key> {
-    let given = operation.key.as_ref().map(|key| key.of_type(schema.key_type)).transpose()?;
+    let given = operation.key.as_ref().map(|key| key.of_table(schema)).transpose()?;
     match (&operation.action, given) {
         (Action::Insert(document) | Action::Put(document), given) => {
-            let key = document.key(&schema.primary_key, schema.key_type)?;
+            let key = schema.key_of(document)?;
             if let Some(given) = given.filter(|given| *given != key) {
                 let message = format!(
                     "the key of the operation, {}, differs from the key in its document, {}; leave out the operation's key",
-                    quoted(&given),
-                    quoted(&key)
+                    given.quoted(),
+                    key.quoted()
                 );
                 return Err(Error::new(Reason::KeyInvalid, message));
             }
@@ -29,13 +29,5 @@ pub(super) fn row_key(schema: &Schema, operation: &Operation) -> Result<Key> {
             );
             Err(Error::new(Reason::KeyInvalid, message))
         }
-    }
-}
-
-/// A key as messages show it: a string in quotes, a number as it is.
-pub(super) fn quoted(key: &Key) -> String {
-    match key {
-        Key::Int(int) => int.to_string(),
-        Key::Str(text) => format!("{text:?}"),
     }
 }

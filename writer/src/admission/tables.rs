@@ -300,11 +300,7 @@ impl AdmittedTables {
 
 /// About the bytes that the state of an evicted row takes: its entries in the table's rows and among the evicted ones.
 fn state_bytes(key: &Key) -> usize {
-    let text = match key {
-        Key::Int(_) => 0,
-        Key::Str(text) => 2 * text.len(),
-    };
-    STATE_BYTES + text
+    STATE_BYTES + 2 * key.bytes()
 }
 
 /// The error for a table that does not exist. It suggests no name: to compare it with all names takes long, and is left to the

@@ -47,11 +47,7 @@ impl BulkRow {
             Action::Restore(Some(document)) => document.msgpack().len(),
             _ => 0,
         };
-        let key = match &self.key {
-            Key::Int(_) => 0,
-            Key::Str(text) => text.len(),
-        };
-        OPERATION_BYTES + key + document
+        OPERATION_BYTES + self.key.bytes() + document
     }
 }
 

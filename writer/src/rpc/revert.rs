@@ -74,7 +74,7 @@ impl RevertResolver {
                 format!("the operation on table {table:?} has no key; a revert needs one"),
             )
         })?;
-        let typed = key.of_type(self.catalog.schema(&table)?.key_type)?;
+        let typed = key.of_table(&*self.catalog.schema(&table)?)?;
         let row = self.rows.row(&table, &typed, point, (now_ms, stop))?;
         Ok(Operation { table, key: Some(key), action: Action::Restore(row) })
     }

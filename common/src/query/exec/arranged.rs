@@ -67,16 +67,9 @@ enum Arranged {
 impl Arranged {
     fn bytes(&self) -> usize {
         match self {
-            Arranged::Row(row) => row.document.msgpack().len() + key_bytes(&row.key) + ROW_OVERHEAD,
+            Arranged::Row(row) => row.document.msgpack().len() + row.key.bytes() + ROW_OVERHEAD,
             Arranged::Result(document) => document.msgpack().len(),
         }
-    }
-}
-
-fn key_bytes(key: &Key) -> usize {
-    match key {
-        Key::Int(_) => 0,
-        Key::Str(text) => text.len(),
     }
 }
 

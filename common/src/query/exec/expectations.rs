@@ -135,7 +135,8 @@ struct StatementReader<'a> {
     pending: Vec<Expectation>,
     /// Where the expectation of a path is.
     places: HashMap<&'a Path, usize>,
-    primary_key: &'a str,
+    /// The field of a key that is not composite.
+    primary_key: Option<&'a str>,
     /// The kinds of values that keys are compared with.
     of_key: Kinds,
 }
@@ -191,7 +192,7 @@ impl<'a> StatementReader<'a> {
         match column {
             Column::Key => self.of_key = self.of_key.with(wanted),
             Column::Path(path) => {
-                if path.names() == [self.primary_key] {
+                if self.primary_key.is_some_and(|field| path.names() == [field]) {
                     self.of_key = self.of_key.with(wanted);
                 }
                 if let Some(entry) = self.entry(path)? {
@@ -206,13 +207,18 @@ impl<'a> StatementReader<'a> {
 
 /// The note about a comparison of keys that never matches.
 fn key_note(of_key: Kinds, schema: &Schema) -> Option<String> {
-    let key_kind = if schema.key_type == KeyType::Int { Kinds::NUMBER } else { Kinds::TEXT };
+    let key_kind = match schema.key_type {
+        KeyType::Int => Kinds::NUMBER,
+        KeyType::String => Kinds::TEXT,
+        KeyType::Composite(_) => Kinds::ARRAY,
+    };
     if of_key.is_empty() || of_key.meets(key_kind) {
         return None;
     }
     let advice = match schema.key_type {
         KeyType::Int => "write the key as a number, without quotes",
         KeyType::String => "write the key in quotes",
+        KeyType::Composite(_) => "write the key as an array, or compare its fields",
     };
     Some(format!(
         "the keys of \"{}\" are of type {}, and comparing them with {} never matches; {advice}",
@@ -228,7 +234,9 @@ impl Expectations {
     /// # Errors
     /// Only that the present work was stopped.
     pub fn of<'a>(parts: impl Iterator<Item = &'a Selection>, schema: &'a Schema) -> Result<Expectations> {
-        let mut reader = StatementReader { primary_key: &schema.primary_key, ..StatementReader::default() };
+        let is_composite = matches!(schema.key_type, KeyType::Composite(_));
+        let primary_key = Some(schema.primary_key.as_str()).filter(|_| !is_composite);
+        let mut reader = StatementReader { primary_key, ..StatementReader::default() };
         let mut reads_deleted = false;
         for selection in parts {
             reads_deleted |= selection.deleted;
@@ -245,7 +253,7 @@ impl Expectations {
         }
         let StatementReader { mut pending, of_key, .. } = reader;
         // Each row has it, and the writer checks its type.
-        pending.retain(|expectation| expectation.path.names() != [schema.primary_key.as_str()]);
+        pending.retain(|expectation| primary_key.is_none_or(|field| expectation.path.names() != [field]));
         if reads_deleted {
             // Live rows, which a note would be about, say nothing of deleted ones.
             pending.clear();

@@ -14,7 +14,7 @@ pub(super) type KeyRange = (Bound<Key>, Bound<Key>);
 
 /// The ranges of keys that contain all rows that can match a condition, in order.
 pub(super) fn of_condition(condition: Option<&Condition>, schema: &Schema) -> Result<VecDeque<KeyRange>> {
-    Ok(match plan::access(condition, &schema.primary_key, schema.key_type)? {
+    Ok(match plan::access(condition, schema)? {
         AccessPath::Keys(keys) => keys.into_iter().map(of_key).collect(),
         AccessPath::Range { from, to } => VecDeque::from([(from, to)]),
         AccessPath::Scan => VecDeque::from([(Bound::Unbounded, Bound::Unbounded)]),

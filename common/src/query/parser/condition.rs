@@ -218,6 +218,12 @@ impl Parser<'_> {
                 Err(self.invalid(token, message, "for example _seq > 100"))
             }
             (Column::Key, Value::Str(_) | Value::Int(_) | Value::Float(_)) => Ok(value),
+            // The key of a table with several columns.
+            (Column::Key, Value::Array(values))
+                if values.len() > 1 && values.iter().all(|v| matches!(v, Value::Str(_) | Value::Int(_))) =>
+            {
+                Ok(value)
+            }
             (Column::Key, _) => {
                 let message =
                     format!("_key is a string or a number and cannot be compared with {}", value.kind());

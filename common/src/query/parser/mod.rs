@@ -4,6 +4,7 @@ mod aggregate;
 mod array_condition;
 mod bulk;
 mod condition;
+mod key;
 mod moment;
 mod over_time;
 mod point;

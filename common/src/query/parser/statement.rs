@@ -3,7 +3,6 @@
 use crate::error::{Error, Result};
 use crate::format::document::Document;
 use crate::format::index_columns::IndexColumns;
-use crate::format::key::KeyType;
 use crate::format::path::Path;
 use crate::limits;
 use crate::query::ast::{Column, CreateTable, Statement, TableName};
@@ -192,13 +191,7 @@ impl Parser<'_> {
             return Err(self.expected("PK", &["PK"], form));
         }
         self.expect("=")?;
-        let primary_key = self.primary_key()?;
-        let key_type = if self.eat_keyword("INT")? {
-            KeyType::Int
-        } else {
-            self.eat_keyword("STRING")?;
-            KeyType::String
-        };
+        let (primary_key, key_type) = self.primary_key()?;
         let auto_key = self.auto_key(key_type)?;
         let (mut indexes, mut retain_ms) = (Vec::new(), None);
         while self.eat(",")? {
@@ -226,17 +219,6 @@ impl Parser<'_> {
         }))
     }
 
-    /// Parses `AUTO`, which only text keys can be.
-    fn auto_key(&mut self, key_type: KeyType) -> Result<bool> {
-        let token = self.token;
-        let auto_key = self.eat_keyword("AUTO")?;
-        if auto_key && key_type != KeyType::String {
-            let message = format!("the keys that the writer makes are text, not {key_type}");
-            return Err(self.invalid(token, message, "for example pk=id AUTO"));
-        }
-        Ok(auto_key)
-    }
-
     /// Parses `TABLE t RETAIN "90d"` or `TABLE t RETAIN FOREVER`.
     fn alter(&mut self) -> Result<Statement> {
         const INDEXES: &str = "to change indexes, write CREATE INDEX ON t (path) or DROP INDEX ON t (path)";
@@ -254,27 +236,6 @@ impl Parser<'_> {
         }
         let retain_ms = if self.eat_keyword("FOREVER")? { None } else { Some(self.retention()?) };
         Ok(Statement::AlterTable { table, retain_ms })
-    }
-
-    /// Parses the primary key, which must be a top-level field.
-    fn primary_key(&mut self) -> Result<String> {
-        let start = self.token;
-        let column = self.column(Reserved::Refused)?;
-        match &column {
-            Column::Path(path) => match path.names() {
-                [name] => Ok(name.clone()),
-                _ => {
-                    let message =
-                        format!("the primary key {} is a nested field", clipped(&column.to_string()));
-                    Err(self.invalid(start, message, "the primary key must be a top-level field"))
-                }
-            },
-            _ => Err(self.invalid(
-                start,
-                format!("{column} is a built-in column, not a field"),
-                "for example pk=id",
-            )),
-        }
     }
 
     /// Parses `ON t (a, b.c, (d, e))`.

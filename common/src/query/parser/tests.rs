@@ -14,6 +14,7 @@ use crate::query::keywords::KEYWORDS;
 use crate::query::like::LikePattern;
 use crate::query::local_clock::LocalClock;
 use crate::query::report;
+use crate::table::schema::Schema;
 
 fn parsed(text: &str) -> Statement {
     parse(text, &[]).unwrap_or_else(|error| panic!("{}", report::describe(&error, text)))
@@ -145,13 +146,46 @@ fn a_key_must_have_its_tables_type() {
         Statement::SoftDelete { key, .. } => key,
         other => panic!("{other:?}"),
     };
+    let table = |primary_key: &str, key_type: &str| Schema {
+        table: "t".into(),
+        primary_key: primary_key.into(),
+        key_type: key_type.parse().unwrap(),
+        indexes: Vec::new(),
+        retain_ms: None,
+        auto_key: false,
+    };
+    let (texts, ints) = (table("id", "STRING"), table("id", "INT"));
     let text = "SOFT DELETE FROM t KEY \"7\"";
-    assert_eq!(key(text).of_type(crate::format::key::KeyType::String, text).unwrap().to_string(), "7");
-    let error = key(text).of_type(crate::format::key::KeyType::Int, text).unwrap_err();
+    assert_eq!(key(text).of_table(&texts, text).unwrap().to_string(), "7");
+    let error = key(text).of_table(&ints, text).unwrap_err();
     assert_eq!((error.place().unwrap().start, error.place().unwrap().hint.as_str()), (23, "write KEY 7"));
     let text = "SOFT DELETE FROM t KEY -7";
-    let error = key(text).of_type(crate::format::key::KeyType::String, text).unwrap_err();
+    let error = key(text).of_table(&texts, text).unwrap_err();
     assert_eq!(error.place().unwrap().hint, "write KEY \"-7\"");
+
+    let pairs = table("(a, b)", "(STRING, INT)");
+    for text in [
+        "SOFT DELETE FROM t KEY (\"x\", 3)",
+        "SOFT DELETE FROM t KEY (a = \"x\", b = 3)",
+        "SOFT DELETE FROM t KEY (`b` = 3, a = \"x\")",
+    ] {
+        assert_eq!(key(text).of_table(&pairs, text).unwrap().to_string(), "[\"x\",3]", "{text}");
+    }
+    for (text, schema, expected, hint) in [
+        ("\"x\"", &pairs, "have type (STRING, INT), but this key is a string", "for example KEY (a = \"x\", b = 3)"),
+        ("(\"x\", \"3\")", &pairs, "but this key is (STRING, STRING)", "for example KEY (a = \"x\", b = 3)"),
+        ("(\"x\", 3, 4)", &pairs, "but this key is (STRING, INT, INT)", "for example KEY (a = \"x\", b = 3)"),
+        ("(\"x\", 3)", &ints, "have type INT, but this key is (STRING, INT)", "write an integer"),
+        ("(a = \"x\", c = 3)", &pairs, "(a, b), which has no field \"c\"", ""),
+        ("(a = \"x\", b = \"3\")", &pairs, "and \"b\" is INT, but \"3\" is not", ""),
+        ("(a = \"x\", b = 3)", &texts, "names its fields", ""),
+    ] {
+        let text = format!("SOFT DELETE FROM t KEY {text}");
+        let error = key(&text).of_table(schema, &text).unwrap_err();
+        assert!(error.message().contains(expected), "{text}: {error}");
+        let place = error.place().unwrap();
+        assert_eq!((place.hint.as_str(), &text[place.start as usize..place.end as usize]), (hint, &text[23..]), "{text}");
+    }
 }
 
 /// Each of these ends in an error on the small stack of a test thread. Quadratic work would not end at all.

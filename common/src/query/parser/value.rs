@@ -3,10 +3,8 @@
 use crate::error::{Error, Result};
 use crate::format::document::Document;
 use crate::format::json;
-use crate::format::key::{Key, KeyType};
 use crate::format::value::Value;
 use crate::limits;
-use crate::query::ast::RowKey;
 use crate::query::lexer::{Token, TokenKind, clipped};
 use crate::query::location;
 use crate::query::parser::state::Parser;
@@ -267,35 +265,6 @@ impl Parser<'_> {
         }
         Document::from_value(&value)
             .map_err(|error| error.at(location::place(self.text, place.start, place.end, "")))
-    }
-
-    /// Parses a row's key: a string or an integer.
-    pub(super) fn row_key(&mut self) -> Result<RowKey> {
-        let token = self.token;
-        if !matches!(token.kind, TokenKind::Str | TokenKind::Number | TokenKind::Param) {
-            let hint = match token.kind {
-                TokenKind::Word => format!("write \"{}\"", clipped(self.slice(token))),
-                _ => String::new(),
-            };
-            return Err(self.expected("a key: a string or an integer", &[], &hint));
-        }
-        let key = match self.value()? {
-            Value::Str(text) => Key::parse(&text, KeyType::String),
-            Value::Int(int) => match i64::try_from(int) {
-                Ok(int) => Ok(Key::Int(int)),
-                Err(_) => {
-                    return Err(self.invalid(token, format!("integer out of range for a key: {int}"), ""));
-                }
-            },
-            other => {
-                let message = format!("a key is a string or an integer, not {}", other.kind());
-                return Err(self.invalid(token, message, ""));
-            }
-        };
-        match key {
-            Ok(key) => Ok(RowKey { key, start: token.start, end: token.end }),
-            Err(error) => Err(error.at(location::place(self.text, token.start, token.end, ""))),
-        }
     }
 
     /// Parses an integer from 0 to 2^64-1. `word` is the keyword before it, for the message.

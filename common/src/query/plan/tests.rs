@@ -7,9 +7,62 @@ use crate::format::document::Document;
 use crate::query::parser::parse_condition;
 use crate::query::predicate::RowRef;
 
+fn schema(primary_key: &str, key_type: KeyType) -> Schema {
+    let (table, primary_key, indexes) = ("t".to_owned(), primary_key.to_owned(), Vec::new());
+    Schema { table, primary_key, key_type, indexes, retain_ms: None, auto_key: false }
+}
+
 fn shown(condition: &str, key_type: KeyType) -> String {
     let condition = parse_condition(condition, &[]).unwrap();
-    access(Some(&condition), "id", key_type).unwrap().to_string()
+    access(Some(&condition), &schema("id", key_type)).unwrap().to_string()
+}
+
+/// The same for a table with the key `(a STRING, b INT, c STRING)`.
+fn shown_of_three(condition: &str) -> String {
+    let condition = parse_condition(condition, &[]).unwrap();
+    let schema = schema("(a, b, c)", "(STRING, INT, STRING)".parse().unwrap());
+    access(Some(&condition), &schema).unwrap().to_string()
+}
+
+#[test]
+fn conditions_on_the_first_columns_of_a_composite_key_are_a_range() {
+    let many = (0..40).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
+    for (condition, expected) in [
+        ("a = \"x\"", "key range from (\"x\") to (\"x\")"),
+        ("a = \"x\" AND b > 3", "key range from (\"x\", 4) to (\"x\")"),
+        ("a = \"x\" AND b >= 3 AND b < 9 AND d = 1", "key range from (\"x\", 3) to before (\"x\", 9)"),
+        ("a = \"x\" AND b = 3", "key range from (\"x\", 3) to before (\"x\", 4)"),
+        ("a = \"x\" AND b = 9223372036854775807", "key range from (\"x\", 9223372036854775807) to (\"x\")"),
+        ("a = \"x\" AND b > 9223372036854775807", "keys: no match possible"),
+        ("a = \"x\" AND b = 3 AND c = \"z\"", "keys: 1 lookup"),
+        ("a = \"x\" AND b = 3 AND c > \"m\"", "key range after (\"x\", 3, \"m\") to before (\"x\", 4)"),
+        ("a = \"x\" AND b = 3 AND c LIKE \"m%\"", "key range from (\"x\", 3, \"m\") to before (\"x\", 3, \"n\")"),
+        ("a IN (\"x\", \"y\") AND b IN (1, 2) AND c = \"z\"", "keys: 4 lookups"),
+        ("a IN (\"x\", \"y\") AND b > 3", "key range from (\"x\", 4) to (\"y\")"),
+        ("a > \"x\"", "key range after (\"x\")"),
+        ("a <= \"x\" AND b = 3", "key range to (\"x\")"),
+        ("a BETWEEN \"x\" AND \"y\"", "key range from (\"x\") to (\"y\")"),
+        ("(a = \"x\" AND b = 1) OR (a = \"y\" AND b = 2)", "key range from (\"x\", 1) to before (\"y\", 3)"),
+        ("_key = [\"x\", 3, \"z\"]", "keys: 1 lookup"),
+        ("_key IN ([\"x\", 3, \"z\"], [\"x\", 3], 5)", "keys: 1 lookup"),
+        ("_key = [\"x\", 3, \"z\"] AND b = 4", "keys: no match possible"),
+        ("_key > [\"x\", 3]", "keys: no match possible"),
+        ("_key = \"x\"", "keys: no match possible"),
+        ("a = 5", "keys: no match possible"),
+        ("b = 3", "full scan"),
+        ("b = 3 AND c = \"z\"", "full scan"),
+        ("a != \"x\"", "full scan"),
+        ("a IS NULL", "keys: no match possible"),
+        ("a = \"x\" OR d = 1", "full scan"),
+    ] {
+        assert_eq!(shown_of_three(condition), expected, "{condition}");
+    }
+    // Too many combinations for lookups.
+    let texts = (0..40).map(|n| format!("\"y{n:02}\"")).collect::<Vec<_>>().join(", ");
+    assert_eq!(
+        shown_of_three(&format!("a = \"x\" AND b IN ({many}) AND c IN ({texts})")),
+        "key range from (\"x\", 0, \"y00\") to (\"x\", 39, \"y39\")"
+    );
 }
 
 #[test]
@@ -45,7 +98,7 @@ fn conditions_on_the_key_narrow_the_access_path() {
     ] {
         assert_eq!(shown(condition, KeyType::String), expected, "{condition}");
     }
-    assert_eq!(access(None, "id", KeyType::String).unwrap(), AccessPath::Scan);
+    assert_eq!(access(None, &schema("id", KeyType::String)).unwrap(), AccessPath::Scan);
 }
 
 #[test]
@@ -131,7 +184,53 @@ proptest! {
         for (key, id) in texts.chain(ints) {
             let document = Document::from_json(&format!("{{\"id\": {id}, \"x\": {x}}}")).unwrap();
             let row = RowRef { key: &key, seq: 1, time_ms: 1, document: &document };
-            let access = access(Some(&condition), "id", key.key_type()).unwrap();
+            let access = access(Some(&condition), &schema("id", key.key_type())).unwrap();
+            if condition.matches(row).unwrap() {
+                prop_assert!(reaches(&access, &key), "{} leaves out {} of {}", access, key, condition);
+            }
+        }
+    }
+}
+
+/// Conditions on the columns of a key `(a STRING, b INT)` and on `_key`.
+fn any_composite_condition() -> impl Strategy<Value = String> {
+    let column = || prop_oneof![3 => Just("a"), 3 => Just("b"), 1 => Just("x")];
+    let op = prop_oneof![4 => Just("="), 1 => Just("!="), 1 => Just("<"), 1 => Just("<="), 1 => Just(">"), 1 => Just(">=")];
+    let not = || prop_oneof![6 => Just(""), 1 => Just("NOT ")];
+    let key = || ("[ab]{1,2}", -3i64..4).prop_map(|(a, b)| format!("[\"{a}\", {b}]"));
+    let leaf = prop_oneof![
+        4 => (column(), op, any_literal()).prop_map(|(column, op, value)| format!("{column} {op} {value}")),
+        2 => (column(), not(), any_literal(), any_literal())
+            .prop_map(|(c, not, a, b)| format!("{c} {not}IN ({a}, {b}, null)")),
+        2 => (column(), not(), any_literal(), any_literal())
+            .prop_map(|(c, not, a, b)| format!("{c} {not}BETWEEN {a} AND {b}")),
+        1 => (column(), not(), "[ab%_]{0,3}").prop_map(|(c, not, pattern)| format!("{c} {not}LIKE \"{pattern}\"")),
+        1 => (not(), key(), key()).prop_map(|(not, a, b)| format!("_key {not}IN ({a}, {b})")),
+    ];
+    leaf.prop_recursive(4, 16, 3, |inner| {
+        prop_oneof![
+            4 => prop::collection::vec(inner.clone(), 2..4).prop_map(|parts| format!("({})", parts.join(" AND "))),
+            2 => prop::collection::vec(inner.clone(), 2..4).prop_map(|parts| format!("({})", parts.join(" OR "))),
+            1 => inner.prop_map(|inner| format!("NOT {inner}")),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn no_row_with_a_composite_key_is_left_out(
+        condition in any_composite_condition(),
+        keys in prop::collection::vec(("[ab]{1,3}", prop_oneof![4 => -4i64..5, 1 => Just(i64::MAX)]), 1..12),
+        x in any_literal(),
+    ) {
+        let condition = parse_condition(&condition, &[]).unwrap();
+        let schema = schema("(a, b)", "(STRING, INT)".parse().unwrap());
+        let access = access(Some(&condition), &schema).unwrap();
+        for (a, b) in keys {
+            let document = Document::from_json(&format!("{{\"a\": \"{a}\", \"b\": {b}, \"x\": {x}}}")).unwrap();
+            let key = schema.key_of(&document).unwrap();
+            let row = RowRef { key: &key, seq: 1, time_ms: 1, document: &document };
             if condition.matches(row).unwrap() {
                 prop_assert!(reaches(&access, &key), "{} leaves out {} of {}", access, key, condition);
             }

@@ -5,12 +5,12 @@
 
 use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
+use crate::format::key::KeyType;
 use crate::format::msgpack::{self, MsgpackItem, MsgpackReader};
 
 const FIELDS: [&str; 7] =
     ["action", "table", "primary_key", "key_type", "indexes", "retain_ms", "auto_key"];
 const ACTIONS: [&str; 3] = ["create", "alter", "drop"];
-const KEY_TYPES: [&str; 2] = ["STRING", "INT"];
 
 /// Fails with NOT_SUPPORTED if a newer version wrote a SCHEMA document and this one cannot know what it means.
 pub(super) fn check(document: &Document) -> Result<()> {
@@ -25,13 +25,13 @@ pub(super) fn check(document: &Document) -> Result<()> {
 
 /// The feature of a field that this version does not know.
 fn unknown_in(name: &str, value: &[u8]) -> Result<Option<String>> {
-    let word = |what: &str, known: &[&str]| match msgpack::first(value)? {
-        MsgpackItem::Str(word) if !known.contains(&word) => Ok(Some(format!("the {what} {word:?}"))),
+    let word = |what: &str, is_known: &dyn Fn(&str) -> bool| match msgpack::first(value)? {
+        MsgpackItem::Str(word) if !is_known(word) => Ok(Some(format!("the {what} {word:?}"))),
         _ => Ok(None),
     };
     match name {
-        "action" => word("change", &ACTIONS),
-        "key_type" => word("key type", &KEY_TYPES),
+        "action" => word("change", &|word| ACTIONS.contains(&word)),
+        "key_type" => word("key type", &|word| word.parse::<KeyType>().is_ok()),
         "indexes" => {
             Ok(has_unknown_index(value)?
                 .then(|| "a kind of index that it does not name by its path".to_owned()))
@@ -97,6 +97,7 @@ mod tests {
         for (json, feature) in [
             (schema("rename", "STRING", "[]", ""), r#"the change "rename""#),
             (schema("create", "UUID", "[]", ""), r#"the key type "UUID""#),
+            (schema("create", "(STRING, FLOAT)", "[]", ""), r#"the key type "(STRING, FLOAT)""#),
             (schema("create", "INT", r#"["a",{"text":"b"}]"#, ""), "a kind of index"),
             (schema("create", "INT", r#"[["a",{"desc":"b"}]]"#, ""), "a kind of index"),
             (schema("create", "INT", "[]", r#","partitions":4"#), r#"the field "partitions""#),

@@ -10,8 +10,7 @@ use crate::table::format_time;
 pub(super) fn row(key: &[u8]) -> String {
     let read = |key_type| read_key(key, key_type).filter(|(_, rest)| rest.is_empty());
     match read(KeyType::String).or_else(|| read(KeyType::Int)) {
-        Some((Key::Str(text), _)) => format!("row {text:?}"),
-        Some((Key::Int(int), _)) => format!("row {int}"),
+        Some((key, _)) => format!("row {}", key.quoted()),
         None => format!("a row with the invalid key \"{}\"", key.escape_ascii()),
     }
 }
