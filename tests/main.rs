@@ -11,6 +11,7 @@ mod bulk;
 mod clock;
 mod compaction;
 mod compaction_crash;
+mod composite_keys;
 mod connections;
 mod crash;
 mod daemons;

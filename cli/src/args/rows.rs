@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::target::TableTargetArgs;
-use crate::commands::ingest::NamedColumn;
+use crate::commands::ingest::{NamedColumn, NamedKey};
 
 pub(super) const INGEST_EXAMPLES: &str = "\
 Each row becomes one commit. If the connection breaks or the writer restarts, the load resumes by itself. If driftctl
@@ -25,6 +25,7 @@ Examples:
   driftctl ingest orders --file orders.csv --types price=decimal,zip=text
   driftctl ingest orders --file export.tsv.gz --create --pk id
   driftctl ingest readings --file readings.csv --create --pk id --auto
+  driftctl ingest prices --file prices.csv --create --pk "symbol,day INT"
   curl -s https://example.com/orders.json | driftctl ingest orders --file - --upsert";
 
 /// Parses the character between two cells.
@@ -73,9 +74,9 @@ pub(crate) struct IngestArgs {
     /// Create the table if it does not exist; needs --pk
     #[arg(long, requires = "pk", help_heading = "New table")]
     pub(crate) create: bool,
-    /// Primary key of the new table: the name of a field
-    #[arg(long, value_name = "FIELD", requires = "create", help_heading = "New table")]
-    pub(crate) pk: Option<String>,
+    /// Primary key of the new table: a field, or several with commas; `b INT` has whole numbers
+    #[arg(long, value_name = "FIELD", requires = "create", value_delimiter = ',', help_heading = "New table")]
+    pub(crate) pk: Vec<NamedKey>,
     /// Let the keys of the new table be whole numbers, not text
     #[arg(long, requires = "create", help_heading = "New table")]
     pub(crate) int_key: bool,

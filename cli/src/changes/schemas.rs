@@ -52,13 +52,24 @@ impl KnownSchemas {
     /// The call that repeats a change.
     pub(crate) fn request(&self, event: &SchemaEvent, options: v1::CommitOptions) -> Result<SchemaRequest> {
         let (after, options) = (schema_to_wire(&event.schema), Some(options));
-        let v1::TableInfo { table, primary_key, key_type, indexes, composite_indexes, retain, auto_key, .. } =
-            after;
+        let v1::TableInfo {
+            table,
+            primary_key,
+            key_type,
+            key_columns,
+            auto_key,
+            indexes,
+            composite_indexes,
+            retain,
+            ..
+        } = after;
         Ok(match event.action {
             SchemaAction::Create => SchemaRequest::Create(v1::CreateTableRequest {
                 table,
-                primary_key,
+                // The columns of a composite key say everything about it.
+                primary_key: if key_columns.is_empty() { primary_key } else { String::new() },
                 key_type,
+                key_columns,
                 indexes,
                 composite_indexes,
                 retain,
@@ -100,6 +111,7 @@ fn is_same(one: &v1::TableInfo, other: &v1::TableInfo) -> bool {
         && one.composite_indexes == other.composite_indexes
         && one.retain == other.retain
         && one.auto_key == other.auto_key
+        && one.key_columns == other.key_columns
 }
 
 #[cfg(test)]

@@ -58,6 +58,10 @@ enum OperationName {
 enum KeyJson {
     Text(String),
     Int(i64),
+    /// The values of a composite key.
+    Values(Vec<serde_json::Value>),
+    /// The same with its fields.
+    Fields(serde_json::Map<String, serde_json::Value>),
 }
 
 /// Applies the commits of the file and prints their number.
@@ -183,6 +187,8 @@ fn operation(op: OperationLine<'_>) -> Result<v1::Operation> {
     let key = op.key.map(|key| match key {
         KeyJson::Text(text) => text,
         KeyJson::Int(int) => int.to_string(),
+        KeyJson::Values(values) => serde_json::Value::Array(values).to_string(),
+        KeyJson::Fields(fields) => serde_json::Value::Object(fields).to_string(),
     });
     let (wanted, other) = match op.op {
         OperationName::Patch => (op.patch, op.doc.map(|_| "doc")),

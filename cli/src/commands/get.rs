@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason};
+use driftdb_common::format::key_columns::CompositeKey;
 use driftdb_common::limits;
 
 use crate::args::GetArgs;
@@ -27,7 +28,9 @@ pub(crate) async fn run(args: GetArgs, database: &mut DatabaseHandle, out: &mut 
             v1::GetRequest { table: table.to_owned(), keys: keys.to_vec(), as_of, ..Default::default() };
         let answer = client.get_rows(request).await?;
         let found: HashSet<&str> = answer.rows.iter().map(|row| row.key.as_str()).collect();
-        missing.extend(keys.iter().filter(|key| !found.contains(key.as_str())).cloned());
+        let is_missing =
+            |key: &&String| !found.contains(key.as_str()) && !answer.rows.iter().any(|row| is_named(row, key));
+        missing.extend(keys.iter().filter(is_missing).cloned());
         for row in answer.rows {
             out.print_record(&shapes::row(row, args.meta)?)?;
         }
@@ -43,4 +46,19 @@ pub(crate) async fn run(args: GetArgs, database: &mut DatabaseHandle, out: &mut 
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let message = format!("table {table:?} has no row with key {named}{more} at this point in time");
     Err(Error::new(Reason::RowNotFound, message).into())
+}
+
+/// Whether a composite key in another spelling names a row: an array with spaces, or an object with the fields.
+fn is_named(row: &v1::Row, key: &str) -> bool {
+    if let Some(text) = CompositeKey::canonical_text(key) {
+        return text == row.key;
+    }
+    let Ok(fields) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(key) else {
+        return false;
+    };
+    let Some(v1::document::Body::Json(text)) = row.document.as_ref().and_then(|d| d.body.as_ref()) else {
+        return false;
+    };
+    let document = serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
+    fields.iter().all(|(name, value)| document.get(name) == Some(value))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result, nearest};
 use driftdb_common::format::key::KeyType;
-use driftdb_common::service::convert::key_type_from_wire;
+use driftdb_common::service::key_schema::key_from_wire;
 use driftdb_common::storage::fs::{self, FileStamp};
 use uuid::Uuid;
 
@@ -30,7 +30,7 @@ mod tally;
 mod tests;
 
 use column_types::{CellRules, KeyField};
-pub(crate) use column_types::NamedColumn;
+pub(crate) use column_types::{NamedColumn, NamedKey};
 use load::{Load, LoadPlan};
 use meter::Meter;
 use rows::ReadRules;
@@ -154,16 +154,18 @@ async fn table(database: &mut DatabaseHandle, args: &IngestArgs) -> Result<Table
             );
             return Err(Error::new(Reason::TableExists, message));
         }
-        let fields = vec![KeyField { name: info.primary_key.clone(), of: key_type_from_wire(info.key_type)? }];
+        let (name, of) = key_from_wire(info.primary_key.clone(), info.key_type, &info.key_columns)?;
+        let names = match info.key_columns.as_slice() {
+            [] => vec![name],
+            columns => columns.iter().map(|column| column.field.clone()).collect(),
+        };
+        let fields = names.into_iter().zip(of.columns()).map(|(name, of)| KeyField { name, of }).collect();
         return Ok(TableKey { fields, is_auto: info.auto_key, created_seq: info.created_seq });
     }
-    if let Some(primary_key) = args.pk.clone() {
-        let of = if args.int_key { KeyType::Int } else { KeyType::String };
-        let mut key = TableKey {
-            fields: vec![KeyField { name: primary_key, of }],
-            is_auto: args.auto,
-            created_seq: 0,
-        };
+    if !args.pk.is_empty() {
+        let usual = if args.int_key { KeyType::Int } else { KeyType::String };
+        let fields = args.pk.iter().map(|key| key.field(usual)).collect();
+        let mut key = TableKey { fields, is_auto: args.auto, created_seq: 0 };
         if !args.dry_run {
             key.created_seq = create(database, name, &key).await?;
         }
@@ -180,6 +182,7 @@ async fn create(database: &mut DatabaseHandle, table: &str, key: &TableKey) -> R
     let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
     let fields = key.fields.iter().map(|field| format!("{} {}", quoted(&field.name), field.of));
     let fields = fields.collect::<Vec<_>>().join(", ");
+    let fields = if key.fields.len() > 1 { format!("({fields})") } else { fields };
     let of = if key.is_auto { " AUTO" } else { "" };
     let statement = format!("CREATE TABLE {} (pk={fields}{of})", quoted(table));
     let request = v1::WriterServiceExecuteRequest { statement, ..Default::default() };

@@ -3,6 +3,7 @@
 use driftdb::v1;
 use driftdb_common::error::Result;
 use driftdb_common::service::convert;
+use driftdb_common::service::key_schema::key_from_wire;
 use driftdb_common::table::schema::{Schema, SchemaAction, SchemaEvent};
 use prost_types::Timestamp;
 use serde::Serialize;
@@ -28,10 +29,11 @@ struct MadeChange<'a, P: Serialize> {
 
 /// The commit that creates a table.
 pub(crate) fn created_table(info: &v1::TableInfo, at: Option<&Timestamp>) -> Result<String> {
+    let (primary_key, key_type) = key_from_wire(info.primary_key.clone(), info.key_type, &info.key_columns)?;
     let schema = Schema {
         table: info.table.clone(),
-        primary_key: info.primary_key.clone(),
-        key_type: convert::key_type_from_wire(info.key_type)?,
+        primary_key,
+        key_type,
         indexes: convert::indexes_from_wire(info.indexes.clone(), &info.composite_indexes)?,
         retain_ms: convert::retain_from_wire(info.retain)?,
         auto_key: info.auto_key,

@@ -52,7 +52,7 @@ pub(crate) fn difference(diff: v1::RowDiff) -> Result<Difference> {
 pub(crate) struct TableJson {
     table: String,
     primary_key: String,
-    key_type: &'static str,
+    key_type: String,
     /// Whether the writer makes keys.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     auto_key: bool,
@@ -74,9 +74,11 @@ pub(crate) struct TableJson {
 
 impl From<v1::TableInfo> for TableJson {
     fn from(info: v1::TableInfo) -> TableJson {
-        let key_type = match info.key_type() {
-            v1::KeyType::Int => "INT",
-            v1::KeyType::String | v1::KeyType::Unspecified => "STRING",
+        let name = |of: v1::KeyType| if of == v1::KeyType::Int { "INT" } else { "STRING" };
+        let columns: Vec<&str> = info.key_columns.iter().map(|column| name(column.r#type())).collect();
+        let key_type = match columns.is_empty() {
+            true => name(info.key_type()).to_owned(),
+            false => format!("({})", columns.join(", ")),
         };
         TableJson {
             key_type,
@@ -117,10 +119,10 @@ pub(crate) struct TableSummary<'a> {
 impl TableJson {
     /// The table in a list for people.
     pub(crate) fn summary(&self) -> TableSummary<'_> {
-        let of_type = match (self.key_type, self.auto_key) {
-            ("INT", _) => " INT",
-            (_, true) => " AUTO",
-            (_, false) => "",
+        let of_type = match (self.key_type.as_str(), self.auto_key) {
+            ("STRING", false) => String::new(),
+            ("STRING", true) => " AUTO".to_owned(),
+            (name, _) => format!(" {name}"),
         };
         TableSummary {
             table: &self.table,

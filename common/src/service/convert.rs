@@ -8,7 +8,6 @@ use crate::error::{Error, Reason, Result};
 use crate::format::document::Document;
 use crate::format::event::EventType;
 use crate::format::index_columns::{IndexColumns, name_of_path};
-use crate::format::key::KeyType;
 use crate::format::lineage::{Lineage, LineagePoint};
 use crate::format::path::Path;
 use crate::format::rfc3339::UtcTime;
@@ -19,6 +18,7 @@ use crate::table::history::DriftEvent;
 use crate::table::memtable::CommitInfo;
 use crate::table::operation::{Action, Check, CommitOptions, KeyInput, Operation, Precondition, WriteToken};
 use crate::table::point_in_time::PointInTime;
+use crate::service::key_schema::{key_columns_to_wire, key_type_to_wire};
 use crate::table::schema::Schema;
 use crate::table::view::Row;
 
@@ -115,23 +115,6 @@ pub fn document_to_wire(document: &Document, format: v1::DocumentFormat) -> Resu
 /// The document format that a request names.
 pub fn format_from_wire(format: i32) -> Result<v1::DocumentFormat> {
     v1::DocumentFormat::try_from(format).map_err(|_| invalid(format!("unknown document format {format}")))
-}
-
-/// A key type; STRING if the request names none.
-pub fn key_type_from_wire(key_type: i32) -> Result<KeyType> {
-    match v1::KeyType::try_from(key_type) {
-        Ok(v1::KeyType::Unspecified | v1::KeyType::String) => Ok(KeyType::String),
-        Ok(v1::KeyType::Int) => Ok(KeyType::Int),
-        Err(_) => Err(invalid(format!("unknown key type {key_type}"))),
-    }
-}
-
-/// The API's value for a key type.
-fn key_type_to_wire(key_type: KeyType) -> v1::KeyType {
-    match key_type {
-        KeyType::String => v1::KeyType::String,
-        KeyType::Int => v1::KeyType::Int,
-    }
 }
 
 /// The point in time that an AsOf names; `None` if it names none.
@@ -358,6 +341,7 @@ pub fn schema_to_wire(schema: &Schema) -> v1::TableInfo {
         table: schema.table.clone(),
         primary_key: schema.primary_key.clone(),
         key_type: key_type_to_wire(schema.key_type).into(),
+        key_columns: key_columns_to_wire(schema),
         indexes: schema.indexes.iter().filter(|name| !is_composite(name)).cloned().collect(),
         composite_indexes: schema.indexes.iter().filter_map(|name| composite_to_wire(name)).collect(),
         retain: schema.retain_ms.map(retain_to_wire),

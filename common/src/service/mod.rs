@@ -5,6 +5,7 @@ pub mod compute;
 pub mod convert;
 pub mod daemon;
 pub mod deadline;
+pub mod key_schema;
 pub mod log_throttle;
 pub mod options;
 pub mod preconditions;

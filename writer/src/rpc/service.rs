@@ -15,6 +15,7 @@ use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
+use driftdb_common::service::key_schema::key_from_wire;
 use driftdb_common::service::server::{CallMemory, ResponseStream};
 use driftdb_common::service::status::to_status;
 use driftdb_common::storage::disk_space::DiskReport;
@@ -271,10 +272,14 @@ impl WriterService for WriterRpc {
         request: Request<v1::CreateTableRequest>,
     ) -> Result<Response<v1::CreateTableResponse>, Status> {
         let request = request.into_inner();
+        let is_unnamed = request.primary_key.is_empty() && request.key_columns.is_empty();
+        let primary_key = if is_unnamed { "id".to_owned() } else { request.primary_key };
+        let key = key_from_wire(primary_key, request.key_type, &request.key_columns);
+        let (primary_key, key_type) = key.map_err(to_status)?;
         let schema = Schema {
             table: request.table,
-            primary_key: if request.primary_key.is_empty() { "id".to_owned() } else { request.primary_key },
-            key_type: convert::key_type_from_wire(request.key_type).map_err(to_status)?,
+            primary_key,
+            key_type,
             indexes: convert::indexes_from_wire(request.indexes, &request.composite_indexes)
                 .map_err(to_status)?,
             retain_ms: convert::retain_from_wire(request.retain).map_err(to_status)?,
