@@ -1,6 +1,7 @@
 //! Tables whose primary key has several fields: order, ranges, AS OF and restarts against a plain model, and every way to name a key.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 
 use driftdb::v1;
@@ -379,6 +380,12 @@ fn driftctl_knows_composite_keys() {
         assert!(is_ok, "{args:?}: {stderr}");
         stdout
     };
+    // In a directory of its own, without daemons.
+    let run_in = |data: &Path, args: &[&str]| {
+        let output = Command::new(binary("driftctl")).arg("-d").arg(data).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
     let file = |name: &str, text: &str| {
         let path = dir.path().join(name);
         std::fs::write(&path, text).unwrap();
@@ -420,9 +427,9 @@ fn driftctl_knows_composite_keys() {
         let dump = dir.path().join(format!("dump{}.jsonl", args.len()));
         run(&[args, &[dump.to_str().unwrap()]].concat());
         let copy = dir.path().join(format!("copy{}", args.len()));
-        run(&["load", "-d", copy.to_str().unwrap(), dump.to_str().unwrap()]);
-        assert_eq!(run(&["select", "prices", "-d", copy.to_str().unwrap(), "-o", "jsonl"]), all);
-        let table = run(&["sql", "-d", copy.to_str().unwrap(), "-o", "jsonl", "-e", "DESCRIBE prices"]);
+        run_in(&copy, &["load", dump.to_str().unwrap()]);
+        assert_eq!(run_in(&copy, &select), all);
+        let table = run_in(&copy, &["sql", "-o", "jsonl", "-e", "DESCRIBE prices"]);
         assert!(table.contains(r#""primary_key":"(symbol, day)","key_type":"(STRING, INT)""#), "{table}");
     }
 }

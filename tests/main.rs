@@ -29,6 +29,7 @@ mod everything;
 mod examples;
 mod false_alarms;
 mod fencing;
+mod files_of_others;
 mod format;
 mod full_disk;
 mod hostile_bytes;

@@ -4,6 +4,7 @@
 //! text beside it, and `price > 10` would find neither. So the type is chosen once and then held: a cell that does not fit it is
 //! a bad row, never text among numbers.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -274,8 +275,11 @@ impl ColumnType {
     fn value(self, cell: &str) -> Option<String> {
         match self {
             ColumnType::Int => is_int(cell).then(|| cell.to_owned()),
-            ColumnType::Decimal => is_decimal(cell).then(|| with_fraction(cell)),
-            ColumnType::Float => float(cell).map(|json| with_fraction(&json)),
+            ColumnType::Decimal => {
+                let cell = with_whole(cell);
+                is_decimal(&cell).then(|| with_fraction(&cell))
+            }
+            ColumnType::Float => float(&with_whole(cell)).map(|json| with_fraction(&json)),
             ColumnType::Text => None,
             ColumnType::Bool if cell.eq_ignore_ascii_case("true") => Some("true".to_owned()),
             ColumnType::Bool => cell.eq_ignore_ascii_case("false").then(|| "false".to_owned()),
@@ -375,6 +379,15 @@ fn float(cell: &str) -> Option<String> {
     number.as_f64().filter(|number| number.is_finite()).and_then(|number| serde_json::to_string(&number).ok())
 }
 
+/// A number with a digit before its point, which JSON needs: `0.5` for `.5`.
+fn with_whole(number: &str) -> Cow<'_, str> {
+    match number.strip_prefix('-') {
+        Some(rest) if rest.starts_with('.') => format!("-0{rest}").into(),
+        None if number.starts_with('.') => format!("0{number}").into(),
+        _ => number.into(),
+    }
+}
+
 /// A number that is read as a floating-point number, so that all values of a column have one type.
 fn with_fraction(number: &str) -> String {
     if number.contains(['.', 'e', 'E']) { number.to_owned() } else { format!("{number}.0") }
@@ -420,7 +433,10 @@ mod tests {
             (&["007", "7"], ColumnType::Text),
             (&["01.5"], ColumnType::Text),
             (&["+1"], ColumnType::Text),
+            (&[".097", "-.5", "1"], ColumnType::Decimal),
+            (&[".5e3", "1e3"], ColumnType::Float),
             (&["1.", ".5"], ColumnType::Text),
+            (&[".", "..5"], ColumnType::Text),
             (&["NaN", "1"], ColumnType::Text),
             (&["1e400"], ColumnType::Text),
             (&["18446744073709551616", "1"], ColumnType::Text),
@@ -442,6 +458,9 @@ mod tests {
             (ColumnType::Int, "18446744073709551616", None),
             (ColumnType::Decimal, "10.00", Some("10.00")),
             (ColumnType::Decimal, "-3", Some("-3.0")),
+            (ColumnType::Decimal, ".50", Some("0.50")),
+            (ColumnType::Decimal, "-.5", Some("-0.5")),
+            (ColumnType::Decimal, ".", None),
             (ColumnType::Decimal, "1.5.2", None),
             (ColumnType::Decimal, "1234567890.123456", None),
             (ColumnType::Decimal, "-", None),
