@@ -20,6 +20,7 @@ mod column_types;
 mod csv_parser;
 mod dry_run;
 mod json_array;
+mod key_fields;
 mod load;
 mod meter;
 mod notes;
@@ -29,8 +30,10 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
-use column_types::{CellRules, KeyField};
-pub(crate) use column_types::{NamedColumn, NamedKey};
+use column_types::CellRules;
+pub(crate) use column_types::NamedColumn;
+use key_fields::KeyField;
+pub(crate) use key_fields::NamedKey;
 use load::{Load, LoadPlan};
 use meter::Meter;
 use rows::ReadRules;

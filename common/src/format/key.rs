@@ -148,15 +148,6 @@ impl Key {
         }
     }
 
-    /// The key as text, if it is not a number: itself, or the JSON array of a composite key.
-    pub fn as_text(&self) -> Option<&str> {
-        match self {
-            Key::Int(_) => None,
-            Key::Str(text) => Some(text),
-            Key::Composite(key) => Some(key.text()),
-        }
-    }
-
     /// The key in a document's primary key field, whose encoded value is `encoded`.
     ///
     /// Fails with [`Reason::KeyInvalid`] if the field is missing, or its value is not a valid key of the type.
