@@ -12,6 +12,7 @@ mod composite;
 pub mod crc;
 mod decoder;
 mod history;
+mod keys;
 mod known;
 
 use std::collections::{BTreeMap, BTreeSet};

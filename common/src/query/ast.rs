@@ -5,7 +5,6 @@ mod every;
 mod row_key;
 mod select_list;
 
-use crate::error::{Error, Result};
 use crate::format::document::Document;
 use crate::format::index_columns::IndexColumns;
 use crate::format::key::KeyType;
