@@ -25,7 +25,7 @@ Examples:
   driftctl ingest orders --file orders.csv --types price=decimal,zip=text
   driftctl ingest orders --file export.tsv.gz --create --pk id
   driftctl ingest readings --file readings.csv --create --pk id --auto
-  driftctl ingest prices --file prices.csv --create --pk "symbol,day INT"
+  driftctl ingest prices --file prices.csv --create --pk 'symbol,day INT'
   curl -s https://example.com/orders.json | driftctl ingest orders --file - --upsert";
 
 /// Parses the character between two cells.

@@ -11,6 +11,7 @@ use driftdb_common::limits;
 use driftdb_common::query::ast::PointInTime;
 use driftdb_common::service::convert;
 use driftdb_common::table::diff::{Diff, RowDiff};
+use driftdb_common::table::schema::Schema;
 use driftdb_common::table::view::View;
 use driftdb_common::work;
 

@@ -280,7 +280,7 @@ impl Draft {
     pub(crate) fn merge_patches(&mut self, in_memory: &RowsInMemory) -> Result<()> {
         let mut newest: HashMap<(u64, &Key), Option<Document>> = HashMap::new();
         let mut bytes = 0;
-        for DraftOperation { operation, key, merge: merged } in &mut self.operations {
+        for DraftOperation { operation, key, merge: merged, .. } in &mut self.operations {
             let Some(DraftKey { table, schema, key: Ok(key) }) = key else { continue };
             let (table, schema, key) = (*table, &*schema, &*key);
             let row = newest.entry((table, key)).or_insert_with(|| {

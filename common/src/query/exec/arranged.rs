@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use crate::error::{Result, counted};
 use crate::format::document::Document;
-use crate::format::key::Key;
 use crate::format::order_key::write_order_key;
 use crate::limits;
 use crate::query::ast::Aggregate;

@@ -5,11 +5,11 @@ use crate::format::document::Document;
 use crate::format::index_columns::IndexColumns;
 use crate::format::path::Path;
 use crate::limits;
-use crate::query::ast::{Column, CreateTable, Statement, TableName};
+use crate::query::ast::{CreateTable, Statement, TableName};
 use crate::query::keywords::is_any;
 use crate::query::lexer::{Token, TokenKind, clipped};
 use crate::query::parser::bulk::ChangedRows;
-use crate::query::parser::state::{Parser, Reserved};
+use crate::query::parser::state::Parser;
 
 /// The words with which a statement can start.
 const STATEMENTS: &[&str] = &[

@@ -1,6 +1,6 @@
 //! Describes keys and entries of snapshots for messages.
 
-use crate::format::key::{Key, KeyType};
+use crate::format::key::KeyType;
 use crate::format::manifest::Floor;
 use crate::format::snapshot::{CommitEntry, ProducerEntry, RequestEntry, read_version};
 use crate::format::sortkey::read_key;
@@ -91,6 +91,7 @@ pub(super) fn row_commit_difference(key: &[u8], found: (u64, u64), in_log: (u64,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::key::Key;
     use crate::format::sortkey::write_key;
 
     #[test]
