@@ -315,7 +315,7 @@ async fn a_select_of_composite_keys_resumes_and_a_watch_filters_by_them() {
     let row = |a: &str, b: i64| insert("t", json!({"a": a, "b": b, "s": "x".repeat(50_000)}).to_string());
     apply(&mut cluster.writer, (0..40).map(|n| row(["x", "y"][n % 2], n as i64)).collect()).await.unwrap();
     let request = v1::SelectRequest { table: "t".into(), freshness: fresh(2), ..Default::default() };
-    let (mut keys, mut token) = (Vec::new(), Vec::new());
+    let (mut keys, mut token) = (Vec::new(), Default::default());
     loop {
         let request = v1::SelectRequest { resume_token: token, ..request.clone() };
         let page = cluster.reader.select(request).await.unwrap().into_inner().message().await.unwrap().unwrap();

@@ -86,7 +86,7 @@ async fn create(
         if_not_exists: false,
         options,
         retain: None,
-        composite_indexes: Vec::new(),
+        ..v1::CreateTableRequest::default()
     };
     writer.create_table(request).await.unwrap().into_inner().token
 }
