@@ -54,7 +54,8 @@ async fn answer(cluster: &mut Cluster, statement: &str, seen: &mut u64) -> Strin
                     [("payload", &change.payload), ("before", &change.before), ("after", &change.after)];
                 let fields: String = fields.map(|(name, document)| field(name, document)).concat();
                 let (seq, key) = (commit.seq, &change.key);
-                writeln!(text, "{{\"seq\":{seq},\"key\":\"{key}\",\"kind\":\"{kind}\"{fields}}}").unwrap();
+                let key = serde_json::Value::from(key.as_str());
+                writeln!(text, "{{\"seq\":{seq},\"key\":{key},\"kind\":\"{kind}\"{fields}}}").unwrap();
             }),
             Outcome::Diff(row) => {
                 let document = |document: &Option<v1::Document>| {

@@ -38,6 +38,7 @@ impl KeyInput {
             KeyInput::Typed(key) if key.key_type() == schema.key_type => Ok(key.clone()),
             KeyInput::Typed(key) => {
                 let (of, wanted) = (key.key_type(), schema.key_type);
+                let key = key.quoted();
                 let message = format!("key {key} is of type {of}: the table's keys are {wanted}");
                 Err(Error::new(Reason::KeyInvalid, message))
             }
