@@ -52,7 +52,7 @@ fn commit(seq: u64) -> Vec<(u64, EventType, Option<String>, Option<String>)> {
             indexes: vec!["n".to_owned()],
             retain_ms: None,
         };
-        let event = SchemaEvent { action: SchemaAction::Create, schema };
+        let event = SchemaEvent::new(SchemaAction::Create, schema);
         return vec![(seq, EventType::Schema, None, Some(event.to_document().unwrap().to_json().unwrap()))];
     }
     let key = format!("k{}", seq * 5 % 7);

@@ -28,6 +28,7 @@ pub(crate) mod boundaries;
 pub(crate) mod draft;
 pub(crate) mod fingerprint;
 pub(crate) mod missing;
+mod name_index;
 mod operations;
 mod preconditions;
 pub(crate) mod prepared_commit;

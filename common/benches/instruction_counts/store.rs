@@ -146,7 +146,7 @@ fn write(log: &mut Log, indexes: &[String]) {
         indexes: indexes.to_vec(),
         retain_ms: None,
     };
-    let created = SchemaEvent { action: SchemaAction::Create, schema }.to_document().expect("a schema");
+    let created = SchemaEvent::new(SchemaAction::Create, schema).to_document().expect("a schema");
     let meta = CommitMeta::default();
     let commits: Vec<u64> = (1..=ROWS * VERSIONS).collect();
     for seqs in commits.chunks(1000) {
