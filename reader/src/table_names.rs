@@ -59,7 +59,7 @@ impl TableNames {
         }
         let id = dropped.or(later).map(|(_, id)| id);
         if let Some(found) = self.of_name(name).iter().find(|timeline| Some(timeline.id()) == id) {
-            return Ok(found);
+            return found.not_yet_named(name, seq).map_or(Ok(found), Err);
         }
         // To suggest a name, the error compares all of them.
         work::step(u32::try_from(self.0.len().saturating_mul(256)).unwrap_or(u32::MAX))?;

@@ -145,7 +145,10 @@ impl Compactor {
         };
         let upto = seq.min(layers.end());
         if upto == 0 {
-            return Ok(CompactionSummary { floor_seq: seq, events_compacted: tail.events, bytes_freed: 0 });
+            let dropped = self.context.commits.catalog.dropped_seq(id);
+            // Of a dropped table nothing stays. How much the rows of another would take is not known without a snapshot.
+            let bytes_freed = if dropped > 0 && dropped <= seq { tail.bytes } else { 0 };
+            return Ok(CompactionSummary { floor_seq: seq, events_compacted: tail.events, bytes_freed });
         }
         let requests = self.context.requests_since();
         let request = CompactionRequest { seq: upto, time_ms: 0, requests };

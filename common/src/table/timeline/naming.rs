@@ -117,6 +117,17 @@ impl Timeline {
         later.map_or(NameState::Never, |version| NameState::Later(version.commit.seq))
     }
 
+    /// Why the table cannot be read by a name at a commit: it exists under another name, and gets this one later. `None` if it does not
+    /// exist then.
+    pub fn not_yet_named(&self, name: &str, seq: u64) -> Option<Error> {
+        let schemas = self.schemas.read();
+        let at = last_at(&schemas, seq)?;
+        let now = schemas.get(at).filter(|version| version.schema.is_some() && *version.name != *name)?;
+        let later = schemas.get(at..)?.iter().find(|version| *version.name == *name)?;
+        let what = format!("table {:?} was renamed to it", now.name);
+        Some(not_found(name, seq, (&what, "; use that name"), &later.commit))
+    }
+
     /// The last commit up to `seq` after which the table exists under a name; `None` if it never does.
     pub fn name_until(&self, name: &str, seq: u64) -> Option<u64> {
         let schemas = self.schemas.read();
