@@ -53,7 +53,7 @@ fn commit(seq: u64) -> Vec<(u64, EventType, Option<String>, Option<String>)> {
             retain_ms: None,
             auto_key: false,
         };
-        let event = SchemaEvent { action: SchemaAction::Create, schema };
+        let event = SchemaEvent::new(SchemaAction::Create, schema);
         return vec![(seq, EventType::Schema, None, Some(event.to_document().unwrap().to_json().unwrap()))];
     }
     let key = format!("k{}", seq * 5 % 7);

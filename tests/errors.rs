@@ -112,12 +112,6 @@ async fn a_table_name_is_unique_regardless_of_case() {
         let statement = shop.run(&format!("CREATE TABLE {table} (pk=id)")).await;
         refused(statement, Code::AlreadyExists, "TABLE_EXISTS");
     }
-    for (primary_key, key_type) in [("id", v1::KeyType::Int), ("key", v1::KeyType::String)] {
-        let request = create("gone", primary_key, key_type);
-        let refusal =
-            refused(shop.cluster.writer.create_table(request).await, Code::AlreadyExists, "TABLE_EXISTS");
-        refusal.says(&["gone", "dropped", "id STRING"]).tells("table", "gone");
-    }
     let there = shop.run("CREATE TABLE IF NOT EXISTS orders (pk=other INT)").await.unwrap();
     assert_eq!(there.seq, shop.seq, "the table existed: the token is that of the newest commit");
     shop.expect_unchanged().await;

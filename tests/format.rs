@@ -14,6 +14,7 @@ mod decoder;
 mod history;
 mod keys;
 mod known;
+mod renamed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -35,9 +36,10 @@ fn fixture() -> &'static Path {
 
 /// The directory of the newest fixture, which the writer must reproduce. Since v1.1, an INSERT that replaces a live row
 /// says so (`u`). Since v2, HEAD names the incarnation. Since v3, a schema can have composite indexes (see `composite`).
+/// Since v4, tables can be renamed (see `renamed`).
 fn newest() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
-    DIR.get_or_init(|| made("v3"))
+    DIR.get_or_init(|| made("v4"))
 }
 
 /// A fixture's directory. Creates a missing fixture if `DRIFTDB_BLESS` is set.
@@ -100,7 +102,7 @@ fn text(files: &BTreeMap<String, Vec<u8>>, name: &str) -> String {
 
 #[test]
 fn the_daemons_read_the_fixtures() {
-    for fixture in ["v1", "v1.1", "v2", "v3"] {
+    for fixture in ["v1", "v1.1", "v2", "v3", "v4"] {
         the_daemons_read(&made(fixture));
     }
 }
@@ -131,8 +133,8 @@ fn the_daemons_read(fixture: &Path) {
         assert!(after[name].starts_with(bytes), "the writer changed {name}");
     }
     // The writer upgrades the database.
-    assert!(text(&after, "database.json").contains(r#""format":3}"#));
-    assert_eq!(decoder::head(&after["HEAD"]).0.map(|header| header.format), [3, 3]);
+    assert!(text(&after, "database.json").contains(r#""format":4}"#));
+    assert_eq!(decoder::head(&after["HEAD"]).0.map(|header| header.format), [4, 4]);
     let expected: BTreeSet<_> =
         before.keys().map(String::as_str).chain(["LOCK", "RESERVE", "clock.json", "lineage.json"]).collect();
     assert!(after.keys().map(String::as_str).eq(expected), "{:?}", after.keys());
@@ -365,12 +367,12 @@ fn what_names_the_incarnations_is_as_documented() {
     let [first, second] = decoder::incarnations(&files["HEAD"]);
     let ([even, _], _) = decoder::head(&files["HEAD"]);
     assert_eq!((first, first.term, first.start), (second, 2, REOPENED_AT));
-    assert_eq!((even.format, even.term), (3, 2));
+    assert_eq!((even.format, even.term), (4, 2));
     let lineage = text(&files, "lineage.json");
     let lineage = decoder::body(&lineage);
     let known = format!(r#","start":0}},{{"id":"{:016x}","start":{REOPENED_AT}}}]}}"#, first.id);
     assert!(lineage.starts_with(r#"{"incarnations":[{"id":""#) && lineage.ends_with(&known), "{lineage}");
-    assert!(decoder::body(&text(&files, "database.json")).ends_with(r#","format":3}"#));
+    assert!(decoder::body(&text(&files, "database.json")).ends_with(r#","format":4}"#));
     assert!(decoder::body(&text(&files, "clock.json")).starts_with(r#"{"seen_ms":"#));
     let names: Vec<&str> = files.keys().map(String::as_str).filter(|name| !name.contains('/')).collect();
     assert_eq!(names, ["HEAD", "clock.json", "database.json", "lineage.json"]);

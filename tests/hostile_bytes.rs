@@ -403,7 +403,7 @@ proptest! {
     fn a_damaged_manifest(damages in damages()) {
         let seal = Seal { bytes: 100, frames: 3, digest: 9 };
         let segments = vec![Segment { number: 1, sealed: Some(seal) }, Segment { number: 2, sealed: None }];
-        let manifest = Manifest { table: "größe".into(), table_id: 1, version: 2, term: 1, published: 7, published_ms: 8, floor: None, deltas: Vec::new(), images: Vec::new(), segments };
+        let manifest = Manifest { table: "größe".into(), name: None, table_id: 1, version: 2, term: 1, published: 7, published_ms: 8, floor: None, deltas: Vec::new(), images: Vec::new(), segments };
         let whole = manifest::encode(&manifest).unwrap();
         let found = damaged(whole.clone(), &damages);
         if let Ok(read) = manifest::decode::<Manifest>(&found) {

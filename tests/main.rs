@@ -69,6 +69,8 @@ mod statement_notes;
 mod statements;
 mod storage_check;
 mod table_files;
+mod table_histories;
+mod table_names;
 mod takeover;
 mod terminal;
 mod tidy;

@@ -61,20 +61,20 @@ fn check(disk: &SimDisk, before: LineagePoint, what: &str) {
     let (log, seqs) = open(disk).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert!(seqs.iter().copied().eq(1..=LAST), "{what}: {seqs:?}");
     assert_eq!(log.lineage().membership(before), Membership::Contained, "{what}: {:?}", log.lineage());
-    assert_eq!((log.database().format, log.published().0), (3, LAST), "{what}");
+    assert_eq!((log.database().format, log.published().0), (4, LAST), "{what}");
     let now = head::read(&*fs, &dir()).unwrap().unwrap();
-    assert_eq!((now.header.format, now.incarnation.id), (3, log.lineage().current()), "{what}");
+    assert_eq!((now.header.format, now.incarnation.id), (4, log.lineage().current()), "{what}");
     assert_ne!(now.incarnation.id, found.incarnation.id, "{what}: each open begins an incarnation");
     log.close().unwrap();
 }
 
 #[test]
 fn a_power_cut_at_any_step_leaves_a_whole_database() {
-    for fixture in ["v1", "v1.1", "v2", "v3"] {
+    for fixture in ["v1", "v1.1", "v2", "v3", "v4"] {
         let old = disk_of(fixture);
         let found = head::read(&*old.shared(), &dir()).unwrap().unwrap();
         let before = lineage::read(&*old.shared(), &dir(), &found).unwrap().point(LAST);
-        assert_eq!(before.incarnation != 0, ["v2", "v3"].contains(&fixture));
+        assert_eq!(before.incarnation != 0, ["v2", "v3", "v4"].contains(&fixture));
         let whole = old.clone_state();
         open(&whole).unwrap().0.close().unwrap();
         for stop in 1..=whole.operations() {
@@ -115,7 +115,7 @@ fn an_interrupted_creation_is_completed() {
 #[test]
 fn a_lost_lineage_refuses_old_tokens_and_nothing_else() {
     for damage in ["missing", "damaged", "both copies in HEAD"] {
-        let disk = disk_of("v3");
+        let disk = disk_of("v4");
         let path = dir().lineage();
         match damage {
             "missing" => disk.shared().remove(&path).unwrap(),

@@ -9,7 +9,8 @@
 //!
 //! ## What clients see
 //!
-//! - **table**: a named set of rows with one primary key, and optionally secondary indexes.
+//! - **table**: a set of rows with one primary key, and optionally secondary indexes. It has one name at a time; a name and a point in
+//!   time mean one table.
 //! - **row**: a key with its document; a deleted row has no document, and a **live** row is one that is not deleted.
 //! - **document**: the JSON object of a row, stored as MessagePack.
 //! - **patch**: a JSON merge patch (RFC 7396) that changes a document.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use driftdb_common::error::{Error, Reason, Result};
+use driftdb_common::format::event::EventType;
 use driftdb_common::format::head::TableEntry;
 use driftdb_common::format::manifest::Manifest;
 use driftdb_common::storage::foreign_files::check_no_foreign_files;
@@ -333,8 +334,7 @@ impl Follower {
     /// Adds the tables that were created since the last call.
     fn discover_tables(&mut self) -> Result<()> {
         // A set: with thousands of tables, each new one would otherwise cost millions of comparisons.
-        let known: HashSet<String> =
-            self.tables.values().map(|table| table.timeline.name().to_owned()).collect();
+        let known: HashSet<String> = self.tables.values().map(|table| table.manifest.table.clone()).collect();
         let names = layout::table_names(&*self.files.fs, &self.files.dir)?;
         for name in names.into_iter().filter(|name| !known.contains(name)) {
             // A table in creation has no manifest yet, or one that HEAD does not name yet.
@@ -358,7 +358,8 @@ impl Follower {
         self.replica.raise_floor(manifest.floor);
         let (id, name) = (manifest.table_id, manifest.table.clone());
         let mut cursor = LogCursor::new(Arc::clone(&self.files.fs), &self.files.dir, &name, id);
-        let (mut timeline, mut last_seq, mut installed_version) = (Timeline::new(id, &*name), 0, 0);
+        let (mut timeline, mut last_seq, mut installed_version) =
+            (Timeline::new(id, manifest.table_name()), 0, 0);
         if from_snapshots && !manifest.deltas.is_empty() {
             let (opened, sound) = self.open_timeline(&manifest)?;
             (timeline, installed_version) = (opened, manifest.version);
@@ -449,7 +450,7 @@ impl Follower {
         let (applied, tables) = (self.replica.applied(), &self.tables);
         self.unsettled.retain(|id| {
             tables.get(id).is_some_and(|table| {
-                let published = applied.tables.get(table.timeline.name());
+                let published = applied.tables.get(&table.manifest.table);
                 let is_published = published.is_some_and(|published| Arc::ptr_eq(published, &table.timeline));
                 !is_published || table.installed_version != table.manifest.version
             })
@@ -460,18 +461,19 @@ impl Follower {
     fn publish(&mut self, applied: &mut Applied) {
         let is_visible =
             |table: &&FollowedTable| table.in_head && table.timeline.created_seq() <= applied.seq;
+        let published = |table: &FollowedTable| applied.tables.get(&table.manifest.table);
         let is_new = |table: &&FollowedTable| {
-            let published = applied.tables.get(table.timeline.name());
-            published.is_none_or(|published| !Arc::ptr_eq(published, &table.timeline))
+            let is_published = published(table).is_some_and(|known| Arc::ptr_eq(known, &table.timeline));
+            !is_published || !applied.names.has(&table.timeline)
+        };
+        let is_other = |table: &&FollowedTable| {
+            published(table).is_some_and(|known| !Arc::ptr_eq(known, &table.timeline))
         };
         let unsettled = self.unsettled.iter().filter_map(|id| self.tables.get(id));
-        let new = unsettled.filter(is_visible).filter(is_new);
-        let new: Vec<_> = new.map(|table| Arc::clone(&table.timeline)).collect();
-        let reloaded = new.iter().any(|table| applied.tables.contains_key(table.name()));
-        if !new.is_empty() {
-            let tables = Arc::make_mut(&mut applied.tables);
-            tables.extend(new.into_iter().map(|timeline| (timeline.name().to_owned(), timeline)));
-        }
+        let new: Vec<&FollowedTable> = unsettled.filter(is_visible).filter(is_new).collect();
+        let reloaded = new.iter().any(is_other);
+        let new = new.into_iter().map(|table| (table.manifest.table.clone(), Arc::clone(&table.timeline)));
+        applied.add_tables(new.collect::<Vec<_>>());
         self.replica.publish(applied.clone(), self.unpublished.drain(..));
         if reloaded {
             self.replica.count_table_reload();
@@ -490,6 +492,10 @@ impl Follower {
             let Some(table) = self.tables.get(&id) else { continue };
             if let Some(live) = &mut live {
                 live.push(&table.timeline, &events);
+            }
+            if events.iter().any(|event| event.kind == EventType::Schema) {
+                // It may have another name.
+                self.unsettled.insert(id);
             }
             table.timeline.apply(&info, events)?;
         }

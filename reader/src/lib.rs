@@ -43,6 +43,7 @@ mod rpc;
 mod running_query;
 mod statement;
 mod subscriptions;
+mod table_names;
 mod tailer;
 mod waiting;
 mod watch;

@@ -22,7 +22,7 @@ pub struct ReadPoint {
 impl ReadPoint {
     /// A table as it was at this point.
     pub fn view(&self, table: &str) -> Result<View> {
-        View::at(self.applied.table(table)?, self.seq)
+        View::at(self.applied.table_at(table, self.seq)?, self.seq)
     }
 
     /// The header of a response about some tables.

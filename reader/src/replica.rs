@@ -12,13 +12,13 @@ use driftdb_common::format::manifest::{Database, Floor};
 use driftdb_common::table::commit_times::CommitTimes;
 use driftdb_common::table::damaged_files::DamagedFiles;
 use driftdb_common::table::timeline::Timeline;
-use driftdb_common::work;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::live_commit::LiveCommit;
 use crate::subscriptions::Subscriptions;
+use crate::table_names::TableNames;
 
 /// A reader that has applied every commit of the HEAD it read counts as lagging if its last HEAD check is older than this.
 const MAX_CHECK_AGE: Duration = Duration::from_secs(2);
@@ -28,19 +28,29 @@ const MAX_CHECK_AGE: Duration = Duration::from_secs(2);
 pub struct Applied {
     /// The newest applied commit.
     pub seq: u64,
-    /// The tables by name, including dropped ones.
+    /// The tables by the names of their directories, including dropped ones.
     pub tables: Arc<BTreeMap<String, Arc<Timeline>>>,
+    /// The same tables by the names that they have had.
+    pub names: Arc<TableNames>,
 }
 
 impl Applied {
-    /// A table by its name. Fails if no such table was ever created up to this state.
-    pub fn table(&self, name: &str) -> Result<&Arc<Timeline>> {
-        if let Some(found) = self.tables.get(name) {
-            return Ok(found);
+    /// The table that a name means after a commit, as [`TableNames::find`] says.
+    pub fn table_at(&self, name: &str, seq: u64) -> Result<&Arc<Timeline>> {
+        self.names.find(name, seq, self.seq)
+    }
+
+    /// A table by its id.
+    pub fn table_by_id(&self, id: u64) -> Option<&Arc<Timeline>> {
+        self.tables.values().find(|table| table.id() == id)
+    }
+
+    /// Adds tables, each with the name of its directory, or puts them in the place of those that they were.
+    pub fn add_tables(&mut self, new: impl IntoIterator<Item = (String, Arc<Timeline>)>) {
+        for (directory, timeline) in new {
+            Arc::make_mut(&mut self.names).add(&timeline);
+            Arc::make_mut(&mut self.tables).insert(directory, timeline);
         }
-        // To suggest a name, the error compares all of them.
-        work::step(u32::try_from(self.tables.len().saturating_mul(256)).unwrap_or(u32::MAX))?;
-        Err(Error::unknown_table(name, self.tables.keys().map(String::as_str)))
     }
 }
 

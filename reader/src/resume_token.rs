@@ -162,6 +162,10 @@ pub struct WatchToken {
     /// Only commits after this time are sent, in milliseconds since 1970. Older tokens do not have it.
     #[serde(default)]
     after_ms: u64,
+    /// The commits whose names of tables count, if the watch names tables: the first and the last. Older tokens do not have it: all
+    /// names count that a table has ever had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    named: Option<(u64, u64)>,
 }
 
 /// A [`InitialRowPosition`] inside a token.
@@ -183,7 +187,8 @@ impl WatchToken {
             table: rows.table,
             after: rows.after.as_ref().map(TokenKey::from),
         });
-        WatchToken { scope: TokenScope::new(database, request, incarnation), seq, rows, after_ms: 0 }
+        let scope = TokenScope::new(database, request, incarnation);
+        WatchToken { scope, seq, rows, after_ms: 0, named: None }
     }
 
     /// The commit of the token, to be looked for in the history.
@@ -200,6 +205,17 @@ impl WatchToken {
     /// The time after which commits are sent, in milliseconds since 1970; 0 if all are.
     pub fn after_ms(&self) -> u64 {
         self.after_ms
+    }
+
+    /// The same token for a watch that uses the names of tables of some commits.
+    #[must_use]
+    pub fn with_names_of(self, named: Option<(u64, u64)>) -> WatchToken {
+        WatchToken { named, ..self }
+    }
+
+    /// The commits whose names of tables count: the first and the last; `None` if all do.
+    pub fn named(&self) -> Option<(u64, u64)> {
+        self.named
     }
 
     /// Encodes the token for the client.

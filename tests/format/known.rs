@@ -128,6 +128,7 @@ fn the_json_files_have_the_known_bytes() {
     assert_eq!(seal.digest, crc::crc32(&[&[1, 2, 3, 4, 5, 6, 7, 8]]));
     let manifest = Manifest {
         table: "t".into(),
+        name: None,
         table_id: 7,
         version: 2,
         term: 1,
@@ -167,7 +168,7 @@ fn schema_events_have_the_known_bytes() {
         assert_eq!(schema.to_yaml(), expected);
         assert_eq!(super::text(&files, &format!("tables/{table}/schema.yaml")), expected);
     }
-    let event = SchemaEvent { action: SchemaAction::Drop, schema: people };
+    let event = SchemaEvent::new(SchemaAction::Drop, people);
     let expected = [
         "85 a6616374696f6e a464726f70 a57461626c65 a670656f706c65 ab7072696d6172795f6b6579 a26964",
         "a86b65795f74797065 a6535452494e47 a7696e6465786573 92 a463697479 ab6e616d652e66616d696c79",

@@ -165,7 +165,7 @@ fn schema(table: usize, seq: u64) -> Document {
         retain_ms: None,
         auto_key: false,
     };
-    SchemaEvent { action, schema }.to_document().unwrap()
+    SchemaEvent::new(action, schema).to_document().unwrap()
 }
 
 /// The next merge task. It comes much sooner than files of this size would need it.
@@ -352,7 +352,8 @@ impl OpenDatabase {
         for (id, timeline) in &self.timelines {
             let named: BTreeSet<PathBuf> = snapshot_files(&dir(), &self.manifest(*id)).into_iter().collect();
             let mut found = BTreeSet::new();
-            for of_files in [dir().snapshots(timeline.name()), dir().indexes(timeline.name())] {
+            let table = timeline.name();
+            for of_files in [dir().snapshots(&table), dir().indexes(&table)] {
                 let names = self.table_files.fs.list(&of_files).unwrap_or_default();
                 found.extend(names.into_iter().map(|name| of_files.join(name)));
             }

@@ -71,7 +71,7 @@ pub fn commit(seq: u64) -> Seen {
             auto_key: false,
         };
         let content =
-            SchemaEvent { action: SchemaAction::Create, schema }.to_document().unwrap().to_json().unwrap();
+            SchemaEvent::new(SchemaAction::Create, schema).to_document().unwrap().to_json().unwrap();
         return (seq, vec![(seq, EventType::Schema, None, Some(content))]);
     }
     let mut events = Vec::new();

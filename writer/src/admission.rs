@@ -29,6 +29,7 @@ pub(crate) mod draft;
 pub(crate) mod fingerprint;
 pub(crate) mod made_keys;
 pub(crate) mod missing;
+mod name_index;
 mod operations;
 mod preconditions;
 pub(crate) mod prepared_commit;

@@ -16,7 +16,7 @@ pub(crate) struct KnownSchemas(HashMap<String, v1::TableInfo>);
 pub(crate) enum SchemaRequest {
     /// Creates the table.
     Create(v1::CreateTableRequest),
-    /// Changes its indexes or its retention.
+    /// Changes its indexes or its retention, or renames it.
     Alter(v1::AlterTableRequest),
     /// Drops it.
     Drop(v1::DropTableRequest),
@@ -43,6 +43,9 @@ impl KnownSchemas {
 
     /// Takes a change over.
     pub(crate) fn learn(&mut self, event: &SchemaEvent) {
+        if let Some(from) = &event.from {
+            self.0.remove(from);
+        }
         match event.action {
             SchemaAction::Drop => _ = self.0.remove(&event.schema.table),
             _ => _ = self.0.insert(event.schema.table.clone(), schema_to_wire(&event.schema)),
@@ -77,6 +80,16 @@ impl KnownSchemas {
                 options,
                 ..Default::default()
             }),
+            SchemaAction::Rename => {
+                let from = event.from.clone().ok_or_else(|| {
+                    let message =
+                        format!("the change that renames a table to {table:?} does not say from what");
+                    Error::new(Reason::ArgumentInvalid, message)
+                })?;
+                let renamed =
+                    v1::AlterTableRequest { table: from, rename_to: table, options, ..Default::default() };
+                SchemaRequest::Alter(renamed)
+            }
             SchemaAction::Drop => SchemaRequest::Drop(v1::DropTableRequest { table, options }),
             SchemaAction::Alter => {
                 let before = self.0.get(&table).ok_or_else(|| {
@@ -93,6 +106,7 @@ impl KnownSchemas {
                     retain,
                     table,
                     options,
+                    ..Default::default()
                 })
             }
         })
@@ -146,6 +160,15 @@ mod tests {
         assert_eq!((alter.add_indexes, alter.drop_indexes), (vec!["d".to_owned()], vec!["a".to_owned()]));
         assert!(alter.add_composite_indexes.is_empty() && alter.drop_composite_indexes.is_empty());
         assert!(alter.retain_forever && alter.retain.is_none());
+        let renamed = SchemaEvent::rename(&altered.schema, "u");
+        let Ok(SchemaRequest::Alter(rename)) = known.request(&renamed, v1::CommitOptions::default()) else {
+            panic!("no rename")
+        };
+        assert_eq!((rename.table.as_str(), rename.rename_to.as_str()), ("t", "u"));
+        assert!(rename.retain.is_none() && !rename.retain_forever);
+        let mut after = known.clone();
+        after.learn(&renamed);
+        assert_eq!(after.names().collect::<Vec<_>>(), ["u"]);
         known.learn(&event("drop", "[]", None));
         assert!(known.request(&altered, v1::CommitOptions::default()).is_err());
     }

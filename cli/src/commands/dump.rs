@@ -113,6 +113,7 @@ pub(crate) async fn run(args: DumpArgs, database: &mut DatabaseHandle, out: &mut
     let prints = input::is_stdin(&args.file);
     let file = if prints { None } else { Some(DumpSink::create(&args.file)?) };
     let progress = ProgressLine::default();
+    let created: Vec<u64> = tables.iter().map(|info| info.created_seq).collect();
     let mut dump = Dump { database, out, file, progress, made: DumpEnd::default() };
     if args.history {
         first.history_tables = dump.history_tables(&args.table, (from_seq, first.seq), &first.tables).await?;
@@ -125,7 +126,10 @@ pub(crate) async fn run(args: DumpArgs, database: &mut DatabaseHandle, out: &mut
             ));
             let (header, tables) =
                 tables_at(dump.database.stale_client().await?, Some(v1::AsOf::seq(from_seq))).await?;
-            dump.rows(&header, selected_at(&args.table, tables), true).await?;
+            // A table can have had another name then.
+            let is_selected =
+                |info: &v1::TableInfo| takes(&args.table, &info.table) || created.contains(&info.created_seq);
+            dump.rows(&header, tables.into_iter().filter(is_selected).collect(), true).await?;
         }
         dump.history(&args.table, from_seq, first.seq).await?;
     } else {
@@ -160,11 +164,7 @@ fn selected(names: &[String], tables: Vec<v1::TableInfo>) -> Result<Vec<v1::Tabl
             return Err(Error::new(Reason::TableNotFound, message));
         }
     }
-    Ok(selected_at(names, tables))
-}
-
-fn selected_at(names: &[String], tables: Vec<v1::TableInfo>) -> Vec<v1::TableInfo> {
-    tables.into_iter().filter(|info| takes(names, &info.table)).collect()
+    Ok(tables.into_iter().filter(|info| takes(names, &info.table)).collect())
 }
 
 fn takes(names: &[String], table: &str) -> bool {

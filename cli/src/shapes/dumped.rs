@@ -38,7 +38,7 @@ pub(crate) fn created_table(info: &v1::TableInfo, at: Option<&Timestamp>) -> Res
         retain_ms: convert::retain_from_wire(info.retain)?,
         auto_key: info.auto_key,
     };
-    let payload = SchemaEvent { action: SchemaAction::Create, schema };
+    let payload = SchemaEvent::new(SchemaAction::Create, schema);
     let change = MadeChange { table: &info.table, key: String::new(), kind: "schema", payload };
     line(&MadeChanges { time: at.map(|at| time(Some(at))).transpose()?, changes: vec![change] })
 }

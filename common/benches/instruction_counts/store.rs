@@ -147,7 +147,7 @@ fn write(log: &mut Log, indexes: &[String]) {
         retain_ms: None,
         auto_key: false,
     };
-    let created = SchemaEvent { action: SchemaAction::Create, schema }.to_document().expect("a schema");
+    let created = SchemaEvent::new(SchemaAction::Create, schema).to_document().expect("a schema");
     let meta = CommitMeta::default();
     let commits: Vec<u64> = (1..=ROWS * VERSIONS).collect();
     for seqs in commits.chunks(1000) {

@@ -6,8 +6,9 @@
 /// The length of a cell, in bytes.
 pub const CELL: usize = 64;
 /// The version of the disk format that DriftDB writes. Each version is for what an older DriftDB would take for damage: it reports the
-/// version instead. Since 2, HEAD names the incarnation; since 3, a schema can have composite indexes.
-pub const FORMAT_VERSION: u8 = 3;
+/// version instead. Since 2, HEAD names the incarnation; since 3, a schema can have composite indexes; since 4, a table
+/// can be renamed, and one name can belong to several tables in turn.
+pub const FORMAT_VERSION: u8 = 4;
 /// The oldest version of the disk format that DriftDB reads. An open for writing upgrades the database.
 pub(crate) const OLDEST_FORMAT_VERSION: u8 = 1;
 

@@ -33,8 +33,11 @@ pub struct ClockRecord {
 /// The manifest: the current files of a table, in order (`meta.json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The table's name.
+    /// The name of the table's directory. It never changes.
     pub table: String,
+    /// The table's name at the end of the delta layers, if it is not the one that the directory shows: the table was renamed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The table's id: the seq that created the table.
     pub table_id: u64,
     /// Incremented at each change.
@@ -70,6 +73,16 @@ pub struct FileTotals {
 }
 
 impl Manifest {
+    /// The table's name at the end of the delta layers.
+    pub fn table_name(&self) -> &str {
+        self.name.as_deref().unwrap_or_else(|| created_name(&self.table))
+    }
+
+    /// Records the table's name at the end of the delta layers.
+    pub fn set_table_name(&mut self, name: &str) {
+        self.name = (name != created_name(&self.table)).then(|| name.to_owned());
+    }
+
     /// What the files take, if the active segment has this number and this many bytes. Zeros ahead of the frames do not count.
     pub fn file_totals(&self, active: u64, active_bytes: u64) -> FileTotals {
         let sealed = self.segments.iter().filter(|segment| segment.number != active);
@@ -117,6 +130,12 @@ pub struct DeltaLayer {
     pub indexes: Vec<String>,
     /// The position in the log at which the layer ends.
     pub position: LogPosition,
+}
+
+/// The name that the table of a directory was created with: the directory of a table that was not the first of its name has the
+/// table's id after it.
+pub fn created_name(directory: &str) -> &str {
+    directory.split_once('.').map_or(directory, |(name, _)| name)
 }
 
 impl DeltaLayer {
@@ -263,6 +282,7 @@ mod tests {
         let seal = Seal { bytes: 100, frames: 3, digest: 9 };
         let manifest = Manifest {
             table: "orders".into(),
+            name: Some("sales".into()),
             table_id: 1,
             version: 4,
             term: 2,

@@ -43,6 +43,13 @@ pub enum Statement {
         /// `RETAIN`, in milliseconds; `None` means `FOREVER`.
         retain_ms: Option<u64>,
     },
+    /// `ALTER TABLE … RENAME TO`: gives a table another name.
+    RenameTable {
+        /// The table to rename.
+        table: TableName,
+        /// The new name.
+        to: TableName,
+    },
     /// `DROP TABLE`
     DropTable {
         /// The table to drop.
@@ -178,6 +185,7 @@ impl Statement {
             | Statement::CreateIndex { .. }
             | Statement::DropIndex { .. }
             | Statement::AlterTable { .. }
+            | Statement::RenameTable { .. }
             | Statement::DropTable { .. }
             | Statement::Insert { .. }
             | Statement::Upsert { .. }
@@ -209,6 +217,7 @@ impl Statement {
             | Statement::CreateIndex { table, .. }
             | Statement::DropIndex { table, .. }
             | Statement::AlterTable { table, .. }
+            | Statement::RenameTable { table, .. }
             | Statement::DropTable { table }
             | Statement::Insert { table, .. }
             | Statement::Upsert { table, .. }

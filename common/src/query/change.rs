@@ -37,6 +37,9 @@ pub fn of_statement(statement: Statement) -> Result<CommitRequest> {
             let change = SchemaChange::Alter { table: table.text, add, drop, retain: Some(retain_ms) };
             return Ok(CommitRequest::Schema(change));
         }
+        Statement::RenameTable { table, to } => {
+            return Ok(CommitRequest::Schema(SchemaChange::Rename { table: table.text, to: to.text }));
+        }
         Statement::DropTable { table } => {
             return Ok(CommitRequest::Schema(SchemaChange::Drop { table: table.text }));
         }

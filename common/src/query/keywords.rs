@@ -7,8 +7,8 @@ pub const KEYWORDS: &[&str] = &[
     "DESCRIBE", "DIFF", "DISTINCT", "DRIFT", "DROP", "DRY", "EVERY", "EXISTS", "EXPLAIN", "FALSE", "FIND",
     "FIRST", "FOREVER", "FROM", "GROUP", "HAVING", "IF", "ILIKE", "IN", "INDEX", "INSERT", "INT", "INTO",
     "IS", "KEY", "LAST", "LIKE", "LIMIT", "MAX", "MIN", "MISSING", "NO", "NOT", "NULL", "OF", "OFFSET", "ON",
-    "OR", "ORDER", "PATCH", "PK", "RETAIN", "REVERT", "ROLLBACK", "RUN", "SELECT", "SEQ", "SEQS", "SET",
-    "SHOW", "SINCE", "SNAPSHOT", "SOFT", "STRICT", "STRING", "SUM", "TABLE", "TABLES", "TO", "TRUE",
+    "OR", "ORDER", "PATCH", "PK", "RENAME", "RETAIN", "REVERT", "ROLLBACK", "RUN", "SELECT", "SEQ", "SEQS",
+    "SET", "SHOW", "SINCE", "SNAPSHOT", "SOFT", "STRICT", "STRING", "SUM", "TABLE", "TABLES", "TO", "TRUE",
     "UPSERT", "VERIFY", "WHERE", "WITH",
 ];
 

@@ -22,7 +22,7 @@ pub fn check_no_foreign_files(fs: &dyn FileSystem, dir: &DataDir) -> Result<()> 
         return Ok(());
     }
     let mut foreign: Vec<String> = names.into_iter().filter(|name| !is_own(name)).collect();
-    let is_table = |name: &String| layout::is_table_name(name) || name.contains(".torn.");
+    let is_table = |name: &String| layout::is_table_directory(name) || name.contains(".torn.");
     let tables = list(fs, dir, &dir.tables())?.into_iter().filter(|name| !is_table(name));
     foreign.extend(tables.map(|name| format!("tables/{name}")));
     if foreign.is_empty() {

@@ -305,14 +305,14 @@ fn read_checked<T: serde::de::DeserializeOwned>(fs: &dyn FileSystem, path: &Path
     manifest::decode(&bytes).map(Some).map_err(|detail| Error::corrupt(path.display(), 0, detail))
 }
 
-/// Returns the names of the table directories, sorted. Skips names that no table can have.
+/// Returns the names of the table directories, sorted. Skips names that no table's directory can have.
 pub fn table_names(fs: &dyn FileSystem, dir: &DataDir) -> Result<Vec<String>> {
     let names = match fs.list(&dir.tables()) {
         Ok(names) => names,
         Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(e) => return Err(fs::read_failed(&dir.tables(), &e)),
     };
-    Ok(names.into_iter().filter(|name| is_table_name(name)).collect())
+    Ok(names.into_iter().filter(|name| is_table_directory(name)).collect())
 }
 
 /// Returns whether a table can have this name. Such a name is a safe file name on every system.
@@ -320,6 +320,24 @@ pub(crate) fn is_table_name(name: &str) -> bool {
     name.len() <= crate::limits::TABLE_NAME_BYTES
         && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// Returns whether a table's directory can have this name: a table's name, and the table's id if it was not the first of its name.
+pub(crate) fn is_table_directory(name: &str) -> bool {
+    match name.split_once('.') {
+        None => is_table_name(name),
+        Some((name, id)) => is_table_name(name) && is_table_id(id),
+    }
+}
+
+/// Returns whether a text is a table's id as it is written: without leading zeros.
+fn is_table_id(text: &str) -> bool {
+    text.parse::<u64>().is_ok_and(|id| id > 0 && id.to_string() == text)
+}
+
+/// Returns the name for the directory of a new table: its own name, or if a directory has that name in any case, with its id.
+pub fn new_table_directory(name: &str, id: u64, is_taken: impl Fn(&str) -> bool) -> String {
+    if is_taken(name) { format!("{name}.{id}") } else { name.to_owned() }
 }
 
 #[cfg(test)]
@@ -339,7 +357,13 @@ mod tests {
     fn table_names_cannot_leave_the_directory() {
         assert!(is_table_name("_orders2"));
         for name in ["", "..", "a/b", "a\0", "1a", "é", &"x".repeat(64), "a b", "%2e"] {
-            assert!(!is_table_name(name), "{name:?}");
+            assert!(!is_table_name(name) && !is_table_directory(name), "{name:?}");
+        }
+        assert!(is_table_directory("orders") && is_table_directory("orders.57"));
+        for name in
+            ["orders.", "orders.0", "orders.07", "orders.+7", "orders.57.torn.2", "orders.torn.2", ".57"]
+        {
+            assert!(!is_table_directory(name), "{name:?}");
         }
     }
 }

@@ -106,9 +106,10 @@ impl LayerMap {
         &self.newest
     }
 
-    /// The type of the table's keys; STRING if the layers hold no schema.
+    /// The type of the table's keys; STRING if the layers hold no schema. Only a table that never had a row gets keys of another
+    /// type.
     pub fn key_type(&self) -> Result<KeyType> {
-        match self.newest.schema_entries.first() {
+        match self.newest.schema_entries.last() {
             Some(chapter) => Ok(SchemaEvent::from_document(&chapter.document)?.schema.key_type),
             None => Ok(KeyType::String),
         }
@@ -121,7 +122,7 @@ impl LayerMap {
             match SchemaEvent::from_document(&chapter.document)?.action {
                 SchemaAction::Create => created = Some(chapter.seq),
                 SchemaAction::Drop => created = None,
-                SchemaAction::Alter => {}
+                SchemaAction::Alter | SchemaAction::Rename => {}
             }
         }
         Ok(created)

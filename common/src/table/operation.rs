@@ -166,6 +166,13 @@ pub enum SchemaChange {
         /// retention.
         retain: Option<Option<u64>>,
     },
+    /// Give a table another name. Its history stays readable, under the name that it had then.
+    Rename {
+        /// The table's name.
+        table: String,
+        /// The new name.
+        to: String,
+    },
     /// Drop a table. Its history stays readable.
     Drop {
         /// The table's name.

@@ -87,6 +87,15 @@ pub enum SchemaAction {
     Alter,
     /// The table was dropped. Its rows are gone; their history stays.
     Drop,
+    /// The table got another name. Its rows stay.
+    Rename,
+}
+
+impl SchemaAction {
+    /// Whether the table has no rows after it.
+    pub fn removes_rows(self) -> bool {
+        matches!(self, SchemaAction::Create | SchemaAction::Drop)
+    }
 }
 
 /// A SCHEMA event's content: the action, and the schema after it. A DROP repeats the schema before it.
@@ -97,9 +106,23 @@ pub struct SchemaEvent {
     /// The schema after the event.
     #[serde(flatten)]
     pub schema: Schema,
+    /// The table's name before a RENAME.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 impl SchemaEvent {
+    /// An event that is no RENAME.
+    pub fn new(action: SchemaAction, schema: Schema) -> SchemaEvent {
+        SchemaEvent { action, schema, from: None }
+    }
+
+    /// The event that gives a table another name.
+    pub fn rename(schema: &Schema, name: &str) -> SchemaEvent {
+        let renamed = Schema { table: name.to_owned(), ..schema.clone() };
+        SchemaEvent { action: SchemaAction::Rename, schema: renamed, from: Some(schema.table.clone()) }
+    }
+
     /// Encodes the event as the document that frames contain.
     pub fn to_document(&self) -> Result<Document> {
         let encoded = rmp_serde::to_vec_named(self)
@@ -111,12 +134,28 @@ impl SchemaEvent {
     /// does not know what it means, with CORRUPT if the document is no SCHEMA event.
     pub fn from_document(document: &Document) -> Result<SchemaEvent> {
         unknown_feature::check(document)?;
-        rmp_serde::from_slice(document.msgpack())
-            .map_err(|e| Error::new(Reason::Corrupt, format!("cannot decode a SCHEMA event: {e}")))
+        let corrupt =
+            |why: String| Error::new(Reason::Corrupt, format!("cannot decode a SCHEMA event: {why}"));
+        let event: SchemaEvent =
+            rmp_serde::from_slice(document.msgpack()).map_err(|e| corrupt(e.to_string()))?;
+        match (event.action, &event.from) {
+            (SchemaAction::Rename, None) => Err(corrupt("a rename has no earlier name".to_owned())),
+            _ => Ok(event),
+        }
     }
 }
 
 impl Schema {
+    /// Whether the rows of a table with another schema have keys of the same kind.
+    pub fn has_key_of(&self, other: &Schema) -> bool {
+        (&self.primary_key, self.key_type) == (&other.primary_key, other.key_type)
+    }
+
+    /// The key, for messages.
+    pub fn key_text(&self) -> String {
+        format!("{} {}", self.primary_key, self.key_type)
+    }
+
     /// Checks a schema that a client asks for. Fails with NAME_INVALID, TOO_LARGE or ARGUMENT_INVALID.
     pub fn check(&self) -> Result<()> {
         check_table_name(&self.table)?;
@@ -400,13 +439,24 @@ mod tests {
             retain_ms: None,
             auto_key: false,
         };
-        let mut event = SchemaEvent { action: SchemaAction::Create, schema };
+        let mut event = SchemaEvent::new(SchemaAction::Create, schema);
         let document = event.to_document().unwrap();
         assert_eq!(
             document.to_json().unwrap(),
             r#"{"action":"create","table":"orders","primary_key":"id","key_type":"INT","indexes":["status","a.b"]}"#
         );
         assert_eq!(SchemaEvent::from_document(&document).unwrap(), event);
+
+        let renamed = SchemaEvent::rename(&event.schema, "sales");
+        let document = renamed.to_document().unwrap();
+        assert_eq!(
+            document.to_json().unwrap(),
+            r#"{"action":"rename","table":"sales","primary_key":"id","key_type":"INT","indexes":["status","a.b"],"from":"orders"}"#
+        );
+        assert_eq!(SchemaEvent::from_document(&document).unwrap(), renamed);
+        let nameless = document.to_json().unwrap().replace(r#","from":"orders""#, "");
+        let error = SchemaEvent::from_document(&Document::from_json(&nameless).unwrap()).unwrap_err();
+        assert_eq!(error.reason(), Reason::Corrupt);
 
         event.schema.retain_ms = Some(86_400_000);
         let document = event.to_document().unwrap();

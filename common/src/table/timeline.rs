@@ -20,6 +20,8 @@ use crate::table::table_counts::TableCounts;
 use crate::table::table_state::TableState;
 use crate::work;
 
+pub mod naming;
+
 /// How long a read waits before it is repeated, if the newer manifest has not been read yet.
 const READ_RETRY_PAUSE: Duration = Duration::from_millis(25);
 
@@ -35,7 +37,8 @@ pub fn damage_found() -> u64 {
 #[derive(Debug)]
 pub struct Timeline {
     id: u64,
-    name: String,
+    /// The name before the first SCHEMA event that is known.
+    first_name: Arc<str>,
     /// Oldest first.
     schemas: RwLock<Vec<SchemaVersion>>,
     state: ArcSwap<TableState>,
@@ -53,6 +56,8 @@ struct SchemaVersion {
     commit: Arc<CommitInfo>,
     /// `None` after a DROP.
     schema: Option<Arc<Schema>>,
+    /// The table's name; the last one after a DROP.
+    name: Arc<str>,
     /// The last CREATE. Rows of earlier commits are absent.
     created_at: u64,
 }
@@ -69,9 +74,10 @@ pub struct SchemaAt {
 impl Timeline {
     /// A table without events.
     pub fn new(id: u64, name: impl Into<String>) -> Timeline {
+        let name: String = name.into();
         Timeline {
             id,
-            name: name.into(),
+            first_name: Arc::from(name),
             schemas: RwLock::default(),
             state: ArcSwap::default(),
             file_totals: Mutex::default(),
@@ -116,11 +122,6 @@ impl Timeline {
         self.id
     }
 
-    /// The table's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// What the table's files take on disk.
     pub fn file_totals(&self) -> FileTotals {
         *self.file_totals.lock()
@@ -157,7 +158,7 @@ impl Timeline {
                     }
                 }
                 Err(error) if error.reason() == Reason::FileGone => {
-                    return Err(error.context(format_args!("cannot read table {:?}", self.name)));
+                    return Err(error.context(format_args!("cannot read table {:?}", self.name())));
                 }
                 Err(error) if error.reason() == Reason::Corrupt => {
                     self.found_damage.lock().get_or_insert_with(|| error.clone());
@@ -222,14 +223,14 @@ impl Timeline {
     /// Applies one commit's events of this table. Commits must be applied in order, by one thread.
     pub fn apply(&self, commit: &Arc<CommitInfo>, events: Vec<Event>) -> Result<()> {
         if self.unreadable.is_some() {
-            return Ok(());
+            return self.follow_names(commit, &events);
         }
         let TableState { layers, memtable } = &*self.state();
         for (event, index) in events.into_iter().zip(0..) {
             match (event.kind, &event.document) {
                 (EventType::Schema, Some(payload)) => {
                     let change = SchemaEvent::from_document(payload)?;
-                    let emptied = change.action != SchemaAction::Alter;
+                    let emptied = change.action.removes_rows();
                     self.push_schema(commit, change);
                     memtable.set_indexes(&self.indexes());
                     memtable.push_schema(commit, index, payload.clone(), emptied)?;
@@ -245,14 +246,16 @@ impl Timeline {
     }
 
     fn push_schema(&self, commit: &Arc<CommitInfo>, change: SchemaEvent) {
-        let SchemaEvent { action, schema } = change;
+        let SchemaEvent { action, schema, .. } = change;
         let mut schemas = self.schemas.write();
         let created_at = match action {
             SchemaAction::Create => commit.seq,
             _ => schemas.last().map_or(0, |last| last.created_at),
         };
+        let name = schemas.last().map(|last| &last.name).filter(|name| ***name == *schema.table);
+        let name = name.map_or_else(|| Arc::from(schema.table.as_str()), Arc::clone);
         let schema = (action != SchemaAction::Drop).then(|| Arc::new(schema));
-        schemas.push(SchemaVersion { commit: Arc::clone(commit), schema, created_at });
+        schemas.push(SchemaVersion { commit: Arc::clone(commit), schema, name, created_at });
     }
 
     /// The paths that the newest schema has indexes on.
@@ -265,7 +268,9 @@ impl Timeline {
     /// Fails with BELOW_FLOOR if a commit is below the floor (I10).
     pub fn check_floor(&self, seq: u64) -> Result<()> {
         match self.state.load().layers.floor() {
-            Some(floor) if seq < floor.seq => Err(below_floor(&self.name, CommitBound::Seq(seq), floor)),
+            Some(floor) if seq < floor.seq => {
+                Err(below_floor(&self.name_at(seq), CommitBound::Seq(seq), floor))
+            }
             _ => Ok(()),
         }
     }
@@ -283,29 +288,36 @@ impl Timeline {
             (Some(SchemaVersion { schema: Some(schema), created_at, .. }), _) => {
                 Ok(SchemaAt { schema: Arc::clone(schema), created_at: *created_at })
             }
-            (Some(SchemaVersion { commit, .. }), _) => Err(self.not_found(seq, "dropped", commit)),
-            (None, Some(first)) => Err(self.not_found(seq, "created", &first.commit)),
+            (Some(SchemaVersion { commit, name, .. }), _) => {
+                Err(not_found(name, seq, ("it was dropped", ""), commit))
+            }
+            // The name that it was asked for by: the newest.
+            (None, Some(first)) => Err(not_found(
+                schemas.last().map_or(&first.name, |last| &last.name),
+                seq,
+                ("it was created", ""),
+                &first.commit,
+            )),
             (None, None) => {
-                Err(Error::new(Reason::TableNotFound, format!("table {:?} does not exist", self.name)))
+                Err(Error::new(Reason::TableNotFound, format!("table {:?} does not exist", self.first_name)))
             }
         }
     }
 
-    fn not_found(&self, seq: u64, what_happened: &str, commit: &CommitInfo) -> Error {
-        let time = crate::table::format_time(commit.time_ms);
-        let message = format!(
-            "table {:?} does not exist at seq {seq}: it was {what_happened} by commit {} at {time}",
-            self.name, commit.seq
-        );
-        Error::new(Reason::TableNotFound, message)
-            .with("table", self.name.clone())
-            .with("seq", commit.seq.to_string())
-            .with("time", time)
+    /// The type of the table's keys.
+    pub fn key_type(&self) -> Result<KeyType> {
+        Ok(self.key_schema()?.key_type)
     }
 
-    /// The type of the table's keys. It never changes.
-    pub fn key_type(&self) -> Result<KeyType> {
-        Ok(self.schema_at(self.created_seq())?.schema.key_type)
+    /// The schema that says what the keys of all rows are: the newest. A table gets another key only if it never had a row.
+    pub fn key_schema(&self) -> Result<Arc<Schema>> {
+        if let Some(error) = &self.unreadable {
+            return Err(error.clone());
+        }
+        let newest = self.schemas.read().iter().rev().find_map(|version| version.schema.clone());
+        newest.ok_or_else(|| {
+            Error::new(Reason::TableNotFound, format!("table {:?} does not exist", self.first_name))
+        })
     }
 
     /// The schema that says what the table's keys are.
@@ -334,4 +346,17 @@ impl Timeline {
     pub fn created_seq(&self) -> u64 {
         self.schemas.read().first().map_or(self.id, |first| first.commit.seq)
     }
+}
+
+/// The error for a table that does not exist at a commit: what another commit did to it, and what to do about it.
+fn not_found(name: &str, seq: u64, (what_happened, advice): (&str, &str), commit: &CommitInfo) -> Error {
+    let time = crate::table::format_time(commit.time_ms);
+    let message = format!(
+        "table {name:?} does not exist at seq {seq}: {what_happened} by commit {} at {time}{advice}",
+        commit.seq
+    );
+    Error::new(Reason::TableNotFound, message)
+        .with("table", name)
+        .with("seq", commit.seq.to_string())
+        .with("time", time)
 }

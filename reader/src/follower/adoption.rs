@@ -26,7 +26,8 @@ const READS_FAIL: &str = "reads that need the file fail; run `driftctl doctor`";
 impl Follower {
     /// A table at the layers of a manifest, and the manifest without those that are damaged.
     pub(super) fn open_timeline(&self, manifest: &Manifest) -> Result<(Timeline, Manifest)> {
-        let (id, name, damaged_files) = (manifest.table_id, &*manifest.table, self.replica.damaged_files());
+        let (id, name, damaged_files) =
+            (manifest.table_id, manifest.table_name(), self.replica.damaged_files());
         match self.files.open_sound(manifest, None, &damaged_files.paths()) {
             Ok(SoundFiles { manifest: sound, layers, damaged }) => {
                 damaged.into_iter().for_each(|file| damaged_files.add(file, READ_FROM_LOG));
@@ -67,12 +68,12 @@ impl Follower {
             if table.installed_version == table.manifest.version || snapshot_seq > applied || pauses {
                 continue;
             }
-            let (state, name) = (table.timeline.state(), table.timeline.name().to_owned());
+            let (state, name) = (table.timeline.state(), table.timeline.name());
             self.replica.raise_floor(table.manifest.floor);
             match self.files.open_sound(&table.manifest, Some(&state.layers), &[]) {
                 Ok(SoundFiles { layers, damaged, .. }) => {
                     let damaged_files = self.replica.damaged_files();
-                    damaged_files.remove_below(&self.files.dir.table(&name));
+                    damaged_files.remove_below(&self.files.dir.table(&table.manifest.table));
                     damaged.into_iter().for_each(|file| damaged_files.add(file, READ_FROM_LOG));
                     self.replica.note_adoption(&name, None);
                     table.failed_adoption = None;
@@ -141,7 +142,7 @@ impl FollowedTable {
     fn note_failed_adoption(&mut self, error: &Error) {
         let table = self.timeline.name();
         if self.failed_adoption.as_ref().is_none_or(|failed| failed.reason != error.reason()) {
-            tracing::error!(%error, table, "cannot open newer snapshots; the reader goes on with what it has, and retries");
+            tracing::error!(%error, table = &*table, "cannot open newer snapshots; the reader goes on with what it has, and retries");
         }
         let next_try = Instant::now() + RETRY_PAUSE;
         self.failed_adoption = Some(FailedAdoption { reason: error.reason(), next_try });

@@ -16,6 +16,7 @@ fn begin_to_create(disk: &SimDisk, seq: u64, table: &str) {
     let (table_id, version, term, published) = (seq, 1, 1, seq - 1);
     let manifest = Manifest {
         table: table.into(),
+        name: None,
         table_id,
         version,
         term,

@@ -74,7 +74,7 @@ impl Follower {
     /// for a while, and reading it would read commits twice.
     fn reload_manifest(&mut self, entry: &TableEntry) -> Result<bool> {
         let Some(table) = self.tables.get(&entry.table) else { return Ok(false) };
-        let name = table.timeline.name().to_owned();
+        let name = table.manifest.table.clone();
         let manifest = layout::read_manifest(&*self.files.fs, &self.files.dir, &name)?
             .filter(|manifest| manifest.table_id == entry.table && manifest.version >= entry.manifest)
             .ok_or_else(|| {

@@ -52,7 +52,7 @@ pub fn create(log: &mut Log, seq: u64, table: &str) {
         retain_ms: None,
         auto_key: false,
     };
-    let document = SchemaEvent { action: SchemaAction::Create, schema }.to_document().unwrap();
+    let document = SchemaEvent::new(SchemaAction::Create, schema).to_document().unwrap();
     let created = vec![(seq, table.to_owned())];
     let mut group = Group { created, last_seq: seq, last_ms: seq, ..Group::default() };
     let frames = group.tables.entry(seq).or_default();
@@ -175,7 +175,7 @@ impl TestLog {
         let applied = replica.applied();
         assert_eq!(applied.seq, last);
         for seq in 1..=last {
-            let view = View::at(applied.table("t").unwrap(), seq);
+            let view = View::at(applied.table_at("t", seq).unwrap(), seq);
             if seq < floor {
                 assert_eq!(view.unwrap_err().reason(), Reason::BelowFloor);
                 continue;

@@ -68,6 +68,7 @@ impl DiffPages {
             let end = context.replica.point_at(&applied, wanted.end)?;
             let timeline = Arc::clone(wanted.table.find(&end)?);
             let after = View::at(&timeline, end.seq)?;
+            wanted.table.check_same(&end, &timeline, start_seq)?;
             let mut header = end.header(&context.replica, [&timeline])?;
             let before = match View::at(&timeline, start_seq) {
                 Err(error) if wanted.added_if_missing && error.reason() == Reason::TableNotFound => {

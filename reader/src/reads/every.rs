@@ -103,6 +103,9 @@ impl MomentPages {
                 let message = "AS OF EVERY has no moment: FROM lies after TO, or after now";
                 return Err(Error::new(Reason::QueryInvalid, message));
             }
+            if let Some(first) = moments.first() {
+                wanted.table.check_same(&to, timeline, first.seq)?;
+            }
             let mut header = to.header(&context.replica, [timeline])?;
             header.notes.extend(note_of_creation(timeline, &moments));
             let MomentsQuery { condition, group_by, items, having, format, .. } = wanted;

@@ -94,12 +94,14 @@ impl FindPages {
                 after,
                 up_to: point.seq,
             };
+            let mut header = point.header(&context.replica, [timeline])?;
+            header.notes.extend(search.table.note_of_other(&point, timeline, after));
             Ok(FindPages {
                 execution: FindExecution::new(timeline, wanted)?,
                 table: Arc::clone(timeline),
                 format: search.format,
                 after,
-                header: point.header(&context.replica, [timeline])?,
+                header,
                 is_truncated: start.is_none() && floor > 0,
             })
         };
@@ -120,7 +122,8 @@ impl FindPages {
         let commit = match self.execution.found()? {
             Some(event) => {
                 let mut commit = convert::commit_to_wire(&event.commit);
-                commit.changes.push(convert::change_to_wire(&event, self.table.name(), self.format)?);
+                let table = self.table.name_at(event.commit.seq);
+                commit.changes.push(convert::change_to_wire(&event, &table, self.format)?);
                 Some(commit)
             }
             None => {

@@ -80,7 +80,6 @@ pub struct CommitPages {
     filter: DriftFilter,
     /// The images that are returned.
     images: Images,
-    table: String,
     format: v1::DocumentFormat,
     /// The number of events that may still be read.
     remaining: u64,
@@ -123,7 +122,8 @@ impl CommitPages {
                 None => None,
             };
             timeline.check_floor(point.seq)?;
-            let header = point.header(&context.replica, [timeline])?;
+            let mut header = point.header(&context.replica, [timeline])?;
+            header.notes.extend(drift.table.note_of_other(&point, timeline, start.unwrap_or(0)));
             let wanted = HistoryQuery {
                 key,
                 after: start.unwrap_or(0),
@@ -141,7 +141,6 @@ impl CommitPages {
         };
         let (history, header) = query.look_up(open).await?;
         Ok(CommitPages {
-            table: history.timeline().name().to_owned(),
             history,
             filter,
             images,
@@ -219,11 +218,13 @@ impl CommitPages {
     fn next_commit(&mut self, bytes: &mut usize) -> Result<Option<v1::Commit>> {
         let Some(info) = self.ahead.front().map(|event| event.commit.clone()) else { return Ok(None) };
         let mut commit = convert::commit_to_wire(&info);
+        // An event has the name that the table had then.
+        let table = self.history.timeline().name_at(info.seq);
         while self.has_event_of(info.seq)?
             && let Some(mut event) = self.ahead.pop_front()
         {
             event.keep_images(self.images);
-            let change = convert::change_to_wire(&event, &self.table, self.format)?;
+            let change = convert::change_to_wire(&event, &table, self.format)?;
             *bytes = bytes.saturating_sub(change_size(&change));
             commit.changes.push(change);
             if *bytes == 0 {

@@ -149,7 +149,7 @@ impl RowPages {
         Ok(RowPages {
             header: Some(header),
             has_results: selection.has_results(),
-            table: view.timeline().name().to_owned(),
+            table: view.schema().table.clone(),
             seq: view.seq(),
             source: match selection.is_arranged() {
                 true => SelectSource::Arranged(Box::new(ArrangedSelect::new(view, selection))),

@@ -54,10 +54,9 @@ pub async fn list(
         let point = context.replica.point_at(&applied, as_of)?;
         let header = point.header(&context.replica, point.applied.tables.values())?;
         let (mut tables, mut bytes, mut has_more) = (Vec::new(), 0_usize, false);
-        for (name, timeline) in point.applied.tables.iter() {
+        for (name, timeline) in point.applied.names.at(point.seq, &after) {
             work::step(16)?;
-            let is_next = after.is_empty() || *name > after;
-            let Some(info) = is_next.then(|| listed_info(timeline, point.seq)).flatten() else { continue };
+            let Some(info) = listed_info(name, timeline, point.seq) else { continue };
             bytes = bytes.saturating_add(info.encoded_len());
             if tables.len() == limit.tables || (bytes > limit.bytes && !tables.is_empty()) {
                 has_more = true;
@@ -89,11 +88,11 @@ pub async fn describe(
 
 /// A table in a list: `None` if it did not exist then, or if the point is below its floor. A table that cannot be read is
 /// listed with the reason: it must not look as if it did not exist.
-fn listed_info(timeline: &Arc<Timeline>, seq: u64) -> Option<v1::TableInfo> {
+fn listed_info(name: &str, timeline: &Arc<Timeline>, seq: u64) -> Option<v1::TableInfo> {
     match table_info(timeline, seq) {
         Ok(info) => Some(info),
         Err(error) if matches!(error.reason(), Reason::TableNotFound | Reason::BelowFloor) => None,
-        Err(error) => Some(convert::unusable_table_to_wire(timeline.name(), &error)),
+        Err(error) => Some(convert::unusable_table_to_wire(name, &error)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use driftdb_common::error::Result;
+use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::Key;
 use driftdb_common::query::ast::{RowKey, TableName};
 use driftdb_common::query::report;
@@ -21,15 +21,50 @@ pub enum TableTarget {
 }
 
 impl TableTarget {
-    /// Looks the table up. Fails if no table with this name existed at or before the newest commit.
-    pub fn find<'p>(&self, point: &'p ReadPoint) -> Result<&'p Arc<Timeline>> {
+    /// The name.
+    pub fn name(&self) -> &str {
         match self {
-            TableTarget::Field(name) => point.applied.table(name),
+            TableTarget::Field(name) => name,
+            TableTarget::Statement(name, _) => &name.text,
+        }
+    }
+
+    /// Looks the table up: the one that has the name at the point. If none has it, see [`TableNames::find`].
+    ///
+    /// [`TableNames::find`]: crate::table_names::TableNames::find
+    pub fn find<'p>(&self, point: &'p ReadPoint) -> Result<&'p Arc<Timeline>> {
+        let found = point.applied.table_at(self.name(), point.seq);
+        match self {
+            TableTarget::Field(_) => found,
             TableTarget::Statement(name, statement) => {
-                let found = point.applied.table(&name.text);
                 found.map_err(|error| report::at_table(error, statement, Some(name)))
             }
         }
+    }
+
+    /// For people: another table had the name after the commit `after` and before the present one got it, and the read leaves it out.
+    pub fn note_of_other(&self, point: &ReadPoint, timeline: &Timeline, after: u64) -> Option<String> {
+        let other = point.applied.names.other_of_name(self.name(), timeline, &(after..=point.seq))?;
+        let (name, was) = (self.name(), other.name_until(self.name(), point.seq)?);
+        Some(format!(
+            "another table was named {name:?} up to seq {was}, and is left out: read it up to that point in time"
+        ))
+    }
+
+    /// Fails if the name meant another table after the commit `seq` than at the point.
+    pub fn check_same(&self, point: &ReadPoint, timeline: &Timeline, seq: u64) -> Result<()> {
+        let range = seq.min(point.seq)..=seq.max(point.seq);
+        let Some(other) = point.applied.names.other_of_name(self.name(), timeline, &range) else {
+            return Ok(());
+        };
+        let name = self.name();
+        let until = other.name_until(name, point.seq).unwrap_or(seq);
+        let message = format!(
+            "table {name:?} at seq {seq} is another table than at seq {}: it had the name up to seq {until}; read each on its own, the \
+             earlier one up to seq {until}",
+            point.seq
+        );
+        Err(Error::new(Reason::TableNotFound, message).with("table", name).with("seq", until.to_string()))
     }
 }
 

@@ -191,8 +191,11 @@ impl WatchIndex {
             self.for_any.retain(|id| watches.get(*id as usize).is_some_and(IndexedWatch::is_idle));
             for part in commit.parts.iter().filter(|part| !part.events.is_empty()) {
                 self.of_all_tables.look_up(commit, part, &self.hasher, &mut concerned);
-                if let Some(table) = self.by_table.get(part.timeline.name()) {
-                    table.look_up(commit, part, &self.hasher, &mut concerned);
+                // A watch goes on with a table that has had a name that the watch is for.
+                for name in part.timeline.names() {
+                    if let Some(table) = self.by_table.get(&*name) {
+                        table.look_up(commit, part, &self.hasher, &mut concerned);
+                    }
                 }
             }
             for id in concerned.drain(..) {

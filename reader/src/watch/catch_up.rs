@@ -100,10 +100,14 @@ impl CatchUp {
             out.finish_before(seq);
             let Some(table) = self.tables.get_mut(index) else { continue };
             match table.ahead.pop_front() {
-                Some((_, mut event)) => {
-                    if self.filter.passes_time(event.commit.time_ms) && self.filter.passes(&event)? {
+                Some((id, mut event)) => {
+                    let timeline = table.history.timeline();
+                    if self.filter.covers(timeline, id.seq)
+                        && self.filter.passes_time(event.commit.time_ms)
+                        && self.filter.passes(&event)?
+                    {
                         event.keep_images(self.images);
-                        out.push(&event, table.history.timeline().name())?;
+                        out.push(&event, &timeline.name_at(id.seq))?;
                     }
                 }
                 None => {

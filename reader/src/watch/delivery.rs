@@ -44,7 +44,7 @@ impl Delivery {
         if !filter.passes_time(self.commit.info.time_ms) {
             return true;
         }
-        let parts = self.commit.parts.iter().filter(|part| filter.covers_table(part.timeline.name()));
+        let parts = self.commit.parts.iter().filter(|part| filter.covers(&part.timeline, self.seq()));
         let mut events = parts.flat_map(|part| &part.events);
         needed == Images::default()
             || events.all(|event| event.has_images(needed) || !filter.may_pass(event.key.as_ref()))
@@ -56,17 +56,25 @@ impl Delivery {
         if !filter.passes_time(commit.info.time_ms) {
             return Ok(true);
         }
+        // Of the part with this position: the table's name then, if the watch covers the table.
+        let mut covered: Option<(usize, Option<Arc<str>>)> = None;
         while let Some((part, live)) = self.current(&commit) {
             if !out.has_room() {
                 return Ok(false);
             }
             work::step(8)?;
-            if filter.covers_table(part.timeline.name()) && filter.may_pass(live.key.as_ref()) {
+            let (timeline, seq) = (&part.timeline, commit.info.seq);
+            let known = covered.take().filter(|(at, _)| *at == self.part);
+            let (_, name) =
+                covered.insert(known.unwrap_or_else(|| {
+                    (self.part, filter.covers(timeline, seq).then(|| timeline.name_at(seq)))
+                }));
+            if let Some(name) = name.as_ref().filter(|_| filter.may_pass(live.key.as_ref())) {
                 let needed = filter.needed_images(sent);
                 let mut event = live.to_drift_event(&commit, &part.timeline, needed)?;
                 if filter.passes(&event)? {
                     event.keep_images(sent);
-                    let change = live.to_wire(&event, &commit, part.timeline.name(), out.format())?;
+                    let change = live.to_wire(&event, &commit, name, out.format())?;
                     out.push_change(&commit.info, change);
                 }
             }

@@ -23,16 +23,30 @@ use crate::resume_token::request_hash;
 use crate::subscriptions::interest::{Interest, InterestingRows};
 
 /// The filter of a watch. An event must meet all parts.
+///
+/// A watch that names tables sends the events of each table that has one of the names when the watch is opened, or at some time from
+/// the watch's start up to the event. So it goes on with a table that is renamed, and with a new table that gets one of the names.
 #[derive(Debug, Clone)]
 pub struct WatchFilter {
     /// The tables by name; empty for all tables.
     tables: BTreeSet<String>,
+    /// The commits over which a name means a table: from the first one on, and at least up to the second.
+    named: NamedRange,
     /// The keys.
     pub rows: Arc<KeyFilter>,
     condition: Option<Condition>,
     /// Only commits after this time pass, in milliseconds since 1970; 0 if the watch does not start at a time.
     after_ms: u64,
     hash: u64,
+}
+
+/// The commits whose names of tables a watch uses, whatever it has sent: a resume token keeps them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NamedRange {
+    /// The commit after which the watch began.
+    pub from: u64,
+    /// The newest commit when it was asked for.
+    pub to: u64,
 }
 
 impl WatchFilter {
@@ -77,7 +91,7 @@ impl WatchFilter {
         let spelled: Vec<String> = keys.iter().filter_map(|key| CompositeKey::canonical_text(key)).collect();
         let keys = keys.into_iter().chain(spelled).collect();
         let rows = Arc::new(KeyFilter { keys, prefix: request.key_prefix.clone() });
-        Ok(WatchFilter { tables, rows, condition, after_ms: 0, hash })
+        Ok(WatchFilter { tables, named: NamedRange::default(), rows, condition, after_ms: 0, hash })
     }
 
     /// The same filter for commits after a time only. The watch may start at an earlier commit: the time may be in the
@@ -85,6 +99,18 @@ impl WatchFilter {
     #[must_use]
     pub fn after_time(self, after_ms: u64) -> WatchFilter {
         WatchFilter { after_ms, ..self }
+    }
+
+    /// The same filter of a watch whose names of tables are those of some commits.
+    #[must_use]
+    pub fn named_in(self, named: NamedRange) -> WatchFilter {
+        WatchFilter { named, ..self }
+    }
+
+    /// The commits whose names of tables count, for resume tokens; `None` if the watch names no tables.
+    pub fn token_names(&self) -> Option<(u64, u64)> {
+        let NamedRange { from, to } = self.named;
+        (!self.tables.is_empty()).then_some((from, to))
     }
 
     /// The time after which commits pass, in milliseconds since 1970; 0 if all do.
@@ -116,10 +142,18 @@ impl WatchFilter {
         Interest { tables: self.tables.iter().cloned().collect(), rows }
     }
 
-    /// Fails if a named table never existed, or if a named table cannot have one of the keys.
+    /// Fails if no table has a name that is given, or has had it since the watch's start, and none was dropped under it; or if the table
+    /// cannot have one of the keys.
     pub fn check(&self, applied: &Applied) -> Result<()> {
         for table in &self.tables {
-            let key_type = applied.table(table)?.key_type()?;
+            let named = self.named.from..=applied.seq;
+            let had = applied
+                .names
+                .of_name(table)
+                .iter()
+                .rfind(|of_name| of_name.had_name(named.clone(), |name| name == table));
+            let found = had.map_or_else(|| applied.table_at(table, applied.seq), Ok)?;
+            let key_type = found.key_type()?;
             for key in &self.rows.keys {
                 work::step(8)?;
                 Key::parse(key, key_type)?;
@@ -131,20 +165,21 @@ impl WatchFilter {
     /// The existing tables that the watch covers, in the order of their creation.
     pub fn timelines<'a>(&self, applied: &'a Applied) -> Vec<&'a Arc<Timeline>> {
         let mut tables: Vec<_> =
-            applied.tables.values().filter(|table| self.covers_table(table.name())).collect();
+            applied.tables.values().filter(|table| self.covers(table, applied.seq)).collect();
         tables.sort_unstable_by_key(|table| table.id());
         tables
     }
 
     /// The greatest floor of the tables that the watch covers.
     pub fn floor(&self, applied: &Applied) -> u64 {
-        let tables = applied.tables.values().filter(|table| self.covers_table(table.name()));
+        let tables = applied.tables.values().filter(|table| self.covers(table, applied.seq));
         tables.filter_map(|table| table.state().layers.floor()).map(|floor| floor.seq).max().unwrap_or(0)
     }
 
-    /// Whether the watch covers a table.
-    pub fn covers_table(&self, name: &str) -> bool {
-        self.tables.is_empty() || self.tables.contains(name)
+    /// Whether the watch covers a table, for events of a commit.
+    pub fn covers(&self, table: &Timeline, seq: u64) -> bool {
+        let NamedRange { from, to } = self.named;
+        self.tables.is_empty() || table.had_name(from..=seq.max(to), |name| self.tables.contains(name))
     }
 
     /// Whether the filter has a condition, which may take long to check.

@@ -22,8 +22,8 @@ pub struct InitialRows {
     filter: Arc<WatchFilter>,
     /// The commit at which the rows are read.
     seq: u64,
-    /// The tables that have not been started, by id and name.
-    tables: VecDeque<(u64, String)>,
+    /// The ids of the tables that have not been started.
+    tables: VecDeque<u64>,
     current: Option<TableSelect>,
     /// The last row of the first table that an earlier watch has sent.
     after: Option<Key>,
@@ -56,12 +56,10 @@ impl InitialRows {
         position: InitialRowPosition,
     ) -> InitialRows {
         let applied = replica.applied();
-        let tables =
-            filter.timelines(&applied).into_iter().filter(|timeline| timeline.id() >= position.table);
-        let tables: VecDeque<_> =
-            tables.map(|timeline| (timeline.id(), timeline.name().to_owned())).collect();
+        let tables = filter.timelines(&applied).into_iter().map(|timeline| timeline.id());
+        let tables: VecDeque<u64> = tables.filter(|id| *id >= position.table).collect();
         // The row belongs to the position's table, which may be gone by now.
-        let is_first = tables.front().is_some_and(|(id, _)| *id == position.table);
+        let is_first = tables.front() == Some(&position.table);
         let after = position.after.clone().filter(|_| is_first);
         let position = InitialRowPosition { after: after.clone(), ..position };
         InitialRows { filter, seq, tables, current: None, after, position }
@@ -76,9 +74,9 @@ impl InitialRows {
     pub fn next_batch(&mut self, replica: &Replica) -> Result<Option<InitialRowBatch>> {
         loop {
             if self.current.is_none() {
-                let Some((id, name)) = self.tables.pop_front() else { return Ok(None) };
+                let Some(id) = self.tables.pop_front() else { return Ok(None) };
                 let after = self.after.take();
-                self.current = self.start_table(replica, id, name, after)?;
+                self.current = self.start_table(replica, id, after)?;
             }
             let Some(TableSelect { id, name, select }) = &mut self.current else { continue };
             let SelectPage { mut rows, done, .. } = select.next_page(ROWS_PER_STEP, limits::MESSAGE_BYTES)?;
@@ -99,20 +97,17 @@ impl InitialRows {
     }
 
     /// Starts the SELECT of a table; `None` if no row of the table passes the filter.
-    fn start_table(
-        &self,
-        replica: &Replica,
-        id: u64,
-        name: String,
-        after: Option<Key>,
-    ) -> Result<Option<TableSelect>> {
+    fn start_table(&self, replica: &Replica, id: u64, after: Option<Key>) -> Result<Option<TableSelect>> {
         let applied = replica.applied();
-        let timeline = applied.table(&name)?;
+        // The watch may cover a table only later, when it has one of the names.
+        let timeline = applied.table_by_id(id).filter(|timeline| self.filter.covers(timeline, self.seq));
+        let Some(timeline) = timeline else { return Ok(None) };
         let view = match View::at(timeline, self.seq) {
             // The table did not exist at this commit.
             Err(error) if error.reason() == Reason::TableNotFound => return Ok(None),
             view => view?,
         };
+        let name = view.schema().table.clone();
         let Some(condition) = self.filter.select_condition(timeline.key_type()?) else { return Ok(None) };
         let select = SelectExecution::new(view, Selection { condition, after, ..Selection::default() });
         Ok(Some(TableSelect { id, name, select }))

@@ -23,7 +23,7 @@ use crate::freshness::Freshness;
 use crate::resume_token::{InitialRowPosition, WatchToken};
 use crate::running_query::RunningQuery;
 use crate::subscriptions::Subscription;
-use crate::watch::filter::WatchFilter;
+use crate::watch::filter::{NamedRange, WatchFilter};
 use crate::watch::watch_memory::WatchMemory;
 
 /// The longest heartbeat interval; longer ones are shortened to it.
@@ -70,9 +70,11 @@ impl ResolvedWatch {
         };
         // Subscribe first: the live ring keeps commits only while there are watches.
         let subscription = query.context().replica.subscriptions().subscribe()?;
-        let WatchStart { seq: start_seq, initial_rows, after_ms } =
+        let WatchStart { seq: start_seq, initial_rows, after_ms, named } =
             resolve_start(query, &filter, &request).await?;
-        let filter = Arc::new(Arc::unwrap_or_clone(filter).after_time(after_ms));
+        let newest = query.context().replica.applied().seq;
+        let named = named.unwrap_or(NamedRange { from: start_seq, to: newest });
+        let filter = Arc::new(Arc::unwrap_or_clone(filter).after_time(after_ms).named_in(named));
         check_tables(query, &filter).await?;
         let checked = Arc::clone(&filter);
         let check_floors = move |context: &RequestContext| {
@@ -109,6 +111,8 @@ struct WatchStart {
     initial_rows: Option<InitialRowPosition>,
     /// Only commits after this time are sent, in milliseconds since 1970; 0 for all.
     after_ms: u64,
+    /// The commits whose names of tables count; `None` for those from the start on.
+    named: Option<NamedRange>,
 }
 
 /// Resolves where a watch starts, once the replica has reached that commit.
@@ -129,7 +133,10 @@ async fn resolve_start(
             Freshness::from_wire(Some(freshness), replica)?;
             replica.check_kept()?;
             check_tables(query, filter).await?;
-            return Ok(WatchStart { seq: filter.floor(&replica.applied()), ..start });
+            let applied = replica.applied();
+            let named = NamedRange { from: 0, to: applied.seq };
+            let seq = WatchFilter::clone(filter).named_in(named).floor(&applied);
+            return Ok(WatchStart { seq, named: Some(named), ..start });
         }
         Some(Start::AfterSeq(seq)) => {
             resumed = LineagePoint { incarnation: request.incarnation, seq: *seq };
@@ -145,6 +152,8 @@ async fn resolve_start(
             let token = WatchToken::decode(token, replica.database(), filter.hash())?;
             start.initial_rows = token.rows();
             start.after_ms = token.after_ms();
+            let (from, to) = token.named().unwrap_or_default();
+            start.named = Some(NamedRange { from, to });
             // The token proves that the commit exists, even if this replica has not seen it yet.
             resumed = token.point();
             let freshness = v1::Freshness { min_seq: token.seq, ..freshness };

@@ -249,7 +249,7 @@ pub(super) fn check_boundaries(
         }
         let description = if table.recreated_seq() > *unchanged_since {
             let seq = table.recreated_seq();
-            Some((seq, String::new(), format!("commit {seq} created the table again")))
+            Some((seq, String::new(), table.recreation()))
         } else {
             let found = broken_by(tables, boundary, table)?;
             found.map(|BrokenBoundary { seq, key }| {

@@ -42,6 +42,10 @@ pub(crate) fn compute(change: &CommitRequest) -> [u8; 16] {
                 None => {}
             }
         }
+        CommitRequest::Schema(SchemaChange::Rename { table, to }) => {
+            hash.part(b'N', table.as_bytes());
+            hash.part(b'o', to.as_bytes());
+        }
         CommitRequest::Schema(SchemaChange::Drop { table }) => hash.part(b'D', table.as_bytes()),
     }
     hash.0.digest128().to_le_bytes()

@@ -80,9 +80,7 @@ fn describe_last_change(table: &AdmittedTable, row: Option<&CurrentRow>, seq: u6
         Some(row) if row.is_live => format!("commit {seq} changed it last"),
         Some(_) => format!("commit {seq} deleted it"),
         None if seq == 0 => "the row does not exist".to_owned(),
-        None if seq == table.recreated_seq() => {
-            format!("the row does not exist; commit {seq} created the table again")
-        }
+        None if seq == table.recreated_seq() => format!("the row does not exist; {}", table.recreation()),
         None => format!("the row does not exist; deletions up to commit {seq} are not known any more"),
     }
 }

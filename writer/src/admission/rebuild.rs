@@ -21,6 +21,7 @@ use crate::admission::Admission;
 use crate::admission::requests::RequestWindow;
 use crate::admission::schema_changes::apply_schema_event;
 use crate::admission::table::{AdmittedTable, RowState};
+use crate::admission::tables::UnusableTable;
 
 /// The admission state while it is rebuilt: recovery passes every table first, then the commits of the log in
 /// order.
@@ -43,6 +44,8 @@ pub(crate) struct AdmissionRebuild<'a> {
     set_aside: &'a [PathBuf],
     /// The layers of each table, until it is replayed.
     layers: HashMap<u64, LayerMap>,
+    /// The directory of each table.
+    directories: HashMap<u64, String>,
     /// The damaged files, each with its table.
     damaged: Vec<(u64, DamagedFile)>,
 }
@@ -63,6 +66,7 @@ impl<'a> AdmissionRebuild<'a> {
             snapshot_producers: HashMap::new(),
             set_aside,
             layers: HashMap::new(),
+            directories: HashMap::new(),
             damaged: Vec::new(),
         }
     }
@@ -75,6 +79,7 @@ impl<'a> AdmissionRebuild<'a> {
     /// The finished state. `last` is the database's last commit.
     pub(crate) fn finish(mut self, last: WriteToken) -> Admission {
         self.remember_snapshot_requests(u64::MAX);
+        self.admission.tables.index_names();
         self.admission.last = last;
         self.admission.tables.recent_mut().begin_after(last.seq);
         drop(self.admission.discard_undo(self.admission.tables.undo_mark(), last));
@@ -118,7 +123,9 @@ impl<'a> AdmissionRebuild<'a> {
         let tables = &mut self.admission.tables;
         match (event.kind, event.key, event.document) {
             (EventType::Schema, _, Some(payload)) => {
-                apply_schema_event(tables, table, seq, SchemaEvent::from_document(&payload)?)
+                let event = SchemaEvent::from_document(&payload)?;
+                let directory = self.directories.get(&table).unwrap_or(&event.schema.table).clone();
+                apply_schema_event(tables, (table, directory), seq, event)
             }
             (kind, Some(key), payload) => {
                 let table = tables.by_id_mut(table)?;
@@ -139,6 +146,19 @@ impl<'a> AdmissionRebuild<'a> {
     }
 }
 
+impl AdmissionRebuild<'_> {
+    /// Follows the name of a table that cannot be used.
+    fn follow_name(&mut self, table: u64, events: &[Event]) -> Result<()> {
+        for event in events.iter().filter(|event| event.kind == EventType::Schema) {
+            if let Some(payload) = &event.document {
+                let schema = SchemaEvent::from_document(payload)?.schema;
+                self.admission.tables.rename_unusable(table, &schema.table);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Replay for AdmissionRebuild<'_> {
     fn set_aside_damage(&mut self, manifest: Manifest) -> Result<(Manifest, Vec<PathBuf>)> {
         let (id, name) = (manifest.table_id, manifest.table.clone());
@@ -155,7 +175,8 @@ impl Replay for AdmissionRebuild<'_> {
                 if let Some(path) = damaged_layer_file(&error) {
                     self.damaged.push((id, DamagedFile::new(&path, &error)));
                 }
-                self.admission.tables.add_unusable(&name, id, error);
+                let known = UnusableTable { name: manifest.table_name().to_owned(), directory: name, error };
+                self.admission.tables.add_unusable(id, known);
                 Ok((manifest, Vec::new()))
             }
             Err(error) => Err(error),
@@ -163,20 +184,28 @@ impl Replay for AdmissionRebuild<'_> {
     }
 
     fn replay_table(&mut self, manifest: &Manifest) -> Result<()> {
+        self.directories.insert(manifest.table_id, manifest.table.clone());
         let layers = self.layers.remove(&manifest.table_id);
         let Some(layers) = layers.filter(|_| !manifest.deltas.is_empty()) else { return Ok(()) };
-        let (mut created, mut newest) = (manifest.table_id, None);
+        let (mut created, mut named, mut newest) = (manifest.table_id, 0, None::<(u64, SchemaEvent)>);
         for entry in &layers.properties().schema_entries {
             let event = SchemaEvent::from_document(&entry.document)?;
-            if event.action == SchemaAction::Create {
-                created = entry.seq;
+            match (event.action, &event.from) {
+                (SchemaAction::Create, _) => created = entry.seq,
+                (SchemaAction::Rename, Some(from)) => {
+                    named = entry.seq;
+                    self.admission.tables.add_former_name(from.clone());
+                }
+                _ => {}
             }
-            newest = Some(event);
+            newest = Some((entry.seq, event));
         }
-        let Some(SchemaEvent { action, schema }) = newest else { return Ok(()) };
+        let Some((seq, SchemaEvent { action, schema, .. })) = newest else { return Ok(()) };
         self.collect_snapshot_requests(&layers)?;
-        let table = AdmittedTable::new(manifest.table_id, created, schema);
-        self.admission.tables.add_durable(table.with_layers(layers, action == SchemaAction::Drop));
+        let dropped = (action == SchemaAction::Drop).then_some(seq);
+        let table = AdmittedTable::new(manifest.table_id, created, schema).named_at(named);
+        let table = table.in_directory(manifest.table.clone()).with_layers(layers, dropped);
+        self.admission.tables.add_durable(table);
         Ok(())
     }
 
@@ -185,6 +214,7 @@ impl Replay for AdmissionRebuild<'_> {
         self.remember_snapshot_requests(seq);
         for (table, events) in parts {
             if self.admission.tables.is_unusable(table) {
+                self.follow_name(table, &events)?;
                 continue;
             }
             for event in events {

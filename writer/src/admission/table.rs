@@ -37,7 +37,14 @@ pub(crate) struct AdmittedTable {
     created_seq: u64,
     /// Shared, so that a caller can keep it without a copy made under the lock.
     schema: Arc<Schema>,
-    dropped: bool,
+    /// The name of the table's directory.
+    directory: Arc<str>,
+    /// The commit that dropped the table; `None` if it exists.
+    dropped: Option<u64>,
+    /// How many of the table's events are SCHEMA events.
+    schema_events: u64,
+    /// The commit that gave the table its name, if another table may have had the name before; else 0.
+    named_seq: u64,
     /// Every row that changed after the end of `layers`, and possibly some that changed before.
     rows: HashMap<Key, RowState>,
     /// The bytes of the documents in `rows`.
@@ -58,8 +65,11 @@ impl AdmittedTable {
         AdmittedTable {
             id,
             created_seq: seq,
+            directory: Arc::from(schema.table.as_str()),
             schema: Arc::new(schema),
-            dropped: false,
+            dropped: None,
+            schema_events: 0,
+            named_seq: 0,
             rows: HashMap::new(),
             row_bytes: 0,
             layers: Arc::default(),
@@ -67,26 +77,41 @@ impl AdmittedTable {
         }
     }
 
-    /// This table with the rows and counts of its snapshot files.
-    pub(crate) fn with_layers(self, layers: LayerMap, dropped: bool) -> AdmittedTable {
-        let counts = layers.counts();
-        AdmittedTable { layers: Arc::new(layers), dropped, counts, ..self }
+    /// This table in a directory that has another name than it was created with.
+    pub(crate) fn in_directory(self, directory: String) -> AdmittedTable {
+        AdmittedTable { directory: Arc::from(directory), ..self }
     }
 
-    /// The successor of this table's `past` under the same name: a new CREATE continues the past's history
-    /// and starts without rows.
+    /// This table with a name that it has since a commit, and that another table may have had before.
+    pub(crate) fn named_at(self, named_seq: u64) -> AdmittedTable {
+        AdmittedTable { named_seq, ..self }
+    }
+
+    /// This table with the rows and counts of its snapshot files.
+    pub(crate) fn with_layers(self, layers: LayerMap, dropped: Option<u64>) -> AdmittedTable {
+        let counts = layers.counts();
+        let schema_events = layers.properties().schema_entries.len() as u64;
+        AdmittedTable { layers: Arc::new(layers), dropped, counts, schema_events, ..self }
+    }
+
+    /// This table as the successor of its `past`: a new CREATE continues the past's history and starts without rows.
     pub(crate) fn continuing(self, past: &AdmittedTable) -> AdmittedTable {
         let counts = TableCounts { rows: 0, ..past.counts };
-        AdmittedTable { layers: Arc::clone(&past.layers), counts, ..self }
+        let (layers, directory) = (Arc::clone(&past.layers), Arc::clone(&past.directory));
+        let (schema_events, named_seq) = (past.schema_events, past.named_seq);
+        AdmittedTable { layers, directory, counts, schema_events, named_seq, ..self }
     }
 
     /// This table after its DROP: no rows, the same history.
-    pub(crate) fn after_drop(&self) -> AdmittedTable {
+    pub(crate) fn after_drop(&self, seq: u64) -> AdmittedTable {
         AdmittedTable {
             id: self.id,
             created_seq: self.created_seq,
             schema: Arc::clone(&self.schema),
-            dropped: true,
+            directory: Arc::clone(&self.directory),
+            dropped: Some(seq),
+            schema_events: self.schema_events,
+            named_seq: self.named_seq,
             rows: HashMap::new(),
             row_bytes: 0,
             layers: Arc::clone(&self.layers),
@@ -142,9 +167,25 @@ impl AdmittedTable {
         self.created_seq
     }
 
-    /// The commit that created the table again after a DROP; 0 if the table was created only once.
+    /// The commit that created the table again after a DROP, or gave it a name that another table may have had: what was read of the
+    /// name before is no longer there. 0 if there is none.
     pub(crate) fn recreated_seq(&self) -> u64 {
-        if self.created_seq > self.id { self.created_seq } else { 0 }
+        let created = if self.created_seq > self.id { self.created_seq } else { 0 };
+        created.max(self.named_seq)
+    }
+
+    /// What the commit of [`AdmittedTable::recreated_seq`] did, for messages.
+    pub(crate) fn recreation(&self) -> String {
+        let seq = self.recreated_seq();
+        if seq > self.created_seq {
+            return format!("commit {seq} gave the table this name");
+        }
+        format!("commit {seq} created the table again")
+    }
+
+    /// Records that another table may have had the name before this one was created.
+    pub(crate) fn succeed_another(&mut self) {
+        self.named_seq = self.named_seq.max(self.created_seq);
     }
 
     /// The table's schema; its last one if the table is dropped.
@@ -152,14 +193,34 @@ impl AdmittedTable {
         &self.schema
     }
 
-    /// Replaces the schema and returns the one before.
-    pub(crate) fn set_schema(&mut self, schema: Arc<Schema>) -> Arc<Schema> {
-        std::mem::replace(&mut self.schema, schema)
+    /// Replaces the schema and when the table got its name, and returns those before.
+    pub(crate) fn set_schema(&mut self, schema: Arc<Schema>, named_seq: u64) -> (Arc<Schema>, u64) {
+        (std::mem::replace(&mut self.schema, schema), std::mem::replace(&mut self.named_seq, named_seq))
+    }
+
+    /// The commit that gave the table its name, if another table may have had the name before; else 0.
+    pub(crate) fn named_seq(&self) -> u64 {
+        self.named_seq
     }
 
     /// Whether the table is not dropped.
     pub(crate) fn is_live(&self) -> bool {
-        !self.dropped
+        self.dropped.is_none()
+    }
+
+    /// The commit that dropped the table; 0 if it exists.
+    pub(crate) fn dropped_seq(&self) -> u64 {
+        self.dropped.unwrap_or_default()
+    }
+
+    /// The name of the table's directory.
+    pub(crate) fn directory(&self) -> &str {
+        &self.directory
+    }
+
+    /// Whether no event was ever one of a row.
+    pub(crate) fn never_had_row(&self) -> bool {
+        self.counts.events == self.schema_events
     }
 
     /// The number of live rows and of events, and the last commit with an event in this table.
@@ -259,5 +320,17 @@ impl AdmittedTable {
     pub(crate) fn count_event(&mut self, seq: u64) {
         self.counts.events += 1;
         self.counts.last_seq = seq;
+    }
+
+    /// Counts one SCHEMA event of commit `seq`.
+    pub(crate) fn count_schema_event(&mut self, seq: u64) {
+        self.schema_events += 1;
+        self.count_event(seq);
+    }
+
+    /// Takes a SCHEMA event back, to the counts before it.
+    pub(crate) fn uncount_schema_event(&mut self, counts: TableCounts) {
+        self.schema_events = self.schema_events.saturating_sub(1);
+        self.set_counts(counts);
     }
 }

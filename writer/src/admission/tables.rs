@@ -1,6 +1,6 @@
 //! All tables in their newest admitted state, with an undo log back to the last durable one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use driftdb_common::error::{Error, Reason, Result};
@@ -11,6 +11,7 @@ use driftdb_common::table::layers::LayerMap;
 use driftdb_common::table::schema::Schema;
 use driftdb_common::table::table_counts::TableCounts;
 
+use crate::admission::name_index::NameIndex;
 use crate::admission::recent_changes::{PriorRow, RecentChange, RecentChanges};
 use crate::admission::table::{AdmittedTable, RowState};
 
@@ -20,9 +21,9 @@ const STATE_BYTES: usize = 192;
 /// How to take back one change.
 #[derive(Debug)]
 enum UndoEntry {
-    Row { table: Arc<Schema>, key: Key, prior: Option<RowState>, counts: TableCounts },
-    Table { name: String, prior: Option<Box<AdmittedTable>> },
-    Schema { prior: Arc<Schema>, counts: TableCounts },
+    Row { table: u64, key: Key, prior: Option<RowState>, counts: TableCounts },
+    Table { id: u64, prior: Option<Box<AdmittedTable>> },
+    Schema { table: u64, prior: (Arc<Schema>, u64), counts: TableCounts },
 }
 
 /// A position in the undo log: the number of changes made since the writer started.
@@ -38,19 +39,23 @@ pub(crate) struct DiscardedUndo {
 /// A table that cannot be read. Whoever names it gets the error; its events in the log are passed over.
 #[derive(Debug)]
 pub(crate) struct UnusableTable {
-    pub(crate) id: u64,
+    /// Its name, as far as its manifest and the log after its layers tell.
+    pub(crate) name: String,
+    /// The name of its directory.
+    pub(crate) directory: String,
     pub(crate) error: Error,
 }
 
 /// All tables, including dropped ones.
 #[derive(Debug, Default)]
 pub(crate) struct AdmittedTables {
-    by_name: HashMap<String, AdmittedTable>,
-    names_by_id: HashMap<u64, String>,
-    /// Names by their lower-case form: two tables must not differ in case only.
-    names_by_lower_case: HashMap<String, String>,
-    /// By name: tables whose layers are damaged beyond what the log can replace.
-    unusable: HashMap<String, UnusableTable>,
+    by_id: HashMap<u64, AdmittedTable>,
+    names: NameIndex,
+    /// Names that tables had until a RENAME. A RENAME that is taken back leaves its name here: conditions then count as broken once too
+    /// often.
+    former_names: HashSet<String>,
+    /// By id: tables whose layers are damaged beyond what the log can replace.
+    unusable: HashMap<u64, UnusableTable>,
     /// The bytes of the documents that all tables have in memory.
     row_bytes: u64,
     /// The rows whose content was evicted, oldest first: the table's id, the key, and the row's last commit.
@@ -76,19 +81,21 @@ impl AdmittedTables {
 
     /// The number of tables, including dropped ones.
     pub(crate) fn len(&self) -> usize {
-        self.by_name.len() + self.unusable.len()
+        self.by_id.len() + self.unusable.len()
     }
 
     /// Every table, including dropped ones, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &AdmittedTable> {
-        self.by_name.values()
+        self.by_id.values()
     }
 
     /// A table that is not dropped, by its name.
     pub(crate) fn live(&self, name: &str) -> Result<&AdmittedTable> {
+        if let Some(found) = self.names.live(name).and_then(|id| self.by_id.get(&id)) {
+            return Ok(found);
+        }
         self.check_usable(name)?;
-        let found = self.by_name.get(name).filter(|table| table.is_live());
-        found.ok_or_else(|| unknown_table(name))
+        Err(unknown_table(name))
     }
 
     /// The schemas of the tables that are not dropped.
@@ -96,56 +103,113 @@ impl AdmittedTables {
         self.iter().filter(|table| table.is_live()).map(|table| Arc::clone(table.schema())).collect()
     }
 
-    /// A table by its name in any case.
-    pub(crate) fn by_name_in_any_case(&self, name: &str) -> Option<&AdmittedTable> {
-        self.by_name.get(self.names_by_lower_case.get(&name.to_ascii_lowercase())?)
+    /// The tables with a name in any case, or whose last name it was, in no order.
+    pub(crate) fn of_name_in_any_case(&self, name: &str) -> impl Iterator<Item = &AdmittedTable> {
+        self.names.in_any_case(name).iter().filter_map(|id| self.by_id.get(id))
+    }
+
+    /// The table that was dropped last under a name.
+    pub(crate) fn last_dropped(&self, name: &str) -> Option<&AdmittedTable> {
+        let of_name = self.of_name_in_any_case(name).filter(|table| table.schema().table == name);
+        of_name.filter(|table| !table.is_live()).max_by_key(|table| table.dropped_seq())
     }
 
     /// A table by its id, or `None` if no table has it.
     pub(crate) fn by_id(&self, id: u64) -> Option<&AdmittedTable> {
-        self.by_name.get(self.names_by_id.get(&id)?)
+        self.by_id.get(&id)
     }
 
     /// A table by its id. Fails with CORRUPT: an event in the log names a table that the log did not create.
     pub(crate) fn by_id_mut(&mut self, id: u64) -> Result<&mut AdmittedTable> {
-        let name = self.names_by_id.get(&id);
-        let table = name.and_then(|name| self.by_name.get_mut(name));
-        table.ok_or_else(|| {
+        self.by_id.get_mut(&id).ok_or_else(|| {
             Error::new(Reason::Corrupt, format!("the log has an event of table {id} before its CREATE"))
         })
     }
 
     /// Fails if the table with this name, in any case, cannot be used.
     pub(crate) fn check_usable(&self, name: &str) -> Result<()> {
-        let mut unusable = self.unusable.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
-        unusable.next().map_or(Ok(()), |(_, table)| Err(table.error.clone()))
+        let mut unusable = self.unusable.values().filter(|table| table.name.eq_ignore_ascii_case(name));
+        unusable.next().map_or(Ok(()), |table| Err(table.error.clone()))
     }
 
-    /// The tables that cannot be used, by name.
-    pub(crate) fn unusable(&self) -> impl Iterator<Item = (&String, &UnusableTable)> {
+    /// The tables that cannot be used, with their ids.
+    pub(crate) fn unusable(&self) -> impl Iterator<Item = (&u64, &UnusableTable)> {
         self.unusable.iter()
     }
 
     /// Whether the table with this id cannot be used.
     pub(crate) fn is_unusable(&self, id: u64) -> bool {
-        self.unusable.values().any(|table| table.id == id)
+        self.unusable.contains_key(&id)
     }
 
     /// Adds a table that cannot be used.
-    pub(crate) fn add_unusable(&mut self, name: &str, id: u64, error: Error) {
-        self.unusable.insert(name.to_owned(), UnusableTable { id, error });
+    pub(crate) fn add_unusable(&mut self, id: u64, table: UnusableTable) {
+        self.unusable.insert(id, table);
+    }
+
+    /// Notes that a table that cannot be used has another name.
+    pub(crate) fn rename_unusable(&mut self, id: u64, name: &str) {
+        if let Some(table) = self.unusable.get_mut(&id) {
+            name.clone_into(&mut table.name);
+        }
+    }
+
+    /// Whether a table has a directory of this name, in any case.
+    pub(crate) fn has_directory(&self, name: &str) -> bool {
+        let unusable = self.unusable.values().map(|table| table.directory.as_str());
+        self.iter()
+            .map(AdmittedTable::directory)
+            .chain(unusable)
+            .any(|taken| taken.eq_ignore_ascii_case(name))
+    }
+
+    /// Looks again which tables have which names. While the log is replayed, tables are as their snapshots left them, so that two can
+    /// have one name.
+    pub(crate) fn index_names(&mut self) {
+        self.names = NameIndex::default();
+        for (id, table) in &self.by_id {
+            self.names.add(&table.schema().table, *id, table.is_live());
+        }
+        let successors: Vec<u64> =
+            self.iter().filter(|table| self.had_another(table)).map(AdmittedTable::id).collect();
+        for id in successors {
+            if let Some(table) = self.by_id.get_mut(&id) {
+                table.succeed_another();
+            }
+        }
+    }
+
+    /// Notes that a table had a name until a RENAME.
+    pub(crate) fn add_former_name(&mut self, name: String) {
+        self.former_names.insert(name);
+    }
+
+    /// Whether another table may have had a table's name before the table was created.
+    fn had_another(&self, table: &AdmittedTable) -> bool {
+        let name = &table.schema().table;
+        let mut others = self.of_name_in_any_case(name).filter(|other| other.id() != table.id());
+        self.former_names.contains(name)
+            || others.any(|other| other.schema().table == *name && !other.is_live())
     }
 
     /// Adds a table that was read from its snapshot files. No undo entry is kept: the table is durable.
     pub(crate) fn add_durable(&mut self, table: AdmittedTable) {
-        self.add_names(&table);
-        self.by_name.insert(table.schema().table.clone(), table);
+        self.replace(table);
     }
 
-    fn add_names(&mut self, table: &AdmittedTable) {
-        let name = &table.schema().table;
-        self.names_by_id.insert(table.id(), name.clone());
-        self.names_by_lower_case.insert(name.to_ascii_lowercase(), name.clone());
+    /// Puts a table in the place of the one with its id, which is returned.
+    fn replace(&mut self, table: AdmittedTable) -> Option<AdmittedTable> {
+        let (id, is_live) = (table.id(), table.is_live());
+        let prior = self.remove(id);
+        self.names.add(&table.schema().table, id, is_live);
+        self.by_id.insert(id, table);
+        prior
+    }
+
+    fn remove(&mut self, id: u64) -> Option<AdmittedTable> {
+        let prior = self.by_id.remove(&id)?;
+        self.names.remove(&prior.schema().table, id);
+        Some(prior)
     }
 
     /// Replaces a table's snapshot files by newer ones. After that, rows that the files hold may be evicted.
@@ -170,7 +234,7 @@ impl AdmittedTables {
 
     /// Counts those bytes again, after rows were evicted or taken back.
     pub(crate) fn recount_row_bytes(&mut self) {
-        self.row_bytes = self.by_name.values().map(AdmittedTable::row_bytes).sum();
+        self.row_bytes = self.by_id.values().map(AdmittedTable::row_bytes).sum();
     }
 
     /// Gives up the content of rows whose last state the snapshot files hold. What else is known of them stays in memory, up to
@@ -201,7 +265,8 @@ impl AdmittedTables {
 
     /// Changes a row. `was_live` says whether the row was live, which the caller has looked up.
     pub(crate) fn change_row(&mut self, name: &str, key: Key, row: RowState, was_live: bool) {
-        let Some(table) = self.by_name.get_mut(name) else { return };
+        let id = self.names.live(name);
+        let Some(table) = id.and_then(|id| self.by_id.get_mut(&id)) else { return };
         let counts = table.counts();
         let seq = row.seq;
         let row_bytes = table.row_bytes();
@@ -215,42 +280,55 @@ impl AdmittedTables {
             _ => PriorRow::InFiles,
         };
         self.recent.push(RecentChange { seq, table: id, key: changed_key, before, after });
-        self.undo.push_back(UndoEntry::Row { table: Arc::clone(table.schema()), key, prior, counts });
+        self.undo.push_back(UndoEntry::Row { table: id, key, prior, counts });
     }
 
-    /// Creates a table, or creates a dropped one again.
+    /// Creates a table, or creates the one with its id again.
     pub(crate) fn create(&mut self, table: AdmittedTable) {
-        self.add_names(&table);
-        let name = table.schema().table.clone();
-        let mut table = match self.by_name.get(&name) {
+        let id = table.id();
+        let mut table = match self.by_id.get(&id) {
             Some(past) => table.continuing(past),
             None => table,
         };
-        table.count_event(table.created_seq());
-        let prior = self.by_name.insert(name.clone(), table).map(Box::new);
-        self.undo.push_back(UndoEntry::Table { name, prior });
+        if self.had_another(&table) {
+            table.succeed_another();
+        }
+        table.count_schema_event(table.created_seq());
+        let prior = self.replace(table).map(Box::new);
+        self.undo.push_back(UndoEntry::Table { id, prior });
     }
 
-    /// Replaces a table's schema.
-    pub(crate) fn alter(&mut self, schema: Schema, seq: u64) -> Result<()> {
-        let Some(table) = self.by_name.get_mut(&schema.table) else {
-            return Err(unknown_table(&schema.table));
-        };
+    /// Replaces a table's schema, and with it perhaps its name.
+    pub(crate) fn alter(&mut self, id: u64, schema: Schema, seq: u64) -> Result<()> {
+        let table = self.by_id_mut(id)?;
         let counts = table.counts();
-        table.count_event(seq);
-        let prior = table.set_schema(Arc::new(schema));
-        self.undo.push_back(UndoEntry::Schema { prior, counts });
+        table.count_schema_event(seq);
+        let former = table.schema().table.clone();
+        let mut named_seq = table.named_seq();
+        if former != schema.table {
+            named_seq = seq;
+            self.former_names.insert(former);
+        }
+        let prior = self.set_schema(id, Arc::new(schema), named_seq);
+        self.undo.extend(prior.map(|prior| UndoEntry::Schema { table: id, prior, counts }));
         Ok(())
     }
 
+    /// Sets a table's schema and when it got its name, and returns those before.
+    fn set_schema(&mut self, id: u64, schema: Arc<Schema>, named_seq: u64) -> Option<(Arc<Schema>, u64)> {
+        let table = self.by_id.get_mut(&id)?;
+        self.names.remove(&table.schema().table, id);
+        self.names.add(&schema.table, id, table.is_live());
+        Some(table.set_schema(schema, named_seq))
+    }
+
     /// Drops a table. Its history stays readable.
-    pub(crate) fn drop_table(&mut self, name: &str, seq: u64) -> Result<()> {
-        let Some(prior) = self.by_name.remove(name) else { return Err(unknown_table(name)) };
-        let mut dropped = prior.after_drop();
-        dropped.count_event(seq);
-        self.by_name.insert(name.to_owned(), dropped);
+    pub(crate) fn drop_table(&mut self, id: u64, seq: u64) -> Result<()> {
+        let mut dropped = self.by_id_mut(id)?.after_drop(seq);
+        dropped.count_schema_event(seq);
+        let prior = self.replace(dropped).map(Box::new);
         self.recount_row_bytes();
-        self.undo.push_back(UndoEntry::Table { name: name.to_owned(), prior: Some(Box::new(prior)) });
+        self.undo.push_back(UndoEntry::Table { id, prior });
         Ok(())
     }
 
@@ -265,24 +343,17 @@ impl AdmittedTables {
             match self.undo.pop_back() {
                 Some(UndoEntry::Row { table, key, prior, counts }) => {
                     self.recent.pop();
-                    let Some(table) = self.by_name.get_mut(&table.table) else { continue };
+                    let Some(table) = self.by_id.get_mut(&table) else { continue };
                     table.restore_row(key, prior);
                     table.set_counts(counts);
                 }
-                Some(UndoEntry::Schema { prior, counts }) => {
-                    let Some(table) = self.by_name.get_mut(&prior.table) else { continue };
-                    table.set_schema(prior);
-                    table.set_counts(counts);
+                Some(UndoEntry::Schema { table: id, prior: (schema, named_seq), counts }) => {
+                    self.set_schema(id, schema, named_seq);
+                    let Some(table) = self.by_id.get_mut(&id) else { continue };
+                    table.uncount_schema_event(counts);
                 }
-                Some(UndoEntry::Table { name, prior: Some(prior) }) => {
-                    self.by_name.insert(name, *prior);
-                }
-                Some(UndoEntry::Table { name, prior: None }) => {
-                    if let Some(table) = self.by_name.remove(&name) {
-                        self.names_by_id.remove(&table.id());
-                        self.names_by_lower_case.remove(&name.to_ascii_lowercase());
-                    }
-                }
+                Some(UndoEntry::Table { prior: Some(prior), .. }) => _ = self.replace(*prior),
+                Some(UndoEntry::Table { id, prior: None }) => _ = self.remove(id),
                 None => break,
             }
         }
@@ -329,17 +400,24 @@ mod tests {
         Schema { table, primary_key, key_type: KeyType::String, indexes, retain_ms: None, auto_key: false }
     }
 
+    fn renamed() -> Schema {
+        Schema { table: "u".to_owned(), ..schema(&[]) }
+    }
+
     fn row(seq: u64, json: &str) -> RowState {
         RowState::new(seq, Some(Document::from_json(json).unwrap()))
     }
 
     /// Everything that a rollback must restore.
     fn content(tables: &AdmittedTables) -> String {
-        let table = tables.by_name_in_any_case("T").map(|table| {
+        let table = tables.of_name_in_any_case("T").next().map(|table| {
             let row = table.row(&Key::Str("a".into()), &ReadRows::default()).unwrap();
             (table.is_live(), table.schema().clone(), table.counts(), row.map(|row| (row.seq, row.document)))
         });
-        format!("{} {table:?} {:?} {}", tables.len(), tables.by_id(1).is_some(), tables.row_bytes())
+        let live =
+            ["t", "u"].map(|name| tables.live(name).ok().map(|table| (table.id(), table.never_had_row())));
+        let known = (tables.len(), tables.by_id(1).is_some(), tables.row_bytes());
+        format!("{known:?} {table:?} {live:?} {}", tables.has_directory("t.8"))
     }
 
     #[test]
@@ -347,13 +425,15 @@ mod tests {
         let mut tables = AdmittedTables::default();
         let mut states = vec![(tables.undo_mark(), content(&tables))];
         let key = || Key::Str("a".into());
-        let changes: [&dyn Fn(&mut AdmittedTables); 6] = [
+        let changes: [&dyn Fn(&mut AdmittedTables); 8] = [
             &|tables| tables.create(AdmittedTable::new(1, 1, schema(&[]))),
             &|tables| tables.change_row("t", key(), row(2, r#"{"id":"a"}"#), false),
             &|tables| tables.change_row("t", key(), row(3, r#"{"id":"a","n":1}"#), true),
-            &|tables| tables.alter(schema(&["n"]), 4).unwrap(),
-            &|tables| tables.drop_table("t", 5).unwrap(),
+            &|tables| tables.alter(1, schema(&["n"]), 4).unwrap(),
+            &|tables| tables.drop_table(1, 5).unwrap(),
             &|tables| tables.create(AdmittedTable::new(1, 6, schema(&[]))),
+            &|tables| tables.alter(1, renamed(), 7).unwrap(),
+            &|tables| tables.create(AdmittedTable::new(8, 8, schema(&["m"])).in_directory("t.8".to_owned())),
         ];
         for change in changes {
             change(&mut tables);
@@ -377,6 +457,7 @@ mod tests {
         let delta = DeltaLayer { base: 0, seq, bytes: 0, events: 0, indexes, position };
         let manifest = Manifest {
             table: "t".to_owned(),
+            name: None,
             table_id: 1,
             version: 1,
             term: 1,

@@ -17,6 +17,8 @@ pub(crate) struct CatalogTable {
     pub(crate) id: u64,
     /// Whether the table is not dropped.
     pub(crate) is_live: bool,
+    /// The commit that dropped the table; 0 if it exists.
+    pub(crate) dropped_seq: u64,
     pub(crate) schema: Arc<Schema>,
     /// The snapshot files that admission reads.
     pub(crate) layers: Arc<LayerMap>,
@@ -41,6 +43,22 @@ impl TableCatalog {
         self.of_live(table, AdmittedTable::id)
     }
 
+    /// The ids of the tables with a name: of the one that exists, and of those that were dropped under it; oldest first, and at least
+    /// one.
+    pub(crate) fn ids_of_name(&self, name: &str) -> Result<Vec<u64>> {
+        check_name(name)?;
+        let mut ids: Vec<u64> = {
+            let state = self.0.state.lock();
+            let of_name = state.admission.tables.of_name_in_any_case(name);
+            of_name.filter(|table| table.schema().table == name).map(AdmittedTable::id).collect()
+        };
+        if ids.is_empty() {
+            ids.push(self.table_id(name)?);
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
     /// Calls `f` for a table that is not dropped. If there is none, the error suggests the nearest name: after the lock.
     fn of_live<T>(&self, name: &str, f: impl FnOnce(&AdmittedTable) -> T) -> Result<T> {
         check_name(name)?;
@@ -60,9 +78,14 @@ impl TableCatalog {
         state.admission.tables.by_id(id).map_or_else(String::new, |table| table.schema().table.clone())
     }
 
+    /// The commit that dropped a table; 0 if the table exists.
+    pub(crate) fn dropped_seq(&self, id: u64) -> u64 {
+        self.0.state.lock().admission.tables.by_id(id).map_or(0, AdmittedTable::dropped_seq)
+    }
+
     /// The ids of the tables that cannot be used.
     pub(crate) fn unusable_ids(&self) -> Vec<u64> {
-        self.0.state.lock().admission.tables.unusable().map(|(_, table)| table.id).collect()
+        self.0.state.lock().admission.tables.unusable().map(|(id, _)| *id).collect()
     }
 
     /// The snapshot files that admission reads of a table.
@@ -77,6 +100,7 @@ impl TableCatalog {
         let table = |table: &AdmittedTable| CatalogTable {
             id: table.id(),
             is_live: table.is_live(),
+            dropped_seq: table.dropped_seq(),
             schema: Arc::clone(table.schema()),
             layers: Arc::clone(table.layers()),
         };

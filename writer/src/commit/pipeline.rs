@@ -9,7 +9,7 @@ use driftdb_common::table::operation::SchemaChange;
 use crate::admission::draft::{Draft, DraftConditions};
 use crate::admission::made_keys::{self, MadeKey};
 use crate::admission::missing::MissingWork;
-use crate::admission::schema_changes::check_schema_change;
+use crate::admission::schema_changes::{check_schema_change, makes_new_table};
 use crate::admission::{AdmissibleChange, CommitContext, CommitReceipt};
 use crate::commit::acks::PendingAck;
 use crate::commit::lone_commit::LoneCommit;
@@ -76,7 +76,7 @@ impl CommitPipeline {
             state.check_room(self.0.tail_limit)?;
             let CommitState { admission, open, .. } = &mut *state;
             if let SchemaChange::Create { schema, .. } = &change
-                && admission.tables.by_name_in_any_case(&schema.table).is_none()
+                && makes_new_table(&admission.tables, schema)
             {
                 // A new table needs room. If its group were refused for it, others in the group would be too.
                 self.0.space.check_room(format_args!("cannot create table {:?}", schema.table))?;

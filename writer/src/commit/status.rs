@@ -52,7 +52,12 @@ impl CommitStatus {
     /// The names of the tables that cannot be used, and why.
     pub(crate) fn unusable_tables(&self) -> Vec<(String, Error)> {
         let state = self.0.state.lock();
-        state.admission.tables.unusable().map(|(name, table)| (name.clone(), table.error.clone())).collect()
+        state
+            .admission
+            .tables
+            .unusable()
+            .map(|(_, table)| (table.name.clone(), table.error.clone()))
+            .collect()
     }
 
     /// The bytes of log after the newest snapshots, of all tables together, and their limit.

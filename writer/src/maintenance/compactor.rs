@@ -56,7 +56,7 @@ impl Compactor {
     }
 
     /// Raises a table's floor to `before`. If `before` is `None`, the floor is the end of the newest snapshot, or the
-    /// newest commit if no snapshot exists. A dry run reports what this would do and changes nothing.
+    /// newest commit if no snapshot exists; of a dropped table, it is the DROP. A dry run reports what this would do and changes nothing.
     pub(super) fn compact(
         &self,
         id: u64,
@@ -75,13 +75,16 @@ impl Compactor {
                 let last_at = |time_ms| self.lookup.last_commit_of_any_table_at(time_ms, limit.seq);
                 point.resolve(limit.seq, now_ms, last_at)?
             }
-            None => self.lookup.default_floor(id)?,
+            None => match self.context.commits.catalog.dropped_seq(id) {
+                dropped if dropped > 0 && dropped <= limit.seq => Some(dropped),
+                _ => self.lookup.default_floor(id)?,
+            },
         };
         let Some(seq) = requested else { return Ok(unchanged(&manifest)) };
         if seq < id {
             let message = format!(
                 "cannot compact table {:?} at seq {seq}: the table was created by commit {id}",
-                manifest.table
+                self.context.commits.catalog.name(id)
             );
             return Err(Error::new(Reason::TableNotFound, message).with("seq", id.to_string()));
         }
@@ -142,7 +145,10 @@ impl Compactor {
         };
         let upto = seq.min(layers.end());
         if upto == 0 {
-            return Ok(CompactionSummary { floor_seq: seq, events_compacted: tail.events, bytes_freed: 0 });
+            let dropped = self.context.commits.catalog.dropped_seq(id);
+            // Of a dropped table nothing stays. How much the rows of another would take is not known without a snapshot.
+            let bytes_freed = if dropped > 0 && dropped <= seq { tail.bytes } else { 0 };
+            return Ok(CompactionSummary { floor_seq: seq, events_compacted: tail.events, bytes_freed });
         }
         let requests = self.context.requests_since();
         let request = CompactionRequest { seq: upto, time_ms: 0, requests };

@@ -53,7 +53,9 @@ impl Rebuilder {
             .into_iter()
             .map(|table| (table.id, table.schema.table.clone()));
         for (id, name) in tables {
-            let dir = self.context.files.dir.table(&name);
+            // A table whose CREATE is not on disk has no files.
+            let Ok((manifest, _)) = self.context.commits.log.manifest(id) else { continue };
+            let dir = self.context.files.dir.table(&manifest.table);
             let own: Vec<PathBuf> = damaged.iter().filter(|path| path.starts_with(&dir)).cloned().collect();
             if own.is_empty() || health.is_paused(id, Chore::Rebuild) {
                 continue;

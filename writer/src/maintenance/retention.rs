@@ -43,14 +43,16 @@ impl Retention {
     pub(super) fn compact_expired(&self, progress: ProgressFn<'_>) -> Result<()> {
         let catalog = &self.context.commits.catalog;
         let newest_ms = self.context.commits.status.durable().time_ms;
+        let retained = catalog.tables().into_iter();
         let retained =
-            catalog.tables().into_iter().filter_map(|table| Some((table.id, table.schema.retain_ms?)));
-        for (id, retain_ms) in retained {
+            retained.filter_map(|table| Some((table.id, table.dropped_seq, table.schema.retain_ms?)));
+        for (id, dropped, retain_ms) in retained {
             let interval = CHECK_INTERVAL.min(Duration::from_millis(retain_ms));
             if self.context.health.is_paused(id, Chore::Retention) || !self.start_check(id, interval) {
                 continue;
             }
-            let expired = self.compact_if_expired(id, newest_ms.saturating_sub(retain_ms), progress);
+            let time_ms = newest_ms.saturating_sub(retain_ms);
+            let expired = self.compact_if_expired((id, dropped), time_ms, progress);
             if let Err(error) = &expired {
                 if error.reason() == Reason::ShuttingDown {
                     return expired;
@@ -64,8 +66,13 @@ impl Retention {
     }
 
     /// Compacts a table if its retention asks for it.
-    fn compact_if_expired(&self, id: u64, time_ms: u64, progress: ProgressFn<'_>) -> Result<()> {
-        match self.expired_floor(id, time_ms)? {
+    fn compact_if_expired(
+        &self,
+        (id, dropped): (u64, u64),
+        time_ms: u64,
+        progress: ProgressFn<'_>,
+    ) -> Result<()> {
+        match self.expired_floor((id, dropped), time_ms)? {
             Some(seq) => self.compactor.compact(id, Some(PointInTime::Seq(seq)), false, progress).map(drop),
             None => Ok(()),
         }
@@ -83,10 +90,14 @@ impl Retention {
     }
 
     /// The floor that a table's retention asks for, if at least a quarter of its delta layers, in bytes, is
-    /// below it. A compaction rewrites files, so it must free enough to be worth that.
-    fn expired_floor(&self, id: u64, time_ms: u64) -> Result<Option<u64>> {
+    /// below it. A compaction rewrites files, so it must free enough to be worth that. Of a table that was dropped by then, all is
+    /// below it, and no snapshot will come.
+    fn expired_floor(&self, (id, dropped): (u64, u64), time_ms: u64) -> Result<Option<u64>> {
         let Some(seq) = self.lookup.last_commit_at(id, time_ms)? else { return Ok(None) };
         let (manifest, _) = self.context.commits.log.manifest(id)?;
+        if dropped > 0 && seq >= dropped {
+            return Ok(Some(dropped).filter(|seq| manifest.floor.is_none_or(|floor| *seq > floor.seq)));
+        }
         let seq = seq.min(manifest.deltas.last().map_or(0, |delta| delta.seq));
         let deltas = || manifest.deltas.iter().filter(|delta| !delta.is_compaction_base());
         let all: u64 = deltas().map(|delta| delta.bytes).sum();

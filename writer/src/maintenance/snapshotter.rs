@@ -105,7 +105,7 @@ impl Snapshotter {
         let limits = DeltaLimits { events: triggers.events, bytes: triggers.bytes };
         let start = Instant::now();
         let built = delta::build_next(files, &manifest, &layers, limit, limits, progress)?;
-        let Some(BuiltDelta { layer: delta, keys }) = built else { return Ok(None) };
+        let Some(BuiltDelta { layer: delta, keys, table_name }) = built else { return Ok(None) };
         tracing::info!(
             table = manifest.table,
             seq = delta.seq,
@@ -117,8 +117,10 @@ impl Snapshotter {
         let bytes = bytes_between(&manifest, delta.position);
         let covered = LogTail { events: delta.events, bytes, ..LogTail::default() };
         let added = delta.clone();
-        let (before, after) =
-            self.editor.edit_manifest(id, move |manifest| manifest.deltas.push(added.clone()))?;
+        let (before, after) = self.editor.edit_manifest(id, move |manifest| {
+            manifest.set_table_name(&table_name);
+            manifest.deltas.push(added.clone());
+        })?;
         // Before the files are opened: if that fails, the delta layer is part of the manifest all the same.
         self.context.commits.updates.shorten_tail(id, covered);
         self.editor.switch_files(id, before, &after)?;

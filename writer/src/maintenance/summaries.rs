@@ -48,6 +48,15 @@ impl SnapshotSummary {
 }
 
 impl CompactionSummary {
+    /// The result of two compactions. A later point in time than either floor can be read.
+    pub(crate) fn and(self, other: CompactionSummary) -> CompactionSummary {
+        CompactionSummary {
+            floor_seq: self.floor_seq.max(other.floor_seq),
+            events_compacted: self.events_compacted + other.events_compacted,
+            bytes_freed: self.bytes_freed + other.bytes_freed,
+        }
+    }
+
     /// One line for people.
     pub(crate) fn line(&self, table: &str, dry_run: bool) -> String {
         let CompactionSummary { floor_seq, events_compacted, bytes_freed } = *self;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use driftdb_common::error::Result;
+use driftdb_common::error::{Reason, Result};
 use driftdb_common::table::build::progress::ProgressFn;
 use driftdb_common::table::check::verification::{self, Problem, VerifiedCounts};
 use driftdb_common::table::point_in_time::PointInTime;
@@ -75,7 +75,8 @@ impl MaintenanceWork {
         Ok(taken.inspect_err(|error| self.context.health.note_damage(error))?.summary)
     }
 
-    /// Compacts a table, as [`Compactor::compact`] does.
+    /// Compacts the tables with a name, as [`Compactor::compact`] does: the one that exists, and those that were dropped under it. A
+    /// table that is younger than the floor that is asked for stays as it is, unless all are.
     pub(crate) fn compact(
         &self,
         table: &str,
@@ -83,13 +84,26 @@ impl MaintenanceWork {
         dry_run: bool,
         job: &JobHandle,
     ) -> Result<CompactionSummary> {
-        let id = self.context.commits.catalog.table_id(table)?;
         let progress = |rows| {
             job.report(rows, 0, "rows");
             job.check_cancelled()
         };
-        let compacted = self.compactor.compact(id, before, dry_run, &progress);
-        compacted.inspect_err(|error| self.context.health.note_damage(error))
+        let (mut all, mut younger) = (None::<CompactionSummary>, None);
+        for id in self.context.commits.catalog.ids_of_name(table)? {
+            match self.compactor.compact(id, before, dry_run, &progress) {
+                Ok(one) => all = Some(all.map_or(one, |all| all.and(one))),
+                Err(error) if error.reason() == Reason::TableNotFound => _ = younger.get_or_insert(error),
+                Err(error) => {
+                    self.context.health.note_damage(&error);
+                    return Err(error);
+                }
+            }
+        }
+        match (all, younger) {
+            (Some(all), _) => Ok(all),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(CompactionSummary::default()),
+        }
     }
 
     /// Reads the files of a table, or of all tables, and reports every problem. `deep` also rebuilds the

@@ -48,14 +48,16 @@ impl MaintenanceCalls {
         self.jobs.start(task, move |job| work.snapshot(&table, job))
     }
 
-    /// Starts a compaction of a table.
+    /// Starts a compaction of the tables with a name.
     pub(crate) fn compact(
         &self,
         table: &str,
         before: Option<PointInTime>,
         dry_run: bool,
     ) -> Result<JobFollower<CompactionSummary>> {
-        let task = self.task(JobKind::Compact, Some(table))?;
+        // Dropped tables too: their history takes space.
+        self.catalog.ids_of_name(table)?;
+        let task = JobTask { kind: JobKind::Compact, table: Some(table.to_owned()) };
         let (work, table) = (self.work.clone(), table.to_owned());
         self.jobs.start(task, move |job| work.compact(&table, before, dry_run, job))
     }

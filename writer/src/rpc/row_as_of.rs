@@ -78,7 +78,9 @@ impl RowAsOfReader {
         if replayed.table_exists {
             return Ok(replayed.row);
         }
-        let message = format!("table {table:?} does not exist at {until}");
+        let created = matches!(until, CommitBound::Seq(seq) if seq < id);
+        let since = if created { format!(": it was created by commit {id}") } else { String::new() };
+        let message = format!("table {table:?} does not exist at {until}{since}");
         Err(Error::new(Reason::TableNotFound, message).with("table", table))
     }
 
@@ -121,7 +123,7 @@ impl ReplayedRow {
             (EventType::Schema, Some(payload)) => match SchemaEvent::from_document(payload)?.action {
                 SchemaAction::Create => *self = ReplayedRow { table_exists: true, row: None },
                 SchemaAction::Drop => *self = ReplayedRow { table_exists: false, row: None },
-                SchemaAction::Alter => {}
+                SchemaAction::Alter | SchemaAction::Rename => {}
             },
             (kind, payload) if frame.event.key.as_ref() == Some(key) => {
                 self.row = state::apply(self.row.as_ref(), kind, payload.as_ref())?;

@@ -303,11 +303,22 @@ impl WriterService for WriterRpc {
             retain_forever,
             add_composite_indexes,
             drop_composite_indexes,
+            rename_to,
         } = request.into_inner();
         let add = convert::indexes_from_wire(add_indexes, &add_composite_indexes).map_err(to_status)?;
         let drop = convert::indexes_from_wire(drop_indexes, &drop_composite_indexes).map_err(to_status)?;
         let retain = convert::retain_change_from_wire(retain, retain_forever).map_err(to_status)?;
-        let change = SchemaChange::Alter { table, add, drop, retain };
+        let is_rename = !rename_to.is_empty();
+        if is_rename && !(add.is_empty() && drop.is_empty() && retain.is_none()) {
+            let message = format!(
+                "cannot alter table {table:?}: a rename cannot be combined with other changes; send two requests"
+            );
+            return Err(to_status(Error::new(Reason::ArgumentInvalid, message)));
+        }
+        let change = match is_rename {
+            true => SchemaChange::Rename { table, to: rename_to },
+            false => SchemaChange::Alter { table, add, drop, retain },
+        };
         let token = self.commit_schema(change, options).await?;
         Ok(Response::new(v1::AlterTableResponse { token }))
     }

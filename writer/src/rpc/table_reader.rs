@@ -156,7 +156,7 @@ impl OpenTable {
         let bound = point.bound(self.seq, now_ms)?;
         let floor = self.timeline.state().layers.floor();
         if let Some(floor) = floor.filter(|floor| !bound.includes(floor.seq, floor.time_ms)) {
-            return Err(below_floor(self.timeline.name(), bound, floor));
+            return Err(below_floor(&self.timeline.name(), bound, floor));
         }
         let seq = match bound {
             CommitBound::Seq(seq) => seq,

@@ -225,9 +225,10 @@ impl<'a> DumpReplay<'a> {
     /// The tables of the dump, as far as they are known.
     fn names(&self, waiting: &[SingleChange]) -> BTreeSet<String> {
         let waiting = waiting.iter().filter_map(|lone| match &lone.commit.content {
-            ImportedContent::Schema(event) => Some(event.schema.table.clone()),
+            ImportedContent::Schema(event) => Some([Some(&event.schema.table), event.from.as_ref()]),
             ImportedContent::Rows(_) => None,
         });
+        let waiting = waiting.flatten().flatten().cloned();
         let all = self.header.tables.iter().chain(&self.header.history_tables).cloned();
         all.chain(self.schemas.names().map(str::to_owned)).chain(waiting).collect()
     }

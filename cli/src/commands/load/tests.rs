@@ -184,3 +184,64 @@ async fn watched_changes_can_be_applied() {
     embedded(&to, &["apply", "--preserve-time", "--file", &file]).await;
     assert_eq!(moments(&from, last).await, moments(&to, last).await);
 }
+
+/// Tables that were renamed, and that were made again with another key.
+#[tokio::test(flavor = "multi_thread")]
+async fn renamed_and_remade_tables_are_loaded_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, file) = (dir.path().join("from"), path(dir.path(), "dump.jsonl"));
+    let statements = [
+        "CREATE TABLE a (pk=wrong)",
+        "CREATE TABLE a (pk=id, INDEX(n))",
+        "INSERT INTO a {\"id\":\"x\",\"n\":1}",
+        "ALTER TABLE a RENAME TO b",
+        "PATCH b KEY \"x\" SET {\"n\":2}",
+        "CREATE TABLE a (pk=k INT)",
+        "INSERT INTO a {\"k\":7}",
+        "DROP TABLE a",
+        "CREATE TABLE a (pk=id)",
+        "INSERT INTO a {\"id\":\"y\"}",
+    ];
+    for statement in statements {
+        embedded(&from, &["sql", statement]).await;
+    }
+    let last = statements.len() as u64;
+    let compare = async |to: &Path| {
+        assert_eq!(moments(&from, last).await, moments(to, last).await);
+        for args in [["drift", "a"], ["drift", "b"]] {
+            assert_eq!(embedded(&from, &args).await, embedded(to, &args).await);
+        }
+        let tables = async |dir: &Path| embedded(dir, &["sql", "SHOW TABLES AS OF @seq:7"]).await;
+        let names =
+            |text: String| text.matches("\"table\":\"a\"").count() + text.matches("\"table\":\"b\"").count();
+        assert_eq!((names(tables(&from).await), names(tables(to).await)), (2, 2));
+    };
+    embedded(&from, &["dump", "--history", &file]).await;
+    let to = dir.path().join("to");
+    embedded(&to, &["load", &file]).await;
+    compare(&to).await;
+    let again = embedded(&to, &["load", &file]).await;
+    assert!(again.contains("\"commits\":0"), "{again}");
+    // Lines of a watch do the same.
+    let changes =
+        embedded(&from, &["watch", "--format", "changes", "--from", "@seq:0", "--until", "@now"]).await;
+    let lines = path(dir.path(), "changes");
+    let mut out = fs::create_output(lines.as_ref()).unwrap();
+    std::io::Write::write_all(&mut out, changes.as_bytes()).unwrap();
+    let applied = dir.path().join("applied");
+    embedded(&applied, &["apply", "--preserve-time", "--file", &lines]).await;
+    compare(&applied).await;
+    // A dump of the renamed table alone has what it was under its old name.
+    let alone = path(dir.path(), "alone.jsonl");
+    embedded(&from, &["dump", "--history", "-t", "b", &alone]).await;
+    let only = dir.path().join("only");
+    embedded(&only, &["load", &alone]).await;
+    assert_eq!(embedded(&only, &["select", "b"]).await, embedded(&from, &["select", "b"]).await);
+    // From a floor on, at which it had its old name: the rows of then come first.
+    embedded(&from, &["compact", "-t", "b", "--before", "@seq:3", "--yes"]).await;
+    let floored = path(dir.path(), "floored.jsonl");
+    embedded(&from, &["dump", "--history", "-t", "b", &floored]).await;
+    let later = dir.path().join("later");
+    embedded(&later, &["load", &floored]).await;
+    assert_eq!(embedded(&later, &["select", "b"]).await, embedded(&from, &["select", "b"]).await);
+}

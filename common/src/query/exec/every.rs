@@ -94,7 +94,7 @@ impl EveryExecution {
         if let Some(first) = first {
             timeline.check_floor(first)?;
         }
-        let schema = timeline.schema_at(created)?.schema;
+        let schema = timeline.key_schema()?;
         let unread = match first {
             Some(_) => key_ranges::of_condition(condition.as_ref(), &schema)?,
             None => VecDeque::new(),

@@ -53,7 +53,7 @@ impl FindExecution {
             _ if query.after >= query.up_to => VecDeque::new(),
             Some(key) => VecDeque::from([key_ranges::of_key(key.clone())]),
             None => {
-                let schema = timeline.schema_at(timeline.created_seq())?.schema;
+                let schema = timeline.key_schema()?;
                 key_ranges::of_condition(Some(&query.condition), &schema)?
             }
         };

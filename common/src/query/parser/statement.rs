@@ -219,20 +219,24 @@ impl Parser<'_> {
         }))
     }
 
-    /// Parses `TABLE t RETAIN "90d"` or `TABLE t RETAIN FOREVER`.
+    /// Parses `TABLE t RETAIN "90d"`, `TABLE t RETAIN FOREVER` or `TABLE t RENAME TO u`.
     fn alter(&mut self) -> Result<Statement> {
         const INDEXES: &str = "to change indexes, write CREATE INDEX ON t (path) or DROP INDEX ON t (path)";
         if !self.eat_keyword("TABLE")? {
             return Err(self.expected("TABLE", &["TABLE"], INDEXES));
         }
         let table = self.table_name()?;
+        if self.eat_keyword("RENAME")? {
+            self.expect_keyword("TO")?;
+            return Ok(Statement::RenameTable { table, to: self.table_name()? });
+        }
         if !self.eat_keyword("RETAIN")? {
             let hint = if self.at_end() || self.at(";") {
                 "for example ALTER TABLE t RETAIN \"90d\""
             } else {
                 INDEXES
             };
-            return Err(self.expected("RETAIN", &["RETAIN"], hint));
+            return Err(self.expected("RETAIN or RENAME", &["RETAIN", "RENAME"], hint));
         }
         let retain_ms = if self.eat_keyword("FOREVER")? { None } else { Some(self.retention()?) };
         Ok(Statement::AlterTable { table, retain_ms })

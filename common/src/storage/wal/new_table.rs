@@ -39,6 +39,7 @@ impl Log {
         let segment = self.new_segment(name, 1)?;
         let manifest = Manifest {
             table: name.to_owned(),
+            name: None,
             table_id: id,
             version: 1,
             term: self.term(),

@@ -40,6 +40,8 @@ pub struct BuiltDelta {
     pub layer: DeltaLayer,
     /// The keys, each once, in order.
     pub keys: Vec<Key>,
+    /// The table's name at the layer's end.
+    pub table_name: String,
 }
 
 /// Builds the delta layer after a table's newest one, with as many commits as the limits allow. Returns `None` if the log
@@ -57,7 +59,7 @@ pub fn build_next(
     let (base, seq, time_ms) = (layers.end(), *seq, *time_ms);
     let name = &manifest.table;
     let identity = SstIdentity { table: manifest.table_id, base, seq, kind: kind::DELTA };
-    let indexes = newest_indexes(&content.schemas)?;
+    let (table_name, indexes) = newest_names(manifest, &content.schemas)?;
     let mut builders: Vec<IndexBuilder> = indexes.iter().map(|path| IndexBuilder::new(path)).collect();
     let (events, rows) = content.counts().last().unwrap_or_default();
     let properties = DeltaProperties { events, rows, time_ms, schema_entries: content.schemas.clone() };
@@ -86,14 +88,17 @@ pub fn build_next(
     new_files.keep();
     let (events, position) = (content.frames, content.position);
     let layer = DeltaLayer { base, seq, bytes, events, indexes, position };
-    Ok(Some(BuiltDelta { layer, keys: content.into_keys() }))
+    Ok(Some(BuiltDelta { layer, keys: content.into_keys(), table_name }))
 }
 
-/// The paths that the newest schema has indexes on.
-fn newest_indexes(schemas: &[SchemaEntry]) -> Result<Vec<String>> {
+/// The table's name, and the paths that it has indexes on, as the newest schema says.
+fn newest_names(manifest: &Manifest, schemas: &[SchemaEntry]) -> Result<(String, Vec<String>)> {
     match schemas.last() {
-        Some(entry) => Ok(SchemaEvent::from_document(&entry.document)?.schema.indexes),
-        None => Ok(Vec::new()),
+        Some(entry) => {
+            let schema = SchemaEvent::from_document(&entry.document)?.schema;
+            Ok((schema.table, schema.indexes))
+        }
+        None => Ok((manifest.table_name().to_owned(), Vec::new())),
     }
 }
 

@@ -182,6 +182,7 @@ mod tests {
     fn table() -> Manifest {
         Manifest {
             table: "t".into(),
+            name: None,
             table_id: 1,
             version: 1,
             term: 1,

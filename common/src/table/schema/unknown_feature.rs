@@ -8,9 +8,9 @@ use crate::format::document::Document;
 use crate::format::key::KeyType;
 use crate::format::msgpack::{self, MsgpackItem, MsgpackReader};
 
-const FIELDS: [&str; 7] =
-    ["action", "table", "primary_key", "key_type", "indexes", "retain_ms", "auto_key"];
-const ACTIONS: [&str; 3] = ["create", "alter", "drop"];
+const FIELDS: [&str; 8] =
+    ["action", "table", "primary_key", "key_type", "indexes", "retain_ms", "auto_key", "from"];
+const ACTIONS: [&str; 4] = ["create", "alter", "drop", "rename"];
 
 /// Fails with NOT_SUPPORTED if a newer version wrote a SCHEMA document and this one cannot know what it means.
 pub(super) fn check(document: &Document) -> Result<()> {
@@ -95,7 +95,7 @@ mod tests {
         let read = |json: &str| SchemaEvent::from_document(&Document::from_json(json).unwrap());
         read(&schema("create", "STRING", r#"["a",["a","b"]]"#, r#","retain_ms":1000"#)).unwrap();
         for (json, feature) in [
-            (schema("rename", "STRING", "[]", ""), r#"the change "rename""#),
+            (schema("split", "STRING", "[]", ""), r#"the change "split""#),
             (schema("create", "UUID", "[]", ""), r#"the key type "UUID""#),
             (schema("create", "(STRING, FLOAT)", "[]", ""), r#"the key type "(STRING, FLOAT)""#),
             (schema("create", "INT", r#"["a",{"text":"b"}]"#, ""), "a kind of index"),

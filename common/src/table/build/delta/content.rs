@@ -188,7 +188,7 @@ impl DeltaContent {
         match (event.kind, event.document, event.key) {
             (EventType::Note, ..) => {}
             (EventType::Schema, Some(document), _) => {
-                let emptied = SchemaEvent::from_document(&document)?.action != SchemaAction::Alter;
+                let emptied = SchemaEvent::from_document(&document)?.action.removes_rows();
                 let document = document.detached();
                 self.changes.push(CollectedChange::Schema(document.clone(), emptied));
                 let (actor, reason) = commit.said();

@@ -8,7 +8,7 @@ use super::finding::{Finding, FindingReporter, RESTORE_COPY};
 use crate::error::{Error, Reason, Result};
 use crate::format::event::EventType;
 use crate::format::head::{FORMAT_VERSION, HeadIncarnation, Header, TableEntry};
-use crate::format::manifest::{self, Database, Manifest, Segment};
+use crate::format::manifest::{self, Database, Manifest, Segment, created_name};
 use crate::storage::fs::{self, FileSystem};
 use crate::storage::head::{self, Head};
 use crate::storage::head_file::HeadFile;
@@ -223,6 +223,7 @@ impl Repair<'_> {
         };
         Ok(Ok(Manifest {
             table: table.to_owned(),
+            name: None,
             table_id: entry.table,
             version: entry.manifest + 1,
             term: header.term,
@@ -253,7 +254,7 @@ impl Repair<'_> {
             _ => return Ok(false),
         };
         let schema = first.event.document.as_ref().map(SchemaEvent::from_document);
-        Ok(schema.is_some_and(|event| event.is_ok_and(|event| event.schema.table == table)))
+        Ok(schema.is_some_and(|event| event.is_ok_and(|event| event.schema.table == created_name(table))))
     }
 
     /// The segments of the rebuilt manifest. Every segment except the last must be valid to its end, and together they must

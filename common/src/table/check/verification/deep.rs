@@ -19,7 +19,7 @@ use crate::table::event_id::EventId;
 use crate::table::layers::LayerFile;
 use crate::table::layers::{LayerMap, sort_key};
 use crate::table::log_tail::{ReadLimit, log_after};
-use crate::table::schema::{SchemaAction, SchemaEvent};
+use crate::table::schema::SchemaEvent;
 use crate::table::sound_layers::SoundLayers;
 use crate::table::table_files::TableFiles;
 
@@ -251,7 +251,7 @@ impl LogReplay {
         let Some(commit) = comparison.current_entry() else { return Ok(()) };
         match (event.kind, &event.document, &event.key) {
             (EventType::Schema, Some(document), _) => {
-                let removes_rows = SchemaEvent::from_document(document)?.action != SchemaAction::Alter;
+                let removes_rows = SchemaEvent::from_document(document)?.action.removes_rows();
                 let document = document.detached();
                 let (actor, reason) = (commit.actor.clone(), commit.reason.clone());
                 commit.changes.push(TableChange::Schema(document.clone(), removes_rows));
