@@ -485,7 +485,7 @@ mod tests {
         };
         schema.check().unwrap();
         assert_eq!(schema.key_fields(), fields);
-        let event = SchemaEvent { action: SchemaAction::Create, schema };
+        let event = SchemaEvent { action: SchemaAction::Create, schema, from: None };
         let document = event.to_document().unwrap();
         assert_eq!(
             document.to_json().unwrap(),

@@ -320,11 +320,6 @@ impl Timeline {
         })
     }
 
-    /// The schema that says what the table's keys are.
-    pub fn key_schema(&self) -> Result<Arc<Schema>> {
-        Ok(self.schema_at(self.created_seq())?.schema)
-    }
-
     /// The last CREATE at or before a commit; 0 if there is none.
     pub fn created_at(&self, seq: u64) -> u64 {
         let schemas = self.schemas.read();
