@@ -31,6 +31,7 @@
 //! ```
 
 mod api;
+mod credentials;
 mod handle;
 mod jobs;
 mod messages;
@@ -46,7 +47,8 @@ mod tests;
 mod watching;
 mod writing;
 
-pub use api::{ReaderApi, WriterApi, reader_on, writer_on};
+pub use api::{ReaderApi, WriterApi, reader_on, reader_with, writer_on, writer_with};
+pub use credentials::{BearerToken, Credentials};
 pub use handle::{Client, ClientOptions, connect};
 pub use messages::MessageStream;
 pub use reasons::{created_or_dropped_at, reason, standby_for, unreachable_at};

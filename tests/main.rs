@@ -2,6 +2,9 @@
 
 mod harness;
 
+mod access_advisories;
+mod access_matrix;
+mod access_reload;
 mod admission_lock;
 mod answers;
 mod arranged_selects;

@@ -14,6 +14,7 @@ mod bench;
 mod dump;
 mod maintenance;
 mod rows;
+mod security;
 mod statements;
 mod target;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub(crate) use maintenance::{
     SnapshotArgs, StorageCheckArgs, StoragePeerArgs, VerifyArgs,
 };
 pub(crate) use rows::{ApplyArgs, IngestArgs, RowFormat};
+pub(crate) use security::{AuthArgs, AuthCommand, NewTokenArgs, TokenArgs, TokenCommand};
 pub(crate) use statements::{DiffArgs, DriftArgs, GetArgs, RevertArgs, SelectArgs, SqlArgs};
 pub(crate) use target::RowTargetArgs;
 pub(crate) use watch::{WatchArgs, WatchFormat};
@@ -94,6 +96,9 @@ pub(crate) struct GlobalArgs {
     /// [default: http://127.0.0.1:7402]
     #[arg(long, global = true, value_name = "URL", env = "DRIFTDB_READER", value_delimiter = ',')]
     pub(crate) reader: Vec<String>,
+    /// File with the token to send to the daemons; it is sent only over TLS, or to this machine
+    #[arg(long, global = true, value_name = "FILE", env = "DRIFTDB_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     /// Open this data directory without daemons; it is read-only while a writer is running
     #[arg(short, long, global = true, value_name = "DIR", env = "DRIFTDB_DATA")]
     pub(crate) data: Option<PathBuf>,
@@ -213,6 +218,12 @@ pub(crate) enum Command {
     /// Measure the performance of this machine or a deployment
     #[command(after_help = bench::BENCH_EXAMPLES)]
     Bench(BenchArgs),
+    /// Make a token for the daemons
+    #[command(after_help = security::TOKEN_EXAMPLES)]
+    Token(TokenArgs),
+    /// Check an auth file
+    #[command(after_help = security::AUTH_EXAMPLES)]
+    Auth(AuthArgs),
     /// Print a completion script for a shell
     #[command(after_help = maintenance::COMPLETIONS_EXAMPLES)]
     Completions(CompletionsArgs),

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use driftdb::client::{Client, ClientOptions, Executed};
+use driftdb::client::{Client, ClientOptions, Credentials, Executed};
 use driftdb::v1;
 use driftdb_common::error::{Error, ErrorKind, Reason, Result};
 use driftdb_common::query::local_clock::LocalClock;
@@ -16,10 +16,11 @@ use crate::args::{DEFAULT_READER, DEFAULT_WRITER, GlobalArgs};
 use crate::changes::SchemaRequest;
 use crate::errors::to_error;
 use crate::render::{self, ProgressLine};
+use crate::token::{credentials, token};
 
 pub(crate) use tables::tables_at;
 
-pub(crate) use driftdb::client::{ReaderApi, WriterApi, reader_on, writer_on};
+pub(crate) use driftdb::client::{ReaderApi, WriterApi};
 
 mod embedded;
 mod tables;
@@ -348,12 +349,38 @@ fn progress_line() -> impl Fn(v1::Progress) {
 }
 
 fn client_options() -> ClientOptions {
-    ClientOptions { connections: 1, ..ClientOptions::default() }
+    ClientOptions { connections: 1, token: token(), ..ClientOptions::default() }
 }
 
-/// Connects to a daemon.
+/// The default options of a client, with the token of this process.
+pub(crate) fn default_client_options() -> ClientOptions {
+    ClientOptions { token: token(), ..ClientOptions::default() }
+}
+
+/// Connects to a daemon. Fails if the token of this process must not be sent there.
 pub(crate) async fn connect(address: &str) -> Result<tonic::transport::Channel> {
+    credentials(&url(address))?;
     driftdb::client::connect(address).await.map_err(|s| to_error(&s))
+}
+
+/// The API of a writer on a connection of [`connect`].
+pub(crate) fn writer_on(channel: tonic::transport::Channel) -> WriterApi {
+    driftdb::client::writer_with(channel, checked_credentials())
+}
+
+/// The API of a reader on a connection of [`connect`].
+pub(crate) fn reader_on(channel: tonic::transport::Channel) -> ReaderApi {
+    driftdb::client::reader_with(channel, checked_credentials())
+}
+
+/// The token of this process, for a connection that [`connect`] has checked.
+fn checked_credentials() -> Credentials {
+    Credentials::new(token(), DEFAULT_WRITER)
+}
+
+/// An address with its scheme.
+fn url(address: &str) -> String {
+    if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
 }
 
 /// The given addresses, or the default address if none is given.

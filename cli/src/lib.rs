@@ -24,6 +24,7 @@ mod shapes;
 mod statement;
 #[cfg(test)]
 mod testing;
+mod token;
 
 use args::{Cli, Command, Format};
 use dispatch::dispatch;

@@ -180,5 +180,11 @@ pub const HANDSHAKE_SECS: u64 = 10;
 pub const IDLE_SECS: u64 = 600;
 /// The time in which a request message must arrive after its first byte, in seconds.
 pub const REQUEST_ARRIVAL_SECS: u64 = 120;
+/// The size of a file that a daemon reads again when it changes, in bytes: the auth file, a certificate.
+pub const RELOADED_FILE_BYTES: u64 = 1 << 20;
+/// The length of the name of a principal, in bytes.
+pub const PRINCIPAL_NAME_BYTES: usize = 128;
+/// The number of grants with `*` of one principal.
+pub const GRANT_PATTERNS: usize = 64;
 /// The size of the JSON patch of a row in a diff, in bytes. A longer patch is left out.
 pub const PATCH_BYTES: usize = 1 << 20;

@@ -11,6 +11,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::api::{ReaderApi, WriterApi, reader_with, writer_with};
+use super::credentials::{Credentials, SharedToken};
 use super::reasons::{ADDRESS, DOMAIN, OUTCOME_UNKNOWN, UNREACHABLE, reason};
 
 /// How long it may take to connect.
@@ -84,6 +86,7 @@ pub(super) struct Backend {
     address: String,
     channels: Vec<OnceCell<Channel>>,
     next: AtomicUsize,
+    credentials: Credentials,
     /// The connection was given by the caller, and no other can be opened.
     given: bool,
     aside: Mutex<Option<Instant>>,
@@ -91,24 +94,63 @@ pub(super) struct Backend {
 
 impl Backend {
     /// The daemon at an address; `http://` can be omitted. `what` names it in errors.
-    pub(super) fn at(what: &'static str, address: &str, connections: usize) -> Backend {
+    pub(super) fn at(what: &'static str, address: &str, connections: usize, token: &SharedToken) -> Backend {
         let address = match address.contains("://") {
             true => address.to_owned(),
             false => format!("http://{address}"),
         };
         let channels = (0..connections.max(1)).map(|_| OnceCell::new()).collect();
-        Backend { what, address, channels, next: AtomicUsize::new(0), given: false, aside: Mutex::default() }
+        let credentials = token.at(&address);
+        Backend {
+            what,
+            address,
+            channels,
+            next: AtomicUsize::new(0),
+            credentials,
+            given: false,
+            aside: Mutex::default(),
+        }
     }
 
     /// The daemon behind an existing connection.
     pub(super) fn on(what: &'static str, channel: Channel) -> Backend {
         let channels = vec![OnceCell::new_with(Some(channel))];
         let address = "this process".to_owned();
-        Backend { what, address, channels, next: AtomicUsize::new(0), given: true, aside: Mutex::default() }
+        Backend {
+            what,
+            address,
+            channels,
+            next: AtomicUsize::new(0),
+            credentials: Credentials::default(),
+            given: true,
+            aside: Mutex::default(),
+        }
     }
 
     pub(super) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The API of the daemon, if it is a writer. Fails before it connects if the token must not be sent there.
+    pub(super) async fn writer(&self) -> Result<WriterApi, Status> {
+        self.credentials.check()?;
+        Ok(writer_with(self.channel().await?, self.credentials.clone()))
+    }
+
+    /// The API of the daemon, if it is a reader. Fails before it connects if the token must not be sent there.
+    pub(super) async fn reader(&self) -> Result<ReaderApi, Status> {
+        self.credentials.check()?;
+        Ok(reader_with(self.channel().await?, self.credentials.clone()))
+    }
+
+    /// As [`Backend::reader`], on a connection for one caller only, who may leave responses unread for any time.
+    pub(super) async fn own_reader(&self) -> Result<ReaderApi, Status> {
+        self.credentials.check()?;
+        let channel = match self.given {
+            true => self.channel().await?,
+            false => self.connect().await?,
+        };
+        Ok(reader_with(channel, self.credentials.clone()))
     }
 
     /// One of the connections, in turn.
@@ -117,14 +159,6 @@ impl Backend {
         let slot = turn.and_then(|turn| self.channels.get(turn));
         let slot = slot.ok_or_else(|| Status::internal("the daemon has no connections"))?;
         slot.get_or_try_init(|| self.connect()).await.cloned()
-    }
-
-    /// A connection for one caller only, who may leave responses unread for any time.
-    pub(super) async fn own_channel(&self) -> Result<Channel, Status> {
-        match self.given {
-            true => self.channel().await,
-            false => self.connect().await,
-        }
     }
 
     /// Notes that the daemon failed or is behind, so that others are preferred for some seconds.

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use super::api::{WriterApi, writer_on};
+use super::api::WriterApi;
 use super::handle::Client;
 use super::pauses::Pauses;
 use super::reasons::{CLOCK_JUMPED, DISK_FULL, STANDBY, UNREACHABLE, reason};
@@ -192,8 +192,8 @@ impl Client {
             let Some((index, backend)) = self.writers.in_turn().next() else {
                 return Err(Status::unavailable("the client has no writer address"));
             };
-            let answer = match backend.channel().await {
-                Ok(channel) => call(writer_on(channel)).await,
+            let answer = match backend.writer().await {
+                Ok(writer) => call(writer).await,
                 Err(status) => Err(status),
             };
             let status = match answer {

@@ -19,10 +19,11 @@ fn main() -> ExitCode {
     daemon::run("driftdb-reader", &args.log, async |shutdown| {
         let config = args.config();
         if !driftdb_reader::has_database(&config).await? {
-            let listener = daemon::listen(args.listen).await?;
+            let listener = daemon::listen(args.listen, &args.security, &shutdown).await?;
             return driftdb_reader::wait_and_serve(config, listener, shutdown).await;
         }
         let reader = ReaderDaemon::open(config)?;
-        reader.serve(daemon::listen(args.listen).await?, shutdown).await
+        let listener = daemon::listen(args.listen, &args.security, &shutdown).await?;
+        reader.serve(listener, shutdown).await
     })
 }

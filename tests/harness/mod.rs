@@ -1,5 +1,6 @@
 //! Starts the real daemons as processes, on real directories, and calls them.
 
+pub mod access;
 mod binaries;
 pub mod calls;
 pub mod checker;

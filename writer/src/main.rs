@@ -19,9 +19,11 @@ fn main() -> ExitCode {
     let args = args::WriterArgs::parse();
     daemon::run("driftdb-writer", &args.log, async |shutdown| {
         if args.standby {
-            return stand_by(args.config(), daemon::listen(args.listen).await?, shutdown).await;
+            let listener = daemon::listen(args.listen, &args.security, &shutdown).await?;
+            return stand_by(args.config(), listener, shutdown).await;
         }
-        let listen = async || daemon::listen(args.listen).await;
+        let stopping = shutdown.clone();
+        let listen = async || daemon::listen(args.listen, &args.security, &stopping).await;
         open_and_serve(args.config(), listen, shutdown).await.map_err(with_standby_hint)
     })
 }

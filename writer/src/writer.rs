@@ -155,7 +155,7 @@ impl WriterDaemon {
             pipeline: pipeline.clone(),
             status,
             ingest: IngestService::new(
-                ingest,
+                (ingest, pipeline.clone()),
                 (reverts.clone(), tasks.clone()),
                 tokens.clone(),
                 stopping.clone(),

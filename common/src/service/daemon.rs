@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::service::options::LogArgs;
-use crate::service::server::{DRAIN, Listener, descriptors};
+use crate::service::options::{LogArgs, SecurityArgs};
+use crate::service::server::{DRAIN, Listener, Security, descriptors};
 use crate::service::telemetry;
 
 /// How long a daemon may still take to end after it has cut the calls in progress. A supervisor usually sends SIGKILL later.
@@ -106,8 +106,13 @@ fn end_on_signals(program: &str, shutdown: CancellationToken) -> Result<()> {
 
 /// Listens on `address` and prints `listening on {address}` as the first line on standard output. If `address` has port
 /// 0, the line shows the port that the system chose.
-pub async fn listen(address: SocketAddr) -> Result<Listener> {
-    let listener = Listener::bind(address).await?;
+pub async fn listen(
+    address: SocketAddr,
+    security: &SecurityArgs,
+    shutdown: &CancellationToken,
+) -> Result<Listener> {
+    let security = Security::open(security, address, shutdown).await?;
+    let listener = Listener::bind_with(address, security).await?;
     if let Some(address) = listener.address() {
         println!("listening on {address}");
     }

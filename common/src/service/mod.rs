@@ -1,5 +1,6 @@
 //! What both daemons need to serve gRPC: options, logs, the server, messages and statuses on the wire.
 
+pub mod access;
 pub mod clock;
 pub mod compute;
 pub mod convert;
@@ -8,6 +9,7 @@ pub mod deadline;
 pub mod log_throttle;
 pub mod options;
 pub mod preconditions;
+pub mod reloaded_file;
 pub mod server;
 pub mod status;
 mod telemetry;

@@ -53,6 +53,19 @@ pub struct LogArgs {
     pub log: String,
 }
 
+/// The options that decide who may connect.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Security")]
+pub struct SecurityArgs {
+    /// File with the principals, their tokens and certificates, and what each may do
+    ///
+    /// With it every call needs a valid token or client certificate; without it everyone may do everything. The file is read
+    /// again when it changes, and on SIGHUP. One that cannot be used is logged, and the former rules stay in use. `driftctl token
+    /// new` makes a token, and `driftctl auth check` explains a file.
+    #[arg(long, env = "DRIFTDB_AUTH_FILE", value_name = "FILE")]
+    pub auth_file: Option<PathBuf>,
+}
+
 /// Parses the duration that an option takes: `50ms`, `1s`, `2 minutes`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = text.trim().parse::<SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());

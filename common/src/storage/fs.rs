@@ -571,3 +571,11 @@ pub fn create_output(path: &Path) -> Result<Box<dyn Write + Send>> {
     let file = file.map_err(|e| Error::io(format_args!("cannot open {} for writing", path.display()), &e))?;
     Ok(Box::new(file))
 }
+
+/// Creates an output file of the user that only its owner may read. Fails if it exists.
+#[expect(clippy::disallowed_methods, reason = "only this file accesses files")]
+pub fn create_private(path: &Path) -> Result<Box<dyn Write + Send>> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let file = file.map_err(|e| Error::io(format_args!("cannot create {}", path.display()), &e))?;
+    Ok(Box::new(file))
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use driftdb::client::{Client, ClientOptions, WatchEvent};
+use driftdb::client::{Client, WatchEvent};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use tokio::task::JoinSet;
@@ -15,6 +15,7 @@ use super::setup::Bench;
 use super::svg::Chart;
 use super::writes::RowWrites;
 use crate::args::{BenchPhase, GrowthAxis};
+use crate::database::default_client_options;
 use crate::errors::to_error;
 use crate::processes::DaemonProcess;
 use crate::render;
@@ -234,7 +235,7 @@ impl OpenWatches {
         let (opened, mut all) = tokio::sync::mpsc::unbounded_channel();
         for number in 0..count {
             let keys = if number < concerned { Vec::new() } else { vec![format!("none-{number}")] };
-            let database = Client::with(ClientOptions::default(), [""; 0], [reader]);
+            let database = Client::with(default_client_options(), [""; 0], [reader]);
             let mut watch = database.watch(v1::WatchDriftRequest {
                 tables: vec![table.to_owned()],
                 keys,

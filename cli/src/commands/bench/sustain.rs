@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use driftdb::client::{Client, ClientOptions, WatchEvent};
+use driftdb::client::{Client, WatchEvent};
 use driftdb::v1;
 use driftdb_common::error::{Error, Reason, Result};
 use tokio::task::JoinSet;
@@ -16,6 +16,7 @@ use super::load::{Call, channels, processor_time, used_since};
 use super::report::BenchReport;
 use super::setup::Bench;
 use super::writes::RowWrites;
+use crate::database::default_client_options;
 use crate::errors::to_error;
 use crate::processes::DaemonProcess;
 use crate::render;
@@ -131,7 +132,7 @@ async fn start_clients(
     running: &mut JoinSet<Result<()>>,
 ) -> Result<()> {
     let table = bench.target.table.clone();
-    let database = Client::with(ClientOptions::default(), [""; 0], [&store.served.reader]);
+    let database = Client::with(default_client_options(), [""; 0], [&store.served.reader]);
     let format = v1::DocumentFormat::Msgpack.into();
     let mut watch =
         database.watch(v1::WatchDriftRequest { tables: vec![table.clone()], format, ..Default::default() });

@@ -17,6 +17,7 @@ use crate::service::server::connection::serve_connection;
 use crate::service::server::connections::Connections;
 use crate::service::server::descriptors;
 use crate::service::server::listener::Listener;
+use crate::service::server::security::Security;
 
 /// How long nothing is accepted after the system refused a connection, because it is short of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -30,6 +31,7 @@ const STALL_CHECK: Duration = Duration::from_secs(10);
 /// Accepts and serves connections.
 pub struct Acceptor {
     routes: Routes,
+    security: Arc<Security>,
     budget: Arc<MemoryBudget>,
     connections: Arc<Connections>,
     /// The next connection is accepted after this time.
@@ -42,9 +44,10 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Serves `routes`. Calls take their memory from `budget`.
-    pub fn new(routes: Routes, budget: Arc<MemoryBudget>) -> Acceptor {
+    pub fn new(routes: Routes, budget: Arc<MemoryBudget>, security: Arc<Security>) -> Acceptor {
         Acceptor {
             routes,
+            security,
             connections: Connections::new(Arc::clone(&budget), descriptors::connections()),
             budget,
             paused_until: Instant::now(),
@@ -111,7 +114,8 @@ impl Acceptor {
     ) {
         match self.connections.admit(peer) {
             Some(place) => {
-                tasks.spawn(serve_connection(stream, place, self.routes.clone(), ending.clone()));
+                let served = (self.routes.clone(), Arc::clone(&self.security));
+                tasks.spawn(serve_connection(stream, place, served, ending.clone()));
             }
             None => {
                 if let Some(left_out) = self.turned_away.pass() {

@@ -15,9 +15,12 @@ use tonic::codegen::Service;
 use tonic::service::Routes;
 
 use crate::error::{Error, Reason};
+use crate::service::access::caller::Caller;
+use crate::service::access::control::AccessControl;
 use crate::service::server::answer_body::{AnswerBody, answer, refusal};
 use crate::service::server::call_memory::CallMemory;
 use crate::service::server::connections::ConnectionState;
+use crate::service::server::peer::Peer;
 use crate::service::server::request_body::RequestBody;
 use crate::service::status::to_status;
 
@@ -28,12 +31,19 @@ const HEADER_OVERHEAD_BYTES: usize = 64;
 pub struct CallService {
     routes: Routes,
     connection: Arc<ConnectionState>,
+    peer: Arc<Peer>,
+    access: Arc<AccessControl>,
 }
 
 impl CallService {
-    /// Serves calls with `routes`.
-    pub fn new(routes: Routes, connection: Arc<ConnectionState>) -> CallService {
-        CallService { routes, connection }
+    /// Serves calls of a client with `routes`.
+    pub fn new(
+        routes: Routes,
+        connection: Arc<ConnectionState>,
+        peer: Arc<Peer>,
+        access: Arc<AccessControl>,
+    ) -> CallService {
+        CallService { routes, connection, peer, access }
     }
 }
 
@@ -42,7 +52,14 @@ impl HyperService<Request<Incoming>> for CallService {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(Arc::clone(&self.peer));
+        // Who calls is decided here, once, and before any byte of the body is taken. What the caller may do, each handler decides.
+        let method = request.uri().path();
+        match Caller::authenticate(&self.access, request.headers(), Some(&self.peer), method) {
+            Ok(caller) => request.extensions_mut().insert(caller),
+            Err(error) => return Box::pin(std::future::ready(Ok(refusal(to_status(error))))),
+        };
         match CallMemory::open(&self.connection, header_bytes(request.headers())) {
             Ok(memory) => {
                 let routes = self.routes.clone();

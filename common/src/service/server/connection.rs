@@ -22,6 +22,8 @@ use crate::limits;
 use crate::service::server::byte_stream::Connection;
 use crate::service::server::call::CallService;
 use crate::service::server::connections::{ConnectionPlace, ConnectionState};
+use crate::service::server::peer::Peer;
+use crate::service::server::security::Security;
 
 /// The bytes of the HTTP/2 preface and of the header of the SETTINGS frame that follows it.
 const HANDSHAKE_BYTES: usize = 24 + 9;
@@ -39,12 +41,13 @@ pub const STREAM_WINDOW: u32 = 256 << 10;
 pub async fn serve_connection(
     stream: Connection,
     place: ConnectionPlace,
-    routes: Routes,
+    (routes, security): (Routes, Arc<Security>),
     stopping: CancellationToken,
 ) {
     let state = &place.state;
     let stream = TokioIo::new(CountedStream { stream, read: 0, state: Arc::clone(state), linger: None });
-    let service = CallService::new(routes, Arc::clone(state));
+    let peer = Arc::new(Peer { address: state.peer(), tls: false, certificate: None });
+    let service = CallService::new(routes, Arc::clone(state), peer, Arc::clone(&security.access));
     let mut serving = pin!(server().serve_connection(stream, service));
     let mut check = pin!(sleep(HANDSHAKE));
     let mut is_stopping = false;

@@ -53,6 +53,11 @@ impl ConnectionState {
         }
     }
 
+    /// The client's address.
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
     /// Whether the client has sent the HTTP/2 preface and its settings.
     pub fn is_established(&self) -> bool {
         self.is_established.load(Ordering::Relaxed)
