@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use driftdb::client::{Client, ClientOptions, Executed};
+use driftdb::client::{Client, ClientOptions, ClientTls, Executed};
 use driftdb::v1;
 use driftdb_common::error::{Error, ErrorKind, Reason, Result};
 use driftdb_common::query::local_clock::LocalClock;
@@ -63,9 +63,11 @@ impl DatabaseHandle {
             None => {
                 let (writers, readers) = (!global.writer.is_empty(), !global.reader.is_empty());
                 let expected = ExpectedDaemons { writer: writers || !readers, readers };
+                let tls = global.tls.client();
                 let remote = DatabaseHandle::remote(
-                    addresses(&global.writer, DEFAULT_WRITER),
-                    addresses(&global.reader, DEFAULT_READER),
+                    addresses(&global.writer, default_address(DEFAULT_WRITER, tls.is_some())),
+                    addresses(&global.reader, default_address(DEFAULT_READER, tls.is_some())),
+                    tls,
                 );
                 DatabaseHandle { expected, ..remote }
             }
@@ -75,8 +77,13 @@ impl DatabaseHandle {
     }
 
     /// The daemons at these addresses.
-    pub(crate) fn remote(writers: Vec<String>, readers: Vec<String>) -> DatabaseHandle {
-        DatabaseHandle::on(None, Client::with(client_options(), writers, readers))
+    pub(crate) fn remote(
+        writers: Vec<String>,
+        readers: Vec<String>,
+        tls: Option<ClientTls>,
+    ) -> DatabaseHandle {
+        let options = ClientOptions { tls, ..client_options() };
+        DatabaseHandle::on(None, Client::with(options, writers, readers))
     }
 
     /// A directory, served in this process.
@@ -351,9 +358,10 @@ fn client_options() -> ClientOptions {
     ClientOptions { connections: 1, ..ClientOptions::default() }
 }
 
-/// Connects to a daemon.
-pub(crate) async fn connect(address: &str) -> Result<tonic::transport::Channel> {
-    driftdb::client::connect(address).await.map_err(|s| to_error(&s))
+/// The default address of a daemon: without its scheme if the client has TLS, so that it becomes `https://`.
+pub(crate) fn default_address(address: &'static str, has_tls: bool) -> &'static str {
+    let without = address.split_once("://").map_or(address, |(_, rest)| rest);
+    if has_tls { without } else { address }
 }
 
 /// The given addresses, or the default address if none is given.

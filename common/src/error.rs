@@ -152,6 +152,11 @@ reasons! {
     /// No daemon answers at the address, or the answer did not arrive in time. Check the address and that the daemon
     /// runs.
     Unreachable = "UNREACHABLE": Unavailable,
+    /// The TLS handshake failed: one side does not trust the certificate of the other, a file cannot be used, or the daemon has no TLS.
+    /// Nothing was sent. The message says what to change.
+    TlsFailed = "TLS_FAILED": Unavailable,
+    /// The daemon requires TLS, and the client does not use it. Connect to https://.
+    TlsRequired = "TLS_REQUIRED": Conflict,
     /// Another writer holds the database's lock. Stop that writer first; the metadata contains its address.
     DatabaseLocked = "DATABASE_LOCKED": Locked,
     /// The table is being compacted already. Wait for that job to end.

@@ -11,6 +11,7 @@ use super::api::{ReaderApi, WriterApi, reader_on, writer_on};
 use super::pauses::Pauses;
 use super::pool::{Backend, BackendPool};
 use super::reasons::is_standby;
+use super::tls::ClientTls;
 use crate::v1;
 
 /// How long a writer may take to report its status. A stopped process accepts connections and never responds.
@@ -31,6 +32,8 @@ pub struct ClientOptions {
     /// Whether reads return what the reader has. Otherwise they wait for this client's own writes and, if there are
     /// several readers, for the newest state that this client has read. Default: false.
     pub stale: bool,
+    /// TLS, for `https://` addresses and those without a scheme. Default: none.
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for ClientOptions {
@@ -41,6 +44,7 @@ impl Default for ClientOptions {
             tries: 20,
             retry_timeout: Duration::from_secs(30),
             stale: false,
+            tls: None,
         }
     }
 }
@@ -72,7 +76,7 @@ pub(super) struct SeenState {
 }
 
 impl Client {
-    /// Creates a client of the daemons at these addresses; `http://` can be omitted. It connects when a call needs it.
+    /// Creates a client of the daemons at these addresses; `http://`, or `https://` with TLS, can be omitted. It connects when a call needs it.
     /// One writer is active; the client finds it among those named, also after a takeover. Reads use the readers in
     /// turn; one that failed or was behind is used after the others for some seconds.
     pub fn new<W: AsRef<str>, R: AsRef<str>>(
@@ -88,8 +92,9 @@ impl Client {
         writers: impl IntoIterator<Item = W>,
         readers: impl IntoIterator<Item = R>,
     ) -> Client {
-        let writers = writers.into_iter().map(|a| Backend::at("writer", a.as_ref(), options.connections));
-        let readers = readers.into_iter().map(|a| Backend::at("reader", a.as_ref(), options.connections));
+        let at = |what, address: &str| Backend::at(what, address, options.connections, options.tls.as_ref());
+        let writers = writers.into_iter().map(|address| at("writer", address.as_ref()));
+        let readers = readers.into_iter().map(|address| at("reader", address.as_ref()));
         let (writers, readers) = (BackendPool::new(writers.collect()), BackendPool::new(readers.collect()));
         Client { options, writers, readers, known: Arc::default() }
     }
@@ -204,5 +209,10 @@ impl Client {
 
 /// Connects to a daemon, with the settings of a [`Client`].
 pub async fn connect(address: &str) -> Result<Channel, Status> {
-    Backend::at("server", address, 1).channel().await
+    connect_with(address, None).await
+}
+
+/// Like [`connect`], with TLS for an `https://` address.
+pub async fn connect_with(address: &str, tls: Option<&ClientTls>) -> Result<Channel, Status> {
+    Backend::at("server", address, 1, tls).channel().await
 }

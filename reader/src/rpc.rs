@@ -72,6 +72,7 @@ impl ReaderServer {
             memory: Arc::clone(&context.memory),
             statement_timeout: context.statement_timeout,
             patience: context.patience,
+            security: Arc::clone(&context.security),
             shutdown: context.shutdown.clone(),
         });
         self.context.store(Arc::clone(&context));
@@ -296,6 +297,7 @@ fn read_status(context: &RequestContext) -> Result<v1::ReaderServiceStatusRespon
         memory: convert::memory_to_wire(&context.memory),
         damaged_files: convert::damaged_files_to_wire(replica.damaged_files()),
         problems: replica.problems(),
+        security: Some(context.security.to_wire()),
         // The server adds what was lost.
         histories_lost: 0,
         last_history_lost: String::new(),

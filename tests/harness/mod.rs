@@ -2,6 +2,7 @@
 
 mod binaries;
 pub mod calls;
+pub mod certificates;
 pub mod checker;
 
 pub mod condition;
@@ -19,6 +20,7 @@ pub mod random_writer;
 pub mod raw_http2;
 pub mod refusal;
 pub mod script;
+pub mod secure_cluster;
 pub mod small_disk;
 pub mod transcript;
 pub mod watcher;

@@ -22,15 +22,20 @@ mod call_memory;
 mod connection;
 mod connections;
 pub(in crate::service) mod descriptors;
+mod handshake;
 mod health;
 mod listener;
 mod message_scan;
+pub mod peer;
 mod request_body;
+mod security;
+mod tls;
 
 pub use call_memory::CallMemory;
 pub use connection::STREAM_WINDOW;
 pub use health::{health, health_while, standby_health};
 pub use listener::{Listener, MemoryConnector};
+pub use security::{Security, check_address};
 
 /// How long calls in progress may run after a shutdown began.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -38,7 +43,7 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 /// The stream of messages with which an RPC responds.
 pub type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Serves gRPC, health and reflection until `shutdown` is cancelled. Requests and answers take their memory from `memory`.
+/// Serves gRPC, health and reflection until `shutdown` is cancelled, as protected as the listener says. Requests and answers take their memory from `memory`.
 ///
 /// After that the server takes no new call, and cuts calls that are still open after 10 seconds.
 pub async fn serve<H: Health>(
@@ -57,7 +62,8 @@ pub async fn serve<H: Health>(
     routes.add_service(health);
     routes.add_service(descriptors(driftdb::FILE_DESCRIPTOR_SET).build_v1().map_err(|e| internal(&e))?);
     routes.add_service(descriptors(driftdb::FILE_DESCRIPTOR_SET).build_v1alpha().map_err(|e| internal(&e))?);
-    let serving = Acceptor::new(routes.routes().prepare(), memory).run(listener, shutdown.clone());
+    let serving = Acceptor::new(routes.routes().prepare(), memory, Arc::clone(listener.security()))
+        .run(listener, shutdown.clone());
     let drained = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN).await;

@@ -15,7 +15,7 @@ use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::{change, parser, report};
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
-use driftdb_common::service::server::{CallMemory, ResponseStream};
+use driftdb_common::service::server::{CallMemory, ResponseStream, Security};
 use driftdb_common::service::status::to_status;
 use driftdb_common::storage::disk_space::DiskReport;
 use driftdb_common::storage::sst::BlockCache;
@@ -59,6 +59,7 @@ pub(crate) struct WriterRpc {
     pub(crate) term: u64,
     pub(crate) clock: Arc<ClockGuard>,
     pub(crate) health: Arc<MaintenanceHealth>,
+    pub(crate) security: Arc<Security>,
 }
 
 impl WriterRpc {
@@ -424,6 +425,7 @@ impl WriterService for WriterRpc {
             memory: convert::memory_to_wire(&self.memory),
             damaged_files: convert::damaged_files_to_wire(&self.health.damaged_files),
             problems: self.health.problems(),
+            security: Some(self.security.to_wire()),
         }))
     }
 }
