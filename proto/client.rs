@@ -44,14 +44,17 @@ mod rows;
 mod shorthand;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod tls_stream;
 mod watching;
 mod writing;
 
 pub use api::{ReaderApi, WriterApi, reader_on, reader_with, writer_on, writer_with};
 pub use credentials::{BearerToken, Credentials};
-pub use handle::{Client, ClientOptions, connect};
+pub use handle::{Client, ClientOptions, connect, connect_with};
 pub use messages::MessageStream;
 pub use reasons::{created_or_dropped_at, reason, standby_for, unreachable_at};
 pub use rows::RowStream;
+pub use tls::{ClientIdentity, ClientTls};
 pub use watching::{WatchEvent, Watcher};
 pub use writing::{Executed, WriteReceipt};

@@ -74,6 +74,8 @@ mod terminal;
 mod tidy;
 mod time_travel;
 mod times;
+mod tls;
+mod tls_reload;
 mod upgrade;
 mod verify;
 mod watch;

@@ -22,6 +22,7 @@ pub(crate) async fn dispatch(cli: Cli, out: &mut Printer) -> CliResult {
         Command::Auth(args) => commands::auth::run(args, out),
         Command::BenchServer(args) => commands::bench::ceiling::run(args, out).await,
         Command::Doctor(args) => commands::doctor::run(&args, &global, out).await,
+        Command::Cert(args) => commands::cert::run(&args),
         Command::Completions(args) => commands::completions::run(&args, out),
         Command::StorageCheck(args) => commands::storage_check::run(&args, out).await,
         Command::StoragePeer(args) => commands::storage_check::peer::run(&args, out),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use driftdb_common::error::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
+mod address;
 mod args;
 mod bulk;
 mod changes;

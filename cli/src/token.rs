@@ -36,9 +36,9 @@ pub(crate) fn token() -> Option<BearerToken> {
     TOKEN.get().cloned()
 }
 
-/// What is sent to a daemon at an address. Fails if a token would be sent where others can read it.
-pub(crate) fn credentials(address: &str) -> Result<Credentials> {
-    let credentials = Credentials::new(token(), address);
-    credentials.check().map_err(|status| to_error(&status))?;
-    Ok(credentials)
+/// Fails if there is a token, and others could read it on its way to an address.
+pub(crate) fn check_address(address: &str, has_tls: bool) -> Result<()> {
+    let scheme = if has_tls { "https://" } else { "http://" };
+    let url = if address.contains("://") { address.to_owned() } else { format!("{scheme}{address}") };
+    Credentials::new(token(), &url).check().map_err(|status| to_error(&status))
 }

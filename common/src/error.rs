@@ -162,6 +162,11 @@ reasons! {
     TokenExpired = "TOKEN_EXPIRED": Unauthenticated,
     /// The principal may not do this. The message says which role is missing; an administrator can grant it.
     PermissionDenied = "PERMISSION_DENIED": Denied,
+    /// The TLS handshake failed: one side does not trust the certificate of the other, a file cannot be used, or the daemon has no TLS.
+    /// Nothing was sent. The message says what to change.
+    TlsFailed = "TLS_FAILED": Unavailable,
+    /// The daemon requires TLS, and the client does not use it. Connect to https://.
+    TlsRequired = "TLS_REQUIRED": Conflict,
     /// Another writer holds the database's lock. Stop that writer first; the metadata contains its address.
     DatabaseLocked = "DATABASE_LOCKED": Locked,
     /// The table is being compacted already. Wait for that job to end.

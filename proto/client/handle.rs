@@ -12,6 +12,7 @@ use super::credentials::{BearerToken, SharedToken};
 use super::pauses::Pauses;
 use super::pool::{Backend, BackendPool};
 use super::reasons::is_standby;
+use super::tls::ClientTls;
 use crate::v1;
 
 /// How long a writer may take to report its status. A stopped process accepts connections and never responds.
@@ -34,6 +35,8 @@ pub struct ClientOptions {
     pub stale: bool,
     /// The token that proves who calls, for daemons with --auth-file. It is sent only over TLS, or to this machine. Default: none.
     pub token: Option<BearerToken>,
+    /// TLS, for `https://` addresses and those without a scheme. Default: none.
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for ClientOptions {
@@ -45,6 +48,7 @@ impl Default for ClientOptions {
             retry_timeout: Duration::from_secs(30),
             stale: false,
             token: None,
+            tls: None,
         }
     }
 }
@@ -77,7 +81,7 @@ pub(super) struct SeenState {
 }
 
 impl Client {
-    /// Creates a client of the daemons at these addresses; `http://` can be omitted. It connects when a call needs it.
+    /// Creates a client of the daemons at these addresses; `http://`, or `https://` with TLS, can be omitted. It connects when a call needs it.
     /// One writer is active; the client finds it among those named, also after a takeover. Reads use the readers in
     /// turn; one that failed or was behind is used after the others for some seconds.
     pub fn new<W: AsRef<str>, R: AsRef<str>>(
@@ -94,9 +98,11 @@ impl Client {
         readers: impl IntoIterator<Item = R>,
     ) -> Client {
         let token = SharedToken::new(options.token.clone());
-        let backend = |what, address: &str| Backend::at(what, address, options.connections, &token);
-        let writers = writers.into_iter().map(|address| backend("writer", address.as_ref())).collect();
-        let readers = readers.into_iter().map(|address| backend("reader", address.as_ref())).collect();
+        let at = |what, address: &str| {
+            Backend::at(what, address, options.connections, (options.tls.as_ref(), &token))
+        };
+        let writers = writers.into_iter().map(|address| at("writer", address.as_ref())).collect();
+        let readers = readers.into_iter().map(|address| at("reader", address.as_ref())).collect();
         let (writers, readers) = (BackendPool::new(writers), BackendPool::new(readers));
         Client { options, writers, readers, known: Arc::default(), token }
     }
@@ -215,5 +221,10 @@ impl Client {
 
 /// Connects to a daemon, with the settings of a [`Client`].
 pub async fn connect(address: &str) -> Result<Channel, Status> {
-    Backend::at("server", address, 1, &SharedToken::default()).channel().await
+    connect_with(address, None).await
+}
+
+/// Like [`connect`], with TLS for an `https://` address.
+pub async fn connect_with(address: &str, tls: Option<&ClientTls>) -> Result<Channel, Status> {
+    Backend::at("server", address, 1, (tls, &SharedToken::default())).channel().await
 }

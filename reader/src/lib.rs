@@ -154,6 +154,7 @@ impl ReaderDaemon {
             compute: Arc::new(ComputePool::start()?),
             memory: Arc::clone(&memory),
             statement_timeout: config.statement_timeout,
+            security: Arc::clone(listener.security()),
             shutdown: shutdown.clone(),
         });
         stop_work_at(shutdown.clone(), Arc::clone(context.compute.group()));

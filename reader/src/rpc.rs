@@ -83,6 +83,7 @@ impl ReaderServer {
             memory: Arc::clone(&context.memory),
             statement_timeout: context.statement_timeout,
             patience: context.patience,
+            security: Arc::clone(&context.security),
             shutdown: context.shutdown.clone(),
         });
         self.context.store(Arc::clone(&context));
@@ -352,6 +353,7 @@ fn read_status(context: &RequestContext, caller: &Caller) -> Result<v1::ReaderSe
             .then(|| convert::damaged_files_to_wire(replica.damaged_files()))
             .unwrap_or_default(),
         problems: is_admin.then(|| replica.problems()).unwrap_or_default(),
+        security: Some(context.security.to_wire(caller)),
         // The server adds what was lost.
         histories_lost: 0,
         last_history_lost: String::new(),

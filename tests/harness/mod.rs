@@ -3,6 +3,7 @@
 pub mod access;
 mod binaries;
 pub mod calls;
+pub mod certificates;
 pub mod checker;
 
 pub mod condition;
@@ -20,6 +21,7 @@ pub mod random_writer;
 pub mod raw_http2;
 pub mod refusal;
 pub mod script;
+pub mod secure_cluster;
 pub mod small_disk;
 pub mod transcript;
 pub mod watcher;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::service::daemon;
+use driftdb_common::service::server::Security;
 use driftdb_writer::{open_and_serve, stand_by};
 
 use mimalloc::MiMalloc;
@@ -18,12 +19,11 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 fn main() -> ExitCode {
     let args = args::WriterArgs::parse();
     daemon::run("driftdb-writer", &args.log, async |shutdown| {
+        let security = Security::open(&args.security, args.listen, &shutdown).await?;
         if args.standby {
-            let listener = daemon::listen(args.listen, &args.security, &shutdown).await?;
-            return stand_by(args.config(), listener, shutdown).await;
+            return stand_by(args.config(), daemon::listen(args.listen, &security).await?, shutdown).await;
         }
-        let stopping = shutdown.clone();
-        let listen = async || daemon::listen(args.listen, &args.security, &stopping).await;
+        let listen = async || daemon::listen(args.listen, &security).await;
         open_and_serve(args.config(), listen, shutdown).await.map_err(with_standby_hint)
     })
 }

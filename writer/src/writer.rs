@@ -172,6 +172,7 @@ impl WriterDaemon {
             term,
             clock: Arc::clone(&clock),
             health,
+            security: Arc::clone(listener.security()),
         };
         let served = serve_rpc(rpc, listener, space, &stopping).await;
         // Jobs and the background task end before the log closes: after that another writer may change the

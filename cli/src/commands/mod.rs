@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod auth;
 pub(crate) mod bench;
+pub(crate) mod cert;
 pub(crate) mod clock;
 pub(crate) mod compact;
 pub(crate) mod completions;

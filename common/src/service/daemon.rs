@@ -8,12 +8,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::service::options::{LogArgs, SecurityArgs};
+use crate::service::options::LogArgs;
 use crate::service::server::{DRAIN, Listener, Security, descriptors};
 use crate::service::telemetry;
 
@@ -104,15 +105,10 @@ fn end_on_signals(program: &str, shutdown: CancellationToken) -> Result<()> {
     Ok(())
 }
 
-/// Listens on `address` and prints `listening on {address}` as the first line on standard output. If `address` has port
-/// 0, the line shows the port that the system chose.
-pub async fn listen(
-    address: SocketAddr,
-    security: &SecurityArgs,
-    shutdown: &CancellationToken,
-) -> Result<Listener> {
-    let security = Security::open(security, address, shutdown).await?;
-    let listener = Listener::bind_with(address, security).await?;
+/// Listens on `address`, for connections that are protected, and prints `listening on {address}` as the first line on standard output.
+/// If `address` has port 0, the line shows the port that the system chose.
+pub async fn listen(address: SocketAddr, security: &Arc<Security>) -> Result<Listener> {
+    let listener = Listener::bind_with(address, Arc::clone(security)).await?;
     if let Some(address) = listener.address() {
         println!("listening on {address}");
     }

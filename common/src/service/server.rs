@@ -22,6 +22,7 @@ mod call_memory;
 mod connection;
 mod connections;
 pub(in crate::service) mod descriptors;
+mod handshake;
 mod health;
 mod listener;
 mod message_scan;
@@ -29,18 +30,19 @@ pub mod peer;
 mod request_body;
 pub(in crate::service) mod response_stream;
 mod security;
+mod tls;
 
 pub use call_memory::CallMemory;
 pub use connection::STREAM_WINDOW;
 pub use health::{health, health_while, standby_health};
 pub use listener::{Listener, MemoryConnector};
 pub use response_stream::ResponseStream;
-pub use security::Security;
+pub use security::{Security, check_address};
 
 /// How long calls in progress may run after a shutdown began.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
-/// Serves gRPC, health and reflection until `shutdown` is cancelled. Requests and answers take their memory from `memory`.
+/// Serves gRPC, health and reflection until `shutdown` is cancelled, as protected as the listener says. Requests and answers take their memory from `memory`.
 ///
 /// After that the server takes no new call, and cuts calls that are still open after 10 seconds.
 pub async fn serve<H: Health>(

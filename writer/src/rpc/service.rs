@@ -20,7 +20,7 @@ use driftdb_common::service::access::role::Role;
 use driftdb_common::service::access::statement_tables::authorize_statement;
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::service::convert;
-use driftdb_common::service::server::{CallMemory, ResponseStream};
+use driftdb_common::service::server::{CallMemory, ResponseStream, Security};
 use driftdb_common::service::status::to_status;
 use driftdb_common::storage::disk_space::DiskReport;
 use driftdb_common::storage::sst::BlockCache;
@@ -65,6 +65,7 @@ pub(crate) struct WriterRpc {
     pub(crate) term: u64,
     pub(crate) clock: Arc<ClockGuard>,
     pub(crate) health: Arc<MaintenanceHealth>,
+    pub(crate) security: Arc<Security>,
 }
 
 impl WriterRpc {
@@ -524,6 +525,7 @@ impl WriterService for WriterRpc {
                 .then(|| convert::damaged_files_to_wire(&self.health.damaged_files))
                 .unwrap_or_default(),
             problems: caller.is_admin().then(|| self.health.problems()).unwrap_or_default(),
+            security: Some(self.security.to_wire(&caller)),
         }))
     }
 }

@@ -16,7 +16,6 @@ use super::load::{Call, channels, processor_time, used_since};
 use super::report::BenchReport;
 use super::setup::Bench;
 use super::writes::RowWrites;
-use crate::database::default_client_options;
 use crate::errors::to_error;
 use crate::processes::DaemonProcess;
 use crate::render;
@@ -132,7 +131,7 @@ async fn start_clients(
     running: &mut JoinSet<Result<()>>,
 ) -> Result<()> {
     let table = bench.target.table.clone();
-    let database = Client::with(default_client_options(), [""; 0], [&store.served.reader]);
+    let database = Client::with(store.served.reader.options(), [""; 0], [store.served.reader.url()]);
     let format = v1::DocumentFormat::Msgpack.into();
     let mut watch =
         database.watch(v1::WatchDriftRequest { tables: vec![table.clone()], format, ..Default::default() });

@@ -14,7 +14,6 @@ use super::load::{WARM_UP, channels, processor_time, summary, used_since};
 use super::report::BenchReport;
 use super::target::Served;
 use super::writes::{RowWrites, WriteClient};
-use crate::database::default_client_options;
 use crate::errors::to_error;
 
 /// The number of writing clients.
@@ -62,7 +61,7 @@ pub(crate) async fn measure(
     let (last, known) = watch::channel(None);
     let mut watching = JoinSet::new();
     for _ in 0..plan.watchers {
-        let database = Client::with(default_client_options(), [""; 0], [&served.reader]);
+        let database = Client::with(served.reader.options(), [""; 0], [served.reader.url()]);
         let request = v1::WatchDriftRequest {
             tables: vec![table.to_owned()],
             format: v1::DocumentFormat::Msgpack.into(),

@@ -10,7 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::memory::MemoryBudget;
+use crate::limits;
+use crate::memory::{MemoryBudget, MemoryUse};
 use crate::service::log_throttle::LogThrottle;
 use crate::service::server::byte_stream::Connection;
 use crate::service::server::connection::serve_connection;
@@ -42,13 +43,24 @@ pub struct Acceptor {
     turned_away: LogThrottle,
 }
 
+/// The number of connections whose TLS takes half of the memory for requests.
+fn connections_with_tls(budget: &MemoryBudget) -> usize {
+    let share = budget.usage().into_iter().find(|usage| usage.of == MemoryUse::Requests);
+    let bytes = share.map_or(0, |share| share.limit_bytes / 2);
+    usize::try_from(bytes / limits::TLS_CONNECTION_BYTES).unwrap_or(usize::MAX)
+}
+
 impl Acceptor {
     /// Serves `routes`. Calls take their memory from `budget`.
     pub fn new(routes: Routes, budget: Arc<MemoryBudget>, security: Arc<Security>) -> Acceptor {
+        let mut limit = descriptors::connections();
+        if security.tls.is_some() {
+            limit = limit.min(connections_with_tls(&budget));
+        }
         Acceptor {
             routes,
             security,
-            connections: Connections::new(Arc::clone(&budget), descriptors::connections()),
+            connections: Connections::new(Arc::clone(&budget), limit),
             budget,
             paused_until: Instant::now(),
             answers_lacked: 0,
@@ -66,8 +78,10 @@ impl Acceptor {
         stall_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let paused_until = self.paused_until;
+            let connections = Arc::clone(&self.connections);
             let accept = async {
                 sleep_until(paused_until).await;
+                connections.wait_for_handshakes().await;
                 listener.accept().await
             };
             tokio::select! {

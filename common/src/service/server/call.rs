@@ -33,6 +33,8 @@ pub struct CallService {
     connection: Arc<ConnectionState>,
     peer: Arc<Peer>,
     access: Arc<AccessControl>,
+    /// Why every call is refused, if it is.
+    refused: Option<Status>,
 }
 
 impl CallService {
@@ -43,7 +45,13 @@ impl CallService {
         peer: Arc<Peer>,
         access: Arc<AccessControl>,
     ) -> CallService {
-        CallService { routes, connection, peer, access }
+        CallService { routes, connection, peer, access, refused: None }
+    }
+
+    /// Refuses every call, if there is a reason.
+    #[must_use]
+    pub fn refusing(self, why: Option<Error>) -> CallService {
+        CallService { refused: why.map(to_status), ..self }
     }
 }
 
@@ -53,6 +61,9 @@ impl HyperService<Request<Incoming>> for CallService {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Some(why) = &self.refused {
+            return Box::pin(std::future::ready(Ok(refusal(why.clone()))));
+        }
         request.extensions_mut().insert(Arc::clone(&self.peer));
         // Who calls is decided here, once, and before any byte of the body is taken. What the caller may do, each handler decides.
         let method = request.uri().path();
