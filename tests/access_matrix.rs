@@ -19,7 +19,7 @@ use crate::harness::{connect, insert, reason};
 
 /// What a method needs. A method with several uses has a row for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
+pub enum Need {
     /// Nothing: anyone may ask.
     Nothing,
     /// To be a principal.
@@ -33,10 +33,10 @@ enum Need {
 }
 
 /// Callers, and what their token or their grants are. `t*` are the tables of the calls.
-const CALLERS: [&str; 8] = ["none", "bad", "expired", "elsewhere", "read", "write", "owner", "root"];
+pub const CALLERS: [&str; 8] = ["none", "bad", "expired", "elsewhere", "read", "write", "owner", "root"];
 
 /// What a call of a caller must come to: `ok`, or the reason of the refusal.
-fn expected(need: Need, caller: &str) -> &'static str {
+pub fn expected(need: Need, caller: &str) -> &'static str {
     const DENIED: &str = "PERMISSION_DENIED";
     match (caller, need) {
         ("none", Need::Nothing) => "ok",
@@ -329,25 +329,35 @@ fn outcome(answered: Result<(), Status>) -> String {
     }
 }
 
-async fn secured() -> SecuredCluster {
-    let cluster = SecuredCluster::start(&[
+/// The callers, as principals.
+pub fn principals() -> Vec<String> {
+    vec![
         expiring_principal("expired", "admin", "2020-01-01T00:00:00Z"),
         principal("elsewhere", "read other, write other, admin other"),
         principal("read", "read t*"),
         principal("write", "write t*"),
         principal("owner", "admin t*"),
-    ]);
+    ]
+}
+
+/// Creates the tables of the calls.
+pub async fn fill(cluster: &SecuredCluster) {
     let dropped: Vec<String> = CALLERS
         .iter()
         .flat_map(|caller| [format!("t_drop_{caller}"), format!("t_gone_{caller}")])
         .collect();
     let tables: Vec<&str> = ["t", "other"].into_iter().chain(dropped.iter().map(String::as_str)).collect();
     cluster.fill(&tables).await;
+}
+
+async fn secured() -> SecuredCluster {
+    let cluster = SecuredCluster::start(&principals());
+    fill(&cluster).await;
     cluster
 }
 
 /// Calls every method of both daemons as every caller, and prints the outcomes. Returns the methods, and what was not as expected.
-async fn matrix(
+pub async fn matrix(
     title: &str,
     (writer, reader): (&Channel, &Channel),
     expected: impl Fn(Need, &str) -> &'static str,

@@ -244,7 +244,7 @@ async fn ids_from_before_there_were_principals_belong_to_nobody() {
     write_rules(&rules, &[principal("ann", "write mine")]);
     let args = ["--auth-file", rules.to_str().unwrap()];
     let reader = Daemon::start("driftdb-reader", &data, &args);
-    let mut cluster = SecuredCluster { writer: Daemon::start("driftdb-writer", &data, &args), reader, rules, dir };
+    let mut cluster = SecuredCluster { writer: Daemon::start("driftdb-writer", &data, &args), reader, rules, tls: None, dir };
     let scoped = cluster.writer_as("ann").await.apply(put("b")).await.unwrap().into_inner();
     assert!(!scoped.replayed && scoped.token != first.token);
     // Without authentication the ids are again what they were.

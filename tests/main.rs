@@ -5,6 +5,7 @@ mod harness;
 mod access_advisories;
 mod access_matrix;
 mod access_reload;
+mod access_tls;
 mod admission_lock;
 mod answers;
 mod arranged_selects;

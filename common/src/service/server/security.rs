@@ -103,10 +103,10 @@ mod tests {
         // An address for documentation. Nothing listens.
         let address = "192.0.2.1:7401".parse().unwrap();
         let shutdown = CancellationToken::new();
-        let state = Security::open(&options, address, &shutdown).await.unwrap().to_wire();
+        let state = Security::open(&options, address, &shutdown).await.unwrap().to_wire(&Caller::everyone());
         assert!(state.warning.starts_with("listening on 192.0.2.1:7401 without TLS and"), "{state:?}");
         let loopback = "127.0.0.1:7401".parse().unwrap();
-        let state = Security::open(&options, loopback, &shutdown).await.unwrap().to_wire();
+        let state = Security::open(&options, loopback, &shutdown).await.unwrap().to_wire(&Caller::everyone());
         assert_eq!(state, v1::SecurityState::default());
         assert!(Security::open(&SecurityArgs::default(), address, &shutdown).await.is_err());
     }
