@@ -2,6 +2,10 @@
 
 mod harness;
 
+mod access_advisories;
+mod access_matrix;
+mod access_reload;
+mod access_tls;
 mod admission_lock;
 mod answers;
 mod arranged_selects;
@@ -76,6 +80,8 @@ mod terminal;
 mod tidy;
 mod time_travel;
 mod times;
+mod tls;
+mod tls_reload;
 mod upgrade;
 mod verify;
 mod watch;

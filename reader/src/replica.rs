@@ -6,12 +6,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use driftdb_common::error::{Error, Result};
+use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::lineage::Lineage;
 use driftdb_common::format::manifest::{Database, Floor};
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::table::commit_times::CommitTimes;
 use driftdb_common::table::damaged_files::DamagedFiles;
 use driftdb_common::table::timeline::Timeline;
+use driftdb_common::work;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -35,9 +37,35 @@ pub struct Applied {
 }
 
 impl Applied {
-    /// The table that a name means after a commit, as [`TableNames::find`] says.
-    pub fn table_at(&self, name: &str, seq: u64) -> Result<&Arc<Timeline>> {
-        self.names.find(name, seq, self.seq)
+    /// The table that a name means after a commit, as [`TableNames::find`] says. A name that the caller may not see means none.
+    pub fn table_at(&self, name: &str, seq: u64, caller: &Caller) -> Result<&Arc<Timeline>> {
+        let found = match caller.may_see(name) {
+            true => self.names.find(name, (seq, self.seq), |name| caller.may_see(name)),
+            false => Err(Error::unknown_table(name, [])),
+        };
+        match found {
+            Err(error) => Err(self.suggest_table(error, caller)?),
+            found => found,
+        }
+    }
+
+    /// The error of an unknown table with the nearest name of those that the caller may see. Other errors stay as they are.
+    pub fn suggest_table(&self, error: Error, caller: &Caller) -> Result<Error> {
+        if error.reason() != Reason::TableNotFound || error.metadata().contains_key("seq") {
+            return Ok(error);
+        }
+        // It compares all names.
+        let names = self.names.all();
+        work::step(u32::try_from(names.len().saturating_mul(256)).unwrap_or(u32::MAX))?;
+        Ok(error.suggesting(names.filter(|name| caller.lists(name))))
+    }
+
+    /// The tables, dropped ones too, of which the caller may see a name.
+    pub fn tables_for<'a>(&'a self, caller: &'a Caller) -> impl Iterator<Item = &'a Arc<Timeline>> + Clone {
+        let is_visible = |table: &&Arc<Timeline>| {
+            caller.is_admin() || table.names().iter().any(|name| caller.lists(name))
+        };
+        self.tables.values().filter(is_visible)
     }
 
     /// A table by its id.

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use driftdb_common::error::{Error, Result};
 use driftdb_common::table::timeline::Timeline;
 use driftdb_common::table::timeline::naming::{GivenUpName, NameState};
-use driftdb_common::work;
 
 /// All tables, by name.
 #[derive(Debug, Clone, Default)]
@@ -36,8 +35,13 @@ impl TableNames {
 
     /// The table that has a name after a commit. If none has it, the one that was dropped last under the name, or else the one that gets
     /// the name next: a view of it says so. Fails if the name was given up by a RENAME since, and if no table up to commit `newest` has
-    /// ever had it.
-    pub fn find(&self, name: &str, seq: u64, newest: u64) -> Result<&Arc<Timeline>> {
+    /// ever had it. Other names in an error are those that `is_visible` allows.
+    pub fn find(
+        &self,
+        name: &str,
+        (seq, newest): (u64, u64),
+        is_visible: impl Fn(&str) -> bool,
+    ) -> Result<&Arc<Timeline>> {
         let (mut dropped, mut given_up, mut later) = (None, None::<GivenUpName>, None);
         for timeline in self.of_name(name) {
             match timeline.name_state(name, seq, newest) {
@@ -55,15 +59,18 @@ impl TableNames {
             }
         }
         if let Some(given_up) = given_up.filter(|by| dropped.is_none_or(|(at, _)| at < by.seq())) {
-            return Err(given_up.error(seq));
+            return Err(given_up.error(seq, is_visible));
         }
         let id = dropped.or(later).map(|(_, id)| id);
         if let Some(found) = self.of_name(name).iter().find(|timeline| Some(timeline.id()) == id) {
-            return found.not_yet_named(name, seq).map_or(Ok(found), Err);
+            return found.not_yet_named(name, seq, is_visible).map_or(Ok(found), Err);
         }
-        // To suggest a name, the error compares all of them.
-        work::step(u32::try_from(self.0.len().saturating_mul(256)).unwrap_or(u32::MAX))?;
-        Err(Error::unknown_table(name, self.0.keys().map(|name| &**name)))
+        Err(Error::unknown_table(name, []))
+    }
+
+    /// Every name that a table has or has had.
+    pub fn all(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.0.keys().map(|name| &**name)
     }
 
     /// Another table than `timeline` that had a name at some time in a range of commits.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use driftdb_common::error::{Error, Reason};
 use driftdb_common::service::daemon;
+use driftdb_common::service::server::Security;
 use driftdb_writer::{open_and_serve, stand_by};
 
 use mimalloc::MiMalloc;
@@ -18,10 +19,11 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 fn main() -> ExitCode {
     let args = args::WriterArgs::parse();
     daemon::run("driftdb-writer", &args.log, async |shutdown| {
+        let security = Security::open(&args.security, args.listen, &shutdown).await?;
         if args.standby {
-            return stand_by(args.config(), daemon::listen(args.listen).await?, shutdown).await;
+            return stand_by(args.config(), daemon::listen(args.listen, &security).await?, shutdown).await;
         }
-        let listen = async || daemon::listen(args.listen).await;
+        let listen = async || daemon::listen(args.listen, &security).await;
         open_and_serve(args.config(), listen, shutdown).await.map_err(with_standby_hint)
     })
 }

@@ -155,7 +155,7 @@ impl WriterDaemon {
             pipeline: pipeline.clone(),
             status,
             ingest: IngestService::new(
-                ingest,
+                (ingest, pipeline.clone()),
                 (reverts.clone(), tasks.clone()),
                 tokens.clone(),
                 stopping.clone(),
@@ -173,6 +173,7 @@ impl WriterDaemon {
             term,
             clock: Arc::clone(&clock),
             health,
+            security: Arc::clone(listener.security()),
         };
         let served = serve_rpc(rpc, listener, space, &stopping).await;
         // Jobs and the background task end before the log closes: after that another writer may change the

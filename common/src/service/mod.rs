@@ -1,5 +1,6 @@
 //! What both daemons need to serve gRPC: options, logs, the server, messages and statuses on the wire.
 
+pub mod access;
 pub mod clock;
 pub mod compute;
 pub mod convert;
@@ -9,6 +10,7 @@ pub mod key_schema;
 pub mod log_throttle;
 pub mod options;
 pub mod preconditions;
+pub mod reloaded_file;
 pub mod server;
 pub mod status;
 mod telemetry;

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ops::Bound;
 use std::path::PathBuf;
 
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::document::Document;
 use driftdb_common::format::event::{self, CommitMeta, CommitShape, EventType};
@@ -175,7 +176,7 @@ impl TestLog {
         let applied = replica.applied();
         assert_eq!(applied.seq, last);
         for seq in 1..=last {
-            let view = View::at(applied.table_at("t", seq).unwrap(), seq);
+            let view = View::at(applied.table_at("t", seq, &Caller::everyone()).unwrap(), seq);
             if seq < floor {
                 assert_eq!(view.unwrap_err().reason(), Reason::BelowFloor);
                 continue;

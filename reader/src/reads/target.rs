@@ -6,14 +6,22 @@ use driftdb_common::error::{Error, Reason, Result};
 use driftdb_common::format::key::Key;
 use driftdb_common::query::ast::{RowKey, TableName};
 use driftdb_common::query::report;
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::table::schema::Schema;
 use driftdb_common::table::timeline::Timeline;
 
 use crate::read_point::ReadPoint;
 
-/// The table that a read names.
+/// The table that a read names, and who reads.
 #[derive(Debug, Clone)]
-pub enum TableTarget {
+pub struct TableTarget {
+    caller: Caller,
+    named: NamedTable,
+}
+
+/// Where a read names its table.
+#[derive(Debug, Clone)]
+enum NamedTable {
     /// By a field of a request.
     Field(String),
     /// In a statement, whose text comes second.
@@ -21,22 +29,34 @@ pub enum TableTarget {
 }
 
 impl TableTarget {
+    /// The table that a field of a request names.
+    pub fn field(caller: &Caller, name: String) -> TableTarget {
+        TableTarget { caller: caller.clone(), named: NamedTable::Field(name) }
+    }
+
+    /// The table that a statement names.
+    pub fn statement(caller: &Caller, name: TableName, statement: &Arc<String>) -> TableTarget {
+        let named = NamedTable::Statement(name, Arc::clone(statement));
+        TableTarget { caller: caller.clone(), named }
+    }
+
     /// The name.
     pub fn name(&self) -> &str {
-        match self {
-            TableTarget::Field(name) => name,
-            TableTarget::Statement(name, _) => &name.text,
+        match &self.named {
+            NamedTable::Field(name) => name,
+            NamedTable::Statement(name, _) => &name.text,
         }
     }
 
-    /// Looks the table up: the one that has the name at the point. If none has it, see [`TableNames::find`].
+    /// Looks the table up: the one that has the name at the point, if it exists for the caller. If none has it, see
+    /// [`TableNames::find`].
     ///
     /// [`TableNames::find`]: crate::table_names::TableNames::find
     pub fn find<'p>(&self, point: &'p ReadPoint) -> Result<&'p Arc<Timeline>> {
-        let found = point.applied.table_at(self.name(), point.seq);
-        match self {
-            TableTarget::Field(_) => found,
-            TableTarget::Statement(name, statement) => {
+        let found = point.applied.table_at(self.name(), point.seq, &self.caller);
+        match &self.named {
+            NamedTable::Field(_) => found,
+            NamedTable::Statement(name, statement) => {
                 found.map_err(|error| report::at_table(error, statement, Some(name)))
             }
         }

@@ -13,6 +13,7 @@ use driftdb_common::query::ast::{Column, Comparison, Condition};
 use driftdb_common::query::in_list::InList;
 use driftdb_common::query::local_clock::LocalClock;
 use driftdb_common::query::parser;
+use driftdb_common::service::access::caller::Caller;
 use driftdb_common::service::clock::now_ms;
 use driftdb_common::table::history::{DriftEvent, Images, KeyFilter};
 use driftdb_common::table::timeline::Timeline;
@@ -28,6 +29,8 @@ use crate::subscriptions::interest::{Interest, InterestingRows};
 /// the watch's start up to the event. So it goes on with a table that is renamed, and with a new table that gets one of the names.
 #[derive(Debug, Clone)]
 pub struct WatchFilter {
+    /// Who watches: what this caller may not read is not there.
+    caller: Caller,
     /// The tables by name; empty for all tables.
     tables: BTreeSet<String>,
     /// The commits over which a name means a table: from the first one on, and at least up to the second.
@@ -51,7 +54,7 @@ pub struct NamedRange {
 
 impl WatchFilter {
     /// The filter of a request.
-    pub fn from_wire(request: &v1::WatchDriftRequest) -> Result<WatchFilter> {
+    pub fn from_wire(request: &v1::WatchDriftRequest, caller: &Caller) -> Result<WatchFilter> {
         if request.keys.len() > limits::KEYS_PER_WATCH {
             let message = format!(
                 "too many keys: {}, the limit for a watch is {}; use a condition, or several watches",
@@ -91,7 +94,8 @@ impl WatchFilter {
         let spelled: Vec<String> = keys.iter().filter_map(|key| CompositeKey::canonical_text(key)).collect();
         let keys = keys.into_iter().chain(spelled).collect();
         let rows = Arc::new(KeyFilter { keys, prefix: request.key_prefix.clone() });
-        Ok(WatchFilter { tables, named: NamedRange::default(), rows, condition, after_ms: 0, hash })
+        let (caller, named) = (caller.clone(), NamedRange::default());
+        Ok(WatchFilter { caller, tables, named, rows, condition, after_ms: 0, hash })
     }
 
     /// The same filter for commits after a time only. The watch may start at an earlier commit: the time may be in the
@@ -147,12 +151,9 @@ impl WatchFilter {
     pub fn check(&self, applied: &Applied) -> Result<()> {
         for table in &self.tables {
             let named = self.named.from..=applied.seq;
-            let had = applied
-                .names
-                .of_name(table)
-                .iter()
-                .rfind(|of_name| of_name.had_name(named.clone(), |name| name == table));
-            let found = had.map_or_else(|| applied.table_at(table, applied.seq), Ok)?;
+            let tables = applied.names.of_name(table).iter().filter(|_| self.caller.may_see(table));
+            let had = tables.rev().find(|of_name| of_name.had_name(named.clone(), |name| name == table));
+            let found = had.map_or_else(|| applied.table_at(table, applied.seq, &self.caller), Ok)?;
             let key_type = found.key_type()?;
             for key in &self.rows.keys {
                 work::step(8)?;
@@ -176,10 +177,17 @@ impl WatchFilter {
         tables.filter_map(|table| table.state().layers.floor()).map(|floor| floor.seq).max().unwrap_or(0)
     }
 
-    /// Whether the watch covers a table, for events of a commit.
+    /// Who watches.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Whether the watch covers a table, for events of a commit. Whoever may read the name that the table has then, may see them.
     pub fn covers(&self, table: &Timeline, seq: u64) -> bool {
         let NamedRange { from, to } = self.named;
-        self.tables.is_empty() || table.had_name(from..=seq.max(to), |name| self.tables.contains(name))
+        let is_named =
+            self.tables.is_empty() || table.had_name(from..=seq.max(to), |name| self.tables.contains(name));
+        is_named && (self.caller.is_admin() || self.caller.may_see(&table.name_at(seq)))
     }
 
     /// Whether the filter has a condition, which may take long to check.

@@ -187,7 +187,8 @@ impl WatchSession {
     fn token(&self, rows: Option<&InitialRowPosition>) -> Result<Vec<u8>> {
         let (database, filter) = (self.replica.database(), &self.filter);
         let point = self.replica.lineage().point(self.position);
-        let token = WatchToken::new(database, filter.hash(), point, rows).after_time(filter.after_ms());
+        let scope = (filter.hash(), filter.caller().token_scope());
+        let token = WatchToken::new(database, scope, point, rows).after_time(filter.after_ms());
         token.with_names_of(filter.token_names()).encode()
     }
 

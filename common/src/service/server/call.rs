@@ -15,9 +15,12 @@ use tonic::codegen::Service;
 use tonic::service::Routes;
 
 use crate::error::{Error, Reason};
+use crate::service::access::caller::Caller;
+use crate::service::access::control::AccessControl;
 use crate::service::server::answer_body::{AnswerBody, answer, refusal};
 use crate::service::server::call_memory::CallMemory;
 use crate::service::server::connections::ConnectionState;
+use crate::service::server::peer::Peer;
 use crate::service::server::request_body::RequestBody;
 use crate::service::status::to_status;
 
@@ -28,12 +31,27 @@ const HEADER_OVERHEAD_BYTES: usize = 64;
 pub struct CallService {
     routes: Routes,
     connection: Arc<ConnectionState>,
+    peer: Arc<Peer>,
+    access: Arc<AccessControl>,
+    /// Why every call is refused, if it is.
+    refused: Option<Status>,
 }
 
 impl CallService {
-    /// Serves calls with `routes`.
-    pub fn new(routes: Routes, connection: Arc<ConnectionState>) -> CallService {
-        CallService { routes, connection }
+    /// Serves calls of a client with `routes`.
+    pub fn new(
+        routes: Routes,
+        connection: Arc<ConnectionState>,
+        peer: Arc<Peer>,
+        access: Arc<AccessControl>,
+    ) -> CallService {
+        CallService { routes, connection, peer, access, refused: None }
+    }
+
+    /// Refuses every call, if there is a reason.
+    #[must_use]
+    pub fn refusing(self, why: Option<Error>) -> CallService {
+        CallService { refused: why.map(to_status), ..self }
     }
 }
 
@@ -42,7 +60,17 @@ impl HyperService<Request<Incoming>> for CallService {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Some(why) = &self.refused {
+            return Box::pin(std::future::ready(Ok(refusal(why.clone()))));
+        }
+        request.extensions_mut().insert(Arc::clone(&self.peer));
+        // Who calls is decided here, once, and before any byte of the body is taken. What the caller may do, each handler decides.
+        let method = request.uri().path();
+        match Caller::authenticate(&self.access, request.headers(), Some(&self.peer), method) {
+            Ok(caller) => request.extensions_mut().insert(caller),
+            Err(error) => return Box::pin(std::future::ready(Ok(refusal(to_status(error))))),
+        };
         match CallMemory::open(&self.connection, header_bytes(request.headers())) {
             Ok(memory) => {
                 let routes = self.routes.clone();

@@ -43,8 +43,12 @@ impl GivenUpName {
         self.commit.seq
     }
 
-    /// The error of a read at a commit that names the table by the name that it had.
-    pub fn error(&self, seq: u64) -> Error {
+    /// The error of a read at a commit that names the table by the name that it had. It has the new name only if that may be known.
+    pub fn error(&self, seq: u64, is_visible: impl Fn(&str) -> bool) -> Error {
+        if !is_visible(&self.to) {
+            let advice = format!("; use a point in time before seq {}", self.commit.seq);
+            return not_found(&self.name, seq, ("it was renamed", &advice), &self.commit);
+        }
         let what = format!("it was renamed to {:?}", self.to);
         let advice = format!("; use that name, or a point in time before seq {}", self.commit.seq);
         not_found(&self.name, seq, (&what, &advice), &self.commit).with("renamed_to", self.to.to_string())
@@ -118,12 +122,15 @@ impl Timeline {
     }
 
     /// Why the table cannot be read by a name at a commit: it exists under another name, and gets this one later. `None` if it does not
-    /// exist then.
-    pub fn not_yet_named(&self, name: &str, seq: u64) -> Option<Error> {
+    /// exist then. The error has that name only if it may be known.
+    pub fn not_yet_named(&self, name: &str, seq: u64, is_visible: impl Fn(&str) -> bool) -> Option<Error> {
         let schemas = self.schemas.read();
         let at = last_at(&schemas, seq)?;
         let now = schemas.get(at).filter(|version| version.schema.is_some() && *version.name != *name)?;
         let later = schemas.get(at..)?.iter().find(|version| *version.name == *name)?;
+        if !is_visible(&now.name) {
+            return Some(not_found(name, seq, ("another table was renamed to it", ""), &later.commit));
+        }
         let what = format!("table {:?} was renamed to it", now.name);
         Some(not_found(name, seq, (&what, "; use that name"), &later.commit))
     }
