@@ -8,8 +8,7 @@ use crate::format::document::Document;
 use crate::format::key::KeyType;
 use crate::format::msgpack::{self, MsgpackItem, MsgpackReader};
 
-const FIELDS: [&str; 7] =
-    ["action", "table", "primary_key", "key_type", "indexes", "retain_ms", "auto_key"];
+const FIELDS: [&str; 7] = ["action", "table", "primary_key", "key_type", "indexes", "retain_ms", "auto_key"];
 const ACTIONS: [&str; 3] = ["create", "alter", "drop"];
 
 /// Fails with NOT_SUPPORTED if a newer version wrote a SCHEMA document and this one cannot know what it means.
