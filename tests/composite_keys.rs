@@ -88,7 +88,10 @@ impl Story {
                 self.states.insert(token.seq, rows);
             }
             Err(error) => {
-                assert!(is_refused && matches!(error.code(), Code::AlreadyExists | Code::NotFound), "{error}");
+                assert!(
+                    is_refused && matches!(error.code(), Code::AlreadyExists | Code::NotFound),
+                    "{error}"
+                );
             }
         }
     }
@@ -104,7 +107,9 @@ impl Story {
             2 => (format!("a = {a} AND b <= {b}"), Box::new(move |k, _| k.0 == x.0 && k.1 <= x.1)),
             3 => (
                 format!("a = {a} AND b BETWEEN {low} AND {high} AND n > 1"),
-                Box::new(move |k, row| k.0 == x.0 && (low..=high).contains(&k.1) && row["n"].as_i64() > Some(1)),
+                Box::new(move |k, row| {
+                    k.0 == x.0 && (low..=high).contains(&k.1) && row["n"].as_i64() > Some(1)
+                }),
             ),
             4 => (format!("a > {a}"), Box::new(move |k, _| k.0 > x.0)),
             5 => (format!("a <= {a} AND b = {b}"), Box::new(move |k, _| k.0 <= x.0 && k.1 == x.1)),
@@ -139,7 +144,10 @@ impl Story {
         assert_eq!(found, expected, "{question}");
         let backwards = format!("SELECT _key FROM t WHERE {condition} ORDER BY _key DESC AS OF @seq:{seq}");
         let found = ask(reader, &backwards, head).await.unwrap().documents();
-        let keys = expected.iter().rev().map(|(key, _)| json!({"_key": serde_json::from_str::<Value>(key).unwrap()}));
+        let keys = expected
+            .iter()
+            .rev()
+            .map(|(key, _)| json!({"_key": serde_json::from_str::<Value>(key).unwrap()}));
         assert_eq!(found, keys.collect::<Vec<_>>(), "{backwards}");
 
         let key = self.key();
@@ -220,7 +228,8 @@ async fn every_statement_takes_a_composite_key() {
     let drift = ask_for(reader, r#"SHOW DRIFT t KEY ("x", 20)"#).await.unwrap().drift();
     assert_eq!(drift.iter().map(|(seq, ..)| *seq).collect::<Vec<_>>(), [2, 5, 6]);
     assert!(drift.iter().all(|(_, _, key)| key == r#"["x",20]"#), "{drift:?}");
-    let found = ask_for(reader, r#"FIND FIRST IN t KEY (b = 3, a = "x") WHERE n = 11"#).await.unwrap().drift();
+    let found =
+        ask_for(reader, r#"FIND FIRST IN t KEY (b = 3, a = "x") WHERE n = 11"#).await.unwrap().drift();
     assert_eq!(found[0].0, 4);
     let diff = ask_for(reader, r#"SHOW DIFF t KEY ("x", 3) FROM @seq:2 TO @seq:4"#).await.unwrap().diff();
     assert_eq!((diff[0].1["n"].clone(), diff[0].2["n"].clone()), (json!(1), json!(11)));
@@ -318,15 +327,20 @@ async fn a_select_of_composite_keys_resumes_and_a_watch_filters_by_them() {
     let (mut keys, mut token) = (Vec::new(), Default::default());
     loop {
         let request = v1::SelectRequest { resume_token: token, ..request.clone() };
-        let page = cluster.reader.select(request).await.unwrap().into_inner().message().await.unwrap().unwrap();
+        let page =
+            cluster.reader.select(request).await.unwrap().into_inner().message().await.unwrap().unwrap();
         keys.extend(page.rows.into_iter().map(|row| row.key));
         token = page.resume_token;
         if token.is_empty() {
             break;
         }
     }
-    let expected: Vec<String> =
-        (0..40).step_by(2).map(|n| json!(["x", n])).chain((1..40).step_by(2).map(|n| json!(["y", n]))).map(|k| k.to_string()).collect();
+    let expected: Vec<String> = (0..40)
+        .step_by(2)
+        .map(|n| json!(["x", n]))
+        .chain((1..40).step_by(2).map(|n| json!(["y", n])))
+        .map(|k| k.to_string())
+        .collect();
     assert_eq!(keys, expected);
 
     for operation in [
@@ -337,7 +351,11 @@ async fn a_select_of_composite_keys_resumes_and_a_watch_filters_by_them() {
         apply(&mut cluster.writer, vec![operation]).await.unwrap();
     }
     for (filter, rows, changes) in [
-        (v1::WatchDriftRequest { keys: vec![r#"["x", 2]"#.into()], ..Default::default() }, 1, vec!["4: patch t/[\"x\",2]"]),
+        (
+            v1::WatchDriftRequest { keys: vec![r#"["x", 2]"#.into()], ..Default::default() },
+            1,
+            vec!["4: patch t/[\"x\",2]"],
+        ),
         (
             v1::WatchDriftRequest { key_prefix: r#"["y","#.into(), ..Default::default() },
             20,
@@ -409,8 +427,10 @@ fn driftctl_knows_composite_keys() {
     let commits = file(
         "commits.jsonl",
         concat!(
-            r#"{"ops":[{"op":"patch","table":"prices","key":["A",2],"patch":{"price":9}}]}"#, "\n",
-            r#"{"ops":[{"op":"delete","table":"prices","key":{"symbol":"B","day":1}}]}"#, "\n",
+            r#"{"ops":[{"op":"patch","table":"prices","key":["A",2],"patch":{"price":9}}]}"#,
+            "\n",
+            r#"{"ops":[{"op":"delete","table":"prices","key":{"symbol":"B","day":1}}]}"#,
+            "\n",
         ),
     );
     run(&["apply", "--file", &commits]);

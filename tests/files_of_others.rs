@@ -155,16 +155,36 @@ fn what_cannot_be_loaded_is_refused_with_a_reason() {
     let auto: &[&str] = &["--create", "--pk", "id", "--auto"];
     let cases: &[(&str, &[u8], &[&str], &str)] = &[
         ("keyless.csv", b"date,price\nJan,1\n", &["--create", "--pk", "id"], "--create --pk FIELD --auto"),
-        ("half.csv", b"symbol,price\nA,1\n", &["--create", "--pk", "symbol,date"], "a part of the table's primary key"),
+        (
+            "half.csv",
+            b"symbol,price\nA,1\n",
+            &["--create", "--pk", "symbol,date"],
+            "a part of the table's primary key",
+        ),
         ("twice.csv", b"symbol,date\nA,1\nA,1\n", &["--create", "--pk", "symbol,date"], "the row exists"),
         ("empty.csv", b"symbol,date,n\nA,,1\n", &["--create", "--pk", "symbol,date"], "empty"),
-        ("words.csv", b"symbol,n\nA,one\n", &["--create", "--pk", "symbol,n INT"], "must be INT, but is a string"),
+        (
+            "words.csv",
+            b"symbol,n\nA,one\n",
+            &["--create", "--pk", "symbol,n INT"],
+            "must be INT, but is a string",
+        ),
         ("index.csv", b",a,b\n0,1,2\n", auto, "field 1 of the header has no name"),
-        ("map.geojson", b"{\n  \"type\": \"FeatureCollection\",\n  \"features\": []\n}\n", auto, "one JSON object over several lines"),
+        (
+            "map.geojson",
+            b"{\n  \"type\": \"FeatureCollection\",\n  \"features\": []\n}\n",
+            auto,
+            "one JSON object over several lines",
+        ),
         ("latin.csv", b"name,n\nJos\xe9,1\n", auto, "looks like Latin-1"),
         ("upsert.csv", b"a,b\n1,2\n", &["--create", "--pk", "id", "--auto", "--upsert"], "--upsert"),
         ("int.csv", b"a,b\n1,2\n", &["--create", "--pk", "id", "--auto", "--int-key"], "--int-key"),
-        ("pair.csv", b"a,b\n1,2\n", &["--create", "--pk", "a,b", "--auto"], "the keys that the writer makes are STRING"),
+        (
+            "pair.csv",
+            b"a,b\n1,2\n",
+            &["--create", "--pk", "a,b", "--auto"],
+            "the keys that the writer makes are STRING",
+        ),
     ];
     for (name, bytes, args, expected) in cases {
         let dir = tempfile::tempdir().unwrap();

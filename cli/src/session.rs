@@ -337,3 +337,22 @@ pub(crate) async fn run_query(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_names_a_few_keys_and_counts_the_others() {
+        let keys = |count: usize| (1..=count).map(|n| format!("k{n}")).collect::<Vec<_>>();
+        assert_eq!(with_keys(&[]), "");
+        assert_eq!(with_keys(&keys(1)), ", key k1");
+        assert_eq!(with_keys(&keys(2)), ", 2 keys:\nk1\nk2");
+        let many = with_keys(&keys(12));
+        assert!(
+            many.starts_with(", 12 keys, which -o json prints all:\nk1\n")
+                && many.ends_with("k10\nand 2 more"),
+            "{many}"
+        );
+    }
+}

@@ -93,7 +93,13 @@ fn the_bytes_of_composite_and_made_keys_are_as_documented() {
     let keys: Vec<&Value> = bills[1..].iter().map(|payload| &payload["k"]).collect();
     assert_eq!(
         keys,
-        [&json!(["mo", -3]), &json!(["mo\0", 20]), &json!(["mo", -3]), &json!(["mo\0", 20]), &json!(["di", 300])]
+        [
+            &json!(["mo", -3]),
+            &json!(["mo\0", 20]),
+            &json!(["mo", -3]),
+            &json!(["mo\0", 20]),
+            &json!(["di", 300])
+        ]
     );
     let notes = frames("notes", NOTES);
     let schema = json!({

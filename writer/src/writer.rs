@@ -32,8 +32,8 @@ use crate::config::WriterConfig;
 use crate::jobs::Jobs;
 use crate::maintenance::{MaintenanceContext, MaintenanceHealth, MaintenanceWork};
 use crate::rpc::{
-    BulkRunner, CommitTokens, IngestService, MadeKeyReader, MaintenanceCalls, RevertResolver, RowAsOfReader, TableReader,
-    WriterRpc,
+    BulkRunner, CommitTokens, IngestService, MadeKeyReader, MaintenanceCalls, RevertResolver, RowAsOfReader,
+    TableReader, WriterRpc,
 };
 use crate::tasks::TaskPool;
 

@@ -75,7 +75,13 @@ pub(crate) struct IngestArgs {
     #[arg(long, requires = "pk", help_heading = "New table")]
     pub(crate) create: bool,
     /// Primary key of the new table: a field, or several with commas; `b INT` has whole numbers
-    #[arg(long, value_name = "FIELD", requires = "create", value_delimiter = ',', help_heading = "New table")]
+    #[arg(
+        long,
+        value_name = "FIELD",
+        requires = "create",
+        value_delimiter = ',',
+        help_heading = "New table"
+    )]
     pub(crate) pk: Vec<NamedKey>,
     /// Let the keys of the new table be whole numbers, not text
     #[arg(long, requires = "create", help_heading = "New table")]

@@ -28,8 +28,9 @@ pub(crate) async fn run(args: GetArgs, database: &mut DatabaseHandle, out: &mut 
             v1::GetRequest { table: table.to_owned(), keys: keys.to_vec(), as_of, ..Default::default() };
         let answer = client.get_rows(request).await?;
         let found: HashSet<&str> = answer.rows.iter().map(|row| row.key.as_str()).collect();
-        let is_missing =
-            |key: &&String| !found.contains(key.as_str()) && !answer.rows.iter().any(|row| is_named(row, key));
+        let is_missing = |key: &&String| {
+            !found.contains(key.as_str()) && !answer.rows.iter().any(|row| is_named(row, key))
+        };
         missing.extend(keys.iter().filter(is_missing).cloned());
         for row in answer.rows {
             out.print_record(&shapes::row(row, args.meta)?)?;

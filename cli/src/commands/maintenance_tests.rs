@@ -64,7 +64,8 @@ impl WriterStub for FixedResults {
         _: v1::WriterServiceExecuteRequest,
     ) -> Result<StubStream<v1::WriterServiceExecuteResponse>, Status> {
         use v1::writer_service_execute_response::Event;
-        let message = |event| Ok(v1::WriterServiceExecuteResponse { event: Some(event), ..Default::default() });
+        let message =
+            |event| Ok(v1::WriterServiceExecuteResponse { event: Some(event), ..Default::default() });
         let damage = Error::new(Reason::Corrupt, "1 problem found");
         messages(vec![
             message(Event::Progress(progress())),

@@ -82,9 +82,8 @@ impl KeyType {
         match columns {
             [] => None,
             [column] => Some(*column),
-            columns => {
-                KeyColumnTypes::new(columns.iter().map(|column| *column == KeyType::Int)).map(KeyType::Composite)
-            }
+            columns => KeyColumnTypes::new(columns.iter().map(|column| *column == KeyType::Int))
+                .map(KeyType::Composite),
         }
     }
 }
@@ -191,7 +190,8 @@ impl Key {
                     return Err(invalid(format!("invalid key: it has {count} columns")));
                 }
                 let part = |_| {
-                    let nested = || invalid("invalid key: a column is neither text nor an integer".to_owned());
+                    let nested =
+                        || invalid("invalid key: a column is neither text nor an integer".to_owned());
                     let column = reader.value()?;
                     let is_nested = matches!(msgpack::first(column)?, MsgpackItem::Array(_));
                     if is_nested {
@@ -199,7 +199,10 @@ impl Key {
                     }
                     Key::decode(&mut msgpack::MsgpackReader::new(column))?.into_part().ok_or_else(nested)
                 };
-                (0..count).map(part).collect::<Result<_>>().map(|parts| Key::of_columns(CompositeKey::new(parts)))
+                (0..count)
+                    .map(part)
+                    .collect::<Result<_>>()
+                    .map(|parts| Key::of_columns(CompositeKey::new(parts)))
             }
             _ => Err(invalid("invalid key: neither text, nor an integer, nor an array".to_owned())),
         }
@@ -275,7 +278,13 @@ mod tests {
         key.encode(&mut encoded);
         assert_eq!(encoded, b"\x93\xa2a\0\xfd\xa2\xc3\xa9");
         assert_eq!(Key::decode(&mut msgpack::MsgpackReader::new(&encoded)).unwrap(), key);
-        for bytes in [&b"\x91\x01"[..], b"\x92\x01\x91\x02", b"\x92\x01", b"\x92\x01\xc0", b"\x92\x01\xcb\x3f\xf0\0\0\0\0\0\0"] {
+        for bytes in [
+            &b"\x91\x01"[..],
+            b"\x92\x01\x91\x02",
+            b"\x92\x01",
+            b"\x92\x01\xc0",
+            b"\x92\x01\xcb\x3f\xf0\0\0\0\0\0\0",
+        ] {
             assert!(Key::decode(&mut msgpack::MsgpackReader::new(bytes)).is_err(), "{bytes:?}");
         }
     }

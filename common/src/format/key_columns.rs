@@ -217,7 +217,9 @@ impl CompositeKey {
 
     /// The bytes that the key takes. Its text and its encoding, once they were made, take about as many as the columns each.
     pub fn bytes(&self) -> usize {
-        let bytes = |part: &KeyPart| size_of::<KeyPart>() + if let KeyPart::Str(text) = part { 3 * text.len() } else { 16 };
+        let bytes = |part: &KeyPart| {
+            size_of::<KeyPart>() + if let KeyPart::Str(text) = part { 3 * text.len() } else { 16 }
+        };
         size_of::<CompositeKey>() + self.parts.iter().map(bytes).sum::<usize>()
     }
 }
@@ -295,7 +297,9 @@ mod tests {
     #[test]
     fn a_key_is_text_as_a_json_array() {
         let of = types("(STRING, INT)");
-        for (text, shown) in [(r#"["x",3]"#, r#"["x",3]"#), (r#" [ "a\"\u0000", -7 ]"#, r#"["a\"\u0000",-7]"#)] {
+        for (text, shown) in
+            [(r#"["x",3]"#, r#"["x",3]"#), (r#" [ "a\"\u0000", -7 ]"#, r#"["a\"\u0000",-7]"#)]
+        {
             let key = of.parse(text).unwrap();
             assert_eq!(key.text(), shown);
             assert_eq!(of.parse(key.text()).unwrap(), key);
@@ -307,9 +311,17 @@ mod tests {
         }
         assert_eq!(of.parse(r#"["x",3]"#).unwrap().to_string(), r#"("x", 3)"#);
         let long = format!(r#"["{}",1]"#, "x".repeat(limits::KEY_BYTES + 1));
-        for text in
-            ["", "x", r#"["x"]"#, r#"["x",3,4]"#, r#"["x","3"]"#, r#"[3,"x"]"#, r#"["x",3.0]"#, r#"["",3]"#, &long]
-        {
+        for text in [
+            "",
+            "x",
+            r#"["x"]"#,
+            r#"["x",3,4]"#,
+            r#"["x","3"]"#,
+            r#"[3,"x"]"#,
+            r#"["x",3.0]"#,
+            r#"["",3]"#,
+            &long,
+        ] {
             assert_eq!(of.parse(text).unwrap_err().reason(), Reason::KeyInvalid, "{text}");
         }
         let two = types("(STRING, STRING)");
@@ -321,8 +333,9 @@ mod tests {
     #[test]
     fn keys_sort_by_their_columns_in_turn() {
         let of = types("(STRING, INT)");
-        let keys: Vec<_> =
-            [r#"["a",9]"#, r#"["a",10]"#, r#"["aa",-1]"#, r#"["b",0]"#].map(|text| of.parse(text).unwrap()).into();
+        let keys: Vec<_> = [r#"["a",9]"#, r#"["a",10]"#, r#"["aa",-1]"#, r#"["b",0]"#]
+            .map(|text| of.parse(text).unwrap())
+            .into();
         assert!(keys.is_sorted_by(|a, b| a < b));
         let prefix = CompositeKey::new(vec![KeyPart::Str("aa".into())]);
         assert!(keys[1] < prefix && prefix < keys[2]);

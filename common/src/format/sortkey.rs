@@ -292,7 +292,8 @@ mod tests {
                 .prop_map(|text| Key::Str(text.into()))
                 .boxed(),
             KeyType::Composite(types) => {
-                let columns: Vec<_> = types.are_ints().map(|is_int| any_key(KeyType::of_column(is_int))).collect();
+                let columns: Vec<_> =
+                    types.are_ints().map(|is_int| any_key(KeyType::of_column(is_int))).collect();
                 columns
                     .prop_map(|parts| parts.into_iter().filter_map(Key::into_part).collect())
                     .prop_map(|parts| Key::of_columns(CompositeKey::new(parts)))

@@ -33,10 +33,7 @@ pub struct QueryPlan {
 /// Only that the present work was stopped.
 pub fn plan(condition: Option<&Condition>, schema: &Schema) -> Result<QueryPlan> {
     let probes = condition.map(|condition| probe::probes(condition, &schema.indexes)).transpose()?;
-    Ok(QueryPlan {
-        key: access(condition, schema)?,
-        probes: probes.unwrap_or_default(),
-    })
+    Ok(QueryPlan { key: access(condition, schema)?, probes: probes.unwrap_or_default() })
 }
 
 /// How to find the rows that can match, by primary key.

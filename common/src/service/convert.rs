@@ -14,12 +14,12 @@ use crate::format::principal_text::{actor_of, principal_of};
 use crate::format::rfc3339::UtcTime;
 use crate::limits;
 use crate::memory::{MemoryBudget, MemoryUsage};
+use crate::service::key_schema::{key_columns_to_wire, key_type_to_wire};
 use crate::table::damaged_files::{DamagedFile, DamagedFiles};
 use crate::table::history::DriftEvent;
 use crate::table::memtable::CommitInfo;
 use crate::table::operation::{Action, Check, CommitOptions, KeyInput, Operation, Precondition, WriteToken};
 use crate::table::point_in_time::PointInTime;
-use crate::service::key_schema::{key_columns_to_wire, key_type_to_wire};
 use crate::table::schema::Schema;
 use crate::table::view::Row;
 

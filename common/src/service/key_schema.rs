@@ -44,7 +44,9 @@ pub fn key_from_wire(
     let fields: Vec<String> = columns.iter().map(|column| column.field.clone()).collect();
     let name = Schema::primary_key_of(&fields);
     if columns.len() < 2 {
-        return Err(invalid("key_columns describe a composite key; for one field, use primary_key and key_type"));
+        return Err(invalid(
+            "key_columns describe a composite key; for one field, use primary_key and key_type",
+        ));
     }
     let composite = KeyType::of_columns(&types).ok_or_else(|| {
         let message = format!("a primary key has at most {} fields, each STRING or INT", limits::KEY_COLUMNS);
@@ -52,7 +54,8 @@ pub fn key_from_wire(
     })?;
     // An answer has both, and they agree.
     let is_same = |given: &str| given.is_empty() || given == name;
-    let is_type = matches!(v1::KeyType::try_from(key_type), Ok(v1::KeyType::Unspecified | v1::KeyType::Composite));
+    let is_type =
+        matches!(v1::KeyType::try_from(key_type), Ok(v1::KeyType::Unspecified | v1::KeyType::Composite));
     if !is_same(&primary_key) || !is_type {
         return Err(invalid("set either primary_key and key_type, or key_columns"));
     }
@@ -65,10 +68,8 @@ pub fn key_columns_to_wire(schema: &Schema) -> Vec<v1::KeyColumn> {
         return Vec::new();
     }
     let columns = schema.key_fields().into_iter().zip(schema.key_type.columns());
-    let column = |(field, of): (String, KeyType)| v1::KeyColumn {
-        field,
-        r#type: key_type_to_wire(of).into(),
-    };
+    let column =
+        |(field, of): (String, KeyType)| v1::KeyColumn { field, r#type: key_type_to_wire(of).into() };
     columns.map(column).collect()
 }
 

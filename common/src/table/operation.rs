@@ -64,10 +64,13 @@ impl std::fmt::Display for KeyInput {
             // As a JSON object, which the API takes.
             KeyInput::Named(columns) => {
                 for (at, (name, value)) in columns.iter().enumerate() {
-                    let (before, name) = (if at == 0 { "{" } else { "," }, serde_json::Value::from(name.as_str()));
+                    let (before, name) =
+                        (if at == 0 { "{" } else { "," }, serde_json::Value::from(name.as_str()));
                     match value {
                         KeyPart::Int(int) => write!(f, "{before}{name}:{int}")?,
-                        KeyPart::Str(text) => write!(f, "{before}{name}:{}", serde_json::Value::from(&**text))?,
+                        KeyPart::Str(text) => {
+                            write!(f, "{before}{name}:{}", serde_json::Value::from(&**text))?
+                        }
                     }
                 }
                 f.write_str("}")

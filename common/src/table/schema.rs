@@ -200,7 +200,8 @@ impl Schema {
         let KeyType::Composite(types) = self.key_type else { return Ok(()) };
         let fields = self.key_fields();
         let invalid = |why: String| {
-            let message = format!("invalid primary key {} of table {:?}: {why}", self.primary_key, self.table);
+            let message =
+                format!("invalid primary key {} of table {:?}: {why}", self.primary_key, self.table);
             Err(Error::new(Reason::NameInvalid, message))
         };
         if fields.len() != types.count() {

@@ -170,7 +170,8 @@ impl WriterStub for ScriptedWriter {
         let token = self.answer(request.options).await?.token.unwrap();
         let events =
             [Event::Progress(v1::Progress::default()), Event::Token(token), Event::Message("done".into())];
-        let answers = events.map(|event| Ok(v1::WriterServiceExecuteResponse { event: Some(event), ..Default::default() }));
+        let answers = events
+            .map(|event| Ok(v1::WriterServiceExecuteResponse { event: Some(event), ..Default::default() }));
         let script = self.0.clone();
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {

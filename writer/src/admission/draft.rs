@@ -167,7 +167,8 @@ impl DraftOperation {
 
     /// Computes the key in a table with this id and schema, or makes it.
     pub(crate) fn find_key(&mut self, table: u64, schema: &Arc<Schema>) {
-        if let (Action::Insert(document), Some(sent)) = (&mut self.operation.action, self.without_key.take()) {
+        if let (Action::Insert(document), Some(sent)) = (&mut self.operation.action, self.without_key.take())
+        {
             // The key was made for another table of this name.
             *document = sent;
         }

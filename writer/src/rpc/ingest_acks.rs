@@ -145,10 +145,16 @@ async fn take_ready_batches(
 ) -> Option<MessageOutcome> {
     loop {
         match admitted.try_recv() {
-            Ok(MessageOutcome::Batch { number, operations_passed, errors, made_keys, ack: pending, memory })
-                if pending.is_ready()
-                    && ack.response.errors.len() + errors.len() <= REFUSALS_PER_ACK
-                    && ack.response.made_keys.len() + made_keys.len() <= MADE_KEYS_PER_ACK =>
+            Ok(MessageOutcome::Batch {
+                number,
+                operations_passed,
+                errors,
+                made_keys,
+                ack: pending,
+                memory,
+            }) if pending.is_ready()
+                && ack.response.errors.len() + errors.len() <= REFUSALS_PER_ACK
+                && ack.response.made_keys.len() + made_keys.len() <= MADE_KEYS_PER_ACK =>
             {
                 let outcome = MessageOutcome::Batch {
                     number,

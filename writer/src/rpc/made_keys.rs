@@ -42,9 +42,12 @@ impl MadeKeyReader {
         let tables: BTreeSet<String> = made.iter().map(|made| made.table.clone()).collect();
         let mut found = made;
         for table in tables {
-            let keys = match self.reader.open(&table, stop).and_then(|table| table.keys_of_commit(seq, stop)) {
+            let keys = match self.reader.open(&table, stop).and_then(|table| table.keys_of_commit(seq, stop))
+            {
                 Ok(keys) => keys,
-                Err(error) if matches!(error.reason(), Reason::BelowFloor | Reason::TableNotFound) => Vec::new(),
+                Err(error) if matches!(error.reason(), Reason::BelowFloor | Reason::TableNotFound) => {
+                    Vec::new()
+                }
                 Err(error) => return Err(error),
             };
             found.retain_mut(|made| {

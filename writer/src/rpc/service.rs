@@ -182,7 +182,8 @@ impl WriterRpc {
                 let made = v1::Progress { done: rows, unit: "rows".to_owned(), ..v1::Progress::default() };
                 let event = Some(v1::writer_service_execute_response::Event::Progress(made));
                 // A client that reads slowly misses reports, not results.
-                let _ = sender.try_send(Ok(v1::WriterServiceExecuteResponse { event, made_keys: Vec::new() }));
+                let _ =
+                    sender.try_send(Ok(v1::WriterServiceExecuteResponse { event, made_keys: Vec::new() }));
             };
             let ended = tokio::select! {
                 () = sender.closed() => return,

@@ -495,7 +495,10 @@ mod tests {
         assert!(error.message().contains("--create --pk FIELD --auto"), "{error}");
         let pair = rules(&[("day", KeyType::String), ("n", KeyType::Int)], false);
         let error = columns(&pair, &["day", "x"]).unwrap_err();
-        assert!(error.message().contains("no field \"n\", which is a part of the table's primary key"), "{error}");
+        assert!(
+            error.message().contains("no field \"n\", which is a part of the table's primary key"),
+            "{error}"
+        );
         assert_eq!(row(&columns(&pair, &["n", "day"]).unwrap(), ["7", "8"]), r#"{"n":7,"day":"8"}"#);
     }
 

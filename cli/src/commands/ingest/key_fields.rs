@@ -17,7 +17,11 @@ impl FromStr for NamedKey {
     fn from_str(text: &str) -> std::result::Result<NamedKey, String> {
         let text = text.trim();
         let typed = text.rsplit_once(' ').and_then(|(name, of)| {
-            let of = of.to_ascii_uppercase().parse().ok().filter(|of| matches!(of, KeyType::Int | KeyType::String));
+            let of = of
+                .to_ascii_uppercase()
+                .parse()
+                .ok()
+                .filter(|of| matches!(of, KeyType::Int | KeyType::String));
             Some((name.trim_end().to_owned(), of?))
         });
         let (name, of) = typed.map_or_else(|| (text.to_owned(), None), |(name, of)| (name, Some(of)));

@@ -27,7 +27,13 @@ impl RowKey {
     pub fn of_table(&self, schema: &Schema, statement: &str) -> Result<Key> {
         if !self.names.is_empty() {
             let invalid = |error: Error| {
-                location::invalid_at(statement, self.start, self.end, error.message().to_owned(), String::new())
+                location::invalid_at(
+                    statement,
+                    self.start,
+                    self.end,
+                    error.message().to_owned(),
+                    String::new(),
+                )
             };
             return self.input().of_table(schema).map_err(invalid);
         }
@@ -58,7 +64,8 @@ impl RowKey {
             (_, KeyType::String) => "write a string".to_owned(),
             (_, KeyType::Composite(types)) => {
                 let columns = schema.key_fields().into_iter().zip(types.are_ints());
-                let columns = columns.map(|(field, is_int)| format!("{field} = {}", if is_int { "3" } else { "\"x\"" }));
+                let columns = columns
+                    .map(|(field, is_int)| format!("{field} = {}", if is_int { "3" } else { "\"x\"" }));
                 format!("for example KEY ({})", columns.collect::<Vec<_>>().join(", "))
             }
         };

@@ -38,8 +38,10 @@ impl Parser<'_> {
                 break;
             }
             if !self.eat(",")? {
-                let what = if fields.len() > 1 { "STRING, INT, \",\" or \")\"" } else { "STRING, INT or \",\"" };
-                let hint = "for example pk=(day, number INT); a key of one field is written without parentheses";
+                let what =
+                    if fields.len() > 1 { "STRING, INT, \",\" or \")\"" } else { "STRING, INT or \",\"" };
+                let hint =
+                    "for example pk=(day, number INT); a key of one field is written without parentheses";
                 return Err(self.expected(what, &["STRING", "INT"], hint));
             }
         }
@@ -143,12 +145,20 @@ impl Parser<'_> {
             let is_named = matches!(start.kind, TokenKind::Word | TokenKind::Quoted);
             if !parts.is_empty() && is_named == names.is_empty() {
                 let message = "a key names all of its columns, or none";
-                return Err(self.invalid(start, message, "for example KEY (a = \"x\", b = 3) or KEY (\"x\", 3)"));
+                return Err(self.invalid(
+                    start,
+                    message,
+                    "for example KEY (a = \"x\", b = 3) or KEY (\"x\", 3)",
+                ));
             }
             if is_named {
                 let (name, _) = self.name("a field", Reserved::Refused)?;
                 if names.contains(&name) {
-                    return Err(self.invalid(start, format!("{} is given twice", clipped(&name)), "remove one of them"));
+                    return Err(self.invalid(
+                        start,
+                        format!("{} is given twice", clipped(&name)),
+                        "remove one of them",
+                    ));
                 }
                 names.push(name);
                 self.expect("=")?;
@@ -162,7 +172,11 @@ impl Parser<'_> {
             parts.push(self.key_part(token, value)?);
             let end = self.token.end;
             if parts.len() > 1 && self.eat(")")? {
-                return self.placed(CompositeKey::checked(parts).map(Key::of_columns), (open.start, end), names);
+                return self.placed(
+                    CompositeKey::checked(parts).map(Key::of_columns),
+                    (open.start, end),
+                    names,
+                );
             }
             if !self.eat(",")? {
                 let what = if parts.len() > 1 { "\",\" or \")\"" } else { "\",\"" };

@@ -172,7 +172,12 @@ fn a_key_must_have_its_tables_type() {
         assert_eq!(key(text).of_table(&pairs, text).unwrap().to_string(), "[\"x\",3]", "{text}");
     }
     for (text, schema, expected, hint) in [
-        ("\"x\"", &pairs, "have type (STRING, INT), but this key is a string", "for example KEY (a = \"x\", b = 3)"),
+        (
+            "\"x\"",
+            &pairs,
+            "have type (STRING, INT), but this key is a string",
+            "for example KEY (a = \"x\", b = 3)",
+        ),
         ("(\"x\", \"3\")", &pairs, "but this key is (STRING, STRING)", "for example KEY (a = \"x\", b = 3)"),
         ("(\"x\", 3, 4)", &pairs, "but this key is (STRING, INT, INT)", "for example KEY (a = \"x\", b = 3)"),
         ("(\"x\", 3)", &ints, "have type INT, but this key is (STRING, INT)", "write an integer"),
@@ -184,7 +189,11 @@ fn a_key_must_have_its_tables_type() {
         let error = key(&text).of_table(schema, &text).unwrap_err();
         assert!(error.message().contains(expected), "{text}: {error}");
         let place = error.place().unwrap();
-        assert_eq!((place.hint.as_str(), &text[place.start as usize..place.end as usize]), (hint, &text[23..]), "{text}");
+        assert_eq!(
+            (place.hint.as_str(), &text[place.start as usize..place.end as usize]),
+            (hint, &text[23..]),
+            "{text}"
+        );
     }
 }
 

@@ -36,7 +36,10 @@ fn conditions_on_the_first_columns_of_a_composite_key_are_a_range() {
         ("a = \"x\" AND b > 9223372036854775807", "keys: no match possible"),
         ("a = \"x\" AND b = 3 AND c = \"z\"", "keys: 1 lookup"),
         ("a = \"x\" AND b = 3 AND c > \"m\"", "key range after (\"x\", 3, \"m\") to before (\"x\", 4)"),
-        ("a = \"x\" AND b = 3 AND c LIKE \"m%\"", "key range from (\"x\", 3, \"m\") to before (\"x\", 3, \"n\")"),
+        (
+            "a = \"x\" AND b = 3 AND c LIKE \"m%\"",
+            "key range from (\"x\", 3, \"m\") to before (\"x\", 3, \"n\")",
+        ),
         ("a IN (\"x\", \"y\") AND b IN (1, 2) AND c = \"z\"", "keys: 4 lookups"),
         ("a IN (\"x\", \"y\") AND b > 3", "key range from (\"x\", 4) to (\"y\")"),
         ("a > \"x\"", "key range after (\"x\")"),
