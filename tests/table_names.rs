@@ -143,6 +143,18 @@ async fn a_table_that_never_had_a_row_is_made_again_in_its_place() {
     drop(fresh);
     snapshot(&mut cluster.writer, "t").await.unwrap();
     restart(&mut cluster).await;
+    // The layer has keys of another type than the table had before.
+    let (fresh, readers) = self::readers(&cluster).await;
+    for mut reader in readers {
+        for statement in ["SELECT * FROM t AS OF @seq:2", "SELECT * FROM t WHERE a = 1 AS OF @seq:2"] {
+            assert!(ask(&mut reader, statement, last).await.unwrap().rows().is_empty());
+        }
+        assert_eq!(
+            ask(&mut reader, "SHOW DIFF t FROM @seq:1 TO @seq:4", last).await.unwrap().diff().len(),
+            1
+        );
+    }
+    drop(fresh);
     // It has had a row now, and loses it: that is not the same.
     let writer = &mut cluster.writer;
     let last = tell(writer, &["SOFT DELETE FROM t KEY 1"]).await;

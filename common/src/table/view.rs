@@ -76,18 +76,28 @@ impl View {
         self.timeline.counts(self.seq)
     }
 
-    fn read<T>(&self, mut read: impl FnMut(&TableState) -> Result<T>) -> Result<T> {
+    /// Reads the table's state. `empty` is what is found in a table without rows.
+    fn read<T>(&self, empty: impl Fn() -> T, mut read: impl FnMut(&TableState) -> Result<T>) -> Result<T> {
         self.timeline.read(|state| {
-            let found = read(state);
+            let found = if self.has_other_keys() { Ok(empty()) } else { read(state) };
             // If the floor has risen during the read, some of the files may have been gone.
             self.timeline.check_floor(self.seq)?;
-            found
+            // The table may have got other keys, and rows with them, during the read.
+            if found.is_err() && self.has_other_keys() { Ok(empty()) } else { found }
         })
+    }
+
+    /// Whether the table has got another key since this point in time. Then it has no rows here, and its state has keys that cannot be
+    /// read by this schema.
+    fn has_other_keys(&self) -> bool {
+        let is_other =
+            |newest: Arc<Schema>| !Arc::ptr_eq(&newest, &self.schema) && !newest.has_key_of(&self.schema);
+        self.timeline.key_schema().is_ok_and(is_other)
     }
 
     /// Returns the live row with a key.
     pub fn get(&self, key: &Key) -> Result<Option<Row>> {
-        let found = self.read(|state| state.row(key, EventId::end_of(self.seq)))?;
+        let found = self.read(|| None, |state| state.row(key, EventId::end_of(self.seq)))?;
         Ok(found.and_then(|row| self.live(key, row)))
     }
 
@@ -95,7 +105,8 @@ impl View {
     /// rows of: all, unless the rows take more than about `bytes` bytes, but at least one.
     pub fn rows(&self, keys: &[&[u8]], bytes: usize) -> Result<(Vec<Row>, usize)> {
         let key_type = self.schema.key_type;
-        let found = self.read(|state| state.rows(keys, key_type, EventId::end_of(self.seq), bytes))?;
+        let none = || vec![None; keys.len()];
+        let found = self.read(none, |state| state.rows(keys, key_type, EventId::end_of(self.seq), bytes))?;
         let count = found.len();
         let mut rows = Vec::with_capacity(count);
         for (key, row) in keys.iter().zip(found) {
@@ -115,11 +126,12 @@ impl View {
         mut visit: impl FnMut(Row) -> bool,
     ) -> Result<()> {
         let mut last: Option<Key> = None;
-        self.read(|state| {
+        let read = |state: &TableState| {
             // A repeated read continues after the last key.
             let start = last.clone().map_or(start.cloned(), Bound::Excluded);
             self.scan_in(state, (start.as_ref(), end), &mut last, &mut visit)
-        })
+        };
+        self.read(|| (), read)
     }
 
     fn scan_in(
@@ -174,7 +186,7 @@ impl View {
             start.push(0);
         }
         let mut keys = BTreeSet::new();
-        let usable = self.read(|state| {
+        let read = |state: &TableState| {
             keys.clear();
             self.collect(
                 state,
@@ -190,19 +202,22 @@ impl View {
                     Ok(taken < limit)
                 },
             )
-        })?;
+        };
+        // Without an index that can be used, the table is scanned.
+        let usable = self.read(|| false, read)?;
         Ok(usable.then(|| keys.into_iter().take(limit).collect()))
     }
 
     /// Returns the candidates of the ranges that find the fewest, narrowed by the others: keys of rows that may be in all of
     /// the ranges at this point in time. `None` if all find more than `most`, or an index cannot be used now.
     pub fn candidates_in(&self, ranges: &[IndexRanges<'_>], most: usize) -> Result<Option<FoundCandidates>> {
-        self.read(|state| {
+        let read = |state: &TableState| {
             if !ranges.iter().all(|ranges| self.has_index_in(state, ranges.index)) {
                 return Ok(None);
             }
             IndexSearch::new(state, self.schema.key_type, self.seq).find(ranges, most)
-        })
+        };
+        self.read(|| None, read)
     }
 
     /// Reads an index from some bytes on, in each of its files and in the memtable: in each until `read` returns no
