@@ -30,6 +30,7 @@ mod false_alarms;
 mod fencing;
 mod format;
 mod full_disk;
+mod history_routes;
 mod hostile_bytes;
 mod hostile_queries;
 mod hot_rows;

@@ -46,7 +46,7 @@ pub async fn list(
     query: &RunningQuery,
     freshness: Freshness,
     as_of: Option<PointInTime>,
-    after: String,
+    (after, with_dropped): (String, bool),
     limit: TableListLimit,
 ) -> Result<TableList> {
     let applied = query.wait_until_fresh(freshness, as_of).await?;
@@ -57,7 +57,8 @@ pub async fn list(
         for (name, timeline) in point.applied.tables.iter() {
             work::step(16)?;
             let is_next = after.is_empty() || *name > after;
-            let Some(info) = is_next.then(|| listed_info(timeline, point.seq)).flatten() else { continue };
+            let info = is_next.then(|| listed_info(timeline, point.seq, with_dropped)).flatten();
+            let Some(info) = info else { continue };
             bytes = bytes.saturating_add(info.encoded_len());
             if tables.len() == limit.tables || (bytes > limit.bytes && !tables.is_empty()) {
                 has_more = true;
@@ -87,14 +88,32 @@ pub async fn describe(
     query.look_up(describe).await
 }
 
-/// A table in a list: `None` if it did not exist then, or if the point is below its floor. A table that cannot be read is
+/// A table in a list: `None` if it did not exist then and is not wanted as a dropped one, or if the point is below its floor. A table that cannot be read is
 /// listed with the reason: it must not look as if it did not exist.
-fn listed_info(timeline: &Arc<Timeline>, seq: u64) -> Option<v1::TableInfo> {
-    match table_info(timeline, seq) {
+fn listed_info(timeline: &Arc<Timeline>, seq: u64, with_dropped: bool) -> Option<v1::TableInfo> {
+    let info = match table_info(timeline, seq) {
+        Err(error) if error.reason() == Reason::TableNotFound && with_dropped => dropped_info(timeline, seq),
+        other => other,
+    };
+    match info {
         Ok(info) => Some(info),
         Err(error) if matches!(error.reason(), Reason::TableNotFound | Reason::BelowFloor) => None,
         Err(error) => Some(convert::unusable_table_to_wire(timeline.name(), &error)),
     }
+}
+
+/// A table that was dropped at or before a commit.
+fn dropped_info(timeline: &Arc<Timeline>, seq: u64) -> Result<v1::TableInfo> {
+    // Fails if the table was not created by then.
+    timeline.schema_at(timeline.created_seq().min(seq))?;
+    timeline.check_floor(seq)?;
+    Ok(v1::TableInfo {
+        table: timeline.name().to_owned(),
+        created_seq: timeline.created_at(seq),
+        last_seq: timeline.counts(seq)?.last_seq,
+        dropped: true,
+        ..Default::default()
+    })
 }
 
 fn table_info(timeline: &Arc<Timeline>, seq: u64) -> Result<v1::TableInfo> {

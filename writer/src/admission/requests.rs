@@ -58,6 +58,11 @@ impl RecentRequests {
         }
     }
 
+    /// The commit of the request within the window that has this id.
+    pub(crate) fn commit_of(&self, id: &str) -> Option<WriteToken> {
+        self.by_id.get(id).map(|(_, token)| *token)
+    }
+
     /// Remembers the request of a commit, and removes the requests that have left the window. Commits must
     /// come in order.
     pub(crate) fn insert(&mut self, request: RequestId, token: WriteToken) {
@@ -107,6 +112,7 @@ mod tests {
         }
         assert_eq!(requests.find(&request("r1", 1)), RequestMatch::Repeated(token(1)));
         assert_eq!(requests.find(&request("r1", 2)), RequestMatch::Conflicting(token(1)));
+        assert_eq!((requests.commit_of("r2"), requests.commit_of("r4")), (Some(token(2)), None));
         requests.insert(request("r4", 1), token(4));
         assert_eq!(requests.find(&request("r1", 1)), RequestMatch::New);
         assert_eq!((requests.by_id.len(), requests.order.len()), (3, 3));
