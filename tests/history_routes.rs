@@ -61,7 +61,8 @@ async fn rows_that_matched_once_are_found_by_indexes() {
         let range = "SELECT id FROM t DELETED WHERE n < 9 AND status = \"new\"";
         explained(&mut cluster, range, seen, &["history of the rows by index n: range", "1 returned"]).await;
         assert_eq!(asked(&mut cluster, range, seen).await.keys(), ["k005"]);
-        let every = r#"SELECT COUNT(*) FROM t WHERE status = "late" AS OF EVERY 1 SEQS FROM @seq:2 TO @seq:5"#;
+        let every =
+            r#"SELECT COUNT(*) FROM t WHERE status = "late" AS OF EVERY 1 SEQS FROM @seq:2 TO @seq:5"#;
         explained(&mut cluster, every, seen, &["t at 4 moments from seq 2 to seq 5", of_index, "4 returned"])
             .await;
         let counts: Vec<_> = asked(&mut cluster, every, seen).await.documents();
@@ -79,7 +80,8 @@ async fn rows_that_matched_once_are_found_by_indexes() {
     explained(&mut cluster, "FIND FIRST IN t KEY \"k007\" WHERE n = 7", last, &["keys: 1 lookup"]).await;
     explained(&mut cluster, "SHOW DRIFT t", last, &["in the order of commits"]).await;
     let all = "SHOW DRIFT t WHERE n != 1";
-    explained(&mut cluster, all, last, &["the first 32 events in the order of commits", "300 rows read"]).await;
+    explained(&mut cluster, all, last, &["the first 32 events in the order of commits", "300 rows read"])
+        .await;
 }
 
 #[tokio::test]

@@ -380,7 +380,8 @@ impl Replay {
         let newest_first = self.random.below(2) == 0;
         let images = self.random.below(2) == 0;
         let text = condition.text(&mut None);
-        let asked = format!("{table} WHERE {text} BY {actor:?} from {from} to {to}, {newest_first} {limit} {images}");
+        let asked =
+            format!("{table} WHERE {text} BY {actor:?} from {from} to {to}, {newest_first} {limit} {images}");
         let request = v1::HistoryRequest {
             table: table.to_owned(),
             r#where: text,

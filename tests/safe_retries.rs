@@ -283,12 +283,14 @@ async fn a_commit_is_found_by_its_request_and_by_its_producer() {
     cluster.create("t").await;
     let row = |id: &str| vec![insert("t", format!(r#"{{"id":"{id}"}}"#))];
     let made = apply_as(&mut cluster.writer, "one", row("a")).await.unwrap().token.unwrap();
-    let batches = (1..=3).map(|batch_id| v1::IngestRequest {
-        producer_id: if batch_id == 1 { "p".into() } else { String::new() },
-        batch_id,
-        operations: row(&format!("p{batch_id}")),
-        ..Default::default()
-    });
+    let batches: Vec<_> = (1..=3)
+        .map(|batch_id| v1::IngestRequest {
+            producer_id: if batch_id == 1 { "p".into() } else { String::new() },
+            batch_id,
+            operations: row(&format!("p{batch_id}")),
+            ..Default::default()
+        })
+        .collect();
     let mut answers = cluster.writer.ingest(tokio_stream::iter(batches)).await.unwrap().into_inner();
     while answers.message().await.unwrap().is_some() {}
     let refused = apply_as(&mut cluster.writer, "two", row("a")).await.unwrap_err();

@@ -306,7 +306,8 @@ impl Execution {
     async fn show_tables(&self, as_of: Option<PointInTime>) -> Result<StatementStream> {
         let point = self.point(as_of)?;
         let list =
-            tables::list(&self.query, self.freshness, point, (String::new(), false), TableListLimit::NONE).await?;
+            tables::list(&self.query, self.freshness, point, (String::new(), false), TableListLimit::NONE)
+                .await?;
         let mut header = Some(list.header);
         let mut results: Vec<_> = list.tables.into_iter().map(Outcome::Table).map(Some).collect();
         if results.is_empty() {

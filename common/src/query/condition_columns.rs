@@ -46,10 +46,7 @@ impl Condition {
         visit_columns!(self, iter, each_column, visit)
     }
 
-    fn each_column_mut<E>(
-        &mut self,
-        visit: &mut impl FnMut(&mut Column) -> Result<(), E>,
-    ) -> Result<(), E> {
+    fn each_column_mut<E>(&mut self, visit: &mut impl FnMut(&mut Column) -> Result<(), E>) -> Result<(), E> {
         visit_columns!(self, iter_mut, each_column_mut, visit)
     }
 }

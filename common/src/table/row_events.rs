@@ -39,7 +39,8 @@ pub fn visit(
     let is_within_commit = u64::from(after.index < u32::MAX);
     let range = HistoryRange { after: after.seq.saturating_sub(is_within_commit), last: last.seq, rows };
     let (fold, has_begun) = (RowFold::default(), false);
-    let mut walk = EventWalk { visitor, events: (after, last), emptied: &emptied, left: &emptied, fold, has_begun };
+    let mut walk =
+        EventWalk { visitor, events: (after, last), emptied: &emptied, left: &emptied, fold, has_begun };
     row_histories::visit(timeline, &range, &mut walk)
 }
 
@@ -101,8 +102,15 @@ impl HistoryVisitor for EventWalk<'_> {
                 let VersionEntry { kind, time_ms, payload, image, marks, .. } = &version;
                 let (actor, reason) = (String::new(), String::new());
                 let (payload, image) = (payload.clone(), image.clone());
-                let change =
-                    VersionEntry { kind: *kind, time_ms: *time_ms, actor, reason, payload, image, marks: *marks };
+                let change = VersionEntry {
+                    kind: *kind,
+                    time_ms: *time_ms,
+                    actor,
+                    reason,
+                    payload,
+                    image,
+                    marks: *marks,
+                };
                 self.visitor.event(key, id, version)?;
                 self.fold.push_newer(id.seq, change);
                 self.state(key)?;

@@ -217,8 +217,7 @@ impl RowPass<'_> {
             for Version { id, commit, kind, payload, marks } in found {
                 work::step(4)?;
                 let meta = commit.meta.as_deref();
-                let text =
-                    |of: fn(&CommitMeta) -> &String| meta.map(of).cloned().unwrap_or_default();
+                let text = |of: fn(&CommitMeta) -> &String| meta.map(of).cloned().unwrap_or_default();
                 let (actor, reason) = (text(|meta| &meta.actor), text(|meta| &meta.reason));
                 let time_ms = commit.time_ms;
                 let entry = VersionEntry { kind, time_ms, actor, reason, payload, image: None, marks };

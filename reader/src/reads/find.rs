@@ -114,8 +114,9 @@ impl FindPages {
             let found = commit.map_or("no commit".to_owned(), |commit| format!("commit {}", commit.seq));
             let (table, after, last) = (self.table.name(), self.after, header.read_seq);
             let (route, rows) = (self.execution.route()?, self.execution.examined());
-            let text =
-                format!("{table} after seq {after} up to seq {last}: {route}; {rows} rows read, {found} found");
+            let text = format!(
+                "{table} after seq {after} up to seq {last}: {route}; {rows} rows read, {found} found"
+            );
             Ok(Explanation { header: Some(header), text, notes: Vec::new() })
         })
     }

@@ -200,7 +200,11 @@ impl CommitPages {
         }
         let page = CommitPage { header: self.header.take(), commits };
         // Most answers are one page. Whoever learns it with the page need not compute another step.
-        Ok(if self.has_read_all() && self.ahead.is_empty() { PageStep::LastPage(page) } else { PageStep::Page(page) })
+        Ok(if self.has_read_all() && self.ahead.is_empty() {
+            PageStep::LastPage(page)
+        } else {
+            PageStep::Page(page)
+        })
     }
 
     /// The next commit, or a part of it: at least one event, and no more than about `bytes` bytes.

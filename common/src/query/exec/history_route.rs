@@ -81,7 +81,9 @@ impl HistoryRoute {
     pub fn rows(&self) -> Result<HistoryRows> {
         Ok(match self {
             HistoryRoute::Key(AccessPath::Keys(keys)) => HistoryRows::listed(keys)?,
-            HistoryRoute::Key(AccessPath::Range { from, to }) => HistoryRows::Within(from.clone(), to.clone()),
+            HistoryRoute::Key(AccessPath::Range { from, to }) => {
+                HistoryRows::Within(from.clone(), to.clone())
+            }
             HistoryRoute::Key(AccessPath::Scan) => HistoryRows::ALL,
             HistoryRoute::Candidates { keys, .. } => HistoryRows::Listed(Arc::clone(keys), None),
         })

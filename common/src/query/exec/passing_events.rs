@@ -304,7 +304,8 @@ mod tests {
                         let id = EventId { seq: event.commit.seq, index: 0 };
                         let key = event.key.unwrap();
                         // The index is not in the event: it is that of the key.
-                        let index = events.iter().find(|(k, i)| *k == key && i.seq == id.seq).unwrap().1.index;
+                        let index =
+                            events.iter().find(|(k, i)| *k == key && i.seq == id.seq).unwrap().1.index;
                         (key, EventId { index, ..id })
                     }
                     FoundEvent::Id(key, id) => (key, id),
