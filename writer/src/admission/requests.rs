@@ -82,10 +82,7 @@ impl RecentRequests {
 
     /// Looks up a request by its id and compares the fingerprints.
     pub(crate) fn find(&self, request: &RequestId) -> RequestMatch {
-        let id = self.hash(&request.id);
-        let table = self.tables.get(table_of(id));
-        let found = table.and_then(|table| table.find(id.low, |number| self.queue.has(*number, id)));
-        match found.and_then(|number| self.queue.get(*number)) {
+        match self.remembered(&request.id) {
             None => RequestMatch::New,
             Some(known) if known.fingerprint == request.fingerprint => RequestMatch::Repeated(known.token),
             Some(known) => RequestMatch::Conflicting(known.token),
@@ -94,7 +91,14 @@ impl RecentRequests {
 
     /// The commit of the request within the window that has this id.
     pub(crate) fn commit_of(&self, id: &str) -> Option<WriteToken> {
-        self.by_id.get(id).map(|(_, token)| *token)
+        self.remembered(id).map(|known| known.token)
+    }
+
+    fn remembered(&self, id: &str) -> Option<&Remembered> {
+        let id = self.hash(id);
+        let table = self.tables.get(table_of(id))?;
+        let number = table.find(id.low, |number| self.queue.has(*number, id))?;
+        self.queue.get(*number)
     }
 
     /// Remembers the request of a commit, and removes the requests that have left the window. Commits must
