@@ -68,7 +68,7 @@ pub struct DriftExecution {
     images: Images,
     /// The number of events that may still be returned.
     remaining: u64,
-    stage: Stage,
+    stage: DriftStage,
     /// The rows of a pass; chosen when the first pass is thought of.
     route: Option<Arc<HistoryRoute>>,
     passes: u64,
@@ -81,7 +81,7 @@ pub struct DriftExecution {
 }
 
 #[derive(Debug)]
-enum Stage {
+enum DriftStage {
     /// Reads events in the order of commits.
     Commits,
     /// Reads rows, some of which are still to be read.
@@ -106,7 +106,7 @@ impl DriftExecution {
             filter,
             images,
             remaining: limit.unwrap_or(u64::MAX),
-            stage: Stage::Commits,
+            stage: DriftStage::Commits,
             route: None,
             passes: 0,
             last_read: None,
@@ -118,11 +118,11 @@ impl DriftExecution {
 
     /// The same read, for a try that may have to be given up; `None` if it is not about one row.
     pub fn another_try(&self) -> Option<DriftExecution> {
-        let is_short = self.is_of_one_row() && matches!(self.stage, Stage::Commits);
+        let is_short = self.is_of_one_row() && matches!(self.stage, DriftStage::Commits);
         is_short.then(|| DriftExecution {
             history: self.history.clone(),
             filter: self.filter.clone(),
-            stage: Stage::Commits,
+            stage: DriftStage::Commits,
             route: self.route.clone(),
             ..*self
         })
@@ -147,9 +147,9 @@ impl DriftExecution {
     pub fn is_done(&self) -> bool {
         self.remaining == 0
             || match &self.stage {
-                Stage::Commits => self.history.is_done(),
-                Stage::Rows(..) => false,
-                Stage::Sorted(sorted) => sorted.is_empty() && sorted.cut().is_none(),
+                DriftStage::Commits => self.history.is_done(),
+                DriftStage::Rows(..) => false,
+                DriftStage::Sorted(sorted) => sorted.is_empty() && sorted.cut().is_none(),
             }
     }
 
@@ -166,16 +166,16 @@ impl DriftExecution {
         if self.is_done() {
             return Ok(Vec::new());
         }
-        if matches!(self.stage, Stage::Commits) && self.is_pass_better()? {
+        if matches!(self.stage, DriftStage::Commits) && self.is_pass_better()? {
             self.begin_pass()?;
         }
         let events = match &mut self.stage {
-            Stage::Commits => self.read_commits()?,
-            Stage::Rows(..) => {
+            DriftStage::Commits => self.read_commits()?,
+            DriftStage::Rows(..) => {
                 self.read_rows()?;
                 Vec::new()
             }
-            Stage::Sorted(_) => self.take_sorted()?,
+            DriftStage::Sorted(_) => self.take_sorted()?,
         };
         let count = events.len() as u64;
         self.returned += count;
@@ -256,7 +256,7 @@ impl DriftExecution {
             false => DriftOrder::OldestFirst,
         };
         let most = usize::try_from(self.remaining).unwrap_or(usize::MAX);
-        self.stage = Stage::Rows(rows, Box::new(PassingEvents::new(order, most)));
+        self.stage = DriftStage::Rows(rows, Box::new(PassingEvents::new(order, most)));
         self.passes += 1;
         Ok(())
     }
@@ -264,7 +264,8 @@ impl DriftExecution {
     /// Reads the history of some more rows of the present pass.
     fn read_rows(&mut self) -> Result<()> {
         let Some(condition) = &self.filter.condition else { return Ok(()) };
-        let Stage::Rows(rows, mut found) = std::mem::replace(&mut self.stage, Stage::Commits) else {
+        let DriftStage::Rows(rows, mut found) = std::mem::replace(&mut self.stage, DriftStage::Commits)
+        else {
             return Ok(());
         };
         let mut collector = EventCollector {
@@ -283,15 +284,15 @@ impl DriftExecution {
         let stopped = row_events::visit(timeline, events, rows.clone(), &mut collector)?;
         self.rows_read += (ROWS_PER_STEP - collector.left) as u64;
         self.stage = match stopped {
-            Some(key) => Stage::Rows(rows.after(key), found),
-            None => Stage::Sorted(Box::new(found.into_sorted()?)),
+            Some(key) => DriftStage::Rows(rows.after(key), found),
+            None => DriftStage::Sorted(Box::new(found.into_sorted()?)),
         };
         Ok(())
     }
 
     /// Takes some more of what a pass has found, or begins another pass if the last one had no room for all.
     fn take_sorted(&mut self) -> Result<Vec<DriftEvent>> {
-        let Stage::Sorted(sorted) = &mut self.stage else { return Ok(Vec::new()) };
+        let DriftStage::Sorted(sorted) = &mut self.stage else { return Ok(Vec::new()) };
         if let Some(cut) = sorted.cut().filter(|_| sorted.is_empty()) {
             self.history.skip_to(cut);
             self.begin_pass()?;
